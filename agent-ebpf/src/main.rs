@@ -1,0 +1,2 @@
+//! Picket's kernel programs.
+fn main() {}

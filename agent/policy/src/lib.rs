@@ -1,0 +1,1 @@
+//! Canonical Kubernetes requests and the decisions on them.

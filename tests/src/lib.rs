@@ -1,0 +1,1 @@
+//! A real cluster and simulated pods for Picket's tests and its demo.
