@@ -1,1 +1,33 @@
-//! Picket's agent as a library: what `main.rs` and the tests compose.
+//! Picket's agent as a library, so that the binary and the tests compose the same parts.
+//!
+//! The modules stand in the order a request passes them; a stage imports only stages before it.
+
+pub mod workload;
+
+pub mod kernel;
+
+pub mod listener;
+
+pub mod tls;
+
+pub mod store;
+
+pub mod identity;
+
+pub mod upstream;
+
+pub mod audit;
+
+pub mod reject;
+
+pub mod pipeline;
+
+pub mod runtime;
+
+pub mod admin;
+
+pub mod config;
+
+pub mod app;
+
+pub mod cli;

@@ -1,0 +1,5 @@
+//! The pods on this node.
+
+mod pod;
+
+pub use pod::{Pod, PodUid};

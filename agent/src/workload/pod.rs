@@ -1,0 +1,34 @@
+//! A pod as the rest of the agent sees it: plain facts, no handles.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+/// The UID the API server gave a pod; also the pod's part in its cgroup's name.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PodUid(pub String);
+
+/// One pod on this node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pod {
+    /// The pod's UID.
+    pub uid: PodUid,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// The service account it runs as.
+    pub service_account: String,
+    /// Its labels at the last look.
+    pub labels: BTreeMap<String, String>,
+    /// The node it runs on.
+    pub node: String,
+    /// Whether it shares the node's network namespace.
+    pub host_network: bool,
+    /// Its first address, once it has one.
+    pub ip: Option<IpAddr>,
+    /// Container id (as the runtime names it, without `containerd://`) to the container's name in the manifest.
+    pub containers: BTreeMap<String, String>,
+    /// Its cgroup v2 folder, once seen.
+    pub cgroup: Option<PathBuf>,
+}
