@@ -1,1 +1,5 @@
-//! Stub: its owner writes it.
+//! The process around the stages: its log and metrics, its signals, its readiness and its end.
+
+pub mod drain;
+pub mod readiness;
+pub mod signals;
