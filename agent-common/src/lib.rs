@@ -1,2 +1,25 @@
-//! Shared types.
-#![no_std]
+//! Map keys, values, events and decisions that Picket's kernel programs and its agent share.
+//!
+//! In come plain numbers as the kernel hands them over; out go the shapes that lie in the maps. Everything is
+//! `repr(C)` without implicit padding, because the kernel compares map keys byte by byte, and nothing here
+//! calls the kernel: the decisions are plain functions, which the host's tests run as they are.
+#![cfg_attr(not(test), no_std)]
+
+mod address;
+mod decide;
+mod event;
+mod record;
+
+#[cfg(feature = "user")]
+mod pod;
+
+pub use address::Address;
+pub use decide::{Verdict, judge, looks, rewrite};
+pub use event::{COUNTERS, Counter, Event, Hook, Refusal};
+pub use record::{
+    CLASSES_MAX, ClassKind, ClassValue, DOORS_MAX, DialRecord, DialState, DoorAction, DoorKey, EVENTS_BYTES,
+    FLOWS_MAX, FlowKey, LAYOUT, LEVELS_MAX,
+};
+
+/// Bytes of a task's name, the terminating zero included (`TASK_COMM_LEN`, include/linux/sched.h).
+pub const COMM_LEN: usize = 16;

@@ -1,0 +1,179 @@
+//! One form for every address the programs compare.
+//!
+//! In comes an address as a socket call named it; out goes 16 bytes in network order, IPv4 in the mapped form
+//! of RFC 4291 section 2.5.5.2. One form means that a door is found whichever spelling a client dials.
+
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// The third word of `::ffff:0:0/96`, in network order.
+const MAPPED: u32 = 0x0000_ffff_u32.to_be();
+
+/// The first word of the well-known NAT64 prefix `64:ff9b::/96` (RFC 6052 section 2.1), in network order.
+const NAT64: u32 = 0x0064_ff9b_u32.to_be();
+
+/// `127.0.0.1` in network order.
+const LOOPBACK4: u32 = 0x7f00_0001_u32.to_be();
+
+/// The last word of `::1` in network order.
+const LOOPBACK6: u32 = 1_u32.to_be();
+
+/// An IP address as four words, each in network order, as the kernel's contexts hold them.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Address {
+    words: [u32; 4],
+}
+
+impl Address {
+    /// `127.0.0.1`, mapped.
+    pub const V4_LOOPBACK: Self = Self::from_v4_word(LOOPBACK4);
+
+    /// `::1`.
+    pub const V6_LOOPBACK: Self = Self::from_v6_words([0, 0, 0, LOOPBACK6]);
+
+    /// An IPv4 address from the word `user_ip4` of `struct bpf_sock_addr` (network order).
+    #[inline(always)]
+    pub const fn from_v4_word(word: u32) -> Self {
+        Self {
+            words: [0, 0, MAPPED, word],
+        }
+    }
+
+    /// An IPv6 address from the words `user_ip6` of `struct bpf_sock_addr` (network order), as they are.
+    #[inline(always)]
+    pub const fn from_v6_words(words: [u32; 4]) -> Self {
+        Self { words }
+    }
+
+    /// The four words in network order.
+    #[inline(always)]
+    pub const fn words(self) -> [u32; 4] {
+        self.words
+    }
+
+    /// The IPv4 word in network order; of use only where [`Self::is_v4`] holds.
+    #[inline(always)]
+    pub const fn v4_word(self) -> u32 {
+        self.words[3]
+    }
+
+    /// Whether this is an IPv4 address in its mapped form.
+    #[inline(always)]
+    pub const fn is_v4(self) -> bool {
+        self.words[0] == 0 && self.words[1] == 0 && self.words[2] == MAPPED
+    }
+
+    /// Whether this is the IPv6 any-address `::`.
+    #[inline(always)]
+    pub const fn is_v6_any(self) -> bool {
+        self.words[0] == 0 && self.words[1] == 0 && self.words[2] == 0 && self.words[3] == 0
+    }
+
+    /// The form that doors and flows are compared in: NAT64's well-known prefix stands for the IPv4 address
+    /// inside it, and an any-address stands for loopback, which is where the kernel takes such a connect.
+    #[inline(always)]
+    pub const fn canonical(self) -> Self {
+        let [first, second, third, last] = self.words;
+        if self.is_v6_any() {
+            return Self::V6_LOOPBACK;
+        }
+        let translated = first == NAT64 && second == 0 && third == 0;
+        if translated || self.is_v4() {
+            if last == 0 {
+                return Self::V4_LOOPBACK;
+            }
+            return Self::from_v4_word(last);
+        }
+        self
+    }
+
+    /// The address as Rust's own type; a mapped one comes back as IPv4.
+    pub const fn to_ip(self) -> IpAddr {
+        let [first, second, third, last] = self.words;
+        if self.is_v4() {
+            return IpAddr::V4(Ipv4Addr::from_bits(u32::from_be(last)));
+        }
+        let high = ((u32::from_be(first) as u128) << 96) | ((u32::from_be(second) as u128) << 64);
+        let low = ((u32::from_be(third) as u128) << 32) | (u32::from_be(last) as u128);
+        IpAddr::V6(Ipv6Addr::from_bits(high | low))
+    }
+}
+
+impl From<IpAddr> for Address {
+    /// The address as it is; call [`Address::canonical`] before comparing.
+    fn from(ip: IpAddr) -> Self {
+        match ip {
+            IpAddr::V4(ip) => Self::from_v4_word(ip.to_bits().to_be()),
+            IpAddr::V6(ip) => {
+                let bits = ip.to_bits();
+                Self {
+                    words: [
+                        ((bits >> 96) as u32).to_be(),
+                        ((bits >> 64) as u32).to_be(),
+                        ((bits >> 32) as u32).to_be(),
+                        (bits as u32).to_be(),
+                    ],
+                }
+            }
+        }
+    }
+}
+
+const _: () = assert!(size_of::<Address>() == 16 && align_of::<Address>() == 4);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn canonical(text: &str) -> IpAddr {
+        Address::from(text.parse::<IpAddr>().unwrap()).canonical().to_ip()
+    }
+
+    #[test]
+    fn every_spelling_of_an_ipv4_address_is_one() {
+        for spelling in [
+            "10.96.0.1",
+            "::ffff:10.96.0.1",
+            "::ffff:0a60:0001",
+            "64:ff9b::10.96.0.1",
+        ] {
+            assert_eq!(
+                canonical(spelling),
+                "10.96.0.1".parse::<IpAddr>().unwrap(),
+                "{spelling}"
+            );
+        }
+    }
+
+    #[test]
+    fn any_addresses_are_loopback() {
+        assert_eq!(canonical("0.0.0.0"), "127.0.0.1".parse::<IpAddr>().unwrap());
+        assert_eq!(
+            canonical("::ffff:0.0.0.0"),
+            "127.0.0.1".parse::<IpAddr>().unwrap()
+        );
+        assert_eq!(canonical("64:ff9b::"), "127.0.0.1".parse::<IpAddr>().unwrap());
+        assert_eq!(canonical("::"), "::1".parse::<IpAddr>().unwrap());
+    }
+
+    #[test]
+    fn other_addresses_stay() {
+        for other in [
+            "127.0.0.2",
+            "fd00:10:96::1",
+            "64:ff9b:1::a60:1",
+            "64:ff9b::1:a60:1",
+            "::10.96.0.1",
+            "::fffe:a60:1",
+        ] {
+            assert_eq!(canonical(other), other.parse::<IpAddr>().unwrap(), "{other}");
+        }
+    }
+
+    #[test]
+    fn the_words_are_in_network_order() {
+        let address = Address::from("10.96.0.1".parse::<IpAddr>().unwrap());
+        assert_eq!(address.v4_word().to_ne_bytes(), [10, 96, 0, 1]);
+        assert_eq!(address, Address::from_v4_word(u32::from_ne_bytes([10, 96, 0, 1])));
+    }
+}

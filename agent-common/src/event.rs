@@ -1,0 +1,215 @@
+//! What the programs report: refused connects one by one, everything else by the count.
+
+use crate::{Address, COMM_LEN};
+
+/// Which program speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Hook {
+    /// connect(2) with an IPv4 address.
+    Connect4,
+    /// connect(2) with an IPv6 address.
+    Connect6,
+}
+
+impl Hook {
+    /// The number in an event.
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::Connect4 => 1,
+            Self::Connect6 => 2,
+        }
+    }
+
+    /// Reads an event's number.
+    pub const fn from_code(code: u8) -> Option<Self> {
+        match code {
+            1 => Some(Self::Connect4),
+            2 => Some(Self::Connect6),
+            _ => None,
+        }
+    }
+
+    /// The program's name, as `bpftool prog` lists it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Connect4 => "connect4",
+            Self::Connect6 => "connect6",
+        }
+    }
+}
+
+/// Why a connect was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Refusal {
+    /// The pod is not classified yet.
+    Pending,
+    /// Not TCP: an enforced pod reaches an API server by TCP alone.
+    Protocol,
+    /// The pod is enforced and has no listener.
+    NoListener,
+    /// The door is one that nobody enforced may reach.
+    Door,
+    /// The kernel could not note the connect, so nobody could have answered for it.
+    Fault,
+}
+
+impl Refusal {
+    /// The number in an event.
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::Pending => 1,
+            Self::Protocol => 2,
+            Self::NoListener => 3,
+            Self::Door => 4,
+            Self::Fault => 5,
+        }
+    }
+
+    /// Reads an event's number.
+    pub const fn from_code(code: u8) -> Option<Self> {
+        match code {
+            1 => Some(Self::Pending),
+            2 => Some(Self::Protocol),
+            3 => Some(Self::NoListener),
+            4 => Some(Self::Door),
+            5 => Some(Self::Fault),
+            _ => None,
+        }
+    }
+
+    /// A word for records and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Protocol => "protocol",
+            Self::NoListener => "no_listener",
+            Self::Door => "door",
+            Self::Fault => "fault",
+        }
+    }
+
+    /// The counter that counts it.
+    #[inline(always)]
+    pub const fn counter(self) -> Counter {
+        match self {
+            Self::Pending => Counter::RefusedPending,
+            Self::Protocol => Counter::RefusedProtocol,
+            Self::NoListener => Counter::RefusedNoListener,
+            Self::Door => Counter::RefusedDoor,
+            Self::Fault => Counter::RefusedFault,
+        }
+    }
+}
+
+/// One refused connect, as the ring buffer carries it.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Event {
+    /// When, in nanoseconds of the boot clock.
+    pub at_ns: u64,
+    /// The classified cgroup that decided.
+    pub cgroup: u64,
+    /// The agent's number for the pod; zero where it is not enforced.
+    pub pod: u64,
+    /// The socket's network namespace.
+    pub netns: u64,
+    /// The address as the client dialled it.
+    pub dialled: Address,
+    /// The process id in the initial PID namespace.
+    pub pid: u32,
+    /// The thread id in the initial PID namespace.
+    pub tid: u32,
+    /// The user id in the initial user namespace.
+    pub uid: u32,
+    /// The port it dialled, in host order.
+    pub dialled_port: u16,
+    /// A [`Hook`] by its code.
+    pub hook: u8,
+    /// A [`Refusal`] by its code.
+    pub refusal: u8,
+    /// The IP protocol of the socket (6 is TCP, 17 UDP).
+    pub protocol: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// The thread's name, ended by a zero.
+    pub comm: [u8; COMM_LEN],
+}
+
+const _: () = assert!(size_of::<Event>() == 88);
+
+/// An index into COUNTERS, which holds one number per CPU for each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Counter {
+    /// Connects taken to a listener.
+    Redirected,
+    /// Connects refused because the pod is pending.
+    RefusedPending,
+    /// Connects refused because they are not TCP.
+    RefusedProtocol,
+    /// Connects refused because the pod has no listener.
+    RefusedNoListener,
+    /// Connects refused because of the door.
+    RefusedDoor,
+    /// Connects refused because they could not be noted.
+    RefusedFault,
+    /// Flows written.
+    FlowsWritten,
+    /// Flows that the map did not take.
+    FlowsLost,
+    /// Events that the ring had no room for.
+    EventsLost,
+}
+
+/// How many counters there are.
+pub const COUNTERS: u32 = 9;
+
+impl Counter {
+    /// Every counter, by its index.
+    pub const ALL: [Self; COUNTERS as usize] = [
+        Self::Redirected,
+        Self::RefusedPending,
+        Self::RefusedProtocol,
+        Self::RefusedNoListener,
+        Self::RefusedDoor,
+        Self::RefusedFault,
+        Self::FlowsWritten,
+        Self::FlowsLost,
+        Self::EventsLost,
+    ];
+
+    /// Its place in the map.
+    #[inline(always)]
+    pub const fn index(self) -> u32 {
+        self as u32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_stand_at_their_index() {
+        for (index, counter) in Counter::ALL.into_iter().enumerate() {
+            assert_eq!(counter.index() as usize, index);
+        }
+    }
+
+    #[test]
+    fn codes_read_back() {
+        for refusal in [
+            Refusal::Pending,
+            Refusal::Protocol,
+            Refusal::NoListener,
+            Refusal::Door,
+            Refusal::Fault,
+        ] {
+            assert_eq!(Refusal::from_code(refusal.code()), Some(refusal));
+        }
+        for hook in [Hook::Connect4, Hook::Connect6] {
+            assert_eq!(Hook::from_code(hook.code()), Some(hook));
+        }
+        assert_eq!(Refusal::from_code(0), None);
+        assert_eq!(Hook::from_code(0), None);
+    }
+}

@@ -1,0 +1,32 @@
+//! The shared types as `aya` takes them: this package's one module with `unsafe`.
+#![expect(
+    unsafe_code,
+    reason = "aya::Pod is an unsafe marker trait, and only the types' own package may implement it"
+)]
+
+use crate::{ClassValue, DialRecord, DoorKey, Event, FlowKey};
+
+// SAFETY: `repr(C)`, made of integers and arrays of integers, no padding (the sizes are asserted), so every
+// bit pattern is a value.
+unsafe impl aya::Pod for DoorKey {}
+
+// SAFETY: as for DoorKey.
+unsafe impl aya::Pod for ClassValue {}
+
+// SAFETY: as for DoorKey.
+unsafe impl aya::Pod for DialRecord {}
+
+// SAFETY: as for DoorKey.
+unsafe impl aya::Pod for FlowKey {}
+
+impl Event {
+    /// Reads an event from the bytes of the ring buffer; `None` when they are too few.
+    pub fn read(bytes: &[u8]) -> Option<Self> {
+        if bytes.len() < size_of::<Self>() {
+            return None;
+        }
+        // SAFETY: the length is checked above, the read needs no alignment, and as with the types above every
+        // bit pattern of an `Event` is a value.
+        Some(unsafe { bytes.as_ptr().cast::<Self>().read_unaligned() })
+    }
+}

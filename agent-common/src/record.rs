@@ -1,0 +1,264 @@
+//! What lies in the maps.
+//!
+//! Each type is written by one side and read by the other, so each asserts its size; [`LAYOUT`] hashes them
+//! all and names the folder that the maps are pinned in. An agent therefore never adopts maps whose shape it
+//! does not share.
+
+use crate::{Address, COMM_LEN, COUNTERS, Event};
+
+/// Entries of DOORS. A control plane has a handful of addresses; load balancers with rotating addresses have
+/// hundreds.
+pub const DOORS_MAX: u32 = 4096;
+
+/// Entries of CLASSES: one per pod, plus the parents. A kubelet runs 110 pods by default and about 500 at most.
+pub const CLASSES_MAX: u32 = 8192;
+
+/// Entries of FLOWS: connections established and not accepted yet. The oldest go first when a client makes
+/// more than this, and a connection without its flow is closed.
+pub const FLOWS_MAX: u32 = 65_536;
+
+/// Bytes of the event ring: about 2,000 events between two looks of the agent.
+pub const EVENTS_BYTES: u32 = 256 * 1024;
+
+/// How deep below the cgroup root a classified cgroup may lie. The kubelet's systemd layout nests 4 deep, and
+/// a cluster run inside containers adds its own; a task may sit deeper, its pod may not.
+pub const LEVELS_MAX: i32 = 16;
+
+/// The key of DOORS: an address of the control plane, in canonical form.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct DoorKey {
+    /// The address, canonical.
+    pub address: Address,
+    /// The port in host order.
+    pub port: u16,
+    /// Zero.
+    pub reserved: u16,
+}
+
+impl DoorKey {
+    /// The key for what a client dials; `port` in host order.
+    #[inline(always)]
+    pub const fn new(address: Address, port: u16) -> Self {
+        Self {
+            address: address.canonical(),
+            port,
+            reserved: 0,
+        }
+    }
+}
+
+/// What happens at a door; the value of DOORS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum DoorAction {
+    /// An API server: enforced pods are taken to their listener.
+    Redirect,
+    /// Nothing an enforced pod may reach at all.
+    Refuse,
+}
+
+impl DoorAction {
+    /// The number in the map.
+    pub const fn code(self) -> u32 {
+        match self {
+            Self::Redirect => 1,
+            Self::Refuse => 2,
+        }
+    }
+
+    /// Reads the map's number; what is unknown refuses.
+    #[inline(always)]
+    pub const fn from_code(code: u32) -> Self {
+        match code {
+            1 => Self::Redirect,
+            _ => Self::Refuse,
+        }
+    }
+}
+
+/// What kind of cgroup this is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ClassKind {
+    /// Connects as if Picket were not there.
+    Exempt,
+    /// Not classified yet: every door is shut.
+    Pending,
+    /// Its connects to doors go to its listener.
+    Enforced,
+}
+
+impl ClassKind {
+    /// The number in the map.
+    pub const fn code(self) -> u32 {
+        match self {
+            Self::Exempt => 1,
+            Self::Pending => 2,
+            Self::Enforced => 3,
+        }
+    }
+
+    /// Reads the map's number; what is unknown is pending, because pending refuses.
+    #[inline(always)]
+    pub const fn from_code(code: u32) -> Self {
+        match code {
+            1 => Self::Exempt,
+            3 => Self::Enforced,
+            _ => Self::Pending,
+        }
+    }
+}
+
+/// The value of CLASSES; its key is the cgroup's id.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ClassValue {
+    /// A [`ClassKind`] by its code.
+    pub kind: u32,
+    /// The listener's port in host order; zero where there is none.
+    pub port: u16,
+    /// Zero.
+    pub reserved: u16,
+    /// The agent's own number for the pod.
+    pub pod: u64,
+}
+
+/// Where a redirected socket stands; see [`DialRecord::state`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DialState {
+    /// Its connect was rewritten.
+    Dialling,
+    /// Its flow is written. A later connect of the same socket gets none unless it is rewritten again.
+    Noted,
+}
+
+impl DialState {
+    /// The number in the record.
+    pub const fn code(self) -> u32 {
+        match self {
+            Self::Dialling => 1,
+            Self::Noted => 2,
+        }
+    }
+}
+
+/// A redirected connect: kept with its socket (SOCKETS) from the connect on, and copied to FLOWS when the
+/// socket is established.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DialRecord {
+    /// The address as the client dialled it, not yet canonical: getpeername gives it back.
+    pub dialled: Address,
+    /// The port it dialled, in host order.
+    pub dialled_port: u16,
+    /// The listener's port it was taken to, in host order.
+    pub listener_port: u16,
+    /// A [`DialState`] by its code.
+    pub state: u32,
+    /// The classified cgroup that decided.
+    pub cgroup: u64,
+    /// The agent's number for the pod.
+    pub pod: u64,
+    /// The socket's network namespace (`SO_NETNS_COOKIE`).
+    pub netns: u64,
+    /// When the client called connect, in nanoseconds of the boot clock (`CLOCK_BOOTTIME`).
+    pub dialled_ns: u64,
+    /// The process id (the kernel's tgid) in the initial PID namespace.
+    pub pid: u32,
+    /// The thread id in the initial PID namespace.
+    pub tid: u32,
+    /// The user id in the initial user namespace.
+    pub uid: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// The thread's name, ended by a zero.
+    pub comm: [u8; COMM_LEN],
+}
+
+/// The key of FLOWS: a connection as the listener sees it when it accepts.
+///
+/// The source port alone would not do: sockets bound to different loopback addresses may share it.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct FlowKey {
+    /// The network namespace (`SO_NETNS_COOKIE`).
+    pub netns: u64,
+    /// The client's own address, canonical, which tells the families apart.
+    pub source: Address,
+    /// The client's own port in host order.
+    pub source_port: u16,
+    /// The listener's port in host order.
+    pub listener_port: u16,
+    /// Zero.
+    pub reserved: u32,
+}
+
+impl FlowKey {
+    /// The key of a connection from `source`; ports in host order.
+    #[inline(always)]
+    pub const fn new(netns: u64, source: Address, source_port: u16, listener_port: u16) -> Self {
+        Self {
+            netns,
+            source: source.canonical(),
+            source_port,
+            listener_port,
+            reserved: 0,
+        }
+    }
+}
+
+const _: () = assert!(size_of::<DoorKey>() == 20);
+const _: () = assert!(size_of::<ClassValue>() == 16);
+const _: () = assert!(size_of::<DialRecord>() == 88);
+const _: () = assert!(size_of::<FlowKey>() == 32);
+
+/// What the fields mean. Raised by hand when a meaning changes and no size does.
+const MEANING: u64 = 1;
+
+/// A hash over the shape of every map, for the name of the folder they are pinned in (FNV-1a, 64 bits).
+pub const LAYOUT: u64 = {
+    let facts = [
+        MEANING,
+        size_of::<DoorKey>() as u64,
+        size_of::<ClassValue>() as u64,
+        size_of::<DialRecord>() as u64,
+        size_of::<FlowKey>() as u64,
+        size_of::<Event>() as u64,
+        COUNTERS as u64,
+        DOORS_MAX as u64,
+        CLASSES_MAX as u64,
+        FLOWS_MAX as u64,
+        EVENTS_BYTES as u64,
+    ];
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    let mut at = 0;
+    while at < facts.len() {
+        hash = (hash ^ facts[at]).wrapping_mul(0x0000_0100_0000_01b3);
+        at += 1;
+    }
+    hash
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_codes_are_the_strict_ones() {
+        for code in [0, 4, u32::MAX] {
+            assert_eq!(ClassKind::from_code(code), ClassKind::Pending);
+        }
+        for code in [0, 3, u32::MAX] {
+            assert_eq!(DoorAction::from_code(code), DoorAction::Refuse);
+        }
+    }
+
+    #[test]
+    fn codes_read_back() {
+        for kind in [ClassKind::Exempt, ClassKind::Pending, ClassKind::Enforced] {
+            assert_eq!(ClassKind::from_code(kind.code()), kind);
+        }
+        for action in [DoorAction::Redirect, DoorAction::Refuse] {
+            assert_eq!(DoorAction::from_code(action.code()), action);
+        }
+    }
+}
