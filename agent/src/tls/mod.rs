@@ -1,1 +1,76 @@
-//! Stub: its owner writes it.
+//! The TLS side that pods see.
+//!
+//! In: the node CA's files, the doors' addresses and a connection from the listener. Out: a TLS session that a client
+//! with Picket's bundle accepts as the API server. Leaf certificates live in memory and are replaced before they
+//! expire, when the doors change and when the CA's files do; a broken CA file is reported and the last good one kept.
+
+pub mod ca;
+mod leaf;
+pub(crate) mod pem;
+mod publish;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::ServerConfig;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+pub use ca::CaFiles;
+pub use leaf::{LEAF_LIFETIME, Names};
+pub use pem::PemError;
+pub use publish::{Certificates, ReloadStatus};
+
+/// The longest a client may take for the handshake. It runs on the pod's loopback, so seconds are plenty; the limit
+/// keeps silent connections from piling up.
+pub const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
+
+/// What goes wrong around certificates.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file of the CA is missing or unfit.
+    #[error(transparent)]
+    Pem(#[from] PemError),
+    /// A configured name is neither a DNS name nor an address.
+    #[error("`{0}` is neither a DNS name nor an IP address")]
+    Name(String),
+    /// A certificate could not be made.
+    #[error("cannot make a certificate: {0}")]
+    Mint(rcgen::Error),
+    /// rustls refused a key or a setting.
+    #[error("cannot set up TLS: {0}")]
+    Rustls(rustls::Error),
+}
+
+/// Why a client got no session.
+#[derive(Debug, thiserror::Error)]
+pub enum HandshakeError {
+    /// It took longer than [`HANDSHAKE_LIMIT`].
+    #[error("the TLS handshake took longer than {} s", HANDSHAKE_LIMIT.as_secs())]
+    Timeout,
+    /// It failed; often a client that does not trust Picket's bundle.
+    #[error("the TLS handshake failed: {0}")]
+    Failed(#[from] std::io::Error),
+}
+
+/// Shakes hands with a client.
+pub async fn accept(
+    config: Arc<ServerConfig>,
+    stream: TcpStream,
+) -> Result<TlsStream<TcpStream>, HandshakeError> {
+    // Small answers and watch events must leave at once; a failure costs latency only.
+    stream.set_nodelay(true).ok();
+    match tokio::time::timeout(HANDSHAKE_LIMIT, TlsAcceptor::from(config).accept(stream)).await {
+        Ok(session) => Ok(session?),
+        Err(_) => Err(HandshakeError::Timeout),
+    }
+}
+
+/// A fresh folder for a test's files.
+#[cfg(test)]
+pub(crate) fn test_folder(name: &str) -> std::path::PathBuf {
+    let folder = std::env::temp_dir().join(format!("picket-{name}-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    folder
+}

@@ -1,0 +1,246 @@
+//! The node CA: read from PEM files, and made for people and tests who have none yet.
+//!
+//! In: a certificate file (the node CA first, intermediates after it) and its key. Out: an issuer that can sign leaf
+//! certificates, with the chain to send after a leaf. The root stays elsewhere.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData,
+};
+use rustls_pki_types::CertificateDer;
+use x509_parser::prelude::X509Certificate;
+
+use super::TlsError;
+use super::pem::{self, PemError};
+
+/// How long a CA made by [`create`] is valid: a year, long enough for a cluster that is set up by hand and short enough
+/// to be renewed by somebody who still knows of it. Nodes get shorter ones from the controller.
+pub const CREATED_LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// Clocks of nodes and pods differ; a certificate that starts "now" is refused by a client whose clock is behind.
+pub const BACKDATE: Duration = Duration::from_secs(5 * 60);
+
+/// Where the node CA lies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CaFiles {
+    /// PEM certificates: the node CA first, then the ones between it and the root.
+    pub certificate: PathBuf,
+    /// PEM private key (PKCS#8) of the first certificate.
+    pub key: PathBuf,
+}
+
+/// A CA certificate and its key as PEM text.
+pub struct CreatedCa {
+    /// The certificate, also the bundle that clients are to trust.
+    pub certificate_pem: String,
+    /// The private key, PKCS#8.
+    pub key_pem: String,
+}
+
+impl fmt::Debug for CreatedCa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CreatedCa")
+            .field("certificate_pem", &self.certificate_pem)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Makes a self-signed ECDSA P-256 CA of that name.
+///
+/// It carries what strict verifiers ask for (Python 3.13 and later set `VERIFY_X509_STRICT`; RFC 5280 section 4.2.1):
+/// critical basicConstraints and keyUsage with keyCertSign, subject and authority key identifiers.
+pub fn create(common_name: &str) -> Result<CreatedCa, TlsError> {
+    let now = SystemTime::now();
+    let key = KeyPair::generate().map_err(TlsError::Mint)?;
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, common_name);
+    params.not_before = (now - BACKDATE).into();
+    params.not_after = (now + CREATED_LIFETIME).into();
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.use_authority_key_identifier_extension = true;
+    let certificate = params.self_signed(&key).map_err(TlsError::Mint)?;
+    Ok(CreatedCa {
+        certificate_pem: certificate.pem(),
+        key_pem: key.serialize_pem(),
+    })
+}
+
+/// The bytes of both files, to tell a change from a mere touch.
+#[derive(PartialEq, Eq)]
+pub(super) struct CaSource {
+    certificate: Vec<u8>,
+    key: Vec<u8>,
+}
+
+impl CaSource {
+    pub(super) fn read(files: &CaFiles) -> Result<CaSource, PemError> {
+        Ok(CaSource {
+            certificate: pem::read(&files.certificate)?,
+            key: pem::read(&files.key)?,
+        })
+    }
+}
+
+/// An issuer of leaf certificates.
+pub(super) struct NodeCa {
+    pub(super) issuer: Issuer<'static, KeyPair>,
+    /// What is sent after the leaf: the node CA and those above it, self-signed ones left out as clients hold them.
+    pub(super) chain: Vec<CertificateDer<'static>>,
+    pub(super) not_after: SystemTime,
+}
+
+impl NodeCa {
+    /// Checks both files together: a CA that may sign, valid now, with its own key.
+    pub(super) fn parse(files: &CaFiles, source: &CaSource, now: SystemTime) -> Result<NodeCa, TlsError> {
+        let certificates = pem::certificates(&files.certificate, &source.certificate)?;
+        let wrong =
+            |line, reason: String| TlsError::from(PemError::content(&files.certificate, line, reason));
+        let (line, der) = &certificates[0];
+        let (_, ca) = x509_parser::parse_x509_certificate(der)
+            .map_err(|error| wrong(*line, format!("not a certificate: {error}")))?;
+        if !may_sign(&ca) {
+            return Err(wrong(
+                *line,
+                "the first certificate is not a CA that may sign certificates".into(),
+            ));
+        }
+        let (not_before, not_after) = validity(&ca);
+        if now + BACKDATE < not_before || now >= not_after {
+            let reason = format!(
+                "valid from {} to {} only",
+                ca.validity().not_before,
+                ca.validity().not_after
+            );
+            return Err(wrong(*line, reason));
+        }
+
+        let (key_line, key_der) = pem::private_key(&files.key, &source.key)?;
+        let key = KeyPair::try_from(&key_der).map_err(|error| {
+            let reason = format!("{error}; an ECDSA, Ed25519 or RSA key in PKCS#8 form is needed");
+            PemError::content(&files.key, key_line, reason)
+        })?;
+        if key.subject_public_key_info() != ca.public_key().raw {
+            let reason = format!(
+                "this is not the key of the certificate in {}",
+                files.certificate.display()
+            );
+            return Err(PemError::content(&files.key, key_line, reason).into());
+        }
+        let issuer = Issuer::from_ca_cert_der(der, key).map_err(TlsError::Mint)?;
+
+        let chain = certificates
+            .iter()
+            .filter(|(_, der)| !self_issued(der))
+            .map(|(_, der)| der.clone())
+            .collect();
+        Ok(NodeCa {
+            issuer,
+            chain,
+            not_after,
+        })
+    }
+}
+
+impl fmt::Debug for NodeCa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NodeCa")
+            .field("not_after", &self.not_after)
+            .finish_non_exhaustive()
+    }
+}
+
+fn may_sign(certificate: &X509Certificate<'_>) -> bool {
+    // RFC 5280 section 4.2.1.3: with a keyUsage extension the keyCertSign bit decides, without one it is implied.
+    certificate.is_ca()
+        && certificate
+            .key_usage()
+            .ok()
+            .flatten()
+            .is_none_or(|usage| usage.value.key_cert_sign())
+}
+
+fn self_issued(der: &CertificateDer<'_>) -> bool {
+    x509_parser::parse_x509_certificate(der)
+        .is_ok_and(|(_, certificate)| certificate.subject() == certificate.issuer())
+}
+
+/// From when until when a certificate is valid.
+pub(crate) fn validity(certificate: &X509Certificate<'_>) -> (SystemTime, SystemTime) {
+    let at = |time: x509_parser::time::ASN1Time| {
+        let seconds = time.timestamp();
+        let distance = Duration::from_secs(seconds.unsigned_abs());
+        if seconds < 0 {
+            SystemTime::UNIX_EPOCH - distance
+        } else {
+            SystemTime::UNIX_EPOCH + distance
+        }
+    };
+    (
+        at(certificate.validity().not_before),
+        at(certificate.validity().not_after),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(folder: &std::path::Path, certificate: &str, key: &str) -> CaFiles {
+        let files = CaFiles {
+            certificate: folder.join("ca.crt"),
+            key: folder.join("ca.key"),
+        };
+        std::fs::write(&files.certificate, certificate).unwrap();
+        std::fs::write(&files.key, key).unwrap();
+        files
+    }
+
+    fn load(files: &CaFiles, now: SystemTime) -> Result<NodeCa, TlsError> {
+        NodeCa::parse(files, &CaSource::read(files)?, now)
+    }
+
+    #[test]
+    fn a_created_ca_is_read_back() {
+        let folder = crate::tls::test_folder("ca-back");
+        let ca = create("picket node").unwrap();
+        let files = write(&folder, &ca.certificate_pem, &ca.key_pem);
+        let read = load(&files, SystemTime::now()).unwrap();
+        assert!(read.chain.is_empty(), "a root is not sent");
+        assert!(!format!("{ca:?}{read:?}").contains("PRIVATE"));
+    }
+
+    #[test]
+    fn unfit_files_are_refused_with_their_place() {
+        let folder = crate::tls::test_folder("ca-unfit");
+        let (one, other) = (create("one").unwrap(), create("other").unwrap());
+        let now = SystemTime::now();
+
+        let files = write(&folder, &one.certificate_pem, &other.key_pem);
+        let error = load(&files, now).unwrap_err().to_string();
+        assert!(error.contains("ca.key:1: this is not the key of"), "{error}");
+
+        let files = write(&folder, &one.certificate_pem, &one.key_pem);
+        let error = load(&files, now + CREATED_LIFETIME).unwrap_err().to_string();
+        assert!(error.contains("ca.crt:1: valid from"), "{error}");
+
+        let leaf = rcgen::generate_simple_self_signed(vec!["kubernetes".into()]).unwrap();
+        let files = write(&folder, &leaf.cert.pem(), &leaf.signing_key.serialize_pem());
+        let error = load(&files, now).unwrap_err().to_string();
+        assert!(
+            error.contains("ca.crt:1: the first certificate is not a CA"),
+            "{error}"
+        );
+
+        std::fs::remove_file(&files.key).unwrap();
+        assert!(
+            load(&files, now)
+                .unwrap_err()
+                .to_string()
+                .contains("ca.key: No such file")
+        );
+    }
+}
