@@ -1,2 +1,83 @@
-//! `cargo xtask`: setup, demo, test, bench, cluster, clean.
-fn main() {}
+//! `cargo xtask`: the commands people and CI use to build, try, test and measure Picket.
+//!
+//! Comes in: a subcommand. Goes out: what the subcommand prints, and a non-zero exit when it did not succeed. Only light
+//! crates are used here, so that this builds on a machine which lacks everything that `setup` puts there.
+
+mod agent;
+mod bench;
+mod clean;
+mod cluster;
+mod demo;
+mod setup;
+mod sh;
+mod test;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+const EXAMPLES: &str = "\
+Examples:
+  cargo xtask setup                 put on this machine what is missing (Debian 12, root)
+  cargo xtask demo                  two agents, one cluster, what Picket lets through and what not
+  cargo xtask demo --keep           the same, left running to play with
+  cargo xtask test                  formatting, clippy, unit tests and every end-to-end suite
+  cargo xtask test way              the suites in tests/way only
+  cargo xtask test way exec         those of them whose name contains `exec`
+  cargo xtask bench --quick         direct, through Picket and through nginx, in under a minute
+  cargo xtask cluster up            a Kubernetes cluster on this machine, without Picket
+  cargo xtask clean                 remove what a crashed run left behind";
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about = "Picket's build, test and demo commands", after_help = EXAMPLES)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Put on this machine what Picket needs to be built, tried and tested; skips what is there
+    Setup,
+    /// Bring up a cluster with Picket in it and show what two agents may and may not do
+    Demo(demo::Args),
+    /// Run formatting, clippy, unit tests and the end-to-end suites, or one area of them
+    Test(test::Args),
+    /// Measure the same requests direct, through Picket and through nginx
+    Bench(bench::Args),
+    /// A cluster of one or two nodes to play with
+    Cluster(cluster::Args),
+    /// Find and remove what crashed runs left: processes, mounts, namespaces, cgroups, sysctls
+    Clean(clean::Args),
+}
+
+fn main() -> ExitCode {
+    match run(Args::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Setup => setup::run(),
+        Command::Demo(args) => {
+            setup::ensure()?;
+            demo::run(args)
+        }
+        Command::Test(args) => {
+            setup::ensure()?;
+            test::run(&args)
+        }
+        Command::Bench(args) => {
+            setup::ensure()?;
+            bench::run(&args)
+        }
+        Command::Cluster(args) => cluster::run(args),
+        Command::Clean(args) => clean::run(args),
+    }
+}

@@ -1,0 +1,214 @@
+//! Debian packages: which are missing, and installing them without starting the services they bring.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use super::machine;
+use crate::sh;
+
+/// A package, and how to see that what it brings is there (perhaps from elsewhere).
+struct Package {
+    name: &'static str,
+    there: fn() -> bool,
+}
+
+/// What the cluster, the simulated pods, the suites and the bench run.
+const PACKAGES: [Package; 10] = [
+    Package {
+        name: "containerd",
+        there: || sh::which("containerd").is_some(),
+    },
+    Package {
+        name: "runc",
+        there: || sh::which("runc").is_some(),
+    },
+    Package {
+        name: "containernetworking-plugins",
+        there: || Path::new("/usr/lib/cni/bridge").exists(),
+    },
+    Package {
+        name: "iproute2",
+        there: || sh::which("ip").is_some(),
+    },
+    Package {
+        name: "iptables",
+        there: || sh::which("iptables").is_some(),
+    },
+    Package {
+        name: "nftables",
+        there: || sh::which("nft").is_some(),
+    },
+    Package {
+        name: "conntrack",
+        there: || sh::which("conntrack").is_some(),
+    },
+    Package {
+        name: "busybox-static",
+        there: busybox_is_static,
+    },
+    Package {
+        name: "nginx-light",
+        there: || sh::which("nginx").is_some(),
+    },
+    Package {
+        name: "python3-venv",
+        there: debian_python_has_venv,
+    },
+];
+
+/// Debian says "do not start this" through the exit code of this script.
+const POLICY: &str = "/usr/sbin/policy-rc.d";
+
+/// Installs what is missing. Returns whether anything was.
+pub(crate) fn install_missing() -> Result<bool> {
+    let missing: Vec<&str> = PACKAGES
+        .iter()
+        .filter(|package| !(package.there)())
+        .map(|package| package.name)
+        .collect();
+    if missing.is_empty() {
+        return Ok(false);
+    }
+    let list = missing.join(" ");
+    sh::timed(&format!("apt packages: {list}"), || {
+        machine::apt_is_here()?;
+        // A third party's list that cannot be fetched is none of our business: whether Debian's own came shows at the install.
+        if let Err(error) = sh::output(&mut apt_get(&["update"])) {
+            eprintln!("[xtask] some package lists could not be fetched, going on without them: {error}");
+        }
+        let quiet = KeepServicesDown::new()?;
+        let installed = sh::output(apt_get(&["install", "--no-install-recommends"]).args(&missing));
+        drop(quiet);
+        installed.with_context(|| {
+            format!("apt packages are missing: {list}; install them by hand and run this again")
+        })?;
+        leave_services_disabled(&missing);
+        Ok(())
+    })?;
+    let still: Vec<&str> = PACKAGES
+        .iter()
+        .filter(|package| !(package.there)())
+        .map(|package| package.name)
+        .collect();
+    anyhow::ensure!(
+        still.is_empty(),
+        "still missing after the install: {}; look at `dpkg -L` of each",
+        still.join(" ")
+    );
+    Ok(true)
+}
+
+/// `apt-get` that asks nothing and gives up on a dead mirror.
+pub(crate) fn apt_get(args: &[&str]) -> std::process::Command {
+    let mut command = sh::command("apt-get");
+    command
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .args(["-y", "-q"]);
+    for option in [
+        "Acquire::Retries=2",
+        "Acquire::http::Timeout=30",
+        "Acquire::https::Timeout=30",
+        "DPkg::Lock::Timeout=120",
+    ] {
+        command.args(["-o", option]);
+    }
+    command.args(args);
+    command
+}
+
+/// A machine that did not run these services before runs none after its next boot either.
+fn leave_services_disabled(installed: &[&str]) {
+    for (package, unit) in [
+        ("containerd", "containerd.service"),
+        ("nginx-light", "nginx.service"),
+    ] {
+        if installed.contains(&package)
+            && sh::which("systemctl").is_some()
+            && let Err(error) = sh::output(sh::command("systemctl").args(["--quiet", "disable", unit]))
+        {
+            eprintln!("[xtask] {unit} may start at the next boot: {error}");
+        }
+    }
+}
+
+/// Keeps packages from starting what they install. One that the machine's owner put there stays as it is.
+struct KeepServicesDown {
+    ours: bool,
+}
+
+impl KeepServicesDown {
+    fn new() -> Result<Self> {
+        if Path::new(POLICY).exists() {
+            return Ok(Self { ours: false });
+        }
+        let guard = Self { ours: true };
+        fs::write(POLICY, "#!/bin/sh\nexit 101\n").with_context(|| format!("cannot write {POLICY}"))?;
+        fs::set_permissions(POLICY, fs::Permissions::from_mode(0o755))
+            .with_context(|| format!("cannot write {POLICY}"))?;
+        Ok(guard)
+    }
+}
+
+impl Drop for KeepServicesDown {
+    fn drop(&mut self) {
+        if self.ours
+            && let Err(error) = fs::remove_file(POLICY)
+        {
+            eprintln!("[xtask] remove {POLICY} by hand, or no package will start its service: {error}");
+        }
+    }
+}
+
+/// The images hold one file, so it must not need a dynamic linker.
+fn busybox_is_static() -> bool {
+    let file = sh::which("busybox").and_then(|path| fs::read(path).ok());
+    file.as_deref().and_then(asks_for_a_linker) == Some(false)
+}
+
+/// Whether a 64-bit ELF file has a program header of type PT_INTERP (elf(5)); nothing for any other file.
+fn asks_for_a_linker(file: &[u8]) -> Option<bool> {
+    const PT_INTERP: [u8; 4] = 3u32.to_ne_bytes();
+    let half = |at: usize| {
+        Some(usize::from(u16::from_ne_bytes(
+            file.get(at..at + 2)?.try_into().ok()?,
+        )))
+    };
+    if file.get(..5)? != b"\x7fELF\x02" {
+        return None;
+    }
+    let table = usize::try_from(u64::from_ne_bytes(file.get(0x20..0x28)?.try_into().ok()?)).ok()?;
+    let (size, count) = (half(0x36)?, half(0x38)?);
+    Some((0..count).any(|n| {
+        file.get(table + n * size..)
+            .is_some_and(|header| header.starts_with(&PT_INTERP))
+    }))
+}
+
+/// Debian cuts `ensurepip` out of its Python and ships it in this package.
+fn debian_python_has_venv() -> bool {
+    let versions = fs::read_dir("/usr/lib").into_iter().flatten().flatten();
+    Path::new("/usr/bin/python3").exists()
+        && versions.map(|entry| entry.path()).any(|path: PathBuf| {
+            path.file_name()
+                .is_some_and(|name| name.to_string_lossy().starts_with("python3."))
+                && path.join("ensurepip/__init__.py").exists()
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::asks_for_a_linker;
+
+    #[test]
+    fn a_dynamic_program_is_told_from_a_static_one() {
+        let ourselves = std::fs::read("/proc/self/exe").unwrap();
+        assert_eq!(asks_for_a_linker(&ourselves), Some(true));
+        let mut no_headers = ourselves[..0x40].to_vec();
+        no_headers[0x38..0x3a].fill(0);
+        assert_eq!(asks_for_a_linker(&no_headers), Some(false));
+        assert_eq!(asks_for_a_linker(b"#!/bin/sh\n"), None);
+    }
+}

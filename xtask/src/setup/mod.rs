@@ -1,0 +1,42 @@
+//! `cargo xtask setup`: what Picket needs on a Debian 12 machine that has Rust, Go and root.
+//!
+//! Comes in: the machine as it is. Goes out: the same machine with what was missing put there, each step named and timed,
+//! or an error that names what is missing and what to do about it. What is there is left alone, so that a second run takes
+//! well under a second; `demo`, `test` and `bench` start with one.
+
+mod apt;
+mod machine;
+mod rust;
+
+use std::time::Instant;
+
+use anyhow::Result;
+
+/// For people who ask for it: says so when there was nothing to do.
+pub(crate) fn run() -> Result<()> {
+    let start = Instant::now();
+    let changed = apply()?;
+    let verdict = if changed {
+        "all is there now"
+    } else {
+        "all is there already"
+    };
+    println!("setup: {verdict} ({:.1} s)", start.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// For the other commands: silent when there is nothing to do.
+pub(crate) fn ensure() -> Result<()> {
+    apply().map(|_| ())
+}
+
+/// Checks, then the steps in the order in which they need each other. Returns whether anything was changed.
+fn apply() -> Result<bool> {
+    machine::check()?;
+    let toolchain = rust::Toolchain::find()?;
+    let mut changed = apt::install_missing()?;
+    changed |= rust::components(&toolchain)?;
+    changed |= rust::source(&toolchain)?;
+    changed |= rust::bpf_linker()?;
+    Ok(changed)
+}

@@ -1,0 +1,108 @@
+//! `cargo xtask test [AREA]`: formatting, clippy, unit tests, then the end-to-end suites of every area.
+//!
+//! An area is a folder tests/AREA with a main.rs, a test target of the package picket-tests with the same name. Cargo's own
+//! result lines go to stdout as they are: CI counts them.
+
+use std::fs;
+
+use anyhow::{Result, bail};
+
+use crate::agent::{self, Profile, WORKSPACE};
+use crate::sh;
+
+/// What to test.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// One area: a folder of suites under tests/, or `lint`, or `unit`; all of them when it is not given
+    area: Option<String>,
+    /// Passed on to the test programs: parts of test names, or flags after `--`
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    filter: Vec<String>,
+}
+
+/// Runs what was asked for; the first part that fails ends it.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let areas = areas()?;
+    match args.area.as_deref() {
+        None => {
+            lint()?;
+            unit(&[])?;
+            suites(&areas, &[])
+        }
+        Some("lint") => lint(),
+        Some("unit") => unit(&args.filter),
+        Some(area) if areas.iter().any(|known| known == area) => suites(&[area.to_owned()], &args.filter),
+        Some(area) => bail!("no area `{area}`; there are: lint, unit, {}", areas.join(", ")),
+    }
+}
+
+/// The folders of suites under tests/.
+fn areas() -> Result<Vec<String>> {
+    let mut areas = Vec::new();
+    for entry in fs::read_dir(sh::root().join("tests"))? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name != "src" && entry.path().join("main.rs").is_file() {
+            areas.push(name);
+        }
+    }
+    areas.sort();
+    Ok(areas)
+}
+
+fn lint() -> Result<()> {
+    sh::timed("formatting", || {
+        sh::run(&mut sh::cargo(&["fmt", "--all", "--check"]))
+    })?;
+    sh::timed("clippy", || {
+        let mut cargo = sh::cargo(&["clippy"]);
+        cargo
+            .args(WORKSPACE)
+            .args(["--all-targets", "--", "-D", "warnings"]);
+        sh::run(&mut cargo)?;
+        kernel_programs(&["clippy", "--all-targets"], &["-D", "warnings"])
+    })
+}
+
+fn unit(filter: &[String]) -> Result<()> {
+    sh::timed("unit tests", || {
+        let filter: Vec<&str> = filter.iter().map(String::as_str).collect();
+        let mut cargo = sh::cargo(&["test"]);
+        cargo
+            .args(WORKSPACE)
+            .args(["--lib", "--bins", "--no-fail-fast", "--"])
+            .args(&filter);
+        sh::run(&mut cargo)?;
+        kernel_programs(&["test"], &filter)
+    })
+}
+
+/// The kernel programs' decisions are plain functions in a library that the host can build; the programs themselves are not.
+fn kernel_programs(command: &[&str], rest: &[&str]) -> Result<()> {
+    if !sh::root().join("agent-ebpf/src/lib.rs").is_file() {
+        return Ok(());
+    }
+    let mut cargo = sh::cargo(&command[..1]);
+    cargo.args(["--package", "picket-ebpf", "--lib", "--"]).args(rest);
+    sh::run(&mut cargo)
+}
+
+/// Builds the agent, then runs each area's suites with its path in `PICKET_BIN`.
+fn suites(areas: &[String], filter: &[String]) -> Result<()> {
+    if areas.is_empty() {
+        return Ok(());
+    }
+    let picket = sh::timed("agent", || agent::build(Profile::Dev))?;
+    for area in areas {
+        sh::timed(&format!("suites in tests/{area}"), || {
+            let mut cargo = sh::cargo(&["test"]);
+            cargo
+                .args(WORKSPACE)
+                .args(["--test", area, "--"])
+                .args(filter)
+                .env("PICKET_BIN", &picket);
+            sh::run(&mut cargo)
+        })?;
+    }
+    Ok(())
+}
