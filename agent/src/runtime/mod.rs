@@ -1,5 +1,4 @@
-//! The process around the stages: its log and metrics, its signals, its readiness and its end.
+//! What the parts of the agent share while it runs.
 
-pub mod drain;
-pub mod readiness;
-pub mod signals;
+pub mod metrics;
+pub mod telemetry;

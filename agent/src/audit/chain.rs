@@ -1,0 +1,235 @@
+//! The hash chain that binds each stored line to the one before, and its verification.
+//!
+//! A line ends with `"integrity":{"bootID":B,"seq":N,"prevHash":P,"hash":H}}` and a newline. `H` is the lower-case hex
+//! SHA-256 of the line's stored bytes before `,"hash":"` (which is the line without its last 76 bytes and newline), so
+//! a shell can recompute it: `printf %s "$line" | head -c -76 | sha256sum`. `P` is the `H` of the line before, and is
+//! among the hashed bytes, so that no line can be changed, moved or taken out without a break.
+//!
+//! A chain is one life of the writer: `B` is the kernel's boot id, `/`, and the chain's start in microseconds since
+//! 1970; `N` counts from 1. The first line of a chain carries the hash of the last whole line that was in the file, so
+//! chains are bound to each other too; sixty-four zeros where there was none. A rotated file goes on with its chain.
+//! What the chain alone cannot show is lines cut off at the very end.
+
+use std::fmt;
+use std::io::{self, BufRead};
+
+use jiff::Timestamp;
+use ring::digest;
+use serde::Deserialize;
+
+use super::event::Event;
+use super::line::{Integrity, Line};
+
+/// What stands between the hashed bytes and the hash.
+const BEFORE_HASH: &[u8] = b",\"hash\":\"";
+/// What follows the hash.
+const AFTER_HASH: &[u8] = b"\"}}";
+/// Length of the hash, in hex digits.
+const HASH_LENGTH: usize = 64;
+/// All that a line has after its hashed bytes, but for the newline.
+const TRAILER: usize = BEFORE_HASH.len() + HASH_LENGTH + AFTER_HASH.len();
+
+/// A line's hash, as hex text.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Hash([u8; HASH_LENGTH]);
+
+impl Hash {
+    /// Stands where there is no line before.
+    pub(super) const NONE: Hash = Hash([b'0'; HASH_LENGTH]);
+
+    fn of(bytes: &[u8]) -> Self {
+        let digest = digest::digest(&digest::SHA256, bytes);
+        let mut hex = [0; HASH_LENGTH];
+        for (pair, byte) in hex.chunks_exact_mut(2).zip(digest.as_ref()) {
+            pair[0] = digit(byte >> 4);
+            pair[1] = digit(byte & 15);
+        }
+        Self(hex)
+    }
+
+    fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+
+    /// The hash that a stored line carries, if it is one of ours.
+    fn stored(line: &[u8]) -> Option<Self> {
+        let rest = line.strip_suffix(AFTER_HASH)?;
+        let (rest, hash) = rest.split_last_chunk::<HASH_LENGTH>()?;
+        (rest.ends_with(BEFORE_HASH) && hash.iter().all(u8::is_ascii_hexdigit)).then_some(Self(*hash))
+    }
+}
+
+fn digit(nibble: u8) -> u8 {
+    match nibble {
+        0..=9 => b'0' + nibble,
+        _ => b'a' + nibble - 10,
+    }
+}
+
+/// The writer's end of a chain.
+#[derive(Clone)]
+pub(super) struct Chain {
+    boot_id: String,
+    seq: u64,
+    last: Hash,
+}
+
+impl Chain {
+    /// A new chain behind `last`, the hash of the last whole line of the file.
+    pub(super) fn start(last: Hash) -> Self {
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let boot_id = format!("{}/{}", boot.trim(), Timestamp::now().as_microsecond());
+        Self { boot_id, seq: 0, last }
+    }
+
+    /// Where the chain stands.
+    pub(super) fn mark(&self) -> (u64, Hash) {
+        (self.seq, self.last)
+    }
+
+    /// Goes back to a mark, when lines after it were not stored.
+    pub(super) fn reset(&mut self, mark: (u64, Hash)) {
+        (self.seq, self.last) = mark;
+    }
+
+    /// Appends the event's line, with its newline, to `out`.
+    pub(super) fn append(&mut self, event: &Event, node: &str, out: &mut Vec<u8>) -> Result<(), serde_json::Error> {
+        let start = out.len();
+        let seq = self.seq + 1;
+        let integrity = Integrity { boot_id: &self.boot_id, seq, prev_hash: self.last.as_str() };
+        if let Err(error) = serde_json::to_writer(&mut *out, &Line::new(event, node, integrity)) {
+            out.truncate(start);
+            return Err(error);
+        }
+        // The two braces that close `integrity` and the line come back behind the hash.
+        out.truncate(out.len() - 2);
+        self.last = Hash::of(&out[start..]);
+        self.seq = seq;
+        out.extend_from_slice(BEFORE_HASH);
+        out.extend_from_slice(&self.last.0);
+        out.extend_from_slice(AFTER_HASH);
+        out.push(b'\n');
+        Ok(())
+    }
+}
+
+/// The hash of the last whole line in `tail`, the end of a file; `NONE` when there is none.
+pub(super) fn last_hash(tail: &[u8]) -> Hash {
+    let whole = tail.iter().rposition(|byte| *byte == b'\n').map_or(&[][..], |end| &tail[..end]);
+    whole.rsplit(|byte| *byte == b'\n').find_map(Hash::stored).unwrap_or(Hash::NONE)
+}
+
+/// A line that does not fit its chain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Break {
+    /// Line number, from 1.
+    pub line: u64,
+    /// What is wrong.
+    pub reason: String,
+}
+
+impl fmt::Display for Break {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "line {}: {}", self.line, self.reason)
+    }
+}
+
+/// What a verification found.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// Lines whose hash and place are right.
+    pub good: u64,
+    /// Chains that begin in the file.
+    pub chains: u64,
+    /// The first line's number in its chain; above 1 when the file continues an earlier one.
+    pub first_seq: Option<u64>,
+    /// Pieces of lines that a crash cut short. They belong to no chain and hide nothing: a whole line that was
+    /// damaged shows as a break at the next one.
+    pub torn: u64,
+    /// Lines that do not fit.
+    pub breaks: Vec<Break>,
+}
+
+#[derive(Deserialize)]
+struct Stored {
+    integrity: StoredIntegrity,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct StoredIntegrity {
+    #[serde(rename = "bootID")]
+    boot_id: String,
+    seq: u64,
+    prev_hash: String,
+}
+
+/// Verifies files of one node in the order they were written, the oldest first.
+#[derive(Default)]
+pub struct Verifier {
+    before: Option<(StoredIntegrity, Hash)>,
+}
+
+impl Verifier {
+    /// Verifies the next file. The first line of the first file is taken as it is.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn file(&mut self, mut file: impl BufRead) -> io::Result<Report> {
+        let mut report = Report::default();
+        let mut line = Vec::new();
+        let mut number = 0;
+        loop {
+            line.clear();
+            if file.read_until(b'\n', &mut line)? == 0 {
+                return Ok(report);
+            }
+            number += 1;
+            let whole = line.strip_suffix(b"\n");
+            self.line(number, whole.unwrap_or(&line), &mut report);
+        }
+    }
+
+    fn line(&mut self, number: u64, line: &[u8], report: &mut Report) {
+        if line.is_empty() {
+            return;
+        }
+        let (Some(hash), Ok(Stored { integrity })) = (Hash::stored(line), serde_json::from_slice::<Stored>(line))
+        else {
+            report.torn += 1;
+            return;
+        };
+        let mut wrong = |reason: String| report.breaks.push(Break { line: number, reason });
+        let mut good = true;
+        if Hash::of(&line[..line.len() - TRAILER]) != hash {
+            wrong("the line was changed: its hash does not match its bytes".to_owned());
+            good = false;
+        }
+        let begins = integrity.seq == 1;
+        match &self.before {
+            None => {}
+            Some((_, last)) if integrity.prev_hash != last.as_str() => {
+                let place = match &self.before {
+                    Some((before, _)) if before.boot_id == integrity.boot_id => {
+                        format!("it is number {} of its chain, the line before is number {}", integrity.seq, before.seq)
+                    }
+                    _ => "it begins another chain that is not bound to the line before".to_owned(),
+                };
+                wrong(format!("lines are missing, moved or changed before it: {place}"));
+                good = false;
+            }
+            Some((before, _)) => {
+                let follows = before.boot_id == integrity.boot_id && before.seq.checked_add(1) == Some(integrity.seq);
+                let restarts = before.boot_id != integrity.boot_id && begins;
+                if !follows && !restarts {
+                    wrong(format!("number {} cannot follow number {}", integrity.seq, before.seq));
+                    good = false;
+                }
+            }
+        }
+        report.good += u64::from(good);
+        report.chains += u64::from(begins);
+        report.first_seq.get_or_insert(integrity.seq);
+        self.before = Some((integrity, hash));
+    }
+}

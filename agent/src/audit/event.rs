@@ -1,0 +1,392 @@
+//! What a record is made of: the facts of one request or connection, in the words of `audit.k8s.io/v1` where it has
+//! them. `line` gives them their JSON shape.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use serde::Serialize;
+use uuid::Uuid;
+
+/// Text that is often a constant.
+pub type Text = Cow<'static, str>;
+
+/// Names one request in Picket's log and, sent upstream as `Audit-ID`, in the API server's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+pub struct AuditId(Uuid);
+
+impl AuditId {
+    /// A new random id.
+    pub fn random() -> Self {
+        Self(Uuid::new_v4())
+    }
+}
+
+impl fmt::Display for AuditId {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(out)
+    }
+}
+
+/// The point in a request's life at which a line was written (k8s.io/apiserver pkg/apis/audit/v1/types.go).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub enum Stage {
+    /// Judged and on disk, not yet sent upstream.
+    RequestReceived,
+    /// The response's head was sent; the body or session goes on for long.
+    ResponseStarted,
+    /// Nothing more will be sent.
+    ResponseComplete,
+    /// The request's task panicked.
+    Panic,
+}
+
+/// What Picket did with a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// Forwarded as it was.
+    Allow,
+    /// Refused by identity, grants or policy.
+    Deny,
+    /// Waits for a person.
+    Pending,
+    /// Forwarded, with something hidden from the answer.
+    Masked,
+    /// Could not be judged or carried out.
+    Error,
+}
+
+impl Outcome {
+    /// The word in the log and in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Outcome::Allow => "allow",
+            Outcome::Deny => "deny",
+            Outcome::Pending => "pending",
+            Outcome::Masked => "masked",
+            Outcome::Error => "error",
+        }
+    }
+}
+
+/// How a request or session ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum EndReason {
+    /// The answer or the session came to its own end.
+    Completed,
+    /// The client closed or cancelled first.
+    ClientClosed,
+    /// The API server closed first.
+    UpstreamClosed,
+    /// Picket ended it: shutdown, revocation or a limit.
+    Terminated,
+    /// A failure on the way.
+    Failed,
+    /// Nobody said how: the request's task was dropped.
+    Aborted,
+}
+
+/// A user, as `authentication.k8s.io/v1` UserInfo.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct User {
+    /// The name RBAC knows.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub username: String,
+    /// The UID, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uid: Option<String>,
+    /// Groups.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<String>,
+    /// Extra facts.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub extra: BTreeMap<String, Vec<String>>,
+}
+
+impl User {
+    /// The user a pod of this service account is to the API server
+    /// (k8s.io/apiserver pkg/authentication/serviceaccount/util.go).
+    pub fn service_account(namespace: &str, name: &str) -> Self {
+        Self {
+            username: format!("system:serviceaccount:{namespace}:{name}"),
+            groups: vec!["system:serviceaccounts".into(), format!("system:serviceaccounts:{namespace}")],
+            ..Self::default()
+        }
+    }
+}
+
+/// The object a request is about, as the API server's audit names it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ObjectRef {
+    /// Resource, in plural.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub resource: String,
+    /// Namespace, for namespaced objects.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// Name, where the request gives one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Group; absent for the core group.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub api_group: String,
+    /// Version.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub api_version: String,
+    /// Subresource, such as `exec`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subresource: Option<String>,
+}
+
+/// The pod a connection came from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PodRef {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its UID.
+    pub uid: String,
+}
+
+/// The process that made a connection, as the kernel saw it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct ProcessRef {
+    /// Process id in the node's namespace.
+    pub pid: u32,
+    /// Executable, as it was when the connection was made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exe: Option<String>,
+    /// The task's short name.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub comm: String,
+    /// User id in the node's namespace.
+    pub uid: u32,
+}
+
+/// Who is at the other end of a connection; shared by all its records.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Caller {
+    /// The pod, where one is known.
+    pub pod: Option<PodRef>,
+    /// The container's name in the manifest.
+    pub container: Option<String>,
+    /// The pod's service account.
+    pub service_account: Option<String>,
+    /// The process.
+    pub process: Option<ProcessRef>,
+}
+
+/// A policy rule that has something to say without deciding.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// The policy.
+    pub policy: String,
+    /// Its rule.
+    pub rule: String,
+    /// The rule's message.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub message: String,
+}
+
+/// What was decided and why.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Decision {
+    /// What was done; `None` until somebody decides.
+    pub outcome: Option<Outcome>,
+    /// Low-cardinality cause of a refusal or failure, for metrics. Empty when allowed.
+    pub reason: &'static str,
+    /// The policy or grant that decided.
+    pub policy: Option<String>,
+    /// Its rule.
+    pub rule: Option<String>,
+    /// What the caller was told.
+    pub message: Option<String>,
+    /// Rules in audit mode that would have refused.
+    pub would_deny: Vec<Finding>,
+    /// Rules that warned.
+    pub warnings: Vec<Finding>,
+    /// Time spent judging.
+    pub policy_took: Option<Duration>,
+    /// Time from sending upstream to the response's head.
+    pub upstream_took: Option<Duration>,
+}
+
+/// How the request was answered, as the audit Event's `responseStatus` (a `meta/v1` Status without `details`).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct ResponseStatus {
+    /// `Failure` for codes from 400.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<&'static str>,
+    /// The Status' message, for answers of Picket's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// The Status' reason, such as `Forbidden`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Text>,
+    /// HTTP status code.
+    pub code: u16,
+}
+
+/// A long request: a watch, a log that is followed, an upgraded stream.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Session {
+    /// Names the session among the live ones.
+    pub id: Option<String>,
+    /// `watch`, `logs`, or the upgrade's protocol.
+    pub protocol: Text,
+    /// Bytes the client sent after the request's head.
+    pub from_client: u64,
+    /// Bytes the client was sent after the response's head.
+    pub to_client: u64,
+}
+
+/// What a kernel hook saw.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct KernelFacts {
+    /// The hook, such as `connect4`.
+    pub hook: Text,
+    /// `ipv4` or `ipv6`.
+    pub family: Text,
+    /// `tcp` or `udp`.
+    pub protocol: Text,
+    /// The address that was dialled.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub address: Option<SocketAddr>,
+    /// What the hook did, such as `refuse`.
+    pub verdict: Text,
+}
+
+/// A connection that never became a request: refused by the kernel, or arrived without a flow record.
+#[derive(Debug, Clone, Default)]
+pub struct Connection {
+    /// Who dialled, as far as known.
+    pub caller: Option<Arc<Caller>>,
+    /// What the kernel saw.
+    pub kernel: KernelFacts,
+    /// Low-cardinality cause, such as `kubelet` or `no_flow`.
+    pub reason: &'static str,
+    /// The cause in a sentence.
+    pub message: String,
+}
+
+/// A request as it arrived, before anything was read from it.
+#[derive(Debug, Clone, Default)]
+pub struct Received {
+    /// Path and query as sent; secrets are taken out when the record is begun.
+    pub uri: String,
+    /// The lower-case HTTP method, used as the verb until the request has been read.
+    pub verb: Text,
+    /// The client's address inside its pod.
+    pub source: Option<SocketAddr>,
+    /// The `User-Agent` header.
+    pub user_agent: Option<String>,
+    /// Who is at the other end.
+    pub caller: Option<Arc<Caller>>,
+}
+
+/// What an observer learns when a record ends; the labels are of low cardinality.
+#[derive(Debug, Clone, Copy)]
+pub struct Summary<'a> {
+    /// What was done.
+    pub outcome: Outcome,
+    /// The Kubernetes verb or HTTP method.
+    pub verb: &'a str,
+    /// The cause of a refusal or failure, else empty.
+    pub reason: &'static str,
+    /// Time spent judging.
+    pub policy: Option<Duration>,
+    /// Time from sending upstream to the response's head.
+    pub upstream: Option<Duration>,
+    /// Time from the request's arrival to its end.
+    pub total: Duration,
+    /// Whether it was a long request, whose total says nothing about Picket's speed.
+    pub long: bool,
+}
+
+/// Everything known of one request or connection.
+#[derive(Debug, Clone)]
+pub(super) struct Event {
+    pub(super) id: AuditId,
+    pub(super) stage: Stage,
+    pub(super) uri: String,
+    pub(super) verb: Text,
+    pub(super) user: Option<Arc<User>>,
+    pub(super) impersonated: Option<Arc<User>>,
+    pub(super) source: Option<SocketAddr>,
+    pub(super) user_agent: Option<String>,
+    pub(super) object: Option<ObjectRef>,
+    pub(super) response: Option<ResponseStatus>,
+    pub(super) received: Timestamp,
+    pub(super) begun: Instant,
+    pub(super) stage_at: Timestamp,
+    pub(super) annotations: BTreeMap<Text, String>,
+    pub(super) identity: Option<Arc<str>>,
+    pub(super) attestation: Text,
+    pub(super) caller: Option<Arc<Caller>>,
+    pub(super) decision: Decision,
+    pub(super) credential: Option<(Text, Option<Arc<str>>)>,
+    pub(super) session: Option<Session>,
+    pub(super) end: Option<EndReason>,
+    pub(super) kernel: Option<KernelFacts>,
+    pub(super) total: Option<Duration>,
+}
+
+impl Event {
+    pub(super) fn new(verb: Text, uri: String) -> Self {
+        let now = Timestamp::now();
+        Self {
+            id: AuditId::random(),
+            stage: Stage::RequestReceived,
+            uri,
+            verb,
+            user: None,
+            impersonated: None,
+            source: None,
+            user_agent: None,
+            object: None,
+            response: None,
+            received: now,
+            begun: Instant::now(),
+            stage_at: now,
+            annotations: BTreeMap::new(),
+            identity: None,
+            attestation: Text::Borrowed(""),
+            caller: None,
+            decision: Decision::default(),
+            credential: None,
+            session: None,
+            end: None,
+            kernel: None,
+            total: None,
+        }
+    }
+
+    /// Marks the event as being of `stage`, now.
+    pub(super) fn reach(&mut self, stage: Stage) {
+        self.stage = stage;
+        self.stage_at = Timestamp::now();
+        if matches!(stage, Stage::ResponseComplete | Stage::Panic) {
+            self.total = Some(self.begun.elapsed());
+        }
+    }
+
+    pub(super) fn summary(&self) -> Summary<'_> {
+        Summary {
+            outcome: self.decision.outcome.unwrap_or(Outcome::Error),
+            verb: &self.verb,
+            reason: self.decision.reason,
+            policy: self.decision.policy_took,
+            upstream: self.decision.upstream_took,
+            total: self.total.unwrap_or_default(),
+            long: self.session.is_some(),
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! The record of one request: stages add facts, `Drop` writes it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::AuditError;
+use super::event::{
+    AuditId, Caller, EndReason, Event, Finding, ObjectRef, Outcome, ResponseStatus, Session, Stage, Text, User,
+};
+use super::log::AuditLog;
+use super::redact::redact_text;
+
+/// The record of one request, from its arrival to its end. Dropping it writes it: as the stages left it, as an error
+/// when nobody answered, as a panic when the task panics. Hold it until the last byte was sent.
+#[must_use = "dropping the record ends it"]
+pub struct Record {
+    log: AuditLog,
+    /// `None` once the last line was handed over.
+    open: Option<(Box<Event>, OwnedSemaphorePermit)>,
+    id: AuditId,
+}
+
+impl Record {
+    pub(super) fn new(log: AuditLog, event: Event, room: OwnedSemaphorePermit) -> Self {
+        let id = event.id;
+        Self { log, open: Some((Box::new(event), room)), id }
+    }
+
+    /// The request's id, to be sent upstream as `Audit-ID`.
+    pub fn id(&self) -> AuditId {
+        self.id
+    }
+
+    fn edit(&mut self, change: impl FnOnce(&mut Event)) {
+        if let Some((event, _)) = &mut self.open {
+            change(event);
+        }
+    }
+
+    /// Who is at the other end, where it was not known at the beginning.
+    pub fn caller(&mut self, caller: Arc<Caller>) {
+        self.edit(|event| event.caller = Some(caller));
+    }
+
+    /// The user who asks: for a pod its service account.
+    pub fn user(&mut self, user: Arc<User>) {
+        self.edit(|event| event.user = Some(user));
+    }
+
+    /// The agent identity and how it was proven.
+    pub fn identity(&mut self, name: impl Into<Arc<str>>, attestation: impl Into<Text>) {
+        let (name, attestation) = (name.into(), attestation.into());
+        self.edit(|event| {
+            event.identity = Some(name);
+            event.attestation = attestation;
+        });
+    }
+
+    /// The user the API server is asked as.
+    pub fn impersonated(&mut self, user: Arc<User>) {
+        self.edit(|event| event.impersonated = Some(user));
+    }
+
+    /// What is asked: the Kubernetes verb and the object, `None` for a non-resource path.
+    pub fn target(&mut self, verb: impl Into<Text>, object: Option<ObjectRef>) {
+        let verb = verb.into();
+        self.edit(|event| {
+            event.verb = verb;
+            event.object = object;
+        });
+    }
+
+    /// The request may pass, by this grant or policy and rule.
+    pub fn allow(&mut self, policy: Option<String>, rule: Option<String>) {
+        self.edit(|event| {
+            event.decision.outcome = Some(Outcome::Allow);
+            event.decision.policy = policy;
+            event.decision.rule = rule;
+        });
+    }
+
+    /// The request is refused by `policy` and `rule`. `reason` is a metric label: a constant of low cardinality.
+    pub fn deny(
+        &mut self,
+        reason: &'static str,
+        policy: Option<String>,
+        rule: Option<String>,
+        message: impl Into<String>,
+    ) {
+        let message = message.into();
+        self.edit(|event| {
+            event.decision.outcome = Some(Outcome::Deny);
+            event.decision.reason = reason;
+            event.decision.policy = policy;
+            event.decision.rule = rule;
+            event.decision.message = Some(message);
+        });
+    }
+
+    /// The request cannot be judged or carried out. `reason` as in [`Record::deny`].
+    pub fn error(&mut self, reason: &'static str, message: impl Into<String>) {
+        let message = message.into();
+        self.edit(|event| {
+            event.decision.outcome = Some(Outcome::Error);
+            event.decision.reason = reason;
+            event.decision.message = Some(message);
+        });
+    }
+
+    /// Rules that warned, and rules in audit mode that would have refused.
+    pub fn findings(&mut self, warnings: Vec<Finding>, would_deny: Vec<Finding>) {
+        self.edit(|event| {
+            event.decision.warnings = warnings;
+            event.decision.would_deny = would_deny;
+        });
+    }
+
+    /// Time spent judging.
+    pub fn policy_took(&mut self, time: Duration) {
+        self.edit(|event| event.decision.policy_took = Some(time));
+    }
+
+    /// Time from sending upstream to the response's head.
+    pub fn upstream_took(&mut self, time: Duration) {
+        self.edit(|event| event.decision.upstream_took = Some(time));
+    }
+
+    /// How Picket proved itself upstream, and which certificate or token it was; never the secret itself.
+    pub fn credential(&mut self, method: impl Into<Text>, id: Option<Arc<str>>) {
+        let method = method.into();
+        self.edit(|event| event.credential = Some((method, id)));
+    }
+
+    /// The status the client is answered with. `reason` and `message` are those of a Status of Picket's own.
+    pub fn response(&mut self, code: u16, reason: Option<Text>, message: Option<String>) {
+        self.edit(|event| {
+            event.response =
+                Some(ResponseStatus { status: (code >= 400).then_some("Failure"), message, reason, code });
+        });
+    }
+
+    /// Marks a long request: `protocol` is `watch`, `logs`, or the upgrade's protocol.
+    pub fn session(&mut self, id: Option<String>, protocol: impl Into<Text>) {
+        let protocol = protocol.into();
+        self.edit(|event| event.session = Some(Session { id, protocol, ..Session::default() }));
+    }
+
+    /// Bytes carried by a long request so far, after the heads.
+    pub fn session_bytes(&mut self, from_client: u64, to_client: u64) {
+        self.edit(|event| {
+            if let Some(session) = &mut event.session {
+                session.from_client = from_client;
+                session.to_client = to_client;
+            }
+        });
+    }
+
+    /// Adds an annotation, such as `picket.dev/note`. What looks like a secret in it is taken out.
+    pub fn annotate(&mut self, key: impl Into<Text>, value: impl Into<String>) {
+        let (key, value) = (key.into(), redact_text(value.into()));
+        self.edit(|event| {
+            event.annotations.insert(key, value);
+        });
+    }
+
+    /// Puts the record on disk before what it tells of happens, and waits for it. A refusal's record is thereby
+    /// final; for anything else this is a first line of stage `RequestReceived` and the end writes another one.
+    ///
+    /// # Errors
+    /// When it cannot be written: the request must be refused.
+    pub async fn commit_before_effect(&mut self) -> Result<(), AuditError> {
+        let Some((event, _)) = &self.open else { return Ok(()) };
+        let last = matches!(event.decision.outcome, Some(Outcome::Deny | Outcome::Pending));
+        let mut line = event.clone();
+        if last {
+            line.reach(Stage::ResponseComplete);
+        }
+        let room = self.log.room().await?;
+        self.log.commit(line, room).await?;
+        if last && let Some((mut event, _)) = self.open.take() {
+            event.reach(Stage::ResponseComplete);
+            self.log.observe(&event);
+        }
+        Ok(())
+    }
+
+    /// Writes the start record of a long request, once its response's head is known.
+    ///
+    /// # Errors
+    /// [`AuditError::Full`] when there is no room: the request must be refused.
+    pub async fn started(&mut self) -> Result<(), AuditError> {
+        let Some((event, _)) = &self.open else { return Ok(()) };
+        let mut line = event.clone();
+        line.reach(Stage::ResponseStarted);
+        let room = self.log.room().await?;
+        self.log.queue(line, room);
+        Ok(())
+    }
+
+    /// Ends the record.
+    pub fn finish(mut self, how: EndReason) {
+        self.ends(how);
+    }
+
+    /// Says how the request ended, for a holder that drops the record later.
+    pub fn ends(&mut self, how: EndReason) {
+        self.edit(|event| event.end = Some(how));
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        let Some((mut event, room)) = self.open.take() else { return };
+        if std::thread::panicking() {
+            event.decision.outcome = Some(Outcome::Error);
+            event.decision.reason = "panic";
+            event.reach(Stage::Panic);
+        } else {
+            let refused = matches!(event.decision.outcome, Some(Outcome::Deny | Outcome::Pending | Outcome::Error));
+            if !refused && event.response.is_none() {
+                event.decision.outcome = Some(Outcome::Error);
+                event.decision.reason = "aborted";
+                event.decision.message.get_or_insert_with(|| "the request ended before it was answered".to_owned());
+            }
+            event.end.get_or_insert(EndReason::Aborted);
+            event.reach(Stage::ResponseComplete);
+        }
+        self.log.observe(&event);
+        self.log.queue(event, room);
+    }
+}
