@@ -1,2 +1,19 @@
-//! Picket's kernel programs.
+//! Picket's kernel programs: one file per hook.
+//!
+//! In come connects of every task below the cgroup the programs are attached to; out go connects that end at
+//! the pod's own listener, or fail. The agent's build script compiles this for `bpfel-unknown-none`; for any
+//! other target it is an empty program, but for clippy, which reads it there too.
+#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+
+#[cfg(any(target_arch = "bpf", clippy))]
+mod hooks;
+
+#[cfg(not(target_arch = "bpf"))]
 fn main() {}
+
+#[cfg(target_arch = "bpf")]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    // Never reached: the verifier refuses a program that could come here, because it does not end.
+    loop {}
+}

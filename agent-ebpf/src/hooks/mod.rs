@@ -1,0 +1,169 @@
+//! The hooks, and what they share: reading contexts, looking into maps, reporting.
+//!
+//! Every value that comes from the kernel is read here or in a hook's own file, and judged by the plain
+//! functions of `picket_common`.
+#![expect(
+    unsafe_code,
+    reason = "contexts and map values are raw pointers from the kernel, and programs are found by exported names"
+)]
+
+mod connect;
+mod connect4;
+mod connect6;
+mod getpeername4;
+mod getpeername6;
+mod maps;
+mod sock_ops;
+
+use aya_ebpf::helpers::generated as helper;
+use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_uid_gid};
+use aya_ebpf::programs::SockAddrContext;
+use picket_common::{Address, COMM_LEN, ClassValue, Counter, DialRecord, LEVELS_MAX};
+
+/// The licence the kernel asks for before it lends its helpers.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+/// A hook's answer: go on.
+const PASS: i32 = 1;
+
+/// A hook's answer: the system call fails with EPERM.
+const REFUSE: i32 = 0;
+
+/// A classified cgroup, and its class.
+struct Classified {
+    cgroup: u64,
+    class: ClassValue,
+}
+
+/// The class of the current task: that of its nearest classified ancestor.
+///
+/// The walk goes down from the root and keeps the last it finds, so that a task may sit as deep as it likes
+/// without outrunning the bound.
+#[inline(always)]
+fn classify_current() -> Option<Classified> {
+    let mut found = None;
+    let mut level = 0;
+    while level < LEVELS_MAX {
+        // SAFETY: takes a number and returns one; zero below the task's own level.
+        let cgroup = unsafe { helper::bpf_get_current_ancestor_cgroup_id(level) };
+        if cgroup == 0 {
+            break;
+        }
+        // SAFETY: the value is copied at once. A concurrent update may tear it only if the agent gave the
+        // entry to another pod meanwhile, and then either answer is a strict one.
+        if let Some(class) = unsafe { maps::CLASSES.get(cgroup) } {
+            found = Some(Classified {
+                cgroup,
+                class: *class,
+            });
+        }
+        level += 1;
+    }
+    found
+}
+
+/// The facts about the calling task that both records and events carry.
+struct Task {
+    pid: u32,
+    tid: u32,
+    uid: u32,
+    comm: [u8; COMM_LEN],
+}
+
+#[inline(always)]
+fn current_task() -> Task {
+    let ids = bpf_get_current_pid_tgid();
+    Task {
+        pid: (ids >> 32) as u32,
+        tid: ids as u32,
+        uid: bpf_get_current_uid_gid() as u32,
+        // The helper fails only for kernel threads without a task, which do not connect.
+        comm: bpf_get_current_comm().unwrap_or([0; COMM_LEN]),
+    }
+}
+
+/// Nanoseconds of the boot clock.
+#[inline(always)]
+fn boot_ns() -> u64 {
+    // SAFETY: takes nothing and returns a number.
+    unsafe { helper::bpf_ktime_get_boot_ns() }
+}
+
+/// The network namespace of the context's socket.
+#[inline(always)]
+fn netns_cookie(ctx: &SockAddrContext) -> u64 {
+    // SAFETY: the context is the one the kernel called this program with.
+    unsafe { helper::bpf_get_netns_cookie(ctx.sock_addr.cast()) }
+}
+
+#[inline(always)]
+fn count(counter: Counter) {
+    if let Some(slot) = maps::COUNTERS.get_ptr_mut(counter.index()) {
+        // SAFETY: the slot is this CPU's own, and programs on one CPU follow each other.
+        unsafe { *slot += 1 };
+    }
+}
+
+/// The port of a `bpf_sock_addr`, in host order: it lies in the lower half of the word, in network order.
+#[inline(always)]
+fn user_port(ctx: &SockAddrContext) -> u16 {
+    // SAFETY: the context is valid while the program runs.
+    u16::from_be(unsafe { (*ctx.sock_addr).user_port } as u16)
+}
+
+#[inline(always)]
+fn set_user_port(ctx: &SockAddrContext, port: u16) {
+    // SAFETY: the context is valid while the program runs, and the kernel lets this field be written.
+    unsafe { (*ctx.sock_addr).user_port = u32::from(port.to_be()) };
+}
+
+#[inline(always)]
+fn user_ip4(ctx: &SockAddrContext) -> Address {
+    // SAFETY: the context is valid while the program runs.
+    Address::from_v4_word(unsafe { (*ctx.sock_addr).user_ip4 })
+}
+
+#[inline(always)]
+fn set_user_ip4(ctx: &SockAddrContext, address: Address) {
+    // SAFETY: the context is valid while the program runs, and the kernel lets this field be written.
+    unsafe { (*ctx.sock_addr).user_ip4 = address.v4_word() };
+}
+
+/// Volatile, word by word: the verifier refuses the wider loads that the compiler would merge these into on
+/// some kernels.
+#[inline(always)]
+fn user_ip6(ctx: &SockAddrContext) -> Address {
+    // SAFETY: the context is valid while the program runs, and the four words lie inside it.
+    unsafe {
+        let words = (&raw const (*ctx.sock_addr).user_ip6).cast::<u32>();
+        Address::from_v6_words([
+            words.read_volatile(),
+            words.add(1).read_volatile(),
+            words.add(2).read_volatile(),
+            words.add(3).read_volatile(),
+        ])
+    }
+}
+
+#[inline(always)]
+fn set_user_ip6(ctx: &SockAddrContext, address: Address) {
+    let [first, second, third, last] = address.words();
+    // SAFETY: the context is valid while the program runs, the four words lie inside it, and the kernel lets
+    // them be written.
+    unsafe {
+        let words = (&raw mut (*ctx.sock_addr).user_ip6).cast::<u32>();
+        words.write_volatile(first);
+        words.add(1).write_volatile(second);
+        words.add(2).write_volatile(third);
+        words.add(3).write_volatile(last);
+    }
+}
+
+/// What is kept with the context's socket, if it was ever redirected.
+#[inline(always)]
+fn dial_record(ctx: &SockAddrContext) -> Option<DialRecord> {
+    // SAFETY: asks with the context's own socket; the value is copied at once, and null is told apart.
+    unsafe { maps::SOCKETS.get_ptr_mut(ctx).as_ref().copied() }
+}

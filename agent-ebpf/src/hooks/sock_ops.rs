@@ -1,0 +1,93 @@
+//! TCP's own moments: a redirected socket becomes established, and its flow is written.
+//!
+//! Of the callbacks, `ACTIVE_ESTABLISHED_CB` is the right one. It runs when the client has the SYN-ACK and
+//! before it sends the ACK (net/ipv4/tcp_input.c, `tcp_rcv_synsent_state_process`: `tcp_finish_connect` comes
+//! before `tcp_send_ack`), so the flow lies there before the listener's accept can return. `TCP_CONNECT_CB`
+//! would leave flows of connects that never come about. The one case where a server accepts earlier is TCP Fast
+//! Open; Picket's listeners do not offer it, and where a node forces it on, the flow is missing and the
+//! connection is closed: too strict, never too lax.
+//!
+//! It runs in softirq on behalf of nobody in particular, which is why the task's facts were noted at connect.
+
+use aya_ebpf::bindings::BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB;
+use aya_ebpf::helpers::generated as helper;
+use aya_ebpf::macros::sock_ops;
+use aya_ebpf::programs::SockOpsContext;
+use picket_common::{Address, Counter, DialRecord, DialState, FlowKey, rewrite};
+
+use super::{PASS, count, maps};
+
+/// `AF_INET` (include/linux/socket.h).
+const AF_INET: u32 = 2;
+
+/// Attached as `BPF_CGROUP_SOCK_OPS`.
+#[sock_ops]
+pub(crate) fn sock_ops(ctx: SockOpsContext) -> u32 {
+    if ctx.op() == BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB {
+        established(&ctx);
+    }
+    PASS as u32
+}
+
+#[inline(always)]
+fn established(ctx: &SockOpsContext) {
+    // SAFETY: the context is valid while the program runs.
+    let sk = unsafe { (*ctx.ops).__bindgen_anon_2.sk };
+    if sk.is_null() {
+        return;
+    }
+    let map = (&raw const maps::SOCKETS).cast_mut().cast();
+    // SAFETY: the socket is the context's own and not null; without a value to start from, the helper only
+    // looks.
+    let record = unsafe { helper::bpf_sk_storage_get(map, sk.cast(), core::ptr::null_mut(), 0) };
+    // SAFETY: null is told apart; otherwise the pointer is to this socket's own record.
+    let Some(record) = (unsafe { record.cast::<DialRecord>().as_mut() }) else {
+        return;
+    };
+    if record.state != DialState::Dialling.code() {
+        return;
+    }
+    let (local, remote) = ends(ctx);
+    let remote_port = u32::from_be(ctx.remote_port()) as u16;
+    if remote_port != record.listener_port || remote != rewrite(record.dialled) {
+        return;
+    }
+    let key = FlowKey::new(record.netns, local, ctx.local_port() as u16, record.listener_port);
+    record.state = DialState::Noted.code();
+    if maps::FLOWS.insert(key, *record, 0).is_ok() {
+        count(Counter::FlowsWritten);
+    } else {
+        count(Counter::FlowsLost);
+    }
+}
+
+/// The local and the remote address of the socket.
+#[inline(always)]
+fn ends(ctx: &SockOpsContext) -> (Address, Address) {
+    if ctx.family() == AF_INET {
+        return (
+            Address::from_v4_word(ctx.local_ip4()),
+            Address::from_v4_word(ctx.remote_ip4()),
+        );
+    }
+    // SAFETY: the context is valid while the program runs, and the words lie inside it. Volatile, because the
+    // kernel allows loads of one word only.
+    unsafe {
+        let local = (&raw const (*ctx.ops).local_ip6).cast::<u32>();
+        let remote = (&raw const (*ctx.ops).remote_ip6).cast::<u32>();
+        (
+            Address::from_v6_words([
+                local.read_volatile(),
+                local.add(1).read_volatile(),
+                local.add(2).read_volatile(),
+                local.add(3).read_volatile(),
+            ]),
+            Address::from_v6_words([
+                remote.read_volatile(),
+                remote.add(1).read_volatile(),
+                remote.add(2).read_volatile(),
+                remote.add(3).read_volatile(),
+            ]),
+        )
+    }
+}
