@@ -1,1 +1,150 @@
-//! Stub: its owner writes it.
+//! Who is calling: from the attested pod behind a connection to a principal with its grants.
+//!
+//! In: the current catalog, the pod, the time. Out: a [`Principal`], or an [`IdentityError`] that says what to do.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use picket_policy::{Catalog, Grant, Identity, Standing, Subject};
+use thiserror::Error;
+
+use crate::workload::Pod;
+
+/// An agent that may act now, with what it was granted.
+#[derive(Debug, Clone)]
+pub struct Principal {
+    /// The AgentIdentity.
+    pub identity: Arc<Identity>,
+    /// Its name.
+    pub name: String,
+    /// Its groups.
+    pub groups: Vec<String>,
+    /// The grants that reach it.
+    pub grants: Vec<Arc<Grant>>,
+    /// How it was attested; `pod` is the only way yet.
+    pub attestation: &'static str,
+    namespace: String,
+}
+
+impl Principal {
+    /// The principal as a decision wants it.
+    #[must_use]
+    pub fn subject(&self) -> Subject<'_> {
+        Subject { identity: &self.name, groups: &self.groups, namespace: &self.namespace }
+    }
+}
+
+/// Why a caller has no usable identity. The text is for the client and the record alike.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum IdentityError {
+    /// No AgentIdentity names the pod.
+    #[error(
+        "pod {pod} (service account {service_account}) is no known agent: no AgentIdentity's attest.pod matches it; ask \
+         a cluster operator to add one"
+    )]
+    None {
+        /// `namespace/name`.
+        pod: String,
+        /// Its service account.
+        service_account: String,
+    },
+    /// More than one AgentIdentity names the pod.
+    #[error(
+        "pod {pod} matches more than one AgentIdentity ({}), and Picket never chooses: make their selectors exclude each \
+         other, or take labels off the pod",
+        identities.join(", ")
+    )]
+    Ambiguous {
+        /// `namespace/name`.
+        pod: String,
+        /// The identities' names.
+        identities: Vec<String>,
+    },
+    /// The identity's state is Suspended.
+    #[error("agent {identity} is suspended; its owner {owner} can set its state to Active again")]
+    Suspended {
+        /// The identity's name.
+        identity: String,
+        /// Who answers for it.
+        owner: String,
+    },
+    /// The identity's state is Revoked.
+    #[error("agent {identity} is revoked; its owner is {owner}")]
+    Revoked {
+        /// The identity's name.
+        identity: String,
+        /// Who answers for it.
+        owner: String,
+    },
+    /// The identity's time is over.
+    #[error("agent {identity} expired at {at}; its owner {owner} can set a later expiresAt")]
+    Expired {
+        /// The identity's name.
+        identity: String,
+        /// Who answers for it.
+        owner: String,
+        /// When it expired.
+        at: Timestamp,
+    },
+}
+
+impl IdentityError {
+    /// A stable, low-cardinality name for metrics.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::None { .. } => "identity_none",
+            Self::Ambiguous { .. } => "identity_ambiguous",
+            Self::Suspended { .. } => "identity_suspended",
+            Self::Revoked { .. } => "identity_revoked",
+            Self::Expired { .. } => "identity_expired",
+        }
+    }
+
+    /// The identity's name, where one was found.
+    #[must_use]
+    pub fn identity(&self) -> Option<&str> {
+        match self {
+            Self::None { .. } | Self::Ambiguous { .. } => None,
+            Self::Suspended { identity, .. } | Self::Revoked { identity, .. } | Self::Expired { identity, .. } => {
+                Some(identity)
+            }
+        }
+    }
+}
+
+/// Finds the one identity a pod has and checks that it may act at `now`. Cheap enough for every request, so that a
+/// suspension holds on connections that are open already.
+///
+/// # Errors
+/// An [`IdentityError`] where there is no identity, more than one, or one that may not act.
+pub fn resolve(catalog: &Catalog, pod: &Pod, now: Timestamp) -> Result<Principal, IdentityError> {
+    let mut found = catalog.identities_of_pod(&pod.namespace, &pod.service_account, &pod.labels);
+    if found.len() > 1 {
+        return Err(IdentityError::Ambiguous {
+            pod: format!("{}/{}", pod.namespace, pod.name),
+            identities: found.iter().map(|identity| identity.name.clone()).collect(),
+        });
+    }
+    let Some(identity) = found.pop() else {
+        return Err(IdentityError::None {
+            pod: format!("{}/{}", pod.namespace, pod.name),
+            service_account: pod.service_account.clone(),
+        });
+    };
+    let (name, owner) = (identity.name.clone(), identity.owner.clone());
+    match identity.standing(now) {
+        Standing::Active => {}
+        Standing::Suspended => return Err(IdentityError::Suspended { identity: name, owner }),
+        Standing::Revoked => return Err(IdentityError::Revoked { identity: name, owner }),
+        Standing::Expired(at) => return Err(IdentityError::Expired { identity: name, owner, at }),
+    }
+    Ok(Principal {
+        name,
+        groups: identity.groups.clone(),
+        grants: catalog.grants_of(&identity),
+        attestation: "pod",
+        namespace: pod.namespace.clone(),
+        identity,
+    })
+}

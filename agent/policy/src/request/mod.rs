@@ -1,0 +1,178 @@
+//! The one canonical reading of an HTTP request: what the API server will take it for, or a refusal.
+//!
+//! In: method, URI and headers. Out: a [`KubeRequest`] that policy, audit and upstream all share, or a [`ReadError`],
+//! which the client sees as 400. Whatever two parsers could read differently is refused instead of guessed.
+
+mod path;
+mod query;
+mod read;
+mod verb;
+
+pub use read::ReadError;
+pub use verb::Verb;
+
+/// What a request is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// An API resource, as `RequestInfo` of k8s.io/apiserver has it.
+    Resource {
+        /// API group; empty for the core group.
+        group: String,
+        /// API version, such as `v1`.
+        version: String,
+        /// Plural resource name, such as `pods`.
+        resource: String,
+        /// Subresource, such as `exec`.
+        subresource: Option<String>,
+        /// Namespace; for `namespaces/x` itself it is `x`, as the API server has it.
+        namespace: Option<String>,
+        /// Object name from the path, or from `fieldSelector=metadata.name=...` of a list or watch.
+        name: Option<String>,
+    },
+    /// Any other path, such as `/version`.
+    NonResource {
+        /// The decoded path as the API server matches it, trailing slash included.
+        path: String,
+    },
+}
+
+/// What an exec or attach asks to run, from its query.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Exec {
+    /// The container; the pod's default one if absent.
+    pub container: Option<String>,
+    /// The argument vector; empty for attach.
+    pub command: Vec<String>,
+    /// Whether standard input is asked for.
+    pub stdin: bool,
+    /// Whether standard output is asked for.
+    pub stdout: bool,
+    /// Whether standard error is asked for.
+    pub stderr: bool,
+    /// Whether a terminal is asked for.
+    pub tty: bool,
+}
+
+/// A request as the API server will read it. Made by [`KubeRequest::read`] only.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct KubeRequest {
+    /// The Kubernetes verb, or the HTTP method in lower case for a non-resource path.
+    pub verb: Verb,
+    /// The path, percent-decoded once, without a trailing slash for resources.
+    pub path: String,
+    /// What it is about.
+    pub target: Target,
+    /// Command and streams of `pods/exec` and `pods/attach`.
+    pub exec: Option<Exec>,
+    /// Whether every `dryRun` value is `All`, so that nothing is stored.
+    pub dry_run: bool,
+    /// Whether the client asks to switch protocols (exec, attach, port-forward, a watch over WebSocket).
+    pub upgrade: bool,
+    /// Whether the response goes on until someone ends it: a watch or `logs -f`.
+    pub follow: bool,
+    /// `resourceVersion` of the query.
+    pub resource_version: Option<String>,
+    /// `fieldSelector` of the query, unparsed.
+    pub field_selector: Option<String>,
+    /// `labelSelector` of the query, unparsed.
+    pub label_selector: Option<String>,
+}
+
+/// Subresources that open a session in a pod, whichever HTTP method asks for it: WebSocket clients use GET, SPDY
+/// clients POST, for the same effect.
+const SESSIONS: [&str; 3] = ["exec", "attach", "portforward"];
+
+impl KubeRequest {
+    /// Whether the request opens a session into a pod (exec, attach, port-forward).
+    #[must_use]
+    pub fn is_session(&self) -> bool {
+        match &self.target {
+            Target::Resource {
+                group,
+                resource,
+                subresource: Some(sub),
+                ..
+            } => group.is_empty() && resource == "pods" && SESSIONS.contains(&sub.as_str()),
+            _ => false,
+        }
+    }
+
+    /// Whether the request can change something: writes, sessions, and anything sent through a proxy.
+    #[must_use]
+    pub fn is_mutating(&self) -> bool {
+        let proxied =
+            matches!(&self.target, Target::Resource { subresource: Some(sub), .. } if sub == "proxy");
+        self.verb.is_mutating() || self.is_session() || proxied
+    }
+
+    /// API group, or the empty string.
+    #[must_use]
+    pub fn group(&self) -> &str {
+        match &self.target {
+            Target::Resource { group, .. } => group,
+            Target::NonResource { .. } => "",
+        }
+    }
+
+    /// Resource with its subresource as RBAC writes it (`pods/exec`), or the path of a non-resource request.
+    #[must_use]
+    pub fn resource_words(&self) -> String {
+        match &self.target {
+            Target::Resource {
+                resource,
+                subresource: Some(sub),
+                ..
+            } => format!("{resource}/{sub}"),
+            Target::Resource { resource, .. } => resource.clone(),
+            Target::NonResource { path } => path.clone(),
+        }
+    }
+
+    /// Namespace, where the request has one.
+    #[must_use]
+    pub fn namespace(&self) -> Option<&str> {
+        match &self.target {
+            Target::Resource { namespace, .. } => namespace.as_deref(),
+            Target::NonResource { .. } => None,
+        }
+    }
+
+    /// Object name, where the request has one.
+    #[must_use]
+    pub fn name(&self) -> Option<&str> {
+        match &self.target {
+            Target::Resource { name, .. } => name.as_deref(),
+            Target::NonResource { .. } => None,
+        }
+    }
+
+    /// What was asked, in words for a message: `delete pods "x" in namespace "y"`.
+    #[must_use]
+    pub fn words(&self) -> String {
+        use std::fmt::Write as _;
+        let mut words = format!("{} {}", self.verb, self.resource_words());
+        if let Target::Resource {
+            group,
+            resource,
+            namespace,
+            name,
+            ..
+        } = &self.target
+        {
+            if !group.is_empty() {
+                let _ = write!(words, ".{group}");
+            }
+            if let Some(name) = name {
+                let _ = write!(words, " \"{name}\"");
+            }
+            match namespace {
+                Some(namespace) if resource != "namespaces" => {
+                    let _ = write!(words, " in namespace \"{namespace}\"");
+                }
+                _ => {}
+            }
+        }
+        words
+    }
+}
