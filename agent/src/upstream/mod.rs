@@ -1,1 +1,259 @@
-//! Stub: its owner writes it.
+//! The way to the API server.
+//!
+//! In: a request with the [`Permit`] that lets it pass; nothing gets here without one. Out: the API server's response,
+//! streamed, or why there is none. The client's credentials and identity claims stay behind, the agent's are put in.
+
+mod body;
+mod connect;
+mod credential;
+mod headers;
+mod outgoing;
+mod pool;
+mod tunnel;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use http::{Request, Response, StatusCode, Uri};
+use hyper::body::Incoming;
+use picket_policy::Permit;
+use tokio_util::sync::CancellationToken;
+
+use connect::Connector;
+use credential::Credentials;
+use headers::Stamp;
+use outgoing::{Failure, Outgoing};
+use pool::{Lease, Pool};
+
+pub use body::{RequestBody, ResponseBody};
+pub use connect::CONNECT_LIMIT;
+pub use credential::{Credential, CredentialError};
+pub use headers::{Caller, UpgradeProtocol, upgrade_asked};
+pub use pool::STREAMS_PER_CONNECTION;
+pub use tunnel::{Ended, Traffic, join};
+
+/// How often files are looked at and unused connections closed.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How often a request that surely was not seen is sent again. Twice: a connection that went away is followed by a
+/// fresh one, and when that goes as well the trouble is not the connection's.
+const RETRIES: usize = 2;
+
+/// Where the API server is and how the node shows itself.
+#[derive(Debug, Clone)]
+pub struct UpstreamConfig {
+    /// `https://host:port`, without a path.
+    pub server: Uri,
+    /// The name in the server's certificate, where it is not the URL's host.
+    pub server_name: Option<String>,
+    /// PEM bundle that the server's certificate is checked against.
+    pub ca: PathBuf,
+    /// The node's credential.
+    pub credential: Credential,
+}
+
+/// Why the upstream side cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum UpstreamError {
+    /// The URL does not fit.
+    #[error("API server `{server}`: {reason}")]
+    Server {
+        /// The URL as given.
+        server: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The CA, certificate, key or token cannot be used.
+    #[error(transparent)]
+    Credential(#[from] CredentialError),
+}
+
+/// Why there is no response.
+#[derive(Debug, thiserror::Error)]
+pub enum SendError {
+    /// No connection could be made; the request was not sent.
+    #[error("the API server cannot be reached: {0}")]
+    Unreachable(String),
+    /// As many connections as may be are open and full; the request was not sent.
+    #[error("every connection to the API server is in use")]
+    Exhausted,
+    /// The API server refused the stream or went away before it saw the request.
+    #[error("the API server did not take the request: {0}")]
+    NotTaken(hyper::Error),
+    /// The connection broke after the request was sent; it may have been carried out.
+    #[error("the connection to the API server broke before it answered: {0}")]
+    Broken(hyper::Error),
+    /// A name in the grant cannot stand in a header.
+    #[error("the grant's user or group cannot be sent: {0}")]
+    Unsendable(#[from] http::header::InvalidHeaderValue),
+    /// The request cannot be put together again for the API server.
+    #[error("the request cannot be sent on: {0}")]
+    Malformed(#[from] http::Error),
+}
+
+/// The API server as the node reaches it. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Upstream {
+    pool: Arc<Pool>,
+}
+
+impl Upstream {
+    /// Reads and checks the files; connects with the first request.
+    ///
+    /// # Errors
+    /// A URL that does not fit, or a file that cannot be used, with its line.
+    pub fn open(config: UpstreamConfig) -> Result<Upstream, UpstreamError> {
+        let credentials = Credentials::open(config.ca, config.credential)?;
+        let connector = Connector::new(&config.server, config.server_name.as_deref(), credentials)?;
+        Ok(Upstream {
+            pool: Pool::new(connector),
+        })
+    }
+
+    /// Follows rotated files and closes unused connections until cancelled.
+    pub async fn run(self, cancel: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                () = tokio::time::sleep(LOOK_INTERVAL) => {}
+            }
+            self.look();
+        }
+    }
+
+    /// One round of [`Upstream::run`].
+    pub fn look(&self) {
+        self.pool.connector().credentials.look();
+        self.pool.sweep();
+    }
+
+    /// How many connections to the API server are open.
+    pub fn connections(&self) -> usize {
+        self.pool.connections()
+    }
+
+    /// Why the credential's files as they are now cannot be used; the last good ones are in use.
+    pub fn credential_error(&self) -> Option<String> {
+        self.pool.connector().credentials.error()
+    }
+
+    /// When the client certificate expires.
+    pub fn credential_not_after(&self) -> Option<SystemTime> {
+        self.pool.connector().credentials.current().not_after
+    }
+
+    /// Sends what was permitted, as the user the permit names, on behalf of `caller`.
+    ///
+    /// An upgrade goes over a connection of its own; with status 101 the response carries `hyper::upgrade::OnUpgrade`,
+    /// for [`join`]. Any other response is passed as it is. Dropping the future or the response's body takes the
+    /// request back at once.
+    ///
+    /// # Errors
+    /// See [`SendError`]. What surely was not seen is sent again on its own when it has no body.
+    pub async fn send(
+        &self,
+        permit: &Permit,
+        caller: &Caller,
+        audit_id: &str,
+        upgrade: Option<UpgradeProtocol>,
+        request: Request<Incoming>,
+    ) -> Result<Response<ResponseBody>, SendError> {
+        let impersonate = permit.impersonate();
+        let credential = self.pool.connector().credentials.current();
+        let stamp = Stamp {
+            user: &impersonate.user,
+            groups: &impersonate.groups,
+            caller,
+            audit_id,
+            authorization: credential.authorization.as_ref(),
+        };
+        let (mut head, body) = request.into_parts();
+        head.headers = headers::outbound(std::mem::take(&mut head.headers), &stamp, upgrade)?;
+        drop(credential);
+        let outgoing = Outgoing::new(head);
+        let body = RequestBody::from(body);
+        match upgrade {
+            Some(_) => self.send_own(outgoing, body).await,
+            None => self.send_shared(outgoing, body).await,
+        }
+    }
+
+    async fn send_shared(
+        &self,
+        mut outgoing: Outgoing,
+        mut body: RequestBody,
+    ) -> Result<Response<ResponseBody>, SendError> {
+        let mut retries = RETRIES;
+        loop {
+            let lease = self.pool.lease().await?;
+            let again = (retries > 0 && matches!(body, RequestBody::Empty)).then(|| outgoing.clone());
+            let failure = match self.exchange(lease, outgoing, body).await {
+                Ok(response) => return Ok(response),
+                Err(failure) => failure,
+            };
+            (outgoing, body) = match (failure, again) {
+                // It came back whole.
+                (Failure::Returned(request, _), _) if retries > 0 => *request,
+                (Failure::NotSeen(_), Some(again)) => (again, RequestBody::Empty),
+                (Failure::Returned(_, error) | Failure::NotSeen(error), _) => {
+                    return Err(SendError::NotTaken(error));
+                }
+                (Failure::Broken(error), _) => return Err(SendError::Broken(error)),
+                (Failure::Malformed(error), _) => return Err(SendError::Malformed(error)),
+            };
+            retries -= 1;
+        }
+    }
+
+    /// One try over one lease.
+    async fn exchange(
+        &self,
+        mut lease: Lease,
+        outgoing: Outgoing,
+        body: RequestBody,
+    ) -> Result<Response<ResponseBody>, Failure> {
+        let authority = &self.pool.connector().authority;
+        let safe = outgoing.is_safe();
+        let answer = match &mut lease {
+            Lease::Http2(place) => {
+                let request = outgoing.http2(authority, body)?;
+                place.sender().try_send_request(request).await
+            }
+            Lease::Http1(place) => {
+                let sender = place.sender();
+                if let Err(error) = sender.ready().await {
+                    return Err(Failure::Returned(Box::new((outgoing, body)), error));
+                }
+                sender.try_send_request(outgoing.http1(authority, body)?).await
+            }
+        };
+        match answer {
+            Ok(response) => Ok(received(response, Some(lease))),
+            Err(mut error) => Err(match error.take_message() {
+                Some(request) => {
+                    Failure::Returned(Box::new(Outgoing::from_request(request)), error.into_error())
+                }
+                None => Failure::of(error.into_error(), safe),
+            }),
+        }
+    }
+
+    async fn send_own(
+        &self,
+        outgoing: Outgoing,
+        body: RequestBody,
+    ) -> Result<Response<ResponseBody>, SendError> {
+        let mut sender = self.pool.open_own().await?;
+        let request = outgoing.http1(&self.pool.connector().authority, body)?;
+        let response = sender.send_request(request).await.map_err(SendError::Broken)?;
+        Ok(received(response, None))
+    }
+}
+
+fn received(response: Response<Incoming>, lease: Option<Lease>) -> Response<ResponseBody> {
+    let mut response = response.map(|body| ResponseBody::new(body, lease));
+    let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    headers::inbound(response.headers_mut(), switching);
+    response
+}

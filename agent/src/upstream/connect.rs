@@ -1,0 +1,177 @@
+//! New connections to the API server.
+//!
+//! In: its address, name and the credential. Out: a TLS session and the protocol agreed on, within a time limit.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Uri;
+use http::uri::{Authority, Scheme};
+use nix::sys::socket::{setsockopt, sockopt};
+use rustls_pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::credential::Credentials;
+use super::{SendError, UpstreamError};
+
+/// The longest one address may take, TLS included. The API server is near; a longer wait would outlast client-go's own
+/// patience (`--request-timeout` and leases are in tens of seconds).
+pub const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+
+/// After that much silence the kernel asks whether the other end is still there, and gives up after `PROBES` more.
+/// Sessions (exec, port-forward) may be silent for hours, and this is what ends them when the API server's machine died.
+const PROBE_AFTER_SECONDS: u32 = 30;
+const PROBES: u32 = 3;
+
+/// What both sides agreed to speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Protocol {
+    Http1,
+    Http2,
+}
+
+/// Makes connections.
+#[derive(Debug)]
+pub(super) struct Connector {
+    host: String,
+    port: u16,
+    name: ServerName<'static>,
+    pub(super) authority: Authority,
+    pub(super) credentials: Credentials,
+}
+
+impl Connector {
+    pub(super) fn new(
+        server: &Uri,
+        server_name: Option<&str>,
+        credentials: Credentials,
+    ) -> Result<Connector, UpstreamError> {
+        let wrong = |reason: &str| UpstreamError::Server {
+            server: server.to_string(),
+            reason: reason.to_owned(),
+        };
+        if server.scheme() != Some(&Scheme::HTTPS) {
+            return Err(wrong("it must start with https://"));
+        }
+        if !matches!(server.path(), "" | "/") || server.query().is_some() {
+            return Err(wrong("it must not have a path"));
+        }
+        let authority = server
+            .authority()
+            .cloned()
+            .ok_or_else(|| wrong("it names no host"))?;
+        if authority.as_str().contains('@') {
+            return Err(wrong("it must not have a user"));
+        }
+        // An IPv6 host stands in brackets in a URL and without them everywhere else.
+        let host = authority
+            .host()
+            .trim_start_matches('[')
+            .trim_end_matches(']')
+            .to_owned();
+        let name = ServerName::try_from(server_name.unwrap_or(&host).to_owned())
+            .map_err(|_| wrong("its host is neither a DNS name nor an address"))?;
+        Ok(Connector {
+            port: authority.port_u16().unwrap_or(443),
+            host,
+            name,
+            authority,
+            credentials,
+        })
+    }
+
+    /// A session for shared connections, or one that can be upgraded.
+    pub(super) async fn connect(
+        &self,
+        upgradable: bool,
+    ) -> Result<(TlsStream<TcpStream>, Protocol, u64), SendError> {
+        self.credentials.look();
+        let credential = Arc::clone(&self.credentials.current());
+        let config = if upgradable {
+            &credential.http1
+        } else {
+            &credential.shared
+        };
+        let tls = TlsConnector::from(Arc::clone(config));
+        let mut failure = format!("{} has no address", self.host);
+        for address in self.addresses().await? {
+            let attempt = async {
+                let stream = TcpStream::connect(address).await?;
+                prepare(&stream)?;
+                tls.connect(self.name.clone(), stream).await
+            };
+            match tokio::time::timeout(CONNECT_LIMIT, attempt).await {
+                Ok(Ok(stream)) => {
+                    let protocol = match stream.get_ref().1.alpn_protocol() {
+                        Some(b"h2") => Protocol::Http2,
+                        _ => Protocol::Http1,
+                    };
+                    return Ok((stream, protocol, credential.generation));
+                }
+                Ok(Err(error)) => failure = format!("{address}: {error}"),
+                Err(_) => failure = format!("{address}: no answer within {} s", CONNECT_LIMIT.as_secs()),
+            }
+        }
+        Err(SendError::Unreachable(failure))
+    }
+
+    async fn addresses(&self) -> Result<Vec<SocketAddr>, SendError> {
+        if let Ok(address) = self.host.parse::<IpAddr>() {
+            return Ok(vec![SocketAddr::new(address, self.port)]);
+        }
+        let found = tokio::time::timeout(
+            CONNECT_LIMIT,
+            tokio::net::lookup_host((self.host.as_str(), self.port)),
+        );
+        match found.await {
+            Ok(Ok(addresses)) => Ok(addresses.collect()),
+            Ok(Err(error)) => Err(SendError::Unreachable(format!("{}: {error}", self.host))),
+            Err(_) => Err(SendError::Unreachable(format!(
+                "{}: no answer from DNS",
+                self.host
+            ))),
+        }
+    }
+}
+
+fn prepare(stream: &TcpStream) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    setsockopt(stream, sockopt::KeepAlive, &true)?;
+    setsockopt(stream, sockopt::TcpKeepIdle, &PROBE_AFTER_SECONDS)?;
+    setsockopt(stream, sockopt::TcpKeepInterval, &PROBE_AFTER_SECONDS)?;
+    setsockopt(stream, sockopt::TcpKeepCount, &PROBES)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::upstream::Credential;
+
+    #[test]
+    fn server_urls() {
+        let folder = crate::tls::test_folder("server-url");
+        let (ca, token) = (folder.join("ca.crt"), folder.join("token"));
+        std::fs::write(&ca, crate::tls::ca::create("api").unwrap().certificate_pem).unwrap();
+        std::fs::write(&token, "t").unwrap();
+        let make = |server: &'static str| {
+            let credentials = Credentials::open(ca.clone(), Credential::TokenFile(token.clone())).unwrap();
+            Connector::new(&Uri::from_static(server), None, credentials)
+        };
+        let connector = make("https://[fd00::1]:6443").unwrap();
+        assert_eq!((connector.host.as_str(), connector.port), ("fd00::1", 6443));
+        assert_eq!(connector.authority.as_str(), "[fd00::1]:6443");
+        assert_eq!(make("https://api.example").unwrap().port, 443);
+        for bad in [
+            "http://api.example",
+            "https://api.example/path",
+            "https://me@api.example",
+            "/",
+        ] {
+            assert!(make(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,309 @@
+//! How the node shows itself to the API server: a client certificate or a token file, and the CA it trusts there.
+//!
+//! In: file paths. Out: rustls client configurations and, for tokens, the header. Files are looked at before each new
+//! connection and at an interval; what cannot be used is reported, and the last good set stays.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use http::HeaderValue;
+use rustls::{ClientConfig, RootCertStore};
+
+use crate::tls::PemError;
+use crate::tls::ca::validity;
+use crate::tls::pem;
+
+/// The node's credential.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Credential {
+    /// Mutual TLS: PEM certificate chain and key (they may be one file, as kubelet's are).
+    ClientCertificate {
+        /// The chain, leaf first.
+        certificate: PathBuf,
+        /// Its private key.
+        key: PathBuf,
+    },
+    /// A file that holds a bearer token alone, as a projected service-account token does.
+    TokenFile(PathBuf),
+}
+
+/// Why the credential cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CredentialError {
+    /// A file is missing or unfit.
+    #[error(transparent)]
+    Pem(#[from] PemError),
+    /// rustls refused a certificate, a key, or the two together.
+    #[error("{}: {source}", file.display())]
+    Rustls {
+        /// The file it came from.
+        file: PathBuf,
+        /// What rustls said.
+        source: rustls::Error,
+    },
+}
+
+/// One consistent reading of all files.
+pub(super) struct Loaded {
+    /// Counts changes of what a connection is made with; connections of an older one take no new requests.
+    pub(super) generation: u64,
+    /// For shared connections: HTTP/2, or HTTP/1.1 where the server has no other.
+    pub(super) shared: Arc<ClientConfig>,
+    /// For upgrades, which HTTP/2 does not carry here.
+    pub(super) http1: Arc<ClientConfig>,
+    /// `Authorization` for each request.
+    pub(super) authorization: Option<HeaderValue>,
+    /// When the client certificate expires.
+    pub(super) not_after: Option<SystemTime>,
+}
+
+/// The bytes of the files, to tell changes.
+#[derive(PartialEq, Eq)]
+struct Source {
+    ca: Vec<u8>,
+    certificate: Vec<u8>,
+    key: Vec<u8>,
+    token: Vec<u8>,
+}
+
+/// The credential, kept current.
+pub(super) struct Credentials {
+    ca: PathBuf,
+    credential: Credential,
+    source: Mutex<Source>,
+    current: ArcSwap<Loaded>,
+    error: ArcSwapOption<String>,
+}
+
+impl Credentials {
+    pub(super) fn open(ca: PathBuf, credential: Credential) -> Result<Credentials, CredentialError> {
+        let source = read(&ca, &credential)?;
+        let loaded = load(&ca, &credential, &source, None)?;
+        Ok(Credentials {
+            ca,
+            credential,
+            source: Mutex::new(source),
+            current: ArcSwap::from_pointee(loaded),
+            error: ArcSwapOption::empty(),
+        })
+    }
+
+    pub(super) fn current(&self) -> arc_swap::Guard<Arc<Loaded>> {
+        self.current.load()
+    }
+
+    /// Why the files as they are now cannot be used.
+    pub(super) fn error(&self) -> Option<String> {
+        self.error.load().as_deref().cloned()
+    }
+
+    /// Re-reads the files; keeps the last good set when they are unfit, and says so once.
+    pub(super) fn look(&self) {
+        match self.refresh() {
+            Ok(()) => {
+                if self.error.swap(None).is_some() {
+                    tracing::info!("the API server credential is usable again");
+                }
+            }
+            Err(error) => {
+                let error = error.to_string();
+                if self.error.load().as_deref() != Some(&error) {
+                    tracing::error!(%error, "cannot use the API server credential as it is now; keeping the last good one");
+                    self.error.store(Some(Arc::new(error)));
+                }
+            }
+        }
+    }
+
+    fn refresh(&self) -> Result<(), CredentialError> {
+        let fresh = read(&self.ca, &self.credential)?;
+        let mut source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
+        if *source == fresh {
+            return Ok(());
+        }
+        let same_tls =
+            source.ca == fresh.ca && source.certificate == fresh.certificate && source.key == fresh.key;
+        let current = self.current.load_full();
+        let loaded = load(&self.ca, &self.credential, &fresh, Some((&current, same_tls)))?;
+        tracing::info!(
+            generation = loaded.generation,
+            "read a changed API server credential"
+        );
+        self.current.store(Arc::new(loaded));
+        *source = fresh;
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credentials")
+            .field("ca", &self.ca)
+            .field("credential", &self.credential)
+            .finish_non_exhaustive()
+    }
+}
+
+fn read(ca: &std::path::Path, credential: &Credential) -> Result<Source, CredentialError> {
+    let mut source = Source {
+        ca: pem::read(ca)?,
+        certificate: Vec::new(),
+        key: Vec::new(),
+        token: Vec::new(),
+    };
+    match credential {
+        Credential::ClientCertificate { certificate, key } => {
+            source.certificate = pem::read(certificate)?;
+            source.key = pem::read(key)?;
+        }
+        Credential::TokenFile(file) => source.token = pem::read(file)?,
+    }
+    Ok(source)
+}
+
+fn load(
+    ca: &PathBuf,
+    credential: &Credential,
+    source: &Source,
+    previous: Option<(&Loaded, bool)>,
+) -> Result<Loaded, CredentialError> {
+    let authorization = match credential {
+        Credential::TokenFile(file) => Some(bearer(file, &source.token)?),
+        Credential::ClientCertificate { .. } => None,
+    };
+    if let Some((previous, true)) = previous {
+        return Ok(Loaded {
+            generation: previous.generation,
+            shared: Arc::clone(&previous.shared),
+            http1: Arc::clone(&previous.http1),
+            authorization,
+            not_after: previous.not_after,
+        });
+    }
+
+    let rustls_error = |file: &PathBuf| {
+        let file = file.clone();
+        move |source| CredentialError::Rustls { file, source }
+    };
+    let mut roots = RootCertStore::empty();
+    for (line, der) in pem::certificates(ca, &source.ca)? {
+        roots
+            .add(der)
+            .map_err(|error| PemError::content(ca, line, error.to_string()))?;
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(rustls_error(ca))?
+        .with_root_certificates(roots);
+    let (mut config, not_after) = match credential {
+        Credential::ClientCertificate { certificate, key } => {
+            let chain = pem::certificates(certificate, &source.certificate)?;
+            let not_after = x509_parser::parse_x509_certificate(&chain[0].1)
+                .ok()
+                .map(|(_, leaf)| validity(&leaf).1);
+            let (_, private) = pem::private_key(key, &source.key)?;
+            let chain = chain.into_iter().map(|(_, der)| der).collect();
+            (
+                builder
+                    .with_client_auth_cert(chain, private)
+                    .map_err(rustls_error(key))?,
+                not_after,
+            )
+        }
+        Credential::TokenFile(_) => (builder.with_no_client_auth(), None),
+    };
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let http1 = Arc::new(config.clone());
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(Loaded {
+        generation: previous.map_or(0, |(loaded, _)| loaded.generation + 1),
+        shared: Arc::new(config),
+        http1,
+        authorization,
+        not_after,
+    })
+}
+
+fn bearer(file: &std::path::Path, token: &[u8]) -> Result<HeaderValue, PemError> {
+    let token = token.trim_ascii();
+    // RFC 6750 section 2.1: a token has neither spaces nor control characters.
+    if token.is_empty() || !token.iter().all(u8::is_ascii_graphic) {
+        return Err(PemError::content(file, 1, "not a bearer token"));
+    }
+    let mut value = HeaderValue::from_bytes(&[b"Bearer ", token].concat())
+        .map_err(|_| PemError::content(file, 1, "not a bearer token"))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rotated_token_is_taken_and_a_broken_one_is_not() {
+        let folder = crate::tls::test_folder("token");
+        let (ca, token) = (folder.join("ca.crt"), folder.join("token"));
+        std::fs::write(&ca, crate::tls::ca::create("api").unwrap().certificate_pem).unwrap();
+        std::fs::write(&token, "first\n").unwrap();
+        let credentials = Credentials::open(ca.clone(), Credential::TokenFile(token.clone())).unwrap();
+        let shown = |credentials: &Credentials| credentials.current().authorization.clone().unwrap();
+        assert_eq!(shown(&credentials), "Bearer first");
+        assert!(
+            !format!("{:?}", shown(&credentials)).contains("first"),
+            "never in Debug"
+        );
+
+        std::fs::write(&token, "second").unwrap();
+        credentials.look();
+        assert_eq!(shown(&credentials), "Bearer second");
+        assert_eq!(
+            credentials.current().generation,
+            0,
+            "a token replaces no connection"
+        );
+
+        std::fs::write(&token, "two words").unwrap();
+        credentials.look();
+        assert_eq!(shown(&credentials), "Bearer second");
+        assert!(
+            credentials
+                .error()
+                .unwrap()
+                .ends_with("token:1: not a bearer token")
+        );
+
+        std::fs::write(&token, "third").unwrap();
+        std::fs::write(&ca, crate::tls::ca::create("api").unwrap().certificate_pem).unwrap();
+        credentials.look();
+        assert_eq!((credentials.current().generation, credentials.error()), (1, None));
+    }
+
+    #[test]
+    fn a_key_of_another_certificate_is_refused() {
+        let folder = crate::tls::test_folder("client");
+        let at = |name: &str| folder.join(name);
+        let (one, other) = (
+            crate::tls::ca::create("one").unwrap(),
+            crate::tls::ca::create("other").unwrap(),
+        );
+        std::fs::write(at("ca.crt"), &one.certificate_pem).unwrap();
+        std::fs::write(at("client.crt"), &one.certificate_pem).unwrap();
+        std::fs::write(at("client.key"), &other.key_pem).unwrap();
+        let credential = Credential::ClientCertificate {
+            certificate: at("client.crt"),
+            key: at("client.key"),
+        };
+        let error = Credentials::open(at("ca.crt"), credential.clone())
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("client.key"), "{error}");
+        std::fs::write(at("client.key"), &one.key_pem).unwrap();
+        let credentials = Credentials::open(at("ca.crt"), credential).unwrap();
+        assert!(credentials.current().not_after.is_some());
+    }
+}

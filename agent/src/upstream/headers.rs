@@ -1,0 +1,438 @@
+//! The headers of a request on its way to the API server, and of the response on its way back.
+//!
+//! In: what the client sent and what was decided. Out: the client's headers without anything that could speak for
+//! somebody else or belong to one hop only, with the impersonation, the credential and the audit id put in.
+//!
+//! # What the node's own account needs at the API server
+//!
+//! The node's user impersonates, so RBAC must let it, bounded by `resourceNames` (an unbounded rule lets the node be
+//! `system:masters`):
+//!
+//! * `impersonate` on `users` and `groups` (core API group) with the users and groups that grants name;
+//! * `impersonate` on `userextras/picket.dev/identity` and `userextras/picket.dev/pod` (API group
+//!   `authentication.k8s.io`), without `resourceNames` for the second, as pods come and go;
+//! * where constrained impersonation is on (the default from Kubernetes 1.36), instead: `impersonate:user-info` on the
+//!   same four resources (API group `authentication.k8s.io`) and `impersonate-on:user-info:<verb>` on what the agents may use.
+//!
+//! Sources: k8s.io/apiserver pkg/endpoints/filters/impersonation, KEP-5284.
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+
+const IMPERSONATE_USER: HeaderName = HeaderName::from_static("impersonate-user");
+const IMPERSONATE_GROUP: HeaderName = HeaderName::from_static("impersonate-group");
+// Keys of extras are percent-encoded in the header's name (authentication/v1, ImpersonateUserExtraHeaderPrefix).
+const EXTRA_IDENTITY: HeaderName = HeaderName::from_static("impersonate-extra-picket.dev%2fidentity");
+const EXTRA_POD: HeaderName = HeaderName::from_static("impersonate-extra-picket.dev%2fpod");
+const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
+
+/// WebSocket clients in browsers hand their token over as a subprotocol of this prefix
+/// (k8s.io/apiserver pkg/authentication/request/websocket/protocol.go).
+const BEARER_PROTOCOL: &str = "base64url.bearer.authorization.k8s.io.";
+
+/// Hop-by-hop fields (RFC 9110 section 7.6.1 and RFC 7230's list); those that `Connection` names come on top.
+/// `Transfer-Encoding` is made anew by the connection that carries the body. `Expect` is answered by this hop.
+const HOP_BY_HOP: [&str; 9] = [
+    "connection",
+    "keep-alive",
+    "te",
+    "transfer-encoding",
+    "upgrade",
+    "http2-settings",
+    "expect",
+    "proxy-connection",
+    "proxy-authenticate",
+];
+
+/// What only Picket or a proxy before the API server may say: credentials, who is meant, where a request came from.
+const SPEAKS_FOR_OTHERS: [&str; 8] = [
+    "authorization",
+    "cookie",
+    "cookie2",
+    "host",
+    "forwarded",
+    "via",
+    "x-real-ip",
+    "audit-id",
+];
+const SPEAKS_FOR_OTHERS_PREFIXES: [&str; 4] = ["impersonate-", "x-remote-", "x-forwarded-", "proxy-"];
+
+/// Whether a field of the client's may go upstream. `_` counts as `-`, since gateways on the way may take it so.
+fn travels(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    let banned = |name: &str| {
+        HOP_BY_HOP.contains(&name)
+            || SPEAKS_FOR_OTHERS.contains(&name)
+            || SPEAKS_FOR_OTHERS_PREFIXES
+                .iter()
+                .any(|prefix| name.starts_with(prefix))
+    };
+    if name.contains('_') {
+        !banned(&name.replace('_', "-"))
+    } else {
+        !banned(name)
+    }
+}
+
+/// Who asks, as header values made once per connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    identity: HeaderValue,
+    pod: HeaderValue,
+}
+
+impl Caller {
+    /// The identity's name and the pod's `namespace/name`.
+    ///
+    /// # Errors
+    /// When one of them cannot stand in a header; names that Kubernetes accepts always can.
+    pub fn new(identity: &str, namespace: &str, pod: &str) -> Result<Caller, header::InvalidHeaderValue> {
+        Ok(Caller {
+            identity: HeaderValue::from_str(identity)?,
+            pod: HeaderValue::from_str(&format!("{namespace}/{pod}"))?,
+        })
+    }
+}
+
+/// What is put into a request in place of what the client said.
+pub(super) struct Stamp<'a> {
+    pub(super) user: &'a str,
+    pub(super) groups: &'a [String],
+    pub(super) caller: &'a Caller,
+    pub(super) audit_id: &'a str,
+    pub(super) authorization: Option<&'a HeaderValue>,
+}
+
+/// The upgrade a request asks for; the API server knows these two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UpgradeProtocol {
+    /// `websocket` (RFC 6455).
+    WebSocket,
+    /// `SPDY/3.1`, for exec, attach and port-forward of older clients.
+    Spdy,
+}
+
+impl UpgradeProtocol {
+    /// The protocol's name as the `Upgrade` field has it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            UpgradeProtocol::WebSocket => "websocket",
+            UpgradeProtocol::Spdy => "SPDY/3.1",
+        }
+    }
+}
+
+/// Reads the upgrade asked for.
+///
+/// # Errors
+/// The value of an `Upgrade` field that a `Connection` field makes effective and that asks for anything else: what is
+/// not known cannot be carried. An `Upgrade` without `Connection: upgrade` asks for nothing (RFC 9110 section 7.8).
+pub fn upgrade_asked(headers: &HeaderMap) -> Result<Option<UpgradeProtocol>, String> {
+    if !connection_tokens(headers).any(|token| token.eq_ignore_ascii_case("upgrade")) {
+        return Ok(None);
+    }
+    let mut fields = headers.get_all(header::UPGRADE).iter();
+    let Some(field) = fields.next() else {
+        return Ok(None);
+    };
+    let asked = field.to_str().unwrap_or_default().trim();
+    match asked {
+        _ if fields.next().is_some() => Err("several Upgrade fields".to_owned()),
+        _ if asked.eq_ignore_ascii_case("websocket") => Ok(Some(UpgradeProtocol::WebSocket)),
+        _ if asked.eq_ignore_ascii_case("spdy/3.1") => Ok(Some(UpgradeProtocol::Spdy)),
+        _ => Err(asked.escape_debug().to_string()),
+    }
+}
+
+fn connection_tokens(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+}
+
+/// Makes the headers that go upstream.
+///
+/// # Errors
+/// When a user or group of a grant cannot stand in a header.
+pub(super) fn outbound(
+    client: HeaderMap,
+    stamp: &Stamp<'_>,
+    upgrade: Option<UpgradeProtocol>,
+) -> Result<HeaderMap, header::InvalidHeaderValue> {
+    let named = named_by_connection(&client);
+    let trailers = wants_trailers(&client);
+    let mut headers = HeaderMap::with_capacity(client.len() + stamp.groups.len() + 6);
+    let mut last: Option<HeaderName> = None;
+    for (name, value) in client {
+        // A repeated field comes without its name.
+        if name.is_some() {
+            last = name.filter(|name| travels(name) && !named.contains(name));
+        }
+        let Some(name) = &last else {
+            continue;
+        };
+        if name == header::SEC_WEBSOCKET_PROTOCOL {
+            if let Some(value) = without_bearer(&value) {
+                headers.append(name.clone(), value);
+            }
+        } else {
+            headers.append(name.clone(), value);
+        }
+    }
+    if trailers {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+    if let Some(protocol) = upgrade {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(header::UPGRADE, HeaderValue::from_static(protocol.as_str()));
+    }
+    headers.insert(IMPERSONATE_USER, HeaderValue::from_str(stamp.user)?);
+    for group in stamp.groups {
+        headers.append(IMPERSONATE_GROUP, HeaderValue::from_str(group)?);
+    }
+    headers.insert(EXTRA_IDENTITY, stamp.caller.identity.clone());
+    headers.insert(EXTRA_POD, stamp.caller.pod.clone());
+    headers.insert(AUDIT_ID, HeaderValue::from_str(stamp.audit_id)?);
+    if let Some(authorization) = stamp.authorization {
+        headers.insert(header::AUTHORIZATION, authorization.clone());
+    }
+    Ok(headers)
+}
+
+/// Takes from a response what belongs to the upstream hop alone; a switch of protocols keeps what the client waits for.
+pub(super) fn inbound(headers: &mut HeaderMap, switching: bool) {
+    let kept = if switching {
+        headers.get(header::UPGRADE).cloned()
+    } else {
+        None
+    };
+    for name in named_by_connection(headers) {
+        headers.remove(name);
+    }
+    for name in HOP_BY_HOP {
+        headers.remove(name);
+    }
+    if let Some(protocol) = kept {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(header::UPGRADE, protocol);
+    }
+}
+
+/// The fields that `Connection` makes hop-by-hop. What Picket sets itself is put in afterwards, so naming
+/// `Impersonate-User` or `Authorization` there takes away the client's copy alone.
+fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
+    // Fields that frame or type the body stay: taking them away would change what the API server reads as the body.
+    const STAY: [HeaderName; 2] = [header::CONTENT_LENGTH, header::CONTENT_TYPE];
+    connection_tokens(headers)
+        .filter_map(|token| HeaderName::from_bytes(token.as_bytes()).ok())
+        .filter(|name| !STAY.contains(name))
+        .collect()
+}
+
+fn wants_trailers(headers: &HeaderMap) -> bool {
+    headers
+        .get_all(header::TE)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|coding| coding.trim().eq_ignore_ascii_case("trailers"))
+}
+
+/// The subprotocols without tokens; nothing when none is left.
+fn without_bearer(value: &HeaderValue) -> Option<HeaderValue> {
+    let text = value.to_str().ok()?;
+    let is_bearer = |protocol: &&str| {
+        protocol
+            .get(..BEARER_PROTOCOL.len())
+            .is_some_and(|start| start.eq_ignore_ascii_case(BEARER_PROTOCOL))
+    };
+    let kept: Vec<&str> = text
+        .split(',')
+        .map(str::trim)
+        .filter(|p| !p.is_empty() && !is_bearer(p))
+        .collect();
+    if kept.is_empty() {
+        None
+    } else {
+        HeaderValue::from_str(&kept.join(", ")).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sent(client: &[(&str, &str)], upgrade: Option<UpgradeProtocol>) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in client {
+            headers.append(
+                HeaderName::from_bytes(name.as_bytes()).unwrap(),
+                HeaderValue::from_str(value).unwrap(),
+            );
+        }
+        let caller = Caller::new("triage", "agents", "triage-0").unwrap();
+        let token = HeaderValue::from_static("Bearer node");
+        let groups = ["readers".to_owned(), "picket:agents".to_owned()];
+        let stamp = Stamp {
+            user: "agent:triage",
+            groups: &groups,
+            caller: &caller,
+            audit_id: "b0b",
+            authorization: Some(&token),
+        };
+        outbound(headers, &stamp, upgrade).unwrap()
+    }
+
+    #[test]
+    fn nothing_that_speaks_for_others_travels() {
+        for name in [
+            "Authorization",
+            "Cookie",
+            "Impersonate-User",
+            "Impersonate-Group",
+            "Impersonate-Uid",
+            "Impersonate-Extra-scopes",
+            "Impersonate-Extra-picket.dev%2fidentity",
+            "Impersonate_User",
+            "X-Remote-User",
+            "X-Remote-Group",
+            "X-Remote-Extra-a",
+            "x_remote_user",
+            "X-Forwarded-For",
+            "X-Real-Ip",
+            "Forwarded",
+            "Via",
+            "Audit-ID",
+            "Host",
+            "Proxy-Authorization",
+            "Proxy-Connection",
+            "Keep-Alive",
+            "TE",
+            "Transfer-Encoding",
+            "Upgrade",
+            "HTTP2-Settings",
+            "Expect",
+        ] {
+            let headers = sent(&[(name, "evil"), (name, "evil twice")], None);
+            let left: Vec<_> = headers
+                .iter()
+                .filter(|(_, v)| v.as_bytes().starts_with(b"evil"))
+                .collect();
+            assert!(left.is_empty(), "{name}: {left:?}");
+        }
+        for name in [
+            "Accept",
+            "User-Agent",
+            "Content-Type",
+            "Kubectl-Command",
+            "Traceparent",
+            "Impersonation",
+        ] {
+            assert_eq!(
+                sent(&[(name, "fine")], None)[name.to_ascii_lowercase()],
+                "fine",
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn who_is_meant_is_set_once() {
+        let headers = sent(&[("Impersonate-Group", "system:masters")], None);
+        let all = |name: &str| {
+            headers
+                .get_all(name)
+                .iter()
+                .map(|v| v.to_str().unwrap().to_owned())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(all("impersonate-user"), ["agent:triage"]);
+        assert_eq!(all("impersonate-group"), ["readers", "picket:agents"]);
+        assert_eq!(all("impersonate-extra-picket.dev%2fidentity"), ["triage"]);
+        assert_eq!(all("impersonate-extra-picket.dev%2fpod"), ["agents/triage-0"]);
+        assert_eq!(all("audit-id"), ["b0b"]);
+        assert_eq!(all("authorization"), ["Bearer node"]);
+    }
+
+    #[test]
+    fn connection_cannot_take_away_what_picket_sets() {
+        let connection = "close, Authorization, Impersonate-User, X-Mine, Content-Length, Audit-ID";
+        let headers = sent(
+            &[
+                ("Connection", connection),
+                ("X-Mine", "1"),
+                ("Content-Length", "3"),
+                ("Accept", "*/*"),
+            ],
+            None,
+        );
+        assert_eq!(headers["authorization"], "Bearer node");
+        assert_eq!(headers["impersonate-user"], "agent:triage");
+        assert_eq!(headers["audit-id"], "b0b");
+        assert_eq!(headers["content-length"], "3");
+        assert_eq!(headers["accept"], "*/*");
+        assert!(!headers.contains_key("x-mine") && !headers.contains_key("connection"));
+    }
+
+    #[test]
+    fn only_trailers_stay_of_te() {
+        assert_eq!(sent(&[("TE", "gzip, trailers")], None)["te"], "trailers");
+    }
+
+    #[test]
+    fn tokens_among_websocket_protocols_stay_behind() {
+        let token = "base64url.bearer.authorization.k8s.io.c2VjcmV0";
+        let offered = format!("{token}, v5.channel.k8s.io,v4.channel.k8s.io");
+        let upgrade = Some(UpgradeProtocol::WebSocket);
+        let headers = sent(
+            &[("Sec-WebSocket-Protocol", &offered), ("Sec-WebSocket-Key", "k")],
+            upgrade,
+        );
+        assert_eq!(
+            headers["sec-websocket-protocol"],
+            "v5.channel.k8s.io, v4.channel.k8s.io"
+        );
+        assert_eq!(
+            (&headers["connection"], &headers["upgrade"]),
+            (&"Upgrade".parse().unwrap(), &"websocket".parse().unwrap())
+        );
+        assert_eq!(headers["sec-websocket-key"], "k");
+        let headers = sent(
+            &[
+                ("Sec-WebSocket-Protocol", token),
+                ("Sec-WebSocket-Protocol", "v4.channel.k8s.io"),
+            ],
+            upgrade,
+        );
+        assert_eq!(
+            headers
+                .get_all("sec-websocket-protocol")
+                .iter()
+                .collect::<Vec<_>>(),
+            ["v4.channel.k8s.io"]
+        );
+    }
+
+    #[test]
+    fn upgrades_that_are_not_known_are_named() {
+        let asked = |connection: &str, upgrade: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("connection", connection.parse().unwrap());
+            headers.insert("upgrade", upgrade.parse().unwrap());
+            upgrade_asked(&headers)
+        };
+        assert_eq!(asked("Upgrade", "SPDY/3.1"), Ok(Some(UpgradeProtocol::Spdy)));
+        assert_eq!(
+            asked("keep-alive, upgrade", "WebSocket"),
+            Ok(Some(UpgradeProtocol::WebSocket))
+        );
+        assert_eq!(asked("close", "websocket"), Ok(None));
+        assert_eq!(asked("upgrade", "h2c"), Err("h2c".to_owned()));
+        assert_eq!(
+            asked("upgrade", "websocket, h2c"),
+            Err("websocket, h2c".to_owned())
+        );
+    }
+}

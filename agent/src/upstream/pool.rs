@@ -1,0 +1,439 @@
+//! The connections to the API server and who may use which.
+//!
+//! In: requests that need a place. Out: leases. Over HTTP/2 a lease is one stream of a connection that carries only as
+//! many as the API server serves at once; when all are full, another connection is made, so that a thousand watches all
+//! progress. Over HTTP/1.1 a lease is a whole connection. Finding a place takes no lock when HTTP/2 is spoken.
+
+use std::fmt;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+
+use super::SendError;
+use super::body::RequestBody;
+use super::connect::{Connector, Protocol};
+
+/// How many streams one connection carries at most. kube-apiserver serves 100 at once per connection unless
+/// `--http2-max-streams-per-connection` says otherwise (k8s.io/apiserver pkg/server/secure_serving.go), and what is beyond
+/// its limit waits unseen. A server that announces less is given less.
+pub const STREAMS_PER_CONNECTION: usize = 100;
+
+/// What one stream may send before the client has taken it: 2 ms of a 1 Gbit/s line, so an API server within 4 ms
+/// is never slowed to less than half of that line for one response.
+const STREAM_WINDOW: u32 = 256 * 1024;
+
+/// Room for every stream's window at once, so that a client that does not read holds up itself alone and not the other
+/// pods on the connection. (A window that adapts to the line's delay would be shared, and one stalled watch could fill it;
+/// k8s.io/apiserver sizes its own side by the same rule.)
+const CONNECTION_WINDOW: u32 = STREAM_WINDOW * STREAMS_PER_CONNECTION as u32;
+
+/// What is buffered per stream towards the API server; beyond it the client is made to wait.
+const SEND_BUFFER: usize = 64 * 1024;
+
+/// All connections together: 25,600 watches. Beyond it requests are refused; the node has other things to do.
+const MAX_CONNECTIONS: usize = 256;
+
+/// From this many streams on the least busy connection a further one is opened, up to one per processor (4 at most):
+/// TLS of one connection is done by one thread.
+const SPREAD_FROM: usize = 16;
+const SPREAD_LIMIT: usize = 4;
+
+/// Unused connections are closed after that; kube-apiserver closes them after 90 s (http.Server IdleTimeout in
+/// k8s.io/apiserver), and a request should not meet that moment.
+const IDLE_LIMIT: Duration = Duration::from_secs(60);
+
+/// A connection that does not answer a ping within the timeout is given up, and with it what it carries.
+const PING_INTERVAL: Duration = Duration::from_secs(15);
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// One HTTP/2 connection.
+struct Http2 {
+    sender: http2::SendRequest<RequestBody>,
+    streams: AtomicUsize,
+    limit: Arc<AtomicUsize>,
+    generation: u64,
+    /// Milliseconds since the pool began, when it last became unused.
+    idle_since: AtomicU64,
+}
+
+impl Http2 {
+    fn usable(&self, generation: u64) -> bool {
+        self.generation == generation && !self.sender.is_closed()
+    }
+
+    /// Takes a stream if one is free.
+    fn take(&self) -> bool {
+        let limit = self.limit.load(Ordering::Relaxed);
+        self.streams
+            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |streams| {
+                (streams < limit).then_some(streams + 1)
+            })
+            .is_ok()
+    }
+}
+
+/// One HTTP/1.1 connection between requests.
+struct Http1 {
+    sender: http1::SendRequest<RequestBody>,
+    generation: u64,
+    idle_since: Instant,
+}
+
+/// The pool.
+pub(super) struct Pool {
+    connector: Connector,
+    http2: ArcSwap<Vec<Arc<Http2>>>,
+    http1: Mutex<Vec<Http1>>,
+    /// Held while a connection is made, so that a crowd makes as many as it needs and not one each.
+    opening: tokio::sync::Mutex<()>,
+    /// The last failure to connect, for those who waited for that same attempt.
+    failure: Mutex<Option<(Instant, String)>>,
+    speaks_http1: AtomicBool,
+    connections: Arc<AtomicUsize>,
+    began: Instant,
+}
+
+/// A place on a connection, given back when dropped.
+pub(super) enum Lease {
+    Http2(Http2Lease),
+    Http1(Http1Lease),
+}
+
+pub(super) struct Http2Lease {
+    pool: Arc<Pool>,
+    connection: Arc<Http2>,
+}
+
+pub(super) struct Http1Lease {
+    pool: Arc<Pool>,
+    connection: Http1,
+}
+
+impl Lease {
+    /// The response has ended as it should; the connection can serve another.
+    pub(super) fn finished(self) {
+        if let Lease::Http1(Http1Lease { pool, mut connection }) = self
+            && !connection.sender.is_closed()
+        {
+            connection.idle_since = Instant::now();
+            pool.http1
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(connection);
+        }
+    }
+}
+
+impl Http2Lease {
+    pub(super) fn sender(&self) -> http2::SendRequest<RequestBody> {
+        self.connection.sender.clone()
+    }
+}
+
+impl Drop for Http2Lease {
+    fn drop(&mut self) {
+        if self.connection.streams.fetch_sub(1, Ordering::AcqRel) == 1 {
+            let now = self.pool.began.elapsed().as_millis() as u64;
+            self.connection.idle_since.store(now, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Http1Lease {
+    pub(super) fn sender(&mut self) -> &mut http1::SendRequest<RequestBody> {
+        &mut self.connection.sender
+    }
+}
+
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Lease::Http2(_) => "Http2",
+            Lease::Http1(_) => "Http1",
+        })
+    }
+}
+
+/// Counts a connection for as long as its task lives.
+struct Counted(Arc<AtomicUsize>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Pool {
+    pub(super) fn new(connector: Connector) -> Arc<Pool> {
+        Arc::new(Pool {
+            connector,
+            http2: ArcSwap::from_pointee(Vec::new()),
+            http1: Mutex::new(Vec::new()),
+            opening: tokio::sync::Mutex::new(()),
+            failure: Mutex::new(None),
+            speaks_http1: AtomicBool::new(false),
+            connections: Arc::new(AtomicUsize::new(0)),
+            began: Instant::now(),
+        })
+    }
+
+    pub(super) fn connector(&self) -> &Connector {
+        &self.connector
+    }
+
+    /// How many connections are open now.
+    pub(super) fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    /// A place for one request.
+    pub(super) async fn lease(self: &Arc<Pool>) -> Result<Lease, SendError> {
+        if let Some(lease) = self.free() {
+            return Ok(lease);
+        }
+        if self.speaks_http1.load(Ordering::Relaxed) {
+            return self.open().await;
+        }
+        let waiting_since = Instant::now();
+        let _opening = self.opening.lock().await;
+        if let Some(lease) = self.free() {
+            return Ok(lease);
+        }
+        let failure = self
+            .failure
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        if let Some((at, reason)) = failure
+            && at > waiting_since
+        {
+            return Err(SendError::Unreachable(reason));
+        }
+        let opened = self.open().await;
+        if let Err(SendError::Unreachable(reason)) = &opened {
+            let failure = (Instant::now(), reason.clone());
+            *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(failure);
+        }
+        opened
+    }
+
+    /// A place on a connection that is there.
+    fn free(self: &Arc<Pool>) -> Option<Lease> {
+        let generation = self.connector.credentials.current().generation;
+        let connections = self.http2.load();
+        // Two tries: between looking and taking, another request may have had the last stream.
+        for _ in 0..2 {
+            let mut usable = 0;
+            let best = connections
+                .iter()
+                .filter(|connection| connection.usable(generation))
+                .inspect(|_| usable += 1)
+                .map(|connection| (connection.streams.load(Ordering::Relaxed), connection))
+                .filter(|(streams, connection)| *streams < connection.limit.load(Ordering::Relaxed))
+                .min_by_key(|(streams, _)| *streams);
+            let Some((streams, connection)) = best else {
+                break;
+            };
+            if streams >= SPREAD_FROM && usable < spread() {
+                self.open_beside();
+            }
+            if connection.take() {
+                let connection = Arc::clone(connection);
+                return Some(Lease::Http2(Http2Lease {
+                    pool: Arc::clone(self),
+                    connection,
+                }));
+            }
+        }
+        if !self.speaks_http1.load(Ordering::Relaxed) {
+            return None;
+        }
+        let mut idle = self.http1.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some(connection) = idle.pop() {
+            if connection.generation == generation
+                && !connection.sender.is_closed()
+                && connection.idle_since.elapsed() < IDLE_LIMIT
+            {
+                return Some(Lease::Http1(Http1Lease {
+                    pool: Arc::clone(self),
+                    connection,
+                }));
+            }
+        }
+        None
+    }
+
+    /// Opens one more connection while requests go on over those there are. Rare: only while load grows.
+    fn open_beside(self: &Arc<Pool>) {
+        let pool = Arc::clone(self);
+        if self.opening.try_lock().is_err() {
+            return;
+        }
+        tokio::spawn(async move {
+            let Ok(_opening) = pool.opening.try_lock() else {
+                return;
+            };
+            let generation = pool.connector.credentials.current().generation;
+            let usable = pool.http2.load().iter().filter(|c| c.usable(generation)).count();
+            if usable < spread()
+                && let Err(error) = pool.open().await
+            {
+                tracing::debug!(%error, "cannot spread over one more connection");
+            }
+        });
+    }
+
+    fn count(&self) -> Result<Counted, SendError> {
+        let counted = Counted(Arc::clone(&self.connections));
+        if self.connections.fetch_add(1, Ordering::AcqRel) >= MAX_CONNECTIONS {
+            // Dropping the guard takes the count back.
+            return Err(SendError::Exhausted);
+        }
+        Ok(counted)
+    }
+
+    /// Makes a connection, with a place on it.
+    async fn open(self: &Arc<Pool>) -> Result<Lease, SendError> {
+        let counted = self.count()?;
+        let (stream, protocol, generation) = self.connector.connect(false).await?;
+        let io = TokioIo::new(stream);
+        match protocol {
+            Protocol::Http2 => {
+                let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+                    .timer(TokioTimer::new())
+                    .initial_stream_window_size(STREAM_WINDOW)
+                    .initial_connection_window_size(CONNECTION_WINDOW)
+                    .max_send_buf_size(SEND_BUFFER)
+                    .keep_alive_interval(PING_INTERVAL)
+                    .keep_alive_timeout(PING_TIMEOUT)
+                    .keep_alive_while_idle(true)
+                    .handshake(io)
+                    .await
+                    .map_err(|error| SendError::Unreachable(error.to_string()))?;
+                let limit = Arc::new(AtomicUsize::new(STREAMS_PER_CONNECTION));
+                let announced = Arc::clone(&limit);
+                tokio::spawn(async move {
+                    let _counted = counted;
+                    let mut connection = pin!(connection);
+                    let outcome = std::future::poll_fn(|cx| {
+                        let polled = connection.as_mut().poll(cx);
+                        let streams = connection.current_max_send_streams();
+                        announced.store(streams.clamp(1, STREAMS_PER_CONNECTION), Ordering::Relaxed);
+                        polled
+                    });
+                    if let Err(error) = outcome.await {
+                        tracing::debug!(%error, "an API server connection ended");
+                    }
+                });
+                let connection = Arc::new(Http2 {
+                    sender,
+                    streams: AtomicUsize::new(1),
+                    limit,
+                    generation,
+                    idle_since: AtomicU64::new(0),
+                });
+                self.speaks_http1.store(false, Ordering::Relaxed);
+                self.http2.rcu(|connections| {
+                    let mut connections = Vec::clone(connections);
+                    connections.retain(|connection| !connection.sender.is_closed());
+                    connections.push(Arc::clone(&connection));
+                    connections
+                });
+                Ok(Lease::Http2(Http2Lease {
+                    pool: Arc::clone(self),
+                    connection,
+                }))
+            }
+            Protocol::Http1 => {
+                let (sender, connection) = http1::handshake(io)
+                    .await
+                    .map_err(|error| SendError::Unreachable(error.to_string()))?;
+                tokio::spawn(async move {
+                    let _counted = counted;
+                    if let Err(error) = connection.await {
+                        tracing::debug!(%error, "an API server connection ended");
+                    }
+                });
+                self.speaks_http1.store(true, Ordering::Relaxed);
+                let connection = Http1 {
+                    sender,
+                    generation,
+                    idle_since: Instant::now(),
+                };
+                Ok(Lease::Http1(Http1Lease {
+                    pool: Arc::clone(self),
+                    connection,
+                }))
+            }
+        }
+    }
+
+    /// A connection for one upgrade.
+    pub(super) async fn open_own(&self) -> Result<http1::SendRequest<RequestBody>, SendError> {
+        let counted = self.count()?;
+        let (stream, _, _) = self.connector.connect(true).await?;
+        let (sender, connection) = http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| SendError::Unreachable(error.to_string()))?;
+        tokio::spawn(async move {
+            let _counted = counted;
+            if let Err(error) = connection.with_upgrades().await {
+                tracing::debug!(%error, "an API server connection ended");
+            }
+        });
+        Ok(sender)
+    }
+
+    /// Closes what has been unused for long, is broken, or was made with a credential that has been replaced.
+    pub(super) fn sweep(&self) {
+        let generation = self.connector.credentials.current().generation;
+        let now = self.began.elapsed().as_millis() as u64;
+        let keep = |connection: &Arc<Http2>| {
+            let unused = connection.streams.load(Ordering::Acquire) == 0
+                && now.saturating_sub(connection.idle_since.load(Ordering::Relaxed))
+                    > IDLE_LIMIT.as_millis() as u64;
+            // One that was replaced is only taken off the list: its streams hold it until they end.
+            connection.usable(generation) && !unused
+        };
+        if self.http2.load().iter().any(|connection| !keep(connection)) {
+            self.http2.rcu(|connections| {
+                connections
+                    .iter()
+                    .filter(|c| keep(c))
+                    .cloned()
+                    .collect::<Vec<_>>()
+            });
+        }
+        self.http1
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|connection| {
+                connection.generation == generation
+                    && !connection.sender.is_closed()
+                    && connection.idle_since.elapsed() < IDLE_LIMIT
+            });
+    }
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool")
+            .field("connector", &self.connector)
+            .field("connections", &self.connections)
+            .finish()
+    }
+}
+
+fn spread() -> usize {
+    static PROCESSORS: std::sync::OnceLock<usize> = std::sync::OnceLock::new();
+    *PROCESSORS.get_or_init(|| {
+        std::thread::available_parallelism()
+            .map_or(1, std::num::NonZero::get)
+            .min(SPREAD_LIMIT)
+    })
+}

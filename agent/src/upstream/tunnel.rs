@@ -1,0 +1,119 @@
+//! Upgraded connections (exec, attach, port-forward, watches by WebSocket): bytes both ways until both sides are done.
+//!
+//! In: the two upgrades. Out: how many bytes went each way and why it ended. When one side says that it has no more to
+//! send, the other is told so and may go on; when one side is gone, the other is closed at once.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional_with_sizes};
+use tokio_util::sync::CancellationToken;
+
+/// What is read at once in each direction: one TLS record. Reading stops while the other side does not take it.
+const BUFFER: usize = 16 * 1024;
+
+/// What went through a session so far.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    from_client: AtomicU64,
+    to_client: AtomicU64,
+}
+
+impl Traffic {
+    /// Bytes the client sent.
+    pub fn from_client(&self) -> u64 {
+        self.from_client.load(Ordering::Relaxed)
+    }
+
+    /// Bytes the client was sent.
+    pub fn to_client(&self) -> u64 {
+        self.to_client.load(Ordering::Relaxed)
+    }
+}
+
+/// Why a session ended.
+#[derive(Debug)]
+pub enum Ended {
+    /// Both sides had said all they had to say.
+    Closed,
+    /// One of the upgrades did not come about.
+    NotUpgraded(hyper::Error),
+    /// One side went away.
+    Broken(io::Error),
+    /// Picket ended it.
+    Cancelled,
+}
+
+/// Joins a client's upgraded connection with the API server's.
+pub async fn join(
+    client: OnUpgrade,
+    server: OnUpgrade,
+    traffic: Arc<Traffic>,
+    cancel: CancellationToken,
+) -> Ended {
+    let both = async {
+        let (client, server) = match tokio::try_join!(client, server) {
+            Ok(both) => both,
+            Err(error) => return Ended::NotUpgraded(error),
+        };
+        let mut client = Counted {
+            inner: TokioIo::new(client),
+            traffic,
+        };
+        let mut server = TokioIo::new(server);
+        match copy_bidirectional_with_sizes(&mut client, &mut server, BUFFER, BUFFER).await {
+            Ok(_) => Ended::Closed,
+            Err(error) => Ended::Broken(error),
+        }
+    };
+    tokio::select! {
+        biased;
+        () = cancel.cancelled() => Ended::Cancelled,
+        ended = both => ended,
+    }
+}
+
+/// Counts at the client's side; the totals are there however the session ends.
+struct Counted<T> {
+    inner: T,
+    traffic: Arc<Traffic>,
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Counted<T> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.inner).poll_read(cx, buffer);
+        let read = buffer.filled().len() - before;
+        self.traffic.from_client.fetch_add(read as u64, Ordering::Relaxed);
+        polled
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Counted<T> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.inner).poll_write(cx, bytes);
+        if let Poll::Ready(Ok(written)) = polled {
+            self.traffic
+                .to_client
+                .fetch_add(written as u64, Ordering::Relaxed);
+        }
+        polled
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
