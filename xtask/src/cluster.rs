@@ -1,12 +1,153 @@
-//! `cargo xtask cluster`.
+//! `cargo xtask cluster`: a Kubernetes cluster on this machine, for people who want to play.
+//!
+//! Comes in: up, down or shell, and the cluster's name. Goes out: a cluster that stays up when the command ends, its end, or
+//! a shell with kubectl in it.
 
-use anyhow::{Result, bail};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use clap::Subcommand;
+use picket_tests::cluster::{Cluster, ClusterOptions};
+use picket_tests::images;
+use picket_tests::state::State;
+use picket_tests::sys::Place;
+
+const EXAMPLE: &str = "\
+Example:
+  cargo xtask cluster up --nodes 2
+  cargo xtask cluster shell
+  kubectl run hello --image picket.test/busybox:1 -- sleep 1000
+  cargo xtask cluster down";
 
 /// What it can be told.
 #[derive(clap::Args)]
-pub(crate) struct Args {}
+#[command(after_help = EXAMPLE)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Bring a cluster up and leave it up
+    #[command(after_help = EXAMPLE)]
+    Up {
+        #[command(flatten)]
+        which: Which,
+        /// How many nodes
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
+        nodes: u8,
+        /// Leave out the image picket.test/tools:1 (kubectl, Python, a shell)
+        #[arg(long)]
+        without_tools: bool,
+    },
+    /// Take it down and leave nothing of it
+    Down {
+        #[command(flatten)]
+        which: Which,
+    },
+    /// A shell in the first node's network, with kubectl as administrator
+    Shell {
+        #[command(flatten)]
+        which: Which,
+        /// A command to run instead of a shell
+        #[arg(trailing_var_arg = true)]
+        command: Vec<String>,
+    },
+}
+
+#[derive(clap::Args)]
+struct Which {
+    /// The cluster's name, for more than one side by side
+    #[arg(long, default_value = "play")]
+    name: String,
+}
 
 /// Runs it.
-pub(crate) fn run(_args: Args) -> Result<()> {
-    bail!("not built yet")
+pub(crate) fn run(args: Args) -> Result<()> {
+    let started = Instant::now();
+    match args.action {
+        Action::Up {
+            which,
+            nodes,
+            without_tools,
+        } => up(which.name, nodes, !without_tools),
+        Action::Down { which } => {
+            State::open(&which.name)?.teardown()?;
+            println!(
+                "cluster {} is down after {:.1} s",
+                which.name,
+                started.elapsed().as_secs_f32()
+            );
+            Ok(())
+        }
+        Action::Shell { which, command } => shell(&which.name, &command),
+    }
+}
+
+fn up(name: String, nodes: u8, with_tools: bool) -> Result<()> {
+    images::all()?;
+    let started = Instant::now();
+    let images = if with_tools {
+        vec![images::tools(&[])?]
+    } else {
+        Vec::new()
+    };
+    let mut cluster = Cluster::up(ClusterOptions { nodes, name, images })?;
+    cluster.keep()?;
+    let which = if cluster.name() == "play" {
+        String::new()
+    } else {
+        format!(" --name {}", cluster.name())
+    };
+    println!(
+        "cluster {} is up after {:.1} s",
+        cluster.name(),
+        started.elapsed().as_secs_f32()
+    );
+    for node in cluster.nodes() {
+        println!(
+            "  {}  {}  pods {}  cgroup {}",
+            node.name,
+            node.address,
+            node.pod_cidr,
+            node.cgroup.display()
+        );
+    }
+    println!(
+        "  images picket.test/busybox:1{}",
+        if with_tools { ", picket.test/tools:1" } else { "" }
+    );
+    println!("  audit log {}", cluster.audit_log().display());
+    println!("  logs of the parts in {}", cluster.node().dir.display());
+    println!("use it:   cargo xtask cluster shell{which}");
+    println!("          cargo xtask cluster shell{which} -- kubectl get pods -A");
+    println!("end it:   cargo xtask cluster down{which}");
+    Ok(())
+}
+
+fn shell(name: &str, command: &[String]) -> Result<()> {
+    let cluster = Cluster::open(name)?;
+    let default = std::env::var("SHELL").unwrap_or_else(|_| "/bin/sh".to_owned());
+    let (program, arguments) = command
+        .split_first()
+        .map_or((&default, command), |(first, rest)| (first, rest));
+    // Its search path holds the cluster's kubectl first. The program is looked up there too, so it goes through env.
+    let path = format!(
+        "{}:{}",
+        cluster.bin().display(),
+        std::env::var("PATH").unwrap_or_default()
+    );
+    let mut child = Command::new("/usr/bin/env");
+    child
+        .arg(program)
+        .args(arguments)
+        .env("PATH", path)
+        .env("KUBECONFIG", cluster.kubeconfig());
+    child.env("KUBECACHEDIR", cluster.dir().join("kubectl-cache"));
+    Place::new().net(&cluster.node().netns).apply(&mut child)?;
+    // Only comes back if it cannot be run.
+    Err(child.exec()).with_context(|| format!("run {program}"))
 }
