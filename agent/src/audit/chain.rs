@@ -79,7 +79,11 @@ impl Chain {
     pub(super) fn start(last: Hash) -> Self {
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let boot_id = format!("{}/{}", boot.trim(), Timestamp::now().as_microsecond());
-        Self { boot_id, seq: 0, last }
+        Self {
+            boot_id,
+            seq: 0,
+            last,
+        }
     }
 
     /// Where the chain stands.
@@ -93,10 +97,19 @@ impl Chain {
     }
 
     /// Appends the event's line, with its newline, to `out`.
-    pub(super) fn append(&mut self, event: &Event, node: &str, out: &mut Vec<u8>) -> Result<(), serde_json::Error> {
+    pub(super) fn append(
+        &mut self,
+        event: &Event,
+        node: &str,
+        out: &mut Vec<u8>,
+    ) -> Result<(), serde_json::Error> {
         let start = out.len();
         let seq = self.seq + 1;
-        let integrity = Integrity { boot_id: &self.boot_id, seq, prev_hash: self.last.as_str() };
+        let integrity = Integrity {
+            boot_id: &self.boot_id,
+            seq,
+            prev_hash: self.last.as_str(),
+        };
         if let Err(error) = serde_json::to_writer(&mut *out, &Line::new(event, node, integrity)) {
             out.truncate(start);
             return Err(error);
@@ -115,8 +128,14 @@ impl Chain {
 
 /// The hash of the last whole line in `tail`, the end of a file; `NONE` when there is none.
 pub(super) fn last_hash(tail: &[u8]) -> Hash {
-    let whole = tail.iter().rposition(|byte| *byte == b'\n').map_or(&[][..], |end| &tail[..end]);
-    whole.rsplit(|byte| *byte == b'\n').find_map(Hash::stored).unwrap_or(Hash::NONE)
+    let whole = tail
+        .iter()
+        .rposition(|byte| *byte == b'\n')
+        .map_or(&[][..], |end| &tail[..end]);
+    whole
+        .rsplit(|byte| *byte == b'\n')
+        .find_map(Hash::stored)
+        .unwrap_or(Hash::NONE)
 }
 
 /// A line that does not fit its chain.
@@ -194,7 +213,8 @@ impl Verifier {
         if line.is_empty() {
             return;
         }
-        let (Some(hash), Ok(Stored { integrity })) = (Hash::stored(line), serde_json::from_slice::<Stored>(line))
+        let (Some(hash), Ok(Stored { integrity })) =
+            (Hash::stored(line), serde_json::from_slice::<Stored>(line))
         else {
             report.torn += 1;
             return;
@@ -211,7 +231,10 @@ impl Verifier {
             Some((_, last)) if integrity.prev_hash != last.as_str() => {
                 let place = match &self.before {
                     Some((before, _)) if before.boot_id == integrity.boot_id => {
-                        format!("it is number {} of its chain, the line before is number {}", integrity.seq, before.seq)
+                        format!(
+                            "it is number {} of its chain, the line before is number {}",
+                            integrity.seq, before.seq
+                        )
                     }
                     _ => "it begins another chain that is not bound to the line before".to_owned(),
                 };
@@ -219,10 +242,14 @@ impl Verifier {
                 good = false;
             }
             Some((before, _)) => {
-                let follows = before.boot_id == integrity.boot_id && before.seq.checked_add(1) == Some(integrity.seq);
+                let follows =
+                    before.boot_id == integrity.boot_id && before.seq.checked_add(1) == Some(integrity.seq);
                 let restarts = before.boot_id != integrity.boot_id && begins;
                 if !follows && !restarts {
-                    wrong(format!("number {} cannot follow number {}", integrity.seq, before.seq));
+                    wrong(format!(
+                        "number {} cannot follow number {}",
+                        integrity.seq, before.seq
+                    ));
                     good = false;
                 }
             }

@@ -115,7 +115,10 @@ impl User {
     pub fn service_account(namespace: &str, name: &str) -> Self {
         Self {
             username: format!("system:serviceaccount:{namespace}:{name}"),
-            groups: vec!["system:serviceaccounts".into(), format!("system:serviceaccounts:{namespace}")],
+            groups: vec![
+                "system:serviceaccounts".into(),
+                format!("system:serviceaccounts:{namespace}"),
+            ],
             ..Self::default()
         }
     }

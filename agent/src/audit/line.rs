@@ -8,8 +8,8 @@ use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 
 use super::event::{
-    AuditId, EndReason, Event, Finding, KernelFacts, ObjectRef, Outcome, PodRef, ProcessRef, ResponseStatus, Stage,
-    Text, User,
+    AuditId, EndReason, Event, Finding, KernelFacts, ObjectRef, Outcome, PodRef, ProcessRef, ResponseStatus,
+    Stage, Text, User,
 };
 
 /// One line, borrowed from the event. `integrity` stays last: the chain cuts the line there.
@@ -145,8 +145,12 @@ pub(super) struct Integrity<'a> {
     pub(super) prev_hash: &'a str,
 }
 
-static NOBODY: User =
-    User { username: String::new(), uid: None, groups: Vec::new(), extra: BTreeMap::new() };
+static NOBODY: User = User {
+    username: String::new(),
+    uid: None,
+    groups: Vec::new(),
+    extra: BTreeMap::new(),
+};
 
 impl<'a> Line<'a> {
     pub(super) fn new(event: &'a Event, node: &'a str, integrity: Integrity<'a>) -> Self {
@@ -193,15 +197,17 @@ impl<'a> Line<'a> {
                     total: event.total.map(micros),
                 },
             },
-            credential: event
-                .credential
-                .as_ref()
-                .map(|(method, id)| Credential { method, id: id.as_deref() }),
+            credential: event.credential.as_ref().map(|(method, id)| Credential {
+                method,
+                id: id.as_deref(),
+            }),
             session: event.session.as_ref().map(|session| Session {
                 id: session.id.as_deref(),
                 protocol: &session.protocol,
-                bytes: over
-                    .then_some(Bytes { from_client: session.from_client, to_client: session.to_client }),
+                bytes: over.then_some(Bytes {
+                    from_client: session.from_client,
+                    to_client: session.to_client,
+                }),
                 end_reason: event.end.filter(|_| over),
             }),
             kernel: event.kernel.as_ref(),

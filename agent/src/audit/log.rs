@@ -44,8 +44,6 @@ pub struct AuditLog {
 
 struct Inner {
     queue: Arc<Queue>,
-    requests: Arc<Semaphore>,
-    connections: Arc<Semaphore>,
     stats: Arc<Stats>,
     observer: Option<Observer>,
 }
@@ -70,8 +68,6 @@ impl AuditLog {
         Ok(Self {
             inner: Arc::new(Inner {
                 queue,
-                requests: Arc::new(Semaphore::new(REQUEST_SLOTS)),
-                connections: Arc::new(Semaphore::new(CONNECTION_SLOTS)),
                 stats,
                 observer,
             }),
@@ -96,7 +92,10 @@ impl AuditLog {
     /// # Errors
     /// [`AuditError::Closed`] when the log has ended.
     pub async fn connection(&self, connection: Connection) -> Result<(), AuditError> {
-        let permit = Arc::clone(&self.inner.connections).acquire_owned().await.map_err(|_| AuditError::Closed)?;
+        let permit = Arc::clone(&self.inner.stats.connections)
+            .acquire_owned()
+            .await
+            .map_err(|_| AuditError::Closed)?;
         let uri = match connection.kernel.address {
             Some(address) => format!("{}://{address}", connection.kernel.protocol),
             None => String::new(),
@@ -112,7 +111,14 @@ impl AuditLog {
         };
         event.reach(Stage::ResponseComplete);
         event.total = None;
-        self.inner.queue.push(Item::Line { event: Box::new(event), room: permit, done: None }, false);
+        self.inner.queue.push(
+            Item::Line {
+                event: Box::new(event),
+                room: permit,
+                done: None,
+            },
+            false,
+        );
         Ok(())
     }
 
@@ -131,15 +137,9 @@ impl AuditLog {
         &self.inner.stats
     }
 
-    /// Records begun and not yet written.
-    pub fn in_flight(&self) -> usize {
-        REQUEST_SLOTS.saturating_sub(self.inner.requests.available_permits())
-            + CONNECTION_SLOTS.saturating_sub(self.inner.connections.available_permits())
-    }
-
     /// Room for one line.
     pub(super) async fn room(&self) -> Result<OwnedSemaphorePermit, AuditError> {
-        let requests = &self.inner.requests;
+        let requests = &self.inner.stats.requests;
         if let Ok(permit) = Arc::clone(requests).try_acquire_owned() {
             return Ok(permit);
         }
@@ -151,13 +151,31 @@ impl AuditLog {
 
     /// Queues a line without waiting for it.
     pub(super) fn queue(&self, event: Box<Event>, room: OwnedSemaphorePermit) {
-        self.inner.queue.push(Item::Line { event, room, done: None }, false);
+        self.inner.queue.push(
+            Item::Line {
+                event,
+                room,
+                done: None,
+            },
+            false,
+        );
     }
 
     /// Queues a line and waits until it is on disk.
-    pub(super) async fn commit(&self, event: Box<Event>, room: OwnedSemaphorePermit) -> Result<(), AuditError> {
+    pub(super) async fn commit(
+        &self,
+        event: Box<Event>,
+        room: OwnedSemaphorePermit,
+    ) -> Result<(), AuditError> {
         let (done, written) = oneshot::channel();
-        self.inner.queue.push(Item::Line { event, room, done: Some(done) }, true);
+        self.inner.queue.push(
+            Item::Line {
+                event,
+                room,
+                done: Some(done),
+            },
+            true,
+        );
         written.await.map_err(|_| AuditError::Closed)?
     }
 
@@ -169,18 +187,42 @@ impl AuditLog {
 }
 
 /// Counters of the log, for metrics and readiness.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Stats {
+    requests: Arc<Semaphore>,
+    connections: Arc<Semaphore>,
     pub(super) lines: AtomicU64,
     pub(super) bytes: AtomicU64,
     pub(super) errors: AtomicU64,
     pub(super) syncs: AtomicU64,
     pub(super) lag_micros: AtomicU64,
-    pub(super) failing: AtomicBool,
-    pub(super) last_error: Mutex<Option<String>>,
+    failing: AtomicBool,
+    last_error: Mutex<Option<String>>,
+}
+
+impl Default for Stats {
+    fn default() -> Self {
+        Self {
+            requests: Arc::new(Semaphore::new(REQUEST_SLOTS)),
+            connections: Arc::new(Semaphore::new(CONNECTION_SLOTS)),
+            lines: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            errors: AtomicU64::new(0),
+            syncs: AtomicU64::new(0),
+            lag_micros: AtomicU64::new(0),
+            failing: AtomicBool::new(false),
+            last_error: Mutex::new(None),
+        }
+    }
 }
 
 impl Stats {
+    /// Records begun and not yet written: requests in flight and lines that wait for the file.
+    pub fn in_flight(&self) -> usize {
+        REQUEST_SLOTS.saturating_sub(self.requests.available_permits())
+            + CONNECTION_SLOTS.saturating_sub(self.connections.available_permits())
+    }
+
     /// Lines written.
     pub fn lines(&self) -> u64 {
         self.lines.load(Relaxed)
@@ -211,14 +253,20 @@ impl Stats {
         if !self.failing.load(Relaxed) {
             return None;
         }
-        self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.last_error
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     pub(super) fn failed(&self, reason: &str) {
         self.errors.fetch_add(1, Relaxed);
         *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.to_owned());
         if !self.failing.swap(true, Relaxed) {
-            tracing::error!(reason, "the audit log cannot be written: writes, sessions and denials are refused");
+            tracing::error!(
+                reason,
+                "the audit log cannot be written: writes, sessions and denials are refused"
+            );
         }
     }
 
@@ -304,9 +352,15 @@ impl Queue {
             state.asleep = true;
             let sleeping = |state: &mut QueueState| state.items.is_empty() && !state.closed;
             state = match patience {
-                None => self.wake.wait_while(state, sleeping).unwrap_or_else(PoisonError::into_inner),
+                None => self
+                    .wake
+                    .wait_while(state, sleeping)
+                    .unwrap_or_else(PoisonError::into_inner),
                 Some(patience) => {
-                    self.wake.wait_timeout_while(state, patience, sleeping).unwrap_or_else(PoisonError::into_inner).0
+                    self.wake
+                        .wait_timeout_while(state, patience, sleeping)
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .0
                 }
             };
             state.asleep = false;
@@ -316,7 +370,11 @@ impl Queue {
         }
         let gathering =
             |state: &mut QueueState| !state.urgent && !state.closed && state.items.len() < GATHER_LIMIT;
-        state = self.wake.wait_timeout_while(state, GATHER, gathering).unwrap_or_else(PoisonError::into_inner).0;
+        state = self
+            .wake
+            .wait_timeout_while(state, GATHER, gathering)
+            .unwrap_or_else(PoisonError::into_inner)
+            .0;
         items.append(&mut state.items);
         state.urgent = false;
         Work::Items

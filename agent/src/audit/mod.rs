@@ -13,13 +13,15 @@ mod line;
 mod log;
 mod record;
 mod redact;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use std::path::PathBuf;
 
 pub use event::{
-    AuditId, Caller, Connection, Decision, EndReason, Finding, KernelFacts, ObjectRef, Outcome, PodRef, ProcessRef,
-    Received, ResponseStatus, Session, Stage, Summary, Text, User,
+    AuditId, Caller, Connection, Decision, EndReason, Finding, KernelFacts, ObjectRef, Outcome, PodRef,
+    ProcessRef, Received, ResponseStatus, Session, Stage, Summary, Text, User,
 };
 pub use log::{AuditLog, Observer, Stats};
 pub use record::Record;

@@ -7,7 +7,8 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::AuditError;
 use super::event::{
-    AuditId, Caller, EndReason, Event, Finding, ObjectRef, Outcome, ResponseStatus, Session, Stage, Text, User,
+    AuditId, Caller, EndReason, Event, Finding, ObjectRef, Outcome, ResponseStatus, Session, Stage, Text,
+    User,
 };
 use super::log::AuditLog;
 use super::redact::redact_text;
@@ -25,7 +26,11 @@ pub struct Record {
 impl Record {
     pub(super) fn new(log: AuditLog, event: Event, room: OwnedSemaphorePermit) -> Self {
         let id = event.id;
-        Self { log, open: Some((Box::new(event), room)), id }
+        Self {
+            log,
+            open: Some((Box::new(event), room)),
+            id,
+        }
     }
 
     /// The request's id, to be sent upstream as `Audit-ID`.
@@ -136,15 +141,25 @@ impl Record {
     /// The status the client is answered with. `reason` and `message` are those of a Status of Picket's own.
     pub fn response(&mut self, code: u16, reason: Option<Text>, message: Option<String>) {
         self.edit(|event| {
-            event.response =
-                Some(ResponseStatus { status: (code >= 400).then_some("Failure"), message, reason, code });
+            event.response = Some(ResponseStatus {
+                status: (code >= 400).then_some("Failure"),
+                message,
+                reason,
+                code,
+            });
         });
     }
 
     /// Marks a long request: `protocol` is `watch`, `logs`, or the upgrade's protocol.
     pub fn session(&mut self, id: Option<String>, protocol: impl Into<Text>) {
         let protocol = protocol.into();
-        self.edit(|event| event.session = Some(Session { id, protocol, ..Session::default() }));
+        self.edit(|event| {
+            event.session = Some(Session {
+                id,
+                protocol,
+                ..Session::default()
+            })
+        });
     }
 
     /// Bytes carried by a long request so far, after the heads.
@@ -171,7 +186,9 @@ impl Record {
     /// # Errors
     /// When it cannot be written: the request must be refused.
     pub async fn commit_before_effect(&mut self) -> Result<(), AuditError> {
-        let Some((event, _)) = &self.open else { return Ok(()) };
+        let Some((event, _)) = &self.open else {
+            return Ok(());
+        };
         let last = matches!(event.decision.outcome, Some(Outcome::Deny | Outcome::Pending));
         let mut line = event.clone();
         if last {
@@ -191,7 +208,9 @@ impl Record {
     /// # Errors
     /// [`AuditError::Full`] when there is no room: the request must be refused.
     pub async fn started(&mut self) -> Result<(), AuditError> {
-        let Some((event, _)) = &self.open else { return Ok(()) };
+        let Some((event, _)) = &self.open else {
+            return Ok(());
+        };
         let mut line = event.clone();
         line.reach(Stage::ResponseStarted);
         let room = self.log.room().await?;
@@ -212,17 +231,25 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
-        let Some((mut event, room)) = self.open.take() else { return };
+        let Some((mut event, room)) = self.open.take() else {
+            return;
+        };
         if std::thread::panicking() {
             event.decision.outcome = Some(Outcome::Error);
             event.decision.reason = "panic";
             event.reach(Stage::Panic);
         } else {
-            let refused = matches!(event.decision.outcome, Some(Outcome::Deny | Outcome::Pending | Outcome::Error));
+            let refused = matches!(
+                event.decision.outcome,
+                Some(Outcome::Deny | Outcome::Pending | Outcome::Error)
+            );
             if !refused && event.response.is_none() {
                 event.decision.outcome = Some(Outcome::Error);
                 event.decision.reason = "aborted";
-                event.decision.message.get_or_insert_with(|| "the request ended before it was answered".to_owned());
+                event
+                    .decision
+                    .message
+                    .get_or_insert_with(|| "the request ended before it was answered".to_owned());
             }
             event.end.get_or_insert(EndReason::Aborted);
             event.reach(Stage::ResponseComplete);

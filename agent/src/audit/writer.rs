@@ -66,15 +66,27 @@ impl Sink {
             Some(path) => {
                 let (file, last) = open_file(path)?;
                 chain = Chain::start(last.unwrap_or(Hash::NONE));
-                Some(AuditFile { path: path.clone(), file: Some(file) })
+                Some(AuditFile {
+                    path: path.clone(),
+                    file: Some(file),
+                })
             }
         };
-        Ok(Self { node: config.node.clone(), file, stdout: config.stdout, chain, dirty: false, stdout_failed: false })
+        Ok(Self {
+            node: config.node.clone(),
+            file,
+            stdout: config.stdout,
+            chain,
+            dirty: false,
+            stdout_failed: false,
+        })
     }
 
     /// Follows a rename: when the path no longer names the open file, the lines go to a new one.
     fn follow(&mut self) -> Result<(), AuditError> {
-        let Some(target) = &mut self.file else { return Ok(()) };
+        let Some(target) = &mut self.file else {
+            return Ok(());
+        };
         if let Some(open) = &target.file {
             let same = match (std::fs::metadata(&target.path), open.metadata()) {
                 (Ok(named), Ok(held)) => named.dev() == held.dev() && named.ino() == held.ino(),
@@ -85,16 +97,17 @@ impl Sink {
             }
             // The old file gets no more lines, and those it has must not be lost with it.
             if self.dirty {
-                open.sync_data().map_err(|error| AuditError::Write(error.to_string()))?;
+                open.sync_data()
+                    .map_err(|error| AuditError::Write(error.to_string()))?;
                 self.dirty = false;
             }
         }
-        let lost = target.file.take().is_none();
+        let lost = target.file.is_none();
         let (file, last) = open_file(&target.path)?;
         // An empty new file continues the chain. Lines that are there already are somebody else's, or our own
-        // after a failure; then the chain's state says nothing about the line before.
+        // after a failure; then a new chain begins behind them.
         if lost || last.is_some() {
-            self.chain = Chain::start(last.unwrap_or(Hash::NONE));
+            self.chain = Chain::start(last.unwrap_or(self.chain.mark().1));
         }
         target.file = Some(file);
         Ok(())
@@ -103,9 +116,13 @@ impl Sink {
     /// Stores `bytes`, whole lines that brought the chain here from `mark`.
     fn store(&mut self, bytes: &[u8], mark: (u64, Hash), sync: bool) -> Result<(), AuditError> {
         if let Some(target) = &mut self.file {
-            let Some(file) = &mut target.file else { return Err(AuditError::Write("the file is not open".into())) };
+            let Some(file) = &mut target.file else {
+                return Err(AuditError::Write("the file is not open".into()));
+            };
             let before = file.metadata().map(|held| held.len());
-            let stored = file.write_all(bytes).and_then(|()| if sync { file.sync_data() } else { Ok(()) });
+            let stored = file
+                .write_all(bytes)
+                .and_then(|()| if sync { file.sync_data() } else { Ok(()) });
             if let Err(error) = stored {
                 let cut = before.and_then(|length| file.set_len(length));
                 self.chain.reset(mark);
@@ -137,7 +154,8 @@ impl Sink {
             return Ok(());
         }
         if let Some(file) = self.file.as_ref().and_then(|target| target.file.as_ref()) {
-            file.sync_data().map_err(|error| AuditError::Write(error.to_string()))?;
+            file.sync_data()
+                .map_err(|error| AuditError::Write(error.to_string()))?;
         }
         self.dirty = false;
         Ok(())
@@ -147,9 +165,17 @@ impl Sink {
 /// Opens the file for appending, ends a torn last line, and finds the hash of its last whole line: `None` when the
 /// file is empty.
 fn open_file(path: &Path) -> Result<(File, Option<Hash>), AuditError> {
-    let failed = |error: io::Error| AuditError::Open { file: path.to_owned(), reason: error.to_string() };
-    let mut file =
-        OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path).map_err(failed)?;
+    let failed = |error: io::Error| AuditError::Open {
+        file: path.to_owned(),
+        reason: error.to_string(),
+    };
+    let mut file = OpenOptions::new()
+        .read(true)
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(failed)?;
     lock(&file, path)?;
     let held = file.metadata().map_err(failed)?;
     if !held.is_file() {
@@ -157,12 +183,18 @@ fn open_file(path: &Path) -> Result<(File, Option<Hash>), AuditError> {
     }
     if held.len() == 0 {
         // The name must survive a crash as the lines do.
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)?;
+        let folder = path
+            .parent()
+            .filter(|folder| !folder.as_os_str().is_empty())
+            .unwrap_or(Path::new("."));
+        File::open(folder)
+            .and_then(|folder| folder.sync_all())
+            .map_err(failed)?;
         return Ok((file, None));
     }
     let mut tail = Vec::new();
-    file.seek(SeekFrom::Start(held.len().saturating_sub(TAIL))).map_err(failed)?;
+    file.seek(SeekFrom::Start(held.len().saturating_sub(TAIL)))
+        .map_err(failed)?;
     file.read_to_end(&mut tail).map_err(failed)?;
     if tail.last() != Some(&b'\n') {
         tracing::warn!(file = %path.display(), "the audit log's last line was cut short; it is ended here");
@@ -178,7 +210,10 @@ fn lock(file: &File, path: &Path) -> Result<(), AuditError> {
             Ok(()) => return Ok(()),
             Err(std::fs::TryLockError::WouldBlock) => std::thread::sleep(LOCK_PAUSE),
             Err(std::fs::TryLockError::Error(error)) => {
-                return Err(AuditError::Open { file: path.to_owned(), reason: format!("cannot lock it: {error}") });
+                return Err(AuditError::Open {
+                    file: path.to_owned(),
+                    reason: format!("cannot lock it: {error}"),
+                });
             }
         }
     }
@@ -187,7 +222,13 @@ fn lock(file: &File, path: &Path) -> Result<(), AuditError> {
 
 /// Starts the writer's thread. It ends, with everything written, when the queue is closed.
 pub(super) fn start(sink: Sink, queue: Arc<Queue>, stats: Arc<Stats>) -> Result<(), AuditError> {
-    let mut writer = Writer { sink, stats, waiting: Vec::new(), buffer: Vec::new(), failed: None };
+    let mut writer = Writer {
+        sink,
+        stats,
+        waiting: Vec::new(),
+        buffer: Vec::new(),
+        failed: None,
+    };
     std::thread::Builder::new()
         .name("audit".to_owned())
         .spawn(move || writer.run(&queue))
@@ -295,7 +336,9 @@ impl Writer {
         self.stats.bytes.fetch_add(self.buffer.len() as u64, Relaxed);
         if let Some(oldest) = oldest {
             let lag = Timestamp::now().as_microsecond() - oldest.as_microsecond();
-            self.stats.lag_micros.store(u64::try_from(lag).unwrap_or(0), Relaxed);
+            self.stats
+                .lag_micros
+                .store(u64::try_from(lag).unwrap_or(0), Relaxed);
         }
         for item in self.waiting.drain(..taken) {
             match item {

@@ -1,1 +1,454 @@
-//! Metrics of the agent.
+//! The agent's metrics. One [`Metrics`] is made at the start and handed to whoever counts; the admin socket shows it.
+//!
+//! Labels are of low cardinality: constants of the program, never names from requests, pods or policies.
+
+use std::fmt;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::audit::{Observer, Stats, Summary};
+
+/// The media type of what [`Metrics::encode`] gives (OpenMetrics 1.0).
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Verbs that may be a label; a client can send any method.
+const VERBS: [&str; 14] = [
+    "get",
+    "list",
+    "watch",
+    "create",
+    "update",
+    "patch",
+    "delete",
+    "deletecollection",
+    "connect",
+    "head",
+    "options",
+    "post",
+    "put",
+    "trace",
+];
+
+/// Upper bounds for judging and upstream time, in seconds: from below the decision's budget of 5 us to a hung upstream.
+const SECONDS: [f64; 16] = [
+    2e-6, 5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 1e-2, 5e-2, 0.25, 1.0, 5.0, 30.0,
+];
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    outcome: &'static str,
+    verb: &'static str,
+    reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CauseLabel {
+    cause: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReloadLabels {
+    kind: &'static str,
+    result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CertificateLabel {
+    certificate: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ClassLabel {
+    class: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct EventLabel {
+    event: &'static str,
+}
+
+/// Every metric of the agent.
+pub struct Metrics {
+    registry: Mutex<Registry>,
+    requests: Family<RequestLabels, Counter>,
+    policy_seconds: Histogram,
+    upstream_seconds: Histogram,
+    request_seconds: Histogram,
+    connections_open: Gauge,
+    connects_refused: Family<CauseLabel, Counter>,
+    no_flow: Counter,
+    reloads: Family<ReloadLabels, Counter>,
+    policy_generation: Gauge,
+    certificate_expiry: Family<CertificateLabel, Gauge<f64, AtomicU64>>,
+    pods: Family<ClassLabel, Gauge>,
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// All metrics, at zero.
+    pub fn new() -> Self {
+        let metrics = Self {
+            registry: Mutex::new(Registry::with_prefix("picket")),
+            requests: Family::default(),
+            policy_seconds: Histogram::new(SECONDS),
+            upstream_seconds: Histogram::new(SECONDS),
+            request_seconds: Histogram::new(SECONDS),
+            connections_open: Gauge::default(),
+            connects_refused: Family::default(),
+            no_flow: Counter::default(),
+            reloads: Family::default(),
+            policy_generation: Gauge::default(),
+            certificate_expiry: Family::default(),
+            pods: Family::default(),
+        };
+        metrics.register();
+        metrics
+    }
+
+    fn register(&self) {
+        let mut registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        registry.register(
+            "build",
+            "The running version",
+            Info::new([("version", env!("CARGO_PKG_VERSION"))]),
+        );
+        registry.register(
+            "requests",
+            "Requests that ended, by what was done, the verb, and why a refused one was refused",
+            self.requests.clone(),
+        );
+        for (name, help, histogram) in [
+            ("policy_duration", "Time to judge a request", &self.policy_seconds),
+            (
+                "upstream_duration",
+                "Time from sending upstream to the response's head",
+                &self.upstream_seconds,
+            ),
+            (
+                "request_duration",
+                "Time from a request's arrival to its last byte; without watches and sessions",
+                &self.request_seconds,
+            ),
+        ] {
+            registry.register_with_unit(name, help, Unit::Seconds, histogram.clone());
+        }
+        registry.register(
+            "connections_open",
+            "Connections from pods that are open",
+            self.connections_open.clone(),
+        );
+        registry.register(
+            "connects_refused",
+            "Connects of pods that the kernel programs refused, by cause",
+            self.connects_refused.clone(),
+        );
+        registry.register(
+            "no_flow",
+            "Connections closed because the kernel had no record of them",
+            self.no_flow.clone(),
+        );
+        registry.register(
+            "config_reloads",
+            "Times that files were read again",
+            self.reloads.clone(),
+        );
+        registry.register(
+            "policy_generation",
+            "Counts the policy sets that took effect; stands still while a reload fails",
+            self.policy_generation.clone(),
+        );
+        registry.register_with_unit(
+            "certificate_expiry",
+            "When a certificate in use expires, in seconds since 1970",
+            Unit::Seconds,
+            self.certificate_expiry.clone(),
+        );
+        registry.register(
+            "pods",
+            "Pods on this node, by how they are treated",
+            self.pods.clone(),
+        );
+    }
+
+    /// Counts each request's end; to be given to the audit log.
+    pub fn observer(self: &Arc<Self>) -> Observer {
+        let metrics = Arc::clone(self);
+        Arc::new(move |summary| metrics.request(summary))
+    }
+
+    fn request(&self, summary: &Summary<'_>) {
+        let verb = VERBS
+            .iter()
+            .find(|verb| **verb == summary.verb)
+            .copied()
+            .unwrap_or("other");
+        let labels = RequestLabels {
+            outcome: summary.outcome.as_str(),
+            verb,
+            reason: summary.reason,
+        };
+        self.requests.get_or_create(&labels).inc();
+        if let Some(time) = summary.policy {
+            self.policy_seconds.observe(time.as_secs_f64());
+        }
+        if let Some(time) = summary.upstream {
+            self.upstream_seconds.observe(time.as_secs_f64());
+        }
+        if !summary.long {
+            self.request_seconds.observe(summary.total.as_secs_f64());
+        }
+    }
+
+    /// Counts a connection as open for as long as the guard lives.
+    pub fn connection(&self) -> OpenConnection {
+        self.connections_open.inc();
+        OpenConnection(self.connections_open.clone())
+    }
+
+    /// The kernel refused a connect.
+    pub fn connect_refused(&self, cause: &'static str) {
+        self.connects_refused.get_or_create(&CauseLabel { cause }).inc();
+    }
+
+    /// A connection without a flow record was closed.
+    pub fn no_flow(&self) {
+        self.no_flow.inc();
+    }
+
+    /// Files of `kind` (`policy`, `credential`, `ca`) were read again.
+    pub fn reload(&self, kind: &'static str, well: bool) {
+        let result = if well { "success" } else { "failure" };
+        self.reloads.get_or_create(&ReloadLabels { kind, result }).inc();
+    }
+
+    /// The policy set in effect.
+    pub fn policy_generation(&self, generation: u64) {
+        self.policy_generation
+            .set(i64::try_from(generation).unwrap_or(i64::MAX));
+    }
+
+    /// When `certificate` (`node-ca`, `leaf`, `upstream`) expires, as time since 1970.
+    pub fn certificate_expiry(&self, certificate: &'static str, since_epoch: Duration) {
+        self.certificate_expiry
+            .get_or_create(&CertificateLabel { certificate })
+            .set(since_epoch.as_secs_f64());
+    }
+
+    /// How many pods on this node are of `class` (`enforced`, `exempt`, `pending`).
+    pub fn pods(&self, class: &'static str, count: usize) {
+        self.pods
+            .get_or_create(&ClassLabel { class })
+            .set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// Shows the audit log's counters from now on.
+    pub fn watch_audit(&self, stats: Arc<Stats>) {
+        self.collect(Box::new(AuditCollector(stats)));
+    }
+
+    /// Shows counters that the kernel programs keep, read at each scrape.
+    pub fn watch_kernel(&self, read: impl Fn() -> Vec<(&'static str, u64)> + Send + Sync + 'static) {
+        self.collect(Box::new(KernelCollector(Box::new(read))));
+    }
+
+    fn collect(&self, collector: Box<dyn Collector>) {
+        self.registry
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .register_collector(collector);
+    }
+
+    /// All metrics as OpenMetrics text.
+    ///
+    /// # Errors
+    /// When a collector fails to write, which none does.
+    pub fn encode(&self) -> Result<String, fmt::Error> {
+        let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut out = String::new();
+        text::encode(&mut out, &registry)?;
+        Ok(out)
+    }
+}
+
+/// Counts one open connection until it is dropped.
+#[derive(Debug)]
+pub struct OpenConnection(Gauge);
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+#[derive(Debug)]
+struct AuditCollector(Arc<Stats>);
+
+impl Collector for AuditCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let Self(stats) = self;
+        for (name, help, value) in [
+            ("audit_lines", "Audit lines written", stats.lines()),
+            ("audit_bytes", "Bytes of audit lines written", stats.bytes()),
+            (
+                "audit_errors",
+                "Failed writes and syncs of the audit log",
+                stats.errors(),
+            ),
+            ("audit_syncs", "Syncs of the audit log to disk", stats.syncs()),
+        ] {
+            let encoder = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            ConstCounter::new(value).encode(encoder)?;
+        }
+        let in_flight = u32::try_from(stats.in_flight()).unwrap_or(u32::MAX);
+        for (name, help, unit, value) in [
+            (
+                "audit_in_flight",
+                "Audit records begun and not yet written: requests in flight and lines that wait",
+                None,
+                f64::from(in_flight),
+            ),
+            (
+                "audit_lag",
+                "Age of the oldest audit record of the last write, when it was written",
+                Some(&Unit::Seconds),
+                stats.lag().as_secs_f64(),
+            ),
+            (
+                "audit_failing",
+                "1 while the audit log cannot be written, so that writes, sessions and denials are refused",
+                None,
+                f64::from(u8::from(stats.failure().is_some())),
+            ),
+        ] {
+            let encoder = encoder.encode_descriptor(name, help, unit, MetricType::Gauge)?;
+            ConstGauge::new(value).encode(encoder)?;
+        }
+        Ok(())
+    }
+}
+
+struct KernelCollector(Box<dyn Fn() -> Vec<(&'static str, u64)> + Send + Sync>);
+
+impl fmt::Debug for KernelCollector {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("KernelCollector")
+    }
+}
+
+impl Collector for KernelCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "What the kernel programs counted since they were attached";
+        let mut encoder = encoder.encode_descriptor("kernel_events", help, None, MetricType::Counter)?;
+        for (event, count) in (self.0)() {
+            let labels = EventLabel { event };
+            ConstCounter::new(count).encode(encoder.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::Outcome;
+
+    fn summary<'a>(verb: &'a str, outcome: Outcome, reason: &'static str, long: bool) -> Summary<'a> {
+        let time = Duration::from_micros(40);
+        Summary {
+            outcome,
+            verb,
+            reason,
+            policy: Some(time),
+            upstream: None,
+            total: time,
+            long,
+        }
+    }
+
+    #[test]
+    fn requests_are_counted_by_few_labels() {
+        let metrics = Arc::new(Metrics::new());
+        let observe = metrics.observer();
+        observe(&summary("list", Outcome::Allow, "", false));
+        observe(&summary("list", Outcome::Allow, "", true));
+        observe(&summary("invented-by-a-client", Outcome::Deny, "policy", false));
+        let text = metrics.encode().expect("text");
+        for line in [
+            "picket_requests_total{outcome=\"allow\",verb=\"list\",reason=\"\"} 2",
+            "picket_requests_total{outcome=\"deny\",verb=\"other\",reason=\"policy\"} 1",
+            "picket_policy_duration_seconds_count 3",
+            "picket_request_duration_seconds_count 2",
+            "picket_upstream_duration_seconds_count 0",
+        ] {
+            assert!(
+                text.lines().any(|have| have == line),
+                "{line} is missing in\n{text}"
+            );
+        }
+        assert!(text.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn gauges_guards_and_collectors_show() {
+        let metrics = Metrics::new();
+        let first = metrics.connection();
+        let second = metrics.connection();
+        drop(first);
+        metrics.connect_refused("door");
+        metrics.no_flow();
+        metrics.reload("policy", false);
+        metrics.policy_generation(7);
+        metrics.certificate_expiry("leaf", Duration::from_secs(1_800_000_000));
+        metrics.pods("enforced", 3);
+        metrics.watch_kernel(|| vec![("flows_lost", 4)]);
+        metrics.watch_audit(Arc::new(Stats::default()));
+        let text = metrics.encode().expect("text");
+        for line in [
+            "picket_connections_open 1",
+            "picket_connects_refused_total{cause=\"door\"} 1",
+            "picket_no_flow_total 1",
+            "picket_config_reloads_total{kind=\"policy\",result=\"failure\"} 1",
+            "picket_policy_generation 7",
+            "picket_certificate_expiry_seconds{certificate=\"leaf\"} 1800000000.0",
+            "picket_pods{class=\"enforced\"} 3",
+            "picket_kernel_events_total{event=\"flows_lost\"} 4",
+            "picket_audit_lines_total 0",
+            "picket_audit_in_flight 0.0",
+            "picket_audit_lag_seconds 0.0",
+        ] {
+            assert!(
+                text.lines().any(|have| have == line),
+                "{line} is missing in\n{text}"
+            );
+        }
+        drop(second);
+        assert!(
+            metrics
+                .encode()
+                .expect("text")
+                .contains("picket_connections_open 0\n")
+        );
+    }
+}

@@ -1,0 +1,557 @@
+//! The log from its outside: what is in the file, when, and what happens when it cannot be.
+
+use std::fs;
+use std::io::{BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::chain::{Report, Verifier};
+use super::*;
+
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> Self {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let next = NEXT.fetch_add(1, Ordering::Relaxed);
+        let folder = std::env::temp_dir().join(format!("picket-audit-{}-{next}", std::process::id()));
+        fs::create_dir_all(&folder).expect("scratch folder");
+        Self(folder)
+    }
+
+    fn file(&self) -> PathBuf {
+        self.0.join("audit.jsonl")
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _left = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn config(file: &Path) -> AuditConfig {
+    AuditConfig {
+        file: Some(file.to_owned()),
+        stdout: false,
+        node: "node-a".into(),
+    }
+}
+
+fn open(file: &Path) -> AuditLog {
+    AuditLog::open(&config(file), None).expect("opens")
+}
+
+fn received(uri: &str) -> Received {
+    Received {
+        uri: uri.into(),
+        verb: "get".into(),
+        ..Received::default()
+    }
+}
+
+fn lines(file: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(file).expect("the log");
+    assert!(text.is_empty() || text.ends_with('\n'), "a torn line");
+    text.lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect()
+}
+
+fn verify(file: &Path) -> Report {
+    Verifier::default()
+        .file(BufReader::new(fs::File::open(file).expect("the log")))
+        .expect("readable")
+}
+
+/// Writes `count` allowed reads.
+async fn reads(log: &AuditLog, count: usize) {
+    for number in 0..count {
+        let mut record = log
+            .begin(received(&format!("/api/v1/pods?limit={number}")))
+            .await
+            .expect("room");
+        record.allow(None, None);
+        record.response(200, None, None);
+        record.finish(EndReason::Completed);
+    }
+    log.flush().await.expect("flushed");
+}
+
+#[tokio::test]
+async fn a_line_is_a_kubernetes_audit_event_with_more() {
+    let scratch = Scratch::new();
+    let log = open(&scratch.file());
+    let caller = Arc::new(Caller {
+        pod: Some(PodRef {
+            namespace: "agents".into(),
+            name: "reader-0".into(),
+            uid: "u-1".into(),
+        }),
+        container: Some("main".into()),
+        service_account: Some("reader".into()),
+        process: Some(ProcessRef {
+            pid: 42,
+            exe: Some("/bin/kubectl".into()),
+            comm: "kubectl".into(),
+            uid: 1000,
+        }),
+    });
+    let mut record = log
+        .begin(Received {
+            uri: "/api/v1/namespaces/prod/pods/web/exec?command=login&command=--token%3Dabc".into(),
+            verb: "get".into(),
+            source: Some("10.1.0.7:40000".parse().expect("address")),
+            user_agent: Some("kubectl/v1.36".into()),
+            caller: Some(caller),
+        })
+        .await
+        .expect("room");
+    let id = record.id().to_string();
+    record.user(Arc::new(User::service_account("agents", "reader")));
+    record.identity("reader", "pod");
+    record.impersonated(Arc::new(User {
+        username: "picket:reader".into(),
+        ..User::default()
+    }));
+    record.target(
+        "create",
+        Some(ObjectRef {
+            resource: "pods".into(),
+            namespace: Some("prod".into()),
+            name: Some("web".into()),
+            api_version: "v1".into(),
+            subresource: Some("exec".into()),
+            ..ObjectRef::default()
+        }),
+    );
+    let finding = Finding {
+        policy: "p".into(),
+        rule: "r".into(),
+        message: "soon".into(),
+    };
+    record.findings(vec![], vec![finding]);
+    record.allow(Some("grant".into()), Some("0".into()));
+    record.policy_took(Duration::from_micros(4));
+    record.upstream_took(Duration::from_micros(900));
+    record.credential("clientCertificate", Some("serial-7".into()));
+    record.session(Some("s-1".into()), "v5.channel.k8s.io");
+    record.commit_before_effect().await.expect("on disk");
+    assert_eq!(lines(&scratch.file()).len(), 1, "on disk before the effect");
+    record.response(101, None, None);
+    record.started().await.expect("room");
+    record.session_bytes(10, 2000);
+    record.annotate("picket.dev/note", "Bearer abc");
+    record.finish(EndReason::ClientClosed);
+    log.flush().await.expect("flushed");
+
+    let lines = lines(&scratch.file());
+    let stages: Vec<_> = lines
+        .iter()
+        .map(|line| line["stage"].as_str().expect("stage"))
+        .collect();
+    assert_eq!(stages, ["RequestReceived", "ResponseStarted", "ResponseComplete"]);
+    assert!(lines.iter().all(|line| line["auditID"] == *id));
+    assert_eq!(lines[0]["responseStatus"], Value::Null);
+    let end = &lines[2];
+    for (at, want) in [
+        ("/kind", "Event"),
+        ("/apiVersion", "audit.k8s.io/v1"),
+        ("/level", "Metadata"),
+        (
+            "/requestURI",
+            "/api/v1/namespaces/prod/pods/web/exec?command=login&command=--token%3D***",
+        ),
+        ("/verb", "create"),
+        ("/user/username", "system:serviceaccount:agents:reader"),
+        ("/impersonatedUser/username", "picket:reader"),
+        ("/sourceIPs/0", "10.1.0.7"),
+        ("/userAgent", "kubectl/v1.36"),
+        ("/objectRef/subresource", "exec"),
+        ("/objectRef/apiVersion", "v1"),
+        ("/annotations/picket.dev~1note", "Bearer ***"),
+        ("/agent/identity", "reader"),
+        ("/agent/pod/uid", "u-1"),
+        ("/agent/serviceAccount", "reader"),
+        ("/agent/node", "node-a"),
+        ("/agent/process/exe", "/bin/kubectl"),
+        ("/agent/attestation", "pod"),
+        ("/decision/outcome", "allow"),
+        ("/decision/policy", "grant"),
+        ("/decision/wouldDeny/0/message", "soon"),
+        ("/credential/id", "serial-7"),
+        ("/session/protocol", "v5.channel.k8s.io"),
+        ("/session/endReason", "clientClosed"),
+    ] {
+        assert_eq!(
+            end.pointer(at).and_then(Value::as_str),
+            Some(want),
+            "{at} of {end}"
+        );
+    }
+    for (at, want) in [
+        ("/responseStatus/code", 101),
+        ("/agent/process/pid", 42),
+        ("/decision/latencyMicros/policy", 4),
+        ("/decision/latencyMicros/upstream", 900),
+        ("/session/bytes/toClient", 2000),
+        ("/integrity/seq", 3),
+    ] {
+        assert_eq!(
+            end.pointer(at).and_then(Value::as_u64),
+            Some(want),
+            "{at} of {end}"
+        );
+    }
+    let time = end["stageTimestamp"].as_str().expect("time");
+    assert_eq!((time.len(), &time[19..20], &time[26..]), (27, ".", "Z"), "{time}");
+    assert!(
+        end.get("kernel").is_none() && end.pointer("/objectRef/apiGroup").is_none(),
+        "absent facts are left out"
+    );
+    assert_eq!(
+        fs::metadata(scratch.file()).expect("file").permissions().mode() & 0o777,
+        0o600
+    );
+}
+
+#[tokio::test]
+async fn the_guard_writes_whatever_happens() {
+    let scratch = Scratch::new();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let seen_by_observer = Arc::clone(&seen);
+    let observer: Observer = Arc::new(move |summary| {
+        seen_by_observer.lock().expect("lock").push((
+            summary.outcome,
+            summary.reason,
+            summary.verb.to_owned(),
+        ));
+    });
+    let log = AuditLog::open(&config(&scratch.file()), Some(observer)).expect("opens");
+
+    drop(log.begin(received("/dropped")).await.expect("room"));
+
+    let mut cancelled = log.begin(received("/cancelled")).await.expect("room");
+    cancelled.allow(None, None);
+    let task = tokio::spawn(async move {
+        let _held = cancelled;
+        std::future::pending::<()>().await;
+    });
+    tokio::task::yield_now().await;
+    task.abort();
+    assert!(task.await.expect_err("cancelled").is_cancelled());
+
+    let panicking = log.begin(received("/panic")).await.expect("room");
+    let task = tokio::spawn(async move {
+        let _held = panicking;
+        panic!("a bug");
+    });
+    assert!(task.await.expect_err("panicked").is_panic());
+
+    log.flush().await.expect("flushed");
+    let lines = lines(&scratch.file());
+    let told: Vec<_> = lines
+        .iter()
+        .map(|line| {
+            ["/requestURI", "/stage", "/decision/outcome", "/decision/reason"]
+                .map(|at| line.pointer(at).and_then(Value::as_str).unwrap_or(""))
+        })
+        .collect();
+    assert_eq!(
+        told,
+        [
+            ["/dropped", "ResponseComplete", "error", "aborted"],
+            ["/cancelled", "ResponseComplete", "error", "aborted"],
+            ["/panic", "Panic", "error", "panic"],
+        ]
+    );
+    assert_eq!(seen.lock().expect("lock").len(), 3);
+    assert_eq!(log.stats().in_flight(), 0, "all room is given back");
+}
+
+#[tokio::test]
+async fn a_denial_is_one_line_and_on_disk_first() {
+    let scratch = Scratch::new();
+    let log = open(&scratch.file());
+    let mut record = log.begin(received("/api/v1/namespaces/x")).await.expect("room");
+    record.target("delete", None);
+    record.deny(
+        "policy",
+        Some("guard".into()),
+        Some("no-delete".into()),
+        "namespaces stay",
+    );
+    record.response(403, Some("Forbidden".into()), Some("agent may not".into()));
+    record.commit_before_effect().await.expect("on disk");
+    let before = lines(&scratch.file());
+    assert_eq!(before.len(), 1);
+    assert_eq!(before[0]["stage"], "ResponseComplete");
+    assert_eq!(before[0]["responseStatus"]["status"], "Failure");
+    assert_eq!(before[0]["decision"]["rule"], "no-delete");
+    record.finish(EndReason::Completed);
+    log.flush().await.expect("flushed");
+    assert_eq!(lines(&scratch.file()).len(), 1, "the end adds no second line");
+}
+
+#[tokio::test]
+async fn refused_connects_are_events_too() {
+    let scratch = Scratch::new();
+    let log = open(&scratch.file());
+    let kernel = KernelFacts {
+        hook: "connect4".into(),
+        family: "ipv4".into(),
+        protocol: "tcp".into(),
+        address: Some("10.0.0.5:10250".parse().expect("address")),
+        verdict: "refuse".into(),
+    };
+    log.connection(Connection {
+        caller: None,
+        kernel,
+        reason: "door",
+        message: "a kubelet".into(),
+    })
+    .await
+    .expect("queued");
+    log.flush().await.expect("flushed");
+    let line = &lines(&scratch.file())[0];
+    assert_eq!(line["verb"], "connect");
+    assert_eq!(line["requestURI"], "tcp://10.0.0.5:10250");
+    assert_eq!(line["kernel"]["address"], "10.0.0.5:10250");
+    assert_eq!(line["decision"]["outcome"], "deny");
+    assert!(line["decision"].get("latencyMicros").is_none());
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_what_must_be_on_disk() {
+    let log = open(Path::new("/dev/full"));
+    let mut record = log.begin(received("/api/v1/namespaces/x")).await.expect("room");
+    record.allow(None, None);
+    let error = record
+        .commit_before_effect()
+        .await
+        .expect_err("cannot be on disk");
+    assert!(error.to_string().contains("No space left"), "{error}");
+    assert!(log.stats().failure().expect("failing").contains("No space left"));
+    assert!(log.flush().await.is_err());
+}
+
+#[tokio::test]
+async fn reads_are_kept_until_the_file_takes_them_again() {
+    let scratch = Scratch::new();
+    let away = scratch.0.join("away");
+    let folder = scratch.0.join("logs");
+    fs::create_dir(&folder).expect("folder");
+    let file = folder.join("audit.jsonl");
+    let log = open(&file);
+    reads(&log, 2).await;
+    // The folder vanishes and a file stands in its place: nothing can be opened there.
+    fs::rename(&folder, &away).expect("moves");
+    fs::write(&folder, "").expect("in the way");
+    let mut read = log.begin(received("/kept")).await.expect("room");
+    read.allow(None, None);
+    read.response(200, None, None);
+    read.finish(EndReason::Completed);
+    let mut write = log.begin(received("/refused")).await.expect("room");
+    assert!(write.commit_before_effect().await.is_err());
+    write.error("audit", "the audit log cannot be written");
+    write.response(503, None, None);
+    drop(write);
+    fs::remove_file(&folder).expect("clears the way");
+    fs::create_dir(&folder).expect("folder");
+    tokio::time::timeout(Duration::from_secs(5), async {
+        while log.flush().await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+    .expect("written again");
+    let uris: Vec<_> = lines(&file)
+        .iter()
+        .map(|line| line["requestURI"].as_str().expect("uri").to_owned())
+        .collect();
+    assert_eq!(uris, ["/kept", "/refused"]);
+    assert!(log.stats().failure().is_none());
+    let mut verifier = Verifier::default();
+    for file in [away.join("audit.jsonl"), file] {
+        let report = verifier
+            .file(BufReader::new(fs::File::open(file).expect("file")))
+            .expect("readable");
+        assert_eq!(report.breaks, []);
+        assert_eq!(report.good, 2);
+    }
+}
+
+#[tokio::test]
+async fn any_change_breaks_the_chain() {
+    let scratch = Scratch::new();
+    let log = open(&scratch.file());
+    reads(&log, 5).await;
+    let good = verify(&scratch.file());
+    assert_eq!(
+        (good.good, good.chains, good.first_seq, good.torn),
+        (5, 1, Some(1), 0)
+    );
+    assert_eq!(good.breaks, []);
+    let text = fs::read_to_string(scratch.file()).expect("text");
+    let whole: Vec<&str> = text.lines().collect();
+    let tampered = |lines: Vec<String>| {
+        let text = lines.iter().map(|line| format!("{line}\n")).collect::<String>();
+        Verifier::default()
+            .file(text.as_bytes())
+            .expect("readable")
+            .breaks
+    };
+    let copy = || whole.iter().map(|line| (*line).to_owned()).collect::<Vec<_>>();
+
+    let mut changed = copy();
+    changed[2] = changed[2].replace("limit=2", "limit=9");
+    assert!(
+        tampered(changed)[0]
+            .to_string()
+            .starts_with("line 3: the line was changed")
+    );
+
+    let mut removed = copy();
+    removed.remove(2);
+    assert_eq!(tampered(removed)[0].line, 3);
+
+    let mut swapped = copy();
+    swapped.swap(1, 2);
+    assert!(!tampered(swapped).is_empty());
+
+    let mut damaged = copy();
+    damaged[2].truncate(40);
+    assert_eq!(
+        tampered(damaged)[0].line,
+        4,
+        "a damaged line shows at the next one"
+    );
+
+    // Rehashing a changed line does not help: the next one holds its hash.
+    let mut forged = copy();
+    let body = forged[2].replace("limit=2", "limit=9");
+    let body = &body[..body.len() - 76];
+    let digest = ring::digest::digest(&ring::digest::SHA256, body.as_bytes());
+    let hex: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    forged[2] = format!("{body},\"hash\":\"{hex}\"}}}}");
+    let breaks = tampered(forged);
+    assert_eq!((breaks.len(), breaks[0].line), (1, 4));
+}
+
+#[tokio::test]
+async fn a_restart_binds_its_chain_to_the_last_whole_line() {
+    let scratch = Scratch::new();
+    let log = open(&scratch.file());
+    reads(&log, 3).await;
+    drop(log);
+    // What kill -9 in the middle of a write leaves.
+    let mut file = retry_open(&scratch.file());
+    file.write_all(br#"{"kind":"Event","api"#).expect("torn");
+    drop(file);
+    let log = open(&scratch.file());
+    reads(&log, 2).await;
+    let report = verify(&scratch.file());
+    assert_eq!((report.good, report.chains, report.torn), (5, 2, 1));
+    assert_eq!(report.breaks, []);
+    // Lines cut off before the restart show: the second chain is bound to what was there.
+    let text = fs::read_to_string(scratch.file()).expect("text");
+    let without: String = text
+        .lines()
+        .enumerate()
+        .filter(|(at, _)| *at != 2)
+        .map(|(_, line)| format!("{line}\n"))
+        .collect();
+    let report = Verifier::default().file(without.as_bytes()).expect("readable");
+    assert!(report.breaks[0].reason.contains("not bound"), "{report:?}");
+}
+
+/// Appends to the log once its writer has let go of it.
+fn retry_open(file: &Path) -> fs::File {
+    let file = fs::OpenOptions::new().append(true).open(file).expect("the log");
+    for _ in 0..200 {
+        if file.try_lock().is_ok() {
+            return file;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("the writer keeps the file after the last handle is gone");
+}
+
+#[tokio::test]
+async fn two_writers_do_not_share_a_file() {
+    let scratch = Scratch::new();
+    let _log = open(&scratch.file());
+    assert!(matches!(
+        AuditLog::open(&config(&scratch.file()), None),
+        Err(AuditError::Locked(_))
+    ));
+}
+
+#[tokio::test]
+async fn a_renamed_file_is_left_and_the_chain_goes_on() {
+    let scratch = Scratch::new();
+    let log = open(&scratch.file());
+    reads(&log, 3).await;
+    let old = scratch.0.join("audit.jsonl.1");
+    fs::rename(scratch.file(), &old).expect("rotates");
+    reads(&log, 2).await;
+    assert_eq!((lines(&old).len(), lines(&scratch.file()).len()), (3, 2));
+    let alone = verify(&scratch.file());
+    assert_eq!(
+        (alone.first_seq, alone.chains, alone.breaks.len()),
+        (Some(4), 0, 0)
+    );
+    let mut verifier = Verifier::default();
+    for (file, good) in [(old, 3), (scratch.file(), 2)] {
+        let report = verifier
+            .file(BufReader::new(fs::File::open(file).expect("file")))
+            .expect("readable");
+        assert_eq!((report.good, report.breaks.len()), (good, 0));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_commits_share_syncs() {
+    let scratch = Scratch::new();
+    let log = open(&scratch.file());
+    let tasks: Vec<_> = (0..400)
+        .map(|_| {
+            let log = log.clone();
+            tokio::spawn(async move {
+                let mut record = log.begin(received("/api/v1/pods")).await.expect("room");
+                record.allow(None, None);
+                record.commit_before_effect().await.expect("on disk");
+                record.response(200, None, None);
+                record.finish(EndReason::Completed);
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.expect("done");
+    }
+    log.flush().await.expect("flushed");
+    let report = verify(&scratch.file());
+    assert_eq!((report.good, report.breaks.len()), (800, 0));
+    assert!(
+        log.stats().syncs() < 400,
+        "{} syncs for 400 commits",
+        log.stats().syncs()
+    );
+    assert_eq!(log.stats().in_flight(), 0);
+}
+
+#[test]
+fn a_log_needs_somewhere_to_go() {
+    assert!(matches!(
+        AuditLog::open(&AuditConfig::default(), None),
+        Err(AuditError::Nowhere)
+    ));
+    let missing = AuditLog::open(&config(Path::new("/nonexistent/audit.jsonl")), None);
+    let error = missing.err().expect("no folder").to_string();
+    assert!(error.contains("/nonexistent/audit.jsonl"), "{error}");
+}
