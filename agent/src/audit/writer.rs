@@ -298,8 +298,6 @@ impl Writer {
                 }
             }
         }
-        self.failed = None;
-        self.stats.recovered();
     }
 
     /// Writes the next piece and gives back how many items it held.
@@ -340,6 +338,8 @@ impl Writer {
                 .lag_micros
                 .store(u64::try_from(lag).unwrap_or(0), Relaxed);
         }
+        self.failed = None;
+        self.stats.recovered();
         for item in self.waiting.drain(..taken) {
             match item {
                 Item::Line { room, done, .. } => {

@@ -1,4 +1,7 @@
-//! What the parts of the agent share while it runs.
+//! The process around the stages: its log and metrics, its signals, its readiness and its end.
 
+pub mod drain;
 pub mod metrics;
+pub mod readiness;
+pub mod signals;
 pub mod telemetry;
