@@ -249,15 +249,15 @@ struct Writer {
 impl Writer {
     fn run(&mut self, queue: &Queue) {
         loop {
-            let patience = if self.failed.is_some() {
-                Some(RETRY_AFTER)
-            } else {
+            let patience = if self.waiting.is_empty() {
                 self.sink.dirty.then_some(SYNC_AFTER)
+            } else {
+                Some(RETRY_AFTER)
             };
             match queue.take(&mut self.waiting, patience) {
                 Work::Items => self.write(),
-                Work::Idle if self.failed.is_some() => self.write(),
-                Work::Idle => self.sync(),
+                Work::Idle if self.waiting.is_empty() => self.sync(),
+                Work::Idle => self.write(),
                 Work::Closed => {
                     self.write();
                     self.sync();
@@ -267,12 +267,28 @@ impl Writer {
         }
     }
 
+    /// Puts on disk what was written and nobody waits for.
     fn sync(&mut self) {
-        self.stats.syncs.fetch_add(1, Relaxed);
-        if let Err(error) = self.sink.sync() {
-            self.stats.failed(&error.to_string());
-            self.failed = Some((Instant::now(), error));
+        if !self.sink.dirty {
+            return;
         }
+        match self.sink.sync() {
+            Ok(()) => {
+                self.stats.syncs.fetch_add(1, Relaxed);
+                self.works();
+            }
+            Err(error) => self.fails(error),
+        }
+    }
+
+    fn works(&mut self) {
+        self.failed = None;
+        self.stats.recovered();
+    }
+
+    fn fails(&mut self, error: AuditError) {
+        self.stats.failed(&error.to_string());
+        self.failed = Some((Instant::now(), error));
     }
 
     /// Writes what waits, piece by piece.
@@ -284,24 +300,17 @@ impl Writer {
             self.refuse(&error);
             return;
         }
-        // An idle round after a failure comes here with nothing to write; opening and syncing is the try then.
-        loop {
-            let result = self.write_piece();
-            match result {
-                Ok(0) => break,
-                Ok(_) => {}
-                Err(error) => {
-                    self.stats.failed(&error.to_string());
-                    self.refuse(&error);
-                    self.failed = Some((Instant::now(), error));
-                    return;
-                }
+        while !self.waiting.is_empty() {
+            if let Err(error) = self.write_piece() {
+                self.refuse(&error);
+                self.fails(error);
+                return;
             }
         }
     }
 
-    /// Writes the next piece and gives back how many items it held.
-    fn write_piece(&mut self) -> Result<usize, AuditError> {
+    /// Writes the next piece of what waits.
+    fn write_piece(&mut self) -> Result<(), AuditError> {
         self.sink.follow()?;
         self.buffer.clear();
         let mark = self.sink.chain.mark();
@@ -326,7 +335,8 @@ impl Writer {
         }
         if !self.buffer.is_empty() {
             self.sink.store(&self.buffer, mark, sync)?;
-        } else if sync || taken == 0 && self.failed.is_some() {
+            self.works();
+        } else if sync {
             self.sink.sync()?;
         }
         self.stats.syncs.fetch_add(u64::from(sync), Relaxed);
@@ -338,8 +348,6 @@ impl Writer {
                 .lag_micros
                 .store(u64::try_from(lag).unwrap_or(0), Relaxed);
         }
-        self.failed = None;
-        self.stats.recovered();
         for item in self.waiting.drain(..taken) {
             match item {
                 Item::Line { room, done, .. } => {
@@ -351,7 +359,7 @@ impl Writer {
                 Item::Flush(done) => answer(done, Ok(())),
             }
         }
-        Ok(taken)
+        Ok(())
     }
 
     /// Fails everything somebody waits for and keeps the rest.
