@@ -1,5 +1,121 @@
-//! The pods on this node.
+//! The pods on this node: which there are, where they are, and that each is treated as it should be.
+//!
+//! In: the API server's pods and its own addresses, and the node's cgroup tree. Out: each pod's class through an
+//! [`Enforcer`], and the addresses that are doors.
+//!
+//! [`start`] puts the parts together: [`api`] and [`doors`] follow the API server, [`tree`] the cgroups, and
+//! [`reconcile`] makes of both what the enforcer is told.
 
+pub mod api;
+pub mod cgroup;
+pub mod doors;
+pub mod layout;
+pub mod netns;
 mod pod;
+pub mod reconcile;
+pub mod selection;
+#[cfg(test)]
+mod testing;
+pub mod tree;
 
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+pub use cgroup::CgroupId;
+pub use doors::Doors;
+pub use layout::container_of;
+pub use netns::{Netns, NodeNetns};
 pub use pod::{Pod, PodUid};
+pub use reconcile::{EnforceError, Enforcement, Enforcer, Status};
+pub use selection::Selection;
+
+/// What this part is told of the node.
+#[derive(Debug, Clone)]
+pub struct WorkloadConfig {
+    /// The node's name, as the pods' `spec.nodeName` has it.
+    pub node: String,
+    /// The cgroup v2 folder below which this node's pods live.
+    pub cgroup_root: PathBuf,
+    /// A kubeconfig whose current context may read pods, and the Service and endpoint slices of the API server.
+    pub kubeconfig: PathBuf,
+    /// Which pods are enforced.
+    pub selection: Selection,
+    /// Addresses of the API server besides those that the cluster names.
+    pub doors: BTreeSet<SocketAddr>,
+    /// The cgroups that the kernel has a class for already, from an agent before this one.
+    pub known: BTreeSet<CgroupId>,
+}
+
+/// Why this part cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkloadError {
+    /// The cgroup tree cannot be used.
+    #[error(transparent)]
+    Cgroup(#[from] cgroup::CgroupError),
+    /// The node's network namespace cannot be looked at.
+    #[error(transparent)]
+    Netns(#[from] netns::NetnsError),
+    /// The kubeconfig cannot be used.
+    #[error(transparent)]
+    Api(#[from] api::ApiError),
+}
+
+/// A task that runs until it is cancelled; one that ends before is an error of the process.
+pub type Task = (&'static str, BoxFuture<'static, ()>);
+
+/// What [`start`] hands out.
+pub struct Workload {
+    /// The addresses that are doors.
+    pub doors: watch::Receiver<Doors>,
+    /// How many pods are in which class.
+    pub status: watch::Receiver<Status>,
+    /// What has to be spawned.
+    pub tasks: Vec<Task>,
+}
+
+/// Reads the cgroup tree, closes the folders of all pods to the doors, exempts the agent's own pod, and hands out what
+/// does the rest. Nothing here waits for the API server.
+///
+/// # Errors
+/// [`WorkloadError`] where the configuration does not fit this machine.
+pub async fn start<E: Enforcer>(
+    config: WorkloadConfig,
+    enforcer: Arc<E>,
+    cancel: &CancellationToken,
+) -> Result<Workload, WorkloadError> {
+    let connector = api::Connector::new(&config.kubeconfig);
+    // Made once to find out whether the file makes sense; each watch makes its own.
+    connector.connect().await?;
+    let (tree, scans) = tree::Tree::open(config.cgroup_root)?;
+    let own = cgroup::own_pod(&scans.borrow());
+    let node = NodeNetns::current()?;
+    let find = Arc::new(move |cgroup: &std::path::Path| netns::of_pod(cgroup, &node));
+    let (pods_told, pods) = watch::channel(None);
+    let (doors_told, doors) = watch::channel(Doors {
+        addresses: config.doors,
+        whole: false,
+    });
+    let mut reconciler = reconcile::Reconciler::new(enforcer, config.selection, find, own, config.known);
+    reconciler.close(&scans.borrow());
+    let status = reconciler.status();
+    let tasks = vec![
+        ("cgroup tree", tree.run(cancel.clone()).boxed()),
+        (
+            "pods",
+            api::pods(connector.clone(), config.node, pods_told, cancel.clone()).boxed(),
+        ),
+        (
+            "doors",
+            doors::doors(connector, doors_told, cancel.clone()).boxed(),
+        ),
+        ("reconcile", reconciler.run(scans, pods, cancel.clone()).boxed()),
+    ];
+    Ok(Workload { doors, status, tasks })
+}

@@ -1,0 +1,274 @@
+use std::convert::Infallible;
+use std::sync::Mutex;
+
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Bytes, Frame};
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+
+use super::super::testing::Folder;
+use super::*;
+
+const HASH: &str = "f0e1d2c3b4a5968778695a4b3c2d1e0f";
+
+fn object(value: Value) -> core::Pod {
+    serde_json::from_value(value).unwrap()
+}
+
+fn pod(uid: &str, created: &str, annotations: Value) -> core::Pod {
+    object(json!({
+        "metadata": {"name": uid, "namespace": "n", "uid": uid, "creationTimestamp": created, "annotations": annotations},
+        "spec": {"containers": []},
+    }))
+}
+
+fn uids(map: &PodMap) -> Vec<(&str, &str)> {
+    let mut all: Vec<_> = map
+        .iter()
+        .map(|(cgroup, pod)| (cgroup.0.as_str(), pod.pod.uid.0.as_str()))
+        .collect();
+    all.sort_unstable();
+    all
+}
+
+#[test]
+fn a_pod_keeps_its_facts_and_every_kind_of_container() {
+    let read = NodePod::read(object(json!({
+        "metadata": {"name": "web", "namespace": "shop", "uid": "u1", "labels": {"app": "web"}},
+        "spec": {"nodeName": "node-1", "serviceAccountName": "seller", "hostNetwork": true, "containers": []},
+        "status": {
+            "podIP": "fd00::7",
+            "containerStatuses": [{"name": "main", "containerID": "containerd://aa", "image": "", "imageID": "", "ready": true, "restartCount": 0},
+                                  {"name": "waiting", "image": "", "imageID": "", "ready": false, "restartCount": 0}],
+            "initContainerStatuses": [{"name": "init", "containerID": "cri-o://bb", "image": "", "imageID": "", "ready": true, "restartCount": 0}],
+            "ephemeralContainerStatuses": [{"name": "debug", "containerID": "docker://cc", "image": "", "imageID": "", "ready": true, "restartCount": 0}],
+        },
+    })))
+    .unwrap();
+    let expected = Pod {
+        uid: PodUid("u1".into()),
+        namespace: "shop".into(),
+        name: "web".into(),
+        service_account: "seller".into(),
+        labels: [("app".into(), "web".into())].into(),
+        node: "node-1".into(),
+        host_network: true,
+        ip: Some("fd00::7".parse().unwrap()),
+        containers: [("aa", "main"), ("bb", "init"), ("cc", "debug")]
+            .map(|(id, name)| (id.into(), name.into()))
+            .into(),
+        cgroup: None,
+    };
+    assert_eq!((read.pod, read.cgroup_uid.0.as_str()), (expected, "u1"));
+}
+
+#[test]
+fn a_static_pods_cgroup_carries_its_manifests_hash_and_no_annotation_names_another_pod() {
+    let mut told = Told::default();
+    told.take(watcher::Event::Init);
+    let later = "2026-01-02T00:00:00Z";
+    told.take(watcher::Event::InitApply(pod(
+        "forged-mirror",
+        later,
+        json!({MIRROR_ANNOTATION: HASH}),
+    )));
+    told.take(watcher::Event::InitApply(pod(
+        "mirror",
+        "2026-01-01T00:00:00Z",
+        json!({MIRROR_ANNOTATION: HASH}),
+    )));
+    let victim = "0d5a3c3e-7f3a-4a59-9a5b-0c6f4f0b8f11";
+    told.take(watcher::Event::InitApply(pod(
+        "liar",
+        later,
+        json!({MIRROR_ANNOTATION: victim}),
+    )));
+    told.take(watcher::Event::InitApply(pod(
+        "plain",
+        later,
+        json!({"kubernetes.io/config.hash": HASH}),
+    )));
+    assert!(!told.whole);
+    assert!(told.take(watcher::Event::InitDone));
+    let map = told.by_cgroup();
+    assert_eq!(
+        uids(&map),
+        [(HASH, "mirror"), ("liar", "liar"), ("plain", "plain")]
+    );
+}
+
+#[test]
+fn a_new_list_replaces_the_old_one_at_once_and_the_same_again_is_no_change() {
+    let one = || pod("one", "2026-01-01T00:00:00Z", json!({}));
+    let two = || pod("two", "2026-01-01T00:00:00Z", json!({}));
+    let mut told = Told::default();
+    told.take(watcher::Event::Init);
+    assert!(told.take(watcher::Event::InitDone), "an empty node is known too");
+    assert!(told.take(watcher::Event::Apply(one())));
+    assert!(!told.take(watcher::Event::Apply(one())));
+    told.take(watcher::Event::Init);
+    assert!(!told.take(watcher::Event::InitApply(two())));
+    assert_eq!(uids(&told.by_cgroup()), [("one", "one")]);
+    assert!(told.take(watcher::Event::InitDone));
+    assert_eq!(uids(&told.by_cgroup()), [("two", "two")]);
+    assert!(told.take(watcher::Event::Delete(two())));
+    assert!(!told.take(watcher::Event::Delete(two())));
+}
+
+#[test]
+fn pauses_grow_to_a_bound() {
+    for failures in 0..100 {
+        let pause = pause(failures);
+        assert!(
+            pause >= RETRY_FIRST / 2 && pause <= RETRY_LONGEST,
+            "{failures}: {pause:?}"
+        );
+    }
+    assert!(pause(9) >= RETRY_LONGEST / 2);
+}
+
+/// A server that answers lists with one pod, and watches with what it is fed; each answer may be refused first.
+struct Server {
+    refuse: Mutex<u32>,
+    asked: Mutex<Vec<String>>,
+    feed: Mutex<Option<mpsc::UnboundedReceiver<Value>>>,
+}
+
+impl Server {
+    fn answer(&self, request: &Request<hyper::body::Incoming>) -> Response<BoxBody<Bytes, Infallible>> {
+        let query = request.uri().to_string();
+        self.asked.lock().unwrap().push(query.clone());
+        let whole = |status: u16, body: Value| {
+            let body = Full::new(Bytes::from(body.to_string())).boxed();
+            Response::builder().status(status).body(body).unwrap()
+        };
+        let mut refuse = self.refuse.lock().unwrap();
+        if *refuse > 0 {
+            *refuse -= 1;
+            return whole(
+                500,
+                json!({"kind": "Status", "status": "Failure", "code": 500, "message": "not now", "reason": ""}),
+            );
+        }
+        if query.contains("watch=true") {
+            let feed = self.feed.lock().unwrap().take();
+            let events = futures::stream::unfold(feed, |feed| async {
+                let mut feed = feed?;
+                let event = feed.recv().await?;
+                let line = Bytes::from(format!("{event}\n"));
+                Some((Ok(Frame::data(line)), Some(feed)))
+            });
+            return Response::new(BodyExt::boxed(StreamBody::new(SyncStream(Box::pin(events)))));
+        }
+        whole(
+            200,
+            json!({"kind": "PodList", "apiVersion": "v1", "metadata": {"resourceVersion": "5"},
+                   "items": [{"metadata": {"name": "a", "namespace": "n", "uid": "a", "resourceVersion": "4"},
+                              "spec": {"containers": []}}]}),
+        )
+    }
+}
+
+/// A boxed body has to be `Sync`; it is polled by one task alone.
+struct SyncStream<S>(std::pin::Pin<Box<S>>);
+
+impl<S: futures::Stream> futures::Stream for SyncStream<S> {
+    type Item = S::Item;
+
+    fn poll_next(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<S::Item>> {
+        self.0.as_mut().poll_next(context)
+    }
+}
+
+#[tokio::test]
+async fn pods_are_listed_and_watched_through_failures() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (feed, fed) = mpsc::unbounded_channel();
+    let server = Arc::new(Server {
+        refuse: Mutex::new(FAILURES_PER_CLIENT + 1),
+        asked: Mutex::default(),
+        feed: Mutex::new(Some(fed)),
+    });
+    let serving = server.clone();
+    let accepting = tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let server = serving.clone();
+            let service = service_fn(move |request| {
+                let server = server.clone();
+                async move { Ok::<_, Infallible>(server.answer(&request)) }
+            });
+            tokio::spawn(
+                hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service),
+            );
+        }
+    });
+    let folder = Folder::new();
+    let kubeconfig = folder.path().join("kubeconfig");
+    let config = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "c",
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+        "clusters": [{"name": "c", "cluster": {"server": format!("http://{address}")}}],
+        "users": [{"name": "u", "user": {}}],
+    });
+    std::fs::write(&kubeconfig, config.to_string()).unwrap();
+
+    let (told, mut known) = watch::channel(None);
+    let cancel = CancellationToken::new();
+    let following = tokio::spawn(pods(
+        Connector::new(&kubeconfig),
+        "node-1".into(),
+        told,
+        cancel.clone(),
+    ));
+    let mut names = async |want: &[&str]| {
+        let same = |map: &Option<Arc<PodMap>>| {
+            map.as_ref()
+                .is_some_and(|map| uids(map).iter().map(|(_, uid)| *uid).eq(want.iter().copied()))
+        };
+        let found = tokio::time::timeout(Duration::from_secs(10), known.wait_for(same)).await;
+        assert!(
+            found.is_ok(),
+            "{want:?} was not told; asked {:?}",
+            server.asked.lock().unwrap()
+        );
+    };
+    names(&["a"]).await;
+    let event = |kind: &str, name: &str, version: &str| {
+        json!({"type": kind, "object": {"kind": "Pod", "apiVersion": "v1",
+               "metadata": {"name": name, "namespace": "n", "uid": name, "resourceVersion": version}, "spec": {"containers": []}}})
+    };
+    feed.send(event("ADDED", "b", "6")).unwrap();
+    names(&["a", "b"]).await;
+    feed.send(event("DELETED", "a", "7")).unwrap();
+    names(&["b"]).await;
+    let asked = server.asked.lock().unwrap().clone();
+    assert!(
+        asked
+            .iter()
+            .all(|uri| uri.contains("fieldSelector=spec.nodeName%3Dnode-1")),
+        "{asked:?}"
+    );
+    cancel.cancel();
+    following.await.unwrap();
+    accepting.abort();
+}
+
+#[tokio::test]
+async fn a_kubeconfig_that_makes_no_sense_is_named() {
+    let error = Connector::new(Path::new("/nothing/here"))
+        .connect()
+        .await
+        .err()
+        .unwrap()
+        .to_string();
+    assert!(error.starts_with("/nothing/here: "), "{error}");
+}

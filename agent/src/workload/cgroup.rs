@@ -1,0 +1,266 @@
+//! The cgroup v2 tree of this node, read once.
+//!
+//! In: the folder below which the kubelet's cgroups live. Out: a [`Scan`]: the folders of all pods, each pod's folder,
+//! and which folders to watch for the next change.
+//!
+//! The search ends at a pod's folder. Whatever a pod makes below its own cgroup, a folder with another pod's name
+//! included, is that pod's and never taken for another.
+
+use std::io;
+use std::os::unix::fs::{DirEntryExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use super::PodUid;
+use super::layout::{is_kubepods, pod_uid};
+
+/// A kubelet's pods lie at most a handful of levels deep (`/docker/<id>/kubelet/kubepods/<qos>/pod<UID>`); a tree
+/// deeper than this without a pod is somebody else's.
+const MAX_DEPTH: usize = 16;
+
+/// How many processes of one pod are looked at; the sandbox's, which is wanted, is the pod's first.
+const MAX_PROCESSES: usize = 4096;
+
+/// The number of a cgroup v2 folder, as the kernel's cgroup programs see it (`bpf_get_current_ancestor_cgroup_id`).
+/// It is the folder's inode number; the kernel does not give it to another cgroup until it boots again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CgroupId(pub u64);
+
+impl CgroupId {
+    /// The number of the cgroup with this folder.
+    ///
+    /// # Errors
+    /// What the system says where the folder cannot be looked at.
+    pub fn of(folder: &Path) -> io::Result<Self> {
+        Ok(Self(std::fs::metadata(folder)?.ino()))
+    }
+}
+
+impl std::fmt::Display for CgroupId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Why the tree could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum CgroupError {
+    /// The root folder cannot be read.
+    #[error("{}: cannot read the cgroup tree: {source}", root.display())]
+    Root {
+        /// The configured root.
+        root: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The root folder is not in a cgroup v2 file system.
+    #[error(
+        "{}: no cgroup v2 folder; name one (`stat -f -c %T` says cgroup2fs there), such as /sys/fs/cgroup or, on a \
+         machine with both versions, /sys/fs/cgroup/unified",
+        root.display()
+    )]
+    NotVersion2 {
+        /// The configured root.
+        root: PathBuf,
+    },
+}
+
+/// A cgroup: its folder and its number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Group {
+    /// The number.
+    pub id: CgroupId,
+    /// The folder.
+    pub path: PathBuf,
+}
+
+/// A pod's cgroup.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodGroup {
+    /// The cgroup itself.
+    pub group: Group,
+    /// The pod's UID as the kubelet knows it; for a static pod its manifest's hash.
+    pub uid: PodUid,
+    /// The cgroups right below it, the containers', in order; a change is a reason to look at the pod again.
+    pub children: Vec<CgroupId>,
+}
+
+/// What one reading of the tree found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Scan {
+    /// The folders that hold all pods of a kubelet.
+    pub roots: Vec<Group>,
+    /// The pods' folders.
+    pub pods: Vec<PodGroup>,
+    /// The folders above the pods, in which new ones appear.
+    pub above: Vec<Group>,
+}
+
+/// Reads the tree below `root`. Folders that vanish meanwhile are left out.
+///
+/// # Errors
+/// [`CgroupError::Root`] where the root itself cannot be read.
+pub fn scan(root: &Path) -> Result<Scan, CgroupError> {
+    let fail = |source| CgroupError::Root {
+        root: root.to_owned(),
+        source,
+    };
+    std::fs::read_dir(root).map_err(fail)?;
+    let mut scan = Scan::default();
+    let top = Group {
+        id: CgroupId::of(root).map_err(fail)?,
+        path: root.to_owned(),
+    };
+    descend(top, 0, &mut scan);
+    Ok(scan)
+}
+
+fn descend(group: Group, depth: usize, scan: &mut Scan) {
+    let name = group
+        .path
+        .file_name()
+        .and_then(|name| name.to_str())
+        .unwrap_or_default();
+    if let Some(uid) = pod_uid(name) {
+        let mut children: Vec<_> = folders(&group.path).map(|child| child.id).collect();
+        children.sort_unstable();
+        scan.pods.push(PodGroup { group, uid, children });
+        return;
+    }
+    if is_kubepods(name) {
+        scan.roots.push(group.clone());
+    }
+    if depth < MAX_DEPTH {
+        for child in folders(&group.path) {
+            descend(child, depth + 1, scan);
+        }
+    }
+    scan.above.push(group);
+}
+
+/// The folders right below this one.
+fn folders(path: &Path) -> impl Iterator<Item = Group> {
+    std::fs::read_dir(path)
+        .into_iter()
+        .flatten()
+        .filter_map(Result::ok)
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .map(|entry| Group {
+            id: CgroupId(entry.ino()),
+            path: entry.path(),
+        })
+}
+
+/// The processes in this cgroup and below it, each with the folder it is in.
+///
+/// Processes of a process-id namespace that this one does not see, which the kernel lists as 0, are left out.
+#[must_use]
+pub fn processes(cgroup: &Path) -> Vec<(u32, PathBuf)> {
+    let mut found = Vec::new();
+    let mut open = vec![cgroup.to_owned()];
+    while let Some(folder) = open.pop() {
+        for pid in listed(&folder) {
+            found.push((pid, folder.clone()));
+            if found.len() == MAX_PROCESSES {
+                return found;
+            }
+        }
+        open.extend(folders(&folder).map(|child| child.path));
+    }
+    found
+}
+
+/// Whether the cgroup with this folder, itself, holds the process.
+#[must_use]
+pub fn holds(folder: &Path, pid: u32) -> bool {
+    listed(folder).contains(&pid)
+}
+
+fn listed(folder: &Path) -> Vec<u32> {
+    // A threaded cgroup answers with EOPNOTSUPP: its processes are listed above it.
+    let text = std::fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
+    text.lines()
+        .filter_map(|line| line.parse().ok())
+        .filter(|pid| *pid != 0)
+        .collect()
+}
+
+/// The pod folder that this very process is in, if the agent runs as a pod.
+///
+/// Found by looking for the own process id, which works in a cgroup namespace of its own too, where
+/// `/proc/self/cgroup` says `/`.
+#[must_use]
+pub fn own_pod(scan: &Scan) -> Option<CgroupId> {
+    let own = std::process::id();
+    let mut pods = scan.pods.iter();
+    let pod = pods.find(|pod| processes(&pod.group.path).iter().any(|(pid, _)| *pid == own))?;
+    Some(pod.group.id)
+}
+
+/// Checks that `root` is a folder of a cgroup v2 file system.
+///
+/// # Errors
+/// [`CgroupError`] where it is not, or cannot be looked at.
+pub fn check_root(root: &Path) -> Result<(), CgroupError> {
+    let kind = nix::sys::statfs::statfs(root).map_err(|errno| CgroupError::Root {
+        root: root.to_owned(),
+        source: errno.into(),
+    })?;
+    if kind.filesystem_type() == nix::sys::statfs::CGROUP2_SUPER_MAGIC {
+        return Ok(());
+    }
+    Err(CgroupError::NotVersion2 {
+        root: root.to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::Folder;
+    use super::*;
+
+    const A: &str = "0d5a3c3e-7f3a-4a59-9a5b-0c6f4f0b8f11";
+    const B: &str = "1d5a3c3e-7f3a-4a59-9a5b-0c6f4f0b8f11";
+
+    #[test]
+    fn pods_are_found_at_any_depth_and_what_a_pod_makes_below_itself_is_its_own() {
+        let tree = Folder::new();
+        for folder in [
+            format!("kubelet/kubepods/burstable/pod{A}/aa11"),
+            // A privileged container may make folders below its own cgroup and move its processes there.
+            format!("kubelet/kubepods/burstable/pod{A}/aa11/kubepods/pod{B}"),
+            "system.slice/sshd.service".into(),
+        ] {
+            std::fs::create_dir_all(tree.path().join(folder)).unwrap();
+        }
+        let found = scan(tree.path()).unwrap();
+        let pods: Vec<_> = found.pods.iter().map(|pod| pod.uid.0.as_str()).collect();
+        assert_eq!(pods, [A]);
+        assert_eq!(found.pods[0].children.len(), 1);
+        assert_eq!(
+            found.pods[0].group.id,
+            CgroupId::of(&found.pods[0].group.path).unwrap()
+        );
+        let roots: Vec<_> = found.roots.iter().map(|root| root.path.clone()).collect();
+        assert_eq!(roots, [tree.path().join("kubelet/kubepods")]);
+        assert_eq!(found.above.len(), 6, "{:?}", found.above);
+    }
+
+    #[test]
+    fn a_new_container_changes_the_scan() {
+        let tree = Folder::new();
+        let pod = tree.path().join(format!("kubepods/pod{A}"));
+        std::fs::create_dir_all(&pod).unwrap();
+        let before = scan(tree.path()).unwrap();
+        assert_eq!(before, scan(tree.path()).unwrap());
+        std::fs::create_dir(pod.join("aa11")).unwrap();
+        assert_ne!(before, scan(tree.path()).unwrap());
+    }
+
+    #[test]
+    fn a_root_of_another_file_system_is_refused_with_advice() {
+        let tree = Folder::new();
+        let error = check_root(tree.path()).unwrap_err().to_string();
+        assert!(error.contains("cgroup2fs"), "{error}");
+        assert!(scan(&tree.path().join("nothing")).is_err());
+    }
+}

@@ -1,0 +1,618 @@
+//! Brings what is in force to what should be, pod by pod.
+//!
+//! In: the cgroup tree and the API server's pods, whenever one of them changes. Out: calls to an [`Enforcer`], and
+//! counts in a [`Status`].
+//!
+//! What should be: the folders of all pods are closed to the doors, so that a pod nobody judged yet is closed; a pod
+//! that the selection names is enforced as soon as its network namespace is there; every other pod of the API server is
+//! exempt; a pod that the API server does not know is closed. A selected pod that shares the node's network cannot be
+//! enforced in this version, since its listener would be everyone's on the node: it stays closed, and the log says so.
+//!
+//! Each pod is brought there by itself: one that fails is tried again later and holds nobody up.
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::api::{NodePod, PodMap};
+use super::cgroup::{CgroupId, Group, PodGroup, Scan};
+use super::netns::{Netns, NetnsError, NetnsId};
+use super::{Pod, Selection};
+
+/// Pauses while a namespace is not there: short at first, since a sandbox has its own within milliseconds.
+const NETNS_PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(500));
+
+/// Pauses after a failure.
+const FAILURE_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
+
+/// How long one attempt may take; opening a listener takes milliseconds.
+const ATTEMPT_LIMIT: Duration = Duration::from_secs(5);
+
+/// How often an enforced pod's namespace is looked at again though nothing changed in its cgroup.
+const CHECK_EVERY: Duration = Duration::from_secs(30);
+
+/// Why something could not be put in force.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}: {source}")]
+pub struct EnforceError {
+    /// What was tried.
+    pub what: &'static str,
+    /// Why it failed.
+    pub source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+/// A pod to put in force.
+#[derive(Debug, Clone)]
+pub struct Enforcement {
+    /// Its cgroup.
+    pub group: Group,
+    /// Its network namespace.
+    pub netns: Netns,
+    /// What is known of it; replaced when its labels or containers change.
+    pub pod: Arc<ArcSwap<Pod>>,
+}
+
+/// What puts classes in force: the kernel's map and the listeners.
+pub trait Enforcer: Send + Sync + 'static {
+    /// A listener that serves one pod. Dropping it ends it.
+    type Handle: Send + 'static;
+
+    /// Opens a listener in the pod's namespace and, as the last step, tells the kernel to redirect the cgroup to it. It
+    /// may be called for a cgroup that is enforced already; the last call wins, and the earlier handle is dropped after.
+    ///
+    /// # Errors
+    /// [`EnforceError`]; the cgroup's class must then be what it was, or closed.
+    fn enforce(&self, pod: Enforcement) -> impl Future<Output = Result<Self::Handle, EnforceError>> + Send;
+
+    /// Lets the cgroup reach the doors.
+    ///
+    /// # Errors
+    /// [`EnforceError`].
+    fn exempt(&self, cgroup: CgroupId) -> Result<(), EnforceError>;
+
+    /// Closes the doors to the cgroup.
+    ///
+    /// # Errors
+    /// [`EnforceError`].
+    fn pending(&self, cgroup: CgroupId) -> Result<(), EnforceError>;
+
+    /// Takes away what the kernel holds for a cgroup that is gone. It is no error where it holds nothing.
+    ///
+    /// # Errors
+    /// [`EnforceError`].
+    fn forget(&self, cgroup: CgroupId) -> Result<(), EnforceError>;
+}
+
+/// Finds the network namespace of the pod with this cgroup.
+pub type FindNetns = Arc<dyn Fn(&Path) -> Result<Netns, NetnsError> + Send + Sync>;
+
+/// How many pods are in which class, for metrics and readiness.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Status {
+    /// Whether the API server's pods are known and every pod there was then has been judged.
+    pub settled: bool,
+    /// Pods whose doors lead to the agent.
+    pub enforced: usize,
+    /// Pods left alone.
+    pub exempt: usize,
+    /// Pods that are closed until they can be judged or enforced.
+    pub pending: usize,
+    /// Pods that are selected but cannot be enforced, and stay closed.
+    pub unenforceable: usize,
+    /// Attempts that failed since the start.
+    pub failures: u64,
+}
+
+/// What is in force for a pod.
+enum Applied<H> {
+    /// Nothing of its own: the folder of all pods stands for it.
+    Nothing,
+    /// Something that this agent did not put there, or put there in part.
+    Unknown,
+    /// Closed.
+    Closed,
+    /// Exempt.
+    Exempt,
+    /// Enforced.
+    Enforced {
+        /// The listener; held because dropping it ends it.
+        _handle: H,
+        netns: NetnsId,
+        pod: Arc<ArcSwap<Pod>>,
+        checked: Instant,
+    },
+}
+
+/// What should be in force for a pod.
+enum Wanted {
+    /// The API server has not told its pods: leave all as it is.
+    Same,
+    Closed,
+    Exempt,
+    Enforced(Arc<NodePod>),
+}
+
+/// What was last aimed at; a new aim does not wait for the pause that an old one's failure set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Aim {
+    Same,
+    Closed,
+    Exempt,
+    Enforced,
+}
+
+impl Wanted {
+    fn aim(&self) -> Aim {
+        match self {
+            Self::Same => Aim::Same,
+            Self::Closed => Aim::Closed,
+            Self::Exempt => Aim::Exempt,
+            Self::Enforced(_) => Aim::Enforced,
+        }
+    }
+}
+
+/// One pod's cgroup.
+struct Slot<H> {
+    found: PodGroup,
+    applied: Applied<H>,
+    /// An attempt is under way.
+    busy: bool,
+    /// The cgroup vanished while an attempt was under way.
+    gone: bool,
+    /// Something about the cgroup changed since the namespace was looked at.
+    stale: bool,
+    /// Attempts in a row without success, and when the next is due.
+    tries: u32,
+    due: Option<Instant>,
+    aim: Aim,
+    /// It is selected but shares the node's network.
+    unenforceable: bool,
+}
+
+/// How an attempt ended.
+enum Outcome<H> {
+    /// The namespace is the one that is served already.
+    Same,
+    /// A listener serves it.
+    Served {
+        handle: H,
+        netns: NetnsId,
+        pod: Arc<ArcSwap<Pod>>,
+    },
+    /// There is no namespace yet.
+    NotYet,
+    /// It failed; what the kernel holds may have changed.
+    Failed(String),
+}
+
+/// Brings what is in force to what should be.
+pub struct Reconciler<E: Enforcer> {
+    enforcer: Arc<E>,
+    selection: Selection,
+    find: FindNetns,
+    /// The agent's own pod, which is always exempt.
+    own: Option<CgroupId>,
+    slots: HashMap<CgroupId, Slot<E::Handle>>,
+    /// Folders of all pods, and whether each is closed.
+    roots: HashMap<CgroupId, bool>,
+    /// What the kernel may hold for cgroups that are gone.
+    forget: BTreeSet<CgroupId>,
+    /// Inherited cgroups that were not seen in the tree yet.
+    known: BTreeSet<CgroupId>,
+    attempts: JoinSet<(CgroupId, Outcome<E::Handle>)>,
+    status: watch::Sender<Status>,
+    failures: u64,
+}
+
+impl<E: Enforcer> Reconciler<E> {
+    /// A reconciler that has put nothing in force yet. `own` is the agent's own pod; `known` are the cgroups that the
+    /// kernel holds a class for.
+    #[must_use]
+    pub fn new(
+        enforcer: Arc<E>,
+        selection: Selection,
+        find: FindNetns,
+        own: Option<CgroupId>,
+        known: BTreeSet<CgroupId>,
+    ) -> Self {
+        Self {
+            enforcer,
+            selection,
+            find,
+            own,
+            slots: HashMap::new(),
+            roots: HashMap::new(),
+            forget: BTreeSet::new(),
+            known,
+            attempts: JoinSet::new(),
+            status: watch::Sender::new(Status::default()),
+            failures: 0,
+        }
+    }
+
+    /// The counts, as they change.
+    #[must_use]
+    pub fn status(&self) -> watch::Receiver<Status> {
+        self.status.subscribe()
+    }
+
+    /// Takes in the first reading of the tree: the agent's own pod may reach the API server, which everything else
+    /// waits for; every other pod is closed until it is judged; what is gone is forgotten.
+    pub fn close(&mut self, scan: &Scan) {
+        self.take_scan(scan);
+        self.pass(None);
+    }
+
+    /// Runs until it is cancelled. What is in force then stays; the listeners end with the reconciler.
+    pub async fn run(
+        mut self,
+        mut scans: watch::Receiver<Arc<Scan>>,
+        mut pods: watch::Receiver<Option<Arc<PodMap>>>,
+        cancel: CancellationToken,
+    ) {
+        let mut seen: Option<Arc<Scan>> = None;
+        loop {
+            let scan = scans.borrow_and_update().clone();
+            if !seen.as_ref().is_some_and(|seen| Arc::ptr_eq(seen, &scan)) {
+                self.take_scan(&scan);
+                seen = Some(scan);
+            }
+            let known = pods.borrow_and_update().clone();
+            let due = self.pass(known.as_deref());
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                changed = scans.changed() => if changed.is_err() { return },
+                changed = pods.changed() => if changed.is_err() { return },
+                Some(ended) = self.attempts.join_next() => self.take_attempt(ended),
+                () = tokio::time::sleep_until(due) => {}
+            }
+        }
+    }
+
+    /// Takes in which cgroups there are.
+    fn take_scan(&mut self, scan: &Scan) {
+        let here: BTreeSet<_> = scan.pods.iter().map(|pod| pod.group.id).collect();
+        for found in &scan.pods {
+            let id = found.group.id;
+            let inherited = self.known.remove(&id);
+            let slot = self.slots.entry(id).or_insert_with(|| Slot {
+                found: found.clone(),
+                applied: if inherited {
+                    Applied::Unknown
+                } else {
+                    Applied::Nothing
+                },
+                busy: false,
+                gone: false,
+                stale: false,
+                tries: 0,
+                due: None,
+                aim: Aim::Same,
+                unenforceable: false,
+            });
+            if slot.found != *found {
+                // A new container, perhaps a new sandbox with another namespace.
+                slot.found = found.clone();
+                slot.stale = true;
+                slot.tries = 0;
+                slot.due = None;
+            }
+        }
+        for (id, slot) in &mut self.slots {
+            slot.gone = !here.contains(id);
+        }
+        let forget = &mut self.forget;
+        self.slots.retain(|id, slot| {
+            if slot.gone && !slot.busy {
+                forget.insert(*id);
+            }
+            !slot.gone || slot.busy
+        });
+        let roots: BTreeSet<_> = scan.roots.iter().map(|root| root.id).collect();
+        self.roots.retain(|root, _| {
+            let here = roots.contains(root);
+            if !here {
+                forget.insert(*root);
+            }
+            here
+        });
+        for root in roots {
+            self.known.remove(&root);
+            self.roots.entry(root).or_insert(false);
+        }
+        // What is left of the inherited ones is not in the tree.
+        forget.append(&mut self.known);
+    }
+
+    /// Brings every pod one step on; says when to look again if nothing changes.
+    fn pass(&mut self, pods: Option<&PodMap>) -> Instant {
+        let now = Instant::now();
+        let mut next = now + CHECK_EVERY;
+        let enforcer = self.enforcer.clone();
+        self.forget.retain(|id| match enforcer.forget(*id) {
+            Ok(()) => false,
+            Err(error) => {
+                tracing::warn!(cgroup = %id, %error, "cannot forget a cgroup that is gone");
+                self.failures += 1;
+                next = next.min(now + FAILURE_PAUSE.0);
+                true
+            }
+        });
+        for (id, slot) in self.slots.iter_mut().filter(|(_, slot)| !slot.busy) {
+            let wanted = wanted(*id, slot, pods, self.own, &self.selection);
+            if slot.aim != wanted.aim() {
+                slot.aim = wanted.aim();
+                slot.tries = 0;
+                slot.due = None;
+            }
+            if let Some(due) = slot.due.filter(|due| *due > now) {
+                next = next.min(due);
+                continue;
+            }
+            match slot.step(*id, &wanted, &*self.enforcer, now) {
+                Ok(None) => slot.due = None,
+                Ok(Some(pod)) => {
+                    slot.busy = true;
+                    slot.stale = false;
+                    let attempt = attempt(self.enforcer.clone(), self.find.clone(), slot, pod);
+                    let id = *id;
+                    self.attempts.spawn(async move { (id, attempt.await) });
+                }
+                Err(error) => {
+                    tracing::warn!(cgroup = %id, pod = %slot.found.uid.0, %error, "cannot put a pod's class in force, trying again");
+                    self.failures += 1;
+                    slot.later(FAILURE_PAUSE, now);
+                    next = next.min(slot.due.unwrap_or(next));
+                }
+            }
+            if let Applied::Enforced { checked, .. } = &slot.applied {
+                next = next.min(*checked + CHECK_EVERY);
+            }
+        }
+        // After the pods, so that the agent's own can reach the API server throughout.
+        for (root, closed) in self.roots.iter_mut().filter(|(_, closed)| !**closed) {
+            match self.enforcer.pending(*root) {
+                Ok(()) => *closed = true,
+                Err(error) => {
+                    tracing::error!(cgroup = %root, %error, "cannot close the folder of all pods, trying again");
+                    self.failures += 1;
+                    next = next.min(now + FAILURE_PAUSE.0);
+                }
+            }
+        }
+        self.count(pods);
+        next
+    }
+
+    /// Takes in how an attempt ended.
+    fn take_attempt(&mut self, ended: Result<(CgroupId, Outcome<E::Handle>), tokio::task::JoinError>) {
+        let now = Instant::now();
+        // An attempt does not panic: what it calls is caught inside it.
+        let Ok((id, outcome)) = ended else { return };
+        let Some(slot) = self.slots.get_mut(&id) else {
+            return;
+        };
+        slot.busy = false;
+        match outcome {
+            Outcome::Same => {
+                slot.tries = 0;
+                if let Applied::Enforced { checked, .. } = &mut slot.applied {
+                    *checked = now;
+                }
+            }
+            Outcome::Served { handle, netns, pod } => {
+                slot.tries = 0;
+                tracing::info!(cgroup = %id, pod = %slot.found.uid.0, "pod enforced");
+                slot.applied = Applied::Enforced {
+                    _handle: handle,
+                    netns,
+                    pod,
+                    checked: now,
+                };
+            }
+            Outcome::NotYet => {
+                if let Applied::Enforced { checked, .. } = &mut slot.applied {
+                    *checked = now;
+                } else {
+                    slot.later(NETNS_PAUSE, now);
+                }
+            }
+            Outcome::Failed(error) => {
+                tracing::warn!(cgroup = %id, pod = %slot.found.uid.0, %error, "cannot enforce a pod, it stays closed until it works");
+                self.failures += 1;
+                slot.applied = Applied::Unknown;
+                slot.later(FAILURE_PAUSE, now);
+            }
+        }
+        if slot.gone {
+            self.slots.remove(&id);
+            self.forget.insert(id);
+        }
+    }
+
+    fn count(&self, pods: Option<&PodMap>) {
+        let mut status = Status {
+            settled: pods.is_some(),
+            failures: self.failures,
+            ..Status::default()
+        };
+        for slot in self.slots.values() {
+            match &slot.applied {
+                Applied::Enforced { .. } => status.enforced += 1,
+                Applied::Exempt => status.exempt += 1,
+                Applied::Closed if slot.unenforceable => status.unenforceable += 1,
+                Applied::Closed | Applied::Nothing | Applied::Unknown => {
+                    status.pending += 1;
+                    // Waiting for a sandbox counts as judged; a first attempt that has not ended does not.
+                    status.settled &= !slot.busy || slot.tries > 0;
+                }
+            }
+        }
+        // Once settled it stays so: pods that come later are no reason to be not ready.
+        status.settled |= self.status.borrow().settled;
+        self.status.send_if_modified(|last| {
+            let changed = *last != status;
+            *last = status;
+            changed
+        });
+    }
+}
+
+fn wanted<H>(
+    id: CgroupId,
+    slot: &mut Slot<H>,
+    pods: Option<&PodMap>,
+    own: Option<CgroupId>,
+    selection: &Selection,
+) -> Wanted {
+    if own == Some(id) {
+        return Wanted::Exempt;
+    }
+    let Some(pods) = pods else {
+        return Wanted::Same;
+    };
+    let Some(known) = pods.get(&slot.found.uid) else {
+        return Wanted::Closed;
+    };
+    let selected = selection.enforces(&known.pod);
+    let unenforceable = selected && known.pod.host_network;
+    if unenforceable && !slot.unenforceable {
+        tracing::warn!(
+            namespace = %known.pod.namespace, pod = %known.pod.name,
+            "this pod is to be enforced but shares the node's network, so it cannot reach the API server at all"
+        );
+    }
+    slot.unenforceable = unenforceable;
+    match (selected, unenforceable) {
+        (false, _) => Wanted::Exempt,
+        (true, true) => Wanted::Closed,
+        (true, false) => Wanted::Enforced(known.clone()),
+    }
+}
+
+impl<H> Slot<H> {
+    /// Does at once what can be done at once; hands back the pod where an attempt to enforce it is due.
+    fn step<E: Enforcer<Handle = H>>(
+        &mut self,
+        id: CgroupId,
+        wanted: &Wanted,
+        enforcer: &E,
+        now: Instant,
+    ) -> Result<Option<Arc<NodePod>>, EnforceError> {
+        match wanted {
+            Wanted::Same => {}
+            Wanted::Exempt => {
+                if !matches!(self.applied, Applied::Exempt) {
+                    enforcer.exempt(id)?;
+                    self.settle(Applied::Exempt);
+                }
+            }
+            Wanted::Closed => {
+                if !matches!(self.applied, Applied::Closed) {
+                    enforcer.pending(id)?;
+                    self.settle(Applied::Closed);
+                }
+            }
+            Wanted::Enforced(pod) => {
+                match &self.applied {
+                    Applied::Enforced {
+                        pod: facts, checked, ..
+                    } => {
+                        let latest = self.facts(pod);
+                        if **facts.load() != latest {
+                            facts.store(Arc::new(latest));
+                        }
+                        if !self.stale && now < *checked + CHECK_EVERY {
+                            return Ok(None);
+                        }
+                    }
+                    Applied::Closed => {}
+                    // Closed before anything else: it may be open, and to enforce it can take a while.
+                    Applied::Nothing | Applied::Unknown | Applied::Exempt => {
+                        enforcer.pending(id)?;
+                        self.settle(Applied::Closed);
+                    }
+                }
+                return Ok(Some(pod.clone()));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Notes what is in force now; a listener that was there ends here, after the kernel stopped leading to it.
+    fn settle(&mut self, applied: Applied<H>) {
+        self.applied = applied;
+        self.tries = 0;
+    }
+
+    /// What the listener is told of the pod.
+    fn facts(&self, pod: &NodePod) -> Pod {
+        let mut facts = pod.pod.clone();
+        facts.cgroup = Some(self.found.group.path.clone());
+        facts
+    }
+
+    /// Sets the next attempt, each pause twice the last.
+    fn later(&mut self, (first, longest): (Duration, Duration), now: Instant) {
+        let pause = first.saturating_mul(1 << self.tries.min(16)).min(longest);
+        self.tries = self.tries.saturating_add(1);
+        self.due = Some(now + pause);
+    }
+}
+
+/// One attempt to enforce a pod, or to see that it still is.
+fn attempt<E: Enforcer>(
+    enforcer: Arc<E>,
+    find: FindNetns,
+    slot: &Slot<E::Handle>,
+    pod: Arc<NodePod>,
+) -> impl Future<Output = Outcome<E::Handle>> + Send + use<E> {
+    let served = match &slot.applied {
+        Applied::Enforced { netns, .. } => Some(*netns),
+        _ => None,
+    };
+    let group = slot.found.group.clone();
+    let facts = Arc::new(ArcSwap::from_pointee(slot.facts(&pod)));
+    async move {
+        let path: PathBuf = group.path.clone();
+        let netns = match tokio::task::spawn_blocking(move || find(&path)).await {
+            Ok(Ok(netns)) if Some(netns.id()) == served => return Outcome::Same,
+            Ok(Ok(netns)) => netns,
+            Ok(Err(NetnsError::NotYet)) => return Outcome::NotYet,
+            Ok(Err(error)) => return Outcome::Failed(error.to_string()),
+            Err(error) => return Outcome::Failed(error.to_string()),
+        };
+        let enforcement = Enforcement {
+            group,
+            netns: netns.clone(),
+            pod: facts.clone(),
+        };
+        // In a task of its own, so that a panic in it is this pod's failure and nobody else's.
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move { enforcer.enforce(enforcement).await });
+        match tokio::time::timeout(ATTEMPT_LIMIT, tasks.join_next()).await {
+            Ok(Some(Ok(Ok(handle)))) => Outcome::Served {
+                handle,
+                netns: netns.id(),
+                pod: facts,
+            },
+            Ok(Some(Ok(Err(error)))) => Outcome::Failed(error.to_string()),
+            Ok(Some(Err(error))) => Outcome::Failed(error.to_string()),
+            Ok(None) | Err(_) => {
+                Outcome::Failed(format!("it took longer than {} s", ATTEMPT_LIMIT.as_secs()))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "reconcile_tests.rs"]
+mod tests;

@@ -1,0 +1,475 @@
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use super::super::PodUid;
+use super::*;
+
+const ROOT: CgroupId = CgroupId(1);
+
+/// What the enforcer was told last of each cgroup, and what it is to fail at.
+#[derive(Default)]
+struct Fake {
+    classes: Mutex<BTreeMap<CgroupId, &'static str>>,
+    calls: Mutex<Vec<(CgroupId, &'static str)>>,
+    listeners: Arc<Mutex<BTreeMap<CgroupId, usize>>>,
+    facts: Mutex<HashMap<CgroupId, Arc<ArcSwap<Pod>>>>,
+    fail_enforce: AtomicUsize,
+    fail_classes: AtomicUsize,
+    panic: AtomicBool,
+    slow: AtomicBool,
+}
+
+struct Listener(CgroupId, Arc<Mutex<BTreeMap<CgroupId, usize>>>);
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        *self.1.lock().unwrap().get_mut(&self.0).unwrap() -= 1;
+    }
+}
+
+fn take(counter: &AtomicUsize) -> bool {
+    counter
+        .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1))
+        .is_ok()
+}
+
+impl Fake {
+    fn set(&self, cgroup: CgroupId, class: &'static str) -> Result<(), EnforceError> {
+        self.calls.lock().unwrap().push((cgroup, class));
+        if take(&self.fail_classes) {
+            return Err(EnforceError {
+                what: "the class",
+                source: "no room".into(),
+            });
+        }
+        self.classes.lock().unwrap().insert(cgroup, class);
+        Ok(())
+    }
+
+    fn class(&self, cgroup: CgroupId) -> &'static str {
+        self.classes
+            .lock()
+            .unwrap()
+            .get(&cgroup)
+            .copied()
+            .unwrap_or("nothing")
+    }
+
+    fn listeners(&self, cgroup: CgroupId) -> usize {
+        self.listeners
+            .lock()
+            .unwrap()
+            .get(&cgroup)
+            .copied()
+            .unwrap_or_default()
+    }
+}
+
+impl Enforcer for Fake {
+    type Handle = Listener;
+
+    async fn enforce(&self, pod: Enforcement) -> Result<Listener, EnforceError> {
+        if self.slow.load(Ordering::SeqCst) {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        assert!(!self.panic.swap(false, Ordering::SeqCst), "as the test asks");
+        if take(&self.fail_enforce) {
+            return Err(EnforceError {
+                what: "the listener",
+                source: "no port".into(),
+            });
+        }
+        let cgroup = pod.group.id;
+        *self.listeners.lock().unwrap().entry(cgroup).or_default() += 1;
+        self.facts.lock().unwrap().insert(cgroup, pod.pod);
+        self.set(cgroup, "enforced")?;
+        Ok(Listener(cgroup, self.listeners.clone()))
+    }
+
+    fn exempt(&self, cgroup: CgroupId) -> Result<(), EnforceError> {
+        self.set(cgroup, "exempt")
+    }
+
+    fn pending(&self, cgroup: CgroupId) -> Result<(), EnforceError> {
+        self.set(cgroup, "pending")
+    }
+
+    fn forget(&self, cgroup: CgroupId) -> Result<(), EnforceError> {
+        self.calls.lock().unwrap().push((cgroup, "forget"));
+        self.classes.lock().unwrap().remove(&cgroup);
+        Ok(())
+    }
+}
+
+/// A node with a running reconciler.
+struct Node {
+    fake: Arc<Fake>,
+    scan: Scan,
+    scans: watch::Sender<Arc<Scan>>,
+    map: PodMap,
+    pods: watch::Sender<Option<Arc<PodMap>>>,
+    status: watch::Receiver<Status>,
+    /// The namespace that is found for every pod; none is "not yet".
+    netns: Arc<Mutex<Option<Netns>>>,
+    cancel: CancellationToken,
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.cancel.cancel();
+    }
+}
+
+impl Node {
+    /// A node on which pods with the label `agent=yes` are enforced.
+    fn start(known: &[u64], first: &[u64], own: Option<u64>) -> Self {
+        let selection = Selection::with_labels([], &[("agent".into(), "yes".into())].into()).unwrap();
+        let fake = Arc::new(Fake::default());
+        for id in known {
+            fake.classes.lock().unwrap().insert(CgroupId(*id), "inherited");
+        }
+        let own_netns = Netns::open(Path::new("/proc/self/ns/net")).unwrap();
+        let netns = Arc::new(Mutex::new(Some(own_netns)));
+        let found = netns.clone();
+        let find: FindNetns = Arc::new(move |_| found.lock().unwrap().clone().ok_or(NetnsError::NotYet));
+        let known = known.iter().copied().map(CgroupId).collect();
+        let mut reconciler = Reconciler::new(fake.clone(), selection, find, own.map(CgroupId), known);
+        let mut scan = Scan {
+            roots: vec![Group {
+                id: ROOT,
+                path: "/kubepods".into(),
+            }],
+            ..Scan::default()
+        };
+        scan.pods = first.iter().map(|id| group(*id)).collect();
+        reconciler.close(&scan);
+        let status = reconciler.status();
+        let scans = watch::Sender::new(Arc::new(scan.clone()));
+        let pods = watch::Sender::new(None);
+        let cancel = CancellationToken::new();
+        tokio::spawn(reconciler.run(scans.subscribe(), pods.subscribe(), cancel.clone()));
+        Self {
+            fake,
+            scan,
+            scans,
+            map: PodMap::new(),
+            pods,
+            status,
+            netns,
+            cancel,
+        }
+    }
+
+    fn appears(&mut self, id: u64) {
+        self.scan.pods.push(group(id));
+        self.scans.send_replace(Arc::new(self.scan.clone()));
+    }
+
+    fn goes(&mut self, id: u64) {
+        self.scan.pods.retain(|pod| pod.group.id != CgroupId(id));
+        self.scans.send_replace(Arc::new(self.scan.clone()));
+    }
+
+    fn told(&mut self, id: u64, edit: impl FnOnce(&mut Pod)) {
+        let mut pod = Pod::for_tests("default", &format!("p{id}"));
+        pod.uid = uid(id);
+        edit(&mut pod);
+        self.map.insert(uid(id), Arc::new(NodePod::for_tests(pod)));
+        self.tell();
+    }
+
+    fn tell(&self) {
+        self.pods.send_replace(Some(Arc::new(self.map.clone())));
+    }
+
+    async fn until(&self, what: &str, holds: impl Fn(&Fake) -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(3);
+        while !holds(&self.fake) {
+            let calls = self.fake.calls.lock().unwrap().clone();
+            assert!(Instant::now() < deadline, "{what} did not come true: {calls:?}");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    async fn until_class(&self, id: u64, class: &str) {
+        self.until(class, |fake| fake.class(CgroupId(id)) == class).await;
+    }
+
+    async fn until_status(&mut self, what: &str, holds: impl FnMut(&Status) -> bool) {
+        let found = tokio::time::timeout(Duration::from_secs(3), self.status.wait_for(holds)).await;
+        assert!(found.is_ok(), "{what} did not come true");
+    }
+
+    fn calls(&self, id: u64) -> Vec<&'static str> {
+        let calls = self.fake.calls.lock().unwrap();
+        calls
+            .iter()
+            .filter(|(cgroup, _)| *cgroup == CgroupId(id))
+            .map(|(_, call)| *call)
+            .collect()
+    }
+}
+
+fn uid(id: u64) -> PodUid {
+    PodUid(format!("00000000-0000-0000-0000-{id:012}"))
+}
+
+fn group(id: u64) -> PodGroup {
+    PodGroup {
+        group: Group {
+            id: CgroupId(id),
+            path: PathBuf::from(format!("/kubepods/pod{}", uid(id).0)),
+        },
+        uid: uid(id),
+        children: Vec::new(),
+    }
+}
+
+fn agent(pod: &mut Pod) {
+    pod.labels.insert("agent".into(), "yes".into());
+}
+
+#[tokio::test]
+async fn pods_are_closed_until_judged_then_enforced_or_exempt() {
+    let mut node = Node::start(&[], &[10, 11, 12], None);
+    node.until_class(ROOT.0, "pending").await;
+    assert_eq!(
+        (node.calls(10), node.calls(11)),
+        (vec![], vec![]),
+        "nobody knows them yet"
+    );
+    assert!(!node.status.borrow().settled);
+    node.map.insert(
+        uid(11),
+        Arc::new(NodePod::for_tests(Pod::for_tests("default", "other"))),
+    );
+    node.told(10, agent);
+    node.until_class(10, "enforced").await;
+    node.until_class(11, "exempt").await;
+    node.until_class(12, "pending").await;
+    node.until_status("all judged", |status| {
+        status.settled && status.enforced == 1 && status.exempt == 1 && status.pending == 1
+    })
+    .await;
+    assert_eq!(
+        node.calls(10),
+        ["pending", "enforced"],
+        "closed before it is set up"
+    );
+    assert_eq!(node.fake.listeners(CgroupId(10)), 1);
+    let facts = node.fake.facts.lock().unwrap()[&CgroupId(10)].load_full();
+    assert_eq!(facts.cgroup.as_deref(), Some(group(10).group.path.as_path()));
+}
+
+#[tokio::test]
+async fn what_an_earlier_agent_left_is_forgotten_or_taken_over() {
+    let mut node = Node::start(&[1, 10, 11, 99], &[10, 11], None);
+    node.until("the cgroup that is gone forgotten", |fake| {
+        fake.class(CgroupId(99)) == "nothing"
+    })
+    .await;
+    assert_eq!(
+        node.fake.class(CgroupId(10)),
+        "inherited",
+        "left alone until the API server tells"
+    );
+    assert_eq!(node.fake.class(CgroupId(11)), "inherited");
+    node.map.insert(
+        uid(11),
+        Arc::new(NodePod::for_tests(Pod::for_tests("default", "other"))),
+    );
+    let began = Instant::now();
+    node.told(10, agent);
+    node.until_class(10, "enforced").await;
+    node.until_class(11, "exempt").await;
+    assert!(
+        began.elapsed() < Duration::from_millis(500),
+        "a restart must serve again soon"
+    );
+    assert_eq!(
+        node.calls(10),
+        ["pending", "enforced"],
+        "it may have been exempt before"
+    );
+}
+
+#[tokio::test]
+async fn the_agents_own_pod_is_exempt_before_any_pod_is_closed() {
+    let node = Node::start(&[], &[10], Some(10));
+    let calls = node.fake.calls.lock().unwrap().clone();
+    assert_eq!(calls, [(CgroupId(10), "exempt"), (ROOT, "pending")]);
+}
+
+#[tokio::test]
+async fn a_pod_without_a_namespace_stays_closed_until_it_has_one() {
+    let mut node = Node::start(&[], &[], None);
+    let netns = node.netns.lock().unwrap().take();
+    node.told(10, agent);
+    node.appears(10);
+    node.until_class(10, "pending").await;
+    tokio::time::sleep(Duration::from_millis(60)).await;
+    assert_eq!(node.calls(10), ["pending"]);
+    assert_eq!(node.status.borrow().failures, 0, "waiting is no failure");
+    *node.netns.lock().unwrap() = netns;
+    node.until_class(10, "enforced").await;
+}
+
+#[tokio::test]
+async fn failures_are_tried_again_and_hold_nobody_up() {
+    let mut node = Node::start(&[], &[10, 11], None);
+    node.fake.fail_enforce.store(2, Ordering::SeqCst);
+    node.fake.panic.store(true, Ordering::SeqCst);
+    node.map.insert(
+        uid(11),
+        Arc::new(NodePod::for_tests(Pod::for_tests("default", "other"))),
+    );
+    node.told(10, agent);
+    node.until_class(11, "exempt").await;
+    assert_eq!(node.fake.class(CgroupId(10)), "pending", "closed while it fails");
+    node.until_class(10, "enforced").await;
+    node.until_status("three failures", |status| {
+        status.failures == 3 && status.enforced == 1
+    })
+    .await;
+
+    node.fake.fail_classes.store(1, Ordering::SeqCst);
+    node.told(11, agent);
+    node.until_class(11, "enforced").await;
+}
+
+#[tokio::test]
+async fn the_folder_of_all_pods_is_closed_in_the_end() {
+    let node = Node::start(&[], &[], None);
+    node.fake.fail_classes.store(2, Ordering::SeqCst);
+    let mut scan = node.scan.clone();
+    scan.roots.push(Group {
+        id: CgroupId(2),
+        path: "/other/kubepods".into(),
+    });
+    node.scans.send_replace(Arc::new(scan));
+    node.until_class(2, "pending").await;
+    assert_eq!(node.calls(2), ["pending", "pending", "pending"]);
+}
+
+#[tokio::test]
+async fn new_labels_reach_the_listener_or_change_the_class() {
+    let mut node = Node::start(&[], &[10], None);
+    node.told(10, agent);
+    node.until_class(10, "enforced").await;
+    node.told(10, |pod| {
+        agent(pod);
+        pod.labels.insert("tier".into(), "two".into());
+    });
+    node.until("the new label", |fake| {
+        fake.facts.lock().unwrap()[&CgroupId(10)]
+            .load()
+            .labels
+            .contains_key("tier")
+    })
+    .await;
+    assert_eq!(
+        node.calls(10),
+        ["pending", "enforced"],
+        "the same listener serves on"
+    );
+
+    node.told(10, |_| {});
+    node.until_class(10, "exempt").await;
+    node.until("the listener's end", |fake| fake.listeners(CgroupId(10)) == 0)
+        .await;
+    node.told(10, agent);
+    node.until_class(10, "enforced").await;
+    assert_eq!(
+        node.calls(10),
+        ["pending", "enforced", "exempt", "pending", "enforced"]
+    );
+}
+
+#[tokio::test]
+async fn a_pod_that_goes_is_forgotten_and_its_listener_ends() {
+    let mut node = Node::start(&[], &[10, 11], None);
+    node.told(10, agent);
+    node.told(11, agent);
+    node.until_class(10, "enforced").await;
+    node.until_class(11, "enforced").await;
+    // Removed at the API server by force while its processes still run: closed.
+    node.map.remove(&uid(10));
+    node.tell();
+    node.until_class(10, "pending").await;
+    node.until("the listener's end", |fake| fake.listeners(CgroupId(10)) == 0)
+        .await;
+    // Its cgroup goes: nothing is left of it.
+    node.goes(10);
+    node.goes(11);
+    node.until_class(10, "nothing").await;
+    node.until_class(11, "nothing").await;
+    node.until("the listener's end", |fake| fake.listeners(CgroupId(11)) == 0)
+        .await;
+    // The same pod in a new cgroup is a new one.
+    let mut again = group(11);
+    again.group.id = CgroupId(21);
+    node.scan.pods.push(again);
+    node.scans.send_replace(Arc::new(node.scan.clone()));
+    node.until_class(21, "enforced").await;
+}
+
+#[tokio::test]
+async fn a_pod_that_goes_while_it_is_set_up_leaves_nothing() {
+    let mut node = Node::start(&[], &[10], None);
+    node.fake.slow.store(true, Ordering::SeqCst);
+    node.told(10, agent);
+    node.until_class(10, "pending").await;
+    node.goes(10);
+    node.until("the late class forgotten", |fake| {
+        fake.calls.lock().unwrap().last() == Some(&(CgroupId(10), "forget"))
+    })
+    .await;
+    assert_eq!(node.fake.class(CgroupId(10)), "nothing");
+    assert_eq!(node.fake.listeners(CgroupId(10)), 0);
+}
+
+#[tokio::test]
+async fn a_new_sandbox_gets_a_new_listener() {
+    let mut node = Node::start(&[], &[10], None);
+    node.told(10, agent);
+    node.until_class(10, "enforced").await;
+    // Any other namespace's file does for another network namespace's here.
+    *node.netns.lock().unwrap() = Some(Netns::open(Path::new("/proc/self/ns/uts")).unwrap());
+    node.scan.pods[0].children.push(CgroupId(77));
+    node.scans.send_replace(Arc::new(node.scan.clone()));
+    node.until("a second listener", |fake| {
+        fake.calls
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(|call| call.1 == "enforced")
+            .count()
+            == 2
+    })
+    .await;
+    node.until("the first one's end", |fake| fake.listeners(CgroupId(10)) == 1)
+        .await;
+    // One more container in the same namespace changes nothing.
+    node.scan.pods[0].children.push(CgroupId(78));
+    node.scans.send_replace(Arc::new(node.scan.clone()));
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(node.calls(10), ["pending", "enforced", "enforced"]);
+}
+
+#[tokio::test]
+async fn a_selected_pod_in_the_nodes_network_stays_closed() {
+    let mut node = Node::start(&[], &[10, 11], None);
+    let shares = |pod: &mut Pod| pod.host_network = true;
+    node.told(11, shares);
+    node.told(10, |pod| {
+        agent(pod);
+        shares(pod);
+    });
+    node.until_class(10, "pending").await;
+    node.until_class(11, "exempt").await;
+    node.until_status("it is counted", |status| {
+        status.unenforceable == 1 && status.settled
+    })
+    .await;
+}
