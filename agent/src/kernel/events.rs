@@ -1,0 +1,54 @@
+//! The ring buffer of refused connects, as an asynchronous stream.
+
+use aya::maps::{MapData, RingBuf};
+use picket_common::Event;
+use tokio::io::unix::AsyncFd;
+
+use super::{KernelError, KernelEvent, sys};
+
+/// The refused connects, in the order the kernel reported them. When the reader is too slow the ring fills, and
+/// what does not fit is counted as lost.
+#[derive(Debug)]
+pub struct KernelEvents {
+    ring: AsyncFd<Ring>,
+}
+
+/// `RingBuf` has no `Debug` of its own.
+pub(super) struct Ring(RingBuf<MapData>);
+
+impl std::fmt::Debug for Ring {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str("Ring")
+    }
+}
+
+impl std::os::fd::AsRawFd for Ring {
+    fn as_raw_fd(&self) -> std::os::fd::RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+impl KernelEvents {
+    pub(super) fn new(ring: RingBuf<MapData>) -> Result<Self, KernelError> {
+        Ok(Self {
+            ring: sys::readable(Ring(ring)).map_err(KernelError::Events)?,
+        })
+    }
+
+    /// Waits for the next one. Dropping the future loses nothing.
+    ///
+    /// # Errors
+    /// When the ring cannot be waited for; it cannot be read further then.
+    pub async fn next(&mut self) -> Result<KernelEvent, KernelError> {
+        loop {
+            let mut ready = self.ring.readable_mut().await.map_err(KernelError::Events)?;
+            while let Some(item) = ready.get_inner_mut().0.next() {
+                // A shorter item comes from no program of ours; skipping it is all there is to do.
+                if let Some(event) = Event::read(&item) {
+                    return Ok(KernelEvent::from(&event));
+                }
+            }
+            ready.clear_ready();
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! The folder on the BPF filesystem: where maps and links are pinned, checked before they are adopted, and
+//! removed.
+//!
+//! The folder's name carries the hash of the maps' layout, so an agent finds only maps it can read. Links are
+//! exchanged by renaming over the old pin, which is one step for the kernel.
+
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+
+use aya::maps::{MapInfo, MapType};
+use nix::sys::statfs::{BPF_FS_MAGIC, FsType, statfs};
+use picket_common::{
+    CLASSES_MAX, COUNTERS, ClassValue, DOORS_MAX, DialRecord, DoorKey, EVENTS_BYTES, FLOWS_MAX, FlowKey,
+    LAYOUT,
+};
+
+use super::error::KernelError;
+
+/// What the names of layout folders begin with.
+const LAYOUT_PREFIX: &str = "v1-";
+
+/// What the names of link pins begin with.
+const LINK_PREFIX: &str = "link_";
+
+/// What the name of a link's pin ends with until it replaces the older one.
+const NEW_SUFFIX: &str = "_new";
+
+/// How a map has to look to be adopted.
+struct Shape {
+    name: &'static str,
+    kind: MapType,
+    key: usize,
+    value: usize,
+    entries: u32,
+}
+
+const SHAPES: [Shape; 6] = [
+    Shape {
+        name: "DOORS",
+        kind: MapType::Hash,
+        key: size_of::<DoorKey>(),
+        value: size_of::<u32>(),
+        entries: DOORS_MAX,
+    },
+    Shape {
+        name: "CLASSES",
+        kind: MapType::Hash,
+        key: size_of::<u64>(),
+        value: size_of::<ClassValue>(),
+        entries: CLASSES_MAX,
+    },
+    Shape {
+        name: "FLOWS",
+        kind: MapType::LruHash,
+        key: size_of::<FlowKey>(),
+        value: size_of::<DialRecord>(),
+        entries: FLOWS_MAX,
+    },
+    Shape {
+        name: "EVENTS",
+        kind: MapType::RingBuf,
+        key: 0,
+        value: 0,
+        entries: EVENTS_BYTES,
+    },
+    Shape {
+        name: "COUNTERS",
+        kind: MapType::PerCpuArray,
+        key: size_of::<u32>(),
+        value: size_of::<u64>(),
+        entries: COUNTERS,
+    },
+    Shape {
+        name: "SOCKETS",
+        kind: MapType::SkStorage,
+        key: size_of::<i32>(),
+        value: size_of::<DialRecord>(),
+        entries: 0,
+    },
+];
+
+/// The folder of this layout.
+#[derive(Debug)]
+pub(super) struct Folder {
+    path: PathBuf,
+}
+
+impl Folder {
+    /// Makes the folder when it is missing, and checks every map that lies in it.
+    pub(super) fn prepare(bpffs: &Path) -> Result<Self, KernelError> {
+        if !is_on(bpffs, BPF_FS_MAGIC)? {
+            return Err(KernelError::NotBpffs {
+                path: bpffs.to_owned(),
+            });
+        }
+        let path = bpffs.join(format!("{LAYOUT_PREFIX}{LAYOUT:016x}"));
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&path)
+            .map_err(|source| KernelError::Io {
+                action: "make",
+                path: path.clone(),
+                source,
+            })?;
+        let folder = Self { path };
+        for shape in &SHAPES {
+            folder.check(shape)?;
+        }
+        Ok(folder)
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where a map is pinned.
+    pub(super) fn map(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Where the link of a program is pinned.
+    pub(super) fn link(&self, program: &str) -> PathBuf {
+        self.path.join(format!("{LINK_PREFIX}{program}"))
+    }
+
+    /// Where a link is pinned before it replaces the older one.
+    pub(super) fn new_link(&self, program: &str) -> PathBuf {
+        self.path.join(format!("{LINK_PREFIX}{program}{NEW_SUFFIX}"))
+    }
+
+    fn check(&self, shape: &Shape) -> Result<(), KernelError> {
+        let pin = self.map(shape.name);
+        if !pin.exists() {
+            return Ok(());
+        }
+        let info = MapInfo::from_pin(&pin)?;
+        let differs = |property, found: String, wanted: String| {
+            if found == wanted {
+                return Ok(());
+            }
+            Err(KernelError::Shape {
+                pin: pin.clone(),
+                property,
+                found,
+                wanted,
+            })
+        };
+        differs(
+            "type",
+            format!("{:?}", info.map_type()?),
+            format!("{:?}", shape.kind),
+        )?;
+        differs("key size", info.key_size().to_string(), shape.key.to_string())?;
+        differs(
+            "value size",
+            info.value_size().to_string(),
+            shape.value.to_string(),
+        )?;
+        differs(
+            "capacity",
+            info.max_entries().to_string(),
+            shape.entries.to_string(),
+        )
+    }
+}
+
+/// Whether the path, or the nearest parent that exists, lies on a filesystem of this kind.
+pub(super) fn is_on(path: &Path, kind: FsType) -> Result<bool, KernelError> {
+    for ancestor in path.ancestors() {
+        match statfs(ancestor) {
+            Ok(found) => return Ok(found.filesystem_type() == kind),
+            Err(nix::errno::Errno::ENOENT) => {}
+            Err(error) => {
+                return Err(KernelError::Io {
+                    action: "look at",
+                    path: ancestor.to_owned(),
+                    source: error.into(),
+                });
+            }
+        }
+    }
+    Ok(false)
+}
+
+/// Removes every layout's folder but `kept`, the links first: once they are gone the maps have no user.
+pub(super) fn remove_layouts(bpffs: &Path, kept: Option<&Path>) -> Result<(), KernelError> {
+    for folder in entries(bpffs)? {
+        let is_layout = folder
+            .file_name()
+            .and_then(|name| name.to_str())
+            .is_some_and(|name| name.starts_with('v') && name.contains('-') && folder.is_dir());
+        if !is_layout || kept == Some(folder.as_path()) {
+            continue;
+        }
+        let (links, maps): (Vec<_>, Vec<_>) = entries(&folder)?.into_iter().partition(|pin| {
+            pin.file_name()
+                .and_then(|name| name.to_str())
+                .is_some_and(|name| name.starts_with(LINK_PREFIX))
+        });
+        for pin in links.iter().chain(&maps) {
+            remove_pin(pin)?;
+        }
+        remove_if_empty(&folder)?;
+    }
+    Ok(())
+}
+
+/// Removes a pin; one that is not there is fine.
+pub(super) fn remove_pin(pin: &Path) -> Result<(), KernelError> {
+    match fs::remove_file(pin) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(KernelError::Io {
+            action: "remove",
+            path: pin.to_owned(),
+            source,
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Removes a folder; one that is absent, in use as a mount point, or not empty stays as it is.
+pub(super) fn remove_if_empty(folder: &Path) -> Result<(), KernelError> {
+    use io::ErrorKind::{DirectoryNotEmpty, NotFound, ResourceBusy};
+    match fs::remove_dir(folder) {
+        Err(source) if !matches!(source.kind(), NotFound | DirectoryNotEmpty | ResourceBusy) => {
+            Err(KernelError::Io {
+                action: "remove",
+                path: folder.to_owned(),
+                source,
+            })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn entries(folder: &Path) -> Result<Vec<PathBuf>, KernelError> {
+    let failed = |source| KernelError::Io {
+        action: "read",
+        path: folder.to_owned(),
+        source,
+    };
+    match fs::read_dir(folder) {
+        Ok(entries) => entries.map(|entry| Ok(entry.map_err(failed)?.path())).collect(),
+        Err(source) if source.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(source) => Err(failed(source)),
+    }
+}
