@@ -8,6 +8,7 @@
 //! Everything one cluster makes is written down in its state folder before it is made, and every process it starts sits
 //! in its own cgroup from the first instruction, so that taking it down never depends on the process that brought it up.
 
+pub mod agent;
 pub mod build;
 pub mod cgroup;
 pub mod cluster;

@@ -1,0 +1,35 @@
+//! A kube-rs program that the end-to-end suites run inside pods.
+//!
+//! In: the pod's own in-cluster configuration, and arguments that say what to do. Out: for `compat` a line `=== NAME` and below
+//! it the answer as JSON for each call; for `watches` one line of JSON when all are open and one when all have progressed.
+
+mod compat;
+mod watches;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Makes the calls that the `clients` suite compares.
+    Compat {
+        /// A namespace with a ConfigMap `seed` and a pod `target`.
+        namespace: String,
+    },
+    /// Opens many watches on one ConfigMap and waits until each has seen it change.
+    Watches(watches::Args),
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    match Cli::parse().command {
+        Command::Compat { namespace } => compat::run(&namespace).await,
+        Command::Watches(args) => watches::run(&args).await,
+    }
+}

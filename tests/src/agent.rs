@@ -1,0 +1,526 @@
+//! The real `picket agent` on a node of a test cluster, as an operator would set it up.
+//!
+//! What comes in: a cluster, one of its nodes, and [`AgentOptions`] with the identity, grant and policy files. What goes
+//! out: an [`Agent`] that serves, with handles to its files, its audit log and its administrators' socket, and ways to
+//! kill, restart and stop it; and [`enrol`], which makes namespaces whose pods trust Picket.
+//!
+//! The agent's folder lies in the cluster's, its process in the node's cgroup and its bpf file system in the node's mount
+//! namespace, so that taking the cluster down takes all of it along, whatever became of the process that started it.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+
+use crate::cluster::{Cluster, Node};
+use crate::pki::kubeconfig;
+
+/// How long the agent may take until it serves. Under a second is usual; a machine that also compiles takes longer.
+const READY_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long it may take to end when asked to: its drain time and some.
+const STOP_TIMEOUT: Duration = Duration::from_secs(20);
+/// Requests in flight at the end get this long; tests hold none that are worth more.
+const DRAIN_SECONDS: u64 = 2;
+/// The label that deploy/enrolment.yaml selects namespaces by.
+const ENROLLED_LABEL: &str = "picket.dev/enrolled";
+/// The ConfigMap that enrolled pods get instead of kube-root-ca.crt.
+const CA_CONFIG_MAP: &str = "picket-ca.crt";
+/// The repository's deploy folder.
+const DEPLOY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy");
+
+/// What an agent enforces and as whom it may ask.
+#[derive(Debug, Clone, Default)]
+pub struct AgentOptions {
+    /// Files with AgentIdentity, AgentGrant and AgentPolicy objects: name (as in `worker.yaml`) and text.
+    pub objects: Vec<(String, String)>,
+    /// Namespaces whose pods are enforced.
+    pub namespaces: Vec<String>,
+    /// Users that the grants name: those the node may impersonate, and no others.
+    pub users: Vec<String>,
+    /// Groups that the grants name, likewise.
+    pub groups: Vec<String>,
+    /// A `tracing` filter for the agent's log; `info` where it is empty.
+    pub log: String,
+    /// The binary; found by [`picket_binary`] where it is not given.
+    pub binary: Option<PathBuf>,
+}
+
+/// A `picket agent` on one node. Dropping it kills the process, unless it was kept; the rest goes with the cluster.
+#[derive(Debug)]
+pub struct Agent {
+    node: Node,
+    dir: PathBuf,
+    binary: PathBuf,
+    child: Option<Child>,
+}
+
+/// The built `picket`: `PICKET_BIN`, or the newer of the target folder's debug and release builds.
+///
+/// # Errors
+/// There is none.
+pub fn picket_binary() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("PICKET_BIN") {
+        return Ok(PathBuf::from(path));
+    }
+    let target = target_dir();
+    let built = |profile: &str| {
+        let path = target.join(profile).join("picket");
+        let when = fs::metadata(&path).and_then(|found| found.modified()).ok()?;
+        Some((when, path))
+    };
+    let newest = [built("debug"), built("release")].into_iter().flatten().max();
+    let (_, path) =
+        newest.with_context(|| format!("no picket in {}; run `cargo build -p picket`", target.display()))?;
+    Ok(path)
+}
+
+/// Cargo's target folder: `CARGO_TARGET_DIR`, or `target` of this repository.
+pub fn target_dir() -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |target| root.join(target))
+}
+
+/// Makes namespaces whose pods are enrolled: the admission policy of deploy/, the label, and Picket's CA bundle. It makes
+/// the bundle's certificate authority too, once per cluster, which every agent on the cluster's nodes then uses.
+///
+/// # Errors
+/// The API server refuses something, or there is no `picket` to make the authority with.
+pub fn enrol(cluster: &Cluster, namespaces: &[&str]) -> Result<()> {
+    let bundle = fs::read_to_string(certificate_authority(cluster)?.join("ca.crt"))?;
+    cluster.apply(&deploy_file("enrolment.yaml")?)?;
+    let mut objects = Vec::new();
+    for namespace in namespaces {
+        objects.push(json!({"apiVersion": "v1", "kind": "Namespace",
+            "metadata": {"name": namespace, "labels": {ENROLLED_LABEL: "true"}}}));
+        objects.push(json!({"apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": {"name": CA_CONFIG_MAP, "namespace": namespace}, "data": {"ca.crt": bundle}}));
+    }
+    cluster.apply(&json!({"apiVersion": "v1", "kind": "List", "items": objects}).to_string())?;
+    let in_force = || -> Result<bool> {
+        // A policy takes a moment to reach the admission chain; until then a pod would come out as it went in.
+        let Some(namespace) = namespaces.first() else {
+            return Ok(true);
+        };
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "probe", "namespace": namespace},
+            "spec": {"containers": [{"name": "main", "image": "picket.test/busybox:1"}]}});
+        let arguments = ["create", "--dry-run=server", "-o", "json", "-f", "-"];
+        let shown = cluster.kubectl_stdin(&arguments, &pod.to_string())?;
+        Ok(String::from_utf8_lossy(&shown.stdout).contains(CA_CONFIG_MAP))
+    };
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !in_force()? {
+        ensure!(
+            Instant::now() < deadline,
+            "deploy/enrolment.yaml is applied, but pods in {namespaces:?} do not change"
+        );
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    Ok(())
+}
+
+/// The folder with the CA that the cluster's agents mint under, made by `picket ca create` when it is not there.
+fn certificate_authority(cluster: &Cluster) -> Result<PathBuf> {
+    let folder = cluster.dir().join("picket-ca");
+    if !folder.join("ca.crt").exists() {
+        let mut command = Command::new(picket_binary()?);
+        let made = command
+            .args(["ca", "create", "--out"])
+            .arg(&folder)
+            .output()
+            .context("run picket ca create")?;
+        ensure!(
+            made.status.success(),
+            "picket ca create: {}",
+            String::from_utf8_lossy(&made.stderr).trim()
+        );
+    }
+    Ok(folder)
+}
+
+fn deploy_file(name: &str) -> Result<String> {
+    let path = Path::new(DEPLOY).join(name);
+    fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))
+}
+
+impl Agent {
+    /// Sets an agent up on `node`, starts it and waits until it serves.
+    ///
+    /// # Errors
+    /// Something cannot be set up, or the agent ends or does not become ready; the error then holds its log's end.
+    pub fn start(cluster: &Cluster, node: &Node, options: &AgentOptions) -> Result<Self> {
+        let mut agent = Self::install(cluster, node, options)?;
+        agent.restart()?;
+        Ok(agent)
+    }
+
+    /// Sets an agent up without starting it.
+    ///
+    /// # Errors
+    /// Something cannot be set up.
+    pub fn install(cluster: &Cluster, node: &Node, options: &AgentOptions) -> Result<Self> {
+        let dir = node.dir.join("picket");
+        fs::create_dir_all(dir.join("objects"))?;
+        let binary = options.binary.clone().map_or_else(picket_binary, Ok)?;
+        let agent = Self {
+            node: node.clone(),
+            binary: copy_into(&binary, &dir)?,
+            dir,
+            child: None,
+        };
+        let user = format!("picket:{}", node.name);
+        let certificate =
+            cluster.client_certificate(&format!("picket-{}", node.name), &user, Some("picket:nodes"))?;
+        fs::write(
+            agent.dir.join("kubeconfig"),
+            kubeconfig(cluster.server(), &cluster.ca_cert(), &certificate),
+        )?;
+        cluster.apply(&rights(&node.name, options).to_string())?;
+        for (name, text) in &options.objects {
+            agent.write_objects(name, text)?;
+        }
+        let authority = certificate_authority(cluster)?;
+        let config = json!({
+            "nodeName": node.name,
+            "cluster": {"kubeconfig": agent.dir.join("kubeconfig")},
+            "upstream": {
+                "server": cluster.server(),
+                "caFile": cluster.ca_cert(),
+                "clientCertificateFile": certificate.cert,
+                "clientKeyFile": certificate.key,
+            },
+            "tls": {"caCertificateFile": authority.join("ca.crt"), "caKeyFile": authority.join("ca.key")},
+            "kernel": {"cgroupRoot": node.cgroup, "bpffs": agent.bpffs()},
+            "enforce": {"namespaces": options.namespaces},
+            "objects": [agent.objects_dir()],
+            "audit": {"file": agent.audit_file(), "stdout": false},
+            "admin": {"socket": agent.admin_socket()},
+            "log": {"filter": if options.log.is_empty() { "info" } else { &options.log }},
+            "shutdown": {"drainSeconds": DRAIN_SECONDS},
+        });
+        fs::write(agent.config_file(), serde_json::to_string_pretty(&config)?)?;
+        agent.mount_bpffs()?;
+        Ok(agent)
+    }
+
+    /// A bpf file system of the agent's own, in the node's mount namespace: its pins end with the node.
+    fn mount_bpffs(&self) -> Result<()> {
+        fs::create_dir_all(self.bpffs())?;
+        let mut command = Command::new("mount");
+        command.args(["-t", "bpf", "picket"]).arg(self.bpffs());
+        let done = self.node.output(command)?;
+        ensure!(
+            done.status.success(),
+            "mount a bpf file system: {}",
+            String::from_utf8_lossy(&done.stderr).trim()
+        );
+        Ok(())
+    }
+
+    /// Starts the agent, which must not be running, and waits until it serves; gives the time that took.
+    ///
+    /// # Errors
+    /// As [`Agent::start`].
+    pub fn restart(&mut self) -> Result<Duration> {
+        ensure!(self.child.is_none(), "the agent runs already");
+        let log = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.log_file())?;
+        let mut command = self.command(&["agent", "--config"]);
+        command
+            .arg(self.config_file())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log);
+        let started = Instant::now();
+        self.child = Some(self.node.spawn(command)?);
+        self.wait_ready(started)?;
+        Ok(started.elapsed())
+    }
+
+    fn wait_ready(&mut self, started: Instant) -> Result<()> {
+        while !self.admin("/readyz").is_ok_and(|(code, _)| code == 200) {
+            if let Some(status) = self
+                .child
+                .as_mut()
+                .and_then(|child| child.try_wait().transpose())
+                .transpose()?
+            {
+                self.child = None;
+                bail!("the agent ended with {status}; its log ends:\n{}", self.log_end());
+            }
+            if started.elapsed() > READY_TIMEOUT {
+                let readiness = self.admin("/readyz").map(|(_, body)| body).unwrap_or_default();
+                bail!(
+                    "the agent is not ready ({}); its log ends:\n{}",
+                    readiness.trim(),
+                    self.log_end()
+                );
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
+    }
+
+    /// `picket` with these arguments, to be run in the node by [`Node::spawn`] or [`Node::output`].
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.binary);
+        command.args(arguments).current_dir("/");
+        for proxy in [
+            "HTTP_PROXY",
+            "HTTPS_PROXY",
+            "http_proxy",
+            "https_proxy",
+            "ALL_PROXY",
+            "all_proxy",
+        ] {
+            command.env_remove(proxy);
+        }
+        command
+    }
+
+    /// Runs `picket` with these arguments in the node to its end.
+    ///
+    /// # Errors
+    /// It cannot be run; that it fails is in the output.
+    pub fn picket(&self, arguments: &[&str]) -> Result<Output> {
+        self.node.output(self.command(arguments))
+    }
+
+    /// The agent's process id, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    /// Ends the agent as a crash would: at once, with no chance to clean up.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn kill9(&mut self) -> Result<()> {
+        let mut child = self.child.take().context("the agent does not run")?;
+        child.kill()?;
+        child.wait()?;
+        Ok(())
+    }
+
+    /// Asks the agent to end, and waits until it has; its kernel programs stay and keep refusing.
+    ///
+    /// # Errors
+    /// It does not run, or does not end in time.
+    pub fn stop(&mut self) -> Result<ExitStatus> {
+        let child = self.child.as_mut().context("the agent does not run")?;
+        kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM)?;
+        let deadline = Instant::now() + STOP_TIMEOUT;
+        loop {
+            if let Some(status) = child.try_wait()? {
+                self.child = None;
+                return Ok(status);
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "the agent does not end; its log ends:\n{}",
+                self.log_end()
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Leaves the agent running when this process ends; it ends with the cluster.
+    pub fn keep(mut self) {
+        self.child = None;
+    }
+
+    /// Takes the stopped agent's kernel programs away, as `picket uninstall` does: from here on nothing is enforced.
+    ///
+    /// # Errors
+    /// The agent runs, or something does not go away.
+    pub fn uninstall(&self) -> Result<()> {
+        ensure!(self.child.is_none(), "stop the agent first");
+        let mut command = self.command(&["uninstall", "--config"]);
+        command.arg(self.config_file());
+        let done = self.node.output(command)?;
+        ensure!(
+            done.status.success(),
+            "picket uninstall: {}",
+            String::from_utf8_lossy(&done.stderr).trim()
+        );
+        Ok(())
+    }
+
+    /// Writes or replaces a file of objects at once, so that the agent never reads half of it.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn write_objects(&self, name: &str, yaml: &str) -> Result<()> {
+        let draft = self.dir.join(format!("{name}.new"));
+        fs::write(&draft, yaml)?;
+        fs::rename(&draft, self.objects_dir().join(name)).with_context(|| format!("write {name}"))
+    }
+
+    /// Removes a file of objects.
+    ///
+    /// # Errors
+    /// It cannot be removed.
+    pub fn remove_objects(&self, name: &str) -> Result<()> {
+        fs::remove_file(self.objects_dir().join(name)).with_context(|| format!("remove {name}"))
+    }
+
+    /// Asks the administrators' socket; gives the HTTP status and the body.
+    ///
+    /// # Errors
+    /// Nobody answers there.
+    pub fn admin(&self, path: &str) -> Result<(u16, String)> {
+        let mut stream =
+            UnixStream::connect(self.admin_socket()).context("dial the administrators' socket")?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        stream.write_all(
+            format!("GET {path} HTTP/1.1\r\nHost: picket\r\nConnection: close\r\n\r\n").as_bytes(),
+        )?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer)?;
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        let (head, body) = answer
+            .split_once("\r\n\r\n")
+            .context("an answer without a head")?;
+        let code = head
+            .split(' ')
+            .nth(1)
+            .and_then(|code| code.parse().ok())
+            .context("an answer without a status")?;
+        Ok((code, body.to_owned()))
+    }
+
+    /// The sum of a metric's samples whose labels hold all of `labels` (each as in `outcome="deny"`).
+    ///
+    /// # Errors
+    /// The agent does not answer.
+    pub fn metric(&self, name: &str, labels: &[&str]) -> Result<f64> {
+        let (_, text) = self.admin("/metrics")?;
+        let samples = text
+            .lines()
+            .filter(|line| !line.starts_with('#'))
+            .filter_map(|line| {
+                let (series, value) = line.rsplit_once(' ')?;
+                let (found, given) = series.split_once('{').unwrap_or((series, ""));
+                (found == name && labels.iter().all(|label| given.contains(label)))
+                    .then(|| value.parse::<f64>().ok())?
+            });
+        Ok(samples.sum())
+    }
+
+    /// The agent's folder.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The node it serves.
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// The binary it runs.
+    pub fn binary(&self) -> &Path {
+        &self.binary
+    }
+
+    /// Its configuration (JSON, which is YAML too).
+    pub fn config_file(&self) -> PathBuf {
+        self.dir.join("agent.yaml")
+    }
+
+    /// Where its objects are.
+    pub fn objects_dir(&self) -> PathBuf {
+        self.dir.join("objects")
+    }
+
+    /// Its audit log, one JSON record a line.
+    pub fn audit_file(&self) -> PathBuf {
+        self.dir.join("audit.jsonl")
+    }
+
+    /// Its administrators' socket.
+    pub fn admin_socket(&self) -> PathBuf {
+        self.dir.join("admin.sock")
+    }
+
+    /// Its own log.
+    pub fn log_file(&self) -> PathBuf {
+        self.dir.join("picket.log")
+    }
+
+    /// The names of what the agent has pinned.
+    ///
+    /// # Errors
+    /// The node is gone.
+    pub fn pins(&self) -> Result<Vec<String>> {
+        let mut command = Command::new("find");
+        command.arg(self.bpffs()).args(["-mindepth", "1"]);
+        let found = self.node.output(command)?;
+        Ok(String::from_utf8_lossy(&found.stdout)
+            .lines()
+            .map(str::to_owned)
+            .collect())
+    }
+
+    fn bpffs(&self) -> PathBuf {
+        self.dir.join("bpf")
+    }
+
+    /// The last lines of its own log.
+    pub fn log_end(&self) -> String {
+        let text = fs::read_to_string(self.log_file()).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(20)..].join("\n")
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// A copy, since a node's own view of the file system may not have the folder it was built in, and since a build that
+/// replaces the original must not change what a restart runs.
+fn copy_into(binary: &Path, dir: &Path) -> Result<PathBuf> {
+    let own = dir.join("picket");
+    let mut from = File::open(binary).with_context(|| format!("open {}", binary.display()))?;
+    let _ = fs::remove_file(&own);
+    let mut to = File::create(&own)?;
+    std::io::copy(&mut from, &mut to)?;
+    fs::set_permissions(&own, fs::metadata(binary)?.permissions())?;
+    Ok(own)
+}
+
+/// What the node's user may do: watch what the agent watches, and act as the users and groups that the grants name.
+fn rights(node: &str, options: &AgentOptions) -> Value {
+    let name = format!("picket-{node}");
+    let user =
+        json!({"kind": "User", "name": format!("picket:{node}"), "apiGroup": "rbac.authorization.k8s.io"});
+    let mut rules = vec![
+        json!({"apiGroups": [""], "resources": ["pods", "services"], "verbs": ["get", "list", "watch"]}),
+        json!({"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["get", "list", "watch"]}),
+        json!({"apiGroups": ["authentication.k8s.io"], "resources": ["userextras/*"], "verbs": ["impersonate"]}),
+    ];
+    for (resource, names) in [("users", &options.users), ("groups", &options.groups)] {
+        // Without names a rule would stand for every user there is.
+        if !names.is_empty() {
+            rules.push(json!({"apiGroups": [""], "resources": [resource], "verbs": ["impersonate"], "resourceNames": names}));
+        }
+    }
+    let api = "rbac.authorization.k8s.io/v1";
+    let role = json!({"apiVersion": api, "kind": "ClusterRole", "metadata": {"name": name}, "rules": rules});
+    let binding = json!({"apiVersion": api, "kind": "ClusterRoleBinding", "metadata": {"name": name},
+        "roleRef": {"kind": "ClusterRole", "name": name, "apiGroup": "rbac.authorization.k8s.io"}, "subjects": [user]});
+    json!({"apiVersion": "v1", "kind": "List", "items": [role, binding]})
+}

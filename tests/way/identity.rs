@@ -1,0 +1,231 @@
+//! Who asks, and as whom: the identity of the pod, what the client says of itself, and what reaches the API server.
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::Test;
+use crate::audit::about;
+use crate::running::Running;
+use crate::world::World;
+
+pub(crate) const TESTS: &[Test] = &[
+    (
+        "the_server_sees_the_impersonated_user",
+        the_server_sees_the_impersonated_user,
+    ),
+    (
+        "what_the_client_says_of_itself_is_dropped",
+        what_the_client_says_of_itself_is_dropped,
+    ),
+    ("a_suspended_identity_is_refused", a_suspended_identity_is_refused),
+    (
+        "a_pod_without_identity_is_refused",
+        a_pod_without_identity_is_refused,
+    ),
+    (
+        "the_process_is_the_one_that_asked",
+        the_process_is_the_one_that_asked,
+    ),
+    (
+        "the_right_to_impersonate_is_bounded",
+        the_right_to_impersonate_is_bounded,
+    ),
+];
+
+/// One request by the in-cluster configuration: arguments are the method, the path, and `NAME=VALUE` for each further header;
+/// a `body=` is what it says. Prints the status code and the body as JSON, and with `hold` waits for its input to end.
+pub(crate) const REQUEST: &str = r#"
+import http.client, json, os, ssl, sys
+account = "/var/run/secrets/kubernetes.io/serviceaccount"
+context = ssl.create_default_context(cafile=account + "/ca.crt")
+host, port = os.environ["KUBERNETES_SERVICE_HOST"], os.environ["KUBERNETES_SERVICE_PORT"]
+method, path, rest = sys.argv[1], sys.argv[2], sys.argv[3:]
+headers = [("Accept", "application/json"), ("Content-Type", "application/json")]
+headers += [tuple(word.split("=", 1)) for word in rest if "=" in word and not word.startswith("body=")]
+if not any(name == "Authorization" for name, _ in headers):
+    headers.append(("Authorization", "Bearer " + open(account + "/token").read()))
+body = next((word[5:] for word in rest if word.startswith("body=")), "")
+connection = http.client.HTTPSConnection(host, port, context=context, timeout=20)
+connection.putrequest(method, path)
+for name, value in headers:
+    connection.putheader(name, value)
+connection.putheader("Content-Length", str(len(body)))
+connection.endheaders(body.encode())
+answer = connection.getresponse()
+text = answer.read().decode()
+try:
+    text = json.loads(text)
+except ValueError:
+    pass
+print(json.dumps({"code": answer.status, "body": text, "pid": os.getpid()}), flush=True)
+if "hold" in rest:
+    sys.stdin.read()
+"#;
+
+const WHO_AM_I: &str = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
+const REVIEW: &str = r#"body={"kind":"SelfSubjectReview","apiVersion":"authentication.k8s.io/v1"}"#;
+
+fn the_server_sees_the_impersonated_user(world: &mut World) -> Result<()> {
+    let (picket, server) = (world.picket_log(), world.server_log());
+    world
+        .worker("kubectl create configmap whose -n lab && kubectl delete configmap whose -n lab")?
+        .good()?;
+    let complete = |record: &Value| {
+        about(record, "delete", "configmaps", "whose") && record["stage"] == "ResponseComplete"
+    };
+    let ours = picket.wait("the delete", complete)?;
+    let theirs = server.wait("the delete", complete)?;
+    let node = format!("picket:{}", world.cluster.node().name);
+    ensure!(theirs["user"]["username"] == node.as_str(), "{theirs:#}");
+    ensure!(
+        theirs["impersonatedUser"]["username"] == "agent:worker",
+        "{theirs:#}"
+    );
+    let groups = theirs["impersonatedUser"]["groups"]
+        .as_array()
+        .context("no groups")?;
+    ensure!(groups.iter().any(|group| group == "agents:lab"), "{theirs:#}");
+    ensure!(ours["impersonatedUser"]["username"] == "agent:worker", "{ours:#}");
+    ensure!(
+        ours["auditID"] == theirs["auditID"],
+        "one request has two ids: {} and {}",
+        ours["auditID"],
+        theirs["auditID"]
+    );
+    Ok(())
+}
+
+fn what_the_client_says_of_itself_is_dropped(world: &mut World) -> Result<()> {
+    let plain = who(world, &[])?;
+    ensure!(plain["username"] == "agent:worker", "Picket asks as {plain}");
+    let pretending = who(
+        world,
+        &[
+            "Impersonate-User=system:admin",
+            "Impersonate-Group=system:masters",
+            "Impersonate-Uid=1",
+            "Impersonate-Extra-Scopes=all",
+            "X-Remote-User=system:admin",
+            "X-Remote-Group=system:masters",
+            "X-Remote-Extra-Scopes=all",
+            "Cookie=session=1",
+            "Authorization=Bearer of-somebody-else",
+        ],
+    )?;
+    ensure!(
+        plain == pretending,
+        "a client made itself {pretending} out of {plain}"
+    );
+    ensure!(!plain["groups"].to_string().contains("system:masters"), "{plain}");
+    Ok(())
+}
+
+fn who(world: &World, headers: &[&str]) -> Result<Value> {
+    let mut arguments = vec!["POST", WHO_AM_I, REVIEW];
+    arguments.extend(headers);
+    let answer: Value = serde_json::from_str(&world.python("worker", REQUEST, &arguments)?.good()?)?;
+    ensure!(answer["code"] == 201, "{answer:#}");
+    Ok(answer["body"]["status"]["userInfo"].clone())
+}
+
+fn a_suspended_identity_is_refused(world: &mut World) -> Result<()> {
+    let (picket, server) = (world.picket_log(), world.server_log());
+    let said = world.run(
+        "agents",
+        "sleeper",
+        &["kubectl", "get", "configmap", "seed", "-n", "lab"],
+    )?;
+    said.refused(&["sleeper", "uspended"])?;
+    let record = picket.wait("the denial", |record| record["agent"]["pod"]["name"] == "sleeper")?;
+    ensure!(record["decision"]["outcome"] == "deny", "{record:#}");
+    world.admin(&["get", "namespace", "lab"])?;
+    let impersonated = |record: &Value| record["impersonatedUser"]["username"] == "agent:sleeper";
+    ensure!(server.all(impersonated)?.is_empty(), "the API server was asked");
+    Ok(())
+}
+
+fn a_pod_without_identity_is_refused(world: &mut World) -> Result<()> {
+    let picket = world.picket_log();
+    for path in [
+        "/api/v1/namespaces/lab/configmaps/seed",
+        "/api",
+        "/version",
+        "/healthz",
+    ] {
+        let answer = world.python("stranger", REQUEST, &["GET", path])?.good()?;
+        let answer: Value = serde_json::from_str(&answer)?;
+        ensure!(
+            answer["code"] == 403 && answer["body"]["reason"] == "Forbidden",
+            "{path}: {answer:#}"
+        );
+        let message = answer["body"]["message"].as_str().unwrap_or_default();
+        ensure!(
+            message.contains("stranger") && message.contains("identity"),
+            "{path}: {message}"
+        );
+    }
+    let record = picket.wait("the denial", |record| {
+        record["agent"]["pod"]["name"] == "stranger"
+    })?;
+    ensure!(
+        record["decision"]["outcome"] == "deny" && record["agent"]["identity"].is_null(),
+        "{record:#}"
+    );
+    Ok(())
+}
+
+fn the_process_is_the_one_that_asked(world: &mut World) -> Result<()> {
+    let picket = world.picket_log();
+    let argv = [
+        "python3",
+        "-c",
+        REQUEST,
+        "GET",
+        "/api/v1/namespaces/lab/configmaps/seed",
+        "hold",
+    ];
+    let mut running = Running::start(&world.cluster.kubectl_client(), "agents", "worker", &argv)?;
+    let answer: Value = serde_json::from_str(&running.line()?)?;
+    let record = picket.wait("the get", |record| about(record, "get", "configmaps", "seed"))?;
+    let process = &record["agent"]["process"];
+    let pid = process["pid"].as_u64().context("no pid")?;
+    // It still runs, so the node's number for it can be checked against its own.
+    let status =
+        std::fs::read_to_string(format!("/proc/{pid}/status")).context("no such process on the node")?;
+    let inner = status
+        .lines()
+        .find_map(|line| line.strip_prefix("NSpid:"))
+        .and_then(|line| line.split_whitespace().last());
+    ensure!(
+        inner == Some(answer["pid"].to_string().as_str()),
+        "{process} is not {}",
+        answer["pid"]
+    );
+    let exe = process["exe"].as_str().unwrap_or_default();
+    ensure!(exe.contains("python3"), "{process}");
+    ensure!(
+        process["comm"]
+            .as_str()
+            .is_some_and(|comm| comm.starts_with("python3")),
+        "{process}"
+    );
+    ensure!(record["agent"]["container"] == "main", "{record:#}");
+    running.wait().map(drop)
+}
+
+/// A grant that names a user the node may not act as fails at the API server, whatever Picket thinks of it.
+fn the_right_to_impersonate_is_bounded(world: &mut World) -> Result<()> {
+    let grant = "apiVersion: picket.dev/v1alpha1\nkind: AgentGrant\nmetadata: {name: too-much}\nspec:\n  to: {identities: [worker]}\n  \
+                 upstream: {impersonate: {user: \"system:admin\", groups: [\"system:masters\"]}}\n  rules:\n  \
+                 - {apiGroups: [\"\"], resources: [secrets], verbs: [get]}\n";
+    let server = world.server_log();
+    world.agent.write_objects("too-much.yaml", grant)?;
+    let refused = crate::life::until(|| {
+        let said = world.worker("kubectl get secret crown -n vault -o yaml")?;
+        ensure!(!said.out.contains("jewel"), "the secret came out");
+        let reached = server.all(|record| about(record, "get", "secrets", "crown"))?;
+        Ok((said.code != 0 && said.err.contains("impersonate") && !reached.is_empty()).then_some(()))
+    });
+    world.agent.remove_objects("too-much.yaml")?;
+    refused
+}

@@ -1,0 +1,119 @@
+//! Programs in pods whose output is read while they run.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Child, ChildStdin, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use picket_tests::cluster::Kubectl;
+
+/// How long the next line may take. Nothing here is measured by it: what is buffered until the end never comes at all.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// A program in a pod, run by `kubectl exec` as the administrator.
+#[derive(Debug)]
+pub(crate) struct Running {
+    child: Child,
+    input: Option<ChildStdin>,
+    lines: Receiver<String>,
+    errors: Receiver<String>,
+}
+
+impl Running {
+    /// Starts it in the first container of a pod.
+    pub(crate) fn start(kubectl: &Kubectl, namespace: &str, pod: &str, argv: &[&str]) -> Result<Self> {
+        let mut arguments = vec!["exec", "-i", "-n", namespace, pod, "--"];
+        arguments.extend(argv);
+        let mut command = kubectl.command(&arguments)?;
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        let input = child.stdin.take();
+        let lines = follow(child.stdout.take().context("no output")?);
+        let errors = follow(child.stderr.take().context("no errors")?);
+        Ok(Self {
+            child,
+            input,
+            lines,
+            errors,
+        })
+    }
+
+    /// The next line of its output.
+    pub(crate) fn line(&self) -> Result<String> {
+        match self.lines.recv_timeout(LIMIT) {
+            Ok(line) => Ok(line),
+            Err(RecvTimeoutError::Timeout) => bail!("no line within {LIMIT:?}; {}", self.complaints()),
+            Err(RecvTimeoutError::Disconnected) => bail!("it ended; {}", self.complaints()),
+        }
+    }
+
+    /// Reads lines until one holds `word`, and gives that one.
+    pub(crate) fn line_with(&self, word: &str) -> Result<String> {
+        loop {
+            let line = self.line().with_context(|| format!("waiting for {word:?}"))?;
+            if line.contains(word) {
+                return Ok(line);
+            }
+        }
+    }
+
+    /// Whether output is waiting to be read, or has come by now.
+    pub(crate) fn silent(&self) -> bool {
+        matches!(self.lines.try_recv(), Err(std::sync::mpsc::TryRecvError::Empty))
+    }
+
+    /// Sends it a line.
+    pub(crate) fn send(&mut self, line: &str) -> Result<()> {
+        let input = self.input.as_mut().context("its input is closed")?;
+        input.write_all(format!("{line}\n").as_bytes())?;
+        Ok(input.flush()?)
+    }
+
+    /// Closes its input.
+    pub(crate) fn close_input(&mut self) {
+        self.input = None;
+    }
+
+    /// Waits for its end; gives its exit code.
+    pub(crate) fn wait(&mut self) -> Result<i32> {
+        self.close_input();
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status.code().unwrap_or(-1));
+            }
+            if Instant::now() > deadline {
+                bail!("it does not end; {}", self.complaints());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn complaints(&self) -> String {
+        let lines: Vec<String> = self.errors.try_iter().collect();
+        format!("its errors: {}", lines.join("\n"))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn follow(stream: impl Read + Send + 'static) -> Receiver<String> {
+    let (send, receive) = channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(stream).lines().map_while(Result::ok) {
+            if send.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    receive
+}

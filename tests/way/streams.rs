@@ -1,0 +1,236 @@
+//! Long requests: they arrive as they happen, go both ways, and end upstream when they end here.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use serde_json::Value;
+
+use crate::Test;
+use crate::running::Running;
+use crate::world::World;
+
+pub(crate) const TESTS: &[Test] = &[
+    ("logs_follow_line_by_line", logs_follow_line_by_line),
+    ("watch_event_by_event", watch_event_by_event),
+    ("a_thousand_watches", a_thousand_watches),
+    ("exec_both_ways", exec_both_ways),
+    ("attach", attach),
+    ("port_forward", port_forward),
+    ("cp_both_ways", cp_both_ways),
+    ("cancel_reaches_upstream", cancel_reaches_upstream),
+    (
+        "cancel_of_a_session_reaches_upstream",
+        cancel_of_a_session_reaches_upstream,
+    ),
+];
+
+fn logs_follow_line_by_line(world: &mut World) -> Result<()> {
+    let following = world.start_worker("kubectl logs -f target -n lab")?;
+    following.line_with("started")?;
+    for count in 1..=5 {
+        ensure!(following.silent(), "a line before it was written");
+        // The next line is written only when this one has arrived: nothing can be held back.
+        world
+            .run(
+                "lab",
+                "target",
+                &["sh", "-c", &format!("echo line {count} > /proc/1/fd/1")],
+            )?
+            .good()?;
+        let line = following.line()?;
+        ensure!(
+            line == format!("line {count}"),
+            "{line:?} instead of line {count}"
+        );
+    }
+    Ok(())
+}
+
+fn watch_event_by_event(world: &mut World) -> Result<()> {
+    let show = "-o jsonpath='{.data.count}{\"\\n\"}'";
+    let watching = world.start_worker(&format!("kubectl get configmap tick -n lab --watch {show}"))?;
+    watching.line()?;
+    for count in 1..=5 {
+        ensure!(watching.silent(), "an event before the change");
+        let value = format!("w{count}");
+        tick(world, &value)?;
+        let line = watching.line()?;
+        ensure!(line == value, "{line:?} instead of {value:?}");
+    }
+    Ok(())
+}
+
+fn tick(world: &World, value: &str) -> Result<()> {
+    let patch = serde_json::json!({"data": {"count": value}}).to_string();
+    world
+        .admin(&[
+            "patch",
+            "configmap",
+            "tick",
+            "-n",
+            "lab",
+            "--type=merge",
+            "-p",
+            &patch,
+        ])
+        .map(drop)
+}
+
+fn a_thousand_watches(world: &mut World) -> Result<()> {
+    let argv = [
+        "picket-test-client",
+        "watches",
+        "lab",
+        "tick",
+        "--count",
+        "1000",
+        "--changes",
+        "3",
+    ];
+    let mut running = Running::start(&world.cluster.kubectl_client(), "agents", "worker", &argv)?;
+    let open: Value = serde_json::from_str(&running.line_with("open")?)?;
+    ensure!(open["open"] == 1000, "{open}");
+    for change in 0..3 {
+        tick(world, &format!("many {change}"))?;
+    }
+    let progressed: Value = serde_json::from_str(&running.line_with("progressed")?)?;
+    eprintln!(
+        "1,000 watches: open after {} ms, all progressed after {} ms",
+        open["millis"], progressed["millis"]
+    );
+    let code = running.wait()?;
+    ensure!(
+        code == 0 && progressed["progressed"] == 1000,
+        "{progressed}, ended with {code}"
+    );
+    // Others are served while and after they were open.
+    world
+        .worker("kubectl get configmap seed -n lab")?
+        .good()
+        .map(drop)
+}
+
+/// kubectl's two transports: WebSocket, and SPDY.
+const TRANSPORTS: [&str; 2] = ["true", "false"];
+
+fn exec_both_ways(world: &mut World) -> Result<()> {
+    for transport in TRANSPORTS {
+        let line = format!(
+            "KUBECTL_REMOTE_COMMAND_WEBSOCKETS={transport} kubectl exec -i target -n lab -- \
+             sh -c 'while read word; do echo got $word; done; echo over; exit 7'; echo code $?"
+        );
+        let picket = world.picket_log();
+        let mut session = world.start_worker(&line)?;
+        for count in 1..=3 {
+            // Each answer is read before the next word is sent.
+            session.send(&format!("word{count}"))?;
+            let line = session.line()?;
+            ensure!(line == format!("got word{count}"), "{line:?}");
+        }
+        session.close_input();
+        session.line_with("over")?;
+        session.line_with("code 7")?;
+        let ended = picket.wait("the session's end", |record| {
+            record["objectRef"]["subresource"] == "exec" && record["stage"] == "ResponseComplete"
+        })?;
+        ensure!(
+            ended["session"]["bytes"]["toClient"]
+                .as_u64()
+                .is_some_and(|bytes| bytes > 0),
+            "{ended:#}"
+        );
+        // A binary megabyte comes back as it went.
+        let line = format!(
+            "head -c 1048576 /dev/urandom > /tmp/sent; KUBECTL_REMOTE_COMMAND_WEBSOCKETS={transport} kubectl exec -i target -n lab -- \
+             cat < /tmp/sent > /tmp/back && cmp /tmp/sent /tmp/back && echo same"
+        );
+        ensure!(world.worker(&line)?.good()? == "same\n", "the bytes differ");
+    }
+    Ok(())
+}
+
+fn attach(world: &mut World) -> Result<()> {
+    for (name, transport) in ["echo-websocket", "echo-spdy"].into_iter().zip(TRANSPORTS) {
+        let pod = serde_json::json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "lab"}, "spec": {
+            "restartPolicy": "Never", "terminationGracePeriodSeconds": 0, "containers": [{
+                "name": "main", "image": "picket.test/busybox:1", "imagePullPolicy": "IfNotPresent", "stdin": true, "stdinOnce": true,
+                "command": ["sh", "-c", "while read word; do echo heard $word; done"]}]}});
+        world.cluster.apply(&pod.to_string())?;
+        world.cluster.wait_ready("lab", name, Duration::from_secs(90))?;
+        let line = format!("KUBECTL_REMOTE_COMMAND_WEBSOCKETS={transport} kubectl attach -i {name} -n lab");
+        let mut session = world.start_worker(&line)?;
+        session.send("hello")?;
+        session.line_with("heard hello")?;
+        session.send("again")?;
+        session.line_with("heard again")?;
+        session.wait()?;
+        world.admin(&["delete", "pod", name, "-n", "lab", "--wait=false"])?;
+    }
+    Ok(())
+}
+
+fn port_forward(world: &mut World) -> Result<()> {
+    for transport in TRANSPORTS {
+        let line = format!(
+            "KUBECTL_PORT_FORWARD_WEBSOCKETS={transport} kubectl port-forward pod/target -n lab 18080:8080 > /tmp/forward 2>&1 & \
+             forward=$!; tries=0; \
+             until grep -q Forwarding /tmp/forward || [ $tries -ge 100 ]; do sleep 0.2; tries=$((tries + 1)); done; \
+             wget -q -O - http://127.0.0.1:18080/ && wget -q -O - http://127.0.0.1:18080/index.html; code=$?; \
+             kill $forward; [ $code = 0 ] || cat /tmp/forward; exit $code"
+        );
+        let out = world.worker(&line)?.good()?;
+        ensure!(out == "served\nserved\n", "{out:?}");
+    }
+    Ok(())
+}
+
+fn cp_both_ways(world: &mut World) -> Result<()> {
+    let line = "rm -rf /tmp/there /tmp/back; mkdir -p /tmp/there/deep; head -c 300000 /dev/urandom > /tmp/there/deep/file; \
+                kubectl cp /tmp/there lab/target:/tmp/copied && kubectl cp lab/target:/tmp/copied /tmp/back && \
+                cmp /tmp/there/deep/file /tmp/back/deep/file && echo same";
+    let out = world.worker(line)?.good()?;
+    ensure!(out.ends_with("same\n"), "{out:?}");
+    world
+        .run("lab", "target", &["rm", "-r", "/tmp/copied"])?
+        .good()
+        .map(drop)
+}
+
+fn cancel_reaches_upstream(world: &mut World) -> Result<()> {
+    let server = world.server_log();
+    let ours = |record: &Value, stage: &str| {
+        let uri = record["requestURI"].as_str().unwrap_or_default();
+        record["stage"] == stage
+            && record["impersonatedUser"]["username"] == "agent:worker"
+            && uri.contains("watch=true")
+    };
+    let line = "kubectl get configmap tick -n lab --watch -o name & watcher=$!; read go; kill -9 $watcher; wait $watcher; echo killed";
+    let mut watching = world.start_worker(line)?;
+    watching.line_with("tick")?;
+    server.wait("the watch's start", |record| ours(record, "ResponseStarted"))?;
+    ensure!(
+        server.all(|record| ours(record, "ResponseComplete"))?.is_empty(),
+        "the watch has ended by itself"
+    );
+    watching.send("go")?;
+    watching.line_with("killed")?;
+    // The watch itself was for half an hour or more: only the cancel can have ended it.
+    server
+        .wait("the watch's end", |record| ours(record, "ResponseComplete"))
+        .map(drop)
+}
+
+fn cancel_of_a_session_reaches_upstream(world: &mut World) -> Result<()> {
+    let server = world.server_log();
+    let line = "kubectl exec target -n lab -- sh -c 'echo here; sleep 3000' & session=$!; read go; kill -9 $session; wait $session; echo killed";
+    let mut session = world.start_worker(line)?;
+    session.line_with("here")?;
+    session.send("go")?;
+    session.line_with("killed")?;
+    server.wait("the session's end", |record| {
+        record["stage"] == "ResponseComplete"
+            && record["objectRef"]["subresource"] == "exec"
+            && record["impersonatedUser"]["username"] == "agent:worker"
+    })?;
+    Ok(())
+}

@@ -1,0 +1,137 @@
+//! The pod's credential is worth nothing at the API server, and there is no other way to it.
+
+use anyhow::{Result, ensure};
+use serde_json::Value;
+
+use crate::Test;
+use crate::output::Done;
+use crate::world::World;
+
+pub(crate) const TESTS: &[Test] = &[
+    ("is_useless_directly", is_useless_directly),
+    ("manifest_is_as_it_was", manifest_is_as_it_was),
+    ("endpoint_address_is_caught", endpoint_address_is_caught),
+    ("mapped_v6_address_is_caught", mapped_v6_address_is_caught),
+    ("other_names_are_served", other_names_are_served),
+];
+
+const TOKEN: &str = "cat /var/run/secrets/kubernetes.io/serviceaccount/token";
+
+/// Dials the address and family that the arguments give, with the pod's bundle; prints what the socket says of its peer and
+/// what /version answers.
+const DIAL: &str = r#"
+import json, socket, ssl, sys
+host, port, name = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+family = socket.AF_INET6 if ":" in host else socket.AF_INET
+context = ssl.create_default_context(cafile="/var/run/secrets/kubernetes.io/serviceaccount/ca.crt")
+plain = socket.socket(family, socket.SOCK_STREAM)
+plain.settimeout(20)
+plain.connect((host, port))
+peer = plain.getpeername()[:2]
+secure = context.wrap_socket(plain, server_hostname=name)
+secure.sendall(b"GET /version HTTP/1.1\r\nHost: kubernetes\r\nConnection: close\r\n\r\n")
+answer = b""
+while chunk := secure.recv(65536):
+    answer += chunk
+print(json.dumps({"peer": peer, "status": int(answer.split(b" ")[1]), "body": answer.split(b"\r\n\r\n", 1)[1].decode()}))
+"#;
+
+fn is_useless_directly(world: &mut World) -> Result<()> {
+    let token = world.worker(TOKEN)?.good()?;
+    let said = directly(world, token.trim())?;
+    said.refused(&["Unauthorized"])?;
+    // The same question with a token that was left alone is answered, so it is the token that is worth nothing.
+    let token = world.run("direct", "worker", &["sh", "-c", TOKEN])?.good()?;
+    directly(world, token.trim())?.good().map(drop)
+}
+
+/// Asks the API server from the node, with no one in between.
+fn directly(world: &World, token: &str) -> Result<Done> {
+    let ca = world.cluster.ca_cert().display().to_string();
+    let client = world.cluster.kubectl_client();
+    let mut command = client.command(&[
+        "get",
+        "configmap",
+        "seed",
+        "-n",
+        "lab",
+        "--server",
+        world.cluster.server(),
+    ])?;
+    command
+        .args(["--certificate-authority", &ca, "--token", token])
+        .env("KUBECONFIG", "/dev/null");
+    // kubectl asks for a password where a token is refused, unless there is no one to ask.
+    Ok(command.stdin(std::process::Stdio::null()).output()?.into())
+}
+
+fn manifest_is_as_it_was(world: &mut World) -> Result<()> {
+    let pod = |namespace: &str| -> Result<Value> {
+        let text = world.admin(&["get", "pod", "worker", "-n", namespace, "-o", "json"])?;
+        Ok(serde_json::from_str::<Value>(&text)?["spec"].clone())
+    };
+    let (mut enrolled, mut plain) = (pod("agents")?, pod("direct")?);
+    let sources = |spec: &mut Value| spec["volumes"][0]["projected"]["sources"].take();
+    let (changed, usual) = (sources(&mut enrolled), sources(&mut plain));
+    ensure!(
+        changed[0]["serviceAccountToken"]["audience"] == "picket.dev",
+        "{changed:#}"
+    );
+    ensure!(changed[1]["configMap"]["name"] == "picket-ca.crt", "{changed:#}");
+    ensure!(usual[1]["configMap"]["name"] == "kube-root-ca.crt", "{usual:#}");
+    // The volume's generated name aside, nothing else in the two pods differs.
+    let text = |spec: &Value| {
+        let name = spec["volumes"][0]["name"].as_str().unwrap_or_default().to_owned();
+        spec.to_string().replace(&name, "volume")
+    };
+    ensure!(
+        text(&enrolled) == text(&plain),
+        "the pods differ:\n{enrolled:#}\n{plain:#}"
+    );
+    Ok(())
+}
+
+fn dialled(world: &World, host: &str, port: &str, name: &str) -> Result<Value> {
+    let picket = world.picket_log();
+    let answer: Value = serde_json::from_str(&world.python("worker", DIAL, &[host, port, name])?.good()?)?;
+    // The bundle holds Picket's authority alone, so the handshake itself shows who answered.
+    ensure!(
+        answer["status"] == 200
+            && answer["body"]
+                .as_str()
+                .is_some_and(|body| body.contains("gitVersion")),
+        "{answer}"
+    );
+    ensure!(
+        answer["peer"][0] == host && answer["peer"][1].as_u64() == port.parse().ok(),
+        "the client sees {answer}, not {host}:{port}"
+    );
+    picket.wait("the request", |record| {
+        record["requestURI"] == "/version" && record["decision"]["outcome"] == "allow"
+    })?;
+    Ok(answer)
+}
+
+fn endpoint_address_is_caught(world: &mut World) -> Result<()> {
+    let address = world.cluster.node().address.to_string();
+    dialled(world, &address, "6443", &address).map(drop)
+}
+
+fn mapped_v6_address_is_caught(world: &mut World) -> Result<()> {
+    dialled(world, "::ffff:10.96.0.1", "443", "10.96.0.1")?;
+    let address = world.cluster.node().address.to_string();
+    dialled(world, &format!("::ffff:{address}"), "6443", &address).map(drop)
+}
+
+fn other_names_are_served(world: &mut World) -> Result<()> {
+    for name in [
+        "kubernetes",
+        "kubernetes.default",
+        "kubernetes.default.svc",
+        "kubernetes.default.svc.cluster.local",
+        "10.96.0.1",
+    ] {
+        dialled(world, "10.96.0.1", "443", name)?;
+    }
+    Ok(())
+}

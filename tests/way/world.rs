@@ -1,0 +1,167 @@
+//! What all suites share: one cluster, an agent on its node, the pods, and the objects that say who may do what.
+//!
+//! Namespaces: `agents` is enrolled and enforced, with the pod `worker`; `direct` is left alone, with a pod of the same name
+//! and rights, whose answers the others are compared with; `lab` holds what both work on; `vault` is outside every grant.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use picket_tests::agent::{self, Agent, AgentOptions};
+use picket_tests::cluster::{Cluster, ClusterOptions};
+use picket_tests::images::{self, ExtraFile};
+
+use crate::audit::Since;
+use crate::output::Done;
+use crate::running::Running;
+
+/// How long a pod may take to be Ready; two seconds is usual.
+const POD_LIMIT: Duration = Duration::from_secs(90);
+
+const OBJECTS: &str = include_str!("files/objects.yaml");
+const MANIFESTS: &str = include_str!("files/pods.yaml");
+
+/// The running cluster with everything in it.
+#[derive(Debug)]
+pub(crate) struct World {
+    pub(crate) cluster: Cluster,
+    pub(crate) agent: Agent,
+}
+
+impl World {
+    /// Brings it all up.
+    pub(crate) fn up() -> Result<Self> {
+        let client = client_binary()?;
+        let python = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/clients/python/compat.py"));
+        let tools = images::tools(&[
+            ExtraFile {
+                inside: PathBuf::from("/usr/bin/picket-test-client"),
+                host: client,
+            },
+            ExtraFile {
+                inside: PathBuf::from("/usr/bin/compat.py"),
+                host: python,
+            },
+        ])?;
+        let options = ClusterOptions {
+            nodes: 1,
+            name: "way".to_owned(),
+            images: vec![tools],
+        };
+        let cluster = Cluster::up(options)?;
+        agent::enrol(&cluster, &["agents"])?;
+        let options = AgentOptions {
+            objects: vec![("objects.yaml".to_owned(), OBJECTS.to_owned())],
+            namespaces: vec!["agents".to_owned()],
+            users: vec!["agent:worker".to_owned(), "agent:sleeper".to_owned()],
+            groups: vec!["agents:lab".to_owned()],
+            log: "info,picket=debug".to_owned(),
+            binary: None,
+        };
+        let agent = Agent::start(&cluster, cluster.node(), &options)?;
+        cluster.apply(MANIFESTS)?;
+        for (namespace, pod) in [
+            ("agents", "worker"),
+            ("agents", "sleeper"),
+            ("agents", "stranger"),
+            ("direct", "worker"),
+            ("lab", "target"),
+        ] {
+            cluster
+                .wait_ready(namespace, pod, POD_LIMIT)
+                .with_context(|| format!("pod {namespace}/{pod}"))?;
+        }
+        Ok(Self { cluster, agent })
+    }
+
+    /// Takes it all down.
+    pub(crate) fn down(mut self: Box<Self>) -> Result<()> {
+        let stopped = if self.agent.pid().is_some() {
+            self.agent.stop().map(drop)
+        } else {
+            Ok(())
+        };
+        let World { cluster, agent } = *self;
+        let uninstalled = agent.uninstall();
+        drop(agent);
+        cluster.down()?;
+        stopped.and(uninstalled)
+    }
+
+    /// Runs a program in a pod's first container.
+    pub(crate) fn run(&self, namespace: &str, pod: &str, argv: &[&str]) -> Result<Done> {
+        let mut arguments = vec!["exec", "-n", namespace, pod, "--"];
+        arguments.extend(argv);
+        Ok(self.cluster.kubectl(&arguments)?.into())
+    }
+
+    /// Runs a shell line in the pod whose calls go through Picket.
+    pub(crate) fn worker(&self, line: &str) -> Result<Done> {
+        self.run("agents", "worker", &["sh", "-c", line])
+    }
+
+    /// Starts a shell line in that pod, to be read while it runs.
+    pub(crate) fn start_worker(&self, line: &str) -> Result<Running> {
+        Running::start(
+            &self.cluster.kubectl_client(),
+            "agents",
+            "worker",
+            &["sh", "-c", line],
+        )
+    }
+
+    /// Runs a Python program in a pod; `arguments` follow it.
+    pub(crate) fn python(&self, pod: &str, program: &str, arguments: &[&str]) -> Result<Done> {
+        let mut argv = vec!["python3", "-c", program];
+        argv.extend(arguments);
+        self.run("agents", pod, &argv)
+    }
+
+    /// kubectl as the administrator, which must succeed.
+    pub(crate) fn admin(&self, arguments: &[&str]) -> Result<String> {
+        self.cluster.kubectl_client().run(arguments, None)
+    }
+
+    /// Picket's audit log from now on.
+    pub(crate) fn picket_log(&self) -> Since {
+        Since::now(&self.agent.audit_file())
+    }
+
+    /// The API server's audit log from now on.
+    pub(crate) fn server_log(&self) -> Since {
+        Since::now(&self.cluster.audit_log())
+    }
+
+    /// What helps to understand a failure.
+    pub(crate) fn say(&self) -> String {
+        format!("the agent's log ends:\n{}", self.agent.log_end())
+    }
+}
+
+/// Builds the kube-rs program, which is no dependency of this test and so is not built with it.
+fn client_binary() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("PICKET_TEST_CLIENT") {
+        return Ok(PathBuf::from(path));
+    }
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+    // The same selection as cargo xtask builds, so that shared dependencies are not compiled with other features.
+    let mut command = Command::new(cargo);
+    command.args([
+        "build",
+        "--quiet",
+        "--workspace",
+        "--exclude",
+        "picket-ebpf",
+        "--bin",
+        "picket-test-client",
+    ]);
+    let built = command.current_dir(root).output().context("run cargo")?;
+    ensure!(
+        built.status.success(),
+        "build picket-test-client:\n{}",
+        String::from_utf8_lossy(&built.stderr)
+    );
+    Ok(agent::target_dir().join("debug/picket-test-client"))
+}
