@@ -1,0 +1,169 @@
+//! `cargo xtask demo`: a cluster, two agents, and what Picket lets through and what not, on about one screen.
+//!
+//! Comes in: `--keep`. Goes out: each step with what it shows; the exit code is non-zero when any step is not as it should
+//! be. The cluster and everything in it is gone at the end, unless it was to be kept.
+
+mod step;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use picket_tests::agent::{self, Agent, AgentOptions};
+use picket_tests::cluster::{Cluster, ClusterOptions};
+use picket_tests::images;
+
+use crate::agent::{Profile, build};
+use crate::sh;
+use step::{Steps, Want};
+
+/// The cluster's name: `cargo xtask clean` shows it, and a second demo beside a kept one is refused by it.
+const CLUSTER: &str = "demo";
+/// How long a pod may take to be Ready; two seconds is usual.
+const POD_LIMIT: Duration = Duration::from_secs(90);
+
+const OBJECTS: &str = include_str!("objects.yaml");
+const PODS: &str = include_str!("pods.yaml");
+const WORLD: &str = include_str!("cluster.yaml");
+
+/// Reads the pod's own token and shows it to the API server in Picket's absence: through a way that no agent has, from the
+/// node, so that the answer is the API server's own.
+const TOKEN_FILE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
+
+/// What the demo can be told.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  cargo xtask demo\n  cargo xtask demo --keep")]
+pub(crate) struct Args {
+    /// Leave the cluster and the agent up at the end, and print how to use them
+    #[arg(long)]
+    pub(crate) keep: bool,
+}
+
+/// Runs it.
+pub(crate) fn run(args: Args) -> Result<()> {
+    let start = Instant::now();
+    let binary = sh::timed("build picket", || build(Profile::Dev))?;
+    let tools = sh::timed("images", || images::tools(&[]))?;
+    let options = ClusterOptions { nodes: 1, name: CLUSTER.to_owned(), images: vec![tools] };
+    let mut cluster = sh::timed("cluster", || Cluster::up(options))?;
+    let agent = sh::timed("picket agent and the two pods", || set_up(&cluster, binary))?;
+    let failed = show(&cluster, &agent)?;
+    if args.keep {
+        keep(&mut cluster, agent)?;
+    } else {
+        sh::timed("take everything down", || take_down(cluster, agent))?;
+    }
+    ensure!(failed.is_empty(), "not as it should be: {}", failed.join(", "));
+    eprintln!("[xtask] the demo took {:.0} s", start.elapsed().as_secs_f64());
+    Ok(())
+}
+
+fn set_up(cluster: &Cluster, binary: std::path::PathBuf) -> Result<Agent> {
+    agent::enrol(cluster, &["agents"])?;
+    let options = AgentOptions {
+        objects: vec![("demo.yaml".to_owned(), OBJECTS.to_owned())],
+        namespaces: vec!["agents".to_owned()],
+        users: vec!["agent:triage".to_owned(), "agent:janitor".to_owned()],
+        groups: vec!["agents:shop".to_owned()],
+        log: String::new(),
+        binary: Some(binary),
+    };
+    let agent = Agent::start(cluster, cluster.node(), &options)?;
+    cluster.apply(WORLD)?;
+    cluster.apply(PODS)?;
+    for (namespace, pod) in [("agents", "triage"), ("agents", "janitor"), ("shop", "web")] {
+        cluster.wait_ready(namespace, pod, POD_LIMIT).with_context(|| format!("pod {namespace}/{pod}"))?;
+    }
+    Ok(agent)
+}
+
+/// The steps; gives the titles of those that were not as they should be.
+fn show(cluster: &Cluster, agent: &Agent) -> Result<Vec<String>> {
+    let mut steps = Steps::new(cluster);
+    steps.in_pod(
+        "A read that the grant allows",
+        "triage",
+        "kubectl -n shop get pods",
+        &Want::works("web"),
+    )?;
+    steps.in_pod(
+        "A namespace deletion, which the cluster's RBAC would allow and a rule refuses",
+        "janitor",
+        "kubectl delete namespace shop",
+        &Want::refused("keep-namespaces"),
+    )?;
+    steps.check("The namespace is still there", || {
+        let phase = cluster.kubectl_client().run(&["get", "namespace", "shop", "-o", "jsonpath={.status.phase}"], None)?;
+        Ok((phase == "Active", format!("namespace shop is {phase}")))
+    })?;
+    steps.in_pod(
+        "A read outside the grant",
+        "triage",
+        "kubectl -n shop get secret payment-key",
+        &Want::refused("secrets"),
+    )?;
+    steps.in_pod(
+        "An exec that a rule refuses by its command",
+        "triage",
+        "kubectl -n shop exec web -- apk add curl",
+        &Want::refused("no-package-managers"),
+    )?;
+    steps.in_pod(
+        "An exec that works",
+        "triage",
+        "kubectl -n shop exec web -- hostname",
+        &Want::works("web"),
+    )?;
+    let (_, address) = cluster.server().split_once("https://").context("the API server's address")?;
+    steps.in_pod(
+        "The API server's real address instead of its service: caught too",
+        "triage",
+        &format!("kubectl --server https://{address} -n shop get secret payment-key"),
+        &Want::refused("secrets"),
+    )?;
+    token(&mut steps, cluster)?;
+    let tail = agent.picket(&["audit", "tail", "-n", "7", &agent.audit_file().display().to_string()])?;
+    steps.output("What Picket wrote down", "picket audit tail", &tail, &Want::works("keep-namespaces"));
+    Ok(steps.end())
+}
+
+/// The pod's token, stolen and shown to the API server from the node, where nothing is redirected.
+fn token(steps: &mut Steps<'_>, cluster: &Cluster) -> Result<()> {
+    steps.check("The pod's token, stolen and shown to the API server itself, is worth nothing", || {
+        let stolen = cluster.exec("agents", "triage", "agent", &["cat", TOKEN_FILE])?;
+        let stolen = String::from_utf8(stolen.stdout).context("the token")?;
+        ensure!(stolen.split('.').count() == 3, "the pod has no token");
+        // Without a kubeconfig, since kubectl prefers a client certificate it finds there to the token.
+        let mut command = std::process::Command::new(cluster.bin().join("kubectl"));
+        command.args(["--kubeconfig", "/dev/null", "--server", cluster.server(), "--certificate-authority"]);
+        command.arg(cluster.ca_cert()).args(["--token", stolen.trim(), "auth", "whoami"]);
+        let done = cluster.node().output(command)?;
+        let said = String::from_utf8_lossy(&done.stderr).trim().to_owned();
+        Ok((!done.status.success() && said.contains("Unauthorized"), said))
+    })
+}
+
+fn take_down(cluster: Cluster, mut agent: Agent) -> Result<()> {
+    agent.stop()?;
+    agent.uninstall()?;
+    drop(agent);
+    cluster.down()
+}
+
+fn keep(cluster: &mut Cluster, agent: Agent) -> Result<()> {
+    let (audit, objects) = (agent.audit_file(), agent.objects_dir());
+    let picket = agent.binary().to_owned();
+    agent.keep();
+    cluster.keep()?;
+    println!(
+        "\nIt is still up:\n  \
+         cargo xtask cluster shell --name {CLUSTER}            a shell with kubectl as the cluster's administrator\n  \
+         kubectl -n agents exec -it triage -- sh          there: be the agent\n  \
+         {} audit tail -f {}\n  \
+         {}             the identities and rules; change them and see\n  \
+         cargo xtask cluster down --name {CLUSTER}             end it",
+        picket.display(),
+        audit.display(),
+        objects.display(),
+    );
+    Ok(())
+}

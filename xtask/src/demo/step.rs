@@ -1,0 +1,107 @@
+//! One step of the demo: what it shows, the command, what came of it, and whether that is as it should be.
+//!
+//! Comes in: a command to run in an agent's pod, or a check. Goes out: a few lines on stdout and the list of failures.
+
+use std::io::IsTerminal;
+use std::process::Output;
+
+use anyhow::Result;
+use picket_tests::cluster::Cluster;
+
+/// A refusal is a sentence or three; longer output is cut so that the demo stays on a screen.
+const MAX_LINES: usize = 9;
+
+/// How a step should come out.
+pub(super) struct Want {
+    success: bool,
+    says: &'static str,
+}
+
+impl Want {
+    /// The command succeeds, and its output holds `says`.
+    pub(super) fn works(says: &'static str) -> Self {
+        Self { success: true, says }
+    }
+
+    /// The command fails with the API's `Forbidden`, and its output holds `says`.
+    pub(super) fn refused(says: &'static str) -> Self {
+        Self { success: false, says }
+    }
+
+    fn met(&self, output: &Output, text: &str) -> bool {
+        output.status.success() == self.success
+            && text.contains(self.says)
+            && (self.success || text.contains("Forbidden"))
+    }
+}
+
+/// The steps so far.
+pub(super) struct Steps<'a> {
+    cluster: &'a Cluster,
+    number: usize,
+    failed: Vec<String>,
+    colours: bool,
+}
+
+impl<'a> Steps<'a> {
+    pub(super) fn new(cluster: &'a Cluster) -> Self {
+        let colours = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        Self { cluster, number: 0, failed: Vec::new(), colours }
+    }
+
+    /// Runs `line` in the pod `pod` of the namespace `agents`.
+    pub(super) fn in_pod(&mut self, title: &str, pod: &str, line: &str, want: &Want) -> Result<()> {
+        let argv: Vec<&str> = line.split(' ').collect();
+        let output = self.cluster.exec("agents", pod, "agent", &argv)?;
+        self.output(title, &format!("{pod}$ {line}"), &output, want);
+        Ok(())
+    }
+
+    /// Shows a finished command.
+    pub(super) fn output(&mut self, title: &str, command: &str, output: &Output, want: &Want) {
+        let text = format!(
+            "{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        // kubectl exec adds a line of its own about the exit code of what it ran; it says nothing about the step.
+        let lines: Vec<&str> =
+            text.lines().filter(|line| !line.starts_with("command terminated with exit code")).collect();
+        self.print(title, Some(command), &lines, want.met(output, &text));
+    }
+
+    /// Runs a check, which gives whether all is well and what it saw.
+    pub(super) fn check(&mut self, title: &str, check: impl FnOnce() -> Result<(bool, String)>) -> Result<()> {
+        let (well, saw) = check()?;
+        let lines: Vec<&str> = saw.lines().collect();
+        self.print(title, None, &lines, well);
+        Ok(())
+    }
+
+    /// The titles of the steps that were not as they should be.
+    pub(super) fn end(self) -> Vec<String> {
+        self.failed
+    }
+
+    fn print(&mut self, title: &str, command: Option<&str>, lines: &[&str], well: bool) {
+        self.number += 1;
+        let (mark, colour) = if well { ("ok", "32") } else { ("NOT AS IT SHOULD BE", "31") };
+        println!("\n{}. {}  [{}]", self.number, self.paint("1", title), self.paint(colour, mark));
+        if let Some(command) = command {
+            println!("   {}", self.paint("36", command));
+        }
+        for line in &lines[..lines.len().min(MAX_LINES)] {
+            println!("     {line}");
+        }
+        if lines.len() > MAX_LINES {
+            println!("     ... {} more lines", lines.len() - MAX_LINES);
+        }
+        if !well {
+            self.failed.push(title.to_owned());
+        }
+    }
+
+    fn paint(&self, code: &str, text: &str) -> String {
+        if self.colours { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+}
