@@ -114,6 +114,7 @@ impl Program {
             .arg(self.package());
         run_with_progress(command, &format!("building {} of the test cluster", self.name()))?;
         fs::rename(&draft, &program)?;
+        prune(&folder, self.name());
         Ok(program)
     }
 }
@@ -150,6 +151,32 @@ pub(crate) fn lock(name: &str) -> Result<Flock<File>> {
     Flock::lock(file, FlockArg::LockExclusive)
         .map_err(|(_, error)| error)
         .context("lock the build cache")
+}
+
+/// How many variants of one program or image are kept: they are made of changed sources, or of another caller's files.
+const VARIANTS: usize = 3;
+
+/// Removes all but the newest variants of `name` (files called `<name>-<hash>`), which otherwise would fill the disk.
+pub(crate) fn prune(folder: &Path, name: &str) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    let mut variants = Vec::new();
+    for entry in entries.flatten() {
+        let file = entry.file_name().to_string_lossy().into_owned();
+        let hash = file
+            .strip_prefix(name)
+            .and_then(|rest| rest.strip_prefix('-'))
+            .unwrap_or_default();
+        let hash = hash.strip_suffix(".tar").unwrap_or(hash);
+        if hash.len() == 16 && hash.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            let made = entry.metadata().and_then(|about| about.modified());
+            variants.push((made.unwrap_or(std::time::UNIX_EPOCH), entry.path()));
+        }
+    }
+    variants.sort();
+    for (_, old) in variants.iter().rev().skip(VARIANTS) {
+        // One that stays costs only room.
+        let _ = fs::remove_file(old);
+    }
 }
 
 fn sources(module: &Path) -> Result<Vec<PathBuf>> {

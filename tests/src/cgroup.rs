@@ -108,14 +108,18 @@ fn pass_controllers_down(folder: &Path) {
 /// # Errors
 /// Some are still there after ten seconds.
 pub fn kill(name: &str) -> Result<()> {
-    let folder = unified()?.join(name);
+    kill_folder(&unified()?.join(name))
+}
+
+/// As [`kill`], for a folder of the unified hierarchy.
+pub(crate) fn kill_folder(folder: &Path) -> Result<()> {
     if !folder.exists() {
         return Ok(());
     }
     let deadline = Instant::now() + KILL_TIMEOUT;
     loop {
         if fs::write(folder.join("cgroup.kill"), "1").is_err() {
-            for pid in processes(&folder) {
+            for pid in processes(folder) {
                 let _ = send(Pid::from_raw(pid), Signal::SIGKILL);
             }
         }
@@ -126,7 +130,7 @@ pub fn kill(name: &str) -> Result<()> {
         if Instant::now() > deadline {
             bail!(
                 "processes {:?} in {} do not end",
-                processes(&folder),
+                processes(folder),
                 folder.display()
             );
         }
@@ -151,14 +155,15 @@ pub fn processes(folder: &Path) -> Vec<i32> {
 /// A folder cannot be removed.
 pub fn remove(name: &str) -> Result<()> {
     for hierarchy in hierarchies()? {
-        remove_tree(&hierarchy.root.join(name))?;
+        remove_folder(&hierarchy.root.join(name))?;
     }
     Ok(())
 }
 
-fn remove_tree(folder: &Path) -> Result<()> {
+/// As [`remove`], for one folder of one hierarchy.
+pub(crate) fn remove_folder(folder: &Path) -> Result<()> {
     for child in children(folder) {
-        remove_tree(&child)?;
+        remove_folder(&child)?;
     }
     let deadline = Instant::now() + KILL_TIMEOUT;
     loop {

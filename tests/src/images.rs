@@ -107,15 +107,13 @@ fn python(mut recipe: Recipe) -> Result<Recipe> {
         recipe = recipe.link("/usr/bin/python3", &program.to_string_lossy());
     }
     recipe = recipe.folder(library, library, &PYTHON_UNUSED)?;
-    for entry in fs::read_dir(library.join("lib-dynload"))? {
-        let module = entry?.path();
-        recipe = recipe.with_libraries(&module, &module)?;
-    }
     let packages = python_packages(version)?;
     let inside = Path::new("/usr/local/lib/picket-python");
-    Ok(recipe
+    recipe = recipe
         .folder(&packages, inside, &PYTHON_UNUSED)?
-        .env(&format!("PYTHONPATH={}", inside.display())))
+        .env(&format!("PYTHONPATH={}", inside.display()));
+    recipe.compiled_by = Some(program.to_owned());
+    Ok(recipe)
 }
 
 /// The Python client and what it needs, fetched once.
@@ -162,6 +160,7 @@ struct Recipe {
     folders: Vec<(PathBuf, PathBuf, Vec<String>)>,
     links: Vec<(PathBuf, String)>,
     libraries: BTreeSet<PathBuf>,
+    compiled_by: Option<PathBuf>,
 }
 
 impl Recipe {
@@ -174,6 +173,7 @@ impl Recipe {
             folders: Vec::new(),
             links: Vec::new(),
             libraries: BTreeSet::new(),
+            compiled_by: None,
         }
     }
 
@@ -196,6 +196,10 @@ impl Recipe {
         ensure!(host.is_dir(), "{} is not a folder", host.display());
         let without = without.iter().map(|&name| name.to_owned()).collect();
         self.folders.push((inside.to_owned(), host.to_owned(), without));
+        // A library's own modules need shared libraries too.
+        for module in shared_objects(host)? {
+            self.libraries.extend(libraries(&module)?);
+        }
         Ok(self)
     }
 
@@ -225,10 +229,14 @@ impl Recipe {
 
     fn build(self) -> Result<Image> {
         let mut hash = Hash::new();
-        hash.text(&format!(
-            "{:?} {:?} {:?} {:?}",
-            self.command, self.env, self.links, self.folders
-        ));
+        let made_of = (
+            &self.command,
+            &self.env,
+            &self.links,
+            &self.folders,
+            &self.compiled_by,
+        );
+        hash.text(&format!("{made_of:?}"));
         for (inside, host) in &self.files {
             hash.text(&inside.to_string_lossy());
             hash.file(host)?;
@@ -245,6 +253,7 @@ impl Recipe {
         if !archive.exists() {
             self.write(&archive)
                 .with_context(|| format!("build image {}", self.reference))?;
+            build::prune(&images, &name);
         }
         Ok(Image {
             reference: self.reference,
@@ -266,7 +275,23 @@ impl Recipe {
         )?;
         fs::write(root.join("etc/group"), "root:x:0:\nnogroup:x:65534:\n")?;
         for (inside, host, without) in &self.folders {
-            copy_folder(host, &within(&root, inside)?, without)?;
+            let copy = within(&root, inside)?;
+            copy_folder(host, &copy, without)?;
+            if let Some(python) = &self.compiled_by {
+                // By content, not by time: every file in the archive has the same one. Files that are not meant to compile
+                // (templates, other versions' syntax) make it fail, and only start slower.
+                let mut command = Command::new(python);
+                command.args([
+                    "-I",
+                    "-m",
+                    "compileall",
+                    "-q",
+                    "--invalidation-mode",
+                    "unchecked-hash",
+                ]);
+                command.arg("-s").arg(&root).args(["-p", "/"]).arg(&copy);
+                command.output().context("compile the Python modules")?;
+            }
         }
         let libraries = self.libraries.iter().map(|library| (library, library));
         for (inside, host) in self
@@ -344,6 +369,20 @@ fn copy_folder(from: &Path, to: &Path, without: &[String]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The modules in machine code below `folder`.
+fn shared_objects(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).with_context(|| format!("list {}", folder.display()))? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            found.extend(shared_objects(&entry.path())?);
+        } else if entry.path().extension().is_some_and(|ext| ext == "so") {
+            found.push(entry.path());
+        }
+    }
+    Ok(found)
 }
 
 /// The shared libraries and the loader that `program` needs, by the paths it looks for them at.

@@ -2,7 +2,7 @@
 //!
 //! What comes in: Debian's containerd, runc, CNI plugins and iproute2, the Go sources beside this package, and root.
 //! What goes out: [`cluster::Cluster`], one or two Kubernetes nodes in network namespaces without uplink;
-//! `sim::SimNode`, pods by the hundred without a kubelet; [`pod::TestPod`], the small API both kinds share; and
+//! [`sim::SimNode`], pods by the hundred without a kubelet; [`pod::TestPod`], the small API both kinds share; and
 //! [`state::clean`], which removes what a crash left.
 //!
 //! Everything one cluster makes is written down in its state folder before it is made, and every process it starts sits
@@ -16,5 +16,6 @@ pub mod images;
 pub mod net;
 pub mod pki;
 pub mod pod;
+pub mod sim;
 pub mod state;
 pub mod sys;

@@ -23,11 +23,16 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
 /// What the mount namespace's first process does. /var/lib, /var/log and /run get a layer of the node's own, so that
 /// nothing a kubelet or containerd writes there is left behind, or met by another node; big and mounted things lie in
-/// the node's folder. Other states' network namespaces are let go of, or they would live as long as this node.
+/// the node's folder. The layers, and containerd's, are in memory: unmounting one on a disk waits until the disk is in sync,
+/// which on a busy machine takes half a minute. Other states' network namespaces are let go of, or they would live as long as this node.
 /// -n: mount keeps no notes of its own under /run.
 const MOUNTS: &str = r#"
 for netns in /run/netns/picket-tests-*; do
   if [ -e "$netns" ]; then umount -n -l "$netns" 2>/dev/null || true; fi
+done
+for path in containerd over; do
+  mkdir -p "$1/$path"
+  mount -n -t tmpfs -o mode=700 tmpfs "$1/$path"
 done
 for path in var/lib var/log run; do
   mkdir -p "$1/over/$path/upper" "$1/over/$path/work"
