@@ -1,1 +1,239 @@
-//! Built-in denies.
+//! What every agent is refused unless a policy lifts it by name: ways around Picket, or around the API server's audit
+//! of who acts, as far as a request's head shows them.
+//!
+//! Not told from the head, and so not here: verbs that only RBAC knows (escalate, bind, impersonate: the API server
+//! checks them against the impersonated user, and impersonation headers never travel upstream); the port of a
+//! port-forward, which is in the stream; names of objects in a body.
+
+use crate::request::{KubeRequest, Target, Verb};
+
+/// The namespace Picket runs in unless its configuration says otherwise.
+pub const OWN_NAMESPACE: &str = "picket-system";
+
+/// What Picket's cluster-scoped objects are called: this, or this and a dash and more.
+const OWN_NAME: &str = "picket";
+
+/// Paths that discovery and health checks need; Kubernetes gives them to every authenticated user by the cluster roles
+/// `system:discovery` and `system:public-info-viewer`, and every agent with a grant has them for GET.
+pub const DISCOVERY: [&str; 16] = [
+    "/api",
+    "/api/*",
+    "/apis",
+    "/apis/*",
+    "/openapi",
+    "/openapi/*",
+    "/version",
+    "/version/",
+    "/healthz",
+    "/livez",
+    "/readyz",
+    "/healthz/",
+    "/livez/",
+    "/readyz/",
+    "/api/",
+    "/apis/",
+];
+
+/// Reviews of one's own rights and name that every agent with a grant may create: the cluster role `system:basic-user`.
+pub const SELF_REVIEWS: [(&str, &str); 3] = [
+    ("authorization.k8s.io", "selfsubjectaccessreviews"),
+    ("authorization.k8s.io", "selfsubjectrulesreviews"),
+    ("authentication.k8s.io", "selfsubjectreviews"),
+];
+
+/// Further paths that are known for what they are, and pass where a grant names them.
+const KNOWN_PATHS: [&str; 9] = [
+    "/",
+    "/healthz/*",
+    "/livez/*",
+    "/readyz/*",
+    "/metrics",
+    "/metrics/*",
+    "/.well-known/openid-configuration",
+    "/openid/v1/jwks",
+    "/openid/v1/jwks/",
+];
+
+/// A built-in deny.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Builtin {
+    /// `nodes/proxy`: the kubelet's whole API, exec included.
+    NodesProxy,
+    /// `pods/proxy`: any HTTP to a pod from the API server's address.
+    PodsProxy,
+    /// `services/proxy`: likewise to a service.
+    ServicesProxy,
+    /// Port-forward to the API server's own static pods.
+    ApiserverPortforward,
+    /// TokenRequest: a token that works without Picket.
+    TokenRequest,
+    /// Certificate requests and their approval: a client certificate that works without Picket.
+    CertificateRequests,
+    /// Objects of the group picket.dev, its CRDs and API service.
+    PicketObjects,
+    /// Picket's admission configuration.
+    PicketAdmission,
+    /// Picket's namespace and all in it.
+    PicketNamespace,
+    /// Non-resource paths that are not known.
+    UnknownPaths,
+}
+
+impl Builtin {
+    /// All of them.
+    pub const ALL: [Self; 10] = [
+        Self::NodesProxy,
+        Self::PodsProxy,
+        Self::ServicesProxy,
+        Self::ApiserverPortforward,
+        Self::TokenRequest,
+        Self::CertificateRequests,
+        Self::PicketObjects,
+        Self::PicketAdmission,
+        Self::PicketNamespace,
+        Self::UnknownPaths,
+    ];
+
+    /// Its stable name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NodesProxy => "builtin/nodes-proxy",
+            Self::PodsProxy => "builtin/pods-proxy",
+            Self::ServicesProxy => "builtin/services-proxy",
+            Self::ApiserverPortforward => "builtin/apiserver-portforward",
+            Self::TokenRequest => "builtin/token-request",
+            Self::CertificateRequests => "builtin/certificate-requests",
+            Self::PicketObjects => "builtin/picket-objects",
+            Self::PicketAdmission => "builtin/picket-admission",
+            Self::PicketNamespace => "builtin/picket-namespace",
+            Self::UnknownPaths => "builtin/unknown-paths",
+        }
+    }
+
+    /// The built-in of that name.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|builtin| builtin.name() == name)
+    }
+
+    /// What an agent is told.
+    #[must_use]
+    pub fn message(self) -> &'static str {
+        match self {
+            Self::NodesProxy => "the node's kubelet would act without policy or audit",
+            Self::PodsProxy => "requests through pods/proxy would reach pods without policy or audit",
+            Self::ServicesProxy => {
+                "requests through services/proxy would reach services without policy or audit"
+            }
+            Self::ApiserverPortforward => "a port-forward to the API server would go around policy",
+            Self::TokenRequest => "a service account token would work without Picket",
+            Self::CertificateRequests => "a client certificate would work without Picket",
+            Self::PicketObjects => "agents do not touch the objects that bound them",
+            Self::PicketAdmission => "agents do not touch the admission rules that bring them here",
+            Self::PicketNamespace => "agents do not touch Picket's namespace",
+            Self::UnknownPaths => "the path is none that Picket knows",
+        }
+    }
+
+    /// Whether it is about a request.
+    #[must_use]
+    pub fn fires(self, request: &KubeRequest, own_namespace: &str) -> bool {
+        let (group, resource, sub, namespace, name) = match &request.target {
+            Target::NonResource { path } => {
+                let known = || {
+                    DISCOVERY
+                        .iter()
+                        .chain(&KNOWN_PATHS)
+                        .any(|known| url_matches(known, path))
+                };
+                return self == Self::UnknownPaths && !known();
+            }
+            Target::Resource {
+                group,
+                resource,
+                subresource,
+                namespace,
+                name,
+                ..
+            } => (
+                group,
+                resource,
+                subresource.as_deref(),
+                namespace.as_deref(),
+                name.as_deref(),
+            ),
+        };
+        // API servers write these in lower case; comparing without case leaves no spelling that slips by.
+        let is = |wanted_group: &str, wanted: &str| {
+            group.eq_ignore_ascii_case(wanted_group) && resource.eq_ignore_ascii_case(wanted)
+        };
+        let sub_is = |wanted: &str| sub.is_some_and(|sub| sub.eq_ignore_ascii_case(wanted));
+        let writes = request.verb.is_mutating();
+        // A write to a whole collection touches Picket's objects among the rest.
+        let named = |mine: &dyn Fn(&str) -> bool| name.map_or(request.verb == Verb::DeleteCollection, mine);
+        match self {
+            Self::NodesProxy => is("", "nodes") && sub_is("proxy"),
+            Self::PodsProxy => is("", "pods") && sub_is("proxy"),
+            Self::ServicesProxy => is("", "services") && sub_is("proxy"),
+            Self::ApiserverPortforward => {
+                let static_pod = || name.is_some_and(|name| name.starts_with("kube-apiserver"));
+                is("", "pods") && sub_is("portforward") && namespace == Some("kube-system") && static_pod()
+            }
+            Self::TokenRequest => is("", "serviceaccounts") && sub_is("token"),
+            Self::CertificateRequests => {
+                let requests = ["certificatesigningrequests", "podcertificaterequests"];
+                writes
+                    && requests
+                        .iter()
+                        .any(|resource| is("certificates.k8s.io", resource))
+            }
+            Self::PicketObjects => {
+                let own = |name: &str| {
+                    let name = name.to_ascii_lowercase();
+                    name == crate::objects::GROUP || name.ends_with(".picket.dev")
+                };
+                own(group)
+                    || (writes && is("apiextensions.k8s.io", "customresourcedefinitions") && named(&own))
+                    || (writes && is("apiregistration.k8s.io", "apiservices") && named(&own))
+            }
+            Self::PicketAdmission => {
+                let own = |name: &str| {
+                    name.strip_prefix(OWN_NAME)
+                        .is_some_and(|rest| rest.is_empty() || rest.starts_with(['-', '.']))
+                };
+                writes && group.eq_ignore_ascii_case("admissionregistration.k8s.io") && named(&own)
+            }
+            Self::PicketNamespace => {
+                let inside = namespace.is_some_and(|namespace| namespace.eq_ignore_ascii_case(own_namespace));
+                // Secrets of all namespaces at once would bring Picket's keys along.
+                let everywhere = || namespace.is_none() && is("", "secrets") && request.verb.is_collection();
+                inside || everywhere()
+            }
+            Self::UnknownPaths => false,
+        }
+    }
+}
+
+/// RBAC's comparison of nonResourceURLs: equal, or a prefix before trailing stars.
+pub(crate) fn url_matches(rule: &str, path: &str) -> bool {
+    rule == "*" || rule == path || (rule.ends_with('*') && path.starts_with(rule.trim_end_matches('*')))
+}
+
+/// The implicit grant that covers a request, by name.
+pub(crate) fn implicit_grant(request: &KubeRequest) -> Option<&'static str> {
+    match &request.target {
+        Target::NonResource { path } => (request.verb == Verb::Get
+            && DISCOVERY.iter().any(|known| url_matches(known, path)))
+        .then_some("builtin/discovery"),
+        Target::Resource {
+            group,
+            resource,
+            subresource: None,
+            ..
+        } => (request.verb == Verb::Create && SELF_REVIEWS.contains(&(group.as_str(), resource.as_str())))
+            .then_some("builtin/self-review"),
+        Target::Resource { .. } => None,
+    }
+}

@@ -30,7 +30,11 @@ impl Principal {
     /// The principal as a decision wants it.
     #[must_use]
     pub fn subject(&self) -> Subject<'_> {
-        Subject { identity: &self.name, groups: &self.groups, namespace: &self.namespace }
+        Subject {
+            identity: &self.name,
+            groups: &self.groups,
+            namespace: &self.namespace,
+        }
     }
 }
 
@@ -106,9 +110,9 @@ impl IdentityError {
     pub fn identity(&self) -> Option<&str> {
         match self {
             Self::None { .. } | Self::Ambiguous { .. } => None,
-            Self::Suspended { identity, .. } | Self::Revoked { identity, .. } | Self::Expired { identity, .. } => {
-                Some(identity)
-            }
+            Self::Suspended { identity, .. }
+            | Self::Revoked { identity, .. }
+            | Self::Expired { identity, .. } => Some(identity),
         }
     }
 }
@@ -135,9 +139,25 @@ pub fn resolve(catalog: &Catalog, pod: &Pod, now: Timestamp) -> Result<Principal
     let (name, owner) = (identity.name.clone(), identity.owner.clone());
     match identity.standing(now) {
         Standing::Active => {}
-        Standing::Suspended => return Err(IdentityError::Suspended { identity: name, owner }),
-        Standing::Revoked => return Err(IdentityError::Revoked { identity: name, owner }),
-        Standing::Expired(at) => return Err(IdentityError::Expired { identity: name, owner, at }),
+        Standing::Suspended => {
+            return Err(IdentityError::Suspended {
+                identity: name,
+                owner,
+            });
+        }
+        Standing::Revoked => {
+            return Err(IdentityError::Revoked {
+                identity: name,
+                owner,
+            });
+        }
+        Standing::Expired(at) => {
+            return Err(IdentityError::Expired {
+                identity: name,
+                owner,
+                at,
+            });
+        }
     }
     Ok(Principal {
         name,

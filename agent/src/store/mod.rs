@@ -1,24 +1,42 @@
 //! Where identities, grants and policies come from: files and folders, read whole or not at all.
 //!
-//! In: paths. Out: the current [`Catalog`], and a [`ReloadStatus`] for metrics.
+//! In: paths. Out: the current [`Catalog`], and a [`ReloadStatus`] for logs and metrics. A reading that fails changes
+//! nothing: the last good catalog stays in force, and the status says so.
+
+pub mod files;
+mod watch;
 
 use std::future::Future;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
-use picket_policy::{Catalog, ObjectError};
+use picket_policy::{Catalog, ObjectError, builtin};
 use thiserror::Error;
+use tokio::sync::watch as channel;
 use tokio_util::sync::CancellationToken;
+
+use files::Source;
 
 /// Why the files make no catalog.
 #[derive(Debug, Error)]
 pub enum StoreError {
     /// No file was found where there should be one.
-    #[error("no .yaml or .yml file under {}", paths.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", "))]
+    #[error(
+        "no .yaml or .yml file under {}: without identities and policies every request is refused",
+        paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
+    )]
     Empty {
         /// Where it was looked.
         paths: Vec<PathBuf>,
+    },
+    /// More files than a node reads.
+    #[error("{count} files are too many; at most {limit} are read")]
+    TooMany {
+        /// How many there are.
+        count: usize,
+        /// How many there may be.
+        limit: usize,
     },
     /// The system refused.
     #[error("{}: {source}", path.display())]
@@ -36,14 +54,14 @@ pub enum StoreError {
     },
 }
 
-/// How the last reading went.
+/// How the readings went.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ReloadStatus {
     /// Counts the catalogs that came into force, from 1.
     pub generation: u64,
     /// Counts the readings that failed since the start.
     pub failures: u64,
-    /// Why the last reading failed; `None` once one succeeded.
+    /// Why the last reading failed; `None` while the files and the catalog in force agree.
     pub last_error: Option<String>,
 }
 
@@ -51,20 +69,48 @@ pub struct ReloadStatus {
 #[derive(Debug)]
 pub struct Store {
     paths: Vec<PathBuf>,
+    own_namespace: String,
     current: ArcSwap<Catalog>,
-    status: ArcSwap<ReloadStatus>,
+    status: channel::Sender<ReloadStatus>,
+    /// What was read last, good or not, so that nothing is done or said twice about the same text.
+    last: Mutex<Option<Vec<Source>>>,
 }
 
 impl Store {
-    /// Reads every file once.
+    /// Reads every file once, for a Picket that runs in [`builtin::OWN_NAMESPACE`].
     ///
     /// # Errors
     /// A [`StoreError`] where a path cannot be read, no file is found, or a file cannot stand.
     pub fn open(paths: &[PathBuf]) -> Result<Self, StoreError> {
+        Self::open_in(paths, builtin::OWN_NAMESPACE)
+    }
+
+    /// Likewise, for a Picket that runs in another namespace.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn open_in(paths: &[PathBuf], own_namespace: &str) -> Result<Self, StoreError> {
+        let sources = files::read_all(paths)?;
+        let catalog = compile(&sources, own_namespace)?;
+        let (status, _) = channel::channel(ReloadStatus {
+            generation: 1,
+            ..ReloadStatus::default()
+        });
+        let summary = catalog.summary();
+        tracing::info!(
+            identities = summary.identities,
+            grants = summary.grants,
+            policies = summary.policies,
+            rules = summary.rules,
+            files = sources.len(),
+            "policy is in force"
+        );
         Ok(Self {
             paths: paths.to_vec(),
-            current: ArcSwap::from_pointee(Catalog::default()),
-            status: ArcSwap::from_pointee(ReloadStatus { generation: 1, ..ReloadStatus::default() }),
+            own_namespace: own_namespace.to_owned(),
+            current: ArcSwap::from_pointee(catalog),
+            status,
+            last: Mutex::new(Some(sources)),
         })
     }
 
@@ -74,15 +120,88 @@ impl Store {
         self.current.load_full()
     }
 
-    /// How the last reading went.
+    /// How the readings went.
     #[must_use]
-    pub fn status(&self) -> Arc<ReloadStatus> {
-        self.status.load_full()
+    pub fn status(&self) -> ReloadStatus {
+        self.status.borrow().clone()
     }
 
-    /// Re-reads the files whenever they change, until cancelled.
+    /// Wakes whenever the status changes, for what must act on a new catalog at once.
+    #[must_use]
+    pub fn changes(&self) -> channel::Receiver<ReloadStatus> {
+        self.status.subscribe()
+    }
+
+    /// Reads the files again if they changed. What cannot stand leaves the catalog in force as it is.
+    pub fn reload(&self) {
+        let read = files::read_all(&self.paths);
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let outcome = match read {
+            Ok(sources) => {
+                if last.as_ref() == Some(&sources) {
+                    return;
+                }
+                let outcome = compile(&sources, &self.own_namespace);
+                *last = Some(sources);
+                outcome
+            }
+            Err(error) => {
+                // Files that come back as they were must be taken up again.
+                *last = None;
+                Err(error)
+            }
+        };
+        match outcome {
+            Ok(catalog) => {
+                let summary = catalog.summary();
+                self.current.store(Arc::new(catalog));
+                self.status.send_modify(|status| {
+                    status.generation += 1;
+                    status.last_error = None;
+                });
+                tracing::info!(
+                    generation = self.status.borrow().generation,
+                    identities = summary.identities,
+                    grants = summary.grants,
+                    policies = summary.policies,
+                    rules = summary.rules,
+                    "policy was read again and is in force"
+                );
+            }
+            Err(error) => {
+                let error = error.to_string();
+                if self.status.borrow().last_error.as_ref() == Some(&error) {
+                    return;
+                }
+                tracing::error!(%error, "policy cannot be read again; the last good one stays in force");
+                self.status.send_modify(|status| {
+                    status.failures += 1;
+                    status.last_error = Some(error);
+                });
+            }
+        }
+    }
+
+    /// Reads the files again whenever they change, until cancelled.
     pub fn watch(self: Arc<Self>, cancel: CancellationToken) -> impl Future<Output = ()> + Send {
-        tracing::debug!(paths = ?self.paths, "watching policy files");
-        async move { cancel.cancelled().await }
+        watch::run(self, cancel)
     }
 }
+
+fn compile(sources: &[Source], own_namespace: &str) -> Result<Catalog, StoreError> {
+    let (mut documents, mut errors) = (Vec::new(), Vec::new());
+    for source in sources {
+        match files::documents(source) {
+            Ok(read) => documents.extend(read),
+            Err(faults) => errors.extend(faults),
+        }
+    }
+    // Checks across files would only echo what is missing from the broken ones.
+    if !errors.is_empty() {
+        return Err(StoreError::Objects { errors });
+    }
+    Catalog::compile_in(documents, own_namespace).map_err(|errors| StoreError::Objects { errors })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,13 +1,35 @@
 //! Every identity, grant and policy, checked against each other and laid out for quick decisions.
 
-use std::collections::BTreeMap;
+mod asked;
+mod check;
+mod evaluate;
+mod grants;
+mod overlap;
+mod rules;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use crate::decide::{Cause, Decision, Denial, Impersonate, Subject};
-use crate::objects::{Document, ObjectError, PodAttest, State};
-use crate::request::KubeRequest;
+use crate::builtin::{Builtin, OWN_NAMESPACE};
+use crate::decide::{Decision, Subject};
+use crate::objects::{AgentIdentity, AgentPolicy, Document, ObjectError, PodAttest, State};
+use crate::request::{KubeRequest, Verb};
+
+pub use grants::Grant;
+
+/// Verbs of requests for resources, in the order people read them.
+const RESOURCE_VERBS: [Verb; 8] = [
+    Verb::Get,
+    Verb::List,
+    Verb::Watch,
+    Verb::Create,
+    Verb::Update,
+    Verb::Patch,
+    Verb::Delete,
+    Verb::DeleteCollection,
+];
 
 /// An AgentIdentity that was read and checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +63,20 @@ impl Identity {
     }
 }
 
+impl From<AgentIdentity> for Identity {
+    fn from(object: AgentIdentity) -> Self {
+        Self {
+            name: object.name.value,
+            owner: object.owner,
+            groups: object.groups,
+            state: object.state,
+            expires_at: object.expires_at,
+            review_by: object.review_by,
+            pod: object.pod,
+        }
+    }
+}
+
 /// Whether an identity may act at a moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
@@ -52,13 +88,6 @@ pub enum Standing {
     Revoked,
     /// It expired then.
     Expired(Timestamp),
-}
-
-/// An AgentGrant that was read and checked.
-#[derive(Debug)]
-pub struct Grant {
-    name: Arc<str>,
-    impersonate: Arc<Impersonate>,
 }
 
 /// How much a catalog holds, for logs and metrics.
@@ -74,46 +103,164 @@ pub struct Summary {
     pub rules: usize,
 }
 
-/// The compiled set.
-#[derive(Debug, Default)]
-pub struct Catalog {}
+/// A policy's lifting of built-ins.
+#[derive(Debug)]
+struct Lift {
+    policy: u32,
+    builtins: BTreeSet<Builtin>,
+}
+
+/// The compiled set. The default one is empty and so refuses everyone.
+#[derive(Debug)]
+pub struct Catalog {
+    identities: Vec<Arc<Identity>>,
+    by_workload: HashMap<(String, String), Vec<usize>>,
+    grants: Vec<Arc<Grant>>,
+    grants_by_identity: HashMap<String, Vec<Arc<Grant>>>,
+    book: rules::RuleBook,
+    lifts: Vec<Lift>,
+    own_namespace: String,
+}
+
+impl Default for Catalog {
+    fn default() -> Self {
+        Self::build(Vec::new(), OWN_NAMESPACE)
+    }
+}
 
 impl Catalog {
-    /// Checks documents against each other and compiles them.
+    /// Checks documents against each other and compiles them, with [`OWN_NAMESPACE`] as Picket's own.
     ///
     /// # Errors
     /// Everything that is wrong, in the order of the files.
-    pub fn compile(_documents: Vec<Document>) -> Result<Self, Vec<ObjectError>> {
-        Ok(Self {})
+    pub fn compile(documents: Vec<Document>) -> Result<Self, Vec<ObjectError>> {
+        Self::compile_in(documents, OWN_NAMESPACE)
+    }
+
+    /// Likewise, for a Picket that runs in another namespace.
+    ///
+    /// # Errors
+    /// As [`Catalog::compile`].
+    pub fn compile_in(documents: Vec<Document>, own_namespace: &str) -> Result<Self, Vec<ObjectError>> {
+        let errors = check::check(&documents);
+        if errors.is_empty() {
+            Ok(Self::build(documents, own_namespace))
+        } else {
+            Err(errors)
+        }
+    }
+
+    fn build(documents: Vec<Document>, own_namespace: &str) -> Self {
+        let mut catalog = Self {
+            identities: Vec::new(),
+            by_workload: HashMap::new(),
+            grants: Vec::new(),
+            grants_by_identity: HashMap::new(),
+            book: rules::RuleBook::default(),
+            lifts: Vec::new(),
+            own_namespace: own_namespace.to_owned(),
+        };
+        for document in documents {
+            match document {
+                Document::Identity(object) => {
+                    let identity = Identity::from(object);
+                    let workload = (
+                        identity.pod.namespace.clone(),
+                        identity.pod.service_account.clone(),
+                    );
+                    catalog
+                        .by_workload
+                        .entry(workload)
+                        .or_default()
+                        .push(catalog.identities.len());
+                    catalog.identities.push(Arc::new(identity));
+                }
+                Document::Grant(object) => catalog.grants.push(Arc::new(Grant::new(&object))),
+                Document::Policy(object) => catalog.add_policy(&object),
+            }
+        }
+        for identity in &catalog.identities {
+            let reaching = catalog
+                .grants
+                .iter()
+                .filter(|grant| grant.reaches(&identity.name, &identity.groups));
+            catalog
+                .grants_by_identity
+                .insert(identity.name.clone(), reaching.cloned().collect());
+        }
+        catalog
+    }
+
+    fn add_policy(&mut self, policy: &AgentPolicy) {
+        let place = u32::try_from(self.book.policies.len()).unwrap_or(u32::MAX);
+        self.book.add(policy);
+        let builtins: BTreeSet<_> = policy
+            .lift
+            .iter()
+            .filter_map(|name| Builtin::parse(&name.value))
+            .collect();
+        if !builtins.is_empty() {
+            self.lifts.push(Lift {
+                policy: place,
+                builtins,
+            });
+        }
+    }
+
+    /// The identities.
+    #[must_use]
+    pub fn identities(&self) -> &[Arc<Identity>] {
+        &self.identities
+    }
+
+    /// The grants.
+    #[must_use]
+    pub fn grants(&self) -> &[Arc<Grant>] {
+        &self.grants
+    }
+
+    /// How much there is.
+    #[must_use]
+    pub fn summary(&self) -> Summary {
+        Summary {
+            identities: self.identities.len(),
+            grants: self.grants.len(),
+            policies: self.book.policies.len(),
+            rules: self.book.rules.len(),
+        }
     }
 
     /// The identities whose attestation a pod satisfies; more than one is the caller's error to report.
     #[must_use]
     pub fn identities_of_pod(
         &self,
-        _namespace: &str,
-        _service_account: &str,
-        _labels: &BTreeMap<String, String>,
+        namespace: &str,
+        service_account: &str,
+        labels: &BTreeMap<String, String>,
     ) -> Vec<Arc<Identity>> {
-        Vec::new()
+        let workload = (namespace.to_owned(), service_account.to_owned());
+        self.by_workload
+            .get(&workload)
+            .into_iter()
+            .flatten()
+            .filter_map(|place| self.identities.get(*place))
+            .filter(|identity| overlap::matches(&identity.pod.selector, labels))
+            .cloned()
+            .collect()
     }
 
     /// The grants that name an identity or one of its groups.
     #[must_use]
-    pub fn grants_of(&self, _identity: &Identity) -> Vec<Arc<Grant>> {
-        Vec::new()
+    pub fn grants_of(&self, identity: &Identity) -> Vec<Arc<Grant>> {
+        self.grants_by_identity
+            .get(&identity.name)
+            .cloned()
+            .unwrap_or_default()
     }
 
-    /// Judges a request.
+    /// Judges a request: built-in denies, then Deny rules, then grants. The order decides only which reason is given.
     #[must_use]
-    pub fn decide(&self, subject: &Subject<'_>, _grants: &[Arc<Grant>], request: &KubeRequest) -> Decision {
-        Decision::Deny(Denial {
-            cause: Cause::NoGrant,
-            policy: None,
-            rule: None,
-            message: format!("agent {} may not {}", subject.identity, request.words()),
-            allowed: String::new(),
-            would_deny: Vec::new(),
-        })
+    pub fn decide(&self, subject: &Subject<'_>, grants: &[Arc<Grant>], request: &KubeRequest) -> Decision {
+        evaluate::decide(self, subject, grants, request)
     }
 }

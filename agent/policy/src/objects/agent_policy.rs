@@ -1,1 +1,291 @@
-//! Decoding.
+//! AgentPolicy: `subjects`, `mode`, `lift`, `rules`.
+
+use super::fields::{Fields, Reader};
+use super::rbac::{PATH_VERBS, RESOURCE_VERBS, check_verbs};
+use super::tree::{Node, Value};
+use super::{Action, AgentPolicy, Located, Match, Mode, Rule, Subjects};
+use crate::builtin;
+use crate::glob::{Glob, GlobError};
+
+/// Reads the spec of a policy.
+pub(super) fn read(reader: &mut Reader, name: Option<Located<String>>, spec: &Node) -> Option<AgentPolicy> {
+    let fields = reader.fields(
+        spec,
+        "spec",
+        &["subjects", "mode", "lift", "rules"],
+        &["variables"],
+    )?;
+    let before = reader.errors.len();
+    let subjects = fields.get("subjects").and_then(|node| subjects(reader, node));
+    let mode = match fields.get("mode") {
+        Some(node) => reader.choice(
+            node,
+            "spec.mode",
+            &[("Enforce", Mode::Enforce), ("Audit", Mode::Audit)],
+        )?,
+        None => Mode::Enforce,
+    };
+    let lift = lift(reader, &fields, subjects.as_ref(), mode);
+    let mut rules: Vec<Rule> = Vec::new();
+    if let Some(node) = fields.get("rules") {
+        for (index, item) in reader.list(node, "spec.rules").iter().enumerate() {
+            let Some(rule) = rule(reader, item, &format!("spec.rules[{index}]")) else {
+                continue;
+            };
+            if rules.iter().any(|other| other.name.value == rule.name.value) {
+                reader.fault_at(
+                    &rule.name.at,
+                    format!("rule {:?} is there twice", rule.name.value),
+                );
+            }
+            rules.push(rule);
+        }
+    }
+    if reader.errors.len() == before && rules.is_empty() && lift.is_empty() {
+        reader.fault(
+            spec,
+            "field `spec.rules` is required: a policy without rules forbids nothing",
+        );
+    }
+    (reader.errors.len() == before).then_some(())?;
+    Some(AgentPolicy {
+        name: name?,
+        subjects,
+        mode,
+        lift,
+        rules,
+    })
+}
+
+fn subjects(reader: &mut Reader, node: &Node) -> Option<Subjects> {
+    let fields = reader.fields(
+        node,
+        "spec.subjects",
+        &["identities", "groups", "namespaces"],
+        &[],
+    )?;
+    let mut names = |name| globs(reader, &fields, name, Glob::name);
+    let subjects = Subjects {
+        identities: names("identities").unwrap_or_default(),
+        groups: names("groups").unwrap_or_default(),
+        namespaces: names("namespaces").unwrap_or_default(),
+    };
+    if subjects == Subjects::default() {
+        reader.fault(
+            node,
+            "field `spec.subjects` names nobody: leave it out to mean every agent",
+        );
+    }
+    Some(subjects)
+}
+
+/// Lifting widens what agents may do, so it names its built-ins and its agents plainly.
+fn lift(
+    reader: &mut Reader,
+    fields: &Fields<'_>,
+    subjects: Option<&Subjects>,
+    mode: Mode,
+) -> Vec<Located<String>> {
+    let lift = reader.texts(fields, "lift").unwrap_or_default();
+    let Some(first) = lift.first() else { return lift };
+    for name in &lift {
+        if builtin::Builtin::parse(&name.value).is_none() {
+            let known: Vec<_> = builtin::Builtin::ALL
+                .iter()
+                .map(|builtin| builtin.name())
+                .collect();
+            let reason = format!(
+                "{:?} is no built-in deny; there are: {}",
+                name.value,
+                known.join(", ")
+            );
+            reader.fault_at(&name.at, reason);
+        }
+    }
+    match subjects {
+        None => reader.fault_at(
+            &first.at,
+            "field `spec.lift` needs `spec.subjects`: nothing is lifted for all",
+        ),
+        Some(subjects) => {
+            let named = subjects.identities.iter().chain(&subjects.groups);
+            let globs: Vec<_> = named.filter(|name| name.value.contains(['*', '?'])).collect();
+            if let Some(glob) = globs.first().copied().or(subjects.namespaces.first()) {
+                let reason = "field `spec.lift` needs subjects by name: identities or groups without globs, and no \
+                              namespaces";
+                reader.fault_at(&glob.at, reason);
+            }
+        }
+    }
+    if mode == Mode::Audit {
+        reader.fault_at(&first.at, "field `spec.lift` has no effect in mode Audit");
+    }
+    lift
+}
+
+fn rule(reader: &mut Reader, node: &Node, path: &str) -> Option<Rule> {
+    let fields = reader.fields(node, path, &["name", "match", "action", "message"], &["when"])?;
+    let name = reader.required_text(&fields, "name");
+    let matches = reader
+        .required(&fields, "match")
+        .and_then(|node| matches(reader, node, &fields.path("match")));
+    let action = reader
+        .required(&fields, "action")
+        .and_then(|node| action(reader, node, &fields.path("action")));
+    let message = match fields.get("message") {
+        Some(node) => reader.text(node, &fields.path("message"))?,
+        None => Located {
+            value: String::new(),
+            at: node.place(&reader.file),
+        },
+    };
+    if message
+        .value
+        .chars()
+        .any(|char| char.is_control() && char != '\n')
+    {
+        reader.fault_at(
+            &message.at,
+            format!("field `{path}.message` has control characters"),
+        );
+    }
+    // One line, because it travels in a Warning header and in a Status message.
+    let message = message.value.split_whitespace().collect::<Vec<_>>().join(" ");
+    Some(Rule {
+        name: name?,
+        matches: matches?,
+        action: action?,
+        message,
+    })
+}
+
+fn action(reader: &mut Reader, node: &Node, path: &str) -> Option<Action> {
+    if let Value::Text(word) = &node.value
+        && ["RequireApproval", "Mask", "Filter", "Record"].contains(&word.as_str())
+    {
+        reader.fault(
+            node,
+            format!("field `{path}`: action {word} is not supported by this version yet"),
+        );
+        return None;
+    }
+    reader.choice(node, path, &[("Deny", Action::Deny), ("Warn", Action::Warn)])
+}
+
+fn globs(
+    reader: &mut Reader,
+    fields: &Fields<'_>,
+    name: &str,
+    check: fn(&str) -> Result<Glob, GlobError>,
+) -> Option<Vec<Located<String>>> {
+    let texts = reader.texts(fields, name)?;
+    for text in &texts {
+        if let Err(error) = check(&text.value) {
+            reader.fault_at(
+                &text.at,
+                format!("field `{}`: {:?}: {error}", fields.path(name), text.value),
+            );
+        }
+    }
+    Some(texts)
+}
+
+fn matches(reader: &mut Reader, node: &Node, path: &str) -> Option<Match> {
+    let known = [
+        "verbs",
+        "apiGroups",
+        "resources",
+        "namespaces",
+        "names",
+        "nonResourceURLs",
+        "commands",
+        "exceptCommands",
+    ];
+    let fields = reader.fields(node, path, &known, &[])?;
+    let before = reader.errors.len();
+    // The core group is the empty string, which is no glob.
+    let group = |text: &str| {
+        if text.is_empty() {
+            Ok(Glob::Any)
+        } else {
+            Glob::name(text)
+        }
+    };
+    let matches = Match {
+        at: node.place(&reader.file),
+        verbs: reader.texts(&fields, "verbs"),
+        api_groups: globs(reader, &fields, "apiGroups", group),
+        resources: globs(reader, &fields, "resources", Glob::name),
+        namespaces: globs(reader, &fields, "namespaces", Glob::name),
+        names: globs(reader, &fields, "names", Glob::name),
+        non_resource_urls: globs(reader, &fields, "nonResourceURLs", Glob::name),
+        commands: globs(reader, &fields, "commands", Glob::text),
+        except_commands: globs(reader, &fields, "exceptCommands", Glob::text),
+    };
+    if reader.errors.len() > before {
+        return None;
+    }
+    check_match(reader, &matches, path);
+    (reader.errors.len() == before).then_some(matches)
+}
+
+/// Refuses a match that can never fire, or that would fire on less than its words say.
+fn check_match(reader: &mut Reader, matches: &Match, path: &str) {
+    let about_resources = [
+        &matches.api_groups,
+        &matches.resources,
+        &matches.namespaces,
+        &matches.names,
+        &matches.commands,
+        &matches.except_commands,
+    ];
+    let verbs = matches.verbs.as_deref().unwrap_or_default();
+    if let Some(urls) = &matches.non_resource_urls {
+        if about_resources.iter().any(|list| list.is_some()) {
+            reader.fault_at(
+                &matches.at,
+                format!("`{path}` mixes resources and nonResourceURLs: make two rules of it"),
+            );
+        }
+        for url in urls.iter().filter(|url| !url.value.starts_with(['/', '*'])) {
+            reader.fault_at(&url.at, format!("path {:?} must start with / or *", url.value));
+        }
+        check_verbs(reader, verbs, &PATH_VERBS, "nonResourceURLs");
+        return;
+    }
+    if matches.verbs.is_none() && about_resources.iter().all(|list| list.is_none()) {
+        reader.fault_at(
+            &matches.at,
+            format!("`{path}` is empty; to match every resource write resources: [\"*\"]"),
+        );
+    }
+    check_verbs(reader, verbs, &RESOURCE_VERBS, "resources");
+    let resources = matches.resources.as_deref().unwrap_or_default();
+    for resource in resources {
+        let parts: Vec<_> = resource.value.split('/').collect();
+        if parts.len() > 2 || parts.iter().any(|part| part.is_empty()) {
+            let reason = format!(
+                "resource {:?}: write `pods`, `pods/exec`, `*/scale`, `pods/*` or `*`",
+                resource.value
+            );
+            reader.fault_at(&resource.at, reason);
+        }
+    }
+    let creates = verbs.iter().find(|verb| verb.value == "create");
+    if let (Some(_), Some(create)) = (&matches.names, creates)
+        && (resources.is_empty() || resources.iter().any(|resource| !resource.value.contains('/')))
+    {
+        let reason =
+            "`names` cannot be told on create: the new object's name is in the body, not in the request";
+        reader.fault_at(&create.at, reason);
+    }
+    if matches.commands.is_some() || matches.except_commands.is_some() {
+        let runs =
+            |resource: &Located<String>| matches!(resource.value.as_str(), "pods/exec" | "pods/attach");
+        if resources.is_empty() || !resources.iter().all(runs) {
+            let reason =
+                format!("`{path}`: commands need resources: [pods/exec], pods/attach or both, and no others");
+            reader.fault_at(&matches.at, reason);
+        }
+    }
+}

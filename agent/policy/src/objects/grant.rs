@@ -1,1 +1,134 @@
-//! Decoding.
+//! AgentGrant: `to`, `upstream.impersonate`, `namespaces`, `rules`.
+
+use super::fields::{Fields, Reader};
+use super::tree::{Node, Value};
+use super::{AgentGrant, Located, rbac};
+use crate::decide::Impersonate;
+use crate::glob::Glob;
+
+/// The one `system:` group a grant may name: the API server adds it by itself, so it gives nothing more.
+const AUTHENTICATED: &str = "system:authenticated";
+
+/// Reads the spec of a grant.
+pub(super) fn read(reader: &mut Reader, name: Option<Located<String>>, spec: &Node) -> Option<AgentGrant> {
+    let fields = reader.fields(
+        spec,
+        "spec",
+        &["to", "upstream", "namespaces", "rules"],
+        &["window"],
+    )?;
+    let to = reader.required(&fields, "to").and_then(|node| {
+        let to = reader.fields(node, "spec.to", &["identities", "groups"], &[])?;
+        let identities = reader.texts(&to, "identities").unwrap_or_default();
+        let groups = reader.texts(&to, "groups").unwrap_or_default();
+        if identities.is_empty() && groups.is_empty() {
+            reader.fault(
+                node,
+                "field `spec.to` names nobody: give identities, groups or both",
+            );
+            return None;
+        }
+        for group in &groups {
+            if group.value.contains(['*', '?']) {
+                reader.fault_at(
+                    &group.at,
+                    format!("group {:?}: a grant names groups without globs", group.value),
+                );
+            }
+        }
+        Some((identities, groups.into_iter().map(|group| group.value).collect()))
+    });
+    let impersonate = reader.required(&fields, "upstream").and_then(|node| {
+        let later = ["serviceAccount", "eks"];
+        let upstream = reader.fields(node, "spec.upstream", &["impersonate"], &later)?;
+        impersonate(reader, &upstream)
+    });
+    let namespaces = reader.texts(&fields, "namespaces").unwrap_or_default();
+    for namespace in &namespaces {
+        if let Err(error) = Glob::name(&namespace.value) {
+            reader.fault_at(&namespace.at, format!("field `spec.namespaces`: {error}"));
+        }
+    }
+    let mut rules = Vec::new();
+    if let Some(node) = reader.required(&fields, "rules") {
+        let items = reader.list(node, "spec.rules");
+        if matches!(&node.value, Value::List(items) if items.is_empty()) {
+            reader.fault(
+                node,
+                "field `spec.rules` is empty: a grant without rules allows nothing",
+            );
+        }
+        for (index, item) in items.iter().enumerate() {
+            rules.extend(rbac::read(
+                reader,
+                item,
+                &format!("spec.rules[{index}]"),
+                !namespaces.is_empty(),
+            ));
+        }
+    }
+    let (identities, groups) = to?;
+    Some(AgentGrant {
+        name: name?,
+        identities,
+        groups,
+        impersonate: impersonate?,
+        namespaces,
+        rules,
+    })
+}
+
+fn impersonate(reader: &mut Reader, upstream: &Fields<'_>) -> Option<Located<Impersonate>> {
+    let node = reader.required(upstream, "impersonate")?;
+    let fields = reader.fields(node, "spec.upstream.impersonate", &["user", "groups"], &[])?;
+    let user = reader.required_text(&fields, "user")?;
+    // Headers carry both, so what a header cannot hold is refused here and not at the first request.
+    let fits = |text: &str| {
+        text.trim() == text && !text.is_empty() && text.bytes().all(|b| (0x20..0x7f).contains(&b))
+    };
+    if !fits(&user.value) {
+        reader.fault_at(
+            &user.at,
+            "the user must be printable ASCII without blanks around it",
+        );
+    }
+    let is_service_account = user
+        .value
+        .strip_prefix("system:serviceaccount:")
+        .is_some_and(|rest| matches!(rest.split(':').collect::<Vec<_>>()[..], [ns, name] if !ns.is_empty() && !name.is_empty()));
+    if user.value.starts_with("system:") && !is_service_account {
+        let reason = format!(
+            "user {:?}: of the `system:` users only system:serviceaccount:NAMESPACE:NAME can be impersonated",
+            user.value
+        );
+        reader.fault_at(&user.at, reason);
+    }
+    let groups = reader.texts(&fields, "groups").unwrap_or_default();
+    for group in &groups {
+        if group.value == "system:masters" {
+            let reason =
+                "group \"system:masters\" passes every check of the API server and is never impersonated";
+            reader.fault_at(&group.at, reason);
+        } else if group.value.starts_with("system:") && group.value != AUTHENTICATED {
+            let reason = format!(
+                "group {:?}: of the `system:` groups only {AUTHENTICATED} can be impersonated; the API server's own \
+                 groups carry rights that no grant should hand out",
+                group.value
+            );
+            reader.fault_at(&group.at, reason);
+        } else if !fits(&group.value) {
+            reader.fault_at(
+                &group.at,
+                "a group must be printable ASCII without blanks around it",
+            );
+        }
+    }
+    let groups = groups.into_iter().map(|group| group.value).collect();
+    Some(Located {
+        value: Impersonate {
+            user: user.value,
+            groups,
+        },
+        at: node.place(&reader.file),
+    })
+}

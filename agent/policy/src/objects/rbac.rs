@@ -1,1 +1,145 @@
-//! Decoding.
+//! An RBAC PolicyRule, with the checks of Kubernetes' own validation (pkg/apis/rbac/validation) and stricter verbs.
+
+use super::fields::Reader;
+use super::tree::Node;
+use super::{Located, PolicyRule};
+use crate::request::Verb;
+
+/// Verbs of requests for resources.
+pub(super) const RESOURCE_VERBS: [Verb; 8] = [
+    Verb::Get,
+    Verb::List,
+    Verb::Watch,
+    Verb::Create,
+    Verb::Update,
+    Verb::Patch,
+    Verb::Delete,
+    Verb::DeleteCollection,
+];
+
+/// Verbs of requests for other paths.
+pub(super) const PATH_VERBS: [Verb; 7] = [
+    Verb::Get,
+    Verb::Head,
+    Verb::Post,
+    Verb::Put,
+    Verb::Patch,
+    Verb::Delete,
+    Verb::Options,
+];
+
+/// Reads one rule. `namespaced` says that the grant holds in some namespaces only.
+pub(super) fn read(reader: &mut Reader, node: &Node, path: &str, namespaced: bool) -> Option<PolicyRule> {
+    let known = [
+        "verbs",
+        "apiGroups",
+        "resources",
+        "resourceNames",
+        "nonResourceURLs",
+    ];
+    let fields = reader.fields(node, path, &known, &[])?;
+    let before = reader.errors.len();
+    let rule = PolicyRule {
+        at: node.place(&reader.file),
+        verbs: reader.texts(&fields, "verbs").unwrap_or_default(),
+        api_groups: reader.texts(&fields, "apiGroups").unwrap_or_default(),
+        resources: reader.texts(&fields, "resources").unwrap_or_default(),
+        resource_names: reader.texts(&fields, "resourceNames").unwrap_or_default(),
+        non_resource_urls: reader.texts(&fields, "nonResourceURLs").unwrap_or_default(),
+    };
+    if reader.errors.len() > before {
+        return None;
+    }
+    if rule.verbs.is_empty() {
+        reader.fault(node, format!("field `{path}.verbs` is required"));
+    }
+    if rule.non_resource_urls.is_empty() {
+        if rule.api_groups.is_empty() {
+            let reason =
+                format!("field `{path}.apiGroups` is required with resources; the core group is \"\"");
+            reader.fault(node, reason);
+        }
+        if rule.resources.is_empty() {
+            reader.fault(
+                node,
+                format!("field `{path}.resources` or `{path}.nonResourceURLs` is required"),
+            );
+        }
+        check_verbs(reader, &rule.verbs, &RESOURCE_VERBS, "resources");
+        check_resources(reader, &rule.resources);
+        check_names(reader, &rule);
+    } else {
+        if !(rule.api_groups.is_empty() && rule.resources.is_empty() && rule.resource_names.is_empty()) {
+            reader.fault(
+                node,
+                format!("`{path}` mixes resources and nonResourceURLs: make two rules of it"),
+            );
+        }
+        if namespaced {
+            let reason =
+                format!("field `{path}.nonResourceURLs` has no place in a grant with `spec.namespaces`");
+            reader.fault(node, reason);
+        }
+        check_verbs(reader, &rule.verbs, &PATH_VERBS, "nonResourceURLs");
+        for url in &rule.non_resource_urls {
+            if url.value != "*" && !url.value.starts_with('/') {
+                reader.fault_at(&url.at, format!("path {:?} must start with / or be *", url.value));
+            }
+            if url.value.trim_end_matches('*').contains('*') || url.value.contains('?') {
+                reader.fault_at(
+                    &url.at,
+                    format!("path {:?}: RBAC knows a * at the end alone", url.value),
+                );
+            }
+        }
+    }
+    (reader.errors.len() == before).then_some(rule)
+}
+
+/// Refuses verbs that no request of that kind has: a misspelt one would match nothing.
+pub(super) fn check_verbs(reader: &mut Reader, verbs: &[Located<String>], known: &[Verb], about: &str) {
+    for verb in verbs {
+        if verb.value == "*" || known.iter().any(|known| known.as_str() == verb.value) {
+            continue;
+        }
+        let known: Vec<_> = known.iter().map(|verb| verb.as_str()).collect();
+        let reason = format!(
+            "verb {:?}: no request has it; verbs of {about}: {}, *",
+            verb.value,
+            known.join(", ")
+        );
+        reader.fault_at(&verb.at, reason);
+    }
+}
+
+fn check_resources(reader: &mut Reader, resources: &[Located<String>]) {
+    for resource in resources {
+        let text = resource.value.as_str();
+        let plain = |part: &str| !part.is_empty() && !part.contains(['*', '?', '/']);
+        let good = match text.split_once('/') {
+            None => text == "*" || plain(text),
+            Some((resource, sub)) => (resource == "*" || plain(resource)) && plain(sub),
+        };
+        if !good {
+            let reason = format!("resource {text:?}: RBAC knows `pods`, `pods/log`, `*/scale` and `*`");
+            reader.fault_at(&resource.at, reason);
+        } else if text != text.to_ascii_lowercase() {
+            reader.fault_at(
+                &resource.at,
+                format!("resource {text:?}: resources are plural and in lower case"),
+            );
+        }
+    }
+}
+
+fn check_names(reader: &mut Reader, rule: &PolicyRule) {
+    for name in &rule.resource_names {
+        if name.value.is_empty() || name.value.contains(['*', '?']) {
+            let reason = format!(
+                "resourceNames {:?}: RBAC compares names exactly, without globs",
+                name.value
+            );
+            reader.fault_at(&name.at, reason);
+        }
+    }
+}

@@ -10,6 +10,7 @@ mod verb;
 
 pub use read::ReadError;
 pub use verb::Verb;
+pub(crate) use verb::VerbSet;
 
 /// What a request is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,6 +68,8 @@ pub struct KubeRequest {
     pub exec: Option<Exec>,
     /// Whether every `dryRun` value is `All`, so that nothing is stored.
     pub dry_run: bool,
+    /// Whether a patch is a server-side apply, which creates the object where there is none.
+    pub apply: bool,
     /// Whether the client asks to switch protocols (exec, attach, port-forward, a watch over WebSocket).
     pub upgrade: bool,
     /// Whether the response goes on until someone ends it: a watch or `logs -f`.

@@ -1,7 +1,7 @@
 //! From an HTTP request's head to a [`KubeRequest`], by the rules of `RequestInfoFactory.NewRequestInfo`
 //! (k8s.io/apiserver, pkg/endpoints/request/requestinfo.go, release 1.36).
 
-use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, Method, Uri};
 use thiserror::Error;
 
@@ -61,6 +61,7 @@ impl KubeRequest {
             Target::NonResource { .. } => path,
         };
         request.upgrade = upgrade;
+        request.apply = request.verb == Verb::Patch && asks_apply(headers);
         request.follow |= request.verb == Verb::Watch;
         Ok(request)
     }
@@ -72,6 +73,7 @@ impl KubeRequest {
             target,
             exec: None,
             dry_run: false,
+            apply: false,
             upgrade: false,
             follow: false,
             resource_version: None,
@@ -267,6 +269,18 @@ fn check_framing(headers: &HeaderMap) -> Result<(), ReadError> {
         return Err(ReadError::Headers("a header asks to override the method"));
     }
     Ok(())
+}
+
+/// Whether the body is an apply configuration (`application/apply-patch+yaml` or `+cbor`). Any value that could be
+/// taken for one counts.
+fn asks_apply(headers: &HeaderMap) -> bool {
+    headers.get_all(CONTENT_TYPE).iter().any(|value| {
+        value
+            .as_bytes()
+            .to_ascii_lowercase()
+            .windows(11)
+            .any(|window| window == b"apply-patch")
+    })
 }
 
 /// Whether a switch of protocols is asked for: `Upgrade` together with `Connection: upgrade` (RFC 9110, 7.8).

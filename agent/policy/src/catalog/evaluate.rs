@@ -1,0 +1,174 @@
+//! One decision: every rule is asked, and the strictest answer holds whatever the order of files and rules.
+
+use std::sync::Arc;
+
+use super::Catalog;
+use super::asked::Asked;
+use super::grants::{Grant, allowed_instead, needed};
+use super::rules::CompiledRule;
+use crate::builtin::{Builtin, implicit_grant};
+use crate::decide::{Cause, Decision, Denial, Finding, Permit, Subject};
+use crate::objects::{Action, Mode};
+use crate::request::{KubeRequest, VerbSet};
+
+/// Judges a request.
+pub(super) fn decide(
+    catalog: &Catalog,
+    subject: &Subject<'_>,
+    grants: &[Arc<Grant>],
+    request: &KubeRequest,
+) -> Decision {
+    let asked = Asked::new(request);
+    let mut warnings: Vec<Finding> = Vec::new();
+    let mut would_deny: Vec<Finding> = Vec::new();
+    let mut denied: Option<&CompiledRule> = None;
+    for (rule, mode) in catalog.book.firing(subject, &asked) {
+        match (rule.action, mode) {
+            (Action::Warn, _) => warnings.push(rule.finding(&catalog.book.policies)),
+            (Action::Deny, Mode::Audit) => would_deny.push(rule.finding(&catalog.book.policies)),
+            (Action::Deny, Mode::Enforce) => {
+                // Among several the first by name is told, so that the order of files does not show.
+                let key = |rule: &CompiledRule| {
+                    (
+                        catalog
+                            .book
+                            .policies
+                            .get(rule.policy as usize)
+                            .map(|policy| policy.name.clone()),
+                        rule.name.clone(),
+                    )
+                };
+                if denied.is_none_or(|before| key(rule) < key(before)) {
+                    denied = Some(rule);
+                }
+            }
+        }
+    }
+    let by_name = |a: &Finding, b: &Finding| (&a.policy, &a.rule).cmp(&(&b.policy, &b.rule));
+    warnings.sort_by(by_name);
+    would_deny.sort_by(by_name);
+
+    let builtin = Builtin::ALL.into_iter().find(|builtin| {
+        builtin.fires(request, &catalog.own_namespace) && !lifted(catalog, subject, *builtin)
+    });
+    if let Some(builtin) = builtin {
+        let refused = Refused {
+            cause: Cause::Builtin,
+            policy: Some("builtin".to_owned()),
+            rule: Some(builtin.name().to_owned()),
+            by: format!(" ({})", builtin.name()),
+            why: builtin.message(),
+            allowed: String::new(),
+        };
+        return refused.denial(subject, request, would_deny);
+    }
+    if let Some(rule) = denied {
+        let finding = rule.finding(&catalog.book.policies);
+        let refused = Refused {
+            cause: Cause::Policy,
+            by: format!(" (policy {}, rule {})", finding.policy, finding.rule),
+            policy: Some(finding.policy),
+            rule: Some(finding.rule),
+            why: &finding.message,
+            allowed: allowed_instead(grants, request, rule.verbs()),
+        };
+        return refused.denial(subject, request, would_deny);
+    }
+    match granted(grants, request) {
+        Some((grant, rule)) => Decision::Permit(Permit {
+            impersonate: grant.shared_impersonate(),
+            grant: grant.shared_name(),
+            rule,
+            warnings,
+            would_deny,
+        }),
+        None => {
+            let why = match (grants.is_empty(), request.apply) {
+                (true, _) => "no AgentGrant names this agent",
+                (false, true) => "no grant allows it; a server-side apply needs patch and create",
+                (false, false) => "no grant allows it",
+            };
+            let refused = Refused {
+                cause: Cause::NoGrant,
+                policy: None,
+                rule: None,
+                by: String::new(),
+                why,
+                allowed: allowed_instead(grants, request, VerbSet::default()),
+            };
+            refused.denial(subject, request, would_deny)
+        }
+    }
+}
+
+/// Whether a policy about this agent lifts a built-in.
+fn lifted(catalog: &Catalog, subject: &Subject<'_>, builtin: Builtin) -> bool {
+    catalog.lifts.iter().any(|lift| {
+        lift.builtins.contains(&builtin)
+            && catalog
+                .book
+                .policies
+                .get(lift.policy as usize)
+                .is_some_and(|policy| policy.is_about(subject))
+    })
+}
+
+/// The grant and rule that allow a request. Where two verbs are needed, grants may give one each.
+fn granted<'g>(grants: &'g [Arc<Grant>], request: &KubeRequest) -> Option<(&'g Arc<Grant>, Arc<str>)> {
+    let (verbs, count) = needed(request);
+    let mut found = None;
+    for verb in &verbs[..count] {
+        let rule = grants
+            .iter()
+            .find_map(|grant| Some((grant, grant.rule_for(*verb, request)?)));
+        match rule {
+            Some(rule) => found = found.or(Some(rule)),
+            None => {
+                // What every client needs to work at all comes with any grant.
+                return Some((grants.first()?, implicit_grant(request)?.into()));
+            }
+        }
+    }
+    found
+}
+
+/// A refusal before it is put in words.
+struct Refused<'a> {
+    cause: Cause,
+    policy: Option<String>,
+    rule: Option<String>,
+    by: String,
+    why: &'a str,
+    allowed: String,
+}
+
+impl Refused<'_> {
+    fn denial(self, subject: &Subject<'_>, request: &KubeRequest, would_deny: Vec<Finding>) -> Decision {
+        let mut message = format!(
+            "agent {} may not {}{}",
+            subject.identity,
+            request.words(),
+            self.by
+        );
+        if !self.why.is_empty() {
+            message.push_str(": ");
+            message.push_str(self.why);
+        }
+        if !message.ends_with(['.', '!', '?']) {
+            message.push('.');
+        }
+        if !self.allowed.is_empty() {
+            message.push_str(" Allowed instead: ");
+            message.push_str(&self.allowed);
+            message.push('.');
+        }
+        Decision::Deny(Denial {
+            cause: self.cause,
+            policy: self.policy,
+            rule: self.rule,
+            message,
+            allowed: self.allowed,
+            would_deny,
+        })
+    }
+}

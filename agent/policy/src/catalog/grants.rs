@@ -1,0 +1,287 @@
+//! Grants, compiled: RBAC's rule matching (pkg/apis/rbac/v1/evaluation_helpers.go), exact and case-sensitive, so that
+//! an odd spelling is not granted.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use crate::builtin::url_matches;
+use crate::decide::Impersonate;
+use crate::glob::Glob;
+use crate::objects::{AgentGrant, Located, PolicyRule};
+use crate::request::{KubeRequest, Target, Verb, VerbSet};
+
+/// Longest text that says what is allowed instead, in bytes.
+const MAX_ALLOWED: usize = 300;
+
+/// An AgentGrant that was read and checked.
+#[derive(Debug)]
+pub struct Grant {
+    name: Arc<str>,
+    impersonate: Arc<Impersonate>,
+    identities: Vec<String>,
+    groups: Vec<String>,
+    namespaces: Box<[Glob]>,
+    rules: Vec<GrantRule>,
+    by_resource: HashMap<Box<str>, Vec<u32>>,
+    wild: Vec<u32>,
+    paths: Vec<u32>,
+}
+
+#[derive(Debug)]
+struct GrantRule {
+    label: Arc<str>,
+    verbs: VerbSet,
+    groups: Vec<String>,
+    resources: Vec<String>,
+    names: Vec<String>,
+    urls: Vec<String>,
+}
+
+fn texts(list: &[Located<String>]) -> Vec<String> {
+    list.iter().map(|text| text.value.clone()).collect()
+}
+
+impl GrantRule {
+    fn new(index: usize, rule: &PolicyRule) -> Self {
+        let verbs = rule
+            .verbs
+            .iter()
+            .fold(VerbSet::default(), |set, verb| match verb.value.as_str() {
+                "*" => VerbSet::ALL,
+                name => Verb::parse(name).map_or(set, |verb| set.with(verb)),
+            });
+        Self {
+            label: format!("rules[{index}]").into(),
+            verbs,
+            groups: texts(&rule.api_groups),
+            resources: texts(&rule.resources),
+            names: texts(&rule.resource_names),
+            urls: texts(&rule.non_resource_urls),
+        }
+    }
+
+    fn group_matches(&self, group: &str) -> bool {
+        self.groups.iter().any(|rule| rule == "*" || rule == group)
+    }
+
+    fn resource_matches(&self, resource: &str, subresource: Option<&str>) -> bool {
+        self.resources
+            .iter()
+            .any(|rule| match (rule.split_once('/'), subresource) {
+                (None, _) if rule == "*" => true,
+                (None, None) => rule == resource,
+                (Some((of, sub)), Some(asked)) => sub == asked && (of == "*" || of == resource),
+                _ => false,
+            })
+    }
+
+    fn name_matches(&self, name: Option<&str>) -> bool {
+        self.names.is_empty() || name.is_some_and(|name| self.names.iter().any(|rule| rule == name))
+    }
+}
+
+impl Grant {
+    pub(super) fn new(grant: &AgentGrant) -> Self {
+        let rules: Vec<_> = grant
+            .rules
+            .iter()
+            .enumerate()
+            .map(|(index, rule)| GrantRule::new(index, rule))
+            .collect();
+        let mut compiled = Self {
+            name: grant.name.value.as_str().into(),
+            impersonate: Arc::new(grant.impersonate.value.clone()),
+            identities: texts(&grant.identities),
+            groups: grant.groups.clone(),
+            // A namespace glob that fails here all the same must grant nothing.
+            namespaces: grant
+                .namespaces
+                .iter()
+                .map(|text| Glob::name(&text.value).unwrap_or(Glob::Exact("".into())))
+                .collect(),
+            rules: Vec::new(),
+            by_resource: HashMap::new(),
+            wild: Vec::new(),
+            paths: Vec::new(),
+        };
+        for (number, rule) in (0u32..).zip(&rules) {
+            if !rule.urls.is_empty() {
+                compiled.paths.push(number);
+            } else if rule.resources.iter().any(|resource| resource.starts_with('*')) {
+                compiled.wild.push(number);
+            } else {
+                for resource in &rule.resources {
+                    compiled
+                        .by_resource
+                        .entry(resource.as_str().into())
+                        .or_default()
+                        .push(number);
+                }
+            }
+        }
+        compiled.rules = rules;
+        compiled
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whom the API server is asked to act as.
+    #[must_use]
+    pub fn impersonate(&self) -> &Impersonate {
+        &self.impersonate
+    }
+
+    pub(super) fn shared_impersonate(&self) -> Arc<Impersonate> {
+        self.impersonate.clone()
+    }
+
+    pub(super) fn shared_name(&self) -> Arc<str> {
+        self.name.clone()
+    }
+
+    /// Whether it reaches an identity with these groups.
+    pub(super) fn reaches(&self, identity: &str, groups: &[String]) -> bool {
+        self.identities.iter().any(|name| name == identity)
+            || self.groups.iter().any(|group| groups.contains(group))
+    }
+
+    fn holds_in(&self, namespace: Option<&str>) -> bool {
+        self.namespaces.is_empty()
+            || namespace.is_some_and(|namespace| self.namespaces.iter().any(|glob| glob.matches(namespace)))
+    }
+
+    /// The rule that gives a verb on what a request is about.
+    pub(super) fn rule_for(&self, verb: Verb, request: &KubeRequest) -> Option<Arc<str>> {
+        let rule = |number: &u32| {
+            self.rules
+                .get(*number as usize)
+                .filter(|rule| rule.verbs.has(verb))
+        };
+        match &request.target {
+            Target::NonResource { path } => self
+                .paths
+                .iter()
+                .filter_map(rule)
+                .find(|rule| self.namespaces.is_empty() && rule.urls.iter().any(|url| url_matches(url, path)))
+                .map(|rule| rule.label.clone()),
+            Target::Resource {
+                group,
+                resource,
+                subresource,
+                namespace,
+                name,
+                ..
+            } => {
+                if !self.holds_in(namespace.as_deref()) {
+                    return None;
+                }
+                let sub = subresource.as_deref();
+                let exact = match sub {
+                    Some(sub) => self.by_resource.get(format!("{resource}/{sub}").as_str()),
+                    None => self.by_resource.get(resource.as_str()),
+                };
+                exact
+                    .into_iter()
+                    .flatten()
+                    .chain(&self.wild)
+                    .filter_map(rule)
+                    .find(|rule| {
+                        rule.group_matches(group)
+                            && rule.resource_matches(resource, sub)
+                            && rule.name_matches(name.as_deref())
+                    })
+                    .map(|rule| rule.label.clone())
+            }
+        }
+    }
+}
+
+/// The verbs a request needs granted. A session needs `create` by whichever method it is asked for, so that read rights
+/// never open one; a server-side apply can create, and needs both.
+pub(super) fn needed(request: &KubeRequest) -> ([Verb; 2], usize) {
+    if request.is_session() {
+        ([Verb::Create; 2], 1)
+    } else if request.apply {
+        ([request.verb, Verb::Create], 2)
+    } else {
+        ([request.verb; 2], 1)
+    }
+}
+
+/// What the grants allow on the same resource but for these verbs; where that is nothing, what they are about at all.
+pub(super) fn allowed_instead(grants: &[Arc<Grant>], request: &KubeRequest, refused: VerbSet) -> String {
+    let Target::Resource {
+        group,
+        resource,
+        subresource,
+        ..
+    } = &request.target
+    else {
+        return String::new();
+    };
+    let mut places: Vec<String> = Vec::new();
+    for grant in grants {
+        for rule in &grant.rules {
+            if !rule.group_matches(group) || !rule.resource_matches(resource, subresource.as_deref()) {
+                continue;
+            }
+            let verbs: Vec<_> = super::RESOURCE_VERBS
+                .iter()
+                .filter(|verb| rule.verbs.has(**verb) && !refused.has(**verb))
+                .collect();
+            if verbs.is_empty() {
+                continue;
+            }
+            let verbs: Vec<_> = verbs.iter().map(|verb| verb.as_str()).collect();
+            let mut place = format!("{} {}", verbs.join(", "), request.resource_words());
+            if !rule.names.is_empty() {
+                let _ = write!(place, " named {}", rule.names.join(", "));
+            }
+            push_namespaces(&mut place, grant);
+            places.push(place);
+        }
+    }
+    if places.is_empty() {
+        for grant in grants {
+            let mut resources: Vec<&str> = grant
+                .rules
+                .iter()
+                .flat_map(|rule| rule.resources.iter().map(String::as_str))
+                .collect();
+            resources.dedup();
+            if resources.is_empty() {
+                continue;
+            }
+            let mut place = format!("requests for {}", resources.join(", "));
+            push_namespaces(&mut place, grant);
+            places.push(place);
+        }
+    }
+    places.dedup();
+    shorten(places.join("; "))
+}
+
+fn push_namespaces(place: &mut String, grant: &Grant) {
+    if !grant.namespaces.is_empty() {
+        let names: Vec<_> = grant.namespaces.iter().map(|glob| format!("{glob:?}")).collect();
+        let _ = write!(place, " in namespace {}", names.join(", "));
+    }
+}
+
+/// Cuts a text at a character's boundary and says so.
+fn shorten(mut text: String) -> String {
+    if text.len() > MAX_ALLOWED {
+        let mut end = MAX_ALLOWED - "...".len();
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        text.truncate(end);
+        text.push_str("...");
+    }
+    text
+}

@@ -1,0 +1,386 @@
+//! Deny and Warn rules, compiled, and the index that finds the few that can be about a request.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::asked::{Asked, Command, Scope, What};
+use crate::decide::{Finding, Subject};
+use crate::glob::Glob;
+use crate::objects::{Action, AgentPolicy, Located, Match, Mode, Rule, Subjects};
+use crate::request::{Verb, VerbSet};
+
+/// A list of globs; `None` matches anything.
+type Globs = Option<Box<[Glob]>>;
+
+/// A compiled rule.
+#[derive(Debug)]
+pub(super) struct CompiledRule {
+    /// Its policy's place in the table.
+    pub(super) policy: u32,
+    /// Its name.
+    pub(super) name: Arc<str>,
+    /// Its action.
+    pub(super) action: Action,
+    /// Its message.
+    pub(super) message: Arc<str>,
+    verbs: VerbSet,
+    groups: Globs,
+    resources: Option<Box<[ResourceGlob]>>,
+    namespaces: Globs,
+    names: Globs,
+    urls: Globs,
+    commands: Globs,
+    except_commands: Globs,
+}
+
+/// A resource pattern. `*` alone is every resource and subresource, as in RBAC.
+#[derive(Debug)]
+enum ResourceGlob {
+    All,
+    Plain(Glob),
+    Sub(Glob, Glob),
+}
+
+/// A compiled policy without its rules.
+#[derive(Debug)]
+pub(super) struct CompiledPolicy {
+    /// Its name.
+    pub(super) name: Arc<str>,
+    /// Whether it refuses.
+    pub(super) mode: Mode,
+    subjects: Option<CompiledSubjects>,
+}
+
+#[derive(Debug)]
+struct CompiledSubjects {
+    identities: Box<[Glob]>,
+    groups: Box<[Glob]>,
+    namespaces: Box<[Glob]>,
+}
+
+/// Compiles a list that reading has checked; a glob that fails here all the same matches anything, so that a fault in
+/// the checks can only refuse more.
+fn globs(list: &[Located<String>], compile: fn(&str) -> Result<Glob, crate::glob::GlobError>) -> Box<[Glob]> {
+    list.iter()
+        .map(|text| compile(&text.value).unwrap_or(Glob::Any))
+        .collect()
+}
+
+/// A group: the core group is the empty string, which is no glob but a text of its own.
+fn group(text: &str) -> Result<Glob, crate::glob::GlobError> {
+    if text.is_empty() {
+        Ok(Glob::Exact("".into()))
+    } else {
+        Glob::folded(text)
+    }
+}
+
+impl CompiledPolicy {
+    pub(super) fn new(policy: &AgentPolicy) -> Self {
+        let subjects = policy.subjects.as_ref().map(|subjects| CompiledSubjects {
+            identities: globs(&subjects.identities, Glob::name),
+            groups: globs(&subjects.groups, Glob::name),
+            namespaces: globs(&subjects.namespaces, Glob::name),
+        });
+        Self {
+            name: policy.name.value.as_str().into(),
+            mode: policy.mode,
+            subjects,
+        }
+    }
+
+    /// Whether an agent is one of those the policy is about.
+    pub(super) fn is_about(&self, subject: &Subject<'_>) -> bool {
+        let Some(subjects) = &self.subjects else {
+            return true;
+        };
+        subjects
+            .identities
+            .iter()
+            .any(|glob| glob.matches(subject.identity))
+            || subjects
+                .groups
+                .iter()
+                .any(|glob| subject.groups.iter().any(|group| glob.matches(group)))
+            || subjects
+                .namespaces
+                .iter()
+                .any(|glob| glob.matches(subject.namespace))
+    }
+}
+
+/// The identities a policy is about, if it names nothing but identities and each plainly.
+fn only_identities(subjects: Option<&Subjects>) -> Option<Vec<&str>> {
+    let subjects = subjects?;
+    let plain = subjects
+        .identities
+        .iter()
+        .all(|name| !name.value.contains(['*', '?']));
+    let mut names: Vec<_> = subjects
+        .identities
+        .iter()
+        .map(|name| name.value.as_str())
+        .collect();
+    names.sort_unstable();
+    names.dedup();
+    (plain && subjects.groups.is_empty() && subjects.namespaces.is_empty()).then_some(names)
+}
+
+/// The verbs a rule is about: those it names, and those that have their effect. Reading one object is also done by
+/// listing or watching it, a list is the first answer of a watch, a patch is an update, and deleting a collection
+/// deletes. (Server-side apply counts as create too; see [`Asked`].)
+fn verbs(list: Option<&[Located<String>]>) -> VerbSet {
+    let Some(list) = list else { return VerbSet::ALL };
+    list.iter()
+        .fold(VerbSet::default(), |set, name| match Verb::parse(&name.value) {
+            None => VerbSet::ALL,
+            Some(Verb::Get) => set
+                .with(Verb::Get)
+                .with(Verb::List)
+                .with(Verb::Watch)
+                .with(Verb::Head),
+            Some(Verb::List) => set.with(Verb::List).with(Verb::Watch),
+            Some(Verb::Update | Verb::Patch) => set.with(Verb::Update).with(Verb::Patch),
+            Some(Verb::Delete) => set.with(Verb::Delete).with(Verb::DeleteCollection),
+            Some(verb) => set.with(verb),
+        })
+}
+
+impl ResourceGlob {
+    fn new(text: &str) -> Self {
+        let folded = |part: &str| Glob::folded(part).unwrap_or(Glob::Any);
+        match text.split_once('/') {
+            None if text.bytes().all(|byte| byte == b'*') => Self::All,
+            None => Self::Plain(folded(text)),
+            Some((resource, sub)) => Self::Sub(folded(resource), folded(sub)),
+        }
+    }
+
+    /// The one `pods` or `pods/exec` it matches, if it is one.
+    fn key(&self) -> Option<String> {
+        match self {
+            Self::All => None,
+            Self::Plain(resource) => resource.exact().map(str::to_owned),
+            Self::Sub(resource, sub) => Some(format!("{}/{}", resource.exact()?, sub.exact()?)),
+        }
+    }
+
+    fn matches(&self, resource: &str, subresource: Option<&str>) -> bool {
+        match (self, subresource) {
+            (Self::All, _) => true,
+            (Self::Plain(glob), None) => glob.matches(resource),
+            (Self::Sub(glob, sub_glob), Some(sub)) => glob.matches(resource) && sub_glob.matches(sub),
+            _ => false,
+        }
+    }
+}
+
+impl CompiledRule {
+    fn new(policy: u32, rule: &Rule) -> Self {
+        let matches: &Match = &rule.matches;
+        let names = |list: &Option<Vec<Located<String>>>| list.as_deref().map(|list| globs(list, Glob::name));
+        Self {
+            policy,
+            name: rule.name.value.as_str().into(),
+            action: rule.action,
+            message: rule.message.as_str().into(),
+            verbs: verbs(matches.verbs.as_deref()),
+            groups: matches.api_groups.as_deref().map(|list| globs(list, group)),
+            resources: matches
+                .resources
+                .as_ref()
+                .map(|list| list.iter().map(|text| ResourceGlob::new(&text.value)).collect()),
+            namespaces: matches
+                .namespaces
+                .as_deref()
+                .map(|list| globs(list, Glob::folded)),
+            names: names(&matches.names),
+            urls: names(&matches.non_resource_urls),
+            commands: matches.commands.as_deref().map(|list| globs(list, Glob::text)),
+            except_commands: matches.except_commands.as_deref().map(|list| {
+                // A glob that fails must except nothing.
+                list.iter()
+                    .filter_map(|text| Glob::text(&text.value).ok())
+                    .collect()
+            }),
+        }
+    }
+
+    /// Whether the rule is about a request.
+    pub(super) fn fires(&self, asked: &Asked<'_>) -> bool {
+        if !self.verbs.meets(asked.verbs) {
+            return false;
+        }
+        match &asked.what {
+            What::Path { path, trimmed } => self
+                .urls
+                .as_ref()
+                .is_some_and(|urls| urls.iter().any(|url| url.matches(path) || url.matches(trimmed))),
+            What::Resource {
+                group,
+                resource,
+                subresource,
+                namespace,
+                name,
+                command,
+                ..
+            } => {
+                self.urls.is_none()
+                    && any(&self.groups, group)
+                    && self.resources.as_ref().is_none_or(|list| {
+                        list.iter()
+                            .any(|glob| glob.matches(resource, subresource.as_deref()))
+                    })
+                    && in_scope(&self.namespaces, namespace)
+                    && in_scope(&self.names, name)
+                    && self.runs(command.as_ref())
+            }
+        }
+    }
+
+    /// Whether the commands match. What cannot be told counts as matching.
+    fn runs(&self, command: Option<&Command>) -> bool {
+        match (command, &self.commands, &self.except_commands) {
+            (_, None, None) => true,
+            (None, _, _) => false,
+            (Some(Command::Unknown), _, _) => true,
+            (Some(Command::Line { joined, bare }), commands, except) => {
+                let excepted = except
+                    .as_ref()
+                    .is_some_and(|list| list.iter().any(|glob| glob.matches(joined)));
+                !excepted
+                    && commands
+                        .as_ref()
+                        .is_none_or(|list| list.iter().any(|glob| glob.matches(joined) || glob.matches(bare)))
+            }
+        }
+    }
+
+    /// The verbs it is about.
+    pub(super) fn verbs(&self) -> VerbSet {
+        self.verbs
+    }
+
+    /// The rule's firing, in words.
+    pub(super) fn finding(&self, policies: &[CompiledPolicy]) -> Finding {
+        let policy = policies
+            .get(self.policy as usize)
+            .map(|policy| policy.name.to_string())
+            .unwrap_or_default();
+        Finding {
+            policy,
+            rule: self.name.to_string(),
+            message: self.message.to_string(),
+        }
+    }
+}
+
+fn any(globs: &Globs, text: &str) -> bool {
+    globs
+        .as_ref()
+        .is_none_or(|globs| globs.iter().any(|glob| glob.matches(text)))
+}
+
+/// A request for all of them touches the ones that are named among the rest.
+fn in_scope(globs: &Globs, scope: &Scope<'_>) -> bool {
+    match (globs, scope) {
+        (None, _) | (Some(_), Scope::All) => true,
+        (Some(globs), Scope::One(text)) => globs.iter().any(|glob| glob.matches(text)),
+        (Some(_), Scope::None) => false,
+    }
+}
+
+/// Rules by what they can be about.
+#[derive(Debug, Default)]
+struct Index {
+    by_resource: HashMap<Box<str>, Vec<u32>>,
+    other_resources: Vec<u32>,
+    paths: Vec<u32>,
+}
+
+impl Index {
+    fn add(&mut self, number: u32, rule: &CompiledRule) {
+        if rule.urls.is_some() {
+            self.paths.push(number);
+            return;
+        }
+        let keys: Option<Vec<String>> = rule
+            .resources
+            .as_ref()
+            .and_then(|list| list.iter().map(ResourceGlob::key).collect());
+        match keys {
+            Some(mut keys) => {
+                keys.sort_unstable();
+                keys.dedup();
+                for key in keys {
+                    self.by_resource.entry(key.into()).or_default().push(number);
+                }
+            }
+            None => self.other_resources.push(number),
+        }
+    }
+
+    fn candidates(&self, asked: &Asked<'_>) -> impl Iterator<Item = u32> {
+        let (first, second): (&[u32], &[u32]) = match &asked.what {
+            What::Path { .. } => (&self.paths, &[]),
+            What::Resource { combined, .. } => (
+                self.by_resource.get(&**combined).map_or(&[], Vec::as_slice),
+                &self.other_resources,
+            ),
+        };
+        first.iter().chain(second).copied()
+    }
+}
+
+/// Every policy and rule.
+#[derive(Debug, Default)]
+pub(super) struct RuleBook {
+    /// The policies.
+    pub(super) policies: Vec<CompiledPolicy>,
+    /// Their rules.
+    pub(super) rules: Vec<CompiledRule>,
+    by_identity: HashMap<Box<str>, Index>,
+    shared: Index,
+}
+
+impl RuleBook {
+    /// Adds a policy's rules.
+    pub(super) fn add(&mut self, policy: &AgentPolicy) {
+        let place = u32::try_from(self.policies.len()).unwrap_or(u32::MAX);
+        self.policies.push(CompiledPolicy::new(policy));
+        let identities = only_identities(policy.subjects.as_ref());
+        for rule in &policy.rules {
+            let number = u32::try_from(self.rules.len()).unwrap_or(u32::MAX);
+            let rule = CompiledRule::new(place, rule);
+            match &identities {
+                Some(identities) => {
+                    for identity in identities {
+                        self.by_identity
+                            .entry((*identity).into())
+                            .or_default()
+                            .add(number, &rule);
+                    }
+                }
+                None => self.shared.add(number, &rule),
+            }
+            self.rules.push(rule);
+        }
+    }
+
+    /// The rules that fire, each with its policy's mode.
+    pub(super) fn firing<'a>(
+        &'a self,
+        subject: &'a Subject<'a>,
+        asked: &'a Asked<'a>,
+    ) -> impl Iterator<Item = (&'a CompiledRule, Mode)> {
+        let own = self.by_identity.get(subject.identity);
+        own.into_iter()
+            .chain(std::iter::once(&self.shared))
+            .flat_map(|index| index.candidates(asked))
+            .filter_map(|number| {
+                let rule = self.rules.get(number as usize)?;
+                let policy = self.policies.get(rule.policy as usize)?;
+                (rule.fires(asked) && policy.is_about(subject)).then_some((rule, policy.mode))
+            })
+    }
+}

@@ -1,0 +1,329 @@
+//! `picket policy check`: reads identity, grant and policy files as the agent would, and says what is wrong where.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand, ValueEnum};
+use picket_policy::{Catalog, Document, ObjectError, Summary, builtin};
+use serde::Serialize;
+
+use crate::store::StoreError;
+use crate::store::files::{documents, read_all};
+
+/// Shown below the options.
+const EXAMPLES: &str = "\
+Examples:
+  picket policy check deploy/examples/
+  picket policy check identities.yaml grants.yaml policies.yaml -o json
+
+Name every file and folder that a node reads: grants and policies are checked against the identities they name.
+Exit status: 0 when the files can stand, 1 when they cannot.";
+
+/// Work on identity, grant and policy files.
+#[derive(Debug, Args)]
+pub struct PolicyArgs {
+    #[command(subcommand)]
+    command: PolicyCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum PolicyCommand {
+    /// Check files as the agent would read them, without an agent or a cluster.
+    #[command(after_help = EXAMPLES)]
+    Check(CheckArgs),
+}
+
+/// Check files.
+#[derive(Debug, Args)]
+struct CheckArgs {
+    /// Files, or folders whose .yaml and .yml files are meant.
+    #[arg(required = true, value_name = "FILES")]
+    files: Vec<PathBuf>,
+    /// How to print the result.
+    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+    /// The namespace Picket itself runs in.
+    #[arg(long, value_name = "NAMESPACE", default_value = builtin::OWN_NAMESPACE)]
+    own_namespace: String,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Output {
+    /// A line per file and per error, for people and editors.
+    Text,
+    /// One JSON document.
+    Json,
+}
+
+/// The result, as `-o json` prints it.
+#[derive(Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Report {
+    valid: bool,
+    files: Vec<FileReport>,
+    errors: Vec<Fault>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    summary: Option<Counts>,
+}
+
+#[derive(Debug, Serialize)]
+struct FileReport {
+    file: String,
+    objects: Vec<ObjectReport>,
+}
+
+#[derive(Debug, Serialize)]
+struct ObjectReport {
+    kind: &'static str,
+    name: String,
+    line: u32,
+}
+
+#[derive(Debug, Serialize)]
+struct Fault {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    line: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    column: Option<u32>,
+    reason: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Counts {
+    identities: usize,
+    grants: usize,
+    policies: usize,
+    rules: usize,
+}
+
+impl From<ObjectError> for Fault {
+    fn from(error: ObjectError) -> Self {
+        Self {
+            file: Some(error.file),
+            line: Some(error.line),
+            column: Some(error.column),
+            reason: error.reason,
+        }
+    }
+}
+
+impl From<Summary> for Counts {
+    fn from(summary: Summary) -> Self {
+        let Summary {
+            identities,
+            grants,
+            policies,
+            rules,
+        } = summary;
+        Self {
+            identities,
+            grants,
+            policies,
+            rules,
+        }
+    }
+}
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if let (Some(file), Some(line), Some(column)) = (&self.file, self.line, self.column) {
+            write!(f, "{file}:{line}:{column}: ")?;
+        }
+        f.write_str(&self.reason)
+    }
+}
+
+/// Runs the command.
+#[must_use]
+pub fn run(args: &PolicyArgs) -> ExitCode {
+    let PolicyCommand::Check(check) = &args.command;
+    let report = examine(check);
+    let valid = report.valid;
+    let printed = match check.output {
+        Output::Json => json(&report, &mut io::stdout().lock()),
+        Output::Text => text(&report, &mut io::stdout().lock(), &mut io::stderr().lock()),
+    };
+    // A reader that went away (`| head`) is no fault of the files.
+    match printed {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            eprintln!("picket: cannot print the result: {error}");
+            ExitCode::FAILURE
+        }
+        _ if valid => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
+    }
+}
+
+fn examine(args: &CheckArgs) -> Report {
+    let mut report = Report::default();
+    let sources = match read_all(&args.files) {
+        Ok(sources) => sources,
+        Err(StoreError::Objects { errors }) => {
+            report.errors.extend(errors.into_iter().map(Fault::from));
+            return report;
+        }
+        Err(error) => {
+            report.errors.push(Fault {
+                file: None,
+                line: None,
+                column: None,
+                reason: error.to_string(),
+            });
+            return report;
+        }
+    };
+    let mut all = Vec::new();
+    for source in &sources {
+        match documents(source) {
+            Ok(read) => {
+                let objects = read.iter().map(ObjectReport::from).collect();
+                report.files.push(FileReport {
+                    file: source.path.display().to_string(),
+                    objects,
+                });
+                all.extend(read);
+            }
+            Err(errors) => report.errors.extend(errors.into_iter().map(Fault::from)),
+        }
+    }
+    if !report.errors.is_empty() {
+        return report;
+    }
+    match Catalog::compile_in(all, &args.own_namespace) {
+        Ok(catalog) => {
+            report.valid = true;
+            report.summary = Some(catalog.summary().into());
+        }
+        Err(errors) => report.errors.extend(errors.into_iter().map(Fault::from)),
+    }
+    report
+}
+
+impl From<&Document> for ObjectReport {
+    fn from(document: &Document) -> Self {
+        let name = document.name();
+        Self {
+            kind: document.kind(),
+            name: name.value.clone(),
+            line: name.at.line,
+        }
+    }
+}
+
+fn json(report: &Report, out: &mut impl Write) -> io::Result<()> {
+    serde_json::to_writer_pretty(&mut *out, report)?;
+    writeln!(out)
+}
+
+fn text(report: &Report, out: &mut impl Write, err: &mut impl Write) -> io::Result<()> {
+    for file in &report.files {
+        let objects: Vec<_> = file
+            .objects
+            .iter()
+            .map(|object| format!("{} {}", object.kind, object.name))
+            .collect();
+        let objects = if objects.is_empty() {
+            "no objects".to_owned()
+        } else {
+            objects.join(", ")
+        };
+        writeln!(out, "{}: {objects}", file.file)?;
+    }
+    out.flush()?;
+    for fault in &report.errors {
+        writeln!(err, "{fault}")?;
+    }
+    match &report.summary {
+        Some(counts) => writeln!(
+            out,
+            "valid: {}, {}, {} with {}",
+            count(counts.identities, "identity", "identities"),
+            count(counts.grants, "grant", "grants"),
+            count(counts.policies, "policy", "policies"),
+            count(counts.rules, "rule", "rules"),
+        ),
+        None => writeln!(
+            err,
+            "not valid: {}",
+            count(report.errors.len(), "error", "errors")
+        ),
+    }
+}
+
+fn count(number: usize, one: &str, more: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { more })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text_of_file: &str) -> (Report, String, String) {
+        let path = std::env::temp_dir().join(format!("picket-check-{}.yaml", uuid::Uuid::new_v4()));
+        std::fs::write(&path, text_of_file).expect("written");
+        let report = examine(&CheckArgs {
+            files: vec![path.clone()],
+            output: Output::Text,
+            own_namespace: builtin::OWN_NAMESPACE.to_owned(),
+        });
+        std::fs::remove_file(&path).expect("removed");
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        text(&report, &mut out, &mut err).expect("printed");
+        let text = |bytes| {
+            String::from_utf8(bytes)
+                .expect("text")
+                .replace(&path.display().to_string(), "FILE")
+        };
+        (report, text(out), text(err))
+    }
+
+    const IDENTITY: &str = "apiVersion: picket.dev/v1alpha1\nkind: AgentIdentity\nmetadata:\n  name: a\nspec:\n  \
+        owner: team\n  attest:\n    pod: {namespace: ns, serviceAccount: sa}\n";
+
+    #[test]
+    fn valid_files_are_listed() {
+        let (report, out, err) = check(IDENTITY);
+        assert!(report.valid);
+        assert_eq!(
+            out,
+            "FILE: AgentIdentity a\nvalid: 1 identity, 0 grants, 0 policies with 0 rules\n"
+        );
+        assert_eq!(err, "");
+        let mut printed = Vec::new();
+        json(&report, &mut printed).expect("printed");
+        let value: serde_json::Value = serde_json::from_slice(&printed).expect("json");
+        assert_eq!(value["valid"], true);
+        assert_eq!(value["files"][0]["objects"][0]["line"], 4);
+    }
+
+    #[test]
+    fn errors_have_file_line_column_and_reason() {
+        let (report, _, err) = check(&IDENTITY.replace("  attest", "  state: Gone\n  attest"));
+        assert!(!report.valid);
+        assert_eq!(
+            err,
+            "FILE:7:10: field `spec.state` is \"Gone\"; it can be Active, Suspended, Revoked\nnot valid: 1 error\n"
+        );
+        let (report, ..) = check(&format!("{IDENTITY}---\n{IDENTITY}"));
+        assert!(
+            report
+                .errors
+                .iter()
+                .any(|fault| fault.reason.contains("is already at")),
+            "{report:?}"
+        );
+    }
+
+    #[test]
+    fn a_missing_file_is_an_error() {
+        let report = examine(&CheckArgs {
+            files: vec![PathBuf::from("/nonexistent/x.yaml")],
+            output: Output::Text,
+            own_namespace: builtin::OWN_NAMESPACE.to_owned(),
+        });
+        assert!(!report.valid && report.errors[0].reason.contains("/nonexistent/x.yaml"));
+    }
+}

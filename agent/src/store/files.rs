@@ -1,0 +1,110 @@
+//! Finding and reading the files: what is a file of objects, in which order, and how much of it is read.
+
+use std::fs::{self, File};
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use picket_policy::objects::MAX_FILE;
+use picket_policy::{Document, ObjectError, read_documents};
+
+use super::StoreError;
+
+/// Most files that are read. A cluster with more agents than this keeps them as objects in the API server.
+const MAX_FILES: usize = 4096;
+
+/// A file and its text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    /// Its path.
+    pub path: PathBuf,
+    /// Its text.
+    pub text: String,
+}
+
+/// Finds and reads the files that paths name: each file itself, and of each folder the `.yaml` and `.yml` files right
+/// in it. Names that start with a dot are left out: editors and the kubelet (`..data`) keep their own there.
+///
+/// # Errors
+/// A [`StoreError`] where something cannot be read, is too large or too many, or nothing is found.
+pub fn read_all(paths: &[PathBuf]) -> Result<Vec<Source>, StoreError> {
+    let mut files = Vec::new();
+    for path in paths {
+        let metadata = fs::metadata(path).map_err(|source| StoreError::Read {
+            path: path.clone(),
+            source,
+        })?;
+        if metadata.is_dir() {
+            files.extend(in_folder(path)?);
+        } else {
+            files.push(path.clone());
+        }
+    }
+    files.sort();
+    files.dedup();
+    if files.is_empty() {
+        return Err(StoreError::Empty {
+            paths: paths.to_vec(),
+        });
+    }
+    if files.len() > MAX_FILES {
+        return Err(StoreError::TooMany {
+            count: files.len(),
+            limit: MAX_FILES,
+        });
+    }
+    files
+        .into_iter()
+        .map(|path| {
+            Ok(Source {
+                text: read(&path)?,
+                path,
+            })
+        })
+        .collect()
+}
+
+fn in_folder(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
+    let fault = |source| StoreError::Read {
+        path: folder.to_owned(),
+        source,
+    };
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).map_err(fault)? {
+        let path = entry.map_err(fault)?.path();
+        let hidden = path
+            .file_name()
+            .is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
+        let yaml = path
+            .extension()
+            .is_some_and(|extension| extension == "yaml" || extension == "yml");
+        if yaml && !hidden && !path.is_dir() {
+            files.push(path);
+        }
+    }
+    Ok(files)
+}
+
+fn read(path: &Path) -> Result<String, StoreError> {
+    let fault = |source| StoreError::Read {
+        path: path.to_owned(),
+        source,
+    };
+    // A pipe of that name would hold the start for ever.
+    if !fs::metadata(path).map_err(fault)?.is_file() {
+        return Err(fault(std::io::Error::other("it is not a regular file")));
+    }
+    let mut text = String::new();
+    // One byte more than the limit is enough for the reader of objects to refuse it.
+    File::open(path)
+        .and_then(|file| file.take(MAX_FILE as u64 + 1).read_to_string(&mut text))
+        .map_err(fault)?;
+    Ok(text)
+}
+
+/// Reads the objects of one file.
+///
+/// # Errors
+/// Everything that is wrong in it.
+pub fn documents(source: &Source) -> Result<Vec<Document>, Vec<ObjectError>> {
+    read_documents(&source.path.display().to_string(), &source.text)
+}

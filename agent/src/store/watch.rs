@@ -1,0 +1,97 @@
+//! Noticing that files changed: events of the folders they are in, gathered for a moment, and a slow look besides.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::Store;
+
+/// How long files must lie still. A change of several files, or the kubelet's swap of a ConfigMap's `..data`, comes as a
+/// burst of events within milliseconds.
+const QUIET: Duration = Duration::from_millis(150);
+
+/// How long a burst may hold a reading back.
+const LONGEST_BURST: Duration = Duration::from_secs(2);
+
+/// How often the files are looked at without an event: some filesystems send none, and a folder that was replaced is
+/// watched no more.
+const LOOK: Duration = Duration::from_secs(15);
+
+/// Reloads the store on changes until cancelled.
+pub(super) async fn run(store: Arc<Store>, cancel: CancellationToken) {
+    let (wake, mut woken) = mpsc::channel::<()>(1);
+    let mut _watcher = watch(&store.paths, wake.clone());
+    loop {
+        let stop = tokio::select! {
+            () = cancel.cancelled() => true,
+            () = settle(&mut woken) => false,
+        };
+        if stop {
+            return;
+        }
+        // Made anew, so that folders that came back or were replaced are watched again; and before the files are read,
+        // so that no change falls between.
+        _watcher = watch(&store.paths, wake.clone());
+        let reading = store.clone();
+        if let Err(error) = tokio::task::spawn_blocking(move || reading.reload()).await {
+            tracing::error!(%error, "reading policy again failed; the last good one stays in force");
+        }
+    }
+}
+
+/// Waits for a change and for quiet after it, or for the time of the next look.
+async fn settle(woken: &mut mpsc::Receiver<()>) {
+    if timeout(LOOK, woken.recv()).await.is_err() {
+        return;
+    }
+    let end = Instant::now() + LONGEST_BURST;
+    loop {
+        tokio::select! {
+            () = sleep_until(end) => return,
+            more = timeout(QUIET, woken.recv()) => if more.is_err() { return },
+        }
+    }
+}
+
+/// Watches the folders that hold the files. `None` where the system gives no watches: then the slow look alone serves.
+fn watch(paths: &[PathBuf], wake: mpsc::Sender<()>) -> Option<RecommendedWatcher> {
+    let notice = move |event: notify::Result<notify::Event>| {
+        // Reading a file is an event too; taking it for a change would never end.
+        if !matches!(
+            event,
+            Ok(notify::Event {
+                kind: EventKind::Access(_),
+                ..
+            })
+        ) {
+            let _ = wake.try_send(());
+        }
+    };
+    let mut watcher = match notify::recommended_watcher(notice) {
+        Ok(watcher) => watcher,
+        Err(error) => {
+            tracing::warn!(%error, "no file events; policy files are looked at every {} s", LOOK.as_secs());
+            return None;
+        }
+    };
+    let folders: BTreeSet<&Path> = paths
+        .iter()
+        .map(|path| match path.parent() {
+            Some(parent) if !path.is_dir() && parent.as_os_str().is_empty() => Path::new("."),
+            Some(parent) if !path.is_dir() => parent,
+            _ => path.as_path(),
+        })
+        .collect();
+    for folder in folders {
+        if let Err(error) = watcher.watch(folder, RecursiveMode::NonRecursive) {
+            tracing::debug!(folder = %folder.display(), %error, "the folder cannot be watched now");
+        }
+    }
+    Some(watcher)
+}
