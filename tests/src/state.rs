@@ -413,16 +413,17 @@ pub enum Cleaned {
 }
 
 /// Removes every state whose owner is gone, kept ones included, and then cgroups and namespaces that no state names.
+/// Only states whose names `pick` takes are looked at.
 ///
 /// # Errors
 /// Something does not go away.
-pub fn clean() -> Result<Vec<Cleaned>> {
+pub fn clean(pick: impl Fn(&str) -> bool) -> Result<Vec<Cleaned>> {
     let _lock = lock()?;
     let mut done = Vec::new();
     let mut living = Vec::new();
-    for state in states()? {
+    for state in states()?.into_iter().filter(|state| pick(&state.name)) {
         if let Some(owner) = state.owner() {
-            living.push(state.prefixed());
+            living.push(state.name.clone());
             done.push(Cleaned::InUse(state.name.clone(), owner.pid));
         } else {
             state
@@ -431,17 +432,17 @@ pub fn clean() -> Result<Vec<Cleaned>> {
             done.push(Cleaned::Removed(state.name.clone()));
         }
     }
-    let owned = |name: &str| {
-        living
-            .iter()
-            .any(|state| name == state || name.starts_with(&format!("{state}-")))
+    let orphan = |name: &String| {
+        // What belongs to a state is called after it: `picket-tests-<state>` or `picket-tests-<state>-<part>`.
+        let state = name[PREFIX.len()..].split('-').next().unwrap_or_default();
+        pick(state) && !living.iter().any(|alive| alive == state)
     };
-    for name in cgroup::top_level(PREFIX)?.into_iter().filter(|name| !owned(name)) {
+    for name in cgroup::top_level(PREFIX)?.into_iter().filter(orphan) {
         cgroup::kill(&name)?;
         cgroup::remove(&name)?;
         done.push(Cleaned::Removed(format!("cgroup {name}")));
     }
-    for name in net::named(PREFIX).into_iter().filter(|name| !owned(name)) {
+    for name in net::named(PREFIX).into_iter().filter(orphan) {
         net::delete(&name)?;
         done.push(Cleaned::Removed(format!("network namespace {name}")));
     }

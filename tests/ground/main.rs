@@ -1,0 +1,34 @@
+//! What the other suites stand on: the cluster, simulated pods, and that nothing of either is left.
+//!
+//! What comes in: root, and what `cargo xtask setup` installs. What goes out: a line per test, as cargo's own harness prints
+//! them. Tests run one after another, since they look at what is on the whole machine.
+
+mod cluster;
+mod sim;
+mod trace;
+
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+
+/// A test's name and what it does.
+type Test = (&'static str, fn() -> anyhow::Result<()>);
+
+fn main() -> ExitCode {
+    // Started by a test of this same program, to be killed while it owns something.
+    if std::env::var_os(trace::VICTIM).is_some() {
+        return trace::victim();
+    }
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = Some(1);
+    let suites: [(&str, &[Test]); 2] = [("sim", sim::TESTS), ("cluster", cluster::TESTS)];
+    let mut trials = Vec::new();
+    for (suite, tests) in suites {
+        for &(name, test) in tests {
+            trials.push(Trial::test(format!("{suite}::{name}"), move || {
+                test().map_err(|error| Failed::from(format!("{error:#}")))
+            }));
+        }
+    }
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
