@@ -27,8 +27,9 @@ pub use error::KernelError;
 pub use events::KernelEvents;
 pub use picket_common::{DoorAction, Hook, Refusal};
 pub use sys::netns_cookie;
-pub use types::{CgroupId, Class, Counters, Door, Flow, KernelConfig, KernelEvent};
+pub use types::{Class, Counters, Door, Flow, KernelConfig, KernelEvent};
 
+use crate::workload::CgroupId;
 use flows::Flows;
 use pins::Folder;
 

@@ -3,15 +3,14 @@
 //! In come plain numbers from `picket_common`; out go types the rest of the agent can read without knowing how
 //! the maps lie.
 
-use std::fmt;
-use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use picket_common::{
     Address, COMM_LEN, ClassKind, ClassValue, Counter, DialRecord, DoorAction, DoorKey, Event, Hook, Refusal,
 };
+
+use crate::workload::CgroupId;
 
 /// Where the programs attach and where they are pinned.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,26 +19,6 @@ pub struct KernelConfig {
     pub cgroup_root: PathBuf,
     /// A folder on a BPF filesystem, this agent's own. It is made when missing; the filesystem is not.
     pub bpffs: PathBuf,
-}
-
-/// A cgroup's id, as the kernel's `bpf_get_current_ancestor_cgroup_id` tells it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct CgroupId(pub u64);
-
-impl CgroupId {
-    /// The id of a cgroup v2 folder: its inode number (kernfs gives both the same 64 bits).
-    ///
-    /// # Errors
-    /// When the folder cannot be read.
-    pub fn of(folder: &Path) -> io::Result<Self> {
-        Ok(Self(std::fs::metadata(folder)?.ino()))
-    }
-}
-
-impl fmt::Display for CgroupId {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{}", self.0)
-    }
 }
 
 /// An address of the control plane.

@@ -1,1 +1,106 @@
-//! Stub: its owner writes it.
+//! Picket's end of a redirected connection: a listener inside the pod's own network namespace.
+//!
+//! In come connections that the kernel took here; out go an [`Accepted`] for each, with the address the client
+//! dialled and the process that dialled it, or a [`NoFlow`] for a connection that the kernel knows nothing of and
+//! that is closed.
+
+mod namespace;
+mod open;
+mod process;
+mod serve;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::net::TcpStream;
+
+pub use open::InPodListener;
+pub use process::Process;
+pub use serve::Serving;
+
+use crate::kernel::KernelError;
+use crate::workload::Pod;
+
+/// A connection whose beginning the kernel saw.
+#[derive(Debug)]
+pub struct Accepted {
+    /// The bytes.
+    pub stream: TcpStream,
+    /// The address the client dialled.
+    pub origin: SocketAddr,
+    /// The client's own address, inside the pod.
+    pub peer: SocketAddr,
+    /// The pod, as it was known when the connection came.
+    pub workload: Arc<Pod>,
+    /// The process that dialled.
+    pub process: Process,
+}
+
+/// A connection that was closed unread, because nobody can say who made it.
+#[derive(Debug, Clone)]
+pub struct NoFlow {
+    /// The pod whose listener it came to.
+    pub workload: Arc<Pod>,
+    /// The client's own address, inside the pod.
+    pub peer: SocketAddr,
+    /// The listener's address it came to.
+    pub local: SocketAddr,
+    /// Why it was closed.
+    pub cause: NoFlowCause,
+}
+
+/// Why a connection was closed unread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum NoFlowCause {
+    /// The kernel redirected no such connection: somebody dialled the listener itself.
+    Unknown,
+    /// The kernel redirected it for another pod.
+    OtherPod,
+    /// The kernel could not be asked.
+    Fault,
+}
+
+impl NoFlowCause {
+    /// A word for records and metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::OtherPod => "other_pod",
+            Self::Fault => "fault",
+        }
+    }
+}
+
+/// What a listener hands on.
+#[derive(Debug)]
+pub enum Arrival {
+    /// A connection to serve.
+    Accepted(Box<Accepted>),
+    /// A connection that was closed; it is to be audited.
+    NoFlow(NoFlow),
+}
+
+/// Why a listener could not be opened or stopped serving.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenerError {
+    /// The pod's namespace could not be entered.
+    #[error("cannot enter the pod's network namespace: {0}")]
+    Namespace(#[source] io::Error),
+    /// The namespace's loopback has no port to give.
+    #[error("cannot listen on the pod's loopback: {0}")]
+    Bind(#[source] io::Error),
+    /// No port was free in both families.
+    #[error("no port is free on 127.0.0.1 and ::1 alike after {0} tries")]
+    NoPort(u32),
+    /// The kernel does not tell the namespace's cookie.
+    #[error("cannot read the network namespace's cookie (SO_NETNS_COOKIE, Linux 5.14): {0}")]
+    Cookie(#[source] io::Error),
+    /// The runtime did not take the socket.
+    #[error("cannot serve the listener: {0}")]
+    Serve(#[source] io::Error),
+    /// The kernel's map could not be read.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+}

@@ -1,0 +1,132 @@
+//! Opens the listener: one port on the pod's 127.0.0.1 and ::1.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, listen, setsockopt, socket, sockopt,
+};
+
+use super::{ListenerError, namespace};
+use crate::kernel::netns_cookie;
+
+/// How many ports are tried until one is free in both families. A second try is rare, since the kernel gives
+/// out a port that is free in one and pods have few listeners on the other's loopback.
+const TRIES: u32 = 32;
+
+/// Connections that may wait to be accepted. A client that starts with a burst of watches opens a few hundred;
+/// the kernel caps this at `net.core.somaxconn`, 4096 since Linux 5.4.
+const BACKLOG: i32 = 4096;
+
+/// A listener inside a pod's network namespace, which it keeps alive.
+#[derive(Debug)]
+pub struct InPodListener {
+    pub(super) v4: TcpListener,
+    pub(super) v6: Option<TcpListener>,
+    port: u16,
+    netns_cookie: u64,
+}
+
+impl InPodListener {
+    /// Opens one on a port that is free. It blocks for about a millisecond. A namespace without IPv6 gets a
+    /// listener without: connects that the kernel takes to ::1 fail there.
+    ///
+    /// # Errors
+    /// When the namespace cannot be entered or has no free port.
+    pub fn open(netns: &(impl AsFd + Sync)) -> Result<Self, ListenerError> {
+        namespace::within(netns, Self::bind).map_err(ListenerError::Namespace)?
+    }
+
+    /// The port, the same in both families.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The namespace's cookie, as the kernel's programs see it.
+    #[must_use]
+    pub fn netns_cookie(&self) -> u64 {
+        self.netns_cookie
+    }
+
+    fn bind() -> Result<Self, ListenerError> {
+        for _ in 0..TRIES {
+            let v4 = listener(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).map_err(ListenerError::Bind)?;
+            let port = v4.local_addr().map_err(ListenerError::Bind)?.port();
+            let v6 = match listener(SocketAddr::from((Ipv6Addr::LOCALHOST, port))) {
+                Ok(v6) => Some(v6),
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse => continue,
+                Err(error) if without_ipv6(&error) => None,
+                Err(error) => return Err(ListenerError::Bind(error)),
+            };
+            let netns_cookie = netns_cookie(&v4).map_err(ListenerError::Cookie)?;
+            return Ok(Self {
+                v4,
+                v6,
+                port,
+                netns_cookie,
+            });
+        }
+        Err(ListenerError::NoPort(TRIES))
+    }
+}
+
+/// The kernel was built without IPv6, or the namespace has it switched off.
+fn without_ipv6(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::AddrNotAvailable
+        || error.raw_os_error() == Some(Errno::EAFNOSUPPORT as i32)
+}
+
+/// A listening socket; the standard library sets neither the backlog nor the family's limits.
+fn listener(address: SocketAddr) -> io::Result<TcpListener> {
+    let family = if address.is_ipv4() {
+        AddressFamily::Inet
+    } else {
+        AddressFamily::Inet6
+    };
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let fd: OwnedFd = socket(family, SockType::Stream, flags, None)?;
+    if address.is_ipv6() {
+        setsockopt(&fd, sockopt::Ipv6V6Only, &true)?;
+    }
+    bind(
+        std::os::fd::AsRawFd::as_raw_fd(&fd),
+        &SockaddrStorage::from(address),
+    )?;
+    listen(&fd, Backlog::new(BACKLOG)?)?;
+    Ok(TcpListener::from(fd))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::*;
+
+    #[test]
+    fn both_families_share_the_port_and_the_cookie_is_the_namespaces() {
+        // The test's own namespace will do: entering it needs no privilege beyond what setns asks.
+        let listener = InPodListener::bind().unwrap();
+        assert_ne!(listener.port(), 0);
+        assert_eq!(listener.v4.local_addr().unwrap().port(), listener.port());
+        if let Some(v6) = &listener.v6 {
+            assert_eq!(
+                v6.local_addr().unwrap(),
+                SocketAddr::from((Ipv6Addr::LOCALHOST, listener.port()))
+            );
+        }
+        let other = TcpListener::bind("127.0.0.1:0").unwrap();
+        assert_eq!(listener.netns_cookie(), netns_cookie(&other).unwrap());
+    }
+
+    #[test]
+    fn a_file_that_is_no_namespace_is_an_error() {
+        let file = File::open("/dev/null").unwrap();
+        assert!(matches!(
+            InPodListener::open(&file),
+            Err(ListenerError::Namespace(_))
+        ));
+    }
+}

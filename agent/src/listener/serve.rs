@@ -1,0 +1,119 @@
+//! Accepts on one pod's listener until it is told to stop.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::{Accepted, Arrival, InPodListener, ListenerError, NoFlow, NoFlowCause, Process};
+use crate::kernel::{Flow, Kernel};
+use crate::workload::{CgroupId, Pod};
+
+/// How long to wait after an accept failed for want of descriptors or memory: long enough for some to come
+/// free, short enough that a client does not notice.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// What one pod's listener needs to serve.
+#[derive(Debug)]
+pub struct Serving {
+    /// Where flows are looked up.
+    pub kernel: Arc<Kernel>,
+    /// The pod's cgroup. Flows of any other are not the pod's, though namespaces may be shared.
+    pub cgroup: CgroupId,
+    /// What is known of the pod, replaced when it changes.
+    pub pod: Arc<ArcSwap<Pod>>,
+    /// Where connections go. While it is full nothing is accepted, and clients wait in the kernel.
+    pub sink: mpsc::Sender<Arrival>,
+    /// Ends the serving.
+    pub cancel: CancellationToken,
+}
+
+impl Serving {
+    /// Serves until cancelled, or until nobody takes connections any more. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// When the runtime does not take the sockets.
+    pub async fn run(self, listener: InPodListener) -> Result<(), ListenerError> {
+        let cookie = listener.netns_cookie();
+        let v4 = TcpListener::from_std(listener.v4).map_err(ListenerError::Serve)?;
+        let v6 = listener
+            .v6
+            .map(TcpListener::from_std)
+            .transpose()
+            .map_err(ListenerError::Serve)?;
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = self.cancel.cancelled() => return Ok(()),
+                accepted = v4.accept() => accepted,
+                accepted = accept(v6.as_ref()) => accepted,
+            };
+            let (stream, peer) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!(%error, "accepting on a pod's listener failed");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let Some(arrival) = self.judge(cookie, stream, peer) else {
+                continue;
+            };
+            let sent = tokio::select! {
+                biased;
+                () = self.cancel.cancelled() => return Ok(()),
+                sent = self.sink.send(arrival) => sent,
+            };
+            if sent.is_err() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Finds out who is there. `None` for a client that hung up before it could be asked.
+    fn judge(&self, cookie: u64, stream: TcpStream, peer: SocketAddr) -> Option<Arrival> {
+        let local = stream.local_addr().ok()?;
+        let workload = self.pod.load_full();
+        let cause = match self.kernel.take_flow(cookie, local, peer) {
+            Ok(Some(flow)) if flow.cgroup == self.cgroup => {
+                return Some(accepted(stream, peer, workload, &flow));
+            }
+            Ok(Some(_)) => NoFlowCause::OtherPod,
+            Ok(None) => NoFlowCause::Unknown,
+            Err(error) => {
+                tracing::error!(%error, "flows cannot be read: connections are closed");
+                NoFlowCause::Fault
+            }
+        };
+        Some(Arrival::NoFlow(NoFlow {
+            workload,
+            peer,
+            local,
+            cause,
+        }))
+    }
+}
+
+fn accepted(stream: TcpStream, peer: SocketAddr, workload: Arc<Pod>, flow: &Flow) -> Arrival {
+    let process = Process::of(flow, &workload);
+    Arrival::Accepted(Box::new(Accepted {
+        stream,
+        origin: flow.origin,
+        peer,
+        workload,
+        process,
+    }))
+}
+
+/// Accepts where there is a listener, and waits forever where there is none.
+async fn accept(listener: Option<&TcpListener>) -> io::Result<(TcpStream, SocketAddr)> {
+    match listener {
+        Some(listener) => listener.accept().await,
+        None => std::future::pending().await,
+    }
+}
