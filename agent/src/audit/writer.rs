@@ -302,8 +302,8 @@ impl Writer {
         }
         while !self.waiting.is_empty() {
             if let Err(error) = self.write_piece() {
+                self.fails(error.clone());
                 self.refuse(&error);
-                self.fails(error);
                 return;
             }
         }

@@ -1,0 +1,279 @@
+//! Which events `picket audit tail` shows.
+
+use clap::{Args, ValueEnum};
+use jiff::{SpanRelativeTo, Timestamp};
+use serde::Deserialize;
+
+/// Options that choose events. All that are given must hold; an option given twice, or with commas, is a choice.
+#[derive(Debug, Default, Args)]
+pub(super) struct Filter {
+    /// Only requests of these agent identities.
+    #[arg(long, value_delimiter = ',', value_name = "NAME")]
+    identity: Vec<String>,
+    /// Only these outcomes.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    outcome: Vec<Shown>,
+    /// Only these verbs, such as `get`, `delete` or `connect`.
+    #[arg(long, value_delimiter = ',')]
+    verb: Vec<String>,
+    /// Only requests about objects in these namespaces, or from pods in them.
+    #[arg(long, value_delimiter = ',')]
+    namespace: Vec<String>,
+    /// Only requests from these pods: `NAME` or `NAMESPACE/NAME`.
+    #[arg(long, value_delimiter = ',')]
+    pod: Vec<String>,
+    /// Only events after this time: `90s`, `10m`, `2h`, `1d` ago, or `2026-01-02T03:04:05Z`.
+    #[arg(long, value_name = "TIME", value_parser = parse_since)]
+    since: Option<Timestamp>,
+    /// Show the first line of writes and sessions too, stored before they took effect.
+    #[arg(long)]
+    all_stages: bool,
+}
+
+/// Outcomes that can be asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Shown {
+    Allow,
+    Deny,
+    Pending,
+    Masked,
+    Error,
+}
+
+impl Shown {
+    fn as_str(self) -> &'static str {
+        match self {
+            Shown::Allow => "allow",
+            Shown::Deny => "deny",
+            Shown::Pending => "pending",
+            Shown::Masked => "masked",
+            Shown::Error => "error",
+        }
+    }
+}
+
+/// What to do with a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// It matches.
+    Show,
+    /// It does not, or is no event.
+    Skip,
+    /// It is older than asked for, and so are those before it.
+    TooOld,
+}
+
+/// What the filter reads of an event.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Facts<'a> {
+    #[serde(borrow)]
+    kind: std::borrow::Cow<'a, str>,
+    #[serde(default)]
+    stage: String,
+    #[serde(default)]
+    verb: String,
+    stage_timestamp: Option<Timestamp>,
+    object_ref: Option<Object>,
+    agent: Option<Agent>,
+    decision: Option<Decision>,
+}
+
+#[derive(Deserialize)]
+struct Object {
+    namespace: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Agent {
+    identity: Option<String>,
+    pod: Option<Pod>,
+}
+
+#[derive(Deserialize)]
+struct Pod {
+    namespace: String,
+    name: String,
+}
+
+#[derive(Deserialize)]
+struct Decision {
+    outcome: Option<String>,
+}
+
+impl Filter {
+    /// Whether the filter itself bounds how far back to look.
+    pub(super) fn is_bounded(&self) -> bool {
+        self.since.is_some()
+    }
+
+    /// What to do with a stored line.
+    pub(super) fn judge(&self, line: &[u8]) -> Verdict {
+        let Ok(facts) = serde_json::from_slice::<Facts<'_>>(line) else {
+            return Verdict::Skip;
+        };
+        if let (Some(since), Some(at)) = (self.since, facts.stage_timestamp)
+            && at < since
+        {
+            return Verdict::TooOld;
+        }
+        let agent = facts.agent.as_ref();
+        let pod = agent.and_then(|agent| agent.pod.as_ref());
+        let identity = agent.and_then(|agent| agent.identity.as_deref());
+        let outcome = facts
+            .decision
+            .as_ref()
+            .and_then(|decision| decision.outcome.as_deref());
+        let object_namespace = facts
+            .object_ref
+            .as_ref()
+            .and_then(|object| object.namespace.as_deref());
+        let pod_namespace = pod.map(|pod| pod.namespace.as_str());
+        let shown = facts.kind == "Event"
+            && (self.all_stages || facts.stage != "RequestReceived")
+            && among(&self.identity, |name| identity == Some(name))
+            && (self.outcome.is_empty() || self.outcome.iter().any(|shown| outcome == Some(shown.as_str())))
+            && among(&self.verb, |verb| verb.eq_ignore_ascii_case(&facts.verb))
+            && among(&self.namespace, |name| {
+                object_namespace == Some(name) || pod_namespace == Some(name)
+            })
+            && among(&self.pod, |name| {
+                pod.is_some_and(|pod| match name.split_once('/') {
+                    Some((namespace, name)) => pod.namespace == namespace && pod.name == name,
+                    None => pod.name == name,
+                })
+            });
+        if shown { Verdict::Show } else { Verdict::Skip }
+    }
+}
+
+/// Whether one of the choices holds; no choices hold always.
+fn among(choices: &[String], holds: impl Fn(&str) -> bool) -> bool {
+    choices.is_empty() || choices.iter().any(|choice| holds(choice))
+}
+
+fn parse_since(text: &str) -> Result<Timestamp, String> {
+    if let Ok(time) = text.parse::<Timestamp>() {
+        return Ok(time);
+    }
+    let wrong = || {
+        format!("`{text}` is neither a time span such as 10m or 1d nor a time such as 2026-01-02T03:04:05Z")
+    };
+    let span: jiff::Span = text.parse().map_err(|_| wrong())?;
+    let ago = span
+        .to_duration(SpanRelativeTo::days_are_24_hours())
+        .map_err(|_| wrong())?;
+    Timestamp::now().checked_sub(ago.abs()).map_err(|_| wrong())
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::ToSpan;
+
+    use super::*;
+
+    const EVENT: &str = r#"{"kind":"Event","stage":"ResponseComplete","verb":"delete","stageTimestamp":"2026-01-02T03:04:05.000001Z",
+        "objectRef":{"resource":"pods","namespace":"prod"},"agent":{"identity":"reader","pod":{"namespace":"agents","name":"reader-0","uid":"u"}},
+        "decision":{"outcome":"deny"}}"#;
+
+    fn words(words: &[&str]) -> Vec<String> {
+        words.iter().map(|word| (*word).to_owned()).collect()
+    }
+
+    fn shows(filter: &Filter) -> bool {
+        filter.judge(EVENT.as_bytes()) == Verdict::Show
+    }
+
+    #[test]
+    fn every_option_must_hold() {
+        assert!(shows(&Filter::default()));
+        assert!(shows(&Filter {
+            identity: words(&["x", "reader"]),
+            verb: words(&["DELETE"]),
+            ..Filter::default()
+        }));
+        assert!(!shows(&Filter {
+            identity: words(&["reader"]),
+            verb: words(&["get"]),
+            ..Filter::default()
+        }));
+        assert!(shows(&Filter {
+            outcome: vec![Shown::Deny, Shown::Error],
+            ..Filter::default()
+        }));
+        assert!(!shows(&Filter {
+            outcome: vec![Shown::Allow],
+            ..Filter::default()
+        }));
+        for namespace in ["prod", "agents"] {
+            assert!(shows(&Filter {
+                namespace: words(&[namespace]),
+                ..Filter::default()
+            }));
+        }
+        assert!(!shows(&Filter {
+            namespace: words(&["other"]),
+            ..Filter::default()
+        }));
+        for (pod, shown) in [
+            ("reader-0", true),
+            ("agents/reader-0", true),
+            ("prod/reader-0", false),
+            ("reader", false),
+        ] {
+            assert_eq!(
+                shows(&Filter {
+                    pod: words(&[pod]),
+                    ..Filter::default()
+                }),
+                shown,
+                "{pod}"
+            );
+        }
+    }
+
+    #[test]
+    fn first_stages_and_other_lines_are_left_out() {
+        let first = EVENT.replace("ResponseComplete", "RequestReceived");
+        assert_eq!(Filter::default().judge(first.as_bytes()), Verdict::Skip);
+        assert_eq!(
+            Filter {
+                all_stages: true,
+                ..Filter::default()
+            }
+            .judge(first.as_bytes()),
+            Verdict::Show
+        );
+        for line in ["", "a log line", "{}", "[]", r#"{"kind":"Pod"}"#] {
+            assert_eq!(Filter::default().judge(line.as_bytes()), Verdict::Skip, "{line}");
+        }
+    }
+
+    #[test]
+    fn since_is_a_span_or_a_time() {
+        let early = Filter {
+            since: Some(parse_since("2026-01-02T03:04:05Z").expect("a time")),
+            ..Filter::default()
+        };
+        assert!(shows(&early));
+        let late = Filter {
+            since: Some(parse_since("2026-01-02T03:04:06Z").expect("a time")),
+            ..Filter::default()
+        };
+        assert_eq!(late.judge(EVENT.as_bytes()), Verdict::TooOld);
+        let now = Timestamp::now();
+        for (text, span) in [
+            ("90s", 90.seconds()),
+            ("10m", 10.minutes()),
+            ("2h", 2.hours()),
+            ("1d", 24.hours()),
+        ] {
+            let since = parse_since(text).expect(text);
+            let off = since
+                .duration_since(now.checked_sub(span).expect("in range"))
+                .abs();
+            assert!(off.as_secs() < 5, "{text}: {since}");
+        }
+        assert!(parse_since("yesterday").expect_err("no time").contains("10m"));
+    }
+}

@@ -1,0 +1,250 @@
+//! Reads an audit log from its end, and follows it across rotation.
+
+use std::fs::File;
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// Read at once: many lines, little memory.
+const BLOCK: u64 = 64 * 1024;
+
+/// The lines of a file from the last to the first. What stands after the last newline is no line yet.
+pub(super) struct Backwards<'a> {
+    file: &'a mut File,
+    /// Where the next block ends.
+    position: u64,
+    /// What was read and not given yet; the rest of its first line lies before it.
+    held: Vec<u8>,
+}
+
+impl<'a> Backwards<'a> {
+    /// Begins at the file's current position, which [`Follower::seek_end`] put behind the last whole line.
+    pub(super) fn new(file: &'a mut File) -> io::Result<Self> {
+        let position = file.stream_position()?;
+        Ok(Self {
+            file,
+            position,
+            held: Vec::new(),
+        })
+    }
+
+    /// The line before.
+    pub(super) fn next(&mut self) -> io::Result<Option<Vec<u8>>> {
+        // `held` ends with the newline of the line wanted.
+        let mut searched = 0;
+        loop {
+            let end = self.held.len().saturating_sub(1);
+            if let Some(before) = self.held[..end.saturating_sub(searched)]
+                .iter()
+                .rposition(|byte| *byte == b'\n')
+            {
+                let line = self.held[before + 1..end].to_vec();
+                self.held.truncate(before + 1);
+                return Ok(Some(line));
+            }
+            if self.position == 0 {
+                if self.held.is_empty() {
+                    return Ok(None);
+                }
+                let mut line = std::mem::take(&mut self.held);
+                line.pop();
+                return Ok(Some(line));
+            }
+            searched = end;
+            self.block()?;
+        }
+    }
+
+    /// Puts the block before in front of what is held.
+    fn block(&mut self) -> io::Result<()> {
+        let size = self.position.min(BLOCK);
+        self.position -= size;
+        self.file.seek(SeekFrom::Start(self.position))?;
+        let mut block = Vec::with_capacity(self.held.len() + BLOCK as usize);
+        self.file.take(size).read_to_end(&mut block)?;
+        block.append(&mut self.held);
+        self.held = block;
+        Ok(())
+    }
+}
+
+/// A log that may be renamed, replaced or cut while it is read.
+pub(super) struct Follower {
+    path: PathBuf,
+    file: Option<File>,
+    /// How much of the file was read.
+    position: u64,
+    /// The beginning of a line that is not whole yet.
+    partial: Vec<u8>,
+}
+
+impl Follower {
+    /// A log that is there.
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        Ok(Self {
+            file: Some(File::open(path)?),
+            ..Self::waiting(path)
+        })
+    }
+
+    /// A log that will come.
+    pub(super) fn waiting(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            file: None,
+            position: 0,
+            partial: Vec::new(),
+        }
+    }
+
+    /// Goes behind the last whole line, and gives the file to be read backwards from there.
+    pub(super) fn seek_end(&mut self) -> io::Result<Option<&mut File>> {
+        let Some(file) = &mut self.file else {
+            return Ok(None);
+        };
+        let mut end = file.seek(SeekFrom::End(0))?;
+        // A line that is being written stays for later.
+        while end > 0 {
+            let start = end.saturating_sub(BLOCK);
+            file.seek(SeekFrom::Start(start))?;
+            let mut block = Vec::new();
+            file.take(end - start).read_to_end(&mut block)?;
+            if let Some(newline) = block.iter().rposition(|byte| *byte == b'\n') {
+                end = start + newline as u64 + 1;
+                break;
+            }
+            end = start;
+        }
+        self.position = file.seek(SeekFrom::Start(end))?;
+        Ok(Some(file))
+    }
+
+    /// Gives every whole line that came since.
+    pub(super) fn more(&mut self, mut each: impl FnMut(&[u8])) -> io::Result<()> {
+        loop {
+            self.drain(&mut each)?;
+            let named = match File::open(&self.path) {
+                Ok(named) => named,
+                // Between the rename and the first line of the new file.
+                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+                Err(error) => return Err(error),
+            };
+            if let Some(open) = &self.file {
+                let (held, found) = (open.metadata()?, named.metadata()?);
+                if (held.dev(), held.ino()) == (found.dev(), found.ino()) {
+                    return Ok(());
+                }
+                // A last look, for what came between the read above and the rename.
+                self.drain(&mut each)?;
+            }
+            self.file = Some(named);
+            self.position = 0;
+            self.partial.clear();
+        }
+    }
+
+    fn drain(&mut self, each: &mut impl FnMut(&[u8])) -> io::Result<()> {
+        let Some(file) = &mut self.file else { return Ok(()) };
+        if file.metadata()?.len() < self.position {
+            // The file was cut, as `copytruncate` does.
+            self.position = 0;
+            self.partial.clear();
+        }
+        file.seek(SeekFrom::Start(self.position))?;
+        loop {
+            let mut block = Vec::new();
+            let read = file.take(BLOCK).read_to_end(&mut block)?;
+            if read == 0 {
+                return Ok(());
+            }
+            self.position += read as u64;
+            for piece in block.split_inclusive(|byte| *byte == b'\n') {
+                self.partial.extend_from_slice(piece);
+                if self.partial.last() == Some(&b'\n') {
+                    self.partial.pop();
+                    each(&self.partial);
+                    self.partial.clear();
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::io::Write;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    fn scratch() -> PathBuf {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let next = NEXT.fetch_add(1, Ordering::Relaxed);
+        let folder = std::env::temp_dir().join(format!("picket-follow-{}-{next}", std::process::id()));
+        fs::create_dir_all(&folder).expect("folder");
+        folder
+    }
+
+    fn backwards(text: &str) -> Vec<String> {
+        let folder = scratch();
+        let path = folder.join("log");
+        fs::write(&path, text).expect("writes");
+        let mut follower = Follower::open(&path).expect("opens");
+        let mut lines = Vec::new();
+        let mut reader =
+            Backwards::new(follower.seek_end().expect("reads").expect("is open")).expect("begins");
+        while let Some(line) = reader.next().expect("reads") {
+            lines.push(String::from_utf8(line).expect("text"));
+        }
+        fs::remove_dir_all(&folder).expect("cleans up");
+        lines
+    }
+
+    #[test]
+    fn lines_come_backwards_whatever_their_length() {
+        assert_eq!(backwards(""), [""; 0]);
+        assert_eq!(backwards("half"), [""; 0]);
+        assert_eq!(backwards("a\n"), ["a"]);
+        assert_eq!(backwards("\na\n\nb\nhalf"), ["b", "", "a", ""]);
+        let long: Vec<String> = (0..2000)
+            .map(|number| format!("{number}{}", "x".repeat(number % 300)))
+            .collect();
+        let text = format!("{}\n{}\n", long.join("\n"), "y".repeat(200_000));
+        let mut want = vec!["y".repeat(200_000)];
+        want.extend(long.into_iter().rev());
+        assert!(backwards(&text) == want);
+    }
+
+    #[test]
+    fn following_survives_rotation_and_torn_writes() {
+        let folder = scratch();
+        let path = folder.join("log");
+        fs::write(&path, "old\n").expect("writes");
+        let mut follower = Follower::open(&path).expect("opens");
+        follower.seek_end().expect("reads");
+        fn more(follower: &mut Follower) -> Vec<String> {
+            let mut lines = Vec::new();
+            follower
+                .more(|line| lines.push(String::from_utf8_lossy(line).into_owned()))
+                .expect("follows");
+            lines
+        }
+        assert_eq!(more(&mut follower), [""; 0]);
+        let mut writer = fs::OpenOptions::new().append(true).open(&path).expect("opens");
+        writer.write_all(b"one\ntw").expect("writes");
+        assert_eq!(more(&mut follower), ["one"]);
+        writer.write_all(b"o\n").expect("writes");
+        assert_eq!(more(&mut follower), ["two"]);
+        fs::rename(&path, folder.join("log.1")).expect("rotates");
+        writer.write_all(b"last\n").expect("writes");
+        assert_eq!(more(&mut follower), ["last"]);
+        fs::write(&path, "new\n").expect("writes");
+        assert_eq!(more(&mut follower), ["new"]);
+        fs::write(&path, "").expect("cuts");
+        assert_eq!(more(&mut follower), [""; 0]);
+        fs::write(&path, "b\n").expect("writes");
+        assert_eq!(more(&mut follower), ["b"]);
+        fs::remove_dir_all(&folder).expect("cleans up");
+    }
+}

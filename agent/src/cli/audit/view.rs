@@ -1,0 +1,417 @@
+//! How an event looks to people: a line of aligned columns that a terminal of 120 columns holds.
+//!
+//! What an agent chose itself (names, paths, commands) is printed without control characters, so that an event cannot
+//! move the cursor or pretend to be another one.
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use serde_json::Value;
+
+/// Widths of the columns, in characters; what is longer is cut in its middle. The last column has no end.
+const IDENTITY: usize = 12;
+const VERB: usize = 7;
+const OBJECT: usize = 30;
+const POD: usize = 18;
+const TOOK: usize = 6;
+const OUTCOME: usize = 7;
+
+/// Formats events.
+pub(super) struct View {
+    colour: bool,
+    zone: TimeZone,
+}
+
+impl View {
+    /// `colour` marks outcomes by ANSI colours. Times are of the machine's own zone.
+    pub(super) fn new(colour: bool) -> Self {
+        Self {
+            colour,
+            zone: TimeZone::system(),
+        }
+    }
+
+    /// The columns' names.
+    pub(super) fn header(&self) -> String {
+        columns([
+            "TIME          ",
+            &pad("OUTCOME", OUTCOME),
+            "IDENTITY",
+            "VERB",
+            "OBJECT",
+            "POD",
+            "TOOK",
+            "WHY",
+        ])
+    }
+
+    /// One event.
+    pub(super) fn line(&self, event: &Value) -> String {
+        let text = |at: &str| clean(event.pointer(at).and_then(Value::as_str).unwrap_or(""));
+        let outcome = text("/decision/outcome");
+        let padded = pad(&outcome, OUTCOME);
+        let outcome = match colour(&outcome).filter(|_| self.colour) {
+            Some(code) => format!("\u{1b}[{code}m{padded}\u{1b}[0m"),
+            None => padded,
+        };
+        let identity = or_dash(text("/agent/identity"));
+        let pod = match (text("/agent/pod/namespace"), text("/agent/pod/name")) {
+            (_, name) if name.is_empty() => "-".to_owned(),
+            (namespace, name) => format!("{namespace}/{name}"),
+        };
+        let took = match event
+            .pointer("/decision/latencyMicros/total")
+            .and_then(Value::as_u64)
+        {
+            Some(micros) => took(micros),
+            None => "-".to_owned(),
+        };
+        columns([
+            &self.time(event),
+            &outcome,
+            &identity,
+            &text("/verb"),
+            &object(event),
+            &pod,
+            &took,
+            &clean(&why(event)),
+        ])
+    }
+
+    fn time(&self, event: &Value) -> String {
+        let stamp = event
+            .pointer("/stageTimestamp")
+            .and_then(Value::as_str)
+            .unwrap_or("");
+        match stamp.parse::<Timestamp>() {
+            Ok(time) => time
+                .to_zoned(self.zone.clone())
+                .strftime("%m-%d %H:%M:%S")
+                .to_string(),
+            Err(_) => pad("-", 14),
+        }
+    }
+}
+
+/// Joins the cells; those of time and outcome have their width already.
+fn columns([time, outcome, identity, verb, object, pod, took, why]: [&str; 8]) -> String {
+    let line = format!(
+        "{time} {outcome} {} {} {} {} {} {why}",
+        fit(identity, IDENTITY),
+        fit(verb, VERB),
+        fit(object, OBJECT),
+        fit(pod, POD),
+        format_args!("{took:>TOOK$}"),
+    );
+    line.trim_end().to_owned()
+}
+
+fn pad(text: &str, width: usize) -> String {
+    format!("{text:<width$}")
+}
+
+/// Brings a cell to its width. The middle goes first: pods differ at their end, and begin with what people know.
+fn fit(text: &str, width: usize) -> String {
+    let length = text.chars().count();
+    if length <= width {
+        return pad(text, width);
+    }
+    let kept = width - 1;
+    let head: String = text.chars().take(kept - kept / 2).collect();
+    let tail: String = text.chars().skip(length - kept / 2).collect();
+    format!("{head}…{tail}")
+}
+
+/// Without characters that control a terminal or turn the direction of writing.
+fn clean(text: &str) -> String {
+    text.chars()
+        .map(|c| match c {
+            '\n' | '\t' => ' ',
+            '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}' => '?',
+            c if c.is_control() => '?',
+            c => c,
+        })
+        .collect()
+}
+
+fn or_dash(text: String) -> String {
+    if text.is_empty() { "-".to_owned() } else { text }
+}
+
+fn colour(outcome: &str) -> Option<&'static str> {
+    match outcome {
+        "allow" => Some("32"),
+        "deny" => Some("1;31"),
+        "pending" => Some("33"),
+        "masked" => Some("36"),
+        "error" => Some("35"),
+        _ => None,
+    }
+}
+
+fn took(micros: u64) -> String {
+    match micros {
+        0..1_000 => format!("{micros}µs"),
+        1_000..10_000 => format!("{}.{}ms", micros / 1_000, micros % 1_000 / 100),
+        10_000..1_000_000 => format!("{}ms", micros / 1_000),
+        1_000_000..60_000_000 => format!("{}.{}s", micros / 1_000_000, micros % 1_000_000 / 100_000),
+        60_000_000..3_600_000_000 => format!("{}m{:02}s", micros / 60_000_000, micros / 1_000_000 % 60),
+        _ => format!("{}h{:02}m", micros / 3_600_000_000, micros / 60_000_000 % 60),
+    }
+}
+
+/// What the request is about: `pods/exec prod/web`, `deployments.apps prod/`, a path, or the address dialled.
+fn object(event: &Value) -> String {
+    let text = |at: &str| clean(event.pointer(at).and_then(Value::as_str).unwrap_or(""));
+    let resource = text("/objectRef/resource");
+    if resource.is_empty() {
+        let address = text("/kernel/address");
+        return match address.is_empty() {
+            false => address,
+            true => or_dash(text("/requestURI").split('?').next().unwrap_or("").to_owned()),
+        };
+    }
+    let mut words = resource.clone();
+    for (mark, part) in [
+        ('/', text("/objectRef/subresource")),
+        ('.', text("/objectRef/apiGroup")),
+    ] {
+        if !part.is_empty() {
+            words.push(mark);
+            words.push_str(&part);
+        }
+    }
+    let (namespace, name) = (text("/objectRef/namespace"), text("/objectRef/name"));
+    match (namespace.is_empty() || resource == "namespaces", name.is_empty()) {
+        (true, true) => words,
+        (true, false) => format!("{words} {name}"),
+        (false, _) => format!("{words} {namespace}/{name}"),
+    }
+}
+
+/// The last column: rule and message of a refusal, findings, a session's state, an exec's command.
+fn why(event: &Value) -> String {
+    let text = |at: &str| event.pointer(at).and_then(Value::as_str).unwrap_or("");
+    let mut parts = Vec::new();
+    let outcome = text("/decision/outcome");
+    if outcome != "allow" {
+        let rule = rule(text("/decision/policy"), text("/decision/rule"));
+        let reason = if rule.is_empty() {
+            text("/decision/reason").to_owned()
+        } else {
+            rule
+        };
+        let message = text("/decision/message");
+        parts.push(match (reason.is_empty(), message.is_empty()) {
+            (false, false) => format!("{reason}: {message}"),
+            _ => format!("{reason}{message}"),
+        });
+    } else if let Some(code) = event
+        .pointer("/responseStatus/code")
+        .and_then(Value::as_u64)
+        .filter(|code| *code >= 400)
+    {
+        parts.push(format!("answered {code}"));
+    }
+    for (at, word) in [
+        ("/decision/wouldDeny", "would deny"),
+        ("/decision/warnings", "warned"),
+    ] {
+        for finding in event.pointer(at).and_then(Value::as_array).into_iter().flatten() {
+            let field = |name: &str| finding.get(name).and_then(Value::as_str).unwrap_or("");
+            parts.push(format!("{word}: {}", rule(field("policy"), field("rule"))));
+        }
+    }
+    let protocol = text("/session/protocol");
+    match (text("/stage"), text("/session/endReason")) {
+        ("RequestReceived", _) => parts.push("about to be sent".to_owned()),
+        ("ResponseStarted", _) => parts.push(format!("{protocol} started")),
+        (_, end) if event.pointer("/session").is_some() && !end.is_empty() => {
+            let bytes = ["fromClient", "toClient"].map(|way| {
+                event
+                    .pointer(&format!("/session/bytes/{way}"))
+                    .and_then(Value::as_u64)
+                    .unwrap_or(0)
+            });
+            parts.push(format!(
+                "{protocol} ended ({end}), {} B in, {} B out",
+                bytes[0], bytes[1]
+            ));
+        }
+        _ => {}
+    }
+    if text("/objectRef/subresource") == "exec" {
+        let command = command(text("/requestURI"));
+        if !command.is_empty() {
+            parts.push(format!("$ {command}"));
+        }
+    }
+    parts.retain(|part| !part.is_empty());
+    parts.join("; ")
+}
+
+fn rule(policy: &str, rule: &str) -> String {
+    match (policy.is_empty(), rule.is_empty()) {
+        (false, false) => format!("{policy}/{rule}"),
+        _ => format!("{policy}{rule}"),
+    }
+}
+
+/// The command of an exec, from its query.
+fn command(uri: &str) -> String {
+    let query = uri.split_once('?').map_or("", |(_, query)| query);
+    let words = query.split('&').filter_map(|pair| pair.strip_prefix("command="));
+    words.map(decode).collect::<Vec<_>>().join(" ")
+}
+
+/// Undoes percent-encoding; what is malformed stays as it is.
+fn decode(text: &str) -> String {
+    let hex = |at: usize| {
+        text.as_bytes()
+            .get(at)
+            .and_then(|byte| char::from(*byte).to_digit(16))
+    };
+    let mut out = Vec::new();
+    let mut at = 0;
+    while let Some(byte) = text.as_bytes().get(at) {
+        match (byte, hex(at + 1), hex(at + 2)) {
+            (b'%', Some(high), Some(low)) => {
+                out.push((high * 16 + low) as u8);
+                at += 2;
+            }
+            (b'+', ..) => out.push(b' '),
+            _ => out.push(*byte),
+        }
+        at += 1;
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn view(colour: bool) -> View {
+        View {
+            colour,
+            zone: TimeZone::UTC,
+        }
+    }
+
+    fn denial() -> Value {
+        json!({
+            "kind": "Event", "stage": "ResponseComplete", "stageTimestamp": "2026-01-02T03:04:05.123456Z",
+            "verb": "delete", "requestURI": "/api/v1/namespaces/prod",
+            "objectRef": {"resource": "namespaces", "namespace": "prod", "name": "prod", "apiVersion": "v1"},
+            "agent": {"identity": "reader", "pod": {"namespace": "agents", "name": "reader-7d9f8b6c5d-x2x4z"}},
+            "decision": {"outcome": "deny", "policy": "guard", "rule": "no-delete", "message": "ask a person",
+                "latencyMicros": {"total": 412}},
+        })
+    }
+
+    #[test]
+    fn a_denial_is_one_aligned_line() {
+        let line = view(false).line(&denial());
+        assert_eq!(
+            line,
+            "01-02 03:04:05 deny    reader       delete  namespaces prod                agents/re…5d-x2x4z  412µs \
+             guard/no-delete: ask a person"
+        );
+        let header = view(false).header();
+        for (name, cell) in [
+            ("OUTCOME", "deny"),
+            ("IDENTITY", "reader"),
+            ("VERB", "delete"),
+            ("OBJECT", "namespaces"),
+            ("POD", "agents/"),
+        ] {
+            assert_eq!(header.find(name), line.find(cell), "{name}");
+        }
+        let before_why = line.find("guard").expect("why");
+        assert!(
+            line[..before_why].chars().count() <= 101,
+            "leaves room for the reason in 120 columns"
+        );
+    }
+
+    #[test]
+    fn only_outcomes_are_coloured_and_only_when_asked() {
+        assert!(!view(false).line(&denial()).contains('\u{1b}'));
+        let line = view(true).line(&denial());
+        assert!(line.contains("\u{1b}[1;31mdeny   \u{1b}[0m reader"), "{line}");
+    }
+
+    #[test]
+    fn objects_read_as_people_write_them() {
+        for (object, want) in [
+            (json!({"resource": "pods", "namespace": "a"}), "pods a/"),
+            (json!({"resource": "nodes"}), "nodes"),
+            (
+                json!({"resource": "deployments", "apiGroup": "apps", "namespace": "a", "name": "b"}),
+                "deployments.apps a/b",
+            ),
+            (
+                json!({"resource": "pods", "subresource": "log", "namespace": "a", "name": "b"}),
+                "pods/log a/b",
+            ),
+        ] {
+            assert_eq!(super::object(&json!({"objectRef": object})), want);
+        }
+        assert_eq!(object(&json!({"requestURI": "/version?x=1"})), "/version");
+        assert_eq!(
+            object(&json!({"requestURI": "", "kernel": {"address": "10.0.0.1:10250"}})),
+            "10.0.0.1:10250"
+        );
+    }
+
+    #[test]
+    fn sessions_findings_and_failures_have_their_reason() {
+        let exec = json!({
+            "stage": "ResponseComplete", "requestURI": "/x/exec?command=sh&command=-c&command=ls%20-l&stdin=1",
+            "objectRef": {"resource": "pods", "subresource": "exec"},
+            "session": {"protocol": "SPDY/3.1", "bytes": {"fromClient": 1, "toClient": 2}, "endReason": "clientClosed"},
+            "decision": {"outcome": "allow", "wouldDeny": [{"policy": "p", "rule": "r"}]},
+        });
+        assert_eq!(
+            why(&exec),
+            "would deny: p/r; SPDY/3.1 ended (clientClosed), 1 B in, 2 B out; $ sh -c ls -l"
+        );
+        let answered = json!({"decision": {"outcome": "allow"}, "responseStatus": {"code": 404}});
+        assert_eq!(why(&answered), "answered 404");
+        let failed = json!({"decision": {"outcome": "error", "reason": "upstream", "message": "refused"}});
+        assert_eq!(why(&failed), "upstream: refused");
+    }
+
+    #[test]
+    fn agents_cannot_write_to_the_terminal() {
+        let mut event = denial();
+        event["decision"]["message"] = json!("a\u{1b}[2J\u{202e}b\r\nc");
+        event["verb"] = json!("get\u{7}");
+        event["objectRef"]["name"] = json!("\u{9b}31m");
+        let line = view(false).line(&event);
+        assert!(
+            !line.chars().any(|c| c.is_control() || c == '\u{202e}'),
+            "{line:?}"
+        );
+        assert!(line.ends_with("a?[2J?b? c"), "{line:?}");
+        for event in [json!(null), json!([]), json!({"decision": 1, "agent": "x"})] {
+            let _shown = view(false).line(&event);
+        }
+    }
+
+    #[test]
+    fn times_are_short() {
+        for (micros, want) in [
+            (0, "0µs"),
+            (999, "999µs"),
+            (1_250, "1.2ms"),
+            (45_000, "45ms"),
+            (1_500_000, "1.5s"),
+            (61_000_000, "1m01s"),
+            (7_260_000_000, "2h01m"),
+        ] {
+            assert_eq!(took(micros), want);
+        }
+    }
+}
