@@ -1,0 +1,48 @@
+//! `picket-bench`: measures the same requests direct, through Picket and through nginx.
+//!
+//! `run` sets everything up, starts the other subcommands of this program where they belong, and reports. `upstream` is a
+//! fast stand-in for an API server. `load` sends the requests from inside a pod.
+
+mod clock;
+mod load;
+mod nginx;
+mod plan;
+mod process;
+mod report;
+mod run;
+mod tls;
+mod upstream;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Parser;
+
+#[derive(Parser)]
+enum Command {
+    /// Set up, measure, report
+    Run(run::Args),
+    /// The fast upstream
+    Upstream(upstream::Args),
+    /// The load generator
+    Load {
+        /// What to measure, as JSON; the measures go to stdout
+        plan: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    let result: Result<()> = match Command::parse() {
+        Command::Run(args) => run::run(&args),
+        Command::Upstream(args) => upstream::run(args),
+        Command::Load { plan } => load::run(&plan),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! nginx as a TLS reverse proxy for the same upstream: what people would use who only want something in between.
+//!
+//! It has keep-alive upstream and an access log, as Picket has an audit log. nginx speaks no HTTP/2 to upstreams.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::Result;
+use picket_tests::pki::Pair;
+use picket_tests::sys::Place;
+
+use crate::process::Guarded;
+
+/// Where it listens and what it stands before.
+pub(crate) struct Proxy<'a> {
+    pub(crate) listen: SocketAddr,
+    pub(crate) upstream: SocketAddr,
+    /// The bundle the upstream's certificate is checked against.
+    pub(crate) ca: &'a Path,
+    pub(crate) certificate: &'a Pair,
+    /// A header that the upstream wants, with its value.
+    pub(crate) authorization: Option<&'a str>,
+}
+
+impl Proxy<'_> {
+    /// Starts it in the foreground with everything it writes below `dir`.
+    pub(crate) fn start(&self, place: &Place, dir: &Path) -> Result<Guarded> {
+        fs::create_dir_all(dir)?;
+        let config: PathBuf = dir.join("nginx.conf");
+        fs::write(&config, self.config(dir))?;
+        let mut command = Command::new("nginx");
+        command
+            .arg("-p")
+            .arg(dir)
+            .arg("-c")
+            .arg(&config)
+            .arg("-e")
+            .arg(dir.join("error.log"));
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        place.apply(&mut command)?;
+        Guarded::spawn("nginx", &mut command)
+    }
+
+    fn config(&self, dir: &Path) -> String {
+        let dir = dir.display();
+        let Proxy {
+            listen,
+            upstream,
+            ca,
+            certificate,
+            authorization,
+        } = self;
+        let authorization = authorization
+            .map(|value| format!("proxy_set_header Authorization \"{value}\";"))
+            .unwrap_or_default();
+        format!(
+            "daemon off;
+user root;
+worker_processes auto;
+pid {dir}/nginx.pid;
+worker_rlimit_nofile 16384;
+events {{ worker_connections 8192; }}
+http {{
+  access_log {dir}/access.log;
+  client_body_temp_path {dir}/body;
+  proxy_temp_path {dir}/proxy;
+  fastcgi_temp_path {dir}/fastcgi;
+  uwsgi_temp_path {dir}/uwsgi;
+  scgi_temp_path {dir}/scgi;
+  keepalive_requests 1000000000;
+  upstream api {{ server {upstream}; keepalive 256; keepalive_requests 1000000000; }}
+  server {{
+    listen {listen} ssl http2;
+    http2_max_concurrent_streams 128;
+    ssl_certificate {cert};
+    ssl_certificate_key {key};
+    ssl_protocols TLSv1.2 TLSv1.3;
+    location / {{
+      proxy_pass https://api;
+      proxy_http_version 1.1;
+      proxy_set_header Connection \"\";
+      {authorization}
+      proxy_buffering off;
+      proxy_read_timeout 1h;
+      proxy_ssl_verify on;
+      proxy_ssl_trusted_certificate {ca};
+      proxy_ssl_name {name};
+      proxy_ssl_protocols TLSv1.2 TLSv1.3;
+      proxy_ssl_session_reuse on;
+    }}
+  }}
+}}
+",
+            cert = certificate.cert.display(),
+            key = certificate.key.display(),
+            ca = ca.display(),
+            name = UPSTREAM_NAME,
+        )
+    }
+}
+
+/// nginx checks names, not addresses, so the upstream's certificate has this one.
+pub(crate) const UPSTREAM_NAME: &str = "kubernetes.default.svc";

@@ -1,0 +1,137 @@
+//! Child processes that end with their guard, and what /proc says of a process (proc(5)).
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, ChildStdout, Command};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, SysconfVar, sysconf};
+
+/// How long a process gets to end by itself before it is killed.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// A process that is ended when this goes.
+pub(crate) struct Guarded {
+    name: &'static str,
+    child: Child,
+}
+
+impl Guarded {
+    /// Starts it.
+    pub(crate) fn spawn(name: &'static str, command: &mut Command) -> Result<Self> {
+        let child = command.spawn().with_context(|| format!("cannot start {name}"))?;
+        Ok(Self { name, child })
+    }
+
+    pub(crate) fn pid(&self) -> i32 {
+        self.child.id().cast_signed()
+    }
+
+    /// Its stdout, when it was piped and not taken yet.
+    pub(crate) fn stdout(&mut self) -> Result<BufReader<ChildStdout>> {
+        let stdout = self.child.stdout.take();
+        Ok(BufReader::new(
+            stdout.with_context(|| format!("{} has no stdout", self.name))?,
+        ))
+    }
+
+    /// Waits until it has written this line.
+    pub(crate) fn wait_for_line(&mut self, line: &str) -> Result<()> {
+        for written in self.stdout()?.lines() {
+            if written? == line {
+                return Ok(());
+            }
+        }
+        bail!("{} ended before it was ready", self.name)
+    }
+
+    /// An error when it has ended.
+    pub(crate) fn check(&mut self) -> Result<()> {
+        match self.child.try_wait()? {
+            Some(status) => bail!("{} ended ({status})", self.name),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        // A process that has ended already needs no signal, and one that cannot be signalled is killed below.
+        let _ = kill(Pid::from_raw(self.pid()), Signal::SIGTERM);
+        let until = Instant::now() + GRACE;
+        while Instant::now() < until {
+            if !matches!(self.child.try_wait(), Ok(None)) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// CPU time, user and system, that these processes have used together.
+pub(crate) fn cpu_time(pids: &[i32]) -> Result<Duration> {
+    let per_second = sysconf(SysconfVar::CLK_TCK)?
+        .and_then(|ticks| u32::try_from(ticks).ok())
+        .unwrap_or(100);
+    let mut sum = 0;
+    for pid in pids {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))
+            .with_context(|| format!("process {pid} is gone"))?;
+        sum += ticks(&stat).with_context(|| format!("cannot read /proc/{pid}/stat"))?;
+    }
+    Ok(Duration::from_secs(sum) / per_second)
+}
+
+/// Fields 14 and 15; the second field is the program's name in parentheses and may hold anything.
+fn ticks(stat: &str) -> Option<u64> {
+    let (_, rest) = stat.rsplit_once(')')?;
+    let mut fields = rest.split_whitespace().skip(11);
+    Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)
+}
+
+/// Resident memory of these processes together; pages they share count once for each.
+pub(crate) fn resident_bytes(pids: &[i32]) -> Result<u64> {
+    let mut sum = 0;
+    for pid in pids {
+        let status = fs::read_to_string(format!("/proc/{pid}/status"))
+            .with_context(|| format!("process {pid} is gone"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line
+            .and_then(|line| line.trim().strip_suffix("kB"))
+            .and_then(|number| number.trim().parse::<u64>().ok());
+        sum += kib.with_context(|| format!("cannot read /proc/{pid}/status"))? * 1_024;
+    }
+    Ok(sum)
+}
+
+/// The processes that this one started and that still live.
+pub(crate) fn children(pid: i32) -> Result<Vec<i32>> {
+    let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))
+        .with_context(|| format!("process {pid} is gone"))?;
+    Ok(text
+        .split_whitespace()
+        .filter_map(|child| child.parse().ok())
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_name_cannot_shift_the_fields() {
+        assert_eq!(ticks("1 (a) b) 1 2) S 1 1 1 0 -1 4 1 0 0 0 7 5 0 0 20"), Some(12));
+    }
+
+    #[test]
+    fn reads_itself() {
+        let own = [std::process::id().cast_signed()];
+        assert!(resident_bytes(&own).unwrap() > 100_000);
+        assert!(cpu_time(&own).is_ok());
+        assert!(cpu_time(&[i32::MAX]).is_err());
+    }
+}

@@ -1,0 +1,245 @@
+//! A fast stand-in for an API server: TLS, HTTP/1.1 and HTTP/2, a 1 KB answer from memory, watches, and as much of the
+//! API as an agent reads to learn its pods and doors.
+//!
+//! Every path without a meaning of its own gets the 1 KB answer, so that the path is the agent's business alone.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Request, Response};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto::Builder;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::broadcast;
+use tokio_rustls::TlsAcceptor;
+
+use crate::clock;
+use crate::tls;
+
+/// As many as kube-apiserver serves on one connection.
+const STREAMS: u32 = 100;
+/// Ticks a slow watch may be behind before it misses some.
+const BACKLOG: usize = 4_096;
+/// What the 1 KB answer weighs.
+const ANSWER_BYTES: usize = 1_024;
+
+/// Where to listen and what to answer.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Args {
+    /// Addresses to listen on; all answer alike
+    #[arg(long, required = true)]
+    listen: Vec<SocketAddr>,
+    /// The certificate (PEM)
+    #[arg(long)]
+    cert: PathBuf,
+    /// Its key (PEM)
+    #[arg(long)]
+    key: PathBuf,
+    /// A JSON array of pods, answered to those who list pods; read anew each time
+    #[arg(long)]
+    pods: PathBuf,
+    /// The address and port that the service `kubernetes` claims to have
+    #[arg(long)]
+    service: SocketAddr,
+}
+
+type Body = UnsyncBoxBody<Bytes, Infallible>;
+
+struct Upstream {
+    args: Args,
+    answer: Bytes,
+    ticks: broadcast::Sender<Bytes>,
+}
+
+/// Serves until it is killed. Prints `ready` when it listens.
+pub(crate) fn run(args: Args) -> Result<()> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?
+        .block_on(serve(args))
+}
+
+async fn serve(args: Args) -> Result<()> {
+    let acceptor = TlsAcceptor::from(Arc::new(tls::server(&args.cert, &args.key)?));
+    let mut listeners = Vec::new();
+    for address in &args.listen {
+        listeners.push(
+            TcpListener::bind(address)
+                .await
+                .with_context(|| format!("cannot listen on {address}"))?,
+        );
+    }
+    let upstream = Arc::new(Upstream {
+        answer: answer(),
+        ticks: broadcast::channel(BACKLOG).0,
+        args,
+    });
+    println!("ready");
+    let accepting = listeners
+        .into_iter()
+        .map(|listener| tokio::spawn(accept(listener, acceptor.clone(), Arc::clone(&upstream))));
+    futures::future::join_all(accepting).await;
+    Ok(())
+}
+
+async fn accept(listener: TcpListener, acceptor: TlsAcceptor, upstream: Arc<Upstream>) {
+    loop {
+        let Ok((stream, _)) = listener.accept().await else {
+            // Out of file descriptors, most likely; they come back when connections end.
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            continue;
+        };
+        let (acceptor, upstream) = (acceptor.clone(), Arc::clone(&upstream));
+        tokio::spawn(async move {
+            // A failed handshake or a broken connection shows at the client, who counts it.
+            let _ = stream.set_nodelay(true);
+            let Ok(session) = acceptor.accept(stream).await else {
+                return;
+            };
+            let service = service_fn(move |request| {
+                let upstream = Arc::clone(&upstream);
+                async move { Ok::<_, Infallible>(upstream.respond(request)) }
+            });
+            let mut builder = Builder::new(TokioExecutor::new());
+            builder.http2().max_concurrent_streams(STREAMS);
+            let _ = builder
+                .serve_connection_with_upgrades(TokioIo::new(session), service)
+                .await;
+        });
+    }
+}
+
+impl Upstream {
+    fn respond(self: &Arc<Self>, request: Request<Incoming>) -> Response<Body> {
+        let query = request.uri().query().unwrap_or_default();
+        let watch = query
+            .split('&')
+            .any(|pair| matches!(pair, "watch=true" | "watch=1"));
+        let path = request.uri().path();
+        // Other bodies are not looked at; dropping them is enough for HTTP/2, and HTTP/1.1 closes when one was large.
+        match path {
+            "/bench/tick" => {
+                let sent = self
+                    .ticks
+                    .send(Bytes::from(format!("{{\"tick\":{}}}\n", clock::monotonic_ns())))
+                    .unwrap_or(0);
+                whole(Bytes::from(sent.to_string()))
+            }
+            "/api/v1/pods" | "/api/v1/namespaces/default/services" if watch => quiet(),
+            _ if path.starts_with("/apis/discovery.k8s.io/") && watch => quiet(),
+            "/api/v1/pods" => whole(self.pods()),
+            "/api/v1/namespaces/default/services" => whole(self.services()),
+            _ if path.starts_with("/apis/discovery.k8s.io/") => whole(self.endpoints()),
+            _ if watch => self.events(),
+            _ => whole(self.answer.clone()),
+        }
+    }
+
+    /// A watch: one event at once, then one per tick.
+    fn events(&self) -> Response<Body> {
+        let first = Bytes::from_static(b"{\"type\":\"ADDED\"}\n");
+        let ticks = self.ticks.subscribe();
+        let stream = futures::stream::unfold((Some(first), ticks), |(first, mut ticks)| async move {
+            if let Some(first) = first {
+                return Some((Ok(Frame::data(first)), (None, ticks)));
+            }
+            loop {
+                match ticks.recv().await {
+                    Ok(tick) => return Some((Ok(Frame::data(tick)), (None, ticks))),
+                    Err(broadcast::error::RecvError::Lagged(_)) => {}
+                    Err(broadcast::error::RecvError::Closed) => return None,
+                }
+            }
+        });
+        typed(StreamBody::new(stream).boxed_unsync())
+    }
+
+    fn pods(&self) -> Bytes {
+        let items = std::fs::read(&self.args.pods)
+            .ok()
+            .and_then(|text| serde_json::from_slice(&text).ok());
+        list("v1", "PodList", items.unwrap_or_else(|| json!([])))
+    }
+
+    fn services(&self) -> Bytes {
+        let service = &self.args.service;
+        list(
+            "v1",
+            "ServiceList",
+            json!([{
+                "metadata": {"name": "kubernetes", "namespace": "default", "uid": "service", "resourceVersion": "1"},
+                "spec": {"type": "ClusterIP", "clusterIP": service.ip(), "clusterIPs": [service.ip()],
+                         "ports": [{"name": "https", "port": service.port(), "protocol": "TCP"}]},
+            }]),
+        )
+    }
+
+    /// The first address that it listens on is the API server's; the others are ways past the agent.
+    fn endpoints(&self) -> Bytes {
+        let address = &self.args.listen[0];
+        list(
+            "discovery.k8s.io/v1",
+            "EndpointSliceList",
+            json!([{
+                "metadata": {"name": "kubernetes", "namespace": "default", "uid": "slice", "resourceVersion": "1",
+                             "labels": {"kubernetes.io/service-name": "kubernetes"}},
+                "addressType": "IPv4",
+                "endpoints": [{"addresses": [address.ip()], "conditions": {"ready": true}}],
+                "ports": [{"name": "https", "port": address.port(), "protocol": "TCP"}],
+            }]),
+        )
+    }
+}
+
+fn list(version: &str, kind: &str, items: Value) -> Bytes {
+    let list =
+        json!({"apiVersion": version, "kind": kind, "metadata": {"resourceVersion": "1"}, "items": items});
+    Bytes::from(list.to_string())
+}
+
+/// A ConfigMap of 1 KB.
+fn answer() -> Bytes {
+    let head = "{\"apiVersion\":\"v1\",\"kind\":\"ConfigMap\",\"metadata\":{\"name\":\"small\",\"namespace\":\"bench\"},\"data\":{\"text\":\"";
+    let tail = "\"}}";
+    let filler = "x".repeat(ANSWER_BYTES - head.len() - tail.len());
+    Bytes::from(format!("{head}{filler}{tail}"))
+}
+
+fn whole(bytes: Bytes) -> Response<Body> {
+    typed(Full::new(bytes).boxed_unsync())
+}
+
+/// A watch that never has anything to tell.
+fn quiet() -> Response<Body> {
+    typed(StreamBody::new(futures::stream::pending()).boxed_unsync())
+}
+
+fn typed(body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_answer_is_json_of_its_size() {
+        let answer = super::answer();
+        assert_eq!(answer.len(), super::ANSWER_BYTES);
+        assert!(serde_json::from_slice::<serde_json::Value>(&answer).is_ok());
+    }
+}
