@@ -32,6 +32,8 @@ const DRAIN_SECONDS: u64 = 2;
 const ENROLLED_LABEL: &str = "picket.dev/enrolled";
 /// The ConfigMap that enrolled pods get instead of kube-root-ca.crt.
 const CA_CONFIG_MAP: &str = "picket-ca.crt";
+/// The group that deploy/rbac.yaml gives a node's rights to.
+const NODES_GROUP: &str = "picket:nodes";
 /// The repository's deploy folder.
 const DEPLOY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy");
 
@@ -176,12 +178,13 @@ impl Agent {
         };
         let user = format!("picket:{}", node.name);
         let certificate =
-            cluster.client_certificate(&format!("picket-{}", node.name), &user, Some("picket:nodes"))?;
+            cluster.client_certificate(&format!("picket-{}", node.name), &user, Some(NODES_GROUP))?;
         fs::write(
             agent.dir.join("kubeconfig"),
             kubeconfig(cluster.server(), &cluster.ca_cert(), &certificate),
         )?;
-        cluster.apply(&rights(&node.name, options).to_string())?;
+        cluster.apply(&deploy_file("rbac.yaml")?)?;
+        cluster.apply(&impersonation(options).to_string())?;
         for (name, text) in &options.objects {
             agent.write_objects(name, text)?;
         }
@@ -502,16 +505,10 @@ fn copy_into(binary: &Path, dir: &Path) -> Result<PathBuf> {
     Ok(own)
 }
 
-/// What the node's user may do: watch what the agent watches, and act as the users and groups that the grants name.
-fn rights(node: &str, options: &AgentOptions) -> Value {
-    let name = format!("picket-{node}");
-    let user =
-        json!({"kind": "User", "name": format!("picket:{node}"), "apiGroup": "rbac.authorization.k8s.io"});
-    let mut rules = vec![
-        json!({"apiGroups": [""], "resources": ["pods", "services"], "verbs": ["get", "list", "watch"]}),
-        json!({"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["get", "list", "watch"]}),
-        json!({"apiGroups": ["authentication.k8s.io"], "resources": ["userextras/*"], "verbs": ["impersonate"]}),
-    ];
+/// The right to act as the users and groups that the grants name, beside what deploy/rbac.yaml gives every node.
+fn impersonation(options: &AgentOptions) -> Value {
+    let name = "picket-node-impersonate-more";
+    let mut rules = Vec::new();
     for (resource, names) in [("users", &options.users), ("groups", &options.groups)] {
         // Without names a rule would stand for every user there is.
         if !names.is_empty() {
@@ -521,6 +518,7 @@ fn rights(node: &str, options: &AgentOptions) -> Value {
     let api = "rbac.authorization.k8s.io/v1";
     let role = json!({"apiVersion": api, "kind": "ClusterRole", "metadata": {"name": name}, "rules": rules});
     let binding = json!({"apiVersion": api, "kind": "ClusterRoleBinding", "metadata": {"name": name},
-        "roleRef": {"kind": "ClusterRole", "name": name, "apiGroup": "rbac.authorization.k8s.io"}, "subjects": [user]});
+        "roleRef": {"kind": "ClusterRole", "name": name, "apiGroup": "rbac.authorization.k8s.io"},
+        "subjects": [{"kind": "Group", "name": NODES_GROUP, "apiGroup": "rbac.authorization.k8s.io"}]});
     json!({"apiVersion": "v1", "kind": "List", "items": [role, binding]})
 }

@@ -203,7 +203,7 @@ fn what_makes_no_sense_is_400(world: &mut World) -> Result<()> {
 fn audit_tail_shows_it(world: &mut World) -> Result<()> {
     let file = world.agent.audit_file().display().to_string();
     let tail = |extra: &[&str]| -> Result<String> {
-        let mut arguments = vec!["audit", "tail", "--file", &file];
+        let mut arguments = vec!["audit", "tail", &file];
         arguments.extend(extra);
         crate::output::Done::from(world.agent.picket(&arguments)?).good()
     };

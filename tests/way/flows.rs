@@ -38,7 +38,7 @@ print(json.dumps(results))
 
 fn a_direct_dial_of_the_listener_is_closed(world: &mut World) -> Result<()> {
     let picket = world.picket_log();
-    let before = world.agent.metric("picket_flows_missing_total", &[])?;
+    let before = world.agent.metric("picket_no_flow_total", &[])?;
     let said = world.python("worker", DIAL, &[])?.good()?;
     let dialled: Value = serde_json::from_str(&said)?;
     let dialled = dialled.as_array().map(Vec::as_slice).unwrap_or_default();
@@ -54,7 +54,7 @@ fn a_direct_dial_of_the_listener_is_closed(world: &mut World) -> Result<()> {
         record["agent"]["pod"]["name"] == "worker" && record["decision"]["outcome"] != "allow",
         "{record:#}"
     );
-    let counted = world.agent.metric("picket_flows_missing_total", &[])? - before;
+    let counted = world.agent.metric("picket_no_flow_total", &[])? - before;
     ensure!(counted >= dialled.len() as f64, "{counted} counted of {said}");
     Ok(())
 }

@@ -213,10 +213,10 @@ fn the_process_is_the_one_that_asked(world: &mut World) -> Result<()> {
     running.wait().map(drop)
 }
 
-/// A grant that names a user the node may not act as fails at the API server, whatever Picket thinks of it.
+/// A grant that names a group the node may not act as fails at the API server, whatever Picket thinks of it.
 fn the_right_to_impersonate_is_bounded(world: &mut World) -> Result<()> {
     let grant = "apiVersion: picket.dev/v1alpha1\nkind: AgentGrant\nmetadata: {name: too-much}\nspec:\n  to: {identities: [worker]}\n  \
-                 upstream: {impersonate: {user: \"system:admin\", groups: [\"system:masters\"]}}\n  rules:\n  \
+                 upstream: {impersonate: {user: \"agent:worker\", groups: [\"agents:vault\"]}}\n  rules:\n  \
                  - {apiGroups: [\"\"], resources: [secrets], verbs: [get]}\n";
     let server = world.server_log();
     world.agent.write_objects("too-much.yaml", grant)?;

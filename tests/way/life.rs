@@ -110,9 +110,10 @@ fn a_broken_policy_keeps_the_last_good(world: &mut World) -> Result<()> {
     let done = (|| {
         until(|| Ok((world.worker(GET_SEED)?.code != 0).then_some(())))?;
         let failures = || {
-            world
-                .agent
-                .metric("picket_reloads_total", &["outcome=\"failure\""])
+            world.agent.metric(
+                "picket_config_reloads_total",
+                &["kind=\"policy\"", "result=\"failure\""],
+            )
         };
         let before = failures()?;
         // A rule that is fine comes with one that is not: all or nothing.
@@ -124,7 +125,7 @@ fn a_broken_policy_keeps_the_last_good(world: &mut World) -> Result<()> {
         until(|| Ok((failures()? > before).then_some(())))?;
         let log = world.agent.log_end();
         ensure!(
-            log.contains("later.yaml:10") && log.contains("when"),
+            log.contains("later.yaml:12") && log.contains("when"),
             "the log does not say what is wrong:\n{log}"
         );
         world.worker(GET_SEED)?.refused(&["no-seed"])?;
@@ -177,7 +178,7 @@ fn a_broken_file_stops_the_start(world: &mut World) -> Result<()> {
         (
             "objects.yaml",
             with("", "objects", &policy)?,
-            "policy.yaml:7:".to_owned(),
+            "policy.yaml:8:".to_owned(),
         ),
         (
             "certificate.yaml",
