@@ -297,3 +297,6 @@ pub struct Match {
     /// Command lines of exec that the rule leaves alone (globs likewise).
     pub except_commands: Option<Vec<Located<String>>>,
 }
+
+#[cfg(test)]
+mod tests;

@@ -297,3 +297,6 @@ fn asks_upgrade(headers: &HeaderMap) -> Result<bool, ReadError> {
         .any(|token| token.trim_ascii().eq_ignore_ascii_case(b"upgrade"));
     Ok(upgrade.is_some() && connection)
 }
+
+#[cfg(test)]
+mod tests;

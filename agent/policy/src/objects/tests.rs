@@ -1,0 +1,433 @@
+//! What files may say, and the line and words of each refusal.
+
+use super::*;
+
+const IDENTITY: &str = r"apiVersion: picket.dev/v1alpha1
+kind: AgentIdentity
+metadata:
+  name: fixer
+spec:
+  owner: team-a
+  groups: [agents]
+  state: Suspended
+  expiresAt: 2027-01-31T00:00:00Z
+  reviewBy: 2026-12-01T00:00:00Z
+  attest:
+    pod:
+      namespace: team-a
+      serviceAccount: fixer
+      selector:
+        matchLabels: {app: fixer}
+        matchExpressions:
+        - {key: tier, operator: In, values: [x, y]}
+        - {key: debug, operator: DoesNotExist}
+";
+
+const GRANT: &str = r#"apiVersion: picket.dev/v1alpha1
+kind: AgentGrant
+metadata:
+  name: fixers
+spec:
+  to:
+    identities: [fixer]
+  upstream:
+    impersonate:
+      user: picket:fixer
+      groups: [picket:agents]
+  rules:
+  - verbs: [get, list]
+    apiGroups: [""]
+    resources: [pods, pods/log]
+  - verbs: [get]
+    nonResourceURLs: [/metrics]
+"#;
+
+const POLICY: &str = r#"apiVersion: picket.dev/v1alpha1
+kind: AgentPolicy
+metadata:
+  name: keep
+spec:
+  subjects:
+    groups: [agents]
+  mode: Audit
+  rules:
+  - name: no-delete
+    match:
+      verbs: [delete]
+      apiGroups: [""]
+      resources: [namespaces]
+    action: Deny
+    message: "Namespaces stay."
+"#;
+
+fn read(text: &str) -> Vec<Document> {
+    read_documents("f.yaml", text).unwrap_or_else(|errors| panic!("{errors:?}"))
+}
+
+/// The errors, one a line, without the file's name.
+fn faults(text: &str) -> String {
+    let errors = read_documents("f.yaml", text).expect_err("a fault");
+    let lines: Vec<_> = errors
+        .iter()
+        .map(|error| format!("{}:{}: {}", error.line, error.column, error.reason))
+        .collect();
+    lines.join("\n")
+}
+
+#[test]
+fn the_three_kinds_are_read_from_one_file() {
+    let documents = read(&format!(
+        "# a note\n---\n{IDENTITY}---\n{GRANT}---\n---\n{POLICY}"
+    ));
+    let [
+        Document::Identity(identity),
+        Document::Grant(grant),
+        Document::Policy(policy),
+    ] = &documents[..]
+    else {
+        panic!("{documents:?}")
+    };
+    assert_eq!(identity.state, State::Suspended);
+    assert_eq!(
+        identity.expires_at.expect("given").to_string(),
+        "2027-01-31T00:00:00Z"
+    );
+    assert_eq!(identity.pod.selector.0.len(), 3);
+    assert_eq!(grant.impersonate.value.user, "picket:fixer");
+    assert_eq!(grant.rules[0].resources[1].value, "pods/log");
+    assert_eq!(grant.rules[0].resources[1].at.line, 37);
+    assert_eq!((policy.mode, policy.rules[0].action), (Mode::Audit, Action::Deny));
+    assert_eq!(policy.rules[0].message, "Namespaces stay.");
+}
+
+#[test]
+fn fields_of_later_versions_are_refused_by_name_and_line() {
+    for (text, from, to, fault) in [
+        (
+            IDENTITY,
+            "    pod:",
+            "    jwt: {issuer: x}\n    pod:",
+            "12:5: field `spec.attest.jwt` is not supported by this version yet",
+        ),
+        (
+            IDENTITY,
+            "    pod:",
+            "    spiffe: {id: x}\n    pod:",
+            "12:5: field `spec.attest.spiffe` is not supported by this version yet",
+        ),
+        (
+            GRANT,
+            "    impersonate:",
+            "    eks: {}\n    impersonate:",
+            "9:5: field `spec.upstream.eks` is not supported by this version yet",
+        ),
+        (
+            GRANT,
+            "    impersonate:",
+            "    serviceAccount: {}\n    impersonate:",
+            "9:5: field `spec.upstream.serviceAccount` is not supported by this version yet",
+        ),
+        (
+            GRANT,
+            "  rules:",
+            "  window: {}\n  rules:",
+            "12:3: field `spec.window` is not supported by this version yet",
+        ),
+        (
+            POLICY,
+            "  rules:",
+            "  variables: []\n  rules:",
+            "9:3: field `spec.variables` is not supported by this version yet",
+        ),
+        (
+            POLICY,
+            "    action: Deny",
+            "    when: \"true\"\n    action: Deny",
+            "15:5: field `spec.rules[0].when` is not supported by this version yet",
+        ),
+        (
+            POLICY,
+            "action: Deny",
+            "action: Mask",
+            "15:13: field `spec.rules[0].action`: action Mask is not supported by this version yet",
+        ),
+        (
+            POLICY,
+            "action: Deny",
+            "action: RequireApproval",
+            "15:13: field `spec.rules[0].action`: action RequireApproval is not supported by this version yet",
+        ),
+        (
+            POLICY,
+            "AgentPolicy",
+            "AuditSink",
+            "2:7: kind AuditSink is not supported by this version yet",
+        ),
+    ] {
+        assert_eq!(faults(&text.replacen(from, to, 1)), fault);
+    }
+}
+
+#[test]
+fn what_cannot_stand_is_refused_with_its_place() {
+    for (text, from, to, fault) in [
+        (
+            IDENTITY,
+            "owner: team-a",
+            "colour: red",
+            "6:3: unknown field `spec.colour`; known here: owner",
+        ),
+        (
+            IDENTITY,
+            "owner: team-a",
+            "owner: ''",
+            "6:10: field `spec.owner` must not be empty",
+        ),
+        (
+            IDENTITY,
+            "  owner: team-a\n",
+            "",
+            "field `spec.owner` is required",
+        ),
+        (
+            IDENTITY,
+            "owner: team-a",
+            "owner: 7",
+            "6:10: field `spec.owner` must be text, not the number 7: quote it",
+        ),
+        (
+            IDENTITY,
+            "Suspended",
+            "Gone",
+            "8:10: field `spec.state` is \"Gone\"; it can be Active, Suspended, Revoked",
+        ),
+        (
+            IDENTITY,
+            "2027-01-31T00:00:00Z",
+            "soon",
+            "9:14: field `spec.expiresAt` must be a moment",
+        ),
+        (
+            IDENTITY,
+            "v1alpha1",
+            "v1",
+            "1:13: apiVersion is \"picket.dev/v1\"; it must be picket.dev/v1alpha1",
+        ),
+        (
+            IDENTITY,
+            "AgentIdentity",
+            "Agent",
+            "2:7: unknown kind \"Agent\"; known: AgentIdentity, AgentGrant, AgentPolicy",
+        ),
+        (
+            IDENTITY,
+            "name: fixer",
+            "name: Fixer",
+            "4:9: field `metadata.name` is \"Fixer\"",
+        ),
+        (
+            IDENTITY,
+            "namespace: team-a",
+            "namespace: '*'",
+            "13:18: field `spec.attest.pod.namespace` is \"*\"",
+        ),
+        (
+            IDENTITY,
+            "operator: In, values: [x, y]",
+            "operator: In",
+            "18:11: field `spec.attest.pod.selector.matchExpressions[0].values` is required",
+        ),
+        (
+            IDENTITY,
+            "operator: In,",
+            "operator: Near,",
+            "it can be In, NotIn, Exists, DoesNotExist",
+        ),
+        (
+            IDENTITY,
+            "[agents]",
+            "['system:masters']",
+            "group \"system:masters\": Picket's groups",
+        ),
+        (
+            GRANT,
+            "picket:agents",
+            "system:masters",
+            "11:16: group \"system:masters\" passes every check",
+        ),
+        (
+            GRANT,
+            "picket:agents",
+            "'system:nodes'",
+            "11:16: group \"system:nodes\": of the `system:` groups only",
+        ),
+        (
+            GRANT,
+            "user: picket:fixer",
+            "user: system:admin",
+            "10:13: user \"system:admin\": of the `system:` users only",
+        ),
+        (
+            GRANT,
+            "user: picket:fixer",
+            "user: \"a\\nb\"",
+            "10:13: the user must be printable ASCII",
+        ),
+        (
+            GRANT,
+            "[get, list]",
+            "[get, lst]",
+            "13:18: verb \"lst\": no request has it",
+        ),
+        (
+            GRANT,
+            "[get, list]",
+            "[get, impersonate]",
+            "verb \"impersonate\": no request has it",
+        ),
+        (
+            GRANT,
+            "    apiGroups: [\"\"]\n",
+            "",
+            "13:5: field `spec.rules[0].apiGroups` is required",
+        ),
+        (GRANT, "pods/log]", "pods/*]", "resource \"pods/*\": RBAC knows"),
+        (
+            GRANT,
+            "nonResourceURLs: [/metrics]",
+            "nonResourceURLs: [metrics]",
+            "path \"metrics\" must start with /",
+        ),
+        (
+            GRANT,
+            "    identities: [fixer]",
+            "    identities: []",
+            "7:17: field `spec.to.identities` is an empty list",
+        ),
+        (
+            GRANT,
+            "  to:\n    identities: [fixer]\n",
+            "",
+            "field `spec.to` is required",
+        ),
+        (
+            GRANT,
+            "  to:",
+            "  namespaces: [a]\n  to:",
+            "has no place in a grant with `spec.namespaces`",
+        ),
+        (
+            POLICY,
+            "verbs: [delete]",
+            "verbs: [DELETE]",
+            "12:15: verb \"DELETE\": no request has it",
+        ),
+        (
+            POLICY,
+            "verbs: [delete]",
+            "verbs: []",
+            "12:14: field `spec.rules[0].match.verbs` is an empty list",
+        ),
+        (
+            POLICY,
+            "[namespaces]",
+            "[\"prod-[ab]\"]",
+            "a glob has the wildcards * and ? only",
+        ),
+        (
+            POLICY,
+            "[namespaces]",
+            "[a/b/c]",
+            "resource \"a/b/c\": write `pods`",
+        ),
+        (
+            POLICY,
+            "resources: [namespaces]",
+            "commands: ['rm *']",
+            "commands need resources: [pods/exec]",
+        ),
+        (
+            POLICY,
+            "verbs: [delete]",
+            "verbs: [create]\n      names: [x]",
+            "`names` cannot be told on create",
+        ),
+        (
+            POLICY,
+            "apiGroups: [\"\"]",
+            "nonResourceURLs: [/x]",
+            "mixes resources and nonResourceURLs",
+        ),
+        (
+            POLICY,
+            "  - name: no-delete",
+            "  - nam: no-delete",
+            "10:5: unknown field `spec.rules[0].nam`",
+        ),
+        (
+            POLICY,
+            "mode: Audit",
+            "lift: [builtin/none]",
+            "\"builtin/none\" is no built-in deny; there are: builtin/nodes-proxy",
+        ),
+        (
+            POLICY,
+            "mode: Audit",
+            "mode: Audit\n  lift: [builtin/nodes-proxy]",
+            "`spec.lift` has no effect in mode Audit",
+        ),
+        (
+            POLICY,
+            "groups: [agents]\n  mode: Audit",
+            "groups: ['*']\n  lift: [builtin/nodes-proxy]",
+            "needs subjects by name",
+        ),
+        (
+            POLICY,
+            "  subjects:\n    groups: [agents]\n  mode: Audit",
+            "  lift: [builtin/nodes-proxy]",
+            "nothing is lifted for all",
+        ),
+    ] {
+        assert!(text.contains(from), "{from}");
+        let found = faults(&text.replacen(from, to, 1));
+        assert!(found.contains(fault), "wanted: {fault}\nfound: {found}");
+    }
+    assert!(faults("- a\n- b\n").contains("1:1: the document must be a mapping, not a list"));
+    assert!(faults(&POLICY[..POLICY.find("  rules").expect("there")]).contains("`spec.rules` is required"));
+    let twice = format!("{POLICY}{}", &POLICY[POLICY.find("  - name").expect("there")..]);
+    assert!(faults(&twice).contains("17:11: rule \"no-delete\" is there twice"));
+}
+
+#[test]
+fn every_fault_of_a_file_is_told_at_once() {
+    let text = IDENTITY
+        .replace("owner: team-a", "owner: 7")
+        .replace("Suspended", "Gone");
+    assert_eq!(
+        faults(&format!("{text}---\n{}", GRANT.replace("AgentGrant", "Grant")))
+            .lines()
+            .count(),
+        3
+    );
+}
+
+/// As for requests: a fixed walk over broken files, that no text brings the reader down.
+#[test]
+fn no_text_panics() {
+    let whole = format!("{IDENTITY}---\n{GRANT}---\n{POLICY}");
+    let pieces = [
+        "", "[", "]", "{", "}", ":", "- ", "*a", "&a ", "\t", "~", "\"", "'", "|", "---\n", "é", "\u{0}",
+        "!x ",
+    ];
+    let places: Vec<_> = whole.char_indices().map(|(at, _)| at).collect();
+    let mut errors = 0;
+    for (round, at) in places.iter().copied().step_by(3).enumerate() {
+        let mut text = whole.clone();
+        text.insert_str(at, pieces[round % pieces.len()]);
+        errors += usize::from(read_documents("f.yaml", &text).is_err());
+        errors += usize::from(read_documents("f.yaml", &whole[..at]).is_err());
+        errors += usize::from(read_documents("f.yaml", &whole[at..]).is_err());
+    }
+    assert!(errors > 500, "{errors}");
+}

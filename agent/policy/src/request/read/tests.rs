@@ -1,0 +1,408 @@
+//! The table of `TestGetAPIRequestInfo` (k8s.io/apiserver) and the tricks that a reading must not fall for.
+
+use http::HeaderValue;
+
+use super::*;
+
+fn try_read(method: &str, target: &str) -> Result<KubeRequest, ReadError> {
+    let method = Method::from_bytes(method.as_bytes()).expect("a method");
+    KubeRequest::read(&method, &target.parse().expect("a target"), &HeaderMap::new())
+}
+
+fn read(method: &str, target: &str) -> KubeRequest {
+    try_read(method, target).unwrap_or_else(|error| panic!("{method} {target}: {error}"))
+}
+
+/// `verb group/resource[/sub] namespace name`, a dash for what is absent.
+fn words(request: &KubeRequest) -> String {
+    let dash = |text: Option<&str>| text.unwrap_or("-").to_owned();
+    let place = match &request.target {
+        Target::Resource { group, .. } => format!("{group}/{}", request.resource_words()),
+        Target::NonResource { path } => path.clone(),
+    };
+    format!(
+        "{} {place} {} {}",
+        request.verb,
+        dash(request.namespace()),
+        dash(request.name())
+    )
+}
+
+#[test]
+fn requests_are_read_as_the_api_server_reads_them() {
+    for (method, target, expected) in [
+        ("GET", "/api/v1/namespaces", "list /namespaces - -"),
+        ("GET", "/api/v1/namespaces/other", "get /namespaces other other"),
+        ("GET", "/api/v1/namespaces/other/pods", "list /pods other -"),
+        ("GET", "/api/v1/namespaces/other/pods/foo", "get /pods other foo"),
+        ("HEAD", "/api/v1/namespaces/other/pods/foo", "get /pods other foo"),
+        ("GET", "/api/v1/pods", "list /pods - -"),
+        ("HEAD", "/api/v1/pods", "list /pods - -"),
+        ("GET", "/api/v1/nodes/n1", "get /nodes - n1"),
+        ("GET", "/api/v1/nodes/n1/proxy/metrics", "get /nodes/proxy - n1"),
+        ("GET", "/api/v1/watch/pods", "watch /pods - -"),
+        ("GET", "/api/v1/pods?watch=true", "watch /pods - -"),
+        ("GET", "/api/v1/pods?watch=1", "watch /pods - -"),
+        ("GET", "/api/v1/pods?watch=", "watch /pods - -"),
+        ("GET", "/api/v1/pods?watch=false", "list /pods - -"),
+        (
+            "GET",
+            "/api/v1/watch/namespaces/other/pods",
+            "watch /pods other -",
+        ),
+        (
+            "GET",
+            "/api/v1/watch/namespaces/other/pods/foo",
+            "watch /pods other foo",
+        ),
+        (
+            "GET",
+            "/api/v1/namespaces/other/pods/foo?watch=true",
+            "get /pods other foo",
+        ),
+        (
+            "GET",
+            "/api/v1/namespaces/other/pods?watch=0",
+            "list /pods other -",
+        ),
+        (
+            "GET",
+            "/api/v1/namespaces/other/pods?fieldSelector=metadata.name%3Dfoo",
+            "list /pods other foo",
+        ),
+        (
+            "GET",
+            "/api/v1/namespaces/other/pods?watch=1&fieldSelector=metadata.name=foo",
+            "watch /pods other foo",
+        ),
+        (
+            "DELETE",
+            "/api/v1/namespaces/other/pods?fieldSelector=metadata.name=foo",
+            "deletecollection /pods other -",
+        ),
+        (
+            "GET",
+            "/api/v1/namespaces/other/pods/foo/status",
+            "get /pods/status other foo",
+        ),
+        (
+            "GET",
+            "/api/v1/namespaces/other/pods/foo/proxy/sub/path",
+            "get /pods/proxy other foo",
+        ),
+        (
+            "GET",
+            "/api/v1/namespaces/other/finalize",
+            "get /namespaces/finalize other other",
+        ),
+        (
+            "PUT",
+            "/api/v1/namespaces/other/finalize",
+            "update /namespaces/finalize other other",
+        ),
+        (
+            "GET",
+            "/api/v1/namespaces/other/status",
+            "get /namespaces/status other other",
+        ),
+        ("POST", "/api/v1/namespaces/other/pods", "create /pods other -"),
+        (
+            "POST",
+            "/api/v1/namespaces/other/pods/foo/eviction",
+            "create /pods/eviction other foo",
+        ),
+        (
+            "PUT",
+            "/api/v1/namespaces/other/pods/foo",
+            "update /pods other foo",
+        ),
+        (
+            "PATCH",
+            "/api/v1/namespaces/other/pods/foo",
+            "patch /pods other foo",
+        ),
+        (
+            "DELETE",
+            "/api/v1/namespaces/other/pods/foo",
+            "delete /pods other foo",
+        ),
+        (
+            "DELETE",
+            "/api/v1/namespaces/other/pods",
+            "deletecollection /pods other -",
+        ),
+        ("DELETE", "/api/v1/namespaces/x", "delete /namespaces x x"),
+        ("DELETE", "/api/v1/namespaces/x/", "delete /namespaces x x"),
+        (
+            "GET",
+            "/apis/apps/v1/namespaces/ns/deployments/d/scale",
+            "get apps/deployments/scale ns d",
+        ),
+        ("GET", "/apis/apps/v1/deployments", "list apps/deployments - -"),
+        (
+            "GET",
+            "/apis/rbac.authorization.k8s.io/v1/clusterroles/system%3Anode",
+            "get rbac.authorization.k8s.io/clusterroles - system:node",
+        ),
+        ("GET", "/api/v1/%6eamespaces/x/p%6Fds", "list /pods x -"),
+        ("GET", "/", "get / - -"),
+        ("GET", "/api", "get /api - -"),
+        ("GET", "/api/v1", "get /api/v1 - -"),
+        ("GET", "/api/v1/", "get /api/v1/ - -"),
+        ("GET", "/apis/apps/v1", "get /apis/apps/v1 - -"),
+        ("HEAD", "/healthz", "head /healthz - -"),
+        ("POST", "/version", "post /version - -"),
+        ("OPTIONS", "/version", "options /version - -"),
+        // Another case is another path: the API server finds nothing there, and neither does a grant.
+        (
+            "GET",
+            "/API/v1/namespaces/x/pods",
+            "get /API/v1/namespaces/x/pods - -",
+        ),
+        ("GET", "/api/v1/namespaces/x/Pods", "list /Pods x -"),
+    ] {
+        assert_eq!(words(&read(method, target)), expected, "{method} {target}");
+    }
+}
+
+#[test]
+fn what_could_be_read_otherwise_is_refused() {
+    for (method, target) in [
+        ("GET", "/api/v1//pods"),
+        ("GET", "//api/v1/pods"),
+        ("GET", "/api/v1/pods//"),
+        ("GET", "/api/v1/namespaces/a/../b/pods"),
+        ("GET", "/api/v1/namespaces/a/%2e%2e/b/pods"),
+        ("GET", "/api/v1/namespaces/a%2Fpods"),
+        ("GET", "/api/v1/namespaces/a%252fpods"),
+        ("GET", "/api/v1/pods%00"),
+        ("GET", "/api/v1/pods%3Fwatch=1"),
+        ("GET", "/api/v1/pods?watch=0;watch=1"),
+        ("GET", "/api/v1/pods?watch=0&watch=1"),
+        ("GET", "/api/v1/pods?watch=0&wat%63h=1"),
+        (
+            "GET",
+            "/api/v1/pods?fieldSelector=metadata.name=a&fieldSelector=metadata.name=b",
+        ),
+        ("GET", "/api/v1/pods?limit=%"),
+        ("GET", "/api/v1/proxy/namespaces/x/pods/y"),
+        ("GET", "/api/v1/watch"),
+        ("POST", "/api/v1/watch/pods"),
+        ("DELETE", "/api/v1/watch/namespaces/x/pods/y"),
+        ("OPTIONS", "/api/v1/pods"),
+        ("TRACE", "/api/v1/pods"),
+        ("CONNECT", "/api/v1/pods"),
+        ("get", "/api/v1/pods"),
+        ("LIST", "/api/v1/pods"),
+        ("GET", "https://user@10.96.0.1/api/v1/pods"),
+        ("OPTIONS", "*"),
+        ("CONNECT", "10.96.0.1:443"),
+    ] {
+        assert!(try_read(method, target).is_err(), "{method} {target}");
+    }
+}
+
+#[test]
+fn the_queries_facts_are_kept() {
+    let request = read(
+        "POST",
+        "/api/v1/namespaces/n/pods/p/exec?container=c&command=sh&command=-c&command=a%20%26%26+b&stdin=true&stdout=1&tty=false",
+    );
+    let exec = request.exec.clone().expect("an exec");
+    assert_eq!(exec.container.as_deref(), Some("c"));
+    assert_eq!(exec.command, ["sh", "-c", "a && b"]);
+    assert_eq!(
+        (exec.stdin, exec.stdout, exec.stderr, exec.tty),
+        (true, true, false, false)
+    );
+    assert!(request.is_session() && request.is_mutating());
+    assert!(read("GET", "/api/v1/namespaces/n/pods/p/exec?command=id").is_mutating());
+    assert_eq!(
+        read("GET", "/api/v1/namespaces/n/pods/p/attach")
+            .exec
+            .expect("attach")
+            .command,
+        [""; 0]
+    );
+    assert!(
+        read("GET", "/apis/x.io/v1/namespaces/n/pods/p/exec?command=id")
+            .exec
+            .is_none()
+    );
+
+    assert!(read("DELETE", "/api/v1/namespaces/n/pods/p?dryRun=All").dry_run);
+    assert!(!read("DELETE", "/api/v1/namespaces/n/pods/p?dryRun=All&dryRun=No").dry_run);
+    assert!(!read("DELETE", "/api/v1/namespaces/n/pods/p").dry_run);
+    let watch = read(
+        "GET",
+        "/api/v1/pods?watch=1&resourceVersion=7&labelSelector=a%3Db&fieldSelector=spec.x=y",
+    );
+    assert!(watch.follow);
+    assert_eq!(watch.resource_version.as_deref(), Some("7"));
+    assert_eq!(watch.label_selector.as_deref(), Some("a=b"));
+    assert_eq!(watch.field_selector.as_deref(), Some("spec.x=y"));
+    assert!(read("GET", "/api/v1/namespaces/n/pods/p/log?follow=true").follow);
+    assert!(!read("GET", "/api/v1/namespaces/n/pods/p/log").follow);
+    assert_eq!(
+        read("GET", "/api/v1/namespaces/n/pods/").path,
+        "/api/v1/namespaces/n/pods"
+    );
+    assert_eq!(read("GET", "/healthz/").path, "/healthz/");
+}
+
+fn with(headers: &[(&'static str, &'static str)]) -> Result<KubeRequest, ReadError> {
+    let mut map = HeaderMap::new();
+    for (name, value) in headers {
+        map.append(*name, HeaderValue::from_static(value));
+    }
+    KubeRequest::read(
+        &Method::PATCH,
+        &"https://10.96.0.1/api/v1/namespaces/n/pods/p"
+            .parse()
+            .expect("a target"),
+        &map,
+    )
+}
+
+#[test]
+fn headers_that_contradict_each_other_are_refused() {
+    for headers in [
+        &[("host", "10.96.0.1"), ("host", "10.96.0.1")][..],
+        &[("host", "elsewhere")],
+        &[("content-length", "1"), ("content-length", "1")],
+        &[("content-length", "1"), ("transfer-encoding", "chunked")],
+        &[
+            ("transfer-encoding", "chunked"),
+            ("transfer-encoding", "identity"),
+        ],
+        &[("x-http-method-override", "DELETE")],
+        &[("upgrade", "SPDY/3.1"), ("upgrade", "websocket")],
+        &[("upgrade", "SPDY/3.1, websocket")],
+    ] {
+        assert!(with(headers).is_err(), "{headers:?}");
+    }
+    assert!(
+        !with(&[("host", "10.96.0.1"), ("upgrade", "websocket")])
+            .expect("valid")
+            .upgrade
+    );
+    assert!(
+        with(&[("connection", "keep-alive, Upgrade"), ("upgrade", "websocket")])
+            .expect("valid")
+            .upgrade
+    );
+    assert!(
+        with(&[("content-type", "application/apply-patch+yaml; charset=utf-8")])
+            .expect("valid")
+            .apply
+    );
+    assert!(
+        !with(&[("content-type", "application/merge-patch+json")])
+            .expect("valid")
+            .apply
+    );
+}
+
+/// A fixed pseudo-random walk over the alphabet that paths and queries are attacked with, in place of a fuzzer where
+/// none runs: nothing panics, and what is read holds no second reading.
+#[test]
+fn no_input_panics_and_what_is_read_is_canonical() {
+    const PIECES: [&str; 40] = [
+        "/",
+        "//",
+        ".",
+        "..",
+        "%2e",
+        "%2F",
+        "%25",
+        "%",
+        "%00",
+        "%zz",
+        "api",
+        "apis",
+        "v1",
+        "apps",
+        "namespaces",
+        "x",
+        "pods",
+        "Pods",
+        "exec",
+        "proxy",
+        "watch",
+        "status",
+        "?",
+        "&",
+        "=",
+        ";",
+        "watch=1",
+        "command=",
+        "fieldSelector=",
+        "metadata.name=",
+        "a",
+        "é",
+        "%c3%a9",
+        "%ff",
+        "+",
+        " ",
+        "\\",
+        "#",
+        "@",
+        ":",
+    ];
+    let methods = [
+        Method::GET,
+        Method::POST,
+        Method::DELETE,
+        Method::PATCH,
+        Method::PUT,
+        Method::HEAD,
+        Method::OPTIONS,
+    ];
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut next = |below: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        usize::try_from(state % below as u64).expect("small")
+    };
+    let (mut read, mut refused) = (0, 0);
+    for _ in 0..60_000 {
+        let mut target = String::from("/");
+        for _ in 0..next(12) {
+            target.push_str(PIECES[next(PIECES.len())]);
+        }
+        let Ok(uri) = target.parse::<Uri>() else { continue };
+        match KubeRequest::read(&methods[next(methods.len())], &uri, &HeaderMap::new()) {
+            Err(_) => refused += 1,
+            Ok(request) => {
+                read += 1;
+                let path = &request.path;
+                assert!(
+                    path.starts_with('/') && !path.contains("//") && !path.contains('%'),
+                    "{target}: {path}"
+                );
+                assert!(
+                    path.split('/').all(|segment| segment != "." && segment != ".."),
+                    "{target}: {path}"
+                );
+                if let Target::Resource {
+                    resource, namespace, ..
+                } = &request.target
+                {
+                    assert!(
+                        !resource.is_empty() && namespace.as_deref() != Some(""),
+                        "{target}"
+                    );
+                    assert!(path.contains(resource.as_str()), "{target}");
+                }
+                let again = KubeRequest::read(&Method::GET, &uri, &HeaderMap::new());
+                assert_eq!(
+                    again.map(|again| again.path),
+                    Ok(request.path.clone()),
+                    "{target}"
+                );
+            }
+        }
+    }
+    assert!(read > 1000 && refused > 1000, "{read} read, {refused} refused");
+}
