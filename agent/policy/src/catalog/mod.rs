@@ -264,3 +264,6 @@ impl Catalog {
         evaluate::decide(self, subject, grants, request)
     }
 }
+
+#[cfg(test)]
+mod tests;
