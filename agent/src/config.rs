@@ -9,6 +9,9 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::audit;
+use crate::runtime::telemetry::LogConfig;
+
 /// Where `picket` looks for its configuration when no `--config` is given.
 pub const DEFAULT_PATH: &str = "/etc/picket/agent.yaml";
 
@@ -84,7 +87,7 @@ pub struct Config {
     pub admin: Admin,
     /// The agent's own log.
     #[serde(default)]
-    pub log: Log,
+    pub log: LogConfig,
     /// How it stops.
     #[serde(default)]
     pub shutdown: Shutdown,
@@ -171,14 +174,11 @@ pub struct Audit {
 impl Default for Audit {
     fn default() -> Self {
         Self {
-            file: PathBuf::from(DEFAULT_AUDIT_FILE),
+            file: PathBuf::from(audit::DEFAULT_FILE),
             stdout: false,
         }
     }
 }
-
-/// Where audit records go unless the configuration says otherwise; `picket audit tail` reads here too.
-pub const DEFAULT_AUDIT_FILE: &str = "/var/log/picket/audit.jsonl";
 
 /// The administrators' unix socket.
 #[derive(Debug, Clone, Deserialize)]
@@ -194,27 +194,6 @@ impl Default for Admin {
             socket: PathBuf::from("/run/picket/admin.sock"),
         }
     }
-}
-
-/// The agent's own log.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum LogFormat {
-    /// Lines for people.
-    #[default]
-    Text,
-    /// One JSON object a line.
-    Json,
-}
-
-/// The agent's own log, on standard error.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
-pub struct Log {
-    /// Its format.
-    pub format: LogFormat,
-    /// A `tracing` filter such as `info,picket::kernel=debug`; `info` where it is not given.
-    pub filter: Option<String>,
 }
 
 /// How the agent stops.

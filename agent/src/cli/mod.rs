@@ -1,1 +1,54 @@
-//! Stub: its owner writes it.
+//! The command line: arguments only. Each command's work is in its own file or in the library's modules.
+
+mod agent;
+mod audit;
+mod ca;
+mod policy;
+mod uninstall;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Keeps AI agents on Kubernetes on a short, visible line.
+#[derive(Debug, Parser)]
+#[command(name = "picket", version, propagate_version = true, max_term_width = 110)]
+#[command(after_help = "Exit codes: 0 done, 1 the command found or hit something wrong, 2 wrong usage.")]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs the node's agent in the foreground until SIGTERM.
+    Agent(agent::Args),
+    /// Works on identity, grant and policy files.
+    Policy(policy::PolicyArgs),
+    /// Reads audit records.
+    Audit(audit::Audit),
+    /// Makes a certificate authority for nodes.
+    Ca(ca::Args),
+    /// Removes what the agent left in the kernel: links, maps and their folder.
+    Uninstall(uninstall::Args),
+}
+
+impl Cli {
+    /// Runs the command that was asked for.
+    #[must_use]
+    pub fn run(self) -> ExitCode {
+        match self.command {
+            Command::Agent(args) => agent::run(&args),
+            Command::Policy(args) => policy::run(&args),
+            Command::Audit(args) => args.run(),
+            Command::Ca(args) => ca::run(&args),
+            Command::Uninstall(args) => uninstall::run(&args),
+        }
+    }
+}
+
+/// Says on standard error what went wrong, with each cause after a colon, and gives the exit code for it.
+fn fail(error: &anyhow::Error) -> ExitCode {
+    eprintln!("picket: {error:#}");
+    ExitCode::FAILURE
+}

@@ -1,0 +1,121 @@
+//! Puts a pod's class in force: a listener in its namespace first, the kernel's redirect last.
+//!
+//! In: what the reconciler wants. Out: listeners that feed one channel, entries in CLASSES, and, for whoever has to name
+//! the pod behind a kernel event, which pod a cgroup is.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arc_swap::ArcSwap;
+use tokio::sync::mpsc;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::kernel::{Class, Kernel};
+use crate::listener::{Arrival, InPodListener, Serving};
+use crate::workload::{CgroupId, EnforceError, Enforcement, Enforcer, Pod};
+
+/// What a cgroup's number stands for while its pod is enforced.
+type Served = HashMap<CgroupId, (u64, Arc<ArcSwap<Pod>>)>;
+
+/// The enforcer over the real kernel.
+pub(super) struct InForce {
+    kernel: Arc<Kernel>,
+    sink: mpsc::Sender<Arrival>,
+    /// Numbers the listeners, so that a flow of an earlier one is told apart.
+    next: AtomicU64,
+    served: Arc<Mutex<Served>>,
+}
+
+impl InForce {
+    pub(super) fn new(kernel: Arc<Kernel>, sink: mpsc::Sender<Arrival>) -> Self {
+        Self { kernel, sink, next: AtomicU64::new(1), served: Arc::default() }
+    }
+
+    /// The pod that is enforced at this cgroup, if one is.
+    pub(super) fn pod(&self, cgroup: CgroupId) -> Option<Arc<Pod>> {
+        lock(&self.served).get(&cgroup).map(|(_, pod)| pod.load_full())
+    }
+
+    fn class(&self, cgroup: CgroupId, class: Class) -> Result<(), EnforceError> {
+        self.kernel.set_class(cgroup, class).map_err(failed("set the class of a pod's cgroup"))
+    }
+}
+
+/// One pod's listener; dropping it ends the listener.
+pub(super) struct Listening {
+    cgroup: CgroupId,
+    number: u64,
+    served: Arc<Mutex<Served>>,
+    _serving: DropGuard,
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        let mut served = lock(&self.served);
+        // A later listener for the same cgroup has taken the place already.
+        if served.get(&self.cgroup).is_some_and(|(number, _)| *number == self.number) {
+            served.remove(&self.cgroup);
+        }
+    }
+}
+
+impl Enforcer for InForce {
+    type Handle = Listening;
+
+    async fn enforce(&self, wanted: Enforcement) -> Result<Listening, EnforceError> {
+        let Enforcement { group, netns, pod } = wanted;
+        // Entering a namespace blocks, so it happens on a thread that may.
+        let listener = tokio::task::spawn_blocking(move || InPodListener::open(&netns))
+            .await
+            .map_err(failed("open a listener in the pod"))?
+            .map_err(failed("open a listener in the pod"))?;
+        let port = listener.port();
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let cancel = CancellationToken::new();
+        let serving = Serving {
+            kernel: Arc::clone(&self.kernel),
+            cgroup: group.id,
+            pod: Arc::clone(&pod),
+            sink: self.sink.clone(),
+            cancel: cancel.clone(),
+        };
+        let guard = cancel.drop_guard();
+        tokio::spawn(async move {
+            if let Err(error) = serving.run(listener).await {
+                tracing::error!(%error, "a pod's listener ended: its connects are refused");
+            }
+        });
+        lock(&self.served).insert(group.id, (number, Arc::clone(&pod)));
+        let listening =
+            Listening { cgroup: group.id, number, served: Arc::clone(&self.served), _serving: guard };
+        self.class(group.id, Class::Enforced { pod: number, port })?;
+        let pod = pod.load();
+        tracing::info!(namespace = pod.namespace, pod = pod.name, port, "enforced");
+        Ok(listening)
+    }
+
+    fn exempt(&self, cgroup: CgroupId) -> Result<(), EnforceError> {
+        self.class(cgroup, Class::Exempt)
+    }
+
+    fn pending(&self, cgroup: CgroupId) -> Result<(), EnforceError> {
+        self.class(cgroup, Class::Pending)
+    }
+
+    fn forget(&self, cgroup: CgroupId) -> Result<(), EnforceError> {
+        self.kernel.remove_class(cgroup).map_err(failed("take a gone cgroup's class away"))
+    }
+}
+
+fn failed<E>(what: &'static str) -> impl FnOnce(E) -> EnforceError
+where
+    E: std::error::Error + Send + Sync + 'static,
+{
+    move |source| EnforceError { what, source: Box::new(source) }
+}
+
+/// A poisoned lock guards a plain map, which has no state that a panic could have left half done.
+fn lock(served: &Mutex<Served>) -> MutexGuard<'_, Served> {
+    served.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,278 @@
+//! The small tasks between the parts: each carries what one part says to those that act on it or count it.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::{mpsc, watch};
+
+use super::enforcer::InForce;
+use crate::admin::{Failing, ReadyReport};
+use crate::audit::{AuditLog, Caller, Connection, KernelFacts, PodRef, ProcessRef};
+use crate::kernel::{Counter, Door, Kernel, KernelEvent, KernelEvents};
+use crate::listener::{Arrival, NoFlow};
+use crate::pipeline::Pipeline;
+use crate::runtime::drain::Drain;
+use crate::runtime::metrics::Metrics;
+use crate::runtime::readiness::{Pending, Readiness};
+use crate::store::Store;
+use crate::tls::Certificates;
+use crate::upstream::Upstream;
+use crate::workload::{Doors, Pod, Status};
+
+/// How often gauges are brought up to date: more often than any scraper asks.
+const GAUGES_EVERY: Duration = Duration::from_secs(5);
+
+/// The pause after the kernel did not take the doors.
+const DOORS_PAUSE: Duration = Duration::from_secs(1);
+
+/// Puts the API server's addresses in force, in the certificates first: a client that is redirected must not meet a
+/// certificate without the address it dialled.
+pub(super) async fn doors(
+    kernel: Arc<Kernel>,
+    certificates: Arc<Certificates>,
+    mut told: watch::Receiver<Doors>,
+    ready: Pending,
+) {
+    let mut ready = Some(ready);
+    loop {
+        let now = told.borrow_and_update().clone();
+        match put_in_force(&kernel, &certificates, &now) {
+            Ok(()) => {
+                if now.whole {
+                    ready = None;
+                }
+                if told.changed().await.is_err() {
+                    return;
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, waiting = ready.is_some(), "the API server's addresses are not in force");
+                tokio::time::sleep(DOORS_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn put_in_force(kernel: &Kernel, certificates: &Certificates, now: &Doors) -> anyhow::Result<()> {
+    let addresses: BTreeSet<IpAddr> = now.addresses.iter().map(|address| address.ip()).collect();
+    certificates.set_doors(addresses)?;
+    let doors: BTreeSet<Door> = now.addresses.iter().copied().map(Door::redirect).collect();
+    if now.whole { kernel.set_doors(&doors)? } else { kernel.add_doors(&doors)? }
+    Ok(())
+}
+
+/// Waits until every pod that was there at the start is judged, then ends the programs of an agent with another layout,
+/// which until then kept those pods from going past.
+pub(super) async fn settled(mut status: watch::Receiver<Status>, ready: Pending, kernel: Arc<Kernel>) {
+    if status.wait_for(|status| status.settled).await.is_err() {
+        return;
+    }
+    if let Err(error) = kernel.retire_older() {
+        tracing::error!(%error, "kernel programs of an earlier version stay attached");
+    }
+    ready.ready();
+    // A core task does not end by itself; this one's work is done.
+    std::future::pending::<()>().await;
+}
+
+/// Writes down and counts every connect that the kernel refused.
+pub(super) async fn events(
+    mut events: KernelEvents,
+    in_force: Arc<InForce>,
+    metrics: Arc<Metrics>,
+    audit: AuditLog,
+) {
+    loop {
+        let event = match events.next().await {
+            Ok(event) => event,
+            Err(error) => {
+                tracing::error!(%error, "the kernel's events cannot be read");
+                return;
+            }
+        };
+        let cause = event.refusal.map_or("unknown", |refusal| refusal.as_str());
+        metrics.connect_refused(cause);
+        let pod = in_force.pod(event.cgroup);
+        if let Err(error) = audit.connection(refused(&event, cause, pod.as_deref())).await {
+            tracing::error!(%error, "a refused connect is not in the audit log");
+        }
+    }
+}
+
+fn refused(event: &KernelEvent, cause: &'static str, pod: Option<&Pod>) -> Connection {
+    let process = ProcessRef {
+        pid: event.pid,
+        // The process may be gone by now, and what the link then leads to is another's.
+        exe: None,
+        comm: event.comm.clone(),
+        uid: event.uid,
+    };
+    Connection {
+        caller: Some(Arc::new(caller(pod, Some(process)))),
+        kernel: KernelFacts {
+            hook: event.hook.map_or("unknown", |hook| hook.as_str()).into(),
+            family: family(event.origin.ip()).into(),
+            protocol: protocol(event.protocol).into(),
+            address: Some(event.origin),
+            verdict: "refuse".into(),
+        },
+        reason: cause,
+        message: format!("connect to the API server at {} refused by the kernel: {}", event.origin, explain(cause)),
+    }
+}
+
+/// What each cause means to a person.
+fn explain(cause: &str) -> &'static str {
+    match cause {
+        "pending" => "the pod has not been classified yet",
+        "protocol" => "an enforced pod reaches the API server by TCP alone",
+        "no_listener" => "the pod is enforced and its listener is not open",
+        "door" => "no enforced pod may reach this address",
+        _ => "the kernel could not note the connect",
+    }
+}
+
+/// Gives each accepted connection a task of its own, and writes down those that came by no redirect.
+pub(super) async fn connections(
+    mut arrivals: mpsc::Receiver<Arrival>,
+    pipeline: Arc<Pipeline>,
+    drain: Drain,
+    metrics: Arc<Metrics>,
+    audit: AuditLog,
+) {
+    while let Some(arrival) = arrivals.recv().await {
+        match arrival {
+            Arrival::Accepted(accepted) => {
+                let (pipeline, open) = (Arc::clone(&pipeline), metrics.connection());
+                drain.serve(async move {
+                    pipeline.serve(*accepted).await;
+                    drop(open);
+                });
+            }
+            Arrival::NoFlow(no_flow) => {
+                metrics.no_flow();
+                if let Err(error) = audit.connection(closed(&no_flow)).await {
+                    tracing::error!(%error, "a connection without a flow is not in the audit log");
+                }
+            }
+        }
+    }
+    // All senders are gone: the agent is stopping, and the connections that are open are the drain's.
+    std::future::pending::<()>().await;
+}
+
+fn closed(no_flow: &NoFlow) -> Connection {
+    Connection {
+        caller: Some(Arc::new(caller(Some(&no_flow.workload), None))),
+        kernel: KernelFacts {
+            hook: "listener".into(),
+            family: family(no_flow.local.ip()).into(),
+            protocol: "tcp".into(),
+            address: Some(no_flow.local),
+            verdict: "close".into(),
+        },
+        reason: "no_flow",
+        message: format!(
+            "a connection from {} to Picket's listener was closed: the kernel redirected no such connection ({})",
+            no_flow.peer,
+            no_flow.cause.as_str()
+        ),
+    }
+}
+
+fn caller(pod: Option<&Pod>, process: Option<ProcessRef>) -> Caller {
+    Caller {
+        pod: pod.map(|pod| PodRef {
+            namespace: pod.namespace.clone(),
+            name: pod.name.clone(),
+            uid: pod.uid.0.clone(),
+        }),
+        container: None,
+        service_account: pod.map(|pod| pod.service_account.clone()),
+        process,
+    }
+}
+
+fn family(address: IpAddr) -> &'static str {
+    if address.is_ipv4() { "ipv4" } else { "ipv6" }
+}
+
+/// The IP protocol's name (IANA protocol numbers); the kernel gives 0 for a socket type's default.
+fn protocol(number: u32) -> &'static str {
+    match number {
+        6 => "tcp",
+        17 => "udp",
+        132 => "sctp",
+        262 => "mptcp",
+        _ => "other",
+    }
+}
+
+/// Keeps gauges up to date.
+pub(super) async fn gauges(
+    metrics: Arc<Metrics>,
+    certificates: Arc<Certificates>,
+    upstream: Upstream,
+    status: watch::Receiver<Status>,
+) {
+    let mut tick = tokio::time::interval(GAUGES_EVERY);
+    loop {
+        tick.tick().await;
+        metrics.certificate_expiry("leaf", since_epoch(certificates.not_after()));
+        metrics.certificate_expiry("node-ca", since_epoch(certificates.ca_not_after()));
+        if let Some(end) = upstream.credential_not_after() {
+            metrics.certificate_expiry("upstream", since_epoch(end));
+        }
+        let pods = *status.borrow();
+        metrics.pods("enforced", pods.enforced);
+        metrics.pods("exempt", pods.exempt);
+        metrics.pods("pending", pods.pending);
+        metrics.pods("unenforceable", pods.unenforceable);
+    }
+}
+
+fn since_epoch(time: SystemTime) -> Duration {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// Counts how readings of the policy files went.
+pub(super) async fn reloads(metrics: Arc<Metrics>, store: Arc<Store>) {
+    let mut changes = store.changes();
+    metrics.policy_generation(changes.borrow_and_update().generation);
+    while changes.changed().await.is_ok() {
+        let now = changes.borrow_and_update().clone();
+        metrics.reload("policy", now.last_error.is_none());
+        metrics.policy_generation(now.generation);
+    }
+}
+
+/// The kernel's counters by name.
+pub(super) fn counters(kernel: &Kernel) -> Vec<(&'static str, u64)> {
+    match kernel.counters() {
+        Ok(counters) => Counter::ALL.into_iter().map(|counter| (counter.as_str(), counters.get(counter))).collect(),
+        Err(error) => {
+            tracing::warn!(%error, "the kernel's counters cannot be read");
+            Vec::new()
+        }
+    }
+}
+
+/// What `/readyz` says: who is not up yet, and who came up and fails now.
+pub(super) fn report(
+    readiness: Readiness,
+    audit: AuditLog,
+    upstream: Upstream,
+) -> Arc<dyn Fn() -> ReadyReport + Send + Sync> {
+    Arc::new(move || {
+        let failing = [("audit", audit.stats().failure()), ("upstream", upstream.credential_error())];
+        ReadyReport {
+            waiting: readiness.waiting().into_iter().map(str::to_owned).collect(),
+            failing: failing
+                .into_iter()
+                .filter_map(|(part, reason)| reason.map(|reason| Failing { part, reason }))
+                .collect(),
+        }
+    })
+}

@@ -1,0 +1,38 @@
+//! `picket agent`: reads the configuration and runs the composition root.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+
+use crate::config::{self, Config};
+use crate::{app, runtime};
+
+/// Arguments of `picket agent`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  picket agent --config /etc/picket/agent.yaml")]
+pub(super) struct Args {
+    /// The node's configuration file.
+    #[arg(long, value_name = "FILE", default_value = config::DEFAULT_PATH)]
+    config: PathBuf,
+}
+
+pub(super) fn run(args: &Args) -> ExitCode {
+    match start(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => super::fail(&error),
+    }
+}
+
+fn start(args: &Args) -> anyhow::Result<()> {
+    let config = Config::read(&args.config)?;
+    runtime::telemetry::init(&config.log)?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
+    let outcome = runtime.block_on(async {
+        app::App::build(config).await?.run().await
+    });
+    // Blocking tasks (a file being read, say) do not keep a stopped agent alive.
+    runtime.shutdown_background();
+    outcome
+}

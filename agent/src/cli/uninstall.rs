@@ -1,0 +1,31 @@
+//! `picket uninstall`: takes this node's pinned links and maps out of the kernel.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use crate::config::{self, Config};
+use crate::kernel::Kernel;
+
+/// Arguments of `picket uninstall`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "The agent must have stopped; pods are no longer held to Picket afterwards.\n\nExample:\n  \
+    picket uninstall --config /etc/picket/agent.yaml")]
+pub(super) struct Args {
+    /// The node's configuration file, which names the folder on the bpf file system.
+    #[arg(long, value_name = "FILE", default_value = config::DEFAULT_PATH)]
+    config: PathBuf,
+}
+
+pub(super) fn run(args: &Args) -> ExitCode {
+    match remove(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => super::fail(&error),
+    }
+}
+
+fn remove(args: &Args) -> anyhow::Result<()> {
+    let config = Config::read(&args.config)?;
+    Kernel::unload(&config.kernel.bpffs)?;
+    println!("removed Picket's links and maps from {}", config.kernel.bpffs.display());
+    Ok(())
+}
