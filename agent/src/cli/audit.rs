@@ -32,7 +32,7 @@ const BREAKS_SHOWN: usize = 20;
 
 /// Read and verify audit logs.
 #[derive(Debug, Args)]
-pub struct Audit {
+pub(super) struct Audit {
     #[command(subcommand)]
     command: Command,
 }
@@ -98,7 +98,7 @@ struct Verify {
 
 impl Audit {
     /// Runs the command.
-    pub fn run(self) -> ExitCode {
+    pub(super) fn run(self) -> ExitCode {
         let result = match self.command {
             Command::Tail(tail) => tail.run(&mut io::stdout().lock()).map(|()| ExitCode::SUCCESS),
             Command::Verify(verify) => verify.run(&mut io::stdout().lock()),
@@ -158,8 +158,8 @@ impl Tail {
             filter: &self.filter,
             view,
         };
-        printer.header()?;
         if self.file == Path::new("-") {
+            printer.header()?;
             return self.standard_input(&mut printer);
         }
         let failed = |error| Failure::input(&self.file, error);
@@ -174,6 +174,7 @@ impl Tail {
             }
             Err(error) => return Err(failed(error)),
         };
+        printer.header()?;
         for line in self.last_lines(&mut follower).map_err(failed)? {
             printer.line(&line)?;
         }
