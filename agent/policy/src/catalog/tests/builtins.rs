@@ -1,0 +1,104 @@
+//! What every agent is refused, and how it is lifted.
+
+use super::*;
+
+/// `no`, the request, the built-in that refuses it.
+const TABLE: &str = "
+no | GET /api/v1/nodes/n/proxy/pods                      | builtin/nodes-proxy
+no | POST /api/v1/nodes/n/proxy/run/x/y/z                | builtin/nodes-proxy
+no | GET /api/v1/Nodes/n/Proxy                           | builtin/nodes-proxy
+no | GET /api/v1/namespaces/n/pods/x/proxy               | builtin/pods-proxy
+no | GET /api/v1/namespaces/n/pods/https:x:443/proxy/    | builtin/pods-proxy
+no | GET /api/v1/namespaces/default/services/https:kubernetes:443/proxy/api          | builtin/services-proxy
+no | GET /api/v1/namespaces/kube-system/pods/kube-apiserver-n1/portforward           | builtin/apiserver-portforward
+no | POST /api/v1/namespaces/n/serviceaccounts/default/token                         | builtin/token-request
+no | POST /apis/certificates.k8s.io/v1/certificatesigningrequests                    | builtin/certificate-requests
+no | PUT /apis/certificates.k8s.io/v1/certificatesigningrequests/x/approval          | builtin/certificate-requests
+no | GET /apis/picket.dev/v1alpha1/agentpolicies                                     | builtin/picket-objects
+no | PATCH /apis/apiextensions.k8s.io/v1/customresourcedefinitions/agentgrants.picket.dev | builtin/picket-objects
+no | DELETE /apis/apiextensions.k8s.io/v1/customresourcedefinitions                  | builtin/picket-objects
+no | DELETE /apis/apiregistration.k8s.io/v1/apiservices/v1alpha1.picket.dev          | builtin/picket-objects
+no | DELETE /apis/admissionregistration.k8s.io/v1/mutatingadmissionpolicies/picket   | builtin/picket-admission
+no | PATCH /apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/picket-enrol | builtin/picket-admission
+no | DELETE /apis/admissionregistration.k8s.io/v1/mutatingadmissionpolicybindings    | builtin/picket-admission
+no | GET /api/v1/namespaces/picket-system/pods           | builtin/picket-namespace
+no | DELETE /api/v1/namespaces/picket-system             | builtin/picket-namespace
+no | GET /api/v1/secrets                                 | builtin/picket-namespace
+no | GET /api/v1/namespaces/picket-system/pods/x/exec?command=sh | builtin/picket-namespace
+no | GET /debug/pprof/profile                            | builtin/unknown-paths
+no | GET /logs/                                          | builtin/unknown-paths
+no | GET /API/v1/pods                                    | builtin/unknown-paths
+no | GET /apiv1                                          | builtin/unknown-paths
+";
+
+#[test]
+fn builtin_denies_hold_unless_lifted_by_name() {
+    let plain = compile(&[&grant(ALL)]);
+    for (_, line, builtin) in rows(TABLE) {
+        let lift = |who: &str| policy("l", &format!("subjects: {{{who}}}\n  lift: [{builtin}]"));
+        let denial = denied(&plain, line);
+        assert_eq!(
+            (denial.cause, denial.rule.as_deref()),
+            (Cause::Builtin, Some(builtin)),
+            "{line}"
+        );
+        assert!(denial.message.contains(builtin), "{}", denial.message);
+        assert!(
+            passes(&compile(&[&grant(ALL), &lift("groups: [agents]")]), line),
+            "{line}"
+        );
+        assert!(
+            !passes(&compile(&[&grant(ALL), &lift("identities: [other]")]), line),
+            "{line}"
+        );
+    }
+    for builtin in Builtin::ALL {
+        assert!(TABLE.contains(builtin.name()), "{builtin:?} is not in the table");
+    }
+}
+
+#[test]
+fn what_harms_nothing_stays_open() {
+    let catalog = compile(&[&grant(ALL)]);
+    for line in [
+        "GET /api/v1/pods",
+        "GET /api/v1/namespaces/n/secrets",
+        "GET /apis/certificates.k8s.io/v1/certificatesigningrequests",
+        "GET /apis/admissionregistration.k8s.io/v1/mutatingadmissionpolicies/picket",
+        "DELETE /apis/admissionregistration.k8s.io/v1/mutatingadmissionpolicies/picketfence",
+        "PATCH /apis/apiextensions.k8s.io/v1/customresourcedefinitions/things.example.com",
+        "GET /api/v1/namespaces/n/pods/x/portforward",
+        "GET /livez/ping",
+    ] {
+        assert!(passes(&catalog, line), "{line}");
+    }
+}
+
+#[test]
+fn picket_can_live_in_another_namespace() {
+    let documents = read_documents("f.yaml", &format!("{BASE}{}", grant(ALL))).expect("valid");
+    let catalog = Catalog::compile_in(documents, "guard").expect("valid");
+    assert!(!passes(&catalog, "GET /api/v1/namespaces/guard/pods"));
+    assert!(passes(&catalog, "GET /api/v1/namespaces/picket-system/pods"));
+}
+
+#[test]
+fn a_lift_gives_nothing_that_is_not_granted_and_undoes_no_rule() {
+    let lift = policy(
+        "l",
+        "subjects: {identities: [fixer]}\n  lift: [builtin/pods-proxy]",
+    );
+    let catalog = compile(&[
+        &grant("[{verbs: [get], apiGroups: [''], resources: [pods]}]"),
+        &lift,
+    ]);
+    assert_eq!(
+        denied(&catalog, "GET /api/v1/namespaces/n/pods/x/proxy").cause,
+        Cause::NoGrant
+    );
+    let catalog = compile(&[&grant(ALL), &lift, &deny("resources: [pods/proxy]")]);
+    assert_eq!(
+        denied(&catalog, "GET /api/v1/namespaces/n/pods/x/proxy").cause,
+        Cause::Policy
+    );
+}

@@ -1,0 +1,76 @@
+//! The files that people start from do what their comments say.
+
+use super::*;
+
+#[test]
+fn the_examples_hold() {
+    let files = [
+        (
+            "identities.yaml",
+            include_str!("../../../../../deploy/examples/identities.yaml"),
+        ),
+        (
+            "grants.yaml",
+            include_str!("../../../../../deploy/examples/grants.yaml"),
+        ),
+        (
+            "policies.yaml",
+            include_str!("../../../../../deploy/examples/policies.yaml"),
+        ),
+    ];
+    let documents = files
+        .iter()
+        .flat_map(|(name, text)| read_documents(name, text).unwrap_or_else(|e| panic!("{e:#?}")))
+        .collect();
+    let catalog = Catalog::compile(documents).unwrap_or_else(|errors| panic!("{errors:#?}"));
+    let outcome = |who: &str, line: &str| match decide_as(&catalog, who, line) {
+        Decision::Permit(permit) => format!(
+            "{} warned, {} noted",
+            permit.warnings().len(),
+            permit.would_deny().len()
+        ),
+        Decision::Deny(denial) => denial.rule.unwrap_or_else(|| denial.cause.as_str().to_owned()),
+    };
+    for (who, line, expected) in [
+        ("diagnoser", "GET /api/v1/namespaces/x/pods", "0 warned, 0 noted"),
+        ("diagnoser", "GET /api/v1/namespaces/x/secrets", "no_grant"),
+        (
+            "operator",
+            "GET /api/v1/namespaces/x/secrets",
+            "0 warned, 1 noted",
+        ),
+        ("operator", "DELETE /api/v1/namespaces/x", "deny-delete"),
+        (
+            "operator",
+            "DELETE /api/v1/namespaces/prod-eu/pods/y",
+            "read-only",
+        ),
+        (
+            "operator",
+            "DELETE /api/v1/namespaces/dev/pods/y",
+            "0 warned, 0 noted",
+        ),
+        (
+            "operator",
+            "PATCH /apis/apps/v1/namespaces/dev/deployments/y/scale",
+            "1 warned, 0 noted",
+        ),
+        (
+            "operator",
+            "POST /api/v1/namespaces/dev/pods/y/exec?command=date",
+            "0 warned, 0 noted",
+        ),
+        (
+            "operator",
+            "GET /api/v1/namespaces/dev/pods/y/exec?command=cat&command=/etc/passwd",
+            "no-secrets-by-exec",
+        ),
+        (
+            "operator",
+            "GET /api/v1/namespaces/dev/pods/y/exec?command=/bin/sh&command=-c&command=date",
+            "no-shells",
+        ),
+    ] {
+        assert_eq!(outcome(who, line), expected, "{who}: {line}");
+    }
+}

@@ -1,0 +1,82 @@
+//! Grants against the meaning RBAC gives their rules.
+
+use super::*;
+
+/// Whether it is granted, the request, the rules.
+const TABLE: &str = "
+yes | GET /api/v1/namespaces/n/pods/x              | {verbs: [get], apiGroups: [''], resources: [pods]}
+no  | GET /api/v1/namespaces/n/pods                | {verbs: [get], apiGroups: [''], resources: [pods]}
+no  | GET /api/v1/namespaces/n/pods?watch=1        | {verbs: [list], apiGroups: [''], resources: [pods]}
+no  | GET /api/v1/namespaces/n/pods/x/log          | {verbs: [get], apiGroups: [''], resources: [pods]}
+yes | GET /api/v1/namespaces/n/pods/x/log          | {verbs: [get], apiGroups: [''], resources: [pods/log]}
+no  | GET /api/v1/namespaces/n/pods/x              | {verbs: [get], apiGroups: [''], resources: [pods/log]}
+yes | GET /api/v1/namespaces/n/pods/x/log          | {verbs: [get], apiGroups: [''], resources: ['*']}
+yes | GET /apis/apps/v1/namespaces/n/deployments/x/scale | {verbs: [get], apiGroups: [apps], resources: ['*/scale']}
+no  | GET /apis/apps/v1/namespaces/n/deployments/x | {verbs: [get], apiGroups: [apps], resources: ['*/scale']}
+no  | GET /apis/apps/v1/namespaces/n/deployments/x | {verbs: [get], apiGroups: [''], resources: [deployments]}
+yes | GET /apis/apps/v1/namespaces/n/deployments/x | {verbs: [get], apiGroups: ['*'], resources: [deployments]}
+no  | GET /api/v1/namespaces/n/Pods/x              | {verbs: [get], apiGroups: [''], resources: [pods]}
+no  | DELETE /api/v1/namespaces/n/pods             | {verbs: [delete], apiGroups: [''], resources: [pods]}
+no  | DELETE /api/v1/namespaces/n/pods/x           | {verbs: [deletecollection], apiGroups: [''], resources: [pods]}
+yes | GET /api/v1/namespaces/n/pods/x  | {verbs: ['*'], apiGroups: [''], resources: [pods], resourceNames: [x]}
+no  | GET /api/v1/namespaces/n/pods/y  | {verbs: ['*'], apiGroups: [''], resources: [pods], resourceNames: [x]}
+no  | GET /api/v1/namespaces/n/pods    | {verbs: ['*'], apiGroups: [''], resources: [pods], resourceNames: [x]}
+no  | POST /api/v1/namespaces/n/pods   | {verbs: ['*'], apiGroups: [''], resources: [pods], resourceNames: [x]}
+yes | GET /api/v1/namespaces/n/pods?watch=1&fieldSelector=metadata.name=x | {verbs: [watch], apiGroups: [''], resources: [pods], resourceNames: [x]}
+no  | DELETE /api/v1/namespaces/n/pods?fieldSelector=metadata.name=x | {verbs: ['*'], apiGroups: [''], resources: [pods], resourceNames: [x]}
+yes | GET /metrics                                 | {verbs: [get], nonResourceURLs: [/metrics]}
+no  | GET /metrics/slis                            | {verbs: [get], nonResourceURLs: [/metrics]}
+yes | GET /metrics/slis                            | {verbs: [get], nonResourceURLs: ['/metrics/*']}
+no  | POST /metrics                                | {verbs: [get], nonResourceURLs: ['*']}
+# A session needs create, whichever method asks for it.
+no  | GET /api/v1/namespaces/n/pods/x/exec?command=id  | {verbs: [get], apiGroups: [''], resources: ['*']}
+yes | GET /api/v1/namespaces/n/pods/x/exec?command=id  | {verbs: [create], apiGroups: [''], resources: [pods/exec]}
+yes | POST /api/v1/namespaces/n/pods/x/exec?command=id | {verbs: [create], apiGroups: [''], resources: [pods/exec]}
+no  | GET /api/v1/namespaces/n/pods/x/attach           | {verbs: [create], apiGroups: [''], resources: [pods/exec]}
+# A server-side apply can create.
+yes | PATCH /api/v1/namespaces/n/pods/x | {verbs: [patch], apiGroups: [''], resources: [pods]}
+no  | PATCH /api/v1/namespaces/n/pods/x content-type:application/apply-patch+yaml | {verbs: [patch], apiGroups: [''], resources: [pods]}
+yes | PATCH /api/v1/namespaces/n/pods/x content-type:application/apply-patch+yaml | {verbs: [patch, create], apiGroups: [''], resources: [pods]}
+yes | PATCH /api/v1/namespaces/n/pods/x content-type:application/apply-patch+cbor | {verbs: [patch], apiGroups: [''], resources: [pods]}, {verbs: [create], apiGroups: [''], resources: [pods]}
+# What every client needs comes with any grant.
+yes | GET /api                  | {verbs: [get], apiGroups: [''], resources: [pods]}
+yes | GET /apis/apps/v1         | {verbs: [get], apiGroups: [''], resources: [pods]}
+yes | GET /openapi/v3/api/v1    | {verbs: [get], apiGroups: [''], resources: [pods]}
+yes | GET /version              | {verbs: [get], apiGroups: [''], resources: [pods]}
+no  | POST /version             | {verbs: [get], apiGroups: [''], resources: [pods]}
+no  | GET /metrics              | {verbs: [get], apiGroups: [''], resources: [pods]}
+yes | POST /apis/authorization.k8s.io/v1/selfsubjectaccessreviews | {verbs: [get], apiGroups: [''], resources: [pods]}
+yes | POST /apis/authentication.k8s.io/v1/selfsubjectreviews      | {verbs: [get], apiGroups: [''], resources: [pods]}
+no  | POST /apis/authorization.k8s.io/v1/subjectaccessreviews     | {verbs: [get], apiGroups: [''], resources: [pods]}
+";
+
+#[test]
+fn grants_follow_rbac() {
+    for (granted, line, rules) in rows(TABLE) {
+        let catalog = compile(&[&grant(&format!("[{rules}]"))]);
+        assert_eq!(passes(&catalog, line), granted, "{rules} on {line}");
+    }
+}
+
+#[test]
+fn a_grants_namespaces_bound_its_rules() {
+    let text = grant("[{verbs: ['*'], apiGroups: ['*'], resources: ['*']}]");
+    let catalog = compile(&[&text.replace("  rules:", "  namespaces: ['team-*']\n  rules:")]);
+    for (granted, line, _) in rows(
+        "yes | GET /api/v1/namespaces/team-a/pods | -
+         no  | GET /api/v1/namespaces/prod/pods   | -
+         no  | GET /api/v1/pods                   | -
+         no  | GET /api/v1/nodes                  | -
+         yes | GET /api/v1/namespaces/team-a      | -
+         no  | GET /api/v1/namespaces             | -
+         yes | GET /api                           | -",
+    ) {
+        assert_eq!(passes(&catalog, line), granted, "{line}");
+    }
+    let denial = denied(&catalog, "GET /api/v1/namespaces/prod/pods");
+    assert!(
+        denial.message.contains("pods in namespace team-*"),
+        "{}",
+        denial.message
+    );
+}

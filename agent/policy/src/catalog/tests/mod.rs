@@ -1,0 +1,304 @@
+//! Decisions on requests as clients send them, by files as people write them.
+
+mod builtins;
+mod examples;
+mod grants;
+mod rules;
+
+use std::collections::BTreeMap;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+
+use super::*;
+use crate::decide::{Cause, Denial, Permit};
+use crate::objects::read_documents;
+
+const BASE: &str = r#"
+apiVersion: picket.dev/v1alpha1
+kind: AgentIdentity
+metadata: {name: fixer}
+spec:
+  owner: team-a
+  groups: [agents]
+  attest: {pod: {namespace: ns, serviceAccount: fixer}}
+---
+apiVersion: picket.dev/v1alpha1
+kind: AgentIdentity
+metadata: {name: other}
+spec:
+  owner: team-b
+  attest: {pod: {namespace: ns, serviceAccount: other}}
+"#;
+
+/// Everything.
+const ALL: &str =
+    "[{verbs: ['*'], apiGroups: ['*'], resources: ['*']}, {verbs: ['*'], nonResourceURLs: ['*']}]";
+
+/// A grant to the fixer with these rules.
+fn grant(rules: &str) -> String {
+    format!(
+        "---\napiVersion: picket.dev/v1alpha1\nkind: AgentGrant\nmetadata: {{name: g}}\nspec:\n  to: {{identities: \
+         [fixer]}}\n  upstream: {{impersonate: {{user: u, groups: [a, b]}}}}\n  rules: {rules}\n"
+    )
+}
+
+/// A policy with these spec fields.
+fn policy(name: &str, spec: &str) -> String {
+    format!(
+        "---\napiVersion: picket.dev/v1alpha1\nkind: AgentPolicy\nmetadata: {{name: {name}}}\nspec:\n  {spec}\n"
+    )
+}
+
+/// A policy with one rule.
+fn deny(matches: &str) -> String {
+    policy(
+        "p",
+        &format!("rules: [{{name: r, action: Deny, message: Not so., match: {{{matches}}}}}]"),
+    )
+}
+
+fn try_compile(text: &str) -> Result<Catalog, Vec<ObjectError>> {
+    Catalog::compile(read_documents("f.yaml", text)?)
+}
+
+fn compile(parts: &[&str]) -> Catalog {
+    let text = format!("{BASE}{}", parts.concat());
+    try_compile(&text).unwrap_or_else(|errors| panic!("{errors:#?}"))
+}
+
+/// `METHOD TARGET [NAME:VALUE]...`
+fn request(line: &str) -> KubeRequest {
+    let mut words = line.split(' ');
+    let (method, target) = (words.next().expect("a method"), words.next().expect("a target"));
+    let mut headers = HeaderMap::new();
+    for header in words {
+        let (name, value) = header.split_once(':').expect("a header");
+        let name = HeaderName::from_bytes(name.as_bytes()).expect("a name");
+        headers.insert(name, HeaderValue::from_str(value).expect("a value"));
+    }
+    let method = Method::from_bytes(method.as_bytes()).expect("a method");
+    KubeRequest::read(&method, &target.parse().expect("a target"), &headers)
+        .unwrap_or_else(|e| panic!("{line}: {e}"))
+}
+
+fn decide_as(catalog: &Catalog, name: &str, line: &str) -> Decision {
+    let identity = catalog
+        .identities()
+        .iter()
+        .find(|identity| identity.name == name)
+        .expect("an identity");
+    let grants = catalog.grants_of(identity);
+    let subject = Subject {
+        identity: name,
+        groups: &identity.groups,
+        namespace: &identity.pod.namespace,
+    };
+    catalog.decide(&subject, &grants, &request(line))
+}
+
+fn permitted(catalog: &Catalog, line: &str) -> Permit {
+    match decide_as(catalog, "fixer", line) {
+        Decision::Permit(permit) => permit,
+        Decision::Deny(denial) => panic!("{line}: {}", denial.message),
+    }
+}
+
+fn denied(catalog: &Catalog, line: &str) -> Denial {
+    match decide_as(catalog, "fixer", line) {
+        Decision::Deny(denial) => denial,
+        Decision::Permit(_) => panic!("{line} was let through"),
+    }
+}
+
+fn passes(catalog: &Catalog, line: &str) -> bool {
+    matches!(decide_as(catalog, "fixer", line), Decision::Permit(_))
+}
+
+/// The rows of a table: `yes|no`, a request, and what they are about.
+fn rows(table: &str) -> impl Iterator<Item = (bool, &str, &str)> {
+    table
+        .lines()
+        .map(str::trim)
+        .filter(|row| !row.is_empty() && !row.starts_with('#'))
+        .map(|row| {
+            let mut columns = row.split(" | ").map(str::trim);
+            let mut next = || columns.next().unwrap_or_else(|| panic!("three columns: {row}"));
+            (next() == "yes", next(), next())
+        })
+}
+
+#[test]
+fn audit_notes_and_warn_warns_and_neither_refuses() {
+    let audit =
+        "mode: Audit\n  rules: [{name: r, action: Deny, message: Would not., match: {resources: [pods]}}]";
+    let audit = policy("trial", audit);
+    let warn = policy(
+        "hint",
+        "rules: [{name: w, action: Warn, message: Careful., match: {resources: [pods]}}]",
+    );
+    let catalog = compile(&[&grant(ALL), &audit, &warn]);
+    let permit = permitted(&catalog, "GET /api/v1/pods");
+    assert_eq!(permit.impersonate().user, "u");
+    assert_eq!(permit.impersonate().groups, ["a", "b"]);
+    assert_eq!((permit.policy(), permit.rule()), ("g", "rules[0]"));
+    let [finding] = permit.would_deny() else {
+        panic!("{permit:?}")
+    };
+    let told = (
+        finding.policy.as_str(),
+        finding.rule.as_str(),
+        finding.message.as_str(),
+    );
+    assert_eq!(told, ("trial", "r", "Would not."));
+    assert_eq!(permit.warnings()[0].message, "Careful.");
+    assert_eq!(permitted(&catalog, "GET /version").rule(), "rules[1]");
+
+    let narrow = compile(&[
+        &grant("[{verbs: [get], apiGroups: [''], resources: [nodes]}]"),
+        &audit,
+    ]);
+    assert_eq!(permitted(&narrow, "GET /version").rule(), "builtin/discovery");
+    let denial = denied(&narrow, "GET /api/v1/pods");
+    assert_eq!((denial.cause, denial.would_deny.len()), (Cause::NoGrant, 1));
+}
+
+#[test]
+fn the_order_of_files_and_rules_never_shows() {
+    let first = policy(
+        "a",
+        "rules: [{name: one, action: Deny, match: {resources: [pods]}}]",
+    );
+    let second = policy(
+        "b",
+        "rules: [{name: two, action: Deny, match: {resources: [pods]}}]",
+    );
+    let there = denied(&compile(&[&grant(ALL), &first, &second]), "GET /api/v1/pods");
+    let back = denied(&compile(&[&second, &first, &grant(ALL)]), "GET /api/v1/pods");
+    assert_eq!(there, back);
+    assert_eq!(there.policy.as_deref(), Some("a"));
+}
+
+#[test]
+fn refusals_say_who_what_why_and_what_else() {
+    let rules = "[{verbs: [get, list, delete], apiGroups: [''], resources: [namespaces, pods]}]";
+    let catalog = compile(&[&grant(rules), &deny("verbs: [delete], resources: [namespaces]")]);
+    assert_eq!(
+        denied(&catalog, "DELETE /api/v1/namespaces/x").message,
+        "agent fixer may not delete namespaces \"x\" (policy p, rule r): Not so. Allowed instead: get, list namespaces."
+    );
+    assert_eq!(
+        denied(&catalog, "GET /api/v1/namespaces/x/secrets/y").message,
+        "agent fixer may not get secrets \"y\" in namespace \"x\": no grant allows it. Allowed instead: requests for \
+         namespaces, pods."
+    );
+    let denial = denied(&catalog, "PUT /apis/apps/v1/namespaces/x/deployments/y/scale");
+    assert!(
+        denial
+            .message
+            .starts_with("agent fixer may not update deployments/scale.apps \"y\" in namespace \"x\": ")
+    );
+
+    let Decision::Deny(denial) = decide_as(&catalog, "other", "GET /api") else {
+        panic!("let through")
+    };
+    assert_eq!(
+        denial.message,
+        "agent other may not get /api: no AgentGrant names this agent."
+    );
+    assert_eq!(denial.cause, Cause::NoGrant);
+
+    let many: Vec<_> = (0..200)
+        .map(|number| format!("resource-number-{number}"))
+        .collect();
+    let many = format!(
+        "[{{verbs: [get], apiGroups: [''], resources: [{}]}}]",
+        many.join(", ")
+    );
+    let denial = denied(&compile(&[&grant(&many)]), "GET /api/v1/pods");
+    assert!(
+        denial.allowed.len() <= 300 && denial.allowed.ends_with("..."),
+        "{}",
+        denial.allowed
+    );
+}
+
+#[test]
+fn documents_are_checked_against_each_other() {
+    let identity = |name: &str, labels: &str| {
+        format!(
+            "---\napiVersion: picket.dev/v1alpha1\nkind: AgentIdentity\nmetadata: {{name: {name}}}\nspec:\n  owner: t\n  \
+             attest: {{pod: {{namespace: ns, serviceAccount: s, selector: {{matchLabels: {labels}}}}}}}\n"
+        )
+    };
+    let second = |user: &str| {
+        grant(ALL)
+            .replace("name: g", "name: h")
+            .replace("user: u", &format!("user: {user}"))
+    };
+    let about = |subjects: &str| {
+        let rules = "rules: [{name: r, action: Deny, match: {verbs: [get]}}]";
+        policy("p", &format!("subjects: {{{subjects}}}\n  {rules}"))
+    };
+    for (extra, fault) in [
+        (
+            format!("{}{}", grant(ALL), grant(ALL)),
+            "AgentGrant \"g\" is already at f.yaml:",
+        ),
+        (
+            grant(ALL).replace("[fixer]", "[nobody]"),
+            "no AgentIdentity is named \"nobody\"",
+        ),
+        (
+            about("identities: [nobody]"),
+            "no AgentIdentity is named \"nobody\"",
+        ),
+        (
+            about("groups: [nobodies]"),
+            "no AgentIdentity is in a group \"nobodies\"",
+        ),
+        (
+            identity("x", "{a: b}") + &identity("y", "{c: d}"),
+            "AgentIdentity \"y\" and \"x\" (f.yaml:",
+        ),
+        (
+            grant(ALL) + &second("v"),
+            "identity \"fixer\" would act as user \"v\" by this grant and as \"u\" by grant",
+        ),
+        (
+            grant(ALL) + &second("u").replace("[a, b]", "[a]"),
+            "must name the same upstream user and groups",
+        ),
+    ] {
+        let errors = try_compile(&format!("{BASE}{extra}")).expect_err("a fault");
+        assert!(
+            errors.len() == 1 && errors[0].to_string().contains(fault),
+            "wanted {fault}, found {errors:#?}"
+        );
+    }
+    compile(&[&identity("x", "{a: b}"), &identity("y", "{a: c}")]);
+    compile(&[&grant(ALL), &second("u").replace("[a, b]", "[b, a]")]);
+}
+
+#[test]
+fn pods_find_their_identities_and_time_their_standing() {
+    let catalog = compile(&[]);
+    let found = catalog.identities_of_pod("ns", "fixer", &BTreeMap::new());
+    assert_eq!(found.len(), 1);
+    assert!(
+        catalog
+            .identities_of_pod("ns", "default", &BTreeMap::new())
+            .is_empty()
+    );
+    let mut identity = (*found[0]).clone();
+    let at: Timestamp = "2027-01-01T00:00:00Z".parse().expect("a moment");
+    let before: Timestamp = "2026-12-31T23:59:59Z".parse().expect("a moment");
+    assert_eq!(identity.standing(at), Standing::Active);
+    identity.expires_at = Some(at);
+    assert_eq!(identity.standing(before), Standing::Active);
+    assert_eq!(identity.standing(at), Standing::Expired(at));
+    identity.state = State::Suspended;
+    assert_eq!(identity.standing(before), Standing::Suspended);
+    identity.state = State::Revoked;
+    assert_eq!(identity.standing(at), Standing::Revoked);
+    assert_eq!(Catalog::default().summary(), Summary::default());
+}
