@@ -25,8 +25,7 @@ const OBJECTS: &str = include_str!("objects.yaml");
 const PODS: &str = include_str!("pods.yaml");
 const WORLD: &str = include_str!("cluster.yaml");
 
-/// Reads the pod's own token and shows it to the API server in Picket's absence: through a way that no agent has, from the
-/// node, so that the answer is the API server's own.
+/// Where a pod has its own token.
 const TOKEN_FILE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 
 /// What the demo can be told.
@@ -43,7 +42,11 @@ pub(crate) fn run(args: Args) -> Result<()> {
     let start = Instant::now();
     let binary = sh::timed("build picket", || build(Profile::Dev))?;
     let tools = sh::timed("images", || images::tools(&[]))?;
-    let options = ClusterOptions { nodes: 1, name: CLUSTER.to_owned(), images: vec![tools] };
+    let options = ClusterOptions {
+        nodes: 1,
+        name: CLUSTER.to_owned(),
+        images: vec![tools],
+    };
     let mut cluster = sh::timed("cluster", || Cluster::up(options))?;
     let agent = sh::timed("picket agent and the two pods", || set_up(&cluster, binary))?;
     let failed = show(&cluster, &agent)?;
@@ -71,7 +74,9 @@ fn set_up(cluster: &Cluster, binary: std::path::PathBuf) -> Result<Agent> {
     cluster.apply(WORLD)?;
     cluster.apply(PODS)?;
     for (namespace, pod) in [("agents", "triage"), ("agents", "janitor"), ("shop", "web")] {
-        cluster.wait_ready(namespace, pod, POD_LIMIT).with_context(|| format!("pod {namespace}/{pod}"))?;
+        cluster
+            .wait_ready(namespace, pod, POD_LIMIT)
+            .with_context(|| format!("pod {namespace}/{pod}"))?;
     }
     Ok(agent)
 }
@@ -89,23 +94,26 @@ fn show(cluster: &Cluster, agent: &Agent) -> Result<Vec<String>> {
         "A namespace deletion, which the cluster's RBAC would allow and a rule refuses",
         "janitor",
         "kubectl delete namespace shop",
-        &Want::refused("keep-namespaces"),
+        &Want::refused("rule keep-namespaces"),
     )?;
     steps.check("The namespace is still there", || {
-        let phase = cluster.kubectl_client().run(&["get", "namespace", "shop", "-o", "jsonpath={.status.phase}"], None)?;
+        let phase = cluster.kubectl_client().run(
+            &["get", "namespace", "shop", "-o", "jsonpath={.status.phase}"],
+            None,
+        )?;
         Ok((phase == "Active", format!("namespace shop is {phase}")))
     })?;
     steps.in_pod(
         "A read outside the grant",
         "triage",
         "kubectl -n shop get secret payment-key",
-        &Want::refused("secrets"),
+        &Want::refused("no grant allows it"),
     )?;
     steps.in_pod(
         "An exec that a rule refuses by its command",
         "triage",
         "kubectl -n shop exec web -- apk add curl",
-        &Want::refused("no-package-managers"),
+        &Want::refused("rule no-package-managers"),
     )?;
     steps.in_pod(
         "An exec that works",
@@ -113,33 +121,52 @@ fn show(cluster: &Cluster, agent: &Agent) -> Result<Vec<String>> {
         "kubectl -n shop exec web -- hostname",
         &Want::works("web"),
     )?;
-    let (_, address) = cluster.server().split_once("https://").context("the API server's address")?;
+    let address = &cluster.node().address;
     steps.in_pod(
         "The API server's real address instead of its service: caught too",
         "triage",
-        &format!("kubectl --server https://{address} -n shop get secret payment-key"),
-        &Want::refused("secrets"),
+        &format!(
+            "env KUBERNETES_SERVICE_HOST={address} KUBERNETES_SERVICE_PORT=6443 kubectl -n shop get secret payment-key"
+        ),
+        &Want::refused("no grant allows it"),
     )?;
     token(&mut steps, cluster)?;
-    let tail = agent.picket(&["audit", "tail", "-n", "7", &agent.audit_file().display().to_string()])?;
-    steps.output("What Picket wrote down", "picket audit tail", &tail, &Want::works("keep-namespaces"));
+    let file = agent.audit_file().display().to_string();
+    let tail = agent.picket(&["audit", "tail", "--outcome", "deny", "-n", "6", &file])?;
+    steps.output(
+        "What Picket wrote down",
+        "picket audit tail --outcome deny",
+        &tail,
+        &Want::works("guardrails/keep-namespaces"),
+    );
     Ok(steps.end())
 }
 
 /// The pod's token, stolen and shown to the API server from the node, where nothing is redirected.
 fn token(steps: &mut Steps<'_>, cluster: &Cluster) -> Result<()> {
-    steps.check("The pod's token, stolen and shown to the API server itself, is worth nothing", || {
-        let stolen = cluster.exec("agents", "triage", "agent", &["cat", TOKEN_FILE])?;
-        let stolen = String::from_utf8(stolen.stdout).context("the token")?;
-        ensure!(stolen.split('.').count() == 3, "the pod has no token");
-        // Without a kubeconfig, since kubectl prefers a client certificate it finds there to the token.
-        let mut command = std::process::Command::new(cluster.bin().join("kubectl"));
-        command.args(["--kubeconfig", "/dev/null", "--server", cluster.server(), "--certificate-authority"]);
-        command.arg(cluster.ca_cert()).args(["--token", stolen.trim(), "auth", "whoami"]);
-        let done = cluster.node().output(command)?;
-        let said = String::from_utf8_lossy(&done.stderr).trim().to_owned();
-        Ok((!done.status.success() && said.contains("Unauthorized"), said))
-    })
+    steps.check(
+        "The pod's token, stolen and shown to the API server itself, is worth nothing",
+        || {
+            let stolen = cluster.exec("agents", "triage", "agent", &["cat", TOKEN_FILE])?;
+            let stolen = String::from_utf8(stolen.stdout).context("the token")?;
+            ensure!(stolen.split('.').count() == 3, "the pod has no token");
+            // Without a kubeconfig, since kubectl prefers a client certificate it finds there to the token.
+            let mut command = std::process::Command::new(cluster.bin().join("kubectl"));
+            command.args([
+                "--kubeconfig",
+                "/dev/null",
+                "--server",
+                cluster.server(),
+                "--certificate-authority",
+            ]);
+            command
+                .arg(cluster.ca_cert())
+                .args(["--token", stolen.trim(), "auth", "whoami"]);
+            let done = cluster.node().output(command)?;
+            let said = String::from_utf8_lossy(&done.stderr).trim().to_owned();
+            Ok((!done.status.success() && said.contains("Unauthorized"), said))
+        },
+    )
 }
 
 fn take_down(cluster: Cluster, mut agent: Agent) -> Result<()> {
