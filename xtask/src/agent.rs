@@ -21,8 +21,16 @@ pub(crate) const WORKSPACE: [&str; 3] = ["--workspace", "--exclude", "picket-ebp
 
 /// Builds `picket` and returns its path.
 pub(crate) fn build(profile: Profile) -> Result<PathBuf> {
+    build_beside(profile, &[]).map(|folder| folder.join("picket"))
+}
+
+/// Builds `picket` and these other programs, and returns the folder with them.
+pub(crate) fn build_beside(profile: Profile, programs: &[&str]) -> Result<PathBuf> {
     let mut cargo = sh::cargo(&["build"]);
     cargo.args(WORKSPACE).args(["--bin", "picket"]);
+    for program in programs {
+        cargo.args(["--bin", program]);
+    }
     let folder = match profile {
         Profile::Dev => "debug",
         Profile::Release => {
@@ -31,5 +39,5 @@ pub(crate) fn build(profile: Profile) -> Result<PathBuf> {
         }
     };
     sh::run(&mut cargo)?;
-    Ok(sh::target().join(folder).join("picket"))
+    Ok(sh::target().join(folder))
 }

@@ -1,11 +1,23 @@
 //! `cargo xtask bench`: the same requests direct, through Picket and through nginx.
+//!
+//! Builds everything as shipped, runs criterion's benches of the pure parts, then the bench program, which measures and
+//! writes the table and target/bench/latest.json.
 
-use anyhow::{Result, bail};
+use std::process::Command;
 
-use crate::agent::{self, Profile};
+use anyhow::Result;
+
+use crate::agent::{Profile, build_beside};
+use crate::sh;
 
 /// What to measure.
 #[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  cargo xtask bench                          everything, about four minutes once it is built
+  cargo xtask bench --quick                  shorter and coarser, under a minute
+  cargo xtask bench --case latency           the cases with `latency` in their name
+  cargo xtask bench --upstream fast          without a cluster")]
 pub(crate) struct Args {
     /// Fewer and shorter measurements: under a minute
     #[arg(long)]
@@ -13,15 +25,58 @@ pub(crate) struct Args {
     /// Only the cases whose name contains this
     #[arg(long, value_name = "NAME")]
     case: Option<String>,
+    /// Only against this upstream: fast or kube-apiserver
+    #[arg(long, value_name = "NAME")]
+    upstream: Option<String>,
+    /// Requests per second at which latency is measured
+    #[arg(long, value_name = "RATE")]
+    rate: Option<u32>,
 }
 
 /// Builds the bench programs and runs them.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let picket = agent::build(Profile::Release)?;
-    bail!(
-        "not built yet ({}, {:?}, {})",
-        args.quick,
-        args.case,
-        picket.display()
-    )
+    let programs = sh::timed("release build", || {
+        build_beside(Profile::Release, &["picket-bench"])
+    })?;
+    let pure = args.upstream.is_none();
+    if pure {
+        sh::timed("benches of the policy package", || criterion(args))?;
+    }
+    let mut bench = sh::command(&programs.join("picket-bench").to_string_lossy());
+    bench.arg("run").arg("--picket").arg(programs.join("picket"));
+    bench.arg("--out").arg(sh::target().join("bench/latest.json"));
+    if pure {
+        bench.arg("--criterion").arg(sh::target().join("criterion"));
+    }
+    pass_on(&mut bench, args);
+    sh::timed("requests", || sh::run(&mut bench))
+}
+
+fn pass_on(bench: &mut Command, args: &Args) {
+    if args.quick {
+        bench.arg("--quick");
+    }
+    for (flag, value) in [("--case", &args.case), ("--upstream", &args.upstream)] {
+        if let Some(value) = value {
+            bench.args([flag, value]);
+        }
+    }
+    if let Some(rate) = args.rate {
+        bench.args(["--rate", &rate.to_string()]);
+    }
+}
+
+/// Criterion's own table goes nowhere: its figures are in the common one.
+fn criterion(args: &Args) -> Result<()> {
+    let mut cargo = sh::cargo(&[
+        "bench",
+        "--package",
+        "picket-policy",
+        "--benches",
+        "--",
+        "--noplot",
+    ]);
+    let (warm_up, measure) = if args.quick { ("0.2", "0.5") } else { ("0.5", "2") };
+    cargo.args(["--warm-up-time", warm_up, "--measurement-time", measure]);
+    sh::output(&mut cargo).map(|_| ())
 }

@@ -3,11 +3,15 @@
 //! `run` sets everything up, starts the other subcommands of this program where they belong, and reports. `upstream` is a
 //! fast stand-in for an API server. `load` sends the requests from inside a pod.
 
+mod agent;
 mod clock;
+mod fast;
 mod load;
+mod load_process;
 mod nginx;
 mod plan;
 mod process;
+mod real;
 mod report;
 mod run;
 mod tls;

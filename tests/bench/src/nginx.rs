@@ -3,15 +3,20 @@
 //! It has keep-alive upstream and an access log, as Picket has an audit log. nginx speaks no HTTP/2 to upstreams.
 
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
+use picket_tests::net;
 use picket_tests::pki::Pair;
 use picket_tests::sys::Place;
 
-use crate::process::Guarded;
+use crate::process::{self, Guarded};
+
+/// How long it may take until it accepts.
+const START_LIMIT: Duration = Duration::from_secs(10);
 
 /// Where it listens and what it stands before.
 pub(crate) struct Proxy<'a> {
@@ -103,3 +108,23 @@ http {{
 
 /// nginx checks names, not addresses, so the upstream's certificate has this one.
 pub(crate) const UPSTREAM_NAME: &str = "kubernetes.default.svc";
+
+/// Waits until it accepts, and returns the processes that it consists of.
+pub(crate) fn wait(nginx: &mut Guarded, netns: &Path, address: SocketAddr) -> Result<Vec<i32>> {
+    let until = Instant::now() + START_LIMIT;
+    let accepts = || {
+        net::inside(netns, || {
+            Ok(TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok())
+        })
+    };
+    while !accepts()? {
+        nginx.check()?;
+        if Instant::now() > until {
+            bail!("nginx does not answer on {address}");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let mut pids = process::children(nginx.pid())?;
+    pids.push(nginx.pid());
+    Ok(pids)
+}

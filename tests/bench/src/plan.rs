@@ -34,6 +34,8 @@ pub(crate) struct Target {
     pub(crate) name: String,
     /// What is dialled.
     pub(crate) address: SocketAddr,
+    /// The name its certificate must have; the address where it is not given.
+    pub(crate) server_name: Option<String>,
     /// The bundle its certificate is checked against (PEM).
     pub(crate) ca: PathBuf,
     /// The bearer token sent with each request, where one is needed.
@@ -49,9 +51,9 @@ pub(crate) struct Extent {
     pub(crate) rounds: u32,
     /// How long one turn takes, in milliseconds.
     pub(crate) turn_ms: u64,
-    /// How long each target is kept saturated, in milliseconds.
+    /// How long each target is kept saturated, in milliseconds; not at all when 0.
     pub(crate) saturate_ms: u64,
-    /// Connections held open for the memory they take.
+    /// Connections held open for the memory they take; none when 0.
     pub(crate) connections: usize,
     /// Watches opened at once.
     pub(crate) watches: usize,
@@ -60,7 +62,7 @@ pub(crate) struct Extent {
 }
 
 impl Extent {
-    /// About a minute and a half for a fast upstream.
+    /// About a minute and a half against the fast upstream.
     pub(crate) const FULL: Extent = Extent {
         rounds: 5,
         turn_ms: 2_000,
@@ -73,11 +75,31 @@ impl Extent {
     /// About twenty seconds.
     pub(crate) const QUICK: Extent = Extent {
         rounds: 2,
-        turn_ms: 1_000,
-        saturate_ms: 1_000,
+        turn_ms: 700,
+        saturate_ms: 600,
         connections: 200,
         watches: 200,
         events: 200,
+    };
+
+    /// The API server's own time is most of what is seen there, so latency and watches are what there is to see.
+    pub(crate) const APISERVER: Extent = Extent {
+        rounds: 3,
+        turn_ms: 2_000,
+        saturate_ms: 0,
+        connections: 0,
+        watches: 1_000,
+        events: 0,
+    };
+
+    /// A few seconds, beside those that a cluster takes.
+    pub(crate) const QUICK_APISERVER: Extent = Extent {
+        rounds: 1,
+        turn_ms: 700,
+        saturate_ms: 0,
+        connections: 0,
+        watches: 100,
+        events: 0,
     };
 }
 

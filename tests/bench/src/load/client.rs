@@ -56,7 +56,10 @@ impl Dialer {
     async fn try_dial(&self) -> Result<Connection> {
         let stream = TcpStream::connect(self.target.address).await?;
         stream.set_nodelay(true)?;
-        let name = ServerName::from(self.target.address.ip());
+        let name = match &self.target.server_name {
+            Some(name) => ServerName::try_from(name.clone())?,
+            None => ServerName::from(self.target.address.ip()),
+        };
         let io = TokioIo::new(
             TlsConnector::from(Arc::clone(&self.config))
                 .connect(name, stream)

@@ -20,7 +20,7 @@ const PER_CONNECTION: &str = "memory-per-connection";
 
 /// Opens many connections to each target that has processes, and looks at its memory before and after.
 pub(crate) fn measure(session: &mut Session) -> Result<()> {
-    if !session.wants(&[IDLE, PER_CONNECTION]) {
+    if session.plan.extent.connections == 0 || !session.wants(&[IDLE, PER_CONNECTION]) {
         return Ok(());
     }
     for protocol in Protocol::BOTH {

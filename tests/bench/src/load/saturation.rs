@@ -32,7 +32,7 @@ struct Sum {
 
 /// Saturates each target in turn.
 pub(crate) fn measure(session: &mut Session) -> Result<()> {
-    if !session.wants(&[THROUGHPUT, PER_CPU]) {
+    if session.plan.extent.saturate_ms == 0 || !session.wants(&[THROUGHPUT, PER_CPU]) {
         return Ok(());
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
