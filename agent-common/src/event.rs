@@ -177,6 +177,21 @@ impl Counter {
         Self::EventsLost,
     ];
 
+    /// A word for metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Redirected => "redirected",
+            Self::RefusedPending => "refused_pending",
+            Self::RefusedProtocol => "refused_protocol",
+            Self::RefusedNoListener => "refused_no_listener",
+            Self::RefusedDoor => "refused_door",
+            Self::RefusedFault => "refused_fault",
+            Self::FlowsWritten => "flows_written",
+            Self::FlowsLost => "flows_lost",
+            Self::EventsLost => "events_lost",
+        }
+    }
+
     /// Its place in the map.
     #[inline(always)]
     pub const fn index(self) -> u32 {

@@ -55,6 +55,17 @@ impl Program {
         }
     }
 
+    /// Its name where people read it.
+    pub(super) fn title(self) -> &'static str {
+        match self {
+            Self::SockOps => "hook sock_ops",
+            Self::GetPeerName4 => "hook getpeername4",
+            Self::GetPeerName6 => "hook getpeername6",
+            Self::Connect4 => "hook connect4",
+            Self::Connect6 => "hook connect6",
+        }
+    }
+
     /// Loads it into the kernel and attaches it; it is detached when the link is dropped unpinned.
     ///
     /// # Errors

@@ -8,6 +8,7 @@ mod attach;
 mod error;
 mod events;
 mod flows;
+mod mounts;
 mod pins;
 pub mod preflight;
 mod sys;
@@ -20,12 +21,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use aya::maps::{HashMap, MapData, PerCpuArray, RingBuf};
-use picket_common::{ClassValue, Counter, DoorKey};
+use picket_common::{ClassValue, DoorKey};
 
 pub use attach::Program;
 pub use error::KernelError;
 pub use events::KernelEvents;
-pub use picket_common::{DoorAction, Hook, Refusal};
+pub use mounts::cgroup_mount;
+pub use picket_common::{Counter, DoorAction, Hook, Refusal};
 pub use sys::netns_cookie;
 pub use types::{Class, Counters, Door, Flow, KernelConfig, KernelEvent};
 
@@ -75,6 +77,18 @@ impl Kernel {
             counters,
             events: Mutex::new(Some(events)),
         })
+    }
+
+    /// Adds doors to those in force; none goes.
+    ///
+    /// # Errors
+    /// When the map does not take an entry, for instance because there are more than it holds.
+    pub fn add_doors(&self, doors: &BTreeSet<Door>) -> Result<(), KernelError> {
+        let mut map = lock(&self.doors);
+        for door in doors {
+            map.insert(door.key(), door.action.code(), 0)?;
+        }
+        Ok(())
     }
 
     /// Makes `doors` the doors: the new ones come before the old ones go.

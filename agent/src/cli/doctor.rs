@@ -1,0 +1,150 @@
+//! `picket doctor`: what this machine can do for Picket, tried, as a table.
+
+use std::io::{self, Write as _};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+
+use clap::{Args, ValueEnum};
+
+use crate::kernel::preflight::{self, Check, Status, Surroundings};
+
+/// How the outcome is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    Table,
+    /// For programs: a list of objects with name, status, detail and advice.
+    Json,
+}
+
+/// Try what this kernel can do: every program is loaded, attached and used once, in a cgroup made for it.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// The cgroup v2 folder the agent would attach to; by default the first mount of that kind
+    #[arg(long, value_name = "FOLDER")]
+    pub cgroup_root: Option<PathBuf>,
+    /// The folder on a BPF filesystem the agent would use; by default the first mount of that kind
+    #[arg(long, value_name = "FOLDER")]
+    pub bpffs: Option<PathBuf>,
+    /// How to write the outcome
+    #[arg(short, long, value_enum, default_value = "table")]
+    pub output: Output,
+    /// Be the pod of the redirect's trial: join this cgroup and dial this address
+    #[arg(long, hide = true, num_args = 2, value_names = ["CGROUP", "ADDRESS"])]
+    pub probe: Option<Vec<String>>,
+}
+
+/// Runs the checks and prints them. Fails when something is missing that Picket cannot do without.
+pub fn run(args: &DoctorArgs) -> ExitCode {
+    if let Some([cgroup, address]) = args.probe.as_deref() {
+        return probe(Path::new(cgroup), address);
+    }
+    let surroundings = Surroundings::new(args.cgroup_root.clone(), args.bpffs.clone());
+    let checks = preflight::run(&surroundings, Some(&start_probe));
+    let text = match args.output {
+        Output::Table => table(&checks),
+        Output::Json => json(&checks),
+    };
+    // A reader that has gone away has seen enough; the exit code says the rest.
+    let _ = io::stdout().write_all(text.as_bytes());
+    let worst = checks.iter().map(|check| check.status).max().unwrap_or(Status::Missing);
+    if worst == Status::Missing { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+/// The child's side of the trial.
+fn probe(cgroup: &Path, address: &str) -> ExitCode {
+    let dialled = address.parse().map_err(io::Error::other).and_then(|address| preflight::dial(cgroup, address));
+    match dialled {
+        Ok(peer) => {
+            println!("{peer}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Starts this program again as the pod of the trial: only a process of its own can be in a cgroup of its own.
+fn start_probe(cgroup: &Path, address: SocketAddr) -> io::Result<SocketAddr> {
+    let output = Command::new(std::env::current_exe()?)
+        .args(["doctor", "--probe"])
+        .arg(cgroup)
+        .arg(address.to_string())
+        .stdin(Stdio::null())
+        .output()?;
+    if !output.status.success() {
+        return Err(io::Error::other(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
+    }
+    String::from_utf8_lossy(&output.stdout).trim().parse().map_err(io::Error::other)
+}
+
+fn table(checks: &[Check]) -> String {
+    let width = checks.iter().map(|check| check.name.len()).max().unwrap_or(0);
+    let mut text = String::new();
+    for check in checks {
+        text.push_str(&format!("{:width$}  {:8}  {}\n", check.name, check.status.as_str(), check.detail));
+        if let Some(advice) = &check.advice {
+            text.push_str(&format!("{:width$}  {:8}  -> {advice}\n", "", ""));
+        }
+    }
+    let worst = checks.iter().map(|check| check.status).max();
+    text.push_str(match worst {
+        Some(Status::Ok) => "Picket works here.\n",
+        Some(Status::Degraded) => "Picket works here, with less than it could.\n",
+        Some(Status::Missing) | None => "Picket does not work here.\n",
+    });
+    text
+}
+
+fn json(checks: &[Check]) -> String {
+    let list: Vec<_> = checks
+        .iter()
+        .map(|check| {
+            serde_json::json!({
+                "name": check.name,
+                "status": check.status.as_str(),
+                "detail": check.detail,
+                "advice": check.advice,
+            })
+        })
+        .collect();
+    format!("{:#}\n", serde_json::Value::Array(list))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checks() -> Vec<Check> {
+        let check = |name, status, advice: Option<&str>| Check {
+            name,
+            status,
+            detail: "seen".to_owned(),
+            advice: advice.map(str::to_owned),
+        };
+        vec![check("kernel version", Status::Ok, None), check("cgroup v2", Status::Missing, Some("mount it"))]
+    }
+
+    #[test]
+    fn the_table_gives_advice_under_what_is_missing() {
+        let text = table(&checks());
+        assert_eq!(
+            text,
+            "kernel version  ok        seen\n\
+             cgroup v2       missing   seen\n\
+             \u{20}                         -> mount it\n\
+             Picket does not work here.\n"
+        );
+    }
+
+    #[test]
+    fn programs_read_a_list() {
+        let read: serde_json::Value = serde_json::from_str(&json(&checks())).unwrap();
+        assert_eq!(read[1]["status"], "missing");
+        assert_eq!(read[1]["advice"], "mount it");
+        assert!(read[0]["advice"].is_null());
+    }
+}

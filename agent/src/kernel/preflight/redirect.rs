@@ -1,0 +1,109 @@
+//! The whole way through the kernel, once: a dial of one loopback port ends at another, the client does not
+//! notice, and the flow is there.
+
+use std::fs;
+use std::io::{self, Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::{Check, Status, Surroundings, Trial};
+use crate::kernel::{Class, Door, Kernel, KernelConfig, netns_cookie};
+use crate::workload::CgroupId;
+
+/// How long the probe may take; loopback takes a millisecond, starting a process some more.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What the redirected listener says, which nobody else does.
+const WORD: &[u8] = b"picket";
+
+/// Starts a process that joins the cgroup, dials the address, and returns the peer that getpeername told it.
+/// [`dial`] is what that process has to do.
+pub type Probe<'a> = dyn Fn(&Path, SocketAddr) -> io::Result<SocketAddr> + 'a;
+
+/// The probe's own part: joins the cgroup, dials, and reports the peer once the right one has answered.
+///
+/// # Errors
+/// When the cgroup cannot be joined, and when the dial fails or ends at the wrong listener.
+pub fn dial(cgroup: &Path, address: SocketAddr) -> io::Result<SocketAddr> {
+    fs::write(cgroup.join("cgroup.procs"), "0")?;
+    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut answer = [0; WORD.len()];
+    stream.read_exact(&mut answer)?;
+    if answer != WORD {
+        return Err(io::Error::other("the dial was not redirected"));
+    }
+    stream.peer_addr()
+}
+
+pub(super) fn check(surroundings: &Surroundings, cgroup: &Trial, probe: &Probe<'_>) -> Check {
+    const NAME: &str = "redirect";
+    const ADVICE: &str = "another program on a parent cgroup may rewrite or refuse connects: see `bpftool cgroup tree`";
+    let Some(bpffs) = surroundings.bpffs() else {
+        return Check::bad(NAME, Status::Missing, "not tried without a BPF filesystem", "mount one first");
+    };
+    let bpffs = bpffs.join(format!("picket-doctor-{}", std::process::id()));
+    let outcome = attempt(&bpffs, &cgroup.path, probe);
+    if let Err(error) = Kernel::unload(&bpffs) {
+        return Check::bad(NAME, Status::Degraded, format!("cannot clean up: {error}"), "remove the folder by hand");
+    }
+    match outcome {
+        Ok(()) => Check::ok(NAME, "a dial was taken to a listener, the client saw what it dialled, its flow was there"),
+        Err(reason) => Check::bad(NAME, Status::Missing, reason, ADVICE),
+    }
+}
+
+/// The reason in words when it does not work.
+fn attempt(bpffs: &Path, cgroup: &Path, probe: &Probe<'_>) -> Result<(), String> {
+    let said = |error: io::Error| error.to_string();
+    let door = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(said)?;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(said)?;
+    listener.set_nonblocking(true).map_err(said)?;
+    let address = door.local_addr().map_err(said)?;
+    let port = listener.local_addr().map_err(said)?.port();
+
+    let config = KernelConfig { cgroup_root: cgroup.to_owned(), bpffs: bpffs.to_owned() };
+    let kernel = Kernel::load(&config).map_err(|error| error.to_string())?;
+    let id = CgroupId::of(cgroup).map_err(said)?;
+    kernel.set_class(id, Class::Enforced { pod: 1, port }).map_err(|error| error.to_string())?;
+    kernel.set_doors(&[Door::redirect(address)].into()).map_err(|error| error.to_string())?;
+
+    let peer = std::thread::scope(|scope| {
+        let answering = scope.spawn(|| answer(&listener));
+        let peer = probe(cgroup, address).map_err(|error| format!("the dial failed: {error}"));
+        let accepted = answering.join().unwrap_or_else(|_| Err(io::Error::other("the listener panicked")));
+        let accepted = match (&peer, accepted) {
+            (_, Ok(accepted)) => accepted,
+            (Err(reason), Err(_)) => return Err(reason.clone()),
+            (Ok(_), Err(error)) => return Err(error.to_string()),
+        };
+        let (local, from) = (accepted.local_addr().map_err(said)?, accepted.peer_addr().map_err(said)?);
+        let cookie = netns_cookie(&accepted).map_err(said)?;
+        match kernel.take_flow(cookie, local, from) {
+            Ok(Some(flow)) if flow.origin == address && flow.cgroup == id => peer,
+            Ok(Some(flow)) => Err(format!("the flow is another one's: {flow:?}")),
+            Ok(None) => Err("the connection was redirected and has no flow".to_owned()),
+            Err(error) => Err(error.to_string()),
+        }
+    })?;
+    if peer != address {
+        return Err(format!("the client dialled {address} and sees {peer}"));
+    }
+    Ok(())
+}
+
+fn answer(listener: &TcpListener) -> io::Result<TcpStream> {
+    let begun = Instant::now();
+    loop {
+        match listener.accept() {
+            Ok((mut stream, _)) => {
+                stream.write_all(WORD)?;
+                return Ok(stream);
+            }
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
+            Err(_) if begun.elapsed() > PATIENCE => return Err(io::Error::other("the dial did not arrive")),
+            Err(_) => std::thread::sleep(Duration::from_millis(5)),
+        }
+    }
+}

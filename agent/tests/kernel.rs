@@ -1,0 +1,481 @@
+//! The kernel programs and the listener against the running kernel: real cgroups, real namespaces, real dials.
+//!
+//! Each test makes a cgroup, a network namespace without a way out and a BPF filesystem of its own, and takes them
+//! down again. A dial is made by this very program, started again inside them. It all needs root.
+#![cfg(target_os = "linux")]
+
+mod ground;
+
+use std::collections::BTreeSet;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use picket::kernel::{Class, Door, Hook, Kernel, KernelConfig, KernelError, Refusal};
+use picket::listener::{Accepted, Arrival, InPodListener, NoFlowCause, Serving};
+use picket::workload::CgroupId;
+use picket_common::Counter;
+use tokio::io::AsyncWriteExt as _;
+use tokio::sync::mpsc;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use ground::{Dialled, Ground};
+
+/// Addresses of the namespace itself, so that what passes reaches a server there.
+const DOOR4: &str = "10.96.0.1:443";
+const DOOR6: &str = "[fd00:10:96::1]:443";
+
+/// The agent's number for the pod in these tests.
+const POD: u64 = 17;
+
+/// How long anything may take that takes milliseconds.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn doors() -> BTreeSet<Door> {
+    [DOOR4, DOOR6]
+        .into_iter()
+        .map(|door| Door::redirect(door.parse().unwrap()))
+        .collect()
+}
+
+fn load(ground: &Ground) -> Arc<Kernel> {
+    let kernel = Kernel::load(&config(ground)).unwrap_or_else(|error| panic!("{error}"));
+    kernel.set_doors(&doors()).unwrap();
+    Arc::new(kernel)
+}
+
+fn config(ground: &Ground) -> KernelConfig {
+    KernelConfig {
+        cgroup_root: ground.cgroup.clone(),
+        bpffs: ground.bpffs.clone(),
+    }
+}
+
+/// A pod's listener at work; it answers each connection with one byte.
+struct Pod {
+    port: u16,
+    arrivals: mpsc::Receiver<Arrival>,
+    _cancel: DropGuard,
+}
+
+impl Pod {
+    fn enforce(kernel: &Arc<Kernel>, ground: &Ground) -> Self {
+        let listener = InPodListener::open(&ground.netns).unwrap();
+        let port = listener.port();
+        let cgroup = CgroupId::of(&ground.pod).unwrap();
+        kernel
+            .set_class(cgroup, Class::Enforced { pod: POD, port })
+            .unwrap();
+        let (sink, arrivals) = mpsc::channel(16);
+        let cancel = CancellationToken::new();
+        let serving = Serving {
+            kernel: Arc::clone(kernel),
+            cgroup,
+            pod: Arc::new(ArcSwap::from_pointee(ground::pod())),
+            sink,
+            cancel: cancel.clone(),
+        };
+        tokio::spawn(serving.run(listener));
+        Self {
+            port,
+            arrivals,
+            _cancel: cancel.drop_guard(),
+        }
+    }
+
+    async fn next(&mut self) -> Arrival {
+        tokio::time::timeout(PATIENCE, self.arrivals.recv())
+            .await
+            .expect("no arrival")
+            .expect("the listener ended")
+    }
+
+    async fn accepted(&mut self) -> Accepted {
+        match self.next().await {
+            Arrival::Accepted(mut accepted) => {
+                accepted.stream.write_all(b"p").await.unwrap();
+                *accepted
+            }
+            Arrival::NoFlow(none) => panic!("no flow: {none:?}"),
+        }
+    }
+}
+
+/// What the child prints: the peer as getpeername tells it and the byte it was answered with.
+fn reached(door: &str, byte: char) -> Dialled {
+    Dialled::Reached {
+        peer: door.parse().unwrap(),
+        answer: byte,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_enforced_pods_dials_reach_its_listener_and_the_client_sees_what_it_dialled() {
+    let ground = Ground::new();
+    let kernel = load(&ground);
+    let mut pod = Pod::enforce(&kernel, &ground);
+    for (dialled, origin) in [
+        (DOOR4, DOOR4),
+        (DOOR6, DOOR6),
+        ("[::ffff:10.96.0.1]:443", DOOR4),
+        ("[64:ff9b::10.96.0.1]:443", DOOR4),
+    ] {
+        let dial = ground.dial(&ground.container, "tcp", dialled);
+        let accepted = pod.accepted().await;
+        assert_eq!(
+            accepted.origin,
+            origin.parse::<SocketAddr>().unwrap(),
+            "{dialled}"
+        );
+        let process = &accepted.process;
+        assert_eq!(process.pid, dial.pid(), "{dialled}");
+        assert_eq!(process.comm, "dialler", "{dialled}");
+        assert_eq!(process.uid, 0, "{dialled}");
+        assert_eq!(
+            process.exe.as_deref(),
+            std::env::current_exe().unwrap().to_str(),
+            "{dialled}"
+        );
+        let cgroup = process.cgroup.as_deref().unwrap();
+        assert!(
+            ground.container.ends_with(cgroup.trim_start_matches('/')),
+            "{cgroup}"
+        );
+        // Taken is taken: the same flow serves no second connection.
+        let local = accepted.stream.local_addr().unwrap();
+        let cookie = InPodListener::open(&ground.netns).unwrap().netns_cookie();
+        assert_eq!(kernel.take_flow(cookie, local, accepted.peer).unwrap(), None);
+        drop(accepted);
+        assert_eq!(dial.outcome(), reached(dialled, 'p'), "{dialled}");
+    }
+    let counters = kernel.counters().unwrap();
+    assert_eq!(counters.get(Counter::Redirected), 4);
+    assert_eq!(counters.get(Counter::FlowsWritten), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pending_pod_is_refused_at_doors_alone_and_told_of() {
+    let ground = Ground::new();
+    let kernel = load(&ground);
+    let (_server, _other) = (ground.serve(DOOR4), ground.serve("10.96.0.1:80"));
+    kernel
+        .set_class(CgroupId::of(&ground.pod).unwrap(), Class::Pending)
+        .unwrap();
+    let mut events = kernel.events().unwrap();
+    for (dialled, hook, protocol, how) in [
+        (DOOR4, Hook::Connect4, 6, "tcp"),
+        ("[::ffff:10.96.0.1]:443", Hook::Connect6, 6, "tcp"),
+        (DOOR4, Hook::Connect4, 17, "udp"),
+    ] {
+        let dial = ground.dial(&ground.container, how, dialled);
+        let pid = dial.pid();
+        assert_eq!(dial.outcome(), Dialled::failed("PermissionDenied"), "{dialled}");
+        let event = tokio::time::timeout(PATIENCE, events.next())
+            .await
+            .expect("no event")
+            .unwrap();
+        assert_eq!(event.refusal, Some(Refusal::Pending));
+        assert_eq!(event.hook, Some(hook));
+        assert_eq!(event.origin, DOOR4.parse::<SocketAddr>().unwrap());
+        assert_eq!(event.protocol, protocol);
+        assert_eq!(event.cgroup, CgroupId::of(&ground.pod).unwrap());
+        assert_eq!((event.pid, event.comm.as_str()), (pid, "dialler"));
+    }
+    assert_eq!(kernel.counters().unwrap().get(Counter::RefusedPending), 3);
+    let other = ground.dial(&ground.container, "tcp", "10.96.0.1:80").outcome();
+    assert_eq!(other, reached("10.96.0.1:80", 's'));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_nearest_class_decides_and_without_one_everything_passes() {
+    let ground = Ground::new();
+    let kernel = load(&ground);
+    let _server = ground.serve(DOOR4);
+    let dial = || ground.dial(&ground.container, "tcp", DOOR4).outcome();
+    assert_eq!(dial(), reached(DOOR4, 's'), "no class");
+    kernel
+        .set_class(CgroupId::of(&ground.cgroup).unwrap(), Class::Pending)
+        .unwrap();
+    assert_eq!(dial(), Dialled::failed("PermissionDenied"), "pending above");
+    kernel
+        .set_class(CgroupId::of(&ground.pod).unwrap(), Class::Exempt)
+        .unwrap();
+    assert_eq!(dial(), reached(DOOR4, 's'), "exempt nearer");
+    kernel.remove_class(CgroupId::of(&ground.pod).unwrap()).unwrap();
+    assert_eq!(dial(), Dialled::failed("PermissionDenied"), "pending again");
+    kernel.remove_class(CgroupId::of(&ground.pod).unwrap()).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_enforced_pod_has_no_other_way_to_a_door() {
+    let ground = Ground::new();
+    let kernel = load(&ground);
+    let _pod = Pod::enforce(&kernel, &ground);
+    let mut events = kernel.events().unwrap();
+    assert_eq!(
+        ground.dial(&ground.pod, "udp", DOOR4).outcome(),
+        Dialled::failed("PermissionDenied")
+    );
+    let event = tokio::time::timeout(PATIENCE, events.next())
+        .await
+        .expect("no event")
+        .unwrap();
+    assert_eq!((event.refusal, event.pod), (Some(Refusal::Protocol), POD));
+
+    let shut: BTreeSet<_> = [Door::refuse(DOOR4.parse().unwrap())].into();
+    kernel.set_doors(&shut).unwrap();
+    assert_eq!(
+        ground.dial(&ground.pod, "tcp", DOOR4).outcome(),
+        Dialled::failed("PermissionDenied")
+    );
+    let event = tokio::time::timeout(PATIENCE, events.next())
+        .await
+        .expect("no event")
+        .unwrap();
+    assert_eq!(event.refusal, Some(Refusal::Door));
+    // What is no door any more is none.
+    let _server = ground.serve(DOOR6);
+    assert_eq!(
+        ground.dial(&ground.pod, "tcp", DOOR6).outcome(),
+        reached(DOOR6, 's')
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_dials_the_listener_itself_is_nobody() {
+    let ground = Ground::new();
+    let kernel = load(&ground);
+    let mut pod = Pod::enforce(&kernel, &ground);
+    for address in [format!("127.0.0.1:{}", pod.port), format!("[::1]:{}", pod.port)] {
+        let dial = ground.dial(&ground.container, "tcp", &address);
+        match pod.next().await {
+            Arrival::NoFlow(none) => {
+                assert_eq!(none.cause, NoFlowCause::Unknown);
+                assert_eq!(none.local, address.parse::<SocketAddr>().unwrap());
+            }
+            Arrival::Accepted(accepted) => panic!("served: {accepted:?}"),
+        }
+        assert_eq!(dial.outcome(), Dialled::Closed, "{address}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_an_agent_the_doors_stay_shut_and_the_next_agent_carries_on() {
+    let ground = Ground::new();
+    let _server = ground.serve(DOOR4);
+    let kernel = load(&ground);
+    let mut pod = Pod::enforce(&kernel, &ground);
+    let dial = ground.dial(&ground.pod, "tcp", DOOR4);
+    pod.accepted().await;
+    assert_eq!(dial.outcome(), reached(DOOR4, 'p'));
+    let port = pod.port;
+    drop(pod);
+    let kernel = settle(kernel).await;
+    drop(kernel);
+    let gone = ground.dial(&ground.pod, "tcp", DOOR4).outcome();
+    assert_eq!(gone, Dialled::failed("ConnectionRefused"));
+
+    let kernel = Arc::new(Kernel::load(&config(&ground)).unwrap());
+    let cgroup = CgroupId::of(&ground.pod).unwrap();
+    assert_eq!(
+        kernel.classes().unwrap(),
+        vec![(cgroup, Class::Enforced { pod: POD, port })]
+    );
+    let mut pod = Pod::enforce(&kernel, &ground);
+    let dial = ground.dial(&ground.pod, "tcp", DOOR4);
+    assert_eq!(pod.accepted().await.origin, DOOR4.parse::<SocketAddr>().unwrap());
+    assert_eq!(dial.outcome(), reached(DOOR4, 'p'));
+    // One for each dial of this test: the programs of the first agent are gone, and its maps are not.
+    assert_eq!(kernel.counters().unwrap().get(Counter::Redirected), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_replaces_the_programs_under_traffic_without_a_gap() {
+    let ground = Ground::new();
+    let _server = ground.serve(DOOR4);
+    let kernel = load(&ground);
+    kernel
+        .set_class(CgroupId::of(&ground.pod).unwrap(), Class::Pending)
+        .unwrap();
+    let dial = ground.dial(&ground.pod, "tcp-repeat", DOOR4);
+    for _ in 0..5 {
+        drop(Kernel::load(&config(&ground)).unwrap());
+    }
+    // The child dials until it is told to stop or gets through.
+    assert_eq!(dial.stop(), Dialled::failed("PermissionDenied"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unloading_leaves_nothing() {
+    let ground = Ground::new();
+    let _server = ground.serve(DOOR4);
+    let kernel = load(&ground);
+    kernel
+        .set_class(CgroupId::of(&ground.pod).unwrap(), Class::Pending)
+        .unwrap();
+    assert_eq!(
+        ground.dial(&ground.pod, "tcp", DOOR4).outcome(),
+        Dialled::failed("PermissionDenied")
+    );
+    drop(settle(kernel).await);
+    Kernel::unload(&ground.bpffs).unwrap();
+    assert!(!ground.bpffs.exists());
+    // The kernel detaches from a worker of its own, a moment later.
+    let begun = std::time::Instant::now();
+    while ground.dial(&ground.pod, "tcp", DOOR4).outcome() != reached(DOOR4, 's') {
+        assert!(begun.elapsed() < PATIENCE, "still attached");
+    }
+    Kernel::unload(&ground.bpffs).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn maps_of_another_shape_are_not_adopted() {
+    let ground = Ground::new();
+    drop(load(&ground));
+    let folder = std::fs::read_dir(&ground.bpffs)
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
+    std::fs::rename(folder.join("CLASSES"), folder.join("DOORS")).unwrap();
+    let error = Kernel::load(&config(&ground)).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            KernelError::Shape {
+                property: "key size",
+                ..
+            }
+        ),
+        "{error}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn folders_of_the_wrong_kind_are_named() {
+    let ground = Ground::new();
+    let wrong = KernelConfig {
+        bpffs: ground.folder.join("plain"),
+        ..config(&ground)
+    };
+    let error = Kernel::load(&wrong).unwrap_err();
+    assert!(matches!(error, KernelError::NotBpffs { .. }), "{error}");
+    assert!(error.to_string().contains("mount -t bpf"), "{error}");
+    let wrong = KernelConfig {
+        cgroup_root: ground.folder.clone(),
+        ..config(&ground)
+    };
+    let error = Kernel::load(&wrong).unwrap_err();
+    assert!(matches!(error, KernelError::NotCgroup2 { .. }), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_layout_keeps_watch_until_it_is_retired() {
+    let ground = Ground::new();
+    let _server = ground.serve(DOOR4);
+    let kernel = load(&ground);
+    kernel
+        .set_class(CgroupId::of(&ground.pod).unwrap(), Class::Pending)
+        .unwrap();
+    drop(settle(kernel).await);
+    let folder = std::fs::read_dir(&ground.bpffs)
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
+    std::fs::rename(&folder, ground.bpffs.join("v0-0123456789abcdef")).unwrap();
+
+    let kernel = Kernel::load(&config(&ground)).unwrap();
+    assert_eq!(kernel.classes().unwrap(), vec![]);
+    assert_eq!(
+        ground.dial(&ground.pod, "tcp", DOOR4).outcome(),
+        Dialled::failed("PermissionDenied")
+    );
+    kernel.retire_older().unwrap();
+    let begun = std::time::Instant::now();
+    while ground.dial(&ground.pod, "tcp", DOOR4).outcome() != reached(DOOR4, 's') {
+        assert!(
+            begun.elapsed() < PATIENCE,
+            "the older programs are still attached"
+        );
+    }
+    assert_eq!(std::fs::read_dir(&ground.bpffs).unwrap().count(), 1);
+}
+
+/// Waits until the listener's task has let go of the kernel's handle.
+async fn settle(kernel: Arc<Kernel>) -> Kernel {
+    let mut kernel = kernel;
+    for _ in 0..1000 {
+        match Arc::try_unwrap(kernel) {
+            Ok(kernel) => return kernel,
+            Err(shared) => kernel = shared,
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("the listener did not end");
+}
+
+/// The child's part: joins the cgroup, dials, and tells. Without its instructions it is no test at all.
+#[test]
+fn dialler() {
+    let Ok(order) = std::env::var(ground::ORDER) else {
+        return;
+    };
+    let [cgroup, how, address]: [&str; 3] = order.split(' ').collect::<Vec<_>>().try_into().unwrap();
+    std::fs::write(Path::new(cgroup).join("cgroup.procs"), "0").unwrap();
+    let address: SocketAddr = address.parse().unwrap();
+    let outcome = match how {
+        "udp" => udp(address),
+        "tcp-repeat" => repeat(address),
+        _ => tcp(address),
+    };
+    println!("\n{}{outcome}", ground::MARK);
+}
+
+fn tcp(address: SocketAddr) -> Dialled {
+    let mut stream = match TcpStream::connect_timeout(&address, PATIENCE) {
+        Ok(stream) => stream,
+        Err(error) => return Dialled::failed(&format!("{:?}", error.kind())),
+    };
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let peer = stream.peer_addr();
+    let mut answer = [0_u8; 1];
+    match (peer, stream.read(&mut answer)) {
+        (Ok(peer), Ok(1)) => Dialled::Reached {
+            peer,
+            answer: char::from(answer[0]),
+        },
+        _ => Dialled::Closed,
+    }
+}
+
+fn udp(address: SocketAddr) -> Dialled {
+    let socket = UdpSocket::bind(if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }).unwrap();
+    match socket.connect(address) {
+        Ok(()) => Dialled::Closed,
+        Err(error) => Dialled::failed(&format!("{:?}", error.kind())),
+    }
+}
+
+/// Dials until standard input ends, and stops early where it gets through.
+fn repeat(address: SocketAddr) -> Dialled {
+    let stop = std::thread::spawn(|| std::io::stdin().read_to_end(&mut Vec::new()));
+    loop {
+        let outcome = tcp(address);
+        if stop.is_finished() || outcome != Dialled::failed("PermissionDenied") {
+            return outcome;
+        }
+    }
+}
+
+/// A server that answers with `s`.
+fn answer(listener: &TcpListener) {
+    for stream in listener.incoming() {
+        let _ = stream.map(|mut stream| stream.write_all(b"s"));
+    }
+}
