@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 
@@ -16,7 +16,7 @@ struct Package {
 }
 
 /// What the cluster, the simulated pods, the suites and the bench run.
-const PACKAGES: [Package; 10] = [
+const PACKAGES: [Package; 9] = [
     Package {
         name: "containerd",
         there: || sh::which("containerd").is_some(),
@@ -42,10 +42,6 @@ const PACKAGES: [Package; 10] = [
         there: || sh::which("nft").is_some(),
     },
     Package {
-        name: "conntrack",
-        there: || sh::which("conntrack").is_some(),
-    },
-    Package {
         name: "busybox-static",
         there: busybox_is_static,
     },
@@ -54,8 +50,8 @@ const PACKAGES: [Package; 10] = [
         there: || sh::which("nginx").is_some(),
     },
     Package {
-        name: "python3-venv",
-        there: debian_python_has_venv,
+        name: "python3-pip",
+        there: python_has_pip,
     },
 ];
 
@@ -187,15 +183,10 @@ fn asks_for_a_linker(file: &[u8]) -> Option<bool> {
     }))
 }
 
-/// Debian cuts `ensurepip` out of its Python and ships it in this package.
-fn debian_python_has_venv() -> bool {
-    let versions = fs::read_dir("/usr/lib").into_iter().flatten().flatten();
-    Path::new("/usr/bin/python3").exists()
-        && versions.map(|entry| entry.path()).any(|path: PathBuf| {
-            path.file_name()
-                .is_some_and(|name| name.to_string_lossy().starts_with("python3."))
-                && path.join("ensurepip/__init__.py").exists()
-        })
+/// The images hold Debian's Python; any pip on the machine can fetch packages for it.
+fn python_has_pip() -> bool {
+    let debian = Path::new("/usr/lib/python3/dist-packages/pip").is_dir();
+    Path::new("/usr/bin/python3").exists() && (debian || sh::which("pip3").is_some())
 }
 
 #[cfg(test)]
