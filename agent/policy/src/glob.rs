@@ -26,6 +26,8 @@ pub(crate) enum Glob {
     Exact(Box<str>),
     /// Anything that starts so.
     Prefix(Box<str>),
+    /// Anything that ends so.
+    Suffix(Box<str>),
     /// Anything else.
     Pattern(Box<[u8]>),
 }
@@ -36,6 +38,7 @@ impl fmt::Debug for Glob {
             Self::Any => f.write_str("*"),
             Self::Exact(text) => f.write_str(text),
             Self::Prefix(text) => write!(f, "{text}*"),
+            Self::Suffix(text) => write!(f, "*{text}"),
             Self::Pattern(bytes) => f.write_str(&String::from_utf8_lossy(bytes)),
         }
     }
@@ -66,10 +69,13 @@ impl Glob {
         if !wild(pattern) {
             return Ok(Self::Exact(pattern.into()));
         }
-        Ok(match pattern.strip_suffix('*') {
-            Some(prefix) if !wild(prefix) => Self::Prefix(prefix.into()),
-            _ => Self::Pattern(pattern.bytes().collect()),
-        })
+        if let Some(prefix) = pattern.strip_suffix('*').filter(|prefix| !wild(prefix)) {
+            return Ok(Self::Prefix(prefix.into()));
+        }
+        if let Some(suffix) = pattern.strip_prefix('*').filter(|suffix| !wild(suffix)) {
+            return Ok(Self::Suffix(suffix.into()));
+        }
+        Ok(Self::Pattern(pattern.bytes().collect()))
     }
 
     /// A glob over names that API servers write in lower case.
@@ -85,12 +91,29 @@ impl Glob {
         }
     }
 
+    /// The bytes every match starts with, and whether a match must end there.
+    pub(crate) fn head(&self) -> (&[u8], bool) {
+        match self {
+            Self::Any | Self::Suffix(_) => (&[], false),
+            Self::Exact(text) => (text.as_bytes(), true),
+            Self::Prefix(text) => (text.as_bytes(), false),
+            Self::Pattern(bytes) => {
+                let end = bytes
+                    .iter()
+                    .position(|byte| matches!(byte, b'*' | b'?'))
+                    .unwrap_or(bytes.len());
+                (&bytes[..end], false)
+            }
+        }
+    }
+
     /// Whether a text matches.
     pub(crate) fn matches(&self, text: &str) -> bool {
         match self {
             Self::Any => true,
             Self::Exact(exact) => **exact == *text,
             Self::Prefix(prefix) => text.starts_with(&**prefix),
+            Self::Suffix(suffix) => text.ends_with(&**suffix),
             Self::Pattern(pattern) => run(pattern, text.as_bytes()),
         }
     }

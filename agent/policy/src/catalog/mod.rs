@@ -4,6 +4,7 @@ mod asked;
 mod check;
 mod evaluate;
 mod grants;
+mod index;
 mod overlap;
 mod rules;
 

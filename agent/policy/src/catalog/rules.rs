@@ -1,9 +1,10 @@
-//! Deny and Warn rules, compiled, and the index that finds the few that can be about a request.
+//! Deny and Warn rules, compiled, and the policies they are of.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::asked::{Asked, Command, Scope, What};
+use super::index::{Entry, Head, Index};
 use crate::decide::{Finding, Subject};
 use crate::glob::Glob;
 use crate::objects::{Action, AgentPolicy, Located, Match, Mode, Rule, Subjects};
@@ -256,6 +257,43 @@ impl CompiledRule {
         }
     }
 
+    /// What the index keeps of it.
+    pub(super) fn entry(&self, number: u32) -> Entry {
+        let resource = match self.resources.as_deref() {
+            Some([ResourceGlob::Plain(glob) | ResourceGlob::Sub(glob, _)]) => Head::of_glob(glob),
+            _ => Head::default(),
+        };
+        let head = |globs: &Globs| match globs.as_deref() {
+            Some([glob]) => Head::of_glob(glob),
+            _ => Head::default(),
+        };
+        Entry {
+            number,
+            verbs: self.verbs,
+            resource,
+            namespace: head(&self.namespaces),
+            name: head(&self.names),
+        }
+    }
+
+    /// Every `pods` or `pods/exec` it is about, if each of its patterns is one.
+    pub(super) fn keys(&self) -> Option<Vec<String>> {
+        let mut keys: Vec<String> = self
+            .resources
+            .as_ref()?
+            .iter()
+            .map(ResourceGlob::key)
+            .collect::<Option<_>>()?;
+        keys.sort_unstable();
+        keys.dedup();
+        Some(keys)
+    }
+
+    /// Whether it is about paths.
+    pub(super) fn is_about_paths(&self) -> bool {
+        self.urls.is_some()
+    }
+
     /// The verbs it is about.
     pub(super) fn verbs(&self) -> VerbSet {
         self.verbs
@@ -287,48 +325,6 @@ fn in_scope(globs: &Globs, scope: &Scope<'_>) -> bool {
         (None, _) | (Some(_), Scope::All) => true,
         (Some(globs), Scope::One(text)) => globs.iter().any(|glob| glob.matches(text)),
         (Some(_), Scope::None) => false,
-    }
-}
-
-/// Rules by what they can be about.
-#[derive(Debug, Default)]
-struct Index {
-    by_resource: HashMap<Box<str>, Vec<u32>>,
-    other_resources: Vec<u32>,
-    paths: Vec<u32>,
-}
-
-impl Index {
-    fn add(&mut self, number: u32, rule: &CompiledRule) {
-        if rule.urls.is_some() {
-            self.paths.push(number);
-            return;
-        }
-        let keys: Option<Vec<String>> = rule
-            .resources
-            .as_ref()
-            .and_then(|list| list.iter().map(ResourceGlob::key).collect());
-        match keys {
-            Some(mut keys) => {
-                keys.sort_unstable();
-                keys.dedup();
-                for key in keys {
-                    self.by_resource.entry(key.into()).or_default().push(number);
-                }
-            }
-            None => self.other_resources.push(number),
-        }
-    }
-
-    fn candidates(&self, asked: &Asked<'_>) -> impl Iterator<Item = u32> {
-        let (first, second): (&[u32], &[u32]) = match &asked.what {
-            What::Path { .. } => (&self.paths, &[]),
-            What::Resource { combined, .. } => (
-                self.by_resource.get(&**combined).map_or(&[], Vec::as_slice),
-                &self.other_resources,
-            ),
-        };
-        first.iter().chain(second).copied()
     }
 }
 
