@@ -46,7 +46,7 @@ const PACKAGES: [Package; 9] = [
         there: busybox_is_static,
     },
     Package {
-        name: "nginx-light",
+        name: "nginx",
         there: || sh::which("nginx").is_some(),
     },
     Package {
@@ -117,10 +117,7 @@ pub(crate) fn apt_get(args: &[&str]) -> std::process::Command {
 
 /// A machine that did not run these services before runs none after its next boot either.
 fn leave_services_disabled(installed: &[&str]) {
-    for (package, unit) in [
-        ("containerd", "containerd.service"),
-        ("nginx-light", "nginx.service"),
-    ] {
+    for (package, unit) in [("containerd", "containerd.service"), ("nginx", "nginx.service")] {
         if installed.contains(&package)
             && sh::which("systemctl").is_some()
             && let Err(error) = sh::output(sh::command("systemctl").args(["--quiet", "disable", unit]))

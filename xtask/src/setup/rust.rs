@@ -95,7 +95,13 @@ pub(crate) fn source(toolchain: &Toolchain) -> Result<bool> {
     }
     let what = format!("source of Rust's standard library {}", toolchain.version);
     let by_rustup = sh::timed(&format!("{what}, from rustup"), || {
-        rustup_add(toolchain, &["rust-src"])
+        rustup_add(toolchain, &["rust-src"])?;
+        // rustup goes by its own list, and the files may have gone without it.
+        ensure!(
+            toolchain.has_source(),
+            "rustup says that rust-src is there, and it is not"
+        );
+        Ok(())
     });
     if let Err(rustup) = &by_rustup {
         eprintln!("[xtask] {rustup:#}");
