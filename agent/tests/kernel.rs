@@ -3,6 +3,7 @@
 //! Each test makes a cgroup, a network namespace without a way out and a BPF filesystem of its own, and takes them
 //! down again. A dial is made by this very program, started again inside them. It all needs root.
 #![cfg(target_os = "linux")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics, in its helpers too")]
 
 mod ground;
 

@@ -18,7 +18,7 @@ pub enum Output {
     Json,
 }
 
-/// Try what this kernel can do: every program is loaded, attached and used once, in a cgroup made for it.
+/// Every program is loaded, attached and used once, in a cgroup made for it.
 #[derive(Debug, Args)]
 pub struct DoctorArgs {
     /// The cgroup v2 folder the agent would attach to; by default the first mount of that kind
@@ -48,13 +48,24 @@ pub fn run(args: &DoctorArgs) -> ExitCode {
     };
     // A reader that has gone away has seen enough; the exit code says the rest.
     let _ = io::stdout().write_all(text.as_bytes());
-    let worst = checks.iter().map(|check| check.status).max().unwrap_or(Status::Missing);
-    if worst == Status::Missing { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    let worst = checks
+        .iter()
+        .map(|check| check.status)
+        .max()
+        .unwrap_or(Status::Missing);
+    if worst == Status::Missing {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    }
 }
 
 /// The child's side of the trial.
 fn probe(cgroup: &Path, address: &str) -> ExitCode {
-    let dialled = address.parse().map_err(io::Error::other).and_then(|address| preflight::dial(cgroup, address));
+    let dialled = address
+        .parse()
+        .map_err(io::Error::other)
+        .and_then(|address| preflight::dial(cgroup, address));
     match dialled {
         Ok(peer) => {
             println!("{peer}");
@@ -76,16 +87,26 @@ fn start_probe(cgroup: &Path, address: SocketAddr) -> io::Result<SocketAddr> {
         .stdin(Stdio::null())
         .output()?;
     if !output.status.success() {
-        return Err(io::Error::other(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
+        return Err(io::Error::other(
+            String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+        ));
     }
-    String::from_utf8_lossy(&output.stdout).trim().parse().map_err(io::Error::other)
+    String::from_utf8_lossy(&output.stdout)
+        .trim()
+        .parse()
+        .map_err(io::Error::other)
 }
 
 fn table(checks: &[Check]) -> String {
     let width = checks.iter().map(|check| check.name.len()).max().unwrap_or(0);
     let mut text = String::new();
     for check in checks {
-        text.push_str(&format!("{:width$}  {:8}  {}\n", check.name, check.status.as_str(), check.detail));
+        text.push_str(&format!(
+            "{:width$}  {:8}  {}\n",
+            check.name,
+            check.status.as_str(),
+            check.detail
+        ));
         if let Some(advice) = &check.advice {
             text.push_str(&format!("{:width$}  {:8}  -> {advice}\n", "", ""));
         }
@@ -125,7 +146,10 @@ mod tests {
             detail: "seen".to_owned(),
             advice: advice.map(str::to_owned),
         };
-        vec![check("kernel version", Status::Ok, None), check("cgroup v2", Status::Missing, Some("mount it"))]
+        vec![
+            check("kernel version", Status::Ok, None),
+            check("cgroup v2", Status::Missing, Some("mount it")),
+        ]
     }
 
     #[test]

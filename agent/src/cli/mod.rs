@@ -3,6 +3,7 @@
 mod agent;
 mod audit;
 mod ca;
+mod doctor;
 mod policy;
 mod uninstall;
 
@@ -23,6 +24,8 @@ pub struct Cli {
 enum Command {
     /// Runs the node's agent in the foreground until SIGTERM.
     Agent(agent::Args),
+    /// Tries what this machine's kernel can do for Picket.
+    Doctor(doctor::DoctorArgs),
     /// Works on identity, grant and policy files.
     Policy(policy::PolicyArgs),
     /// Reads audit records.
@@ -39,6 +42,7 @@ impl Cli {
     pub fn run(self) -> ExitCode {
         match self.command {
             Command::Agent(args) => agent::run(&args),
+            Command::Doctor(args) => doctor::run(&args),
             Command::Policy(args) => policy::run(&args),
             Command::Audit(args) => args.run(),
             Command::Ca(args) => ca::run(&args),

@@ -16,9 +16,6 @@ use super::pins::{self, Folder};
 /// The programs as the build script linked them.
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/picket-ebpf.o"));
 
-/// The maps that a layout folder holds, beside those that ask for their pin themselves.
-const SOCKETS: &str = "SOCKETS";
-
 /// One of the programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Program {
@@ -124,9 +121,9 @@ pub(super) fn open_cgroup(root: &Path) -> Result<File, KernelError> {
 pub(super) fn load_object(folder: Option<&Folder>) -> Result<Ebpf, KernelError> {
     let mut loader = EbpfLoader::new();
     if let Some(folder) = folder {
-        loader
-            .default_map_pin_directory(folder.path())
-            .map_pin_path(SOCKETS, folder.map(SOCKETS));
+        for name in pins::map_names() {
+            loader.map_pin_path(name, folder.map(name));
+        }
     }
     loader
         .load(OBJECT)

@@ -1,4 +1,4 @@
-//! Finds the cgroup v2 mount: /sys/fs/cgroup on a unified machine, /sys/fs/cgroup/unified on a hybrid one.
+//! Finds mounts, the cgroup v2 one above all: /sys/fs/cgroup on a unified machine, /sys/fs/cgroup/unified on a hybrid one.
 
 use std::fs;
 use std::io;
@@ -10,16 +10,22 @@ use std::path::PathBuf;
 /// When /proc/mounts cannot be read or names none.
 pub fn cgroup_mount() -> io::Result<PathBuf> {
     let mounts = fs::read_to_string("/proc/mounts")?;
-    first_cgroup2(&mounts)
-        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no file system of type cgroup2 in /proc/mounts"))
+    mounted(&mounts, "cgroup2").next().ok_or_else(|| {
+        io::Error::new(
+            io::ErrorKind::NotFound,
+            "no file system of type cgroup2 in /proc/mounts",
+        )
+    })
 }
 
-/// Lines as proc_mounts(5) has them: device, mount point, type, options.
-fn first_cgroup2(mounts: &str) -> Option<PathBuf> {
-    mounts.lines().find_map(|line| {
+/// Where filesystems of one kind are mounted, by lines as proc_mounts(5) has them: device, mount point, type,
+/// options.
+pub(super) fn mounted(mounts: &str, kind: &str) -> impl Iterator<Item = PathBuf> {
+    mounts.lines().filter_map(move |line| {
         let mut fields = line.split(' ').skip(1);
-        let (point, kind) = (fields.next()?, fields.next()?);
-        (kind == "cgroup2").then(|| PathBuf::from(point))
+        let (point, found) = (fields.next()?, fields.next()?);
+        // Spaces in a path are written as octal escapes.
+        (found == kind).then(|| PathBuf::from(point.replace("\\040", " ")))
     })
 }
 
@@ -28,10 +34,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tells_the_hybrid_mount_from_the_old_hierarchies() {
+    fn mounts_are_found_by_kind_not_by_place() {
         let hybrid = "tmpfs /sys/fs/cgroup tmpfs rw 0 0\ncgroup /sys/fs/cgroup/memory cgroup rw 0 0\n\
-            cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n";
-        assert_eq!(first_cgroup2(hybrid), Some(PathBuf::from("/sys/fs/cgroup/unified")));
-        assert_eq!(first_cgroup2("proc /proc proc rw 0 0\n"), None);
+            cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\nbpf /mnt/a\\040b bpf rw 0 0\n";
+        let first = |mounts, kind| mounted(mounts, kind).next();
+        assert_eq!(
+            first(hybrid, "cgroup2"),
+            Some(PathBuf::from("/sys/fs/cgroup/unified"))
+        );
+        assert_eq!(first(hybrid, "bpf"), Some(PathBuf::from("/mnt/a b")));
+        assert_eq!(first("proc /proc proc rw 0 0\n", "cgroup2"), None);
     }
 }

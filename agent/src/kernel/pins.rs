@@ -81,6 +81,11 @@ const SHAPES: [Shape; 6] = [
     },
 ];
 
+/// Every map's name, which is its pin's too.
+pub(super) fn map_names() -> impl Iterator<Item = &'static str> {
+    SHAPES.iter().map(|shape| shape.name)
+}
+
 /// The folder of this layout.
 #[derive(Debug)]
 pub(super) struct Folder {

@@ -53,11 +53,21 @@ pub struct Check {
 
 impl Check {
     fn ok(name: &'static str, detail: impl Into<String>) -> Self {
-        Self { name, status: Status::Ok, detail: detail.into(), advice: None }
+        Self {
+            name,
+            status: Status::Ok,
+            detail: detail.into(),
+            advice: None,
+        }
     }
 
     fn bad(name: &'static str, status: Status, detail: impl Into<String>, advice: impl Into<String>) -> Self {
-        Self { name, status, detail: detail.into(), advice: Some(advice.into()) }
+        Self {
+            name,
+            status,
+            detail: detail.into(),
+            advice: Some(advice.into()),
+        }
     }
 }
 
@@ -87,17 +97,29 @@ pub fn run(surroundings: &Surroundings, probe: Option<&Probe<'_>>) -> Vec<Check>
 
 /// Loads each program and attaches it, one by one, so that the table names the one that fails.
 fn programs(cgroup: &Trial) -> Vec<Check> {
-    const ADVICE: &str = "Linux 5.15 or later with CONFIG_CGROUP_BPF, and CAP_BPF and CAP_NET_ADMIN, are needed";
+    const ADVICE: &str =
+        "Linux 5.15 or later with CONFIG_CGROUP_BPF, and CAP_BPF and CAP_NET_ADMIN, are needed";
     let loaded = attach::load_object(None).and_then(|ebpf| Ok((ebpf, attach::open_cgroup(&cgroup.path)?)));
     let (mut ebpf, folder) = match loaded {
         Ok(loaded) => loaded,
-        Err(error) => return vec![Check::bad("kernel maps", Status::Missing, error.to_string(), ADVICE)],
+        Err(error) => {
+            return vec![Check::bad(
+                "kernel maps",
+                Status::Missing,
+                error.to_string(),
+                ADVICE,
+            )];
+        }
     };
     let mut checks = vec![Check::ok("kernel maps", "made")];
-    checks.extend(Program::ALL.into_iter().map(|program| match program.attach(&mut ebpf, &folder) {
-        Ok(_link) => Check::ok(program.title(), "loaded and attached"),
-        Err(error) => Check::bad(program.title(), Status::Missing, error.to_string(), ADVICE),
-    }));
+    checks.extend(
+        Program::ALL
+            .into_iter()
+            .map(|program| match program.attach(&mut ebpf, &folder) {
+                Ok(_link) => Check::ok(program.title(), "loaded and attached"),
+                Err(error) => Check::bad(program.title(), Status::Missing, error.to_string(), ADVICE),
+            }),
+    );
     checks
 }
 

@@ -39,17 +39,37 @@ pub fn dial(cgroup: &Path, address: SocketAddr) -> io::Result<SocketAddr> {
 
 pub(super) fn check(surroundings: &Surroundings, cgroup: &Trial, probe: &Probe<'_>) -> Check {
     const NAME: &str = "redirect";
-    const ADVICE: &str = "another program on a parent cgroup may rewrite or refuse connects: see `bpftool cgroup tree`";
+    const ADVICE: &str =
+        "another program on a parent cgroup may rewrite or refuse connects: see `bpftool cgroup tree`";
     let Some(bpffs) = surroundings.bpffs() else {
-        return Check::bad(NAME, Status::Missing, "not tried without a BPF filesystem", "mount one first");
+        return Check::bad(
+            NAME,
+            Status::Missing,
+            "not tried without a BPF filesystem",
+            "mount one first",
+        );
     };
-    let bpffs = bpffs.join(format!("picket-doctor-{}", std::process::id()));
+    // A configured folder may be for the agent to make; then it is not for the trial to leave.
+    let parent = if bpffs.exists() {
+        bpffs
+    } else {
+        bpffs.parent().unwrap_or(bpffs)
+    };
+    let bpffs = parent.join(format!("picket-doctor-{}", std::process::id()));
     let outcome = attempt(&bpffs, &cgroup.path, probe);
     if let Err(error) = Kernel::unload(&bpffs) {
-        return Check::bad(NAME, Status::Degraded, format!("cannot clean up: {error}"), "remove the folder by hand");
+        return Check::bad(
+            NAME,
+            Status::Degraded,
+            format!("cannot clean up: {error}"),
+            "remove the folder by hand",
+        );
     }
     match outcome {
-        Ok(()) => Check::ok(NAME, "a dial was taken to a listener, the client saw what it dialled, its flow was there"),
+        Ok(()) => Check::ok(
+            NAME,
+            "a dial was taken to a listener, the client saw what it dialled, its flow was there",
+        ),
         Err(reason) => Check::bad(NAME, Status::Missing, reason, ADVICE),
     }
 }
@@ -63,22 +83,34 @@ fn attempt(bpffs: &Path, cgroup: &Path, probe: &Probe<'_>) -> Result<(), String>
     let address = door.local_addr().map_err(said)?;
     let port = listener.local_addr().map_err(said)?.port();
 
-    let config = KernelConfig { cgroup_root: cgroup.to_owned(), bpffs: bpffs.to_owned() };
+    let config = KernelConfig {
+        cgroup_root: cgroup.to_owned(),
+        bpffs: bpffs.to_owned(),
+    };
     let kernel = Kernel::load(&config).map_err(|error| error.to_string())?;
     let id = CgroupId::of(cgroup).map_err(said)?;
-    kernel.set_class(id, Class::Enforced { pod: 1, port }).map_err(|error| error.to_string())?;
-    kernel.set_doors(&[Door::redirect(address)].into()).map_err(|error| error.to_string())?;
+    kernel
+        .set_class(id, Class::Enforced { pod: 1, port })
+        .map_err(|error| error.to_string())?;
+    kernel
+        .set_doors(&[Door::redirect(address)].into())
+        .map_err(|error| error.to_string())?;
 
     let peer = std::thread::scope(|scope| {
         let answering = scope.spawn(|| answer(&listener));
         let peer = probe(cgroup, address).map_err(|error| format!("the dial failed: {error}"));
-        let accepted = answering.join().unwrap_or_else(|_| Err(io::Error::other("the listener panicked")));
+        let accepted = answering
+            .join()
+            .unwrap_or_else(|_| Err(io::Error::other("the listener panicked")));
         let accepted = match (&peer, accepted) {
             (_, Ok(accepted)) => accepted,
             (Err(reason), Err(_)) => return Err(reason.clone()),
             (Ok(_), Err(error)) => return Err(error.to_string()),
         };
-        let (local, from) = (accepted.local_addr().map_err(said)?, accepted.peer_addr().map_err(said)?);
+        let (local, from) = (
+            accepted.local_addr().map_err(said)?,
+            accepted.peer_addr().map_err(said)?,
+        );
         let cookie = netns_cookie(&accepted).map_err(said)?;
         match kernel.take_flow(cookie, local, from) {
             Ok(Some(flow)) if flow.origin == address && flow.cgroup == id => peer,

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use nix::sys::statfs::{BPF_FS_MAGIC, CGROUP2_SUPER_MAGIC};
 
 use super::{Check, Status};
+use crate::kernel::mounts::mounted;
 use crate::kernel::pins;
 
 /// The oldest kernel the programs' helpers are all in: `bpf_get_netns_cookie` and `SO_NETNS_COOKIE` among them.
@@ -47,24 +48,18 @@ impl Surroundings {
     /// The cgroup v2 folder, where there is one.
     #[must_use]
     pub fn cgroup_root(&self) -> Option<&Path> {
-        self.cgroup_root.as_deref().filter(|path| pins::is_on(path, CGROUP2_SUPER_MAGIC).unwrap_or(false))
+        self.cgroup_root
+            .as_deref()
+            .filter(|path| pins::is_on(path, CGROUP2_SUPER_MAGIC).unwrap_or(false))
     }
 
     /// The folder on a BPF filesystem, where there is one.
     #[must_use]
     pub fn bpffs(&self) -> Option<&Path> {
-        self.bpffs.as_deref().filter(|path| pins::is_on(path, BPF_FS_MAGIC).unwrap_or(false))
+        self.bpffs
+            .as_deref()
+            .filter(|path| pins::is_on(path, BPF_FS_MAGIC).unwrap_or(false))
     }
-}
-
-/// Where filesystems of this kind are mounted, by the lines of /proc/mounts (proc_pid_mounts(5)).
-fn mounted(mounts: &str, kind: &str) -> impl Iterator<Item = PathBuf> {
-    mounts.lines().filter_map(move |line| {
-        let mut fields = line.split(' ').skip(1);
-        let at = fields.next()?;
-        // Spaces in a path are written as octal escapes.
-        (fields.next()? == kind).then(|| PathBuf::from(at.replace("\\040", " ")))
-    })
 }
 
 pub(super) fn checks(surroundings: &Surroundings) -> Vec<Check> {
@@ -88,7 +83,11 @@ fn kernel_version() -> Check {
         _ => Check::bad(
             NAME,
             Status::Missing,
-            if release.is_empty() { "/proc/sys/kernel/osrelease cannot be read" } else { release },
+            if release.is_empty() {
+                "/proc/sys/kernel/osrelease cannot be read"
+            } else {
+                release
+            },
             format!("Linux {}.{} or later is needed", OLDEST_KERNEL.0, OLDEST_KERNEL.1),
         ),
     }
@@ -102,15 +101,20 @@ fn version(release: &str) -> Option<(u32, u32)> {
 
 fn cgroup(surroundings: &Surroundings) -> Check {
     const NAME: &str = "cgroup v2";
-    const ADVICE: &str = "mount it, for instance with `mount -t cgroup2 cgroup2 /sys/fs/cgroup`, or configure its folder";
+    const ADVICE: &str =
+        "mount it, for instance with `mount -t cgroup2 cgroup2 /sys/fs/cgroup`, or configure its folder";
     match (surroundings.cgroup_root(), &surroundings.cgroup_root) {
-        (Some(root), _) if mounted(&surroundings.mounts, "cgroup").next().is_some() => {
-            Check::ok(NAME, format!("{} (version 1 is mounted beside it)", root.display()))
-        }
+        (Some(root), _) if mounted(&surroundings.mounts, "cgroup").next().is_some() => Check::ok(
+            NAME,
+            format!("{} (version 1 is mounted beside it)", root.display()),
+        ),
         (Some(root), _) => Check::ok(NAME, root.display().to_string()),
-        (None, Some(wrong)) => {
-            Check::bad(NAME, Status::Missing, format!("{} is not on cgroup v2", wrong.display()), ADVICE)
-        }
+        (None, Some(wrong)) => Check::bad(
+            NAME,
+            Status::Missing,
+            format!("{} is not on cgroup v2", wrong.display()),
+            ADVICE,
+        ),
         (None, None) => Check::bad(NAME, Status::Missing, "mounted nowhere", ADVICE),
     }
 }
@@ -120,9 +124,12 @@ fn bpffs(surroundings: &Surroundings) -> Check {
     const ADVICE: &str = "mount it with `mount -t bpf bpf /sys/fs/bpf`, or configure a folder on one";
     match (surroundings.bpffs(), &surroundings.bpffs) {
         (Some(folder), _) => Check::ok(NAME, folder.display().to_string()),
-        (None, Some(wrong)) => {
-            Check::bad(NAME, Status::Missing, format!("{} is not on one", wrong.display()), ADVICE)
-        }
+        (None, Some(wrong)) => Check::bad(
+            NAME,
+            Status::Missing,
+            format!("{} is not on one", wrong.display()),
+            ADVICE,
+        ),
         (None, None) => Check::bad(NAME, Status::Missing, "mounted nowhere", ADVICE),
     }
 }
@@ -131,9 +138,16 @@ fn capabilities() -> Check {
     const NAME: &str = "capabilities";
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let Some(effective) = effective(&status) else {
-        return Check::bad(NAME, Status::Missing, "/proc/self/status cannot be read", "mount /proc");
+        return Check::bad(
+            NAME,
+            Status::Missing,
+            "/proc/self/status cannot be read",
+            "mount /proc",
+        );
     };
-    let missing: Vec<_> = missing(effective).map(|(name, purpose)| format!("{name} ({purpose})")).collect();
+    let missing: Vec<_> = missing(effective)
+        .map(|(name, purpose)| format!("{name} ({purpose})"))
+        .collect();
     if missing.is_empty() {
         return Check::ok(NAME, "all that are needed");
     }
@@ -178,7 +192,12 @@ fn btf() -> Check {
     if Path::new("/sys/kernel/btf/vmlinux").exists() {
         return Check::ok(NAME, "/sys/kernel/btf/vmlinux");
     }
-    Check::bad(NAME, Status::Degraded, "absent: nothing depends on it yet", "a kernel with CONFIG_DEBUG_INFO_BTF")
+    Check::bad(
+        NAME,
+        Status::Degraded,
+        "absent: nothing depends on it yet",
+        "a kernel with CONFIG_DEBUG_INFO_BTF",
+    )
 }
 
 fn ipv6() -> Check {
@@ -186,7 +205,12 @@ fn ipv6() -> Check {
     if Path::new("/proc/sys/net/ipv6").exists() {
         return Check::ok(NAME, "there");
     }
-    Check::bad(NAME, Status::Degraded, "absent: listeners have IPv4 alone", "fine where no pod uses IPv6")
+    Check::bad(
+        NAME,
+        Status::Degraded,
+        "absent: listeners have IPv4 alone",
+        "fine where no pod uses IPv6",
+    )
 }
 
 #[cfg(test)]
@@ -203,22 +227,19 @@ mod tests {
     }
 
     #[test]
-    fn mounts_are_found_by_kind_not_by_place() {
-        let hybrid = "tmpfs /sys/fs/cgroup tmpfs rw 0 0\ncgroup /sys/fs/cgroup/memory cgroup rw 0 0\n\
-                      cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\nbpf /mnt/a\\040b bpf rw 0 0\n";
-        assert_eq!(mounted(hybrid, "cgroup2").next(), Some(PathBuf::from("/sys/fs/cgroup/unified")));
-        assert_eq!(mounted(hybrid, "bpf").next(), Some(PathBuf::from("/mnt/a b")));
-        assert_eq!(mounted("", "bpf").next(), None);
-    }
-
-    #[test]
     fn missing_capabilities_are_named() {
         let names = |mask| missing(mask).map(|(name, _)| name).collect::<Vec<_>>();
-        assert_eq!(effective("Name:\tx\nCapEff:\t000001ffffffffff\n"), Some(0x1ff_ffff_ffff));
+        assert_eq!(
+            effective("Name:\tx\nCapEff:\t000001ffffffffff\n"),
+            Some(0x1ff_ffff_ffff)
+        );
         assert!(names(0x1ff_ffff_ffff).is_empty());
         assert!(names((1 << 12) | (1 << 19) | (1 << 21)).is_empty());
         assert_eq!(names((1 << 19) | (1 << 21)), ["CAP_NET_ADMIN"]);
-        assert_eq!(names((1 << 12) | (1 << 19)), ["CAP_SYS_ADMIN", "CAP_PERFMON", "CAP_BPF"]);
+        assert_eq!(
+            names((1 << 12) | (1 << 19)),
+            ["CAP_SYS_ADMIN", "CAP_PERFMON", "CAP_BPF"]
+        );
     }
 
     #[test]
