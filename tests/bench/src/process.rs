@@ -93,17 +93,16 @@ fn ticks(stat: &str) -> Option<u64> {
     Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)
 }
 
-/// Resident memory of these processes together; pages they share count once for each.
+/// Resident memory of these processes together; a page that several of them share counts once.
 pub(crate) fn resident_bytes(pids: &[i32]) -> Result<u64> {
+    let field = if pids.len() == 1 { "Rss:" } else { "Pss:" };
     let mut sum = 0;
     for pid in pids {
-        let status = fs::read_to_string(format!("/proc/{pid}/status"))
+        let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))
             .with_context(|| format!("process {pid} is gone"))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kib = line
-            .and_then(|line| line.trim().strip_suffix("kB"))
-            .and_then(|number| number.trim().parse::<u64>().ok());
-        sum += kib.with_context(|| format!("cannot read /proc/{pid}/status"))? * 1_024;
+        let line = text.lines().find_map(|line| line.strip_prefix(field));
+        let kib = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+        sum += kib.with_context(|| format!("cannot read /proc/{pid}/smaps_rollup"))? * 1_024;
     }
     Ok(sum)
 }
