@@ -81,3 +81,38 @@ fn run(command: Command) -> Result<()> {
         Command::Clean(args) => clean::run(args),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, Parser};
+
+    use super::{Args, Command};
+
+    #[test]
+    fn the_arguments_make_sense() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn the_examples_are_understood() {
+        for example in super::EXAMPLES.lines().skip(1) {
+            let words = example
+                .split("  ")
+                .map(str::trim)
+                .find(|part| !part.is_empty())
+                .unwrap();
+            let words = words.strip_prefix("cargo xtask ").unwrap().split(' ');
+            let args = std::iter::once("cargo xtask").chain(words);
+            assert!(Args::try_parse_from(args).is_ok(), "{example}");
+        }
+    }
+
+    #[test]
+    fn what_follows_an_area_is_passed_on() {
+        let words = ["cargo xtask", "test", "way", "exec", "--nocapture", "--exact"];
+        let Command::Test(args) = Args::try_parse_from(words).unwrap().command else {
+            panic!("another command");
+        };
+        assert_eq!(args.filter(), ["exec", "--nocapture", "--exact"]);
+    }
+}

@@ -24,6 +24,13 @@ pub(crate) struct Args {
     filter: Vec<String>,
 }
 
+#[cfg(test)]
+impl Args {
+    pub(crate) fn filter(&self) -> &[String] {
+        &self.filter
+    }
+}
+
 /// Runs what was asked for; the first part that fails ends it.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let areas = areas()?;
