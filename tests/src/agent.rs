@@ -464,7 +464,10 @@ impl Agent {
     /// The node is gone.
     pub fn pins(&self) -> Result<Vec<String>> {
         let mut command = Command::new("find");
-        command.arg(self.bpffs()).args(["-mindepth", "1"]);
+        // The two files in every bpf file system are the kernel's own.
+        command
+            .arg(self.bpffs())
+            .args(["-mindepth", "1", "!", "-name", "*.debug"]);
         let found = self.node.output(command)?;
         Ok(String::from_utf8_lossy(&found.stdout)
             .lines()

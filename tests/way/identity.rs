@@ -65,6 +65,25 @@ if "hold" in rest:
 const WHO_AM_I: &str = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
 const REVIEW: &str = r#"body={"kind":"SelfSubjectReview","apiVersion":"authentication.k8s.io/v1"}"#;
 
+/// An identity for the pod that has none, with a grant that hands out more than the node may.
+const TOO_MUCH: &str = r#"
+apiVersion: picket.dev/v1alpha1
+kind: AgentIdentity
+metadata: {name: stranger}
+spec:
+  owner: lab@example.test
+  attest: {pod: {namespace: agents, serviceAccount: stranger}}
+---
+apiVersion: picket.dev/v1alpha1
+kind: AgentGrant
+metadata: {name: too-much}
+spec:
+  to: {identities: [stranger]}
+  upstream: {impersonate: {user: "agent:worker", groups: ["agents:vault"]}}
+  rules:
+  - {apiGroups: [""], resources: [secrets], verbs: [get]}
+"#;
+
 fn the_server_sees_the_impersonated_user(world: &mut World) -> Result<()> {
     let (picket, server) = (world.picket_log(), world.server_log());
     world
@@ -130,12 +149,16 @@ fn who(world: &World, headers: &[&str]) -> Result<Value> {
 
 fn a_suspended_identity_is_refused(world: &mut World) -> Result<()> {
     let (picket, server) = (world.picket_log(), world.server_log());
+    let path = "/api/v1/namespaces/lab/configmaps/seed";
+    let said = world.run("agents", "sleeper", &["kubectl", "get", "--raw", path])?;
+    said.refused(&["Forbidden", "sleeper", "suspended"])?;
+    // Nothing else is open to it either, not even what every user of the API server may ask.
     let said = world.run(
         "agents",
         "sleeper",
         &["kubectl", "get", "configmap", "seed", "-n", "lab"],
     )?;
-    said.refused(&["sleeper", "uspended"])?;
+    said.refused(&["Forbidden"])?;
     let record = picket.wait("the denial", |record| record["agent"]["pod"]["name"] == "sleeper")?;
     ensure!(record["decision"]["outcome"] == "deny", "{record:#}");
     world.admin(&["get", "namespace", "lab"])?;
@@ -160,7 +183,7 @@ fn a_pod_without_identity_is_refused(world: &mut World) -> Result<()> {
         );
         let message = answer["body"]["message"].as_str().unwrap_or_default();
         ensure!(
-            message.contains("stranger") && message.contains("identity"),
+            message.contains("stranger") && message.contains("AgentIdentity"),
             "{path}: {message}"
         );
     }
@@ -215,17 +238,21 @@ fn the_process_is_the_one_that_asked(world: &mut World) -> Result<()> {
 
 /// A grant that names a group the node may not act as fails at the API server, whatever Picket thinks of it.
 fn the_right_to_impersonate_is_bounded(world: &mut World) -> Result<()> {
-    let grant = "apiVersion: picket.dev/v1alpha1\nkind: AgentGrant\nmetadata: {name: too-much}\nspec:\n  to: {identities: [worker]}\n  \
-                 upstream: {impersonate: {user: \"agent:worker\", groups: [\"agents:vault\"]}}\n  rules:\n  \
-                 - {apiGroups: [\"\"], resources: [secrets], verbs: [get]}\n";
     let server = world.server_log();
-    world.agent.write_objects("too-much.yaml", grant)?;
+    world.agent.write_objects("too-much.yaml", TOO_MUCH)?;
+    let path = "/api/v1/namespaces/vault/secrets/crown";
     let refused = crate::life::until(|| {
-        let said = world.worker("kubectl get secret crown -n vault -o yaml")?;
-        ensure!(!said.out.contains("jewel"), "the secret came out");
-        let reached = server.all(|record| about(record, "get", "secrets", "crown"))?;
-        Ok((said.code != 0 && said.err.contains("impersonate") && !reached.is_empty()).then_some(()))
+        let answer = world.python("stranger", REQUEST, &["GET", path])?.good()?;
+        ensure!(!answer.contains("jewel"), "the secret came out");
+        let reached = server.all(|record| record["requestURI"] == path)?;
+        Ok((!reached.is_empty()).then_some((answer, reached)))
     });
     world.agent.remove_objects("too-much.yaml")?;
-    refused
+    let (answer, reached) = refused?;
+    ensure!(
+        answer.contains("cannot impersonate") && answer.contains("agents:vault"),
+        "{answer}"
+    );
+    ensure!(reached[0]["responseStatus"]["code"] == 403, "{:#}", reached[0]);
+    Ok(())
 }

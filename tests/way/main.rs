@@ -80,7 +80,7 @@ fn run(shared: &Mutex<Shared>, test: fn(&mut World) -> anyhow::Result<()>) -> Re
         };
     }
     match &mut *shared {
-        Shared::Up(world) => test(world).map_err(|error| Failed::from(format!("{error:?}\n{}", world.say()))),
+        Shared::Up(world) => test(world).map_err(|error| Failed::from(format!("{error:#}\n{}", world.say()))),
         Shared::Failed(why) => Err(Failed::from(why.as_str())),
         Shared::Untouched => Err(Failed::from("no cluster")),
     }

@@ -197,40 +197,38 @@ fn cp_both_ways(world: &mut World) -> Result<()> {
 }
 
 fn cancel_reaches_upstream(world: &mut World) -> Result<()> {
-    let server = world.server_log();
-    let ours = |record: &Value, stage: &str| {
-        let uri = record["requestURI"].as_str().unwrap_or_default();
-        record["stage"] == stage
-            && record["impersonatedUser"]["username"] == "agent:worker"
-            && uri.contains("watch=true")
-    };
-    let line = "kubectl get configmap tick -n lab --watch -o name & watcher=$!; read go; kill -9 $watcher; wait $watcher; echo killed";
-    let mut watching = world.start_worker(line)?;
-    watching.line_with("tick")?;
-    server.wait("the watch's start", |record| ours(record, "ResponseStarted"))?;
-    ensure!(
-        server.all(|record| ours(record, "ResponseComplete"))?.is_empty(),
-        "the watch has ended by itself"
-    );
-    watching.send("go")?;
-    watching.line_with("killed")?;
-    // The watch itself was for half an hour or more: only the cancel can have ended it.
-    server
-        .wait("the watch's end", |record| ours(record, "ResponseComplete"))
-        .map(drop)
+    let line = "kubectl get configmap tick -n lab --watch -o name & sleeper=$!; \
+                read go; kill -9 $sleeper; wait $sleeper; echo killed";
+    cancel(world, line, "tick", |record| {
+        record["requestURI"]
+            .as_str()
+            .unwrap_or_default()
+            .contains("watch=true")
+    })
 }
 
 fn cancel_of_a_session_reaches_upstream(world: &mut World) -> Result<()> {
+    let line = "kubectl exec target -n lab -- sh -c 'echo here; sleep 3000' & sleeper=$!; \
+                read go; kill -9 $sleeper; wait $sleeper; echo killed";
+    cancel(world, line, "here", |record| {
+        record["objectRef"]["subresource"] == "exec"
+    })
+}
+
+/// Starts what goes on for long, waits until it has said `first`, kills the client, and waits for the API server's word
+/// that the very request has ended; left alone it would have gone on for half an hour or more.
+fn cancel(world: &World, line: &str, first: &str, long: fn(&Value) -> bool) -> Result<()> {
     let server = world.server_log();
-    let line = "kubectl exec target -n lab -- sh -c 'echo here; sleep 3000' & session=$!; read go; kill -9 $session; wait $session; echo killed";
-    let mut session = world.start_worker(line)?;
-    session.line_with("here")?;
-    session.send("go")?;
-    session.line_with("killed")?;
-    server.wait("the session's end", |record| {
-        record["stage"] == "ResponseComplete"
-            && record["objectRef"]["subresource"] == "exec"
-            && record["impersonatedUser"]["username"] == "agent:worker"
+    let mut running = world.start_worker(line)?;
+    running.line_with(first)?;
+    let started = server.wait("the start", |record| {
+        let ours = record["impersonatedUser"]["username"] == "agent:worker";
+        ours && record["stage"] == "ResponseStarted" && long(record)
     })?;
-    Ok(())
+    let over =
+        |record: &Value| record["stage"] == "ResponseComplete" && record["auditID"] == started["auditID"];
+    ensure!(server.all(over)?.is_empty(), "it has ended by itself");
+    running.send("go")?;
+    running.line_with("killed")?;
+    server.wait("the end", over).map(drop)
 }
