@@ -168,3 +168,117 @@ pub fn resolve(catalog: &Catalog, pod: &Pod, now: Timestamp) -> Result<Principal
         identity,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::workload::PodUid;
+
+    const OBJECTS: &str = r"
+apiVersion: picket.dev/v1alpha1
+kind: AgentIdentity
+metadata: {name: fixer}
+spec:
+  owner: team-a
+  groups: [agents]
+  expiresAt: 2027-01-01T00:00:00Z
+  attest: {pod: {namespace: ns, serviceAccount: fixer, selector: {matchLabels: {app: fixer}}}}
+---
+apiVersion: picket.dev/v1alpha1
+kind: AgentGrant
+metadata: {name: g}
+spec:
+  to: {groups: [agents]}
+  upstream: {impersonate: {user: u}}
+  rules: [{verbs: [get], apiGroups: [''], resources: [pods]}]
+";
+
+    fn catalog(from: &str, to: &str) -> Catalog {
+        let documents = picket_policy::read_documents("f.yaml", &OBJECTS.replace(from, to)).expect("valid");
+        Catalog::compile(documents).expect("a catalog")
+    }
+
+    fn pod(service_account: &str, app: &str) -> Pod {
+        Pod {
+            uid: PodUid("uid".to_owned()),
+            namespace: "ns".to_owned(),
+            name: "p".to_owned(),
+            service_account: service_account.to_owned(),
+            labels: BTreeMap::from([("app".to_owned(), app.to_owned())]),
+            node: "n".to_owned(),
+            host_network: false,
+            ip: None,
+            containers: BTreeMap::new(),
+            cgroup: None,
+        }
+    }
+
+    fn at(moment: &str) -> Timestamp {
+        moment.parse().expect("a moment")
+    }
+
+    #[test]
+    fn a_pod_that_matches_is_its_identity_with_its_grants() {
+        let principal = resolve(
+            &catalog("", ""),
+            &pod("fixer", "fixer"),
+            at("2026-12-31T23:59:59Z"),
+        )
+        .expect("one");
+        assert_eq!(principal.name, "fixer");
+        assert_eq!(principal.grants.len(), 1);
+        let subject = principal.subject();
+        assert_eq!(
+            (subject.identity, subject.groups, subject.namespace),
+            ("fixer", &["agents".to_owned()][..], "ns")
+        );
+    }
+
+    #[test]
+    fn each_refusal_is_its_own_and_says_what_to_do() {
+        let before = at("2026-12-31T23:59:59Z");
+        for (catalog, pod, now, reason, told) in [
+            (
+                catalog("", ""),
+                pod("default", "fixer"),
+                before,
+                "identity_none",
+                "pod ns/p (service account default)",
+            ),
+            (
+                catalog("", ""),
+                pod("fixer", "x"),
+                before,
+                "identity_none",
+                "no AgentIdentity's attest.pod matches it",
+            ),
+            (
+                catalog("", ""),
+                pod("fixer", "fixer"),
+                at("2027-01-01T00:00:00Z"),
+                "identity_expired",
+                "2027-01-01T00",
+            ),
+            (
+                catalog("  owner", "  state: Suspended\n  owner"),
+                pod("fixer", "fixer"),
+                before,
+                "identity_suspended",
+                "agent fixer is suspended; its owner team-a",
+            ),
+            (
+                catalog("  owner", "  state: Revoked\n  owner"),
+                pod("fixer", "fixer"),
+                at("2028-01-01T00:00:00Z"),
+                "identity_revoked",
+                "agent fixer is revoked; its owner is team-a",
+            ),
+        ] {
+            let error = resolve(&catalog, &pod, now).expect_err(reason);
+            assert_eq!(error.as_str(), reason);
+            assert!(error.to_string().contains(told), "{error}");
+        }
+    }
+}

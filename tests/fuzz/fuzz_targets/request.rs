@@ -1,0 +1,34 @@
+//! Any request line: no panic, and what is read has one reading only.
+#![no_main]
+
+use http::{HeaderMap, Method, Uri};
+use libfuzzer_sys::fuzz_target;
+use picket_policy::{KubeRequest, Target};
+
+fuzz_target!(|data: &[u8]| {
+    let Some(split) = data.iter().position(|byte| *byte == b' ') else {
+        return;
+    };
+    let (Ok(method), Ok(uri)) = (
+        Method::from_bytes(&data[..split]),
+        Uri::try_from(&data[split + 1..]),
+    ) else {
+        return;
+    };
+    let Ok(request) = KubeRequest::read(&method, &uri, &HeaderMap::new()) else {
+        return;
+    };
+    assert!(request.path.starts_with('/') && !request.path.contains("//") && !request.path.contains('%'));
+    assert!(
+        request
+            .path
+            .split('/')
+            .all(|segment| segment != "." && segment != "..")
+    );
+    if let Target::Resource {
+        resource, namespace, ..
+    } = &request.target
+    {
+        assert!(!resource.is_empty() && namespace.as_deref() != Some(""));
+    }
+});
