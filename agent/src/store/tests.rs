@@ -147,15 +147,7 @@ async fn changes_come_into_force_by_themselves() {
 
     publish(&folder.0, "2", &identity("c"));
     generation(&store, 2).await;
-    assert_eq!(
-        names(&store),
-        ["c", "b"]
-            .map(str::to_owned)
-            .iter()
-            .cloned()
-            .collect::<Vec<_>>()
-            .as_slice()
-    );
+    assert_eq!(names(&store), ["c", "b"]);
 
     // An editor's way: a new file is moved over the old one.
     plain.write("more.yaml.new", &identity("d"));
