@@ -20,7 +20,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use crate::cluster::{Cluster, Node};
-use crate::pki::kubeconfig;
+use crate::pki::{Pair, kubeconfig};
 
 /// How long the agent may take until it serves. Under a second is usual; a machine that also compiles takes longer.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -176,9 +176,7 @@ impl Agent {
             dir,
             child: None,
         };
-        let user = format!("picket:{}", node.name);
-        let certificate =
-            cluster.client_certificate(&format!("picket-{}", node.name), &user, Some(NODES_GROUP))?;
+        let certificate = node_certificate(cluster, node)?;
         fs::write(
             agent.dir.join("kubeconfig"),
             kubeconfig(cluster.server(), &cluster.ca_cert(), &certificate),
@@ -375,6 +373,14 @@ impl Agent {
         fs::remove_file(self.objects_dir().join(name)).with_context(|| format!("remove {name}"))
     }
 
+    /// Replaces the node's client certificate and its key by new ones, in the files that the agent reads them from.
+    ///
+    /// # Errors
+    /// They cannot be written.
+    pub fn rotate_certificate(&self, cluster: &Cluster) -> Result<Pair> {
+        node_certificate(cluster, &self.node)
+    }
+
     /// Asks the administrators' socket; gives the HTTP status and the body.
     ///
     /// # Errors
@@ -494,6 +500,12 @@ impl Drop for Agent {
             let _ = child.wait();
         }
     }
+}
+
+/// The node's credential at the API server, as deploy/rbac.yaml names it.
+fn node_certificate(cluster: &Cluster, node: &Node) -> Result<Pair> {
+    let user = format!("picket:{}", node.name);
+    cluster.client_certificate(&format!("picket-{}", node.name), &user, Some(NODES_GROUP))
 }
 
 /// A copy, since a node's own view of the file system may not have the folder it was built in, and since a build that

@@ -9,6 +9,7 @@ use crate::running::Running;
 use crate::world::World;
 
 pub(crate) const TESTS: &[Test] = &[
+    ("a_rotated_certificate_is_used", a_rotated_certificate_is_used),
     (
         "the_server_sees_the_impersonated_user",
         the_server_sees_the_impersonated_user,
@@ -57,7 +58,7 @@ try:
     text = json.loads(text)
 except ValueError:
     pass
-print(json.dumps({"code": answer.status, "body": text, "pid": os.getpid()}), flush=True)
+print(json.dumps({"code": answer.status, "body": text, "retryAfter": answer.getheader("Retry-After"), "pid": os.getpid()}), flush=True)
 if "hold" in rest:
     sys.stdin.read()
 "#;
@@ -254,5 +255,39 @@ fn the_right_to_impersonate_is_bounded(world: &mut World) -> Result<()> {
         "{answer}"
     );
     ensure!(reached[0]["responseStatus"]["code"] == 403, "{:#}", reached[0]);
+    Ok(())
+}
+
+/// The node's certificate is replaced, then broken, while the agent runs.
+fn a_rotated_certificate_is_used(world: &mut World) -> Result<()> {
+    let credential = || -> Result<Value> {
+        let picket = world.picket_log();
+        world.worker(crate::life::GET_SEED)?.good()?;
+        let record = picket.wait("the get", |record| about(record, "get", "configmaps", "seed"))?;
+        Ok(record["credential"]["id"].clone())
+    };
+    let first = credential()?;
+    ensure!(
+        first.is_string(),
+        "the record does not say which certificate was used: {first}"
+    );
+    let files = world.agent.rotate_certificate(&world.cluster)?;
+    let second = crate::life::until(|| Ok(Some(credential()?).filter(|id| *id != first)))?;
+    std::fs::write(&files.cert, "nothing")?;
+    let said = crate::life::until(|| {
+        let (_, ready) = world.agent.admin("/readyz")?;
+        Ok(ready.contains("upstream").then_some(ready))
+    });
+    let meanwhile = credential();
+    world.agent.rotate_certificate(&world.cluster)?;
+    ensure!(
+        said?.contains(&files.cert.display().to_string()),
+        "readiness does not name the broken file"
+    );
+    ensure!(
+        meanwhile? == second,
+        "the last good certificate is no longer in use"
+    );
+    crate::life::until(|| Ok(Some(credential()?).filter(|id| *id != second)))?;
     Ok(())
 }

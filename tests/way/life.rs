@@ -30,7 +30,15 @@ pub(crate) const TESTS: &[Test] = &[
         "a_pod_that_starts_meanwhile_is_closed_too",
         a_pod_that_starts_meanwhile_is_closed_too,
     ),
+    (
+        "an_api_server_out_of_reach_is_503",
+        an_api_server_out_of_reach_is_503,
+    ),
     ("uninstalled_nothing_is_left", uninstalled_nothing_is_left),
+    (
+        "the_audit_chain_is_whole_through_all_of_it",
+        the_audit_chain_is_whole_through_all_of_it,
+    ),
 ];
 
 /// How long a changed file may take to count.
@@ -42,7 +50,7 @@ const NO_SEED: &str = "apiVersion: picket.dev/v1alpha1\nkind: AgentPolicy\nmetad
                        - name: no-seed\n    match: {verbs: [get], resources: [configmaps], names: [seed]}\n    action: Deny\n    \
                        message: Not any more.\n";
 
-const GET_SEED: &str = "kubectl get configmap seed -n lab -o name";
+pub(crate) const GET_SEED: &str = "kubectl get configmap seed -n lab -o name";
 
 /// Dials each `address port` of the arguments once and prints the error's number, 0 for none.
 const DIAL: &str = r#"
@@ -79,7 +87,7 @@ for line in sys.stdin:
 "#;
 
 /// `ECONNREFUSED`.
-const REFUSED: i64 = 111;
+pub(crate) const REFUSED: i64 = 111;
 
 /// Tries until there is something, or says that there never was.
 pub(crate) fn until<T>(mut attempt: impl FnMut() -> Result<Option<T>>) -> Result<T> {
@@ -209,7 +217,7 @@ fn a_broken_file_stops_the_start(world: &mut World) -> Result<()> {
     world.worker(GET_SEED)?.good().map(drop)
 }
 
-fn dial(world: &World, pod: &str) -> Result<Vec<i64>> {
+pub(crate) fn dial(world: &World, pod: &str) -> Result<Vec<i64>> {
     let address = world.cluster.node().address.to_string();
     let arguments = ["10.96.0.1", "443", &address, "6443", "::ffff:10.96.0.1", "443"];
     Ok(serde_json::from_str(
@@ -283,7 +291,7 @@ fn a_pod_that_starts_meanwhile_is_closed_too(world: &mut World) -> Result<()> {
     world.agent.kill9()?;
     let manifest = serde_json::json!({"apiVersion": "v1", "kind": "Pod",
         "metadata": {"name": "late", "namespace": "agents", "labels": {"app": "worker"}},
-        "spec": {"serviceAccountName": "worker", "terminationGracePeriodSeconds": 0, "containers": [{
+        "spec": {"nodeName": "node1", "serviceAccountName": "worker", "terminationGracePeriodSeconds": 0, "containers": [{
             "name": "main", "image": "picket.test/tools:1", "imagePullPolicy": "IfNotPresent", "command": ["sleep", "infinity"]}]}});
     let begun = (|| {
         world.cluster.apply(&manifest.to_string())?;
@@ -311,6 +319,39 @@ fn a_pod_that_starts_meanwhile_is_closed_too(world: &mut World) -> Result<()> {
     Ok(())
 }
 
+fn an_api_server_out_of_reach_is_503(world: &mut World) -> Result<()> {
+    let file = world.agent.config_file();
+    let good = std::fs::read_to_string(&file)?;
+    let mut config: Value = serde_json::from_str(&good)?;
+    // Nobody listens there, so a dial is refused at once.
+    config["upstream"]["server"] = Value::String(format!("https://{}:6999", world.cluster.node().address));
+    world.agent.stop()?;
+    std::fs::write(&file, serde_json::to_string_pretty(&config)?)?;
+    world.agent.restart()?;
+    let answer = world.python(
+        "worker",
+        crate::identity::REQUEST,
+        &["GET", "/api/v1/namespaces/lab/configmaps/seed"],
+    );
+    world.agent.stop()?;
+    std::fs::write(&file, good)?;
+    world.agent.restart()?;
+    let answer: Value = serde_json::from_str(&answer?.good()?)?;
+    ensure!(
+        answer["code"] == 503 && answer["body"]["kind"] == "Status",
+        "{answer:#}"
+    );
+    ensure!(answer["body"]["reason"] == "ServiceUnavailable", "{answer:#}");
+    let wait = answer["retryAfter"]
+        .as_str()
+        .and_then(|seconds| seconds.parse::<u32>().ok());
+    ensure!(
+        wait.is_some_and(|seconds| seconds > 0),
+        "no Retry-After in {answer:#}"
+    );
+    world.worker(GET_SEED)?.good().map(drop)
+}
+
 fn uninstalled_nothing_is_left(world: &mut World) -> Result<()> {
     world.agent.stop()?;
     world.agent.uninstall()?;
@@ -331,4 +372,25 @@ fn uninstalled_nothing_is_left(world: &mut World) -> Result<()> {
             .contains("keep-namespaces"))
         .then_some(()))
     })
+}
+
+fn the_audit_chain_is_whole_through_all_of_it(world: &mut World) -> Result<()> {
+    let file = world.agent.audit_file().display().to_string();
+    Done::from(world.agent.picket(&["audit", "verify", &file])?).good()?;
+    // What it proves: one changed byte is found.
+    let changed = world.agent.dir().join("changed.jsonl");
+    let text = std::fs::read_to_string(&file)?.replacen("\"outcome\":\"deny\"", "\"outcome\":\"allow\"", 1);
+    std::fs::write(&changed, text)?;
+    let done = Done::from(
+        world
+            .agent
+            .picket(&["audit", "verify", &changed.display().to_string()])?,
+    );
+    ensure!(
+        done.code == 1,
+        "a changed record was not found:\n{}{}",
+        done.out,
+        done.err
+    );
+    Ok(())
 }

@@ -5,11 +5,13 @@
 //! runs and taken down after the last, whatever became of them; tests run one after another, since some take the agent away.
 
 mod audit;
+mod cli;
 mod clients;
 mod denial;
 mod flows;
 mod identity;
 mod life;
+mod nodes;
 mod output;
 mod running;
 mod streams;
@@ -30,13 +32,15 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
     let shared = Arc::new(Mutex::new(Shared::Untouched));
-    let suites: [(&str, &[Test]); 7] = [
+    let suites: [(&str, &[Test]); 9] = [
         ("clients", clients::TESTS),
         ("denial", denial::TESTS),
         ("token", token::TESTS),
         ("identity", identity::TESTS),
         ("flows", flows::TESTS),
         ("streams", streams::TESTS),
+        ("cli", cli::TESTS),
+        ("nodes", nodes::TESTS),
         // Last: what it does to the agent would show in the others if it went wrong.
         ("life", life::TESTS),
     ];

@@ -17,7 +17,7 @@ pub(crate) struct Running {
     child: Child,
     input: Option<ChildStdin>,
     lines: Receiver<String>,
-    errors: Receiver<String>,
+    errors: Option<Receiver<String>>,
 }
 
 impl Running {
@@ -31,14 +31,21 @@ impl Running {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()?;
+        let errors = follow(child.stderr.take().context("no errors")?);
+        let mut running = Self::of(child)?;
+        running.errors = Some(errors);
+        Ok(running)
+    }
+
+    /// A program that was started elsewhere, with its output piped.
+    pub(crate) fn of(mut child: Child) -> Result<Self> {
         let input = child.stdin.take();
         let lines = follow(child.stdout.take().context("no output")?);
-        let errors = follow(child.stderr.take().context("no errors")?);
         Ok(Self {
             child,
             input,
             lines,
-            errors,
+            errors: None,
         })
     }
 
@@ -94,7 +101,7 @@ impl Running {
     }
 
     fn complaints(&self) -> String {
-        let lines: Vec<String> = self.errors.try_iter().collect();
+        let lines: Vec<String> = self.errors.iter().flat_map(Receiver::try_iter).collect();
         format!("its errors: {}", lines.join("\n"))
     }
 }

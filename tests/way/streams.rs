@@ -170,13 +170,13 @@ fn attach(world: &mut World) -> Result<()> {
 }
 
 fn port_forward(world: &mut World) -> Result<()> {
-    for transport in TRANSPORTS {
+    for (port, transport) in ["18080", "18081"].into_iter().zip(TRANSPORTS) {
         let line = format!(
-            "KUBECTL_PORT_FORWARD_WEBSOCKETS={transport} kubectl port-forward pod/target -n lab 18080:8080 > /tmp/forward 2>&1 & \
+            "KUBECTL_PORT_FORWARD_WEBSOCKETS={transport} kubectl port-forward pod/target -n lab {port}:8080 > /tmp/forward-{port} 2>&1 & \
              forward=$!; tries=0; \
-             until grep -q Forwarding /tmp/forward || [ $tries -ge 100 ]; do sleep 0.2; tries=$((tries + 1)); done; \
-             wget -q -O - http://127.0.0.1:18080/ && wget -q -O - http://127.0.0.1:18080/index.html; code=$?; \
-             kill $forward; [ $code = 0 ] || cat /tmp/forward; exit $code"
+             until grep -q Forwarding /tmp/forward-{port} || [ $tries -ge 100 ]; do sleep 0.2; tries=$((tries + 1)); done; \
+             wget -q -O - http://127.0.0.1:{port}/ && wget -q -O - http://127.0.0.1:{port}/index.html; code=$?; \
+             kill $forward; [ $code = 0 ] || cat /tmp/forward-{port}; exit $code"
         );
         let out = world.worker(&line)?.good()?;
         ensure!(out == "served\nserved\n", "{out:?}");

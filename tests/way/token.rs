@@ -13,6 +13,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("endpoint_address_is_caught", endpoint_address_is_caught),
     ("mapped_v6_address_is_caught", mapped_v6_address_is_caught),
     ("other_names_are_served", other_names_are_served),
+    ("is_never_written_down", is_never_written_down),
 ];
 
 const TOKEN: &str = "cat /var/run/secrets/kubernetes.io/serviceaccount/token";
@@ -132,6 +133,47 @@ fn other_names_are_served(world: &mut World) -> Result<()> {
         "10.96.0.1",
     ] {
         dialled(world, "10.96.0.1", "443", name)?;
+    }
+    Ok(())
+}
+
+fn is_never_written_down(world: &mut World) -> Result<()> {
+    let token = world.worker(TOKEN)?.good()?;
+    let secret = "c2VjcmV0LW9mLXNvbWVib2R5LWVsc2U";
+    let picket = world.picket_log();
+    let header = format!("Authorization=Bearer {secret}");
+    let path = format!("/api/v1/namespaces/lab/configmaps?access_token={secret}");
+    let request = crate::identity::REQUEST;
+    world
+        .python(
+            "worker",
+            request,
+            &["GET", "/api/v1/namespaces/lab/configmaps/seed"],
+        )?
+        .good()?;
+    world
+        .python(
+            "worker",
+            request,
+            &["GET", &path, &header, &format!("Cookie=token={secret}")],
+        )?
+        .good()?;
+    picket.wait("the list", |record| record["verb"] == "list")?;
+    // The signature alone is enough to tell: it is the part that nobody can guess.
+    let signature = token.trim().rsplit('.').next().unwrap_or_default();
+    ensure!(signature.len() > 40, "the pod's token is none");
+    for file in [world.agent.audit_file(), world.agent.log_file()] {
+        let text = std::fs::read_to_string(&file)?;
+        ensure!(
+            !text.contains(signature),
+            "the pod's token is in {}",
+            file.display()
+        );
+        ensure!(
+            !text.contains(secret),
+            "a token in a request is in {}",
+            file.display()
+        );
     }
     Ok(())
 }

@@ -1,7 +1,8 @@
-//! What all suites share: one cluster, an agent on its node, the pods, and the objects that say who may do what.
+//! What all suites share: one cluster of two nodes, an agent on each, the pods, and the objects that say who may do what.
 //!
 //! Namespaces: `agents` is enrolled and enforced, with the pod `worker`; `direct` is left alone, with a pod of the same name
 //! and rights, whose answers the others are compared with; `lab` holds what both work on; `vault` is outside every grant.
+//! All are on the first node but `lab/target` and `agents/remote`, so that sessions cross from one node to the other.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -27,6 +28,8 @@ const MANIFESTS: &str = include_str!("files/pods.yaml");
 pub(crate) struct World {
     pub(crate) cluster: Cluster,
     pub(crate) agent: Agent,
+    /// The agent of the second node, on the same kernel.
+    pub(crate) other: Agent,
 }
 
 impl World {
@@ -45,7 +48,7 @@ impl World {
             },
         ])?;
         let options = ClusterOptions {
-            nodes: 1,
+            nodes: 2,
             name: "way".to_owned(),
             images: vec![tools],
         };
@@ -60,11 +63,13 @@ impl World {
             binary: None,
         };
         let agent = Agent::start(&cluster, cluster.node(), &options)?;
+        let other = Agent::start(&cluster, &cluster.nodes()[1], &options)?;
         cluster.apply(MANIFESTS)?;
         for (namespace, pod) in [
             ("agents", "worker"),
             ("agents", "sleeper"),
             ("agents", "stranger"),
+            ("agents", "remote"),
             ("direct", "worker"),
             ("lab", "target"),
         ] {
@@ -72,21 +77,28 @@ impl World {
                 .wait_ready(namespace, pod, POD_LIMIT)
                 .with_context(|| format!("pod {namespace}/{pod}"))?;
         }
-        Ok(Self { cluster, agent })
+        Ok(Self {
+            cluster,
+            agent,
+            other,
+        })
     }
 
     /// Takes it all down.
-    pub(crate) fn down(mut self: Box<Self>) -> Result<()> {
-        let stopped = if self.agent.pid().is_some() {
-            self.agent.stop().map(drop)
-        } else {
-            Ok(())
-        };
-        let World { cluster, agent } = *self;
-        let uninstalled = agent.uninstall();
-        drop(agent);
+    pub(crate) fn down(self: Box<Self>) -> Result<()> {
+        let World {
+            cluster,
+            agent,
+            other,
+        } = *self;
+        let ended = [agent, other].map(|mut agent| {
+            if agent.pid().is_some() {
+                agent.stop()?;
+            }
+            agent.uninstall()
+        });
         cluster.down()?;
-        stopped.and(uninstalled)
+        ended.into_iter().collect()
     }
 
     /// Runs a program in a pod's first container.

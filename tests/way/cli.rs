@@ -1,0 +1,104 @@
+//! The commands that people use beside a running agent.
+
+use anyhow::{Result, ensure};
+use serde_json::Value;
+
+use crate::Test;
+use crate::output::Done;
+use crate::running::Running;
+use crate::world::World;
+
+pub(crate) const TESTS: &[Test] = &[
+    ("audit_tail", audit_tail_shows_it),
+    ("audit_tail_follows", audit_tail_follows),
+    ("policy_check", policy_check),
+    ("doctor", doctor),
+];
+
+fn audit_tail_shows_it(world: &mut World) -> Result<()> {
+    let file = world.agent.audit_file().display().to_string();
+    let tail = |extra: &[&str]| -> Result<String> {
+        let mut arguments = vec!["audit", "tail", &file];
+        arguments.extend(extra);
+        Done::from(world.agent.picket(&arguments)?).good()
+    };
+    world.worker("kubectl delete namespace doomed")?.refused(&[])?;
+    let people = tail(&["--outcome", "deny", "--identity", "worker", "--verb", "delete"])?;
+    let line = people.lines().find(|line| line.contains("doomed"));
+    ensure!(
+        line.is_some_and(|line| line.contains("worker") && line.contains("guardrails")),
+        "{people}"
+    );
+    ensure!(
+        people.lines().all(|line| !line.contains("allow")),
+        "the filter lets others through:\n{people}"
+    );
+    let json = tail(&["--outcome", "deny", "--verb", "delete", "-o", "json"])?;
+    for line in json.lines() {
+        let record: Value = serde_json::from_str(line)?;
+        ensure!(
+            record["decision"]["outcome"] == "deny" && record["verb"] == "delete",
+            "{record:#}"
+        );
+    }
+    Ok(())
+}
+
+fn audit_tail_follows(world: &mut World) -> Result<()> {
+    let file = world.agent.audit_file().display().to_string();
+    let mut command = world
+        .agent
+        .command(&["audit", "tail", "-f", &file, "--outcome", "deny", "-o", "json"]);
+    command.stdout(std::process::Stdio::piped());
+    let following = Running::of(world.cluster.node().spawn(command)?)?;
+    // What was there already comes first.
+    world
+        .worker("kubectl delete namespace doomed-later")?
+        .refused(&[])?;
+    following.line_with("doomed-later")?;
+    world
+        .worker("kubectl delete namespace doomed-last")?
+        .refused(&[])?;
+    following.line_with("doomed-last").map(drop)
+}
+
+fn policy_check(world: &mut World) -> Result<()> {
+    let good = world.agent.objects_dir().display().to_string();
+    Done::from(world.agent.picket(&["policy", "check", &good])?).good()?;
+    let broken = world.agent.dir().join("broken.yaml");
+    let text = include_str!("files/objects.yaml").replace("action: Warn", "action: RequireApproval");
+    std::fs::write(&broken, &text)?;
+    let line = 1 + text
+        .lines()
+        .position(|line| line.contains("RequireApproval"))
+        .unwrap_or_default();
+    let broken = broken.display().to_string();
+    let done = Done::from(world.agent.picket(&["policy", "check", &broken])?);
+    let said = format!("{}{}", done.out, done.err);
+    ensure!(done.code == 1, "ended with {}: {said}", done.code);
+    ensure!(
+        said.contains(&format!("{broken}:{line}:")) && said.contains("RequireApproval"),
+        "{said}"
+    );
+    Ok(())
+}
+
+fn doctor(world: &mut World) -> Result<()> {
+    let bpffs = world.agent.dir().join("bpf").display().to_string();
+    let cgroup = world.cluster.node().cgroup.display().to_string();
+    let done = Done::from(
+        world
+            .agent
+            .picket(&["doctor", "--bpffs", &bpffs, "--cgroup-root", &cgroup])?,
+    );
+    let out = done.good()?;
+    for check in ["hook connect4", "hook connect6", "hook sock_ops", "redirect"] {
+        let line = out
+            .lines()
+            .find(|line| line.starts_with(check))
+            .unwrap_or_default();
+        ensure!(line.contains(" ok "), "{check} is not ok:\n{out}");
+    }
+    // Trying things beside a running agent does not disturb it.
+    world.worker(crate::life::GET_SEED)?.good().map(drop)
+}
