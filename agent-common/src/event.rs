@@ -9,6 +9,10 @@ pub enum Hook {
     Connect4,
     /// connect(2) with an IPv6 address.
     Connect6,
+    /// UDP sent to an IPv4 address without a connect.
+    SendMsg4,
+    /// UDP sent to an IPv6 address without a connect.
+    SendMsg6,
 }
 
 impl Hook {
@@ -17,6 +21,8 @@ impl Hook {
         match self {
             Self::Connect4 => 1,
             Self::Connect6 => 2,
+            Self::SendMsg4 => 3,
+            Self::SendMsg6 => 4,
         }
     }
 
@@ -25,6 +31,8 @@ impl Hook {
         match code {
             1 => Some(Self::Connect4),
             2 => Some(Self::Connect6),
+            3 => Some(Self::SendMsg4),
+            4 => Some(Self::SendMsg6),
             _ => None,
         }
     }
@@ -34,6 +42,8 @@ impl Hook {
         match self {
             Self::Connect4 => "connect4",
             Self::Connect6 => "connect6",
+            Self::SendMsg4 => "sendmsg4",
+            Self::SendMsg6 => "sendmsg6",
         }
     }
 }
@@ -221,7 +231,7 @@ mod tests {
         ] {
             assert_eq!(Refusal::from_code(refusal.code()), Some(refusal));
         }
-        for hook in [Hook::Connect4, Hook::Connect6] {
+        for hook in [Hook::Connect4, Hook::Connect6, Hook::SendMsg4, Hook::SendMsg6] {
             assert_eq!(Hook::from_code(hook.code()), Some(hook));
         }
         assert_eq!(Refusal::from_code(0), None);

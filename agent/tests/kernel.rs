@@ -3,7 +3,10 @@
 //! Each test makes a cgroup, a network namespace without a way out and a BPF filesystem of its own, and takes them
 //! down again. A dial is made by this very program, started again inside them. It all needs root.
 #![cfg(target_os = "linux")]
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics, in its helpers too")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on panics, in its helpers too"
+)]
 
 mod ground;
 
@@ -226,6 +229,30 @@ async fn an_enforced_pod_has_no_other_way_to_a_door() {
         .unwrap();
     assert_eq!((event.refusal, event.pod), (Some(Refusal::Protocol), POD));
 
+    for (door, hook) in [
+        (DOOR4, Hook::SendMsg4),
+        (DOOR6, Hook::SendMsg6),
+        ("[::ffff:10.96.0.1]:443", Hook::SendMsg4),
+    ] {
+        assert_eq!(
+            ground.dial(&ground.pod, "send", door).outcome(),
+            Dialled::failed("PermissionDenied")
+        );
+        let event = tokio::time::timeout(PATIENCE, events.next())
+            .await
+            .expect("no event")
+            .unwrap();
+        assert_eq!(
+            (event.refusal, event.hook),
+            (Some(Refusal::Protocol), Some(hook)),
+            "{door}"
+        );
+    }
+    assert_eq!(
+        ground.dial(&ground.pod, "send", "10.96.0.1:53").outcome(),
+        Dialled::Closed
+    );
+
     let shut: BTreeSet<_> = [Door::refuse(DOOR4.parse().unwrap())].into();
     kernel.set_doors(&shut).unwrap();
     assert_eq!(
@@ -431,7 +458,8 @@ fn dialler() {
     std::fs::write(Path::new(cgroup).join("cgroup.procs"), "0").unwrap();
     let address: SocketAddr = address.parse().unwrap();
     let outcome = match how {
-        "udp" => udp(address),
+        "udp" => udp(|socket| socket.connect(address), address),
+        "send" => udp(|socket| socket.send_to(b"u", address).map(drop), address),
         "tcp-repeat" => repeat(address),
         _ => tcp(address),
     };
@@ -455,9 +483,9 @@ fn tcp(address: SocketAddr) -> Dialled {
     }
 }
 
-fn udp(address: SocketAddr) -> Dialled {
+fn udp(act: impl Fn(&UdpSocket) -> std::io::Result<()>, address: SocketAddr) -> Dialled {
     let socket = UdpSocket::bind(if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }).unwrap();
-    match socket.connect(address) {
+    match act(&socket) {
         Ok(()) => Dialled::Closed,
         Err(error) => Dialled::failed(&format!("{:?}", error.kind())),
     }

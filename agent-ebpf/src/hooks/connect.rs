@@ -1,4 +1,4 @@
-//! What connect4 and connect6 share: find the door, judge, note, report.
+//! What connect4 and connect6, and sendmsg4 and sendmsg6, share: find the door, judge, note, report.
 
 use aya_ebpf::programs::SockAddrContext;
 use picket_common::{

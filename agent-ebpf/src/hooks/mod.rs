@@ -13,6 +13,8 @@ mod connect6;
 mod getpeername4;
 mod getpeername6;
 mod maps;
+mod sendmsg4;
+mod sendmsg6;
 mod sock_ops;
 
 use aya_ebpf::helpers::generated as helper;

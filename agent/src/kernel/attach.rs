@@ -29,16 +29,22 @@ pub enum Program {
     Connect4,
     /// Redirects and refuses IPv6 connects.
     Connect6,
+    /// Refuses UDP to IPv4 doors that is sent without a connect.
+    SendMsg4,
+    /// Refuses UDP to IPv6 doors that is sent without a connect.
+    SendMsg6,
 }
 
 impl Program {
     /// All of them in the order they attach: nothing is redirected before its flow would be written.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 7] = [
         Self::SockOps,
         Self::GetPeerName4,
         Self::GetPeerName6,
         Self::Connect4,
         Self::Connect6,
+        Self::SendMsg4,
+        Self::SendMsg6,
     ];
 
     /// Its name in the object, in the kernel and in its pin.
@@ -49,6 +55,8 @@ impl Program {
             Self::GetPeerName6 => "getpeername6",
             Self::Connect4 => "connect4",
             Self::Connect6 => "connect6",
+            Self::SendMsg4 => "sendmsg4",
+            Self::SendMsg6 => "sendmsg6",
         }
     }
 
@@ -60,6 +68,8 @@ impl Program {
             Self::GetPeerName6 => "hook getpeername6",
             Self::Connect4 => "hook connect4",
             Self::Connect6 => "hook connect6",
+            Self::SendMsg4 => "hook sendmsg4",
+            Self::SendMsg6 => "hook sendmsg6",
         }
     }
 
@@ -86,7 +96,12 @@ impl Program {
                 let link = program.attach(cgroup, mode).map_err(refused("attach"))?;
                 FdLink::try_from(program.take_link(link).map_err(refused("attach"))?)
             }
-            Self::GetPeerName4 | Self::GetPeerName6 | Self::Connect4 | Self::Connect6 => {
+            Self::GetPeerName4
+            | Self::GetPeerName6
+            | Self::Connect4
+            | Self::Connect6
+            | Self::SendMsg4
+            | Self::SendMsg6 => {
                 let program: &mut CgroupSockAddr = program.try_into().map_err(refused("load"))?;
                 program.load().map_err(refused("load"))?;
                 let link = program.attach(cgroup, mode).map_err(refused("attach"))?;
