@@ -1,4 +1,7 @@
-//! Connections that the kernel did not redirect: the pod's own listener serves no one who comes by another way.
+//! Ways past the redirect: a dial of the pod's own listener, a dial before anyone has looked at the pod, a pod on the node's
+//! network.
+
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use serde_json::Value;
@@ -6,10 +9,20 @@ use serde_json::Value;
 use crate::Test;
 use crate::world::World;
 
-pub(crate) const TESTS: &[Test] = &[(
-    "a_direct_dial_of_the_listener_is_closed",
-    a_direct_dial_of_the_listener_is_closed,
-)];
+pub(crate) const TESTS: &[Test] = &[
+    (
+        "a_direct_dial_of_the_listener_is_closed",
+        a_direct_dial_of_the_listener_is_closed,
+    ),
+    (
+        "the_first_instruction_finds_the_door_shut",
+        the_first_instruction_finds_the_door_shut,
+    ),
+    (
+        "a_pod_on_the_nodes_network_is_held_too",
+        a_pod_on_the_nodes_network_is_held_too,
+    ),
+];
 
 /// Finds what listens on loopback in this network namespace, and dials each with a TLS handshake's first byte.
 const DIAL: &str = r#"
@@ -57,4 +70,95 @@ fn a_direct_dial_of_the_listener_is_closed(world: &mut World) -> Result<()> {
     let counted = world.agent.metric("picket_no_flow_total", &[])? - before;
     ensure!(counted >= dialled.len() as f64, "{counted} counted of {said}");
     Ok(())
+}
+
+/// Dials from its first instruction on, by the pod's bundle, until Picket has answered some times. What the API server itself
+/// would answer is told apart by its certificate, which the bundle does not hold.
+const EAGER: &str = r#"
+import os, socket, ssl, time
+context = ssl.create_default_context(cafile="/var/run/secrets/kubernetes.io/serviceaccount/ca.crt")
+counts = {}
+def dial(host, port):
+    try:
+        with socket.create_connection((host, port), timeout=20) as plain:
+            with context.wrap_socket(plain, server_hostname="kubernetes") as secure:
+                return "answered"
+    except ssl.SSLCertVerificationError:
+        return "passed"
+    except OSError as error:
+        return "refused"
+while counts.get("answered", 0) < 20:
+    for host, port in ((os.environ["KUBERNETES_SERVICE_HOST"], 443), (os.environ["SERVER"], 6443)):
+        outcome = dial(host, port)
+        counts[outcome] = counts.get(outcome, 0) + 1
+    time.sleep(0.002)
+print("counts", counts.get("answered", 0), counts.get("refused", 0), counts.get("passed", 0), flush=True)
+time.sleep(3600)
+"#;
+
+fn eager(world: &World, name: &str, host_network: bool) -> Result<()> {
+    let server = world.cluster.node().address.to_string();
+    let pod = serde_json::json!({"apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": name, "namespace": "agents", "labels": {"app": "worker"}},
+        "spec": {"nodeName": "node1", "serviceAccountName": "worker", "terminationGracePeriodSeconds": 0, "hostNetwork": host_network,
+            "containers": [{"name": "main", "image": "picket.test/tools:1", "imagePullPolicy": "IfNotPresent",
+                "command": ["python3", "-u", "-c", EAGER], "env": [{"name": "SERVER", "value": server}]}]}});
+    world.cluster.apply(&pod.to_string())?;
+    world
+        .cluster
+        .wait_ready("agents", name, Duration::from_secs(90))
+        .map(drop)
+}
+
+fn the_first_instruction_finds_the_door_shut(world: &mut World) -> Result<()> {
+    eager(world, "eager", false)?;
+    let counts = crate::life::until(|| {
+        let log = world.admin(&["logs", "eager", "-n", "agents"])?;
+        Ok(log
+            .lines()
+            .find_map(|line| line.strip_prefix("counts "))
+            .map(str::to_owned))
+    })?;
+    eprintln!(
+        "a pod that dials from its first instruction on (answered by Picket, refused, let through): {counts}"
+    );
+    world.admin(&["delete", "pod", "eager", "-n", "agents", "--wait=false"])?;
+    ensure!(
+        counts.ends_with(" 0"),
+        "some dials reached the API server: {counts}"
+    );
+    Ok(())
+}
+
+/// It cannot have a listener of its own there, so the kernel refuses what it dials, and says so.
+fn a_pod_on_the_nodes_network_is_held_too(world: &mut World) -> Result<()> {
+    let picket = world.picket_log();
+    eager(world, "hosted", true)?;
+    let dialled = crate::life::dial(world, "hosted");
+    let log = world.admin(&["logs", "hosted", "-n", "agents"]);
+    world.admin(&["delete", "pod", "hosted", "-n", "agents", "--wait=false"])?;
+    let dialled = dialled?;
+    ensure!(
+        dialled.iter().all(|&code| code != 0),
+        "its dials give {dialled:?}"
+    );
+    ensure!(log?.is_empty(), "some of its dials were answered");
+    let record = picket.wait("a refused connect", |record| {
+        record["kernel"]["verdict"] == "refuse"
+    })?;
+    ensure!(record["decision"]["outcome"] == "deny", "{record:#}");
+    ensure!(
+        record["agent"]["process"]["comm"]
+            .as_str()
+            .is_some_and(|comm| comm.starts_with("python3")),
+        "{record:#}"
+    );
+    ensure!(
+        record["kernel"]["address"]
+            .as_str()
+            .is_some_and(|address| address.contains("443")),
+        "{record:#}"
+    );
+    // What the node itself runs on that network is left alone: the kubelet still answers.
+    world.admin(&["logs", "worker", "-n", "agents"]).map(drop)
 }

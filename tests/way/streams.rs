@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::Test;
@@ -17,6 +17,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("attach", attach),
     ("port_forward", port_forward),
     ("cp_both_ways", cp_both_ways),
+    ("bodies_are_not_gathered", bodies_are_not_gathered),
     ("cancel_reaches_upstream", cancel_reaches_upstream),
     (
         "cancel_of_a_session_reaches_upstream",
@@ -194,6 +195,72 @@ fn cp_both_ways(world: &mut World) -> Result<()> {
         .run("lab", "target", &["rm", "-r", "/tmp/copied"])?
         .good()
         .map(drop)
+}
+
+/// Opens as many lists as its argument says, reads each one's head and then nothing until a line comes in; then reads all,
+/// and prints how many bytes that were.
+const SLOW: &str = r#"
+import http.client, os, ssl, sys
+account = "/var/run/secrets/kubernetes.io/serviceaccount"
+context = ssl.create_default_context(cafile=account + "/ca.crt")
+answers = []
+for _ in range(int(sys.argv[1])):
+    connection = http.client.HTTPSConnection(os.environ["KUBERNETES_SERVICE_HOST"], context=context, timeout=60)
+    connection.request("GET", "/api/v1/namespaces/lab/configmaps?labelSelector=size%3Dlarge")
+    answers.append((connection, connection.getresponse()))
+print("held", flush=True)
+sys.stdin.readline()
+print("read", sum(len(answer.read()) for _, answer in answers), flush=True)
+"#;
+
+/// Of a list of many megabytes that nobody reads, the agent holds a window's worth.
+fn bodies_are_not_gathered(world: &mut World) -> Result<()> {
+    const CONNECTIONS: usize = 16;
+    const OBJECTS: usize = 16;
+    const ROOM: u64 = 64 * 1024 * 1024;
+    let data = "x".repeat(900_000);
+    for number in 0..OBJECTS {
+        let map = serde_json::json!({"apiVersion": "v1", "kind": "ConfigMap", "data": {"text": data},
+            "metadata": {"name": format!("large-{number}"), "namespace": "lab", "labels": {"size": "large"}}});
+        world
+            .cluster
+            .kubectl_client()
+            .run(&["create", "-f", "-"], Some(&map.to_string()))?;
+    }
+    let before = resident(world)?;
+    let argv = ["python3", "-c", SLOW, &CONNECTIONS.to_string()];
+    let mut reading = Running::start(&world.cluster.kubectl_client(), "agents", "worker", &argv)?;
+    reading.line_with("held")?;
+    // What the agent would gather comes as fast as the API server gives it; a second is plenty for that.
+    std::thread::sleep(Duration::from_secs(1));
+    let held = resident(world)?.saturating_sub(before);
+    reading.send("go")?;
+    let read = reading.line_with("read")?;
+    world.admin(&["delete", "configmap", "-n", "lab", "-l", "size=large"])?;
+    let bytes = read
+        .split(' ')
+        .nth(1)
+        .and_then(|bytes| bytes.parse::<u64>().ok())
+        .unwrap_or_default();
+    ensure!(
+        bytes > (CONNECTIONS * OBJECTS * data.len()) as u64,
+        "the lists were {bytes} bytes"
+    );
+    eprintln!("{bytes} bytes unread by clients: {held} more in the agent's memory");
+    ensure!(held < ROOM, "the agent gathered {held} bytes");
+    Ok(())
+}
+
+/// The agent's resident memory in bytes.
+fn resident(world: &World) -> Result<u64> {
+    let pid = world.agent.pid().context("the agent does not run")?;
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .context("no VmRSS")?;
+    let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse()?;
+    Ok(kilobytes * 1024)
 }
 
 fn cancel_reaches_upstream(world: &mut World) -> Result<()> {
