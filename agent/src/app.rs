@@ -54,7 +54,9 @@ pub struct App {
 
 impl std::fmt::Debug for App {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.debug_struct("App").field("node", &self.config.node_name).finish_non_exhaustive()
+        out.debug_struct("App")
+            .field("node", &self.config.node_name)
+            .finish_non_exhaustive()
     }
 }
 
@@ -90,7 +92,18 @@ impl App {
         let events = kernel.events()?;
         let counted = Arc::clone(&kernel);
         metrics.watch_kernel(move || watchers::counters(&counted));
-        Ok(Self { config, cgroup_root, metrics, store, certificates, upstream, audit, admin, kernel, events })
+        Ok(Self {
+            config,
+            cgroup_root,
+            metrics,
+            store,
+            certificates,
+            upstream,
+            audit,
+            admin,
+            kernel,
+            events,
+        })
     }
 
     /// Serves until SIGTERM or SIGINT, then lets requests in flight end for a limited time. The kernel programs stay:
@@ -122,7 +135,10 @@ impl App {
             tracing::warn!(connections = cut, "cut after the drain time");
         }
         tasks.shutdown().await;
-        audit.flush().await.context("the last audit records could not be written")?;
+        audit
+            .flush()
+            .await
+            .context("the last audit records could not be written")?;
         outcome
     }
 
@@ -142,9 +158,16 @@ impl App {
             self.audit.clone(),
             drain.clone(),
         )?;
-        let known: BTreeSet<_> = self.kernel.classes()?.into_iter().map(|(cgroup, _)| cgroup).collect();
-        let selection =
-            Selection::with_labels(self.config.enforce.namespaces.clone(), &self.config.enforce.match_labels)?;
+        let known: BTreeSet<_> = self
+            .kernel
+            .classes()?
+            .into_iter()
+            .map(|(cgroup, _)| cgroup)
+            .collect();
+        let selection = Selection::with_labels(
+            self.config.enforce.namespaces.clone(),
+            &self.config.enforce.match_labels,
+        )?;
         let config = WorkloadConfig {
             node: self.config.node_name.clone(),
             cgroup_root: self.cgroup_root,
@@ -156,12 +179,21 @@ impl App {
         let workload = workload::start(config, Arc::clone(in_force), cancel).await?;
 
         let report = watchers::report(readiness, self.audit.clone(), self.upstream.clone());
-        let admin = Admin { metrics: Arc::clone(&self.metrics), ready: report };
+        let admin = Admin {
+            metrics: Arc::clone(&self.metrics),
+            ready: report,
+        };
         let mut parts: Vec<(&'static str, BoxFuture<'static, ()>)> = workload.tasks;
         parts.extend([
             ("admin socket", self.admin.serve(admin, cancel.clone()).boxed()),
-            ("policy files", Arc::clone(&self.store).watch(cancel.clone()).boxed()),
-            ("certificates", Arc::clone(&self.certificates).run(cancel.clone()).boxed()),
+            (
+                "policy files",
+                Arc::clone(&self.store).watch(cancel.clone()).boxed(),
+            ),
+            (
+                "certificates",
+                Arc::clone(&self.certificates).run(cancel.clone()).boxed(),
+            ),
             ("upstream", self.upstream.clone().run(cancel.clone()).boxed()),
             (
                 "doors in force",
@@ -204,24 +236,39 @@ impl App {
                 )
                 .boxed(),
             ),
-            ("reloads", watchers::reloads(Arc::clone(&self.metrics), self.store).boxed()),
-            ("first pods", watchers::settled(workload.status, pods_ready, self.kernel).boxed()),
+            (
+                "reloads",
+                watchers::reloads(Arc::clone(&self.metrics), self.store).boxed(),
+            ),
+            (
+                "first pods",
+                watchers::settled(workload.status, pods_ready, self.kernel).boxed(),
+            ),
         ]);
         let mut tasks = JoinSet::new();
         for (name, part) in parts {
             tasks.spawn(part.map(move |()| name));
         }
-        tracing::info!(node = self.config.node_name, version = env!("CARGO_PKG_VERSION"), "started");
+        tracing::info!(
+            node = self.config.node_name,
+            version = env!("CARGO_PKG_VERSION"),
+            "started"
+        );
         Ok(tasks)
     }
 }
 
 fn upstream_config(config: &Config) -> anyhow::Result<UpstreamConfig> {
     let given = &config.upstream;
-    let credential = match (&given.client_certificate_file, &given.client_key_file, &given.token_file) {
-        (Some(certificate), Some(key), None) => {
-            Credential::ClientCertificate { certificate: certificate.clone(), key: key.clone() }
-        }
+    let credential = match (
+        &given.client_certificate_file,
+        &given.client_key_file,
+        &given.token_file,
+    ) {
+        (Some(certificate), Some(key), None) => Credential::ClientCertificate {
+            certificate: certificate.clone(),
+            key: key.clone(),
+        },
         (None, None, Some(token)) => Credential::TokenFile(token.clone()),
         // Config refuses the other combinations before it gets here.
         _ => bail!("upstream: give either clientCertificateFile with clientKeyFile, or tokenFile"),
@@ -238,7 +285,9 @@ fn upstream_config(config: &Config) -> anyhow::Result<UpstreamConfig> {
 fn cgroup_root(config: &Config) -> anyhow::Result<PathBuf> {
     match &config.kernel.cgroup_root {
         Some(folder) => Ok(folder.clone()),
-        None => kernel::cgroup_mount().context("kernel.cgroupRoot is not given, and no cgroup v2 mount was found"),
+        None => {
+            kernel::cgroup_mount().context("kernel.cgroupRoot is not given, and no cgroup v2 mount was found")
+        }
     }
 }
 

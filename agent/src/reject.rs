@@ -1,1 +1,284 @@
-//! Stub: its owner writes it.
+//! Every refusal, as the client sees it and as metrics count it.
+//!
+//! In: what a stage refused. Out: an HTTP response whose body is a Kubernetes `Status` (k8s.io/apimachinery
+//! pkg/apis/meta/v1/types.go), so that kubectl and client libraries show it as they show the API server's own. The body
+//! is JSON whatever the client would rather have: all clients take a `Status` by the response's content type.
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS};
+use http::{Response, StatusCode};
+use http_body_util::Full;
+use picket_policy::{Denial, KubeRequest, ReadError, Target};
+use serde::Serialize;
+
+use crate::audit::AuditError;
+use crate::identity::IdentityError;
+use crate::upstream::SendError;
+
+/// Seconds after which a refused request is worth another try. client-go waits that long and tries again up to ten
+/// times (k8s.io/client-go rest/with_retry.go), long enough for an API server to restart.
+const RETRY_AFTER_SECONDS: u32 = 1;
+
+/// Why a request got no answer from the API server.
+#[derive(Debug, thiserror::Error)]
+pub enum Rejection {
+    /// It cannot be read in one way only.
+    #[error("Picket cannot read the request: {0}")]
+    Unreadable(#[from] ReadError),
+    /// It asks for an upgrade that is not known, so that it could not be carried.
+    #[error(
+        "Picket cannot read the request: upgrade to `{0}` is not one the API server knows (websocket, SPDY/3.1)"
+    )]
+    Upgrade(String),
+    /// The caller is no agent that may act now.
+    #[error("{0}")]
+    Identity(IdentityError),
+    /// Grants or policies refuse it.
+    #[error("{}", denial_message(.0))]
+    Denied(Box<Denial>),
+    /// It must be on record first and cannot be.
+    #[error("Picket cannot record the request, so it was not carried out: {0}")]
+    Audit(#[from] AuditError),
+    /// The API server did not answer it.
+    #[error("{}", upstream_message(.0))]
+    Upstream(#[from] SendError),
+    /// The API server's answer makes no sense here.
+    #[error("the API server switched protocols unasked")]
+    Unasked,
+}
+
+/// The classes of refusal that differ in code, reason and what a client does next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Class {
+    code: StatusCode,
+    /// `reason` of the `Status`, where the API has one; kubectl prints it in brackets.
+    reason: &'static str,
+    retry: bool,
+}
+
+impl Rejection {
+    /// A label of low cardinality.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Rejection::Unreadable(_) => "unreadable",
+            Rejection::Upgrade(_) => "unknown_upgrade",
+            Rejection::Identity(error) => error.as_str(),
+            Rejection::Denied(denial) => denial.cause.as_str(),
+            Rejection::Audit(_) => "audit",
+            Rejection::Upstream(SendError::Unreachable(_)) => "upstream_unreachable",
+            Rejection::Upstream(SendError::Exhausted) => "upstream_exhausted",
+            Rejection::Upstream(SendError::NotTaken(_)) => "upstream_not_taken",
+            Rejection::Upstream(SendError::Broken(_)) => "upstream_broken",
+            Rejection::Upstream(SendError::Unsendable(_) | SendError::Malformed(_)) => "unsendable",
+            Rejection::Unasked => "upstream_protocol",
+        }
+    }
+
+    /// Whether identity, grants or policy said no, as opposed to something that failed.
+    pub fn is_denial(&self) -> bool {
+        matches!(self, Rejection::Identity(_) | Rejection::Denied(_))
+    }
+
+    /// The HTTP status code.
+    pub fn code(&self) -> StatusCode {
+        self.class().code
+    }
+
+    /// The `reason` of the `Status`.
+    pub fn reason(&self) -> &'static str {
+        self.class().reason
+    }
+
+    fn class(&self) -> Class {
+        let class = |code, reason, retry| Class { code, reason, retry };
+        match self {
+            Rejection::Unreadable(_) | Rejection::Upgrade(_) => {
+                class(StatusCode::BAD_REQUEST, "BadRequest", false)
+            }
+            Rejection::Identity(_) | Rejection::Denied(_) => class(StatusCode::FORBIDDEN, "Forbidden", false),
+            Rejection::Audit(_) => class(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", true),
+            Rejection::Upstream(error) => match error {
+                SendError::Unreachable(_) | SendError::Exhausted | SendError::NotTaken(_) => {
+                    class(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", true)
+                }
+                // It may have been carried out; a client must not be told to send it again.
+                SendError::Broken(_) => class(StatusCode::BAD_GATEWAY, "BadGateway", false),
+                SendError::Unsendable(_) | SendError::Malformed(_) => {
+                    class(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", false)
+                }
+            },
+            Rejection::Unasked => class(StatusCode::BAD_GATEWAY, "BadGateway", false),
+        }
+    }
+
+    /// The message, with what was asked where the refusal itself does not say it.
+    pub fn message(&self, asked: Option<&KubeRequest>) -> String {
+        match (self, asked) {
+            (Rejection::Identity(error), Some(asked)) => format!("cannot {}: {error}", asked.words()),
+            _ => self.to_string(),
+        }
+    }
+
+    /// The response. `asked` is what was read of the request, if it could be.
+    pub fn response(&self, asked: Option<&KubeRequest>) -> Response<Full<Bytes>> {
+        let class = self.class();
+        let target = asked.map(|asked| &asked.target);
+        let (kind, group) = match target {
+            Some(Target::Resource { resource, group, .. }) => (resource.as_str(), group.as_str()),
+            _ => ("", ""),
+        };
+        let status = Status {
+            kind: "Status",
+            api_version: "v1",
+            metadata: Metadata {},
+            status: "Failure",
+            message: &self.message(asked),
+            reason: class.reason,
+            details: Details {
+                name: asked.and_then(KubeRequest::name).unwrap_or_default(),
+                group,
+                kind,
+                retry_after_seconds: if class.retry { RETRY_AFTER_SECONDS } else { 0 },
+            },
+            code: class.code.as_u16(),
+        };
+        // Serialising strings and numbers cannot fail; an empty body still carries the code.
+        let body = serde_json::to_vec(&status).unwrap_or_default();
+        let mut response = Response::new(Full::new(Bytes::from(body)));
+        *response.status_mut() = class.code;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        if class.retry {
+            headers.insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
+        }
+        response
+    }
+}
+
+fn denial_message(denial: &Denial) -> String {
+    if denial.allowed.is_empty() || denial.message.contains(&denial.allowed) {
+        return denial.message.clone();
+    }
+    format!("{}; {}", denial.message.trim_end_matches('.'), denial.allowed)
+}
+
+fn upstream_message(error: &SendError) -> String {
+    match error {
+        SendError::Broken(_) => format!("{error}; the request may have been carried out"),
+        _ => error.to_string(),
+    }
+}
+
+/// `metav1.Status`.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Status<'a> {
+    kind: &'static str,
+    api_version: &'static str,
+    metadata: Metadata,
+    status: &'static str,
+    message: &'a str,
+    reason: &'static str,
+    details: Details<'a>,
+    code: u16,
+}
+
+/// `metav1.ListMeta`, always empty here; clients expect the field.
+#[derive(Serialize)]
+struct Metadata {}
+
+/// `metav1.StatusDetails`.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Details<'a> {
+    #[serde(skip_serializing_if = "str::is_empty")]
+    name: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    group: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    kind: &'a str,
+    #[serde(skip_serializing_if = "is_zero")]
+    retry_after_seconds: u32,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt as _;
+    use picket_policy::Cause;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    async fn shown(rejection: &Rejection, path: &'static str) -> (http::response::Parts, Value) {
+        let uri = http::Uri::from_static(path);
+        let asked = KubeRequest::read(&http::Method::DELETE, &uri, &http::HeaderMap::new()).unwrap();
+        let (head, body) = rejection.response(Some(&asked)).into_parts();
+        (
+            head,
+            serde_json::from_slice(&body.collect().await.unwrap().to_bytes()).unwrap(),
+        )
+    }
+
+    #[tokio::test]
+    async fn a_denial_is_the_status_kubectl_knows() {
+        let denial = Denial {
+            cause: Cause::Policy,
+            policy: Some("guard".into()),
+            rule: Some("keep-namespaces".into()),
+            message:
+                "agent triage cannot delete namespaces \"x\": policy guard, rule keep-namespaces: ask SRE"
+                    .into(),
+            allowed: "it may get namespaces".into(),
+            would_deny: Vec::new(),
+        };
+        let rejection = Rejection::Denied(Box::new(denial));
+        let (head, status) = shown(&rejection, "/api/v1/namespaces/x").await;
+        assert_eq!((head.status.as_u16(), rejection.label()), (403, "policy"));
+        assert_eq!(head.headers["content-type"], "application/json");
+        assert!(!head.headers.contains_key("retry-after"));
+        assert_eq!(
+            status,
+            json!({
+                "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "reason": "Forbidden",
+                "message": "agent triage cannot delete namespaces \"x\": policy guard, rule keep-namespaces: ask SRE; \
+                            it may get namespaces",
+                "details": {"name": "x", "kind": "namespaces"}, "code": 403,
+            })
+        );
+    }
+
+    #[tokio::test]
+    async fn an_unreachable_api_server_is_worth_another_try() {
+        let rejection = Rejection::from(SendError::Unreachable("192.0.2.1:6443: refused".into()));
+        let (head, status) = shown(&rejection, "/apis/apps/v1/namespaces/n/deployments/web").await;
+        assert_eq!(
+            (head.status.as_u16(), &head.headers["retry-after"]),
+            (503, &HeaderValue::from_static("1"))
+        );
+        assert_eq!(status["reason"], "ServiceUnavailable");
+        assert_eq!(
+            status["details"],
+            json!({"name": "web", "group": "apps", "kind": "deployments", "retryAfterSeconds": 1})
+        );
+    }
+
+    #[tokio::test]
+    async fn an_identity_error_says_what_was_asked() {
+        let error = IdentityError::Revoked {
+            identity: "triage".into(),
+            owner: "sre@example.com".into(),
+        };
+        let (_, status) = shown(&Rejection::Identity(error), "/api/v1/namespaces/n/pods/p").await;
+        let message = status["message"].as_str().unwrap();
+        assert!(
+            message.starts_with("cannot delete pods \"p\" in namespace \"n\": agent triage is revoked"),
+            "{message}"
+        );
+    }
+}

@@ -29,7 +29,12 @@ pub(super) struct InForce {
 
 impl InForce {
     pub(super) fn new(kernel: Arc<Kernel>, sink: mpsc::Sender<Arrival>) -> Self {
-        Self { kernel, sink, next: AtomicU64::new(1), served: Arc::default() }
+        Self {
+            kernel,
+            sink,
+            next: AtomicU64::new(1),
+            served: Arc::default(),
+        }
     }
 
     /// The pod that is enforced at this cgroup, if one is.
@@ -38,7 +43,9 @@ impl InForce {
     }
 
     fn class(&self, cgroup: CgroupId, class: Class) -> Result<(), EnforceError> {
-        self.kernel.set_class(cgroup, class).map_err(failed("set the class of a pod's cgroup"))
+        self.kernel
+            .set_class(cgroup, class)
+            .map_err(failed("set the class of a pod's cgroup"))
     }
 }
 
@@ -54,7 +61,10 @@ impl Drop for Listening {
     fn drop(&mut self) {
         let mut served = lock(&self.served);
         // A later listener for the same cgroup has taken the place already.
-        if served.get(&self.cgroup).is_some_and(|(number, _)| *number == self.number) {
+        if served
+            .get(&self.cgroup)
+            .is_some_and(|(number, _)| *number == self.number)
+        {
             served.remove(&self.cgroup);
         }
     }
@@ -87,8 +97,12 @@ impl Enforcer for InForce {
             }
         });
         lock(&self.served).insert(group.id, (number, Arc::clone(&pod)));
-        let listening =
-            Listening { cgroup: group.id, number, served: Arc::clone(&self.served), _serving: guard };
+        let listening = Listening {
+            cgroup: group.id,
+            number,
+            served: Arc::clone(&self.served),
+            _serving: guard,
+        };
         self.class(group.id, Class::Enforced { pod: number, port })?;
         let pod = pod.load();
         tracing::info!(namespace = pod.namespace, pod = pod.name, port, "enforced");
@@ -104,7 +118,9 @@ impl Enforcer for InForce {
     }
 
     fn forget(&self, cgroup: CgroupId) -> Result<(), EnforceError> {
-        self.kernel.remove_class(cgroup).map_err(failed("take a gone cgroup's class away"))
+        self.kernel
+            .remove_class(cgroup)
+            .map_err(failed("take a gone cgroup's class away"))
     }
 }
 
@@ -112,7 +128,10 @@ fn failed<E>(what: &'static str) -> impl FnOnce(E) -> EnforceError
 where
     E: std::error::Error + Send + Sync + 'static,
 {
-    move |source| EnforceError { what, source: Box::new(source) }
+    move |source| EnforceError {
+        what,
+        source: Box::new(source),
+    }
 }
 
 /// A poisoned lock guards a plain map, which has no state that a panic could have left half done.

@@ -59,7 +59,11 @@ fn put_in_force(kernel: &Kernel, certificates: &Certificates, now: &Doors) -> an
     let addresses: BTreeSet<IpAddr> = now.addresses.iter().map(|address| address.ip()).collect();
     certificates.set_doors(addresses)?;
     let doors: BTreeSet<Door> = now.addresses.iter().copied().map(Door::redirect).collect();
-    if now.whole { kernel.set_doors(&doors)? } else { kernel.add_doors(&doors)? }
+    if now.whole {
+        kernel.set_doors(&doors)?
+    } else {
+        kernel.add_doors(&doors)?
+    }
     Ok(())
 }
 
@@ -119,7 +123,11 @@ fn refused(event: &KernelEvent, cause: &'static str, pod: Option<&Pod>) -> Conne
             verdict: "refuse".into(),
         },
         reason: cause,
-        message: format!("connect to the API server at {} refused by the kernel: {}", event.origin, explain(cause)),
+        message: format!(
+            "connect to the API server at {} refused by the kernel: {}",
+            event.origin,
+            explain(cause)
+        ),
     }
 }
 
@@ -251,7 +259,10 @@ pub(super) async fn reloads(metrics: Arc<Metrics>, store: Arc<Store>) {
 /// The kernel's counters by name.
 pub(super) fn counters(kernel: &Kernel) -> Vec<(&'static str, u64)> {
     match kernel.counters() {
-        Ok(counters) => Counter::ALL.into_iter().map(|counter| (counter.as_str(), counters.get(counter))).collect(),
+        Ok(counters) => Counter::ALL
+            .into_iter()
+            .map(|counter| (counter.as_str(), counters.get(counter)))
+            .collect(),
         Err(error) => {
             tracing::warn!(%error, "the kernel's counters cannot be read");
             Vec::new()
@@ -266,7 +277,10 @@ pub(super) fn report(
     upstream: Upstream,
 ) -> Arc<dyn Fn() -> ReadyReport + Send + Sync> {
     Arc::new(move || {
-        let failing = [("audit", audit.stats().failure()), ("upstream", upstream.credential_error())];
+        let failing = [
+            ("audit", audit.stats().failure()),
+            ("upstream", upstream.credential_error()),
+        ];
         ReadyReport {
             waiting: readiness.waiting().into_iter().map(str::to_owned).collect(),
             failing: failing

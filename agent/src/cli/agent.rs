@@ -27,11 +27,11 @@ pub(super) fn run(args: &Args) -> ExitCode {
 fn start(args: &Args) -> anyhow::Result<()> {
     let config = Config::read(&args.config)?;
     runtime::telemetry::init(&config.log)?;
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
-    let outcome = runtime.block_on(async {
-        app::App::build(config).await?.run().await
-    });
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let outcome = runtime.block_on(async { app::App::build(config).await?.run().await });
     // Blocking tasks (a file being read, say) do not keep a stopped agent alive.
     runtime.shutdown_background();
     outcome

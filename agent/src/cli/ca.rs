@@ -46,7 +46,11 @@ fn create(out: &Path, name: &str) -> anyhow::Result<()> {
     // The key first: a certificate without its key would look like a finished CA.
     write_new(&out.join("ca.key"), 0o600, made.key_pem.as_bytes())?;
     write_new(&out.join("ca.crt"), 0o644, made.certificate_pem.as_bytes())?;
-    println!("{} and {} written", out.join("ca.crt").display(), out.join("ca.key").display());
+    println!(
+        "{} and {} written",
+        out.join("ca.crt").display(),
+        out.join("ca.key").display()
+    );
     Ok(())
 }
 
@@ -56,6 +60,13 @@ fn write_new(path: &Path, mode: u32, content: &[u8]) -> anyhow::Result<()> {
         .create_new(true)
         .mode(mode)
         .open(path)
-        .with_context(|| format!("cannot create {}; an existing CA is never overwritten", path.display()))?;
-    file.write_all(content).and_then(|()| file.sync_all()).with_context(|| format!("cannot write {}", path.display()))
+        .with_context(|| {
+            format!(
+                "cannot create {}; an existing CA is never overwritten",
+                path.display()
+            )
+        })?;
+    file.write_all(content)
+        .and_then(|()| file.sync_all())
+        .with_context(|| format!("cannot write {}", path.display()))
 }

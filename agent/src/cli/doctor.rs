@@ -11,7 +11,7 @@ use crate::kernel::preflight::{self, Check, Status, Surroundings};
 
 /// How the outcome is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Output {
+pub(super) enum Output {
     /// For people.
     Table,
     /// For programs: a list of objects with name, status, detail and advice.
@@ -20,7 +20,7 @@ pub enum Output {
 
 /// Every program is loaded, attached and used once, in a cgroup made for it.
 #[derive(Debug, Args)]
-pub struct DoctorArgs {
+pub(super) struct DoctorArgs {
     /// The cgroup v2 folder the agent would attach to; by default the first mount of that kind
     #[arg(long, value_name = "FOLDER")]
     pub cgroup_root: Option<PathBuf>,
@@ -36,7 +36,7 @@ pub struct DoctorArgs {
 }
 
 /// Runs the checks and prints them. Fails when something is missing that Picket cannot do without.
-pub fn run(args: &DoctorArgs) -> ExitCode {
+pub(super) fn run(args: &DoctorArgs) -> ExitCode {
     if let Some([cgroup, address]) = args.probe.as_deref() {
         return probe(Path::new(cgroup), address);
     }

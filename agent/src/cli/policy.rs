@@ -22,7 +22,7 @@ Exit status: 0 when the files can stand, 1 when they cannot.";
 
 /// Work on identity, grant and policy files.
 #[derive(Debug, Args)]
-pub struct PolicyArgs {
+pub(super) struct PolicyArgs {
     #[command(subcommand)]
     command: PolicyCommand,
 }
@@ -138,7 +138,7 @@ impl std::fmt::Display for Fault {
 
 /// Runs the command.
 #[must_use]
-pub fn run(args: &PolicyArgs) -> ExitCode {
+pub(super) fn run(args: &PolicyArgs) -> ExitCode {
     let PolicyCommand::Check(check) = &args.command;
     let report = examine(check);
     let valid = report.valid;

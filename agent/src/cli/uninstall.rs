@@ -8,8 +8,10 @@ use crate::kernel::Kernel;
 
 /// Arguments of `picket uninstall`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "The agent must have stopped; pods are no longer held to Picket afterwards.\n\nExample:\n  \
-    picket uninstall --config /etc/picket/agent.yaml")]
+#[command(
+    after_help = "The agent must have stopped; pods are no longer held to Picket afterwards.\n\nExample:\n  \
+    picket uninstall --config /etc/picket/agent.yaml"
+)]
 pub(super) struct Args {
     /// The node's configuration file, which names the folder on the bpf file system.
     #[arg(long, value_name = "FILE", default_value = config::DEFAULT_PATH)]
@@ -26,6 +28,9 @@ pub(super) fn run(args: &Args) -> ExitCode {
 fn remove(args: &Args) -> anyhow::Result<()> {
     let config = Config::read(&args.config)?;
     Kernel::unload(&config.kernel.bpffs)?;
-    println!("removed Picket's links and maps from {}", config.kernel.bpffs.display());
+    println!(
+        "removed Picket's links and maps from {}",
+        config.kernel.bpffs.display()
+    );
     Ok(())
 }

@@ -58,6 +58,8 @@ pub(super) struct Loaded {
     pub(super) authorization: Option<HeaderValue>,
     /// When the client certificate expires.
     pub(super) not_after: Option<SystemTime>,
+    /// The client certificate as the API server's own audit names it (`authentication.kubernetes.io/credential-id`).
+    pub(super) id: Option<Arc<str>>,
 }
 
 /// The bytes of the files, to tell changes.
@@ -181,6 +183,7 @@ fn load(
             http1: Arc::clone(&previous.http1),
             authorization,
             not_after: previous.not_after,
+            id: previous.id.clone(),
         });
     }
 
@@ -199,12 +202,13 @@ fn load(
         .with_safe_default_protocol_versions()
         .map_err(rustls_error(ca))?
         .with_root_certificates(roots);
-    let (mut config, not_after) = match credential {
+    let (mut config, not_after, id) = match credential {
         Credential::ClientCertificate { certificate, key } => {
             let chain = pem::certificates(certificate, &source.certificate)?;
             let not_after = x509_parser::parse_x509_certificate(&chain[0].1)
                 .ok()
                 .map(|(_, leaf)| validity(&leaf).1);
+            let id = fingerprint(&chain[0].1);
             let (_, private) = pem::private_key(key, &source.key)?;
             let chain = chain.into_iter().map(|(_, der)| der).collect();
             (
@@ -212,9 +216,10 @@ fn load(
                     .with_client_auth_cert(chain, private)
                     .map_err(rustls_error(key))?,
                 not_after,
+                Some(id),
             )
         }
-        Credential::TokenFile(_) => (builder.with_no_client_auth(), None),
+        Credential::TokenFile(_) => (builder.with_no_client_auth(), None, None),
     };
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     let http1 = Arc::new(config.clone());
@@ -225,7 +230,19 @@ fn load(
         http1,
         authorization,
         not_after,
+        id,
     })
+}
+
+/// As k8s.io/apiserver pkg/authentication/request/x509 writes it.
+fn fingerprint(certificate: &[u8]) -> Arc<str> {
+    use std::fmt::Write as _;
+    let digest = ring::digest::digest(&ring::digest::SHA256, certificate);
+    let mut id = String::from("X509SHA256=");
+    for byte in digest.as_ref() {
+        let _ = write!(id, "{byte:02x}");
+    }
+    id.into()
 }
 
 fn bearer(file: &std::path::Path, token: &[u8]) -> Result<HeaderValue, PemError> {

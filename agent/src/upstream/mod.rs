@@ -138,6 +138,17 @@ impl Upstream {
         self.pool.connector().credentials.error()
     }
 
+    /// How the node shows itself, and by which certificate, for the audit record; never the secret.
+    pub fn credential_id(&self) -> (&'static str, Option<Arc<str>>) {
+        let current = self.pool.connector().credentials.current();
+        let method = if current.authorization.is_some() {
+            "token"
+        } else {
+            "client-certificate"
+        };
+        (method, current.id.clone())
+    }
+
     /// When the client certificate expires.
     pub fn credential_not_after(&self) -> Option<SystemTime> {
         self.pool.connector().credentials.current().not_after

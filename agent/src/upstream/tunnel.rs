@@ -12,7 +12,6 @@ use std::task::{Context, Poll};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional_with_sizes};
-use tokio_util::sync::CancellationToken;
 
 /// What is read at once in each direction: one TLS record. Reading stops while the other side does not take it.
 const BUFFER: usize = 16 * 1024;
@@ -41,40 +40,30 @@ impl Traffic {
 pub enum Ended {
     /// Both sides had said all they had to say.
     Closed,
+    /// The client went away in the middle.
+    ClientGone,
+    /// The API server went away in the middle.
+    ServerGone,
     /// One of the upgrades did not come about.
     NotUpgraded(hyper::Error),
-    /// One side went away.
-    Broken(io::Error),
-    /// Picket ended it.
-    Cancelled,
 }
 
-/// Joins a client's upgraded connection with the API server's.
-pub async fn join(
-    client: OnUpgrade,
-    server: OnUpgrade,
-    traffic: Arc<Traffic>,
-    cancel: CancellationToken,
-) -> Ended {
-    let both = async {
-        let (client, server) = match tokio::try_join!(client, server) {
-            Ok(both) => both,
-            Err(error) => return Ended::NotUpgraded(error),
-        };
-        let mut client = Counted {
-            inner: TokioIo::new(client),
-            traffic,
-        };
-        let mut server = TokioIo::new(server);
-        match copy_bidirectional_with_sizes(&mut client, &mut server, BUFFER, BUFFER).await {
-            Ok(_) => Ended::Closed,
-            Err(error) => Ended::Broken(error),
-        }
+/// Joins a client's upgraded connection with the API server's. Dropping the future closes both.
+pub async fn join(client: OnUpgrade, server: OnUpgrade, traffic: Arc<Traffic>) -> Ended {
+    let (client, server) = match tokio::try_join!(client, server) {
+        Ok(both) => both,
+        Err(error) => return Ended::NotUpgraded(error),
     };
-    tokio::select! {
-        biased;
-        () = cancel.cancelled() => Ended::Cancelled,
-        ended = both => ended,
+    let mut client = Counted {
+        inner: TokioIo::new(client),
+        traffic,
+        failed: false,
+    };
+    let mut server = TokioIo::new(server);
+    match copy_bidirectional_with_sizes(&mut client, &mut server, BUFFER, BUFFER).await {
+        Ok(_) => Ended::Closed,
+        Err(_) if client.failed => Ended::ClientGone,
+        Err(_) => Ended::ServerGone,
     }
 }
 
@@ -82,6 +71,7 @@ pub async fn join(
 struct Counted<T> {
     inner: T,
     traffic: Arc<Traffic>,
+    failed: bool,
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for Counted<T> {
@@ -94,6 +84,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Counted<T> {
         let polled = Pin::new(&mut self.inner).poll_read(cx, buffer);
         let read = buffer.filled().len() - before;
         self.traffic.from_client.fetch_add(read as u64, Ordering::Relaxed);
+        self.failed |= matches!(polled, Poll::Ready(Err(_)));
         polled
     }
 }

@@ -1,1 +1,0 @@
-//! Stub: its owner writes it.

@@ -1,0 +1,409 @@
+//! The way of a request through Picket, stage by stage.
+//!
+//! In: a connection that the listener accepted. Out: its requests answered, by the API server or by a refusal, each with
+//! its audit record. A stage that cannot do its part ends the request; none can be skipped, since the next asks for
+//! what the one before hands over.
+
+mod body;
+mod connection;
+mod session;
+
+use std::convert::Infallible;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::header::WARNING;
+use http::{HeaderValue, Request, Response, StatusCode, Version};
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use jiff::Timestamp;
+use picket_policy::{Decision, Finding, KubeRequest, Permit, Target, Verb};
+use rustls::ServerConfig;
+
+use crate::audit::{self, AuditLog, EndReason, ObjectRef, Record, User};
+use crate::listener::Accepted;
+use crate::reject::Rejection;
+use crate::runtime::drain::Drain;
+use crate::store::Store;
+use crate::tls::{self, Certificates, TlsError};
+use crate::upstream::{ResponseBody, UpgradeProtocol, Upstream, upgrade_asked};
+
+use body::{Passed, Served};
+use connection::{Connection, Who};
+use session::Switch;
+
+/// Requests at once on one HTTP/2 connection of a client: what Go's server offers by default, and more than
+/// kube-apiserver's 100, as kube-rs and others have one connection only. Clients of Go open further connections.
+const CLIENT_STREAMS: u32 = 250;
+
+/// The head of a request: kube-apiserver takes 1 MB, real ones have a few KB, and a pod must not be able to make the node
+/// hold much.
+const HEAD_BYTES: usize = 64 * 1024;
+const HEAD_FIELDS: usize = 128;
+
+/// How long an HTTP/1.1 client may be silent between requests or within a head. Longer than the 90 s after which Go
+/// clients close idle connections (k8s.io/apimachinery pkg/util/net/http.go), so that no request meets the close.
+const HEAD_LIMIT: Duration = Duration::from_secs(120);
+
+/// A client that does not answer an HTTP/2 ping is gone, and what it asked for is taken back.
+const PING_INTERVAL: Duration = Duration::from_secs(20);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// What a client may send on one stream, and in all, before the API server has taken it.
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+
+/// What is buffered per stream towards a client; beyond it the API server is made to wait.
+const SEND_BUFFER: usize = 64 * 1024;
+
+/// The longest a warning's text gets: kube-apiserver's own limit for one (pkg/endpoints/filters/warning.go).
+const WARNING_CHARS: usize = 256;
+
+/// All stages, put together.
+pub struct Pipeline {
+    tls: Arc<ServerConfig>,
+    store: Arc<Store>,
+    upstream: Upstream,
+    audit: AuditLog,
+    drain: Drain,
+}
+
+impl Pipeline {
+    /// Puts the stages together.
+    ///
+    /// # Errors
+    /// When rustls refuses its configuration.
+    pub fn new(
+        certificates: &Arc<Certificates>,
+        store: Arc<Store>,
+        upstream: Upstream,
+        audit: AuditLog,
+        drain: Drain,
+    ) -> Result<Arc<Pipeline>, TlsError> {
+        Ok(Arc::new(Pipeline {
+            tls: certificates.server_config()?,
+            store,
+            upstream,
+            audit,
+            drain,
+        }))
+    }
+
+    /// Serves one connection to its end. When the drain begins, requests under way end first: HTTP/2 clients are told
+    /// with GOAWAY, HTTP/1.1 connections close after the response. Dropping the future cuts the connection.
+    pub async fn serve(self: Arc<Self>, accepted: Accepted) {
+        let source = accepted.stream.peer_addr().ok();
+        let pod = Arc::clone(&accepted.workload);
+        let connection = Arc::new(Connection::new(accepted.workload, &accepted.process, source));
+        let session = match tls::accept(Arc::clone(&self.tls), accepted.stream).await {
+            Ok(session) => session,
+            Err(error) => {
+                // Most often a pod whose client does not trust Picket's bundle, which its owner has to hear of.
+                tracing::warn!(%error, namespace = pod.namespace, pod = pod.name, "no TLS session");
+                return;
+            }
+        };
+        let http2 = session.get_ref().1.alpn_protocol() == Some(b"h2");
+        let finishing = self.drain.finishing();
+        let service = service_fn(move |request| {
+            let (pipeline, connection) = (Arc::clone(&self), Arc::clone(&connection));
+            async move { Ok::<_, Infallible>(pipeline.serve_request(&connection, request).await) }
+        });
+        let io = TokioIo::new(session);
+        let outcome = if http2 {
+            let mut serving = pin!(http2_builder().serve_connection(io, service));
+            tokio::select! {
+                outcome = serving.as_mut() => outcome,
+                () = finishing.cancelled() => {
+                    serving.as_mut().graceful_shutdown();
+                    serving.await
+                }
+            }
+        } else {
+            let mut serving = pin!(http1_builder().serve_connection(io, service).with_upgrades());
+            tokio::select! {
+                outcome = serving.as_mut() => outcome,
+                () = finishing.cancelled() => {
+                    serving.as_mut().graceful_shutdown();
+                    serving.await
+                }
+            }
+        };
+        if let Err(error) = outcome {
+            tracing::debug!(%error, namespace = pod.namespace, pod = pod.name, "a client connection ended");
+        }
+    }
+
+    /// Answers one request.
+    async fn serve_request(&self, connection: &Connection, request: Request<Incoming>) -> Response<Served> {
+        let mut record = match self.audit.begin(connection.received(&request)).await {
+            Ok(record) => record,
+            Err(error) => return Rejection::Audit(error).response(None).map(Served::Own),
+        };
+        record.user(connection.user());
+        let mut asked = None;
+        match self.pass(connection, &mut record, &mut asked, request).await {
+            Ok(Passing::Response(response)) => response.map(|body| Served::Passed(Passed::new(body, record))),
+            Ok(Passing::Session(switch)) => self.begin_session(switch, record),
+            Err(rejection) => refuse(rejection, record, asked.as_ref()).await,
+        }
+    }
+
+    /// The stages, in order.
+    async fn pass(
+        &self,
+        connection: &Connection,
+        record: &mut Record,
+        asked: &mut Option<KubeRequest>,
+        mut request: Request<Incoming>,
+    ) -> Result<Passing, Rejection> {
+        let began = Instant::now();
+        let asked = &*asked.insert(KubeRequest::read(
+            request.method(),
+            request.uri(),
+            request.headers(),
+        )?);
+        record.target(asked.verb.as_str(), object(asked));
+        let upgrade = read_upgrade(asked, &request)?;
+
+        let catalog = self.store.current();
+        let who = connection.who(&catalog, Timestamp::now())?;
+        record.identity(Arc::clone(&who.name), who.principal.attestation);
+
+        let permit = match catalog.decide(&who.principal.subject(), &who.principal.grants, asked) {
+            Decision::Permit(permit) => permit,
+            Decision::Deny(denial) => return Err(Rejection::Denied(Box::new(denial))),
+        };
+        note(record, &permit);
+        record.policy_took(began.elapsed());
+
+        if asked.is_mutating() || upgrade.is_some() {
+            record.commit_before_effect().await?;
+        }
+        let client = upgrade.map(|_| hyper::upgrade::on(&mut request));
+        let sent = Instant::now();
+        let response = self.send(&permit, &who, record, upgrade, request).await?;
+        record.upstream_took(sent.elapsed());
+        answered(asked, upgrade, client, response, record, &permit).await
+    }
+
+    async fn send(
+        &self,
+        permit: &Permit,
+        who: &Who,
+        record: &mut Record,
+        upgrade: Option<UpgradeProtocol>,
+        request: Request<Incoming>,
+    ) -> Result<Response<ResponseBody>, Rejection> {
+        let (method, id) = self.upstream.credential_id();
+        record.credential(method, id);
+        let audit_id = record.id().to_string();
+        Ok(self
+            .upstream
+            .send(permit, &who.caller, &audit_id, upgrade, request)
+            .await?)
+    }
+}
+
+/// What comes back when nothing refused.
+enum Passing {
+    Response(Response<ResponseBody>),
+    Session(Switch),
+}
+
+/// The answer on its way back: warnings put in, long ones noted in the record.
+async fn answered(
+    asked: &KubeRequest,
+    upgrade: Option<UpgradeProtocol>,
+    client: Option<hyper::upgrade::OnUpgrade>,
+    mut response: Response<ResponseBody>,
+    record: &mut Record,
+    permit: &Permit,
+) -> Result<Passing, Rejection> {
+    for warning in permit.warnings() {
+        response.headers_mut().append(WARNING, warning_value(warning));
+    }
+    record.response(response.status().as_u16(), None, None);
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let (Some(client), Some(protocol)) = (client, upgrade) else {
+            return Err(Rejection::Unasked);
+        };
+        record.session(Some(record.id().to_string()), protocol.as_str());
+        record.started().await?;
+        return Ok(Passing::Session(Switch::new(response, client)));
+    }
+    if asked.follow && response.status().is_success() {
+        record.session(
+            None,
+            if asked.verb == Verb::Watch {
+                "watch"
+            } else {
+                "logs"
+            },
+        );
+        record.started().await?;
+    }
+    Ok(Passing::Response(response))
+}
+
+/// Turns a refusal into the answer; a denial is on disk before anybody learns of it.
+async fn refuse(rejection: Rejection, mut record: Record, asked: Option<&KubeRequest>) -> Response<Served> {
+    let message = rejection.message(asked);
+    record.response(
+        rejection.code().as_u16(),
+        Some(rejection.reason().into()),
+        Some(message.clone()),
+    );
+    let mut shown = rejection;
+    match &shown {
+        Rejection::Denied(denial) => {
+            record.findings(Vec::new(), findings(&denial.would_deny));
+            record.deny(shown.label(), denial.policy.clone(), denial.rule.clone(), message);
+        }
+        Rejection::Identity(error) => {
+            if let Some(name) = error.identity() {
+                record.identity(name, "pod");
+            }
+            record.deny(shown.label(), None, None, message);
+        }
+        _ => record.error(shown.label(), message),
+    }
+    if shown.is_denial()
+        && let Err(error) = record.commit_before_effect().await
+    {
+        shown = Rejection::Audit(error);
+        let message = shown.message(asked);
+        record.response(shown.code().as_u16(), Some(shown.reason().into()), Some(message));
+    }
+    record.finish(EndReason::Completed);
+    shown.response(asked).map(Served::Own)
+}
+
+/// The upgrade a request asks for, where its connection can carry one.
+fn read_upgrade(
+    asked: &KubeRequest,
+    request: &Request<Incoming>,
+) -> Result<Option<UpgradeProtocol>, Rejection> {
+    if !asked.upgrade {
+        return Ok(None);
+    }
+    let protocol = upgrade_asked(request.headers()).map_err(Rejection::Upgrade)?;
+    if request.version() != Version::HTTP_11 {
+        return Err(Rejection::Upgrade(format!("{:?}", request.version())));
+    }
+    Ok(protocol)
+}
+
+fn note(record: &mut Record, permit: &Permit) {
+    record.allow(Some(permit.policy().to_owned()), Some(permit.rule().to_owned()));
+    let impersonate = permit.impersonate();
+    let (username, groups) = (impersonate.user.clone(), impersonate.groups.clone());
+    record.impersonated(Arc::new(User {
+        username,
+        groups,
+        ..User::default()
+    }));
+    if !permit.warnings().is_empty() || !permit.would_deny().is_empty() {
+        record.findings(findings(permit.warnings()), findings(permit.would_deny()));
+    }
+}
+
+fn findings(found: &[Finding]) -> Vec<audit::Finding> {
+    found
+        .iter()
+        .map(|finding| audit::Finding {
+            policy: finding.policy.clone(),
+            rule: finding.rule.clone(),
+            message: finding.message.clone(),
+        })
+        .collect()
+}
+
+fn object(asked: &KubeRequest) -> Option<ObjectRef> {
+    match &asked.target {
+        Target::Resource {
+            group,
+            version,
+            resource,
+            subresource,
+            namespace,
+            name,
+        } => Some(ObjectRef {
+            resource: resource.clone(),
+            namespace: namespace.clone(),
+            name: name.clone(),
+            api_group: group.clone(),
+            api_version: version.clone(),
+            subresource: subresource.clone(),
+        }),
+        Target::NonResource { .. } => None,
+    }
+}
+
+/// A `Warning` field as kubectl and client-go print it (RFC 7234 section 5.5, code 299, agent `-`).
+fn warning_value(finding: &Finding) -> HeaderValue {
+    let text = format!(
+        "policy {}, rule {}: {}",
+        finding.policy, finding.rule, finding.message
+    );
+    let mut value = String::from("299 - \"");
+    for character in text.chars().take(WARNING_CHARS) {
+        match character {
+            '"' | '\\' => value.extend(['\\', character]),
+            _ if character.is_control() => value.push(' '),
+            _ => value.push(character),
+        }
+    }
+    value.push('"');
+    // Text beyond ASCII is allowed in a field's value as bytes; control characters are out already.
+    HeaderValue::from_bytes(value.as_bytes())
+        .unwrap_or_else(|_| HeaderValue::from_static("299 - \"policy warning\""))
+}
+
+fn http1_builder() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_LIMIT)
+        .max_headers(HEAD_FIELDS)
+        .max_buf_size(HEAD_BYTES);
+    builder
+}
+
+fn http2_builder() -> http2::Builder<TokioExecutor> {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(CLIENT_STREAMS)
+        .max_header_list_size(HEAD_BYTES as u32)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(SEND_BUFFER)
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT);
+    builder
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_warning_cannot_break_out_of_its_field() {
+        let finding = Finding {
+            policy: "guard".into(),
+            rule: "r".into(),
+            message: "say \"no\"\r\nSet-Cookie: a\\b — ".to_owned() + &"x".repeat(1000),
+        };
+        let value = warning_value(&finding);
+        let text = std::str::from_utf8(value.as_bytes()).unwrap();
+        assert!(
+            text.starts_with(r#"299 - "policy guard, rule r: say \"no\"  Set-Cookie: a\\b — xxx"#),
+            "{text}"
+        );
+        assert!(text.ends_with('"') && text.chars().count() < WARNING_CHARS + 20);
+    }
+}
