@@ -22,6 +22,5 @@ pub(crate) fn send(place: &Place, dir: &Path, plan: &Plan) -> Result<Vec<Measure
         .stdout(Stdio::piped());
     place.apply(&mut command)?;
     let mut child = Guarded::spawn("the load generator", &mut command)?;
-    serde_json::from_reader(child.stdout()?)
-        .context("the load generator gave no measures; it has written why")
+    serde_json::from_str(&child.output()?).context("the load generator gave no measures")
 }

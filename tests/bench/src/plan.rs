@@ -64,7 +64,7 @@ pub(crate) struct Extent {
 impl Extent {
     /// About a minute and a half against the fast upstream.
     pub(crate) const FULL: Extent = Extent {
-        rounds: 5,
+        rounds: 4,
         turn_ms: 2_000,
         saturate_ms: 3_000,
         connections: 1_000,

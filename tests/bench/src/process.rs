@@ -1,11 +1,11 @@
 //! Child processes that end with their guard, and what /proc says of a process (proc(5)).
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, ChildStdout, Command};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, SysconfVar, sysconf};
 
@@ -35,6 +35,15 @@ impl Guarded {
         Ok(BufReader::new(
             stdout.with_context(|| format!("{} has no stdout", self.name))?,
         ))
+    }
+
+    /// What it writes until it ends, which must be well.
+    pub(crate) fn output(&mut self) -> Result<String> {
+        let mut text = String::new();
+        self.stdout()?.read_to_string(&mut text)?;
+        let status = self.child.wait()?;
+        ensure!(status.success(), "{} failed; it has written why", self.name);
+        Ok(text)
     }
 
     /// Waits until it has written this line.

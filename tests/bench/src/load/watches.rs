@@ -17,8 +17,9 @@ use crate::plan::{Protocol, Target};
 
 /// Streams that a client puts on one HTTP/2 connection; what an API server takes at once.
 const STREAMS: usize = 100;
-/// Handshakes at once.
-const DIALING: usize = 64;
+/// Watches being opened at once, over all connections: kube-apiserver refuses what does not fit the queues of one user
+/// (k8s.io/apiserver pkg/apis/flowcontrol/bootstrap: 6 queues of 50 beside what is being served).
+const OPENING: usize = 200;
 /// Longer than this, and the watches do not all progress.
 const LIMIT: Duration = Duration::from_secs(60);
 /// Between two events to a single watch.
@@ -71,7 +72,10 @@ async fn many(session: &Session, target: &Target, protocol: Protocol) -> Result<
     let groups =
         (0..count.div_ceil(per_connection)).map(|group| per_connection.min(count - group * per_connection));
     let open = futures::stream::iter(groups).map(|watches| open(&dialer, path, watches));
-    let held: Vec<_> = open.buffer_unordered(DIALING).try_collect().await?;
+    let held: Vec<_> = open
+        .buffer_unordered(OPENING / per_connection)
+        .try_collect()
+        .await?;
     let took = start.elapsed();
     let open: usize = held.iter().map(|(_, watches)| watches.len()).sum();
     ensure!(open == count, "{open} of {count} watches are open");
