@@ -3,9 +3,11 @@
 //! Builds everything as shipped, runs criterion's benches of the pure parts, then the bench program, which measures and
 //! writes the table and target/bench/latest.json.
 
+use std::fs;
+use std::io::ErrorKind;
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::agent::{Profile, build_beside};
 use crate::sh;
@@ -68,6 +70,11 @@ fn pass_on(bench: &mut Command, args: &Args) {
 
 /// Criterion's own table goes nowhere: its figures are in the common one.
 fn criterion(args: &Args) -> Result<()> {
+    // Figures of benches that are no more would be reported with the others.
+    match fs::remove_dir_all(sh::target().join("criterion")) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error).context("old figures"),
+        _ => {}
+    }
     let mut cargo = sh::cargo(&[
         "bench",
         "--package",

@@ -129,3 +129,17 @@ pub(crate) struct Measure {
     pub(crate) target: String,
     pub(crate) value: f64,
 }
+
+/// The cases there are, so that nothing is set up for a name that none has.
+pub(crate) const CASES: [&str; 10] = [
+    "memory-idle",
+    "memory-per-connection",
+    "watches-all-receiving",
+    "watch-event-p50",
+    "watch-event-p99",
+    "latency-p50",
+    "latency-p99",
+    "latency-p999",
+    "throughput",
+    "requests-per-cpu-second",
+];

@@ -93,7 +93,7 @@ pub(crate) fn criterion(folder: &Path) -> Result<Vec<Row>> {
         ) else {
             continue;
         };
-        found.insert(name.to_owned(), (mean / 10.0).round() / 100.0);
+        found.insert(format!("policy/{name}"), (mean / 10.0).round() / 100.0);
     }
     let row = |(case, mean)| Row {
         case,
@@ -112,6 +112,7 @@ pub(crate) fn table(rows: &[Row]) -> String {
         value.map_or_else(
             || "-".to_owned(),
             |value| match value {
+                value if value.abs() < 10.0 => format!("{value:.2}"),
                 value if value.abs() < 100.0 => format!("{value:.1}"),
                 value => format!("{value:.0}"),
             },

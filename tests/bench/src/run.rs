@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use crate::plan::Extent;
+use crate::plan::{CASES, Extent};
 use crate::{fast, real, report};
 
 /// A pod with 1,000 connections takes as many here, and twice as many in what stands between.
@@ -58,7 +58,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     let start = Instant::now();
     let mut rows = Vec::new();
-    let wanted = |upstream: Upstream| args.upstream.is_none_or(|only| only == upstream);
+    let any = CASES.iter().any(|case| case.contains(&args.case));
+    let wanted = |upstream: Upstream| any && args.upstream.is_none_or(|only| only == upstream);
     if wanted(Upstream::Fast) {
         let extent = if args.quick { Extent::QUICK } else { Extent::FULL };
         eprintln!("[bench] fast upstream ...");

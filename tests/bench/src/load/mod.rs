@@ -15,7 +15,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use crate::plan::{Measure, Plan, Protocol, Target};
+use crate::plan::{CASES, Measure, Plan, Protocol, Target};
 
 /// Collects measures and knows which are wanted.
 pub(crate) struct Session {
@@ -30,6 +30,7 @@ impl Session {
     }
 
     fn add(&mut self, case: &str, protocol: Protocol, unit: &str, target: &Target, value: f64) {
+        debug_assert!(CASES.contains(&case), "{case} is missing from the list of cases");
         if case.contains(&self.plan.only) {
             let (case, unit, target) = (case.to_owned(), unit.to_owned(), target.name.clone());
             self.measures.push(Measure {
