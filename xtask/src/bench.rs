@@ -79,7 +79,7 @@ fn criterion(args: &Args) -> Result<()> {
         "bench",
         "--package",
         "picket-policy",
-        "--benches",
+        "--bench=*",
         "--",
         "--noplot",
     ]);
