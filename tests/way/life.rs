@@ -34,6 +34,7 @@ pub(crate) const TESTS: &[Test] = &[
         "an_api_server_out_of_reach_is_503",
         an_api_server_out_of_reach_is_503,
     ),
+    ("a_token_file_works_too", a_token_file_works_too),
     ("uninstalled_nothing_is_left", uninstalled_nothing_is_left),
     (
         "the_audit_chain_is_whole_through_all_of_it",
@@ -319,24 +320,39 @@ fn a_pod_that_starts_meanwhile_is_closed_too(world: &mut World) -> Result<()> {
     Ok(())
 }
 
-fn an_api_server_out_of_reach_is_503(world: &mut World) -> Result<()> {
+/// Runs `work` with a changed configuration, and puts the old one back whatever came of it.
+fn configured<T>(
+    world: &mut World,
+    change: impl FnOnce(&mut Value),
+    work: impl FnOnce(&World) -> Result<T>,
+) -> Result<T> {
     let file = world.agent.config_file();
     let good = std::fs::read_to_string(&file)?;
     let mut config: Value = serde_json::from_str(&good)?;
-    // Nobody listens there, so a dial is refused at once.
-    config["upstream"]["server"] = Value::String(format!("https://{}:6999", world.cluster.node().address));
+    change(&mut config);
     world.agent.stop()?;
     std::fs::write(&file, serde_json::to_string_pretty(&config)?)?;
-    world.agent.restart()?;
-    let answer = world.python(
-        "worker",
-        crate::identity::REQUEST,
-        &["GET", "/api/v1/namespaces/lab/configmaps/seed"],
-    );
-    world.agent.stop()?;
+    let started = world.agent.restart();
+    let done = started.and_then(|_| work(world));
+    if world.agent.pid().is_some() {
+        world.agent.stop()?;
+    }
     std::fs::write(&file, good)?;
     world.agent.restart()?;
-    let answer: Value = serde_json::from_str(&answer?.good()?)?;
+    done
+}
+
+fn an_api_server_out_of_reach_is_503(world: &mut World) -> Result<()> {
+    // Nobody listens there, so a dial is refused at once.
+    let nowhere = format!("https://{}:6999", world.cluster.node().address);
+    let change = |config: &mut Value| config["upstream"]["server"] = Value::String(nowhere);
+    let answer = configured(world, change, |world| {
+        let arguments = ["GET", "/api/v1/namespaces/lab/configmaps/seed"];
+        world
+            .python("worker", crate::identity::REQUEST, &arguments)?
+            .good()
+    })?;
+    let answer: Value = serde_json::from_str(&answer)?;
     ensure!(
         answer["code"] == 503 && answer["body"]["kind"] == "Status",
         "{answer:#}"
@@ -350,6 +366,49 @@ fn an_api_server_out_of_reach_is_503(world: &mut World) -> Result<()> {
         "no Retry-After in {answer:#}"
     );
     world.worker(GET_SEED)?.good().map(drop)
+}
+
+/// A service account's token instead of a certificate, replaced while the agent runs; and records on standard output.
+fn a_token_file_works_too(world: &mut World) -> Result<()> {
+    world.cluster.apply(include_str!("files/token.yaml"))?;
+    let token = world.agent.dir().join("token");
+    let renew = |world: &World| -> Result<()> {
+        let text = world.admin(&["create", "token", "node", "-n", "picket-system"])?;
+        Ok(std::fs::write(world.agent.dir().join("token"), text)?)
+    };
+    renew(world)?;
+    let change = |config: &mut Value| {
+        config["audit"]["stdout"] = Value::Bool(true);
+        let upstream = &mut config["upstream"];
+        upstream["clientCertificateFile"] = Value::Null;
+        upstream["clientKeyFile"] = Value::Null;
+        upstream["tokenFile"] = Value::String(token.display().to_string());
+    };
+    configured(world, change, |world| {
+        let ask = || -> Result<Value> {
+            let (picket, server) = (world.picket_log(), world.server_log());
+            world.worker(GET_SEED)?.good()?;
+            let get = |record: &Value| about(record, "get", "configmaps", "seed");
+            let theirs = server.wait("the get", |record| {
+                get(record) && record["impersonatedUser"].is_object()
+            })?;
+            let user = &theirs["user"]["username"];
+            ensure!(user == "system:serviceaccount:picket-system:node", "{theirs:#}");
+            ensure!(
+                theirs["impersonatedUser"]["username"] == "agent:worker",
+                "{theirs:#}"
+            );
+            let ours = picket.wait("the get", get)?;
+            ensure!(ours["credential"]["method"] == "token", "{ours:#}");
+            let printed = std::fs::read_to_string(world.agent.log_file())?;
+            let id = ours["auditID"].as_str().unwrap_or_default();
+            ensure!(printed.contains(id), "the record is not on standard output");
+            Ok(theirs["user"]["extra"]["authentication.kubernetes.io/credential-id"].clone())
+        };
+        let first = ask()?;
+        renew(world)?;
+        until(|| Ok((ask()? != first).then_some(())))
+    })
 }
 
 fn uninstalled_nothing_is_left(world: &mut World) -> Result<()> {
