@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
+use picket_tests::net;
 use picket_tests::pki::{Authority, Pair};
 use picket_tests::pod::TestPod;
 use picket_tests::sim::{SimNode, SimOptions, SimPod};
@@ -28,6 +29,11 @@ const NODE: &str = "bench";
 /// Sets it all up and measures.
 pub(crate) fn measure(picket: Option<&Path>, extent: Extent, rate: u32, only: &str) -> Result<Vec<Measure>> {
     let node = SimNode::up("bench")?;
+    // Small machines let fewer dials wait; see the queue of the upstream.
+    net::sysctls(
+        node.netns(),
+        &[("core/somaxconn", "4096"), ("ipv4/tcp_max_syn_backlog", "4096")],
+    )?;
     let ip = IpAddr::V4(node.address());
     let authority = Authority::create(&node.dir().join("pki"))?;
     let certificate = authority.server("server", &[&ip.to_string(), nginx::UPSTREAM_NAME])?;

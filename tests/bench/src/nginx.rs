@@ -77,7 +77,7 @@ http {{
   keepalive_requests 1000000000;
   upstream api {{ server {upstream}; keepalive 256; keepalive_requests 1000000000; }}
   server {{
-    listen {listen} ssl http2;
+    listen {listen} ssl http2 backlog=4096;
     http2_max_concurrent_streams 128;
     ssl_certificate {cert};
     ssl_certificate_key {key};

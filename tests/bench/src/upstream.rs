@@ -20,7 +20,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::broadcast;
 use tokio_rustls::TlsAcceptor;
 
@@ -31,6 +31,8 @@ use crate::tls;
 const STREAMS: u32 = 100;
 /// Ticks a slow watch may be behind before it misses some.
 const BACKLOG: usize = 4_096;
+/// Connections that wait to be accepted: with fewer, a crowd of dials has some wait a second for their second try.
+const QUEUE: u32 = 4_096;
 /// What the 1 KB answer weighs.
 const ANSWER_BYTES: usize = 1_024;
 
@@ -75,11 +77,7 @@ async fn serve(args: Args) -> Result<()> {
     let acceptor = TlsAcceptor::from(Arc::new(tls::server(&args.cert, &args.key)?));
     let mut listeners = Vec::new();
     for address in &args.listen {
-        listeners.push(
-            TcpListener::bind(address)
-                .await
-                .with_context(|| format!("cannot listen on {address}"))?,
-        );
+        listeners.push(listen(*address).with_context(|| format!("cannot listen on {address}"))?);
     }
     let upstream = Arc::new(Upstream {
         answer: answer(),
@@ -92,6 +90,16 @@ async fn serve(args: Args) -> Result<()> {
         .map(|listener| tokio::spawn(accept(listener, acceptor.clone(), Arc::clone(&upstream))));
     futures::future::join_all(accepting).await;
     Ok(())
+}
+
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
+    socket.bind(address)?;
+    socket.listen(QUEUE)
 }
 
 async fn accept(listener: TcpListener, acceptor: TlsAcceptor, upstream: Arc<Upstream>) {
