@@ -7,6 +7,8 @@
 //! The agent's folder lies in the cluster's, its process in the node's cgroup and its bpf file system in the node's mount
 //! namespace, so that taking the cluster down takes all of it along, whatever became of the process that started it.
 
+mod rights;
+
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -17,10 +19,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::cluster::{Cluster, Node};
 use crate::pki::{Pair, kubeconfig};
+
+pub use rights::enrol;
+use rights::{certificate_authority, give_rights, node_certificate};
 
 /// How long the agent may take until it serves. Under a second is usual; a machine that also compiles takes longer.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -28,14 +33,6 @@ const READY_TIMEOUT: Duration = Duration::from_secs(60);
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 /// Requests in flight at the end get this long; tests hold none that are worth more.
 const DRAIN_SECONDS: u64 = 2;
-/// The label that deploy/enrolment.yaml selects namespaces by.
-const ENROLLED_LABEL: &str = "picket.dev/enrolled";
-/// The ConfigMap that enrolled pods get instead of kube-root-ca.crt.
-const CA_CONFIG_MAP: &str = "picket-ca.crt";
-/// The group that deploy/rbac.yaml gives a node's rights to.
-const NODES_GROUP: &str = "picket:nodes";
-/// The repository's deploy folder.
-const DEPLOY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy");
 
 /// What an agent enforces and as whom it may ask.
 #[derive(Debug, Clone, Default)]
@@ -89,68 +86,6 @@ pub fn target_dir() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |target| root.join(target))
 }
 
-/// Makes namespaces whose pods are enrolled: the admission policy of deploy/, the label, and Picket's CA bundle. It makes
-/// the bundle's certificate authority too, once per cluster, which every agent on the cluster's nodes then uses.
-///
-/// # Errors
-/// The API server refuses something, or there is no `picket` to make the authority with.
-pub fn enrol(cluster: &Cluster, namespaces: &[&str]) -> Result<()> {
-    let bundle = fs::read_to_string(certificate_authority(cluster)?.join("ca.crt"))?;
-    cluster.apply(&deploy_file("enrolment.yaml")?)?;
-    let mut objects = Vec::new();
-    for namespace in namespaces {
-        objects.push(json!({"apiVersion": "v1", "kind": "Namespace",
-            "metadata": {"name": namespace, "labels": {ENROLLED_LABEL: "true"}}}));
-        objects.push(json!({"apiVersion": "v1", "kind": "ConfigMap",
-            "metadata": {"name": CA_CONFIG_MAP, "namespace": namespace}, "data": {"ca.crt": bundle}}));
-    }
-    cluster.apply(&json!({"apiVersion": "v1", "kind": "List", "items": objects}).to_string())?;
-    let in_force = || -> Result<bool> {
-        // A policy takes a moment to reach the admission chain; until then a pod would come out as it went in.
-        let Some(namespace) = namespaces.first() else {
-            return Ok(true);
-        };
-        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "probe", "namespace": namespace},
-            "spec": {"containers": [{"name": "main", "image": "picket.test/busybox:1"}]}});
-        let arguments = ["create", "--dry-run=server", "-o", "json", "-f", "-"];
-        let shown = cluster.kubectl_stdin(&arguments, &pod.to_string())?;
-        Ok(String::from_utf8_lossy(&shown.stdout).contains(CA_CONFIG_MAP))
-    };
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while !in_force()? {
-        ensure!(
-            Instant::now() < deadline,
-            "deploy/enrolment.yaml is applied, but pods in {namespaces:?} do not change"
-        );
-        std::thread::sleep(Duration::from_millis(200));
-    }
-    Ok(())
-}
-
-/// The folder with the CA that the cluster's agents mint under, made by `picket ca create` when it is not there.
-fn certificate_authority(cluster: &Cluster) -> Result<PathBuf> {
-    let folder = cluster.dir().join("picket-ca");
-    if !folder.join("ca.crt").exists() {
-        let mut command = Command::new(picket_binary()?);
-        let made = command
-            .args(["ca", "create", "--out"])
-            .arg(&folder)
-            .output()
-            .context("run picket ca create")?;
-        ensure!(
-            made.status.success(),
-            "picket ca create: {}",
-            String::from_utf8_lossy(&made.stderr).trim()
-        );
-    }
-    Ok(folder)
-}
-
-fn deploy_file(name: &str) -> Result<String> {
-    let path = Path::new(DEPLOY).join(name);
-    fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))
-}
-
 impl Agent {
     /// Sets an agent up on `node`, starts it and waits until it serves.
     ///
@@ -181,8 +116,7 @@ impl Agent {
             agent.dir.join("kubeconfig"),
             kubeconfig(cluster.server(), &cluster.ca_cert(), &certificate),
         )?;
-        cluster.apply(&deploy_file("rbac.yaml")?)?;
-        cluster.apply(&impersonation(options).to_string())?;
+        give_rights(cluster, options)?;
         for (name, text) in &options.objects {
             agent.write_objects(name, text)?;
         }
@@ -502,12 +436,6 @@ impl Drop for Agent {
     }
 }
 
-/// The node's credential at the API server, as deploy/rbac.yaml names it.
-fn node_certificate(cluster: &Cluster, node: &Node) -> Result<Pair> {
-    let user = format!("picket:{}", node.name);
-    cluster.client_certificate(&format!("picket-{}", node.name), &user, Some(NODES_GROUP))
-}
-
 /// A copy, since a node's own view of the file system may not have the folder it was built in, and since a build that
 /// replaces the original must not change what a restart runs.
 fn copy_into(binary: &Path, dir: &Path) -> Result<PathBuf> {
@@ -518,22 +446,4 @@ fn copy_into(binary: &Path, dir: &Path) -> Result<PathBuf> {
     std::io::copy(&mut from, &mut to)?;
     fs::set_permissions(&own, fs::metadata(binary)?.permissions())?;
     Ok(own)
-}
-
-/// The right to act as the users and groups that the grants name, beside what deploy/rbac.yaml gives every node.
-fn impersonation(options: &AgentOptions) -> Value {
-    let name = "picket-node-impersonate-more";
-    let mut rules = Vec::new();
-    for (resource, names) in [("users", &options.users), ("groups", &options.groups)] {
-        // Without names a rule would stand for every user there is.
-        if !names.is_empty() {
-            rules.push(json!({"apiGroups": [""], "resources": [resource], "verbs": ["impersonate"], "resourceNames": names}));
-        }
-    }
-    let api = "rbac.authorization.k8s.io/v1";
-    let role = json!({"apiVersion": api, "kind": "ClusterRole", "metadata": {"name": name}, "rules": rules});
-    let binding = json!({"apiVersion": api, "kind": "ClusterRoleBinding", "metadata": {"name": name},
-        "roleRef": {"kind": "ClusterRole", "name": name, "apiGroup": "rbac.authorization.k8s.io"},
-        "subjects": [{"kind": "Group", "name": NODES_GROUP, "apiGroup": "rbac.authorization.k8s.io"}]});
-    json!({"apiVersion": "v1", "kind": "List", "items": [role, binding]})
 }

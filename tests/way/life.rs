@@ -1,9 +1,8 @@
-//! The agent comes, goes and reads again: closed while it is away, and never less strict than its last good files.
+//! The agent comes and goes: closed while it is away, for pods it has never seen too, and open again soon after.
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
-use serde_json::Value;
+use anyhow::{Result, ensure};
 
 use crate::Test;
 use crate::audit::about;
@@ -13,15 +12,6 @@ use crate::world::World;
 
 pub(crate) const TESTS: &[Test] = &[
     (
-        "a_policy_takes_effect_when_its_file_changes",
-        a_policy_takes_effect_when_its_file_changes,
-    ),
-    (
-        "a_broken_policy_keeps_the_last_good",
-        a_broken_policy_keeps_the_last_good,
-    ),
-    ("a_broken_file_stops_the_start", a_broken_file_stops_the_start),
-    (
         "killed_it_is_closed_and_restarted_it_works",
         killed_it_is_closed_and_restarted_it_works,
     ),
@@ -30,11 +20,6 @@ pub(crate) const TESTS: &[Test] = &[
         "a_pod_that_starts_meanwhile_is_closed_too",
         a_pod_that_starts_meanwhile_is_closed_too,
     ),
-    (
-        "an_api_server_out_of_reach_is_503",
-        an_api_server_out_of_reach_is_503,
-    ),
-    ("a_token_file_works_too", a_token_file_works_too),
     ("uninstalled_nothing_is_left", uninstalled_nothing_is_left),
     (
         "the_audit_chain_is_whole_through_all_of_it",
@@ -46,10 +31,6 @@ pub(crate) const TESTS: &[Test] = &[
 const LIMIT: Duration = Duration::from_secs(20);
 /// The issue's own number for a restart until requests work again.
 const RESTART_LIMIT: Duration = Duration::from_secs(2);
-
-const NO_SEED: &str = "apiVersion: picket.dev/v1alpha1\nkind: AgentPolicy\nmetadata: {name: later}\nspec:\n  rules:\n  \
-                       - name: no-seed\n    match: {verbs: [get], resources: [configmaps], names: [seed]}\n    action: Deny\n    \
-                       message: Not any more.\n";
 
 pub(crate) const GET_SEED: &str = "kubectl get configmap seed -n lab -o name";
 
@@ -100,122 +81,6 @@ pub(crate) fn until<T>(mut attempt: impl FnMut() -> Result<Option<T>>) -> Result
         ensure!(Instant::now() < deadline, "it did not happen within {LIMIT:?}");
         std::thread::sleep(Duration::from_millis(100));
     }
-}
-
-fn a_policy_takes_effect_when_its_file_changes(world: &mut World) -> Result<()> {
-    world.worker(GET_SEED)?.good()?;
-    world.agent.write_objects("later.yaml", NO_SEED)?;
-    let refused = until(|| {
-        let said = world.worker(GET_SEED)?;
-        Ok((said.code != 0).then_some(said))
-    });
-    world.agent.remove_objects("later.yaml")?;
-    refused?.refused(&["later", "no-seed", "Not any more."])?;
-    until(|| Ok((world.worker(GET_SEED)?.code == 0).then_some(())))
-}
-
-fn a_broken_policy_keeps_the_last_good(world: &mut World) -> Result<()> {
-    world.agent.write_objects("later.yaml", NO_SEED)?;
-    let done = (|| {
-        until(|| Ok((world.worker(GET_SEED)?.code != 0).then_some(())))?;
-        let failures = || {
-            world.agent.metric(
-                "picket_config_reloads_total",
-                &["kind=\"policy\"", "result=\"failure\""],
-            )
-        };
-        let before = failures()?;
-        // A rule that is fine comes with one that is not: all or nothing.
-        let broken = format!(
-            "{}  - name: half\n    match: {{verbs: [get]}}\n    when: \"true\"\n    action: Deny\n",
-            NO_SEED.replace("[seed]", "[tick]")
-        );
-        world.agent.write_objects("later.yaml", &broken)?;
-        until(|| Ok((failures()? > before).then_some(())))?;
-        let log = world.agent.log_end();
-        ensure!(
-            log.contains("later.yaml:12") && log.contains("when"),
-            "the log does not say what is wrong:\n{log}"
-        );
-        world.worker(GET_SEED)?.refused(&["no-seed"])?;
-        world
-            .worker("kubectl get configmap tick -n lab -o name")?
-            .good()?;
-        Ok(())
-    })();
-    world.agent.remove_objects("later.yaml")?;
-    until(|| Ok((world.worker(GET_SEED)?.code == 0).then_some(())))?;
-    done
-}
-
-/// Copies of the running agent's configuration, each with one thing broken; none of them may come up.
-fn a_broken_file_stops_the_start(world: &mut World) -> Result<()> {
-    let dir = world.agent.dir().join("broken");
-    std::fs::create_dir_all(&dir)?;
-    let good: Value = serde_json::from_str(&std::fs::read_to_string(world.agent.config_file())?)?;
-    let write = |name: &str, text: &str| -> Result<std::path::PathBuf> {
-        let path = dir.join(name);
-        std::fs::write(&path, text)?;
-        Ok(path)
-    };
-    let with = |section: &str, field: &str, path: &std::path::Path| {
-        let mut config = good.clone();
-        // Never the running agent's socket or pins.
-        config["admin"]["socket"] = Value::String(dir.join("admin.sock").display().to_string());
-        config["kernel"]["bpffs"] = Value::String(dir.join("bpf").display().to_string());
-        let path = path.display().to_string();
-        if section.is_empty() {
-            config[field] = serde_json::json!([path]);
-        } else {
-            config[section][field] = Value::String(path);
-        }
-        serde_json::to_string_pretty(&config).map_err(anyhow::Error::from)
-    };
-
-    let policy = write("policy.yaml", &NO_SEED.replace("action: Deny", "action: Shrug"))?;
-    let certificate = write(
-        "node-ca.crt",
-        "-----BEGIN CERTIFICATE-----\nnothing\n-----END CERTIFICATE-----\n",
-    )?;
-    let unknown = serde_json::to_string_pretty(&good)?.replace("\"caFile\"", "\"caFlie\"");
-    let line = 1 + unknown
-        .lines()
-        .position(|line| line.contains("caFlie"))
-        .context("no caFile in the configuration")?;
-    for (name, text, says) in [
-        ("unknown.yaml", unknown, format!("unknown.yaml:{line}: ")),
-        (
-            "objects.yaml",
-            with("", "objects", &policy)?,
-            "policy.yaml:8:".to_owned(),
-        ),
-        (
-            "certificate.yaml",
-            with("tls", "caCertificateFile", &certificate)?,
-            "node-ca.crt:".to_owned(),
-        ),
-        (
-            "missing.yaml",
-            with("upstream", "caFile", std::path::Path::new("/nowhere/ca.crt"))?,
-            "/nowhere/ca.crt".to_owned(),
-        ),
-    ] {
-        let config = write(name, &text)?.display().to_string();
-        let mut command = std::process::Command::new("timeout");
-        command
-            .arg("20")
-            .arg(world.agent.binary())
-            .args(["agent", "--config", &config]);
-        let done = Done::from(world.cluster.node().output(command)?);
-        ensure!(
-            done.code != 124,
-            "{name}: it started with a broken file:\n{}{}",
-            done.out,
-            done.err
-        );
-        done.refused(&[&says]).with_context(|| name.to_owned())?;
-    }
-    world.worker(GET_SEED)?.good().map(drop)
 }
 
 pub(crate) fn dial(world: &World, pod: &str) -> Result<Vec<i64>> {
@@ -318,97 +183,6 @@ fn a_pod_that_starts_meanwhile_is_closed_too(world: &mut World) -> Result<()> {
         "{asked:#}"
     );
     Ok(())
-}
-
-/// Runs `work` with a changed configuration, and puts the old one back whatever came of it.
-fn configured<T>(
-    world: &mut World,
-    change: impl FnOnce(&mut Value),
-    work: impl FnOnce(&World) -> Result<T>,
-) -> Result<T> {
-    let file = world.agent.config_file();
-    let good = std::fs::read_to_string(&file)?;
-    let mut config: Value = serde_json::from_str(&good)?;
-    change(&mut config);
-    world.agent.stop()?;
-    std::fs::write(&file, serde_json::to_string_pretty(&config)?)?;
-    let started = world.agent.restart();
-    let done = started.and_then(|_| work(world));
-    if world.agent.pid().is_some() {
-        world.agent.stop()?;
-    }
-    std::fs::write(&file, good)?;
-    world.agent.restart()?;
-    done
-}
-
-fn an_api_server_out_of_reach_is_503(world: &mut World) -> Result<()> {
-    // Nobody listens there, so a dial is refused at once.
-    let nowhere = format!("https://{}:6999", world.cluster.node().address);
-    let change = |config: &mut Value| config["upstream"]["server"] = Value::String(nowhere);
-    let answer = configured(world, change, |world| {
-        let arguments = ["GET", "/api/v1/namespaces/lab/configmaps/seed"];
-        world
-            .python("worker", crate::identity::REQUEST, &arguments)?
-            .good()
-    })?;
-    let answer: Value = serde_json::from_str(&answer)?;
-    ensure!(
-        answer["code"] == 503 && answer["body"]["kind"] == "Status",
-        "{answer:#}"
-    );
-    ensure!(answer["body"]["reason"] == "ServiceUnavailable", "{answer:#}");
-    let wait = answer["retryAfter"]
-        .as_str()
-        .and_then(|seconds| seconds.parse::<u32>().ok());
-    ensure!(
-        wait.is_some_and(|seconds| seconds > 0),
-        "no Retry-After in {answer:#}"
-    );
-    world.worker(GET_SEED)?.good().map(drop)
-}
-
-/// A service account's token instead of a certificate, replaced while the agent runs; and records on standard output.
-fn a_token_file_works_too(world: &mut World) -> Result<()> {
-    world.cluster.apply(include_str!("files/token.yaml"))?;
-    let token = world.agent.dir().join("token");
-    let renew = |world: &World| -> Result<()> {
-        let text = world.admin(&["create", "token", "node", "-n", "picket-system"])?;
-        Ok(std::fs::write(world.agent.dir().join("token"), text)?)
-    };
-    renew(world)?;
-    let change = |config: &mut Value| {
-        config["audit"]["stdout"] = Value::Bool(true);
-        let upstream = &mut config["upstream"];
-        upstream["clientCertificateFile"] = Value::Null;
-        upstream["clientKeyFile"] = Value::Null;
-        upstream["tokenFile"] = Value::String(token.display().to_string());
-    };
-    configured(world, change, |world| {
-        let ask = || -> Result<Value> {
-            let (picket, server) = (world.picket_log(), world.server_log());
-            world.worker(GET_SEED)?.good()?;
-            let get = |record: &Value| about(record, "get", "configmaps", "seed");
-            let theirs = server.wait("the get", |record| {
-                get(record) && record["impersonatedUser"].is_object()
-            })?;
-            let user = &theirs["user"]["username"];
-            ensure!(user == "system:serviceaccount:picket-system:node", "{theirs:#}");
-            ensure!(
-                theirs["impersonatedUser"]["username"] == "agent:worker",
-                "{theirs:#}"
-            );
-            let ours = picket.wait("the get", get)?;
-            ensure!(ours["credential"]["method"] == "token", "{ours:#}");
-            let printed = std::fs::read_to_string(world.agent.log_file())?;
-            let id = ours["auditID"].as_str().unwrap_or_default();
-            ensure!(printed.contains(id), "the record is not on standard output");
-            Ok(theirs["user"]["extra"]["authentication.kubernetes.io/credential-id"].clone())
-        };
-        let first = ask()?;
-        renew(world)?;
-        until(|| Ok((ask()? != first).then_some(())))
-    })
 }
 
 fn uninstalled_nothing_is_left(world: &mut World) -> Result<()> {

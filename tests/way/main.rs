@@ -8,6 +8,7 @@ mod audit;
 mod cli;
 mod clients;
 mod denial;
+mod files;
 mod flows;
 mod identity;
 mod life;
@@ -32,7 +33,7 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
     let shared = Arc::new(Mutex::new(Shared::Untouched));
-    let suites: [(&str, &[Test]); 9] = [
+    let suites: [(&str, &[Test]); 10] = [
         ("clients", clients::TESTS),
         ("denial", denial::TESTS),
         ("token", token::TESTS),
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         ("streams", streams::TESTS),
         ("cli", cli::TESTS),
         ("nodes", nodes::TESTS),
+        ("files", files::TESTS),
         // Last: what it does to the agent would show in the others if it went wrong.
         ("life", life::TESTS),
     ];
