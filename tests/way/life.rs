@@ -137,17 +137,22 @@ fn stopped_it_is_closed_too(world: &mut World) -> Result<()> {
     let picket = world.picket_log();
     let watching = world.start_worker("kubectl get configmap tick -n lab --watch -o name")?;
     watching.line_with("tick")?;
+    // kubectl shows what it has read before it asks to watch.
+    let started = picket.wait("the watch's start", |record| {
+        record["verb"] == "watch" && record["stage"] == "ResponseStarted"
+    })?;
     let status = world.agent.stop()?;
+    let dialled = dial(world, "worker");
+    world.agent.restart()?;
     ensure!(status.success(), "it ended with {status}");
-    let dialled = dial(world, "worker")?;
+    let dialled = dialled?;
     ensure!(
         dialled.iter().all(|&code| code == REFUSED),
         "after the stop a dial gives {dialled:?}"
     );
     picket.wait("the watch's end", |record| {
-        record["verb"] == "watch" && record["stage"] == "ResponseComplete"
+        record["auditID"] == started["auditID"] && record["stage"] == "ResponseComplete"
     })?;
-    world.agent.restart()?;
     world.worker(GET_SEED)?.good().map(drop)
 }
 
