@@ -4,6 +4,8 @@
 //! while the others run ends the process, since a node with half an agent would look enforced and not be.
 
 mod enforcer;
+mod fold;
+mod refusals;
 mod watchers;
 
 use std::collections::BTreeSet;
@@ -14,7 +16,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -89,6 +91,8 @@ impl App {
             cgroup_root: cgroup_root.clone(),
             bpffs: config.kernel.bpffs.clone(),
         })?);
+        // The doors of an agent before this one redirect already, so what they are dialled by must be in the certificates.
+        certificates.set_doors(kernel.doors()?.into_iter().map(|door| door.ip()).collect())?;
         let events = kernel.events()?;
         let counted = Arc::clone(&kernel);
         metrics.watch_kernel(move || watchers::counters(&counted));
@@ -183,6 +187,8 @@ impl App {
             metrics: Arc::clone(&self.metrics),
             ready: report,
         };
+        let (doors_in_force, doors_are) = watch::channel(false);
+        let (refused, to_write) = mpsc::channel(refusals::WAITING);
         let mut parts: Vec<(&'static str, BoxFuture<'static, ()>)> = workload.tasks;
         parts.extend([
             ("admin socket", self.admin.serve(admin, cancel.clone()).boxed()),
@@ -202,19 +208,21 @@ impl App {
                     Arc::clone(&self.certificates),
                     workload.doors,
                     doors_ready,
+                    doors_in_force,
                 )
                 .boxed(),
             ),
             (
                 "kernel events",
-                watchers::events(
+                refusals::events(
                     self.events,
                     Arc::clone(in_force),
                     Arc::clone(&self.metrics),
-                    self.audit.clone(),
+                    refused.clone(),
                 )
                 .boxed(),
             ),
+            ("refusals", refusals::records(to_write, self.audit).boxed()),
             (
                 "connections",
                 watchers::connections(
@@ -222,7 +230,7 @@ impl App {
                     pipeline,
                     drain.clone(),
                     Arc::clone(&self.metrics),
-                    self.audit.clone(),
+                    refused,
                 )
                 .boxed(),
             ),
@@ -242,7 +250,7 @@ impl App {
             ),
             (
                 "first pods",
-                watchers::settled(workload.status, pods_ready, self.kernel).boxed(),
+                watchers::settled(workload.status, doors_are, pods_ready, self.kernel).boxed(),
             ),
         ]);
         let mut tasks = JoinSet::new();

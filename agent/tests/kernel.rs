@@ -78,6 +78,7 @@ impl Pod {
         let serving = Serving {
             kernel: Arc::clone(kernel),
             cgroup,
+            number: POD,
             pod: Arc::new(ArcSwap::from_pointee(ground::pod())),
             sink,
             cancel: cancel.clone(),

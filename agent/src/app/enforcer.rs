@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
@@ -22,7 +23,7 @@ type Served = HashMap<CgroupId, (u64, Arc<ArcSwap<Pod>>)>;
 pub(super) struct InForce {
     kernel: Arc<Kernel>,
     sink: mpsc::Sender<Arrival>,
-    /// Numbers the listeners, so that a flow of an earlier one is told apart.
+    /// Numbers the listeners, so that a flow of an earlier one, an earlier agent's included, is told apart.
     next: AtomicU64,
     served: Arc<Mutex<Served>>,
 }
@@ -32,7 +33,7 @@ impl InForce {
         Self {
             kernel,
             sink,
-            next: AtomicU64::new(1),
+            next: AtomicU64::new(first_number()),
             served: Arc::default(),
         }
     }
@@ -86,6 +87,7 @@ impl Enforcer for InForce {
         let serving = Serving {
             kernel: Arc::clone(&self.kernel),
             cgroup: group.id,
+            number,
             pod: Arc::clone(&pod),
             sink: self.sink.clone(),
             cancel: cancel.clone(),
@@ -122,6 +124,12 @@ impl Enforcer for InForce {
             .remove_class(cgroup)
             .map_err(failed("take a gone cgroup's class away"))
     }
+}
+
+/// Where this agent's numbers begin: beyond those of agents before it.
+fn first_number() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(1)
 }
 
 fn failed<E>(what: &'static str) -> impl FnOnce(E) -> EnforceError

@@ -7,11 +7,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{mpsc, watch};
 
-use super::enforcer::InForce;
+use super::refusals;
 use crate::admin::{Failing, ReadyReport};
-use crate::audit::{AuditLog, Caller, Connection, KernelFacts, PodRef, ProcessRef};
-use crate::kernel::{Counter, Door, Kernel, KernelEvent, KernelEvents};
-use crate::listener::{Arrival, NoFlow};
+use crate::audit::{AuditLog, Connection};
+use crate::kernel::{Counter, Door, Kernel};
+use crate::listener::Arrival;
 use crate::pipeline::Pipeline;
 use crate::runtime::drain::Drain;
 use crate::runtime::metrics::Metrics;
@@ -19,7 +19,7 @@ use crate::runtime::readiness::{Pending, Readiness};
 use crate::store::Store;
 use crate::tls::Certificates;
 use crate::upstream::Upstream;
-use crate::workload::{Doors, Pod, Status};
+use crate::workload::{Doors, Status};
 
 /// How often gauges are brought up to date: more often than any scraper asks.
 const GAUGES_EVERY: Duration = Duration::from_secs(5);
@@ -34,6 +34,7 @@ pub(super) async fn doors(
     certificates: Arc<Certificates>,
     mut told: watch::Receiver<Doors>,
     ready: Pending,
+    in_force: watch::Sender<bool>,
 ) {
     let mut ready = Some(ready);
     loop {
@@ -42,6 +43,7 @@ pub(super) async fn doors(
             Ok(()) => {
                 if now.whole {
                     ready = None;
+                    in_force.send_replace(true);
                 }
                 if told.changed().await.is_err() {
                     return;
@@ -67,10 +69,16 @@ fn put_in_force(kernel: &Kernel, certificates: &Certificates, now: &Doors) -> an
     Ok(())
 }
 
-/// Waits until every pod that was there at the start is judged, then ends the programs of an agent with another layout,
-/// which until then kept those pods from going past.
-pub(super) async fn settled(mut status: watch::Receiver<Status>, ready: Pending, kernel: Arc<Kernel>) {
-    if status.wait_for(|status| status.settled).await.is_err() {
+/// Waits until every pod that was there at the start is judged and the doors are in force, then ends the programs of an
+/// agent with another layout, which until then kept those pods from going past.
+pub(super) async fn settled(
+    mut status: watch::Receiver<Status>,
+    mut doors: watch::Receiver<bool>,
+    ready: Pending,
+    kernel: Arc<Kernel>,
+) {
+    let settled = status.wait_for(|status| status.settled).await.is_ok();
+    if !settled || doors.wait_for(|in_force| *in_force).await.is_err() {
         return;
     }
     if let Err(error) = kernel.retire_older() {
@@ -81,74 +89,13 @@ pub(super) async fn settled(mut status: watch::Receiver<Status>, ready: Pending,
     std::future::pending::<()>().await;
 }
 
-/// Writes down and counts every connect that the kernel refused.
-pub(super) async fn events(
-    mut events: KernelEvents,
-    in_force: Arc<InForce>,
-    metrics: Arc<Metrics>,
-    audit: AuditLog,
-) {
-    loop {
-        let event = match events.next().await {
-            Ok(event) => event,
-            Err(error) => {
-                tracing::error!(%error, "the kernel's events cannot be read");
-                return;
-            }
-        };
-        let cause = event.refusal.map_or("unknown", |refusal| refusal.as_str());
-        metrics.connect_refused(cause);
-        let pod = in_force.pod(event.cgroup);
-        if let Err(error) = audit.connection(refused(&event, cause, pod.as_deref())).await {
-            tracing::error!(%error, "a refused connect is not in the audit log");
-        }
-    }
-}
-
-fn refused(event: &KernelEvent, cause: &'static str, pod: Option<&Pod>) -> Connection {
-    let process = ProcessRef {
-        pid: event.pid,
-        // The process may be gone by now, and what the link then leads to is another's.
-        exe: None,
-        comm: event.comm.clone(),
-        uid: event.uid,
-    };
-    Connection {
-        caller: Some(Arc::new(caller(pod, Some(process)))),
-        kernel: KernelFacts {
-            hook: event.hook.map_or("unknown", |hook| hook.as_str()).into(),
-            family: family(event.origin.ip()).into(),
-            protocol: protocol(event.protocol).into(),
-            address: Some(event.origin),
-            verdict: "refuse".into(),
-        },
-        reason: cause,
-        message: format!(
-            "connect to the API server at {} refused by the kernel: {}",
-            event.origin,
-            explain(cause)
-        ),
-    }
-}
-
-/// What each cause means to a person.
-fn explain(cause: &str) -> &'static str {
-    match cause {
-        "pending" => "the pod has not been classified yet",
-        "protocol" => "an enforced pod reaches the API server by TCP alone",
-        "no_listener" => "the pod is enforced and its listener is not open",
-        "door" => "no enforced pod may reach this address",
-        _ => "the kernel could not note the connect",
-    }
-}
-
 /// Gives each accepted connection a task of its own, and writes down those that came by no redirect.
 pub(super) async fn connections(
     mut arrivals: mpsc::Receiver<Arrival>,
     pipeline: Arc<Pipeline>,
     drain: Drain,
     metrics: Arc<Metrics>,
-    audit: AuditLog,
+    refusals: mpsc::Sender<Connection>,
 ) {
     while let Some(arrival) = arrivals.recv().await {
         match arrival {
@@ -161,61 +108,12 @@ pub(super) async fn connections(
             }
             Arrival::NoFlow(no_flow) => {
                 metrics.no_flow();
-                if let Err(error) = audit.connection(closed(&no_flow)).await {
-                    tracing::error!(%error, "a connection without a flow is not in the audit log");
-                }
+                refusals::tell(&refusals, &metrics, refusals::closed(&no_flow));
             }
         }
     }
     // All senders are gone: the agent is stopping, and the connections that are open are the drain's.
     std::future::pending::<()>().await;
-}
-
-fn closed(no_flow: &NoFlow) -> Connection {
-    Connection {
-        caller: Some(Arc::new(caller(Some(&no_flow.workload), None))),
-        kernel: KernelFacts {
-            hook: "listener".into(),
-            family: family(no_flow.local.ip()).into(),
-            protocol: "tcp".into(),
-            address: Some(no_flow.local),
-            verdict: "close".into(),
-        },
-        reason: "no_flow",
-        message: format!(
-            "a connection from {} to Picket's listener was closed: the kernel redirected no such connection ({})",
-            no_flow.peer,
-            no_flow.cause.as_str()
-        ),
-    }
-}
-
-fn caller(pod: Option<&Pod>, process: Option<ProcessRef>) -> Caller {
-    Caller {
-        pod: pod.map(|pod| PodRef {
-            namespace: pod.namespace.clone(),
-            name: pod.name.clone(),
-            uid: pod.uid.0.clone(),
-        }),
-        container: None,
-        service_account: pod.map(|pod| pod.service_account.clone()),
-        process,
-    }
-}
-
-fn family(address: IpAddr) -> &'static str {
-    if address.is_ipv4() { "ipv4" } else { "ipv6" }
-}
-
-/// The IP protocol's name (IANA protocol numbers); the kernel gives 0 for a socket type's default.
-fn protocol(number: u32) -> &'static str {
-    match number {
-        6 => "tcp",
-        17 => "udp",
-        132 => "sctp",
-        262 => "mptcp",
-        _ => "other",
-    }
 }
 
 /// Keeps gauges up to date.

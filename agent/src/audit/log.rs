@@ -26,6 +26,10 @@ const CONNECTION_SLOTS: usize = 1_024;
 /// How long a request waits for room: long enough for a slow disk to catch up, short against kubectl's patience.
 const ROOM_PATIENCE: Duration = Duration::from_secs(2);
 
+/// How long a request waits for its record to be on disk. A disk that takes longer counts as one that takes nothing; clients
+/// give up soon after.
+const COMMIT_PATIENCE: Duration = Duration::from_secs(5);
+
 /// A short wait that lets records gather, so that a busy node wakes the writer 200 times a second at most and not
 /// once for each record. Records that must be on disk never wait for it.
 const GATHER: Duration = Duration::from_millis(5);
@@ -176,7 +180,10 @@ impl AuditLog {
             },
             true,
         );
-        written.await.map_err(|_| AuditError::Closed)?
+        match tokio::time::timeout(COMMIT_PATIENCE, written).await {
+            Ok(answer) => answer.map_err(|_| AuditError::Closed)?,
+            Err(_) => Err(AuditError::Slow),
+        }
     }
 
     pub(super) fn observe(&self, event: &Event) {

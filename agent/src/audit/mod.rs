@@ -66,6 +66,9 @@ pub enum AuditError {
     /// The record could not be written and synced.
     #[error("audit: the record cannot be written: {0}")]
     Write(String),
+    /// The disk, or who reads standard output, took too long.
+    #[error("audit: the record was not on disk in time")]
+    Slow,
     /// The queue stayed full: the sink is too slow or does not take lines at all.
     #[error("audit: the queue is full and the log takes no more records")]
     Full,

@@ -27,6 +27,7 @@ pub(super) fn run(args: &Args) -> ExitCode {
 fn start(args: &Args) -> anyhow::Result<()> {
     let config = Config::read(&args.config)?;
     runtime::telemetry::init(&config.log)?;
+    runtime::limits::raise_descriptors();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

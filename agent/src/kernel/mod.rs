@@ -79,6 +79,20 @@ impl Kernel {
         })
     }
 
+    /// The addresses in force, those of an earlier agent included, in canonical form.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn doors(&self) -> Result<BTreeSet<SocketAddr>, KernelError> {
+        let map = lock(&self.doors);
+        map.keys()
+            .map(|key| {
+                let key = key?;
+                Ok(SocketAddr::new(key.address.canonical().to_ip(), key.port))
+            })
+            .collect()
+    }
+
     /// Adds doors to those in force; none goes.
     ///
     /// # Errors

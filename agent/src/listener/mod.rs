@@ -13,11 +13,13 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
 
 pub use open::InPodListener;
 pub use process::Process;
-pub use serve::Serving;
+pub use serve::{CONNECTIONS_PER_POD, Serving};
 
 use crate::kernel::KernelError;
 use crate::workload::Pod;
@@ -31,10 +33,13 @@ pub struct Accepted {
     pub origin: SocketAddr,
     /// The client's own address, inside the pod.
     pub peer: SocketAddr,
-    /// The pod, as it was known when the connection came.
-    pub workload: Arc<Pod>,
+    /// What is known of the pod, replaced when it changes: an identity that goes by labels must see them change on
+    /// connections that are open already.
+    pub workload: Arc<ArcSwap<Pod>>,
     /// The process that dialled.
     pub process: Process,
+    /// The connection's place among its pod's; free again when dropped.
+    pub place: OwnedSemaphorePermit,
 }
 
 /// A connection that was closed unread, because nobody can say who made it.

@@ -7,16 +7,21 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::{Accepted, Arrival, InPodListener, ListenerError, NoFlow, NoFlowCause, Process};
-use crate::kernel::{Flow, Kernel};
+use crate::kernel::Kernel;
 use crate::workload::{CgroupId, Pod};
 
 /// How long to wait after an accept failed for want of descriptors or memory: long enough for some to come
 /// free, short enough that a client does not notice.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Connections of one pod at once. A client that speaks HTTP/1.1 opens one for each watch and a thousand watches have to
+/// work; at some 50 KB each, a pod that holds as many as it can keeps 100 MB of the node, and not the others' descriptors.
+/// Further ones wait in the kernel's queue until one ends.
+pub const CONNECTIONS_PER_POD: usize = 2048;
 
 /// What one pod's listener needs to serve.
 #[derive(Debug)]
@@ -25,6 +30,9 @@ pub struct Serving {
     pub kernel: Arc<Kernel>,
     /// The pod's cgroup. Flows of any other are not the pod's, though namespaces may be shared.
     pub cgroup: CgroupId,
+    /// The number that the pod's class carries while this listener serves it: a flow with another one was redirected to a
+    /// listener before this.
+    pub number: u64,
     /// What is known of the pod, replaced when it changes.
     pub pod: Arc<ArcSwap<Pod>>,
     /// Where connections go. While it is full nothing is accepted, and clients wait in the kernel.
@@ -46,7 +54,18 @@ impl Serving {
             .map(TcpListener::from_std)
             .transpose()
             .map_err(ListenerError::Serve)?;
+        let room = Arc::new(Semaphore::new(CONNECTIONS_PER_POD));
         loop {
+            // Before accepting, so that what has no place is not taken out of the kernel's queue.
+            let place = tokio::select! {
+                biased;
+                () = self.cancel.cancelled() => return Ok(()),
+                place = Arc::clone(&room).acquire_owned() => place,
+            };
+            let Ok(place) = place else {
+                // The semaphore is this loop's own and nobody closes it.
+                return Ok(());
+            };
             let accepted = tokio::select! {
                 biased;
                 () = self.cancel.cancelled() => return Ok(()),
@@ -61,7 +80,7 @@ impl Serving {
                     continue;
                 }
             };
-            let Some(arrival) = self.judge(cookie, stream, peer) else {
+            let Some(arrival) = self.judge(cookie, stream, peer, place) else {
                 continue;
             };
             let sent = tokio::select! {
@@ -76,12 +95,26 @@ impl Serving {
     }
 
     /// Finds out who is there. `None` for a client that hung up before it could be asked.
-    fn judge(&self, cookie: u64, stream: TcpStream, peer: SocketAddr) -> Option<Arrival> {
+    fn judge(
+        &self,
+        cookie: u64,
+        stream: TcpStream,
+        peer: SocketAddr,
+        place: OwnedSemaphorePermit,
+    ) -> Option<Arrival> {
         let local = stream.local_addr().ok()?;
         let workload = self.pod.load_full();
         let cause = match self.kernel.take_flow(cookie, local, peer) {
-            Ok(Some(flow)) if flow.cgroup == self.cgroup => {
-                return Some(accepted(stream, peer, workload, &flow));
+            Ok(Some(flow)) if flow.cgroup == self.cgroup && flow.pod == self.number => {
+                let process = Process::of(&flow, &workload);
+                return Some(Arrival::Accepted(Box::new(Accepted {
+                    stream,
+                    origin: flow.origin,
+                    peer,
+                    workload: Arc::clone(&self.pod),
+                    process,
+                    place,
+                })));
             }
             Ok(Some(_)) => NoFlowCause::OtherPod,
             Ok(None) => NoFlowCause::Unknown,
@@ -97,17 +130,6 @@ impl Serving {
             cause,
         }))
     }
-}
-
-fn accepted(stream: TcpStream, peer: SocketAddr, workload: Arc<Pod>, flow: &Flow) -> Arrival {
-    let process = Process::of(flow, &workload);
-    Arrival::Accepted(Box::new(Accepted {
-        stream,
-        origin: flow.origin,
-        peer,
-        workload,
-        process,
-    }))
 }
 
 /// Accepts where there is a listener, and waits forever where there is none.

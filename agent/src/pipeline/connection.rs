@@ -1,11 +1,12 @@
 //! What stays the same for all requests of one connection, and the identity behind it.
 //!
 //! In: what the listener found out. Out: the facts of audit records, and the principal: looked up again whenever the
-//! catalog was replaced or the identity's time is over, so that a change holds on connections that are open already.
+//! catalog or what is known of the pod was replaced, or the identity's time is over, so that a change holds on connections that are open already.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use arc_swap::ArcSwap;
 use http::Request;
 use http::header::USER_AGENT;
 use jiff::Timestamp;
@@ -18,13 +19,28 @@ use crate::reject::Rejection;
 use crate::upstream::{Caller, SendError};
 use crate::workload::Pod;
 
+/// What a record keeps of a request's path and query: the API server reads URIs of up to 64 KB, and a pod must not be able
+/// to fill the disk with a few hundred refusals. An exec's command fits many times over.
+const URI_BYTES: usize = 8 * 1024;
+
+/// What a record keeps of a `User-Agent`; client-go's is about 100 bytes, and kube-apiserver's audit cuts at this length
+/// too (k8s.io/apiserver pkg/audit/request.go, `maxUserAgentLength`).
+const USER_AGENT_BYTES: usize = 1024;
+
 /// One client connection.
 pub(super) struct Connection {
-    pod: Arc<Pod>,
+    pod: Arc<ArcSwap<Pod>>,
     source: Option<SocketAddr>,
     caller: Arc<audit::Caller>,
     user: Arc<User>,
-    who: Mutex<Option<(Arc<Catalog>, Arc<Who>)>>,
+    who: Mutex<Option<Known>>,
+}
+
+/// A principal and what it was found by.
+struct Known {
+    catalog: Arc<Catalog>,
+    pod: Arc<Pod>,
+    who: Arc<Who>,
 }
 
 /// A principal with what is derived from it once.
@@ -35,7 +51,12 @@ pub(super) struct Who {
 }
 
 impl Connection {
-    pub(super) fn new(pod: Arc<Pod>, process: &Process, source: Option<SocketAddr>) -> Connection {
+    pub(super) fn new(
+        current: Arc<ArcSwap<Pod>>,
+        process: &Process,
+        source: Option<SocketAddr>,
+    ) -> Connection {
+        let pod = current.load();
         let caller = audit::Caller {
             pod: Some(PodRef {
                 namespace: pod.namespace.clone(),
@@ -53,7 +74,7 @@ impl Connection {
         };
         Connection {
             user: Arc::new(User::service_account(&pod.namespace, &pod.service_account)),
-            pod,
+            pod: current,
             source,
             caller: Arc::new(caller),
             who: Mutex::new(None),
@@ -68,13 +89,13 @@ impl Connection {
     pub(super) fn received<B>(&self, request: &Request<B>) -> Received {
         let uri = request.uri().path_and_query().map_or("/", |path| path.as_str());
         Received {
-            uri: uri.to_owned(),
+            uri: cut(uri, URI_BYTES),
             verb: verb(request.method()),
             source: self.source,
             user_agent: request
                 .headers()
                 .get(USER_AGENT)
-                .map(|agent| String::from_utf8_lossy(agent.as_bytes()).into_owned()),
+                .map(|agent| cut(&String::from_utf8_lossy(agent.as_bytes()), USER_AGENT_BYTES)),
             caller: Some(Arc::clone(&self.caller)),
         }
     }
@@ -82,24 +103,42 @@ impl Connection {
     /// The agent behind the connection, as the catalog has it now.
     pub(super) fn who(&self, catalog: &Arc<Catalog>, now: Timestamp) -> Result<Arc<Who>, Rejection> {
         let mut known = self.who.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((seen, who)) = &*known
-            && Arc::ptr_eq(seen, catalog)
-            && who.principal.identity.standing(now) == Standing::Active
+        let pod = self.pod.load_full();
+        if let Some(known) = &*known
+            && Arc::ptr_eq(&known.catalog, catalog)
+            && Arc::ptr_eq(&known.pod, &pod)
+            && known.who.principal.identity.standing(now) == Standing::Active
         {
-            return Ok(Arc::clone(who));
+            return Ok(Arc::clone(&known.who));
         }
         *known = None;
-        let principal = identity::resolve(catalog, &self.pod, now).map_err(Rejection::Identity)?;
-        let caller = Caller::new(&principal.name, &self.pod.namespace, &self.pod.name)
-            .map_err(SendError::Unsendable)?;
+        let principal = identity::resolve(catalog, &pod, now).map_err(Rejection::Identity)?;
+        let caller =
+            Caller::new(&principal.name, &pod.namespace, &pod.name).map_err(SendError::Unsendable)?;
         let who = Arc::new(Who {
             caller,
             name: principal.name.as_str().into(),
             principal,
         });
-        *known = Some((Arc::clone(catalog), Arc::clone(&who)));
+        *known = Some(Known {
+            catalog: Arc::clone(catalog),
+            pod,
+            who: Arc::clone(&who),
+        });
         Ok(who)
     }
+}
+
+/// The text, or as much of it as has room, marked as kube-apiserver marks it.
+fn cut(text: &str, room: usize) -> String {
+    if text.len() <= room {
+        return text.to_owned();
+    }
+    let end = (0..=room)
+        .rev()
+        .find(|end| text.is_char_boundary(*end))
+        .unwrap_or(0);
+    format!("{}...TRUNCATED", &text[..end])
 }
 
 /// The method in lower case, for records of requests that cannot be read.
@@ -113,5 +152,17 @@ fn verb(method: &http::Method) -> audit::Text {
         "DELETE" => "delete".into(),
         "OPTIONS" => "options".into(),
         _ => "other".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_texts_are_cut_between_characters_and_marked() {
+        assert_eq!(cut("/api", 8), "/api");
+        assert_eq!(cut("/api/v1/pods", 4), "/api...TRUNCATED");
+        assert_eq!(cut("aé", 2), "a...TRUNCATED");
     }
 }

@@ -11,6 +11,7 @@ mod session;
 use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use http::header::WARNING;
@@ -59,6 +60,9 @@ const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// What is buffered per stream towards a client; beyond it the API server is made to wait.
 const SEND_BUFFER: usize = 64 * 1024;
 
+/// Failed handshakes are logged no more often than that.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(1);
+
 /// The longest a warning's text gets: kube-apiserver's own limit for one (pkg/endpoints/filters/warning.go).
 const WARNING_CHARS: usize = 256;
 
@@ -69,6 +73,9 @@ pub struct Pipeline {
     upstream: Upstream,
     audit: AuditLog,
     drain: Drain,
+    began: Instant,
+    /// Milliseconds since `began` at which a failed handshake was last logged; 0 for never.
+    complained: AtomicU64,
 }
 
 impl Pipeline {
@@ -89,6 +96,8 @@ impl Pipeline {
             upstream,
             audit,
             drain,
+            began: Instant::now(),
+            complained: AtomicU64::new(0),
         }))
     }
 
@@ -96,13 +105,17 @@ impl Pipeline {
     /// with GOAWAY, HTTP/1.1 connections close after the response. Dropping the future cuts the connection.
     pub async fn serve(self: Arc<Self>, accepted: Accepted) {
         let source = accepted.stream.peer_addr().ok();
-        let pod = Arc::clone(&accepted.workload);
+        let pod = accepted.workload.load_full();
+        let _place = accepted.place;
         let connection = Arc::new(Connection::new(accepted.workload, &accepted.process, source));
         let session = match tls::accept(Arc::clone(&self.tls), accepted.stream).await {
             Ok(session) => session,
             Err(error) => {
                 // Most often a pod whose client does not trust Picket's bundle, which its owner has to hear of.
-                tracing::warn!(%error, namespace = pod.namespace, pod = pod.name, "no TLS session");
+                // Said once in a while, since a pod can bring it about without end.
+                if self.may_complain() {
+                    tracing::warn!(%error, namespace = pod.namespace, pod = pod.name, "no TLS session");
+                }
                 return;
             }
         };
@@ -135,6 +148,16 @@ impl Pipeline {
         if let Err(error) = outcome {
             tracing::debug!(%error, namespace = pod.namespace, pod = pod.name, "a client connection ended");
         }
+    }
+
+    fn may_complain(&self) -> bool {
+        let now = self.began.elapsed().as_millis() as u64;
+        let last = self.complained.load(Ordering::Relaxed);
+        (last == 0 || now.saturating_sub(last) >= COMPLAIN_EVERY.as_millis() as u64)
+            && self
+                .complained
+                .compare_exchange(last, now.max(1), Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
     }
 
     /// Answers one request.

@@ -88,6 +88,7 @@ pub struct Metrics {
     connections_open: Gauge,
     connects_refused: Family<CauseLabel, Counter>,
     no_flow: Counter,
+    refusals_unrecorded: Counter,
     reloads: Family<ReloadLabels, Counter>,
     policy_generation: Gauge,
     certificate_expiry: Family<CertificateLabel, Gauge<f64, AtomicU64>>,
@@ -118,6 +119,7 @@ impl Metrics {
             connections_open: Gauge::default(),
             connects_refused: Family::default(),
             no_flow: Counter::default(),
+            refusals_unrecorded: Counter::default(),
             reloads: Family::default(),
             policy_generation: Gauge::default(),
             certificate_expiry: Family::default(),
@@ -168,6 +170,11 @@ impl Metrics {
             "no_flow",
             "Connections closed because the kernel had no record of them",
             self.no_flow.clone(),
+        );
+        registry.register(
+            "refusals_unrecorded",
+            "Refused connections that are not in the audit log because it took no more",
+            self.refusals_unrecorded.clone(),
         );
         registry.register(
             "config_reloads",
@@ -235,6 +242,11 @@ impl Metrics {
     /// A connection without a flow record was closed.
     pub fn no_flow(&self) {
         self.no_flow.inc();
+    }
+
+    /// A refused connection is not in the audit log.
+    pub fn refusal_unrecorded(&self) {
+        self.refusals_unrecorded.inc();
     }
 
     /// Files of `kind` (`policy`, `credential`, `ca`) were read again.

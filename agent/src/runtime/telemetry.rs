@@ -11,6 +11,9 @@ use tracing_subscriber::util::SubscriberInitExt;
 /// The environment variable whose filter goes before the configured one, in `tracing_subscriber`'s syntax.
 pub const FILTER_VARIABLE: &str = "PICKET_LOG";
 
+/// `h2` warns of each stream that a client takes back too early, which any pod could make it do without end.
+const DEFAULT_FILTER: &str = "info,h2=error";
+
 /// How log lines look.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -60,7 +63,7 @@ pub fn init(config: &LogConfig) -> Result<(), TelemetryError> {
         given
             .or_else(|| config.filter.clone())
             .as_deref()
-            .unwrap_or("info"),
+            .unwrap_or(DEFAULT_FILTER),
     )?;
     let registry = tracing_subscriber::registry().with(filter);
     let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);

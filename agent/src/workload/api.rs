@@ -29,6 +29,10 @@ use super::{Pod, PodUid};
 /// noticed; the API server's own default is five to ten minutes.
 const WATCH_SECONDS: u32 = 120;
 
+/// How long a response may be silent: longer than a watch lasts, and short enough that a connection which died unheard does
+/// not keep the pods as they were for TCP's quarter of an hour.
+const READ_LIMIT: Duration = Duration::from_secs(WATCH_SECONDS as u64 + 60);
+
 /// Pods of one node come in one page nearly always; a page bounds what a list holds in memory.
 const PAGE: u32 = 100;
 
@@ -91,9 +95,10 @@ impl Connector {
             source: Box::new(source),
         };
         let file = Kubeconfig::read_from(&self.kubeconfig).map_err(bad)?;
-        let config = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
+        let mut config = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
             .await
             .map_err(bad)?;
+        config.read_timeout = Some(READ_LIMIT);
         Client::try_from(config).map_err(|source| ApiError::Client {
             path: self.kubeconfig.clone(),
             source: Box::new(source),

@@ -10,6 +10,8 @@ use std::io;
 use std::os::unix::fs::{DirEntryExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
+
 use super::PodUid;
 use super::layout::{is_kubepods, pod_uid};
 
@@ -98,7 +100,7 @@ pub struct Scan {
 /// Reads the tree below `root`. Folders that vanish meanwhile are left out.
 ///
 /// # Errors
-/// [`CgroupError::Root`] where the root itself cannot be read.
+/// [`CgroupError`] where the root or a folder that is there cannot be read: half a reading would make pods seem gone.
 pub fn scan(root: &Path) -> Result<Scan, CgroupError> {
     let fail = |source| CgroupError::Root {
         root: root.to_owned(),
@@ -110,44 +112,57 @@ pub fn scan(root: &Path) -> Result<Scan, CgroupError> {
         id: CgroupId::of(root).map_err(fail)?,
         path: root.to_owned(),
     };
-    descend(top, 0, &mut scan);
+    descend(top, 0, &mut scan).map_err(fail)?;
     Ok(scan)
 }
 
-fn descend(group: Group, depth: usize, scan: &mut Scan) {
+fn descend(group: Group, depth: usize, scan: &mut Scan) -> io::Result<()> {
     let name = group
         .path
         .file_name()
         .and_then(|name| name.to_str())
         .unwrap_or_default();
     if let Some(uid) = pod_uid(name) {
-        let mut children: Vec<_> = folders(&group.path).map(|child| child.id).collect();
+        let mut children: Vec<_> = folders(&group.path)?.into_iter().map(|child| child.id).collect();
         children.sort_unstable();
         scan.pods.push(PodGroup { group, uid, children });
-        return;
+        return Ok(());
     }
     if is_kubepods(name) {
         scan.roots.push(group.clone());
     }
     if depth < MAX_DEPTH {
-        for child in folders(&group.path) {
-            descend(child, depth + 1, scan);
+        for child in folders(&group.path)? {
+            descend(child, depth + 1, scan)?;
         }
     }
     scan.above.push(group);
+    Ok(())
 }
 
-/// The folders right below this one.
-fn folders(path: &Path) -> impl Iterator<Item = Group> {
-    std::fs::read_dir(path)
-        .into_iter()
-        .flatten()
-        .filter_map(Result::ok)
-        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
-        .map(|entry| Group {
-            id: CgroupId(entry.ino()),
-            path: entry.path(),
-        })
+/// The folders right below this one; none where it has vanished meanwhile.
+fn folders(path: &Path) -> io::Result<Vec<Group>> {
+    let vanished = |error: &io::Error| {
+        error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(Errno::ENODEV as i32)
+    };
+    let entries = match std::fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(error) if vanished(&error) => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        match entry.and_then(|entry| Ok((entry.file_type()?, entry))) {
+            Ok((kind, entry)) if kind.is_dir() => found.push(Group {
+                id: CgroupId(entry.ino()),
+                path: entry.path(),
+            }),
+            Ok(_) => {}
+            Err(error) if vanished(&error) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(found)
 }
 
 /// The processes in this cgroup and below it, each with the folder it is in.
@@ -164,7 +179,13 @@ pub fn processes(cgroup: &Path) -> Vec<(u32, PathBuf)> {
                 return found;
             }
         }
-        open.extend(folders(&folder).map(|child| child.path));
+        // A folder that cannot be read hides its processes for now; the caller looks again.
+        open.extend(
+            folders(&folder)
+                .unwrap_or_default()
+                .into_iter()
+                .map(|child| child.path),
+        );
     }
     found
 }

@@ -1,0 +1,182 @@
+//! Connections that never became requests: each is counted, and written down folded where a pod makes many.
+//!
+//! In: what the kernel refused and what listeners closed. Out: audit records. Nothing here holds up connections that are
+//! served: while the audit log takes nothing, such records are lost, which is counted.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use super::enforcer::InForce;
+use super::fold::Fold;
+use crate::audit::{AuditLog, Caller, Connection, KernelFacts, PodRef, ProcessRef};
+use crate::kernel::{KernelEvent, KernelEvents};
+use crate::listener::NoFlow;
+use crate::runtime::metrics::Metrics;
+use crate::workload::Pod;
+
+/// Records between those who see refusals and the one who writes them; each is below 1 KB.
+pub(super) const WAITING: usize = 1024;
+
+/// How long many alike are gathered.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// What makes two refusals alike: the pod, the cause, the address.
+type Key = (Option<String>, &'static str, Option<SocketAddr>);
+
+/// Hands a refusal on without waiting.
+pub(super) fn tell(refusals: &mpsc::Sender<Connection>, metrics: &Metrics, connection: Connection) {
+    if refusals.try_send(connection).is_err() {
+        metrics.refusal_unrecorded();
+    }
+}
+
+/// Writes refusals down, a few of each kind and second as they are and the others as a count.
+pub(super) async fn records(mut refusals: mpsc::Receiver<Connection>, audit: AuditLog) {
+    let mut fold: Fold<Key, Connection> = Fold::default();
+    let mut tick = tokio::time::interval(INTERVAL);
+    loop {
+        tokio::select! {
+            refusal = refusals.recv() => {
+                let Some(connection) = refusal else {
+                    // All senders are gone: the agent is stopping.
+                    break;
+                };
+                if let Some(connection) = fold.take(key(&connection), connection) {
+                    write(&audit, connection).await;
+                }
+            }
+            _ = tick.tick() => {
+                for (mut connection, more) in fold.tick() {
+                    connection.message = format!("{} ({more} alike within a second, folded into this record)", connection.message);
+                    write(&audit, connection).await;
+                }
+            }
+        }
+    }
+    std::future::pending::<()>().await;
+}
+
+async fn write(audit: &AuditLog, connection: Connection) {
+    if let Err(error) = audit.connection(connection).await {
+        tracing::error!(%error, "a refused connection is not in the audit log");
+    }
+}
+
+fn key(connection: &Connection) -> Key {
+    let pod = connection.caller.as_ref().and_then(|caller| caller.pod.as_ref());
+    (
+        pod.map(|pod| pod.uid.clone()),
+        connection.reason,
+        connection.kernel.address,
+    )
+}
+
+/// Counts every connect that the kernel refused, and hands it on to be written down.
+pub(super) async fn events(
+    mut events: KernelEvents,
+    in_force: Arc<InForce>,
+    metrics: Arc<Metrics>,
+    refusals: mpsc::Sender<Connection>,
+) {
+    loop {
+        let event = match events.next().await {
+            Ok(event) => event,
+            Err(error) => {
+                tracing::error!(%error, "the kernel's events cannot be read");
+                return;
+            }
+        };
+        let cause = event.refusal.map_or("unknown", |refusal| refusal.as_str());
+        metrics.connect_refused(cause);
+        let pod = in_force.pod(event.cgroup);
+        tell(&refusals, &metrics, refused(&event, cause, pod.as_deref()));
+    }
+}
+
+fn refused(event: &KernelEvent, cause: &'static str, pod: Option<&Pod>) -> Connection {
+    let process = ProcessRef {
+        pid: event.pid,
+        // The process may be gone by now, and what the link then leads to is another's.
+        exe: None,
+        comm: event.comm.clone(),
+        uid: event.uid,
+    };
+    Connection {
+        caller: Some(Arc::new(caller(pod, Some(process)))),
+        kernel: KernelFacts {
+            hook: event.hook.map_or("unknown", |hook| hook.as_str()).into(),
+            family: family(event.origin.ip()).into(),
+            protocol: protocol(event.protocol).into(),
+            address: Some(event.origin),
+            verdict: "refuse".into(),
+        },
+        reason: cause,
+        message: format!(
+            "connect to the API server at {} refused by the kernel: {}",
+            event.origin,
+            explain(cause)
+        ),
+    }
+}
+
+/// What each cause means to a person.
+fn explain(cause: &str) -> &'static str {
+    match cause {
+        "pending" => "the pod has not been classified yet",
+        "protocol" => "an enforced pod reaches the API server by TCP alone",
+        "no_listener" => "the pod is enforced and its listener is not open",
+        "door" => "no enforced pod may reach this address",
+        _ => "the kernel could not note the connect",
+    }
+}
+
+/// The record of a connection that came by no redirect.
+pub(super) fn closed(no_flow: &NoFlow) -> Connection {
+    Connection {
+        caller: Some(Arc::new(caller(Some(&no_flow.workload), None))),
+        kernel: KernelFacts {
+            hook: "listener".into(),
+            family: family(no_flow.local.ip()).into(),
+            protocol: "tcp".into(),
+            address: Some(no_flow.local),
+            verdict: "close".into(),
+        },
+        reason: "no_flow",
+        message: format!(
+            "a connection from {} to Picket's listener was closed: the kernel redirected no such connection ({})",
+            no_flow.peer,
+            no_flow.cause.as_str()
+        ),
+    }
+}
+
+fn caller(pod: Option<&Pod>, process: Option<ProcessRef>) -> Caller {
+    Caller {
+        pod: pod.map(|pod| PodRef {
+            namespace: pod.namespace.clone(),
+            name: pod.name.clone(),
+            uid: pod.uid.0.clone(),
+        }),
+        container: None,
+        service_account: pod.map(|pod| pod.service_account.clone()),
+        process,
+    }
+}
+
+fn family(address: IpAddr) -> &'static str {
+    if address.is_ipv4() { "ipv4" } else { "ipv6" }
+}
+
+/// The IP protocol's name (IANA protocol numbers); the kernel gives 0 for a socket type's default.
+fn protocol(number: u32) -> &'static str {
+    match number {
+        6 => "tcp",
+        17 => "udp",
+        132 => "sctp",
+        262 => "mptcp",
+        _ => "other",
+    }
+}
