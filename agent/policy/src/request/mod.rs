@@ -66,7 +66,8 @@ pub struct KubeRequest {
     pub target: Target,
     /// Command and streams of `pods/exec` and `pods/attach`.
     pub exec: Option<Exec>,
-    /// Whether every `dryRun` value is `All`, so that nothing is stored.
+    /// Whether every `dryRun` value of the query is `All`. A delete with a body takes its options from there instead,
+    /// so this is what was asked for, and no reason to let anything pass.
     pub dry_run: bool,
     /// Whether a patch is a server-side apply, which creates the object where there is none.
     pub apply: bool,

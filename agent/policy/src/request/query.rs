@@ -28,14 +28,25 @@ const SINGLE: [&str; 22] = [
     "fieldManager",
 ];
 
+/// Most pairs that are read, empty ones included. Go's `ParseQuery` gives up above 10,000 (`urlmaxqueryparams` of
+/// GODEBUG) and returns no pair at all, `URL.Query` hides that, and the API server then acts as if no query had been
+/// sent. Real requests have a dozen pairs, and an exec one more for each argument; this leaves room for a server that
+/// is set lower.
+const MAX_PAIRS: usize = 1_000;
+
 /// Decoded pairs in the order they came.
 #[derive(Debug, Default)]
 pub(super) struct Query(Vec<(String, String)>);
 
 impl Query {
     /// Reads the raw query. A semicolon, a bad escape or bytes that are not UTF-8 are refused: Go drops such a pair
-    /// without a word, and another parser may not.
+    /// without a word, and another parser may not. So are too many pairs, of which Go drops every one. What is skipped
+    /// here, pairs with nothing in them, Go skips as well.
     pub(super) fn read(raw: &str) -> Result<Self, ReadError> {
+        // Counted as Go counts, before anything is skipped.
+        if raw.bytes().filter(|byte| *byte == b'&').count() >= MAX_PAIRS {
+            return Err(ReadError::Query("it has more than 1000 pairs"));
+        }
         let mut pairs: Vec<(String, String)> = Vec::new();
         for pair in raw.split('&').filter(|pair| !pair.is_empty()) {
             if pair.contains(';') {
@@ -219,10 +230,39 @@ mod tests {
             "a=%2",
             "%ff=1",
             "tty=1&tty=0",
+            // Go keeps what is around such a pair and drops the pair.
+            "watch=1&a;b",
+            "a;b&watch=1",
+            "watch=1;",
+            ";",
+            "watch%=1",
+            "watch=1%",
+            "watch=%+1",
+            "fieldSelector=metadata.name=a%&watch=1",
         ] {
             assert!(Query::read(query).is_err(), "{query}");
         }
         let query = Query::read("command=sh&command=-c&command=a+b%3Bc&&x").expect("valid");
         assert_eq!(query.all("command").collect::<Vec<_>>(), ["sh", "-c", "a b;c"]);
+    }
+
+    #[test]
+    fn more_pairs_than_go_reads_are_refused_however_empty_they_are() {
+        let with =
+            |filler: &str, count: usize| format!("fieldSelector=metadata.name=a{}", filler.repeat(count));
+        for filler in ["&", "&a", "&command=x", "&="] {
+            let most = Query::read(&with(filler, MAX_PAIRS - 1)).expect(filler);
+            assert_eq!(most.get("fieldSelector"), Some("metadata.name=a"));
+            for count in [MAX_PAIRS, 10_000] {
+                assert_eq!(
+                    Query::read(&with(filler, count)).err(),
+                    Some(ReadError::Query("it has more than 1000 pairs")),
+                    "{filler} {count}"
+                );
+            }
+        }
+        assert!(Query::read(&"&".repeat(MAX_PAIRS)).is_err());
+        // An escaped ampersand parts nothing.
+        assert!(Query::read(&format!("command={}", "%26".repeat(MAX_PAIRS))).is_ok());
     }
 }

@@ -2,7 +2,7 @@
 //! (k8s.io/apiserver, pkg/endpoints/request/requestinfo.go, release 1.36).
 
 use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING, UPGRADE};
-use http::{HeaderMap, Method, Uri};
+use http::{HeaderMap, HeaderName, Method, Uri};
 use thiserror::Error;
 
 use super::query::{Query, selected_name};
@@ -26,10 +26,22 @@ pub enum ReadError {
     /// Headers that contradict each other or the request line.
     #[error("the headers are not canonical: {0}")]
     Headers(&'static str),
+    /// The head is longer than any real one.
+    #[error("request target, header names and header values together are longer than {MAX_HEAD} bytes")]
+    Head,
     /// A path form that no supported API server serves.
     #[error("{0} is not served by any supported Kubernetes release")]
     Gone(&'static str),
 }
+
+/// Most bytes of request target, header names and header values together. kube-apiserver takes 1 MB and real heads have
+/// a few KB, a bearer token included. HTTP libraries bound their buffers, not what they hand on (one read can bring
+/// more than the buffer was to hold), and a head is kept as long as its request: so it is counted here, for every
+/// protocol.
+const MAX_HEAD: usize = 64 * 1024;
+
+/// Headers by which some frameworks let a client replace the method.
+const METHOD_OVERRIDES: [&[u8]; 3] = [b"x-http-method-override", b"x-http-method", b"x-method-override"];
 
 /// Subresources of a namespace itself; any other third segment is a resource in the namespace.
 const NAMESPACE_SUBRESOURCES: [&str; 2] = ["status", "finalize"];
@@ -40,6 +52,7 @@ impl KubeRequest {
     /// # Errors
     /// A [`ReadError`] for every request that the API server, or something between, could take for another one.
     pub fn read(method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<Self, ReadError> {
+        check_size(uri, headers)?;
         check_authority(uri, headers)?;
         check_framing(headers)?;
         let upgrade = asks_upgrade(headers)?;
@@ -244,6 +257,28 @@ fn check_authority(uri: &Uri, headers: &HeaderMap) -> Result<(), ReadError> {
     }
 }
 
+/// Refuses a head that is longer than [`MAX_HEAD`].
+fn check_size(uri: &Uri, headers: &HeaderMap) -> Result<(), ReadError> {
+    let target = uri.path_and_query().map_or(0, |path| path.as_str().len())
+        + uri.authority().map_or(0, |authority| authority.as_str().len());
+    let fields: usize = headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len())
+        .sum();
+    if target + fields > MAX_HEAD {
+        return Err(ReadError::Head);
+    }
+    Ok(())
+}
+
+/// Whether a header is this one for a server that, as CGI (RFC 3875, 4.1.18) does, takes an underscore for a dash.
+/// `HeaderName` is in lower case already.
+fn same_header(name: &HeaderName, other: &[u8]) -> bool {
+    let name = name.as_str().as_bytes();
+    let dashed = |byte: &u8| if *byte == b'_' { b'-' } else { *byte };
+    name.len() == other.len() && name.iter().map(dashed).eq(other.iter().copied())
+}
+
 /// Refuses the doubles that request smuggling lives on.
 fn check_framing(headers: &HeaderMap) -> Result<(), ReadError> {
     let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
@@ -261,10 +296,10 @@ fn check_framing(headers: &HeaderMap) -> Result<(), ReadError> {
             "there are both Content-Length and Transfer-Encoding",
         ));
     }
-    // Some frameworks let these replace the method; the API server does not, and nothing behind it should.
-    if ["x-http-method-override", "x-http-method", "x-method-override"]
-        .iter()
-        .any(|name| headers.contains_key(*name))
+    // The API server does not heed these, and nothing behind it should.
+    if headers
+        .keys()
+        .any(|name| METHOD_OVERRIDES.iter().any(|other| same_header(name, other)))
     {
         return Err(ReadError::Headers("a header asks to override the method"));
     }

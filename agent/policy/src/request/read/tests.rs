@@ -185,6 +185,7 @@ fn what_could_be_read_otherwise_is_refused() {
             "/api/v1/pods?fieldSelector=metadata.name=a&fieldSelector=metadata.name=b",
         ),
         ("GET", "/api/v1/pods?limit=%"),
+        ("GET", "/api/v1/pods?watch=1&a;b"),
         ("GET", "/api/v1/proxy/namespaces/x/pods/y"),
         ("GET", "/api/v1/watch"),
         ("POST", "/api/v1/watch/pods"),
@@ -253,7 +254,8 @@ fn the_queries_facts_are_kept() {
 fn with(headers: &[(&'static str, &'static str)]) -> Result<KubeRequest, ReadError> {
     let mut map = HeaderMap::new();
     for (name, value) in headers {
-        map.append(*name, HeaderValue::from_static(value));
+        let name = HeaderName::from_bytes(name.as_bytes()).expect("a name");
+        map.append(name, HeaderValue::from_static(value));
     }
     KubeRequest::read(
         &Method::PATCH,
@@ -276,6 +278,9 @@ fn headers_that_contradict_each_other_are_refused() {
             ("transfer-encoding", "identity"),
         ],
         &[("x-http-method-override", "DELETE")],
+        &[("X_HTTP_Method_Override", "DELETE")],
+        &[("x-http_method", "DELETE")],
+        &[("X_METHOD-Override", "DELETE")],
         &[("upgrade", "SPDY/3.1"), ("upgrade", "websocket")],
         &[("upgrade", "SPDY/3.1, websocket")],
     ] {
@@ -301,6 +306,49 @@ fn headers_that_contradict_each_other_are_refused() {
             .expect("valid")
             .apply
     );
+}
+
+#[test]
+fn a_query_that_go_gives_up_on_is_refused() {
+    // kube-apiserver would list every secret for this: its 10,001 pairs are one more than Go reads.
+    let target = format!(
+        "/api/v1/namespaces/n/secrets?fieldSelector=metadata.name=mine{}",
+        "&".repeat(10_000)
+    );
+    assert_eq!(
+        try_read("GET", &target),
+        Err(ReadError::Query("it has more than 1000 pairs"))
+    );
+}
+
+#[test]
+fn a_head_that_is_too_long_is_refused_however_it_is_spread() {
+    let target = "/api/v1/pods?watch=1";
+    let read = |target: &str, fields: &[(&str, usize)]| {
+        let mut map = HeaderMap::new();
+        for (name, length) in fields {
+            let name = HeaderName::from_bytes(name.as_bytes()).expect("a name");
+            map.append(name, "v".repeat(*length).parse().expect("a value"));
+        }
+        KubeRequest::read(&Method::GET, &target.parse().expect("a target"), &map).map(|_| ())
+    };
+    let left = MAX_HEAD - target.len();
+    assert_eq!(read(target, &[("a", left - 1)]), Ok(()));
+    assert_eq!(read(target, &[("a", left)]), Err(ReadError::Head));
+    // Many fields of one name, and many names.
+    let many = vec![("accept", 1_018); 63];
+    assert_eq!(read(target, &many), Ok(()));
+    assert_eq!(
+        read(target, &[many, vec![("b", 1_018)]].concat()),
+        Err(ReadError::Head)
+    );
+    let names: Vec<_> = (0..70).map(|number| format!("{number:->1000}")).collect();
+    let names: Vec<_> = names.iter().map(|name| (name.as_str(), 0)).collect();
+    assert_eq!(read(target, &names), Err(ReadError::Head));
+    // The target counts too.
+    let long = format!("/api/v1/pods?labelSelector={}", "a".repeat(60_000));
+    assert_eq!(read(&long, &[("a", 5_000)]), Ok(()));
+    assert_eq!(read(&long, &[("a", 6_000)]), Err(ReadError::Head));
 }
 
 /// A fixed pseudo-random walk over the alphabet that paths and queries are attacked with, in place of a fuzzer where
