@@ -35,6 +35,51 @@ const CLUSTER_SCOPED: [(&str, &str); 26] = [
     ("storage.k8s.io", "volumeattributesclasses"),
 ];
 
+/// Resources whose PUT creates the object where there is none: those with `AllowCreateOnUpdate() == true` in
+/// pkg/registry of Kubernetes 1.36. Their status subresource does the same, as its strategy is made of theirs.
+///
+/// Custom resources never do (apiextensions-apiserver, pkg/registry/customresource/strategy.go). An aggregated API
+/// server may, and no request shows it: whoever bounds such a group by rules names `create` and `update` together. Its
+/// own authorization of `create` for the impersonated user holds all the same (k8s.io/apiserver,
+/// pkg/endpoints/handlers/update.go).
+const CREATED_BY_UPDATE: [(&str, &str); 12] = [
+    ("", "endpoints"),
+    ("", "events"),
+    ("", "limitranges"),
+    ("", "services"),
+    ("coordination.k8s.io", "leasecandidates"),
+    ("coordination.k8s.io", "leases"),
+    ("events.k8s.io", "events"),
+    ("node.k8s.io", "runtimeclasses"),
+    ("rbac.authorization.k8s.io", "clusterrolebindings"),
+    ("rbac.authorization.k8s.io", "clusterroles"),
+    ("rbac.authorization.k8s.io", "rolebindings"),
+    ("rbac.authorization.k8s.io", "roles"),
+];
+
+/// Whether a request that is no `create` can create: a server-side apply of anything, or a PUT of some resources.
+pub(super) fn may_create(request: &KubeRequest) -> bool {
+    request.apply || (request.verb == Verb::Update && creates_by_update(&request.target))
+}
+
+fn creates_by_update(target: &Target) -> bool {
+    let Target::Resource {
+        group,
+        resource,
+        subresource,
+        ..
+    } = target
+    else {
+        return false;
+    };
+    let is =
+        |entry: &(&str, &str)| group.eq_ignore_ascii_case(entry.0) && resource.eq_ignore_ascii_case(entry.1);
+    subresource
+        .as_deref()
+        .is_none_or(|sub| sub.eq_ignore_ascii_case("status"))
+        && CREATED_BY_UPDATE.iter().any(is)
+}
+
 /// What a Deny or Warn rule compares itself with.
 pub(super) struct Asked<'r> {
     /// The verbs whose effect the request can have.
@@ -83,8 +128,13 @@ pub(super) enum Scope<'r> {
 
 /// What an exec runs.
 pub(super) enum Command {
-    /// The arguments joined by one space, and the same with the program's folder taken off.
-    Line { joined: String, bare: String },
+    /// It is this.
+    Line {
+        /// The arguments joined by one space: what an exception must match.
+        joined: String,
+        /// What that comes to as well, for rules that refuse.
+        readings: Vec<String>,
+    },
     /// It cannot be told: attach joins a process that runs already.
     Unknown,
 }
@@ -105,9 +155,44 @@ impl<'r> Asked<'r> {
             // WebSocket clients ask by GET what SPDY clients ask by POST.
             verbs = verbs.with(Verb::Get).with(Verb::Create);
         }
-        if request.apply {
+        if may_create(request) {
             verbs = verbs.with(Verb::Create);
         }
+        let subresource = match &request.target {
+            Target::Resource { subresource, .. } => subresource.as_deref(),
+            Target::NonResource { .. } => None,
+        };
+        Self::on(request, verbs, subresource)
+    }
+
+    /// What the request does to the object itself, where it is made to a subresource: an eviction deletes its pod, and
+    /// a status that is put or applied where there is no object can create it.
+    pub(super) fn on_object(request: &'r KubeRequest) -> Option<Self> {
+        let Target::Resource {
+            group,
+            resource,
+            subresource: Some(sub),
+            ..
+        } = &request.target
+        else {
+            return None;
+        };
+        let evicts = request.verb == Verb::Create
+            && group.is_empty()
+            && resource.eq_ignore_ascii_case("pods")
+            && sub.eq_ignore_ascii_case("eviction");
+        let verb = if evicts {
+            Verb::Delete
+        } else if may_create(request) && creates_by_update(&request.target) {
+            Verb::Create
+        } else {
+            return None;
+        };
+        Some(Self::on(request, VerbSet::default().with(verb), None))
+    }
+
+    /// The request as if it were these verbs on this subresource of its object, or on the object.
+    fn on(request: &'r KubeRequest, verbs: VerbSet, subresource: Option<&'r str>) -> Self {
         let what = match &request.target {
             Target::NonResource { path } => What::Path {
                 path,
@@ -119,13 +204,12 @@ impl<'r> Asked<'r> {
             Target::Resource {
                 group,
                 resource,
-                subresource,
                 namespace,
                 name,
                 ..
             } => {
                 let (group, resource) = (lower(group), lower(resource));
-                let subresource = subresource.as_deref().map(lower);
+                let subresource = subresource.map(lower);
                 let combined = match &subresource {
                     Some(sub) => Cow::Owned(format!("{resource}/{sub}")),
                     None => resource.clone(),
@@ -162,15 +246,34 @@ impl<'r> Asked<'r> {
     }
 }
 
+/// A program name of blanks, or blanks around one, runs nothing on most systems, but what reads the arguments on the
+/// way to a container may take them off; white space between words is the same to a shell, whichever it is. So rules
+/// that refuse see the line as it came, the line with all white space folded, and both with the program's folder taken
+/// off.
 fn command(exec: &Exec) -> Command {
-    let [program, rest @ ..] = exec.command.as_slice() else {
+    let blank = |argument: &&String| argument.trim_ascii().is_empty();
+    let mut rest = exec.command.iter().skip_while(blank);
+    let Some(program) = rest.next() else {
         return Command::Unknown;
     };
+    let program = program.trim_ascii();
+    let bare = program.rsplit('/').next().unwrap_or(program);
+    let arguments = rest.map(String::as_str);
+    let line = |program| {
+        std::iter::once(program)
+            .chain(arguments.clone())
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
     let joined = exec.command.join(" ");
-    let mut bare = program.rsplit('/').next().unwrap_or(program).to_owned();
-    for argument in rest {
-        bare.push(' ');
-        bare.push_str(argument);
+    let mut readings = Vec::with_capacity(4);
+    for reading in [line(program), line(bare)] {
+        let folded = reading.split_ascii_whitespace().collect::<Vec<_>>().join(" ");
+        for reading in [reading, folded] {
+            if reading != joined && !readings.contains(&reading) {
+                readings.push(reading);
+            }
+        }
     }
-    Command::Line { joined, bare }
+    Command::Line { joined, readings }
 }

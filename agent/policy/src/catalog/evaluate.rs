@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Catalog;
-use super::asked::Asked;
+use super::asked::{Asked, may_create};
 use super::grants::{Grant, allowed_instead, needed};
 use super::rules::CompiledRule;
 use crate::builtin::{Builtin, implicit_grant};
@@ -19,10 +19,15 @@ pub(super) fn decide(
     request: &KubeRequest,
 ) -> Decision {
     let asked = Asked::new(request);
+    let on_object = Asked::on_object(request);
+    let besides = on_object
+        .iter()
+        .flat_map(|on_object| catalog.book.firing(subject, on_object))
+        .filter(|(rule, _)| !rule.fires(&asked));
     let mut warnings: Vec<Finding> = Vec::new();
     let mut would_deny: Vec<Finding> = Vec::new();
     let mut denied: Option<&CompiledRule> = None;
-    for (rule, mode) in catalog.book.firing(subject, &asked) {
+    for (rule, mode) in catalog.book.firing(subject, &asked).chain(besides) {
         match (rule.action, mode) {
             (Action::Warn, _) => warnings.push(rule.finding(&catalog.book.policies)),
             (Action::Deny, Mode::Audit) => would_deny.push(rule.finding(&catalog.book.policies)),
@@ -64,13 +69,18 @@ pub(super) fn decide(
     }
     if let Some(rule) = denied {
         let finding = rule.finding(&catalog.book.policies);
+        let mut refused = rule.verbs();
+        if !refused.meets(asked.verbs) {
+            // It is about what the request does to the object: the request itself is refused with that.
+            refused = refused.with(request.verb);
+        }
         let refused = Refused {
             cause: Cause::Policy,
             by: format!(" (policy {}, rule {})", finding.policy, finding.rule),
             policy: Some(finding.policy),
             rule: Some(finding.rule),
             why: &finding.message,
-            allowed: allowed_instead(grants, request, rule.verbs()),
+            allowed: allowed_instead(grants, request, refused),
         };
         return refused.denial(subject, request, would_deny);
     }
@@ -83,10 +93,14 @@ pub(super) fn decide(
             would_deny,
         }),
         None => {
-            let why = match (grants.is_empty(), request.apply) {
-                (true, _) => "no AgentGrant names this agent",
-                (false, true) => "no grant allows it; a server-side apply needs patch and create",
-                (false, false) => "no grant allows it",
+            let why = if grants.is_empty() {
+                "no AgentGrant names this agent"
+            } else if request.apply {
+                "no grant allows it; a server-side apply needs patch and create"
+            } else if may_create(request) {
+                "no grant allows it; an update of these can create them, and needs update and create"
+            } else {
+                "no grant allows it"
             };
             let refused = Refused {
                 cause: Cause::NoGrant,

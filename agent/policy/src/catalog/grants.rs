@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use super::asked::may_create;
 use crate::builtin::url_matches;
 use crate::decide::Impersonate;
 use crate::glob::Glob;
@@ -202,11 +203,12 @@ impl Grant {
 }
 
 /// The verbs a request needs granted. A session needs `create` by whichever method it is asked for, so that read rights
-/// never open one; a server-side apply can create, and needs both.
+/// never open one; a server-side apply can create, and so can an update of some resources: these need both, as the API
+/// server asks its own authorizer for both when it comes to creating.
 pub(super) fn needed(request: &KubeRequest) -> ([Verb; 2], usize) {
     if request.is_session() {
         ([Verb::Create; 2], 1)
-    } else if request.apply {
+    } else if may_create(request) {
         ([request.verb, Verb::Create], 2)
     } else {
         ([request.verb; 2], 1)

@@ -129,7 +129,7 @@ fn only_identities(subjects: Option<&Subjects>) -> Option<Vec<&str>> {
 
 /// The verbs a rule is about: those it names, and those that have their effect. Reading one object is also done by
 /// listing or watching it, a list is the first answer of a watch, a patch is an update, and deleting a collection
-/// deletes. (Server-side apply counts as create too; see [`Asked`].)
+/// deletes. (What else creates counts as create too, and an eviction as the deletion of its pod; see [`Asked`].)
 fn verbs(list: Option<&[Located<String>]>) -> VerbSet {
     let Some(list) = list else { return VerbSet::ALL };
     list.iter()
@@ -239,20 +239,23 @@ impl CompiledRule {
         }
     }
 
-    /// Whether the commands match. What cannot be told counts as matching.
+    /// Whether the commands match. What cannot be told counts as matching. What is refused is matched in every reading,
+    /// what is excepted as it came only.
     fn runs(&self, command: Option<&Command>) -> bool {
         match (command, &self.commands, &self.except_commands) {
             (_, None, None) => true,
             (None, _, _) => false,
             (Some(Command::Unknown), _, _) => true,
-            (Some(Command::Line { joined, bare }), commands, except) => {
+            (Some(Command::Line { joined, readings }), commands, except) => {
                 let excepted = except
                     .as_ref()
                     .is_some_and(|list| list.iter().any(|glob| glob.matches(joined)));
                 !excepted
-                    && commands
-                        .as_ref()
-                        .is_none_or(|list| list.iter().any(|glob| glob.matches(joined) || glob.matches(bare)))
+                    && commands.as_ref().is_none_or(|list| {
+                        list.iter().any(|glob| {
+                            glob.matches(joined) || readings.iter().any(|reading| glob.matches(reading))
+                        })
+                    })
             }
         }
     }

@@ -280,7 +280,10 @@ pub enum Action {
 pub struct Match {
     /// Where it stands.
     pub at: Place,
-    /// Verbs, or `*`.
+    /// Verbs, or `*`. A verb stands for all that has its effect: `create` for a server-side apply and for an update of
+    /// resources that a PUT can create (services, endpoints, events, limitranges, leases, leasecandidates,
+    /// runtimeclasses, roles and bindings); `delete` of pods for an eviction. `events` of the core group and of
+    /// `events.k8s.io` are the same objects, and are two to a rule.
     pub verbs: Option<Vec<Located<String>>>,
     /// API groups (globs); the core group is the empty string.
     pub api_groups: Option<Vec<Located<String>>>,
@@ -292,9 +295,15 @@ pub struct Match {
     pub names: Option<Vec<Located<String>>>,
     /// Paths (globs); without it a rule is about resources only.
     pub non_resource_urls: Option<Vec<Located<String>>>,
-    /// Command lines of exec (globs over the arguments joined by one space).
+    /// Command lines of exec (globs over the arguments joined by one space; blank arguments before the program, white
+    /// space around it, its folder, and how much white space there is between words make no difference).
+    ///
+    /// A list of what is refused can be gone around: by programs that run others (`env`, `busybox`, `nice`, `nohup`,
+    /// `timeout`, `xargs`, `find -exec`), by interpreters (`sh -c`, `python -c`, `perl -e`), by a copy under another
+    /// name. Where that matters give [`Match::except_commands`] alone, so that all but known lines is refused.
     pub commands: Option<Vec<Located<String>>>,
-    /// Command lines of exec that the rule leaves alone (globs likewise).
+    /// Command lines of exec that the rule leaves alone (globs over the arguments joined by one space, exactly as they
+    /// came). A `*` at the end admits whatever follows: `env *` would except every program.
     pub except_commands: Option<Vec<Located<String>>>,
 }
 

@@ -38,6 +38,29 @@ yes | PATCH /api/v1/namespaces/n/pods/x | {verbs: [patch], apiGroups: [''], reso
 no  | PATCH /api/v1/namespaces/n/pods/x content-type:application/apply-patch+yaml | {verbs: [patch], apiGroups: [''], resources: [pods]}
 yes | PATCH /api/v1/namespaces/n/pods/x content-type:application/apply-patch+yaml | {verbs: [patch, create], apiGroups: [''], resources: [pods]}
 yes | PATCH /api/v1/namespaces/n/pods/x content-type:application/apply-patch+cbor | {verbs: [patch], apiGroups: [''], resources: [pods]}, {verbs: [create], apiGroups: [''], resources: [pods]}
+# So can an update of some resources, and of their status; the API server asks for both too.
+no  | PUT /api/v1/namespaces/n/services/x | {verbs: [update], apiGroups: [''], resources: [services]}
+no  | PUT /api/v1/namespaces/n/services/x | {verbs: [create], apiGroups: [''], resources: [services]}
+yes | PUT /api/v1/namespaces/n/services/x | {verbs: [update, create], apiGroups: [''], resources: [services]}
+yes | PUT /api/v1/namespaces/n/services/x | {verbs: [update], apiGroups: [''], resources: [services]}, {verbs: [create], apiGroups: [''], resources: [services]}
+no  | PUT /api/v1/namespaces/n/services/x | {verbs: [update], apiGroups: [''], resources: [services]}, {verbs: [create], apiGroups: [''], resources: [services], resourceNames: [y]}
+no  | PUT /api/v1/namespaces/n/services/x/status | {verbs: [update], apiGroups: [''], resources: [services/status]}
+yes | PUT /api/v1/namespaces/n/services/x/status | {verbs: [update, create], apiGroups: [''], resources: [services/status]}
+no  | PUT /api/v1/namespaces/n/endpoints/x   | {verbs: [update], apiGroups: ['*'], resources: ['*']}
+no  | PUT /api/v1/namespaces/n/events/x      | {verbs: [update], apiGroups: ['*'], resources: ['*']}
+no  | PUT /api/v1/namespaces/n/limitranges/x | {verbs: [update], apiGroups: ['*'], resources: ['*']}
+no  | PUT /apis/coordination.k8s.io/v1/namespaces/n/leases/x | {verbs: [update], apiGroups: ['*'], resources: ['*']}
+no  | PUT /apis/coordination.k8s.io/v1beta1/namespaces/n/leasecandidates/x | {verbs: [update], apiGroups: ['*'], resources: ['*']}
+no  | PUT /apis/events.k8s.io/v1/namespaces/n/events/x | {verbs: [update], apiGroups: ['*'], resources: ['*']}
+no  | PUT /apis/node.k8s.io/v1/runtimeclasses/x | {verbs: [update], apiGroups: ['*'], resources: ['*']}
+no  | PUT /apis/rbac.authorization.k8s.io/v1/clusterroles/x | {verbs: [update], apiGroups: ['*'], resources: ['*']}
+no  | PUT /apis/rbac.authorization.k8s.io/v1/clusterrolebindings/x | {verbs: [update], apiGroups: ['*'], resources: ['*']}
+no  | PUT /apis/rbac.authorization.k8s.io/v1/namespaces/n/roles/x | {verbs: [update], apiGroups: ['*'], resources: ['*']}
+no  | PUT /apis/rbac.authorization.k8s.io/v1/namespaces/n/rolebindings/x | {verbs: [update], apiGroups: ['*'], resources: ['*']}
+# Other resources, custom ones among them, are not created so, nor does a patch create any.
+yes | PUT /api/v1/namespaces/n/configmaps/x | {verbs: [update], apiGroups: [''], resources: [configmaps]}
+yes | PUT /apis/example.com/v1/namespaces/n/services/x | {verbs: [update], apiGroups: [example.com], resources: [services]}
+yes | PATCH /api/v1/namespaces/n/services/x | {verbs: [patch], apiGroups: [''], resources: [services]}
 # What every client needs comes with any grant.
 yes | GET /api                  | {verbs: [get], apiGroups: [''], resources: [pods]}
 yes | GET /apis/apps/v1         | {verbs: [get], apiGroups: [''], resources: [pods]}

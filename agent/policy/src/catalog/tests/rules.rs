@@ -16,6 +16,27 @@ yes | PATCH /api/v1/namespaces/x/pods/y  | verbs: [update], resources: [pods]
 yes | PUT /api/v1/namespaces/x/pods/y    | verbs: [patch], resources: [pods]
 no  | PATCH /api/v1/namespaces/x/pods/y  | verbs: [create], resources: [pods]
 yes | PATCH /api/v1/namespaces/x/pods/y content-type:application/apply-patch+yaml | verbs: [create], resources: [pods]
+# A PUT creates some resources where there is none, by their status too.
+yes | PUT /api/v1/namespaces/x/services/y        | verbs: [create], resources: [services]
+yes | PUT /api/v1/namespaces/x/Services/y        | verbs: [create], resources: [services]
+yes | PUT /api/v1/namespaces/x/services/y/status | verbs: [create], resources: [services]
+yes | PUT /api/v1/namespaces/x/services/y/status | verbs: [create], resources: [services/status]
+yes | PATCH /api/v1/namespaces/x/services/y/status content-type:application/apply-patch+yaml | verbs: [create], resources: [services]
+yes | PUT /apis/rbac.authorization.k8s.io/v1/clusterrolebindings/y | verbs: [create], apiGroups: ['*'], resources: [clusterrolebindings]
+no  | PUT /api/v1/namespaces/x/services/y/status | verbs: [update], resources: [services]
+no  | PUT /api/v1/namespaces/x/configmaps/y      | verbs: [create], resources: [configmaps]
+no  | PUT /apis/example.com/v1/namespaces/x/services/y | verbs: [create], resources: [services]
+no  | PATCH /api/v1/namespaces/x/services/y/status | verbs: [create], resources: [services]
+# An eviction deletes its pod.
+yes | POST /api/v1/namespaces/x/pods/y/eviction | verbs: [delete], resources: [pods]
+yes | POST /api/v1/namespaces/x/Pods/y/Eviction | verbs: [delete], resources: [pods]
+yes | POST /api/v1/namespaces/x/pods/y/eviction | resources: [pods], names: [y], namespaces: [x]
+yes | POST /api/v1/namespaces/x/pods/y/eviction | verbs: [create], resources: [pods/eviction]
+no  | POST /api/v1/namespaces/x/pods/y/eviction | verbs: [create], resources: [pods]
+no  | POST /api/v1/namespaces/x/pods/y/eviction | verbs: [deletecollection], resources: [pods]
+no  | POST /api/v1/namespaces/x/pods/y/eviction | verbs: [delete], resources: [pods], names: [z]
+no  | POST /api/v1/namespaces/x/pods/y/eviction | verbs: [delete], resources: [services]
+no  | POST /api/v1/namespaces/x/pods/y/binding  | verbs: [delete], resources: [pods]
 yes | GET /api/v1/namespaces/x/secrets   | verbs: [get], resources: [secrets]
 yes | GET /api/v1/watch/secrets          | verbs: [get], resources: [secrets]
 no  | GET /api/v1/namespaces/x/secrets/y | verbs: [list], resources: [secrets]
@@ -60,6 +81,22 @@ yes | GET /api/v1/namespaces/x/pods/y/exec?command=cat&command=/etc/passwd | res
 yes | GET /api/v1/namespaces/x/pods/y/exec?command=/bin/cat&command=x      | resources: [pods/exec], commands: ['cat *']
 no  | GET /api/v1/namespaces/x/pods/y/exec?command=ls                      | resources: [pods/exec], commands: ['cat *']
 yes | GET /api/v1/namespaces/x/pods/y/exec?command=sh&command=-c&command=a%20b | resources: [pods/exec], commands: ['sh -c a b']
+# Blanks around the program and empty arguments before it hide nothing, nor does other white space between words.
+yes | GET /api/v1/namespaces/x/pods/y/exec?command=%20apk&command=add       | resources: [pods/exec], commands: ['apk *']
+yes | GET /api/v1/namespaces/x/pods/y/exec?command=apk%09&command=add       | resources: [pods/exec], commands: ['apk *']
+yes | GET /api/v1/namespaces/x/pods/y/exec?command=&command=apk&command=add | resources: [pods/exec], commands: ['apk *']
+yes | GET /api/v1/namespaces/x/pods/y/exec?command=&command=%20&command=%0a/sbin/apk&command=add | resources: [pods/exec], commands: ['apk *']
+yes | GET /api/v1/namespaces/x/pods/y/exec?command=apk%09add                | resources: [pods/exec], commands: ['apk *']
+yes | GET /api/v1/namespaces/x/pods/y/exec?command=sh&command=-c&command=apk%09%20add%20x | resources: [pods/exec], commands: ['*apk add *']
+yes | GET /api/v1/namespaces/x/pods/y/exec?command=apk&command=             | resources: [pods/exec], commands: [apk]
+yes | GET /api/v1/namespaces/x/pods/y/exec?command=a%20%20b                 | resources: [pods/exec], commands: ['a  b']
+yes | GET /api/v1/namespaces/x/pods/y/exec?command=a%20/b&command=c         | resources: [pods/exec], commands: ['a /b *']
+no  | GET /api/v1/namespaces/x/pods/y/exec?command=ls&command=apk&command=x | resources: [pods/exec], commands: ['apk *']
+yes | GET /api/v1/namespaces/x/pods/y/exec?command=&command=%20             | resources: [pods/exec], commands: ['apk *']
+# What is left alone is left alone as it is written only.
+yes | GET /api/v1/namespaces/x/pods/y/exec?command=%20id                    | resources: [pods/exec], exceptCommands: [id]
+yes | GET /api/v1/namespaces/x/pods/y/exec?command=&command=id              | resources: [pods/exec], exceptCommands: [id]
+yes | GET /api/v1/namespaces/x/pods/y/exec?command=ls%09x                   | resources: [pods/exec], exceptCommands: ['ls *']
 # What cannot be told counts as matching.
 yes | GET /api/v1/namespaces/x/pods/y/exec              | resources: [pods/exec], commands: ['cat *']
 yes | GET /api/v1/namespaces/x/pods/y/attach            | resources: [pods/attach], commands: ['cat *']
@@ -89,6 +126,31 @@ fn rules_match_what_has_their_effect_and_nothing_else() {
             assert_eq!(denial.rule.as_deref(), Some("r"));
         }
     }
+}
+
+#[test]
+fn a_rule_that_an_eviction_meets_twice_is_told_once_and_nothing_refused_is_offered() {
+    let warn = policy(
+        "hint",
+        "rules: [{name: w, action: Warn, message: Careful., match: {resources: ['*']}}]",
+    );
+    let line = "POST /api/v1/namespaces/x/pods/y/eviction";
+    let catalog = compile(&[&grant(ALL), &warn]);
+    assert_eq!(permitted(&catalog, line).warnings().len(), 1);
+    let warn = policy(
+        "hint",
+        "rules: [{name: w, action: Warn, message: Careful., match: {verbs: [delete], resources: [pods]}}]",
+    );
+    let catalog = compile(&[&grant(ALL), &warn]);
+    assert_eq!(permitted(&catalog, line).warnings().len(), 1);
+
+    let rules = "[{verbs: [create], apiGroups: [''], resources: [pods/eviction]}, {verbs: [get], apiGroups: [''], \
+                 resources: [pods]}]";
+    let denial = denied(
+        &compile(&[&grant(rules), &deny("verbs: [delete], resources: [pods]")]),
+        line,
+    );
+    assert!(!denial.allowed.contains("create"), "{}", denial.allowed);
 }
 
 #[test]
