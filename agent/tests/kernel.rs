@@ -67,6 +67,11 @@ struct Pod {
 
 impl Pod {
     fn enforce(kernel: &Arc<Kernel>, ground: &Ground) -> Self {
+        Self::limited(kernel, ground, POD, 16)
+    }
+
+    /// With a listener that takes flows of the number `number`, and so many connections at once.
+    fn limited(kernel: &Arc<Kernel>, ground: &Ground, number: u64, limit: usize) -> Self {
         let listener = InPodListener::open(&ground.netns).unwrap();
         let port = listener.port();
         let cgroup = CgroupId::of(&ground.pod).unwrap();
@@ -78,7 +83,8 @@ impl Pod {
         let serving = Serving {
             kernel: Arc::clone(kernel),
             cgroup,
-            number: POD,
+            number,
+            limit,
             pod: Arc::new(ArcSwap::from_pointee(ground::pod())),
             sink,
             cancel: cancel.clone(),
@@ -159,6 +165,37 @@ async fn an_enforced_pods_dials_reach_its_listener_and_the_client_sees_what_it_d
     let counters = kernel.counters().unwrap();
     assert_eq!(counters.get(Counter::Redirected), 4);
     assert_eq!(counters.get(Counter::FlowsWritten), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_has_so_many_connections_and_the_next_waits_for_one_to_end() {
+    let ground = Ground::new();
+    let kernel = load(&ground);
+    let mut pod = Pod::limited(&kernel, &ground, POD, 2);
+    let dials: Vec<_> = (0..3)
+        .map(|_| ground.dial(&ground.container, "tcp", DOOR4))
+        .collect();
+    let (first, _second) = (pod.accepted().await, pod.accepted().await);
+    let third = tokio::time::timeout(std::time::Duration::from_millis(300), pod.arrivals.recv()).await;
+    assert!(third.is_err(), "a third connection was accepted beside two");
+    drop(first);
+    let _third = pod.accepted().await;
+    for dial in dials {
+        assert_eq!(dial.outcome(), reached(DOOR4, 'p'));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flow_to_a_listener_before_this_one_is_not_taken() {
+    let ground = Ground::new();
+    let kernel = load(&ground);
+    let mut pod = Pod::limited(&kernel, &ground, POD + 1, 2);
+    let dial = ground.dial(&ground.container, "tcp", DOOR4);
+    let Arrival::NoFlow(closed) = pod.next().await else {
+        panic!("the class carries another number");
+    };
+    assert_eq!(closed.cause, NoFlowCause::OtherPod);
+    assert!(!matches!(dial.outcome(), Dialled::Reached { .. }));
 }
 
 #[tokio::test(flavor = "multi_thread")]

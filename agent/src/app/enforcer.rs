@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::kernel::{Class, Kernel};
-use crate::listener::{Arrival, InPodListener, Serving};
+use crate::listener::{Arrival, CONNECTIONS_PER_POD, InPodListener, Serving};
 use crate::workload::{CgroupId, EnforceError, Enforcement, Enforcer, Pod};
 
 /// What a cgroup's number stands for while its pod is enforced.
@@ -89,6 +89,7 @@ impl Enforcer for InForce {
             cgroup: group.id,
             number,
             pod: Arc::clone(&pod),
+            limit: CONNECTIONS_PER_POD,
             sink: self.sink.clone(),
             cancel: cancel.clone(),
         };

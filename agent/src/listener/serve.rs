@@ -35,6 +35,8 @@ pub struct Serving {
     pub number: u64,
     /// What is known of the pod, replaced when it changes.
     pub pod: Arc<ArcSwap<Pod>>,
+    /// How many of the pod's connections are served at once; [`CONNECTIONS_PER_POD`] outside tests.
+    pub limit: usize,
     /// Where connections go. While it is full nothing is accepted, and clients wait in the kernel.
     pub sink: mpsc::Sender<Arrival>,
     /// Ends the serving.
@@ -54,7 +56,7 @@ impl Serving {
             .map(TcpListener::from_std)
             .transpose()
             .map_err(ListenerError::Serve)?;
-        let room = Arc::new(Semaphore::new(CONNECTIONS_PER_POD));
+        let room = Arc::new(Semaphore::new(self.limit));
         loop {
             // Before accepting, so that what has no place is not taken out of the kernel's queue.
             let place = tokio::select! {

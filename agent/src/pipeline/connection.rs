@@ -157,7 +157,65 @@ fn verb(method: &http::Method) -> audit::Text {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
+    use crate::workload::PodUid;
+
+    const OBJECTS: &str = "
+apiVersion: picket.dev/v1alpha1
+kind: AgentIdentity
+metadata: {name: fixer}
+spec:
+  owner: team-a
+  attest: {pod: {namespace: ns, serviceAccount: fixer, selector: {matchLabels: {app: fixer}}}}
+";
+
+    fn pod(app: &str) -> Arc<Pod> {
+        Arc::new(Pod {
+            uid: PodUid("uid".to_owned()),
+            namespace: "ns".to_owned(),
+            name: "p".to_owned(),
+            service_account: "fixer".to_owned(),
+            labels: BTreeMap::from([("app".to_owned(), app.to_owned())]),
+            node: "n".to_owned(),
+            host_network: false,
+            ip: None,
+            containers: BTreeMap::new(),
+            cgroup: None,
+        })
+    }
+
+    #[test]
+    fn a_label_that_goes_takes_the_identity_of_open_connections_with_it() {
+        let documents = picket_policy::read_documents("f.yaml", OBJECTS).unwrap();
+        let catalog = Arc::new(Catalog::compile(documents).unwrap());
+        let process = Process {
+            pid: 1,
+            tid: 1,
+            uid: 0,
+            comm: "kubectl".to_owned(),
+            exe: None,
+            container: None,
+            cgroup: None,
+        };
+        let current = Arc::new(ArcSwap::new(pod("fixer")));
+        let connection = Connection::new(Arc::clone(&current), &process, None);
+        let now = Timestamp::now();
+        assert_eq!(
+            connection
+                .who(&catalog, now)
+                .map(|who| who.name.to_string())
+                .ok()
+                .as_deref(),
+            Some("fixer")
+        );
+        current.store(pod("quarantined"));
+        assert!(matches!(
+            connection.who(&catalog, now),
+            Err(Rejection::Identity(_))
+        ));
+    }
 
     #[test]
     fn long_texts_are_cut_between_characters_and_marked() {
