@@ -64,13 +64,13 @@ pub enum Builtin {
     PodsProxy,
     /// `services/proxy`: likewise to a service.
     ServicesProxy,
-    /// Port-forward to the API server's own static pods.
+    /// Port-forward to a pod of kube-system, where the API server's own and others that share a node's network are.
     ApiserverPortforward,
     /// TokenRequest: a token that works without Picket.
     TokenRequest,
     /// Certificate requests and their approval: a client certificate that works without Picket.
     CertificateRequests,
-    /// Objects of the group picket.dev, its CRDs and API service.
+    /// Objects of the group picket.dev, its CRDs and API service, and the RBAC objects that Picket's nodes live by.
     PicketObjects,
     /// Picket's admission configuration.
     PicketAdmission,
@@ -178,8 +178,10 @@ impl Builtin {
             Self::PodsProxy => is("", "pods") && sub_is("proxy"),
             Self::ServicesProxy => is("", "services") && sub_is("proxy"),
             Self::ApiserverPortforward => {
-                let static_pod = || name.is_some_and(|name| name.starts_with("kube-apiserver"));
-                is("", "pods") && sub_is("portforward") && namespace == Some("kube-system") && static_pod()
+                // The port is in the stream and not in the request, and a pod that shares the node's network forwards to all
+                // of the node's ports; kube-system is where such pods are.
+                let inside = namespace.is_some_and(|namespace| namespace.eq_ignore_ascii_case("kube-system"));
+                is("", "pods") && sub_is("portforward") && inside
             }
             Self::TokenRequest => is("", "serviceaccounts") && sub_is("token"),
             Self::CertificateRequests => {
@@ -190,19 +192,14 @@ impl Builtin {
                         .any(|resource| is("certificates.k8s.io", resource))
             }
             Self::PicketObjects => {
-                let own = |name: &str| {
-                    let name = name.to_ascii_lowercase();
-                    name == crate::objects::GROUP || name.ends_with(".picket.dev")
-                };
                 own(group)
                     || (writes && is("apiextensions.k8s.io", "customresourcedefinitions") && named(&own))
                     || (writes && is("apiregistration.k8s.io", "apiservices") && named(&own))
+                    || (writes
+                        && group.eq_ignore_ascii_case("rbac.authorization.k8s.io")
+                        && name.is_some_and(own))
             }
             Self::PicketAdmission => {
-                let own = |name: &str| {
-                    name.strip_prefix(OWN_NAME)
-                        .is_some_and(|rest| rest.is_empty() || rest.starts_with(['-', '.']))
-                };
                 writes && group.eq_ignore_ascii_case("admissionregistration.k8s.io") && named(&own)
             }
             Self::PicketNamespace => {
@@ -214,6 +211,15 @@ impl Builtin {
             Self::UnknownPaths => false,
         }
     }
+}
+
+/// Whether a cluster-scoped object or a group with this name is Picket's: `picket`, `picket-...`, `....picket.dev`.
+fn own(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    let by_prefix = name
+        .strip_prefix(OWN_NAME)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with(['-', '.']));
+    by_prefix || name == crate::objects::GROUP || name.ends_with(".picket.dev")
 }
 
 /// RBAC's comparison of nonResourceURLs: equal, or a prefix before trailing stars.

@@ -256,7 +256,6 @@ fn command(exec: &Exec) -> Command {
     let Some(program) = rest.next() else {
         return Command::Unknown;
     };
-    let program = program.trim_ascii();
     let bare = program.rsplit('/').next().unwrap_or(program);
     let arguments = rest.map(String::as_str);
     let line = |program| {

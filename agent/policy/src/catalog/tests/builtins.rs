@@ -19,6 +19,7 @@ no | PATCH /apis/apiextensions.k8s.io/v1/customresourcedefinitions/agentgrants.p
 no | DELETE /apis/apiextensions.k8s.io/v1/customresourcedefinitions                  | builtin/picket-objects
 no | DELETE /apis/apiregistration.k8s.io/v1/apiservices/v1alpha1.picket.dev          | builtin/picket-objects
 no | DELETE /apis/admissionregistration.k8s.io/v1/mutatingadmissionpolicies/picket   | builtin/picket-admission
+no | GET /api/v1/namespaces/kube-system/pods/kube-proxy-x/portforward                 | builtin/apiserver-portforward
 no | PATCH /apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/picket-enrol | builtin/picket-admission
 no | DELETE /apis/admissionregistration.k8s.io/v1/mutatingadmissionpolicybindings    | builtin/picket-admission
 no | GET /api/v1/namespaces/picket-system/pods           | builtin/picket-namespace
@@ -101,4 +102,36 @@ fn a_lift_gives_nothing_that_is_not_granted_and_undoes_no_rule() {
         denied(&catalog, "GET /api/v1/namespaces/n/pods/x/proxy").cause,
         Cause::Policy
     );
+}
+
+/// What deploy/ installs is what the built-ins must know by name.
+#[test]
+fn everything_that_deploy_installs_is_out_of_agents_reach() {
+    let plain = compile(&[&grant(ALL)]);
+    let files = [
+        include_str!("../../../../../deploy/enrolment.yaml"),
+        include_str!("../../../../../deploy/rbac.yaml"),
+    ];
+    let mut seen = 0;
+    for object in files.iter().flat_map(|file| file.split("\n---\n")) {
+        let field = |name: &str| {
+            let line = object
+                .lines()
+                .find_map(|line| line.trim_start().strip_prefix(name));
+            line.unwrap_or_default().trim().trim_matches('"').to_owned()
+        };
+        let (version, kind, name) = (field("apiVersion:"), field("kind:"), field("name:"));
+        let resource = match kind.to_lowercase() {
+            kind if kind.ends_with('y') => format!("{}ies", kind.trim_end_matches('y')),
+            kind => format!("{kind}s"),
+        };
+        let scope = match field("namespace:") {
+            namespace if namespace.is_empty() => String::new(),
+            namespace => format!("namespaces/{namespace}/"),
+        };
+        let line = format!("DELETE /apis/{version}/{scope}{resource}/{name}");
+        assert_eq!(denied(&plain, &line).cause, Cause::Builtin, "{line}");
+        seen += 1;
+    }
+    assert!(seen >= 6, "{seen} objects in deploy/");
 }
