@@ -176,7 +176,7 @@ async fn a_pod_has_so_many_connections_and_the_next_waits_for_one_to_end() {
         .map(|_| ground.dial(&ground.container, "tcp", DOOR4))
         .collect();
     let (first, _second) = (pod.accepted().await, pod.accepted().await);
-    let third = tokio::time::timeout(std::time::Duration::from_millis(300), pod.arrivals.recv()).await;
+    let third = tokio::time::timeout(Duration::from_millis(300), pod.arrivals.recv()).await;
     assert!(third.is_err(), "a third connection was accepted beside two");
     drop(first);
     let _third = pod.accepted().await;

@@ -81,6 +81,13 @@ pub(super) async fn settled(
     if !settled || doors.wait_for(|in_force| *in_force).await.is_err() {
         return;
     }
+    let now = *status.borrow();
+    if now.enforced + now.exempt == 0 && now.pending > 0 {
+        tracing::warn!(
+            pending = now.pending,
+            "no pod here is one that the API server has on this node: is nodeName as `kubectl get nodes` shows it?"
+        );
+    }
     if let Err(error) = kernel.retire_older() {
         tracing::error!(%error, "kernel programs of an earlier version stay attached");
     }

@@ -1,7 +1,10 @@
 //! `picket uninstall`: takes this node's pinned links and maps out of the kernel.
 
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::ExitCode;
+
+use anyhow::bail;
 
 use crate::config::{self, Config};
 use crate::kernel::Kernel;
@@ -27,6 +30,17 @@ pub(super) fn run(args: &Args) -> ExitCode {
 
 fn remove(args: &Args) -> anyhow::Result<()> {
     let config = Config::read(&args.config)?;
+    // An agent that runs would go on as if it enforced, with nothing behind it.
+    if UnixStream::connect(&config.admin.socket).is_ok() {
+        bail!(
+            "the agent runs ({} answers): stop it first",
+            config.admin.socket.display()
+        );
+    }
+    if !config.kernel.bpffs.exists() {
+        println!("nothing of Picket's is at {}", config.kernel.bpffs.display());
+        return Ok(());
+    }
     Kernel::unload(&config.kernel.bpffs)?;
     println!(
         "removed Picket's links and maps from {}",

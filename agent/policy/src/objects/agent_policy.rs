@@ -1,7 +1,7 @@
 //! AgentPolicy: `subjects`, `mode`, `lift`, `rules`.
 
 use super::fields::{Fields, Reader};
-use super::rbac::{PATH_VERBS, RESOURCE_VERBS, check_verbs};
+use super::rbac::{PATH_VERBS, RESOURCE_VERBS, check_verbs, misspelt};
 use super::tree::{Node, Value};
 use super::{Action, AgentPolicy, Located, Match, Mode, Rule, Subjects};
 use crate::builtin;
@@ -268,6 +268,8 @@ fn check_match(reader: &mut Reader, matches: &Match, path: &str) {
                 "resource {:?}: write `pods`, `pods/exec`, `*/scale`, `pods/*` or `*`",
                 resource.value
             );
+            reader.fault_at(&resource.at, reason);
+        } else if let Some(reason) = misspelt(&resource.value) {
             reader.fault_at(&resource.at, reason);
         }
     }

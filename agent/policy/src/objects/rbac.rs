@@ -123,13 +123,69 @@ fn check_resources(reader: &mut Reader, resources: &[Located<String>]) {
         if !good {
             let reason = format!("resource {text:?}: RBAC knows `pods`, `pods/log`, `*/scale` and `*`");
             reader.fault_at(&resource.at, reason);
-        } else if text != text.to_ascii_lowercase() {
-            reader.fault_at(
-                &resource.at,
-                format!("resource {text:?}: resources are plural and in lower case"),
-            );
+        } else if let Some(reason) = misspelt(text) {
+            reader.fault_at(&resource.at, reason);
         }
     }
+}
+
+/// Kinds and short names as kubectl takes them, which a rule does not: it would match nothing, and a rule that refuses would
+/// be a hole that nobody sees. Each with the resource's name in requests.
+const NOT_RESOURCES: [(&str, &str); 40] = [
+    ("clusterrole", "clusterroles"),
+    ("clusterrolebinding", "clusterrolebindings"),
+    ("cm", "configmaps"),
+    ("configmap", "configmaps"),
+    ("crd", "customresourcedefinitions"),
+    ("cronjob", "cronjobs"),
+    ("customresourcedefinition", "customresourcedefinitions"),
+    ("daemonset", "daemonsets"),
+    ("deploy", "deployments"),
+    ("deployment", "deployments"),
+    ("ds", "daemonsets"),
+    ("endpoint", "endpoints"),
+    ("event", "events"),
+    ("ing", "ingresses"),
+    ("ingress", "ingresses"),
+    ("job", "jobs"),
+    ("namespace", "namespaces"),
+    ("netpol", "networkpolicies"),
+    ("networkpolicy", "networkpolicies"),
+    ("node", "nodes"),
+    ("ns", "namespaces"),
+    ("persistentvolume", "persistentvolumes"),
+    ("persistentvolumeclaim", "persistentvolumeclaims"),
+    ("po", "pods"),
+    ("pod", "pods"),
+    ("pv", "persistentvolumes"),
+    ("pvc", "persistentvolumeclaims"),
+    ("replicaset", "replicasets"),
+    ("role", "roles"),
+    ("rolebinding", "rolebindings"),
+    ("rs", "replicasets"),
+    ("sa", "serviceaccounts"),
+    ("secret", "secrets"),
+    ("service", "services"),
+    ("serviceaccount", "serviceaccounts"),
+    ("statefulset", "statefulsets"),
+    ("storageclass", "storageclasses"),
+    ("sts", "statefulsets"),
+    ("svc", "services"),
+    ("validatingadmissionpolicy", "validatingadmissionpolicies"),
+];
+
+/// What is wrong with a resource's name, where it can be told that no request has it.
+pub(super) fn misspelt(text: &str) -> Option<String> {
+    if text != text.to_ascii_lowercase() {
+        return Some(format!(
+            "resource {text:?}: resources are plural and in lower case"
+        ));
+    }
+    let resource = text.split('/').next().unwrap_or(text);
+    let (_, meant) = NOT_RESOURCES.iter().find(|(name, _)| *name == resource)?;
+    Some(format!(
+        "resource {text:?}: no request has it; did you mean `{meant}`?"
+    ))
 }
 
 fn check_names(reader: &mut Reader, rule: &PolicyRule) {

@@ -169,6 +169,14 @@ fn fields_of_later_versions_are_refused_by_name_and_line() {
 }
 
 #[test]
+fn resources_that_no_request_has_are_refused_since_a_rule_about_them_would_be_a_hole() {
+    for name in ["namespace", "Pods", "pod/exec", "ns"] {
+        let said = faults(&POLICY.replacen("resources: [", &format!("resources: [{name}, "), 1));
+        assert!(said.contains(&format!("resource {name:?}: ")), "{name}: {said}");
+    }
+}
+
+#[test]
 fn what_cannot_stand_is_refused_with_its_place() {
     for (text, from, to, fault) in [
         (
