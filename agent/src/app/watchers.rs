@@ -131,6 +131,7 @@ pub(super) async fn gauges(
     status: watch::Receiver<Status>,
 ) {
     let mut tick = tokio::time::interval(GAUGES_EVERY);
+    let mut unseen_before = 0;
     loop {
         tick.tick().await;
         metrics.certificate_expiry("leaf", since_epoch(certificates.not_after()));
@@ -143,6 +144,16 @@ pub(super) async fn gauges(
         metrics.pods("exempt", pods.exempt);
         metrics.pods("pending", pods.pending);
         metrics.pods("unenforceable", pods.unenforceable);
+        metrics.pods("unseen", pods.unseen);
+        // Twice in a row, since a pod that ends leaves its cgroup before the API server hears of it.
+        let unseen = pods.unseen.min(unseen_before);
+        if unseen > 0 {
+            tracing::error!(
+                pods = unseen,
+                "pods that are to be enforced run in no cgroup below kernel.cgroupRoot: nothing holds them"
+            );
+        }
+        unseen_before = pods.unseen;
     }
 }
 

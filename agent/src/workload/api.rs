@@ -176,6 +176,8 @@ pub struct NodePod {
     pub pod: Pod,
     /// The UID that its cgroup carries.
     pub cgroup_uid: PodUid,
+    /// Whether the kubelet says that it runs.
+    pub running: bool,
     /// When it was made, in seconds since 1970.
     created: i64,
 }
@@ -184,11 +186,12 @@ pub struct NodePod {
 pub type PodMap = HashMap<PodUid, Arc<NodePod>>;
 
 impl NodePod {
-    /// A pod whose cgroup carries this UID, made so many seconds after 1970.
+    /// A running pod whose cgroup carries this UID, made so many seconds after 1970.
     pub(super) fn new(cgroup_uid: PodUid, pod: Pod, created: i64) -> Self {
         Self {
             pod,
             cgroup_uid,
+            running: true,
             created,
         }
     }
@@ -205,6 +208,7 @@ impl NodePod {
         let cgroup_uid = hash
             .filter(|hash| is_manifest_hash(hash))
             .map_or_else(|| uid.clone(), PodUid);
+        let running = status.phase.as_deref() == Some("Running");
         let containers = [
             status.container_statuses,
             status.init_container_statuses,
@@ -231,11 +235,11 @@ impl NodePod {
             containers,
             cgroup: None,
         };
-        Some(Self::new(
-            cgroup_uid,
-            pod,
-            meta.creation_timestamp.map_or(0, |time| time.0.as_second()),
-        ))
+        let created = meta.creation_timestamp.map_or(0, |time| time.0.as_second());
+        Some(Self {
+            running,
+            ..Self::new(cgroup_uid, pod, created)
+        })
     }
 }
 

@@ -106,6 +106,9 @@ pub struct Status {
     pub pending: usize,
     /// Pods that are selected but cannot be enforced, and stay closed.
     pub unenforceable: usize,
+    /// Selected pods that run, the kubelet says, and have no cgroup below the configured folder: nothing holds them. A pod
+    /// that ends is counted for a moment.
+    pub unseen: usize,
     /// Attempts that failed since the start.
     pub failures: u64,
 }
@@ -455,6 +458,14 @@ impl<E: Enforcer> Reconciler<E> {
                     status.settled &= !slot.busy || slot.tries > 0;
                 }
             }
+        }
+        if let Some(pods) = pods {
+            let seen: BTreeSet<_> = self.slots.values().map(|slot| &slot.found.uid).collect();
+            status.unseen = pods
+                .values()
+                .filter(|known| known.running && self.selection.enforces(&known.pod))
+                .filter(|known| !seen.contains(&known.cgroup_uid))
+                .count();
         }
         // Once settled it stays so: pods that come later are no reason to be not ready.
         status.settled |= self.status.borrow().settled;

@@ -263,6 +263,26 @@ async fn pods_are_closed_until_judged_then_enforced_or_exempt() {
 }
 
 #[tokio::test]
+async fn a_selected_pod_that_runs_outside_the_tree_is_counted() {
+    let mut node = Node::start(&[], &[10], None);
+    let mut elsewhere = Pod::for_tests("default", "elsewhere");
+    agent(&mut elsewhere);
+    let other = Pod::for_tests("default", "not selected");
+    let mut ended = NodePod::for_tests(elsewhere.clone());
+    ended.running = false;
+    let elsewhere = NodePod::for_tests(elsewhere);
+    node.map.insert(uid(77), Arc::new(NodePod::for_tests(other)));
+    node.map.insert(uid(78), Arc::new(ended));
+    node.told(10, agent);
+    node.until_status("none unseen", |status| status.enforced == 1 && status.unseen == 0)
+        .await;
+    node.map.insert(uid(79), Arc::new(elsewhere));
+    node.told(10, agent);
+    node.until_status("one unseen", |status| status.enforced == 1 && status.unseen == 1)
+        .await;
+}
+
+#[tokio::test]
 async fn what_an_earlier_agent_left_is_forgotten_or_taken_over() {
     let mut node = Node::start(&[1, 10, 11, 99], &[10, 11], None);
     node.until("the cgroup that is gone forgotten", |fake| {
