@@ -4,28 +4,14 @@ use aya::maps::{MapData, RingBuf};
 use picket_common::Event;
 use tokio::io::unix::AsyncFd;
 
-use super::{KernelError, KernelEvent, sys};
+use super::sys::{self, Ring};
+use super::{KernelError, KernelEvent};
 
 /// The refused connects, in the order the kernel reported them. When the reader is too slow the ring fills, and
 /// what does not fit is counted as lost.
 #[derive(Debug)]
 pub struct KernelEvents {
     ring: AsyncFd<Ring>,
-}
-
-/// `RingBuf` has no `Debug` of its own.
-pub(super) struct Ring(RingBuf<MapData>);
-
-impl std::fmt::Debug for Ring {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.write_str("Ring")
-    }
-}
-
-impl std::os::fd::AsRawFd for Ring {
-    fn as_raw_fd(&self) -> std::os::fd::RawFd {
-        self.0.as_raw_fd()
-    }
 }
 
 impl KernelEvents {

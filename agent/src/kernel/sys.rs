@@ -7,10 +7,9 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _};
 
+use aya::maps::{MapData, RingBuf};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-
-use super::events::Ring;
 
 /// The cookie of the network namespace that a socket belongs to: the number that the kernel's programs know it
 /// by, unique for as long as the machine runs (`SO_NETNS_COOKIE`, Linux 5.14).
@@ -35,6 +34,21 @@ pub fn netns_cookie(socket: impl AsFd) -> io::Result<u64> {
         return Err(io::Error::last_os_error());
     }
     Ok(cookie)
+}
+
+/// `RingBuf` has no `Debug` of its own.
+pub(super) struct Ring(pub(super) RingBuf<MapData>);
+
+impl std::fmt::Debug for Ring {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str("Ring")
+    }
+}
+
+impl std::os::fd::AsRawFd for Ring {
+    fn as_raw_fd(&self) -> std::os::fd::RawFd {
+        self.0.as_raw_fd()
+    }
 }
 
 /// Has the runtime wait for the ring to become readable.

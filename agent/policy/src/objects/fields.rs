@@ -223,3 +223,16 @@ impl Reader {
         }
     }
 }
+
+/// Whether a text is a DNS subdomain as Kubernetes wants names to be (RFC 1123).
+pub(super) fn is_subdomain(name: &str) -> bool {
+    name.len() <= 253
+        && name.split('.').all(|label| {
+            !label.is_empty()
+                && !label.starts_with('-')
+                && !label.ends_with('-')
+                && label
+                    .bytes()
+                    .all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'))
+        })
+}

@@ -1,7 +1,6 @@
 //! AgentIdentity: `owner`, `groups`, `state`, `expiresAt`, `reviewBy`, `attest.pod`.
 
-use super::fields::{Fields, Reader};
-use super::read::is_subdomain;
+use super::fields::{Fields, Reader, is_subdomain};
 use super::tree::{Node, Value};
 use super::{AgentIdentity, LabelTest, Located, PodAttest, Requirement, Selector, State};
 

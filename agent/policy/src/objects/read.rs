@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::fields::Reader;
+use super::fields::{Reader, is_subdomain};
 use super::tree::{Node, parse};
 use super::{API_VERSION, Document, Located, ObjectError, agent_policy, grant, identity};
 
@@ -88,17 +88,4 @@ fn metadata(reader: &mut Reader, fields: &super::fields::Fields<'_>) -> Option<L
         return None;
     }
     Some(name)
-}
-
-/// Whether a text is a DNS subdomain as Kubernetes wants names to be (RFC 1123).
-pub(super) fn is_subdomain(name: &str) -> bool {
-    name.len() <= 253
-        && name.split('.').all(|label| {
-            !label.is_empty()
-                && !label.starts_with('-')
-                && !label.ends_with('-')
-                && label
-                    .bytes()
-                    .all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'))
-        })
 }

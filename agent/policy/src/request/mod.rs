@@ -3,12 +3,13 @@
 //! In: method, URI and headers. Out: a [`KubeRequest`] that policy, audit and upstream all share, or a [`ReadError`],
 //! which the client sees as 400. Whatever two parsers could read differently is refused instead of guessed.
 
+mod error;
 mod path;
 mod query;
 mod read;
 mod verb;
 
-pub use read::ReadError;
+pub use error::ReadError;
 pub use verb::Verb;
 pub(crate) use verb::VerbSet;
 

@@ -1,6 +1,6 @@
 //! A path as the API server takes it: decoded once, split at slashes; whatever could be taken otherwise is refused.
 
-use super::read::ReadError;
+use super::error::ReadError;
 
 /// Longest path that is read. Group, version, namespace, resource, name and subresource together stay under 1,100
 /// bytes; the rest is room for paths behind a proxy subresource.

@@ -1,6 +1,6 @@
 //! The query as Go's `net/url.ParseQuery` reads it, with what it would drop or read twice refused instead.
 
-use super::read::ReadError;
+use super::error::ReadError;
 
 /// Keys that the API server reads once, so that a second value would be read by some and ignored by others.
 const SINGLE: [&str; 22] = [
