@@ -143,7 +143,7 @@ impl State {
                 bail!("{name} belongs to the running process {}", owner.pid);
             }
             if state.kept() {
-                bail!("{name} is up already; take it down first");
+                bail!("{name} is up already; `cargo xtask cluster down --name {name}` takes it down");
             }
             state.remove_all()?;
         }
@@ -159,7 +159,7 @@ impl State {
     pub fn open(name: &str) -> Result<Self> {
         let dir = Path::new(ROOT).join(name);
         if !dir.is_dir() {
-            bail!("nothing called {name} is up");
+            bail!("nothing called {name} is up; `cargo xtask cluster up --name {name}` brings it up");
         }
         Ok(Self {
             name: name.to_owned(),
