@@ -5,7 +5,7 @@
 //! is JSON whatever the client would rather have: all clients take a `Status` by the response's content type.
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS};
+use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WARNING, X_CONTENT_TYPE_OPTIONS};
 use http::{Response, StatusCode};
 use http_body_util::Full;
 use picket_policy::{Denial, KubeRequest, ReadError, Target};
@@ -152,8 +152,32 @@ impl Rejection {
         if class.retry {
             headers.insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
         }
+        // Discovery comes first, and of a Status there kubectl says "unknown" (k8s.io/client-go rest/request.go, Raw); a
+        // warning it prints.
+        if matches!(target, Some(Target::NonResource { .. })) {
+            headers.insert(WARNING, warning_value(status.message));
+        }
         response
     }
+}
+
+/// The longest a warning's text gets: kube-apiserver's own limit for one (pkg/endpoints/filters/warning.go).
+const WARNING_CHARS: usize = 256;
+
+/// A `Warning` field as kubectl and client-go print it (RFC 7234 section 5.5, code 299, agent `-`).
+pub(crate) fn warning_value(text: &str) -> HeaderValue {
+    let mut value = String::from("299 - \"");
+    for character in text.chars().take(WARNING_CHARS) {
+        match character {
+            '"' | '\\' => value.extend(['\\', character]),
+            _ if character.is_control() => value.push(' '),
+            _ => value.push(character),
+        }
+    }
+    value.push('"');
+    // Text beyond ASCII is allowed in a field's value as bytes; control characters are out already.
+    HeaderValue::from_bytes(value.as_bytes())
+        .unwrap_or_else(|_| HeaderValue::from_static("299 - \"policy warning\""))
 }
 
 fn denial_message(denial: &Denial) -> String {

@@ -19,7 +19,7 @@ const SUITES: &str = "picket-tests";
 pub(crate) struct Args {
     /// One area: a folder of suites under tests/, or `lint`, or `unit`; all of them when it is not given
     area: Option<String>,
-    /// Passed on to the test programs: parts of test names, or flags after `--`
+    /// Passed on to the test programs: a part of the names of tests, then their flags
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     filter: Vec<String>,
 }

@@ -26,7 +26,7 @@ use rustls::ServerConfig;
 
 use crate::audit::{self, AuditLog, EndReason, ObjectRef, Record, User};
 use crate::listener::Accepted;
-use crate::reject::Rejection;
+use crate::reject::{Rejection, warning_value};
 use crate::runtime::drain::Drain;
 use crate::store::Store;
 use crate::tls::{self, Certificates, TlsError};
@@ -62,9 +62,6 @@ const SEND_BUFFER: usize = 64 * 1024;
 
 /// Failed handshakes are logged no more often than that.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(1);
-
-/// The longest a warning's text gets: kube-apiserver's own limit for one (pkg/endpoints/filters/warning.go).
-const WARNING_CHARS: usize = 256;
 
 /// All stages, put together.
 pub struct Pipeline {
@@ -200,7 +197,7 @@ impl Pipeline {
             Decision::Permit(permit) => permit,
             Decision::Deny(denial) => return Err(Rejection::Denied(Box::new(denial))),
         };
-        note(record, &permit);
+        note(record, &permit, &who);
         record.policy_took(began.elapsed());
 
         if asked.is_mutating() || upgrade.is_some() {
@@ -247,7 +244,7 @@ async fn answered(
     permit: &Permit,
 ) -> Result<Passing, Rejection> {
     for warning in permit.warnings() {
-        response.headers_mut().append(WARNING, warning_value(warning));
+        response.headers_mut().append(WARNING, self::warning(warning));
     }
     record.response(response.status().as_u16(), None, None);
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -320,14 +317,15 @@ fn read_upgrade(
     Ok(protocol)
 }
 
-fn note(record: &mut Record, permit: &Permit) {
+fn note(record: &mut Record, permit: &Permit, who: &Who) {
     record.allow(Some(permit.policy().to_owned()), Some(permit.rule().to_owned()));
     let impersonate = permit.impersonate();
     let (username, groups) = (impersonate.user.clone(), impersonate.groups.clone());
     record.impersonated(Arc::new(User {
         username,
         groups,
-        ..User::default()
+        extra: who.caller.extra(),
+        uid: None,
     }));
     if !permit.warnings().is_empty() || !permit.would_deny().is_empty() {
         record.findings(findings(permit.warnings()), findings(permit.would_deny()));
@@ -366,24 +364,12 @@ fn object(asked: &KubeRequest) -> Option<ObjectRef> {
     }
 }
 
-/// A `Warning` field as kubectl and client-go print it (RFC 7234 section 5.5, code 299, agent `-`).
-fn warning_value(finding: &Finding) -> HeaderValue {
-    let text = format!(
+/// What a client is told of a rule that fired.
+fn warning(finding: &Finding) -> HeaderValue {
+    warning_value(&format!(
         "policy {}, rule {}: {}",
         finding.policy, finding.rule, finding.message
-    );
-    let mut value = String::from("299 - \"");
-    for character in text.chars().take(WARNING_CHARS) {
-        match character {
-            '"' | '\\' => value.extend(['\\', character]),
-            _ if character.is_control() => value.push(' '),
-            _ => value.push(character),
-        }
-    }
-    value.push('"');
-    // Text beyond ASCII is allowed in a field's value as bytes; control characters are out already.
-    HeaderValue::from_bytes(value.as_bytes())
-        .unwrap_or_else(|_| HeaderValue::from_static("299 - \"policy warning\""))
+    ))
 }
 
 fn http1_builder() -> http1::Builder {
@@ -421,12 +407,12 @@ mod tests {
             rule: "r".into(),
             message: "say \"no\"\r\nSet-Cookie: a\\b — ".to_owned() + &"x".repeat(1000),
         };
-        let value = warning_value(&finding);
+        let value = warning(&finding);
         let text = std::str::from_utf8(value.as_bytes()).unwrap();
         assert!(
             text.starts_with(r#"299 - "policy guard, rule r: say \"no\"  Set-Cookie: a\\b — xxx"#),
             "{text}"
         );
-        assert!(text.ends_with('"') && text.chars().count() < WARNING_CHARS + 20);
+        assert!(text.ends_with('"') && text.chars().count() < 300);
     }
 }

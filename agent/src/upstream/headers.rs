@@ -16,6 +16,8 @@
 //!
 //! Sources: k8s.io/apiserver pkg/endpoints/filters/impersonation, KEP-5284.
 
+use std::collections::BTreeMap;
+
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 const IMPERSONATE_USER: HeaderName = HeaderName::from_static("impersonate-user");
@@ -90,6 +92,18 @@ impl Caller {
             identity: HeaderValue::from_str(identity)?,
             pod: HeaderValue::from_str(&format!("{namespace}/{pod}"))?,
         })
+    }
+
+    /// The user's extra facts as the API server will have them from the headers, for the record.
+    pub fn extra(&self) -> BTreeMap<String, Vec<String>> {
+        let fact = |name: &str, value: &HeaderValue| {
+            let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
+            (name.to_owned(), vec![value])
+        };
+        BTreeMap::from([
+            fact("picket.dev/identity", &self.identity),
+            fact("picket.dev/pod", &self.pod),
+        ])
     }
 }
 
