@@ -27,11 +27,12 @@ const GAUGES_EVERY: Duration = Duration::from_secs(5);
 /// The pause after the kernel did not take the doors.
 const DOORS_PAUSE: Duration = Duration::from_secs(1);
 
-/// Puts the API server's addresses in force, in the certificates first: a client that is redirected must not meet a
+/// Puts the doors in force, the API server's in the certificates first: a client that is redirected must not meet a
 /// certificate without the address it dialled.
 pub(super) async fn doors(
     kernel: Arc<Kernel>,
     certificates: Arc<Certificates>,
+    metrics: Arc<Metrics>,
     mut told: watch::Receiver<Doors>,
     ready: Pending,
     in_force: watch::Sender<bool>,
@@ -41,6 +42,7 @@ pub(super) async fn doors(
         let now = told.borrow_and_update().clone();
         match put_in_force(&kernel, &certificates, &now) {
             Ok(()) => {
+                metrics.doors(now.redirect.len(), now.refuse.len(), now.left_out);
                 if now.whole {
                     ready = None;
                     in_force.send_replace(true);
@@ -50,7 +52,7 @@ pub(super) async fn doors(
                 }
             }
             Err(error) => {
-                tracing::error!(%error, waiting = ready.is_some(), "the API server's addresses are not in force");
+                tracing::error!(%error, waiting = ready.is_some(), "the doors are not in force");
                 tokio::time::sleep(DOORS_PAUSE).await;
             }
         }
@@ -58,9 +60,12 @@ pub(super) async fn doors(
 }
 
 fn put_in_force(kernel: &Kernel, certificates: &Certificates, now: &Doors) -> anyhow::Result<()> {
-    let addresses: BTreeSet<IpAddr> = now.addresses.iter().map(|address| address.ip()).collect();
+    let addresses: BTreeSet<IpAddr> = now.redirect.iter().map(|address| address.ip()).collect();
     certificates.set_doors(addresses)?;
-    let doors: BTreeSet<Door> = now.addresses.iter().copied().map(Door::redirect).collect();
+    let redirect = now.redirect.iter().copied().map(Door::redirect);
+    let doors: BTreeSet<Door> = redirect
+        .chain(now.refuse.iter().copied().map(Door::refuse))
+        .collect();
     if now.whole {
         kernel.set_doors(&doors)?
     } else {
