@@ -253,6 +253,8 @@ pub(super) fn open_cgroup(root: &Path) -> Result<File, KernelError> {
 /// pinned: what is loaded goes with its handle, which is how the preflight tries the kernel.
 pub(super) fn load_object(folder: Option<&Folder>) -> Result<Ebpf, KernelError> {
     let mut loader = EbpfLoader::new();
+    // Nothing in the programs depends on the running kernel's types, so they load without its BTF, and alike everywhere.
+    loader.btf(None);
     if let Some(folder) = folder {
         for name in pins::map_names() {
             loader.map_pin_path(name, folder.map(name));
