@@ -8,7 +8,7 @@ use aya::maps::Map;
 use aya::programs::links::{FdLink, LinkError, LinkOrder};
 use aya::programs::tc::{TcAttachOptions, TcAttachType};
 use aya::programs::{
-    CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, ProgramError,
+    CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, ProgramError, ProgramInfo,
     SchedClassifier, SockOps,
 };
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
@@ -132,11 +132,10 @@ impl Program {
         .map_err(refused)
     }
 
-    /// Its id in the kernel, once it is loaded.
-    pub(super) fn id(self, ebpf: &mut Ebpf) -> Result<u32, KernelError> {
+    /// What the kernel tells of it, once it is loaded.
+    pub(super) fn info(self, ebpf: &mut Ebpf) -> Result<ProgramInfo, KernelError> {
         let refused = self.refused("look at");
-        let info = self.find(ebpf)?.info().map_err(refused)?;
-        Ok(info.id())
+        self.find(ebpf)?.info().map_err(refused)
     }
 
     /// Attaches it, loaded before, to a cgroup; it is detached when the link is dropped unpinned.

@@ -9,6 +9,7 @@ mod surroundings;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use aya::Ebpf;
 
@@ -142,6 +143,38 @@ fn try_out(program: Program, ebpf: &mut Ebpf, cgroup: &File) -> Result<(), Kerne
     }
 }
 
+/// What a program costs to load.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cost {
+    /// Its name.
+    pub program: &'static str,
+    /// Instructions that the verifier looked at; `None` where the kernel does not tell (before Linux 5.16).
+    pub verified: Option<u32>,
+    /// How long loading it took, most of which is the verifier's.
+    pub load: Duration,
+}
+
+/// Loads each program once, in none of anybody's cgroups, and tells what that costs.
+///
+/// # Errors
+/// When the kernel refuses one.
+pub fn costs() -> Result<Vec<Cost>, KernelError> {
+    let mut ebpf = attach::load_object(None)?;
+    Program::ALL
+        .into_iter()
+        .map(|program| {
+            let begun = Instant::now();
+            program.load(&mut ebpf)?;
+            let load = begun.elapsed();
+            Ok(Cost {
+                program: program.name(),
+                verified: program.info(&mut ebpf)?.verified_instruction_count(),
+                load,
+            })
+        })
+        .collect()
+}
+
 /// A cgroup to try things in, removed when dropped.
 struct Trial {
     path: PathBuf,
@@ -162,7 +195,7 @@ impl Drop for Trial {
             if fs::remove_dir(&self.path).is_ok() {
                 return;
             }
-            std::thread::sleep(std::time::Duration::from_millis(20));
+            std::thread::sleep(Duration::from_millis(20));
         }
         tracing::warn!(cgroup = %self.path.display(), "the trial's cgroup could not be removed");
     }
