@@ -6,11 +6,15 @@
 mod redirect;
 mod surroundings;
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use aya::Ebpf;
 
 use super::attach::{self, Program};
+use super::error::KernelError;
 
 pub use redirect::{Probe, dial};
 pub use surroundings::Surroundings;
@@ -115,12 +119,60 @@ fn programs(cgroup: &Trial) -> Vec<Check> {
     checks.extend(
         Program::ALL
             .into_iter()
-            .map(|program| match program.attach(&mut ebpf, &folder) {
-                Ok(_link) => Check::ok(program.title(), "loaded and attached"),
+            .map(|program| match try_out(program, &mut ebpf, &folder) {
+                Ok(()) => Check::ok(program.title(), "loaded and attached"),
+                Err(error) if program == Program::Interface => Check::bad(
+                    program.title(),
+                    Status::Degraded,
+                    error.to_string(),
+                    "TCX needs Linux 6.6; without it packet sockets of pods with NET_RAW are not covered: forbid NET_RAW",
+                ),
                 Err(error) => Check::bad(program.title(), Status::Missing, error.to_string(), ADVICE),
             }),
     );
     checks
+}
+
+fn try_out(program: Program, ebpf: &mut Ebpf, cgroup: &File) -> Result<(), KernelError> {
+    program.load(ebpf)?;
+    if program == Program::Interface {
+        // The loopback interface is always there, and nothing of a pod's passes it for the moment of the trial.
+        attach::attach_interface(ebpf, "lo").map(drop)
+    } else {
+        program.attach(ebpf, cgroup).map(drop)
+    }
+}
+
+/// What a program costs to load.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cost {
+    /// Its name.
+    pub program: &'static str,
+    /// Instructions that the verifier looked at; `None` where the kernel does not tell (before Linux 5.16).
+    pub verified: Option<u32>,
+    /// How long loading it took, most of which is the verifier's.
+    pub load: Duration,
+}
+
+/// Loads each program once, in none of anybody's cgroups, and tells what that costs.
+///
+/// # Errors
+/// When the kernel refuses one.
+pub fn costs() -> Result<Vec<Cost>, KernelError> {
+    let mut ebpf = attach::load_object(None)?;
+    Program::ALL
+        .into_iter()
+        .map(|program| {
+            let begun = Instant::now();
+            program.load(&mut ebpf)?;
+            let load = begun.elapsed();
+            Ok(Cost {
+                program: program.name(),
+                verified: program.info(&mut ebpf)?.verified_instruction_count(),
+                load,
+            })
+        })
+        .collect()
 }
 
 /// A cgroup to try things in, removed when dropped.
@@ -143,7 +195,7 @@ impl Drop for Trial {
             if fs::remove_dir(&self.path).is_ok() {
                 return;
             }
-            std::thread::sleep(std::time::Duration::from_millis(20));
+            std::thread::sleep(Duration::from_millis(20));
         }
         tracing::warn!(cgroup = %self.path.display(), "the trial's cgroup could not be removed");
     }
