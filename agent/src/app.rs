@@ -99,7 +99,7 @@ impl App {
         })?;
         kernel.beat()?;
         // The doors of an agent before this one redirect already, so what they are dialled by must be in the certificates.
-        certificates.set_doors(kernel.doors()?.into_iter().map(|door| door.ip()).collect())?;
+        certificates.set_doors(watchers::redirected(&watchers::in_kernel(&kernel)?))?;
         let events = kernel.events()?;
         let counted = Arc::clone(&kernel);
         metrics.watch_kernel(move || watchers::counters(&counted));
@@ -185,7 +185,7 @@ impl App {
             redirect: self.config.doors.iter().cloned().chain(upstream).collect(),
             refuse: self.config.refuse.clone(),
             allow: canonical(&self.config.allow),
-            inherited: self.kernel.doors()?,
+            inherited: watchers::in_kernel(&self.kernel)?,
         };
         let config = WorkloadConfig {
             node: self.config.node_name.clone(),

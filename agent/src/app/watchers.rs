@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, watch};
 use super::refusals;
 use crate::admin::{Failing, ReadyReport};
 use crate::audit::{AuditLog, Connection};
-use crate::kernel::{Counter, Door, Kernel};
+use crate::kernel::{Counter, Door, DoorAction, Kernel};
 use crate::listener::Arrival;
 use crate::pipeline::Pipeline;
 use crate::runtime::drain::Drain;
@@ -60,8 +60,7 @@ pub(super) async fn doors(
 }
 
 fn put_in_force(kernel: &Kernel, certificates: &Certificates, now: &Doors) -> anyhow::Result<()> {
-    let addresses: BTreeSet<IpAddr> = now.redirect.iter().map(|address| address.ip()).collect();
-    certificates.set_doors(addresses)?;
+    certificates.set_doors(redirected(now))?;
     let redirect = now.redirect.iter().copied().map(Door::redirect);
     let doors: BTreeSet<Door> = redirect
         .chain(now.refuse.iter().copied().map(Door::refuse))
@@ -72,6 +71,23 @@ fn put_in_force(kernel: &Kernel, certificates: &Certificates, now: &Doors) -> an
         kernel.add_doors(&doors)?
     }
     Ok(())
+}
+
+/// The addresses by which clients dial Picket.
+pub(super) fn redirected(doors: &Doors) -> BTreeSet<IpAddr> {
+    doors.redirect.iter().map(|address| address.ip()).collect()
+}
+
+/// The doors in force, those of an agent before this one at the start.
+pub(super) fn in_kernel(kernel: &Kernel) -> anyhow::Result<Doors> {
+    let mut doors = Doors::default();
+    for door in kernel.doors()? {
+        match door.action {
+            DoorAction::Redirect => doors.redirect.insert(door.addr),
+            DoorAction::Refuse => doors.refuse.insert(door.addr),
+        };
+    }
+    Ok(doors)
 }
 
 /// Waits until every pod that was there at the start is judged and the doors are in force, then ends the programs of an

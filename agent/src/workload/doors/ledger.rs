@@ -137,15 +137,20 @@ impl Ledger {
         let was_whole = self.whole;
         self.whole = self.whole || self.is_whole();
         if self.whole && !was_whole {
-            // What an agent before this one held may have been withdrawn a moment ago. Until it told, such a door stays as it
-            // is in the kernel; now it is refused for its time, since nobody says what happened there.
-            let door = Door {
-                rank: Rank::Runtime,
-                action: Action::Refuse,
+            // What an agent before this one held may have been withdrawn a moment ago; until now it stood anyway.
+            let door = |action| {
+                move |address: &SocketAddr| {
+                    let rank = Rank::Runtime;
+                    (*address, Door { rank, action })
+                }
             };
-            let inherited = self.config.inherited.iter();
-            let open = inherited.filter(|address| !self.config.allow.contains(address));
-            self.doors.inherit(now, open.map(|address| (*address, door)));
+            let Doors { redirect, refuse, .. } = &self.config.inherited;
+            let refuse = refuse
+                .iter()
+                .filter(|address| !self.config.allow.contains(address));
+            let before = redirect.iter().map(door(Action::Redirect));
+            self.doors
+                .inherit(now, before.chain(refuse.map(door(Action::Refuse))));
         }
         self.doors.look(now, self.found.doors());
         (self.choose(), new_names)

@@ -461,7 +461,7 @@ fn where_both_would_hold_refusal_does_but_at_the_api_servers_own() {
 fn what_is_allowed_is_no_refused_door_and_stays_one_that_is_redirected() {
     let mut told = Told::cluster();
     told.ledger.config.allow = addresses(&["169.254.169.254:80", "10.0.0.2:10250", "10.0.0.1:6443"]);
-    told.ledger.config.inherited = addresses(&["169.254.169.254:80"]);
+    told.ledger.config.inherited.refuse = addresses(&["169.254.169.254:80"]);
     let doors = told.look();
     assert!(!has(&doors.refuse, &["169.254.169.254:80"]) && !has(&doors.refuse, &["10.0.0.2:10250"]));
     assert!(has(&doors.refuse, &["[fd00:ec2::254]:80"]) && has(&doors.redirect, &["10.0.0.1:6443"]));
@@ -495,25 +495,34 @@ fn a_withdrawn_api_server_stays_a_door_and_so_do_the_ways_to_it() {
 }
 
 #[test]
-fn doors_of_an_agent_before_are_refused_until_their_time_is_over() {
+fn doors_of_an_agent_before_stay_for_their_time() {
+    let inherited = Doors {
+        redirect: addresses(&["10.0.0.3:6443", "10.96.0.1:443"]),
+        refuse: addresses(&["10.0.0.9:10250", "10.0.0.1:6443"]),
+        ..Doors::default()
+    };
     let mut told = Told::nothing(
         DoorsConfig {
-            inherited: addresses(&["10.0.0.3:6443", "10.96.0.1:443"]),
+            inherited,
             ..config()
         },
         LIMIT,
     );
     let doors = told.look();
     assert!(
-        !has(&doors.refuse, &["10.0.0.3:6443"]),
-        "until the cluster has told, they are as they were"
+        doors.redirect.is_empty(),
+        "until the cluster has told, the kernel has them as they were"
     );
     told.lists(&[own_service()], &[own_slice(&["10.0.0.1"])], &[]);
     let doors = told.look();
-    assert!(
-        doors.whole && has(&doors.refuse, &["10.0.0.3:6443"]) && has(&doors.redirect, &["10.96.0.1:443"])
-    );
-    assert!(!has(&told.after(300).refuse, &["10.0.0.3:6443"]));
+    assert!(doors.whole && has(&doors.refuse, &["10.0.0.9:10250"]));
+    assert!(has(
+        &doors.redirect,
+        &["10.0.0.3:6443", "10.96.0.1:443", "10.0.0.1:6443"]
+    ));
+    let doors = told.after(300);
+    assert!(!has(&doors.redirect, &["10.0.0.3:6443"]) && !has(&doors.refuse, &["10.0.0.9:10250"]));
+    assert!(has(&doors.redirect, &["10.96.0.1:443", "10.0.0.1:6443"]));
 }
 
 #[test]

@@ -87,7 +87,7 @@ pub struct DoorsConfig {
     /// What of all that they may reach after all.
     pub allow: BTreeSet<SocketAddr>,
     /// The doors that the kernel has already, from an agent before this one.
-    pub inherited: BTreeSet<SocketAddr>,
+    pub inherited: Doors,
 }
 
 /// Where the doors are made known, and what tells of them beside the API server.
