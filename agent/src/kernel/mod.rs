@@ -5,10 +5,14 @@
 //! redirecting while no agent runs; the next agent adopts what it finds and replaces the programs without a gap.
 
 mod attach;
+pub mod cut;
 mod error;
 mod events;
 mod flows;
+pub mod interface;
 mod mounts;
+mod namespace;
+mod netlink;
 mod pins;
 pub mod preflight;
 mod sys;
@@ -27,6 +31,7 @@ pub use attach::Program;
 pub use error::KernelError;
 pub use events::KernelEvents;
 pub use mounts::cgroup_mount;
+pub(crate) use namespace::within;
 pub use picket_common::{Counter, DoorAction, Hook, Refusal};
 pub use sys::netns_cookie;
 pub use types::{Class, Counters, Door, Flow, KernelConfig, KernelEvent};

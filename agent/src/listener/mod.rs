@@ -4,7 +4,6 @@
 //! dialled and the process that dialled it, or a [`NoFlow`] for a connection that the kernel knows nothing of and
 //! that is closed.
 
-mod namespace;
 mod open;
 mod process;
 mod serve;
