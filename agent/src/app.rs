@@ -5,12 +5,15 @@
 
 mod enforcer;
 mod fold;
+mod moved;
 mod refusals;
+mod served;
+mod tend;
 mod watchers;
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, UdpSocket};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,7 +28,7 @@ use crate::admin::{Admin, AdminSocket};
 use crate::audit::{AuditConfig, AuditLog};
 use crate::config::Config;
 use crate::kernel::{self, Kernel, KernelConfig, KernelEvents, Node, Unknown, netns_cookie};
-use crate::listener::Arrival;
+use crate::listener::{Arrival, InPodListener};
 use crate::pipeline::Pipeline;
 use crate::runtime::drain::Drain;
 use crate::runtime::metrics::Metrics;
@@ -34,7 +37,7 @@ use crate::runtime::signals;
 use crate::store::Store;
 use crate::tls::{CaFiles, Certificates};
 use crate::upstream::{Credential, Upstream, UpstreamConfig};
-use crate::workload::{self, Selection, WorkloadConfig};
+use crate::workload::{self, Netns, Selection, WorkloadConfig};
 
 use enforcer::InForce;
 
@@ -127,10 +130,18 @@ impl App {
         let cancel = CancellationToken::new();
         let drain = Drain::default();
         let (sink, arrivals) = mpsc::channel(ARRIVALS);
-        let in_force = Arc::new(InForce::new(Arc::clone(&self.kernel), sink));
+        let node = Netns::open(Path::new("/proc/self/ns/net"))?;
+        let listener = InPodListener::open(&node).context("the listener for pods in the node's network")?;
+        let in_force = Arc::new(InForce::new(
+            Arc::clone(&self.kernel),
+            Arc::clone(&self.metrics),
+            sink,
+            node,
+            &listener,
+        )?);
         let limit = Duration::from_secs(self.config.shutdown.drain_seconds);
         let audit = self.audit.clone();
-        let mut tasks = self.start(&cancel, &drain, &in_force, arrivals).await?;
+        let mut tasks = self.start(&cancel, &drain, &in_force, listener, arrivals).await?;
 
         let outcome = tokio::select! {
             signal = stop => {
@@ -158,6 +169,7 @@ impl App {
         cancel: &CancellationToken,
         drain: &Drain,
         in_force: &Arc<InForce>,
+        node: InPodListener,
         arrivals: mpsc::Receiver<Arrival>,
     ) -> anyhow::Result<JoinSet<&'static str>> {
         let readiness = Readiness::default();
@@ -216,6 +228,7 @@ impl App {
                     workload.doors,
                     doors_ready,
                     doors_in_force,
+                    Arc::clone(in_force.tending()),
                 )
                 .boxed(),
             ),
@@ -223,7 +236,25 @@ impl App {
                 "kernel events",
                 refusals::events(
                     self.events,
+                    Arc::clone(&workload.names),
+                    Arc::clone(&self.metrics),
+                    refused.clone(),
+                )
+                .boxed(),
+            ),
+            (
+                "node listener",
+                watchers::node_listener(Arc::clone(in_force), node, cancel.clone()).boxed(),
+            ),
+            (
+                "connections at new doors",
+                Arc::clone(in_force.tending()).cut_at_new_doors().boxed(),
+            ),
+            (
+                "moved processes",
+                moved::watch(
                     Arc::clone(in_force),
+                    workload.names,
                     Arc::clone(&self.metrics),
                     refused.clone(),
                 )

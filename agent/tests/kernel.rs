@@ -92,7 +92,7 @@ impl Pod {
             kernel: Arc::clone(kernel),
             cgroup,
             number,
-            limit,
+            places: Arc::new(tokio::sync::Semaphore::new(limit)),
             pod: Arc::new(ArcSwap::from_pointee(ground::pod())),
             sink,
             cancel: cancel.clone(),

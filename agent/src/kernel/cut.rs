@@ -108,8 +108,9 @@ pub enum CutError {
     },
 }
 
-/// Ends every connection in the namespace whose remote end is a door, whichever way it is spelled; with `only`, of those
-/// the ones that were made in these cgroups. It blocks, for as long as the namespace has sockets to list.
+/// Ends every connection in the namespace whose remote end is a door; with `only`, of those the ones that were made in these
+/// cgroups. `is_door` is asked in the form that doors are compared in ([`Address::door`]), whichever way the socket spells
+/// it. It blocks, for as long as the namespace has sockets to list.
 ///
 /// # Errors
 /// [`CutError`], after what could be cut was cut.
@@ -188,7 +189,7 @@ struct Socket {
     family: u8,
     /// As the kernel wrote it.
     id: [u8; SOCKET_ID_BYTES],
-    /// In canonical form.
+    /// In the form that doors are compared in.
     remote: SocketAddr,
     /// The cgroup of the process that made it.
     cgroup: Option<CgroupId>,
@@ -213,7 +214,7 @@ impl Socket {
         (port != 0).then(|| Self {
             family,
             id,
-            remote: SocketAddr::new(Address::from(ip).canonical().to_ip(), port),
+            remote: SocketAddr::new(Address::from(ip).door().to_ip(), port),
             cgroup,
         })
     }
