@@ -12,7 +12,7 @@ mod tend;
 mod watchers;
 
 use std::collections::BTreeSet;
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::{Admin, AdminSocket};
 use crate::audit::{AuditConfig, AuditLog};
 use crate::config::Config;
-use crate::kernel::{self, Kernel, KernelConfig, KernelEvents, Node, Unknown, netns_cookie};
+use crate::kernel::{self, Kernel, KernelConfig, KernelEvents, Node, Unknown};
 use crate::listener::{Arrival, InPodListener};
 use crate::pipeline::Pipeline;
 use crate::runtime::drain::Drain;
@@ -37,7 +37,7 @@ use crate::runtime::signals;
 use crate::store::Store;
 use crate::tls::{CaFiles, Certificates};
 use crate::upstream::{Credential, Upstream, UpstreamConfig};
-use crate::workload::{self, Netns, Selection, WorkloadConfig};
+use crate::workload::{self, DoorsConfig, Netns, Selection, Target, WorkloadConfig};
 
 use enforcer::InForce;
 
@@ -56,6 +56,9 @@ pub struct App {
     admin: AdminSocket,
     kernel: Arc<Kernel>,
     events: KernelEvents,
+    /// The node's own network namespace, and the listener for pods that share it.
+    node: Netns,
+    node_listener: InPodListener,
 }
 
 impl std::fmt::Debug for App {
@@ -78,7 +81,7 @@ impl App {
             certificate: config.tls.ca_certificate_file.clone(),
             key: config.tls.ca_key_file.clone(),
         };
-        let certificates = Certificates::open(files, &config.tls.extra_names)?;
+        let certificates = Certificates::open(files, &server_names(&config))?;
         let upstream = Upstream::open(upstream_config(&config)?)?;
         let audit = AuditLog::open(
             &AuditConfig {
@@ -95,14 +98,16 @@ impl App {
             cgroup_root: cgroup_root.clone(),
             bpffs: config.kernel.bpffs.clone(),
         })?);
+        let node = Netns::open(Path::new("/proc/self/ns/net"))?;
+        let listener = InPodListener::open(&node).context("the listener for pods in the node's network")?;
         kernel.set_node(Node {
-            netns: netns_cookie(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?)?,
-            port: None,
+            netns: listener.netns_cookie(),
+            port: Some(listener.port()),
             unknown: Unknown::Closed,
         })?;
         kernel.beat()?;
         // The doors of an agent before this one redirect already, so what they are dialled by must be in the certificates.
-        certificates.set_doors(kernel.doors()?.into_iter().map(|door| door.ip()).collect())?;
+        certificates.set_doors(watchers::redirected(&watchers::in_kernel(&kernel)?))?;
         let events = kernel.events()?;
         let counted = Arc::clone(&kernel);
         metrics.watch_kernel(move || watchers::counters(&counted));
@@ -117,6 +122,8 @@ impl App {
             admin,
             kernel,
             events,
+            node,
+            node_listener: listener,
         })
     }
 
@@ -130,18 +137,16 @@ impl App {
         let cancel = CancellationToken::new();
         let drain = Drain::default();
         let (sink, arrivals) = mpsc::channel(ARRIVALS);
-        let node = Netns::open(Path::new("/proc/self/ns/net"))?;
-        let listener = InPodListener::open(&node).context("the listener for pods in the node's network")?;
         let in_force = Arc::new(InForce::new(
             Arc::clone(&self.kernel),
             Arc::clone(&self.metrics),
             sink,
-            node,
-            &listener,
+            self.node.clone(),
+            &self.node_listener,
         )?);
         let limit = Duration::from_secs(self.config.shutdown.drain_seconds);
         let audit = self.audit.clone();
-        let mut tasks = self.start(&cancel, &drain, &in_force, listener, arrivals).await?;
+        let mut tasks = self.start(&cancel, &drain, &in_force, arrivals).await?;
 
         let outcome = tokio::select! {
             signal = stop => {
@@ -169,7 +174,6 @@ impl App {
         cancel: &CancellationToken,
         drain: &Drain,
         in_force: &Arc<InForce>,
-        node: InPodListener,
         arrivals: mpsc::Receiver<Arrival>,
     ) -> anyhow::Result<JoinSet<&'static str>> {
         let readiness = Readiness::default();
@@ -191,12 +195,20 @@ impl App {
             self.config.enforce.namespaces.clone(),
             &self.config.enforce.match_labels,
         )?;
+        let upstream = Target::of_url(&self.config.upstream.server.parse().context("upstream.server")?);
+        let doors = DoorsConfig {
+            node: self.config.node_name.clone(),
+            redirect: self.config.doors.iter().cloned().chain(upstream).collect(),
+            refuse: self.config.refuse.clone(),
+            allow: canonical(&self.config.allow),
+            inherited: watchers::in_kernel(&self.kernel)?,
+        };
         let config = WorkloadConfig {
             node: self.config.node_name.clone(),
             cgroup_root: self.cgroup_root,
             kubeconfig: self.config.cluster.kubeconfig.clone(),
             selection,
-            doors: self.config.doors.iter().copied().collect(),
+            doors,
             known,
         };
         let workload = workload::start(config, Arc::clone(in_force), cancel).await?;
@@ -225,6 +237,7 @@ impl App {
                 watchers::doors(
                     Arc::clone(&self.kernel),
                     Arc::clone(&self.certificates),
+                    Arc::clone(&self.metrics),
                     workload.doors,
                     doors_ready,
                     doors_in_force,
@@ -244,7 +257,7 @@ impl App {
             ),
             (
                 "node listener",
-                watchers::node_listener(Arc::clone(in_force), node, cancel.clone()).boxed(),
+                watchers::node_listener(Arc::clone(in_force), self.node_listener, cancel.clone()).boxed(),
             ),
             (
                 "connections at new doors",
@@ -325,6 +338,21 @@ fn upstream_config(config: &Config) -> anyhow::Result<UpstreamConfig> {
         ca: given.ca_file.clone(),
         credential,
     })
+}
+
+/// Mapped IPv4 addresses as plain ones.
+fn canonical(addresses: &[SocketAddr]) -> BTreeSet<SocketAddr> {
+    let plain = |address: &SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
+    addresses.iter().map(plain).collect()
+}
+
+/// What clients dial the API server by, besides the service's names and the doors' addresses.
+fn server_names(config: &Config) -> Vec<String> {
+    let doors = config.doors.iter().filter_map(|door| match door {
+        Target::Name { host, .. } => Some(host.clone()),
+        Target::Address(_) => None,
+    });
+    config.tls.extra_names.iter().cloned().chain(doors).collect()
 }
 
 /// The configured cgroup folder, or the cgroup v2 mount.

@@ -4,9 +4,9 @@ use anyhow::{Result, ensure};
 use serde_json::Value;
 
 use crate::Test;
-use crate::output::Done;
-use crate::running::Running;
 use crate::world::World;
+use picket_tests::output::Done;
+use picket_tests::running::Running;
 
 pub(crate) const TESTS: &[Test] = &[
     ("audit_tail", audit_tail_shows_it),
@@ -92,7 +92,18 @@ fn doctor(world: &mut World) -> Result<()> {
             .picket(&["doctor", "--bpffs", &bpffs, "--cgroup-root", &cgroup])?,
     );
     let out = done.good()?;
-    for check in ["hook connect4", "hook connect6", "hook sock_ops", "redirect"] {
+    for check in [
+        "hook connect4",
+        "hook connect6",
+        "hook sock_ops",
+        "redirect",
+        "socket TCP, io_uring",
+        "socket MPTCP",
+        "socket from before",
+        "socket raw",
+        "connection from before",
+        "socket packet",
+    ] {
         let line = out
             .lines()
             .find(|line| line.starts_with(check))

@@ -12,7 +12,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::served::{self, Served};
 use super::tend::Tending;
-use crate::kernel::{Class, Kernel, KernelError, Node, Unknown};
+use crate::kernel::{Class, Kernel, KernelError};
 use crate::listener::{
     Arrival, CONNECTIONS_PER_POD, InPodListener, ListenerError, NodeServing, Owner, Serving,
 };
@@ -32,8 +32,7 @@ pub(super) struct InForce {
 }
 
 impl InForce {
-    /// Tells the kernel of the node's listener, which [`Self::serve_node`] has to serve. `node` is the namespace that it is
-    /// in.
+    /// `listener` is the one in the node's own namespace, `node`, which [`Self::serve_node`] has to serve.
     pub(super) fn new(
         kernel: Arc<Kernel>,
         metrics: Arc<Metrics>,
@@ -41,18 +40,12 @@ impl InForce {
         node: Netns,
         listener: &InPodListener,
     ) -> Result<Self, KernelError> {
-        let (netns, port) = (listener.netns_cookie(), listener.port());
-        kernel.set_node(Node {
-            netns,
-            port: Some(port),
-            unknown: Unknown::Closed,
-        })?;
         let served = Served::default();
         Ok(Self {
             tending: Tending::new(Arc::clone(&kernel), metrics, node, served.clone())?,
             kernel,
             sink,
-            node: (netns, port),
+            node: (listener.netns_cookie(), listener.port()),
             next: AtomicU64::new(first_number()),
             served,
         })

@@ -176,7 +176,7 @@ fn refused(event: &KernelEvent, cause: &'static str, pod: Option<&Pod>, seen: Se
                 explain(cause)
             ),
             _ => format!(
-                "connect to the API server at {} refused by the kernel: {}",
+                "connect to {} refused by the kernel: {}",
                 event.origin,
                 explain(cause)
             ),

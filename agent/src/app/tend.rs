@@ -41,7 +41,7 @@ impl Tending {
         node: Netns,
         served: Served,
     ) -> Result<Arc<Self>, KernelError> {
-        let doors = ArcSwap::from_pointee(kernel.doors()?.into_iter().collect());
+        let doors = ArcSwap::from_pointee(addresses(&kernel)?);
         Ok(Arc::new(Self {
             kernel,
             metrics,
@@ -82,7 +82,7 @@ impl Tending {
 
     /// Reads the doors anew; says whether some are new.
     fn read_doors(&self) -> Result<bool, KernelError> {
-        let now: Arc<HashSet<_>> = Arc::new(self.kernel.doors()?.into_iter().collect());
+        let now = Arc::new(addresses(&self.kernel)?);
         let before = self.doors.swap(Arc::clone(&now));
         Ok(!now.is_subset(&before))
     }
@@ -183,4 +183,9 @@ impl Tending {
         }
         all
     }
+}
+
+/// Where the doors are, redirected and refused ones alike.
+fn addresses(kernel: &Kernel) -> Result<HashSet<SocketAddr>, KernelError> {
+    Ok(kernel.doors()?.into_iter().map(|door| door.addr).collect())
 }
