@@ -11,6 +11,7 @@
 mod dialler;
 mod ground;
 mod hold;
+mod node;
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
