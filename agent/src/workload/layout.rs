@@ -195,3 +195,7 @@ mod tests {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "layout_tests.rs"]
+mod trees;
