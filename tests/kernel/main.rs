@@ -5,6 +5,7 @@
 //! attack arrives.
 
 mod names;
+mod pods;
 mod sockets;
 mod world;
 
@@ -18,5 +19,9 @@ use world::World;
 type Test = harness::Test<World>;
 
 fn main() -> ExitCode {
-    harness::run::<World>(&[("sockets", sockets::TESTS), ("names", names::TESTS)])
+    harness::run::<World>(&[
+        ("sockets", sockets::TESTS),
+        ("names", names::TESTS),
+        ("pods", pods::TESTS),
+    ])
 }
