@@ -3,6 +3,7 @@
 //! In come the folders the agent would use; out comes one [`Check`] for each thing it needs, with what was seen and
 //! what to do about it. Everything that is tried is tried in a cgroup of its own that is gone afterwards.
 
+mod attempt;
 mod redirect;
 mod sockets;
 mod surroundings;
@@ -17,8 +18,9 @@ use aya::Ebpf;
 use super::attach::{self, Program};
 use super::error::KernelError;
 
+pub use attempt::{Attempt, attempt};
 pub use redirect::{Probe, dial};
-pub use sockets::{Attempt, Kind, TrySocket, attempt};
+pub use sockets::{Kind, TrySocket};
 pub use surroundings::Surroundings;
 
 /// How well a check went.
