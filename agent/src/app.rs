@@ -9,6 +9,7 @@ mod refusals;
 mod watchers;
 
 use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::{Admin, AdminSocket};
 use crate::audit::{AuditConfig, AuditLog};
 use crate::config::Config;
-use crate::kernel::{self, Kernel, KernelConfig, KernelEvents};
+use crate::kernel::{self, Kernel, KernelConfig, KernelEvents, Node, Unknown, netns_cookie};
 use crate::listener::Arrival;
 use crate::pipeline::Pipeline;
 use crate::runtime::drain::Drain;
@@ -33,7 +34,7 @@ use crate::runtime::signals;
 use crate::store::Store;
 use crate::tls::{CaFiles, Certificates};
 use crate::upstream::{Credential, Upstream, UpstreamConfig};
-use crate::workload::{self, Selection, WorkloadConfig};
+use crate::workload::{self, DoorsConfig, Selection, Target, WorkloadConfig};
 
 use enforcer::InForce;
 
@@ -74,7 +75,7 @@ impl App {
             certificate: config.tls.ca_certificate_file.clone(),
             key: config.tls.ca_key_file.clone(),
         };
-        let certificates = Certificates::open(files, &config.tls.extra_names)?;
+        let certificates = Certificates::open(files, &server_names(&config))?;
         let upstream = Upstream::open(upstream_config(&config)?)?;
         let audit = AuditLog::open(
             &AuditConfig {
@@ -91,8 +92,14 @@ impl App {
             cgroup_root: cgroup_root.clone(),
             bpffs: config.kernel.bpffs.clone(),
         })?);
+        kernel.set_node(Node {
+            netns: netns_cookie(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?)?,
+            port: None,
+            unknown: Unknown::Closed,
+        })?;
+        kernel.beat()?;
         // The doors of an agent before this one redirect already, so what they are dialled by must be in the certificates.
-        certificates.set_doors(kernel.doors()?.into_iter().map(|door| door.ip()).collect())?;
+        certificates.set_doors(watchers::redirected(&watchers::in_kernel(&kernel)?))?;
         let events = kernel.events()?;
         let counted = Arc::clone(&kernel);
         metrics.watch_kernel(move || watchers::counters(&counted));
@@ -172,12 +179,20 @@ impl App {
             self.config.enforce.namespaces.clone(),
             &self.config.enforce.match_labels,
         )?;
+        let upstream = Target::of_url(&self.config.upstream.server.parse().context("upstream.server")?);
+        let doors = DoorsConfig {
+            node: self.config.node_name.clone(),
+            redirect: self.config.doors.iter().cloned().chain(upstream).collect(),
+            refuse: self.config.refuse.clone(),
+            allow: canonical(&self.config.allow),
+            inherited: watchers::in_kernel(&self.kernel)?,
+        };
         let config = WorkloadConfig {
             node: self.config.node_name.clone(),
             cgroup_root: self.cgroup_root,
             kubeconfig: self.config.cluster.kubeconfig.clone(),
             selection,
-            doors: self.config.doors.iter().copied().collect(),
+            doors,
             known,
         };
         let workload = workload::start(config, Arc::clone(in_force), cancel).await?;
@@ -206,6 +221,7 @@ impl App {
                 watchers::doors(
                     Arc::clone(&self.kernel),
                     Arc::clone(&self.certificates),
+                    Arc::clone(&self.metrics),
                     workload.doors,
                     doors_ready,
                     doors_in_force,
@@ -287,6 +303,21 @@ fn upstream_config(config: &Config) -> anyhow::Result<UpstreamConfig> {
         ca: given.ca_file.clone(),
         credential,
     })
+}
+
+/// Mapped IPv4 addresses as plain ones.
+fn canonical(addresses: &[SocketAddr]) -> BTreeSet<SocketAddr> {
+    let plain = |address: &SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
+    addresses.iter().map(plain).collect()
+}
+
+/// What clients dial the API server by, besides the service's names and the doors' addresses.
+fn server_names(config: &Config) -> Vec<String> {
+    let doors = config.doors.iter().filter_map(|door| match door {
+        Target::Name { host, .. } => Some(host.clone()),
+        Target::Address(_) => None,
+    });
+    config.tls.extra_names.iter().cloned().chain(doors).collect()
 }
 
 /// The configured cgroup folder, or the cgroup v2 mount.

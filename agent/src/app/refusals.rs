@@ -115,7 +115,7 @@ fn refused(event: &KernelEvent, cause: &'static str, pod: Option<&Pod>) -> Conne
         },
         reason: cause,
         message: format!(
-            "connect to the API server at {} refused by the kernel: {}",
+            "connect to {} refused by the kernel: {}",
             event.origin,
             explain(cause)
         ),

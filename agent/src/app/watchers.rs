@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, watch};
 use super::refusals;
 use crate::admin::{Failing, ReadyReport};
 use crate::audit::{AuditLog, Connection};
-use crate::kernel::{Counter, Door, Kernel};
+use crate::kernel::{Counter, Door, DoorAction, Kernel};
 use crate::listener::Arrival;
 use crate::pipeline::Pipeline;
 use crate::runtime::drain::Drain;
@@ -27,11 +27,12 @@ const GAUGES_EVERY: Duration = Duration::from_secs(5);
 /// The pause after the kernel did not take the doors.
 const DOORS_PAUSE: Duration = Duration::from_secs(1);
 
-/// Puts the API server's addresses in force, in the certificates first: a client that is redirected must not meet a
+/// Puts the doors in force, the API server's in the certificates first: a client that is redirected must not meet a
 /// certificate without the address it dialled.
 pub(super) async fn doors(
     kernel: Arc<Kernel>,
     certificates: Arc<Certificates>,
+    metrics: Arc<Metrics>,
     mut told: watch::Receiver<Doors>,
     ready: Pending,
     in_force: watch::Sender<bool>,
@@ -41,6 +42,7 @@ pub(super) async fn doors(
         let now = told.borrow_and_update().clone();
         match put_in_force(&kernel, &certificates, &now) {
             Ok(()) => {
+                metrics.doors(now.redirect.len(), now.refuse.len(), now.left_out);
                 if now.whole {
                     ready = None;
                     in_force.send_replace(true);
@@ -50,7 +52,7 @@ pub(super) async fn doors(
                 }
             }
             Err(error) => {
-                tracing::error!(%error, waiting = ready.is_some(), "the API server's addresses are not in force");
+                tracing::error!(%error, waiting = ready.is_some(), "the doors are not in force");
                 tokio::time::sleep(DOORS_PAUSE).await;
             }
         }
@@ -58,15 +60,34 @@ pub(super) async fn doors(
 }
 
 fn put_in_force(kernel: &Kernel, certificates: &Certificates, now: &Doors) -> anyhow::Result<()> {
-    let addresses: BTreeSet<IpAddr> = now.addresses.iter().map(|address| address.ip()).collect();
-    certificates.set_doors(addresses)?;
-    let doors: BTreeSet<Door> = now.addresses.iter().copied().map(Door::redirect).collect();
+    certificates.set_doors(redirected(now))?;
+    let redirect = now.redirect.iter().copied().map(Door::redirect);
+    let doors: BTreeSet<Door> = redirect
+        .chain(now.refuse.iter().copied().map(Door::refuse))
+        .collect();
     if now.whole {
         kernel.set_doors(&doors)?
     } else {
         kernel.add_doors(&doors)?
     }
     Ok(())
+}
+
+/// The addresses by which clients dial Picket.
+pub(super) fn redirected(doors: &Doors) -> BTreeSet<IpAddr> {
+    doors.redirect.iter().map(|address| address.ip()).collect()
+}
+
+/// The doors in force, those of an agent before this one at the start.
+pub(super) fn in_kernel(kernel: &Kernel) -> anyhow::Result<Doors> {
+    let mut doors = Doors::default();
+    for door in kernel.doors()? {
+        match door.action {
+            DoorAction::Redirect => doors.redirect.insert(door.addr),
+            DoorAction::Refuse => doors.refuse.insert(door.addr),
+        };
+    }
+    Ok(doors)
 }
 
 /// Waits until every pod that was there at the start is judged and the doors are in force, then ends the programs of an

@@ -74,6 +74,11 @@ struct ClassLabel {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ActionLabel {
+    action: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct EventLabel {
     event: &'static str,
 }
@@ -93,6 +98,8 @@ pub struct Metrics {
     policy_generation: Gauge,
     certificate_expiry: Family<CertificateLabel, Gauge<f64, AtomicU64>>,
     pods: Family<ClassLabel, Gauge>,
+    doors: Family<ActionLabel, Gauge>,
+    doors_left_out: Gauge,
 }
 
 impl fmt::Debug for Metrics {
@@ -124,6 +131,8 @@ impl Metrics {
             policy_generation: Gauge::default(),
             certificate_expiry: Family::default(),
             pods: Family::default(),
+            doors: Family::default(),
+            doors_left_out: Gauge::default(),
         };
         metrics.register();
         metrics
@@ -196,6 +205,16 @@ impl Metrics {
             "pods",
             "Pods on this node, by how they are treated",
             self.pods.clone(),
+        );
+        registry.register(
+            "doors",
+            "Addresses of the control plane, by what happens to connects there",
+            self.doors.clone(),
+        );
+        registry.register(
+            "doors_left_out",
+            "Addresses that enforced pods can reach because there are more doors than any limit allows",
+            self.doors_left_out.clone(),
         );
     }
 
@@ -273,6 +292,17 @@ impl Metrics {
         self.pods
             .get_or_create(&ClassLabel { class })
             .set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// How many doors are in force, and how many are not because they do not fit.
+    pub fn doors(&self, redirect: usize, refuse: usize, left_out: usize) {
+        let gauge = |count| i64::try_from(count).unwrap_or(i64::MAX);
+        for (action, count) in [("redirect", redirect), ("refuse", refuse)] {
+            self.doors
+                .get_or_create(&ActionLabel { action })
+                .set(gauge(count));
+        }
+        self.doors_left_out.set(gauge(left_out));
     }
 
     /// Shows the audit log's counters from now on.
@@ -434,6 +464,7 @@ mod tests {
         metrics.policy_generation(7);
         metrics.certificate_expiry("leaf", Duration::from_secs(1_800_000_000));
         metrics.pods("enforced", 3);
+        metrics.doors(4, 90, 1);
         metrics.watch_kernel(|| vec![("flows_lost", 4)]);
         metrics.watch_audit(Arc::new(Stats::default()));
         let text = metrics.encode().expect("text");
@@ -445,6 +476,8 @@ mod tests {
             "picket_policy_generation 7",
             "picket_certificate_expiry_seconds{certificate=\"leaf\"} 1800000000.0",
             "picket_pods{class=\"enforced\"} 3",
+            "picket_doors{action=\"refuse\"} 90",
+            "picket_doors_left_out 1",
             "picket_kernel_events_total{event=\"flows_lost\"} 4",
             "picket_audit_lines_total 0",
             "picket_audit_in_flight 0.0",

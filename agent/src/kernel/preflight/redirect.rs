@@ -7,8 +7,8 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::{Check, Status, Surroundings, Trial};
-use crate::kernel::{Class, Door, Kernel, KernelConfig, netns_cookie};
+use super::{Check, Status, Surroundings, Trial, trial_pins};
+use crate::kernel::{Class, Door, Kernel, KernelConfig, Node, Unknown, netns_cookie};
 use crate::workload::CgroupId;
 
 /// How long the probe may take; loopback takes a millisecond, starting a process some more.
@@ -41,21 +41,10 @@ pub(super) fn check(surroundings: &Surroundings, cgroup: &Trial, probe: &Probe<'
     const NAME: &str = "redirect";
     const ADVICE: &str =
         "another program on a parent cgroup may rewrite or refuse connects: see `bpftool cgroup tree`";
-    let Some(bpffs) = surroundings.bpffs() else {
-        return Check::bad(
-            NAME,
-            Status::Missing,
-            "not tried without a BPF filesystem",
-            "mount one first",
-        );
+    let bpffs = match trial_pins(surroundings, "redirect") {
+        Ok(bpffs) => bpffs,
+        Err(reason) => return Check::bad(NAME, Status::Missing, reason, "mount one first"),
     };
-    // A configured folder may be for the agent to make; then it is not for the trial to leave.
-    let parent = if bpffs.exists() {
-        bpffs
-    } else {
-        bpffs.parent().unwrap_or(bpffs)
-    };
-    let bpffs = parent.join(format!("picket-doctor-{}", std::process::id()));
     let outcome = attempt(&bpffs, &cgroup.path, probe);
     if let Err(error) = Kernel::unload(&bpffs) {
         return Check::bad(
@@ -89,8 +78,17 @@ fn attempt(bpffs: &Path, cgroup: &Path, probe: &Probe<'_>) -> Result<(), String>
     };
     let kernel = Kernel::load(&config).map_err(|error| error.to_string())?;
     let id = CgroupId::of(cgroup).map_err(said)?;
+    let netns = netns_cookie(&listener).map_err(said)?;
+    // The dial is of this namespace's own loopback, which is a door where the namespace is the node's.
     kernel
-        .set_class(id, Class::Enforced { pod: 1, port })
+        .set_node(Node {
+            netns,
+            port: Some(port),
+            unknown: Unknown::Closed,
+        })
+        .map_err(|error| error.to_string())?;
+    kernel
+        .set_class(id, Class::Enforced { pod: 1, port, netns })
         .map_err(|error| error.to_string())?;
     kernel
         .set_doors(&[Door::redirect(address)].into())
