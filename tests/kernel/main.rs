@@ -4,8 +4,13 @@
 //! one with the counts. All suites share one cluster. Each counter-measure is shown to be what holds: with it off, the same
 //! attack arrives.
 
+mod dial;
+mod first;
+mod guards;
+mod handed;
 mod names;
 mod sockets;
+mod target;
 mod world;
 
 use std::process::ExitCode;
@@ -18,5 +23,10 @@ use world::World;
 type Test = harness::Test<World>;
 
 fn main() -> ExitCode {
-    harness::run::<World>(&[("sockets", sockets::TESTS), ("names", names::TESTS)])
+    harness::run::<World>(&[
+        ("sockets", sockets::TESTS),
+        ("handed", handed::TESTS),
+        ("names", names::TESTS),
+        ("first", first::TESTS),
+    ])
 }

@@ -83,7 +83,7 @@ pub(crate) enum Way {
     Tipc,
     /// RDS.
     Rds,
-    /// A virtual machine's sockets: to port of the host.
+    /// A virtual machine's sockets, to this machine itself.
     Vsock,
     /// A whole frame by AF_PACKET.
     Packet,
