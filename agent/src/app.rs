@@ -5,12 +5,15 @@
 
 mod enforcer;
 mod fold;
+mod moved;
 mod refusals;
+mod served;
+mod tend;
 mod watchers;
 
 use std::collections::BTreeSet;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
-use std::path::PathBuf;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,8 +27,8 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::{Admin, AdminSocket};
 use crate::audit::{AuditConfig, AuditLog};
 use crate::config::Config;
-use crate::kernel::{self, Kernel, KernelConfig, KernelEvents, Node, Unknown, netns_cookie};
-use crate::listener::Arrival;
+use crate::kernel::{self, Kernel, KernelConfig, KernelEvents, Node, Unknown};
+use crate::listener::{Arrival, InPodListener};
 use crate::pipeline::Pipeline;
 use crate::runtime::drain::Drain;
 use crate::runtime::metrics::Metrics;
@@ -34,7 +37,7 @@ use crate::runtime::signals;
 use crate::store::Store;
 use crate::tls::{CaFiles, Certificates};
 use crate::upstream::{Credential, Upstream, UpstreamConfig};
-use crate::workload::{self, DoorsConfig, Selection, Target, WorkloadConfig};
+use crate::workload::{self, DoorsConfig, Netns, Selection, Target, WorkloadConfig};
 
 use enforcer::InForce;
 
@@ -53,6 +56,9 @@ pub struct App {
     admin: AdminSocket,
     kernel: Arc<Kernel>,
     events: KernelEvents,
+    /// The node's own network namespace, and the listener for pods that share it.
+    node: Netns,
+    node_listener: InPodListener,
 }
 
 impl std::fmt::Debug for App {
@@ -92,9 +98,11 @@ impl App {
             cgroup_root: cgroup_root.clone(),
             bpffs: config.kernel.bpffs.clone(),
         })?);
+        let node = Netns::open(Path::new("/proc/self/ns/net"))?;
+        let listener = InPodListener::open(&node).context("the listener for pods in the node's network")?;
         kernel.set_node(Node {
-            netns: netns_cookie(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?)?,
-            port: None,
+            netns: listener.netns_cookie(),
+            port: Some(listener.port()),
             unknown: Unknown::Closed,
         })?;
         kernel.beat()?;
@@ -114,6 +122,8 @@ impl App {
             admin,
             kernel,
             events,
+            node,
+            node_listener: listener,
         })
     }
 
@@ -127,7 +137,13 @@ impl App {
         let cancel = CancellationToken::new();
         let drain = Drain::default();
         let (sink, arrivals) = mpsc::channel(ARRIVALS);
-        let in_force = Arc::new(InForce::new(Arc::clone(&self.kernel), sink));
+        let in_force = Arc::new(InForce::new(
+            Arc::clone(&self.kernel),
+            Arc::clone(&self.metrics),
+            sink,
+            self.node.clone(),
+            &self.node_listener,
+        )?);
         let limit = Duration::from_secs(self.config.shutdown.drain_seconds);
         let audit = self.audit.clone();
         let mut tasks = self.start(&cancel, &drain, &in_force, arrivals).await?;
@@ -225,6 +241,7 @@ impl App {
                     workload.doors,
                     doors_ready,
                     doors_in_force,
+                    Arc::clone(in_force.tending()),
                 )
                 .boxed(),
             ),
@@ -232,7 +249,25 @@ impl App {
                 "kernel events",
                 refusals::events(
                     self.events,
+                    Arc::clone(&workload.names),
+                    Arc::clone(&self.metrics),
+                    refused.clone(),
+                )
+                .boxed(),
+            ),
+            (
+                "node listener",
+                watchers::node_listener(Arc::clone(in_force), self.node_listener, cancel.clone()).boxed(),
+            ),
+            (
+                "connections at new doors",
+                Arc::clone(in_force.tending()).cut_at_new_doors().boxed(),
+            ),
+            (
+                "moved processes",
+                moved::watch(
                     Arc::clone(in_force),
+                    workload.names,
                     Arc::clone(&self.metrics),
                     refused.clone(),
                 )

@@ -6,6 +6,7 @@
 
 mod doors;
 mod names;
+mod pods;
 mod sockets;
 mod world;
 
@@ -23,5 +24,6 @@ fn main() -> ExitCode {
         ("sockets", sockets::TESTS),
         ("names", names::TESTS),
         ("doors", doors::TESTS),
+        ("pods", pods::TESTS),
     ])
 }

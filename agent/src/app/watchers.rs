@@ -6,12 +6,15 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
+use super::enforcer::InForce;
 use super::refusals;
+use super::tend::Tending;
 use crate::admin::{Failing, ReadyReport};
 use crate::audit::{AuditLog, Connection};
 use crate::kernel::{Counter, Door, DoorAction, Kernel};
-use crate::listener::Arrival;
+use crate::listener::{Accepted, Arrival, InPodListener};
 use crate::pipeline::Pipeline;
 use crate::runtime::drain::Drain;
 use crate::runtime::metrics::Metrics;
@@ -36,12 +39,14 @@ pub(super) async fn doors(
     mut told: watch::Receiver<Doors>,
     ready: Pending,
     in_force: watch::Sender<bool>,
+    tending: Arc<Tending>,
 ) {
     let mut ready = Some(ready);
     loop {
         let now = told.borrow_and_update().clone();
         match put_in_force(&kernel, &certificates, &now) {
             Ok(()) => {
+                tending.doors_changed();
                 metrics.doors(now.redirect.len(), now.refuse.len(), now.left_out);
                 if now.whole {
                     ready = None;
@@ -128,6 +133,9 @@ pub(super) async fn connections(
     while let Some(arrival) = arrivals.recv().await {
         match arrival {
             Arrival::Accepted(accepted) => {
+                if accepted.process.outside {
+                    outside(&accepted, &metrics);
+                }
                 let (pipeline, open) = (Arc::clone(&pipeline), metrics.connection());
                 drain.serve(async move {
                     pipeline.serve(*accepted).await;
@@ -142,6 +150,31 @@ pub(super) async fn connections(
     }
     // All senders are gone: the agent is stopping, and the connections that are open are the drain's.
     std::future::pending::<()>().await;
+}
+
+/// Serves the pods that share the node's network.
+pub(super) async fn node_listener(
+    in_force: Arc<InForce>,
+    listener: InPodListener,
+    cancel: CancellationToken,
+) {
+    if let Err(error) = in_force.serve_node(listener, cancel).await {
+        tracing::error!(%error, "the node's listener ended");
+    }
+}
+
+/// Says that a connection of a pod's was made from outside the pod's cgroup. It is judged as the pod's all the same.
+fn outside(accepted: &Accepted, metrics: &Metrics) {
+    let (pod, process) = (accepted.workload.load(), &accepted.process);
+    metrics.moved_process();
+    tracing::warn!(
+        namespace = pod.namespace,
+        pod = pod.name,
+        pid = process.pid,
+        comm = process.comm,
+        cgroup = process.cgroup,
+        "a process outside a pod's cgroup connected as the pod"
+    );
 }
 
 /// Keeps gauges up to date.
@@ -164,7 +197,7 @@ pub(super) async fn gauges(
         metrics.pods("enforced", pods.enforced);
         metrics.pods("exempt", pods.exempt);
         metrics.pods("pending", pods.pending);
-        metrics.pods("unenforceable", pods.unenforceable);
+        metrics.pods("uncovered", pods.uncovered);
         metrics.pods("unseen", pods.unseen);
         // Twice in a row, since a pod that ends leaves its cgroup before the API server hears of it.
         let unseen = pods.unseen.min(unseen_before);

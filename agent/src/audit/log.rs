@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use super::event::{Connection, Decision, Event, Outcome, Received, Stage, Summary};
+use super::event::{Connection, Decision, Event, Received, Stage, Summary};
 use super::record::Record;
 use super::redact::{redact_text, redact_uri};
 use super::writer::{self, Sink};
@@ -108,7 +108,7 @@ impl AuditLog {
         event.caller = connection.caller;
         event.kernel = Some(connection.kernel);
         event.decision = Decision {
-            outcome: Some(Outcome::Deny),
+            outcome: Some(connection.outcome),
             reason: connection.reason,
             message: Some(connection.message),
             ..Decision::default()

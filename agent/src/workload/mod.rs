@@ -9,11 +9,14 @@
 pub mod api;
 pub mod cgroup;
 pub mod doors;
+pub mod enforce;
 pub mod layout;
+pub mod names;
 pub mod netns;
 mod pod;
 pub mod reconcile;
 pub mod selection;
+pub mod strays;
 #[cfg(test)]
 mod testing;
 pub mod tree;
@@ -29,10 +32,12 @@ use tokio_util::sync::CancellationToken;
 
 pub use cgroup::CgroupId;
 pub use doors::{Doors, DoorsConfig, Target};
-pub use layout::container_of;
-pub use netns::{Netns, NodeNetns};
+pub use enforce::{EnforceError, Enforcement, Enforcer, Home, Tended};
+pub use layout::{container_of, pod_of};
+pub use names::Names;
+pub use netns::{Netns, NetnsId, NodeNetns};
 pub use pod::{Pod, PodUid};
-pub use reconcile::{EnforceError, Enforcement, Enforcer, Status};
+pub use reconcile::Status;
 pub use selection::Selection;
 
 /// What this part is told of the node.
@@ -75,6 +80,8 @@ pub struct Workload {
     pub doors: watch::Receiver<Doors>,
     /// How many pods are in which class.
     pub status: watch::Receiver<Status>,
+    /// Which pod is which cgroup, of every class.
+    pub names: Arc<Names>,
     /// What has to be spawned.
     pub tasks: Vec<Task>,
 }
@@ -104,6 +111,7 @@ pub async fn start<E: Enforcer>(
     let mut reconciler = reconcile::Reconciler::new(enforcer, config.selection, find, own, config.known);
     reconciler.close(&scans.borrow());
     let status = reconciler.status();
+    let names = reconciler.names();
     let tasks = vec![
         ("cgroup tree", tree.run(cancel.clone()).boxed()),
         (
@@ -113,5 +121,10 @@ pub async fn start<E: Enforcer>(
         ("doors", finder.run(connector, cancel.clone()).boxed()),
         ("reconcile", reconciler.run(scans, pods, cancel.clone()).boxed()),
     ];
-    Ok(Workload { doors, status, tasks })
+    Ok(Workload {
+        doors,
+        status,
+        names,
+        tasks,
+    })
 }
