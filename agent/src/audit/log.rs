@@ -65,9 +65,32 @@ impl AuditLog {
     /// # Errors
     /// No sink, a file that cannot be opened or is held by another process, or no thread.
     pub fn open(config: &AuditConfig, observer: Option<Observer>) -> Result<Self, AuditError> {
-        let sink = Sink::open(config)?;
+        Self::start(config, observer, false)
+    }
+
+    /// As [`AuditLog::open`], beside another process that writes to the file and was told to [`AuditLog::share`] it.
+    ///
+    /// # Errors
+    /// As [`AuditLog::open`].
+    pub fn join(config: &AuditConfig, observer: Option<Observer>) -> Result<Self, AuditError> {
+        Self::start(config, observer, true)
+    }
+
+    /// Lets another process write to the file in turns with this one, or has it for itself again. Lines never mix, and the
+    /// hash chain stays whole: whoever writes behind the other's lines begins a chain that is bound to them.
+    ///
+    /// # Errors
+    /// As [`AuditLog::flush`].
+    pub async fn share(&self, shared: bool) -> Result<(), AuditError> {
+        self.inner.queue.shared.store(shared, Relaxed);
+        self.flush().await
+    }
+
+    fn start(config: &AuditConfig, observer: Option<Observer>, shared: bool) -> Result<Self, AuditError> {
+        let sink = Sink::open(config, shared)?;
         let stats = Arc::new(Stats::default());
         let queue = Arc::new(Queue::default());
+        queue.shared.store(shared, Relaxed);
         writer::start(sink, Arc::clone(&queue), Arc::clone(&stats))?;
         Ok(Self {
             inner: Arc::new(Inner {
@@ -317,6 +340,8 @@ pub(super) enum Work {
 pub(super) struct Queue {
     state: Mutex<QueueState>,
     wake: Condvar,
+    /// Whether the file is shared with another process; the writer looks before each batch.
+    shared: AtomicBool,
 }
 
 #[derive(Default)]
@@ -345,6 +370,10 @@ impl Queue {
         if wake {
             self.wake.notify_one();
         }
+    }
+
+    pub(super) fn shared(&self) -> bool {
+        self.shared.load(Relaxed)
     }
 
     fn close(&self) {

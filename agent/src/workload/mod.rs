@@ -51,6 +51,10 @@ pub struct WorkloadConfig {
     pub doors: BTreeSet<SocketAddr>,
     /// The cgroups that the kernel has a class for already, from an agent before this one.
     pub known: BTreeSet<CgroupId>,
+    /// Those of them whose connects it redirects.
+    pub redirected: BTreeSet<CgroupId>,
+    /// Says while another agent brings the pods where they should be, and this one is to change nothing.
+    pub rest: watch::Receiver<bool>,
 }
 
 /// Why this part cannot start.
@@ -76,6 +80,8 @@ pub struct Workload {
     pub doors: watch::Receiver<Doors>,
     /// How many pods are in which class.
     pub status: watch::Receiver<Status>,
+    /// Whether nothing is changed, and no change is under way, because [`WorkloadConfig::rest`] says so.
+    pub resting: watch::Receiver<bool>,
     /// What has to be spawned.
     pub tasks: Vec<Task>,
 }
@@ -102,7 +108,10 @@ pub async fn start<E: Enforcer>(
         addresses: config.doors,
         whole: false,
     });
-    let mut reconciler = reconcile::Reconciler::new(enforcer, config.selection, find, own, config.known);
+    let mut reconciler = reconcile::Reconciler::new(enforcer, config.selection, find, own, config.known)
+        .redirected(config.redirected)
+        .rests(config.rest);
+    let resting = reconciler.resting();
     reconciler.close(&scans.borrow());
     let status = reconciler.status();
     let tasks = vec![
@@ -117,5 +126,10 @@ pub async fn start<E: Enforcer>(
         ),
         ("reconcile", reconciler.run(scans, pods, cancel.clone()).boxed()),
     ];
-    Ok(Workload { doors, status, tasks })
+    Ok(Workload {
+        doors,
+        status,
+        resting,
+        tasks,
+    })
 }

@@ -119,6 +119,8 @@ enum Applied<H> {
     Nothing,
     /// Something that this agent did not put there, or put there in part.
     Unknown,
+    /// A redirect that this agent did not put there: closed but for a listener, whoever's it is.
+    Redirected,
     /// Closed.
     Closed,
     /// Exempt.
@@ -196,6 +198,47 @@ enum Outcome<H> {
     Failed(String),
 }
 
+/// When to leave everything as it is, because another agent brings pods where they should be.
+struct Rest {
+    asked: Option<watch::Receiver<bool>>,
+    told: watch::Sender<bool>,
+}
+
+impl Default for Rest {
+    fn default() -> Self {
+        Self {
+            asked: None,
+            told: watch::Sender::new(false),
+        }
+    }
+}
+
+impl Rest {
+    fn wanted(&mut self) -> bool {
+        self.asked.as_mut().is_some_and(|asked| *asked.borrow_and_update())
+    }
+
+    /// Waits until a rest is wanted.
+    async fn called(&mut self) {
+        self.until(true).await;
+    }
+
+    /// Waits until none is wanted any more.
+    async fn over(&mut self) {
+        self.until(false).await;
+    }
+
+    /// Waits for what is asked to become `wanted`. Nobody who asks is left when the agent ends: then it stays as it is.
+    async fn until(&mut self, wanted: bool) {
+        if let Some(asked) = &mut self.asked
+            && asked.wait_for(|asked| *asked == wanted).await.is_ok()
+        {
+            return;
+        }
+        std::future::pending::<()>().await;
+    }
+}
+
 /// Brings what is in force to what should be.
 pub struct Reconciler<E: Enforcer> {
     enforcer: Arc<E>,
@@ -210,6 +253,9 @@ pub struct Reconciler<E: Enforcer> {
     forget: BTreeSet<CgroupId>,
     /// Inherited cgroups that were not seen in the tree yet.
     known: BTreeSet<CgroupId>,
+    /// Those of them that the kernel redirects.
+    redirected: BTreeSet<CgroupId>,
+    rest: Rest,
     attempts: JoinSet<(CgroupId, Outcome<E::Handle>)>,
     status: watch::Sender<Status>,
     failures: u64,
@@ -235,10 +281,33 @@ impl<E: Enforcer> Reconciler<E> {
             roots: HashMap::new(),
             forget: BTreeSet::new(),
             known,
+            redirected: BTreeSet::new(),
+            rest: Rest::default(),
             attempts: JoinSet::new(),
             status: watch::Sender::new(Status::default()),
             failures: 0,
         }
+    }
+
+    /// Says which of the known cgroups the kernel redirects. Such a pod is not closed before it is enforced anew: there is no
+    /// way past the redirect, and connections that its listener's next owner would accept are not refused meanwhile.
+    #[must_use]
+    pub fn redirected(mut self, cgroups: BTreeSet<CgroupId>) -> Self {
+        self.redirected = cgroups;
+        self
+    }
+
+    /// Has the reconciler rest while the channel says so.
+    #[must_use]
+    pub fn rests(mut self, asked: watch::Receiver<bool>) -> Self {
+        self.rest.asked = Some(asked);
+        self
+    }
+
+    /// Whether it rests: it changes nothing, and nothing of it is under way.
+    #[must_use]
+    pub fn resting(&self) -> watch::Receiver<bool> {
+        self.rest.told.subscribe()
     }
 
     /// The counts, as they change.
@@ -263,6 +332,12 @@ impl<E: Enforcer> Reconciler<E> {
     ) {
         let mut seen: Option<Arc<Scan>> = None;
         loop {
+            if self.rest.wanted() {
+                tokio::select! {
+                    () = cancel.cancelled() => return,
+                    () = self.rest() => {}
+                }
+            }
             let scan = scans.borrow_and_update().clone();
             if !seen.as_ref().is_some_and(|seen| Arc::ptr_eq(seen, &scan)) {
                 self.take_scan(&scan);
@@ -275,8 +350,30 @@ impl<E: Enforcer> Reconciler<E> {
                 changed = scans.changed() => if changed.is_err() { return },
                 changed = pods.changed() => if changed.is_err() { return },
                 Some(ended) = self.attempts.join_next() => self.take_attempt(ended),
+                () = self.rest.called() => {}
                 () = tokio::time::sleep_until(due) => {}
             }
+        }
+    }
+
+    /// Lets attempts end, then does nothing until it is called back. What is in force is then another's: all is brought
+    /// there again.
+    async fn rest(&mut self) {
+        while let Some(ended) = self.attempts.join_next().await {
+            self.take_attempt(ended);
+        }
+        self.rest.told.send_replace(true);
+        self.rest.over().await;
+        self.rest.told.send_replace(false);
+        for slot in self.slots.values_mut() {
+            slot.applied = match slot.applied {
+                Applied::Enforced { .. } => Applied::Redirected,
+                _ => Applied::Unknown,
+            };
+            slot.due = None;
+        }
+        for closed in self.roots.values_mut() {
+            *closed = false;
         }
     }
 
@@ -286,12 +383,13 @@ impl<E: Enforcer> Reconciler<E> {
         for found in &scan.pods {
             let id = found.group.id;
             let inherited = self.known.remove(&id);
+            let redirected = self.redirected.remove(&id);
             let slot = self.slots.entry(id).or_insert_with(|| Slot {
                 found: found.clone(),
-                applied: if inherited {
-                    Applied::Unknown
-                } else {
-                    Applied::Nothing
+                applied: match (inherited, redirected) {
+                    (true, true) => Applied::Redirected,
+                    (true, false) => Applied::Unknown,
+                    (false, _) => Applied::Nothing,
                 },
                 busy: false,
                 gone: false,
@@ -452,7 +550,7 @@ impl<E: Enforcer> Reconciler<E> {
                 Applied::Enforced { .. } => status.enforced += 1,
                 Applied::Exempt => status.exempt += 1,
                 Applied::Closed if slot.unenforceable => status.unenforceable += 1,
-                Applied::Closed | Applied::Nothing | Applied::Unknown => {
+                Applied::Closed | Applied::Nothing | Applied::Unknown | Applied::Redirected => {
                     status.pending += 1;
                     // Waiting for a sandbox counts as judged; a first attempt that has not ended does not.
                     status.settled &= !slot.busy || slot.tries > 0;
@@ -545,7 +643,7 @@ impl<H> Slot<H> {
                             return Ok(None);
                         }
                     }
-                    Applied::Closed => {}
+                    Applied::Closed | Applied::Redirected => {}
                     // Closed before anything else: it may be open, and to enforce it can take a while.
                     Applied::Nothing | Applied::Unknown | Applied::Exempt => {
                         enforcer.pending(id)?;

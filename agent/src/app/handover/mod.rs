@@ -1,0 +1,92 @@
+//! A new agent process takes over the listeners of the one before it, so that an upgrade refuses nobody.
+//!
+//! The older agent serves a unix socket beside the admin socket. The newer one asks there at its start ([`take`]); from
+//! then on the older one changes nothing in the kernel, shares its audit log, and gives its listeners away ([`give`]),
+//! which both then accept from: a connection goes to whoever accepts it, and its flow with it. Once the newer one's classes
+//! and doors are in force it says so; the older one accepts no more, lets its streams end for the drain time, and exits.
+//! Where the newer one ends before that, the older one goes on as before.
+//!
+//! A listener keeps its number when it changes hands, so the class in the kernel stays what it was, and flows that were noted
+//! before are good for both.
+
+mod give;
+mod take;
+mod wire;
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+pub(super) use give::{Giver, yielded};
+pub(super) use take::{Takeover, ask};
+pub(super) use wire::Handed;
+
+use crate::listener::InPodListener;
+use crate::workload::{CgroupId, NetnsId};
+
+/// Listeners given away at most: far more than the pods of a node, and few enough for the limit of descriptors.
+const LISTENERS_MAX: usize = 4096;
+
+/// How long each of the other's messages is waited for, where it has nothing to do but say it.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long the older agent may take until it has offered what it has: an attempt to enforce a pod, which it lets end, takes
+/// 5 s at most.
+const OFFER_LIMIT: Duration = Duration::from_secs(10);
+
+/// The hand-over socket's place: beside the admin socket, in the folder that only root can enter.
+pub(super) fn socket(admin: &Path) -> PathBuf {
+    admin.with_file_name("handover.sock")
+}
+
+/// A listener as it can be given away.
+#[derive(Debug)]
+pub(super) struct Offer {
+    /// What it is of.
+    pub(super) handed: Handed,
+    /// Descriptors of its own.
+    pub(super) descriptors: Vec<OwnedFd>,
+}
+
+/// Listeners of the agent before this one, set aside until their pods are enforced.
+#[derive(Debug, Default)]
+pub(super) struct SetAside(Mutex<HashMap<CgroupId, Offer>>);
+
+impl SetAside {
+    fn keep(&self, offer: Offer) {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(CgroupId(offer.handed.cgroup), offer);
+    }
+
+    /// The cgroup's listener with its number, if there is one and it is in this namespace.
+    pub(super) fn claim(&self, cgroup: CgroupId, netns: NetnsId) -> Option<(InPodListener, u64)> {
+        let Offer { handed, descriptors } = self
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&cgroup)?;
+        if (handed.device, handed.inode) != (netns.device, netns.inode) {
+            tracing::info!(pod = handed.pod, "the listener handed over is of a namespace that the pod left");
+            return None;
+        }
+        match InPodListener::adopt(descriptors, handed.port, handed.cookie) {
+            Ok(listener) => Some((listener, handed.number)),
+            Err(error) => {
+                tracing::warn!(%error, pod = handed.pod, "a listener handed over cannot be used");
+                None
+            }
+        }
+    }
+
+    /// Closes those that nobody claimed; gives their number.
+    fn clear(&self) -> usize {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner)).len()
+    }
+}
+
+#[cfg(test)]
+mod tests;
