@@ -14,6 +14,9 @@ const NAT64: u32 = 0x0064_ff9b_u32.to_be();
 /// `127.0.0.1` in network order.
 const LOOPBACK4: u32 = 0x7f00_0001_u32.to_be();
 
+/// The bits of `127.0.0.0/8` that its addresses share.
+const LOOPBACK4_MASK: u32 = 0xff00_0000_u32.to_be();
+
 /// The last word of `::1` in network order.
 const LOOPBACK6: u32 = 1_u32.to_be();
 
@@ -87,6 +90,27 @@ impl Address {
         self
     }
 
+    /// The form that doors are compared in: the canonical one, with all of `127.0.0.0/8` as one address, since every
+    /// one of them is the same machine (RFC 1122 section 3.2.1.3). Flows need them told apart.
+    #[inline(always)]
+    pub const fn door(self) -> Self {
+        let canonical = self.canonical();
+        if canonical.is_loopback() && canonical.is_v4() {
+            return Self::V4_LOOPBACK;
+        }
+        canonical
+    }
+
+    /// Whether a canonical address is the machine's own loopback, which is another one in each network namespace.
+    #[inline(always)]
+    pub const fn is_loopback(self) -> bool {
+        let [first, second, third, last] = self.words;
+        if self.is_v4() {
+            return last & LOOPBACK4_MASK == LOOPBACK4 & LOOPBACK4_MASK;
+        }
+        first == 0 && second == 0 && third == 0 && last == LOOPBACK6
+    }
+
     /// The address as Rust's own type; a mapped one comes back as IPv4.
     pub const fn to_ip(self) -> IpAddr {
         let [first, second, third, last] = self.words;
@@ -154,6 +178,30 @@ mod tests {
         );
         assert_eq!(canonical("64:ff9b::"), "127.0.0.1".parse::<IpAddr>().unwrap());
         assert_eq!(canonical("::"), "::1".parse::<IpAddr>().unwrap());
+    }
+
+    #[test]
+    fn doors_on_loopback_are_one() {
+        let door = |text: &str| {
+            Address::from(text.parse::<IpAddr>().unwrap())
+                .door()
+                .to_ip()
+                .to_string()
+        };
+        for spelling in [
+            "127.0.0.1",
+            "127.9.9.9",
+            "::ffff:127.0.0.2",
+            "0.0.0.0",
+            "64:ff9b::127.1.1.1",
+        ] {
+            assert_eq!(door(spelling), "127.0.0.1", "{spelling}");
+        }
+        assert_eq!(door("::"), "::1");
+        assert_eq!(door("128.0.0.1"), "128.0.0.1");
+        let loopback = |text: &str| Address::from(text.parse::<IpAddr>().unwrap()).is_loopback();
+        assert!(loopback("127.0.0.5") && loopback("::1"));
+        assert!(!loopback("10.0.0.1") && !loopback("::2") && !loopback("::127.0.0.1"));
     }
 
     #[test]

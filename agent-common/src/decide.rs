@@ -2,15 +2,19 @@
 //!
 //! The hooks read the kernel's contexts and maps, ask here, and do what they are told.
 
-use crate::{Address, ClassKind, ClassValue, DoorAction, Refusal};
+use crate::{Address, BEAT_MAX_NS, ClassKind, ClassValue, DoorAction, NodeValue, Refusal};
 
-/// `SOCK_STREAM` (include/linux/net.h).
+/// `SOCK_STREAM`, `SOCK_DGRAM` and `SOCK_RAW` (include/linux/net.h).
 const SOCK_STREAM: u32 = 1;
+const SOCK_DGRAM: u32 = 2;
+const SOCK_RAW: u32 = 3;
 
-/// `IPPROTO_TCP`.
+/// IP protocols (IANA), and Linux' own number for MPTCP, which speaks TCP on the wire (include/uapi/linux/in.h).
+const ICMP: u32 = 1;
 const TCP: u32 = 6;
-
-/// `IPPROTO_MPTCP`, which speaks TCP on the wire (include/uapi/linux/in.h).
+const UDP: u32 = 17;
+const ICMPV6: u32 = 58;
+const UDPLITE: u32 = 136;
 const MPTCP: u32 = 262;
 
 /// What to do with a connect to a door.
@@ -18,41 +22,115 @@ const MPTCP: u32 = 262;
 pub enum Verdict {
     /// Let it go where it goes.
     Pass,
+    /// Let it go, and count that nobody judged the pod: the operator wants it so while no agent runs.
+    PassUnknown,
     /// Take it to the listener at this port (host order) on loopback.
     Redirect(u16),
     /// Fail it.
     Refuse(Refusal),
 }
 
-/// Judges a connect to a door by the class of the task that calls it.
+/// The socket that is connected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Socket {
+    /// Its network namespace (`SO_NETNS_COOKIE`).
+    pub netns: u64,
+    /// `type` of `struct bpf_sock_addr` or `struct bpf_sock`.
+    pub kind: u32,
+    /// `protocol` of the same.
+    pub protocol: u32,
+}
+
+/// Judges a connect to a door by the class of the pod that makes it.
 ///
-/// `class` is `None` for a task in no classified cgroup: a process of the node itself, which is none of
-/// Picket's business. `socket_type` and `protocol` are those of `struct bpf_sock_addr`.
+/// `loopback` tells whether the door is the machine's own loopback: it is one where the socket is in the node's own
+/// network namespace, and in a pod's it is the pod's own business. `gone` tells whether the agent has given no sign of
+/// life for long ([`gone`]).
 #[inline(always)]
 pub const fn judge(
     action: DoorAction,
-    class: Option<&ClassValue>,
-    socket_type: u32,
-    protocol: u32,
+    class: &ClassValue,
+    node: &NodeValue,
+    socket: &Socket,
+    loopback: bool,
+    gone: bool,
 ) -> Verdict {
-    let Some(class) = class else {
+    // While nobody has told the node's namespace every loopback counts: too strict, never too lax.
+    if loopback && node.netns != 0 && socket.netns != node.netns {
         return Verdict::Pass;
-    };
+    }
     match ClassKind::from_code(class.kind) {
         ClassKind::Exempt => Verdict::Pass,
         ClassKind::Pending => Verdict::Refuse(Refusal::Pending),
+        ClassKind::Unknown => {
+            if gone && node.unknown_open == 1 {
+                Verdict::PassUnknown
+            } else {
+                Verdict::Refuse(Refusal::Pending)
+            }
+        }
         ClassKind::Enforced => match action {
             DoorAction::Refuse => Verdict::Refuse(Refusal::Door),
             DoorAction::Redirect => {
-                if socket_type != SOCK_STREAM || (protocol != TCP && protocol != MPTCP) {
+                if socket.kind != SOCK_STREAM || (socket.protocol != TCP && socket.protocol != MPTCP) {
                     Verdict::Refuse(Refusal::Protocol)
-                } else if class.port == 0 {
-                    Verdict::Refuse(Refusal::NoListener)
                 } else {
-                    Verdict::Redirect(class.port)
+                    listener(class, node, socket.netns)
                 }
             }
         },
+    }
+}
+
+/// The listener that a socket of an enforced pod is taken to: the one in its own network namespace.
+#[inline(always)]
+const fn listener(class: &ClassValue, node: &NodeValue, netns: u64) -> Verdict {
+    let port = if netns == class.netns {
+        class.port
+    } else if node.netns != 0 && netns == node.netns {
+        node.port
+    } else {
+        return Verdict::Refuse(Refusal::Namespace);
+    };
+    if port == 0 {
+        Verdict::Refuse(Refusal::NoListener)
+    } else {
+        Verdict::Redirect(port)
+    }
+}
+
+/// Whether the agent is gone: its last sign of life, both in nanoseconds of the boot clock, is too old.
+#[inline(always)]
+pub const fn gone(beat_ns: u64, now_ns: u64) -> bool {
+    now_ns.saturating_sub(beat_ns) > BEAT_MAX_NS
+}
+
+/// Whether the hooks follow a socket of this kind wherever it goes: connect and sendmsg run for each of them. Nearly all
+/// sockets of a node are such.
+#[inline(always)]
+pub const fn is_followed(kind: u32, protocol: u32) -> bool {
+    match kind {
+        SOCK_STREAM => protocol == TCP || protocol == MPTCP,
+        SOCK_DGRAM => protocol == UDP || protocol == UDPLITE || protocol == ICMP || protocol == ICMPV6,
+        _ => false,
+    }
+}
+
+/// Judges the making of a socket that the hooks do not follow. Raw sockets for ICMP are left to enforced pods, since
+/// `ping` has them and the pod's egress program sees what else they may send.
+#[inline(always)]
+pub const fn judge_unfollowed(
+    class: &ClassValue,
+    node: &NodeValue,
+    kind: u32,
+    protocol: u32,
+    gone: bool,
+) -> Verdict {
+    match ClassKind::from_code(class.kind) {
+        ClassKind::Exempt => Verdict::Pass,
+        ClassKind::Unknown if gone && node.unknown_open == 1 => Verdict::PassUnknown,
+        ClassKind::Enforced if kind == SOCK_RAW && (protocol == ICMP || protocol == ICMPV6) => Verdict::Pass,
+        _ => Verdict::Refuse(Refusal::Socket),
     }
 }
 
@@ -85,10 +163,18 @@ mod tests {
     use super::*;
     use core::net::IpAddr;
 
-    const UDP: u32 = 17;
     const SCTP: u32 = 132;
-    const SOCK_DGRAM: u32 = 2;
-    const SOCK_RAW: u32 = 3;
+    const POD: u64 = 100;
+    const NODE: NodeValue = NodeValue {
+        netns: 1,
+        port: 9443,
+        unknown_open: 0,
+        reserved: 0,
+    };
+    const OPEN: NodeValue = NodeValue {
+        unknown_open: 1,
+        ..NODE
+    };
 
     fn class(kind: ClassKind, port: u16) -> ClassValue {
         ClassValue {
@@ -96,32 +182,64 @@ mod tests {
             port,
             reserved: 0,
             pod: 7,
+            netns: POD,
         }
     }
 
+    fn socket(netns: u64) -> Socket {
+        Socket {
+            netns,
+            kind: SOCK_STREAM,
+            protocol: TCP,
+        }
+    }
+
+    fn verdict(class: &ClassValue, socket: Socket) -> Verdict {
+        judge(DoorAction::Redirect, class, &NODE, &socket, false, false)
+    }
+
     #[test]
-    fn an_enforced_task_goes_to_its_listener() {
+    fn an_enforced_task_goes_to_the_listener_in_the_sockets_namespace() {
         let class = class(ClassKind::Enforced, 4443);
         for protocol in [TCP, MPTCP] {
-            let verdict = judge(DoorAction::Redirect, Some(&class), SOCK_STREAM, protocol);
-            assert_eq!(verdict, Verdict::Redirect(4443));
+            let socket = Socket {
+                protocol,
+                ..socket(POD)
+            };
+            assert_eq!(verdict(&class, socket), Verdict::Redirect(4443));
         }
+        assert_eq!(verdict(&class, socket(NODE.netns)), Verdict::Redirect(9443));
+        assert_eq!(verdict(&class, socket(55)), Verdict::Refuse(Refusal::Namespace));
+        // Before anybody told the node's namespace, none is it.
+        let told = judge(
+            DoorAction::Redirect,
+            &class,
+            &NodeValue::default(),
+            &socket(0),
+            false,
+            false,
+        );
+        assert_eq!(told, Verdict::Refuse(Refusal::Namespace));
     }
 
     #[test]
     fn an_enforced_task_has_no_other_protocol() {
         let class = class(ClassKind::Enforced, 4443);
-        for (socket_type, protocol) in [
+        for (kind, protocol) in [
             (SOCK_DGRAM, UDP),
             (SOCK_STREAM, SCTP),
             (SOCK_RAW, TCP),
             (SOCK_DGRAM, TCP),
         ] {
-            let verdict = judge(DoorAction::Redirect, Some(&class), socket_type, protocol);
+            let socket = Socket {
+                kind,
+                protocol,
+                netns: POD,
+            };
             assert_eq!(
-                verdict,
+                verdict(&class, socket),
                 Verdict::Refuse(Refusal::Protocol),
-                "{socket_type} {protocol}"
+                "{kind} {protocol}"
             );
         }
     }
@@ -129,50 +247,111 @@ mod tests {
     #[test]
     fn an_enforced_task_without_a_listener_is_refused() {
         let class = class(ClassKind::Enforced, 0);
-        let verdict = judge(DoorAction::Redirect, Some(&class), SOCK_STREAM, TCP);
-        assert_eq!(verdict, Verdict::Refuse(Refusal::NoListener));
+        assert_eq!(verdict(&class, socket(POD)), Verdict::Refuse(Refusal::NoListener));
+        let node = NodeValue { port: 0, ..NODE };
+        let told = judge(
+            DoorAction::Redirect,
+            &class,
+            &node,
+            &socket(NODE.netns),
+            false,
+            false,
+        );
+        assert_eq!(told, Verdict::Refuse(Refusal::NoListener));
     }
 
     #[test]
-    fn a_shut_door_is_shut_for_the_enforced_and_the_pending_only() {
+    fn some_doors_are_shut_to_all_that_is_enforced() {
+        let class = class(ClassKind::Enforced, 4443);
+        let told = judge(DoorAction::Refuse, &class, &NODE, &socket(POD), false, false);
+        assert_eq!(told, Verdict::Refuse(Refusal::Door));
+    }
+
+    #[test]
+    fn loopback_is_a_door_on_the_node_alone() {
+        let loopback = |class: &ClassValue, node: &NodeValue, netns| {
+            judge(DoorAction::Redirect, class, node, &socket(netns), true, false)
+        };
         let enforced = class(ClassKind::Enforced, 4443);
-        let verdict = judge(DoorAction::Refuse, Some(&enforced), SOCK_STREAM, TCP);
-        assert_eq!(verdict, Verdict::Refuse(Refusal::Door));
+        assert_eq!(loopback(&enforced, &NODE, POD), Verdict::Pass);
+        assert_eq!(loopback(&enforced, &NODE, NODE.netns), Verdict::Redirect(9443));
+        assert_eq!(
+            loopback(&enforced, &NodeValue::default(), POD),
+            Verdict::Redirect(4443)
+        );
         let pending = class(ClassKind::Pending, 0);
-        let verdict = judge(DoorAction::Refuse, Some(&pending), SOCK_STREAM, TCP);
-        assert_eq!(verdict, Verdict::Refuse(Refusal::Pending));
-        assert_eq!(judge(DoorAction::Refuse, None, SOCK_STREAM, TCP), Verdict::Pass);
+        assert_eq!(
+            loopback(&pending, &NODE, NODE.netns),
+            Verdict::Refuse(Refusal::Pending)
+        );
     }
 
     #[test]
-    fn pending_is_refused_whatever_it_speaks() {
-        let class = class(ClassKind::Pending, 0);
-        for (socket_type, protocol) in [(SOCK_STREAM, TCP), (SOCK_DGRAM, UDP)] {
-            let verdict = judge(DoorAction::Redirect, Some(&class), socket_type, protocol);
-            assert_eq!(verdict, Verdict::Refuse(Refusal::Pending));
+    fn a_pending_task_is_shut_out_and_an_exempt_one_passes() {
+        for action in [DoorAction::Redirect, DoorAction::Refuse] {
+            let told = |kind, node: &NodeValue, gone| {
+                judge(action, &class(kind, 0), node, &socket(POD), false, gone)
+            };
+            assert_eq!(told(ClassKind::Exempt, &NODE, false), Verdict::Pass);
+            for (node, gone) in [(NODE, false), (NODE, true), (OPEN, false), (OPEN, true)] {
+                assert_eq!(
+                    told(ClassKind::Pending, &node, gone),
+                    Verdict::Refuse(Refusal::Pending)
+                );
+                let unknown = told(ClassKind::Unknown, &node, gone);
+                if gone && node.unknown_open == 1 {
+                    assert_eq!(unknown, Verdict::PassUnknown);
+                } else {
+                    assert_eq!(unknown, Verdict::Refuse(Refusal::Pending));
+                }
+            }
         }
     }
 
     #[test]
-    fn a_class_nobody_knows_is_refused() {
-        let class = ClassValue {
-            kind: 9,
-            port: 4443,
-            reserved: 0,
-            pod: 7,
-        };
-        let verdict = judge(DoorAction::Redirect, Some(&class), SOCK_STREAM, TCP);
-        assert_eq!(verdict, Verdict::Refuse(Refusal::Pending));
+    fn an_agent_is_gone_after_its_last_sign_of_life_is_old() {
+        assert!(!gone(5, 5 + BEAT_MAX_NS));
+        assert!(gone(5, 6 + BEAT_MAX_NS));
+        assert!(!gone(7, 5), "a sign from the future is one");
     }
 
     #[test]
-    fn the_exempt_and_the_node_itself_pass() {
-        let class = class(ClassKind::Exempt, 0);
-        assert_eq!(
-            judge(DoorAction::Redirect, Some(&class), SOCK_STREAM, TCP),
-            Verdict::Pass
-        );
-        assert_eq!(judge(DoorAction::Redirect, None, SOCK_DGRAM, UDP), Verdict::Pass);
+    fn what_no_hook_follows_is_not_made() {
+        let told = |kind, socket_kind, protocol| {
+            assert!(!is_followed(socket_kind, protocol), "{socket_kind} {protocol}");
+            judge_unfollowed(&class(kind, 0), &NODE, socket_kind, protocol, true)
+        };
+        for (socket_kind, protocol) in [
+            (SOCK_RAW, 255),
+            (SOCK_RAW, TCP),
+            (SOCK_STREAM, SCTP),
+            (5, SCTP),
+            (6, 33),
+            (SOCK_DGRAM, 115),
+        ] {
+            for kind in [ClassKind::Enforced, ClassKind::Pending, ClassKind::Unknown] {
+                assert_eq!(
+                    told(kind, socket_kind, protocol),
+                    Verdict::Refuse(Refusal::Socket)
+                );
+            }
+            assert_eq!(told(ClassKind::Exempt, socket_kind, protocol), Verdict::Pass);
+        }
+        for protocol in [ICMP, ICMPV6] {
+            assert_eq!(told(ClassKind::Enforced, SOCK_RAW, protocol), Verdict::Pass);
+            assert_eq!(
+                told(ClassKind::Pending, SOCK_RAW, protocol),
+                Verdict::Refuse(Refusal::Socket)
+            );
+        }
+        for (kind, protocol) in [
+            (SOCK_STREAM, TCP),
+            (SOCK_STREAM, MPTCP),
+            (SOCK_DGRAM, UDP),
+            (SOCK_DGRAM, ICMPV6),
+        ] {
+            assert!(is_followed(kind, protocol));
+        }
     }
 
     #[test]

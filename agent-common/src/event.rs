@@ -1,4 +1,5 @@
-//! What the programs report: refused connects one by one, everything else by the count.
+//! What the programs report: what they refuse one by one, as far as a pod has not too much of it, and everything else
+//! by the count.
 
 use crate::{Address, COMM_LEN};
 
@@ -13,6 +14,12 @@ pub enum Hook {
     SendMsg4,
     /// UDP sent to an IPv6 address without a connect.
     SendMsg6,
+    /// A packet that leaves a socket of the pod.
+    Egress,
+    /// A packet that leaves the pod by its interface.
+    Interface,
+    /// socket(2).
+    SockCreate,
 }
 
 impl Hook {
@@ -23,6 +30,9 @@ impl Hook {
             Self::Connect6 => 2,
             Self::SendMsg4 => 3,
             Self::SendMsg6 => 4,
+            Self::Egress => 5,
+            Self::Interface => 6,
+            Self::SockCreate => 7,
         }
     }
 
@@ -33,6 +43,9 @@ impl Hook {
             2 => Some(Self::Connect6),
             3 => Some(Self::SendMsg4),
             4 => Some(Self::SendMsg6),
+            5 => Some(Self::Egress),
+            6 => Some(Self::Interface),
+            7 => Some(Self::SockCreate),
             _ => None,
         }
     }
@@ -44,6 +57,9 @@ impl Hook {
             Self::Connect6 => "connect6",
             Self::SendMsg4 => "sendmsg4",
             Self::SendMsg6 => "sendmsg6",
+            Self::Egress => "egress",
+            Self::Interface => "interface",
+            Self::SockCreate => "sock_create",
         }
     }
 }
@@ -61,6 +77,14 @@ pub enum Refusal {
     Door,
     /// The kernel could not note the connect, so nobody could have answered for it.
     Fault,
+    /// The socket is in a network namespace that has no listener of the pod's.
+    Namespace,
+    /// A packet to a door that comes from no redirected connection.
+    Packet,
+    /// A packet that hides where it goes: one inside another, or one that cannot be read.
+    Hidden,
+    /// A kind of socket that no hook could follow.
+    Socket,
 }
 
 impl Refusal {
@@ -72,6 +96,10 @@ impl Refusal {
             Self::NoListener => 3,
             Self::Door => 4,
             Self::Fault => 5,
+            Self::Namespace => 6,
+            Self::Packet => 7,
+            Self::Hidden => 8,
+            Self::Socket => 9,
         }
     }
 
@@ -83,6 +111,10 @@ impl Refusal {
             3 => Some(Self::NoListener),
             4 => Some(Self::Door),
             5 => Some(Self::Fault),
+            6 => Some(Self::Namespace),
+            7 => Some(Self::Packet),
+            8 => Some(Self::Hidden),
+            9 => Some(Self::Socket),
             _ => None,
         }
     }
@@ -95,6 +127,10 @@ impl Refusal {
             Self::NoListener => "no_listener",
             Self::Door => "door",
             Self::Fault => "fault",
+            Self::Namespace => "namespace",
+            Self::Packet => "packet",
+            Self::Hidden => "hidden",
+            Self::Socket => "socket",
         }
     }
 
@@ -107,6 +143,10 @@ impl Refusal {
             Self::NoListener => Counter::RefusedNoListener,
             Self::Door => Counter::RefusedDoor,
             Self::Fault => Counter::RefusedFault,
+            Self::Namespace => Counter::RefusedNamespace,
+            Self::Packet => Counter::DroppedPackets,
+            Self::Hidden => Counter::DroppedHidden,
+            Self::Socket => Counter::RefusedSockets,
         }
     }
 }
@@ -125,9 +165,9 @@ pub struct Event {
     pub netns: u64,
     /// The address as the client dialled it.
     pub dialled: Address,
-    /// The process id in the initial PID namespace.
+    /// The process id in the initial PID namespace; zero for packets, which are on their way without a process.
     pub pid: u32,
-    /// The thread id in the initial PID namespace.
+    /// The thread id in the initial PID namespace; zero for packets.
     pub tid: u32,
     /// The user id in the initial user namespace.
     pub uid: u32,
@@ -168,10 +208,22 @@ pub enum Counter {
     FlowsLost,
     /// Events that the ring had no room for.
     EventsLost,
+    /// Connects refused because the socket's namespace has no listener of the pod's.
+    RefusedNamespace,
+    /// Packets to doors dropped.
+    DroppedPackets,
+    /// Packets dropped because they hide where they go.
+    DroppedHidden,
+    /// Sockets refused because of their kind.
+    RefusedSockets,
+    /// Events left out because the pod had many.
+    EventsLimited,
+    /// Connects to doors let through because nobody judged the pod, no agent runs, and the operator wants it so.
+    PassedUnknown,
 }
 
 /// How many counters there are.
-pub const COUNTERS: u32 = 9;
+pub const COUNTERS: u32 = 15;
 
 impl Counter {
     /// Every counter, by its index.
@@ -185,6 +237,12 @@ impl Counter {
         Self::FlowsWritten,
         Self::FlowsLost,
         Self::EventsLost,
+        Self::RefusedNamespace,
+        Self::DroppedPackets,
+        Self::DroppedHidden,
+        Self::RefusedSockets,
+        Self::EventsLimited,
+        Self::PassedUnknown,
     ];
 
     /// A word for metrics.
@@ -199,6 +257,12 @@ impl Counter {
             Self::FlowsWritten => "flows_written",
             Self::FlowsLost => "flows_lost",
             Self::EventsLost => "events_lost",
+            Self::RefusedNamespace => "refused_namespace",
+            Self::DroppedPackets => "dropped_packets",
+            Self::DroppedHidden => "dropped_hidden",
+            Self::RefusedSockets => "refused_sockets",
+            Self::EventsLimited => "events_limited",
+            Self::PassedUnknown => "passed_unknown",
         }
     }
 
@@ -228,10 +292,22 @@ mod tests {
             Refusal::NoListener,
             Refusal::Door,
             Refusal::Fault,
+            Refusal::Namespace,
+            Refusal::Packet,
+            Refusal::Hidden,
+            Refusal::Socket,
         ] {
             assert_eq!(Refusal::from_code(refusal.code()), Some(refusal));
         }
-        for hook in [Hook::Connect4, Hook::Connect6, Hook::SendMsg4, Hook::SendMsg6] {
+        for hook in [
+            Hook::Connect4,
+            Hook::Connect6,
+            Hook::SendMsg4,
+            Hook::SendMsg6,
+            Hook::Egress,
+            Hook::Interface,
+            Hook::SockCreate,
+        ] {
             assert_eq!(Hook::from_code(hook.code()), Some(hook));
         }
         assert_eq!(Refusal::from_code(0), None);

@@ -8,17 +8,20 @@
 mod address;
 mod decide;
 mod event;
+mod packet;
 mod record;
 
 #[cfg(feature = "user")]
 mod pod;
 
 pub use address::Address;
-pub use decide::{Verdict, judge, looks, rewrite};
+pub use decide::{Socket, Verdict, gone, is_followed, judge, judge_unfollowed, looks, rewrite};
 pub use event::{COUNTERS, Counter, Event, Hook, Refusal};
+pub use packet::{Destination, PacketBytes, destination};
 pub use record::{
-    CLASSES_MAX, ClassKind, ClassValue, DOORS_MAX, DialRecord, DialState, DoorAction, DoorKey, EVENTS_BYTES,
-    FLOWS_MAX, FlowKey, LAYOUT, LEVELS_MAX,
+    BEAT_MAX_NS, CLASSES_MAX, ClassKind, ClassValue, DOORS_MAX, DialRecord, DialState, DoorAction, DoorKey,
+    EVENTS_BYTES, EVENTS_PER_SECOND, FLOWS_MAX, FlowKey, INTERFACES_MAX, LAYOUT, LEVELS_MAX, LIMITS_MAX,
+    LimitValue, NETNS_MAX, NodeValue,
 };
 
 /// Bytes of a task's name, the terminating zero included (`TASK_COMM_LEN`, include/linux/sched.h).

@@ -4,7 +4,7 @@
     reason = "aya::Pod is an unsafe marker trait, and only the types' own package may implement it"
 )]
 
-use crate::{ClassValue, DialRecord, DoorKey, Event, FlowKey};
+use crate::{ClassValue, DialRecord, DoorKey, Event, FlowKey, LimitValue, NodeValue};
 
 // SAFETY: `repr(C)`, made of integers and arrays of integers, no padding (the sizes are asserted), so every
 // bit pattern is a value.
@@ -18,6 +18,12 @@ unsafe impl aya::Pod for DialRecord {}
 
 // SAFETY: as for DoorKey.
 unsafe impl aya::Pod for FlowKey {}
+
+// SAFETY: as for DoorKey.
+unsafe impl aya::Pod for NodeValue {}
+
+// SAFETY: as for DoorKey.
+unsafe impl aya::Pod for LimitValue {}
 
 impl Event {
     /// Reads an event from the bytes of the ring buffer; `None` when they are too few.

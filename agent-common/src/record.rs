@@ -6,9 +6,9 @@
 
 use crate::{Address, COMM_LEN, COUNTERS, Event};
 
-/// Entries of DOORS. A control plane has a handful of addresses; load balancers with rotating addresses have
-/// hundreds.
-pub const DOORS_MAX: u32 = 4096;
+/// Entries of DOORS: every control-plane port at every address of every node, so a few for each node. Entries take
+/// memory as they come.
+pub const DOORS_MAX: u32 = 65_536;
 
 /// Entries of CLASSES: one per pod, plus the parents. A kubelet runs 110 pods by default and about 500 at most.
 pub const CLASSES_MAX: u32 = 8192;
@@ -16,6 +16,23 @@ pub const CLASSES_MAX: u32 = 8192;
 /// Entries of FLOWS: connections established and not accepted yet. The oldest go first when a client makes
 /// more than this, and a connection without its flow is closed.
 pub const FLOWS_MAX: u32 = 65_536;
+
+/// Entries of NETNS: one per enforced pod with a network namespace of its own.
+pub const NETNS_MAX: u32 = 4096;
+
+/// Entries of INTERFACES: a pod has one as a rule, and a few where networks are attached to it.
+pub const INTERFACES_MAX: u32 = 8192;
+
+/// Entries of LIMITS: one per pod that had something refused lately. The oldest go first.
+pub const LIMITS_MAX: u32 = 8192;
+
+/// Events of one pod in one second; further ones are counted. A person reads a few, and a pod that tries in a loop
+/// must not push those of others out of the ring.
+pub const EVENTS_PER_SECOND: u32 = 64;
+
+/// How old the agent's last sign of life may be, in nanoseconds of the boot clock, before the kernel takes it for gone.
+/// It gives one every second; a machine under load may hold it up for some.
+pub const BEAT_MAX_NS: u64 = 10_000_000_000;
 
 /// Bytes of the event ring: about 2,000 events between two looks of the agent.
 pub const EVENTS_BYTES: u32 = 256 * 1024;
@@ -41,7 +58,7 @@ impl DoorKey {
     #[inline(always)]
     pub const fn new(address: Address, port: u16) -> Self {
         Self {
-            address: address.canonical(),
+            address: address.door(),
             port,
             reserved: 0,
         }
@@ -85,6 +102,9 @@ pub enum ClassKind {
     Pending,
     /// Its connects to doors go to its listener.
     Enforced,
+    /// A folder of pods: those below it that have no class of their own were never judged. As [`Self::Pending`],
+    /// unless the operator wants such pods let through while no agent runs.
+    Unknown,
 }
 
 impl ClassKind {
@@ -94,6 +114,7 @@ impl ClassKind {
             Self::Exempt => 1,
             Self::Pending => 2,
             Self::Enforced => 3,
+            Self::Unknown => 4,
         }
     }
 
@@ -103,6 +124,7 @@ impl ClassKind {
         match code {
             1 => Self::Exempt,
             3 => Self::Enforced,
+            4 => Self::Unknown,
             _ => Self::Pending,
         }
     }
@@ -120,6 +142,34 @@ pub struct ClassValue {
     pub reserved: u16,
     /// The agent's own number for the pod.
     pub pod: u64,
+    /// The network namespace that the port is in (`SO_NETNS_COOKIE`).
+    pub netns: u64,
+}
+
+/// The node itself; the one value of NODE.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct NodeValue {
+    /// The node's own network namespace (`SO_NETNS_COOKIE`); zero while nobody has told it.
+    pub netns: u64,
+    /// The port of the listener there, in host order; zero where there is none.
+    pub port: u16,
+    /// One where pods that nobody judged may reach doors while no agent runs; zero where they may not.
+    pub unknown_open: u16,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// How much a pod was heard lately; the value of LIMITS.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LimitValue {
+    /// When the second began, in nanoseconds of the boot clock.
+    pub since_ns: u64,
+    /// Events in it.
+    pub events: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 /// Where a redirected socket stands; see [`DialRecord::state`].
@@ -207,12 +257,14 @@ impl FlowKey {
 }
 
 const _: () = assert!(size_of::<DoorKey>() == 20);
-const _: () = assert!(size_of::<ClassValue>() == 16);
+const _: () = assert!(size_of::<ClassValue>() == 24);
+const _: () = assert!(size_of::<NodeValue>() == 16);
+const _: () = assert!(size_of::<LimitValue>() == 16);
 const _: () = assert!(size_of::<DialRecord>() == 88);
 const _: () = assert!(size_of::<FlowKey>() == 32);
 
 /// What the fields mean. Raised by hand when a meaning changes and no size does.
-const MEANING: u64 = 1;
+const MEANING: u64 = 2;
 
 /// A hash over the shape of every map, for the name of the folder they are pinned in (FNV-1a, 64 bits).
 pub const LAYOUT: u64 = {
@@ -223,10 +275,15 @@ pub const LAYOUT: u64 = {
         size_of::<DialRecord>() as u64,
         size_of::<FlowKey>() as u64,
         size_of::<Event>() as u64,
+        size_of::<NodeValue>() as u64,
+        size_of::<LimitValue>() as u64,
         COUNTERS as u64,
         DOORS_MAX as u64,
         CLASSES_MAX as u64,
         FLOWS_MAX as u64,
+        NETNS_MAX as u64,
+        INTERFACES_MAX as u64,
+        LIMITS_MAX as u64,
         EVENTS_BYTES as u64,
     ];
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
@@ -244,7 +301,7 @@ mod tests {
 
     #[test]
     fn unknown_codes_are_the_strict_ones() {
-        for code in [0, 4, u32::MAX] {
+        for code in [0, 5, u32::MAX] {
             assert_eq!(ClassKind::from_code(code), ClassKind::Pending);
         }
         for code in [0, 3, u32::MAX] {
@@ -254,7 +311,12 @@ mod tests {
 
     #[test]
     fn codes_read_back() {
-        for kind in [ClassKind::Exempt, ClassKind::Pending, ClassKind::Enforced] {
+        for kind in [
+            ClassKind::Exempt,
+            ClassKind::Pending,
+            ClassKind::Enforced,
+            ClassKind::Unknown,
+        ] {
             assert_eq!(ClassKind::from_code(kind.code()), kind);
         }
         for action in [DoorAction::Redirect, DoorAction::Refuse] {

@@ -9,6 +9,7 @@ mod refusals;
 mod watchers;
 
 use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::{Admin, AdminSocket};
 use crate::audit::{AuditConfig, AuditLog};
 use crate::config::Config;
-use crate::kernel::{self, Kernel, KernelConfig, KernelEvents};
+use crate::kernel::{self, Kernel, KernelConfig, KernelEvents, Node, Unknown, netns_cookie};
 use crate::listener::Arrival;
 use crate::pipeline::Pipeline;
 use crate::runtime::drain::Drain;
@@ -91,6 +92,12 @@ impl App {
             cgroup_root: cgroup_root.clone(),
             bpffs: config.kernel.bpffs.clone(),
         })?);
+        kernel.set_node(Node {
+            netns: netns_cookie(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?)?,
+            port: None,
+            unknown: Unknown::Closed,
+        })?;
+        kernel.beat()?;
         // The doors of an agent before this one redirect already, so what they are dialled by must be in the certificates.
         certificates.set_doors(kernel.doors()?.into_iter().map(|door| door.ip()).collect())?;
         let events = kernel.events()?;

@@ -61,6 +61,7 @@ fn config(ground: &Ground) -> KernelConfig {
 /// A pod's listener at work; it answers each connection with one byte.
 struct Pod {
     port: u16,
+    netns: u64,
     arrivals: mpsc::Receiver<Arrival>,
     _cancel: DropGuard,
 }
@@ -73,10 +74,17 @@ impl Pod {
     /// With a listener that takes flows of the number `number`, and so many connections at once.
     fn limited(kernel: &Arc<Kernel>, ground: &Ground, number: u64, limit: usize) -> Self {
         let listener = InPodListener::open(&ground.netns).unwrap();
-        let port = listener.port();
+        let (port, netns) = (listener.port(), listener.netns_cookie());
         let cgroup = CgroupId::of(&ground.pod).unwrap();
         kernel
-            .set_class(cgroup, Class::Enforced { pod: POD, port })
+            .set_class(
+                cgroup,
+                Class::Enforced {
+                    pod: POD,
+                    port,
+                    netns,
+                },
+            )
             .unwrap();
         let (sink, arrivals) = mpsc::channel(16);
         let cancel = CancellationToken::new();
@@ -92,6 +100,7 @@ impl Pod {
         tokio::spawn(serving.run(listener));
         Self {
             port,
+            netns,
             arrivals,
             _cancel: cancel.drop_guard(),
         }
@@ -337,7 +346,7 @@ async fn without_an_agent_the_doors_stay_shut_and_the_next_agent_carries_on() {
     let dial = ground.dial(&ground.pod, "tcp", DOOR4);
     pod.accepted().await;
     assert_eq!(dial.outcome(), reached(DOOR4, 'p'));
-    let port = pod.port;
+    let (port, netns) = (pod.port, pod.netns);
     drop(pod);
     let kernel = settle(kernel).await;
     drop(kernel);
@@ -348,7 +357,14 @@ async fn without_an_agent_the_doors_stay_shut_and_the_next_agent_carries_on() {
     let cgroup = CgroupId::of(&ground.pod).unwrap();
     assert_eq!(
         kernel.classes().unwrap(),
-        vec![(cgroup, Class::Enforced { pod: POD, port })]
+        vec![(
+            cgroup,
+            Class::Enforced {
+                pod: POD,
+                port,
+                netns
+            }
+        )]
     );
     let mut pod = Pod::enforce(&kernel, &ground);
     let dial = ground.dial(&ground.pod, "tcp", DOOR4);

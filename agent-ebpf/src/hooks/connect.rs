@@ -2,11 +2,14 @@
 
 use aya_ebpf::programs::SockAddrContext;
 use picket_common::{
-    Address, Counter, DialRecord, DialState, DoorAction, DoorKey, Event, Hook, Refusal, Verdict, judge,
+    Address, Counter, DialRecord, DialState, DoorAction, DoorKey, Hook, Refusal, Socket, Verdict, judge,
     looks, rewrite,
 };
 
-use super::{Classified, boot_ns, classify_current, count, current_task, maps, netns_cookie, user_port};
+use super::report::{Refused, report};
+use super::{
+    Classified, agent_gone, boot_ns, classify_user, count, current_task, maps, netns_cookie, node, user_port,
+};
 
 /// What a connect hook does with its context.
 pub(super) enum Outcome {
@@ -27,21 +30,33 @@ pub(super) fn connect(ctx: &SockAddrContext, hook: Hook, dialled: Address) -> Ou
         return Outcome::Pass;
     };
     // SAFETY: the context is valid while the program runs.
-    let (socket_type, protocol) = unsafe { ((*ctx.sock_addr).type_, (*ctx.sock_addr).protocol) };
-    let Some(Classified { cgroup, class }) = classify_current() else {
-        return Outcome::Pass;
+    let (kind, protocol) = unsafe { ((*ctx.sock_addr).type_, (*ctx.sock_addr).protocol) };
+    let socket = Socket {
+        netns: netns_cookie(ctx),
+        kind,
+        protocol,
     };
-    match judge(action, Some(&class), socket_type, protocol) {
+    let classified = classify_user(socket.netns);
+    if classified.is_nobody() {
+        return Outcome::Pass;
+    }
+    let loopback = dialled.door().is_loopback();
+    match judge(
+        action,
+        &classified.class,
+        &node(),
+        &socket,
+        loopback,
+        agent_gone(),
+    ) {
         Verdict::Pass => Outcome::Pass,
-        Verdict::Refuse(refusal) => refuse(
-            ctx,
-            hook,
-            dialled,
-            &Classified { cgroup, class },
-            protocol,
-            refusal,
-        ),
+        Verdict::PassUnknown => {
+            count(Counter::PassedUnknown);
+            Outcome::Pass
+        }
+        Verdict::Refuse(refusal) => refuse(hook, dialled, port, &socket, &classified, refusal),
         Verdict::Redirect(listener_port) => {
+            let Classified { cgroup, class } = classified;
             let task = current_task();
             let record = DialRecord {
                 dialled,
@@ -50,7 +65,7 @@ pub(super) fn connect(ctx: &SockAddrContext, hook: Hook, dialled: Address) -> Ou
                 state: DialState::Dialling.code(),
                 cgroup,
                 pod: class.pod,
-                netns: netns_cookie(ctx),
+                netns: socket.netns,
                 dialled_ns: boot_ns(),
                 pid: task.pid,
                 tid: task.tid,
@@ -62,14 +77,7 @@ pub(super) fn connect(ctx: &SockAddrContext, hook: Hook, dialled: Address) -> Ou
                 count(Counter::Redirected);
                 Outcome::Rewrite(rewrite(dialled), listener_port)
             } else {
-                refuse(
-                    ctx,
-                    hook,
-                    dialled,
-                    &Classified { cgroup, class },
-                    protocol,
-                    Refusal::Fault,
-                )
+                refuse(hook, dialled, port, &socket, &classified, Refusal::Fault)
             }
         }
     }
@@ -107,33 +115,24 @@ fn note(ctx: &SockAddrContext, mut record: DialRecord) -> bool {
 
 #[inline(always)]
 fn refuse(
-    ctx: &SockAddrContext,
     hook: Hook,
     dialled: Address,
+    port: u16,
+    socket: &Socket,
     by: &Classified,
-    protocol: u32,
     refusal: Refusal,
 ) -> Outcome {
-    count(refusal.counter());
-    let task = current_task();
-    let event = Event {
-        at_ns: boot_ns(),
-        cgroup: by.cgroup,
-        pod: by.class.pod,
-        netns: netns_cookie(ctx),
-        dialled,
-        pid: task.pid,
-        tid: task.tid,
-        uid: task.uid,
-        dialled_port: user_port(ctx),
-        hook: hook.code(),
-        refusal: refusal.code(),
-        protocol,
-        reserved: 0,
-        comm: task.comm,
-    };
-    if maps::EVENTS.output::<Event>(event, 0).is_err() {
-        count(Counter::EventsLost);
-    }
+    report(
+        by,
+        Refused {
+            hook,
+            refusal,
+            task: current_task(),
+            netns: socket.netns,
+            address: dialled,
+            port,
+            protocol: socket.protocol,
+        },
+    );
     Outcome::Refuse
 }

@@ -1,21 +1,42 @@
 //! The maps. The agent pins each under its name here; none asks for it itself, so that the programs can be tried
 //! without leaving anything.
 
+use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::btf_maps::SkStorage;
 use aya_ebpf::macros::{btf_map, map};
-use aya_ebpf::maps::{HashMap, LruHashMap, PerCpuArray, RingBuf};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use picket_common::{
     CLASSES_MAX, COUNTERS as COUNTERS_MAX, ClassValue, DOORS_MAX, DialRecord, DoorKey, EVENTS_BYTES,
-    FLOWS_MAX, FlowKey,
+    FLOWS_MAX, FlowKey, INTERFACES_MAX, LIMITS_MAX, LimitValue, NETNS_MAX, NodeValue,
 };
 
 /// Addresses of the control plane; the value is the code of a `DoorAction`.
 #[map]
-pub(super) static DOORS: HashMap<DoorKey, u32> = HashMap::with_max_entries(DOORS_MAX, 0);
+pub(super) static DOORS: HashMap<DoorKey, u32> = HashMap::with_max_entries(DOORS_MAX, BPF_F_NO_PREALLOC);
 
 /// Classified cgroups by their id.
 #[map]
 pub(super) static CLASSES: HashMap<u64, ClassValue> = HashMap::with_max_entries(CLASSES_MAX, 0);
+
+/// The cgroup of the enforced pod that a network namespace belongs to.
+#[map]
+pub(super) static NETNS: HashMap<u64, u64> = HashMap::with_max_entries(NETNS_MAX, 0);
+
+/// The cgroup of the enforced pod behind an interface of the node.
+#[map]
+pub(super) static INTERFACES: HashMap<u32, u64> = HashMap::with_max_entries(INTERFACES_MAX, 0);
+
+/// What the agent told of the node.
+#[map]
+pub(super) static NODE: Array<NodeValue> = Array::with_max_entries(1, 0);
+
+/// The agent's last sign of life, in nanoseconds of the boot clock.
+#[map]
+pub(super) static BEAT: Array<u64> = Array::with_max_entries(1, 0);
+
+/// How much each classified cgroup was heard lately.
+#[map]
+pub(super) static LIMITS: LruHashMap<u64, LimitValue> = LruHashMap::with_max_entries(LIMITS_MAX, 0);
 
 /// Established connections to listeners, until the listener takes them.
 #[map]

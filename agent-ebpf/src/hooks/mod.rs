@@ -10,17 +10,24 @@
 mod connect;
 mod connect4;
 mod connect6;
+mod egress;
 mod getpeername4;
 mod getpeername6;
+mod interface;
 mod maps;
+mod packet;
+mod report;
 mod sendmsg4;
 mod sendmsg6;
+mod sock_create;
 mod sock_ops;
 
 use aya_ebpf::helpers::generated as helper;
 use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_uid_gid};
 use aya_ebpf::programs::SockAddrContext;
-use picket_common::{Address, COMM_LEN, ClassValue, Counter, DialRecord, LEVELS_MAX};
+use picket_common::{
+    Address, COMM_LEN, ClassKind, ClassValue, Counter, DialRecord, LEVELS_MAX, NodeValue, gone,
+};
 
 /// The licence the kernel asks for before it lends its helpers.
 #[unsafe(link_section = "license")]
@@ -33,37 +40,111 @@ const PASS: i32 = 1;
 /// A hook's answer: the system call fails with EPERM.
 const REFUSE: i32 = 0;
 
-/// A classified cgroup, and its class.
+/// A classified cgroup, and its class; [`NOBODY`] where there is none.
+///
+/// No `Option`: the compiler carries what is in none of them along in registers that the verifier finds unwritten.
+#[derive(Clone, Copy)]
 struct Classified {
     cgroup: u64,
     class: ClassValue,
 }
 
-/// The class of the current task: that of its nearest classified ancestor.
+/// A process of the node itself.
+const NOBODY: Classified = Classified {
+    cgroup: 0,
+    class: ClassValue {
+        kind: 0,
+        port: 0,
+        reserved: 0,
+        pod: 0,
+        netns: 0,
+    },
+};
+
+impl Classified {
+    #[inline(always)]
+    fn is_nobody(&self) -> bool {
+        self.cgroup == 0
+    }
+
+    #[inline(always)]
+    fn is(&self, kind: ClassKind) -> bool {
+        !self.is_nobody() && self.class.kind == kind.code()
+    }
+}
+
+/// The class of the nearest classified cgroup among the ancestors that `ancestor` tells by their level.
 ///
 /// The walk goes down from the root and keeps the last it finds, so that a task may sit as deep as it likes
 /// without outrunning the bound.
 #[inline(always)]
-fn classify_current() -> Option<Classified> {
-    let mut found = None;
+fn classify(ancestor: impl Fn(i32) -> u64) -> Classified {
+    let mut found = NOBODY;
     let mut level = 0;
     while level < LEVELS_MAX {
-        // SAFETY: takes a number and returns one; zero below the task's own level.
-        let cgroup = unsafe { helper::bpf_get_current_ancestor_cgroup_id(level) };
+        let cgroup = ancestor(level);
         if cgroup == 0 {
             break;
         }
-        // SAFETY: the value is copied at once. A concurrent update may tear it only if the agent gave the
-        // entry to another pod meanwhile, and then either answer is a strict one.
-        if let Some(class) = unsafe { maps::CLASSES.get(cgroup) } {
-            found = Some(Classified {
+        if let Some(class) = class_of(cgroup) {
+            found = Classified {
                 cgroup,
                 class: *class,
-            });
+            };
         }
         level += 1;
     }
     found
+}
+
+/// The class of the current task.
+#[inline(always)]
+fn classify_current() -> Classified {
+    // SAFETY: takes a number and returns one; zero below the task's own level.
+    classify(|level| unsafe { helper::bpf_get_current_ancestor_cgroup_id(level) })
+}
+
+/// Whose a socket is that is in use: the current task's, unless that is free to go, and then the enforced pod's whose
+/// network namespace the socket is in.
+#[inline(always)]
+fn classify_user(netns: u64) -> Classified {
+    let mut found = classify_current();
+    if !found.is_nobody() && !found.is(ClassKind::Exempt) {
+        return found;
+    }
+    // SAFETY: the number is copied at once, and the agent never changes one in place.
+    if let Some(cgroup) = unsafe { maps::NETNS.get(netns) } {
+        let cgroup = *cgroup;
+        if let Some(class) = class_of(cgroup)
+            && class.kind == ClassKind::Enforced.code()
+        {
+            found = Classified {
+                cgroup,
+                class: *class,
+            };
+        }
+    }
+    found
+}
+
+/// A cgroup's own class.
+#[inline(always)]
+fn class_of(cgroup: u64) -> Option<&'static ClassValue> {
+    // SAFETY: callers copy the value at once. A concurrent update may tear it only if the agent gave the entry to
+    // another pod meanwhile, and then either answer is a strict one.
+    unsafe { maps::CLASSES.get(cgroup) }
+}
+
+/// What the agent told of the node.
+#[inline(always)]
+fn node() -> NodeValue {
+    maps::NODE.get(0).copied().unwrap_or_default()
+}
+
+/// Whether the agent has given no sign of life for long.
+#[inline(always)]
+fn agent_gone() -> bool {
+    gone(maps::BEAT.get(0).copied().unwrap_or_default(), boot_ns())
 }
 
 /// The facts about the calling task that both records and events carry.

@@ -81,7 +81,7 @@ impl Enforcer for InForce {
             .await
             .map_err(failed("open a listener in the pod"))?
             .map_err(failed("open a listener in the pod"))?;
-        let port = listener.port();
+        let (port, own) = (listener.port(), listener.netns_cookie());
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let cancel = CancellationToken::new();
         let serving = Serving {
@@ -106,7 +106,14 @@ impl Enforcer for InForce {
             served: Arc::clone(&self.served),
             _serving: guard,
         };
-        self.class(group.id, Class::Enforced { pod: number, port })?;
+        self.class(
+            group.id,
+            Class::Enforced {
+                pod: number,
+                port,
+                netns: own,
+            },
+        )?;
         let pod = pod.load();
         tracing::info!(namespace = pod.namespace, pod = pod.name, port, "enforced");
         Ok(listening)

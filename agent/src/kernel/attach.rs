@@ -5,8 +5,12 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use aya::maps::Map;
-use aya::programs::links::FdLink;
-use aya::programs::{CgroupAttachMode, CgroupSockAddr, ProgramError, SockOps};
+use aya::programs::links::{FdLink, LinkError, LinkOrder};
+use aya::programs::tc::{TcAttachOptions, TcAttachType};
+use aya::programs::{
+    CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, ProgramError,
+    SchedClassifier, SockOps,
+};
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use nix::sys::statfs::CGROUP2_SUPER_MAGIC;
 
@@ -17,7 +21,7 @@ use super::pins::{self, Folder};
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/picket-ebpf.o"));
 
 /// One of the programs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Program {
     /// Writes flows.
     SockOps,
@@ -33,11 +37,19 @@ pub enum Program {
     SendMsg4,
     /// Refuses UDP to IPv6 doors that is sent without a connect.
     SendMsg6,
+    /// Refuses kinds of sockets that no other program follows.
+    SockCreate,
+    /// Drops packets to doors that leave sockets of an enforced pod.
+    Egress,
+    /// The same for pods that share the node's network.
+    EgressNode,
+    /// Drops packets to doors that leave an enforced pod by its interface.
+    Interface,
 }
 
 impl Program {
-    /// All of them in the order they attach: nothing is redirected before its flow would be written.
-    pub const ALL: [Self; 7] = [
+    /// All of them.
+    pub const ALL: [Self; 11] = [
         Self::SockOps,
         Self::GetPeerName4,
         Self::GetPeerName6,
@@ -45,9 +57,26 @@ impl Program {
         Self::Connect6,
         Self::SendMsg4,
         Self::SendMsg6,
+        Self::SockCreate,
+        Self::Egress,
+        Self::EgressNode,
+        Self::Interface,
     ];
 
-    /// Its name in the object, in the kernel and in its pin.
+    /// Those that attach to the cgroup root, in the order they do: nothing is redirected before its flow would be
+    /// written.
+    pub const ROOT: [Self; 8] = [
+        Self::SockOps,
+        Self::GetPeerName4,
+        Self::GetPeerName6,
+        Self::Connect4,
+        Self::Connect6,
+        Self::SendMsg4,
+        Self::SendMsg6,
+        Self::SockCreate,
+    ];
+
+    /// Its name in the object, in the kernel and, at the root, in its pin.
     pub fn name(self) -> &'static str {
         match self {
             Self::SockOps => "sock_ops",
@@ -57,6 +86,10 @@ impl Program {
             Self::Connect6 => "connect6",
             Self::SendMsg4 => "sendmsg4",
             Self::SendMsg6 => "sendmsg6",
+            Self::SockCreate => "sock_create",
+            Self::Egress => "egress",
+            Self::EgressNode => "egress_node",
+            Self::Interface => "interface",
         }
     }
 
@@ -70,50 +103,135 @@ impl Program {
             Self::Connect6 => "hook connect6",
             Self::SendMsg4 => "hook sendmsg4",
             Self::SendMsg6 => "hook sendmsg6",
+            Self::SockCreate => "hook sock_create",
+            Self::Egress => "hook egress",
+            Self::EgressNode => "hook egress_node",
+            Self::Interface => "hook interface",
         }
     }
 
-    /// Loads it into the kernel and attaches it; it is detached when the link is dropped unpinned.
+    /// Loads it into the kernel.
     ///
     /// # Errors
-    /// When the kernel refuses either.
-    pub fn attach(self, ebpf: &mut Ebpf, cgroup: impl AsFd) -> Result<FdLink, KernelError> {
-        let name = self.name();
-        let refused = |action| {
-            move |source: ProgramError| KernelError::Program {
-                action,
-                program: name,
-                source: Box::new(source),
-            }
-        };
-        let program = ebpf.program_mut(name).ok_or(KernelError::Missing(name))?;
-        // The kernel takes no flags with a link, and lets links share the cgroup with others anyway.
-        let mode = CgroupAttachMode::Single;
-        let link = match self {
-            Self::SockOps => {
-                let program: &mut SockOps = program.try_into().map_err(refused("load"))?;
-                program.load().map_err(refused("load"))?;
-                let link = program.attach(cgroup, mode).map_err(refused("attach"))?;
-                FdLink::try_from(program.take_link(link).map_err(refused("attach"))?)
-            }
+    /// When the kernel refuses it.
+    pub fn load(self, ebpf: &mut Ebpf) -> Result<(), KernelError> {
+        let refused = self.refused("load");
+        let program = self.find(ebpf)?;
+        match self {
+            Self::SockOps => as_kind::<&mut SockOps>(program).and_then(SockOps::load),
+            Self::SockCreate => as_kind::<&mut CgroupSock>(program).and_then(CgroupSock::load),
+            Self::Egress | Self::EgressNode => as_kind::<&mut CgroupSkb>(program).and_then(CgroupSkb::load),
+            Self::Interface => as_kind::<&mut SchedClassifier>(program).and_then(SchedClassifier::load),
             Self::GetPeerName4
             | Self::GetPeerName6
             | Self::Connect4
             | Self::Connect6
             | Self::SendMsg4
-            | Self::SendMsg6 => {
-                let program: &mut CgroupSockAddr = program.try_into().map_err(refused("load"))?;
-                program.load().map_err(refused("load"))?;
-                let link = program.attach(cgroup, mode).map_err(refused("attach"))?;
-                FdLink::try_from(program.take_link(link).map_err(refused("attach"))?)
-            }
+            | Self::SendMsg6 => as_kind::<&mut CgroupSockAddr>(program).and_then(CgroupSockAddr::load),
+        }
+        .map_err(refused)
+    }
+
+    /// Its id in the kernel, once it is loaded.
+    pub(super) fn id(self, ebpf: &mut Ebpf) -> Result<u32, KernelError> {
+        let refused = self.refused("look at");
+        let info = self.find(ebpf)?.info().map_err(refused)?;
+        Ok(info.id())
+    }
+
+    /// Attaches it, loaded before, to a cgroup; it is detached when the link is dropped unpinned.
+    ///
+    /// # Errors
+    /// When the kernel refuses, and for [`Program::Interface`], which has no business at a cgroup.
+    pub fn attach(self, ebpf: &mut Ebpf, cgroup: impl AsFd) -> Result<FdLink, KernelError> {
+        let refused = self.refused("attach");
+        let program = self.find(ebpf)?;
+        // The kernel takes no flags with a link, and lets links share the cgroup with others anyway.
+        let mode = CgroupAttachMode::Single;
+        let attached = match self {
+            Self::SockOps => as_kind::<&mut SockOps>(program).and_then(|program| {
+                let link = program.attach(cgroup, mode)?;
+                as_fd_link(program.take_link(link)?)
+            }),
+            Self::SockCreate => as_kind::<&mut CgroupSock>(program).and_then(|program| {
+                let link = program.attach(cgroup, mode)?;
+                as_fd_link(program.take_link(link)?)
+            }),
+            Self::Egress | Self::EgressNode => as_kind::<&mut CgroupSkb>(program).and_then(|program| {
+                let link = program.attach(cgroup, CgroupSkbAttachType::Egress, mode)?;
+                as_fd_link(program.take_link(link)?)
+            }),
+            Self::GetPeerName4
+            | Self::GetPeerName6
+            | Self::Connect4
+            | Self::Connect6
+            | Self::SendMsg4
+            | Self::SendMsg6 => as_kind::<&mut CgroupSockAddr>(program).and_then(|program| {
+                let link = program.attach(cgroup, mode)?;
+                as_fd_link(program.take_link(link)?)
+            }),
+            Self::Interface => Err(ProgramError::UnexpectedProgramType),
         };
-        link.map_err(|error| KernelError::Program {
-            action: "attach",
-            program: name,
-            source: Box::new(error),
+        attached.map_err(|error| {
+            if is_exclusive(&error) {
+                KernelError::Exclusive { program: self.name() }
+            } else {
+                refused(error)
+            }
         })
     }
+
+    fn find(self, ebpf: &mut Ebpf) -> Result<&mut aya::programs::Program, KernelError> {
+        ebpf.program_mut(self.name())
+            .ok_or(KernelError::Missing(self.name()))
+    }
+
+    fn refused(self, action: &'static str) -> impl Fn(ProgramError) -> KernelError {
+        move |source| KernelError::Program {
+            action,
+            program: self.name(),
+            source: Box::new(source),
+        }
+    }
+}
+
+/// Attaches [`Program::Interface`], loaded before, in front of an interface's other programs.
+///
+/// # Errors
+/// When there is no such interface, and when the kernel knows no TCX (Linux 6.6).
+pub(super) fn attach_interface(ebpf: &mut Ebpf, interface: &str) -> Result<FdLink, KernelError> {
+    let program = Program::Interface;
+    let refused = program.refused("attach");
+    as_kind::<&mut SchedClassifier>(program.find(ebpf)?)
+        .and_then(|program| {
+            let link = program.attach_with_options(
+                interface,
+                TcAttachType::Ingress,
+                TcAttachOptions::TcxOrder(LinkOrder::first()),
+            )?;
+            as_fd_link(program.take_link(link)?)
+        })
+        .map_err(refused)
+}
+
+fn as_kind<'a, T>(program: &'a mut aya::programs::Program) -> Result<T, ProgramError>
+where
+    T: TryFrom<&'a mut aya::programs::Program, Error = ProgramError>,
+{
+    T::try_from(program)
+}
+
+fn as_fd_link<L>(link: L) -> Result<FdLink, ProgramError>
+where
+    FdLink: TryFrom<L, Error = LinkError>,
+{
+    FdLink::try_from(link).map_err(|_| ProgramError::UnexpectedProgramType)
+}
+
+/// The kernel says EPERM where a program without `BPF_F_ALLOW_MULTI` holds the cgroup or one above it
+/// (kernel/bpf/cgroup.c, `hierarchy_allows_attach`).
+fn is_exclusive(error: &ProgramError) -> bool {
+    matches!(error, ProgramError::SyscallError(error) if error.io_error.kind() == std::io::ErrorKind::PermissionDenied)
 }
 
 /// Opens a cgroup v2 folder to attach to.
@@ -145,25 +263,23 @@ pub(super) fn load_object(folder: Option<&Folder>) -> Result<Ebpf, KernelError> 
         .map_err(|error| KernelError::Load(Box::new(error)))
 }
 
-/// Attaches every program and pins its link in place of the older one's.
+/// Loads every program, attaches those of the root and pins their links in place of the older ones'.
 ///
 /// Both are attached for a moment; the programs bear running twice. Where an agent died between the steps, its
 /// unfinished pin is removed once its successor's link is attached, so at no time is there none.
 pub(super) fn attach_all(ebpf: &mut Ebpf, cgroup: &File, folder: &Folder) -> Result<(), KernelError> {
     for program in Program::ALL {
+        match program.load(ebpf) {
+            // A kernel that does not take it leaves packet sockets uncovered, which covering tells of each pod.
+            Err(error) if program == Program::Interface => {
+                tracing::warn!(%error, "interfaces are not covered")
+            }
+            outcome => outcome?,
+        }
+    }
+    for program in Program::ROOT {
         let link = program.attach(ebpf, cgroup)?;
-        let (new, final_place) = (folder.new_link(program.name()), folder.link(program.name()));
-        pins::remove_pin(&new)?;
-        link.pin(&new).map_err(|error| KernelError::Program {
-            action: "pin",
-            program: program.name(),
-            source: Box::new(error),
-        })?;
-        std::fs::rename(&new, &final_place).map_err(|source| KernelError::Io {
-            action: "put in place",
-            path: final_place,
-            source,
-        })?;
+        folder.pin(link, program.name(), program)?;
     }
     Ok(())
 }

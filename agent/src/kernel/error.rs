@@ -63,12 +63,33 @@ pub enum KernelError {
         /// What the kernel said, the verifier's log included where there is one.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// Another program has the cgroup for itself.
+    #[error(
+        "cannot attach the kernel program {program}: another program is attached to the cgroup root, or to a cgroup \
+         above it, for itself alone (without BPF_F_ALLOW_MULTI). `bpftool cgroup tree` shows it; it has to go, or to \
+         share"
+    )]
+    Exclusive {
+        /// Ours.
+        program: &'static str,
+    },
     /// The object lacks a program or a map: it was built from other sources.
     #[error("the kernel programs have no {0}")]
     Missing(&'static str),
     /// A map could not be read or written.
     #[error("a kernel map failed: {0}")]
     Map(#[source] Box<MapError>),
+    /// There is no such interface.
+    #[error("interface {interface} of the node: {source}")]
+    Interface {
+        /// Its number.
+        interface: u32,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The boot clock could not be read.
+    #[error("cannot read the boot clock: {0}")]
+    Clock(#[source] io::Error),
     /// The event stream has one reader.
     #[error("the kernel's events are already being read")]
     EventsTaken,

@@ -8,6 +8,7 @@ mod attach;
 mod error;
 mod events;
 mod flows;
+mod hold;
 mod mounts;
 mod pins;
 pub mod preflight;
@@ -16,23 +17,27 @@ mod types;
 
 use std::collections::{BTreeSet, HashSet};
 use std::fmt;
+use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use aya::maps::{HashMap, MapData, PerCpuArray, RingBuf};
-use picket_common::{ClassValue, DoorKey};
+use aya::Ebpf;
+use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
+use picket_common::{ClassKind, ClassValue, DoorKey, NodeValue};
 
 pub use attach::Program;
 pub use error::KernelError;
 pub use events::KernelEvents;
+pub use hold::{Fault, Ifindex, Repaired};
 pub use mounts::cgroup_mount;
 pub use picket_common::{Counter, DoorAction, Hook, Refusal};
 pub use sys::netns_cookie;
-pub use types::{Class, Counters, Door, Flow, KernelConfig, KernelEvent};
+pub use types::{Class, Counters, Door, Flow, KernelConfig, KernelEvent, Node, Unknown};
 
 use crate::workload::CgroupId;
 use flows::Flows;
+use hold::Held;
 use pins::Folder;
 
 /// The programs, attached and pinned, and their maps.
@@ -41,8 +46,16 @@ use pins::Folder;
 pub struct Kernel {
     folder: Folder,
     bpffs: PathBuf,
+    cgroup: File,
+    /// The loaded programs, for pods that come and links that are lost.
+    programs: Mutex<Ebpf>,
+    held: Mutex<Held>,
     doors: Mutex<HashMap<MapData, DoorKey, u32>>,
     classes: Mutex<HashMap<MapData, u64, ClassValue>>,
+    netns: Mutex<HashMap<MapData, u64, u64>>,
+    interfaces: Mutex<HashMap<MapData, u32, u64>>,
+    node: Mutex<Array<MapData, NodeValue>>,
+    beat: Mutex<Array<MapData, u64>>,
     flows: Flows,
     counters: PerCpuArray<MapData, u64>,
     events: Mutex<Option<RingBuf<MapData>>>,
@@ -65,14 +78,25 @@ impl Kernel {
         attach::attach_all(&mut ebpf, &cgroup, &folder)?;
         let doors = HashMap::try_from(attach::take_map(&mut ebpf, "DOORS")?)?;
         let classes = HashMap::try_from(attach::take_map(&mut ebpf, "CLASSES")?)?;
+        let netns = HashMap::try_from(attach::take_map(&mut ebpf, "NETNS")?)?;
+        let interfaces = HashMap::try_from(attach::take_map(&mut ebpf, "INTERFACES")?)?;
+        let node = Array::try_from(attach::take_map(&mut ebpf, "NODE")?)?;
+        let beat = Array::try_from(attach::take_map(&mut ebpf, "BEAT")?)?;
         let counters = PerCpuArray::try_from(attach::take_map(&mut ebpf, "COUNTERS")?)?;
         let events = RingBuf::try_from(attach::take_map(&mut ebpf, "EVENTS")?)?;
         let flows = Flows::open(&folder)?;
         Ok(Self {
             folder,
             bpffs: config.bpffs.clone(),
+            cgroup,
+            programs: Mutex::new(ebpf),
+            held: Mutex::default(),
             doors: Mutex::new(doors),
             classes: Mutex::new(classes),
+            netns: Mutex::new(netns),
+            interfaces: Mutex::new(interfaces),
+            node: Mutex::new(node),
+            beat: Mutex::new(beat),
             flows,
             counters,
             events: Mutex::new(Some(events)),
@@ -129,7 +153,60 @@ impl Kernel {
     /// # Errors
     /// When the map does not take the entry.
     pub fn set_class(&self, cgroup: CgroupId, class: Class) -> Result<(), KernelError> {
-        Ok(lock(&self.classes).insert(cgroup.0, class.value(), 0)?)
+        let mut classes = lock(&self.classes);
+        let before = classes.get(&cgroup.0, 0).ok();
+        classes.insert(cgroup.0, class.value(), 0)?;
+        let own = match class {
+            Class::Enforced { netns, .. } if netns != self.node_netns()? => Some(netns),
+            _ => None,
+        };
+        // The namespace comes after the class that it leads to, and goes before it.
+        if let Some(netns) = own {
+            lock(&self.netns).insert(netns, cgroup.0, 0)?;
+        }
+        self.drop_netns(cgroup, before, own)
+    }
+
+    /// Tells the kernel of the node itself.
+    ///
+    /// # Errors
+    /// When the map does not take it.
+    pub fn set_node(&self, node: Node) -> Result<(), KernelError> {
+        Ok(lock(&self.node).set(0, node.value(), 0)?)
+    }
+
+    /// Gives a sign of life. Ten seconds without one and the agent counts as gone.
+    ///
+    /// # Errors
+    /// When the clock cannot be read or the map does not take it.
+    pub fn beat(&self) -> Result<(), KernelError> {
+        let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME)
+            .map_err(|error| KernelError::Clock(error.into()))?;
+        let now = (now.tv_sec().unsigned_abs() * 1_000_000_000).saturating_add(now.tv_nsec().unsigned_abs());
+        Ok(lock(&self.beat).set(0, now, 0)?)
+    }
+
+    fn node_netns(&self) -> Result<u64, KernelError> {
+        Ok(lock(&self.node).get(&0, 0)?.netns)
+    }
+
+    /// Takes away the namespace that led to a cgroup, unless it still does or leads to another by now.
+    fn drop_netns(
+        &self,
+        cgroup: CgroupId,
+        before: Option<ClassValue>,
+        kept: Option<u64>,
+    ) -> Result<(), KernelError> {
+        let Some(before) = before.filter(|before| {
+            ClassKind::from_code(before.kind) == ClassKind::Enforced && Some(before.netns) != kept
+        }) else {
+            return Ok(());
+        };
+        let mut netns = lock(&self.netns);
+        if netns.get(&before.netns, 0).ok() == Some(cgroup.0) {
+            return flows::absent_is_fine(netns.remove(&before.netns));
+        }
+        Ok(())
     }
 
     /// Takes a cgroup's class away: that of its nearest classified parent holds for it then. One that has none
@@ -138,7 +215,9 @@ impl Kernel {
     /// # Errors
     /// When the kernel refuses.
     pub fn remove_class(&self, cgroup: CgroupId) -> Result<(), KernelError> {
-        flows::absent_is_fine(lock(&self.classes).remove(&cgroup.0))
+        let mut classes = lock(&self.classes);
+        self.drop_netns(cgroup, classes.get(&cgroup.0, 0).ok(), None)?;
+        flows::absent_is_fine(classes.remove(&cgroup.0))
     }
 
     /// Every classified cgroup, those an earlier agent left included.

@@ -10,12 +10,14 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use aya::maps::{MapInfo, MapType};
+use aya::programs::links::FdLink;
 use nix::sys::statfs::{BPF_FS_MAGIC, FsType, statfs};
 use picket_common::{
     CLASSES_MAX, COUNTERS, ClassValue, DOORS_MAX, DialRecord, DoorKey, EVENTS_BYTES, FLOWS_MAX, FlowKey,
-    LAYOUT,
+    INTERFACES_MAX, LAYOUT, LIMITS_MAX, LimitValue, NETNS_MAX, NodeValue,
 };
 
+use super::attach::Program;
 use super::error::KernelError;
 
 /// What the names of layout folders begin with.
@@ -36,7 +38,7 @@ struct Shape {
     entries: u32,
 }
 
-const SHAPES: [Shape; 6] = [
+const SHAPES: [Shape; 11] = [
     Shape {
         name: "DOORS",
         kind: MapType::Hash,
@@ -50,6 +52,41 @@ const SHAPES: [Shape; 6] = [
         key: size_of::<u64>(),
         value: size_of::<ClassValue>(),
         entries: CLASSES_MAX,
+    },
+    Shape {
+        name: "NETNS",
+        kind: MapType::Hash,
+        key: size_of::<u64>(),
+        value: size_of::<u64>(),
+        entries: NETNS_MAX,
+    },
+    Shape {
+        name: "INTERFACES",
+        kind: MapType::Hash,
+        key: size_of::<u32>(),
+        value: size_of::<u64>(),
+        entries: INTERFACES_MAX,
+    },
+    Shape {
+        name: "NODE",
+        kind: MapType::Array,
+        key: size_of::<u32>(),
+        value: size_of::<NodeValue>(),
+        entries: 1,
+    },
+    Shape {
+        name: "BEAT",
+        kind: MapType::Array,
+        key: size_of::<u32>(),
+        value: size_of::<u64>(),
+        entries: 1,
+    },
+    Shape {
+        name: "LIMITS",
+        kind: MapType::LruHash,
+        key: size_of::<u64>(),
+        value: size_of::<LimitValue>(),
+        entries: LIMITS_MAX,
     },
     Shape {
         name: "FLOWS",
@@ -126,14 +163,26 @@ impl Folder {
         self.path.join(name)
     }
 
-    /// Where the link of a program is pinned.
-    pub(super) fn link(&self, program: &str) -> PathBuf {
-        self.path.join(format!("{LINK_PREFIX}{program}"))
+    /// Where a link is pinned: a root program's by its name, others by what they are attached to.
+    pub(super) fn link(&self, name: &str) -> PathBuf {
+        self.path.join(format!("{LINK_PREFIX}{name}"))
     }
 
-    /// Where a link is pinned before it replaces the older one.
-    pub(super) fn new_link(&self, program: &str) -> PathBuf {
-        self.path.join(format!("{LINK_PREFIX}{program}{NEW_SUFFIX}"))
+    /// Pins a link under its name, in place of the older one there, which goes.
+    pub(super) fn pin(&self, link: FdLink, name: &str, program: Program) -> Result<(), KernelError> {
+        let final_place = self.link(name);
+        let new = self.link(&format!("{name}{NEW_SUFFIX}"));
+        remove_pin(&new)?;
+        link.pin(&new).map_err(|error| KernelError::Program {
+            action: "pin",
+            program: program.name(),
+            source: Box::new(error),
+        })?;
+        fs::rename(&new, &final_place).map_err(|source| KernelError::Io {
+            action: "put in place",
+            path: final_place,
+            source,
+        })
     }
 
     fn check(&self, shape: &Shape) -> Result<(), KernelError> {

@@ -1,11 +1,14 @@
 //! What the standard library and nix do not wrap: this package's one module with `unsafe`.
 #![expect(
     unsafe_code,
-    reason = "SO_NETNS_COOKIE and tokio's AsyncFd have no safe wrapper"
+    reason = "SO_NETNS_COOKIE, bpf(2) for links, and tokio's AsyncFd have no safe wrapper"
 )]
 
+use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd as _};
+use std::os::fd::{AsFd, AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 
 use aya::maps::{MapData, RingBuf};
 use tokio::io::Interest;
@@ -34,6 +37,80 @@ pub fn netns_cookie(socket: impl AsFd) -> io::Result<u64> {
         return Err(io::Error::last_os_error());
     }
     Ok(cookie)
+}
+
+/// `BPF_OBJ_GET` and `BPF_OBJ_GET_INFO_BY_FD` (include/uapi/linux/bpf.h, `enum bpf_cmd`).
+const OBJ_GET: libc::c_long = 7;
+const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+
+/// `union bpf_attr` as `BPF_OBJ_GET` reads it.
+#[repr(C)]
+struct ObjGet {
+    path: u64,
+    fd: u32,
+    flags: u32,
+}
+
+/// `union bpf_attr` as `BPF_OBJ_GET_INFO_BY_FD` reads it.
+#[repr(C)]
+struct GetInfo {
+    fd: u32,
+    length: u32,
+    info: u64,
+}
+
+/// The beginning of `struct bpf_link_info`, up to the fields that cgroup and TCX links have.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct LinkFacts {
+    kind: u32,
+    pub(super) id: u32,
+    /// The program's id.
+    pub(super) program: u32,
+    reserved: u32,
+    /// A cgroup link's cgroup: its id, or zero once it is detached. A TCX link's interface: its index in the lower half, or
+    /// zero once it is detached.
+    pub(super) target: u64,
+    more: [u64; 6],
+}
+
+/// What the kernel says of a pinned link; `NotFound` where there is no such pin.
+///
+/// aya tells a link's program and not what it is attached to, which is all that is lost by a detach.
+pub(super) fn link_facts(pin: &Path) -> io::Result<LinkFacts> {
+    let path = CString::new(pin.as_os_str().as_bytes())?;
+    let mut get = ObjGet {
+        path: path.as_ptr() as u64,
+        fd: 0,
+        flags: 0,
+    };
+    // SAFETY: the attribute is as large as it says, and the path lives across the call.
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, OBJ_GET, &raw mut get, size_of::<ObjGet>()) };
+    let fd = i32::try_from(fd).unwrap_or(-1);
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made the descriptor for this call alone.
+    let link = unsafe { OwnedFd::from_raw_fd(fd) };
+    let mut facts = LinkFacts::default();
+    let mut ask = GetInfo {
+        fd: link.as_raw_fd() as u32,
+        length: size_of::<LinkFacts>() as u32,
+        info: (&raw mut facts) as u64,
+    };
+    // SAFETY: the kernel writes at most `length` bytes to `facts`, which is that long and lives across the call.
+    let outcome = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            OBJ_GET_INFO_BY_FD,
+            &raw mut ask,
+            size_of::<GetInfo>(),
+        )
+    };
+    if outcome < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(facts)
 }
 
 /// `RingBuf` has no `Debug` of its own.

@@ -7,7 +7,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use picket_common::{
-    Address, COMM_LEN, ClassKind, ClassValue, Counter, DialRecord, DoorAction, DoorKey, Event, Hook, Refusal,
+    Address, COMM_LEN, ClassKind, ClassValue, Counter, DialRecord, DoorAction, DoorKey, Event, Hook,
+    NodeValue, Refusal,
 };
 
 use crate::workload::CgroupId;
@@ -60,27 +61,67 @@ pub enum Class {
     Exempt,
     /// Refuses those to doors until somebody knows better.
     Pending,
+    /// The same for a folder of pods, whose pods nobody has judged: [`Unknown`] tells what becomes of them while no
+    /// agent runs.
+    Unknown,
     /// Takes those to doors to the pod's listener.
     Enforced {
         /// The agent's own number for the pod; flows and events carry it.
         pod: u64,
         /// The listener's port on 127.0.0.1 and ::1.
         port: u16,
+        /// The network namespace that the listener is in (`SO_NETNS_COOKIE`): the pod's own, or the node's.
+        netns: u64,
     },
+}
+
+/// What becomes of pods that nobody has judged while no agent runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Unknown {
+    /// Doors are closed to them.
+    #[default]
+    Closed,
+    /// They reach doors as if Picket were not there; each connect is counted (`passed_unknown`).
+    Open,
+}
+
+/// The node itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Node {
+    /// The node's own network namespace (`SO_NETNS_COOKIE`).
+    pub netns: u64,
+    /// The port of the listener there, which serves pods that share the node's network; `None` while there is none.
+    pub port: Option<u16>,
+    /// What becomes of pods that nobody has judged.
+    pub unknown: Unknown,
+}
+
+impl Node {
+    pub(super) fn value(self) -> NodeValue {
+        NodeValue {
+            netns: self.netns,
+            port: self.port.unwrap_or_default(),
+            unknown_open: u16::from(self.unknown == Unknown::Open),
+            reserved: 0,
+        }
+    }
 }
 
 impl Class {
     pub(super) fn value(self) -> ClassValue {
-        let (kind, pod, port) = match self {
-            Self::Exempt => (ClassKind::Exempt, 0, 0),
-            Self::Pending => (ClassKind::Pending, 0, 0),
-            Self::Enforced { pod, port } => (ClassKind::Enforced, pod, port),
+        let (kind, pod, port, netns) = match self {
+            Self::Exempt => (ClassKind::Exempt, 0, 0, 0),
+            Self::Pending => (ClassKind::Pending, 0, 0, 0),
+            Self::Unknown => (ClassKind::Unknown, 0, 0, 0),
+            Self::Enforced { pod, port, netns } => (ClassKind::Enforced, pod, port, netns),
         };
         ClassValue {
             kind: kind.code(),
             port,
             reserved: 0,
             pod,
+            netns,
         }
     }
 
@@ -88,9 +129,11 @@ impl Class {
         match ClassKind::from_code(value.kind) {
             ClassKind::Exempt => Self::Exempt,
             ClassKind::Pending => Self::Pending,
+            ClassKind::Unknown => Self::Unknown,
             ClassKind::Enforced => Self::Enforced {
                 pod: value.pod,
                 port: value.port,
+                netns: value.netns,
             },
         }
     }
@@ -220,7 +263,12 @@ mod tests {
         for class in [
             Class::Exempt,
             Class::Pending,
-            Class::Enforced { pod: 9, port: 41_000 },
+            Class::Unknown,
+            Class::Enforced {
+                pod: 9,
+                port: 41_000,
+                netns: 4,
+            },
         ] {
             assert_eq!(Class::from_value(class.value()), class);
         }

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::{Check, Status, Surroundings, Trial};
-use crate::kernel::{Class, Door, Kernel, KernelConfig, netns_cookie};
+use crate::kernel::{Class, Door, Kernel, KernelConfig, Node, Unknown, netns_cookie};
 use crate::workload::CgroupId;
 
 /// How long the probe may take; loopback takes a millisecond, starting a process some more.
@@ -89,8 +89,17 @@ fn attempt(bpffs: &Path, cgroup: &Path, probe: &Probe<'_>) -> Result<(), String>
     };
     let kernel = Kernel::load(&config).map_err(|error| error.to_string())?;
     let id = CgroupId::of(cgroup).map_err(said)?;
+    let netns = netns_cookie(&listener).map_err(said)?;
+    // The dial is of this namespace's own loopback, which is a door where the namespace is the node's.
     kernel
-        .set_class(id, Class::Enforced { pod: 1, port })
+        .set_node(Node {
+            netns,
+            port: Some(port),
+            unknown: Unknown::Closed,
+        })
+        .map_err(|error| error.to_string())?;
+    kernel
+        .set_class(id, Class::Enforced { pod: 1, port, netns })
         .map_err(|error| error.to_string())?;
     kernel
         .set_doors(&[Door::redirect(address)].into())

@@ -1,0 +1,40 @@
+//! Packets that leave sockets of an enforced pod.
+//!
+//! Two programs, one for pods with a network namespace of their own and one for pods that share the node's: to the first,
+//! loopback is the pod's own.
+
+use aya_ebpf::helpers::generated as helper;
+use aya_ebpf::macros::cgroup_skb;
+use aya_ebpf::programs::SkBuffContext;
+use picket_common::Hook;
+
+use super::packet::{Packet, dropped, forbidden};
+use super::{PASS, REFUSE, classify};
+
+/// Attached as `BPF_CGROUP_INET_EGRESS` to each enforced pod's cgroup.
+#[cgroup_skb(egress)]
+pub(crate) fn egress(ctx: SkBuffContext) -> i32 {
+    leave(&ctx, false)
+}
+
+/// The same for pods that share the node's network.
+#[cgroup_skb(egress)]
+pub(crate) fn egress_node(ctx: SkBuffContext) -> i32 {
+    leave(&ctx, true)
+}
+
+#[inline(always)]
+fn leave(ctx: &SkBuffContext, node: bool) -> i32 {
+    let packet = Packet(ctx.skb.skb);
+    let Some(why) = forbidden(&packet, node) else {
+        return PASS;
+    };
+    // SAFETY: the context is the one the kernel called this program with; zero below the socket's own level.
+    let by = classify(|level| unsafe { helper::bpf_skb_ancestor_cgroup_id(packet.0, level) });
+    // Without a class there is nobody to name, and the packet is dropped all the same: the program is attached to
+    // enforced pods alone.
+    if !by.is_nobody() {
+        dropped(&by, Hook::Egress, why);
+    }
+    REFUSE
+}

@@ -1,0 +1,37 @@
+//! Packets that reach the node from an enforced pod's interface, whatever sent them: packet sockets, AF_XDP, sockets that
+//! were made in another cgroup.
+
+use aya_ebpf::macros::classifier;
+use aya_ebpf::programs::TcContext;
+use picket_common::Hook;
+
+use super::packet::{Packet, dropped, forbidden};
+use super::{Classified, class_of, maps};
+
+/// Go on with the next program (`TCX_NEXT`, include/uapi/linux/bpf.h).
+const NEXT: i32 = -1;
+
+/// Drop the packet (`TCX_DROP`).
+const DROP: i32 = 2;
+
+/// Attached as `BPF_TCX_INGRESS` to the node's end of the pod's interface.
+#[classifier]
+pub(crate) fn interface(ctx: TcContext) -> i32 {
+    let packet = Packet(ctx.skb.skb);
+    let Some(why) = forbidden(&packet, false) else {
+        return NEXT;
+    };
+    // SAFETY: the context is valid while the program runs.
+    let index = unsafe { (*packet.0).ifindex };
+    // SAFETY: the number is copied at once, and the agent never changes one in place.
+    if let Some(cgroup) = unsafe { maps::INTERFACES.get(index) }
+        && let Some(class) = class_of(*cgroup)
+    {
+        let by = Classified {
+            cgroup: *cgroup,
+            class: *class,
+        };
+        dropped(&by, Hook::Interface, why);
+    }
+    DROP
+}

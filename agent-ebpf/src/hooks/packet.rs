@@ -1,0 +1,78 @@
+//! What the programs share that see packets: find out where one goes, and whether it may.
+//!
+//! A connection that was redirected goes to loopback, so no packet of an enforced pod has business at a door: those that
+//! are for one come from a raw or packet socket, from a connection older than the enforcement, or from a socket that no
+//! hook saw.
+
+use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::helpers::generated as helper;
+use picket_common::{Address, COMM_LEN, Destination, DoorKey, Hook, PacketBytes, Refusal, destination};
+
+use super::report::{Refused, report};
+use super::{Classified, Task, maps};
+
+/// `BPF_HDR_START_NET` (include/uapi/linux/bpf.h): offsets count from the network header.
+const FROM_NETWORK_HEADER: u32 = 1;
+
+/// A packet from its network header on.
+pub(super) struct Packet(pub(super) *mut __sk_buff);
+
+impl PacketBytes for Packet {
+    #[inline(always)]
+    fn read<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        let mut bytes = [0; N];
+        // SAFETY: the context is the one the kernel called this program with, and the helper writes `N` bytes to a
+        // buffer of that size, or fails.
+        let outcome = unsafe {
+            helper::bpf_skb_load_bytes_relative(
+                self.0.cast(),
+                offset,
+                bytes.as_mut_ptr().cast(),
+                N as u32,
+                FROM_NETWORK_HEADER,
+            )
+        };
+        (outcome == 0).then_some(bytes)
+    }
+}
+
+/// Why a packet may not go on, and where it was going; `None` when it may. `node` tells whether it leaves in the node's own
+/// network namespace, where loopback doors are doors.
+#[inline(always)]
+pub(super) fn forbidden(packet: &Packet, node: bool) -> Option<(Refusal, Address, u16)> {
+    match destination(packet) {
+        Destination::Other => None,
+        Destination::Hidden => Some((Refusal::Hidden, Address::from_v6_words([0; 4]), 0)),
+        Destination::Port(address, port) => {
+            if !node && address.door().is_loopback() {
+                return None;
+            }
+            // SAFETY: only asked whether it is there.
+            unsafe { maps::DOORS.get(DoorKey::new(address, port)) }?;
+            Some((Refusal::Packet, address, port))
+        }
+    }
+}
+
+/// Reports a packet that is dropped. No process is named: packets leave on behalf of whoever happens to run.
+#[inline(always)]
+pub(super) fn dropped(by: &Classified, hook: Hook, why: (Refusal, Address, u16)) {
+    let (refusal, address, port) = why;
+    report(
+        by,
+        Refused {
+            hook,
+            refusal,
+            task: Task {
+                pid: 0,
+                tid: 0,
+                uid: 0,
+                comm: [0; COMM_LEN],
+            },
+            netns: by.class.netns,
+            address,
+            port,
+            protocol: 0,
+        },
+    );
+}

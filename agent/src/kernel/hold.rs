@@ -1,0 +1,234 @@
+//! What is attached to each enforced pod, and that everything stays attached.
+//!
+//! In come the cgroups and interfaces of enforced pods; out go pinned links that drop packets to doors, and a list of what
+//! had to be put back.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use nix::net::if_::if_indextoname;
+
+use super::attach::{self, Program};
+use super::{Kernel, KernelError, flows, lock, pins, sys};
+use crate::workload::CgroupId;
+
+/// An interface's number in the node's network namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Ifindex(pub u32);
+
+/// What is attached to pods.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    pods: HashMap<CgroupId, Pod>,
+    interfaces: HashMap<Ifindex, CgroupId>,
+}
+
+/// An enforced pod's cgroup.
+#[derive(Debug, Clone)]
+struct Pod {
+    path: PathBuf,
+    program: Program,
+}
+
+/// A link that was lost or changed, and is back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Repaired {
+    /// The program.
+    pub program: &'static str,
+    /// The pin's name, which tells the pod's cgroup or interface.
+    pub link: String,
+    /// What was wrong.
+    pub fault: Fault,
+}
+
+/// What can be wrong with a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// Its pin is gone.
+    Unpinned,
+    /// It is there and attached to nothing.
+    Detached,
+    /// It runs another program.
+    Replaced,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::Unpinned => "its pin was removed",
+            Self::Detached => "it was detached",
+            Self::Replaced => "its program was replaced",
+        })
+    }
+}
+
+impl Kernel {
+    /// Has every packet dropped that a socket of this cgroup, or of one below it, sends to a door. `shares_node` is true for
+    /// pods in the node's own network namespace, where loopback doors count.
+    ///
+    /// # Errors
+    /// When the cgroup is gone, or the kernel refuses.
+    pub fn hold(&self, path: &Path, cgroup: CgroupId, shares_node: bool) -> Result<(), KernelError> {
+        let program = if shares_node {
+            Program::EgressNode
+        } else {
+            Program::Egress
+        };
+        let pod = Pod {
+            path: path.to_owned(),
+            program,
+        };
+        self.attach_pod(cgroup, &pod)?;
+        lock(&self.held).pods.insert(cgroup, pod);
+        Ok(())
+    }
+
+    /// Has every packet dropped that comes to the node by this interface, a pod's, and is for a door.
+    ///
+    /// # Errors
+    /// When there is no such interface, or the kernel knows no TCX.
+    pub fn cover(&self, interface: Ifindex, cgroup: CgroupId) -> Result<(), KernelError> {
+        lock(&self.interfaces).insert(interface.0, cgroup.0, 0)?;
+        self.attach_interface(interface)?;
+        lock(&self.held).interfaces.insert(interface, cgroup);
+        Ok(())
+    }
+
+    /// Takes away what [`Self::hold`] and [`Self::cover`] attached for this cgroup, an earlier agent's included.
+    ///
+    /// # Errors
+    /// When a pin or an entry cannot be removed.
+    pub fn release(&self, cgroup: CgroupId) -> Result<(), KernelError> {
+        let mut held = lock(&self.held);
+        held.pods.remove(&cgroup);
+        held.interfaces.retain(|_, of| *of != cgroup);
+        drop(held);
+        let mut interfaces = lock(&self.interfaces);
+        let of_pod: Vec<u32> = interfaces
+            .iter()
+            .filter_map(|entry| entry.ok().filter(|(_, of)| *of == cgroup.0))
+            .map(|(interface, _)| interface)
+            .collect();
+        for interface in of_pod {
+            pins::remove_pin(&self.folder.link(&interface_pin(Ifindex(interface))))?;
+            flows::absent_is_fine(interfaces.remove(&interface))?;
+        }
+        pins::remove_pin(&self.folder.link(&pod_pin(cgroup)))
+    }
+
+    /// Looks at every link, and puts back what is not as it was left. Links of pods and interfaces that are gone are left
+    /// to [`Self::release`].
+    ///
+    /// # Errors
+    /// When one cannot be looked at or put back; the others are tried before.
+    pub fn verify(&self) -> Result<Vec<Repaired>, KernelError> {
+        let mut repaired = Vec::new();
+        let mut failure = None;
+        let mut note =
+            |program: Program, link: String, outcome: Result<Option<Fault>, KernelError>| match outcome {
+                Ok(None) => {}
+                Ok(Some(fault)) => repaired.push(Repaired {
+                    program: program.name(),
+                    link,
+                    fault,
+                }),
+                Err(error) => failure = Some(error),
+            };
+        for program in Program::ROOT {
+            let outcome = self.repair(program, program.name(), || {
+                let link = program.attach(&mut lock(&self.programs), &self.cgroup)?;
+                self.folder.pin(link, program.name(), program)
+            });
+            note(program, program.name().to_owned(), outcome);
+        }
+        let (pods, interfaces) = {
+            let held = lock(&self.held);
+            let interfaces: Vec<_> = held.interfaces.keys().copied().collect();
+            (held.pods.clone(), interfaces)
+        };
+        for (cgroup, pod) in pods.iter().filter(|(_, pod)| pod.path.exists()) {
+            let name = pod_pin(*cgroup);
+            let outcome = self.repair(pod.program, &name, || self.attach_pod(*cgroup, pod));
+            // It may have been released, or its cgroup removed, while it was looked at.
+            if lock(&self.held).pods.contains_key(cgroup) && pod.path.exists() {
+                note(pod.program, name, outcome);
+            } else {
+                pins::remove_pin(&self.folder.link(&name))?;
+            }
+        }
+        for interface in interfaces {
+            if if_indextoname(interface.0).is_err() {
+                continue;
+            }
+            let name = interface_pin(interface);
+            let outcome = self.repair(Program::Interface, &name, || self.attach_interface(interface));
+            if !lock(&self.held).interfaces.contains_key(&interface) {
+                pins::remove_pin(&self.folder.link(&name))?;
+            } else if if_indextoname(interface.0).is_ok() {
+                note(Program::Interface, name, outcome);
+            }
+        }
+        match failure {
+            Some(error) => Err(error),
+            None => Ok(repaired),
+        }
+    }
+
+    /// Looks at one link and has it put back where something is wrong.
+    fn repair(
+        &self,
+        program: Program,
+        name: &str,
+        put_back: impl FnOnce() -> Result<(), KernelError>,
+    ) -> Result<Option<Fault>, KernelError> {
+        let pin = self.folder.link(name);
+        let ours = program.id(&mut lock(&self.programs))?;
+        let fault = match sys::link_facts(&pin) {
+            Ok(facts) if facts.target == 0 => Fault::Detached,
+            Ok(facts) if facts.program != ours => Fault::Replaced,
+            Ok(_) => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Fault::Unpinned,
+            Err(source) => {
+                return Err(KernelError::Io {
+                    action: "look at",
+                    path: pin,
+                    source,
+                });
+            }
+        };
+        put_back()?;
+        Ok(Some(fault))
+    }
+
+    fn attach_pod(&self, cgroup: CgroupId, pod: &Pod) -> Result<(), KernelError> {
+        let folder = File::open(&pod.path).map_err(|source| KernelError::Io {
+            action: "open the cgroup",
+            path: pod.path.clone(),
+            source,
+        })?;
+        let link = pod.program.attach(&mut lock(&self.programs), &folder)?;
+        self.folder.pin(link, &pod_pin(cgroup), pod.program)
+    }
+
+    fn attach_interface(&self, interface: Ifindex) -> Result<(), KernelError> {
+        let name = if_indextoname(interface.0).map_err(|error| KernelError::Interface {
+            interface: interface.0,
+            source: error.into(),
+        })?;
+        let name = name.to_string_lossy();
+        let link = attach::attach_interface(&mut lock(&self.programs), &name)?;
+        self.folder
+            .pin(link, &interface_pin(interface), Program::Interface)
+    }
+}
+
+fn pod_pin(cgroup: CgroupId) -> String {
+    format!("pod_{}", cgroup.0)
+}
+
+fn interface_pin(interface: Ifindex) -> String {
+    format!("interface_{}", interface.0)
+}
