@@ -5,10 +5,11 @@
 
 mod enforcer;
 mod fold;
+mod guard;
+mod handover;
 mod refusals;
 mod watchers;
 
-use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,15 +18,17 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use tokio::sync::{mpsc, watch};
+use picket_common::LAYOUT;
+use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
-use crate::admin::{Admin, AdminSocket};
+use crate::admin::PrivateSocket;
 use crate::audit::{AuditConfig, AuditLog};
 use crate::config::Config;
-use crate::kernel::{self, Kernel, KernelConfig, KernelEvents, Node, Unknown, netns_cookie};
-use crate::listener::Arrival;
+use crate::kernel::{self, Class, Kernel, KernelConfig, Node, netns_cookie};
 use crate::pipeline::Pipeline;
 use crate::runtime::drain::Drain;
 use crate::runtime::metrics::Metrics;
@@ -37,9 +40,17 @@ use crate::upstream::{Credential, Upstream, UpstreamConfig};
 use crate::workload::{self, Selection, WorkloadConfig};
 
 use enforcer::InForce;
+use handover::{Giver, Successor, Takeover};
 
 /// Connections between accept and their own task; each holds a few hundred bytes, and handing one on takes microseconds.
 const ARRIVALS: usize = 1024;
+
+/// How long listeners may take to stop, and what they accepted to be handed on: both take microseconds.
+const STOP_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long the listeners stay open after the older programs are gone that led to them: what was redirected before is
+/// established within a round on the loopback.
+const LAST_REDIRECTS: Duration = Duration::from_millis(500);
 
 /// Every part, opened and not yet serving.
 pub struct App {
@@ -50,9 +61,12 @@ pub struct App {
     certificates: Arc<Certificates>,
     upstream: Upstream,
     audit: AuditLog,
-    admin: AdminSocket,
     kernel: Arc<Kernel>,
-    events: KernelEvents,
+    readiness: Readiness,
+    cancel: CancellationToken,
+    tasks: JoinSet<&'static str>,
+    /// The agent before this one, where it runs and hands over.
+    takeover: Option<Takeover>,
 }
 
 impl std::fmt::Debug for App {
@@ -77,30 +91,50 @@ impl App {
         };
         let certificates = Certificates::open(files, &config.tls.extra_names)?;
         let upstream = Upstream::open(upstream_config(&config)?)?;
-        let audit = AuditLog::open(
-            &AuditConfig {
-                file: Some(config.audit.file.clone()),
-                stdout: config.audit.stdout,
-                node: config.node_name.clone(),
-            },
-            Some(metrics.observer()),
-        )?;
+        let handover = handover::socket(&config.admin.socket);
+        let takeover = handover::ask(&handover, &config.node_name, LAYOUT, handover::ASK_LIMIT).await?;
+        let log = AuditConfig {
+            file: Some(config.audit.file.clone()),
+            stdout: config.audit.stdout,
+            node: config.node_name.clone(),
+        };
+        let audit = match &takeover {
+            Some(_) => AuditLog::join(&log, Some(metrics.observer()))?,
+            None => AuditLog::open(&log, Some(metrics.observer()))?,
+        };
         metrics.watch_audit(Arc::clone(audit.stats()));
-        let admin = AdminSocket::bind(&config.admin.socket)?;
+        let cancel = CancellationToken::new();
+        let readiness = Readiness::default();
+        let mut tasks = JoinSet::new();
+        if takeover.is_none() {
+            // Served from here on, since loading the kernel programs may have to wait. Where an agent before this one runs,
+            // it goes on serving the socket.
+            let socket = PrivateSocket::bind(&config.admin.socket)?;
+            let admin = watchers::admin(&metrics, &readiness, &audit, &upstream);
+            spawn(
+                &mut tasks,
+                "admin socket",
+                socket.serve(admin, cancel.clone()).boxed(),
+            );
+        }
         let cgroup_root = cgroup_root(&config)?;
-        let kernel = Arc::new(Kernel::load(&KernelConfig {
-            cgroup_root: cgroup_root.clone(),
-            bpffs: config.kernel.bpffs.clone(),
-        })?);
+        let kernel = guard::load(
+            &KernelConfig {
+                cgroup_root: cgroup_root.clone(),
+                bpffs: config.kernel.bpffs.clone(),
+            },
+            &readiness,
+            takeover.is_none(),
+        )
+        .await?;
         kernel.set_node(Node {
             netns: netns_cookie(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?)?,
             port: None,
-            unknown: Unknown::Closed,
+            unknown: config.enforce.unknown_pods,
         })?;
         kernel.beat()?;
         // The doors of an agent before this one redirect already, so what they are dialled by must be in the certificates.
         certificates.set_doors(kernel.doors()?.into_iter().map(|door| door.ip()).collect())?;
-        let events = kernel.events()?;
         let counted = Arc::clone(&kernel);
         metrics.watch_kernel(move || watchers::counters(&counted));
         Ok(Self {
@@ -111,37 +145,50 @@ impl App {
             certificates,
             upstream,
             audit,
-            admin,
             kernel,
-            events,
+            readiness,
+            cancel,
+            tasks,
+            takeover,
         })
     }
 
-    /// Serves until SIGTERM or SIGINT, then lets requests in flight end for a limited time. The kernel programs stay:
-    /// while no agent runs they refuse, and the next agent adopts them.
+    /// Serves until SIGTERM or SIGINT, or until another agent has taken over, then lets requests in flight end for a limited
+    /// time. The kernel programs stay: while no agent runs they refuse, and the next agent adopts them.
     ///
     /// # Errors
     /// A part that cannot start, or that ended by itself.
     pub async fn run(self) -> anyhow::Result<()> {
         let stop = signals::stop();
-        let cancel = CancellationToken::new();
-        let drain = Drain::default();
-        let (sink, arrivals) = mpsc::channel(ARRIVALS);
-        let in_force = Arc::new(InForce::new(Arc::clone(&self.kernel), sink));
+        let cancel = self.cancel.clone();
+        let ending = Ending::default();
         let limit = Duration::from_secs(self.config.shutdown.drain_seconds);
         let audit = self.audit.clone();
-        let mut tasks = self.start(&cancel, &drain, &in_force, arrivals).await?;
+        let (settled, mut successors) = mpsc::channel(1);
+        let mut tasks = self.start(&ending, settled).await?;
 
         let outcome = tokio::select! {
             signal = stop => {
-                tracing::info!(signal = signal?, connections = drain.open(), "stopping");
-                Ok(())
+                tracing::info!(signal = signal?, connections = ending.drain.open(), "stopping");
+                Ok(None)
+            }
+            Some(successor) = successors.recv() => {
+                tracing::info!(connections = ending.drain.open(), "another agent has taken over, stopping");
+                Ok(Some(successor))
             }
             ended = tasks.join_next() => Err(describe(ended)),
         };
+        let successor = outcome.as_ref().ok().and_then(Option::as_ref);
+        if successor.is_some_and(|successor| successor.own_listeners) {
+            tokio::time::sleep(LAST_REDIRECTS).await;
+        }
         // The listeners close with the reconciler, so that no connection comes that nobody would serve.
         cancel.cancel();
-        let cut = drain.drain(limit).await;
+        ending.stop_accepting().await;
+        if let Some(successor) = successor {
+            handover::yielded(successor).await;
+        }
+        let cut = ending.drain.drain(limit).await;
         if cut > 0 {
             tracing::warn!(connections = cut, "cut after the drain time");
         }
@@ -150,18 +197,25 @@ impl App {
             .flush()
             .await
             .context("the last audit records could not be written")?;
-        outcome
+        outcome.map(drop)
     }
 
     async fn start(
         self,
-        cancel: &CancellationToken,
-        drain: &Drain,
-        in_force: &Arc<InForce>,
-        arrivals: mpsc::Receiver<Arrival>,
+        ending: &Ending,
+        settled: mpsc::Sender<Successor>,
     ) -> anyhow::Result<JoinSet<&'static str>> {
-        let readiness = Readiness::default();
+        let (cancel, drain, mut tasks) = (self.cancel, &ending.drain, self.tasks);
+        let readiness = self.readiness;
         let (pods_ready, doors_ready) = (readiness.register("pods"), readiness.register("doors"));
+        let (sink, arrivals) = mpsc::channel(ARRIVALS);
+        let set_aside = self.takeover.as_ref().map(|from| Arc::clone(&from.set_aside));
+        let in_force = &Arc::new(InForce::new(
+            Arc::clone(&self.kernel),
+            sink,
+            set_aside.unwrap_or_default(),
+            ending.accepting.clone(),
+        ));
         let pipeline = Pipeline::new(
             &self.certificates,
             Arc::clone(&self.store),
@@ -169,12 +223,15 @@ impl App {
             self.audit.clone(),
             drain.clone(),
         )?;
-        let known: BTreeSet<_> = self
-            .kernel
-            .classes()?
-            .into_iter()
-            .map(|(cgroup, _)| cgroup)
+        let classes = self.kernel.classes()?;
+        let redirects = |class: &Class| matches!(class, Class::Enforced { .. });
+        let known = classes.iter().map(|(cgroup, _)| *cgroup).collect();
+        let redirected = classes
+            .iter()
+            .filter(|(_, class)| redirects(class))
+            .map(|(cgroup, _)| *cgroup)
             .collect();
+        let (giving, given) = watch::channel(false);
         let selection = Selection::with_labels(
             self.config.enforce.namespaces.clone(),
             &self.config.enforce.match_labels,
@@ -186,19 +243,71 @@ impl App {
             selection,
             doors: self.config.doors.iter().copied().collect(),
             known,
+            redirected,
+            rest: given.clone(),
         };
-        let workload = workload::start(config, Arc::clone(in_force), cancel).await?;
+        let workload = workload::start(config, Arc::clone(in_force), &cancel).await?;
 
-        let report = watchers::report(readiness, self.audit.clone(), self.upstream.clone());
-        let admin = Admin {
-            metrics: Arc::clone(&self.metrics),
-            ready: report,
-        };
+        let admin = watchers::admin(&self.metrics, &readiness, &self.audit, &self.upstream);
+        let changing = Arc::new(Mutex::new(()));
+        let (alone, is_alone) = watch::channel(self.takeover.is_none());
+        let (told_settled, is_settled) = watch::channel(false);
+        let took_over = self.takeover.as_ref().map(|_| Instant::now());
         let (doors_in_force, doors_are) = watch::channel(false);
         let (refused, to_write) = mpsc::channel(refusals::WAITING);
         let mut parts: Vec<(&'static str, BoxFuture<'static, ()>)> = workload.tasks;
+        if let Some(takeover) = self.takeover {
+            let socket = self.config.admin.socket.clone();
+            parts.extend([
+                (
+                    "take-over",
+                    takeover
+                        .finish(is_settled.clone(), self.audit.clone(), alone)
+                        .boxed(),
+                ),
+                (
+                    "admin socket",
+                    watchers::admin_once_alone(socket, is_alone.clone(), admin, cancel.clone()).boxed(),
+                ),
+            ]);
+        }
+        let offered = Arc::clone(in_force);
+        let giver = Giver {
+            node: self.config.node_name.clone(),
+            layout: LAYOUT,
+            giving,
+            resting: workload.resting,
+            changing: Arc::clone(&changing),
+            offers: Arc::new(move || offered.offers()),
+            audit: self.audit.clone(),
+            took_over,
+            settled,
+        };
         parts.extend([
-            ("admin socket", self.admin.serve(admin, cancel.clone()).boxed()),
+            (
+                "hand-over",
+                giver
+                    .serve_once(
+                        handover::socket(&self.config.admin.socket),
+                        is_settled,
+                        is_alone.clone(),
+                        cancel.clone(),
+                    )
+                    .boxed(),
+            ),
+            ("heartbeat", guard::beat(Arc::clone(&self.kernel)).boxed()),
+            (
+                "links",
+                guard::watch(
+                    Arc::clone(&self.kernel),
+                    Arc::clone(&changing),
+                    given.clone(),
+                    readiness.clone(),
+                    Arc::clone(&self.metrics),
+                    self.audit.clone(),
+                )
+                .boxed(),
+            ),
             (
                 "policy files",
                 Arc::clone(&self.store).watch(cancel.clone()).boxed(),
@@ -213,7 +322,9 @@ impl App {
                 watchers::doors(
                     Arc::clone(&self.kernel),
                     Arc::clone(&self.certificates),
-                    workload.doors,
+                    workload.doors.clone(),
+                    changing,
+                    given,
                     doors_ready,
                     doors_in_force,
                 )
@@ -222,7 +333,11 @@ impl App {
             (
                 "kernel events",
                 refusals::events(
-                    self.events,
+                    Arc::clone(&self.kernel),
+                    is_alone,
+                    ending.accepting.token(),
+                    workload.doors.clone(),
+                    cancel.clone(),
                     Arc::clone(in_force),
                     Arc::clone(&self.metrics),
                     refused.clone(),
@@ -238,6 +353,8 @@ impl App {
                     drain.clone(),
                     Arc::clone(&self.metrics),
                     refused,
+                    ending.last.clone(),
+                    ending.handed_on.clone(),
                 )
                 .boxed(),
             ),
@@ -257,12 +374,11 @@ impl App {
             ),
             (
                 "first pods",
-                watchers::settled(workload.status, doors_are, pods_ready, self.kernel).boxed(),
+                watchers::settled(workload.status, doors_are, pods_ready, self.kernel, told_settled).boxed(),
             ),
         ]);
-        let mut tasks = JoinSet::new();
         for (name, part) in parts {
-            tasks.spawn(part.map(move |()| name));
+            spawn(&mut tasks, name, part);
         }
         tracing::info!(
             node = self.config.node_name,
@@ -271,6 +387,36 @@ impl App {
         );
         Ok(tasks)
     }
+}
+
+/// What an end in order passes through: accepting, handing on, draining.
+#[derive(Debug, Default)]
+struct Ending {
+    /// What takes something in: the listeners, and the reader of the kernel's events.
+    accepting: TaskTracker,
+    /// Nobody accepts any more.
+    last: CancellationToken,
+    /// What was accepted is with the drain.
+    handed_on: CancellationToken,
+    drain: Drain,
+}
+
+impl Ending {
+    /// Waits until nothing more comes, and what came is being served.
+    async fn stop_accepting(&self) {
+        self.accepting.close();
+        if timeout(STOP_LIMIT, self.accepting.wait()).await.is_err() {
+            tracing::warn!("a listener does not stop in time");
+        }
+        self.last.cancel();
+        if timeout(STOP_LIMIT, self.handed_on.cancelled()).await.is_err() {
+            tracing::warn!("connections that were just accepted are not served in time");
+        }
+    }
+}
+
+fn spawn(tasks: &mut JoinSet<&'static str>, name: &'static str, part: BoxFuture<'static, ()>) {
+    tasks.spawn(part.map(move |()| name));
 }
 
 fn upstream_config(config: &Config) -> anyhow::Result<UpstreamConfig> {

@@ -283,7 +283,10 @@ mod tests {
         cancel.cancel();
         served.await.expect("ends");
         fs::write(&path, "precious").expect("a file");
-        assert!(matches!(PrivateSocket::bind(&path), Err(SocketError::NotASocket(_))));
+        assert!(matches!(
+            PrivateSocket::bind(&path),
+            Err(SocketError::NotASocket(_))
+        ));
         assert_eq!(fs::read_to_string(&path).expect("is there"), "precious");
         fs::remove_dir_all(&folder).expect("cleans up");
     }

@@ -11,13 +11,15 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
 
+use super::handover::{Handed, Offer, SetAside};
 use crate::kernel::{Class, Kernel};
 use crate::listener::{Arrival, CONNECTIONS_PER_POD, InPodListener, Serving};
 use crate::workload::{CgroupId, EnforceError, Enforcement, Enforcer, Pod};
 
-/// What a cgroup's number stands for while its pod is enforced.
-type Served = HashMap<CgroupId, (u64, Arc<ArcSwap<Pod>>)>;
+/// What a cgroup's number stands for while its pod is enforced, and its listener as it can be handed over.
+type Served = HashMap<CgroupId, (Arc<Offer>, Arc<ArcSwap<Pod>>)>;
 
 /// The enforcer over the real kernel.
 pub(super) struct InForce {
@@ -26,16 +28,35 @@ pub(super) struct InForce {
     /// Numbers the listeners, so that a flow of an earlier one, an earlier agent's included, is told apart.
     next: AtomicU64,
     served: Arc<Mutex<Served>>,
+    /// Listeners of the agent before this one.
+    set_aside: Arc<SetAside>,
+    /// What accepts.
+    accepting: TaskTracker,
 }
 
 impl InForce {
-    pub(super) fn new(kernel: Arc<Kernel>, sink: mpsc::Sender<Arrival>) -> Self {
+    pub(super) fn new(
+        kernel: Arc<Kernel>,
+        sink: mpsc::Sender<Arrival>,
+        set_aside: Arc<SetAside>,
+        accepting: TaskTracker,
+    ) -> Self {
         Self {
             kernel,
             sink,
             next: AtomicU64::new(first_number()),
             served: Arc::default(),
+            set_aside,
+            accepting,
         }
+    }
+
+    /// The listeners, as they can be handed over.
+    pub(super) fn offers(&self) -> Vec<Arc<Offer>> {
+        lock(&self.served)
+            .values()
+            .map(|(offer, _)| Arc::clone(offer))
+            .collect()
     }
 
     /// The pod that is enforced at this cgroup, if one is.
@@ -64,7 +85,7 @@ impl Drop for Listening {
         // A later listener for the same cgroup has taken the place already.
         if served
             .get(&self.cgroup)
-            .is_some_and(|(number, _)| *number == self.number)
+            .is_some_and(|(offer, _)| offer.handed.number == self.number)
         {
             served.remove(&self.cgroup);
         }
@@ -76,13 +97,35 @@ impl Enforcer for InForce {
 
     async fn enforce(&self, wanted: Enforcement) -> Result<Listening, EnforceError> {
         let Enforcement { group, netns, pod } = wanted;
-        // Entering a namespace blocks, so it happens on a thread that may.
-        let listener = tokio::task::spawn_blocking(move || InPodListener::open(&netns))
-            .await
-            .map_err(failed("open a listener in the pod"))?
-            .map_err(failed("open a listener in the pod"))?;
+        let id = netns.id();
+        let (listener, number) = match self.set_aside.claim(group.id, id) {
+            Some(taken) => taken,
+            None => {
+                // Entering a namespace blocks, so it happens on a thread that may.
+                let listener = tokio::task::spawn_blocking(move || InPodListener::open(&netns))
+                    .await
+                    .map_err(failed("open a listener in the pod"))?
+                    .map_err(failed("open a listener in the pod"))?;
+                (listener, self.next.fetch_add(1, Ordering::Relaxed))
+            }
+        };
         let (port, own) = (listener.port(), listener.netns_cookie());
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let descriptors = listener
+            .descriptors()
+            .map_err(failed("keep descriptors of a listener"))?;
+        let offer = Arc::new(Offer {
+            handed: Handed {
+                cgroup: group.id.0,
+                pod: pod.load().uid.0.clone(),
+                number,
+                port,
+                cookie: own,
+                device: id.device,
+                inode: id.inode,
+                descriptors: descriptors.len(),
+            },
+            descriptors,
+        });
         let cancel = CancellationToken::new();
         let serving = Serving {
             kernel: Arc::clone(&self.kernel),
@@ -94,12 +137,12 @@ impl Enforcer for InForce {
             cancel: cancel.clone(),
         };
         let guard = cancel.drop_guard();
-        tokio::spawn(async move {
+        self.accepting.spawn(async move {
             if let Err(error) = serving.run(listener).await {
                 tracing::error!(%error, "a pod's listener ended: its connects are refused");
             }
         });
-        lock(&self.served).insert(group.id, (number, Arc::clone(&pod)));
+        lock(&self.served).insert(group.id, (offer, Arc::clone(&pod)));
         let listening = Listening {
             cgroup: group.id,
             number,

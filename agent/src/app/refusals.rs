@@ -3,19 +3,21 @@
 //! In: what the kernel refused and what listeners closed. Out: audit records. Nothing here holds up connections that are
 //! served: while the audit log takes nothing, such records are lost, which is counted.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::enforcer::InForce;
 use super::fold::Fold;
 use crate::audit::{AuditLog, Caller, Connection, KernelFacts, PodRef, ProcessRef};
-use crate::kernel::{KernelEvent, KernelEvents};
+use crate::kernel::{Kernel, KernelEvent};
 use crate::listener::NoFlow;
 use crate::runtime::metrics::Metrics;
-use crate::workload::Pod;
+use crate::workload::{Doors, Pod};
 
 /// Records between those who see refusals and the one who writes them; each is below 1 KB.
 pub(super) const WAITING: usize = 1024;
@@ -74,15 +76,39 @@ fn key(connection: &Connection) -> Key {
     )
 }
 
-/// Counts every connect that the kernel refused, and hands it on to be written down.
+/// Counts every connect that the kernel refused, and hands it on to be written down: from the moment that no agent before
+/// this one does, and until the agent ends; `reading` goes then.
 pub(super) async fn events(
-    mut events: KernelEvents,
+    kernel: Arc<Kernel>,
+    mut alone: watch::Receiver<bool>,
+    reading: TaskTrackerToken,
+    told: watch::Receiver<Doors>,
+    cancel: CancellationToken,
     in_force: Arc<InForce>,
     metrics: Arc<Metrics>,
     refusals: mpsc::Sender<Connection>,
 ) {
+    let opened = tokio::select! {
+        _ = alone.wait_for(|alone| *alone) => kernel.events(),
+        () = cancel.cancelled() => return,
+    };
+    let mut events = match opened {
+        Ok(events) => events,
+        Err(error) => {
+            tracing::error!(%error, "the kernel's events cannot be read");
+            return;
+        }
+    };
     loop {
-        let event = match events.next().await {
+        let event = tokio::select! {
+            event = events.next() => event,
+            () = cancel.cancelled() => {
+                // The next agent reads from here.
+                drop((events, reading));
+                return std::future::pending().await;
+            }
+        };
+        let event = match event {
             Ok(event) => event,
             Err(error) => {
                 tracing::error!(%error, "the kernel's events cannot be read");
@@ -90,9 +116,24 @@ pub(super) async fn events(
             }
         };
         let cause = event.refusal.map_or("unknown", |refusal| refusal.as_str());
-        metrics.connect_refused(cause);
+        metrics.connect_refused(cause, door(event.origin, &told.borrow()));
         let pod = in_force.pod(event.cgroup);
         tell(&refusals, &metrics, refused(&event, cause, pod.as_deref()));
+    }
+}
+
+/// What is at a refused address, for metrics: few words, whatever pods dial.
+fn door(address: SocketAddr, doors: &Doors) -> &'static str {
+    let metadata = match address.ip() {
+        IpAddr::V4(ip) => ip == Ipv4Addr::new(169, 254, 169, 254),
+        IpAddr::V6(ip) => ip == Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254),
+    };
+    match address.port() {
+        _ if doors.addresses.contains(&address) => "api-server",
+        _ if metadata => "metadata",
+        10250 | 10255 => "kubelet",
+        2379 | 2380 => "etcd",
+        _ => "other",
     }
 }
 
@@ -178,5 +219,29 @@ fn protocol(number: u32) -> &'static str {
         132 => "sctp",
         262 => "mptcp",
         _ => "other",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_pods_dial_has_few_names() {
+        let doors = Doors {
+            addresses: ["10.96.0.1:443".parse().unwrap()].into(),
+            whole: true,
+        };
+        for (address, name) in [
+            ("10.96.0.1:443", "api-server"),
+            ("10.96.0.1:8443", "other"),
+            ("10.0.0.7:10250", "kubelet"),
+            ("[fd00::7]:10255", "kubelet"),
+            ("10.0.0.7:2379", "etcd"),
+            ("169.254.169.254:80", "metadata"),
+            ("[fd00:ec2::254]:80", "metadata"),
+        ] {
+            assert_eq!(door(address.parse().unwrap(), &doors), name, "{address}");
+        }
     }
 }

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Mutex, mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
 use super::refusals;
-use crate::admin::{Failing, ReadyReport};
+use crate::admin::{Admin, Failing, PrivateSocket, ReadyReport};
 use crate::audit::{AuditLog, Connection};
 use crate::kernel::{Counter, Door, Kernel};
 use crate::listener::Arrival;
@@ -24,6 +26,9 @@ use crate::workload::{Doors, Status};
 /// How often gauges are brought up to date: more often than any scraper asks.
 const GAUGES_EVERY: Duration = Duration::from_secs(5);
 
+/// The pause after a socket could not be made.
+const SOCKET_PAUSE: Duration = Duration::from_secs(1);
+
 /// The pause after the kernel did not take the doors.
 const DOORS_PAUSE: Duration = Duration::from_secs(1);
 
@@ -33,19 +38,36 @@ pub(super) async fn doors(
     kernel: Arc<Kernel>,
     certificates: Arc<Certificates>,
     mut told: watch::Receiver<Doors>,
+    changing: Arc<Mutex<()>>,
+    mut giving: watch::Receiver<bool>,
     ready: Pending,
     in_force: watch::Sender<bool>,
 ) {
     let mut ready = Some(ready);
     loop {
+        // While another agent takes over, the doors are its own.
+        if giving.wait_for(|giving| !*giving).await.is_err() {
+            return;
+        }
         let now = told.borrow_and_update().clone();
-        match put_in_force(&kernel, &certificates, &now) {
+        let outcome = {
+            let _changing = changing.lock().await;
+            if *giving.borrow() {
+                continue;
+            }
+            put_in_force(&kernel, &certificates, &now)
+        };
+        match outcome {
             Ok(()) => {
                 if now.whole {
                     ready = None;
                     in_force.send_replace(true);
                 }
-                if told.changed().await.is_err() {
+                let changed = tokio::select! {
+                    changed = told.changed() => changed,
+                    changed = giving.changed() => changed,
+                };
+                if changed.is_err() {
                     return;
                 }
             }
@@ -70,12 +92,13 @@ fn put_in_force(kernel: &Kernel, certificates: &Certificates, now: &Doors) -> an
 }
 
 /// Waits until every pod that was there at the start is judged and the doors are in force, then ends the programs of an
-/// agent with another layout, which until then kept those pods from going past.
+/// agent with another layout, which until then kept those pods from going past, and says so.
 pub(super) async fn settled(
     mut status: watch::Receiver<Status>,
     mut doors: watch::Receiver<bool>,
     ready: Pending,
     kernel: Arc<Kernel>,
+    told: watch::Sender<bool>,
 ) {
     let settled = status.wait_for(|status| status.settled).await.is_ok();
     if !settled || doors.wait_for(|in_force| *in_force).await.is_err() {
@@ -92,19 +115,32 @@ pub(super) async fn settled(
         tracing::error!(%error, "kernel programs of an earlier version stay attached");
     }
     ready.ready();
+    told.send_replace(true);
     // A core task does not end by itself; this one's work is done.
     std::future::pending::<()>().await;
 }
 
-/// Gives each accepted connection a task of its own, and writes down those that came by no redirect.
+/// Gives each accepted connection a task of its own, and writes down those that came by no redirect. Once nobody accepts
+/// any more, which `last` says, those that wait are still handed on, and `done` is told.
 pub(super) async fn connections(
     mut arrivals: mpsc::Receiver<Arrival>,
     pipeline: Arc<Pipeline>,
     drain: Drain,
     metrics: Arc<Metrics>,
     refusals: mpsc::Sender<Connection>,
+    last: CancellationToken,
+    done: CancellationToken,
 ) {
-    while let Some(arrival) = arrivals.recv().await {
+    loop {
+        let arrival = tokio::select! {
+            biased;
+            arrival = arrivals.recv() => arrival,
+            () = last.cancelled(), if !arrivals.is_closed() => {
+                arrivals.close();
+                continue;
+            }
+        };
+        let Some(arrival) = arrival else { break };
         match arrival {
             Arrival::Accepted(accepted) => {
                 let (pipeline, open) = (Arc::clone(&pipeline), metrics.connection());
@@ -119,7 +155,8 @@ pub(super) async fn connections(
             }
         }
     }
-    // All senders are gone: the agent is stopping, and the connections that are open are the drain's.
+    // The agent is stopping, and the connections that are open are the drain's.
+    done.cancel();
     std::future::pending::<()>().await;
 }
 
@@ -186,8 +223,48 @@ pub(super) fn counters(kernel: &Kernel) -> Vec<(&'static str, u64)> {
     }
 }
 
+/// What the admin socket shows.
+pub(super) fn admin(
+    metrics: &Arc<Metrics>,
+    readiness: &Readiness,
+    audit: &AuditLog,
+    upstream: &Upstream,
+) -> Admin {
+    Admin {
+        metrics: Arc::clone(metrics),
+        ready: report(readiness.clone(), audit.clone(), upstream.clone()),
+    }
+}
+
+/// Serves the admin socket from the moment that the agent before this one serves no more.
+pub(super) async fn admin_once_alone(
+    path: PathBuf,
+    mut alone: watch::Receiver<bool>,
+    admin: Admin,
+    cancel: CancellationToken,
+) {
+    if alone.wait_for(|alone| *alone).await.is_err() {
+        return;
+    }
+    let socket = private_socket(&path).await;
+    socket.serve(admin, cancel).await;
+}
+
+/// Makes the socket in the place of whoever had it, however often that has to be tried: pods are served without it too.
+pub(super) async fn private_socket(path: &Path) -> PrivateSocket {
+    loop {
+        match PrivateSocket::replace(path) {
+            Ok(socket) => return socket,
+            Err(error) => {
+                tracing::error!(%error, "trying again");
+                tokio::time::sleep(SOCKET_PAUSE).await;
+            }
+        }
+    }
+}
+
 /// What `/readyz` says: who is not up yet, and who came up and fails now.
-pub(super) fn report(
+fn report(
     readiness: Readiness,
     audit: AuditLog,
     upstream: Upstream,
@@ -197,11 +274,16 @@ pub(super) fn report(
             ("audit", audit.stats().failure()),
             ("upstream", upstream.credential_error()),
         ];
+        let failing = failing
+            .into_iter()
+            .filter_map(|(part, reason)| reason.map(|reason| (part, reason)));
         ReadyReport {
             waiting: readiness.waiting().into_iter().map(str::to_owned).collect(),
-            failing: failing
+            failing: readiness
+                .failing()
                 .into_iter()
-                .filter_map(|(part, reason)| reason.map(|reason| Failing { part, reason }))
+                .chain(failing)
+                .map(|(part, reason)| Failing { part, reason })
                 .collect(),
         }
     })

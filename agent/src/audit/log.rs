@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use super::event::{Connection, Decision, Event, Outcome, Received, Stage, Summary};
+use super::event::{Alarm, Connection, Decision, Event, KernelFacts, Outcome, Received, Stage, Summary};
 use super::record::Record;
 use super::redact::{redact_text, redact_uri};
 use super::writer::{self, Sink};
@@ -138,14 +138,37 @@ impl AuditLog {
         };
         event.reach(Stage::ResponseComplete);
         event.total = None;
-        self.inner.queue.push(
-            Item::Line {
-                event: Box::new(event),
-                room: permit,
-                done: None,
-            },
-            false,
-        );
+        self.queue(Box::new(event), permit);
+        Ok(())
+    }
+
+    /// Writes down what calls for a person, marked as critical.
+    ///
+    /// # Errors
+    /// [`AuditError::Closed`] when the log has ended.
+    pub async fn alarm(&self, alarm: Alarm) -> Result<(), AuditError> {
+        let permit = Arc::clone(&self.inner.stats.connections)
+            .acquire_owned()
+            .await
+            .map_err(|_| AuditError::Closed)?;
+        let mut event = Event::new("alarm".into(), format!("kernel://{}", alarm.hook));
+        event.kernel = Some(KernelFacts {
+            hook: alarm.hook.into(),
+            verdict: "reattach".into(),
+            ..KernelFacts::default()
+        });
+        event
+            .annotations
+            .insert("picket.dev/severity".into(), "critical".to_owned());
+        event.decision = Decision {
+            outcome: Some(Outcome::Error),
+            reason: alarm.reason,
+            message: Some(alarm.message),
+            ..Decision::default()
+        };
+        event.reach(Stage::ResponseComplete);
+        event.total = None;
+        self.queue(Box::new(event), permit);
         Ok(())
     }
 

@@ -535,7 +535,10 @@ async fn two_writers_take_turns_at_a_shared_file_and_its_chains_are_whole() {
     // Alone again, it holds the file for good.
     let wait = std::time::Instant::now();
     while AuditLog::open(&config(&file), None).is_ok() {
-        assert!(wait.elapsed() < Duration::from_secs(5), "the file is still shared");
+        assert!(
+            wait.elapsed() < Duration::from_secs(5),
+            "the file is still shared"
+        );
         new.share(false).await.expect("is alone");
     }
 }

@@ -143,7 +143,11 @@ impl Sink {
                 _ => false,
             };
             let grown = held.is_some_and(|held| held.is_file() && held.len() != target.end);
-            let last = if grown { last_line(open, &target.path)? } else { None };
+            let last = if grown {
+                last_line(open, &target.path)?
+            } else {
+                None
+            };
             if same {
                 // Somebody else's lines are there, or the file was cut, after which the chain goes on.
                 if let Some(last) = last.filter(|last| *last != before) {

@@ -6,7 +6,8 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, getsockopt, listen, setsockopt, socket, sockopt,
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, getsockopt, listen, setsockopt,
+    socket, sockopt,
 };
 
 use super::{ListenerError, namespace};
@@ -68,14 +69,18 @@ impl InPodListener {
     ///
     /// # Errors
     /// [`ListenerError::Foreign`] where they are not.
-    pub fn adopt(
-        descriptors: Vec<OwnedFd>,
-        port: u16,
-        netns_cookie: u64,
-    ) -> Result<Self, ListenerError> {
+    pub fn adopt(descriptors: Vec<OwnedFd>, port: u16, netns_cookie: u64) -> Result<Self, ListenerError> {
         let mut descriptors = descriptors.into_iter();
-        let v4 = adopted(descriptors.next(), (Ipv4Addr::LOCALHOST, port).into(), netns_cookie)?;
-        let v6 = adopted(descriptors.next(), (Ipv6Addr::LOCALHOST, port).into(), netns_cookie)?;
+        let v4 = adopted(
+            descriptors.next(),
+            (Ipv4Addr::LOCALHOST, port).into(),
+            netns_cookie,
+        )?;
+        let v6 = adopted(
+            descriptors.next(),
+            (Ipv6Addr::LOCALHOST, port).into(),
+            netns_cookie,
+        )?;
         match (v4, v6, descriptors.next()) {
             (Some(v4), v6, None) => Ok(Self {
                 v4,

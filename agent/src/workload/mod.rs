@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 pub use cgroup::CgroupId;
 pub use doors::Doors;
 pub use layout::container_of;
-pub use netns::{Netns, NodeNetns};
+pub use netns::{Netns, NetnsId, NodeNetns};
 pub use pod::{Pod, PodUid};
 pub use reconcile::{EnforceError, Enforcement, Enforcer, Status};
 pub use selection::Selection;

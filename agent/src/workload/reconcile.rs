@@ -215,7 +215,9 @@ impl Default for Rest {
 
 impl Rest {
     fn wanted(&mut self) -> bool {
-        self.asked.as_mut().is_some_and(|asked| *asked.borrow_and_update())
+        self.asked
+            .as_mut()
+            .is_some_and(|asked| *asked.borrow_and_update())
     }
 
     /// Waits until a rest is wanted.

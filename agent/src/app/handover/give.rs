@@ -1,16 +1,19 @@
 //! The older agent's side: gives its listeners away, and ends when the newer one has settled.
 
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::net::UnixStream;
-use tokio::sync::{mpsc, watch};
-use tokio::time::timeout;
+use tokio::sync::{Mutex, mpsc, watch};
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
 
 use super::wire::{Message, PER_MESSAGE, VERSION, WireError, receive, send};
 use super::{LISTENERS_MAX, OFFER_LIMIT, Offer, PATIENCE};
 use crate::admin::PrivateSocket;
+use crate::app::watchers::private_socket;
 use crate::audit::{AuditError, AuditLog};
 
 /// How long the newer agent may take to settle. It waits for the API server's pods and addresses; while it does, nothing
@@ -66,6 +69,8 @@ pub(in crate::app) struct Giver {
     pub(in crate::app) giving: watch::Sender<bool>,
     /// Whether the reconciler has come to rest.
     pub(in crate::app) resting: watch::Receiver<bool>,
+    /// Held by those of its parts that change something, while they do.
+    pub(in crate::app) changing: Arc<Mutex<()>>,
     /// The listeners it has now.
     pub(in crate::app) offers: Arc<dyn Fn() -> Vec<Arc<Offer>> + Send + Sync>,
     /// The log that is shared.
@@ -86,8 +91,30 @@ pub(in crate::app) struct Successor {
 }
 
 impl Giver {
-    /// Answers one at a time, for as long as it is polled.
-    pub(in crate::app) async fn serve(self, socket: PrivateSocket) {
+    /// Serves the hand-over socket, one agent at a time, once this agent has settled and is alone.
+    pub(in crate::app) async fn serve_once(
+        self,
+        path: PathBuf,
+        mut settled: watch::Receiver<bool>,
+        mut alone: watch::Receiver<bool>,
+        cancel: CancellationToken,
+    ) {
+        let both = async {
+            settled.wait_for(|settled| *settled).await?;
+            alone.wait_for(|alone| *alone).await?;
+            Ok::<_, watch::error::RecvError>(())
+        };
+        if both.await.is_err() {
+            return;
+        }
+        let socket = private_socket(&path).await;
+        tokio::select! {
+            () = cancel.cancelled() => {}
+            () = self.serve(socket) => {}
+        }
+    }
+
+    async fn serve(self, socket: PrivateSocket) {
         loop {
             let stream = match socket.accept().await {
                 Ok(stream) => stream,
@@ -142,7 +169,9 @@ impl Giver {
             timeout(PATIENCE, send(stream, &said, &[])).await??;
             return Err(GiveError::Refused(reason));
         }
-        tracing::info!("another agent takes over: nothing is changed in the kernel until it has, or gives up");
+        tracing::info!(
+            "another agent takes over: nothing is changed in the kernel until it has, or gives up"
+        );
         self.giving.send_replace(true);
         timeout(OFFER_LIMIT, self.offer(stream, layout)).await??;
         match timeout(SETTLE_LIMIT, receive(stream)).await {
@@ -182,6 +211,7 @@ impl Giver {
         if resting.wait_for(|resting| *resting).await.is_err() {
             return Err(GiveError::Refused("it is ending".to_owned()));
         }
+        drop(self.changing.lock().await);
         self.audit.share(true).await?;
         let mut offers = (self.offers)();
         if layout != self.layout {
@@ -189,7 +219,10 @@ impl Giver {
             offers.clear();
         }
         if offers.len() > LISTENERS_MAX {
-            tracing::warn!(listeners = offers.len(), "only {LISTENERS_MAX} listeners are handed over");
+            tracing::warn!(
+                listeners = offers.len(),
+                "only {LISTENERS_MAX} listeners are handed over"
+            );
             offers.truncate(LISTENERS_MAX);
         }
         for some in offers.chunks(PER_MESSAGE) {
@@ -202,7 +235,10 @@ impl Giver {
         }
         let count = offers.len();
         send(stream, &Message::Offered { count }, &[]).await?;
-        tracing::info!(listeners = count, "handed over, waiting for the new agent to settle");
+        tracing::info!(
+            listeners = count,
+            "handed over, waiting for the new agent to settle"
+        );
         Ok(())
     }
 }

@@ -19,8 +19,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-pub(super) use give::{Giver, yielded};
-pub(super) use take::{Takeover, ask};
+pub(super) use give::{Giver, Successor, yielded};
+pub(super) use take::{ASK_LIMIT, Takeover, ask};
 pub(super) use wire::Handed;
 
 use crate::listener::InPodListener;
@@ -70,7 +70,10 @@ impl SetAside {
             .unwrap_or_else(PoisonError::into_inner)
             .remove(&cgroup)?;
         if (handed.device, handed.inode) != (netns.device, netns.inode) {
-            tracing::info!(pod = handed.pod, "the listener handed over is of a namespace that the pod left");
+            tracing::info!(
+                pod = handed.pod,
+                "the listener handed over is of a namespace that the pod left"
+            );
             return None;
         }
         match InPodListener::adopt(descriptors, handed.port, handed.cookie) {

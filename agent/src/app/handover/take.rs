@@ -14,7 +14,7 @@ use super::{LISTENERS_MAX, OFFER_LIMIT, Offer, PATIENCE, SetAside};
 use crate::audit::AuditLog;
 
 /// How long asking takes at most, all in all: an agent must come up whatever is at the other end.
-const ASK_LIMIT: Duration = Duration::from_secs(15);
+pub(in crate::app) const ASK_LIMIT: Duration = Duration::from_secs(15);
 
 /// How long the older agent may take until it accepts no more, once told that this one has settled.
 const YIELD_LIMIT: Duration = Duration::from_secs(10);
@@ -52,7 +52,8 @@ pub(in crate::app) struct Takeover {
     pub(in crate::app) set_aside: Arc<SetAside>,
 }
 
-/// Asks the agent behind the socket for its listeners; `None` where there is none, or none that can hand anything over.
+/// Asks the agent behind the socket for its listeners, for so long at most; `None` where there is none, or none that can hand
+/// anything over.
 ///
 /// # Errors
 /// [`TakeError::Refused`].
@@ -60,8 +61,9 @@ pub(in crate::app) async fn ask(
     socket: &Path,
     node: &str,
     layout: u64,
+    limit: Duration,
 ) -> Result<Option<Takeover>, TakeError> {
-    let asked = timeout(ASK_LIMIT, async {
+    let asked = timeout(limit, async {
         let stream = UnixStream::connect(socket).await.map_err(WireError::from)?;
         take(stream, node, layout).await
     });
@@ -82,7 +84,7 @@ pub(in crate::app) async fn ask(
             Ok(None)
         }
         Err(_) => {
-            tracing::warn!("the agent that runs did not answer within {} s", ASK_LIMIT.as_secs());
+            tracing::warn!("the agent that runs did not answer within {limit:?}");
             Ok(None)
         }
     }
@@ -155,8 +157,8 @@ impl Takeover {
     ) {
         let early = tokio::select! {
             said = receive(&self.stream) => Some(heard(said)),
-            settled = settled.wait_for(|settled| *settled) => {
-                if settled.is_err() {
+            settled = until(&mut settled) => {
+                if !settled {
                     // The agent is ending.
                     return std::future::pending().await;
                 }
@@ -186,7 +188,7 @@ impl Takeover {
         if let Err(error) = audit.share(false).await {
             tracing::error!(%error, "the audit log cannot be written");
         }
-        if settled.wait_for(|settled| *settled).await.is_ok() {
+        if until(&mut settled).await {
             self.close_unclaimed();
         }
         std::future::pending().await
@@ -195,7 +197,10 @@ impl Takeover {
     fn close_unclaimed(&self) {
         let left = self.set_aside.clear();
         if left > 0 {
-            tracing::info!(listeners = left, "closed listeners of pods that are not enforced any more");
+            tracing::info!(
+                listeners = left,
+                "closed listeners of pods that are not enforced any more"
+            );
         }
     }
 
@@ -212,6 +217,11 @@ impl Takeover {
     }
 }
 
+/// Waits until it is so; false where nobody is left to say.
+async fn until(settled: &mut watch::Receiver<bool>) -> bool {
+    settled.wait_for(|settled| *settled).await.is_ok()
+}
+
 fn heard(said: Result<(Message, Vec<std::os::fd::OwnedFd>), WireError>) -> Before {
     match said {
         Ok((Message::Yielded, _)) => Before::Yielded,
@@ -220,7 +230,10 @@ fn heard(said: Result<(Message, Vec<std::os::fd::OwnedFd>), WireError>) -> Befor
             Before::Stays
         }
         Ok((other, _)) => {
-            tracing::error!(?other, "the agent that runs says what makes no sense, so this one ends");
+            tracing::error!(
+                ?other,
+                "the agent that runs says what makes no sense, so this one ends"
+            );
             Before::Stays
         }
         Err(WireError::Closed | WireError::Io(_)) => Before::Gone,

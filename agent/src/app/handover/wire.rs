@@ -234,7 +234,13 @@ mod tests {
     fn file(text: &str) -> std::fs::File {
         let path = std::env::temp_dir().join(format!("picket-wire-{}-{text}", std::process::id()));
         let mut options = std::fs::OpenOptions::new();
-        let mut file = options.read(true).write(true).create(true).truncate(true).open(&path).unwrap();
+        let mut file = options
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(&path)
+            .unwrap();
         std::fs::remove_file(&path).unwrap();
         file.write_all(text.as_bytes()).unwrap();
         file
@@ -275,7 +281,9 @@ mod tests {
     #[tokio::test]
     async fn what_is_too_long_or_no_message_is_refused_before_it_is_read() {
         let (mut one, other) = UnixStream::pair().unwrap();
-        one.write_all(&(FRAME_MAX as u32 + 1).to_be_bytes()).await.unwrap();
+        one.write_all(&(FRAME_MAX as u32 + 1).to_be_bytes())
+            .await
+            .unwrap();
         assert!(matches!(receive(&other).await, Err(WireError::TooLong(_))));
 
         let (mut one, other) = UnixStream::pair().unwrap();
