@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::cluster::{Cluster, Node};
 use crate::pki::{Pair, kubeconfig};
@@ -49,6 +49,8 @@ pub struct AgentOptions {
     pub log: String,
     /// The binary; found by [`picket_binary`] where it is not given.
     pub binary: Option<PathBuf>,
+    /// More of the configuration, laid over the rest: objects are merged, all else is replaced.
+    pub more: Value,
 }
 
 /// A `picket agent` on one node. Dropping it kills the process, unless it was kept; the rest goes with the cluster.
@@ -86,6 +88,37 @@ pub fn target_dir() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |target| root.join(target))
 }
 
+/// Builds a program of the workspace that the tests run, which is no dependency of theirs and so is not built with them;
+/// where the environment variable `given` has a path, that is taken instead.
+///
+/// # Errors
+/// It cannot be built.
+pub fn test_binary(name: &str, given: &str) -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os(given) {
+        return Ok(PathBuf::from(path));
+    }
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+    // The same selection as cargo xtask builds, so that shared dependencies are not compiled with other features.
+    let mut command = Command::new(cargo);
+    command.args([
+        "build",
+        "--quiet",
+        "--workspace",
+        "--exclude",
+        "picket-ebpf",
+        "--bin",
+        name,
+    ]);
+    let built = command.current_dir(root).output().context("run cargo")?;
+    ensure!(
+        built.status.success(),
+        "build {name}:\n{}",
+        String::from_utf8_lossy(&built.stderr)
+    );
+    Ok(target_dir().join("debug").join(name))
+}
+
 impl Agent {
     /// Sets an agent up on `node`, starts it and waits until it serves.
     ///
@@ -121,7 +154,7 @@ impl Agent {
             agent.write_objects(name, text)?;
         }
         let authority = certificate_authority(cluster)?;
-        let config = json!({
+        let mut config = json!({
             "nodeName": node.name,
             "cluster": {"kubeconfig": agent.dir.join("kubeconfig")},
             "upstream": {
@@ -139,6 +172,7 @@ impl Agent {
             "log": {"filter": if options.log.is_empty() { "info" } else { &options.log }},
             "shutdown": {"drainSeconds": DRAIN_SECONDS},
         });
+        lay_over(&mut config, &options.more);
         fs::write(agent.config_file(), serde_json::to_string_pretty(&config)?)?;
         agent.mount_bpffs()?;
         Ok(agent)
@@ -415,7 +449,8 @@ impl Agent {
             .collect())
     }
 
-    fn bpffs(&self) -> PathBuf {
+    /// Its folder on a bpf file system, which only the node's mount namespace shows.
+    pub fn bpffs(&self) -> PathBuf {
         self.dir.join("bpf")
     }
 
@@ -433,6 +468,19 @@ impl Drop for Agent {
             let _ = child.kill();
             let _ = child.wait();
         }
+    }
+}
+
+/// Lays `more` over `config`: objects are merged, null changes nothing, all else is replaced.
+fn lay_over(config: &mut Value, more: &Value) {
+    match (config, more) {
+        (_, Value::Null) => {}
+        (Value::Object(config), Value::Object(more)) => {
+            for (key, value) in more {
+                lay_over(config.entry(key).or_insert(Value::Null), value);
+            }
+        }
+        (config, more) => *config = more.clone(),
     }
 }
 

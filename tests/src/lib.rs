@@ -9,13 +9,17 @@
 //! in its own cgroup from the first instruction, so that taking it down never depends on the process that brought it up.
 
 pub mod agent;
+pub mod audit;
 pub mod build;
 pub mod cgroup;
 pub mod cluster;
+pub mod harness;
 pub mod images;
 pub mod net;
+pub mod output;
 pub mod pki;
 pub mod pod;
+pub mod running;
 pub mod sim;
 pub mod state;
 pub mod sys;

@@ -4,9 +4,9 @@ use anyhow::{Result, ensure};
 use serde_json::Value;
 
 use crate::Test;
-use crate::output::Done;
-use crate::running::Running;
 use crate::world::World;
+use picket_tests::output::Done;
+use picket_tests::running::Running;
 
 pub(crate) const TESTS: &[Test] = &[
     ("audit_tail", audit_tail_shows_it),

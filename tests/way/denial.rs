@@ -4,8 +4,8 @@ use anyhow::{Result, ensure};
 use serde_json::Value;
 
 use crate::Test;
-use crate::audit::about;
 use crate::world::World;
+use picket_tests::audit::about;
 
 pub(crate) const TESTS: &[Test] = &[
     ("namespace_deletion", namespace_deletion),

@@ -7,10 +7,10 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::Test;
-use crate::audit::about;
 use crate::life::{GET_SEED, until};
-use crate::output::Done;
 use crate::world::World;
+use picket_tests::audit::about;
+use picket_tests::output::Done;
 
 pub(crate) const TESTS: &[Test] = &[
     (

@@ -4,9 +4,9 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::Test;
-use crate::audit::about;
-use crate::running::Running;
 use crate::world::World;
+use picket_tests::audit::about;
+use picket_tests::running::Running;
 
 pub(crate) const TESTS: &[Test] = &[
     ("a_rotated_certificate_is_used", a_rotated_certificate_is_used),

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 
 use crate::Test;
-use crate::audit::about;
-use crate::output::Done;
-use crate::running::Running;
 use crate::world::World;
+use picket_tests::audit::about;
+use picket_tests::output::Done;
+use picket_tests::running::Running;
 
 pub(crate) const TESTS: &[Test] = &[
     (

@@ -4,9 +4,9 @@ use anyhow::{Result, ensure};
 use serde_json::Value;
 
 use crate::Test;
-use crate::audit::{Since, about};
 use crate::life::{GET_SEED, REFUSED, dial};
 use crate::world::World;
+use picket_tests::audit::{Since, about};
 
 pub(crate) const TESTS: &[Test] = &[
     ("each_agent_serves_its_own_pods", each_agent_serves_its_own_pods),

@@ -6,8 +6,8 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::Test;
-use crate::running::Running;
 use crate::world::World;
+use picket_tests::running::Running;
 
 pub(crate) const TESTS: &[Test] = &[
     ("logs_follow_line_by_line", logs_follow_line_by_line),

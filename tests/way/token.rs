@@ -4,8 +4,8 @@ use anyhow::{Result, ensure};
 use serde_json::Value;
 
 use crate::Test;
-use crate::output::Done;
 use crate::world::World;
+use picket_tests::output::Done;
 
 pub(crate) const TESTS: &[Test] = &[
     ("is_useless_directly", is_useless_directly),

@@ -5,17 +5,17 @@
 //! All are on the first node but `lab/target` and `agents/remote`, so that sessions cross from one node to the other.
 
 use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use picket_tests::agent::{self, Agent, AgentOptions};
+use anyhow::{Context, Result};
+use picket_tests::agent::{self, Agent, AgentOptions, test_binary};
 use picket_tests::cluster::{Cluster, ClusterOptions};
+use picket_tests::harness;
 use picket_tests::images::{self, ExtraFile};
 
-use crate::audit::Since;
-use crate::output::Done;
-use crate::running::Running;
+use picket_tests::audit::Since;
+use picket_tests::output::Done;
+use picket_tests::running::Running;
 
 /// How long a pod may take to be Ready; two seconds is usual.
 const POD_LIMIT: Duration = Duration::from_secs(90);
@@ -32,10 +32,9 @@ pub(crate) struct World {
     pub(crate) other: Agent,
 }
 
-impl World {
-    /// Brings it all up.
-    pub(crate) fn up() -> Result<Self> {
-        let client = client_binary()?;
+impl harness::World for World {
+    fn up() -> Result<Self> {
+        let client = test_binary("picket-test-client", "PICKET_TEST_CLIENT")?;
         let python = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/clients/python/compat.py"));
         let tools = images::tools(&[
             ExtraFile {
@@ -60,7 +59,7 @@ impl World {
             users: vec!["agent:worker".to_owned(), "agent:sleeper".to_owned()],
             groups: vec!["agents:lab".to_owned()],
             log: "info,picket=debug".to_owned(),
-            binary: None,
+            ..AgentOptions::default()
         };
         let agent = Agent::start(&cluster, cluster.node(), &options)?;
         let other = Agent::start(&cluster, &cluster.nodes()[1], &options)?;
@@ -84,13 +83,12 @@ impl World {
         })
     }
 
-    /// Takes it all down.
-    pub(crate) fn down(self: Box<Self>) -> Result<()> {
+    fn down(self) -> Result<()> {
         let World {
             cluster,
             agent,
             other,
-        } = *self;
+        } = self;
         let ended = [agent, other].map(|mut agent| {
             if agent.pid().is_some() {
                 agent.stop()?;
@@ -101,6 +99,12 @@ impl World {
         ended.into_iter().collect()
     }
 
+    fn say(&self) -> String {
+        format!("the agent's log ends:\n{}", self.agent.log_end())
+    }
+}
+
+impl World {
     /// Runs a program in a pod's first container.
     pub(crate) fn run(&self, namespace: &str, pod: &str, argv: &[&str]) -> Result<Done> {
         let mut arguments = vec!["exec", "-n", namespace, pod, "--"];
@@ -144,36 +148,4 @@ impl World {
     pub(crate) fn server_log(&self) -> Since {
         Since::now(&self.cluster.audit_log())
     }
-
-    /// What helps to understand a failure.
-    pub(crate) fn say(&self) -> String {
-        format!("the agent's log ends:\n{}", self.agent.log_end())
-    }
-}
-
-/// Builds the kube-rs program, which is no dependency of this test and so is not built with it.
-fn client_binary() -> Result<PathBuf> {
-    if let Some(path) = std::env::var_os("PICKET_TEST_CLIENT") {
-        return Ok(PathBuf::from(path));
-    }
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
-    // The same selection as cargo xtask builds, so that shared dependencies are not compiled with other features.
-    let mut command = Command::new(cargo);
-    command.args([
-        "build",
-        "--quiet",
-        "--workspace",
-        "--exclude",
-        "picket-ebpf",
-        "--bin",
-        "picket-test-client",
-    ]);
-    let built = command.current_dir(root).output().context("run cargo")?;
-    ensure!(
-        built.status.success(),
-        "build picket-test-client:\n{}",
-        String::from_utf8_lossy(&built.stderr)
-    );
-    Ok(agent::target_dir().join("debug/picket-test-client"))
 }

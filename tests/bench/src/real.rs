@@ -55,6 +55,7 @@ fn on(cluster: &Cluster, picket: &Path, extent: Extent, rate: u32, only: &str) -
         groups: vec![GROUP.to_owned()],
         log: "warn".to_owned(),
         binary: Some(picket.to_owned()),
+        ..AgentOptions::default()
     };
     let mut agent = Agent::start(cluster, node, &options)?;
     cluster.apply(&world().to_string())?;

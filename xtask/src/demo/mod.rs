@@ -69,6 +69,7 @@ fn set_up(cluster: &Cluster, binary: std::path::PathBuf) -> Result<Agent> {
         groups: vec!["agents:shop".to_owned()],
         log: String::new(),
         binary: Some(binary),
+        ..AgentOptions::default()
     };
     let agent = Agent::start(cluster, cluster.node(), &options)?;
     cluster.apply(WORLD)?;

@@ -5,15 +5,15 @@ use std::process::{Child, ChildStdin, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
+use crate::cluster::Kubectl;
 use anyhow::{Context, Result, bail};
-use picket_tests::cluster::Kubectl;
 
 /// How long the next line may take. Nothing here is measured by it: what is buffered until the end never comes at all.
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// A program in a pod, run by `kubectl exec` as the administrator.
 #[derive(Debug)]
-pub(crate) struct Running {
+pub struct Running {
     child: Child,
     input: Option<ChildStdin>,
     lines: Receiver<String>,
@@ -22,7 +22,7 @@ pub(crate) struct Running {
 
 impl Running {
     /// Starts it in the first container of a pod.
-    pub(crate) fn start(kubectl: &Kubectl, namespace: &str, pod: &str, argv: &[&str]) -> Result<Self> {
+    pub fn start(kubectl: &Kubectl, namespace: &str, pod: &str, argv: &[&str]) -> Result<Self> {
         let mut arguments = vec!["exec", "-i", "-n", namespace, pod, "--"];
         arguments.extend(argv);
         let mut command = kubectl.command(&arguments)?;
@@ -38,7 +38,7 @@ impl Running {
     }
 
     /// A program that was started elsewhere, with its output piped.
-    pub(crate) fn of(mut child: Child) -> Result<Self> {
+    pub fn of(mut child: Child) -> Result<Self> {
         let input = child.stdin.take();
         let lines = follow(child.stdout.take().context("no output")?);
         Ok(Self {
@@ -50,7 +50,7 @@ impl Running {
     }
 
     /// The next line of its output.
-    pub(crate) fn line(&self) -> Result<String> {
+    pub fn line(&self) -> Result<String> {
         match self.lines.recv_timeout(LIMIT) {
             Ok(line) => Ok(line),
             Err(RecvTimeoutError::Timeout) => bail!("no line within {LIMIT:?}; {}", self.complaints()),
@@ -59,7 +59,7 @@ impl Running {
     }
 
     /// Reads lines until one holds `word`, and gives that one.
-    pub(crate) fn line_with(&self, word: &str) -> Result<String> {
+    pub fn line_with(&self, word: &str) -> Result<String> {
         loop {
             let line = self.line().with_context(|| format!("waiting for {word:?}"))?;
             if line.contains(word) {
@@ -69,24 +69,24 @@ impl Running {
     }
 
     /// Whether output is waiting to be read, or has come by now.
-    pub(crate) fn silent(&self) -> bool {
+    pub fn silent(&self) -> bool {
         matches!(self.lines.try_recv(), Err(std::sync::mpsc::TryRecvError::Empty))
     }
 
     /// Sends it a line.
-    pub(crate) fn send(&mut self, line: &str) -> Result<()> {
+    pub fn send(&mut self, line: &str) -> Result<()> {
         let input = self.input.as_mut().context("its input is closed")?;
         input.write_all(format!("{line}\n").as_bytes())?;
         Ok(input.flush()?)
     }
 
     /// Closes its input.
-    pub(crate) fn close_input(&mut self) {
+    pub fn close_input(&mut self) {
         self.input = None;
     }
 
     /// Waits for its end; gives its exit code.
-    pub(crate) fn wait(&mut self) -> Result<i32> {
+    pub fn wait(&mut self) -> Result<i32> {
         self.close_input();
         let deadline = Instant::now() + LIMIT;
         loop {

@@ -6,13 +6,13 @@ use anyhow::{Result, ensure};
 
 /// A finished program.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Done {
+pub struct Done {
     /// Its exit code; -1 where a signal ended it.
-    pub(crate) code: i32,
+    pub code: i32,
     /// What it wrote to standard output.
-    pub(crate) out: String,
+    pub out: String,
     /// What it wrote to standard error, and what kubectl added about its end.
-    pub(crate) err: String,
+    pub err: String,
 }
 
 impl From<Output> for Done {
@@ -27,7 +27,7 @@ impl From<Output> for Done {
 
 impl Done {
     /// Its standard output, if it succeeded.
-    pub(crate) fn good(self) -> Result<String> {
+    pub fn good(self) -> Result<String> {
         ensure!(
             self.code == 0,
             "ended with {}:\n{}{}",
@@ -39,7 +39,7 @@ impl Done {
     }
 
     /// Its standard error, if it failed and every one of these stands in it.
-    pub(crate) fn refused(self, words: &[&str]) -> Result<String> {
+    pub fn refused(self, words: &[&str]) -> Result<String> {
         ensure!(self.code != 0, "was not refused:\n{}{}", self.out, self.err);
         for word in words {
             ensure!(self.err.contains(word), "no {word:?} in:\n{}", self.err);

@@ -13,14 +13,14 @@ const LIMIT: Duration = Duration::from_secs(20);
 
 /// The lines that a log has gained since a moment.
 #[derive(Debug)]
-pub(crate) struct Since {
+pub struct Since {
     path: PathBuf,
     start: u64,
 }
 
 impl Since {
     /// What is written to the log from now on.
-    pub(crate) fn now(path: &Path) -> Self {
+    pub fn now(path: &Path) -> Self {
         let start = std::fs::metadata(path).map_or(0, |found| found.len());
         Self {
             path: path.to_owned(),
@@ -29,7 +29,7 @@ impl Since {
     }
 
     /// The records so far.
-    pub(crate) fn records(&self) -> Result<Vec<Value>> {
+    pub fn records(&self) -> Result<Vec<Value>> {
         let Ok(mut file) = File::open(&self.path) else {
             return Ok(Vec::new());
         };
@@ -45,7 +45,7 @@ impl Since {
     }
 
     /// The records so far for which `wanted` holds.
-    pub(crate) fn all(&self, wanted: impl Fn(&Value) -> bool) -> Result<Vec<Value>> {
+    pub fn all(&self, wanted: impl Fn(&Value) -> bool) -> Result<Vec<Value>> {
         Ok(self
             .records()?
             .into_iter()
@@ -54,7 +54,7 @@ impl Since {
     }
 
     /// The first record for which `wanted` holds, waited for.
-    pub(crate) fn wait(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
+    pub fn wait(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
         let deadline = Instant::now() + LIMIT;
         loop {
             let records = self.records()?;
@@ -88,7 +88,7 @@ fn brief(record: &Value) -> String {
 }
 
 /// Whether a record is about this verb and object; `resource` is as in `pods` or `pods/exec`.
-pub(crate) fn about(record: &Value, verb: &str, resource: &str, name: &str) -> bool {
+pub fn about(record: &Value, verb: &str, resource: &str, name: &str) -> bool {
     let object = &record["objectRef"];
     let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
     record["verb"] == verb

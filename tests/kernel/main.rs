@@ -1,0 +1,22 @@
+//! No way around: what pods try, by every kind of socket and every name of a door, and what of it arrives.
+//!
+//! What comes in: a built `picket`, root, and what `cargo xtask setup` installs. What goes out: a line per test and a last
+//! one with the counts. All suites share one cluster. Each counter-measure is shown to be what holds: with it off, the same
+//! attack arrives.
+
+mod names;
+mod sockets;
+mod world;
+
+use std::process::ExitCode;
+
+use picket_tests::harness;
+
+use world::World;
+
+/// A test's name and what it does.
+type Test = harness::Test<World>;
+
+fn main() -> ExitCode {
+    harness::run::<World>(&[("sockets", sockets::TESTS), ("names", names::TESTS)])
+}

@@ -1,0 +1,116 @@
+//! What all suites share: one cluster of two nodes, an agent on each, the pods, and a counting target outside.
+//!
+//! Namespaces: `agents` is enrolled and enforced, with the pods `worker`, `hosted` (on its node's network) and `remote` (on
+//! the second node); `direct` is left alone, with a pod `worker` whose dials show that what is refused here works elsewhere.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use picket_tests::agent::{self, Agent, AgentOptions, test_binary};
+use picket_tests::audit::Since;
+use picket_tests::cluster::{Cluster, ClusterOptions};
+use picket_tests::harness;
+use picket_tests::images::{self, ExtraFile};
+use picket_tests::output::Done;
+
+/// How long a pod may take to be Ready; two seconds is usual.
+const POD_LIMIT: Duration = Duration::from_secs(90);
+
+const OBJECTS: &str = include_str!("../way/files/objects.yaml");
+const MANIFESTS: &str = include_str!("files/pods.yaml");
+
+/// The running cluster with everything in it.
+#[derive(Debug)]
+pub(crate) struct World {
+    pub(crate) cluster: Cluster,
+    /// The agent of the first node.
+    pub(crate) agent: Agent,
+    /// The agent of the second node, on the same kernel.
+    pub(crate) other: Agent,
+    /// The attacker on this machine's own file system.
+    pub(crate) attack: PathBuf,
+}
+
+impl harness::World for World {
+    fn up() -> Result<Self> {
+        let attack = test_binary("picket-attack", "PICKET_ATTACK")?;
+        let tools = images::tools(&[ExtraFile {
+            inside: PathBuf::from("/usr/bin/picket-attack"),
+            host: attack.clone(),
+        }])?;
+        let options = ClusterOptions {
+            nodes: 2,
+            name: "kernel".to_owned(),
+            images: vec![tools],
+        };
+        let cluster = Cluster::up(options)?;
+        agent::enrol(&cluster, &["agents"])?;
+        let options = AgentOptions {
+            objects: vec![("objects.yaml".to_owned(), OBJECTS.to_owned())],
+            namespaces: vec!["agents".to_owned()],
+            users: vec!["agent:worker".to_owned(), "agent:sleeper".to_owned()],
+            groups: vec!["agents:lab".to_owned()],
+            log: "info,picket=debug".to_owned(),
+            ..AgentOptions::default()
+        };
+        let agent = Agent::start(&cluster, cluster.node(), &options)?;
+        let other = Agent::start(&cluster, &cluster.nodes()[1], &options)?;
+        cluster.apply(MANIFESTS)?;
+        for (namespace, pod) in [
+            ("agents", "worker"),
+            ("agents", "hosted"),
+            ("agents", "remote"),
+            ("direct", "worker"),
+        ] {
+            cluster
+                .wait_ready(namespace, pod, POD_LIMIT)
+                .with_context(|| format!("pod {namespace}/{pod}"))?;
+        }
+        Ok(Self {
+            cluster,
+            agent,
+            other,
+            attack,
+        })
+    }
+
+    fn down(self) -> Result<()> {
+        let ended = [self.agent, self.other].map(|mut agent| {
+            if agent.pid().is_some() {
+                agent.stop()?;
+            }
+            agent.uninstall()
+        });
+        self.cluster.down()?;
+        ended.into_iter().collect()
+    }
+
+    fn say(&self) -> String {
+        format!("the agent's log ends:\n{}", self.agent.log_end())
+    }
+}
+
+impl World {
+    /// Runs a program in a pod's first container.
+    pub(crate) fn run(&self, namespace: &str, pod: &str, argv: &[&str]) -> Result<Done> {
+        let mut arguments = vec!["exec", "-n", namespace, pod, "--"];
+        arguments.extend(argv);
+        Ok(self.cluster.kubectl(&arguments)?.into())
+    }
+
+    /// kubectl as the administrator, which must succeed.
+    pub(crate) fn admin(&self, arguments: &[&str]) -> Result<String> {
+        self.cluster.kubectl_client().run(arguments, None)
+    }
+
+    /// Picket's audit log from now on.
+    pub(crate) fn picket_log(&self) -> Since {
+        Since::now(&self.agent.audit_file())
+    }
+
+    /// The API server's audit log from now on.
+    pub(crate) fn server_log(&self) -> Since {
+        Since::now(&self.cluster.audit_log())
+    }
+}
