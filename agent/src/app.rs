@@ -333,11 +333,13 @@ impl App {
             (
                 "kernel events",
                 refusals::events(
-                    Arc::clone(&self.kernel),
-                    is_alone,
-                    ending.accepting.token(),
+                    refusals::Turn {
+                        kernel: Arc::clone(&self.kernel),
+                        alone: is_alone,
+                        cancel: cancel.clone(),
+                        reading: ending.accepting.token(),
+                    },
                     workload.doors.clone(),
-                    cancel.clone(),
                     Arc::clone(in_force),
                     Arc::clone(&self.metrics),
                     refused.clone(),

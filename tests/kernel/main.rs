@@ -4,6 +4,7 @@
 //! one with the counts. All suites share one cluster. Each counter-measure is shown to be what holds: with it off, the same
 //! attack arrives.
 
+mod life;
 mod names;
 mod sockets;
 mod world;
@@ -18,5 +19,10 @@ use world::World;
 type Test = harness::Test<World>;
 
 fn main() -> ExitCode {
-    harness::run::<World>(&[("sockets", sockets::TESTS), ("names", names::TESTS)])
+    harness::run::<World>(&[
+        ("sockets", sockets::TESTS),
+        ("names", names::TESTS),
+        // Last: what it does to the agent would show in the others if it went wrong.
+        ("life", life::TESTS),
+    ])
 }

@@ -14,7 +14,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use super::enforcer::InForce;
 use super::fold::Fold;
 use crate::audit::{AuditLog, Caller, Connection, KernelFacts, PodRef, ProcessRef};
-use crate::kernel::{Kernel, KernelEvent};
+use crate::kernel::{Kernel, KernelEvent, KernelEvents};
 use crate::listener::NoFlow;
 use crate::runtime::metrics::Metrics;
 use crate::workload::{Doors, Pod};
@@ -76,35 +76,48 @@ fn key(connection: &Connection) -> Key {
     )
 }
 
-/// Counts every connect that the kernel refused, and hands it on to be written down: from the moment that no agent before
-/// this one does, and until the agent ends; `reading` goes then.
+/// When the kernel's events are this agent's to read: from the moment that no agent before it does, until it ends.
+pub(super) struct Turn {
+    /// Where they come from.
+    pub(super) kernel: Arc<Kernel>,
+    /// Whether no agent before this one reads.
+    pub(super) alone: watch::Receiver<bool>,
+    /// Told when the agent ends.
+    pub(super) cancel: CancellationToken,
+    /// Held while events are read.
+    pub(super) reading: TaskTrackerToken,
+}
+
+impl Turn {
+    async fn opened(&mut self) -> Option<KernelEvents> {
+        tokio::select! {
+            _ = self.alone.wait_for(|alone| *alone) => {}
+            () = self.cancel.cancelled() => return None,
+        }
+        self.kernel
+            .events()
+            .inspect_err(|error| tracing::error!(%error, "the kernel's events cannot be read"))
+            .ok()
+    }
+}
+
+/// Counts every connect that the kernel refused, and hands it on to be written down.
 pub(super) async fn events(
-    kernel: Arc<Kernel>,
-    mut alone: watch::Receiver<bool>,
-    reading: TaskTrackerToken,
+    mut turn: Turn,
     told: watch::Receiver<Doors>,
-    cancel: CancellationToken,
     in_force: Arc<InForce>,
     metrics: Arc<Metrics>,
     refusals: mpsc::Sender<Connection>,
 ) {
-    let opened = tokio::select! {
-        _ = alone.wait_for(|alone| *alone) => kernel.events(),
-        () = cancel.cancelled() => return,
-    };
-    let mut events = match opened {
-        Ok(events) => events,
-        Err(error) => {
-            tracing::error!(%error, "the kernel's events cannot be read");
-            return;
-        }
+    let Some(mut events) = turn.opened().await else {
+        return;
     };
     loop {
         let event = tokio::select! {
             event = events.next() => event,
-            () = cancel.cancelled() => {
+            () = turn.cancel.cancelled() => {
                 // The next agent reads from here.
-                drop((events, reading));
+                drop((events, turn));
                 return std::future::pending().await;
             }
         };
