@@ -337,7 +337,7 @@ impl App {
                         kernel: Arc::clone(&self.kernel),
                         alone: is_alone,
                         cancel: cancel.clone(),
-                        reading: ending.accepting.token(),
+                        _reading: ending.accepting.token(),
                     },
                     workload.doors.clone(),
                     Arc::clone(in_force),

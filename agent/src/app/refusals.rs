@@ -85,7 +85,7 @@ pub(super) struct Turn {
     /// Told when the agent ends.
     pub(super) cancel: CancellationToken,
     /// Held while events are read.
-    pub(super) reading: TaskTrackerToken,
+    pub(super) _reading: TaskTrackerToken,
 }
 
 impl Turn {

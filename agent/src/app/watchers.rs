@@ -1,7 +1,7 @@
 //! The small tasks between the parts: each carries what one part says to those that act on it or count it.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -80,7 +80,11 @@ pub(super) async fn doors(
 }
 
 fn put_in_force(kernel: &Kernel, certificates: &Certificates, now: &Doors) -> anyhow::Result<()> {
-    let addresses: BTreeSet<IpAddr> = now.addresses.iter().map(|address| address.ip()).collect();
+    let mut addresses: BTreeSet<IpAddr> = now.addresses.iter().map(|address| address.ip()).collect();
+    if !now.whole {
+        // Doors of an agent before this one lead here until all are known.
+        addresses.extend(kernel.doors()?.iter().map(SocketAddr::ip));
+    }
     certificates.set_doors(addresses)?;
     let doors: BTreeSet<Door> = now.addresses.iter().copied().map(Door::redirect).collect();
     if now.whole {
