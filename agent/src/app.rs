@@ -32,7 +32,7 @@ use crate::kernel::{self, Class, Kernel, KernelConfig, Node, netns_cookie};
 use crate::pipeline::Pipeline;
 use crate::runtime::drain::Drain;
 use crate::runtime::metrics::Metrics;
-use crate::runtime::readiness::Readiness;
+use crate::runtime::readiness::{Pending, Readiness};
 use crate::runtime::signals;
 use crate::store::Store;
 use crate::tls::{CaFiles, Certificates};
@@ -63,6 +63,8 @@ pub struct App {
     audit: AuditLog,
     kernel: Arc<Kernel>,
     readiness: Readiness,
+    pods_ready: Pending,
+    doors_ready: Pending,
     cancel: CancellationToken,
     tasks: JoinSet<&'static str>,
     /// The agent before this one, where it runs and hands over.
@@ -105,6 +107,8 @@ impl App {
         metrics.watch_audit(Arc::clone(audit.stats()));
         let cancel = CancellationToken::new();
         let readiness = Readiness::default();
+        // Before anybody can ask.
+        let (pods_ready, doors_ready) = (readiness.register("pods"), readiness.register("doors"));
         let mut tasks = JoinSet::new();
         if takeover.is_none() {
             // Served from here on, since loading the kernel programs may have to wait. Where an agent before this one runs,
@@ -147,6 +151,8 @@ impl App {
             audit,
             kernel,
             readiness,
+            pods_ready,
+            doors_ready,
             cancel,
             tasks,
             takeover,
@@ -207,7 +213,6 @@ impl App {
     ) -> anyhow::Result<JoinSet<&'static str>> {
         let (cancel, drain, mut tasks) = (self.cancel, &ending.drain, self.tasks);
         let readiness = self.readiness;
-        let (pods_ready, doors_ready) = (readiness.register("pods"), readiness.register("doors"));
         let (sink, arrivals) = mpsc::channel(ARRIVALS);
         let set_aside = self.takeover.as_ref().map(|from| Arc::clone(&from.set_aside));
         let in_force = &Arc::new(InForce::new(
@@ -325,7 +330,7 @@ impl App {
                     workload.doors.clone(),
                     changing,
                     given,
-                    doors_ready,
+                    self.doors_ready,
                     doors_in_force,
                 )
                 .boxed(),

@@ -117,8 +117,8 @@ impl<'a> Counter<'a> {
         let pod = RealPod::find(&world.cluster, namespace, "worker")?;
         let table = format!("picket_test_{namespace}");
         let rules = format!(
-            "table ip {table} {{ chain seen {{ type filter hook prerouting priority -400; \
-             ip saddr {} tcp dport {{ 443, 6443 }} counter; }} }}",
+            "table ip {table} {{\nchain seen {{\ntype filter hook prerouting priority -400;\n\
+             ip saddr {} tcp dport {{ 443, 6443 }} counter\n}}\n}}",
             pod.address()
         );
         let counter = Self { world, table };
