@@ -381,7 +381,14 @@ impl App {
             ),
             (
                 "first pods",
-                watchers::settled(workload.status, doors_are, pods_ready, self.kernel, told_settled).boxed(),
+                watchers::settled(
+                    workload.status,
+                    doors_are,
+                    self.pods_ready,
+                    self.kernel,
+                    told_settled,
+                )
+                .boxed(),
             ),
         ]);
         for (name, part) in parts {
