@@ -47,13 +47,13 @@ const CLIENTS: &str = "20";
 /// How often the agent is killed.
 const KILLS: usize = 10;
 
-/// Asks for a ConfigMap without end in as many threads as the argument says, each time by a connection of its own, until a
+/// Asks for the path without end in as many threads as the arguments say, each time by a connection of its own, until a
 /// line comes in; prints how many were answered, and what went wrong with the others.
 const LOAD: &str = r#"
 import collections, json, os, ssl, sys, threading, urllib.request
 account = "/var/run/secrets/kubernetes.io/serviceaccount"
 context = ssl.create_default_context(cafile=account + "/ca.crt")
-url = "https://%s:%s/api/v1/namespaces/lab/configmaps/seed" % (os.environ["KUBERNETES_SERVICE_HOST"], os.environ["KUBERNETES_SERVICE_PORT"])
+url = "https://%s:%s%s" % (os.environ["KUBERNETES_SERVICE_HOST"], os.environ["KUBERNETES_SERVICE_PORT"], sys.argv[2])
 token = open(account + "/token").read()
 request = urllib.request.Request(url, headers={"Authorization": "Bearer " + token})
 opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context))
@@ -84,8 +84,20 @@ print(json.dumps({"answered": answered[0], "failed": failed}), flush=True)
 struct Load(Running);
 
 impl Load {
-    fn start(world: &World, namespace: &str, clients: &str) -> Result<Self> {
-        let argv = ["python3", "-c", LOAD, clients];
+    /// In the pod that is enforced.
+    fn enforced(world: &World) -> Result<Self> {
+        let path = "/api/v1/namespaces/lab/configmaps/seed";
+        Self::start(world, "agents", &[CLIENTS, path])
+    }
+
+    /// In the pod that is left alone; its account may read the version.
+    fn exempt(world: &World) -> Result<Self> {
+        Self::start(world, "direct", &["2", "/version"])
+    }
+
+    fn start(world: &World, namespace: &str, arguments: &[&str]) -> Result<Self> {
+        let mut argv = vec!["python3", "-c", LOAD];
+        argv.extend(arguments);
         let running = Running::start(&world.cluster.kubectl_client(), namespace, "worker", &argv)?;
         running.line_with("running")?;
         Ok(Self(running))
@@ -190,7 +202,7 @@ fn log_length(world: &World) -> usize {
 
 fn a_new_process_takes_over_and_refuses_nobody(world: &mut World) -> Result<()> {
     let start = log_length(world);
-    let load = Load::start(world, "agents", CLIENTS)?;
+    let load = Load::enforced(world)?;
     let watching = Running::start(
         &world.cluster.kubectl_client(),
         "agents",
@@ -259,7 +271,7 @@ fn a_take_over_that_fails_changes_nothing(world: &mut World) -> Result<()> {
     world.agent.stop()?;
     world.agent.restart()?;
     let start = log_length(world);
-    let load = Load::start(world, "direct", "2")?;
+    let load = Load::exempt(world)?;
     let before = world.agent.succeed()?;
     until("it is offered", LIMIT, || {
         Ok(log_since(world, start)?.contains("handed over, waiting"))
@@ -291,8 +303,8 @@ fn killed_again_and_again_nobody_goes_past(world: &mut World) -> Result<()> {
         .to_owned();
     let server = world.server_log();
     let links_before = links()?.len();
-    let load = Load::start(world, "agents", CLIENTS)?;
-    let direct = Load::start(world, "direct", "2")?;
+    let load = Load::enforced(world)?;
+    let direct = Load::exempt(world)?;
     {
         let mut dead = Vec::new();
         for _ in 0..KILLS {
@@ -360,8 +372,8 @@ fn layouts(world: &World) -> Result<Vec<String>> {
 
 fn another_map_layout_stays_closed_until_its_classes_are_in_force(world: &mut World) -> Result<()> {
     let links_before = links()?.len();
-    let load = Load::start(world, "agents", CLIENTS)?;
-    let direct = Load::start(world, "direct", "2")?;
+    let load = Load::enforced(world)?;
+    let direct = Load::exempt(world)?;
     world.agent.kill9()?;
     let own = layouts(world)?;
     ensure!(own.len() == 1, "layouts: {own:?}");
