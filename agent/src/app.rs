@@ -10,7 +10,8 @@ mod handover;
 mod refusals;
 mod watchers;
 
-use std::net::{Ipv4Addr, UdpSocket};
+use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,10 +38,10 @@ use crate::runtime::signals;
 use crate::store::Store;
 use crate::tls::{CaFiles, Certificates};
 use crate::upstream::{Credential, Upstream, UpstreamConfig};
-use crate::workload::{self, Selection, WorkloadConfig};
+use crate::workload::{self, DoorsConfig, Selection, Target, WorkloadConfig};
 
 use enforcer::InForce;
-use handover::{Giver, Successor, Takeover};
+use handover::{Giver, Hands, Successor, Takeover};
 
 /// Connections between accept and their own task; each holds a few hundred bytes, and handing one on takes microseconds.
 const ARRIVALS: usize = 1024;
@@ -91,7 +92,7 @@ impl App {
             certificate: config.tls.ca_certificate_file.clone(),
             key: config.tls.ca_key_file.clone(),
         };
-        let certificates = Certificates::open(files, &config.tls.extra_names)?;
+        let certificates = Certificates::open(files, &server_names(&config))?;
         let upstream = Upstream::open(upstream_config(&config)?)?;
         let handover = handover::socket(&config.admin.socket);
         let takeover = handover::ask(&handover, &config.node_name, LAYOUT, handover::ASK_LIMIT).await?;
@@ -138,7 +139,7 @@ impl App {
         })?;
         kernel.beat()?;
         // The doors of an agent before this one redirect already, so what they are dialled by must be in the certificates.
-        certificates.set_doors(kernel.doors()?.into_iter().map(|door| door.ip()).collect())?;
+        certificates.set_doors(watchers::redirected(&watchers::in_kernel(&kernel)?))?;
         let counted = Arc::clone(&kernel);
         metrics.watch_kernel(move || watchers::counters(&counted));
         Ok(Self {
@@ -241,12 +242,20 @@ impl App {
             self.config.enforce.namespaces.clone(),
             &self.config.enforce.match_labels,
         )?;
+        let upstream = Target::of_url(&self.config.upstream.server.parse().context("upstream.server")?);
+        let doors = DoorsConfig {
+            node: self.config.node_name.clone(),
+            redirect: self.config.doors.iter().cloned().chain(upstream).collect(),
+            refuse: self.config.refuse.clone(),
+            allow: canonical(&self.config.allow),
+            inherited: watchers::in_kernel(&self.kernel)?,
+        };
         let config = WorkloadConfig {
             node: self.config.node_name.clone(),
             cgroup_root: self.cgroup_root,
             kubeconfig: self.config.cluster.kubeconfig.clone(),
             selection,
-            doors: self.config.doors.iter().copied().collect(),
+            doors,
             known,
             redirected,
             rest: given.clone(),
@@ -254,7 +263,10 @@ impl App {
         let workload = workload::start(config, Arc::clone(in_force), &cancel).await?;
 
         let admin = watchers::admin(&self.metrics, &readiness, &self.audit, &self.upstream);
-        let changing = Arc::new(Mutex::new(()));
+        let hands = Hands {
+            changing: Arc::new(Mutex::new(())),
+            giving: given,
+        };
         let (alone, is_alone) = watch::channel(self.takeover.is_none());
         let (told_settled, is_settled) = watch::channel(false);
         let took_over = self.takeover.as_ref().map(|_| Instant::now());
@@ -282,7 +294,7 @@ impl App {
             layout: LAYOUT,
             giving,
             resting: workload.resting,
-            changing: Arc::clone(&changing),
+            changing: Arc::clone(&hands.changing),
             offers: Arc::new(move || offered.offers()),
             audit: self.audit.clone(),
             took_over,
@@ -305,8 +317,7 @@ impl App {
                 "links",
                 guard::watch(
                     Arc::clone(&self.kernel),
-                    Arc::clone(&changing),
-                    given.clone(),
+                    hands.clone(),
                     readiness.clone(),
                     Arc::clone(&self.metrics),
                     self.audit.clone(),
@@ -327,9 +338,9 @@ impl App {
                 watchers::doors(
                     Arc::clone(&self.kernel),
                     Arc::clone(&self.certificates),
+                    Arc::clone(&self.metrics),
                     workload.doors.clone(),
-                    changing,
-                    given,
+                    hands,
                     self.doors_ready,
                     doors_in_force,
                 )
@@ -454,6 +465,21 @@ fn upstream_config(config: &Config) -> anyhow::Result<UpstreamConfig> {
         ca: given.ca_file.clone(),
         credential,
     })
+}
+
+/// Mapped IPv4 addresses as plain ones.
+fn canonical(addresses: &[SocketAddr]) -> BTreeSet<SocketAddr> {
+    let plain = |address: &SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
+    addresses.iter().map(plain).collect()
+}
+
+/// What clients dial the API server by, besides the service's names and the doors' addresses.
+fn server_names(config: &Config) -> Vec<String> {
+    let doors = config.doors.iter().filter_map(|door| match door {
+        Target::Name { host, .. } => Some(host.clone()),
+        Target::Address(_) => None,
+    });
+    config.tls.extra_names.iter().cloned().chain(doors).collect()
 }
 
 /// The configured cgroup folder, or the cgroup v2 mount.

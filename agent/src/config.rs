@@ -12,6 +12,7 @@ use serde::Deserialize;
 use crate::audit;
 use crate::kernel::Unknown;
 use crate::runtime::telemetry::LogConfig;
+use crate::workload::Target;
 
 /// Where `picket` looks for its configuration when no `--config` is given.
 pub const DEFAULT_PATH: &str = "/etc/picket/agent.yaml";
@@ -64,7 +65,7 @@ pub enum ConfigError {
 pub struct Config {
     /// The node's name in the cluster, as the pods' `spec.nodeName` has it.
     pub node_name: String,
-    /// How Picket's own client reads pods, services and endpoint slices.
+    /// How Picket's own client reads pods, services, endpoint slices and nodes.
     pub cluster: Cluster,
     /// Where permitted requests go, and with which credential.
     pub upstream: Upstream,
@@ -75,9 +76,15 @@ pub struct Config {
     pub kernel: Kernel,
     /// Which pods are enforced.
     pub enforce: Enforce,
-    /// Addresses that are the API server besides those that the cluster itself names, as `address:port`.
+    /// Addresses that are the API server besides those that the cluster itself names, as `address:port` or `name:port`.
     #[serde(default)]
-    pub doors: Vec<SocketAddr>,
+    pub doors: Vec<Target>,
+    /// Addresses that enforced pods may not reach, besides kubelets, etcd, container runtimes and cloud metadata.
+    #[serde(default)]
+    pub refuse: Vec<Target>,
+    /// Of what would be refused, addresses that enforced pods may reach after all.
+    #[serde(default)]
+    pub allow: Vec<SocketAddr>,
     /// Files or folders with AgentIdentity, AgentGrant and AgentPolicy objects.
     pub objects: Vec<PathBuf>,
     /// Where audit records go.
@@ -98,7 +105,7 @@ pub struct Config {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Cluster {
-    /// A kubeconfig whose current context may list and watch pods, services and endpoint slices.
+    /// A kubeconfig whose current context may list and watch pods, services, endpoint slices and nodes.
     pub kubeconfig: PathBuf,
 }
 
@@ -296,6 +303,12 @@ impl Config {
                 "is empty; name the files or folders with identities, grants and policies",
             );
         }
+        if let Some(both) = self.doors.iter().find(|door| self.refuse.contains(door)) {
+            return bad(
+                "refuse",
+                &format!("{both} is under doors too; it is one or the other"),
+            );
+        }
         if !self.kernel.bpffs.is_absolute() {
             return bad("kernel.bpffs", "must be an absolute path on a bpf file system");
         }
@@ -345,6 +358,28 @@ objects: [/etc/picket/objects]
     }
 
     #[test]
+    fn doors_have_addresses_or_names() {
+        let text = format!(
+            "{GOOD}doors: [192.0.2.1:6443, api.example:443]\nrefuse: ['[fd00::1]:80']\nallow: [169.254.169.254:80]\n"
+        );
+        let config = Config::parse("agent.yaml", &text).unwrap();
+        let shown: Vec<String> = config
+            .doors
+            .iter()
+            .chain(&config.refuse)
+            .map(Target::to_string)
+            .collect();
+        assert_eq!(shown, ["192.0.2.1:6443", "api.example:443", "[fd00::1]:80"]);
+        let error = Config::parse("agent.yaml", &text.replace("443]", "none]"))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.starts_with("agent.yaml:14: ") && error.contains("name:port"),
+            "{error}"
+        );
+    }
+
+    #[test]
     fn refuses_what_makes_no_sense() {
         for (from, to, says) in [
             ("https://10.0.0.1:6443", "http://10.0.0.1:6443", "upstream.server"),
@@ -359,6 +394,11 @@ objects: [/etc/picket/objects]
             ("[agents]", "[agents]\n  unknownPods: ajar", "ajar"),
             ("objects: [/etc/picket/objects]", "objects: []", "objects"),
             ("nodeName: node-1", "nodeName: ''", "nodeName"),
+            (
+                "enforce:",
+                "doors: [a.example:1]\nrefuse: [A.example:1]\nenforce:",
+                "one or the other",
+            ),
         ] {
             let text = GOOD.replace(from, to);
             assert_ne!(text, GOOD);

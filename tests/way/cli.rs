@@ -92,7 +92,18 @@ fn doctor(world: &mut World) -> Result<()> {
             .picket(&["doctor", "--bpffs", &bpffs, "--cgroup-root", &cgroup])?,
     );
     let out = done.good()?;
-    for check in ["hook connect4", "hook connect6", "hook sock_ops", "redirect"] {
+    for check in [
+        "hook connect4",
+        "hook connect6",
+        "hook sock_ops",
+        "redirect",
+        "socket TCP, io_uring",
+        "socket MPTCP",
+        "socket from before",
+        "socket raw",
+        "connection from before",
+        "socket packet",
+    ] {
         let line = out
             .lines()
             .find(|line| line.starts_with(check))

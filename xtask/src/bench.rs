@@ -19,7 +19,8 @@ Examples:
   cargo xtask bench                          everything, about four minutes once it is built
   cargo xtask bench --quick                  shorter and coarser, under a minute
   cargo xtask bench --case latency           the cases with `latency` in their name
-  cargo xtask bench --upstream fast          without a cluster")]
+  cargo xtask bench --upstream fast          without a cluster
+  cargo xtask bench --upstream kernel        what the kernel programs cost, in seconds")]
 pub(crate) struct Args {
     /// Fewer and shorter measurements: under a minute
     #[arg(long)]
@@ -27,7 +28,7 @@ pub(crate) struct Args {
     /// Only the cases whose name contains this
     #[arg(long, value_name = "NAME")]
     case: Option<String>,
-    /// Only against this upstream: fast or kube-apiserver
+    /// Only against this upstream: kernel (none at all), fast or kube-apiserver
     #[arg(long, value_name = "NAME")]
     upstream: Option<String>,
     /// Requests per second at which latency is measured

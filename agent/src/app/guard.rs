@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
+use super::handover::Hands;
 use crate::audit::{Alarm, AuditLog};
 use crate::kernel::{Kernel, KernelConfig, KernelError, Repaired};
 use crate::runtime::metrics::Metrics;
@@ -85,11 +85,10 @@ pub(super) async fn beat(kernel: Arc<Kernel>) {
 }
 
 /// Looks at every link again and again, and has put back what was taken away. While another agent takes over, the links are
-/// its own; `changing` is held while they are looked at.
+/// its own.
 pub(super) async fn watch(
     kernel: Arc<Kernel>,
-    changing: Arc<Mutex<()>>,
-    giving: watch::Receiver<bool>,
+    mut hands: Hands,
     readiness: Readiness,
     metrics: Arc<Metrics>,
     audit: AuditLog,
@@ -99,10 +98,9 @@ pub(super) async fn watch(
     loop {
         tick.tick().await;
         let looked = {
-            let _changing = changing.lock().await;
-            if *giving.borrow() {
-                continue;
-            }
+            let Some(_turn) = hands.turn().await else {
+                return;
+            };
             let kernel = Arc::clone(&kernel);
             tokio::task::spawn_blocking(move || kernel.verify()).await
         };

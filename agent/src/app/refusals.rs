@@ -142,7 +142,7 @@ fn door(address: SocketAddr, doors: &Doors) -> &'static str {
         IpAddr::V6(ip) => ip == Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254),
     };
     match address.port() {
-        _ if doors.addresses.contains(&address) => "api-server",
+        _ if doors.redirect.contains(&address) => "api-server",
         _ if metadata => "metadata",
         10250 | 10255 => "kubelet",
         2379 | 2380 => "etcd",
@@ -169,7 +169,7 @@ fn refused(event: &KernelEvent, cause: &'static str, pod: Option<&Pod>) -> Conne
         },
         reason: cause,
         message: format!(
-            "connect to the API server at {} refused by the kernel: {}",
+            "connect to {} refused by the kernel: {}",
             event.origin,
             explain(cause)
         ),
@@ -242,8 +242,8 @@ mod tests {
     #[test]
     fn what_pods_dial_has_few_names() {
         let doors = Doors {
-            addresses: ["10.96.0.1:443".parse().unwrap()].into(),
-            whole: true,
+            redirect: ["10.96.0.1:443".parse().unwrap()].into(),
+            ..Doors::default()
         };
         for (address, name) in [
             ("10.96.0.1:443", "api-server"),

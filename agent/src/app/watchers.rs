@@ -1,18 +1,19 @@
 //! The small tasks between the parts: each carries what one part says to those that act on it or count it.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tokio::sync::{Mutex, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::handover::Hands;
 use super::refusals;
 use crate::admin::{Admin, Failing, PrivateSocket, ReadyReport};
 use crate::audit::{AuditLog, Connection};
-use crate::kernel::{Counter, Door, Kernel};
+use crate::kernel::{Counter, Door, DoorAction, Kernel};
 use crate::listener::Arrival;
 use crate::pipeline::Pipeline;
 use crate::runtime::drain::Drain;
@@ -32,47 +33,42 @@ const SOCKET_PAUSE: Duration = Duration::from_secs(1);
 /// The pause after the kernel did not take the doors.
 const DOORS_PAUSE: Duration = Duration::from_secs(1);
 
-/// Puts the API server's addresses in force, in the certificates first: a client that is redirected must not meet a
+/// Puts the doors in force, the API server's in the certificates first: a client that is redirected must not meet a
 /// certificate without the address it dialled.
 pub(super) async fn doors(
     kernel: Arc<Kernel>,
     certificates: Arc<Certificates>,
+    metrics: Arc<Metrics>,
     mut told: watch::Receiver<Doors>,
-    changing: Arc<Mutex<()>>,
-    mut giving: watch::Receiver<bool>,
+    mut hands: Hands,
     ready: Pending,
     in_force: watch::Sender<bool>,
 ) {
     let mut ready = Some(ready);
     loop {
-        // While another agent takes over, the doors are its own.
-        if giving.wait_for(|giving| !*giving).await.is_err() {
+        let Some(turn) = hands.turn().await else {
             return;
-        }
-        let now = told.borrow_and_update().clone();
-        let outcome = {
-            let _changing = changing.lock().await;
-            if *giving.borrow() {
-                continue;
-            }
-            put_in_force(&kernel, &certificates, &now)
         };
+        let now = told.borrow_and_update().clone();
+        let outcome = put_in_force(&kernel, &certificates, &now);
+        drop(turn);
         match outcome {
             Ok(()) => {
+                metrics.doors(now.redirect.len(), now.refuse.len(), now.left_out);
                 if now.whole {
                     ready = None;
                     in_force.send_replace(true);
                 }
                 let changed = tokio::select! {
-                    changed = told.changed() => changed,
-                    changed = giving.changed() => changed,
+                    changed = told.changed() => changed.is_ok(),
+                    turned = hands.turned() => turned,
                 };
-                if changed.is_err() {
+                if !changed {
                     return;
                 }
             }
             Err(error) => {
-                tracing::error!(%error, waiting = ready.is_some(), "the API server's addresses are not in force");
+                tracing::error!(%error, waiting = ready.is_some(), "the doors are not in force");
                 tokio::time::sleep(DOORS_PAUSE).await;
             }
         }
@@ -80,19 +76,34 @@ pub(super) async fn doors(
 }
 
 fn put_in_force(kernel: &Kernel, certificates: &Certificates, now: &Doors) -> anyhow::Result<()> {
-    let mut addresses: BTreeSet<IpAddr> = now.addresses.iter().map(|address| address.ip()).collect();
-    if !now.whole {
-        // Doors of an agent before this one lead here until all are known.
-        addresses.extend(kernel.doors()?.iter().map(SocketAddr::ip));
-    }
-    certificates.set_doors(addresses)?;
-    let doors: BTreeSet<Door> = now.addresses.iter().copied().map(Door::redirect).collect();
+    certificates.set_doors(redirected(now))?;
+    let redirect = now.redirect.iter().copied().map(Door::redirect);
+    let doors: BTreeSet<Door> = redirect
+        .chain(now.refuse.iter().copied().map(Door::refuse))
+        .collect();
     if now.whole {
         kernel.set_doors(&doors)?
     } else {
         kernel.add_doors(&doors)?
     }
     Ok(())
+}
+
+/// The addresses by which clients dial Picket.
+pub(super) fn redirected(doors: &Doors) -> BTreeSet<IpAddr> {
+    doors.redirect.iter().map(|address| address.ip()).collect()
+}
+
+/// The doors in force, those of an agent before this one at the start.
+pub(super) fn in_kernel(kernel: &Kernel) -> anyhow::Result<Doors> {
+    let mut doors = Doors::default();
+    for door in kernel.doors()? {
+        match door.action {
+            DoorAction::Redirect => doors.redirect.insert(door.addr),
+            DoorAction::Refuse => doors.refuse.insert(door.addr),
+        };
+    }
+    Ok(doors)
 }
 
 /// Waits until every pod that was there at the start is judged and the doors are in force, then ends the programs of an

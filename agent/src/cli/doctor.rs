@@ -7,7 +7,7 @@ use std::process::{Command, ExitCode, Stdio};
 
 use clap::{Args, ValueEnum};
 
-use crate::kernel::preflight::{self, Check, Status, Surroundings};
+use crate::kernel::preflight::{self, Attempt, Check, Kind, Status, Surroundings};
 
 /// How the outcome is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -33,15 +33,22 @@ pub(super) struct DoctorArgs {
     /// Be the pod of the redirect's trial: join this cgroup and dial this address
     #[arg(long, hide = true, num_args = 2, value_names = ["CGROUP", "ADDRESS"])]
     pub probe: Option<Vec<String>>,
+    /// Be the pod of a socket's trial: join this cgroup and try this address with this kind of socket
+    #[arg(long, hide = true, num_args = 3, value_names = ["CGROUP", "ADDRESS", "KIND"])]
+    pub attempt: Option<Vec<String>>,
 }
 
-/// Runs the checks and prints them. Fails when something is missing that Picket cannot do without.
+/// Runs the checks and prints them. Fails when something is missing that Picket cannot do without, or when there is a way
+/// past it.
 pub(super) fn run(args: &DoctorArgs) -> ExitCode {
     if let Some([cgroup, address]) = args.probe.as_deref() {
         return probe(Path::new(cgroup), address);
     }
+    if let Some([cgroup, address, kind]) = args.attempt.as_deref() {
+        return attempt(Path::new(cgroup), address, kind);
+    }
     let surroundings = Surroundings::new(args.cgroup_root.clone(), args.bpffs.clone());
-    let checks = preflight::run(&surroundings, Some(&start_probe));
+    let checks = preflight::run(&surroundings, &start_probe, &start_attempt);
     let text = match args.output {
         Output::Table => table(&checks),
         Output::Json => json(&checks),
@@ -53,22 +60,39 @@ pub(super) fn run(args: &DoctorArgs) -> ExitCode {
         .map(|check| check.status)
         .max()
         .unwrap_or(Status::Missing);
-    if worst == Status::Missing {
+    if worst >= Status::Open {
         ExitCode::FAILURE
     } else {
         ExitCode::SUCCESS
     }
 }
 
-/// The child's side of the trial.
+/// The child's side of the redirect's trial.
 fn probe(cgroup: &Path, address: &str) -> ExitCode {
-    let dialled = address
-        .parse()
-        .map_err(io::Error::other)
-        .and_then(|address| preflight::dial(cgroup, address));
-    match dialled {
-        Ok(peer) => {
-            println!("{peer}");
+    tell(
+        read(address)
+            .and_then(|address| preflight::dial(cgroup, address))
+            .map(|peer| peer.to_string()),
+    )
+}
+
+/// The child's side of a socket's trial.
+fn attempt(cgroup: &Path, address: &str, kind: &str) -> ExitCode {
+    let outcome = read(address).and_then(|address| {
+        let kind = Kind::from_word(kind).ok_or_else(|| io::Error::other("no such kind"))?;
+        preflight::attempt(kind, cgroup, address)
+    });
+    tell(outcome.map(|attempt| attempt.as_str().to_owned()))
+}
+
+fn read(address: &str) -> io::Result<SocketAddr> {
+    address.parse().map_err(io::Error::other)
+}
+
+fn tell(outcome: io::Result<String>) -> ExitCode {
+    match outcome {
+        Ok(text) => {
+            println!("{text}");
             ExitCode::SUCCESS
         }
         Err(error) => {
@@ -78,23 +102,29 @@ fn probe(cgroup: &Path, address: &str) -> ExitCode {
     }
 }
 
-/// Starts this program again as the pod of the trial: only a process of its own can be in a cgroup of its own.
 fn start_probe(cgroup: &Path, address: SocketAddr) -> io::Result<SocketAddr> {
+    read(&start("--probe", cgroup, address, None)?)
+}
+
+fn start_attempt(kind: Kind, cgroup: &Path, address: SocketAddr) -> io::Result<Attempt> {
+    let said = start("--attempt", cgroup, address, Some(kind.as_str()))?;
+    Attempt::from_word(&said).ok_or_else(|| io::Error::other(said))
+}
+
+/// Starts this program again as the pod of a trial: only a process of its own can be in a cgroup of its own.
+fn start(role: &str, cgroup: &Path, address: SocketAddr, kind: Option<&str>) -> io::Result<String> {
     let output = Command::new(std::env::current_exe()?)
-        .args(["doctor", "--probe"])
+        .args(["doctor", role])
         .arg(cgroup)
         .arg(address.to_string())
+        .args(kind)
         .stdin(Stdio::null())
         .output()?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
     if !output.status.success() {
-        return Err(io::Error::other(
-            String::from_utf8_lossy(&output.stderr).trim().to_owned(),
-        ));
+        return Err(io::Error::other(text(&output.stderr)));
     }
-    String::from_utf8_lossy(&output.stdout)
-        .trim()
-        .parse()
-        .map_err(io::Error::other)
+    Ok(text(&output.stdout))
 }
 
 fn table(checks: &[Check]) -> String {
@@ -115,6 +145,7 @@ fn table(checks: &[Check]) -> String {
     text.push_str(match worst {
         Some(Status::Ok) => "Picket works here.\n",
         Some(Status::Degraded) => "Picket works here, with less than it could.\n",
+        Some(Status::Open) => "Picket works here, and what is marked open gets past it.\n",
         Some(Status::Missing) | None => "Picket does not work here.\n",
     });
     text

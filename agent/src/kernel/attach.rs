@@ -8,7 +8,7 @@ use aya::maps::Map;
 use aya::programs::links::{FdLink, LinkError, LinkOrder};
 use aya::programs::tc::{TcAttachOptions, TcAttachType};
 use aya::programs::{
-    CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, ProgramError,
+    CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, ProgramError, ProgramInfo,
     SchedClassifier, SockOps,
 };
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
@@ -132,11 +132,10 @@ impl Program {
         .map_err(refused)
     }
 
-    /// Its id in the kernel, once it is loaded.
-    pub(super) fn id(self, ebpf: &mut Ebpf) -> Result<u32, KernelError> {
+    /// What the kernel tells of it, once it is loaded.
+    pub(super) fn info(self, ebpf: &mut Ebpf) -> Result<ProgramInfo, KernelError> {
         let refused = self.refused("look at");
-        let info = self.find(ebpf)?.info().map_err(refused)?;
-        Ok(info.id())
+        self.find(ebpf)?.info().map_err(refused)
     }
 
     /// Attaches it, loaded before, to a cgroup; it is detached when the link is dropped unpinned.
@@ -253,6 +252,8 @@ pub(super) fn open_cgroup(root: &Path) -> Result<File, KernelError> {
 /// pinned: what is loaded goes with its handle, which is how the preflight tries the kernel.
 pub(super) fn load_object(folder: Option<&Folder>) -> Result<Ebpf, KernelError> {
     let mut loader = EbpfLoader::new();
+    // Nothing in the programs depends on the running kernel's types, so they load without its BTF, and alike everywhere.
+    loader.btf(None);
     if let Some(folder) = folder {
         for name in pins::map_names() {
             loader.map_pin_path(name, folder.map(name));

@@ -185,7 +185,7 @@ impl Kernel {
         put_back: impl FnOnce() -> Result<(), KernelError>,
     ) -> Result<Option<Fault>, KernelError> {
         let pin = self.folder.link(name);
-        let ours = program.id(&mut lock(&self.programs))?;
+        let ours = program.info(&mut lock(&self.programs))?.id();
         let fault = match sys::link_facts(&pin) {
             Ok(facts) if facts.target == 0 => Fault::Detached,
             Ok(facts) if facts.program != ours => Fault::Replaced,

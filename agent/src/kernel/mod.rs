@@ -103,16 +103,19 @@ impl Kernel {
         })
     }
 
-    /// The addresses in force, those of an earlier agent included, in canonical form.
+    /// The doors in force, those of an earlier agent included, their addresses in canonical form.
     ///
     /// # Errors
     /// When the map cannot be read.
-    pub fn doors(&self) -> Result<BTreeSet<SocketAddr>, KernelError> {
+    pub fn doors(&self) -> Result<BTreeSet<Door>, KernelError> {
         let map = lock(&self.doors);
-        map.keys()
-            .map(|key| {
-                let key = key?;
-                Ok(SocketAddr::new(key.address.canonical().to_ip(), key.port))
+        map.iter()
+            .map(|entry| {
+                let (key, action) = entry?;
+                Ok(Door {
+                    addr: SocketAddr::new(key.address.canonical().to_ip(), key.port),
+                    action: DoorAction::from_code(action),
+                })
             })
             .collect()
     }

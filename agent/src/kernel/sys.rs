@@ -1,7 +1,7 @@
 //! What the standard library and nix do not wrap: this package's one module with `unsafe`.
 #![expect(
     unsafe_code,
-    reason = "SO_NETNS_COOKIE, bpf(2) for links, and tokio's AsyncFd have no safe wrapper"
+    reason = "SO_NETNS_COOKIE, bpf(2) for links, tokio's AsyncFd, and some of what the doctor tries have no safe wrapper"
 )]
 
 use std::ffi::CString;
@@ -111,6 +111,60 @@ pub(super) fn link_facts(pin: &Path) -> io::Result<LinkFacts> {
         return Err(io::Error::last_os_error());
     }
     Ok(facts)
+}
+
+/// Takes a socket's peer away again, so that it can be connected anew: connect(2) with `AF_UNSPEC`, which no wrapper has an
+/// address for.
+pub(super) fn disconnect(socket: impl AsFd) -> io::Result<()> {
+    // SAFETY: all zero is a value of this plain structure: the family `AF_UNSPEC`, and nothing else is read.
+    let nobody: libc::sockaddr = unsafe { std::mem::zeroed() };
+    let length = size_of::<libc::sockaddr>() as libc::socklen_t;
+    // SAFETY: the descriptor is open for the call, and the address as long as told.
+    if unsafe { libc::connect(socket.as_fd().as_raw_fd(), &raw const nobody, length) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Sends an IPv4 packet by an interface, through a packet socket.
+pub(super) fn send_by_interface(socket: impl AsFd, interface: u32, packet: &[u8]) -> io::Result<()> {
+    // SAFETY: all zero is a value of this plain structure.
+    let mut to: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    to.sll_family = libc::AF_PACKET as u16;
+    to.sll_protocol = (libc::ETH_P_IP as u16).to_be();
+    to.sll_ifindex = i32::try_from(interface).unwrap_or_default();
+    to.sll_halen = 6;
+    // SAFETY: the descriptor is open for the call, and packet and address are as long as told.
+    let sent = unsafe {
+        libc::sendto(
+            socket.as_fd().as_raw_fd(),
+            packet.as_ptr().cast(),
+            packet.len(),
+            0,
+            (&raw const to).cast(),
+            size_of::<libc::sockaddr_ll>() as libc::socklen_t,
+        )
+    };
+    if sent < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// connect(2) by io_uring.
+pub(super) fn connect_by_ring(socket: impl AsFd, address: &socket2::SockAddr) -> io::Result<()> {
+    let mut ring = io_uring::IoUring::new(2)?;
+    let fd = io_uring::types::Fd(socket.as_fd().as_raw_fd());
+    let connect = io_uring::opcode::Connect::new(fd, address.as_ptr().cast(), address.len()).build();
+    // SAFETY: descriptor and address live until the ring has said that it is done with them, below.
+    unsafe { ring.submission().push(&connect) }.map_err(io::Error::other)?;
+    ring.submit_and_wait(1)?;
+    let done = ring.completion().next().map(|entry| entry.result());
+    match done {
+        Some(result) if result < 0 => Err(io::Error::from_raw_os_error(-result)),
+        Some(_) => Ok(()),
+        None => Err(io::Error::other("the ring completed nothing")),
+    }
 }
 
 /// `RingBuf` has no `Debug` of its own.

@@ -91,6 +91,11 @@ struct ClassLabel {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ActionLabel {
+    action: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct EventLabel {
     event: &'static str,
 }
@@ -114,7 +119,8 @@ pub struct Metrics {
     reattachments: Family<ProgramLabel, Counter>,
     map_entries: Family<MapLabel, Gauge>,
     map_capacity: Family<MapLabel, Gauge>,
-    connections_cut: Counter,
+    doors: Family<ActionLabel, Gauge>,
+    doors_left_out: Gauge,
 }
 
 impl fmt::Debug for Metrics {
@@ -150,7 +156,8 @@ impl Metrics {
             reattachments: Family::default(),
             map_entries: Family::default(),
             map_capacity: Family::default(),
-            connections_cut: Counter::default(),
+            doors: Family::default(),
+            doors_left_out: Gauge::default(),
         };
         metrics.register();
         metrics
@@ -224,6 +231,16 @@ impl Metrics {
             "Pods on this node, by how they are treated",
             self.pods.clone(),
         );
+        registry.register(
+            "doors",
+            "Addresses of the control plane, by what happens to connects there",
+            self.doors.clone(),
+        );
+        registry.register(
+            "doors_left_out",
+            "Addresses that enforced pods can reach because there are more doors than any limit allows",
+            self.doors_left_out.clone(),
+        );
         self.register_kernel(&mut registry);
     }
 
@@ -249,11 +266,6 @@ impl Metrics {
             "kernel_map_capacity",
             "Entries that the kernel programs' maps hold at most",
             self.map_capacity.clone(),
-        );
-        registry.register(
-            "connections_cut",
-            "Connections to guarded addresses that were open before their pod was enforced, and were cut",
-            self.connections_cut.clone(),
         );
     }
 
@@ -317,11 +329,6 @@ impl Metrics {
         self.map_capacity.get_or_create(&label).set(i64::from(capacity));
     }
 
-    /// Connections that were open before their pod was enforced were cut.
-    pub fn cut(&self, connections: u64) {
-        self.connections_cut.inc_by(connections);
-    }
-
     /// A connection without a flow record was closed.
     pub fn no_flow(&self) {
         self.no_flow.inc();
@@ -356,6 +363,17 @@ impl Metrics {
         self.pods
             .get_or_create(&ClassLabel { class })
             .set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// How many doors are in force, and how many are not because they do not fit.
+    pub fn doors(&self, redirect: usize, refuse: usize, left_out: usize) {
+        let gauge = |count| i64::try_from(count).unwrap_or(i64::MAX);
+        for (action, count) in [("redirect", redirect), ("refuse", refuse)] {
+            self.doors
+                .get_or_create(&ActionLabel { action })
+                .set(gauge(count));
+        }
+        self.doors_left_out.set(gauge(left_out));
     }
 
     /// Shows the audit log's counters from now on.
@@ -515,12 +533,12 @@ mod tests {
         metrics.pod_judged(Duration::from_millis(7));
         metrics.reattached("connect4");
         metrics.map_fill("classes", 12, 8192);
-        metrics.cut(2);
         metrics.no_flow();
         metrics.reload("policy", false);
         metrics.policy_generation(7);
         metrics.certificate_expiry("leaf", Duration::from_secs(1_800_000_000));
         metrics.pods("enforced", 3);
+        metrics.doors(4, 90, 1);
         metrics.watch_kernel(|| vec![("flows_lost", 4)]);
         metrics.watch_audit(Arc::new(Stats::default()));
         let text = metrics.encode().expect("text");
@@ -532,12 +550,13 @@ mod tests {
             "picket_kernel_reattachments_total{program=\"connect4\"} 1",
             "picket_kernel_map_entries{map=\"classes\"} 12",
             "picket_kernel_map_capacity{map=\"classes\"} 8192",
-            "picket_connections_cut_total 2",
             "picket_no_flow_total 1",
             "picket_config_reloads_total{kind=\"policy\",result=\"failure\"} 1",
             "picket_policy_generation 7",
             "picket_certificate_expiry_seconds{certificate=\"leaf\"} 1800000000.0",
             "picket_pods{class=\"enforced\"} 3",
+            "picket_doors{action=\"refuse\"} 90",
+            "picket_doors_left_out 1",
             "picket_kernel_events_total{event=\"flows_lost\"} 4",
             "picket_audit_lines_total 0",
             "picket_audit_in_flight 0.0",

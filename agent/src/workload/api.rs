@@ -90,19 +90,31 @@ impl Connector {
     /// # Errors
     /// [`ApiError`] with the file and what is wrong with it; worth calling once at start, to stop early.
     pub async fn connect(&self) -> Result<Client, ApiError> {
-        let bad = |source| ApiError::Kubeconfig {
-            path: self.kubeconfig.clone(),
-            source: Box::new(source),
-        };
-        let file = Kubeconfig::read_from(&self.kubeconfig).map_err(bad)?;
-        let mut config = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
-            .await
-            .map_err(bad)?;
+        let mut config = self.read().await?;
         config.read_timeout = Some(READ_LIMIT);
         Client::try_from(config).map_err(|source| ApiError::Client {
             path: self.kubeconfig.clone(),
             source: Box::new(source),
         })
+    }
+
+    /// The URL of the API server that the clients ask.
+    ///
+    /// # Errors
+    /// As [`Connector::connect`].
+    pub async fn server(&self) -> Result<http::Uri, ApiError> {
+        Ok(self.read().await?.cluster_url)
+    }
+
+    async fn read(&self) -> Result<kube::Config, ApiError> {
+        let bad = |source| ApiError::Kubeconfig {
+            path: self.kubeconfig.clone(),
+            source: Box::new(source),
+        };
+        let file = Kubeconfig::read_from(&self.kubeconfig).map_err(bad)?;
+        kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
+            .await
+            .map_err(bad)
     }
 }
 

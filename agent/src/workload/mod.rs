@@ -1,7 +1,7 @@
 //! The pods on this node: which there are, where they are, and that each is treated as it should be.
 //!
-//! In: the API server's pods and its own addresses, and the node's cgroup tree. Out: each pod's class through an
-//! [`Enforcer`], and the addresses that are doors.
+//! In: the API server's pods, Services, endpoint slices and nodes, and the node's cgroup tree and addresses. Out: each
+//! pod's class through an [`Enforcer`], and the addresses that are doors.
 //!
 //! [`start`] puts the parts together: [`api`] and [`doors`] follow the API server, [`tree`] the cgroups, and
 //! [`reconcile`] makes of both what the enforcer is told.
@@ -19,7 +19,6 @@ mod testing;
 pub mod tree;
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -29,7 +28,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 pub use cgroup::CgroupId;
-pub use doors::Doors;
+pub use doors::{Doors, DoorsConfig, Target};
 pub use layout::container_of;
 pub use netns::{Netns, NetnsId, NodeNetns};
 pub use pod::{Pod, PodUid};
@@ -43,12 +42,12 @@ pub struct WorkloadConfig {
     pub node: String,
     /// The cgroup v2 folder below which this node's pods live.
     pub cgroup_root: PathBuf,
-    /// A kubeconfig whose current context may read pods, and the Service and endpoint slices of the API server.
+    /// A kubeconfig whose current context may read pods, Services, endpoint slices and nodes.
     pub kubeconfig: PathBuf,
     /// Which pods are enforced.
     pub selection: Selection,
-    /// Addresses of the API server besides those that the cluster names.
-    pub doors: BTreeSet<SocketAddr>,
+    /// Which addresses are doors besides those that the cluster names.
+    pub doors: DoorsConfig,
     /// The cgroups that the kernel has a class for already, from an agent before this one.
     pub known: BTreeSet<CgroupId>,
     /// Those of them whose connects it redirects.
@@ -104,10 +103,10 @@ pub async fn start<E: Enforcer>(
     let node = NodeNetns::current()?;
     let find = Arc::new(move |cgroup: &std::path::Path| netns::of_pod(cgroup, &node));
     let (pods_told, pods) = watch::channel(None);
-    let (doors_told, doors) = watch::channel(Doors {
-        addresses: config.doors,
-        whole: false,
-    });
+    let mut told = config.doors;
+    // The address by which this agent reads is an API server's too.
+    told.redirect.extend(Target::of_url(&connector.server().await?));
+    let (doors, finder) = doors::start(told, doors::Surroundings::machine());
     let mut reconciler = reconcile::Reconciler::new(enforcer, config.selection, find, own, config.known)
         .redirected(config.redirected)
         .rests(config.rest);
@@ -120,10 +119,7 @@ pub async fn start<E: Enforcer>(
             "pods",
             api::pods(connector.clone(), config.node, pods_told, cancel.clone()).boxed(),
         ),
-        (
-            "doors",
-            doors::doors(connector, doors_told, cancel.clone()).boxed(),
-        ),
+        ("doors", finder.run(connector, cancel.clone()).boxed()),
         ("reconcile", reconciler.run(scans, pods, cancel.clone()).boxed()),
     ];
     Ok(Workload {

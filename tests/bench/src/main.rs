@@ -6,6 +6,7 @@
 mod agent;
 mod clock;
 mod fast;
+mod kernel;
 mod load;
 mod load_process;
 mod nginx;
@@ -29,6 +30,8 @@ enum Command {
     Run(run::Args),
     /// The fast upstream
     Upstream(upstream::Args),
+    /// What the kernel programs cost
+    Kernel(kernel::Args),
     /// The load generator
     Load {
         /// What to measure, as JSON; the measures go to stdout
@@ -40,6 +43,7 @@ fn main() -> ExitCode {
     let result: Result<()> = match Command::parse() {
         Command::Run(args) => run::run(&args),
         Command::Upstream(args) => upstream::run(args),
+        Command::Kernel(args) => kernel::run(&args),
         Command::Load { plan } => load::run(&plan),
     };
     match result {

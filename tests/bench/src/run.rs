@@ -7,13 +7,15 @@ use anyhow::{Context, Result, bail};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::plan::{CASES, Extent};
-use crate::{fast, real, report};
+use crate::{fast, kernel, real, report};
 
 /// A pod with 1,000 connections takes as many here, and twice as many in what stands between.
 const OPEN_FILES: u64 = 16_384;
 /// What the requests end at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Upstream {
+    /// None: the system calls that the kernel programs look at
+    Kernel,
     /// A server that answers from memory
     Fast,
     /// The API server of a cluster
@@ -60,6 +62,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut rows = Vec::new();
     let any = CASES.iter().any(|case| case.contains(&args.case));
     let wanted = |upstream: Upstream| any && args.upstream.is_none_or(|only| only == upstream);
+    if args.picket.is_some() && args.upstream.is_none_or(|only| only == Upstream::Kernel) {
+        eprintln!("[bench] kernel programs ...");
+        rows.extend(kernel::measure(args.quick, &args.case)?);
+    }
     if wanted(Upstream::Fast) {
         let extent = if args.quick { Extent::QUICK } else { Extent::FULL };
         eprintln!("[bench] fast upstream ...");

@@ -145,10 +145,11 @@ impl Upstream {
                     .unwrap_or(0);
                 whole(Bytes::from(sent.to_string()))
             }
-            "/api/v1/pods" | "/api/v1/namespaces/default/services" if watch => quiet(),
+            "/api/v1/pods" | "/api/v1/services" | "/api/v1/nodes" if watch => quiet(),
             _ if path.starts_with("/apis/discovery.k8s.io/") && watch => quiet(),
             "/api/v1/pods" => whole(self.pods()),
-            "/api/v1/namespaces/default/services" => whole(self.services()),
+            "/api/v1/services" => whole(self.services()),
+            "/api/v1/nodes" => whole(list("v1", "NodeList", json!([]))),
             _ if path.starts_with("/apis/discovery.k8s.io/") => whole(self.endpoints()),
             _ if watch => self.events(),
             _ => whole(self.answer.clone()),

@@ -16,8 +16,10 @@ mod wire;
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+
+use tokio::sync::{OwnedMutexGuard, watch};
 
 pub(super) use give::{Giver, Successor, yielded};
 pub(super) use take::{ASK_LIMIT, Takeover, ask};
@@ -39,6 +41,33 @@ const OFFER_LIMIT: Duration = Duration::from_secs(10);
 /// The hand-over socket's place: beside the admin socket, in the folder that only root can enter.
 pub(super) fn socket(admin: &Path) -> PathBuf {
     admin.with_file_name("handover.sock")
+}
+
+/// Whose turn it is to change something in the kernel: this agent's, unless another takes over.
+#[derive(Debug, Clone)]
+pub(super) struct Hands {
+    /// Held while something is changed.
+    pub(super) changing: Arc<tokio::sync::Mutex<()>>,
+    /// Whether another agent takes over.
+    pub(super) giving: watch::Receiver<bool>,
+}
+
+impl Hands {
+    /// Waits until it is this agent's turn, which lasts as long as the guard. `None` once the agent ends.
+    pub(super) async fn turn(&mut self) -> Option<OwnedMutexGuard<()>> {
+        loop {
+            self.giving.wait_for(|giving| !*giving).await.ok()?;
+            let turn = Arc::clone(&self.changing).lock_owned().await;
+            if !*self.giving.borrow_and_update() {
+                return Some(turn);
+            }
+        }
+    }
+
+    /// Waits until the turn goes to another agent, or comes back. False once the agent ends.
+    pub(super) async fn turned(&mut self) -> bool {
+        self.giving.changed().await.is_ok()
+    }
 }
 
 /// A listener as it can be given away.

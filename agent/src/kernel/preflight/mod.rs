@@ -3,19 +3,24 @@
 //! In come the folders the agent would use; out comes one [`Check`] for each thing it needs, with what was seen and
 //! what to do about it. Everything that is tried is tried in a cgroup of its own that is gone afterwards.
 
+mod attempt;
 mod redirect;
+mod sockets;
 mod surroundings;
 
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use aya::Ebpf;
 
 use super::attach::{self, Program};
 use super::error::KernelError;
 
+pub use attempt::{Attempt, attempt};
 pub use redirect::{Probe, dial};
+pub use sockets::{Kind, TrySocket};
 pub use surroundings::Surroundings;
 
 /// How well a check went.
@@ -25,6 +30,8 @@ pub enum Status {
     Ok,
     /// Picket works, and something of it does not.
     Degraded,
+    /// Picket works, and there is a way past it.
+    Open,
     /// Picket does not work here.
     Missing,
 }
@@ -36,6 +43,7 @@ impl Status {
         match self {
             Self::Ok => "ok",
             Self::Degraded => "degraded",
+            Self::Open => "open",
             Self::Missing => "missing",
         }
     }
@@ -74,8 +82,8 @@ impl Check {
     }
 }
 
-/// Runs every check. `probe` dials on behalf of a pod; without one the redirect is not tried.
-pub fn run(surroundings: &Surroundings, probe: Option<&Probe<'_>>) -> Vec<Check> {
+/// Runs every check. `probe` dials on behalf of a pod, and `try_socket` tries one kind of socket on behalf of one.
+pub fn run(surroundings: &Surroundings, probe: &Probe<'_>, try_socket: &TrySocket<'_>) -> Vec<Check> {
     let mut checks = surroundings::checks(surroundings);
     let cgroup = match surroundings.cgroup_root().map(Trial::new) {
         Some(Ok(cgroup)) => cgroup,
@@ -92,9 +100,8 @@ pub fn run(surroundings: &Surroundings, probe: Option<&Probe<'_>>) -> Vec<Check>
         None => return checks,
     };
     checks.extend(programs(&cgroup));
-    if let Some(probe) = probe {
-        checks.push(redirect::check(surroundings, &cgroup, probe));
-    }
+    checks.push(redirect::check(surroundings, &cgroup, probe));
+    checks.extend(sockets::checks(surroundings, &cgroup, try_socket));
     checks
 }
 
@@ -122,7 +129,7 @@ fn programs(cgroup: &Trial) -> Vec<Check> {
                 Ok(()) => Check::ok(program.title(), "loaded and attached"),
                 Err(error) if program == Program::Interface => Check::bad(
                     program.title(),
-                    Status::Degraded,
+                    Status::Open,
                     error.to_string(),
                     "TCX needs Linux 6.6; without it packet sockets of pods with NET_RAW are not covered: forbid NET_RAW",
                 ),
@@ -140,6 +147,50 @@ fn try_out(program: Program, ebpf: &mut Ebpf, cgroup: &File) -> Result<(), Kerne
     } else {
         program.attach(ebpf, cgroup).map(drop)
     }
+}
+
+/// Where a trial pins what it loads: beside the agent's folder, never in it.
+fn trial_pins(surroundings: &Surroundings, name: &str) -> Result<PathBuf, &'static str> {
+    let bpffs = surroundings.bpffs().ok_or("not tried without a BPF filesystem")?;
+    // A configured folder may be for the agent to make; then it is not for the trial to leave.
+    let parent = if bpffs.exists() {
+        bpffs
+    } else {
+        bpffs.parent().unwrap_or(bpffs)
+    };
+    Ok(parent.join(format!("picket-doctor-{name}-{}", std::process::id())))
+}
+
+/// What a program costs to load.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cost {
+    /// Its name.
+    pub program: &'static str,
+    /// Instructions that the verifier looked at; `None` where the kernel does not tell (before Linux 5.16).
+    pub verified: Option<u32>,
+    /// How long loading it took, most of which is the verifier's.
+    pub load: Duration,
+}
+
+/// Loads each program once, in none of anybody's cgroups, and tells what that costs.
+///
+/// # Errors
+/// When the kernel refuses one.
+pub fn costs() -> Result<Vec<Cost>, KernelError> {
+    let mut ebpf = attach::load_object(None)?;
+    Program::ALL
+        .into_iter()
+        .map(|program| {
+            let begun = Instant::now();
+            program.load(&mut ebpf)?;
+            let load = begun.elapsed();
+            Ok(Cost {
+                program: program.name(),
+                verified: program.info(&mut ebpf)?.verified_instruction_count(),
+                load,
+            })
+        })
+        .collect()
 }
 
 /// A cgroup to try things in, removed when dropped.
@@ -162,7 +213,7 @@ impl Drop for Trial {
             if fs::remove_dir(&self.path).is_ok() {
                 return;
             }
-            std::thread::sleep(std::time::Duration::from_millis(20));
+            std::thread::sleep(Duration::from_millis(20));
         }
         tracing::warn!(cgroup = %self.path.display(), "the trial's cgroup could not be removed");
     }
@@ -174,6 +225,7 @@ mod tests {
 
     #[test]
     fn the_worst_status_is_the_greatest() {
-        assert!(Status::Missing > Status::Degraded && Status::Degraded > Status::Ok);
+        let sorted = [Status::Ok, Status::Degraded, Status::Open, Status::Missing];
+        assert!(sorted.is_sorted());
     }
 }

@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::{Check, Status, Surroundings, Trial};
+use super::{Check, Status, Surroundings, Trial, trial_pins};
 use crate::kernel::{Class, Door, Kernel, KernelConfig, Node, Unknown, netns_cookie};
 use crate::workload::CgroupId;
 
@@ -41,21 +41,10 @@ pub(super) fn check(surroundings: &Surroundings, cgroup: &Trial, probe: &Probe<'
     const NAME: &str = "redirect";
     const ADVICE: &str =
         "another program on a parent cgroup may rewrite or refuse connects: see `bpftool cgroup tree`";
-    let Some(bpffs) = surroundings.bpffs() else {
-        return Check::bad(
-            NAME,
-            Status::Missing,
-            "not tried without a BPF filesystem",
-            "mount one first",
-        );
+    let bpffs = match trial_pins(surroundings, "redirect") {
+        Ok(bpffs) => bpffs,
+        Err(reason) => return Check::bad(NAME, Status::Missing, reason, "mount one first"),
     };
-    // A configured folder may be for the agent to make; then it is not for the trial to leave.
-    let parent = if bpffs.exists() {
-        bpffs
-    } else {
-        bpffs.parent().unwrap_or(bpffs)
-    };
-    let bpffs = parent.join(format!("picket-doctor-{}", std::process::id()));
     let outcome = attempt(&bpffs, &cgroup.path, probe);
     if let Err(error) = Kernel::unload(&bpffs) {
         return Check::bad(

@@ -8,12 +8,13 @@
     reason = "a test that cannot go on panics, in its helpers too"
 )]
 
+mod dialler;
 mod ground;
+mod hold;
 
 use std::collections::BTreeSet;
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::path::Path;
+use std::io::Write as _;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -152,7 +153,7 @@ async fn an_enforced_pods_dials_reach_its_listener_and_the_client_sees_what_it_d
         );
         let process = &accepted.process;
         assert_eq!(process.pid, dial.pid(), "{dialled}");
-        assert_eq!(process.comm, "dialler", "{dialled}");
+        assert_eq!(process.comm, "dialler::dialle", "{dialled}");
         assert_eq!(process.uid, 0, "{dialled}");
         assert_eq!(
             process.exe.as_deref(),
@@ -233,7 +234,7 @@ async fn a_pending_pod_is_refused_at_doors_alone_and_told_of() {
         assert_eq!(event.origin, DOOR4.parse::<SocketAddr>().unwrap());
         assert_eq!(event.protocol, protocol);
         assert_eq!(event.cgroup, CgroupId::of(&ground.pod).unwrap());
-        assert_eq!((event.pid, event.comm.as_str()), (pid, "dialler"));
+        assert_eq!((event.pid, event.comm.as_str()), (pid, "dialler::dialle"));
     }
     assert_eq!(kernel.counters().unwrap().get(Counter::RefusedPending), 3);
     let other = ground.dial(&ground.container, "tcp", "10.96.0.1:80").outcome();
@@ -500,60 +501,6 @@ async fn settle(kernel: Arc<Kernel>) -> Kernel {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     panic!("the listener did not end");
-}
-
-/// The child's part: joins the cgroup, dials, and tells. Without its instructions it is no test at all.
-#[test]
-fn dialler() {
-    let Ok(order) = std::env::var(ground::ORDER) else {
-        return;
-    };
-    let [cgroup, how, address]: [&str; 3] = order.split(' ').collect::<Vec<_>>().try_into().unwrap();
-    std::fs::write(Path::new(cgroup).join("cgroup.procs"), "0").unwrap();
-    let address: SocketAddr = address.parse().unwrap();
-    let outcome = match how {
-        "udp" => udp(|socket| socket.connect(address), address),
-        "send" => udp(|socket| socket.send_to(b"u", address).map(drop), address),
-        "tcp-repeat" => repeat(address),
-        _ => tcp(address),
-    };
-    println!("\n{}{outcome}", ground::MARK);
-}
-
-fn tcp(address: SocketAddr) -> Dialled {
-    let mut stream = match TcpStream::connect_timeout(&address, PATIENCE) {
-        Ok(stream) => stream,
-        Err(error) => return Dialled::failed(&format!("{:?}", error.kind())),
-    };
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let peer = stream.peer_addr();
-    let mut answer = [0_u8; 1];
-    match (peer, stream.read(&mut answer)) {
-        (Ok(peer), Ok(1)) => Dialled::Reached {
-            peer,
-            answer: char::from(answer[0]),
-        },
-        _ => Dialled::Closed,
-    }
-}
-
-fn udp(act: impl Fn(&UdpSocket) -> std::io::Result<()>, address: SocketAddr) -> Dialled {
-    let socket = UdpSocket::bind(if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }).unwrap();
-    match act(&socket) {
-        Ok(()) => Dialled::Closed,
-        Err(error) => Dialled::failed(&format!("{:?}", error.kind())),
-    }
-}
-
-/// Dials until standard input ends, and stops early where it gets through.
-fn repeat(address: SocketAddr) -> Dialled {
-    let stop = std::thread::spawn(|| std::io::stdin().read_to_end(&mut Vec::new()));
-    loop {
-        let outcome = tcp(address);
-        if stop.is_finished() || outcome != Dialled::failed("PermissionDenied") {
-            return outcome;
-        }
-    }
 }
 
 /// A server that answers with `s`.

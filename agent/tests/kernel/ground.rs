@@ -68,7 +68,7 @@ impl Ground {
     }
 
     /// Runs something on a thread inside the namespace.
-    fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+    pub(crate) fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         thread::scope(|scope| {
             let inside = scope.spawn(|| {
                 setns(&self.netns, CloneFlags::CLONE_NEWNET).unwrap();
@@ -91,7 +91,7 @@ impl Ground {
         let order = format!("{} {how} {address}", cgroup.display());
         let child = self.inside(|| {
             Command::new(std::env::current_exe().unwrap())
-                .args(["--exact", "dialler", "--nocapture", "--test-threads=1"])
+                .args(["--exact", "dialler::dialler", "--nocapture", "--test-threads=1"])
                 .env(ORDER, order)
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())

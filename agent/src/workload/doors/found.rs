@@ -1,0 +1,364 @@
+//! Which addresses are doors, from all that is known at one moment.
+//!
+//! In: what the cluster told, the node's own addresses, names' addresses, and the configuration. Out: [`Found`]. A plain
+//! function of these; what was a door a moment ago is another part's matter.
+//!
+//! An address that is both: the API server's own addresses are always redirected, for an API server that is refused is of
+//! no use to anybody, and a redirect lets nothing past either. Of others, refused ones stay refused: no one who may make a
+//! Service can open them to Picket's listener by mixing its endpoints.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
+
+use super::facts::{Key, NodeFacts, ServiceFacts, ServicePort, SliceFacts};
+use super::names::Names;
+use super::target::Target;
+use super::told::Listed;
+
+/// The namespace and the name of the API server's own Service.
+const OWN_NAMESPACE: &str = "default";
+const OWN_SERVICE: &str = "kubernetes";
+
+/// Where clouds tell a machine what it is, its credentials included: AWS, Google, Azure, OpenStack and others (the first), AWS by
+/// IPv6, Alibaba, and Azure's own agent's two ports.
+const METADATA: [&str; 5] = [
+    "169.254.169.254:80",
+    "[fd00:ec2::254]:80",
+    "100.100.100.200:80",
+    "168.63.129.16:80",
+    "168.63.129.16:32526",
+];
+
+/// The kubelet's port where a node tells no other, and its old one without authentication.
+const KUBELET: [u16; 2] = [10_250, 10_255];
+
+/// etcd for its clients and for its peers. An API server's own etcd runs on the same nodes.
+const ETCD: [u16; 2] = [2379, 2380];
+
+/// A container runtime's socket as a TCP port: Docker's, without and with TLS.
+const RUNTIME: [u16; 2] = [2375, 2376];
+
+/// Services that lead to Services that lead to a door are followed so far. A packet is translated at most once on each node
+/// that it passes, and does not pass more than its hop limit, 64 where a system has not been told otherwise.
+const ROUNDS: usize = 64;
+
+/// What happens at a door.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Action {
+    /// Taken to Picket.
+    Redirect,
+    /// Refused.
+    Refuse,
+}
+
+/// Why an address is a door; where there are more doors than the kernel holds, the first are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Rank {
+    /// The API server's own.
+    Api,
+    /// Configured, or the cloud's metadata.
+    Fixed,
+    /// Beside the API server.
+    Etcd,
+    /// A Service that leads to a door.
+    Service,
+    /// On every node.
+    Kubelet,
+    /// Likewise, and seldom open.
+    Runtime,
+}
+
+/// One door.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Door {
+    pub(super) rank: Rank,
+    pub(super) action: Action,
+}
+
+/// All that tells which addresses are doors.
+pub(super) struct Sources<'a> {
+    /// This node's name.
+    pub(super) node: &'a str,
+    /// Its addresses, from its kernel.
+    pub(super) own: &'a BTreeSet<IpAddr>,
+    /// Where the configuration says that the API server is.
+    pub(super) redirect: &'a [Target],
+    /// What the configuration refuses.
+    pub(super) refuse: &'a [Target],
+    /// What the configuration leaves open of what would be refused.
+    pub(super) allow: &'a BTreeSet<SocketAddr>,
+    /// The API server's endpoints.
+    pub(super) endpoints: &'a BTreeSet<SocketAddr>,
+    /// The API server's Service, as it was when it last had an address.
+    pub(super) service: Option<&'a ServiceFacts>,
+    pub(super) services: &'a Listed<ServiceFacts>,
+    pub(super) slices: &'a Listed<SliceFacts>,
+    pub(super) nodes: &'a Listed<NodeFacts>,
+    pub(super) names: &'a Names,
+    /// How many doors the kernel holds.
+    pub(super) limit: usize,
+}
+
+/// The doors, and the names that have to be looked up to know them all.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    doors: HashMap<SocketAddr, Door>,
+    /// In the order of their importance.
+    names: Vec<String>,
+    /// Doors by Services alone.
+    by_services: usize,
+    /// Of those, how many did not fit.
+    left_out: usize,
+}
+
+/// Whether an object is the API server's own Service, or a slice of it.
+pub(super) fn is_own(namespace: &str, service: &str) -> bool {
+    namespace == OWN_NAMESPACE && service == OWN_SERVICE
+}
+
+/// Under which the API server's own Service is listed.
+pub(super) fn own_service() -> Key {
+    (OWN_NAMESPACE.to_owned(), OWN_SERVICE.to_owned())
+}
+
+impl Found {
+    /// Finds all doors.
+    pub(super) fn new(from: &Sources<'_>) -> Self {
+        let mut found = Self::default();
+        let nodes = nodes(from);
+        let everywhere: BTreeSet<IpAddr> = nodes
+            .iter()
+            .flat_map(|node| node.addresses.iter().copied())
+            .collect();
+        found.api_server(from, &nodes, &everywhere);
+        found.refused(from, &nodes);
+        found.services(from, &everywhere);
+        found
+    }
+
+    /// All doors by their addresses.
+    pub(super) fn doors(&self) -> impl Iterator<Item = (SocketAddr, Door)> {
+        self.doors.iter().map(|(address, door)| (*address, *door))
+    }
+
+    /// The names to look up, the most important first.
+    pub(super) fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    /// How many doors did not fit.
+    pub(super) fn left_out(&self) -> usize {
+        self.left_out
+    }
+
+    /// Whether a slice leads to a door.
+    pub(super) fn reached_by(&self, slice: &SliceFacts) -> bool {
+        let addresses = |port: u16| {
+            slice
+                .addresses
+                .iter()
+                .map(move |address| SocketAddr::new(*address, port))
+        };
+        let mut all = slice.ports.iter().flat_map(|(_, port)| addresses(*port));
+        all.any(|address| self.doors.contains_key(&address))
+    }
+
+    fn api_server(&mut self, from: &Sources<'_>, nodes: &[NodeFacts], everywhere: &BTreeSet<IpAddr>) {
+        let configured = self.resolve(from.redirect, from.names);
+        for address in from.endpoints.iter().chain(&configured) {
+            self.put(*address, Action::Redirect, Rank::Api);
+        }
+        for port in from.service.iter().flat_map(|service| &service.ports) {
+            self.service(
+                from,
+                from.service,
+                port,
+                everywhere,
+                (Action::Redirect, Rank::Api),
+            );
+        }
+        // What is bound to all addresses of a node answers on each of them: the pod bridge's, a tunnel's, loopback.
+        let listens: BTreeSet<SocketAddr> = from.endpoints.iter().chain(&configured).copied().collect();
+        for node in nodes {
+            for port in api_ports(node, &listens, from.endpoints) {
+                for address in &node.addresses {
+                    self.put(SocketAddr::new(*address, port), Action::Redirect, Rank::Api);
+                }
+            }
+        }
+    }
+
+    fn refused(&mut self, from: &Sources<'_>, nodes: &[NodeFacts]) {
+        let configured = self.resolve(from.refuse, from.names);
+        let metadata = METADATA.iter().filter_map(|text| text.parse().ok());
+        let mut refuse = |address, rank| {
+            if !from.allow.contains(&address) {
+                self.put(address, Action::Refuse, rank);
+            }
+        };
+        for address in configured.into_iter().chain(metadata) {
+            refuse(address, Rank::Fixed);
+        }
+        for node in nodes {
+            let etcd = !api_ports(node, from.endpoints, from.endpoints).is_empty();
+            for address in &node.addresses {
+                let mut ports = |ports: &[u16], rank| {
+                    for port in ports {
+                        refuse(SocketAddr::new(*address, *port), rank);
+                    }
+                };
+                if etcd {
+                    ports(&ETCD, Rank::Etcd);
+                }
+                ports(&KUBELET, Rank::Kubelet);
+                ports(node.kubelet.as_slice(), Rank::Kubelet);
+                ports(&RUNTIME, Rank::Runtime);
+            }
+        }
+    }
+
+    /// Services that lead to a door, and Services that lead to those.
+    fn services(&mut self, from: &Sources<'_>, everywhere: &BTreeSet<IpAddr>) {
+        for round in 0.. {
+            if round == ROUNDS {
+                tracing::error!(
+                    rounds = ROUNDS,
+                    "Services that lead to doors by more Services than this are open"
+                );
+                return;
+            }
+            // Most endpoints have ports that no door has, and need no look at their addresses.
+            let ports: HashSet<u16> = self.doors.keys().map(SocketAddr::port).collect();
+            let mut changed = false;
+            self.left_out = 0;
+            for ((namespace, _), slice) in from.slices.iter() {
+                if is_own(namespace, &slice.service) {
+                    continue;
+                }
+                for (name, port) in slice.ports.iter().filter(|(_, port)| ports.contains(port)) {
+                    let doors = slice.addresses.iter().filter_map(|address| {
+                        let door = self.doors.get(&SocketAddr::new(*address, *port))?;
+                        Some(door.action)
+                    });
+                    let Some(action) = doors.max() else {
+                        continue;
+                    };
+                    let service = from.services.get(&(namespace.clone(), slice.service.clone()));
+                    let leading = service.into_iter().flat_map(|service| &service.ports);
+                    for port in leading.filter(|port| port.name == *name) {
+                        changed |= self.service(from, service, port, everywhere, (action, Rank::Service));
+                    }
+                }
+            }
+            if !changed {
+                return;
+            }
+        }
+    }
+
+    /// One port of a Service at its own addresses and on all nodes.
+    fn service(
+        &mut self,
+        from: &Sources<'_>,
+        service: Option<&ServiceFacts>,
+        port: &ServicePort,
+        everywhere: &BTreeSet<IpAddr>,
+        (action, rank): (Action, Rank),
+    ) -> bool {
+        let Some(service) = service else {
+            return false;
+        };
+        let mut changed = false;
+        for name in &service.names {
+            self.want(name);
+            for address in from.names.addresses(name) {
+                changed |= self.put_limited(SocketAddr::new(address, port.port), action, rank, from.limit);
+            }
+        }
+        for address in &service.addresses {
+            changed |= self.put_limited(SocketAddr::new(*address, port.port), action, rank, from.limit);
+        }
+        for address in port
+            .node_port
+            .iter()
+            .flat_map(|port| everywhere.iter().map(|address| (*address, *port)))
+        {
+            changed |= self.put_limited(address.into(), action, rank, from.limit);
+        }
+        changed
+    }
+
+    /// The addresses of the configuration's targets.
+    fn resolve(&mut self, targets: &[Target], names: &Names) -> Vec<SocketAddr> {
+        let mut addresses = Vec::new();
+        for target in targets {
+            match target {
+                Target::Address(address) => addresses.push(*address),
+                Target::Name { host, port } => {
+                    self.want(host);
+                    addresses.extend(
+                        names
+                            .addresses(host)
+                            .map(|address| SocketAddr::new(address, *port)),
+                    );
+                }
+            }
+        }
+        addresses
+    }
+
+    fn want(&mut self, name: &str) {
+        if !self.names.iter().any(|known| known == name) {
+            self.names.push(name.to_owned());
+        }
+    }
+
+    /// As [`Found::put`], but of what anybody can make any number of no more than the kernel could hold.
+    fn put_limited(&mut self, address: SocketAddr, action: Action, rank: Rank, limit: usize) -> bool {
+        let by_service = rank == Rank::Service && !self.doors.contains_key(&address);
+        if by_service && self.by_services >= limit {
+            self.left_out += 1;
+            return false;
+        }
+        self.by_services += usize::from(by_service);
+        self.put(address, action, rank)
+    }
+
+    /// Makes an address a door; says whether that changed what happens there.
+    fn put(&mut self, address: SocketAddr, action: Action, rank: Rank) -> bool {
+        let Some(door) = self.doors.get_mut(&address) else {
+            self.doors.insert(address, Door { rank, action });
+            return true;
+        };
+        if door.rank == Rank::Api && door.action == Action::Redirect {
+            return false;
+        }
+        door.rank = door.rank.min(rank);
+        let stricter = action > door.action;
+        door.action = door.action.max(action);
+        stricter
+    }
+}
+
+/// The ports at which an API server listens on a node: those of addresses that are this node's, and on a node of the control
+/// plane those of all endpoints.
+fn api_ports(
+    node: &NodeFacts,
+    listens: &BTreeSet<SocketAddr>,
+    endpoints: &BTreeSet<SocketAddr>,
+) -> BTreeSet<u16> {
+    let here = listens.iter().filter(|at| node.addresses.contains(&at.ip()));
+    let marked = endpoints.iter().filter(|_| node.control_plane);
+    here.chain(marked).map(SocketAddr::port).collect()
+}
+
+/// All nodes; this one also with what its kernel says, and even if the cluster does not know it.
+fn nodes(from: &Sources<'_>) -> Vec<NodeFacts> {
+    let told = from
+        .nodes
+        .iter()
+        .map(|((_, name), facts)| (name.as_str(), facts.clone()));
+    let mut nodes: BTreeMap<&str, NodeFacts> = told.collect();
+    nodes.entry(from.node).or_default().addresses.extend(from.own);
+    nodes.into_values().collect()
+}

@@ -1,0 +1,234 @@
+//! All that is known about doors, kept up, and what follows from it at any time.
+//!
+//! In: events of the watches, the node's own addresses, answers of lookups. Out: [`Doors`] when asked, and whether it is
+//! worth asking again. Nothing here waits for anything, and time is told.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Node, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::runtime::watcher;
+use tokio::time::Instant;
+
+use super::facts::{NodeFacts, ServiceFacts, SliceFacts};
+use super::found::{Action, Door, Found, Rank, Sources, is_own, own_service};
+use super::linger::Linger;
+use super::names::Names;
+use super::target::Target;
+use super::told::{Change, Listed};
+use super::{Doors, DoorsConfig};
+
+/// How long an address stays a door when nothing makes it one any more: an API server that was taken out of its endpoints
+/// still answers, and a deleted Service is still translated until the node's proxy has heard. The ways to a withdrawn
+/// endpoint count as withdrawn when its own time is over, so that it is twice as long in all.
+const STAYS: Duration = Duration::from_secs(300);
+
+/// What is known.
+#[derive(Debug)]
+pub(super) struct Ledger {
+    config: DoorsConfig,
+    limit: usize,
+    /// The API server's own Service as it was when it last had an address: it is made anew, with the same address, when
+    /// somebody removes it.
+    service: Option<ServiceFacts>,
+    /// The API server's endpoints, those withdrawn a short time ago too: what leads to them leads to an API server.
+    endpoints: Linger<SocketAddr>,
+    services: Listed<ServiceFacts>,
+    slices: Listed<SliceFacts>,
+    nodes: Listed<NodeFacts>,
+    own: BTreeSet<IpAddr>,
+    names: Names,
+    /// What was found last.
+    found: Found,
+    doors: Linger<SocketAddr, Door>,
+    /// Whether the cluster has told all once.
+    whole: bool,
+}
+
+impl Ledger {
+    /// With what the configuration says, and a limit for the number of doors.
+    pub(super) fn new(config: DoorsConfig, limit: usize) -> Self {
+        Self {
+            config,
+            limit,
+            service: None,
+            endpoints: Linger::new(STAYS),
+            services: Listed::default(),
+            slices: Listed::default(),
+            nodes: Listed::default(),
+            own: BTreeSet::new(),
+            names: Names::default(),
+            found: Found::default(),
+            doors: Linger::new(STAYS),
+            whole: false,
+        }
+    }
+
+    /// Takes an event in; says whether the doors may be others now.
+    pub(super) fn service(&mut self, event: watcher::Event<Service>) -> bool {
+        match self.services.take(event) {
+            Change::Nothing => false,
+            Change::Many => true,
+            Change::One((namespace, name), _) => {
+                let mut slices = self.slices.iter();
+                is_own(&namespace, &name)
+                    || slices.any(|((of, _), slice)| {
+                        *of == namespace && slice.service == name && self.found.reached_by(slice)
+                    })
+            }
+        }
+    }
+
+    /// Likewise. In a large cluster endpoints change all the time, and hardly ever those of a door.
+    pub(super) fn slice(&mut self, event: watcher::Event<EndpointSlice>) -> bool {
+        match self.slices.take(event) {
+            Change::Nothing => false,
+            Change::Many => true,
+            Change::One(key, before) => {
+                let mut both = before.iter().chain(self.slices.get(&key));
+                both.any(|slice| is_own(&key.0, &slice.service) || self.found.reached_by(slice))
+            }
+        }
+    }
+
+    /// Likewise.
+    pub(super) fn node(&mut self, event: watcher::Event<Node>) -> bool {
+        self.nodes.take(event) != Change::Nothing
+    }
+
+    /// The node's own addresses; says whether they are others than before.
+    pub(super) fn own(&mut self, addresses: BTreeSet<IpAddr>) -> bool {
+        let changed = self.own != addresses;
+        self.own = addresses;
+        changed
+    }
+
+    /// The answer to a lookup.
+    pub(super) fn answer(&mut self, host: &str, found: &[IpAddr], now: Instant) {
+        self.names.answer(host, found, now);
+    }
+
+    /// The names to look up.
+    pub(super) fn wanted(&self) -> Vec<String> {
+        self.names.wanted()
+    }
+
+    /// The doors at this time, and whether there are names that were not wanted before.
+    pub(super) fn look(&mut self, now: Instant) -> (Doors, bool) {
+        self.learn_own(now);
+        let endpoints: BTreeSet<SocketAddr> = self.endpoints.keys().copied().collect();
+        self.found = Found::new(&Sources {
+            node: &self.config.node,
+            own: &self.own,
+            redirect: &self.config.redirect,
+            refuse: &self.config.refuse,
+            allow: &self.config.allow,
+            endpoints: &endpoints,
+            service: self.service.as_ref(),
+            services: &self.services,
+            slices: &self.slices,
+            nodes: &self.nodes,
+            names: &self.names,
+            limit: self.limit,
+        });
+        let new_names = self.names.want(self.found.names());
+        let was_whole = self.whole;
+        self.whole = self.whole || self.is_whole();
+        if self.whole && !was_whole {
+            // What an agent before this one held may have been withdrawn a moment ago; until now it stood anyway.
+            let door = |action| {
+                move |address: &SocketAddr| {
+                    let rank = Rank::Runtime;
+                    (*address, Door { rank, action })
+                }
+            };
+            let Doors { redirect, refuse, .. } = &self.config.inherited;
+            let refuse = refuse
+                .iter()
+                .filter(|address| !self.config.allow.contains(address));
+            let before = redirect.iter().map(door(Action::Redirect));
+            self.doors
+                .inherit(now, before.chain(refuse.map(door(Action::Refuse))));
+        }
+        self.doors.look(now, self.found.doors());
+        (self.choose(), new_names)
+    }
+
+    /// Takes the API server's own Service and endpoints out of all of them. A cluster that names no address at all is
+    /// one that has lost its mind, and the last ones stand.
+    fn learn_own(&mut self, now: Instant) {
+        if let Some(facts) = self.services.get(&own_service()) {
+            self.service = Some(facts.clone());
+        }
+        let slices = self.slices.iter();
+        let own = slices.filter(|((namespace, _), slice)| is_own(namespace, &slice.service));
+        let endpoints: BTreeSet<SocketAddr> = own
+            .flat_map(|(_, slice)| {
+                let ports = slice.ports.iter().map(|(_, port)| *port);
+                ports.flat_map(|port| {
+                    slice
+                        .addresses
+                        .iter()
+                        .map(move |address| SocketAddr::new(*address, port))
+                })
+            })
+            .collect();
+        if !endpoints.is_empty() {
+            self.endpoints
+                .look(now, endpoints.into_iter().map(|address| (address, ())));
+        }
+    }
+
+    /// Whether everything has been told once: all lists, the API server's own addresses among them, and an answer for each
+    /// name of the configuration. What the kernel holds already must stand until then.
+    fn is_whole(&self) -> bool {
+        let lists = self.services.whole() && self.slices.whole() && self.nodes.whole();
+        let own = self.service.is_some() && self.endpoints.len() > 0;
+        lists && own && self.waiting_for_name().is_none()
+    }
+
+    /// A name of the configuration that has had no answer yet.
+    pub(super) fn waiting_for_name(&self) -> Option<&str> {
+        let targets = self.config.redirect.iter().chain(&self.config.refuse);
+        targets
+            .filter_map(|target| match target {
+                Target::Name { host, .. } => Some(host.as_str()),
+                Target::Address(_) => None,
+            })
+            .find(|host| !self.names.answered(host))
+    }
+
+    /// As many doors as the kernel holds, the most important first, and of those the ones that are named now.
+    fn choose(&self) -> Doors {
+        let named: BTreeMap<SocketAddr, Door> = self.found.doors().collect();
+        let mut all: Vec<(&SocketAddr, &Door)> = self.doors.iter().collect();
+        let too_many = all.len().saturating_sub(self.limit);
+        if too_many > 0 {
+            all.sort_by_key(|(address, door)| (door.rank, !named.contains_key(address), **address));
+            all.truncate(self.limit);
+        }
+        let mut doors = Doors {
+            whole: self.whole,
+            left_out: too_many
+                + self.found.left_out()
+                + self.names.left_out()
+                + self.services.left_out()
+                + self.slices.left_out()
+                + self.nodes.left_out(),
+            ..Doors::default()
+        };
+        for (address, door) in all {
+            match door.action {
+                Action::Redirect => doors.redirect.insert(*address),
+                Action::Refuse => doors.refuse.insert(*address),
+            };
+        }
+        doors
+    }
+}
+
+#[cfg(test)]
+#[path = "ledger_tests.rs"]
+mod tests;

@@ -1,0 +1,671 @@
+//! The ledger told of small clusters.
+
+use serde_json::{Value, json};
+
+use super::super::testing::{node, service, slice};
+use super::*;
+
+const LIMIT: usize = 65_536;
+
+fn addresses(texts: &[&str]) -> BTreeSet<SocketAddr> {
+    texts.iter().map(|text| text.parse().unwrap()).collect()
+}
+
+fn has(set: &BTreeSet<SocketAddr>, texts: &[&str]) -> bool {
+    addresses(texts).is_subset(set)
+}
+
+fn targets(texts: &[&str]) -> Vec<Target> {
+    texts.iter().map(|text| text.parse().unwrap()).collect()
+}
+
+/// A ledger and a clock.
+struct Told {
+    ledger: Ledger,
+    now: Instant,
+}
+
+impl Told {
+    fn nothing(config: DoorsConfig, limit: usize) -> Self {
+        Self {
+            ledger: Ledger::new(config, limit),
+            now: Instant::now(),
+        }
+    }
+
+    fn lists(&mut self, services: &[Value], slices: &[Value], nodes: &[Value]) {
+        self.ledger.service(watcher::Event::Init);
+        self.ledger.slice(watcher::Event::Init);
+        self.ledger.node(watcher::Event::Init);
+        for one in services {
+            self.ledger.service(watcher::Event::InitApply(
+                serde_json::from_value(one.clone()).unwrap(),
+            ));
+        }
+        for one in slices {
+            self.ledger.slice(watcher::Event::InitApply(
+                serde_json::from_value(one.clone()).unwrap(),
+            ));
+        }
+        for one in nodes {
+            self.ledger.node(watcher::Event::InitApply(
+                serde_json::from_value(one.clone()).unwrap(),
+            ));
+        }
+        self.ledger.service(watcher::Event::InitDone);
+        self.ledger.slice(watcher::Event::InitDone);
+        self.ledger.node(watcher::Event::InitDone);
+    }
+
+    /// A cluster of two nodes: this one runs the API server, the other has pods alone.
+    fn cluster() -> Self {
+        let mut told = Self::nothing(config(), LIMIT);
+        told.ledger.own(
+            ["10.0.0.1", "10.244.1.1", "127.0.0.1", "::1", "fe80::1"]
+                .iter()
+                .map(|ip| ip.parse().unwrap())
+                .collect(),
+        );
+        told.lists(
+            &[own_service()],
+            &[own_slice(&["10.0.0.1"])],
+            &[
+                node("a", "10.0.0.1", "10.244.1.0/24"),
+                node("b", "10.0.0.2", "10.244.2.0/24"),
+            ],
+        );
+        told
+    }
+
+    fn service(&mut self, object: Value) -> bool {
+        self.ledger
+            .service(watcher::Event::Apply(serde_json::from_value(object).unwrap()))
+    }
+
+    fn slice(&mut self, object: Value) -> bool {
+        self.ledger
+            .slice(watcher::Event::Apply(serde_json::from_value(object).unwrap()))
+    }
+
+    fn unslice(&mut self, object: Value) -> bool {
+        self.ledger
+            .slice(watcher::Event::Delete(serde_json::from_value(object).unwrap()))
+    }
+
+    fn look(&mut self) -> Doors {
+        let doors = self.ledger.look(self.now).0;
+        assert!(doors.redirect.is_disjoint(&doors.refuse));
+        doors
+    }
+
+    fn after(&mut self, seconds: u64) -> Doors {
+        self.now += Duration::from_secs(seconds);
+        self.look()
+    }
+}
+
+fn config() -> DoorsConfig {
+    DoorsConfig {
+        node: "a".into(),
+        ..DoorsConfig::default()
+    }
+}
+
+fn own_service() -> Value {
+    service(
+        "default",
+        "kubernetes",
+        json!({"clusterIP": "10.96.0.1", "ports": [{"name": "https", "port": 443}]}),
+    )
+}
+
+fn own_slice(endpoints: &[&str]) -> Value {
+    slice(
+        "default",
+        "kubernetes",
+        "kubernetes",
+        endpoints,
+        json!([{"name": "https", "port": 6443}]),
+    )
+}
+
+#[test]
+fn without_the_cluster_only_what_is_known_anyway_is_told() {
+    let config = DoorsConfig {
+        redirect: targets(&["192.0.2.9:443"]),
+        refuse: targets(&["192.0.2.8:80"]),
+        ..config()
+    };
+    let mut told = Told::nothing(config, LIMIT);
+    told.ledger.own(["10.0.0.1".parse().unwrap()].into());
+    let doors = told.look();
+    assert!(!doors.whole);
+    assert_eq!(doors.redirect, addresses(&["192.0.2.9:443"]));
+    assert!(has(
+        &doors.refuse,
+        &[
+            "192.0.2.8:80",
+            "169.254.169.254:80",
+            "[fd00:ec2::254]:80",
+            "100.100.100.200:80",
+            "168.63.129.16:80",
+            "168.63.129.16:32526",
+            "10.0.0.1:10250"
+        ]
+    ));
+    // Each list alone is not all.
+    told.lists(&[own_service()], &[], &[]);
+    assert!(!told.look().whole, "no endpoint is known");
+    told.lists(&[], &[own_slice(&["10.0.0.1"])], &[]);
+    assert!(told.look().whole, "the Service stands as it was");
+}
+
+#[test]
+fn whole_waits_for_every_list() {
+    let mut told = Told::nothing(config(), LIMIT);
+    told.service(own_service());
+    told.slice(own_slice(&["10.0.0.1"]));
+    assert!(!told.look().whole);
+    told.ledger.service(watcher::Event::Init);
+    told.ledger.service(watcher::Event::InitApply(
+        serde_json::from_value(own_service()).unwrap(),
+    ));
+    told.ledger.service(watcher::Event::InitDone);
+    told.ledger.slice(watcher::Event::Init);
+    told.ledger.slice(watcher::Event::InitApply(
+        serde_json::from_value(own_slice(&["10.0.0.1"])).unwrap(),
+    ));
+    told.ledger.slice(watcher::Event::InitDone);
+    assert!(!told.look().whole, "other nodes are not known");
+    told.ledger.node(watcher::Event::Init);
+    told.ledger.node(watcher::Event::InitDone);
+    assert!(told.look().whole);
+}
+
+#[test]
+fn every_address_of_a_node_with_an_api_server_is_one() {
+    let doors = Told::cluster().look();
+    assert!(doors.whole);
+    let all = [
+        "10.96.0.1:443",
+        "10.0.0.1:6443",
+        "10.244.1.0:6443",
+        "10.244.1.1:6443",
+        "127.0.0.1:6443",
+        "[::1]:6443",
+        "[fe80::1]:6443",
+    ];
+    assert_eq!(doors.redirect, addresses(&all), "and nothing of the other node");
+    assert!(has(
+        &doors.refuse,
+        &["10.244.1.1:2379", "[fe80::1]:2380", "127.0.0.1:2379"]
+    ));
+    assert!(
+        !has(&doors.refuse, &["10.0.0.2:2379"]),
+        "etcd is where API servers are"
+    );
+    for ip in [
+        "10.0.0.1",
+        "127.0.0.1",
+        "[fe80::1]",
+        "10.0.0.2",
+        "10.244.2.0",
+        "10.244.2.1",
+    ] {
+        for port in [10_250, 10_255, 2375, 2376] {
+            assert!(has(&doors.refuse, &[&format!("{ip}:{port}")]), "{ip}:{port}");
+        }
+    }
+}
+
+#[test]
+fn a_node_of_the_control_plane_has_one_by_its_label() {
+    let mut told = Told::cluster();
+    let mut marked = node("b", "10.0.0.2", "10.244.2.0/24");
+    marked["metadata"]["labels"] = json!({"node-role.kubernetes.io/control-plane": ""});
+    marked["status"]["daemonEndpoints"] = json!({"kubeletEndpoint": {"Port": 10_260}});
+    assert!(
+        told.ledger
+            .node(watcher::Event::Apply(serde_json::from_value(marked).unwrap()))
+    );
+    let doors = told.look();
+    assert!(has(&doors.redirect, &["10.0.0.2:6443", "10.244.2.1:6443"]));
+    assert!(has(
+        &doors.refuse,
+        &["10.0.0.2:2379", "10.0.0.2:10260", "10.244.2.1:10260"]
+    ));
+}
+
+#[test]
+fn an_api_server_behind_a_local_balancer_is_known_by_the_configuration() {
+    let mut told = Told::cluster();
+    told.ledger.config.redirect = targets(&["127.0.0.1:7443"]);
+    let doors = told.look();
+    assert!(has(
+        &doors.redirect,
+        &["127.0.0.1:7443", "10.244.1.1:7443", "[fe80::1]:7443"]
+    ));
+    assert!(!has(&doors.redirect, &["10.0.0.2:7443"]));
+}
+
+#[test]
+fn a_service_that_leads_to_a_door_is_one() {
+    let mut told = Told::cluster();
+    told.look();
+    let spec = json!({"clusterIP": "10.96.7.7", "externalIPs": ["192.0.2.7"], "type": "NodePort",
+        "ports": [{"name": "a", "port": 8443, "nodePort": 30_443}, {"name": "b", "port": 9443}, {"name": "a", "port": 53, "protocol": "UDP"}]});
+    assert!(!told.service(service("x", "hand", spec)), "it leads nowhere yet");
+    let mut made = slice(
+        "x",
+        "hand-1",
+        "hand",
+        &["192.0.2.99", "10.244.1.1"],
+        json!([{"name": "a", "port": 6443}, {"name": "b", "port": 80}]),
+    );
+    made["endpoints"][0]["conditions"] = json!({"ready": false});
+    assert!(told.slice(made.clone()));
+    let doors = told.look();
+    let by = [
+        "10.96.7.7:8443",
+        "192.0.2.7:8443",
+        "10.0.0.1:30443",
+        "10.244.1.1:30443",
+        "127.0.0.1:30443",
+        "[fe80::1]:30443",
+        "10.0.0.2:30443",
+        "10.244.2.1:30443",
+    ];
+    assert!(has(&doors.redirect, &by), "{:?}", doors.redirect);
+    for other in [
+        "10.96.7.7:9443",
+        "10.96.7.7:53",
+        "10.96.7.7:6443",
+        "192.0.2.99:6443",
+    ] {
+        assert!(!has(&doors.redirect, &[other]), "{other}");
+    }
+    // It goes, and what it led by goes when its time is over.
+    assert!(told.unslice(made));
+    assert!(has(&told.after(299).redirect, &by));
+    assert!(!has(&told.after(301).redirect, &["10.96.7.7:8443"]));
+}
+
+#[test]
+fn names_of_ports_and_namespaces_tie_a_slice_to_its_service() {
+    let mut told = Told::cluster();
+    told.look();
+    told.service(service(
+        "x",
+        "hand",
+        json!({"clusterIP": "10.96.7.7", "ports": [{"port": 1}]}),
+    ));
+    told.service(service(
+        "y",
+        "hand",
+        json!({"clusterIP": "10.96.7.8", "ports": [{"name": "a", "port": 2}]}),
+    ));
+    told.slice(slice(
+        "x",
+        "s",
+        "hand",
+        &["10.0.0.1"],
+        json!([{"name": "a", "port": 6443}]),
+    ));
+    told.slice(slice("y", "s", "hand", &["10.0.0.1"], json!([{"port": 6443}])));
+    assert_eq!(
+        told.look().redirect,
+        Told::cluster().look().redirect,
+        "the ports' names differ"
+    );
+    assert!(told.slice(slice("x", "s", "hand", &["10.0.0.1"], json!([{"port": 6443}]))));
+    assert!(has(&told.look().redirect, &["10.96.7.7:1"]));
+    assert!(!has(&told.look().redirect, &["10.96.7.8:2"]));
+}
+
+#[test]
+fn services_are_followed_through_services_whatever_their_order() {
+    let mut told = Told::cluster();
+    // z leads to the API server, y to z's node port on the other node, and so on.
+    let chain = ["z", "y", "x", "w"];
+    let mut before = ("10.0.0.1".to_owned(), 6443);
+    for (number, name) in chain.iter().enumerate() {
+        let node_port = 30_000 + number;
+        let spec = json!({"clusterIP": format!("10.96.9.{number}"), "ports": [{"port": 443, "nodePort": node_port}]});
+        told.service(service("x", name, spec));
+        told.slice(slice(
+            "x",
+            &format!("{name}-1"),
+            name,
+            &[&before.0],
+            json!([{"port": before.1}]),
+        ));
+        before = ("10.0.0.2".to_owned(), node_port);
+    }
+    let doors = told.look();
+    assert!(has(
+        &doors.redirect,
+        &[
+            "10.96.9.0:443",
+            "10.96.9.3:443",
+            "10.0.0.2:30003",
+            "127.0.0.1:30003"
+        ]
+    ));
+    // Two that lead to each other do not keep each other up.
+    told.service(service(
+        "x",
+        "loop",
+        json!({"clusterIP": "10.96.9.9", "ports": [{"port": 443}]}),
+    ));
+    told.slice(slice(
+        "x",
+        "loop-1",
+        "loop",
+        &["10.96.9.8", "10.0.0.1"],
+        json!([{"port": 443}, {"name": "", "port": 6443}]),
+    ));
+    told.service(service(
+        "x",
+        "pool",
+        json!({"clusterIP": "10.96.9.8", "ports": [{"port": 443}]}),
+    ));
+    told.slice(slice(
+        "x",
+        "pool-1",
+        "pool",
+        &["10.96.9.9"],
+        json!([{"port": 443}]),
+    ));
+    assert!(has(&told.look().redirect, &["10.96.9.8:443", "10.96.9.9:443"]));
+    told.slice(slice(
+        "x",
+        "loop-1",
+        "loop",
+        &["10.96.9.8"],
+        json!([{"port": 443}]),
+    ));
+    told.look();
+    let doors = told.after(300);
+    assert!(!has(&doors.redirect, &["10.96.9.8:443"]) && !has(&doors.redirect, &["10.96.9.9:443"]));
+}
+
+#[test]
+fn where_both_would_hold_refusal_does_but_at_the_api_servers_own() {
+    let mut told = Told::cluster();
+    told.ledger.config.refuse = targets(&["10.96.0.1:443", "10.0.0.1:6443", "192.0.2.5:443"]);
+    told.service(service(
+        "x",
+        "mixed",
+        json!({"clusterIP": "10.96.7.7", "ports": [{"port": 443}]}),
+    ));
+    told.slice(slice(
+        "x",
+        "mixed-1",
+        "mixed",
+        &["10.0.0.1"],
+        json!([{"port": 6443}]),
+    ));
+    told.slice(slice(
+        "x",
+        "mixed-2",
+        "mixed",
+        &["10.0.0.2"],
+        json!([{"port": 10_250}]),
+    ));
+    told.service(service(
+        "x",
+        "kubelets",
+        json!({"clusterIP": "10.96.7.8", "ports": [{"port": 443, "nodePort": 30_250}]}),
+    ));
+    told.slice(slice(
+        "x",
+        "kubelets-1",
+        "kubelets",
+        &["10.0.0.2"],
+        json!([{"port": 10_250}]),
+    ));
+    // An endpoint of the API server's own Service that is a kubelet: no pod gets there, and none is sent away from Picket.
+    told.slice(slice(
+        "default",
+        "more",
+        "kubernetes",
+        &["10.0.0.2"],
+        json!([{"port": 10_250}]),
+    ));
+    let doors = told.look();
+    assert!(has(
+        &doors.redirect,
+        &["10.96.0.1:443", "10.0.0.1:6443", "10.0.0.2:10250"]
+    ));
+    assert!(has(&doors.refuse, &["192.0.2.5:443"]));
+    told.ledger.slice(watcher::Event::Delete(
+        serde_json::from_value(slice("default", "more", "kubernetes", &[], json!([]))).unwrap(),
+    ));
+    told.look();
+    // Its endpoint's time first, then that of the address.
+    told.after(300);
+    let doors = told.after(300);
+    assert!(has(
+        &doors.refuse,
+        &[
+            "10.96.7.7:443",
+            "10.96.7.8:443",
+            "10.0.0.1:30250",
+            "127.0.0.1:30250",
+            "10.0.0.2:10250"
+        ]
+    ));
+}
+
+#[test]
+fn what_is_allowed_is_no_refused_door_and_stays_one_that_is_redirected() {
+    let mut told = Told::cluster();
+    told.ledger.config.allow = addresses(&["169.254.169.254:80", "10.0.0.2:10250", "10.0.0.1:6443"]);
+    told.ledger.config.inherited.refuse = addresses(&["169.254.169.254:80"]);
+    let doors = told.look();
+    assert!(!has(&doors.refuse, &["169.254.169.254:80"]) && !has(&doors.refuse, &["10.0.0.2:10250"]));
+    assert!(has(&doors.refuse, &["[fd00:ec2::254]:80"]) && has(&doors.redirect, &["10.0.0.1:6443"]));
+}
+
+#[test]
+fn a_withdrawn_api_server_stays_a_door_and_so_do_the_ways_to_it() {
+    let mut told = Told::cluster();
+    told.slice(own_slice(&["10.0.0.1", "10.0.0.3"]));
+    told.look();
+    assert!(told.slice(own_slice(&["10.0.0.1"])));
+    assert!(has(&told.look().redirect, &["10.0.0.3:6443"]));
+    // Somebody leads a Service there now.
+    told.service(service(
+        "x",
+        "old",
+        json!({"clusterIP": "10.96.7.7", "ports": [{"port": 443}]}),
+    ));
+    assert!(told.slice(slice("x", "old-1", "old", &["10.0.0.3"], json!([{"port": 6443}]))));
+    assert!(has(
+        &told.after(299).redirect,
+        &["10.0.0.3:6443", "10.96.7.7:443"]
+    ));
+    // What leads there counts as withdrawn when its time is over, and so does the address itself.
+    assert!(has(&told.after(1).redirect, &["10.0.0.3:6443", "10.96.7.7:443"]));
+    assert!(!has(&told.after(300).redirect, &["10.0.0.3:6443"]));
+    // A cluster that names no endpoint and no Service at all changes nothing, however long.
+    told.lists(&[], &[], &[]);
+    let doors = told.after(100_000);
+    assert!(doors.whole && has(&doors.redirect, &["10.96.0.1:443", "10.0.0.1:6443"]));
+}
+
+#[test]
+fn doors_of_an_agent_before_stay_for_their_time() {
+    let inherited = Doors {
+        redirect: addresses(&["10.0.0.3:6443", "10.96.0.1:443"]),
+        refuse: addresses(&["10.0.0.9:10250", "10.0.0.1:6443"]),
+        ..Doors::default()
+    };
+    let mut told = Told::nothing(
+        DoorsConfig {
+            inherited,
+            ..config()
+        },
+        LIMIT,
+    );
+    let doors = told.look();
+    assert!(
+        doors.redirect.is_empty(),
+        "until the cluster has told, the kernel has them as they were"
+    );
+    told.lists(&[own_service()], &[own_slice(&["10.0.0.1"])], &[]);
+    let doors = told.look();
+    assert!(doors.whole && has(&doors.refuse, &["10.0.0.9:10250"]));
+    assert!(has(
+        &doors.redirect,
+        &["10.0.0.3:6443", "10.96.0.1:443", "10.0.0.1:6443"]
+    ));
+    let doors = told.after(300);
+    assert!(!has(&doors.redirect, &["10.0.0.3:6443"]) && !has(&doors.refuse, &["10.0.0.9:10250"]));
+    assert!(has(&doors.redirect, &["10.96.0.1:443", "10.0.0.1:6443"]));
+}
+
+#[test]
+fn names_are_doors_where_they_lead() {
+    let ip = |text: &str| -> Vec<IpAddr> { vec![text.parse().unwrap()] };
+    let mut told = Told::nothing(
+        DoorsConfig {
+            redirect: targets(&["api.example:6443"]),
+            refuse: targets(&["etcd.example:2379"]),
+            ..config()
+        },
+        LIMIT,
+    );
+    let mut own = own_service();
+    own["status"] = json!({"loadBalancer": {"ingress": [{"hostname": "lb.example"}]}});
+    told.lists(
+        &[own],
+        &[own_slice(&["10.0.0.1"])],
+        &[node("a", "10.0.0.1", "10.244.1.0/24")],
+    );
+    let (doors, new) = told.ledger.look(told.now);
+    assert!(new && !doors.whole, "the configured names have no answer yet");
+    assert_eq!(
+        told.ledger.wanted(),
+        ["api.example", "etcd.example", "lb.example"]
+    );
+    told.ledger.answer("api.example", &ip("192.0.2.1"), told.now);
+    assert_eq!(told.ledger.waiting_for_name(), Some("etcd.example"));
+    told.ledger.answer("etcd.example", &ip("192.0.2.2"), told.now);
+    let doors = told.look();
+    assert!(
+        doors.whole,
+        "a balancer's name that has no answer holds up nothing"
+    );
+    told.ledger.answer("lb.example", &ip("192.0.2.3"), told.now);
+    let doors = told.look();
+    assert!(
+        has(&doors.redirect, &["192.0.2.1:6443", "192.0.2.3:443"]) && has(&doors.refuse, &["192.0.2.2:2379"])
+    );
+    // A Service that leads to it by a balancer with a name.
+    let mut made = service(
+        "x",
+        "hand",
+        json!({"clusterIP": "10.96.7.7", "ports": [{"port": 8443}]}),
+    );
+    made["status"] =
+        json!({"loadBalancer": {"ingress": [{"hostname": "hand.example"}, {"ip": "192.0.2.4"}]}});
+    told.service(made);
+    told.slice(slice("x", "s", "hand", &["192.0.2.1"], json!([{"port": 6443}])));
+    assert!(told.ledger.look(told.now).1);
+    told.ledger.answer("hand.example", &ip("192.0.2.5"), told.now);
+    assert!(has(
+        &told.look().redirect,
+        &["10.96.7.7:8443", "192.0.2.4:8443", "192.0.2.5:8443"]
+    ));
+}
+
+#[test]
+fn beyond_the_limit_the_most_important_are_kept_and_the_others_counted() {
+    let mut told = Told::nothing(config(), 30);
+    let nodes: Vec<Value> = (1..100)
+        .map(|number| {
+            node(
+                &format!("n{number}"),
+                &format!("10.1.0.{number}"),
+                &format!("10.244.{number}.0/24"),
+            )
+        })
+        .collect();
+    told.lists(&[own_service()], &[own_slice(&["10.1.0.1"])], &nodes);
+    told.service(service(
+        "x",
+        "hand",
+        json!({"clusterIP": "10.96.7.7", "ports": [{"port": 8443}]}),
+    ));
+    told.slice(slice("x", "s", "hand", &["10.1.0.1"], json!([{"port": 6443}])));
+    let doors = told.look();
+    assert_eq!(doors.redirect.len() + doors.refuse.len(), 30);
+    assert_eq!(
+        doors.redirect,
+        addresses(&[
+            "10.96.0.1:443",
+            "10.1.0.1:6443",
+            "10.244.1.0:6443",
+            "10.244.1.1:6443",
+            "10.96.7.7:8443"
+        ])
+    );
+    assert!(has(&doors.refuse, &["169.254.169.254:80", "10.1.0.1:2379"]));
+    // 99 nodes of three addresses with four ports, two ports of etcd on one, the metadata, and those above.
+    assert_eq!(doors.left_out, 99 * 3 * 4 + 3 * 2 + 5 + 5 - 30);
+    // Node ports by the hundred take no more memory than the kernel would hold.
+    for number in 0..50 {
+        let name = format!("more{number}");
+        told.service(service("x", &name, json!({"clusterIP": "10.96.8.8", "ports": [{"port": 1000 + number, "nodePort": 30_000 + number}]})));
+        told.slice(slice("x", &name, &name, &["10.1.0.1"], json!([{"port": 6443}])));
+    }
+    let doors = told.look();
+    assert_eq!(doors.redirect.len() + doors.refuse.len(), 30);
+    assert!(
+        has(&doors.redirect, &["10.96.0.1:443", "10.1.0.1:6443"])
+            && has(&doors.refuse, &["169.254.169.254:80"])
+    );
+    assert!(doors.left_out > 50 * 99);
+    assert!(told.ledger.found.doors().count() < 2000);
+}
+
+#[test]
+fn changes_that_do_not_matter_ask_for_no_look() {
+    let mut told = Told::cluster();
+    told.look();
+    assert!(!told.slice(slice("x", "s", "app", &["10.244.2.9"], json!([{"port": 8080}]))));
+    assert!(!told.slice(slice(
+        "x",
+        "s",
+        "app",
+        &["10.244.2.9", "10.244.2.10"],
+        json!([{"port": 8080}])
+    )));
+    assert!(!told.service(service(
+        "x",
+        "app",
+        json!({"clusterIP": "10.96.3.3", "ports": [{"port": 80}]})
+    )));
+    let mut beat = node("b", "10.0.0.2", "10.244.2.0/24");
+    beat["status"]["conditions"] = json!([{"type": "Ready", "status": "False"}]);
+    assert!(
+        !told
+            .ledger
+            .node(watcher::Event::Apply(serde_json::from_value(beat).unwrap()))
+    );
+    // These do.
+    assert!(told.slice(slice("x", "s", "app", &["10.0.0.1"], json!([{"port": 6443}]))));
+    assert!(told.service(service(
+        "x",
+        "app",
+        json!({"clusterIP": "10.96.3.3", "ports": [{"port": 81}]})
+    )));
+    told.look();
+    assert!(
+        told.slice(slice("x", "s", "app", &["10.244.2.9"], json!([{"port": 8080}]))),
+        "it led to a door before"
+    );
+    assert!(!told.ledger.own(told.ledger.own.clone()));
+    assert!(told.ledger.own(["10.0.0.1".parse().unwrap()].into()));
+}

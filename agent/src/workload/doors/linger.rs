@@ -1,0 +1,113 @@
+//! What is remembered for a while after nobody names it any more.
+//!
+//! In: at each look, what is named now. Out: that, and what was named a short time ago. An API server that is taken out of
+//! its endpoints still answers, and an address that DNS has left out of this answer may be in the next.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Keys with values that stay for some time after they were withdrawn.
+#[derive(Debug)]
+pub(super) struct Linger<K, V = ()> {
+    stays: Duration,
+    /// With the time of withdrawal, for what is not named now.
+    held: BTreeMap<K, (V, Option<Instant>)>,
+}
+
+impl<K: Ord, V> Linger<K, V> {
+    /// Nothing yet; what is withdrawn will stay so long.
+    pub(super) fn new(stays: Duration) -> Self {
+        Self {
+            stays,
+            held: BTreeMap::new(),
+        }
+    }
+
+    /// Takes in all that is named now: the rest is withdrawn from now on, and what was withdrawn long ago goes.
+    pub(super) fn look(&mut self, now: Instant, named: impl IntoIterator<Item = (K, V)>) {
+        for (_, withdrawn) in self.held.values_mut() {
+            withdrawn.get_or_insert(now);
+        }
+        for (key, value) in named {
+            self.held.insert(key, (value, None));
+        }
+        let stays = self.stays;
+        self.held
+            .retain(|_, (_, withdrawn)| withdrawn.is_none_or(|since| now.duration_since(since) < stays));
+    }
+
+    /// Takes in what was named before by somebody else: it counts as withdrawn at this time, unless it is held already.
+    pub(super) fn inherit(&mut self, now: Instant, before: impl IntoIterator<Item = (K, V)>) {
+        for (key, value) in before {
+            self.held.entry(key).or_insert((value, Some(now)));
+        }
+    }
+
+    /// All that is held.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
+        self.held.iter().map(|(key, (value, _))| (key, value))
+    }
+
+    /// All keys.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &K> {
+        self.held.keys()
+    }
+
+    /// How many are held.
+    pub(super) fn len(&self) -> usize {
+        self.held.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STAYS: Duration = Duration::from_secs(300);
+
+    fn keys(linger: &Linger<char>) -> String {
+        linger.keys().collect()
+    }
+
+    #[test]
+    fn the_withdrawn_stay_for_their_time_and_no_longer() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut linger = Linger::new(STAYS);
+        linger.look(at(0), [('a', ()), ('b', ())]);
+        linger.look(at(1000), [('a', ())]);
+        assert_eq!(
+            keys(&linger),
+            "ab",
+            "withdrawn just now, however long it was named"
+        );
+        linger.look(at(1299), [('a', ())]);
+        assert_eq!(keys(&linger), "ab");
+        linger.look(at(1300), [('a', ())]);
+        assert_eq!(keys(&linger), "a");
+        linger.look(at(1301), []);
+        linger.look(at(1400), [('a', ())]);
+        linger.look(at(1650), []);
+        assert_eq!(keys(&linger), "a", "named again, its time begins anew");
+    }
+
+    #[test]
+    fn the_inherited_are_withdrawn_from_the_start_and_do_not_replace() {
+        let start = Instant::now();
+        let mut linger = Linger::new(STAYS);
+        linger.look(start, [('a', 1)]);
+        linger.inherit(start, [('a', 2), ('b', 2)]);
+        linger.look(start + STAYS / 2, [('a', 1)]);
+        assert_eq!(
+            linger
+                .iter()
+                .map(|(key, value)| (*key, *value))
+                .collect::<Vec<_>>(),
+            [('a', 1), ('b', 2)]
+        );
+        linger.look(start + STAYS, [('a', 1)]);
+        assert_eq!(linger.len(), 1);
+    }
+}

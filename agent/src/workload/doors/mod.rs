@@ -1,0 +1,297 @@
+//! The addresses that are doors: the API server's, by whatever name, and those that no enforced pod may reach.
+//!
+//! In: Services, endpoint slices and nodes of the whole cluster, the node's own addresses, DNS, and addresses from the
+//! configuration. Out: [`Doors`] through a watch channel. While the API server is away, or says that it has no address at
+//! all, the last ones stand.
+//!
+//! - [`facts`] reads objects, [`told`] keeps them up; [`names`] does so for DNS, [`own`] for this node's interfaces;
+//! - [`found`] says what follows: which addresses are an API server's or to be refused, and which Services lead there;
+//! - [`ledger`] holds all of it, with what was withdrawn a short time ago ([`linger`]).
+
+mod facts;
+mod found;
+mod ledger;
+mod linger;
+mod names;
+mod own;
+mod target;
+#[cfg(test)]
+mod testing;
+mod told;
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures::StreamExt;
+use kube::Api;
+use kube::runtime::watcher;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+pub use names::{Resolve, SystemResolver};
+pub use target::{Target, TargetError};
+
+use super::api::{Connector, follow};
+use ledger::Ledger;
+
+/// How often names are looked up: load balancers' records live a minute, and change in part.
+const RESOLVE_EVERY: Duration = Duration::from_secs(30);
+
+/// How long one lookup may take. The machine's resolver gives up after five to thirty seconds by itself.
+const RESOLVE_LIMIT: Duration = Duration::from_secs(15);
+
+/// Lookups at a time; each may hold a thread.
+const RESOLVE_AT_ONCE: usize = 8;
+
+/// How often the node's own addresses are read. An interface takes a second or so to check a new link-local address before
+/// it answers there, and one reading takes a fraction of a millisecond.
+const OWN_EVERY: Duration = Duration::from_secs(1);
+
+/// How often the doors are looked at although nothing changed, for those whose time is over.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+
+/// The shortest time between two looks: events come in bursts, and a look at the largest clusters takes some 20 ms.
+const LOOK_GAP: Duration = Duration::from_millis(50);
+
+/// How many addresses of a change go into the log.
+const SHOWN: usize = 16;
+
+/// The addresses that are doors. No address is in both sets.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Doors {
+    /// Those that are the API server: enforced pods are taken to Picket instead.
+    pub redirect: BTreeSet<SocketAddr>,
+    /// Those that no enforced pod may reach.
+    pub refuse: BTreeSet<SocketAddr>,
+    /// Whether the cluster has told its own. Until then the sets hold what is known without it and must be added to
+    /// what the kernel holds, never put in its place: that would open the doors that are missing.
+    pub whole: bool,
+    /// How many addresses that should be doors are not, because there are more than any limit allows; at least so many. They
+    /// are open.
+    pub left_out: usize,
+}
+
+/// What this part is told.
+#[derive(Debug, Clone, Default)]
+pub struct DoorsConfig {
+    /// This node's name.
+    pub node: String,
+    /// Where the API server is, besides the addresses that the cluster names.
+    pub redirect: Vec<Target>,
+    /// What enforced pods may not reach, besides kubelets, etcd, container runtimes and cloud metadata.
+    pub refuse: Vec<Target>,
+    /// What of all that they may reach after all.
+    pub allow: BTreeSet<SocketAddr>,
+    /// The doors that the kernel has already, from an agent before this one.
+    pub inherited: Doors,
+}
+
+/// Where the doors are made known, and what tells of them beside the API server.
+pub struct Surroundings<R, O> {
+    /// Looks names up.
+    pub resolver: R,
+    /// The node's own addresses.
+    pub own: O,
+}
+
+impl Surroundings<SystemResolver, fn() -> io::Result<BTreeSet<IpAddr>>> {
+    /// Those of this machine.
+    #[must_use]
+    pub fn machine() -> Self {
+        Self {
+            resolver: SystemResolver,
+            own: own::addresses,
+        }
+    }
+}
+
+/// Everything that the tasks share. Locks are held for a moment, never over an await.
+struct Shared {
+    ledger: Mutex<Ledger>,
+    /// The doors may have changed.
+    changed: Notify,
+    /// There are names nobody has looked up yet.
+    names: Notify,
+    doors: watch::Sender<Doors>,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets `on` take something in; it says whether that may change the doors.
+    fn tell(&self, on: impl FnOnce(&mut Ledger) -> bool) {
+        if on(&mut self.lock()) {
+            self.changed.notify_one();
+        }
+    }
+
+    /// Finds the doors of now and hands them out.
+    fn look(&self) {
+        let (doors, new_names) = self.lock().look(Instant::now());
+        if new_names {
+            self.names.notify_one();
+        }
+        self.doors.send_if_modified(|last| {
+            let changed = *last != doors;
+            if changed {
+                log(last, &doors);
+                *last = doors;
+            }
+            changed
+        });
+    }
+}
+
+/// Begins: the doors that are known without the cluster, and the part that finds the others when it is run.
+pub fn start<R, O>(
+    config: DoorsConfig,
+    surroundings: Surroundings<R, O>,
+) -> (watch::Receiver<Doors>, Finder<R, O>)
+where
+    R: Resolve,
+    O: Fn() -> io::Result<BTreeSet<IpAddr>> + Send + Sync,
+{
+    let limit = usize::try_from(picket_common::DOORS_MAX).unwrap_or(usize::MAX);
+    let (sender, doors) = watch::channel(Doors::default());
+    let shared = Shared {
+        ledger: Mutex::new(Ledger::new(config, limit)),
+        changed: Notify::new(),
+        names: Notify::new(),
+        doors: sender,
+    };
+    let finder = Finder {
+        shared,
+        surroundings,
+        resolve_every: RESOLVE_EVERY,
+    };
+    finder.own();
+    finder.shared.look();
+    (doors, finder)
+}
+
+/// Finds doors.
+pub struct Finder<R, O> {
+    shared: Shared,
+    surroundings: Surroundings<R, O>,
+    resolve_every: Duration,
+}
+
+impl<R, O> Finder<R, O>
+where
+    R: Resolve,
+    O: Fn() -> io::Result<BTreeSet<IpAddr>> + Send + Sync,
+{
+    /// Follows everything until it is cancelled.
+    pub async fn run(self, connector: Connector, cancel: CancellationToken) {
+        let shared = &self.shared;
+        // The API server's lists are of the whole cluster: anyone's Service may lead to a door.
+        let all = watcher::Config::default;
+        let follow_all = async {
+            tokio::join!(
+                follow(&connector, "services", Api::all, all(), &cancel, |event| shared
+                    .tell(|ledger| ledger.service(event))),
+                follow(&connector, "endpoint slices", Api::all, all(), &cancel, |event| {
+                    shared.tell(|ledger| ledger.slice(event))
+                }),
+                follow(&connector, "nodes", Api::all, all(), &cancel, |event| shared
+                    .tell(|ledger| ledger.node(event))),
+            )
+        };
+        let here = async { tokio::join!(self.follow_own(), self.follow_names(), self.follow_changes()) };
+        tokio::select! {
+            () = cancel.cancelled() => {}
+            _ = async { tokio::join!(follow_all, here) } => {}
+        }
+    }
+
+    async fn follow_own(&self) {
+        let mut tick = tokio::time::interval(OWN_EVERY);
+        loop {
+            tick.tick().await;
+            self.own();
+        }
+    }
+
+    fn own(&self) {
+        match (self.surroundings.own)() {
+            Ok(addresses) => self.shared.tell(|ledger| ledger.own(addresses)),
+            Err(error) => {
+                tracing::warn!(%error, "the node's own addresses cannot be read; those of before stand");
+            }
+        }
+    }
+
+    async fn follow_names(&self) {
+        let mut tick = tokio::time::interval(self.resolve_every);
+        loop {
+            tokio::select! {
+                _ = tick.tick() => {}
+                () = self.shared.names.notified() => {}
+            }
+            let wanted = self.shared.lock().wanted();
+            let lookups = futures::stream::iter(wanted).map(|host| async move {
+                let found =
+                    tokio::time::timeout(RESOLVE_LIMIT, self.surroundings.resolver.resolve(&host)).await;
+                let found = found.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+                (host, found)
+            });
+            let mut lookups = lookups.buffer_unordered(RESOLVE_AT_ONCE);
+            while let Some((host, found)) = lookups.next().await {
+                match found {
+                    Ok(addresses) => self.shared.tell(|ledger| {
+                        ledger.answer(&host, &addresses, Instant::now());
+                        true
+                    }),
+                    Err(error) => {
+                        tracing::warn!(host, %error, "a door's name cannot be looked up; its addresses of before stand");
+                    }
+                }
+            }
+            if let Some(host) = self.shared.lock().waiting_for_name() {
+                tracing::error!(
+                    host,
+                    "a name in the configuration has never been answered by DNS: doors are only added until it is"
+                );
+            }
+        }
+    }
+
+    async fn follow_changes(&self) {
+        loop {
+            // Elapsed or told of: both are reasons to look.
+            let _ = tokio::time::timeout(LOOK_EVERY, self.shared.changed.notified()).await;
+            self.shared.look();
+            tokio::time::sleep(LOOK_GAP).await;
+        }
+    }
+}
+
+/// Writes down what changed.
+fn log(last: &Doors, now: &Doors) {
+    let first = |of: &BTreeSet<SocketAddr>, without: &BTreeSet<SocketAddr>| -> Vec<SocketAddr> {
+        of.difference(without).take(SHOWN).copied().collect()
+    };
+    tracing::info!(
+        redirect = now.redirect.len(), refuse = now.refuse.len(), whole = now.whole,
+        redirected = ?first(&now.redirect, &last.redirect), refused = ?first(&now.refuse, &last.refuse),
+        no_longer_redirected = ?first(&last.redirect, &now.redirect), no_longer_refused = ?first(&last.refuse, &now.refuse),
+        "doors"
+    );
+    if now.left_out > last.left_out {
+        tracing::error!(
+            left_out = now.left_out,
+            limit = picket_common::DOORS_MAX,
+            "there are more doors than fit: enforced pods can reach those that are left out"
+        );
+    }
+}
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;

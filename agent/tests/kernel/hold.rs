@@ -1,0 +1,378 @@
+//! What holds an enforced pod besides its connects: its namespace, its packets, the kinds of its sockets, and that all of
+//! it stays attached.
+//!
+//! Each guard is taken out once, and the same attempt then gets through.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use picket::kernel::{
+    Class, Counter, Door, Fault, Hook, Kernel, KernelConfig, Node, Refusal, Unknown, netns_cookie,
+};
+use picket::workload::CgroupId;
+
+use crate::PATIENCE;
+use crate::ground::{Dialled, Ground};
+
+const DOOR: &str = "10.96.0.1:443";
+const POD: u64 = 17;
+/// Longer than a retransmission after a loss takes at first (200 ms), so that what would come has come.
+const A_WHILE: Duration = Duration::from_millis(900);
+
+fn load(ground: &Ground) -> Kernel {
+    let kernel = Kernel::load(&KernelConfig {
+        cgroup_root: ground.cgroup.clone(),
+        bpffs: ground.bpffs.clone(),
+    })
+    .unwrap_or_else(|error| panic!("{error}"));
+    let doors: BTreeSet<_> = [Door::redirect(DOOR.parse().unwrap())].into();
+    kernel.set_doors(&doors).unwrap();
+    kernel
+}
+
+fn node(unknown: Unknown) -> Node {
+    Node {
+        netns: 1,
+        port: None,
+        unknown,
+    }
+}
+
+/// Enforces the ground's pod with a listener that says `p`.
+fn enforce(ground: &Ground, kernel: &Kernel) -> Class {
+    let (v4, v6) = ground.inside(|| {
+        let v4 = TcpListener::bind("127.0.0.1:0").unwrap();
+        let v6 = TcpListener::bind(("::1", v4.local_addr().unwrap().port())).unwrap();
+        (v4, v6)
+    });
+    let class = Class::Enforced {
+        pod: POD,
+        port: v4.local_addr().unwrap().port(),
+        netns: netns_cookie(&v4).unwrap(),
+    };
+    for listener in [v4, v6] {
+        // It ends with the process.
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let _ = stream.unwrap().write_all(b"p");
+            }
+        });
+    }
+    kernel
+        .set_class(CgroupId::of(&ground.pod).unwrap(), class)
+        .unwrap();
+    class
+}
+
+fn reached(byte: char) -> Dialled {
+    Dialled::Reached {
+        peer: DOOR.parse().unwrap(),
+        answer: byte,
+    }
+}
+
+/// Removes a link's pin, which detaches it: nobody else holds it.
+fn take_out(ground: &Ground, link: &str) {
+    let layout = fs::read_dir(&ground.bpffs)
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
+    fs::remove_file(layout.join(format!("link_{link}"))).unwrap();
+}
+
+/// Waits until a dial comes out so: a link that lost its pin is detached a moment later.
+fn eventually(ground: &Ground, how: &str, wanted: &Dialled) {
+    let begun = Instant::now();
+    loop {
+        let outcome = ground.dial(&ground.container, how, DOOR).outcome();
+        if outcome == *wanted {
+            return;
+        }
+        assert!(
+            begun.elapsed() < PATIENCE,
+            "{how}: {outcome:?} and not {wanted:?}"
+        );
+    }
+}
+
+#[test]
+fn a_pods_socket_is_the_pods_whoever_uses_it() {
+    let ground = Ground::new();
+    let kernel = load(&ground);
+    let _server = ground.serve(DOOR);
+    enforce(&ground, &kernel);
+    // The dialler runs in a cgroup that has no class, with a socket of the pod's namespace.
+    let outside = ground.cgroup.join("outside");
+    fs::create_dir(&outside).unwrap();
+    let dial = || ground.dial(&outside, "tcp", DOOR).outcome();
+    assert_eq!(dial(), reached('p'));
+    kernel
+        .set_class(CgroupId::of(&outside).unwrap(), Class::Exempt)
+        .unwrap();
+    assert_eq!(dial(), reached('p'), "an exempt task with the pod's socket");
+    // The guard taken out: the namespace leads to no pod any more.
+    kernel.remove_class(CgroupId::of(&ground.pod).unwrap()).unwrap();
+    assert_eq!(dial(), reached('s'));
+    let _ = fs::remove_dir(&outside);
+}
+
+#[test]
+fn a_socket_from_before_the_pod_is_the_pods() {
+    let ground = Ground::new();
+    let kernel = load(&ground);
+    let _server = ground.serve(DOOR);
+    enforce(&ground, &kernel);
+    let late = || ground.dial(&ground.container, "late", DOOR).outcome();
+    assert_eq!(late(), reached('p'));
+    take_out(&ground, "connect4");
+    eventually(&ground, "late", &reached('s'));
+}
+
+#[test]
+fn a_socket_of_another_namespace_goes_nowhere() {
+    let ground = Ground::new();
+    let kernel = load(&ground);
+    let _server = ground.serve(DOOR);
+    enforce(&ground, &kernel);
+    let cgroup = CgroupId::of(&ground.pod).unwrap();
+    let elsewhere = Class::Enforced {
+        pod: POD,
+        port: 1,
+        netns: 77,
+    };
+    kernel.set_class(cgroup, elsewhere).unwrap();
+    let dial = ground.dial(&ground.container, "tcp", DOOR);
+    assert_eq!(dial.outcome(), Dialled::failed("PermissionDenied"));
+    assert_eq!(kernel.counters().unwrap().get(Counter::RefusedNamespace), 1);
+}
+
+#[test]
+fn the_nodes_listener_serves_sockets_of_the_nodes_namespace() {
+    let ground = Ground::new();
+    let kernel = load(&ground);
+    let _server = ground.serve(DOOR);
+    let Class::Enforced { port, netns, .. } = enforce(&ground, &kernel) else {
+        panic!("not enforced");
+    };
+    // The ground's namespace stands for the node's, and the pod's own is another one.
+    let node = Node {
+        netns,
+        port: Some(port),
+        unknown: Unknown::Closed,
+    };
+    kernel.set_node(node).unwrap();
+    let class = Class::Enforced {
+        pod: POD,
+        port: 1,
+        netns: 77,
+    };
+    kernel
+        .set_class(CgroupId::of(&ground.pod).unwrap(), class)
+        .unwrap();
+    assert_eq!(
+        ground.dial(&ground.container, "tcp", DOOR).outcome(),
+        reached('p')
+    );
+    // A loopback door is one there.
+    let _local = ground.serve("127.0.0.1:6443");
+    let doors = [DOOR, "127.0.0.1:6443"].map(|door| Door::redirect(door.parse().unwrap()));
+    kernel.set_doors(&doors.into()).unwrap();
+    for spelling in [
+        "127.0.0.1:6443",
+        "127.9.9.9:6443",
+        "0.0.0.0:6443",
+        "[::ffff:127.0.0.1]:6443",
+        "[::]:6443",
+    ] {
+        let Dialled::Reached { answer: 'p', .. } = ground.dial(&ground.container, "tcp", spelling).outcome()
+        else {
+            panic!("{spelling} is not taken to the listener");
+        };
+    }
+    // In a pod's own namespace loopback is the pod's business.
+    kernel.set_node(Node { netns: 1, ..node }).unwrap();
+    let own = Class::Enforced {
+        pod: POD,
+        port,
+        netns,
+    };
+    kernel.set_class(CgroupId::of(&ground.pod).unwrap(), own).unwrap();
+    let outcome = ground.dial(&ground.container, "tcp", "127.0.0.1:6443").outcome();
+    assert!(
+        matches!(outcome, Dialled::Reached { answer: 's', .. }),
+        "{outcome:?}"
+    );
+}
+
+#[test]
+fn kinds_of_sockets_that_nobody_follows_are_not_made() {
+    let ground = Ground::new();
+    let kernel = load(&ground);
+    let make = |how: &str| ground.dial(&ground.container, how, DOOR).outcome();
+    let refused = Dialled::failed("PermissionDenied");
+    assert_eq!(make("raw"), Dialled::Closed, "without a class");
+    enforce(&ground, &kernel);
+    assert_eq!(make("raw"), refused);
+    assert_eq!(make("raw6"), refused);
+    assert_eq!(make("icmp"), Dialled::Closed, "ping needs it");
+    let cgroup = CgroupId::of(&ground.pod).unwrap();
+    kernel.set_class(cgroup, Class::Pending).unwrap();
+    assert_eq!(make("raw"), refused);
+    assert_eq!(make("icmp"), refused);
+    kernel.set_class(cgroup, Class::Exempt).unwrap();
+    assert_eq!(make("raw"), Dialled::Closed);
+    assert_eq!(kernel.counters().unwrap().get(Counter::RefusedSockets), 4);
+    kernel.set_class(cgroup, Class::Pending).unwrap();
+    take_out(&ground, "sock_create");
+    eventually(&ground, "raw", &Dialled::Closed);
+}
+
+#[tokio::test]
+async fn a_connection_from_before_carries_not_a_byte_more() {
+    let ground = Ground::new();
+    let kernel = load(&ground);
+    let bytes = Arc::new(AtomicU64::new(0));
+    counting(&ground, DOOR, &bytes);
+    let talking = ground.dial(&ground.container, "talk", DOOR);
+    let begun = Instant::now();
+    while bytes.load(Ordering::Relaxed) == 0 {
+        assert!(begun.elapsed() < PATIENCE, "it does not talk");
+        thread::sleep(Duration::from_millis(5));
+    }
+    let cgroup = CgroupId::of(&ground.pod).unwrap();
+    enforce(&ground, &kernel);
+    let still = bytes.load(Ordering::Relaxed);
+    thread::sleep(Duration::from_millis(100));
+    assert!(
+        bytes.load(Ordering::Relaxed) > still,
+        "an open connection is not the connect hooks' business"
+    );
+    kernel.hold(&ground.pod, cgroup, false).unwrap();
+    let mut events = kernel.events().unwrap();
+    thread::sleep(Duration::from_millis(20));
+    let held = bytes.load(Ordering::Relaxed);
+    thread::sleep(A_WHILE);
+    assert_eq!(bytes.load(Ordering::Relaxed), held, "bytes got through");
+    let event = tokio::time::timeout(PATIENCE, events.next())
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(
+        (event.hook, event.refusal),
+        (Some(Hook::Egress), Some(Refusal::Packet))
+    );
+    assert_eq!(event.origin, DOOR.parse::<SocketAddr>().unwrap());
+    assert_eq!((event.cgroup, event.pod, event.pid), (cgroup, POD, 0));
+    assert!(kernel.counters().unwrap().get(Counter::DroppedPackets) > 0);
+    // Released, the connection goes on where it stood.
+    kernel.release(cgroup).unwrap();
+    let begun = Instant::now();
+    while bytes.load(Ordering::Relaxed) == held {
+        assert!(
+            begun.elapsed() < PATIENCE,
+            "it was not the program that held them"
+        );
+        thread::sleep(Duration::from_millis(20));
+    }
+    talking.stop();
+}
+
+#[test]
+fn pods_that_nobody_judged_are_open_only_where_the_operator_wants_it_and_no_agent_lives() {
+    let ground = Ground::new();
+    let kernel = load(&ground);
+    let _server = ground.serve(DOOR);
+    let folder = CgroupId::of(&ground.cgroup).unwrap();
+    let dial = || ground.dial(&ground.container, "tcp", DOOR).outcome();
+    let refused = Dialled::failed("PermissionDenied");
+    kernel.set_class(folder, Class::Unknown).unwrap();
+    kernel.set_node(node(Unknown::Closed)).unwrap();
+    assert_eq!(dial(), refused, "closed, no agent");
+    kernel.set_node(node(Unknown::Open)).unwrap();
+    assert_eq!(dial(), reached('s'), "open, no agent");
+    assert_eq!(kernel.counters().unwrap().get(Counter::PassedUnknown), 1);
+    kernel.beat().unwrap();
+    assert_eq!(dial(), refused, "open, and the agent lives");
+    kernel.set_class(folder, Class::Pending).unwrap();
+    kernel.set_node(node(Unknown::Open)).unwrap();
+    assert_eq!(dial(), refused, "a pod that was judged");
+}
+
+#[test]
+fn a_link_that_is_lost_is_put_back() {
+    let ground = Ground::new();
+    let kernel = load(&ground);
+    let _server = ground.serve(DOOR);
+    enforce(&ground, &kernel);
+    let cgroup = CgroupId::of(&ground.pod).unwrap();
+    kernel.hold(&ground.pod, cgroup, false).unwrap();
+    assert_eq!(kernel.verify().unwrap(), vec![]);
+    let pod_link = format!("pod_{}", cgroup.0);
+    for (link, program) in [
+        ("connect4", "connect4"),
+        ("sock_ops", "sock_ops"),
+        (&pod_link, "egress"),
+    ] {
+        take_out(&ground, link);
+        let repaired = kernel.verify().unwrap();
+        let found: Vec<_> = repaired
+            .iter()
+            .map(|repaired| (repaired.program, repaired.link.as_str(), repaired.fault))
+            .collect();
+        assert_eq!(found, [(program, link, Fault::Unpinned)]);
+        assert_eq!(kernel.verify().unwrap(), vec![], "it stays back");
+    }
+    assert_eq!(
+        ground.dial(&ground.container, "tcp", DOOR).outcome(),
+        reached('p')
+    );
+    kernel.release(cgroup).unwrap();
+    assert_eq!(
+        kernel.verify().unwrap(),
+        vec![],
+        "what was released is not missed"
+    );
+}
+
+#[test]
+fn a_pod_that_tries_in_a_loop_is_heard_so_often_a_second() {
+    let ground = Ground::new();
+    let kernel = load(&ground);
+    kernel
+        .set_class(CgroupId::of(&ground.pod).unwrap(), Class::Pending)
+        .unwrap();
+    let tries = ground.dial(&ground.container, "thousand", DOOR).outcome();
+    assert_eq!(tries, Dialled::failed("PermissionDenied"));
+    let counters = kernel.counters().unwrap();
+    assert_eq!(counters.get(Counter::RefusedPending), 1000);
+    // A thousand take some milliseconds, or two seconds on a machine that does much else.
+    assert!(
+        counters.get(Counter::EventsLimited) >= 1000 - 3 * 64,
+        "{counters:?}"
+    );
+}
+
+/// A server that counts what reaches it. It ends with the process.
+fn counting(ground: &Ground, address: &str, bytes: &Arc<AtomicU64>) {
+    let listener = ground.inside(|| TcpListener::bind(address).unwrap());
+    let bytes = Arc::clone(bytes);
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (mut stream, bytes) = (stream.unwrap(), Arc::clone(&bytes));
+            thread::spawn(move || {
+                let mut buffer = [0; 64];
+                while let Ok(read @ 1..) = stream.read(&mut buffer) {
+                    bytes.fetch_add(read as u64, Ordering::Relaxed);
+                }
+            });
+        }
+    });
+}
