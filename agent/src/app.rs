@@ -7,12 +7,15 @@ mod enforcer;
 mod fold;
 mod guard;
 mod handover;
+mod moved;
 mod refusals;
+mod served;
+mod tend;
 mod watchers;
 
 use std::collections::BTreeSet;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
-use std::path::PathBuf;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,7 +32,8 @@ use tokio_util::task::TaskTracker;
 use crate::admin::PrivateSocket;
 use crate::audit::{AuditConfig, AuditLog};
 use crate::config::Config;
-use crate::kernel::{self, Class, Kernel, KernelConfig, Node, netns_cookie};
+use crate::kernel::{self, Class, Kernel, KernelConfig, Node};
+use crate::listener::InPodListener;
 use crate::pipeline::Pipeline;
 use crate::runtime::drain::Drain;
 use crate::runtime::metrics::Metrics;
@@ -38,9 +42,9 @@ use crate::runtime::signals;
 use crate::store::Store;
 use crate::tls::{CaFiles, Certificates};
 use crate::upstream::{Credential, Upstream, UpstreamConfig};
-use crate::workload::{self, DoorsConfig, Selection, Target, WorkloadConfig};
+use crate::workload::{self, DoorsConfig, Netns, Selection, Target, WorkloadConfig};
 
-use enforcer::InForce;
+use enforcer::{InForce, NodeListener};
 use handover::{Giver, Hands, Successor, Takeover};
 
 /// Connections between accept and their own task; each holds a few hundred bytes, and handing one on takes microseconds.
@@ -70,6 +74,9 @@ pub struct App {
     tasks: JoinSet<&'static str>,
     /// The agent before this one, where it runs and hands over.
     takeover: Option<Takeover>,
+    /// The node's own network namespace, and the listener for pods that share it.
+    node: Netns,
+    node_listener: InPodListener,
 }
 
 impl std::fmt::Debug for App {
@@ -132,9 +139,17 @@ impl App {
             takeover.is_none(),
         )
         .await?;
+        let node = Netns::open(Path::new("/proc/self/ns/net"))?;
+        let taken = takeover
+            .as_ref()
+            .and_then(|from| from.set_aside.claim_node(node.id()));
+        let listener = match taken {
+            Some(taken) => taken,
+            None => InPodListener::open(&node).context("the listener for pods in the node's network")?,
+        };
         kernel.set_node(Node {
-            netns: netns_cookie(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?)?,
-            port: None,
+            netns: listener.netns_cookie(),
+            port: Some(listener.port()),
             unknown: config.enforce.unknown_pods,
         })?;
         kernel.beat()?;
@@ -157,6 +172,8 @@ impl App {
             cancel,
             tasks,
             takeover,
+            node,
+            node_listener: listener,
         })
     }
 
@@ -218,10 +235,15 @@ impl App {
         let set_aside = self.takeover.as_ref().map(|from| Arc::clone(&from.set_aside));
         let in_force = &Arc::new(InForce::new(
             Arc::clone(&self.kernel),
+            Arc::clone(&self.metrics),
             sink,
+            NodeListener {
+                netns: self.node,
+                listener: &self.node_listener,
+            },
             set_aside.unwrap_or_default(),
             ending.accepting.clone(),
-        ));
+        )?);
         let pipeline = Pipeline::new(
             &self.certificates,
             Arc::clone(&self.store),
@@ -269,6 +291,11 @@ impl App {
         };
         let (alone, is_alone) = watch::channel(self.takeover.is_none());
         let (told_settled, is_settled) = watch::channel(false);
+        // A listener that was taken over is served once the pods behind it are known.
+        let serves_node = match &self.takeover {
+            Some(_) => is_settled.clone(),
+            None => watch::Sender::new(true).subscribe(),
+        };
         let took_over = self.takeover.as_ref().map(|_| Instant::now());
         let (doors_in_force, doors_are) = watch::channel(false);
         let (refused, to_write) = mpsc::channel(refusals::WAITING);
@@ -341,8 +368,12 @@ impl App {
                     Arc::clone(&self.metrics),
                     workload.doors.clone(),
                     hands,
-                    self.doors_ready,
-                    doors_in_force,
+                    watchers::Start {
+                        ready: self.doors_ready,
+                        in_force: doors_in_force,
+                        pods: workload.status.clone(),
+                    },
+                    Arc::clone(in_force.tending()),
                 )
                 .boxed(),
             ),
@@ -356,7 +387,32 @@ impl App {
                         _reading: ending.accepting.token(),
                     },
                     workload.doors.clone(),
+                    Arc::clone(&workload.names),
+                    Arc::clone(&self.metrics),
+                    refused.clone(),
+                )
+                .boxed(),
+            ),
+            (
+                "node listener",
+                watchers::node_listener(
                     Arc::clone(in_force),
+                    self.node_listener,
+                    serves_node,
+                    ending.accepting.token(),
+                    cancel.clone(),
+                )
+                .boxed(),
+            ),
+            (
+                "connections at new doors",
+                Arc::clone(in_force.tending()).cut_at_new_doors().boxed(),
+            ),
+            (
+                "moved processes",
+                moved::watch(
+                    Arc::clone(in_force),
+                    workload.names,
                     Arc::clone(&self.metrics),
                     refused.clone(),
                 )

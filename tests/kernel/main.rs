@@ -6,6 +6,7 @@
 
 mod life;
 mod names;
+mod pods;
 mod sockets;
 mod world;
 
@@ -22,6 +23,7 @@ fn main() -> ExitCode {
     harness::run::<World>(&[
         ("sockets", sockets::TESTS),
         ("names", names::TESTS),
+        ("pods", pods::TESTS),
         // Last: what it does to the agent would show in the others if it went wrong.
         ("life", life::TESTS),
     ])

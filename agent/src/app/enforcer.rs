@@ -1,67 +1,113 @@
-//! Puts a pod's class in force: a listener in its namespace first, the kernel's redirect last.
+//! Puts a pod's class in force: a listener first, the kernel's redirect last, and then what goes with it.
 //!
-//! In: what the reconciler wants. Out: listeners that feed one channel, entries in CLASSES, and, for whoever has to name
-//! the pod behind a kernel event, which pod a cgroup is.
+//! In: what the reconciler wants. Out: listeners that feed one channel, entries in CLASSES, programs at the pods' cgroups
+//! and interfaces, and connections cut that are older than all of it.
 
-use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use arc_swap::ArcSwap;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use super::handover::{Handed, Offer, SetAside};
+use super::served::{self, Served};
+use super::tend::Tending;
 use crate::kernel::{Class, Kernel};
-use crate::listener::{Arrival, CONNECTIONS_PER_POD, InPodListener, Serving};
-use crate::workload::{CgroupId, EnforceError, Enforcement, Enforcer, Pod};
-
-/// What a cgroup's number stands for while its pod is enforced, and its listener as it can be handed over.
-type Served = HashMap<CgroupId, (Arc<Offer>, Arc<ArcSwap<Pod>>)>;
+use crate::listener::{
+    Arrival, CONNECTIONS_PER_POD, InPodListener, ListenerError, NodeServing, Owner, Serving,
+};
+use crate::runtime::metrics::Metrics;
+use crate::workload::{CgroupId, EnforceError, Enforcement, Enforcer, Home, Netns, Tended};
 
 /// The enforcer over the real kernel.
 pub(super) struct InForce {
     kernel: Arc<Kernel>,
     sink: mpsc::Sender<Arrival>,
+    /// The node's own namespace, and the port of the listener there.
+    node: (u64, u16),
+    tending: Arc<Tending>,
     /// Numbers the listeners, so that a flow of an earlier one, an earlier agent's included, is told apart.
     next: AtomicU64,
-    served: Arc<Mutex<Served>>,
-    /// Listeners of the agent before this one.
+    served: Served,
+    /// The node's listener, as it can be handed over.
+    node_offer: Arc<Offer>,
+    /// Listeners and numbers of the agent before this one.
     set_aside: Arc<SetAside>,
     /// What accepts.
     accepting: TaskTracker,
 }
 
+/// The listener in the node's own namespace, which [`InForce::serve_node`] has to serve.
+pub(super) struct NodeListener<'a> {
+    pub(super) netns: Netns,
+    pub(super) listener: &'a InPodListener,
+}
+
 impl InForce {
+    /// Nothing is enforced yet.
+    ///
+    /// # Errors
+    /// When the doors cannot be read, or no descriptor is left.
     pub(super) fn new(
         kernel: Arc<Kernel>,
+        metrics: Arc<Metrics>,
         sink: mpsc::Sender<Arrival>,
+        node: NodeListener<'_>,
         set_aside: Arc<SetAside>,
         accepting: TaskTracker,
-    ) -> Self {
-        Self {
+    ) -> anyhow::Result<Self> {
+        let NodeListener { netns, listener } = node;
+        let served = Served::default();
+        let node_offer = Offer {
+            handed: Handed::node(listener, netns.id()),
+            descriptors: listener.descriptors()?,
+        };
+        Ok(Self {
+            tending: Tending::new(Arc::clone(&kernel), metrics, netns, served.clone())?,
             kernel,
             sink,
+            node: (listener.netns_cookie(), listener.port()),
             next: AtomicU64::new(first_number()),
-            served: Arc::default(),
+            served,
+            node_offer: Arc::new(node_offer.counted()),
             set_aside,
             accepting,
-        }
+        })
     }
 
-    /// The listeners, as they can be handed over.
+    /// The listeners, as they can be handed over, and the numbers of pods that the node's listener serves.
     pub(super) fn offers(&self) -> Vec<Arc<Offer>> {
-        lock(&self.served)
-            .values()
-            .map(|(offer, _)| Arc::clone(offer))
-            .collect()
+        let mut offers = self.served.offers();
+        offers.push(Arc::clone(&self.node_offer));
+        offers
     }
 
-    /// The pod that is enforced at this cgroup, if one is.
-    pub(super) fn pod(&self, cgroup: CgroupId) -> Option<Arc<Pod>> {
-        lock(&self.served).get(&cgroup).map(|(_, pod)| pod.load_full())
+    /// Serves the pods that share the node's network until it is cancelled.
+    pub(super) async fn serve_node(
+        &self,
+        listener: InPodListener,
+        cancel: CancellationToken,
+    ) -> Result<(), ListenerError> {
+        let served = self.served.clone();
+        let serving = NodeServing {
+            kernel: Arc::clone(&self.kernel),
+            find: Arc::new(move |cgroup, number| served.owner(cgroup, number)),
+            sink: self.sink.clone(),
+            cancel,
+        };
+        serving.run(listener).await
+    }
+
+    /// The pods that are enforced.
+    pub(super) fn served(&self) -> &Served {
+        &self.served
+    }
+
+    /// What looks after them.
+    pub(super) fn tending(&self) -> &Arc<Tending> {
+        &self.tending
     }
 
     fn class(&self, cgroup: CgroupId, class: Class) -> Result<(), EnforceError> {
@@ -69,26 +115,46 @@ impl InForce {
             .set_class(cgroup, class)
             .map_err(failed("set the class of a pod's cgroup"))
     }
+
+    fn release(&self, cgroup: CgroupId) -> Result<(), EnforceError> {
+        self.kernel
+            .release(cgroup)
+            .map_err(failed("take a pod's programs away"))
+    }
+
+    /// Serves what arrives at a pod's own listener until the guard is dropped.
+    fn listen(&self, listener: InPodListener, cgroup: CgroupId, number: u64, owner: &Owner) -> DropGuard {
+        let cancel = CancellationToken::new();
+        let serving = Serving {
+            kernel: Arc::clone(&self.kernel),
+            cgroup,
+            number,
+            pod: Arc::clone(&owner.pod),
+            places: Arc::clone(&owner.places),
+            sink: self.sink.clone(),
+            cancel: cancel.clone(),
+        };
+        self.accepting.spawn(async move {
+            if let Err(error) = serving.run(listener).await {
+                tracing::error!(%error, "a pod's listener ended: its connects are refused");
+            }
+        });
+        cancel.drop_guard()
+    }
 }
 
 /// One pod's listener; dropping it ends the listener.
 pub(super) struct Listening {
     cgroup: CgroupId,
     number: u64,
-    served: Arc<Mutex<Served>>,
-    _serving: DropGuard,
+    served: Served,
+    /// None for a pod that the node's listener serves.
+    _serving: Option<DropGuard>,
 }
 
 impl Drop for Listening {
     fn drop(&mut self) {
-        let mut served = lock(&self.served);
-        // A later listener for the same cgroup has taken the place already.
-        if served
-            .get(&self.cgroup)
-            .is_some_and(|(offer, _)| offer.handed.number == self.number)
-        {
-            served.remove(&self.cgroup);
-        }
+        self.served.remove(self.cgroup, self.number);
     }
 }
 
@@ -96,74 +162,86 @@ impl Enforcer for InForce {
     type Handle = Listening;
 
     async fn enforce(&self, wanted: Enforcement) -> Result<Listening, EnforceError> {
-        let Enforcement { group, netns, pod } = wanted;
-        let id = netns.id();
-        let (listener, number) = match self.set_aside.claim(group.id, id) {
-            Some(taken) => taken,
-            None => {
-                // Entering a namespace blocks, so it happens on a thread that may.
-                let listener = tokio::task::spawn_blocking(move || InPodListener::open(&netns))
-                    .await
-                    .map_err(failed("open a listener in the pod"))?
-                    .map_err(failed("open a listener in the pod"))?;
-                (listener, self.next.fetch_add(1, Ordering::Relaxed))
-            }
-        };
-        let (port, own) = (listener.port(), listener.netns_cookie());
-        let descriptors = listener
-            .descriptors()
-            .map_err(failed("keep descriptors of a listener"))?;
-        let offer = Arc::new(Offer {
+        let Enforcement { group, home, pod } = wanted;
+        let (kernel, at, held) = (Arc::clone(&self.kernel), home.clone(), group.clone());
+        let (taken, number) = self.set_aside.claim(group.id, home.own());
+        // Entering a namespace blocks, so it happens on a thread that may.
+        let opened = tokio::task::spawn_blocking(move || {
+            let listener = match (&at, taken) {
+                (Home::Own(_), Some(taken)) => Some(taken),
+                (Home::Own(netns), None) => {
+                    Some(InPodListener::open(netns).map_err(failed("open a listener in the pod"))?)
+                }
+                (Home::Node, _) => None,
+            };
+            // Before anything is redirected: from here on nothing older gets through either.
+            kernel
+                .hold(&held.path, held.id, listener.is_none())
+                .map_err(failed("have the pod's packets to doors dropped"))?;
+            Ok(listener)
+        });
+        let listener = opened.await.map_err(failed("open a listener in the pod"))??;
+        let (netns, port) = listener
+            .as_ref()
+            .map_or(self.node, |listener| (listener.netns_cookie(), listener.port()));
+        let number = number.unwrap_or_else(|| self.next.fetch_add(1, Ordering::Relaxed));
+        let descriptors = listener.as_ref().map(InPodListener::descriptors).transpose();
+        let id = home.own();
+        let offer = Offer {
             handed: Handed {
                 cgroup: group.id.0,
                 pod: pod.load().uid.0.clone(),
                 number,
                 port,
-                cookie: own,
-                device: id.device,
-                inode: id.inode,
-                descriptors: descriptors.len(),
+                cookie: netns,
+                device: id.map_or(0, |id| id.device),
+                inode: id.map_or(0, |id| id.inode),
+                descriptors: 0,
             },
-            descriptors,
-        });
-        let cancel = CancellationToken::new();
-        let serving = Serving {
-            kernel: Arc::clone(&self.kernel),
-            cgroup: group.id,
-            number,
-            pod: Arc::clone(&pod),
-            limit: CONNECTIONS_PER_POD,
-            sink: self.sink.clone(),
-            cancel: cancel.clone(),
+            descriptors: descriptors
+                .map_err(failed("keep descriptors of a listener"))?
+                .unwrap_or_default(),
         };
-        let guard = cancel.drop_guard();
-        self.accepting.spawn(async move {
-            if let Err(error) = serving.run(listener).await {
-                tracing::error!(%error, "a pod's listener ended: its connects are refused");
-            }
-        });
-        lock(&self.served).insert(group.id, (offer, Arc::clone(&pod)));
+        let owner = Owner {
+            pod: Arc::clone(&pod),
+            places: Arc::new(Semaphore::new(CONNECTIONS_PER_POD)),
+        };
+        let serving = listener.map(|listener| self.listen(listener, group.id, number, &owner));
+        let entry = served::Pod {
+            number,
+            owner,
+            home,
+            path: group.path,
+            offer: Arc::new(offer.counted()),
+        };
+        self.served.insert(group.id, entry);
         let listening = Listening {
             cgroup: group.id,
             number,
-            served: Arc::clone(&self.served),
-            _serving: guard,
+            served: self.served.clone(),
+            _serving: serving,
         };
-        self.class(
-            group.id,
-            Class::Enforced {
-                pod: number,
-                port,
-                netns: own,
-            },
-        )?;
+        let class = Class::Enforced {
+            pod: number,
+            port,
+            netns,
+        };
+        self.class(group.id, class)?;
         let pod = pod.load();
         tracing::info!(namespace = pod.namespace, pod = pod.name, port, "enforced");
         Ok(listening)
     }
 
+    async fn tend(&self, pod: Enforcement, cut: bool) -> Result<Tended, EnforceError> {
+        let tending = Arc::clone(&self.tending);
+        tokio::task::spawn_blocking(move || tending.tend(&pod, cut))
+            .await
+            .map_err(failed("look after the pod"))?
+    }
+
     fn exempt(&self, cgroup: CgroupId) -> Result<(), EnforceError> {
-        self.class(cgroup, Class::Exempt)
+        self.class(cgroup, Class::Exempt)?;
+        self.release(cgroup)
     }
 
     fn pending(&self, cgroup: CgroupId) -> Result<(), EnforceError> {
@@ -173,7 +251,8 @@ impl Enforcer for InForce {
     fn forget(&self, cgroup: CgroupId) -> Result<(), EnforceError> {
         self.kernel
             .remove_class(cgroup)
-            .map_err(failed("take a gone cgroup's class away"))
+            .map_err(failed("take a gone cgroup's class away"))?;
+        self.release(cgroup)
     }
 }
 
@@ -183,7 +262,8 @@ fn first_number() -> u64 {
     u64::try_from(since.as_nanos()).unwrap_or(1)
 }
 
-fn failed<E>(what: &'static str) -> impl FnOnce(E) -> EnforceError
+/// Says what was tried, beside why it failed.
+pub(super) fn failed<E>(what: &'static str) -> impl FnOnce(E) -> EnforceError
 where
     E: std::error::Error + Send + Sync + 'static,
 {
@@ -191,9 +271,4 @@ where
         what,
         source: Box::new(source),
     }
-}
-
-/// A poisoned lock guards a plain map, which has no state that a panic could have left half done.
-fn lock(served: &Mutex<Served>) -> MutexGuard<'_, Served> {
-    served.lock().unwrap_or_else(PoisonError::into_inner)
 }

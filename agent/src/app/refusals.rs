@@ -3,21 +3,23 @@
 //! In: what the kernel refused and what listeners closed. Out: audit records. Nothing here holds up connections that are
 //! served: while the audit log takes nothing, such records are lost, which is counted.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use super::enforcer::InForce;
 use super::fold::Fold;
-use crate::audit::{AuditLog, Caller, Connection, KernelFacts, PodRef, ProcessRef};
+use crate::audit::{AuditLog, Caller, Connection, KernelFacts, Outcome, PodRef, ProcessRef};
 use crate::kernel::{Kernel, KernelEvent, KernelEvents};
-use crate::listener::NoFlow;
+use crate::listener::{NoFlow, NoFlowCause, Seen};
 use crate::runtime::metrics::Metrics;
-use crate::workload::{Doors, Pod};
+use crate::workload::strays::Stray;
+use crate::workload::{CgroupId, Doors, Names, Pod, container_of};
 
 /// Records between those who see refusals and the one who writes them; each is below 1 KB.
 pub(super) const WAITING: usize = 1024;
@@ -105,13 +107,14 @@ impl Turn {
 pub(super) async fn events(
     mut turn: Turn,
     told: watch::Receiver<Doors>,
-    in_force: Arc<InForce>,
+    names: Arc<Names>,
     metrics: Arc<Metrics>,
     refusals: mpsc::Sender<Connection>,
 ) {
     let Some(mut events) = turn.opened().await else {
         return;
     };
+    let mut looks = Looks::default();
     loop {
         let event = tokio::select! {
             event = events.next() => event,
@@ -130,8 +133,14 @@ pub(super) async fn events(
         };
         let cause = event.refusal.map_or("unknown", |refusal| refusal.as_str());
         metrics.connect_refused(cause, door(event.origin, &told.borrow()));
-        let pod = in_force.pod(event.cgroup);
-        tell(&refusals, &metrics, refused(&event, cause, pod.as_deref()));
+        let seen = if event.pid != 0 && looks.take(event.cgroup, Instant::now()) {
+            Seen::of(event.pid, event.at_ns).unwrap_or_default()
+        } else {
+            Seen::default()
+        };
+        let pod = names.find(event.cgroup, seen.cgroup.as_deref().map(Path::new));
+        let pod = pod.as_ref().map(|pod| &pod.pod);
+        tell(&refusals, &metrics, refused(&event, cause, pod, seen));
     }
 }
 
@@ -150,29 +159,83 @@ fn door(address: SocketAddr, doors: &Doors) -> &'static str {
     }
 }
 
-fn refused(event: &KernelEvent, cause: &'static str, pod: Option<&Pod>) -> Connection {
-    let process = ProcessRef {
+/// Bounds what looking processes up in /proc costs, for each classified cgroup by itself.
+#[derive(Debug)]
+struct Looks {
+    since: Instant,
+    taken: HashMap<CgroupId, u32>,
+}
+
+/// How many processes of one cgroup are looked up in a second: more than are written down as they are.
+const LOOKS: u32 = 64;
+
+/// How many cgroups that goes for; the folders of a node's pods are fewer.
+const LOOKS_CGROUPS: usize = 1024;
+
+impl Default for Looks {
+    fn default() -> Self {
+        Self {
+            since: Instant::now(),
+            taken: HashMap::new(),
+        }
+    }
+}
+
+impl Looks {
+    fn take(&mut self, cgroup: CgroupId, now: Instant) -> bool {
+        if now.duration_since(self.since) >= INTERVAL {
+            self.since = now;
+            self.taken.clear();
+        }
+        if self.taken.len() >= LOOKS_CGROUPS && !self.taken.contains_key(&cgroup) {
+            return false;
+        }
+        let taken = self.taken.entry(cgroup).or_default();
+        *taken += 1;
+        *taken <= LOOKS
+    }
+}
+
+fn refused(event: &KernelEvent, cause: &'static str, pod: Option<&Pod>, seen: Seen) -> Connection {
+    let container = pod
+        .zip(seen.cgroup.as_deref())
+        .and_then(|(pod, cgroup)| container_of(pod, Path::new(cgroup)));
+    // A packet is on its way without a process.
+    let process = (event.pid != 0).then(|| ProcessRef {
         pid: event.pid,
-        // The process may be gone by now, and what the link then leads to is another's.
-        exe: None,
+        exe: seen.exe,
         comm: event.comm.clone(),
         uid: event.uid,
-    };
+        moved_to: None,
+    });
+    let address = (event.origin.port() != 0).then_some(event.origin);
     Connection {
-        caller: Some(Arc::new(caller(pod, Some(process)))),
+        caller: Some(Arc::new(Caller {
+            container,
+            ..caller(pod, process)
+        })),
         kernel: KernelFacts {
             hook: event.hook.map_or("unknown", |hook| hook.as_str()).into(),
             family: family(event.origin.ip()).into(),
             protocol: protocol(event.protocol).into(),
-            address: Some(event.origin),
+            address,
             verdict: "refuse".into(),
         },
         reason: cause,
-        message: format!(
-            "connect to {} refused by the kernel: {}",
-            event.origin,
-            explain(cause)
-        ),
+        message: match cause {
+            "socket" => format!("a socket refused by the kernel: {}", explain(cause)),
+            "packet" | "hidden" => format!(
+                "a packet to {} dropped by the kernel: {}",
+                event.origin,
+                explain(cause)
+            ),
+            _ => format!(
+                "connect to {} refused by the kernel: {}",
+                event.origin,
+                explain(cause)
+            ),
+        },
+        ..Connection::default()
     }
 }
 
@@ -183,14 +246,22 @@ fn explain(cause: &str) -> &'static str {
         "protocol" => "an enforced pod reaches the API server by TCP alone",
         "no_listener" => "the pod is enforced and its listener is not open",
         "door" => "no enforced pod may reach this address",
+        "namespace" => "the socket is in a network namespace without a listener of the pod's",
+        "packet" => "it belongs to no redirected connection",
+        "hidden" => "nobody can tell where it goes",
+        "socket" => "no hook could follow one of this kind",
         _ => "the kernel could not note the connect",
     }
 }
 
-/// The record of a connection that came by no redirect.
+/// The record of a connection that a listener closed.
 pub(super) fn closed(no_flow: &NoFlow) -> Connection {
+    let why = match no_flow.cause {
+        NoFlowCause::Full => "its pod has as many open as one may have",
+        _ => "the kernel redirected no such connection",
+    };
     Connection {
-        caller: Some(Arc::new(caller(Some(&no_flow.workload), None))),
+        caller: Some(Arc::new(caller(no_flow.workload.as_deref(), None))),
         kernel: KernelFacts {
             hook: "listener".into(),
             family: family(no_flow.local.ip()).into(),
@@ -200,9 +271,35 @@ pub(super) fn closed(no_flow: &NoFlow) -> Connection {
         },
         reason: "no_flow",
         message: format!(
-            "a connection from {} to Picket's listener was closed: the kernel redirected no such connection ({})",
+            "a connection from {} to Picket's listener was closed: {why} ({})",
             no_flow.peer,
             no_flow.cause.as_str()
+        ),
+        ..Connection::default()
+    }
+}
+
+/// The record of a process outside its pod's cgroup.
+pub(super) fn moved(stray: &Stray, pod: Option<&Pod>) -> Connection {
+    let seen = ProcessRef {
+        pid: stray.pid,
+        exe: None,
+        comm: stray.comm.clone(),
+        uid: stray.uid,
+        moved_to: Some(stray.cgroup.clone()),
+    };
+    Connection {
+        caller: Some(Arc::new(caller(pod, Some(seen)))),
+        kernel: KernelFacts {
+            hook: "none".into(),
+            verdict: "none".into(),
+            ..KernelFacts::default()
+        },
+        outcome: Outcome::Error,
+        reason: "moved",
+        message: format!(
+            "a process in the pod's network is in the cgroup {}, outside the pod's: what it dials is judged as the pod's",
+            stray.cgroup
         ),
     }
 }
@@ -256,5 +353,18 @@ mod tests {
         ] {
             assert_eq!(door(address.parse().unwrap(), &doors), name, "{address}");
         }
+    }
+
+    #[test]
+    fn looks_are_bounded_for_each_cgroup_and_begin_anew() {
+        let (mut looks, now) = (Looks::default(), Instant::now());
+        let flood = (0..1000).filter(|_| looks.take(CgroupId(1), now)).count();
+        assert_eq!(flood, LOOKS as usize);
+        assert!(looks.take(CgroupId(2), now), "another pod's are its own");
+        assert!(looks.take(CgroupId(1), now + INTERVAL));
+        let cgroups = (0..100_000)
+            .filter(|id| looks.take(CgroupId(*id), now + INTERVAL))
+            .count();
+        assert!(cgroups <= LOOKS_CGROUPS + 1);
     }
 }

@@ -8,13 +8,16 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use super::enforcer::InForce;
 use super::handover::Hands;
 use super::refusals;
+use super::tend::Tending;
 use crate::admin::{Admin, Failing, PrivateSocket, ReadyReport};
 use crate::audit::{AuditLog, Connection};
 use crate::kernel::{Counter, Door, DoorAction, Kernel};
-use crate::listener::Arrival;
+use crate::listener::{Accepted, Arrival, InPodListener};
 use crate::pipeline::Pipeline;
 use crate::runtime::drain::Drain;
 use crate::runtime::metrics::Metrics;
@@ -33,6 +36,31 @@ const SOCKET_PAUSE: Duration = Duration::from_secs(1);
 /// The pause after the kernel did not take the doors.
 const DOORS_PAUSE: Duration = Duration::from_secs(1);
 
+/// How the doors come into force at the start.
+pub(super) struct Start {
+    /// Goes once they are all there.
+    pub(super) ready: Pending,
+    /// Told then, too.
+    pub(super) in_force: watch::Sender<bool>,
+    /// How the pods stand.
+    pub(super) pods: watch::Receiver<Status>,
+}
+
+impl Start {
+    /// Where programs of another layout are still attached, those hold the pods, and it is waited until all are judged: no
+    /// pod that is left alone must meet a door before. Without such, doors come first and pods wait for judgement.
+    async fn wait(&mut self, kernel: &Kernel) -> Result<(), watch::error::RecvError> {
+        let older = kernel.older().unwrap_or_else(|error| {
+            tracing::error!(%error, "cannot tell whether an earlier version's programs are there");
+            false
+        });
+        if older {
+            self.pods.wait_for(|status| status.settled).await?;
+        }
+        Ok(())
+    }
+}
+
 /// Puts the doors in force, the API server's in the certificates first: a client that is redirected must not meet a
 /// certificate without the address it dialled.
 pub(super) async fn doors(
@@ -41,10 +69,13 @@ pub(super) async fn doors(
     metrics: Arc<Metrics>,
     mut told: watch::Receiver<Doors>,
     mut hands: Hands,
-    ready: Pending,
-    in_force: watch::Sender<bool>,
+    mut start: Start,
+    tending: Arc<Tending>,
 ) {
-    let mut ready = Some(ready);
+    if start.wait(&kernel).await.is_err() {
+        return;
+    }
+    let mut ready = Some(start.ready);
     loop {
         let Some(turn) = hands.turn().await else {
             return;
@@ -54,10 +85,11 @@ pub(super) async fn doors(
         drop(turn);
         match outcome {
             Ok(()) => {
+                tending.doors_changed();
                 metrics.doors(now.redirect.len(), now.refuse.len(), now.left_out);
                 if now.whole {
                     ready = None;
-                    in_force.send_replace(true);
+                    start.in_force.send_replace(true);
                 }
                 let changed = tokio::select! {
                     changed = told.changed() => changed.is_ok(),
@@ -158,6 +190,9 @@ pub(super) async fn connections(
         let Some(arrival) = arrival else { break };
         match arrival {
             Arrival::Accepted(accepted) => {
+                if accepted.process.outside {
+                    outside(&accepted, &metrics);
+                }
                 let (pipeline, open) = (Arc::clone(&pipeline), metrics.connection());
                 drain.serve(async move {
                     pipeline.serve(*accepted).await;
@@ -173,6 +208,38 @@ pub(super) async fn connections(
     // The agent is stopping, and the connections that are open are the drain's.
     done.cancel();
     std::future::pending::<()>().await;
+}
+
+/// Serves the pods that share the node's network, from the moment that they are known; `accepting` goes at the end.
+pub(super) async fn node_listener(
+    in_force: Arc<InForce>,
+    listener: InPodListener,
+    mut known: watch::Receiver<bool>,
+    accepting: TaskTrackerToken,
+    cancel: CancellationToken,
+) {
+    let _accepting = accepting;
+    tokio::select! {
+        _ = known.wait_for(|known| *known) => {}
+        () = cancel.cancelled() => return,
+    }
+    if let Err(error) = in_force.serve_node(listener, cancel).await {
+        tracing::error!(%error, "the node's listener ended");
+    }
+}
+
+/// Says that a connection of a pod's was made from outside the pod's cgroup. It is judged as the pod's all the same.
+fn outside(accepted: &Accepted, metrics: &Metrics) {
+    let (pod, process) = (accepted.workload.load(), &accepted.process);
+    metrics.moved_process();
+    tracing::warn!(
+        namespace = pod.namespace,
+        pod = pod.name,
+        pid = process.pid,
+        comm = process.comm,
+        cgroup = process.cgroup,
+        "a process outside a pod's cgroup connected as the pod"
+    );
 }
 
 /// Keeps gauges up to date.
@@ -195,7 +262,7 @@ pub(super) async fn gauges(
         metrics.pods("enforced", pods.enforced);
         metrics.pods("exempt", pods.exempt);
         metrics.pods("pending", pods.pending);
-        metrics.pods("unenforceable", pods.unenforceable);
+        metrics.pods("uncovered", pods.uncovered);
         metrics.pods("unseen", pods.unseen);
         // Twice in a row, since a pod that ends leaves its cgroup before the API server hears of it.
         let unseen = pods.unseen.min(unseen_before);

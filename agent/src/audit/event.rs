@@ -46,12 +46,13 @@ pub enum Stage {
 }
 
 /// What Picket did with a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
     /// Forwarded as it was.
     Allow,
     /// Refused by identity, grants or policy.
+    #[default]
     Deny,
     /// Waits for a person.
     Pending,
@@ -172,6 +173,9 @@ pub struct ProcessRef {
     pub comm: String,
     /// User id in the node's namespace.
     pub uid: u32,
+    /// Its cgroup, where that is none of its pod's.
+    #[serde(rename = "movedTo", skip_serializing_if = "Option::is_none")]
+    pub moved_to: Option<String>,
 }
 
 /// Who is at the other end of a connection; shared by all its records.
@@ -291,6 +295,8 @@ pub struct Connection {
     pub caller: Option<Arc<Caller>>,
     /// What the kernel saw.
     pub kernel: KernelFacts,
+    /// What was done: refused, unless somebody says otherwise.
+    pub outcome: Outcome,
     /// Low-cardinality cause, such as `kubelet` or `no_flow`.
     pub reason: &'static str,
     /// The cause in a sentence.

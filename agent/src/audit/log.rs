@@ -131,7 +131,7 @@ impl AuditLog {
         event.caller = connection.caller;
         event.kernel = Some(connection.kernel);
         event.decision = Decision {
-            outcome: Some(Outcome::Deny),
+            outcome: Some(connection.outcome),
             reason: connection.reason,
             message: Some(connection.message),
             ..Decision::default()

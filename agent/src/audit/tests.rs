@@ -100,6 +100,7 @@ async fn a_line_is_a_kubernetes_audit_event_with_more() {
             exe: Some("/bin/kubectl".into()),
             comm: "kubectl".into(),
             uid: 1000,
+            moved_to: None,
         }),
     });
     let mut record = log
@@ -312,6 +313,7 @@ async fn refused_connects_are_events_too() {
     log.connection(Connection {
         caller: None,
         kernel,
+        outcome: Outcome::Deny,
         reason: "door",
         message: "a kubelet".into(),
     })

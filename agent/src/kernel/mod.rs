@@ -5,11 +5,15 @@
 //! redirecting while no agent runs; the next agent adopts what it finds and replaces the programs without a gap.
 
 mod attach;
+pub mod cut;
 mod error;
 mod events;
 mod flows;
 mod hold;
+pub mod interface;
 mod mounts;
+mod namespace;
+mod netlink;
 mod pins;
 pub mod preflight;
 mod sys;
@@ -31,6 +35,7 @@ pub use error::KernelError;
 pub use events::KernelEvents;
 pub use hold::{Fault, Ifindex, Repaired};
 pub use mounts::cgroup_mount;
+pub(crate) use namespace::within;
 pub use picket_common::{Counter, DoorAction, Hook, Refusal};
 pub use sys::netns_cookie;
 pub use types::{Class, Counters, Door, Flow, KernelConfig, KernelEvent, Node, Unknown};
@@ -273,6 +278,14 @@ impl Kernel {
             counters.set(counter, self.counters.get(&counter.index(), 0)?.iter().sum());
         }
         Ok(counters)
+    }
+
+    /// Whether programs of an agent with another map layout are still attached: they hold the pods that it knew.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn older(&self) -> Result<bool, KernelError> {
+        Ok(!pins::layouts(&self.bpffs, Some(self.folder.path()))?.is_empty())
     }
 
     /// Ends the programs that an agent with another map layout left in this folder.

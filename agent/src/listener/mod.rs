@@ -1,10 +1,11 @@
-//! Picket's end of a redirected connection: a listener inside the pod's own network namespace.
+//! Picket's end of a redirected connection: a listener inside the pod's own network namespace, and one in the node's for
+//! the pods that share it.
 //!
 //! In come connections that the kernel took here; out go an [`Accepted`] for each, with the address the client
 //! dialled and the process that dialled it, or a [`NoFlow`] for a connection that the kernel knows nothing of and
 //! that is closed.
 
-mod namespace;
+mod node;
 mod open;
 mod process;
 mod serve;
@@ -17,8 +18,9 @@ use arc_swap::ArcSwap;
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 
+pub use node::{FindOwner, NodeServing, Owner};
 pub use open::InPodListener;
-pub use process::Process;
+pub use process::{Process, Seen};
 pub use serve::{CONNECTIONS_PER_POD, Serving};
 
 use crate::kernel::KernelError;
@@ -45,8 +47,8 @@ pub struct Accepted {
 /// A connection that was closed unread, because nobody can say who made it.
 #[derive(Debug, Clone)]
 pub struct NoFlow {
-    /// The pod whose listener it came to.
-    pub workload: Arc<Pod>,
+    /// The pod whose listener it came to, or that a flow names; `None` at the node's listener where there is no flow.
+    pub workload: Option<Arc<Pod>>,
     /// The client's own address, inside the pod.
     pub peer: SocketAddr,
     /// The listener's address it came to.
@@ -60,8 +62,10 @@ pub struct NoFlow {
 pub enum NoFlowCause {
     /// The kernel redirected no such connection: somebody dialled the listener itself.
     Unknown,
-    /// The kernel redirected it for another pod.
+    /// The kernel redirected it for another pod, or for one that is not enforced any more.
     OtherPod,
+    /// The pod has as many connections open as one may have.
+    Full,
     /// The kernel could not be asked.
     Fault,
 }
@@ -73,6 +77,7 @@ impl NoFlowCause {
         match self {
             Self::Unknown => "unknown",
             Self::OtherPod => "other_pod",
+            Self::Full => "full",
             Self::Fault => "fault",
         }
     }

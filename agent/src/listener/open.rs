@@ -10,8 +10,8 @@ use nix::sys::socket::{
     socket, sockopt,
 };
 
-use super::{ListenerError, namespace};
-use crate::kernel::netns_cookie;
+use super::ListenerError;
+use crate::kernel::{netns_cookie, within};
 
 /// How many ports are tried until one is free in both families. A second try is rare, since the kernel gives
 /// out a port that is free in one and pods have few listeners on the other's loopback.
@@ -37,7 +37,7 @@ impl InPodListener {
     /// # Errors
     /// When the namespace cannot be entered or has no free port.
     pub fn open(netns: &(impl AsFd + Sync)) -> Result<Self, ListenerError> {
-        namespace::within(netns, Self::bind).map_err(ListenerError::Namespace)?
+        within(netns, Self::bind).map_err(ListenerError::Namespace)?
     }
 
     /// The port, the same in both families.

@@ -13,7 +13,8 @@ use nix::fcntl::{OFlag, openat, readlinkat};
 use nix::sys::stat::Mode;
 
 use crate::kernel::Flow;
-use crate::workload::{Pod, container_of};
+use crate::workload::cgroup::unified;
+use crate::workload::{Pod, container_of, pod_of};
 
 /// Nanoseconds in a clock tick of /proc: `USER_HZ` is 100 on every architecture Picket runs on.
 const TICK_NS: u64 = 1_000_000_000 / 100;
@@ -38,13 +39,16 @@ pub struct Process {
     pub container: Option<String>,
     /// Its cgroup v2 path. `None` once the process is gone.
     pub cgroup: Option<String>,
+    /// Whether that lies outside its pod: it was moved there, or somebody else uses a socket of the pod's.
+    pub outside: bool,
 }
 
 impl Process {
     /// Looks at the process that a flow names.
     #[must_use]
     pub fn of(flow: &Flow, pod: &Pod) -> Self {
-        let seen = Seen::now(flow).unwrap_or_default();
+        let seen = Seen::of(flow.pid, flow.dialled_ns).unwrap_or_default();
+        let outside = seen.cgroup.as_deref().is_some_and(|cgroup| outside(pod, cgroup));
         Self {
             pid: flow.pid,
             tid: flow.tid,
@@ -56,29 +60,43 @@ impl Process {
                 .and_then(|cgroup| container_of(pod, Path::new(cgroup))),
             exe: seen.exe,
             cgroup: seen.cgroup,
+            outside,
         }
     }
 }
 
-#[derive(Default)]
-struct Seen {
-    exe: Option<String>,
-    cgroup: Option<String>,
+/// Whether a process's cgroup is no part of the pod's. Compared by the pod's component, since the same cgroup has other
+/// paths in other cgroup namespaces.
+fn outside(pod: &Pod, cgroup: &str) -> bool {
+    let of_pod = pod.cgroup.as_deref().and_then(pod_of);
+    of_pod.is_some() && pod_of(Path::new(cgroup)) != of_pod
+}
+
+/// What /proc says of a process.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// The file it runs, as it is called inside its container.
+    pub exe: Option<String>,
+    /// Its cgroup v2 path.
+    pub cgroup: Option<String>,
 }
 
 impl Seen {
+    /// Looks at the process with this number, if it is the one that had it at that moment of the boot clock.
+    ///
     /// Everything is read through one handle to the process's folder, which leads nowhere once that process is
     /// gone; so after its start is compared with the connect, no reused id can slip in.
-    fn now(flow: &Flow) -> Option<Self> {
-        let folder = File::open(PathBuf::from("/proc").join(flow.pid.to_string())).ok()?;
-        if started_ns(&read(&folder, "stat")?)? > flow.dialled_ns {
+    #[must_use]
+    pub fn of(pid: u32, at_ns: u64) -> Option<Self> {
+        let folder = File::open(PathBuf::from("/proc").join(pid.to_string())).ok()?;
+        if started_ns(&read(&folder, "stat")?)? > at_ns {
             return None;
         }
         let exe = readlinkat(&folder, "exe").ok().map(|exe| {
             // A file may have any name; a record holds text.
             String::from_utf8_lossy(&exe.into_vec()).into_owned()
         });
-        let cgroup = read(&folder, "cgroup").and_then(|text| unified(&text));
+        let cgroup = read(&folder, "cgroup").and_then(|text| unified(&text).map(str::to_owned));
         Some(Self { exe, cgroup })
     }
 }
@@ -97,13 +115,6 @@ fn started_ns(stat: &str) -> Option<u64> {
     let (_, after_name) = stat.rsplit_once(')')?;
     let ticks: u64 = after_name.split_ascii_whitespace().nth(19)?.parse().ok()?;
     ticks.checked_mul(TICK_NS)
-}
-
-/// The cgroup v2 path among those of /proc/pid/cgroup (cgroups(7)): hierarchy 0 without controllers.
-fn unified(text: &str) -> Option<String> {
-    text.lines()
-        .find_map(|line| line.strip_prefix("0::"))
-        .map(str::to_owned)
 }
 
 #[cfg(test)]
@@ -157,16 +168,36 @@ mod tests {
     }
 
     #[test]
+    fn a_process_outside_its_pods_cgroup_is_told_apart() {
+        const OTHER: &str = "1d5a3c3e-7f3a-4a59-9a5b-0c6f4f0b8f11";
+        let mut pod = pod();
+        let uid = pod.uid.0.clone();
+        assert!(
+            !outside(&pod, "/system.slice/sshd.service"),
+            "the pod's own cgroup is not known"
+        );
+        pod.cgroup = Some(format!("/sys/fs/cgroup/kubepods/burstable/pod{uid}").into());
+        for inside in [
+            format!("/kubepods/burstable/pod{uid}"),
+            format!("/kubepods/burstable/pod{uid}/aa11/made-by-the-pod/pod{OTHER}"),
+            format!("/../../burstable/pod{uid}/aa11"),
+        ] {
+            assert!(!outside(&pod, &inside), "{inside}");
+        }
+        for other in [
+            "/".to_owned(),
+            "/system.slice/sshd.service".to_owned(),
+            "/kubepods/burstable".to_owned(),
+            format!("/kubepods/burstable/pod{OTHER}/pod{uid}"),
+        ] {
+            assert!(outside(&pod, &other), "{other}");
+        }
+    }
+
+    #[test]
     fn a_name_cannot_move_the_fields() {
         let stat = "42 (evil) R 1 2) S 1 42 42 0 -1 4194304 1 0 0 0 5 6 0 0 20 0 1 0 12345 1000 10 18446744073709551615";
         assert_eq!(started_ns(stat), Some(12_345 * TICK_NS));
         assert_eq!(started_ns("42 (sh) S 1"), None);
-    }
-
-    #[test]
-    fn the_unified_hierarchy_is_found_among_the_others() {
-        let text = "9:name=systemd:/\n4:memory:/a\n0::/kubepods/besteffort/podx/y\n";
-        assert_eq!(unified(text).as_deref(), Some("/kubepods/besteffort/podx/y"));
-        assert_eq!(unified("4:memory:/a\n"), None);
     }
 }

@@ -16,7 +16,7 @@ use crate::workload::{CgroupId, Pod};
 
 /// How long to wait after an accept failed for want of descriptors or memory: long enough for some to come
 /// free, short enough that a client does not notice.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Connections of one pod at once. A client that speaks HTTP/1.1 opens one for each watch and a thousand watches have to
 /// work; at some 50 KB each, a pod that holds as many as it can keeps 100 MB of the node, and not the others' descriptors.
@@ -35,8 +35,8 @@ pub struct Serving {
     pub number: u64,
     /// What is known of the pod, replaced when it changes.
     pub pod: Arc<ArcSwap<Pod>>,
-    /// How many of the pod's connections are served at once; [`CONNECTIONS_PER_POD`] outside tests.
-    pub limit: usize,
+    /// Places for the pod's connections that are served at once; [`CONNECTIONS_PER_POD`] outside tests.
+    pub places: Arc<Semaphore>,
     /// Where connections go. While it is full nothing is accepted, and clients wait in the kernel.
     pub sink: mpsc::Sender<Arrival>,
     /// Ends the serving.
@@ -56,16 +56,15 @@ impl Serving {
             .map(TcpListener::from_std)
             .transpose()
             .map_err(ListenerError::Serve)?;
-        let room = Arc::new(Semaphore::new(self.limit));
         loop {
             // Before accepting, so that what has no place is not taken out of the kernel's queue.
             let place = tokio::select! {
                 biased;
                 () = self.cancel.cancelled() => return Ok(()),
-                place = Arc::clone(&room).acquire_owned() => place,
+                place = Arc::clone(&self.places).acquire_owned() => place,
             };
             let Ok(place) = place else {
-                // The semaphore is this loop's own and nobody closes it.
+                // Nobody closes it.
                 return Ok(());
             };
             let accepted = tokio::select! {
@@ -122,7 +121,7 @@ impl Serving {
             }
         };
         Some(Arrival::NoFlow(NoFlow {
-            workload,
+            workload: Some(workload),
             peer,
             local,
             cause,
@@ -131,7 +130,7 @@ impl Serving {
 }
 
 /// Accepts where there is a listener, and waits forever where there is none.
-async fn accept(listener: Option<&TcpListener>) -> io::Result<(TcpStream, SocketAddr)> {
+pub(super) async fn accept(listener: Option<&TcpListener>) -> io::Result<(TcpStream, SocketAddr)> {
     match listener {
         Some(listener) => listener.accept().await,
         None => std::future::pending().await,

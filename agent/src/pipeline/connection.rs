@@ -70,6 +70,7 @@ impl Connection {
                 exe: process.exe.clone(),
                 comm: process.comm.clone(),
                 uid: process.uid,
+                moved_to: process.cgroup.clone().filter(|_| process.outside),
             }),
         };
         Connection {
@@ -198,6 +199,7 @@ spec:
             exe: None,
             container: None,
             cgroup: None,
+            outside: false,
         };
         let current = Arc::new(ArcSwap::new(pod("fixer")));
         let connection = Connection::new(Arc::clone(&current), &process, None);

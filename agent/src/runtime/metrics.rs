@@ -75,6 +75,11 @@ struct MapLabel {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabel {
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReloadLabels {
     kind: &'static str,
     result: &'static str,
@@ -111,6 +116,8 @@ pub struct Metrics {
     connects_refused: Family<RefusalLabels, Counter>,
     no_flow: Counter,
     refusals_unrecorded: Counter,
+    connections_cut: Family<OutcomeLabel, Counter>,
+    moved_processes: Counter,
     reloads: Family<ReloadLabels, Counter>,
     policy_generation: Gauge,
     certificate_expiry: Family<CertificateLabel, Gauge<f64, AtomicU64>>,
@@ -148,6 +155,8 @@ impl Metrics {
             connects_refused: Family::default(),
             no_flow: Counter::default(),
             refusals_unrecorded: Counter::default(),
+            connections_cut: Family::default(),
+            moved_processes: Counter::default(),
             reloads: Family::default(),
             policy_generation: Gauge::default(),
             certificate_expiry: Family::default(),
@@ -209,6 +218,16 @@ impl Metrics {
             "refusals_unrecorded",
             "Refused connections that are not in the audit log because it took no more",
             self.refusals_unrecorded.clone(),
+        );
+        registry.register(
+            "connections_cut",
+            "Connections to doors that were open before enforcement, by what became of them",
+            self.connections_cut.clone(),
+        );
+        registry.register(
+            "moved_processes",
+            "Processes seen outside their pod's cgroup, and connections that such made",
+            self.moved_processes.clone(),
         );
         registry.register(
             "config_reloads",
@@ -339,6 +358,20 @@ impl Metrics {
         self.refusals_unrecorded.inc();
     }
 
+    /// Connections to doors were ended (`destroyed`), could not be (`left`), are somebody's unknown (`unknown`); or the
+    /// kernel could not list them (`unlisted`).
+    pub fn connections_cut(&self, outcome: &'static str, count: usize) {
+        let count = u64::try_from(count).unwrap_or(u64::MAX);
+        self.connections_cut
+            .get_or_create(&OutcomeLabel { outcome })
+            .inc_by(count);
+    }
+
+    /// A process was seen outside its pod's cgroup.
+    pub fn moved_process(&self) {
+        self.moved_processes.inc();
+    }
+
     /// Files of `kind` (`policy`, `credential`, `ca`) were read again.
     pub fn reload(&self, kind: &'static str, well: bool) {
         let result = if well { "success" } else { "failure" };
@@ -358,7 +391,7 @@ impl Metrics {
             .set(since_epoch.as_secs_f64());
     }
 
-    /// How many pods on this node are of `class` (`enforced`, `exempt`, `pending`).
+    /// How many pods on this node are of `class` (`enforced`, `exempt`, `pending`, `uncovered`).
     pub fn pods(&self, class: &'static str, count: usize) {
         self.pods
             .get_or_create(&ClassLabel { class })
@@ -534,6 +567,8 @@ mod tests {
         metrics.reattached("connect4");
         metrics.map_fill("classes", 12, 8192);
         metrics.no_flow();
+        metrics.connections_cut("destroyed", 2);
+        metrics.moved_process();
         metrics.reload("policy", false);
         metrics.policy_generation(7);
         metrics.certificate_expiry("leaf", Duration::from_secs(1_800_000_000));
@@ -551,6 +586,8 @@ mod tests {
             "picket_kernel_map_entries{map=\"classes\"} 12",
             "picket_kernel_map_capacity{map=\"classes\"} 8192",
             "picket_no_flow_total 1",
+            "picket_connections_cut_total{outcome=\"destroyed\"} 2",
+            "picket_moved_processes_total 1",
             "picket_config_reloads_total{kind=\"policy\",result=\"failure\"} 1",
             "picket_policy_generation 7",
             "picket_certificate_expiry_seconds{certificate=\"leaf\"} 1800000000.0",

@@ -6,6 +6,7 @@
 //! The search ends at a pod's folder. Whatever a pod makes below its own cgroup, a folder with another pod's name
 //! included, is that pod's and never taken for another.
 
+use std::collections::HashSet;
 use std::io;
 use std::os::unix::fs::{DirEntryExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -21,6 +22,9 @@ const MAX_DEPTH: usize = 16;
 
 /// How many processes of one pod are looked at; the sandbox's, which is wanted, is the pod's first.
 const MAX_PROCESSES: usize = 4096;
+
+/// How many cgroups of one pod are looked at: a container has one, and one that manages its own services some dozens.
+const MAX_CGROUPS: usize = 4096;
 
 /// The number of a cgroup v2 folder, as the kernel's cgroup programs see it (`bpf_get_current_ancestor_cgroup_id`).
 /// It is the folder's inode number; the kernel does not give it to another cgroup until it boots again.
@@ -205,6 +209,29 @@ fn listed(folder: &Path) -> Vec<u32> {
         .collect()
 }
 
+/// The numbers of this cgroup and of those below it, as many as [`MAX_CGROUPS`].
+#[must_use]
+pub fn subtree(cgroup: &Path) -> HashSet<CgroupId> {
+    let mut found: HashSet<_> = CgroupId::of(cgroup).into_iter().collect();
+    let mut open = vec![cgroup.to_owned()];
+    while let Some(folder) = open.pop() {
+        for child in folders(&folder).unwrap_or_default() {
+            if found.len() == MAX_CGROUPS {
+                return found;
+            }
+            found.insert(child.id);
+            open.push(child.path);
+        }
+    }
+    found
+}
+
+/// The cgroup v2 path among those of `/proc/<pid>/cgroup` (cgroups(7)): hierarchy 0 without controllers.
+#[must_use]
+pub fn unified(text: &str) -> Option<&str> {
+    text.lines().find_map(|line| line.strip_prefix("0::"))
+}
+
 /// The pod folder that this very process is in, if the agent runs as a pod.
 ///
 /// Found by looking for the own process id, which works in a cgroup namespace of its own too, where
@@ -264,6 +291,27 @@ mod tests {
         let roots: Vec<_> = found.roots.iter().map(|root| root.path.clone()).collect();
         assert_eq!(roots, [tree.path().join("kubelet/kubepods")]);
         assert_eq!(found.above.len(), 6, "{:?}", found.above);
+    }
+
+    #[test]
+    fn a_pods_cgroups_are_its_own_and_all_below() {
+        let tree = Folder::new();
+        let pod = tree.path().join(format!("kubepods/pod{A}"));
+        std::fs::create_dir_all(pod.join("aa11/deeper")).unwrap();
+        std::fs::create_dir_all(tree.path().join(format!("kubepods/pod{B}/bb22"))).unwrap();
+        let of = |path: &str| CgroupId::of(&pod.join(path)).unwrap();
+        assert_eq!(
+            subtree(&pod),
+            HashSet::from([of(""), of("aa11"), of("aa11/deeper")])
+        );
+        assert_eq!(subtree(&tree.path().join("gone")), HashSet::new());
+    }
+
+    #[test]
+    fn the_unified_hierarchy_is_found_among_the_others() {
+        let text = "9:name=systemd:/\n4:memory:/a\n0::/kubepods/besteffort/podx/y\n";
+        assert_eq!(unified(text), Some("/kubepods/besteffort/podx/y"));
+        assert_eq!(unified("4:memory:/a\n"), None);
     }
 
     #[test]

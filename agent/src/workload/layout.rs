@@ -66,16 +66,27 @@ fn is_hex(byte: u8) -> bool {
     matches!(byte, b'0'..=b'9' | b'a'..=b'f')
 }
 
+/// The pod whose part of the tree a cgroup lies in: the first component that is a pod's, since what a pod makes below its
+/// own cgroup is its own, whatever its name.
+#[must_use]
+pub fn pod_of(cgroup: &Path) -> Option<PodUid> {
+    names(cgroup).find_map(pod_uid)
+}
+
+fn names(path: &Path) -> impl Iterator<Item = &str> {
+    path.components().filter_map(|component| match component {
+        Component::Normal(name) => name.to_str(),
+        _ => None,
+    })
+}
+
 /// The container's name in the pod's manifest for a process in this cgroup.
 ///
 /// `cgroup` may be a path in the file system or one from `/proc/<pid>/cgroup`. `None` for the sandbox's own processes,
 /// and while the kubelet has not reported the container yet.
 #[must_use]
 pub fn container_of(pod: &Pod, cgroup: &Path) -> Option<String> {
-    let mut components = cgroup.components().filter_map(|component| match component {
-        Component::Normal(name) => name.to_str(),
-        _ => None,
-    });
+    let mut components = names(cgroup);
     components.find(|name| pod_uid(name).is_some())?;
     let name = components.next()?;
     let id = container_id(name);
@@ -184,3 +195,7 @@ mod tests {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "layout_tests.rs"]
+mod trees;

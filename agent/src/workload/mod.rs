@@ -9,11 +9,15 @@
 pub mod api;
 pub mod cgroup;
 pub mod doors;
+pub mod enforce;
 pub mod layout;
+pub mod names;
 pub mod netns;
 mod pod;
 pub mod reconcile;
+mod rest;
 pub mod selection;
+pub mod strays;
 #[cfg(test)]
 mod testing;
 pub mod tree;
@@ -29,10 +33,12 @@ use tokio_util::sync::CancellationToken;
 
 pub use cgroup::CgroupId;
 pub use doors::{Doors, DoorsConfig, Target};
-pub use layout::container_of;
+pub use enforce::{EnforceError, Enforcement, Enforcer, Home, Tended};
+pub use layout::{container_of, pod_of};
+pub use names::Names;
 pub use netns::{Netns, NetnsId, NodeNetns};
 pub use pod::{Pod, PodUid};
-pub use reconcile::{EnforceError, Enforcement, Enforcer, Status};
+pub use reconcile::Status;
 pub use selection::Selection;
 
 /// What this part is told of the node.
@@ -81,6 +87,8 @@ pub struct Workload {
     pub status: watch::Receiver<Status>,
     /// Whether nothing is changed, and no change is under way, because [`WorkloadConfig::rest`] says so.
     pub resting: watch::Receiver<bool>,
+    /// Which pod is which cgroup, of every class.
+    pub names: Arc<Names>,
     /// What has to be spawned.
     pub tasks: Vec<Task>,
 }
@@ -113,6 +121,7 @@ pub async fn start<E: Enforcer>(
     let resting = reconciler.resting();
     reconciler.close(&scans.borrow());
     let status = reconciler.status();
+    let names = reconciler.names();
     let tasks = vec![
         ("cgroup tree", tree.run(cancel.clone()).boxed()),
         (
@@ -126,6 +135,7 @@ pub async fn start<E: Enforcer>(
         doors,
         status,
         resting,
+        names,
         tasks,
     })
 }

@@ -134,7 +134,7 @@ fn of_process(pid: u32, started_then: u64, folder: &Path) -> Option<Netns> {
 }
 
 /// When the process started, in clock ticks since boot: field 22 of `/proc/<pid>/stat` (proc_pid_stat(5)).
-fn started(process: &Path) -> Option<u64> {
+pub(super) fn started(process: &Path) -> Option<u64> {
     let stat = std::fs::read_to_string(process.join("stat")).ok()?;
     // The second field is the program's name in brackets and may hold anything, brackets and spaces too.
     let (_, fields) = stat.rsplit_once(')')?;

@@ -4,9 +4,11 @@
 //! counts in a [`Status`].
 //!
 //! What should be: the folders of all pods are closed to the doors, so that a pod nobody judged yet is closed; a pod
-//! that the selection names is enforced as soon as its network namespace is there; every other pod of the API server is
-//! exempt; a pod that the API server does not know is closed. A selected pod that shares the node's network cannot be
-//! enforced in this version, since its listener would be everyone's on the node: it stays closed, and the log says so.
+//! that the selection names is enforced as soon as its network namespace is there, or at once where it shares the node's;
+//! every other pod of the API server is exempt; a pod that the API server does not know is closed.
+//!
+//! An enforced pod is looked after: what it had open before is cut, and the interfaces that its packets come out of are
+//! covered, once it is enforced, once more soon after, and the interfaces now and then.
 //!
 //! Each pod is brought there by itself: one that fails is tried again later and holds nobody up.
 
@@ -22,8 +24,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::api::{NodePod, PodMap};
-use super::cgroup::{CgroupId, Group, PodGroup, Scan};
+use super::cgroup::{CgroupId, PodGroup, Scan};
+use super::enforce::{EnforceError, Enforcement, Enforcer, Home, Tended};
+use super::names::Names;
 use super::netns::{Netns, NetnsError, NetnsId};
+use super::rest::Rest;
 use super::{Pod, Selection};
 
 /// Pauses while a namespace is not there: short at first, since a sandbox has its own within milliseconds.
@@ -35,60 +40,22 @@ const FAILURE_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duratio
 /// How long one attempt may take; opening a listener takes milliseconds.
 const ATTEMPT_LIMIT: Duration = Duration::from_secs(5);
 
-/// How often an enforced pod's namespace is looked at again though nothing changed in its cgroup.
+/// How often an enforced pod is looked after again though nothing changed in its cgroup.
 const CHECK_EVERY: Duration = Duration::from_secs(30);
 
-/// Why something could not be put in force.
-#[derive(Debug, thiserror::Error)]
-#[error("{what}: {source}")]
-pub struct EnforceError {
-    /// What was tried.
-    pub what: &'static str,
-    /// Why it failed.
-    pub source: Box<dyn std::error::Error + Send + Sync>,
+/// When an enforced pod is looked after for the second time: a connect that was on its way when the first look listed the
+/// sockets has ended by then, and the five seconds in which older connections must end have not.
+const CHECK_AGAIN: Duration = Duration::from_secs(3);
+
+/// When enforced pods are looked after.
+#[derive(Debug, Clone, Copy)]
+struct Pace {
+    again: Duration,
+    every: Duration,
 }
 
-/// A pod to put in force.
-#[derive(Debug, Clone)]
-pub struct Enforcement {
-    /// Its cgroup.
-    pub group: Group,
-    /// Its network namespace.
-    pub netns: Netns,
-    /// What is known of it; replaced when its labels or containers change.
-    pub pod: Arc<ArcSwap<Pod>>,
-}
-
-/// What puts classes in force: the kernel's map and the listeners.
-pub trait Enforcer: Send + Sync + 'static {
-    /// A listener that serves one pod. Dropping it ends it.
-    type Handle: Send + 'static;
-
-    /// Opens a listener in the pod's namespace and, as the last step, tells the kernel to redirect the cgroup to it. It
-    /// may be called for a cgroup that is enforced already; the last call wins, and the earlier handle is dropped after.
-    ///
-    /// # Errors
-    /// [`EnforceError`]; the cgroup's class must then be what it was, or closed.
-    fn enforce(&self, pod: Enforcement) -> impl Future<Output = Result<Self::Handle, EnforceError>> + Send;
-
-    /// Lets the cgroup reach the doors.
-    ///
-    /// # Errors
-    /// [`EnforceError`].
-    fn exempt(&self, cgroup: CgroupId) -> Result<(), EnforceError>;
-
-    /// Closes the doors to the cgroup.
-    ///
-    /// # Errors
-    /// [`EnforceError`].
-    fn pending(&self, cgroup: CgroupId) -> Result<(), EnforceError>;
-
-    /// Takes away what the kernel holds for a cgroup that is gone. It is no error where it holds nothing.
-    ///
-    /// # Errors
-    /// [`EnforceError`].
-    fn forget(&self, cgroup: CgroupId) -> Result<(), EnforceError>;
-}
+/// How many of an enforced pod's first looks cut its connections.
+const CUTS: u32 = 2;
 
 /// Finds the network namespace of the pod with this cgroup.
 pub type FindNetns = Arc<dyn Fn(&Path) -> Result<Netns, NetnsError> + Send + Sync>;
@@ -104,8 +71,9 @@ pub struct Status {
     pub exempt: usize,
     /// Pods that are closed until they can be judged or enforced.
     pub pending: usize,
-    /// Pods that are selected but cannot be enforced, and stay closed.
-    pub unenforceable: usize,
+    /// Enforced pods whose packets come out where nothing drops those that pass no socket's hook: pods that share the
+    /// node's network, and those with interfaces that have no side in the node's.
+    pub uncovered: usize,
     /// Selected pods that run, the kubelet says, and have no cgroup below the configured folder: nothing holds them. A pod
     /// that ends is counted for a moment.
     pub unseen: usize,
@@ -129,9 +97,14 @@ enum Applied<H> {
     Enforced {
         /// The listener; held because dropping it ends it.
         _handle: H,
-        netns: NetnsId,
+        /// The namespace of its own that it is served in.
+        own: Option<NetnsId>,
         pod: Arc<ArcSwap<Pod>>,
-        checked: Instant,
+        /// When the next look is due, and how many there were.
+        check: Instant,
+        looks: u32,
+        /// What the last one found.
+        covered: Option<bool>,
     },
 }
 
@@ -178,67 +151,22 @@ struct Slot<H> {
     tries: u32,
     due: Option<Instant>,
     aim: Aim,
-    /// It is selected but shares the node's network.
-    unenforceable: bool,
 }
 
 /// How an attempt ended.
 enum Outcome<H> {
-    /// The namespace is the one that is served already.
-    Same,
+    /// It is served already where it should be; how the look after it ended.
+    Same(Result<Tended, String>),
     /// A listener serves it.
     Served {
         handle: H,
-        netns: NetnsId,
+        own: Option<NetnsId>,
         pod: Arc<ArcSwap<Pod>>,
     },
     /// There is no namespace yet.
     NotYet,
     /// It failed; what the kernel holds may have changed.
     Failed(String),
-}
-
-/// When to leave everything as it is, because another agent brings pods where they should be.
-struct Rest {
-    asked: Option<watch::Receiver<bool>>,
-    told: watch::Sender<bool>,
-}
-
-impl Default for Rest {
-    fn default() -> Self {
-        Self {
-            asked: None,
-            told: watch::Sender::new(false),
-        }
-    }
-}
-
-impl Rest {
-    fn wanted(&mut self) -> bool {
-        self.asked
-            .as_mut()
-            .is_some_and(|asked| *asked.borrow_and_update())
-    }
-
-    /// Waits until a rest is wanted.
-    async fn called(&mut self) {
-        self.until(true).await;
-    }
-
-    /// Waits until none is wanted any more.
-    async fn over(&mut self) {
-        self.until(false).await;
-    }
-
-    /// Waits for what is asked to become `wanted`. Nobody who asks is left when the agent ends: then it stays as it is.
-    async fn until(&mut self, wanted: bool) {
-        if let Some(asked) = &mut self.asked
-            && asked.wait_for(|asked| *asked == wanted).await.is_ok()
-        {
-            return;
-        }
-        std::future::pending::<()>().await;
-    }
 }
 
 /// Brings what is in force to what should be.
@@ -258,6 +186,8 @@ pub struct Reconciler<E: Enforcer> {
     /// Those of them that the kernel redirects.
     redirected: BTreeSet<CgroupId>,
     rest: Rest,
+    names: Arc<Names>,
+    pace: Pace,
     attempts: JoinSet<(CgroupId, Outcome<E::Handle>)>,
     status: watch::Sender<Status>,
     failures: u64,
@@ -285,6 +215,11 @@ impl<E: Enforcer> Reconciler<E> {
             known,
             redirected: BTreeSet::new(),
             rest: Rest::default(),
+            names: Arc::default(),
+            pace: Pace {
+                again: CHECK_AGAIN,
+                every: CHECK_EVERY,
+            },
             attempts: JoinSet::new(),
             status: watch::Sender::new(Status::default()),
             failures: 0,
@@ -318,6 +253,12 @@ impl<E: Enforcer> Reconciler<E> {
         self.status.subscribe()
     }
 
+    /// The pods by their cgroups, as they change.
+    #[must_use]
+    pub fn names(&self) -> Arc<Names> {
+        Arc::clone(&self.names)
+    }
+
     /// Takes in the first reading of the tree: the agent's own pod may reach the API server, which everything else
     /// waits for; every other pod is closed until it is judged; what is gone is forgotten.
     pub fn close(&mut self, scan: &Scan) {
@@ -333,6 +274,7 @@ impl<E: Enforcer> Reconciler<E> {
         cancel: CancellationToken,
     ) {
         let mut seen: Option<Arc<Scan>> = None;
+        let mut named: Option<Arc<PodMap>> = None;
         loop {
             if self.rest.wanted() {
                 tokio::select! {
@@ -341,11 +283,16 @@ impl<E: Enforcer> Reconciler<E> {
                 }
             }
             let scan = scans.borrow_and_update().clone();
-            if !seen.as_ref().is_some_and(|seen| Arc::ptr_eq(seen, &scan)) {
+            let known = pods.borrow_and_update().clone();
+            let same_scan = seen.as_ref().is_some_and(|seen| Arc::ptr_eq(seen, &scan));
+            if !same_scan || named.as_ref().map(Arc::as_ptr) != known.as_ref().map(Arc::as_ptr) {
+                self.names.set(&scan, known.as_deref());
+                named.clone_from(&known);
+            }
+            if !same_scan {
                 self.take_scan(&scan);
                 seen = Some(scan);
             }
-            let known = pods.borrow_and_update().clone();
             let due = self.pass(known.as_deref());
             tokio::select! {
                 () = cancel.cancelled() => return,
@@ -399,7 +346,6 @@ impl<E: Enforcer> Reconciler<E> {
                 tries: 0,
                 due: None,
                 aim: Aim::Same,
-                unenforceable: false,
             });
             if slot.found != *found {
                 // A new container, perhaps a new sandbox with another namespace.
@@ -438,7 +384,7 @@ impl<E: Enforcer> Reconciler<E> {
     /// Brings every pod one step on; says when to look again if nothing changes.
     fn pass(&mut self, pods: Option<&PodMap>) -> Instant {
         let now = Instant::now();
-        let mut next = now + CHECK_EVERY;
+        let mut next = now + self.pace.every;
         let enforcer = self.enforcer.clone();
         self.forget.retain(|id| match enforcer.forget(*id) {
             Ok(()) => false,
@@ -476,8 +422,8 @@ impl<E: Enforcer> Reconciler<E> {
                     next = next.min(slot.due.unwrap_or(next));
                 }
             }
-            if let Applied::Enforced { checked, .. } = &slot.applied {
-                next = next.min(*checked + CHECK_EVERY);
+            if let Applied::Enforced { check, .. } = &slot.applied {
+                next = next.min(*check);
             }
         }
         // After the pods, so that the agent's own can reach the API server throughout.
@@ -505,25 +451,27 @@ impl<E: Enforcer> Reconciler<E> {
         };
         slot.busy = false;
         match outcome {
-            Outcome::Same => {
-                slot.tries = 0;
-                if let Applied::Enforced { checked, .. } = &mut slot.applied {
-                    *checked = now;
-                }
+            Outcome::Same(Ok(tended)) => slot.looked(now, self.pace, Some(tended)),
+            Outcome::Same(Err(error)) => {
+                tracing::warn!(cgroup = %id, pod = %slot.found.uid.0, error, "cannot look after an enforced pod, trying again");
+                self.failures += 1;
+                slot.look_again(now);
             }
-            Outcome::Served { handle, netns, pod } => {
+            Outcome::Served { handle, own, pod } => {
                 slot.tries = 0;
                 tracing::info!(cgroup = %id, pod = %slot.found.uid.0, "pod enforced");
                 slot.applied = Applied::Enforced {
                     _handle: handle,
-                    netns,
+                    own,
                     pod,
-                    checked: now,
+                    check: now,
+                    looks: 0,
+                    covered: None,
                 };
             }
             Outcome::NotYet => {
-                if let Applied::Enforced { checked, .. } = &mut slot.applied {
-                    *checked = now;
+                if let Applied::Enforced { .. } = &slot.applied {
+                    slot.looked(now, self.pace, None);
                 } else {
                     slot.later(NETNS_PAUSE, now);
                 }
@@ -549,9 +497,11 @@ impl<E: Enforcer> Reconciler<E> {
         };
         for slot in self.slots.values() {
             match &slot.applied {
-                Applied::Enforced { .. } => status.enforced += 1,
+                Applied::Enforced { covered, .. } => {
+                    status.enforced += 1;
+                    status.uncovered += usize::from(*covered == Some(false));
+                }
                 Applied::Exempt => status.exempt += 1,
-                Applied::Closed if slot.unenforceable => status.unenforceable += 1,
                 Applied::Closed | Applied::Nothing | Applied::Unknown | Applied::Redirected => {
                     status.pending += 1;
                     // Waiting for a sandbox counts as judged; a first attempt that has not ended does not.
@@ -579,7 +529,7 @@ impl<E: Enforcer> Reconciler<E> {
 
 fn wanted<H>(
     id: CgroupId,
-    slot: &mut Slot<H>,
+    slot: &Slot<H>,
     pods: Option<&PodMap>,
     own: Option<CgroupId>,
     selection: &Selection,
@@ -593,19 +543,10 @@ fn wanted<H>(
     let Some(known) = pods.get(&slot.found.uid) else {
         return Wanted::Closed;
     };
-    let selected = selection.enforces(&known.pod);
-    let unenforceable = selected && known.pod.host_network;
-    if unenforceable && !slot.unenforceable {
-        tracing::warn!(
-            namespace = %known.pod.namespace, pod = %known.pod.name,
-            "this pod is to be enforced but shares the node's network, so it cannot reach the API server at all"
-        );
-    }
-    slot.unenforceable = unenforceable;
-    match (selected, unenforceable) {
-        (false, _) => Wanted::Exempt,
-        (true, true) => Wanted::Closed,
-        (true, false) => Wanted::Enforced(known.clone()),
+    if selection.enforces(&known.pod) {
+        Wanted::Enforced(known.clone())
+    } else {
+        Wanted::Exempt
     }
 }
 
@@ -635,13 +576,13 @@ impl<H> Slot<H> {
             Wanted::Enforced(pod) => {
                 match &self.applied {
                     Applied::Enforced {
-                        pod: facts, checked, ..
+                        pod: facts, check, ..
                     } => {
                         let latest = self.facts(pod);
                         if **facts.load() != latest {
                             facts.store(Arc::new(latest));
                         }
-                        if !self.stale && now < *checked + CHECK_EVERY {
+                        if !self.stale && now < *check {
                             return Ok(None);
                         }
                     }
@@ -662,6 +603,35 @@ impl<H> Slot<H> {
     fn settle(&mut self, applied: Applied<H>) {
         self.applied = applied;
         self.tries = 0;
+    }
+
+    /// Notes a look after an enforced pod, and when the next is due. `None` where the pod has no process that could be
+    /// looked at.
+    fn looked(&mut self, now: Instant, pace: Pace, found: Option<Tended>) {
+        self.tries = 0;
+        if let Applied::Enforced {
+            check,
+            looks,
+            covered,
+            ..
+        } = &mut self.applied
+        {
+            if let Some(found) = found {
+                *looks = looks.saturating_add(1);
+                *covered = Some(found.covered);
+            }
+            *check = now + if *looks < CUTS { pace.again } else { pace.every };
+        }
+    }
+
+    /// Sets the next look after one that failed. What is in force stays, so nothing else waits for it.
+    fn look_again(&mut self, now: Instant) {
+        self.later(FAILURE_PAUSE, now);
+        let due = self.due.take();
+        if let Applied::Enforced { check, covered, .. } = &mut self.applied {
+            *check = due.unwrap_or(now);
+            *covered = Some(false);
+        }
     }
 
     /// What the listener is told of the pod.
@@ -687,40 +657,56 @@ fn attempt<E: Enforcer>(
     pod: Arc<NodePod>,
 ) -> impl Future<Output = Outcome<E::Handle>> + Send + use<E> {
     let served = match &slot.applied {
-        Applied::Enforced { netns, .. } => Some(*netns),
+        Applied::Enforced { own, pod, looks, .. } => Some((*own, pod.clone(), *looks)),
         _ => None,
     };
     let group = slot.found.group.clone();
     let facts = Arc::new(ArcSwap::from_pointee(slot.facts(&pod)));
     async move {
-        let path: PathBuf = group.path.clone();
-        let netns = match tokio::task::spawn_blocking(move || find(&path)).await {
-            Ok(Ok(netns)) if Some(netns.id()) == served => return Outcome::Same,
-            Ok(Ok(netns)) => netns,
-            Ok(Err(NetnsError::NotYet)) => return Outcome::NotYet,
-            Ok(Err(error)) => return Outcome::Failed(error.to_string()),
-            Err(error) => return Outcome::Failed(error.to_string()),
+        let home = if pod.pod.host_network {
+            Home::Node
+        } else {
+            let path: PathBuf = group.path.clone();
+            match tokio::task::spawn_blocking(move || find(&path)).await {
+                Ok(Ok(netns)) => Home::Own(netns),
+                Ok(Err(NetnsError::NotYet)) => return Outcome::NotYet,
+                Ok(Err(error)) => return Outcome::Failed(error.to_string()),
+                Err(error) => return Outcome::Failed(error.to_string()),
+            }
         };
+        let own = home.own();
+        if let Some((_, pod, looks)) = served.filter(|(served, ..)| *served == own) {
+            let enforcement = Enforcement { group, home, pod };
+            let cut = looks < CUTS;
+            return Outcome::Same(guarded(async move { enforcer.tend(enforcement, cut).await }).await);
+        }
         let enforcement = Enforcement {
             group,
-            netns: netns.clone(),
+            home,
             pod: facts.clone(),
         };
-        // In a task of its own, so that a panic in it is this pod's failure and nobody else's.
-        let mut tasks = JoinSet::new();
-        tasks.spawn(async move { enforcer.enforce(enforcement).await });
-        match tokio::time::timeout(ATTEMPT_LIMIT, tasks.join_next()).await {
-            Ok(Some(Ok(Ok(handle)))) => Outcome::Served {
+        match guarded(async move { enforcer.enforce(enforcement).await }).await {
+            Ok(handle) => Outcome::Served {
                 handle,
-                netns: netns.id(),
+                own,
                 pod: facts,
             },
-            Ok(Some(Ok(Err(error)))) => Outcome::Failed(error.to_string()),
-            Ok(Some(Err(error))) => Outcome::Failed(error.to_string()),
-            Ok(None) | Err(_) => {
-                Outcome::Failed(format!("it took longer than {} s", ATTEMPT_LIMIT.as_secs()))
-            }
+            Err(error) => Outcome::Failed(error),
         }
+    }
+}
+
+/// Runs one of an enforcer's calls for a limited time, in a task of its own, so that a panic in it is one pod's failure and
+/// nobody else's.
+async fn guarded<T: Send + 'static>(
+    call: impl Future<Output = Result<T, EnforceError>> + Send + 'static,
+) -> Result<T, String> {
+    let mut tasks = JoinSet::new();
+    tasks.spawn(call);
+    match tokio::time::timeout(ATTEMPT_LIMIT, tasks.join_next()).await {
+        Ok(Some(Ok(outcome))) => outcome.map_err(|error| error.to_string()),
+        Ok(Some(Err(error))) => Err(error.to_string()),
+        Ok(None) | Err(_) => Err(format!("it took longer than {} s", ATTEMPT_LIMIT.as_secs())),
     }
 }
 

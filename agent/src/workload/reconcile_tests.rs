@@ -3,9 +3,16 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::super::PodUid;
+use super::super::cgroup::Group;
 use super::*;
 
 const ROOT: CgroupId = CgroupId(1);
+
+/// A hundred times as fast.
+const PACE: Pace = Pace {
+    again: CHECK_AGAIN.checked_div(100).unwrap(),
+    every: CHECK_EVERY.checked_div(100).unwrap(),
+};
 
 /// What the enforcer was told last of each cgroup, and what it is to fail at.
 #[derive(Default)]
@@ -14,6 +21,13 @@ struct Fake {
     calls: Mutex<Vec<(CgroupId, &'static str)>>,
     listeners: Arc<Mutex<BTreeMap<CgroupId, usize>>>,
     facts: Mutex<HashMap<CgroupId, Arc<ArcSwap<Pod>>>>,
+    /// Which pods were enforced in the node's network.
+    shared: Mutex<BTreeMap<CgroupId, bool>>,
+    /// Each look after a pod: whether it cut, and when.
+    looks: Mutex<Vec<(CgroupId, bool, Instant)>>,
+    uncovered: AtomicBool,
+    fail_looks: AtomicUsize,
+    panic_look: AtomicBool,
     fail_enforce: AtomicUsize,
     fail_classes: AtomicUsize,
     panic: AtomicBool,
@@ -83,8 +97,26 @@ impl Enforcer for Fake {
         let cgroup = pod.group.id;
         *self.listeners.lock().unwrap().entry(cgroup).or_default() += 1;
         self.facts.lock().unwrap().insert(cgroup, pod.pod);
+        let shares = matches!(pod.home, Home::Node);
+        self.shared.lock().unwrap().insert(cgroup, shares);
         self.set(cgroup, "enforced")?;
         Ok(Listener(cgroup, self.listeners.clone()))
+    }
+
+    async fn tend(&self, pod: Enforcement, cut: bool) -> Result<Tended, EnforceError> {
+        let mut looks = self.looks.lock().unwrap();
+        looks.push((pod.group.id, cut, Instant::now()));
+        drop(looks);
+        assert!(!self.panic_look.swap(false, Ordering::SeqCst), "as the test asks");
+        if take(&self.fail_looks) {
+            return Err(EnforceError {
+                what: "the look",
+                source: "no sock_diag".into(),
+            });
+        }
+        Ok(Tended {
+            covered: !self.uncovered.load(Ordering::SeqCst),
+        })
     }
 
     fn exempt(&self, cgroup: CgroupId) -> Result<(), EnforceError> {
@@ -110,6 +142,7 @@ struct Node {
     map: PodMap,
     pods: watch::Sender<Option<Arc<PodMap>>>,
     status: watch::Receiver<Status>,
+    names: Arc<Names>,
     /// The namespace that is found for every pod; none is "not yet".
     netns: Arc<Mutex<Option<Netns>>>,
     cancel: CancellationToken,
@@ -143,8 +176,10 @@ impl Node {
             ..Scan::default()
         };
         scan.pods = first.iter().map(|id| group(*id)).collect();
+        reconciler.pace = PACE;
         reconciler.close(&scan);
         let status = reconciler.status();
+        let names = reconciler.names();
         let scans = watch::Sender::new(Arc::new(scan.clone()));
         let pods = watch::Sender::new(None);
         let cancel = CancellationToken::new();
@@ -156,6 +191,7 @@ impl Node {
             map: PodMap::new(),
             pods,
             status,
+            names,
             netns,
             cancel,
         }
@@ -477,19 +513,116 @@ async fn a_new_sandbox_gets_a_new_listener() {
     assert_eq!(node.calls(10), ["pending", "enforced", "enforced"]);
 }
 
+/// The looks after a pod: whether each cut, and how long after the one before it was.
+fn looks(node: &Node, id: u64) -> Vec<(bool, Duration)> {
+    let looks = node.fake.looks.lock().unwrap();
+    let of_pod: Vec<_> = looks.iter().filter(|look| look.0 == CgroupId(id)).collect();
+    let before = of_pod.first().into_iter().chain(&of_pod);
+    of_pod
+        .iter()
+        .zip(before)
+        .map(|((_, cut, at), before)| (*cut, *at - before.2))
+        .collect()
+}
+
+async fn until_looked(node: &Node, id: u64, times: usize) -> Vec<bool> {
+    node.until("the looks", |_| looks(node, id).len() >= times).await;
+    looks(node, id).iter().map(|look| look.0).collect()
+}
+
 #[tokio::test]
-async fn a_selected_pod_in_the_nodes_network_stays_closed() {
-    let mut node = Node::start(&[], &[10, 11], None);
+async fn a_selected_pod_in_the_nodes_network_is_enforced_there() {
+    let mut node = Node::start(&[], &[10, 11, 12], None);
+    // No namespace of its own will ever be found.
+    *node.netns.lock().unwrap() = None;
     let shares = |pod: &mut Pod| pod.host_network = true;
     node.told(11, shares);
+    node.told(12, agent);
+    node.fake.uncovered.store(true, Ordering::SeqCst);
     node.told(10, |pod| {
         agent(pod);
         shares(pod);
     });
-    node.until_class(10, "pending").await;
+    node.until_class(10, "enforced").await;
     node.until_class(11, "exempt").await;
+    node.until_class(12, "pending").await;
+    assert_eq!(
+        node.calls(10),
+        ["pending", "enforced"],
+        "closed before it is set up"
+    );
+    let shared = node.fake.shared.lock().unwrap().clone();
+    assert_eq!(shared, BTreeMap::from([(CgroupId(10), true)]));
     node.until_status("it is counted", |status| {
-        status.unenforceable == 1 && status.settled
+        status.enforced == 1 && status.uncovered == 1 && status.settled
     })
     .await;
+    // A new container is no reason for another listener.
+    node.scan.pods[0].children.push(CgroupId(77));
+    node.scans.send_replace(Arc::new(node.scan.clone()));
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(node.calls(10), ["pending", "enforced"]);
+}
+
+#[tokio::test]
+async fn an_enforced_pod_is_cut_at_once_and_soon_again_and_looked_at_from_then_on() {
+    let mut node = Node::start(&[], &[10], None);
+    node.told(10, agent);
+    node.until_class(10, "enforced").await;
+    let cuts = until_looked(&node, 10, 4).await;
+    assert_eq!(cuts[..4], [true, true, false, false]);
+    let waited: Vec<_> = looks(&node, 10).iter().map(|look| look.1).collect();
+    assert!(waited[1] >= PACE.again && waited[1] < PACE.every, "{waited:?}");
+    assert!(waited[2] >= PACE.every && waited[3] >= PACE.every, "{waited:?}");
+    assert_eq!(node.status.borrow().uncovered, 0);
+    // Enforced anew, what is open then is cut again.
+    node.told(10, |_| {});
+    node.until_class(10, "exempt").await;
+    node.fake.looks.lock().unwrap().clear();
+    node.told(10, agent);
+    node.until_class(10, "enforced").await;
+    assert_eq!(until_looked(&node, 10, 2).await, [true, true]);
+}
+
+#[tokio::test]
+async fn a_look_that_fails_is_tried_again_and_the_pod_stays_enforced() {
+    let mut node = Node::start(&[], &[10], None);
+    node.fake.fail_looks.store(3, Ordering::SeqCst);
+    node.fake.panic_look.store(true, Ordering::SeqCst);
+    node.told(10, agent);
+    node.until_class(10, "enforced").await;
+    node.until_status("it counts as uncovered while it fails", |status| {
+        status.enforced == 1 && status.uncovered == 1
+    })
+    .await;
+    assert_eq!(
+        until_looked(&node, 10, 6).await,
+        [true; 6],
+        "one that panics, three that fail, the first and the second"
+    );
+    node.until_status("it is covered in the end", |status| {
+        status.enforced == 1 && status.uncovered == 0 && status.failures == 4
+    })
+    .await;
+    assert_eq!(node.calls(10), ["pending", "enforced"]);
+}
+
+#[tokio::test]
+async fn every_pod_of_the_tree_has_its_name_whatever_its_class() {
+    let mut node = Node::start(&[], &[10, 11], None);
+    let names = node.names.clone();
+    let name = |id: u64| {
+        let found = names.find(CgroupId(id), None);
+        found.map(|pod| pod.pod.name.clone())
+    };
+    *node.netns.lock().unwrap() = None;
+    node.told(10, agent);
+    node.until_class(10, "pending").await;
+    assert_eq!((name(10), name(11)), (Some("p10".into()), None));
+    node.told(11, |_| {});
+    node.until_class(11, "exempt").await;
+    assert_eq!(name(11).as_deref(), Some("p11"));
+    node.goes(10);
+    node.until_class(10, "nothing").await;
+    assert_eq!(name(10), None);
 }

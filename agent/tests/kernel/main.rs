@@ -11,6 +11,7 @@
 mod dialler;
 mod ground;
 mod hold;
+mod node;
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
@@ -93,7 +94,7 @@ impl Pod {
             kernel: Arc::clone(kernel),
             cgroup,
             number,
-            limit,
+            places: Arc::new(tokio::sync::Semaphore::new(limit)),
             pod: Arc::new(ArcSwap::from_pointee(ground::pod())),
             sink,
             cancel: cancel.clone(),

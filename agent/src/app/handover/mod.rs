@@ -16,7 +16,7 @@ mod wire;
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{OwnedMutexGuard, watch};
@@ -83,41 +83,72 @@ pub(super) struct Offer {
 #[derive(Debug, Default)]
 pub(super) struct SetAside(Mutex<HashMap<CgroupId, Offer>>);
 
+impl Offer {
+    /// With the count of its descriptors.
+    pub(super) fn counted(mut self) -> Self {
+        self.handed.descriptors = self.descriptors.len();
+        self
+    }
+}
+
 impl SetAside {
     fn keep(&self, offer: Offer) {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(CgroupId(offer.handed.cgroup), offer);
+        self.lock().insert(CgroupId(offer.handed.cgroup), offer);
     }
 
-    /// The cgroup's listener with its number, if there is one and it is in this namespace.
-    pub(super) fn claim(&self, cgroup: CgroupId, netns: NetnsId) -> Option<(InPodListener, u64)> {
-        let Offer { handed, descriptors } = self
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&cgroup)?;
-        if (handed.device, handed.inode) != (netns.device, netns.inode) {
-            tracing::info!(
-                pod = handed.pod,
-                "the listener handed over is of a namespace that the pod left"
-            );
-            return None;
+    /// The pod's listener, if there is one and it is in this namespace of the pod's, and the pod's number. A pod in the
+    /// node's network has no listener of its own, and none of its own to be in.
+    pub(super) fn claim(
+        &self,
+        cgroup: CgroupId,
+        netns: Option<NetnsId>,
+    ) -> (Option<InPodListener>, Option<u64>) {
+        let Some(offer) = self.lock().remove(&cgroup) else {
+            return (None, None);
+        };
+        let number = offer.handed.number;
+        match (netns, offer.descriptors.is_empty()) {
+            (None, true) => (None, Some(number)),
+            // The number goes with the listener: another's flows are not this one's.
+            (Some(netns), false) => match adopt(offer, netns) {
+                Some(listener) => (Some(listener), Some(number)),
+                None => (None, None),
+            },
+            _ => (None, None),
         }
-        match InPodListener::adopt(descriptors, handed.port, handed.cookie) {
-            Ok(listener) => Some((listener, handed.number)),
-            Err(error) => {
-                tracing::warn!(%error, pod = handed.pod, "a listener handed over cannot be used");
-                None
-            }
-        }
+    }
+
+    /// The listener in the node's own namespace, if this is the one.
+    pub(super) fn claim_node(&self, netns: NetnsId) -> Option<InPodListener> {
+        let offer = self.lock().remove(&CgroupId(wire::NODE))?;
+        adopt(offer, netns)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<CgroupId, Offer>> {
+        // A plain map, which has no state that a panic could have left half done.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Closes those that nobody claimed; gives their number.
     fn clear(&self) -> usize {
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner)).len()
+        std::mem::take(&mut *self.lock()).len()
     }
+}
+
+fn adopt(offer: Offer, netns: NetnsId) -> Option<InPodListener> {
+    let Offer { handed, descriptors } = offer;
+    if (handed.device, handed.inode) != (netns.device, netns.inode) {
+        tracing::info!(
+            pod = handed.pod,
+            "the listener handed over is of a namespace that the pod left"
+        );
+        return None;
+    }
+    InPodListener::adopt(descriptors, handed.port, handed.cookie)
+        .inspect_err(
+            |error| tracing::warn!(%error, pod = handed.pod, "a listener handed over cannot be used"),
+        )
+        .ok()
 }
 
 #[cfg(test)]

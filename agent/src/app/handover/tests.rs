@@ -139,12 +139,23 @@ async fn the_newer_agent_accepts_what_was_dialled_before_and_the_older_one_ends(
     let audit = AuditLog::join(&log(&older.folder), None).unwrap();
 
     let set_aside = Arc::clone(&takeover.set_aside);
-    let (listener, number) = set_aside.claim(CgroupId(120), own_netns().id()).unwrap();
-    assert_eq!(number, 1120);
-    assert!(set_aside.claim(CgroupId(120), own_netns().id()).is_none());
+    let own = Some(own_netns().id());
+    let (listener, number) = set_aside.claim(CgroupId(120), own);
+    let listener = listener.unwrap();
+    assert_eq!(number, Some(1120));
+    let nothing =
+        |(listener, number): (Option<InPodListener>, Option<u64>)| listener.is_none() && number.is_none();
+    assert!(nothing(set_aside.claim(CgroupId(120), own)));
+    assert!(
+        nothing(set_aside.claim(CgroupId(122), None)),
+        "it has a namespace of its own"
+    );
     let elsewhere = NetnsId { device: 0, inode: 0 };
-    assert!(set_aside.claim(CgroupId(121), elsewhere).is_none());
-    assert!(set_aside.claim(CgroupId(999), own_netns().id()).is_none());
+    assert!(nothing(set_aside.claim(CgroupId(121), Some(elsewhere))));
+    assert!(nothing(set_aside.claim(CgroupId(999), own)));
+    assert!(set_aside.claim_node(own_netns().id()).is_some());
+    let hosted = set_aside.claim(CgroupId(200), None);
+    assert_eq!((hosted.0.is_none(), hosted.1), (true, Some(1200)));
     let _client = std::net::TcpStream::connect(("127.0.0.1", listener.port())).unwrap();
 
     let (settled, is_settled) = watch::channel(false);
@@ -160,7 +171,7 @@ async fn the_newer_agent_accepts_what_was_dialled_before_and_the_older_one_ends(
     is_alone.wait_for(|alone| *alone).await.unwrap();
     // Those that nobody claimed are closed.
     tokio::time::timeout(Duration::from_secs(5), async {
-        while set_aside.claim(CgroupId(5), own_netns().id()).is_some() {
+        while set_aside.claim(CgroupId(5), own).1.is_some() {
             tokio::task::yield_now().await;
         }
     })
@@ -193,7 +204,8 @@ async fn an_agent_of_another_layout_opens_listeners_of_its_own() {
         .await
         .unwrap()
         .unwrap();
-    assert!(takeover.set_aside.claim(CgroupId(0), own_netns().id()).is_none());
+    let own = Some(own_netns().id());
+    assert!(takeover.set_aside.claim(CgroupId(1), own).1.is_none());
     let audit = AuditLog::join(&log(&older.folder), None).unwrap();
     let (_settled, is_settled) = watch::channel(true);
     let (alone, _is_alone) = watch::channel(false);

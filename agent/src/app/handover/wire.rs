@@ -16,8 +16,14 @@ use serde::{Deserialize, Serialize};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 
+use crate::listener::InPodListener;
+use crate::workload::NetnsId;
+
 /// The version both ends must speak. Fields that are added with a default need no new one.
 pub(super) const VERSION: u32 = 1;
+
+/// Stands for the node where a pod's cgroup stands elsewhere; no cgroup has this id.
+pub(super) const NODE: u64 = 0;
 
 /// The longest frame: a message about [`PER_MESSAGE`] listeners takes some 20 KB.
 const FRAME_MAX: usize = 64 * 1024;
@@ -93,7 +99,7 @@ pub(super) enum Message {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(in crate::app) struct Handed {
-    /// The pod's cgroup.
+    /// The pod's cgroup; [`NODE`] for the listener in the node's own namespace.
     pub(in crate::app) cgroup: u64,
     /// The pod's UID, for the log.
     pub(in crate::app) pod: String,
@@ -107,8 +113,24 @@ pub(in crate::app) struct Handed {
     pub(in crate::app) device: u64,
     /// The namespace's number on that device.
     pub(in crate::app) inode: u64,
-    /// How many descriptors are its own.
+    /// How many descriptors are its own: none for a pod that the node's listener serves, of which the number is handed over.
     pub(in crate::app) descriptors: usize,
+}
+
+impl Handed {
+    /// The listener in the node's own namespace.
+    pub(in crate::app) fn node(listener: &InPodListener, netns: NetnsId) -> Self {
+        Self {
+            cgroup: NODE,
+            pod: String::new(),
+            number: 0,
+            port: listener.port(),
+            cookie: listener.netns_cookie(),
+            device: netns.device,
+            inode: netns.inode,
+            descriptors: 0,
+        }
+    }
 }
 
 /// Says something.

@@ -12,7 +12,7 @@ use std::thread;
 use nix::sched::{CloneFlags, setns};
 
 /// Runs `work` on a thread inside the namespace and waits for it, which takes about as long as the work does.
-pub(super) fn within<T: Send>(netns: &(impl AsFd + Sync), work: impl FnOnce() -> T + Send) -> io::Result<T> {
+pub(crate) fn within<T: Send>(netns: &(impl AsFd + Sync), work: impl FnOnce() -> T + Send) -> io::Result<T> {
     thread::scope(|scope| {
         let inside = thread::Builder::new()
             .name("picket-netns".to_owned())

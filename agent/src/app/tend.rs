@@ -1,0 +1,191 @@
+//! What an enforced pod needs besides a listener: older connections cut, and its interfaces covered.
+//!
+//! In: enforced pods and the doors in force. Out: sockets that the kernel destroys, programs at the node's side of the
+//! pods' interfaces, and counts. All of it blocks, and runs on threads that may.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::Notify;
+
+use super::enforcer::failed;
+use super::served::Served;
+use crate::kernel::cut::{Cut, CutError, cut};
+use crate::kernel::interface::{HostSide, host_side};
+use crate::kernel::{Ifindex, Kernel, KernelError};
+use crate::runtime::metrics::Metrics;
+use crate::workload::cgroup::subtree;
+use crate::workload::{CgroupId, EnforceError, Enforcement, Home, Netns, Tended};
+
+/// When connections are cut for the second time after doors were added, as after a pod is enforced.
+const CUT_AGAIN: Duration = Duration::from_secs(3);
+
+/// Cuts and covers.
+pub(super) struct Tending {
+    kernel: Arc<Kernel>,
+    metrics: Arc<Metrics>,
+    node: Netns,
+    served: Served,
+    /// The doors when they last changed; to read them from the kernel takes long where there are thousands.
+    doors: ArcSwap<HashSet<SocketAddr>>,
+    changed: Notify,
+}
+
+impl Tending {
+    pub(super) fn new(
+        kernel: Arc<Kernel>,
+        metrics: Arc<Metrics>,
+        node: Netns,
+        served: Served,
+    ) -> Result<Arc<Self>, KernelError> {
+        let doors = ArcSwap::from_pointee(addresses(&kernel)?);
+        Ok(Arc::new(Self {
+            kernel,
+            metrics,
+            node,
+            served,
+            doors,
+            changed: Notify::new(),
+        }))
+    }
+
+    /// To be called once other doors are in force.
+    pub(super) fn doors_changed(&self) {
+        self.changed.notify_one();
+    }
+
+    /// Cuts the enforced pods' connections to doors that are new, for as long as it is polled.
+    pub(super) async fn cut_at_new_doors(self: Arc<Self>) {
+        loop {
+            self.changed.notified().await;
+            match self.read_doors() {
+                Ok(true) => {}
+                Ok(false) => continue,
+                Err(error) => {
+                    tracing::error!(%error, "the doors cannot be read: connections to new ones are not cut");
+                    continue;
+                }
+            }
+            // Again for those that were on their way when the sockets were listed.
+            for pause in [Duration::ZERO, CUT_AGAIN] {
+                tokio::time::sleep(pause).await;
+                let tending = Arc::clone(&self);
+                if let Err(error) = tokio::task::spawn_blocking(move || tending.cut_all()).await {
+                    tracing::error!(%error, "cutting connections to new doors failed");
+                }
+            }
+        }
+    }
+
+    /// Reads the doors anew; says whether some are new.
+    fn read_doors(&self) -> Result<bool, KernelError> {
+        let now = Arc::new(addresses(&self.kernel)?);
+        let before = self.doors.swap(Arc::clone(&now));
+        Ok(!now.is_subset(&before))
+    }
+
+    fn cut_all(&self) {
+        let mut shared = HashSet::new();
+        for (home, path) in self.served.places() {
+            match home {
+                Home::Own(netns) => {
+                    if let Err(error) = self.cut_own(&netns) {
+                        tracing::warn!(%error, cgroup = %path.display(), "connections to new doors are not cut in a pod");
+                    }
+                }
+                Home::Node => shared.extend(subtree(&path)),
+            }
+        }
+        if !shared.is_empty()
+            && let Err(error) = self.cut_shared(&shared)
+        {
+            tracing::warn!(%error, "connections to new doors are not cut in the node's network");
+        }
+    }
+
+    /// Ends the older connections of a pod with a namespace of its own. What it calls loopback is its own and no door.
+    fn cut_own(&self, netns: &Netns) -> Result<Cut, CutError> {
+        let doors = self.doors.load_full();
+        let is_door = |address: SocketAddr| !address.ip().is_loopback() && doors.contains(&address);
+        self.count(cut(netns, &is_door, None))
+    }
+
+    /// Ends those of pods in the node's namespace, which are told from the node's own by their cgroups.
+    fn cut_shared(&self, cgroups: &HashSet<CgroupId>) -> Result<Cut, CutError> {
+        let doors = self.doors.load_full();
+        let is_door = |address: SocketAddr| doors.contains(&address);
+        self.count(cut(&self.node, &is_door, Some(cgroups)))
+    }
+
+    fn count(&self, outcome: Result<Cut, CutError>) -> Result<Cut, CutError> {
+        let counts = match &outcome {
+            Ok(cut) => [
+                ("destroyed", cut.destroyed),
+                ("left", cut.left),
+                ("unknown", cut.unknown),
+            ],
+            Err(_) => [("destroyed", 0), ("left", 0), ("unlisted", 1)],
+        };
+        for (outcome, count) in counts {
+            self.metrics.connections_cut(outcome, count);
+        }
+        outcome
+    }
+
+    /// Looks after one pod.
+    pub(super) fn tend(&self, pod: &Enforcement, first: bool) -> Result<Tended, EnforceError> {
+        if first {
+            let cut = match &pod.home {
+                Home::Own(netns) => self.cut_own(netns),
+                Home::Node => self.cut_shared(&subtree(&pod.group.path)),
+            };
+            let cut = cut.map_err(failed("cut older connections"))?;
+            if cut != Cut::default() {
+                let facts = pod.pod.load();
+                tracing::info!(
+                    namespace = facts.namespace,
+                    pod = facts.name,
+                    ?cut,
+                    "connections to doors were open before"
+                );
+            }
+        }
+        let covered = match &pod.home {
+            Home::Own(netns) => {
+                let side = host_side(netns).map_err(failed("find the pod's interfaces"))?;
+                self.cover(pod.group.id, &side)
+            }
+            // Its packets come out of the node's own interfaces, where nobody can tell them apart.
+            Home::Node => false,
+        };
+        Ok(Tended { covered })
+    }
+
+    /// Covers the interfaces that are not covered yet; says whether all of the pod is.
+    fn cover(&self, cgroup: CgroupId, side: &HostSide) -> bool {
+        let mut all = side.covers();
+        if !all && self.served.tell(cgroup) {
+            tracing::warn!(%cgroup, others = ?side.others, "a pod's packets come out where nothing drops those that pass no socket's hook");
+        }
+        for interface in self.served.uncovered(cgroup, &side.interfaces) {
+            match self.kernel.cover(Ifindex(interface), cgroup) {
+                Ok(()) => self.served.covered(cgroup, interface),
+                Err(error) => {
+                    all = false;
+                    if self.served.tell(cgroup) {
+                        tracing::warn!(%cgroup, interface, %error, "a pod's packets that pass no socket's hook are not dropped");
+                    }
+                }
+            }
+        }
+        all
+    }
+}
+
+/// Where the doors are, redirected and refused ones alike.
+fn addresses(kernel: &Kernel) -> Result<HashSet<SocketAddr>, KernelError> {
+    Ok(kernel.doors()?.into_iter().map(|door| door.addr).collect())
+}

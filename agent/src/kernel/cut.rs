@@ -1,0 +1,255 @@
+//! Ends connections that were open to a door before they could be judged.
+//!
+//! In: a network namespace, what a door is, and, where the namespace is shared, whose sockets are meant. Out: how many
+//! sockets the kernel destroyed (`SOCK_DESTROY`, sock_diag(7)). The client reads ECONNABORTED, the server a reset, and
+//! what was still to be sent is dropped.
+//!
+//! The list is not of one moment: a socket that connects while it is read may be missing, so the caller comes again. A
+//! kernel without CONFIG_INET_DIAG_DESTROY says so; the pod's egress program drops those sockets' packets in any case.
+
+use std::collections::HashSet;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::AddAssign;
+use std::os::fd::AsFd;
+
+use nix::errno::Errno;
+use nix::sys::socket::SockProtocol;
+use picket_common::Address;
+
+use super::namespace::within;
+use super::netlink::{Netlink, array, attributes, u64_at};
+use crate::workload::CgroupId;
+
+/// `SOCK_DIAG_BY_FAMILY` and `SOCK_DESTROY` (include/uapi/linux/sock_diag.h).
+const BY_FAMILY: u16 = 20;
+const DESTROY: u16 = 21;
+
+/// `INET_DIAG_CGROUP_ID` (include/uapi/linux/inet_diag.h), Linux 5.9.
+const CGROUP_ID: u16 = 21;
+
+/// The size of `struct inet_diag_msg`, and where `struct inet_diag_sockid` lies in it.
+const MESSAGE: usize = 72;
+const SOCKET_ID: usize = 4;
+
+/// The size of `struct inet_diag_sockid`.
+const SOCKET_ID_BYTES: usize = 48;
+
+/// Every state (include/net/tcp_states.h) but TIME_WAIT, which sends nothing any more, and LISTEN, which has no peer.
+const STATES: u32 = !((1 << 6) | (1 << 10));
+
+/// A list that changed while it was read is read again so often.
+const READINGS: u32 = 3;
+
+/// What is looked at: a connected UDP socket is a connection too.
+const KINDS: [(u8, Protocol); 4] = [
+    (libc::AF_INET as u8, Protocol::Tcp),
+    (libc::AF_INET6 as u8, Protocol::Tcp),
+    (libc::AF_INET as u8, Protocol::Udp),
+    (libc::AF_INET6 as u8, Protocol::Udp),
+];
+
+/// A protocol whose sockets can be listed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// TCP, and MPTCP's subflows.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+impl Protocol {
+    fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+        }
+    }
+}
+
+/// What became of the connections to doors.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Cut {
+    /// Ended.
+    pub destroyed: usize,
+    /// Ended by themselves between list and order.
+    pub gone: usize,
+    /// Still open: the kernel cannot end them (CONFIG_INET_DIAG_DESTROY), or did not.
+    pub left: usize,
+    /// Left alone, because the kernel does not say whose they are.
+    pub unknown: usize,
+}
+
+impl AddAssign for Cut {
+    fn add_assign(&mut self, other: Self) {
+        self.destroyed += other.destroyed;
+        self.gone += other.gone;
+        self.left += other.left;
+        self.unknown += other.unknown;
+    }
+}
+
+/// Why connections could not be looked for.
+#[derive(Debug, thiserror::Error)]
+pub enum CutError {
+    /// The namespace could not be entered.
+    #[error("cannot enter the network namespace: {0}")]
+    Namespace(#[source] io::Error),
+    /// The kernel has no socket diagnosis.
+    #[error("cannot ask for sockets (NETLINK_SOCK_DIAG): {0}")]
+    Open(#[source] io::Error),
+    /// The sockets of a protocol cannot be listed.
+    #[error("cannot list {protocol:?} sockets: {source}")]
+    List {
+        /// Whose.
+        protocol: Protocol,
+        /// What the kernel said; ENOENT where it has no module for them.
+        source: io::Error,
+    },
+}
+
+/// Ends every connection in the namespace whose remote end is a door; with `only`, of those the ones that were made in these
+/// cgroups. `is_door` is asked in the form that doors are compared in ([`Address::door`]), whichever way the socket spells
+/// it. It blocks, for as long as the namespace has sockets to list.
+///
+/// # Errors
+/// [`CutError`], after what could be cut was cut.
+pub fn cut(
+    netns: &(impl AsFd + Sync),
+    is_door: &(dyn Fn(SocketAddr) -> bool + Sync),
+    only: Option<&HashSet<CgroupId>>,
+) -> Result<Cut, CutError> {
+    within(netns, || inside(is_door, only)).map_err(CutError::Namespace)?
+}
+
+fn inside(is_door: &dyn Fn(SocketAddr) -> bool, only: Option<&HashSet<CgroupId>>) -> Result<Cut, CutError> {
+    let mut netlink = Netlink::open(SockProtocol::NetlinkSockDiag).map_err(CutError::Open)?;
+    let mut sum = Cut::default();
+    let mut failed = None;
+    for (family, protocol) in KINDS {
+        match list(&mut netlink, family, protocol) {
+            Ok(sockets) => {
+                for socket in sockets.iter().filter(|socket| is_door(socket.remote)) {
+                    sum += end(&mut netlink, protocol, socket, only);
+                }
+            }
+            // The other kinds are cut all the same.
+            Err(source) => failed = Some(CutError::List { protocol, source }),
+        }
+    }
+    failed.map_or(Ok(sum), Err)
+}
+
+fn list(netlink: &mut Netlink, family: u8, protocol: Protocol) -> io::Result<Vec<Socket>> {
+    let body = request(family, protocol, &[0; SOCKET_ID_BYTES]);
+    let mut sockets = Vec::new();
+    for _ in 0..READINGS {
+        let whole = netlink.list(BY_FAMILY, &body, |message| sockets.extend(Socket::read(message)))?;
+        if whole {
+            break;
+        }
+    }
+    Ok(sockets)
+}
+
+fn end(netlink: &mut Netlink, protocol: Protocol, socket: &Socket, only: Option<&HashSet<CgroupId>>) -> Cut {
+    let mut cut = Cut::default();
+    match (only, socket.cgroup) {
+        (Some(only), Some(cgroup)) if !only.contains(&cgroup) => return cut,
+        (Some(_), None) => {
+            cut.unknown += 1;
+            return cut;
+        }
+        _ => {}
+    }
+    // The cookie in it makes sure that no other socket is meant.
+    let body = request(socket.family, protocol, &socket.id);
+    match netlink.one(DESTROY, &body, |_| {}) {
+        Ok(()) => cut.destroyed += 1,
+        Err(error) if error.raw_os_error() == Some(Errno::ENOENT as i32) => cut.gone += 1,
+        Err(error) => {
+            tracing::warn!(remote = %socket.remote, %error, "the kernel does not end a connection to a door");
+            cut.left += 1;
+        }
+    }
+    cut
+}
+
+/// `struct inet_diag_req_v2`.
+fn request(family: u8, protocol: Protocol, id: &[u8; SOCKET_ID_BYTES]) -> Vec<u8> {
+    let mut body = vec![family, protocol.number(), 0, 0];
+    body.extend(STATES.to_ne_bytes());
+    body.extend(id);
+    body
+}
+
+/// A socket with a remote end.
+#[derive(Debug)]
+struct Socket {
+    family: u8,
+    /// As the kernel wrote it.
+    id: [u8; SOCKET_ID_BYTES],
+    /// In the form that doors are compared in.
+    remote: SocketAddr,
+    /// The cgroup of the process that made it.
+    cgroup: Option<CgroupId>,
+}
+
+impl Socket {
+    /// Reads a `struct inet_diag_msg` and its attributes.
+    fn read(message: &[u8]) -> Option<Self> {
+        let family = *message.first()?;
+        let id: [u8; SOCKET_ID_BYTES] = array(message, SOCKET_ID)?;
+        // Ports and addresses are in network order; an IPv4 address takes the first of its four words.
+        let port = u16::from_be_bytes(array(&id, 2)?);
+        let ip = if i32::from(family) == libc::AF_INET {
+            IpAddr::V4(Ipv4Addr::from(array::<4>(&id, 20)?))
+        } else {
+            IpAddr::V6(Ipv6Addr::from(array::<16>(&id, 20)?))
+        };
+        let cgroup = attributes(message.get(MESSAGE..)?)
+            .find(|(number, _)| *number == CGROUP_ID)
+            .and_then(|(_, value)| u64_at(value, 0))
+            .map(CgroupId);
+        (port != 0).then(|| Self {
+            family,
+            id,
+            remote: SocketAddr::new(Address::from(ip).door().to_ip(), port),
+            cgroup,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(family: i32, remote: &[u8], port: u16, attributes: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![0; MESSAGE];
+        bytes[0] = family as u8;
+        bytes[6..8].copy_from_slice(&port.to_be_bytes());
+        bytes[24..24 + remote.len()].copy_from_slice(remote);
+        bytes.extend(attributes);
+        bytes
+    }
+
+    #[test]
+    fn a_socket_is_read_with_its_remote_end_and_cgroup() {
+        let mut cgroup = vec![12, 0, CGROUP_ID as u8, 0];
+        cgroup.extend(0x1234_5678_9abc_u64.to_ne_bytes());
+        let socket = Socket::read(&message(libc::AF_INET, &[10, 96, 0, 1], 443, &cgroup)).unwrap();
+        assert_eq!(socket.remote, "10.96.0.1:443".parse().unwrap());
+        assert_eq!(socket.cgroup, Some(CgroupId(0x1234_5678_9abc)));
+
+        let mapped = "::ffff:10.96.0.1".parse::<Ipv6Addr>().unwrap().octets();
+        let socket = Socket::read(&message(libc::AF_INET6, &mapped, 443, &[])).unwrap();
+        assert_eq!(socket.remote, "10.96.0.1:443".parse().unwrap());
+        assert_eq!(socket.cgroup, None);
+
+        assert!(
+            Socket::read(&message(libc::AF_INET, &[], 0, &[])).is_none(),
+            "not connected"
+        );
+        assert!(Socket::read(&[2; MESSAGE - 1]).is_none(), "cut short");
+    }
+}

@@ -1,0 +1,126 @@
+//! Accepts on the node's own loopback, for every pod that shares the node's network.
+//!
+//! A pod without a network namespace of its own has no loopback of its own either, so one listener serves all such pods,
+//! and sockets that a pod's process was handed from the node's namespace. Anybody on the node can dial it: whose a
+//! connection is, the kernel's flow alone tells.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use super::serve::{ACCEPT_PAUSE, accept};
+use super::{Accepted, Arrival, InPodListener, ListenerError, NoFlow, NoFlowCause, Process};
+use crate::kernel::{Flow, Kernel};
+use crate::workload::{CgroupId, Pod};
+
+/// An enforced pod as the node's listener sees it.
+#[derive(Debug, Clone)]
+pub struct Owner {
+    /// What is known of it, replaced when it changes.
+    pub pod: Arc<ArcSwap<Pod>>,
+    /// Places for its connections, the same as at its own listener.
+    pub places: Arc<Semaphore>,
+}
+
+/// Finds the pod that a cgroup and the number in its class stand for, while it is enforced.
+pub type FindOwner = Arc<dyn Fn(CgroupId, u64) -> Option<Owner> + Send + Sync>;
+
+/// What the node's listener needs to serve.
+pub struct NodeServing {
+    /// Where flows are looked up.
+    pub kernel: Arc<Kernel>,
+    /// The pods.
+    pub find: FindOwner,
+    /// Where connections go. While it is full nothing is accepted, and clients wait in the kernel.
+    pub sink: mpsc::Sender<Arrival>,
+    /// Ends the serving.
+    pub cancel: CancellationToken,
+}
+
+impl fmt::Debug for NodeServing {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("NodeServing").finish_non_exhaustive()
+    }
+}
+
+impl NodeServing {
+    /// Serves until cancelled, or until nobody takes connections any more. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// When the runtime does not take the sockets.
+    pub async fn run(self, listener: InPodListener) -> Result<(), ListenerError> {
+        let cookie = listener.netns_cookie();
+        let v4 = TcpListener::from_std(listener.v4).map_err(ListenerError::Serve)?;
+        let v6 = listener
+            .v6
+            .map(TcpListener::from_std)
+            .transpose()
+            .map_err(ListenerError::Serve)?;
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = self.cancel.cancelled() => return Ok(()),
+                accepted = v4.accept() => accepted,
+                accepted = accept(v6.as_ref()) => accepted,
+            };
+            let (stream, peer) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!(%error, "accepting on the node's listener failed");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let Some(arrival) = self.judge(cookie, stream, peer) else {
+                continue;
+            };
+            if self.sink.send(arrival).await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Finds out who is there. `None` for a client that hung up before it could be asked.
+    fn judge(&self, cookie: u64, stream: TcpStream, peer: SocketAddr) -> Option<Arrival> {
+        let local = stream.local_addr().ok()?;
+        let (workload, cause) = match self.kernel.take_flow(cookie, local, peer) {
+            Ok(Some(flow)) => match (self.find)(flow.cgroup, flow.pod) {
+                Some(owner) => match accepted(&owner, &flow, stream, peer) {
+                    Some(accepted) => return Some(Arrival::Accepted(Box::new(accepted))),
+                    None => (Some(owner.pod.load_full()), NoFlowCause::Full),
+                },
+                None => (None, NoFlowCause::OtherPod),
+            },
+            Ok(None) => (None, NoFlowCause::Unknown),
+            Err(error) => {
+                tracing::error!(%error, "flows cannot be read: connections are closed");
+                (None, NoFlowCause::Fault)
+            }
+        };
+        Some(Arrival::NoFlow(NoFlow {
+            workload,
+            peer,
+            local,
+            cause,
+        }))
+    }
+}
+
+/// The connection with a place among its pod's. Where none is free it is closed: to wait for one here would hold up the
+/// other pods.
+fn accepted(owner: &Owner, flow: &Flow, stream: TcpStream, peer: SocketAddr) -> Option<Accepted> {
+    let place = Arc::clone(&owner.places).try_acquire_owned().ok()?;
+    Some(Accepted {
+        stream,
+        origin: flow.origin,
+        peer,
+        process: Process::of(flow, &owner.pod.load()),
+        workload: Arc::clone(&owner.pod),
+        place,
+    })
+}

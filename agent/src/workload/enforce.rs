@@ -1,0 +1,99 @@
+//! What the reconciler asks of whoever puts classes in force: the kernel's maps, the listeners, and what goes with them.
+//!
+//! The reconciler decides; an [`Enforcer`] does. Between them goes which cgroup is meant, where its listener belongs, and
+//! what is known of the pod.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use super::Pod;
+use super::cgroup::{CgroupId, Group};
+use super::netns::{Netns, NetnsId};
+
+/// Why something could not be put in force.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}: {source}")]
+pub struct EnforceError {
+    /// What was tried.
+    pub what: &'static str,
+    /// Why it failed.
+    pub source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+/// The network namespace that a pod's processes are in.
+#[derive(Debug, Clone)]
+pub enum Home {
+    /// One of the pod's own.
+    Own(Netns),
+    /// The node's, which the pod shares with it.
+    Node,
+}
+
+impl Home {
+    /// Which namespace of its own the pod has.
+    #[must_use]
+    pub fn own(&self) -> Option<NetnsId> {
+        match self {
+            Self::Own(netns) => Some(netns.id()),
+            Self::Node => None,
+        }
+    }
+}
+
+/// A pod to put in force.
+#[derive(Debug, Clone)]
+pub struct Enforcement {
+    /// Its cgroup.
+    pub group: Group,
+    /// Its network namespace.
+    pub home: Home,
+    /// What is known of it; replaced when its labels or containers change.
+    pub pod: Arc<ArcSwap<Pod>>,
+}
+
+/// What was found when an enforced pod was looked after.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Tended {
+    /// Whether packets that pass no socket's hook are dropped too, where they come out of the pod.
+    pub covered: bool,
+}
+
+/// What puts classes in force: the kernel's map and the listeners.
+pub trait Enforcer: Send + Sync + 'static {
+    /// A listener that serves one pod. Dropping it ends it.
+    type Handle: Send + 'static;
+
+    /// Opens a listener in the pod's namespace, or uses the node's for a pod that shares it, and, as the last step, tells
+    /// the kernel to redirect the cgroup to it. It may be called for a cgroup that is enforced already; the last call wins,
+    /// and the earlier handle is dropped after.
+    ///
+    /// # Errors
+    /// [`EnforceError`]; the cgroup's class must then be what it was, or closed.
+    fn enforce(&self, pod: Enforcement) -> impl Future<Output = Result<Self::Handle, EnforceError>> + Send;
+
+    /// Looks after an enforced pod: finds and covers the interfaces that its packets come out of and, if `cut`, ends its
+    /// connections to doors that are older than its enforcement.
+    ///
+    /// # Errors
+    /// [`EnforceError`]; the pod stays enforced and is looked after again.
+    fn tend(&self, pod: Enforcement, cut: bool) -> impl Future<Output = Result<Tended, EnforceError>> + Send;
+
+    /// Lets the cgroup reach the doors.
+    ///
+    /// # Errors
+    /// [`EnforceError`].
+    fn exempt(&self, cgroup: CgroupId) -> Result<(), EnforceError>;
+
+    /// Closes the doors to the cgroup.
+    ///
+    /// # Errors
+    /// [`EnforceError`].
+    fn pending(&self, cgroup: CgroupId) -> Result<(), EnforceError>;
+
+    /// Takes away what the kernel holds for a cgroup that is gone. It is no error where it holds nothing.
+    ///
+    /// # Errors
+    /// [`EnforceError`].
+    fn forget(&self, cgroup: CgroupId) -> Result<(), EnforceError>;
+}

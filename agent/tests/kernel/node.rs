@@ -1,0 +1,142 @@
+//! The listener on the node's own loopback, for pods that share the node's network.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use picket::kernel::{Class, Kernel, Node, Unknown};
+use picket::listener::{Arrival, InPodListener, NoFlow, NoFlowCause, NodeServing, Owner};
+use picket::workload::CgroupId;
+use tokio::io::AsyncWriteExt as _;
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::ground::{self, Dialled, Ground};
+use super::{DOOR4, DOOR6, PATIENCE, POD, load, reached};
+
+/// The node's listener at work for one pod with so many places. The ground's namespace stands for the node's.
+struct Shared {
+    port: u16,
+    arrivals: mpsc::Receiver<Arrival>,
+    _cancel: DropGuard,
+}
+
+impl Shared {
+    fn enforce(kernel: &Arc<Kernel>, ground: &Ground, number: u64, places: usize) -> Self {
+        let listener = InPodListener::open(&ground.netns).unwrap();
+        let (netns, port) = (listener.netns_cookie(), listener.port());
+        kernel
+            .set_node(Node {
+                netns,
+                port: Some(port),
+                unknown: Unknown::Closed,
+            })
+            .unwrap();
+        let pod = CgroupId::of(&ground.pod).unwrap();
+        let class = Class::Enforced {
+            pod: POD,
+            port,
+            netns,
+        };
+        kernel.set_class(pod, class).unwrap();
+        let owner = Owner {
+            pod: Arc::new(ArcSwap::from_pointee(ground::pod())),
+            places: Arc::new(Semaphore::new(places)),
+        };
+        let (sink, arrivals) = mpsc::channel(16);
+        let cancel = CancellationToken::new();
+        let serving = NodeServing {
+            kernel: Arc::clone(kernel),
+            find: Arc::new(move |cgroup, found| (cgroup == pod && found == number).then(|| owner.clone())),
+            sink,
+            cancel: cancel.clone(),
+        };
+        tokio::spawn(serving.run(listener));
+        Self {
+            port,
+            arrivals,
+            _cancel: cancel.drop_guard(),
+        }
+    }
+
+    async fn next(&mut self) -> Arrival {
+        tokio::time::timeout(PATIENCE, self.arrivals.recv())
+            .await
+            .expect("no arrival")
+            .expect("the listener ended")
+    }
+
+    async fn closed(&mut self) -> NoFlow {
+        match self.next().await {
+            Arrival::NoFlow(closed) => closed,
+            Arrival::Accepted(accepted) => panic!("accepted: {accepted:?}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_in_the_nodes_network_is_served_there_by_its_cgroup() {
+    let ground = Ground::new();
+    let kernel = load(&ground);
+    let mut shared = Shared::enforce(&kernel, &ground, POD, 16);
+    for door in [DOOR4, DOOR6] {
+        let dial = ground.dial(&ground.container, "tcp", door);
+        let Arrival::Accepted(mut accepted) = shared.next().await else {
+            panic!("{door} was closed");
+        };
+        assert_eq!(accepted.origin, door.parse().unwrap());
+        assert_eq!(accepted.workload.load().name, "one");
+        assert_eq!(accepted.process.pid, dial.pid());
+        accepted.stream.write_all(b"p").await.unwrap();
+        assert_eq!(dial.outcome(), reached(door, 'p'));
+    }
+    // A process of the node itself goes where it dials, beside the pod.
+    let server = ground.serve(DOOR4);
+    let dial = ground.dial(&ground.cgroup, "tcp", &server.to_string());
+    assert_eq!(dial.outcome(), reached(DOOR4, 's'));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn at_the_nodes_listener_who_is_nobodys_is_closed() {
+    let ground = Ground::new();
+    let kernel = load(&ground);
+    let mut shared = Shared::enforce(&kernel, &ground, POD, 16);
+    // Anybody on the node can dial it.
+    let direct = format!("127.0.0.1:{}", shared.port);
+    let dial = ground.dial(&ground.cgroup, "tcp", &direct);
+    let closed = shared.closed().await;
+    assert_eq!((closed.cause, closed.workload), (NoFlowCause::Unknown, None));
+    assert_eq!(dial.outcome(), Dialled::Closed);
+    drop(shared);
+    // A flow with the number of an earlier enforcement, or of a pod that is gone.
+    let mut shared = Shared::enforce(&kernel, &ground, POD + 1, 16);
+    let dial = ground.dial(&ground.container, "tcp", DOOR4);
+    let closed = shared.closed().await;
+    assert_eq!((closed.cause, closed.workload), (NoFlowCause::OtherPod, None));
+    assert_eq!(dial.outcome(), Dialled::Closed);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn at_the_nodes_listener_a_pod_has_so_many_connections() {
+    let ground = Ground::new();
+    let kernel = load(&ground);
+    let mut shared = Shared::enforce(&kernel, &ground, POD, 1);
+    let first = ground.dial(&ground.container, "tcp", DOOR4);
+    let Arrival::Accepted(mut accepted) = shared.next().await else {
+        panic!("the first was closed");
+    };
+    accepted.stream.write_all(b"p").await.unwrap();
+    let second = ground.dial(&ground.container, "tcp", DOOR4);
+    let closed = shared.closed().await;
+    assert_eq!(closed.cause, NoFlowCause::Full);
+    assert_eq!(closed.workload.unwrap().name, "one");
+    assert_eq!(second.outcome(), Dialled::Closed);
+    drop(accepted);
+    assert_eq!(first.outcome(), reached(DOOR4, 'p'));
+    // Its place is free again.
+    let third = ground.dial(&ground.container, "tcp", DOOR4);
+    let Arrival::Accepted(mut accepted) = shared.next().await else {
+        panic!("the third was closed");
+    };
+    accepted.stream.write_all(b"p").await.unwrap();
+    assert_eq!(third.outcome(), reached(DOOR4, 'p'));
+}
