@@ -9,6 +9,7 @@ mod doors;
 mod first;
 mod guards;
 mod handed;
+mod life;
 mod names;
 mod pods;
 mod sockets;
@@ -32,5 +33,7 @@ fn main() -> ExitCode {
         ("first", first::TESTS),
         ("doors", doors::TESTS),
         ("pods", pods::TESTS),
+        // Last: what it does to the agent would show in the others if it went wrong.
+        ("life", life::TESTS),
     ])
 }

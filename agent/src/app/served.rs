@@ -7,6 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::handover::Offer;
 use crate::listener::Owner;
 use crate::workload::strays::Place;
 use crate::workload::{CgroupId, Home, pod_of};
@@ -19,6 +20,8 @@ pub(super) struct Pod {
     pub(super) home: Home,
     /// Its cgroup's folder.
     pub(super) path: PathBuf,
+    /// Its listener and number, as they can be handed over.
+    pub(super) offer: Arc<Offer>,
 }
 
 /// What is kept beside it.
@@ -60,6 +63,12 @@ impl Served {
         let pods = self.lock();
         let entry = pods.get(&cgroup).filter(|entry| entry.pod.number == number)?;
         Some(entry.pod.owner.clone())
+    }
+
+    /// What can be handed over.
+    pub(super) fn offers(&self) -> Vec<Arc<Offer>> {
+        let pods = self.lock();
+        pods.values().map(|entry| Arc::clone(&entry.pod.offer)).collect()
     }
 
     /// Where the pods' processes should be.
@@ -121,6 +130,7 @@ mod tests {
     use tokio::sync::Semaphore;
 
     use super::*;
+    use crate::app::handover::Handed;
     use crate::workload::{Pod as Facts, PodUid};
 
     const POD: CgroupId = CgroupId(7);
@@ -146,6 +156,19 @@ mod tests {
             },
             home: Home::Node,
             path: "/kubepods/pod0d5a3c3e-7f3a-4a59-9a5b-0c6f4f0b8f11".into(),
+            offer: Arc::new(Offer {
+                handed: Handed {
+                    cgroup: POD.0,
+                    pod: "0d5a3c3e-7f3a-4a59-9a5b-0c6f4f0b8f11".to_owned(),
+                    number,
+                    port: 4443,
+                    cookie: 1,
+                    device: 4,
+                    inode: 2,
+                    descriptors: 0,
+                },
+                descriptors: Vec::new(),
+            }),
         }
     }
 
