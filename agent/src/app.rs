@@ -5,6 +5,8 @@
 
 mod enforcer;
 mod fold;
+mod guard;
+mod handover;
 mod moved;
 mod refusals;
 mod served;
@@ -20,29 +22,40 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use tokio::sync::{mpsc, watch};
+use picket_common::LAYOUT;
+use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
-use crate::admin::{Admin, AdminSocket};
+use crate::admin::PrivateSocket;
 use crate::audit::{AuditConfig, AuditLog};
 use crate::config::Config;
-use crate::kernel::{self, Kernel, KernelConfig, KernelEvents, Node, Unknown};
-use crate::listener::{Arrival, InPodListener};
+use crate::kernel::{self, Class, Kernel, KernelConfig, Node};
+use crate::listener::InPodListener;
 use crate::pipeline::Pipeline;
 use crate::runtime::drain::Drain;
 use crate::runtime::metrics::Metrics;
-use crate::runtime::readiness::Readiness;
+use crate::runtime::readiness::{Pending, Readiness};
 use crate::runtime::signals;
 use crate::store::Store;
 use crate::tls::{CaFiles, Certificates};
 use crate::upstream::{Credential, Upstream, UpstreamConfig};
 use crate::workload::{self, DoorsConfig, Netns, Selection, Target, WorkloadConfig};
 
-use enforcer::InForce;
+use enforcer::{InForce, NodeListener};
+use handover::{Giver, Hands, Successor, Takeover};
 
 /// Connections between accept and their own task; each holds a few hundred bytes, and handing one on takes microseconds.
 const ARRIVALS: usize = 1024;
+
+/// How long listeners may take to stop, and what they accepted to be handed on: both take microseconds.
+const STOP_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long the listeners stay open after the older programs are gone that led to them: what was redirected before is
+/// established within a round on the loopback.
+const LAST_REDIRECTS: Duration = Duration::from_millis(500);
 
 /// Every part, opened and not yet serving.
 pub struct App {
@@ -53,9 +66,14 @@ pub struct App {
     certificates: Arc<Certificates>,
     upstream: Upstream,
     audit: AuditLog,
-    admin: AdminSocket,
     kernel: Arc<Kernel>,
-    events: KernelEvents,
+    readiness: Readiness,
+    pods_ready: Pending,
+    doors_ready: Pending,
+    cancel: CancellationToken,
+    tasks: JoinSet<&'static str>,
+    /// The agent before this one, where it runs and hands over.
+    takeover: Option<Takeover>,
     /// The node's own network namespace, and the listener for pods that share it.
     node: Netns,
     node_listener: InPodListener,
@@ -83,32 +101,60 @@ impl App {
         };
         let certificates = Certificates::open(files, &server_names(&config))?;
         let upstream = Upstream::open(upstream_config(&config)?)?;
-        let audit = AuditLog::open(
-            &AuditConfig {
-                file: Some(config.audit.file.clone()),
-                stdout: config.audit.stdout,
-                node: config.node_name.clone(),
-            },
-            Some(metrics.observer()),
-        )?;
+        let handover = handover::socket(&config.admin.socket);
+        let takeover = handover::ask(&handover, &config.node_name, LAYOUT, handover::ASK_LIMIT).await?;
+        let log = AuditConfig {
+            file: Some(config.audit.file.clone()),
+            stdout: config.audit.stdout,
+            node: config.node_name.clone(),
+        };
+        let audit = match &takeover {
+            Some(_) => AuditLog::join(&log, Some(metrics.observer()))?,
+            None => AuditLog::open(&log, Some(metrics.observer()))?,
+        };
         metrics.watch_audit(Arc::clone(audit.stats()));
-        let admin = AdminSocket::bind(&config.admin.socket)?;
+        let cancel = CancellationToken::new();
+        let readiness = Readiness::default();
+        // Before anybody can ask.
+        let (pods_ready, doors_ready) = (readiness.register("pods"), readiness.register("doors"));
+        let mut tasks = JoinSet::new();
+        if takeover.is_none() {
+            // Served from here on, since loading the kernel programs may have to wait. Where an agent before this one runs,
+            // it goes on serving the socket.
+            let socket = PrivateSocket::bind(&config.admin.socket)?;
+            let admin = watchers::admin(&metrics, &readiness, &audit, &upstream);
+            spawn(
+                &mut tasks,
+                "admin socket",
+                socket.serve(admin, cancel.clone()).boxed(),
+            );
+        }
         let cgroup_root = cgroup_root(&config)?;
-        let kernel = Arc::new(Kernel::load(&KernelConfig {
-            cgroup_root: cgroup_root.clone(),
-            bpffs: config.kernel.bpffs.clone(),
-        })?);
+        let kernel = guard::load(
+            &KernelConfig {
+                cgroup_root: cgroup_root.clone(),
+                bpffs: config.kernel.bpffs.clone(),
+            },
+            &readiness,
+            takeover.is_none(),
+        )
+        .await?;
         let node = Netns::open(Path::new("/proc/self/ns/net"))?;
-        let listener = InPodListener::open(&node).context("the listener for pods in the node's network")?;
+        let taken = takeover
+            .as_ref()
+            .and_then(|from| from.set_aside.claim_node(node.id()));
+        let listener = match taken {
+            Some(taken) => taken,
+            None => InPodListener::open(&node).context("the listener for pods in the node's network")?,
+        };
         kernel.set_node(Node {
             netns: listener.netns_cookie(),
             port: Some(listener.port()),
-            unknown: Unknown::Closed,
+            unknown: config.enforce.unknown_pods,
         })?;
         kernel.beat()?;
         // The doors of an agent before this one redirect already, so what they are dialled by must be in the certificates.
         certificates.set_doors(watchers::redirected(&watchers::in_kernel(&kernel)?))?;
-        let events = kernel.events()?;
         let counted = Arc::clone(&kernel);
         metrics.watch_kernel(move || watchers::counters(&counted));
         Ok(Self {
@@ -119,45 +165,54 @@ impl App {
             certificates,
             upstream,
             audit,
-            admin,
             kernel,
-            events,
+            readiness,
+            pods_ready,
+            doors_ready,
+            cancel,
+            tasks,
+            takeover,
             node,
             node_listener: listener,
         })
     }
 
-    /// Serves until SIGTERM or SIGINT, then lets requests in flight end for a limited time. The kernel programs stay:
-    /// while no agent runs they refuse, and the next agent adopts them.
+    /// Serves until SIGTERM or SIGINT, or until another agent has taken over, then lets requests in flight end for a limited
+    /// time. The kernel programs stay: while no agent runs they refuse, and the next agent adopts them.
     ///
     /// # Errors
     /// A part that cannot start, or that ended by itself.
     pub async fn run(self) -> anyhow::Result<()> {
         let stop = signals::stop();
-        let cancel = CancellationToken::new();
-        let drain = Drain::default();
-        let (sink, arrivals) = mpsc::channel(ARRIVALS);
-        let in_force = Arc::new(InForce::new(
-            Arc::clone(&self.kernel),
-            Arc::clone(&self.metrics),
-            sink,
-            self.node.clone(),
-            &self.node_listener,
-        )?);
+        let cancel = self.cancel.clone();
+        let ending = Ending::default();
         let limit = Duration::from_secs(self.config.shutdown.drain_seconds);
         let audit = self.audit.clone();
-        let mut tasks = self.start(&cancel, &drain, &in_force, arrivals).await?;
+        let (settled, mut successors) = mpsc::channel(1);
+        let mut tasks = self.start(&ending, settled).await?;
 
         let outcome = tokio::select! {
             signal = stop => {
-                tracing::info!(signal = signal?, connections = drain.open(), "stopping");
-                Ok(())
+                tracing::info!(signal = signal?, connections = ending.drain.open(), "stopping");
+                Ok(None)
+            }
+            Some(successor) = successors.recv() => {
+                tracing::info!(connections = ending.drain.open(), "another agent has taken over, stopping");
+                Ok(Some(successor))
             }
             ended = tasks.join_next() => Err(describe(ended)),
         };
+        let successor = outcome.as_ref().ok().and_then(Option::as_ref);
+        if successor.is_some_and(|successor| successor.own_listeners) {
+            tokio::time::sleep(LAST_REDIRECTS).await;
+        }
         // The listeners close with the reconciler, so that no connection comes that nobody would serve.
         cancel.cancel();
-        let cut = drain.drain(limit).await;
+        ending.stop_accepting().await;
+        if let Some(successor) = successor {
+            handover::yielded(successor).await;
+        }
+        let cut = ending.drain.drain(limit).await;
         if cut > 0 {
             tracing::warn!(connections = cut, "cut after the drain time");
         }
@@ -166,18 +221,29 @@ impl App {
             .flush()
             .await
             .context("the last audit records could not be written")?;
-        outcome
+        outcome.map(drop)
     }
 
     async fn start(
         self,
-        cancel: &CancellationToken,
-        drain: &Drain,
-        in_force: &Arc<InForce>,
-        arrivals: mpsc::Receiver<Arrival>,
+        ending: &Ending,
+        settled: mpsc::Sender<Successor>,
     ) -> anyhow::Result<JoinSet<&'static str>> {
-        let readiness = Readiness::default();
-        let (pods_ready, doors_ready) = (readiness.register("pods"), readiness.register("doors"));
+        let (cancel, drain, mut tasks) = (self.cancel, &ending.drain, self.tasks);
+        let readiness = self.readiness;
+        let (sink, arrivals) = mpsc::channel(ARRIVALS);
+        let set_aside = self.takeover.as_ref().map(|from| Arc::clone(&from.set_aside));
+        let in_force = &Arc::new(InForce::new(
+            Arc::clone(&self.kernel),
+            Arc::clone(&self.metrics),
+            sink,
+            NodeListener {
+                netns: self.node,
+                listener: &self.node_listener,
+            },
+            set_aside.unwrap_or_default(),
+            ending.accepting.clone(),
+        )?);
         let pipeline = Pipeline::new(
             &self.certificates,
             Arc::clone(&self.store),
@@ -185,12 +251,15 @@ impl App {
             self.audit.clone(),
             drain.clone(),
         )?;
-        let known: BTreeSet<_> = self
-            .kernel
-            .classes()?
-            .into_iter()
-            .map(|(cgroup, _)| cgroup)
+        let classes = self.kernel.classes()?;
+        let redirects = |class: &Class| matches!(class, Class::Enforced { .. });
+        let known = classes.iter().map(|(cgroup, _)| *cgroup).collect();
+        let redirected = classes
+            .iter()
+            .filter(|(_, class)| redirects(class))
+            .map(|(cgroup, _)| *cgroup)
             .collect();
+        let (giving, given) = watch::channel(false);
         let selection = Selection::with_labels(
             self.config.enforce.namespaces.clone(),
             &self.config.enforce.match_labels,
@@ -210,19 +279,78 @@ impl App {
             selection,
             doors,
             known,
+            redirected,
+            rest: given.clone(),
         };
-        let workload = workload::start(config, Arc::clone(in_force), cancel).await?;
+        let workload = workload::start(config, Arc::clone(in_force), &cancel).await?;
 
-        let report = watchers::report(readiness, self.audit.clone(), self.upstream.clone());
-        let admin = Admin {
-            metrics: Arc::clone(&self.metrics),
-            ready: report,
+        let admin = watchers::admin(&self.metrics, &readiness, &self.audit, &self.upstream);
+        let hands = Hands {
+            changing: Arc::new(Mutex::new(())),
+            giving: given,
         };
+        let (alone, is_alone) = watch::channel(self.takeover.is_none());
+        let (told_settled, is_settled) = watch::channel(false);
+        // A listener that was taken over is served once the pods behind it are known.
+        let serves_node = match &self.takeover {
+            Some(_) => is_settled.clone(),
+            None => watch::Sender::new(true).subscribe(),
+        };
+        let took_over = self.takeover.as_ref().map(|_| Instant::now());
         let (doors_in_force, doors_are) = watch::channel(false);
         let (refused, to_write) = mpsc::channel(refusals::WAITING);
         let mut parts: Vec<(&'static str, BoxFuture<'static, ()>)> = workload.tasks;
+        if let Some(takeover) = self.takeover {
+            let socket = self.config.admin.socket.clone();
+            parts.extend([
+                (
+                    "take-over",
+                    takeover
+                        .finish(is_settled.clone(), self.audit.clone(), alone)
+                        .boxed(),
+                ),
+                (
+                    "admin socket",
+                    watchers::admin_once_alone(socket, is_alone.clone(), admin, cancel.clone()).boxed(),
+                ),
+            ]);
+        }
+        let offered = Arc::clone(in_force);
+        let giver = Giver {
+            node: self.config.node_name.clone(),
+            layout: LAYOUT,
+            giving,
+            resting: workload.resting,
+            changing: Arc::clone(&hands.changing),
+            offers: Arc::new(move || offered.offers()),
+            audit: self.audit.clone(),
+            took_over,
+            settled,
+        };
         parts.extend([
-            ("admin socket", self.admin.serve(admin, cancel.clone()).boxed()),
+            (
+                "hand-over",
+                giver
+                    .serve_once(
+                        handover::socket(&self.config.admin.socket),
+                        is_settled,
+                        is_alone.clone(),
+                        cancel.clone(),
+                    )
+                    .boxed(),
+            ),
+            ("heartbeat", guard::beat(Arc::clone(&self.kernel)).boxed()),
+            (
+                "links",
+                guard::watch(
+                    Arc::clone(&self.kernel),
+                    hands.clone(),
+                    readiness.clone(),
+                    Arc::clone(&self.metrics),
+                    self.audit.clone(),
+                )
+                .boxed(),
+            ),
             (
                 "policy files",
                 Arc::clone(&self.store).watch(cancel.clone()).boxed(),
@@ -238,9 +366,13 @@ impl App {
                     Arc::clone(&self.kernel),
                     Arc::clone(&self.certificates),
                     Arc::clone(&self.metrics),
-                    workload.doors,
-                    doors_ready,
-                    doors_in_force,
+                    workload.doors.clone(),
+                    hands,
+                    watchers::Start {
+                        ready: self.doors_ready,
+                        in_force: doors_in_force,
+                        pods: workload.status.clone(),
+                    },
                     Arc::clone(in_force.tending()),
                 )
                 .boxed(),
@@ -248,7 +380,13 @@ impl App {
             (
                 "kernel events",
                 refusals::events(
-                    self.events,
+                    refusals::Turn {
+                        kernel: Arc::clone(&self.kernel),
+                        alone: is_alone,
+                        cancel: cancel.clone(),
+                        _reading: ending.accepting.token(),
+                    },
+                    workload.doors.clone(),
                     Arc::clone(&workload.names),
                     Arc::clone(&self.metrics),
                     refused.clone(),
@@ -257,7 +395,14 @@ impl App {
             ),
             (
                 "node listener",
-                watchers::node_listener(Arc::clone(in_force), self.node_listener, cancel.clone()).boxed(),
+                watchers::node_listener(
+                    Arc::clone(in_force),
+                    self.node_listener,
+                    serves_node,
+                    ending.accepting.token(),
+                    cancel.clone(),
+                )
+                .boxed(),
             ),
             (
                 "connections at new doors",
@@ -282,6 +427,8 @@ impl App {
                     drain.clone(),
                     Arc::clone(&self.metrics),
                     refused,
+                    ending.last.clone(),
+                    ending.handed_on.clone(),
                 )
                 .boxed(),
             ),
@@ -301,12 +448,18 @@ impl App {
             ),
             (
                 "first pods",
-                watchers::settled(workload.status, doors_are, pods_ready, self.kernel).boxed(),
+                watchers::settled(
+                    workload.status,
+                    doors_are,
+                    self.pods_ready,
+                    self.kernel,
+                    told_settled,
+                )
+                .boxed(),
             ),
         ]);
-        let mut tasks = JoinSet::new();
         for (name, part) in parts {
-            tasks.spawn(part.map(move |()| name));
+            spawn(&mut tasks, name, part);
         }
         tracing::info!(
             node = self.config.node_name,
@@ -315,6 +468,36 @@ impl App {
         );
         Ok(tasks)
     }
+}
+
+/// What an end in order passes through: accepting, handing on, draining.
+#[derive(Debug, Default)]
+struct Ending {
+    /// What takes something in: the listeners, and the reader of the kernel's events.
+    accepting: TaskTracker,
+    /// Nobody accepts any more.
+    last: CancellationToken,
+    /// What was accepted is with the drain.
+    handed_on: CancellationToken,
+    drain: Drain,
+}
+
+impl Ending {
+    /// Waits until nothing more comes, and what came is being served.
+    async fn stop_accepting(&self) {
+        self.accepting.close();
+        if timeout(STOP_LIMIT, self.accepting.wait()).await.is_err() {
+            tracing::warn!("a listener does not stop in time");
+        }
+        self.last.cancel();
+        if timeout(STOP_LIMIT, self.handed_on.cancelled()).await.is_err() {
+            tracing::warn!("connections that were just accepted are not served in time");
+        }
+    }
+}
+
+fn spawn(tasks: &mut JoinSet<&'static str>, name: &'static str, part: BoxFuture<'static, ()>) {
+    tasks.spawn(part.map(move |()| name));
 }
 
 fn upstream_config(config: &Config) -> anyhow::Result<UpstreamConfig> {

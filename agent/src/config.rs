@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::audit;
+use crate::kernel::Unknown;
 use crate::runtime::telemetry::LogConfig;
 use crate::workload::Target;
 
@@ -166,6 +167,9 @@ pub struct Enforce {
     /// Labels that a pod must have, all of them.
     #[serde(default)]
     pub match_labels: BTreeMap<String, String>,
+    /// What becomes of pods that no agent has judged yet while none runs: doors are `closed` to them, or `open`.
+    #[serde(default)]
+    pub unknown_pods: Unknown,
 }
 
 /// Where audit records go.
@@ -337,6 +341,10 @@ objects: [/etc/picket/objects]
         let config = Config::parse("agent.yaml", GOOD).unwrap();
         assert_eq!(config.kernel.bpffs, Path::new("/sys/fs/bpf/picket"));
         assert_eq!(config.shutdown.drain_seconds, 20);
+        assert_eq!(config.enforce.unknown_pods, Unknown::Closed);
+        let open = GOOD.replace("[agents]", "[agents]\n  unknownPods: open");
+        let config = Config::parse("agent.yaml", &open).unwrap();
+        assert_eq!(config.enforce.unknown_pods, Unknown::Open);
     }
 
     #[test]
@@ -383,6 +391,7 @@ objects: [/etc/picket/objects]
             ("  tokenFile: /etc/picket/token\n", "", "tokenFile"),
             ("  tokenFile:", "  clientCertificateFile:", "go together"),
             ("[agents]", "[]", "enforce"),
+            ("[agents]", "[agents]\n  unknownPods: ajar", "ajar"),
             ("objects: [/etc/picket/objects]", "objects: []", "objects"),
             ("nodeName: node-1", "nodeName: ''", "nodeName"),
             (

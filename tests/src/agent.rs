@@ -198,6 +198,44 @@ impl Agent {
     /// As [`Agent::start`].
     pub fn restart(&mut self) -> Result<Duration> {
         ensure!(self.child.is_none(), "the agent runs already");
+        let started = Instant::now();
+        self.child = Some(self.spawn()?);
+        self.wait_ready(started)?;
+        Ok(started.elapsed())
+    }
+
+    /// Starts the agent, which must not be running, and does not wait for it.
+    ///
+    /// # Errors
+    /// It cannot be run.
+    pub fn begin(&mut self) -> Result<()> {
+        ensure!(self.child.is_none(), "the agent runs already");
+        self.child = Some(self.spawn()?);
+        Ok(())
+    }
+
+    /// Starts a second process beside the one that runs, to take over from it; gives the first one, whose end is waited for by
+    /// the caller. From here on this is a handle to the second.
+    ///
+    /// # Errors
+    /// None runs, or the second cannot be run.
+    pub fn succeed(&mut self) -> Result<Child> {
+        let before = self.child.take().context("the agent does not run")?;
+        self.child = Some(self.spawn()?);
+        Ok(before)
+    }
+
+    /// Kills the second process of [`Agent::succeed`], as a crash would; from here on this is a handle to the first again.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn fall_back(&mut self, before: Child) -> Result<()> {
+        self.kill9()?;
+        self.child = Some(before);
+        Ok(())
+    }
+
+    fn spawn(&self) -> Result<Child> {
         let log = OpenOptions::new()
             .create(true)
             .append(true)
@@ -208,10 +246,15 @@ impl Agent {
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);
-        let started = Instant::now();
-        self.child = Some(self.node.spawn(command)?);
-        self.wait_ready(started)?;
-        Ok(started.elapsed())
+        self.node.spawn(command)
+    }
+
+    /// Waits until the agent that was started serves.
+    ///
+    /// # Errors
+    /// As [`Agent::start`].
+    pub fn wait(&mut self) -> Result<()> {
+        self.wait_ready(Instant::now())
     }
 
     fn wait_ready(&mut self, started: Instant) -> Result<()> {

@@ -2,11 +2,9 @@
 //!
 //! There is no port: a pod has the node's network in reach and not its files, so no agent comes near it.
 
+mod socket;
+
 use std::convert::Infallible;
-use std::fs;
-use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
-use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,42 +17,22 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
-use tokio::net::{UnixListener, UnixSocket, UnixStream};
+use tokio::net::UnixStream;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+
+pub use socket::{PrivateSocket, SocketError};
 
 use crate::runtime::metrics::{CONTENT_TYPE, Metrics};
 
 /// Connections served at once: a scraper, a probe and a few people. More wait.
 const CONNECTIONS: usize = 32;
 
-/// Waiting connections that the kernel holds.
-const BACKLOG: u32 = 32;
-
 /// How long a connection may stay without a request, so that forgotten ones do not use up [`CONNECTIONS`].
 const IDLE: Duration = Duration::from_secs(30);
 
 /// Pause after a failed accept (no descriptors left, most likely), so that it is not tried in a busy loop.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// Why the socket cannot be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum AdminError {
-    /// Another process answers on it.
-    #[error("admin socket {0}: another process serves it")]
-    Taken(PathBuf),
-    /// Something that is no socket has its name.
-    #[error("admin socket {0}: there is a file of this name that is no socket")]
-    NotASocket(PathBuf),
-    /// It cannot be made.
-    #[error("admin socket {path}: {source}")]
-    Bind {
-        /// The socket.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-}
 
 /// What `/readyz` says: ready when nothing waits and nothing fails.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -90,65 +68,21 @@ pub struct Admin {
     pub ready: Arc<dyn Fn() -> ReadyReport + Send + Sync>,
 }
 
-/// The bound socket. Its file is removed when it is dropped.
-pub struct AdminSocket {
-    listener: UnixListener,
-    path: PathBuf,
-}
-
-impl AdminSocket {
-    /// Makes the socket, with its folder if that is missing, and takes the place of one that a killed agent left.
-    /// Must be called within a tokio runtime.
-    ///
-    /// # Errors
-    /// When another process serves it or it cannot be made.
-    pub fn bind(path: &Path) -> Result<Self, AdminError> {
-        let failed = |source| AdminError::Bind {
-            path: path.to_owned(),
-            source,
-        };
-        match fs::symlink_metadata(path) {
-            Ok(there) if !there.file_type().is_socket() => {
-                return Err(AdminError::NotASocket(path.to_owned()));
-            }
-            Ok(_) if std::os::unix::net::UnixStream::connect(path).is_ok() => {
-                return Err(AdminError::Taken(path.to_owned()));
-            }
-            Ok(_) => fs::remove_file(path).map_err(failed)?,
-            Err(_) => {}
-        }
-        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-            fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(folder)
-                .map_err(failed)?;
-        }
-        // The mode is set between bind and listen: until then nobody can connect.
-        let socket = UnixSocket::new_stream().map_err(failed)?;
-        socket.bind(path).map_err(failed)?;
-        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(failed)?;
-        let listener = socket.listen(BACKLOG).map_err(failed)?;
-        Ok(Self {
-            listener,
-            path: path.to_owned(),
-        })
-    }
-
+impl PrivateSocket {
     /// Answers until `cancel`.
     pub async fn serve(self, admin: Admin, cancel: CancellationToken) {
         let room = Arc::new(Semaphore::new(CONNECTIONS));
         loop {
             let accepted = async {
                 let place = Arc::clone(&room).acquire_owned().await;
-                (place, self.listener.accept().await)
+                (place, self.accept().await)
             };
             let (place, accepted) = tokio::select! {
                 () = cancel.cancelled() => return,
                 accepted = accepted => accepted,
             };
             match accepted {
-                Ok((stream, _)) => {
+                Ok(stream) => {
                     let connection = connection(stream, admin.clone(), cancel.clone());
                     tokio::spawn(async move {
                         connection.await;
@@ -161,13 +95,6 @@ impl AdminSocket {
                 }
             }
         }
-    }
-}
-
-impl Drop for AdminSocket {
-    fn drop(&mut self) {
-        // Best effort: the next start takes the place of what is left.
-        let _left = fs::remove_file(&self.path);
     }
 }
 
@@ -248,6 +175,10 @@ fn reply(code: StatusCode, media: &'static str, body: impl Into<Bytes>) -> Respo
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::{Path, PathBuf};
+
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
@@ -278,7 +209,7 @@ mod tests {
     async fn answers_on_a_private_socket_and_takes_it_away() {
         let folder = folder("answers");
         let path = folder.join("admin.sock");
-        let socket = AdminSocket::bind(&path).expect("binds");
+        let socket = PrivateSocket::bind(&path).expect("binds");
         assert_eq!(
             fs::metadata(&path).expect("is there").permissions().mode() & 0o777,
             0o600
@@ -315,10 +246,26 @@ mod tests {
         );
         assert!(ask(&path, "GET /x").await.starts_with("HTTP/1.1 404"));
         assert!(ask(&path, "POST /metrics").await.starts_with("HTTP/1.1 405"));
-        assert!(matches!(AdminSocket::bind(&path), Err(AdminError::Taken(_))));
+        assert!(matches!(PrivateSocket::bind(&path), Err(SocketError::Taken(_))));
         cancel.cancel();
         served.await.expect("ends");
         assert!(!path.exists());
+        fs::remove_dir_all(&folder).expect("cleans up");
+    }
+
+    #[tokio::test]
+    async fn a_successor_takes_the_place_and_keeps_it_when_the_one_before_goes() {
+        let folder = folder("successor");
+        let path = folder.join("admin.sock");
+        let before = PrivateSocket::bind(&path).expect("binds");
+        let after = PrivateSocket::replace(&path).expect("takes the place");
+        drop(before);
+        let cancel = CancellationToken::new();
+        let served = tokio::spawn(after.serve(admin(ReadyReport::default()), cancel.clone()));
+        assert!(ask(&path, "GET /readyz").await.starts_with("HTTP/1.1 200"));
+        cancel.cancel();
+        served.await.expect("ends");
+        assert_eq!(fs::read_dir(&folder).expect("folder").count(), 0);
         fs::remove_dir_all(&folder).expect("cleans up");
     }
 
@@ -330,13 +277,16 @@ mod tests {
         drop(std::os::unix::net::UnixListener::bind(&path).expect("a socket whose process is gone"));
         assert!(path.exists());
         let cancel = CancellationToken::new();
-        let socket = AdminSocket::bind(&path).expect("takes it over");
+        let socket = PrivateSocket::bind(&path).expect("takes it over");
         let served = tokio::spawn(socket.serve(admin(ReadyReport::default()), cancel.clone()));
         assert!(ask(&path, "GET /readyz").await.starts_with("HTTP/1.1 200"));
         cancel.cancel();
         served.await.expect("ends");
         fs::write(&path, "precious").expect("a file");
-        assert!(matches!(AdminSocket::bind(&path), Err(AdminError::NotASocket(_))));
+        assert!(matches!(
+            PrivateSocket::bind(&path),
+            Err(SocketError::NotASocket(_))
+        ));
         assert_eq!(fs::read_to_string(&path).expect("is there"), "precious");
         fs::remove_dir_all(&folder).expect("cleans up");
     }

@@ -9,10 +9,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
 
+use super::handover::{Handed, Offer, SetAside};
 use super::served::{self, Served};
 use super::tend::Tending;
-use crate::kernel::{Class, Kernel, KernelError};
+use crate::kernel::{Class, Kernel};
 use crate::listener::{
     Arrival, CONNECTIONS_PER_POD, InPodListener, ListenerError, NodeServing, Owner, Serving,
 };
@@ -29,26 +31,57 @@ pub(super) struct InForce {
     /// Numbers the listeners, so that a flow of an earlier one, an earlier agent's included, is told apart.
     next: AtomicU64,
     served: Served,
+    /// The node's listener, as it can be handed over.
+    node_offer: Arc<Offer>,
+    /// Listeners and numbers of the agent before this one.
+    set_aside: Arc<SetAside>,
+    /// What accepts.
+    accepting: TaskTracker,
+}
+
+/// The listener in the node's own namespace, which [`InForce::serve_node`] has to serve.
+pub(super) struct NodeListener<'a> {
+    pub(super) netns: Netns,
+    pub(super) listener: &'a InPodListener,
 }
 
 impl InForce {
-    /// `listener` is the one in the node's own namespace, `node`, which [`Self::serve_node`] has to serve.
+    /// Nothing is enforced yet.
+    ///
+    /// # Errors
+    /// When the doors cannot be read, or no descriptor is left.
     pub(super) fn new(
         kernel: Arc<Kernel>,
         metrics: Arc<Metrics>,
         sink: mpsc::Sender<Arrival>,
-        node: Netns,
-        listener: &InPodListener,
-    ) -> Result<Self, KernelError> {
+        node: NodeListener<'_>,
+        set_aside: Arc<SetAside>,
+        accepting: TaskTracker,
+    ) -> anyhow::Result<Self> {
+        let NodeListener { netns, listener } = node;
         let served = Served::default();
+        let node_offer = Offer {
+            handed: Handed::node(listener, netns.id()),
+            descriptors: listener.descriptors()?,
+        };
         Ok(Self {
-            tending: Tending::new(Arc::clone(&kernel), metrics, node, served.clone())?,
+            tending: Tending::new(Arc::clone(&kernel), metrics, netns, served.clone())?,
             kernel,
             sink,
             node: (listener.netns_cookie(), listener.port()),
             next: AtomicU64::new(first_number()),
             served,
+            node_offer: Arc::new(node_offer.counted()),
+            set_aside,
+            accepting,
         })
+    }
+
+    /// The listeners, as they can be handed over, and the numbers of pods that the node's listener serves.
+    pub(super) fn offers(&self) -> Vec<Arc<Offer>> {
+        let mut offers = self.served.offers();
+        offers.push(Arc::clone(&self.node_offer));
+        offers
     }
 
     /// Serves the pods that share the node's network until it is cancelled.
@@ -101,7 +134,7 @@ impl InForce {
             sink: self.sink.clone(),
             cancel: cancel.clone(),
         };
-        tokio::spawn(async move {
+        self.accepting.spawn(async move {
             if let Err(error) = serving.run(listener).await {
                 tracing::error!(%error, "a pod's listener ended: its connects are refused");
             }
@@ -131,13 +164,15 @@ impl Enforcer for InForce {
     async fn enforce(&self, wanted: Enforcement) -> Result<Listening, EnforceError> {
         let Enforcement { group, home, pod } = wanted;
         let (kernel, at, held) = (Arc::clone(&self.kernel), home.clone(), group.clone());
+        let (taken, number) = self.set_aside.claim(group.id, home.own());
         // Entering a namespace blocks, so it happens on a thread that may.
         let opened = tokio::task::spawn_blocking(move || {
-            let listener = match &at {
-                Home::Own(netns) => {
+            let listener = match (&at, taken) {
+                (Home::Own(_), Some(taken)) => Some(taken),
+                (Home::Own(netns), None) => {
                     Some(InPodListener::open(netns).map_err(failed("open a listener in the pod"))?)
                 }
-                Home::Node => None,
+                (Home::Node, _) => None,
             };
             // Before anything is redirected: from here on nothing older gets through either.
             kernel
@@ -149,7 +184,24 @@ impl Enforcer for InForce {
         let (netns, port) = listener
             .as_ref()
             .map_or(self.node, |listener| (listener.netns_cookie(), listener.port()));
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let number = number.unwrap_or_else(|| self.next.fetch_add(1, Ordering::Relaxed));
+        let descriptors = listener.as_ref().map(InPodListener::descriptors).transpose();
+        let id = home.own();
+        let offer = Offer {
+            handed: Handed {
+                cgroup: group.id.0,
+                pod: pod.load().uid.0.clone(),
+                number,
+                port,
+                cookie: netns,
+                device: id.map_or(0, |id| id.device),
+                inode: id.map_or(0, |id| id.inode),
+                descriptors: 0,
+            },
+            descriptors: descriptors
+                .map_err(failed("keep descriptors of a listener"))?
+                .unwrap_or_default(),
+        };
         let owner = Owner {
             pod: Arc::clone(&pod),
             places: Arc::new(Semaphore::new(CONNECTIONS_PER_POD)),
@@ -160,6 +212,7 @@ impl Enforcer for InForce {
             owner,
             home,
             path: group.path,
+            offer: Arc::new(offer.counted()),
         };
         self.served.insert(group.id, entry);
         let listening = Listening {

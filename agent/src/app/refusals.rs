@@ -4,20 +4,22 @@
 //! served: while the audit log takes nothing, such records are lost, which is counted.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::fold::Fold;
 use crate::audit::{AuditLog, Caller, Connection, KernelFacts, Outcome, PodRef, ProcessRef};
-use crate::kernel::{KernelEvent, KernelEvents};
+use crate::kernel::{Kernel, KernelEvent, KernelEvents};
 use crate::listener::{NoFlow, NoFlowCause, Seen};
 use crate::runtime::metrics::Metrics;
 use crate::workload::strays::Stray;
-use crate::workload::{CgroupId, Names, Pod, container_of};
+use crate::workload::{CgroupId, Doors, Names, Pod, container_of};
 
 /// Records between those who see refusals and the one who writes them; each is below 1 KB.
 pub(super) const WAITING: usize = 1024;
@@ -76,16 +78,53 @@ fn key(connection: &Connection) -> Key {
     )
 }
 
+/// When the kernel's events are this agent's to read: from the moment that no agent before it does, until it ends.
+pub(super) struct Turn {
+    /// Where they come from.
+    pub(super) kernel: Arc<Kernel>,
+    /// Whether no agent before this one reads.
+    pub(super) alone: watch::Receiver<bool>,
+    /// Told when the agent ends.
+    pub(super) cancel: CancellationToken,
+    /// Held while events are read.
+    pub(super) _reading: TaskTrackerToken,
+}
+
+impl Turn {
+    async fn opened(&mut self) -> Option<KernelEvents> {
+        tokio::select! {
+            _ = self.alone.wait_for(|alone| *alone) => {}
+            () = self.cancel.cancelled() => return None,
+        }
+        self.kernel
+            .events()
+            .inspect_err(|error| tracing::error!(%error, "the kernel's events cannot be read"))
+            .ok()
+    }
+}
+
 /// Counts every connect that the kernel refused, and hands it on to be written down.
 pub(super) async fn events(
-    mut events: KernelEvents,
+    mut turn: Turn,
+    told: watch::Receiver<Doors>,
     names: Arc<Names>,
     metrics: Arc<Metrics>,
     refusals: mpsc::Sender<Connection>,
 ) {
+    let Some(mut events) = turn.opened().await else {
+        return;
+    };
     let mut looks = Looks::default();
     loop {
-        let event = match events.next().await {
+        let event = tokio::select! {
+            event = events.next() => event,
+            () = turn.cancel.cancelled() => {
+                // The next agent reads from here.
+                drop((events, turn));
+                return std::future::pending().await;
+            }
+        };
+        let event = match event {
             Ok(event) => event,
             Err(error) => {
                 tracing::error!(%error, "the kernel's events cannot be read");
@@ -93,7 +132,7 @@ pub(super) async fn events(
             }
         };
         let cause = event.refusal.map_or("unknown", |refusal| refusal.as_str());
-        metrics.connect_refused(cause);
+        metrics.connect_refused(cause, door(event.origin, &told.borrow()));
         let seen = if event.pid != 0 && looks.take(event.cgroup, Instant::now()) {
             Seen::of(event.pid, event.at_ns).unwrap_or_default()
         } else {
@@ -102,6 +141,21 @@ pub(super) async fn events(
         let pod = names.find(event.cgroup, seen.cgroup.as_deref().map(Path::new));
         let pod = pod.as_ref().map(|pod| &pod.pod);
         tell(&refusals, &metrics, refused(&event, cause, pod, seen));
+    }
+}
+
+/// What is at a refused address, for metrics: few words, whatever pods dial.
+fn door(address: SocketAddr, doors: &Doors) -> &'static str {
+    let metadata = match address.ip() {
+        IpAddr::V4(ip) => ip == Ipv4Addr::new(169, 254, 169, 254),
+        IpAddr::V6(ip) => ip == Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254),
+    };
+    match address.port() {
+        _ if doors.redirect.contains(&address) => "api-server",
+        _ if metadata => "metadata",
+        10250 | 10255 => "kubelet",
+        2379 | 2380 => "etcd",
+        _ => "other",
     }
 }
 
@@ -244,8 +298,9 @@ pub(super) fn moved(stray: &Stray, pod: Option<&Pod>) -> Connection {
         outcome: Outcome::Error,
         reason: "moved",
         message: format!(
-            "a process in the pod's network is in the cgroup {}, outside the pod's: what it dials is judged as the pod's",
-            stray.cgroup
+            "a process of the pod's is in the cgroup {}, outside the pod's: what it dials is {} as the pod's",
+            stray.cgroup,
+            if stray.held { "judged" } else { "not judged" },
         ),
     }
 }
@@ -281,6 +336,25 @@ fn protocol(number: u32) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_pods_dial_has_few_names() {
+        let doors = Doors {
+            redirect: ["10.96.0.1:443".parse().unwrap()].into(),
+            ..Doors::default()
+        };
+        for (address, name) in [
+            ("10.96.0.1:443", "api-server"),
+            ("10.96.0.1:8443", "other"),
+            ("10.0.0.7:10250", "kubelet"),
+            ("[fd00::7]:10255", "kubelet"),
+            ("10.0.0.7:2379", "etcd"),
+            ("169.254.169.254:80", "metadata"),
+            ("[fd00:ec2::254]:80", "metadata"),
+        ] {
+            assert_eq!(door(address.parse().unwrap(), &doors), name, "{address}");
+        }
+    }
 
     #[test]
     fn looks_are_bounded_for_each_cgroup_and_begin_anew() {

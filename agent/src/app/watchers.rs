@@ -2,16 +2,19 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::enforcer::InForce;
+use super::handover::Hands;
 use super::refusals;
 use super::tend::Tending;
-use crate::admin::{Failing, ReadyReport};
+use crate::admin::{Admin, Failing, PrivateSocket, ReadyReport};
 use crate::audit::{AuditLog, Connection};
 use crate::kernel::{Counter, Door, DoorAction, Kernel};
 use crate::listener::{Accepted, Arrival, InPodListener};
@@ -27,8 +30,36 @@ use crate::workload::{Doors, Status};
 /// How often gauges are brought up to date: more often than any scraper asks.
 const GAUGES_EVERY: Duration = Duration::from_secs(5);
 
+/// The pause after a socket could not be made.
+const SOCKET_PAUSE: Duration = Duration::from_secs(1);
+
 /// The pause after the kernel did not take the doors.
 const DOORS_PAUSE: Duration = Duration::from_secs(1);
+
+/// How the doors come into force at the start.
+pub(super) struct Start {
+    /// Goes once they are all there.
+    pub(super) ready: Pending,
+    /// Told then, too.
+    pub(super) in_force: watch::Sender<bool>,
+    /// How the pods stand.
+    pub(super) pods: watch::Receiver<Status>,
+}
+
+impl Start {
+    /// Where programs of another layout are still attached, those hold the pods, and it is waited until all are judged: no
+    /// pod that is left alone must meet a door before. Without such, doors come first and pods wait for judgement.
+    async fn wait(&mut self, kernel: &Kernel) -> Result<(), watch::error::RecvError> {
+        let older = kernel.older().unwrap_or_else(|error| {
+            tracing::error!(%error, "cannot tell whether an earlier version's programs are there");
+            false
+        });
+        if older {
+            self.pods.wait_for(|status| status.settled).await?;
+        }
+        Ok(())
+    }
+}
 
 /// Puts the doors in force, the API server's in the certificates first: a client that is redirected must not meet a
 /// certificate without the address it dialled.
@@ -37,22 +68,34 @@ pub(super) async fn doors(
     certificates: Arc<Certificates>,
     metrics: Arc<Metrics>,
     mut told: watch::Receiver<Doors>,
-    ready: Pending,
-    in_force: watch::Sender<bool>,
+    mut hands: Hands,
+    mut start: Start,
     tending: Arc<Tending>,
 ) {
-    let mut ready = Some(ready);
+    if start.wait(&kernel).await.is_err() {
+        return;
+    }
+    let mut ready = Some(start.ready);
     loop {
+        let Some(turn) = hands.turn().await else {
+            return;
+        };
         let now = told.borrow_and_update().clone();
-        match put_in_force(&kernel, &certificates, &now) {
+        let outcome = put_in_force(&kernel, &certificates, &now);
+        drop(turn);
+        match outcome {
             Ok(()) => {
                 tending.doors_changed();
                 metrics.doors(now.redirect.len(), now.refuse.len(), now.left_out);
                 if now.whole {
                     ready = None;
-                    in_force.send_replace(true);
+                    start.in_force.send_replace(true);
                 }
-                if told.changed().await.is_err() {
+                let changed = tokio::select! {
+                    changed = told.changed() => changed.is_ok(),
+                    turned = hands.turned() => turned,
+                };
+                if !changed {
                     return;
                 }
             }
@@ -96,12 +139,13 @@ pub(super) fn in_kernel(kernel: &Kernel) -> anyhow::Result<Doors> {
 }
 
 /// Waits until every pod that was there at the start is judged and the doors are in force, then ends the programs of an
-/// agent with another layout, which until then kept those pods from going past.
+/// agent with another layout, which until then kept those pods from going past, and says so.
 pub(super) async fn settled(
     mut status: watch::Receiver<Status>,
     mut doors: watch::Receiver<bool>,
     ready: Pending,
     kernel: Arc<Kernel>,
+    told: watch::Sender<bool>,
 ) {
     let settled = status.wait_for(|status| status.settled).await.is_ok();
     if !settled || doors.wait_for(|in_force| *in_force).await.is_err() {
@@ -118,19 +162,32 @@ pub(super) async fn settled(
         tracing::error!(%error, "kernel programs of an earlier version stay attached");
     }
     ready.ready();
+    told.send_replace(true);
     // A core task does not end by itself; this one's work is done.
     std::future::pending::<()>().await;
 }
 
-/// Gives each accepted connection a task of its own, and writes down those that came by no redirect.
+/// Gives each accepted connection a task of its own, and writes down those that came by no redirect. Once nobody accepts
+/// any more, which `last` says, those that wait are still handed on, and `done` is told.
 pub(super) async fn connections(
     mut arrivals: mpsc::Receiver<Arrival>,
     pipeline: Arc<Pipeline>,
     drain: Drain,
     metrics: Arc<Metrics>,
     refusals: mpsc::Sender<Connection>,
+    last: CancellationToken,
+    done: CancellationToken,
 ) {
-    while let Some(arrival) = arrivals.recv().await {
+    loop {
+        let arrival = tokio::select! {
+            biased;
+            arrival = arrivals.recv() => arrival,
+            () = last.cancelled(), if !arrivals.is_closed() => {
+                arrivals.close();
+                continue;
+            }
+        };
+        let Some(arrival) = arrival else { break };
         match arrival {
             Arrival::Accepted(accepted) => {
                 if accepted.process.outside {
@@ -148,16 +205,24 @@ pub(super) async fn connections(
             }
         }
     }
-    // All senders are gone: the agent is stopping, and the connections that are open are the drain's.
+    // The agent is stopping, and the connections that are open are the drain's.
+    done.cancel();
     std::future::pending::<()>().await;
 }
 
-/// Serves the pods that share the node's network.
+/// Serves the pods that share the node's network, from the moment that they are known; `accepting` goes at the end.
 pub(super) async fn node_listener(
     in_force: Arc<InForce>,
     listener: InPodListener,
+    mut known: watch::Receiver<bool>,
+    accepting: TaskTrackerToken,
     cancel: CancellationToken,
 ) {
+    let _accepting = accepting;
+    tokio::select! {
+        _ = known.wait_for(|known| *known) => {}
+        () = cancel.cancelled() => return,
+    }
     if let Err(error) = in_force.serve_node(listener, cancel).await {
         tracing::error!(%error, "the node's listener ended");
     }
@@ -240,8 +305,48 @@ pub(super) fn counters(kernel: &Kernel) -> Vec<(&'static str, u64)> {
     }
 }
 
+/// What the admin socket shows.
+pub(super) fn admin(
+    metrics: &Arc<Metrics>,
+    readiness: &Readiness,
+    audit: &AuditLog,
+    upstream: &Upstream,
+) -> Admin {
+    Admin {
+        metrics: Arc::clone(metrics),
+        ready: report(readiness.clone(), audit.clone(), upstream.clone()),
+    }
+}
+
+/// Serves the admin socket from the moment that the agent before this one serves no more.
+pub(super) async fn admin_once_alone(
+    path: PathBuf,
+    mut alone: watch::Receiver<bool>,
+    admin: Admin,
+    cancel: CancellationToken,
+) {
+    if alone.wait_for(|alone| *alone).await.is_err() {
+        return;
+    }
+    let socket = private_socket(&path).await;
+    socket.serve(admin, cancel).await;
+}
+
+/// Makes the socket in the place of whoever had it, however often that has to be tried: pods are served without it too.
+pub(super) async fn private_socket(path: &Path) -> PrivateSocket {
+    loop {
+        match PrivateSocket::replace(path) {
+            Ok(socket) => return socket,
+            Err(error) => {
+                tracing::error!(%error, "trying again");
+                tokio::time::sleep(SOCKET_PAUSE).await;
+            }
+        }
+    }
+}
+
 /// What `/readyz` says: who is not up yet, and who came up and fails now.
-pub(super) fn report(
+fn report(
     readiness: Readiness,
     audit: AuditLog,
     upstream: Upstream,
@@ -251,11 +356,16 @@ pub(super) fn report(
             ("audit", audit.stats().failure()),
             ("upstream", upstream.credential_error()),
         ];
+        let failing = failing
+            .into_iter()
+            .filter_map(|(part, reason)| reason.map(|reason| (part, reason)));
         ReadyReport {
             waiting: readiness.waiting().into_iter().map(str::to_owned).collect(),
-            failing: failing
+            failing: readiness
+                .failing()
                 .into_iter()
-                .filter_map(|(part, reason)| reason.map(|reason| Failing { part, reason }))
+                .chain(failing)
+                .map(|(part, reason)| Failing { part, reason })
                 .collect(),
         }
     })

@@ -261,14 +261,31 @@ pub struct KernelFacts {
     /// The hook, such as `connect4`.
     pub hook: Text,
     /// `ipv4` or `ipv6`.
+    #[serde(skip_serializing_if = "is_empty")]
     pub family: Text,
     /// `tcp` or `udp`.
+    #[serde(skip_serializing_if = "is_empty")]
     pub protocol: Text,
     /// The address that was dialled.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub address: Option<SocketAddr>,
     /// What the hook did, such as `refuse`.
     pub verdict: Text,
+}
+
+fn is_empty(text: &Text) -> bool {
+    text.is_empty()
+}
+
+/// Something that is about no request and calls for a person: somebody interfered with Picket itself.
+#[derive(Debug, Clone)]
+pub struct Alarm {
+    /// The kernel program it is about.
+    pub hook: &'static str,
+    /// Low-cardinality cause, such as `link_replaced`.
+    pub reason: &'static str,
+    /// What happened, in a sentence.
+    pub message: String,
 }
 
 /// A connection that never became a request: refused by the kernel, or arrived without a flow record.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use super::event::{Connection, Decision, Event, Received, Stage, Summary};
+use super::event::{Alarm, Connection, Decision, Event, KernelFacts, Outcome, Received, Stage, Summary};
 use super::record::Record;
 use super::redact::{redact_text, redact_uri};
 use super::writer::{self, Sink};
@@ -65,9 +65,32 @@ impl AuditLog {
     /// # Errors
     /// No sink, a file that cannot be opened or is held by another process, or no thread.
     pub fn open(config: &AuditConfig, observer: Option<Observer>) -> Result<Self, AuditError> {
-        let sink = Sink::open(config)?;
+        Self::start(config, observer, false)
+    }
+
+    /// As [`AuditLog::open`], beside another process that writes to the file and was told to [`AuditLog::share`] it.
+    ///
+    /// # Errors
+    /// As [`AuditLog::open`].
+    pub fn join(config: &AuditConfig, observer: Option<Observer>) -> Result<Self, AuditError> {
+        Self::start(config, observer, true)
+    }
+
+    /// Lets another process write to the file in turns with this one, or has it for itself again. Lines never mix, and the
+    /// hash chain stays whole: whoever writes behind the other's lines begins a chain that is bound to them.
+    ///
+    /// # Errors
+    /// As [`AuditLog::flush`].
+    pub async fn share(&self, shared: bool) -> Result<(), AuditError> {
+        self.inner.queue.shared.store(shared, Relaxed);
+        self.flush().await
+    }
+
+    fn start(config: &AuditConfig, observer: Option<Observer>, shared: bool) -> Result<Self, AuditError> {
+        let sink = Sink::open(config, shared)?;
         let stats = Arc::new(Stats::default());
         let queue = Arc::new(Queue::default());
+        queue.shared.store(shared, Relaxed);
         writer::start(sink, Arc::clone(&queue), Arc::clone(&stats))?;
         Ok(Self {
             inner: Arc::new(Inner {
@@ -115,14 +138,37 @@ impl AuditLog {
         };
         event.reach(Stage::ResponseComplete);
         event.total = None;
-        self.inner.queue.push(
-            Item::Line {
-                event: Box::new(event),
-                room: permit,
-                done: None,
-            },
-            false,
-        );
+        self.queue(Box::new(event), permit);
+        Ok(())
+    }
+
+    /// Writes down what calls for a person, marked as critical.
+    ///
+    /// # Errors
+    /// [`AuditError::Closed`] when the log has ended.
+    pub async fn alarm(&self, alarm: Alarm) -> Result<(), AuditError> {
+        let permit = Arc::clone(&self.inner.stats.connections)
+            .acquire_owned()
+            .await
+            .map_err(|_| AuditError::Closed)?;
+        let mut event = Event::new("alarm".into(), format!("kernel://{}", alarm.hook));
+        event.kernel = Some(KernelFacts {
+            hook: alarm.hook.into(),
+            verdict: "reattach".into(),
+            ..KernelFacts::default()
+        });
+        event
+            .annotations
+            .insert("picket.dev/severity".into(), "critical".to_owned());
+        event.decision = Decision {
+            outcome: Some(Outcome::Error),
+            reason: alarm.reason,
+            message: Some(alarm.message),
+            ..Decision::default()
+        };
+        event.reach(Stage::ResponseComplete);
+        event.total = None;
+        self.queue(Box::new(event), permit);
         Ok(())
     }
 
@@ -317,6 +363,8 @@ pub(super) enum Work {
 pub(super) struct Queue {
     state: Mutex<QueueState>,
     wake: Condvar,
+    /// Whether the file is shared with another process; the writer looks before each batch.
+    shared: AtomicBool,
 }
 
 #[derive(Default)]
@@ -345,6 +393,10 @@ impl Queue {
         if wake {
             self.wake.notify_one();
         }
+    }
+
+    pub(super) fn shared(&self) -> bool {
+        self.shared.load(Relaxed)
     }
 
     fn close(&self) {

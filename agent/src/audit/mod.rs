@@ -20,8 +20,8 @@ mod writer;
 use std::path::PathBuf;
 
 pub use event::{
-    AuditId, Caller, Connection, Decision, EndReason, Finding, KernelFacts, ObjectRef, Outcome, PodRef,
-    ProcessRef, Received, ResponseStatus, Session, Stage, Summary, Text, User,
+    Alarm, AuditId, Caller, Connection, Decision, EndReason, Finding, KernelFacts, ObjectRef, Outcome,
+    PodRef, ProcessRef, Received, ResponseStatus, Session, Stage, Summary, Text, User,
 };
 pub use log::{AuditLog, Observer, Stats};
 pub use record::Record;

@@ -494,6 +494,57 @@ async fn two_writers_do_not_share_a_file() {
     ));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn two_writers_take_turns_at_a_shared_file_and_its_chains_are_whole() {
+    let scratch = Scratch::new();
+    let file = scratch.file();
+    let old = open(&file);
+    reads(&old, 3).await;
+    old.share(true).await.expect("shares");
+    let new = AuditLog::join(&config(&file), None).expect("joins");
+    let turns = |log: AuditLog| {
+        tokio::spawn(async move {
+            for _ in 0..40 {
+                reads(&log, 5).await;
+                let mut denied = log.begin(received("/api/v1/secrets")).await.expect("room");
+                denied.deny("policy", None, None, "no");
+                denied.commit_before_effect().await.expect("on disk");
+                drop(denied);
+            }
+            log.flush().await.expect("written");
+        })
+    };
+    let (one, other) = (turns(old.clone()), turns(new.clone()));
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    // As a rotation does, at any moment.
+    let rotated = scratch.0.join("audit.jsonl.1");
+    fs::rename(&file, &rotated).expect("rotates");
+    one.await.expect("writes");
+    other.await.expect("writes");
+
+    drop(old);
+    new.share(false).await.expect("is alone");
+    reads(&new, 2).await;
+    new.flush().await.expect("written");
+    assert_eq!(lines(&rotated).len() + lines(&file).len(), 3 + 2 * 40 * 6 + 2);
+    let mut verifier = Verifier::default();
+    for file in [&rotated, &file] {
+        let report = verifier
+            .file(BufReader::new(fs::File::open(file).expect("the log")))
+            .expect("readable");
+        assert_eq!((report.breaks, report.torn), (Vec::new(), 0));
+    }
+    // Alone again, it holds the file for good.
+    let wait = std::time::Instant::now();
+    while AuditLog::open(&config(&file), None).is_ok() {
+        assert!(
+            wait.elapsed() < Duration::from_secs(5),
+            "the file is still shared"
+        );
+        new.share(false).await.expect("is alone");
+    }
+}
+
 #[tokio::test]
 async fn a_renamed_file_is_left_and_the_chain_goes_on() {
     let scratch = Scratch::new();

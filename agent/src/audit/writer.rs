@@ -37,6 +37,13 @@ const LOCK_TRIES: u32 = 20;
 /// Time between two such tries.
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
+/// How long a turn at a shared file is waited for: the other's batch and its sync, which take milliseconds. A file that is
+/// held for longer takes nothing, and requests are refused.
+const TURN_LIMIT: Duration = Duration::from_secs(2);
+
+/// Time between two looks whether the other's turn is over.
+const TURN_PAUSE: Duration = Duration::from_millis(1);
+
 /// Where lines go, and the chain they are on.
 pub(super) struct Sink {
     node: String,
@@ -47,16 +54,22 @@ pub(super) struct Sink {
     dirty: bool,
     /// Whether the failing standard output was spoken of.
     stdout_failed: bool,
+    /// Another process writes to the file too: it is locked for each batch instead of for good, and a batch behind lines of
+    /// the other's begins a chain that is bound to them.
+    shared: bool,
 }
 
 struct AuditFile {
     path: PathBuf,
     /// `None` after a failure that left its end unknown.
     file: Option<File>,
+    /// Where our last line ended; the file ends elsewhere once somebody else wrote to it.
+    end: u64,
 }
 
 impl Sink {
-    pub(super) fn open(config: &AuditConfig) -> Result<Self, AuditError> {
+    /// Opens the sinks; `shared` from the start where another process writes to the file and shares it.
+    pub(super) fn open(config: &AuditConfig, shared: bool) -> Result<Self, AuditError> {
         if config.file.is_none() && !config.stdout {
             return Err(AuditError::Nowhere);
         }
@@ -68,33 +81,82 @@ impl Sink {
                 chain = Chain::start(last.unwrap_or(Hash::NONE));
                 Some(AuditFile {
                     path: path.clone(),
+                    end: end_of(&file),
                     file: Some(file),
                 })
             }
         };
-        Ok(Self {
+        let mut sink = Self {
             node: config.node.clone(),
             file,
             stdout: config.stdout,
             chain,
             dirty: false,
             stdout_failed: false,
-        })
+            shared,
+        };
+        sink.release();
+        Ok(sink)
     }
 
-    /// Follows a rename: when the path no longer names the open file, the lines go to a new one.
+    /// Lets another process write to the file in turns with this one, or has it for itself again. It is not yet its own
+    /// again while the other has its turn; then the next call tries again.
+    fn share(&mut self, shared: bool) {
+        if self.shared == shared {
+            return;
+        }
+        let open = self.file.as_ref().and_then(|target| target.file.as_ref());
+        self.shared = shared || open.is_some_and(|file| file.try_lock().is_err());
+        self.release();
+    }
+
+    /// Ends a turn at a shared file.
+    fn release(&mut self) {
+        if !self.shared {
+            return;
+        }
+        if let Some(file) = self.file.as_ref().and_then(|target| target.file.as_ref())
+            && let Err(error) = file.unlock()
+        {
+            // Closing the file gives the lock back whatever happens; it is opened anew for the next batch.
+            tracing::warn!(%error, "the audit log cannot be unlocked, it is opened again");
+            if let Some(target) = &mut self.file {
+                target.file = None;
+            }
+        }
+    }
+
+    /// Follows a rename: when the path no longer names the open file, the lines go to a new one. A shared file is locked
+    /// first, since the other must not write between the look and the batch; [`Sink::release`] ends that.
     fn follow(&mut self) -> Result<(), AuditError> {
         let Some(target) = &mut self.file else {
             return Ok(());
         };
-        if let Some(open) = &target.file {
-            let same = match (std::fs::metadata(&target.path), open.metadata()) {
-                (Ok(named), Ok(held)) => named.dev() == held.dev() && named.ino() == held.ino(),
+        let mut before = self.chain.mark().1;
+        if let Some(open) = &mut target.file {
+            if self.shared {
+                wait_turn(open, &target.path)?;
+            }
+            let held = open.metadata().ok();
+            let same = match (std::fs::metadata(&target.path), &held) {
+                (Ok(named), Some(held)) => named.dev() == held.dev() && named.ino() == held.ino(),
                 _ => false,
             };
+            let grown = held.is_some_and(|held| held.is_file() && held.len() != target.end);
+            let last = if grown {
+                last_line(open, &target.path)?
+            } else {
+                None
+            };
             if same {
+                // Somebody else's lines are there, or the file was cut, after which the chain goes on.
+                if let Some(last) = last.filter(|last| *last != before) {
+                    self.chain = Chain::start(last);
+                }
+                target.end = end_of(open);
                 return Ok(());
             }
+            before = last.unwrap_or(before);
             // The old file gets no more lines, and those it has must not be lost with it.
             if self.dirty {
                 open.sync_data()
@@ -105,10 +167,11 @@ impl Sink {
         let lost = target.file.is_none();
         let (file, last) = open_file(&target.path)?;
         // An empty new file continues the chain. Lines that are there already are somebody else's, or our own
-        // after a failure; then a new chain begins behind them.
-        if lost || last.is_some() {
-            self.chain = Chain::start(last.unwrap_or(self.chain.mark().1));
+        // after a failure; then a new chain begins behind them. So it does behind somebody else's last line in the old file.
+        if lost || last.is_some() || before != self.chain.mark().1 {
+            self.chain = Chain::start(last.unwrap_or(before));
         }
+        target.end = end_of(&file);
         target.file = Some(file);
         Ok(())
     }
@@ -131,6 +194,7 @@ impl Sink {
                 }
                 return Err(AuditError::Write(error.to_string()));
             }
+            target.end += bytes.len() as u64;
             self.dirty = !sync;
         }
         if self.stdout {
@@ -192,8 +256,23 @@ fn open_file(path: &Path) -> Result<(File, Option<Hash>), AuditError> {
             .map_err(failed)?;
         return Ok((file, None));
     }
+    let last = last_line(&mut file, path)?;
+    Ok((file, last))
+}
+
+/// Finds the hash of the file's last whole line, and ends a torn one: `None` when the file is empty or is none that lines
+/// can be read back from. The caller holds the lock, so no line is under way.
+fn last_line(file: &mut File, path: &Path) -> Result<Option<Hash>, AuditError> {
+    let failed = |error: io::Error| AuditError::Open {
+        file: path.to_owned(),
+        reason: error.to_string(),
+    };
+    let length = file.metadata().map_err(failed)?.len();
+    if length == 0 {
+        return Ok(None);
+    }
     let mut tail = Vec::new();
-    file.seek(SeekFrom::Start(held.len().saturating_sub(TAIL)))
+    file.seek(SeekFrom::Start(length.saturating_sub(TAIL)))
         .map_err(failed)?;
     file.read_to_end(&mut tail).map_err(failed)?;
     if tail.last() != Some(&b'\n') {
@@ -201,7 +280,24 @@ fn open_file(path: &Path) -> Result<(File, Option<Hash>), AuditError> {
         file.write_all(b"\n").map_err(failed)?;
         // The piece stays in the file as a line of its own, which no chain holds.
     }
-    Ok((file, Some(last_hash(&tail))))
+    Ok(Some(last_hash(&tail)))
+}
+
+/// Where the file ends; a pipe or device has no end that says anything.
+fn end_of(file: &File) -> u64 {
+    file.metadata().map_or(0, |held| held.len())
+}
+
+/// Waits until the other process's batch in a shared file is written.
+fn wait_turn(file: &File, path: &Path) -> Result<(), AuditError> {
+    let began = Instant::now();
+    while file.try_lock().is_err() {
+        if began.elapsed() > TURN_LIMIT {
+            return Err(AuditError::Locked(path.to_owned()));
+        }
+        std::thread::sleep(TURN_PAUSE);
+    }
+    Ok(())
 }
 
 fn lock(file: &File, path: &Path) -> Result<(), AuditError> {
@@ -254,7 +350,9 @@ impl Writer {
             } else {
                 Some(RETRY_AFTER)
             };
-            match queue.take(&mut self.waiting, patience) {
+            let work = queue.take(&mut self.waiting, patience);
+            self.sink.share(queue.shared());
+            match work {
                 Work::Items => self.write(),
                 Work::Idle if self.waiting.is_empty() => self.sync(),
                 Work::Idle => self.write(),
@@ -301,7 +399,9 @@ impl Writer {
             return;
         }
         while !self.waiting.is_empty() {
-            if let Err(error) = self.write_piece() {
+            let written = self.write_piece();
+            self.sink.release();
+            if let Err(error) = written {
                 self.fails(error.clone());
                 self.refuse(&error);
                 return;

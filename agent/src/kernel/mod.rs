@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use aya::Ebpf;
-use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
+use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf};
 use picket_common::{ClassKind, ClassValue, DoorKey, NodeValue};
 
 pub use attach::Program;
@@ -258,13 +258,16 @@ impl Kernel {
         self.flows.take(netns_cookie, local, peer)
     }
 
-    /// The refused connects, those since the last agent stopped reading included. There is one such stream.
+    /// The refused connects, those since the last agent stopped reading included. There is one such stream, on a node: an
+    /// agent before this one must not read any more.
     ///
     /// # Errors
     /// When it was handed out before, or outside a tokio runtime.
     pub fn events(&self) -> Result<KernelEvents, KernelError> {
-        let ring = lock(&self.events).take().ok_or(KernelError::EventsTaken)?;
-        KernelEvents::new(ring)
+        drop(lock(&self.events).take().ok_or(KernelError::EventsTaken)?);
+        // Opened now and not at the load: as long as an agent before this one reads, it moves the reader's place.
+        let map = MapData::from_pin(self.folder.map("EVENTS"))?;
+        KernelEvents::new(RingBuf::try_from(Map::from_map_data(map)?)?)
     }
 
     /// What the programs counted since their maps were made.
@@ -277,6 +280,14 @@ impl Kernel {
             counters.set(counter, self.counters.get(&counter.index(), 0)?.iter().sum());
         }
         Ok(counters)
+    }
+
+    /// Whether programs of an agent with another map layout are still attached: they hold the pods that it knew.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn older(&self) -> Result<bool, KernelError> {
+        Ok(!pins::layouts(&self.bpffs, Some(self.folder.path()))?.is_empty())
     }
 
     /// Ends the programs that an agent with another map layout left in this folder.

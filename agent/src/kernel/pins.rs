@@ -239,16 +239,22 @@ pub(super) fn is_on(path: &Path, kind: FsType) -> Result<bool, KernelError> {
     Ok(false)
 }
 
-/// Removes every layout's folder but `kept`, the links first: once they are gone the maps have no user.
-pub(super) fn remove_layouts(bpffs: &Path, kept: Option<&Path>) -> Result<(), KernelError> {
-    for folder in entries(bpffs)? {
+/// The folders of layouts but `kept`.
+pub(super) fn layouts(bpffs: &Path, kept: Option<&Path>) -> Result<Vec<PathBuf>, KernelError> {
+    let mut folders = entries(bpffs)?;
+    folders.retain(|folder| {
         let is_layout = folder
             .file_name()
             .and_then(|name| name.to_str())
             .is_some_and(|name| name.starts_with('v') && name.contains('-') && folder.is_dir());
-        if !is_layout || kept == Some(folder.as_path()) {
-            continue;
-        }
+        is_layout && kept != Some(folder.as_path())
+    });
+    Ok(folders)
+}
+
+/// Removes every layout's folder but `kept`, the links first: once they are gone the maps have no user.
+pub(super) fn remove_layouts(bpffs: &Path, kept: Option<&Path>) -> Result<(), KernelError> {
+    for folder in layouts(bpffs, kept)? {
         let (links, maps): (Vec<_>, Vec<_>) = entries(&folder)?.into_iter().partition(|pin| {
             pin.file_name()
                 .and_then(|name| name.to_str())

@@ -107,6 +107,9 @@ pub enum ListenerError {
     /// The kernel does not tell the namespace's cookie.
     #[error("cannot read the network namespace's cookie (SO_NETNS_COOKIE, Linux 5.14): {0}")]
     Cookie(#[source] io::Error),
+    /// What another agent handed over as a listener is none of this port and namespace.
+    #[error("what was handed over is {0}")]
+    Foreign(&'static str),
     /// The runtime did not take the socket.
     #[error("cannot serve the listener: {0}")]
     Serve(#[source] io::Error),

@@ -6,7 +6,8 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, listen, setsockopt, socket, sockopt,
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, getsockopt, listen, setsockopt,
+    socket, sockopt,
 };
 
 use super::ListenerError;
@@ -51,6 +52,46 @@ impl InPodListener {
         self.netns_cookie
     }
 
+    /// Further descriptors of its sockets: what is accepted through them and through this listener comes from one queue.
+    ///
+    /// # Errors
+    /// When the process has no descriptor left.
+    pub fn descriptors(&self) -> io::Result<Vec<OwnedFd>> {
+        [Some(&self.v4), self.v6.as_ref()]
+            .into_iter()
+            .flatten()
+            .map(|socket| socket.as_fd().try_clone_to_owned())
+            .collect()
+    }
+
+    /// The listener behind descriptors that an agent before this one handed over, if they are what it says: sockets that
+    /// listen on `port` of 127.0.0.1, and of ::1 where there is a second, in the namespace with this cookie.
+    ///
+    /// # Errors
+    /// [`ListenerError::Foreign`] where they are not.
+    pub fn adopt(descriptors: Vec<OwnedFd>, port: u16, netns_cookie: u64) -> Result<Self, ListenerError> {
+        let mut descriptors = descriptors.into_iter();
+        let v4 = adopted(
+            descriptors.next(),
+            (Ipv4Addr::LOCALHOST, port).into(),
+            netns_cookie,
+        )?;
+        let v6 = adopted(
+            descriptors.next(),
+            (Ipv6Addr::LOCALHOST, port).into(),
+            netns_cookie,
+        )?;
+        match (v4, v6, descriptors.next()) {
+            (Some(v4), v6, None) => Ok(Self {
+                v4,
+                v6,
+                port,
+                netns_cookie,
+            }),
+            _ => Err(ListenerError::Foreign("not one or two sockets")),
+        }
+    }
+
     fn bind() -> Result<Self, ListenerError> {
         for _ in 0..TRIES {
             let v4 = listener(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).map_err(ListenerError::Bind)?;
@@ -71,6 +112,30 @@ impl InPodListener {
         }
         Err(ListenerError::NoPort(TRIES))
     }
+}
+
+/// Takes a listening socket over, if it is the one that it should be.
+fn adopted(
+    descriptor: Option<OwnedFd>,
+    address: SocketAddr,
+    cookie: u64,
+) -> Result<Option<TcpListener>, ListenerError> {
+    let Some(descriptor) = descriptor else {
+        return Ok(None);
+    };
+    // Asked before it counts as a TCP socket: a descriptor may be of anything.
+    if !getsockopt(&descriptor, sockopt::AcceptConn).is_ok_and(|listens| listens) {
+        return Err(ListenerError::Foreign("not a socket that listens"));
+    }
+    if !netns_cookie(&descriptor).is_ok_and(|found| found == cookie) {
+        return Err(ListenerError::Foreign("a socket of another network namespace"));
+    }
+    let socket = TcpListener::from(descriptor);
+    if !socket.local_addr().is_ok_and(|local| local == address) {
+        return Err(ListenerError::Foreign("a socket with another address"));
+    }
+    socket.set_nonblocking(true).map_err(ListenerError::Serve)?;
+    Ok(Some(socket))
 }
 
 /// The kernel was built without IPv6, or the namespace has it switched off.
@@ -119,6 +184,36 @@ mod tests {
         }
         let other = TcpListener::bind("127.0.0.1:0").unwrap();
         assert_eq!(listener.netns_cookie(), netns_cookie(&other).unwrap());
+    }
+
+    #[test]
+    fn what_is_handed_over_is_the_same_listener_or_is_refused() {
+        let listener = InPodListener::bind().unwrap();
+        let (port, cookie) = (listener.port(), listener.netns_cookie());
+        let adopted = InPodListener::adopt(listener.descriptors().unwrap(), port, cookie).unwrap();
+        // One queue: what was dialled before the first one goes is accepted by the second.
+        let _client = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+        let foreign = |descriptors: Vec<OwnedFd>, port, cookie| {
+            matches!(
+                InPodListener::adopt(descriptors, port, cookie),
+                Err(ListenerError::Foreign(_))
+            )
+        };
+        assert!(foreign(listener.descriptors().unwrap(), port ^ 1, cookie));
+        assert!(foreign(listener.descriptors().unwrap(), port, cookie ^ 1));
+        assert!(foreign(Vec::new(), port, cookie));
+        assert!(foreign(
+            vec![File::open("/dev/null").unwrap().into()],
+            port,
+            cookie
+        ));
+        let connected = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+        assert!(foreign(vec![connected.into()], port, cookie));
+        let mut three = listener.descriptors().unwrap();
+        three.extend(listener.descriptors().unwrap());
+        assert!(foreign(three, port, cookie));
+        drop(listener);
+        assert!(adopted.v4.accept().is_ok());
     }
 
     #[test]

@@ -84,12 +84,8 @@ impl Serving {
             let Some(arrival) = self.judge(cookie, stream, peer, place) else {
                 continue;
             };
-            let sent = tokio::select! {
-                biased;
-                () = self.cancel.cancelled() => return Ok(()),
-                sent = self.sink.send(arrival) => sent,
-            };
-            if sent.is_err() {
+            // Not given up when the serving ends: who was accepted is served.
+            if self.sink.send(arrival).await.is_err() {
                 return Ok(());
             }
         }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use http::header::WARNING;
+use http::header::{CONNECTION, WARNING};
 use http::{HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -59,6 +59,10 @@ const CONNECTION_WINDOW: u32 = 1024 * 1024;
 
 /// What is buffered per stream towards a client; beyond it the API server is made to wait.
 const SEND_BUFFER: usize = 64 * 1024;
+
+/// How long an HTTP/1.1 connection without a request is kept when the drain begins: it may be new, and its first request on
+/// its way. What comes within this time is answered, and told that the connection closes.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// Failed handshakes are logged no more often than that.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(1);
@@ -129,7 +133,18 @@ impl Pipeline {
         let finishing = self.drain.finishing();
         let service = service_fn(move |request| {
             let (pipeline, connection) = (Arc::clone(&self), Arc::clone(&connection));
-            async move { Ok::<_, Infallible>(pipeline.serve_request(&connection, request).await) }
+            async move {
+                let mut response = pipeline.serve_request(&connection, request).await;
+                if !http2
+                    && pipeline.drain.finishing().is_cancelled()
+                    && response.status() != StatusCode::SWITCHING_PROTOCOLS
+                {
+                    response
+                        .headers_mut()
+                        .insert(CONNECTION, HeaderValue::from_static("close"));
+                }
+                Ok::<_, Infallible>(response)
+            }
         });
         let io = TokioIo::new(session);
         let outcome = if http2 {
@@ -143,9 +158,13 @@ impl Pipeline {
             }
         } else {
             let mut serving = pin!(http1_builder().serve_connection(io, service).with_upgrades());
+            let lingered = async {
+                finishing.cancelled().await;
+                tokio::time::sleep(LINGER).await;
+            };
             tokio::select! {
                 outcome = serving.as_mut() => outcome,
-                () = finishing.cancelled() => {
+                () = lingered => {
                     serving.as_mut().graceful_shutdown();
                     serving.await
                 }

@@ -52,9 +52,26 @@ struct RequestLabels {
     reason: &'static str,
 }
 
+/// Upper bounds for the time until a pod is judged, in seconds: from a sandbox's own few milliseconds to a node that is out of
+/// order.
+const PENDING_SECONDS: [f64; 12] = [
+    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 30.0, 120.0,
+];
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct CauseLabel {
+struct RefusalLabels {
     cause: &'static str,
+    door: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ProgramLabel {
+    program: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct MapLabel {
+    map: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -96,7 +113,7 @@ pub struct Metrics {
     upstream_seconds: Histogram,
     request_seconds: Histogram,
     connections_open: Gauge,
-    connects_refused: Family<CauseLabel, Counter>,
+    connects_refused: Family<RefusalLabels, Counter>,
     no_flow: Counter,
     refusals_unrecorded: Counter,
     connections_cut: Family<OutcomeLabel, Counter>,
@@ -105,6 +122,10 @@ pub struct Metrics {
     policy_generation: Gauge,
     certificate_expiry: Family<CertificateLabel, Gauge<f64, AtomicU64>>,
     pods: Family<ClassLabel, Gauge>,
+    pending_seconds: Histogram,
+    reattachments: Family<ProgramLabel, Counter>,
+    map_entries: Family<MapLabel, Gauge>,
+    map_capacity: Family<MapLabel, Gauge>,
     doors: Family<ActionLabel, Gauge>,
     doors_left_out: Gauge,
 }
@@ -140,6 +161,10 @@ impl Metrics {
             policy_generation: Gauge::default(),
             certificate_expiry: Family::default(),
             pods: Family::default(),
+            pending_seconds: Histogram::new(PENDING_SECONDS),
+            reattachments: Family::default(),
+            map_entries: Family::default(),
+            map_capacity: Family::default(),
             doors: Family::default(),
             doors_left_out: Gauge::default(),
         };
@@ -181,7 +206,7 @@ impl Metrics {
         );
         registry.register(
             "connects_refused",
-            "Connects of pods that the kernel programs refused, by cause",
+            "Connects, packets and sockets of pods that the kernel programs refused and told of, by cause and by what is at the address",
             self.connects_refused.clone(),
         );
         registry.register(
@@ -235,6 +260,32 @@ impl Metrics {
             "Addresses that enforced pods can reach because there are more doors than any limit allows",
             self.doors_left_out.clone(),
         );
+        self.register_kernel(&mut registry);
+    }
+
+    /// Those of the kernel's part.
+    fn register_kernel(&self, registry: &mut Registry) {
+        registry.register_with_unit(
+            "pod_pending",
+            "Time from a new pod's cgroup being seen until the pod is enforced or left alone",
+            Unit::Seconds,
+            self.pending_seconds.clone(),
+        );
+        registry.register(
+            "kernel_reattachments",
+            "Kernel programs that somebody took away and that were put back, by program",
+            self.reattachments.clone(),
+        );
+        registry.register(
+            "kernel_map_entries",
+            "Entries of the kernel programs' maps; flows include those that nobody took",
+            self.map_entries.clone(),
+        );
+        registry.register(
+            "kernel_map_capacity",
+            "Entries that the kernel programs' maps hold at most",
+            self.map_capacity.clone(),
+        );
     }
 
     /// Counts each request's end; to be given to the audit log.
@@ -272,9 +323,29 @@ impl Metrics {
         OpenConnection(self.connections_open.clone())
     }
 
-    /// The kernel refused a connect.
-    pub fn connect_refused(&self, cause: &'static str) {
-        self.connects_refused.get_or_create(&CauseLabel { cause }).inc();
+    /// The kernel refused a connect. `door` is what is at the address: `api-server`, `kubelet`, `etcd`, `metadata`, `other`.
+    pub fn connect_refused(&self, cause: &'static str, door: &'static str) {
+        let labels = RefusalLabels { cause, door };
+        self.connects_refused.get_or_create(&labels).inc();
+    }
+
+    /// A pod was judged so long after its cgroup was seen.
+    pub fn pod_judged(&self, after: Duration) {
+        self.pending_seconds.observe(after.as_secs_f64());
+    }
+
+    /// A kernel program that somebody took away was put back.
+    pub fn reattached(&self, program: &'static str) {
+        self.reattachments.get_or_create(&ProgramLabel { program }).inc();
+    }
+
+    /// How full a kernel map is.
+    pub fn map_fill(&self, map: &'static str, entries: usize, capacity: u32) {
+        let label = MapLabel { map };
+        self.map_entries
+            .get_or_create(&label)
+            .set(i64::try_from(entries).unwrap_or(i64::MAX));
+        self.map_capacity.get_or_create(&label).set(i64::from(capacity));
     }
 
     /// A connection without a flow record was closed.
@@ -491,7 +562,10 @@ mod tests {
         let first = metrics.connection();
         let second = metrics.connection();
         drop(first);
-        metrics.connect_refused("door");
+        metrics.connect_refused("door", "kubelet");
+        metrics.pod_judged(Duration::from_millis(7));
+        metrics.reattached("connect4");
+        metrics.map_fill("classes", 12, 8192);
         metrics.no_flow();
         metrics.connections_cut("destroyed", 2);
         metrics.moved_process();
@@ -505,7 +579,12 @@ mod tests {
         let text = metrics.encode().expect("text");
         for line in [
             "picket_connections_open 1",
-            "picket_connects_refused_total{cause=\"door\"} 1",
+            "picket_connects_refused_total{cause=\"door\",door=\"kubelet\"} 1",
+            "picket_pod_pending_seconds_bucket{le=\"0.005\"} 0",
+            "picket_pod_pending_seconds_bucket{le=\"0.01\"} 1",
+            "picket_kernel_reattachments_total{program=\"connect4\"} 1",
+            "picket_kernel_map_entries{map=\"classes\"} 12",
+            "picket_kernel_map_capacity{map=\"classes\"} 8192",
             "picket_no_flow_total 1",
             "picket_connections_cut_total{outcome=\"destroyed\"} 2",
             "picket_moved_processes_total 1",

@@ -1,14 +1,18 @@
 //! Which parts of the agent have come up: each registers itself before it starts and says when it serves.
 //!
-//! In: a [`Pending`] held by a part until it is ready. Out: the names still outstanding, for `/readyz` and the log.
+//! And which of those that came up do not work now.
+//!
+//! In: a [`Pending`] held by a part until it is ready, and what parts say of themselves. Out: the names still outstanding
+//! and the reasons of those that fail, for `/readyz` and the log.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// The parts that are not ready yet; cheap to clone.
+/// The parts that are not ready; cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Readiness {
     waiting: Arc<Mutex<BTreeSet<&'static str>>>,
+    failing: Arc<Mutex<BTreeMap<&'static str, String>>>,
 }
 
 impl Readiness {
@@ -23,6 +27,28 @@ impl Readiness {
             part,
             readiness: self.clone(),
         }
+    }
+
+    /// Says that a part does not work, and why, until [`Readiness::works`]; true where it did before.
+    pub fn fails(&self, part: &'static str, reason: String) -> bool {
+        let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
+        failing.insert(part, reason).is_none()
+    }
+
+    /// Says that a part works; true where it did not before.
+    pub fn works(&self, part: &'static str) -> bool {
+        let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
+        failing.remove(part).is_some()
+    }
+
+    /// The parts that do not work, with the reasons.
+    #[must_use]
+    pub fn failing(&self) -> Vec<(&'static str, String)> {
+        let failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
+        failing
+            .iter()
+            .map(|(part, reason)| (*part, reason.clone()))
+            .collect()
     }
 
     /// The parts that are not ready, in order of their names; empty once the agent serves.
@@ -81,5 +107,16 @@ mod tests {
         assert_eq!(readiness.waiting(), ["pods"]);
         pods.ready();
         assert!(readiness.waiting().is_empty());
+    }
+
+    #[test]
+    fn a_part_fails_until_it_works() {
+        let readiness = Readiness::default();
+        assert!(readiness.fails("kernel", "a link is lost".to_owned()));
+        assert!(!readiness.fails("kernel", "two links are lost".to_owned()));
+        assert_eq!(readiness.failing(), [("kernel", "two links are lost".to_owned())]);
+        assert!(readiness.works("kernel"));
+        assert!(!readiness.works("kernel"));
+        assert!(readiness.failing().is_empty());
     }
 }

@@ -15,6 +15,7 @@ pub mod names;
 pub mod netns;
 mod pod;
 pub mod reconcile;
+mod rest;
 pub mod selection;
 pub mod strays;
 #[cfg(test)]
@@ -55,6 +56,10 @@ pub struct WorkloadConfig {
     pub doors: DoorsConfig,
     /// The cgroups that the kernel has a class for already, from an agent before this one.
     pub known: BTreeSet<CgroupId>,
+    /// Those of them whose connects it redirects.
+    pub redirected: BTreeSet<CgroupId>,
+    /// Says while another agent brings the pods where they should be, and this one is to change nothing.
+    pub rest: watch::Receiver<bool>,
 }
 
 /// Why this part cannot start.
@@ -80,6 +85,8 @@ pub struct Workload {
     pub doors: watch::Receiver<Doors>,
     /// How many pods are in which class.
     pub status: watch::Receiver<Status>,
+    /// Whether nothing is changed, and no change is under way, because [`WorkloadConfig::rest`] says so.
+    pub resting: watch::Receiver<bool>,
     /// Which pod is which cgroup, of every class.
     pub names: Arc<Names>,
     /// What has to be spawned.
@@ -108,7 +115,10 @@ pub async fn start<E: Enforcer>(
     // The address by which this agent reads is an API server's too.
     told.redirect.extend(Target::of_url(&connector.server().await?));
     let (doors, finder) = doors::start(told, doors::Surroundings::machine());
-    let mut reconciler = reconcile::Reconciler::new(enforcer, config.selection, find, own, config.known);
+    let mut reconciler = reconcile::Reconciler::new(enforcer, config.selection, find, own, config.known)
+        .redirected(config.redirected)
+        .rests(config.rest);
+    let resting = reconciler.resting();
     reconciler.close(&scans.borrow());
     let status = reconciler.status();
     let names = reconciler.names();
@@ -124,6 +134,7 @@ pub async fn start<E: Enforcer>(
     Ok(Workload {
         doors,
         status,
+        resting,
         names,
         tasks,
     })

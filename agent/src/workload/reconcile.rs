@@ -28,6 +28,7 @@ use super::cgroup::{CgroupId, PodGroup, Scan};
 use super::enforce::{EnforceError, Enforcement, Enforcer, Home, Tended};
 use super::names::Names;
 use super::netns::{Netns, NetnsError, NetnsId};
+use super::rest::Rest;
 use super::{Pod, Selection};
 
 /// Pauses while a namespace is not there: short at first, since a sandbox has its own within milliseconds.
@@ -86,6 +87,8 @@ enum Applied<H> {
     Nothing,
     /// Something that this agent did not put there, or put there in part.
     Unknown,
+    /// A redirect that this agent did not put there: closed but for a listener, whoever's it is.
+    Redirected,
     /// Closed.
     Closed,
     /// Exempt.
@@ -180,6 +183,9 @@ pub struct Reconciler<E: Enforcer> {
     forget: BTreeSet<CgroupId>,
     /// Inherited cgroups that were not seen in the tree yet.
     known: BTreeSet<CgroupId>,
+    /// Those of them that the kernel redirects.
+    redirected: BTreeSet<CgroupId>,
+    rest: Rest,
     names: Arc<Names>,
     pace: Pace,
     attempts: JoinSet<(CgroupId, Outcome<E::Handle>)>,
@@ -207,6 +213,8 @@ impl<E: Enforcer> Reconciler<E> {
             roots: HashMap::new(),
             forget: BTreeSet::new(),
             known,
+            redirected: BTreeSet::new(),
+            rest: Rest::default(),
             names: Arc::default(),
             pace: Pace {
                 again: CHECK_AGAIN,
@@ -216,6 +224,27 @@ impl<E: Enforcer> Reconciler<E> {
             status: watch::Sender::new(Status::default()),
             failures: 0,
         }
+    }
+
+    /// Says which of the known cgroups the kernel redirects. Such a pod is not closed before it is enforced anew: there is no
+    /// way past the redirect, and connections that its listener's next owner would accept are not refused meanwhile.
+    #[must_use]
+    pub fn redirected(mut self, cgroups: BTreeSet<CgroupId>) -> Self {
+        self.redirected = cgroups;
+        self
+    }
+
+    /// Has the reconciler rest while the channel says so.
+    #[must_use]
+    pub fn rests(mut self, asked: watch::Receiver<bool>) -> Self {
+        self.rest.asked = Some(asked);
+        self
+    }
+
+    /// Whether it rests: it changes nothing, and nothing of it is under way.
+    #[must_use]
+    pub fn resting(&self) -> watch::Receiver<bool> {
+        self.rest.told.subscribe()
     }
 
     /// The counts, as they change.
@@ -247,6 +276,12 @@ impl<E: Enforcer> Reconciler<E> {
         let mut seen: Option<Arc<Scan>> = None;
         let mut named: Option<Arc<PodMap>> = None;
         loop {
+            if self.rest.wanted() {
+                tokio::select! {
+                    () = cancel.cancelled() => return,
+                    () = self.rest() => {}
+                }
+            }
             let scan = scans.borrow_and_update().clone();
             let known = pods.borrow_and_update().clone();
             let same_scan = seen.as_ref().is_some_and(|seen| Arc::ptr_eq(seen, &scan));
@@ -264,8 +299,30 @@ impl<E: Enforcer> Reconciler<E> {
                 changed = scans.changed() => if changed.is_err() { return },
                 changed = pods.changed() => if changed.is_err() { return },
                 Some(ended) = self.attempts.join_next() => self.take_attempt(ended),
+                () = self.rest.called() => {}
                 () = tokio::time::sleep_until(due) => {}
             }
+        }
+    }
+
+    /// Lets attempts end, then does nothing until it is called back. What is in force is then another's: all is brought
+    /// there again.
+    async fn rest(&mut self) {
+        while let Some(ended) = self.attempts.join_next().await {
+            self.take_attempt(ended);
+        }
+        self.rest.told.send_replace(true);
+        self.rest.over().await;
+        self.rest.told.send_replace(false);
+        for slot in self.slots.values_mut() {
+            slot.applied = match slot.applied {
+                Applied::Enforced { .. } => Applied::Redirected,
+                _ => Applied::Unknown,
+            };
+            slot.due = None;
+        }
+        for closed in self.roots.values_mut() {
+            *closed = false;
         }
     }
 
@@ -275,12 +332,13 @@ impl<E: Enforcer> Reconciler<E> {
         for found in &scan.pods {
             let id = found.group.id;
             let inherited = self.known.remove(&id);
+            let redirected = self.redirected.remove(&id);
             let slot = self.slots.entry(id).or_insert_with(|| Slot {
                 found: found.clone(),
-                applied: if inherited {
-                    Applied::Unknown
-                } else {
-                    Applied::Nothing
+                applied: match (inherited, redirected) {
+                    (true, true) => Applied::Redirected,
+                    (true, false) => Applied::Unknown,
+                    (false, _) => Applied::Nothing,
                 },
                 busy: false,
                 gone: false,
@@ -444,7 +502,7 @@ impl<E: Enforcer> Reconciler<E> {
                     status.uncovered += usize::from(*covered == Some(false));
                 }
                 Applied::Exempt => status.exempt += 1,
-                Applied::Closed | Applied::Nothing | Applied::Unknown => {
+                Applied::Closed | Applied::Nothing | Applied::Unknown | Applied::Redirected => {
                     status.pending += 1;
                     // Waiting for a sandbox counts as judged; a first attempt that has not ended does not.
                     status.settled &= !slot.busy || slot.tries > 0;
@@ -528,7 +586,7 @@ impl<H> Slot<H> {
                             return Ok(None);
                         }
                     }
-                    Applied::Closed => {}
+                    Applied::Closed | Applied::Redirected => {}
                     // Closed before anything else: it may be open, and to enforce it can take a while.
                     Applied::Nothing | Applied::Unknown | Applied::Exempt => {
                         enforcer.pending(id)?;

@@ -1,0 +1,146 @@
+//! Watches over the kernel's part: that it loads, that it knows the agent lives, and that nobody takes its links away.
+//!
+//! In: the kernel. Out: a sign of life each second; links put back, each with an error in the log, a count and an audit
+//! record; and what is wrong, for `/readyz`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use tokio::time::{Instant, MissedTickBehavior};
+
+use super::handover::Hands;
+use crate::audit::{Alarm, AuditLog};
+use crate::kernel::{Kernel, KernelConfig, KernelError, Repaired};
+use crate::runtime::metrics::Metrics;
+use crate::runtime::readiness::Readiness;
+use crate::runtime::signals;
+
+/// The part's name in `/readyz`.
+const PART: &str = "kernel";
+
+/// How often the links are looked at. A link that is taken away is back within 5 s, with time to spare for a busy node;
+/// one look takes a few system calls per link.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// How often a sign of life is given. The kernel waits for ten of them.
+const BEAT_EVERY: Duration = Duration::from_secs(1);
+
+/// The pause between two tries to load while somebody else's program is in the way.
+const LOAD_PAUSE: Duration = Duration::from_secs(5);
+
+/// Loads the programs. While another's exclusive program at the cgroup root is in the way the agent stays up, is not ready
+/// and says why, and tries again: a container that ends is started again after minutes in the end, and nobody could ask it
+/// what is wrong. Pods that an agent before this one enforced stay closed meanwhile. `patient` is false where an agent before
+/// this one serves, which then goes on.
+///
+/// # Errors
+/// Any other failure, and a signal to stop.
+pub(super) async fn load(
+    config: &KernelConfig,
+    readiness: &Readiness,
+    patient: bool,
+) -> anyhow::Result<Arc<Kernel>> {
+    let mut stop = std::pin::pin!(signals::stop());
+    loop {
+        match Kernel::load(config) {
+            Ok(kernel) => {
+                if readiness.works(PART) {
+                    tracing::info!("the kernel programs are loaded");
+                }
+                return Ok(Arc::new(kernel));
+            }
+            Err(error @ KernelError::Exclusive { .. }) if patient => {
+                if readiness.fails(PART, error.to_string()) {
+                    tracing::error!(%error, "not ready, trying every {} s", LOAD_PAUSE.as_secs());
+                }
+            }
+            Err(error) => return Err(error.into()),
+        }
+        tokio::select! {
+            signal = stop.as_mut() => bail!("stopped by {} before the kernel programs were loaded", signal.context("signals")?),
+            () = tokio::time::sleep(LOAD_PAUSE) => {}
+        }
+    }
+}
+
+/// Tells the kernel each second that the agent lives. Each sign takes a turn of the runtime's workers and of its threads for
+/// blocking work, which pods are enforced by: an agent in which either is stuck gives none.
+pub(super) async fn beat(kernel: Arc<Kernel>) {
+    let mut tick = tokio::time::interval(BEAT_EVERY);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut failed = false;
+    loop {
+        tick.tick().await;
+        let kernel = Arc::clone(&kernel);
+        let beaten = tokio::task::spawn_blocking(move || kernel.beat()).await;
+        match beaten {
+            Ok(Ok(())) => failed = false,
+            Ok(Err(error)) if !std::mem::replace(&mut failed, true) => {
+                tracing::error!(%error, "the kernel is not told that the agent lives");
+            }
+            Ok(Err(_)) | Err(_) => {}
+        }
+    }
+}
+
+/// Looks at every link again and again, and has put back what was taken away. While another agent takes over, the links are
+/// its own.
+pub(super) async fn watch(
+    kernel: Arc<Kernel>,
+    mut hands: Hands,
+    readiness: Readiness,
+    metrics: Arc<Metrics>,
+    audit: AuditLog,
+) {
+    let mut tick = tokio::time::interval_at(Instant::now() + LOOK_EVERY, LOOK_EVERY);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        let looked = {
+            let Some(_turn) = hands.turn().await else {
+                return;
+            };
+            let kernel = Arc::clone(&kernel);
+            tokio::task::spawn_blocking(move || kernel.verify()).await
+        };
+        match looked {
+            Ok(Ok(repaired)) => {
+                if readiness.works(PART) {
+                    tracing::info!("the kernel programs are all attached again");
+                }
+                for one in repaired {
+                    metrics.reattached(one.program);
+                    tell(&audit, &one).await;
+                }
+            }
+            Ok(Err(error)) => {
+                if readiness.fails(PART, format!("a link cannot be put back: {error}")) {
+                    tracing::error!(%error, "a kernel program is not attached and cannot be put back, trying on");
+                }
+            }
+            Err(error) => tracing::error!(%error, "the links could not be looked at"),
+        }
+    }
+}
+
+async fn tell(audit: &AuditLog, repaired: &Repaired) {
+    let message = format!(
+        "the link of the kernel program {} was not as the agent left it ({}) and was put back",
+        repaired.link, repaired.fault
+    );
+    tracing::error!(
+        program = repaired.program,
+        link = repaired.link,
+        fault = %repaired.fault,
+        "somebody took a kernel program away; it is back"
+    );
+    let alarm = Alarm {
+        hook: repaired.program,
+        reason: "link_replaced",
+        message,
+    };
+    if let Err(error) = audit.alarm(alarm).await {
+        tracing::error!(%error, "a lost link is not in the audit log");
+    }
+}

@@ -1,0 +1,253 @@
+//! The older agent's side: gives its listeners away, and ends when the newer one has settled.
+
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::UnixStream;
+use tokio::sync::{Mutex, mpsc, watch};
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::wire::{Message, PER_MESSAGE, VERSION, WireError, receive, send};
+use super::{LISTENERS_MAX, OFFER_LIMIT, Offer, PATIENCE};
+use crate::admin::PrivateSocket;
+use crate::app::watchers::private_socket;
+use crate::audit::{AuditError, AuditLog};
+
+/// How long the newer agent may take to settle. It waits for the API server's pods and addresses; while it does, nothing
+/// but it brings pods where they should be.
+const SETTLE_LIMIT: Duration = Duration::from_secs(120);
+
+/// How long an agent that took over keeps what it has: a supervisor that starts the one before again would have the two
+/// take over from each other without end.
+const KEEP: Duration = Duration::from_secs(60);
+
+/// The pause after a failed accept (no descriptors left, most likely).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Why nothing was given away.
+#[derive(Debug, thiserror::Error)]
+enum GiveError {
+    /// Whoever asked is not root, or not the agent's own user.
+    #[error("user {0} asked")]
+    Stranger(u32),
+    /// The other end said what makes no sense there.
+    #[error("it said what makes no sense there: {0:?}")]
+    Unexpected(Message),
+    /// It was refused, and told so.
+    #[error("refused: {0}")]
+    Refused(String),
+    /// The newer agent took too long.
+    #[error("it did not settle within {} s", SETTLE_LIMIT.as_secs())]
+    Late,
+    /// It took too long to say something.
+    #[error("it took too long")]
+    Silent,
+    /// The connection.
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    /// The audit log cannot be shared.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
+}
+
+impl From<tokio::time::error::Elapsed> for GiveError {
+    fn from(_: tokio::time::error::Elapsed) -> Self {
+        Self::Silent
+    }
+}
+
+/// What the older agent needs to give its listeners away.
+pub(in crate::app) struct Giver {
+    /// Its node's name.
+    pub(in crate::app) node: String,
+    /// The layout of its kernel maps.
+    pub(in crate::app) layout: u64,
+    /// Tells its parts to change nothing in the kernel.
+    pub(in crate::app) giving: watch::Sender<bool>,
+    /// Whether the reconciler has come to rest.
+    pub(in crate::app) resting: watch::Receiver<bool>,
+    /// Held by those of its parts that change something, while they do.
+    pub(in crate::app) changing: Arc<Mutex<()>>,
+    /// The listeners it has now.
+    pub(in crate::app) offers: Arc<dyn Fn() -> Vec<Arc<Offer>> + Send + Sync>,
+    /// The log that is shared.
+    pub(in crate::app) audit: AuditLog,
+    /// When it took over from another agent itself.
+    pub(in crate::app) took_over: Option<Instant>,
+    /// Where the connection to an agent that has settled goes: to whoever ends this one.
+    pub(in crate::app) settled: mpsc::Sender<Successor>,
+}
+
+/// An agent that took over.
+#[derive(Debug)]
+pub(in crate::app) struct Successor {
+    stream: UnixStream,
+    /// Its kernel programs are others, which take new connections to listeners of its own; what the older programs redirected
+    /// just before is still to be accepted.
+    pub(in crate::app) own_listeners: bool,
+}
+
+impl Giver {
+    /// Serves the hand-over socket, one agent at a time, once this agent has settled and is alone.
+    pub(in crate::app) async fn serve_once(
+        self,
+        path: PathBuf,
+        mut settled: watch::Receiver<bool>,
+        mut alone: watch::Receiver<bool>,
+        cancel: CancellationToken,
+    ) {
+        let both = async {
+            settled.wait_for(|settled| *settled).await?;
+            alone.wait_for(|alone| *alone).await?;
+            Ok::<_, watch::error::RecvError>(())
+        };
+        if both.await.is_err() {
+            return;
+        }
+        let socket = private_socket(&path).await;
+        tokio::select! {
+            () = cancel.cancelled() => {}
+            () = self.serve(socket) => {}
+        }
+    }
+
+    async fn serve(self, socket: PrivateSocket) {
+        loop {
+            let stream = match socket.accept().await {
+                Ok(stream) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "the hand-over socket cannot accept");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let given = self.give(&stream).await;
+            match given {
+                Ok(own_listeners) => {
+                    let successor = Successor {
+                        stream,
+                        own_listeners,
+                    };
+                    // Who ends the agent takes the first, and nothing is given twice.
+                    let _ending = self.settled.send(successor).await;
+                    return std::future::pending().await;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "nothing was handed over, this agent goes on");
+                    if self.giving.send_replace(false)
+                        && let Err(error) = self.audit.share(false).await
+                    {
+                        tracing::error!(%error, "the audit log cannot be written");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Gives everything away and waits until the newer agent has settled; says whether it has listeners of its own.
+    async fn give(&self, stream: &UnixStream) -> Result<bool, GiveError> {
+        let peer = stream.peer_cred().map_err(WireError::from)?.uid();
+        if peer != 0 && peer != nix::unistd::geteuid().as_raw() {
+            return Err(GiveError::Stranger(peer));
+        }
+        let (said, _) = timeout(PATIENCE, receive(stream)).await??;
+        let Message::Hello {
+            version,
+            node,
+            layout,
+        } = said
+        else {
+            return Err(GiveError::Unexpected(said));
+        };
+        if let Some(reason) = self.refuses(version, &node) {
+            let said = Message::Refused {
+                reason: reason.clone(),
+            };
+            timeout(PATIENCE, send(stream, &said, &[])).await??;
+            return Err(GiveError::Refused(reason));
+        }
+        tracing::info!(
+            "another agent takes over: nothing is changed in the kernel until it has, or gives up"
+        );
+        self.giving.send_replace(true);
+        timeout(OFFER_LIMIT, self.offer(stream, layout)).await??;
+        match timeout(SETTLE_LIMIT, receive(stream)).await {
+            Ok(said) => match said? {
+                (Message::Settled, _) => Ok(layout != self.layout),
+                (other, _) => Err(GiveError::Unexpected(other)),
+            },
+            Err(_) => {
+                let reason = GiveError::Late.to_string();
+                timeout(PATIENCE, send(stream, &Message::Withdrawn { reason }, &[])).await??;
+                Err(GiveError::Late)
+            }
+        }
+    }
+
+    fn refuses(&self, version: u32, node: &str) -> Option<String> {
+        if version != VERSION {
+            return Some(format!(
+                "it speaks version {VERSION} of the hand-over, not {version}"
+            ));
+        }
+        if node != self.node {
+            return Some(format!("it serves the node {}, not {node}", self.node));
+        }
+        let since = self.took_over.map(|when| when.elapsed())?;
+        (since < KEEP).then(|| {
+            format!(
+                "it took over from another agent itself {} s ago; an agent that was replaced is not to be started again",
+                since.as_secs()
+            )
+        })
+    }
+
+    async fn offer(&self, stream: &UnixStream, layout: u64) -> Result<(), GiveError> {
+        // Nothing of it is under way from here on, so what is given away is all there is.
+        let mut resting = self.resting.clone();
+        if resting.wait_for(|resting| *resting).await.is_err() {
+            return Err(GiveError::Refused("it is ending".to_owned()));
+        }
+        drop(self.changing.lock().await);
+        self.audit.share(true).await?;
+        let mut offers = (self.offers)();
+        if layout != self.layout {
+            // Flows are noted in maps that the other cannot read: it opens listeners of its own.
+            offers.clear();
+        }
+        if offers.len() > LISTENERS_MAX {
+            tracing::warn!(
+                listeners = offers.len(),
+                "only {LISTENERS_MAX} listeners are handed over"
+            );
+            offers.truncate(LISTENERS_MAX);
+        }
+        for some in offers.chunks(PER_MESSAGE) {
+            let listeners = some.iter().map(|offer| offer.handed.clone()).collect();
+            let descriptors: Vec<_> = some
+                .iter()
+                .flat_map(|offer| offer.descriptors.iter().map(AsFd::as_fd))
+                .collect();
+            send(stream, &Message::Listeners { listeners }, &descriptors).await?;
+        }
+        let count = offers.len();
+        send(stream, &Message::Offered { count }, &[]).await?;
+        tracing::info!(
+            listeners = count,
+            "handed over, waiting for the new agent to settle"
+        );
+        Ok(())
+    }
+}
+
+/// Tells the newer agent that this one accepts no more. The connection is to stay open until this process ends.
+pub(in crate::app) async fn yielded(successor: &Successor) {
+    match timeout(PATIENCE, send(&successor.stream, &Message::Yielded, &[])).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(%error, "the new agent cannot be told that this one ends"),
+        Err(_) => tracing::warn!("the new agent does not listen"),
+    }
+}

@@ -1,0 +1,155 @@
+//! A new agent process takes over the listeners of the one before it, so that an upgrade refuses nobody.
+//!
+//! The older agent serves a unix socket beside the admin socket. The newer one asks there at its start ([`take`]); from
+//! then on the older one changes nothing in the kernel, shares its audit log, and gives its listeners away ([`give`]),
+//! which both then accept from: a connection goes to whoever accepts it, and its flow with it. Once the newer one's classes
+//! and doors are in force it says so; the older one accepts no more, lets its streams end for the drain time, and exits.
+//! Where the newer one ends before that, the older one goes on as before.
+//!
+//! A listener keeps its number when it changes hands, so the class in the kernel stays what it was, and flows that were noted
+//! before are good for both.
+
+mod give;
+mod take;
+mod wire;
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{OwnedMutexGuard, watch};
+
+pub(super) use give::{Giver, Successor, yielded};
+pub(super) use take::{ASK_LIMIT, Takeover, ask};
+pub(super) use wire::Handed;
+
+use crate::listener::InPodListener;
+use crate::workload::{CgroupId, NetnsId};
+
+/// Listeners given away at most: far more than the pods of a node, and few enough for the limit of descriptors.
+const LISTENERS_MAX: usize = 4096;
+
+/// How long each of the other's messages is waited for, where it has nothing to do but say it.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long the older agent may take until it has offered what it has: an attempt to enforce a pod, which it lets end, takes
+/// 5 s at most.
+const OFFER_LIMIT: Duration = Duration::from_secs(10);
+
+/// The hand-over socket's place: beside the admin socket, in the folder that only root can enter.
+pub(super) fn socket(admin: &Path) -> PathBuf {
+    admin.with_file_name("handover.sock")
+}
+
+/// Whose turn it is to change something in the kernel: this agent's, unless another takes over.
+#[derive(Debug, Clone)]
+pub(super) struct Hands {
+    /// Held while something is changed.
+    pub(super) changing: Arc<tokio::sync::Mutex<()>>,
+    /// Whether another agent takes over.
+    pub(super) giving: watch::Receiver<bool>,
+}
+
+impl Hands {
+    /// Waits until it is this agent's turn, which lasts as long as the guard. `None` once the agent ends.
+    pub(super) async fn turn(&mut self) -> Option<OwnedMutexGuard<()>> {
+        loop {
+            self.giving.wait_for(|giving| !*giving).await.ok()?;
+            let turn = Arc::clone(&self.changing).lock_owned().await;
+            if !*self.giving.borrow_and_update() {
+                return Some(turn);
+            }
+        }
+    }
+
+    /// Waits until the turn goes to another agent, or comes back. False once the agent ends.
+    pub(super) async fn turned(&mut self) -> bool {
+        self.giving.changed().await.is_ok()
+    }
+}
+
+/// A listener as it can be given away.
+#[derive(Debug)]
+pub(super) struct Offer {
+    /// What it is of.
+    pub(super) handed: Handed,
+    /// Descriptors of its own.
+    pub(super) descriptors: Vec<OwnedFd>,
+}
+
+/// Listeners of the agent before this one, set aside until their pods are enforced.
+#[derive(Debug, Default)]
+pub(super) struct SetAside(Mutex<HashMap<CgroupId, Offer>>);
+
+impl Offer {
+    /// With the count of its descriptors.
+    pub(super) fn counted(mut self) -> Self {
+        self.handed.descriptors = self.descriptors.len();
+        self
+    }
+}
+
+impl SetAside {
+    fn keep(&self, offer: Offer) {
+        self.lock().insert(CgroupId(offer.handed.cgroup), offer);
+    }
+
+    /// The pod's listener, if there is one and it is in this namespace of the pod's, and the pod's number. A pod in the
+    /// node's network has no listener of its own, and none of its own to be in.
+    pub(super) fn claim(
+        &self,
+        cgroup: CgroupId,
+        netns: Option<NetnsId>,
+    ) -> (Option<InPodListener>, Option<u64>) {
+        let Some(offer) = self.lock().remove(&cgroup) else {
+            return (None, None);
+        };
+        let number = offer.handed.number;
+        match (netns, offer.descriptors.is_empty()) {
+            (None, true) => (None, Some(number)),
+            // The number goes with the listener: another's flows are not this one's.
+            (Some(netns), false) => match adopt(offer, netns) {
+                Some(listener) => (Some(listener), Some(number)),
+                None => (None, None),
+            },
+            _ => (None, None),
+        }
+    }
+
+    /// The listener in the node's own namespace, if this is the one.
+    pub(super) fn claim_node(&self, netns: NetnsId) -> Option<InPodListener> {
+        let offer = self.lock().remove(&CgroupId(wire::NODE))?;
+        adopt(offer, netns)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<CgroupId, Offer>> {
+        // A plain map, which has no state that a panic could have left half done.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Closes those that nobody claimed; gives their number.
+    fn clear(&self) -> usize {
+        std::mem::take(&mut *self.lock()).len()
+    }
+}
+
+fn adopt(offer: Offer, netns: NetnsId) -> Option<InPodListener> {
+    let Offer { handed, descriptors } = offer;
+    if (handed.device, handed.inode) != (netns.device, netns.inode) {
+        tracing::info!(
+            pod = handed.pod,
+            "the listener handed over is of a namespace that the pod left"
+        );
+        return None;
+    }
+    InPodListener::adopt(descriptors, handed.port, handed.cookie)
+        .inspect_err(
+            |error| tracing::warn!(%error, pod = handed.pod, "a listener handed over cannot be used"),
+        )
+        .ok()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,296 @@
+//! Both sides over a real socket, with listeners of the test's own namespace.
+
+use std::os::fd::AsFd as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::net::UnixStream;
+use tokio::sync::{Mutex, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::wire::{Message, receive, send};
+use super::*;
+use crate::audit::{AuditConfig, AuditLog};
+use crate::workload::Netns;
+
+const LAYOUT: u64 = 7;
+
+/// An older agent that has settled, in a folder of its own.
+struct Older {
+    folder: PathBuf,
+    audit: AuditLog,
+    giving: watch::Receiver<bool>,
+    successors: mpsc::Receiver<Successor>,
+    cancel: CancellationToken,
+    _channels: (watch::Sender<bool>, watch::Sender<bool>),
+}
+
+impl Older {
+    async fn start(listeners: usize, took_over: bool) -> Self {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let next = NEXT.fetch_add(1, Ordering::Relaxed);
+        let folder = std::env::temp_dir().join(format!("picket-handover-{}-{next}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let audit = AuditLog::open(&log(&folder), None).unwrap();
+        let offers: Vec<_> = (0..listeners as u64)
+            .map(|number| Arc::new(offer(number)))
+            .collect();
+        let (giving, given) = watch::channel(false);
+        let (rested, resting) = watch::channel(false);
+        let mut follow = given.clone();
+        tokio::spawn(async move {
+            // As the reconciler does.
+            while follow.changed().await.is_ok() {
+                let now = *follow.borrow_and_update();
+                rested.send_replace(now);
+            }
+        });
+        let (settled, successors) = mpsc::channel(1);
+        let giver = Giver {
+            node: "node-a".to_owned(),
+            layout: LAYOUT,
+            giving,
+            resting,
+            changing: Arc::new(Mutex::new(())),
+            offers: Arc::new(move || offers.clone()),
+            audit: audit.clone(),
+            took_over: took_over.then(tokio::time::Instant::now),
+            settled,
+        };
+        let (yes, is) = (watch::channel(true), watch::channel(true));
+        let cancel = CancellationToken::new();
+        tokio::spawn(giver.serve_once(folder.join("handover.sock"), yes.1, is.1, cancel.clone()));
+        let older = Self {
+            folder,
+            audit,
+            giving: given,
+            successors,
+            cancel,
+            _channels: (yes.0, is.0),
+        };
+        while !older.socket().exists() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        older
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.folder.join("handover.sock")
+    }
+
+    /// Waits until it gives, or has taken back.
+    async fn gives(&mut self, gives: bool) {
+        let changed = self.giving.wait_for(|giving| *giving == gives);
+        tokio::time::timeout(Duration::from_secs(5), changed)
+            .await
+            .unwrap()
+            .unwrap();
+    }
+}
+
+impl Drop for Older {
+    fn drop(&mut self) {
+        self.cancel.cancel();
+        let _left = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+fn log(folder: &Path) -> AuditConfig {
+    AuditConfig {
+        file: Some(folder.join("audit.jsonl")),
+        stdout: false,
+        node: "node-a".to_owned(),
+    }
+}
+
+fn own_netns() -> Netns {
+    Netns::open(Path::new("/proc/self/ns/net")).unwrap()
+}
+
+/// A listener in the test's namespace, as cgroup `number`'s.
+fn offer(number: u64) -> Offer {
+    let netns = own_netns();
+    let listener = InPodListener::open(&netns).unwrap();
+    let descriptors = listener.descriptors().unwrap();
+    Offer {
+        handed: Handed {
+            cgroup: number,
+            pod: format!("pod-{number}"),
+            number: 1000 + number,
+            port: listener.port(),
+            cookie: listener.netns_cookie(),
+            device: netns.id().device,
+            inode: netns.id().inode,
+            descriptors: descriptors.len(),
+        },
+        descriptors,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_newer_agent_accepts_what_was_dialled_before_and_the_older_one_ends() {
+    let mut older = Older::start(150, false).await;
+    let takeover = ask(&older.socket(), "node-a", LAYOUT, ASK_LIMIT)
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(*older.giving.borrow(), "it goes on changing the kernel");
+    // The log is shared from here on.
+    let audit = AuditLog::join(&log(&older.folder), None).unwrap();
+
+    let set_aside = Arc::clone(&takeover.set_aside);
+    let own = Some(own_netns().id());
+    let (listener, number) = set_aside.claim(CgroupId(120), own);
+    let listener = listener.unwrap();
+    assert_eq!(number, Some(1120));
+    let nothing =
+        |(listener, number): (Option<InPodListener>, Option<u64>)| listener.is_none() && number.is_none();
+    assert!(nothing(set_aside.claim(CgroupId(120), own)));
+    assert!(
+        nothing(set_aside.claim(CgroupId(122), None)),
+        "it has a namespace of its own"
+    );
+    let elsewhere = NetnsId { device: 0, inode: 0 };
+    assert!(nothing(set_aside.claim(CgroupId(121), Some(elsewhere))));
+    assert!(nothing(set_aside.claim(CgroupId(999), own)));
+    assert!(set_aside.claim_node(own_netns().id()).is_some());
+    let hosted = set_aside.claim(CgroupId(200), None);
+    assert_eq!((hosted.0.is_none(), hosted.1), (true, Some(1200)));
+    let _client = std::net::TcpStream::connect(("127.0.0.1", listener.port())).unwrap();
+
+    let (settled, is_settled) = watch::channel(false);
+    let (alone, mut is_alone) = watch::channel(false);
+    tokio::spawn(takeover.finish(is_settled, audit.clone(), alone));
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(older.successors.try_recv().is_err(), "told before it has settled");
+    settled.send_replace(true);
+    let successor = older.successors.recv().await.unwrap();
+    assert!(!successor.own_listeners);
+    assert!(!*is_alone.borrow(), "told before the older one accepts no more");
+    yielded(&successor).await;
+    is_alone.wait_for(|alone| *alone).await.unwrap();
+    // Those that nobody claimed are closed.
+    tokio::time::timeout(Duration::from_secs(5), async {
+        while set_aside.claim(CgroupId(5), own).1.is_some() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .unwrap();
+    drop(successor);
+    audit.flush().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_the_newer_agent_dies_the_older_one_goes_on() {
+    let mut older = Older::start(1, false).await;
+    let takeover = ask(&older.socket(), "node-a", LAYOUT, ASK_LIMIT)
+        .await
+        .unwrap()
+        .unwrap();
+    older.gives(true).await;
+    drop(takeover);
+    older.gives(false).await;
+    // It gives again to the next one, and the log is its own meanwhile.
+    let again = ask(&older.socket(), "node-a", LAYOUT, ASK_LIMIT).await.unwrap();
+    assert!(again.is_some());
+    older.audit.flush().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_of_another_layout_opens_listeners_of_its_own() {
+    let mut older = Older::start(3, false).await;
+    let takeover = ask(&older.socket(), "node-a", LAYOUT + 1, ASK_LIMIT)
+        .await
+        .unwrap()
+        .unwrap();
+    let own = Some(own_netns().id());
+    assert!(takeover.set_aside.claim(CgroupId(1), own).1.is_none());
+    let audit = AuditLog::join(&log(&older.folder), None).unwrap();
+    let (_settled, is_settled) = watch::channel(true);
+    let (alone, _is_alone) = watch::channel(false);
+    tokio::spawn(takeover.finish(is_settled, audit, alone));
+    assert!(older.successors.recv().await.unwrap().own_listeners);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_must_not_take_over_is_told_why() {
+    let older = Older::start(1, false).await;
+    let refused = ask(&older.socket(), "node-b", LAYOUT, ASK_LIMIT)
+        .await
+        .unwrap_err();
+    assert!(
+        refused.to_string().contains("it serves the node node-a"),
+        "{refused}"
+    );
+    let stream = UnixStream::connect(older.socket()).await.unwrap();
+    let hello = Message::Hello {
+        version: 2,
+        node: "node-a".to_owned(),
+        layout: LAYOUT,
+    };
+    send(&stream, &hello, &[]).await.unwrap();
+    assert!(matches!(
+        receive(&stream).await.unwrap().0,
+        Message::Refused { .. }
+    ));
+    let older = Older::start(1, true).await;
+    let refused = ask(&older.socket(), "node-a", LAYOUT, ASK_LIMIT)
+        .await
+        .unwrap_err();
+    assert!(
+        refused.to_string().contains("took over from another agent"),
+        "{refused}"
+    );
+    assert!(!*older.giving.borrow());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_at_the_other_end_hangs_a_start() {
+    let folder = std::env::temp_dir().join(format!("picket-handover-{}-odd", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let path = folder.join("handover.sock");
+    assert!(
+        ask(&path, "node-a", LAYOUT, ASK_LIMIT).await.unwrap().is_none(),
+        "nobody"
+    );
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    assert!(
+        ask(&path, "node-a", LAYOUT, ASK_LIMIT).await.unwrap().is_none(),
+        "a dead socket"
+    );
+    std::fs::remove_file(&path).unwrap();
+
+    // One that claims more than it gives.
+    let socket = tokio::net::UnixListener::bind(&path).unwrap();
+    let odd = tokio::spawn(async move {
+        let offer = offer(1);
+        for (listeners, count) in [(vec![], 1), (vec![offer.handed.clone()], 1), (vec![], 0)] {
+            let (stream, _) = socket.accept().await.unwrap();
+            let _hello = receive(&stream).await.unwrap();
+            let one: Vec<_> = offer.descriptors.iter().take(1).map(|one| one.as_fd()).collect();
+            let own = if count == 0 { one } else { Vec::new() };
+            let _gone = send(&stream, &Message::Listeners { listeners }, &own).await;
+            let _gone = send(&stream, &Message::Offered { count }, &[]).await;
+        }
+        socket
+    });
+    for what in [
+        "a count that is wrong",
+        "descriptors that are missing",
+        "descriptors of nothing",
+    ] {
+        assert!(
+            ask(&path, "node-a", LAYOUT, ASK_LIMIT).await.unwrap().is_none(),
+            "{what}"
+        );
+    }
+    // And one that says nothing at all.
+    let _silent = odd.await.unwrap();
+    let soon = Duration::from_millis(100);
+    assert!(
+        ask(&path, "node-a", LAYOUT, soon).await.unwrap().is_none(),
+        "silence"
+    );
+    std::fs::remove_dir_all(&folder).unwrap();
+}

@@ -1,0 +1,494 @@
+//! The agent is replaced, killed, upgraded and robbed of its links, while pods dial without end: nobody goes past, and
+//! where a new process takes over nobody is refused.
+
+use std::collections::BTreeSet;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use picket_tests::output::Done;
+use picket_tests::pod::RealPod;
+use picket_tests::running::Running;
+use serde_json::Value;
+
+use crate::Test;
+use crate::world::World;
+
+pub(crate) const TESTS: &[Test] = &[
+    (
+        "a_new_process_takes_over_and_refuses_nobody",
+        a_new_process_takes_over_and_refuses_nobody,
+    ),
+    (
+        "a_take_over_that_fails_changes_nothing",
+        a_take_over_that_fails_changes_nothing,
+    ),
+    (
+        "killed_again_and_again_nobody_goes_past",
+        killed_again_and_again_nobody_goes_past,
+    ),
+    (
+        "another_map_layout_stays_closed_until_its_classes_are_in_force",
+        another_map_layout_stays_closed_until_its_classes_are_in_force,
+    ),
+    (
+        "a_link_that_is_taken_away_comes_back",
+        a_link_that_is_taken_away_comes_back,
+    ),
+    ("uninstalled_no_link_is_left", uninstalled_no_link_is_left),
+];
+
+/// How long what is waited for may take.
+const LIMIT: Duration = Duration::from_secs(30);
+/// The issue's own number: a link that is lost is noticed and put back within this time.
+const LINK_LIMIT: Duration = Duration::from_secs(5);
+/// Clients at once in the pod that dials without end.
+const CLIENTS: &str = "20";
+/// How often the agent is killed.
+const KILLS: usize = 10;
+
+/// Asks for the path without end in as many threads as the arguments say, each time by a connection of its own, until a
+/// line comes in; prints how many were answered, and what went wrong with the others.
+const LOAD: &str = r#"
+import collections, json, os, ssl, sys, threading, urllib.request
+account = "/var/run/secrets/kubernetes.io/serviceaccount"
+context = ssl.create_default_context(cafile=account + "/ca.crt")
+url = "https://%s:%s%s" % (os.environ["KUBERNETES_SERVICE_HOST"], os.environ["KUBERNETES_SERVICE_PORT"], sys.argv[2])
+token = open(account + "/token").read()
+request = urllib.request.Request(url, headers={"Authorization": "Bearer " + token})
+opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context))
+over, lock, answered, failed = threading.Event(), threading.Lock(), [0], collections.Counter()
+def ask():
+    while not over.is_set():
+        try:
+            with opener.open(request, timeout=20) as answer:
+                answer.read()
+            with lock:
+                answered[0] += 1
+        except Exception as error:
+            with lock:
+                failed[repr(error)] += 1
+            over.wait(0.01)
+threads = [threading.Thread(target=ask) for _ in range(int(sys.argv[1]))]
+for thread in threads:
+    thread.start()
+print("running", flush=True)
+sys.stdin.readline()
+over.set()
+for thread in threads:
+    thread.join()
+print(json.dumps({"answered": answered[0], "failed": failed}), flush=True)
+"#;
+
+/// A pod that asks without end.
+struct Load(Running);
+
+impl Load {
+    /// In the pod that is enforced.
+    fn enforced(world: &World) -> Result<Self> {
+        let path = "/api/v1/namespaces/lab/configmaps/seed";
+        Self::start(world, "agents", &[CLIENTS, path])
+    }
+
+    /// In the pod that is left alone; its account may read the version.
+    fn exempt(world: &World) -> Result<Self> {
+        Self::start(world, "direct", &["2", "/version"])
+    }
+
+    fn start(world: &World, namespace: &str, arguments: &[&str]) -> Result<Self> {
+        let mut argv = vec!["python3", "-c", LOAD];
+        argv.extend(arguments);
+        let running = Running::start(&world.cluster.kubectl_client(), namespace, "worker", &argv)?;
+        running.line_with("running")?;
+        Ok(Self(running))
+    }
+
+    /// Ends it; gives how many requests were answered, and what went wrong with others.
+    fn stop(mut self) -> Result<(u64, Value)> {
+        self.0.send("over")?;
+        let told: Value = serde_json::from_str(&self.0.line_with("answered")?)?;
+        Ok((
+            told["answered"].as_u64().context("no count")?,
+            told["failed"].clone(),
+        ))
+    }
+}
+
+fn nothing(failed: &Value) -> bool {
+    failed.as_object().is_some_and(serde_json::Map::is_empty)
+}
+
+/// Counts, in the node, the packets that come from a pod and are for the API server: a redirected connect sends none.
+struct Counter<'a> {
+    world: &'a World,
+    table: String,
+}
+
+impl<'a> Counter<'a> {
+    fn start(world: &'a World, namespace: &str) -> Result<Self> {
+        let pod = RealPod::find(&world.cluster, namespace, "worker")?;
+        let table = format!("picket_test_{namespace}");
+        let rules = format!(
+            "table ip {table} {{\nchain seen {{\ntype filter hook prerouting priority -400;\n\
+             ip saddr {} tcp dport {{ 443, 6443 }} counter\n}}\n}}",
+            pod.address()
+        );
+        let counter = Self { world, table };
+        counter.nft(&[&rules])?;
+        Ok(counter)
+    }
+
+    fn packets(&self) -> Result<u64> {
+        let shown = self.nft(&["-j", "list", "table", "ip", &self.table])?;
+        let shown: Value = serde_json::from_str(&shown)?;
+        let found = shown["nftables"].as_array().into_iter().flatten();
+        found
+            .filter_map(|one| one["rule"]["expr"].as_array())
+            .flatten()
+            .find_map(|one| one["counter"]["packets"].as_u64())
+            .context("nft shows no counter")
+    }
+
+    fn nft(&self, arguments: &[&str]) -> Result<String> {
+        let mut command = Command::new("nft");
+        command.args(arguments);
+        Done::from(self.world.agent.node().output(command)?).good()
+    }
+}
+
+impl Drop for Counter<'_> {
+    fn drop(&mut self) {
+        // The node's namespace goes with the cluster anyway.
+        let _ = self.nft(&["delete", "table", "ip", &self.table]);
+    }
+}
+
+/// Tries until it is so, or says that it never was.
+fn until(what: &str, limit: Duration, mut attempt: impl FnMut() -> Result<bool>) -> Result<Duration> {
+    let began = Instant::now();
+    while !attempt()? {
+        ensure!(began.elapsed() < limit, "{what}: not within {limit:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(began.elapsed())
+}
+
+/// The ids of all bpf links of the machine.
+fn links() -> Result<BTreeSet<u32>> {
+    aya::programs::loaded_links()
+        .filter_map(|link| match link {
+            // It went between being listed and being opened.
+            Err(_) => None,
+            Ok(link) => Some(Ok(link.id())),
+        })
+        .collect()
+}
+
+fn verify_audit(world: &World) -> Result<()> {
+    let file = world.agent.audit_file().display().to_string();
+    Done::from(world.agent.picket(&["audit", "verify", &file])?)
+        .good()
+        .map(drop)
+}
+
+fn log_since(world: &World, start: usize) -> Result<String> {
+    let text = std::fs::read_to_string(world.agent.log_file())?;
+    Ok(text.get(start..).unwrap_or_default().to_owned())
+}
+
+fn log_length(world: &World) -> usize {
+    std::fs::metadata(world.agent.log_file()).map_or(0, |found| found.len() as usize)
+}
+
+fn a_new_process_takes_over_and_refuses_nobody(world: &mut World) -> Result<()> {
+    let start = log_length(world);
+    let load = Load::enforced(world)?;
+    let watching = Running::start(
+        &world.cluster.kubectl_client(),
+        "agents",
+        "worker",
+        &[
+            "kubectl",
+            "get",
+            "configmap",
+            "seed",
+            "-n",
+            "lab",
+            "--watch",
+            "-o",
+            "name",
+        ],
+    )?;
+    watching.line_with("seed")?;
+    std::thread::sleep(Duration::from_secs(1));
+
+    let began = Instant::now();
+    let mut before = world.agent.succeed()?;
+    let yielded = until("the older agent steps back", LIMIT, || {
+        Ok(log_since(world, start)?.contains("another agent has taken over"))
+    })?;
+    // The stream that was open goes on meanwhile.
+    world.admin(&[
+        "annotate",
+        "configmap",
+        "seed",
+        "-n",
+        "lab",
+        "--overwrite",
+        "turn=1",
+    ])?;
+    watching.line_with("seed")?;
+    until("the older agent ends", LIMIT, || Ok(before.try_wait()?.is_some()))?;
+    let ended = began.elapsed();
+    let status = before.wait()?;
+    world.agent.wait()?;
+    std::thread::sleep(Duration::from_secs(1));
+    let (answered, failed) = load.stop()?;
+    eprintln!(
+        "take-over: stepped back after {yielded:?}, ended after {ended:?}; {answered} requests answered"
+    );
+    ensure!(nothing(&failed), "of {answered} requests some failed: {failed}");
+    ensure!(answered > 100, "only {answered} requests were made");
+    ensure!(status.success(), "the older agent ended with {status}");
+    let said = log_since(world, start)?;
+    for line in [
+        "handed over, waiting",
+        "taking over from the agent",
+        "has stepped back",
+    ] {
+        ensure!(said.contains(line), "no {line:?} in:\n{said}");
+    }
+    let served = world
+        .agent
+        .metric("picket_requests_total", &["outcome=\"allow\""])?;
+    ensure!(served > 10.0, "the new agent served only {served} requests");
+    verify_audit(world)
+}
+
+/// The newer process dies before it has settled: the older one goes on, and new pods' classes with it.
+fn a_take_over_that_fails_changes_nothing(world: &mut World) -> Result<()> {
+    // An agent that took over does not hand over soon after.
+    world.agent.stop()?;
+    world.agent.restart()?;
+    let start = log_length(world);
+    let load = Load::exempt(world)?;
+    let before = world.agent.succeed()?;
+    until("it is offered", LIMIT, || {
+        Ok(log_since(world, start)?.contains("handed over, waiting"))
+    })?;
+    let pid = before.id();
+    world.agent.fall_back(before)?;
+    until("the older agent goes on", LIMIT, || {
+        Ok(log_since(world, start)?.contains("nothing was handed over, this agent goes on"))
+    })?;
+    let works = until("the pod is served", LIMIT, || {
+        let done = world.run(
+            "agents",
+            "worker",
+            &["kubectl", "get", "configmap", "seed", "-n", "lab"],
+        )?;
+        Ok(done.code == 0)
+    });
+    let (_, failed) = load.stop()?;
+    works?;
+    let ready = world.agent.admin("/readyz")?;
+    ensure!(ready.0 == 200 && world.agent.pid() == Some(pid), "{ready:?}");
+    ensure!(nothing(&failed), "a pod that is left alone saw {failed}");
+    verify_audit(world)
+}
+
+fn killed_again_and_again_nobody_goes_past(world: &mut World) -> Result<()> {
+    let pod = RealPod::find(&world.cluster, "agents", "worker")?
+        .address()
+        .to_owned();
+    let server = world.server_log();
+    let links_before = links()?.len();
+    let load = Load::enforced(world)?;
+    let direct = Load::exempt(world)?;
+    {
+        let mut dead = Vec::new();
+        for _ in 0..KILLS {
+            world.agent.kill9()?;
+            let counted = Counter::start(world, "agents")?;
+            std::thread::sleep(Duration::from_millis(200));
+            let seen = counted.packets()?;
+            drop(counted);
+            dead.push(seen);
+            world.agent.restart()?;
+        }
+        ensure!(
+            dead.iter().all(|&packets| packets == 0),
+            "while the agent was away the API server's address was sent {dead:?} packets"
+        );
+    }
+    // Over a restart too, from before the kill until after the agent serves.
+    world.agent.kill9()?;
+    let begun = world.agent.begin();
+    let (enforced, open) = {
+        let (enforced, open) = (Counter::start(world, "agents")?, Counter::start(world, "direct")?);
+        begun?;
+        until("it serves", LIMIT, || {
+            Ok(world.agent.admin("/readyz").is_ok_and(|(code, _)| code == 200))
+        })?;
+        std::thread::sleep(Duration::from_millis(500));
+        (enforced.packets()?, open.packets()?)
+    };
+    ensure!(
+        enforced == 0,
+        "over a restart the API server's address was sent {enforced} packets"
+    );
+    ensure!(open > 0, "the counter counts nothing");
+    let (answered, _) = load.stop()?;
+    let (exempt, failed) = direct.stop()?;
+    eprintln!("{KILLS} kills: {answered} requests answered in the enforced pod, {exempt} in the other");
+    ensure!(answered > 0 && exempt > 0, "answered: {answered} and {exempt}");
+    ensure!(nothing(&failed), "a pod that is left alone saw {failed}");
+    let past = server.all(|record| {
+        record["sourceIPs"]
+            .as_array()
+            .is_some_and(|sources| sources.iter().any(|source| source == pod.as_str()))
+    })?;
+    ensure!(
+        past.is_empty(),
+        "the API server was asked by the pod itself: {past:?}"
+    );
+    until("as many links as before", LIMIT, || {
+        Ok(links()?.len() == links_before)
+    })
+    .with_context(|| format!("{links_before} links before"))?;
+    verify_audit(world)
+}
+
+fn layouts(world: &World) -> Result<Vec<String>> {
+    let mut command = Command::new("ls");
+    command.arg(world.agent.bpffs());
+    let shown = Done::from(world.agent.node().output(command)?).good()?;
+    Ok(shown
+        .lines()
+        .filter(|name| name.starts_with("v1-"))
+        .map(str::to_owned)
+        .collect())
+}
+
+fn another_map_layout_stays_closed_until_its_classes_are_in_force(world: &mut World) -> Result<()> {
+    let links_before = links()?.len();
+    let load = Load::enforced(world)?;
+    let direct = Load::exempt(world)?;
+    world.agent.kill9()?;
+    let own = layouts(world)?;
+    ensure!(own.len() == 1, "layouts: {own:?}");
+    // To the next agent these are another version's maps and links.
+    let mut command = Command::new("mv");
+    command
+        .arg(world.agent.bpffs().join(&own[0]))
+        .arg(world.agent.bpffs().join("v1-0000000000000001"));
+    Done::from(world.agent.node().output(command)?).good()?;
+    world.agent.begin()?;
+    let packets = {
+        let counted = Counter::start(world, "agents")?;
+        until("it serves", LIMIT, || {
+            Ok(world.agent.admin("/readyz").is_ok_and(|(code, _)| code == 200))
+        })?;
+        std::thread::sleep(Duration::from_millis(500));
+        counted.packets()?
+    };
+    let left = layouts(world)?;
+    ensure!(
+        packets == 0,
+        "the API server's address was sent {packets} packets"
+    );
+    ensure!(left == own, "layouts afterwards: {left:?}");
+    world
+        .run(
+            "agents",
+            "worker",
+            &["kubectl", "get", "configmap", "seed", "-n", "lab"],
+        )?
+        .good()?;
+    let (_, failed) = direct.stop()?;
+    load.stop()?;
+    ensure!(nothing(&failed), "a pod that is left alone saw {failed}");
+    until("as many links as before", LIMIT, || {
+        Ok(links()?.len() == links_before)
+    })
+    .with_context(|| format!("{links_before} links before"))
+    .map(drop)
+}
+
+fn a_link_that_is_taken_away_comes_back(world: &mut World) -> Result<()> {
+    let picket = world.picket_log();
+    let before = world.agent.metric("picket_kernel_reattachments_total", &[])?;
+    let pins = world.agent.pins()?;
+    let pin = pins
+        .iter()
+        .find(|pin| pin.ends_with("/link_connect4"))
+        .context("no pin of connect4")?;
+    let mut command = Command::new("rm");
+    command.arg(pin);
+    Done::from(world.agent.node().output(command)?).good()?;
+    let took = until("the link is back", LINK_LIMIT, || {
+        Ok(world.agent.pins()?.contains(pin))
+    })?;
+    eprintln!("a link was back after {took:?}");
+    let record = picket.wait("the lost link", |record| {
+        record["decision"]["reason"] == "link_replaced"
+    })?;
+    ensure!(
+        record["annotations"]["picket.dev/severity"] == "critical" && record["kernel"]["hook"] == "connect4",
+        "{record:#}"
+    );
+    let now = world
+        .agent
+        .metric("picket_kernel_reattachments_total", &["program=\"connect4\""])?;
+    ensure!(now - before == 1.0, "{before} re-attachments before, {now} now");
+    // It holds again.
+    let counted = Counter::start(world, "agents")?;
+    world
+        .run(
+            "agents",
+            "worker",
+            &["kubectl", "get", "configmap", "seed", "-n", "lab"],
+        )?
+        .good()?;
+    ensure!(counted.packets()? == 0, "the connect went past");
+    Ok(())
+}
+
+fn uninstalled_no_link_is_left(world: &mut World) -> Result<()> {
+    let with = links()?;
+    world.agent.stop()?;
+    world.agent.uninstall()?;
+    let (left, without) = (world.agent.pins()?, links()?);
+    let pod = RealPod::find(&world.cluster, "agents", "worker")?;
+    let mut command = Command::new("nsenter");
+    command.arg(format!(
+        "--net={}",
+        picket_tests::pod::TestPod::netns(&pod).display()
+    ));
+    command.args(["ss", "-Hltn"]);
+    let listening = Done::from(command.output()?).good();
+    world.agent.restart()?;
+    let again = links()?;
+    let second = (|| {
+        world.agent.stop()?;
+        world.agent.uninstall()?;
+        links()
+    })();
+    world.agent.restart()?;
+    ensure!(left.is_empty(), "pins are left: {left:?}");
+    let listening = listening?;
+    ensure!(
+        listening.is_empty(),
+        "listeners are left in the pod:\n{listening}"
+    );
+    ensure!(
+        without.len() < with.len(),
+        "links before {with:?}, after {without:?}"
+    );
+    let second = second?;
+    ensure!(
+        again.len() > second.len() && second.is_subset(&without) && without.is_subset(&second),
+        "links without Picket: {without:?}, then {second:?}"
+    );
+    Ok(())
+}
