@@ -123,6 +123,10 @@ impl Enforcer for Fake {
         self.set(cgroup, "exempt")
     }
 
+    fn close(&self, folder: CgroupId) -> Result<(), EnforceError> {
+        self.set(folder, "closed")
+    }
+
     fn pending(&self, cgroup: CgroupId) -> Result<(), EnforceError> {
         self.set(cgroup, "pending")
     }
@@ -269,7 +273,7 @@ fn agent(pod: &mut Pod) {
 #[tokio::test]
 async fn pods_are_closed_until_judged_then_enforced_or_exempt() {
     let mut node = Node::start(&[], &[10, 11, 12], None);
-    node.until_class(ROOT.0, "pending").await;
+    node.until_class(ROOT.0, "closed").await;
     assert_eq!(
         (node.calls(10), node.calls(11)),
         (vec![], vec![]),
@@ -354,7 +358,7 @@ async fn what_an_earlier_agent_left_is_forgotten_or_taken_over() {
 async fn the_agents_own_pod_is_exempt_before_any_pod_is_closed() {
     let node = Node::start(&[], &[10], Some(10));
     let calls = node.fake.calls.lock().unwrap().clone();
-    assert_eq!(calls, [(CgroupId(10), "exempt"), (ROOT, "pending")]);
+    assert_eq!(calls, [(CgroupId(10), "exempt"), (ROOT, "closed")]);
 }
 
 #[tokio::test]
@@ -404,8 +408,8 @@ async fn the_folder_of_all_pods_is_closed_in_the_end() {
         path: "/other/kubepods".into(),
     });
     node.scans.send_replace(Arc::new(scan));
-    node.until_class(2, "pending").await;
-    assert_eq!(node.calls(2), ["pending", "pending", "pending"]);
+    node.until_class(2, "closed").await;
+    assert_eq!(node.calls(2), ["closed", "closed", "closed"]);
 }
 
 #[tokio::test]
