@@ -4,10 +4,16 @@
 //! one with the counts. All suites share one cluster. Each counter-measure is shown to be what holds: with it off, the same
 //! attack arrives.
 
+mod dial;
+mod doors;
+mod first;
+mod guards;
+mod handed;
 mod life;
 mod names;
 mod pods;
 mod sockets;
+mod target;
 mod world;
 
 use std::process::ExitCode;
@@ -22,7 +28,10 @@ type Test = harness::Test<World>;
 fn main() -> ExitCode {
     harness::run::<World>(&[
         ("sockets", sockets::TESTS),
+        ("handed", handed::TESTS),
         ("names", names::TESTS),
+        ("first", first::TESTS),
+        ("doors", doors::TESTS),
         ("pods", pods::TESTS),
         // Last: what it does to the agent would show in the others if it went wrong.
         ("life", life::TESTS),

@@ -1,5 +1,274 @@
-//! Every kind of socket, dialled at a door.
+//! Every kind of socket, dialled at a door from a pod.
+//!
+//! For each kind: what must come of it, and the counter-measures that see to it. With all of them on nothing arrives; with any one of
+//! them alone nothing arrives; with none of them the same attack arrives.
+
+use anyhow::{Context, Result, ensure};
 
 use crate::Test;
+use crate::dial::{Stand, Verdict};
+use crate::guards::{Guard, without};
+use crate::target::{DNS, DOOR, HOST, HOST6};
+use crate::world::World;
 
-pub(crate) const TESTS: &[Test] = &[];
+pub(crate) const TESTS: &[Test] = &[
+    ("connections_are_interposed", connections),
+    ("datagrams_are_refused", datagrams),
+    ("raw_sockets_are_not_made", raw_sockets),
+    ("raw_icmp_sockets_send_nothing_else", raw_icmp_sockets),
+    ("packet_sockets_send_nothing", packet_sockets),
+    ("other_families_lead_nowhere", other_families),
+    ("dns_and_ping_are_unharmed", dns_and_ping),
+    ("what_the_client_sees_is_what_it_dialled", peer_names),
+];
+
+/// A kind of socket, and whether it exists for version 4 and version 6.
+type Case = (&'static str, &'static [Family]);
+
+#[derive(Debug, Clone, Copy)]
+enum Family {
+    Four,
+    Six,
+}
+
+impl Family {
+    fn door(self) -> String {
+        match self {
+            Self::Four => format!("{HOST}:{DOOR}"),
+            Self::Six => format!("[{HOST6}]:{DOOR}"),
+        }
+    }
+}
+
+const BOTH: &[Family] = &[Family::Four, Family::Six];
+const FOUR: &[Family] = &[Family::Four];
+const SIX: &[Family] = &[Family::Six];
+
+/// Kinds of sockets with the same counter-measures, which must all end the same way.
+struct Group {
+    cases: &'static [Case],
+    verdict: Verdict,
+    guards: &'static [Guard],
+}
+
+impl Group {
+    fn prove(&self, world: &mut World) -> Result<()> {
+        self.hold(world, |report, what| report.expect(what, self.verdict))?;
+        for &alone in self.guards.iter().filter(|_| self.guards.len() > 1) {
+            let others: Vec<Guard> = self
+                .guards
+                .iter()
+                .copied()
+                .filter(|&guard| guard != alone)
+                .collect();
+            without(world, &others, |world| self.hold(world, |_, _| Ok(())))
+                .with_context(|| format!("with {alone:?} alone"))?;
+        }
+        without(world, self.guards, |world| self.arrive(world)).context("with no guard")
+    }
+
+    /// Nothing arrives.
+    fn hold(&self, world: &World, judge: impl Fn(&crate::dial::Report, &str) -> Result<()>) -> Result<()> {
+        let worker = Stand::pod(&world.pod("agents", "worker")?)?;
+        world.arrived()?;
+        let mut wrong = Vec::new();
+        self.each(|way, door| {
+            let what = format!("{way} to {door}");
+            let report = world.dial(&worker, &[way, door])?;
+            if let Err(error) = judge(&report, &what) {
+                wrong.push(error.to_string());
+            }
+            let arrived = world.arrived()?;
+            if !arrived.is_empty() {
+                wrong.push(format!("{what} arrived: {arrived:?}"));
+            }
+            Ok(())
+        })?;
+        ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
+        Ok(())
+    }
+
+    /// Everything arrives.
+    fn arrive(&self, world: &World) -> Result<()> {
+        let worker = Stand::pod(&world.pod("agents", "worker")?)?;
+        world.arrived()?;
+        let mut lost = Vec::new();
+        self.each(|way, door| {
+            let report = world.dial(&worker, &[way, door])?;
+            if world.arrived()?.is_empty() {
+                lost.push(format!("{way} to {door} does not arrive: {report}"));
+            }
+            Ok(())
+        })?;
+        ensure!(lost.is_empty(), "{}", lost.join("\n"));
+        Ok(())
+    }
+
+    fn each(&self, mut act: impl FnMut(&str, &str) -> Result<()>) -> Result<()> {
+        for (way, families) in self.cases {
+            for family in *families {
+                act(way, &family.door())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn connections(world: &mut World) -> Result<()> {
+    let picket = world.picket_log();
+    let group = Group {
+        cases: &[
+            ("tcp", BOTH),
+            ("nonblocking", BOTH),
+            ("mptcp", BOTH),
+            ("fastopen-sendto", BOTH),
+            ("fastopen-connect", BOTH),
+            ("unspec", BOTH),
+            ("uring", BOTH),
+            ("uring-async", FOUR),
+            ("uring-sqpoll", BOTH),
+            ("uring-fastopen", FOUR),
+        ],
+        verdict: Verdict::Interposed,
+        guards: &[Guard::Connect, Guard::Egress, Guard::Interface],
+    };
+    group.prove(world)?;
+    // Interposed is more than a certificate: the request is on record.
+    picket
+        .wait("the attacker's request", |record| {
+            record["userAgent"] == "picket-attack" && record["agent"]["pod"]["name"] == "worker"
+        })
+        .map(drop)
+}
+
+fn datagrams(world: &mut World) -> Result<()> {
+    let connected = Group {
+        cases: &[("udp-connected", BOTH)],
+        verdict: Verdict::Forbidden,
+        guards: &[Guard::Connect, Guard::Egress, Guard::Interface],
+    };
+    connected.prove(world)?;
+    let unconnected = Group {
+        cases: &[
+            ("udp-sendto", BOTH),
+            ("udp-sendmsg", BOTH),
+            ("udp-sendmmsg", FOUR),
+            ("udp-reused", BOTH),
+            ("uring-udp", FOUR),
+            ("uring-udp-sqpoll", FOUR),
+            ("udp-lite", BOTH),
+        ],
+        verdict: Verdict::Forbidden,
+        guards: &[Guard::SendMsg, Guard::Egress, Guard::Interface],
+    };
+    unconnected.prove(world)
+}
+
+fn raw_sockets(world: &mut World) -> Result<()> {
+    let group = Group {
+        cases: &[
+            ("raw-tcp", FOUR),
+            ("raw-udp", FOUR),
+            ("raw-hdrincl", FOUR),
+            ("raw-plain", FOUR),
+            ("raw6", SIX),
+            ("raw6-plain", SIX),
+            ("uring-raw", FOUR),
+        ],
+        verdict: Verdict::Forbidden,
+        guards: &[Guard::Create, Guard::Egress, Guard::Interface],
+    };
+    group.prove(world)
+}
+
+/// They are made, since `ping` has them.
+fn raw_icmp_sockets(world: &mut World) -> Result<()> {
+    let group = Group {
+        cases: &[
+            ("raw-icmp", FOUR),
+            ("raw-options", FOUR),
+            ("raw-fragments", FOUR),
+            ("raw6-extended", SIX),
+        ],
+        verdict: Verdict::Forbidden,
+        guards: &[Guard::Egress, Guard::Interface],
+    };
+    group.prove(world)
+}
+
+fn packet_sockets(world: &mut World) -> Result<()> {
+    let group = Group {
+        cases: &[
+            ("packet", FOUR),
+            ("packet-dgram", FOUR),
+            ("packet-syn", FOUR),
+            ("xdp", FOUR),
+        ],
+        verdict: Verdict::Nothing,
+        guards: &[Guard::Interface],
+    };
+    group.prove(world)
+}
+
+/// Which of them a kernel has differs; that none leads to a door does not.
+fn other_families(world: &mut World) -> Result<()> {
+    let worker = Stand::pod(&world.pod("agents", "worker")?)?;
+    world.arrived()?;
+    let mut wrong = Vec::new();
+    for way in ["sctp", "dccp", "smc", "smc-inet", "l2tp", "tipc", "rds", "vsock"] {
+        let report = world.dial(&worker, &[way, &Family::Four.door()])?;
+        println!("{way}: {report}");
+        if !matches!(
+            report.verdict(),
+            Verdict::Unsupported | Verdict::Forbidden | Verdict::Failed
+        ) {
+            wrong.push(format!("{way}: {report}"));
+        }
+    }
+    let arrived = world.arrived()?;
+    ensure!(
+        wrong.is_empty() && arrived.is_empty(),
+        "{wrong:?}, and {arrived:?} arrived"
+    );
+    Ok(())
+}
+
+fn dns_and_ping(world: &mut World) -> Result<()> {
+    for pod in ["worker", "hosted"] {
+        let pod = Stand::pod(&world.pod("agents", pod)?)?;
+        for host in [HOST.to_owned(), format!("[{HOST6}]")] {
+            for way in [
+                "udp-connected",
+                "udp-sendto",
+                "udp-sendmsg",
+                "udp-sendmmsg",
+                "uring-udp",
+                "tcp",
+                "mptcp",
+                "fastopen-sendto",
+            ] {
+                let address = format!("{host}:{DNS}");
+                let report = world.dial(&pod, &[way, &address])?;
+                report.expect(&format!("{way} to {address}"), Verdict::Reached)?;
+            }
+        }
+        let report = world.dial(&pod, &["ping", &Family::Four.door()])?;
+        report.expect("a ping of a door's host", Verdict::Reached)?;
+    }
+    for pod in ["worker", "hosted"] {
+        world.run("agents", pod, &["ping", "-c", "1", HOST])?.good()?;
+    }
+    Ok(())
+}
+
+fn peer_names(world: &mut World) -> Result<()> {
+    let worker = Stand::pod(&world.pod("agents", "worker")?)?;
+    for way in ["tcp", "mptcp", "fastopen-sendto", "uring-sqpoll"] {
+        for family in BOTH {
+            let door = family.door();
+            let report = world.dial(&worker, &[way, &door])?;
+            ensure!(report.peer.as_deref() == Some(door.as_str()), "{way}: {report}");
+        }
+    }
+    Ok(())
+}

@@ -12,7 +12,12 @@ use picket_tests::audit::Since;
 use picket_tests::cluster::{Cluster, ClusterOptions};
 use picket_tests::harness;
 use picket_tests::images::{self, ExtraFile};
+use picket_tests::net;
 use picket_tests::output::Done;
+use picket_tests::pod::{RealPod, TestPod};
+use serde_json::json;
+
+use crate::target::{DOOR, HOST, HOST6, Target};
 
 /// How long a pod may take to be Ready; two seconds is usual.
 const POD_LIMIT: Duration = Duration::from_secs(90);
@@ -30,6 +35,7 @@ pub(crate) struct World {
     pub(crate) other: Agent,
     /// The attacker on this machine's own file system.
     pub(crate) attack: PathBuf,
+    target: Target,
 }
 
 impl harness::World for World {
@@ -52,6 +58,7 @@ impl harness::World for World {
             users: vec!["agent:worker".to_owned(), "agent:sleeper".to_owned()],
             groups: vec!["agents:lab".to_owned()],
             log: "info,picket=debug".to_owned(),
+            more: json!({"doors": [format!("{HOST}:{DOOR}"), format!("[{HOST6}]:{DOOR}")]}),
             ..AgentOptions::default()
         };
         let agent = Agent::start(&cluster, cluster.node(), &options)?;
@@ -67,11 +74,14 @@ impl harness::World for World {
                 .wait_ready(namespace, pod, POD_LIMIT)
                 .with_context(|| format!("pod {namespace}/{pod}"))?;
         }
+        version_6(&cluster)?;
+        let target = Target::open(&cluster, &attack)?;
         Ok(Self {
             cluster,
             agent,
             other,
             attack,
+            target,
         })
     }
 
@@ -99,6 +109,16 @@ impl World {
         Ok(self.cluster.kubectl(&arguments)?.into())
     }
 
+    /// A running pod.
+    pub(crate) fn pod(&self, namespace: &str, name: &str) -> Result<RealPod> {
+        RealPod::find(&self.cluster, namespace, name)
+    }
+
+    /// What has come to the counting target since the last call.
+    pub(crate) fn arrived(&self) -> Result<Vec<String>> {
+        self.target.arrived(&self.cluster.node().netns)
+    }
+
     /// kubectl as the administrator, which must succeed.
     pub(crate) fn admin(&self, arguments: &[&str]) -> Result<String> {
         self.cluster.kubectl_client().run(arguments, None)
@@ -113,4 +133,37 @@ impl World {
     pub(crate) fn server_log(&self) -> Since {
         Since::now(&self.cluster.audit_log())
     }
+}
+
+/// Gives the first node, its pods and the target version 6 addresses, which a cluster of version 4 does not, and the target an
+/// address that NAT64 would make of its own.
+fn version_6(cluster: &Cluster) -> Result<()> {
+    let node = &cluster.node().netns;
+    let outer = cluster.outer_netns();
+    let forward = [
+        ("ipv6/conf/all/disable_ipv6", "0"),
+        ("ipv6/conf/all/forwarding", "1"),
+    ];
+    net::sysctls(node, &forward)?;
+    net::sysctls(&outer, &forward)?;
+    net::ip(
+        &outer,
+        &format!(
+            "addr add {HOST6}/64 dev br0 nodad\naddr add 64:ff9b::{HOST}/128 dev lo nodad\n\
+             route add fd00:244::/64 via fd00:250::1\n"
+        ),
+    )?;
+    net::ip(
+        node,
+        &format!(
+            "addr add fd00:250::1/64 dev eth0 nodad\naddr add fd00:244::1/64 dev cni0 nodad\n\
+             route add 64:ff9b::/96 via {HOST6}\n"
+        ),
+    )?;
+    let pod = RealPod::find(cluster, "agents", "worker")?;
+    net::sysctls(pod.netns(), &[("ipv6/conf/all/disable_ipv6", "0")])?;
+    net::ip(
+        pod.netns(),
+        "addr add fd00:244::2/64 dev eth0 nodad\nroute add default via fd00:244::1\n",
+    )
 }

@@ -137,21 +137,23 @@ impl Kernel {
         Ok(())
     }
 
-    /// Makes `doors` the doors: the new ones come before the old ones go.
+    /// Makes `doors` the doors: the new ones come before the old ones go, but those for which there is no room until then.
     ///
     /// # Errors
     /// When the map does not take an entry, for instance because there are more than it holds.
     pub fn set_doors(&self, doors: &BTreeSet<Door>) -> Result<(), KernelError> {
         let mut map = lock(&self.doors);
-        let mut wanted = HashSet::with_capacity(doors.len());
-        for door in doors {
-            let key = door.key();
-            map.insert(key, door.action.code(), 0)?;
-            wanted.insert(key);
-        }
+        let wanted: HashSet<DoorKey> = doors.iter().map(Door::key).collect();
+        let late: Vec<&Door> = doors
+            .iter()
+            .filter(|door| map.insert(door.key(), door.action.code(), 0).is_err())
+            .collect();
         let present = map.keys().collect::<Result<Vec<_>, _>>()?;
         for key in present.iter().filter(|key| !wanted.contains(*key)) {
             map.remove(key)?;
+        }
+        for door in late {
+            map.insert(door.key(), door.action.code(), 0)?;
         }
         Ok(())
     }

@@ -70,6 +70,7 @@ const COMPLAIN_EVERY: Duration = Duration::from_secs(1);
 /// All stages, put together.
 pub struct Pipeline {
     tls: Arc<ServerConfig>,
+    certificates: Arc<Certificates>,
     store: Arc<Store>,
     upstream: Upstream,
     audit: AuditLog,
@@ -93,6 +94,7 @@ impl Pipeline {
     ) -> Result<Arc<Pipeline>, TlsError> {
         Ok(Arc::new(Pipeline {
             tls: certificates.server_config()?,
+            certificates: Arc::clone(certificates),
             store,
             upstream,
             audit,
@@ -109,7 +111,14 @@ impl Pipeline {
         let pod = accepted.workload.load_full();
         let _place = accepted.place;
         let connection = Arc::new(Connection::new(accepted.workload, &accepted.process, source));
-        let session = match tls::accept(Arc::clone(&self.tls), accepted.stream).await {
+        let dialled = accepted.origin.ip();
+        let config = self.certificates.config_for(&self.tls, dialled);
+        let config = config.unwrap_or_else(|error| {
+            // The shared one may do: a client may have dialled a name.
+            tracing::error!(%error, %dialled, "no certificate for the address that was dialled");
+            Arc::clone(&self.tls)
+        });
+        let session = match tls::accept(config, accepted.stream).await {
             Ok(session) => session,
             Err(error) => {
                 // Most often a pod whose client does not trust Picket's bundle, which its owner has to hear of.

@@ -54,6 +54,11 @@ impl Names {
         Ok(names)
     }
 
+    /// Whether a client that dials this address finds it among the names.
+    pub(super) fn has(&self, dialled: IpAddr) -> bool {
+        self.addresses.contains(&dialled.to_canonical())
+    }
+
     /// The same with the addresses of the doors, mapped IPv4 addresses as plain ones.
     pub fn with_addresses(&self, doors: impl IntoIterator<Item = IpAddr>) -> Names {
         let mut names = self.clone();
@@ -61,6 +66,19 @@ impl Names {
             .addresses
             .extend(doors.into_iter().map(|address| address.to_canonical()));
         names
+    }
+}
+
+/// All DNS names, and of the addresses, which may be hundreds, the first ones.
+impl fmt::Display for Names {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = 16;
+        let addresses: Vec<_> = self.addresses.iter().take(shown).collect();
+        write!(f, "{:?} {addresses:?}", self.dns)?;
+        match self.addresses.len().saturating_sub(shown) {
+            0 => Ok(()),
+            more => write!(f, " and {more} more"),
+        }
     }
 }
 

@@ -3,9 +3,9 @@
 //! In: CA files, names, the doors' addresses as they change. Out: a rustls configuration whose certificate follows.
 //! Handshakes read the current leaf without a lock.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -21,6 +21,13 @@ use super::leaf::{Leaf, Names, mint};
 /// How often the CA's files are looked at. They are two small files; reading them sees every way in which they are
 /// replaced (the symbolic links of a Secret volume, a rename, a write in place), which file events do not.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Addresses in the leaf that all share. Where there are more doors (a node port on every node of a large cluster), a dial of
+/// another one gets a leaf of its own: with all of them, a handshake would be larger than clients take.
+const SHARED_ADDRESSES: usize = 256;
+
+/// Leaves for single addresses that are kept; each takes some 2 KB here and a tenth of a millisecond to make.
+const SINGLE_LEAVES: usize = 1024;
 
 /// How the last look at the files went.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -38,6 +45,8 @@ pub struct Certificates {
     base: Names,
     source: Mutex<Source>,
     current: ArcSwap<Leaf>,
+    /// Leaves for addresses that are not in the current one; emptied when that one is replaced.
+    single: Mutex<HashMap<IpAddr, Arc<ServerConfig>>>,
     status: ArcSwapOption<ReloadStatus>,
 }
 
@@ -76,6 +85,7 @@ impl Certificates {
                 doors: BTreeSet::new(),
             }),
             current: ArcSwap::from_pointee(first),
+            single: Mutex::default(),
             status: ArcSwapOption::from_pointee(ReloadStatus {
                 published: 1,
                 error: None,
@@ -86,7 +96,7 @@ impl Certificates {
     /// Serves the doors' addresses from now on; the same set again costs nothing.
     pub fn set_doors(&self, doors: BTreeSet<IpAddr>) -> Result<(), TlsError> {
         let mut source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
-        source.doors = doors;
+        source.doors = doors.into_iter().take(SHARED_ADDRESSES).collect();
         self.publish(&source, SystemTime::now())
     }
 
@@ -179,8 +189,9 @@ impl Certificates {
     fn replace(&self, source: &Source, now: SystemTime) -> Result<(), TlsError> {
         let names = self.base.with_addresses(source.doors.iter().copied());
         let leaf = mint(&source.ca, names, now)?;
-        tracing::info!(names = ?leaf.names, "published a server certificate");
+        tracing::info!(names = %leaf.names, "published a server certificate");
         self.current.store(Arc::new(leaf));
+        self.lock_single().clear();
         let mut status = self.status();
         status.published += 1;
         self.status.store(Some(Arc::new(status)));
@@ -201,6 +212,49 @@ impl Certificates {
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
         Ok(Arc::new(config))
+    }
+
+    /// `shared`, which [`Self::server_config`] made, or where its leaf has not the address that a client dialled, one whose
+    /// leaf has. The kernel tells the address, so it is a door's.
+    ///
+    /// # Errors
+    /// When a leaf cannot be made.
+    pub fn config_for(
+        &self,
+        shared: &Arc<ServerConfig>,
+        dialled: IpAddr,
+    ) -> Result<Arc<ServerConfig>, TlsError> {
+        if self.current.load().names.has(dialled) {
+            return Ok(Arc::clone(shared));
+        }
+        if let Some(config) = self.lock_single().get(&dialled) {
+            return Ok(Arc::clone(config));
+        }
+        // Made and kept under the lock of what it is made from: a leaf of the CA before this one must not come to be kept.
+        let source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
+        let leaf = mint(&source.ca, self.base.with_addresses([dialled]), SystemTime::now())?;
+        let mut config = ServerConfig::clone(shared);
+        config.cert_resolver = Arc::new(Single(leaf.key));
+        let config = Arc::new(config);
+        let mut single = self.lock_single();
+        if single.len() >= SINGLE_LEAVES {
+            single.clear();
+        }
+        single.insert(dialled, Arc::clone(&config));
+        Ok(config)
+    }
+
+    fn lock_single(&self) -> MutexGuard<'_, HashMap<IpAddr, Arc<ServerConfig>>> {
+        self.single.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[derive(Debug)]
+struct Single(Arc<CertifiedKey>);
+
+impl ResolvesServerCert for Single {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.0))
     }
 }
 
@@ -280,6 +334,38 @@ mod tests {
         assert_eq!(served(&certificates), der, "the same doors again change nothing");
         certificates.set_doors(BTreeSet::new()).unwrap();
         assert_ne!(served(&certificates), der);
+    }
+
+    #[test]
+    fn of_many_doors_each_has_a_leaf_that_clients_take() {
+        let files = files("many");
+        let certificates = Certificates::open(files.clone(), &[]).unwrap();
+        let many: Vec<IpAddr> = (1..=30_000_u32)
+            .map(|number| IpAddr::from(number.to_be_bytes()))
+            .collect();
+        certificates.set_doors(many.iter().copied().collect()).unwrap();
+        let shared = certificates.server_config().unwrap();
+        assert!(
+            served(&certificates).len() < 8 * 1024,
+            "clients take 16 to 64 KB in all"
+        );
+        let own = |dialled| certificates.config_for(&shared, dialled).unwrap();
+        assert!(Arc::ptr_eq(&own(many[0]), &shared));
+        let last = own(many[29_999]);
+        assert!(!Arc::ptr_eq(&last, &shared) && Arc::ptr_eq(&last, &own(many[29_999])));
+        let single = |dialled: IpAddr| {
+            let debug = format!("{:?}", own(dialled).cert_resolver);
+            assert!(debug.contains("Single"), "{debug}");
+        };
+        single("fe80::1".parse().unwrap());
+        // Under a new CA, leaves of the old one are not served.
+        write(&files, "two");
+        certificates.look(SystemTime::now());
+        assert!(!Arc::ptr_eq(&last, &own(many[29_999])));
+        for dialled in &many[300..300 + SINGLE_LEAVES + 10] {
+            own(*dialled);
+        }
+        assert!(certificates.lock_single().len() <= SINGLE_LEAVES);
     }
 
     #[test]

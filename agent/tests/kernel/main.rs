@@ -510,3 +510,24 @@ fn answer(listener: &TcpListener) {
         let _ = stream.map(|mut stream| stream.write_all(b"s"));
     }
 }
+
+#[tokio::test]
+async fn as_many_doors_as_there_may_be_are_replaced_by_as_many_others() {
+    let ground = Ground::new();
+    let kernel = load(&ground);
+    for action in [Door::redirect, Door::refuse] {
+        for net in [10, 11] {
+            let doors: BTreeSet<Door> = (0..picket_common::DOORS_MAX)
+                .map(|number| {
+                    let [_, a, b, c] = number.to_be_bytes();
+                    action(SocketAddr::from(([net, a, b, c], 6443)))
+                })
+                .collect();
+            kernel.set_doors(&doors).unwrap();
+            assert!(
+                kernel.doors().unwrap() == doors,
+                "not all doors of {net}/8 are in force"
+            );
+        }
+    }
+}

@@ -1,11 +1,12 @@
 //! Against a real kube-apiserver, on a real node, with the load in a real pod's place.
 //!
-//! The direct way is a second address of the node: the API server listens there too, but no Service and no EndpointSlice
-//! names it, so that it is no door. It and nginx use a token of a service account with the rights of the user that Picket
-//! impersonates.
+//! The direct way is another port of the node, which its packet filter takes to the API server's as kube-proxy takes a
+//! Service's: nothing in the cluster tells of it, so that it is no door. It and nginx use a token of a service account with the
+//! rights of the user that Picket impersonates.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -25,6 +26,9 @@ use crate::plan::{Extent, Measure, Plan, Target};
 const PAST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 /// The service `kubernetes` of the test cluster.
 const SERVICE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 96, 0, 1)), 443);
+/// The rule that makes the direct way.
+const PAST_RULE: &str = "add table ip past; add chain ip past in { type nat hook prerouting priority -110; }; \
+                         add rule ip past in tcp dport 6444 redirect to :6443";
 /// How long the pod may take to run.
 const POD_LIMIT: Duration = Duration::from_secs(60);
 /// What the ConfigMap holds, so that the answer is about 1 KB.
@@ -47,6 +51,14 @@ pub(crate) fn measure(picket: &Path, extent: Extent, rate: u32, only: &str) -> R
 fn on(cluster: &Cluster, picket: &Path, extent: Extent, rate: u32, only: &str) -> Result<Vec<Measure>> {
     let node = cluster.node();
     net::ip(&node.netns, &format!("addr add {PAST}/32 dev lo\n"))?;
+    let mut filter = Command::new("nft");
+    filter.arg(PAST_RULE);
+    let filtered = node.output(filter)?;
+    ensure!(
+        filtered.status.success(),
+        "nft: {}",
+        String::from_utf8_lossy(&filtered.stderr).trim()
+    );
     installed::enrol(cluster, &[NAMESPACE])?;
     let options = AgentOptions {
         objects: vec![("bench.yaml".to_owned(), OBJECTS.to_owned())],
@@ -68,17 +80,14 @@ fn on(cluster: &Cluster, picket: &Path, extent: Extent, rate: u32, only: &str) -
     );
     let token = String::from_utf8(token.stdout)?.trim().to_owned();
 
-    let (past, proxied) = (
-        SocketAddr::new(PAST.into(), 6443),
-        SocketAddr::new(PAST.into(), 8443),
-    );
+    let [past, server, proxied] = [6444, 6443, 8443].map(|port| SocketAddr::new(PAST.into(), port));
     let ca = cluster.ca_cert();
     let authority = picket_tests::pki::Authority::create(&node.dir.join("bench-pki"))?;
     let certificate = authority.server("nginx", &[nginx::UPSTREAM_NAME])?;
     let authorization = format!("Bearer {token}");
     let proxy = Proxy {
         listen: proxied,
-        upstream: past,
+        upstream: server,
         ca: &ca,
         certificate: &certificate,
         authorization: Some(&authorization),

@@ -190,6 +190,7 @@ impl Cluster {
             node.start_proxy(&self.state, &self.about.program, &pki, &self.about.server)?;
         }
         self.wait_for_nodes()?;
+        self.tell_pod_ranges()?;
         Ok(fs::write(
             self.state.dir().join("cluster.json"),
             serde_json::to_vec(&self.about)?,
@@ -273,6 +274,16 @@ impl Cluster {
         {
             ensure!(Instant::now() < deadline, "there is no default service account");
             std::thread::sleep(Duration::from_millis(200));
+        }
+        Ok(())
+    }
+
+    /// Notes each node's range of pod addresses in its object, as a controller manager that hands them out would.
+    fn tell_pod_ranges(&self) -> Result<()> {
+        for node in self.nodes() {
+            let range = serde_json::json!({"spec": {"podCIDR": node.pod_cidr, "podCIDRs": [node.pod_cidr]}});
+            let arguments = ["patch", "node", &node.name, "-p", &range.to_string()];
+            self.kubectl_client().run(&arguments, None)?;
         }
         Ok(())
     }

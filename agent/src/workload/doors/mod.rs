@@ -47,9 +47,12 @@ const RESOLVE_LIMIT: Duration = Duration::from_secs(15);
 /// Lookups at a time; each may hold a thread.
 const RESOLVE_AT_ONCE: usize = 8;
 
-/// How often the node's own addresses are read. An interface takes a second or so to check a new link-local address before
-/// it answers there, and one reading takes a fraction of a millisecond.
+/// How often the node's own addresses are read although the kernel told of no change. One reading takes a fraction of a
+/// millisecond.
 const OWN_EVERY: Duration = Duration::from_secs(1);
+
+/// The shortest time between two readings.
+const OWN_GAP: Duration = Duration::from_millis(10);
 
 /// How often the doors are looked at although nothing changed, for those whose time is over.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
@@ -211,10 +214,23 @@ where
     }
 
     async fn follow_own(&self) {
-        let mut tick = tokio::time::interval(OWN_EVERY);
+        let changes = own::Changes::open().inspect_err(|error| {
+            tracing::warn!(%error, "the kernel does not tell of new addresses; they are read every second");
+        });
         loop {
-            tick.tick().await;
+            let changed = async {
+                let told = match &changes {
+                    Ok(changes) => changes.next().await.is_ok(),
+                    Err(_) => false,
+                };
+                if !told {
+                    std::future::pending::<()>().await;
+                }
+            };
+            // Elapsed or told of: both are reasons to read.
+            let _ = tokio::time::timeout(OWN_EVERY, changed).await;
             self.own();
+            tokio::time::sleep(OWN_GAP).await;
         }
     }
 

@@ -1,0 +1,576 @@
+//! The doors by every name they have: addresses of nodes, Services that lead there, DNS; and those that are refused.
+//!
+//! Each is first seen to work from a pod that is left alone. What an enforced pod then gets is told by whose certificate it
+//! sees, by both audit logs, and where nobody may arrive, by a listener that counts.
+
+use std::net::{Ipv6Addr, SocketAddr, TcpListener};
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use picket_tests::audit::{Since, about};
+use picket_tests::net;
+use serde_json::{Value, json};
+
+use crate::Test;
+use crate::world::World;
+
+pub(crate) const TESTS: &[Test] = &[
+    (
+        "the_pod_bridges_address_is_a_door",
+        the_pod_bridges_address_is_a_door,
+    ),
+    ("a_link_local_address_is_a_door", a_link_local_address_is_a_door),
+    (
+        "an_address_that_a_node_gets_is_a_door",
+        an_address_that_a_node_gets_is_a_door,
+    ),
+    (
+        "a_service_made_by_hand_is_a_door",
+        a_service_made_by_hand_is_a_door,
+    ),
+    (
+        "node_ports_and_external_addresses_are_doors",
+        node_ports_and_external_addresses_are_doors,
+    ),
+    (
+        "a_withdrawn_service_stays_a_door",
+        a_withdrawn_service_stays_a_door,
+    ),
+    (
+        "a_load_balancers_name_is_looked_up",
+        a_load_balancers_name_is_looked_up,
+    ),
+    ("kubelets_are_refused", kubelets_are_refused),
+    (
+        "a_service_that_leads_to_a_kubelet_is_refused",
+        a_service_that_leads_to_a_kubelet_is_refused,
+    ),
+    (
+        "etcd_and_container_runtimes_are_refused",
+        etcd_and_container_runtimes_are_refused,
+    ),
+    ("cloud_metadata_is_refused", cloud_metadata_is_refused),
+    ("other_addresses_are_left_alone", other_addresses_are_left_alone),
+];
+
+/// How long something may take that takes a second at most on an idle machine.
+const LIMIT: Duration = Duration::from_secs(30);
+/// `EPERM`.
+const REFUSED: i64 = 1;
+/// The pods that are enforced, on the first and the second node.
+const ENFORCED: [&str; 2] = ["worker", "remote"];
+
+/// Asks for a ConfigMap (argument 3) at an address (1) and port (2), checking the certificate by the pod's own bundle. The
+/// API server's certificate does not have all addresses that lead to it, so the pod that is left alone (4 is `direct`) does not
+/// compare them.
+const ASK: &str = r#"
+import errno, json, socket, ssl, sys
+host, port, name, pod = sys.argv[1:5]
+account = "/var/run/secrets/kubernetes.io/serviceaccount"
+context = ssl.create_default_context(cafile=account + "/ca.crt")
+context.check_hostname = pod != "direct"
+token = open(account + "/token").read()
+bare = host.split("%")[0]
+try:
+    address = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)[0]
+    with socket.socket(address[0], socket.SOCK_STREAM) as plain:
+        plain.settimeout(10)
+        plain.connect(address[4])
+        with context.wrap_socket(plain, server_hostname=bare) as secure:
+            secure.sendall(("GET /api/v1/namespaces/lab/configmaps/%s HTTP/1.1\r\nHost: kubernetes\r\nAuthorization: Bearer %s\r\n"
+                "User-Agent: door\r\nConnection: close\r\n\r\n" % (name, token)).encode())
+            print(json.dumps({"answered": int(secure.recv(4096).split()[1])}))
+except ssl.SSLError as error:
+    print(json.dumps({"tls": str(error)}))
+except OSError as error:
+    print(json.dumps({"errno": error.errno or str(error)}))
+"#;
+
+/// Connects to an address and port, and gives the error's number, 0 for none.
+const DIAL: &str = r#"
+import socket, sys
+address = socket.getaddrinfo(sys.argv[1], int(sys.argv[2]), type=socket.SOCK_STREAM)[0]
+with socket.socket(address[0], socket.SOCK_STREAM) as one:
+    one.settimeout(10)
+    print(one.connect_ex(address[4]))
+"#;
+
+fn python(world: &World, namespace: &str, pod: &str, program: &str, arguments: &[&str]) -> Result<String> {
+    let mut argv = vec!["python3", "-c", program];
+    argv.extend(arguments);
+    Ok(world.run(namespace, pod, &argv)?.good()?.trim().to_owned())
+}
+
+fn ask(world: &World, namespace: &str, pod: &str, (host, port): (&str, u16), name: &str) -> Result<Value> {
+    let arguments = [host, &port.to_string(), name, namespace];
+    Ok(serde_json::from_str(&python(
+        world, namespace, pod, ASK, &arguments,
+    )?)?)
+}
+
+fn dial(world: &World, namespace: &str, pod: &str, (host, port): (&str, u16)) -> Result<i64> {
+    Ok(python(world, namespace, pod, DIAL, &[host, &port.to_string()])?.parse()?)
+}
+
+/// Tries until there is something, or says what the last try gave.
+fn until<T>(what: &str, mut attempt: impl FnMut() -> Result<std::result::Result<T, String>>) -> Result<T> {
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        match attempt()? {
+            Ok(found) => return Ok(found),
+            Err(last) if Instant::now() > deadline => bail!("{what}: not within {LIMIT:?}; last: {last}"),
+            Err(_) => std::thread::sleep(Duration::from_millis(50)),
+        }
+    }
+}
+
+/// The API server answers there to a pod that is left alone: the address leads to it.
+fn leads(world: &World, at: (&str, u16)) -> Result<()> {
+    until(&format!("{at:?} does not lead to the API server"), || {
+        let answer = ask(world, "direct", "worker", at, "seed")?;
+        Ok(if answer["answered"].is_number() {
+            Ok(())
+        } else {
+            Err(answer.to_string())
+        })
+    })
+}
+
+fn agents_log(world: &World, pod: &str) -> Since {
+    let agent = if pod == "remote" {
+        &world.other
+    } else {
+        &world.agent
+    };
+    Since::now(&agent.audit_file())
+}
+
+/// An enforced pod that dials this door is answered by Picket: the certificate is Picket's and has the address, the request is
+/// in Picket's log as the pod's, and the API server saw the agent's user alone.
+fn redirected(world: &World, pod: &str, at: (&str, u16)) -> Result<()> {
+    // One that no other dial asks for.
+    let name = format!("door-{}-{}-{pod}", at.0.replace([':', '%'], "-"), at.1).to_lowercase();
+    let (picket, server) = (agents_log(world, pod), world.server_log());
+    let answer = ask(world, "agents", pod, at, &name)?;
+    ensure!(answer["answered"] == 404, "{pod} dials {at:?}: {answer}");
+    let record = picket.wait("the request", |record| about(record, "get", "configmaps", &name))?;
+    ensure!(
+        record["agent"]["pod"]["name"] == pod && record["agent"]["identity"] == "worker",
+        "{record:#}"
+    );
+    let seen = server.wait("the request", |record| about(record, "get", "configmaps", &name))?;
+    ensure!(seen["impersonatedUser"]["username"] == "agent:worker", "{seen:#}");
+    let direct =
+        server.all(|record| record["userAgent"] == "door" && record["impersonatedUser"].is_null())?;
+    ensure!(
+        direct.is_empty(),
+        "the API server was reached past Picket: {direct:?}"
+    );
+    Ok(())
+}
+
+/// As [`redirected`], as soon as the agent has heard of the door: until then the pod may reach the API server, whose
+/// certificate it does not trust.
+fn comes_to_be_redirected(world: &World, pod: &str, at: (&str, u16)) -> Result<()> {
+    let begun = Instant::now();
+    until(&format!("{at:?} is not a door for {pod}"), || {
+        let answer = ask(world, "agents", pod, at, "seed")?;
+        Ok(if answer["answered"].is_number() {
+            Ok(())
+        } else {
+            Err(answer.to_string())
+        })
+    })?;
+    eprintln!("{at:?} is a door for {pod} after {:?}", begun.elapsed());
+    redirected(world, pod, at)
+}
+
+/// An enforced pod that dials this door is refused, which is in Picket's log as the pod's.
+fn refused(world: &World, pod: &str, at: (&str, u16)) -> Result<()> {
+    let picket = agents_log(world, pod);
+    let error = dial(world, "agents", pod, at)?;
+    ensure!(error == REFUSED, "{pod} dials {at:?}: error {error}");
+    let address = SocketAddr::new(at.0.parse()?, at.1).to_string();
+    let record = picket.wait("the refusal", |record| {
+        record["kernel"]["verdict"] == "refuse" && record["kernel"]["address"] == address.as_str()
+    })?;
+    ensure!(
+        record["agent"]["pod"]["name"] == pod
+            && record["decision"]["outcome"] == "deny"
+            && record["decision"]["reason"] == "door",
+        "{record:#}"
+    );
+    Ok(())
+}
+
+/// Counts who connects to an address in a network namespace.
+struct Counting {
+    arrived: Arc<AtomicUsize>,
+}
+
+impl Counting {
+    fn at(netns: &Path, address: SocketAddr) -> Result<Self> {
+        let listener = net::inside(netns, || {
+            TcpListener::bind(address).with_context(|| format!("listen at {address}"))
+        })?;
+        let arrived = Arc::<AtomicUsize>::default();
+        let count = Arc::clone(&arrived);
+        // It ends with the test program.
+        std::thread::spawn(move || {
+            for _connection in listener.incoming().flatten() {
+                count.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+        Ok(Self { arrived })
+    }
+
+    fn arrived(&self) -> usize {
+        self.arrived.load(Ordering::SeqCst)
+    }
+
+    /// A pod that is left alone arrives here, and enforced ones do not.
+    fn is_refused(&self, world: &World, pods: &[&str], at: (&str, u16)) -> Result<()> {
+        ensure!(
+            dial(world, "direct", "worker", at)? == 0,
+            "{at:?} cannot be reached at all"
+        );
+        until("the listener does not count", || {
+            Ok(if self.arrived() > 0 {
+                Ok(())
+            } else {
+                Err(String::new())
+            })
+        })?;
+        let before = self.arrived();
+        for pod in pods {
+            refused(world, pod, at)?;
+        }
+        std::thread::sleep(Duration::from_millis(200));
+        ensure!(self.arrived() == before, "somebody arrived at {at:?}");
+        Ok(())
+    }
+}
+
+/// An address that a node has for as long as this lives.
+struct Extra<'a> {
+    world: &'a World,
+    node: usize,
+    line: String,
+}
+
+impl<'a> Extra<'a> {
+    fn new(world: &'a World, node: usize, line: &str) -> Result<Self> {
+        net::ip(
+            &world.cluster.nodes()[node].netns,
+            &format!("{line}\n").replacen(' ', " add ", 1),
+        )?;
+        Ok(Self {
+            world,
+            node,
+            line: line.to_owned(),
+        })
+    }
+}
+
+impl Drop for Extra<'_> {
+    fn drop(&mut self) {
+        let line = format!("{}\n", self.line).replacen(' ', " del ", 1);
+        let _ = net::ip(&self.world.cluster.nodes()[self.node].netns, &line);
+    }
+}
+
+/// A Service without a selector in the namespace `lab`, and a slice made by hand that leads it somewhere.
+fn lead(world: &World, name: &str, spec: &Value, (address, port): (&str, u16)) -> Result<()> {
+    let mut service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "lab"}, "spec": spec});
+    service["spec"]["ports"][0]["name"] = json!("way");
+    // Not ready, and yet kube-proxy uses it where there is no other.
+    let slice = json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+        "metadata": {"name": format!("{name}-by-hand"), "namespace": "lab", "labels": {"kubernetes.io/service-name": name}},
+        "endpoints": [{"addresses": [address], "conditions": {"ready": true}}], "ports": [{"name": "way", "port": port, "protocol": "TCP"}]});
+    let list = json!({"apiVersion": "v1", "kind": "List", "items": [service, slice]});
+    world.cluster.apply(&list.to_string())
+}
+
+fn delete(world: &World, name: &str) -> Result<()> {
+    let slice = format!("endpointslice/{name}-by-hand");
+    world
+        .admin(&[
+            "delete",
+            "-n",
+            "lab",
+            "--wait=false",
+            &format!("service/{name}"),
+            &slice,
+        ])
+        .map(drop)
+}
+
+fn cluster_address(world: &World, name: &str) -> Result<String> {
+    let path = "jsonpath={.spec.clusterIP}";
+    Ok(world
+        .admin(&["get", "service", "-n", "lab", name, "-o", path])?
+        .trim()
+        .to_owned())
+}
+
+fn server_address(world: &World) -> String {
+    world.cluster.node().address.to_string()
+}
+
+fn the_pod_bridges_address_is_a_door(world: &mut World) -> Result<()> {
+    let at = ("10.244.1.1", 6443);
+    leads(world, at)?;
+    ENFORCED.iter().try_for_each(|pod| redirected(world, pod, at))
+}
+
+fn a_link_local_address_is_a_door(world: &mut World) -> Result<()> {
+    let table = net::inside(&world.cluster.node().netns, || {
+        Ok(std::fs::read_to_string("/proc/thread-self/net/if_inet6")?)
+    })?;
+    let bridge = table
+        .lines()
+        .find(|line| line.ends_with("cni0") && line.starts_with("fe80"));
+    let digits = bridge
+        .and_then(|line| line.split(' ').next())
+        .context("the bridge has no link-local address")?;
+    let address = Ipv6Addr::from(u128::from_str_radix(digits, 16)?);
+    let at = format!("{address}%eth0");
+    leads(world, (&at, 6443))?;
+    redirected(world, "worker", (&at, 6443))
+}
+
+fn an_address_that_a_node_gets_is_a_door(world: &mut World) -> Result<()> {
+    let _address = Extra::new(world, 0, "addr 192.0.2.66/32 dev lo")?;
+    let at = ("192.0.2.66", 6443);
+    leads(world, at)?;
+    comes_to_be_redirected(world, "worker", at)
+}
+
+fn a_service_made_by_hand_is_a_door(world: &mut World) -> Result<()> {
+    lead(
+        world,
+        "hand",
+        &json!({"ports": [{"port": 8443}]}),
+        (&server_address(world), 6443),
+    )?;
+    let address = cluster_address(world, "hand")?;
+    let at = (address.as_str(), 8443);
+    leads(world, at)?;
+    ENFORCED
+        .iter()
+        .try_for_each(|pod| comes_to_be_redirected(world, pod, at))?;
+    delete(world, "hand")
+}
+
+fn node_ports_and_external_addresses_are_doors(world: &mut World) -> Result<()> {
+    let spec = json!({"type": "NodePort", "externalIPs": ["198.51.100.7"], "ports": [{"port": 9443, "nodePort": 31443}]});
+    lead(world, "wide", &spec, (&server_address(world), 6443))?;
+    let nodes: Vec<String> = world
+        .cluster
+        .nodes()
+        .iter()
+        .map(|node| node.address.to_string())
+        .collect();
+    for at in [
+        (nodes[0].as_str(), 31443),
+        (&nodes[1], 31443),
+        ("198.51.100.7", 9443),
+    ] {
+        leads(world, at)?;
+        ENFORCED
+            .iter()
+            .try_for_each(|pod| comes_to_be_redirected(world, pod, at))?;
+    }
+    delete(world, "wide")
+}
+
+/// The node's proxy hears of a deletion later than the agent may.
+fn a_withdrawn_service_stays_a_door(world: &mut World) -> Result<()> {
+    lead(
+        world,
+        "brief",
+        &json!({"ports": [{"port": 8443}]}),
+        (&server_address(world), 6443),
+    )?;
+    let address = cluster_address(world, "brief")?;
+    let at = (address.as_str(), 8443);
+    ENFORCED
+        .iter()
+        .try_for_each(|pod| comes_to_be_redirected(world, pod, at))?;
+    delete(world, "brief")?;
+    std::thread::sleep(Duration::from_secs(2));
+    ENFORCED.iter().try_for_each(|pod| redirected(world, pod, at))
+}
+
+/// The second node's agent cannot know the address but by the name, which its resolver finds in a file.
+fn a_load_balancers_name_is_looked_up(world: &mut World) -> Result<()> {
+    let node = &world.cluster.nodes()[1];
+    let hosts = node.dir.join("hosts");
+    std::fs::write(&hosts, "127.0.0.1 localhost\n192.0.2.77 balancer.picket.test\n")?;
+    let mut mount = Command::new("mount");
+    mount.args(["-n", "--bind"]).arg(&hosts).arg("/etc/hosts");
+    ensure!(
+        node.output(mount)?.status.success(),
+        "cannot mount a file of hosts"
+    );
+    let _address = Extra::new(world, 0, "addr 192.0.2.77/32 dev lo")?;
+    let _route = Extra::new(
+        world,
+        1,
+        &format!("route 192.0.2.77/32 via {}", server_address(world)),
+    )?;
+    let at = ("192.0.2.77", 6443);
+    leads(world, at)?;
+    let passed = ask(world, "agents", "remote", at, "seed")?;
+    ensure!(
+        passed["tls"].is_string(),
+        "nobody told of the address yet, and still: {passed}"
+    );
+    let begun = (|| {
+        let spec = json!({"type": "LoadBalancer", "ports": [{"port": 6443}]});
+        lead(world, "balanced", &spec, (&server_address(world), 6443))?;
+        let status = json!({"status": {"loadBalancer": {"ingress": [{"hostname": "balancer.picket.test"}]}}})
+            .to_string();
+        world.admin(&[
+            "patch",
+            "service",
+            "balanced",
+            "-n",
+            "lab",
+            "--subresource=status",
+            "--type=merge",
+            "-p",
+            &status,
+        ])?;
+        comes_to_be_redirected(world, "remote", at)
+    })();
+    let mut unmount = Command::new("umount");
+    unmount.args(["-n", "/etc/hosts"]);
+    ensure!(
+        node.output(unmount)?.status.success(),
+        "cannot unmount the file of hosts"
+    );
+    begun?;
+    delete(world, "balanced")
+}
+
+fn kubelets_are_refused(world: &mut World) -> Result<()> {
+    for node in world.cluster.nodes() {
+        let address = node.address.to_string();
+        let at = (address.as_str(), 10_250);
+        ensure!(
+            dial(world, "direct", "worker", at)? == 0,
+            "{at:?} cannot be reached at all"
+        );
+        ENFORCED.iter().try_for_each(|pod| refused(world, pod, at))?;
+        ENFORCED
+            .iter()
+            .try_for_each(|pod| refused(world, pod, (&address, 10_255)))?;
+    }
+    // The node's own business goes on: the API server reaches kubelets.
+    world.admin(&["logs", "worker", "-n", "agents"]).map(drop)
+}
+
+fn a_service_that_leads_to_a_kubelet_is_refused(world: &mut World) -> Result<()> {
+    let kubelet = world.cluster.nodes()[1].address.to_string();
+    let spec = json!({"type": "NodePort", "ports": [{"port": 443, "nodePort": 31250}]});
+    lead(world, "kubelets", &spec, (&kubelet, 10_250))?;
+    let address = cluster_address(world, "kubelets")?;
+    let server = server_address(world);
+    for at in [(address.as_str(), 443), (&server, 31250)] {
+        until("the Service leads nowhere", || {
+            let error = dial(world, "direct", "worker", at)?;
+            Ok(if error == 0 {
+                Ok(())
+            } else {
+                Err(error.to_string())
+            })
+        })?;
+        for pod in ENFORCED {
+            until("the Service is no door", || {
+                let error = dial(world, "agents", pod, at)?;
+                Ok(if error == REFUSED {
+                    Ok(())
+                } else {
+                    Err(error.to_string())
+                })
+            })?;
+            refused(world, pod, at)?;
+        }
+    }
+    delete(world, "kubelets")
+}
+
+fn etcd_and_container_runtimes_are_refused(world: &mut World) -> Result<()> {
+    let (first, second) = (&world.cluster.nodes()[0], &world.cluster.nodes()[1]);
+    for port in [2379, 2380, 2375, 2376] {
+        let address = first.address.to_string();
+        // The test's own etcd is on loopback alone, so the node's address is free.
+        let counting = Counting::at(&first.netns, SocketAddr::new(first.address.into(), port))?;
+        counting.is_refused(world, &ENFORCED, (&address, port))?;
+    }
+    let address = second.address.to_string();
+    let counting = Counting::at(&second.netns, SocketAddr::new(second.address.into(), 2375))?;
+    counting.is_refused(world, &ENFORCED, (&address, 2375))
+}
+
+fn cloud_metadata_is_refused(world: &mut World) -> Result<()> {
+    let node = world.cluster.node();
+    for (address, ports) in [
+        ("169.254.169.254", &[80][..]),
+        ("100.100.100.200", &[80]),
+        ("168.63.129.16", &[80, 32526]),
+    ] {
+        let _address = Extra::new(world, 0, &format!("addr {address}/32 dev lo"))?;
+        for port in ports {
+            let counting = Counting::at(&node.netns, SocketAddr::new(address.parse()?, *port))?;
+            counting.is_refused(world, &["worker"], (address, *port))?;
+        }
+    }
+    ENFORCED
+        .iter()
+        .try_for_each(|pod| refused(world, pod, ("fd00:ec2::254", 80)))
+}
+
+/// What is none of Picket's business arrives: the same addresses at other ports, and Services that lead elsewhere.
+fn other_addresses_are_left_alone(world: &mut World) -> Result<()> {
+    let node = world.cluster.node();
+    let address = node.address.to_string();
+    let counting = Counting::at(&node.netns, SocketAddr::new(node.address.into(), 7443))?;
+    lead(
+        world,
+        "plain",
+        &json!({"ports": [{"port": 6443}]}),
+        (&address, 7443),
+    )?;
+    let service = cluster_address(world, "plain")?;
+    let at = (service.as_str(), 6443);
+    until("the Service leads nowhere", || {
+        let error = dial(world, "direct", "worker", at)?;
+        Ok(if error == 0 {
+            Ok(())
+        } else {
+            Err(error.to_string())
+        })
+    })?;
+    let before = counting.arrived();
+    for pod in ENFORCED {
+        for at in [at, (&address, 7443)] {
+            let error = dial(world, "agents", pod, at)?;
+            ensure!(error == 0, "{pod} dials {at:?}: error {error}");
+        }
+    }
+    until("they did not all arrive", || {
+        let arrived = counting.arrived() - before;
+        Ok(if arrived == 4 {
+            Ok(())
+        } else {
+            Err(arrived.to_string())
+        })
+    })?;
+    delete(world, "plain")
+}
