@@ -248,6 +248,10 @@ impl Enforcer for InForce {
         self.class(cgroup, Class::Pending)
     }
 
+    fn folder(&self, cgroup: CgroupId) -> Result<(), EnforceError> {
+        self.class(cgroup, Class::Unknown)
+    }
+
     fn forget(&self, cgroup: CgroupId) -> Result<(), EnforceError> {
         self.kernel
             .remove_class(cgroup)
