@@ -184,7 +184,9 @@ impl Node {
         let mut reconciler = Reconciler::new(fake.clone(), selection, find, own.map(CgroupId), known)
             .redirected([CgroupId(REDIRECTED)].into())
             .rests(rest.subscribe())
-            .tells(Arc::new(move |_| drop(counted.fetch_add(1, Ordering::SeqCst))));
+            .tells(Arc::new(move |_| {
+                counted.fetch_add(1, Ordering::SeqCst);
+            }));
         let resting = reconciler.resting();
         let mut scan = Scan {
             roots: vec![Group {
