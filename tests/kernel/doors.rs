@@ -7,7 +7,8 @@ use std::net::{Ipv6Addr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -55,6 +56,10 @@ pub(crate) const TESTS: &[Test] = &[
     ),
     ("cloud_metadata_is_refused", cloud_metadata_is_refused),
     ("other_addresses_are_left_alone", other_addresses_are_left_alone),
+    (
+        "the_operator_adds_doors_and_takes_some_away",
+        the_operator_adds_doors_and_takes_some_away,
+    ),
 ];
 
 /// How long something may take that takes a second at most on an idle machine.
@@ -207,9 +212,11 @@ fn refused(world: &World, pod: &str, at: (&str, u16)) -> Result<()> {
     Ok(())
 }
 
-/// Counts who connects to an address in a network namespace.
+/// Counts who connects to an address in a network namespace, for as long as it lives.
 struct Counting {
     arrived: Arc<AtomicUsize>,
+    counter: Option<JoinHandle<()>>,
+    ended: Arc<AtomicBool>,
 }
 
 impl Counting {
@@ -217,15 +224,23 @@ impl Counting {
         let listener = net::inside(netns, || {
             TcpListener::bind(address).with_context(|| format!("listen at {address}"))
         })?;
-        let arrived = Arc::<AtomicUsize>::default();
-        let count = Arc::clone(&arrived);
-        // It ends with the test program.
-        std::thread::spawn(move || {
-            for _connection in listener.incoming().flatten() {
-                count.fetch_add(1, Ordering::SeqCst);
+        listener.set_nonblocking(true)?;
+        let (arrived, ended) = (Arc::<AtomicUsize>::default(), Arc::<AtomicBool>::default());
+        let (count, end) = (Arc::clone(&arrived), Arc::clone(&ended));
+        let counter = std::thread::spawn(move || {
+            while !end.load(Ordering::SeqCst) {
+                if listener.accept().is_ok() {
+                    count.fetch_add(1, Ordering::SeqCst);
+                } else {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
             }
         });
-        Ok(Self { arrived })
+        Ok(Self {
+            arrived,
+            counter: Some(counter),
+            ended,
+        })
     }
 
     fn arrived(&self) -> usize {
@@ -252,6 +267,15 @@ impl Counting {
         std::thread::sleep(Duration::from_millis(200));
         ensure!(self.arrived() == before, "somebody arrived at {at:?}");
         Ok(())
+    }
+}
+
+impl Drop for Counting {
+    fn drop(&mut self) {
+        self.ended.store(true, Ordering::SeqCst);
+        if let Some(counter) = self.counter.take() {
+            let _ = counter.join();
+        }
     }
 }
 
@@ -572,5 +596,58 @@ fn other_addresses_are_left_alone(world: &mut World) -> Result<()> {
             Err(arrived.to_string())
         })
     })?;
+    ensure!(
+        world.agent.metric("picket_doors_left_out", &[])? == 0.0,
+        "doors are left out"
+    );
+    for action in ["redirect", "refuse"] {
+        let count = world
+            .agent
+            .metric("picket_doors", &[&format!("action=\"{action}\"")])?;
+        ensure!(count > 0.0, "no door for {action}");
+    }
     delete(world, "plain")
+}
+
+/// By a restart with another configuration, during and after which no door is open that should not be.
+fn the_operator_adds_doors_and_takes_some_away(world: &mut World) -> Result<()> {
+    let node = world.cluster.node().clone();
+    let address = node.address.to_string();
+    let listen = |address: &str, port| Counting::at(&node.netns, SocketAddr::new(address.parse()?, port));
+    let (added, allowed) = ((address.as_str(), 7777), ("100.100.100.200", 80));
+    let added_listener = listen(added.0, added.1)?;
+    let line = format!("addr {}/32 dev lo", allowed.0);
+    net::ip(&node.netns, &format!("{line}\n").replacen(' ', " add ", 1))?;
+    let allowed_listener = listen(allowed.0, allowed.1)?;
+    let file = world.agent.config_file();
+    let before = std::fs::read_to_string(&file)?;
+    let mut config: Value = serde_json::from_str(&before)?;
+    config["refuse"] = json!([format!("{address}:7777")]);
+    config["allow"] = json!([format!("{}:{}", allowed.0, allowed.1)]);
+    ensure!(
+        dial(world, "agents", "worker", added)? == 0,
+        "nobody told of this door yet"
+    );
+    allowed_listener.is_refused(world, &["worker"], allowed)?;
+
+    world.agent.stop()?;
+    std::fs::write(&file, config.to_string())?;
+    world.agent.restart()?;
+    let told = (|| {
+        added_listener.is_refused(world, &["worker"], added)?;
+        ensure!(
+            dial(world, "agents", "worker", allowed)? == 0,
+            "what is allowed is refused"
+        );
+        refused(world, "worker", ("169.254.169.254", 80))
+    })();
+
+    world.agent.stop()?;
+    std::fs::write(&file, before)?;
+    world.agent.restart()?;
+    told?;
+    net::ip(&node.netns, &format!("{line}\n").replacen(' ', " del ", 1))?;
+    refused(world, "worker", allowed)?;
+    // What an agent before this one refused is refused for its time.
+    refused(world, "worker", added)
 }

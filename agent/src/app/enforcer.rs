@@ -244,12 +244,12 @@ impl Enforcer for InForce {
         self.release(cgroup)
     }
 
-    fn pending(&self, cgroup: CgroupId) -> Result<(), EnforceError> {
-        self.class(cgroup, Class::Pending)
+    fn close(&self, folder: CgroupId) -> Result<(), EnforceError> {
+        self.class(folder, Class::Unknown)
     }
 
-    fn folder(&self, cgroup: CgroupId) -> Result<(), EnforceError> {
-        self.class(cgroup, Class::Unknown)
+    fn pending(&self, cgroup: CgroupId) -> Result<(), EnforceError> {
+        self.class(cgroup, Class::Pending)
     }
 
     fn forget(&self, cgroup: CgroupId) -> Result<(), EnforceError> {

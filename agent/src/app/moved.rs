@@ -1,6 +1,6 @@
-//! Tells of processes that left their pod's cgroup and kept its network.
+//! Tells of processes that left their pod's cgroup.
 //!
-//! In: the namespaces of enforced pods. Out: for each such process, once, a warning, a count and a record. A process that
+//! In: the enforced pods. Out: for each such process, once, a warning, a count and a record. A process that
 //! is only passing through, such as a network plugin at work in the pod's namespace, is gone at the second look.
 
 use std::collections::HashSet;
@@ -14,7 +14,7 @@ use super::refusals;
 use crate::audit::Connection;
 use crate::runtime::metrics::Metrics;
 use crate::workload::Names;
-use crate::workload::strays::{Stray, strays};
+use crate::workload::strays::{ProcessKey, Stray, Strays};
 
 /// How often all processes are looked at; what such a process dials is seen at once.
 const EVERY: Duration = Duration::from_secs(30);
@@ -29,18 +29,20 @@ pub(super) async fn watch(
     metrics: Arc<Metrics>,
     records: mpsc::Sender<Connection>,
 ) {
-    let mut told: HashSet<(u32, u64)> = HashSet::new();
+    let mut told: HashSet<ProcessKey> = HashSet::new();
+    let mut strays = Strays::default();
     loop {
         tokio::time::sleep(EVERY - STAYS).await;
-        let mut found = look(&in_force).await;
-        // Also where none is there, so that the interval stays.
+        let first: HashSet<_> = look(&in_force, &mut strays)
+            .await
+            .iter()
+            .map(Stray::key)
+            .collect();
         tokio::time::sleep(STAYS).await;
-        if !found.is_empty() {
-            let still: HashSet<_> = look(&in_force).await.iter().map(key).collect();
-            found.retain(|stray| still.contains(&key(stray)));
-        }
-        let now: HashSet<_> = found.iter().map(key).collect();
-        for stray in found.iter().filter(|stray| !told.contains(&key(stray))) {
+        let mut found = look(&in_force, &mut strays).await;
+        found.retain(|stray| first.contains(&stray.key()));
+        let now: HashSet<_> = found.iter().map(Stray::key).collect();
+        for stray in found.iter().filter(|stray| !told.contains(&stray.key())) {
             let pod = names.by_uid(&stray.pod);
             let name = pod.as_ref().map_or("", |pod| &pod.name);
             tracing::warn!(
@@ -48,7 +50,8 @@ pub(super) async fn watch(
                 comm = stray.comm,
                 cgroup = stray.cgroup,
                 pod = name,
-                "a process in a pod's network is outside its cgroup"
+                held = stray.held,
+                "a process of a pod's is outside its cgroup"
             );
             metrics.moved_process();
             refusals::tell(&records, &metrics, refusals::moved(stray, pod.as_ref()));
@@ -57,16 +60,18 @@ pub(super) async fn watch(
     }
 }
 
-async fn look(in_force: &InForce) -> Vec<Stray> {
-    let pods = in_force.served().namespaces();
-    tokio::task::spawn_blocking(move || strays(&pods))
-        .await
-        .unwrap_or_else(|error| {
+async fn look(in_force: &InForce, strays: &mut Strays) -> Vec<Stray> {
+    let pods = in_force.served().processes();
+    let mut taken = std::mem::take(strays);
+    let looked = tokio::task::spawn_blocking(move || (taken.look(&pods), taken)).await;
+    match looked {
+        Ok((found, taken)) => {
+            *strays = taken;
+            found
+        }
+        Err(error) => {
             tracing::error!(%error, "processes could not be looked at");
             Vec::new()
-        })
-}
-
-fn key(stray: &Stray) -> (u32, u64) {
-    (stray.pid, stray.started)
+        }
+    }
 }

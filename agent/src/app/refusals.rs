@@ -298,8 +298,9 @@ pub(super) fn moved(stray: &Stray, pod: Option<&Pod>) -> Connection {
         outcome: Outcome::Error,
         reason: "moved",
         message: format!(
-            "a process in the pod's network is in the cgroup {}, outside the pod's: what it dials is judged as the pod's",
-            stray.cgroup
+            "a process of the pod's is in the cgroup {}, outside the pod's: what it dials is {} as the pod's",
+            stray.cgroup,
+            if stray.held { "judged" } else { "not judged" },
         ),
     }
 }

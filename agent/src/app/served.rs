@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::handover::Offer;
 use crate::listener::Owner;
-use crate::workload::{CgroupId, Home, NetnsId, PodUid, pod_of};
+use crate::workload::strays::Place;
+use crate::workload::{CgroupId, Home, pod_of};
 
 /// A pod that is enforced.
 pub(super) struct Pod {
@@ -70,13 +71,17 @@ impl Served {
         pods.values().map(|entry| Arc::clone(&entry.pod.offer)).collect()
     }
 
-    /// The pods' own network namespaces, and the UIDs that their cgroups carry.
-    pub(super) fn namespaces(&self) -> HashMap<NetnsId, PodUid> {
+    /// Where the pods' processes should be.
+    pub(super) fn processes(&self) -> Vec<Place> {
         let pods = self.lock();
-        let own = pods
-            .values()
-            .filter_map(|entry| Some((entry.pod.home.own()?, pod_of(&entry.pod.path)?)));
-        own.collect()
+        let places = pods.values().filter_map(|entry| {
+            Some(Place {
+                uid: pod_of(&entry.pod.path)?,
+                path: entry.pod.path.clone(),
+                netns: entry.pod.home.own(),
+            })
+        });
+        places.collect()
     }
 
     /// Where each pod is.
@@ -116,5 +121,82 @@ impl Served {
     /// A poisoned lock guards a plain map, which has no state that a panic could have left half done.
     fn lock(&self) -> MutexGuard<'_, HashMap<CgroupId, Entry>> {
         self.pods.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arc_swap::ArcSwap;
+    use tokio::sync::Semaphore;
+
+    use super::*;
+    use crate::app::handover::Handed;
+    use crate::workload::{Pod as Facts, PodUid};
+
+    const POD: CgroupId = CgroupId(7);
+
+    fn pod(number: u64) -> Pod {
+        let facts = Facts {
+            uid: PodUid("0d5a3c3e-7f3a-4a59-9a5b-0c6f4f0b8f11".to_owned()),
+            namespace: "agents".to_owned(),
+            name: "one".to_owned(),
+            service_account: "default".to_owned(),
+            labels: Default::default(),
+            node: "node-a".to_owned(),
+            host_network: true,
+            ip: None,
+            containers: Default::default(),
+            cgroup: None,
+        };
+        Pod {
+            number,
+            owner: Owner {
+                pod: Arc::new(ArcSwap::from_pointee(facts)),
+                places: Arc::new(Semaphore::new(1)),
+            },
+            home: Home::Node,
+            path: "/kubepods/pod0d5a3c3e-7f3a-4a59-9a5b-0c6f4f0b8f11".into(),
+            offer: Arc::new(Offer {
+                handed: Handed {
+                    cgroup: POD.0,
+                    pod: "0d5a3c3e-7f3a-4a59-9a5b-0c6f4f0b8f11".to_owned(),
+                    number,
+                    port: 4443,
+                    cookie: 1,
+                    device: 4,
+                    inode: 2,
+                    descriptors: 0,
+                },
+                descriptors: Vec::new(),
+            }),
+        }
+    }
+
+    #[test]
+    fn a_connection_is_its_pods_by_cgroup_and_number_while_that_enforcement_lasts() {
+        let served = Served::default();
+        served.insert(POD, pod(1));
+        assert!(served.owner(POD, 1).is_some());
+        assert!(served.owner(POD, 2).is_none(), "an earlier enforcement's");
+        assert!(served.owner(CgroupId(8), 1).is_none(), "another pod's");
+        served.insert(POD, pod(2));
+        served.remove(POD, 1);
+        assert!(served.owner(POD, 2).is_some(), "the later one stays");
+        served.remove(POD, 2);
+        assert!(served.owner(POD, 2).is_none());
+        assert!(served.places().is_empty() && served.processes().is_empty());
+    }
+
+    #[test]
+    fn an_interface_is_covered_once_for_each_enforcement_and_a_failure_told_once() {
+        let served = Served::default();
+        served.insert(POD, pod(1));
+        assert_eq!(served.uncovered(POD, &[3, 4]), [3, 4]);
+        served.covered(POD, 3);
+        assert_eq!(served.uncovered(POD, &[3, 4]), [4]);
+        assert_eq!((served.tell(POD), served.tell(POD)), (true, false));
+        served.insert(POD, pod(2));
+        assert_eq!(served.uncovered(POD, &[3, 4]), [3, 4]);
+        assert!(served.tell(POD));
     }
 }

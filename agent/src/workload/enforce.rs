@@ -85,18 +85,17 @@ pub trait Enforcer: Send + Sync + 'static {
     /// [`EnforceError`].
     fn exempt(&self, cgroup: CgroupId) -> Result<(), EnforceError>;
 
+    /// Closes the doors to all pods of a folder that nobody has judged.
+    ///
+    /// # Errors
+    /// [`EnforceError`].
+    fn close(&self, folder: CgroupId) -> Result<(), EnforceError>;
+
     /// Closes the doors to the cgroup.
     ///
     /// # Errors
     /// [`EnforceError`].
     fn pending(&self, cgroup: CgroupId) -> Result<(), EnforceError>;
-
-    /// Closes the doors to a folder of pods, and so to every pod in it that was not judged. What becomes of such while no agent
-    /// runs is the operator's choice.
-    ///
-    /// # Errors
-    /// [`EnforceError`].
-    fn folder(&self, cgroup: CgroupId) -> Result<(), EnforceError>;
 
     /// Takes away what the kernel holds for a cgroup that is gone. It is no error where it holds nothing.
     ///

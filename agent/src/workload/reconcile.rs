@@ -450,7 +450,7 @@ impl<E: Enforcer> Reconciler<E> {
         }
         // After the pods, so that the agent's own can reach the API server throughout.
         for (root, closed) in self.roots.iter_mut().filter(|(_, closed)| !**closed) {
-            match self.enforcer.folder(*root) {
+            match self.enforcer.close(*root) {
                 Ok(()) => *closed = true,
                 Err(error) => {
                     tracing::error!(cgroup = %root, %error, "cannot close the folder of all pods, trying again");

@@ -126,12 +126,12 @@ impl Enforcer for Fake {
         self.set(cgroup, "exempt")
     }
 
-    fn pending(&self, cgroup: CgroupId) -> Result<(), EnforceError> {
-        self.set(cgroup, "pending")
+    fn close(&self, folder: CgroupId) -> Result<(), EnforceError> {
+        self.set(folder, "closed")
     }
 
-    fn folder(&self, cgroup: CgroupId) -> Result<(), EnforceError> {
-        self.set(cgroup, "unknown")
+    fn pending(&self, cgroup: CgroupId) -> Result<(), EnforceError> {
+        self.set(cgroup, "pending")
     }
 
     fn forget(&self, cgroup: CgroupId) -> Result<(), EnforceError> {
@@ -292,7 +292,7 @@ fn agent(pod: &mut Pod) {
 #[tokio::test]
 async fn pods_are_closed_until_judged_then_enforced_or_exempt() {
     let mut node = Node::start(&[], &[10, 11, 12], None);
-    node.until_class(ROOT.0, "unknown").await;
+    node.until_class(ROOT.0, "closed").await;
     assert_eq!(
         (node.calls(10), node.calls(11)),
         (vec![], vec![]),
@@ -418,7 +418,7 @@ async fn while_it_rests_it_changes_nothing_and_then_everything_is_put_in_force_a
     for pod in [10, 11, 13] {
         node.until_class(pod, "enforced").await;
     }
-    node.until_class(ROOT.0, "unknown").await;
+    node.until_class(ROOT.0, "closed").await;
     assert!(!*node.resting.borrow());
     assert_eq!(node.fake.listeners(CgroupId(10)), 1);
     assert_eq!(node.fake.listeners(CgroupId(12)), 0);
@@ -428,7 +428,7 @@ async fn while_it_rests_it_changes_nothing_and_then_everything_is_put_in_force_a
 async fn the_agents_own_pod_is_exempt_before_any_pod_is_closed() {
     let node = Node::start(&[], &[10], Some(10));
     let calls = node.fake.calls.lock().unwrap().clone();
-    assert_eq!(calls, [(CgroupId(10), "exempt"), (ROOT, "unknown")]);
+    assert_eq!(calls, [(CgroupId(10), "exempt"), (ROOT, "closed")]);
 }
 
 #[tokio::test]
@@ -478,8 +478,8 @@ async fn the_folder_of_all_pods_is_closed_in_the_end() {
         path: "/other/kubepods".into(),
     });
     node.scans.send_replace(Arc::new(scan));
-    node.until_class(2, "unknown").await;
-    assert_eq!(node.calls(2), ["unknown", "unknown", "unknown"]);
+    node.until_class(2, "closed").await;
+    assert_eq!(node.calls(2), ["closed", "closed", "closed"]);
 }
 
 #[tokio::test]

@@ -1,25 +1,39 @@
-//! Processes that left their pod's cgroup and kept its network.
+//! Processes that left their pod's cgroup.
 //!
-//! In: the network namespaces of enforced pods. Out: the processes in them whose cgroup is no part of that pod's. A process
-//! that is root in its pod and may write the cgroup tree can move itself to a sibling or to the root; the kernel still
-//! judges sockets of the pod's namespace as the pod's, and this tells who did it. A process that shares the node's network
-//! leaves no such trace.
+//! In: the enforced pods, again and again. Out: the processes that are in a pod's network namespace and not in its cgroup,
+//! and those that were seen in its cgroup before and are not any more. A process that is root in its pod and may write the
+//! cgroup tree can move itself to a sibling or to the root. The kernel still judges sockets of the pod's namespace as the
+//! pod's; one that shares the node's network gets away, and is told of if it was seen inside before.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::PodUid;
-use super::cgroup::unified;
+use super::cgroup::{processes, unified};
 use super::layout::pod_of;
 use super::netns::{NetnsId, started};
+
+/// An enforced pod.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// The UID that its cgroup carries.
+    pub uid: PodUid,
+    /// Its cgroup's folder.
+    pub path: PathBuf,
+    /// Its own network namespace; `None` where it shares the node's.
+    pub netns: Option<NetnsId>,
+}
+
+/// One process: its number, and when it started, in clock ticks since boot. The same number later is another's.
+pub type ProcessKey = (u32, u64);
 
 /// A process outside its pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stray {
     /// Its process id.
     pub pid: u32,
-    /// When it started, in clock ticks since boot: the same number later is another process's.
+    /// When it started, in clock ticks since boot.
     pub started: u64,
     /// Its name.
     pub comm: String,
@@ -27,14 +41,58 @@ pub struct Stray {
     pub uid: u32,
     /// The cgroup v2 path it is in.
     pub cgroup: String,
-    /// The pod whose network it is in.
+    /// The pod it belongs to.
     pub pod: PodUid,
+    /// Whether it is in the pod's own network namespace, where the kernel judges it as the pod's.
+    pub held: bool,
 }
 
-/// Looks at every process once; `pods` are the namespaces and whose they are. It blocks, for a few milliseconds per
-/// thousand processes.
-#[must_use]
-pub fn strays(pods: &HashMap<NetnsId, PodUid>) -> Vec<Stray> {
+impl Stray {
+    /// Which process it is.
+    #[must_use]
+    pub fn key(&self) -> ProcessKey {
+        (self.pid, self.started)
+    }
+}
+
+/// Looks at processes, and remembers whose they were.
+#[derive(Debug, Default)]
+pub struct Strays {
+    seen: HashMap<ProcessKey, PodUid>,
+}
+
+impl Strays {
+    /// Looks at every process once. It blocks, for a few milliseconds per thousand processes.
+    pub fn look(&mut self, pods: &[Place]) -> Vec<Stray> {
+        let namespaces: HashMap<_, _> = pods
+            .iter()
+            .filter_map(|pod| Some((pod.netns?, &pod.uid)))
+            .collect();
+        let mut found = in_namespaces(&namespaces);
+        let inside: HashMap<ProcessKey, PodUid> = pods
+            .iter()
+            .flat_map(|pod| {
+                let processes = processes(&pod.path).into_iter();
+                processes.filter_map(|(pid, _)| Some(((pid, started(&folder(pid))?), pod.uid.clone())))
+            })
+            .collect();
+        let known: HashSet<_> = found.iter().map(Stray::key).collect();
+        let enforced: HashSet<_> = pods.iter().map(|pod| &pod.uid).collect();
+        for (key, pod) in std::mem::take(&mut self.seen) {
+            if known.contains(&key) || inside.contains_key(&key) || !enforced.contains(&pod) {
+                continue;
+            }
+            found.extend(outside(key.0, &pod, false).filter(|stray| stray.key() == key));
+        }
+        self.seen = inside;
+        // What left stays in mind for as long as it lives.
+        let left = found.iter().map(|stray| (stray.key(), stray.pod.clone()));
+        self.seen.extend(left);
+        found
+    }
+}
+
+fn in_namespaces(pods: &HashMap<NetnsId, &PodUid>) -> Vec<Stray> {
     if pods.is_empty() {
         return Vec::new();
     }
@@ -43,59 +101,97 @@ pub fn strays(pods: &HashMap<NetnsId, PodUid>) -> Vec<Stray> {
     };
     processes
         .filter_map(|entry| {
-            let path = entry.ok()?.path();
-            let pid = path.file_name()?.to_str()?.parse().ok()?;
-            look(&path, pid, pods)
+            let pid = entry.ok()?.file_name().to_str()?.parse().ok()?;
+            let netns = std::fs::metadata(folder(pid).join("ns/net")).ok()?;
+            let pod = pods.get(&NetnsId {
+                device: netns.dev(),
+                inode: netns.ino(),
+            })?;
+            outside(pid, pod, true)
         })
         .collect()
 }
 
-/// A process may end at any step, which is no matter: it is looked at again or nobody's business any more.
-fn look(process: &Path, pid: u32, pods: &HashMap<NetnsId, PodUid>) -> Option<Stray> {
-    let netns = std::fs::metadata(process.join("ns/net")).ok()?;
-    let pod = pods.get(&NetnsId {
-        device: netns.dev(),
-        inode: netns.ino(),
-    })?;
+/// The process, if it lives and its cgroup is no part of the pod's. It may end at any step, which is no matter.
+fn outside(pid: u32, pod: &PodUid, held: bool) -> Option<Stray> {
+    let process = folder(pid);
     let text = std::fs::read_to_string(process.join("cgroup")).ok()?;
     let cgroup = unified(&text)?;
     if pod_of(Path::new(cgroup)).as_ref() == Some(pod) {
         return None;
     }
+    let comm = std::fs::read_to_string(process.join("comm")).ok()?;
     Some(Stray {
         pid,
-        started: started(process)?,
-        comm: std::fs::read_to_string(process.join("comm"))
-            .ok()?
-            .trim_end()
-            .to_owned(),
-        uid: std::fs::metadata(process).ok()?.uid(),
+        started: started(&process)?,
+        comm: comm.trim_end().to_owned(),
+        uid: std::fs::metadata(&process).ok()?.uid(),
         cgroup: cgroup.to_owned(),
         pod: pod.clone(),
+        held,
     })
+}
+
+fn folder(pid: u32) -> PathBuf {
+    Path::new("/proc").join(pid.to_string())
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::netns::Netns;
+    use super::super::testing::Folder;
     use super::*;
+
+    fn place(folder: &Folder, netns: Option<NetnsId>) -> Place {
+        Place {
+            uid: PodUid("0d5a3c3e-7f3a-4a59-9a5b-0c6f4f0b8f11".to_owned()),
+            path: folder.path().to_owned(),
+            netns,
+        }
+    }
+
+    fn this(found: &[Stray]) -> Option<&Stray> {
+        found.iter().find(|stray| stray.pid == std::process::id())
+    }
 
     #[test]
     fn a_process_in_a_pods_network_and_not_in_its_cgroup_is_found() {
-        let own = Netns::open(Path::new("/proc/self/ns/net")).unwrap().id();
-        let uid = PodUid("0d5a3c3e-7f3a-4a59-9a5b-0c6f4f0b8f11".to_owned());
+        let (own, folder) = (
+            Netns::open(Path::new("/proc/self/ns/net")).unwrap().id(),
+            Folder::new(),
+        );
         // This very process is in no pod's cgroup.
-        let found = strays(&HashMap::from([(own, uid.clone())]));
-        let this = found
-            .iter()
-            .find(|stray| stray.pid == std::process::id())
-            .unwrap();
-        assert_eq!((&this.pod, this.uid), (&uid, nix::unistd::getuid().as_raw()));
-        assert_eq!(Some(this.started), started(Path::new("/proc/self")));
+        let pod = place(&folder, Some(own));
+        let found = Strays::default().look(std::slice::from_ref(&pod));
+        let stray = this(&found).unwrap();
+        assert_eq!(
+            (&stray.pod, stray.uid, stray.held),
+            (&pod.uid, nix::unistd::getuid().as_raw(), true)
+        );
+        assert_eq!(Some(stray.started), started(Path::new("/proc/self")));
         let elsewhere = NetnsId {
             inode: own.inode + 1,
             ..own
         };
-        assert_eq!(strays(&HashMap::from([(elsewhere, uid)])), []);
+        assert_eq!(Strays::default().look(&[place(&folder, Some(elsewhere))]), []);
+    }
+
+    #[test]
+    fn a_process_that_was_in_the_pod_and_left_is_found_on_the_nodes_network_too() {
+        let folder = Folder::new();
+        let pod = [place(&folder, None)];
+        let list = |text: &str| std::fs::write(folder.path().join("cgroup.procs"), text).unwrap();
+        let mut strays = Strays::default();
+        list("");
+        assert_eq!(strays.look(&pod), [], "never seen inside");
+        list(&std::process::id().to_string());
+        assert_eq!(strays.look(&pod), [], "inside");
+        list("");
+        for _ in 0..2 {
+            let found = strays.look(&pod);
+            assert!(!this(&found).unwrap().held, "it left, and still has");
+        }
+        assert_eq!(strays.look(&[]), [], "the pod is gone");
+        assert_eq!(strays.look(&pod), [], "and forgotten");
     }
 }

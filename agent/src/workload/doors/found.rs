@@ -103,8 +103,9 @@ pub(super) struct Sources<'a> {
 #[derive(Debug, Default)]
 pub(super) struct Found {
     doors: HashMap<SocketAddr, Door>,
-    /// In the order of their importance.
+    /// In the order of their importance, each once.
     names: Vec<String>,
+    wanted: HashSet<String>,
     /// Doors by Services alone.
     by_services: usize,
     /// Of those, how many did not fit.
@@ -308,7 +309,7 @@ impl Found {
     }
 
     fn want(&mut self, name: &str) {
-        if !self.names.iter().any(|known| known == name) {
+        if self.wanted.insert(name.to_owned()) {
             self.names.push(name.to_owned());
         }
     }
