@@ -244,6 +244,10 @@ impl Enforcer for InForce {
         self.release(cgroup)
     }
 
+    fn close(&self, folder: CgroupId) -> Result<(), EnforceError> {
+        self.class(folder, Class::Unknown)
+    }
+
     fn pending(&self, cgroup: CgroupId) -> Result<(), EnforceError> {
         self.class(cgroup, Class::Pending)
     }

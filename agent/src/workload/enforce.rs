@@ -85,6 +85,12 @@ pub trait Enforcer: Send + Sync + 'static {
     /// [`EnforceError`].
     fn exempt(&self, cgroup: CgroupId) -> Result<(), EnforceError>;
 
+    /// Closes the doors to all pods of a folder that nobody has judged.
+    ///
+    /// # Errors
+    /// [`EnforceError`].
+    fn close(&self, folder: CgroupId) -> Result<(), EnforceError>;
+
     /// Closes the doors to the cgroup.
     ///
     /// # Errors
