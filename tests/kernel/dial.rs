@@ -42,6 +42,8 @@ pub(crate) enum Verdict {
     Failed,
     /// The kernel has no such socket.
     Unsupported,
+    /// The socket was made, and no more was tried.
+    Made,
     /// Nothing came of it.
     Nothing,
 }
@@ -52,6 +54,7 @@ impl fmt::Display for Report {
         let parts = [
             (" at ", &self.step),
             (": ", &self.error),
+            (" as ", &self.peer),
             (" by ", &self.issuer),
             (" with ", &self.first),
         ];
@@ -75,6 +78,7 @@ impl Report {
             ("refused", _) if self.errno == Some(libc::EPERM) => Verdict::Forbidden,
             ("refused", _) => Verdict::Failed,
             ("unsupported", _) => Verdict::Unsupported,
+            ("made", _) => Verdict::Made,
             _ => Verdict::Nothing,
         }
     }

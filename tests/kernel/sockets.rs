@@ -218,9 +218,10 @@ fn other_families(world: &mut World) -> Result<()> {
     for way in ["sctp", "dccp", "smc", "smc-inet", "l2tp", "tipc", "rds", "vsock"] {
         let report = world.dial(&worker, &[way, &Family::Four.door()])?;
         println!("{way}: {report}");
+        // A virtual machine's sockets name no address of IP.
         if !matches!(
-            report.verdict(),
-            Verdict::Unsupported | Verdict::Forbidden | Verdict::Failed
+            (way, report.verdict()),
+            (_, Verdict::Unsupported | Verdict::Forbidden) | ("vsock", Verdict::Made)
         ) {
             wrong.push(format!("{way}: {report}"));
         }

@@ -57,7 +57,7 @@ impl Target {
             thread::spawn(move || answer(&udp));
         }
         let mut command = Command::new(attack);
-        command.args(["watch", &DOOR.to_string(), &MARK.to_string()]);
+        command.args(["watch", "br0", &DOOR.to_string(), &MARK.to_string()]);
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         // In the node's cgroup, so that it ends with the cluster whatever becomes of this process.
         let place = Place::new()

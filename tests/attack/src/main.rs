@@ -48,6 +48,8 @@ enum Command {
     },
     /// Prints a line of JSON for each packet that comes in for one of these ports, whatever its protocol.
     Watch {
+        /// Where they come in.
+        interface: String,
         /// Destination ports.
         ports: Vec<u16>,
     },
@@ -92,7 +94,7 @@ fn main() -> Result<()> {
             let socket = way.make(&address).map_err(Failed::into_error)?;
             descriptor::give(&path, &socket)
         }
-        Command::Watch { ports } => watch::run(&ports),
+        Command::Watch { interface, ports } => watch::run(&interface, &ports),
     }
 }
 

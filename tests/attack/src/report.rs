@@ -41,6 +41,8 @@ pub(crate) enum Outcome {
     /// What was sent went out as far as the kernel says, and nothing came back.
     #[default]
     Sent,
+    /// The socket exists, and that is all that was tried.
+    Made,
     /// The kernel has no such socket.
     Unsupported,
     /// A call failed.

@@ -276,17 +276,6 @@ pub(crate) fn unspecified() -> Vec<u8> {
     vec![0; 16]
 }
 
-/// A `struct sockaddr_vm` of this machine: a test has no business with the host.
-pub(crate) fn vsock_address(port: u16) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(16);
-    bytes.extend((libc::AF_VSOCK as u16).to_ne_bytes());
-    bytes.extend([0; 2]);
-    bytes.extend(u32::from(port).to_ne_bytes());
-    bytes.extend(libc::VMADDR_CID_LOCAL.to_ne_bytes());
-    bytes.extend([0; 4]);
-    bytes
-}
-
 /// A `struct sockaddr_ll`.
 pub(crate) fn packet_address(interface: u32, protocol: u16, hardware: [u8; 6]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(20);

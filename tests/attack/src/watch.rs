@@ -1,4 +1,4 @@
-//! What comes in, seen below every protocol: a packet socket on all interfaces of the network namespace.
+//! What comes in, seen below every protocol: a packet socket on one interface.
 
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -8,10 +8,11 @@ use serde_json::json;
 
 use crate::sys;
 
-/// Prints `watching`, and then a line for each packet that comes in for one of the ports, until it is killed.
-pub(crate) fn run(ports: &[u16]) -> Result<()> {
-    let every = (libc::ETH_P_ALL as u16).to_be();
-    let socket = sys::socket(libc::AF_PACKET, libc::SOCK_DGRAM, i32::from(every))?;
+/// Prints `watching`, and then a line for each packet that comes in by the interface for one of the ports, until it is killed.
+pub(crate) fn run(interface: &str, ports: &[u16]) -> Result<()> {
+    let socket = sys::socket(libc::AF_PACKET, libc::SOCK_DGRAM, 0)?;
+    let every = sys::packet_address(sys::interface(interface)?, libc::ETH_P_ALL as u16, [0; 6]);
+    sys::bind(&socket, &every)?;
     // Hundreds of pods may dial while this process waits for its turn.
     sys::option(&socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, 8 << 20)?;
     println!("watching");

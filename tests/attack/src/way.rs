@@ -83,7 +83,7 @@ pub(crate) enum Way {
     Tipc,
     /// RDS.
     Rds,
-    /// A virtual machine's sockets, to this machine itself.
+    /// A virtual machine's socket, which is only made.
     Vsock,
     /// A whole frame by AF_PACKET.
     Packet,
