@@ -363,11 +363,16 @@ fn what_was_open_before_is_cut_and_nothing_else(world: &mut World) -> Result<()>
             .count();
         ensure!(seen == times, "the API server was asked {seen} times by {name}");
     }
-    let cut = world
-        .agent
-        .metric("picket_connections_cut_total", &["outcome=\"destroyed\""])?;
+    let cut = destroyed(world)?;
     ensure!(cut >= 2.0, "{cut} connections were cut");
     Ok(())
+}
+
+/// How many connections the kernel has ended for the agent. Their packets are dropped too, so that a client cannot tell.
+fn destroyed(world: &World) -> Result<f64> {
+    world
+        .agent
+        .metric("picket_connections_cut_total", &["outcome=\"destroyed\""])
 }
 
 /// An address with a connection from an enforced pod comes to lead to the API server.
@@ -387,6 +392,7 @@ fn what_becomes_a_door_is_cut_too(world: &mut World) -> Result<()> {
         client.line_with("answered")?;
         server.line_with(name)?;
     }
+    let before = destroyed(world)?;
     let api = world.cluster.node().address.to_string();
     let objects = json!({"apiVersion": "v1", "kind": "List", "items": [
         {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "twin", "namespace": "lab"},
@@ -405,6 +411,8 @@ fn what_becomes_a_door_is_cut_too(world: &mut World) -> Result<()> {
     ensure!(other.starts_with("answered"), "the other's: {other}");
     let got = server.line()?;
     ensure!(got == "got and beside", "the server {got}");
+    let cut = destroyed(world)? - before;
+    ensure!(cut >= 1.0, "{cut} connections were cut");
     for mut client in [client, beside] {
         client.close_input();
         client.wait()?;
