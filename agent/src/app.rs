@@ -272,6 +272,7 @@ impl App {
             allow: canonical(&self.config.allow),
             inherited: watchers::in_kernel(&self.kernel)?,
         };
+        let judged = Arc::clone(&self.metrics);
         let config = WorkloadConfig {
             node: self.config.node_name.clone(),
             cgroup_root: self.cgroup_root,
@@ -281,6 +282,7 @@ impl App {
             known,
             redirected,
             rest: given.clone(),
+            judged: Arc::new(move |after| judged.pod_judged(after)),
         };
         let workload = workload::start(config, Arc::clone(in_force), &cancel).await?;
 
@@ -338,6 +340,10 @@ impl App {
                         cancel.clone(),
                     )
                     .boxed(),
+            ),
+            (
+                "map fill",
+                watchers::fill(Arc::clone(&self.kernel), Arc::clone(&self.metrics)).boxed(),
             ),
             ("heartbeat", guard::beat(Arc::clone(&self.kernel)).boxed()),
             (

@@ -3,6 +3,7 @@
 //! Each is first seen to work from a pod that is left alone. What an enforced pod then gets is told by whose certificate it
 //! sees, by both audit logs, and where nobody may arrive, by a listener that counts.
 
+use std::io::Read;
 use std::net::{Ipv6Addr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::Command;
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use picket_tests::audit::{Since, about};
 use picket_tests::net;
+use picket_tests::running::Running;
 use serde_json::{Value, json};
 
 use crate::Test;
@@ -44,6 +46,10 @@ pub(crate) const TESTS: &[Test] = &[
     (
         "a_load_balancers_name_is_looked_up",
         a_load_balancers_name_is_looked_up,
+    ),
+    (
+        "a_connection_from_before_its_address_was_a_door_is_cut",
+        a_connection_from_before_its_address_was_a_door_is_cut,
     ),
     ("kubelets_are_refused", kubelets_are_refused),
     (
@@ -480,6 +486,75 @@ fn a_load_balancers_name_is_looked_up(world: &mut World) -> Result<()> {
     );
     begun?;
     delete(world, "balanced")
+}
+
+/// Connects to an address and port, and sends a byte again and again.
+const SEND: &str = r#"
+import socket, sys, time
+with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=10) as one:
+    print("connected", flush=True)
+    for _ in range(1200):
+        one.send(b"x")
+        time.sleep(0.05)
+"#;
+
+/// Between the API server's telling of a Service and the agent's hearing of it, a pod may get through: not for long.
+fn a_connection_from_before_its_address_was_a_door_is_cut(world: &mut World) -> Result<()> {
+    let node = world.cluster.node().clone();
+    let server = server_address(world);
+    let listener = net::inside(&node.netns, || Ok(TcpListener::bind((node.address, 7444))?))?;
+    lead(
+        world,
+        "late",
+        &json!({"ports": [{"port": 6443}]}),
+        (&server, 7444),
+    )?;
+    let address = cluster_address(world, "late")?;
+    let at = (address.as_str(), 6443);
+    until("the Service leads nowhere", || {
+        let error = dial(world, "direct", "worker", at)?;
+        Ok(if error == 0 {
+            Ok(())
+        } else {
+            Err(error.to_string())
+        })
+    })?;
+    drop(listener.accept()?);
+    let sending = Running::start(
+        &world.cluster.kubectl_client(),
+        "agents",
+        "worker",
+        &["python3", "-c", SEND, at.0, "6443"],
+    )?;
+    sending.line_with("connected")?;
+    let (mut arriving, _) = listener.accept()?;
+    arriving.set_read_timeout(Some(Duration::from_secs(1)))?;
+    let mut bytes = [0; 64];
+    for _ in 0..5 {
+        ensure!(
+            arriving.read(&mut bytes)? > 0,
+            "the connection ended before anything happened"
+        );
+    }
+    // The Service has another endpoint now, which is the API server.
+    let slice = json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+        "metadata": {"name": "late-too", "namespace": "lab", "labels": {"kubernetes.io/service-name": "late"}},
+        "endpoints": [{"addresses": [server]}], "ports": [{"name": "way", "port": 6443, "protocol": "TCP"}]});
+    world.cluster.apply(&slice.to_string())?;
+    comes_to_be_redirected(world, "worker", at)?;
+    // What was under way when it became a door may still be in the socket's buffer.
+    let mut silent = None;
+    for _ in 0..10 {
+        match arriving.read(&mut bytes) {
+            Ok(0) => silent = Some("closed"),
+            Ok(_) => continue,
+            Err(_) => silent = Some("silent"),
+        }
+        break;
+    }
+    ensure!(silent.is_some(), "bytes still arrive");
+    world.admin(&["delete", "-n", "lab", "--wait=false", "endpointslice/late-too"])?;
+    delete(world, "late")
 }
 
 fn kubelets_are_refused(world: &mut World) -> Result<()> {

@@ -87,18 +87,24 @@ impl Load {
     /// In the pod that is enforced.
     fn enforced(world: &World) -> Result<Self> {
         let path = "/api/v1/namespaces/lab/configmaps/seed";
-        Self::start(world, "agents", &[CLIENTS, path])
+        Self::start(world, "agents", "worker", &[CLIENTS, path])
+    }
+
+    /// In the enforced pod that shares the node's network.
+    fn hosted(world: &World) -> Result<Self> {
+        let path = "/api/v1/namespaces/lab/configmaps/seed";
+        Self::start(world, "agents", "hosted", &["4", path])
     }
 
     /// In the pod that is left alone; its account may read the version.
     fn exempt(world: &World) -> Result<Self> {
-        Self::start(world, "direct", &["2", "/version"])
+        Self::start(world, "direct", "worker", &["2", "/version"])
     }
 
-    fn start(world: &World, namespace: &str, arguments: &[&str]) -> Result<Self> {
+    fn start(world: &World, namespace: &str, pod: &str, arguments: &[&str]) -> Result<Self> {
         let mut argv = vec!["python3", "-c", LOAD];
         argv.extend(arguments);
-        let running = Running::start(&world.cluster.kubectl_client(), namespace, "worker", &argv)?;
+        let running = Running::start(&world.cluster.kubectl_client(), namespace, pod, &argv)?;
         running.line_with("running")?;
         Ok(Self(running))
     }
@@ -202,7 +208,7 @@ fn log_length(world: &World) -> usize {
 
 fn a_new_process_takes_over_and_refuses_nobody(world: &mut World) -> Result<()> {
     let start = log_length(world);
-    let load = Load::enforced(world)?;
+    let (load, hosted) = (Load::enforced(world)?, Load::hosted(world)?);
     let watching = Running::start(
         &world.cluster.kubectl_client(),
         "agents",
@@ -244,10 +250,15 @@ fn a_new_process_takes_over_and_refuses_nobody(world: &mut World) -> Result<()> 
     world.agent.wait()?;
     std::thread::sleep(Duration::from_secs(1));
     let (answered, failed) = load.stop()?;
+    let (in_node, failed_in_node) = hosted.stop()?;
     eprintln!(
         "take-over: stepped back after {yielded:?}, ended after {ended:?}; {answered} requests answered"
     );
     ensure!(nothing(&failed), "of {answered} requests some failed: {failed}");
+    ensure!(
+        nothing(&failed_in_node) && in_node > 20,
+        "on the node's network {in_node} requests were answered, and some failed: {failed_in_node}"
+    );
     ensure!(answered > 100, "only {answered} requests were made");
     ensure!(status.success(), "the older agent ended with {status}");
     let said = log_since(world, start)?;

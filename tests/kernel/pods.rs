@@ -12,6 +12,7 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use picket_tests::audit::{Since, about};
+use picket_tests::pod::RealPod;
 use picket_tests::running::Running;
 use serde_json::{Value, json};
 
@@ -39,6 +40,7 @@ pub(crate) const TESTS: &[Test] = &[
         "what_was_open_before_is_cut_and_nothing_else",
         what_was_open_before_is_cut_and_nothing_else,
     ),
+    ("what_becomes_a_door_is_cut_too", what_becomes_a_door_is_cut_too),
 ];
 
 /// How long connections from before may go on.
@@ -80,6 +82,34 @@ for line in sys.stdin:
         answer = server.getresponse()
         answer.read()
         print("answered", answer.status, flush=True)
+    except Exception as error:
+        print("broken", repr(error), flush=True)
+"#;
+
+/// Prints each line that it is sent, and sends it back.
+const ECHO: &str = r#"
+import socketserver
+class Echo(socketserver.StreamRequestHandler):
+    def handle(self):
+        for line in self.rfile:
+            print("got", line.decode().strip(), flush=True)
+            self.wfile.write(line)
+socketserver.ThreadingTCPServer.allow_reuse_address = True
+server = socketserver.ThreadingTCPServer(("", 8000), Echo)
+print("listens", flush=True)
+server.serve_forever()
+"#;
+
+/// Keeps a connection to that open, and sends it each line that comes in.
+const SPEAK: &str = r#"
+import socket, sys
+server = socket.create_connection((sys.argv[1], 8000), timeout=10).makefile("rw")
+print("open", flush=True)
+for line in sys.stdin:
+    try:
+        server.write(line)
+        server.flush()
+        print("answered" if server.readline() else "broken", flush=True)
     except Exception as error:
         print("broken", repr(error), flush=True)
 "#;
@@ -337,5 +367,47 @@ fn what_was_open_before_is_cut_and_nothing_else(world: &mut World) -> Result<()>
         .agent
         .metric("picket_connections_cut_total", &["outcome=\"destroyed\""])?;
     ensure!(cut >= 2.0, "{cut} connections were cut");
+    Ok(())
+}
+
+/// An address with a connection from an enforced pod comes to lead to the API server.
+fn what_becomes_a_door_is_cut_too(world: &mut World) -> Result<()> {
+    let kubectl = world.cluster.kubectl_client();
+    let address = RealPod::find(&world.cluster, "direct", "worker")?
+        .address()
+        .to_owned();
+    let server = Running::start(&kubectl, "direct", "worker", &["python3", "-c", ECHO])?;
+    server.line_with("listens")?;
+    let argv = ["python3", "-c", SPEAK, &address];
+    let mut client = Running::start(&kubectl, "agents", "worker", &argv)?;
+    let mut beside = Running::start(&kubectl, "direct", "worker", &argv)?;
+    for (name, client) in [("before", &mut client), ("beside", &mut beside)] {
+        client.line_with("open")?;
+        client.send(name)?;
+        client.line_with("answered")?;
+        server.line_with(name)?;
+    }
+    let api = world.cluster.node().address.to_string();
+    let objects = json!({"apiVersion": "v1", "kind": "List", "items": [
+        {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "twin", "namespace": "lab"},
+            "spec": {"externalIPs": [address], "ports": [{"port": 8000, "targetPort": 6443}]}},
+        {"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+            "metadata": {"name": "twin", "namespace": "lab", "labels": {"kubernetes.io/service-name": "twin"}},
+            "endpoints": [{"addresses": [api]}], "ports": [{"port": 6443}]}]});
+    world.cluster.apply(&objects.to_string())?;
+    thread::sleep(CUT_LIMIT);
+    client.send("after")?;
+    let line = client.line()?;
+    beside.send("and beside")?;
+    let other = beside.line()?;
+    world.admin(&["delete", "service/twin", "endpointslice/twin", "-n", "lab"])?;
+    ensure!(line.starts_with("broken"), "the enforced pod's: {line}");
+    ensure!(other.starts_with("answered"), "the other's: {other}");
+    let got = server.line()?;
+    ensure!(got == "got and beside", "the server {got}");
+    for mut client in [client, beside] {
+        client.close_input();
+        client.wait()?;
+    }
     Ok(())
 }

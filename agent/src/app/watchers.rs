@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{mpsc, watch};
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
@@ -29,6 +30,9 @@ use crate::workload::{Doors, Status};
 
 /// How often gauges are brought up to date: more often than any scraper asks.
 const GAUGES_EVERY: Duration = Duration::from_secs(5);
+
+/// How often the kernel's maps are counted: full ones take some 50 ms.
+const FILL_EVERY: Duration = Duration::from_secs(30);
 
 /// The pause after a socket could not be made.
 const SOCKET_PAUSE: Duration = Duration::from_secs(1);
@@ -240,6 +244,25 @@ fn outside(accepted: &Accepted, metrics: &Metrics) {
         cgroup = process.cgroup,
         "a process outside a pod's cgroup connected as the pod"
     );
+}
+
+/// Tells how full the kernel's maps are.
+pub(super) async fn fill(kernel: Arc<Kernel>, metrics: Arc<Metrics>) {
+    let mut tick = tokio::time::interval(FILL_EVERY);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        let kernel = Arc::clone(&kernel);
+        match tokio::task::spawn_blocking(move || kernel.fill()).await {
+            Ok(Ok(maps)) => {
+                for map in maps {
+                    metrics.map_fill(map.map, map.entries, map.capacity);
+                }
+            }
+            Ok(Err(error)) => tracing::warn!(%error, "the kernel's maps cannot be counted"),
+            Err(error) => tracing::warn!(%error, "the kernel's maps cannot be counted"),
+        }
+    }
 }
 
 /// Keeps gauges up to date.

@@ -34,6 +34,14 @@ impl Flows {
         Ok(Self { handles })
     }
 
+    /// How many there are.
+    pub(super) fn count(&self) -> Result<usize, KernelError> {
+        match self.handles.first() {
+            Some(handle) => super::fill::count(lock(handle).keys()),
+            None => Ok(0),
+        }
+    }
+
     /// Reads and removes the flow of one connection. Nothing else writes this key meanwhile: the connection is
     /// open, so its source port is taken.
     pub(super) fn take(

@@ -38,11 +38,11 @@ pub use layout::{container_of, pod_of};
 pub use names::Names;
 pub use netns::{Netns, NetnsId, NodeNetns};
 pub use pod::{Pod, PodUid};
-pub use reconcile::Status;
+pub use reconcile::{Judged, Status};
 pub use selection::Selection;
 
 /// What this part is told of the node.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct WorkloadConfig {
     /// The node's name, as the pods' `spec.nodeName` has it.
     pub node: String,
@@ -60,6 +60,8 @@ pub struct WorkloadConfig {
     pub redirected: BTreeSet<CgroupId>,
     /// Says while another agent brings the pods where they should be, and this one is to change nothing.
     pub rest: watch::Receiver<bool>,
+    /// Told how long a new pod took until it was enforced or left alone.
+    pub judged: Judged,
 }
 
 /// Why this part cannot start.
@@ -117,7 +119,8 @@ pub async fn start<E: Enforcer>(
     let (doors, finder) = doors::start(told, doors::Surroundings::machine());
     let mut reconciler = reconcile::Reconciler::new(enforcer, config.selection, find, own, config.known)
         .redirected(config.redirected)
-        .rests(config.rest);
+        .rests(config.rest)
+        .tells(config.judged);
     let resting = reconciler.resting();
     reconciler.close(&scans.borrow());
     let status = reconciler.status();

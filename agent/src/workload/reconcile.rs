@@ -60,6 +60,9 @@ const CUTS: u32 = 2;
 /// Finds the network namespace of the pod with this cgroup.
 pub type FindNetns = Arc<dyn Fn(&Path) -> Result<Netns, NetnsError> + Send + Sync>;
 
+/// Told how long a new pod took until it was enforced or left alone.
+pub type Judged = Arc<dyn Fn(Duration) + Send + Sync>;
+
 /// How many pods are in which class, for metrics and readiness.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Status {
@@ -151,6 +154,8 @@ struct Slot<H> {
     tries: u32,
     due: Option<Instant>,
     aim: Aim,
+    /// When the cgroup was first seen, until its pod is enforced or left alone; not for those that were before.
+    since: Option<Instant>,
 }
 
 /// How an attempt ended.
@@ -186,6 +191,7 @@ pub struct Reconciler<E: Enforcer> {
     /// Those of them that the kernel redirects.
     redirected: BTreeSet<CgroupId>,
     rest: Rest,
+    judged: Judged,
     names: Arc<Names>,
     pace: Pace,
     attempts: JoinSet<(CgroupId, Outcome<E::Handle>)>,
@@ -215,6 +221,7 @@ impl<E: Enforcer> Reconciler<E> {
             known,
             redirected: BTreeSet::new(),
             rest: Rest::default(),
+            judged: Arc::new(drop),
             names: Arc::default(),
             pace: Pace {
                 again: CHECK_AGAIN,
@@ -238,6 +245,13 @@ impl<E: Enforcer> Reconciler<E> {
     #[must_use]
     pub fn rests(mut self, asked: watch::Receiver<bool>) -> Self {
         self.rest.asked = Some(asked);
+        self
+    }
+
+    /// Says whom to tell how long new pods took.
+    #[must_use]
+    pub fn tells(mut self, judged: Judged) -> Self {
+        self.judged = judged;
         self
     }
 
@@ -346,6 +360,7 @@ impl<E: Enforcer> Reconciler<E> {
                 tries: 0,
                 due: None,
                 aim: Aim::Same,
+                since: (!inherited).then(Instant::now),
             });
             if slot.found != *found {
                 // A new container, perhaps a new sandbox with another namespace.
@@ -407,7 +422,14 @@ impl<E: Enforcer> Reconciler<E> {
                 continue;
             }
             match slot.step(*id, &wanted, &*self.enforcer, now) {
-                Ok(None) => slot.due = None,
+                Ok(None) => {
+                    slot.due = None;
+                    if matches!(slot.applied, Applied::Exempt)
+                        && let Some(since) = slot.since.take()
+                    {
+                        (self.judged)(since.elapsed());
+                    }
+                }
                 Ok(Some(pod)) => {
                     slot.busy = true;
                     slot.stale = false;
@@ -459,6 +481,9 @@ impl<E: Enforcer> Reconciler<E> {
             }
             Outcome::Served { handle, own, pod } => {
                 slot.tries = 0;
+                if let Some(since) = slot.since.take() {
+                    (self.judged)(since.elapsed());
+                }
                 tracing::info!(cgroup = %id, pod = %slot.found.uid.0, "pod enforced");
                 slot.applied = Applied::Enforced {
                     _handle: handle,

@@ -8,6 +8,9 @@ use super::*;
 
 const ROOT: CgroupId = CgroupId(1);
 
+/// A cgroup that the kernel redirects at the start, where it is among those that it knows.
+const REDIRECTED: u64 = 77;
+
 /// A hundred times as fast.
 const PACE: Pace = Pace {
     again: CHECK_AGAIN.checked_div(100).unwrap(),
@@ -149,6 +152,10 @@ struct Node {
     names: Arc<Names>,
     /// The namespace that is found for every pod; none is "not yet".
     netns: Arc<Mutex<Option<Netns>>>,
+    /// Has it rest.
+    rest: watch::Sender<bool>,
+    resting: watch::Receiver<bool>,
+    judged: Arc<AtomicUsize>,
     cancel: CancellationToken,
 }
 
@@ -171,7 +178,16 @@ impl Node {
         let found = netns.clone();
         let find: FindNetns = Arc::new(move |_| found.lock().unwrap().clone().ok_or(NetnsError::NotYet));
         let known = known.iter().copied().map(CgroupId).collect();
-        let mut reconciler = Reconciler::new(fake.clone(), selection, find, own.map(CgroupId), known);
+        let rest = watch::Sender::new(false);
+        let judged = Arc::new(AtomicUsize::new(0));
+        let counted = judged.clone();
+        let mut reconciler = Reconciler::new(fake.clone(), selection, find, own.map(CgroupId), known)
+            .redirected([CgroupId(REDIRECTED)].into())
+            .rests(rest.subscribe())
+            .tells(Arc::new(move |_| {
+                counted.fetch_add(1, Ordering::SeqCst);
+            }));
+        let resting = reconciler.resting();
         let mut scan = Scan {
             roots: vec![Group {
                 id: ROOT,
@@ -197,6 +213,9 @@ impl Node {
             status,
             names,
             netns,
+            rest,
+            resting,
+            judged,
             cancel,
         }
     }
@@ -352,6 +371,57 @@ async fn what_an_earlier_agent_left_is_forgotten_or_taken_over() {
         ["pending", "enforced"],
         "it may have been exempt before"
     );
+}
+
+#[tokio::test]
+async fn a_pod_that_is_redirected_already_is_not_closed_on_the_way() {
+    let mut node = Node::start(&[1, REDIRECTED], &[REDIRECTED], None);
+    node.told(REDIRECTED, agent);
+    node.until_class(REDIRECTED, "enforced").await;
+    assert_eq!(node.calls(REDIRECTED), ["enforced"]);
+    // Where it is not selected any more it is judged as any other.
+    let mut node = Node::start(&[1, REDIRECTED], &[REDIRECTED], None);
+    node.told(REDIRECTED, |_| {});
+    node.until_class(REDIRECTED, "exempt").await;
+}
+
+#[tokio::test]
+async fn while_it_rests_it_changes_nothing_and_then_everything_is_put_in_force_again() {
+    let mut node = Node::start(&[], &[10, 11], None);
+    node.told(11, |_| {});
+    node.told(10, agent);
+    node.until_class(10, "enforced").await;
+    node.until_class(11, "exempt").await;
+    assert_eq!(node.judged.load(Ordering::SeqCst), 2, "each is told of once");
+    node.fake.slow.store(true, Ordering::SeqCst);
+    node.told(12, agent);
+    node.appears(12);
+    node.until_class(12, "pending").await;
+    node.rest.send_replace(true);
+    // The attempt that is under way comes to its end first.
+    node.resting.wait_for(|resting| *resting).await.unwrap();
+    assert_eq!(node.fake.class(CgroupId(12)), "enforced");
+    node.fake.slow.store(false, Ordering::SeqCst);
+
+    let calls = node.fake.calls.lock().unwrap().len();
+    node.appears(13);
+    node.told(13, agent);
+    node.told(11, agent);
+    node.goes(12);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(node.fake.calls.lock().unwrap().len(), calls, "it is at rest");
+    assert_eq!(node.fake.listeners(CgroupId(10)), 1);
+
+    // Whoever took over may have changed everything.
+    node.fake.classes.lock().unwrap().clear();
+    node.rest.send_replace(false);
+    for pod in [10, 11, 13] {
+        node.until_class(pod, "enforced").await;
+    }
+    node.until_class(ROOT.0, "closed").await;
+    assert!(!*node.resting.borrow());
+    assert_eq!(node.fake.listeners(CgroupId(10)), 1);
+    assert_eq!(node.fake.listeners(CgroupId(12)), 0);
 }
 
 #[tokio::test]

@@ -32,9 +32,20 @@ impl Older {
         let folder = std::env::temp_dir().join(format!("picket-handover-{}-{next}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         let audit = AuditLog::open(&log(&folder), None).unwrap();
-        let offers: Vec<_> = (0..listeners as u64)
+        let mut offers: Vec<_> = (1..=listeners as u64)
             .map(|number| Arc::new(offer(number)))
             .collect();
+        let node = InPodListener::open(&own_netns()).unwrap();
+        offers.push(Arc::new(
+            Offer {
+                handed: Handed::node(&node, own_netns().id()),
+                descriptors: node.descriptors().unwrap(),
+            }
+            .counted(),
+        ));
+        let mut hosted = offer(200);
+        hosted.descriptors.clear();
+        offers.push(Arc::new(hosted.counted()));
         let (giving, given) = watch::channel(false);
         let (rested, resting) = watch::channel(false);
         let mut follow = given.clone();

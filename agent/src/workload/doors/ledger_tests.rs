@@ -490,6 +490,8 @@ fn a_withdrawn_api_server_stays_a_door_and_so_do_the_ways_to_it() {
     assert!(!has(&told.after(300).redirect, &["10.0.0.3:6443"]));
     // A cluster that names no endpoint and no Service at all changes nothing, however long.
     told.lists(&[], &[], &[]);
+    told.look();
+    told.after(100_000);
     let doors = told.after(100_000);
     assert!(doors.whole && has(&doors.redirect, &["10.96.0.1:443", "10.0.0.1:6443"]));
 }

@@ -1,0 +1,51 @@
+//! How full the maps are that could run full.
+
+use aya::maps::MapError;
+use picket_common::{CLASSES_MAX, DOORS_MAX, FLOWS_MAX, NETNS_MAX};
+
+use super::{Kernel, KernelError, lock};
+
+/// One map's entries now, and as many as it holds at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fill {
+    /// The map, for metrics.
+    pub map: &'static str,
+    /// Its entries.
+    pub entries: usize,
+    /// How many it holds.
+    pub capacity: u32,
+}
+
+impl Kernel {
+    /// Counts the entries of the maps. It takes a system call for each entry, and blocks for as long.
+    ///
+    /// # Errors
+    /// When a map cannot be read.
+    pub fn fill(&self) -> Result<[Fill; 4], KernelError> {
+        let fill = |map, entries, capacity| Fill {
+            map,
+            entries,
+            capacity,
+        };
+        Ok([
+            fill("doors", count(lock(&self.doors).keys())?, DOORS_MAX),
+            fill("classes", count(lock(&self.classes).keys())?, CLASSES_MAX),
+            fill("netns", count(lock(&self.netns).keys())?, NETNS_MAX),
+            fill("flows", self.flows.count()?, FLOWS_MAX),
+        ])
+    }
+}
+
+/// Counts keys; a map that changes meanwhile may be counted in part or begin anew, which the limit ends.
+pub(super) fn count<K: aya::Pod>(keys: aya::maps::MapKeys<'_, K>) -> Result<usize, KernelError> {
+    let mut entries = 0;
+    for key in keys.take(FLOWS_MAX.max(DOORS_MAX) as usize) {
+        match key {
+            Ok(_) => entries += 1,
+            // The key that was last was removed.
+            Err(MapError::KeyNotFound) => break,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(entries)
+}
