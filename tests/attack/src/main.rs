@@ -16,15 +16,21 @@ mod sys;
 mod watch;
 mod way;
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::process;
+use std::thread;
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use report::{Failed, Report};
 use way::Way;
+
+/// How long a dial may take, an answer included.
+const LIMIT: Duration = Duration::from_secs(2);
 
 #[derive(Parser)]
 struct Cli {
@@ -110,12 +116,23 @@ impl Dial {
         }
         if self.wait {
             println!("made");
-            std::io::stdout().flush().map_err(Failed::at("print"))?;
+            io::stdout().flush().map_err(Failed::at("print"))?;
             let mut line = String::new();
-            std::io::stdin()
-                .read_line(&mut line)
-                .map_err(Failed::at("read"))?;
+            io::stdin().read_line(&mut line).map_err(Failed::at("read"))?;
         }
+        watchdog();
         self.way.dial(socket, &self.address)
     }
+}
+
+/// Ends a dial that its socket's own limits do not end: io_uring knows none.
+fn watchdog() {
+    thread::spawn(|| {
+        thread::sleep(LIMIT);
+        let late = io::Error::from_raw_os_error(libc::ETIMEDOUT);
+        if let Ok(report) = serde_json::to_string(&Report::failed(Failed::at("dial")(late))) {
+            println!("{report}");
+        }
+        process::exit(0);
+    });
 }
