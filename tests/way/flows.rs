@@ -20,10 +20,6 @@ pub(crate) const TESTS: &[Test] = &[
         "the_first_instruction_finds_the_door_shut",
         the_first_instruction_finds_the_door_shut,
     ),
-    (
-        "a_pod_on_the_nodes_network_is_held_too",
-        a_pod_on_the_nodes_network_is_held_too,
-    ),
 ];
 
 /// Finds what listens on loopback in this network namespace, and dials each with a TLS handshake's first byte.
@@ -100,11 +96,11 @@ print("counts", counts.get("answered", 0), counts.get("refused", 0), counts.get(
 time.sleep(3600)
 "#;
 
-fn eager(world: &World, name: &str, host_network: bool) -> Result<()> {
+fn eager(world: &World, name: &str) -> Result<()> {
     let server = world.cluster.node().address.to_string();
     let pod = serde_json::json!({"apiVersion": "v1", "kind": "Pod",
         "metadata": {"name": name, "namespace": "agents", "labels": {"app": "worker"}},
-        "spec": {"nodeName": "node1", "serviceAccountName": "worker", "terminationGracePeriodSeconds": 0, "hostNetwork": host_network,
+        "spec": {"nodeName": "node1", "serviceAccountName": "worker", "terminationGracePeriodSeconds": 0,
             "containers": [{"name": "main", "image": "picket.test/tools:1", "imagePullPolicy": "IfNotPresent",
                 "command": ["python3", "-u", "-c", EAGER], "env": [{"name": "SERVER", "value": server}]}]}});
     world.cluster.apply(&pod.to_string())?;
@@ -128,7 +124,7 @@ fn the_first_instruction_finds_the_door_shut(world: &mut World) -> Result<()> {
         })
     };
     agent(Signal::SIGSTOP)?;
-    let first = eager(world, "eager", false).and_then(|()| logged("first "));
+    let first = eager(world, "eager").and_then(|()| logged("first "));
     agent(Signal::SIGCONT)?;
     let first = first?;
     let counts = logged("counts ")?;
@@ -140,41 +136,4 @@ fn the_first_instruction_finds_the_door_shut(world: &mut World) -> Result<()> {
         "some dials reached the API server: {counts}"
     );
     Ok(())
-}
-
-/// It cannot have a listener of its own there, so the kernel refuses what it dials, and says so.
-fn a_pod_on_the_nodes_network_is_held_too(world: &mut World) -> Result<()> {
-    let picket = world.picket_log();
-    eager(world, "hosted", true)?;
-    let dialled = crate::life::dial(world, "hosted");
-    let log = world.admin(&["logs", "hosted", "-n", "agents"]);
-    world.admin(&["delete", "pod", "hosted", "-n", "agents", "--wait=false"])?;
-    let dialled = dialled?;
-    ensure!(
-        dialled.iter().all(|&code| code != 0),
-        "its dials give {dialled:?}"
-    );
-    let log = log?;
-    ensure!(
-        !log.contains("answered") && !log.contains("passed"),
-        "some of its dials were answered: {log}"
-    );
-    let record = picket.wait("a refused connect", |record| {
-        record["kernel"]["verdict"] == "refuse"
-    })?;
-    ensure!(record["decision"]["outcome"] == "deny", "{record:#}");
-    ensure!(
-        record["agent"]["process"]["comm"]
-            .as_str()
-            .is_some_and(|comm| comm.starts_with("python3")),
-        "{record:#}"
-    );
-    ensure!(
-        record["kernel"]["address"]
-            .as_str()
-            .is_some_and(|address| address.contains("443")),
-        "{record:#}"
-    );
-    // What the node itself runs on that network is left alone: the kubelet still answers.
-    world.admin(&["logs", "worker", "-n", "agents"]).map(drop)
 }
