@@ -11,7 +11,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::handover::Hands;
 use crate::audit::{Alarm, AuditLog};
-use crate::kernel::{Kernel, KernelConfig, KernelError, Repaired};
+use crate::kernel::{Kernel, KernelConfig, KernelError, Repaired, Verified};
 use crate::runtime::metrics::Metrics;
 use crate::runtime::readiness::Readiness;
 use crate::runtime::signals;
@@ -104,22 +104,24 @@ pub(super) async fn watch(
             let kernel = Arc::clone(&kernel);
             tokio::task::spawn_blocking(move || kernel.verify()).await
         };
-        match looked {
-            Ok(Ok(repaired)) => {
-                if readiness.works(PART) {
-                    tracing::info!("the kernel programs are all attached again");
-                }
-                for one in repaired {
-                    metrics.reattached(one.program);
-                    tell(&audit, &one).await;
-                }
+        let Verified { repaired, failure } = match looked {
+            Ok(verified) => verified,
+            Err(error) => {
+                tracing::error!(%error, "the links could not be looked at");
+                continue;
             }
-            Ok(Err(error)) => {
-                if readiness.fails(PART, format!("a link cannot be put back: {error}")) {
-                    tracing::error!(%error, "a kernel program is not attached and cannot be put back, trying on");
-                }
+        };
+        match failure {
+            None if readiness.works(PART) => tracing::info!("the kernel programs are all attached again"),
+            None => {}
+            Some(error) if readiness.fails(PART, format!("a link cannot be put back: {error}")) => {
+                tracing::error!(%error, "a kernel program is not attached and cannot be put back, trying on");
             }
-            Err(error) => tracing::error!(%error, "the links could not be looked at"),
+            Some(_) => {}
+        }
+        for one in repaired {
+            metrics.reattached(one.program);
+            tell(&audit, &one).await;
         }
     }
 }

@@ -44,6 +44,15 @@ pub struct Repaired {
     pub fault: Fault,
 }
 
+/// How the links were found.
+#[derive(Debug, Default)]
+pub struct Verified {
+    /// Those that had to be put back, and are.
+    pub repaired: Vec<Repaired>,
+    /// Why one could not be looked at or put back; the last such, where there are several.
+    pub failure: Option<KernelError>,
+}
+
 /// What can be wrong with a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
@@ -120,11 +129,8 @@ impl Kernel {
     }
 
     /// Looks at every link, and puts back what is not as it was left. Links of pods and interfaces that are gone are left
-    /// to [`Self::release`].
-    ///
-    /// # Errors
-    /// When one cannot be looked at or put back; the others are tried before.
-    pub fn verify(&self) -> Result<Vec<Repaired>, KernelError> {
+    /// to [`Self::release`]. What cannot be looked at or put back keeps nobody else from being.
+    pub fn verify(&self) -> Verified {
         let mut repaired = Vec::new();
         let mut failure = None;
         let mut note =
@@ -156,7 +162,8 @@ impl Kernel {
             if lock(&self.held).pods.contains_key(cgroup) && pod.path.exists() {
                 note(pod.program, name, outcome);
             } else {
-                pins::remove_pin(&self.folder.link(&name))?;
+                let removed = pins::remove_pin(&self.folder.link(&name));
+                note(pod.program, name, removed.map(|()| None));
             }
         }
         for interface in interfaces {
@@ -166,15 +173,13 @@ impl Kernel {
             let name = interface_pin(interface);
             let outcome = self.repair(Program::Interface, &name, || self.attach_interface(interface));
             if !lock(&self.held).interfaces.contains_key(&interface) {
-                pins::remove_pin(&self.folder.link(&name))?;
+                let removed = pins::remove_pin(&self.folder.link(&name));
+                note(Program::Interface, name, removed.map(|()| None));
             } else if if_indextoname(interface.0).is_ok() {
                 note(Program::Interface, name, outcome);
             }
         }
-        match failure {
-            Some(error) => Err(error),
-            None => Ok(repaired),
-        }
+        Verified { repaired, failure }
     }
 
     /// Looks at one link and has it put back where something is wrong.

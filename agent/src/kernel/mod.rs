@@ -35,7 +35,7 @@ pub use attach::Program;
 pub use error::KernelError;
 pub use events::KernelEvents;
 pub use fill::Fill;
-pub use hold::{Fault, Ifindex, Repaired};
+pub use hold::{Fault, Ifindex, Repaired, Verified};
 pub use mounts::cgroup_mount;
 pub(crate) use namespace::within;
 pub use picket_common::{Counter, DoorAction, Hook, Refusal};

@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use picket::kernel::{
-    Class, Counter, Door, Fault, Hook, Kernel, KernelConfig, Node, Refusal, Unknown, netns_cookie,
+    Class, Counter, Door, Fault, Hook, Kernel, KernelConfig, Node, Refusal, Repaired, Unknown, netns_cookie,
 };
 use picket::workload::CgroupId;
 
@@ -86,6 +86,13 @@ fn take_out(ground: &Ground, link: &str) {
         .unwrap()
         .path();
     fs::remove_file(layout.join(format!("link_{link}"))).unwrap();
+}
+
+/// What had to be put back.
+fn verified(kernel: &Kernel) -> Vec<Repaired> {
+    let found = kernel.verify();
+    assert!(found.failure.is_none(), "{found:?}");
+    found.repaired
 }
 
 /// Waits until a dial comes out so: a link that lost its pin is detached a moment later.
@@ -314,7 +321,7 @@ fn a_link_that_is_lost_is_put_back() {
     enforce(&ground, &kernel);
     let cgroup = CgroupId::of(&ground.pod).unwrap();
     kernel.hold(&ground.pod, cgroup, false).unwrap();
-    assert_eq!(kernel.verify().unwrap(), vec![]);
+    assert_eq!(verified(&kernel), vec![]);
     let pod_link = format!("pod_{}", cgroup.0);
     for (link, program) in [
         ("connect4", "connect4"),
@@ -322,24 +329,20 @@ fn a_link_that_is_lost_is_put_back() {
         (&pod_link, "egress"),
     ] {
         take_out(&ground, link);
-        let repaired = kernel.verify().unwrap();
+        let repaired = verified(&kernel);
         let found: Vec<_> = repaired
             .iter()
             .map(|repaired| (repaired.program, repaired.link.as_str(), repaired.fault))
             .collect();
         assert_eq!(found, [(program, link, Fault::Unpinned)]);
-        assert_eq!(kernel.verify().unwrap(), vec![], "it stays back");
+        assert_eq!(verified(&kernel), vec![], "it stays back");
     }
     assert_eq!(
         ground.dial(&ground.container, "tcp", DOOR).outcome(),
         reached('p')
     );
     kernel.release(cgroup).unwrap();
-    assert_eq!(
-        kernel.verify().unwrap(),
-        vec![],
-        "what was released is not missed"
-    );
+    assert_eq!(verified(&kernel), vec![], "what was released is not missed");
 }
 
 #[test]

@@ -38,6 +38,10 @@ const ETCD: [u16; 2] = [2379, 2380];
 /// A container runtime's socket as a TCP port: Docker's, without and with TLS.
 const RUNTIME: [u16; 2] = [2375, 2376];
 
+/// Where a node takes packets out of packets, whoever sent them: VXLAN (RFC 7348), VXLAN as Linux and flannel have it, Geneve
+/// (RFC 8926). What is inside goes on to wherever it says.
+const TUNNELS: [u16; 3] = [4789, 8472, 6081];
+
 /// Services that lead to Services that lead to a door are followed so far. A packet is translated at most once on each node
 /// that it passes, and does not pass more than its hop limit, 64 where a system has not been told otherwise.
 const ROUNDS: usize = 64;
@@ -214,6 +218,7 @@ impl Found {
                 ports(&KUBELET, Rank::Kubelet);
                 ports(node.kubelet.as_slice(), Rank::Kubelet);
                 ports(&RUNTIME, Rank::Runtime);
+                ports(&TUNNELS, Rank::Kubelet);
             }
         }
     }
