@@ -9,6 +9,7 @@
 )]
 
 mod dialler;
+mod foreign;
 mod ground;
 mod hold;
 mod node;

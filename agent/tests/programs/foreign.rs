@@ -1,0 +1,118 @@
+//! Another's program that has a cgroup for itself: it is told, and it cannot push ours out.
+#![expect(
+    unsafe_code,
+    reason = "no library attaches a program without sharing, so bpf(2) is called by hand"
+)]
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::path::Path;
+
+use picket::kernel::{Class, Door, Kernel, KernelConfig, KernelError};
+use picket::workload::CgroupId;
+
+use crate::DOOR4;
+use crate::ground::{Dialled, Ground};
+
+/// `BPF_PROG_LOAD` and `BPF_PROG_ATTACH`, `BPF_PROG_TYPE_CGROUP_SOCK_ADDR`, `BPF_CGROUP_INET4_CONNECT`
+/// (include/uapi/linux/bpf.h).
+const PROG_LOAD: libc::c_long = 5;
+const PROG_ATTACH: libc::c_long = 8;
+const CGROUP_SOCK_ADDR: u32 = 18;
+const INET4_CONNECT: u32 = 10;
+
+/// `union bpf_attr` as `BPF_PROG_LOAD` reads it.
+#[repr(C)]
+#[derive(Default)]
+struct Load {
+    kind: u32,
+    count: u32,
+    instructions: u64,
+    licence: u64,
+    log: [u64; 2],
+    version: u32,
+    flags: u32,
+    name: [u8; 16],
+    interface: u32,
+    attach_type: u32,
+}
+
+/// `union bpf_attr` as `BPF_PROG_ATTACH` reads it.
+#[repr(C)]
+struct Attach {
+    cgroup: u32,
+    program: u32,
+    attach_type: u32,
+    flags: u32,
+}
+
+/// Attaches a program that lets everything pass to a cgroup, for itself alone.
+fn attach_exclusively(cgroup: &Path) -> io::Result<OwnedFd> {
+    // `r0 = 1; exit`.
+    let instructions: [u64; 2] = [0x0000_0001_0000_00b7, 0x95];
+    let mut load = Load {
+        kind: CGROUP_SOCK_ADDR,
+        count: 2,
+        instructions: instructions.as_ptr() as u64,
+        licence: c"GPL".as_ptr() as u64,
+        attach_type: INET4_CONNECT,
+        ..Load::default()
+    };
+    // SAFETY: the attribute is as large as it says, and what it points to lives across the call.
+    let program = unsafe { libc::syscall(libc::SYS_bpf, PROG_LOAD, &raw mut load, size_of::<Load>()) };
+    if program < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made the descriptor for this call alone.
+    let program = unsafe { OwnedFd::from_raw_fd(i32::try_from(program).unwrap()) };
+    let folder = File::open(cgroup)?;
+    let mut attach = Attach {
+        cgroup: folder.as_raw_fd() as u32,
+        program: program.as_raw_fd() as u32,
+        attach_type: INET4_CONNECT,
+        flags: 0,
+    };
+    // SAFETY: the attribute is as large as it says.
+    let attached = unsafe { libc::syscall(libc::SYS_bpf, PROG_ATTACH, &raw mut attach, size_of::<Attach>()) };
+    if attached < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(program)
+}
+
+fn load(ground: &Ground) -> Result<Kernel, KernelError> {
+    Kernel::load(&KernelConfig {
+        cgroup_root: ground.cgroup.clone(),
+        bpffs: ground.bpffs.clone(),
+    })
+}
+
+#[test]
+fn an_exclusive_program_is_named_as_what_is_in_the_way() {
+    let ground = Ground::new();
+    let _foreign = attach_exclusively(&ground.cgroup).unwrap();
+    let error = load(&ground).unwrap_err();
+    assert!(
+        matches!(error, KernelError::Exclusive { program: "connect4" }),
+        "{error}"
+    );
+}
+
+#[test]
+fn where_ours_are_no_other_can_be_alone() {
+    let ground = Ground::new();
+    let kernel = load(&ground).unwrap();
+    kernel
+        .set_doors(&[Door::redirect(DOOR4.parse().unwrap())].into())
+        .unwrap();
+    kernel
+        .set_class(CgroupId::of(&ground.cgroup).unwrap(), Class::Pending)
+        .unwrap();
+    let error = attach_exclusively(&ground.cgroup).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+    // Further down it may, beside those above, which run all the same.
+    attach_exclusively(&ground.pod).unwrap();
+    let dial = ground.dial(&ground.container, "tcp", DOOR4).outcome();
+    assert_eq!(dial, Dialled::failed("PermissionDenied"));
+}
