@@ -34,6 +34,9 @@ impl Address {
     /// `::1`.
     pub const V6_LOOPBACK: Self = Self::from_v6_words([0, 0, 0, LOOPBACK6]);
 
+    /// None: `::`, where an event has no address.
+    pub const NOWHERE: Self = Self::from_v6_words([0; 4]);
+
     /// An IPv4 address from the word `user_ip4` of `struct bpf_sock_addr` (network order).
     #[inline(always)]
     pub const fn from_v4_word(word: u32) -> Self {

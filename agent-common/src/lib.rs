@@ -17,7 +17,7 @@ mod pod;
 pub use address::Address;
 pub use decide::{Socket, Verdict, gone, is_followed, judge, judge_unfollowed, looks, rewrite};
 pub use event::{COUNTERS, Counter, Event, Hook, Refusal};
-pub use packet::{Destination, PacketBytes, destination};
+pub use packet::{Destination, PacketBytes, destination, is_tagged};
 pub use record::{
     BEAT_MAX_NS, CLASSES_MAX, ClassKind, ClassValue, DOORS_MAX, DialRecord, DialState, DoorAction, DoorKey,
     EVENTS_BYTES, EVENTS_PER_SECOND, FLOWS_MAX, FlowKey, INTERFACES_MAX, LAYOUT, LEVELS_MAX, LIMITS_MAX,

@@ -26,6 +26,12 @@ pub enum Destination {
     Hidden,
 }
 
+/// Whether a frame's type (host order) says that it carries a VLAN tag (IEEE 802.1Q, 802.1ad).
+#[inline(always)]
+pub const fn is_tagged(ethertype: u16) -> bool {
+    matches!(ethertype, 0x8100 | 0x88a8)
+}
+
 /// Reads where a packet goes.
 #[inline(always)]
 pub fn destination(packet: &impl PacketBytes) -> Destination {
@@ -226,6 +232,12 @@ mod tests {
         assert_eq!(destination(&v4(1, 0, 0, &[8, 0])), Destination::Other);
         assert_eq!(destination(&v6(58, &[135, 0])), Destination::Other);
         assert_eq!(destination(&Bytes(vec![0; 20])), Destination::Other);
+    }
+
+    #[test]
+    fn tags_of_both_kinds_are_known() {
+        assert!(is_tagged(0x8100) && is_tagged(0x88a8));
+        assert!(!is_tagged(0x0800) && !is_tagged(0x86dd) && !is_tagged(0x0806));
     }
 
     #[test]

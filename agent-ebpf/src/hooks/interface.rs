@@ -3,9 +3,9 @@
 
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use picket_common::Hook;
+use picket_common::{Hook, is_tagged};
 
-use super::packet::{Packet, dropped, forbidden};
+use super::packet::{HIDDEN, Packet, dropped, forbidden};
 use super::{Classified, class_of, maps};
 
 /// Go on with the next program (`TCX_NEXT`, include/uapi/linux/bpf.h).
@@ -18,11 +18,17 @@ const DROP: i32 = 2;
 #[classifier]
 pub(crate) fn interface(ctx: TcContext) -> i32 {
     let packet = Packet(ctx.skb.skb);
-    let Some(why) = forbidden(&packet, false) else {
+    // SAFETY: the context is valid while the program runs.
+    let (index, protocol) = unsafe { ((*packet.0).ifindex, (*packet.0).protocol) };
+    // The kernel takes one tag off before this program and the others after it, so that what is inside is not to be seen.
+    let why = if is_tagged(u16::from_be(protocol as u16)) {
+        Some(HIDDEN)
+    } else {
+        forbidden(&packet, false)
+    };
+    let Some(why) = why else {
         return NEXT;
     };
-    // SAFETY: the context is valid while the program runs.
-    let index = unsafe { (*packet.0).ifindex };
     // SAFETY: the number is copied at once, and the agent never changes one in place.
     if let Some(cgroup) = unsafe { maps::INTERFACES.get(index) }
         && let Some(class) = class_of(*cgroup)

@@ -18,7 +18,7 @@ pub(super) static DOORS: HashMap<DoorKey, u32> = HashMap::with_max_entries(DOORS
 #[map]
 pub(super) static CLASSES: HashMap<u64, ClassValue> = HashMap::with_max_entries(CLASSES_MAX, 0);
 
-/// The cgroup of the enforced pod that a network namespace belongs to.
+/// The cgroup of the pod that a network namespace belongs to, from when it is first enforced until it is let go.
 #[map]
 pub(super) static NETNS: HashMap<u64, u64> = HashMap::with_max_entries(NETNS_MAX, 0);
 

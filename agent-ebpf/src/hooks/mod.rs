@@ -104,7 +104,7 @@ fn classify_current() -> Classified {
     classify(|level| unsafe { helper::bpf_get_current_ancestor_cgroup_id(level) })
 }
 
-/// Whose a socket is that is in use: the current task's, unless that is free to go, and then the enforced pod's whose
+/// Whose a socket is that is in use: the current task's, unless that is free to go, and then the pod's whose
 /// network namespace the socket is in.
 #[inline(always)]
 fn classify_user(netns: u64) -> Classified {
@@ -116,7 +116,7 @@ fn classify_user(netns: u64) -> Classified {
     if let Some(cgroup) = unsafe { maps::NETNS.get(netns) } {
         let cgroup = *cgroup;
         if let Some(class) = class_of(cgroup)
-            && class.kind == ClassKind::Enforced.code()
+            && class.kind != ClassKind::Exempt.code()
         {
             found = Classified {
                 cgroup,

@@ -36,13 +36,16 @@ impl PacketBytes for Packet {
     }
 }
 
+/// A packet that hides where it goes.
+pub(super) const HIDDEN: (Refusal, Address, u16) = (Refusal::Hidden, Address::NOWHERE, 0);
+
 /// Why a packet may not go on, and where it was going; `None` when it may. `node` tells whether it leaves in the node's own
 /// network namespace, where loopback doors are doors.
 #[inline(always)]
 pub(super) fn forbidden(packet: &Packet, node: bool) -> Option<(Refusal, Address, u16)> {
     match destination(packet) {
         Destination::Other => None,
-        Destination::Hidden => Some((Refusal::Hidden, Address::from_v6_words([0; 4]), 0)),
+        Destination::Hidden => Some(HIDDEN),
         Destination::Port(address, port) => {
             if !node && address.door().is_loopback() {
                 return None;

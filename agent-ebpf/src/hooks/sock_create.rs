@@ -31,7 +31,7 @@ pub(crate) fn sock_create(ctx: SockContext) -> i32 {
                     refusal,
                     task: current_task(),
                     netns,
-                    address: Address::from_v6_words([0; 4]),
+                    address: Address::NOWHERE,
                     port: 0,
                     protocol,
                 },

@@ -253,10 +253,11 @@ impl Enforcer for InForce {
     }
 
     fn forget(&self, cgroup: CgroupId) -> Result<(), EnforceError> {
+        // The class last: it is by the class that the next agent knows of a pod that is gone.
+        self.release(cgroup)?;
         self.kernel
             .remove_class(cgroup)
-            .map_err(failed("take a gone cgroup's class away"))?;
-        self.release(cgroup)
+            .map_err(failed("take a gone cgroup's class away"))
     }
 }
 

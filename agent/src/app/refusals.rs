@@ -144,10 +144,17 @@ pub(super) async fn events(
     }
 }
 
+/// Where clouds tell a machine what it is.
+const METADATA: [Ipv4Addr; 3] = [
+    Ipv4Addr::new(169, 254, 169, 254),
+    Ipv4Addr::new(100, 100, 100, 200),
+    Ipv4Addr::new(168, 63, 129, 16),
+];
+
 /// What is at a refused address, for metrics: few words, whatever pods dial.
 fn door(address: SocketAddr, doors: &Doors) -> &'static str {
     let metadata = match address.ip() {
-        IpAddr::V4(ip) => ip == Ipv4Addr::new(169, 254, 169, 254),
+        IpAddr::V4(ip) => METADATA.contains(&ip),
         IpAddr::V6(ip) => ip == Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254),
     };
     match address.port() {
@@ -155,6 +162,8 @@ fn door(address: SocketAddr, doors: &Doors) -> &'static str {
         _ if metadata => "metadata",
         10250 | 10255 => "kubelet",
         2379 | 2380 => "etcd",
+        2375 | 2376 => "container-runtime",
+        4789 | 6081 | 8472 => "tunnel",
         _ => "other",
     }
 }

@@ -61,11 +61,16 @@ impl Tending {
     pub(super) async fn cut_at_new_doors(self: Arc<Self>) {
         loop {
             self.changed.notified().await;
-            match self.read_doors() {
-                Ok(true) => {}
-                Ok(false) => continue,
-                Err(error) => {
+            let tending = Arc::clone(&self);
+            match tokio::task::spawn_blocking(move || tending.read_doors()).await {
+                Ok(Ok(true)) => {}
+                Ok(Ok(false)) => continue,
+                Ok(Err(error)) => {
                     tracing::error!(%error, "the doors cannot be read: connections to new ones are not cut");
+                    continue;
+                }
+                Err(error) => {
+                    tracing::error!(%error, "reading the doors failed: connections to new ones are not cut");
                     continue;
                 }
             }
@@ -137,6 +142,15 @@ impl Tending {
 
     /// Looks after one pod.
     pub(super) fn tend(&self, pod: &Enforcement, first: bool) -> Result<Tended, EnforceError> {
+        // First, and whether or not connections can be cut: a pod's packets are dropped here where all else fails.
+        let covered = match &pod.home {
+            Home::Own(netns) => {
+                let side = host_side(netns).map_err(failed("find the pod's interfaces"))?;
+                self.cover(pod.group.id, &side)
+            }
+            // Its packets come out of the node's own interfaces, where nobody can tell them apart.
+            Home::Node => false,
+        };
         if first {
             let cut = match &pod.home {
                 Home::Own(netns) => self.cut_own(netns),
@@ -153,14 +167,6 @@ impl Tending {
                 );
             }
         }
-        let covered = match &pod.home {
-            Home::Own(netns) => {
-                let side = host_side(netns).map_err(failed("find the pod's interfaces"))?;
-                self.cover(pod.group.id, &side)
-            }
-            // Its packets come out of the node's own interfaces, where nobody can tell them apart.
-            Home::Node => false,
-        };
         Ok(Tended { covered })
     }
 

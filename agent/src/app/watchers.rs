@@ -85,7 +85,11 @@ pub(super) async fn doors(
             return;
         };
         let now = told.borrow_and_update().clone();
-        let outcome = put_in_force(&kernel, &certificates, &now);
+        let (of_kernel, of_tls, wanted) = (Arc::clone(&kernel), Arc::clone(&certificates), now.clone());
+        // A system call for each door, and there may be very many.
+        let outcome = tokio::task::spawn_blocking(move || put_in_force(&of_kernel, &of_tls, &wanted))
+            .await
+            .unwrap_or_else(|error| Err(error.into()));
         drop(turn);
         match outcome {
             Ok(()) => {

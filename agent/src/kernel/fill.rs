@@ -27,11 +27,16 @@ impl Kernel {
             entries,
             capacity,
         };
+        // One after the other, so that no map is locked while another is counted.
+        let doors = count(lock(&self.doors).keys())?;
+        let classes = count(lock(&self.classes).keys())?;
+        let netns = count(lock(&self.netns).keys())?;
+        let flows = self.flows.count()?;
         Ok([
-            fill("doors", count(lock(&self.doors).keys())?, DOORS_MAX),
-            fill("classes", count(lock(&self.classes).keys())?, CLASSES_MAX),
-            fill("netns", count(lock(&self.netns).keys())?, NETNS_MAX),
-            fill("flows", self.flows.count()?, FLOWS_MAX),
+            fill("doors", doors, DOORS_MAX),
+            fill("classes", classes, CLASSES_MAX),
+            fill("netns", netns, NETNS_MAX),
+            fill("flows", flows, FLOWS_MAX),
         ])
     }
 }

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use nix::net::if_::if_indextoname;
@@ -155,11 +156,11 @@ impl Kernel {
             let interfaces: Vec<_> = held.interfaces.keys().copied().collect();
             (held.pods.clone(), interfaces)
         };
-        for (cgroup, pod) in pods.iter().filter(|(_, pod)| pod.path.exists()) {
+        for (cgroup, pod) in pods.iter().filter(|(cgroup, pod)| is_there(**cgroup, pod)) {
             let name = pod_pin(*cgroup);
             let outcome = self.repair(pod.program, &name, || self.attach_pod(*cgroup, pod));
             // It may have been released, or its cgroup removed, while it was looked at.
-            if lock(&self.held).pods.contains_key(cgroup) && pod.path.exists() {
+            if lock(&self.held).pods.contains_key(cgroup) && is_there(*cgroup, pod) {
                 note(pod.program, name, outcome);
             } else {
                 let removed = pins::remove_pin(&self.folder.link(&name));
@@ -209,11 +210,16 @@ impl Kernel {
     }
 
     fn attach_pod(&self, cgroup: CgroupId, pod: &Pod) -> Result<(), KernelError> {
-        let folder = File::open(&pod.path).map_err(|source| KernelError::Io {
+        let io = |source| KernelError::Io {
             action: "open the cgroup",
             path: pod.path.clone(),
             source,
-        })?;
+        };
+        let folder = File::open(&pod.path).map_err(io)?;
+        // A static pod that is made anew has the same path.
+        if folder.metadata().map_err(io)?.ino() != cgroup.0 {
+            return Err(io(io::ErrorKind::NotFound.into()));
+        }
         let link = pod.program.attach(&mut lock(&self.programs), &folder)?;
         self.folder.pin(link, &pod_pin(cgroup), pod.program)
     }
@@ -228,6 +234,11 @@ impl Kernel {
         self.folder
             .pin(link, &interface_pin(interface), Program::Interface)
     }
+}
+
+/// Whether the cgroup is there and is still this one.
+fn is_there(cgroup: CgroupId, pod: &Pod) -> bool {
+    std::fs::metadata(&pod.path).is_ok_and(|found| found.ino() == cgroup.0)
 }
 
 fn pod_pin(cgroup: CgroupId) -> String {

@@ -29,7 +29,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf};
-use picket_common::{ClassKind, ClassValue, DoorKey, NodeValue};
+use picket_common::{ClassValue, DoorKey, NodeValue};
 
 pub use attach::Program;
 pub use error::KernelError;
@@ -167,13 +167,17 @@ impl Kernel {
     pub fn set_class(&self, cgroup: CgroupId, class: Class) -> Result<(), KernelError> {
         let mut classes = lock(&self.classes);
         let before = classes.get(&cgroup.0, 0).ok();
-        classes.insert(cgroup.0, class.value(), 0)?;
-        let own = match class {
-            Class::Enforced { netns, .. } if netns != self.node_netns()? => Some(netns),
-            _ => None,
-        };
-        // The namespace comes after the class that it leads to, and goes before it.
-        if let Some(netns) = own {
+        let mut value = class.value();
+        if class == Class::Pending {
+            // The pod is closed and its namespace is still its own.
+            value.netns = before.map_or(0, |before| before.netns);
+        }
+        classes.insert(cgroup.0, value, 0)?;
+        let own = Some(value.netns).filter(|netns| *netns != 0);
+        // The namespace comes after the class that it leads to.
+        if let Class::Enforced { netns, .. } = class
+            && netns != self.node_netns()?
+        {
             lock(&self.netns).insert(netns, cgroup.0, 0)?;
         }
         self.drop_netns(cgroup, before, own)
@@ -209,9 +213,7 @@ impl Kernel {
         before: Option<ClassValue>,
         kept: Option<u64>,
     ) -> Result<(), KernelError> {
-        let Some(before) = before.filter(|before| {
-            ClassKind::from_code(before.kind) == ClassKind::Enforced && Some(before.netns) != kept
-        }) else {
+        let Some(before) = before.filter(|before| before.netns != 0 && Some(before.netns) != kept) else {
             return Ok(());
         };
         let mut netns = lock(&self.netns);

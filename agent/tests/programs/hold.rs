@@ -125,6 +125,13 @@ fn a_pods_socket_is_the_pods_whoever_uses_it() {
         .set_class(CgroupId::of(&outside).unwrap(), Class::Exempt)
         .unwrap();
     assert_eq!(dial(), reached('p'), "an exempt task with the pod's socket");
+    let pod = CgroupId::of(&ground.pod).unwrap();
+    kernel.set_class(pod, Class::Pending).unwrap();
+    assert_eq!(
+        dial(),
+        Dialled::failed("PermissionDenied"),
+        "closed, and still the pod's"
+    );
     // The guard taken out: the namespace leads to no pod any more.
     kernel.remove_class(CgroupId::of(&ground.pod).unwrap()).unwrap();
     assert_eq!(dial(), reached('s'));

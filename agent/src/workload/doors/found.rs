@@ -319,10 +319,11 @@ impl Found {
         }
     }
 
-    /// As [`Found::put`], but of what anybody can make any number of no more than the kernel could hold.
+    /// As [`Found::put`], but of what anybody can make any number of no more than half of what the kernel holds: nobody pushes
+    /// the kubelets out.
     fn put_limited(&mut self, address: SocketAddr, action: Action, rank: Rank, limit: usize) -> bool {
         let by_service = rank == Rank::Service && !self.doors.contains_key(&address);
-        if by_service && self.by_services >= limit {
+        if by_service && self.by_services >= limit / 2 {
             self.left_out += 1;
             return false;
         }
