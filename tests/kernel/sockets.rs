@@ -200,6 +200,7 @@ fn packet_sockets(world: &mut World) -> Result<()> {
     let group = Group {
         cases: &[
             ("packet", FOUR),
+            ("packet-tagged", FOUR),
             ("packet-dgram", FOUR),
             ("packet-syn", FOUR),
             ("xdp", FOUR),

@@ -33,10 +33,18 @@ pub(crate) fn dial(way: Way, socket: &OwnedFd, address: &SocketAddr) -> Result<R
     };
     let mut frame = Vec::from(hop);
     match way {
-        Way::Packet | Way::Xdp => {
+        Way::Packet | Way::PacketTagged | Way::Xdp => {
             let probe = sys::socket(libc::AF_PACKET, libc::SOCK_DGRAM, 0).map_err(&prepare)?;
             sys::bind(&probe, &sys::packet_address(interface, 0, [0; 6])).map_err(&prepare)?;
             frame.extend(sys::hardware_address(&probe).map_err(&prepare)?);
+            if way == Way::PacketTagged {
+                // VLAN 0 is no VLAN (IEEE 802.1Q section 9.6): whoever gets it takes the tags off.
+                frame.extend(
+                    [(libc::ETH_P_8021Q as u16).to_be_bytes(), [0; 2]]
+                        .concat()
+                        .repeat(2),
+                );
+            }
             frame.extend((libc::ETH_P_IP as u16).to_be_bytes());
             frame.extend(packet);
         }

@@ -87,6 +87,8 @@ pub(crate) enum Way {
     Vsock,
     /// A whole frame by AF_PACKET.
     Packet,
+    /// A whole frame by AF_PACKET, behind two VLAN tags that mean nothing.
+    PacketTagged,
     /// A packet by AF_PACKET; the kernel writes the frame's header.
     PacketDgram,
     /// A SYN by AF_PACKET; the kernel writes the frame's header.
@@ -144,7 +146,7 @@ impl Way {
             Self::Tipc => (libc::AF_TIPC, stream, 0),
             Self::Rds => (libc::AF_RDS, libc::SOCK_SEQPACKET, 0),
             Self::Vsock => (libc::AF_VSOCK, stream, 0),
-            Self::Packet => (libc::AF_PACKET, raw, 0),
+            Self::Packet | Self::PacketTagged => (libc::AF_PACKET, raw, 0),
             Self::PacketDgram | Self::PacketSyn => (libc::AF_PACKET, dgram, 0),
             Self::Xdp => (libc::AF_XDP, raw, 0),
         }
@@ -203,7 +205,7 @@ impl Way {
             | Self::Raw6Plain
             | Self::UringRaw
             | Self::Ping => raw::dial(self, &socket, address),
-            Self::Packet | Self::PacketDgram | Self::PacketSyn | Self::Xdp => {
+            Self::Packet | Self::PacketTagged | Self::PacketDgram | Self::PacketSyn | Self::Xdp => {
                 packet::dial(self, &socket, address)
             }
         }
