@@ -26,10 +26,11 @@ pub enum Destination {
     Hidden,
 }
 
-/// Whether a frame's type (host order) says that it carries a VLAN tag (IEEE 802.1Q, 802.1ad).
+/// Whether a frame's type (host order) says that something stands before the packet: a VLAN tag (IEEE 802.1Q, 802.1ad) or
+/// an MPLS label (RFC 5332).
 #[inline(always)]
 pub const fn is_tagged(ethertype: u16) -> bool {
-    matches!(ethertype, 0x8100 | 0x88a8)
+    matches!(ethertype, 0x8100 | 0x88a8 | 0x8847 | 0x8848)
 }
 
 /// Reads where a packet goes.
@@ -59,7 +60,12 @@ fn v4(packet: &impl PacketBytes) -> Destination {
         return Destination::Other;
     }
     let address = Address::from_v4_word(u32::from_ne_bytes([head[16], head[17], head[18], head[19]]));
-    port(packet, head[9], length, address)
+    match port(packet, head[9], length, address) {
+        // With a source route the address is that of the next hop alone (RFC 791, options 131 and 137). No client of a
+        // server sends options at all.
+        Destination::Port(..) if length > 20 => Destination::Hidden,
+        found => found,
+    }
 }
 
 /// RFC 8200 sections 3 and 4; a first fragment that ends before the port is hidden (RFC 7112), and no host takes it.
@@ -78,8 +84,19 @@ fn v6(packet: &impl PacketBytes) -> Destination {
     let mut walked = 0;
     while walked < EXTENSIONS_MAX {
         let length = match next {
-            // Hop-by-hop, routing, destination options.
-            0 | 43 | 60 => {
+            // Routing: with segments left, the address is that of the next hop alone (RFC 8200 section 4.4).
+            43 => {
+                let Some([following, units, _, left]) = packet.read::<4>(offset) else {
+                    return Destination::Hidden;
+                };
+                if left != 0 {
+                    return Destination::Hidden;
+                }
+                next = following;
+                (u32::from(units) + 1) * 8
+            }
+            // Hop-by-hop, destination options.
+            0 | 60 => {
                 let Some([following, units]) = packet.read::<2>(offset) else {
                     return Destination::Hidden;
                 };
@@ -174,13 +191,11 @@ mod tests {
     #[test]
     fn ports_are_found_behind_options_and_extensions() {
         for protocol in [6, 17, 33, 132, 136] {
-            for options in [0, 4, 40] {
+            let found = destination(&v4(protocol, 0, 0, &PORTS));
+            assert_eq!(found, Destination::Port(address("10.96.0.1"), 443), "{protocol}");
+            for options in [4, 40] {
                 let found = destination(&v4(protocol, 0, options, &PORTS));
-                assert_eq!(
-                    found,
-                    Destination::Port(address("10.96.0.1"), 443),
-                    "{protocol} {options}"
-                );
+                assert_eq!(found, Destination::Hidden, "{protocol} {options}");
             }
             assert_eq!(
                 destination(&v6(protocol, &PORTS)),
@@ -235,8 +250,23 @@ mod tests {
     }
 
     #[test]
-    fn tags_of_both_kinds_are_known() {
-        assert!(is_tagged(0x8100) && is_tagged(0x88a8));
+    fn a_route_that_goes_on_hides_where() {
+        let route = |left: u8| {
+            [6, 0, 0, left, 0, 0, 0, 0]
+                .into_iter()
+                .chain(PORTS)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(destination(&v6(43, &route(1))), Destination::Hidden);
+        assert_eq!(
+            destination(&v6(43, &route(0))),
+            Destination::Port(address("fd00::1"), 443)
+        );
+    }
+
+    #[test]
+    fn tags_and_labels_are_known() {
+        assert!(is_tagged(0x8100) && is_tagged(0x88a8) && is_tagged(0x8847) && is_tagged(0x8848));
         assert!(!is_tagged(0x0800) && !is_tagged(0x86dd) && !is_tagged(0x0806));
     }
 

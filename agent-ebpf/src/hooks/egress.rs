@@ -8,25 +8,37 @@ use aya_ebpf::macros::cgroup_skb;
 use aya_ebpf::programs::SkBuffContext;
 use picket_common::Hook;
 
-use super::packet::{Packet, dropped, forbidden};
+use super::packet::{Loopback, Packet, dropped, forbidden};
 use super::{PASS, REFUSE, classify};
+
+/// The loopback interface's number, which is the first of every network namespace (net/core/dev.c, `LOOPBACK_IFINDEX`).
+const LOOPBACK: u32 = 1;
 
 /// Attached as `BPF_CGROUP_INET_EGRESS` to each enforced pod's cgroup.
 #[cgroup_skb(egress)]
 pub(crate) fn egress(ctx: SkBuffContext) -> i32 {
-    leave(&ctx, false)
+    // SAFETY: the context is valid while the program runs.
+    let interface = unsafe { (*ctx.skb.skb).ifindex };
+    leave(
+        &ctx,
+        if interface == LOOPBACK {
+            Loopback::Own
+        } else {
+            Loopback::Never
+        },
+    )
 }
 
 /// The same for pods that share the node's network.
 #[cgroup_skb(egress)]
 pub(crate) fn egress_node(ctx: SkBuffContext) -> i32 {
-    leave(&ctx, true)
+    leave(&ctx, Loopback::Listed)
 }
 
 #[inline(always)]
-fn leave(ctx: &SkBuffContext, node: bool) -> i32 {
+fn leave(ctx: &SkBuffContext, loopback: Loopback) -> i32 {
     let packet = Packet(ctx.skb.skb);
-    let Some(why) = forbidden(&packet, node) else {
+    let Some(why) = forbidden(&packet, loopback) else {
         return PASS;
     };
     // SAFETY: the context is the one the kernel called this program with; zero below the socket's own level.

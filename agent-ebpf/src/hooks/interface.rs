@@ -5,7 +5,7 @@ use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use picket_common::{Hook, is_tagged};
 
-use super::packet::{HIDDEN, Packet, dropped, forbidden};
+use super::packet::{HIDDEN, Loopback, Packet, dropped, forbidden};
 use super::{Classified, class_of, maps};
 
 /// Go on with the next program (`TCX_NEXT`, include/uapi/linux/bpf.h).
@@ -24,7 +24,7 @@ pub(crate) fn interface(ctx: TcContext) -> i32 {
     let why = if is_tagged(u16::from_be(protocol as u16)) {
         Some(HIDDEN)
     } else {
-        forbidden(&packet, false)
+        forbidden(&packet, Loopback::Never)
     };
     let Some(why) = why else {
         return NEXT;

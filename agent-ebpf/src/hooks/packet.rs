@@ -39,16 +39,31 @@ impl PacketBytes for Packet {
 /// A packet that hides where it goes.
 pub(super) const HIDDEN: (Refusal, Address, u16) = (Refusal::Hidden, Address::NOWHERE, 0);
 
-/// Why a packet may not go on, and where it was going; `None` when it may. `node` tells whether it leaves in the node's own
-/// network namespace, where loopback doors are doors.
+/// What loopback addresses are where a packet is seen.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Loopback {
+    /// The pod's own business.
+    Own,
+    /// Doors where they are listed as such: the node's.
+    Listed,
+    /// Nothing that a packet could be for (RFC 1122 section 3.2.1.3): it is out of the namespace already, and would be taken
+    /// for the node's own where `route_localnet` is set.
+    Never,
+}
+
+/// Why a packet may not go on, and where it was going; `None` when it may.
 #[inline(always)]
-pub(super) fn forbidden(packet: &Packet, node: bool) -> Option<(Refusal, Address, u16)> {
+pub(super) fn forbidden(packet: &Packet, loopback: Loopback) -> Option<(Refusal, Address, u16)> {
     match destination(packet) {
         Destination::Other => None,
         Destination::Hidden => Some(HIDDEN),
         Destination::Port(address, port) => {
-            if !node && address.door().is_loopback() {
-                return None;
+            if address.door().is_loopback() {
+                match loopback {
+                    Loopback::Own => return None,
+                    Loopback::Never => return Some((Refusal::Packet, address, port)),
+                    Loopback::Listed => {}
+                }
             }
             // SAFETY: only asked whether it is there.
             unsafe { maps::DOORS.get(DoorKey::new(address, port)) }?;

@@ -9,7 +9,9 @@
 //!
 //! It runs in softirq on behalf of nobody in particular, which is why the task's facts were noted at connect.
 
-use aya_ebpf::bindings::BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB;
+use aya_ebpf::bindings::{
+    BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_TCP_CLOSE,
+};
 use aya_ebpf::helpers::generated as helper;
 use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
@@ -17,31 +19,26 @@ use picket_common::{Address, Counter, DialRecord, DialState, FlowKey, rewrite};
 
 use super::{PASS, count, maps};
 
+/// `TCP_CLOSE` as callbacks have it.
+const TCP_CLOSE: u32 = BPF_TCP_CLOSE as u32;
+
 /// `AF_INET` (include/linux/socket.h).
 const AF_INET: u32 = 2;
 
 /// Attached as `BPF_CGROUP_SOCK_OPS`.
 #[sock_ops]
 pub(crate) fn sock_ops(ctx: SockOpsContext) -> u32 {
-    if ctx.op() == BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB {
-        established(&ctx);
+    match ctx.op() {
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => established(&ctx),
+        BPF_SOCK_OPS_STATE_CB if ctx.arg(1) == TCP_CLOSE => closed(&ctx),
+        _ => {}
     }
     PASS as u32
 }
 
 #[inline(always)]
 fn established(ctx: &SockOpsContext) {
-    // SAFETY: the context is valid while the program runs.
-    let sk = unsafe { (*ctx.ops).__bindgen_anon_2.sk };
-    if sk.is_null() {
-        return;
-    }
-    let map = (&raw const maps::SOCKETS).cast_mut().cast();
-    // SAFETY: the socket is the context's own and not null; without a value to start from, the helper only
-    // looks.
-    let record = unsafe { helper::bpf_sk_storage_get(map, sk.cast(), core::ptr::null_mut(), 0) };
-    // SAFETY: null is told apart; otherwise the pointer is to this socket's own record.
-    let Some(record) = (unsafe { record.cast::<DialRecord>().as_mut() }) else {
+    let Some(record) = record(ctx) else {
         return;
     };
     if record.state != DialState::Dialling.code() {
@@ -56,9 +53,43 @@ fn established(ctx: &SockOpsContext) {
     record.state = DialState::Noted.code();
     if maps::FLOWS.insert(key, *record, 0).is_ok() {
         count(Counter::FlowsWritten);
+        // To be told when it closes. A kernel that refuses leaves the flow to be pushed out by others.
+        let _ = ctx.set_cb_flags(BPF_SOCK_OPS_STATE_CB_FLAG as i32);
     } else {
         count(Counter::FlowsLost);
     }
+}
+
+/// A flow lives no longer than its socket. Nobody may have accepted: a client that resets its connection before its last ACK
+/// leaves nothing to accept, and whoever had its source port next would be taken for it.
+#[inline(always)]
+fn closed(ctx: &SockOpsContext) {
+    let Some(record) = record(ctx) else {
+        return;
+    };
+    if record.state != DialState::Noted.code() {
+        return;
+    }
+    let (local, _) = ends(ctx);
+    let key = FlowKey::new(record.netns, local, ctx.local_port() as u16, record.listener_port);
+    // As a rule the listener has taken it long ago.
+    let _ = maps::FLOWS.remove(key);
+}
+
+/// What was noted with the socket when it was redirected.
+#[inline(always)]
+fn record<'a>(ctx: &SockOpsContext) -> Option<&'a mut DialRecord> {
+    // SAFETY: the context is valid while the program runs.
+    let sk = unsafe { (*ctx.ops).__bindgen_anon_2.sk };
+    if sk.is_null() {
+        return None;
+    }
+    let map = (&raw const maps::SOCKETS).cast_mut().cast();
+    // SAFETY: the socket is the context's own and not null; without a value to start from, the helper only
+    // looks.
+    let record = unsafe { helper::bpf_sk_storage_get(map, sk.cast(), core::ptr::null_mut(), 0) };
+    // SAFETY: null is told apart; otherwise the pointer is to this socket's own record.
+    unsafe { record.cast::<DialRecord>().as_mut() }
 }
 
 /// The local and the remote address of the socket.

@@ -43,7 +43,7 @@ impl Flows {
     }
 
     /// Reads and removes the flow of one connection. Nothing else writes this key meanwhile: the connection is
-    /// open, so its source port is taken.
+    /// open, so its source port is taken; and a flow goes with its socket, so none is left from an earlier one.
     pub(super) fn take(
         &self,
         netns_cookie: u64,
