@@ -137,8 +137,7 @@ impl App {
             },
             &readiness,
             takeover.is_none(),
-        )
-        .await?;
+        )?;
         let node = Netns::open(Path::new("/proc/self/ns/net"))?;
         let taken = takeover
             .as_ref()

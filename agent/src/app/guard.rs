@@ -6,15 +6,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::handover::Hands;
 use crate::audit::{Alarm, AuditLog};
-use crate::kernel::{Kernel, KernelConfig, KernelError, Repaired, Verified};
+use crate::kernel::{Kernel, KernelConfig, Repaired, Verified};
 use crate::runtime::metrics::Metrics;
 use crate::runtime::readiness::Readiness;
-use crate::runtime::signals;
 
 /// The part's name in `/readyz`.
 const PART: &str = "kernel";
@@ -26,42 +24,22 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// How often a sign of life is given. The kernel waits for ten of them.
 const BEAT_EVERY: Duration = Duration::from_secs(1);
 
-/// The pause between two tries to load while somebody else's program is in the way.
-const LOAD_PAUSE: Duration = Duration::from_secs(5);
-
-/// Loads the programs. While another's exclusive program at the cgroup root is in the way the agent stays up, is not ready
-/// and says why, and tries again: a container that ends is started again after minutes in the end, and nobody could ask it
-/// what is wrong. Pods that an agent before this one enforced stay closed meanwhile. `patient` is false where an agent before
-/// this one serves, which then goes on.
+/// Loads the programs. Where another's exclusive program at the cgroup root keeps some out the agent is not ready and says
+/// why, and [`watch`] tries again: a container that ends is started again after minutes in the end, and nobody could ask it
+/// what is wrong. Enforced pods reach no door meanwhile, Picket's neither. `alone` is false where an agent before this one
+/// serves, which then goes on.
 ///
 /// # Errors
-/// Any other failure, and a signal to stop.
-pub(super) async fn load(
-    config: &KernelConfig,
-    readiness: &Readiness,
-    patient: bool,
-) -> anyhow::Result<Arc<Kernel>> {
-    let mut stop = std::pin::pin!(signals::stop());
-    loop {
-        match Kernel::load(config) {
-            Ok(kernel) => {
-                if readiness.works(PART) {
-                    tracing::info!("the kernel programs are loaded");
-                }
-                return Ok(Arc::new(kernel));
-            }
-            Err(error @ KernelError::Exclusive { .. }) if patient => {
-                if readiness.fails(PART, error.to_string()) {
-                    tracing::error!(%error, "not ready, trying every {} s", LOAD_PAUSE.as_secs());
-                }
-            }
-            Err(error) => return Err(error.into()),
+/// Any other failure, and such a program where this agent is not alone.
+pub(super) fn load(config: &KernelConfig, readiness: &Readiness, alone: bool) -> anyhow::Result<Arc<Kernel>> {
+    let kernel = Kernel::load(config)?;
+    if let Some(error) = kernel.verify().failure {
+        if !alone {
+            return Err(error.into());
         }
-        tokio::select! {
-            signal = stop.as_mut() => bail!("stopped by {} before the kernel programs were loaded", signal.context("signals")?),
-            () = tokio::time::sleep(LOAD_PAUSE) => {}
-        }
+        readiness.fails(PART, error.to_string());
     }
+    Ok(Arc::new(kernel))
 }
 
 /// Tells the kernel each second that the agent lives. Each sign takes a turn of the runtime's workers and of its threads for

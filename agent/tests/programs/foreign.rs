@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::path::Path;
 
-use picket::kernel::{Class, Door, Kernel, KernelConfig, KernelError};
+use picket::kernel::{Class, Counter, Door, Kernel, KernelConfig, KernelError};
 use picket::workload::CgroupId;
 
 use crate::DOOR4;
@@ -21,6 +21,9 @@ const PROG_LOAD: libc::c_long = 5;
 const PROG_ATTACH: libc::c_long = 8;
 const CGROUP_SOCK_ADDR: u32 = 18;
 const INET4_CONNECT: u32 = 10;
+
+/// `BPF_PROG_DETACH`.
+const PROG_DETACH: libc::c_long = 9;
 
 /// `union bpf_attr` as `BPF_PROG_LOAD` reads it.
 #[repr(C)]
@@ -66,6 +69,16 @@ fn attach_exclusively(cgroup: &Path) -> io::Result<OwnedFd> {
     }
     // SAFETY: the kernel has just made the descriptor for this call alone.
     let program = unsafe { OwnedFd::from_raw_fd(i32::try_from(program).unwrap()) };
+    call(PROG_ATTACH, cgroup, &program)?;
+    Ok(program)
+}
+
+/// Takes it away again.
+fn detach(cgroup: &Path, program: &OwnedFd) -> io::Result<()> {
+    call(PROG_DETACH, cgroup, program)
+}
+
+fn call(command: libc::c_long, cgroup: &Path, program: &OwnedFd) -> io::Result<()> {
     let folder = File::open(cgroup)?;
     let mut attach = Attach {
         cgroup: folder.as_raw_fd() as u32,
@@ -74,11 +87,11 @@ fn attach_exclusively(cgroup: &Path) -> io::Result<OwnedFd> {
         flags: 0,
     };
     // SAFETY: the attribute is as large as it says.
-    let attached = unsafe { libc::syscall(libc::SYS_bpf, PROG_ATTACH, &raw mut attach, size_of::<Attach>()) };
-    if attached < 0 {
+    let outcome = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut attach, size_of::<Attach>()) };
+    if outcome < 0 {
         return Err(io::Error::last_os_error());
     }
-    Ok(program)
+    Ok(())
 }
 
 fn load(ground: &Ground) -> Result<Kernel, KernelError> {
@@ -89,13 +102,43 @@ fn load(ground: &Ground) -> Result<Kernel, KernelError> {
 }
 
 #[test]
-fn an_exclusive_program_is_named_as_what_is_in_the_way() {
+fn while_another_is_alone_it_is_named_and_enforced_pods_are_closed() {
     let ground = Ground::new();
-    let _foreign = attach_exclusively(&ground.cgroup).unwrap();
-    let error = load(&ground).unwrap_err();
+    let _server = ground.serve(DOOR4);
+    let foreign = attach_exclusively(&ground.cgroup).unwrap();
+    let kernel = load(&ground).unwrap();
+    let failure = kernel.verify().failure.unwrap();
     assert!(
-        matches!(error, KernelError::Exclusive { program: "connect4" }),
-        "{error}"
+        matches!(failure, KernelError::Exclusive { program: "connect4" }),
+        "{failure}"
+    );
+    kernel
+        .set_doors(&[Door::redirect(DOOR4.parse().unwrap())].into())
+        .unwrap();
+    let pod = CgroupId::of(&ground.pod).unwrap();
+    let class = Class::Enforced {
+        pod: 1,
+        port: 1,
+        netns: 2,
+    };
+    kernel.hold(&ground.pod, pod, false).unwrap();
+    kernel.set_class(pod, class).unwrap();
+    let dial = || ground.dial(&ground.container, "tcp", DOOR4).outcome();
+    let closed = dial();
+    assert!(matches!(closed, Dialled::Failed(_)), "{closed:?}");
+    assert!(kernel.counters().unwrap().get(Counter::DroppedPackets) > 0);
+    // Without what is attached to the pod it would not be.
+    kernel.release(pod).unwrap();
+    assert!(matches!(dial(), Dialled::Reached { answer: 's', .. }));
+    // Once it is gone ours is attached.
+    detach(&ground.cgroup, &foreign).unwrap();
+    let verified = kernel.verify();
+    assert!(verified.failure.is_none(), "{verified:?}");
+    assert_eq!(verified.repaired[0].program, "connect4");
+    assert_eq!(
+        dial(),
+        Dialled::failed("PermissionDenied"),
+        "its namespace is another"
     );
 }
 

@@ -139,6 +139,30 @@ fn a_pods_socket_is_the_pods_whoever_uses_it() {
 }
 
 #[test]
+fn a_flow_goes_with_its_socket() {
+    let ground = Ground::new();
+    let kernel = load(&ground);
+    // Its listener takes no flow, so those of clients that are gone would stay for whoever has their ports next.
+    enforce(&ground, &kernel);
+    let flows = || {
+        let fill = kernel.fill().unwrap();
+        fill.iter().find(|fill| fill.map == "flows").unwrap().entries
+    };
+    for _ in 0..3 {
+        assert_eq!(
+            ground.dial(&ground.container, "tcp", DOOR).outcome(),
+            reached('p')
+        );
+    }
+    assert_eq!(kernel.counters().unwrap().get(Counter::FlowsWritten), 3);
+    let begun = Instant::now();
+    while flows() != 0 {
+        assert!(begun.elapsed() < PATIENCE, "{} are left", flows());
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
 fn a_socket_from_before_the_pod_is_the_pods() {
     let ground = Ground::new();
     let kernel = load(&ground);
