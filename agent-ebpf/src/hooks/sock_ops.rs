@@ -20,7 +20,7 @@ use picket_common::{Address, Counter, DialRecord, DialState, FlowKey, rewrite};
 use super::{PASS, count, maps};
 
 /// `TCP_CLOSE` as callbacks have it.
-const TCP_CLOSE: u32 = BPF_TCP_CLOSE as u32;
+const TCP_CLOSE: u32 = BPF_TCP_CLOSE;
 
 /// `AF_INET` (include/linux/socket.h).
 const AF_INET: u32 = 2;
