@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::{Check, Status, Surroundings, Trial, trial_pins};
-use crate::kernel::{Class, Door, Kernel, KernelConfig, Node, Unknown, netns_cookie};
+use crate::kernel::{Class, Door, Flow, Kernel, KernelConfig, KernelError, Node, Unknown, netns_cookie};
 use crate::workload::CgroupId;
 
 /// How long the probe may take; loopback takes a millisecond, starting a process some more.
@@ -95,22 +95,17 @@ fn attempt(bpffs: &Path, cgroup: &Path, probe: &Probe<'_>) -> Result<(), String>
         .map_err(|error| error.to_string())?;
 
     let peer = std::thread::scope(|scope| {
-        let answering = scope.spawn(|| answer(&listener));
+        let answering = scope.spawn(|| answer(&listener, &kernel));
         let peer = probe(cgroup, address).map_err(|error| format!("the dial failed: {error}"));
         let accepted = answering
             .join()
             .unwrap_or_else(|_| Err(io::Error::other("the listener panicked")));
-        let accepted = match (&peer, accepted) {
-            (_, Ok(accepted)) => accepted,
+        let found = match (&peer, accepted) {
+            (_, Ok(found)) => found,
             (Err(reason), Err(_)) => return Err(reason.clone()),
             (Ok(_), Err(error)) => return Err(error.to_string()),
         };
-        let (local, from) = (
-            accepted.local_addr().map_err(said)?,
-            accepted.peer_addr().map_err(said)?,
-        );
-        let cookie = netns_cookie(&accepted).map_err(said)?;
-        match kernel.take_flow(cookie, local, from) {
+        match found {
             Ok(Some(flow)) if flow.origin == address && flow.cgroup == id => peer,
             Ok(Some(flow)) => Err(format!("the flow is another one's: {flow:?}")),
             Ok(None) => Err("the connection was redirected and has no flow".to_owned()),
@@ -123,13 +118,16 @@ fn attempt(bpffs: &Path, cgroup: &Path, probe: &Probe<'_>) -> Result<(), String>
     Ok(())
 }
 
-fn answer(listener: &TcpListener) -> io::Result<TcpStream> {
+/// Accepts the dial and finds its flow, and only then says the word: a flow goes with its socket, and the probe closes its
+/// own once it has heard.
+fn answer(listener: &TcpListener, kernel: &Kernel) -> io::Result<Result<Option<Flow>, KernelError>> {
     let begun = Instant::now();
     loop {
         match listener.accept() {
-            Ok((mut stream, _)) => {
+            Ok((mut stream, from)) => {
+                let flow = kernel.take_flow(netns_cookie(&stream)?, stream.local_addr()?, from);
                 stream.write_all(WORD)?;
-                return Ok(stream);
+                return Ok(flow);
             }
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
             Err(_) if begun.elapsed() > PATIENCE => return Err(io::Error::other("the dial did not arrive")),
