@@ -4,7 +4,7 @@
 //! sees, by both audit logs, and where nobody may arrive, by a listener that counts.
 
 use std::io::Read;
-use std::net::{Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -55,6 +55,10 @@ pub(crate) const TESTS: &[Test] = &[
     (
         "a_service_that_leads_to_a_kubelet_is_refused",
         a_service_that_leads_to_a_kubelet_is_refused,
+    ),
+    (
+        "a_udp_service_that_leads_to_a_tunnels_end_is_refused",
+        a_udp_service_that_leads_to_a_tunnels_end_is_refused,
     ),
     (
         "etcd_and_container_runtimes_are_refused",
@@ -110,6 +114,17 @@ with socket.socket(address[0], socket.SOCK_STREAM) as one:
     print(one.connect_ex(address[4]))
 "#;
 
+/// Sends a datagram to an address and port, with no connect before, and gives the error's number, 0 for none.
+const DATAGRAM: &str = r#"
+import socket, sys
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+    try:
+        one.sendto(b"x", (sys.argv[1], int(sys.argv[2])))
+        print(0)
+    except OSError as error:
+        print(error.errno)
+"#;
+
 fn python(world: &World, namespace: &str, pod: &str, program: &str, arguments: &[&str]) -> Result<String> {
     let mut argv = vec!["python3", "-c", program];
     argv.extend(arguments);
@@ -123,8 +138,35 @@ fn ask(world: &World, namespace: &str, pod: &str, (host, port): (&str, u16), nam
     )?)?)
 }
 
-fn dial(world: &World, namespace: &str, pod: &str, (host, port): (&str, u16)) -> Result<i64> {
-    Ok(python(world, namespace, pod, DIAL, &[host, &port.to_string()])?.parse()?)
+fn dial(world: &World, namespace: &str, pod: &str, at: (&str, u16)) -> Result<i64> {
+    attempt(world, namespace, pod, DIAL, at)
+}
+
+/// The error's number of this program.
+fn attempt(
+    world: &World,
+    namespace: &str,
+    pod: &str,
+    program: &str,
+    (host, port): (&str, u16),
+) -> Result<i64> {
+    Ok(python(world, namespace, pod, program, &[host, &port.to_string()])?.parse()?)
+}
+
+/// Tries until the error's number is this.
+fn comes_to(
+    world: &World,
+    namespace: &str,
+    pod: &str,
+    program: &str,
+    at: (&str, u16),
+    wanted: i64,
+) -> Result<()> {
+    let what = format!("{namespace}/{pod} does not get {wanted} at {at:?}");
+    until(&what, || {
+        let error = attempt(world, namespace, pod, program, at)?;
+        Ok((error == wanted).then_some(()).ok_or_else(|| error.to_string()))
+    })
 }
 
 /// Tries until there is something, or says what the last try gave.
@@ -139,16 +181,18 @@ fn until<T>(what: &str, mut attempt: impl FnMut() -> Result<std::result::Result<
     }
 }
 
+/// Tries until this pod is answered there.
+fn answered(world: &World, namespace: &str, pod: &str, at: (&str, u16)) -> Result<()> {
+    until(&format!("nobody answers {namespace}/{pod} at {at:?}"), || {
+        let answer = ask(world, namespace, pod, at, "seed")?;
+        let answered = answer["answered"].is_number();
+        Ok(answered.then_some(()).ok_or_else(|| answer.to_string()))
+    })
+}
+
 /// The API server answers there to a pod that is left alone: the address leads to it.
 fn leads(world: &World, at: (&str, u16)) -> Result<()> {
-    until(&format!("{at:?} does not lead to the API server"), || {
-        let answer = ask(world, "direct", "worker", at, "seed")?;
-        Ok(if answer["answered"].is_number() {
-            Ok(())
-        } else {
-            Err(answer.to_string())
-        })
-    })
+    answered(world, "direct", "worker", at)
 }
 
 fn agents_log(world: &World, pod: &str) -> Since {
@@ -188,22 +232,19 @@ fn redirected(world: &World, pod: &str, at: (&str, u16)) -> Result<()> {
 /// certificate it does not trust.
 fn comes_to_be_redirected(world: &World, pod: &str, at: (&str, u16)) -> Result<()> {
     let begun = Instant::now();
-    until(&format!("{at:?} is not a door for {pod}"), || {
-        let answer = ask(world, "agents", pod, at, "seed")?;
-        Ok(if answer["answered"].is_number() {
-            Ok(())
-        } else {
-            Err(answer.to_string())
-        })
-    })?;
+    answered(world, "agents", pod, at)?;
     eprintln!("{at:?} is a door for {pod} after {:?}", begun.elapsed());
     redirected(world, pod, at)
 }
 
 /// An enforced pod that dials this door is refused, which is in Picket's log as the pod's.
 fn refused(world: &World, pod: &str, at: (&str, u16)) -> Result<()> {
+    refused_by(world, pod, DIAL, at)
+}
+
+fn refused_by(world: &World, pod: &str, program: &str, at: (&str, u16)) -> Result<()> {
     let picket = agents_log(world, pod);
-    let error = dial(world, "agents", pod, at)?;
+    let error = attempt(world, "agents", pod, program, at)?;
     ensure!(error == REFUSED, "{pod} dials {at:?}: error {error}");
     let address = SocketAddr::new(at.0.parse()?, at.1).to_string();
     let record = picket.wait("the refusal", |record| {
@@ -260,11 +301,7 @@ impl Counting {
             "{at:?} cannot be reached at all"
         );
         until("the listener does not count", || {
-            Ok(if self.arrived() > 0 {
-                Ok(())
-            } else {
-                Err(String::new())
-            })
+            Ok((self.arrived() > 0).then_some(()).ok_or_else(String::new))
         })?;
         let before = self.arrived();
         for pod in pods {
@@ -316,11 +353,12 @@ impl Drop for Extra<'_> {
 /// A Service without a selector in the namespace `lab`, and a slice made by hand that leads it somewhere.
 fn lead(world: &World, name: &str, spec: &Value, (address, port): (&str, u16)) -> Result<()> {
     let mut service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "lab"}, "spec": spec});
-    service["spec"]["ports"][0]["name"] = json!("way");
-    // Not ready, and yet kube-proxy uses it where there is no other.
+    let port_of = &mut service["spec"]["ports"][0];
+    port_of["name"] = json!("way");
+    let protocol = port_of["protocol"].as_str().unwrap_or("TCP").to_owned();
     let slice = json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
         "metadata": {"name": format!("{name}-by-hand"), "namespace": "lab", "labels": {"kubernetes.io/service-name": name}},
-        "endpoints": [{"addresses": [address], "conditions": {"ready": true}}], "ports": [{"name": "way", "port": port, "protocol": "TCP"}]});
+        "endpoints": [{"addresses": [address], "conditions": {"ready": true}}], "ports": [{"name": "way", "port": port, "protocol": protocol}]});
     let list = json!({"apiVersion": "v1", "kind": "List", "items": [service, slice]});
     world.cluster.apply(&list.to_string())
 }
@@ -511,14 +549,7 @@ fn a_connection_from_before_its_address_was_a_door_is_cut(world: &mut World) -> 
     )?;
     let address = cluster_address(world, "late")?;
     let at = (address.as_str(), 6443);
-    until("the Service leads nowhere", || {
-        let error = dial(world, "direct", "worker", at)?;
-        Ok(if error == 0 {
-            Ok(())
-        } else {
-            Err(error.to_string())
-        })
-    })?;
+    comes_to(world, "direct", "worker", DIAL, at, 0)?;
     drop(listener.accept()?);
     let sending = Running::start(
         &world.cluster.kubectl_client(),
@@ -581,27 +612,39 @@ fn a_service_that_leads_to_a_kubelet_is_refused(world: &mut World) -> Result<()>
     let address = cluster_address(world, "kubelets")?;
     let server = server_address(world);
     for at in [(address.as_str(), 443), (&server, 31250)] {
-        until("the Service leads nowhere", || {
-            let error = dial(world, "direct", "worker", at)?;
-            Ok(if error == 0 {
-                Ok(())
-            } else {
-                Err(error.to_string())
-            })
-        })?;
+        comes_to(world, "direct", "worker", DIAL, at, 0)?;
         for pod in ENFORCED {
-            until("the Service is no door", || {
-                let error = dial(world, "agents", pod, at)?;
-                Ok(if error == REFUSED {
-                    Ok(())
-                } else {
-                    Err(error.to_string())
-                })
-            })?;
+            comes_to(world, "agents", pod, DIAL, at, REFUSED)?;
             refused(world, pod, at)?;
         }
     }
     delete(world, "kubelets")
+}
+
+/// What is inside a datagram to a tunnel's end would go on to anywhere.
+fn a_udp_service_that_leads_to_a_tunnels_end_is_refused(world: &mut World) -> Result<()> {
+    let node = world.cluster.node().clone();
+    let server = server_address(world);
+    let end = net::inside(&node.netns, || Ok(UdpSocket::bind((node.address, 4789))?))?;
+    end.set_read_timeout(Some(Duration::from_millis(300)))?;
+    let arrived = || end.recv(&mut [0; 8]).is_ok();
+    let spec = json!({"type": "NodePort", "ports": [{"port": 5000, "nodePort": 31500, "protocol": "UDP"}]});
+    lead(world, "tunnel", &spec, (&server, 4789))?;
+    let address = cluster_address(world, "tunnel")?;
+    for at in [(address.as_str(), 5000), (&server, 31500)] {
+        until(&format!("{at:?} leads nowhere"), || {
+            let error = attempt(world, "direct", "worker", DATAGRAM, at)?;
+            Ok(arrived().then_some(()).ok_or_else(|| error.to_string()))
+        })?;
+        for pod in ENFORCED {
+            comes_to(world, "agents", pod, DATAGRAM, at, REFUSED)?;
+            // Those from before the agent had heard.
+            while arrived() {}
+            refused_by(world, pod, DATAGRAM, at)?;
+        }
+        ensure!(!arrived(), "a datagram arrived through {at:?}");
+    }
+    delete(world, "tunnel")
 }
 
 fn etcd_and_container_runtimes_are_refused(world: &mut World) -> Result<()> {
@@ -648,14 +691,7 @@ fn other_addresses_are_left_alone(world: &mut World) -> Result<()> {
     )?;
     let service = cluster_address(world, "plain")?;
     let at = (service.as_str(), 6443);
-    until("the Service leads nowhere", || {
-        let error = dial(world, "direct", "worker", at)?;
-        Ok(if error == 0 {
-            Ok(())
-        } else {
-            Err(error.to_string())
-        })
-    })?;
+    comes_to(world, "direct", "worker", DIAL, at, 0)?;
     let before = counting.arrived();
     for pod in ENFORCED {
         for at in [at, (&address, 7443)] {
@@ -665,11 +701,7 @@ fn other_addresses_are_left_alone(world: &mut World) -> Result<()> {
     }
     until("they did not all arrive", || {
         let arrived = counting.arrived() - before;
-        Ok(if arrived == 4 {
-            Ok(())
-        } else {
-            Err(arrived.to_string())
-        })
+        Ok((arrived == 4).then_some(()).ok_or_else(|| arrived.to_string()))
     })?;
     ensure!(
         world.agent.metric("picket_doors_left_out", &[])? == 0.0,

@@ -36,7 +36,7 @@ pub(super) trait Facts: PartialEq + Sized {
     }
 }
 
-/// One TCP port of a Service.
+/// One port of a Service, whatever its protocol: a door is one by each, and what leads to a tunnel's end leads there by UDP.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ServicePort {
     /// Its name, which ties it to the ports of slices; empty where it has none.
@@ -54,7 +54,7 @@ pub(super) struct ServiceFacts {
     pub(super) addresses: BTreeSet<IpAddr>,
     /// The load balancers' names.
     pub(super) names: BTreeSet<String>,
-    /// The TCP ports.
+    /// The ports of every protocol, whose names differ.
     pub(super) ports: Vec<ServicePort>,
 }
 
@@ -79,7 +79,6 @@ impl Facts for ServiceFacts {
             .chain(spec.external_ips.iter().flatten())
             .chain(balancer_addresses.into_iter().flatten());
         let ports = spec.ports.iter().flatten();
-        let ports = ports.filter(|port| is_tcp(port.protocol.as_deref()));
         let facts = Self {
             addresses: addresses.filter_map(|text| address(text)).collect(),
             names: balancer_names.into_iter().flatten().cloned().collect(),
@@ -109,7 +108,7 @@ pub(super) struct SliceFacts {
     pub(super) service: String,
     /// Every endpoint's addresses; of those not ready too, since they may answer all the same.
     pub(super) addresses: Box<[IpAddr]>,
-    /// The TCP ports with their names.
+    /// The ports of every protocol with their names.
     pub(super) ports: Box<[(String, u16)]>,
 }
 
@@ -125,7 +124,6 @@ impl Facts for SliceFacts {
             .collect();
         let ports = object.ports.iter().flatten();
         let ports: Box<[_]> = ports
-            .filter(|port| is_tcp(port.protocol.as_deref()))
             .filter_map(|port| Some((port.name.clone().unwrap_or_default(), number(port.port?)?)))
             .collect();
         (!addresses.is_empty() && !ports.is_empty()).then(|| Self {
@@ -198,11 +196,6 @@ fn first_two(range: &str) -> Vec<IpAddr> {
     vec![first, second]
 }
 
-/// The protocol's default is TCP. Doors answer by TCP alone, and so do Services that lead there.
-fn is_tcp(protocol: Option<&str>) -> bool {
-    protocol.is_none_or(|protocol| protocol == "TCP")
-}
-
 fn address(text: &str) -> Option<IpAddr> {
     let address: IpAddr = text.parse().ok()?;
     (!address.is_unspecified()).then(|| address.to_canonical())
@@ -230,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_is_its_addresses_names_and_tcp_ports() {
+    fn a_service_is_its_addresses_names_and_ports() {
         let facts: ServiceFacts = read(json!({
             "spec": {"clusterIP": "10.96.0.1", "clusterIPs": ["10.96.0.1", "fd00::1"], "externalIPs": ["192.0.2.1"],
                      "ports": [{"name": "https", "port": 443, "nodePort": 30443}, {"name": "dns", "port": 53, "protocol": "UDP"}]},
@@ -242,12 +235,13 @@ mod tests {
             ips(&["10.96.0.1", "fd00::1", "192.0.2.1", "198.51.100.1"])
         );
         assert_eq!(facts.names, ["lb.example".to_owned()].into());
-        let port = ServicePort {
-            name: "https".into(),
-            port: 443,
-            node_port: Some(30443),
-        };
-        assert_eq!(facts.ports, [port]);
+        let ports =
+            [("https", 443, Some(30443)), ("dns", 53, None)].map(|(name, port, node_port)| ServicePort {
+                name: name.into(),
+                port,
+                node_port,
+            });
+        assert_eq!(facts.ports, ports);
         assert_eq!(
             read::<ServiceFacts>(json!({"spec": {"clusterIP": "None", "ports": [{"port": 443}]}})),
             None
@@ -263,12 +257,12 @@ mod tests {
         let slice = |labels: Value| {
             json!({"metadata": {"namespace": "x", "name": "s", "labels": labels}, "addressType": "IPv4",
                 "endpoints": [{"addresses": ["10.0.0.1"], "conditions": {"ready": false}}, {"addresses": ["api.example", "10.0.0.2"]}],
-                "ports": [{"port": 6443}, {"name": "udp", "port": 6443, "protocol": "UDP"}, {"name": "all"}]})
+                "ports": [{"port": 6443}, {"name": "udp", "port": 4789, "protocol": "UDP"}, {"name": "all"}]})
         };
         let facts: SliceFacts = read(slice(json!({"kubernetes.io/service-name": "api"}))).unwrap();
         assert_eq!(facts.service, "api");
         assert_eq!(facts.addresses, ips(&["10.0.0.1", "10.0.0.2"]));
-        assert_eq!(*facts.ports, [(String::new(), 6443)]);
+        assert_eq!(*facts.ports, [(String::new(), 6443), ("udp".to_owned(), 4789)]);
         assert_eq!(
             read::<SliceFacts>(slice(json!({}))),
             None,

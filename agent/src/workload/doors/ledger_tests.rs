@@ -253,7 +253,7 @@ fn a_service_that_leads_to_a_door_is_one() {
     let mut told = Told::cluster();
     told.look();
     let spec = json!({"clusterIP": "10.96.7.7", "externalIPs": ["192.0.2.7"], "type": "NodePort",
-        "ports": [{"name": "a", "port": 8443, "nodePort": 30_443}, {"name": "b", "port": 9443}, {"name": "a", "port": 53, "protocol": "UDP"}]});
+        "ports": [{"name": "a", "port": 8443, "nodePort": 30_443}, {"name": "b", "port": 9443}, {"name": "c", "port": 53, "protocol": "UDP"}]});
     assert!(!told.service(service("x", "hand", spec)), "it leads nowhere yet");
     let mut made = slice(
         "x",
@@ -288,6 +288,51 @@ fn a_service_that_leads_to_a_door_is_one() {
     assert!(told.unslice(made));
     assert!(has(&told.after(299).redirect, &by));
     assert!(!has(&told.after(301).redirect, &["10.96.7.7:8443"]));
+}
+
+/// Names of ports differ within a Service, whatever the protocols; numbers need not.
+#[test]
+fn a_service_of_another_protocol_that_leads_to_a_door_is_one_too() {
+    let mut told = Told::cluster();
+    told.look();
+    let ports = json!([
+        {"name": "dns", "port": 53, "nodePort": 30_053, "protocol": "UDP"}, {"name": "dns-tcp", "port": 53, "nodePort": 30_053},
+        {"name": "vxlan", "port": 5000, "nodePort": 30_500, "protocol": "UDP"}, {"name": "web", "port": 80},
+        {"name": "quic", "port": 443, "protocol": "UDP"}, {"name": "sctp", "port": 9000, "protocol": "SCTP"}]);
+    told.service(service(
+        "x",
+        "udp",
+        json!({"clusterIP": "10.96.7.7", "externalIPs": ["192.0.2.7"], "type": "NodePort", "ports": ports}),
+    ));
+    let pods = json!([{"name": "dns", "port": 53, "protocol": "UDP"}, {"name": "dns-tcp", "port": 53},
+        {"name": "web", "port": 8080}]);
+    assert!(!told.slice(slice("x", "udp-1", "udp", &["10.244.2.9"], pods)));
+    let before = told.look();
+    // By hand, as a slice's own Service would not lead to a node.
+    for (name, port, protocol) in [
+        ("vxlan", 4789, "UDP"),
+        ("quic", 6443, "UDP"),
+        ("sctp", 10_250, "SCTP"),
+    ] {
+        let port = json!([{"name": name, "port": port, "protocol": protocol}]);
+        assert!(told.slice(slice("x", name, "udp", &["10.0.0.1"], port)), "{name}");
+    }
+    let doors = told.look();
+    let refused = addresses(&[
+        "10.96.7.7:5000",
+        "192.0.2.7:5000",
+        "10.0.0.1:30500",
+        "10.0.0.2:30500",
+        "10.96.7.7:9000",
+    ]);
+    assert!(refused.is_subset(&doors.refuse), "{:?}", doors.refuse);
+    assert!(has(&doors.redirect, &["10.96.7.7:443", "192.0.2.7:443"]));
+    // What shares the Service and leads to pods stays open, DNS above all.
+    let added: BTreeSet<u16> = (doors.refuse.difference(&before.refuse))
+        .chain(doors.redirect.difference(&before.redirect))
+        .map(SocketAddr::port)
+        .collect();
+    assert_eq!(added, [443, 5000, 9000, 30_500].into());
 }
 
 #[test]
