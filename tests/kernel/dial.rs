@@ -140,6 +140,40 @@ impl Stand {
     }
 }
 
+/// The cgroup of a container in a new pod that is on the first node's network, so that nothing but its cgroup tells what it is,
+/// and that no agent is told of. It goes when this is dropped, as soon as its last process has.
+#[derive(Debug)]
+pub(crate) struct NewPod(PathBuf);
+
+impl NewPod {
+    pub(crate) fn new(world: &World) -> Result<Self> {
+        let uid = fs::read_to_string("/proc/sys/kernel/random/uuid")?;
+        let kubepods = world.cluster.node().cgroup.join("kubepods/besteffort");
+        let pod = Self(kubepods.join(format!("pod{}/{:064x}", uid.trim(), 1)));
+        fs::create_dir_all(&pod.0).with_context(|| format!("make {}", pod.0.display()))?;
+        Ok(pod)
+    }
+
+    /// In its container.
+    pub(crate) fn stand(&self, world: &World) -> Stand {
+        Stand::node(world).in_cgroup(&self.0)
+    }
+}
+
+impl Drop for NewPod {
+    fn drop(&mut self) {
+        for folder in self.0.ancestors().take(2) {
+            for _ in 0..200 {
+                // Its last process has ended, but the kernel may not have finished with it.
+                if fs::remove_dir(folder).is_ok() || !folder.exists() {
+                    break;
+                }
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
+        }
+    }
+}
+
 impl World {
     /// Dials once from there; `arguments` are the attacker's: the way, the address, and where the socket comes from.
     pub(crate) fn dial(&self, from: &Stand, arguments: &[&str]) -> Result<Report> {

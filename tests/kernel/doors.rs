@@ -726,33 +726,24 @@ fn the_operator_adds_doors_and_takes_some_away(world: &mut World) -> Result<()> 
     let line = format!("addr {}/32 dev lo", allowed.0);
     net::ip(&node.netns, &format!("{line}\n").replacen(' ', " add ", 1))?;
     let allowed_listener = listen(allowed.0, allowed.1)?;
-    let file = world.agent.config_file();
-    let before = std::fs::read_to_string(&file)?;
-    let mut config: Value = serde_json::from_str(&before)?;
-    config["refuse"] = json!([format!("{address}:7777")]);
-    config["allow"] = json!([format!("{}:{}", allowed.0, allowed.1)]);
     ensure!(
         dial(world, "agents", "worker", added)? == 0,
         "nobody told of this door yet"
     );
     allowed_listener.is_refused(world, &["worker"], allowed)?;
 
-    world.agent.stop()?;
-    std::fs::write(&file, config.to_string())?;
-    world.agent.restart()?;
-    let told = (|| {
+    let change = |config: &mut Value| {
+        config["refuse"] = json!([format!("{address}:7777")]);
+        config["allow"] = json!([format!("{}:{}", allowed.0, allowed.1)]);
+    };
+    world.configured(change, |world| {
         added_listener.is_refused(world, &["worker"], added)?;
         ensure!(
             dial(world, "agents", "worker", allowed)? == 0,
             "what is allowed is refused"
         );
         refused(world, "worker", ("169.254.169.254", 80))
-    })();
-
-    world.agent.stop()?;
-    std::fs::write(&file, before)?;
-    world.agent.restart()?;
-    told?;
+    })?;
     net::ip(&node.netns, &format!("{line}\n").replacen(' ', " del ", 1))?;
     refused(world, "worker", allowed)?;
     // What an agent before this one refused is refused for its time.

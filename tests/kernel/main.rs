@@ -4,6 +4,7 @@
 //! one with the counts. All suites share one cluster. Each counter-measure is shown to be what holds: with it off, the same
 //! attack arrives.
 
+mod away;
 mod dial;
 mod doors;
 mod first;
@@ -33,7 +34,8 @@ fn main() -> ExitCode {
         ("first", first::TESTS),
         ("doors", doors::TESTS),
         ("pods", pods::TESTS),
-        // Last: what it does to the agent would show in the others if it went wrong.
+        // Last: what they do to the agent would show in the others if it went wrong.
+        ("away", away::TESTS),
         ("life", life::TESTS),
     ])
 }

@@ -3,6 +3,7 @@
 //! Namespaces: `agents` is enrolled and enforced, with the pods `worker`, `hosted` (on its node's network) and `remote` (on
 //! the second node); `direct` is left alone, with a pod `worker` whose dials show that what is refused here works elsewhere.
 
+use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use picket_tests::images::{self, ExtraFile};
 use picket_tests::net;
 use picket_tests::output::Done;
 use picket_tests::pod::{RealPod, TestPod};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::target::{DOOR, HOST, HOST6, Target};
 
@@ -115,6 +116,26 @@ impl World {
     /// A running pod.
     pub(crate) fn pod(&self, namespace: &str, name: &str) -> Result<RealPod> {
         RealPod::find(&self.cluster, namespace, name)
+    }
+
+    /// Does something while the first node's agent runs with another configuration; each change is a restart.
+    pub(crate) fn configured<T>(
+        &mut self,
+        change: impl FnOnce(&mut Value),
+        act: impl FnOnce(&mut Self) -> Result<T>,
+    ) -> Result<T> {
+        let file = self.agent.config_file();
+        let before = fs::read_to_string(&file)?;
+        let mut config = serde_json::from_str(&before)?;
+        change(&mut config);
+        self.agent.stop()?;
+        fs::write(&file, config.to_string())?;
+        self.agent.restart()?;
+        let outcome = act(self);
+        self.agent.stop()?;
+        fs::write(&file, before)?;
+        self.agent.restart()?;
+        outcome
     }
 
     /// What has come to the counting target since the last call.
