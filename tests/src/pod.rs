@@ -97,13 +97,6 @@ impl RealPod {
     pub fn container(&self) -> &str {
         &self.container
     }
-
-    /// The same pod, with programs run in another container.
-    #[must_use]
-    pub fn in_container(mut self, container: &str) -> Self {
-        self.container = container.to_owned();
-        self
-    }
 }
 
 impl TestPod for RealPod {

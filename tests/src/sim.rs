@@ -163,14 +163,6 @@ impl SimNode {
         self.state.dir()
     }
 
-    /// Has `path` removed with the node. Call it before making it.
-    ///
-    /// # Errors
-    /// The manifest cannot be written.
-    pub fn remove_at_end(&self, path: &Path) -> Result<()> {
-        self.state.record(&Thing::Path(path.to_owned()))
-    }
-
     /// The node's place: its network namespace, and the cgroup that daemons are in.
     pub fn place(&self) -> Place {
         Place::new().net(&self.netns).cgroup(&self.cgroup.join("system"))

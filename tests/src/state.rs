@@ -108,8 +108,6 @@ pub enum Thing {
         /// Which it is.
         id: ProcessId,
     },
-    /// A file or folder outside the state folder, for instance pins in a bpf file system.
-    Path(PathBuf),
 }
 
 /// One state folder.
@@ -284,11 +282,10 @@ impl State {
             match thing {
                 Thing::Netns(name) => net::delete(name)?,
                 Thing::Cgroup(name) => cgroup::remove(name)?,
-                Thing::Path(path) => remove_path(path)?,
                 Thing::Owner(_) | Thing::Kept | Thing::Process { .. } => {}
             }
         }
-        remove_path(&self.dir)?;
+        remove_folder(&self.dir)?;
         Ok(())
     }
 }
@@ -311,13 +308,8 @@ fn settle(all: &[ProcessId], children: &[ProcessId]) {
     }
 }
 
-fn remove_path(path: &Path) -> Result<()> {
-    let removed = match fs::symlink_metadata(path) {
-        Ok(found) if found.is_dir() => fs::remove_dir_all(path),
-        Ok(_) => fs::remove_file(path),
-        Err(error) => Err(error),
-    };
-    match removed {
+fn remove_folder(path: &Path) -> Result<()> {
+    match fs::remove_dir_all(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
             Err(error).with_context(|| format!("remove {}", path.display()))
         }

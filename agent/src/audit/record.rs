@@ -11,7 +11,6 @@ use super::event::{
     User,
 };
 use super::log::AuditLog;
-use super::redact::redact_text;
 
 /// The record of one request, from its arrival to its end. Dropping it writes it: as the stages left it, as an error
 /// when nobody answered, as a panic when the task panics. Hold it until the last byte was sent.
@@ -169,14 +168,6 @@ impl Record {
                 session.from_client = from_client;
                 session.to_client = to_client;
             }
-        });
-    }
-
-    /// Adds an annotation, such as `picket.dev/note`. What looks like a secret in it is taken out.
-    pub fn annotate(&mut self, key: impl Into<Text>, value: impl Into<String>) {
-        let (key, value) = (key.into(), redact_text(value.into()));
-        self.edit(|event| {
-            event.annotations.insert(key, value);
         });
     }
 

@@ -147,7 +147,6 @@ async fn a_line_is_a_kubernetes_audit_event_with_more() {
     record.response(101, None, None);
     record.started().await.expect("room");
     record.session_bytes(10, 2000);
-    record.annotate("picket.dev/note", "Bearer abc");
     record.finish(EndReason::ClientClosed);
     log.flush().await.expect("flushed");
 
@@ -175,7 +174,6 @@ async fn a_line_is_a_kubernetes_audit_event_with_more() {
         ("/userAgent", "kubectl/v1.36"),
         ("/objectRef/subresource", "exec"),
         ("/objectRef/apiVersion", "v1"),
-        ("/annotations/picket.dev~1note", "Bearer ***"),
         ("/agent/identity", "reader"),
         ("/agent/pod/uid", "u-1"),
         ("/agent/serviceAccount", "reader"),

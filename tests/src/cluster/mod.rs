@@ -350,14 +350,6 @@ impl Cluster {
         self.authority().client(file, user, group)
     }
 
-    /// Has `path` removed with the cluster, for instance a folder of pins in a bpf file system. Call it before making it.
-    ///
-    /// # Errors
-    /// The manifest cannot be written.
-    pub fn remove_at_end(&self, path: &Path) -> Result<()> {
-        self.state.record(&Thing::Path(path.to_owned()))
-    }
-
     /// kubectl as the administrator.
     pub fn kubectl_client(&self) -> Kubectl {
         Kubectl {
