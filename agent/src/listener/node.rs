@@ -9,11 +9,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use super::serve::{ACCEPT_PAUSE, accept};
+use super::serve::Sockets;
 use super::{Accepted, Arrival, InPodListener, ListenerError, NoFlow, NoFlowCause, Process};
 use crate::kernel::{Flow, Kernel};
 use crate::workload::{CgroupId, Pod};
@@ -55,26 +55,12 @@ impl NodeServing {
     /// When the runtime does not take the sockets.
     pub async fn run(self, listener: InPodListener) -> Result<(), ListenerError> {
         let cookie = listener.netns_cookie();
-        let v4 = TcpListener::from_std(listener.v4).map_err(ListenerError::Serve)?;
-        let v6 = listener
-            .v6
-            .map(TcpListener::from_std)
-            .transpose()
-            .map_err(ListenerError::Serve)?;
+        let sockets = Sockets::new(listener)?;
         loop {
-            let accepted = tokio::select! {
+            let (stream, peer) = tokio::select! {
                 biased;
                 () = self.cancel.cancelled() => return Ok(()),
-                accepted = v4.accept() => accepted,
-                accepted = accept(v6.as_ref()) => accepted,
-            };
-            let (stream, peer) = match accepted {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    tracing::warn!(%error, "accepting on the node's listener failed");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                    continue;
-                }
+                accepted = sockets.accept() => accepted,
             };
             let Some(arrival) = self.judge(cookie, stream, peer) else {
                 continue;

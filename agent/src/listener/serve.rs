@@ -16,7 +16,7 @@ use crate::workload::{CgroupId, Pod};
 
 /// How long to wait after an accept failed for want of descriptors or memory: long enough for some to come
 /// free, short enough that a client does not notice.
-pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Connections of one pod at once. A client that speaks HTTP/1.1 opens one for each watch and a thousand watches have to
 /// work; at some 50 KB each, a pod that holds as many as it can keeps 100 MB of the node, and not the others' descriptors.
@@ -50,12 +50,7 @@ impl Serving {
     /// When the runtime does not take the sockets.
     pub async fn run(self, listener: InPodListener) -> Result<(), ListenerError> {
         let cookie = listener.netns_cookie();
-        let v4 = TcpListener::from_std(listener.v4).map_err(ListenerError::Serve)?;
-        let v6 = listener
-            .v6
-            .map(TcpListener::from_std)
-            .transpose()
-            .map_err(ListenerError::Serve)?;
+        let sockets = Sockets::new(listener)?;
         loop {
             // Before accepting, so that what has no place is not taken out of the kernel's queue.
             let place = tokio::select! {
@@ -67,19 +62,10 @@ impl Serving {
                 // Nobody closes it.
                 return Ok(());
             };
-            let accepted = tokio::select! {
+            let (stream, peer) = tokio::select! {
                 biased;
                 () = self.cancel.cancelled() => return Ok(()),
-                accepted = v4.accept() => accepted,
-                accepted = accept(v6.as_ref()) => accepted,
-            };
-            let (stream, peer) = match accepted {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    tracing::warn!(%error, "accepting on a pod's listener failed");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                    continue;
-                }
+                accepted = sockets.accept() => accepted,
             };
             let Some(arrival) = self.judge(cookie, stream, peer, place) else {
                 continue;
@@ -129,10 +115,43 @@ impl Serving {
     }
 }
 
-/// Accepts where there is a listener, and waits forever where there is none.
-pub(super) async fn accept(listener: Option<&TcpListener>) -> io::Result<(TcpStream, SocketAddr)> {
-    match listener {
-        Some(listener) => listener.accept().await,
-        None => std::future::pending().await,
+/// The sockets of a listener, accepted from as one.
+pub(super) struct Sockets {
+    v4: TcpListener,
+    v6: Option<TcpListener>,
+}
+
+impl Sockets {
+    /// Gives them to the runtime.
+    pub(super) fn new(listener: InPodListener) -> Result<Self, ListenerError> {
+        let v6 = listener.v6.map(TcpListener::from_std).transpose();
+        Ok(Self {
+            v4: TcpListener::from_std(listener.v4).map_err(ListenerError::Serve)?,
+            v6: v6.map_err(ListenerError::Serve)?,
+        })
+    }
+
+    /// The next connection, as soon as there is one that can be had. Given up halfway, it takes none.
+    pub(super) async fn accept(&self) -> (TcpStream, SocketAddr) {
+        loop {
+            let accepted = tokio::select! {
+                accepted = self.v4.accept() => accepted,
+                accepted = self.accept_v6() => accepted,
+            };
+            match accepted {
+                Ok(accepted) => return accepted,
+                Err(error) => {
+                    tracing::warn!(%error, "accepting on a listener failed");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    async fn accept_v6(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        match &self.v6 {
+            Some(v6) => v6.accept().await,
+            None => std::future::pending().await,
+        }
     }
 }
