@@ -77,28 +77,6 @@ fn joined(world: &World, from: &Stand, pod: &Stand, way: &str) -> Result<Report>
     attacker.report()
 }
 
-fn made_before(world: &mut World) -> Result<()> {
-    let pod = Stand::pod(&world.pod("agents", "worker")?)?;
-    let outside = Stand::node(world).in_netns(pod.netns());
-    prove(
-        world,
-        &[Guard::Connect, Guard::SendMsg, Guard::Interface],
-        Verdict::Interposed,
-        |world, way| joined(world, &outside, &pod, way),
-    )
-}
-
-fn made_before_on_the_node(world: &mut World) -> Result<()> {
-    let pod = Stand::pod(&world.pod("agents", "worker")?)?;
-    let outside = Stand::node(world);
-    prove(
-        world,
-        &[Guard::Connect, Guard::SendMsg],
-        Verdict::Interposed,
-        |world, way| joined(world, &outside, &pod, way),
-    )
-}
-
 /// One process makes the socket, another dials by it.
 fn passed(world: &World, from: &Stand, to: &Stand, way: &str) -> Result<Report> {
     let path = world.cluster.dir().join("handed.sock");
@@ -108,26 +86,47 @@ fn passed(world: &World, from: &Stand, to: &Stand, way: &str) -> Result<Report> 
     world.dial(to, &[way, &door(), "--take", &shown])
 }
 
-fn received(world: &mut World) -> Result<()> {
+/// A way in which what is made in the first place is used in the second.
+type Hand = fn(&World, &Stand, &Stand, &str) -> Result<Report>;
+
+/// A socket of the pod's own network, made outside the pod and used in it.
+fn of_the_pods_network(world: &mut World, hand: Hand) -> Result<()> {
     let pod = Stand::pod(&world.pod("agents", "worker")?)?;
     let outside = Stand::node(world).in_netns(pod.netns());
     prove(
         world,
         &[Guard::Connect, Guard::SendMsg, Guard::Interface],
         Verdict::Interposed,
-        |world, way| passed(world, &outside, &pod, way),
+        |world, way| hand(world, &outside, &pod, way),
     )
 }
 
-fn received_of_the_node(world: &mut World) -> Result<()> {
+/// A socket of the node's network, made outside the pod and used in it.
+fn of_the_nodes_network(world: &mut World, hand: Hand) -> Result<()> {
     let pod = Stand::pod(&world.pod("agents", "worker")?)?;
     let outside = Stand::node(world);
     prove(
         world,
         &[Guard::Connect, Guard::SendMsg],
         Verdict::Interposed,
-        |world, way| passed(world, &outside, &pod, way),
+        |world, way| hand(world, &outside, &pod, way),
     )
+}
+
+fn made_before(world: &mut World) -> Result<()> {
+    of_the_pods_network(world, joined)
+}
+
+fn made_before_on_the_node(world: &mut World) -> Result<()> {
+    of_the_nodes_network(world, joined)
+}
+
+fn received(world: &mut World) -> Result<()> {
+    of_the_pods_network(world, passed)
+}
+
+fn received_of_the_node(world: &mut World) -> Result<()> {
+    of_the_nodes_network(world, passed)
 }
 
 fn used_outside(world: &mut World) -> Result<()> {
