@@ -17,6 +17,7 @@ pub mod harness;
 pub mod images;
 pub mod net;
 pub mod output;
+pub mod pair;
 pub mod pki;
 pub mod pod;
 pub mod running;

@@ -4,39 +4,41 @@
 //! and rights, whose answers the others are compared with; `lab` holds what both work on; `vault` is outside every grant.
 //! All are on the first node but `lab/target` and `agents/remote`, so that sessions cross from one node to the other.
 
+use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
-use std::time::Duration;
 
-use anyhow::{Context, Result};
-use picket_tests::agent::{self, Agent, AgentOptions, test_binary};
-use picket_tests::cluster::{Cluster, ClusterOptions};
+use anyhow::Result;
+use picket_tests::agent::test_binary;
 use picket_tests::harness;
-use picket_tests::images::{self, ExtraFile};
-
-use picket_tests::audit::Since;
+use picket_tests::images::ExtraFile;
 use picket_tests::output::Done;
+use picket_tests::pair::{Pair, PairOptions};
 use picket_tests::running::Running;
-
-/// How long a pod may take to be Ready; two seconds is usual.
-const POD_LIMIT: Duration = Duration::from_secs(90);
-
-const OBJECTS: &str = include_str!("files/objects.yaml");
-const MANIFESTS: &str = include_str!("files/pods.yaml");
+use serde_json::Value;
 
 /// The running cluster with everything in it.
 #[derive(Debug)]
-pub(crate) struct World {
-    pub(crate) cluster: Cluster,
-    pub(crate) agent: Agent,
-    /// The agent of the second node, on the same kernel.
-    pub(crate) other: Agent,
+pub(crate) struct World(Pair);
+
+impl Deref for World {
+    type Target = Pair;
+
+    fn deref(&self) -> &Pair {
+        &self.0
+    }
+}
+
+impl DerefMut for World {
+    fn deref_mut(&mut self) -> &mut Pair {
+        &mut self.0
+    }
 }
 
 impl harness::World for World {
     fn up() -> Result<Self> {
         let client = test_binary("picket-test-client", "PICKET_TEST_CLIENT")?;
         let python = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/clients/python/compat.py"));
-        let tools = images::tools(&[
+        let files = [
             ExtraFile {
                 inside: PathBuf::from("/usr/bin/picket-test-client"),
                 host: client,
@@ -45,73 +47,34 @@ impl harness::World for World {
                 inside: PathBuf::from("/usr/bin/compat.py"),
                 host: python,
             },
-        ])?;
-        let options = ClusterOptions {
-            nodes: 2,
-            name: "way".to_owned(),
-            images: vec![tools],
+        ];
+        let options = PairOptions {
+            name: "way",
+            files: &files,
+            more: Value::Null,
+            manifests: include_str!("files/pods.yaml"),
+            pods: &[
+                ("agents", "worker"),
+                ("agents", "sleeper"),
+                ("agents", "stranger"),
+                ("agents", "remote"),
+                ("direct", "worker"),
+                ("lab", "target"),
+            ],
         };
-        let cluster = Cluster::up(options)?;
-        agent::enrol(&cluster, &["agents"])?;
-        let options = AgentOptions {
-            objects: vec![("objects.yaml".to_owned(), OBJECTS.to_owned())],
-            namespaces: vec!["agents".to_owned()],
-            users: vec!["agent:worker".to_owned(), "agent:sleeper".to_owned()],
-            groups: vec!["agents:lab".to_owned()],
-            log: "info,picket=debug".to_owned(),
-            ..AgentOptions::default()
-        };
-        let agent = Agent::start(&cluster, cluster.node(), &options)?;
-        let other = Agent::start(&cluster, &cluster.nodes()[1], &options)?;
-        cluster.apply(MANIFESTS)?;
-        for (namespace, pod) in [
-            ("agents", "worker"),
-            ("agents", "sleeper"),
-            ("agents", "stranger"),
-            ("agents", "remote"),
-            ("direct", "worker"),
-            ("lab", "target"),
-        ] {
-            cluster
-                .wait_ready(namespace, pod, POD_LIMIT)
-                .with_context(|| format!("pod {namespace}/{pod}"))?;
-        }
-        Ok(Self {
-            cluster,
-            agent,
-            other,
-        })
+        Pair::up(&options).map(Self)
     }
 
     fn down(self) -> Result<()> {
-        let World {
-            cluster,
-            agent,
-            other,
-        } = self;
-        let ended = [agent, other].map(|mut agent| {
-            if agent.pid().is_some() {
-                agent.stop()?;
-            }
-            agent.uninstall()
-        });
-        cluster.down()?;
-        ended.into_iter().collect()
+        self.0.down()
     }
 
     fn say(&self) -> String {
-        format!("the agent's log ends:\n{}", self.agent.log_end())
+        self.0.say()
     }
 }
 
 impl World {
-    /// Runs a program in a pod's first container.
-    pub(crate) fn run(&self, namespace: &str, pod: &str, argv: &[&str]) -> Result<Done> {
-        let mut arguments = vec!["exec", "-n", namespace, pod, "--"];
-        arguments.extend(argv);
-        Ok(self.cluster.kubectl(&arguments)?.into())
-    }
-
     /// Runs a shell line in the pod whose calls go through Picket.
     pub(crate) fn worker(&self, line: &str) -> Result<Done> {
         self.run("agents", "worker", &["sh", "-c", line])
@@ -132,20 +95,5 @@ impl World {
         let mut argv = vec!["python3", "-c", program];
         argv.extend(arguments);
         self.run("agents", pod, &argv)
-    }
-
-    /// kubectl as the administrator, which must succeed.
-    pub(crate) fn admin(&self, arguments: &[&str]) -> Result<String> {
-        self.cluster.kubectl_client().run(arguments, None)
-    }
-
-    /// Picket's audit log from now on.
-    pub(crate) fn picket_log(&self) -> Since {
-        Since::now(&self.agent.audit_file())
-    }
-
-    /// The API server's audit log from now on.
-    pub(crate) fn server_log(&self) -> Since {
-        Since::now(&self.cluster.audit_log())
     }
 }

@@ -1,0 +1,135 @@
+//! A cluster of two nodes with an agent on each, and pods: what the worlds of the suites stand on.
+//!
+//! What comes in: the pods, what their image holds beside the usual, and what the agents are told beside the usual. What goes
+//! out: a [`Pair`]. Its namespace `agents` is enrolled and enforced, by the objects of `way/files/objects.yaml`.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use crate::agent::{self, Agent, AgentOptions};
+use crate::audit::Since;
+use crate::cluster::{Cluster, ClusterOptions};
+use crate::images::{self, ExtraFile};
+use crate::output::Done;
+
+/// How long a pod may take to be Ready; two seconds is usual.
+const POD_LIMIT: Duration = Duration::from_secs(90);
+
+/// Who may do what.
+const OBJECTS: &str = include_str!("../way/files/objects.yaml");
+
+/// What a pair is made of.
+#[derive(Debug)]
+pub struct PairOptions<'a> {
+    /// The cluster's name.
+    pub name: &'a str,
+    /// Programs of the pods' image.
+    pub files: &'a [ExtraFile],
+    /// More of the agents' configuration, as in [`AgentOptions::more`].
+    pub more: Value,
+    /// The pods, and what they need.
+    pub manifests: &'a str,
+    /// Those that are waited for, by namespace and name.
+    pub pods: &'a [(&'a str, &'a str)],
+}
+
+/// The running cluster and its agents.
+#[derive(Debug)]
+pub struct Pair {
+    /// The cluster.
+    pub cluster: Cluster,
+    /// The agent of the first node.
+    pub agent: Agent,
+    /// The agent of the second node, on the same kernel.
+    pub other: Agent,
+}
+
+impl Pair {
+    /// Brings it all up.
+    ///
+    /// # Errors
+    /// Something does not start.
+    pub fn up(options: &PairOptions<'_>) -> Result<Self> {
+        let cluster = Cluster::up(ClusterOptions {
+            nodes: 2,
+            name: options.name.to_owned(),
+            images: vec![images::tools(options.files)?],
+        })?;
+        agent::enrol(&cluster, &["agents"])?;
+        let told = AgentOptions {
+            objects: vec![("objects.yaml".to_owned(), OBJECTS.to_owned())],
+            namespaces: vec!["agents".to_owned()],
+            users: vec!["agent:worker".to_owned(), "agent:sleeper".to_owned()],
+            groups: vec!["agents:lab".to_owned()],
+            log: "info,picket=debug".to_owned(),
+            more: options.more.clone(),
+            ..AgentOptions::default()
+        };
+        let agent = Agent::start(&cluster, cluster.node(), &told)?;
+        let other = Agent::start(&cluster, &cluster.nodes()[1], &told)?;
+        cluster.apply(options.manifests)?;
+        for (namespace, pod) in options.pods {
+            cluster
+                .wait_ready(namespace, pod, POD_LIMIT)
+                .with_context(|| format!("pod {namespace}/{pod}"))?;
+        }
+        Ok(Self {
+            cluster,
+            agent,
+            other,
+        })
+    }
+
+    /// Takes it all down.
+    ///
+    /// # Errors
+    /// Something does not go away.
+    pub fn down(self) -> Result<()> {
+        let ended = [self.agent, self.other].map(|mut agent| {
+            if agent.pid().is_some() {
+                agent.stop()?;
+            }
+            agent.uninstall()
+        });
+        self.cluster.down()?;
+        ended.into_iter().collect()
+    }
+
+    /// The end of the first agent's log.
+    pub fn say(&self) -> String {
+        // Whole certificates and sets of doors stand in some lines.
+        let end = self.agent.log_end();
+        let lines: Vec<String> = end.lines().map(|line| line.chars().take(300).collect()).collect();
+        format!("the agent's log ends:\n{}", lines.join("\n"))
+    }
+
+    /// Runs a program in a pod's first container.
+    ///
+    /// # Errors
+    /// It cannot be run; that it fails is in the output.
+    pub fn run(&self, namespace: &str, pod: &str, argv: &[&str]) -> Result<Done> {
+        let mut arguments = vec!["exec", "-n", namespace, pod, "--"];
+        arguments.extend(argv);
+        Ok(self.cluster.kubectl(&arguments)?.into())
+    }
+
+    /// kubectl as the administrator, which must succeed.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn admin(&self, arguments: &[&str]) -> Result<String> {
+        self.cluster.kubectl_client().run(arguments, None)
+    }
+
+    /// Picket's audit log from now on.
+    pub fn picket_log(&self) -> Since {
+        Since::now(&self.agent.audit_file())
+    }
+
+    /// The API server's audit log from now on.
+    pub fn server_log(&self) -> Since {
+        Since::now(&self.cluster.audit_log())
+    }
+}
