@@ -69,13 +69,7 @@ impl Ground {
 
     /// Runs something on a thread inside the namespace.
     pub(crate) fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        thread::scope(|scope| {
-            let inside = scope.spawn(|| {
-                setns(&self.netns, CloneFlags::CLONE_NEWNET).unwrap();
-                work()
-            });
-            inside.join().unwrap()
-        })
+        inside(&self.netns, work)
     }
 
     /// A server inside the namespace. It ends with the process.
@@ -202,36 +196,35 @@ pub(crate) fn pod() -> Pod {
 }
 
 /// Where cgroup v2 is mounted.
-fn unified() -> PathBuf {
-    let mounts = fs::read_to_string("/proc/mounts").unwrap();
-    let mount = mounts
-        .lines()
-        .find_map(|line| match line.split(' ').collect::<Vec<_>>().as_slice() {
-            [_, at, "cgroup2", ..] => Some(PathBuf::from(at)),
-            _ => None,
-        });
-    mount.expect("cgroup v2 is mounted nowhere")
+pub(crate) fn unified() -> PathBuf {
+    picket::kernel::cgroup_mount().expect("cgroup v2 is mounted nowhere")
 }
 
-/// A namespace with loopback and the doors' addresses on it, and no way out.
-fn namespace() -> File {
+/// A namespace with loopback and some addresses on it, the doors' among them, and no way out.
+pub(crate) fn namespace() -> File {
     let made = thread::spawn(|| {
         unshare(CloneFlags::CLONE_NEWNET).unwrap();
-        for line in [
-            "link set lo up",
-            "address add 10.96.0.1/32 dev lo",
-            "-6 address add fd00:10:96::1/128 dev lo nodad",
-        ] {
-            assert!(
-                Command::new("ip")
-                    .args(line.split(' '))
-                    .status()
-                    .unwrap()
-                    .success(),
-                "ip {line}"
-            );
-        }
+        ip("link set lo up");
+        ip("address add 10.96.0.1/32 dev lo");
+        ip("address add 10.96.0.2/32 dev lo");
+        ip("-6 address add fd00:10:96::1/128 dev lo nodad");
         File::open("/proc/thread-self/ns/net").unwrap()
     });
     made.join().unwrap()
+}
+
+pub(crate) fn ip(line: &str) {
+    let status = Command::new("ip").args(line.split(' ')).status().unwrap();
+    assert!(status.success(), "ip {line}");
+}
+
+/// Runs something on a thread inside a namespace.
+pub(crate) fn inside<T: Send>(netns: &File, work: impl FnOnce() -> T + Send) -> T {
+    thread::scope(|scope| {
+        let inside = scope.spawn(|| {
+            setns(netns, CloneFlags::CLONE_NEWNET).unwrap();
+            work()
+        });
+        inside.join().unwrap()
+    })
 }

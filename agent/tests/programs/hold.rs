@@ -17,8 +17,8 @@ use picket::kernel::{
 };
 use picket::workload::CgroupId;
 
-use crate::PATIENCE;
 use crate::ground::{Dialled, Ground};
+use crate::{PATIENCE, soon};
 
 const DOOR: &str = "10.96.0.1:443";
 const POD: u64 = 17;
@@ -299,10 +299,7 @@ async fn a_connection_from_before_carries_not_a_byte_more() {
     let held = bytes.load(Ordering::Relaxed);
     thread::sleep(A_WHILE);
     assert_eq!(bytes.load(Ordering::Relaxed), held, "bytes got through");
-    let event = tokio::time::timeout(PATIENCE, events.next())
-        .await
-        .unwrap()
-        .unwrap();
+    let event = soon(events.next()).await.unwrap();
     assert_eq!(
         (event.hook, event.refusal),
         (Some(Hook::Egress), Some(Refusal::Packet))

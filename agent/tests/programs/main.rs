@@ -8,6 +8,7 @@
     reason = "a test that cannot go on panics, in its helpers too"
 )]
 
+mod cut;
 mod dialler;
 mod foreign;
 mod ground;
@@ -40,6 +41,13 @@ const POD: u64 = 17;
 
 /// How long anything may take that takes milliseconds.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Waits for what takes milliseconds.
+async fn soon<T>(awaited: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, awaited)
+        .await
+        .expect("it does not come")
+}
 
 fn doors() -> BTreeSet<Door> {
     [DOOR4, DOOR6]
@@ -110,10 +118,7 @@ impl Pod {
     }
 
     async fn next(&mut self) -> Arrival {
-        tokio::time::timeout(PATIENCE, self.arrivals.recv())
-            .await
-            .expect("no arrival")
-            .expect("the listener ended")
+        soon(self.arrivals.recv()).await.expect("the listener ended")
     }
 
     async fn accepted(&mut self) -> Accepted {
@@ -227,10 +232,7 @@ async fn a_pending_pod_is_refused_at_doors_alone_and_told_of() {
         let dial = ground.dial(&ground.container, how, dialled);
         let pid = dial.pid();
         assert_eq!(dial.outcome(), Dialled::failed("PermissionDenied"), "{dialled}");
-        let event = tokio::time::timeout(PATIENCE, events.next())
-            .await
-            .expect("no event")
-            .unwrap();
+        let event = soon(events.next()).await.unwrap();
         assert_eq!(event.refusal, Some(Refusal::Pending));
         assert_eq!(event.hook, Some(hook));
         assert_eq!(event.origin, DOOR4.parse::<SocketAddr>().unwrap());
@@ -273,10 +275,7 @@ async fn an_enforced_pod_has_no_other_way_to_a_door() {
         ground.dial(&ground.pod, "udp", DOOR4).outcome(),
         Dialled::failed("PermissionDenied")
     );
-    let event = tokio::time::timeout(PATIENCE, events.next())
-        .await
-        .expect("no event")
-        .unwrap();
+    let event = soon(events.next()).await.unwrap();
     assert_eq!((event.refusal, event.pod), (Some(Refusal::Protocol), POD));
 
     for (door, hook) in [
@@ -288,10 +287,7 @@ async fn an_enforced_pod_has_no_other_way_to_a_door() {
             ground.dial(&ground.pod, "send", door).outcome(),
             Dialled::failed("PermissionDenied")
         );
-        let event = tokio::time::timeout(PATIENCE, events.next())
-            .await
-            .expect("no event")
-            .unwrap();
+        let event = soon(events.next()).await.unwrap();
         assert_eq!(
             (event.refusal, event.hook),
             (Some(Refusal::Protocol), Some(hook)),
@@ -309,10 +305,7 @@ async fn an_enforced_pod_has_no_other_way_to_a_door() {
         ground.dial(&ground.pod, "tcp", DOOR4).outcome(),
         Dialled::failed("PermissionDenied")
     );
-    let event = tokio::time::timeout(PATIENCE, events.next())
-        .await
-        .expect("no event")
-        .unwrap();
+    let event = soon(events.next()).await.unwrap();
     assert_eq!(event.refusal, Some(Refusal::Door));
     // What is no door any more is none.
     let _server = ground.serve(DOOR6);

@@ -11,7 +11,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::ground::{self, Dialled, Ground};
-use super::{DOOR4, DOOR6, PATIENCE, POD, load, reached};
+use super::{DOOR4, DOOR6, POD, load, reached, soon};
 
 /// The node's listener at work for one pod with so many places. The ground's namespace stands for the node's.
 struct Shared {
@@ -59,10 +59,7 @@ impl Shared {
     }
 
     async fn next(&mut self) -> Arrival {
-        tokio::time::timeout(PATIENCE, self.arrivals.recv())
-            .await
-            .expect("no arrival")
-            .expect("the listener ended")
+        soon(self.arrivals.recv()).await.expect("the listener ended")
     }
 
     async fn closed(&mut self) -> NoFlow {

@@ -1,12 +1,6 @@
-//! Cutting connections and finding interfaces against the running kernel: real namespaces, cgroups and sockets.
+//! Cutting connections and finding interfaces, in namespaces alone.
 //!
-//! Each test makes a network namespace without a way out. Clients are shells, since a socket's cgroup is that of the
-//! process that made it. It all needs root.
-#![cfg(target_os = "linux")]
-#![expect(
-    clippy::unwrap_used,
-    reason = "a test that cannot go on panics, in its helpers too"
-)]
+//! Clients are shells, since a socket's cgroup is that of the process that made it.
 
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -18,17 +12,14 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sched::{CloneFlags, setns, unshare};
 use picket::kernel::cut::{Cut, cut};
 use picket::kernel::interface::host_side;
 use picket::workload::CgroupId;
 
-const DOOR4: &str = "10.96.0.1:443";
-const DOOR6: &str = "[fd00:10:96::1]:443";
-const OTHER: &str = "10.96.0.2:443";
+use super::ground::{inside, ip, namespace, unified};
+use super::{DOOR4, DOOR6, PATIENCE};
 
-/// How long anything may take that takes milliseconds.
-const PATIENCE: Duration = Duration::from_secs(10);
+const OTHER: &str = "10.96.0.2:443";
 
 /// How long nothing must happen for it to count as not happening.
 const SILENCE: Duration = Duration::from_millis(300);
@@ -37,35 +28,6 @@ fn is_door(address: SocketAddr) -> bool {
     [DOOR4, DOOR6]
         .iter()
         .any(|door| door.parse::<SocketAddr>().unwrap() == address)
-}
-
-/// A namespace with the doors' addresses on its loopback, and no way out.
-fn namespace() -> File {
-    let made = thread::spawn(|| {
-        unshare(CloneFlags::CLONE_NEWNET).unwrap();
-        ip("link set lo up");
-        ip("address add 10.96.0.1/32 dev lo");
-        ip("address add 10.96.0.2/32 dev lo");
-        ip("-6 address add fd00:10:96::1/128 dev lo nodad");
-        File::open("/proc/thread-self/ns/net").unwrap()
-    });
-    made.join().unwrap()
-}
-
-fn ip(line: &str) {
-    let status = Command::new("ip").args(line.split(' ')).status().unwrap();
-    assert!(status.success(), "ip {line}");
-}
-
-/// Runs something on a thread inside the namespace.
-fn inside<T: Send>(netns: &File, work: impl FnOnce() -> T + Send) -> T {
-    thread::scope(|scope| {
-        let inside = scope.spawn(|| {
-            setns(netns, CloneFlags::CLONE_NEWNET).unwrap();
-            work()
-        });
-        inside.join().unwrap()
-    })
 }
 
 /// What a server saw of a connection.
@@ -229,10 +191,6 @@ impl Drop for Client {
             thread::sleep(Duration::from_millis(20));
         }
     }
-}
-
-fn unified() -> PathBuf {
-    picket::kernel::cgroup_mount().expect("cgroup v2 is mounted nowhere")
 }
 
 #[test]
