@@ -169,6 +169,12 @@ impl Drop for Counter<'_> {
     }
 }
 
+/// The enforced pod asks for something that it may have.
+fn asks(world: &World) -> Result<Done> {
+    let argv = ["kubectl", "get", "configmap", "seed", "-n", "lab"];
+    world.run("agents", "worker", &argv)
+}
+
 /// Tries until it is so, or says that it never was.
 fn until(what: &str, limit: Duration, mut attempt: impl FnMut() -> Result<bool>) -> Result<Duration> {
     let began = Instant::now();
@@ -292,14 +298,7 @@ fn a_take_over_that_fails_changes_nothing(world: &mut World) -> Result<()> {
     until("the older agent goes on", LIMIT, || {
         Ok(log_since(world, start)?.contains("nothing was handed over, this agent goes on"))
     })?;
-    let works = until("the pod is served", LIMIT, || {
-        let done = world.run(
-            "agents",
-            "worker",
-            &["kubectl", "get", "configmap", "seed", "-n", "lab"],
-        )?;
-        Ok(done.code == 0)
-    });
+    let works = until("the pod is served", LIMIT, || Ok(asks(world)?.code == 0));
     let (_, failed) = load.stop()?;
     works?;
     let ready = world.agent.admin("/readyz")?;
@@ -409,13 +408,7 @@ fn another_map_layout_stays_closed_until_its_classes_are_in_force(world: &mut Wo
         "the API server's address was sent {packets} packets"
     );
     ensure!(left == own, "layouts afterwards: {left:?}");
-    world
-        .run(
-            "agents",
-            "worker",
-            &["kubectl", "get", "configmap", "seed", "-n", "lab"],
-        )?
-        .good()?;
+    asks(world)?.good()?;
     let (_, failed) = direct.stop()?;
     load.stop()?;
     ensure!(nothing(&failed), "a pod that is left alone saw {failed}");
@@ -454,13 +447,7 @@ fn a_link_that_is_taken_away_comes_back(world: &mut World) -> Result<()> {
     ensure!(now - before == 1.0, "{before} re-attachments before, {now} now");
     // It holds again.
     let counted = Counter::start(world, "agents")?;
-    world
-        .run(
-            "agents",
-            "worker",
-            &["kubectl", "get", "configmap", "seed", "-n", "lab"],
-        )?
-        .good()?;
+    asks(world)?.good()?;
     ensure!(counted.packets()? == 0, "the connect went past");
     Ok(())
 }

@@ -174,7 +174,6 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::workload::PodUid;
 
     const OBJECTS: &str = r"
 apiVersion: picket.dev/v1alpha1
@@ -202,16 +201,9 @@ spec:
 
     fn pod(service_account: &str, app: &str) -> Pod {
         Pod {
-            uid: PodUid("uid".to_owned()),
-            namespace: "ns".to_owned(),
-            name: "p".to_owned(),
             service_account: service_account.to_owned(),
             labels: BTreeMap::from([("app".to_owned(), app.to_owned())]),
-            node: "n".to_owned(),
-            host_network: false,
-            ip: None,
-            containers: BTreeMap::new(),
-            cgroup: None,
+            ..Pod::for_tests("ns", "p")
         }
     }
 

@@ -119,24 +119,11 @@ fn started_ns(stat: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
-    use crate::workload::{CgroupId, PodUid};
+    use crate::workload::CgroupId;
 
     fn pod() -> Pod {
-        Pod {
-            uid: PodUid("0d5a3c3e-7f3a-4a59-9a5b-0c6f4f0b8f11".to_owned()),
-            namespace: "agents".to_owned(),
-            name: "one".to_owned(),
-            service_account: "default".to_owned(),
-            labels: BTreeMap::new(),
-            node: "node-a".to_owned(),
-            host_network: false,
-            ip: None,
-            containers: BTreeMap::new(),
-            cgroup: None,
-        }
+        Pod::for_tests("agents", "one")
     }
 
     fn flow(dialled_ns: u64) -> Flow {

@@ -161,7 +161,6 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::workload::PodUid;
 
     const OBJECTS: &str = "
 apiVersion: picket.dev/v1alpha1
@@ -174,16 +173,9 @@ spec:
 
     fn pod(app: &str) -> Arc<Pod> {
         Arc::new(Pod {
-            uid: PodUid("uid".to_owned()),
-            namespace: "ns".to_owned(),
-            name: "p".to_owned(),
             service_account: "fixer".to_owned(),
             labels: BTreeMap::from([("app".to_owned(), app.to_owned())]),
-            node: "n".to_owned(),
-            host_network: false,
-            ip: None,
-            containers: BTreeMap::new(),
-            cgroup: None,
+            ..Pod::for_tests("ns", "p")
         })
     }
 

@@ -28,7 +28,7 @@ impl Drop for Folder {
 
 impl Pod {
     /// A pod with no more than a name.
-    pub(super) fn for_tests(namespace: &str, name: &str) -> Self {
+    pub(crate) fn for_tests(namespace: &str, name: &str) -> Self {
         Self {
             uid: PodUid(uuid::Uuid::new_v4().to_string()),
             namespace: namespace.into(),
