@@ -19,9 +19,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns, unshare};
+use picket::kernel::CgroupId;
 use picket::kernel::cut::{Cut, cut};
 use picket::kernel::interface::host_side;
-use picket::workload::CgroupId;
 
 const DOOR4: &str = "10.96.0.1:443";
 const DOOR6: &str = "[fd00:10:96::1]:443";

@@ -14,12 +14,12 @@ use tokio_util::task::TaskTracker;
 use super::handover::{Handed, Offer, SetAside};
 use super::served::{self, Served};
 use super::tend::Tending;
-use crate::kernel::{Class, Kernel};
+use crate::kernel::{CgroupId, Class, Kernel};
 use crate::listener::{
     Arrival, CONNECTIONS_PER_POD, InPodListener, ListenerError, NodeServing, Owner, Serving,
 };
 use crate::runtime::metrics::Metrics;
-use crate::workload::{CgroupId, EnforceError, Enforcement, Enforcer, Home, Netns, Tended};
+use crate::workload::{EnforceError, Enforcement, Enforcer, Home, Netns, Tended};
 
 /// The enforcer over the real kernel.
 pub(super) struct InForce {

@@ -8,9 +8,10 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::handover::Offer;
+use crate::kernel::CgroupId;
 use crate::listener::Owner;
 use crate::workload::strays::Place;
-use crate::workload::{CgroupId, Home, pod_of};
+use crate::workload::{Home, pod_of};
 
 /// A pod that is enforced.
 pub(super) struct Pod {

@@ -15,10 +15,10 @@ use super::enforcer::failed;
 use super::served::Served;
 use crate::kernel::cut::{Cut, CutError, cut};
 use crate::kernel::interface::{HostSide, host_side};
-use crate::kernel::{Ifindex, Kernel, KernelError};
+use crate::kernel::{CgroupId, Ifindex, Kernel, KernelError};
 use crate::runtime::metrics::Metrics;
 use crate::workload::cgroup::subtree;
-use crate::workload::{CgroupId, EnforceError, Enforcement, Home, Netns, Tended};
+use crate::workload::{EnforceError, Enforcement, Home, Netns, Tended};
 
 /// When connections are cut for the second time after doors were added, as after a pod is enforced.
 const CUT_AGAIN: Duration = Duration::from_secs(3);

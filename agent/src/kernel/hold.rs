@@ -14,7 +14,7 @@ use nix::net::if_::if_indextoname;
 
 use super::attach::{self, Program};
 use super::{Kernel, KernelError, flows, lock, pins, sys};
-use crate::workload::CgroupId;
+use crate::kernel::CgroupId;
 
 /// An interface's number in the node's network namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -40,9 +40,8 @@ pub use mounts::cgroup_mount;
 pub(crate) use namespace::within;
 pub use picket_common::{Counter, DoorAction, Hook, Refusal};
 pub use sys::netns_cookie;
-pub use types::{Class, Counters, Door, Flow, KernelConfig, KernelEvent, Node, Unknown};
+pub use types::{CgroupId, Class, Counters, Door, Flow, KernelConfig, KernelEvent, Node, Unknown};
 
-use crate::workload::CgroupId;
 use flows::Flows;
 use hold::Held;
 use pins::Folder;

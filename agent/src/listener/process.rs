@@ -122,7 +122,8 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::workload::{CgroupId, PodUid};
+    use crate::kernel::CgroupId;
+    use crate::workload::PodUid;
 
     fn pod() -> Pod {
         Pod {

@@ -8,8 +8,9 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use super::Pod;
-use super::cgroup::{CgroupId, Group};
+use super::cgroup::Group;
 use super::netns::{Netns, NetnsId};
+use crate::kernel::CgroupId;
 
 /// Why something could not be put in force.
 #[derive(Debug, thiserror::Error)]

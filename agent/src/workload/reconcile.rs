@@ -24,12 +24,13 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::api::{NodePod, PodMap};
-use super::cgroup::{CgroupId, PodGroup, Scan};
+use super::cgroup::{PodGroup, Scan};
 use super::enforce::{EnforceError, Enforcement, Enforcer, Home, Tended};
 use super::names::Names;
 use super::netns::{Netns, NetnsError, NetnsId};
 use super::rest::Rest;
 use super::{Pod, Selection};
+use crate::kernel::CgroupId;
 
 /// Pauses while a namespace is not there: short at first, since a sandbox has its own within milliseconds.
 const NETNS_PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(500));

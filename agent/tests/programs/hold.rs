@@ -12,10 +12,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use picket::kernel::CgroupId;
 use picket::kernel::{
     Class, Counter, Door, Fault, Hook, Kernel, KernelConfig, Node, Refusal, Repaired, Unknown, netns_cookie,
 };
-use picket::workload::CgroupId;
 
 use crate::PATIENCE;
 use crate::ground::{Dialled, Ground};

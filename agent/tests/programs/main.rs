@@ -21,9 +21,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use picket::kernel::CgroupId;
 use picket::kernel::{Class, Door, Hook, Kernel, KernelConfig, KernelError, Refusal};
 use picket::listener::{Accepted, Arrival, InPodListener, NoFlowCause, Serving};
-use picket::workload::CgroupId;
 use picket_common::Counter;
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::mpsc;

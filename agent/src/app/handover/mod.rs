@@ -25,8 +25,9 @@ pub(super) use give::{Giver, Successor, yielded};
 pub(super) use take::{ASK_LIMIT, Takeover, ask};
 pub(super) use wire::Handed;
 
+use crate::kernel::CgroupId;
 use crate::listener::InPodListener;
-use crate::workload::{CgroupId, NetnsId};
+use crate::workload::NetnsId;
 
 /// Listeners given away at most: far more than the pods of a node, and few enough for the limit of descriptors.
 const LISTENERS_MAX: usize = 4096;
