@@ -21,6 +21,9 @@ use crate::listener::{
 use crate::runtime::metrics::Metrics;
 use crate::workload::{EnforceError, Enforcement, Enforcer, Home, Netns, Tended};
 
+/// What an attempt to attach to a pod's cgroup is for.
+const HOLD: &str = "have the pod's packets to doors dropped";
+
 /// The enforcer over the real kernel.
 pub(super) struct InForce {
     kernel: Arc<Kernel>,
@@ -162,7 +165,7 @@ impl Enforcer for InForce {
     type Handle = Listening;
 
     async fn enforce(&self, wanted: Enforcement) -> Result<Listening, EnforceError> {
-        let Enforcement { group, home, pod } = wanted;
+        let Enforcement { group, home, pod } = wanted.clone();
         let (kernel, at, held) = (Arc::clone(&self.kernel), home.clone(), group.clone());
         let (taken, number) = self.set_aside.claim(group.id, home.own());
         // Entering a namespace blocks, so it happens on a thread that may.
@@ -177,7 +180,7 @@ impl Enforcer for InForce {
             // Before anything is redirected: from here on nothing older gets through either.
             kernel
                 .hold(&held.path, held.id, listener.is_none())
-                .map_err(failed("have the pod's packets to doors dropped"))?;
+                .map_err(failed(HOLD))?;
             Ok(listener)
         });
         let listener = opened.await.map_err(failed("open a listener in the pod"))??;
@@ -187,17 +190,19 @@ impl Enforcer for InForce {
         let number = number.unwrap_or_else(|| self.next.fetch_add(1, Ordering::Relaxed));
         let descriptors = listener.as_ref().map(InPodListener::descriptors).transpose();
         let id = home.own();
+        let handed = Handed {
+            cgroup: group.id.0,
+            pod: pod.load().uid.0.clone(),
+            number,
+            port,
+            cookie: netns,
+            device: id.map_or(0, |id| id.device),
+            inode: id.map_or(0, |id| id.inode),
+            descriptors: 0,
+        };
+        let class = handed.class();
         let offer = Offer {
-            handed: Handed {
-                cgroup: group.id.0,
-                pod: pod.load().uid.0.clone(),
-                number,
-                port,
-                cookie: netns,
-                device: id.map_or(0, |id| id.device),
-                inode: id.map_or(0, |id| id.inode),
-                descriptors: 0,
-            },
+            handed,
             descriptors: descriptors
                 .map_err(failed("keep descriptors of a listener"))?
                 .unwrap_or_default(),
@@ -221,15 +226,26 @@ impl Enforcer for InForce {
             served: self.served.clone(),
             _serving: serving,
         };
-        let class = Class::Enforced {
-            pod: number,
-            port,
-            netns,
-        };
+        // Before the class too. Where it fails the look that follows tells.
+        let (tending, covers) = (Arc::clone(&self.tending), wanted.clone());
+        let _told_later = tokio::task::spawn_blocking(move || tending.cover(&covers)).await;
         self.class(group.id, class)?;
         let pod = pod.load();
         tracing::info!(namespace = pod.namespace, pod = pod.name, port, "enforced");
         Ok(listening)
+    }
+
+    async fn restore(&self, pod: Enforcement) -> Result<(), EnforceError> {
+        let Enforcement { group, home, .. } = pod;
+        let Some(class) = self.served.anew(group.id) else {
+            return Ok(());
+        };
+        let (kernel, id) = (Arc::clone(&self.kernel), group.id);
+        tokio::task::spawn_blocking(move || kernel.hold(&group.path, id, home.own().is_none()))
+            .await
+            .map_err(failed(HOLD))?
+            .map_err(failed(HOLD))?;
+        self.class(id, class)
     }
 
     async fn tend(&self, pod: Enforcement, cut: bool) -> Result<Tended, EnforceError> {

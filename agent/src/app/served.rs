@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::handover::Offer;
-use crate::kernel::CgroupId;
+use crate::kernel::{CgroupId, Class};
 use crate::listener::Owner;
 use crate::workload::strays::Place;
 use crate::workload::{Home, pod_of};
@@ -103,6 +103,14 @@ impl Served {
             .iter()
             .filter(|interface| !entry.covered.contains(interface));
         open.copied().collect()
+    }
+
+    /// The pod's class, which is to be put in force again; what was covered for it has to be looked at again.
+    pub(super) fn anew(&self, cgroup: CgroupId) -> Option<Class> {
+        let mut pods = self.lock();
+        let entry = pods.get_mut(&cgroup)?;
+        entry.covered.clear();
+        Some(entry.pod.offer.handed.class())
     }
 
     /// Notes that an interface is covered for the pod.

@@ -143,14 +143,7 @@ impl Tending {
     /// Looks after one pod.
     pub(super) fn tend(&self, pod: &Enforcement, first: bool) -> Result<Tended, EnforceError> {
         // First, and whether or not connections can be cut: a pod's packets are dropped here where all else fails.
-        let covered = match &pod.home {
-            Home::Own(netns) => {
-                let side = host_side(netns).map_err(failed("find the pod's interfaces"))?;
-                self.cover(pod.group.id, &side)
-            }
-            // Its packets come out of the node's own interfaces, where nobody can tell them apart.
-            Home::Node => false,
-        };
+        let covered = self.cover(pod)?;
         if first {
             let cut = match &pod.home {
                 Home::Own(netns) => self.cut_own(netns),
@@ -170,8 +163,20 @@ impl Tending {
         Ok(Tended { covered })
     }
 
-    /// Covers the interfaces that are not covered yet; says whether all of the pod is.
-    fn cover(&self, cgroup: CgroupId, side: &HostSide) -> bool {
+    /// Covers the interfaces that the pod's packets come out of; says whether all of the pod is covered.
+    pub(super) fn cover(&self, pod: &Enforcement) -> Result<bool, EnforceError> {
+        match &pod.home {
+            Home::Own(netns) => {
+                let side = host_side(netns).map_err(failed("find the pod's interfaces"))?;
+                Ok(self.cover_side(pod.group.id, &side))
+            }
+            // They come out of the node's own interfaces, where nobody can tell them apart.
+            Home::Node => Ok(false),
+        }
+    }
+
+    /// Covers the interfaces that are not covered yet.
+    fn cover_side(&self, cgroup: CgroupId, side: &HostSide) -> bool {
         let mut all = side.covers();
         if !all && self.served.tell(cgroup) {
             tracing::warn!(%cgroup, others = ?side.others, "a pod's packets come out where nothing drops those that pass no socket's hook");

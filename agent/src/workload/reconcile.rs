@@ -151,6 +151,8 @@ struct Slot<H> {
     gone: bool,
     /// Something about the cgroup changed since the namespace was looked at.
     stale: bool,
+    /// Another agent may have changed what the kernel holds for an enforced pod.
+    shaken: bool,
     /// Attempts in a row without success, and when the next is due.
     tries: u32,
     due: Option<Instant>,
@@ -321,7 +323,7 @@ impl<E: Enforcer> Reconciler<E> {
     }
 
     /// Lets attempts end, then does nothing until it is called back. What is in force is then another's: all is brought
-    /// there again.
+    /// there again. The listeners of enforced pods were served all the while and stay.
     async fn rest(&mut self) {
         while let Some(ended) = self.attempts.join_next().await {
             self.take_attempt(ended);
@@ -330,10 +332,12 @@ impl<E: Enforcer> Reconciler<E> {
         self.rest.over().await;
         self.rest.told.send_replace(false);
         for slot in self.slots.values_mut() {
-            slot.applied = match slot.applied {
-                Applied::Enforced { .. } => Applied::Redirected,
-                _ => Applied::Unknown,
-            };
+            if let Applied::Enforced { check, .. } = &mut slot.applied {
+                *check = Instant::now();
+                slot.shaken = true;
+            } else {
+                slot.applied = Applied::Unknown;
+            }
             slot.due = None;
         }
         for closed in self.roots.values_mut() {
@@ -358,6 +362,7 @@ impl<E: Enforcer> Reconciler<E> {
                 busy: false,
                 gone: false,
                 stale: false,
+                shaken: false,
                 tries: 0,
                 due: None,
                 aim: Aim::Same,
@@ -474,7 +479,10 @@ impl<E: Enforcer> Reconciler<E> {
         };
         slot.busy = false;
         match outcome {
-            Outcome::Same(Ok(tended)) => slot.looked(now, self.pace, Some(tended)),
+            Outcome::Same(Ok(tended)) => {
+                slot.shaken = false;
+                slot.looked(now, self.pace, Some(tended));
+            }
             Outcome::Same(Err(error)) => {
                 tracing::warn!(cgroup = %id, pod = %slot.found.uid.0, error, "cannot look after an enforced pod, trying again");
                 self.failures += 1;
@@ -482,6 +490,7 @@ impl<E: Enforcer> Reconciler<E> {
             }
             Outcome::Served { handle, own, pod } => {
                 slot.tries = 0;
+                slot.shaken = false;
                 if let Some(since) = slot.since.take() {
                     (self.judged)(since.elapsed());
                 }
@@ -686,7 +695,7 @@ fn attempt<E: Enforcer>(
         Applied::Enforced { own, pod, looks, .. } => Some((*own, pod.clone(), *looks)),
         _ => None,
     };
-    let group = slot.found.group.clone();
+    let (group, shaken) = (slot.found.group.clone(), slot.shaken);
     let facts = Arc::new(ArcSwap::from_pointee(slot.facts(&pod)));
     async move {
         let home = if pod.pod.host_network {
@@ -704,7 +713,13 @@ fn attempt<E: Enforcer>(
         if let Some((_, pod, looks)) = served.filter(|(served, ..)| *served == own) {
             let enforcement = Enforcement { group, home, pod };
             let cut = looks < CUTS;
-            return Outcome::Same(guarded(async move { enforcer.tend(enforcement, cut).await }).await);
+            let look = async move {
+                if shaken {
+                    enforcer.restore(enforcement.clone()).await?;
+                }
+                enforcer.tend(enforcement, cut).await
+            };
+            return Outcome::Same(guarded(look).await);
         }
         let enforcement = Enforcement {
             group,

@@ -420,12 +420,7 @@ async fn unloading_leaves_nothing() {
 async fn maps_of_another_shape_are_not_adopted() {
     let ground = Ground::new();
     drop(load(&ground));
-    let folder = std::fs::read_dir(&ground.bpffs)
-        .unwrap()
-        .next()
-        .unwrap()
-        .unwrap()
-        .path();
+    let folder = ground.layout();
     std::fs::rename(folder.join("CLASSES"), folder.join("DOORS")).unwrap();
     let error = Kernel::load(&config(&ground)).unwrap_err();
     assert!(
@@ -467,12 +462,7 @@ async fn an_older_layout_keeps_watch_until_it_is_retired() {
         .set_class(CgroupId::of(&ground.pod).unwrap(), Class::Pending)
         .unwrap();
     drop(settle(kernel).await);
-    let folder = std::fs::read_dir(&ground.bpffs)
-        .unwrap()
-        .next()
-        .unwrap()
-        .unwrap()
-        .path();
+    let folder = ground.layout();
     std::fs::rename(&folder, ground.bpffs.join("v0-0123456789abcdef")).unwrap();
 
     let kernel = Kernel::load(&config(&ground)).unwrap();
@@ -481,7 +471,7 @@ async fn an_older_layout_keeps_watch_until_it_is_retired() {
         ground.dial(&ground.pod, "tcp", DOOR4).outcome(),
         Dialled::failed("PermissionDenied")
     );
-    kernel.retire_older().unwrap();
+    kernel.retire_others().unwrap();
     let begun = std::time::Instant::now();
     while ground.dial(&ground.pod, "tcp", DOOR4).outcome() != reached(DOOR4, 's') {
         assert!(
