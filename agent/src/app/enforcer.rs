@@ -116,13 +116,13 @@ impl InForce {
     fn class(&self, cgroup: CgroupId, class: Class) -> Result<(), EnforceError> {
         self.kernel
             .set_class(cgroup, class)
-            .map_err(failed("set the class of a pod's cgroup"))
+            .map_err(EnforceError::at("set the class of a pod's cgroup"))
     }
 
     fn release(&self, cgroup: CgroupId) -> Result<(), EnforceError> {
         self.kernel
             .release(cgroup)
-            .map_err(failed("take a pod's programs away"))
+            .map_err(EnforceError::at("take a pod's programs away"))
     }
 
     /// Serves what arrives at a pod's own listener until the guard is dropped.
@@ -173,17 +173,19 @@ impl Enforcer for InForce {
             let listener = match (&at, taken) {
                 (Home::Own(_), Some(taken)) => Some(taken),
                 (Home::Own(netns), None) => {
-                    Some(InPodListener::open(netns).map_err(failed("open a listener in the pod"))?)
+                    Some(InPodListener::open(netns).map_err(EnforceError::at("open a listener in the pod"))?)
                 }
                 (Home::Node, _) => None,
             };
             // Before anything is redirected: from here on nothing older gets through either.
             kernel
                 .hold(&held.path, held.id, listener.is_none())
-                .map_err(failed(HOLD))?;
+                .map_err(EnforceError::at(HOLD))?;
             Ok(listener)
         });
-        let listener = opened.await.map_err(failed("open a listener in the pod"))??;
+        let listener = opened
+            .await
+            .map_err(EnforceError::at("open a listener in the pod"))??;
         let (netns, port) = listener
             .as_ref()
             .map_or(self.node, |listener| (listener.netns_cookie(), listener.port()));
@@ -204,7 +206,7 @@ impl Enforcer for InForce {
         let offer = Offer {
             handed,
             descriptors: descriptors
-                .map_err(failed("keep descriptors of a listener"))?
+                .map_err(EnforceError::at("keep descriptors of a listener"))?
                 .unwrap_or_default(),
         };
         let owner = Owner {
@@ -243,8 +245,8 @@ impl Enforcer for InForce {
         let (kernel, id) = (Arc::clone(&self.kernel), group.id);
         tokio::task::spawn_blocking(move || kernel.hold(&group.path, id, home.own().is_none()))
             .await
-            .map_err(failed(HOLD))?
-            .map_err(failed(HOLD))?;
+            .map_err(EnforceError::at(HOLD))?
+            .map_err(EnforceError::at(HOLD))?;
         self.class(id, class)
     }
 
@@ -252,7 +254,7 @@ impl Enforcer for InForce {
         let tending = Arc::clone(&self.tending);
         tokio::task::spawn_blocking(move || tending.tend(&pod, cut))
             .await
-            .map_err(failed("look after the pod"))?
+            .map_err(EnforceError::at("look after the pod"))?
     }
 
     fn exempt(&self, cgroup: CgroupId) -> Result<(), EnforceError> {
@@ -273,7 +275,7 @@ impl Enforcer for InForce {
         self.release(cgroup)?;
         self.kernel
             .remove_class(cgroup)
-            .map_err(failed("take a gone cgroup's class away"))
+            .map_err(EnforceError::at("take a gone cgroup's class away"))
     }
 }
 
@@ -281,15 +283,4 @@ impl Enforcer for InForce {
 fn first_number() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_nanos()).unwrap_or(1)
-}
-
-/// Says what was tried, beside why it failed.
-pub(super) fn failed<E>(what: &'static str) -> impl FnOnce(E) -> EnforceError
-where
-    E: std::error::Error + Send + Sync + 'static,
-{
-    move |source| EnforceError {
-        what,
-        source: Box::new(source),
-    }
 }

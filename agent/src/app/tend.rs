@@ -11,7 +11,6 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
-use super::enforcer::failed;
 use super::served::Served;
 use crate::kernel::cut::{Cut, CutError, cut};
 use crate::kernel::interface::{HostSide, host_side};
@@ -149,7 +148,7 @@ impl Tending {
                 Home::Own(netns) => self.cut_own(netns),
                 Home::Node => self.cut_shared(&subtree(&pod.group.path)),
             };
-            let cut = cut.map_err(failed("cut older connections"))?;
+            let cut = cut.map_err(EnforceError::at("cut older connections"))?;
             if cut != Cut::default() {
                 let facts = pod.pod.load();
                 tracing::info!(
@@ -167,7 +166,7 @@ impl Tending {
     pub(super) fn cover(&self, pod: &Enforcement) -> Result<bool, EnforceError> {
         match &pod.home {
             Home::Own(netns) => {
-                let side = host_side(netns).map_err(failed("find the pod's interfaces"))?;
+                let side = host_side(netns).map_err(EnforceError::at("find the pod's interfaces"))?;
                 Ok(self.cover_side(pod.group.id, &side))
             }
             // They come out of the node's own interfaces, where nobody can tell them apart.

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use aya::Ebpf;
 use nix::net::if_::if_indextoname;
 
-use super::attach::{self, Program};
+use super::program::{self, Program};
 use super::{Class, Kernel, KernelError, Node, flows, lock, pins, sys};
 use crate::kernel::CgroupId;
 
@@ -269,7 +269,7 @@ impl Kernel {
             source: error.into(),
         })?;
         let name = name.to_string_lossy();
-        let link = attach::attach_interface(ebpf, &name)?;
+        let link = program::attach_interface(ebpf, &name)?;
         self.folder
             .pin(link, &interface_pin(interface), Program::Interface)
     }

@@ -17,6 +17,7 @@ mod namespace;
 mod netlink;
 mod pins;
 pub mod preflight;
+mod program;
 mod sys;
 mod types;
 
@@ -31,7 +32,6 @@ use aya::Ebpf;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
 use picket_common::{ClassValue, DoorKey, NodeValue};
 
-pub use attach::Program;
 pub use error::KernelError;
 pub use events::KernelEvents;
 pub use fill::Fill;
@@ -39,6 +39,7 @@ pub use hold::{Fault, Ifindex, Repaired, Verified};
 pub use mounts::cgroup_mount;
 pub(crate) use namespace::within;
 pub use picket_common::{Counter, DoorAction, Hook, Refusal};
+pub use program::Program;
 pub use sys::netns_cookie;
 pub use types::{CgroupId, Class, Counters, Door, Flow, KernelConfig, KernelEvent, Node, Unknown};
 

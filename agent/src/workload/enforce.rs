@@ -22,6 +22,19 @@ pub struct EnforceError {
     pub source: Box<dyn std::error::Error + Send + Sync>,
 }
 
+impl EnforceError {
+    /// Says what was tried, beside why it failed.
+    pub fn at<E>(what: &'static str) -> impl FnOnce(E) -> Self
+    where
+        E: std::error::Error + Send + Sync + 'static,
+    {
+        move |source| Self {
+            what,
+            source: Box::new(source),
+        }
+    }
+}
+
 /// The network namespace that a pod's processes are in.
 #[derive(Debug, Clone)]
 pub enum Home {
