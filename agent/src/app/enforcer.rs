@@ -237,20 +237,20 @@ impl Enforcer for InForce {
         Ok(listening)
     }
 
-    async fn restore(&self, pod: Enforcement) -> Result<(), EnforceError> {
-        let Enforcement { group, home, .. } = pod;
-        let Some(class) = self.served.anew(group.id) else {
-            return Ok(());
-        };
-        let (kernel, id) = (Arc::clone(&self.kernel), group.id);
-        tokio::task::spawn_blocking(move || kernel.hold(&group.path, id, home.own().is_none()))
+    async fn tend(&self, pod: Enforcement, cut: bool) -> Result<Tended, EnforceError> {
+        // As enforcing does it: one that was to take over from this agent, and failed, may have changed either.
+        let (kernel, group, shares) = (
+            Arc::clone(&self.kernel),
+            pod.group.clone(),
+            pod.home.own().is_none(),
+        );
+        tokio::task::spawn_blocking(move || kernel.hold(&group.path, group.id, shares))
             .await
             .map_err(EnforceError::at(HOLD))?
             .map_err(EnforceError::at(HOLD))?;
-        self.class(id, class)
-    }
-
-    async fn tend(&self, pod: Enforcement, cut: bool) -> Result<Tended, EnforceError> {
+        if let Some(class) = self.served.class(pod.group.id) {
+            self.class(pod.group.id, class)?;
+        }
         let tending = Arc::clone(&self.tending);
         tokio::task::spawn_blocking(move || tending.tend(&pod, cut))
             .await

@@ -174,20 +174,17 @@ impl Tending {
         }
     }
 
-    /// Covers the interfaces that are not covered yet.
+    /// Covers each of the interfaces.
     fn cover_side(&self, cgroup: CgroupId, side: &HostSide) -> bool {
         let mut all = side.covers();
         if !all && self.served.tell(cgroup) {
             tracing::warn!(%cgroup, others = ?side.others, "a pod's packets come out where nothing drops those that pass no socket's hook");
         }
-        for interface in self.served.uncovered(cgroup, &side.interfaces) {
-            match self.kernel.cover(Ifindex(interface), cgroup) {
-                Ok(()) => self.served.covered(cgroup, interface),
-                Err(error) => {
-                    all = false;
-                    if self.served.tell(cgroup) {
-                        tracing::warn!(%cgroup, interface, %error, "a pod's packets that pass no socket's hook are not dropped");
-                    }
+        for interface in side.interfaces.iter().copied() {
+            if let Err(error) = self.kernel.cover(Ifindex(interface), cgroup) {
+                all = false;
+                if self.served.tell(cgroup) {
+                    tracing::warn!(%cgroup, interface, %error, "a pod's packets that pass no socket's hook are not dropped");
                 }
             }
         }

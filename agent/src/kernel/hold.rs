@@ -30,7 +30,7 @@ pub(super) struct Held {
 }
 
 /// An enforced pod's cgroup.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Pod {
     path: PathBuf,
     program: Program,
@@ -79,7 +79,7 @@ impl fmt::Display for Fault {
 
 impl Kernel {
     /// Has every packet dropped that a socket of this cgroup, or of one below it, sends to a door. `shares_node` is true for
-    /// pods in the node's own network namespace, where loopback doors count.
+    /// pods in the node's own network namespace, where loopback doors count. That it stays so is for [`Self::verify`] to see.
     ///
     /// # Errors
     /// When the cgroup is gone, or the kernel refuses.
@@ -93,6 +93,9 @@ impl Kernel {
             path: path.to_owned(),
             program,
         };
+        if lock(&self.held).pods.get(&cgroup) == Some(&pod) {
+            return Ok(());
+        }
         self.repair(program, &pod_pin(cgroup), |ebpf| {
             self.attach_pod(ebpf, cgroup, &pod)
         })?;
@@ -100,11 +103,15 @@ impl Kernel {
         Ok(())
     }
 
-    /// Has every packet dropped that comes to the node by this interface, a pod's, and is for a door.
+    /// Has every packet dropped that comes to the node by this interface, a pod's, and is for a door. That it stays so is for
+    /// [`Self::verify`] to see.
     ///
     /// # Errors
     /// When there is no such interface, or the kernel knows no TCX.
     pub fn cover(&self, interface: Ifindex, cgroup: CgroupId) -> Result<(), KernelError> {
+        if lock(&self.held).interfaces.get(&interface) == Some(&cgroup) {
+            return Ok(());
+        }
         lock(&self.interfaces).insert(interface.0, cgroup.0, 0)?;
         self.repair(Program::Interface, &interface_pin(interface), |ebpf| {
             self.attach_interface(ebpf, interface)

@@ -86,15 +86,9 @@ pub trait Enforcer: Send + Sync + 'static {
     /// [`EnforceError`]; the cgroup's class must then be what it was, or closed.
     fn enforce(&self, pod: Enforcement) -> impl Future<Output = Result<Self::Handle, EnforceError>> + Send;
 
-    /// Puts in force again what [`Self::enforce`] did for the pod, whatever another agent made of it meanwhile. Its listener was
-    /// served throughout and stays what it is.
-    ///
-    /// # Errors
-    /// [`EnforceError`]; it is to be called again.
-    fn restore(&self, pod: Enforcement) -> impl Future<Output = Result<(), EnforceError>> + Send;
-
-    /// Looks after an enforced pod: finds and covers the interfaces that its packets come out of and, if `cut`, ends its
-    /// connections to doors that are older than its enforcement.
+    /// Looks after an enforced pod: puts in force again what another agent may have changed, covers the interfaces that its
+    /// packets come out of and, if `cut`, ends its connections to doors that are older than its enforcement. Its listener
+    /// stays what it is.
     ///
     /// # Errors
     /// [`EnforceError`]; the pod stays enforced and is looked after again.

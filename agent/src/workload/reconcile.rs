@@ -7,8 +7,8 @@
 //! that the selection names is enforced as soon as its network namespace is there, or at once where it shares the node's;
 //! every other pod of the API server is exempt; a pod that the API server does not know is closed.
 //!
-//! An enforced pod is looked after: what it had open before is cut, and the interfaces that its packets come out of are
-//! covered, once it is enforced, once more soon after, and the interfaces now and then.
+//! An enforced pod is looked after once it is enforced, once more soon after, and now and then: what it had open before is
+//! cut in the first two, the interfaces that its packets come out of are covered, and its class is told again.
 //!
 //! Each pod is brought there by itself: one that fails is tried again later and holds nobody up.
 
@@ -151,8 +151,6 @@ struct Slot<H> {
     gone: bool,
     /// Something about the cgroup changed since the namespace was looked at.
     stale: bool,
-    /// Another agent may have changed what the kernel holds for an enforced pod.
-    shaken: bool,
     /// Attempts in a row without success, and when the next is due.
     tries: u32,
     due: Option<Instant>,
@@ -323,7 +321,7 @@ impl<E: Enforcer> Reconciler<E> {
     }
 
     /// Lets attempts end, then does nothing until it is called back. What is in force is then another's: all is brought
-    /// there again. The listeners of enforced pods were served all the while and stay.
+    /// there again. The listeners of enforced pods were served all the while and stay: those pods are looked after.
     async fn rest(&mut self) {
         while let Some(ended) = self.attempts.join_next().await {
             self.take_attempt(ended);
@@ -334,7 +332,6 @@ impl<E: Enforcer> Reconciler<E> {
         for slot in self.slots.values_mut() {
             if let Applied::Enforced { check, .. } = &mut slot.applied {
                 *check = Instant::now();
-                slot.shaken = true;
             } else {
                 slot.applied = Applied::Unknown;
             }
@@ -362,7 +359,6 @@ impl<E: Enforcer> Reconciler<E> {
                 busy: false,
                 gone: false,
                 stale: false,
-                shaken: false,
                 tries: 0,
                 due: None,
                 aim: Aim::Same,
@@ -479,10 +475,7 @@ impl<E: Enforcer> Reconciler<E> {
         };
         slot.busy = false;
         match outcome {
-            Outcome::Same(Ok(tended)) => {
-                slot.shaken = false;
-                slot.looked(now, self.pace, Some(tended));
-            }
+            Outcome::Same(Ok(tended)) => slot.looked(now, self.pace, Some(tended)),
             Outcome::Same(Err(error)) => {
                 tracing::warn!(cgroup = %id, pod = %slot.found.uid.0, error, "cannot look after an enforced pod, trying again");
                 self.failures += 1;
@@ -490,7 +483,6 @@ impl<E: Enforcer> Reconciler<E> {
             }
             Outcome::Served { handle, own, pod } => {
                 slot.tries = 0;
-                slot.shaken = false;
                 if let Some(since) = slot.since.take() {
                     (self.judged)(since.elapsed());
                 }
@@ -695,7 +687,7 @@ fn attempt<E: Enforcer>(
         Applied::Enforced { own, pod, looks, .. } => Some((*own, pod.clone(), *looks)),
         _ => None,
     };
-    let (group, shaken) = (slot.found.group.clone(), slot.shaken);
+    let group = slot.found.group.clone();
     let facts = Arc::new(ArcSwap::from_pointee(slot.facts(&pod)));
     async move {
         let home = if pod.pod.host_network {
@@ -713,13 +705,7 @@ fn attempt<E: Enforcer>(
         if let Some((_, pod, looks)) = served.filter(|(served, ..)| *served == own) {
             let enforcement = Enforcement { group, home, pod };
             let cut = looks < CUTS;
-            let look = async move {
-                if shaken {
-                    enforcer.restore(enforcement.clone()).await?;
-                }
-                enforcer.tend(enforcement, cut).await
-            };
-            return Outcome::Same(guarded(look).await);
+            return Outcome::Same(guarded(async move { enforcer.tend(enforcement, cut).await }).await);
         }
         let enforcement = Enforcement {
             group,
