@@ -282,28 +282,48 @@ fn a_new_process_takes_over_and_refuses_nobody(world: &mut World) -> Result<()> 
     verify_audit(world)
 }
 
-/// The newer process dies before it has settled: the older one goes on, and new pods' classes with it.
+/// The newer process dies before it has settled: the older one goes on with the listeners that it had, and what the other
+/// put in the place of links and classes is put back, as nobody's attack.
 fn a_take_over_that_fails_changes_nothing(world: &mut World) -> Result<()> {
     // An agent that took over does not hand over soon after.
     world.agent.stop()?;
     world.agent.restart()?;
-    let start = log_length(world);
-    let load = Load::exempt(world)?;
+    let (start, picket) = (log_length(world), world.picket_log());
+    let listening = listeners(world)?;
+    let loads = [Load::enforced(world)?, Load::hosted(world)?, Load::exempt(world)?];
     let before = world.agent.succeed()?;
-    until("it is offered", LIMIT, || {
+    until("it has begun", LIMIT, || {
         Ok(log_since(world, start)?.contains("handed over, waiting"))
+    })?;
+    until("the newer agent's programs are there", LIMIT, || {
+        Ok(log_since(world, start)?.contains("version="))
     })?;
     let pid = before.id();
     world.agent.fall_back(before)?;
     until("the older agent goes on", LIMIT, || {
-        Ok(log_since(world, start)?.contains("nothing was handed over, this agent goes on"))
+        Ok(log_since(world, start)?.contains("put back what the agent left"))
     })?;
-    let works = until("the pod is served", LIMIT, || Ok(asks(world)?.code == 0));
-    let (_, failed) = load.stop()?;
-    works?;
+    until("the pod is served", LIMIT, || Ok(asks(world)?.code == 0))?;
     let ready = world.agent.admin("/readyz")?;
     ensure!(ready.0 == 200 && world.agent.pid() == Some(pid), "{ready:?}");
+    let [enforced, hosted, exempt] = loads.map(Load::stop);
+    for (pod, load) in [("enforced", enforced), ("hosted", hosted)] {
+        let (answered, failed) = load?;
+        // What the newer agent had accepted ended with it; no connect was refused.
+        let refused = failed.to_string();
+        ensure!(
+            answered > 20 && !refused.contains("refused") && !refused.contains("PermissionError"),
+            "in the {pod} pod {answered} requests were answered, and others failed: {failed}"
+        );
+    }
+    let (_, failed) = exempt?;
     ensure!(nothing(&failed), "a pod that is left alone saw {failed}");
+    let now = listeners(world)?;
+    ensure!(now == listening, "listeners before:\n{listening}now:\n{now}");
+    let said = log_since(world, start)?;
+    ensure!(!said.contains("not dropped"), "{said}");
+    let alarms = picket.all(|record| record["decision"]["reason"] == "link_replaced")?;
+    ensure!(alarms.is_empty(), "alarms: {alarms:?}");
     verify_audit(world)
 }
 
@@ -452,19 +472,24 @@ fn a_link_that_is_taken_away_comes_back(world: &mut World) -> Result<()> {
     Ok(())
 }
 
-fn uninstalled_no_link_is_left(world: &mut World) -> Result<()> {
-    let with = links()?;
-    world.agent.stop()?;
-    world.agent.uninstall()?;
-    let (left, without) = (world.agent.pins()?, links()?);
+/// What listens in the pod that is enforced.
+fn listeners(world: &World) -> Result<String> {
     let pod = RealPod::find(&world.cluster, "agents", "worker")?;
     let mut command = Command::new("nsenter");
     command.arg(format!(
         "--net={}",
         picket_tests::pod::TestPod::netns(&pod).display()
     ));
-    command.args(["ss", "-Hltn"]);
-    let listening = Done::from(command.output()?).good();
+    command.args(["ss", "-Hltne"]);
+    Done::from(command.output()?).good()
+}
+
+fn uninstalled_no_link_is_left(world: &mut World) -> Result<()> {
+    let with = links()?;
+    world.agent.stop()?;
+    world.agent.uninstall()?;
+    let (left, without) = (world.agent.pins()?, links()?);
+    let listening = listeners(world);
     world.agent.restart()?;
     let again = links()?;
     let second = (|| {

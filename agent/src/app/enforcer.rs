@@ -14,12 +14,15 @@ use tokio_util::task::TaskTracker;
 use super::handover::{Handed, Offer, SetAside};
 use super::served::{self, Served};
 use super::tend::Tending;
-use crate::kernel::{Class, Kernel};
+use crate::kernel::{CgroupId, Class, Kernel};
 use crate::listener::{
     Arrival, CONNECTIONS_PER_POD, InPodListener, ListenerError, NodeServing, Owner, Serving,
 };
 use crate::runtime::metrics::Metrics;
-use crate::workload::{CgroupId, EnforceError, Enforcement, Enforcer, Home, Netns, Tended};
+use crate::workload::{EnforceError, Enforcement, Enforcer, Home, Netns, Tended};
+
+/// What an attempt to attach to a pod's cgroup is for.
+const HOLD: &str = "have the pod's packets to doors dropped";
 
 /// The enforcer over the real kernel.
 pub(super) struct InForce {
@@ -113,13 +116,13 @@ impl InForce {
     fn class(&self, cgroup: CgroupId, class: Class) -> Result<(), EnforceError> {
         self.kernel
             .set_class(cgroup, class)
-            .map_err(failed("set the class of a pod's cgroup"))
+            .map_err(EnforceError::at("set the class of a pod's cgroup"))
     }
 
     fn release(&self, cgroup: CgroupId) -> Result<(), EnforceError> {
         self.kernel
             .release(cgroup)
-            .map_err(failed("take a pod's programs away"))
+            .map_err(EnforceError::at("take a pod's programs away"))
     }
 
     /// Serves what arrives at a pod's own listener until the guard is dropped.
@@ -162,7 +165,7 @@ impl Enforcer for InForce {
     type Handle = Listening;
 
     async fn enforce(&self, wanted: Enforcement) -> Result<Listening, EnforceError> {
-        let Enforcement { group, home, pod } = wanted;
+        let Enforcement { group, home, pod } = wanted.clone();
         let (kernel, at, held) = (Arc::clone(&self.kernel), home.clone(), group.clone());
         let (taken, number) = self.set_aside.claim(group.id, home.own());
         // Entering a namespace blocks, so it happens on a thread that may.
@@ -170,36 +173,40 @@ impl Enforcer for InForce {
             let listener = match (&at, taken) {
                 (Home::Own(_), Some(taken)) => Some(taken),
                 (Home::Own(netns), None) => {
-                    Some(InPodListener::open(netns).map_err(failed("open a listener in the pod"))?)
+                    Some(InPodListener::open(netns).map_err(EnforceError::at("open a listener in the pod"))?)
                 }
                 (Home::Node, _) => None,
             };
             // Before anything is redirected: from here on nothing older gets through either.
             kernel
                 .hold(&held.path, held.id, listener.is_none())
-                .map_err(failed("have the pod's packets to doors dropped"))?;
+                .map_err(EnforceError::at(HOLD))?;
             Ok(listener)
         });
-        let listener = opened.await.map_err(failed("open a listener in the pod"))??;
+        let listener = opened
+            .await
+            .map_err(EnforceError::at("open a listener in the pod"))??;
         let (netns, port) = listener
             .as_ref()
             .map_or(self.node, |listener| (listener.netns_cookie(), listener.port()));
         let number = number.unwrap_or_else(|| self.next.fetch_add(1, Ordering::Relaxed));
         let descriptors = listener.as_ref().map(InPodListener::descriptors).transpose();
         let id = home.own();
+        let handed = Handed {
+            cgroup: group.id.0,
+            pod: pod.load().uid.0.clone(),
+            number,
+            port,
+            cookie: netns,
+            device: id.map_or(0, |id| id.device),
+            inode: id.map_or(0, |id| id.inode),
+            descriptors: 0,
+        };
+        let class = handed.class();
         let offer = Offer {
-            handed: Handed {
-                cgroup: group.id.0,
-                pod: pod.load().uid.0.clone(),
-                number,
-                port,
-                cookie: netns,
-                device: id.map_or(0, |id| id.device),
-                inode: id.map_or(0, |id| id.inode),
-                descriptors: 0,
-            },
+            handed,
             descriptors: descriptors
-                .map_err(failed("keep descriptors of a listener"))?
+                .map_err(EnforceError::at("keep descriptors of a listener"))?
                 .unwrap_or_default(),
         };
         let owner = Owner {
@@ -221,11 +228,9 @@ impl Enforcer for InForce {
             served: self.served.clone(),
             _serving: serving,
         };
-        let class = Class::Enforced {
-            pod: number,
-            port,
-            netns,
-        };
+        // Before the class too. Where it fails the look that follows tells.
+        let (tending, covers) = (Arc::clone(&self.tending), wanted.clone());
+        let _told_later = tokio::task::spawn_blocking(move || tending.cover(&covers)).await;
         self.class(group.id, class)?;
         let pod = pod.load();
         tracing::info!(namespace = pod.namespace, pod = pod.name, port, "enforced");
@@ -233,10 +238,23 @@ impl Enforcer for InForce {
     }
 
     async fn tend(&self, pod: Enforcement, cut: bool) -> Result<Tended, EnforceError> {
+        // As enforcing does it: one that was to take over from this agent, and failed, may have changed either.
+        let (kernel, group, shares) = (
+            Arc::clone(&self.kernel),
+            pod.group.clone(),
+            pod.home.own().is_none(),
+        );
+        tokio::task::spawn_blocking(move || kernel.hold(&group.path, group.id, shares))
+            .await
+            .map_err(EnforceError::at(HOLD))?
+            .map_err(EnforceError::at(HOLD))?;
+        if let Some(class) = self.served.class(pod.group.id) {
+            self.class(pod.group.id, class)?;
+        }
         let tending = Arc::clone(&self.tending);
         tokio::task::spawn_blocking(move || tending.tend(&pod, cut))
             .await
-            .map_err(failed("look after the pod"))?
+            .map_err(EnforceError::at("look after the pod"))?
     }
 
     fn exempt(&self, cgroup: CgroupId) -> Result<(), EnforceError> {
@@ -257,7 +275,7 @@ impl Enforcer for InForce {
         self.release(cgroup)?;
         self.kernel
             .remove_class(cgroup)
-            .map_err(failed("take a gone cgroup's class away"))
+            .map_err(EnforceError::at("take a gone cgroup's class away"))
     }
 }
 
@@ -265,15 +283,4 @@ impl Enforcer for InForce {
 fn first_number() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_nanos()).unwrap_or(1)
-}
-
-/// Says what was tried, beside why it failed.
-pub(super) fn failed<E>(what: &'static str) -> impl FnOnce(E) -> EnforceError
-where
-    E: std::error::Error + Send + Sync + 'static,
-{
-    move |source| EnforceError {
-        what,
-        source: Box::new(source),
-    }
 }

@@ -63,7 +63,7 @@ pub(super) async fn beat(kernel: Arc<Kernel>) {
 }
 
 /// Looks at every link again and again, and has put back what was taken away. While another agent takes over, the links are
-/// its own.
+/// its own; where it fails, what it left is put back at once, and is nobody's attack.
 pub(super) async fn watch(
     kernel: Arc<Kernel>,
     mut hands: Hands,
@@ -74,13 +74,28 @@ pub(super) async fn watch(
     let mut tick = tokio::time::interval_at(Instant::now() + LOOK_EVERY, LOOK_EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        tick.tick().await;
-        let looked = {
-            let Some(_turn) = hands.turn().await else {
+        let turned = tokio::select! {
+            biased;
+            turned = hands.turned() => {
+                if !turned {
+                    return;
+                }
+                true
+            }
+            _ = tick.tick() => false,
+        };
+        let (looked, back) = {
+            let Some(turn) = hands.turn().await else {
                 return;
             };
-            let kernel = Arc::clone(&kernel);
-            tokio::task::spawn_blocking(move || kernel.verify()).await
+            let (kernel, back) = (Arc::clone(&kernel), turned || turn.back);
+            let look = move || {
+                if back && let Err(error) = kernel.retire_others() {
+                    tracing::error!(%error, "kernel programs of another version stay attached");
+                }
+                kernel.verify()
+            };
+            (tokio::task::spawn_blocking(look).await, back)
         };
         let Verified { repaired, failure } = match looked {
             Ok(verified) => verified,
@@ -96,6 +111,13 @@ pub(super) async fn watch(
                 tracing::error!(%error, "a kernel program is not attached and cannot be put back, trying on");
             }
             Some(_) => {}
+        }
+        if back {
+            tracing::info!(
+                links = repaired.len(),
+                "put back what the agent left that was to take over"
+            );
+            continue;
         }
         for one in repaired {
             metrics.reattached(one.program);

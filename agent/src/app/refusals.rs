@@ -15,11 +15,11 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::fold::Fold;
 use crate::audit::{AuditLog, Caller, Connection, KernelFacts, Outcome, PodRef, ProcessRef};
-use crate::kernel::{Kernel, KernelEvent, KernelEvents};
+use crate::kernel::{CgroupId, Kernel, KernelEvent, KernelEvents};
 use crate::listener::{NoFlow, NoFlowCause, Seen};
 use crate::runtime::metrics::Metrics;
 use crate::workload::strays::Stray;
-use crate::workload::{CgroupId, Doors, Names, Pod, container_of};
+use crate::workload::{Doors, Names, Pod, container_of};
 
 /// Records between those who see refusals and the one who writes them; each is below 1 KB.
 pub(super) const WAITING: usize = 1024;

@@ -3,14 +3,15 @@
 //! In: each pod as it is enforced, and its end. Out: whose a connection at the node's listener is, which namespaces and
 //! cgroups to look into, and what is covered already.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::handover::Offer;
+use crate::kernel::{CgroupId, Class};
 use crate::listener::Owner;
 use crate::workload::strays::Place;
-use crate::workload::{CgroupId, Home, pod_of};
+use crate::workload::{Home, pod_of};
 
 /// A pod that is enforced.
 pub(super) struct Pod {
@@ -27,9 +28,7 @@ pub(super) struct Pod {
 /// What is kept beside it.
 struct Entry {
     pod: Pod,
-    /// The node's interfaces that are covered for it.
-    covered: HashSet<u32>,
-    /// Whether it was said that one cannot be.
+    /// Whether it was said that an interface of its cannot be covered.
     told: bool,
 }
 
@@ -42,12 +41,7 @@ pub(super) struct Served {
 impl Served {
     /// The pod is enforced from now on; an earlier entry of its cgroup's goes.
     pub(super) fn insert(&self, cgroup: CgroupId, pod: Pod) {
-        let entry = Entry {
-            pod,
-            covered: HashSet::new(),
-            told: false,
-        };
-        self.lock().insert(cgroup, entry);
+        self.lock().insert(cgroup, Entry { pod, told: false });
     }
 
     /// The pod with this number is not enforced any more. A later one of the same cgroup stays.
@@ -92,23 +86,9 @@ impl Served {
             .collect()
     }
 
-    /// Which of these interfaces are not covered yet for the pod.
-    pub(super) fn uncovered(&self, cgroup: CgroupId, interfaces: &[u32]) -> Vec<u32> {
-        let pods = self.lock();
-        let Some(entry) = pods.get(&cgroup) else {
-            return Vec::new();
-        };
-        let open = interfaces
-            .iter()
-            .filter(|interface| !entry.covered.contains(interface));
-        open.copied().collect()
-    }
-
-    /// Notes that an interface is covered for the pod.
-    pub(super) fn covered(&self, cgroup: CgroupId, interface: u32) {
-        if let Some(entry) = self.lock().get_mut(&cgroup) {
-            entry.covered.insert(interface);
-        }
+    /// The pod's class.
+    pub(super) fn class(&self, cgroup: CgroupId) -> Option<Class> {
+        Some(self.lock().get(&cgroup)?.pod.offer.handed.class())
     }
 
     /// Whether it has to be said that the pod cannot be covered: once is enough.
@@ -188,15 +168,11 @@ mod tests {
     }
 
     #[test]
-    fn an_interface_is_covered_once_for_each_enforcement_and_a_failure_told_once() {
+    fn that_a_pod_cannot_be_covered_is_told_once_for_each_enforcement() {
         let served = Served::default();
         served.insert(POD, pod(1));
-        assert_eq!(served.uncovered(POD, &[3, 4]), [3, 4]);
-        served.covered(POD, 3);
-        assert_eq!(served.uncovered(POD, &[3, 4]), [4]);
         assert_eq!((served.tell(POD), served.tell(POD)), (true, false));
         served.insert(POD, pod(2));
-        assert_eq!(served.uncovered(POD, &[3, 4]), [3, 4]);
         assert!(served.tell(POD));
     }
 }

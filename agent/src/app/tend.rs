@@ -11,14 +11,13 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
-use super::enforcer::failed;
 use super::served::Served;
 use crate::kernel::cut::{Cut, CutError, cut};
 use crate::kernel::interface::{HostSide, host_side};
-use crate::kernel::{Ifindex, Kernel, KernelError};
+use crate::kernel::{CgroupId, Ifindex, Kernel, KernelError};
 use crate::runtime::metrics::Metrics;
 use crate::workload::cgroup::subtree;
-use crate::workload::{CgroupId, EnforceError, Enforcement, Home, Netns, Tended};
+use crate::workload::{EnforceError, Enforcement, Home, Netns, Tended};
 
 /// When connections are cut for the second time after doors were added, as after a pod is enforced.
 const CUT_AGAIN: Duration = Duration::from_secs(3);
@@ -143,20 +142,13 @@ impl Tending {
     /// Looks after one pod.
     pub(super) fn tend(&self, pod: &Enforcement, first: bool) -> Result<Tended, EnforceError> {
         // First, and whether or not connections can be cut: a pod's packets are dropped here where all else fails.
-        let covered = match &pod.home {
-            Home::Own(netns) => {
-                let side = host_side(netns).map_err(failed("find the pod's interfaces"))?;
-                self.cover(pod.group.id, &side)
-            }
-            // Its packets come out of the node's own interfaces, where nobody can tell them apart.
-            Home::Node => false,
-        };
+        let covered = self.cover(pod)?;
         if first {
             let cut = match &pod.home {
                 Home::Own(netns) => self.cut_own(netns),
                 Home::Node => self.cut_shared(&subtree(&pod.group.path)),
             };
-            let cut = cut.map_err(failed("cut older connections"))?;
+            let cut = cut.map_err(EnforceError::at("cut older connections"))?;
             if cut != Cut::default() {
                 let facts = pod.pod.load();
                 tracing::info!(
@@ -170,20 +162,29 @@ impl Tending {
         Ok(Tended { covered })
     }
 
-    /// Covers the interfaces that are not covered yet; says whether all of the pod is.
-    fn cover(&self, cgroup: CgroupId, side: &HostSide) -> bool {
+    /// Covers the interfaces that the pod's packets come out of; says whether all of the pod is covered.
+    pub(super) fn cover(&self, pod: &Enforcement) -> Result<bool, EnforceError> {
+        match &pod.home {
+            Home::Own(netns) => {
+                let side = host_side(netns).map_err(EnforceError::at("find the pod's interfaces"))?;
+                Ok(self.cover_side(pod.group.id, &side))
+            }
+            // They come out of the node's own interfaces, where nobody can tell them apart.
+            Home::Node => Ok(false),
+        }
+    }
+
+    /// Covers each of the interfaces.
+    fn cover_side(&self, cgroup: CgroupId, side: &HostSide) -> bool {
         let mut all = side.covers();
         if !all && self.served.tell(cgroup) {
             tracing::warn!(%cgroup, others = ?side.others, "a pod's packets come out where nothing drops those that pass no socket's hook");
         }
-        for interface in self.served.uncovered(cgroup, &side.interfaces) {
-            match self.kernel.cover(Ifindex(interface), cgroup) {
-                Ok(()) => self.served.covered(cgroup, interface),
-                Err(error) => {
-                    all = false;
-                    if self.served.tell(cgroup) {
-                        tracing::warn!(%cgroup, interface, %error, "a pod's packets that pass no socket's hook are not dropped");
-                    }
+        for interface in side.interfaces.iter().copied() {
+            if let Err(error) = self.kernel.cover(Ifindex(interface), cgroup) {
+                all = false;
+                if self.served.tell(cgroup) {
+                    tracing::warn!(%cgroup, interface, %error, "a pod's packets that pass no socket's hook are not dropped");
                 }
             }
         }

@@ -166,7 +166,7 @@ pub(super) async fn settled(
             "no pod here is one that the API server has on this node: is nodeName as `kubectl get nodes` shows it?"
         );
     }
-    if let Err(error) = kernel.retire_older() {
+    if let Err(error) = kernel.retire_others() {
         tracing::error!(%error, "kernel programs of an earlier version stay attached");
     }
     ready.ready();

@@ -19,7 +19,7 @@ use picket_common::Address;
 
 use super::namespace::within;
 use super::netlink::{Netlink, array, attributes, u64_at};
-use crate::workload::CgroupId;
+use crate::kernel::CgroupId;
 
 /// `SOCK_DIAG_BY_FAMILY` and `SOCK_DESTROY` (include/uapi/linux/sock_diag.h).
 const BY_FAMILY: u16 = 20;

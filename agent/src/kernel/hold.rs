@@ -3,32 +3,34 @@
 //! In come the cgroups and interfaces of enforced pods; out go pinned links that drop packets to doors, and a list of what
 //! had to be put back.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use aya::Ebpf;
 use nix::net::if_::if_indextoname;
 
-use super::attach::{self, Program};
-use super::{Kernel, KernelError, flows, lock, pins, sys};
-use crate::workload::CgroupId;
+use super::program::{self, Program};
+use super::{Class, Kernel, KernelError, Node, flows, lock, pins, sys};
+use crate::kernel::CgroupId;
 
 /// An interface's number in the node's network namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Ifindex(pub u32);
 
-/// What is attached to pods.
+/// What is attached to pods, and what the kernel was told of the node.
 #[derive(Debug, Default)]
 pub(super) struct Held {
+    pub(super) node: Option<Node>,
     pods: HashMap<CgroupId, Pod>,
     interfaces: HashMap<Ifindex, CgroupId>,
 }
 
 /// An enforced pod's cgroup.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Pod {
     path: PathBuf,
     program: Program,
@@ -77,7 +79,7 @@ impl fmt::Display for Fault {
 
 impl Kernel {
     /// Has every packet dropped that a socket of this cgroup, or of one below it, sends to a door. `shares_node` is true for
-    /// pods in the node's own network namespace, where loopback doors count.
+    /// pods in the node's own network namespace, where loopback doors count. That it stays so is for [`Self::verify`] to see.
     ///
     /// # Errors
     /// When the cgroup is gone, or the kernel refuses.
@@ -91,18 +93,29 @@ impl Kernel {
             path: path.to_owned(),
             program,
         };
-        self.attach_pod(cgroup, &pod)?;
+        if lock(&self.held).pods.get(&cgroup) == Some(&pod) {
+            return Ok(());
+        }
+        self.repair(program, &pod_pin(cgroup), |ebpf| {
+            self.attach_pod(ebpf, cgroup, &pod)
+        })?;
         lock(&self.held).pods.insert(cgroup, pod);
         Ok(())
     }
 
-    /// Has every packet dropped that comes to the node by this interface, a pod's, and is for a door.
+    /// Has every packet dropped that comes to the node by this interface, a pod's, and is for a door. That it stays so is for
+    /// [`Self::verify`] to see.
     ///
     /// # Errors
     /// When there is no such interface, or the kernel knows no TCX.
     pub fn cover(&self, interface: Ifindex, cgroup: CgroupId) -> Result<(), KernelError> {
+        if lock(&self.held).interfaces.get(&interface) == Some(&cgroup) {
+            return Ok(());
+        }
         lock(&self.interfaces).insert(interface.0, cgroup.0, 0)?;
-        self.attach_interface(interface)?;
+        self.repair(Program::Interface, &interface_pin(interface), |ebpf| {
+            self.attach_interface(ebpf, interface)
+        })?;
         lock(&self.held).interfaces.insert(interface, cgroup);
         Ok(())
     }
@@ -129,11 +142,13 @@ impl Kernel {
         pins::remove_pin(&self.folder.link(&pod_pin(cgroup)))
     }
 
-    /// Looks at every link, and puts back what is not as it was left. Links of pods and interfaces that are gone are left
-    /// to [`Self::release`]. What cannot be looked at or put back keeps nobody else from being.
+    /// Looks at every link, and puts back what is not as it was left; what the kernel was told of the node is told again.
+    /// Links of pods and interfaces that are gone are left to [`Self::release`]; a pod that is not enforced any more, nor
+    /// about to be, is released here: an attempt that took too long may have attached to it after it was given up. What
+    /// cannot be looked at or put back keeps nobody else from being.
     pub fn verify(&self) -> Verified {
         let mut repaired = Vec::new();
-        let mut failure = None;
+        let mut failure = self.tell_node().and_then(|()| self.release_others()).err();
         let mut note =
             |program: Program, link: String, outcome: Result<Option<Fault>, KernelError>| match outcome {
                 Ok(None) => {}
@@ -145,8 +160,8 @@ impl Kernel {
                 Err(error) => failure = Some(error),
             };
         for program in Program::ROOT {
-            let outcome = self.repair(program, program.name(), || {
-                let link = program.attach(&mut lock(&self.programs), &self.cgroup)?;
+            let outcome = self.repair(program, program.name(), |ebpf| {
+                let link = program.attach(ebpf, &self.cgroup)?;
                 self.folder.pin(link, program.name(), program)
             });
             note(program, program.name().to_owned(), outcome);
@@ -158,7 +173,7 @@ impl Kernel {
         };
         for (cgroup, pod) in pods.iter().filter(|(cgroup, pod)| is_there(**cgroup, pod)) {
             let name = pod_pin(*cgroup);
-            let outcome = self.repair(pod.program, &name, || self.attach_pod(*cgroup, pod));
+            let outcome = self.repair(pod.program, &name, |ebpf| self.attach_pod(ebpf, *cgroup, pod));
             // It may have been released, or its cgroup removed, while it was looked at.
             if lock(&self.held).pods.contains_key(cgroup) && is_there(*cgroup, pod) {
                 note(pod.program, name, outcome);
@@ -172,7 +187,9 @@ impl Kernel {
                 continue;
             }
             let name = interface_pin(interface);
-            let outcome = self.repair(Program::Interface, &name, || self.attach_interface(interface));
+            let outcome = self.repair(Program::Interface, &name, |ebpf| {
+                self.attach_interface(ebpf, interface)
+            });
             if !lock(&self.held).interfaces.contains_key(&interface) {
                 let removed = pins::remove_pin(&self.folder.link(&name));
                 note(Program::Interface, name, removed.map(|()| None));
@@ -183,15 +200,44 @@ impl Kernel {
         Verified { repaired, failure }
     }
 
-    /// Looks at one link and has it put back where something is wrong.
+    /// Tells the kernel of the node again.
+    fn tell_node(&self) -> Result<(), KernelError> {
+        let told = lock(&self.held).node;
+        told.map_or(Ok(()), |node| self.set_node(node))
+    }
+
+    /// Releases what is held and neither enforced nor closed.
+    fn release_others(&self) -> Result<(), KernelError> {
+        let held: BTreeSet<CgroupId> = {
+            let held = lock(&self.held);
+            held.pods
+                .keys()
+                .chain(held.interfaces.values())
+                .copied()
+                .collect()
+        };
+        let needs_none = |cgroup: &CgroupId| {
+            !matches!(
+                self.class(*cgroup),
+                Ok(Some(Class::Pending | Class::Enforced { .. })) | Err(_)
+            )
+        };
+        held.into_iter()
+            .filter(needs_none)
+            .try_for_each(|cgroup| self.release(cgroup))
+    }
+
+    /// Looks at one link and has it put back where something is wrong. The programs are locked throughout: one may be attached
+    /// to an interface once only.
     fn repair(
         &self,
         program: Program,
         name: &str,
-        put_back: impl FnOnce() -> Result<(), KernelError>,
+        put_back: impl FnOnce(&mut Ebpf) -> Result<(), KernelError>,
     ) -> Result<Option<Fault>, KernelError> {
         let pin = self.folder.link(name);
-        let ours = program.info(&mut lock(&self.programs))?.id();
+        let mut ebpf = lock(&self.programs);
+        let ours = program.info(&mut ebpf)?.id();
         let fault = match sys::link_facts(&pin) {
             Ok(facts) if facts.target == 0 => Fault::Detached,
             Ok(facts) if facts.program != ours => Fault::Replaced,
@@ -205,11 +251,11 @@ impl Kernel {
                 });
             }
         };
-        put_back()?;
+        put_back(&mut ebpf)?;
         Ok(Some(fault))
     }
 
-    fn attach_pod(&self, cgroup: CgroupId, pod: &Pod) -> Result<(), KernelError> {
+    fn attach_pod(&self, ebpf: &mut Ebpf, cgroup: CgroupId, pod: &Pod) -> Result<(), KernelError> {
         let io = |source| KernelError::Io {
             action: "open the cgroup",
             path: pod.path.clone(),
@@ -220,17 +266,17 @@ impl Kernel {
         if folder.metadata().map_err(io)?.ino() != cgroup.0 {
             return Err(io(io::ErrorKind::NotFound.into()));
         }
-        let link = pod.program.attach(&mut lock(&self.programs), &folder)?;
+        let link = pod.program.attach(ebpf, &folder)?;
         self.folder.pin(link, &pod_pin(cgroup), pod.program)
     }
 
-    fn attach_interface(&self, interface: Ifindex) -> Result<(), KernelError> {
+    fn attach_interface(&self, ebpf: &mut Ebpf, interface: Ifindex) -> Result<(), KernelError> {
         let name = if_indextoname(interface.0).map_err(|error| KernelError::Interface {
             interface: interface.0,
             source: error.into(),
         })?;
         let name = name.to_string_lossy();
-        let link = attach::attach_interface(&mut lock(&self.programs), &name)?;
+        let link = program::attach_interface(ebpf, &name)?;
         self.folder
             .pin(link, &interface_pin(interface), Program::Interface)
     }

@@ -17,6 +17,7 @@ mod namespace;
 mod netlink;
 mod pins;
 pub mod preflight;
+mod program;
 mod sys;
 mod types;
 
@@ -28,10 +29,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use aya::Ebpf;
-use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
 use picket_common::{ClassValue, DoorKey, NodeValue};
 
-pub use attach::Program;
 pub use error::KernelError;
 pub use events::KernelEvents;
 pub use fill::Fill;
@@ -39,10 +39,10 @@ pub use hold::{Fault, Ifindex, Repaired, Verified};
 pub use mounts::cgroup_mount;
 pub(crate) use namespace::within;
 pub use picket_common::{Counter, DoorAction, Hook, Refusal};
+pub use program::Program;
 pub use sys::netns_cookie;
-pub use types::{Class, Counters, Door, Flow, KernelConfig, KernelEvent, Node, Unknown};
+pub use types::{CgroupId, Class, Counters, Door, Flow, KernelConfig, KernelEvent, Node, Unknown};
 
-use crate::workload::CgroupId;
 use flows::Flows;
 use hold::Held;
 use pins::Folder;
@@ -73,7 +73,7 @@ impl Kernel {
     ///
     /// Doors and classes of adopted maps stay in force; [`Self::classes`] tells which, and the caller removes
     /// those of pods that are gone. Programs of an agent with another map layout stay attached too, until
-    /// [`Self::retire_older`].
+    /// [`Self::retire_others`].
     ///
     /// # Errors
     /// When a folder is not what it has to be, when a pinned map has another shape, and when the kernel refuses
@@ -188,6 +188,7 @@ impl Kernel {
     /// # Errors
     /// When the map does not take it.
     pub fn set_node(&self, node: Node) -> Result<(), KernelError> {
+        lock(&self.held).node = Some(node);
         Ok(lock(&self.node).set(0, node.value(), 0)?)
     }
 
@@ -232,6 +233,15 @@ impl Kernel {
         let mut classes = lock(&self.classes);
         self.drop_netns(cgroup, classes.get(&cgroup.0, 0).ok(), None)?;
         flows::absent_is_fine(classes.remove(&cgroup.0))
+    }
+
+    /// The class of a cgroup, if it has one of its own.
+    fn class(&self, cgroup: CgroupId) -> Result<Option<Class>, KernelError> {
+        match lock(&self.classes).get(&cgroup.0, 0) {
+            Ok(value) => Ok(Some(Class::from_value(value))),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Every classified cgroup, those an earlier agent left included.
@@ -294,14 +304,15 @@ impl Kernel {
         Ok(!pins::layouts(&self.bpffs, Some(self.folder.path()))?.is_empty())
     }
 
-    /// Ends the programs that an agent with another map layout left in this folder.
+    /// Ends the programs that an agent with another map layout left in this folder: one before this, or one that was to
+    /// take over and failed.
     ///
-    /// To be called once the doors and classes are set: until then the older programs keep the pods they know
-    /// from going past, because connects they redirect reach nobody.
+    /// To be called once the doors and classes are set: until then older programs keep the pods they know from going
+    /// past, because connects they redirect reach nobody.
     ///
     /// # Errors
     /// When a pin cannot be removed.
-    pub fn retire_older(&self) -> Result<(), KernelError> {
+    pub fn retire_others(&self) -> Result<(), KernelError> {
         pins::remove_layouts(&self.bpffs, Some(self.folder.path()))
     }
 

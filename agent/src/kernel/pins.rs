@@ -17,8 +17,8 @@ use picket_common::{
     INTERFACES_MAX, LAYOUT, LIMITS_MAX, LimitValue, NETNS_MAX, NodeValue,
 };
 
-use super::attach::Program;
 use super::error::KernelError;
+use super::program::Program;
 
 /// What the names of layout folders begin with.
 const LAYOUT_PREFIX: &str = "v1-";

@@ -3,15 +3,36 @@
 //! In come plain numbers from `picket_common`; out go types the rest of the agent can read without knowing how
 //! the maps lie.
 
+use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 
 use picket_common::{
     Address, COMM_LEN, ClassKind, ClassValue, Counter, DialRecord, DoorAction, DoorKey, Event, Hook,
     NodeValue, Refusal,
 };
 
-use crate::workload::CgroupId;
+/// The number of a cgroup v2 folder, as the kernel's cgroup programs see it (`bpf_get_current_ancestor_cgroup_id`).
+/// It is the folder's inode number; the kernel does not give it to another cgroup until it boots again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CgroupId(pub u64);
+
+impl CgroupId {
+    /// The number of the cgroup with this folder.
+    ///
+    /// # Errors
+    /// What the system says where the folder cannot be looked at.
+    pub fn of(folder: &Path) -> io::Result<Self> {
+        Ok(Self(std::fs::metadata(folder)?.ino()))
+    }
+}
+
+impl std::fmt::Display for CgroupId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
 
 /// Where the programs attach and where they are pinned.
 #[derive(Debug, Clone, PartialEq, Eq)]

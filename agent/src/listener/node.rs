@@ -15,8 +15,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::serve::Sockets;
 use super::{Accepted, Arrival, InPodListener, ListenerError, NoFlow, NoFlowCause, Process};
-use crate::kernel::{Flow, Kernel};
-use crate::workload::{CgroupId, Pod};
+use crate::kernel::{CgroupId, Flow, Kernel};
+use crate::workload::Pod;
 
 /// An enforced pod as the node's listener sees it.
 #[derive(Debug, Clone)]

@@ -120,7 +120,7 @@ fn started_ns(stat: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::workload::CgroupId;
+    use crate::kernel::CgroupId;
 
     fn pod() -> Pod {
         Pod::for_tests("agents", "one")

@@ -11,8 +11,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::{Accepted, Arrival, InPodListener, ListenerError, NoFlow, NoFlowCause, Process};
-use crate::kernel::Kernel;
-use crate::workload::{CgroupId, Pod};
+use crate::kernel::{CgroupId, Kernel};
+use crate::workload::Pod;
 
 /// How long to wait after an accept failed for want of descriptors or memory: long enough for some to come
 /// free, short enough that a client does not notice.

@@ -8,13 +8,14 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::os::unix::fs::{DirEntryExt, MetadataExt};
+use std::os::unix::fs::DirEntryExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 
 use super::PodUid;
 use super::layout::{is_kubepods, pod_uid};
+use crate::kernel::CgroupId;
 
 /// A kubelet's pods lie at most a handful of levels deep (`/docker/<id>/kubelet/kubepods/<qos>/pod<UID>`); a tree
 /// deeper than this without a pod is somebody else's.
@@ -25,27 +26,6 @@ const MAX_PROCESSES: usize = 4096;
 
 /// How many cgroups of one pod are looked at: a container has one, and one that manages its own services some dozens.
 const MAX_CGROUPS: usize = 4096;
-
-/// The number of a cgroup v2 folder, as the kernel's cgroup programs see it (`bpf_get_current_ancestor_cgroup_id`).
-/// It is the folder's inode number; the kernel does not give it to another cgroup until it boots again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct CgroupId(pub u64);
-
-impl CgroupId {
-    /// The number of the cgroup with this folder.
-    ///
-    /// # Errors
-    /// What the system says where the folder cannot be looked at.
-    pub fn of(folder: &Path) -> io::Result<Self> {
-        Ok(Self(std::fs::metadata(folder)?.ino()))
-    }
-}
-
-impl std::fmt::Display for CgroupId {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.fmt(f)
-    }
-}
 
 /// Why the tree could not be read.
 #[derive(Debug, thiserror::Error)]

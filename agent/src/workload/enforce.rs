@@ -8,8 +8,9 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use super::Pod;
-use super::cgroup::{CgroupId, Group};
+use super::cgroup::Group;
 use super::netns::{Netns, NetnsId};
+use crate::kernel::CgroupId;
 
 /// Why something could not be put in force.
 #[derive(Debug, thiserror::Error)]
@@ -19,6 +20,19 @@ pub struct EnforceError {
     pub what: &'static str,
     /// Why it failed.
     pub source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+impl EnforceError {
+    /// Says what was tried, beside why it failed.
+    pub fn at<E>(what: &'static str) -> impl FnOnce(E) -> Self
+    where
+        E: std::error::Error + Send + Sync + 'static,
+    {
+        move |source| Self {
+            what,
+            source: Box::new(source),
+        }
+    }
 }
 
 /// The network namespace that a pod's processes are in.
@@ -72,8 +86,9 @@ pub trait Enforcer: Send + Sync + 'static {
     /// [`EnforceError`]; the cgroup's class must then be what it was, or closed.
     fn enforce(&self, pod: Enforcement) -> impl Future<Output = Result<Self::Handle, EnforceError>> + Send;
 
-    /// Looks after an enforced pod: finds and covers the interfaces that its packets come out of and, if `cut`, ends its
-    /// connections to doors that are older than its enforcement.
+    /// Looks after an enforced pod: puts in force again what another agent may have changed, covers the interfaces that its
+    /// packets come out of and, if `cut`, ends its connections to doors that are older than its enforcement. Its listener
+    /// stays what it is.
     ///
     /// # Errors
     /// [`EnforceError`]; the pod stays enforced and is looked after again.

@@ -31,7 +31,6 @@ use futures::future::BoxFuture;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-pub use cgroup::CgroupId;
 pub use doors::{Doors, DoorsConfig, Target};
 pub use enforce::{EnforceError, Enforcement, Enforcer, Home, Tended};
 pub use layout::{container_of, pod_of};
@@ -40,6 +39,8 @@ pub use netns::{Netns, NetnsId, NodeNetns};
 pub use pod::{Pod, PodUid};
 pub use reconcile::{Judged, Status};
 pub use selection::Selection;
+
+use crate::kernel::CgroupId;
 
 /// What this part is told of the node.
 #[derive(Clone)]

@@ -10,9 +10,10 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use super::api::{NodePod, PodMap};
-use super::cgroup::{CgroupId, Scan};
+use super::cgroup::Scan;
 use super::layout::pod_of;
 use super::{Pod, PodUid};
+use crate::kernel::CgroupId;
 
 /// The pods that are known, replaced as a whole when something changes.
 #[derive(Debug, Default)]

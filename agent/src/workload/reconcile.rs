@@ -7,8 +7,8 @@
 //! that the selection names is enforced as soon as its network namespace is there, or at once where it shares the node's;
 //! every other pod of the API server is exempt; a pod that the API server does not know is closed.
 //!
-//! An enforced pod is looked after: what it had open before is cut, and the interfaces that its packets come out of are
-//! covered, once it is enforced, once more soon after, and the interfaces now and then.
+//! An enforced pod is looked after once it is enforced, once more soon after, and now and then: what it had open before is
+//! cut in the first two, the interfaces that its packets come out of are covered, and its class is told again.
 //!
 //! Each pod is brought there by itself: one that fails is tried again later and holds nobody up.
 
@@ -24,12 +24,13 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::api::{NodePod, PodMap};
-use super::cgroup::{CgroupId, PodGroup, Scan};
+use super::cgroup::{PodGroup, Scan};
 use super::enforce::{EnforceError, Enforcement, Enforcer, Home, Tended};
 use super::names::Names;
 use super::netns::{Netns, NetnsError, NetnsId};
 use super::rest::Rest;
 use super::{Pod, Selection};
+use crate::kernel::CgroupId;
 
 /// Pauses while a namespace is not there: short at first, since a sandbox has its own within milliseconds.
 const NETNS_PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(500));
@@ -320,7 +321,7 @@ impl<E: Enforcer> Reconciler<E> {
     }
 
     /// Lets attempts end, then does nothing until it is called back. What is in force is then another's: all is brought
-    /// there again.
+    /// there again. The listeners of enforced pods were served all the while and stay: those pods are looked after.
     async fn rest(&mut self) {
         while let Some(ended) = self.attempts.join_next().await {
             self.take_attempt(ended);
@@ -329,10 +330,11 @@ impl<E: Enforcer> Reconciler<E> {
         self.rest.over().await;
         self.rest.told.send_replace(false);
         for slot in self.slots.values_mut() {
-            slot.applied = match slot.applied {
-                Applied::Enforced { .. } => Applied::Redirected,
-                _ => Applied::Unknown,
-            };
+            if let Applied::Enforced { check, .. } = &mut slot.applied {
+                *check = Instant::now();
+            } else {
+                slot.applied = Applied::Unknown;
+            }
             slot.due = None;
         }
         for closed in self.roots.values_mut() {

@@ -414,12 +414,19 @@ async fn while_it_rests_it_changes_nothing_and_then_everything_is_put_in_force_a
 
     // Whoever took over may have changed everything.
     node.fake.classes.lock().unwrap().clear();
+    node.fake.looks.lock().unwrap().clear();
     node.rest.send_replace(false);
-    for pod in [10, 11, 13] {
+    for pod in [11, 13] {
         node.until_class(pod, "enforced").await;
     }
     node.until_class(ROOT.0, "closed").await;
     assert!(!*node.resting.borrow());
+    until_looked(&node, 10, 1).await;
+    assert_eq!(
+        node.calls(10),
+        ["pending", "enforced"],
+        "it has its listener still, and is not closed on the way"
+    );
     assert_eq!(node.fake.listeners(CgroupId(10)), 1);
     assert_eq!(node.fake.listeners(CgroupId(12)), 0);
 }

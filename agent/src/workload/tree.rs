@@ -18,7 +18,8 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::cgroup::{CgroupError, CgroupId, Group, Scan, check_root, scan};
+use super::cgroup::{CgroupError, Group, Scan, check_root, scan};
+use crate::kernel::CgroupId;
 
 /// How often the tree is read although nothing was told; a read of a node's tree costs a few milliseconds.
 const BACKSTOP: Duration = Duration::from_secs(10);

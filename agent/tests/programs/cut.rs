@@ -12,9 +12,9 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use picket::kernel::CgroupId;
 use picket::kernel::cut::{Cut, cut};
 use picket::kernel::interface::host_side;
-use picket::workload::CgroupId;
 
 use super::ground::{inside, ip, namespace, unified};
 use super::{DOOR4, DOOR6, PATIENCE};

@@ -9,8 +9,8 @@ use std::io;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::path::Path;
 
+use picket::kernel::CgroupId;
 use picket::kernel::{Class, Counter, Door, Kernel, KernelConfig, KernelError};
-use picket::workload::CgroupId;
 
 use crate::DOOR4;
 use crate::ground::{Dialled, Ground};

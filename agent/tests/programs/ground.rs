@@ -94,6 +94,12 @@ impl Ground {
         });
         Dial { child }
     }
+
+    /// The folder of the maps and links.
+    pub(crate) fn layout(&self) -> PathBuf {
+        let mut layouts = fs::read_dir(&self.bpffs).unwrap();
+        layouts.next().unwrap().unwrap().path()
+    }
 }
 
 impl Drop for Ground {

@@ -12,10 +12,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use picket::kernel::CgroupId;
 use picket::kernel::{
     Class, Counter, Door, Fault, Hook, Kernel, KernelConfig, Node, Refusal, Repaired, Unknown, netns_cookie,
 };
-use picket::workload::CgroupId;
 
 use crate::ground::{Dialled, Ground};
 use crate::{PATIENCE, soon};
@@ -79,13 +79,7 @@ fn reached(byte: char) -> Dialled {
 
 /// Removes a link's pin, which detaches it: nobody else holds it.
 fn take_out(ground: &Ground, link: &str) {
-    let layout = fs::read_dir(&ground.bpffs)
-        .unwrap()
-        .next()
-        .unwrap()
-        .unwrap()
-        .path();
-    fs::remove_file(layout.join(format!("link_{link}"))).unwrap();
+    fs::remove_file(ground.layout().join(format!("link_{link}"))).unwrap();
 }
 
 /// What had to be put back.
@@ -371,6 +365,49 @@ fn a_link_that_is_lost_is_put_back() {
     );
     kernel.release(cgroup).unwrap();
     assert_eq!(verified(&kernel), vec![], "what was released is not missed");
+}
+
+#[test]
+fn what_is_attached_late_to_a_pod_that_is_let_go_is_taken_away() {
+    let ground = Ground::new();
+    let kernel = load(&ground);
+    let class = enforce(&ground, &kernel);
+    let cgroup = CgroupId::of(&ground.pod).unwrap();
+    let link = format!("link_pod_{}", cgroup.0);
+    let is_there = || ground.layout().join(&link).exists();
+    let hold = || kernel.hold(&ground.pod, cgroup, false).unwrap();
+    for kept in [Class::Pending, class] {
+        kernel.set_class(cgroup, kept).unwrap();
+        hold();
+        assert_eq!(verified(&kernel), vec![]);
+        assert!(is_there(), "{kept:?}");
+    }
+    kernel.set_class(cgroup, Class::Exempt).unwrap();
+    kernel.release(cgroup).unwrap();
+    hold();
+    assert!(is_there());
+    assert_eq!(verified(&kernel), vec![]);
+    assert!(!is_there(), "the pod is exempt");
+    kernel.remove_class(cgroup).unwrap();
+    hold();
+    assert_eq!(verified(&kernel), vec![]);
+    assert!(!is_there(), "the pod is gone");
+}
+
+/// An agent that was to take over has told the kernel of a node's listener that went with it.
+#[test]
+fn the_node_is_told_again() {
+    let ground = Ground::new();
+    let kernel = load(&ground);
+    let _server = ground.serve(DOOR);
+    let folder = CgroupId::of(&ground.cgroup).unwrap();
+    kernel.set_class(folder, Class::Unknown).unwrap();
+    kernel.set_node(node(Unknown::Closed)).unwrap();
+    load(&ground).set_node(node(Unknown::Open)).unwrap();
+    let dial = || ground.dial(&ground.container, "tcp", DOOR).outcome();
+    assert_eq!(dial(), reached('s'), "the other's word");
+    kernel.verify();
+    assert_eq!(dial(), Dialled::failed("PermissionDenied"));
 }
 
 #[test]

@@ -22,9 +22,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use picket::kernel::CgroupId;
 use picket::kernel::{Class, Door, Hook, Kernel, KernelConfig, KernelError, Refusal};
 use picket::listener::{Accepted, Arrival, InPodListener, NoFlowCause, Serving};
-use picket::workload::CgroupId;
 use picket_common::Counter;
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::mpsc;
@@ -413,12 +413,7 @@ async fn unloading_leaves_nothing() {
 async fn maps_of_another_shape_are_not_adopted() {
     let ground = Ground::new();
     drop(load(&ground));
-    let folder = std::fs::read_dir(&ground.bpffs)
-        .unwrap()
-        .next()
-        .unwrap()
-        .unwrap()
-        .path();
+    let folder = ground.layout();
     std::fs::rename(folder.join("CLASSES"), folder.join("DOORS")).unwrap();
     let error = Kernel::load(&config(&ground)).unwrap_err();
     assert!(
@@ -460,12 +455,7 @@ async fn an_older_layout_keeps_watch_until_it_is_retired() {
         .set_class(CgroupId::of(&ground.pod).unwrap(), Class::Pending)
         .unwrap();
     drop(settle(kernel).await);
-    let folder = std::fs::read_dir(&ground.bpffs)
-        .unwrap()
-        .next()
-        .unwrap()
-        .unwrap()
-        .path();
+    let folder = ground.layout();
     std::fs::rename(&folder, ground.bpffs.join("v0-0123456789abcdef")).unwrap();
 
     let kernel = Kernel::load(&config(&ground)).unwrap();
@@ -474,7 +464,7 @@ async fn an_older_layout_keeps_watch_until_it_is_retired() {
         ground.dial(&ground.pod, "tcp", DOOR4).outcome(),
         Dialled::failed("PermissionDenied")
     );
-    kernel.retire_older().unwrap();
+    kernel.retire_others().unwrap();
     let begun = std::time::Instant::now();
     while ground.dial(&ground.pod, "tcp", DOOR4).outcome() != reached(DOOR4, 's') {
         assert!(

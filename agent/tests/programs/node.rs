@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use picket::kernel::CgroupId;
 use picket::kernel::{Class, Kernel, Node, Unknown};
 use picket::listener::{Arrival, InPodListener, NoFlow, NoFlowCause, NodeServing, Owner};
-use picket::workload::CgroupId;
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::{CancellationToken, DropGuard};

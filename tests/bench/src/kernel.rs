@@ -15,8 +15,8 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+use picket::kernel::CgroupId;
 use picket::kernel::{Class, Door, Kernel, KernelConfig, Node, Unknown, netns_cookie, preflight};
-use picket::workload::CgroupId;
 use picket_tests::cgroup;
 use serde_json::{Value, json};
 

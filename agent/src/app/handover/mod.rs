@@ -25,8 +25,9 @@ pub(super) use give::{Giver, Successor, yielded};
 pub(super) use take::{ASK_LIMIT, Takeover, ask};
 pub(super) use wire::Handed;
 
+use crate::kernel::CgroupId;
 use crate::listener::InPodListener;
-use crate::workload::{CgroupId, NetnsId};
+use crate::workload::NetnsId;
 
 /// Listeners given away at most: far more than the pods of a node, and few enough for the limit of descriptors.
 const LISTENERS_MAX: usize = 4096;
@@ -53,13 +54,19 @@ pub(super) struct Hands {
 }
 
 impl Hands {
-    /// Waits until it is this agent's turn, which lasts as long as the guard. `None` once the agent ends.
-    pub(super) async fn turn(&mut self) -> Option<OwnedMutexGuard<()>> {
+    /// Waits until it is this agent's turn. `None` once the agent ends.
+    pub(super) async fn turn(&mut self) -> Option<Turn> {
+        let mut back = false;
         loop {
+            back |= self.giving.has_changed().ok()?;
             self.giving.wait_for(|giving| !*giving).await.ok()?;
-            let turn = Arc::clone(&self.changing).lock_owned().await;
+            let changing = Arc::clone(&self.changing).lock_owned().await;
+            back |= self.giving.has_changed().ok()?;
             if !*self.giving.borrow_and_update() {
-                return Some(turn);
+                return Some(Turn {
+                    back,
+                    _changing: changing,
+                });
             }
         }
     }
@@ -68,6 +75,14 @@ impl Hands {
     pub(super) async fn turned(&mut self) -> bool {
         self.giving.changed().await.is_ok()
     }
+}
+
+/// The right to change something in the kernel, for as long as it is held.
+#[derive(Debug)]
+pub(super) struct Turn {
+    /// Whether another agent had it since this part did.
+    pub(super) back: bool,
+    _changing: OwnedMutexGuard<()>,
 }
 
 /// A listener as it can be given away.

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 
+use crate::kernel::Class;
 use crate::listener::InPodListener;
 use crate::workload::NetnsId;
 
@@ -118,6 +119,15 @@ pub(in crate::app) struct Handed {
 }
 
 impl Handed {
+    /// What the kernel does with the pod while this listener serves it.
+    pub(in crate::app) fn class(&self) -> Class {
+        Class::Enforced {
+            pod: self.number,
+            port: self.port,
+            netns: self.cookie,
+        }
+    }
+
     /// The listener in the node's own namespace.
     pub(in crate::app) fn node(listener: &InPodListener, netns: NetnsId) -> Self {
         Self {

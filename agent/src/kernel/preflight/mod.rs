@@ -15,8 +15,9 @@ use std::time::{Duration, Instant};
 
 use aya::Ebpf;
 
-use super::attach::{self, Program};
+use super::attach;
 use super::error::KernelError;
+use super::program::{self, Program};
 
 pub use attempt::{Attempt, attempt};
 pub use redirect::{Probe, dial};
@@ -143,7 +144,7 @@ fn try_out(program: Program, ebpf: &mut Ebpf, cgroup: &File) -> Result<(), Kerne
     program.load(ebpf)?;
     if program == Program::Interface {
         // The loopback interface is always there, and nothing of a pod's passes it for the moment of the trial.
-        attach::attach_interface(ebpf, "lo").map(drop)
+        program::attach_interface(ebpf, "lo").map(drop)
     } else {
         program.attach(ebpf, cgroup).map(drop)
     }

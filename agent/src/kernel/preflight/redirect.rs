@@ -8,8 +8,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::{Check, Status, Surroundings, Trial, trial_pins};
+use crate::kernel::CgroupId;
 use crate::kernel::{Class, Door, Flow, Kernel, KernelConfig, KernelError, Node, Unknown, netns_cookie};
-use crate::workload::CgroupId;
 
 /// How long the probe may take; loopback takes a millisecond, starting a process some more.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -14,8 +14,8 @@ use picket_common::Counter;
 
 use super::attempt::{Attempt, LISTENER, NOBODY, NOTHING, PATIENCE, SERVER, loopback};
 use super::{Check, Status, Surroundings, Trial};
+use crate::kernel::CgroupId;
 use crate::kernel::{Class, Door, Kernel, KernelConfig, KernelError, Node, Unknown, netns_cookie};
-use crate::workload::CgroupId;
 
 /// A way to use a socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
