@@ -27,14 +27,19 @@ pub(super) fn config(file: &str, text: &str) -> Result<Config, Vec<ObjectError>>
     let config = match documents.as_slice() {
         [document] => top(&mut reader, document),
         documents => {
-            let at = documents
-                .get(1)
-                .map_or((1, 1), |second| (second.line, second.column));
+            let (line, column, reason) = match documents.get(1) {
+                Some(second) => (
+                    second.line,
+                    second.column,
+                    "a second document; a configuration is one",
+                ),
+                None => (1, 1, "the configuration is empty"),
+            };
             return Err(vec![ObjectError {
                 file: file.to_owned(),
-                line: at.0,
-                column: at.1,
-                reason: "the configuration is one YAML document, no more and no less".to_owned(),
+                line,
+                column,
+                reason: reason.to_owned(),
             }]);
         }
     };

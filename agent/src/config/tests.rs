@@ -263,9 +263,11 @@ fn what_makes_no_sense_is_refused_with_its_line() {
         assert_ne!(text, GOOD);
         assert_eq!(faults(&text), format!("f:{says}"), "{to}");
     }
-    let one = "the configuration is one YAML document, no more and no less";
-    assert_eq!(faults("# nothing\n"), format!("f:1:1: {one}"));
-    assert_eq!(faults("a: 1\n---\nb: 2\n"), format!("f:3:1: {one}"));
+    assert_eq!(faults("# nothing\n"), "f:1:1: the configuration is empty");
+    assert_eq!(
+        faults("a: 1\n---\nb: 2\n"),
+        "f:3:1: a second document; a configuration is one"
+    );
 }
 
 #[test]
