@@ -3,6 +3,7 @@
 //! In: a YAML file. Out: a [`Config`] whose paths and addresses are well formed, or all that is wrong, each with its place;
 //! whether the files it names can be used is found out by the parts that open them.
 
+mod addresses;
 mod read;
 #[cfg(test)]
 mod tests;

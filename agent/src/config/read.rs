@@ -4,17 +4,17 @@
 //! derived reader, which would end at the first thing it does not like.
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use http::Uri;
 use picket_policy::objects::{Fields, Located, Node, ObjectError, Reader, Value, parse};
 
-use super::{Admin, Audit, Cluster, Config, Enforce, Kernel, MAX_DRAIN_SECONDS, Shutdown, Tls, Upstream};
+use super::{
+    Admin, Audit, Cluster, Config, Enforce, Kernel, MAX_DRAIN_SECONDS, Shutdown, Tls, Upstream, addresses,
+};
 use crate::kernel::Unknown;
-use crate::runtime::telemetry::{LogConfig, LogFormat};
-use crate::workload::{Target, TargetError};
+use crate::runtime::telemetry::{self, LogConfig, LogFormat};
+use crate::workload::Target;
 
 const TOP: [&str; 14] = [
     "nodeName", "cluster", "upstream", "tls", "kernel", "enforce", "doors", "refuse", "allow", "objects",
@@ -43,6 +43,7 @@ pub(super) fn config(file: &str, text: &str) -> Result<Config, Vec<ObjectError>>
             }]);
         }
     };
+    // Nothing that is required is missing without an error that says so.
     reader.finish(config)?.ok_or_else(Vec::new)
 }
 
@@ -53,13 +54,7 @@ fn top(reader: &mut Reader, document: &Node) -> Option<Config> {
     let upstream = upstream(reader, &top);
     let tls = tls(reader, &top);
     let enforce = enforce(reader, &top);
-    let doors = addresses(reader, &top, "doors", str::parse);
-    let refuse = addresses(reader, &top, "refuse", str::parse);
-    let allow = addresses(reader, &top, "allow", allow);
-    let server = upstream
-        .as_ref()
-        .and_then(|upstream| Target::of_url(&upstream.server.parse().ok()?));
-    apart(reader, server, &doors, &refuse, &allow);
+    let addresses = addresses::read(reader, &top, upstream.as_ref());
     let objects = objects(reader, &top);
     let kernel = kernel(reader, &top);
     let audit = audit(reader, &top);
@@ -73,9 +68,9 @@ fn top(reader: &mut Reader, document: &Node) -> Option<Config> {
         tls: tls?,
         kernel,
         enforce: enforce?,
-        doors: values(doors),
-        refuse: values(refuse),
-        allow: values(allow),
+        doors: addresses.doors,
+        refuse: addresses.refuse,
+        allow: addresses.allow,
         objects,
         audit,
         admin,
@@ -186,7 +181,7 @@ fn enforce(reader: &mut Reader, top: &Fields<'_>) -> Option<Enforce> {
         .get("unknownPods")
         .and_then(|node| reader.choice(node, "enforce.unknownPods", &words));
     Some(Enforce {
-        namespaces: values(texts(reader, &fields, "namespaces")),
+        namespaces: namespaces(reader, &fields),
         match_labels: labels(reader, &fields),
         unknown_pods: unknown_pods.unwrap_or_default(),
     })
@@ -210,73 +205,6 @@ fn labels(reader: &mut Reader, enforce: &Fields<'_>) -> BTreeMap<String, String>
         Some((key, value))
     };
     entries.iter().filter_map(label).collect()
-}
-
-fn allow(text: &str) -> Result<SocketAddr, String> {
-    match text.parse() {
-        Ok(Target::Address(address)) => Ok(address),
-        Ok(Target::Name { .. }) | Err(TargetError::Form(_)) => {
-            Err(format!("{text:?} is no address:port; names are not taken here"))
-        }
-        Err(error) => Err(error.to_string()),
-    }
-}
-
-/// Addresses or names with a port each.
-fn addresses<T, E: fmt::Display>(
-    reader: &mut Reader,
-    top: &Fields<'_>,
-    name: &str,
-    read: impl Fn(&str) -> Result<T, E>,
-) -> Vec<Located<T>> {
-    let mut addresses = Vec::new();
-    for Located { value: text, at } in texts(reader, top, name) {
-        match read(&text) {
-            Ok(value) => addresses.push(Located { value, at }),
-            Err(error) => reader.fault_at(&at, format!("field `{name}`: {error}")),
-        }
-    }
-    addresses
-}
-
-/// One address in two lists would have two meanings, of which one silently wins.
-fn apart(
-    reader: &mut Reader,
-    upstream: Option<Target>,
-    doors: &[Located<Target>],
-    refuse: &[Located<Target>],
-    allow: &[Located<SocketAddr>],
-) {
-    let holds = |list: &[Located<Target>], target: &Target| list.iter().any(|entry| entry.value == *target);
-    let door = |target: &Target| match target {
-        target if holds(doors, target) => Some("under doors"),
-        target if upstream.as_ref() == Some(target) => Some("upstream.server"),
-        _ => None,
-    };
-    for Located { value, at } in refuse {
-        if let Some(other) = door(value) {
-            reader.fault_at(
-                at,
-                format!("field `refuse`: {value} is {other} too; an address is one or the other"),
-            );
-        }
-    }
-    for Located { value, at } in allow {
-        let target = Target::Address(*value);
-        if let Some(other) = door(&target) {
-            reader.fault_at(
-                at,
-                format!(
-                    "field `allow`: {value} is {other} too, and those are taken to Picket whatever is allowed"
-                ),
-            );
-        } else if holds(refuse, &target) {
-            reader.fault_at(
-                at,
-                format!("field `allow`: {value} is under refuse too; an address is one or the other"),
-            );
-        }
-    }
 }
 
 fn objects(reader: &mut Reader, top: &Fields<'_>) -> Vec<PathBuf> {
@@ -344,6 +272,14 @@ fn log(reader: &mut Reader, top: &Fields<'_>) -> LogConfig {
             .and_then(|node| reader.choice(node, "log.format", &words));
         log.format = format.unwrap_or_default();
         log.filter = optional_text(reader, &fields, "filter");
+        if let (Some(node), Some(text)) = (fields.get("filter"), &log.filter)
+            && telemetry::filter(text).is_err()
+        {
+            reader.fault(
+                node,
+                format!("field `log.filter` is {text:?}; it can be a level such as info, or info,picket::kernel=debug"),
+            );
+        }
     }
     log
 }
@@ -403,8 +339,32 @@ fn optional_text(reader: &mut Reader, fields: &Fields<'_>, name: &str) -> Option
     Some(reader.required_text(fields, name)?.value)
 }
 
+/// Names of namespaces. One that no namespace can have would enforce nothing: `*` is no glob here.
+fn namespaces(reader: &mut Reader, enforce: &Fields<'_>) -> Vec<String> {
+    let names = texts(reader, enforce, "namespaces");
+    for Located { value, at } in &names {
+        if !is_label(value) {
+            reader.fault_at(
+                at,
+                format!(
+                    "field `enforce.namespaces`: {value:?} is no namespace's name, which has lower-case letters, digits \
+                     and -; for pods of all namespaces give matchLabels alone"
+                ),
+            );
+        }
+    }
+    values(names)
+}
+
+/// Whether a namespace can be called so (RFC 1123).
+fn is_label(name: &str) -> bool {
+    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    let ends_well = !name.starts_with('-') && !name.ends_with('-');
+    (1..=63).contains(&name.len()) && ends_well && name.bytes().all(inner)
+}
+
 /// A list of texts, which may be empty or left out.
-fn texts(reader: &mut Reader, fields: &Fields<'_>, name: &str) -> Vec<Located<String>> {
+pub(super) fn texts(reader: &mut Reader, fields: &Fields<'_>, name: &str) -> Vec<Located<String>> {
     let Some(node) = fields.get(name) else {
         return Vec::new();
     };
@@ -413,6 +373,6 @@ fn texts(reader: &mut Reader, fields: &Fields<'_>, name: &str) -> Vec<Located<St
     items.iter().filter_map(|item| reader.text(item, &path)).collect()
 }
 
-fn values<T>(located: Vec<Located<T>>) -> Vec<T> {
+pub(super) fn values<T>(located: Vec<Located<T>>) -> Vec<T> {
     located.into_iter().map(|entry| entry.value).collect()
 }

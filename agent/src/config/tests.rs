@@ -223,6 +223,17 @@ fn what_makes_no_sense_is_refused_with_its_line() {
             "13:20: field `enforce.matchLabels.a` must be text, not the boolean true: quote it",
         ),
         (
+            "[agents]",
+            "['*']",
+            "12:16: field `enforce.namespaces`: \"*\" is no namespace's name, which has lower-case letters, digits and -; \
+             for pods of all namespaces give matchLabels alone",
+        ),
+        (
+            "enforce:",
+            "log: {filter: picket=loud}\nenforce:",
+            "11:15: field `log.filter` is \"picket=loud\"; it can be a level such as info, or info,picket::kernel=debug",
+        ),
+        (
             "objects: [/etc/picket/objects]",
             "objects: []",
             "13:10: field `objects` is empty; name the files or folders with identities, grants and policies",

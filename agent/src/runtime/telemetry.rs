@@ -75,7 +75,11 @@ pub fn init(config: &LogConfig) -> Result<(), TelemetryError> {
     .map_err(|_| TelemetryError::Twice)
 }
 
-fn filter(text: &str) -> Result<EnvFilter, TelemetryError> {
+/// Reads a filter.
+///
+/// # Errors
+/// [`TelemetryError::Filter`] where it is none.
+pub fn filter(text: &str) -> Result<EnvFilter, TelemetryError> {
     EnvFilter::try_new(text).map_err(|error| TelemetryError::Filter {
         filter: text.to_owned(),
         reason: error.to_string(),
