@@ -1,6 +1,6 @@
 //! Every kind of socket that a pod may try a door with, tried.
 //!
-//! In comes a cgroup to try in; out comes a [`Check`] for each kind: taken to the listener, refused, or past Picket. A trial
+//! In comes a cgroup to try in; out comes a [`Check`] for each kind: taken to Picket, refused, dropped, or past it. A trial
 //! door stands on loopback with a server of its own behind it, which says whether anything got there.
 
 use std::fs;
@@ -13,9 +13,8 @@ use std::time::{Duration, Instant};
 use picket_common::Counter;
 
 use super::attempt::{Attempt, LISTENER, NOBODY, NOTHING, PATIENCE, SERVER, loopback};
-use super::{Check, Status, Surroundings, Trial};
-use crate::kernel::CgroupId;
-use crate::kernel::{Class, Door, Kernel, KernelConfig, KernelError, Node, Unknown, netns_cookie};
+use super::{Check, NEEDS_BPFFS, Status, Surroundings, Trial};
+use crate::kernel::{CgroupId, Class, Door, Kernel, KernelConfig, KernelError, Node, Unknown, netns_cookie};
 
 /// A way to use a socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,7 +55,7 @@ pub enum Kind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wanted {
     Taken,
-    Refused,
+    Stopped,
 }
 
 impl Kind {
@@ -140,7 +139,7 @@ impl Kind {
             | Self::Sctp
             | Self::Dccp
             | Self::Open
-            | Self::Packet => Wanted::Refused,
+            | Self::Packet => Wanted::Stopped,
         }
     }
 }
@@ -150,27 +149,36 @@ pub type TrySocket<'a> = dyn Fn(Kind, &Path, SocketAddr) -> io::Result<Attempt> 
 
 /// Tries every kind.
 pub(super) fn checks(surroundings: &Surroundings, cgroup: &Trial, try_socket: &TrySocket<'_>) -> Vec<Check> {
-    let bpffs = match super::trial_pins(surroundings, "sockets") {
-        Ok(bpffs) => bpffs,
-        // Said by the check of the BPF filesystem already.
-        Err(_) => return Vec::new(),
+    let Some(bpffs) = super::trial_pins(surroundings, "sockets") else {
+        return untried(NEEDS_BPFFS);
     };
-    let outcome = Ground::new(&bpffs, cgroup).map(|ground| {
-        Kind::ALL
+    let failed = |reason: String| {
+        let advice = "run as root, with nothing else that attaches to the same cgroup exclusively";
+        Check::bad("sockets", Status::Missing, reason, advice)
+    };
+    let mut checks = match Ground::new(&bpffs, cgroup) {
+        Ok(ground) => Kind::ALL
             .into_iter()
             .map(|kind| ground.check(kind, try_socket))
-            .collect()
-    });
-    let cleaned = Kernel::unload(&bpffs).map_err(|error| error.to_string());
-    match outcome.and_then(|checks: Vec<Check>| cleaned.map(|()| checks)) {
-        Ok(checks) => checks,
-        Err(reason) => vec![Check::bad(
-            "sockets",
-            Status::Missing,
-            reason,
-            "run as root, with nothing else that attaches to the same cgroup exclusively",
-        )],
+            .collect(),
+        Err(reason) => {
+            let mut checks = vec![failed(reason)];
+            checks.extend(untried("what `sockets` above lacks"));
+            checks
+        }
+    };
+    if let Err(error) = Kernel::unload(&bpffs) {
+        checks.push(failed(format!("cannot clean up: {error}")));
     }
+    checks
+}
+
+/// Every kind, where none can be tried.
+pub(super) fn untried(needs: &str) -> Vec<Check> {
+    Kind::ALL
+        .into_iter()
+        .map(|kind| Check::untried(kind.title(), needs))
+        .collect()
 }
 
 /// What the trials stand on.
@@ -228,6 +236,8 @@ impl Ground {
     }
 
     fn check(&self, kind: Kind, try_socket: &TrySocket<'_>) -> Check {
+        const REFUSED: &str = "refused with EPERM";
+        const DROPPED: &str = "its packets dropped";
         const ADVICE: &str =
             "a pod that uses such sockets reaches the API server itself: do not enforce pods on this node";
         const PACKET_ADVICE: &str = "TCX needs Linux 6.6: without it, forbid pods CAP_NET_RAW";
@@ -239,13 +249,18 @@ impl Ground {
         let title = kind.title();
         match (self.outcome(kind, try_socket), kind.wanted()) {
             (Ok(Attempt::Absent), _) => Check::ok(title, "this kernel has none"),
-            (Ok(Attempt::Taken), Wanted::Taken) => Check::ok(title, "taken to the listener"),
-            (Ok(Attempt::Refused), Wanted::Refused) => Check::ok(title, "refused"),
+            (Ok(Attempt::Taken), Wanted::Taken) => Check::ok(title, "taken to Picket"),
+            (Ok(Attempt::Refused), Wanted::Stopped) => Check::ok(title, REFUSED),
+            (Ok(Attempt::Dropped), Wanted::Stopped) => Check::ok(title, DROPPED),
             // Stricter than wanted: nothing gets out, and clients that need it do not work.
-            (Ok(Attempt::Refused), Wanted::Taken) => Check::bad(
+            (Ok(stricter @ (Attempt::Refused | Attempt::Dropped)), Wanted::Taken) => Check::bad(
                 title,
                 Status::Degraded,
-                "refused",
+                if stricter == Attempt::Refused {
+                    REFUSED
+                } else {
+                    DROPPED
+                },
                 "clients that use it do not work here",
             ),
             (Ok(Attempt::Past | Attempt::Taken), _) => {
@@ -284,8 +299,8 @@ impl Ground {
             return Ok(Attempt::Past);
         }
         match (attempt?, kind) {
-            (Attempt::Past, Kind::Packet) if drops > 0 => Ok(Attempt::Refused),
-            (Attempt::Refused, Kind::Open) if drops == 0 => Err("nothing was dropped".to_owned()),
+            (Attempt::Past, Kind::Packet | Kind::Open) if drops > 0 => Ok(Attempt::Dropped),
+            (Attempt::Past, Kind::Open) => Err("nothing arrived, and nothing was dropped".to_owned()),
             (attempt, _) => Ok(attempt),
         }
     }
@@ -348,7 +363,13 @@ mod tests {
         for kind in Kind::ALL {
             assert_eq!(Kind::from_word(kind.as_str()), Some(kind));
         }
-        for attempt in [Attempt::Taken, Attempt::Past, Attempt::Refused, Attempt::Absent] {
+        for attempt in [
+            Attempt::Taken,
+            Attempt::Past,
+            Attempt::Refused,
+            Attempt::Dropped,
+            Attempt::Absent,
+        ] {
             assert_eq!(Attempt::from_word(attempt.as_str()), Some(attempt));
         }
     }
