@@ -173,6 +173,14 @@ pub struct Admin {
     pub socket: PathBuf,
 }
 
+impl Admin {
+    /// Where one agent takes over from another: beside the admin socket, in the folder that only root can enter.
+    #[must_use]
+    pub fn handover_socket(&self) -> PathBuf {
+        self.socket.with_file_name("handover.sock")
+    }
+}
+
 impl Default for Admin {
     fn default() -> Self {
         Self {

@@ -14,7 +14,7 @@ use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{MsgFlags, SockaddrStorage, sendto};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use super::sockets::Kind;
+use super::kind::Kind;
 use crate::kernel::hold::Ifindex;
 use crate::kernel::sys;
 

@@ -4,6 +4,7 @@
 //! what to do about it. Everything that is tried is tried in a cgroup of its own that is gone afterwards.
 
 mod attempt;
+mod kind;
 mod redirect;
 mod sockets;
 mod surroundings;
@@ -22,8 +23,9 @@ use super::pins;
 use super::program::{self, Program};
 
 pub use attempt::{Attempt, attempt};
+pub use kind::Kind;
 pub use redirect::{Probe, dial};
-pub use sockets::{Kind, TrySocket};
+pub use sockets::TrySocket;
 pub use surroundings::Surroundings;
 
 /// How well a check went.
