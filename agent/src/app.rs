@@ -13,8 +13,6 @@ mod served;
 mod tend;
 mod watchers;
 
-use std::collections::BTreeSet;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -101,7 +99,7 @@ impl App {
         };
         let certificates = Certificates::open(files, &server_names(&config))?;
         let upstream = Upstream::open(upstream_config(&config)?)?;
-        let handover = handover::socket(&config.admin.socket);
+        let handover = config.admin.handover_socket();
         let takeover = handover::ask(&handover, &config.node_name, LAYOUT, handover::ASK_LIMIT).await?;
         let log = AuditConfig {
             file: Some(config.audit.file.clone()),
@@ -263,12 +261,11 @@ impl App {
             self.config.enforce.namespaces.clone(),
             &self.config.enforce.match_labels,
         )?;
-        let upstream = Target::of_url(&self.config.upstream.server.parse().context("upstream.server")?);
         let doors = DoorsConfig {
             node: self.config.node_name.clone(),
-            redirect: self.config.doors.iter().cloned().chain(upstream).collect(),
+            redirect: api_servers(&self.config),
             refuse: self.config.refuse.clone(),
-            allow: canonical(&self.config.allow),
+            allow: self.config.allow.iter().copied().collect(),
             inherited: watchers::in_kernel(&self.kernel)?,
         };
         let judged = Arc::clone(&self.metrics);
@@ -333,7 +330,7 @@ impl App {
                 "hand-over",
                 giver
                     .serve_once(
-                        handover::socket(&self.config.admin.socket),
+                        self.config.admin.handover_socket(),
                         is_settled,
                         is_alone.clone(),
                         cancel.clone(),
@@ -528,16 +525,17 @@ fn upstream_config(config: &Config) -> anyhow::Result<UpstreamConfig> {
     })
 }
 
-/// Mapped IPv4 addresses as plain ones.
-fn canonical(addresses: &[SocketAddr]) -> BTreeSet<SocketAddr> {
-    let plain = |address: &SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
-    addresses.iter().map(plain).collect()
+/// Where the API server is, as the configuration says.
+fn api_servers(config: &Config) -> Vec<Target> {
+    let upstream = config.upstream.server.parse().ok();
+    let upstream = upstream.and_then(|url| Target::of_url(&url));
+    config.doors.iter().cloned().chain(upstream).collect()
 }
 
 /// What clients dial the API server by, besides the service's names and the doors' addresses.
 fn server_names(config: &Config) -> Vec<String> {
-    let doors = config.doors.iter().filter_map(|door| match door {
-        Target::Name { host, .. } => Some(host.clone()),
+    let doors = api_servers(config).into_iter().filter_map(|door| match door {
+        Target::Name { host, .. } => Some(host),
         Target::Address(_) => None,
     });
     config.tls.extra_names.iter().cloned().chain(doors).collect()

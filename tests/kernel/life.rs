@@ -486,9 +486,14 @@ fn listeners(world: &World) -> Result<String> {
 
 fn uninstalled_no_link_is_left(world: &mut World) -> Result<()> {
     let with = links()?;
-    world.agent.stop()?;
+    world.agent.kill9()?;
     world.agent.uninstall()?;
     let (left, without) = (world.agent.pins()?, links()?);
+    let admin = world.agent.admin_socket();
+    let sockets: Vec<_> = [admin.with_file_name("handover.sock"), admin]
+        .into_iter()
+        .filter(|socket| socket.exists())
+        .collect();
     let listening = listeners(world);
     world.agent.restart()?;
     let again = links()?;
@@ -499,6 +504,7 @@ fn uninstalled_no_link_is_left(world: &mut World) -> Result<()> {
     })();
     world.agent.restart()?;
     ensure!(left.is_empty(), "pins are left: {left:?}");
+    ensure!(sockets.is_empty(), "sockets are left: {sockets:?}");
     let listening = listening?;
     ensure!(
         listening.is_empty(),

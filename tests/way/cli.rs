@@ -84,13 +84,9 @@ fn policy_check(world: &mut World) -> Result<()> {
 }
 
 fn doctor(world: &mut World) -> Result<()> {
-    let bpffs = world.agent.dir().join("bpf").display().to_string();
-    let cgroup = world.cluster.node().cgroup.display().to_string();
-    let done = Done::from(
-        world
-            .agent
-            .picket(&["doctor", "--bpffs", &bpffs, "--cgroup-root", &cgroup])?,
-    );
+    // The folders are those of the agent's configuration.
+    let config = world.agent.config_file().display().to_string();
+    let done = Done::from(world.agent.picket(&["doctor", "--config", &config])?);
     let out = done.good()?;
     for check in [
         "hook connect4",
@@ -110,6 +106,58 @@ fn doctor(world: &mut World) -> Result<()> {
             .unwrap_or_default();
         ensure!(line.contains(" ok "), "{check} is not ok:\n{out}");
     }
+    for (check, seen) in [
+        ("socket TCP ", "taken to Picket"),
+        ("socket UDP ", "refused with EPERM"),
+        ("connection from before", "dropped"),
+        ("socket packet", "dropped"),
+    ] {
+        let line = out.lines().find(|line| line.starts_with(check));
+        ensure!(
+            line.is_some_and(|line| line.contains(seen)),
+            "{check} is not {seen}:\n{out}"
+        );
+    }
+    nothing_untried_is_left_out(world, &config)?;
     // Trying things beside a running agent does not disturb it.
     world.worker(crate::life::GET_SEED)?.good().map(drop)
+}
+
+/// Where the agent's folder is on no BPF filesystem the same rows are there, and it ends with an error.
+fn nothing_untried_is_left_out(world: &World, config: &str) -> Result<()> {
+    let names = |elsewhere: &[&str]| -> Result<(i32, Vec<String>)> {
+        let mut arguments = vec!["doctor", "--config", config, "-o", "json"];
+        arguments.extend(elsewhere);
+        let done = Done::from(world.agent.picket(&arguments)?);
+        let checks: Vec<Value> = serde_json::from_str(&done.out)?;
+        let tried = |check: &Value| {
+            let detail = check["detail"].as_str().unwrap_or_default();
+            let tried = !detail.contains("not tried: needs a BPF filesystem");
+            ensure!(tried || check["status"] == "missing", "{check:#}");
+            Ok(format!(
+                "{}{}",
+                check["name"],
+                if tried { "" } else { " untried" }
+            ))
+        };
+        Ok((done.code, checks.iter().map(tried).collect::<Result<_>>()?))
+    };
+    let (code, all) = names(&[])?;
+    ensure!(code == 0, "{all:?}");
+    let folder = world.agent.objects_dir().display().to_string();
+    let (code, without) = names(&["--bpffs", &folder])?;
+    ensure!(code == 1, "ended with {code}: {without:?}");
+    let same = all
+        .iter()
+        .zip(&without)
+        .all(|(all, without)| without.starts_with(all.as_str()));
+    ensure!(all.len() == without.len() && same, "{all:?}\n{without:?}");
+    let untried = |what: &str| {
+        without
+            .iter()
+            .filter(|name| name.contains(what))
+            .all(|name| name.ends_with("untried"))
+    };
+    ensure!(untried("socket ") && untried("redirect"), "{without:?}");
+    Ok(())
 }

@@ -114,7 +114,7 @@ fn a_broken_file_stops_the_start(world: &mut World) -> Result<()> {
         .position(|line| line.contains("caFlie"))
         .context("no caFile in the configuration")?;
     for (name, text, says) in [
-        ("unknown.yaml", unknown, format!("unknown.yaml:{line}: ")),
+        ("unknown.yaml", unknown, format!("unknown.yaml:{line}:")),
         (
             "objects.yaml",
             with("", "objects", &policy)?,

@@ -22,7 +22,7 @@ pub enum SocketError {
     /// Something that is no socket has its name.
     #[error("socket {0}: there is a file of this name that is no socket")]
     NotASocket(PathBuf),
-    /// It cannot be made.
+    /// It cannot be made, or removed.
     #[error("socket {path}: {source}")]
     Bind {
         /// The socket.
@@ -109,6 +109,20 @@ impl Drop for PrivateSocket {
             let _left = fs::remove_file(&self.path);
         }
     }
+}
+
+/// Removes the socket that a killed agent left, if there is one.
+///
+/// # Errors
+/// When it is no socket, or cannot be removed.
+pub fn remove_left(path: &Path) -> Result<(), SocketError> {
+    if is_socket(path)? {
+        fs::remove_file(path).map_err(|source| SocketError::Bind {
+            path: path.to_owned(),
+            source,
+        })?;
+    }
+    Ok(())
 }
 
 /// Whether there is a socket of this name; an error where something else is.

@@ -7,6 +7,7 @@ use std::process::{Command, ExitCode, Stdio};
 
 use clap::{Args, ValueEnum};
 
+use crate::config::{self, Config, ConfigError};
 use crate::kernel::preflight::{self, Attempt, Check, Kind, Status, Surroundings};
 
 /// How the outcome is written.
@@ -21,10 +22,14 @@ pub(super) enum Output {
 /// Every program is loaded, attached and used once, in a cgroup made for it.
 #[derive(Debug, Args)]
 pub(super) struct DoctorArgs {
-    /// The cgroup v2 folder the agent would attach to; by default the first mount of that kind
+    /// The node's configuration file, which names the folders the agent would use; by default /etc/picket/agent.yaml where
+    /// it is there, and the agent's defaults where it is not
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The cgroup v2 folder, instead of the configured one
     #[arg(long, value_name = "FOLDER")]
     pub cgroup_root: Option<PathBuf>,
-    /// The folder on a BPF filesystem the agent would use; by default the first mount of that kind
+    /// The folder on a BPF filesystem, instead of the configured one
     #[arg(long, value_name = "FOLDER")]
     pub bpffs: Option<PathBuf>,
     /// How to write the outcome
@@ -38,8 +43,8 @@ pub(super) struct DoctorArgs {
     pub attempt: Option<Vec<String>>,
 }
 
-/// Runs the checks and prints them. Fails when something is missing that Picket cannot do without, or when there is a way
-/// past it.
+/// Runs the checks and prints them. Fails when something is missing that Picket cannot do without, when something could not
+/// be tried, or when there is a way past it.
 pub(super) fn run(args: &DoctorArgs) -> ExitCode {
     if let Some([cgroup, address]) = args.probe.as_deref() {
         return probe(Path::new(cgroup), address);
@@ -47,7 +52,10 @@ pub(super) fn run(args: &DoctorArgs) -> ExitCode {
     if let Some([cgroup, address, kind]) = args.attempt.as_deref() {
         return attempt(Path::new(cgroup), address, kind);
     }
-    let surroundings = Surroundings::new(args.cgroup_root.clone(), args.bpffs.clone());
+    let surroundings = match surroundings(args) {
+        Ok(surroundings) => surroundings,
+        Err(error) => return super::fail(&error.into()),
+    };
     let checks = preflight::run(&surroundings, &start_probe, &start_attempt);
     let text = match args.output {
         Output::Table => table(&checks),
@@ -65,6 +73,21 @@ pub(super) fn run(args: &DoctorArgs) -> ExitCode {
     } else {
         ExitCode::SUCCESS
     }
+}
+
+/// The folders that the agent would use, unless others were given.
+fn surroundings(args: &DoctorArgs) -> Result<Surroundings, ConfigError> {
+    let usual = Path::new(config::DEFAULT_PATH);
+    let all_given = args.cgroup_root.is_some() && args.bpffs.is_some();
+    let kernel = match &args.config {
+        Some(file) => Config::read(file)?.kernel,
+        None if usual.exists() && !all_given => Config::read(usual)?.kernel,
+        None => config::Kernel::default(),
+    };
+    Ok(Surroundings::new(
+        args.cgroup_root.clone().or(kernel.cgroup_root),
+        args.bpffs.clone().unwrap_or(kernel.bpffs),
+    ))
 }
 
 /// The child's side of the redirect's trial.

@@ -305,7 +305,7 @@ mod tests {
         assert!(!report.valid);
         assert_eq!(
             err,
-            "FILE:7:10: field `spec.state` is \"Gone\"; it can be Active, Suspended, Revoked\nnot valid: 1 error\n"
+            "FILE:7:10: field `spec.state` is \"Gone\"; it can be Active, Suspended or Revoked\nnot valid: 1 error\n"
         );
         let (report, ..) = check(&format!("{IDENTITY}---\n{IDENTITY}"));
         assert!(

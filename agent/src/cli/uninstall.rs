@@ -1,4 +1,4 @@
-//! `picket uninstall`: takes this node's pinned links and maps out of the kernel.
+//! `picket uninstall`: takes this node's pinned links and maps out of the kernel, and removes sockets that a killed agent left.
 
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::bail;
 
+use crate::admin;
 use crate::config::{self, Config};
 use crate::kernel::Kernel;
 
@@ -36,6 +37,9 @@ fn remove(args: &Args) -> anyhow::Result<()> {
             "the agent runs ({} answers): stop it first",
             config.admin.socket.display()
         );
+    }
+    for socket in [config.admin.handover_socket(), config.admin.socket] {
+        admin::remove_left(&socket)?;
     }
     if !config.kernel.bpffs.exists() {
         println!("nothing of Picket's is at {}", config.kernel.bpffs.display());

@@ -97,8 +97,7 @@ pub enum Class {
 }
 
 /// What becomes of pods that nobody has judged while no agent runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Unknown {
     /// Doors are closed to them.
     #[default]

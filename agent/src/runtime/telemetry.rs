@@ -3,7 +3,6 @@
 
 use std::io::{self, IsTerminal};
 
-use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -15,8 +14,7 @@ pub const FILTER_VARIABLE: &str = "PICKET_LOG";
 const DEFAULT_FILTER: &str = "info,h2=error";
 
 /// How log lines look.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum LogFormat {
     /// One line of text; coloured on a terminal.
     #[default]
@@ -26,8 +24,7 @@ pub enum LogFormat {
 }
 
 /// What the log shows.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LogConfig {
     /// How lines look.
     pub format: LogFormat,
@@ -78,7 +75,11 @@ pub fn init(config: &LogConfig) -> Result<(), TelemetryError> {
     .map_err(|_| TelemetryError::Twice)
 }
 
-fn filter(text: &str) -> Result<EnvFilter, TelemetryError> {
+/// Reads a filter.
+///
+/// # Errors
+/// [`TelemetryError::Filter`] where it is none.
+pub fn filter(text: &str) -> Result<EnvFilter, TelemetryError> {
     EnvFilter::try_new(text).map_err(|error| TelemetryError::Filter {
         filter: text.to_owned(),
         reason: error.to_string(),

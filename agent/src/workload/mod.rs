@@ -31,7 +31,7 @@ use futures::future::BoxFuture;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-pub use doors::{Doors, DoorsConfig, Target};
+pub use doors::{Doors, DoorsConfig, Target, TargetError};
 pub use enforce::{EnforceError, Enforcement, Enforcer, Home, Tended};
 pub use layout::{container_of, pod_of};
 pub use names::Names;

@@ -1,6 +1,8 @@
 //! What setup cannot put there: root, the kernel, cgroup v2, Go, disk space. Each is checked and explained.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -11,8 +13,12 @@ use crate::sh;
 const KERNEL: (u32, u32) = (5, 15);
 /// What the Kubernetes release of the test cluster needs to be built.
 const GO: (u32, u32) = (1, 26);
-/// Build folders of Rust and Go, the cluster's binary and images, with room to spare.
-const DISK_GIB: u64 = 12;
+/// What cargo builds, with room to spare.
+const TARGET_GIB: u64 = 6;
+/// The cluster's binary and images.
+const CLUSTER_GIB: u64 = 2;
+/// What Go builds of Kubernetes.
+const GO_CACHE_GIB: u64 = 4;
 
 /// Fails with the first thing that is missing and what to do about it.
 pub(crate) fn check() -> Result<()> {
@@ -78,14 +84,85 @@ fn disk() -> Result<()> {
     if sh::target().join("release").exists() && sh::target().join("debug").exists() {
         return Ok(());
     }
-    let stat = nix::sys::statvfs::statvfs(&sh::root()).context("cannot read the free disk space")?;
-    let free = stat.blocks_available() * stat.fragment_size() / (1 << 30);
-    ensure!(
-        free >= DISK_GIB,
-        "disk space is missing: {} has {free} GiB free and the builds take up to {DISK_GIB}; free some, or set CARGO_TARGET_DIR and GOCACHE to where there is",
-        sh::root().display()
-    );
+    let go_cache = sh::output(sh::command("go").args(["env", "GOCACHE"])).context("Go does not work")?;
+    let needs = [
+        (
+            sh::target(),
+            TARGET_GIB,
+            "set CARGO_TARGET_DIR to a folder where there is",
+        ),
+        // Whatever cargo was told.
+        (
+            sh::root().join("target/cluster"),
+            CLUSTER_GIB,
+            "put this checkout where there is",
+        ),
+        (
+            PathBuf::from(go_cache.trim()),
+            GO_CACHE_GIB,
+            "set GOCACHE to a folder where there is",
+        ),
+    ];
+    let needs: Vec<Need> = needs
+        .into_iter()
+        .map(|(folder, gib, remedy)| {
+            let space = space(&folder)?;
+            Ok(Need {
+                folder,
+                gib,
+                remedy,
+                space,
+            })
+        })
+        .collect::<Result<_>>()?;
+    enough(&needs)
+}
+
+/// A folder that builds fill.
+struct Need {
+    folder: PathBuf,
+    gib: u64,
+    remedy: &'static str,
+    space: Space,
+}
+
+/// A file system's free space, and which one it is.
+struct Space {
+    device: u64,
+    free_gib: u64,
+}
+
+/// Folders on one file system share what is free there.
+fn enough(needs: &[Need]) -> Result<()> {
+    for Need {
+        folder,
+        remedy,
+        space,
+        ..
+    } in needs
+    {
+        let here = needs.iter().filter(|other| other.space.device == space.device);
+        let gib: u64 = here.map(|need| need.gib).sum();
+        ensure!(
+            space.free_gib >= gib,
+            "disk space is missing: the file system of {} has {} GiB free and the builds take up to {gib} there; free some, or {remedy}",
+            folder.display(),
+            space.free_gib,
+        );
+    }
     Ok(())
+}
+
+/// The space at a folder, which need not be there yet.
+fn space(folder: &Path) -> Result<Space> {
+    let here = folder.ancestors().find(|ancestor| ancestor.exists());
+    let here = here.with_context(|| format!("{} is nowhere", folder.display()))?;
+    let cannot = || format!("cannot read the free disk space of {}", here.display());
+    let stat = nix::sys::statvfs::statvfs(here).with_context(cannot)?;
+    Ok(Space {
+        device: fs::metadata(here).with_context(cannot)?.dev(),
+        free_gib: stat.blocks_available() * stat.fragment_size() / (1 << 30),
+    })
 }
 
 /// The first two numbers of a version such as `6.1.0-28-amd64` or `1.26.8`.
@@ -106,7 +183,7 @@ pub(crate) fn apt_is_here() -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::version;
+    use super::{Need, Space, enough, version};
 
     #[test]
     fn versions_compare_by_number() {
@@ -114,5 +191,26 @@ mod tests {
         assert_eq!(version("1.26.8"), Some((1, 26)));
         assert!(version("1.9.0") < version("1.26.0"));
         assert_eq!(version("devel"), None);
+    }
+    #[test]
+    fn the_folder_whose_file_system_is_too_full_is_named() {
+        let need = |folder: &str, gib, device, free_gib| Need {
+            folder: folder.into(),
+            gib,
+            remedy: "do something",
+            space: Space { device, free_gib },
+        };
+        assert!(enough(&[need("/a", 6, 1, 10), need("/b", 4, 1, 10)]).is_ok());
+        let said = |needs: &[Need]| enough(needs).unwrap_err().to_string();
+        assert_eq!(
+            said(&[need("/a", 6, 1, 6), need("/b", 4, 2, 3)]),
+            "disk space is missing: the file system of /b has 3 GiB free and the builds take up to 4 there; \
+             free some, or do something"
+        );
+        let shared = said(&[need("/a", 6, 1, 9), need("/b", 4, 1, 9)]);
+        assert!(
+            shared.contains("of /a has 9 GiB free and the builds take up to 10 there"),
+            "{shared}"
+        );
     }
 }

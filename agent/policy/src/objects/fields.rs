@@ -8,7 +8,8 @@ use super::tree::{Node, Value};
 use super::{Located, ObjectError, Place};
 
 /// Collects the errors of one file.
-pub(super) struct Reader {
+#[derive(Debug)]
+pub struct Reader {
     /// The file's name.
     pub(super) file: Arc<str>,
     /// What was wrong so far.
@@ -16,22 +17,25 @@ pub(super) struct Reader {
 }
 
 /// The fields of a mapping that were asked for by name.
-pub(super) struct Fields<'n> {
+#[derive(Debug)]
+pub struct Fields<'n> {
     /// The mapping's place.
-    pub(super) node: &'n Node,
+    pub node: &'n Node,
     path: String,
     entries: Vec<(&'n str, &'n Node)>,
 }
 
 impl<'n> Fields<'n> {
     /// A field's value; one that is written and empty counts as absent.
-    pub(super) fn get(&self, name: &str) -> Option<&'n Node> {
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&'n Node> {
         let (_, node) = self.entries.iter().find(|(key, _)| *key == name)?;
         (!matches!(node.value, Value::Null)).then_some(*node)
     }
 
     /// A field's path from the document's root.
-    pub(super) fn path(&self, name: &str) -> String {
+    #[must_use]
+    pub fn path(&self, name: &str) -> String {
         if self.path.is_empty() {
             name.to_owned()
         } else {
@@ -41,18 +45,39 @@ impl<'n> Fields<'n> {
 }
 
 impl Reader {
+    /// A reader of a file that has no errors yet.
+    #[must_use]
+    pub fn new(file: &str) -> Self {
+        Self {
+            file: Arc::from(file),
+            errors: Vec::new(),
+        }
+    }
+
+    /// What was read, or everything that is wrong, in the order of the file.
+    ///
+    /// # Errors
+    /// Those that were noted.
+    pub fn finish<T>(mut self, read: T) -> Result<T, Vec<ObjectError>> {
+        if self.errors.is_empty() {
+            return Ok(read);
+        }
+        self.errors.sort_by_key(|error| (error.line, error.column));
+        Err(self.errors)
+    }
+
     /// Notes an error at a node.
-    pub(super) fn fault(&mut self, node: &Node, reason: impl Into<String>) {
+    pub fn fault(&mut self, node: &Node, reason: impl Into<String>) {
         self.errors.push(ObjectError::at(&node.place(&self.file), reason));
     }
 
     /// Notes an error at a place.
-    pub(super) fn fault_at(&mut self, place: &Place, reason: impl Into<String>) {
+    pub fn fault_at(&mut self, place: &Place, reason: impl Into<String>) {
         self.errors.push(ObjectError::at(place, reason));
     }
 
     /// A mapping with these fields only. `later` names fields of the design that this version does not have.
-    pub(super) fn fields<'n>(
+    pub fn fields<'n>(
         &mut self,
         node: &'n Node,
         path: &str,
@@ -106,7 +131,7 @@ impl Reader {
     }
 
     /// A field that must be there.
-    pub(super) fn required<'n>(&mut self, fields: &Fields<'n>, name: &str) -> Option<&'n Node> {
+    pub fn required<'n>(&mut self, fields: &Fields<'n>, name: &str) -> Option<&'n Node> {
         let node = fields.get(name);
         if node.is_none() {
             self.fault(fields.node, format!("field `{}` is required", fields.path(name)));
@@ -115,7 +140,7 @@ impl Reader {
     }
 
     /// Text.
-    pub(super) fn text(&mut self, node: &Node, path: &str) -> Option<Located<String>> {
+    pub fn text(&mut self, node: &Node, path: &str) -> Option<Located<String>> {
         match &node.value {
             Value::Text(text) => Some(Located {
                 value: text.clone(),
@@ -142,7 +167,7 @@ impl Reader {
     }
 
     /// Text that is there and not empty.
-    pub(super) fn required_text(&mut self, fields: &Fields<'_>, name: &str) -> Option<Located<String>> {
+    pub fn required_text(&mut self, fields: &Fields<'_>, name: &str) -> Option<Located<String>> {
         let node = self.required(fields, name)?;
         let path = fields.path(name);
         let text = self.text(node, &path)?;
@@ -154,7 +179,7 @@ impl Reader {
     }
 
     /// The items of a list.
-    pub(super) fn list<'n>(&mut self, node: &'n Node, path: &str) -> &'n [Node] {
+    pub fn list<'n>(&mut self, node: &'n Node, path: &str) -> &'n [Node] {
         if let Value::List(items) = &node.value {
             return items;
         }
@@ -167,7 +192,7 @@ impl Reader {
 
     /// A list of texts; `None` where the field is absent. A list that is written and empty matches nothing, which
     /// nobody means, and is refused.
-    pub(super) fn texts(&mut self, fields: &Fields<'_>, name: &str) -> Option<Vec<Located<String>>> {
+    pub fn texts(&mut self, fields: &Fields<'_>, name: &str) -> Option<Vec<Located<String>>> {
         let node = fields.get(name)?;
         let path = fields.path(name);
         let items = self.list(node, &path);
@@ -186,7 +211,7 @@ impl Reader {
     }
 
     /// One word of a few.
-    pub(super) fn choice<T: Copy>(&mut self, node: &Node, path: &str, choices: &[(&str, T)]) -> Option<T> {
+    pub fn choice<T: Copy>(&mut self, node: &Node, path: &str, choices: &[(&str, T)]) -> Option<T> {
         let text = self.text(node, path)?;
         let found = choices
             .iter()
@@ -194,20 +219,21 @@ impl Reader {
             .map(|(_, choice)| *choice);
         if found.is_none() {
             let words: Vec<_> = choices.iter().map(|(word, _)| *word).collect();
+            let words = words.join(", ");
+            let words = match words.rsplit_once(", ") {
+                Some((first, last)) => format!("{first} or {last}"),
+                None => words,
+            };
             self.fault(
                 node,
-                format!(
-                    "field `{path}` is {:?}; it can be {}",
-                    text.value,
-                    words.join(", ")
-                ),
+                format!("field `{path}` is {:?}; it can be {words}", text.value),
             );
         }
         found
     }
 
     /// A moment in RFC 3339.
-    pub(super) fn moment(&mut self, fields: &Fields<'_>, name: &str) -> Option<Timestamp> {
+    pub fn moment(&mut self, fields: &Fields<'_>, name: &str) -> Option<Timestamp> {
         let node = fields.get(name)?;
         let path = fields.path(name);
         let text = self.text(node, &path)?;

@@ -16,7 +16,9 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
+pub use fields::{Fields, Reader};
 pub use read::read_documents;
+pub use tree::{Node, Value, parse};
 
 /// The API group of every object.
 pub const GROUP: &str = "picket.dev";

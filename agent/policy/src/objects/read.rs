@@ -1,10 +1,8 @@
 //! From a file's text to documents: kind, version and metadata, then each kind's own fields.
 
-use std::sync::Arc;
-
 use super::fields::{Reader, is_subdomain};
-use super::tree::{Node, parse};
-use super::{API_VERSION, Document, Located, ObjectError, agent_policy, grant, identity};
+use super::tree::{Node, Value, parse};
+use super::{API_VERSION, Document, GROUP, Located, ObjectError, agent_policy, grant, identity};
 
 /// Metadata that people write, and that API servers add to what `kubectl get -o yaml` prints.
 const METADATA: [&str; 8] = [
@@ -24,22 +22,45 @@ const METADATA: [&str; 8] = [
 /// Everything that is wrong in it, in the order of the file.
 pub fn read_documents(file: &str, text: &str) -> Result<Vec<Document>, Vec<ObjectError>> {
     let nodes = parse(file, text).map_err(|error| vec![error])?;
-    let mut reader = Reader {
-        file: Arc::from(file),
-        errors: Vec::new(),
-    };
+    let mut reader = Reader::new(file);
     let documents: Vec<_> = nodes
         .iter()
         .filter_map(|node| document(&mut reader, node))
         .collect();
-    if reader.errors.is_empty() {
-        return Ok(documents);
+    reader.finish(documents)
+}
+
+/// The kinds that are read.
+const KINDS: [&str; 3] = ["AgentIdentity", "AgentGrant", "AgentPolicy"];
+
+/// Notes a document of somebody else's, such as a ClusterRole, in one line: none of its fields would be known.
+fn foreign(reader: &mut Reader, node: &Node) -> bool {
+    let Value::Map(entries) = &node.value else {
+        return false;
+    };
+    let text = |name: &str| {
+        entries
+            .iter()
+            .find_map(|(key, value)| match (&key.value, &value.value) {
+                (Value::Text(key), Value::Text(value)) if key == name => Some(value.as_str()),
+                _ => None,
+            })
+    };
+    let (Some(version), Some(kind)) = (text("apiVersion"), text("kind")) else {
+        return false;
+    };
+    let group = version.split_once('/').map_or("", |(group, _)| group);
+    if group == GROUP || KINDS.contains(&kind) {
+        return false;
     }
-    reader.errors.sort_by_key(|error| (error.line, error.column));
-    Err(reader.errors)
+    reader.fault(node, format!("not a Picket object (kind {kind} of {version})"));
+    true
 }
 
 fn document(reader: &mut Reader, node: &Node) -> Option<Document> {
+    if foreign(reader, node) {
+        return None;
+    }
     let fields = reader.fields(node, "", &["apiVersion", "kind", "metadata", "spec"], &[])?;
     let version = reader.required_text(&fields, "apiVersion");
     let kind = reader.required_text(&fields, "kind");
@@ -63,7 +84,7 @@ fn document(reader: &mut Reader, node: &Node) -> Option<Document> {
             return None;
         }
         other => {
-            let reason = format!("unknown kind {other:?}; known: AgentIdentity, AgentGrant, AgentPolicy");
+            let reason = format!("unknown kind {other:?}; known: {}", KINDS.join(", "));
             reader.fault_at(&kind.at, reason);
             return None;
         }

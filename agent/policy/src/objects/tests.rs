@@ -207,7 +207,7 @@ fn what_cannot_stand_is_refused_with_its_place() {
             IDENTITY,
             "Suspended",
             "Gone",
-            "8:10: field `spec.state` is \"Gone\"; it can be Active, Suspended, Revoked",
+            "8:10: field `spec.state` is \"Gone\"; it can be Active, Suspended or Revoked",
         ),
         (
             IDENTITY,
@@ -249,7 +249,7 @@ fn what_cannot_stand_is_refused_with_its_place() {
             IDENTITY,
             "operator: In,",
             "operator: Near,",
-            "it can be In, NotIn, Exists, DoesNotExist",
+            "it can be In, NotIn, Exists or DoesNotExist",
         ),
         (
             IDENTITY,
@@ -418,6 +418,21 @@ fn every_fault_of_a_file_is_told_at_once() {
             .count(),
         3
     );
+}
+
+#[test]
+fn a_document_of_somebody_elses_is_told_in_one_line() {
+    let role =
+        "apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRole\nmetadata: {name: A:b}\nrules: []\n";
+    let map = "apiVersion: v1\nkind: ConfigMap\ndata: {}\n";
+    assert_eq!(
+        faults(&format!("{role}---\n{map}---\n{IDENTITY}")),
+        "1:1: not a Picket object (kind ClusterRole of rbac.authorization.k8s.io/v1)\n\
+         6:1: not a Picket object (kind ConfigMap of v1)"
+    );
+    // One of ours with a slip in its version keeps the advice for it.
+    let slip = IDENTITY.replace("v1alpha1", "v1");
+    assert!(faults(&slip).contains("it must be picket.dev/v1alpha1"));
 }
 
 /// As for requests: a fixed walk over broken files, that no text brings the reader down.

@@ -3,24 +3,24 @@
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde_saphyr::Spanned;
+use serde_saphyr::{Error, MessageFormatter as _, Spanned, UserMessageFormatter};
 
 use super::{MAX_FILE, ObjectError, Place};
 
 /// A node and where it stands.
 #[derive(Debug, Clone)]
-pub(super) struct Node {
+pub struct Node {
     /// Line, from 1.
-    pub(super) line: u32,
+    pub line: u32,
     /// Column, from 1.
-    pub(super) column: u32,
+    pub column: u32,
     /// What it is.
-    pub(super) value: Value,
+    pub value: Value,
 }
 
 /// What a node is.
 #[derive(Debug, Clone)]
-pub(super) enum Value {
+pub enum Value {
     /// `null`, `~`, or nothing.
     Null,
     /// A bare boolean.
@@ -37,7 +37,8 @@ pub(super) enum Value {
 
 impl Value {
     /// What to call it in an error.
-    pub(super) fn describe(&self) -> String {
+    #[must_use]
+    pub fn describe(&self) -> String {
         match self {
             Self::Null => "nothing".to_owned(),
             Self::Bool(value) => format!("the boolean {value}"),
@@ -50,7 +51,10 @@ impl Value {
 }
 
 /// Reads the documents of a file; empty ones are left out.
-pub(super) fn parse(file: &str, text: &str) -> Result<Vec<Node>, ObjectError> {
+///
+/// # Errors
+/// The first thing in it that is no YAML, a key that is given twice, or a file that is too large.
+pub fn parse(file: &str, text: &str) -> Result<Vec<Node>, ObjectError> {
     let error = |line: u32, column: u32, reason: String| ObjectError {
         file: file.to_owned(),
         line,
@@ -68,15 +72,16 @@ pub(super) fn parse(file: &str, text: &str) -> Result<Vec<Node>, ObjectError> {
         let (line, column) = fault
             .location()
             .map_or((1, 1), |at| (narrow(at.line()), narrow(at.column())));
-        let reason = fault.to_string();
-        error(
-            line,
-            column,
-            format!(
-                "not valid YAML: {}",
-                reason.lines().next().unwrap_or("unreadable")
-            ),
-        )
+        let reason = match &fault {
+            Error::DuplicateMappingKey { key: Some(key), .. } => format!("`{key}` is given twice"),
+            _ => {
+                // Without the position, which goes before it.
+                let reason = UserMessageFormatter.format_message(&fault);
+                let reason = reason.lines().next().unwrap_or("unreadable");
+                format!("not valid YAML: {reason}")
+            }
+        };
+        error(line, column, reason)
     })
 }
 
@@ -86,7 +91,8 @@ fn narrow(number: u64) -> u32 {
 
 impl Node {
     /// Its place, for an object that outlives the tree.
-    pub(super) fn place(&self, file: &std::sync::Arc<str>) -> Place {
+    #[must_use]
+    pub fn place(&self, file: &std::sync::Arc<str>) -> Place {
         Place {
             file: file.clone(),
             line: self.line,
@@ -211,8 +217,9 @@ mod tests {
     fn broken_yaml_and_doubled_keys_have_a_line() {
         let error = parse("f.yaml", "a: 1\nb: [\n").expect_err("unclosed");
         assert!(error.line >= 2, "{error}");
+        assert!(!error.reason.contains("line"), "{error}");
         let error = parse("f.yaml", "a: 1\nb: 2\na: 3\n").expect_err("doubled");
-        assert_eq!(error.line, 3, "{error}");
+        assert_eq!(error.to_string(), "f.yaml:3:1: `a` is given twice");
     }
 
     #[test]

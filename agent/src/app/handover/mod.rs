@@ -15,7 +15,6 @@ mod wire;
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -38,11 +37,6 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// How long the older agent may take until it has offered what it has: an attempt to enforce a pod, which it lets end, takes
 /// 5 s at most.
 const OFFER_LIMIT: Duration = Duration::from_secs(10);
-
-/// The hand-over socket's place: beside the admin socket, in the folder that only root can enter.
-pub(super) fn socket(admin: &Path) -> PathBuf {
-    admin.with_file_name("handover.sock")
-}
 
 /// Whose turn it is to change something in the kernel: this agent's, unless another takes over.
 #[derive(Debug, Clone)]

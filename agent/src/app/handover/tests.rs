@@ -1,6 +1,7 @@
 //! Both sides over a real socket, with listeners of the test's own namespace.
 
 use std::os::fd::AsFd as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 

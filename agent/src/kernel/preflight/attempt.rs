@@ -14,7 +14,7 @@ use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{MsgFlags, SockaddrStorage, sendto};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use super::sockets::Kind;
+use super::kind::Kind;
 use crate::kernel::hold::Ifindex;
 use crate::kernel::sys;
 
@@ -47,8 +47,10 @@ pub enum Attempt {
     Taken,
     /// The server behind the door answered, or the kernel let it go there.
     Past,
-    /// The kernel refused.
+    /// The call failed with `EPERM`.
     Refused,
+    /// It was sent, and the kernel dropped it; only the one who counts the drops can tell.
+    Dropped,
     /// This kernel has no such sockets.
     Absent,
 }
@@ -60,17 +62,25 @@ impl Attempt {
             Self::Taken => "taken",
             Self::Past => "past",
             Self::Refused => "refused",
+            Self::Dropped => "dropped",
             Self::Absent => "absent",
         }
     }
 
     /// Reads the word.
     pub fn from_word(word: &str) -> Option<Self> {
-        [Self::Taken, Self::Past, Self::Refused, Self::Absent]
-            .into_iter()
-            .find(|attempt| attempt.as_str() == word)
+        [
+            Self::Taken,
+            Self::Past,
+            Self::Refused,
+            Self::Dropped,
+            Self::Absent,
+        ]
+        .into_iter()
+        .find(|attempt| attempt.as_str() == word)
     }
 }
+
 /// The process' own part: joins the cgroup, and tries the address.
 ///
 /// # Errors
@@ -152,7 +162,7 @@ pub fn attempt(kind: Kind, cgroup: &Path, address: SocketAddr) -> io::Result<Att
 fn stream(domain: Domain, kind: Type, protocol: i32, to: &SockAddr) -> io::Result<Attempt> {
     let socket = match Socket::new(domain, kind, Some(Protocol::from(protocol))) {
         Ok(socket) => socket,
-        Err(error) if error.kind() == ErrorKind::PermissionDenied => return Ok(Attempt::Refused),
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => return outcome(Err(error)),
         Err(_) => return Ok(Attempt::Absent),
     };
     if kind == Type::RAW {
@@ -173,29 +183,30 @@ fn heard(mut socket: &Socket) -> io::Result<Attempt> {
     })
 }
 
-/// A refusal is an answer, not an error.
+/// A refusal is an answer, not an error. Picket's is `EPERM`; `EACCES` is somebody else's, and says nothing of Picket.
 fn outcome(tried: io::Result<Attempt>) -> io::Result<Attempt> {
     match tried {
-        Err(error) if error.kind() == ErrorKind::PermissionDenied => Ok(Attempt::Refused),
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => Ok(Attempt::Refused),
         tried => tried,
     }
 }
 
-/// Connects while nothing is enforced, waits for a word, and talks on; the server hears whether that gets through.
+/// Connects while nothing is enforced, waits for a word, and talks on. That it was sent says nothing; the server hears
+/// whether it gets through, and the count of drops tells the rest.
 fn open(address: SocketAddr) -> io::Result<Attempt> {
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.read_exact(&mut [0; SERVER.len()])?;
     let _ = stream.write_all(b"more");
     std::thread::sleep(NOTHING);
-    Ok(Attempt::Refused)
+    Ok(Attempt::Past)
 }
 
 /// Sends a packet for the door through a packet socket. That it was sent says nothing; the count of drops does.
 fn packet() -> io::Result<Attempt> {
     let socket = match Socket::new(Domain::PACKET, Type::DGRAM, None) {
         Ok(socket) => socket,
-        Err(error) if error.kind() == ErrorKind::PermissionDenied => return Ok(Attempt::Refused),
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => return outcome(Err(error)),
         Err(_) => return Ok(Attempt::Absent),
     };
     // A SYN, as far as anybody looks: 20 bytes of IPv4 and 20 of TCP.

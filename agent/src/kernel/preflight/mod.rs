@@ -4,6 +4,7 @@
 //! what to do about it. Everything that is tried is tried in a cgroup of its own that is gone afterwards.
 
 mod attempt;
+mod kind;
 mod redirect;
 mod sockets;
 mod surroundings;
@@ -14,14 +15,17 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use aya::Ebpf;
+use nix::sys::statfs::BPF_FS_MAGIC;
 
 use super::attach;
 use super::error::KernelError;
+use super::pins;
 use super::program::{self, Program};
 
 pub use attempt::{Attempt, attempt};
+pub use kind::Kind;
 pub use redirect::{Probe, dial};
-pub use sockets::{Kind, TrySocket};
+pub use sockets::TrySocket;
 pub use surroundings::Surroundings;
 
 /// How well a check went.
@@ -81,7 +85,23 @@ impl Check {
             advice: Some(advice.into()),
         }
     }
+
+    /// What could not be tried is not known to work, and is told like what does not.
+    fn untried(name: &'static str, needs: &str) -> Self {
+        Self {
+            name,
+            status: Status::Missing,
+            detail: format!("not tried: needs {needs}"),
+            advice: None,
+        }
+    }
 }
+
+/// What the trials of whole ways need: they pin what they load, as the agent does.
+const NEEDS_BPFFS: &str = "a BPF filesystem";
+
+/// The name of the check that comes before the programs'.
+const MAPS: &str = "kernel maps";
 
 /// Runs every check. `probe` dials on behalf of a pod, and `try_socket` tries one kind of socket on behalf of one.
 pub fn run(surroundings: &Surroundings, probe: &Probe<'_>, try_socket: &TrySocket<'_>) -> Vec<Check> {
@@ -95,15 +115,33 @@ pub fn run(surroundings: &Surroundings, probe: &Probe<'_>, try_socket: &TrySocke
                 format!("cannot make a cgroup to try the programs in: {error}"),
                 "run as root, with the cgroup filesystem writable",
             ));
+            checks.extend(untried("a trial cgroup"));
             return checks;
         }
-        // Said by the check of cgroup v2 already.
-        None => return checks,
+        None => {
+            checks.extend(untried("cgroup v2"));
+            return checks;
+        }
     };
     checks.extend(programs(&cgroup));
     checks.push(redirect::check(surroundings, &cgroup, probe));
     checks.extend(sockets::checks(surroundings, &cgroup, try_socket));
     checks
+}
+
+/// Everything that is tried in a cgroup, where there is none to try it in.
+fn untried(needs: &str) -> Vec<Check> {
+    let mut checks = vec![Check::untried(MAPS, needs)];
+    checks.extend(untried_programs(needs));
+    checks.push(Check::untried(redirect::NAME, needs));
+    checks.extend(sockets::untried(needs));
+    checks
+}
+
+fn untried_programs(needs: &str) -> impl Iterator<Item = Check> {
+    Program::ALL
+        .into_iter()
+        .map(move |program| Check::untried(program.title(), needs))
 }
 
 /// Loads each program and attaches it, one by one, so that the table names the one that fails.
@@ -114,15 +152,12 @@ fn programs(cgroup: &Trial) -> Vec<Check> {
     let (mut ebpf, folder) = match loaded {
         Ok(loaded) => loaded,
         Err(error) => {
-            return vec![Check::bad(
-                "kernel maps",
-                Status::Missing,
-                error.to_string(),
-                ADVICE,
-            )];
+            let mut checks = vec![Check::bad(MAPS, Status::Missing, error.to_string(), ADVICE)];
+            checks.extend(untried_programs("the kernel maps"));
+            return checks;
         }
     };
-    let mut checks = vec![Check::ok("kernel maps", "made")];
+    let mut checks = vec![Check::ok(MAPS, "made")];
     checks.extend(
         Program::ALL
             .into_iter()
@@ -150,16 +185,16 @@ fn try_out(program: Program, ebpf: &mut Ebpf, cgroup: &File) -> Result<(), Kerne
     }
 }
 
-/// Where a trial pins what it loads: beside the agent's folder, never in it.
-fn trial_pins(surroundings: &Surroundings, name: &str) -> Result<PathBuf, &'static str> {
-    let bpffs = surroundings.bpffs().ok_or("not tried without a BPF filesystem")?;
+/// Where a trial pins what it loads: beside the agent's folder, or in it where that is the mount itself. `None` without a
+/// BPF filesystem.
+fn trial_pins(surroundings: &Surroundings, name: &str) -> Option<PathBuf> {
+    let bpffs = surroundings.bpffs()?;
     // A configured folder may be for the agent to make; then it is not for the trial to leave.
-    let parent = if bpffs.exists() {
-        bpffs
-    } else {
-        bpffs.parent().unwrap_or(bpffs)
-    };
-    Ok(parent.join(format!("picket-doctor-{name}-{}", std::process::id())))
+    let beside = bpffs.ancestors().skip(1).find(|folder| folder.exists());
+    let parent = beside
+        .filter(|folder| pins::is_on(folder, BPF_FS_MAGIC).unwrap_or(false))
+        .unwrap_or(bpffs);
+    Some(parent.join(format!("picket-doctor-{name}-{}", std::process::id())))
 }
 
 /// What a program costs to load.

@@ -7,9 +7,13 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::{Check, Status, Surroundings, Trial, trial_pins};
-use crate::kernel::CgroupId;
-use crate::kernel::{Class, Door, Flow, Kernel, KernelConfig, KernelError, Node, Unknown, netns_cookie};
+use super::{Check, NEEDS_BPFFS, Status, Surroundings, Trial, trial_pins};
+use crate::kernel::{
+    CgroupId, Class, Door, Flow, Kernel, KernelConfig, KernelError, Node, Unknown, netns_cookie,
+};
+
+/// The check's name.
+pub(super) const NAME: &str = "redirect";
 
 /// How long the probe may take; loopback takes a millisecond, starting a process some more.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -38,12 +42,10 @@ pub fn dial(cgroup: &Path, address: SocketAddr) -> io::Result<SocketAddr> {
 }
 
 pub(super) fn check(surroundings: &Surroundings, cgroup: &Trial, probe: &Probe<'_>) -> Check {
-    const NAME: &str = "redirect";
     const ADVICE: &str =
         "another program on a parent cgroup may rewrite or refuse connects: see `bpftool cgroup tree`";
-    let bpffs = match trial_pins(surroundings, "redirect") {
-        Ok(bpffs) => bpffs,
-        Err(reason) => return Check::bad(NAME, Status::Missing, reason, "mount one first"),
+    let Some(bpffs) = trial_pins(surroundings, "redirect") else {
+        return Check::untried(NAME, NEEDS_BPFFS);
     };
     let outcome = attempt(&bpffs, &cgroup.path, probe);
     if let Err(error) = Kernel::unload(&bpffs) {
@@ -57,7 +59,7 @@ pub(super) fn check(surroundings: &Surroundings, cgroup: &Trial, probe: &Probe<'
     match outcome {
         Ok(()) => Check::ok(
             NAME,
-            "a dial was taken to a listener, the client saw what it dialled, its flow was there",
+            "a dial was taken to Picket, the client saw what it dialled, its flow was there",
         ),
         Err(reason) => Check::bad(NAME, Status::Missing, reason, ADVICE),
     }

@@ -1,6 +1,6 @@
 //! Every kind of socket that a pod may try a door with, tried.
 //!
-//! In comes a cgroup to try in; out comes a [`Check`] for each kind: taken to the listener, refused, or past Picket. A trial
+//! In comes a cgroup to try in; out comes a [`Check`] for each kind: taken to Picket, refused, dropped, or past it. A trial
 //! door stands on loopback with a server of its own behind it, which says whether anything got there.
 
 use std::fs;
@@ -13,164 +13,45 @@ use std::time::{Duration, Instant};
 use picket_common::Counter;
 
 use super::attempt::{Attempt, LISTENER, NOBODY, NOTHING, PATIENCE, SERVER, loopback};
-use super::{Check, Status, Surroundings, Trial};
-use crate::kernel::CgroupId;
-use crate::kernel::{Class, Door, Kernel, KernelConfig, KernelError, Node, Unknown, netns_cookie};
-
-/// A way to use a socket.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// Plain TCP.
-    Tcp,
-    /// TCP that does not wait for its connect.
-    NonBlocking,
-    /// TCP by io_uring.
-    IoUring,
-    /// TCP whose first bytes go with the connect.
-    FastOpen,
-    /// Connected elsewhere, disconnected, and connected again.
-    Again,
-    /// Multipath TCP.
-    Mptcp,
-    /// A socket that was made before the process was the pod's.
-    Earlier,
-    /// UDP with a connect.
-    Udp,
-    /// UDP without.
-    UdpUnconnected,
-    /// A raw socket.
-    Raw,
-    /// SCTP.
-    Sctp,
-    /// DCCP.
-    Dccp,
-    /// SMC, which begins as TCP.
-    Smc,
-    /// A connection that was open before the pod was enforced.
-    Open,
-    /// A packet socket.
-    Packet,
-}
-
-/// What should become of an attempt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Wanted {
-    Taken,
-    Refused,
-}
-
-impl Kind {
-    const ALL: [Self; 15] = [
-        Self::Tcp,
-        Self::NonBlocking,
-        Self::IoUring,
-        Self::FastOpen,
-        Self::Again,
-        Self::Mptcp,
-        Self::Earlier,
-        Self::Udp,
-        Self::UdpUnconnected,
-        Self::Raw,
-        Self::Sctp,
-        Self::Dccp,
-        Self::Smc,
-        Self::Open,
-        Self::Packet,
-    ];
-
-    /// The word the probe is told it by.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Tcp => "tcp",
-            Self::NonBlocking => "non-blocking",
-            Self::IoUring => "io-uring",
-            Self::FastOpen => "fast-open",
-            Self::Again => "again",
-            Self::Mptcp => "mptcp",
-            Self::Earlier => "earlier",
-            Self::Udp => "udp",
-            Self::UdpUnconnected => "udp-unconnected",
-            Self::Raw => "raw",
-            Self::Sctp => "sctp",
-            Self::Dccp => "dccp",
-            Self::Smc => "smc",
-            Self::Open => "open",
-            Self::Packet => "packet",
-        }
-    }
-
-    /// Reads the word.
-    pub fn from_word(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| kind.as_str() == word)
-    }
-
-    fn title(self) -> &'static str {
-        match self {
-            Self::Tcp => "socket TCP",
-            Self::NonBlocking => "socket TCP, non-blocking",
-            Self::IoUring => "socket TCP, io_uring",
-            Self::FastOpen => "socket TCP fast open",
-            Self::Again => "socket TCP, reconnected",
-            Self::Mptcp => "socket MPTCP",
-            Self::Earlier => "socket from before",
-            Self::Udp => "socket UDP",
-            Self::UdpUnconnected => "socket UDP, unconnected",
-            Self::Raw => "socket raw",
-            Self::Sctp => "socket SCTP",
-            Self::Dccp => "socket DCCP",
-            Self::Smc => "socket SMC",
-            Self::Open => "connection from before",
-            Self::Packet => "socket packet",
-        }
-    }
-
-    fn wanted(self) -> Wanted {
-        match self {
-            Self::Tcp
-            | Self::NonBlocking
-            | Self::IoUring
-            | Self::FastOpen
-            | Self::Again
-            | Self::Mptcp
-            | Self::Earlier
-            | Self::Smc => Wanted::Taken,
-            Self::Udp
-            | Self::UdpUnconnected
-            | Self::Raw
-            | Self::Sctp
-            | Self::Dccp
-            | Self::Open
-            | Self::Packet => Wanted::Refused,
-        }
-    }
-}
+use super::kind::{Kind, Wanted};
+use super::{Check, NEEDS_BPFFS, Status, Surroundings, Trial};
+use crate::kernel::{CgroupId, Class, Door, Kernel, KernelConfig, KernelError, Node, Unknown, netns_cookie};
 
 /// Starts a process that makes an attempt; [`super::attempt`] is what it has to do.
 pub type TrySocket<'a> = dyn Fn(Kind, &Path, SocketAddr) -> io::Result<Attempt> + 'a;
 
 /// Tries every kind.
 pub(super) fn checks(surroundings: &Surroundings, cgroup: &Trial, try_socket: &TrySocket<'_>) -> Vec<Check> {
-    let bpffs = match super::trial_pins(surroundings, "sockets") {
-        Ok(bpffs) => bpffs,
-        // Said by the check of the BPF filesystem already.
-        Err(_) => return Vec::new(),
+    let Some(bpffs) = super::trial_pins(surroundings, "sockets") else {
+        return untried(NEEDS_BPFFS);
     };
-    let outcome = Ground::new(&bpffs, cgroup).map(|ground| {
-        Kind::ALL
+    let failed = |reason: String| {
+        let advice = "run as root, with nothing else that attaches to the same cgroup exclusively";
+        Check::bad("sockets", Status::Missing, reason, advice)
+    };
+    let mut checks = match Ground::new(&bpffs, cgroup) {
+        Ok(ground) => Kind::ALL
             .into_iter()
             .map(|kind| ground.check(kind, try_socket))
-            .collect()
-    });
-    let cleaned = Kernel::unload(&bpffs).map_err(|error| error.to_string());
-    match outcome.and_then(|checks: Vec<Check>| cleaned.map(|()| checks)) {
-        Ok(checks) => checks,
-        Err(reason) => vec![Check::bad(
-            "sockets",
-            Status::Missing,
-            reason,
-            "run as root, with nothing else that attaches to the same cgroup exclusively",
-        )],
+            .collect(),
+        Err(reason) => {
+            let mut checks = vec![failed(reason)];
+            checks.extend(untried("what `sockets` above lacks"));
+            checks
+        }
+    };
+    if let Err(error) = Kernel::unload(&bpffs) {
+        checks.push(failed(format!("cannot clean up: {error}")));
     }
+    checks
+}
+
+/// Every kind, where none can be tried.
+pub(super) fn untried(needs: &str) -> Vec<Check> {
+    Kind::ALL
+        .into_iter()
+        .map(|kind| Check::untried(kind.title(), needs))
+        .collect()
 }
 
 /// What the trials stand on.
@@ -228,6 +109,8 @@ impl Ground {
     }
 
     fn check(&self, kind: Kind, try_socket: &TrySocket<'_>) -> Check {
+        const REFUSED: &str = "refused with EPERM";
+        const DROPPED: &str = "its packets dropped";
         const ADVICE: &str =
             "a pod that uses such sockets reaches the API server itself: do not enforce pods on this node";
         const PACKET_ADVICE: &str = "TCX needs Linux 6.6: without it, forbid pods CAP_NET_RAW";
@@ -239,13 +122,18 @@ impl Ground {
         let title = kind.title();
         match (self.outcome(kind, try_socket), kind.wanted()) {
             (Ok(Attempt::Absent), _) => Check::ok(title, "this kernel has none"),
-            (Ok(Attempt::Taken), Wanted::Taken) => Check::ok(title, "taken to the listener"),
-            (Ok(Attempt::Refused), Wanted::Refused) => Check::ok(title, "refused"),
+            (Ok(Attempt::Taken), Wanted::Taken) => Check::ok(title, "taken to Picket"),
+            (Ok(Attempt::Refused), Wanted::Stopped) => Check::ok(title, REFUSED),
+            (Ok(Attempt::Dropped), Wanted::Stopped) => Check::ok(title, DROPPED),
             // Stricter than wanted: nothing gets out, and clients that need it do not work.
-            (Ok(Attempt::Refused), Wanted::Taken) => Check::bad(
+            (Ok(stricter @ (Attempt::Refused | Attempt::Dropped)), Wanted::Taken) => Check::bad(
                 title,
                 Status::Degraded,
-                "refused",
+                if stricter == Attempt::Refused {
+                    REFUSED
+                } else {
+                    DROPPED
+                },
                 "clients that use it do not work here",
             ),
             (Ok(Attempt::Past | Attempt::Taken), _) => {
@@ -284,8 +172,8 @@ impl Ground {
             return Ok(Attempt::Past);
         }
         match (attempt?, kind) {
-            (Attempt::Past, Kind::Packet) if drops > 0 => Ok(Attempt::Refused),
-            (Attempt::Refused, Kind::Open) if drops == 0 => Err("nothing was dropped".to_owned()),
+            (Attempt::Past, Kind::Packet | Kind::Open) if drops > 0 => Ok(Attempt::Dropped),
+            (Attempt::Past, Kind::Open) => Err("nothing arrived, and nothing was dropped".to_owned()),
             (attempt, _) => Ok(attempt),
         }
     }
@@ -348,7 +236,13 @@ mod tests {
         for kind in Kind::ALL {
             assert_eq!(Kind::from_word(kind.as_str()), Some(kind));
         }
-        for attempt in [Attempt::Taken, Attempt::Past, Attempt::Refused, Attempt::Absent] {
+        for attempt in [
+            Attempt::Taken,
+            Attempt::Past,
+            Attempt::Refused,
+            Attempt::Dropped,
+            Attempt::Absent,
+        ] {
             assert_eq!(Attempt::from_word(attempt.as_str()), Some(attempt));
         }
     }

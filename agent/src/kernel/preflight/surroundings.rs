@@ -28,19 +28,19 @@ const CAPABILITIES: [(u32, &str, &str); 5] = [
 #[derive(Debug, Clone)]
 pub struct Surroundings {
     cgroup_root: Option<PathBuf>,
-    bpffs: Option<PathBuf>,
+    bpffs: PathBuf,
     mounts: String,
 }
 
 impl Surroundings {
-    /// Those of a configuration; for what is `None`, the first mount of its kind in /proc/mounts.
+    /// Those of a configuration; without a cgroup folder the first cgroup v2 mount, as the agent takes it.
     #[must_use]
-    pub fn new(cgroup_root: Option<PathBuf>, bpffs: Option<PathBuf>) -> Self {
+    pub fn new(cgroup_root: Option<PathBuf>, bpffs: PathBuf) -> Self {
         // Without /proc nothing is found, and the checks say so.
         let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
         Self {
             cgroup_root: cgroup_root.or_else(|| mounted(&mounts, "cgroup2").next()),
-            bpffs: bpffs.or_else(|| mounted(&mounts, "bpf").next()),
+            bpffs,
             mounts,
         }
     }
@@ -56,9 +56,8 @@ impl Surroundings {
     /// The folder on a BPF filesystem, where there is one.
     #[must_use]
     pub fn bpffs(&self) -> Option<&Path> {
-        self.bpffs
-            .as_deref()
-            .filter(|path| pins::is_on(path, BPF_FS_MAGIC).unwrap_or(false))
+        let on_one = pins::is_on(&self.bpffs, BPF_FS_MAGIC).unwrap_or(false);
+        on_one.then_some(&self.bpffs)
     }
 }
 
@@ -121,17 +120,25 @@ fn cgroup(surroundings: &Surroundings) -> Check {
 
 fn bpffs(surroundings: &Surroundings) -> Check {
     const NAME: &str = "BPF filesystem";
-    const ADVICE: &str = "mount it with `mount -t bpf bpf /sys/fs/bpf`, or configure a folder on one";
-    match (surroundings.bpffs(), &surroundings.bpffs) {
-        (Some(folder), _) => Check::ok(NAME, folder.display().to_string()),
-        (None, Some(wrong)) => Check::bad(
-            NAME,
-            Status::Missing,
-            format!("{} is not on one", wrong.display()),
-            ADVICE,
-        ),
-        (None, None) => Check::bad(NAME, Status::Missing, "mounted nowhere", ADVICE),
+    if let Some(folder) = surroundings.bpffs() {
+        return Check::ok(NAME, folder.display().to_string());
     }
+    let folder = &surroundings.bpffs;
+    let usual = Path::new("/sys/fs/bpf");
+    let point = if folder.starts_with(usual) { usual } else { folder };
+    let mut advice = format!("mount one with `mount -t bpf bpf {}`", point.display());
+    if let Some(other) = mounted(&surroundings.mounts, "bpf").next() {
+        let other = other.display();
+        advice.push_str(&format!(
+            ", or set kernel.bpffs to a folder on the one at {other}"
+        ));
+    }
+    Check::bad(
+        NAME,
+        Status::Missing,
+        format!("{}, which the agent would use, is not on one", folder.display()),
+        advice,
+    )
 }
 
 fn capabilities() -> Check {
@@ -244,9 +251,25 @@ mod tests {
 
     #[test]
     fn a_configured_folder_of_the_wrong_kind_is_missing() {
-        let surroundings = Surroundings::new(Some(PathBuf::from("/proc")), Some(PathBuf::from("/proc")));
+        let surroundings = Surroundings::new(Some(PathBuf::from("/proc")), PathBuf::from("/proc"));
         assert_eq!(cgroup(&surroundings).status, Status::Missing);
         assert_eq!(bpffs(&surroundings).status, Status::Missing);
         assert_eq!(surroundings.cgroup_root(), None);
+    }
+
+    #[test]
+    fn the_folder_that_the_agent_would_use_counts_and_a_mount_elsewhere_is_only_named() {
+        let mut surroundings = Surroundings::new(None, PathBuf::from("/proc/picket"));
+        surroundings.mounts = "bpf /mnt/bpf bpf rw 0 0\n".to_owned();
+        assert_eq!(surroundings.bpffs(), None);
+        let check = bpffs(&surroundings);
+        assert_eq!(
+            check.detail,
+            "/proc/picket, which the agent would use, is not on one"
+        );
+        assert_eq!(
+            check.advice.unwrap(),
+            "mount one with `mount -t bpf bpf /proc/picket`, or set kernel.bpffs to a folder on the one at /mnt/bpf"
+        );
     }
 }

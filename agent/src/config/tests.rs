@@ -1,0 +1,291 @@
+//! Configurations that are read, and what is said of those that are not.
+
+use std::path::Path;
+
+use super::*;
+use crate::kernel::Unknown;
+use crate::runtime::telemetry::LogFormat;
+
+const GOOD: &str = "\
+nodeName: node-1
+cluster:
+  kubeconfig: /etc/picket/kubeconfig
+upstream:
+  server: https://10.0.0.1:6443
+  caFile: /etc/picket/ca.crt
+  tokenFile: /etc/picket/token
+tls:
+  caCertificateFile: /etc/picket/node-ca.crt
+  caKeyFile: /etc/picket/node-ca.key
+enforce:
+  namespaces: [agents]
+objects: [/etc/picket/objects]
+";
+
+/// All that is wrong with a text, one thing a line.
+fn faults(text: &str) -> String {
+    let said = Config::parse("f", text).unwrap_err().to_string();
+    let faults = said.strip_prefix("the configuration is not valid:\n");
+    faults.unwrap_or_else(|| panic!("{said}")).to_owned()
+}
+
+#[test]
+fn reads_a_small_file_and_fills_in_defaults() {
+    let config = Config::parse("agent.yaml", GOOD).unwrap();
+    assert_eq!(config.kernel.bpffs, Path::new("/sys/fs/bpf/picket"));
+    assert_eq!(config.kernel.cgroup_root, None);
+    assert_eq!(config.shutdown.drain_seconds, 20);
+    assert_eq!(config.enforce.unknown_pods, Unknown::Closed);
+    assert_eq!(config.audit.file, Path::new(audit::DEFAULT_FILE));
+    assert_eq!(config.log, LogConfig::default());
+}
+
+#[test]
+fn reads_every_field() {
+    let text = "\
+nodeName: n
+cluster: {kubeconfig: /k}
+upstream: {server: 'https://api.example', caFile: /ca, clientCertificateFile: /crt, clientKeyFile: /key}
+tls: {caCertificateFile: /c, caKeyFile: /y, extraNames: [api.example]}
+kernel: {cgroupRoot: /g, bpffs: /b}
+enforce: {namespaces: [a, b], matchLabels: {app: agent, x: ''}, unknownPods: open}
+doors: [192.0.2.1:6443, API.example:443]
+refuse: ['[fd00::1]:80']
+allow: ['[::ffff:169.254.169.254]:80']
+objects: [/o, /p]
+audit: {file: /a, stdout: true}
+admin: {socket: /s}
+log: {format: json, filter: warn}
+shutdown: {drainSeconds: 0}
+";
+    let config = Config::parse("f", &text.replace("API.example:443", "API.example:444")).unwrap();
+    let shown = |list: &[Target]| list.iter().map(Target::to_string).collect::<Vec<_>>();
+    assert_eq!(config.node_name, "n");
+    assert_eq!(config.cluster.kubeconfig, Path::new("/k"));
+    assert_eq!(config.upstream.server, "https://api.example");
+    assert_eq!(config.upstream.ca_file, Path::new("/ca"));
+    assert_eq!(
+        config.upstream.client_certificate_file,
+        Some(PathBuf::from("/crt"))
+    );
+    assert_eq!(config.upstream.client_key_file, Some(PathBuf::from("/key")));
+    assert_eq!(config.upstream.token_file, None);
+    assert_eq!(config.tls.ca_certificate_file, Path::new("/c"));
+    assert_eq!(config.tls.ca_key_file, Path::new("/y"));
+    assert_eq!(config.tls.extra_names, ["api.example"]);
+    assert_eq!(config.kernel.cgroup_root, Some(PathBuf::from("/g")));
+    assert_eq!(config.kernel.bpffs, Path::new("/b"));
+    assert_eq!(config.enforce.namespaces, ["a", "b"]);
+    let labels = [
+        ("app".to_owned(), "agent".to_owned()),
+        ("x".to_owned(), String::new()),
+    ];
+    assert_eq!(config.enforce.match_labels, labels.into());
+    assert_eq!(config.enforce.unknown_pods, Unknown::Open);
+    assert_eq!(shown(&config.doors), ["192.0.2.1:6443", "api.example:444"]);
+    assert_eq!(shown(&config.refuse), ["[fd00::1]:80"]);
+    assert_eq!(config.allow, ["169.254.169.254:80".parse().unwrap()]);
+    assert_eq!(config.objects, [Path::new("/o"), Path::new("/p")]);
+    assert_eq!(config.audit.file, Path::new("/a"));
+    assert!(config.audit.stdout);
+    assert_eq!(config.admin.socket, Path::new("/s"));
+    assert_eq!(config.log.format, LogFormat::Json);
+    assert_eq!(config.log.filter.as_deref(), Some("warn"));
+    assert_eq!(config.shutdown.drain_seconds, 0);
+}
+
+#[test]
+fn all_that_is_wrong_is_told_at_once_in_the_order_of_the_file() {
+    let text = GOOD
+        .replace("nodeName: node-1", "nodeName: ''")
+        .replace("  tokenFile", "  tokenFiel")
+        .replace("[agents]", "[agents]\n  unknownPods: ajar");
+    assert_eq!(
+        faults(&format!(
+            "{text}doors: [a.example:0]\nshutdown: {{drainSeconds: -1}}\n"
+        )),
+        "f:1:11: field `nodeName` must not be empty\n\
+         f:5:3: field `upstream`: give either clientCertificateFile with clientKeyFile, or tokenFile\n\
+         f:7:3: unknown field `upstream.tokenFiel`; known here: server, caFile, clientCertificateFile, clientKeyFile, \
+         tokenFile\n\
+         f:13:16: field `enforce.unknownPods` is \"ajar\"; it can be closed or open\n\
+         f:15:9: field `doors`: \"a.example:0\" has no such port; a port is 1 to 65535\n\
+         f:16:26: field `shutdown.drainSeconds` must be a whole number of seconds, 0 to 3600, not the number -1"
+    );
+}
+
+#[test]
+fn addresses_are_one_each_and_mean_one_thing() {
+    for (list, says) in [
+        (
+            "allow: [name:443]",
+            "1:9: field `allow`: \"name:443\" is no address:port; names are not taken here",
+        ),
+        (
+            "allow: [10.0.0.1]",
+            "1:9: field `allow`: \"10.0.0.1\" is no address:port; names are not taken here",
+        ),
+        (
+            "allow: [10.0.0.1:0]",
+            "1:9: field `allow`: \"10.0.0.1:0\" has no such port; a port is 1 to 65535",
+        ),
+        (
+            "allow: [10.0.0.0/8:443]",
+            "1:9: field `allow`: \"10.0.0.0/8:443\" is a range; give each address or name by itself",
+        ),
+        (
+            "doors: [10.0.0.1-5:80]",
+            "1:9: field `doors`: \"10.0.0.1-5:80\" is a range; give each address or name by itself",
+        ),
+        (
+            "refuse: [x.example:99999]",
+            "1:10: field `refuse`: \"x.example:99999\" has no such port; a port is 1 to 65535",
+        ),
+        (
+            "refuse: [x.example]",
+            "1:10: field `refuse`: \"x.example\" is neither address:port nor name:port, such as 192.0.2.1:6443, \
+             [2001:db8::1]:6443 or api.example.com:6443",
+        ),
+        (
+            "doors: 10.0.0.1:80",
+            "1:8: field `doors` must be a list, not text",
+        ),
+        (
+            "doors: [443]",
+            "1:9: field `doors` must be text, not the number 443: quote it",
+        ),
+        (
+            "doors: [a.example:1]\nrefuse: [A.example:1]",
+            "2:10: field `refuse`: a.example:1 is under doors too; an address is one or the other",
+        ),
+        (
+            "refuse: [10.0.0.1:6443]",
+            "1:10: field `refuse`: 10.0.0.1:6443 is upstream.server too; an address is one or the other",
+        ),
+        (
+            "doors: [10.0.0.9:1]\nallow: [10.0.0.9:1]",
+            "2:9: field `allow`: 10.0.0.9:1 is under doors too, and those are taken to Picket whatever is allowed",
+        ),
+        (
+            "allow: ['[::ffff:10.0.0.1]:6443']",
+            "1:9: field `allow`: 10.0.0.1:6443 is upstream.server too, and those are taken to Picket whatever is allowed",
+        ),
+        (
+            "refuse: [10.0.0.9:1]\nallow: [10.0.0.9:1]",
+            "2:9: field `allow`: 10.0.0.9:1 is under refuse too; an address is one or the other",
+        ),
+    ] {
+        assert_eq!(faults(&format!("{list}\n{GOOD}")), format!("f:{says}"));
+    }
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_with_its_line() {
+    for (from, to, says) in [
+        (
+            "https://10.0.0.1:6443",
+            "http://10.0.0.1:6443",
+            "5:11: field `upstream.server` must be https://host:port; Picket does not speak plain HTTP upstream",
+        ),
+        (
+            "https://10.0.0.1:6443",
+            "https://10.0.0.1:6443/x",
+            "5:11: field `upstream.server` must have no path and no query; write https://host:port",
+        ),
+        (
+            "https://10.0.0.1:6443",
+            "https://10.0.0.1:99999",
+            "5:11: field `upstream.server` has no host and port to dial; write https://host:port, a port is 1 to 65535",
+        ),
+        (
+            "https://10.0.0.1:6443",
+            "'a b'",
+            "5:11: field `upstream.server` is no URL; write https://host:port",
+        ),
+        (
+            "  tokenFile:",
+            "  clientCertificateFile:",
+            "5:3: field `upstream`: clientCertificateFile and clientKeyFile go together",
+        ),
+        (
+            "[agents]",
+            "[]",
+            "12:3: field `enforce` names no pods; give namespaces, matchLabels or both",
+        ),
+        (
+            "[agents]",
+            "[5]",
+            "12:16: field `enforce.namespaces` must be text, not the number 5: quote it",
+        ),
+        (
+            "[agents]",
+            "[agents]\n  matchLabels: {a: true}",
+            "13:20: field `enforce.matchLabels.a` must be text, not the boolean true: quote it",
+        ),
+        (
+            "[agents]",
+            "['*']",
+            "12:16: field `enforce.namespaces`: \"*\" is no namespace's name, which has lower-case letters, digits and -; \
+             for pods of all namespaces give matchLabels alone",
+        ),
+        (
+            "enforce:",
+            "log: {filter: picket=loud}\nenforce:",
+            "11:15: field `log.filter` is \"picket=loud\"; it can be a level such as info, or info,picket::kernel=debug",
+        ),
+        (
+            "objects: [/etc/picket/objects]",
+            "objects: []",
+            "13:10: field `objects` is empty; name the files or folders with identities, grants and policies",
+        ),
+        ("nodeName: node-1\n", "", "1:1: field `nodeName` is required"),
+        (
+            "nodeName:",
+            "nodeName: a\nnodeName:",
+            "2:1: `nodeName` is given twice",
+        ),
+        (
+            "enforce:",
+            "kernel: {bpffs: bpf}\nenforce:",
+            "11:17: field `kernel.bpffs` must be an absolute path on a bpf file system",
+        ),
+        (
+            "enforce:",
+            "audit: {stdout: 'yes'}\nenforce:",
+            "11:17: field `audit.stdout` must be true or false, not text",
+        ),
+        (
+            "enforce:",
+            "log: {format: xml}\nenforce:",
+            "11:15: field `log.format` is \"xml\"; it can be text or json",
+        ),
+        (
+            "enforce:",
+            "shutdown: {drainSeconds: 3601}\nenforce:",
+            "11:26: field `shutdown.drainSeconds` must be a whole number of seconds, 0 to 3600, not the number 3601",
+        ),
+        (
+            "enforce:",
+            "shutdown: {drainSeconds: 20s}\nenforce:",
+            "11:26: field `shutdown.drainSeconds` must be a whole number of seconds, 0 to 3600, not text",
+        ),
+    ] {
+        let text = GOOD.replacen(from, to, 1);
+        assert_ne!(text, GOOD);
+        assert_eq!(faults(&text), format!("f:{says}"), "{to}");
+    }
+    assert_eq!(faults("# nothing\n"), "f:1:1: the configuration is empty");
+    assert_eq!(
+        faults("a: 1\n---\nb: 2\n"),
+        "f:3:1: a second document; a configuration is one"
+    );
+}
+
+#[test]
+fn a_file_that_is_missing_is_said_once() {
+    let error = anyhow::Error::from(Config::read(Path::new("/nonexistent/agent.yaml")).unwrap_err());
+    assert_eq!(
+        format!("{error:#}"),
+        "/nonexistent/agent.yaml: cannot read the configuration: No such file or directory (os error 2)"
+    );
+}
