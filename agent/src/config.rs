@@ -7,6 +7,7 @@ mod addresses;
 mod read;
 #[cfg(test)]
 mod tests;
+mod texts;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use picket_policy::objects::{Fields, Located, Reader};
 
 use super::Upstream;
-use super::read::{texts, values};
+use super::texts::{texts, values};
 use crate::workload::{Target, TargetError};
 
 /// What the lists name.

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use http::Uri;
 use picket_policy::objects::{Fields, Located, Node, ObjectError, Reader, Value, parse};
 
+use super::texts::{texts, values};
 use super::{
     Admin, Audit, Cluster, Config, Enforce, Kernel, MAX_DRAIN_SECONDS, Shutdown, Tls, Upstream, addresses,
 };
@@ -361,18 +362,4 @@ fn is_label(name: &str) -> bool {
     let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     let ends_well = !name.starts_with('-') && !name.ends_with('-');
     (1..=63).contains(&name.len()) && ends_well && name.bytes().all(inner)
-}
-
-/// A list of texts, which may be empty or left out.
-pub(super) fn texts(reader: &mut Reader, fields: &Fields<'_>, name: &str) -> Vec<Located<String>> {
-    let Some(node) = fields.get(name) else {
-        return Vec::new();
-    };
-    let path = fields.path(name);
-    let items = reader.list(node, &path);
-    items.iter().filter_map(|item| reader.text(item, &path)).collect()
-}
-
-pub(super) fn values<T>(located: Vec<Located<T>>) -> Vec<T> {
-    located.into_iter().map(|entry| entry.value).collect()
 }
