@@ -33,6 +33,9 @@ pub enum Rejection {
     /// The caller is no agent that may act now.
     #[error("{0}")]
     Identity(IdentityError),
+    /// The pod is none of Picket's any more, on a connection from when it was.
+    #[error("the pod {0} was let go: it is exempt, or was deleted; connect anew")]
+    Left(String),
     /// Grants or policies refuse it.
     #[error("{}", denial_message(.0))]
     Denied(Box<Denial>),
@@ -63,6 +66,7 @@ impl Rejection {
             Rejection::Unreadable(_) => "unreadable",
             Rejection::Upgrade(_) => "unknown_upgrade",
             Rejection::Identity(error) => error.as_str(),
+            Rejection::Left(_) => "pod_left",
             Rejection::Denied(denial) => denial.cause.as_str(),
             Rejection::Audit(_) => "audit",
             Rejection::Upstream(SendError::Unreachable(_)) => "upstream_unreachable",
@@ -76,7 +80,10 @@ impl Rejection {
 
     /// Whether identity, grants or policy said no, as opposed to something that failed.
     pub fn is_denial(&self) -> bool {
-        matches!(self, Rejection::Identity(_) | Rejection::Denied(_))
+        matches!(
+            self,
+            Rejection::Identity(_) | Rejection::Left(_) | Rejection::Denied(_)
+        )
     }
 
     /// The HTTP status code.
@@ -96,7 +103,9 @@ impl Rejection {
                 class(StatusCode::BAD_REQUEST, "BadRequest", false)
             }
             Rejection::Identity(_) | Rejection::Denied(_) => class(StatusCode::FORBIDDEN, "Forbidden", false),
-            Rejection::Audit(_) => class(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", true),
+            Rejection::Audit(_) | Rejection::Left(_) => {
+                class(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", true)
+            }
             Rejection::Upstream(error) => match error {
                 SendError::Unreachable(_) | SendError::Exhausted | SendError::NotTaken(_) => {
                     class(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", true)

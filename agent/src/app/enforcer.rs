@@ -132,8 +132,7 @@ impl InForce {
             kernel: Arc::clone(&self.kernel),
             cgroup,
             number,
-            pod: Arc::clone(&owner.pod),
-            places: Arc::clone(&owner.places),
+            owner: owner.clone(),
             sink: self.sink.clone(),
             cancel: cancel.clone(),
         };
@@ -212,6 +211,7 @@ impl Enforcer for InForce {
         let owner = Owner {
             pod: Arc::clone(&pod),
             places: Arc::new(Semaphore::new(CONNECTIONS_PER_POD)),
+            left: CancellationToken::new(),
         };
         let serving = listener.map(|listener| self.listen(listener, group.id, number, &owner));
         let entry = served::Pod {
@@ -259,6 +259,7 @@ impl Enforcer for InForce {
 
     fn exempt(&self, cgroup: CgroupId) -> Result<(), EnforceError> {
         self.class(cgroup, Class::Exempt)?;
+        self.served.let_go(cgroup);
         self.release(cgroup)
     }
 
@@ -267,10 +268,13 @@ impl Enforcer for InForce {
     }
 
     fn pending(&self, cgroup: CgroupId) -> Result<(), EnforceError> {
-        self.class(cgroup, Class::Pending)
+        self.class(cgroup, Class::Pending)?;
+        self.served.let_go(cgroup);
+        Ok(())
     }
 
     fn forget(&self, cgroup: CgroupId) -> Result<(), EnforceError> {
+        self.served.let_go(cgroup);
         // The class last: it is by the class that the next agent knows of a pod that is gone.
         self.release(cgroup)?;
         self.kernel

@@ -39,9 +39,18 @@ pub(super) struct Served {
 }
 
 impl Served {
-    /// The pod is enforced from now on; an earlier entry of its cgroup's goes.
+    /// The pod is enforced from now on; an earlier entry of its cgroup's goes, and what was accepted for it is let go.
     pub(super) fn insert(&self, cgroup: CgroupId, pod: Pod) {
+        self.let_go(cgroup);
         self.lock().insert(cgroup, Entry { pod, told: false });
+    }
+
+    /// The pod of this cgroup, if there is one, is not to be asked for any more by the connections it has. Not called where the
+    /// agent ends: those then finish what they do.
+    pub(super) fn let_go(&self, cgroup: CgroupId) {
+        if let Some(entry) = self.lock().get(&cgroup) {
+            entry.pod.owner.left.cancel();
+        }
     }
 
     /// The pod with this number is not enforced any more. A later one of the same cgroup stays.
@@ -108,6 +117,7 @@ impl Served {
 mod tests {
     use arc_swap::ArcSwap;
     use tokio::sync::Semaphore;
+    use tokio_util::sync::CancellationToken;
 
     use super::*;
     use crate::app::handover::Handed;
@@ -133,6 +143,7 @@ mod tests {
             owner: Owner {
                 pod: Arc::new(ArcSwap::from_pointee(facts)),
                 places: Arc::new(Semaphore::new(1)),
+                left: CancellationToken::new(),
             },
             home: Home::Node,
             path: "/kubepods/pod0d5a3c3e-7f3a-4a59-9a5b-0c6f4f0b8f11".into(),
@@ -165,6 +176,26 @@ mod tests {
         served.remove(POD, 2);
         assert!(served.owner(POD, 2).is_none());
         assert!(served.places().is_empty() && served.processes().is_empty());
+    }
+
+    #[test]
+    fn connections_are_let_go_with_their_pod_and_stay_where_the_agent_ends() {
+        let served = Served::default();
+        let (first, second) = (pod(1), pod(2));
+        let left = [first.owner.left.clone(), second.owner.left.clone()];
+        let fired = || left.clone().map(|left| left.is_cancelled());
+        served.insert(POD, first);
+        served.let_go(CgroupId(8));
+        assert_eq!(fired(), [false, false], "another pod's");
+        served.insert(POD, second);
+        assert_eq!(fired(), [true, false], "a listener before this one");
+        served.remove(POD, 2);
+        served.let_go(POD);
+        assert_eq!(fired(), [true, false], "the agent ends");
+        served.insert(POD, pod(3));
+        let third = served.owner(POD, 3).unwrap().left;
+        served.let_go(POD);
+        assert!(third.is_cancelled());
     }
 
     #[test]

@@ -16,15 +16,27 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
 
-pub use node::{FindOwner, NodeServing, Owner};
+pub use node::{FindOwner, NodeServing};
 pub use open::InPodListener;
 pub use process::{Process, Seen};
 pub use serve::{CONNECTIONS_PER_POD, Serving};
 
 use crate::kernel::KernelError;
 use crate::workload::Pod;
+
+/// An enforced pod as its listener sees it.
+#[derive(Debug, Clone)]
+pub struct Owner {
+    /// What is known of it, replaced when it changes.
+    pub pod: Arc<ArcSwap<Pod>>,
+    /// Places for its connections that are served at once; [`CONNECTIONS_PER_POD`] outside tests.
+    pub places: Arc<Semaphore>,
+    /// Fires when it is let go: it is exempt, closed, gone, or in another namespace.
+    pub left: CancellationToken,
+}
 
 /// A connection whose beginning the kernel saw.
 #[derive(Debug)]
@@ -42,6 +54,8 @@ pub struct Accepted {
     pub process: Process,
     /// The connection's place among its pod's; free again when dropped.
     pub place: OwnedSemaphorePermit,
+    /// Fires when the pod is let go: what it asks for from then on is none of Picket's to answer as its agent's.
+    pub left: CancellationToken,
 }
 
 /// A connection that was closed unread, because nobody can say who made it.

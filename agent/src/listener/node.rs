@@ -8,24 +8,13 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
 use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::serve::Sockets;
-use super::{Accepted, Arrival, InPodListener, ListenerError, NoFlow, NoFlowCause, Process};
+use super::{Accepted, Arrival, InPodListener, ListenerError, NoFlow, NoFlowCause, Owner, Process};
 use crate::kernel::{CgroupId, Flow, Kernel};
-use crate::workload::Pod;
-
-/// An enforced pod as the node's listener sees it.
-#[derive(Debug, Clone)]
-pub struct Owner {
-    /// What is known of it, replaced when it changes.
-    pub pod: Arc<ArcSwap<Pod>>,
-    /// Places for its connections, the same as at its own listener.
-    pub places: Arc<Semaphore>,
-}
 
 /// Finds the pod that a cgroup and the number in its class stand for, while it is enforced.
 pub type FindOwner = Arc<dyn Fn(CgroupId, u64) -> Option<Owner> + Send + Sync>;
@@ -108,5 +97,6 @@ fn accepted(owner: &Owner, flow: &Flow, stream: TcpStream, peer: SocketAddr) -> 
         process: Process::of(flow, &owner.pod.load()),
         workload: Arc::clone(&owner.pod),
         place,
+        left: owner.left.clone(),
     })
 }

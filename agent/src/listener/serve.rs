@@ -5,14 +5,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use super::{Accepted, Arrival, InPodListener, ListenerError, NoFlow, NoFlowCause, Process};
+use super::{Accepted, Arrival, InPodListener, ListenerError, NoFlow, NoFlowCause, Owner, Process};
 use crate::kernel::{CgroupId, Kernel};
-use crate::workload::Pod;
 
 /// How long to wait after an accept failed for want of descriptors or memory: long enough for some to come
 /// free, short enough that a client does not notice.
@@ -33,10 +31,8 @@ pub struct Serving {
     /// The number that the pod's class carries while this listener serves it: a flow with another one was redirected to a
     /// listener before this.
     pub number: u64,
-    /// What is known of the pod, replaced when it changes.
-    pub pod: Arc<ArcSwap<Pod>>,
-    /// Places for the pod's connections that are served at once; [`CONNECTIONS_PER_POD`] outside tests.
-    pub places: Arc<Semaphore>,
+    /// The pod.
+    pub owner: Owner,
     /// Where connections go. While it is full nothing is accepted, and clients wait in the kernel.
     pub sink: mpsc::Sender<Arrival>,
     /// Ends the serving.
@@ -56,7 +52,7 @@ impl Serving {
             let place = tokio::select! {
                 biased;
                 () = self.cancel.cancelled() => return Ok(()),
-                place = Arc::clone(&self.places).acquire_owned() => place,
+                place = Arc::clone(&self.owner.places).acquire_owned() => place,
             };
             let Ok(place) = place else {
                 // Nobody closes it.
@@ -86,7 +82,7 @@ impl Serving {
         place: OwnedSemaphorePermit,
     ) -> Option<Arrival> {
         let local = stream.local_addr().ok()?;
-        let workload = self.pod.load_full();
+        let workload = self.owner.pod.load_full();
         let cause = match self.kernel.take_flow(cookie, local, peer) {
             Ok(Some(flow)) if flow.cgroup == self.cgroup && flow.pod == self.number => {
                 let process = Process::of(&flow, &workload);
@@ -94,9 +90,10 @@ impl Serving {
                     stream,
                     origin: flow.origin,
                     peer,
-                    workload: Arc::clone(&self.pod),
+                    workload: Arc::clone(&self.owner.pod),
                     process,
                     place,
+                    left: self.owner.left.clone(),
                 })));
             }
             Ok(Some(_)) => NoFlowCause::OtherPod,

@@ -11,6 +11,7 @@ use http::Request;
 use http::header::USER_AGENT;
 use jiff::Timestamp;
 use picket_policy::{Catalog, Standing};
+use tokio_util::sync::CancellationToken;
 
 use crate::audit::{self, PodRef, ProcessRef, Received, User};
 use crate::identity::{self, Principal};
@@ -33,6 +34,7 @@ pub(super) struct Connection {
     source: Option<SocketAddr>,
     caller: Arc<audit::Caller>,
     user: Arc<User>,
+    left: CancellationToken,
     who: Mutex<Option<Known>>,
 }
 
@@ -55,6 +57,7 @@ impl Connection {
         current: Arc<ArcSwap<Pod>>,
         process: &Process,
         source: Option<SocketAddr>,
+        left: CancellationToken,
     ) -> Connection {
         let pod = current.load();
         let caller = audit::Caller {
@@ -78,12 +81,18 @@ impl Connection {
             pod: current,
             source,
             caller: Arc::new(caller),
+            left,
             who: Mutex::new(None),
         }
     }
 
     pub(super) fn user(&self) -> Arc<User> {
         Arc::clone(&self.user)
+    }
+
+    /// Fires when the pod is let go.
+    pub(super) fn left(&self) -> CancellationToken {
+        self.left.clone()
     }
 
     /// The facts a record begins with.
@@ -103,8 +112,11 @@ impl Connection {
 
     /// The agent behind the connection, as the catalog has it now.
     pub(super) fn who(&self, catalog: &Arc<Catalog>, now: Timestamp) -> Result<Arc<Who>, Rejection> {
-        let mut known = self.who.lock().unwrap_or_else(PoisonError::into_inner);
         let pod = self.pod.load_full();
+        if self.left.is_cancelled() {
+            return Err(Rejection::Left(format!("{}/{}", pod.namespace, pod.name)));
+        }
+        let mut known = self.who.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = &*known
             && Arc::ptr_eq(&known.catalog, catalog)
             && Arc::ptr_eq(&known.pod, &pod)
@@ -180,7 +192,7 @@ spec:
     }
 
     #[test]
-    fn a_label_that_goes_takes_the_identity_of_open_connections_with_it() {
+    fn a_label_or_a_pod_that_goes_takes_the_identity_of_open_connections_with_it() {
         let documents = picket_policy::read_documents("f.yaml", OBJECTS).unwrap();
         let catalog = Arc::new(Catalog::compile(documents).unwrap());
         let process = Process {
@@ -194,7 +206,8 @@ spec:
             outside: false,
         };
         let current = Arc::new(ArcSwap::new(pod("fixer")));
-        let connection = Connection::new(Arc::clone(&current), &process, None);
+        let left = CancellationToken::new();
+        let connection = Connection::new(Arc::clone(&current), &process, None, left.clone());
         let now = Timestamp::now();
         assert_eq!(
             connection
@@ -209,6 +222,10 @@ spec:
             connection.who(&catalog, now),
             Err(Rejection::Identity(_))
         ));
+        current.store(pod("fixer"));
+        assert!(connection.who(&catalog, now).is_ok());
+        left.cancel();
+        assert!(matches!(connection.who(&catalog, now), Err(Rejection::Left(_))));
     }
 
     #[test]

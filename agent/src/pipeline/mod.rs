@@ -104,13 +104,18 @@ impl Pipeline {
         }))
     }
 
-    /// Serves one connection to its end. When the drain begins, requests under way end first: HTTP/2 clients are told
+    /// Serves one connection to its end. When the drain begins, or the pod is let go, requests under way end first: HTTP/2 clients are told
     /// with GOAWAY, HTTP/1.1 connections close after the response. Dropping the future cuts the connection.
     pub async fn serve(self: Arc<Self>, accepted: Accepted) {
         let source = accepted.stream.peer_addr().ok();
         let pod = accepted.workload.load_full();
         let _place = accepted.place;
-        let connection = Arc::new(Connection::new(accepted.workload, &accepted.process, source));
+        let connection = Arc::new(Connection::new(
+            accepted.workload,
+            &accepted.process,
+            source,
+            accepted.left,
+        ));
         let dialled = accepted.origin.ip();
         let config = self.certificates.config_for(&self.tls, dialled);
         let config = config.unwrap_or_else(|error| {
@@ -130,13 +135,23 @@ impl Pipeline {
             }
         };
         let http2 = session.get_ref().1.alpn_protocol() == Some(b"h2");
-        let finishing = self.drain.finishing();
+        let (drain, left) = (self.drain.finishing(), connection.left());
+        let finishing = {
+            let (drain, left) = (drain.clone(), left.clone());
+            async move {
+                tokio::select! {
+                    () = drain.cancelled() => {}
+                    () = left.cancelled() => {}
+                }
+            }
+        };
         let service = service_fn(move |request| {
             let (pipeline, connection) = (Arc::clone(&self), Arc::clone(&connection));
+            let (drain, left) = (drain.clone(), left.clone());
             async move {
                 let mut response = pipeline.serve_request(&connection, request).await;
                 if !http2
-                    && pipeline.drain.finishing().is_cancelled()
+                    && (drain.is_cancelled() || left.is_cancelled())
                     && response.status() != StatusCode::SWITCHING_PROTOCOLS
                 {
                     response
@@ -151,7 +166,7 @@ impl Pipeline {
             let mut serving = pin!(http2_builder().serve_connection(io, service));
             tokio::select! {
                 outcome = serving.as_mut() => outcome,
-                () = finishing.cancelled() => {
+                () = finishing => {
                     serving.as_mut().graceful_shutdown();
                     serving.await
                 }
@@ -159,7 +174,7 @@ impl Pipeline {
         } else {
             let mut serving = pin!(http1_builder().serve_connection(io, service).with_upgrades());
             let lingered = async {
-                finishing.cancelled().await;
+                finishing.await;
                 tokio::time::sleep(LINGER).await;
             };
             tokio::select! {

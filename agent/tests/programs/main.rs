@@ -24,7 +24,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use picket::kernel::CgroupId;
 use picket::kernel::{Class, Door, Hook, Kernel, KernelConfig, KernelError, Refusal};
-use picket::listener::{Accepted, Arrival, InPodListener, NoFlowCause, Serving};
+use picket::listener::{Accepted, Arrival, InPodListener, NoFlowCause, Owner, Serving};
 use picket_common::Counter;
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::mpsc;
@@ -103,8 +103,11 @@ impl Pod {
             kernel: Arc::clone(kernel),
             cgroup,
             number,
-            places: Arc::new(tokio::sync::Semaphore::new(limit)),
-            pod: Arc::new(ArcSwap::from_pointee(ground::pod())),
+            owner: Owner {
+                pod: Arc::new(ArcSwap::from_pointee(ground::pod())),
+                places: Arc::new(tokio::sync::Semaphore::new(limit)),
+                left: CancellationToken::new(),
+            },
             sink,
             cancel: cancel.clone(),
         };

@@ -41,6 +41,7 @@ impl Shared {
         let owner = Owner {
             pod: Arc::new(ArcSwap::from_pointee(ground::pod())),
             places: Arc::new(Semaphore::new(places)),
+            left: CancellationToken::new(),
         };
         let (sink, arrivals) = mpsc::channel(16);
         let cancel = CancellationToken::new();
