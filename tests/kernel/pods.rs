@@ -41,6 +41,10 @@ pub(crate) const TESTS: &[Test] = &[
         what_was_open_before_is_cut_and_nothing_else,
     ),
     ("what_becomes_a_door_is_cut_too", what_becomes_a_door_is_cut_too),
+    (
+        "a_pod_that_is_let_go_loses_its_open_connections",
+        a_pod_that_is_let_go_loses_its_open_connections,
+    ),
 ];
 
 /// How long connections from before may go on.
@@ -418,4 +422,67 @@ fn what_becomes_a_door_is_cut_too(world: &mut World) -> Result<()> {
         client.wait()?;
     }
     Ok(())
+}
+
+/// Asks on one connection at each line that comes in, and prints what was answered.
+const KEEP_ALIVE: &str = r#"
+import http.client, os, ssl, sys
+account = "/var/run/secrets/kubernetes.io/serviceaccount"
+context = ssl.create_default_context(cafile=account + "/ca.crt")
+connection = http.client.HTTPSConnection(os.environ["KUBERNETES_SERVICE_HOST"], context=context, timeout=20)
+connection.connect()
+connection.auto_open = 0
+headers = {"Authorization": "Bearer " + open(account + "/token").read()}
+print("connected", flush=True)
+for line in sys.stdin:
+    try:
+        connection.request("GET", "/api/v1/namespaces/lab/configmaps/seed", headers=headers)
+        answer = connection.getresponse()
+        answer.read()
+        print("answered", answer.status, flush=True)
+    except Exception as error:
+        print("answered not:", repr(error), flush=True)
+"#;
+
+/// The pod's label goes, and it is exempt: what it asks for on a connection from before is not answered as its agent's.
+fn a_pod_that_is_let_go_loses_its_open_connections(world: &mut World) -> Result<()> {
+    let labelled = |config: &mut Value| config["enforce"]["matchLabels"] = json!({"app": "worker"});
+    let outcome = world.configured(labelled, |world| {
+        let argv = ["python3", "-c", KEEP_ALIVE];
+        let mut client = Running::start(&world.cluster.kubectl_client(), "agents", "worker", &argv)?;
+        client.line_with("connected")?;
+        client.send("ask")?;
+        let before = client.line_with("answered")?;
+        ensure!(before == "answered 200", "{before}");
+        let enforced = || world.agent.metric("picket_pods", &["class=\"enforced\""]);
+        let held = enforced()?;
+        world.admin(&[
+            "label",
+            "pod",
+            "worker",
+            "-n",
+            "agents",
+            "--overwrite",
+            "app=free",
+        ])?;
+        let since = Instant::now();
+        while enforced()? >= held {
+            ensure!(since.elapsed() < GAUGES_LIMIT, "the pod is not let go");
+            thread::sleep(Duration::from_millis(50));
+        }
+        client.send("ask")?;
+        let after = client.line_with("answered")?;
+        ensure!(after != "answered 200", "it is answered as before");
+        Ok(())
+    });
+    world.admin(&[
+        "label",
+        "pod",
+        "worker",
+        "-n",
+        "agents",
+        "--overwrite",
+        "app=worker",
+    ])?;
+    outcome
 }
