@@ -14,7 +14,6 @@ const ICMP: u32 = 1;
 const TCP: u32 = 6;
 const UDP: u32 = 17;
 const ICMPV6: u32 = 58;
-const UDPLITE: u32 = 136;
 const MPTCP: u32 = 262;
 
 /// What to do with a connect to a door.
@@ -106,12 +105,13 @@ pub const fn gone(beat_ns: u64, now_ns: u64) -> bool {
 }
 
 /// Whether the hooks follow a socket of this kind wherever it goes: connect and sendmsg run for each of them. Nearly all
-/// sockets of a node are such.
+/// sockets of a node are such. For UDP-Lite (136) only sendmsg does: its connect runs no program (net/ipv4/udplite.c has no
+/// `pre_connect`), and after it sendmsg neither.
 #[inline(always)]
 pub const fn is_followed(kind: u32, protocol: u32) -> bool {
     match kind {
         SOCK_STREAM => protocol == TCP || protocol == MPTCP,
-        SOCK_DGRAM => protocol == UDP || protocol == UDPLITE || protocol == ICMP || protocol == ICMPV6,
+        SOCK_DGRAM => protocol == UDP || protocol == ICMP || protocol == ICMPV6,
         _ => false,
     }
 }
@@ -328,6 +328,7 @@ mod tests {
             (5, SCTP),
             (6, 33),
             (SOCK_DGRAM, 115),
+            (SOCK_DGRAM, 136),
         ] {
             for kind in [ClassKind::Enforced, ClassKind::Pending, ClassKind::Unknown] {
                 assert_eq!(

@@ -96,9 +96,8 @@ fn doctor(world: &mut World) -> Result<()> {
         "socket TCP, io_uring",
         "socket MPTCP",
         "socket from before",
-        "socket raw",
-        "connection from before",
-        "socket packet",
+        "socket UDP-Lite",
+        "socket AF_XDP",
     ] {
         let line = out
             .lines()
@@ -108,8 +107,17 @@ fn doctor(world: &mut World) -> Result<()> {
     }
     for (check, seen) in [
         ("socket TCP ", "taken to Picket"),
+        ("socket TCP_FASTOPEN_CONNECT ", "taken to Picket"),
+        ("socket TCP, IPv6", "taken to Picket"),
+        ("socket TCP, mapped IPv4", "taken to Picket"),
+        ("socket from outside", "taken to Picket"),
+        ("socket used outside ", "taken to Picket"),
         ("socket UDP ", "refused with EPERM"),
+        ("socket UDP, IPv6", "refused with EPERM"),
+        ("socket raw ", "refused with EPERM"),
+        ("socket raw, IP_HDRINCL", "refused with EPERM"),
         ("connection from before", "dropped"),
+        ("socket used outside, node's network", "dropped"),
         ("socket packet", "dropped"),
     ] {
         let line = out.lines().find(|line| line.starts_with(check));

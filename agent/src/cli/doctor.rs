@@ -1,7 +1,10 @@
 //! `picket doctor`: what this machine can do for Picket, tried, as a table.
 
+use std::ffi::OsStr;
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
@@ -41,6 +44,9 @@ pub(super) struct DoctorArgs {
     /// Be the pod of a socket's trial: join this cgroup and try this address with this kind of socket
     #[arg(long, hide = true, num_args = 3, value_names = ["CGROUP", "ADDRESS", "KIND"])]
     pub attempt: Option<Vec<String>>,
+    /// Be the process beside the pod of this cgroup that makes a socket and gives it to the pod's, at standard input
+    #[arg(long, hide = true, value_name = "CGROUP")]
+    pub give: Option<PathBuf>,
 }
 
 /// Runs the checks and prints them. Fails when something is missing that Picket cannot do without, when something could not
@@ -51,6 +57,9 @@ pub(super) fn run(args: &DoctorArgs) -> ExitCode {
     }
     if let Some([cgroup, address, kind]) = args.attempt.as_deref() {
         return attempt(Path::new(cgroup), address, kind);
+    }
+    if let Some(cgroup) = &args.give {
+        return tell(preflight::give(cgroup, io::stdin()).map(|()| String::new()));
     }
     let surroundings = match surroundings(args) {
         Ok(surroundings) => surroundings,
@@ -126,22 +135,33 @@ fn tell(outcome: io::Result<String>) -> ExitCode {
 }
 
 fn start_probe(cgroup: &Path, address: SocketAddr) -> io::Result<SocketAddr> {
-    read(&start("--probe", cgroup, address, None)?)
+    read(&start(
+        "--probe",
+        &[cgroup.as_os_str(), address.to_string().as_ref()],
+        Stdio::null(),
+    )?)
 }
 
 fn start_attempt(kind: Kind, cgroup: &Path, address: SocketAddr) -> io::Result<Attempt> {
-    let said = start("--attempt", cgroup, address, Some(kind.as_str()))?;
+    let stdin = if kind.is_given() {
+        let (giver, taker) = UnixStream::pair()?;
+        start("--give", &[cgroup.as_os_str()], OwnedFd::from(giver).into())?;
+        OwnedFd::from(taker).into()
+    } else {
+        Stdio::null()
+    };
+    let address = address.to_string();
+    let arguments = [cgroup.as_os_str(), address.as_ref(), kind.as_str().as_ref()];
+    let said = start("--attempt", &arguments, stdin)?;
     Attempt::from_word(&said).ok_or_else(|| io::Error::other(said))
 }
 
 /// Starts this program again as the pod of a trial: only a process of its own can be in a cgroup of its own.
-fn start(role: &str, cgroup: &Path, address: SocketAddr, kind: Option<&str>) -> io::Result<String> {
+fn start(role: &str, arguments: &[&OsStr], stdin: Stdio) -> io::Result<String> {
     let output = Command::new(std::env::current_exe()?)
         .args(["doctor", role])
-        .arg(cgroup)
-        .arg(address.to_string())
-        .args(kind)
-        .stdin(Stdio::null())
+        .args(arguments)
+        .stdin(stdin)
         .output()?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
     if !output.status.success() {

@@ -6,11 +6,17 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use aya::maps::{MapData, RingBuf};
+use rustix::net::xdp::{
+    SocketAddrXdp, SocketAddrXdpFlags, XDP_PGOFF_TX_RING, XdpDesc, XdpDescOptions, XdpUmemReg,
+    XdpUmemRegFlags,
+};
+use rustix::net::{SendFlags, sockopt};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -151,6 +157,71 @@ pub(super) fn send_by_interface(socket: impl AsFd, interface: u32, packet: &[u8]
     Ok(())
 }
 
+/// The size of a frame of the memory that an AF_XDP socket shares with the kernel, and how many there are, which is how many
+/// entries its rings have: one is sent.
+const XDP_FRAME: usize = 4096;
+const XDP_FRAMES: u32 = 2;
+
+/// Sends one frame by an interface's first queue, through an AF_XDP socket. What it shares with the kernel stays mapped until
+/// the process ends.
+pub(super) fn send_by_xdp(socket: impl AsFd, interface: u32, frame: &[u8]) -> io::Result<()> {
+    let socket = socket.as_fd();
+    if frame.len() > XDP_FRAME {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let size = XDP_FRAME * XDP_FRAMES as usize;
+    let memory = share(size, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0)?;
+    let region = XdpUmemReg {
+        addr: memory as u64,
+        len: size as u64,
+        chunk_size: XDP_FRAME as u32,
+        headroom: 0,
+        flags: XdpUmemRegFlags::empty(),
+        tx_metadata_len: 0,
+    };
+    sockopt::set_xdp_umem_reg(socket, region)?;
+    sockopt::set_xdp_umem_fill_ring_size(socket, XDP_FRAMES)?;
+    sockopt::set_xdp_umem_completion_ring_size(socket, XDP_FRAMES)?;
+    sockopt::set_xdp_tx_ring_size(socket, XDP_FRAMES)?;
+    let offsets = sockopt::xdp_mmap_offsets(socket)?.tx;
+    let (first, producer) = (offsets.desc as usize, offsets.producer as usize);
+    let ring = share(
+        first + XDP_FRAMES as usize * size_of::<XdpDesc>(),
+        libc::MAP_SHARED | libc::MAP_POPULATE,
+        socket.as_raw_fd(),
+        XDP_PGOFF_TX_RING as libc::off_t,
+    )?;
+    rustix::net::bind(
+        socket,
+        &SocketAddrXdp::new(SocketAddrXdpFlags::XDP_COPY, interface, 0),
+    )?;
+    let descriptor = XdpDesc {
+        addr: 0,
+        len: frame.len() as u32,
+        options: XdpDescOptions::empty(),
+    };
+    // SAFETY: the frame fits into the memory. The ring has its producer and its first descriptor at these offsets, which the
+    // kernel told and aligned, and nobody writes either but this thread.
+    unsafe {
+        std::ptr::copy_nonoverlapping(frame.as_ptr(), memory.cast(), frame.len());
+        ring.byte_add(first).cast::<XdpDesc>().write(descriptor);
+        AtomicU32::from_ptr(ring.byte_add(producer).cast()).store(1, Ordering::Release);
+    }
+    rustix::net::send(socket, &[], SendFlags::DONTWAIT)?;
+    Ok(())
+}
+
+/// Memory shared with the kernel.
+fn share(size: usize, flags: i32, descriptor: RawFd, offset: libc::off_t) -> io::Result<*mut libc::c_void> {
+    let access = libc::PROT_READ | libc::PROT_WRITE;
+    // SAFETY: a new mapping, wherever the kernel likes.
+    let memory = unsafe { libc::mmap(std::ptr::null_mut(), size, access, flags, descriptor, offset) };
+    if memory == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(memory)
+}
+
 /// connect(2) by io_uring.
 pub(super) fn connect_by_ring(socket: impl AsFd, address: &socket2::SockAddr) -> io::Result<()> {
     let mut ring = io_uring::IoUring::new(2)?;
@@ -177,7 +248,7 @@ impl std::fmt::Debug for Ring {
 }
 
 impl std::os::fd::AsRawFd for Ring {
-    fn as_raw_fd(&self) -> std::os::fd::RawFd {
+    fn as_raw_fd(&self) -> RawFd {
         self.0.as_raw_fd()
     }
 }

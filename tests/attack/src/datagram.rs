@@ -15,7 +15,7 @@ pub(crate) fn dial(way: Way, socket: &OwnedFd, address: &SocketAddr) -> Result<R
     let target = address_bytes(address);
     let send = Failed::at("send");
     match way {
-        Way::UdpConnected => {
+        Way::UdpConnected | Way::UdpLite => {
             sys::connect(socket, &target).map_err(Failed::at("connect"))?;
             sys::sendto(socket, PAYLOAD, 0, &[]).map_err(send)?;
         }

@@ -45,7 +45,7 @@ pub(crate) enum Way {
     UringUdp,
     /// UDP by sendmsg of io_uring's polling thread.
     UringUdpSqpoll,
-    /// UDP-Lite by sendto.
+    /// UDP-Lite with a connect, which no hook sees.
     UdpLite,
     /// A SYN with its own IP header by IPPROTO_RAW.
     RawTcp,

@@ -4,18 +4,18 @@
 
 use std::fs;
 use std::io::{self, ErrorKind, Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd as _;
 use std::path::Path;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::net::if_::if_nametoindex;
-use nix::sys::socket::{MsgFlags, SockaddrStorage, sendto};
+use nix::sys::socket::{MsgFlags, SockaddrStorage, sendto, setsockopt, sockopt};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::kind::Kind;
-use crate::kernel::hold::Ifindex;
+use super::passed;
+use super::place::{LOOPBACK, NOBODY, NOBODYS_PORT};
 use crate::kernel::sys;
 
 /// How long an answer may take; loopback takes a millisecond.
@@ -37,8 +37,8 @@ const DCCP: i32 = 33;
 const SOCK_DCCP: i32 = 6;
 const AF_SMC: i32 = 43;
 
-/// An address that is nobody's (RFC 5737), for the packet socket's trial.
-pub(super) const NOBODY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 443);
+/// Who may use io_uring: 0 is everybody.
+const RINGS_DISABLED: &str = "/proc/sys/kernel/io_uring_disabled";
 
 /// What became of an attempt, as the process that made it saw it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,28 +87,28 @@ impl Attempt {
 /// When the cgroup cannot be joined, or something fails that says nothing about the kind.
 pub fn attempt(kind: Kind, cgroup: &Path, address: SocketAddr) -> io::Result<Attempt> {
     let join = |cgroup: &Path| fs::write(cgroup.join("cgroup.procs"), "0");
-    let tcp = || Socket::new(Domain::IPV4, Type::STREAM, None);
+    let tcp = || Socket::new(Domain::for_address(address), Type::STREAM, None);
     let to = SockAddr::from(address);
+    // Where a socket of the pod's is made or used by somebody else, that is below the cgroup that the programs are
+    // attached to too.
     if kind == Kind::Earlier {
-        // Below the cgroup that the programs are attached to, and not in the pod.
-        join(cgroup.parent().unwrap_or(cgroup))?;
+        join(outside(cgroup))?;
         let socket = tcp()?;
         join(cgroup)?;
-        return outcome(socket.connect(&to).and_then(|()| heard(&socket)));
+        return connected(&socket, socket.connect(&to));
     }
     join(cgroup)?;
     match kind {
-        Kind::Tcp | Kind::Earlier => {
-            let socket = tcp()?;
-            outcome(socket.connect(&to).and_then(|()| heard(&socket)))
-        }
+        Kind::Tcp | Kind::Earlier | Kind::Mapped | Kind::Tcp6 => match tcp() {
+            Err(error) if is_absent(&error) => Ok(Attempt::Absent),
+            socket => {
+                let socket = socket?;
+                connected(&socket, socket.connect(&to))
+            }
+        },
         Kind::NonBlocking => {
             let socket = tcp()?;
-            outcome(
-                socket
-                    .connect_timeout(&to, PATIENCE)
-                    .and_then(|()| heard(&socket)),
-            )
+            connected(&socket, socket.connect_timeout(&to, PATIENCE))
         }
         Kind::IoUring => {
             let socket = tcp()?;
@@ -116,7 +116,11 @@ pub fn attempt(kind: Kind, cgroup: &Path, address: SocketAddr) -> io::Result<Att
                 Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EINVAL)) => {
                     Ok(Attempt::Absent)
                 }
-                connected => outcome(connected.and_then(|()| heard(&socket))),
+                // Nobody has it (Documentation/admin-guide/sysctl/kernel.rst).
+                Err(_) if fs::read_to_string(RINGS_DISABLED).is_ok_and(|disabled| disabled.trim() == "2") => {
+                    Ok(Attempt::Absent)
+                }
+                outcome => connected(&socket, outcome),
             }
         }
         Kind::FastOpen => {
@@ -125,7 +129,19 @@ pub fn attempt(kind: Kind, cgroup: &Path, address: SocketAddr) -> io::Result<Att
             let sent = sendto(socket.as_raw_fd(), b"f", &SockaddrStorage::from(address), flags);
             match sent {
                 Err(Errno::EOPNOTSUPP) => Ok(Attempt::Absent),
-                sent => outcome(sent.map_err(io::Error::from).and_then(|_| heard(&socket))),
+                sent => connected(&socket, sent.map(drop).map_err(io::Error::from)),
+            }
+        }
+        Kind::FastOpenConnect => {
+            let socket = tcp()?;
+            match setsockopt(&socket, sockopt::TcpFastOpenConnect, &true) {
+                Err(Errno::EOPNOTSUPP) => Ok(Attempt::Absent),
+                set => {
+                    set?;
+                    // Where the kernel knows a cookie of the server's, nothing goes out before the first bytes do.
+                    let sent = socket.connect(&to).and_then(|()| socket.send(b"f"));
+                    connected(&socket, sent.map(drop))
+                }
             }
         }
         Kind::Again => {
@@ -133,13 +149,44 @@ pub fn attempt(kind: Kind, cgroup: &Path, address: SocketAddr) -> io::Result<Att
             let socket = tcp()?;
             socket.connect(&SockAddr::from(elsewhere.local_addr()?))?;
             sys::disconnect(&socket)?;
-            outcome(socket.connect(&to).and_then(|()| heard(&socket)))
+            connected(&socket, socket.connect(&to))
+        }
+        Kind::Received => {
+            let socket = passed::take(io::stdin())?;
+            connected(&socket, socket.connect(&to))
+        }
+        Kind::Outside => {
+            let socket = tcp()?;
+            join(outside(cgroup))?;
+            connected(&socket, socket.connect(&to))
+        }
+        Kind::OutsideNode => {
+            let socket = tcp()?;
+            join(outside(cgroup))?;
+            match socket.connect_timeout(&to, NOTHING) {
+                Err(error) if error.kind() == ErrorKind::TimedOut => Ok(Attempt::Past),
+                outcome => connected(&socket, outcome),
+            }
         }
         Kind::Mptcp => stream(Domain::IPV4, Type::STREAM, MPTCP, &to),
         Kind::Smc => stream(Domain::from(AF_SMC), Type::STREAM, 0, &to),
         Kind::Sctp => stream(Domain::IPV4, Type::STREAM, SCTP, &to),
         Kind::Dccp => stream(Domain::IPV4, Type::from(SOCK_DCCP), DCCP, &to),
-        Kind::Raw => stream(Domain::IPV4, Type::RAW, libc::IPPROTO_RAW, &to),
+        Kind::Raw | Kind::RawHeader => {
+            let protocol = if kind == Kind::Raw {
+                libc::IPPROTO_RAW
+            } else {
+                libc::IPPROTO_TCP
+            };
+            made(Domain::IPV4, Type::RAW, protocol, |socket| {
+                socket.set_header_included_v4(true)?;
+                socket.send_to(&syn(), &to).map(|_| Attempt::Past)
+            })
+        }
+        Kind::UdpLite => made(Domain::IPV4, Type::DGRAM, libc::IPPROTO_UDPLITE, |socket| {
+            socket.connect(&to)?;
+            socket.send(b"u").map(|_| Attempt::Past)
+        }),
         Kind::Udp => {
             let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
             outcome(
@@ -149,26 +196,66 @@ pub fn attempt(kind: Kind, cgroup: &Path, address: SocketAddr) -> io::Result<Att
                     .map(|_| Attempt::Past),
             )
         }
-        Kind::UdpUnconnected => {
-            let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+        Kind::UdpUnconnected | Kind::Udp6 => {
+            let own: IpAddr = if address.is_ipv4() {
+                Ipv4Addr::LOCALHOST.into()
+            } else {
+                Ipv6Addr::LOCALHOST.into()
+            };
+            let socket = UdpSocket::bind((own, 0))?;
             outcome(socket.send_to(b"u", address).map(|_| Attempt::Past))
         }
         Kind::Open => open(address),
-        Kind::Packet => packet(),
+        Kind::Packet => made(Domain::PACKET, Type::DGRAM, 0, |socket| {
+            sys::send_by_interface(socket, LOOPBACK.0, &syn()).map(|()| Attempt::Past)
+        }),
+        Kind::Xdp => made(Domain::from(libc::AF_XDP), Type::RAW, 0, |socket| {
+            // Loopback has no hardware addresses.
+            let mut frame = vec![0; 12];
+            frame.extend((libc::ETH_P_IP as u16).to_be_bytes());
+            frame.extend(syn());
+            sys::send_by_xdp(socket, LOOPBACK.0, &frame).map(|()| Attempt::Past)
+        }),
     }
+}
+
+/// The cgroup outside the pod that the programs are attached to.
+pub(super) fn outside(pod: &Path) -> &Path {
+    pod.parent().unwrap_or(pod)
 }
 
 /// Makes a socket of a kind that the kernel may not have, and connects it.
 fn stream(domain: Domain, kind: Type, protocol: i32, to: &SockAddr) -> io::Result<Attempt> {
-    let socket = match Socket::new(domain, kind, Some(Protocol::from(protocol))) {
-        Ok(socket) => socket,
-        Err(error) if error.kind() == ErrorKind::PermissionDenied => return outcome(Err(error)),
-        Err(_) => return Ok(Attempt::Absent),
-    };
-    if kind == Type::RAW {
-        return Ok(Attempt::Past);
+    made(domain, kind, protocol, |socket| {
+        socket.connect(to).and_then(|()| heard(socket))
+    })
+}
+
+/// Makes a socket of a kind that the kernel may not have, and uses it.
+fn made(
+    domain: Domain,
+    kind: Type,
+    protocol: i32,
+    used: impl FnOnce(&Socket) -> io::Result<Attempt>,
+) -> io::Result<Attempt> {
+    match Socket::new(domain, kind, Some(Protocol::from(protocol))) {
+        Err(error) if is_absent(&error) => Ok(Attempt::Absent),
+        socket => outcome(socket.and_then(|socket| used(&socket))),
     }
-    outcome(socket.connect(to).and_then(|()| heard(&socket)))
+}
+
+/// Whether the kernel has no such sockets, or has them switched off. Anything else that keeps one from being made may not keep
+/// a pod's process from it.
+fn is_absent(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EAFNOSUPPORT | libc::EPROTONOSUPPORT | libc::ESOCKTNOSUPPORT | libc::ENOPROTOOPT)
+    )
+}
+
+/// What became of a connect.
+fn connected(socket: &Socket, connect: io::Result<()>) -> io::Result<Attempt> {
+    outcome(connect.and_then(|()| heard(socket)))
 }
 
 /// Who is at the other end.
@@ -202,29 +289,17 @@ fn open(address: SocketAddr) -> io::Result<Attempt> {
     Ok(Attempt::Past)
 }
 
-/// Sends a packet for the door through a packet socket. That it was sent says nothing; the count of drops does.
-fn packet() -> io::Result<Attempt> {
-    let socket = match Socket::new(Domain::PACKET, Type::DGRAM, None) {
-        Ok(socket) => socket,
-        Err(error) if error.kind() == ErrorKind::PermissionDenied => return outcome(Err(error)),
-        Err(_) => return Ok(Attempt::Absent),
-    };
-    // A SYN, as far as anybody looks: 20 bytes of IPv4 and 20 of TCP.
+/// A SYN to nobody, as far as anybody looks: 20 bytes of IPv4 and 20 of TCP.
+fn syn() -> [u8; 40] {
     let mut syn = [0; 40];
     syn[0] = 0x45;
     syn[3] = 40;
     syn[8] = 64;
     syn[9] = 6;
     syn[12..16].copy_from_slice(&[192, 0, 2, 2]);
-    syn[16..20].copy_from_slice(&[192, 0, 2, 1]);
-    syn[22..24].copy_from_slice(&NOBODY.port().to_be_bytes());
+    syn[16..20].copy_from_slice(&NOBODY.octets());
+    syn[22..24].copy_from_slice(&NOBODYS_PORT.to_be_bytes());
     syn[32] = 0x50;
     syn[33] = 2;
-    sys::send_by_interface(&socket, loopback()?.0, &syn)?;
-    Ok(Attempt::Past)
-}
-
-/// The interface that is always there.
-pub(super) fn loopback() -> io::Result<Ifindex> {
-    Ok(Ifindex(if_nametoindex("lo")?))
+    syn
 }

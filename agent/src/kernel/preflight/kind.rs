@@ -11,28 +11,48 @@ pub enum Kind {
     IoUring,
     /// TCP whose first bytes go with the connect.
     FastOpen,
+    /// The same by an option of the socket's.
+    FastOpenConnect,
     /// Connected elsewhere, disconnected, and connected again.
     Again,
     /// Multipath TCP.
     Mptcp,
+    /// TCP to an IPv6 address.
+    Tcp6,
+    /// TCP to an IPv4 address in an IPv6 one.
+    Mapped,
     /// A socket that was made before the process was the pod's.
     Earlier,
+    /// A socket that a process outside made and passed on.
+    Received,
+    /// The pod's socket, used by a process outside.
+    Outside,
     /// UDP with a connect.
     Udp,
     /// UDP without.
     UdpUnconnected,
-    /// A raw socket.
+    /// The same to an IPv6 address.
+    Udp6,
+    /// UDP-Lite.
+    UdpLite,
+    /// A raw socket of no protocol.
     Raw,
+    /// A raw socket of TCP that writes the IP header by itself.
+    RawHeader,
     /// SCTP.
     Sctp,
     /// DCCP.
     Dccp,
     /// SMC, which begins as TCP.
     Smc,
-    /// A connection that was open before the pod was enforced.
-    Open,
     /// A packet socket.
     Packet,
+    /// A socket past the kernel's network stack.
+    Xdp,
+    /// A connection that was open before the pod was enforced.
+    Open,
+    /// The socket of a pod on the node's network, used by a process outside.
+    OutsideNode,
 }
 
 /// What should become of an attempt.
@@ -40,28 +60,42 @@ pub enum Kind {
 pub(super) enum Wanted {
     /// Picket gets it.
     Taken,
-    /// It is refused, or its packets dropped.
-    Stopped,
+    /// It is refused.
+    Refused,
+    /// Its packets are dropped.
+    Dropped,
 }
 
 impl Kind {
-    /// All of them, in the table's order.
-    pub(super) const ALL: [Self; 15] = [
+    /// All of them, in the table's order. Those for which something is attached to the pod come last: it stays, and would drop
+    /// what another's guard lets pass. Of these the ones that leave a connection behind, whose end is dropped too and counts,
+    /// come last.
+    pub(super) const ALL: [Self; 25] = [
         Self::Tcp,
         Self::NonBlocking,
         Self::IoUring,
         Self::FastOpen,
+        Self::FastOpenConnect,
         Self::Again,
         Self::Mptcp,
+        Self::Tcp6,
+        Self::Mapped,
         Self::Earlier,
+        Self::Received,
+        Self::Outside,
         Self::Udp,
         Self::UdpUnconnected,
+        Self::Udp6,
+        Self::UdpLite,
         Self::Raw,
+        Self::RawHeader,
         Self::Sctp,
         Self::Dccp,
         Self::Smc,
-        Self::Open,
         Self::Packet,
+        Self::Xdp,
+        Self::Open,
+        Self::OutsideNode,
     ];
 
     /// The word the probe is told it by.
@@ -71,17 +105,27 @@ impl Kind {
             Self::NonBlocking => "non-blocking",
             Self::IoUring => "io-uring",
             Self::FastOpen => "fast-open",
+            Self::FastOpenConnect => "fast-open-connect",
             Self::Again => "again",
             Self::Mptcp => "mptcp",
+            Self::Tcp6 => "tcp6",
+            Self::Mapped => "mapped",
             Self::Earlier => "earlier",
+            Self::Received => "received",
+            Self::Outside => "outside",
             Self::Udp => "udp",
             Self::UdpUnconnected => "udp-unconnected",
+            Self::Udp6 => "udp6",
+            Self::UdpLite => "udp-lite",
             Self::Raw => "raw",
+            Self::RawHeader => "raw-header",
             Self::Sctp => "sctp",
             Self::Dccp => "dccp",
             Self::Smc => "smc",
-            Self::Open => "open",
             Self::Packet => "packet",
+            Self::Xdp => "xdp",
+            Self::Open => "open",
+            Self::OutsideNode => "outside-node",
         }
     }
 
@@ -97,17 +141,27 @@ impl Kind {
             Self::NonBlocking => "socket TCP, non-blocking",
             Self::IoUring => "socket TCP, io_uring",
             Self::FastOpen => "socket TCP fast open",
+            Self::FastOpenConnect => "socket TCP_FASTOPEN_CONNECT",
             Self::Again => "socket TCP, reconnected",
             Self::Mptcp => "socket MPTCP",
+            Self::Tcp6 => "socket TCP, IPv6",
+            Self::Mapped => "socket TCP, mapped IPv4",
             Self::Earlier => "socket from before",
+            Self::Received => "socket from outside",
+            Self::Outside => "socket used outside",
             Self::Udp => "socket UDP",
             Self::UdpUnconnected => "socket UDP, unconnected",
+            Self::Udp6 => "socket UDP, IPv6",
+            Self::UdpLite => "socket UDP-Lite",
             Self::Raw => "socket raw",
+            Self::RawHeader => "socket raw, IP_HDRINCL",
             Self::Sctp => "socket SCTP",
             Self::Dccp => "socket DCCP",
             Self::Smc => "socket SMC",
-            Self::Open => "connection from before",
             Self::Packet => "socket packet",
+            Self::Xdp => "socket AF_XDP",
+            Self::Open => "connection from before",
+            Self::OutsideNode => "socket used outside, node's network",
         }
     }
 
@@ -118,17 +172,34 @@ impl Kind {
             | Self::NonBlocking
             | Self::IoUring
             | Self::FastOpen
+            | Self::FastOpenConnect
             | Self::Again
             | Self::Mptcp
+            | Self::Tcp6
+            | Self::Mapped
             | Self::Earlier
+            | Self::Received
+            | Self::Outside
             | Self::Smc => Wanted::Taken,
             Self::Udp
             | Self::UdpUnconnected
+            | Self::Udp6
+            | Self::UdpLite
             | Self::Raw
+            | Self::RawHeader
             | Self::Sctp
-            | Self::Dccp
-            | Self::Open
-            | Self::Packet => Wanted::Stopped,
+            | Self::Dccp => Wanted::Refused,
+            Self::Packet | Self::Xdp | Self::Open | Self::OutsideNode => Wanted::Dropped,
         }
+    }
+
+    /// Whether its packets pass no socket of IP's, so that only the pod's interface shows them.
+    pub(super) fn passes_stack(self) -> bool {
+        matches!(self, Self::Packet | Self::Xdp)
+    }
+
+    /// Whether a process outside the pod makes the socket and gives it to the pod's.
+    pub fn is_given(self) -> bool {
+        self == Self::Received
     }
 }

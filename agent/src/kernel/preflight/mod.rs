@@ -5,6 +5,8 @@
 
 mod attempt;
 mod kind;
+mod passed;
+mod place;
 mod redirect;
 mod sockets;
 mod surroundings;
@@ -21,9 +23,11 @@ use super::attach;
 use super::error::KernelError;
 use super::pins;
 use super::program::{self, Program};
+use super::within;
 
 pub use attempt::{Attempt, attempt};
 pub use kind::Kind;
+pub use passed::give;
 pub use redirect::{Probe, dial};
 pub use sockets::TrySocket;
 pub use surroundings::Surroundings;
@@ -166,23 +170,28 @@ fn programs(cgroup: &Trial) -> Vec<Check> {
                 Err(error) if program == Program::Interface => Check::bad(
                     program.title(),
                     Status::Open,
-                    error.to_string(),
+                    error,
                     "TCX needs Linux 6.6; without it packet sockets of pods with NET_RAW are not covered: forbid NET_RAW",
                 ),
-                Err(error) => Check::bad(program.title(), Status::Missing, error.to_string(), ADVICE),
+                Err(error) => Check::bad(program.title(), Status::Missing, error, ADVICE),
             }),
     );
     checks
 }
 
-fn try_out(program: Program, ebpf: &mut Ebpf, cgroup: &File) -> Result<(), KernelError> {
-    program.load(ebpf)?;
+fn try_out(program: Program, ebpf: &mut Ebpf, cgroup: &File) -> Result<(), String> {
+    let told = |error: KernelError| error.to_string();
+    program.load(ebpf).map_err(told)?;
     if program == Program::Interface {
-        // The loopback interface is always there, and nothing of a pod's passes it for the moment of the trial.
-        program::attach_interface(ebpf, "lo").map(drop)
+        // Not at an interface of the node's: it drops whatever is for a loopback address.
+        let netns =
+            place::namespace().map_err(|error| format!("cannot make a network namespace: {error}"))?;
+        within(&netns, || program::attach_interface(ebpf, "lo").map(drop))
+            .map_err(|error| error.to_string())?
     } else {
         program.attach(ebpf, cgroup).map(drop)
     }
+    .map_err(told)
 }
 
 /// Where a trial pins what it loads: beside the agent's folder, or in it where that is the mount itself. `None` without a

@@ -5,20 +5,23 @@
 
 use std::fs;
 use std::io::{self, Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use picket_common::Counter;
-
-use super::attempt::{Attempt, LISTENER, NOBODY, NOTHING, PATIENCE, SERVER, loopback};
+use super::attempt::{Attempt, LISTENER, NOTHING, PATIENCE, SERVER};
 use super::kind::{Kind, Wanted};
+use super::place::{LOOPBACK, Place};
 use super::{Check, NEEDS_BPFFS, Status, Surroundings, Trial};
-use crate::kernel::{CgroupId, Class, Door, Kernel, KernelConfig, KernelError, Node, Unknown, netns_cookie};
+use crate::kernel::{
+    CgroupId, Class, Door, Kernel, KernelConfig, KernelError, Node, Refusal, Unknown, within,
+};
 
-/// Starts a process that makes an attempt; [`super::attempt`] is what it has to do.
-pub type TrySocket<'a> = dyn Fn(Kind, &Path, SocketAddr) -> io::Result<Attempt> + 'a;
+/// Starts a process that makes an attempt, in the network namespace of the calling thread; [`super::attempt`] is what it has to
+/// do.
+pub type TrySocket<'a> = dyn Fn(Kind, &Path, SocketAddr) -> io::Result<Attempt> + Sync + 'a;
 
 /// Tries every kind.
 pub(super) fn checks(surroundings: &Surroundings, cgroup: &Trial, try_socket: &TrySocket<'_>) -> Vec<Check> {
@@ -59,10 +62,11 @@ struct Ground {
     kernel: Kernel,
     pod: PathBuf,
     id: CgroupId,
-    class: Class,
-    door: TcpListener,
-    datagrams: UdpSocket,
-    listener: TcpListener,
+    node: Place,
+    /// Where the pod has a network of its own.
+    apart: Place,
+    /// The same, where nothing passes but what is sent past the network stack: whatever else is for loopback counts as dropped.
+    bare: Place,
 }
 
 impl Ground {
@@ -71,40 +75,34 @@ impl Ground {
         let told = |error: KernelError| error.to_string();
         let pod = cgroup.path.join("pod");
         fs::create_dir(&pod).map_err(said)?;
-        let door = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(said)?;
-        let address = door.local_addr().map_err(said)?;
-        let datagrams = UdpSocket::bind(address).map_err(said)?;
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(said)?;
-        for socket in [&door, &listener] {
-            socket.set_nonblocking(true).map_err(said)?;
-        }
-        datagrams.set_nonblocking(true).map_err(said)?;
+        let node = Place::node().map_err(said)?;
+        let [apart, bare] = [Place::apart(), Place::apart()]
+            .map(|made| made.map_err(|error| format!("cannot make a network namespace: {error}")));
+        let (apart, bare) = (apart?, bare?);
         let kernel = Kernel::load(&KernelConfig {
             cgroup_root: cgroup.path.clone(),
             bpffs: bpffs.to_owned(),
         })
         .map_err(told)?;
-        let netns = netns_cookie(&listener).map_err(said)?;
-        let port = listener.local_addr().map_err(said)?.port();
-        let node = Node {
-            netns,
-            port: Some(port),
-            unknown: Unknown::Closed,
-        };
-        kernel.set_node(node).map_err(told)?;
         kernel
-            .set_doors(&[Door::redirect(address), Door::redirect(NOBODY)].into())
+            .set_node(Node {
+                netns: node.cookie,
+                port: Some(node.port),
+                unknown: Unknown::Closed,
+            })
+            .map_err(told)?;
+        let doors = [Some(node.door), node.door6, Some(apart.door)];
+        kernel
+            .set_doors(&doors.into_iter().flatten().map(Door::redirect).collect())
             .map_err(told)?;
         let id = CgroupId::of(&pod).map_err(said)?;
-        let class = Class::Enforced { pod: 1, port, netns };
         Ok(Self {
             kernel,
             pod,
             id,
-            class,
-            door,
-            datagrams,
-            listener,
+            node,
+            apart,
+            bare,
         })
     }
 
@@ -114,7 +112,7 @@ impl Ground {
         const ADVICE: &str =
             "a pod that uses such sockets reaches the API server itself: do not enforce pods on this node";
         const PACKET_ADVICE: &str = "TCX needs Linux 6.6: without it, forbid pods CAP_NET_RAW";
-        let advice = if kind == Kind::Packet {
+        let advice = if kind.passes_stack() {
             PACKET_ADVICE
         } else {
             ADVICE
@@ -123,8 +121,8 @@ impl Ground {
         match (self.outcome(kind, try_socket), kind.wanted()) {
             (Ok(Attempt::Absent), _) => Check::ok(title, "this kernel has none"),
             (Ok(Attempt::Taken), Wanted::Taken) => Check::ok(title, "taken to Picket"),
-            (Ok(Attempt::Refused), Wanted::Stopped) => Check::ok(title, REFUSED),
-            (Ok(Attempt::Dropped), Wanted::Stopped) => Check::ok(title, DROPPED),
+            (Ok(Attempt::Refused), Wanted::Refused | Wanted::Dropped) => Check::ok(title, REFUSED),
+            (Ok(Attempt::Dropped), Wanted::Refused | Wanted::Dropped) => Check::ok(title, DROPPED),
             // Stricter than wanted: nothing gets out, and clients that need it do not work.
             (Ok(stricter @ (Attempt::Refused | Attempt::Dropped)), Wanted::Taken) => Check::bad(
                 title,
@@ -145,61 +143,101 @@ impl Ground {
 
     fn outcome(&self, kind: Kind, try_socket: &TrySocket<'_>) -> Result<Attempt, String> {
         let told = |error: KernelError| error.to_string();
-        let address = self.door.local_addr().map_err(|error| error.to_string())?;
+        let place = match kind {
+            Kind::Outside => &self.apart,
+            Kind::Packet | Kind::Xdp => &self.bare,
+            _ => &self.node,
+        };
+        let Some(address) = address(kind, place) else {
+            return Ok(Attempt::Absent);
+        };
         let before = if kind == Kind::Open {
             Class::Exempt
         } else {
-            self.class
+            place.class()
         };
         self.kernel.set_class(self.id, before).map_err(told)?;
-        if kind == Kind::Packet {
-            let lo = loopback().map_err(|error| error.to_string())?;
-            if self.kernel.cover(lo, self.id).is_err() {
-                return Ok(Attempt::Past);
-            }
+        if kind == Kind::OutsideNode {
+            self.kernel.hold(&self.pod, self.id, true).map_err(told)?;
         }
-        let dropped = self.drops()?;
+        if kind.passes_stack() {
+            within(&place.netns, || self.kernel.cover(LOOPBACK, self.id))
+                .map_err(|error| error.to_string())?
+                .map_err(told)?;
+        }
+        let before = self.stopped()?;
         let (done, heard) = (AtomicBool::new(false), AtomicBool::new(false));
-        let attempt = std::thread::scope(|scope| {
-            scope.spawn(|| self.serve(kind, &done, &heard));
-            let attempt = try_socket(kind, &self.pod, address).map_err(|error| error.to_string());
+        let attempt = thread::scope(|scope| {
+            scope.spawn(|| self.serve(place, kind, &done, &heard));
+            let attempt = within(&place.netns, || try_socket(kind, &self.pod, address));
             done.store(true, Ordering::Relaxed);
-            attempt
+            attempt.flatten().map_err(|error| error.to_string())
         });
-        let drops = self.drops()? - dropped;
-        self.kernel.release(self.id).map_err(told)?;
+        let silent = kind.wanted() == Wanted::Dropped && attempt == Ok(Attempt::Past);
+        let stopped = self.stopped_since(before, if silent { NOTHING } else { Duration::ZERO })?;
         if heard.load(Ordering::Relaxed) {
             return Ok(Attempt::Past);
         }
-        match (attempt?, kind) {
-            (Attempt::Past, Kind::Packet | Kind::Open) if drops > 0 => Ok(Attempt::Dropped),
-            (Attempt::Past, Kind::Open) => Err("nothing arrived, and nothing was dropped".to_owned()),
-            (attempt, _) => Ok(attempt),
+        match attempt? {
+            Attempt::Past if silent && stopped => Ok(Attempt::Dropped),
+            Attempt::Past if silent && !kind.passes_stack() => {
+                Err("nothing arrived, and nothing was dropped".to_owned())
+            }
+            // Somebody else's refusal, for want of a capability for instance, is none where that somebody is not.
+            Attempt::Refused if !stopped => {
+                Err("refused with EPERM, and not by Picket: run as root, with CAP_NET_RAW".to_owned())
+            }
+            attempt => Ok(attempt),
         }
     }
 
-    fn drops(&self) -> Result<u64, String> {
+    /// How often Picket's programs have refused something or dropped a packet.
+    fn stopped(&self) -> Result<u64, String> {
         let counters = self.kernel.counters().map_err(|error| error.to_string())?;
-        Ok(counters.get(Counter::DroppedPackets))
+        let refusals = (1..=u8::MAX).map_while(Refusal::from_code);
+        Ok(refusals.map(|refusal| counters.get(refusal.counter())).sum())
     }
 
-    /// Answers at the listener and behind the door until the attempt is done; `heard` tells that something came to the door
+    /// Whether that is more than `before`. A packet that nobody waits for may take a moment on a busy machine.
+    fn stopped_since(&self, before: u64, patience: Duration) -> Result<bool, String> {
+        let begun = Instant::now();
+        loop {
+            let stopped = self.stopped()? > before;
+            if stopped || begun.elapsed() >= patience {
+                return Ok(stopped);
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Answers at the listeners and behind the doors until the attempt is done; `heard` tells that something came to a door
     /// which had to stay away.
-    fn serve(&self, kind: Kind, done: &AtomicBool, heard: &AtomicBool) {
+    fn serve(&self, place: &Place, kind: Kind, done: &AtomicBool, heard: &AtomicBool) {
         let begun = Instant::now();
         let mut datagram = [0; 16];
-        while !done.load(Ordering::Relaxed) && begun.elapsed() < 4 * PATIENCE {
-            if let Ok((mut stream, _)) = self.listener.accept() {
-                let _ = stream.write_all(LISTENER);
+        loop {
+            // One look more after it is done: what came last would count as the next one's.
+            let last = done.load(Ordering::Relaxed) || begun.elapsed() > 4 * PATIENCE;
+            for listener in &place.listeners {
+                if let Ok((mut stream, _)) = listener.accept() {
+                    let _ = stream.write_all(LISTENER);
+                }
             }
-            if let Ok((stream, _)) = self.door.accept() {
-                let got_through = kind != Kind::Open || self.talks_on(stream).unwrap_or(true);
-                heard.fetch_or(got_through, Ordering::Relaxed);
+            for door in &place.doors {
+                if let Ok((stream, _)) = door.accept() {
+                    let got_through = kind != Kind::Open || self.talks_on(stream).unwrap_or(true);
+                    heard.fetch_or(got_through, Ordering::Relaxed);
+                }
             }
-            if self.datagrams.recv_from(&mut datagram).is_ok() {
-                heard.store(true, Ordering::Relaxed);
+            for door in &place.datagrams {
+                if door.recv_from(&mut datagram).is_ok() {
+                    heard.store(true, Ordering::Relaxed);
+                }
             }
-            std::thread::sleep(Duration::from_millis(1));
+            if last {
+                return;
+            }
+            thread::sleep(Duration::from_millis(1));
         }
     }
 
@@ -207,7 +245,7 @@ impl Ground {
     fn talks_on(&self, mut stream: TcpStream) -> io::Result<bool> {
         stream.set_nonblocking(false)?;
         self.kernel
-            .set_class(self.id, self.class)
+            .set_class(self.id, self.node.class())
             .and_then(|()| self.kernel.hold(&self.pod, self.id, true))
             .map_err(io::Error::other)?;
         stream.write_all(SERVER)?;
@@ -222,8 +260,19 @@ impl Drop for Ground {
             if fs::remove_dir(&self.pod).is_ok() {
                 return;
             }
-            std::thread::sleep(Duration::from_millis(20));
+            thread::sleep(Duration::from_millis(20));
         }
+    }
+}
+
+/// Where the attempt goes; `None` where there is no such address.
+fn address(kind: Kind, place: &Place) -> Option<SocketAddr> {
+    match (kind, place.door.ip()) {
+        (Kind::Tcp6 | Kind::Udp6, _) => place.door6,
+        (Kind::Mapped, IpAddr::V4(door)) => {
+            Some(SocketAddr::new(door.to_ipv6_mapped().into(), place.door.port()))
+        }
+        _ => Some(place.door),
     }
 }
 
