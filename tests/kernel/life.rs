@@ -9,9 +9,12 @@ use anyhow::{Context, Result, ensure};
 use picket_tests::output::Done;
 use picket_tests::pod::RealPod;
 use picket_tests::running::Running;
+use picket_tests::sys::exclusive::Exclusive;
 use serde_json::Value;
 
 use crate::Test;
+use crate::dial::{Stand, Verdict};
+use crate::target::{DOOR, HOST};
 use crate::world::World;
 
 pub(crate) const TESTS: &[Test] = &[
@@ -36,6 +39,10 @@ pub(crate) const TESTS: &[Test] = &[
         a_link_that_is_taken_away_comes_back,
     ),
     ("uninstalled_no_link_is_left", uninstalled_no_link_is_left),
+    (
+        "while_another_is_alone_at_the_root_pods_are_closed",
+        while_another_is_alone_at_the_root_pods_are_closed,
+    ),
 ];
 
 /// How long what is waited for may take.
@@ -46,6 +53,8 @@ const LINK_LIMIT: Duration = Duration::from_secs(5);
 const CLIENTS: &str = "20";
 /// How often the agent is killed.
 const KILLS: usize = 10;
+/// What dials come to whose packets go nowhere, by a dropped SYN or an error of the kernel's.
+const CLOSED: &[Verdict] = &[Verdict::Failed, Verdict::Forbidden, Verdict::Nothing];
 
 /// Asks for the path without end in as many threads as the arguments say, each time by a connection of its own, until a
 /// line comes in; prints how many were answered, and what went wrong with the others.
@@ -176,7 +185,11 @@ fn asks(world: &World) -> Result<Done> {
 }
 
 /// Tries until it is so, or says that it never was.
-fn until(what: &str, limit: Duration, mut attempt: impl FnMut() -> Result<bool>) -> Result<Duration> {
+pub(crate) fn until(
+    what: &str,
+    limit: Duration,
+    mut attempt: impl FnMut() -> Result<bool>,
+) -> Result<Duration> {
     let began = Instant::now();
     while !attempt()? {
         ensure!(began.elapsed() < limit, "{what}: not within {limit:?}");
@@ -518,6 +531,88 @@ fn uninstalled_no_link_is_left(world: &mut World) -> Result<()> {
     ensure!(
         again.len() > second.len() && second.is_subset(&without) && without.is_subset(&second),
         "links without Picket: {without:?}, then {second:?}"
+    );
+    Ok(())
+}
+
+/// Another's program has the connects of the node's cgroup for itself, so that ours cannot be attached there.
+fn while_another_is_alone_at_the_root_pods_are_closed(world: &mut World) -> Result<()> {
+    world.agent.stop()?;
+    world.agent.uninstall()?;
+    let foreign = Exclusive::attach(&world.agent.node().cgroup).context("attach another's program");
+    let open = foreign
+        .is_ok()
+        .then(|| dial_doors(world, &[Verdict::Reached], true));
+    world.agent.begin()?;
+    let outcome = foreign.and_then(|_foreign| {
+        open.transpose().context("with no agent")?;
+        named_and_closed(world)
+    });
+    // It is detached.
+    let since = Instant::now();
+    world.agent.wait()?;
+    let took = since.elapsed();
+    outcome?;
+    eprintln!("ready {took:?} after the other's program went");
+    ensure!(took < LINK_LIMIT, "ready only {took:?} after");
+    dial_doors(world, &[Verdict::Interposed], false)?;
+    asks(world)?.good().map(drop)
+}
+
+fn named_and_closed(world: &World) -> Result<()> {
+    let fails = || -> Result<Option<String>> {
+        let Ok((code, body)) = world.agent.admin("/readyz") else {
+            return Ok(None);
+        };
+        let report: Value = serde_json::from_str(&body)?;
+        ensure!(code == 503 && report["ready"] == false, "{code}: {report}");
+        let settled = report["waiting"].as_array().is_some_and(Vec::is_empty);
+        let failing = report["failing"].as_array().into_iter().flatten();
+        let mut kernel = failing.filter(|one| one["part"] == "kernel");
+        let reason = kernel.next().and_then(|one| one["reason"].as_str());
+        Ok(reason.filter(|_| settled).map(str::to_owned))
+    };
+    let mut reason = None;
+    until("all but the kernel's part is up", LIMIT, || {
+        reason = fails()?;
+        Ok(reason.is_some())
+    })?;
+    let reason = reason.unwrap_or_default();
+    eprintln!("not ready: {reason}");
+    for part in [
+        "connect4",
+        "for itself alone",
+        "bpftool cgroup tree",
+        "it has to go",
+    ] {
+        ensure!(reason.contains(part), "no {part:?} in: {reason}");
+    }
+    dial_doors(world, CLOSED, false)?;
+    let worker = Stand::pod(&world.pod("agents", "worker")?)?;
+    let kubelet = format!("{}:10250", world.cluster.node().address);
+    let report = world.dial(&worker, &["tcp", &kubelet])?;
+    ensure!(CLOSED.contains(&report.verdict()), "the kubelet: {report}");
+    ensure!(fails()?.is_some(), "it does not say so any more");
+    Ok(())
+}
+
+/// The enforced pods of the first node dial the API server, which counts packets, and the target, which counts them too.
+fn dial_doors(world: &World, wanted: &[Verdict], arrives: bool) -> Result<()> {
+    let counted = Counter::start(world, "agents")?;
+    world.arrived()?;
+    for pod in ["worker", "hosted"] {
+        let stand = Stand::pod(&world.pod("agents", pod)?)?;
+        for door in ["10.96.0.1:443", &format!("{HOST}:{DOOR}")] {
+            let report = world.dial(&stand, &["tcp", door])?;
+            let verdict = report.verdict();
+            ensure!(wanted.contains(&verdict), "{pod} dials {door}: {report}");
+        }
+    }
+    let (packets, arrived) = (counted.packets()?, world.arrived()?);
+    ensure!(
+        (packets > 0, !arrived.is_empty()) == (arrives, arrives),
+        "{packets} packets were sent to the API server, {} to the target: {arrived:?}",
+        arrived.len()
     );
     Ok(())
 }

@@ -4,95 +4,18 @@
     reason = "no library attaches a program without sharing, so bpf(2) is called by hand"
 )]
 
-use std::fs::File;
+#[path = "../../../tests/src/sys/exclusive.rs"]
+#[expect(unreachable_pub, reason = "the end-to-end suites have it as a library's")]
+mod exclusive;
+
 use std::io;
-use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
-use std::path::Path;
 
 use picket::kernel::CgroupId;
 use picket::kernel::{Class, Counter, Door, Kernel, KernelConfig, KernelError};
 
 use crate::DOOR4;
 use crate::ground::{Dialled, Ground};
-
-/// `BPF_PROG_LOAD` and `BPF_PROG_ATTACH`, `BPF_PROG_TYPE_CGROUP_SOCK_ADDR`, `BPF_CGROUP_INET4_CONNECT`
-/// (include/uapi/linux/bpf.h).
-const PROG_LOAD: libc::c_long = 5;
-const PROG_ATTACH: libc::c_long = 8;
-const CGROUP_SOCK_ADDR: u32 = 18;
-const INET4_CONNECT: u32 = 10;
-
-/// `BPF_PROG_DETACH`.
-const PROG_DETACH: libc::c_long = 9;
-
-/// `union bpf_attr` as `BPF_PROG_LOAD` reads it.
-#[repr(C)]
-#[derive(Default)]
-struct Load {
-    kind: u32,
-    count: u32,
-    instructions: u64,
-    licence: u64,
-    log: [u64; 2],
-    version: u32,
-    flags: u32,
-    name: [u8; 16],
-    interface: u32,
-    attach_type: u32,
-}
-
-/// `union bpf_attr` as `BPF_PROG_ATTACH` reads it.
-#[repr(C)]
-struct Attach {
-    cgroup: u32,
-    program: u32,
-    attach_type: u32,
-    flags: u32,
-}
-
-/// Attaches a program that lets everything pass to a cgroup, for itself alone.
-fn attach_exclusively(cgroup: &Path) -> io::Result<OwnedFd> {
-    // `r0 = 1; exit`.
-    let instructions: [u64; 2] = [0x0000_0001_0000_00b7, 0x95];
-    let mut load = Load {
-        kind: CGROUP_SOCK_ADDR,
-        count: 2,
-        instructions: instructions.as_ptr() as u64,
-        licence: c"GPL".as_ptr() as u64,
-        attach_type: INET4_CONNECT,
-        ..Load::default()
-    };
-    // SAFETY: the attribute is as large as it says, and what it points to lives across the call.
-    let program = unsafe { libc::syscall(libc::SYS_bpf, PROG_LOAD, &raw mut load, size_of::<Load>()) };
-    if program < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the kernel has just made the descriptor for this call alone.
-    let program = unsafe { OwnedFd::from_raw_fd(i32::try_from(program).unwrap()) };
-    call(PROG_ATTACH, cgroup, &program)?;
-    Ok(program)
-}
-
-/// Takes it away again.
-fn detach(cgroup: &Path, program: &OwnedFd) -> io::Result<()> {
-    call(PROG_DETACH, cgroup, program)
-}
-
-fn call(command: libc::c_long, cgroup: &Path, program: &OwnedFd) -> io::Result<()> {
-    let folder = File::open(cgroup)?;
-    let mut attach = Attach {
-        cgroup: folder.as_raw_fd() as u32,
-        program: program.as_raw_fd() as u32,
-        attach_type: INET4_CONNECT,
-        flags: 0,
-    };
-    // SAFETY: the attribute is as large as it says.
-    let outcome = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut attach, size_of::<Attach>()) };
-    if outcome < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
-}
+use exclusive::Exclusive;
 
 fn load(ground: &Ground) -> Result<Kernel, KernelError> {
     Kernel::load(&KernelConfig {
@@ -105,7 +28,7 @@ fn load(ground: &Ground) -> Result<Kernel, KernelError> {
 fn while_another_is_alone_it_is_named_and_enforced_pods_are_closed() {
     let ground = Ground::new();
     let _server = ground.serve(DOOR4);
-    let foreign = attach_exclusively(&ground.cgroup).unwrap();
+    let foreign = Exclusive::attach(&ground.cgroup).unwrap();
     let kernel = load(&ground).unwrap();
     let failure = kernel.verify().failure.unwrap();
     assert!(
@@ -131,7 +54,7 @@ fn while_another_is_alone_it_is_named_and_enforced_pods_are_closed() {
     kernel.release(pod).unwrap();
     assert!(matches!(dial(), Dialled::Reached { answer: 's', .. }));
     // Once it is gone ours is attached.
-    detach(&ground.cgroup, &foreign).unwrap();
+    drop(foreign);
     let verified = kernel.verify();
     assert!(verified.failure.is_none(), "{verified:?}");
     assert_eq!(verified.repaired[0].program, "connect4");
@@ -152,10 +75,10 @@ fn where_ours_are_no_other_can_be_alone() {
     kernel
         .set_class(CgroupId::of(&ground.cgroup).unwrap(), Class::Pending)
         .unwrap();
-    let error = attach_exclusively(&ground.cgroup).unwrap_err();
+    let error = Exclusive::attach(&ground.cgroup).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
     // Further down it may, beside those above, which run all the same.
-    attach_exclusively(&ground.pod).unwrap();
+    let _beside = Exclusive::attach(&ground.pod).unwrap();
     let dial = ground.dial(&ground.container, "tcp", DOOR4).outcome();
     assert_eq!(dial, Dialled::failed("PermissionDenied"));
 }

@@ -1,0 +1,108 @@
+//! A program that is attached to a cgroup for itself alone, as another's may be beside which ours cannot.
+//!
+//! No library attaches one so, and it is bpf(2) by hand. The tests of the kernel programs in `agent/tests` take this file
+//! too, which is why it uses nothing but libc.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
+use std::path::Path;
+
+/// `BPF_PROG_LOAD`, `BPF_PROG_ATTACH`, `BPF_PROG_DETACH`, `BPF_PROG_TYPE_CGROUP_SOCK_ADDR`, `BPF_CGROUP_INET4_CONNECT`
+/// (include/uapi/linux/bpf.h).
+const PROG_LOAD: libc::c_long = 5;
+const PROG_ATTACH: libc::c_long = 8;
+const PROG_DETACH: libc::c_long = 9;
+const CGROUP_SOCK_ADDR: u32 = 18;
+const INET4_CONNECT: u32 = 10;
+
+/// `union bpf_attr` as `BPF_PROG_LOAD` reads it.
+#[repr(C)]
+#[derive(Default)]
+struct Load {
+    kind: u32,
+    count: u32,
+    instructions: u64,
+    licence: u64,
+    log: [u64; 2],
+    version: u32,
+    flags: u32,
+    name: [u8; 16],
+    interface: u32,
+    attach_type: u32,
+}
+
+/// `union bpf_attr` as `BPF_PROG_ATTACH` and `BPF_PROG_DETACH` read it.
+#[repr(C)]
+struct Attach {
+    cgroup: u32,
+    program: u32,
+    attach_type: u32,
+    flags: u32,
+}
+
+/// A program that lets every connect of version 4 pass, attached without `BPF_F_ALLOW_MULTI` and by no link. It is detached
+/// when this is dropped.
+#[derive(Debug)]
+pub struct Exclusive {
+    cgroup: File,
+    program: OwnedFd,
+}
+
+impl Exclusive {
+    /// Attaches it.
+    ///
+    /// # Errors
+    /// The kernel does not load it, or the cgroup has programs that share.
+    pub fn attach(cgroup: &Path) -> io::Result<Self> {
+        let foreign = Self {
+            cgroup: File::open(cgroup)?,
+            program: load()?,
+        };
+        foreign.call(PROG_ATTACH)?;
+        Ok(foreign)
+    }
+
+    fn call(&self, command: libc::c_long) -> io::Result<()> {
+        let mut attach = Attach {
+            cgroup: self.cgroup.as_raw_fd().cast_unsigned(),
+            program: self.program.as_raw_fd().cast_unsigned(),
+            attach_type: INET4_CONNECT,
+            flags: 0,
+        };
+        // SAFETY: the attribute is as large as it says.
+        let outcome = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut attach, size_of::<Attach>()) };
+        if outcome < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Exclusive {
+    fn drop(&mut self) {
+        // One that was not attached cannot be detached.
+        let _ = self.call(PROG_DETACH);
+    }
+}
+
+fn load() -> io::Result<OwnedFd> {
+    // `r0 = 1; exit`.
+    let instructions: [u64; 2] = [0x0000_0001_0000_00b7, 0x95];
+    let mut load = Load {
+        kind: CGROUP_SOCK_ADDR,
+        count: 2,
+        instructions: instructions.as_ptr() as u64,
+        licence: c"GPL".as_ptr() as u64,
+        attach_type: INET4_CONNECT,
+        ..Load::default()
+    };
+    // SAFETY: the attribute is as large as it says, and what it points to lives across the call.
+    let program = unsafe { libc::syscall(libc::SYS_bpf, PROG_LOAD, &raw mut load, size_of::<Load>()) };
+    if program < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let program = RawFd::try_from(program).map_err(io::Error::other)?;
+    // SAFETY: the kernel has just made the descriptor for this call alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(program) })
+}
