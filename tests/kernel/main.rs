@@ -11,6 +11,7 @@ mod first;
 mod guards;
 mod handed;
 mod life;
+mod metrics;
 mod names;
 mod pods;
 mod sockets;
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
         ("first", first::TESTS),
         ("doors", doors::TESTS),
         ("pods", pods::TESTS),
+        ("metrics", metrics::TESTS),
         // Last: what they do to the agent would show in the others if it went wrong.
         ("away", away::TESTS),
         ("life", life::TESTS),
