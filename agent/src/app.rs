@@ -31,7 +31,7 @@ use crate::admin::PrivateSocket;
 use crate::audit::{AuditConfig, AuditLog};
 use crate::config::Config;
 use crate::kernel::{self, Class, Kernel, KernelConfig, Node};
-use crate::listener::InPodListener;
+use crate::listener::{InPodListener, Sockets};
 use crate::pipeline::Pipeline;
 use crate::runtime::drain::Drain;
 use crate::runtime::metrics::Metrics;
@@ -399,7 +399,8 @@ impl App {
                 "node listener",
                 watchers::node_listener(
                     Arc::clone(in_force),
-                    self.node_listener,
+                    Sockets::new(self.node_listener)
+                        .context("the listener for pods in the node's network")?,
                     serves_node,
                     ending.accepting.token(),
                     cancel.clone(),

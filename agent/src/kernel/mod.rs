@@ -172,7 +172,10 @@ impl Kernel {
             // The pod is closed and its namespace is still its own.
             value.netns = before.map_or(0, |before| before.netns);
         }
-        classes.insert(cgroup.0, value, 0)?;
+        // One that stays what it is is not written: see the programs' `class_of`.
+        if before != Some(value) {
+            classes.insert(cgroup.0, value, 0)?;
+        }
         let own = Some(value.netns).filter(|netns| *netns != 0);
         // The namespace comes after the class that it leads to.
         if let Class::Enforced { netns, .. } = class
