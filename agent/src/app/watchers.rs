@@ -23,6 +23,7 @@ use crate::pipeline::Pipeline;
 use crate::runtime::drain::Drain;
 use crate::runtime::metrics::Metrics;
 use crate::runtime::readiness::{Pending, Readiness};
+use crate::runtime::signals;
 use crate::store::Store;
 use crate::tls::Certificates;
 use crate::upstream::Upstream;
@@ -83,6 +84,7 @@ pub(super) async fn doors(
         return;
     }
     let mut ready = Some(start.ready);
+    let mut at_work = false;
     loop {
         let Some(turn) = hands.turn().await else {
             return;
@@ -96,6 +98,9 @@ pub(super) async fn doors(
         drop(turn);
         match outcome {
             Ok(()) => {
+                if !std::mem::replace(&mut at_work, true) {
+                    signals::at_work();
+                }
                 tending.doors_changed();
                 metrics.doors(now.redirect.len(), now.refuse.len(), now.left_out);
                 if now.whole {
