@@ -11,6 +11,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
+use aya::maps::MapError;
 use nix::net::if_::if_indextoname;
 
 use super::program::{self, Program};
@@ -109,10 +110,11 @@ impl Kernel {
     /// # Errors
     /// When there is no such interface, or the kernel knows no TCX.
     pub fn cover(&self, interface: Ifindex, cgroup: CgroupId) -> Result<(), KernelError> {
+        // Each time: one that was to take over from this agent, and failed, may have let the pod go.
+        lock(&self.interfaces).insert(interface.0, cgroup.0, 0)?;
         if lock(&self.held).interfaces.get(&interface) == Some(&cgroup) {
             return Ok(());
         }
-        lock(&self.interfaces).insert(interface.0, cgroup.0, 0)?;
         self.repair(Program::Interface, &interface_pin(interface), |ebpf| {
             self.attach_interface(ebpf, interface)
         })?;
@@ -127,14 +129,16 @@ impl Kernel {
     pub fn release(&self, cgroup: CgroupId) -> Result<(), KernelError> {
         let mut held = lock(&self.held);
         held.pods.remove(&cgroup);
-        held.interfaces.retain(|_, of| *of != cgroup);
+        let of_held = held.interfaces.extract_if(|_, of| *of == cgroup);
+        let mut of_pod: BTreeSet<u32> = of_held.map(|(interface, _)| interface.0).collect();
         drop(held);
         let mut interfaces = lock(&self.interfaces);
-        let of_pod: Vec<u32> = interfaces
-            .iter()
-            .filter_map(|entry| entry.ok().filter(|(_, of)| *of == cgroup.0))
-            .map(|(interface, _)| interface)
-            .collect();
+        let of_any = interfaces.iter().filter_map(Result::ok);
+        of_pod.extend(
+            of_any
+                .filter(|(_, of)| *of == cgroup.0)
+                .map(|(interface, _)| interface),
+        );
         for interface in of_pod {
             pins::remove_pin(&self.folder.link(&interface_pin(Ifindex(interface))))?;
             flows::absent_is_fine(interfaces.remove(&interface))?;
@@ -148,7 +152,11 @@ impl Kernel {
     /// cannot be looked at or put back keeps nobody else from being.
     pub fn verify(&self) -> Verified {
         let mut repaired = Vec::new();
-        let mut failure = self.tell_node().and_then(|()| self.release_others()).err();
+        let mut failure = self
+            .remove_unfinished()
+            .and_then(|()| self.tell_node())
+            .and_then(|()| self.release_others())
+            .err();
         let mut note =
             |program: Program, link: String, outcome: Result<Option<Fault>, KernelError>| match outcome {
                 Ok(None) => {}
@@ -200,6 +208,13 @@ impl Kernel {
         Verified { repaired, failure }
     }
 
+    /// Removes what an agent left that was killed before it had given a link its place: it would stay attached.
+    fn remove_unfinished(&self) -> Result<(), KernelError> {
+        // Nobody of this agent's is between the two steps while the programs are locked.
+        let _programs = lock(&self.programs);
+        self.folder.remove_unfinished()
+    }
+
     /// Tells the kernel of the node again.
     fn tell_node(&self) -> Result<(), KernelError> {
         let told = lock(&self.held).node;
@@ -216,15 +231,15 @@ impl Kernel {
                 .copied()
                 .collect()
         };
-        let needs_none = |cgroup: &CgroupId| {
-            !matches!(
-                self.class(*cgroup),
-                Ok(Some(Class::Pending | Class::Enforced { .. })) | Err(_)
-            )
-        };
-        held.into_iter()
-            .filter(needs_none)
-            .try_for_each(|cgroup| self.release(cgroup))
+        held.into_iter().try_for_each(|cgroup| {
+            // The class stays what it is until the pod is released: who enforces it after that holds it anew.
+            let classes = lock(&self.classes);
+            match classes.get(&cgroup.0, 0).map(Class::from_value) {
+                Ok(Class::Pending | Class::Enforced { .. }) => Ok(()),
+                Ok(_) | Err(MapError::KeyNotFound) => self.release(cgroup),
+                Err(error) => Err(error.into()),
+            }
+        })
     }
 
     /// Looks at one link and has it put back where something is wrong. The programs are locked throughout: one may be attached
