@@ -118,7 +118,7 @@ impl Giver {
     }
 
     async fn serve(self, socket: PrivateSocket) {
-        // Agents that were too late, until their processes have ended.
+        // Agents that were too late, until their processes have ended: they write to the log while their streams end.
         let mut late = JoinSet::new();
         loop {
             let accepted = tokio::select! {
@@ -128,7 +128,7 @@ impl Giver {
                     // It may have changed something in the kernel before it knew: all is looked after once more.
                     self.giving.send_replace(true);
                     let _told_in_time = timeout(OFFER_LIMIT, self.at_rest()).await;
-                    self.go_on().await;
+                    self.go_on(late.is_empty()).await;
                     continue;
                 }
             };
@@ -153,21 +153,21 @@ impl Giver {
                 }
                 Err(error) => {
                     tracing::warn!(%error, "nothing was handed over, this agent goes on");
-                    self.go_on().await;
                     if matches!(error, GiveError::Late(_)) {
                         late.spawn(async move { while receive(&stream).await.is_ok() {} });
                     }
+                    self.go_on(late.is_empty()).await;
                 }
             }
         }
     }
 
-    /// Has its parts change things in the kernel again, and the log for itself.
-    async fn go_on(&self) {
+    /// Has its parts change things in the kernel again, and, where it is alone, the log for itself.
+    async fn go_on(&self, alone: bool) {
         if !self.giving.send_replace(false) {
             return;
         }
-        if let Err(error) = self.audit.share(false).await {
+        if alone && let Err(error) = self.audit.share(false).await {
             tracing::error!(%error, "the audit log cannot be written");
         }
         // The next that asks is to wait until all has come to rest anew.

@@ -174,6 +174,11 @@ impl Takeover {
         match before {
             Before::Stays => {
                 giving.send_replace(true);
+                // The connection ends with this process: until then its streams go on, and it writes to the log.
+                tokio::spawn(async move {
+                    let _open = self;
+                    std::future::pending::<()>().await
+                });
                 return;
             }
             Before::Yielded => tracing::info!("the agent before this one has stepped back"),

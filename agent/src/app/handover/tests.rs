@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::wire::{Message, receive, send};
 use super::*;
-use crate::audit::{AuditConfig, AuditLog};
+use crate::audit::{Alarm, AuditConfig, AuditLog};
 use crate::workload::Netns;
 
 const LAYOUT: u64 = 7;
@@ -216,30 +216,55 @@ async fn where_the_newer_agent_dies_the_older_one_goes_on() {
     older.audit.flush().await.unwrap();
 }
 
-/// It changes nothing more in the kernel once it is told, though its streams may take long to end; the older one looks after
-/// everything when it has ended, too: it may have stood still before it was told.
-#[tokio::test(flavor = "multi_thread")]
-async fn where_the_newer_agent_is_late_the_older_one_goes_on_and_looks_again_at_its_end() {
-    let mut older = Older::start(1, false).await;
-    let takeover = ask(&older.socket(), "node-a", LAYOUT, ASK_LIMIT)
-        .await
-        .unwrap()
-        .unwrap();
-    older.gives(true).await;
-    let audit = AuditLog::join(&log(&older.folder), None).unwrap();
-    older.gives(false).await;
-    let (_settled, is_settled) = watch::channel(false);
-    let (alone, is_alone) = watch::channel(false);
-    let (giving, given) = watch::channel(false);
-    takeover.finish(is_settled, audit, alone, giving).await;
-    assert!(*given.borrow() && !*is_alone.borrow());
-    let looked_again = older.rests.wait_for(|rests| *rests == 2);
-    tokio::time::timeout(Duration::from_secs(5), looked_again)
-        .await
-        .unwrap()
-        .unwrap();
-    older.gives(false).await;
-    assert!(older.successors.try_recv().is_err());
+/// It changes nothing more in the kernel once it is told, though its streams may take long to end and write to the log; the
+/// older one looks after everything when it has ended, too: it may have stood still before it was told.
+#[test]
+fn where_the_newer_agent_is_late_the_older_one_goes_on_and_looks_again_at_its_end() {
+    let mut older = {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let _entered = runtime.enter();
+        (runtime.block_on(Older::start(1, false)), runtime)
+    };
+    // The newer agent's process.
+    let newer = tokio::runtime::Runtime::new().unwrap();
+    newer.block_on(async {
+        let older = &mut older.0;
+        let takeover = ask(&older.socket(), "node-a", LAYOUT, ASK_LIMIT)
+            .await
+            .unwrap()
+            .unwrap();
+        older.gives(true).await;
+        let audit = AuditLog::join(&log(&older.folder), None).unwrap();
+        older.gives(false).await;
+        let (_settled, is_settled) = watch::channel(false);
+        let (alone, is_alone) = watch::channel(false);
+        let (giving, given) = watch::channel(false);
+        takeover.finish(is_settled, audit.clone(), alone, giving).await;
+        assert!(*given.borrow() && !*is_alone.borrow());
+        for log in [&audit, &older.audit] {
+            let alarm = Alarm {
+                hook: "connect4",
+                reason: "link_replaced",
+                message: String::new(),
+            };
+            log.alarm(alarm).await.unwrap();
+            log.flush().await.unwrap();
+            assert_eq!(log.stats().failure(), None);
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(*older.rests.borrow(), 1, "the newer one has not ended");
+    });
+    newer.shutdown_background();
+    let (mut older, runtime) = older;
+    runtime.block_on(async {
+        let looked_again = older.rests.wait_for(|rests| *rests == 2);
+        tokio::time::timeout(Duration::from_secs(5), looked_again)
+            .await
+            .unwrap()
+            .unwrap();
+        older.gives(false).await;
+        assert!(older.successors.try_recv().is_err());
+    });
 }
 
 #[tokio::test(flavor = "multi_thread")]
