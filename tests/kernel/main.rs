@@ -7,6 +7,7 @@
 mod dial;
 mod doors;
 mod first;
+mod forged;
 mod guards;
 mod handed;
 mod life;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         ("sockets", sockets::TESTS),
         ("handed", handed::TESTS),
         ("names", names::TESTS),
+        ("forged", forged::TESTS),
         ("first", first::TESTS),
         ("doors", doors::TESTS),
         ("pods", pods::TESTS),
