@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -19,6 +20,7 @@ use picket::kernel::{
 };
 
 use crate::PATIENCE;
+use crate::foreign::detach_link;
 use crate::ground::{Dialled, Ground};
 
 const DOOR: &str = "10.96.0.1:443";
@@ -374,6 +376,30 @@ fn a_link_that_is_lost_is_put_back() {
 }
 
 #[test]
+fn a_link_that_is_detached_is_put_back() {
+    let ground = Ground::new();
+    let kernel = load(&ground);
+    enforce(&ground, &kernel);
+    let cgroup = CgroupId::of(&ground.pod).unwrap();
+    kernel.hold(&ground.pod, cgroup, false).unwrap();
+    ground.inside(|| kernel.cover(Ifindex(LOOPBACK), cgroup)).unwrap();
+    for link in [
+        "connect4".to_owned(),
+        format!("pod_{}", cgroup.0),
+        format!("interface_{LOOPBACK}"),
+    ] {
+        detach_link(&ground.layout().join(format!("link_{link}")));
+        let repaired = ground.inside(|| verified(&kernel));
+        let found: Vec<_> = repaired
+            .iter()
+            .map(|repaired| (repaired.link.as_str(), repaired.fault))
+            .collect();
+        assert_eq!(found, [(link.as_str(), Fault::Detached)]);
+        assert_eq!(ground.inside(|| verified(&kernel)), vec![], "it stays back");
+    }
+}
+
+#[test]
 fn what_is_attached_late_to_a_pod_that_is_let_go_is_taken_away() {
     let ground = Ground::new();
     let kernel = load(&ground);
@@ -438,6 +464,31 @@ fn what_another_agent_let_go_is_held_again_and_then_released() {
     kernel.set_class(cgroup, Class::Exempt).unwrap();
     kernel.release(cgroup).unwrap();
     assert_eq!(there(), [false, false], "the pod is exempt");
+}
+
+/// A pod has a new interface with each of its sandboxes.
+#[test]
+fn an_interface_that_is_gone_is_forgotten() {
+    let ground = Ground::new();
+    let kernel = load(&ground);
+    enforce(&ground, &kernel);
+    let cgroup = CgroupId::of(&ground.pod).unwrap();
+    let ip = |line: &str| {
+        let done = Command::new("ip").args(line.split(' ')).status().unwrap();
+        assert!(done.success(), "ip {line}");
+    };
+    let index = ground.inside(|| {
+        ip("link add pod0 type veth peer name pod1");
+        let index = nix::net::if_::if_nametoindex("pod0").unwrap();
+        kernel.cover(Ifindex(index), cgroup).unwrap();
+        index
+    });
+    let link = ground.layout().join(format!("link_interface_{index}"));
+    assert_eq!(ground.inside(|| verified(&kernel)), vec![]);
+    assert!(link.exists());
+    ground.inside(|| ip("link del pod0"));
+    assert_eq!(ground.inside(|| verified(&kernel)), vec![]);
+    assert!(!link.exists());
 }
 
 /// As where an agent with another layout of maps took this one's programs away, and then failed.
