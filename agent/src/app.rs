@@ -304,7 +304,7 @@ impl App {
                 (
                     "take-over",
                     takeover
-                        .finish(is_settled.clone(), self.audit.clone(), alone)
+                        .finish(is_settled.clone(), self.audit.clone(), alone, giving.clone())
                         .boxed(),
                 ),
                 (
@@ -322,6 +322,7 @@ impl App {
             changing: Arc::clone(&hands.changing),
             offers: Arc::new(move || offered.offers()),
             audit: self.audit.clone(),
+            limit: handover::SETTLE_LIMIT,
             took_over,
             settled,
         };

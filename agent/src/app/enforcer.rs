@@ -230,7 +230,11 @@ impl Enforcer for InForce {
     }
 
     async fn tend(&self, pod: Enforcement, cut: bool) -> Result<Tended, EnforceError> {
-        // As enforcing does it: one that was to take over from this agent, and failed, may have changed either.
+        // One that was to take over from this agent, and failed, may have changed either. The class comes first: what is held
+        // for a pod that is not enforced is let go.
+        if let Some(class) = self.served.class(pod.group.id) {
+            self.class(pod.group.id, class)?;
+        }
         let (kernel, group, shares) = (
             Arc::clone(&self.kernel),
             pod.group.clone(),
@@ -240,9 +244,6 @@ impl Enforcer for InForce {
             .await
             .map_err(EnforceError::at(HOLD))?
             .map_err(EnforceError::at(HOLD))?;
-        if let Some(class) = self.served.class(pod.group.id) {
-            self.class(pod.group.id, class)?;
-        }
         let tending = Arc::clone(&self.tending);
         tokio::task::spawn_blocking(move || tending.tend(&pod, cut))
             .await

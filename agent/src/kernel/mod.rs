@@ -29,7 +29,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use aya::Ebpf;
-use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
+use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf};
 use picket_common::{ClassValue, DoorKey, NodeValue};
 
 pub use error::KernelError;
@@ -236,15 +236,6 @@ impl Kernel {
         let mut classes = lock(&self.classes);
         self.drop_netns(cgroup, classes.get(&cgroup.0, 0).ok(), None)?;
         flows::absent_is_fine(classes.remove(&cgroup.0))
-    }
-
-    /// The class of a cgroup, if it has one of its own.
-    fn class(&self, cgroup: CgroupId) -> Result<Option<Class>, KernelError> {
-        match lock(&self.classes).get(&cgroup.0, 0) {
-            Ok(value) => Ok(Some(Class::from_value(value))),
-            Err(MapError::KeyNotFound) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
     }
 
     /// Every classified cgroup, those an earlier agent left included.

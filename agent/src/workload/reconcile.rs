@@ -303,7 +303,8 @@ impl<E: Enforcer> Reconciler<E> {
     }
 
     /// Lets attempts end, then does nothing until it is called back. What is in force is then another's: all is brought
-    /// there again. The listeners of enforced pods were served all the while and stay: those pods are looked after.
+    /// there again. The listeners of enforced pods were served all the while and stay: those pods are looked after as when
+    /// they were new, since the other may have left them alone.
     async fn rest(&mut self) {
         while let Some(ended) = self.attempts.join_next().await {
             self.take_attempt(ended);
@@ -312,8 +313,9 @@ impl<E: Enforcer> Reconciler<E> {
         self.rest.over().await;
         self.rest.told.send_replace(false);
         for slot in self.slots.values_mut() {
-            if let Applied::Enforced { check, .. } = &mut slot.applied {
+            if let Applied::Enforced { check, looks, .. } = &mut slot.applied {
                 *check = Instant::now();
+                *looks = 0;
             } else {
                 slot.applied = Applied::Unknown;
             }
