@@ -9,12 +9,9 @@ use anyhow::{Context, Result, ensure};
 use picket_tests::output::Done;
 use picket_tests::pod::RealPod;
 use picket_tests::running::Running;
-use picket_tests::sys::exclusive::Exclusive;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::Test;
-use crate::dial::{Stand, Verdict};
-use crate::target::{DOOR, HOST};
 use crate::world::World;
 
 pub(crate) const TESTS: &[Test] = &[
@@ -25,6 +22,10 @@ pub(crate) const TESTS: &[Test] = &[
     (
         "a_take_over_that_fails_changes_nothing",
         a_take_over_that_fails_changes_nothing,
+    ),
+    (
+        "a_take_over_by_another_configuration_fails_at_every_stage",
+        a_take_over_by_another_configuration_fails_at_every_stage,
     ),
     (
         "killed_again_and_again_nobody_goes_past",
@@ -39,10 +40,6 @@ pub(crate) const TESTS: &[Test] = &[
         a_link_that_is_taken_away_comes_back,
     ),
     ("uninstalled_no_link_is_left", uninstalled_no_link_is_left),
-    (
-        "while_another_is_alone_at_the_root_pods_are_closed",
-        while_another_is_alone_at_the_root_pods_are_closed,
-    ),
 ];
 
 /// How long what is waited for may take.
@@ -53,8 +50,6 @@ const LINK_LIMIT: Duration = Duration::from_secs(5);
 const CLIENTS: &str = "20";
 /// How often the agent is killed.
 const KILLS: usize = 10;
-/// What dials come to whose packets go nowhere, by a dropped SYN or an error of the kernel's.
-const CLOSED: &[Verdict] = &[Verdict::Failed, Verdict::Forbidden, Verdict::Nothing];
 
 /// Asks for the path without end in as many threads as the arguments say, each time by a connection of its own, until a
 /// line comes in; prints how many were answered, and what went wrong with the others.
@@ -134,13 +129,13 @@ fn nothing(failed: &Value) -> bool {
 }
 
 /// Counts, in the node, the packets that come from a pod and are for the API server: a redirected connect sends none.
-struct Counter<'a> {
+pub(crate) struct Counter<'a> {
     world: &'a World,
     table: String,
 }
 
 impl<'a> Counter<'a> {
-    fn start(world: &'a World, namespace: &str) -> Result<Self> {
+    pub(crate) fn start(world: &'a World, namespace: &str) -> Result<Self> {
         let pod = RealPod::find(&world.cluster, namespace, "worker")?;
         let table = format!("picket_test_{namespace}");
         let rules = format!(
@@ -153,7 +148,7 @@ impl<'a> Counter<'a> {
         Ok(counter)
     }
 
-    fn packets(&self) -> Result<u64> {
+    pub(crate) fn packets(&self) -> Result<u64> {
         let shown = self.nft(&["-j", "list", "table", "ip", &self.table])?;
         let shown: Value = serde_json::from_str(&shown)?;
         let found = shown["nftables"].as_array().into_iter().flatten();
@@ -179,7 +174,7 @@ impl Drop for Counter<'_> {
 }
 
 /// The enforced pod asks for something that it may have.
-fn asks(world: &World) -> Result<Done> {
+pub(crate) fn asks(world: &World) -> Result<Done> {
     let argv = ["kubectl", "get", "configmap", "seed", "-n", "lab"];
     world.run("agents", "worker", &argv)
 }
@@ -338,6 +333,107 @@ fn a_take_over_that_fails_changes_nothing(world: &mut World) -> Result<()> {
     let alarms = picket.all(|record| record["decision"]["reason"] == "link_replaced")?;
     ensure!(alarms.is_empty(), "alarms: {alarms:?}");
     verify_audit(world)
+}
+
+/// The newer agent enforces whom the older one leaves alone, and leaves alone whom that enforces; it never settles, for a door's
+/// name has no answer. Whatever it had done when it dies, the older one brings pods back where it wants them, new ones too.
+fn a_take_over_by_another_configuration_fails_at_every_stage(world: &mut World) -> Result<()> {
+    world.agent.stop()?;
+    world.agent.restart()?;
+    let pins = |world: &World| -> Result<BTreeSet<String>> { Ok(world.agent.pins()?.into_iter().collect()) };
+    let (start, picket) = (log_length(world), world.picket_log());
+    let before = (pins(world)?, listeners(world)?);
+    let file = world.agent.config_file();
+    let own = std::fs::read_to_string(&file)?;
+    let mut other: Value = serde_json::from_str(&own)?;
+    other["enforce"] = json!({"namespaces": ["direct"], "unknownPods": "open"});
+    let doors = other["doors"].as_array_mut().context("no doors")?;
+    doors.push("nowhere.invalid:443".into());
+    std::fs::write(&file, other.to_string())?;
+    let outcome: Result<()> = STAGES.iter().try_for_each(|(stage, pause)| {
+        let here = log_length(world);
+        let older = world.agent.succeed()?;
+        let reached = until(stage, LIMIT, || Ok(log_since(world, here)?.contains(stage)));
+        std::thread::sleep(*pause);
+        let made = if pause.is_zero() {
+            Ok(())
+        } else {
+            world.cluster.apply(MIDWAY)
+        };
+        world.agent.fall_back(older)?;
+        reached.and(made)?;
+        until("the older agent goes on", LIMIT, || {
+            Ok(log_since(world, here)?.contains("put back what the agent left"))
+        })?;
+        brought_back(world).with_context(|| format!("killed after {stage:?} and {pause:?}"))?;
+        if !pause.is_zero() {
+            world.cluster.wait_ready("agents", "midway", LIMIT)?;
+            served(world, "agents", "midway")?;
+            for namespace in ["agents", "direct"] {
+                world.admin(&["delete", "pod", "midway", "-n", namespace, "--now"])?;
+            }
+        }
+        Ok(())
+    });
+    std::fs::write(&file, own)?;
+    outcome?;
+    until("the pins and listeners are those of before", LIMIT, || {
+        Ok((pins(world)?, listeners(world)?) == before)
+    })
+    .with_context(|| format!("{before:?} before"))?;
+    let (code, ready) = world.agent.admin("/readyz")?;
+    ensure!(code == 200, "{ready}");
+    let alarms = picket.all(|record| record["decision"]["reason"] == "link_replaced")?;
+    ensure!(alarms.is_empty(), "alarms: {alarms:?}");
+    let said = log_since(world, start)?;
+    ensure!(!said.contains("another agent has taken over"), "{said}");
+    verify_audit(world)
+}
+
+/// What the newer agent's or the older one's log says when the newer one is killed, and how long after it.
+const STAGES: [(&str, Duration); 7] = [
+    ("another agent takes over", Duration::ZERO),
+    ("handed over, waiting", Duration::ZERO),
+    ("taking over from the agent", Duration::ZERO),
+    ("version=", Duration::ZERO),
+    ("namespace=\"direct\"", Duration::ZERO),
+    ("namespace=\"direct\"", Duration::from_millis(300)),
+    ("namespace=\"direct\"", Duration::from_millis(2500)),
+];
+
+/// Pods that come while another agent takes over.
+const MIDWAY: &str = r#"
+{apiVersion: v1, kind: List, items: [
+{apiVersion: v1, kind: Pod, metadata: {name: midway, namespace: agents, labels: {app: worker}}, spec: {nodeName: node1, serviceAccountName: worker,
+containers: [{name: main, image: "picket.test/tools:1", command: [sleep, infinity], env: [{name: HOME, value: /tmp}]}]}},
+{apiVersion: v1, kind: Pod, metadata: {name: midway, namespace: direct}, spec: {nodeName: node1,
+containers: [{name: main, image: "picket.test/tools:1", command: [sleep, infinity]}]}}]}
+"#;
+
+/// Pods are where this agent wants them, within the time in which a lost link must be back.
+fn brought_back(world: &World) -> Result<()> {
+    let direct = Load::exempt(world)?;
+    std::thread::sleep(Duration::from_millis(500));
+    let counted = Counter::start(world, "agents")?;
+    for pod in ["worker", "hosted"] {
+        served(world, "agents", pod)?;
+    }
+    let packets = counted.packets()?;
+    ensure!(
+        packets == 0,
+        "the API server's address was sent {packets} packets"
+    );
+    let (answered, failed) = direct.stop()?;
+    ensure!(
+        answered > 0 && nothing(&failed),
+        "a pod that is left alone saw {failed}"
+    );
+    Ok(())
+}
+
+fn served(world: &World, namespace: &str, pod: &str) -> Result<()> {
+    let argv = ["kubectl", "get", "configmap", "seed", "-n", "lab"];
+    world.run(namespace, pod, &argv)?.good().map(drop)
 }
 
 fn killed_again_and_again_nobody_goes_past(world: &mut World) -> Result<()> {
@@ -531,88 +627,6 @@ fn uninstalled_no_link_is_left(world: &mut World) -> Result<()> {
     ensure!(
         again.len() > second.len() && second.is_subset(&without) && without.is_subset(&second),
         "links without Picket: {without:?}, then {second:?}"
-    );
-    Ok(())
-}
-
-/// Another's program has the connects of the node's cgroup for itself, so that ours cannot be attached there.
-fn while_another_is_alone_at_the_root_pods_are_closed(world: &mut World) -> Result<()> {
-    world.agent.stop()?;
-    world.agent.uninstall()?;
-    let foreign = Exclusive::attach(&world.agent.node().cgroup).context("attach another's program");
-    let open = foreign
-        .is_ok()
-        .then(|| dial_doors(world, &[Verdict::Reached], true));
-    world.agent.begin()?;
-    let outcome = foreign.and_then(|_foreign| {
-        open.transpose().context("with no agent")?;
-        named_and_closed(world)
-    });
-    // It is detached.
-    let since = Instant::now();
-    world.agent.wait()?;
-    let took = since.elapsed();
-    outcome?;
-    eprintln!("ready {took:?} after the other's program went");
-    ensure!(took < LINK_LIMIT, "ready only {took:?} after");
-    dial_doors(world, &[Verdict::Interposed], false)?;
-    asks(world)?.good().map(drop)
-}
-
-fn named_and_closed(world: &World) -> Result<()> {
-    let fails = || -> Result<Option<String>> {
-        let Ok((code, body)) = world.agent.admin("/readyz") else {
-            return Ok(None);
-        };
-        let report: Value = serde_json::from_str(&body)?;
-        ensure!(code == 503 && report["ready"] == false, "{code}: {report}");
-        let settled = report["waiting"].as_array().is_some_and(Vec::is_empty);
-        let failing = report["failing"].as_array().into_iter().flatten();
-        let mut kernel = failing.filter(|one| one["part"] == "kernel");
-        let reason = kernel.next().and_then(|one| one["reason"].as_str());
-        Ok(reason.filter(|_| settled).map(str::to_owned))
-    };
-    let mut reason = None;
-    until("all but the kernel's part is up", LIMIT, || {
-        reason = fails()?;
-        Ok(reason.is_some())
-    })?;
-    let reason = reason.unwrap_or_default();
-    eprintln!("not ready: {reason}");
-    for part in [
-        "connect4",
-        "for itself alone",
-        "bpftool cgroup tree",
-        "it has to go",
-    ] {
-        ensure!(reason.contains(part), "no {part:?} in: {reason}");
-    }
-    dial_doors(world, CLOSED, false)?;
-    let worker = Stand::pod(&world.pod("agents", "worker")?)?;
-    let kubelet = format!("{}:10250", world.cluster.node().address);
-    let report = world.dial(&worker, &["tcp", &kubelet])?;
-    ensure!(CLOSED.contains(&report.verdict()), "the kubelet: {report}");
-    ensure!(fails()?.is_some(), "it does not say so any more");
-    Ok(())
-}
-
-/// The enforced pods of the first node dial the API server, which counts packets, and the target, which counts them too.
-fn dial_doors(world: &World, wanted: &[Verdict], arrives: bool) -> Result<()> {
-    let counted = Counter::start(world, "agents")?;
-    world.arrived()?;
-    for pod in ["worker", "hosted"] {
-        let stand = Stand::pod(&world.pod("agents", pod)?)?;
-        for door in ["10.96.0.1:443", &format!("{HOST}:{DOOR}")] {
-            let report = world.dial(&stand, &["tcp", door])?;
-            let verdict = report.verdict();
-            ensure!(wanted.contains(&verdict), "{pod} dials {door}: {report}");
-        }
-    }
-    let (packets, arrived) = (counted.packets()?, world.arrived()?);
-    ensure!(
-        (packets > 0, !arrived.is_empty()) == (arrives, arrives),
-        "{packets} packets were sent to the API server, {} to the target: {arrived:?}",
-        arrived.len()
     );
     Ok(())
 }

@@ -8,6 +8,8 @@ mod away;
 mod dial;
 mod doors;
 mod first;
+mod foreign;
+mod forged;
 mod guards;
 mod handed;
 mod life;
@@ -32,12 +34,14 @@ fn main() -> ExitCode {
         ("sockets", sockets::TESTS),
         ("handed", handed::TESTS),
         ("names", names::TESTS),
+        ("forged", forged::TESTS),
         ("first", first::TESTS),
         ("doors", doors::TESTS),
         ("pods", pods::TESTS),
         ("metrics", metrics::TESTS),
         // Last: what they do to the agent would show in the others if it went wrong.
         ("away", away::TESTS),
+        ("foreign", foreign::TESTS),
         ("life", life::TESTS),
     ])
 }

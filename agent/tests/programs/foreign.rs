@@ -1,14 +1,18 @@
 //! Another's program that has a cgroup for itself: it is told, and it cannot push ours out.
 #![expect(
     unsafe_code,
-    reason = "no library attaches a program without sharing, so bpf(2) is called by hand"
+    reason = "no library attaches a program without sharing, nor detaches a link, so bpf(2) is called by hand"
 )]
 
 #[path = "../../../tests/src/sys/exclusive.rs"]
 #[expect(unreachable_pub, reason = "the end-to-end suites have it as a library's")]
 mod exclusive;
 
+use std::ffi::CString;
 use std::io;
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 
 use picket::kernel::CgroupId;
 use picket::kernel::{Class, Counter, Door, Kernel, KernelConfig, KernelError};
@@ -16,6 +20,25 @@ use picket::kernel::{Class, Counter, Door, Kernel, KernelConfig, KernelError};
 use crate::DOOR4;
 use crate::ground::{Dialled, Ground};
 use exclusive::Exclusive;
+
+/// `BPF_OBJ_GET` and `BPF_LINK_DETACH` (include/uapi/linux/bpf.h).
+const OBJ_GET: libc::c_long = 7;
+const LINK_DETACH: libc::c_long = 34;
+
+/// Detaches a pinned link, as `bpftool link detach` does: its pin stays.
+pub(crate) fn detach_link(pin: &Path) {
+    let path = CString::new(pin.as_os_str().as_bytes()).unwrap();
+    let mut get = [path.as_ptr() as u64, 0];
+    // SAFETY: the attribute is as large as it says, and the path lives across the call.
+    let link = unsafe { libc::syscall(libc::SYS_bpf, OBJ_GET, &raw mut get, size_of_val(&get)) };
+    assert!(link >= 0, "{}", io::Error::last_os_error());
+    // SAFETY: the kernel has just made the descriptor for this call alone.
+    let link = unsafe { OwnedFd::from_raw_fd(i32::try_from(link).unwrap()) };
+    let mut detach = link.as_raw_fd() as u32;
+    // SAFETY: the attribute is as large as it says.
+    let outcome = unsafe { libc::syscall(libc::SYS_bpf, LINK_DETACH, &raw mut detach, size_of_val(&detach)) };
+    assert!(outcome >= 0, "{}", io::Error::last_os_error());
+}
 
 fn load(ground: &Ground) -> Result<Kernel, KernelError> {
     Kernel::load(&KernelConfig {
