@@ -454,8 +454,18 @@ fn a_pod_that_is_let_go_loses_its_open_connections(world: &mut World) -> Result<
         client.send("ask")?;
         let before = client.line_with("answered")?;
         ensure!(before == "answered 200", "{before}");
-        let enforced = || world.agent.metric("picket_pods", &["class=\"enforced\""]);
-        let held = enforced()?;
+        let enforced = |wanted: f64| -> Result<()> {
+            let since = Instant::now();
+            while world.agent.metric("picket_pods", &["class=\"enforced\""])? != wanted {
+                ensure!(
+                    since.elapsed() < GAUGES_LIMIT,
+                    "there are not {wanted} enforced pods"
+                );
+                thread::sleep(Duration::from_millis(50));
+            }
+            Ok(())
+        };
+        enforced(2.0)?;
         world.admin(&[
             "label",
             "pod",
@@ -465,11 +475,7 @@ fn a_pod_that_is_let_go_loses_its_open_connections(world: &mut World) -> Result<
             "--overwrite",
             "app=free",
         ])?;
-        let since = Instant::now();
-        while enforced()? >= held {
-            ensure!(since.elapsed() < GAUGES_LIMIT, "the pod is not let go");
-            thread::sleep(Duration::from_millis(50));
-        }
+        enforced(1.0)?;
         client.send("ask")?;
         let after = client.line_with("answered")?;
         ensure!(after != "answered 200", "it is answered as before");

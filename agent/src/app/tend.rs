@@ -13,11 +13,11 @@ use tokio::sync::Notify;
 
 use super::served::Served;
 use crate::kernel::cut::{Cut, CutError, cut};
-use crate::kernel::interface::{HostSide, host_side};
+use crate::kernel::interface::host_side;
 use crate::kernel::{CgroupId, Ifindex, Kernel, KernelError};
 use crate::runtime::metrics::Metrics;
 use crate::workload::cgroup::subtree;
-use crate::workload::{EnforceError, Enforcement, Home, Netns, Tended};
+use crate::workload::{EnforceError, Enforcement, Home, Netns, Pod, Tended};
 
 /// When connections are cut for the second time after doors were added, as after a pod is enforced.
 const CUT_AGAIN: Duration = Duration::from_secs(3);
@@ -164,31 +164,25 @@ impl Tending {
 
     /// Covers the interfaces that the pod's packets come out of; says whether all of the pod is covered.
     pub(super) fn cover(&self, pod: &Enforcement) -> Result<bool, EnforceError> {
-        match &pod.home {
-            Home::Own(netns) => {
-                let side = host_side(netns).map_err(EnforceError::at("find the pod's interfaces"))?;
-                Ok(self.cover_side(pod.group.id, &side))
-            }
+        let Home::Own(netns) = &pod.home else {
             // They come out of the node's own interfaces, where nobody can tell them apart.
-            Home::Node => Ok(false),
-        }
-    }
-
-    /// Covers each of the interfaces.
-    fn cover_side(&self, cgroup: CgroupId, side: &HostSide) -> bool {
-        let mut all = side.covers();
+            return Ok(false);
+        };
+        let side = host_side(netns).map_err(EnforceError::at("find the pod's interfaces"))?;
+        let (cgroup, mut all, facts) = (pod.group.id, side.covers(), pod.pod.load());
+        let Pod { namespace, name, .. } = &**facts;
         if !all && self.served.tell(cgroup) {
-            tracing::warn!(%cgroup, others = ?side.others, "a pod's packets come out where nothing drops those that pass no socket's hook");
+            tracing::warn!(namespace, pod = name, others = ?side.others, "a pod's packets come out where nothing drops those that pass no socket's hook");
         }
-        for interface in side.interfaces.iter().copied() {
+        for interface in side.interfaces {
             if let Err(error) = self.kernel.cover(Ifindex(interface), cgroup) {
                 all = false;
                 if self.served.tell(cgroup) {
-                    tracing::warn!(%cgroup, interface, %error, "a pod's packets that pass no socket's hook are not dropped");
+                    tracing::warn!(namespace, pod = name, interface, %error, "a pod's packets that pass no socket's hook are not dropped");
                 }
             }
         }
-        all
+        Ok(all)
     }
 }
 
