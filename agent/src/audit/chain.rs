@@ -130,14 +130,10 @@ impl Chain {
     }
 }
 
-/// The hash of the last whole line in `tail`, the end of a file; `NONE` when there is none.
+/// The hash of the last whole line in `tail`, the end of a file; `NONE` when there is none. A line that a crash left
+/// without its newline alone is whole.
 pub(super) fn last_hash(tail: &[u8]) -> Hash {
-    let whole = tail
-        .iter()
-        .rposition(|byte| *byte == b'\n')
-        .map_or(&[][..], |end| &tail[..end]);
-    whole
-        .rsplit(|byte| *byte == b'\n')
+    tail.rsplit(|byte| *byte == b'\n')
         .find_map(Hash::stored)
         .unwrap_or(Hash::NONE)
 }

@@ -507,6 +507,23 @@ async fn a_restart_binds_its_chain_to_the_last_whole_line() {
     assert!(report.breaks[0].reason.contains("not bound"), "{report:?}");
 }
 
+#[tokio::test]
+async fn a_restart_binds_its_chain_to_a_line_that_lacks_its_newline_alone() {
+    let scratch = Scratch::new();
+    let log = open(&scratch.file());
+    reads(&log, 3).await;
+    drop(log);
+    let file = retry_open(&scratch.file());
+    let length = file.metadata().expect("the log").len();
+    file.set_len(length - 1).expect("cut");
+    drop(file);
+    let log = open(&scratch.file());
+    reads(&log, 2).await;
+    let report = verify(&scratch.file());
+    assert_eq!((report.good, report.chains, report.torn), (5, 2, 0));
+    assert_eq!(report.breaks, []);
+}
+
 /// Appends to the log once its writer has let go of it.
 fn retry_open(file: &Path) -> fs::File {
     let file = fs::OpenOptions::new().append(true).open(file).expect("the log");
