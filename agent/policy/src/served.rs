@@ -285,14 +285,17 @@ pub(crate) fn name_fault<'a>(resources: impl IntoIterator<Item = &'a str>, name:
     if !expression && (!by_dns || name.bytes().all(fits)) {
         return None;
     }
+    let glob = name
+        .trim_start_matches('^')
+        .trim_end_matches('$')
+        .replace(".*", "*");
     let lower = name.to_ascii_lowercase();
     Some(if lower.bytes().all(fits) {
         format!("name {name:?}: such names are in lower case: write {lower:?}")
+    } else if !glob.is_empty() && glob.bytes().all(fits) {
+        format!("name {name:?}: regular expressions are not understood: write {glob:?}")
     } else {
-        format!(
-            "name {name:?}: no object can be called so: names are of a-z, 0-9, - and ., and regular expressions are not \
-             understood"
-        )
+        format!("name {name:?}: no object can be called so: names are of a-z, 0-9, - and .")
     })
 }
 

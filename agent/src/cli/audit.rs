@@ -54,7 +54,8 @@ enum Command {
   cat audit.jsonl.1 audit.jsonl | picket audit tail -   a rotated log too
 
 Writes and sessions have a first line too, stored before they took effect; --all-stages shows it.
-Only the named file is read, not the rotated ones before it. Lines that are not as the agent stored them are left out.
+Only the named file is read, not the rotated ones before it. Lines that are not as the agent
+stored them are left out.
 
 Exit codes: 0 done, 1 the log cannot be read, 2 wrong usage.")]
 struct Tail {
@@ -92,8 +93,8 @@ enum Output {
   picket audit verify audit.jsonl.2 audit.jsonl.1 audit.jsonl
   picket audit verify -o json | jq .whole
 
-Give the files of one node in the order they were written, the oldest first. The piece of a line that a crash left is
-counted and breaks nothing; a file of such pieces alone is no audit log.
+Give the files of one node in the order they were written, the oldest first. The piece of a line
+that a crash left is counted and breaks nothing; a file of such pieces alone is no audit log.
 
 Exit codes: 0 every chain is whole, 1 one is broken or a file cannot be read, 2 wrong usage.")]
 struct Verify {
