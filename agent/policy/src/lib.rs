@@ -9,6 +9,7 @@ pub mod decide;
 mod glob;
 pub mod objects;
 pub mod request;
+mod served;
 
 pub use catalog::{Catalog, Grant, Identity, Standing, Summary};
 pub use decide::{Cause, Decision, Denial, Finding, Impersonate, Permit, Subject};

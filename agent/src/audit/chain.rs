@@ -9,6 +9,9 @@
 //! 1970; `N` counts from 1. The first line of a chain carries the hash of the last whole line that was in the file, so
 //! chains are bound to each other too; sixty-four zeros where there was none. A rotated file goes on with its chain.
 //! What the chain alone cannot show is lines cut off at the very end.
+//!
+//! What stands between the lines is told apart: a piece that a crash left is the beginning of a line and so no whole
+//! JSON. Whatever a reader of JSON would take for a record and no chain holds was put there, and is a break.
 
 use std::fmt;
 use std::io::{self, BufRead};
@@ -16,6 +19,7 @@ use std::io::{self, BufRead};
 use jiff::Timestamp;
 use ring::digest;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use super::event::Event;
 use super::line::{Integrity, Line};
@@ -126,14 +130,10 @@ impl Chain {
     }
 }
 
-/// The hash of the last whole line in `tail`, the end of a file; `NONE` when there is none.
+/// The hash of the last whole line in `tail`, the end of a file; `NONE` when there is none. A line that a crash left
+/// without its newline alone is whole.
 pub(super) fn last_hash(tail: &[u8]) -> Hash {
-    let whole = tail
-        .iter()
-        .rposition(|byte| *byte == b'\n')
-        .map_or(&[][..], |end| &tail[..end]);
-    whole
-        .rsplit(|byte| *byte == b'\n')
+    tail.rsplit(|byte| *byte == b'\n')
         .find_map(Hash::stored)
         .unwrap_or(Hash::NONE)
 }
@@ -169,6 +169,14 @@ pub struct Report {
     pub breaks: Vec<Break>,
 }
 
+impl Report {
+    /// Whether the file can stand: nothing in it breaks a chain, and it holds a record if it holds anything.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.breaks.is_empty() && (self.good > 0 || self.torn == 0)
+    }
+}
+
 #[derive(Deserialize)]
 struct Stored {
     integrity: StoredIntegrity,
@@ -181,6 +189,30 @@ struct StoredIntegrity {
     boot_id: String,
     seq: u64,
     prev_hash: String,
+}
+
+impl Stored {
+    /// A stored line, with the hash it carries.
+    fn read(line: &[u8]) -> Option<(Self, Hash)> {
+        Some((serde_json::from_slice(line).ok()?, Hash::stored(line)?))
+    }
+}
+
+/// Whether a line is as the agent stored it, wherever it stands: a record whose hash is that of its bytes.
+#[must_use]
+pub fn is_record(line: &[u8]) -> bool {
+    Stored::read(line).is_some_and(|(_, hash)| hash_of(line) == hash)
+}
+
+/// The hash that a stored line should carry.
+fn hash_of(line: &[u8]) -> Hash {
+    Hash::of(&line[..line.len().saturating_sub(TRAILER)])
+}
+
+/// Whether a line that is no stored one can be a piece that a crash left.
+fn is_torn(line: &[u8]) -> bool {
+    let mut values = serde_json::Deserializer::from_slice(line).into_iter::<IgnoredAny>();
+    Hash::stored(line).is_none() && !matches!(values.next(), Some(Ok(_)))
 }
 
 /// Verifies files of one node in the order they were written, the oldest first.
@@ -213,15 +245,17 @@ impl Verifier {
         if line.is_empty() {
             return;
         }
-        let (Some(hash), Ok(Stored { integrity })) =
-            (Hash::stored(line), serde_json::from_slice::<Stored>(line))
-        else {
-            report.torn += 1;
+        let mut wrong = |reason: String| report.breaks.push(Break { line: number, reason });
+        let Some((Stored { integrity }, hash)) = Stored::read(line) else {
+            if is_torn(line) {
+                report.torn += 1;
+            } else {
+                wrong("it belongs to no chain: the agent stored no such line".to_owned());
+            }
             return;
         };
-        let mut wrong = |reason: String| report.breaks.push(Break { line: number, reason });
         let mut good = true;
-        if Hash::of(&line[..line.len() - TRAILER]) != hash {
+        if hash_of(line) != hash {
             wrong("the line was changed: its hash does not match its bytes".to_owned());
             good = false;
         }
@@ -259,4 +293,15 @@ impl Verifier {
         report.first_seq.get_or_insert(integrity.seq);
         self.before = Some((integrity, hash));
     }
+}
+
+/// An event's JSON as the agent would store it, for tests of those who read the log.
+#[cfg(test)]
+pub(crate) fn stored(event: &str, seq: u64) -> String {
+    let body = format!(
+        "{},\"integrity\":{{\"bootID\":\"b\",\"seq\":{seq},\"prevHash\":\"{}\"",
+        event.strip_suffix('}').expect("an object"),
+        Hash::NONE.as_str()
+    );
+    format!("{body},\"hash\":\"{}\"}}}}", Hash::of(body.as_bytes()).as_str())
 }

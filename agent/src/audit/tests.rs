@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::chain::{Report, Verifier};
+use super::chain::{Report, Verifier, is_record};
 use super::*;
 
 struct Scratch(PathBuf);
@@ -432,6 +432,42 @@ async fn any_change_breaks_the_chain() {
         "a damaged line shows at the next one"
     );
 
+    // What reads as a record and is none the agent stored is a break wherever it stands, and hides nothing.
+    let copied = &whole[2][..whole[2].find(",\"integrity\"").expect("there")];
+    for put in [
+        format!("{copied}}}"),
+        format!(" {copied}}}\r"),
+        format!("{copied},\"integrity\":{{}}}}"),
+        format!("{} ", whole[2]),
+        format!("{}{copied}}}", whole[2]),
+        format!("{copied}}}{}", whole[2]),
+        format!("{copied}}} {{\"torn"),
+        whole[2].replace("\"seq\":3", "\"seq\":\"3\""),
+        whole[2][10..].to_owned(),
+    ] {
+        for at in [0, 2, 5] {
+            let mut inserted = copy();
+            inserted.insert(at, put.clone());
+            let breaks = tampered(inserted);
+            assert_eq!((breaks.len(), breaks[0].line), (1, at as u64 + 1), "{put}");
+            assert!(breaks[0].reason.starts_with("it belongs to no chain"), "{put}");
+        }
+        assert!(!is_record(put.as_bytes()), "{put}");
+    }
+    assert!(whole.iter().all(|line| is_record(line.as_bytes())));
+
+    // Pieces alone are no log.
+    for (text, holds) in [
+        ("", true),
+        ("garbage\n", false),
+        ("{\"kind\":\"Event\",\"api\n", false),
+        ("\u{0}\u{0}\n\u{0}", false),
+    ] {
+        let report = Verifier::default().file(text.as_bytes()).expect("readable");
+        assert_eq!(report.breaks, []);
+        assert_eq!(report.is_whole(), holds, "{text:?}");
+    }
+
     // Rehashing a changed line does not help: the next one holds its hash.
     let mut forged = copy();
     let body = forged[2].replace("limit=2", "limit=9");
@@ -458,6 +494,7 @@ async fn a_restart_binds_its_chain_to_the_last_whole_line() {
     let report = verify(&scratch.file());
     assert_eq!((report.good, report.chains, report.torn), (5, 2, 1));
     assert_eq!(report.breaks, []);
+    assert!(report.is_whole());
     // Lines cut off before the restart show: the second chain is bound to what was there.
     let text = fs::read_to_string(scratch.file()).expect("text");
     let without: String = text
@@ -468,6 +505,23 @@ async fn a_restart_binds_its_chain_to_the_last_whole_line() {
         .collect();
     let report = Verifier::default().file(without.as_bytes()).expect("readable");
     assert!(report.breaks[0].reason.contains("not bound"), "{report:?}");
+}
+
+#[tokio::test]
+async fn a_restart_binds_its_chain_to_a_line_that_lacks_its_newline_alone() {
+    let scratch = Scratch::new();
+    let log = open(&scratch.file());
+    reads(&log, 3).await;
+    drop(log);
+    let file = retry_open(&scratch.file());
+    let length = file.metadata().expect("the log").len();
+    file.set_len(length - 1).expect("cut");
+    drop(file);
+    let log = open(&scratch.file());
+    reads(&log, 2).await;
+    let report = verify(&scratch.file());
+    assert_eq!((report.good, report.chains, report.torn), (5, 2, 0));
+    assert_eq!(report.breaks, []);
 }
 
 /// Appends to the log once its writer has let go of it.

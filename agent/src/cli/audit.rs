@@ -14,12 +14,13 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
+use serde::Serialize;
 
 use self::filter::Filter;
 use self::read::{Backwards, Follower};
 use self::view::View;
 use crate::audit::DEFAULT_FILE;
-use crate::audit::chain::Verifier;
+use crate::audit::chain::{Break, Report, Verifier};
 
 /// How often a followed file is looked at: quick for a person, cheap for the node.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
@@ -50,10 +51,13 @@ enum Command {
   picket audit tail --outcome deny --since 1h           what was refused in the last hour
   picket audit tail --identity reader --verb create,delete -n 100
   picket audit tail --namespace prod -o json | jq .     whole events
-  kubectl logs -n picket-system ds/picket | picket audit tail -
+  cat audit.jsonl.1 audit.jsonl | picket audit tail -   a rotated log too
 
 Writes and sessions have a first line too, stored before they took effect; --all-stages shows it.
-Only the named file is read, not the rotated ones before it.")]
+Only the named file is read, not the rotated ones before it. Lines that are not as the agent
+stored them are left out.
+
+Exit codes: 0 done, 1 the log cannot be read, 2 wrong usage.")]
 struct Tail {
     /// The log; `-` is standard input.
     #[arg(default_value = DEFAULT_FILE)]
@@ -87,13 +91,53 @@ enum Output {
 #[command(after_help = "Examples:
   picket audit verify
   picket audit verify audit.jsonl.2 audit.jsonl.1 audit.jsonl
+  picket audit verify -o json | jq .whole
 
-Give the files of one node in the order they were written, the oldest first. Exit status: 0 when every chain is
-whole, 1 when one is broken, 2 when a file cannot be read.")]
+Give the files of one node in the order they were written, the oldest first. The piece of a line
+that a crash left is counted and breaks nothing; a file of such pieces alone is no audit log.
+
+Exit codes: 0 every chain is whole, 1 one is broken or a file cannot be read, 2 wrong usage.")]
 struct Verify {
     /// The logs, the oldest first.
     #[arg(default_value = DEFAULT_FILE)]
     files: Vec<PathBuf>,
+    /// Print text for people, or one JSON document.
+    #[arg(short, long, value_enum, default_value_t = VerifyOutput::Text)]
+    output: VerifyOutput,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum VerifyOutput {
+    /// A line per file, and one per break.
+    Text,
+    /// One JSON document.
+    Json,
+}
+
+/// The result, as `verify -o json` prints it.
+#[derive(Serialize)]
+struct Verified {
+    whole: bool,
+    files: Vec<VerifiedFile>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct VerifiedFile {
+    file: String,
+    whole: bool,
+    lines: u64,
+    new_chains: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    first_seq: Option<u64>,
+    torn_pieces: u64,
+    breaks: Vec<VerifiedBreak>,
+}
+
+#[derive(Serialize)]
+struct VerifiedBreak {
+    line: u64,
+    reason: String,
 }
 
 impl Audit {
@@ -109,7 +153,7 @@ impl Audit {
             Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
             Err(failure) => {
                 eprintln!("picket audit: {failure}");
-                ExitCode::from(2)
+                ExitCode::FAILURE
             }
         }
     }
@@ -157,6 +201,7 @@ impl Tail {
             out,
             filter: &self.filter,
             view,
+            forged: 0,
         };
         if self.file == Path::new("-") {
             printer.header()?;
@@ -175,7 +220,7 @@ impl Tail {
             Err(error) => return Err(failed(error)),
         };
         printer.header()?;
-        for line in self.last_lines(&mut follower).map_err(failed)? {
+        for line in self.last_lines(&mut follower, &mut printer).map_err(failed)? {
             printer.line(&line)?;
         }
         printer.flush()?;
@@ -207,7 +252,7 @@ impl Tail {
     }
 
     /// The last matching lines of the file as it is now, read from its end.
-    fn last_lines(&self, follower: &mut Follower) -> io::Result<Vec<Vec<u8>>> {
+    fn last_lines(&self, follower: &mut Follower, printer: &mut Printer<'_>) -> io::Result<Vec<Vec<u8>>> {
         let Some(file) = follower.seek_end()? else {
             return Ok(Vec::new());
         };
@@ -216,9 +261,9 @@ impl Tail {
         while lines.len() < self.limit()
             && let Some(line) = backwards.next()?
         {
-            match self.filter.judge(&line) {
+            match printer.judge(&line) {
                 filter::Verdict::Show => lines.push(line),
-                filter::Verdict::Skip => {}
+                filter::Verdict::Skip | filter::Verdict::Forged => {}
                 // Lines stand in the order of their time, but for a few milliseconds.
                 filter::Verdict::TooOld => break,
             }
@@ -243,7 +288,7 @@ impl Tail {
             if self.follow {
                 printer.matching(text)?;
                 printer.flush()?;
-            } else if self.filter.judge(text) == filter::Verdict::Show {
+            } else if printer.judge(text) == filter::Verdict::Show {
                 if kept.len() >= limit {
                     kept.pop_front();
                 }
@@ -264,6 +309,8 @@ struct Printer<'a> {
     filter: &'a Filter,
     /// `None` prints the stored lines.
     view: Option<View>,
+    /// Lines left out, since the agent did not store them so, and not told of yet.
+    forged: u64,
 }
 
 impl Printer<'_> {
@@ -274,8 +321,14 @@ impl Printer<'_> {
         }
     }
 
+    fn judge(&mut self, line: &[u8]) -> filter::Verdict {
+        let verdict = self.filter.judge(line);
+        self.forged += u64::from(verdict == filter::Verdict::Forged);
+        verdict
+    }
+
     fn matching(&mut self, line: &[u8]) -> Result<(), Failure> {
-        if self.filter.judge(line) == filter::Verdict::Show {
+        if self.judge(line) == filter::Verdict::Show {
             self.line(line)
         } else {
             Ok(())
@@ -294,49 +347,45 @@ impl Printer<'_> {
     }
 
     fn flush(&mut self) -> Result<(), Failure> {
-        self.out.flush().map_err(Failure::Output)
+        self.out.flush().map_err(Failure::Output)?;
+        if self.forged > 0 {
+            eprintln!(
+                "picket audit: {} left out: not as the agent stored it; `picket audit verify` says more",
+                count(self.forged, "line", "lines")
+            );
+            self.forged = 0;
+        }
+        Ok(())
     }
 }
 
 impl Verify {
-    fn run(&self, out: &mut dyn Write) -> Result<ExitCode, Failure> {
+    fn run(self, out: &mut dyn Write) -> Result<ExitCode, Failure> {
         let mut verifier = Verifier::default();
-        let mut whole = true;
-        for (index, path) in self.files.iter().enumerate() {
+        let mut reports = Vec::new();
+        for path in &self.files {
             let failed = |error| Failure::input(path, error);
             let report = verifier
                 .file(BufReader::new(File::open(path).map_err(failed)?))
                 .map_err(failed)?;
-            whole &= report.breaks.is_empty();
-            let mut text = format!(
-                "{}: {} lines, {} new chains, {}",
-                path.display(),
-                report.good,
-                report.chains,
-                if report.breaks.is_empty() {
-                    "unbroken"
-                } else {
-                    "BROKEN"
-                }
-            );
-            if index == 0
-                && let Some(first) = report.first_seq.filter(|first| *first > 1)
-            {
-                text.push_str(&format!(
-                    "; begins at number {first} of a chain, so earlier lines are elsewhere"
-                ));
+            if self.output == VerifyOutput::Text {
+                text(out, path, &report, reports.is_empty()).map_err(Failure::Output)?;
             }
-            if report.torn > 0 {
-                text.push_str(&format!("; {} pieces that are no audit lines", report.torn));
-            }
-            writeln!(out, "{text}").map_err(Failure::Output)?;
-            for found in report.breaks.iter().take(BREAKS_SHOWN) {
-                writeln!(out, "  {found}").map_err(Failure::Output)?;
-            }
-            if report.breaks.len() > BREAKS_SHOWN {
-                writeln!(out, "  and {} more", report.breaks.len() - BREAKS_SHOWN)
-                    .map_err(Failure::Output)?;
-            }
+            reports.push(report);
+        }
+        let whole = reports.iter().all(Report::is_whole);
+        if self.output == VerifyOutput::Json {
+            let files = self.files.iter().zip(reports);
+            let verified = Verified {
+                whole,
+                files: files
+                    .map(|(path, report)| VerifiedFile::new(path, report))
+                    .collect(),
+            };
+            serde_json::to_writer_pretty(&mut *out, &verified)
+                .map_err(io::Error::from)
+                .and_then(|()| writeln!(out))
+                .map_err(Failure::Output)?;
         }
         out.flush().map_err(Failure::Output)?;
         Ok(if whole {
@@ -347,6 +396,60 @@ impl Verify {
     }
 }
 
+impl VerifiedFile {
+    fn new(path: &Path, report: Report) -> Self {
+        let broken = |Break { line, reason }| VerifiedBreak { line, reason };
+        Self {
+            file: path.display().to_string(),
+            whole: report.is_whole(),
+            lines: report.good,
+            new_chains: report.chains,
+            first_seq: report.first_seq,
+            torn_pieces: report.torn,
+            breaks: report.breaks.into_iter().map(broken).collect(),
+        }
+    }
+}
+
+/// One file's result, for people.
+fn text(out: &mut dyn Write, path: &Path, report: &Report, is_first: bool) -> io::Result<()> {
+    let verdict = match (report.is_whole(), report.breaks.is_empty()) {
+        (true, _) => "unbroken",
+        (false, false) => "BROKEN",
+        (false, true) => "NO AUDIT LOG",
+    };
+    write!(
+        out,
+        "{}: {}, {}, {verdict}",
+        path.display(),
+        count(report.good, "line", "lines"),
+        count(report.chains, "new chain", "new chains"),
+    )?;
+    if is_first && let Some(first) = report.first_seq.filter(|first| *first > 1) {
+        write!(
+            out,
+            "; begins at number {first} of a chain, so earlier lines are elsewhere"
+        )?;
+    }
+    match report.torn {
+        0 => {}
+        1 => write!(out, "; 1 piece that is no audit line")?,
+        torn => write!(out, "; {torn} pieces that are no audit lines")?,
+    }
+    writeln!(out)?;
+    for found in report.breaks.iter().take(BREAKS_SHOWN) {
+        writeln!(out, "  {found}")?;
+    }
+    if report.breaks.len() > BREAKS_SHOWN {
+        writeln!(out, "  and {} more", report.breaks.len() - BREAKS_SHOWN)?;
+    }
+    Ok(())
+}
+
+fn count(number: u64, one: &str, more: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { more })
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
@@ -354,8 +457,9 @@ mod tests {
     use clap::Parser;
 
     use super::*;
+    use crate::audit::chain::stored;
 
-    #[derive(Parser)]
+    #[derive(Debug, Parser)]
     struct Program {
         #[command(flatten)]
         audit: Audit,
@@ -370,10 +474,11 @@ mod tests {
     }
 
     fn event(number: usize, outcome: &str) -> String {
-        format!(
+        let event = format!(
             r#"{{"kind":"Event","stage":"ResponseComplete","verb":"get","requestURI":"/x/{number}","stageTimestamp":"2026-01-02T03:04:{:02}.000000Z","decision":{{"outcome":"{outcome}"}}}}"#,
             number % 60
-        )
+        );
+        stored(&event, 1)
     }
 
     fn scratch(text: &str) -> PathBuf {
@@ -439,16 +544,73 @@ mod tests {
     }
 
     #[test]
-    fn verification_has_an_exit_status() {
-        let file = scratch("{\"kind\":\"Event\"}\n");
+    fn lines_that_were_put_there_are_not_shown() {
+        let good = event(1, "deny");
+        let bare = format!("{}}}", &good[..good.find(",\"integrity\"").expect("there")]);
+        let changed = good.replace("deny", "allow");
+        let text = format!("{bare}\n{good}\n{changed}\n{bare}{bare}\n");
+        assert_eq!(shown(&["-o", "json"], &text), format!("{good}\n"));
+        assert_eq!(shown(&[], &text).lines().count(), 2);
+    }
+
+    #[test]
+    fn outcomes_that_cannot_be_yet_are_taken_and_not_offered() {
+        tail(&["--outcome", "pending,masked"]);
+        let wrong = Program::try_parse_from(["picket", "tail", "--outcome", "x"]).expect_err("no outcome");
+        let said = wrong.to_string();
+        assert!(said.contains("allow, deny, error"), "{said}");
+    }
+
+    fn verified(output: VerifyOutput, text: &str) -> (ExitCode, String) {
+        let file = scratch(text);
         let mut out = Vec::new();
-        let code = Verify {
+        let verify = Verify {
             files: vec![file.clone()],
-        }
-        .run(&mut out)
-        .expect("readable");
-        assert_eq!(code, ExitCode::SUCCESS);
-        assert!(String::from_utf8_lossy(&out).contains("1 pieces that are no audit lines"));
+            output,
+        };
+        let code = verify.run(&mut out).expect("readable");
         std::fs::remove_file(&file).expect("cleans up");
+        let out = String::from_utf8(out).expect("text");
+        (code, out.replace(&file.display().to_string(), "FILE"))
+    }
+
+    #[test]
+    fn verification_has_an_exit_status() {
+        let good = event(1, "deny");
+        for (text, code, said) in [
+            (
+                format!("{good}\n"),
+                ExitCode::SUCCESS,
+                "FILE: 1 line, 1 new chain, unbroken\n",
+            ),
+            (
+                format!("{good}\n{{\"kind\n"),
+                ExitCode::SUCCESS,
+                "FILE: 1 line, 1 new chain, unbroken; 1 piece that is no audit line\n",
+            ),
+            (
+                format!("{good}\n{{\"kind\":\"Event\"}}\n"),
+                ExitCode::FAILURE,
+                "FILE: 1 line, 1 new chain, BROKEN\n  line 2: it belongs to no chain: the agent stored no such line\n",
+            ),
+            (
+                "garbage\nmore\n".to_owned(),
+                ExitCode::FAILURE,
+                "FILE: 0 lines, 0 new chains, NO AUDIT LOG; 2 pieces that are no audit lines\n",
+            ),
+            (
+                String::new(),
+                ExitCode::SUCCESS,
+                "FILE: 0 lines, 0 new chains, unbroken\n",
+            ),
+        ] {
+            assert_eq!(verified(VerifyOutput::Text, &text), (code, said.to_owned()));
+            let (again, json) = verified(VerifyOutput::Json, &text);
+            let json: serde_json::Value = serde_json::from_str(&json).expect("json");
+            assert_eq!(again, code);
+            assert_eq!(json["whole"], code == ExitCode::SUCCESS, "{json}");
+            let breaks = json["files"][0]["breaks"].as_array().expect("a list");
+            assert_eq!(breaks.len(), said.lines().count() - 1, "{json}");
+        }
     }
 }

@@ -18,7 +18,8 @@ Examples:
   picket policy check identities.yaml grants.yaml policies.yaml -o json
 
 Name every file and folder that a node reads: grants and policies are checked against the identities they name.
-Exit status: 0 when the files can stand, 1 when they cannot.";
+
+Exit codes: 0 the files can stand, 1 they cannot, or one cannot be read, 2 wrong usage.";
 
 /// Work on identity, grant and policy files.
 #[derive(Debug, Args)]
@@ -225,12 +226,7 @@ fn text(report: &Report, out: &mut impl Write, err: &mut impl Write) -> io::Resu
             .iter()
             .map(|object| format!("{} {}", object.kind, object.name))
             .collect();
-        let objects = if objects.is_empty() {
-            "no objects".to_owned()
-        } else {
-            objects.join(", ")
-        };
-        writeln!(out, "{}: {objects}", file.file)?;
+        writeln!(out, "{}: {}", file.file, objects.join(", "))?;
     }
     out.flush()?;
     for fault in &report.errors {
@@ -315,6 +311,19 @@ mod tests {
                 .any(|fault| fault.reason.contains("is already at")),
             "{report:?}"
         );
+    }
+
+    #[test]
+    fn a_file_without_objects_is_an_error() {
+        for empty in ["", "# later\n", "---\n"] {
+            let (report, out, err) = check(empty);
+            assert!(!report.valid);
+            assert_eq!(out, "");
+            assert_eq!(
+                err,
+                "FILE:1:1: no object is in this file: write one, or remove the file\nnot valid: 1 error\n"
+            );
+        }
     }
 
     #[test]

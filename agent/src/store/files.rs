@@ -101,10 +101,21 @@ fn read(path: &Path) -> Result<String, StoreError> {
     Ok(text)
 }
 
-/// Reads the objects of one file.
+/// Reads the objects of one file. A file without any is a slip, such as one that was cut while it was written, and would
+/// take what it held out of force.
 ///
 /// # Errors
 /// Everything that is wrong in it.
 pub fn documents(source: &Source) -> Result<Vec<Document>, Vec<ObjectError>> {
-    read_documents(&source.path.display().to_string(), &source.text)
+    let file = source.path.display().to_string();
+    let documents = read_documents(&file, &source.text)?;
+    if documents.is_empty() {
+        return Err(vec![ObjectError {
+            file,
+            line: 1,
+            column: 1,
+            reason: "no object is in this file: write one, or remove the file".to_owned(),
+        }]);
+    }
+    Ok(documents)
 }

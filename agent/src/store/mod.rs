@@ -154,7 +154,7 @@ impl Store {
         match outcome {
             Ok(catalog) => {
                 let summary = catalog.summary();
-                self.current.store(Arc::new(catalog));
+                let before = self.current.swap(Arc::new(catalog)).summary();
                 self.status.send_modify(|status| {
                     status.generation += 1;
                     status.last_error = None;
@@ -167,6 +167,12 @@ impl Store {
                     rules = summary.rules,
                     "policy was read again and is in force"
                 );
+                if before.policies > 0 && summary.policies == 0 {
+                    tracing::warn!(
+                        before = before.policies,
+                        "no AgentPolicy is left: all that grants give passes but for the built-in denies"
+                    );
+                }
             }
             Err(error) => {
                 let error = error.to_string();

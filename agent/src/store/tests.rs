@@ -111,6 +111,68 @@ fn a_bad_reload_changes_nothing_and_says_so() {
     assert_eq!(store.status().failures, 2);
 }
 
+#[test]
+fn a_file_without_objects_stops_the_start_and_changes_nothing_later() {
+    let folder = Folder::new();
+    for text in ["", "# nothing yet\n", "---\n---\n"] {
+        folder.write("a.yaml", text);
+        let error = Store::open(std::slice::from_ref(&folder.0))
+            .expect_err("no object")
+            .to_string();
+        assert!(error.contains("a.yaml:1:1: no object is in this file"), "{error}");
+    }
+    folder.write("a.yaml", &identity("a"));
+    let store = Store::open(std::slice::from_ref(&folder.0)).expect("valid");
+    folder.write("a.yaml", "");
+    store.reload();
+    assert_eq!(names(&store), ["a"]);
+    assert_eq!(store.status().failures, 1);
+}
+
+/// What was logged while `act` ran.
+fn logged(act: impl FnOnce()) -> String {
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+    impl std::io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().expect("no panic").write(bytes)
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_writer(move || writer.clone())
+        .with_ansi(false)
+        .finish();
+    tracing::subscriber::with_default(subscriber, act);
+    let bytes = lines.0.lock().expect("no panic").clone();
+    String::from_utf8(bytes).expect("text")
+}
+
+#[test]
+fn the_end_of_the_last_policy_is_a_warning() {
+    let folder = Folder::new();
+    folder.write("a.yaml", &identity("a"));
+    folder.write(
+        "p.yaml",
+        "apiVersion: picket.dev/v1alpha1\nkind: AgentPolicy\nmetadata: {name: p}\nspec:\n  rules: [{name: r, action: \
+         Deny, match: {resources: [secrets]}}]\n",
+    );
+    let store = Store::open(std::slice::from_ref(&folder.0)).expect("valid");
+    fs::remove_file(folder.0.join("p.yaml")).expect("removed");
+    let said = logged(|| store.reload());
+    assert!(
+        said.contains("WARN") && said.contains("no AgentPolicy is left"),
+        "{said}"
+    );
+    folder.write("b.yaml", &identity("b"));
+    let said = logged(|| store.reload());
+    assert!(said.contains("is in force") && !said.contains("WARN"), "{said}");
+}
+
 async fn generation(store: &Store, wanted: u64) {
     let mut changes = store.changes();
     tokio::time::timeout(

@@ -3,37 +3,7 @@
 use std::borrow::Cow;
 
 use crate::request::{Exec, KubeRequest, Target, Verb, VerbSet};
-
-/// Resources without a namespace, so that listing them is not "in every namespace". A resource that is not here (a
-/// custom one) is taken for namespaced, which can only make a Deny rule match more.
-const CLUSTER_SCOPED: [(&str, &str); 26] = [
-    ("", "componentstatuses"),
-    ("", "namespaces"),
-    ("", "nodes"),
-    ("", "persistentvolumes"),
-    ("admissionregistration.k8s.io", "*"),
-    ("apiextensions.k8s.io", "customresourcedefinitions"),
-    ("apiregistration.k8s.io", "apiservices"),
-    ("certificates.k8s.io", "certificatesigningrequests"),
-    ("certificates.k8s.io", "clustertrustbundles"),
-    ("flowcontrol.apiserver.k8s.io", "*"),
-    ("internal.apiserver.k8s.io", "storageversions"),
-    ("metrics.k8s.io", "nodes"),
-    ("networking.k8s.io", "ingressclasses"),
-    ("networking.k8s.io", "ipaddresses"),
-    ("networking.k8s.io", "servicecidrs"),
-    ("node.k8s.io", "runtimeclasses"),
-    ("rbac.authorization.k8s.io", "clusterrolebindings"),
-    ("rbac.authorization.k8s.io", "clusterroles"),
-    ("resource.k8s.io", "deviceclasses"),
-    ("resource.k8s.io", "resourceslices"),
-    ("scheduling.k8s.io", "priorityclasses"),
-    ("storage.k8s.io", "csidrivers"),
-    ("storage.k8s.io", "csinodes"),
-    ("storage.k8s.io", "storageclasses"),
-    ("storage.k8s.io", "volumeattachments"),
-    ("storage.k8s.io", "volumeattributesclasses"),
-];
+use crate::served::is_cluster_scoped;
 
 /// Resources whose PUT creates the object where there is none: those with `AllowCreateOnUpdate() == true` in
 /// pkg/registry of Kubernetes 1.36. Their status subresource does the same, as its strategy is made of theirs.
@@ -215,14 +185,9 @@ impl<'r> Asked<'r> {
                     None => resource.clone(),
                 };
                 let collection = request.verb.is_collection();
-                let cluster_scoped = || {
-                    let here =
-                        |entry: &&(&str, &str)| entry.0 == group && (entry.1 == "*" || entry.1 == resource);
-                    CLUSTER_SCOPED.iter().any(|entry| here(&entry))
-                };
                 let namespace = match namespace.as_deref() {
                     Some(namespace) => Scope::One(lower(namespace)),
-                    None if collection && !cluster_scoped() => Scope::All,
+                    None if collection && !is_cluster_scoped(&group, &resource) => Scope::All,
                     None => Scope::None,
                 };
                 let name = match name.as_deref() {

@@ -6,6 +6,7 @@ use super::tree::{Node, Value};
 use super::{Action, AgentPolicy, Located, Match, Mode, Rule, Subjects};
 use crate::builtin;
 use crate::glob::{Glob, GlobError};
+use crate::served::{group_fault, name_fault, namespace_fault, resource_fault, scope_fault};
 
 /// Reads the spec of a policy.
 pub(super) fn read(reader: &mut Reader, name: Option<Located<String>>, spec: &Node) -> Option<AgentPolicy> {
@@ -70,6 +71,9 @@ fn subjects(reader: &mut Reader, node: &Node) -> Option<Subjects> {
         groups: names("groups").unwrap_or_default(),
         namespaces: names("namespaces").unwrap_or_default(),
     };
+    check_each(reader, Some(&subjects.namespaces), |name| {
+        namespace_fault(name, false)
+    });
     if subjects == Subjects::default() {
         reader.fault(
             node,
@@ -229,6 +233,48 @@ fn matches(reader: &mut Reader, node: &Node, path: &str) -> Option<Match> {
     (reader.errors.len() == before).then_some(matches)
 }
 
+/// Notes what is wrong with each text of a list.
+fn check_each(
+    reader: &mut Reader,
+    list: Option<&Vec<Located<String>>>,
+    fault: impl Fn(&str) -> Option<String>,
+) {
+    for text in list.into_iter().flatten() {
+        if let Some(reason) = fault(&text.value) {
+            reader.fault_at(&text.at, reason);
+        }
+    }
+}
+
+/// Refuses groups, resources, namespaces and names that no request can have. Names alone are compared as they are written.
+fn check_served(reader: &mut Reader, matches: &Match) {
+    let before = reader.errors.len();
+    check_each(reader, matches.api_groups.as_ref(), |group| {
+        group_fault(&group.to_ascii_lowercase())
+    });
+    check_each(reader, matches.namespaces.as_ref(), |name| {
+        namespace_fault(name, true)
+    });
+    let resources = matches.resources.as_deref().unwrap_or_default();
+    let resources = || resources.iter().map(|resource| resource.value.as_str());
+    check_each(reader, matches.names.as_ref(), |name| {
+        name_fault(resources(), name)
+    });
+    if reader.errors.len() > before {
+        return;
+    }
+    let groups: Vec<_> = matches
+        .api_groups
+        .iter()
+        .flatten()
+        .map(|group| group.value.to_ascii_lowercase())
+        .collect();
+    check_each(reader, matches.resources.as_ref(), |resource| {
+        let scope = || scope_fault(&groups, resource).filter(|_| matches.namespaces.is_some());
+        resource_fault(&groups, resource).or_else(scope)
+    });
+}
+
 /// Refuses a match that can never fire, or that would fire on less than its words say.
 fn check_match(reader: &mut Reader, matches: &Match, path: &str) {
     let about_resources = [
@@ -273,6 +319,7 @@ fn check_match(reader: &mut Reader, matches: &Match, path: &str) {
             reader.fault_at(&resource.at, reason);
         }
     }
+    check_served(reader, matches);
     let creates = verbs.iter().find(|verb| verb.value == "create");
     if let (Some(_), Some(create)) = (&matches.names, creates)
         && (resources.is_empty() || resources.iter().any(|resource| !resource.value.contains('/')))

@@ -5,6 +5,7 @@ use super::tree::{Node, Value};
 use super::{AgentGrant, Located, rbac};
 use crate::decide::Impersonate;
 use crate::glob::Glob;
+use crate::served::namespace_fault;
 
 /// The one `system:` group a grant may name: the API server adds it by itself, so it gives nothing more.
 const AUTHENTICATED: &str = "system:authenticated";
@@ -47,6 +48,8 @@ pub(super) fn read(reader: &mut Reader, name: Option<Located<String>>, spec: &No
     for namespace in &namespaces {
         if let Err(error) = Glob::name(&namespace.value) {
             reader.fault_at(&namespace.at, format!("field `spec.namespaces`: {error}"));
+        } else if let Some(reason) = namespace_fault(&namespace.value, false) {
+            reader.fault_at(&namespace.at, reason);
         }
     }
     let mut rules = Vec::new();

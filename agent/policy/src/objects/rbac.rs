@@ -4,6 +4,7 @@ use super::fields::Reader;
 use super::tree::Node;
 use super::{Located, PolicyRule};
 use crate::request::Verb;
+use crate::served::{group_fault, name_fault, resource_fault, scope_fault};
 
 /// Verbs of requests for resources.
 pub(super) const RESOURCE_VERBS: [Verb; 8] = [
@@ -66,7 +67,8 @@ pub(super) fn read(reader: &mut Reader, node: &Node, path: &str, namespaced: boo
             );
         }
         check_verbs(reader, &rule.verbs, &RESOURCE_VERBS, "resources");
-        check_resources(reader, &rule.resources);
+        check_groups(reader, &rule.api_groups);
+        check_resources(reader, &rule, namespaced);
         check_names(reader, &rule);
     } else {
         if !(rule.api_groups.is_empty() && rule.resources.is_empty() && rule.resource_names.is_empty()) {
@@ -112,8 +114,27 @@ pub(super) fn check_verbs(reader: &mut Reader, verbs: &[Located<String>], known:
     }
 }
 
-fn check_resources(reader: &mut Reader, resources: &[Located<String>]) {
-    for resource in resources {
+fn check_groups(reader: &mut Reader, groups: &[Located<String>]) {
+    for group in groups {
+        let text = group.value.as_str();
+        let lower = text.to_ascii_lowercase();
+        let fault = if text != "*" && text.contains(['*', '?']) {
+            Some(format!("API group {text:?}: RBAC knows whole groups and `*`"))
+        } else {
+            group_fault(&lower).or_else(|| {
+                (lower != text)
+                    .then(|| format!("API group {text:?}: groups are in lower case: write {lower:?}"))
+            })
+        };
+        if let Some(reason) = fault {
+            reader.fault_at(&group.at, reason);
+        }
+    }
+}
+
+fn check_resources(reader: &mut Reader, rule: &PolicyRule, namespaced: bool) {
+    let groups: Vec<_> = rule.api_groups.iter().map(|group| group.value.clone()).collect();
+    for resource in &rule.resources {
         let text = resource.value.as_str();
         let plain = |part: &str| !part.is_empty() && !part.contains(['*', '?', '/']);
         let good = match text.split_once('/') {
@@ -123,7 +144,10 @@ fn check_resources(reader: &mut Reader, resources: &[Located<String>]) {
         if !good {
             let reason = format!("resource {text:?}: RBAC knows `pods`, `pods/log`, `*/scale` and `*`");
             reader.fault_at(&resource.at, reason);
-        } else if let Some(reason) = misspelt(text) {
+        } else if let Some(reason) = misspelt(text)
+            .or_else(|| resource_fault(&groups, text))
+            .or_else(|| scope_fault(&groups, text).filter(|_| namespaced))
+        {
             reader.fault_at(&resource.at, reason);
         }
     }
@@ -189,12 +213,15 @@ pub(super) fn misspelt(text: &str) -> Option<String> {
 }
 
 fn check_names(reader: &mut Reader, rule: &PolicyRule) {
+    let resources = || rule.resources.iter().map(|resource| resource.value.as_str());
     for name in &rule.resource_names {
         if name.value.is_empty() || name.value.contains(['*', '?']) {
             let reason = format!(
                 "resourceNames {:?}: RBAC compares names exactly, without globs",
                 name.value
             );
+            reader.fault_at(&name.at, reason);
+        } else if let Some(reason) = name_fault(resources(), &name.value) {
             reader.fault_at(&name.at, reason);
         }
     }

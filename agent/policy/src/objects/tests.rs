@@ -2,6 +2,8 @@
 
 use super::*;
 
+mod served;
+
 const IDENTITY: &str = r"apiVersion: picket.dev/v1alpha1
 kind: AgentIdentity
 metadata:

@@ -4,6 +4,8 @@ use clap::{Args, ValueEnum};
 use jiff::{SpanRelativeTo, Timestamp};
 use serde::Deserialize;
 
+use crate::audit::chain::is_record;
+
 /// Options that choose events. All that are given must hold; an option given twice, or with commas, is a choice.
 #[derive(Debug, Default, Args)]
 pub(super) struct Filter {
@@ -35,7 +37,10 @@ pub(super) struct Filter {
 enum Shown {
     Allow,
     Deny,
+    // Words of the log's format for what this version does not do: taken, and not offered.
+    #[value(hide = true)]
     Pending,
+    #[value(hide = true)]
     Masked,
     Error,
 }
@@ -59,6 +64,8 @@ pub(super) enum Verdict {
     Show,
     /// It does not, or is no event.
     Skip,
+    /// It would match, but is not as the agent stored it.
+    Forged,
     /// It is older than asked for, and so are those before it.
     TooOld,
 }
@@ -112,11 +119,19 @@ impl Filter {
         let Ok(facts) = serde_json::from_slice::<Facts<'_>>(line) else {
             return Verdict::Skip;
         };
-        if let (Some(since), Some(at)) = (self.since, facts.stage_timestamp)
-            && at < since
-        {
-            return Verdict::TooOld;
+        if facts.kind != "Event" {
+            return Verdict::Skip;
         }
+        let verdict = match (self.since, facts.stage_timestamp) {
+            (Some(since), Some(at)) if at < since => Verdict::TooOld,
+            _ if self.shows(&facts) => Verdict::Show,
+            _ => return Verdict::Skip,
+        };
+        // Neither shown nor the end of the search: a made-up time would hide all lines before it.
+        if is_record(line) { verdict } else { Verdict::Forged }
+    }
+
+    fn shows(&self, facts: &Facts<'_>) -> bool {
         let agent = facts.agent.as_ref();
         let pod = agent.and_then(|agent| agent.pod.as_ref());
         let identity = agent.and_then(|agent| agent.identity.as_deref());
@@ -129,8 +144,7 @@ impl Filter {
             .as_ref()
             .and_then(|object| object.namespace.as_deref());
         let pod_namespace = pod.map(|pod| pod.namespace.as_str());
-        let shown = facts.kind == "Event"
-            && (self.all_stages || facts.stage != "RequestReceived")
+        (self.all_stages || facts.stage != "RequestReceived")
             && among(&self.identity, |name| identity == Some(name))
             && (self.outcome.is_empty() || self.outcome.iter().any(|shown| outcome == Some(shown.as_str())))
             && among(&self.verb, |verb| verb.eq_ignore_ascii_case(&facts.verb))
@@ -142,8 +156,7 @@ impl Filter {
                     Some((namespace, name)) => pod.namespace == namespace && pod.name == name,
                     None => pod.name == name,
                 })
-            });
-        if shown { Verdict::Show } else { Verdict::Skip }
+            })
     }
 }
 
@@ -171,6 +184,7 @@ mod tests {
     use jiff::ToSpan;
 
     use super::*;
+    use crate::audit::chain::stored;
 
     const EVENT: &str = r#"{"kind":"Event","stage":"ResponseComplete","verb":"delete","stageTimestamp":"2026-01-02T03:04:05.000001Z",
         "objectRef":{"resource":"pods","namespace":"prod"},"agent":{"identity":"reader","pod":{"namespace":"agents","name":"reader-0","uid":"u"}},
@@ -180,8 +194,12 @@ mod tests {
         words.iter().map(|word| (*word).to_owned()).collect()
     }
 
+    fn judge(filter: &Filter, event: &str) -> Verdict {
+        filter.judge(stored(event, 1).as_bytes())
+    }
+
     fn shows(filter: &Filter) -> bool {
-        filter.judge(EVENT.as_bytes()) == Verdict::Show
+        judge(filter, EVENT) == Verdict::Show
     }
 
     #[test]
@@ -235,18 +253,33 @@ mod tests {
     #[test]
     fn first_stages_and_other_lines_are_left_out() {
         let first = EVENT.replace("ResponseComplete", "RequestReceived");
-        assert_eq!(Filter::default().judge(first.as_bytes()), Verdict::Skip);
-        assert_eq!(
-            Filter {
-                all_stages: true,
-                ..Filter::default()
-            }
-            .judge(first.as_bytes()),
-            Verdict::Show
-        );
+        assert_eq!(judge(&Filter::default(), &first), Verdict::Skip);
+        let all = Filter {
+            all_stages: true,
+            ..Filter::default()
+        };
+        assert_eq!(judge(&all, &first), Verdict::Show);
         for line in ["", "a log line", "{}", "[]", r#"{"kind":"Pod"}"#] {
             assert_eq!(Filter::default().judge(line.as_bytes()), Verdict::Skip, "{line}");
         }
+    }
+
+    #[test]
+    fn what_the_agent_did_not_store_is_not_shown() {
+        let good = stored(EVENT, 1);
+        let changed = good.replace("\"delete\"", "\"get\"");
+        for line in [EVENT, &changed, &good.replace("\"hash\"", "\"cash\"")] {
+            assert_eq!(
+                Filter::default().judge(line.as_bytes()),
+                Verdict::Forged,
+                "{line}"
+            );
+        }
+        let others = Filter {
+            identity: words(&["other"]),
+            ..Filter::default()
+        };
+        assert_eq!(others.judge(EVENT.as_bytes()), Verdict::Skip);
     }
 
     #[test]
@@ -260,7 +293,9 @@ mod tests {
             since: Some(parse_since("2026-01-02T03:04:06Z").expect("a time")),
             ..Filter::default()
         };
-        assert_eq!(late.judge(EVENT.as_bytes()), Verdict::TooOld);
+        assert_eq!(judge(&late, EVENT), Verdict::TooOld);
+        // A line that somebody put there does not end the search.
+        assert_eq!(late.judge(EVENT.as_bytes()), Verdict::Forged);
         let now = Timestamp::now();
         for (text, span) in [
             ("90s", 90.seconds()),

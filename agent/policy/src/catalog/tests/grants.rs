@@ -13,7 +13,7 @@ no  | GET /api/v1/namespaces/n/pods/x              | {verbs: [get], apiGroups: [
 yes | GET /api/v1/namespaces/n/pods/x/log          | {verbs: [get], apiGroups: [''], resources: ['*']}
 yes | GET /apis/apps/v1/namespaces/n/deployments/x/scale | {verbs: [get], apiGroups: [apps], resources: ['*/scale']}
 no  | GET /apis/apps/v1/namespaces/n/deployments/x | {verbs: [get], apiGroups: [apps], resources: ['*/scale']}
-no  | GET /apis/apps/v1/namespaces/n/deployments/x | {verbs: [get], apiGroups: [''], resources: [deployments]}
+no  | GET /apis/apps/v1/namespaces/n/deployments/x | {verbs: [get], apiGroups: [example.com], resources: [deployments]}
 yes | GET /apis/apps/v1/namespaces/n/deployments/x | {verbs: [get], apiGroups: ['*'], resources: [deployments]}
 no  | GET /api/v1/namespaces/n/Pods/x              | {verbs: [get], apiGroups: [''], resources: [pods]}
 no  | DELETE /api/v1/namespaces/n/pods             | {verbs: [delete], apiGroups: [''], resources: [pods]}
