@@ -231,7 +231,7 @@ pub(crate) fn resource_fault(groups: &[String], written: &str) -> Option<String>
     }
     let near = known
         .into_iter()
-        .map(|meant| (distance(resource, meant), meant))
+        .map(|meant| (strsim::levenshtein(resource, meant), meant))
         .min()
         .filter(|(slips, _)| *slips <= SLIPS)?;
     Some(format!(
@@ -299,37 +299,9 @@ pub(crate) fn name_fault<'a>(resources: impl IntoIterator<Item = &'a str>, name:
     })
 }
 
-/// The letters that must be put in, taken out or changed to make one word of the other.
-fn distance(one: &str, other: &str) -> usize {
-    let mut row: Vec<usize> = (0..=other.len()).collect();
-    for (at, byte) in one.bytes().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = at + 1;
-        for (column, same) in other.bytes().enumerate() {
-            let changed = diagonal + usize::from(byte != same);
-            diagonal = row[column + 1];
-            row[column + 1] = changed.min(diagonal + 1).min(row[column] + 1);
-        }
-    }
-    row[other.len()]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn slips_are_counted() {
-        for (one, other, slips) in [
-            ("pods", "pods", 0),
-            ("deploymnets", "deployments", 2),
-            ("secrts", "secrets", 1),
-            ("", "pods", 4),
-            ("podss", "pods", 1),
-        ] {
-            assert_eq!(distance(one, other), slips, "{one} {other}");
-        }
-    }
 
     #[test]
     fn versions_are_told_from_groups() {
