@@ -274,11 +274,11 @@ fn log(reader: &mut Reader, top: &Fields<'_>) -> LogConfig {
         log.format = format.unwrap_or_default();
         log.filter = optional_text(reader, &fields, "filter");
         if let (Some(node), Some(text)) = (fields.get("filter"), &log.filter)
-            && telemetry::filter(text).is_err()
+            && let Err(error) = telemetry::filter(text)
         {
             reader.fault(
                 node,
-                format!("field `log.filter` is {text:?}; it can be a level such as info, or info,picket::kernel=debug"),
+                format!("field `log.filter`: {error}; write a level, or target=level, or several such as info,picket::kernel=debug"),
             );
         }
     }

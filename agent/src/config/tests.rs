@@ -231,7 +231,14 @@ fn what_makes_no_sense_is_refused_with_its_line() {
         (
             "enforce:",
             "log: {filter: picket=loud}\nenforce:",
-            "11:15: field `log.filter` is \"picket=loud\"; it can be a level such as info, or info,picket::kernel=debug",
+            "11:15: field `log.filter`: \"loud\" is no level, which is off, error, warn, info, debug or trace; write a level, \
+             or target=level, or several such as info,picket::kernel=debug",
+        ),
+        (
+            "enforce:",
+            "log: {filter: verbose}\nenforce:",
+            "11:15: field `log.filter`: \"verbose\" is no level, which is off, error, warn, info, debug or trace; write a level, \
+             or target=level, or several such as info,picket::kernel=debug",
         ),
         (
             "objects: [/etc/picket/objects]",
