@@ -33,7 +33,7 @@ pub const MAX_DRAIN_SECONDS: u64 = 3600;
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file could not be read.
-    #[error("{file}: cannot read the configuration")]
+    #[error("{file}: cannot read the configuration: {source}")]
     Read {
         /// The file's path.
         file: String,

@@ -287,12 +287,3 @@ fn what_makes_no_sense_is_refused_with_its_line() {
         "f:3:1: a second document; a configuration is one"
     );
 }
-
-#[test]
-fn a_file_that_is_missing_is_said_once() {
-    let error = anyhow::Error::from(Config::read(Path::new("/nonexistent/agent.yaml")).unwrap_err());
-    assert_eq!(
-        format!("{error:#}"),
-        "/nonexistent/agent.yaml: cannot read the configuration: No such file or directory (os error 2)"
-    );
-}
