@@ -7,9 +7,12 @@ mod doctor;
 mod policy;
 mod uninstall;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+
+use crate::config::{self, Config, ConfigError};
 
 /// Keeps AI agents on Kubernetes on a short, visible line.
 #[derive(Debug, Parser)]
@@ -51,6 +54,15 @@ impl Cli {
     }
 }
 
+/// The configuration that was given, or the usual one where it is there.
+fn configuration(given: Option<&Path>) -> Result<Option<Config>, ConfigError> {
+    let usual = Path::new(config::DEFAULT_PATH);
+    given
+        .or_else(|| usual.exists().then_some(usual))
+        .map(Config::read)
+        .transpose()
+}
+
 /// Says on standard error what went wrong, and gives the exit code for it.
 fn fail(error: &anyhow::Error) -> ExitCode {
     eprintln!("picket: {}", told(error));
@@ -73,12 +85,10 @@ fn told(error: &anyhow::Error) -> String {
 #[cfg(test)]
 mod tests {
     use std::io;
-    use std::path::Path;
 
     use anyhow::Context as _;
 
     use super::*;
-    use crate::config::Config;
     use crate::store::Store;
 
     #[test]
