@@ -146,7 +146,7 @@ fn what_is_wrong_with_a_configuration_is_a_row(world: &World, config: &str) -> R
     let text = std::fs::read_to_string(config)?;
     let elsewhere = world.agent.objects_dir().display().to_string();
     let missing = doctor(text.replace(&elsewhere, "/nonexistent/objects"))?;
-    let invalid = doctor(format!("{text}\nunheard: of\n"))?;
+    let invalid = doctor(text.replace("\"nodeName\"", "\"unheard\""))?;
     std::fs::remove_file(&file)?;
     let first = |rows: &[Value], says: &str| {
         rows.first().is_some_and(|row| {

@@ -305,32 +305,34 @@ mod tests {
 
     #[test]
     fn a_cgroup_folder_that_is_not_there_is_named_with_a_mount_that_is() {
-        let folder = |folder: &str, mounts: &str| {
-            let mut surroundings = Surroundings::new(Some(PathBuf::from(folder)), PathBuf::from("/proc"));
+        let folder = |folder: &Path, mounts: &str| {
+            let mut surroundings = Surroundings::new(Some(folder.to_owned()), PathBuf::from("/proc"));
             surroundings.mounts = mounts.to_owned();
             assert_eq!(surroundings.cgroup_root(), None);
             let check = cgroup(&surroundings);
             (check.status, check.detail, check.advice.unwrap())
         };
+        // What is above it is on cgroup v2 and does not make up for it.
+        let nothing = crate::kernel::cgroup_mount().unwrap().join("nosuch");
         let hybrid =
             "cgroup /sys/fs/cgroup/cpu cgroup rw 0 0\ncgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n";
         assert_eq!(
-            folder("/sys/fs/cgroup/nosuch", hybrid),
+            folder(&nothing, hybrid),
             (
                 Status::Missing,
-                "there is no folder /sys/fs/cgroup/nosuch".to_owned(),
+                format!("there is no folder {}", nothing.display()),
                 "it is mounted at /sys/fs/cgroup/unified: leave kernel.cgroupRoot out, or set it to a folder there"
                     .to_owned()
             )
         );
         let legacy = "cgroup /sys/fs/cgroup/cpu cgroup rw 0 0\n";
-        let (_, said, advice) = folder("/proc", legacy);
+        let (_, said, advice) = folder(Path::new("/proc"), legacy);
         assert_eq!(said, "/proc is not on cgroup v2");
         assert!(
             advice.ends_with("mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified`"),
             "{advice}"
         );
-        let (_, _, advice) = folder("/proc", "");
+        let (_, _, advice) = folder(Path::new("/proc"), "");
         assert!(advice.ends_with("/sys/fs/cgroup`"), "{advice}");
     }
 
