@@ -31,7 +31,7 @@ use crate::admin::PrivateSocket;
 use crate::audit::{AuditConfig, AuditLog};
 use crate::config::Config;
 use crate::kernel::{self, Class, Kernel, KernelConfig, Node};
-use crate::listener::InPodListener;
+use crate::listener::{InPodListener, Sockets};
 use crate::pipeline::Pipeline;
 use crate::runtime::drain::Drain;
 use crate::runtime::metrics::Metrics;
@@ -304,7 +304,7 @@ impl App {
                 (
                     "take-over",
                     takeover
-                        .finish(is_settled.clone(), self.audit.clone(), alone)
+                        .finish(is_settled.clone(), self.audit.clone(), alone, giving.clone())
                         .boxed(),
                 ),
                 (
@@ -322,6 +322,7 @@ impl App {
             changing: Arc::clone(&hands.changing),
             offers: Arc::new(move || offered.offers()),
             audit: self.audit.clone(),
+            limit: handover::SETTLE_LIMIT,
             took_over,
             settled,
         };
@@ -399,7 +400,8 @@ impl App {
                 "node listener",
                 watchers::node_listener(
                     Arc::clone(in_force),
-                    self.node_listener,
+                    Sockets::new(self.node_listener)
+                        .context("the listener for pods in the node's network")?,
                     serves_node,
                     ending.accepting.token(),
                     cancel.clone(),

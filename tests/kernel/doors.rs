@@ -666,6 +666,8 @@ fn cloud_metadata_is_refused(world: &mut World) -> Result<()> {
         ("169.254.169.254", &[80][..]),
         ("100.100.100.200", &[80]),
         ("168.63.129.16", &[80, 32526]),
+        ("169.254.42.42", &[80]),
+        ("192.0.0.192", &[80]),
     ] {
         let _address = Extra::new(world, 0, &format!("addr {address}/32 dev lo"))?;
         for port in ports {
@@ -673,9 +675,18 @@ fn cloud_metadata_is_refused(world: &mut World) -> Result<()> {
             counting.is_refused(world, &["worker"], (address, *port))?;
         }
     }
-    ENFORCED
-        .iter()
-        .try_for_each(|pod| refused(world, pod, ("fd00:ec2::254", 80)))
+    for address in [
+        "fd00:ec2::254",
+        "fd20:ce::254",
+        "fd00:c1::a9fe:a9fe",
+        "fd00:100::100:200",
+        "fd00:42::42",
+    ] {
+        for pod in &ENFORCED {
+            refused(world, pod, (address, 80))?;
+        }
+    }
+    Ok(())
 }
 
 /// What is none of Picket's business arrives: the same addresses at other ports, and Services that lead elsewhere.

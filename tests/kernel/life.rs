@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use picket_tests::output::Done;
 use picket_tests::pod::RealPod;
 use picket_tests::running::Running;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::Test;
 use crate::world::World;
@@ -22,6 +22,10 @@ pub(crate) const TESTS: &[Test] = &[
     (
         "a_take_over_that_fails_changes_nothing",
         a_take_over_that_fails_changes_nothing,
+    ),
+    (
+        "a_take_over_by_another_configuration_fails_at_every_stage",
+        a_take_over_by_another_configuration_fails_at_every_stage,
     ),
     (
         "killed_again_and_again_nobody_goes_past",
@@ -325,6 +329,107 @@ fn a_take_over_that_fails_changes_nothing(world: &mut World) -> Result<()> {
     let alarms = picket.all(|record| record["decision"]["reason"] == "link_replaced")?;
     ensure!(alarms.is_empty(), "alarms: {alarms:?}");
     verify_audit(world)
+}
+
+/// The newer agent enforces whom the older one leaves alone, and leaves alone whom that enforces; it never settles, for a door's
+/// name has no answer. Whatever it had done when it dies, the older one brings pods back where it wants them, new ones too.
+fn a_take_over_by_another_configuration_fails_at_every_stage(world: &mut World) -> Result<()> {
+    world.agent.stop()?;
+    world.agent.restart()?;
+    let pins = |world: &World| -> Result<BTreeSet<String>> { Ok(world.agent.pins()?.into_iter().collect()) };
+    let (start, picket) = (log_length(world), world.picket_log());
+    let before = (pins(world)?, listeners(world)?);
+    let file = world.agent.config_file();
+    let own = std::fs::read_to_string(&file)?;
+    let mut other: Value = serde_json::from_str(&own)?;
+    other["enforce"] = json!({"namespaces": ["direct"], "unknownPods": "open"});
+    let doors = other["doors"].as_array_mut().context("no doors")?;
+    doors.push("nowhere.invalid:443".into());
+    std::fs::write(&file, other.to_string())?;
+    let outcome: Result<()> = STAGES.iter().try_for_each(|(stage, pause)| {
+        let here = log_length(world);
+        let older = world.agent.succeed()?;
+        let reached = until(stage, LIMIT, || Ok(log_since(world, here)?.contains(stage)));
+        std::thread::sleep(*pause);
+        let made = if pause.is_zero() {
+            Ok(())
+        } else {
+            world.cluster.apply(MIDWAY)
+        };
+        world.agent.fall_back(older)?;
+        reached.and(made)?;
+        until("the older agent goes on", LIMIT, || {
+            Ok(log_since(world, here)?.contains("put back what the agent left"))
+        })?;
+        brought_back(world).with_context(|| format!("killed after {stage:?} and {pause:?}"))?;
+        if !pause.is_zero() {
+            world.cluster.wait_ready("agents", "midway", LIMIT)?;
+            served(world, "agents", "midway")?;
+            for namespace in ["agents", "direct"] {
+                world.admin(&["delete", "pod", "midway", "-n", namespace, "--now"])?;
+            }
+        }
+        Ok(())
+    });
+    std::fs::write(&file, own)?;
+    outcome?;
+    until("the pins and listeners are those of before", LIMIT, || {
+        Ok((pins(world)?, listeners(world)?) == before)
+    })
+    .with_context(|| format!("{before:?} before"))?;
+    let (code, ready) = world.agent.admin("/readyz")?;
+    ensure!(code == 200, "{ready}");
+    let alarms = picket.all(|record| record["decision"]["reason"] == "link_replaced")?;
+    ensure!(alarms.is_empty(), "alarms: {alarms:?}");
+    let said = log_since(world, start)?;
+    ensure!(!said.contains("another agent has taken over"), "{said}");
+    verify_audit(world)
+}
+
+/// What the newer agent's or the older one's log says when the newer one is killed, and how long after it.
+const STAGES: [(&str, Duration); 7] = [
+    ("another agent takes over", Duration::ZERO),
+    ("handed over, waiting", Duration::ZERO),
+    ("taking over from the agent", Duration::ZERO),
+    ("version=", Duration::ZERO),
+    ("namespace=\"direct\"", Duration::ZERO),
+    ("namespace=\"direct\"", Duration::from_millis(300)),
+    ("namespace=\"direct\"", Duration::from_millis(2500)),
+];
+
+/// Pods that come while another agent takes over.
+const MIDWAY: &str = r#"
+{apiVersion: v1, kind: List, items: [
+{apiVersion: v1, kind: Pod, metadata: {name: midway, namespace: agents, labels: {app: worker}}, spec: {nodeName: node1, serviceAccountName: worker,
+containers: [{name: main, image: "picket.test/tools:1", command: [sleep, infinity], env: [{name: HOME, value: /tmp}]}]}},
+{apiVersion: v1, kind: Pod, metadata: {name: midway, namespace: direct}, spec: {nodeName: node1,
+containers: [{name: main, image: "picket.test/tools:1", command: [sleep, infinity]}]}}]}
+"#;
+
+/// Pods are where this agent wants them, within the time in which a lost link must be back.
+fn brought_back(world: &World) -> Result<()> {
+    let direct = Load::exempt(world)?;
+    std::thread::sleep(Duration::from_millis(500));
+    let counted = Counter::start(world, "agents")?;
+    for pod in ["worker", "hosted"] {
+        served(world, "agents", pod)?;
+    }
+    let packets = counted.packets()?;
+    ensure!(
+        packets == 0,
+        "the API server's address was sent {packets} packets"
+    );
+    let (answered, failed) = direct.stop()?;
+    ensure!(
+        answered > 0 && nothing(&failed),
+        "a pod that is left alone saw {failed}"
+    );
+    Ok(())
+}
+
+fn served(world: &World, namespace: &str, pod: &str) -> Result<()> {
+    let argv = ["kubectl", "get", "configmap", "seed", "-n", "lab"];
+    world.run(namespace, pod, &argv)?.good().map(drop)
 }
 
 fn killed_again_and_again_nobody_goes_past(world: &mut World) -> Result<()> {

@@ -8,6 +8,7 @@ mod away;
 mod dial;
 mod doors;
 mod first;
+mod forged;
 mod guards;
 mod handed;
 mod life;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         ("sockets", sockets::TESTS),
         ("handed", handed::TESTS),
         ("names", names::TESTS),
+        ("forged", forged::TESTS),
         ("first", first::TESTS),
         ("doors", doors::TESTS),
         ("pods", pods::TESTS),

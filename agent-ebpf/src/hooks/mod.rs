@@ -130,8 +130,9 @@ fn classify_user(netns: u64) -> Classified {
 /// A cgroup's own class.
 #[inline(always)]
 fn class_of(cgroup: u64) -> Option<&'static ClassValue> {
-    // SAFETY: callers copy the value at once. A concurrent update may tear it only if the agent gave the entry to
-    // another pod meanwhile, and then either answer is a strict one.
+    // SAFETY: callers copy the value at once. The kernel gives an entry that was replaced to the next that is written, so a
+    // copy is torn only where the agent changes this class and another between the lookup and the copy, some nanoseconds
+    // apart; it writes none that stays what it is.
     unsafe { maps::CLASSES.get(cgroup) }
 }
 

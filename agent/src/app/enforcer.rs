@@ -15,9 +15,7 @@ use super::handover::{Handed, Offer, SetAside};
 use super::served::{self, Served};
 use super::tend::Tending;
 use crate::kernel::{CgroupId, Class, Kernel};
-use crate::listener::{
-    Arrival, CONNECTIONS_PER_POD, InPodListener, ListenerError, NodeServing, Owner, Serving,
-};
+use crate::listener::{Arrival, CONNECTIONS_PER_POD, InPodListener, NodeServing, Owner, Serving, Sockets};
 use crate::runtime::metrics::Metrics;
 use crate::workload::{EnforceError, Enforcement, Enforcer, Home, Netns, Tended};
 
@@ -88,11 +86,7 @@ impl InForce {
     }
 
     /// Serves the pods that share the node's network until it is cancelled.
-    pub(super) async fn serve_node(
-        &self,
-        listener: InPodListener,
-        cancel: CancellationToken,
-    ) -> Result<(), ListenerError> {
+    pub(super) async fn serve_node(&self, sockets: Sockets, cancel: CancellationToken) {
         let served = self.served.clone();
         let serving = NodeServing {
             kernel: Arc::clone(&self.kernel),
@@ -100,7 +94,7 @@ impl InForce {
             sink: self.sink.clone(),
             cancel,
         };
-        serving.run(listener).await
+        serving.run(sockets).await;
     }
 
     /// The pods that are enforced.
@@ -126,7 +120,7 @@ impl InForce {
     }
 
     /// Serves what arrives at a pod's own listener until the guard is dropped.
-    fn listen(&self, listener: InPodListener, cgroup: CgroupId, number: u64, owner: &Owner) -> DropGuard {
+    fn listen(&self, sockets: Sockets, cgroup: CgroupId, number: u64, owner: &Owner) -> DropGuard {
         let cancel = CancellationToken::new();
         let serving = Serving {
             kernel: Arc::clone(&self.kernel),
@@ -136,11 +130,7 @@ impl InForce {
             sink: self.sink.clone(),
             cancel: cancel.clone(),
         };
-        self.accepting.spawn(async move {
-            if let Err(error) = serving.run(listener).await {
-                tracing::error!(%error, "a pod's listener ended: its connects are refused");
-            }
-        });
+        self.accepting.spawn(serving.run(sockets));
         cancel.drop_guard()
     }
 }
@@ -213,7 +203,9 @@ impl Enforcer for InForce {
             places: Arc::new(Semaphore::new(CONNECTIONS_PER_POD)),
             left: CancellationToken::new(),
         };
-        let serving = listener.map(|listener| self.listen(listener, group.id, number, &owner));
+        let sockets = listener.map(Sockets::new).transpose();
+        let sockets = sockets.map_err(EnforceError::at("serve a listener"))?;
+        let serving = sockets.map(|sockets| self.listen(sockets, group.id, number, &owner));
         let entry = served::Pod {
             number,
             owner,
@@ -238,7 +230,11 @@ impl Enforcer for InForce {
     }
 
     async fn tend(&self, pod: Enforcement, cut: bool) -> Result<Tended, EnforceError> {
-        // As enforcing does it: one that was to take over from this agent, and failed, may have changed either.
+        // One that was to take over from this agent, and failed, may have changed either. The class comes first: what is held
+        // for a pod that is not enforced is let go.
+        if let Some(class) = self.served.class(pod.group.id) {
+            self.class(pod.group.id, class)?;
+        }
         let (kernel, group, shares) = (
             Arc::clone(&self.kernel),
             pod.group.clone(),
@@ -248,9 +244,6 @@ impl Enforcer for InForce {
             .await
             .map_err(EnforceError::at(HOLD))?
             .map_err(EnforceError::at(HOLD))?;
-        if let Some(class) = self.served.class(pod.group.id) {
-            self.class(pod.group.id, class)?;
-        }
         let tending = Arc::clone(&self.tending);
         tokio::task::spawn_blocking(move || tending.tend(&pod, cut))
             .await

@@ -27,8 +27,10 @@ impl<K: Eq + Hash, V> Default for Fold<K, V> {
 impl<K: Eq + Hash, V> Fold<K, V> {
     /// Takes in one event; gives it back where it is to be written as it is.
     pub(super) fn take(&mut self, key: K, event: V) -> Option<V> {
-        let key = Some(key)
-            .filter(|key| self.seen.len() < KEYS || self.seen.keys().any(|seen| seen.as_ref() == Some(key)));
+        let mut key = Some(key);
+        if self.seen.len() >= KEYS && !self.seen.contains_key(&key) {
+            key = None;
+        }
         let (count, last) = self.seen.entry(key).or_insert((0, None));
         *count = count.saturating_add(1);
         if *count <= AS_THEY_ARE {

@@ -90,10 +90,12 @@ pub(super) async fn watch(
             };
             let (kernel, back) = (Arc::clone(&kernel), turned || turn.back);
             let look = move || {
+                let found = kernel.verify();
+                // Afterwards: the other may have retired this agent's programs, and then only its own are there.
                 if back && let Err(error) = kernel.retire_others() {
                     tracing::error!(%error, "kernel programs of another version stay attached");
                 }
-                kernel.verify()
+                found
             };
             (tokio::task::spawn_blocking(look).await, back)
         };

@@ -4,7 +4,7 @@
 //! served: while the audit log takes nothing, such records are lost, which is counted.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,6 +18,7 @@ use crate::audit::{AuditLog, Caller, Connection, KernelFacts, Outcome, PodRef, P
 use crate::kernel::{CgroupId, Kernel, KernelEvent, KernelEvents};
 use crate::listener::{NoFlow, NoFlowCause, Seen};
 use crate::runtime::metrics::Metrics;
+use crate::workload::doors::refused_as;
 use crate::workload::strays::Stray;
 use crate::workload::{Doors, Names, Pod, container_of};
 
@@ -144,28 +145,12 @@ pub(super) async fn events(
     }
 }
 
-/// Where clouds tell a machine what it is.
-const METADATA: [Ipv4Addr; 3] = [
-    Ipv4Addr::new(169, 254, 169, 254),
-    Ipv4Addr::new(100, 100, 100, 200),
-    Ipv4Addr::new(168, 63, 129, 16),
-];
-
-/// What is at a refused address, for metrics: few words, whatever pods dial.
+/// What is at a refused address, for metrics.
 fn door(address: SocketAddr, doors: &Doors) -> &'static str {
-    let metadata = match address.ip() {
-        IpAddr::V4(ip) => METADATA.contains(&ip),
-        IpAddr::V6(ip) => ip == Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254),
-    };
-    match address.port() {
-        _ if doors.redirect.contains(&address) => "api-server",
-        _ if metadata => "metadata",
-        10250 | 10255 => "kubelet",
-        2379 | 2380 => "etcd",
-        2375 | 2376 => "container-runtime",
-        4789 | 6081 | 8472 => "tunnel",
-        _ => "other",
+    if doors.redirect.contains(&address) {
+        return "api-server";
     }
+    refused_as(address)
 }
 
 /// Bounds what looking processes up in /proc costs, for each classified cgroup by itself.

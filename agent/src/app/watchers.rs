@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{mpsc, watch};
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
@@ -18,11 +18,12 @@ use super::tend::Tending;
 use crate::admin::{Admin, Failing, PrivateSocket, ReadyReport};
 use crate::audit::{AuditLog, Connection};
 use crate::kernel::{Counter, Door, DoorAction, Kernel};
-use crate::listener::{Accepted, Arrival, InPodListener};
+use crate::listener::{Accepted, Arrival, Sockets};
 use crate::pipeline::Pipeline;
 use crate::runtime::drain::Drain;
 use crate::runtime::metrics::Metrics;
 use crate::runtime::readiness::{Pending, Readiness};
+use crate::runtime::signals;
 use crate::store::Store;
 use crate::tls::Certificates;
 use crate::upstream::Upstream;
@@ -33,6 +34,9 @@ const GAUGES_EVERY: Duration = Duration::from_secs(5);
 
 /// How often the kernel's maps are counted: full ones take some 50 ms.
 const FILL_EVERY: Duration = Duration::from_secs(30);
+
+/// Dials from outside a pod's cgroup are logged no more often than that.
+const OUTSIDE_EVERY: Duration = Duration::from_secs(1);
 
 /// The pause after a socket could not be made.
 const SOCKET_PAUSE: Duration = Duration::from_secs(1);
@@ -80,6 +84,7 @@ pub(super) async fn doors(
         return;
     }
     let mut ready = Some(start.ready);
+    let mut at_work = false;
     loop {
         let Some(turn) = hands.turn().await else {
             return;
@@ -93,6 +98,9 @@ pub(super) async fn doors(
         drop(turn);
         match outcome {
             Ok(()) => {
+                if !std::mem::replace(&mut at_work, true) {
+                    signals::at_work();
+                }
                 tending.doors_changed();
                 metrics.doors(now.redirect.len(), now.refuse.len(), now.left_out);
                 if now.whole {
@@ -186,6 +194,7 @@ pub(super) async fn connections(
     last: CancellationToken,
     done: CancellationToken,
 ) {
+    let mut told = None;
     loop {
         let arrival = tokio::select! {
             biased;
@@ -199,7 +208,7 @@ pub(super) async fn connections(
         match arrival {
             Arrival::Accepted(accepted) => {
                 if accepted.process.outside {
-                    outside(&accepted, &metrics);
+                    outside(&accepted, &metrics, &mut told);
                 }
                 let (pipeline, open) = (Arc::clone(&pipeline), metrics.connection());
                 drain.serve(async move {
@@ -221,7 +230,7 @@ pub(super) async fn connections(
 /// Serves the pods that share the node's network, from the moment that they are known; `accepting` goes at the end.
 pub(super) async fn node_listener(
     in_force: Arc<InForce>,
-    listener: InPodListener,
+    sockets: Sockets,
     mut known: watch::Receiver<bool>,
     accepting: TaskTrackerToken,
     cancel: CancellationToken,
@@ -231,15 +240,18 @@ pub(super) async fn node_listener(
         _ = known.wait_for(|known| *known) => {}
         () = cancel.cancelled() => return,
     }
-    if let Err(error) = in_force.serve_node(listener, cancel).await {
-        tracing::error!(%error, "the node's listener ended");
-    }
+    in_force.serve_node(sockets, cancel).await;
 }
 
-/// Says that a connection of a pod's was made from outside the pod's cgroup. It is judged as the pod's all the same.
-fn outside(accepted: &Accepted, metrics: &Metrics) {
+/// Says that a connection of a pod's was made from outside the pod's cgroup, once in a while: each request's record has it, and
+/// a pod can bring it about without end. It is judged as the pod's all the same.
+fn outside(accepted: &Accepted, metrics: &Metrics, told: &mut Option<Instant>) {
     let (pod, process) = (accepted.workload.load(), &accepted.process);
     metrics.moved_process();
+    if told.is_some_and(|told| told.elapsed() < OUTSIDE_EVERY) {
+        return;
+    }
+    *told = Some(Instant::now());
     tracing::warn!(
         namespace = pod.namespace,
         pod = pod.name,

@@ -63,9 +63,10 @@ pub(super) fn attach_all(ebpf: &mut Ebpf, cgroup: &File, folder: &Folder) -> Res
         match program.attach(ebpf, cgroup) {
             Ok(link) => folder.pin(link, program.name(), program)?,
             // Without it enforced pods are closed, not open: what is attached to each of them drops their packets to doors.
-            // Looking at the links tells of it, and attaches it once it can.
+            // Those that were not judged yet have nothing of the kind. Looking at the links tells of it, and attaches it
+            // once it can.
             Err(error @ KernelError::Exclusive { .. }) => {
-                tracing::error!(%error, "a kernel program is kept out: enforced pods reach no door by it");
+                tracing::error!(%error, "a kernel program is kept out: enforced pods reach no door by it, and pods that were not judged yet are open");
             }
             Err(error) => return Err(error),
         }

@@ -4,6 +4,7 @@
 //! had to be put back.
 
 use std::collections::{BTreeSet, HashMap};
+use std::ffi::CString;
 use std::fmt;
 use std::fs::File;
 use std::io;
@@ -11,6 +12,8 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
+use aya::maps::MapError;
+use nix::errno::Errno;
 use nix::net::if_::if_indextoname;
 
 use super::program::{self, Program};
@@ -109,10 +112,11 @@ impl Kernel {
     /// # Errors
     /// When there is no such interface, or the kernel knows no TCX.
     pub fn cover(&self, interface: Ifindex, cgroup: CgroupId) -> Result<(), KernelError> {
+        // Each time: one that was to take over from this agent, and failed, may have let the pod go.
+        lock(&self.interfaces).insert(interface.0, cgroup.0, 0)?;
         if lock(&self.held).interfaces.get(&interface) == Some(&cgroup) {
             return Ok(());
         }
-        lock(&self.interfaces).insert(interface.0, cgroup.0, 0)?;
         self.repair(Program::Interface, &interface_pin(interface), |ebpf| {
             self.attach_interface(ebpf, interface)
         })?;
@@ -127,14 +131,16 @@ impl Kernel {
     pub fn release(&self, cgroup: CgroupId) -> Result<(), KernelError> {
         let mut held = lock(&self.held);
         held.pods.remove(&cgroup);
-        held.interfaces.retain(|_, of| *of != cgroup);
+        let of_held = held.interfaces.extract_if(|_, of| *of == cgroup);
+        let mut of_pod: BTreeSet<u32> = of_held.map(|(interface, _)| interface.0).collect();
         drop(held);
         let mut interfaces = lock(&self.interfaces);
-        let of_pod: Vec<u32> = interfaces
-            .iter()
-            .filter_map(|entry| entry.ok().filter(|(_, of)| *of == cgroup.0))
-            .map(|(interface, _)| interface)
-            .collect();
+        let of_any = interfaces.iter().filter_map(Result::ok);
+        of_pod.extend(
+            of_any
+                .filter(|(_, of)| *of == cgroup.0)
+                .map(|(interface, _)| interface),
+        );
         for interface in of_pod {
             pins::remove_pin(&self.folder.link(&interface_pin(Ifindex(interface))))?;
             flows::absent_is_fine(interfaces.remove(&interface))?;
@@ -143,12 +149,17 @@ impl Kernel {
     }
 
     /// Looks at every link, and puts back what is not as it was left; what the kernel was told of the node is told again.
-    /// Links of pods and interfaces that are gone are left to [`Self::release`]; a pod that is not enforced any more, nor
+    /// Interfaces that are gone are forgotten, for a pod may have a new one with each of its sandboxes; links of pods that are gone
+    /// are left to [`Self::release`]; a pod that is not enforced any more, nor
     /// about to be, is released here: an attempt that took too long may have attached to it after it was given up. What
     /// cannot be looked at or put back keeps nobody else from being.
     pub fn verify(&self) -> Verified {
         let mut repaired = Vec::new();
-        let mut failure = self.tell_node().and_then(|()| self.release_others()).err();
+        let mut failure = self
+            .remove_unfinished()
+            .and_then(|()| self.tell_node())
+            .and_then(|()| self.release_others())
+            .err();
         let mut note =
             |program: Program, link: String, outcome: Result<Option<Fault>, KernelError>| match outcome {
                 Ok(None) => {}
@@ -183,21 +194,41 @@ impl Kernel {
             }
         }
         for interface in interfaces {
-            if if_indextoname(interface.0).is_err() {
+            let name = interface_pin(interface);
+            if is_gone(interface) {
+                note(Program::Interface, name, self.forget(interface).map(|()| None));
                 continue;
             }
-            let name = interface_pin(interface);
             let outcome = self.repair(Program::Interface, &name, |ebpf| {
                 self.attach_interface(ebpf, interface)
             });
             if !lock(&self.held).interfaces.contains_key(&interface) {
                 let removed = pins::remove_pin(&self.folder.link(&name));
                 note(Program::Interface, name, removed.map(|()| None));
-            } else if if_indextoname(interface.0).is_ok() {
+            } else if !is_gone(interface) {
                 note(Program::Interface, name, outcome);
             }
         }
         Verified { repaired, failure }
+    }
+
+    /// Removes what an agent left that was killed before it had given a link its place: it would stay attached.
+    fn remove_unfinished(&self) -> Result<(), KernelError> {
+        // Nobody of this agent's is between the two steps while the programs are locked.
+        let _programs = lock(&self.programs);
+        self.folder.remove_unfinished()
+    }
+
+    /// Forgets an interface that is gone.
+    fn forget(&self, interface: Ifindex) -> Result<(), KernelError> {
+        // While the programs are locked nobody covers it, should there be another of its number by now.
+        let _programs = lock(&self.programs);
+        if !is_gone(interface) {
+            return Ok(());
+        }
+        lock(&self.held).interfaces.remove(&interface);
+        flows::absent_is_fine(lock(&self.interfaces).remove(&interface.0))?;
+        pins::remove_pin(&self.folder.link(&interface_pin(interface)))
     }
 
     /// Tells the kernel of the node again.
@@ -216,15 +247,15 @@ impl Kernel {
                 .copied()
                 .collect()
         };
-        let needs_none = |cgroup: &CgroupId| {
-            !matches!(
-                self.class(*cgroup),
-                Ok(Some(Class::Pending | Class::Enforced { .. })) | Err(_)
-            )
-        };
-        held.into_iter()
-            .filter(needs_none)
-            .try_for_each(|cgroup| self.release(cgroup))
+        held.into_iter().try_for_each(|cgroup| {
+            // The class stays what it is until the pod is released: who enforces it after that holds it anew.
+            let classes = lock(&self.classes);
+            match classes.get(&cgroup.0, 0).map(Class::from_value) {
+                Ok(Class::Pending | Class::Enforced { .. }) => Ok(()),
+                Ok(_) | Err(MapError::KeyNotFound) => self.release(cgroup),
+                Err(error) => Err(error.into()),
+            }
+        })
     }
 
     /// Looks at one link and has it put back where something is wrong. The programs are locked throughout: one may be attached
@@ -239,7 +270,7 @@ impl Kernel {
         let mut ebpf = lock(&self.programs);
         let ours = program.info(&mut ebpf)?.id();
         let fault = match sys::link_facts(&pin) {
-            Ok(facts) if facts.target == 0 => Fault::Detached,
+            Ok(facts) if facts.is_detached() => Fault::Detached,
             Ok(facts) if facts.program != ours => Fault::Replaced,
             Ok(_) => return Ok(None),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Fault::Unpinned,
@@ -271,7 +302,7 @@ impl Kernel {
     }
 
     fn attach_interface(&self, ebpf: &mut Ebpf, interface: Ifindex) -> Result<(), KernelError> {
-        let name = if_indextoname(interface.0).map_err(|error| KernelError::Interface {
+        let name = name_of(interface).map_err(|error| KernelError::Interface {
             interface: interface.0,
             source: error.into(),
         })?;
@@ -285,6 +316,20 @@ impl Kernel {
 /// Whether the cgroup is there and is still this one.
 fn is_there(cgroup: CgroupId, pod: &Pod) -> bool {
     std::fs::metadata(&pod.path).is_ok_and(|found| found.ino() == cgroup.0)
+}
+
+/// Whether the node has no such interface. Where that cannot be asked it has.
+fn is_gone(interface: Ifindex) -> bool {
+    name_of(interface) == Err(Errno::ENXIO)
+}
+
+fn name_of(interface: Ifindex) -> Result<CString, Errno> {
+    let name = if_indextoname(interface.0)?;
+    // nix tells of no failure here: it leaves the name empty.
+    if name.is_empty() {
+        return Err(Errno::last());
+    }
+    Ok(name)
 }
 
 fn pod_pin(cgroup: CgroupId) -> String {

@@ -40,7 +40,8 @@ const NETNSA_NSID: u16 = 1;
 const NETNSA_FD: u16 = 3;
 
 /// Kinds of interfaces that come in pairs.
-const PAIRS: [&str; 2] = ["veth", "netkit"];
+const PAIRS: [&str; 2] = ["veth", NETKIT];
+const NETKIT: &str = "netkit";
 
 /// A list that changed while it was read is read again so often.
 const READINGS: u32 = 3;
@@ -124,7 +125,13 @@ fn sides(links: &[Link], node: Option<i32>) -> HostSide {
         let kind = link.kind.as_deref();
         let pair = kind.is_some_and(|kind| PAIRS.contains(&kind));
         match (pair, link.link, link.netns) {
-            (true, Some(peer), Some(netns)) if Some(netns) == node => found.interfaces.push(peer),
+            (true, Some(peer), Some(netns)) if Some(netns) == node => {
+                found.interfaces.push(peer);
+                // Its own programs run first, and may send packets on past the other end's.
+                if kind == Some(NETKIT) {
+                    found.others.push(link.name.clone());
+                }
+            }
             // Both ends in the pod, or the other in a namespace that a process of the pod made: what comes out of the pod
             // still comes out of an interface of the node's.
             (true, ..) => {}
@@ -209,11 +216,11 @@ mod tests {
         let found = sides(&harmless, Some(0));
         assert_eq!((&found.interfaces[..], found.covers()), (&[12][..], true));
 
-        let found = sides(
-            &[eth0(), link("net1", Some("netkit"), Some(13), Some(0))],
-            Some(0),
-        );
-        assert_eq!(found.interfaces, [12, 13]);
+        let second = |kind| [eth0(), link("net1", Some(kind), Some(13), Some(0))];
+        for (kind, covers) in [("veth", true), ("netkit", false)] {
+            let found = sides(&second(kind), Some(0));
+            assert_eq!((&found.interfaces[..], found.covers()), (&[12, 13][..], covers));
+        }
 
         for other in [
             link("net1", Some("macvlan"), Some(2), Some(0)),

@@ -29,7 +29,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use aya::Ebpf;
-use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
+use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf};
 use picket_common::{ClassValue, DoorKey, NodeValue};
 
 pub use error::KernelError;
@@ -172,7 +172,10 @@ impl Kernel {
             // The pod is closed and its namespace is still its own.
             value.netns = before.map_or(0, |before| before.netns);
         }
-        classes.insert(cgroup.0, value, 0)?;
+        // One that stays what it is is not written: see the programs' `class_of`.
+        if before != Some(value) {
+            classes.insert(cgroup.0, value, 0)?;
+        }
         let own = Some(value.netns).filter(|netns| *netns != 0);
         // The namespace comes after the class that it leads to.
         if let Class::Enforced { netns, .. } = class
@@ -233,15 +236,6 @@ impl Kernel {
         let mut classes = lock(&self.classes);
         self.drop_netns(cgroup, classes.get(&cgroup.0, 0).ok(), None)?;
         flows::absent_is_fine(classes.remove(&cgroup.0))
-    }
-
-    /// The class of a cgroup, if it has one of its own.
-    fn class(&self, cgroup: CgroupId) -> Result<Option<Class>, KernelError> {
-        match lock(&self.classes).get(&cgroup.0, 0) {
-            Ok(value) => Ok(Some(Class::from_value(value))),
-            Err(MapError::KeyNotFound) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
     }
 
     /// Every classified cgroup, those an earlier agent left included.

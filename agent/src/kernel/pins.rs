@@ -6,6 +6,7 @@
 
 use std::fs::{self, DirBuilder};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
@@ -138,20 +139,25 @@ impl Folder {
             });
         }
         let path = bpffs.join(format!("{LAYOUT_PREFIX}{LAYOUT:016x}"));
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&path)
-            .map_err(|source| KernelError::Io {
-                action: "make",
-                path: path.clone(),
-                source,
-            })?;
         let folder = Self { path };
+        folder.make()?;
         for shape in &SHAPES {
             folder.check(shape)?;
         }
         Ok(folder)
+    }
+
+    /// Makes the folder, unless it is there.
+    fn make(&self) -> Result<(), KernelError> {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.path)
+            .map_err(|source| KernelError::Io {
+                action: "make",
+                path: self.path.clone(),
+                source,
+            })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -168,10 +174,12 @@ impl Folder {
         self.path.join(format!("{LINK_PREFIX}{name}"))
     }
 
-    /// Pins a link under its name, in place of the older one there, which goes.
+    /// Pins a link under its name, in place of the older one there, which goes. The folder is made where it is gone: an agent
+    /// with another layout that was to take over, and failed, may have removed it.
     pub(super) fn pin(&self, link: FdLink, name: &str, program: Program) -> Result<(), KernelError> {
         let final_place = self.link(name);
         let new = self.link(&format!("{name}{NEW_SUFFIX}"));
+        self.make()?;
         remove_pin(&new)?;
         link.pin(&new).map_err(|error| KernelError::Program {
             action: "pin",
@@ -183,6 +191,13 @@ impl Folder {
             path: final_place,
             source,
         })
+    }
+
+    /// Removes links that were pinned and not put in place.
+    pub(super) fn remove_unfinished(&self) -> Result<(), KernelError> {
+        let mut pins = entries(&self.path)?;
+        pins.retain(|pin| is_link(pin) && pin.as_os_str().as_bytes().ends_with(NEW_SUFFIX.as_bytes()));
+        pins.iter().try_for_each(|pin| remove_pin(pin))
     }
 
     fn check(&self, shape: &Shape) -> Result<(), KernelError> {
@@ -255,17 +270,19 @@ pub(super) fn layouts(bpffs: &Path, kept: Option<&Path>) -> Result<Vec<PathBuf>,
 /// Removes every layout's folder but `kept`, the links first: once they are gone the maps have no user.
 pub(super) fn remove_layouts(bpffs: &Path, kept: Option<&Path>) -> Result<(), KernelError> {
     for folder in layouts(bpffs, kept)? {
-        let (links, maps): (Vec<_>, Vec<_>) = entries(&folder)?.into_iter().partition(|pin| {
-            pin.file_name()
-                .and_then(|name| name.to_str())
-                .is_some_and(|name| name.starts_with(LINK_PREFIX))
-        });
+        let (links, maps): (Vec<_>, Vec<_>) = entries(&folder)?.into_iter().partition(|pin| is_link(pin));
         for pin in links.iter().chain(&maps) {
             remove_pin(pin)?;
         }
         remove_if_empty(&folder)?;
     }
     Ok(())
+}
+
+/// Whether a pin is a link's.
+fn is_link(pin: &Path) -> bool {
+    let name = pin.file_name().map(OsStrExt::as_bytes);
+    name.is_some_and(|name| name.starts_with(LINK_PREFIX.as_bytes()))
 }
 
 /// Removes a pin; one that is not there is fine.

@@ -65,6 +65,9 @@ struct GetInfo {
     info: u64,
 }
 
+/// `BPF_LINK_TYPE_TCX` (include/uapi/linux/bpf.h).
+const LINK_TYPE_TCX: u32 = 11;
+
 /// The beginning of `struct bpf_link_info`, up to the fields that cgroup and TCX links have.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -74,10 +77,19 @@ pub(super) struct LinkFacts {
     /// The program's id.
     pub(super) program: u32,
     reserved: u32,
-    /// A cgroup link's cgroup: its id, or zero once it is detached. A TCX link's interface: its index in the lower half, or
-    /// zero once it is detached.
-    pub(super) target: u64,
+    /// A cgroup link's cgroup, its id in both; a TCX link's interface, its index, and then the kind of attachment.
+    target: [u32; 2],
     more: [u64; 6],
+}
+
+impl LinkFacts {
+    /// Whether it is attached to nothing any more: there is no cgroup and no interface of the number zero.
+    pub(super) fn is_detached(&self) -> bool {
+        match self.kind {
+            LINK_TYPE_TCX => self.target[0] == 0,
+            _ => self.target == [0, 0],
+        }
+    }
 }
 
 /// What the kernel says of a pinned link; `NotFound` where there is no such pin.

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 pub use node::{FindOwner, NodeServing};
 pub use open::InPodListener;
 pub use process::{Process, Seen};
-pub use serve::{CONNECTIONS_PER_POD, Serving};
+pub use serve::{CONNECTIONS_PER_POD, Serving, Sockets};
 
 use crate::kernel::KernelError;
 use crate::workload::Pod;

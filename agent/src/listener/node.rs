@@ -12,8 +12,8 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::serve::Sockets;
-use super::{Accepted, Arrival, InPodListener, ListenerError, NoFlow, NoFlowCause, Owner, Process};
+use super::serve::{Sockets, hung_up};
+use super::{Accepted, Arrival, NoFlow, NoFlowCause, Owner, Process};
 use crate::kernel::{CgroupId, Flow, Kernel};
 
 /// Finds the pod that a cgroup and the number in its class stand for, while it is enforced.
@@ -38,24 +38,19 @@ impl fmt::Debug for NodeServing {
 }
 
 impl NodeServing {
-    /// Serves until cancelled, or until nobody takes connections any more. Needs a tokio runtime.
-    ///
-    /// # Errors
-    /// When the runtime does not take the sockets.
-    pub async fn run(self, listener: InPodListener) -> Result<(), ListenerError> {
-        let cookie = listener.netns_cookie();
-        let sockets = Sockets::new(listener)?;
+    /// Serves until cancelled, or until nobody takes connections any more.
+    pub async fn run(self, sockets: Sockets) {
         loop {
             let (stream, peer) = tokio::select! {
                 biased;
-                () = self.cancel.cancelled() => return Ok(()),
+                () = self.cancel.cancelled() => return,
                 accepted = sockets.accept() => accepted,
             };
-            let Some(arrival) = self.judge(cookie, stream, peer) else {
+            let Some(arrival) = self.judge(sockets.netns_cookie(), stream, peer) else {
                 continue;
             };
             if self.sink.send(arrival).await.is_err() {
-                return Ok(());
+                return;
             }
         }
     }
@@ -71,6 +66,7 @@ impl NodeServing {
                 },
                 None => (None, NoFlowCause::OtherPod),
             },
+            Ok(None) if hung_up(&stream) => return None,
             Ok(None) => (None, NoFlowCause::Unknown),
             Err(error) => {
                 tracing::error!(%error, "flows cannot be read: connections are closed");

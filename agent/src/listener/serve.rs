@@ -1,10 +1,12 @@
 //! Accepts on one pod's listener until it is told to stop.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -40,35 +42,30 @@ pub struct Serving {
 }
 
 impl Serving {
-    /// Serves until cancelled, or until nobody takes connections any more. Needs a tokio runtime.
-    ///
-    /// # Errors
-    /// When the runtime does not take the sockets.
-    pub async fn run(self, listener: InPodListener) -> Result<(), ListenerError> {
-        let cookie = listener.netns_cookie();
-        let sockets = Sockets::new(listener)?;
+    /// Serves until cancelled, or until nobody takes connections any more.
+    pub async fn run(self, sockets: Sockets) {
         loop {
             // Before accepting, so that what has no place is not taken out of the kernel's queue.
             let place = tokio::select! {
                 biased;
-                () = self.cancel.cancelled() => return Ok(()),
+                () = self.cancel.cancelled() => return,
                 place = Arc::clone(&self.owner.places).acquire_owned() => place,
             };
             let Ok(place) = place else {
                 // Nobody closes it.
-                return Ok(());
+                return;
             };
             let (stream, peer) = tokio::select! {
                 biased;
-                () = self.cancel.cancelled() => return Ok(()),
+                () = self.cancel.cancelled() => return,
                 accepted = sockets.accept() => accepted,
             };
-            let Some(arrival) = self.judge(cookie, stream, peer, place) else {
+            let Some(arrival) = self.judge(sockets.netns_cookie(), stream, peer, place) else {
                 continue;
             };
             // Not given up when the serving ends: who was accepted is served.
             if self.sink.send(arrival).await.is_err() {
-                return Ok(());
+                return;
             }
         }
     }
@@ -97,6 +94,7 @@ impl Serving {
                 })));
             }
             Ok(Some(_)) => NoFlowCause::OtherPod,
+            Ok(None) if hung_up(&stream) => return None,
             Ok(None) => NoFlowCause::Unknown,
             Err(error) => {
                 tracing::error!(%error, "flows cannot be read: connections are closed");
@@ -112,20 +110,42 @@ impl Serving {
     }
 }
 
+/// Whether the client has closed the connection, or reset it, and said nothing: what was noted of it went with its socket, so
+/// that nobody can tell any more who it was, and a port probe is no alarm.
+pub(super) fn hung_up(stream: &TcpStream) -> bool {
+    let mut first = [MaybeUninit::uninit()];
+    match SockRef::from(stream).peek(&mut first) {
+        Ok(read) => read == 0,
+        Err(error) => error.kind() != io::ErrorKind::WouldBlock,
+    }
+}
+
 /// The sockets of a listener, accepted from as one.
-pub(super) struct Sockets {
+#[derive(Debug)]
+pub struct Sockets {
     v4: TcpListener,
     v6: Option<TcpListener>,
+    netns_cookie: u64,
 }
 
 impl Sockets {
-    /// Gives them to the runtime.
-    pub(super) fn new(listener: InPodListener) -> Result<Self, ListenerError> {
+    /// Gives them to the tokio runtime.
+    ///
+    /// # Errors
+    /// When it does not take them.
+    pub fn new(listener: InPodListener) -> Result<Self, ListenerError> {
+        let netns_cookie = listener.netns_cookie();
         let v6 = listener.v6.map(TcpListener::from_std).transpose();
         Ok(Self {
             v4: TcpListener::from_std(listener.v4).map_err(ListenerError::Serve)?,
             v6: v6.map_err(ListenerError::Serve)?,
+            netns_cookie,
         })
+    }
+
+    /// The cookie of the network namespace that they are in.
+    pub(super) fn netns_cookie(&self) -> u64 {
+        self.netns_cookie
     }
 
     /// The next connection, as soon as there is one that can be had. Given up halfway, it takes none.

@@ -1,5 +1,6 @@
-//! Signals of the process: SIGTERM and SIGINT ask it to stop, once.
+//! Signals between the process and who supervises it: SIGTERM and SIGINT ask it to stop, once, and it tells when it is at work.
 
+use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Waits until the process is asked to stop; gives the signal's name.
@@ -13,4 +14,11 @@ pub async fn stop() -> std::io::Result<&'static str> {
         _ = term.recv() => "SIGTERM",
         _ = int.recv() => "SIGINT",
     })
+}
+
+/// Tells a supervisor that asked for it (sd_notify(3), `NOTIFY_SOCKET`) that what waits for the process may start.
+pub fn at_work() {
+    if let Err(error) = sd_notify::notify(&[NotifyState::Ready]) {
+        tracing::warn!(%error, "the supervisor cannot be told that the agent is at work");
+    }
 }

@@ -6,7 +6,7 @@
 //! The search ends at a pod's folder. Whatever a pod makes below its own cgroup, a folder with another pod's name
 //! included, is that pod's and never taken for another.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::os::unix::fs::DirEntryExt;
 use std::path::{Path, PathBuf};
@@ -151,12 +151,16 @@ fn folders(path: &Path) -> io::Result<Vec<Group>> {
 
 /// The processes in this cgroup and below it, each with the folder it is in.
 ///
-/// Processes of a process-id namespace that this one does not see, which the kernel lists as 0, are left out.
+/// Processes of a process-id namespace that this one does not see, which the kernel lists as 0, are left out. Of a pod that
+/// makes itself more cgroups than [`MAX_CGROUPS`] the uppermost are looked at: its containers' own.
 #[must_use]
 pub fn processes(cgroup: &Path) -> Vec<(u32, PathBuf)> {
     let mut found = Vec::new();
-    let mut open = vec![cgroup.to_owned()];
-    while let Some(folder) = open.pop() {
+    let mut open = VecDeque::from([cgroup.to_owned()]);
+    for _ in 0..MAX_CGROUPS {
+        let Some(folder) = open.pop_front() else {
+            break;
+        };
         for pid in listed(&folder) {
             found.push((pid, folder.clone()));
             if found.len() == MAX_PROCESSES {
@@ -311,5 +315,22 @@ mod tests {
         let error = check_root(tree.path()).unwrap_err().to_string();
         assert!(error.contains("cgroup2fs"), "{error}");
         assert!(scan(&tree.path().join("nothing")).is_err());
+    }
+
+    #[test]
+    fn however_many_cgroups_a_pod_makes_its_containers_own_are_looked_at() {
+        let pod = Folder::new();
+        let write = |folder: &str, pid: &str| {
+            let folder = pod.path().join(folder);
+            std::fs::create_dir_all(&folder).unwrap();
+            std::fs::write(folder.join("cgroup.procs"), pid).unwrap();
+        };
+        for number in 0..MAX_CGROUPS {
+            std::fs::create_dir_all(pod.path().join(format!("app/{number}"))).unwrap();
+        }
+        write("app/0/deep", "7");
+        write("sandbox", "1");
+        let found: Vec<_> = processes(pod.path()).into_iter().map(|(pid, _)| pid).collect();
+        assert_eq!(found, [1]);
     }
 }

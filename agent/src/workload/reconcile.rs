@@ -13,6 +13,7 @@
 //! Each pod is brought there by itself: one that fails is tried again later and holds nobody up.
 
 use std::collections::{BTreeSet, HashMap};
+use std::mem::{Discriminant, discriminant};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -121,26 +122,6 @@ enum Wanted {
     Enforced(Arc<NodePod>),
 }
 
-/// What was last aimed at; a new aim does not wait for the pause that an old one's failure set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Aim {
-    Same,
-    Closed,
-    Exempt,
-    Enforced,
-}
-
-impl Wanted {
-    fn aim(&self) -> Aim {
-        match self {
-            Self::Same => Aim::Same,
-            Self::Closed => Aim::Closed,
-            Self::Exempt => Aim::Exempt,
-            Self::Enforced(_) => Aim::Enforced,
-        }
-    }
-}
-
 /// One pod's cgroup.
 struct Slot<H> {
     found: PodGroup,
@@ -154,7 +135,8 @@ struct Slot<H> {
     /// Attempts in a row without success, and when the next is due.
     tries: u32,
     due: Option<Instant>,
-    aim: Aim,
+    /// What was last aimed at; a new aim does not wait for the pause that an old one's failure set.
+    aim: Discriminant<Wanted>,
     /// When the cgroup was first seen, until its pod is enforced or left alone; not for those that were before.
     since: Option<Instant>,
 }
@@ -321,7 +303,8 @@ impl<E: Enforcer> Reconciler<E> {
     }
 
     /// Lets attempts end, then does nothing until it is called back. What is in force is then another's: all is brought
-    /// there again. The listeners of enforced pods were served all the while and stay: those pods are looked after.
+    /// there again. The listeners of enforced pods were served all the while and stay: those pods are looked after as when
+    /// they were new, since the other may have left them alone.
     async fn rest(&mut self) {
         while let Some(ended) = self.attempts.join_next().await {
             self.take_attempt(ended);
@@ -330,8 +313,9 @@ impl<E: Enforcer> Reconciler<E> {
         self.rest.over().await;
         self.rest.told.send_replace(false);
         for slot in self.slots.values_mut() {
-            if let Applied::Enforced { check, .. } = &mut slot.applied {
+            if let Applied::Enforced { check, looks, .. } = &mut slot.applied {
                 *check = Instant::now();
+                *looks = 0;
             } else {
                 slot.applied = Applied::Unknown;
             }
@@ -361,7 +345,7 @@ impl<E: Enforcer> Reconciler<E> {
                 stale: false,
                 tries: 0,
                 due: None,
-                aim: Aim::Same,
+                aim: discriminant(&Wanted::Same),
                 since: (!inherited).then(Instant::now),
             });
             if slot.found != *found {
@@ -414,8 +398,8 @@ impl<E: Enforcer> Reconciler<E> {
         });
         for (id, slot) in self.slots.iter_mut().filter(|(_, slot)| !slot.busy) {
             let wanted = wanted(*id, slot, pods, self.own, &self.selection);
-            if slot.aim != wanted.aim() {
-                slot.aim = wanted.aim();
+            if slot.aim != discriminant(&wanted) {
+                slot.aim = discriminant(&wanted);
                 slot.tries = 0;
                 slot.due = None;
             }

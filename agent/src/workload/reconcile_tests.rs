@@ -393,6 +393,7 @@ async fn while_it_rests_it_changes_nothing_and_then_everything_is_put_in_force_a
     node.until_class(10, "enforced").await;
     node.until_class(11, "exempt").await;
     assert_eq!(node.judged.load(Ordering::SeqCst), 2, "each is told of once");
+    assert!(until_looked(&node, 10, 3).await.contains(&false));
     node.fake.slow.store(true, Ordering::SeqCst);
     node.told(12, agent);
     node.appears(12);
@@ -421,7 +422,11 @@ async fn while_it_rests_it_changes_nothing_and_then_everything_is_put_in_force_a
     }
     node.until_class(ROOT.0, "closed").await;
     assert!(!*node.resting.borrow());
-    until_looked(&node, 10, 1).await;
+    assert_eq!(
+        until_looked(&node, 10, 2).await[..2],
+        [true, true],
+        "the other may have left it alone: what it opened is cut"
+    );
     assert_eq!(
         node.calls(10),
         ["pending", "enforced"],

@@ -36,6 +36,7 @@ fn dialler() {
             "icmp" => made(AddressFamily::Inet, SockProtocol::Icmp),
             "talk" => talk(address),
             "thousand" => thousand(address),
+            "brief" => brief(address),
             _ => tcp(address),
         }
     };
@@ -95,6 +96,14 @@ fn thousand(address: SocketAddr) -> Dialled {
         tcp(address);
     }
     tcp(address)
+}
+
+/// Dials a hundred times and hangs up at once.
+fn brief(address: SocketAddr) -> Dialled {
+    for _ in 0..100 {
+        drop(TcpStream::connect_timeout(&address, PATIENCE));
+    }
+    Dialled::Closed
 }
 
 /// Makes the socket outside the pod, below the cgroup that the programs are attached to, and joins then.

@@ -4,9 +4,11 @@
     reason = "no library attaches a program without sharing, so bpf(2) is called by hand"
 )]
 
+use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use picket::kernel::CgroupId;
@@ -22,8 +24,10 @@ const PROG_ATTACH: libc::c_long = 8;
 const CGROUP_SOCK_ADDR: u32 = 18;
 const INET4_CONNECT: u32 = 10;
 
-/// `BPF_PROG_DETACH`.
+/// `BPF_PROG_DETACH`, `BPF_OBJ_GET` and `BPF_LINK_DETACH`.
 const PROG_DETACH: libc::c_long = 9;
+const OBJ_GET: libc::c_long = 7;
+const LINK_DETACH: libc::c_long = 34;
 
 /// `union bpf_attr` as `BPF_PROG_LOAD` reads it.
 #[repr(C)]
@@ -76,6 +80,21 @@ fn attach_exclusively(cgroup: &Path) -> io::Result<OwnedFd> {
 /// Takes it away again.
 fn detach(cgroup: &Path, program: &OwnedFd) -> io::Result<()> {
     call(PROG_DETACH, cgroup, program)
+}
+
+/// Detaches a pinned link, as `bpftool link detach` does: its pin stays.
+pub(crate) fn detach_link(pin: &Path) {
+    let path = CString::new(pin.as_os_str().as_bytes()).unwrap();
+    let mut get = [path.as_ptr() as u64, 0];
+    // SAFETY: the attribute is as large as it says, and the path lives across the call.
+    let link = unsafe { libc::syscall(libc::SYS_bpf, OBJ_GET, &raw mut get, size_of_val(&get)) };
+    assert!(link >= 0, "{}", io::Error::last_os_error());
+    // SAFETY: the kernel has just made the descriptor for this call alone.
+    let link = unsafe { OwnedFd::from_raw_fd(i32::try_from(link).unwrap()) };
+    let mut detach = link.as_raw_fd() as u32;
+    // SAFETY: the attribute is as large as it says.
+    let outcome = unsafe { libc::syscall(libc::SYS_bpf, LINK_DETACH, &raw mut detach, size_of_val(&detach)) };
+    assert!(outcome >= 0, "{}", io::Error::last_os_error());
 }
 
 fn call(command: libc::c_long, cgroup: &Path, program: &OwnedFd) -> io::Result<()> {

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -14,14 +15,18 @@ use std::time::{Duration, Instant};
 
 use picket::kernel::CgroupId;
 use picket::kernel::{
-    Class, Counter, Door, Fault, Hook, Kernel, KernelConfig, Node, Refusal, Repaired, Unknown, netns_cookie,
+    Class, Counter, Door, Fault, Hook, Ifindex, Kernel, KernelConfig, Node, Refusal, Repaired, Unknown,
+    netns_cookie,
 };
 
+use crate::foreign::detach_link;
 use crate::ground::{Dialled, Ground};
 use crate::{PATIENCE, soon};
 
 const DOOR: &str = "10.96.0.1:443";
 const POD: u64 = 17;
+/// An interface that every namespace has.
+const LOOPBACK: u32 = 1;
 /// Longer than a retransmission after a loss takes at first (200 ms), so that what would come has come.
 const A_WHILE: Duration = Duration::from_millis(900);
 
@@ -368,6 +373,30 @@ fn a_link_that_is_lost_is_put_back() {
 }
 
 #[test]
+fn a_link_that_is_detached_is_put_back() {
+    let ground = Ground::new();
+    let kernel = load(&ground);
+    enforce(&ground, &kernel);
+    let cgroup = CgroupId::of(&ground.pod).unwrap();
+    kernel.hold(&ground.pod, cgroup, false).unwrap();
+    ground.inside(|| kernel.cover(Ifindex(LOOPBACK), cgroup)).unwrap();
+    for link in [
+        "connect4".to_owned(),
+        format!("pod_{}", cgroup.0),
+        format!("interface_{LOOPBACK}"),
+    ] {
+        detach_link(&ground.layout().join(format!("link_{link}")));
+        let repaired = ground.inside(|| verified(&kernel));
+        let found: Vec<_> = repaired
+            .iter()
+            .map(|repaired| (repaired.link.as_str(), repaired.fault))
+            .collect();
+        assert_eq!(found, [(link.as_str(), Fault::Detached)]);
+        assert_eq!(ground.inside(|| verified(&kernel)), vec![], "it stays back");
+    }
+}
+
+#[test]
 fn what_is_attached_late_to_a_pod_that_is_let_go_is_taken_away() {
     let ground = Ground::new();
     let kernel = load(&ground);
@@ -392,6 +421,106 @@ fn what_is_attached_late_to_a_pod_that_is_let_go_is_taken_away() {
     hold();
     assert_eq!(verified(&kernel), vec![]);
     assert!(!is_there(), "the pod is gone");
+}
+
+/// An agent that was to take over let a pod go that this one enforces. Once it is released here nothing of it stays.
+#[test]
+fn what_another_agent_let_go_is_held_again_and_then_released() {
+    let ground = Ground::new();
+    let kernel = load(&ground);
+    let class = enforce(&ground, &kernel);
+    let cgroup = CgroupId::of(&ground.pod).unwrap();
+    let links = [
+        format!("link_pod_{}", cgroup.0),
+        format!("link_interface_{LOOPBACK}"),
+    ];
+    let there = || links.each_ref().map(|link| ground.layout().join(link).exists());
+    let tend = || {
+        kernel.set_class(cgroup, class).unwrap();
+        kernel.hold(&ground.pod, cgroup, false).unwrap();
+        ground.inside(|| kernel.cover(Ifindex(LOOPBACK), cgroup)).unwrap();
+    };
+    tend();
+    assert_eq!(there(), [true, true]);
+    for tends_first in [true, false] {
+        let other = load(&ground);
+        other.set_class(cgroup, Class::Exempt).unwrap();
+        other.release(cgroup).unwrap();
+        drop(other);
+        assert_eq!(there(), [false, false]);
+        if tends_first {
+            tend();
+        }
+        ground.inside(|| kernel.verify());
+        if !tends_first {
+            tend();
+        }
+        assert_eq!(there(), [true, true], "{tends_first}");
+        assert_eq!(ground.inside(|| verified(&kernel)), vec![]);
+    }
+    kernel.set_class(cgroup, Class::Exempt).unwrap();
+    kernel.release(cgroup).unwrap();
+    assert_eq!(there(), [false, false], "the pod is exempt");
+}
+
+/// A pod has a new interface with each of its sandboxes.
+#[test]
+fn an_interface_that_is_gone_is_forgotten() {
+    let ground = Ground::new();
+    let kernel = load(&ground);
+    enforce(&ground, &kernel);
+    let cgroup = CgroupId::of(&ground.pod).unwrap();
+    let ip = |line: &str| {
+        let done = Command::new("ip").args(line.split(' ')).status().unwrap();
+        assert!(done.success(), "ip {line}");
+    };
+    let index = ground.inside(|| {
+        ip("link add pod0 type veth peer name pod1");
+        let index = nix::net::if_::if_nametoindex("pod0").unwrap();
+        kernel.cover(Ifindex(index), cgroup).unwrap();
+        index
+    });
+    let link = ground.layout().join(format!("link_interface_{index}"));
+    assert_eq!(ground.inside(|| verified(&kernel)), vec![]);
+    assert!(link.exists());
+    ground.inside(|| ip("link del pod0"));
+    assert_eq!(ground.inside(|| verified(&kernel)), vec![]);
+    assert!(!link.exists());
+}
+
+/// As where an agent with another layout of maps took this one's programs away, and then failed.
+#[test]
+fn links_come_back_though_their_folder_is_gone() {
+    let ground = Ground::new();
+    let kernel = load(&ground);
+    let _server = ground.serve(DOOR);
+    enforce(&ground, &kernel);
+    kernel
+        .hold(&ground.pod, CgroupId::of(&ground.pod).unwrap(), false)
+        .unwrap();
+    Kernel::unload(&ground.bpffs).unwrap();
+    eventually(&ground, "tcp", &reached('s'));
+    assert!(!verified(&kernel).is_empty());
+    assert_eq!(verified(&kernel), vec![], "they stay");
+    assert_eq!(
+        ground.dial(&ground.container, "tcp", DOOR).outcome(),
+        reached('p')
+    );
+}
+
+/// An agent was killed after it pinned a link and before it gave it its place.
+#[test]
+fn a_link_that_has_no_place_goes() {
+    let ground = Ground::new();
+    let kernel = load(&ground);
+    enforce(&ground, &kernel);
+    let cgroup = CgroupId::of(&ground.pod).unwrap();
+    kernel.hold(&ground.pod, cgroup, false).unwrap();
+    let link = ground.layout().join(format!("link_pod_{}", cgroup.0));
+    let unfinished = ground.layout().join(format!("link_pod_{}_new", cgroup.0));
+    fs::hard_link(&link, &unfinished).unwrap();
+    assert_eq!(verified(&kernel), vec![]);
+    assert!(link.exists() && !unfinished.exists());
 }
 
 /// An agent that was to take over has told the kernel of a node's listener that went with it.

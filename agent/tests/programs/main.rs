@@ -24,7 +24,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use picket::kernel::CgroupId;
 use picket::kernel::{Class, Door, Hook, Kernel, KernelConfig, KernelError, Refusal};
-use picket::listener::{Accepted, Arrival, InPodListener, NoFlowCause, Owner, Serving};
+use picket::listener::{Accepted, Arrival, InPodListener, NoFlowCause, Owner, Serving, Sockets};
 use picket_common::Counter;
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::mpsc;
@@ -111,7 +111,7 @@ impl Pod {
             sink,
             cancel: cancel.clone(),
         };
-        tokio::spawn(serving.run(listener));
+        tokio::spawn(serving.run(Sockets::new(listener).unwrap()));
         Self {
             port,
             netns,
@@ -127,7 +127,8 @@ impl Pod {
     async fn accepted(&mut self) -> Accepted {
         match self.next().await {
             Arrival::Accepted(mut accepted) => {
-                accepted.stream.write_all(b"p").await.unwrap();
+                // It may have hung up.
+                let _written = accepted.stream.write_all(b"p").await;
                 *accepted
             }
             Arrival::NoFlow(none) => panic!("no flow: {none:?}"),
@@ -334,6 +335,21 @@ async fn who_dials_the_listener_itself_is_nobody() {
         }
         assert_eq!(dial.outcome(), Dialled::Closed, "{address}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_hangs_up_at_once_is_no_alarm() {
+    let ground = Ground::new();
+    let kernel = load(&ground);
+    let mut pod = Pod::enforce(&kernel, &ground);
+    assert_eq!(
+        ground.dial(&ground.pod, "brief", DOOR4).outcome(),
+        Dialled::Closed
+    );
+    // The last one is behind all others.
+    let dial = ground.dial(&ground.pod, "tcp", DOOR4);
+    while pod.accepted().await.process.pid != dial.pid() {}
+    assert_eq!(dial.outcome(), reached(DOOR4, 'p'));
 }
 
 #[tokio::test(flavor = "multi_thread")]

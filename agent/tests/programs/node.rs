@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use picket::kernel::CgroupId;
 use picket::kernel::{Class, Kernel, Node, Unknown};
-use picket::listener::{Arrival, InPodListener, NoFlow, NoFlowCause, NodeServing, Owner};
+use picket::listener::{Arrival, InPodListener, NoFlow, NoFlowCause, NodeServing, Owner, Sockets};
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -51,7 +51,7 @@ impl Shared {
             sink,
             cancel: cancel.clone(),
         };
-        tokio::spawn(serving.run(listener));
+        tokio::spawn(serving.run(Sockets::new(listener).unwrap()));
         Self {
             port,
             arrivals,

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::net::UnixStream;
 use tokio::sync::{Mutex, mpsc, watch};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -18,7 +19,7 @@ use crate::audit::{AuditError, AuditLog};
 
 /// How long the newer agent may take to settle. It waits for the API server's pods and addresses; while it does, nothing
 /// but it brings pods where they should be.
-const SETTLE_LIMIT: Duration = Duration::from_secs(120);
+pub(in crate::app) const SETTLE_LIMIT: Duration = Duration::from_secs(120);
 
 /// How long an agent that took over keeps what it has: a supervisor that starts the one before again would have the two
 /// take over from each other without end.
@@ -40,8 +41,8 @@ enum GiveError {
     #[error("refused: {0}")]
     Refused(String),
     /// The newer agent took too long.
-    #[error("it did not settle within {} s", SETTLE_LIMIT.as_secs())]
-    Late,
+    #[error("it did not settle within {} s", _0.as_secs())]
+    Late(Duration),
     /// It took too long to say something.
     #[error("it took too long")]
     Silent,
@@ -75,6 +76,8 @@ pub(in crate::app) struct Giver {
     pub(in crate::app) offers: Arc<dyn Fn() -> Vec<Arc<Offer>> + Send + Sync>,
     /// The log that is shared.
     pub(in crate::app) audit: AuditLog,
+    /// How long the newer agent may take to settle.
+    pub(in crate::app) limit: Duration,
     /// When it took over from another agent itself.
     pub(in crate::app) took_over: Option<Instant>,
     /// Where the connection to an agent that has settled goes: to whoever ends this one.
@@ -115,8 +118,21 @@ impl Giver {
     }
 
     async fn serve(self, socket: PrivateSocket) {
+        // Agents that were too late, until their processes have ended: they write to the log while their streams end.
+        let mut late = JoinSet::new();
         loop {
-            let stream = match socket.accept().await {
+            let accepted = tokio::select! {
+                accepted = socket.accept() => accepted,
+                Some(_) = late.join_next() => {
+                    tracing::info!("the agent that was too late has ended");
+                    // It may have changed something in the kernel before it knew: all is looked after once more.
+                    self.giving.send_replace(true);
+                    let _told_in_time = timeout(OFFER_LIMIT, self.at_rest()).await;
+                    self.go_on(late.is_empty()).await;
+                    continue;
+                }
+            };
+            let stream = match accepted {
                 Ok(stream) => stream,
                 Err(error) => {
                     tracing::warn!(%error, "the hand-over socket cannot accept");
@@ -137,14 +153,36 @@ impl Giver {
                 }
                 Err(error) => {
                     tracing::warn!(%error, "nothing was handed over, this agent goes on");
-                    if self.giving.send_replace(false)
-                        && let Err(error) = self.audit.share(false).await
-                    {
-                        tracing::error!(%error, "the audit log cannot be written");
+                    if matches!(error, GiveError::Late(_)) {
+                        late.spawn(async move { while receive(&stream).await.is_ok() {} });
                     }
+                    self.go_on(late.is_empty()).await;
                 }
             }
         }
+    }
+
+    /// Has its parts change things in the kernel again, and, where it is alone, the log for itself.
+    async fn go_on(&self, alone: bool) {
+        if !self.giving.send_replace(false) {
+            return;
+        }
+        if alone && let Err(error) = self.audit.share(false).await {
+            tracing::error!(%error, "the audit log cannot be written");
+        }
+        // The next that asks is to wait until all has come to rest anew.
+        let mut resting = self.resting.clone();
+        let _told_in_time = timeout(PATIENCE, resting.wait_for(|resting| !*resting)).await;
+    }
+
+    /// Waits until nothing is under way; false where the agent is ending.
+    async fn at_rest(&self) -> bool {
+        let mut resting = self.resting.clone();
+        if resting.wait_for(|resting| *resting).await.is_err() {
+            return false;
+        }
+        drop(self.changing.lock().await);
+        true
     }
 
     /// Gives everything away and waits until the newer agent has settled; says whether it has listeners of its own.
@@ -174,15 +212,16 @@ impl Giver {
         );
         self.giving.send_replace(true);
         timeout(OFFER_LIMIT, self.offer(stream, layout)).await??;
-        match timeout(SETTLE_LIMIT, receive(stream)).await {
+        match timeout(self.limit, receive(stream)).await {
             Ok(said) => match said? {
                 (Message::Settled, _) => Ok(layout != self.layout),
                 (other, _) => Err(GiveError::Unexpected(other)),
             },
             Err(_) => {
-                let reason = GiveError::Late.to_string();
+                let late = GiveError::Late(self.limit);
+                let reason = late.to_string();
                 timeout(PATIENCE, send(stream, &Message::Withdrawn { reason }, &[])).await??;
-                Err(GiveError::Late)
+                Err(late)
             }
         }
     }
@@ -208,11 +247,9 @@ impl Giver {
 
     async fn offer(&self, stream: &UnixStream, layout: u64) -> Result<(), GiveError> {
         // Nothing of it is under way from here on, so what is given away is all there is.
-        let mut resting = self.resting.clone();
-        if resting.wait_for(|resting| *resting).await.is_err() {
+        if !self.at_rest().await {
             return Err(GiveError::Refused("it is ending".to_owned()));
         }
-        drop(self.changing.lock().await);
         self.audit.share(true).await?;
         let mut offers = (self.offers)();
         if layout != self.layout {

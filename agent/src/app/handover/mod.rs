@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedMutexGuard, watch};
 
-pub(super) use give::{Giver, Successor, yielded};
+pub(super) use give::{Giver, SETTLE_LIMIT, Successor, yielded};
 pub(super) use take::{ASK_LIMIT, Takeover, ask};
 pub(super) use wire::Handed;
 

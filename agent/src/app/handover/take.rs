@@ -147,13 +147,15 @@ enum Before {
 
 impl Takeover {
     /// Tells the older agent when this one has settled, and `alone` when the older one serves no more. It then waits for the
-    /// older process to end and has the audit log for itself again. Ends where the older agent took back what it gave: two
-    /// that both bring pods where they should be would be in each other's way.
+    /// older process to end and has the audit log for itself again. Ends where the older agent took back what it gave, after
+    /// `giving` was told: two that both bring pods where they should be would be in each other's way, for as long as this
+    /// one's streams take to end.
     pub(in crate::app) async fn finish(
         self,
         mut settled: watch::Receiver<bool>,
         audit: AuditLog,
         alone: watch::Sender<bool>,
+        giving: watch::Sender<bool>,
     ) {
         let early = tokio::select! {
             said = receive(&self.stream) => Some(heard(said)),
@@ -170,7 +172,15 @@ impl Takeover {
             None => self.say_settled().await,
         };
         match before {
-            Before::Stays => return,
+            Before::Stays => {
+                giving.send_replace(true);
+                // The connection ends with this process: until then its streams go on, and it writes to the log.
+                tokio::spawn(async move {
+                    let _open = self;
+                    std::future::pending::<()>().await
+                });
+                return;
+            }
             Before::Yielded => tracing::info!("the agent before this one has stepped back"),
             Before::Gone => tracing::warn!("the agent before this one is gone"),
             Before::Stuck => tracing::error!(

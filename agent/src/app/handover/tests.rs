@@ -11,16 +11,20 @@ use tokio_util::sync::CancellationToken;
 
 use super::wire::{Message, receive, send};
 use super::*;
-use crate::audit::{AuditConfig, AuditLog};
+use crate::audit::{Alarm, AuditConfig, AuditLog};
 use crate::workload::Netns;
 
 const LAYOUT: u64 = 7;
+/// How long the newer agent may take here.
+const SETTLE: Duration = Duration::from_millis(500);
 
 /// An older agent that has settled, in a folder of its own.
 struct Older {
     folder: PathBuf,
     audit: AuditLog,
     giving: watch::Receiver<bool>,
+    /// How often its parts came to rest.
+    rests: watch::Receiver<usize>,
     successors: mpsc::Receiver<Successor>,
     cancel: CancellationToken,
     _channels: (watch::Sender<bool>, watch::Sender<bool>),
@@ -49,12 +53,14 @@ impl Older {
         offers.push(Arc::new(hosted.counted()));
         let (giving, given) = watch::channel(false);
         let (rested, resting) = watch::channel(false);
+        let (counted, rests) = watch::channel(0);
         let mut follow = given.clone();
         tokio::spawn(async move {
             // As the reconciler does.
             while follow.changed().await.is_ok() {
                 let now = *follow.borrow_and_update();
                 rested.send_replace(now);
+                counted.send_modify(|rests| *rests += usize::from(now));
             }
         });
         let (settled, successors) = mpsc::channel(1);
@@ -66,6 +72,7 @@ impl Older {
             changing: Arc::new(Mutex::new(())),
             offers: Arc::new(move || offers.clone()),
             audit: audit.clone(),
+            limit: SETTLE,
             took_over: took_over.then(tokio::time::Instant::now),
             settled,
         };
@@ -76,6 +83,7 @@ impl Older {
             folder,
             audit,
             giving: given,
+            rests,
             successors,
             cancel,
             _channels: (yes.0, is.0),
@@ -172,7 +180,7 @@ async fn the_newer_agent_accepts_what_was_dialled_before_and_the_older_one_ends(
 
     let (settled, is_settled) = watch::channel(false);
     let (alone, mut is_alone) = watch::channel(false);
-    tokio::spawn(takeover.finish(is_settled, audit.clone(), alone));
+    tokio::spawn(takeover.finish(is_settled, audit.clone(), alone, watch::Sender::new(false)));
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert!(older.successors.try_recv().is_err(), "told before it has settled");
     settled.send_replace(true);
@@ -209,6 +217,57 @@ async fn where_the_newer_agent_dies_the_older_one_goes_on() {
     older.audit.flush().await.unwrap();
 }
 
+/// It changes nothing more in the kernel once it is told, though its streams may take long to end and write to the log; the
+/// older one looks after everything when it has ended, too: it may have stood still before it was told.
+#[test]
+fn where_the_newer_agent_is_late_the_older_one_goes_on_and_looks_again_at_its_end() {
+    let mut older = {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let _entered = runtime.enter();
+        (runtime.block_on(Older::start(1, false)), runtime)
+    };
+    // The newer agent's process.
+    let newer = tokio::runtime::Runtime::new().unwrap();
+    newer.block_on(async {
+        let older = &mut older.0;
+        let takeover = ask(&older.socket(), "node-a", LAYOUT, ASK_LIMIT)
+            .await
+            .unwrap()
+            .unwrap();
+        older.gives(true).await;
+        let audit = AuditLog::join(&log(&older.folder), None).unwrap();
+        older.gives(false).await;
+        let (_settled, is_settled) = watch::channel(false);
+        let (alone, is_alone) = watch::channel(false);
+        let (giving, given) = watch::channel(false);
+        takeover.finish(is_settled, audit.clone(), alone, giving).await;
+        assert!(*given.borrow() && !*is_alone.borrow());
+        for log in [&audit, &older.audit] {
+            let alarm = Alarm {
+                hook: "connect4",
+                reason: "link_replaced",
+                message: String::new(),
+            };
+            log.alarm(alarm).await.unwrap();
+            log.flush().await.unwrap();
+            assert_eq!(log.stats().failure(), None);
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(*older.rests.borrow(), 1, "the newer one has not ended");
+    });
+    newer.shutdown_background();
+    let (mut older, runtime) = older;
+    runtime.block_on(async {
+        let looked_again = older.rests.wait_for(|rests| *rests == 2);
+        tokio::time::timeout(Duration::from_secs(5), looked_again)
+            .await
+            .unwrap()
+            .unwrap();
+        older.gives(false).await;
+        assert!(older.successors.try_recv().is_err());
+    });
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_of_another_layout_opens_listeners_of_its_own() {
     let mut older = Older::start(3, false).await;
@@ -221,7 +280,7 @@ async fn an_agent_of_another_layout_opens_listeners_of_its_own() {
     let audit = AuditLog::join(&log(&older.folder), None).unwrap();
     let (_settled, is_settled) = watch::channel(true);
     let (alone, _is_alone) = watch::channel(false);
-    tokio::spawn(takeover.finish(is_settled, audit, alone));
+    tokio::spawn(takeover.finish(is_settled, audit, alone, watch::Sender::new(false)));
     assert!(older.successors.recv().await.unwrap().own_listeners);
 }
 

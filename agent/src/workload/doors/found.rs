@@ -9,6 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::LazyLock;
 
 use super::facts::{Key, NodeFacts, ServiceFacts, ServicePort, SliceFacts};
 use super::names::Names;
@@ -19,15 +20,25 @@ use super::told::Listed;
 const OWN_NAMESPACE: &str = "default";
 const OWN_SERVICE: &str = "kubernetes";
 
-/// Where clouds tell a machine what it is, its credentials included: AWS, Google, Azure, OpenStack and others (the first), AWS by
-/// IPv6, Alibaba, and Azure's own agent's two ports.
-const METADATA: [&str; 5] = [
-    "169.254.169.254:80",
-    "[fd00:ec2::254]:80",
-    "100.100.100.200:80",
-    "168.63.129.16:80",
-    "168.63.129.16:32526",
-];
+/// Where clouds tell a machine what it is, its credentials included: nearly all of them (the first), and by other addresses AWS,
+/// Google, OpenStack, Oracle (the older cloud too), Alibaba, Scaleway, and Azure's own agent with its two ports.
+static METADATA: LazyLock<Vec<SocketAddr>> = LazyLock::new(|| {
+    let addresses = [
+        "169.254.169.254:80",
+        "[fd00:ec2::254]:80",
+        "[fd20:ce::254]:80",
+        "[fe80::a9fe:a9fe]:80",
+        "[fd00:c1::a9fe:a9fe]:80",
+        "192.0.0.192:80",
+        "100.100.100.200:80",
+        "[fd00:100::100:200]:80",
+        "169.254.42.42:80",
+        "[fd00:42::42]:80",
+        "168.63.129.16:80",
+        "168.63.129.16:32526",
+    ];
+    addresses.iter().filter_map(|text| text.parse().ok()).collect()
+});
 
 /// The kubelet's port where a node tells no other, and its old one without authentication.
 const KUBELET: [u16; 2] = [10_250, 10_255];
@@ -45,6 +56,22 @@ const TUNNELS: [u16; 3] = [4789, 8472, 6081];
 /// Services that lead to Services that lead to a door are followed so far. A packet is translated at most once on each node
 /// that it passes, and does not pass more than its hop limit, 64 where a system has not been told otherwise.
 const ROUNDS: usize = 64;
+
+/// A word for what is at a refused address, by where such things are: few words, whatever pods dial.
+#[must_use]
+pub fn refused_as(address: SocketAddr) -> &'static str {
+    let by_port: [(&[u16], _); 4] = [
+        (&KUBELET, "kubelet"),
+        (&ETCD, "etcd"),
+        (&RUNTIME, "container-runtime"),
+        (&TUNNELS, "tunnel"),
+    ];
+    if METADATA.contains(&address) {
+        return "metadata";
+    }
+    let found = by_port.iter().find(|(ports, _)| ports.contains(&address.port()));
+    found.map_or("other", |(_, word)| word)
+}
 
 /// What happens at a door.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -195,7 +222,7 @@ impl Found {
 
     fn refused(&mut self, from: &Sources<'_>, nodes: &[NodeFacts]) {
         let configured = self.resolve(from.refuse, from.names);
-        let metadata = METADATA.iter().filter_map(|text| text.parse().ok());
+        let metadata = METADATA.iter().copied();
         let mut refuse = |address, rank| {
             if !from.allow.contains(&address) {
                 self.put(address, Action::Refuse, rank);

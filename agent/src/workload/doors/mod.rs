@@ -32,6 +32,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+pub use found::refused_as;
 pub use names::{Resolve, SystemResolver};
 pub use target::{Target, TargetError};
 
