@@ -1,9 +1,11 @@
 //! The node's configuration file: what an operator writes, checked whole before anything starts.
 //!
 //! In: a YAML file. Out: a [`Config`] whose paths and addresses are well formed, or all that is wrong, each with its place;
-//! whether the files it names can be used is found out by the parts that open them.
+//! whether the files it names can be used is found out by
+//! the parts that open them, and by [`Config::unusable`] for `picket doctor`.
 
 mod addresses;
+mod files;
 mod read;
 #[cfg(test)]
 mod tests;
@@ -33,7 +35,7 @@ pub const MAX_DRAIN_SECONDS: u64 = 3600;
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file could not be read.
-    #[error("{file}: cannot read the configuration")]
+    #[error("{file}: cannot read the configuration: {source}")]
     Read {
         /// The file's path.
         file: String,

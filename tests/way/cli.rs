@@ -89,6 +89,7 @@ fn doctor(world: &mut World) -> Result<()> {
     let done = Done::from(world.agent.picket(&["doctor", "--config", &config])?);
     let out = done.good()?;
     for check in [
+        "configuration",
         "hook connect4",
         "hook connect6",
         "hook sock_ops",
@@ -127,8 +128,38 @@ fn doctor(world: &mut World) -> Result<()> {
         );
     }
     nothing_untried_is_left_out(world, &config)?;
+    what_is_wrong_with_a_configuration_is_a_row(world, &config)?;
     // Trying things beside a running agent does not disturb it.
     world.worker(crate::life::GET_SEED)?.good().map(drop)
+}
+
+/// Programs read one row of it as well, and where it is not valid that row alone.
+fn what_is_wrong_with_a_configuration_is_a_row(world: &World, config: &str) -> Result<()> {
+    let file = world.agent.objects_dir().with_file_name("wrong.yaml");
+    let doctor = |text: String| -> Result<Vec<Value>> {
+        std::fs::write(&file, text)?;
+        let name = file.display().to_string();
+        let done = Done::from(world.agent.picket(&["doctor", "--config", &name, "-o", "json"])?);
+        ensure!(done.code == 1, "ended with {}: {}", done.code, done.out);
+        Ok(serde_json::from_str(&done.out)?)
+    };
+    let text = std::fs::read_to_string(config)?;
+    let elsewhere = world.agent.objects_dir().display().to_string();
+    let missing = doctor(text.replace(&elsewhere, "/nonexistent/objects"))?;
+    let invalid = doctor(text.replace("\"nodeName\"", "\"unheard\""))?;
+    std::fs::remove_file(&file)?;
+    let first = |rows: &[Value], says: &str| {
+        rows.first().is_some_and(|row| {
+            row["name"] == "configuration"
+                && row["status"] == "missing"
+                && row["detail"].as_str().is_some_and(|detail| detail.contains(says))
+        })
+    };
+    ensure!(first(&missing, "objects: /nonexistent/objects: "), "{missing:?}");
+    ensure!(missing.len() > 1, "the kernel was not tried: {missing:?}");
+    ensure!(first(&invalid, "unknown field `unheard`"), "{invalid:?}");
+    ensure!(invalid.len() == 1, "{invalid:?}");
+    Ok(())
 }
 
 /// Where the agent's folder is on no BPF filesystem the same rows are there, and it ends with an error.

@@ -21,7 +21,7 @@ use tokio::net::UnixStream;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-pub use socket::{PrivateSocket, SocketError, remove_left};
+pub use socket::{PrivateSocket, SOCKET_PATH_MAX, SocketError, remove_left};
 
 use crate::runtime::metrics::{CONTENT_TYPE, Metrics};
 

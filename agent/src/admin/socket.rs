@@ -10,6 +10,12 @@ use std::path::{Path, PathBuf};
 
 use tokio::net::{UnixListener, UnixSocket, UnixStream};
 
+/// What a socket's name ends with until it is in its place.
+const NEW_SUFFIX: &str = ".new";
+
+/// The longest path of a socket: the kernel takes 107 bytes (`sockaddr_un`, unix(7)), and the name is longer at first.
+pub const SOCKET_PATH_MAX: usize = 107 - NEW_SUFFIX.len();
+
 /// Waiting connections that the kernel holds.
 const BACKLOG: u32 = 32;
 
@@ -73,7 +79,7 @@ impl PrivateSocket {
         }
         // Made beside it and then renamed, so that the path leads to a socket that is served at any time.
         let mut beside = path.as_os_str().to_owned();
-        beside.push(".new");
+        beside.push(NEW_SUFFIX);
         let beside = PathBuf::from(beside);
         if is_socket(&beside)? {
             fs::remove_file(&beside).map_err(failed)?;

@@ -231,7 +231,12 @@ impl Sink {
 fn open_file(path: &Path) -> Result<(File, Option<Hash>), AuditError> {
     let failed = |error: io::Error| AuditError::Open {
         file: path.to_owned(),
-        reason: error.to_string(),
+        reason: match path.parent() {
+            Some(folder) if error.kind() == io::ErrorKind::NotFound && !folder.exists() => {
+                format!("there is no folder {}: make it", folder.display())
+            }
+            _ => error.to_string(),
+        },
     };
     let mut file = OpenOptions::new()
         .read(true)

@@ -10,7 +10,9 @@ use crate::{app, runtime};
 
 /// Arguments of `picket agent`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  picket agent --config /etc/picket/agent.yaml")]
+#[command(after_help = "Example:\n  picket agent --config /etc/picket/agent.yaml\n\n\
+    Exit codes: 0 it was asked to stop, or another agent has taken over; 1 it could not start, or a part of it failed; \
+    2 wrong usage.")]
 pub(super) struct Args {
     /// The node's configuration file.
     #[arg(long, value_name = "FILE", default_value = config::DEFAULT_PATH)]

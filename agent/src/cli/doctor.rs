@@ -10,8 +10,11 @@ use std::process::{Command, ExitCode, Stdio};
 
 use clap::{Args, ValueEnum};
 
-use crate::config::{self, Config, ConfigError};
+use crate::config::{Config, ConfigError};
 use crate::kernel::preflight::{self, Attempt, Check, Kind, Status, Surroundings};
+
+/// The name of the check that comes first, where there is a configuration.
+const CONFIGURATION: &str = "configuration";
 
 /// How the outcome is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -24,9 +27,13 @@ pub(super) enum Output {
 
 /// Every program is loaded, attached and used once, in a cgroup made for it.
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Exit codes: 0 Picket works here, perhaps with less than it could; 1 something is missing or open, or could \
+    not be tried, or the configuration is not valid; 2 wrong usage."
+)]
 pub(super) struct DoctorArgs {
-    /// The node's configuration file, which names the folders the agent would use; by default /etc/picket/agent.yaml where
-    /// it is there, and the agent's defaults where it is not
+    /// The node's configuration file, whose files and folders are looked at too; by default /etc/picket/agent.yaml where it is
+    /// there, and the agent's defaults where it is not
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// The cgroup v2 folder, instead of the configured one
@@ -61,14 +68,33 @@ pub(super) fn run(args: &DoctorArgs) -> ExitCode {
     if let Some(cgroup) = &args.give {
         return tell(preflight::give(cgroup, io::stdin()).map(|()| String::new()));
     }
-    let surroundings = match surroundings(args) {
-        Ok(surroundings) => surroundings,
+    let config = match configured(args) {
+        Ok(config) => config,
+        Err(error) if args.output == Output::Json => {
+            let check = Check::bad(
+                CONFIGURATION,
+                Status::Missing,
+                error.to_string(),
+                "correct it, or name another with --config",
+            );
+            return show(args.output, &[check]);
+        }
         Err(error) => return super::fail(&error.into()),
     };
-    let checks = preflight::run(&surroundings, &start_probe, &start_attempt);
-    let text = match args.output {
-        Output::Table => table(&checks),
-        Output::Json => json(&checks),
+    let mut checks: Vec<_> = config.iter().map(configuration).collect();
+    let kernel = config.map(|config| config.kernel).unwrap_or_default();
+    let surroundings = Surroundings::new(
+        args.cgroup_root.clone().or(kernel.cgroup_root),
+        args.bpffs.clone().unwrap_or(kernel.bpffs),
+    );
+    checks.extend(preflight::run(&surroundings, &start_probe, &start_attempt));
+    show(args.output, &checks)
+}
+
+fn show(output: Output, checks: &[Check]) -> ExitCode {
+    let text = match output {
+        Output::Table => table(checks),
+        Output::Json => json(checks),
     };
     // A reader that has gone away has seen enough; the exit code says the rest.
     let _ = io::stdout().write_all(text.as_bytes());
@@ -84,19 +110,30 @@ pub(super) fn run(args: &DoctorArgs) -> ExitCode {
     }
 }
 
-/// The folders that the agent would use, unless others were given.
-fn surroundings(args: &DoctorArgs) -> Result<Surroundings, ConfigError> {
-    let usual = Path::new(config::DEFAULT_PATH);
-    let all_given = args.cgroup_root.is_some() && args.bpffs.is_some();
-    let kernel = match &args.config {
-        Some(file) => Config::read(file)?.kernel,
-        None if usual.exists() && !all_given => Config::read(usual)?.kernel,
-        None => config::Kernel::default(),
+/// The configuration that the agent would use, unless all that is tried with it was given.
+fn configured(args: &DoctorArgs) -> Result<Option<Config>, ConfigError> {
+    if args.config.is_none() && args.cgroup_root.is_some() && args.bpffs.is_some() {
+        return Ok(None);
+    }
+    super::configuration(args.config.as_deref())
+}
+
+/// Whether the files and folders that it names can be used.
+fn configuration(config: &Config) -> Check {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let faults = match runtime {
+        Ok(runtime) => runtime.block_on(config.unusable()),
+        Err(error) => vec![format!("not tried: {error}")],
     };
-    Ok(Surroundings::new(
-        args.cgroup_root.clone().or(kernel.cgroup_root),
-        args.bpffs.clone().unwrap_or(kernel.bpffs),
-    ))
+    if faults.is_empty() {
+        return Check::ok(CONFIGURATION, "its files and folders can be used");
+    }
+    Check::bad(
+        CONFIGURATION,
+        Status::Missing,
+        faults.join("\n"),
+        "make what is missing, or correct the configuration",
+    )
 }
 
 /// The child's side of the redirect's trial.
@@ -174,22 +211,24 @@ fn table(checks: &[Check]) -> String {
     let width = checks.iter().map(|check| check.name.len()).max().unwrap_or(0);
     let mut text = String::new();
     for check in checks {
-        text.push_str(&format!(
-            "{:width$}  {:8}  {}\n",
-            check.name,
-            check.status.as_str(),
-            check.detail
-        ));
-        if let Some(advice) = &check.advice {
-            text.push_str(&format!("{:width$}  {:8}  -> {advice}\n", "", ""));
+        let advice = check.advice.iter().map(|advice| format!("-> {advice}"));
+        let lines = check.detail.lines().map(str::to_owned).chain(advice);
+        let (mut name, mut status) = (check.name, check.status.as_str());
+        for line in lines {
+            text.push_str(&format!("{name:width$}  {status:8}  {line}\n"));
+            (name, status) = ("", "");
         }
     }
     let worst = checks.iter().map(|check| check.status).max();
     text.push_str(match worst {
         Some(Status::Ok) => "Picket works here.\n",
         Some(Status::Degraded) => "Picket works here, with less than it could.\n",
-        Some(Status::Open) => "Picket works here, and what is marked open gets past it.\n",
-        Some(Status::Missing) | None => "Picket does not work here.\n",
+        Some(Status::Open) => {
+            "Picket works here, but what is marked open gets past it, or could not be tried.\n"
+        }
+        Some(Status::Missing) | None => {
+            "Picket does not work here, for what is marked missing is not there, or could not be tried.\n"
+        }
     });
     text
 }
@@ -214,15 +253,9 @@ mod tests {
     use super::*;
 
     fn checks() -> Vec<Check> {
-        let check = |name, status, advice: Option<&str>| Check {
-            name,
-            status,
-            detail: "seen".to_owned(),
-            advice: advice.map(str::to_owned),
-        };
         vec![
-            check("kernel version", Status::Ok, None),
-            check("cgroup v2", Status::Missing, Some("mount it")),
+            Check::ok("kernel version", "seen"),
+            Check::bad("cgroup v2", Status::Missing, "seen\ntwice", "mount it"),
         ]
     }
 
@@ -233,8 +266,9 @@ mod tests {
             text,
             "kernel version  ok        seen\n\
              cgroup v2       missing   seen\n\
+             \u{20}                         twice\n\
              \u{20}                         -> mount it\n\
-             Picket does not work here.\n"
+             Picket does not work here, for what is marked missing is not there, or could not be tried.\n"
         );
     }
 

@@ -7,9 +7,12 @@ mod doctor;
 mod policy;
 mod uninstall;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+
+use crate::config::{self, Config, ConfigError};
 
 /// Keeps AI agents on Kubernetes on a short, visible line.
 #[derive(Debug, Parser)]
@@ -51,8 +54,58 @@ impl Cli {
     }
 }
 
-/// Says on standard error what went wrong, with each cause after a colon, and gives the exit code for it.
+/// The configuration that was given, or the usual one where it is there.
+fn configuration(given: Option<&Path>) -> Result<Option<Config>, ConfigError> {
+    let usual = Path::new(config::DEFAULT_PATH);
+    given
+        .or_else(|| usual.exists().then_some(usual))
+        .map(Config::read)
+        .transpose()
+}
+
+/// Says on standard error what went wrong, and gives the exit code for it.
 fn fail(error: &anyhow::Error) -> ExitCode {
-    eprintln!("picket: {error:#}");
+    eprintln!("picket: {}", told(error));
     ExitCode::FAILURE
+}
+
+/// What went wrong with its causes. The agent's own messages tell their cause, since most are shown by themselves, in the log;
+/// what was being done (anyhow's context) does not. So each cause follows after a colon, unless it was told already.
+fn told(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use anyhow::Context as _;
+
+    use super::*;
+    use crate::store::Store;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        const SYSTEM: &str = "No such file or directory (os error 2)";
+        let nothing = Path::new("/nonexistent/x");
+        let objects = Store::open(&[nothing.to_owned()]).unwrap_err();
+        assert_eq!(told(&objects.into()), format!("/nonexistent/x: {SYSTEM}"));
+        assert_eq!(
+            told(&Config::read(nothing).unwrap_err().into()),
+            format!("/nonexistent/x: cannot read the configuration: {SYSTEM}")
+        );
+        let opened = std::fs::File::open(nothing).map(drop);
+        assert_eq!(
+            told(&opened.context("cannot start").unwrap_err()),
+            format!("cannot start: {SYSTEM}")
+        );
+        assert_eq!(told(&io::Error::other("alone").into()), "alone");
+    }
 }

@@ -7,19 +7,25 @@ use std::process::ExitCode;
 use anyhow::bail;
 
 use crate::admin;
-use crate::config::{self, Config};
+use crate::config;
 use crate::kernel::Kernel;
+use crate::kernel::preflight::Surroundings;
 
 /// Arguments of `picket uninstall`.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "The agent must have stopped; pods are no longer held to Picket afterwards.\n\nExample:\n  \
-    picket uninstall --config /etc/picket/agent.yaml"
+    picket uninstall --config /etc/picket/agent.yaml\n\n\
+    Exit codes: 0 nothing of Picket's is left in that folder, 1 something is or may be, 2 wrong usage."
 )]
 pub(super) struct Args {
-    /// The node's configuration file, which names the folder on the bpf file system.
-    #[arg(long, value_name = "FILE", default_value = config::DEFAULT_PATH)]
-    config: PathBuf,
+    /// The node's configuration file, which names the folder and the agent's sockets; by default /etc/picket/agent.yaml where it
+    /// is there, and the agent's defaults where it is not
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The folder on the BPF filesystem, instead of the configured one
+    #[arg(long, value_name = "FOLDER")]
+    bpffs: Option<PathBuf>,
 }
 
 pub(super) fn run(args: &Args) -> ExitCode {
@@ -30,25 +36,75 @@ pub(super) fn run(args: &Args) -> ExitCode {
 }
 
 fn remove(args: &Args) -> anyhow::Result<()> {
-    let config = Config::read(&args.config)?;
+    let configured = super::configuration(args.config.as_deref());
+    let (kernel, admin) = match (configured, &args.bpffs) {
+        (Ok(config), _) => config
+            .map(|config| (config.kernel, config.admin))
+            .unwrap_or_default(),
+        // A node is to be rid of Picket whatever became of its configuration.
+        (Err(error), Some(_)) => {
+            let admin = config::Admin::default();
+            eprintln!(
+                "picket: {error}\npicket: taking the agent's socket to be {}",
+                admin.socket.display()
+            );
+            (config::Kernel::default(), admin)
+        }
+        (Err(error), None) => {
+            bail!("{error}\nwithout a configuration, give --bpffs FOLDER, where Picket's links and maps are")
+        }
+    };
+    let bpffs = args.bpffs.clone().unwrap_or(kernel.bpffs);
     // An agent that runs would go on as if it enforced, with nothing behind it.
-    if UnixStream::connect(&config.admin.socket).is_ok() {
+    if UnixStream::connect(&admin.socket).is_ok() {
         bail!(
             "the agent runs ({} answers): stop it first",
-            config.admin.socket.display()
+            admin.socket.display()
         );
     }
-    for socket in [config.admin.handover_socket(), config.admin.socket] {
+    if Surroundings::new(None, bpffs.clone()).bpffs().is_none() {
+        bail!(
+            "{} is on no BPF filesystem, so it cannot be known whether Picket's links and maps are in the kernel: mount the one \
+             that the agent used, or name its folder with --bpffs",
+            bpffs.display()
+        );
+    }
+    for socket in [admin.handover_socket(), admin.socket] {
         admin::remove_left(&socket)?;
     }
-    if !config.kernel.bpffs.exists() {
-        println!("nothing of Picket's is at {}", config.kernel.bpffs.display());
+    if !bpffs.exists() {
+        println!("nothing of Picket's is at {}", bpffs.display());
         return Ok(());
     }
-    Kernel::unload(&config.kernel.bpffs)?;
-    println!(
-        "removed Picket's links and maps from {}",
-        config.kernel.bpffs.display()
-    );
+    Kernel::unload(&bpffs)?;
+    println!("removed Picket's links and maps from {}", bpffs.display());
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_known_is_no_success() {
+        let file = std::env::temp_dir().join(format!("picket-uninstall-{}.yaml", std::process::id()));
+        std::fs::write(&file, "nodeName: n\n").unwrap();
+        let said = |bpffs: Option<&str>| {
+            let args = Args {
+                config: Some(file.clone()),
+                bpffs: bpffs.map(PathBuf::from),
+            };
+            remove(&args).unwrap_err().to_string()
+        };
+        let (without, elsewhere) = (said(None), said(Some("/proc/picket")));
+        std::fs::remove_file(&file).unwrap();
+        assert!(
+            without.contains("`cluster` is required") && without.contains("give --bpffs FOLDER"),
+            "{without}"
+        );
+        assert!(
+            elsewhere.starts_with("/proc/picket is on no BPF filesystem"),
+            "{elsewhere}"
+        );
+    }
 }

@@ -13,6 +13,7 @@ use super::texts::{texts, values};
 use super::{
     Admin, Audit, Cluster, Config, Enforce, Kernel, MAX_DRAIN_SECONDS, Shutdown, Tls, Upstream, addresses,
 };
+use crate::admin::SOCKET_PATH_MAX;
 use crate::kernel::Unknown;
 use crate::runtime::telemetry::{self, LogConfig, LogFormat};
 use crate::workload::Target;
@@ -260,6 +261,17 @@ fn admin(reader: &mut Reader, top: &Fields<'_>) -> Admin {
     let mut admin = Admin::default();
     if let Some(fields) = optional_section(reader, top, "admin", &["socket"]) {
         admin.socket = optional_path(reader, &fields, "socket").unwrap_or(admin.socket);
+        let sockets = [admin.socket.clone(), admin.handover_socket()];
+        let too_long = |path: &PathBuf| path.as_os_str().len() > SOCKET_PATH_MAX;
+        if let (Some(node), Some(path)) = (fields.get("socket"), sockets.iter().find(|path| too_long(path))) {
+            reader.fault(
+                node,
+                format!(
+                    "field `admin.socket`: {} is longer than the {SOCKET_PATH_MAX} bytes that a socket's path may have",
+                    path.display()
+                ),
+            );
+        }
     }
     admin
 }
@@ -274,11 +286,11 @@ fn log(reader: &mut Reader, top: &Fields<'_>) -> LogConfig {
         log.format = format.unwrap_or_default();
         log.filter = optional_text(reader, &fields, "filter");
         if let (Some(node), Some(text)) = (fields.get("filter"), &log.filter)
-            && telemetry::filter(text).is_err()
+            && let Err(error) = telemetry::filter(text)
         {
             reader.fault(
                 node,
-                format!("field `log.filter` is {text:?}; it can be a level such as info, or info,picket::kernel=debug"),
+                format!("field `log.filter`: {error}; write a level, or target=level, or several such as info,picket::kernel=debug"),
             );
         }
     }

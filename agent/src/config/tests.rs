@@ -231,7 +231,14 @@ fn what_makes_no_sense_is_refused_with_its_line() {
         (
             "enforce:",
             "log: {filter: picket=loud}\nenforce:",
-            "11:15: field `log.filter` is \"picket=loud\"; it can be a level such as info, or info,picket::kernel=debug",
+            "11:15: field `log.filter`: \"loud\" is no level, which is off, error, warn, info, debug or trace; write a level, \
+             or target=level, or several such as info,picket::kernel=debug",
+        ),
+        (
+            "enforce:",
+            "log: {filter: verbose}\nenforce:",
+            "11:15: field `log.filter`: \"verbose\" is no level, which is off, error, warn, info, debug or trace; write a level, \
+             or target=level, or several such as info,picket::kernel=debug",
         ),
         (
             "objects: [/etc/picket/objects]",
@@ -282,10 +289,57 @@ fn what_makes_no_sense_is_refused_with_its_line() {
 }
 
 #[test]
-fn a_file_that_is_missing_is_said_once() {
-    let error = anyhow::Error::from(Config::read(Path::new("/nonexistent/agent.yaml")).unwrap_err());
+fn a_socket_that_could_not_be_made_is_refused_with_the_one_beside_it() {
+    let with = |socket: String| Config::parse("f", &format!("{GOOD}admin: {{socket: {socket}}}\n"));
+    let folder = |length| format!("/{}", "d".repeat(length - 1));
+    let handover = "/handover.sock".len();
+    assert!(with(folder(103)).is_ok());
+    assert!(with(folder(104)).is_err());
+    assert!(with(folder(103 - handover) + "/s").is_ok());
+    let said = with(folder(104 - handover) + "/s").unwrap_err().to_string();
+    assert!(
+        said.ends_with("/handover.sock is longer than the 103 bytes that a socket's path may have"),
+        "{said}"
+    );
+}
+
+#[tokio::test]
+async fn all_that_cannot_be_used_is_told_at_once() {
+    let folder = std::env::temp_dir().join(format!("picket-config-{}", std::process::id()));
+    std::fs::create_dir(&folder).unwrap();
+    let there = |name: &str| folder.join(name);
+    std::fs::write(there("token"), "t").unwrap();
+    std::fs::create_dir(there("node-ca.key")).unwrap();
+    let text = GOOD.replace("/etc/picket", &folder.display().to_string())
+        + &format!(
+            "audit: {{file: {}}}\nadmin: {{socket: {}}}\n",
+            there("log/audit.jsonl").display(),
+            there("token/admin.sock").display()
+        );
+    let faults = Config::parse("f", &text).unwrap().unusable().await;
+    std::fs::remove_dir_all(&folder).unwrap();
+    let missing = |field: &str, name: &str| {
+        format!(
+            "{field}: {}: No such file or directory (os error 2)",
+            there(name).display()
+        )
+    };
     assert_eq!(
-        format!("{error:#}"),
-        "/nonexistent/agent.yaml: cannot read the configuration: No such file or directory (os error 2)"
+        faults,
+        [
+            missing("cluster.kubeconfig", "kubeconfig"),
+            missing("upstream.caFile", "ca.crt"),
+            missing("tls.caCertificateFile", "node-ca.crt"),
+            format!(
+                "tls.caKeyFile: {}: it is no regular file",
+                there("node-ca.key").display()
+            ),
+            missing("objects", "objects"),
+            format!(
+                "audit.file: there is no folder {}: make it",
+                there("log").display()
+            ),
+            format!("admin.socket: {} is no folder", there("token").display()),
+        ]
     );
 }

@@ -16,7 +16,7 @@ pub struct Readiness {
 }
 
 impl Readiness {
-    /// Registers a part; it counts as not ready until the returned guard is dropped.
+    /// Registers a part; it is waited for until the returned guard says that it is ready, or goes.
     #[must_use]
     pub fn register(&self, part: &'static str) -> Pending {
         self.waiting
@@ -71,9 +71,14 @@ pub struct Pending {
 }
 
 impl Pending {
-    /// The part serves.
+    /// The part serves, which it may be the last to do. A guard that merely goes says nothing of the sort: with a start that
+    /// fails, all of them do.
     pub fn ready(self) {
+        let readiness = self.readiness.clone();
         drop(self);
+        if readiness.waiting().is_empty() {
+            tracing::info!("ready");
+        }
     }
 }
 
@@ -85,16 +90,15 @@ impl Drop for Pending {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         waiting.remove(self.part);
-        if waiting.is_empty() {
-            tracing::info!("ready");
-        } else {
-            tracing::debug!(part = self.part, waiting = ?waiting, "part ready");
-        }
+        tracing::debug!(part = self.part, waiting = ?waiting, "no longer waited for");
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+    use std::sync::mpsc;
+
     use super::*;
 
     #[test]
@@ -107,6 +111,41 @@ mod tests {
         assert_eq!(readiness.waiting(), ["pods"]);
         pods.ready();
         assert!(readiness.waiting().is_empty());
+    }
+
+    #[test]
+    fn what_never_got_ready_does_not_say_so_when_it_goes() {
+        let said = |work: fn(Readiness)| {
+            let (to, from) = mpsc::channel();
+            let lines = tracing_subscriber::fmt()
+                .with_ansi(false)
+                .with_writer(move || Sent(to.clone()))
+                .finish();
+            tracing::subscriber::with_default(lines, || work(Readiness::default()));
+            from.iter().collect::<String>()
+        };
+        let silent = said(|readiness| drop((readiness.register("pods"), readiness.register("doors"))));
+        assert_eq!(silent, "");
+        let told = said(|readiness| {
+            let (pods, doors) = (readiness.register("pods"), readiness.register("doors"));
+            drop(doors);
+            pods.ready();
+        });
+        assert!(told.ends_with(": ready\n"), "{told:?}");
+    }
+
+    struct Sent(mpsc::Sender<String>);
+
+    impl io::Write for Sent {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let text = String::from_utf8_lossy(bytes).into_owned();
+            self.0.send(text).map_err(io::Error::other)?;
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
     }
 
     #[test]

@@ -238,8 +238,9 @@ impl Giver {
         let since = self.took_over.map(|when| when.elapsed())?;
         (since < KEEP).then(|| {
             format!(
-                "it took over from another agent itself {} s ago; an agent that was replaced is not to be started again",
-                since.as_secs()
+                "it took over from another agent itself {} s ago; try again in {} s",
+                since.as_secs(),
+                KEEP.as_secs() - since.as_secs()
             )
         })
     }

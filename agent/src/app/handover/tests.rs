@@ -310,7 +310,9 @@ async fn who_must_not_take_over_is_told_why() {
         .await
         .unwrap_err();
     assert!(
-        refused.to_string().contains("took over from another agent"),
+        refused
+            .to_string()
+            .contains("took over from another agent itself 0 s ago; try again in 60 s"),
         "{refused}"
     );
     assert!(!*older.giving.borrow());

@@ -72,7 +72,8 @@ pub struct Check {
 }
 
 impl Check {
-    fn ok(name: &'static str, detail: impl Into<String>) -> Self {
+    /// All is well.
+    pub fn ok(name: &'static str, detail: impl Into<String>) -> Self {
         Self {
             name,
             status: Status::Ok,
@@ -81,7 +82,13 @@ impl Check {
         }
     }
 
-    fn bad(name: &'static str, status: Status, detail: impl Into<String>, advice: impl Into<String>) -> Self {
+    /// Something is not, and this is to be done about it.
+    pub fn bad(
+        name: &'static str,
+        status: Status,
+        detail: impl Into<String>,
+        advice: impl Into<String>,
+    ) -> Self {
         Self {
             name,
             status,

@@ -3,7 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::sys::statfs::{BPF_FS_MAGIC, CGROUP2_SUPER_MAGIC};
+use nix::unistd::{AccessFlags, eaccess};
 
 use super::{Check, Status};
 use crate::kernel::mounts::mounted;
@@ -23,6 +25,15 @@ const CAPABILITIES: [(u32, &str, &str); 5] = [
     (38, "CAP_PERFMON", "loading programs"),
     (39, "CAP_BPF", "loading programs"),
 ];
+
+/// What the trials need besides, and the agent does not.
+const FOR_TRIALS: [(u32, &str, &str); 2] = [
+    (10, "CAP_NET_BIND_SERVICE", "a server at port 443"),
+    (13, "CAP_NET_RAW", "raw and packet sockets"),
+];
+
+/// Needed where the cgroup folder's mode lets nobody write, as the root's often does.
+const DAC_OVERRIDE: (u32, &str, &str) = (1, "CAP_DAC_OVERRIDE", "a cgroup of the trials' own");
 
 /// The folders the agent would use.
 #[derive(Debug, Clone)]
@@ -48,9 +59,10 @@ impl Surroundings {
     /// The cgroup v2 folder, where there is one.
     #[must_use]
     pub fn cgroup_root(&self) -> Option<&Path> {
+        // One that is not there is nobody's to make: the pods' cgroups would not be below it.
         self.cgroup_root
             .as_deref()
-            .filter(|path| pins::is_on(path, CGROUP2_SUPER_MAGIC).unwrap_or(false))
+            .filter(|path| path.is_dir() && pins::is_on(path, CGROUP2_SUPER_MAGIC).unwrap_or(false))
     }
 
     /// The folder on a BPF filesystem, where there is one.
@@ -66,7 +78,7 @@ pub(super) fn checks(surroundings: &Surroundings) -> Vec<Check> {
         kernel_version(),
         cgroup(surroundings),
         bpffs(surroundings),
-        capabilities(),
+        capabilities(surroundings.cgroup_root()),
         pid_namespace(),
         btf(),
         ipv6(),
@@ -100,22 +112,31 @@ fn version(release: &str) -> Option<(u32, u32)> {
 
 fn cgroup(surroundings: &Surroundings) -> Check {
     const NAME: &str = "cgroup v2";
-    const ADVICE: &str =
-        "mount it, for instance with `mount -t cgroup2 cgroup2 /sys/fs/cgroup`, or configure its folder";
-    match (surroundings.cgroup_root(), &surroundings.cgroup_root) {
-        (Some(root), _) if mounted(&surroundings.mounts, "cgroup").next().is_some() => Check::ok(
-            NAME,
-            format!("{} (version 1 is mounted beside it)", root.display()),
+    let older = mounted(&surroundings.mounts, "cgroup").next().is_some();
+    let detail = match (surroundings.cgroup_root(), &surroundings.cgroup_root) {
+        (Some(root), _) if older => {
+            return Check::ok(
+                NAME,
+                format!("{} (version 1 is mounted beside it)", root.display()),
+            );
+        }
+        (Some(root), _) => return Check::ok(NAME, root.display().to_string()),
+        (None, Some(wrong)) if !wrong.is_dir() => format!("there is no folder {}", wrong.display()),
+        (None, Some(wrong)) => format!("{} is not on cgroup v2", wrong.display()),
+        (None, None) => "mounted nowhere".to_owned(),
+    };
+    let advice = match mounted(&surroundings.mounts, "cgroup2").next() {
+        Some(point) => format!(
+            "it is mounted at {}: leave kernel.cgroupRoot out, or set it to a folder there",
+            point.display()
         ),
-        (Some(root), _) => Check::ok(NAME, root.display().to_string()),
-        (None, Some(wrong)) => Check::bad(
-            NAME,
-            Status::Missing,
-            format!("{} is not on cgroup v2", wrong.display()),
-            ADVICE,
-        ),
-        (None, None) => Check::bad(NAME, Status::Missing, "mounted nowhere", ADVICE),
-    }
+        // What is at /sys/fs/cgroup then holds the folders of version 1, and must stay to be seen.
+        None if older => "mount it beside version 1: \
+            `mkdir -p /sys/fs/cgroup/unified && mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified`"
+            .to_owned(),
+        None => "mount it: `mount -t cgroup2 cgroup2 /sys/fs/cgroup`".to_owned(),
+    };
+    Check::bad(NAME, Status::Missing, detail, advice)
 }
 
 fn bpffs(surroundings: &Surroundings) -> Check {
@@ -141,7 +162,7 @@ fn bpffs(surroundings: &Surroundings) -> Check {
     )
 }
 
-fn capabilities() -> Check {
+fn capabilities(cgroup_root: Option<&Path>) -> Check {
     const NAME: &str = "capabilities";
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let Some(effective) = effective(&status) else {
@@ -152,18 +173,36 @@ fn capabilities() -> Check {
             "mount /proc",
         );
     };
-    let missing: Vec<_> = missing(effective)
-        .map(|(name, purpose)| format!("{name} ({purpose})"))
+    let shut = cgroup_root.is_some_and(|root| eaccess(root, AccessFlags::W_OK) == Err(Errno::EACCES));
+    let for_trials = FOR_TRIALS.into_iter().chain(shut.then_some(DAC_OVERRIDE));
+    let lacks = [
+        ("without ", named(missing(effective, CAPABILITIES))),
+        (
+            "for the trials, and not for the agent: without ",
+            named(missing(effective, for_trials)),
+        ),
+    ];
+    let lacks: Vec<_> = lacks
+        .into_iter()
+        .filter(|(_, names)| !names.is_empty())
+        .map(|(what, names)| format!("{what}{names}"))
         .collect();
-    if missing.is_empty() {
+    if lacks.is_empty() {
         return Check::ok(NAME, "all that are needed");
     }
     Check::bad(
         NAME,
         Status::Missing,
-        format!("without {}", missing.join(", ")),
+        lacks.join("; "),
         "run as root, or add them to the container's securityContext",
     )
+}
+
+fn named(capabilities: impl Iterator<Item = (&'static str, &'static str)>) -> String {
+    let each: Vec<_> = capabilities
+        .map(|(name, purpose)| format!("{name} ({purpose})"))
+        .collect();
+    each.join(", ")
 }
 
 /// The mask of effective capabilities in /proc/pid/status.
@@ -172,10 +211,13 @@ fn effective(status: &str) -> Option<u64> {
     u64::from_str_radix(mask.trim(), 16).ok()
 }
 
-fn missing(effective: u64) -> impl Iterator<Item = (&'static str, &'static str)> {
+fn missing(
+    effective: u64,
+    needed: impl IntoIterator<Item = (u32, &'static str, &'static str)>,
+) -> impl Iterator<Item = (&'static str, &'static str)> {
     // CAP_SYS_ADMIN holds what CAP_BPF and CAP_PERFMON were split from.
     let admin = effective & (1 << 21) != 0;
-    CAPABILITIES.into_iter().filter_map(move |(bit, name, purpose)| {
+    needed.into_iter().filter_map(move |(bit, name, purpose)| {
         let held = effective & (1 << bit) != 0 || (admin && bit >= 38);
         (!held).then_some((name, purpose))
     })
@@ -235,7 +277,11 @@ mod tests {
 
     #[test]
     fn missing_capabilities_are_named() {
-        let names = |mask| missing(mask).map(|(name, _)| name).collect::<Vec<_>>();
+        let names = |mask| {
+            missing(mask, CAPABILITIES)
+                .map(|(name, _)| name)
+                .collect::<Vec<_>>()
+        };
         assert_eq!(
             effective("Name:\tx\nCapEff:\t000001ffffffffff\n"),
             Some(0x1ff_ffff_ffff)
@@ -255,6 +301,39 @@ mod tests {
         assert_eq!(cgroup(&surroundings).status, Status::Missing);
         assert_eq!(bpffs(&surroundings).status, Status::Missing);
         assert_eq!(surroundings.cgroup_root(), None);
+    }
+
+    #[test]
+    fn a_cgroup_folder_that_is_not_there_is_named_with_a_mount_that_is() {
+        let folder = |folder: &Path, mounts: &str| {
+            let mut surroundings = Surroundings::new(Some(folder.to_owned()), PathBuf::from("/proc"));
+            surroundings.mounts = mounts.to_owned();
+            assert_eq!(surroundings.cgroup_root(), None);
+            let check = cgroup(&surroundings);
+            (check.status, check.detail, check.advice.unwrap())
+        };
+        // What is above it is on cgroup v2 and does not make up for it.
+        let nothing = crate::kernel::cgroup_mount().unwrap().join("nosuch");
+        let hybrid =
+            "cgroup /sys/fs/cgroup/cpu cgroup rw 0 0\ncgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n";
+        assert_eq!(
+            folder(&nothing, hybrid),
+            (
+                Status::Missing,
+                format!("there is no folder {}", nothing.display()),
+                "it is mounted at /sys/fs/cgroup/unified: leave kernel.cgroupRoot out, or set it to a folder there"
+                    .to_owned()
+            )
+        );
+        let legacy = "cgroup /sys/fs/cgroup/cpu cgroup rw 0 0\n";
+        let (_, said, advice) = folder(Path::new("/proc"), legacy);
+        assert_eq!(said, "/proc is not on cgroup v2");
+        assert!(
+            advice.ends_with("mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified`"),
+            "{advice}"
+        );
+        let (_, _, advice) = folder(Path::new("/proc"), "");
+        assert!(advice.ends_with("/sys/fs/cgroup`"), "{advice}");
     }
 
     #[test]
