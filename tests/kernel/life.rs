@@ -39,6 +39,10 @@ pub(crate) const TESTS: &[Test] = &[
         "a_link_that_is_taken_away_comes_back",
         a_link_that_is_taken_away_comes_back,
     ),
+    (
+        "its_supervisor_hears_that_it_is_at_work",
+        its_supervisor_hears_that_it_is_at_work,
+    ),
     ("uninstalled_no_link_is_left", uninstalled_no_link_is_left),
 ];
 
@@ -578,6 +582,15 @@ fn a_link_that_is_taken_away_comes_back(world: &mut World) -> Result<()> {
     let counted = Counter::start(world, "agents")?;
     asks(world)?.good()?;
     ensure!(counted.packets()? == 0, "the connect went past");
+    Ok(())
+}
+
+fn its_supervisor_hears_that_it_is_at_work(world: &mut World) -> Result<()> {
+    world.agent.stop()?;
+    world.agent.told_supervisor()?;
+    world.agent.restart()?;
+    let told = world.agent.told_supervisor()?;
+    ensure!(told == ["READY=1"], "told: {told:?}");
     Ok(())
 }
 

@@ -11,7 +11,7 @@ mod rights;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -60,6 +60,8 @@ pub struct Agent {
     dir: PathBuf,
     binary: PathBuf,
     child: Option<Child>,
+    /// Where it tells a supervisor that it is at work (sd_notify(3)).
+    supervisor: UnixDatagram,
 }
 
 /// The built `picket`: `PICKET_BIN`, or the newer of the target folder's debug and release builds.
@@ -141,6 +143,7 @@ impl Agent {
         let agent = Self {
             node: node.clone(),
             binary: copy_into(&binary, &dir)?,
+            supervisor: UnixDatagram::bind(dir.join("supervisor.sock"))?,
             dir,
             child: None,
         };
@@ -243,6 +246,7 @@ impl Agent {
         let mut command = self.command(&["agent", "--config"]);
         command
             .arg(self.config_file())
+            .env("NOTIFY_SOCKET", self.dir.join("supervisor.sock"))
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);
@@ -320,6 +324,22 @@ impl Agent {
         child.kill()?;
         child.wait()?;
         Ok(())
+    }
+
+    /// What its supervisor was told since the last call.
+    ///
+    /// # Errors
+    /// The socket fails.
+    pub fn told_supervisor(&self) -> Result<Vec<String>> {
+        self.supervisor.set_nonblocking(true)?;
+        let (mut told, mut message) = (Vec::new(), [0; 256]);
+        loop {
+            match self.supervisor.recv(&mut message) {
+                Ok(length) => told.push(String::from_utf8_lossy(&message[..length]).trim().to_owned()),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(told),
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 
     /// Asks the agent to end, and waits until it has; its kernel programs stay and keep refusing.
