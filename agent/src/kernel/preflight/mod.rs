@@ -256,13 +256,24 @@ impl Trial {
         fs::create_dir(&path)?;
         Ok(Self { path })
     }
+
+    /// A trial that did not come about may have left the cgroup of its pod.
+    fn remove(&self) -> io::Result<()> {
+        for entry in fs::read_dir(&self.path)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                fs::remove_dir(entry.path())?;
+            }
+        }
+        fs::remove_dir(&self.path)
+    }
 }
 
 impl Drop for Trial {
     fn drop(&mut self) {
         // The probe's exit reaches its cgroup a moment after it was waited for.
         for _ in 0..50 {
-            if fs::remove_dir(&self.path).is_ok() {
+            if self.remove().is_ok() {
                 return;
             }
             std::thread::sleep(Duration::from_millis(20));
@@ -274,6 +285,15 @@ impl Drop for Trial {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_trial_takes_its_pods_cgroup_with_it() {
+        let trial = Trial::new(&std::env::temp_dir()).unwrap();
+        let path = trial.path.clone();
+        fs::create_dir(path.join("pod")).unwrap();
+        drop(trial);
+        assert!(!path.exists());
+    }
 
     #[test]
     fn the_worst_status_is_the_greatest() {
