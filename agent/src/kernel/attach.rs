@@ -1,5 +1,6 @@
 //! Loads the object that the build script made, and attaches the root's programs to a cgroup.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::path::Path;
 
@@ -45,11 +46,17 @@ pub(super) fn load_object(folder: Option<&Folder>) -> Result<Ebpf, KernelError> 
         .map_err(|error| KernelError::Load(Box::new(error)))
 }
 
-/// Loads every program, attaches those of the root and pins their links in place of the older ones'.
+/// Loads every program, attaches those of the root and pins their links in place of the older ones'. Gives those that another's
+/// exclusive program keeps out.
 ///
 /// Both are attached for a moment; the programs bear running twice. Where an agent died between the steps, its
 /// unfinished pin is removed once its successor's link is attached, so at no time is there none.
-pub(super) fn attach_all(ebpf: &mut Ebpf, cgroup: &File, folder: &Folder) -> Result<(), KernelError> {
+pub(super) fn attach_all(
+    ebpf: &mut Ebpf,
+    cgroup: &File,
+    folder: &Folder,
+) -> Result<HashSet<Program>, KernelError> {
+    let mut kept_out = HashSet::new();
     for program in Program::ALL {
         match program.load(ebpf) {
             // A kernel that does not take it leaves packet sockets uncovered, which covering tells of each pod.
@@ -67,11 +74,12 @@ pub(super) fn attach_all(ebpf: &mut Ebpf, cgroup: &File, folder: &Folder) -> Res
             // once it can.
             Err(error @ KernelError::Exclusive { .. }) => {
                 tracing::error!(%error, "a kernel program is kept out: enforced pods reach no door by it, and pods that were not judged yet are open");
+                kept_out.insert(program);
             }
             Err(error) => return Err(error),
         }
     }
-    Ok(())
+    Ok(kept_out)
 }
 
 /// Takes a map out of the object.

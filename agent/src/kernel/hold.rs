@@ -3,7 +3,7 @@
 //! In come the cgroups and interfaces of enforced pods; out go pinned links that drop packets to doors, and a list of what
 //! had to be put back.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ffi::CString;
 use std::fmt;
 use std::fs::File;
@@ -28,8 +28,20 @@ pub struct Ifindex(pub u32);
 #[derive(Debug, Default)]
 pub(super) struct Held {
     pub(super) node: Option<Node>,
+    /// Programs of the root that were not attached yet: when one is at last, nobody has taken it away.
+    kept_out: HashSet<Program>,
     pods: HashMap<CgroupId, Pod>,
     interfaces: HashMap<Ifindex, CgroupId>,
+}
+
+impl Held {
+    /// Nothing yet, and these programs kept out of the root.
+    pub(super) fn new(kept_out: HashSet<Program>) -> Self {
+        Self {
+            kept_out,
+            ..Self::default()
+        }
+    }
 }
 
 /// An enforced pod's cgroup.
@@ -175,6 +187,8 @@ impl Kernel {
                 let link = program.attach(ebpf, &self.cgroup)?;
                 self.folder.pin(link, program.name(), program)
             });
+            let late = outcome.is_ok() && lock(&self.held).kept_out.remove(&program);
+            let outcome = if late { Ok(None) } else { outcome };
             note(program, program.name().to_owned(), outcome);
         }
         let (pods, interfaces) = {

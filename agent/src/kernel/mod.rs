@@ -82,7 +82,7 @@ impl Kernel {
         let cgroup = attach::open_cgroup(&config.cgroup_root)?;
         let folder = Folder::prepare(&config.bpffs)?;
         let mut ebpf = attach::load_object(Some(&folder))?;
-        attach::attach_all(&mut ebpf, &cgroup, &folder)?;
+        let kept_out = attach::attach_all(&mut ebpf, &cgroup, &folder)?;
         let doors = HashMap::try_from(attach::take_map(&mut ebpf, "DOORS")?)?;
         let classes = HashMap::try_from(attach::take_map(&mut ebpf, "CLASSES")?)?;
         let netns = HashMap::try_from(attach::take_map(&mut ebpf, "NETNS")?)?;
@@ -97,7 +97,7 @@ impl Kernel {
             bpffs: config.bpffs.clone(),
             cgroup,
             programs: Mutex::new(ebpf),
-            held: Mutex::default(),
+            held: Mutex::new(Held::new(kept_out)),
             doors: Mutex::new(doors),
             classes: Mutex::new(classes),
             netns: Mutex::new(netns),

@@ -80,7 +80,11 @@ fn while_another_is_alone_it_is_named_and_enforced_pods_are_closed() {
     drop(foreign);
     let verified = kernel.verify();
     assert!(verified.failure.is_none(), "{verified:?}");
-    assert_eq!(verified.repaired[0].program, "connect4");
+    assert_eq!(
+        verified.repaired,
+        [],
+        "nobody took away what was not attached before"
+    );
     assert_eq!(
         dial(),
         Dialled::failed("PermissionDenied"),
