@@ -466,29 +466,19 @@ fn a_pod_that_is_let_go_loses_its_open_connections(world: &mut World) -> Result<
             Ok(())
         };
         enforced(2.0)?;
-        world.admin(&[
-            "label",
-            "pod",
-            "worker",
-            "-n",
-            "agents",
-            "--overwrite",
-            "app=free",
-        ])?;
+        label(world, "app=free")?;
         enforced(1.0)?;
         client.send("ask")?;
         let after = client.line_with("answered")?;
         ensure!(after != "answered 200", "it is answered as before");
         Ok(())
     });
-    world.admin(&[
-        "label",
-        "pod",
-        "worker",
-        "-n",
-        "agents",
-        "--overwrite",
-        "app=worker",
-    ])?;
+    label(world, "app=worker")?;
     outcome
+}
+
+/// Gives the enforced pod a label.
+fn label(world: &World, label: &str) -> Result<()> {
+    world.admin(&["label", "pod", "worker", "-n", "agents", "--overwrite", label])?;
+    Ok(())
 }

@@ -92,7 +92,7 @@ pub fn attempt(kind: Kind, cgroup: &Path, address: SocketAddr) -> io::Result<Att
     // Where a socket of the pod's is made or used by somebody else, that is below the cgroup that the programs are
     // attached to too.
     if kind == Kind::Earlier {
-        join(outside(cgroup))?;
+        join(passed::outside(cgroup))?;
         let socket = tcp()?;
         join(cgroup)?;
         return connected(&socket, socket.connect(&to));
@@ -157,12 +157,12 @@ pub fn attempt(kind: Kind, cgroup: &Path, address: SocketAddr) -> io::Result<Att
         }
         Kind::Outside => {
             let socket = tcp()?;
-            join(outside(cgroup))?;
+            join(passed::outside(cgroup))?;
             connected(&socket, socket.connect(&to))
         }
         Kind::OutsideNode => {
             let socket = tcp()?;
-            join(outside(cgroup))?;
+            join(passed::outside(cgroup))?;
             match socket.connect_timeout(&to, NOTHING) {
                 Err(error) if error.kind() == ErrorKind::TimedOut => Ok(Attempt::Past),
                 outcome => connected(&socket, outcome),
@@ -217,11 +217,6 @@ pub fn attempt(kind: Kind, cgroup: &Path, address: SocketAddr) -> io::Result<Att
             sys::send_by_xdp(socket, LOOPBACK.0, &frame).map(|()| Attempt::Past)
         }),
     }
-}
-
-/// The cgroup outside the pod that the programs are attached to.
-pub(super) fn outside(pod: &Path) -> &Path {
-    pod.parent().unwrap_or(pod)
 }
 
 /// Makes a socket of a kind that the kernel may not have, and connects it.

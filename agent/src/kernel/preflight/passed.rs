@@ -18,7 +18,7 @@ use socket2::{Domain, Socket, Type};
 /// # Errors
 /// When the cgroup cannot be joined, and when nobody takes the socket.
 pub fn give(pod: &Path, to: impl AsFd) -> io::Result<()> {
-    fs::write(super::attempt::outside(pod).join("cgroup.procs"), "0")?;
+    fs::write(outside(pod).join("cgroup.procs"), "0")?;
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
@@ -26,6 +26,11 @@ pub fn give(pod: &Path, to: impl AsFd) -> io::Result<()> {
     control.push(SendAncillaryMessage::ScmRights(&rights));
     sendmsg(to, &[IoSlice::new(b"s")], &mut control, SendFlags::NOSIGNAL)?;
     Ok(())
+}
+
+/// The cgroup outside the pod that the programs are attached to.
+pub(super) fn outside(pod: &Path) -> &Path {
+    pod.parent().unwrap_or(pod)
 }
 
 /// Takes the socket that was given.
