@@ -104,7 +104,9 @@ pub(super) async fn doors(
                 tending.doors_changed();
                 metrics.doors(now.redirect.len(), now.refuse.len(), now.left_out);
                 if now.whole {
-                    ready = None;
+                    if let Some(ready) = ready.take() {
+                        ready.ready();
+                    }
                     start.in_force.send_replace(true);
                 }
                 let changed = tokio::select! {
