@@ -161,10 +161,10 @@ impl Kernel {
     }
 
     /// Looks at every link, and puts back what is not as it was left; what the kernel was told of the node is told again.
-    /// Interfaces that are gone are forgotten, for a pod may have a new one with each of its sandboxes; links of pods that are gone
-    /// are left to [`Self::release`]; a pod that is not enforced any more, nor
-    /// about to be, is released here: an attempt that took too long may have attached to it after it was given up. What
-    /// cannot be looked at or put back keeps nobody else from being.
+    /// Interfaces that are gone are forgotten, for a pod may have a new one with each of its sandboxes; links of pods that are
+    /// gone are left to [`Self::release`]; a pod that is not enforced any more, nor about to be, is released here: an attempt
+    /// that took too long may have attached to it after it was given up. What cannot be looked at or put back keeps nobody
+    /// else from being.
     pub fn verify(&self) -> Verified {
         let mut repaired = Vec::new();
         let mut failure = self
