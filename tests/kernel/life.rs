@@ -587,7 +587,6 @@ fn a_link_that_is_taken_away_comes_back(world: &mut World) -> Result<()> {
 
 fn its_supervisor_hears_that_it_is_at_work(world: &mut World) -> Result<()> {
     world.agent.stop()?;
-    world.agent.told_supervisor()?;
     world.agent.restart()?;
     let told = world.agent.told_supervisor()?;
     ensure!(told == ["READY=1"], "told: {told:?}");

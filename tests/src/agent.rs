@@ -239,6 +239,8 @@ impl Agent {
     }
 
     fn spawn(&self) -> Result<Child> {
+        // The kernel holds a dozen messages that nobody reads.
+        self.told_supervisor()?;
         let log = OpenOptions::new()
             .create(true)
             .append(true)
@@ -326,7 +328,7 @@ impl Agent {
         Ok(())
     }
 
-    /// What its supervisor was told since the last call.
+    /// What its supervisor was told since the last call, or since the last process was started.
     ///
     /// # Errors
     /// The socket fails.

@@ -16,9 +16,12 @@ pub async fn stop() -> std::io::Result<&'static str> {
     })
 }
 
-/// Tells a supervisor that asked for it (sd_notify(3), `NOTIFY_SOCKET`) that what waits for the process may start.
+/// Tells a supervisor that asked for it (sd_notify(3), `NOTIFY_SOCKET`) that what waits for the process may start. In a thread
+/// that nothing waits for: one that does not read its socket must not hold up the agent.
 pub fn at_work() {
-    if let Err(error) = sd_notify::notify(&[NotifyState::Ready]) {
-        tracing::warn!(%error, "the supervisor cannot be told that the agent is at work");
-    }
+    std::thread::spawn(|| {
+        if let Err(error) = sd_notify::notify(&[NotifyState::Ready]) {
+            tracing::warn!(%error, "the supervisor cannot be told that the agent is at work");
+        }
+    });
 }
