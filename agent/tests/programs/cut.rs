@@ -220,7 +220,13 @@ fn in_a_shared_namespace_only_the_pods_own_connections_end() {
         (pods.send("3"), others.send("4")),
         ("broken".into(), "sent".into())
     );
-    assert_eq!(drain(&told), [Seen::End, Seen::Bytes(b"4\n".to_vec())]);
+    // Each connection's server tells for itself, in no order.
+    let seen = drain(&told);
+    let other = Seen::Bytes(b"4\n".to_vec());
+    assert!(
+        seen.len() == 2 && seen.contains(&Seen::End) && seen.contains(&other),
+        "{seen:?}"
+    );
 }
 
 /// Moves an interface of this thread's namespace; `ip` wants a process in the other one.
