@@ -213,6 +213,7 @@ impl App {
         if cut > 0 {
             tracing::warn!(connections = cut, "cut after the drain time");
         }
+        ending.write_refusals().await;
         tasks.shutdown().await;
         audit
             .flush()
@@ -422,7 +423,16 @@ impl App {
                 )
                 .boxed(),
             ),
-            ("refusals", refusals::records(to_write, self.audit).boxed()),
+            (
+                "refusals",
+                refusals::records(
+                    to_write,
+                    self.audit,
+                    ending.served.clone(),
+                    ending.written.clone(),
+                )
+                .boxed(),
+            ),
             (
                 "connections",
                 watchers::connections(
@@ -484,6 +494,10 @@ struct Ending {
     /// What was accepted is with the drain.
     handed_on: CancellationToken,
     drain: Drain,
+    /// Nothing is served any more, so that nothing more is refused.
+    served: CancellationToken,
+    /// The refusals are with the audit log.
+    written: CancellationToken,
 }
 
 impl Ending {
@@ -496,6 +510,14 @@ impl Ending {
         self.last.cancel();
         if timeout(STOP_LIMIT, self.handed_on.cancelled()).await.is_err() {
             tracing::warn!("connections that were just accepted are not served in time");
+        }
+    }
+
+    /// Waits until the refusals that are known are with the audit log.
+    async fn write_refusals(&self) {
+        self.served.cancel();
+        if timeout(STOP_LIMIT, self.written.cancelled()).await.is_err() {
+            tracing::warn!("the last refused connections are not written down in time");
         }
     }
 }

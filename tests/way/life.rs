@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use serde_json::Value;
 
 use crate::Test;
 use crate::world::World;
@@ -133,16 +134,24 @@ fn killed_it_is_closed_and_restarted_it_works(world: &mut World) -> Result<()> {
         .map(drop)
 }
 
+/// Watches that are open when the agent is told to stop; enough that one that is forgotten shows.
+const WATCHES: usize = 400;
+
 fn stopped_it_is_closed_too(world: &mut World) -> Result<()> {
     let picket = world.picket_log();
+    let count = WATCHES.to_string();
+    let argv = ["picket-test-client", "watches", "lab", "tick", "--count", &count];
+    let many = Running::start(&world.cluster.kubectl_client(), "agents", "worker", &argv)?;
+    many.line_with("open")?;
     let watching = world.start_worker("kubectl get configmap tick -n lab --watch -o name")?;
     watching.line_with("tick")?;
     // kubectl shows what it has read before it asks to watch.
-    let started = picket.wait("the watch's start", |record| {
-        record["verb"] == "watch" && record["stage"] == "ResponseStarted"
-    })?;
+    let watches =
+        |stage: &'static str| move |record: &Value| record["verb"] == "watch" && record["stage"] == stage;
+    until(|| Ok((picket.all(watches("ResponseStarted"))?.len() > WATCHES).then_some(())))?;
     let status = world.agent.stop()?;
     let dialled = dial(world, "worker");
+    let ended = picket.all(watches("ResponseComplete"))?.len();
     world.agent.restart()?;
     ensure!(status.success(), "it ended with {status}");
     let dialled = dialled?;
@@ -150,9 +159,11 @@ fn stopped_it_is_closed_too(world: &mut World) -> Result<()> {
         dialled.iter().all(|&code| code == REFUSED),
         "after the stop a dial gives {dialled:?}"
     );
-    picket.wait("the watch's end", |record| {
-        record["auditID"] == started["auditID"] && record["stage"] == "ResponseComplete"
-    })?;
+    ensure!(
+        ended == WATCHES + 1,
+        "{ended} of {} watches have a record of their end",
+        WATCHES + 1
+    );
     world.worker(GET_SEED)?.good().map(drop)
 }
 

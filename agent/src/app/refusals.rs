@@ -38,30 +38,41 @@ pub(super) fn tell(refusals: &mpsc::Sender<Connection>, metrics: &Metrics, conne
     }
 }
 
-/// Writes refusals down, a few of each kind and second as they are and the others as a count.
-pub(super) async fn records(mut refusals: mpsc::Receiver<Connection>, audit: AuditLog) {
+/// Writes refusals down, a few of each kind and second as they are and the others as a count. Once `last` has fired, what waits
+/// is written, and then `done` fires.
+pub(super) async fn records(
+    mut refusals: mpsc::Receiver<Connection>,
+    audit: AuditLog,
+    last: CancellationToken,
+    done: CancellationToken,
+) {
     let mut fold: Fold<Key, Connection> = Fold::default();
     let mut tick = tokio::time::interval(INTERVAL);
     loop {
         tokio::select! {
+            () = last.cancelled(), if !refusals.is_closed() => refusals.close(),
             refusal = refusals.recv() => {
-                let Some(connection) = refusal else {
-                    // All senders are gone: the agent is stopping.
-                    break;
-                };
+                let Some(connection) = refusal else { break };
                 if let Some(connection) = fold.take(key(&connection), connection) {
                     write(&audit, connection).await;
                 }
             }
-            _ = tick.tick() => {
-                for (mut connection, more) in fold.tick() {
-                    connection.message = format!("{} ({more} alike within a second, folded into this record)", connection.message);
-                    write(&audit, connection).await;
-                }
-            }
+            _ = tick.tick() => write_folded(&mut fold, &audit).await,
         }
     }
+    write_folded(&mut fold, &audit).await;
+    done.cancel();
     std::future::pending::<()>().await;
+}
+
+async fn write_folded(fold: &mut Fold<Key, Connection>, audit: &AuditLog) {
+    for (mut connection, more) in fold.tick() {
+        connection.message = format!(
+            "{} ({more} alike within a second, folded into this record)",
+            connection.message
+        );
+        write(audit, connection).await;
+    }
 }
 
 async fn write(audit: &AuditLog, connection: Connection) {
@@ -330,6 +341,7 @@ fn protocol(number: u32) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::audit::AuditConfig;
 
     #[test]
     fn what_pods_dial_has_few_names() {
@@ -348,6 +360,33 @@ mod tests {
         ] {
             assert_eq!(door(address.parse().unwrap(), &doors), name, "{address}");
         }
+    }
+
+    #[tokio::test]
+    async fn what_waits_when_the_agent_ends_is_written() {
+        let file = std::env::temp_dir().join(format!("picket-refusals-{}.jsonl", std::process::id()));
+        let config = AuditConfig {
+            file: Some(file.clone()),
+            ..AuditConfig::default()
+        };
+        let audit = AuditLog::open(&config, None).unwrap();
+        let (sender, refusals) = mpsc::channel(WAITING);
+        for _ in 0..15 {
+            sender.try_send(Connection::default()).unwrap();
+        }
+        let (last, done) = (CancellationToken::new(), CancellationToken::new());
+        last.cancel();
+        let writing = tokio::spawn(records(refusals, audit.clone(), last, done.clone()));
+        done.cancelled().await;
+        audit.flush().await.unwrap();
+        let text = std::fs::read_to_string(&file).unwrap();
+        writing.abort();
+        let _ = std::fs::remove_file(&file);
+        let folded = text.lines().last().unwrap();
+        assert!(
+            text.lines().count() == 11 && folded.contains("(5 alike"),
+            "{text}"
+        );
     }
 
     #[test]

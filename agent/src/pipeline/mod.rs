@@ -19,7 +19,7 @@ use http::{HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use jiff::Timestamp;
 use picket_policy::{Decision, Finding, KubeRequest, Permit, Target, Verb};
 use rustls::ServerConfig;
@@ -27,7 +27,7 @@ use rustls::ServerConfig;
 use crate::audit::{self, AuditLog, EndReason, ObjectRef, Record, User};
 use crate::listener::Accepted;
 use crate::reject::{Rejection, warning_value};
-use crate::runtime::drain::Drain;
+use crate::runtime::drain::{Drain, Parts};
 use crate::store::Store;
 use crate::tls::{self, Certificates, TlsError};
 use crate::upstream::{ResponseBody, UpgradeProtocol, Upstream, upgrade_asked};
@@ -135,6 +135,7 @@ impl Pipeline {
             }
         };
         let http2 = session.get_ref().1.alpn_protocol() == Some(b"h2");
+        let streams = self.drain.parts();
         let (drain, left) = (self.drain.finishing(), connection.left());
         let finishing = {
             let (drain, left) = (drain.clone(), left.clone());
@@ -163,7 +164,7 @@ impl Pipeline {
         });
         let io = TokioIo::new(session);
         let outcome = if http2 {
-            let mut serving = pin!(http2_builder().serve_connection(io, service));
+            let mut serving = pin!(http2_builder(streams).serve_connection(io, service));
             tokio::select! {
                 outcome = serving.as_mut() => outcome,
                 () = finishing => {
@@ -425,8 +426,8 @@ fn http1_builder() -> http1::Builder {
     builder
 }
 
-fn http2_builder() -> http2::Builder<TokioExecutor> {
-    let mut builder = http2::Builder::new(TokioExecutor::new());
+fn http2_builder(streams: Parts) -> http2::Builder<Parts> {
+    let mut builder = http2::Builder::new(streams);
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(CLIENT_STREAMS)

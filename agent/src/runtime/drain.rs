@@ -5,13 +5,19 @@
 use std::future::Future;
 use std::time::Duration;
 
+use hyper::rt::Executor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+/// How long the parts of connections that were cut may take to notice. They are woken at once, so this is for a node that has
+/// no time for them; what they leave unwritten then is lost.
+const PARTS_LIMIT: Duration = Duration::from_secs(5);
 
 /// The connections being served, and the two signals that end them; cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Drain {
     tracker: TaskTracker,
+    parts: Parts,
     finish: CancellationToken,
     cut: CancellationToken,
 }
@@ -34,6 +40,12 @@ impl Drain {
         });
     }
 
+    /// Runs the parts of the connections that are served, to be waited for too.
+    #[must_use]
+    pub fn parts(&self) -> Parts {
+        self.parts.clone()
+    }
+
     /// The connections open now.
     #[must_use]
     pub fn open(&self) -> usize {
@@ -44,13 +56,37 @@ impl Drain {
     pub async fn drain(&self, limit: Duration) -> usize {
         self.finish.cancel();
         self.tracker.close();
-        if tokio::time::timeout(limit, self.tracker.wait()).await.is_ok() {
-            return 0;
-        }
-        let left = self.tracker.len();
-        self.cut.cancel();
-        self.tracker.wait().await;
+        let left = match tokio::time::timeout(limit, self.tracker.wait()).await {
+            Ok(()) => 0,
+            Err(_) => {
+                let left = self.tracker.len();
+                self.cut.cancel();
+                self.tracker.wait().await;
+                left
+            }
+        };
+        self.parts.end().await;
         left
+    }
+}
+
+/// Tasks that belong to connections: hyper serves each HTTP/2 stream in one, which ends by itself once its connection has, but
+/// a moment later. The audit record of a stream's request ends with its task, so the process must not end before.
+#[derive(Debug, Clone, Default)]
+pub struct Parts(TaskTracker);
+
+impl Parts {
+    async fn end(&self) {
+        self.0.close();
+        if tokio::time::timeout(PARTS_LIMIT, self.0.wait()).await.is_err() {
+            tracing::warn!(parts = self.0.len(), "parts of connections do not end in time");
+        }
+    }
+}
+
+impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Parts {
+    fn execute(&self, part: F) {
+        self.0.spawn(part);
     }
 }
 
@@ -67,5 +103,23 @@ mod tests {
         assert_eq!(drain.open(), 2);
         assert_eq!(drain.drain(Duration::from_millis(50)).await, 1);
         assert_eq!(drain.open(), 0);
+    }
+
+    #[tokio::test]
+    async fn waits_for_the_parts_of_a_connection_that_was_cut() {
+        let drain = Drain::default();
+        let (connection, ends) = tokio::sync::oneshot::channel::<()>();
+        let (noticed, mut notices) = tokio::sync::oneshot::channel();
+        drain.parts().execute(async move {
+            let _cut = ends.await;
+            tokio::task::yield_now().await;
+            noticed.send(()).unwrap();
+        });
+        drain.serve(async move {
+            let _held = connection;
+            std::future::pending().await
+        });
+        assert_eq!(drain.drain(Duration::from_millis(50)).await, 1);
+        assert!(notices.try_recv().is_ok());
     }
 }
