@@ -275,6 +275,7 @@ impl App {
             cgroup_root: self.cgroup_root,
             kubeconfig: self.config.cluster.kubeconfig.clone(),
             selection,
+            static_pods: self.config.enforce.static_pods,
             doors,
             known,
             redirected,

@@ -149,6 +149,8 @@ pub struct Enforce {
     pub match_labels: BTreeMap<String, String>,
     /// What becomes of pods that no agent has judged yet while none runs: doors are `closed` to them, or `open`.
     pub unknown_pods: Unknown,
+    /// What becomes of static pods that the API server has not told of, while an agent runs.
+    pub static_pods: Unknown,
 }
 
 /// Where audit records go.

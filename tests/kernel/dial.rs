@@ -148,8 +148,18 @@ pub(crate) struct NewPod(PathBuf);
 impl NewPod {
     pub(crate) fn new(world: &World) -> Result<Self> {
         let uid = fs::read_to_string("/proc/sys/kernel/random/uuid")?;
+        Self::called(world, uid.trim())
+    }
+
+    /// One whose cgroup looks like a static pod's.
+    pub(crate) fn of_manifest(world: &World) -> Result<Self> {
+        let uid = fs::read_to_string("/proc/sys/kernel/random/uuid")?;
+        Self::called(world, &uid.trim().replace('-', ""))
+    }
+
+    fn called(world: &World, uid: &str) -> Result<Self> {
         let kubepods = world.cluster.node().cgroup.join("kubepods/besteffort");
-        let pod = Self(kubepods.join(format!("pod{}/{:064x}", uid.trim(), 1)));
+        let pod = Self(kubepods.join(format!("pod{uid}/{:064x}", 1)));
         fs::create_dir_all(&pod.0).with_context(|| format!("make {}", pod.0.display()))?;
         Ok(pod)
     }

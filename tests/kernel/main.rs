@@ -17,6 +17,7 @@ mod metrics;
 mod names;
 mod pods;
 mod sockets;
+mod statics;
 mod target;
 mod world;
 
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         ("first", first::TESTS),
         ("doors", doors::TESTS),
         ("pods", pods::TESTS),
+        ("statics", statics::TESTS),
         ("metrics", metrics::TESTS),
         // Last: what they do to the agent would show in the others if it went wrong.
         ("away", away::TESTS),

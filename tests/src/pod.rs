@@ -50,7 +50,8 @@ impl RealPod {
     /// There is none, or it has no process.
     pub fn find(cluster: &Cluster, namespace: &str, name: &str) -> Result<Self> {
         let client = cluster.kubectl_client();
-        let wanted = "jsonpath={.metadata.uid}\n{.status.qosClass}\n{.spec.nodeName}\n{.status.podIP}\n{.spec.containers[0].name}";
+        let wanted = "jsonpath={.metadata.uid}\n{.status.qosClass}\n{.spec.nodeName}\n{.status.podIP}\n{.spec.containers[0].name}\n\
+                      {.metadata.annotations.kubernetes\\.io/config\\.mirror}";
         let shown = client.run(&["get", "pod", "-n", namespace, name, "-o", wanted], None)?;
         let mut lines = shown.lines().map(str::to_owned);
         let mut next = || {
@@ -59,6 +60,8 @@ impl RealPod {
                 .with_context(|| format!("pod {namespace}/{name} has not started"))
         };
         let (uid, qos, node, address, container) = (next()?, next()?, next()?, next()?, next()?);
+        // A static pod's cgroup carries the hash of its manifest, which its mirror in the API tells.
+        let manifest = next().ok().filter(|hash| !hash.is_empty());
         let home = cluster.nodes().iter().find(|candidate| candidate.name == node);
         let home = home.with_context(|| format!("pod {namespace}/{name} is on no node of this cluster"))?;
         let class = if qos == "Guaranteed" {
@@ -66,7 +69,8 @@ impl RealPod {
         } else {
             format!("{}/", qos.to_lowercase())
         };
-        let cgroup = home.cgroup.join(format!("kubepods/{class}pod{uid}"));
+        let of_cgroup = manifest.as_ref().unwrap_or(&uid);
+        let cgroup = home.cgroup.join(format!("kubepods/{class}pod{of_cgroup}"));
         let pid = cgroup::processes(&cgroup).first().copied();
         let pid = pid.with_context(|| format!("no process in {}", cgroup.display()))?;
         let netns = PathBuf::from(format!("/proc/{pid}/ns/net"));

@@ -302,6 +302,7 @@ pub(super) async fn gauges(
         let pods = *status.borrow();
         metrics.pods("enforced", pods.enforced);
         metrics.pods("exempt", pods.exempt);
+        metrics.pods("presumed", pods.presumed);
         metrics.pods("pending", pods.pending);
         metrics.pods("uncovered", pods.uncovered);
         metrics.pods("unseen", pods.unseen);

@@ -164,7 +164,7 @@ fn enforce(reader: &mut Reader, top: &Fields<'_>) -> Option<Enforce> {
         reader,
         top,
         "enforce",
-        &["namespaces", "matchLabels", "unknownPods"],
+        &["namespaces", "matchLabels", "unknownPods", "staticPods"],
     )?;
     let written = |name| match fields.get(name).map(|node| &node.value) {
         Some(Value::List(items)) => !items.is_empty(),
@@ -179,13 +179,16 @@ fn enforce(reader: &mut Reader, top: &Fields<'_>) -> Option<Enforce> {
         );
     }
     let words = [("closed", Unknown::Closed), ("open", Unknown::Open)];
-    let unknown_pods = fields
-        .get("unknownPods")
-        .and_then(|node| reader.choice(node, "enforce.unknownPods", &words));
+    let mut word = |name| {
+        let node = fields.get(name)?;
+        reader.choice(node, &fields.path(name), &words)
+    };
+    let (unknown_pods, static_pods) = (word("unknownPods"), word("staticPods"));
     Some(Enforce {
         namespaces: namespaces(reader, &fields),
         match_labels: labels(reader, &fields),
         unknown_pods: unknown_pods.unwrap_or_default(),
+        static_pods: static_pods.unwrap_or_default(),
     })
 }
 

@@ -36,6 +36,7 @@ fn reads_a_small_file_and_fills_in_defaults() {
     assert_eq!(config.kernel.cgroup_root, None);
     assert_eq!(config.shutdown.drain_seconds, 20);
     assert_eq!(config.enforce.unknown_pods, Unknown::Closed);
+    assert_eq!(config.enforce.static_pods, Unknown::Closed);
     assert_eq!(config.audit.file, Path::new(audit::DEFAULT_FILE));
     assert_eq!(config.log, LogConfig::default());
 }
@@ -48,7 +49,7 @@ cluster: {kubeconfig: /k}
 upstream: {server: 'https://api.example', caFile: /ca, clientCertificateFile: /crt, clientKeyFile: /key}
 tls: {caCertificateFile: /c, caKeyFile: /y, extraNames: [api.example]}
 kernel: {cgroupRoot: /g, bpffs: /b}
-enforce: {namespaces: [a, b], matchLabels: {app: agent, x: ''}, unknownPods: open}
+enforce: {namespaces: [a, b], matchLabels: {app: agent, x: ''}, unknownPods: open, staticPods: open}
 doors: [192.0.2.1:6443, API.example:443]
 refuse: ['[fd00::1]:80']
 allow: ['[::ffff:169.254.169.254]:80']
@@ -82,6 +83,7 @@ shutdown: {drainSeconds: 0}
     ];
     assert_eq!(config.enforce.match_labels, labels.into());
     assert_eq!(config.enforce.unknown_pods, Unknown::Open);
+    assert_eq!(config.enforce.static_pods, Unknown::Open);
     assert_eq!(shown(&config.doors), ["192.0.2.1:6443", "api.example:444"]);
     assert_eq!(shown(&config.refuse), ["[fd00::1]:80"]);
     assert_eq!(config.allow, ["169.254.169.254:80".parse().unwrap()]);

@@ -391,7 +391,7 @@ impl Metrics {
             .set(since_epoch.as_secs_f64());
     }
 
-    /// How many pods on this node are of `class` (`enforced`, `exempt`, `pending`, `uncovered`).
+    /// How many pods on this node are of `class` (`enforced`, `exempt` and among these `presumed`, `pending`, `uncovered`, `unseen`).
     pub fn pods(&self, class: &'static str, count: usize) {
         self.pods
             .get_or_create(&ClassLabel { class })

@@ -7,6 +7,7 @@
 //! [`reconcile`] makes of both what the enforcer is told.
 
 pub mod api;
+mod attempt;
 pub mod cgroup;
 pub mod doors;
 pub mod enforce;
@@ -17,6 +18,7 @@ mod pod;
 pub mod reconcile;
 mod rest;
 pub mod selection;
+mod slot;
 pub mod strays;
 #[cfg(test)]
 mod testing;
@@ -40,7 +42,7 @@ pub use pod::{Pod, PodUid};
 pub use reconcile::{Judged, Status};
 pub use selection::Selection;
 
-use crate::kernel::CgroupId;
+use crate::kernel::{CgroupId, Unknown};
 
 /// What this part is told of the node.
 #[derive(Clone)]
@@ -53,6 +55,8 @@ pub struct WorkloadConfig {
     pub kubeconfig: PathBuf,
     /// Which pods are enforced.
     pub selection: Selection,
+    /// What becomes of static pods that the API server has not told of.
+    pub static_pods: Unknown,
     /// Which addresses are doors besides those that the cluster names.
     pub doors: DoorsConfig,
     /// The cgroups that the kernel has a class for already, from an agent before this one.
@@ -119,6 +123,7 @@ pub async fn start<E: Enforcer>(
     told.redirect.extend(Target::of_url(&connector.server().await?));
     let (doors, finder) = doors::start(told, doors::Surroundings::machine());
     let mut reconciler = reconcile::Reconciler::new(enforcer, config.selection, find, own, config.known)
+        .static_pods(config.static_pods)
         .redirected(config.redirected)
         .rests(config.rest)
         .tells(config.judged);

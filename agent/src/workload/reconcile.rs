@@ -5,7 +5,8 @@
 //!
 //! What should be: the folders of all pods are closed to the doors, so that a pod nobody judged yet is closed; a pod
 //! that the selection names is enforced as soon as its network namespace is there, or at once where it shares the node's;
-//! every other pod of the API server is exempt; a pod that the API server does not know is closed.
+//! every other pod of the API server is exempt; a pod that the API server does not know is closed, unless it is a static one
+//! and the operator leaves those alone.
 //!
 //! An enforced pod is looked after once it is enforced, once more soon after, and now and then: what it had open before is
 //! cut in the first two, the interfaces that its packets come out of are covered, and its class is told again.
@@ -13,54 +14,24 @@
 //! Each pod is brought there by itself: one that fails is tried again later and holds nobody up.
 
 use std::collections::{BTreeSet, HashMap};
-use std::mem::{Discriminant, discriminant};
-use std::path::{Path, PathBuf};
+use std::mem::discriminant;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::api::{NodePod, PodMap};
-use super::cgroup::{PodGroup, Scan};
-use super::enforce::{EnforceError, Enforcement, Enforcer, Home, Tended};
+use super::Selection;
+use super::api::PodMap;
+use super::attempt::{FindNetns, Outcome, attempt};
+use super::cgroup::Scan;
+use super::enforce::Enforcer;
 use super::names::Names;
-use super::netns::{Netns, NetnsError, NetnsId};
 use super::rest::Rest;
-use super::{Pod, Selection};
-use crate::kernel::CgroupId;
-
-/// Pauses while a namespace is not there: short at first, since a sandbox has its own within milliseconds.
-const NETNS_PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(500));
-
-/// Pauses after a failure.
-const FAILURE_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
-
-/// How long one attempt may take; opening a listener takes milliseconds.
-const ATTEMPT_LIMIT: Duration = Duration::from_secs(5);
-
-/// How often an enforced pod is looked after again though nothing changed in its cgroup.
-const CHECK_EVERY: Duration = Duration::from_secs(30);
-
-/// When an enforced pod is looked after for the second time: a connect that was on its way when the first look listed the
-/// sockets has ended by then, and the five seconds in which older connections must end have not.
-const CHECK_AGAIN: Duration = Duration::from_secs(3);
-
-/// When enforced pods are looked after.
-#[derive(Debug, Clone, Copy)]
-struct Pace {
-    again: Duration,
-    every: Duration,
-}
-
-/// How many of an enforced pod's first looks cut its connections.
-const CUTS: u32 = 2;
-
-/// Finds the network namespace of the pod with this cgroup.
-pub type FindNetns = Arc<dyn Fn(&Path) -> Result<Netns, NetnsError> + Send + Sync>;
+use super::slot::{Applied, FAILURE_PAUSE, NETNS_PAUSE, Pace, Slot, Wanted, wanted};
+use crate::kernel::{CgroupId, Unknown};
 
 /// Told how long a new pod took until it was enforced or left alone.
 pub type Judged = Arc<dyn Fn(Duration) + Send + Sync>;
@@ -74,6 +45,8 @@ pub struct Status {
     pub enforced: usize,
     /// Pods left alone.
     pub exempt: usize,
+    /// Those of them that are static and that the API server has not told of: nobody knows whether they should be.
+    pub presumed: usize,
     /// Pods that are closed until they can be judged or enforced.
     pub pending: usize,
     /// Enforced pods whose packets come out where nothing drops those that pass no socket's hook: pods that share the
@@ -86,77 +59,6 @@ pub struct Status {
     pub failures: u64,
 }
 
-/// What is in force for a pod.
-enum Applied<H> {
-    /// Nothing of its own: the folder of all pods stands for it.
-    Nothing,
-    /// Something that this agent did not put there, or put there in part.
-    Unknown,
-    /// A redirect that this agent did not put there: closed but for a listener, whoever's it is.
-    Redirected,
-    /// Closed.
-    Closed,
-    /// Exempt.
-    Exempt,
-    /// Enforced.
-    Enforced {
-        /// The listener; held because dropping it ends it.
-        _handle: H,
-        /// The namespace of its own that it is served in.
-        own: Option<NetnsId>,
-        pod: Arc<ArcSwap<Pod>>,
-        /// When the next look is due, and how many there were.
-        check: Instant,
-        looks: u32,
-        /// What the last one found.
-        covered: Option<bool>,
-    },
-}
-
-/// What should be in force for a pod.
-enum Wanted {
-    /// The API server has not told its pods: leave all as it is.
-    Same,
-    Closed,
-    Exempt,
-    Enforced(Arc<NodePod>),
-}
-
-/// One pod's cgroup.
-struct Slot<H> {
-    found: PodGroup,
-    applied: Applied<H>,
-    /// An attempt is under way.
-    busy: bool,
-    /// The cgroup vanished while an attempt was under way.
-    gone: bool,
-    /// Something about the cgroup changed since the namespace was looked at.
-    stale: bool,
-    /// Attempts in a row without success, and when the next is due.
-    tries: u32,
-    due: Option<Instant>,
-    /// What was last aimed at; a new aim does not wait for the pause that an old one's failure set.
-    aim: Discriminant<Wanted>,
-    /// When the cgroup was first seen, until its pod is enforced or left alone; not for those that were before.
-    since: Option<Instant>,
-}
-
-/// How an attempt ended.
-enum Outcome<H> {
-    /// It is served already where it should be; how the look after it ended.
-    Same(Result<Tended, String>),
-    /// A listener serves it.
-    Served {
-        handle: H,
-        own: Option<NetnsId>,
-        pod: Arc<ArcSwap<Pod>>,
-    },
-    /// There is no namespace yet.
-    NotYet,
-    /// It failed; what the kernel holds may have changed.
-    Failed(String),
-}
-
 /// Brings what is in force to what should be.
 pub struct Reconciler<E: Enforcer> {
     enforcer: Arc<E>,
@@ -164,6 +66,8 @@ pub struct Reconciler<E: Enforcer> {
     find: FindNetns,
     /// The agent's own pod, which is always exempt.
     own: Option<CgroupId>,
+    /// What becomes of static pods that the API server has not told of.
+    static_pods: Unknown,
     slots: HashMap<CgroupId, Slot<E::Handle>>,
     /// Folders of all pods, and whether each is closed.
     roots: HashMap<CgroupId, bool>,
@@ -198,6 +102,7 @@ impl<E: Enforcer> Reconciler<E> {
             selection,
             find,
             own,
+            static_pods: Unknown::default(),
             slots: HashMap::new(),
             roots: HashMap::new(),
             forget: BTreeSet::new(),
@@ -206,10 +111,7 @@ impl<E: Enforcer> Reconciler<E> {
             rest: Rest::default(),
             judged: Arc::new(drop),
             names: Arc::default(),
-            pace: Pace {
-                again: CHECK_AGAIN,
-                every: CHECK_EVERY,
-            },
+            pace: Pace::default(),
             attempts: JoinSet::new(),
             status: watch::Sender::new(Status::default()),
             failures: 0,
@@ -221,6 +123,13 @@ impl<E: Enforcer> Reconciler<E> {
     #[must_use]
     pub fn redirected(mut self, cgroups: BTreeSet<CgroupId>) -> Self {
         self.redirected = cgroups;
+        self
+    }
+
+    /// Says what becomes of static pods that the API server has not told of: closed unless this is said.
+    #[must_use]
+    pub fn static_pods(mut self, unknown: Unknown) -> Self {
+        self.static_pods = unknown;
         self
     }
 
@@ -333,21 +242,7 @@ impl<E: Enforcer> Reconciler<E> {
             let id = found.group.id;
             let inherited = self.known.remove(&id);
             let redirected = self.redirected.remove(&id);
-            let slot = self.slots.entry(id).or_insert_with(|| Slot {
-                found: found.clone(),
-                applied: match (inherited, redirected) {
-                    (true, true) => Applied::Redirected,
-                    (true, false) => Applied::Unknown,
-                    (false, _) => Applied::Nothing,
-                },
-                busy: false,
-                gone: false,
-                stale: false,
-                tries: 0,
-                due: None,
-                aim: discriminant(&Wanted::Same),
-                since: (!inherited).then(Instant::now),
-            });
+            let slot = (self.slots.entry(id)).or_insert_with(|| Slot::new(found, inherited, redirected));
             if slot.found != *found {
                 // A new container, perhaps a new sandbox with another namespace.
                 slot.found = found.clone();
@@ -397,7 +292,10 @@ impl<E: Enforcer> Reconciler<E> {
             }
         });
         for (id, slot) in self.slots.iter_mut().filter(|(_, slot)| !slot.busy) {
-            let wanted = wanted(*id, slot, pods, self.own, &self.selection);
+            let wanted = match self.own {
+                Some(own) if own == *id => Wanted::Exempt,
+                _ => wanted(slot, pods, &self.selection, self.static_pods),
+            };
             if slot.aim != discriminant(&wanted) {
                 slot.aim = discriminant(&wanted);
                 slot.tries = 0;
@@ -410,7 +308,7 @@ impl<E: Enforcer> Reconciler<E> {
             match slot.step(*id, &wanted, &*self.enforcer, now) {
                 Ok(None) => {
                     slot.due = None;
-                    if matches!(slot.applied, Applied::Exempt)
+                    if matches!(slot.applied, Applied::Exempt | Applied::Presumed)
                         && let Some(since) = slot.since.take()
                     {
                         (self.judged)(since.elapsed());
@@ -419,7 +317,7 @@ impl<E: Enforcer> Reconciler<E> {
                 Ok(Some(pod)) => {
                     slot.busy = true;
                     slot.stale = false;
-                    let attempt = attempt(self.enforcer.clone(), self.find.clone(), slot, pod);
+                    let attempt = attempt(Arc::clone(&self.enforcer), Arc::clone(&self.find), slot, pod);
                     let id = *id;
                     self.attempts.spawn(async move { (id, attempt.await) });
                 }
@@ -513,6 +411,10 @@ impl<E: Enforcer> Reconciler<E> {
                     status.uncovered += usize::from(*covered == Some(false));
                 }
                 Applied::Exempt => status.exempt += 1,
+                Applied::Presumed => {
+                    status.exempt += 1;
+                    status.presumed += 1;
+                }
                 Applied::Closed | Applied::Nothing | Applied::Unknown | Applied::Redirected => {
                     status.pending += 1;
                     // Waiting for a sandbox counts as judged; a first attempt that has not ended does not.
@@ -535,189 +437,6 @@ impl<E: Enforcer> Reconciler<E> {
             *last = status;
             changed
         });
-    }
-}
-
-fn wanted<H>(
-    id: CgroupId,
-    slot: &Slot<H>,
-    pods: Option<&PodMap>,
-    own: Option<CgroupId>,
-    selection: &Selection,
-) -> Wanted {
-    if own == Some(id) {
-        return Wanted::Exempt;
-    }
-    let Some(pods) = pods else {
-        return Wanted::Same;
-    };
-    let Some(known) = pods.get(&slot.found.uid) else {
-        return Wanted::Closed;
-    };
-    if selection.enforces(&known.pod) {
-        Wanted::Enforced(known.clone())
-    } else {
-        Wanted::Exempt
-    }
-}
-
-impl<H> Slot<H> {
-    /// Does at once what can be done at once; hands back the pod where an attempt to enforce it is due.
-    fn step<E: Enforcer<Handle = H>>(
-        &mut self,
-        id: CgroupId,
-        wanted: &Wanted,
-        enforcer: &E,
-        now: Instant,
-    ) -> Result<Option<Arc<NodePod>>, EnforceError> {
-        match wanted {
-            Wanted::Same => {}
-            Wanted::Exempt => {
-                if !matches!(self.applied, Applied::Exempt) {
-                    enforcer.exempt(id)?;
-                    self.settle(Applied::Exempt);
-                }
-            }
-            Wanted::Closed => {
-                if !matches!(self.applied, Applied::Closed) {
-                    enforcer.pending(id)?;
-                    self.settle(Applied::Closed);
-                }
-            }
-            Wanted::Enforced(pod) => {
-                match &self.applied {
-                    Applied::Enforced {
-                        pod: facts, check, ..
-                    } => {
-                        let latest = self.facts(pod);
-                        if **facts.load() != latest {
-                            facts.store(Arc::new(latest));
-                        }
-                        if !self.stale && now < *check {
-                            return Ok(None);
-                        }
-                    }
-                    Applied::Closed | Applied::Redirected => {}
-                    // Closed before anything else: it may be open, and to enforce it can take a while.
-                    Applied::Nothing | Applied::Unknown | Applied::Exempt => {
-                        enforcer.pending(id)?;
-                        self.settle(Applied::Closed);
-                    }
-                }
-                return Ok(Some(pod.clone()));
-            }
-        }
-        Ok(None)
-    }
-
-    /// Notes what is in force now; a listener that was there ends here, after the kernel stopped leading to it.
-    fn settle(&mut self, applied: Applied<H>) {
-        self.applied = applied;
-        self.tries = 0;
-    }
-
-    /// Notes a look after an enforced pod, and when the next is due. `None` where the pod has no process that could be
-    /// looked at.
-    fn looked(&mut self, now: Instant, pace: Pace, found: Option<Tended>) {
-        self.tries = 0;
-        if let Applied::Enforced {
-            check,
-            looks,
-            covered,
-            ..
-        } = &mut self.applied
-        {
-            if let Some(found) = found {
-                *looks = looks.saturating_add(1);
-                *covered = Some(found.covered);
-            }
-            *check = now + if *looks < CUTS { pace.again } else { pace.every };
-        }
-    }
-
-    /// Sets the next look after one that failed. What is in force stays, so nothing else waits for it.
-    fn look_again(&mut self, now: Instant) {
-        self.later(FAILURE_PAUSE, now);
-        let due = self.due.take();
-        if let Applied::Enforced { check, covered, .. } = &mut self.applied {
-            *check = due.unwrap_or(now);
-            *covered = Some(false);
-        }
-    }
-
-    /// What the listener is told of the pod.
-    fn facts(&self, pod: &NodePod) -> Pod {
-        let mut facts = pod.pod.clone();
-        facts.cgroup = Some(self.found.group.path.clone());
-        facts
-    }
-
-    /// Sets the next attempt, each pause twice the last.
-    fn later(&mut self, (first, longest): (Duration, Duration), now: Instant) {
-        let pause = first.saturating_mul(1 << self.tries.min(16)).min(longest);
-        self.tries = self.tries.saturating_add(1);
-        self.due = Some(now + pause);
-    }
-}
-
-/// One attempt to enforce a pod, or to see that it still is.
-fn attempt<E: Enforcer>(
-    enforcer: Arc<E>,
-    find: FindNetns,
-    slot: &Slot<E::Handle>,
-    pod: Arc<NodePod>,
-) -> impl Future<Output = Outcome<E::Handle>> + Send + use<E> {
-    let served = match &slot.applied {
-        Applied::Enforced { own, pod, looks, .. } => Some((*own, pod.clone(), *looks)),
-        _ => None,
-    };
-    let group = slot.found.group.clone();
-    let facts = Arc::new(ArcSwap::from_pointee(slot.facts(&pod)));
-    async move {
-        let home = if pod.pod.host_network {
-            Home::Node
-        } else {
-            let path: PathBuf = group.path.clone();
-            match tokio::task::spawn_blocking(move || find(&path)).await {
-                Ok(Ok(netns)) => Home::Own(netns),
-                Ok(Err(NetnsError::NotYet)) => return Outcome::NotYet,
-                Ok(Err(error)) => return Outcome::Failed(error.to_string()),
-                Err(error) => return Outcome::Failed(error.to_string()),
-            }
-        };
-        let own = home.own();
-        if let Some((_, pod, looks)) = served.filter(|(served, ..)| *served == own) {
-            let enforcement = Enforcement { group, home, pod };
-            let cut = looks < CUTS;
-            return Outcome::Same(guarded(async move { enforcer.tend(enforcement, cut).await }).await);
-        }
-        let enforcement = Enforcement {
-            group,
-            home,
-            pod: facts.clone(),
-        };
-        match guarded(async move { enforcer.enforce(enforcement).await }).await {
-            Ok(handle) => Outcome::Served {
-                handle,
-                own,
-                pod: facts,
-            },
-            Err(error) => Outcome::Failed(error),
-        }
-    }
-}
-
-/// Runs one of an enforcer's calls for a limited time, in a task of its own, so that a panic in it is one pod's failure and
-/// nobody else's.
-async fn guarded<T: Send + 'static>(
-    call: impl Future<Output = Result<T, EnforceError>> + Send + 'static,
-) -> Result<T, String> {
-    let mut tasks = JoinSet::new();
-    tasks.spawn(call);
-    match tokio::time::timeout(ATTEMPT_LIMIT, tasks.join_next()).await {
-        Ok(Some(Ok(outcome))) => outcome.map_err(|error| error.to_string()),
-        Ok(Some(Err(error))) => Err(error.to_string()),
-        Ok(None) | Err(_) => Err(format!("it took longer than {} s", ATTEMPT_LIMIT.as_secs())),
     }
 }
 

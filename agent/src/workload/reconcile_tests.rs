@@ -1,15 +1,24 @@
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use super::super::PodUid;
-use super::super::cgroup::Group;
+use arc_swap::ArcSwap;
+
+use super::super::api::NodePod;
+use super::super::cgroup::{Group, PodGroup};
+use super::super::netns::NetnsError;
+use super::super::slot::{CHECK_AGAIN, CHECK_EVERY};
+use super::super::{EnforceError, Enforcement, Home, Netns, Pod, PodUid, Tended};
 use super::*;
 
 const ROOT: CgroupId = CgroupId(1);
 
 /// A cgroup that the kernel redirects at the start, where it is among those that it knows.
 const REDIRECTED: u64 = 77;
+
+/// Pods from here on are static ones.
+const STATIC: u64 = 900;
 
 /// A hundred times as fast.
 const PACE: Pace = Pace {
@@ -168,6 +177,10 @@ impl Drop for Node {
 impl Node {
     /// A node on which pods with the label `agent=yes` are enforced.
     fn start(known: &[u64], first: &[u64], own: Option<u64>) -> Self {
+        Self::with(Unknown::Closed, known, first, own)
+    }
+
+    fn with(static_pods: Unknown, known: &[u64], first: &[u64], own: Option<u64>) -> Self {
         let selection = Selection::with_labels([], &[("agent".into(), "yes".into())].into()).unwrap();
         let fake = Arc::new(Fake::default());
         for id in known {
@@ -182,7 +195,8 @@ impl Node {
         let judged = Arc::new(AtomicUsize::new(0));
         let counted = judged.clone();
         let mut reconciler = Reconciler::new(fake.clone(), selection, find, own.map(CgroupId), known)
-            .redirected([CgroupId(REDIRECTED)].into())
+            .static_pods(static_pods)
+            .redirected([CgroupId(REDIRECTED), CgroupId(STATIC + REDIRECTED)].into())
             .rests(rest.subscribe())
             .tells(Arc::new(move |_| {
                 counted.fetch_add(1, Ordering::SeqCst);
@@ -271,7 +285,10 @@ impl Node {
 }
 
 fn uid(id: u64) -> PodUid {
-    PodUid(format!("00000000-0000-0000-0000-{id:012}"))
+    PodUid(match id >= STATIC {
+        true => format!("{id:032x}"),
+        false => format!("00000000-0000-0000-0000-{id:012}"),
+    })
 }
 
 fn group(id: u64) -> PodGroup {
@@ -711,4 +728,58 @@ async fn every_pod_of_the_tree_has_its_name_whatever_its_class() {
     node.goes(10);
     node.until_class(10, "nothing").await;
     assert_eq!(name(10), None);
+}
+
+/// Two static pods and another; the API server has told nothing, then that it knows none of them.
+async fn nobody_tells_of(node: &mut Node, class: &str) {
+    node.until_class(STATIC, class).await;
+    node.tell();
+    node.until_class(1, "pending").await;
+    node.appears(STATIC + 1);
+    node.until_class(STATIC + 1, if class == "exempt" { "exempt" } else { "pending" })
+        .await;
+    assert_eq!(node.fake.class(CgroupId(1)), "pending");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn static_pods_wait_for_no_api_server_where_the_operator_wants_it_so() {
+    let mut closed = Node::start(&[], &[1, STATIC], None);
+    nobody_tells_of(&mut closed, "nothing").await;
+    closed.until_class(STATIC, "pending").await;
+    closed
+        .until_status("none left alone", |now| now.exempt == 0 && now.presumed == 0)
+        .await;
+
+    let mut open = Node::with(Unknown::Open, &[], &[1, STATIC], None);
+    nobody_tells_of(&mut open, "exempt").await;
+    open.until_status("both counted", |now| now.exempt == 2 && now.presumed == 2)
+        .await;
+    // What the API server then says of them counts.
+    open.told(STATIC, |_| ());
+    open.told(STATIC + 1, |pod| {
+        drop(pod.labels.insert("agent".into(), "yes".into()))
+    });
+    open.until_class(STATIC + 1, "enforced").await;
+    open.until_status("one is told of", |now| now.exempt == 1 && now.presumed == 0)
+        .await;
+    let calls = open.fake.calls.lock().unwrap().clone();
+    let exempted = calls.iter().filter(|call| **call == (CgroupId(STATIC), "exempt"));
+    assert_eq!(exempted.count(), 1, "its class is what it was: {calls:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_static_pod_that_was_enforced_is_never_left_alone_for_want_of_its_mirror() {
+    let inherited = STATIC + REDIRECTED;
+    let mut node = Node::with(Unknown::Open, &[inherited], &[inherited, STATIC], None);
+    let selected = |pod: &mut Pod| drop(pod.labels.insert("agent".into(), "yes".into()));
+    node.until_class(STATIC, "exempt").await;
+    node.told(STATIC, selected);
+    node.until_class(STATIC, "enforced").await;
+    node.map.clear();
+    node.tell();
+    node.appears(1);
+    node.until_class(1, "pending").await;
+    assert_eq!(node.fake.class(CgroupId(STATIC)), "enforced");
+    assert_eq!(node.fake.listeners(CgroupId(STATIC)), 1);
+    assert_eq!(node.fake.class(CgroupId(inherited)), "inherited");
 }

@@ -109,7 +109,8 @@ pub(super) fn kubelet(with: &Kubelet<'_>) -> String {
         "podLogsDir": format!("{dir}/logs"),
         "resolvConf": format!("{dir}/resolv.conf"),
         "volumePluginDir": format!("{dir}/volume-plugins"),
-        "staticPodPath": "",
+        "staticPodPath": format!("{dir}/manifests"),
+        "fileCheckFrequency": "1s",
         "authentication": {
             "anonymous": {"enabled": false},
             "webhook": {"enabled": true},

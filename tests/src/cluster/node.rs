@@ -84,6 +84,11 @@ impl Node {
         })
     }
 
+    /// Where its kubelet finds the manifests of static pods.
+    pub fn manifests(&self) -> PathBuf {
+        self.dir.join("manifests")
+    }
+
     /// The handle of its mount namespace.
     pub fn mount_namespace(&self) -> PathBuf {
         PathBuf::from(format!("/proc/{}/ns/mnt", self.holder))
@@ -207,6 +212,7 @@ impl Node {
             cert: &serving.cert,
             key: &serving.key,
         };
+        fs::create_dir_all(self.manifests())?;
         fs::write(&config, config::kubelet(&with))?;
         let mut command = Command::new(program);
         command

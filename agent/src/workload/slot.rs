@@ -1,0 +1,269 @@
+//! One pod's cgroup: what is in force for it, what should be, and the step from the one to the other.
+//!
+//! In: what the API server says of the pod, and the selection. Out: a class for the cgroup, or word that an attempt to enforce
+//! the pod is due.
+
+use std::mem::{Discriminant, discriminant};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::time::Instant;
+
+use super::api::{NodePod, PodMap};
+use super::cgroup::PodGroup;
+use super::enforce::{EnforceError, Enforcer, Tended};
+use super::layout::is_manifest_hash;
+use super::netns::NetnsId;
+use super::{Pod, Selection};
+use crate::kernel::{CgroupId, Unknown};
+
+/// Pauses while a namespace is not there: short at first, since a sandbox has its own within milliseconds.
+pub(super) const NETNS_PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(500));
+
+/// Pauses after a failure.
+pub(super) const FAILURE_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
+
+/// How often an enforced pod is looked after again though nothing changed in its cgroup.
+pub(super) const CHECK_EVERY: Duration = Duration::from_secs(30);
+
+/// When an enforced pod is looked after for the second time: a connect that was on its way when the first look listed the
+/// sockets has ended by then, and the five seconds in which older connections must end have not.
+pub(super) const CHECK_AGAIN: Duration = Duration::from_secs(3);
+
+/// When enforced pods are looked after.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pace {
+    pub(super) again: Duration,
+    pub(super) every: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            again: CHECK_AGAIN,
+            every: CHECK_EVERY,
+        }
+    }
+}
+
+/// How many of an enforced pod's first looks cut its connections.
+pub(super) const CUTS: u32 = 2;
+
+/// What is in force for a pod.
+pub(super) enum Applied<H> {
+    /// Nothing of its own: the folder of all pods stands for it.
+    Nothing,
+    /// Something that this agent did not put there, or put there in part.
+    Unknown,
+    /// A redirect that this agent did not put there: closed but for a listener, whoever's it is.
+    Redirected,
+    /// Closed.
+    Closed,
+    /// Exempt.
+    Exempt,
+    /// Exempt, though nobody told what the pod is.
+    Presumed,
+    /// Enforced.
+    Enforced {
+        /// The listener; held because dropping it ends it.
+        _handle: H,
+        /// The namespace of its own that it is served in.
+        own: Option<NetnsId>,
+        pod: Arc<ArcSwap<Pod>>,
+        /// When the next look is due, and how many there were.
+        check: Instant,
+        looks: u32,
+        /// What the last one found.
+        covered: Option<bool>,
+    },
+}
+
+/// What should be in force for a pod.
+pub(super) enum Wanted {
+    /// Nothing is known that would change it: leave all as it is.
+    Same,
+    Closed,
+    Exempt,
+    /// Exempt until something is known of it.
+    Presumed,
+    Enforced(Arc<NodePod>),
+}
+
+/// One pod's cgroup.
+pub(super) struct Slot<H> {
+    pub(super) found: PodGroup,
+    pub(super) applied: Applied<H>,
+    /// An attempt is under way.
+    pub(super) busy: bool,
+    /// The cgroup vanished while an attempt was under way.
+    pub(super) gone: bool,
+    /// The selection named it when it was last known.
+    pub(super) selected: bool,
+    /// Something about the cgroup changed since the namespace was looked at.
+    pub(super) stale: bool,
+    /// Attempts in a row without success, and when the next is due.
+    pub(super) tries: u32,
+    pub(super) due: Option<Instant>,
+    /// What was last aimed at; a new aim does not wait for the pause that an old one's failure set.
+    pub(super) aim: Discriminant<Wanted>,
+    /// When the cgroup was first seen, until its pod is enforced or left alone; not for those that were before.
+    pub(super) since: Option<Instant>,
+}
+
+/// What should be in force for a pod, by what the API server says of it.
+///
+/// A pod from the node's own files is known there by a mirror that its kubelet makes, so that nothing is known of it where the
+/// API server is what it runs. With `static_pods` open such a pod is left alone, unless it was enforced: then it stays so.
+pub(super) fn wanted<H>(
+    slot: &Slot<H>,
+    pods: Option<&PodMap>,
+    selection: &Selection,
+    static_pods: Unknown,
+) -> Wanted {
+    match pods.and_then(|pods| pods.get(&slot.found.uid)) {
+        Some(known) if selection.enforces(&known.pod) => Wanted::Enforced(known.clone()),
+        Some(_) => Wanted::Exempt,
+        None if static_pods == Unknown::Open && is_manifest_hash(&slot.found.uid.0) => match slot.selected {
+            true => Wanted::Same,
+            false => Wanted::Presumed,
+        },
+        None if pods.is_none() => Wanted::Same,
+        None => Wanted::Closed,
+    }
+}
+
+impl<H> Slot<H> {
+    /// A cgroup that was just found. `inherited`: the kernel has a class for it; `redirected`: one that enforces it.
+    pub(super) fn new(found: &PodGroup, inherited: bool, redirected: bool) -> Self {
+        Self {
+            found: found.clone(),
+            applied: match (inherited, redirected) {
+                (true, true) => Applied::Redirected,
+                (true, false) => Applied::Unknown,
+                (false, _) => Applied::Nothing,
+            },
+            busy: false,
+            gone: false,
+            selected: inherited && redirected,
+            stale: false,
+            tries: 0,
+            due: None,
+            aim: discriminant(&Wanted::Same),
+            since: (!inherited).then(Instant::now),
+        }
+    }
+
+    /// Does at once what can be done at once; hands back the pod where an attempt to enforce it is due.
+    pub(super) fn step<E: Enforcer<Handle = H>>(
+        &mut self,
+        id: CgroupId,
+        wanted: &Wanted,
+        enforcer: &E,
+        now: Instant,
+    ) -> Result<Option<Arc<NodePod>>, EnforceError> {
+        match wanted {
+            Wanted::Same => {}
+            Wanted::Exempt => {
+                if !matches!(self.applied, Applied::Exempt | Applied::Presumed) {
+                    enforcer.exempt(id)?;
+                }
+                self.settle(Applied::Exempt);
+                self.selected = false;
+            }
+            Wanted::Presumed => {
+                if !matches!(self.applied, Applied::Exempt | Applied::Presumed) {
+                    enforcer.exempt(id)?;
+                    tracing::info!(cgroup = %id, pod = %self.found.uid.0, "a static pod is left alone until the API server tells of it");
+                }
+                self.settle(Applied::Presumed);
+            }
+            Wanted::Closed => {
+                if !matches!(self.applied, Applied::Closed) {
+                    enforcer.pending(id)?;
+                    self.settle(Applied::Closed);
+                    if is_manifest_hash(&self.found.uid.0) {
+                        tracing::warn!(
+                            cgroup = %id, pod = %self.found.uid.0,
+                            "a static pod is closed until the API server tells of it; where it is what runs the API server, \
+                             set enforce.staticPods to open"
+                        );
+                    }
+                }
+            }
+            Wanted::Enforced(pod) => {
+                self.selected = true;
+                match &self.applied {
+                    Applied::Enforced {
+                        pod: facts, check, ..
+                    } => {
+                        let latest = self.facts(pod);
+                        if **facts.load() != latest {
+                            facts.store(Arc::new(latest));
+                        }
+                        if !self.stale && now < *check {
+                            return Ok(None);
+                        }
+                    }
+                    Applied::Closed | Applied::Redirected => {}
+                    // Closed before anything else: it may be open, and to enforce it can take a while.
+                    Applied::Nothing | Applied::Unknown | Applied::Exempt | Applied::Presumed => {
+                        enforcer.pending(id)?;
+                        self.settle(Applied::Closed);
+                    }
+                }
+                return Ok(Some(pod.clone()));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Notes what is in force now; a listener that was there ends here, after the kernel stopped leading to it.
+    pub(super) fn settle(&mut self, applied: Applied<H>) {
+        self.applied = applied;
+        self.tries = 0;
+    }
+
+    /// Notes a look after an enforced pod, and when the next is due. `None` where the pod has no process that could be
+    /// looked at.
+    pub(super) fn looked(&mut self, now: Instant, pace: Pace, found: Option<Tended>) {
+        self.tries = 0;
+        if let Applied::Enforced {
+            check,
+            looks,
+            covered,
+            ..
+        } = &mut self.applied
+        {
+            if let Some(found) = found {
+                *looks = looks.saturating_add(1);
+                *covered = Some(found.covered);
+            }
+            *check = now + if *looks < CUTS { pace.again } else { pace.every };
+        }
+    }
+
+    /// Sets the next look after one that failed. What is in force stays, so nothing else waits for it.
+    pub(super) fn look_again(&mut self, now: Instant) {
+        self.later(FAILURE_PAUSE, now);
+        let due = self.due.take();
+        if let Applied::Enforced { check, covered, .. } = &mut self.applied {
+            *check = due.unwrap_or(now);
+            *covered = Some(false);
+        }
+    }
+
+    /// What the listener is told of the pod.
+    pub(super) fn facts(&self, pod: &NodePod) -> Pod {
+        let mut facts = pod.pod.clone();
+        facts.cgroup = Some(self.found.group.path.clone());
+        facts
+    }
+
+    /// Sets the next attempt, each pause twice the last.
+    pub(super) fn later(&mut self, (first, longest): (Duration, Duration), now: Instant) {
+        let pause = first.saturating_mul(1 << self.tries.min(16)).min(longest);
+        self.tries = self.tries.saturating_add(1);
+        self.due = Some(now + pause);
+    }
+}

@@ -1,0 +1,104 @@
+//! Pods that a kubelet runs from the node's own files: known in the API by a mirror alone, whose UID is not that of their cgroup.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use serde_json::json;
+
+use crate::Test;
+use crate::dial::{NewPod, Stand, Verdict};
+use crate::world::World;
+
+pub(crate) const TESTS: &[Test] = &[
+    (
+        "one_is_interposed_as_its_mirror_says_and_another_is_left_alone",
+        one_is_interposed_as_its_mirror_says_and_another_is_left_alone,
+    ),
+    (
+        "one_that_nobody_tells_of_is_closed_unless_the_operator_wants_it_open",
+        one_that_nobody_tells_of_is_closed_unless_the_operator_wants_it_open,
+    ),
+];
+
+/// How long a kubelet may take for a pod.
+const POD_LIMIT: Duration = Duration::from_secs(90);
+/// How long until an agent has judged what it sees.
+const JUDGED: Duration = Duration::from_secs(5);
+/// The API server's Service.
+const SERVER: &str = "10.96.0.1:443";
+
+/// A manifest in the first node's folder; the pod goes with it.
+struct Manifest(PathBuf);
+
+impl Manifest {
+    fn of_pod(world: &World, namespace: &str) -> Result<Self> {
+        let text = json!({"apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": "static", "namespace": namespace, "labels": {"app": "worker"}},
+            "spec": {"terminationGracePeriodSeconds": 0, "containers": [{"name": "main", "image": "picket.test/tools:1",
+                "imagePullPolicy": "IfNotPresent", "command": ["sleep", "infinity"]}]}});
+        let path = world.cluster.node().manifests().join(format!("{namespace}.json"));
+        // The kubelet reads no file whose name begins with a dot, so that it never sees half of one.
+        let unseen = path.with_file_name(format!(".{namespace}"));
+        fs::write(&unseen, text.to_string())?;
+        fs::rename(&unseen, &path)?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Manifest {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+fn one_is_interposed_as_its_mirror_says_and_another_is_left_alone(world: &mut World) -> Result<()> {
+    for (namespace, wanted) in [("agents", Verdict::Interposed), ("direct", Verdict::Reached)] {
+        let manifest = Manifest::of_pod(world, namespace)?;
+        // The mirror comes after the pod.
+        let begun = Instant::now();
+        let pod = loop {
+            match world.cluster.wait_ready(namespace, "static-node1", POD_LIMIT) {
+                Err(_) if begun.elapsed() < POD_LIMIT => std::thread::sleep(Duration::from_millis(200)),
+                found => break found?,
+            }
+        };
+        let stand = Stand::pod(&pod)?;
+        let name = stand
+            .cgroup
+            .parent()
+            .and_then(|pod| pod.file_name()?.to_str())
+            .unwrap_or_default();
+        ensure!(name.len() == "pod".len() + 32, "{name} is no static pod's cgroup");
+        dials(world, &stand, wanted)?;
+        drop(manifest);
+    }
+    Ok(())
+}
+
+fn one_that_nobody_tells_of_is_closed_unless_the_operator_wants_it_open(world: &mut World) -> Result<()> {
+    {
+        let pod = NewPod::of_manifest(world)?;
+        dials(world, &pod.stand(world), Verdict::Forbidden)?;
+    }
+    let open = |config: &mut serde_json::Value| config["enforce"]["staticPods"] = json!("open");
+    world.configured(open, |world| {
+        let other = NewPod::new(world)?;
+        let pod = NewPod::of_manifest(world)?;
+        dials(world, &pod.stand(world), Verdict::Reached)?;
+        dials(world, &other.stand(world), Verdict::Forbidden)
+    })
+}
+
+/// Dials from there until what comes of it is what is wanted; nothing but a refusal comes before.
+fn dials(world: &World, from: &Stand, wanted: Verdict) -> Result<()> {
+    let begun = Instant::now();
+    loop {
+        let report = world.dial(from, &["tcp", SERVER])?;
+        if report.verdict() == wanted || report.verdict() != Verdict::Forbidden || begun.elapsed() > JUDGED {
+            return report.expect("a static pod's dial", wanted);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
