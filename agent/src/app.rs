@@ -4,6 +4,7 @@
 //! while the others run ends the process, since a node with half an agent would look enforced and not be.
 
 mod enforcer;
+mod events;
 mod fold;
 mod guard;
 mod handover;
@@ -35,11 +36,13 @@ use crate::listener::{InPodListener, Sockets};
 use crate::pipeline::Pipeline;
 use crate::runtime::drain::Drain;
 use crate::runtime::metrics::Metrics;
+use crate::runtime::notices::Notices;
 use crate::runtime::readiness::{Pending, Readiness};
 use crate::runtime::signals;
 use crate::store::Store;
 use crate::tls::{CaFiles, Certificates};
 use crate::upstream::{Credential, Upstream, UpstreamConfig};
+use crate::workload::api::Connector;
 use crate::workload::{self, DoorsConfig, Netns, Selection, Target, WorkloadConfig};
 
 use enforcer::{InForce, NodeListener};
@@ -231,9 +234,11 @@ impl App {
         let readiness = self.readiness;
         let (sink, arrivals) = mpsc::channel(ARRIVALS);
         let set_aside = self.takeover.as_ref().map(|from| Arc::clone(&from.set_aside));
+        let (notices, to_post) = Notices::channel();
         let in_force = &Arc::new(InForce::new(
             Arc::clone(&self.kernel),
             Arc::clone(&self.metrics),
+            notices.clone(),
             sink,
             NodeListener {
                 netns: self.node,
@@ -248,6 +253,7 @@ impl App {
             self.upstream.clone(),
             self.audit.clone(),
             drain.clone(),
+            notices.clone(),
         )?;
         let classes = self.kernel.classes()?;
         let redirects = |class: &Class| matches!(class, Class::Enforced { .. });
@@ -353,6 +359,7 @@ impl App {
                     readiness.clone(),
                     Arc::clone(&self.metrics),
                     self.audit.clone(),
+                    notices.clone(),
                 )
                 .boxed(),
             ),
@@ -429,8 +436,19 @@ impl App {
                 refusals::records(
                     to_write,
                     self.audit,
+                    notices,
                     ending.served.clone(),
                     ending.written.clone(),
+                )
+                .boxed(),
+            ),
+            (
+                "kubernetes events",
+                events::post(
+                    Connector::new(&self.config.cluster.kubeconfig),
+                    self.config.node_name.clone(),
+                    to_post,
+                    Arc::clone(&self.metrics),
                 )
                 .boxed(),
             ),

@@ -12,6 +12,7 @@ use picket_tests::running::Running;
 use serde_json::{Value, json};
 
 use crate::Test;
+use crate::told::event;
 use crate::world::World;
 
 pub(crate) const TESTS: &[Test] = &[
@@ -578,6 +579,13 @@ fn a_link_that_is_taken_away_comes_back(world: &mut World) -> Result<()> {
         .agent
         .metric("picket_kernel_reattachments_total", &["program=\"connect4\""])?;
     ensure!(now - before == 1.0, "{before} re-attachments before, {now} now");
+    let told = event(world, "default", "node1", "ProgramReplaced")?;
+    ensure!(
+        told["message"]
+            .as_str()
+            .is_some_and(|note| note.contains("connect4")),
+        "{told:#}"
+    );
     // It holds again.
     let counted = Counter::start(world, "agents")?;
     asks(world)?.good()?;

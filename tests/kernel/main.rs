@@ -19,6 +19,7 @@ mod pods;
 mod sockets;
 mod statics;
 mod target;
+mod told;
 mod world;
 
 use std::process::ExitCode;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         ("doors", doors::TESTS),
         ("pods", pods::TESTS),
         ("statics", statics::TESTS),
+        ("told", told::TESTS),
         ("metrics", metrics::TESTS),
         // Last: what they do to the agent would show in the others if it went wrong.
         ("away", away::TESTS),

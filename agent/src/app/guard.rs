@@ -12,6 +12,7 @@ use super::handover::Hands;
 use crate::audit::{Alarm, AuditLog};
 use crate::kernel::{Kernel, KernelConfig, Repaired, Verified};
 use crate::runtime::metrics::Metrics;
+use crate::runtime::notices::{About, Notices, Reason};
 use crate::runtime::readiness::Readiness;
 
 /// The part's name in `/readyz`.
@@ -70,6 +71,7 @@ pub(super) async fn watch(
     readiness: Readiness,
     metrics: Arc<Metrics>,
     audit: AuditLog,
+    notices: Notices,
 ) {
     let mut tick = tokio::time::interval_at(Instant::now() + LOOK_EVERY, LOOK_EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -109,10 +111,17 @@ pub(super) async fn watch(
         match failure {
             None if readiness.works(PART) => tracing::info!("the kernel programs are all attached again"),
             None => {}
-            Some(error) if readiness.fails(PART, format!("a link cannot be put back: {error}")) => {
-                tracing::error!(%error, "a kernel program is not attached and cannot be put back, trying on");
+            Some(error) => {
+                let reason = format!("a link cannot be put back: {error}");
+                notices.tell(
+                    About::Node,
+                    Reason::ProgramMissing,
+                    format!("Pods are not held as they should be: {reason}"),
+                );
+                if readiness.fails(PART, reason) {
+                    tracing::error!(%error, "a kernel program is not attached and cannot be put back, trying on");
+                }
             }
-            Some(_) => {}
         }
         if back {
             tracing::info!(
@@ -123,12 +132,12 @@ pub(super) async fn watch(
         }
         for one in repaired {
             metrics.reattached(one.program);
-            tell(&audit, &one).await;
+            tell(&audit, &notices, &one).await;
         }
     }
 }
 
-async fn tell(audit: &AuditLog, repaired: &Repaired) {
+async fn tell(audit: &AuditLog, notices: &Notices, repaired: &Repaired) {
     let message = format!(
         "the link of the kernel program {} was not as the agent left it ({}) and was put back",
         repaired.link, repaired.fault
@@ -139,6 +148,7 @@ async fn tell(audit: &AuditLog, repaired: &Repaired) {
         fault = %repaired.fault,
         "somebody took a kernel program away; it is back"
     );
+    notices.tell(About::Node, Reason::ProgramReplaced, message.clone());
     let alarm = Alarm {
         hook: repaired.program,
         reason: "link_replaced",

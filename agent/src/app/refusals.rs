@@ -18,6 +18,7 @@ use crate::audit::{AuditLog, Caller, Connection, KernelFacts, Outcome, PodRef, P
 use crate::kernel::{CgroupId, Kernel, KernelEvent, KernelEvents};
 use crate::listener::{NoFlow, NoFlowCause, Seen};
 use crate::runtime::metrics::Metrics;
+use crate::runtime::notices::{About, Notices, Reason};
 use crate::workload::doors::refused_as;
 use crate::workload::strays::Stray;
 use crate::workload::{Doors, Names, Pod, container_of};
@@ -43,6 +44,7 @@ pub(super) fn tell(refusals: &mpsc::Sender<Connection>, metrics: &Metrics, conne
 pub(super) async fn records(
     mut refusals: mpsc::Receiver<Connection>,
     audit: AuditLog,
+    notices: Notices,
     last: CancellationToken,
     done: CancellationToken,
 ) {
@@ -54,6 +56,7 @@ pub(super) async fn records(
             refusal = refusals.recv() => {
                 let Some(connection) = refusal else { break };
                 if let Some(connection) = fold.take(key(&connection), connection) {
+                    notify(&notices, &connection);
                     write(&audit, connection).await;
                 }
             }
@@ -63,6 +66,25 @@ pub(super) async fn records(
     write_folded(&mut fold, &audit).await;
     done.cancel();
     std::future::pending::<()>().await;
+}
+
+/// Tells of it at its pod. Pods that nobody judged yet are tried again by themselves, and are most often nobody's agents.
+fn notify(notices: &Notices, connection: &Connection) {
+    let reason = match connection.reason {
+        "pending" | "no_flow" => return,
+        "moved" => Reason::ProcessMoved,
+        _ => Reason::AccessRefused,
+    };
+    let Some(caller) = &connection.caller else { return };
+    let Some(PodRef { namespace, name, uid }) = caller.pod.clone() else {
+        return;
+    };
+    let by = caller.process.as_ref().map_or(String::new(), |process| {
+        let program = process.exe.as_deref().unwrap_or(&process.comm);
+        format!(" (process {}, {program})", process.pid)
+    });
+    let note = format!("{}{by}", connection.message);
+    notices.tell(About::Pod { namespace, name, uid }, reason, note);
 }
 
 async fn write_folded(fold: &mut Fold<Key, Connection>, audit: &AuditLog) {
@@ -375,8 +397,9 @@ mod tests {
             sender.try_send(Connection::default()).unwrap();
         }
         let (last, done) = (CancellationToken::new(), CancellationToken::new());
+        let (notices, _none) = Notices::channel();
         last.cancel();
-        let writing = tokio::spawn(records(refusals, audit.clone(), last, done.clone()));
+        let writing = tokio::spawn(records(refusals, audit.clone(), notices, last, done.clone()));
         done.cancelled().await;
         audit.flush().await.unwrap();
         let text = std::fs::read_to_string(&file).unwrap();

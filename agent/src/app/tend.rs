@@ -16,16 +16,22 @@ use crate::kernel::cut::{Cut, CutError, cut};
 use crate::kernel::interface::host_side;
 use crate::kernel::{CgroupId, Ifindex, Kernel, KernelError};
 use crate::runtime::metrics::Metrics;
+use crate::runtime::notices::{Notices, Reason};
 use crate::workload::cgroup::subtree;
 use crate::workload::{EnforceError, Enforcement, Home, Netns, Pod, Tended};
 
 /// When connections are cut for the second time after doors were added, as after a pod is enforced.
 const CUT_AGAIN: Duration = Duration::from_secs(3);
 
+/// What is told of a pod that is not covered.
+const NOT_COVERED: &str = "Picket cannot drop this pod's packet sockets' packets where they come out of it: give it neither \
+     NET_RAW nor NET_ADMIN";
+
 /// Cuts and covers.
 pub(super) struct Tending {
     kernel: Arc<Kernel>,
     metrics: Arc<Metrics>,
+    notices: Notices,
     node: Netns,
     served: Served,
     /// The doors when they last changed; to read them from the kernel takes long where there are thousands.
@@ -37,6 +43,7 @@ impl Tending {
     pub(super) fn new(
         kernel: Arc<Kernel>,
         metrics: Arc<Metrics>,
+        notices: Notices,
         node: Netns,
         served: Served,
     ) -> Result<Arc<Self>, KernelError> {
@@ -44,6 +51,7 @@ impl Tending {
         Ok(Arc::new(Self {
             kernel,
             metrics,
+            notices,
             node,
             served,
             doors,
@@ -173,12 +181,14 @@ impl Tending {
         let Pod { namespace, name, .. } = &**facts;
         if !all && self.served.tell(cgroup) {
             tracing::warn!(namespace, pod = name, others = ?side.others, "a pod's packets come out where nothing drops those that pass no socket's hook");
+            self.notices.tell(facts.about(), Reason::NotCovered, NOT_COVERED);
         }
         for interface in side.interfaces {
             if let Err(error) = self.kernel.cover(Ifindex(interface), cgroup) {
                 all = false;
                 if self.served.tell(cgroup) {
                     tracing::warn!(namespace, pod = name, interface, %error, "a pod's packets that pass no socket's hook are not dropped");
+                    self.notices.tell(facts.about(), Reason::NotCovered, NOT_COVERED);
                 }
             }
         }

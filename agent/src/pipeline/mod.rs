@@ -28,6 +28,7 @@ use crate::audit::{self, AuditLog, EndReason, ObjectRef, Record, User};
 use crate::listener::Accepted;
 use crate::reject::{Rejection, warning_value};
 use crate::runtime::drain::{Drain, Parts};
+use crate::runtime::notices::{Notices, Reason};
 use crate::store::Store;
 use crate::tls::{self, Certificates, TlsError};
 use crate::upstream::{ResponseBody, UpgradeProtocol, Upstream, upgrade_asked};
@@ -64,6 +65,11 @@ const SEND_BUFFER: usize = 64 * 1024;
 /// its way. What comes within this time is answered, and told that the connection closes.
 const LINGER: Duration = Duration::from_secs(1);
 
+/// What is told of a pod whose clients do not trust Picket.
+const DISTRUST: &str = "A client in this pod does not accept Picket's certificate, so it does not reach the API server: is the \
+     namespace enrolled (label picket.dev/enrolled=true), and was the pod made since? A client with a CA of its own needs \
+     Picket's beside it";
+
 /// Failed handshakes are logged no more often than that.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(1);
 
@@ -75,6 +81,7 @@ pub struct Pipeline {
     upstream: Upstream,
     audit: AuditLog,
     drain: Drain,
+    notices: Notices,
     began: Instant,
     /// Milliseconds since `began` at which a failed handshake was last logged; 0 for never.
     complained: AtomicU64,
@@ -91,6 +98,7 @@ impl Pipeline {
         upstream: Upstream,
         audit: AuditLog,
         drain: Drain,
+        notices: Notices,
     ) -> Result<Arc<Pipeline>, TlsError> {
         Ok(Arc::new(Pipeline {
             tls: certificates.server_config()?,
@@ -99,6 +107,7 @@ impl Pipeline {
             upstream,
             audit,
             drain,
+            notices,
             began: Instant::now(),
             complained: AtomicU64::new(0),
         }))
@@ -130,6 +139,10 @@ impl Pipeline {
                 // Said once in a while, since a pod can bring it about without end.
                 if self.may_complain() {
                     tracing::warn!(%error, namespace = pod.namespace, pod = pod.name, "no TLS session");
+                }
+                if error.is_distrust() {
+                    self.notices
+                        .tell(pod.about(), Reason::CertificateRefused, DISTRUST);
                 }
                 return;
             }

@@ -116,6 +116,7 @@ pub struct Metrics {
     connects_refused: Family<RefusalLabels, Counter>,
     no_flow: Counter,
     refusals_unrecorded: Counter,
+    notices: Family<OutcomeLabel, Counter>,
     connections_cut: Family<OutcomeLabel, Counter>,
     moved_processes: Counter,
     reloads: Family<ReloadLabels, Counter>,
@@ -155,6 +156,7 @@ impl Metrics {
             connects_refused: Family::default(),
             no_flow: Counter::default(),
             refusals_unrecorded: Counter::default(),
+            notices: Family::default(),
             connections_cut: Family::default(),
             moved_processes: Counter::default(),
             reloads: Family::default(),
@@ -218,6 +220,11 @@ impl Metrics {
             "refusals_unrecorded",
             "Refused connections that are not in the audit log because it took no more",
             self.refusals_unrecorded.clone(),
+        );
+        registry.register(
+            "kubernetes_events",
+            "Kubernetes Events about pods and the node, by what became of them",
+            self.notices.clone(),
         );
         registry.register(
             "connections_cut",
@@ -356,6 +363,11 @@ impl Metrics {
     /// A refused connection is not in the audit log.
     pub fn refusal_unrecorded(&self) {
         self.refusals_unrecorded.inc();
+    }
+
+    /// A Kubernetes Event was `posted`, could not be (`failed`), or was `left_out` because there are too many.
+    pub fn notice(&self, outcome: &'static str) {
+        self.notices.get_or_create(&OutcomeLabel { outcome }).inc();
     }
 
     /// Connections to doors were ended (`destroyed`), could not be (`left`), are somebody's unknown (`unknown`); or the

@@ -12,7 +12,7 @@ mod publish;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::ServerConfig;
+use rustls::{AlertDescription, ServerConfig};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -52,6 +52,24 @@ pub enum HandshakeError {
     /// It failed; often a client that does not trust Picket's bundle.
     #[error("the TLS handshake failed: {0}")]
     Failed(#[from] std::io::Error),
+}
+
+impl HandshakeError {
+    /// Whether the client said that it does not accept the certificate.
+    #[must_use]
+    pub fn is_distrust(&self) -> bool {
+        let Self::Failed(error) = self else { return false };
+        let told = error.get_ref().and_then(|inner| inner.downcast_ref());
+        matches!(
+            told,
+            Some(rustls::Error::AlertReceived(
+                AlertDescription::BadCertificate
+                    | AlertDescription::CertificateExpired
+                    | AlertDescription::CertificateUnknown
+                    | AlertDescription::UnknownCA
+            ))
+        )
+    }
 }
 
 /// Shakes hands with a client.

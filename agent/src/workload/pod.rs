@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use crate::runtime::notices::About;
+
 /// The UID the API server gave a pod; also the pod's part in its cgroup's name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PodUid(pub String);
@@ -31,4 +33,16 @@ pub struct Pod {
     pub containers: BTreeMap<String, String>,
     /// Its cgroup v2 folder, once seen.
     pub cgroup: Option<PathBuf>,
+}
+
+impl Pod {
+    /// What a notice about it is about.
+    #[must_use]
+    pub fn about(&self) -> About {
+        About::Pod {
+            namespace: self.namespace.clone(),
+            name: self.name.clone(),
+            uid: self.uid.0.clone(),
+        }
+    }
 }

@@ -1,0 +1,100 @@
+//! What people find with kubectl at a pod or a node: Kubernetes Events for what calls for them.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail, ensure};
+use serde_json::{Value, json};
+
+use crate::Test;
+use crate::world::World;
+
+pub(crate) const TESTS: &[Test] = &[(
+    "what_a_pod_was_refused_stands_at_the_pod",
+    what_a_pod_was_refused_stands_at_the_pod,
+)];
+
+/// How long a kubelet may take for a pod.
+const POD_LIMIT: Duration = Duration::from_secs(90);
+/// Events are posted seldom, and after a failure not for a minute.
+const EVENT_LIMIT: Duration = Duration::from_secs(90);
+
+/// Dials a kubelet, and then the API server as one who does not trust Picket.
+const ATTEMPTS: &str = r#"
+import socket, ssl
+with socket.socket() as one:
+    print(one.connect_ex(("10.250.0.1", 10250)))
+try:
+    with socket.create_connection(("10.96.0.1", 443)) as one:
+        ssl.create_default_context().wrap_socket(one, server_hostname="kubernetes")
+except ssl.SSLCertVerificationError:
+    print("distrusted")
+"#;
+
+fn what_a_pod_was_refused_stands_at_the_pod(world: &mut World) -> Result<()> {
+    let pod = json!({"apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": "told", "namespace": "agents", "labels": {"app": "worker"}},
+        "spec": {"nodeName": "node1", "serviceAccountName": "worker", "terminationGracePeriodSeconds": 0, "containers": [{
+            "name": "main", "image": "picket.test/tools:1", "imagePullPolicy": "IfNotPresent", "command": ["sleep", "infinity"]}]}});
+    world.cluster.apply(&pod.to_string())?;
+    world.cluster.wait_ready("agents", "told", POD_LIMIT)?;
+    let (mut refused, mut distrusted) = (None, None);
+    let begun = Instant::now();
+    while refused.is_none() || distrusted.is_none() {
+        ensure!(
+            begun.elapsed() < EVENT_LIMIT,
+            "there are {refused:?} and {distrusted:?}"
+        );
+        let said = world
+            .run("agents", "told", &["python3", "-c", ATTEMPTS])?
+            .good()?;
+        ensure!(said.lines().eq(["1", "distrusted"]), "{said}");
+        std::thread::sleep(Duration::from_secs(1));
+        refused = find(world, "agents", "told", "AccessRefused")?;
+        distrusted = find(world, "agents", "told", "CertificateRefused")?;
+    }
+    for (event, words) in [
+        (refused, "10.250.0.1:10250"),
+        (distrusted, "picket.dev/enrolled=true"),
+    ] {
+        let event = event.unwrap_or_default();
+        let note = event["message"].as_str().unwrap_or_default();
+        ensure!(note.contains(words) && event["type"] == "Warning", "{event:#}");
+        ensure!(event["reportingComponent"] == "picket.dev/agent", "{event:#}");
+    }
+    let shown = world.admin(&["describe", "pod", "told", "-n", "agents"])?;
+    ensure!(
+        shown.contains("AccessRefused") && shown.contains("python3"),
+        "{shown}"
+    );
+    world
+        .admin(&["delete", "pod", "told", "-n", "agents", "--wait=false"])
+        .map(drop)
+}
+
+/// The Event of this reason about this object, waited for.
+pub(crate) fn event(world: &World, namespace: &str, name: &str, reason: &str) -> Result<Value> {
+    let begun = Instant::now();
+    while begun.elapsed() < EVENT_LIMIT {
+        if let Some(found) = find(world, namespace, name, reason)? {
+            return Ok(found);
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    bail!("there is no Event {reason} about {name} in {namespace}")
+}
+
+fn find(world: &World, namespace: &str, name: &str, reason: &str) -> Result<Option<Value>> {
+    let which = format!("reason={reason},involvedObject.name={name}");
+    let events = world.admin(&[
+        "get",
+        "events",
+        "-n",
+        namespace,
+        "--field-selector",
+        &which,
+        "-o",
+        "json",
+    ])?;
+    let mut events: Value = serde_json::from_str(&events)?;
+    Ok(events["items"].as_array_mut().and_then(Vec::pop))
+}
