@@ -3,14 +3,17 @@
 //! In: a checked [`Config`]. Out: nothing but the process's end. What cannot be opened stops the start; a part that ends
 //! while the others run ends the process, since a node with half an agent would look enforced and not be.
 
+mod ending;
 mod enforcer;
 mod events;
 mod fold;
 mod guard;
 mod handover;
 mod moved;
+mod records;
 mod refusals;
 mod served;
+mod settings;
 mod tend;
 mod watchers;
 
@@ -18,41 +21,38 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use picket_common::LAYOUT;
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::admin::PrivateSocket;
 use crate::audit::{AuditConfig, AuditLog};
 use crate::config::Config;
-use crate::kernel::{self, Class, Kernel, KernelConfig, Node};
+use crate::kernel::{Class, Kernel, KernelConfig, Node};
 use crate::listener::{InPodListener, Sockets};
 use crate::pipeline::Pipeline;
-use crate::runtime::drain::Drain;
 use crate::runtime::metrics::Metrics;
 use crate::runtime::notices::Notices;
 use crate::runtime::readiness::{Pending, Readiness};
 use crate::runtime::signals;
 use crate::store::Store;
 use crate::tls::{CaFiles, Certificates};
-use crate::upstream::{Credential, Upstream, UpstreamConfig};
+use crate::upstream::Upstream;
 use crate::workload::api::Connector;
-use crate::workload::{self, DoorsConfig, Netns, Selection, Target, WorkloadConfig};
+use crate::workload::{self, DoorsConfig, Netns, Selection, WorkloadConfig};
 
+use ending::Ending;
 use enforcer::{InForce, NodeListener};
 use handover::{Giver, Hands, Successor, Takeover};
+use settings::{api_servers, cgroup_root, server_names, upstream_config};
 
 /// Connections between accept and their own task; each holds a few hundred bytes, and handing one on takes microseconds.
 const ARRIVALS: usize = 1024;
-
-/// How long listeners may take to stop, and what they accepted to be handed on: both take microseconds.
-const STOP_LIMIT: Duration = Duration::from_secs(2);
 
 /// How long the listeners stay open after the older programs are gone that led to them: what was redirected before is
 /// established within a round on the loopback.
@@ -234,7 +234,7 @@ impl App {
         let readiness = self.readiness;
         let (sink, arrivals) = mpsc::channel(ARRIVALS);
         let set_aside = self.takeover.as_ref().map(|from| Arc::clone(&from.set_aside));
-        let (notices, to_post) = Notices::channel();
+        let (notices, to_post) = Notices::channel(Arc::clone(&self.metrics));
         let in_force = &Arc::new(InForce::new(
             Arc::clone(&self.kernel),
             Arc::clone(&self.metrics),
@@ -287,6 +287,7 @@ impl App {
             redirected,
             rest: given.clone(),
             judged: Arc::new(move |after| judged.pod_judged(after)),
+            notices: notices.clone(),
         };
         let workload = workload::start(config, Arc::clone(in_force), &cancel).await?;
 
@@ -304,7 +305,7 @@ impl App {
         };
         let took_over = self.takeover.as_ref().map(|_| Instant::now());
         let (doors_in_force, doors_are) = watch::channel(false);
-        let (refused, to_write) = mpsc::channel(refusals::WAITING);
+        let (refused, to_write) = mpsc::channel(records::WAITING);
         let mut parts: Vec<(&'static str, BoxFuture<'static, ()>)> = workload.tasks;
         if let Some(takeover) = self.takeover {
             let socket = self.config.admin.socket.clone();
@@ -433,7 +434,7 @@ impl App {
             ),
             (
                 "refusals",
-                refusals::records(
+                records::write_down(
                     to_write,
                     self.audit,
                     notices,
@@ -503,95 +504,8 @@ impl App {
     }
 }
 
-/// What an end in order passes through: accepting, handing on, draining.
-#[derive(Debug, Default)]
-struct Ending {
-    /// What takes something in: the listeners, and the reader of the kernel's events.
-    accepting: TaskTracker,
-    /// Nobody accepts any more.
-    last: CancellationToken,
-    /// What was accepted is with the drain.
-    handed_on: CancellationToken,
-    drain: Drain,
-    /// Nothing is served any more, so that nothing more is refused.
-    served: CancellationToken,
-    /// The refusals are with the audit log.
-    written: CancellationToken,
-}
-
-impl Ending {
-    /// Waits until nothing more comes, and what came is being served.
-    async fn stop_accepting(&self) {
-        self.accepting.close();
-        if timeout(STOP_LIMIT, self.accepting.wait()).await.is_err() {
-            tracing::warn!("a listener does not stop in time");
-        }
-        self.last.cancel();
-        if timeout(STOP_LIMIT, self.handed_on.cancelled()).await.is_err() {
-            tracing::warn!("connections that were just accepted are not served in time");
-        }
-    }
-
-    /// Waits until the refusals that are known are with the audit log.
-    async fn write_refusals(&self) {
-        self.served.cancel();
-        if timeout(STOP_LIMIT, self.written.cancelled()).await.is_err() {
-            tracing::warn!("the last refused connections are not written down in time");
-        }
-    }
-}
-
 fn spawn(tasks: &mut JoinSet<&'static str>, name: &'static str, part: BoxFuture<'static, ()>) {
     tasks.spawn(part.map(move |()| name));
-}
-
-fn upstream_config(config: &Config) -> anyhow::Result<UpstreamConfig> {
-    let given = &config.upstream;
-    let credential = match (
-        &given.client_certificate_file,
-        &given.client_key_file,
-        &given.token_file,
-    ) {
-        (Some(certificate), Some(key), None) => Credential::ClientCertificate {
-            certificate: certificate.clone(),
-            key: key.clone(),
-        },
-        (None, None, Some(token)) => Credential::TokenFile(token.clone()),
-        // Config refuses the other combinations before it gets here.
-        _ => bail!("upstream: give either clientCertificateFile with clientKeyFile, or tokenFile"),
-    };
-    Ok(UpstreamConfig {
-        server: given.server.parse().context("upstream.server")?,
-        server_name: None,
-        ca: given.ca_file.clone(),
-        credential,
-    })
-}
-
-/// Where the API server is, as the configuration says.
-fn api_servers(config: &Config) -> Vec<Target> {
-    let upstream = config.upstream.server.parse().ok();
-    let upstream = upstream.and_then(|url| Target::of_url(&url));
-    config.doors.iter().cloned().chain(upstream).collect()
-}
-
-/// What clients dial the API server by, besides the service's names and the doors' addresses.
-fn server_names(config: &Config) -> Vec<String> {
-    let doors = api_servers(config).into_iter().filter_map(|door| match door {
-        Target::Name { host, .. } => Some(host),
-        Target::Address(_) => None,
-    });
-    config.tls.extra_names.iter().cloned().chain(doors).collect()
-}
-
-/// The configured cgroup folder, or the cgroup v2 mount.
-fn cgroup_root(config: &Config) -> anyhow::Result<PathBuf> {
-    match &config.kernel.cgroup_root {
-        Some(folder) => Ok(folder.clone()),
-        None => {
-            kernel::cgroup_mount().context("kernel.cgroupRoot is not given, and no cgroup v2 mount was found")
-        }
-    }
 }
 
 /// Which task ended, though none should.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use picket_tests::pod::{RealPod, TestPod};
 use serde_json::json;
 
 use crate::Test;
@@ -73,6 +74,7 @@ fn one_is_interposed_as_its_mirror_says_and_another_is_left_alone(world: &mut Wo
         ensure!(name.len() == "pod".len() + 32, "{name} is no static pod's cgroup");
         dials(world, &stand, wanted)?;
         drop(manifest);
+        gone(&pod)?;
     }
     Ok(())
 }
@@ -80,6 +82,11 @@ fn one_is_interposed_as_its_mirror_says_and_another_is_left_alone(world: &mut Wo
 fn one_that_nobody_tells_of_is_closed_unless_the_operator_wants_it_open(world: &mut World) -> Result<()> {
     {
         let pod = NewPod::of_manifest(world)?;
+        let begun = Instant::now();
+        while !judged_closed(world, &pod)? {
+            ensure!(begun.elapsed() < JUDGED, "no agent has judged it");
+            std::thread::sleep(Duration::from_millis(20));
+        }
         dials(world, &pod.stand(world), Verdict::Forbidden)?;
     }
     let open = |config: &mut serde_json::Value| config["enforce"]["staticPods"] = json!("open");
@@ -89,6 +96,25 @@ fn one_that_nobody_tells_of_is_closed_unless_the_operator_wants_it_open(world: &
         dials(world, &pod.stand(world), Verdict::Reached)?;
         dials(world, &other.stand(world), Verdict::Forbidden)
     })
+}
+
+/// Whether the agent has said that it closed this pod, and what to do where that is not wanted.
+fn judged_closed(world: &World, pod: &NewPod) -> Result<bool> {
+    let log = fs::read_to_string(world.agent.log_file())?;
+    let said = "set enforce.staticPods to open";
+    Ok(log
+        .lines()
+        .any(|line| line.contains(said) && line.contains(pod.uid())))
+}
+
+/// Waits until nothing is left of a pod, so that others who count pods do not find it.
+pub(crate) fn gone(pod: &RealPod) -> Result<()> {
+    let begun = Instant::now();
+    while pod.cgroup().exists() {
+        ensure!(begun.elapsed() < POD_LIMIT, "{} stays", pod.cgroup().display());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
 }
 
 /// Dials from there until what comes of it is what is wanted; nothing but a refusal comes before.

@@ -3,9 +3,11 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
+use picket_tests::pod::TestPod;
 use serde_json::{Value, json};
 
 use crate::Test;
+use crate::statics::gone;
 use crate::world::World;
 
 pub(crate) const TESTS: &[Test] = &[(
@@ -36,7 +38,7 @@ fn what_a_pod_was_refused_stands_at_the_pod(world: &mut World) -> Result<()> {
         "spec": {"nodeName": "node1", "serviceAccountName": "worker", "terminationGracePeriodSeconds": 0, "containers": [{
             "name": "main", "image": "picket.test/tools:1", "imagePullPolicy": "IfNotPresent", "command": ["sleep", "infinity"]}]}});
     world.cluster.apply(&pod.to_string())?;
-    world.cluster.wait_ready("agents", "told", POD_LIMIT)?;
+    let pod = world.cluster.wait_ready("agents", "told", POD_LIMIT)?;
     let (mut refused, mut distrusted) = (None, None);
     let begun = Instant::now();
     while refused.is_none() || distrusted.is_none() {
@@ -49,8 +51,8 @@ fn what_a_pod_was_refused_stands_at_the_pod(world: &mut World) -> Result<()> {
             .good()?;
         ensure!(said.lines().eq(["1", "distrusted"]), "{said}");
         std::thread::sleep(Duration::from_secs(1));
-        refused = find(world, "agents", "told", "AccessRefused")?;
-        distrusted = find(world, "agents", "told", "CertificateRefused")?;
+        refused = find(world, "agents", pod.uid(), "AccessRefused")?;
+        distrusted = find(world, "agents", pod.uid(), "CertificateRefused")?;
     }
     for (event, words) in [
         (refused, "10.250.0.1:10250"),
@@ -66,25 +68,24 @@ fn what_a_pod_was_refused_stands_at_the_pod(world: &mut World) -> Result<()> {
         shown.contains("AccessRefused") && shown.contains("python3"),
         "{shown}"
     );
-    world
-        .admin(&["delete", "pod", "told", "-n", "agents", "--wait=false"])
-        .map(drop)
+    world.admin(&["delete", "pod", "told", "-n", "agents", "--wait=false"])?;
+    gone(&pod)
 }
 
-/// The Event of this reason about this object, waited for.
-pub(crate) fn event(world: &World, namespace: &str, name: &str, reason: &str) -> Result<Value> {
+/// The Event of this reason about the object with this UID, waited for; nodes are told of under their name.
+pub(crate) fn event(world: &World, namespace: &str, uid: &str, reason: &str) -> Result<Value> {
     let begun = Instant::now();
     while begun.elapsed() < EVENT_LIMIT {
-        if let Some(found) = find(world, namespace, name, reason)? {
+        if let Some(found) = find(world, namespace, uid, reason)? {
             return Ok(found);
         }
         std::thread::sleep(Duration::from_millis(200));
     }
-    bail!("there is no Event {reason} about {name} in {namespace}")
+    bail!("there is no Event {reason} about {uid} in {namespace}")
 }
 
-fn find(world: &World, namespace: &str, name: &str, reason: &str) -> Result<Option<Value>> {
-    let which = format!("reason={reason},involvedObject.name={name}");
+fn find(world: &World, namespace: &str, uid: &str, reason: &str) -> Result<Option<Value>> {
+    let which = format!("reason={reason},involvedObject.uid={uid}");
     let events = world.admin(&[
         "get",
         "events",

@@ -17,7 +17,7 @@ use super::tend::Tending;
 use crate::kernel::{CgroupId, Class, Kernel};
 use crate::listener::{Arrival, CONNECTIONS_PER_POD, InPodListener, NodeServing, Owner, Serving, Sockets};
 use crate::runtime::metrics::Metrics;
-use crate::runtime::notices::{Notices, Reason};
+use crate::runtime::notices::Notices;
 use crate::workload::{EnforceError, Enforcement, Enforcer, Home, Netns, Tended};
 
 /// What an attempt to attach to a pod's cgroup is for.
@@ -30,7 +30,6 @@ pub(super) struct InForce {
     /// The node's own namespace, and the port of the listener there.
     node: (u64, u16),
     tending: Arc<Tending>,
-    notices: Notices,
     /// Numbers the listeners, so that a flow of an earlier one, an earlier agent's included, is told apart.
     next: AtomicU64,
     served: Served,
@@ -69,14 +68,7 @@ impl InForce {
             descriptors: listener.descriptors()?,
         };
         Ok(Self {
-            tending: Tending::new(
-                Arc::clone(&kernel),
-                metrics,
-                notices.clone(),
-                netns,
-                served.clone(),
-            )?,
-            notices,
+            tending: Tending::new(Arc::clone(&kernel), metrics, notices, netns, served.clone())?,
             kernel,
             sink,
             node: (listener.netns_cookie(), listener.port()),
@@ -143,9 +135,27 @@ impl InForce {
         self.accepting.spawn(serving.run(sockets));
         cancel.drop_guard()
     }
+}
 
-    /// Opens what the pod needs, and then has the kernel lead to it.
-    async fn serve(&self, wanted: Enforcement) -> Result<Listening, EnforceError> {
+/// One pod's listener; dropping it ends the listener.
+pub(super) struct Listening {
+    cgroup: CgroupId,
+    number: u64,
+    served: Served,
+    /// None for a pod that the node's listener serves.
+    _serving: Option<DropGuard>,
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.served.remove(self.cgroup, self.number);
+    }
+}
+
+impl Enforcer for InForce {
+    type Handle = Listening;
+
+    async fn enforce(&self, wanted: Enforcement) -> Result<Listening, EnforceError> {
         let Enforcement { group, home, pod } = wanted.clone();
         let (kernel, at, held) = (Arc::clone(&self.kernel), home.clone(), group.clone());
         let (taken, number) = self.set_aside.claim(group.id, home.own());
@@ -219,36 +229,6 @@ impl InForce {
         let pod = pod.load();
         tracing::info!(namespace = pod.namespace, pod = pod.name, port, "enforced");
         Ok(listening)
-    }
-}
-
-/// One pod's listener; dropping it ends the listener.
-pub(super) struct Listening {
-    cgroup: CgroupId,
-    number: u64,
-    served: Served,
-    /// None for a pod that the node's listener serves.
-    _serving: Option<DropGuard>,
-}
-
-impl Drop for Listening {
-    fn drop(&mut self) {
-        self.served.remove(self.cgroup, self.number);
-    }
-}
-
-impl Enforcer for InForce {
-    type Handle = Listening;
-
-    async fn enforce(&self, wanted: Enforcement) -> Result<Listening, EnforceError> {
-        let about = wanted.pod.load().about();
-        let outcome = self.serve(wanted).await;
-        if let Err(error) = &outcome {
-            let note =
-                format!("Picket cannot enforce this pod, which reaches no API server until it can: {error}");
-            self.notices.tell(about, Reason::EnforcementFailed, note);
-        }
-        outcome
     }
 
     async fn tend(&self, pod: Enforcement, cut: bool) -> Result<Tended, EnforceError> {

@@ -1,43 +1,55 @@
 //! Posts notices as Kubernetes Events, so that `kubectl describe` and `kubectl get events` show them where people look.
 //!
-//! In: notices. Out: Events in the pods' namespaces, and in `default` for the node. A pod can bring notices about without end,
-//! so the same is posted once a minute and all of them seldom; what is not posted is counted, and in metrics and audit log.
+//! In: notices. Out: Events in the pods' namespaces, and in `default` for the node; counts of what became of them.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ObjectReference;
+use kube::Client;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
 use crate::runtime::metrics::Metrics;
-use crate::runtime::notices::{About, Notice, Reason};
-use crate::workload::api::Connector;
+use crate::runtime::notices::{About, Notice};
+use crate::workload::api::{ApiError, Connector};
 
 /// Who posts, as Events name it.
 const CONTROLLER: &str = "picket.dev/agent";
 
-/// How often the same about the same is posted.
-const SAME_EVERY: Duration = Duration::from_secs(60);
-
-/// How many of those are told apart. Where there are more, further ones are not posted.
-const SAME: usize = 1024;
-
-/// What may be posted at once, and how long until another may: client-go allows the first for one object, and a node that posts
-/// a little each second is no burden.
-const BURST: u32 = 25;
-const ANOTHER_EVERY: Duration = Duration::from_secs(1);
-
 /// How long one may take.
 const POST_LIMIT: Duration = Duration::from_secs(10);
 
-/// How long nothing is posted after a failure: the API server is away, or does not let the node, and asking does not help.
+/// How long nothing is posted after a failure that the next one would meet too: the API server is away, or does not know the
+/// node, or has enough to do.
 const PAUSE: Duration = Duration::from_secs(60);
 
-/// The longest note the API server takes is 1 kB (k8s.io/kubernetes pkg/apis/core/validation/events.go, `NoteLengthLimit`).
-const NOTE_BYTES: usize = 1000;
+/// What the API server takes (k8s.io/kubernetes pkg/apis/core/validation/events.go): the note's bytes and the others'.
+const NOTE_BYTES: usize = 1024;
+const FIELD_BYTES: usize = 128;
+
+/// Why one was not posted.
+#[derive(Debug, thiserror::Error)]
+enum PostError {
+    #[error(transparent)]
+    Connect(#[from] ApiError),
+    #[error(transparent)]
+    Post(#[from] kube::Error),
+    #[error("the API server does not answer")]
+    Timeout,
+}
+
+impl PostError {
+    /// Whether it is about this Event alone: its namespace ends, or has no room, or somebody removed the Event that would have
+    /// been counted on. Pods can bring that about, and what is about others must be posted all the same.
+    fn is_of_one(&self) -> bool {
+        match self {
+            Self::Post(kube::Error::Api(status)) => matches!(status.code, 403 | 404 | 409 | 422),
+            _ => false,
+        }
+    }
+}
 
 /// Posts for as long as it is polled.
 pub(super) async fn post(
@@ -46,64 +58,71 @@ pub(super) async fn post(
     mut notices: mpsc::Receiver<Notice>,
     metrics: Arc<Metrics>,
 ) {
-    let mut gate = Gate::new(Instant::now());
-    let mut recorder: Option<Recorder> = None;
+    let mut poster = Poster {
+        connector,
+        node,
+        client: None,
+        recorder: None,
+    };
     let (mut quiet_until, mut failing) = (None, false);
     while let Some(notice) = notices.recv().await {
-        let now = Instant::now();
-        if quiet_until.is_some_and(|until| now < until) || !gate.passes(&notice, now) {
+        if quiet_until.is_some_and(|until| Instant::now() < until) {
             metrics.notice("left_out");
             continue;
         }
-        let posted = timeout(POST_LIMIT, publish(&connector, &node, &mut recorder, &notice)).await;
-        let failure = match posted {
-            Ok(Ok(())) => None,
-            Ok(Err(error)) => Some(error),
-            Err(_) => Some("the API server does not answer".to_owned()),
+        let posted = timeout(POST_LIMIT, poster.post(&notice)).await;
+        let Err(error) = posted.unwrap_or(Err(PostError::Timeout)) else {
+            metrics.notice("posted");
+            (quiet_until, failing) = (None, false);
+            continue;
         };
-        metrics.notice(if failure.is_none() { "posted" } else { "failed" });
-        quiet_until = failure.is_some().then(|| Instant::now() + PAUSE);
-        if let Some(error) = &failure {
-            // The next one begins with what the files say then.
-            recorder = None;
-            if !failing {
-                tracing::warn!(
-                    error,
-                    "Kubernetes Events are not posted; the right to is in deploy/rbac.yaml"
-                );
-            }
+        metrics.notice("failed");
+        if !std::mem::replace(&mut failing, true) {
+            tracing::warn!(%error, about = ?notice.about, "a Kubernetes Event was not posted; the right to is in deploy/rbac.yaml");
         }
-        failing = failure.is_some();
+        poster.recorder = None;
+        if !error.is_of_one() {
+            // The next one begins with what the files say then.
+            poster.client = None;
+            quiet_until = Some(Instant::now() + PAUSE);
+        }
     }
     std::future::pending::<()>().await;
 }
 
-async fn publish(
-    connector: &Connector,
-    node: &str,
-    recorder: &mut Option<Recorder>,
-    notice: &Notice,
-) -> Result<(), String> {
-    let recorder = match recorder {
-        Some(recorder) => recorder,
-        None => {
-            let client = connector.connect().await.map_err(|error| error.to_string())?;
+struct Poster {
+    connector: Connector,
+    node: String,
+    client: Option<Client>,
+    /// Counts on Events that it posted some minutes ago at most; a new one begins with new Events.
+    recorder: Option<Recorder>,
+}
+
+impl Poster {
+    async fn post(&mut self, notice: &Notice) -> Result<(), PostError> {
+        let client = match &self.client {
+            Some(client) => client.clone(),
+            None => self.client.insert(self.connector.connect().await?).clone(),
+        };
+        let recorder = self.recorder.get_or_insert_with(|| {
             let reporter = Reporter {
                 controller: CONTROLLER.to_owned(),
-                instance: Some(node.to_owned()),
+                instance: Some(cut(&self.node, FIELD_BYTES)),
             };
-            recorder.insert(Recorder::new(client, reporter))
-        }
-    };
-    let event = Event {
-        type_: EventType::Warning,
-        reason: notice.reason.as_str().to_owned(),
-        note: Some(note(&notice.note)),
-        action: "Enforce".to_owned(),
-        secondary: None,
-    };
-    let posted = recorder.publish(&event, &regarding(&notice.about, node)).await;
-    posted.map_err(|error| error.to_string())
+            Recorder::new(client, reporter)
+        });
+        let event = Event {
+            type_: EventType::Warning,
+            reason: notice.reason.as_str().to_owned(),
+            note: Some(cut(&notice.note, NOTE_BYTES)),
+            // Events alike in everything but the note are counted as one with the first one's note.
+            action: cut(&format!("Enforce {}", notice.which), FIELD_BYTES),
+            secondary: None,
+        };
+        Ok(recorder
+            .publish(&event, &regarding(&notice.about, &self.node))
+            .await?)
+    }
 }
 
 /// The object as Events name it.
@@ -123,109 +142,39 @@ fn regarding(about: &About, node: &str) -> ObjectReference {
     }
 }
 
-/// The note as it may be written: names of programs are the pods' own, and a terminal must not take them for commands.
-fn note(text: &str) -> String {
-    let mut note = String::new();
-    for character in text.chars().map(|c| if c.is_control() { ' ' } else { c }) {
-        if note.len() + character.len_utf8() > NOTE_BYTES {
+/// The text as it may be written, on one line.
+fn cut(text: &str, bytes: usize) -> String {
+    let mut kept = String::new();
+    for character in text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }) {
+        if kept.len() + character.len_utf8() > bytes {
             break;
         }
-        note.push(character);
+        kept.push(character);
     }
-    note
-}
-
-/// What may be posted now.
-struct Gate {
-    seen: HashMap<(About, Reason), Instant>,
-    left: u32,
-    /// When `left` was last added to.
-    filled: Instant,
-}
-
-impl Gate {
-    fn new(now: Instant) -> Self {
-        Self {
-            seen: HashMap::new(),
-            left: BURST,
-            filled: now,
-        }
-    }
-
-    fn passes(&mut self, notice: &Notice, now: Instant) -> bool {
-        let key = (notice.about.clone(), notice.reason);
-        let recent = |at: &Instant| now.duration_since(*at) < SAME_EVERY;
-        if self.seen.get(&key).is_some_and(recent) {
-            return false;
-        }
-        if self.seen.len() >= SAME {
-            self.seen.retain(|_, at| recent(at));
-        }
-        let more = now.duration_since(self.filled).as_secs() / ANOTHER_EVERY.as_secs();
-        if more > 0 {
-            self.left = BURST.min(self.left.saturating_add(u32::try_from(more).unwrap_or(BURST)));
-            self.filled = now;
-        }
-        if self.seen.len() >= SAME || self.left == 0 {
-            return false;
-        }
-        self.left -= 1;
-        self.seen.insert(key, now);
-        true
-    }
+    kept
 }
 
 #[cfg(test)]
 mod tests {
+    use kube::core::Status;
+
     use super::*;
 
-    fn about(pod: usize, reason: Reason) -> Notice {
-        let about = About::Pod {
-            namespace: "agents".to_owned(),
-            name: format!("p{pod}"),
-            uid: format!("u{pod}"),
+    #[test]
+    fn a_text_is_one_line_and_no_longer_than_the_api_server_takes() {
+        assert_eq!(cut("a\u{1b}[31mb\nc", NOTE_BYTES), "a [31mb c");
+        assert_eq!(cut(&"é".repeat(NOTE_BYTES), NOTE_BYTES).len(), NOTE_BYTES);
+        assert_eq!(cut("Enforce ", FIELD_BYTES), "Enforce");
+    }
+
+    #[test]
+    fn what_pods_can_bring_about_does_not_silence_the_node() {
+        let told = |code| {
+            let status = Status::failure("no", "No").with_code(code);
+            PostError::Post(kube::Error::Api(Box::new(status))).is_of_one()
         };
-        Notice {
-            about,
-            reason,
-            note: String::new(),
-        }
-    }
-
-    #[test]
-    fn the_same_passes_once_a_minute_and_all_together_seldom() {
-        let start = Instant::now();
-        let mut gate = Gate::new(start);
-        let mut passes =
-            |notice: &Notice, after: u64| gate.passes(notice, start + Duration::from_secs(after));
-        assert!(passes(&about(0, Reason::AccessRefused), 0));
-        assert!(!passes(&about(0, Reason::AccessRefused), 59), "the same");
-        assert!(passes(&about(0, Reason::ProcessMoved), 59), "another reason");
-        assert!(passes(&about(0, Reason::AccessRefused), 60), "a minute later");
-        let passed = (1..100)
-            .filter(|pod| passes(&about(*pod, Reason::AccessRefused), 60))
-            .count();
-        assert_eq!(passed, BURST as usize - 1, "at once");
-        let passed = (100..200)
-            .filter(|pod| passes(&about(*pod, Reason::AccessRefused), 63))
-            .count();
-        assert_eq!(passed, 3, "one more each second");
-    }
-
-    #[test]
-    fn what_is_remembered_is_bounded() {
-        let start = Instant::now();
-        let mut gate = Gate::new(start);
-        gate.left = u32::MAX;
-        let passed = (0..2 * SAME).filter(|pod| gate.passes(&about(*pod, Reason::AccessRefused), start));
-        assert_eq!((passed.count(), gate.seen.len()), (SAME, SAME));
-        assert!(gate.passes(&about(0, Reason::AccessRefused), start + SAME_EVERY));
-        assert_eq!(gate.seen.len(), 1);
-    }
-
-    #[test]
-    fn a_note_is_one_line_and_no_longer_than_the_api_server_takes() {
-        assert_eq!(note("a\u{1b}[31mb\nc"), "a [31mb c");
-        assert_eq!(note(&"é".repeat(NOTE_BYTES)).len(), NOTE_BYTES);
+        assert!([403, 404, 409, 422].into_iter().all(told));
+        assert!(![401, 429, 500, 503].into_iter().any(told));
+        assert!(!PostError::Timeout.is_of_one());
     }
 }

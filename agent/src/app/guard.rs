@@ -12,7 +12,7 @@ use super::handover::Hands;
 use crate::audit::{Alarm, AuditLog};
 use crate::kernel::{Kernel, KernelConfig, Repaired, Verified};
 use crate::runtime::metrics::Metrics;
-use crate::runtime::notices::{About, Notices, Reason};
+use crate::runtime::notices::{About, Notice, Notices, Reason};
 use crate::runtime::readiness::Readiness;
 
 /// The part's name in `/readyz`.
@@ -113,11 +113,12 @@ pub(super) async fn watch(
             None => {}
             Some(error) => {
                 let reason = format!("a link cannot be put back: {error}");
-                notices.tell(
-                    About::Node,
-                    Reason::ProgramMissing,
-                    format!("Pods are not held as they should be: {reason}"),
-                );
+                notices.tell(Notice {
+                    about: About::Node,
+                    reason: Reason::ProgramMissing,
+                    which: String::new(),
+                    note: format!("Pods are not held as they should be: {reason}"),
+                });
                 if readiness.fails(PART, reason) {
                     tracing::error!(%error, "a kernel program is not attached and cannot be put back, trying on");
                 }
@@ -148,7 +149,12 @@ async fn tell(audit: &AuditLog, notices: &Notices, repaired: &Repaired) {
         fault = %repaired.fault,
         "somebody took a kernel program away; it is back"
     );
-    notices.tell(About::Node, Reason::ProgramReplaced, message.clone());
+    notices.tell(Notice {
+        about: About::Node,
+        reason: Reason::ProgramReplaced,
+        which: repaired.link.clone(),
+        note: message.clone(),
+    });
     let alarm = Alarm {
         hook: repaired.program,
         reason: "link_replaced",

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::enforcer::InForce;
-use super::refusals;
+use super::{records, refusals};
 use crate::audit::Connection;
 use crate::runtime::metrics::Metrics;
 use crate::workload::Names;
@@ -54,7 +54,7 @@ pub(super) async fn watch(
                 "a process of a pod's is outside its cgroup"
             );
             metrics.moved_process();
-            refusals::tell(&records, &metrics, refusals::moved(stray, pod.as_ref()));
+            records::tell(&records, &metrics, refusals::moved(stray, pod.as_ref()));
         }
         told = now;
     }

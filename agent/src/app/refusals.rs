@@ -1,7 +1,6 @@
-//! Connections that never became requests: each is counted, and written down folded where a pod makes many.
+//! Connections that never became requests: each is counted, and told as a record.
 //!
-//! In: what the kernel refused and what listeners closed. Out: audit records. Nothing here holds up connections that are
-//! served: while the audit log takes nothing, such records are lost, which is counted.
+//! In: what the kernel refused, what listeners closed, processes that left their pods. Out: counts, and audit records to write.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -13,104 +12,14 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use super::fold::Fold;
-use crate::audit::{AuditLog, Caller, Connection, KernelFacts, Outcome, PodRef, ProcessRef};
+use super::records::tell;
+use crate::audit::{Caller, Connection, KernelFacts, Outcome, PodRef, ProcessRef};
 use crate::kernel::{CgroupId, Kernel, KernelEvent, KernelEvents};
 use crate::listener::{NoFlow, NoFlowCause, Seen};
 use crate::runtime::metrics::Metrics;
-use crate::runtime::notices::{About, Notices, Reason};
 use crate::workload::doors::refused_as;
 use crate::workload::strays::Stray;
 use crate::workload::{Doors, Names, Pod, container_of};
-
-/// Records between those who see refusals and the one who writes them; each is below 1 KB.
-pub(super) const WAITING: usize = 1024;
-
-/// How long many alike are gathered.
-const INTERVAL: Duration = Duration::from_secs(1);
-
-/// What makes two refusals alike: the pod, the cause, the address.
-type Key = (Option<String>, &'static str, Option<SocketAddr>);
-
-/// Hands a refusal on without waiting.
-pub(super) fn tell(refusals: &mpsc::Sender<Connection>, metrics: &Metrics, connection: Connection) {
-    if refusals.try_send(connection).is_err() {
-        metrics.refusal_unrecorded();
-    }
-}
-
-/// Writes refusals down, a few of each kind and second as they are and the others as a count. Once `last` has fired, what waits
-/// is written, and then `done` fires.
-pub(super) async fn records(
-    mut refusals: mpsc::Receiver<Connection>,
-    audit: AuditLog,
-    notices: Notices,
-    last: CancellationToken,
-    done: CancellationToken,
-) {
-    let mut fold: Fold<Key, Connection> = Fold::default();
-    let mut tick = tokio::time::interval(INTERVAL);
-    loop {
-        tokio::select! {
-            () = last.cancelled(), if !refusals.is_closed() => refusals.close(),
-            refusal = refusals.recv() => {
-                let Some(connection) = refusal else { break };
-                if let Some(connection) = fold.take(key(&connection), connection) {
-                    notify(&notices, &connection);
-                    write(&audit, connection).await;
-                }
-            }
-            _ = tick.tick() => write_folded(&mut fold, &audit).await,
-        }
-    }
-    write_folded(&mut fold, &audit).await;
-    done.cancel();
-    std::future::pending::<()>().await;
-}
-
-/// Tells of it at its pod. Pods that nobody judged yet are tried again by themselves, and are most often nobody's agents.
-fn notify(notices: &Notices, connection: &Connection) {
-    let reason = match connection.reason {
-        "pending" | "no_flow" => return,
-        "moved" => Reason::ProcessMoved,
-        _ => Reason::AccessRefused,
-    };
-    let Some(caller) = &connection.caller else { return };
-    let Some(PodRef { namespace, name, uid }) = caller.pod.clone() else {
-        return;
-    };
-    let by = caller.process.as_ref().map_or(String::new(), |process| {
-        let program = process.exe.as_deref().unwrap_or(&process.comm);
-        format!(" (process {}, {program})", process.pid)
-    });
-    let note = format!("{}{by}", connection.message);
-    notices.tell(About::Pod { namespace, name, uid }, reason, note);
-}
-
-async fn write_folded(fold: &mut Fold<Key, Connection>, audit: &AuditLog) {
-    for (mut connection, more) in fold.tick() {
-        connection.message = format!(
-            "{} ({more} alike within a second, folded into this record)",
-            connection.message
-        );
-        write(audit, connection).await;
-    }
-}
-
-async fn write(audit: &AuditLog, connection: Connection) {
-    if let Err(error) = audit.connection(connection).await {
-        tracing::error!(%error, "a refused connection is not in the audit log");
-    }
-}
-
-fn key(connection: &Connection) -> Key {
-    let pod = connection.caller.as_ref().and_then(|caller| caller.pod.as_ref());
-    (
-        pod.map(|pod| pod.uid.clone()),
-        connection.reason,
-        connection.kernel.address,
-    )
-}
 
 /// When the kernel's events are this agent's to read: from the moment that no agent before it does, until it ends.
 pub(super) struct Turn {
@@ -192,6 +101,9 @@ struct Looks {
     since: Instant,
     taken: HashMap<CgroupId, u32>,
 }
+
+/// How long that goes for.
+const INTERVAL: Duration = Duration::from_secs(1);
 
 /// How many processes of one cgroup are looked up in a second: more than are written down as they are.
 const LOOKS: u32 = 64;
@@ -363,7 +275,6 @@ fn protocol(number: u32) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::audit::AuditConfig;
 
     #[test]
     fn what_pods_dial_has_few_names() {
@@ -382,34 +293,6 @@ mod tests {
         ] {
             assert_eq!(door(address.parse().unwrap(), &doors), name, "{address}");
         }
-    }
-
-    #[tokio::test]
-    async fn what_waits_when_the_agent_ends_is_written() {
-        let file = std::env::temp_dir().join(format!("picket-refusals-{}.jsonl", std::process::id()));
-        let config = AuditConfig {
-            file: Some(file.clone()),
-            ..AuditConfig::default()
-        };
-        let audit = AuditLog::open(&config, None).unwrap();
-        let (sender, refusals) = mpsc::channel(WAITING);
-        for _ in 0..15 {
-            sender.try_send(Connection::default()).unwrap();
-        }
-        let (last, done) = (CancellationToken::new(), CancellationToken::new());
-        let (notices, _none) = Notices::channel();
-        last.cancel();
-        let writing = tokio::spawn(records(refusals, audit.clone(), notices, last, done.clone()));
-        done.cancelled().await;
-        audit.flush().await.unwrap();
-        let text = std::fs::read_to_string(&file).unwrap();
-        writing.abort();
-        let _ = std::fs::remove_file(&file);
-        let folded = text.lines().last().unwrap();
-        assert!(
-            text.lines().count() == 11 && folded.contains("(5 alike"),
-            "{text}"
-        );
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::kernel::cut::{Cut, CutError, cut};
 use crate::kernel::interface::host_side;
 use crate::kernel::{CgroupId, Ifindex, Kernel, KernelError};
 use crate::runtime::metrics::Metrics;
-use crate::runtime::notices::{Notices, Reason};
+use crate::runtime::notices::{Notice, Notices, Reason};
 use crate::workload::cgroup::subtree;
 use crate::workload::{EnforceError, Enforcement, Home, Netns, Pod, Tended};
 
@@ -170,6 +170,15 @@ impl Tending {
         Ok(Tended { covered })
     }
 
+    fn tell_uncovered(&self, pod: &Pod) {
+        self.notices.tell(Notice {
+            about: pod.about(),
+            reason: Reason::NotCovered,
+            which: String::new(),
+            note: NOT_COVERED.to_owned(),
+        });
+    }
+
     /// Covers the interfaces that the pod's packets come out of; says whether all of the pod is covered.
     pub(super) fn cover(&self, pod: &Enforcement) -> Result<bool, EnforceError> {
         let Home::Own(netns) = &pod.home else {
@@ -181,14 +190,14 @@ impl Tending {
         let Pod { namespace, name, .. } = &**facts;
         if !all && self.served.tell(cgroup) {
             tracing::warn!(namespace, pod = name, others = ?side.others, "a pod's packets come out where nothing drops those that pass no socket's hook");
-            self.notices.tell(facts.about(), Reason::NotCovered, NOT_COVERED);
+            self.tell_uncovered(&facts);
         }
         for interface in side.interfaces {
             if let Err(error) = self.kernel.cover(Ifindex(interface), cgroup) {
                 all = false;
                 if self.served.tell(cgroup) {
                     tracing::warn!(namespace, pod = name, interface, %error, "a pod's packets that pass no socket's hook are not dropped");
-                    self.notices.tell(facts.about(), Reason::NotCovered, NOT_COVERED);
+                    self.tell_uncovered(&facts);
                 }
             }
         }

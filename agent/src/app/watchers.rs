@@ -13,8 +13,8 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::enforcer::InForce;
 use super::handover::Hands;
-use super::refusals;
 use super::tend::Tending;
+use super::{records, refusals};
 use crate::admin::{Admin, Failing, PrivateSocket, ReadyReport};
 use crate::audit::{AuditLog, Connection};
 use crate::kernel::{Counter, Door, DoorAction, Kernel};
@@ -170,9 +170,9 @@ pub(super) async fn settled(
         return;
     }
     let now = *status.borrow();
-    if now.enforced + now.exempt == 0 && now.pending > 0 {
+    if now.enforced + now.exempt == now.presumed && now.pending + now.presumed > 0 {
         tracing::warn!(
-            pending = now.pending,
+            pending = now.pending + now.presumed,
             "no pod here is one that the API server has on this node: is nodeName as `kubectl get nodes` shows it?"
         );
     }
@@ -220,7 +220,7 @@ pub(super) async fn connections(
             }
             Arrival::NoFlow(no_flow) => {
                 metrics.no_flow();
-                refusals::tell(&refusals, &metrics, refusals::closed(&no_flow));
+                records::tell(&refusals, &metrics, refusals::closed(&no_flow));
             }
         }
     }

@@ -28,7 +28,7 @@ use crate::audit::{self, AuditLog, EndReason, ObjectRef, Record, User};
 use crate::listener::Accepted;
 use crate::reject::{Rejection, warning_value};
 use crate::runtime::drain::{Drain, Parts};
-use crate::runtime::notices::{Notices, Reason};
+use crate::runtime::notices::{Notice, Notices, Reason};
 use crate::store::Store;
 use crate::tls::{self, Certificates, TlsError};
 use crate::upstream::{ResponseBody, UpgradeProtocol, Upstream, upgrade_asked};
@@ -141,8 +141,12 @@ impl Pipeline {
                     tracing::warn!(%error, namespace = pod.namespace, pod = pod.name, "no TLS session");
                 }
                 if error.is_distrust() {
-                    self.notices
-                        .tell(pod.about(), Reason::CertificateRefused, DISTRUST);
+                    self.notices.tell(Notice {
+                        about: pod.about(),
+                        reason: Reason::CertificateRefused,
+                        which: String::new(),
+                        note: DISTRUST.to_owned(),
+                    });
                 }
                 return;
             }

@@ -43,6 +43,7 @@ pub use reconcile::{Judged, Status};
 pub use selection::Selection;
 
 use crate::kernel::{CgroupId, Unknown};
+use crate::runtime::notices::Notices;
 
 /// What this part is told of the node.
 #[derive(Clone)]
@@ -67,6 +68,8 @@ pub struct WorkloadConfig {
     pub rest: watch::Receiver<bool>,
     /// Told how long a new pod took until it was enforced or left alone.
     pub judged: Judged,
+    /// Where to tell of pods that cannot be enforced.
+    pub notices: Notices,
 }
 
 /// Why this part cannot start.
@@ -126,7 +129,8 @@ pub async fn start<E: Enforcer>(
         .static_pods(config.static_pods)
         .redirected(config.redirected)
         .rests(config.rest)
-        .tells(config.judged);
+        .tells(config.judged)
+        .notifies(config.notices);
     let resting = reconciler.resting();
     reconciler.close(&scans.borrow());
     let status = reconciler.status();

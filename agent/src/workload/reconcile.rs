@@ -32,6 +32,10 @@ use super::names::Names;
 use super::rest::Rest;
 use super::slot::{Applied, FAILURE_PAUSE, NETNS_PAUSE, Pace, Slot, Wanted, wanted};
 use crate::kernel::{CgroupId, Unknown};
+use crate::runtime::notices::{Notice, Notices, Reason};
+
+/// A pod that cannot be enforced is told of when it was tried so often: one that is just ending is no news.
+const PATIENT_TRIES: u32 = 3;
 
 /// Told how long a new pod took until it was enforced or left alone.
 pub type Judged = Arc<dyn Fn(Duration) + Send + Sync>;
@@ -68,6 +72,8 @@ pub struct Reconciler<E: Enforcer> {
     own: Option<CgroupId>,
     /// What becomes of static pods that the API server has not told of.
     static_pods: Unknown,
+    started: Instant,
+    notices: Option<Notices>,
     slots: HashMap<CgroupId, Slot<E::Handle>>,
     /// Folders of all pods, and whether each is closed.
     roots: HashMap<CgroupId, bool>,
@@ -103,6 +109,8 @@ impl<E: Enforcer> Reconciler<E> {
             find,
             own,
             static_pods: Unknown::default(),
+            started: Instant::now(),
+            notices: None,
             slots: HashMap::new(),
             roots: HashMap::new(),
             forget: BTreeSet::new(),
@@ -126,10 +134,18 @@ impl<E: Enforcer> Reconciler<E> {
         self
     }
 
-    /// Says what becomes of static pods that the API server has not told of: closed unless this is said.
+    /// Says what becomes of static pods that the API server has not told of: closed unless this is said, and for the first
+    /// [`Pace::patience`] without its pods.
     #[must_use]
     pub fn static_pods(mut self, unknown: Unknown) -> Self {
         self.static_pods = unknown;
+        self
+    }
+
+    /// Says where to tell of pods that cannot be enforced.
+    #[must_use]
+    pub fn notifies(mut self, notices: Notices) -> Self {
+        self.notices = Some(notices);
         self
     }
 
@@ -281,6 +297,11 @@ impl<E: Enforcer> Reconciler<E> {
     fn pass(&mut self, pods: Option<&PodMap>) -> Instant {
         let now = Instant::now();
         let mut next = now + self.pace.every;
+        let (mut static_pods, heard) = (self.static_pods, self.started + self.pace.patience);
+        if pods.is_none() && now < heard {
+            static_pods = Unknown::Closed;
+            next = next.min(heard);
+        }
         let enforcer = self.enforcer.clone();
         self.forget.retain(|id| match enforcer.forget(*id) {
             Ok(()) => false,
@@ -294,7 +315,7 @@ impl<E: Enforcer> Reconciler<E> {
         for (id, slot) in self.slots.iter_mut().filter(|(_, slot)| !slot.busy) {
             let wanted = match self.own {
                 Some(own) if own == *id => Wanted::Exempt,
-                _ => wanted(slot, pods, &self.selection, self.static_pods),
+                _ => wanted(slot, pods, &self.selection, static_pods),
             };
             if slot.aim != discriminant(&wanted) {
                 slot.aim = discriminant(&wanted);
@@ -388,6 +409,16 @@ impl<E: Enforcer> Reconciler<E> {
             Outcome::Failed(error) => {
                 tracing::warn!(cgroup = %id, pod = %slot.found.uid.0, %error, "cannot enforce a pod, it stays closed until it works");
                 self.failures += 1;
+                if slot.tries >= PATIENT_TRIES
+                    && let (Some(notices), Some(pod)) = (&self.notices, &slot.last)
+                {
+                    notices.tell(Notice {
+                        about: pod.pod.about(),
+                        reason: Reason::EnforcementFailed,
+                        which: String::new(),
+                        note: format!("Picket cannot enforce this pod, which reaches no API server until it can: {error}"),
+                    });
+                }
                 slot.applied = Applied::Unknown;
                 slot.later(FAILURE_PAUSE, now);
             }

@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 use super::super::api::NodePod;
 use super::super::cgroup::{Group, PodGroup};
 use super::super::netns::NetnsError;
-use super::super::slot::{CHECK_AGAIN, CHECK_EVERY};
+use super::super::slot::{CHECK_AGAIN, CHECK_EVERY, PATIENCE};
 use super::super::{EnforceError, Enforcement, Home, Netns, Pod, PodUid, Tended};
 use super::*;
 
@@ -20,10 +20,11 @@ const REDIRECTED: u64 = 77;
 /// Pods from here on are static ones.
 const STATIC: u64 = 900;
 
-/// A hundred times as fast.
+/// A hundred times as fast, but for what a test has to be in time for.
 const PACE: Pace = Pace {
     again: CHECK_AGAIN.checked_div(100).unwrap(),
     every: CHECK_EVERY.checked_div(100).unwrap(),
+    patience: PATIENCE.checked_div(10).unwrap(),
 };
 
 /// What the enforcer was told last of each cgroup, and what it is to fail at.
@@ -751,6 +752,11 @@ async fn static_pods_wait_for_no_api_server_where_the_operator_wants_it_so() {
         .await;
 
     let mut open = Node::with(Unknown::Open, &[], &[1, STATIC], None);
+    assert_eq!(
+        open.fake.class(CgroupId(STATIC)),
+        "nothing",
+        "it may be told of yet"
+    );
     nobody_tells_of(&mut open, "exempt").await;
     open.until_status("both counted", |now| now.exempt == 2 && now.presumed == 2)
         .await;
@@ -773,13 +779,34 @@ async fn a_static_pod_that_was_enforced_is_never_left_alone_for_want_of_its_mirr
     let mut node = Node::with(Unknown::Open, &[inherited], &[inherited, STATIC], None);
     let selected = |pod: &mut Pod| drop(pod.labels.insert("agent".into(), "yes".into()));
     node.until_class(STATIC, "exempt").await;
+    let waited = node.fake.calls.lock().unwrap().clone();
+    assert!(
+        waited.iter().all(|call| call.0 != CgroupId(inherited)),
+        "{waited:?}"
+    );
     node.told(STATIC, selected);
     node.until_class(STATIC, "enforced").await;
     node.map.clear();
     node.tell();
     node.appears(1);
     node.until_class(1, "pending").await;
+    // It is looked after as before, and no more often.
+    let looks = node.fake.looks.lock().unwrap().len();
+    let since = Instant::now();
+    until_looked(&node, STATIC, looks + 2).await;
+    assert!(since.elapsed() >= PACE.again, "{:?}", since.elapsed());
     assert_eq!(node.fake.class(CgroupId(STATIC)), "enforced");
     assert_eq!(node.fake.listeners(CgroupId(STATIC)), 1);
     assert_eq!(node.fake.class(CgroupId(inherited)), "inherited");
+    // One that cannot be enforced for now is no less one of the selection's.
+    node.fake.fail_looks.store(1, Ordering::SeqCst);
+    node.netns.lock().unwrap().take();
+    node.told(STATIC + 1, selected);
+    node.appears(STATIC + 1);
+    node.until_class(STATIC + 1, "pending").await;
+    node.map.clear();
+    node.tell();
+    node.appears(2);
+    node.until_class(2, "pending").await;
+    assert_eq!(node.fake.class(CgroupId(STATIC + 1)), "pending");
 }

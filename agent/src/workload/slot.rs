@@ -31,11 +31,16 @@ pub(super) const CHECK_EVERY: Duration = Duration::from_secs(30);
 /// sockets has ended by then, and the five seconds in which older connections must end have not.
 pub(super) const CHECK_AGAIN: Duration = Duration::from_secs(3);
 
-/// When enforced pods are looked after.
+/// Longer than a list takes where the API server answers, and short against a kubelet's patience with a pod that fails.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// When enforced pods are looked after, and static pods left alone.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Pace {
     pub(super) again: Duration,
     pub(super) every: Duration,
+    /// How long the API server has to tell its pods at the start, until static pods that it might have told of are left alone.
+    pub(super) patience: Duration,
 }
 
 impl Default for Pace {
@@ -43,6 +48,7 @@ impl Default for Pace {
         Self {
             again: CHECK_AGAIN,
             every: CHECK_EVERY,
+            patience: PATIENCE,
         }
     }
 }
@@ -98,8 +104,8 @@ pub(super) struct Slot<H> {
     pub(super) busy: bool,
     /// The cgroup vanished while an attempt was under way.
     pub(super) gone: bool,
-    /// The selection named it when it was last known.
-    pub(super) selected: bool,
+    /// The pod as the API server told of it last, where the selection named it then.
+    pub(super) last: Option<Arc<NodePod>>,
     /// Something about the cgroup changed since the namespace was looked at.
     pub(super) stale: bool,
     /// Attempts in a row without success, and when the next is due.
@@ -124,10 +130,13 @@ pub(super) fn wanted<H>(
     match pods.and_then(|pods| pods.get(&slot.found.uid)) {
         Some(known) if selection.enforces(&known.pod) => Wanted::Enforced(known.clone()),
         Some(_) => Wanted::Exempt,
-        None if static_pods == Unknown::Open && is_manifest_hash(&slot.found.uid.0) => match slot.selected {
-            true => Wanted::Same,
-            false => Wanted::Presumed,
-        },
+        None if static_pods == Unknown::Open && is_manifest_hash(&slot.found.uid.0) => {
+            match (&slot.last, &slot.applied) {
+                (Some(last), _) => Wanted::Enforced(Arc::clone(last)),
+                (None, Applied::Redirected) => Wanted::Same,
+                (None, _) => Wanted::Presumed,
+            }
+        }
         None if pods.is_none() => Wanted::Same,
         None => Wanted::Closed,
     }
@@ -145,7 +154,7 @@ impl<H> Slot<H> {
             },
             busy: false,
             gone: false,
-            selected: inherited && redirected,
+            last: None,
             stale: false,
             tries: 0,
             due: None,
@@ -169,7 +178,7 @@ impl<H> Slot<H> {
                     enforcer.exempt(id)?;
                 }
                 self.settle(Applied::Exempt);
-                self.selected = false;
+                self.last = None;
             }
             Wanted::Presumed => {
                 if !matches!(self.applied, Applied::Exempt | Applied::Presumed) {
@@ -181,18 +190,19 @@ impl<H> Slot<H> {
             Wanted::Closed => {
                 if !matches!(self.applied, Applied::Closed) {
                     enforcer.pending(id)?;
-                    self.settle(Applied::Closed);
-                    if is_manifest_hash(&self.found.uid.0) {
+                    // Not one whose mirror goes before it.
+                    if matches!(self.applied, Applied::Nothing) && is_manifest_hash(&self.found.uid.0) {
                         tracing::warn!(
                             cgroup = %id, pod = %self.found.uid.0,
                             "a static pod is closed until the API server tells of it; where it is what runs the API server, \
                              set enforce.staticPods to open"
                         );
                     }
+                    self.settle(Applied::Closed);
                 }
             }
             Wanted::Enforced(pod) => {
-                self.selected = true;
+                self.last = Some(Arc::clone(pod));
                 match &self.applied {
                     Applied::Enforced {
                         pod: facts, check, ..

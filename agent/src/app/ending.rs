@@ -1,0 +1,52 @@
+//! The agent's end in order: nothing more is accepted, what came is served to its end, and what is known is written down.
+//!
+//! In: word of the parts that they are through. Out: the same for whoever waits to end the process, within limits.
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::runtime::drain::Drain;
+
+/// How long listeners may take to stop, and what they accepted to be handed on: both take microseconds.
+const STOP_LIMIT: Duration = Duration::from_secs(2);
+
+/// What an end in order passes through: accepting, handing on, draining.
+#[derive(Debug, Default)]
+pub(super) struct Ending {
+    /// What takes something in: the listeners, and the reader of the kernel's events.
+    pub(super) accepting: TaskTracker,
+    /// Nobody accepts any more.
+    pub(super) last: CancellationToken,
+    /// What was accepted is with the drain.
+    pub(super) handed_on: CancellationToken,
+    pub(super) drain: Drain,
+    /// Nothing is served any more, so that nothing more is refused.
+    pub(super) served: CancellationToken,
+    /// The refusals are with the audit log.
+    pub(super) written: CancellationToken,
+}
+
+impl Ending {
+    /// Waits until nothing more comes, and what came is being served.
+    pub(super) async fn stop_accepting(&self) {
+        self.accepting.close();
+        if timeout(STOP_LIMIT, self.accepting.wait()).await.is_err() {
+            tracing::warn!("a listener does not stop in time");
+        }
+        self.last.cancel();
+        if timeout(STOP_LIMIT, self.handed_on.cancelled()).await.is_err() {
+            tracing::warn!("connections that were just accepted are not served in time");
+        }
+    }
+
+    /// Waits until the refusals that are known are with the audit log.
+    pub(super) async fn write_refusals(&self) {
+        self.served.cancel();
+        if timeout(STOP_LIMIT, self.written.cancelled()).await.is_err() {
+            tracing::warn!("the last refused connections are not written down in time");
+        }
+    }
+}

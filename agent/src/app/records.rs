@@ -1,0 +1,197 @@
+//! Writes down connections that never became requests, folded where a pod makes many.
+//!
+//! In: refusals of the kernel's and of listeners. Out: audit records, and notices at the pods. Nothing here holds up connections
+//! that are served: while the audit log takes nothing, such records are lost, which is counted.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::fold::Fold;
+use crate::audit::{AuditLog, Connection, PodRef};
+use crate::runtime::metrics::Metrics;
+use crate::runtime::notices::{About, Notice, Notices, Reason};
+
+/// Records between those who see refusals and the one who writes them; each is below 1 KB.
+pub(super) const WAITING: usize = 1024;
+
+/// How long many alike are gathered.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// What makes two refusals alike: the pod, the cause, the address.
+type Key = (Option<String>, &'static str, Option<SocketAddr>);
+
+/// Hands a refusal on without waiting.
+pub(super) fn tell(refusals: &mpsc::Sender<Connection>, metrics: &Metrics, connection: Connection) {
+    if refusals.try_send(connection).is_err() {
+        metrics.refusal_unrecorded();
+    }
+}
+
+/// Writes refusals down, a few of each kind and second as they are and the others as a count. Once `last` has fired, what waits
+/// is written, and then `done` fires.
+pub(super) async fn write_down(
+    mut refusals: mpsc::Receiver<Connection>,
+    audit: AuditLog,
+    notices: Notices,
+    last: CancellationToken,
+    done: CancellationToken,
+) {
+    let mut fold: Fold<Key, Connection> = Fold::default();
+    let mut tick = tokio::time::interval(INTERVAL);
+    loop {
+        tokio::select! {
+            () = last.cancelled(), if !refusals.is_closed() => refusals.close(),
+            refusal = refusals.recv() => {
+                let Some(connection) = refusal else { break };
+                if let Some(connection) = fold.take(key(&connection), connection) {
+                    notify(&notices, &connection);
+                    write(&audit, connection).await;
+                }
+            }
+            _ = tick.tick() => write_folded(&mut fold, &audit).await,
+        }
+    }
+    write_folded(&mut fold, &audit).await;
+    done.cancel();
+    std::future::pending::<()>().await;
+}
+
+/// Tells of it at its pod. Pods that nobody judged yet are tried again by themselves, and are most often nobody's agents.
+fn notify(notices: &Notices, connection: &Connection) {
+    let reason = match connection.reason {
+        "pending" | "no_flow" => return,
+        "moved" => Reason::ProcessMoved,
+        _ => Reason::AccessRefused,
+    };
+    let Some(caller) = &connection.caller else { return };
+    let Some(PodRef { namespace, name, uid }) = caller.pod.clone() else {
+        return;
+    };
+    // What programs are called is the pod's to choose: quoted, so that it cannot pass for Picket's words.
+    let by = caller.process.as_ref().map_or(String::new(), |process| {
+        let program = process.exe.as_deref().unwrap_or(&process.comm);
+        format!(" (process {}, {program:?})", process.pid)
+    });
+    let said = match reason {
+        // Where on the node it is stays in the audit log.
+        Reason::ProcessMoved => "A process of this pod's is outside the pod's cgroup",
+        _ => &connection.message,
+    };
+    notices.tell(Notice {
+        about: About::Pod { namespace, name, uid },
+        reason,
+        which: connection
+            .kernel
+            .address
+            .map_or(String::new(), |address| address.to_string()),
+        note: format!("{said}{by}"),
+    });
+}
+
+async fn write_folded(fold: &mut Fold<Key, Connection>, audit: &AuditLog) {
+    for (mut connection, more) in fold.tick() {
+        connection.message = format!(
+            "{} ({more} alike within a second, folded into this record)",
+            connection.message
+        );
+        write(audit, connection).await;
+    }
+}
+
+async fn write(audit: &AuditLog, connection: Connection) {
+    if let Err(error) = audit.connection(connection).await {
+        tracing::error!(%error, "a refused connection is not in the audit log");
+    }
+}
+
+fn key(connection: &Connection) -> Key {
+    let pod = connection.caller.as_ref().and_then(|caller| caller.pod.as_ref());
+    (
+        pod.map(|pod| pod.uid.clone()),
+        connection.reason,
+        connection.kernel.address,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::audit::{AuditConfig, Caller, KernelFacts, ProcessRef};
+
+    #[tokio::test]
+    async fn what_waits_when_the_agent_ends_is_written() {
+        let file = std::env::temp_dir().join(format!("picket-refusals-{}.jsonl", std::process::id()));
+        let config = AuditConfig {
+            file: Some(file.clone()),
+            ..AuditConfig::default()
+        };
+        let audit = AuditLog::open(&config, None).unwrap();
+        let (sender, refusals) = mpsc::channel(WAITING);
+        for _ in 0..15 {
+            sender.try_send(Connection::default()).unwrap();
+        }
+        let (last, done) = (CancellationToken::new(), CancellationToken::new());
+        let (notices, _none) = Notices::channel(Arc::new(Metrics::new()));
+        last.cancel();
+        let writing = tokio::spawn(write_down(refusals, audit.clone(), notices, last, done.clone()));
+        done.cancelled().await;
+        audit.flush().await.unwrap();
+        let text = std::fs::read_to_string(&file).unwrap();
+        writing.abort();
+        let _ = std::fs::remove_file(&file);
+        let folded = text.lines().last().unwrap();
+        assert!(
+            text.lines().count() == 11 && folded.contains("(5 alike"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_pod_is_told_of_what_is_its_own_doing_with_its_words_in_quotes() {
+        let (notices, mut told) = Notices::channel(Arc::new(Metrics::new()));
+        let connection = |reason| Connection {
+            caller: Some(Arc::new(Caller {
+                pod: Some(PodRef {
+                    namespace: "agents".to_owned(),
+                    name: "one".to_owned(),
+                    uid: "u1".to_owned(),
+                }),
+                process: Some(ProcessRef {
+                    pid: 7,
+                    exe: None,
+                    comm: "sh) is fine\u{202e}".to_owned(),
+                    uid: 0,
+                    moved_to: None,
+                }),
+                ..Caller::default()
+            })),
+            kernel: KernelFacts {
+                address: "10.0.0.7:10250".parse().ok(),
+                ..KernelFacts::default()
+            },
+            reason,
+            message: "connect refused".to_owned(),
+            ..Connection::default()
+        };
+        for reason in ["pending", "no_flow", "door", "moved"] {
+            notify(&notices, &connection(reason));
+        }
+        let mut next = || {
+            told.try_recv()
+                .ok()
+                .map(|notice| (notice.reason, notice.which, notice.note))
+        };
+        let words = r#"(process 7, "sh) is fine\u{202e}")"#;
+        let which = "10.0.0.7:10250".to_owned();
+        let refused = format!("connect refused {words}");
+        assert_eq!(next(), Some((Reason::AccessRefused, which.clone(), refused)));
+        let moved = format!("A process of this pod's is outside the pod's cgroup {words}");
+        assert_eq!(next(), Some((Reason::ProcessMoved, which, moved)));
+        assert_eq!(next(), None);
+    }
+}

@@ -1,0 +1,62 @@
+//! What the parts are told, out of the configuration.
+//!
+//! In: a checked [`Config`]. Out: the upstream's settings, the doors and names of the API server, the cgroup folder.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+
+use crate::config::Config;
+use crate::kernel;
+use crate::upstream::{Credential, UpstreamConfig};
+use crate::workload::Target;
+
+/// How the API server is asked.
+pub(super) fn upstream_config(config: &Config) -> anyhow::Result<UpstreamConfig> {
+    let given = &config.upstream;
+    let credential = match (
+        &given.client_certificate_file,
+        &given.client_key_file,
+        &given.token_file,
+    ) {
+        (Some(certificate), Some(key), None) => Credential::ClientCertificate {
+            certificate: certificate.clone(),
+            key: key.clone(),
+        },
+        (None, None, Some(token)) => Credential::TokenFile(token.clone()),
+        // Config refuses the other combinations before it gets here.
+        _ => bail!("upstream: give either clientCertificateFile with clientKeyFile, or tokenFile"),
+    };
+    Ok(UpstreamConfig {
+        server: given.server.parse().context("upstream.server")?,
+        server_name: None,
+        ca: given.ca_file.clone(),
+        credential,
+    })
+}
+
+/// Where the API server is, as the configuration says.
+pub(super) fn api_servers(config: &Config) -> Vec<Target> {
+    let upstream = config.upstream.server.parse().ok();
+    let upstream = upstream.and_then(|url| Target::of_url(&url));
+    config.doors.iter().cloned().chain(upstream).collect()
+}
+
+/// What clients dial the API server by, besides the service's names and the doors' addresses.
+pub(super) fn server_names(config: &Config) -> Vec<String> {
+    let doors = api_servers(config).into_iter().filter_map(|door| match door {
+        Target::Name { host, .. } => Some(host),
+        Target::Address(_) => None,
+    });
+    config.tls.extra_names.iter().cloned().chain(doors).collect()
+}
+
+/// The configured cgroup folder, or the cgroup v2 mount.
+pub(super) fn cgroup_root(config: &Config) -> anyhow::Result<PathBuf> {
+    match &config.kernel.cgroup_root {
+        Some(folder) => Ok(folder.clone()),
+        None => {
+            kernel::cgroup_mount().context("kernel.cgroupRoot is not given, and no cgroup v2 mount was found")
+        }
+    }
+}
