@@ -33,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::PrivateSocket;
 use crate::audit::{AuditConfig, AuditLog};
 use crate::config::Config;
-use crate::kernel::{Class, Kernel, KernelConfig, Node};
+use crate::kernel::{Class, Kernel, KernelConfig, Node, Program};
 use crate::listener::{InPodListener, Sockets};
 use crate::pipeline::Pipeline;
 use crate::runtime::metrics::Metrics;
@@ -155,6 +155,9 @@ impl App {
         kernel.beat()?;
         // The doors of an agent before this one redirect already, so what they are dialled by must be in the certificates.
         certificates.set_doors(watchers::redirected(&watchers::in_kernel(&kernel)?))?;
+        for program in Program::ALL {
+            metrics.program(program.name());
+        }
         let counted = Arc::clone(&kernel);
         metrics.watch_kernel(move || watchers::counters(&counted));
         Ok(Self {

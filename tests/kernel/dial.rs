@@ -164,12 +164,6 @@ impl NewPod {
         Ok(pod)
     }
 
-    /// The UID in its cgroup's name.
-    pub(crate) fn uid(&self) -> &str {
-        let name = self.0.parent().and_then(|pod| pod.file_name()?.to_str());
-        name.and_then(|name| name.strip_prefix("pod")).unwrap_or_default()
-    }
-
     /// In its container.
     pub(crate) fn stand(&self, world: &World) -> Stand {
         Stand::node(world).in_cgroup(&self.0)

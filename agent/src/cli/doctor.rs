@@ -12,9 +12,16 @@ use clap::{Args, ValueEnum};
 
 use crate::config::{Config, ConfigError};
 use crate::kernel::preflight::{self, Attempt, Check, Kind, Status, Surroundings};
+use crate::kernel::{Unknown, cgroup_mount};
+use crate::workload::cgroup::{processes, scan};
+use crate::workload::layout::is_manifest_hash;
 
 /// The name of the check that comes first, where there is a configuration.
 const CONFIGURATION: &str = "configuration";
+
+/// The name of the check of static pods, and the programs that it looks for in them.
+const STATIC_PODS: &str = "static pods";
+const CONTROL_PLANE: [&str; 2] = ["kube-apiserver", "etcd"];
 
 /// How the outcome is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -82,6 +89,7 @@ pub(super) fn run(args: &DoctorArgs) -> ExitCode {
         Err(error) => return super::fail(&error.into()),
     };
     let mut checks: Vec<_> = config.iter().map(configuration).collect();
+    checks.extend(config.as_ref().and_then(static_pods));
     let kernel = config.map(|config| config.kernel).unwrap_or_default();
     let surroundings = Surroundings::new(
         args.cgroup_root.clone().or(kernel.cgroup_root),
@@ -134,6 +142,36 @@ fn configuration(config: &Config) -> Check {
         faults.join("\n"),
         "make what is missing, or correct the configuration",
     )
+}
+
+/// Whether a control plane that runs here in static pods could start again. Nothing where none does.
+fn static_pods(config: &Config) -> Option<Check> {
+    let root = config
+        .kernel
+        .cgroup_root
+        .clone()
+        .or_else(|| cgroup_mount().ok())?;
+    let pods = scan(&root).ok()?.pods;
+    let of_manifests = pods.iter().filter(|pod| is_manifest_hash(&pod.uid.0));
+    let found = of_manifests
+        .flat_map(|pod| processes(&pod.group.path))
+        .filter_map(|(pid, _)| std::fs::read_to_string(format!("/proc/{pid}/comm")).ok())
+        .find(|name| CONTROL_PLANE.contains(&name.trim()))?;
+    let found = found.trim();
+    Some(match config.enforce.static_pods {
+        Unknown::Open => Check::ok(
+            STATIC_PODS,
+            format!("{found} is one, and they are left alone until they are known"),
+        ),
+        Unknown::Closed => Check::bad(
+            STATIC_PODS,
+            Status::Missing,
+            format!(
+                "{found} is one: it would wait, closed, for the API server to tell of it, after a boot at the latest"
+            ),
+            "set enforce.staticPods to open before the agent is started",
+        ),
+    })
 }
 
 /// The child's side of the redirect's trial.

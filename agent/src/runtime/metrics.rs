@@ -171,6 +171,14 @@ impl Metrics {
             doors_left_out: Gauge::default(),
         };
         metrics.register();
+        // Growth is seen from zero alone.
+        for outcome in ["posted", "failed", "left_out"] {
+            drop(metrics.notices.get_or_create(&OutcomeLabel { outcome }));
+        }
+        for result in ["success", "failure"] {
+            let kind = "policy";
+            drop(metrics.reloads.get_or_create(&ReloadLabels { kind, result }));
+        }
         metrics
     }
 
@@ -341,7 +349,12 @@ impl Metrics {
         self.pending_seconds.observe(after.as_secs_f64());
     }
 
-    /// A kernel program that somebody took away was put back.
+    /// A kernel program that may have to be put back some day.
+    pub fn program(&self, program: &'static str) {
+        drop(self.reattachments.get_or_create(&ProgramLabel { program }));
+    }
+
+    /// A kernel program was put back.
     pub fn reattached(&self, program: &'static str) {
         self.reattachments.get_or_create(&ProgramLabel { program }).inc();
     }

@@ -19,7 +19,7 @@ const WAITING: usize = 256;
 /// How often the same about the same is told.
 const SAME_EVERY: Duration = Duration::from_secs(60);
 
-/// How much about one pod, or about the node, is told in that time.
+/// How much of one reason about one pod, or about the node, is told in that time.
 const ABOUT_ONE: usize = 8;
 
 /// What may be told of pods at once, and how much more each second: client-go's limit for one object is as many at once, and a
@@ -153,7 +153,8 @@ impl Gate {
         let told = self.seen.get(&notice.about).map_or(&[][..], Vec::as_slice);
         let same =
             |(reason, which, _): &(Reason, String, _)| *reason == notice.reason && *which == notice.which;
-        if told.len() >= ABOUT_ONE || told.iter().any(same) {
+        let alike = told.iter().filter(|(reason, ..)| *reason == notice.reason);
+        if alike.count() >= ABOUT_ONE || told.iter().any(same) {
             return false;
         }
         let bucket = match notice.about {
@@ -236,6 +237,11 @@ mod tests {
             .filter(|which| gate.passes(&about(0, *which), start))
             .count();
         assert_eq!(passed, ABOUT_ONE);
+        let moved = Notice {
+            reason: Reason::ProcessMoved,
+            ..about(0, 0)
+        };
+        assert!(gate.passes(&moved, start), "it hides nothing else by that");
         assert!(gate.passes(&about(1, 0), start));
         assert!(gate.passes(&about(2, 0), start + SAME_EVERY));
         assert_eq!(gate.seen.len(), 1, "what was told long ago is forgotten");

@@ -7,8 +7,9 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-/// `h2` warns of each stream that a client takes back too early, which any pod could make it do without end.
-const DEFAULT_FILTER: &str = "info,h2=error";
+/// `h2` warns of each stream that a client takes back too early, which any pod could make it do without end; `kube_client` tells
+/// of failures that whoever asked tells of too.
+const DEFAULT_FILTER: &str = "info,h2=error,kube_client=off";
 
 /// What can be asked for, from nothing to everything.
 const LEVELS: [(&str, LevelFilter); 6] = [
@@ -35,7 +36,7 @@ pub enum LogFormat {
 pub struct LogConfig {
     /// How lines look.
     pub format: LogFormat,
-    /// A filter such as `info` or `info,picket::kernel=debug`; `info,h2=error` when absent.
+    /// A filter such as `info` or `info,picket::kernel=debug`; `info,h2=error,kube_client=off` when absent.
     pub filter: Option<String>,
 }
 

@@ -151,7 +151,11 @@ pub(super) async fn follow<K>(
                                 on(event);
                             }
                             Err(error) => {
-                                tracing::warn!(what, %error, "following at the API server failed, trying again");
+                                tracing::warn!(
+                                    what,
+                                    error = causes(&error),
+                                    "following at the API server failed, trying again"
+                                );
                                 failures += 1;
                                 if failures.is_multiple_of(FAILURES_PER_CLIENT) {
                                     break;
@@ -170,6 +174,21 @@ pub(super) async fn follow<K>(
         () = cancel.cancelled() => {}
         () = follow => {}
     }
+}
+
+/// The error with what it comes from: `client error (Connect)` alone helps nobody.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        // Some tell their source themselves.
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        next = cause.source();
+    }
+    text
 }
 
 /// The pause after so many failures in a row: doubling, between half and whole so that nodes do not come all at once.

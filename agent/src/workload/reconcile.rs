@@ -317,6 +317,10 @@ impl<E: Enforcer> Reconciler<E> {
                 Some(own) if own == *id => Wanted::Exempt,
                 _ => wanted(slot, pods, &self.selection, static_pods),
             };
+            let told = pods.is_some_and(|pods| pods.contains_key(&slot.found.uid));
+            if let Some(later) = slot.heed(*id, told, now, self.pace.patience) {
+                next = next.min(later);
+            }
             if slot.aim != discriminant(&wanted) {
                 slot.aim = discriminant(&wanted);
                 slot.tries = 0;

@@ -106,6 +106,8 @@ pub(super) struct Slot<H> {
     pub(super) gone: bool,
     /// The pod as the API server told of it last, where the selection named it then.
     pub(super) last: Option<Arc<NodePod>>,
+    /// Since when it waits, closed, for the API server to tell of it, and whether that was said.
+    pub(super) unheard: Option<(Instant, bool)>,
     /// Something about the cgroup changed since the namespace was looked at.
     pub(super) stale: bool,
     /// Attempts in a row without success, and when the next is due.
@@ -155,6 +157,7 @@ impl<H> Slot<H> {
             busy: false,
             gone: false,
             last: None,
+            unheard: None,
             stale: false,
             tries: 0,
             due: None,
@@ -190,14 +193,6 @@ impl<H> Slot<H> {
             Wanted::Closed => {
                 if !matches!(self.applied, Applied::Closed) {
                     enforcer.pending(id)?;
-                    // Not one whose mirror goes before it.
-                    if matches!(self.applied, Applied::Nothing) && is_manifest_hash(&self.found.uid.0) {
-                        tracing::warn!(
-                            cgroup = %id, pod = %self.found.uid.0,
-                            "a static pod is closed until the API server tells of it; where it is what runs the API server, \
-                             set enforce.staticPods to open"
-                        );
-                    }
                     self.settle(Applied::Closed);
                 }
             }
@@ -226,6 +221,38 @@ impl<H> Slot<H> {
             }
         }
         Ok(None)
+    }
+
+    /// Says, once it has waited for long, that a static pod waits closed for the API server: it may be what runs that. Gives
+    /// when to look again.
+    pub(super) fn heed(
+        &mut self,
+        id: CgroupId,
+        told: bool,
+        now: Instant,
+        patience: Duration,
+    ) -> Option<Instant> {
+        let waits = !told
+            && is_manifest_hash(&self.found.uid.0)
+            && matches!(self.applied, Applied::Nothing | Applied::Closed);
+        if !waits {
+            self.unheard = None;
+            return None;
+        }
+        let (since, said) = self.unheard.get_or_insert((now, false));
+        if *said {
+            return None;
+        }
+        if now < *since + patience {
+            return Some(*since + patience);
+        }
+        *said = true;
+        tracing::warn!(
+            cgroup = %id, pod = %self.found.uid.0,
+            "a static pod is closed until the API server tells of it; where it is what runs the API server, set \
+             enforce.staticPods to open"
+        );
+        None
     }
 
     /// Notes what is in force now; a listener that was there ends here, after the kernel stopped leading to it.
@@ -275,5 +302,46 @@ impl<H> Slot<H> {
         let pause = first.saturating_mul(1 << self.tries.min(16)).min(longest);
         self.tries = self.tries.saturating_add(1);
         self.due = Some(now + pause);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::cgroup::Group;
+    use super::*;
+
+    fn slot(uid: &str) -> Slot<()> {
+        let group = Group {
+            id: CgroupId(7),
+            path: format!("/kubepods/pod{uid}").into(),
+        };
+        let found = PodGroup {
+            group,
+            uid: super::super::PodUid(uid.to_owned()),
+            children: Vec::new(),
+        };
+        Slot::new(&found, false, false)
+    }
+
+    #[test]
+    fn a_static_pod_that_waits_for_long_is_said_once() {
+        const HASH: &str = "f0e1d2c3b4a5968778695a4b3c2d1e0f";
+        let (id, start) = (CgroupId(7), Instant::now());
+        let mut one = slot(HASH);
+        let mut heed = |told, after| one.heed(id, told, start + after, PATIENCE);
+        assert_eq!(heed(false, Duration::ZERO), Some(start + PATIENCE));
+        assert_eq!(heed(true, PATIENCE / 2), None, "it is told of");
+        assert_eq!(
+            heed(false, PATIENCE),
+            Some(start + 2 * PATIENCE),
+            "its mirror is gone"
+        );
+        assert_eq!(heed(false, 2 * PATIENCE), None);
+        assert_eq!(one.unheard, Some((start + PATIENCE, true)));
+        one.applied = Applied::Presumed;
+        assert_eq!(one.heed(id, false, start, PATIENCE), None);
+        assert_eq!(one.unheard, None, "it waits no more");
+        let mut other = slot("0d5a3c3e-7f3a-4a59-9a5b-0c6f4f0b8f11");
+        assert_eq!(other.heed(id, false, start, PATIENCE), None, "no static pod");
     }
 }

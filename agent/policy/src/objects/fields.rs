@@ -212,24 +212,24 @@ impl Reader {
 
     /// One word of a few.
     pub fn choice<T: Copy>(&mut self, node: &Node, path: &str, choices: &[(&str, T)]) -> Option<T> {
-        let text = self.text(node, path)?;
-        let found = choices
-            .iter()
-            .find(|(word, _)| *word == text.value)
-            .map(|(_, choice)| *choice);
-        if found.is_none() {
-            let words: Vec<_> = choices.iter().map(|(word, _)| *word).collect();
-            let words = words.join(", ");
-            let words = match words.rsplit_once(", ") {
-                Some((first, last)) => format!("{first} or {last}"),
-                None => words,
-            };
-            self.fault(
-                node,
-                format!("field `{path}` is {:?}; it can be {words}", text.value),
-            );
-        }
-        found
+        let written = match &node.value {
+            Value::Text(text) => {
+                let found = choices.iter().find(|(word, _)| word == text);
+                if let Some((_, choice)) = found {
+                    return Some(*choice);
+                }
+                format!("{text:?}")
+            }
+            other => other.describe().to_string(),
+        };
+        let words: Vec<_> = choices.iter().map(|(word, _)| *word).collect();
+        let words = words.join(", ");
+        let words = match words.rsplit_once(", ") {
+            Some((first, last)) => format!("{first} or {last}"),
+            None => words,
+        };
+        self.fault(node, format!("field `{path}` is {written}; it can be {words}"));
+        None
     }
 
     /// A moment in RFC 3339.
