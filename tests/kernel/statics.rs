@@ -39,7 +39,7 @@ impl Manifest {
         let text = json!({"apiVersion": "v1", "kind": "Pod",
             "metadata": {"name": "static", "namespace": namespace, "labels": {"app": "worker"}},
             "spec": {"terminationGracePeriodSeconds": 0, "containers": [{"name": "main", "image": "picket.test/tools:1",
-                "imagePullPolicy": "IfNotPresent", "command": ["sh", "-c", "echo kube-apiserver > /proc/self/comm; sleep infinity"]}]}});
+                "imagePullPolicy": "IfNotPresent", "command": ["sh", "-c", "echo kube-apiserver > /proc/self/comm; sleep infinity; true"]}]}});
         let path = world.cluster.node().manifests().join(format!("{namespace}.json"));
         // The kubelet reads no file whose name begins with a dot, so that it never sees half of one.
         let unseen = path.with_file_name(format!(".{namespace}"));
