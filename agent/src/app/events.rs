@@ -41,13 +41,18 @@ enum PostError {
 }
 
 impl PostError {
-    /// Whether it is about this Event alone: its namespace ends, or has no room, or somebody removed the Event that would have
-    /// been counted on. Pods can bring that about, and what is about others must be posted all the same.
+    /// Whether it is about this Event alone: its namespace ends, or has no room, or too many come there. Pods can bring that
+    /// about, and what is about others must be posted all the same.
     fn is_of_one(&self) -> bool {
         match self {
-            Self::Post(kube::Error::Api(status)) => matches!(status.code, 403 | 404 | 409 | 422),
+            Self::Post(kube::Error::Api(status)) => (400..500).contains(&status.code) && status.code != 401,
             _ => false,
         }
+    }
+
+    /// Whether somebody removed the Event that this one would have been counted on.
+    fn is_of_removed(&self) -> bool {
+        matches!(self, Self::Post(kube::Error::Api(status)) if status.code == 404)
     }
 }
 
@@ -70,7 +75,16 @@ pub(super) async fn post(
             metrics.notice("left_out");
             continue;
         }
-        let posted = timeout(POST_LIMIT, poster.post(&notice)).await;
+        let posted = async {
+            match poster.post(&notice).await {
+                Err(error) if error.is_of_removed() => {
+                    poster.recorder = None;
+                    poster.post(&notice).await
+                }
+                posted => posted,
+            }
+        };
+        let posted = timeout(POST_LIMIT, posted).await;
         let Err(error) = posted.unwrap_or(Err(PostError::Timeout)) else {
             metrics.notice("posted");
             (quiet_until, failing) = (None, false);
@@ -80,10 +94,9 @@ pub(super) async fn post(
         if !std::mem::replace(&mut failing, true) {
             tracing::warn!(%error, about = ?notice.about, "a Kubernetes Event was not posted; the right to is in deploy/rbac.yaml");
         }
-        poster.recorder = None;
         if !error.is_of_one() {
             // The next one begins with what the files say then.
-            poster.client = None;
+            (poster.client, poster.recorder) = (None, None);
             quiet_until = Some(Instant::now() + PAUSE);
         }
     }
@@ -173,8 +186,8 @@ mod tests {
             let status = Status::failure("no", "No").with_code(code);
             PostError::Post(kube::Error::Api(Box::new(status))).is_of_one()
         };
-        assert!([403, 404, 409, 422].into_iter().all(told));
-        assert!(![401, 429, 500, 503].into_iter().any(told));
+        assert!([400, 403, 404, 409, 422, 429].into_iter().all(told));
+        assert!(![401, 500, 503].into_iter().any(told));
         assert!(!PostError::Timeout.is_of_one());
     }
 }

@@ -810,3 +810,21 @@ async fn a_static_pod_that_was_enforced_is_never_left_alone_for_want_of_its_mirr
     node.until_class(2, "pending").await;
     assert_eq!(node.fake.class(CgroupId(STATIC + 1)), "pending");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_static_pod_that_was_found_redirected_is_not_opened_by_a_take_over_that_fails() {
+    let inherited = STATIC + REDIRECTED;
+    let mut node = Node::with(Unknown::Open, &[inherited], &[inherited], None);
+    node.tell();
+    node.appears(1);
+    node.until_class(1, "pending").await;
+    assert_eq!(node.fake.class(CgroupId(inherited)), "inherited");
+    node.rest.send_replace(true);
+    node.resting.wait_for(|resting| *resting).await.unwrap();
+    // As the other agent may leave it.
+    node.fake.exempt(CgroupId(inherited)).unwrap();
+    node.rest.send_replace(false);
+    node.until_class(inherited, "pending").await;
+    node.told(inherited, |_| ());
+    node.until_class(inherited, "exempt").await;
+}

@@ -106,6 +106,8 @@ pub(super) struct Slot<H> {
     pub(super) gone: bool,
     /// The pod as the API server told of it last, where the selection named it then.
     pub(super) last: Option<Arc<NodePod>>,
+    /// It was found redirected, and nothing was told of it since: it is one of the selection's.
+    pub(super) enforced_before: bool,
     /// Since when it waits, closed, for the API server to tell of it, and whether that was said.
     pub(super) unheard: Option<(Instant, bool)>,
     /// Something about the cgroup changed since the namespace was looked at.
@@ -136,6 +138,8 @@ pub(super) fn wanted<H>(
             match (&slot.last, &slot.applied) {
                 (Some(last), _) => Wanted::Enforced(Arc::clone(last)),
                 (None, Applied::Redirected) => Wanted::Same,
+                // Another agent may have changed its class meanwhile.
+                (None, _) if slot.enforced_before => Wanted::Closed,
                 (None, _) => Wanted::Presumed,
             }
         }
@@ -157,6 +161,7 @@ impl<H> Slot<H> {
             busy: false,
             gone: false,
             last: None,
+            enforced_before: inherited && redirected,
             unheard: None,
             stale: false,
             tries: 0,
@@ -182,6 +187,7 @@ impl<H> Slot<H> {
                 }
                 self.settle(Applied::Exempt);
                 self.last = None;
+                self.enforced_before = false;
             }
             Wanted::Presumed => {
                 if !matches!(self.applied, Applied::Exempt | Applied::Presumed) {

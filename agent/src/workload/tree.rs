@@ -195,12 +195,13 @@ impl Watches {
         outcome
     }
 
+    /// Waits until something is told. To be followed by [`Self::drain`], after which it waits for what is told then.
     async fn readable(&mut self) -> std::io::Result<()> {
-        self.inotify.readable().await?.retain_ready();
+        self.inotify.readable().await?.clear_ready();
         Ok(())
     }
 
-    /// Forgets what was told so far.
+    /// Forgets what was told so far: all of it, for the runtime is told of what is added to nothing alone.
     fn drain(&self) {
         while self
             .inotify
@@ -228,6 +229,26 @@ mod tests {
     ) {
         let found = tokio::time::timeout(Duration::from_secs(2), scans.wait_for(holds)).await;
         assert!(found.is_ok(), "{what} was not told within two seconds");
+    }
+
+    #[tokio::test]
+    async fn what_was_told_wakes_once() {
+        let folder = Folder::new();
+        let mut watches = Watches::new().unwrap();
+        watches
+            .inotify
+            .get_ref()
+            .0
+            .add_watch(folder.path(), MASK)
+            .unwrap();
+        for round in 0..3 {
+            std::fs::create_dir(folder.path().join(format!("{round}"))).unwrap();
+            let told = tokio::time::timeout(Duration::from_secs(2), watches.readable()).await;
+            assert!(told.is_ok(), "a new folder is told");
+            watches.drain();
+            let again = tokio::time::timeout(Duration::from_millis(50), watches.readable()).await;
+            assert!(again.is_err(), "and then nothing is");
+        }
     }
 
     #[tokio::test]
