@@ -101,7 +101,7 @@ fn all_that_is_wrong_is_told_at_once_in_the_order_of_the_file() {
     let text = GOOD
         .replace("nodeName: node-1", "nodeName: ''")
         .replace("  tokenFile", "  tokenFiel")
-        .replace("[agents]", "[agents]\n  unknownPods: ajar");
+        .replace("[agents]", "[agents]\n  unknownPods: ajar\n  staticPods: true");
     assert_eq!(
         faults(&format!(
             "{text}doors: [a.example:0]\nshutdown: {{drainSeconds: -1}}\n"
@@ -111,8 +111,9 @@ fn all_that_is_wrong_is_told_at_once_in_the_order_of_the_file() {
          f:7:3: unknown field `upstream.tokenFiel`; known here: server, caFile, clientCertificateFile, clientKeyFile, \
          tokenFile\n\
          f:13:16: field `enforce.unknownPods` is \"ajar\"; it can be closed or open\n\
-         f:15:9: field `doors`: \"a.example:0\" has no such port; a port is 1 to 65535\n\
-         f:16:26: field `shutdown.drainSeconds` must be a whole number of seconds, 0 to 3600, not the number -1"
+         f:14:15: field `enforce.staticPods` is the boolean true; it can be closed or open\n\
+         f:16:9: field `doors`: \"a.example:0\" has no such port; a port is 1 to 65535\n\
+         f:17:26: field `shutdown.drainSeconds` must be a whole number of seconds, 0 to 3600, not the number -1"
     );
 }
 

@@ -570,6 +570,8 @@ mod tests {
             "picket_requests_total{outcome=\"allow\",verb=\"list\",reason=\"\"} 2",
             "picket_requests_total{outcome=\"deny\",verb=\"other\",reason=\"policy\"} 1",
             "picket_policy_duration_seconds_count 3",
+            // What is alarmed on when it grows is there from the start.
+            "picket_config_reloads_total{kind=\"policy\",result=\"failure\"} 0",
             "picket_request_duration_seconds_count 2",
             "picket_upstream_duration_seconds_count 0",
         ] {

@@ -272,3 +272,18 @@ async fn a_kubeconfig_that_makes_no_sense_is_named() {
         .to_string();
     assert!(error.starts_with("/nothing/here: "), "{error}");
 }
+
+#[test]
+fn an_error_is_told_with_what_it_comes_from() {
+    let refused = std::io::Error::from_raw_os_error(111);
+    let error = ApiError::Client {
+        path: "/etc/kubeconfig".into(),
+        source: Box::new(kube::Error::Service(Box::new(refused))),
+    };
+    let text = causes(&error);
+    assert_eq!(text.matches("Connection refused").count(), 1, "{text}");
+    assert!(
+        text.starts_with("/etc/kubeconfig: cannot make a client"),
+        "{text}"
+    );
+}

@@ -381,6 +381,7 @@ impl<E: Enforcer> Reconciler<E> {
             return;
         };
         slot.busy = false;
+        slot.failing &= matches!(outcome, Outcome::Failed(_));
         match outcome {
             Outcome::Same(Ok(tended)) => slot.looked(now, self.pace, Some(tended)),
             Outcome::Same(Err(error)) => {
@@ -413,6 +414,9 @@ impl<E: Enforcer> Reconciler<E> {
             Outcome::Failed(error) => {
                 tracing::warn!(cgroup = %id, pod = %slot.found.uid.0, %error, "cannot enforce a pod, it stays closed until it works");
                 self.failures += 1;
+                if !std::mem::replace(&mut slot.failing, true) {
+                    slot.tries = 0;
+                }
                 if slot.tries >= PATIENT_TRIES
                     && let (Some(notices), Some(pod)) = (&self.notices, &slot.last)
                 {

@@ -4,6 +4,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
+use tokio::sync::mpsc;
 
 use super::super::api::NodePod;
 use super::super::cgroup::{Group, PodGroup};
@@ -11,6 +12,7 @@ use super::super::netns::NetnsError;
 use super::super::slot::{CHECK_AGAIN, CHECK_EVERY, PATIENCE};
 use super::super::{EnforceError, Enforcement, Home, Netns, Pod, PodUid, Tended};
 use super::*;
+use crate::runtime::metrics::Metrics;
 
 const ROOT: CgroupId = CgroupId(1);
 
@@ -166,6 +168,7 @@ struct Node {
     rest: watch::Sender<bool>,
     resting: watch::Receiver<bool>,
     judged: Arc<AtomicUsize>,
+    to_post: mpsc::Receiver<Notice>,
     cancel: CancellationToken,
 }
 
@@ -195,8 +198,10 @@ impl Node {
         let rest = watch::Sender::new(false);
         let judged = Arc::new(AtomicUsize::new(0));
         let counted = judged.clone();
+        let (notices, to_post) = Notices::channel(Arc::new(Metrics::new()));
         let mut reconciler = Reconciler::new(fake.clone(), selection, find, own.map(CgroupId), known)
             .static_pods(static_pods)
+            .notifies(notices)
             .redirected([CgroupId(REDIRECTED), CgroupId(STATIC + REDIRECTED)].into())
             .rests(rest.subscribe())
             .tells(Arc::new(move |_| {
@@ -231,6 +236,7 @@ impl Node {
             rest,
             resting,
             judged,
+            to_post,
             cancel,
         }
     }
@@ -731,100 +737,22 @@ async fn every_pod_of_the_tree_has_its_name_whatever_its_class() {
     assert_eq!(name(10), None);
 }
 
-/// Two static pods and another; the API server has told nothing, then that it knows none of them.
-async fn nobody_tells_of(node: &mut Node, class: &str) {
-    node.until_class(STATIC, class).await;
-    node.tell();
-    node.until_class(1, "pending").await;
-    node.appears(STATIC + 1);
-    node.until_class(STATIC + 1, if class == "exempt" { "exempt" } else { "pending" })
-        .await;
-    assert_eq!(node.fake.class(CgroupId(1)), "pending");
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn static_pods_wait_for_no_api_server_where_the_operator_wants_it_so() {
-    let mut closed = Node::start(&[], &[1, STATIC], None);
-    nobody_tells_of(&mut closed, "nothing").await;
-    closed.until_class(STATIC, "pending").await;
-    closed
-        .until_status("none left alone", |now| now.exempt == 0 && now.presumed == 0)
-        .await;
-
-    let mut open = Node::with(Unknown::Open, &[], &[1, STATIC], None);
-    assert_eq!(
-        open.fake.class(CgroupId(STATIC)),
-        "nothing",
-        "it may be told of yet"
-    );
-    nobody_tells_of(&mut open, "exempt").await;
-    open.until_status("both counted", |now| now.exempt == 2 && now.presumed == 2)
-        .await;
-    // What the API server then says of them counts.
-    open.told(STATIC, |_| ());
-    open.told(STATIC + 1, |pod| {
-        drop(pod.labels.insert("agent".into(), "yes".into()))
-    });
-    open.until_class(STATIC + 1, "enforced").await;
-    open.until_status("one is told of", |now| now.exempt == 1 && now.presumed == 0)
-        .await;
-    let calls = open.fake.calls.lock().unwrap().clone();
-    let exempted = calls.iter().filter(|call| **call == (CgroupId(STATIC), "exempt"));
-    assert_eq!(exempted.count(), 1, "its class is what it was: {calls:?}");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_static_pod_that_was_enforced_is_never_left_alone_for_want_of_its_mirror() {
-    let inherited = STATIC + REDIRECTED;
-    let mut node = Node::with(Unknown::Open, &[inherited], &[inherited, STATIC], None);
+async fn a_pod_that_cannot_be_enforced_again_and_again_is_told_of_where_it_is_looked_at() {
+    let mut node = Node::start(&[], &[1, 2], None);
     let selected = |pod: &mut Pod| drop(pod.labels.insert("agent".into(), "yes".into()));
-    node.until_class(STATIC, "exempt").await;
-    let waited = node.fake.calls.lock().unwrap().clone();
-    assert!(
-        waited.iter().all(|call| call.0 != CgroupId(inherited)),
-        "{waited:?}"
-    );
-    node.told(STATIC, selected);
-    node.until_class(STATIC, "enforced").await;
-    node.map.clear();
-    node.tell();
-    node.appears(1);
-    node.until_class(1, "pending").await;
-    // It is looked after as before, and no more often.
-    let looks = node.fake.looks.lock().unwrap().len();
-    let since = Instant::now();
-    until_looked(&node, STATIC, looks + 2).await;
-    assert!(since.elapsed() >= PACE.again, "{:?}", since.elapsed());
-    assert_eq!(node.fake.class(CgroupId(STATIC)), "enforced");
-    assert_eq!(node.fake.listeners(CgroupId(STATIC)), 1);
-    assert_eq!(node.fake.class(CgroupId(inherited)), "inherited");
-    // One that cannot be enforced for now is no less one of the selection's.
-    node.fake.fail_looks.store(1, Ordering::SeqCst);
-    node.netns.lock().unwrap().take();
-    node.told(STATIC + 1, selected);
-    node.appears(STATIC + 1);
-    node.until_class(STATIC + 1, "pending").await;
-    node.map.clear();
-    node.tell();
-    node.appears(2);
-    node.until_class(2, "pending").await;
-    assert_eq!(node.fake.class(CgroupId(STATIC + 1)), "pending");
+    node.fake.fail_enforce.store(2, Ordering::SeqCst);
+    node.told(1, selected);
+    node.until_class(1, "enforced").await;
+    assert!(node.to_post.try_recv().is_err(), "it worked in the end");
+    node.fake.fail_enforce.store(usize::MAX, Ordering::SeqCst);
+    node.told(2, selected);
+    let notice = tokio::time::timeout(Duration::from_secs(5), node.to_post.recv()).await;
+    let notice = notice.ok().flatten().unwrap();
+    let about = node.map[&uid(2)].pod.about();
+    assert_eq!((notice.about, notice.reason), (about, Reason::EnforcementFailed));
+    assert!(notice.note.ends_with("the listener: no port"), "{}", notice.note);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_static_pod_that_was_found_redirected_is_not_opened_by_a_take_over_that_fails() {
-    let inherited = STATIC + REDIRECTED;
-    let mut node = Node::with(Unknown::Open, &[inherited], &[inherited], None);
-    node.tell();
-    node.appears(1);
-    node.until_class(1, "pending").await;
-    assert_eq!(node.fake.class(CgroupId(inherited)), "inherited");
-    node.rest.send_replace(true);
-    node.resting.wait_for(|resting| *resting).await.unwrap();
-    // As the other agent may leave it.
-    node.fake.exempt(CgroupId(inherited)).unwrap();
-    node.rest.send_replace(false);
-    node.until_class(inherited, "pending").await;
-    node.told(inherited, |_| ());
-    node.until_class(inherited, "exempt").await;
-}
+#[path = "static_tests.rs"]
+mod statics;

@@ -21,8 +21,8 @@ use crate::kernel::{CgroupId, Unknown};
 /// Pauses while a namespace is not there: short at first, since a sandbox has its own within milliseconds.
 pub(super) const NETNS_PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(500));
 
-/// Pauses after a failure.
-pub(super) const FAILURE_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
+/// Pauses after a failure; at the longest, a pod still works soon after what it failed by is mended.
+pub(super) const FAILURE_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
 /// How often an enforced pod is looked after again though nothing changed in its cgroup.
 pub(super) const CHECK_EVERY: Duration = Duration::from_secs(30);
@@ -112,8 +112,9 @@ pub(super) struct Slot<H> {
     pub(super) unheard: Option<(Instant, bool)>,
     /// Something about the cgroup changed since the namespace was looked at.
     pub(super) stale: bool,
-    /// Attempts in a row without success, and when the next is due.
+    /// Attempts in a row without success, whether they failed or found no namespace yet, and when the next is due.
     pub(super) tries: u32,
+    pub(super) failing: bool,
     pub(super) due: Option<Instant>,
     /// What was last aimed at; a new aim does not wait for the pause that an old one's failure set.
     pub(super) aim: Discriminant<Wanted>,
@@ -165,6 +166,7 @@ impl<H> Slot<H> {
             unheard: None,
             stale: false,
             tries: 0,
+            failing: false,
             due: None,
             aim: discriminant(&Wanted::Same),
             since: (!inherited).then(Instant::now),
@@ -220,7 +222,8 @@ impl<H> Slot<H> {
                     // Closed before anything else: it may be open, and to enforce it can take a while.
                     Applied::Nothing | Applied::Unknown | Applied::Exempt | Applied::Presumed => {
                         enforcer.pending(id)?;
-                        self.settle(Applied::Closed);
+                        // A step on the way: the tries before it count on.
+                        self.applied = Applied::Closed;
                     }
                 }
                 return Ok(Some(pod.clone()));
