@@ -5,7 +5,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 /// How long a record may take to appear; it is written in milliseconds, but this machine may be busy.
@@ -33,15 +33,31 @@ impl Since {
         let Ok(mut file) = File::open(&self.path) else {
             return Ok(Vec::new());
         };
-        file.seek(SeekFrom::Start(self.start))?;
-        let mut text = String::new();
-        file.read_to_string(&mut text)?;
+        // A file grows page by page while one line is written, so `start` may be inside a line, which is one from before. The
+        // byte in front tells: it ends a line, or is a piece of one.
+        file.seek(SeekFrom::Start(self.start.saturating_sub(1)))?;
+        let mut read = Vec::new();
+        file.read_to_end(&mut read)?;
         // A line that is being written has no end yet.
-        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-        Ok(whole
-            .lines()
-            .map(serde_json::from_str)
-            .collect::<Result<_, _>>()?)
+        let whole = read
+            .iter()
+            .rposition(|byte| *byte == b'\n')
+            .map_or(0, |end| end + 1);
+        let mut lines = read[..whole].split_inclusive(|byte| *byte == b'\n');
+        if self.start > 0 {
+            lines.next();
+        }
+        lines
+            .map(|line| {
+                serde_json::from_slice(line).with_context(|| {
+                    format!(
+                        "{} has a line that is no record: {}",
+                        self.path.display(),
+                        String::from_utf8_lossy(line)
+                    )
+                })
+            })
+            .collect()
     }
 
     /// The records so far for which `wanted` holds.
@@ -95,4 +111,42 @@ pub fn about(record: &Value, verb: &str, resource: &str, name: &str) -> bool {
         && object["resource"] == resource
         && object["subresource"].as_str().unwrap_or_default() == subresource
         && object["name"].as_str().unwrap_or_default() == name
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    fn names(since: &Since) -> Vec<String> {
+        let records = since.records().expect("the log is read");
+        records.iter().map(|record| record["name"].to_string()).collect()
+    }
+
+    #[test]
+    fn lines_that_are_being_written_are_neither_read_nor_torn() {
+        let path = std::env::temp_dir().join(format!("picket-since-{}", std::process::id()));
+        let mut file = File::create(&path).expect("a log");
+        let mut write = |text: &str| file.write_all(text.as_bytes()).expect("written");
+        let start = Since::now(&path);
+        assert!(names(&start).is_empty());
+        write("{\"name\": 1}\n");
+        let between = Since::now(&path);
+        // The first half of a character, as a page's end may leave it.
+        write("{\"name\": \"");
+        let inside = Since::now(&path);
+        assert_eq!(
+            (names(&start), names(&between).len(), names(&inside).len()),
+            (vec!["1".to_owned()], 0, 0)
+        );
+        write("é\"}\n{\"name\": 3}\n{\"na");
+        assert_eq!(names(&start), ["1", "\"é\"", "3"]);
+        assert_eq!(names(&between), ["\"é\"", "3"]);
+        assert_eq!(names(&inside), ["3"]);
+        write("\n");
+        let error = inside.records().expect_err("half a line was ended").to_string();
+        assert!(error.contains("no record: {\"na"), "{error}");
+        std::fs::remove_file(&path).expect("removed");
+    }
 }
