@@ -6,38 +6,130 @@
 
 #[path = "../../../tests/src/sys/exclusive.rs"]
 #[expect(unreachable_pub, reason = "the end-to-end suites have it as a library's")]
-mod exclusive;
+pub(crate) mod exclusive;
 
 use std::ffi::CString;
-use std::io;
+use std::io::{self, Read as _};
+use std::net::TcpListener;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
+use std::time::Instant;
 
 use picket::kernel::CgroupId;
-use picket::kernel::{Class, Counter, Door, Kernel, KernelConfig, KernelError};
+use picket::kernel::{Class, Counter, Door, Kernel, KernelConfig, KernelError, netns_cookie};
 
-use crate::DOOR4;
 use crate::ground::{Dialled, Ground};
+use crate::{DOOR4, PATIENCE};
 use exclusive::Exclusive;
 
-/// `BPF_OBJ_GET` and `BPF_LINK_DETACH` (include/uapi/linux/bpf.h).
+/// Commands of bpf(2) (include/uapi/linux/bpf.h).
+const MAP_CREATE: libc::c_long = 0;
+const MAP_LOOKUP_ELEM: libc::c_long = 1;
 const OBJ_GET: libc::c_long = 7;
+const MAP_FREEZE: libc::c_long = 22;
 const LINK_DETACH: libc::c_long = 34;
+
+/// bpf(2), whose attribute is these words.
+fn bpf<const WORDS: usize>(command: libc::c_long, mut attribute: [u64; WORDS]) -> io::Result<libc::c_long> {
+    // SAFETY: the attribute is as large as it says; what it points to the callers keep.
+    let outcome = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            command,
+            &raw mut attribute,
+            size_of_val(&attribute),
+        )
+    };
+    if outcome < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(outcome)
+}
+
+/// A descriptor that bpf(2) has just made.
+fn made(descriptor: libc::c_long) -> OwnedFd {
+    // SAFETY: the kernel made it for this call alone.
+    unsafe { OwnedFd::from_raw_fd(i32::try_from(descriptor).unwrap()) }
+}
+
+fn open_pin(pin: &Path) -> OwnedFd {
+    let path = CString::new(pin.as_os_str().as_bytes()).unwrap();
+    made(bpf(OBJ_GET, [path.as_ptr() as u64, 0]).unwrap())
+}
 
 /// Detaches a pinned link, as `bpftool link detach` does: its pin stays.
 pub(crate) fn detach_link(pin: &Path) {
-    let path = CString::new(pin.as_os_str().as_bytes()).unwrap();
-    let mut get = [path.as_ptr() as u64, 0];
-    // SAFETY: the attribute is as large as it says, and the path lives across the call.
-    let link = unsafe { libc::syscall(libc::SYS_bpf, OBJ_GET, &raw mut get, size_of_val(&get)) };
-    assert!(link >= 0, "{}", io::Error::last_os_error());
-    // SAFETY: the kernel has just made the descriptor for this call alone.
-    let link = unsafe { OwnedFd::from_raw_fd(i32::try_from(link).unwrap()) };
-    let mut detach = link.as_raw_fd() as u32;
-    // SAFETY: the attribute is as large as it says.
-    let outcome = unsafe { libc::syscall(libc::SYS_bpf, LINK_DETACH, &raw mut detach, size_of_val(&detach)) };
-    assert!(outcome >= 0, "{}", io::Error::last_os_error());
+    let link = open_pin(pin);
+    bpf(LINK_DETACH, [number(&link)]).unwrap();
+}
+
+/// Lets nobody write to a pinned map from outside the kernel any more.
+fn freeze(pin: &Path) {
+    let map = open_pin(pin);
+    bpf(MAP_FREEZE, [number(&map)]).unwrap();
+}
+
+fn number(descriptor: &OwnedFd) -> u64 {
+    u64::from(descriptor.as_raw_fd().cast_unsigned())
+}
+
+/// Another's program that asks to be told of each connection's round trips, and counts what it is told.
+struct RoundTrips {
+    counts: OwnedFd,
+    _program: Exclusive,
+}
+
+impl RoundTrips {
+    fn attach(cgroup: &Path) -> Self {
+        // `BPF_MAP_TYPE_ARRAY`, of one value of eight bytes.
+        let counts = made(bpf(MAP_CREATE, [2 | 4 << 32, 8 | 1 << 32]).unwrap());
+        let step = |code: u64, registers: u64, jump: u64, value: u64| {
+            code | registers << 8 | jump << 16 | value << 32
+        };
+        let instructions = [
+            // r6 = the context, r2 = its op: 4 is ACTIVE_ESTABLISHED_CB and 12 is RTT_CB.
+            step(0xbf, 0x16, 0, 0),
+            step(0x61, 0x12, 0, 0),
+            step(0x15, 0x02, 11, 4),
+            step(0x55, 0x02, 13, 12),
+            // r0 = bpf_map_lookup_elem(counts, 0)
+            step(0x62, 0x0a, 0xfffc, 0),
+            step(0x18, 0x11, 0, number(&counts)),
+            0,
+            step(0xbf, 0xa2, 0, 0),
+            step(0x07, 0x02, 0, 0xffff_fffc),
+            step(0x85, 0, 0, 1),
+            // *r0 += 1, where it is.
+            step(0x15, 0x00, 6, 0),
+            step(0xb7, 0x01, 0, 1),
+            step(0xdb, 0x10, 0, 0),
+            step(0x05, 0, 3, 0),
+            // bpf_sock_ops_cb_flags_set(r6, BPF_SOCK_OPS_RTT_CB_FLAG)
+            step(0xbf, 0x61, 0, 0),
+            step(0xb7, 0x02, 0, 8),
+            step(0x85, 0, 0, 59),
+            // return 1
+            step(0xb7, 0x00, 0, 1),
+            0x95,
+        ];
+        Self {
+            _program: Exclusive::sock_ops(cgroup, &instructions).unwrap(),
+            counts,
+        }
+    }
+
+    fn count(&self) -> u64 {
+        let (key, mut value) = (0_u32, 0_u64);
+        let place = [
+            number(&self.counts),
+            (&raw const key) as u64,
+            (&raw mut value) as u64,
+            0,
+        ];
+        bpf(MAP_LOOKUP_ELEM, place).unwrap();
+        value
+    }
 }
 
 fn load(ground: &Ground) -> Result<Kernel, KernelError> {
@@ -108,4 +200,58 @@ fn where_ours_are_no_other_can_be_alone() {
     let _beside = Exclusive::attach(&ground.pod).unwrap();
     let dial = ground.dial(&ground.container, "tcp", DOOR4).outcome();
     assert_eq!(dial, Dialled::failed("PermissionDenied"));
+}
+
+/// Of one socket, the programs of all share one set of flags.
+#[test]
+fn what_anothers_program_asks_to_be_told_it_is() {
+    let ground = Ground::new();
+    // It runs before ours, which is attached above it.
+    let others = RoundTrips::attach(&ground.pod);
+    let kernel = load(&ground).unwrap();
+    kernel
+        .set_doors(&[Door::redirect(DOOR4.parse().unwrap())].into())
+        .unwrap();
+    let (listener, netns) = ground.inside(|| {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let netns = netns_cookie(&listener).unwrap();
+        (listener, netns)
+    });
+    let class = Class::Enforced {
+        pod: 1,
+        port: listener.local_addr().unwrap().port(),
+        netns,
+    };
+    kernel
+        .set_class(CgroupId::of(&ground.pod).unwrap(), class)
+        .unwrap();
+    let talking = ground.dial(&ground.container, "talk", DOOR4);
+    let (mut stream, _) = listener.accept().unwrap();
+    let mut heard = [0; 1];
+    stream.read_exact(&mut heard).unwrap();
+    assert_eq!(kernel.counters().unwrap().get(Counter::FlowsWritten), 1);
+    let before = others.count();
+    let begun = Instant::now();
+    while others.count() == before {
+        assert!(begun.elapsed() < PATIENCE, "it is told no more");
+        stream.read_exact(&mut heard).unwrap();
+    }
+    talking.stop();
+}
+
+/// An entry that is written again is another one, and for a moment a connect may find neither.
+#[test]
+fn a_class_that_stays_is_not_written() {
+    let ground = Ground::new();
+    let kernel = load(&ground).unwrap();
+    let pod = CgroupId::of(&ground.pod).unwrap();
+    let class = |port| Class::Enforced {
+        pod: 1,
+        port,
+        netns: 2,
+    };
+    kernel.set_class(pod, class(1)).unwrap();
+    freeze(&ground.layout().join("CLASSES"));
+    kernel.set_class(pod, class(1)).unwrap();
+    assert!(kernel.set_class(pod, class(2)).is_err(), "nobody can write to it");
 }

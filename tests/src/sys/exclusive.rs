@@ -8,12 +8,14 @@ use std::io;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
 use std::path::Path;
 
-/// `BPF_PROG_LOAD`, `BPF_PROG_ATTACH`, `BPF_PROG_DETACH`, `BPF_PROG_TYPE_CGROUP_SOCK_ADDR`, `BPF_CGROUP_INET4_CONNECT`
+/// `BPF_PROG_LOAD`, `BPF_PROG_ATTACH`, `BPF_PROG_DETACH`; types of programs, and where they are attached
 /// (include/uapi/linux/bpf.h).
 const PROG_LOAD: libc::c_long = 5;
 const PROG_ATTACH: libc::c_long = 8;
 const PROG_DETACH: libc::c_long = 9;
+const SOCK_OPS: u32 = 13;
 const CGROUP_SOCK_ADDR: u32 = 18;
+const CGROUP_SOCK_OPS: u32 = 3;
 const INET4_CONNECT: u32 = 10;
 
 /// `union bpf_attr` as `BPF_PROG_LOAD` reads it.
@@ -41,23 +43,42 @@ struct Attach {
     flags: u32,
 }
 
-/// A program that lets every connect of version 4 pass, attached without `BPF_F_ALLOW_MULTI` and by no link. It is detached
-/// when this is dropped.
+/// A program that is attached without `BPF_F_ALLOW_MULTI` and by no link. It is detached when this is dropped.
 #[derive(Debug)]
 pub struct Exclusive {
     cgroup: File,
     program: OwnedFd,
+    attach_type: u32,
 }
 
 impl Exclusive {
-    /// Attaches it.
+    /// Attaches one that lets every connect of version 4 pass.
     ///
     /// # Errors
     /// The kernel does not load it, or the cgroup has programs that share.
     pub fn attach(cgroup: &Path) -> io::Result<Self> {
+        // `r0 = 1; exit`.
+        Self::of(
+            cgroup,
+            CGROUP_SOCK_ADDR,
+            INET4_CONNECT,
+            &[0x0000_0001_0000_00b7, 0x95],
+        )
+    }
+
+    /// Attaches one that is told of connections' moments.
+    ///
+    /// # Errors
+    /// As [`Exclusive::attach`].
+    pub fn sock_ops(cgroup: &Path, instructions: &[u64]) -> io::Result<Self> {
+        Self::of(cgroup, SOCK_OPS, CGROUP_SOCK_OPS, instructions)
+    }
+
+    fn of(cgroup: &Path, kind: u32, attach_type: u32, instructions: &[u64]) -> io::Result<Self> {
         let foreign = Self {
             cgroup: File::open(cgroup)?,
-            program: load()?,
+            program: load(kind, attach_type, instructions)?,
+            attach_type,
         };
         foreign.call(PROG_ATTACH)?;
         Ok(foreign)
@@ -67,7 +88,7 @@ impl Exclusive {
         let mut attach = Attach {
             cgroup: self.cgroup.as_raw_fd().cast_unsigned(),
             program: self.program.as_raw_fd().cast_unsigned(),
-            attach_type: INET4_CONNECT,
+            attach_type: self.attach_type,
             flags: 0,
         };
         // SAFETY: the attribute is as large as it says.
@@ -86,15 +107,13 @@ impl Drop for Exclusive {
     }
 }
 
-fn load() -> io::Result<OwnedFd> {
-    // `r0 = 1; exit`.
-    let instructions: [u64; 2] = [0x0000_0001_0000_00b7, 0x95];
+fn load(kind: u32, attach_type: u32, instructions: &[u64]) -> io::Result<OwnedFd> {
     let mut load = Load {
-        kind: CGROUP_SOCK_ADDR,
-        count: 2,
+        kind,
+        count: u32::try_from(instructions.len()).map_err(io::Error::other)?,
         instructions: instructions.as_ptr() as u64,
         licence: c"GPL".as_ptr() as u64,
-        attach_type: INET4_CONNECT,
+        attach_type,
         ..Load::default()
     };
     // SAFETY: the attribute is as large as it says, and what it points to lives across the call.
