@@ -453,6 +453,7 @@ impl App {
                     self.config.node_name.clone(),
                     to_post,
                     Arc::clone(&self.metrics),
+                    events::Patience::default(),
                 )
                 .boxed(),
             ),

@@ -18,12 +18,24 @@ use crate::workload::api::{ApiError, Connector};
 /// Who posts, as Events name it.
 const CONTROLLER: &str = "picket.dev/agent";
 
-/// How long one may take.
-const POST_LIMIT: Duration = Duration::from_secs(10);
+/// How long an Event is waited for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    /// How long one may take.
+    post: Duration,
+    /// How long nothing is posted after a failure that the next one would meet too: the API server is away, or does not know
+    /// the node, or has enough to do.
+    pause: Duration,
+}
 
-/// How long nothing is posted after a failure that the next one would meet too: the API server is away, or does not know the
-/// node, or has enough to do.
-const PAUSE: Duration = Duration::from_secs(60);
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            post: Duration::from_secs(10),
+            pause: Duration::from_secs(60),
+        }
+    }
+}
 
 /// What the API server takes (k8s.io/kubernetes pkg/apis/core/validation/events.go): the note's bytes and the others'.
 const NOTE_BYTES: usize = 1024;
@@ -62,6 +74,7 @@ pub(super) async fn post(
     node: String,
     mut notices: mpsc::Receiver<Notice>,
     metrics: Arc<Metrics>,
+    patience: Patience,
 ) {
     let mut poster = Poster {
         connector,
@@ -84,7 +97,7 @@ pub(super) async fn post(
                 posted => posted,
             }
         };
-        let posted = timeout(POST_LIMIT, posted).await;
+        let posted = timeout(patience.post, posted).await;
         let Err(error) = posted.unwrap_or(Err(PostError::Timeout)) else {
             metrics.notice("posted");
             (quiet_until, failing) = (None, false);
@@ -97,7 +110,7 @@ pub(super) async fn post(
         if !error.is_of_one() {
             // The next one begins with what the files say then.
             (poster.client, poster.recorder) = (None, None);
-            quiet_until = Some(Instant::now() + PAUSE);
+            quiet_until = Some(Instant::now() + patience.pause);
         }
     }
     std::future::pending::<()>().await;
@@ -169,9 +182,155 @@ fn cut(text: &str, bytes: usize) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::VecDeque;
+    use std::convert::Infallible;
+    use std::sync::Mutex;
+
+    use http_body_util::{BodyExt as _, Full};
+    use hyper::body::{Bytes, Incoming};
+    use hyper::service::service_fn;
+    use hyper::{Method, Request, Response};
+    use hyper_util::rt::TokioIo;
     use kube::core::Status;
+    use tokio::net::TcpListener;
+    use tokio::sync::mpsc::error::TryRecvError;
 
     use super::*;
+    use crate::runtime::notices::Reason;
+
+    const LONG: Duration = Duration::from_secs(3600);
+    /// No answer at all.
+    const NONE: u16 = 0;
+
+    /// An API server that answers so one time after the other, and then takes everything; and a poster for it.
+    struct Posting {
+        asked: mpsc::UnboundedReceiver<(Method, String)>,
+        notices: mpsc::Sender<Notice>,
+        metrics: Arc<Metrics>,
+    }
+
+    impl Posting {
+        async fn begin(answers: &[u16], patience: Patience) -> Self {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let server = format!("http://{}", listener.local_addr().unwrap());
+            let answers = Arc::new(Mutex::new(VecDeque::from(answers.to_vec())));
+            let (ask, asked) = mpsc::unbounded_channel();
+            tokio::spawn(async move {
+                while let Ok((stream, _)) = listener.accept().await {
+                    let (answers, ask) = (Arc::clone(&answers), ask.clone());
+                    let service = service_fn(move |request: Request<Incoming>| {
+                        let code = answers.lock().unwrap().pop_front().unwrap_or(201);
+                        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+                        ask.send((method, path)).unwrap();
+                        async move {
+                            let body = match code {
+                                NONE => std::future::pending().await,
+                                201 => request.into_body().collect().await.unwrap().to_bytes(),
+                                _ => {
+                                    let status = Status::failure("no", "No").with_code(code);
+                                    Bytes::from(serde_json::to_vec(&status).unwrap())
+                                }
+                            };
+                            let response = Response::builder()
+                                .status(code)
+                                .header("content-type", "application/json");
+                            Ok::<_, Infallible>(response.body(Full::new(body)).unwrap())
+                        }
+                    });
+                    let stream = TokioIo::new(stream);
+                    tokio::spawn(
+                        hyper::server::conn::http1::Builder::new().serve_connection(stream, service),
+                    );
+                }
+            });
+            let (notices, to_post) = mpsc::channel(16);
+            let metrics = Arc::new(Metrics::new());
+            let posting = Arc::clone(&metrics);
+            tokio::spawn(async move {
+                let (_folder, connector) = Connector::for_tests(&server);
+                post(connector, "node".to_owned(), to_post, posting, patience).await;
+            });
+            Self {
+                asked,
+                notices,
+                metrics,
+            }
+        }
+
+        async fn tell(&self) {
+            let notice = Notice {
+                about: About::Node,
+                reason: Reason::ProgramReplaced,
+                which: "connect4".to_owned(),
+                note: "It is back.".to_owned(),
+            };
+            self.notices.send(notice).await.unwrap();
+        }
+
+        async fn asked(&mut self) -> Method {
+            let asked = timeout(Duration::from_secs(20), self.asked.recv()).await;
+            let (method, path) = asked.expect("nobody asks").unwrap();
+            assert!(
+                path.starts_with("/apis/events.k8s.io/v1/namespaces/default/events"),
+                "{path}"
+            );
+            method
+        }
+
+        /// Waits until so many notices came out so.
+        async fn counted(&self, outcome: &str, count: u64) {
+            let line = format!("picket_kubernetes_events_total{{outcome=\"{outcome}\"}} {count}\n");
+            let counted = async {
+                while !self.metrics.encode().unwrap().contains(&line) {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            timeout(Duration::from_secs(20), counted).await.expect(&line);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_event_that_somebody_removed_is_posted_anew() {
+        let mut posting = Posting::begin(&[201, 404], Patience::default()).await;
+        posting.tell().await;
+        assert_eq!(posting.asked().await, Method::POST);
+        posting.tell().await;
+        assert_eq!(posting.asked().await, Method::PATCH, "counted on the first");
+        assert_eq!(posting.asked().await, Method::POST);
+        posting.counted("posted", 2).await;
+        posting.tell().await;
+        assert_eq!(posting.asked().await, Method::PATCH, "counted on the new one");
+    }
+
+    #[tokio::test]
+    async fn after_a_failure_that_others_would_meet_too_nothing_is_posted_for_a_while() {
+        let brief = Duration::from_millis(50);
+        for (answer, post) in [(NONE, brief), (500, LONG), (401, LONG)] {
+            let mut posting = Posting::begin(&[answer], Patience { post, pause: LONG }).await;
+            posting.tell().await;
+            posting.asked().await;
+            posting.counted("failed", 1).await;
+            posting.tell().await;
+            posting.counted("left_out", 1).await;
+            assert_eq!(posting.asked.try_recv(), Err(TryRecvError::Empty), "{answer}");
+        }
+        let pause = Duration::ZERO;
+        let mut posting = Posting::begin(&[500], Patience { post: LONG, pause }).await;
+        posting.tell().await;
+        posting.counted("failed", 1).await;
+        posting.tell().await;
+        posting.counted("posted", 1).await;
+        // And one that is about that Event alone holds up none.
+        let patience = Patience {
+            post: LONG,
+            pause: LONG,
+        };
+        posting = Posting::begin(&[403], patience).await;
+        posting.tell().await;
+        posting.counted("failed", 1).await;
+        posting.tell().await;
+        posting.counted("posted", 1).await;
+    }
 
     #[test]
     fn a_text_is_one_line_and_no_longer_than_the_api_server_takes() {

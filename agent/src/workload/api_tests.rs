@@ -11,7 +11,6 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
-use super::super::testing::Folder;
 use super::*;
 
 const HASH: &str = "f0e1d2c3b4a5968778695a4b3c2d1e0f";
@@ -211,24 +210,10 @@ async fn pods_are_listed_and_watched_through_failures() {
             );
         }
     });
-    let folder = Folder::new();
-    let kubeconfig = folder.path().join("kubeconfig");
-    let config = json!({
-        "apiVersion": "v1", "kind": "Config", "current-context": "c",
-        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
-        "clusters": [{"name": "c", "cluster": {"server": format!("http://{address}")}}],
-        "users": [{"name": "u", "user": {}}],
-    });
-    std::fs::write(&kubeconfig, config.to_string()).unwrap();
-
+    let (_folder, connector) = Connector::for_tests(&format!("http://{address}"));
     let (told, mut known) = watch::channel(None);
     let cancel = CancellationToken::new();
-    let following = tokio::spawn(pods(
-        Connector::new(&kubeconfig),
-        "node-1".into(),
-        told,
-        cancel.clone(),
-    ));
+    let following = tokio::spawn(pods(connector, "node-1".into(), told, cancel.clone()));
     let mut names = async |want: &[&str]| {
         let same = |map: &Option<Arc<PodMap>>| {
             map.as_ref()

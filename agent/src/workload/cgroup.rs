@@ -193,18 +193,18 @@ fn listed(folder: &Path) -> Vec<u32> {
         .collect()
 }
 
-/// The numbers of this cgroup and of those below it, as many as [`MAX_CGROUPS`].
+/// The numbers of this cgroup and of those below it; of more than [`MAX_CGROUPS`] the uppermost.
 #[must_use]
 pub fn subtree(cgroup: &Path) -> HashSet<CgroupId> {
     let mut found: HashSet<_> = CgroupId::of(cgroup).into_iter().collect();
-    let mut open = vec![cgroup.to_owned()];
-    while let Some(folder) = open.pop() {
+    let mut open = VecDeque::from([cgroup.to_owned()]);
+    while let Some(folder) = open.pop_front() {
         for child in folders(&folder).unwrap_or_default() {
             if found.len() == MAX_CGROUPS {
                 return found;
             }
             found.insert(child.id);
-            open.push(child.path);
+            open.push_back(child.path);
         }
     }
     found
@@ -332,5 +332,18 @@ mod tests {
         write("sandbox", "1");
         let found: Vec<_> = processes(pod.path()).into_iter().map(|(pid, _)| pid).collect();
         assert_eq!(found, [1]);
+    }
+
+    #[test]
+    fn however_many_cgroups_a_container_makes_those_of_others_are_counted() {
+        let pod = Folder::new();
+        for number in 0..MAX_CGROUPS {
+            std::fs::create_dir_all(pod.path().join(format!("z/deep/{number}"))).unwrap();
+        }
+        std::fs::create_dir_all(pod.path().join("app/service")).unwrap();
+        let numbers = subtree(pod.path());
+        assert_eq!(numbers.len(), MAX_CGROUPS);
+        let service = CgroupId::of(&pod.path().join("app/service")).unwrap();
+        assert!(numbers.contains(&service));
     }
 }

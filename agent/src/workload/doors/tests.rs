@@ -88,12 +88,7 @@ async fn api_server() -> (crate::workload::testing::Folder, Connector) {
             });
         }
     });
-    let folder = crate::workload::testing::Folder::new();
-    let file = folder.path().join("kubeconfig");
-    let config = json!({"apiVersion": "v1", "kind": "Config", "current-context": "c", "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
-        "clusters": [{"name": "c", "cluster": {"server": server}}], "users": [{"name": "u", "user": {}}]});
-    std::fs::write(&file, config.to_string()).unwrap();
-    (folder, Connector::new(&file))
+    Connector::for_tests(&server)
 }
 
 fn set(texts: &[&str]) -> BTreeSet<SocketAddr> {
