@@ -75,6 +75,7 @@ pub(super) async fn watch(
 ) {
     let mut tick = tokio::time::interval_at(Instant::now() + LOOK_EVERY, LOOK_EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut taking_back = false;
     loop {
         let turned = tokio::select! {
             biased;
@@ -91,14 +92,8 @@ pub(super) async fn watch(
                 return;
             };
             let (kernel, back) = (Arc::clone(&kernel), turned || turn.back);
-            let look = move || {
-                let found = kernel.verify();
-                // Afterwards: the other may have retired this agent's programs, and then only its own are there.
-                if back && let Err(error) = kernel.retire_others() {
-                    tracing::error!(%error, "kernel programs of another version stay attached");
-                }
-                found
-            };
+            taking_back |= back;
+            let look = move || if back { kernel.take_back() } else { kernel.verify() };
             (tokio::task::spawn_blocking(look).await, back)
         };
         let Verified { repaired, failure } = match looked {
@@ -108,11 +103,13 @@ pub(super) async fn watch(
                 continue;
             }
         };
+        let quiet = taking_back;
+        taking_back &= failure.is_some();
         match failure {
             None if readiness.works(PART) => tracing::info!("the kernel programs are all attached again"),
             None => {}
             Some(error) => {
-                let reason = format!("a link cannot be put back: {error}");
+                let reason = format!("the kernel programs are not all in place: {error}");
                 notices.tell(Notice {
                     about: About::Node,
                     reason: Reason::ProgramMissing,
@@ -120,15 +117,17 @@ pub(super) async fn watch(
                     note: format!("Pods are not held as they should be: {reason}"),
                 });
                 if readiness.fails(PART, reason) {
-                    tracing::error!(%error, "a kernel program is not attached and cannot be put back, trying on");
+                    tracing::error!(%error, "the kernel programs are not all in place, trying on");
                 }
             }
         }
-        if back {
-            tracing::info!(
-                links = repaired.len(),
-                "put back what the agent left that was to take over"
-            );
+        if quiet {
+            if back || !repaired.is_empty() {
+                tracing::info!(
+                    links = repaired.len(),
+                    "put back what the agent left that was to take over"
+                );
+            }
             continue;
         }
         for one in repaired {

@@ -76,6 +76,14 @@ pub enum KernelError {
     /// The object lacks a program or a map: it was built from other sources.
     #[error("the kernel programs have no {0}")]
     Missing(&'static str),
+    /// A map could not be pinned.
+    #[error("cannot pin the kernel map {map}: {source}")]
+    PinMap {
+        /// Its name.
+        map: &'static str,
+        /// What the kernel said.
+        source: Box<aya::pin::PinError>,
+    },
     /// A map could not be read or written.
     #[error("a kernel map failed: {0}")]
     Map(#[source] Box<MapError>),

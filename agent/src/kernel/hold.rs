@@ -30,6 +30,8 @@ pub(super) struct Held {
     pub(super) node: Option<Node>,
     /// Programs of the root that were not attached yet: when one is at last, nobody has taken it away.
     kept_out: HashSet<Program>,
+    /// Whether the programs of agents with another map layout go, as soon as this agent's are all attached.
+    pub(super) retiring: bool,
     pods: HashMap<CgroupId, Pod>,
     interfaces: HashMap<Ifindex, CgroupId>,
 }
@@ -41,6 +43,11 @@ impl Held {
             kept_out,
             ..Self::default()
         }
+    }
+
+    /// Whether another's exclusive program keeps one of the root's out.
+    pub(super) fn is_kept_out(&self) -> bool {
+        !self.kept_out.is_empty()
     }
 }
 
@@ -169,6 +176,7 @@ impl Kernel {
         let mut repaired = Vec::new();
         let mut failure = self
             .remove_unfinished()
+            .and_then(|()| self.pin_maps())
             .and_then(|()| self.tell_node())
             .and_then(|()| self.release_others())
             .err();
@@ -223,7 +231,21 @@ impl Kernel {
                 note(Program::Interface, name, outcome);
             }
         }
+        if failure.is_none() && lock(&self.held).retiring {
+            failure = self.end_others().err();
+        }
         Verified { repaired, failure }
+    }
+
+    /// Pins maps that lost their pin: the next agent adopts what it finds pinned, and would begin with empty ones.
+    fn pin_maps(&self) -> Result<(), KernelError> {
+        self.maps.iter().try_for_each(|(name, map)| {
+            let back = self.folder.pin_map(map, name)?;
+            if back {
+                tracing::warn!(map = name, "somebody removed the pin of a kernel map; it is back");
+            }
+            Ok(())
+        })
     }
 
     /// Removes what an agent left that was killed before it had given a link its place: it would stay attached.

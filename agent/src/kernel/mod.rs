@@ -57,6 +57,8 @@ pub struct Kernel {
     /// The loaded programs, for pods that come and links that are lost.
     programs: Mutex<Ebpf>,
     held: Mutex<Held>,
+    /// Every map by its pin's name, to pin it again.
+    maps: Vec<(&'static str, MapData)>,
     doors: Mutex<HashMap<MapData, DoorKey, u32>>,
     classes: Mutex<HashMap<MapData, u64, ClassValue>>,
     netns: Mutex<HashMap<MapData, u64, u64>>,
@@ -92,12 +94,16 @@ impl Kernel {
         let counters = PerCpuArray::try_from(attach::take_map(&mut ebpf, "COUNTERS")?)?;
         let events = RingBuf::try_from(attach::take_map(&mut ebpf, "EVENTS")?)?;
         let flows = Flows::open(&folder)?;
+        let maps = pins::map_names()
+            .map(|name| Ok((name, MapData::from_pin(folder.map(name))?)))
+            .collect::<Result<_, KernelError>>()?;
         Ok(Self {
             folder,
             bpffs: config.bpffs.clone(),
             cgroup,
             programs: Mutex::new(ebpf),
             held: Mutex::new(Held::new(kept_out)),
+            maps,
             doors: Mutex::new(doors),
             classes: Mutex::new(classes),
             netns: Mutex::new(netns),
@@ -302,12 +308,32 @@ impl Kernel {
     /// take over and failed.
     ///
     /// To be called once the doors and classes are set: until then older programs keep the pods they know from going
-    /// past, because connects they redirect reach nobody.
+    /// past, because connects they redirect reach nobody. For the same reason they stay while another's exclusive program
+    /// keeps one of ours out: [`Self::verify`] ends them once it has attached it.
     ///
     /// # Errors
-    /// When a pin cannot be removed.
+    /// When a pin cannot be removed; [`Self::verify`] tries again.
     pub fn retire_others(&self) -> Result<(), KernelError> {
-        pins::remove_layouts(&self.bpffs, Some(self.folder.path()))
+        let kept_out = {
+            let mut held = lock(&self.held);
+            held.retiring = true;
+            held.is_kept_out()
+        };
+        if kept_out { Ok(()) } else { self.end_others() }
+    }
+
+    /// As [`Self::verify`], where another agent was to take over and failed: it may have retired this agent's programs, and
+    /// only its own are there. They are ended when this agent's are all back, and not before.
+    pub fn take_back(&self) -> Verified {
+        lock(&self.held).retiring = true;
+        self.verify()
+    }
+
+    /// Ends the programs of agents with another map layout.
+    fn end_others(&self) -> Result<(), KernelError> {
+        pins::remove_layouts(&self.bpffs, Some(self.folder.path()))?;
+        lock(&self.held).retiring = false;
+        Ok(())
     }
 
     /// Detaches the programs and removes their maps: enforcement ends, for every layout in this folder. An

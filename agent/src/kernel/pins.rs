@@ -10,7 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-use aya::maps::{MapInfo, MapType};
+use aya::maps::{MapData, MapInfo, MapType};
 use aya::programs::links::FdLink;
 use nix::sys::statfs::{BPF_FS_MAGIC, FsType, statfs};
 use picket_common::{
@@ -191,6 +191,20 @@ impl Folder {
             path: final_place,
             source,
         })
+    }
+
+    /// Pins a map under its name, unless one is pinned there. True where it was not.
+    pub(super) fn pin_map(&self, map: &MapData, name: &'static str) -> Result<bool, KernelError> {
+        let place = self.map(name);
+        if place.exists() {
+            return Ok(false);
+        }
+        self.make()?;
+        map.pin(&place).map_err(|error| KernelError::PinMap {
+            map: name,
+            source: Box::new(error),
+        })?;
+        Ok(true)
     }
 
     /// Removes links that were pinned and not put in place.

@@ -97,8 +97,14 @@ impl Ground {
 
     /// The folder of the maps and links.
     pub(crate) fn layout(&self) -> PathBuf {
-        let mut layouts = fs::read_dir(&self.bpffs).unwrap();
-        layouts.next().unwrap().unwrap().path()
+        self.layouts().next().unwrap()
+    }
+
+    /// The folders of all layouts.
+    pub(crate) fn layouts(&self) -> impl Iterator<Item = PathBuf> {
+        fs::read_dir(&self.bpffs)
+            .unwrap()
+            .map(|layout| layout.unwrap().path())
     }
 }
 

@@ -13,6 +13,7 @@ mod dialler;
 mod foreign;
 mod ground;
 mod hold;
+mod layouts;
 mod node;
 
 use std::collections::BTreeSet;
@@ -463,35 +464,6 @@ async fn folders_of_the_wrong_kind_are_named() {
     };
     let error = Kernel::load(&wrong).unwrap_err();
     assert!(matches!(error, KernelError::NotCgroup2 { .. }), "{error}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_older_layout_keeps_watch_until_it_is_retired() {
-    let ground = Ground::new();
-    let _server = ground.serve(DOOR4);
-    let kernel = load(&ground);
-    kernel
-        .set_class(CgroupId::of(&ground.pod).unwrap(), Class::Pending)
-        .unwrap();
-    drop(settle(kernel).await);
-    let folder = ground.layout();
-    std::fs::rename(&folder, ground.bpffs.join("v0-0123456789abcdef")).unwrap();
-
-    let kernel = Kernel::load(&config(&ground)).unwrap();
-    assert_eq!(kernel.classes().unwrap(), vec![]);
-    assert_eq!(
-        ground.dial(&ground.pod, "tcp", DOOR4).outcome(),
-        Dialled::failed("PermissionDenied")
-    );
-    kernel.retire_others().unwrap();
-    let begun = std::time::Instant::now();
-    while ground.dial(&ground.pod, "tcp", DOOR4).outcome() != reached(DOOR4, 's') {
-        assert!(
-            begun.elapsed() < PATIENCE,
-            "the older programs are still attached"
-        );
-    }
-    assert_eq!(std::fs::read_dir(&ground.bpffs).unwrap().count(), 1);
 }
 
 /// Waits until the listener's task has let go of the kernel's handle.

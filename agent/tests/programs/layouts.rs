@@ -1,0 +1,128 @@
+//! Agents with different layouts of maps, each with programs of its own: there is no moment without one's.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use picket::kernel::{CgroupId, Class, Door, Kernel, KernelConfig, KernelError};
+
+use crate::foreign::exclusive::Exclusive;
+use crate::ground::{Dialled, Ground};
+use crate::{DOOR4, PATIENCE, reached};
+
+/// The programs' root: below the ground's, where another's may be above it.
+fn load(ground: &Ground) -> Kernel {
+    let kernel = Kernel::load(&KernelConfig {
+        cgroup_root: ground.pod.clone(),
+        bpffs: ground.bpffs.clone(),
+    })
+    .unwrap_or_else(|error| panic!("{error}"));
+    kernel
+        .set_doors(&[Door::redirect(DOOR4.parse().unwrap())].into())
+        .unwrap();
+    kernel
+}
+
+/// Leaves the programs of an agent with another layout, which holds the ground's pod back.
+fn leave_others(ground: &Ground) -> PathBuf {
+    let kernel = load(ground);
+    let pod = CgroupId::of(&ground.pod).unwrap();
+    kernel.set_class(pod, Class::Pending).unwrap();
+    let left = ground.bpffs.join("v0-0123456789abcdef");
+    fs::rename(ground.layout(), &left).unwrap();
+    left
+}
+
+fn dial(ground: &Ground) -> Dialled {
+    ground.dial(&ground.container, "tcp", DOOR4).outcome()
+}
+
+fn held_back() -> Dialled {
+    Dialled::failed("PermissionDenied")
+}
+
+/// Waits until a dial arrives: programs whose pins are gone are detached a moment later.
+fn arrives(ground: &Ground) {
+    let begun = Instant::now();
+    while dial(ground) != reached(DOOR4, 's') {
+        assert!(begun.elapsed() < PATIENCE, "the programs are still attached");
+    }
+}
+
+#[test]
+fn an_older_layout_keeps_watch_until_it_is_retired() {
+    let ground = Ground::new();
+    let _server = ground.serve(DOOR4);
+    let older = leave_others(&ground);
+    let kernel = load(&ground);
+    assert_eq!(kernel.classes().unwrap(), vec![]);
+    assert_eq!(dial(&ground), held_back());
+    assert!(kernel.verify().failure.is_none());
+    assert!(older.exists(), "not before it is told to");
+    kernel.retire_others().unwrap();
+    arrives(&ground);
+    assert_eq!(fs::read_dir(&ground.bpffs).unwrap().count(), 1);
+}
+
+#[test]
+fn an_older_layout_keeps_watch_while_ours_is_kept_out() {
+    let ground = Ground::new();
+    let _server = ground.serve(DOOR4);
+    let older = leave_others(&ground);
+    let foreign = Exclusive::attach(&ground.cgroup).unwrap();
+    let kernel = load(&ground);
+    kernel.retire_others().unwrap();
+    let failure = kernel.verify().failure;
+    assert!(
+        matches!(failure, Some(KernelError::Exclusive { .. })),
+        "{failure:?}"
+    );
+    assert!(older.exists());
+    assert_eq!(dial(&ground), held_back());
+    drop(foreign);
+    assert!(kernel.verify().failure.is_none());
+    assert!(!older.exists());
+    arrives(&ground);
+    // And ours is there.
+    let pod = CgroupId::of(&ground.pod).unwrap();
+    kernel.set_class(pod, Class::Pending).unwrap();
+    assert_eq!(dial(&ground), held_back());
+}
+
+/// An agent that was to take over has retired the programs of the one before it, and has then failed.
+#[test]
+fn what_a_failed_take_over_left_keeps_watch_until_ours_is_back() {
+    let ground = Ground::new();
+    let _server = ground.serve(DOOR4);
+    let left = leave_others(&ground);
+    let kernel = load(&ground);
+    let ours = ground.layouts().find(|layout| *layout != left).unwrap();
+    let pod = CgroupId::of(&ground.pod).unwrap();
+    kernel.set_class(pod, Class::Pending).unwrap();
+    fs::remove_dir_all(&ours).unwrap();
+    // For as long as one of ours cannot be put back.
+    let obstacle = ours.join("link_connect4_new");
+    fs::create_dir_all(&obstacle).unwrap();
+    assert!(kernel.take_back().failure.is_some());
+    assert!(left.exists());
+    assert_eq!(dial(&ground), held_back(), "the other's programs hold the pod");
+    fs::remove_dir(&obstacle).unwrap();
+    assert!(kernel.verify().failure.is_none());
+    assert!(!left.exists());
+    assert_eq!(dial(&ground), held_back(), "ours do");
+    kernel.remove_class(pod).unwrap();
+    arrives(&ground);
+}
+
+/// As where an agent with another layout removed the folder, or somebody a pin.
+#[test]
+fn the_next_agent_knows_the_pods_though_the_maps_lost_their_pins() {
+    let ground = Ground::new();
+    let kernel = load(&ground);
+    let pod = CgroupId::of(&ground.pod).unwrap();
+    kernel.set_class(pod, Class::Pending).unwrap();
+    Kernel::unload(&ground.bpffs).unwrap();
+    assert!(kernel.verify().failure.is_none());
+    drop(kernel);
+    assert_eq!(load(&ground).classes().unwrap(), [(pod, Class::Pending)]);
+}
