@@ -8,8 +8,8 @@ use serde_json::Value;
 
 use crate::Test;
 use crate::dial::{Stand, Verdict};
-use crate::life::{Counter, asks, until};
 use crate::target::{DOOR, HOST};
+use crate::traffic::{Counter, asks, until};
 use crate::world::World;
 
 pub(crate) const TESTS: &[Test] = &[(

@@ -18,8 +18,10 @@ mod names;
 mod pods;
 mod sockets;
 mod statics;
+mod takeover;
 mod target;
 mod told;
+mod traffic;
 mod world;
 
 use std::process::ExitCode;
@@ -46,6 +48,7 @@ fn main() -> ExitCode {
         // Last: what they do to the agent would show in the others if it went wrong.
         ("away", away::TESTS),
         ("foreign", foreign::TESTS),
+        ("takeover", takeover::TESTS),
         ("life", life::TESTS),
     ])
 }

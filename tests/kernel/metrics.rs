@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::Test;
 use crate::dial::{NewPod, Stand, Verdict};
-use crate::life::until;
+use crate::traffic::until;
 use crate::world::World;
 
 pub(crate) const TESTS: &[Test] = &[

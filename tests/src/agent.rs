@@ -228,6 +228,11 @@ impl Agent {
         Ok(before)
     }
 
+    /// Puts another program in the place of the agent's, for what is started from now on; gives the one before.
+    pub fn replace_binary(&mut self, binary: PathBuf) -> PathBuf {
+        std::mem::replace(&mut self.binary, binary)
+    }
+
     /// Kills the second process of [`Agent::succeed`], as a crash would; from here on this is a handle to the first again.
     ///
     /// # Errors

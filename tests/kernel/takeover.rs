@@ -1,0 +1,392 @@
+//! Another process takes over from the agent, of its own version or of one with other maps, while pods dial without end:
+//! nobody goes past and nobody is refused; and where it fails, everything is as before.
+
+use std::collections::BTreeSet;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use picket_tests::output::Done;
+use picket_tests::running::Running;
+use serde_json::{Value, json};
+
+use crate::Test;
+use crate::traffic::{
+    Counter, LIMIT, Load, asks, brought_back, links, listeners, log_length, log_since, nothing, served,
+    until, verify_audit,
+};
+use crate::world::World;
+
+pub(crate) const TESTS: &[Test] = &[
+    (
+        "a_new_process_takes_over_and_refuses_nobody",
+        a_new_process_takes_over_and_refuses_nobody,
+    ),
+    (
+        "a_take_over_that_fails_changes_nothing",
+        a_take_over_that_fails_changes_nothing,
+    ),
+    (
+        "a_take_over_by_another_configuration_fails_at_every_stage",
+        a_take_over_by_another_configuration_fails_at_every_stage,
+    ),
+    (
+        "another_map_layout_stays_closed_until_its_classes_are_in_force",
+        another_map_layout_stays_closed_until_its_classes_are_in_force,
+    ),
+    (
+        "another_map_layout_takes_over_and_refuses_nobody",
+        another_map_layout_takes_over_and_refuses_nobody,
+    ),
+    (
+        "a_take_over_by_another_map_layout_fails_at_every_stage",
+        a_take_over_by_another_map_layout_fails_at_every_stage,
+    ),
+];
+
+fn a_new_process_takes_over_and_refuses_nobody(world: &mut World) -> Result<()> {
+    let start = log_length(world);
+    let (load, hosted) = (Load::enforced(world)?, Load::hosted(world)?);
+    let watching = Running::start(
+        &world.cluster.kubectl_client(),
+        "agents",
+        "worker",
+        &[
+            "kubectl",
+            "get",
+            "configmap",
+            "seed",
+            "-n",
+            "lab",
+            "--watch",
+            "-o",
+            "name",
+        ],
+    )?;
+    watching.line_with("seed")?;
+    std::thread::sleep(Duration::from_secs(1));
+
+    let began = Instant::now();
+    let mut before = world.agent.succeed()?;
+    let yielded = until("the older agent steps back", LIMIT, || {
+        Ok(log_since(world, start)?.contains("another agent has taken over"))
+    })?;
+    // The stream that was open goes on meanwhile.
+    world.admin(&[
+        "annotate",
+        "configmap",
+        "seed",
+        "-n",
+        "lab",
+        "--overwrite",
+        "turn=1",
+    ])?;
+    watching.line_with("seed")?;
+    until("the older agent ends", LIMIT, || Ok(before.try_wait()?.is_some()))?;
+    let ended = began.elapsed();
+    let status = before.wait()?;
+    world.agent.wait()?;
+    std::thread::sleep(Duration::from_secs(1));
+    let (answered, failed) = load.stop()?;
+    let (in_node, failed_in_node) = hosted.stop()?;
+    eprintln!(
+        "take-over: stepped back after {yielded:?}, ended after {ended:?}; {answered} requests answered"
+    );
+    ensure!(nothing(&failed), "of {answered} requests some failed: {failed}");
+    ensure!(
+        nothing(&failed_in_node) && in_node > 20,
+        "on the node's network {in_node} requests were answered, and some failed: {failed_in_node}"
+    );
+    ensure!(answered > 100, "only {answered} requests were made");
+    ensure!(status.success(), "the older agent ended with {status}");
+    let said = log_since(world, start)?;
+    for line in [
+        "handed over, waiting",
+        "taking over from the agent",
+        "has stepped back",
+    ] {
+        ensure!(said.contains(line), "no {line:?} in:\n{said}");
+    }
+    let served = world
+        .agent
+        .metric("picket_requests_total", &["outcome=\"allow\""])?;
+    ensure!(served > 10.0, "the new agent served only {served} requests");
+    verify_audit(world)
+}
+
+/// The newer process dies before it has settled: the older one goes on with the listeners that it had, and what the other
+/// put in the place of links and classes is put back, as nobody's attack.
+fn a_take_over_that_fails_changes_nothing(world: &mut World) -> Result<()> {
+    // An agent that took over does not hand over soon after.
+    world.agent.stop()?;
+    world.agent.restart()?;
+    let (start, picket) = (log_length(world), world.picket_log());
+    let listening = listeners(world)?;
+    let loads = [Load::enforced(world)?, Load::hosted(world)?, Load::exempt(world)?];
+    let before = world.agent.succeed()?;
+    until("it has begun", LIMIT, || {
+        Ok(log_since(world, start)?.contains("handed over, waiting"))
+    })?;
+    until("the newer agent's programs are there", LIMIT, || {
+        Ok(log_since(world, start)?.contains("version="))
+    })?;
+    let pid = before.id();
+    world.agent.fall_back(before)?;
+    until("the older agent goes on", LIMIT, || {
+        Ok(log_since(world, start)?.contains("put back what the agent left"))
+    })?;
+    until("the pod is served", LIMIT, || Ok(asks(world)?.code == 0))?;
+    let ready = world.agent.admin("/readyz")?;
+    ensure!(ready.0 == 200 && world.agent.pid() == Some(pid), "{ready:?}");
+    let [enforced, hosted, exempt] = loads.map(Load::stop);
+    for (pod, load) in [("enforced", enforced), ("hosted", hosted)] {
+        let (answered, failed) = load?;
+        // What the newer agent had accepted ended with it; no connect was refused.
+        let refused = failed.to_string();
+        ensure!(
+            answered > 20 && !refused.contains("refused") && !refused.contains("PermissionError"),
+            "in the {pod} pod {answered} requests were answered, and others failed: {failed}"
+        );
+    }
+    let (_, failed) = exempt?;
+    ensure!(nothing(&failed), "a pod that is left alone saw {failed}");
+    let now = listeners(world)?;
+    ensure!(now == listening, "listeners before:\n{listening}now:\n{now}");
+    let said = log_since(world, start)?;
+    ensure!(!said.contains("not dropped"), "{said}");
+    let alarms = picket.all(|record| record["decision"]["reason"] == "link_replaced")?;
+    ensure!(alarms.is_empty(), "alarms: {alarms:?}");
+    verify_audit(world)
+}
+
+/// The newer agent enforces whom the older one leaves alone, and leaves alone whom that enforces; it never settles, for a door's
+/// name has no answer. Whatever it had done when it dies, the older one brings pods back where it wants them, new ones too.
+fn a_take_over_by_another_configuration_fails_at_every_stage(world: &mut World) -> Result<()> {
+    fails_at_every_stage(world, None)
+}
+
+/// The same by an agent of another version, whose programs and maps are beside the older one's.
+fn a_take_over_by_another_map_layout_fails_at_every_stage(world: &mut World) -> Result<()> {
+    let other = of_another_layout(world)?;
+    fails_at_every_stage(world, Some(other))
+}
+
+fn fails_at_every_stage(world: &mut World, program: Option<PathBuf>) -> Result<()> {
+    world.agent.stop()?;
+    world.agent.restart()?;
+    let pins = |world: &World| -> Result<BTreeSet<String>> { Ok(world.agent.pins()?.into_iter().collect()) };
+    let (start, picket) = (log_length(world), world.picket_log());
+    let before = (pins(world)?, listeners(world)?);
+    let file = world.agent.config_file();
+    let own = std::fs::read_to_string(&file)?;
+    let mut other: Value = serde_json::from_str(&own)?;
+    other["enforce"] = json!({"namespaces": ["direct"], "unknownPods": "open"});
+    let doors = other["doors"].as_array_mut().context("no doors")?;
+    doors.push("nowhere.invalid:443".into());
+    std::fs::write(&file, other.to_string())?;
+    let own_program = program.map(|program| world.agent.replace_binary(program));
+    let outcome: Result<()> = STAGES.iter().try_for_each(|(stage, pause)| {
+        let here = log_length(world);
+        let older = world.agent.succeed()?;
+        let reached = until(stage, LIMIT, || Ok(log_since(world, here)?.contains(stage)));
+        std::thread::sleep(*pause);
+        let made = if pause.is_zero() {
+            Ok(())
+        } else {
+            world.cluster.apply(MIDWAY)
+        };
+        world.agent.fall_back(older)?;
+        reached.and(made)?;
+        until("the older agent goes on", LIMIT, || {
+            Ok(log_since(world, here)?.contains("put back what the agent left"))
+        })?;
+        brought_back(world).with_context(|| format!("killed after {stage:?} and {pause:?}"))?;
+        if !pause.is_zero() {
+            world.cluster.wait_ready("agents", "midway", LIMIT)?;
+            served(world, "agents", "midway")?;
+            for namespace in ["agents", "direct"] {
+                world.admin(&["delete", "pod", "midway", "-n", namespace, "--now"])?;
+            }
+        }
+        Ok(())
+    });
+    if let Some(program) = own_program {
+        world.agent.replace_binary(program);
+    }
+    std::fs::write(&file, own)?;
+    outcome?;
+    until("the pins and listeners are those of before", LIMIT, || {
+        Ok((pins(world)?, listeners(world)?) == before)
+    })
+    .with_context(|| format!("{before:?} before"))?;
+    let (code, ready) = world.agent.admin("/readyz")?;
+    ensure!(code == 200, "{ready}");
+    let alarms = picket.all(|record| record["decision"]["reason"] == "link_replaced")?;
+    ensure!(alarms.is_empty(), "alarms: {alarms:?}");
+    let said = log_since(world, start)?;
+    ensure!(!said.contains("another agent has taken over"), "{said}");
+    verify_audit(world)
+}
+
+/// What the newer agent's or the older one's log says when the newer one is killed, and how long after it.
+const STAGES: [(&str, Duration); 7] = [
+    ("another agent takes over", Duration::ZERO),
+    ("handed over, waiting", Duration::ZERO),
+    ("taking over from the agent", Duration::ZERO),
+    ("version=", Duration::ZERO),
+    ("namespace=\"direct\"", Duration::ZERO),
+    ("namespace=\"direct\"", Duration::from_millis(300)),
+    ("namespace=\"direct\"", Duration::from_millis(2500)),
+];
+
+/// Pods that come while another agent takes over.
+const MIDWAY: &str = r#"
+{apiVersion: v1, kind: List, items: [
+{apiVersion: v1, kind: Pod, metadata: {name: midway, namespace: agents, labels: {app: worker}}, spec: {nodeName: node1, serviceAccountName: worker,
+containers: [{name: main, image: "picket.test/tools:1", command: [sleep, infinity], env: [{name: HOME, value: /tmp}]}]}},
+{apiVersion: v1, kind: Pod, metadata: {name: midway, namespace: direct}, spec: {nodeName: node1,
+containers: [{name: main, image: "picket.test/tools:1", command: [sleep, infinity]}]}}]}
+"#;
+
+fn layouts(world: &World) -> Result<Vec<String>> {
+    let mut command = Command::new("ls");
+    command.arg(world.agent.bpffs());
+    let shown = Done::from(world.agent.node().output(command)?).good()?;
+    Ok(shown
+        .lines()
+        .filter(|name| name.starts_with("v1-"))
+        .map(str::to_owned)
+        .collect())
+}
+
+fn another_map_layout_stays_closed_until_its_classes_are_in_force(world: &mut World) -> Result<()> {
+    let links_before = links()?.len();
+    let load = Load::enforced(world)?;
+    let direct = Load::exempt(world)?;
+    world.agent.kill9()?;
+    let own = layouts(world)?;
+    ensure!(own.len() == 1, "layouts: {own:?}");
+    // To the next agent these are another version's maps and links.
+    let mut command = Command::new("mv");
+    command
+        .arg(world.agent.bpffs().join(&own[0]))
+        .arg(world.agent.bpffs().join("v1-0000000000000001"));
+    Done::from(world.agent.node().output(command)?).good()?;
+    world.agent.begin()?;
+    let packets = {
+        let counted = Counter::start(world, "agents")?;
+        until("it serves", LIMIT, || {
+            Ok(world.agent.admin("/readyz").is_ok_and(|(code, _)| code == 200))
+        })?;
+        std::thread::sleep(Duration::from_millis(500));
+        counted.packets()?
+    };
+    let left = layouts(world)?;
+    ensure!(
+        packets == 0,
+        "the API server's address was sent {packets} packets"
+    );
+    ensure!(left == own, "layouts afterwards: {left:?}");
+    asks(world)?.good()?;
+    let (_, failed) = direct.stop()?;
+    load.stop()?;
+    ensure!(nothing(&failed), "a pod that is left alone saw {failed}");
+    until("as many links as before", LIMIT, || {
+        Ok(links()?.len() == links_before)
+    })
+    .with_context(|| format!("{links_before} links before"))
+    .map(drop)
+}
+
+/// The agent's program with another number for the layout of its maps, as a version whose maps differ has.
+fn of_another_layout(world: &World) -> Result<PathBuf> {
+    let folders = layouts(world)?;
+    let [folder] = folders.as_slice() else {
+        bail!("layouts: {folders:?}");
+    };
+    let number = u64::from_str_radix(folder.trim_start_matches("v1-"), 16)?;
+    let (own, other) = (number.to_le_bytes(), (!number).to_le_bytes());
+    let mut program = std::fs::read(world.agent.binary())?;
+    let (mut at, mut found) = (0, 0);
+    while let Some(next) = program[at..].iter().position(|byte| *byte == own[0]) {
+        at += next;
+        if program[at..].starts_with(&own) {
+            program[at..at + other.len()].copy_from_slice(&other);
+            found += 1;
+        }
+        at += 1;
+    }
+    ensure!(found > 0, "the program has no number {number:016x}");
+    let file = world.agent.dir().join("picket-of-another-layout");
+    std::fs::write(&file, program)?;
+    std::fs::set_permissions(&file, Permissions::from_mode(0o755))?;
+    Ok(file)
+}
+
+/// An upgrade to a version with other maps: its programs and listeners are beside the older one's until its classes and doors
+/// are in force.
+fn another_map_layout_takes_over_and_refuses_nobody(world: &mut World) -> Result<()> {
+    // An agent that took over does not hand over soon after.
+    world.agent.stop()?;
+    world.agent.restart()?;
+    let (own, links_before) = (layouts(world)?, links()?.len());
+    let other = of_another_layout(world)?;
+    let own_program = world.agent.replace_binary(other);
+    let outcome = taken_over_by_another_layout(world, &own, links_before);
+    world.agent.replace_binary(own_program);
+    world.agent.stop()?;
+    world.agent.restart()?;
+    outcome?;
+    let left = layouts(world)?;
+    ensure!(left == own, "layouts afterwards: {left:?}");
+    verify_audit(world)
+}
+
+fn taken_over_by_another_layout(world: &mut World, own: &[String], links_before: usize) -> Result<()> {
+    let start = log_length(world);
+    let loads = [Load::enforced(world)?, Load::hosted(world)?, Load::exempt(world)?];
+    std::thread::sleep(Duration::from_secs(1));
+    let mut before = world.agent.succeed()?;
+    let packets = {
+        let counted = Counter::start(world, "agents")?;
+        until("the older agent ends", LIMIT, || Ok(before.try_wait()?.is_some()))?;
+        std::thread::sleep(Duration::from_secs(1));
+        counted.packets()?
+    };
+    world.agent.wait()?;
+    let [enforced, hosted, exempt] = loads.map(Load::stop);
+    for (pod, load) in [("enforced", enforced), ("hosted", hosted), ("exempt", exempt)] {
+        let (answered, failed) = load?;
+        eprintln!("{pod}: {answered} requests answered, failed: {failed}");
+        ensure!(
+            answered > 20 && nothing(&failed),
+            "in the {pod} pod {answered} requests were answered, and others failed: {failed}"
+        );
+    }
+    ensure!(
+        packets == 0,
+        "the API server's address was sent {packets} packets"
+    );
+    let said = log_since(world, start)?;
+    for line in [
+        "taking over from the agent",
+        "another agent has taken over",
+        "has stepped back",
+    ] {
+        ensure!(said.contains(line), "no {line:?} in:\n{said}");
+    }
+    ensure!(!said.contains("not dropped"), "{said}");
+    let now = layouts(world)?;
+    ensure!(
+        now.len() == 1 && now != own,
+        "layouts before: {own:?}, now: {now:?}"
+    );
+    until("as many links as before", LIMIT, || {
+        Ok(links()?.len() == links_before)
+    })
+    .with_context(|| format!("{links_before} links before"))?;
+    asks(world)?.good().map(drop)
+}
