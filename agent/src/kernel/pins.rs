@@ -4,6 +4,8 @@
 //! The folder's name carries the hash of the maps' layout, so an agent finds only maps it can read. Links are
 //! exchanged by renaming over the old pin, which is one step for the kernel.
 
+use std::cmp::Reverse;
+use std::ffi::OsStr;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -284,7 +286,10 @@ pub(super) fn layouts(bpffs: &Path, kept: Option<&Path>) -> Result<Vec<PathBuf>,
 /// Removes every layout's folder but `kept`, the links first: once they are gone the maps have no user.
 pub(super) fn remove_layouts(bpffs: &Path, kept: Option<&Path>) -> Result<(), KernelError> {
     for folder in layouts(bpffs, kept)? {
-        let (links, maps): (Vec<_>, Vec<_>) = entries(&folder)?.into_iter().partition(|pin| is_link(pin));
+        let (mut links, maps): (Vec<_>, Vec<_>) = entries(&folder)?.into_iter().partition(|pin| is_link(pin));
+        // What redirects goes before what notes flows, as it came after it: a connect that is redirected and not noted is
+        // nobody's to its listener, and is closed.
+        links.sort_by_key(|pin| Reverse(place(pin)));
         for pin in links.iter().chain(&maps) {
             remove_pin(pin)?;
         }
@@ -297,6 +302,16 @@ pub(super) fn remove_layouts(bpffs: &Path, kept: Option<&Path>) -> Result<(), Ke
 fn is_link(pin: &Path) -> bool {
     let name = pin.file_name().map(OsStrExt::as_bytes);
     name.is_some_and(|name| name.starts_with(LINK_PREFIX.as_bytes()))
+}
+
+/// When a link is attached, among the root's; the others are attached later.
+fn place(pin: &Path) -> usize {
+    let name = pin.file_name().and_then(OsStr::to_str).unwrap_or_default();
+    let name = name.strip_prefix(LINK_PREFIX).unwrap_or(name);
+    Program::ROOT
+        .iter()
+        .position(|program| program.name() == name)
+        .unwrap_or(usize::MAX)
 }
 
 /// Removes a pin; one that is not there is fine.
@@ -336,5 +351,19 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>, KernelError> {
         Ok(entries) => entries.map(|entry| Ok(entry.map_err(failed)?.path())).collect(),
         Err(source) if source.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(source) => Err(failed(source)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flows_are_noted_for_as_long_as_something_redirects() {
+        let place = |name| place(&Path::new("/bpf/v1-0").join(name));
+        for redirecting in ["link_connect4", "link_connect6"] {
+            assert!(place("link_sock_ops") < place(redirecting));
+            assert!(place(redirecting) < place("link_pod_17"));
+        }
     }
 }
