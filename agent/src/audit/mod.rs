@@ -11,8 +11,10 @@ pub mod chain;
 mod event;
 mod line;
 mod log;
+mod queue;
 mod record;
 mod redact;
+mod stats;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -23,9 +25,10 @@ pub use event::{
     Alarm, AuditId, Caller, Connection, Decision, EndReason, Finding, KernelFacts, ObjectRef, Outcome,
     PodRef, ProcessRef, Received, ResponseStatus, Session, Stage, Summary, Text, User,
 };
-pub use log::{AuditLog, Observer, Stats};
+pub use log::{AuditLog, Observer};
 pub use record::Record;
 pub use redact::{redact_arguments, redact_text, redact_uri};
+pub use stats::Stats;
 
 /// Where the audit log is written, and read by `picket audit`, when nothing else is said.
 pub const DEFAULT_FILE: &str = "/var/log/picket/audit.jsonl";

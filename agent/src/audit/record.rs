@@ -7,10 +7,26 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::AuditError;
 use super::event::{
-    AuditId, Caller, EndReason, Event, Finding, ObjectRef, Outcome, ResponseStatus, Session, Stage, Text,
-    User,
+    AuditId, Caller, EndReason, Event, Finding, ObjectRef, Outcome, Received, ResponseStatus, Session, Stage,
+    Text, User,
 };
 use super::log::AuditLog;
+use super::redact::{redact_text, redact_uri};
+
+impl AuditLog {
+    /// Begins the record of a request that has just arrived.
+    ///
+    /// # Errors
+    /// [`AuditError::Full`] when there is no room: the request must be refused.
+    pub async fn begin(&self, received: Received) -> Result<Record, AuditError> {
+        let permit = self.room().await?;
+        let mut event = Event::new(received.verb, redact_uri(received.uri));
+        event.source = received.source;
+        event.user_agent = received.user_agent.map(redact_text);
+        event.caller = received.caller;
+        Ok(Record::new(self.clone(), event, permit))
+    }
+}
 
 /// The record of one request, from its arrival to its end. Dropping it writes it: as the stages left it, as an error
 /// when nobody answered, as a panic when the task panics. Hold it until the last byte was sent.
@@ -23,7 +39,7 @@ pub struct Record {
 }
 
 impl Record {
-    pub(super) fn new(log: AuditLog, event: Event, room: OwnedSemaphorePermit) -> Self {
+    fn new(log: AuditLog, event: Event, room: OwnedSemaphorePermit) -> Self {
         let id = event.id;
         Self {
             log,

@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 
 use super::chain::{Chain, Hash, last_hash};
-use super::log::{Done, Item, Queue, Stats, Work};
+use super::queue::{Done, Item, Queue, Work};
+use super::stats::Stats;
 use super::{AuditConfig, AuditError};
 
 /// Lines are written in pieces of about this size: large against a system call, small against the page cache.

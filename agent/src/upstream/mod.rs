@@ -3,6 +3,7 @@
 //! In: a request with the [`Permit`] that lets it pass; nothing gets here without one. Out: the API server's response,
 //! streamed, or why there is none. The client's credentials and identity claims stay behind, the agent's are put in.
 
+mod answer;
 mod body;
 mod connect;
 mod credential;
@@ -26,7 +27,8 @@ use headers::Stamp;
 use outgoing::{Failure, Outgoing};
 use pool::{Lease, Pool};
 
-pub use body::{RequestBody, ResponseBody};
+pub use answer::ResponseBody;
+pub use body::RequestBody;
 pub use connect::CONNECT_LIMIT;
 pub use credential::{Credential, CredentialError};
 pub use headers::{Caller, UpgradeProtocol, upgrade_asked};

@@ -4,7 +4,6 @@
 use std::collections::HashMap;
 
 use super::asked::{Asked, Scope, What};
-use super::rules::CompiledRule;
 use crate::glob::Glob;
 use crate::request::VerbSet;
 
@@ -48,8 +47,19 @@ impl Head {
     }
 }
 
-/// What can be told of a rule without looking at it.
+/// What a rule is about, as far as it can be looked up.
 #[derive(Debug)]
+pub(super) enum About {
+    /// Paths.
+    Paths,
+    /// These resources, each as `pods` or `pods/exec`.
+    Resources(Vec<String>),
+    /// Resources that match patterns.
+    Patterns,
+}
+
+/// What can be told of a rule without looking at it.
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Entry {
     /// The rule's place in the table.
     pub(super) number: u32,
@@ -73,21 +83,18 @@ pub(super) struct Index {
 
 impl Index {
     /// Takes a rule up.
-    pub(super) fn add(&mut self, number: u32, rule: &CompiledRule) {
-        if rule.is_about_paths() {
-            self.paths.push(rule.entry(number));
-            return;
-        }
-        match rule.keys() {
-            Some(keys) => {
+    pub(super) fn add(&mut self, entry: Entry, about: &About) {
+        match about {
+            About::Paths => self.paths.push(entry),
+            About::Resources(keys) => {
                 for key in keys {
                     self.by_resource
-                        .entry(key.into())
+                        .entry(key.as_str().into())
                         .or_default()
-                        .push(rule.entry(number));
+                        .push(entry);
                 }
             }
-            None => self.other_resources.push(rule.entry(number)),
+            About::Patterns => self.other_resources.push(entry),
         }
     }
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::asked::{Asked, Command, Scope, What};
-use super::index::{Entry, Head, Index};
+use super::index::{About, Entry, Head, Index};
 use crate::decide::{Finding, Subject};
 use crate::glob::Glob;
 use crate::objects::{Action, AgentPolicy, Located, Match, Mode, Rule, Subjects};
@@ -261,7 +261,7 @@ impl CompiledRule {
     }
 
     /// What the index keeps of it.
-    pub(super) fn entry(&self, number: u32) -> Entry {
+    fn entry(&self, number: u32) -> Entry {
         let resource = match self.resources.as_deref() {
             Some([ResourceGlob::Plain(glob) | ResourceGlob::Sub(glob, _)]) => Head::of_glob(glob),
             _ => Head::default(),
@@ -279,22 +279,20 @@ impl CompiledRule {
         }
     }
 
-    /// Every `pods` or `pods/exec` it is about, if each of its patterns is one.
-    pub(super) fn keys(&self) -> Option<Vec<String>> {
-        let mut keys: Vec<String> = self
-            .resources
-            .as_ref()?
-            .iter()
-            .map(ResourceGlob::key)
-            .collect::<Option<_>>()?;
-        keys.sort_unstable();
-        keys.dedup();
-        Some(keys)
-    }
-
-    /// Whether it is about paths.
-    pub(super) fn is_about_paths(&self) -> bool {
-        self.urls.is_some()
+    /// Where the index keeps it: by every `pods` or `pods/exec` it is about, if each of its patterns is one.
+    fn about(&self) -> About {
+        if self.urls.is_some() {
+            return About::Paths;
+        }
+        let resources = self.resources.iter().flatten().map(ResourceGlob::key);
+        match (&self.resources, resources.collect::<Option<Vec<_>>>()) {
+            (Some(_), Some(mut keys)) => {
+                keys.sort_unstable();
+                keys.dedup();
+                About::Resources(keys)
+            }
+            _ => About::Patterns,
+        }
     }
 
     /// The verbs it is about.
@@ -351,16 +349,17 @@ impl RuleBook {
         for rule in &policy.rules {
             let number = u32::try_from(self.rules.len()).unwrap_or(u32::MAX);
             let rule = CompiledRule::new(place, rule);
+            let (entry, about) = (rule.entry(number), rule.about());
             match &identities {
                 Some(identities) => {
                     for identity in identities {
                         self.by_identity
                             .entry((*identity).into())
                             .or_default()
-                            .add(number, &rule);
+                            .add(entry, &about);
                     }
                 }
-                None => self.shared.add(number, &rule),
+                None => self.shared.add(entry, &about),
             }
             self.rules.push(rule);
         }

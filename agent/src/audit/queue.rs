@@ -1,0 +1,134 @@
+//! The queue between those who record and the thread that writes.
+//!
+//! In: lines, and who waits for them to be on disk. Out: as many at once as there are, in their order.
+
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use super::AuditError;
+use super::event::Event;
+
+/// A short wait that lets records gather, so that a busy node wakes the writer 200 times a second at most and not
+/// once for each record. Records that must be on disk never wait for it.
+const GATHER: Duration = Duration::from_millis(5);
+
+/// So many waiting records end the gathering early.
+const GATHER_LIMIT: usize = 512;
+
+/// Where somebody waits for a line to be on disk.
+pub(super) type Done = oneshot::Sender<Result<(), AuditError>>;
+
+/// One piece of work for the writer.
+pub(super) enum Item {
+    /// A line; `room` is given back once it is written, `done` is told once it is on disk.
+    Line {
+        /// What to write.
+        event: Box<Event>,
+        /// Its reserved room.
+        room: OwnedSemaphorePermit,
+        /// Who waits for it.
+        done: Option<Done>,
+    },
+    /// Tells when everything before it is on disk.
+    Flush(Done),
+}
+
+/// What the writer has to do next.
+pub(super) enum Work {
+    /// Items to write.
+    Items,
+    /// Nothing came for the given time.
+    Idle,
+    /// Every handle is gone.
+    Closed,
+}
+
+/// A queue that many push to and one thread empties. Its length is bounded by the rooms handed out.
+#[derive(Default)]
+pub(super) struct Queue {
+    state: Mutex<QueueState>,
+    wake: Condvar,
+    /// Whether the file is shared with another process; the writer looks before each batch.
+    shared: AtomicBool,
+}
+
+#[derive(Default)]
+struct QueueState {
+    items: Vec<Item>,
+    /// Something waits for the disk.
+    urgent: bool,
+    /// The writer sleeps until something comes; once woken it gathers, and only urgent items wake it again.
+    asleep: bool,
+    closed: bool,
+}
+
+impl Queue {
+    fn state(&self) -> MutexGuard<'_, QueueState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn push(&self, item: Item, urgent: bool) {
+        let mut state = self.state();
+        state.items.push(item);
+        let first_urgent = urgent && !state.urgent;
+        state.urgent |= urgent;
+        let wake = first_urgent || state.asleep || state.items.len() == GATHER_LIMIT;
+        state.asleep = false;
+        drop(state);
+        if wake {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Says whether another process writes to the file too.
+    pub(super) fn share(&self, shared: bool) {
+        self.shared.store(shared, Relaxed);
+    }
+
+    pub(super) fn shared(&self) -> bool {
+        self.shared.load(Relaxed)
+    }
+
+    pub(super) fn close(&self) {
+        self.state().closed = true;
+        self.wake.notify_one();
+    }
+
+    /// Waits for items, at most for `patience`, and moves them behind those in `items`.
+    pub(super) fn take(&self, items: &mut Vec<Item>, patience: Option<Duration>) -> Work {
+        let mut state = self.state();
+        if state.items.is_empty() && !state.closed {
+            state.asleep = true;
+            let sleeping = |state: &mut QueueState| state.items.is_empty() && !state.closed;
+            state = match patience {
+                None => self
+                    .wake
+                    .wait_while(state, sleeping)
+                    .unwrap_or_else(PoisonError::into_inner),
+                Some(patience) => {
+                    self.wake
+                        .wait_timeout_while(state, patience, sleeping)
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .0
+                }
+            };
+            state.asleep = false;
+        }
+        if state.items.is_empty() {
+            return if state.closed { Work::Closed } else { Work::Idle };
+        }
+        let gathering =
+            |state: &mut QueueState| !state.urgent && !state.closed && state.items.len() < GATHER_LIMIT;
+        state = self
+            .wake
+            .wait_timeout_while(state, GATHER, gathering)
+            .unwrap_or_else(PoisonError::into_inner)
+            .0;
+        items.append(&mut state.items);
+        state.urgent = false;
+        Work::Items
+    }
+}

@@ -1,0 +1,106 @@
+//! How the log is doing: its rooms, its counters, and why it takes nothing.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+
+/// Records begun and not yet written: requests in flight, live sessions, and lines that wait for the file. A record
+/// is about 1.5 KB, so a log that takes nothing more holds at most some 50 MB before requests are refused.
+const REQUEST_SLOTS: usize = 32_768;
+
+/// Connection events waiting to be written. They have their own room, so that a pod that dials refused addresses in
+/// a loop cannot take the room of other pods' requests.
+const CONNECTION_SLOTS: usize = 1_024;
+
+/// Counters of the log, for metrics and readiness.
+#[derive(Debug)]
+pub struct Stats {
+    pub(super) requests: Arc<Semaphore>,
+    pub(super) connections: Arc<Semaphore>,
+    pub(super) lines: AtomicU64,
+    pub(super) bytes: AtomicU64,
+    pub(super) errors: AtomicU64,
+    pub(super) syncs: AtomicU64,
+    pub(super) lag_micros: AtomicU64,
+    failing: AtomicBool,
+    last_error: Mutex<Option<String>>,
+}
+
+impl Default for Stats {
+    fn default() -> Self {
+        Self {
+            requests: Arc::new(Semaphore::new(REQUEST_SLOTS)),
+            connections: Arc::new(Semaphore::new(CONNECTION_SLOTS)),
+            lines: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            errors: AtomicU64::new(0),
+            syncs: AtomicU64::new(0),
+            lag_micros: AtomicU64::new(0),
+            failing: AtomicBool::new(false),
+            last_error: Mutex::new(None),
+        }
+    }
+}
+
+impl Stats {
+    /// Records begun and not yet written: requests in flight and lines that wait for the file.
+    pub fn in_flight(&self) -> usize {
+        REQUEST_SLOTS.saturating_sub(self.requests.available_permits())
+            + CONNECTION_SLOTS.saturating_sub(self.connections.available_permits())
+    }
+
+    /// Lines written.
+    pub fn lines(&self) -> u64 {
+        self.lines.load(Relaxed)
+    }
+
+    /// Bytes written.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Relaxed)
+    }
+
+    /// Failed writes and syncs.
+    pub fn errors(&self) -> u64 {
+        self.errors.load(Relaxed)
+    }
+
+    /// Syncs to disk; with the lines, how well commits are grouped.
+    pub fn syncs(&self) -> u64 {
+        self.syncs.load(Relaxed)
+    }
+
+    /// Age of the oldest record of the last write, when it was written.
+    pub fn lag(&self) -> Duration {
+        Duration::from_micros(self.lag_micros.load(Relaxed))
+    }
+
+    /// Why the log takes no lines now; `None` while all is well.
+    pub fn failure(&self) -> Option<String> {
+        if !self.failing.load(Relaxed) {
+            return None;
+        }
+        self.last_error
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    pub(super) fn failed(&self, reason: &str) {
+        self.errors.fetch_add(1, Relaxed);
+        *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.to_owned());
+        if !self.failing.swap(true, Relaxed) {
+            tracing::error!(
+                reason,
+                "the audit log cannot be written: writes, sessions and denials are refused"
+            );
+        }
+    }
+
+    pub(super) fn recovered(&self) {
+        if self.failing.swap(false, Relaxed) {
+            tracing::info!("the audit log is written again");
+        }
+    }
+}
