@@ -48,7 +48,7 @@ use crate::workload::{self, DoorsConfig, Netns, Selection, WorkloadConfig};
 
 use ending::Ending;
 use enforcer::{InForce, NodeListener};
-use handover::{Giver, Hands, Successor, Takeover};
+use handover::{Giver, Hands, Progress, Successor, Takeover};
 use settings::{api_servers, cgroup_root, server_names, upstream_config};
 
 /// Connections between accept and their own task; each holds a few hundred bytes, and handing one on takes microseconds.
@@ -301,6 +301,8 @@ impl App {
         };
         let (alone, is_alone) = watch::channel(self.takeover.is_none());
         let (told_settled, is_settled) = watch::channel(false);
+        let (judged, are_judged) = watch::channel(false);
+        let (agreed, is_agreed) = watch::channel(self.takeover.is_none());
         // A listener that was taken over is served once the pods behind it are known.
         let serves_node = match &self.takeover {
             Some(_) => is_settled.clone(),
@@ -312,13 +314,15 @@ impl App {
         let mut parts: Vec<(&'static str, BoxFuture<'static, ()>)> = workload.tasks;
         if let Some(takeover) = self.takeover {
             let socket = self.config.admin.socket.clone();
+            let progress = Progress {
+                judged: are_judged,
+                agreed,
+                settled: is_settled.clone(),
+                alone,
+                giving: giving.clone(),
+            };
             parts.extend([
-                (
-                    "take-over",
-                    takeover
-                        .finish(is_settled.clone(), self.audit.clone(), alone, giving.clone())
-                        .boxed(),
-                ),
+                ("take-over", takeover.finish(progress, self.audit.clone()).boxed()),
                 (
                     "admin socket",
                     watchers::admin_once_alone(socket, is_alone.clone(), admin, cancel.clone()).boxed(),
@@ -383,7 +387,7 @@ impl App {
                     Arc::clone(&self.certificates),
                     Arc::clone(&self.metrics),
                     workload.doors.clone(),
-                    hands,
+                    hands.clone(),
                     watchers::Start {
                         ready: self.doors_ready,
                         in_force: doors_in_force,
@@ -487,11 +491,16 @@ impl App {
             (
                 "first pods",
                 watchers::settled(
-                    workload.status,
-                    doors_are,
-                    self.pods_ready,
+                    watchers::Settling {
+                        status: workload.status,
+                        doors: doors_are,
+                        judged,
+                        agreed: is_agreed,
+                        ready: self.pods_ready,
+                        told: told_settled,
+                    },
                     self.kernel,
-                    told_settled,
+                    hands,
                 )
                 .boxed(),
             ),

@@ -352,7 +352,13 @@ fn taken_over_by_another_layout(world: &mut World, own: &[String], links_before:
     let mut before = world.agent.succeed()?;
     let packets = {
         let counted = Counter::start(world, "agents")?;
-        until("the older agent ends", LIMIT, || Ok(before.try_wait()?.is_some()))?;
+        let ended = until("the older agent ends", LIMIT, || Ok(before.try_wait()?.is_some()));
+        if ended.is_err() {
+            // Two of them would be in the way of what comes after.
+            before.kill()?;
+            before.wait()?;
+        }
+        ended?;
         std::thread::sleep(Duration::from_secs(1));
         counted.packets()?
     };

@@ -22,6 +22,10 @@ const PART: &str = "kernel";
 /// one look takes a few system calls per link.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
+/// How long links that had to be put back are laid to an agent that was to take over and failed, where not all of them could be
+/// at once.
+const TAKEN_BACK: Duration = Duration::from_secs(10);
+
 /// How often a sign of life is given. The kernel waits for ten of them.
 const BEAT_EVERY: Duration = Duration::from_secs(1);
 
@@ -75,7 +79,7 @@ pub(super) async fn watch(
 ) {
     let mut tick = tokio::time::interval_at(Instant::now() + LOOK_EVERY, LOOK_EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut taking_back = false;
+    let mut quiet_until = None;
     loop {
         let turned = tokio::select! {
             biased;
@@ -92,7 +96,6 @@ pub(super) async fn watch(
                 return;
             };
             let (kernel, back) = (Arc::clone(&kernel), turned || turn.back);
-            taking_back |= back;
             let look = move || if back { kernel.take_back() } else { kernel.verify() };
             (tokio::task::spawn_blocking(look).await, back)
         };
@@ -103,8 +106,13 @@ pub(super) async fn watch(
                 continue;
             }
         };
-        let quiet = taking_back;
-        taking_back &= failure.is_some();
+        if back {
+            quiet_until = Some(Instant::now() + TAKEN_BACK);
+        }
+        let quiet = quiet_until.is_some_and(|until| Instant::now() < until);
+        if failure.is_none() {
+            quiet_until = None;
+        }
         match failure {
             None if readiness.works(PART) => tracing::info!("the kernel programs are all attached again"),
             None => {}

@@ -44,11 +44,6 @@ impl Held {
             ..Self::default()
         }
     }
-
-    /// Whether another's exclusive program keeps one of the root's out.
-    pub(super) fn is_kept_out(&self) -> bool {
-        !self.kept_out.is_empty()
-    }
 }
 
 /// An enforced pod's cgroup.
@@ -74,7 +69,8 @@ pub struct Repaired {
 pub struct Verified {
     /// Those that had to be put back, and are.
     pub repaired: Vec<Repaired>,
-    /// Why one could not be looked at or put back; the last such, where there are several.
+    /// Why one could not be looked at or put back, or another layout's programs not be ended; the last such, where there are
+    /// several.
     pub failure: Option<KernelError>,
 }
 
@@ -167,19 +163,21 @@ impl Kernel {
         pins::remove_pin(&self.folder.link(&pod_pin(cgroup)))
     }
 
-    /// Looks at every link, and puts back what is not as it was left; what the kernel was told of the node is told again.
+    /// Looks at every link, and puts back what is not as it was left, pins of maps too; what the kernel was told of the node is
+    /// told again. Once all are attached, programs of another layout go that were to be retired.
     /// Interfaces that are gone are forgotten, for a pod may have a new one with each of its sandboxes; links of pods that are
     /// gone are left to [`Self::release`]; a pod that is not enforced any more, nor about to be, is released here: an attempt
     /// that took too long may have attached to it after it was given up. What cannot be looked at or put back keeps nobody
     /// else from being.
     pub fn verify(&self) -> Verified {
         let mut repaired = Vec::new();
-        let mut failure = self
-            .remove_unfinished()
-            .and_then(|()| self.pin_maps())
-            .and_then(|()| self.tell_node())
-            .and_then(|()| self.release_others())
-            .err();
+        let begun = [
+            self.remove_unfinished(),
+            self.pin_maps(),
+            self.tell_node(),
+            self.release_others(),
+        ];
+        let mut failure = begun.into_iter().filter_map(Result::err).next_back();
         let mut note =
             |program: Program, link: String, outcome: Result<Option<Fault>, KernelError>| match outcome {
                 Ok(None) => {}
@@ -241,8 +239,11 @@ impl Kernel {
     fn pin_maps(&self) -> Result<(), KernelError> {
         self.maps.iter().try_for_each(|(name, map)| {
             let back = self.folder.pin_map(map, name)?;
-            if back {
-                tracing::warn!(map = name, "somebody removed the pin of a kernel map; it is back");
+            // An agent that was to take over and failed is nobody's attack.
+            match back {
+                true if lock(&self.held).retiring => tracing::info!(map = name, "pinned a kernel map again"),
+                true => tracing::warn!(map = name, "somebody removed the pin of a kernel map; it is back"),
+                false => {}
             }
             Ok(())
         })

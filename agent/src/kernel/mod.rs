@@ -308,18 +308,21 @@ impl Kernel {
     /// take over and failed.
     ///
     /// To be called once the doors and classes are set: until then older programs keep the pods they know from going
-    /// past, because connects they redirect reach nobody. For the same reason they stay while another's exclusive program
-    /// keeps one of ours out: [`Self::verify`] ends them once it has attached it.
+    /// past, because connects they redirect reach nobody. For the same reason they stay while one of ours is missing at the
+    /// root, as where another's exclusive program keeps it out: [`Self::verify`] ends them once it has attached it.
     ///
     /// # Errors
     /// When a pin cannot be removed; [`Self::verify`] tries again.
     pub fn retire_others(&self) -> Result<(), KernelError> {
-        let kept_out = {
-            let mut held = lock(&self.held);
-            held.retiring = true;
-            held.is_kept_out()
+        lock(&self.held).retiring = true;
+        let attached = |program: &Program| {
+            sys::link_facts(&self.folder.link(program.name())).is_ok_and(|facts| !facts.is_detached())
         };
-        if kept_out { Ok(()) } else { self.end_others() }
+        if !Program::ROOT.iter().all(attached) {
+            tracing::warn!("kernel programs of another version stay until this version's are all attached");
+            return Ok(());
+        }
+        self.end_others()
     }
 
     /// As [`Self::verify`], where another agent was to take over and failed: it may have retired this agent's programs, and

@@ -22,6 +22,7 @@ use picket_common::{
 
 use super::error::KernelError;
 use super::program::Program;
+use super::sys;
 
 /// What the names of layout folders begin with.
 const LAYOUT_PREFIX: &str = "v1-";
@@ -286,10 +287,18 @@ pub(super) fn layouts(bpffs: &Path, kept: Option<&Path>) -> Result<Vec<PathBuf>,
 /// Removes every layout's folder but `kept`, the links first: once they are gone the maps have no user.
 pub(super) fn remove_layouts(bpffs: &Path, kept: Option<&Path>) -> Result<(), KernelError> {
     for folder in layouts(bpffs, kept)? {
-        let (mut links, maps): (Vec<_>, Vec<_>) = entries(&folder)?.into_iter().partition(|pin| is_link(pin));
+        let mut pins = entries(&folder)?;
+        pins.retain(|pin| !pin.is_dir());
+        let (mut links, maps): (Vec<_>, Vec<_>) = pins.into_iter().partition(|pin| is_link(pin));
         // What redirects goes before what notes flows, as it came after it: a connect that is redirected and not noted is
         // nobody's to its listener, and is closed.
         links.sort_by_key(|pin| Reverse(place(pin)));
+        for link in &links {
+            // A pin that goes takes its link along a moment later, in whatever order.
+            if let Err(error) = sys::detach(link) {
+                tracing::debug!(%error, link = %link.display(), "a link goes with its pin");
+            }
+        }
         for pin in links.iter().chain(&maps) {
             remove_pin(pin)?;
         }

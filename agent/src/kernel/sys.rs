@@ -45,9 +45,10 @@ pub fn netns_cookie(socket: impl AsFd) -> io::Result<u64> {
     Ok(cookie)
 }
 
-/// `BPF_OBJ_GET` and `BPF_OBJ_GET_INFO_BY_FD` (include/uapi/linux/bpf.h, `enum bpf_cmd`).
+/// `BPF_OBJ_GET`, `BPF_OBJ_GET_INFO_BY_FD` and `BPF_LINK_DETACH` (include/uapi/linux/bpf.h, `enum bpf_cmd`).
 const OBJ_GET: libc::c_long = 7;
 const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+const LINK_DETACH: libc::c_long = 34;
 
 /// `union bpf_attr` as `BPF_OBJ_GET` reads it.
 #[repr(C)]
@@ -96,20 +97,7 @@ impl LinkFacts {
 ///
 /// aya tells a link's program and not what it is attached to, which is all that is lost by a detach.
 pub(super) fn link_facts(pin: &Path) -> io::Result<LinkFacts> {
-    let path = CString::new(pin.as_os_str().as_bytes())?;
-    let mut get = ObjGet {
-        path: path.as_ptr() as u64,
-        fd: 0,
-        flags: 0,
-    };
-    // SAFETY: the attribute is as large as it says, and the path lives across the call.
-    let fd = unsafe { libc::syscall(libc::SYS_bpf, OBJ_GET, &raw mut get, size_of::<ObjGet>()) };
-    let fd = i32::try_from(fd).unwrap_or(-1);
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the kernel has just made the descriptor for this call alone.
-    let link = unsafe { OwnedFd::from_raw_fd(fd) };
+    let link = open_pin(pin)?;
     let mut facts = LinkFacts::default();
     let mut ask = GetInfo {
         fd: link.as_raw_fd() as u32,
@@ -129,6 +117,36 @@ pub(super) fn link_facts(pin: &Path) -> io::Result<LinkFacts> {
         return Err(io::Error::last_os_error());
     }
     Ok(facts)
+}
+
+/// Ends what a pinned link does before this returns; the pin stays. aya's links are detached with their last handle, whenever
+/// the kernel comes to that.
+pub(super) fn detach(pin: &Path) -> io::Result<()> {
+    let link = open_pin(pin)?;
+    let mut detach = link.as_raw_fd() as u32;
+    // SAFETY: the attribute is the descriptor's number alone, and as large as it says.
+    let outcome = unsafe { libc::syscall(libc::SYS_bpf, LINK_DETACH, &raw mut detach, size_of::<u32>()) };
+    if outcome < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+fn open_pin(pin: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(pin.as_os_str().as_bytes())?;
+    let mut get = ObjGet {
+        path: path.as_ptr() as u64,
+        fd: 0,
+        flags: 0,
+    };
+    // SAFETY: the attribute is as large as it says, and the path lives across the call.
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, OBJ_GET, &raw mut get, size_of::<ObjGet>()) };
+    let fd = i32::try_from(fd).unwrap_or(-1);
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made the descriptor for this call alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// Takes a socket's peer away again, so that it can be connected anew: connect(2) with `AF_UNSPEC`, which no wrapper has an

@@ -335,15 +335,22 @@ mod tests {
     }
 
     #[test]
-    fn however_many_cgroups_a_container_makes_those_of_others_are_counted() {
+    fn of_more_cgroups_than_are_counted_the_uppermost_are() {
         let pod = Folder::new();
-        for number in 0..MAX_CGROUPS {
-            std::fs::create_dir_all(pod.path().join(format!("z/deep/{number}"))).unwrap();
+        let upper = ["a/deep", "a/service", "b/deep", "b/service"];
+        for folder in upper {
+            std::fs::create_dir_all(pod.path().join(folder)).unwrap();
         }
-        std::fs::create_dir_all(pod.path().join("app/service")).unwrap();
+        for number in 0..MAX_CGROUPS {
+            for container in ["a", "b"] {
+                std::fs::create_dir(pod.path().join(format!("{container}/deep/{number}"))).unwrap();
+            }
+        }
         let numbers = subtree(pod.path());
         assert_eq!(numbers.len(), MAX_CGROUPS);
-        let service = CgroupId::of(&pod.path().join("app/service")).unwrap();
-        assert!(numbers.contains(&service));
+        for folder in upper {
+            let number = CgroupId::of(&pod.path().join(folder)).unwrap();
+            assert!(numbers.contains(&number), "{folder}");
+        }
     }
 }

@@ -14,6 +14,8 @@ use std::net::TcpListener;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
+use std::sync::mpsc;
+use std::thread;
 use std::time::Instant;
 
 use picket::kernel::CgroupId;
@@ -226,7 +228,9 @@ fn what_anothers_program_asks_to_be_told_it_is() {
         .set_class(CgroupId::of(&ground.pod).unwrap(), class)
         .unwrap();
     let talking = ground.dial(&ground.container, "talk", DOOR4);
-    let (mut stream, _) = listener.accept().unwrap();
+    let (accept, accepted) = mpsc::channel();
+    thread::spawn(move || accept.send(listener.accept()));
+    let (mut stream, _) = accepted.recv_timeout(PATIENCE).unwrap().unwrap();
     let mut heard = [0; 1];
     stream.read_exact(&mut heard).unwrap();
     assert_eq!(kernel.counters().unwrap().get(Counter::FlowsWritten), 1);

@@ -112,6 +112,8 @@ fn what_a_failed_take_over_left_keeps_watch_until_ours_is_back() {
     assert_eq!(dial(&ground), held_back(), "ours do");
     kernel.remove_class(pod).unwrap();
     arrives(&ground);
+    kernel.set_class(pod, Class::Pending).unwrap();
+    assert_eq!(dial(&ground), held_back(), "and no others are there");
 }
 
 /// As where an agent with another layout removed the folder, or somebody a pin.

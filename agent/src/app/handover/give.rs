@@ -213,16 +213,40 @@ impl Giver {
         self.giving.send_replace(true);
         timeout(OFFER_LIMIT, self.offer(stream, layout)).await??;
         match timeout(self.limit, receive(stream)).await {
-            Ok(said) => match said? {
-                (Message::Settled, _) => Ok(layout != self.layout),
-                (other, _) => Err(GiveError::Unexpected(other)),
-            },
+            Ok(said) => {
+                match said? {
+                    (Message::Settled, _) => self.agree(stream).await?,
+                    (other, _) => return Err(GiveError::Unexpected(other)),
+                }
+                Ok(layout != self.layout)
+            }
             Err(_) => {
                 let late = GiveError::Late(self.limit);
                 let reason = late.to_string();
                 timeout(PATIENCE, send(stream, &Message::Withdrawn { reason }, &[])).await??;
                 Err(late)
             }
+        }
+    }
+
+    /// Lets the newer agent end this one's programs, and waits until it has. It may take long and is not given up while it
+    /// lives: it could end them after this one had ended its.
+    async fn agree(&self, stream: &UnixStream) -> Result<(), GiveError> {
+        timeout(PATIENCE, send(stream, &Message::Agreed, &[])).await??;
+        let retired = receive(stream);
+        tokio::pin!(retired);
+        let said = match timeout(PATIENCE, &mut retired).await {
+            Ok(said) => said?,
+            Err(_) => {
+                tracing::warn!(
+                    "the agent that takes over does not go on: where it stays so, end its process, and this agent goes on"
+                );
+                retired.await?
+            }
+        };
+        match said {
+            (Message::Retired, _) => Ok(()),
+            (other, _) => Err(GiveError::Unexpected(other)),
         }
     }
 

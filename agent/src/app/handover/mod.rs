@@ -3,8 +3,10 @@
 //! The older agent serves a unix socket beside the admin socket. The newer one asks there at its start ([`take`]); from
 //! then on the older one changes nothing in the kernel, shares its audit log, and gives its listeners away ([`give`]),
 //! which both then accept from: a connection goes to whoever accepts it, and its flow with it. Once the newer one's classes
-//! and doors are in force it says so; the older one accepts no more, lets its streams end for the drain time, and exits.
-//! Where the newer one ends before that, the older one goes on as before.
+//! and doors are in force it says so; the older one agrees that it takes nothing back while the newer one lives, and only then
+//! does that end the older one's programs, where its own are others: never do both end the other's. The older one accepts
+//! no more, lets its streams end for the drain time, and exits. Where the newer one ends before that, the older one goes on
+//! as before.
 //!
 //! A listener keeps its number when it changes hands, so the class in the kernel stays what it was, and flows that were noted
 //! before are good for both.
@@ -21,7 +23,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedMutexGuard, watch};
 
 pub(super) use give::{Giver, SETTLE_LIMIT, Successor, yielded};
-pub(super) use take::{ASK_LIMIT, Takeover, ask};
+pub(super) use take::{ASK_LIMIT, Progress, Takeover, ask};
 pub(super) use wire::Handed;
 
 use crate::kernel::CgroupId;

@@ -133,6 +133,21 @@ async fn take(stream: UnixStream, node: &str, layout: u64) -> Result<Takeover, A
     })
 }
 
+/// What a take-over and this agent's other parts tell each other.
+#[derive(Debug)]
+pub(in crate::app) struct Progress {
+    /// Pods are judged and the doors are in force.
+    pub(in crate::app) judged: watch::Receiver<bool>,
+    /// The older agent takes nothing back while this one lives: its programs may be ended.
+    pub(in crate::app) agreed: watch::Sender<bool>,
+    /// They are.
+    pub(in crate::app) settled: watch::Receiver<bool>,
+    /// The older agent serves no more.
+    pub(in crate::app) alone: watch::Sender<bool>,
+    /// The older agent goes on, and this one must change nothing any more.
+    pub(in crate::app) giving: watch::Sender<bool>,
+}
+
 /// What became of the older agent.
 enum Before {
     /// It accepts no more and ends when its streams do.
@@ -150,17 +165,11 @@ impl Takeover {
     /// older process to end and has the audit log for itself again. Ends where the older agent took back what it gave, after
     /// `giving` was told: two that both bring pods where they should be would be in each other's way, for as long as this
     /// one's streams take to end.
-    pub(in crate::app) async fn finish(
-        self,
-        mut settled: watch::Receiver<bool>,
-        audit: AuditLog,
-        alone: watch::Sender<bool>,
-        giving: watch::Sender<bool>,
-    ) {
+    pub(in crate::app) async fn finish(self, mut progress: Progress, audit: AuditLog) {
         let early = tokio::select! {
             said = receive(&self.stream) => Some(heard(said)),
-            settled = until(&mut settled) => {
-                if !settled {
+            judged = until(&mut progress.judged) => {
+                if !judged {
                     // The agent is ending.
                     return std::future::pending().await;
                 }
@@ -169,11 +178,11 @@ impl Takeover {
         };
         let before = match early {
             Some(before) => before,
-            None => self.say_settled().await,
+            None => self.replace(&mut progress).await,
         };
         match before {
             Before::Stays => {
-                giving.send_replace(true);
+                progress.giving.send_replace(true);
                 // The connection ends with this process: until then its streams go on, and it writes to the log.
                 tokio::spawn(async move {
                     let _open = self;
@@ -188,7 +197,8 @@ impl Takeover {
                 YIELD_LIMIT.as_secs()
             ),
         }
-        alone.send_replace(true);
+        progress.agreed.send_replace(true);
+        progress.alone.send_replace(true);
         if matches!(before, Before::Yielded | Before::Stuck) {
             self.close_unclaimed();
             // It says nothing more; the connection ends with its process.
@@ -198,7 +208,7 @@ impl Takeover {
         if let Err(error) = audit.share(false).await {
             tracing::error!(%error, "the audit log cannot be written");
         }
-        if until(&mut settled).await {
+        if until(&mut progress.settled).await {
             self.close_unclaimed();
         }
         std::future::pending().await
@@ -214,15 +224,46 @@ impl Takeover {
         }
     }
 
-    async fn say_settled(&self) -> Before {
-        match timeout(PATIENCE, send(&self.stream, &Message::Settled, &[])).await {
-            Ok(Ok(())) => {}
-            Ok(Err(_)) => return Before::Gone,
-            Err(_) => return Before::Stuck,
+    /// Says that this agent has settled, has the older one's programs ended once that one agrees, and waits until it accepts
+    /// no more.
+    async fn replace(&self, progress: &mut Progress) -> Before {
+        if let Err(before) = self.say(&Message::Settled).await {
+            return before;
+        }
+        let said = receive(&self.stream);
+        tokio::pin!(said);
+        let said = match timeout(YIELD_LIMIT, &mut said).await {
+            Ok(said) => said,
+            Err(_) => {
+                // It may still take back what it gave, and then ends this one's programs: one of the two must stay.
+                tracing::error!(
+                    "the agent before this one does not answer, and this one waits: end its process"
+                );
+                said.await
+            }
+        };
+        if !matches!(said, Ok((Message::Agreed, _))) {
+            return heard(said);
+        }
+        progress.agreed.send_replace(true);
+        if !until(&mut progress.settled).await {
+            // The agent is ending.
+            return std::future::pending().await;
+        }
+        if let Err(before) = self.say(&Message::Retired).await {
+            return before;
         }
         match timeout(YIELD_LIMIT, receive(&self.stream)).await {
             Ok(said) => heard(said),
             Err(_) => Before::Stuck,
+        }
+    }
+
+    async fn say(&self, message: &Message) -> Result<(), Before> {
+        match timeout(PATIENCE, send(&self.stream, message, &[])).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(Before::Gone),
+            Err(_) => Err(Before::Stuck),
         }
     }
 }

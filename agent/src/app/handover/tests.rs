@@ -9,7 +9,7 @@ use tokio::net::UnixStream;
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::wire::{Message, receive, send};
+use super::wire::{Message, VERSION, receive, send};
 use super::*;
 use crate::audit::{Alarm, AuditConfig, AuditLog};
 use crate::workload::Netns;
@@ -115,6 +115,40 @@ impl Drop for Older {
     }
 }
 
+/// The other parts of an agent that takes over.
+struct Newer {
+    judged: watch::Sender<bool>,
+    agreed: watch::Receiver<bool>,
+    settled: watch::Sender<bool>,
+    alone: watch::Receiver<bool>,
+    given: watch::Receiver<bool>,
+}
+
+impl Newer {
+    fn new() -> (Self, Progress) {
+        let (judged, are_judged) = watch::channel(false);
+        let (agreed, is_agreed) = watch::channel(false);
+        let (settled, is_settled) = watch::channel(false);
+        let (alone, is_alone) = watch::channel(false);
+        let (giving, given) = watch::channel(false);
+        let newer = Self {
+            judged,
+            agreed: is_agreed,
+            settled,
+            alone: is_alone,
+            given,
+        };
+        let progress = Progress {
+            judged: are_judged,
+            agreed,
+            settled: is_settled,
+            alone,
+            giving,
+        };
+        (newer, progress)
+    }
+}
+
 fn log(folder: &Path) -> AuditConfig {
     AuditConfig {
         file: Some(folder.join("audit.jsonl")),
@@ -178,17 +212,28 @@ async fn the_newer_agent_accepts_what_was_dialled_before_and_the_older_one_ends(
     assert_eq!((hosted.0.is_none(), hosted.1), (true, Some(1200)));
     let _client = std::net::TcpStream::connect(("127.0.0.1", listener.port())).unwrap();
 
-    let (settled, is_settled) = watch::channel(false);
-    let (alone, mut is_alone) = watch::channel(false);
-    tokio::spawn(takeover.finish(is_settled, audit.clone(), alone, watch::Sender::new(false)));
+    let (mut newer, progress) = Newer::new();
+    tokio::spawn(takeover.finish(progress, audit.clone()));
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert!(older.successors.try_recv().is_err(), "told before it has settled");
-    settled.send_replace(true);
+    newer.judged.send_replace(true);
+    newer.agreed.wait_for(|agreed| *agreed).await.unwrap();
+    // However long that takes: the older one does not go on any more.
+    tokio::time::sleep(SETTLE + Duration::from_millis(100)).await;
+    assert!(*older.giving.borrow());
+    assert!(
+        older.successors.try_recv().is_err(),
+        "told before its programs are gone"
+    );
+    newer.settled.send_replace(true);
     let successor = older.successors.recv().await.unwrap();
     assert!(!successor.own_listeners);
-    assert!(!*is_alone.borrow(), "told before the older one accepts no more");
+    assert!(
+        !*newer.alone.borrow(),
+        "told before the older one accepts no more"
+    );
     yielded(&successor).await;
-    is_alone.wait_for(|alone| *alone).await.unwrap();
+    newer.alone.wait_for(|alone| *alone).await.unwrap();
     // Those that nobody claimed are closed.
     tokio::time::timeout(Duration::from_secs(5), async {
         while set_aside.claim(CgroupId(5), own).1.is_some() {
@@ -211,6 +256,19 @@ async fn where_the_newer_agent_dies_the_older_one_goes_on() {
     older.gives(true).await;
     drop(takeover);
     older.gives(false).await;
+    // And after it had agreed, as long as its programs may be there.
+    let takeover = ask(&older.socket(), "node-a", LAYOUT, ASK_LIMIT)
+        .await
+        .unwrap()
+        .unwrap();
+    let (mut newer, progress) = Newer::new();
+    newer.judged.send_replace(true);
+    let audit = AuditLog::join(&log(&older.folder), None).unwrap();
+    let finishing = tokio::spawn(takeover.finish(progress, audit));
+    newer.agreed.wait_for(|agreed| *agreed).await.unwrap();
+    finishing.abort();
+    older.gives(false).await;
+    assert!(older.successors.try_recv().is_err());
     // It gives again to the next one, and the log is its own meanwhile.
     let again = ask(&older.socket(), "node-a", LAYOUT, ASK_LIMIT).await.unwrap();
     assert!(again.is_some());
@@ -237,11 +295,15 @@ fn where_the_newer_agent_is_late_the_older_one_goes_on_and_looks_again_at_its_en
         older.gives(true).await;
         let audit = AuditLog::join(&log(&older.folder), None).unwrap();
         older.gives(false).await;
-        let (_settled, is_settled) = watch::channel(false);
-        let (alone, is_alone) = watch::channel(false);
-        let (giving, given) = watch::channel(false);
-        takeover.finish(is_settled, audit.clone(), alone, giving).await;
-        assert!(*given.borrow() && !*is_alone.borrow());
+        let (newer, progress) = Newer::new();
+        // It has settled now.
+        newer.judged.send_replace(true);
+        takeover.finish(progress, audit.clone()).await;
+        assert!(*newer.given.borrow() && !*newer.alone.borrow());
+        assert!(
+            !*newer.agreed.borrow(),
+            "it ends the programs of an agent that goes on"
+        );
         for log in [&audit, &older.audit] {
             let alarm = Alarm {
                 hook: "connect4",
@@ -278,9 +340,10 @@ async fn an_agent_of_another_layout_opens_listeners_of_its_own() {
     let own = Some(own_netns().id());
     assert!(takeover.set_aside.claim(CgroupId(1), own).1.is_none());
     let audit = AuditLog::join(&log(&older.folder), None).unwrap();
-    let (_settled, is_settled) = watch::channel(true);
-    let (alone, _is_alone) = watch::channel(false);
-    tokio::spawn(takeover.finish(is_settled, audit, alone, watch::Sender::new(false)));
+    let (newer, progress) = Newer::new();
+    newer.judged.send_replace(true);
+    newer.settled.send_replace(true);
+    tokio::spawn(takeover.finish(progress, audit));
     assert!(older.successors.recv().await.unwrap().own_listeners);
 }
 
@@ -296,7 +359,7 @@ async fn who_must_not_take_over_is_told_why() {
     );
     let stream = UnixStream::connect(older.socket()).await.unwrap();
     let hello = Message::Hello {
-        version: 2,
+        version: VERSION + 1,
         node: "node-a".to_owned(),
         layout: LAYOUT,
     };

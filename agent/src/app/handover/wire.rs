@@ -21,7 +21,7 @@ use crate::listener::InPodListener;
 use crate::workload::NetnsId;
 
 /// The version both ends must speak. Fields that are added with a default need no new one.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 
 /// Stands for the node where a pod's cgroup stands elsewhere; no cgroup has this id.
 pub(super) const NODE: u64 = 0;
@@ -56,7 +56,8 @@ pub(super) enum WireError {
 }
 
 /// All that is ever said, in this order: the newer agent's `Hello`; `Refused`, or `Listeners` as often as needed and
-/// `Offered`; the newer one's `Settled`, or the older one's `Withdrawn`; and `Yielded`.
+/// `Offered`; the newer one's `Settled` and the older one's `Agreed`, or its `Withdrawn`; the newer one's `Retired`; and
+/// `Yielded`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "say", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub(super) enum Message {
@@ -92,6 +93,10 @@ pub(super) enum Message {
         /// Why, for the log.
         reason: String,
     },
+    /// The older agent goes on only if the newer one's process ends.
+    Agreed,
+    /// The older agent's kernel programs are gone, where the newer one has others.
+    Retired,
     /// The older agent accepts no more and reads no more events; it ends once its streams have.
     Yielded,
 }
