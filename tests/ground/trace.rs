@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use picket_tests::cgroup;
@@ -12,6 +13,9 @@ use picket_tests::sim::{SimNode, SimOptions};
 
 /// Set for a process that shall make what its value says and then wait to be killed.
 pub(crate) const VICTIM: &str = "PICKET_TESTS_VICTIM";
+
+/// How long what the tests ended may take until nothing is left of it.
+const LIMIT: Duration = Duration::from_secs(5);
 
 /// The sysctls that a kubelet sets.
 const SYSCTLS: [&str; 5] = [
@@ -76,9 +80,15 @@ impl Traces {
         Ok(Self(seen))
     }
 
-    /// Fails if anything is there that was not, or the other way round.
+    /// Fails if anything is there that was not, or the other way round, and it stays so: other work goes on, and what the
+    /// tests ended may still be going.
     pub(crate) fn unchanged(&self) -> Result<()> {
-        let now = Self::now()?;
+        let deadline = Instant::now() + LIMIT;
+        let mut now = Self::now()?;
+        while now != *self && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(200));
+            now = Self::now()?;
+        }
         let more: Vec<_> = now.0.difference(&self.0).collect();
         let less: Vec<_> = self.0.difference(&now.0).collect();
         ensure!(

@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result, bail, ensure};
 use picket_tests::pod::{RealPod, TestPod};
@@ -16,6 +17,9 @@ use crate::world::World;
 
 /// The issuer of the API server's own certificate.
 const SERVERS_ISSUER: &str = "CN=picket test cluster";
+
+/// How long an attacker waits where something has to come: a SYN that was lost is sent again after a second.
+const PATIENCE_MILLIS: &str = "10000";
 
 /// What the attacker says.
 #[derive(Debug, Clone, Deserialize)]
@@ -185,6 +189,14 @@ impl Drop for NewPod {
 }
 
 impl World {
+    /// As `dial`, with patience where something has to come of it: this machine may be busy.
+    pub(crate) fn expecting<T>(&self, wanted: Verdict, dial: impl FnOnce(&Self) -> T) -> T {
+        self.patient.store(wanted != Verdict::Nothing, Ordering::Relaxed);
+        let outcome = dial(self);
+        self.patient.store(false, Ordering::Relaxed);
+        outcome
+    }
+
     /// Dials once from there; `arguments` are the attacker's: the way, the address, and where the socket comes from.
     pub(crate) fn dial(&self, from: &Stand, arguments: &[&str]) -> Result<Report> {
         let mut all = vec!["dial"];
@@ -206,6 +218,9 @@ impl Attacker {
         let mut command = Command::new(&world.attack);
         command.args(arguments);
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        if world.patient.load(Ordering::Relaxed) {
+            command.env("PICKET_ATTACK_PATIENCE", PATIENCE_MILLIS);
+        }
         Place::new()
             .net(&from.netns)
             .cgroup(&from.cgroup)

@@ -296,12 +296,13 @@ impl Counting {
 
     /// A pod that is left alone arrives here, and enforced ones do not.
     fn is_refused(&self, world: &World, pods: &[&str], at: (&str, u16)) -> Result<()> {
+        let before = self.arrived();
         ensure!(
             dial(world, "direct", "worker", at)? == 0,
             "{at:?} cannot be reached at all"
         );
         until("the listener does not count", || {
-            Ok((self.arrived() > 0).then_some(()).ok_or_else(String::new))
+            Ok((self.arrived() > before).then_some(()).ok_or_else(String::new))
         })?;
         let before = self.arrived();
         for pod in pods {
@@ -550,7 +551,6 @@ fn a_connection_from_before_its_address_was_a_door_is_cut(world: &mut World) -> 
     let address = cluster_address(world, "late")?;
     let at = (address.as_str(), 6443);
     comes_to(world, "direct", "worker", DIAL, at, 0)?;
-    drop(listener.accept()?);
     let sending = Running::start(
         &world.cluster.kubectl_client(),
         "agents",
@@ -558,15 +558,22 @@ fn a_connection_from_before_its_address_was_a_door_is_cut(world: &mut World) -> 
         &["python3", "-c", SEND, at.0, "6443"],
     )?;
     sending.line_with("connected")?;
-    let (mut arriving, _) = listener.accept()?;
-    arriving.set_read_timeout(Some(Duration::from_secs(1)))?;
     let mut bytes = [0; 64];
+    // The other pod's connections came before, and nothing comes by them.
+    let mut arriving = loop {
+        let (mut stream, _) = listener.accept()?;
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        if stream.read(&mut bytes).is_ok_and(|read| read > 0) {
+            break stream;
+        }
+    };
     for _ in 0..5 {
         ensure!(
             arriving.read(&mut bytes)? > 0,
             "the connection ended before anything happened"
         );
     }
+    arriving.set_read_timeout(Some(Duration::from_secs(1)))?;
     // The Service has another endpoint now, which is the API server.
     let slice = json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
         "metadata": {"name": "late-too", "namespace": "lab", "labels": {"kubernetes.io/service-name": "late"}},
@@ -703,6 +710,9 @@ fn other_addresses_are_left_alone(world: &mut World) -> Result<()> {
     let service = cluster_address(world, "plain")?;
     let at = (service.as_str(), 6443);
     comes_to(world, "direct", "worker", DIAL, at, 0)?;
+    until("the listener does not count", || {
+        Ok((counting.arrived() > 0).then_some(()).ok_or_else(String::new))
+    })?;
     let before = counting.arrived();
     for pod in ENFORCED {
         for at in [at, (&address, 7443)] {

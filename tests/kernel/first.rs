@@ -30,7 +30,7 @@ fn two_hundred_pods_find_the_doors_shut(world: &mut World) -> Result<()> {
     agent(Signal::SIGCONT)?;
     outcome?;
     without(world, &[Guard::Connect], |world| {
-        let verdicts = dial_all(world, SHOWN)?;
+        let verdicts = world.expecting(Verdict::Reached, |world| dial_all(world, SHOWN))?;
         ensure!(
             verdicts.iter().all(|&verdict| verdict == Verdict::Reached),
             "without the guard the dials are {verdicts:?}"

@@ -1,5 +1,6 @@
 //! Taking counter-measures away, to see that they are what holds.
 
+use std::path::Path;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -7,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use picket_tests::sys::exclusive::detach_link;
 
 use crate::world::World;
 
@@ -78,6 +80,11 @@ pub(crate) fn without<T>(
 }
 
 fn remove(world: &World, pins: &[&String]) -> Result<()> {
+    for pin in pins {
+        // A link whose pin goes is detached a moment later, and what is dialled until then is held.
+        let pin = world.cluster.node().file(Path::new(pin));
+        detach_link(&pin).with_context(|| format!("detach {}", pin.display()))?;
+    }
     let mut command = Command::new("rm");
     command.arg("--").args(pins);
     let done = world.cluster.node().output(command)?;

@@ -43,7 +43,7 @@ fn prove(
 ) -> Result<()> {
     for way in ["tcp", "udp-sendto"] {
         world.arrived()?;
-        let report = attack(world, way)?;
+        let report = world.expecting(wanted, |world| attack(world, way))?;
         let arrived = world.arrived()?;
         ensure!(arrived.is_empty(), "{way} arrived: {arrived:?}; {report}");
         let wanted = if way == "tcp" || wanted == Verdict::Nothing {

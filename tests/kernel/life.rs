@@ -97,7 +97,12 @@ fn killed_again_and_again_nobody_goes_past(world: &mut World) -> Result<()> {
 
 fn a_link_that_is_taken_away_comes_back(world: &mut World) -> Result<()> {
     let picket = world.picket_log();
-    let before = world.agent.metric("picket_kernel_reattachments_total", &[])?;
+    let reattached = |world: &World| {
+        world
+            .agent
+            .metric("picket_kernel_reattachments_total", &["program=\"connect4\""])
+    };
+    let before = reattached(world)?;
     let pins = world.agent.pins()?;
     let pin = pins
         .iter()
@@ -117,9 +122,7 @@ fn a_link_that_is_taken_away_comes_back(world: &mut World) -> Result<()> {
         record["annotations"]["picket.dev/severity"] == "critical" && record["kernel"]["hook"] == "connect4",
         "{record:#}"
     );
-    let now = world
-        .agent
-        .metric("picket_kernel_reattachments_total", &["program=\"connect4\""])?;
+    let now = reattached(world)?;
     ensure!(now - before == 1.0, "{before} re-attachments before, {now} now");
     let told = event(world, "default", "node1", "ProgramReplaced")?;
     ensure!(
@@ -138,7 +141,11 @@ fn a_link_that_is_taken_away_comes_back(world: &mut World) -> Result<()> {
 fn its_supervisor_hears_that_it_is_at_work(world: &mut World) -> Result<()> {
     world.agent.stop()?;
     world.agent.restart()?;
-    let told = world.agent.told_supervisor()?;
+    let mut told = Vec::new();
+    until("it is told of", LIMIT, || {
+        told.extend(world.agent.told_supervisor()?);
+        Ok(!told.is_empty())
+    })?;
     ensure!(told == ["READY=1"], "told: {told:?}");
     Ok(())
 }

@@ -37,9 +37,12 @@ fn forms(world: &mut World) -> Result<()> {
     }
     // Nothing translates to version 4 for the API server here, so this one is only seen to be interposed.
     let worker = Stand::pod(&world.pod("agents", "worker")?)?;
+    let wanted = Verdict::Interposed;
     world
-        .dial(&worker, &["tcp", "[64:ff9b::10.96.0.1]:443"])?
-        .expect("the service by NAT64", Verdict::Interposed)
+        .expecting(wanted, |world| {
+            world.dial(&worker, &["tcp", "[64:ff9b::10.96.0.1]:443"])
+        })?
+        .expect("the service by NAT64", wanted)
 }
 
 /// A pod on the node's network has the node's loopback, where the API server answers by every name.
@@ -72,7 +75,7 @@ fn prove(world: &mut World, pod: &str, doors: &[String]) -> Result<()> {
             ("udp-sendto", Verdict::Forbidden),
             ("udp-connected", Verdict::Forbidden),
         ] {
-            let report = world.dial(&pod, &[way, door])?;
+            let report = world.expecting(wanted, |world| world.dial(&pod, &[way, door]))?;
             if let Err(error) = report.expect(&format!("{way} to {door}"), wanted) {
                 wrong.push(error.to_string());
             }
@@ -91,8 +94,9 @@ fn prove(world: &mut World, pod: &str, doors: &[String]) -> Result<()> {
     );
     without(world, ALL, |world| {
         for door in doors {
-            let report = world.dial(&pod, &["tcp", door])?;
-            if let Err(error) = report.expect(&format!("tcp to {door}"), Verdict::Reached) {
+            let wanted = Verdict::Reached;
+            let report = world.expecting(wanted, |world| world.dial(&pod, &["tcp", door]))?;
+            if let Err(error) = report.expect(&format!("tcp to {door}"), wanted) {
                 wrong.push(error.to_string());
             }
         }
@@ -114,7 +118,10 @@ fn own_loopback(world: &mut World) -> Result<()> {
             let _ = stream.write_all(b"TARGET\n");
         }
     });
+    let wanted = Verdict::Reached;
     world
-        .dial(&worker, &["tcp", &format!("127.0.0.1:{SERVER}")])?
-        .expect("a dial of the pod's own server", Verdict::Reached)
+        .expecting(wanted, |world| {
+            world.dial(&worker, &["tcp", &format!("127.0.0.1:{SERVER}")])
+        })?
+        .expect("a dial of the pod's own server", wanted)
 }

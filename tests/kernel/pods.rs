@@ -206,7 +206,7 @@ fn every_container_is_interposed_from_its_start(world: &mut World) -> Result<()>
             "containers": [container("app", json!(["sh", "-c", app]))]}});
     world.cluster.apply(&manifest.to_string())?;
     for client in ["first-init", "first-app", "first-again"] {
-        picket.wait(client, |record| record["userAgent"] == client)?;
+        picket.wait_within(POD_LIMIT, client, |record| record["userAgent"] == client)?;
     }
     world.cluster.wait_ready("agents", "first", POD_LIMIT)?;
     world.admin(&[

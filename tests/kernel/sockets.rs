@@ -53,7 +53,7 @@ struct Group {
 
 impl Group {
     fn prove(&self, world: &mut World) -> Result<()> {
-        self.hold(world, |report, what| report.expect(what, self.verdict))?;
+        self.hold(world, Some(self.verdict))?;
         for &alone in self.guards.iter().filter(|_| self.guards.len() > 1) {
             let others: Vec<Guard> = self
                 .guards
@@ -61,21 +61,22 @@ impl Group {
                 .copied()
                 .filter(|&guard| guard != alone)
                 .collect();
-            without(world, &others, |world| self.hold(world, |_, _| Ok(())))
+            without(world, &others, |world| self.hold(world, None))
                 .with_context(|| format!("with {alone:?} alone"))?;
         }
         without(world, self.guards, |world| self.arrive(world)).context("with no guard")
     }
 
-    /// Nothing arrives.
-    fn hold(&self, world: &World, judge: impl Fn(&crate::dial::Report, &str) -> Result<()>) -> Result<()> {
+    /// Nothing arrives, and this comes of each where it is told.
+    fn hold(&self, world: &World, wanted: Option<Verdict>) -> Result<()> {
         let worker = Stand::pod(&world.pod("agents", "worker")?)?;
         world.arrived()?;
         let mut wrong = Vec::new();
         self.each(|way, door| {
             let what = format!("{way} to {door}");
-            let report = world.dial(&worker, &[way, door])?;
-            if let Err(error) = judge(&report, &what) {
+            let patience = wanted.unwrap_or(Verdict::Nothing);
+            let report = world.expecting(patience, |world| world.dial(&worker, &[way, door]))?;
+            if let Some(Err(error)) = wanted.map(|wanted| report.expect(&what, wanted)) {
                 wrong.push(error.to_string());
             }
             let arrived = world.arrived()?;
@@ -250,12 +251,14 @@ fn dns_and_ping(world: &mut World) -> Result<()> {
                 "fastopen-sendto",
             ] {
                 let address = format!("{host}:{DNS}");
-                let report = world.dial(&pod, &[way, &address])?;
-                report.expect(&format!("{way} to {address}"), Verdict::Reached)?;
+                let wanted = Verdict::Reached;
+                let report = world.expecting(wanted, |world| world.dial(&pod, &[way, &address]))?;
+                report.expect(&format!("{way} to {address}"), wanted)?;
             }
         }
-        let report = world.dial(&pod, &["ping", &Family::Four.door()])?;
-        report.expect("a ping of a door's host", Verdict::Reached)?;
+        let wanted = Verdict::Reached;
+        let report = world.expecting(wanted, |world| world.dial(&pod, &["ping", &Family::Four.door()]))?;
+        report.expect("a ping of a door's host", wanted)?;
     }
     for pod in ["worker", "hosted"] {
         world.run("agents", pod, &["ping", "-c", "1", HOST])?.good()?;
@@ -269,7 +272,7 @@ fn peer_names(world: &mut World) -> Result<()> {
     for way in ["tcp", "fastopen-sendto", "uring-sqpoll"] {
         for family in BOTH {
             let door = family.door();
-            let report = world.dial(&worker, &[way, &door])?;
+            let report = world.expecting(Verdict::Interposed, |world| world.dial(&worker, &[way, &door]))?;
             ensure!(report.peer.as_deref() == Some(door.as_str()), "{way}: {report}");
         }
     }

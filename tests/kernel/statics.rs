@@ -139,7 +139,7 @@ pub(crate) fn gone(pod: &RealPod) -> Result<()> {
 fn dials(world: &World, from: &Stand, wanted: Verdict) -> Result<()> {
     let begun = Instant::now();
     loop {
-        let report = world.dial(from, &["tcp", SERVER])?;
+        let report = world.expecting(wanted, |world| world.dial(from, &["tcp", SERVER]))?;
         if report.verdict() == wanted || report.verdict() != Verdict::Forbidden || begun.elapsed() > JUDGED {
             return report.expect("a static pod's dial", wanted);
         }

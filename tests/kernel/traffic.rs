@@ -159,8 +159,21 @@ pub(crate) fn until(
     Ok(began.elapsed())
 }
 
-/// The ids of all bpf links of the machine.
+/// The ids of all bpf links of the machine, once none of those is among them that were let go of just before.
 pub(crate) fn links() -> Result<BTreeSet<u32>> {
+    let began = Instant::now();
+    let mut last = links_now()?;
+    loop {
+        std::thread::sleep(Duration::from_millis(100));
+        let now = links_now()?;
+        if std::mem::replace(&mut last, now.clone()) == now {
+            return Ok(now);
+        }
+        ensure!(began.elapsed() < LIMIT, "links come and go");
+    }
+}
+
+fn links_now() -> Result<BTreeSet<u32>> {
     aya::programs::loaded_links()
         .filter_map(|link| match link {
             // It went between being listed and being opened.

@@ -6,6 +6,7 @@
 use std::fs;
 use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 
 use anyhow::Result;
 use picket_tests::agent::test_binary;
@@ -26,6 +27,8 @@ pub(crate) struct World {
     /// The attacker on this machine's own file system.
     pub(crate) attack: PathBuf,
     target: Target,
+    /// Whether attackers wait long for an answer.
+    pub(crate) patient: AtomicBool,
 }
 
 impl Deref for World {
@@ -63,7 +66,12 @@ impl harness::World for World {
         })?;
         version_6(&pair.cluster)?;
         let target = Target::open(&pair.cluster, &attack)?;
-        Ok(Self { pair, attack, target })
+        Ok(Self {
+            pair,
+            attack,
+            target,
+            patient: AtomicBool::new(false),
+        })
     }
 
     fn down(self) -> Result<()> {

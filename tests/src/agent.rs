@@ -426,7 +426,7 @@ impl Agent {
     pub fn admin(&self, path: &str) -> Result<(u16, String)> {
         let mut stream =
             UnixStream::connect(self.admin_socket()).context("dial the administrators' socket")?;
-        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
         stream.write_all(
             format!("GET {path} HTTP/1.1\r\nHost: picket\r\nConnection: close\r\n\r\n").as_bytes(),
         )?;

@@ -71,7 +71,12 @@ impl Since {
 
     /// The first record for which `wanted` holds, waited for.
     pub fn wait(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
-        let deadline = Instant::now() + LIMIT;
+        self.wait_within(LIMIT, what, wanted)
+    }
+
+    /// The same, of what may take so long.
+    pub fn wait_within(&self, limit: Duration, what: &str, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
+        let deadline = Instant::now() + limit;
         loop {
             let records = self.records()?;
             if let Some(found) = records.iter().find(|record| wanted(record)) {

@@ -3,9 +3,9 @@
 //! What comes in: the pods, what their image holds beside the usual, and what the agents are told beside the usual. What goes
 //! out: a [`Pair`]. Its namespace `agents` is enrolled and enforced, by the objects of `way/files/objects.yaml`.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::agent::{self, Agent, AgentOptions};
@@ -16,6 +16,9 @@ use crate::output::Done;
 
 /// How long a pod may take to be Ready; two seconds is usual.
 const POD_LIMIT: Duration = Duration::from_secs(90);
+
+/// How long the pods' manifests may be refused at first.
+const APPLY_LIMIT: Duration = Duration::from_secs(30);
 
 /// Who may do what.
 const OBJECTS: &str = include_str!("../way/files/objects.yaml");
@@ -69,7 +72,12 @@ impl Pair {
         };
         let agent = Agent::start(&cluster, cluster.node(), &told)?;
         let other = Agent::start(&cluster, &cluster.nodes()[1], &told)?;
-        cluster.apply(options.manifests)?;
+        // A namespace's default account comes a moment after it, and pods are refused until then.
+        let deadline = Instant::now() + APPLY_LIMIT;
+        while let Err(error) = cluster.apply(options.manifests) {
+            ensure!(Instant::now() < deadline, "{error:#}");
+            std::thread::sleep(Duration::from_millis(500));
+        }
         for (namespace, pod) in options.pods {
             cluster
                 .wait_ready(namespace, pod, POD_LIMIT)

@@ -118,12 +118,19 @@ fn exec_by_rule(world: &mut World) -> Result<()> {
             record["objectRef"]["subresource"] == "exec" && record["objectRef"]["name"] == "target"
         };
         // An earlier session's end may still come in.
+        let refused = |record: &Value| {
+            record["requestURI"]
+                .as_str()
+                .is_some_and(|uri| uri.contains("shadow"))
+        };
         picket.wait("the denial", |record| {
             is_exec(record) && record["decision"]["outcome"] == "deny"
         })?;
         world.admin(&["get", "namespace", "lab"])?;
         ensure!(
-            server.all(is_exec)?.is_empty(),
+            server
+                .all(|record| is_exec(record) && refused(record))?
+                .is_empty(),
             "the API server was asked for the refused exec"
         );
         let out = world.worker(&line("echo hello"))?.good()?;

@@ -9,6 +9,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::Test;
+use crate::life::until;
 use crate::world::World;
 
 pub(crate) const TESTS: &[Test] = &[
@@ -65,9 +66,11 @@ fn a_direct_dial_of_the_listener_is_closed(world: &mut World) -> Result<()> {
         record["agent"]["pod"]["name"] == "worker" && record["decision"]["outcome"] != "allow",
         "{record:#}"
     );
-    let counted = world.agent.metric("picket_no_flow_total", &[])? - before;
-    ensure!(counted >= dialled.len() as f64, "{counted} counted of {said}");
-    Ok(())
+    until(|| {
+        let counted = world.agent.metric("picket_no_flow_total", &[])? - before;
+        Ok((counted >= dialled.len() as f64).then_some(()))
+    })
+    .with_context(|| format!("not all are counted of {said}"))
 }
 
 /// Dials from its first instruction on, by the pod's bundle, until Picket has answered some times. What the API server itself
@@ -115,7 +118,7 @@ fn the_first_instruction_finds_the_door_shut(world: &mut World) -> Result<()> {
     let pid = world.agent.pid().context("the agent does not run")?;
     let agent = |signal| kill(Pid::from_raw(pid.cast_signed()), signal).context("signal the agent");
     let logged = |word: &str| {
-        crate::life::until(|| {
+        until(|| {
             let log = world.admin(&["logs", "eager", "-n", "agents"])?;
             Ok(log
                 .lines()

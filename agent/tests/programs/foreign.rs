@@ -1,7 +1,7 @@
 //! Another's program that has a cgroup for itself: it is told, and it cannot push ours out.
 #![expect(
     unsafe_code,
-    reason = "no library attaches a program without sharing, nor detaches a link, so bpf(2) is called by hand"
+    reason = "no library attaches a program without sharing, nor freezes a map, so bpf(2) is called by hand"
 )]
 
 #[path = "../../../tests/src/sys/exclusive.rs"]
@@ -30,7 +30,6 @@ const MAP_CREATE: libc::c_long = 0;
 const MAP_LOOKUP_ELEM: libc::c_long = 1;
 const OBJ_GET: libc::c_long = 7;
 const MAP_FREEZE: libc::c_long = 22;
-const LINK_DETACH: libc::c_long = 34;
 
 /// bpf(2), whose attribute is these words.
 fn bpf<const WORDS: usize>(command: libc::c_long, mut attribute: [u64; WORDS]) -> io::Result<libc::c_long> {
@@ -58,12 +57,6 @@ fn made(descriptor: libc::c_long) -> OwnedFd {
 fn open_pin(pin: &Path) -> OwnedFd {
     let path = CString::new(pin.as_os_str().as_bytes()).unwrap();
     made(bpf(OBJ_GET, [path.as_ptr() as u64, 0]).unwrap())
-}
-
-/// Detaches a pinned link, as `bpftool link detach` does: its pin stays.
-pub(crate) fn detach_link(pin: &Path) {
-    let link = open_pin(pin);
-    bpf(LINK_DETACH, [number(&link)]).unwrap();
 }
 
 /// Lets nobody write to a pinned map from outside the kernel any more.

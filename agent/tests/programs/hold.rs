@@ -19,7 +19,7 @@ use picket::kernel::{
     netns_cookie,
 };
 
-use crate::foreign::detach_link;
+use crate::foreign::exclusive::detach_link;
 use crate::ground::{Dialled, Ground};
 use crate::{PATIENCE, soon};
 
@@ -286,16 +286,27 @@ async fn a_connection_from_before_carries_not_a_byte_more() {
     }
     let cgroup = CgroupId::of(&ground.pod).unwrap();
     enforce(&ground, &kernel);
-    let still = bytes.load(Ordering::Relaxed);
-    thread::sleep(Duration::from_millis(100));
-    assert!(
-        bytes.load(Ordering::Relaxed) > still,
-        "an open connection is not the connect hooks' business"
-    );
+    let (still, begun) = (bytes.load(Ordering::Relaxed), Instant::now());
+    while bytes.load(Ordering::Relaxed) == still {
+        assert!(
+            begun.elapsed() < PATIENCE,
+            "an open connection is not the connect hooks' business"
+        );
+        thread::sleep(Duration::from_millis(5));
+    }
     kernel.hold(&ground.pod, cgroup, false).unwrap();
     let mut events = kernel.events().unwrap();
-    thread::sleep(Duration::from_millis(20));
-    let held = bytes.load(Ordering::Relaxed);
+    // What was in the sockets before is read, however late.
+    let mut held = bytes.load(Ordering::Relaxed);
+    let begun = Instant::now();
+    loop {
+        thread::sleep(Duration::from_millis(100));
+        let now = bytes.load(Ordering::Relaxed);
+        if std::mem::replace(&mut held, now) == now {
+            break;
+        }
+        assert!(begun.elapsed() < PATIENCE, "bytes get through");
+    }
     thread::sleep(A_WHILE);
     assert_eq!(bytes.load(Ordering::Relaxed), held, "bytes got through");
     let event = soon(events.next()).await.unwrap();
@@ -385,7 +396,7 @@ fn a_link_that_is_detached_is_put_back() {
         format!("pod_{}", cgroup.0),
         format!("interface_{LOOPBACK}"),
     ] {
-        detach_link(&ground.layout().join(format!("link_{link}")));
+        detach_link(&ground.layout().join(format!("link_{link}"))).unwrap();
         let repaired = ground.inside(|| verified(&kernel));
         let found: Vec<_> = repaired
             .iter()

@@ -29,8 +29,8 @@ use clap::{Parser, Subcommand};
 use report::{Failed, Report};
 use way::Way;
 
-/// How long a dial may take, an answer included.
-const LIMIT: Duration = Duration::from_secs(2);
+/// How long a dial may take beyond one call's patience, an answer included.
+const LIMIT: Duration = Duration::from_millis(1100);
 
 #[derive(Parser)]
 struct Cli {
@@ -128,7 +128,7 @@ impl Dial {
 /// Ends a dial that its socket's own limits do not end: io_uring knows none.
 fn watchdog() {
     thread::spawn(|| {
-        thread::sleep(LIMIT);
+        thread::sleep(sys::patience() + LIMIT);
         let late = io::Error::from_raw_os_error(libc::ETIMEDOUT);
         if let Ok(report) = serde_json::to_string(&Report::failed(Failed::at("dial")(late))) {
             println!("{report}");

@@ -21,6 +21,9 @@ use crate::{cgroup, net};
 /// The search path that everything in a node runs with.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// How long a node's part may take to come up, which takes a second or two: this machine may be busy.
+const START_LIMIT: Duration = Duration::from_secs(60);
+
 /// What the mount namespace's first process does. /var/lib, /var/log and /run get a layer of the node's own, so that
 /// nothing a kubelet or containerd writes there is left behind, or met by another node; big and mounted things lie in
 /// the node's folder. The layers, and containerd's, are in memory: unmounting one on a disk waits until the disk is in sync,
@@ -92,6 +95,12 @@ impl Node {
     /// The handle of its mount namespace.
     pub fn mount_namespace(&self) -> PathBuf {
         PathBuf::from(format!("/proc/{}/ns/mnt", self.holder))
+    }
+
+    /// A file of the node's as this process opens it.
+    pub fn file(&self, path: &Path) -> PathBuf {
+        let path = path.strip_prefix("/").unwrap_or(path);
+        PathBuf::from(format!("/proc/{}/root", self.holder)).join(path)
     }
 
     /// The node's place: both namespaces, and the cgroup its daemons are in.
@@ -168,7 +177,7 @@ impl Node {
             .arg(&self.dir);
         let child = self.daemon(state, "mounts", command)?;
         let ready = self.dir.join("mounts.ready");
-        self.wait(child, "mounts", Duration::from_secs(5), || ready.exists())?;
+        self.wait(child, "mounts", START_LIMIT, || ready.exists())?;
         self.holder = child;
         Ok(())
     }
@@ -186,7 +195,7 @@ impl Node {
         let child = self.daemon(state, "containerd", command)?;
         let socket = self.dir.join("containerd.sock");
         let connects = || std::os::unix::net::UnixStream::connect(&socket).is_ok();
-        self.wait(child, "containerd", Duration::from_secs(15), connects)
+        self.wait(child, "containerd", START_LIMIT, connects)
     }
 
     pub(super) fn start_kubelet(

@@ -1,18 +1,22 @@
-//! A program that is attached to a cgroup for itself alone, as another's may be beside which ours cannot.
+//! A program that is attached to a cgroup for itself alone, as another's may be beside which ours cannot; and links that are
+//! taken away.
 //!
-//! No library attaches one so, and it is bpf(2) by hand. The tests of the kernel programs in `agent/tests` take this file
+//! No library attaches one so nor detaches a link, and it is bpf(2) by hand. The tests of the kernel programs in `agent/tests` take this file
 //! too, which is why it uses nothing but libc.
 
+use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-/// `BPF_PROG_LOAD`, `BPF_PROG_ATTACH`, `BPF_PROG_DETACH`; types of programs, and where they are attached
-/// (include/uapi/linux/bpf.h).
+/// Commands of bpf(2), types of programs, and where they are attached (include/uapi/linux/bpf.h).
 const PROG_LOAD: libc::c_long = 5;
+const OBJ_GET: libc::c_long = 7;
 const PROG_ATTACH: libc::c_long = 8;
 const PROG_DETACH: libc::c_long = 9;
+const LINK_DETACH: libc::c_long = 34;
 const SOCK_OPS: u32 = 13;
 const CGROUP_SOCK_ADDR: u32 = 18;
 const CGROUP_SOCK_OPS: u32 = 3;
@@ -124,4 +128,28 @@ fn load(kind: u32, attach_type: u32, instructions: &[u64]) -> io::Result<OwnedFd
     let program = RawFd::try_from(program).map_err(io::Error::other)?;
     // SAFETY: the kernel has just made the descriptor for this call alone.
     Ok(unsafe { OwnedFd::from_raw_fd(program) })
+}
+
+/// Detaches a pinned link, as `bpftool link detach` does, before this returns: its pin stays.
+///
+/// # Errors
+/// There is no such pin, or it is none of a link.
+pub fn detach_link(pin: &Path) -> io::Result<()> {
+    let path = CString::new(pin.as_os_str().as_bytes())?;
+    let mut get = [path.as_ptr() as u64, 0];
+    // SAFETY: the attribute is as large as it says, and the path lives across the call.
+    let link = unsafe { libc::syscall(libc::SYS_bpf, OBJ_GET, &raw mut get, size_of_val(&get)) };
+    if link < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let link = RawFd::try_from(link).map_err(io::Error::other)?;
+    // SAFETY: the kernel has just made the descriptor for this call alone.
+    let link = unsafe { OwnedFd::from_raw_fd(link) };
+    let mut detach = link.as_raw_fd().cast_unsigned();
+    // SAFETY: the attribute is as large as it says.
+    let outcome = unsafe { libc::syscall(libc::SYS_bpf, LINK_DETACH, &raw mut detach, size_of_val(&detach)) };
+    if outcome < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }
