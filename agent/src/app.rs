@@ -14,6 +14,7 @@ mod records;
 mod refusals;
 mod served;
 mod settings;
+mod settling;
 mod tend;
 mod watchers;
 
@@ -50,6 +51,7 @@ use ending::Ending;
 use enforcer::{InForce, NodeListener};
 use handover::{Giver, Hands, Progress, Successor, Takeover};
 use settings::{api_servers, cgroup_root, server_names, upstream_config};
+use settling::Settling;
 
 /// Connections between accept and their own task; each holds a few hundred bytes, and handing one on takes microseconds.
 const ARRIVALS: usize = 1024;
@@ -490,18 +492,16 @@ impl App {
             ),
             (
                 "first pods",
-                watchers::settled(
-                    watchers::Settling {
-                        status: workload.status,
-                        doors: doors_are,
-                        judged,
-                        agreed: is_agreed,
-                        ready: self.pods_ready,
-                        told: told_settled,
-                    },
-                    self.kernel,
+                Settling {
+                    status: workload.status,
+                    doors: doors_are,
+                    judged,
+                    agreed: is_agreed,
                     hands,
-                )
+                    ready: self.pods_ready,
+                    told: told_settled,
+                }
+                .finish(move || Ok(self.kernel.retire_others()?))
                 .boxed(),
             ),
         ]);

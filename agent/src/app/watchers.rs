@@ -156,65 +156,6 @@ pub(super) fn in_kernel(kernel: &Kernel) -> anyhow::Result<Doors> {
     Ok(doors)
 }
 
-/// What an agent has to wait for until it has settled, and whom it tells.
-pub(super) struct Settling {
-    /// How the pods stand.
-    pub(super) status: watch::Receiver<Status>,
-    /// Whether the doors are in force.
-    pub(super) doors: watch::Receiver<bool>,
-    /// Told once both are as they should be.
-    pub(super) judged: watch::Sender<bool>,
-    /// Whether the agent before this one has agreed that its programs are ended.
-    pub(super) agreed: watch::Receiver<bool>,
-    /// Goes when they are.
-    pub(super) ready: Pending,
-    /// Told then, too.
-    pub(super) told: watch::Sender<bool>,
-}
-
-/// Waits until every pod that was there at the start is judged and the doors are in force, then ends the programs of an
-/// agent with another layout, which until then kept those pods from going past, and says so.
-pub(super) async fn settled(settling: Settling, kernel: Arc<Kernel>, mut hands: Hands) {
-    let Settling {
-        mut status,
-        mut doors,
-        judged,
-        mut agreed,
-        ready,
-        told,
-    } = settling;
-    let settled = status.wait_for(|status| status.settled).await.is_ok();
-    if !settled || doors.wait_for(|in_force| *in_force).await.is_err() {
-        return;
-    }
-    let now = *status.borrow();
-    if now.enforced + now.exempt == now.presumed && now.pending + now.presumed > 0 {
-        tracing::warn!(
-            pending = now.pending + now.presumed,
-            "no pod here is one that the API server has on this node: is nodeName as `kubectl get nodes` shows it?"
-        );
-    }
-    judged.send_replace(true);
-    if agreed.wait_for(|agreed| *agreed).await.is_err() {
-        return;
-    }
-    let Some(turn) = hands.turn().await else {
-        return;
-    };
-    let retire = move || kernel.retire_others().map_err(anyhow::Error::from);
-    let retired = tokio::task::spawn_blocking(retire)
-        .await
-        .unwrap_or_else(|error| Err(error.into()));
-    if let Err(error) = retired {
-        tracing::error!(%error, "kernel programs of an earlier version stay attached");
-    }
-    drop(turn);
-    ready.ready();
-    told.send_replace(true);
-    // A core task does not end by itself; this one's work is done.
-    std::future::pending::<()>().await;
-}
-
 /// Gives each accepted connection a task of its own, and writes down those that came by no redirect. Once nobody accepts
 /// any more, which `last` says, those that wait are still handed on, and `done` is told.
 pub(super) async fn connections(

@@ -235,7 +235,7 @@ impl Giver {
         timeout(PATIENCE, send(stream, &Message::Agreed, &[])).await??;
         let retired = receive(stream);
         tokio::pin!(retired);
-        let said = match timeout(PATIENCE, &mut retired).await {
+        let said = match timeout(self.limit, &mut retired).await {
             Ok(said) => said?,
             Err(_) => {
                 tracing::warn!(

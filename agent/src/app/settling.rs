@@ -1,0 +1,153 @@
+//! When an agent has settled: the pods are judged, the doors in force, and no other agent's programs are left.
+//!
+//! In: how pods and doors stand, and what the agent before this one agrees to. Out: that agent's programs are ended, and the
+//! agent is ready.
+
+use tokio::sync::watch;
+
+use super::handover::Hands;
+use crate::runtime::readiness::Pending;
+use crate::workload::Status;
+
+/// What an agent has to wait for until it has settled, and whom it tells.
+pub(super) struct Settling {
+    /// How the pods stand.
+    pub(super) status: watch::Receiver<Status>,
+    /// Whether the doors are in force.
+    pub(super) doors: watch::Receiver<bool>,
+    /// Told once both are as they should be.
+    pub(super) judged: watch::Sender<bool>,
+    /// Whether the agent before this one has agreed that its programs are ended.
+    pub(super) agreed: watch::Receiver<bool>,
+    /// Whose turn it is to change something in the kernel.
+    pub(super) hands: Hands,
+    /// Goes when they are.
+    pub(super) ready: Pending,
+    /// Told then, too.
+    pub(super) told: watch::Sender<bool>,
+}
+
+impl Settling {
+    /// Waits until every pod that was there at the start is judged and the doors are in force, then has the programs of an
+    /// agent with another layout ended, by `retire`, which until then kept those pods from going past, and says so.
+    pub(super) async fn finish(mut self, retire: impl FnOnce() -> anyhow::Result<()> + Send + 'static) {
+        let settled = self.status.wait_for(|status| status.settled).await.is_ok();
+        if !settled || self.doors.wait_for(|in_force| *in_force).await.is_err() {
+            return;
+        }
+        let now = *self.status.borrow();
+        if now.enforced + now.exempt == now.presumed && now.pending + now.presumed > 0 {
+            tracing::warn!(
+                pending = now.pending + now.presumed,
+                "no pod here is one that the API server has on this node: is nodeName as `kubectl get nodes` shows it?"
+            );
+        }
+        self.judged.send_replace(true);
+        if self.agreed.wait_for(|agreed| *agreed).await.is_err() {
+            return;
+        }
+        let Some(turn) = self.hands.turn().await else {
+            return;
+        };
+        let retired = tokio::task::spawn_blocking(retire)
+            .await
+            .unwrap_or_else(|error| Err(error.into()));
+        if let Err(error) = retired {
+            tracing::error!(%error, "kernel programs of an earlier version stay attached");
+        }
+        drop(turn);
+        self.ready.ready();
+        self.told.send_replace(true);
+        // A core task does not end by itself; this one's work is done.
+        std::future::pending::<()>().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::runtime::readiness::Readiness;
+
+    async fn soon(told: &mut watch::Receiver<bool>) {
+        let awaited = tokio::time::timeout(Duration::from_secs(5), told.wait_for(|told| *told));
+        drop(awaited.await.expect("it is not told").unwrap());
+    }
+
+    #[tokio::test]
+    async fn the_programs_of_the_agent_before_are_ended_once_it_agrees_and_in_this_agents_turn() {
+        let readiness = Readiness::default();
+        let (status, stands) = watch::channel(Status::default());
+        let (doors, are_in_force) = watch::channel(false);
+        let (judged, mut is_judged) = watch::channel(false);
+        let (agreed, is_agreed) = watch::channel(false);
+        let (giving, given) = watch::channel(true);
+        let (told, mut is_told) = watch::channel(false);
+        let (ended, is_ended) = watch::channel(false);
+        let settling = Settling {
+            status: stands,
+            doors: are_in_force,
+            judged,
+            agreed: is_agreed,
+            hands: Hands {
+                changing: Arc::default(),
+                giving: given,
+            },
+            ready: readiness.register("pods"),
+            told,
+        };
+        tokio::spawn(settling.finish(move || {
+            ended.send_replace(true);
+            Ok(())
+        }));
+        let while_waiting = || tokio::time::sleep(Duration::from_millis(20));
+        doors.send_replace(true);
+        while_waiting().await;
+        assert!(!*is_judged.borrow(), "before the pods are");
+        status.send_modify(|status| status.settled = true);
+        soon(&mut is_judged).await;
+        while_waiting().await;
+        agreed.send_replace(true);
+        while_waiting().await;
+        assert!(!*is_ended.borrow(), "in another's turn");
+        giving.send_replace(false);
+        soon(&mut is_told).await;
+        assert!(*is_ended.borrow() && readiness.waiting().is_empty());
+    }
+
+    #[tokio::test]
+    async fn where_the_agent_before_does_not_agree_nothing_is_ended() {
+        let readiness = Readiness::default();
+        let (_status, stands) = watch::channel(Status {
+            settled: true,
+            ..Status::default()
+        });
+        let (judged, mut is_judged) = watch::channel(false);
+        let (_agreed, is_agreed) = watch::channel(false);
+        let (_giving, given) = watch::channel(false);
+        let (told, is_told) = watch::channel(false);
+        let settling = Settling {
+            status: stands,
+            doors: watch::channel(true).1,
+            judged,
+            agreed: is_agreed,
+            hands: Hands {
+                changing: Arc::default(),
+                giving: given,
+            },
+            ready: readiness.register("pods"),
+            told,
+        };
+        let (ended, is_ended) = watch::channel(false);
+        let finishing = tokio::spawn(settling.finish(move || {
+            ended.send_replace(true);
+            Ok(())
+        }));
+        soon(&mut is_judged).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert!(!*is_ended.borrow() && !*is_told.borrow());
+        assert!(!readiness.waiting().is_empty() && !finishing.is_finished());
+    }
+}
