@@ -316,12 +316,14 @@ impl App {
         let mut parts: Vec<(&'static str, BoxFuture<'static, ()>)> = workload.tasks;
         if let Some(takeover) = self.takeover {
             let socket = self.config.admin.socket.clone();
+            takeover.hold_until_exit();
             let progress = Progress {
                 judged: are_judged,
                 agreed,
                 settled: is_settled.clone(),
                 alone,
                 giving: giving.clone(),
+                cancel: cancel.clone(),
             };
             parts.extend([
                 ("take-over", takeover.finish(progress, self.audit.clone()).boxed()),
@@ -343,6 +345,7 @@ impl App {
             limit: handover::SETTLE_LIMIT,
             took_over,
             settled,
+            last: ending.last.clone(),
         };
         parts.extend([
             (
@@ -498,6 +501,7 @@ impl App {
                     judged,
                     agreed: is_agreed,
                     hands,
+                    cancel: cancel.clone(),
                     ready: self.pods_ready,
                     told: told_settled,
                 }

@@ -9,6 +9,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use picket_tests::output::Done;
 use picket_tests::running::Running;
 use serde_json::{Value, json};
@@ -32,6 +34,10 @@ pub(crate) const TESTS: &[Test] = &[
     (
         "a_take_over_by_another_configuration_fails_at_every_stage",
         a_take_over_by_another_configuration_fails_at_every_stage,
+    ),
+    (
+        "an_older_agent_that_is_ended_meanwhile_loses_nothing",
+        an_older_agent_that_is_ended_meanwhile_loses_nothing,
     ),
     (
         "another_map_layout_stays_closed_until_its_classes_are_in_force",
@@ -250,6 +256,41 @@ containers: [{name: main, image: "picket.test/tools:1", command: [sleep, infinit
 {apiVersion: v1, kind: Pod, metadata: {name: midway, namespace: direct}, spec: {nodeName: node1,
 containers: [{name: main, image: "picket.test/tools:1", command: [sleep, infinity]}]}}]}
 "#;
+
+/// As where a supervisor ends the one before as soon as it has started the next.
+fn an_older_agent_that_is_ended_meanwhile_loses_nothing(world: &mut World) -> Result<()> {
+    world.agent.stop()?;
+    world.agent.restart()?;
+    let start = log_length(world);
+    let load = Load::enforced(world)?;
+    std::thread::sleep(Duration::from_millis(500));
+    let mut before = world.agent.succeed()?;
+    until("it has begun", LIMIT, || {
+        Ok(log_since(world, start)?.contains("handed over, waiting"))
+    })?;
+    kill(Pid::from_raw(before.id().cast_signed()), Signal::SIGTERM)?;
+    let ended = until("the older agent ends", LIMIT, || Ok(before.try_wait()?.is_some()));
+    if ended.is_err() {
+        before.kill()?;
+    }
+    let status = before.wait()?;
+    ended?;
+    world.agent.wait()?;
+    std::thread::sleep(Duration::from_millis(500));
+    let (answered, failed) = load.stop()?;
+    eprintln!("{answered} requests answered, failed: {failed}");
+    ensure!(
+        answered > 50 && nothing(&failed),
+        "of {answered} requests some failed: {failed}"
+    );
+    ensure!(status.success(), "the older agent ended with {status}");
+    let said = log_since(world, start)?;
+    for wrong in ["cannot be written", "could not be written", "is gone"] {
+        ensure!(!said.contains(wrong), "{said}");
+    }
+    ensure!(said.contains("has stepped back"), "{said}");
+    verify_audit(world)
+}
 
 fn layouts(world: &World) -> Result<Vec<String>> {
     let mut command = Command::new("ls");

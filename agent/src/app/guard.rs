@@ -99,6 +99,9 @@ pub(super) async fn watch(
             let look = move || if back { kernel.take_back() } else { kernel.verify() };
             (tokio::task::spawn_blocking(look).await, back)
         };
+        if back {
+            quiet_until = Some(Instant::now() + TAKEN_BACK);
+        }
         let Verified { repaired, failure } = match looked {
             Ok(verified) => verified,
             Err(error) => {
@@ -106,9 +109,6 @@ pub(super) async fn watch(
                 continue;
             }
         };
-        if back {
-            quiet_until = Some(Instant::now() + TAKEN_BACK);
-        }
         let quiet = quiet_until.is_some_and(|until| Instant::now() < until);
         if failure.is_none() {
             quiet_until = None;

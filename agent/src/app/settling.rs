@@ -3,11 +3,17 @@
 //! In: how pods and doors stand, and what the agent before this one agrees to. Out: that agent's programs are ended, and the
 //! agent is ready.
 
+use std::time::Duration;
+
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use super::handover::Hands;
 use crate::runtime::readiness::Pending;
 use crate::workload::Status;
+
+/// The pause after another agent's programs could not be ended.
+const AGAIN_AFTER: Duration = Duration::from_millis(500);
 
 /// What an agent has to wait for until it has settled, and whom it tells.
 pub(super) struct Settling {
@@ -21,6 +27,8 @@ pub(super) struct Settling {
     pub(super) agreed: watch::Receiver<bool>,
     /// Whose turn it is to change something in the kernel.
     pub(super) hands: Hands,
+    /// This agent ends, and ends no other's programs any more.
+    pub(super) cancel: CancellationToken,
     /// Goes when they are.
     pub(super) ready: Pending,
     /// Told then, too.
@@ -30,7 +38,7 @@ pub(super) struct Settling {
 impl Settling {
     /// Waits until every pod that was there at the start is judged and the doors are in force, then has the programs of an
     /// agent with another layout ended, by `retire`, which until then kept those pods from going past, and says so.
-    pub(super) async fn finish(mut self, retire: impl FnOnce() -> anyhow::Result<()> + Send + 'static) {
+    pub(super) async fn finish(mut self, retire: impl Fn() -> anyhow::Result<()> + Clone + Send + 'static) {
         let settled = self.status.wait_for(|status| status.settled).await.is_ok();
         if !settled || self.doors.wait_for(|in_force| *in_force).await.is_err() {
             return;
@@ -46,16 +54,26 @@ impl Settling {
         if self.agreed.wait_for(|agreed| *agreed).await.is_err() {
             return;
         }
-        let Some(turn) = self.hands.turn().await else {
-            return;
-        };
-        let retired = tokio::task::spawn_blocking(retire)
-            .await
-            .unwrap_or_else(|error| Err(error.into()));
-        if let Err(error) = retired {
-            tracing::error!(%error, "kernel programs of an earlier version stay attached");
+        let mut failed = false;
+        loop {
+            let Some(turn) = self.hands.turn().await else {
+                return;
+            };
+            if self.cancel.is_cancelled() {
+                return std::future::pending().await;
+            }
+            let retired = tokio::task::spawn_blocking(retire.clone())
+                .await
+                .unwrap_or_else(|error| Err(error.into()));
+            drop(turn);
+            let Err(error) = retired else {
+                break;
+            };
+            if !std::mem::replace(&mut failed, true) {
+                tracing::error!(%error, "kernel programs of another version stay attached, trying on");
+            }
+            tokio::time::sleep(AGAIN_AFTER).await;
         }
-        drop(turn);
         self.ready.ready();
         self.told.send_replace(true);
         // A core task does not end by itself; this one's work is done.
@@ -66,7 +84,7 @@ impl Settling {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::time::Duration;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     use super::*;
     use crate::runtime::readiness::Readiness;
@@ -85,7 +103,7 @@ mod tests {
         let (agreed, is_agreed) = watch::channel(false);
         let (giving, given) = watch::channel(true);
         let (told, mut is_told) = watch::channel(false);
-        let (ended, is_ended) = watch::channel(false);
+        let (ended, mut is_ended) = watch::channel(false);
         let settling = Settling {
             status: stands,
             doors: are_in_force,
@@ -95,11 +113,15 @@ mod tests {
                 changing: Arc::default(),
                 giving: given,
             },
+            cancel: CancellationToken::new(),
             ready: readiness.register("pods"),
             told,
         };
+        let (ended, once) = (Arc::new(ended), Arc::new(AtomicBool::default()));
         tokio::spawn(settling.finish(move || {
             ended.send_replace(true);
+            // One of this agent's own is missing at first.
+            anyhow::ensure!(once.swap(true, Ordering::Relaxed), "not yet");
             Ok(())
         }));
         let while_waiting = || tokio::time::sleep(Duration::from_millis(20));
@@ -113,19 +135,33 @@ mod tests {
         while_waiting().await;
         assert!(!*is_ended.borrow(), "in another's turn");
         giving.send_replace(false);
+        soon(&mut is_ended).await;
+        while_waiting().await;
+        assert!(!*is_told.borrow(), "they are still there");
         soon(&mut is_told).await;
         assert!(*is_ended.borrow() && readiness.waiting().is_empty());
     }
 
     #[tokio::test]
     async fn where_the_agent_before_does_not_agree_nothing_is_ended() {
+        nothing_is_ended(false, CancellationToken::new()).await;
+    }
+
+    #[tokio::test]
+    async fn an_agent_that_ends_itself_ends_no_other() {
+        let cancel = CancellationToken::new();
+        cancel.cancel();
+        nothing_is_ended(true, cancel).await;
+    }
+
+    async fn nothing_is_ended(agrees: bool, cancel: CancellationToken) {
         let readiness = Readiness::default();
         let (_status, stands) = watch::channel(Status {
             settled: true,
             ..Status::default()
         });
         let (judged, mut is_judged) = watch::channel(false);
-        let (_agreed, is_agreed) = watch::channel(false);
+        let (_agreed, is_agreed) = watch::channel(agrees);
         let (_giving, given) = watch::channel(false);
         let (told, is_told) = watch::channel(false);
         let settling = Settling {
@@ -137,10 +173,12 @@ mod tests {
                 changing: Arc::default(),
                 giving: given,
             },
+            cancel,
             ready: readiness.register("pods"),
             told,
         };
         let (ended, is_ended) = watch::channel(false);
+        let ended = Arc::new(ended);
         let finishing = tokio::spawn(settling.finish(move || {
             ended.send_replace(true);
             Ok(())

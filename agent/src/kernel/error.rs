@@ -73,6 +73,14 @@ pub enum KernelError {
         /// Ours.
         program: &'static str,
     },
+    /// Another layout's programs are still needed.
+    #[error(
+        "the kernel program {program} is not attached yet, and another version's holds pods in its place"
+    )]
+    Incomplete {
+        /// Ours.
+        program: &'static str,
+    },
     /// The object lacks a program or a map: it was built from other sources.
     #[error("the kernel programs have no {0}")]
     Missing(&'static str),

@@ -312,15 +312,18 @@ impl Kernel {
     /// root, as where another's exclusive program keeps it out: [`Self::verify`] ends them once it has attached it.
     ///
     /// # Errors
-    /// When a pin cannot be removed; [`Self::verify`] tries again.
+    /// When there are such programs and one of ours is missing, or a pin cannot be removed. [`Self::verify`] tries again.
     pub fn retire_others(&self) -> Result<(), KernelError> {
         lock(&self.held).retiring = true;
-        let attached = |program: &Program| {
-            sys::link_facts(&self.folder.link(program.name())).is_ok_and(|facts| !facts.is_detached())
+        let missing = |program: &&Program| {
+            !sys::link_facts(&self.folder.link(program.name())).is_ok_and(|facts| !facts.is_detached())
         };
-        if !Program::ROOT.iter().all(attached) {
-            tracing::warn!("kernel programs of another version stay until this version's are all attached");
-            return Ok(());
+        if self.older()?
+            && let Some(program) = Program::ROOT.iter().find(missing)
+        {
+            return Err(KernelError::Incomplete {
+                program: program.name(),
+            });
         }
         self.end_others()
     }

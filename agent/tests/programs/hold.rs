@@ -305,7 +305,7 @@ async fn a_connection_from_before_carries_not_a_byte_more() {
         if std::mem::replace(&mut held, now) == now {
             break;
         }
-        assert!(begun.elapsed() < PATIENCE, "bytes get through");
+        assert!(begun.elapsed() < Duration::from_secs(1), "bytes get through");
     }
     thread::sleep(A_WHILE);
     assert_eq!(bytes.load(Ordering::Relaxed), held, "bytes got through");

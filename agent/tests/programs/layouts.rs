@@ -60,7 +60,7 @@ fn an_older_layout_keeps_watch_until_it_is_retired() {
     assert!(kernel.verify().failure.is_none());
     assert!(older.exists(), "not before it is told to");
     kernel.retire_others().unwrap();
-    arrives(&ground);
+    assert_eq!(dial(&ground), reached(DOOR4, 's'), "they are detached by then");
     assert_eq!(fs::read_dir(&ground.bpffs).unwrap().count(), 1);
 }
 
@@ -71,7 +71,11 @@ fn an_older_layout_keeps_watch_while_ours_is_kept_out() {
     let older = leave_others(&ground);
     let foreign = Exclusive::attach(&ground.cgroup).unwrap();
     let kernel = load(&ground);
-    kernel.retire_others().unwrap();
+    let error = kernel.retire_others().unwrap_err();
+    assert!(
+        matches!(error, KernelError::Incomplete { program: "connect4" }),
+        "{error}"
+    );
     let failure = kernel.verify().failure;
     assert!(
         matches!(failure, Some(KernelError::Exclusive { .. })),

@@ -2,7 +2,7 @@
 
 use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokio::net::UnixStream;
@@ -82,12 +82,28 @@ pub(in crate::app) struct Giver {
     pub(in crate::app) took_over: Option<Instant>,
     /// Where the connection to an agent that has settled goes: to whoever ends this one.
     pub(in crate::app) settled: mpsc::Sender<Successor>,
+    /// Nobody accepts any more, because this agent ends.
+    pub(in crate::app) last: CancellationToken,
+}
+
+/// The connection to the agent that takes over just now.
+#[derive(Debug, Default)]
+struct AtHand(std::sync::Mutex<Option<Arc<UnixStream>>>);
+
+impl AtHand {
+    fn set(&self, stream: Option<&Arc<UnixStream>>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = stream.cloned();
+    }
+
+    fn take(&self) -> Option<Arc<UnixStream>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
 }
 
 /// An agent that took over.
 #[derive(Debug)]
 pub(in crate::app) struct Successor {
-    stream: UnixStream,
+    stream: Arc<UnixStream>,
     /// Its kernel programs are others, which take new connections to listeners of its own; what the older programs redirected
     /// just before is still to be accepted.
     pub(in crate::app) own_listeners: bool,
@@ -111,13 +127,21 @@ impl Giver {
             return;
         }
         let socket = private_socket(&path).await;
+        let (at_hand, last) = (AtHand::default(), self.last.clone());
         tokio::select! {
             () = cancel.cancelled() => {}
-            () = self.serve(socket) => {}
+            () = self.serve(socket, &at_hand) => {}
+        }
+        // It is ended from elsewhere while another takes over, which is to go on as if it had been asked.
+        if let Some(stream) = at_hand.take() {
+            last.cancelled().await;
+            say_yielded(&stream).await;
+            // Until the process ends: its streams go on, and it writes to the log.
+            std::mem::forget(stream);
         }
     }
 
-    async fn serve(self, socket: PrivateSocket) {
+    async fn serve(self, socket: PrivateSocket, at_hand: &AtHand) {
         // Agents that were too late, until their processes have ended: they write to the log while their streams end.
         let mut late = JoinSet::new();
         loop {
@@ -140,7 +164,10 @@ impl Giver {
                     continue;
                 }
             };
+            let stream = Arc::new(stream);
+            at_hand.set(Some(&stream));
             let given = self.give(&stream).await;
+            at_hand.set(None);
             match given {
                 Ok(own_listeners) => {
                     let successor = Successor {
@@ -307,7 +334,11 @@ impl Giver {
 
 /// Tells the newer agent that this one accepts no more. The connection is to stay open until this process ends.
 pub(in crate::app) async fn yielded(successor: &Successor) {
-    match timeout(PATIENCE, send(&successor.stream, &Message::Yielded, &[])).await {
+    say_yielded(&successor.stream).await;
+}
+
+async fn say_yielded(stream: &UnixStream) {
+    match timeout(PATIENCE, send(stream, &Message::Yielded, &[])).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::warn!(%error, "the new agent cannot be told that this one ends"),
         Err(_) => tracing::warn!("the new agent does not listen"),

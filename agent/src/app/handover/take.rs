@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::net::UnixStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use super::wire::{Message, VERSION, WireError, receive, send};
 use super::{LISTENERS_MAX, OFFER_LIMIT, Offer, PATIENCE, SetAside};
@@ -47,7 +48,7 @@ enum AskError {
 /// A hand-over under way.
 #[derive(Debug)]
 pub(in crate::app) struct Takeover {
-    stream: UnixStream,
+    stream: Arc<UnixStream>,
     /// The older agent's listeners.
     pub(in crate::app) set_aside: Arc<SetAside>,
 }
@@ -128,7 +129,7 @@ async fn take(stream: UnixStream, node: &str, layout: u64) -> Result<Takeover, A
     }
     tracing::info!(listeners = taken, "taking over from the agent that runs");
     Ok(Takeover {
-        stream,
+        stream: Arc::new(stream),
         set_aside: Arc::new(set_aside),
     })
 }
@@ -146,6 +147,8 @@ pub(in crate::app) struct Progress {
     pub(in crate::app) alone: watch::Sender<bool>,
     /// The older agent goes on, and this one must change nothing any more.
     pub(in crate::app) giving: watch::Sender<bool>,
+    /// This agent ends, and the older one is to go on.
+    pub(in crate::app) cancel: CancellationToken,
 }
 
 /// What became of the older agent.
@@ -161,6 +164,12 @@ enum Before {
 }
 
 impl Takeover {
+    /// Keeps the connection until this process ends, whatever becomes of its tasks: its end tells the older agent that nothing
+    /// of this one's is under way in the kernel any more, nor on its way to the log.
+    pub(in crate::app) fn hold_until_exit(&self) {
+        std::mem::forget(Arc::clone(&self.stream));
+    }
+
     /// Tells the older agent when this one has settled, and `alone` when the older one serves no more. It then waits for the
     /// older process to end and has the audit log for itself again. Ends where the older agent took back what it gave, after
     /// `giving` was told: two that both bring pods where they should be would be in each other's way, for as long as this
@@ -227,8 +236,8 @@ impl Takeover {
     /// Says that this agent has settled, has the older one's programs ended once that one agrees, and waits until it accepts
     /// no more.
     async fn replace(&self, progress: &mut Progress) -> Before {
-        if let Err(before) = self.say(&Message::Settled).await {
-            return before;
+        if send(&self.stream, &Message::Settled, &[]).await.is_err() {
+            return Before::Gone;
         }
         let said = receive(&self.stream);
         tokio::pin!(said);
@@ -246,24 +255,18 @@ impl Takeover {
             return heard(said);
         }
         progress.agreed.send_replace(true);
-        if !until(&mut progress.settled).await {
-            // The agent is ending.
+        if !until(&mut progress.settled).await || progress.cancel.is_cancelled() {
+            // The agent is ending, and the older one goes on.
             return std::future::pending().await;
         }
-        if let Err(before) = self.say(&Message::Retired).await {
-            return before;
+        match timeout(PATIENCE, send(&self.stream, &Message::Retired, &[])).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return Before::Gone,
+            Err(_) => return Before::Stuck,
         }
         match timeout(YIELD_LIMIT, receive(&self.stream)).await {
             Ok(said) => heard(said),
             Err(_) => Before::Stuck,
-        }
-    }
-
-    async fn say(&self, message: &Message) -> Result<(), Before> {
-        match timeout(PATIENCE, send(&self.stream, message, &[])).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) => Err(Before::Gone),
-            Err(_) => Err(Before::Stuck),
         }
     }
 }

@@ -27,6 +27,7 @@ struct Older {
     rests: watch::Receiver<usize>,
     successors: mpsc::Receiver<Successor>,
     cancel: CancellationToken,
+    last: CancellationToken,
     _channels: (watch::Sender<bool>, watch::Sender<bool>),
 }
 
@@ -64,6 +65,7 @@ impl Older {
             }
         });
         let (settled, successors) = mpsc::channel(1);
+        let last = CancellationToken::new();
         let giver = Giver {
             node: "node-a".to_owned(),
             layout: LAYOUT,
@@ -75,6 +77,7 @@ impl Older {
             limit: SETTLE,
             took_over: took_over.then(tokio::time::Instant::now),
             settled,
+            last: last.clone(),
         };
         let (yes, is) = (watch::channel(true), watch::channel(true));
         let cancel = CancellationToken::new();
@@ -86,6 +89,7 @@ impl Older {
             rests,
             successors,
             cancel,
+            last,
             _channels: (yes.0, is.0),
         };
         while !older.socket().exists() {
@@ -144,6 +148,7 @@ impl Newer {
             settled: is_settled,
             alone,
             giving,
+            cancel: CancellationToken::new(),
         };
         (newer, progress)
     }
@@ -328,6 +333,44 @@ fn where_the_newer_agent_is_late_the_older_one_goes_on_and_looks_again_at_its_en
         older.gives(false).await;
         assert!(older.successors.try_recv().is_err());
     });
+}
+
+/// As by SIGTERM: its streams go on for the drain time, and it writes to the log until its process ends.
+#[tokio::test(flavor = "multi_thread")]
+async fn where_the_older_agent_is_ended_meanwhile_it_says_that_it_has_stepped_back() {
+    for agreed in [false, true] {
+        let mut older = Older::start(1, false).await;
+        let takeover = ask(&older.socket(), "node-a", LAYOUT, ASK_LIMIT)
+            .await
+            .unwrap()
+            .unwrap();
+        older.gives(true).await;
+        let audit = AuditLog::join(&log(&older.folder), None).unwrap();
+        let (mut newer, progress) = Newer::new();
+        let finishing = tokio::spawn(takeover.finish(progress, audit.clone()));
+        if agreed {
+            newer.judged.send_replace(true);
+            newer.agreed.wait_for(|agreed| *agreed).await.unwrap();
+        }
+        older.cancel.cancel();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert!(!*newer.alone.borrow(), "it still accepts");
+        older.last.cancel();
+        newer.settled.send_replace(true);
+        let is_alone = newer.alone.wait_for(|alone| *alone);
+        tokio::time::timeout(Duration::from_secs(5), is_alone)
+            .await
+            .unwrap()
+            .unwrap();
+        assert!(*newer.agreed.borrow());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        // Both write to the log until the older process ends, which this one's stands for.
+        for log in [&audit, &older.audit] {
+            log.flush().await.unwrap();
+        }
+        assert!(!finishing.is_finished());
+        finishing.abort();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
