@@ -208,18 +208,23 @@ impl Takeover {
         }
         progress.agreed.send_replace(true);
         progress.alone.send_replace(true);
-        if matches!(before, Before::Yielded | Before::Stuck) {
-            self.close_unclaimed();
-            // It says nothing more; the connection ends with its process.
-            while receive(&self.stream).await.is_ok() {}
-            tracing::info!("the agent before this one has ended");
-        }
-        if let Err(error) = audit.share(false).await {
-            tracing::error!(%error, "the audit log cannot be written");
-        }
-        if until(&mut progress.settled).await {
-            self.close_unclaimed();
-        }
+        let alone = async {
+            if matches!(before, Before::Yielded | Before::Stuck) {
+                // It says nothing more; the connection ends with its process.
+                while receive(&self.stream).await.is_ok() {}
+                tracing::info!("the agent before this one has ended");
+            }
+            if let Err(error) = audit.share(false).await {
+                tracing::error!(%error, "the audit log cannot be written");
+            }
+        };
+        // Not before: where the older agent was ended in the middle of it, their pods are still to be judged.
+        let settled = async {
+            if until(&mut progress.settled).await {
+                self.close_unclaimed();
+            }
+        };
+        tokio::join!(alone, settled);
         std::future::pending().await
     }
 
