@@ -132,12 +132,12 @@ impl Giver {
             () = cancel.cancelled() => {}
             () = self.serve(socket, &at_hand) => {}
         }
-        // It is ended from elsewhere while another takes over, which is to go on as if it had been asked.
+        // Where it is ended from elsewhere while another takes over, that one is to go on as if this one had agreed.
         if let Some(stream) = at_hand.take() {
+            // Open until the process ends: its streams go on, and it writes to the log.
+            std::mem::forget(Arc::clone(&stream));
             last.cancelled().await;
             say_yielded(&stream).await;
-            // Until the process ends: its streams go on, and it writes to the log.
-            std::mem::forget(stream);
         }
     }
 
@@ -166,9 +166,7 @@ impl Giver {
             };
             let stream = Arc::new(stream);
             at_hand.set(Some(&stream));
-            let given = self.give(&stream).await;
-            at_hand.set(None);
-            match given {
+            match self.give(&stream).await {
                 Ok(own_listeners) => {
                     let successor = Successor {
                         stream,
@@ -179,6 +177,7 @@ impl Giver {
                     return std::future::pending().await;
                 }
                 Err(error) => {
+                    at_hand.set(None);
                     tracing::warn!(%error, "nothing was handed over, this agent goes on");
                     if matches!(error, GiveError::Late(_)) {
                         late.spawn(async move { while receive(&stream).await.is_ok() {} });

@@ -417,6 +417,8 @@ async fn who_must_not_take_over_is_told_why() {
         receive(&stream).await.unwrap().0,
         Message::Refused { .. }
     ));
+    let closed = tokio::time::timeout(Duration::from_secs(5), receive(&stream));
+    assert!(closed.await.unwrap().is_err(), "it says more");
     let older = Older::start(1, true).await;
     let refused = ask(&older.socket(), "node-a", LAYOUT, ASK_LIMIT)
         .await
