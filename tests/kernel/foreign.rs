@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use picket_tests::sys::exclusive::Exclusive;
+use picket_tests::sys::bpf::Exclusive;
 use serde_json::Value;
 
 use crate::Test;

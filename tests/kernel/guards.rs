@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use picket_tests::sys::exclusive::detach_link;
+use picket_tests::sys::bpf::detach_link;
 
 use crate::world::World;
 

@@ -79,7 +79,7 @@ pub(super) async fn watch(
 ) {
     let mut tick = tokio::time::interval_at(Instant::now() + LOOK_EVERY, LOOK_EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut quiet_until = None;
+    let mut taking_back = TakingBack::default();
     loop {
         let turned = tokio::select! {
             biased;
@@ -100,7 +100,7 @@ pub(super) async fn watch(
             (tokio::task::spawn_blocking(look).await, back)
         };
         if back {
-            quiet_until = Some(Instant::now() + TAKEN_BACK);
+            taking_back.begins(Instant::now());
         }
         let Verified { repaired, failure } = match looked {
             Ok(verified) => verified,
@@ -109,10 +109,7 @@ pub(super) async fn watch(
                 continue;
             }
         };
-        let quiet = quiet_until.is_some_and(|until| Instant::now() < until);
-        if failure.is_none() {
-            quiet_until = None;
-        }
+        let quiet = taking_back.is_cause(failure.is_some(), Instant::now());
         match failure {
             None if readiness.works(PART) => tracing::info!("the kernel programs are all attached again"),
             None => {}
@@ -145,6 +142,25 @@ pub(super) async fn watch(
     }
 }
 
+/// Whether what has to be put back is what an agent left that was to take over and failed.
+#[derive(Debug, Default)]
+struct TakingBack {
+    until: Option<Instant>,
+}
+
+impl TakingBack {
+    /// The turn has just come back.
+    fn begins(&mut self, now: Instant) {
+        self.until = Some(now + TAKEN_BACK);
+    }
+
+    /// Of a look at `now`; `fails` where not all could be put back.
+    fn is_cause(&mut self, fails: bool, now: Instant) -> bool {
+        let until = if fails { self.until } else { self.until.take() };
+        until.is_some_and(|until| now < until)
+    }
+}
+
 async fn tell(audit: &AuditLog, notices: &Notices, repaired: &Repaired) {
     let message = format!(
         "the link of the kernel program {} was not as the agent left it ({}) and was put back",
@@ -169,5 +185,22 @@ async fn tell(audit: &AuditLog, notices: &Notices, repaired: &Repaired) {
     };
     if let Err(error) = audit.alarm(alarm).await {
         tracing::error!(%error, "a lost link is not in the audit log");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_take_over_that_failed_hides_no_attack_for_long() {
+        let (mut one, start) = (TakingBack::default(), Instant::now());
+        assert!(!one.is_cause(true, start));
+        one.begins(start);
+        assert!(one.is_cause(false, start));
+        assert!(!one.is_cause(false, start), "all was back");
+        one.begins(start);
+        assert!(one.is_cause(true, start + TAKEN_BACK / 2));
+        assert!(!one.is_cause(true, start + TAKEN_BACK));
     }
 }

@@ -1,18 +1,16 @@
 //! Another's program that has a cgroup for itself: it is told, and it cannot push ours out.
-#![expect(
-    unsafe_code,
-    reason = "no library attaches a program without sharing, nor freezes a map, so bpf(2) is called by hand"
-)]
 
-#[path = "../../../tests/src/sys/exclusive.rs"]
+#[path = "../../../tests/src/sys/bpf.rs"]
 #[expect(unreachable_pub, reason = "the end-to-end suites have it as a library's")]
-pub(crate) mod exclusive;
+#[expect(
+    unsafe_code,
+    reason = "no library attaches a program without sharing, nor detaches a link or freezes a map"
+)]
+pub(crate) mod bpf;
 
-use std::ffi::CString;
-use std::io::{self, Read as _};
+use std::io::{ErrorKind, Read as _};
 use std::net::TcpListener;
-use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
-use std::os::unix::ffi::OsStrExt as _;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::Path;
 use std::sync::mpsc;
 use std::thread;
@@ -23,46 +21,17 @@ use picket::kernel::{Class, Counter, Door, Kernel, KernelConfig, KernelError, ne
 
 use crate::ground::{Dialled, Ground};
 use crate::{DOOR4, PATIENCE};
-use exclusive::Exclusive;
+use bpf::Exclusive;
 
 /// Commands of bpf(2) (include/uapi/linux/bpf.h).
 const MAP_CREATE: libc::c_long = 0;
 const MAP_LOOKUP_ELEM: libc::c_long = 1;
-const OBJ_GET: libc::c_long = 7;
 const MAP_FREEZE: libc::c_long = 22;
-
-/// bpf(2), whose attribute is these words.
-fn bpf<const WORDS: usize>(command: libc::c_long, mut attribute: [u64; WORDS]) -> io::Result<libc::c_long> {
-    // SAFETY: the attribute is as large as it says; what it points to the callers keep.
-    let outcome = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            command,
-            &raw mut attribute,
-            size_of_val(&attribute),
-        )
-    };
-    if outcome < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(outcome)
-}
-
-/// A descriptor that bpf(2) has just made.
-fn made(descriptor: libc::c_long) -> OwnedFd {
-    // SAFETY: the kernel made it for this call alone.
-    unsafe { OwnedFd::from_raw_fd(i32::try_from(descriptor).unwrap()) }
-}
-
-fn open_pin(pin: &Path) -> OwnedFd {
-    let path = CString::new(pin.as_os_str().as_bytes()).unwrap();
-    made(bpf(OBJ_GET, [path.as_ptr() as u64, 0]).unwrap())
-}
 
 /// Lets nobody write to a pinned map from outside the kernel any more.
 fn freeze(pin: &Path) {
-    let map = open_pin(pin);
-    bpf(MAP_FREEZE, [number(&map)]).unwrap();
+    let map = bpf::open_pin(pin).unwrap();
+    bpf::call(MAP_FREEZE, map.as_raw_fd()).unwrap();
 }
 
 fn number(descriptor: &OwnedFd) -> u64 {
@@ -78,7 +47,7 @@ struct RoundTrips {
 impl RoundTrips {
     fn attach(cgroup: &Path) -> Self {
         // `BPF_MAP_TYPE_ARRAY`, of one value of eight bytes.
-        let counts = made(bpf(MAP_CREATE, [2 | 4 << 32, 8 | 1 << 32]).unwrap());
+        let counts = bpf::make(MAP_CREATE, [2_u64 | 4 << 32, 8 | 1 << 32]).unwrap();
         let step = |code: u64, registers: u64, jump: u64, value: u64| {
             code | registers << 8 | jump << 16 | value << 32
         };
@@ -122,7 +91,7 @@ impl RoundTrips {
             (&raw mut value) as u64,
             0,
         ];
-        bpf(MAP_LOOKUP_ELEM, place).unwrap();
+        bpf::call(MAP_LOOKUP_ELEM, place).unwrap();
         value
     }
 }
@@ -190,7 +159,7 @@ fn where_ours_are_no_other_can_be_alone() {
         .set_class(CgroupId::of(&ground.cgroup).unwrap(), Class::Pending)
         .unwrap();
     let error = Exclusive::attach(&ground.cgroup).unwrap_err();
-    assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+    assert_eq!(error.kind(), ErrorKind::PermissionDenied);
     // Further down it may, beside those above, which run all the same.
     let _beside = Exclusive::attach(&ground.pod).unwrap();
     let dial = ground.dial(&ground.container, "tcp", DOOR4).outcome();

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::symlink;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,11 +16,11 @@ use std::time::{Duration, Instant};
 
 use picket::kernel::CgroupId;
 use picket::kernel::{
-    Class, Counter, Door, Fault, Hook, Ifindex, Kernel, KernelConfig, Node, Refusal, Repaired, Unknown,
-    netns_cookie,
+    Class, Counter, Door, Fault, Hook, Ifindex, Kernel, KernelConfig, KernelError, Node, Program, Refusal,
+    Repaired, Unknown, netns_cookie,
 };
 
-use crate::foreign::exclusive::detach_link;
+use crate::foreign::bpf::detach_link;
 use crate::ground::{Dialled, Ground};
 use crate::{PATIENCE, soon};
 
@@ -548,6 +549,35 @@ fn the_node_is_told_again() {
     assert_eq!(dial(), reached('s'), "the other's word");
     kernel.verify();
     assert_eq!(dial(), Dialled::failed("PermissionDenied"));
+}
+
+#[test]
+fn what_cannot_be_put_back_keeps_nothing_else_from_being() {
+    let ground = Ground::new();
+    let kernel = load(&ground);
+    let _server = ground.serve(DOOR);
+    let folder = CgroupId::of(&ground.cgroup).unwrap();
+    kernel.set_class(folder, Class::Unknown).unwrap();
+    kernel.set_node(node(Unknown::Closed)).unwrap();
+    load(&ground).set_node(node(Unknown::Open)).unwrap();
+    let place = ground.layout().join("EVENTS");
+    fs::remove_file(&place).unwrap();
+    symlink("nowhere", &place).unwrap();
+    take_out(&ground, "connect4");
+    let found = kernel.verify();
+    assert!(
+        matches!(found.failure, Some(KernelError::PinMap { map: "EVENTS", .. })),
+        "{found:?}"
+    );
+    // The other's, but for the one that is gone.
+    assert_eq!(found.repaired.len(), Program::ROOT.len(), "{found:?}");
+    assert_eq!(
+        ground.dial(&ground.container, "tcp", DOOR).outcome(),
+        Dialled::failed("PermissionDenied"),
+        "the node was not told"
+    );
+    fs::remove_file(&place).unwrap();
+    assert_eq!(verified(&kernel), vec![]);
 }
 
 #[test]

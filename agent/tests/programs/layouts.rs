@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use picket::kernel::{CgroupId, Class, Door, Kernel, KernelConfig, KernelError};
 
-use crate::foreign::exclusive::Exclusive;
+use crate::foreign::bpf::{Exclusive, open_pin};
 use crate::ground::{Dialled, Ground};
 use crate::{DOOR4, PATIENCE, reached};
 
@@ -59,9 +59,16 @@ fn an_older_layout_keeps_watch_until_it_is_retired() {
     assert_eq!(dial(&ground), held_back());
     assert!(kernel.verify().failure.is_none());
     assert!(older.exists(), "not before it is told to");
+    // What is none of an agent's is in nobody's way.
+    fs::create_dir(older.join("folder")).unwrap();
+    // A link that somebody has in hand outlives its pin, and is detached all the same.
+    let _in_hand = open_pin(&older.join("link_connect4")).unwrap();
     kernel.retire_others().unwrap();
-    assert_eq!(dial(&ground), reached(DOOR4, 's'), "they are detached by then");
-    assert_eq!(fs::read_dir(&ground.bpffs).unwrap().count(), 1);
+    assert_eq!(dial(&ground), reached(DOOR4, 's'));
+    assert_eq!(fs::read_dir(&older).unwrap().count(), 1);
+    fs::remove_dir(older.join("folder")).unwrap();
+    kernel.retire_others().unwrap();
+    assert!(!older.exists());
 }
 
 #[test]

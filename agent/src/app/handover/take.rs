@@ -48,7 +48,7 @@ enum AskError {
 /// A hand-over under way.
 #[derive(Debug)]
 pub(in crate::app) struct Takeover {
-    stream: Arc<UnixStream>,
+    pub(super) stream: Arc<UnixStream>,
     /// The older agent's listeners.
     pub(in crate::app) set_aside: Arc<SetAside>,
 }
@@ -192,11 +192,6 @@ impl Takeover {
         match before {
             Before::Stays => {
                 progress.giving.send_replace(true);
-                // The connection ends with this process: until then its streams go on, and it writes to the log.
-                tokio::spawn(async move {
-                    let _open = self;
-                    std::future::pending::<()>().await
-                });
                 return;
             }
             Before::Yielded => tracing::info!("the agent before this one has stepped back"),

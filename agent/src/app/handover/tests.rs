@@ -102,6 +102,12 @@ impl Older {
         self.folder.join("handover.sock")
     }
 
+    /// Asks it as a newer agent does, with this layout.
+    async fn hands_over(&self, layout: u64) -> Takeover {
+        let asked = ask(&self.socket(), "node-a", layout, ASK_LIMIT).await;
+        asked.unwrap().unwrap()
+    }
+
     /// Waits until it gives, or has taken back.
     async fn gives(&mut self, gives: bool) {
         let changed = self.giving.wait_for(|giving| *giving == gives);
@@ -189,10 +195,7 @@ fn offer(number: u64) -> Offer {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_newer_agent_accepts_what_was_dialled_before_and_the_older_one_ends() {
     let mut older = Older::start(150, false).await;
-    let takeover = ask(&older.socket(), "node-a", LAYOUT, ASK_LIMIT)
-        .await
-        .unwrap()
-        .unwrap();
+    let takeover = older.hands_over(LAYOUT).await;
     assert!(*older.giving.borrow(), "it goes on changing the kernel");
     // The log is shared from here on.
     let audit = AuditLog::join(&log(&older.folder), None).unwrap();
@@ -254,18 +257,12 @@ async fn the_newer_agent_accepts_what_was_dialled_before_and_the_older_one_ends(
 #[tokio::test(flavor = "multi_thread")]
 async fn where_the_newer_agent_dies_the_older_one_goes_on() {
     let mut older = Older::start(1, false).await;
-    let takeover = ask(&older.socket(), "node-a", LAYOUT, ASK_LIMIT)
-        .await
-        .unwrap()
-        .unwrap();
+    let takeover = older.hands_over(LAYOUT).await;
     older.gives(true).await;
     drop(takeover);
     older.gives(false).await;
     // And after it had agreed, as long as its programs may be there.
-    let takeover = ask(&older.socket(), "node-a", LAYOUT, ASK_LIMIT)
-        .await
-        .unwrap()
-        .unwrap();
+    let takeover = older.hands_over(LAYOUT).await;
     let (mut newer, progress) = Newer::new();
     newer.judged.send_replace(true);
     let audit = AuditLog::join(&log(&older.folder), None).unwrap();
@@ -293,16 +290,19 @@ fn where_the_newer_agent_is_late_the_older_one_goes_on_and_looks_again_at_its_en
     let newer = tokio::runtime::Runtime::new().unwrap();
     newer.block_on(async {
         let older = &mut older.0;
-        let takeover = ask(&older.socket(), "node-a", LAYOUT, ASK_LIMIT)
-            .await
-            .unwrap()
-            .unwrap();
+        let takeover = older.hands_over(LAYOUT).await;
         older.gives(true).await;
         let audit = AuditLog::join(&log(&older.folder), None).unwrap();
         older.gives(false).await;
         let (newer, progress) = Newer::new();
         // It has settled now.
         newer.judged.send_replace(true);
+        // The connection ends with this runtime, as it does with a process.
+        let open = Arc::clone(&takeover.stream);
+        tokio::spawn(async move {
+            let _open = open;
+            std::future::pending::<()>().await
+        });
         takeover.finish(progress, audit.clone()).await;
         assert!(*newer.given.borrow() && !*newer.alone.borrow());
         assert!(
@@ -340,10 +340,7 @@ fn where_the_newer_agent_is_late_the_older_one_goes_on_and_looks_again_at_its_en
 async fn where_the_older_agent_is_ended_meanwhile_it_says_that_it_has_stepped_back() {
     for agreed in [false, true] {
         let mut older = Older::start(1, false).await;
-        let takeover = ask(&older.socket(), "node-a", LAYOUT, ASK_LIMIT)
-            .await
-            .unwrap()
-            .unwrap();
+        let takeover = older.hands_over(LAYOUT).await;
         older.gives(true).await;
         let audit = AuditLog::join(&log(&older.folder), None).unwrap();
         let (mut newer, progress) = Newer::new();
@@ -382,10 +379,7 @@ async fn where_the_older_agent_is_ended_meanwhile_it_says_that_it_has_stepped_ba
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_of_another_layout_opens_listeners_of_its_own() {
     let mut older = Older::start(3, false).await;
-    let takeover = ask(&older.socket(), "node-a", LAYOUT + 1, ASK_LIMIT)
-        .await
-        .unwrap()
-        .unwrap();
+    let takeover = older.hands_over(LAYOUT + 1).await;
     let own = Some(own_netns().id());
     assert!(takeover.set_aside.claim(CgroupId(1), own).1.is_none());
     let audit = AuditLog::join(&log(&older.folder), None).unwrap();
@@ -480,4 +474,15 @@ async fn nothing_at_the_other_end_hangs_a_start() {
         "silence"
     );
     std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_becomes_of_its_tasks_a_newer_agent_is_there_until_its_process_ends() {
+    let mut older = Older::start(1, false).await;
+    let takeover = older.hands_over(LAYOUT).await;
+    older.gives(true).await;
+    takeover.hold_until_exit();
+    drop(takeover);
+    tokio::time::sleep(SETTLE / 5).await;
+    assert!(*older.giving.borrow(), "it goes on beside the newer one");
 }

@@ -1,8 +1,7 @@
-//! A program that is attached to a cgroup for itself alone, as another's may be beside which ours cannot; and links that are
-//! taken away.
+//! bpf(2) by hand: a program that is attached to a cgroup for itself alone, as another's may be beside which ours cannot, and
+//! links that are taken away. No library does either.
 //!
-//! No library attaches one so nor detaches a link, and it is bpf(2) by hand. The tests of the kernel programs in `agent/tests` take this file
-//! too, which is why it uses nothing but libc.
+//! The tests of the kernel programs in `agent/tests` take this file too, which is why it uses nothing but libc.
 
 use std::ffi::CString;
 use std::fs::File;
@@ -21,6 +20,38 @@ const SOCK_OPS: u32 = 13;
 const CGROUP_SOCK_ADDR: u32 = 18;
 const CGROUP_SOCK_OPS: u32 = 3;
 const INET4_CONNECT: u32 = 10;
+
+/// bpf(2) with this attribute; what it points to the callers keep.
+///
+/// # Errors
+/// The kernel's.
+pub fn call<T>(command: libc::c_long, mut attribute: T) -> io::Result<libc::c_long> {
+    // SAFETY: the attribute is as large as it says.
+    let outcome = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut attribute, size_of::<T>()) };
+    if outcome < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(outcome)
+}
+
+/// The same, where it makes a descriptor.
+///
+/// # Errors
+/// The kernel's.
+pub fn make<T>(command: libc::c_long, attribute: T) -> io::Result<OwnedFd> {
+    let made = RawFd::try_from(call(command, attribute)?).map_err(io::Error::other)?;
+    // SAFETY: the kernel has just made the descriptor for this call alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(made) })
+}
+
+/// What is pinned there.
+///
+/// # Errors
+/// There is no such pin.
+pub fn open_pin(pin: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(pin.as_os_str().as_bytes())?;
+    make(OBJ_GET, [path.as_ptr() as u64, 0])
+}
 
 /// `union bpf_attr` as `BPF_PROG_LOAD` reads it.
 #[repr(C)]
@@ -89,18 +120,13 @@ impl Exclusive {
     }
 
     fn call(&self, command: libc::c_long) -> io::Result<()> {
-        let mut attach = Attach {
+        let attach = Attach {
             cgroup: self.cgroup.as_raw_fd().cast_unsigned(),
             program: self.program.as_raw_fd().cast_unsigned(),
             attach_type: self.attach_type,
             flags: 0,
         };
-        // SAFETY: the attribute is as large as it says.
-        let outcome = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut attach, size_of::<Attach>()) };
-        if outcome < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        Ok(())
+        call(command, attach).map(drop)
     }
 }
 
@@ -112,7 +138,7 @@ impl Drop for Exclusive {
 }
 
 fn load(kind: u32, attach_type: u32, instructions: &[u64]) -> io::Result<OwnedFd> {
-    let mut load = Load {
+    let load = Load {
         kind,
         count: u32::try_from(instructions.len()).map_err(io::Error::other)?,
         instructions: instructions.as_ptr() as u64,
@@ -120,14 +146,7 @@ fn load(kind: u32, attach_type: u32, instructions: &[u64]) -> io::Result<OwnedFd
         attach_type,
         ..Load::default()
     };
-    // SAFETY: the attribute is as large as it says, and what it points to lives across the call.
-    let program = unsafe { libc::syscall(libc::SYS_bpf, PROG_LOAD, &raw mut load, size_of::<Load>()) };
-    if program < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    let program = RawFd::try_from(program).map_err(io::Error::other)?;
-    // SAFETY: the kernel has just made the descriptor for this call alone.
-    Ok(unsafe { OwnedFd::from_raw_fd(program) })
+    make(PROG_LOAD, load)
 }
 
 /// Detaches a pinned link, as `bpftool link detach` does, before this returns: its pin stays.
@@ -135,21 +154,6 @@ fn load(kind: u32, attach_type: u32, instructions: &[u64]) -> io::Result<OwnedFd
 /// # Errors
 /// There is no such pin, or it is none of a link.
 pub fn detach_link(pin: &Path) -> io::Result<()> {
-    let path = CString::new(pin.as_os_str().as_bytes())?;
-    let mut get = [path.as_ptr() as u64, 0];
-    // SAFETY: the attribute is as large as it says, and the path lives across the call.
-    let link = unsafe { libc::syscall(libc::SYS_bpf, OBJ_GET, &raw mut get, size_of_val(&get)) };
-    if link < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    let link = RawFd::try_from(link).map_err(io::Error::other)?;
-    // SAFETY: the kernel has just made the descriptor for this call alone.
-    let link = unsafe { OwnedFd::from_raw_fd(link) };
-    let mut detach = link.as_raw_fd().cast_unsigned();
-    // SAFETY: the attribute is as large as it says.
-    let outcome = unsafe { libc::syscall(libc::SYS_bpf, LINK_DETACH, &raw mut detach, size_of_val(&detach)) };
-    if outcome < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
+    let link = open_pin(pin)?;
+    call(LINK_DETACH, link.as_raw_fd()).map(drop)
 }
