@@ -21,7 +21,7 @@ const POD_LIMIT: Duration = Duration::from_secs(90);
 const APPLY_LIMIT: Duration = Duration::from_secs(30);
 
 /// Who may do what.
-const OBJECTS: &str = include_str!("../way/files/objects.yaml");
+const OBJECTS: &str = include_str!("../e2e/files/objects.yaml");
 
 /// What a pair is made of.
 #[derive(Debug)]

@@ -23,8 +23,8 @@ Examples:
   cargo xtask demo                  two agents, one cluster, what Picket lets through and what not
   cargo xtask demo --keep           the same, left running to play with
   cargo xtask test                  formatting, clippy, unit tests and every end-to-end suite
-  cargo xtask test way              the suites in tests/way only
-  cargo xtask test way exec         those of them whose name contains `exec`
+  cargo xtask test e2e              the suites in tests/e2e only
+  cargo xtask test e2e exec         those of them whose name contains `exec`
   cargo xtask bench --quick         direct, through Picket and through nginx, in under a minute
   cargo xtask cluster up            a Kubernetes cluster on this machine, without Picket
   cargo xtask clean                 remove what a crashed run left behind";
@@ -109,7 +109,7 @@ mod tests {
 
     #[test]
     fn what_follows_an_area_is_passed_on() {
-        let words = ["cargo xtask", "test", "way", "exec", "--nocapture", "--exact"];
+        let words = ["cargo xtask", "test", "e2e", "exec", "--nocapture", "--exact"];
         let Command::Test(args) = Args::try_parse_from(words).unwrap().command else {
             panic!("another command");
         };

@@ -14,6 +14,9 @@ use crate::sh;
 /// The package whose integration tests are the end-to-end suites.
 const SUITES: &str = "picket-tests";
 
+/// What areas were called before, and what they are called.
+const RENAMED: [(&str, &str); 3] = [("way", "e2e"), ("kernel", "bypass"), ("ground", "testbed")];
+
 /// What to test.
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -43,7 +46,15 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Some("lint") => lint(),
         Some("unit") => unit(&args.filter),
         Some(area) if areas.iter().any(|known| known == area) => suites(&[area.to_owned()], &args.filter),
-        Some(area) => bail!("no area `{area}`; there are: lint, unit, {}", areas.join(", ")),
+        Some(area) => bail!("{}", unknown(area, &areas)),
+    }
+}
+
+/// Says which areas there are, or the new name of an area that was renamed.
+fn unknown(area: &str, areas: &[String]) -> String {
+    match RENAMED.iter().find(|(old, _)| *old == area) {
+        Some((old, new)) => format!("the area `{old}` is `{new}` now: cargo xtask test {new}"),
+        None => format!("no area `{area}`; there are: lint, unit, {}", areas.join(", ")),
     }
 }
 
@@ -126,4 +137,24 @@ fn suites(areas: &[String], filter: &[String]) -> Result<()> {
         })?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{areas, unknown};
+
+    #[test]
+    fn an_old_name_of_an_area_says_the_new_one() {
+        let areas = areas().unwrap();
+        assert_eq!(areas, ["bypass", "e2e", "testbed"]);
+        for (old, new) in [("way", "e2e"), ("kernel", "bypass"), ("ground", "testbed")] {
+            let said = unknown(old, &areas);
+            assert!(said.ends_with(&format!("cargo xtask test {new}")), "{said}");
+        }
+        let said = unknown("other", &areas);
+        assert_eq!(
+            said,
+            "no area `other`; there are: lint, unit, bypass, e2e, testbed"
+        );
+    }
 }

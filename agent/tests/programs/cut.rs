@@ -16,7 +16,7 @@ use picket::kernel::CgroupId;
 use picket::kernel::cut::{Cut, cut};
 use picket::kernel::interface::host_side;
 
-use super::ground::{inside, ip, namespace, unified};
+use super::testbed::{inside, ip, namespace, unified};
 use super::{DOOR4, DOOR6, PATIENCE};
 
 const OTHER: &str = "10.96.0.2:443";

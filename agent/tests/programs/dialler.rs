@@ -13,11 +13,11 @@ use std::time::Duration;
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, SockaddrStorage, connect, socket};
 
 use crate::PATIENCE;
-use crate::ground::{self, Dialled};
+use crate::testbed::{self, Dialled};
 
 #[test]
 fn dialler() {
-    let Ok(order) = std::env::var(ground::ORDER) else {
+    let Ok(order) = std::env::var(testbed::ORDER) else {
         return;
     };
     let [cgroup, how, address]: [&str; 3] = order.split(' ').collect::<Vec<_>>().try_into().unwrap();
@@ -40,7 +40,7 @@ fn dialler() {
             _ => tcp(address),
         }
     };
-    println!("\n{}{outcome}", ground::MARK);
+    println!("\n{}{outcome}", testbed::MARK);
 }
 
 fn join(cgroup: &Path) {

@@ -19,7 +19,7 @@ use std::time::Instant;
 use picket::kernel::CgroupId;
 use picket::kernel::{Class, Counter, Door, Kernel, KernelConfig, KernelError, netns_cookie};
 
-use crate::ground::{Dialled, Ground};
+use crate::testbed::{Dialled, Testbed};
 use crate::{DOOR4, PATIENCE};
 use bpf::Exclusive;
 
@@ -96,7 +96,7 @@ impl RoundTrips {
     }
 }
 
-fn load(ground: &Ground) -> Result<Kernel, KernelError> {
+fn load(ground: &Testbed) -> Result<Kernel, KernelError> {
     Kernel::load(&KernelConfig {
         cgroup_root: ground.cgroup.clone(),
         bpffs: ground.bpffs.clone(),
@@ -105,7 +105,7 @@ fn load(ground: &Ground) -> Result<Kernel, KernelError> {
 
 #[test]
 fn while_another_is_alone_it_is_named_and_enforced_pods_are_closed() {
-    let ground = Ground::new();
+    let ground = Testbed::new();
     let _server = ground.serve(DOOR4);
     let foreign = Exclusive::attach(&ground.cgroup).unwrap();
     let kernel = load(&ground).unwrap();
@@ -150,7 +150,7 @@ fn while_another_is_alone_it_is_named_and_enforced_pods_are_closed() {
 
 #[test]
 fn where_ours_are_no_other_can_be_alone() {
-    let ground = Ground::new();
+    let ground = Testbed::new();
     let kernel = load(&ground).unwrap();
     kernel
         .set_doors(&[Door::redirect(DOOR4.parse().unwrap())].into())
@@ -169,7 +169,7 @@ fn where_ours_are_no_other_can_be_alone() {
 /// Of one socket, the programs of all share one set of flags.
 #[test]
 fn what_anothers_program_asks_to_be_told_it_is() {
-    let ground = Ground::new();
+    let ground = Testbed::new();
     // It runs before ours, which is attached above it.
     let others = RoundTrips::attach(&ground.pod);
     let kernel = load(&ground).unwrap();
@@ -208,7 +208,7 @@ fn what_anothers_program_asks_to_be_told_it_is() {
 /// An entry that is written again is another one, and for a moment a connect may find neither.
 #[test]
 fn a_class_that_stays_is_not_written() {
-    let ground = Ground::new();
+    let ground = Testbed::new();
     let kernel = load(&ground).unwrap();
     let pod = CgroupId::of(&ground.pod).unwrap();
     let class = |port| Class::Enforced {

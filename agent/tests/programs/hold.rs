@@ -21,7 +21,7 @@ use picket::kernel::{
 };
 
 use crate::foreign::bpf::detach_link;
-use crate::ground::{Dialled, Ground};
+use crate::testbed::{Dialled, Testbed};
 use crate::{PATIENCE, soon};
 
 const DOOR: &str = "10.96.0.1:443";
@@ -31,7 +31,7 @@ const LOOPBACK: u32 = 1;
 /// Longer than a retransmission after a loss takes at first (200 ms), so that what would come has come.
 const A_WHILE: Duration = Duration::from_millis(900);
 
-fn load(ground: &Ground) -> Kernel {
+fn load(ground: &Testbed) -> Kernel {
     let kernel = Kernel::load(&KernelConfig {
         cgroup_root: ground.cgroup.clone(),
         bpffs: ground.bpffs.clone(),
@@ -51,7 +51,7 @@ fn node(unknown: Unknown) -> Node {
 }
 
 /// Enforces the ground's pod with a listener that says `p`.
-fn enforce(ground: &Ground, kernel: &Kernel) -> Class {
+fn enforce(ground: &Testbed, kernel: &Kernel) -> Class {
     let (v4, v6) = ground.inside(|| {
         let v4 = TcpListener::bind("127.0.0.1:0").unwrap();
         let v6 = TcpListener::bind(("::1", v4.local_addr().unwrap().port())).unwrap();
@@ -84,7 +84,7 @@ fn reached(byte: char) -> Dialled {
 }
 
 /// Removes a link's pin, which detaches it: nobody else holds it.
-fn take_out(ground: &Ground, link: &str) {
+fn take_out(ground: &Testbed, link: &str) {
     fs::remove_file(ground.layout().join(format!("link_{link}"))).unwrap();
 }
 
@@ -96,7 +96,7 @@ fn verified(kernel: &Kernel) -> Vec<Repaired> {
 }
 
 /// Waits until a dial comes out so: a link that lost its pin is detached a moment later.
-fn eventually(ground: &Ground, how: &str, wanted: &Dialled) {
+fn eventually(ground: &Testbed, how: &str, wanted: &Dialled) {
     let begun = Instant::now();
     loop {
         let outcome = ground.dial(&ground.container, how, DOOR).outcome();
@@ -112,7 +112,7 @@ fn eventually(ground: &Ground, how: &str, wanted: &Dialled) {
 
 #[test]
 fn a_pods_socket_is_the_pods_whoever_uses_it() {
-    let ground = Ground::new();
+    let ground = Testbed::new();
     let kernel = load(&ground);
     let _server = ground.serve(DOOR);
     enforce(&ground, &kernel);
@@ -140,7 +140,7 @@ fn a_pods_socket_is_the_pods_whoever_uses_it() {
 
 #[test]
 fn a_flow_goes_with_its_socket() {
-    let ground = Ground::new();
+    let ground = Testbed::new();
     let kernel = load(&ground);
     // Its listener takes no flow, so those of clients that are gone would stay for whoever has their ports next.
     enforce(&ground, &kernel);
@@ -164,7 +164,7 @@ fn a_flow_goes_with_its_socket() {
 
 #[test]
 fn a_socket_from_before_the_pod_is_the_pods() {
-    let ground = Ground::new();
+    let ground = Testbed::new();
     let kernel = load(&ground);
     let _server = ground.serve(DOOR);
     enforce(&ground, &kernel);
@@ -176,7 +176,7 @@ fn a_socket_from_before_the_pod_is_the_pods() {
 
 #[test]
 fn a_socket_of_another_namespace_goes_nowhere() {
-    let ground = Ground::new();
+    let ground = Testbed::new();
     let kernel = load(&ground);
     let _server = ground.serve(DOOR);
     enforce(&ground, &kernel);
@@ -194,7 +194,7 @@ fn a_socket_of_another_namespace_goes_nowhere() {
 
 #[test]
 fn the_nodes_listener_serves_sockets_of_the_nodes_namespace() {
-    let ground = Ground::new();
+    let ground = Testbed::new();
     let kernel = load(&ground);
     let _server = ground.serve(DOOR);
     let Class::Enforced { port, netns, .. } = enforce(&ground, &kernel) else {
@@ -252,7 +252,7 @@ fn the_nodes_listener_serves_sockets_of_the_nodes_namespace() {
 
 #[test]
 fn kinds_of_sockets_that_nobody_follows_are_not_made() {
-    let ground = Ground::new();
+    let ground = Testbed::new();
     let kernel = load(&ground);
     let make = |how: &str| ground.dial(&ground.container, how, DOOR).outcome();
     let refused = Dialled::failed("PermissionDenied");
@@ -275,7 +275,7 @@ fn kinds_of_sockets_that_nobody_follows_are_not_made() {
 
 #[tokio::test]
 async fn a_connection_from_before_carries_not_a_byte_more() {
-    let ground = Ground::new();
+    let ground = Testbed::new();
     let kernel = load(&ground);
     let bytes = Arc::new(AtomicU64::new(0));
     counting(&ground, DOOR, &bytes);
@@ -333,7 +333,7 @@ async fn a_connection_from_before_carries_not_a_byte_more() {
 
 #[test]
 fn pods_that_nobody_judged_are_open_only_where_the_operator_wants_it_and_no_agent_lives() {
-    let ground = Ground::new();
+    let ground = Testbed::new();
     let kernel = load(&ground);
     let _server = ground.serve(DOOR);
     let folder = CgroupId::of(&ground.cgroup).unwrap();
@@ -354,7 +354,7 @@ fn pods_that_nobody_judged_are_open_only_where_the_operator_wants_it_and_no_agen
 
 #[test]
 fn a_link_that_is_lost_is_put_back() {
-    let ground = Ground::new();
+    let ground = Testbed::new();
     let kernel = load(&ground);
     let _server = ground.serve(DOOR);
     enforce(&ground, &kernel);
@@ -386,7 +386,7 @@ fn a_link_that_is_lost_is_put_back() {
 
 #[test]
 fn a_link_that_is_detached_is_put_back() {
-    let ground = Ground::new();
+    let ground = Testbed::new();
     let kernel = load(&ground);
     enforce(&ground, &kernel);
     let cgroup = CgroupId::of(&ground.pod).unwrap();
@@ -410,7 +410,7 @@ fn a_link_that_is_detached_is_put_back() {
 
 #[test]
 fn what_is_attached_late_to_a_pod_that_is_let_go_is_taken_away() {
-    let ground = Ground::new();
+    let ground = Testbed::new();
     let kernel = load(&ground);
     let class = enforce(&ground, &kernel);
     let cgroup = CgroupId::of(&ground.pod).unwrap();
@@ -438,7 +438,7 @@ fn what_is_attached_late_to_a_pod_that_is_let_go_is_taken_away() {
 /// An agent that was to take over let a pod go that this one enforces. Once it is released here nothing of it stays.
 #[test]
 fn what_another_agent_let_go_is_held_again_and_then_released() {
-    let ground = Ground::new();
+    let ground = Testbed::new();
     let kernel = load(&ground);
     let class = enforce(&ground, &kernel);
     let cgroup = CgroupId::of(&ground.pod).unwrap();
@@ -478,7 +478,7 @@ fn what_another_agent_let_go_is_held_again_and_then_released() {
 /// A pod has a new interface with each of its sandboxes.
 #[test]
 fn an_interface_that_is_gone_is_forgotten() {
-    let ground = Ground::new();
+    let ground = Testbed::new();
     let kernel = load(&ground);
     enforce(&ground, &kernel);
     let cgroup = CgroupId::of(&ground.pod).unwrap();
@@ -503,7 +503,7 @@ fn an_interface_that_is_gone_is_forgotten() {
 /// As where an agent with another layout of maps took this one's programs away, and then failed.
 #[test]
 fn links_come_back_though_their_folder_is_gone() {
-    let ground = Ground::new();
+    let ground = Testbed::new();
     let kernel = load(&ground);
     let _server = ground.serve(DOOR);
     enforce(&ground, &kernel);
@@ -523,7 +523,7 @@ fn links_come_back_though_their_folder_is_gone() {
 /// An agent was killed after it pinned a link and before it gave it its place.
 #[test]
 fn a_link_that_has_no_place_goes() {
-    let ground = Ground::new();
+    let ground = Testbed::new();
     let kernel = load(&ground);
     enforce(&ground, &kernel);
     let cgroup = CgroupId::of(&ground.pod).unwrap();
@@ -538,7 +538,7 @@ fn a_link_that_has_no_place_goes() {
 /// An agent that was to take over has told the kernel of a node's listener that went with it.
 #[test]
 fn the_node_is_told_again() {
-    let ground = Ground::new();
+    let ground = Testbed::new();
     let kernel = load(&ground);
     let _server = ground.serve(DOOR);
     let folder = CgroupId::of(&ground.cgroup).unwrap();
@@ -553,7 +553,7 @@ fn the_node_is_told_again() {
 
 #[test]
 fn what_cannot_be_put_back_keeps_nothing_else_from_being() {
-    let ground = Ground::new();
+    let ground = Testbed::new();
     let kernel = load(&ground);
     let _server = ground.serve(DOOR);
     let folder = CgroupId::of(&ground.cgroup).unwrap();
@@ -582,7 +582,7 @@ fn what_cannot_be_put_back_keeps_nothing_else_from_being() {
 
 #[test]
 fn a_pod_that_tries_in_a_loop_is_heard_so_often_a_second() {
-    let ground = Ground::new();
+    let ground = Testbed::new();
     let kernel = load(&ground);
     kernel
         .set_class(CgroupId::of(&ground.pod).unwrap(), Class::Pending)
@@ -599,7 +599,7 @@ fn a_pod_that_tries_in_a_loop_is_heard_so_often_a_second() {
 }
 
 /// A server that counts what reaches it. It ends with the process.
-fn counting(ground: &Ground, address: &str, bytes: &Arc<AtomicU64>) {
+fn counting(ground: &Testbed, address: &str, bytes: &Arc<AtomicU64>) {
     let listener = ground.inside(|| TcpListener::bind(address).unwrap());
     let bytes = Arc::clone(bytes);
     thread::spawn(move || {

@@ -7,11 +7,11 @@ use std::time::Instant;
 use picket::kernel::{CgroupId, Class, Door, Kernel, KernelConfig, KernelError};
 
 use crate::foreign::bpf::{Exclusive, open_pin};
-use crate::ground::{Dialled, Ground};
+use crate::testbed::{Dialled, Testbed};
 use crate::{DOOR4, PATIENCE, reached};
 
 /// The programs' root: below the ground's, where another's may be above it.
-fn load(ground: &Ground) -> Kernel {
+fn load(ground: &Testbed) -> Kernel {
     let kernel = Kernel::load(&KernelConfig {
         cgroup_root: ground.pod.clone(),
         bpffs: ground.bpffs.clone(),
@@ -24,7 +24,7 @@ fn load(ground: &Ground) -> Kernel {
 }
 
 /// Leaves the programs of an agent with another layout, which holds the ground's pod back.
-fn leave_others(ground: &Ground) -> PathBuf {
+fn leave_others(ground: &Testbed) -> PathBuf {
     let kernel = load(ground);
     let pod = CgroupId::of(&ground.pod).unwrap();
     kernel.set_class(pod, Class::Pending).unwrap();
@@ -33,7 +33,7 @@ fn leave_others(ground: &Ground) -> PathBuf {
     left
 }
 
-fn dial(ground: &Ground) -> Dialled {
+fn dial(ground: &Testbed) -> Dialled {
     ground.dial(&ground.container, "tcp", DOOR4).outcome()
 }
 
@@ -42,7 +42,7 @@ fn held_back() -> Dialled {
 }
 
 /// Waits until a dial arrives: programs whose pins are gone are detached a moment later.
-fn arrives(ground: &Ground) {
+fn arrives(ground: &Testbed) {
     let begun = Instant::now();
     while dial(ground) != reached(DOOR4, 's') {
         assert!(begun.elapsed() < PATIENCE, "the programs are still attached");
@@ -51,7 +51,7 @@ fn arrives(ground: &Ground) {
 
 #[test]
 fn an_older_layout_keeps_watch_until_it_is_retired() {
-    let ground = Ground::new();
+    let ground = Testbed::new();
     let _server = ground.serve(DOOR4);
     let older = leave_others(&ground);
     let kernel = load(&ground);
@@ -73,7 +73,7 @@ fn an_older_layout_keeps_watch_until_it_is_retired() {
 
 #[test]
 fn an_older_layout_keeps_watch_while_ours_is_kept_out() {
-    let ground = Ground::new();
+    let ground = Testbed::new();
     let _server = ground.serve(DOOR4);
     let older = leave_others(&ground);
     let foreign = Exclusive::attach(&ground.cgroup).unwrap();
@@ -103,7 +103,7 @@ fn an_older_layout_keeps_watch_while_ours_is_kept_out() {
 /// An agent that was to take over has retired the programs of the one before it, and has then failed.
 #[test]
 fn what_a_failed_take_over_left_keeps_watch_until_ours_is_back() {
-    let ground = Ground::new();
+    let ground = Testbed::new();
     let _server = ground.serve(DOOR4);
     let left = leave_others(&ground);
     let kernel = load(&ground);
@@ -130,7 +130,7 @@ fn what_a_failed_take_over_left_keeps_watch_until_ours_is_back() {
 /// As where an agent with another layout removed the folder, or somebody a pin.
 #[test]
 fn the_next_agent_knows_the_pods_though_the_maps_lost_their_pins() {
-    let ground = Ground::new();
+    let ground = Testbed::new();
     let kernel = load(&ground);
     let pod = CgroupId::of(&ground.pod).unwrap();
     kernel.set_class(pod, Class::Pending).unwrap();

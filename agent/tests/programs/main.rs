@@ -11,10 +11,10 @@
 mod cut;
 mod dialler;
 mod foreign;
-mod ground;
 mod hold;
 mod layouts;
 mod node;
+mod testbed;
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
@@ -31,7 +31,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use ground::{Dialled, Ground};
+use testbed::{Dialled, Testbed};
 
 /// Addresses of the namespace itself, so that what passes reaches a server there.
 const DOOR4: &str = "10.96.0.1:443";
@@ -57,13 +57,13 @@ fn doors() -> BTreeSet<Door> {
         .collect()
 }
 
-fn load(ground: &Ground) -> Arc<Kernel> {
+fn load(ground: &Testbed) -> Arc<Kernel> {
     let kernel = Kernel::load(&config(ground)).unwrap_or_else(|error| panic!("{error}"));
     kernel.set_doors(&doors()).unwrap();
     Arc::new(kernel)
 }
 
-fn config(ground: &Ground) -> KernelConfig {
+fn config(ground: &Testbed) -> KernelConfig {
     KernelConfig {
         cgroup_root: ground.cgroup.clone(),
         bpffs: ground.bpffs.clone(),
@@ -79,12 +79,12 @@ struct Pod {
 }
 
 impl Pod {
-    fn enforce(kernel: &Arc<Kernel>, ground: &Ground) -> Self {
+    fn enforce(kernel: &Arc<Kernel>, ground: &Testbed) -> Self {
         Self::limited(kernel, ground, POD, 16)
     }
 
     /// With a listener that takes flows of the number `number`, and so many connections at once.
-    fn limited(kernel: &Arc<Kernel>, ground: &Ground, number: u64, limit: usize) -> Self {
+    fn limited(kernel: &Arc<Kernel>, ground: &Testbed, number: u64, limit: usize) -> Self {
         let listener = InPodListener::open(&ground.netns).unwrap();
         let (port, netns) = (listener.port(), listener.netns_cookie());
         let cgroup = CgroupId::of(&ground.pod).unwrap();
@@ -105,7 +105,7 @@ impl Pod {
             cgroup,
             number,
             owner: Owner {
-                pod: Arc::new(ArcSwap::from_pointee(ground::pod())),
+                pod: Arc::new(ArcSwap::from_pointee(testbed::pod())),
                 places: Arc::new(tokio::sync::Semaphore::new(limit)),
                 left: CancellationToken::new(),
             },
@@ -147,7 +147,7 @@ fn reached(door: &str, byte: char) -> Dialled {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_enforced_pods_dials_reach_its_listener_and_the_client_sees_what_it_dialled() {
-    let ground = Ground::new();
+    let ground = Testbed::new();
     let kernel = load(&ground);
     let mut pod = Pod::enforce(&kernel, &ground);
     for (dialled, origin) in [
@@ -191,7 +191,7 @@ async fn an_enforced_pods_dials_reach_its_listener_and_the_client_sees_what_it_d
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pod_has_so_many_connections_and_the_next_waits_for_one_to_end() {
-    let ground = Ground::new();
+    let ground = Testbed::new();
     let kernel = load(&ground);
     let mut pod = Pod::limited(&kernel, &ground, POD, 2);
     let dials: Vec<_> = (0..3)
@@ -209,7 +209,7 @@ async fn a_pod_has_so_many_connections_and_the_next_waits_for_one_to_end() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flow_to_a_listener_before_this_one_is_not_taken() {
-    let ground = Ground::new();
+    let ground = Testbed::new();
     let kernel = load(&ground);
     let mut pod = Pod::limited(&kernel, &ground, POD + 1, 2);
     let dial = ground.dial(&ground.container, "tcp", DOOR4);
@@ -222,7 +222,7 @@ async fn a_flow_to_a_listener_before_this_one_is_not_taken() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pending_pod_is_refused_at_doors_alone_and_told_of() {
-    let ground = Ground::new();
+    let ground = Testbed::new();
     let kernel = load(&ground);
     let (_server, _other) = (ground.serve(DOOR4), ground.serve("10.96.0.1:80"));
     kernel
@@ -252,7 +252,7 @@ async fn a_pending_pod_is_refused_at_doors_alone_and_told_of() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_nearest_class_decides_and_without_one_everything_passes() {
-    let ground = Ground::new();
+    let ground = Testbed::new();
     let kernel = load(&ground);
     let _server = ground.serve(DOOR4);
     let dial = || ground.dial(&ground.container, "tcp", DOOR4).outcome();
@@ -272,7 +272,7 @@ async fn the_nearest_class_decides_and_without_one_everything_passes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_enforced_pod_has_no_other_way_to_a_door() {
-    let ground = Ground::new();
+    let ground = Testbed::new();
     let kernel = load(&ground);
     let _pod = Pod::enforce(&kernel, &ground);
     let mut events = kernel.events().unwrap();
@@ -322,7 +322,7 @@ async fn an_enforced_pod_has_no_other_way_to_a_door() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_dials_the_listener_itself_is_nobody() {
-    let ground = Ground::new();
+    let ground = Testbed::new();
     let kernel = load(&ground);
     let mut pod = Pod::enforce(&kernel, &ground);
     for address in [format!("127.0.0.1:{}", pod.port), format!("[::1]:{}", pod.port)] {
@@ -340,7 +340,7 @@ async fn who_dials_the_listener_itself_is_nobody() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_hangs_up_at_once_is_no_alarm() {
-    let ground = Ground::new();
+    let ground = Testbed::new();
     let kernel = load(&ground);
     let mut pod = Pod::enforce(&kernel, &ground);
     assert_eq!(
@@ -355,7 +355,7 @@ async fn who_hangs_up_at_once_is_no_alarm() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_an_agent_the_doors_stay_shut_and_the_next_agent_carries_on() {
-    let ground = Ground::new();
+    let ground = Testbed::new();
     let _server = ground.serve(DOOR4);
     let kernel = load(&ground);
     let mut pod = Pod::enforce(&kernel, &ground);
@@ -392,7 +392,7 @@ async fn without_an_agent_the_doors_stay_shut_and_the_next_agent_carries_on() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_replaces_the_programs_under_traffic_without_a_gap() {
-    let ground = Ground::new();
+    let ground = Testbed::new();
     let _server = ground.serve(DOOR4);
     let kernel = load(&ground);
     kernel
@@ -408,7 +408,7 @@ async fn an_agent_replaces_the_programs_under_traffic_without_a_gap() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn unloading_leaves_nothing() {
-    let ground = Ground::new();
+    let ground = Testbed::new();
     let _server = ground.serve(DOOR4);
     let kernel = load(&ground);
     kernel
@@ -431,7 +431,7 @@ async fn unloading_leaves_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn maps_of_another_shape_are_not_adopted() {
-    let ground = Ground::new();
+    let ground = Testbed::new();
     drop(load(&ground));
     let folder = ground.layout();
     std::fs::rename(folder.join("CLASSES"), folder.join("DOORS")).unwrap();
@@ -450,7 +450,7 @@ async fn maps_of_another_shape_are_not_adopted() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn folders_of_the_wrong_kind_are_named() {
-    let ground = Ground::new();
+    let ground = Testbed::new();
     let wrong = KernelConfig {
         bpffs: ground.folder.join("plain"),
         ..config(&ground)
@@ -488,7 +488,7 @@ fn answer(listener: &TcpListener) {
 
 #[tokio::test]
 async fn as_many_doors_as_there_may_be_are_replaced_by_as_many_others() {
-    let ground = Ground::new();
+    let ground = Testbed::new();
     let kernel = load(&ground);
     for action in [Door::redirect, Door::refuse] {
         for net in [10, 11] {

@@ -10,7 +10,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::ground::{self, Dialled, Ground};
+use super::testbed::{self, Dialled, Testbed};
 use super::{DOOR4, DOOR6, POD, load, reached, soon};
 
 /// The node's listener at work for one pod with so many places. The ground's namespace stands for the node's.
@@ -21,7 +21,7 @@ struct Shared {
 }
 
 impl Shared {
-    fn enforce(kernel: &Arc<Kernel>, ground: &Ground, number: u64, places: usize) -> Self {
+    fn enforce(kernel: &Arc<Kernel>, ground: &Testbed, number: u64, places: usize) -> Self {
         let listener = InPodListener::open(&ground.netns).unwrap();
         let (netns, port) = (listener.netns_cookie(), listener.port());
         kernel
@@ -39,7 +39,7 @@ impl Shared {
         };
         kernel.set_class(pod, class).unwrap();
         let owner = Owner {
-            pod: Arc::new(ArcSwap::from_pointee(ground::pod())),
+            pod: Arc::new(ArcSwap::from_pointee(testbed::pod())),
             places: Arc::new(Semaphore::new(places)),
             left: CancellationToken::new(),
         };
@@ -73,7 +73,7 @@ impl Shared {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pod_in_the_nodes_network_is_served_there_by_its_cgroup() {
-    let ground = Ground::new();
+    let ground = Testbed::new();
     let kernel = load(&ground);
     let mut shared = Shared::enforce(&kernel, &ground, POD, 16);
     for door in [DOOR4, DOOR6] {
@@ -95,7 +95,7 @@ async fn a_pod_in_the_nodes_network_is_served_there_by_its_cgroup() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn at_the_nodes_listener_who_is_nobodys_is_closed() {
-    let ground = Ground::new();
+    let ground = Testbed::new();
     let kernel = load(&ground);
     let mut shared = Shared::enforce(&kernel, &ground, POD, 16);
     // Anybody on the node can dial it.
@@ -115,7 +115,7 @@ async fn at_the_nodes_listener_who_is_nobodys_is_closed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn at_the_nodes_listener_a_pod_has_so_many_connections() {
-    let ground = Ground::new();
+    let ground = Testbed::new();
     let kernel = load(&ground);
     let mut shared = Shared::enforce(&kernel, &ground, POD, 1);
     let first = ground.dial(&ground.container, "tcp", DOOR4);

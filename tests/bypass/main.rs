@@ -1,27 +1,27 @@
-//! No way around: what pods try, by every kind of socket and every name of a door, and what of it arrives.
+//! Attempts to bypass Picket: pods try every kind of socket and every form of a protected endpoint's address.
 //!
 //! What comes in: a built `picket`, root, and what `cargo xtask setup` installs. What goes out: a line per test and a last
 //! one with the counts. All suites share one cluster. Each counter-measure is shown to be what holds: with it off, the same
 //! attack arrives.
 
-mod away;
+mod agent_down;
 mod dial;
-mod doors;
-mod first;
 mod foreign;
-mod forged;
 mod guards;
-mod handed;
+mod kube_events;
 mod life;
 mod metrics;
 mod names;
+mod packet_evasion;
 mod pods;
+mod protected_endpoints;
+mod socket_passing;
 mod sockets;
-mod statics;
-mod takeover;
+mod startup_race;
+mod static_pods;
 mod target;
-mod told;
 mod traffic;
+mod upgrade;
 mod world;
 
 use std::process::ExitCode;
@@ -36,19 +36,19 @@ type Test = harness::Test<World>;
 fn main() -> ExitCode {
     harness::run::<World>(&[
         ("sockets", sockets::TESTS),
-        ("handed", handed::TESTS),
+        ("socket_passing", socket_passing::TESTS),
         ("names", names::TESTS),
-        ("forged", forged::TESTS),
-        ("first", first::TESTS),
-        ("doors", doors::TESTS),
+        ("packet_evasion", packet_evasion::TESTS),
+        ("startup_race", startup_race::TESTS),
+        ("protected_endpoints", protected_endpoints::TESTS),
         ("pods", pods::TESTS),
-        ("statics", statics::TESTS),
-        ("told", told::TESTS),
+        ("static_pods", static_pods::TESTS),
+        ("kube_events", kube_events::TESTS),
         ("metrics", metrics::TESTS),
         // Last: what they do to the agent would show in the others if it went wrong.
-        ("away", away::TESTS),
+        ("agent_down", agent_down::TESTS),
         ("foreign", foreign::TESTS),
-        ("takeover", takeover::TESTS),
+        ("upgrade", upgrade::TESTS),
         ("life", life::TESTS),
     ])
 }

@@ -1,4 +1,4 @@
-//! What the other suites stand on: the cluster, simulated pods, and that nothing of either is left.
+//! The testbed of the other suites: the cluster and simulated pods work, and nothing of either is left.
 //!
 //! What comes in: root, and what `cargo xtask setup` installs. What goes out: a line per test, as cargo's own harness prints
 //! them. Tests run one after another, since they look at what is on the whole machine.

@@ -49,7 +49,7 @@ impl harness::World for World {
             },
         ];
         let options = PairOptions {
-            name: "way",
+            name: "e2e",
             files: &files,
             more: Value::Null,
             manifests: include_str!("files/pods.yaml"),

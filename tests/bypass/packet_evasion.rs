@@ -41,7 +41,7 @@ fn order(netns: &Path, argv: &[&str], orders: &str) -> Result<()> {
 
 /// A file without a name.
 fn tempfile() -> Result<std::fs::File> {
-    let path = std::env::temp_dir().join(format!("picket-forged-{}", std::process::id()));
+    let path = std::env::temp_dir().join(format!("picket-packet-evasion-{}", std::process::id()));
     let mut options = std::fs::File::options();
     let file = options.read(true).write(true).create_new(true).open(&path)?;
     std::fs::remove_file(&path)?;

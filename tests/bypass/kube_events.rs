@@ -7,7 +7,7 @@ use picket_tests::pod::TestPod;
 use serde_json::{Value, json};
 
 use crate::Test;
-use crate::statics::gone;
+use crate::static_pods::gone;
 use crate::world::World;
 
 pub(crate) const TESTS: &[Test] = &[(

@@ -23,7 +23,7 @@ pub(crate) const MARK: &str = "DIALLED ";
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 
 /// Everything one test stands on, taken down when dropped.
-pub(crate) struct Ground {
+pub(crate) struct Testbed {
     /// A plain folder of its own.
     pub(crate) folder: PathBuf,
     /// A folder on a BPF filesystem, not made yet.
@@ -38,7 +38,7 @@ pub(crate) struct Ground {
     pub(crate) netns: File,
 }
 
-impl Ground {
+impl Testbed {
     pub(crate) fn new() -> Self {
         assert!(
             nix::unistd::Uid::effective().is_root(),
@@ -108,7 +108,7 @@ impl Ground {
     }
 }
 
-impl Drop for Ground {
+impl Drop for Testbed {
     fn drop(&mut self) {
         let _ = umount2(&self.folder.join("bpf"), MntFlags::MNT_DETACH);
         let _ = fs::remove_dir_all(&self.folder);

@@ -67,7 +67,7 @@ fn two_nodes() -> Result<()> {
     let started = Instant::now();
     let cluster = Cluster::up(ClusterOptions {
         nodes: 2,
-        name: "ground".to_owned(),
+        name: "testbed".to_owned(),
         images: Vec::new(),
     })?;
     let up = started.elapsed();

@@ -53,7 +53,7 @@ impl harness::World for World {
             host: attack.clone(),
         };
         let pair = Pair::up(&PairOptions {
-            name: "kernel",
+            name: "bypass",
             files: &[file],
             more: json!({"doors": [format!("{HOST}:{DOOR}"), format!("[{HOST6}]:{DOOR}")]}),
             manifests: include_str!("files/pods.yaml"),

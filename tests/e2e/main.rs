@@ -1,4 +1,4 @@
-//! The first whole way: clients in real pods, the redirect, Picket, a real API server.
+//! A request end to end: clients in real pods, the redirect, Picket, a real API server.
 //!
 //! What comes in: a built `picket`, root, and what `cargo xtask setup` installs. What goes out: a line per test and a last
 //! one with the counts, as cargo's own harness prints them. All suites share one cluster, brought up by the first test that

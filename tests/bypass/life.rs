@@ -8,7 +8,7 @@ use picket_tests::output::Done;
 use picket_tests::pod::RealPod;
 
 use crate::Test;
-use crate::told::event;
+use crate::kube_events::event;
 use crate::traffic::{Counter, LIMIT, Load, asks, links, listeners, nothing, until, verify_audit};
 use crate::world::World;
 
