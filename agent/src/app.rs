@@ -42,10 +42,12 @@ use crate::runtime::notices::Notices;
 use crate::runtime::readiness::{Pending, Readiness};
 use crate::runtime::signals;
 use crate::store::Store;
-use crate::tls::{CaFiles, Certificates};
+use crate::pki::CaFiles;
+use crate::tls::Certificates;
 use crate::upstream::Upstream;
-use crate::workload::api::Connector;
-use crate::workload::{self, DoorsConfig, Netns, Selection, WorkloadConfig};
+use crate::cluster::Connector;
+use crate::endpoints::DoorsConfig;
+use crate::workload::{self, Netns, Selection, WorkloadConfig};
 
 use ending::Ending;
 use enforcer::{InForce, NodeListener};

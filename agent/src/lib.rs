@@ -2,6 +2,12 @@
 //!
 //! The modules stand in the order a request passes them; a stage imports only stages before it.
 
+pub mod cluster;
+
+pub mod endpoints;
+
+pub mod pki;
+
 pub mod workload;
 
 pub mod kernel;

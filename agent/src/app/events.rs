@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::runtime::metrics::Metrics;
 use crate::runtime::notices::{About, Notice};
-use crate::workload::api::{ApiError, Connector};
+use crate::cluster::{ApiError, Connector};
 
 /// Who posts, as Events name it.
 const CONTROLLER: &str = "picket.dev/agent";

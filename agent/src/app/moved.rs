@@ -14,7 +14,7 @@ use super::{records, refusals};
 use crate::audit::Connection;
 use crate::runtime::metrics::Metrics;
 use crate::workload::Names;
-use crate::workload::strays::{ProcessKey, Stray, Strays};
+use crate::workload::escapes::{ProcessKey, Stray, Strays};
 
 /// How often all processes are looked at; what such a process dials is seen at once.
 const EVERY: Duration = Duration::from_secs(30);

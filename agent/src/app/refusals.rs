@@ -17,9 +17,10 @@ use crate::audit::{Caller, Connection, KernelFacts, Outcome, PodRef, ProcessRef}
 use crate::kernel::{CgroupId, Kernel, KernelEvent, KernelEvents};
 use crate::listener::{NoFlow, NoFlowCause, Seen};
 use crate::runtime::metrics::Metrics;
-use crate::workload::doors::refused_as;
-use crate::workload::strays::Stray;
-use crate::workload::{Doors, Names, Pod, container_of};
+use crate::endpoints::refused_as;
+use crate::workload::escapes::Stray;
+use crate::endpoints::Doors;
+use crate::workload::{Names, Pod, container_of};
 
 /// When the kernel's events are this agent's to read: from the moment that no agent before it does, until it ends.
 pub(super) struct Turn {

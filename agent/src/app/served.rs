@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::handover::Offer;
 use crate::kernel::{CgroupId, Class};
 use crate::listener::Owner;
-use crate::workload::strays::Place;
+use crate::workload::escapes::Place;
 use crate::workload::{Home, pod_of};
 
 /// A pod that is enforced.

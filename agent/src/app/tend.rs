@@ -12,7 +12,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
 use super::served::Served;
-use crate::kernel::cut::{Cut, CutError, cut};
+use crate::kernel::destroy_sockets::{Cut, CutError, cut};
 use crate::kernel::interface::host_side;
 use crate::kernel::{CgroupId, Ifindex, Kernel, KernelError};
 use crate::runtime::metrics::Metrics;

@@ -27,7 +27,8 @@ use crate::runtime::signals;
 use crate::store::Store;
 use crate::tls::Certificates;
 use crate::upstream::Upstream;
-use crate::workload::{Doors, Status};
+use crate::endpoints::Doors;
+use crate::workload::Status;
 
 /// How often gauges are brought up to date: more often than any scraper asks.
 const GAUGES_EVERY: Duration = Duration::from_secs(5);

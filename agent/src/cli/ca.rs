@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 
-use crate::tls::ca;
+use crate::pki::ca;
 
 /// Arguments of `picket ca`.
 #[derive(Debug, clap::Args)]

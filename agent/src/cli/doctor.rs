@@ -11,7 +11,7 @@ use std::process::{Command, ExitCode, Stdio};
 use clap::{Args, ValueEnum};
 
 use crate::config::{Config, ConfigError};
-use crate::kernel::preflight::{self, Attempt, Check, Kind, Status, Surroundings};
+use crate::kernel::doctor::{self, Attempt, Check, Kind, Status, Surroundings};
 use crate::kernel::{Unknown, cgroup_mount};
 use crate::workload::cgroup::{processes, scan};
 use crate::workload::layout::is_manifest_hash;
@@ -73,7 +73,7 @@ pub(super) fn run(args: &DoctorArgs) -> ExitCode {
         return attempt(Path::new(cgroup), address, kind);
     }
     if let Some(cgroup) = &args.give {
-        return tell(preflight::give(cgroup, io::stdin()).map(|()| String::new()));
+        return tell(doctor::give(cgroup, io::stdin()).map(|()| String::new()));
     }
     let config = match configured(args) {
         Ok(config) => config,
@@ -95,7 +95,7 @@ pub(super) fn run(args: &DoctorArgs) -> ExitCode {
         args.cgroup_root.clone().or(kernel.cgroup_root),
         args.bpffs.clone().unwrap_or(kernel.bpffs),
     );
-    checks.extend(preflight::run(&surroundings, &start_probe, &start_attempt));
+    checks.extend(doctor::run(&surroundings, &start_probe, &start_attempt));
     show(args.output, &checks)
 }
 
@@ -178,7 +178,7 @@ fn static_pods(config: &Config) -> Option<Check> {
 fn probe(cgroup: &Path, address: &str) -> ExitCode {
     tell(
         read(address)
-            .and_then(|address| preflight::dial(cgroup, address))
+            .and_then(|address| doctor::dial(cgroup, address))
             .map(|peer| peer.to_string()),
     )
 }
@@ -187,7 +187,7 @@ fn probe(cgroup: &Path, address: &str) -> ExitCode {
 fn attempt(cgroup: &Path, address: &str, kind: &str) -> ExitCode {
     let outcome = read(address).and_then(|address| {
         let kind = Kind::from_word(kind).ok_or_else(|| io::Error::other("no such kind"))?;
-        preflight::attempt(kind, cgroup, address)
+        doctor::attempt(kind, cgroup, address)
     });
     tell(outcome.map(|attempt| attempt.as_str().to_owned()))
 }

@@ -9,7 +9,7 @@ use anyhow::bail;
 use crate::admin;
 use crate::config;
 use crate::kernel::Kernel;
-use crate::kernel::preflight::Surroundings;
+use crate::kernel::doctor::Surroundings;
 
 /// Arguments of `picket uninstall`.
 #[derive(Debug, clap::Args)]

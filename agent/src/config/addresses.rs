@@ -9,7 +9,7 @@ use picket_policy::objects::{Fields, Located, Reader};
 
 use super::Upstream;
 use super::texts::{texts, values};
-use crate::workload::{Target, TargetError};
+use crate::endpoints::{Target, TargetError};
 
 /// What the lists name.
 pub(super) struct Addresses {

@@ -10,7 +10,7 @@ use nix::unistd::{AccessFlags, eaccess};
 
 use super::Config;
 use crate::store::Store;
-use crate::workload::api::Connector;
+use crate::cluster::Connector;
 
 impl Config {
     /// What of the files and folders that it names cannot be used, with the field that names each. Those of `kernel` are left

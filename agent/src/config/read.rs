@@ -16,7 +16,7 @@ use super::{
 use crate::admin::SOCKET_PATH_MAX;
 use crate::kernel::Unknown;
 use crate::runtime::telemetry::{self, LogConfig, LogFormat};
-use crate::workload::Target;
+use crate::endpoints::Target;
 
 const TOP: [&str; 14] = [
     "nodeName", "cluster", "upstream", "tls", "kernel", "enforce", "doors", "refuse", "allow", "objects",

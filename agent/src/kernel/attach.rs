@@ -31,7 +31,7 @@ pub(super) fn open_cgroup(root: &Path) -> Result<File, KernelError> {
 }
 
 /// Parses the object and makes its maps, or adopts those pinned in `folder`. Without a folder nothing is
-/// pinned: what is loaded goes with its handle, which is how the preflight tries the kernel.
+/// pinned: what is loaded goes with its handle, which is how the doctor tries the kernel.
 pub(super) fn load_object(folder: Option<&Folder>) -> Result<Ebpf, KernelError> {
     let mut loader = EbpfLoader::new();
     // Nothing in the programs depends on the running kernel's types, so they load without its BTF, and alike everywhere.

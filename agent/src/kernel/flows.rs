@@ -37,7 +37,7 @@ impl Flows {
     /// How many there are.
     pub(super) fn count(&self) -> Result<usize, KernelError> {
         match self.handles.first() {
-            Some(handle) => super::fill::count(lock(handle).keys()),
+            Some(handle) => super::map_usage::count(lock(handle).keys()),
             None => Ok(0),
         }
     }

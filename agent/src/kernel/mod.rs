@@ -5,18 +5,18 @@
 //! redirecting while no agent runs; the next agent adopts what it finds and replaces the programs without a gap.
 
 mod attach;
-pub mod cut;
+pub mod destroy_sockets;
 mod error;
 mod events;
-mod fill;
+mod map_usage;
 mod flows;
-mod hold;
+mod attachments;
 pub mod interface;
 mod mounts;
 mod namespace;
 mod netlink;
 mod pins;
-pub mod preflight;
+pub mod doctor;
 mod program;
 mod sys;
 mod types;
@@ -34,8 +34,8 @@ use picket_common::{ClassValue, DoorKey, NodeValue};
 
 pub use error::KernelError;
 pub use events::KernelEvents;
-pub use fill::Fill;
-pub use hold::{Fault, Ifindex, Repaired, Verified};
+pub use map_usage::Fill;
+pub use attachments::{Fault, Ifindex, Repaired, Verified};
 pub use mounts::cgroup_mount;
 pub(crate) use namespace::within;
 pub use picket_common::{Counter, DoorAction, Hook, Refusal};
@@ -44,7 +44,7 @@ pub use sys::netns_cookie;
 pub use types::{CgroupId, Class, Counters, Door, Flow, KernelConfig, KernelEvent, Node, Unknown};
 
 use flows::Flows;
-use hold::Held;
+use attachments::Held;
 use pins::Folder;
 
 /// The programs, attached and pinned, and their maps.

@@ -30,7 +30,8 @@ use crate::reject::{Rejection, warning_value};
 use crate::runtime::drain::{Drain, Parts};
 use crate::runtime::notices::{Notice, Notices, Reason};
 use crate::store::Store;
-use crate::tls::{self, Certificates, TlsError};
+use crate::pki::PkiError;
+use crate::tls::{self, Certificates};
 use crate::upstream::{ResponseBody, UpgradeProtocol, Upstream, upgrade_asked};
 
 use body::{Passed, Served};
@@ -99,7 +100,7 @@ impl Pipeline {
         audit: AuditLog,
         drain: Drain,
         notices: Notices,
-    ) -> Result<Arc<Pipeline>, TlsError> {
+    ) -> Result<Arc<Pipeline>, PkiError> {
         Ok(Arc::new(Pipeline {
             tls: certificates.server_config()?,
             certificates: Arc::clone(certificates),

@@ -131,7 +131,7 @@ mod tests {
         let filter = filter("WARN, picket::kernel=debug").unwrap();
         assert!(filter.would_enable("picket::app", &Level::WARN));
         assert!(!filter.would_enable("picket::app", &Level::INFO));
-        assert!(filter.would_enable("picket::kernel::hold", &Level::DEBUG));
+        assert!(filter.would_enable("picket::kernel::attachments", &Level::DEBUG));
         assert!(super::filter(DEFAULT_FILTER).is_ok());
     }
 }

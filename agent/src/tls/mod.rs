@@ -4,9 +4,6 @@
 //! with Picket's bundle accepts as the API server. Leaf certificates live in memory and are replaced before they
 //! expire, when the doors change and when the CA's files do; a broken CA file is reported and the last good one kept.
 
-pub mod ca;
-mod leaf;
-pub(crate) mod pem;
 mod publish;
 
 use std::sync::Arc;
@@ -17,31 +14,11 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-pub use ca::CaFiles;
-pub use leaf::{LEAF_LIFETIME, Names};
-pub use pem::PemError;
 pub use publish::{Certificates, ReloadStatus};
 
 /// The longest a client may take for the handshake. It runs on the pod's loopback, so seconds are plenty; the limit
 /// keeps silent connections from piling up.
 pub const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
-
-/// What goes wrong around certificates.
-#[derive(Debug, thiserror::Error)]
-pub enum TlsError {
-    /// A file of the CA is missing or unfit.
-    #[error(transparent)]
-    Pem(#[from] PemError),
-    /// A configured name is neither a DNS name nor an address.
-    #[error("`{0}` is neither a DNS name nor an IP address")]
-    Name(String),
-    /// A certificate could not be made.
-    #[error("cannot make a certificate: {0}")]
-    Mint(rcgen::Error),
-    /// rustls refused a key or a setting.
-    #[error("cannot set up TLS: {0}")]
-    Rustls(rustls::Error),
-}
 
 /// Why a client got no session.
 #[derive(Debug, thiserror::Error)]
@@ -83,12 +60,4 @@ pub async fn accept(
         Ok(session) => Ok(session?),
         Err(_) => Err(HandshakeError::Timeout),
     }
-}
-
-/// A fresh folder for a test's files.
-#[cfg(test)]
-pub(crate) fn test_folder(name: &str) -> std::path::PathBuf {
-    let folder = std::env::temp_dir().join(format!("picket-{name}-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).unwrap();
-    folder
 }

@@ -14,9 +14,9 @@ use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use tokio_util::sync::CancellationToken;
 
-use super::TlsError;
-use super::ca::{CaFiles, CaSource, NodeCa};
-use super::leaf::{Leaf, Names, mint};
+use crate::pki::PkiError;
+use crate::pki::ca::{CaFiles, CaSource, NodeCa};
+use crate::pki::{LEAF_LIFETIME, Leaf, LeafNames, mint};
 
 /// How often the CA's files are looked at. They are two small files; reading them sees every way in which they are
 /// replaced (the symbolic links of a Secret volume, a rename, a write in place), which file events do not.
@@ -42,7 +42,7 @@ pub struct ReloadStatus {
 #[derive(Debug)]
 pub struct Certificates {
     files: CaFiles,
-    base: Names,
+    base: LeafNames,
     source: Mutex<Source>,
     current: ArcSwap<Leaf>,
     /// Leaves for addresses that are not in the current one; emptied when that one is replaced.
@@ -70,9 +70,9 @@ impl Certificates {
     ///
     /// # Errors
     /// Whatever is wrong with the files, with file and line: nothing is served without a good CA.
-    pub fn open(files: CaFiles, extra: &[String]) -> Result<Arc<Certificates>, TlsError> {
+    pub fn open(files: CaFiles, extra: &[String]) -> Result<Arc<Certificates>, PkiError> {
         let now = SystemTime::now();
-        let base = Names::new(extra)?;
+        let base = LeafNames::new(extra)?;
         let bytes = CaSource::read(&files)?;
         let ca = NodeCa::parse(&files, &bytes, now)?;
         let first = mint(&ca, base.clone(), now)?;
@@ -94,7 +94,7 @@ impl Certificates {
     }
 
     /// Serves the doors' addresses from now on; the same set again costs nothing.
-    pub fn set_doors(&self, doors: BTreeSet<IpAddr>) -> Result<(), TlsError> {
+    pub fn set_doors(&self, doors: BTreeSet<IpAddr>) -> Result<(), PkiError> {
         let mut source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
         source.doors = doors.into_iter().take(SHARED_ADDRESSES).collect();
         self.publish(&source, SystemTime::now())
@@ -152,7 +152,7 @@ impl Certificates {
         self.status.store(Some(Arc::new(status)));
     }
 
-    fn refresh(&self, now: SystemTime) -> Result<(), TlsError> {
+    fn refresh(&self, now: SystemTime) -> Result<(), PkiError> {
         let bytes = CaSource::read(&self.files);
         let mut source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
         let changed = match bytes {
@@ -172,21 +172,21 @@ impl Certificates {
     }
 
     /// Publishes a new leaf when names or time ask for it.
-    fn publish(&self, source: &Source, now: SystemTime) -> Result<(), TlsError> {
+    fn publish(&self, source: &Source, now: SystemTime) -> Result<(), PkiError> {
         let names = self.base.with_addresses(source.doors.iter().copied());
         let current = self.current.load();
         // A clock that was set back far would otherwise keep a leaf that is not valid yet.
         let early = current
             .not_after
             .duration_since(now)
-            .is_ok_and(|left| left > 2 * super::LEAF_LIFETIME);
+            .is_ok_and(|left| left > 2 * LEAF_LIFETIME);
         if current.names == names && now < current.renew_at && !early {
             return Ok(());
         }
         self.replace(source, now)
     }
 
-    fn replace(&self, source: &Source, now: SystemTime) -> Result<(), TlsError> {
+    fn replace(&self, source: &Source, now: SystemTime) -> Result<(), PkiError> {
         let names = self.base.with_addresses(source.doors.iter().copied());
         let leaf = mint(&source.ca, names, now)?;
         tracing::info!(names = %leaf.names, "published a server certificate");
@@ -199,11 +199,11 @@ impl Certificates {
     }
 
     /// The configuration for [`super::accept`]. Make it once; it follows every change.
-    pub fn server_config(self: &Arc<Self>) -> Result<Arc<ServerConfig>, TlsError> {
+    pub fn server_config(self: &Arc<Self>) -> Result<Arc<ServerConfig>, PkiError> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
-            .map_err(TlsError::Rustls)?
+            .map_err(PkiError::Rustls)?
             .with_no_client_auth()
             .with_cert_resolver(Arc::new(Resolver(Arc::clone(self))));
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
@@ -223,7 +223,7 @@ impl Certificates {
         &self,
         shared: &Arc<ServerConfig>,
         dialled: IpAddr,
-    ) -> Result<Arc<ServerConfig>, TlsError> {
+    ) -> Result<Arc<ServerConfig>, PkiError> {
         if self.current.load().names.has(dialled) {
             return Ok(Arc::clone(shared));
         }
@@ -273,7 +273,7 @@ mod tests {
     use super::*;
 
     fn files(name: &str) -> CaFiles {
-        let folder = crate::tls::test_folder(name);
+        let folder = crate::pki::test_folder(name);
         let files = CaFiles {
             certificate: folder.join("ca.crt"),
             key: folder.join("ca.key"),
@@ -283,7 +283,7 @@ mod tests {
     }
 
     fn write(files: &CaFiles, name: &str) {
-        let made = crate::tls::ca::create(name).unwrap();
+        let made = crate::pki::ca::create(name).unwrap();
         std::fs::write(&files.certificate, made.certificate_pem).unwrap();
         std::fs::write(&files.key, made.key_pem).unwrap();
     }
@@ -297,11 +297,11 @@ mod tests {
         let now = SystemTime::now();
         let certificates = Certificates::open(files("renew"), &[]).unwrap();
         let first = served(&certificates);
-        certificates.look(now + super::super::LEAF_LIFETIME / 2);
+        certificates.look(now + LEAF_LIFETIME / 2);
         assert_eq!(served(&certificates), first);
-        certificates.look(now + super::super::LEAF_LIFETIME * 2 / 3 + Duration::from_secs(60));
+        certificates.look(now + LEAF_LIFETIME * 2 / 3 + Duration::from_secs(60));
         assert_ne!(served(&certificates), first);
-        assert!(certificates.not_after() > now + super::super::LEAF_LIFETIME);
+        assert!(certificates.not_after() > now + LEAF_LIFETIME);
     }
 
     #[test]

@@ -153,9 +153,9 @@ mod tests {
 
     #[test]
     fn server_urls() {
-        let folder = crate::tls::test_folder("server-url");
+        let folder = crate::pki::test_folder("server-url");
         let (ca, token) = (folder.join("ca.crt"), folder.join("token"));
-        std::fs::write(&ca, crate::tls::ca::create("api").unwrap().certificate_pem).unwrap();
+        std::fs::write(&ca, crate::pki::ca::create("api").unwrap().certificate_pem).unwrap();
         std::fs::write(&token, "t").unwrap();
         let make = |server: &'static str| {
             let credentials = Credentials::open(ca.clone(), Credential::TokenFile(token.clone())).unwrap();

@@ -12,9 +12,9 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use http::HeaderValue;
 use rustls::{ClientConfig, RootCertStore};
 
-use crate::tls::PemError;
-use crate::tls::ca::validity;
-use crate::tls::pem;
+use crate::pki::PemError;
+use crate::pki::ca::validity;
+use crate::pki::pem;
 
 /// The node's credential.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -263,9 +263,9 @@ mod tests {
 
     #[test]
     fn a_rotated_token_is_taken_and_a_broken_one_is_not() {
-        let folder = crate::tls::test_folder("token");
+        let folder = crate::pki::test_folder("token");
         let (ca, token) = (folder.join("ca.crt"), folder.join("token"));
-        std::fs::write(&ca, crate::tls::ca::create("api").unwrap().certificate_pem).unwrap();
+        std::fs::write(&ca, crate::pki::ca::create("api").unwrap().certificate_pem).unwrap();
         std::fs::write(&token, "first\n").unwrap();
         let credentials = Credentials::open(ca.clone(), Credential::TokenFile(token.clone())).unwrap();
         let shown = |credentials: &Credentials| credentials.current().authorization.clone().unwrap();
@@ -295,18 +295,18 @@ mod tests {
         );
 
         std::fs::write(&token, "third").unwrap();
-        std::fs::write(&ca, crate::tls::ca::create("api").unwrap().certificate_pem).unwrap();
+        std::fs::write(&ca, crate::pki::ca::create("api").unwrap().certificate_pem).unwrap();
         credentials.look();
         assert_eq!((credentials.current().generation, credentials.error()), (1, None));
     }
 
     #[test]
     fn a_key_of_another_certificate_is_refused() {
-        let folder = crate::tls::test_folder("client");
+        let folder = crate::pki::test_folder("client");
         let at = |name: &str| folder.join(name);
         let (one, other) = (
-            crate::tls::ca::create("one").unwrap(),
-            crate::tls::ca::create("other").unwrap(),
+            crate::pki::ca::create("one").unwrap(),
+            crate::pki::ca::create("other").unwrap(),
         );
         std::fs::write(at("ca.crt"), &one.certificate_pem).unwrap();
         std::fs::write(at("client.crt"), &one.certificate_pem).unwrap();

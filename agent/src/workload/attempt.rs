@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 use tokio::task::JoinSet;
 
 use super::Pod;
-use super::api::NodePod;
+use super::pods::NodePod;
 use super::enforce::{EnforceError, Enforcement, Enforcer, Home, Tended};
 use super::netns::{Netns, NetnsError, NetnsId};
 use super::slot::{Applied, CUTS, Slot};

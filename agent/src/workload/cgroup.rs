@@ -247,7 +247,7 @@ pub fn check_root(root: &Path) -> Result<(), CgroupError> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::Folder;
+    use crate::cluster::testing::Folder;
     use super::*;
 
     const A: &str = "0d5a3c3e-7f3a-4a59-9a5b-0c6f4f0b8f11";

@@ -6,20 +6,19 @@
 //! [`start`] puts the parts together: [`api`] and [`doors`] follow the API server, [`tree`] the cgroups, and
 //! [`reconcile`] makes of both what the enforcer is told.
 
-pub mod api;
+mod pods;
 mod attempt;
 pub mod cgroup;
-pub mod doors;
 pub mod enforce;
 pub mod layout;
 pub mod names;
 pub mod netns;
 mod pod;
 pub mod reconcile;
-mod rest;
+mod pause;
 pub mod selection;
 mod slot;
-pub mod strays;
+pub mod escapes;
 #[cfg(test)]
 mod testing;
 pub mod tree;
@@ -33,7 +32,7 @@ use futures::future::BoxFuture;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-pub use doors::{Doors, DoorsConfig, Target, TargetError};
+
 pub use enforce::{EnforceError, Enforcement, Enforcer, Home, Tended};
 pub use layout::{container_of, pod_of};
 pub use names::Names;
@@ -42,6 +41,7 @@ pub use pod::{Pod, PodUid};
 pub use reconcile::{Judged, Status};
 pub use selection::Selection;
 
+use crate::endpoints::{self, Doors, DoorsConfig, Target};
 use crate::kernel::{CgroupId, Unknown};
 use crate::runtime::notices::Notices;
 
@@ -83,7 +83,7 @@ pub enum WorkloadError {
     Netns(#[from] netns::NetnsError),
     /// The kubeconfig cannot be used.
     #[error(transparent)]
-    Api(#[from] api::ApiError),
+    Api(#[from] crate::cluster::ApiError),
 }
 
 /// A task that runs until it is cancelled; one that ends before is an error of the process.
@@ -113,7 +113,7 @@ pub async fn start<E: Enforcer>(
     enforcer: Arc<E>,
     cancel: &CancellationToken,
 ) -> Result<Workload, WorkloadError> {
-    let connector = api::Connector::new(&config.kubeconfig);
+    let connector = crate::cluster::Connector::new(&config.kubeconfig);
     // Made once to find out whether the file makes sense; each watch makes its own.
     connector.connect().await?;
     let (tree, scans) = tree::Tree::open(config.cgroup_root)?;
@@ -124,7 +124,7 @@ pub async fn start<E: Enforcer>(
     let mut told = config.doors;
     // The address by which this agent reads is an API server's too.
     told.redirect.extend(Target::of_url(&connector.server().await?));
-    let (doors, finder) = doors::start(told, doors::Surroundings::machine());
+    let (doors, finder) = endpoints::start(told, endpoints::Surroundings::machine());
     let mut reconciler = reconcile::Reconciler::new(enforcer, config.selection, find, own, config.known)
         .static_pods(config.static_pods)
         .redirected(config.redirected)
@@ -139,7 +139,7 @@ pub async fn start<E: Enforcer>(
         ("cgroup tree", tree.run(cancel.clone()).boxed()),
         (
             "pods",
-            api::pods(connector.clone(), config.node, pods_told, cancel.clone()).boxed(),
+            pods::follow_pods(connector.clone(), config.node, pods_told, cancel.clone()).boxed(),
         ),
         ("doors", finder.run(connector, cancel.clone()).boxed()),
         ("reconcile", reconciler.run(scans, pods, cancel.clone()).boxed()),

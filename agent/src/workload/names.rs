@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
-use super::api::{NodePod, PodMap};
+use super::pods::{NodePod, PodMap};
 use super::cgroup::Scan;
 use super::layout::pod_of;
 use super::{Pod, PodUid};

@@ -146,7 +146,7 @@ mod tests {
     use std::process::{Child, Command, Stdio};
     use std::time::{Duration, Instant};
 
-    use super::super::testing::Folder;
+    use crate::cluster::testing::Folder;
     use super::*;
 
     struct Sleeper(Child);

@@ -24,12 +24,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Selection;
-use super::api::PodMap;
+use super::pods::PodMap;
 use super::attempt::{FindNetns, Outcome, attempt};
 use super::cgroup::Scan;
 use super::enforce::Enforcer;
 use super::names::Names;
-use super::rest::Rest;
+use super::pause::PauseGate;
 use super::slot::{Applied, FAILURE_PAUSE, NETNS_PAUSE, Pace, Slot, Wanted, wanted};
 use crate::kernel::{CgroupId, Unknown};
 use crate::runtime::notices::{Notice, Notices, Reason};
@@ -83,7 +83,7 @@ pub struct Reconciler<E: Enforcer> {
     known: BTreeSet<CgroupId>,
     /// Those of them that the kernel redirects.
     redirected: BTreeSet<CgroupId>,
-    rest: Rest,
+    rest: PauseGate,
     judged: Judged,
     names: Arc<Names>,
     pace: Pace,
@@ -116,7 +116,7 @@ impl<E: Enforcer> Reconciler<E> {
             forget: BTreeSet::new(),
             known,
             redirected: BTreeSet::new(),
-            rest: Rest::default(),
+            rest: PauseGate::default(),
             judged: Arc::new(drop),
             names: Arc::default(),
             pace: Pace::default(),

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 
-use super::super::api::NodePod;
+use super::super::pods::NodePod;
 use super::super::cgroup::{Group, PodGroup};
 use super::super::netns::NetnsError;
 use super::super::slot::{CHECK_AGAIN, CHECK_EVERY, PATIENCE};

@@ -10,7 +10,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::time::Instant;
 
-use super::api::{NodePod, PodMap};
+use super::pods::{NodePod, PodMap};
 use super::cgroup::PodGroup;
 use super::enforce::{EnforceError, Enforcer, Tended};
 use super::layout::is_manifest_hash;

@@ -1,46 +1,7 @@
 //! What the tests of this module share.
 
-use std::path::{Path, PathBuf};
-
-use super::api::{Connector, NodePod};
+use super::pods::NodePod;
 use super::{Pod, PodUid};
-
-/// A folder of the test's own, removed with it.
-pub(crate) struct Folder(PathBuf);
-
-impl Folder {
-    pub(super) fn new() -> Self {
-        let path = std::env::temp_dir().join(format!("picket-workload-{}", uuid::Uuid::new_v4()));
-        std::fs::create_dir(&path).unwrap();
-        Self(path)
-    }
-
-    pub(super) fn path(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-impl Connector {
-    /// Makes clients of a server that answers at this URL, for as long as the folder is there.
-    pub(crate) fn for_tests(server: &str) -> (Folder, Self) {
-        let folder = Folder::new();
-        let file = folder.path().join("kubeconfig");
-        let config = serde_json::json!({
-            "apiVersion": "v1", "kind": "Config", "current-context": "c",
-            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
-            "clusters": [{"name": "c", "cluster": {"server": server}}],
-            "users": [{"name": "u", "user": {}}],
-        });
-        std::fs::write(&file, config.to_string()).unwrap();
-        (folder, Self::new(&file))
-    }
-}
 
 impl Pod {
     /// A pod with no more than a name.

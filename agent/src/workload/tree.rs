@@ -217,7 +217,7 @@ impl Watches {
 mod tests {
     use std::time::Instant;
 
-    use super::super::testing::Folder;
+    use crate::cluster::testing::Folder;
     use super::*;
 
     const UID: &str = "0d5a3c3e-7f3a-4a59-9a5b-0c6f4f0b8f11";

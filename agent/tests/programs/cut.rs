@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use picket::kernel::CgroupId;
-use picket::kernel::cut::{Cut, cut};
+use picket::kernel::destroy_sockets::{Cut, cut};
 use picket::kernel::interface::host_side;
 
 use super::testbed::{inside, ip, namespace, unified};

@@ -16,7 +16,7 @@ use anyhow::{Context, Result, ensure};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use picket::kernel::CgroupId;
-use picket::kernel::{Class, Door, Kernel, KernelConfig, Node, Unknown, netns_cookie, preflight};
+use picket::kernel::{Class, Door, Kernel, KernelConfig, Node, Unknown, netns_cookie, doctor};
 use picket_tests::cgroup;
 use serde_json::{Value, json};
 
@@ -98,7 +98,7 @@ fn child(folder: &Path, bpffs: &Path, quick: bool) -> Result<Vec<Row>> {
 pub(crate) fn run(args: &Args) -> Result<()> {
     let turns = if args.quick { QUICK_TURNS } else { TURNS };
     let mut rows = Vec::new();
-    for cost in preflight::costs()? {
+    for cost in doctor::costs()? {
         rows.push(
             json!({"case": format!("{}-instructions", cost.program), "unit": "verified",
             "picket": cost.verified}),

@@ -20,7 +20,7 @@ use picket_policy::ObjectError;
 use crate::audit;
 use crate::kernel::Unknown;
 use crate::runtime::telemetry::LogConfig;
-use crate::workload::Target;
+use crate::endpoints::Target;
 
 /// Where `picket` looks for its configuration when no `--config` is given.
 pub const DEFAULT_PATH: &str = "/etc/picket/agent.yaml";

@@ -11,7 +11,7 @@ use std::thread;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::SockProtocol;
 
-use crate::kernel::hold::Ifindex;
+use crate::kernel::attachments::Ifindex;
 use crate::kernel::netlink::Netlink;
 use crate::kernel::{Class, netns_cookie, within};
 

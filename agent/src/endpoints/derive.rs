@@ -1,6 +1,6 @@
 //! Which addresses are doors, from all that is known at one moment.
 //!
-//! In: what the cluster told, the node's own addresses, names' addresses, and the configuration. Out: [`Found`]. A plain
+//! In: what the cluster told, the node's own addresses, names' addresses, and the configuration. Out: [`EndpointSet`]. A plain
 //! function of these; what was a door a moment ago is another part's matter.
 //!
 //! An address that is both: the API server's own addresses are always redirected, for an API server that is refused is of
@@ -11,10 +11,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::LazyLock;
 
-use super::facts::{Key, NodeFacts, ServiceFacts, ServicePort, SliceFacts};
-use super::names::Names;
+use super::projections::{Key, NodeProjection, ServiceProjection, ServicePort, SliceProjection};
+use super::dns::DnsNames;
 use super::target::Target;
-use super::told::Listed;
+use super::cache::ObjectCache;
 
 /// The namespace and the name of the API server's own Service.
 const OWN_NAMESPACE: &str = "default";
@@ -121,18 +121,18 @@ pub(super) struct Sources<'a> {
     /// The API server's endpoints.
     pub(super) endpoints: &'a BTreeSet<SocketAddr>,
     /// The API server's Service, as it was when it last had an address.
-    pub(super) service: Option<&'a ServiceFacts>,
-    pub(super) services: &'a Listed<ServiceFacts>,
-    pub(super) slices: &'a Listed<SliceFacts>,
-    pub(super) nodes: &'a Listed<NodeFacts>,
-    pub(super) names: &'a Names,
+    pub(super) service: Option<&'a ServiceProjection>,
+    pub(super) services: &'a ObjectCache<ServiceProjection>,
+    pub(super) slices: &'a ObjectCache<SliceProjection>,
+    pub(super) nodes: &'a ObjectCache<NodeProjection>,
+    pub(super) names: &'a DnsNames,
     /// How many doors the kernel holds.
     pub(super) limit: usize,
 }
 
 /// The doors, and the names that have to be looked up to know them all.
 #[derive(Debug, Default)]
-pub(super) struct Found {
+pub(super) struct EndpointSet {
     doors: HashMap<SocketAddr, Door>,
     /// In the order of their importance, each once.
     names: Vec<String>,
@@ -153,7 +153,7 @@ pub(super) fn own_service() -> Key {
     (OWN_NAMESPACE.to_owned(), OWN_SERVICE.to_owned())
 }
 
-impl Found {
+impl EndpointSet {
     /// Finds all doors.
     pub(super) fn new(from: &Sources<'_>) -> Self {
         let mut found = Self::default();
@@ -184,7 +184,7 @@ impl Found {
     }
 
     /// Whether a slice leads to a door.
-    pub(super) fn reached_by(&self, slice: &SliceFacts) -> bool {
+    pub(super) fn reached_by(&self, slice: &SliceProjection) -> bool {
         let addresses = |port: u16| {
             slice
                 .addresses
@@ -195,7 +195,7 @@ impl Found {
         all.any(|address| self.doors.contains_key(&address))
     }
 
-    fn api_server(&mut self, from: &Sources<'_>, nodes: &[NodeFacts], everywhere: &BTreeSet<IpAddr>) {
+    fn api_server(&mut self, from: &Sources<'_>, nodes: &[NodeProjection], everywhere: &BTreeSet<IpAddr>) {
         let configured = self.resolve(from.redirect, from.names);
         for address in from.endpoints.iter().chain(&configured) {
             self.put(*address, Action::Redirect, Rank::Api);
@@ -220,7 +220,7 @@ impl Found {
         }
     }
 
-    fn refused(&mut self, from: &Sources<'_>, nodes: &[NodeFacts]) {
+    fn refused(&mut self, from: &Sources<'_>, nodes: &[NodeProjection]) {
         let configured = self.resolve(from.refuse, from.names);
         let metadata = METADATA.iter().copied();
         let mut refuse = |address, rank| {
@@ -293,7 +293,7 @@ impl Found {
     fn service(
         &mut self,
         from: &Sources<'_>,
-        service: Option<&ServiceFacts>,
+        service: Option<&ServiceProjection>,
         port: &ServicePort,
         everywhere: &BTreeSet<IpAddr>,
         (action, rank): (Action, Rank),
@@ -322,7 +322,7 @@ impl Found {
     }
 
     /// The addresses of the configuration's targets.
-    fn resolve(&mut self, targets: &[Target], names: &Names) -> Vec<SocketAddr> {
+    fn resolve(&mut self, targets: &[Target], names: &DnsNames) -> Vec<SocketAddr> {
         let mut addresses = Vec::new();
         for target in targets {
             match target {
@@ -346,7 +346,7 @@ impl Found {
         }
     }
 
-    /// As [`Found::put`], but of what anybody can make any number of no more than half of what the kernel holds: nobody pushes
+    /// As [`EndpointSet::put`], but of what anybody can make any number of no more than half of what the kernel holds: nobody pushes
     /// the kubelets out.
     fn put_limited(&mut self, address: SocketAddr, action: Action, rank: Rank, limit: usize) -> bool {
         let by_service = rank == Rank::Service && !self.doors.contains_key(&address);
@@ -377,7 +377,7 @@ impl Found {
 /// The ports at which an API server listens on a node: those of addresses that are this node's, and on a node of the control
 /// plane those of all endpoints.
 fn api_ports(
-    node: &NodeFacts,
+    node: &NodeProjection,
     listens: &BTreeSet<SocketAddr>,
     endpoints: &BTreeSet<SocketAddr>,
 ) -> BTreeSet<u16> {
@@ -387,12 +387,12 @@ fn api_ports(
 }
 
 /// All nodes; this one also with what its kernel says, and even if the cluster does not know it.
-fn nodes(from: &Sources<'_>) -> Vec<NodeFacts> {
+fn nodes(from: &Sources<'_>) -> Vec<NodeProjection> {
     let told = from
         .nodes
         .iter()
         .map(|((_, name), facts)| (name.as_str(), facts.clone()));
-    let mut nodes: BTreeMap<&str, NodeFacts> = told.collect();
+    let mut nodes: BTreeMap<&str, NodeProjection> = told.collect();
     nodes.entry(from.node).or_default().addresses.extend(from.own);
     nodes.into_values().collect()
 }

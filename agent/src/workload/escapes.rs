@@ -139,7 +139,7 @@ fn folder(pid: u32) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::super::netns::Netns;
-    use super::super::testing::Folder;
+    use crate::cluster::testing::Folder;
     use super::*;
 
     fn place(folder: &Folder, netns: Option<NetnsId>) -> Place {

@@ -1,5 +1,6 @@
 use std::convert::Infallible;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
@@ -12,6 +13,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 use super::*;
+use crate::cluster::FAILURES_PER_CLIENT;
 
 const HASH: &str = "f0e1d2c3b4a5968778695a4b3c2d1e0f";
 
@@ -119,18 +121,6 @@ fn a_new_list_replaces_the_old_one_at_once_and_the_same_again_is_no_change() {
     assert!(!told.take(watcher::Event::Delete(two())));
 }
 
-#[test]
-fn pauses_grow_to_a_bound() {
-    for failures in 0..100 {
-        let pause = pause(failures);
-        assert!(
-            pause >= RETRY_FIRST / 2 && pause <= RETRY_LONGEST,
-            "{failures}: {pause:?}"
-        );
-    }
-    assert!(pause(9) >= RETRY_LONGEST / 2);
-}
-
 /// A server that answers lists with one pod, and watches with what it is fed; each answer may be refused first.
 struct Server {
     refuse: Mutex<u32>,
@@ -213,7 +203,7 @@ async fn pods_are_listed_and_watched_through_failures() {
     let (_folder, connector) = Connector::for_tests(&format!("http://{address}"));
     let (told, mut known) = watch::channel(None);
     let cancel = CancellationToken::new();
-    let following = tokio::spawn(pods(connector, "node-1".into(), told, cancel.clone()));
+    let following = tokio::spawn(follow_pods(connector, "node-1".into(), told, cancel.clone()));
     let mut names = async |want: &[&str]| {
         let same = |map: &Option<Arc<PodMap>>| {
             map.as_ref()
@@ -245,30 +235,4 @@ async fn pods_are_listed_and_watched_through_failures() {
     cancel.cancel();
     following.await.unwrap();
     accepting.abort();
-}
-
-#[tokio::test]
-async fn a_kubeconfig_that_makes_no_sense_is_named() {
-    let error = Connector::new(Path::new("/nothing/here"))
-        .connect()
-        .await
-        .err()
-        .unwrap()
-        .to_string();
-    assert!(error.starts_with("/nothing/here: "), "{error}");
-}
-
-#[test]
-fn an_error_is_told_with_what_it_comes_from() {
-    let refused = std::io::Error::from_raw_os_error(111);
-    let error = ApiError::Client {
-        path: "/etc/kubeconfig".into(),
-        source: Box::new(kube::Error::Service(Box::new(refused))),
-    };
-    let text = causes(&error);
-    assert_eq!(text.matches("Connection refused").count(), 1, "{text}");
-    assert!(
-        text.starts_with("/etc/kubeconfig: cannot make a client"),
-        "{text}"
-    );
 }

@@ -12,12 +12,12 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::runtime::watcher;
 use tokio::time::Instant;
 
-use super::facts::{NodeFacts, ServiceFacts, SliceFacts};
-use super::found::{Action, Door, Found, Rank, Sources, is_own, own_service};
-use super::linger::Linger;
-use super::names::Names;
+use super::projections::{NodeProjection, ServiceProjection, SliceProjection};
+use super::derive::{Action, Door, EndpointSet, Rank, Sources, is_own, own_service};
+use super::grace::GracePeriods;
+use super::dns::DnsNames;
 use super::target::Target;
-use super::told::{Change, Listed};
+use super::cache::{Change, ObjectCache};
 use super::{Doors, DoorsConfig};
 
 /// How long an address stays a door when nothing makes it one any more: an API server that was taken out of its endpoints
@@ -27,41 +27,41 @@ const STAYS: Duration = Duration::from_secs(300);
 
 /// What is known.
 #[derive(Debug)]
-pub(super) struct Ledger {
+pub(super) struct EndpointIndex {
     config: DoorsConfig,
     limit: usize,
     /// The API server's own Service as it was when it last had an address: it is made anew, with the same address, when
     /// somebody removes it.
-    service: Option<ServiceFacts>,
+    service: Option<ServiceProjection>,
     /// The API server's endpoints, those withdrawn a short time ago too: what leads to them leads to an API server.
-    endpoints: Linger<SocketAddr>,
-    services: Listed<ServiceFacts>,
-    slices: Listed<SliceFacts>,
-    nodes: Listed<NodeFacts>,
+    endpoints: GracePeriods<SocketAddr>,
+    services: ObjectCache<ServiceProjection>,
+    slices: ObjectCache<SliceProjection>,
+    nodes: ObjectCache<NodeProjection>,
     own: BTreeSet<IpAddr>,
-    names: Names,
+    names: DnsNames,
     /// What was found last.
-    found: Found,
-    doors: Linger<SocketAddr, Door>,
+    found: EndpointSet,
+    doors: GracePeriods<SocketAddr, Door>,
     /// Whether the cluster has told all once.
     whole: bool,
 }
 
-impl Ledger {
+impl EndpointIndex {
     /// With what the configuration says, and a limit for the number of doors.
     pub(super) fn new(config: DoorsConfig, limit: usize) -> Self {
         Self {
             config,
             limit,
             service: None,
-            endpoints: Linger::new(STAYS),
-            services: Listed::default(),
-            slices: Listed::default(),
-            nodes: Listed::default(),
+            endpoints: GracePeriods::new(STAYS),
+            services: ObjectCache::default(),
+            slices: ObjectCache::default(),
+            nodes: ObjectCache::default(),
             own: BTreeSet::new(),
-            names: Names::default(),
-            found: Found::default(),
-            doors: Linger::new(STAYS),
+            names: DnsNames::default(),
+            found: EndpointSet::default(),
+            doors: GracePeriods::new(STAYS),
             whole: false,
         }
     }
@@ -119,7 +119,7 @@ impl Ledger {
     pub(super) fn look(&mut self, now: Instant) -> (Doors, bool) {
         self.learn_own(now);
         let endpoints: BTreeSet<SocketAddr> = self.endpoints.keys().copied().collect();
-        self.found = Found::new(&Sources {
+        self.found = EndpointSet::new(&Sources {
             node: &self.config.node,
             own: &self.own,
             redirect: &self.config.redirect,
@@ -230,5 +230,5 @@ impl Ledger {
 }
 
 #[cfg(test)]
-#[path = "ledger_tests.rs"]
+#[path = "index_tests.rs"]
 mod tests;

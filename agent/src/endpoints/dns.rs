@@ -13,7 +13,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::time::Instant;
 
-use super::linger::Linger;
+use super::grace::GracePeriods;
 
 /// How long an address counts after DNS stopped naming it: longer than the minute or so for which resolvers keep an
 /// answer of a load balancer.
@@ -47,18 +47,18 @@ impl Resolve for SystemResolver {
 
 #[derive(Debug)]
 struct Known {
-    addresses: Linger<IpAddr>,
+    addresses: GracePeriods<IpAddr>,
     answered: bool,
 }
 
 /// What is known of the wanted names.
 #[derive(Debug, Default)]
-pub(super) struct Names {
+pub(super) struct DnsNames {
     known: BTreeMap<String, Known>,
     left_out: usize,
 }
 
-impl Names {
+impl DnsNames {
     /// Makes these the wanted names, the first ones first where there are too many; says whether one is new.
     pub(super) fn want<'a>(&mut self, hosts: impl IntoIterator<Item = &'a String>) -> bool {
         let (mut wanted, mut left_out) = (BTreeSet::new(), BTreeSet::new());
@@ -84,7 +84,7 @@ impl Names {
             self.known.entry(host.clone()).or_insert_with(|| {
                 new = true;
                 Known {
-                    addresses: Linger::new(STAYS),
+                    addresses: GracePeriods::new(STAYS),
                     answered: false,
                 }
             });
@@ -152,12 +152,12 @@ mod tests {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let host = "lb.example".to_owned();
-        let mut names = Names::default();
+        let mut names = DnsNames::default();
         assert!(names.want([&host]));
         assert!(!names.want([&host]) && !names.answered(&host));
         names.answer(&host, &ips(&["192.0.2.1", "::ffff:192.0.2.2"]), at(0));
         names.answer(&host, &ips(&["192.0.2.3"]), at(30));
-        let now = |names: &Names| names.addresses("lb.example").collect::<Vec<_>>();
+        let now = |names: &DnsNames| names.addresses("lb.example").collect::<Vec<_>>();
         assert_eq!(now(&names), ips(&["192.0.2.1", "192.0.2.2", "192.0.2.3"]));
         names.answer(&host, &ips(&["192.0.2.3"]), at(629));
         assert_eq!(now(&names).len(), 3);
@@ -170,7 +170,7 @@ mod tests {
 
     #[test]
     fn the_first_names_are_kept_where_there_are_too_many() {
-        let mut names = Names::default();
+        let mut names = DnsNames::default();
         let hosts: Vec<String> = (0..=NAMES_MAX)
             .map(|number| format!("{number}.example"))
             .collect();

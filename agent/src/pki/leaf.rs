@@ -13,7 +13,7 @@ use rustls::crypto::ring::sign::any_ecdsa_type;
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
-use super::TlsError;
+use super::PkiError;
 use super::ca::{BACKDATE, NodeCa};
 
 /// How long a leaf is valid: a day, so that a stolen one is soon worth nothing; nodes may be without the CA's renewal
@@ -30,15 +30,15 @@ const SERVICE_NAMES: [&str; 4] = [
 
 /// What a leaf is good for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Names {
+pub struct LeafNames {
     dns: BTreeSet<String>,
     addresses: BTreeSet<IpAddr>,
 }
 
-impl Names {
+impl LeafNames {
     /// The service's names and those of the configuration, each a DNS name or an address.
-    pub fn new(extra: &[String]) -> Result<Names, TlsError> {
-        let mut names = Names {
+    pub fn new(extra: &[String]) -> Result<LeafNames, PkiError> {
+        let mut names = LeafNames {
             dns: SERVICE_NAMES.iter().map(|name| (*name).to_owned()).collect(),
             addresses: BTreeSet::new(),
         };
@@ -48,19 +48,19 @@ impl Names {
             } else if rustls_pki_types::DnsName::try_from(name.as_str()).is_ok() {
                 names.dns.insert(name.to_ascii_lowercase());
             } else {
-                return Err(TlsError::Name(name.clone()));
+                return Err(PkiError::Name(name.clone()));
             }
         }
         Ok(names)
     }
 
     /// Whether a client that dials this address finds it among the names.
-    pub(super) fn has(&self, dialled: IpAddr) -> bool {
+    pub(crate) fn has(&self, dialled: IpAddr) -> bool {
         self.addresses.contains(&dialled.to_canonical())
     }
 
     /// The same with the addresses of the doors, mapped IPv4 addresses as plain ones.
-    pub fn with_addresses(&self, doors: impl IntoIterator<Item = IpAddr>) -> Names {
+    pub fn with_addresses(&self, doors: impl IntoIterator<Item = IpAddr>) -> LeafNames {
         let mut names = self.clone();
         names
             .addresses
@@ -70,7 +70,7 @@ impl Names {
 }
 
 /// All DNS names, and of the addresses, which may be hundreds, the first ones.
-impl fmt::Display for Names {
+impl fmt::Display for LeafNames {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shown = 16;
         let addresses: Vec<_> = self.addresses.iter().take(shown).collect();
@@ -83,12 +83,12 @@ impl fmt::Display for Names {
 }
 
 /// A leaf that can be served.
-pub(super) struct Leaf {
-    pub(super) key: Arc<CertifiedKey>,
-    pub(super) names: Names,
-    pub(super) not_after: SystemTime,
+pub(crate) struct Leaf {
+    pub(crate) key: Arc<CertifiedKey>,
+    pub(crate) names: LeafNames,
+    pub(crate) not_after: SystemTime,
     /// From then on a fresh one is due: at two thirds of the validity.
-    pub(super) renew_at: SystemTime,
+    pub(crate) renew_at: SystemTime,
 }
 
 impl fmt::Debug for Leaf {
@@ -101,9 +101,9 @@ impl fmt::Debug for Leaf {
 }
 
 /// Mints a leaf that is valid from five minutes ago until the end of its day or of the CA, whichever comes first.
-pub(super) fn mint(ca: &NodeCa, names: Names, now: SystemTime) -> Result<Leaf, TlsError> {
+pub(crate) fn mint(ca: &NodeCa, names: LeafNames, now: SystemTime) -> Result<Leaf, PkiError> {
     let not_after = ca.not_after.min(now + LEAF_LIFETIME);
-    let key = KeyPair::generate().map_err(TlsError::Mint)?;
+    let key = KeyPair::generate().map_err(PkiError::Mint)?;
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, "kubernetes");
     params.not_before = (now - BACKDATE).into();
@@ -116,18 +116,18 @@ pub(super) fn mint(ca: &NodeCa, names: Names, now: SystemTime) -> Result<Leaf, T
         let name = name
             .as_str()
             .try_into()
-            .map_err(|_| TlsError::Name(name.clone()))?;
+            .map_err(|_| PkiError::Name(name.clone()))?;
         params.subject_alt_names.push(SanType::DnsName(name));
     }
     params
         .subject_alt_names
         .extend(names.addresses.iter().copied().map(SanType::IpAddress));
-    let certificate = params.signed_by(&key, &ca.issuer).map_err(TlsError::Mint)?;
+    let certificate = params.signed_by(&key, &ca.issuer).map_err(PkiError::Mint)?;
 
     let signing = any_ecdsa_type(&PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(
         key.serialize_der(),
     )))
-    .map_err(TlsError::Rustls)?;
+    .map_err(PkiError::Rustls)?;
     let mut chain = vec![certificate.der().clone()];
     chain.extend(ca.chain.iter().cloned());
     let left = not_after.duration_since(now).unwrap_or_default();

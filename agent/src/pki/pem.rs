@@ -150,7 +150,7 @@ mod tests {
     #[test]
     fn a_broken_block_is_named_by_file_and_line() {
         let file = Path::new("ca.crt");
-        let good = crate::tls::ca::create("test").unwrap().certificate_pem;
+        let good = crate::pki::ca::create("test").unwrap().certificate_pem;
         let lines = good.lines().count();
 
         let two = format!("{good}-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");

@@ -20,7 +20,7 @@ const CONTROL_PLANE: &str = "node-role.kubernetes.io/control-plane";
 pub(super) type Key = (String, String);
 
 /// What is kept of one kind of object.
-pub(super) trait Facts: PartialEq + Sized {
+pub(super) trait Projection: PartialEq + Sized {
     /// The API server's object.
     type Object: Resource + Clone;
 
@@ -49,7 +49,7 @@ pub(super) struct ServicePort {
 
 /// A Service's addresses and ports.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct ServiceFacts {
+pub(super) struct ServiceProjection {
     /// Cluster, external and load-balancer addresses.
     pub(super) addresses: BTreeSet<IpAddr>,
     /// The load balancers' names.
@@ -58,7 +58,7 @@ pub(super) struct ServiceFacts {
     pub(super) ports: Vec<ServicePort>,
 }
 
-impl Facts for ServiceFacts {
+impl Projection for ServiceProjection {
     type Object = Service;
 
     fn read(object: &Service) -> Option<Self> {
@@ -103,7 +103,7 @@ impl Facts for ServiceFacts {
 
 /// Where a Service leads, or a part of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct SliceFacts {
+pub(super) struct SliceProjection {
     /// The Service, in the slice's own namespace.
     pub(super) service: String,
     /// Every endpoint's addresses; of those not ready too, since they may answer all the same.
@@ -112,7 +112,7 @@ pub(super) struct SliceFacts {
     pub(super) ports: Box<[(String, u16)]>,
 }
 
-impl Facts for SliceFacts {
+impl Projection for SliceProjection {
     type Object = EndpointSlice;
 
     fn read(object: &EndpointSlice) -> Option<Self> {
@@ -140,8 +140,8 @@ impl Facts for SliceFacts {
 
 /// A node's addresses and what runs there.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct NodeFacts {
-    /// Those that the API tells: see [`NodeFacts::read`].
+pub(super) struct NodeProjection {
+    /// Those that the API tells: see [`NodeProjection::read`].
     pub(super) addresses: BTreeSet<IpAddr>,
     /// Whether the node is marked as one that runs an API server.
     pub(super) control_plane: bool,
@@ -149,7 +149,7 @@ pub(super) struct NodeFacts {
     pub(super) kubelet: Option<u16>,
 }
 
-impl Facts for NodeFacts {
+impl Projection for NodeProjection {
     type Object = Node;
 
     /// A node's addresses are those of its status; the first two of each range of pod addresses, of which tunnels (flannel's)
@@ -211,7 +211,7 @@ mod tests {
 
     use super::*;
 
-    fn read<F: Facts>(value: Value) -> Option<F>
+    fn read<F: Projection>(value: Value) -> Option<F>
     where
         F::Object: serde::de::DeserializeOwned,
     {
@@ -224,7 +224,7 @@ mod tests {
 
     #[test]
     fn a_service_is_its_addresses_names_and_ports() {
-        let facts: ServiceFacts = read(json!({
+        let facts: ServiceProjection = read(json!({
             "spec": {"clusterIP": "10.96.0.1", "clusterIPs": ["10.96.0.1", "fd00::1"], "externalIPs": ["192.0.2.1"],
                      "ports": [{"name": "https", "port": 443, "nodePort": 30443}, {"name": "dns", "port": 53, "protocol": "UDP"}]},
             "status": {"loadBalancer": {"ingress": [{"ip": "198.51.100.1"}, {"hostname": "lb.example"}]}},
@@ -243,11 +243,11 @@ mod tests {
             });
         assert_eq!(facts.ports, ports);
         assert_eq!(
-            read::<ServiceFacts>(json!({"spec": {"clusterIP": "None", "ports": [{"port": 443}]}})),
+            read::<ServiceProjection>(json!({"spec": {"clusterIP": "None", "ports": [{"port": 443}]}})),
             None
         );
         assert_eq!(
-            read::<ServiceFacts>(json!({"spec": {"type": "ExternalName", "externalName": "api.example"}})),
+            read::<ServiceProjection>(json!({"spec": {"type": "ExternalName", "externalName": "api.example"}})),
             None
         );
     }
@@ -259,12 +259,12 @@ mod tests {
                 "endpoints": [{"addresses": ["10.0.0.1"], "conditions": {"ready": false}}, {"addresses": ["api.example", "10.0.0.2"]}],
                 "ports": [{"port": 6443}, {"name": "udp", "port": 4789, "protocol": "UDP"}, {"name": "all"}]})
         };
-        let facts: SliceFacts = read(slice(json!({"kubernetes.io/service-name": "api"}))).unwrap();
+        let facts: SliceProjection = read(slice(json!({"kubernetes.io/service-name": "api"}))).unwrap();
         assert_eq!(facts.service, "api");
         assert_eq!(facts.addresses, ips(&["10.0.0.1", "10.0.0.2"]));
         assert_eq!(*facts.ports, [(String::new(), 6443), ("udp".to_owned(), 4789)]);
         assert_eq!(
-            read::<SliceFacts>(slice(json!({}))),
+            read::<SliceProjection>(slice(json!({}))),
             None,
             "no Service leads through it"
         );
@@ -272,7 +272,7 @@ mod tests {
 
     #[test]
     fn a_node_has_told_first_and_noted_addresses() {
-        let facts: NodeFacts = read(json!({
+        let facts: NodeProjection = read(json!({
             "metadata": {"name": "n", "labels": {"node-role.kubernetes.io/control-plane": ""}, "annotations": {
                 "projectcalico.org/IPv4Address": "10.0.0.1/24", "projectcalico.org/IPv4VXLANTunnelAddr": "10.244.7.64",
                 "alpha.kubernetes.io/provided-node-ip": "10.0.0.1,fd00::5", "note": "1", "empty": ""}},
@@ -293,7 +293,7 @@ mod tests {
         assert_eq!(facts.addresses, ips(&all));
         assert!(facts.control_plane);
         assert_eq!(facts.kubelet, Some(10260));
-        let bare: NodeFacts = read(json!({"metadata": {"name": "n"}})).unwrap();
-        assert_eq!(bare, NodeFacts::default());
+        let bare: NodeProjection = read(json!({"metadata": {"name": "n"}})).unwrap();
+        assert_eq!(bare, NodeProjection::default());
     }
 }

@@ -3,12 +3,12 @@
 use tokio::sync::watch;
 
 /// When to leave everything as it is, because another agent brings pods where they should be.
-pub(super) struct Rest {
+pub(super) struct PauseGate {
     pub(super) asked: Option<watch::Receiver<bool>>,
     pub(super) told: watch::Sender<bool>,
 }
 
-impl Default for Rest {
+impl Default for PauseGate {
     fn default() -> Self {
         Self {
             asked: None,
@@ -17,7 +17,7 @@ impl Default for Rest {
     }
 }
 
-impl Rest {
+impl PauseGate {
     pub(super) fn wanted(&mut self) -> bool {
         self.asked
             .as_mut()

@@ -10,13 +10,13 @@ use tokio::time::Instant;
 
 /// Keys with values that stay for some time after they were withdrawn.
 #[derive(Debug)]
-pub(super) struct Linger<K, V = ()> {
+pub(super) struct GracePeriods<K, V = ()> {
     stays: Duration,
     /// With the time of withdrawal, for what is not named now.
     held: BTreeMap<K, (V, Option<Instant>)>,
 }
 
-impl<K: Ord, V> Linger<K, V> {
+impl<K: Ord, V> GracePeriods<K, V> {
     /// Nothing yet; what is withdrawn will stay so long.
     pub(super) fn new(stays: Duration) -> Self {
         Self {
@@ -67,47 +67,47 @@ mod tests {
 
     const STAYS: Duration = Duration::from_secs(300);
 
-    fn keys(linger: &Linger<char>) -> String {
-        linger.keys().collect()
+    fn keys(grace: &GracePeriods<char>) -> String {
+        grace.keys().collect()
     }
 
     #[test]
     fn the_withdrawn_stay_for_their_time_and_no_longer() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let mut linger = Linger::new(STAYS);
-        linger.look(at(0), [('a', ()), ('b', ())]);
-        linger.look(at(1000), [('a', ())]);
+        let mut grace = GracePeriods::new(STAYS);
+        grace.look(at(0), [('a', ()), ('b', ())]);
+        grace.look(at(1000), [('a', ())]);
         assert_eq!(
-            keys(&linger),
+            keys(&grace),
             "ab",
             "withdrawn just now, however long it was named"
         );
-        linger.look(at(1299), [('a', ())]);
-        assert_eq!(keys(&linger), "ab");
-        linger.look(at(1300), [('a', ())]);
-        assert_eq!(keys(&linger), "a");
-        linger.look(at(1301), []);
-        linger.look(at(1400), [('a', ())]);
-        linger.look(at(1650), []);
-        assert_eq!(keys(&linger), "a", "named again, its time begins anew");
+        grace.look(at(1299), [('a', ())]);
+        assert_eq!(keys(&grace), "ab");
+        grace.look(at(1300), [('a', ())]);
+        assert_eq!(keys(&grace), "a");
+        grace.look(at(1301), []);
+        grace.look(at(1400), [('a', ())]);
+        grace.look(at(1650), []);
+        assert_eq!(keys(&grace), "a", "named again, its time begins anew");
     }
 
     #[test]
     fn the_inherited_are_withdrawn_from_the_start_and_do_not_replace() {
         let start = Instant::now();
-        let mut linger = Linger::new(STAYS);
-        linger.look(start, [('a', 1)]);
-        linger.inherit(start, [('a', 2), ('b', 2)]);
-        linger.look(start + STAYS / 2, [('a', 1)]);
+        let mut grace = GracePeriods::new(STAYS);
+        grace.look(start, [('a', 1)]);
+        grace.inherit(start, [('a', 2), ('b', 2)]);
+        grace.look(start + STAYS / 2, [('a', 1)]);
         assert_eq!(
-            linger
+            grace
                 .iter()
                 .map(|(key, value)| (*key, *value))
                 .collect::<Vec<_>>(),
             [('a', 1), ('b', 2)]
         );
-        linger.look(start + STAYS, [('a', 1)]);
-        assert_eq!(linger.len(), 1);
+        grace.look(start + STAYS, [('a', 1)]);
+        assert_eq!(grace.len(), 1);
     }
 }

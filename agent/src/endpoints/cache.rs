@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use kube::runtime::watcher;
 
-use super::facts::{Facts, Key};
+use super::projections::{Projection, Key};
 
 /// Addresses, ports and names kept of one kind of object, of all objects together: several times what the largest
 /// clusters have (150,000 pods), and tens of megabytes. Whoever may make objects could otherwise fill the node's memory.
@@ -18,7 +18,7 @@ const ROOM: usize = 1_000_000;
 pub(super) enum Change<F> {
     /// Nothing that matters.
     Nothing,
-    /// One object; what it was before, where it was there. What it is now is in [`Listed::get`].
+    /// One object; what it was before, where it was there. What it is now is in [`ObjectCache::get`].
     One(Key, Option<F>),
     /// Any number of them.
     Many,
@@ -26,7 +26,7 @@ pub(super) enum Change<F> {
 
 /// All objects of a kind.
 #[derive(Debug)]
-pub(super) struct Listed<F> {
+pub(super) struct ObjectCache<F> {
     known: Kept<F>,
     /// A new list while it is coming in.
     coming: Kept<F>,
@@ -51,7 +51,7 @@ impl<F> Default for Kept<F> {
     }
 }
 
-impl<F> Default for Listed<F> {
+impl<F> Default for ObjectCache<F> {
     fn default() -> Self {
         Self {
             known: Kept::default(),
@@ -61,7 +61,7 @@ impl<F> Default for Listed<F> {
     }
 }
 
-impl<F: Facts> Kept<F> {
+impl<F: Projection> Kept<F> {
     /// Replaces the facts of an object; gives what they were.
     fn put(&mut self, key: Key, facts: Option<F>) -> Option<F> {
         let before = self.objects.remove(&key);
@@ -85,11 +85,11 @@ impl<F: Facts> Kept<F> {
 }
 
 /// An object without addresses takes room too.
-fn cost<F: Facts>(facts: &F) -> usize {
+fn cost<F: Projection>(facts: &F) -> usize {
     facts.size() + 1
 }
 
-impl<F: Facts> Listed<F> {
+impl<F: Projection> ObjectCache<F> {
     /// Takes an event in.
     pub(super) fn take(&mut self, event: watcher::Event<F::Object>) -> Change<F> {
         let (key, facts) = match event {
@@ -144,7 +144,7 @@ mod tests {
     use kube::runtime::watcher::Event;
     use serde_json::json;
 
-    use super::super::facts::SliceFacts;
+    use super::super::projections::SliceProjection;
     use super::*;
 
     fn slice(name: &str, addresses: &[String], version: u32) -> EndpointSlice {
@@ -163,7 +163,7 @@ mod tests {
     #[test]
     fn the_old_list_stands_until_the_new_one_is_whole() {
         let one = ["10.0.0.1".to_owned()];
-        let mut listed = Listed::<SliceFacts>::default();
+        let mut listed = ObjectCache::<SliceProjection>::default();
         listed.take(Event::Init);
         listed.take(Event::InitApply(slice("a", &one, 1)));
         listed.take(Event::InitApply(slice("b", &one, 1)));
@@ -180,7 +180,7 @@ mod tests {
     #[test]
     fn a_change_that_means_nothing_is_none() {
         let one = ["10.0.0.1".to_owned()];
-        let mut listed = Listed::<SliceFacts>::default();
+        let mut listed = ObjectCache::<SliceProjection>::default();
         assert_eq!(
             listed.take(Event::Apply(slice("a", &one, 1))),
             Change::One(key("a"), None)
@@ -206,7 +206,7 @@ mod tests {
         let many: Vec<String> = (0..60_000_u32)
             .map(|number| std::net::Ipv4Addr::from(number + 1).to_string())
             .collect();
-        let mut listed = Listed::<SliceFacts>::default();
+        let mut listed = ObjectCache::<SliceProjection>::default();
         for number in 0..20 {
             listed.take(Event::Apply(slice(&number.to_string(), &many, 1)));
         }

@@ -13,7 +13,7 @@ use rcgen::{
 use rustls_pki_types::CertificateDer;
 use x509_parser::prelude::X509Certificate;
 
-use super::TlsError;
+use super::PkiError;
 use super::pem::{self, PemError};
 
 /// How long a CA made by [`create`] is valid: a year, long enough for a cluster that is set up by hand and short enough
@@ -52,9 +52,9 @@ impl fmt::Debug for CreatedCa {
 ///
 /// It carries what strict verifiers ask for (Python 3.13 and later set `VERIFY_X509_STRICT`; RFC 5280 section 4.2.1):
 /// critical basicConstraints and keyUsage with keyCertSign, subject and authority key identifiers.
-pub fn create(common_name: &str) -> Result<CreatedCa, TlsError> {
+pub fn create(common_name: &str) -> Result<CreatedCa, PkiError> {
     let now = SystemTime::now();
-    let key = KeyPair::generate().map_err(TlsError::Mint)?;
+    let key = KeyPair::generate().map_err(PkiError::Mint)?;
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, common_name);
     params.not_before = (now - BACKDATE).into();
@@ -62,7 +62,7 @@ pub fn create(common_name: &str) -> Result<CreatedCa, TlsError> {
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params.use_authority_key_identifier_extension = true;
-    let certificate = params.self_signed(&key).map_err(TlsError::Mint)?;
+    let certificate = params.self_signed(&key).map_err(PkiError::Mint)?;
     Ok(CreatedCa {
         certificate_pem: certificate.pem(),
         key_pem: key.serialize_pem(),
@@ -71,13 +71,13 @@ pub fn create(common_name: &str) -> Result<CreatedCa, TlsError> {
 
 /// The bytes of both files, to tell a change from a mere touch.
 #[derive(PartialEq, Eq)]
-pub(super) struct CaSource {
+pub(crate) struct CaSource {
     certificate: Vec<u8>,
     key: Vec<u8>,
 }
 
 impl CaSource {
-    pub(super) fn read(files: &CaFiles) -> Result<CaSource, PemError> {
+    pub(crate) fn read(files: &CaFiles) -> Result<CaSource, PemError> {
         Ok(CaSource {
             certificate: pem::read(&files.certificate)?,
             key: pem::read(&files.key)?,
@@ -86,19 +86,19 @@ impl CaSource {
 }
 
 /// An issuer of leaf certificates.
-pub(super) struct NodeCa {
-    pub(super) issuer: Issuer<'static, KeyPair>,
+pub(crate) struct NodeCa {
+    pub(crate) issuer: Issuer<'static, KeyPair>,
     /// What is sent after the leaf: the node CA and those above it, self-signed ones left out as clients hold them.
-    pub(super) chain: Vec<CertificateDer<'static>>,
-    pub(super) not_after: SystemTime,
+    pub(crate) chain: Vec<CertificateDer<'static>>,
+    pub(crate) not_after: SystemTime,
 }
 
 impl NodeCa {
     /// Checks both files together: a CA that may sign, valid now, with its own key.
-    pub(super) fn parse(files: &CaFiles, source: &CaSource, now: SystemTime) -> Result<NodeCa, TlsError> {
+    pub(crate) fn parse(files: &CaFiles, source: &CaSource, now: SystemTime) -> Result<NodeCa, PkiError> {
         let certificates = pem::certificates(&files.certificate, &source.certificate)?;
         let wrong =
-            |line, reason: String| TlsError::from(PemError::content(&files.certificate, line, reason));
+            |line, reason: String| PkiError::from(PemError::content(&files.certificate, line, reason));
         let (line, der) = &certificates[0];
         let (_, ca) = x509_parser::parse_x509_certificate(der)
             .map_err(|error| wrong(*line, format!("not a certificate: {error}")))?;
@@ -130,7 +130,7 @@ impl NodeCa {
             );
             return Err(PemError::content(&files.key, key_line, reason).into());
         }
-        let issuer = Issuer::from_ca_cert_der(der, key).map_err(TlsError::Mint)?;
+        let issuer = Issuer::from_ca_cert_der(der, key).map_err(PkiError::Mint)?;
 
         let chain = certificates
             .iter()
@@ -199,13 +199,13 @@ mod tests {
         files
     }
 
-    fn load(files: &CaFiles, now: SystemTime) -> Result<NodeCa, TlsError> {
+    fn load(files: &CaFiles, now: SystemTime) -> Result<NodeCa, PkiError> {
         NodeCa::parse(files, &CaSource::read(files)?, now)
     }
 
     #[test]
     fn a_created_ca_is_read_back() {
-        let folder = crate::tls::test_folder("ca-back");
+        let folder = crate::pki::test_folder("ca-back");
         let ca = create("picket node").unwrap();
         let files = write(&folder, &ca.certificate_pem, &ca.key_pem);
         let read = load(&files, SystemTime::now()).unwrap();
@@ -215,7 +215,7 @@ mod tests {
 
     #[test]
     fn unfit_files_are_refused_with_their_place() {
-        let folder = crate::tls::test_folder("ca-unfit");
+        let folder = crate::pki::test_folder("ca-unfit");
         let (one, other) = (create("one").unwrap(), create("other").unwrap());
         let now = SystemTime::now();
 

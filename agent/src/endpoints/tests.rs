@@ -40,7 +40,7 @@ impl Resolve for Answers {
 }
 
 /// The API server's lists, and watches that never tell anything, for as long as it lives.
-async fn api_server() -> (crate::workload::testing::Folder, Connector) {
+async fn api_server() -> (crate::cluster::testing::Folder, Connector) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let server = format!("http://{}", listener.local_addr().unwrap());
     tokio::spawn(async move {

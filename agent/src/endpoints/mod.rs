@@ -4,20 +4,20 @@
 //! configuration. Out: [`Doors`] through a watch channel. While the API server is away, or says that it has no address at
 //! all, the last ones stand.
 //!
-//! - [`facts`] reads objects, [`told`] keeps them up; [`names`] does so for DNS, [`own`] for this node's interfaces;
-//! - [`found`] says what follows: which addresses are an API server's or to be refused, and which Services lead there;
-//! - [`ledger`] holds all of it, with what was withdrawn a short time ago ([`linger`]).
+//! - [`projections`] reads objects, [`cache`] keeps them; [`dns`] does so for names, [`node_addresses`] for this node's interfaces;
+//! - [`derive`] says what follows: which addresses are an API server's or to be refused, and which Services lead there;
+//! - [`index`] holds all of it, with what was withdrawn a short time ago ([`grace`]).
 
-mod facts;
-mod found;
-mod ledger;
-mod linger;
-mod names;
-mod own;
+mod projections;
+mod derive;
+mod index;
+mod grace;
+mod dns;
+mod node_addresses;
 mod target;
 #[cfg(test)]
 mod testing;
-mod told;
+mod cache;
 
 use std::collections::BTreeSet;
 use std::io;
@@ -32,12 +32,12 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-pub use found::refused_as;
-pub use names::{Resolve, SystemResolver};
+pub use derive::refused_as;
+pub use dns::{Resolve, SystemResolver};
 pub use target::{Target, TargetError};
 
-use super::api::{Connector, follow};
-use ledger::Ledger;
+use crate::cluster::{Connector, follow};
+use index::EndpointIndex;
 
 /// How often names are looked up: load balancers' records live a minute, and change in part.
 const RESOLVE_EVERY: Duration = Duration::from_secs(30);
@@ -108,14 +108,14 @@ impl Surroundings<SystemResolver, fn() -> io::Result<BTreeSet<IpAddr>>> {
     pub fn machine() -> Self {
         Self {
             resolver: SystemResolver,
-            own: own::addresses,
+            own: node_addresses::addresses,
         }
     }
 }
 
 /// Everything that the tasks share. Locks are held for a moment, never over an await.
 struct Shared {
-    ledger: Mutex<Ledger>,
+    index: Mutex<EndpointIndex>,
     /// The doors may have changed.
     changed: Notify,
     /// There are names nobody has looked up yet.
@@ -124,12 +124,12 @@ struct Shared {
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Ledger> {
-        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, EndpointIndex> {
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Lets `on` take something in; it says whether that may change the doors.
-    fn tell(&self, on: impl FnOnce(&mut Ledger) -> bool) {
+    fn tell(&self, on: impl FnOnce(&mut EndpointIndex) -> bool) {
         if on(&mut self.lock()) {
             self.changed.notify_one();
         }
@@ -164,7 +164,7 @@ where
     let limit = usize::try_from(picket_common::DOORS_MAX).unwrap_or(usize::MAX);
     let (sender, doors) = watch::channel(Doors::default());
     let shared = Shared {
-        ledger: Mutex::new(Ledger::new(config, limit)),
+        index: Mutex::new(EndpointIndex::new(config, limit)),
         changed: Notify::new(),
         names: Notify::new(),
         doors: sender,
@@ -199,12 +199,12 @@ where
         let follow_all = async {
             tokio::join!(
                 follow(&connector, "services", Api::all, all(), &cancel, |event| shared
-                    .tell(|ledger| ledger.service(event))),
+                    .tell(|index| index.service(event))),
                 follow(&connector, "endpoint slices", Api::all, all(), &cancel, |event| {
-                    shared.tell(|ledger| ledger.slice(event))
+                    shared.tell(|index| index.slice(event))
                 }),
                 follow(&connector, "nodes", Api::all, all(), &cancel, |event| shared
-                    .tell(|ledger| ledger.node(event))),
+                    .tell(|index| index.node(event))),
             )
         };
         let here = async { tokio::join!(self.follow_own(), self.follow_names(), self.follow_changes()) };
@@ -215,7 +215,7 @@ where
     }
 
     async fn follow_own(&self) {
-        let changes = own::Changes::open().inspect_err(|error| {
+        let changes = node_addresses::Changes::open().inspect_err(|error| {
             tracing::warn!(%error, "the kernel does not tell of new addresses; they are read every second");
         });
         loop {
@@ -237,7 +237,7 @@ where
 
     fn own(&self) {
         match (self.surroundings.own)() {
-            Ok(addresses) => self.shared.tell(|ledger| ledger.own(addresses)),
+            Ok(addresses) => self.shared.tell(|index| index.own(addresses)),
             Err(error) => {
                 tracing::warn!(%error, "the node's own addresses cannot be read; those of before stand");
             }
@@ -261,8 +261,8 @@ where
             let mut lookups = lookups.buffer_unordered(RESOLVE_AT_ONCE);
             while let Some((host, found)) = lookups.next().await {
                 match found {
-                    Ok(addresses) => self.shared.tell(|ledger| {
-                        ledger.answer(&host, &addresses, Instant::now());
+                    Ok(addresses) => self.shared.tell(|index| {
+                        index.answer(&host, &addresses, Instant::now());
                         true
                     }),
                     Err(error) => {

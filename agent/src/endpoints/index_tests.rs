@@ -1,4 +1,4 @@
-//! The ledger told of small clusters.
+//! The index told of small clusters.
 
 use serde_json::{Value, json};
 
@@ -19,48 +19,48 @@ fn targets(texts: &[&str]) -> Vec<Target> {
     texts.iter().map(|text| text.parse().unwrap()).collect()
 }
 
-/// A ledger and a clock.
+/// A index and a clock.
 struct Told {
-    ledger: Ledger,
+    index: EndpointIndex,
     now: Instant,
 }
 
 impl Told {
     fn nothing(config: DoorsConfig, limit: usize) -> Self {
         Self {
-            ledger: Ledger::new(config, limit),
+            index: EndpointIndex::new(config, limit),
             now: Instant::now(),
         }
     }
 
     fn lists(&mut self, services: &[Value], slices: &[Value], nodes: &[Value]) {
-        self.ledger.service(watcher::Event::Init);
-        self.ledger.slice(watcher::Event::Init);
-        self.ledger.node(watcher::Event::Init);
+        self.index.service(watcher::Event::Init);
+        self.index.slice(watcher::Event::Init);
+        self.index.node(watcher::Event::Init);
         for one in services {
-            self.ledger.service(watcher::Event::InitApply(
+            self.index.service(watcher::Event::InitApply(
                 serde_json::from_value(one.clone()).unwrap(),
             ));
         }
         for one in slices {
-            self.ledger.slice(watcher::Event::InitApply(
+            self.index.slice(watcher::Event::InitApply(
                 serde_json::from_value(one.clone()).unwrap(),
             ));
         }
         for one in nodes {
-            self.ledger.node(watcher::Event::InitApply(
+            self.index.node(watcher::Event::InitApply(
                 serde_json::from_value(one.clone()).unwrap(),
             ));
         }
-        self.ledger.service(watcher::Event::InitDone);
-        self.ledger.slice(watcher::Event::InitDone);
-        self.ledger.node(watcher::Event::InitDone);
+        self.index.service(watcher::Event::InitDone);
+        self.index.slice(watcher::Event::InitDone);
+        self.index.node(watcher::Event::InitDone);
     }
 
     /// A cluster of two nodes: this one runs the API server, the other has pods alone.
     fn cluster() -> Self {
         let mut told = Self::nothing(config(), LIMIT);
-        told.ledger.own(
+        told.index.own(
             ["10.0.0.1", "10.244.1.1", "127.0.0.1", "::1", "fe80::1"]
                 .iter()
                 .map(|ip| ip.parse().unwrap())
@@ -78,22 +78,22 @@ impl Told {
     }
 
     fn service(&mut self, object: Value) -> bool {
-        self.ledger
+        self.index
             .service(watcher::Event::Apply(serde_json::from_value(object).unwrap()))
     }
 
     fn slice(&mut self, object: Value) -> bool {
-        self.ledger
+        self.index
             .slice(watcher::Event::Apply(serde_json::from_value(object).unwrap()))
     }
 
     fn unslice(&mut self, object: Value) -> bool {
-        self.ledger
+        self.index
             .slice(watcher::Event::Delete(serde_json::from_value(object).unwrap()))
     }
 
     fn look(&mut self) -> Doors {
-        let doors = self.ledger.look(self.now).0;
+        let doors = self.index.look(self.now).0;
         assert!(doors.redirect.is_disjoint(&doors.refuse));
         doors
     }
@@ -137,7 +137,7 @@ fn without_the_cluster_only_what_is_known_anyway_is_told() {
         ..config()
     };
     let mut told = Told::nothing(config, LIMIT);
-    told.ledger.own(["10.0.0.1".parse().unwrap()].into());
+    told.index.own(["10.0.0.1".parse().unwrap()].into());
     let doors = told.look();
     assert!(!doors.whole);
     assert_eq!(doors.redirect, addresses(&["192.0.2.9:443"]));
@@ -168,19 +168,19 @@ fn whole_waits_for_every_list() {
     told.service(own_service());
     told.slice(own_slice(&["10.0.0.1"]));
     assert!(!told.look().whole);
-    told.ledger.service(watcher::Event::Init);
-    told.ledger.service(watcher::Event::InitApply(
+    told.index.service(watcher::Event::Init);
+    told.index.service(watcher::Event::InitApply(
         serde_json::from_value(own_service()).unwrap(),
     ));
-    told.ledger.service(watcher::Event::InitDone);
-    told.ledger.slice(watcher::Event::Init);
-    told.ledger.slice(watcher::Event::InitApply(
+    told.index.service(watcher::Event::InitDone);
+    told.index.slice(watcher::Event::Init);
+    told.index.slice(watcher::Event::InitApply(
         serde_json::from_value(own_slice(&["10.0.0.1"])).unwrap(),
     ));
-    told.ledger.slice(watcher::Event::InitDone);
+    told.index.slice(watcher::Event::InitDone);
     assert!(!told.look().whole, "other nodes are not known");
-    told.ledger.node(watcher::Event::Init);
-    told.ledger.node(watcher::Event::InitDone);
+    told.index.node(watcher::Event::Init);
+    told.index.node(watcher::Event::InitDone);
     assert!(told.look().whole);
 }
 
@@ -227,7 +227,7 @@ fn a_node_of_the_control_plane_has_one_by_its_label() {
     marked["metadata"]["labels"] = json!({"node-role.kubernetes.io/control-plane": ""});
     marked["status"]["daemonEndpoints"] = json!({"kubeletEndpoint": {"Port": 10_260}});
     assert!(
-        told.ledger
+        told.index
             .node(watcher::Event::Apply(serde_json::from_value(marked).unwrap()))
     );
     let doors = told.look();
@@ -241,7 +241,7 @@ fn a_node_of_the_control_plane_has_one_by_its_label() {
 #[test]
 fn an_api_server_behind_a_local_balancer_is_known_by_the_configuration() {
     let mut told = Told::cluster();
-    told.ledger.config.redirect = targets(&["127.0.0.1:7443"]);
+    told.index.config.redirect = targets(&["127.0.0.1:7443"]);
     let doors = told.look();
     assert!(has(
         &doors.redirect,
@@ -439,7 +439,7 @@ fn services_are_followed_through_services_whatever_their_order() {
 #[test]
 fn where_both_would_hold_refusal_does_but_at_the_api_servers_own() {
     let mut told = Told::cluster();
-    told.ledger.config.refuse = targets(&["10.96.0.1:443", "10.0.0.1:6443", "192.0.2.5:443"]);
+    told.index.config.refuse = targets(&["10.96.0.1:443", "10.0.0.1:6443", "192.0.2.5:443"]);
     told.service(service(
         "x",
         "mixed",
@@ -485,7 +485,7 @@ fn where_both_would_hold_refusal_does_but_at_the_api_servers_own() {
         &["10.96.0.1:443", "10.0.0.1:6443", "10.0.0.2:10250"]
     ));
     assert!(has(&doors.refuse, &["192.0.2.5:443"]));
-    told.ledger.slice(watcher::Event::Delete(
+    told.index.slice(watcher::Event::Delete(
         serde_json::from_value(slice("default", "more", "kubernetes", &[], json!([]))).unwrap(),
     ));
     told.look();
@@ -507,8 +507,8 @@ fn where_both_would_hold_refusal_does_but_at_the_api_servers_own() {
 #[test]
 fn what_is_allowed_is_no_refused_door_and_stays_one_that_is_redirected() {
     let mut told = Told::cluster();
-    told.ledger.config.allow = addresses(&["169.254.169.254:80", "10.0.0.2:10250", "10.0.0.1:6443"]);
-    told.ledger.config.inherited.refuse = addresses(&["169.254.169.254:80"]);
+    told.index.config.allow = addresses(&["169.254.169.254:80", "10.0.0.2:10250", "10.0.0.1:6443"]);
+    told.index.config.inherited.refuse = addresses(&["169.254.169.254:80"]);
     let doors = told.look();
     assert!(!has(&doors.refuse, &["169.254.169.254:80"]) && !has(&doors.refuse, &["10.0.0.2:10250"]));
     assert!(has(&doors.refuse, &["[fd00:ec2::254]:80"]) && has(&doors.redirect, &["10.0.0.1:6443"]));
@@ -592,21 +592,21 @@ fn names_are_doors_where_they_lead() {
         &[own_slice(&["10.0.0.1"])],
         &[node("a", "10.0.0.1", "10.244.1.0/24")],
     );
-    let (doors, new) = told.ledger.look(told.now);
+    let (doors, new) = told.index.look(told.now);
     assert!(new && !doors.whole, "the configured names have no answer yet");
     assert_eq!(
-        told.ledger.wanted(),
+        told.index.wanted(),
         ["api.example", "etcd.example", "lb.example"]
     );
-    told.ledger.answer("api.example", &ip("192.0.2.1"), told.now);
-    assert_eq!(told.ledger.waiting_for_name(), Some("etcd.example"));
-    told.ledger.answer("etcd.example", &ip("192.0.2.2"), told.now);
+    told.index.answer("api.example", &ip("192.0.2.1"), told.now);
+    assert_eq!(told.index.waiting_for_name(), Some("etcd.example"));
+    told.index.answer("etcd.example", &ip("192.0.2.2"), told.now);
     let doors = told.look();
     assert!(
         doors.whole,
         "a balancer's name that has no answer holds up nothing"
     );
-    told.ledger.answer("lb.example", &ip("192.0.2.3"), told.now);
+    told.index.answer("lb.example", &ip("192.0.2.3"), told.now);
     let doors = told.look();
     assert!(
         has(&doors.redirect, &["192.0.2.1:6443", "192.0.2.3:443"]) && has(&doors.refuse, &["192.0.2.2:2379"])
@@ -621,8 +621,8 @@ fn names_are_doors_where_they_lead() {
         json!({"loadBalancer": {"ingress": [{"hostname": "hand.example"}, {"ip": "192.0.2.4"}]}});
     told.service(made);
     told.slice(slice("x", "s", "hand", &["192.0.2.1"], json!([{"port": 6443}])));
-    assert!(told.ledger.look(told.now).1);
-    told.ledger.answer("hand.example", &ip("192.0.2.5"), told.now);
+    assert!(told.index.look(told.now).1);
+    told.index.answer("hand.example", &ip("192.0.2.5"), told.now);
     assert!(has(
         &told.look().redirect,
         &["10.96.7.7:8443", "192.0.2.4:8443", "192.0.2.5:8443"]
@@ -676,7 +676,7 @@ fn beyond_the_limit_the_most_important_are_kept_and_the_others_counted() {
             && has(&doors.refuse, &["169.254.169.254:80"])
     );
     assert!(doors.left_out > 50 * 99);
-    assert!(told.ledger.found.doors().count() < 3000);
+    assert!(told.index.found.doors().count() < 3000);
 }
 
 #[test]
@@ -700,7 +700,7 @@ fn changes_that_do_not_matter_ask_for_no_look() {
     beat["status"]["conditions"] = json!([{"type": "Ready", "status": "False"}]);
     assert!(
         !told
-            .ledger
+            .index
             .node(watcher::Event::Apply(serde_json::from_value(beat).unwrap()))
     );
     // These do.
@@ -715,6 +715,6 @@ fn changes_that_do_not_matter_ask_for_no_look() {
         told.slice(slice("x", "s", "app", &["10.244.2.9"], json!([{"port": 8080}]))),
         "it led to a door before"
     );
-    assert!(!told.ledger.own(told.ledger.own.clone()));
-    assert!(told.ledger.own(["10.0.0.1".parse().unwrap()].into()));
+    assert!(!told.index.own(told.index.own.clone()));
+    assert!(told.index.own(["10.0.0.1".parse().unwrap()].into()));
 }

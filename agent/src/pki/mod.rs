@@ -1,0 +1,38 @@
+//! Certificates: reading PEM files, the node's CA, and the leaf certificates it signs.
+//!
+//! In: the node CA's files, and the names and addresses that clients dial. Out: a [`ca::NodeCa`], and [`Leaf`] certificates in
+//! memory. Nothing here is served; `tls` does that.
+
+pub mod ca;
+mod leaf;
+pub(crate) mod pem;
+
+pub use ca::CaFiles;
+pub(crate) use leaf::{Leaf, mint};
+pub use leaf::{LEAF_LIFETIME, LeafNames};
+pub use pem::PemError;
+
+/// What goes wrong around certificates.
+#[derive(Debug, thiserror::Error)]
+pub enum PkiError {
+    /// A file of the CA is missing or unfit.
+    #[error(transparent)]
+    Pem(#[from] PemError),
+    /// A configured name is neither a DNS name nor an address.
+    #[error("`{0}` is neither a DNS name nor an IP address")]
+    Name(String),
+    /// A certificate could not be made.
+    #[error("cannot make a certificate: {0}")]
+    Mint(rcgen::Error),
+    /// rustls refused a key or a setting.
+    #[error("cannot set up TLS: {0}")]
+    Rustls(rustls::Error),
+}
+
+/// A fresh folder for a test's files.
+#[cfg(test)]
+pub(crate) fn test_folder(name: &str) -> std::path::PathBuf {
+    let folder = std::env::temp_dir().join(format!("picket-{name}-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    folder
+}
