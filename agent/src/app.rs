@@ -33,20 +33,20 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::PrivateSocket;
 use crate::audit::{AuditConfig, AuditLog};
+use crate::cluster::Connector;
 use crate::config::Config;
+use crate::endpoints::DoorsConfig;
 use crate::kernel::{Class, Kernel, KernelConfig, Node, Program};
 use crate::listener::{InPodListener, Sockets};
 use crate::pipeline::Pipeline;
+use crate::pki::CaFiles;
 use crate::runtime::metrics::Metrics;
 use crate::runtime::notices::Notices;
 use crate::runtime::readiness::{Pending, Readiness};
 use crate::runtime::signals;
 use crate::store::Store;
-use crate::pki::CaFiles;
 use crate::tls::Certificates;
 use crate::upstream::Upstream;
-use crate::cluster::Connector;
-use crate::endpoints::DoorsConfig;
 use crate::workload::{self, Netns, Selection, WorkloadConfig};
 
 use ending::Ending;

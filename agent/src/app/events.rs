@@ -11,9 +11,9 @@ use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
+use crate::cluster::{ApiError, Connector};
 use crate::runtime::metrics::Metrics;
 use crate::runtime::notices::{About, Notice};
-use crate::cluster::{ApiError, Connector};
 
 /// Who posts, as Events name it.
 const CONTROLLER: &str = "picket.dev/agent";

@@ -14,12 +14,12 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::records::tell;
 use crate::audit::{Caller, Connection, KernelFacts, Outcome, PodRef, ProcessRef};
+use crate::endpoints::Doors;
+use crate::endpoints::refused_as;
 use crate::kernel::{CgroupId, Kernel, KernelEvent, KernelEvents};
 use crate::listener::{NoFlow, NoFlowCause, Seen};
 use crate::runtime::metrics::Metrics;
-use crate::endpoints::refused_as;
 use crate::workload::escapes::Stray;
-use crate::endpoints::Doors;
 use crate::workload::{Names, Pod, container_of};
 
 /// When the kernel's events are this agent's to read: from the moment that no agent before it does, until it ends.

@@ -7,9 +7,9 @@ use std::path::PathBuf;
 use anyhow::{Context, bail};
 
 use crate::config::Config;
+use crate::endpoints::Target;
 use crate::kernel;
 use crate::upstream::{Credential, UpstreamConfig};
-use crate::endpoints::Target;
 
 /// How the API server is asked.
 pub(super) fn upstream_config(config: &Config) -> anyhow::Result<UpstreamConfig> {

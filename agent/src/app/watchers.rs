@@ -17,6 +17,7 @@ use super::tend::Tending;
 use super::{records, refusals};
 use crate::admin::{Admin, Failing, PrivateSocket, ReadyReport};
 use crate::audit::{AuditLog, Connection};
+use crate::endpoints::Doors;
 use crate::kernel::{Counter, Door, DoorAction, Kernel};
 use crate::listener::{Accepted, Arrival, Sockets};
 use crate::pipeline::Pipeline;
@@ -27,7 +28,6 @@ use crate::runtime::signals;
 use crate::store::Store;
 use crate::tls::Certificates;
 use crate::upstream::Upstream;
-use crate::endpoints::Doors;
 use crate::workload::Status;
 
 /// How often gauges are brought up to date: more often than any scraper asks.

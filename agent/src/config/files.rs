@@ -9,8 +9,8 @@ use std::path::Path;
 use nix::unistd::{AccessFlags, eaccess};
 
 use super::Config;
-use crate::store::Store;
 use crate::cluster::Connector;
+use crate::store::Store;
 
 impl Config {
     /// What of the files and folders that it names cannot be used, with the field that names each. Those of `kernel` are left

@@ -18,9 +18,9 @@ use std::path::{Path, PathBuf};
 use picket_policy::ObjectError;
 
 use crate::audit;
+use crate::endpoints::Target;
 use crate::kernel::Unknown;
 use crate::runtime::telemetry::LogConfig;
-use crate::endpoints::Target;
 
 /// Where `picket` looks for its configuration when no `--config` is given.
 pub const DEFAULT_PATH: &str = "/etc/picket/agent.yaml";

@@ -14,9 +14,9 @@ use super::{
     Admin, Audit, Cluster, Config, Enforce, Kernel, MAX_DRAIN_SECONDS, Shutdown, Tls, Upstream, addresses,
 };
 use crate::admin::SOCKET_PATH_MAX;
+use crate::endpoints::Target;
 use crate::kernel::Unknown;
 use crate::runtime::telemetry::{self, LogConfig, LogFormat};
-use crate::endpoints::Target;
 
 const TOP: [&str; 14] = [
     "nodeName", "cluster", "upstream", "tls", "kernel", "enforce", "doors", "refuse", "allow", "objects",

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use kube::runtime::watcher;
 
-use super::projections::{Projection, Key};
+use super::projections::{Key, Projection};
 
 /// Addresses, ports and names kept of one kind of object, of all objects together: several times what the largest
 /// clusters have (150,000 pods), and tens of megabytes. Whoever may make objects could otherwise fill the node's memory.

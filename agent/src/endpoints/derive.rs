@@ -11,10 +11,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::LazyLock;
 
-use super::projections::{Key, NodeProjection, ServiceProjection, ServicePort, SliceProjection};
-use super::dns::DnsNames;
-use super::target::Target;
 use super::cache::ObjectCache;
+use super::dns::DnsNames;
+use super::projections::{Key, NodeProjection, ServicePort, ServiceProjection, SliceProjection};
+use super::target::Target;
 
 /// The namespace and the name of the API server's own Service.
 const OWN_NAMESPACE: &str = "default";

@@ -12,12 +12,12 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::runtime::watcher;
 use tokio::time::Instant;
 
-use super::projections::{NodeProjection, ServiceProjection, SliceProjection};
-use super::derive::{Action, Door, EndpointSet, Rank, Sources, is_own, own_service};
-use super::grace::GracePeriods;
-use super::dns::DnsNames;
-use super::target::Target;
 use super::cache::{Change, ObjectCache};
+use super::derive::{Action, Door, EndpointSet, Rank, Sources, is_own, own_service};
+use super::dns::DnsNames;
+use super::grace::GracePeriods;
+use super::projections::{NodeProjection, ServiceProjection, SliceProjection};
+use super::target::Target;
 use super::{Doors, DoorsConfig};
 
 /// How long an address stays a door when nothing makes it one any more: an API server that was taken out of its endpoints

@@ -594,10 +594,7 @@ fn names_are_doors_where_they_lead() {
     );
     let (doors, new) = told.index.look(told.now);
     assert!(new && !doors.whole, "the configured names have no answer yet");
-    assert_eq!(
-        told.index.wanted(),
-        ["api.example", "etcd.example", "lb.example"]
-    );
+    assert_eq!(told.index.wanted(), ["api.example", "etcd.example", "lb.example"]);
     told.index.answer("api.example", &ip("192.0.2.1"), told.now);
     assert_eq!(told.index.waiting_for_name(), Some("etcd.example"));
     told.index.answer("etcd.example", &ip("192.0.2.2"), told.now);

@@ -8,16 +8,16 @@
 //! - [`derive`] says what follows: which addresses are an API server's or to be refused, and which Services lead there;
 //! - [`index`] holds all of it, with what was withdrawn a short time ago ([`grace`]).
 
-mod projections;
+mod cache;
 mod derive;
-mod index;
-mod grace;
 mod dns;
+mod grace;
+mod index;
 mod node_addresses;
+mod projections;
 mod target;
 #[cfg(test)]
 mod testing;
-mod cache;
 
 use std::collections::BTreeSet;
 use std::io;

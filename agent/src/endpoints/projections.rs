@@ -247,7 +247,9 @@ mod tests {
             None
         );
         assert_eq!(
-            read::<ServiceProjection>(json!({"spec": {"type": "ExternalName", "externalName": "api.example"}})),
+            read::<ServiceProjection>(
+                json!({"spec": {"type": "ExternalName", "externalName": "api.example"}})
+            ),
             None
         );
     }

@@ -5,18 +5,18 @@
 //! redirecting while no agent runs; the next agent adopts what it finds and replaces the programs without a gap.
 
 mod attach;
+mod attachments;
 pub mod destroy_sockets;
+pub mod doctor;
 mod error;
 mod events;
-mod map_usage;
 mod flows;
-mod attachments;
 pub mod interface;
+mod map_usage;
 mod mounts;
 mod namespace;
 mod netlink;
 mod pins;
-pub mod doctor;
 mod program;
 mod sys;
 mod types;
@@ -32,10 +32,10 @@ use aya::Ebpf;
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf};
 use picket_common::{ClassValue, DoorKey, NodeValue};
 
+pub use attachments::{Fault, Ifindex, Repaired, Verified};
 pub use error::KernelError;
 pub use events::KernelEvents;
 pub use map_usage::Fill;
-pub use attachments::{Fault, Ifindex, Repaired, Verified};
 pub use mounts::cgroup_mount;
 pub(crate) use namespace::within;
 pub use picket_common::{Counter, DoorAction, Hook, Refusal};
@@ -43,8 +43,8 @@ pub use program::Program;
 pub use sys::netns_cookie;
 pub use types::{CgroupId, Class, Counters, Door, Flow, KernelConfig, KernelEvent, Node, Unknown};
 
-use flows::Flows;
 use attachments::Held;
+use flows::Flows;
 use pins::Folder;
 
 /// The programs, attached and pinned, and their maps.

@@ -26,11 +26,11 @@ use rustls::ServerConfig;
 
 use crate::audit::{self, AuditLog, EndReason, ObjectRef, Record, User};
 use crate::listener::Accepted;
+use crate::pki::PkiError;
 use crate::reject::{Rejection, warning_value};
 use crate::runtime::drain::{Drain, Parts};
 use crate::runtime::notices::{Notice, Notices, Reason};
 use crate::store::Store;
-use crate::pki::PkiError;
 use crate::tls::{self, Certificates};
 use crate::upstream::{ResponseBody, UpgradeProtocol, Upstream, upgrade_asked};
 

@@ -8,8 +8,8 @@ mod leaf;
 pub(crate) mod pem;
 
 pub use ca::CaFiles;
-pub(crate) use leaf::{Leaf, mint};
 pub use leaf::{LEAF_LIFETIME, LeafNames};
+pub(crate) use leaf::{Leaf, mint};
 pub use pem::PemError;
 
 /// What goes wrong around certificates.

@@ -10,9 +10,9 @@ use arc_swap::ArcSwap;
 use tokio::task::JoinSet;
 
 use super::Pod;
-use super::pods::NodePod;
 use super::enforce::{EnforceError, Enforcement, Enforcer, Home, Tended};
 use super::netns::{Netns, NetnsError, NetnsId};
+use super::pods::NodePod;
 use super::slot::{Applied, CUTS, Slot};
 
 /// How long one attempt may take; opening a listener takes milliseconds.

@@ -247,8 +247,8 @@ pub fn check_root(root: &Path) -> Result<(), CgroupError> {
 
 #[cfg(test)]
 mod tests {
-    use crate::cluster::testing::Folder;
     use super::*;
+    use crate::cluster::testing::Folder;
 
     const A: &str = "0d5a3c3e-7f3a-4a59-9a5b-0c6f4f0b8f11";
     const B: &str = "1d5a3c3e-7f3a-4a59-9a5b-0c6f4f0b8f11";

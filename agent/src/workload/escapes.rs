@@ -139,8 +139,8 @@ fn folder(pid: u32) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::super::netns::Netns;
-    use crate::cluster::testing::Folder;
     use super::*;
+    use crate::cluster::testing::Folder;
 
     fn place(folder: &Folder, netns: Option<NetnsId>) -> Place {
         Place {

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::super::cgroup::scan;
-use crate::cluster::testing::Folder;
 use super::*;
+use crate::cluster::testing::Folder;
 
 const UID: &str = "0d5a3c3e-7f3a-4a59-9a5b-0c6f4f0b8f11";
 const UNDERSCORED: &str = "0d5a3c3e_7f3a_4a59_9a5b_0c6f4f0b8f11";

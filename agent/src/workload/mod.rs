@@ -6,19 +6,19 @@
 //! [`start`] puts the parts together: [`api`] and [`doors`] follow the API server, [`tree`] the cgroups, and
 //! [`reconcile`] makes of both what the enforcer is told.
 
-mod pods;
 mod attempt;
 pub mod cgroup;
 pub mod enforce;
+pub mod escapes;
 pub mod layout;
 pub mod names;
 pub mod netns;
-mod pod;
-pub mod reconcile;
 mod pause;
+mod pod;
+mod pods;
+pub mod reconcile;
 pub mod selection;
 mod slot;
-pub mod escapes;
 #[cfg(test)]
 mod testing;
 pub mod tree;
@@ -31,7 +31,6 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-
 
 pub use enforce::{EnforceError, Enforcement, Enforcer, Home, Tended};
 pub use layout::{container_of, pod_of};

@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
-use super::pods::{NodePod, PodMap};
 use super::cgroup::Scan;
 use super::layout::pod_of;
+use super::pods::{NodePod, PodMap};
 use super::{Pod, PodUid};
 use crate::kernel::CgroupId;
 

@@ -146,8 +146,8 @@ mod tests {
     use std::process::{Child, Command, Stdio};
     use std::time::{Duration, Instant};
 
-    use crate::cluster::testing::Folder;
     use super::*;
+    use crate::cluster::testing::Folder;
 
     struct Sleeper(Child);
 

@@ -24,12 +24,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Selection;
-use super::pods::PodMap;
 use super::attempt::{FindNetns, Outcome, attempt};
 use super::cgroup::Scan;
 use super::enforce::Enforcer;
 use super::names::Names;
 use super::pause::PauseGate;
+use super::pods::PodMap;
 use super::slot::{Applied, FAILURE_PAUSE, NETNS_PAUSE, Pace, Slot, Wanted, wanted};
 use crate::kernel::{CgroupId, Unknown};
 use crate::runtime::notices::{Notice, Notices, Reason};

@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 
-use super::super::pods::NodePod;
 use super::super::cgroup::{Group, PodGroup};
 use super::super::netns::NetnsError;
+use super::super::pods::NodePod;
 use super::super::slot::{CHECK_AGAIN, CHECK_EVERY, PATIENCE};
 use super::super::{EnforceError, Enforcement, Home, Netns, Pod, PodUid, Tended};
 use super::*;

@@ -10,11 +10,11 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::time::Instant;
 
-use super::pods::{NodePod, PodMap};
 use super::cgroup::PodGroup;
 use super::enforce::{EnforceError, Enforcer, Tended};
 use super::layout::is_manifest_hash;
 use super::netns::NetnsId;
+use super::pods::{NodePod, PodMap};
 use super::{Pod, Selection};
 use crate::kernel::{CgroupId, Unknown};
 

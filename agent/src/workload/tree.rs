@@ -217,8 +217,8 @@ impl Watches {
 mod tests {
     use std::time::Instant;
 
-    use crate::cluster::testing::Folder;
     use super::*;
+    use crate::cluster::testing::Folder;
 
     const UID: &str = "0d5a3c3e-7f3a-4a59-9a5b-0c6f4f0b8f11";
 

@@ -16,7 +16,7 @@ use anyhow::{Context, Result, ensure};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use picket::kernel::CgroupId;
-use picket::kernel::{Class, Door, Kernel, KernelConfig, Node, Unknown, netns_cookie, doctor};
+use picket::kernel::{Class, Door, Kernel, KernelConfig, Node, Unknown, doctor, netns_cookie};
 use picket_tests::cgroup;
 use serde_json::{Value, json};
 
