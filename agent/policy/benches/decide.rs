@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use http::{HeaderMap, Method, Uri};
-use picket_policy::{Catalog, Decision, Grant, KubeRequest, Subject, read_documents};
+use picket_policy::{Decision, Grant, KubeRequest, PolicySet, Subject, read_documents};
 
 const RULES: usize = 1000;
 
@@ -26,7 +26,7 @@ spec:
 ";
 
 struct Setting {
-    catalog: Catalog,
+    catalog: PolicySet,
     grants: Vec<Arc<Grant>>,
     groups: Vec<String>,
 }
@@ -44,7 +44,7 @@ impl Setting {
             );
         }
         let documents = read_documents("bench.yaml", &text).expect("valid documents");
-        let catalog = Catalog::compile(documents).expect("a catalog");
+        let catalog = PolicySet::compile(documents).expect("a catalog");
         let grants = catalog.grants_of(&catalog.identities()[0]);
         Self {
             catalog,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand, ValueEnum};
-use picket_policy::{Catalog, Document, ObjectError, Summary, builtin};
+use picket_policy::{Document, ObjectError, PolicySet, Summary, builtin};
 use serde::Serialize;
 
 use crate::store::StoreError;
@@ -193,7 +193,7 @@ fn examine(args: &CheckArgs) -> Report {
     if !report.errors.is_empty() {
         return report;
     }
-    match Catalog::compile_in(all, &args.own_namespace) {
+    match PolicySet::compile_in(all, &args.own_namespace) {
         Ok(catalog) => {
             report.valid = true;
             report.summary = Some(catalog.summary().into());

@@ -1,11 +1,11 @@
 //! Who is calling: from the attested pod behind a connection to a principal with its grants.
 //!
-//! In: the current catalog, the pod, the time. Out: a [`Principal`], or an [`IdentityError`] that says what to do.
+//! In: the current policies, the pod, the time. Out: a [`Principal`], or an [`IdentityError`] that says what to do.
 
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use picket_policy::{Catalog, Grant, Identity, Standing, Subject};
+use picket_policy::{Grant, Identity, PolicySet, Standing, Subject};
 use thiserror::Error;
 
 use crate::workload::Pod;
@@ -122,8 +122,8 @@ impl IdentityError {
 ///
 /// # Errors
 /// An [`IdentityError`] where there is no identity, more than one, or one that may not act.
-pub fn resolve(catalog: &Catalog, pod: &Pod, now: Timestamp) -> Result<Principal, IdentityError> {
-    let mut found = catalog.identities_of_pod(&pod.namespace, &pod.service_account, &pod.labels);
+pub fn resolve(policies: &PolicySet, pod: &Pod, now: Timestamp) -> Result<Principal, IdentityError> {
+    let mut found = policies.identities_of_pod(&pod.namespace, &pod.service_account, &pod.labels);
     if found.len() > 1 {
         return Err(IdentityError::Ambiguous {
             pod: format!("{}/{}", pod.namespace, pod.name),
@@ -162,7 +162,7 @@ pub fn resolve(catalog: &Catalog, pod: &Pod, now: Timestamp) -> Result<Principal
     Ok(Principal {
         name,
         groups: identity.groups.clone(),
-        grants: catalog.grants_of(&identity),
+        grants: policies.grants_of(&identity),
         attestation: "pod",
         namespace: pod.namespace.clone(),
         identity,
@@ -194,9 +194,9 @@ spec:
   rules: [{verbs: [get], apiGroups: [''], resources: [pods]}]
 ";
 
-    fn catalog(from: &str, to: &str) -> Catalog {
+    fn policies(from: &str, to: &str) -> PolicySet {
         let documents = picket_policy::read_documents("f.yaml", &OBJECTS.replace(from, to)).expect("valid");
-        Catalog::compile(documents).expect("a catalog")
+        PolicySet::compile(documents).expect("a policy set")
     }
 
     fn pod(service_account: &str, app: &str) -> Pod {
@@ -214,7 +214,7 @@ spec:
     #[test]
     fn a_pod_that_matches_is_its_identity_with_its_grants() {
         let principal = resolve(
-            &catalog("", ""),
+            &policies("", ""),
             &pod("fixer", "fixer"),
             at("2026-12-31T23:59:59Z"),
         )
@@ -231,44 +231,44 @@ spec:
     #[test]
     fn each_refusal_is_its_own_and_says_what_to_do() {
         let before = at("2026-12-31T23:59:59Z");
-        for (catalog, pod, now, reason, told) in [
+        for (policies, pod, now, reason, told) in [
             (
-                catalog("", ""),
+                policies("", ""),
                 pod("default", "fixer"),
                 before,
                 "identity_none",
                 "pod ns/p (service account default)",
             ),
             (
-                catalog("", ""),
+                policies("", ""),
                 pod("fixer", "x"),
                 before,
                 "identity_none",
                 "no AgentIdentity's attest.pod matches it",
             ),
             (
-                catalog("", ""),
+                policies("", ""),
                 pod("fixer", "fixer"),
                 at("2027-01-01T00:00:00Z"),
                 "identity_expired",
                 "2027-01-01T00",
             ),
             (
-                catalog("  owner", "  state: Suspended\n  owner"),
+                policies("  owner", "  state: Suspended\n  owner"),
                 pod("fixer", "fixer"),
                 before,
                 "identity_suspended",
                 "agent fixer is suspended; its owner team-a",
             ),
             (
-                catalog("  owner", "  state: Revoked\n  owner"),
+                policies("  owner", "  state: Revoked\n  owner"),
                 pod("fixer", "fixer"),
                 at("2028-01-01T00:00:00Z"),
                 "identity_revoked",
                 "agent fixer is revoked; its owner is team-a",
             ),
         ] {
-            let error = resolve(&catalog, &pod, now).expect_err(reason);
+            let error = resolve(&policies, &pod, now).expect_err(reason);
             assert_eq!(error.as_str(), reason);
             assert!(error.to_string().contains(told), "{error}");
         }

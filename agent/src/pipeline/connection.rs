@@ -1,7 +1,7 @@
 //! What stays the same for all requests of one connection, and the identity behind it.
 //!
 //! In: what the listener found out. Out: the facts of audit records, and the principal: looked up again whenever the
-//! catalog or what is known of the pod was replaced, or the identity's time is over, so that a change holds on connections that are open already.
+//! policies or what is known of the pod was replaced, or the identity's time is over, so that a change holds on connections that are open already.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 use http::Request;
 use http::header::USER_AGENT;
 use jiff::Timestamp;
-use picket_policy::{Catalog, Standing};
+use picket_policy::{PolicySet, Standing};
 use tokio_util::sync::CancellationToken;
 
 use crate::audit::{self, PodRef, ProcessRef, Received, User};
@@ -40,7 +40,7 @@ pub(super) struct Connection {
 
 /// A principal and what it was found by.
 struct Known {
-    catalog: Arc<Catalog>,
+    policies: Arc<PolicySet>,
     pod: Arc<Pod>,
     who: Arc<Who>,
 }
@@ -110,22 +110,22 @@ impl Connection {
         }
     }
 
-    /// The agent behind the connection, as the catalog has it now.
-    pub(super) fn who(&self, catalog: &Arc<Catalog>, now: Timestamp) -> Result<Arc<Who>, Rejection> {
+    /// The agent behind the connection, as the policy set has it now.
+    pub(super) fn who(&self, policies: &Arc<PolicySet>, now: Timestamp) -> Result<Arc<Who>, Rejection> {
         let pod = self.pod.load_full();
         if self.left.is_cancelled() {
             return Err(Rejection::Left(format!("{}/{}", pod.namespace, pod.name)));
         }
         let mut known = self.who.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = &*known
-            && Arc::ptr_eq(&known.catalog, catalog)
+            && Arc::ptr_eq(&known.policies, policies)
             && Arc::ptr_eq(&known.pod, &pod)
             && known.who.principal.identity.standing(now) == Standing::Active
         {
             return Ok(Arc::clone(&known.who));
         }
         *known = None;
-        let principal = identity::resolve(catalog, &pod, now).map_err(Rejection::Identity)?;
+        let principal = identity::resolve(policies, &pod, now).map_err(Rejection::Identity)?;
         let caller =
             Caller::new(&principal.name, &pod.namespace, &pod.name).map_err(SendError::Unsendable)?;
         let who = Arc::new(Who {
@@ -134,7 +134,7 @@ impl Connection {
             principal,
         });
         *known = Some(Known {
-            catalog: Arc::clone(catalog),
+            policies: Arc::clone(policies),
             pod,
             who: Arc::clone(&who),
         });
@@ -194,7 +194,7 @@ spec:
     #[test]
     fn a_label_or_a_pod_that_goes_takes_the_identity_of_open_connections_with_it() {
         let documents = picket_policy::read_documents("f.yaml", OBJECTS).unwrap();
-        let catalog = Arc::new(Catalog::compile(documents).unwrap());
+        let policies = Arc::new(PolicySet::compile(documents).unwrap());
         let process = Process {
             pid: 1,
             tid: 1,
@@ -211,7 +211,7 @@ spec:
         let now = Timestamp::now();
         assert_eq!(
             connection
-                .who(&catalog, now)
+                .who(&policies, now)
                 .map(|who| who.name.to_string())
                 .ok()
                 .as_deref(),
@@ -219,13 +219,13 @@ spec:
         );
         current.store(pod("quarantined"));
         assert!(matches!(
-            connection.who(&catalog, now),
+            connection.who(&policies, now),
             Err(Rejection::Identity(_))
         ));
         current.store(pod("fixer"));
-        assert!(connection.who(&catalog, now).is_ok());
+        assert!(connection.who(&policies, now).is_ok());
         left.cancel();
-        assert!(matches!(connection.who(&catalog, now), Err(Rejection::Left(_))));
+        assert!(matches!(connection.who(&policies, now), Err(Rejection::Left(_))));
     }
 
     #[test]

@@ -251,11 +251,11 @@ impl Pipeline {
         record.target(asked.verb.as_str(), object(asked));
         let upgrade = read_upgrade(asked, &request)?;
 
-        let catalog = self.store.current();
-        let who = connection.who(&catalog, Timestamp::now())?;
+        let policies = self.store.current();
+        let who = connection.who(&policies, Timestamp::now())?;
         record.identity(Arc::clone(&who.name), who.principal.attestation);
 
-        let permit = match catalog.decide(&who.principal.subject(), &who.principal.grants, asked) {
+        let permit = match policies.decide(&who.principal.subject(), &who.principal.grants, asked) {
             Decision::Permit(permit) => permit,
             Decision::Deny(denial) => return Err(Rejection::Denied(Box::new(denial))),
         };

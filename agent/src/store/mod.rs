@@ -1,6 +1,6 @@
 //! Where identities, grants and policies come from: files and folders, read whole or not at all.
 //!
-//! In: paths. Out: the current [`Catalog`], and a [`ReloadStatus`] for logs and metrics. A reading that fails changes
+//! In: paths. Out: the current [`PolicySet`], and a [`ReloadStatus`] for logs and metrics. A reading that fails changes
 //! nothing: the last good catalog stays in force, and the status says so.
 
 pub mod files;
@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
-use picket_policy::{Catalog, ObjectError, builtin};
+use picket_policy::{ObjectError, PolicySet, builtin};
 use thiserror::Error;
 use tokio::sync::watch as channel;
 use tokio_util::sync::CancellationToken;
@@ -70,7 +70,7 @@ pub struct ReloadStatus {
 pub struct Store {
     paths: Vec<PathBuf>,
     own_namespace: String,
-    current: ArcSwap<Catalog>,
+    current: ArcSwap<PolicySet>,
     status: channel::Sender<ReloadStatus>,
     /// What was read last, good or not, so that nothing is done or said twice about the same text.
     last: Mutex<Option<Vec<Source>>>,
@@ -116,7 +116,7 @@ impl Store {
 
     /// The catalog in force.
     #[must_use]
-    pub fn current(&self) -> Arc<Catalog> {
+    pub fn current(&self) -> Arc<PolicySet> {
         self.current.load_full()
     }
 
@@ -194,7 +194,7 @@ impl Store {
     }
 }
 
-fn compile(sources: &[Source], own_namespace: &str) -> Result<Catalog, StoreError> {
+fn compile(sources: &[Source], own_namespace: &str) -> Result<PolicySet, StoreError> {
     let (mut documents, mut errors) = (Vec::new(), Vec::new());
     for source in sources {
         match files::documents(source) {
@@ -206,7 +206,7 @@ fn compile(sources: &[Source], own_namespace: &str) -> Result<Catalog, StoreErro
     if !errors.is_empty() {
         return Err(StoreError::Objects { errors });
     }
-    Catalog::compile_in(documents, own_namespace).map_err(|errors| StoreError::Objects { errors })
+    PolicySet::compile_in(documents, own_namespace).map_err(|errors| StoreError::Objects { errors })
 }
 
 #[cfg(test)]

@@ -2,10 +2,10 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use picket_policy::{Catalog, read_documents};
+use picket_policy::{PolicySet, read_documents};
 
 fuzz_target!(|text: &str| match read_documents("fuzz.yaml", text) {
-    Ok(documents) => drop(Catalog::compile(documents)),
+    Ok(documents) => drop(PolicySet::compile(documents)),
     Err(errors) =>
         assert!(!errors.is_empty() && errors.iter().all(|error| error.line > 0 && error.column > 0)),
 });

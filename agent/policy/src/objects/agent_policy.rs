@@ -4,7 +4,7 @@ use super::fields::{Fields, Reader};
 use super::rbac::{PATH_VERBS, RESOURCE_VERBS, check_verbs, misspelt};
 use super::tree::{Node, Value};
 use super::{Action, AgentPolicy, Located, Match, Mode, Rule, Subjects};
-use crate::builtin;
+use crate::engine::builtin;
 use crate::glob::{Glob, GlobError};
 use crate::served::{group_fault, name_fault, namespace_fault, resource_fault, scope_fault};
 

@@ -3,7 +3,7 @@
 use super::fields::{Fields, Reader};
 use super::tree::{Node, Value};
 use super::{AgentGrant, Located, rbac};
-use crate::decide::Impersonate;
+use crate::decision::Impersonate;
 use crate::glob::Glob;
 use crate::served::namespace_fault;
 

@@ -195,7 +195,7 @@ pub struct AgentGrant {
     /// Groups it is for.
     pub groups: Vec<String>,
     /// Whom the API server is asked to act as, and where that is written.
-    pub impersonate: Located<crate::decide::Impersonate>,
+    pub impersonate: Located<crate::decision::Impersonate>,
     /// Namespaces (globs) the rules hold in. Empty: everywhere, cluster-scoped and non-resource requests included.
     pub namespaces: Vec<Located<String>>,
     /// RBAC PolicyRules.

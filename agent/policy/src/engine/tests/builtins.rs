@@ -60,7 +60,7 @@ fn builtin_denies_hold_unless_lifted_by_name() {
 
 #[test]
 fn what_harms_nothing_stays_open() {
-    let catalog = compile(&[&grant(ALL)]);
+    let set = compile(&[&grant(ALL)]);
     for line in [
         "GET /api/v1/pods",
         "GET /api/v1/namespaces/n/secrets",
@@ -71,16 +71,16 @@ fn what_harms_nothing_stays_open() {
         "GET /api/v1/namespaces/n/pods/x/portforward",
         "GET /livez/ping",
     ] {
-        assert!(passes(&catalog, line), "{line}");
+        assert!(passes(&set, line), "{line}");
     }
 }
 
 #[test]
 fn picket_can_live_in_another_namespace() {
     let documents = read_documents("f.yaml", &format!("{BASE}{}", grant(ALL))).expect("valid");
-    let catalog = Catalog::compile_in(documents, "guard").expect("valid");
-    assert!(!passes(&catalog, "GET /api/v1/namespaces/guard/pods"));
-    assert!(passes(&catalog, "GET /api/v1/namespaces/picket-system/pods"));
+    let set = PolicySet::compile_in(documents, "guard").expect("valid");
+    assert!(!passes(&set, "GET /api/v1/namespaces/guard/pods"));
+    assert!(passes(&set, "GET /api/v1/namespaces/picket-system/pods"));
 }
 
 #[test]
@@ -89,17 +89,17 @@ fn a_lift_gives_nothing_that_is_not_granted_and_undoes_no_rule() {
         "l",
         "subjects: {identities: [fixer]}\n  lift: [builtin/pods-proxy]",
     );
-    let catalog = compile(&[
+    let set = compile(&[
         &grant("[{verbs: [get], apiGroups: [''], resources: [pods]}]"),
         &lift,
     ]);
     assert_eq!(
-        denied(&catalog, "GET /api/v1/namespaces/n/pods/x/proxy").cause,
+        denied(&set, "GET /api/v1/namespaces/n/pods/x/proxy").cause,
         Cause::NoGrant
     );
-    let catalog = compile(&[&grant(ALL), &lift, &deny("resources: [pods/proxy]")]);
+    let set = compile(&[&grant(ALL), &lift, &deny("resources: [pods/proxy]")]);
     assert_eq!(
-        denied(&catalog, "GET /api/v1/namespaces/n/pods/x/proxy").cause,
+        denied(&set, "GET /api/v1/namespaces/n/pods/x/proxy").cause,
         Cause::Policy
     );
 }

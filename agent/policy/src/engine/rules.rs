@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::asked::{Asked, Command, Scope, What};
 use super::index::{About, Entry, Head, Index};
-use crate::decide::{Finding, Subject};
+use super::match_input::{Command, MatchInput, MatchTarget, Scope};
+use crate::decision::{Finding, Subject};
 use crate::glob::Glob;
 use crate::objects::{Action, AgentPolicy, Located, Match, Mode, Rule, Subjects};
 use crate::request::{Verb, VerbSet};
@@ -129,7 +129,7 @@ fn only_identities(subjects: Option<&Subjects>) -> Option<Vec<&str>> {
 
 /// The verbs a rule is about: those it names, and those that have their effect. Reading one object is also done by
 /// listing or watching it, a list is the first answer of a watch, a patch is an update, and deleting a collection
-/// deletes. (What else creates counts as create too, and an eviction as the deletion of its pod; see [`Asked`].)
+/// deletes. (What else creates counts as create too, and an eviction as the deletion of its pod; see [`MatchInput`].)
 fn verbs(list: Option<&[Located<String>]>) -> VerbSet {
     let Some(list) = list else { return VerbSet::ALL };
     list.iter()
@@ -208,16 +208,16 @@ impl CompiledRule {
     }
 
     /// Whether the rule is about a request.
-    pub(super) fn fires(&self, asked: &Asked<'_>) -> bool {
-        if !self.verbs.meets(asked.verbs) {
+    pub(super) fn fires(&self, input: &MatchInput<'_>) -> bool {
+        if !self.verbs.meets(input.verbs) {
             return false;
         }
-        match &asked.what {
-            What::Path { path, trimmed } => self
+        match &input.target {
+            MatchTarget::Path { path, trimmed } => self
                 .urls
                 .as_ref()
                 .is_some_and(|urls| urls.iter().any(|url| url.matches(path) || url.matches(trimmed))),
-            What::Resource {
+            MatchTarget::Resource {
                 group,
                 resource,
                 subresource,
@@ -331,7 +331,7 @@ fn in_scope(globs: &Globs, scope: &Scope<'_>) -> bool {
 
 /// Every policy and rule.
 #[derive(Debug, Default)]
-pub(super) struct RuleBook {
+pub(super) struct RuleSet {
     /// The policies.
     pub(super) policies: Vec<CompiledPolicy>,
     /// Their rules.
@@ -340,7 +340,7 @@ pub(super) struct RuleBook {
     shared: Index,
 }
 
-impl RuleBook {
+impl RuleSet {
     /// Adds a policy's rules.
     pub(super) fn add(&mut self, policy: &AgentPolicy) {
         let place = u32::try_from(self.policies.len()).unwrap_or(u32::MAX);
@@ -369,16 +369,16 @@ impl RuleBook {
     pub(super) fn firing<'a>(
         &'a self,
         subject: &'a Subject<'a>,
-        asked: &'a Asked<'a>,
+        input: &'a MatchInput<'a>,
     ) -> impl Iterator<Item = (&'a CompiledRule, Mode)> {
         let own = self.by_identity.get(subject.identity);
         own.into_iter()
             .chain(std::iter::once(&self.shared))
-            .flat_map(|index| index.candidates(asked))
+            .flat_map(|index| index.candidates(input))
             .filter_map(|number| {
                 let rule = self.rules.get(number as usize)?;
                 let policy = self.policies.get(rule.policy as usize)?;
-                (rule.fires(asked) && policy.is_about(subject)).then_some((rule, policy.mode))
+                (rule.fires(input) && policy.is_about(subject)).then_some((rule, policy.mode))
             })
     }
 }

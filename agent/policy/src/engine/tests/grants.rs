@@ -76,15 +76,15 @@ no  | POST /apis/authorization.k8s.io/v1/subjectaccessreviews     | {verbs: [get
 #[test]
 fn grants_follow_rbac() {
     for (granted, line, rules) in rows(TABLE) {
-        let catalog = compile(&[&grant(&format!("[{rules}]"))]);
-        assert_eq!(passes(&catalog, line), granted, "{rules} on {line}");
+        let set = compile(&[&grant(&format!("[{rules}]"))]);
+        assert_eq!(passes(&set, line), granted, "{rules} on {line}");
     }
 }
 
 #[test]
 fn a_grants_namespaces_bound_its_rules() {
     let text = grant("[{verbs: ['*'], apiGroups: ['*'], resources: ['*']}]");
-    let catalog = compile(&[&text.replace("  rules:", "  namespaces: ['team-*']\n  rules:")]);
+    let set = compile(&[&text.replace("  rules:", "  namespaces: ['team-*']\n  rules:")]);
     for (granted, line, _) in rows(
         "yes | GET /api/v1/namespaces/team-a/pods | -
          no  | GET /api/v1/namespaces/prod/pods   | -
@@ -94,9 +94,9 @@ fn a_grants_namespaces_bound_its_rules() {
          no  | GET /api/v1/namespaces             | -
          yes | GET /api                           | -",
     ) {
-        assert_eq!(passes(&catalog, line), granted, "{line}");
+        assert_eq!(passes(&set, line), granted, "{line}");
     }
-    let denial = denied(&catalog, "GET /api/v1/namespaces/prod/pods");
+    let denial = denied(&set, "GET /api/v1/namespaces/prod/pods");
     assert!(
         denial.message.contains("pods in namespace team-*"),
         "{}",

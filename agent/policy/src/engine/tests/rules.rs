@@ -115,10 +115,10 @@ no  | GET /api/v1/pods   | nonResourceURLs: ['*']
 fn rules_match_what_has_their_effect_and_nothing_else() {
     let lift = "subjects: {identities: [fixer]}\n  lift: [builtin/unknown-paths, builtin/picket-namespace]";
     for (fires, line, matches) in rows(TABLE) {
-        let catalog = compile(&[&grant(ALL), &deny(matches), &policy("lift", lift)]);
-        assert_eq!(!passes(&catalog, line), fires, "{matches} on {line}");
+        let set = compile(&[&grant(ALL), &deny(matches), &policy("lift", lift)]);
+        assert_eq!(!passes(&set, line), fires, "{matches} on {line}");
         if fires {
-            let denial = denied(&catalog, line);
+            let denial = denied(&set, line);
             assert_eq!(
                 (denial.cause, denial.policy.as_deref()),
                 (Cause::Policy, Some("p"))
@@ -135,14 +135,14 @@ fn a_rule_that_an_eviction_meets_twice_is_told_once_and_nothing_refused_is_offer
         "rules: [{name: w, action: Warn, message: Careful., match: {resources: ['*']}}]",
     );
     let line = "POST /api/v1/namespaces/x/pods/y/eviction";
-    let catalog = compile(&[&grant(ALL), &warn]);
-    assert_eq!(permitted(&catalog, line).warnings().len(), 1);
+    let set = compile(&[&grant(ALL), &warn]);
+    assert_eq!(permitted(&set, line).warnings().len(), 1);
     let warn = policy(
         "hint",
         "rules: [{name: w, action: Warn, message: Careful., match: {verbs: [delete], resources: [pods]}}]",
     );
-    let catalog = compile(&[&grant(ALL), &warn]);
-    assert_eq!(permitted(&catalog, line).warnings().len(), 1);
+    let set = compile(&[&grant(ALL), &warn]);
+    assert_eq!(permitted(&set, line).warnings().len(), 1);
 
     let rules = "[{verbs: [create], apiGroups: [''], resources: [pods/eviction]}, {verbs: [get], apiGroups: [''], \
                  resources: [pods]}]";
@@ -167,10 +167,10 @@ fn subjects_say_whom_a_policy_is_about() {
         ("identities: [other], namespaces: [ns]", true),
     ] {
         let rules = "rules: [{name: r, action: Deny, match: {resources: [pods]}}]";
-        let catalog = compile(&[
+        let set = compile(&[
             &grant(ALL),
             &policy("p", &format!("subjects: {{{subjects}}}\n  {rules}")),
         ]);
-        assert_eq!(!passes(&catalog, "GET /api/v1/pods"), fires, "{subjects}");
+        assert_eq!(!passes(&set, "GET /api/v1/pods"), fires, "{subjects}");
     }
 }

@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use super::asked::may_create;
-use crate::builtin::url_matches;
-use crate::decide::Impersonate;
+use super::match_input::may_create;
+use crate::decision::Impersonate;
+use crate::engine::builtin::url_matches;
 use crate::glob::Glob;
 use crate::objects::{AgentGrant, Located, PolicyRule};
 use crate::request::{KubeRequest, Target, Verb, VerbSet};
@@ -72,7 +72,7 @@ impl GrantRule {
             .any(|rule| match (rule.split_once('/'), subresource) {
                 (None, _) if rule == "*" => true,
                 (None, None) => rule == resource,
-                (Some((of, sub)), Some(asked)) => sub == asked && (of == "*" || of == resource),
+                (Some((of, sub)), Some(wanted)) => sub == wanted && (of == "*" || of == resource),
                 _ => false,
             })
     }

@@ -51,15 +51,15 @@ fn creates_by_update(target: &Target) -> bool {
 }
 
 /// What a Deny or Warn rule compares itself with.
-pub(super) struct Asked<'r> {
+pub(super) struct MatchInput<'r> {
     /// The verbs whose effect the request can have.
     pub(super) verbs: VerbSet,
     /// What it is about.
-    pub(super) what: What<'r>,
+    pub(super) target: MatchTarget<'r>,
 }
 
 /// Resource or path.
-pub(super) enum What<'r> {
+pub(super) enum MatchTarget<'r> {
     /// A resource.
     Resource {
         /// API group.
@@ -117,7 +117,7 @@ fn lower(text: &str) -> Cow<'_, str> {
     }
 }
 
-impl<'r> Asked<'r> {
+impl<'r> MatchInput<'r> {
     /// Prepares a request.
     pub(super) fn new(request: &'r KubeRequest) -> Self {
         let mut verbs = VerbSet::default().with(request.verb);
@@ -163,8 +163,8 @@ impl<'r> Asked<'r> {
 
     /// The request as if it were these verbs on this subresource of its object, or on the object.
     fn on(request: &'r KubeRequest, verbs: VerbSet, subresource: Option<&'r str>) -> Self {
-        let what = match &request.target {
-            Target::NonResource { path } => What::Path {
+        let target = match &request.target {
+            Target::NonResource { path } => MatchTarget::Path {
                 path,
                 trimmed: path
                     .strip_suffix('/')
@@ -196,7 +196,7 @@ impl<'r> Asked<'r> {
                     None => Scope::None,
                 };
                 let command = request.exec.as_ref().map(command);
-                What::Resource {
+                MatchTarget::Resource {
                     group,
                     combined,
                     resource,
@@ -207,7 +207,7 @@ impl<'r> Asked<'r> {
                 }
             }
         };
-        Self { verbs, what }
+        Self { verbs, target }
     }
 }
 

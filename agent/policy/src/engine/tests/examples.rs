@@ -22,8 +22,8 @@ fn the_examples_hold() {
         .iter()
         .flat_map(|(name, text)| read_documents(name, text).unwrap_or_else(|e| panic!("{e:#?}")))
         .collect();
-    let catalog = Catalog::compile(documents).unwrap_or_else(|errors| panic!("{errors:#?}"));
-    let outcome = |who: &str, line: &str| match decide_as(&catalog, who, line) {
+    let set = PolicySet::compile(documents).unwrap_or_else(|errors| panic!("{errors:#?}"));
+    let outcome = |who: &str, line: &str| match decide_as(&set, who, line) {
         Decision::Permit(permit) => format!(
             "{} warned, {} noted",
             permit.warnings().len(),

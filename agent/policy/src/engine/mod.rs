@@ -1,10 +1,11 @@
 //! Every identity, grant and policy, checked against each other and laid out for quick decisions.
 
-mod asked;
+pub mod builtin;
 mod check;
 mod evaluate;
 mod grants;
 mod index;
+mod match_input;
 mod overlap;
 mod rules;
 
@@ -13,8 +14,8 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use crate::builtin::{Builtin, OWN_NAMESPACE};
-use crate::decide::{Decision, Subject};
+use self::builtin::{Builtin, OWN_NAMESPACE};
+use crate::decision::{Decision, Subject};
 use crate::objects::{AgentIdentity, AgentPolicy, Document, ObjectError, PodAttest, State};
 use crate::request::{KubeRequest, Verb};
 
@@ -91,7 +92,7 @@ pub enum Standing {
     Expired(Timestamp),
 }
 
-/// How much a catalog holds, for logs and metrics.
+/// How much a policy set holds, for logs and metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Summary {
     /// Identities.
@@ -111,25 +112,25 @@ struct Lift {
     builtins: BTreeSet<Builtin>,
 }
 
-/// The compiled set. The default one is empty and so refuses everyone.
+/// Every identity, grant and policy in force, compiled. The default one is empty and so refuses everyone.
 #[derive(Debug)]
-pub struct Catalog {
+pub struct PolicySet {
     identities: Vec<Arc<Identity>>,
     by_workload: HashMap<(String, String), Vec<usize>>,
     grants: Vec<Arc<Grant>>,
     grants_by_identity: HashMap<String, Vec<Arc<Grant>>>,
-    book: rules::RuleBook,
+    rules: rules::RuleSet,
     lifts: Vec<Lift>,
     own_namespace: String,
 }
 
-impl Default for Catalog {
+impl Default for PolicySet {
     fn default() -> Self {
         Self::build(Vec::new(), OWN_NAMESPACE)
     }
 }
 
-impl Catalog {
+impl PolicySet {
     /// Checks documents against each other and compiles them, with [`OWN_NAMESPACE`] as Picket's own.
     ///
     /// # Errors
@@ -141,7 +142,7 @@ impl Catalog {
     /// Likewise, for a Picket that runs in another namespace.
     ///
     /// # Errors
-    /// As [`Catalog::compile`].
+    /// As [`PolicySet::compile`].
     pub fn compile_in(documents: Vec<Document>, own_namespace: &str) -> Result<Self, Vec<ObjectError>> {
         let errors = check::check(&documents);
         if errors.is_empty() {
@@ -152,12 +153,12 @@ impl Catalog {
     }
 
     fn build(documents: Vec<Document>, own_namespace: &str) -> Self {
-        let mut catalog = Self {
+        let mut set = Self {
             identities: Vec::new(),
             by_workload: HashMap::new(),
             grants: Vec::new(),
             grants_by_identity: HashMap::new(),
-            book: rules::RuleBook::default(),
+            rules: rules::RuleSet::default(),
             lifts: Vec::new(),
             own_namespace: own_namespace.to_owned(),
         };
@@ -169,32 +170,30 @@ impl Catalog {
                         identity.pod.namespace.clone(),
                         identity.pod.service_account.clone(),
                     );
-                    catalog
-                        .by_workload
+                    set.by_workload
                         .entry(workload)
                         .or_default()
-                        .push(catalog.identities.len());
-                    catalog.identities.push(Arc::new(identity));
+                        .push(set.identities.len());
+                    set.identities.push(Arc::new(identity));
                 }
-                Document::Grant(object) => catalog.grants.push(Arc::new(Grant::new(&object))),
-                Document::Policy(object) => catalog.add_policy(&object),
+                Document::Grant(object) => set.grants.push(Arc::new(Grant::new(&object))),
+                Document::Policy(object) => set.add_policy(&object),
             }
         }
-        for identity in &catalog.identities {
-            let reaching = catalog
+        for identity in &set.identities {
+            let reaching = set
                 .grants
                 .iter()
                 .filter(|grant| grant.reaches(&identity.name, &identity.groups));
-            catalog
-                .grants_by_identity
+            set.grants_by_identity
                 .insert(identity.name.clone(), reaching.cloned().collect());
         }
-        catalog
+        set
     }
 
     fn add_policy(&mut self, policy: &AgentPolicy) {
-        let place = u32::try_from(self.book.policies.len()).unwrap_or(u32::MAX);
-        self.book.add(policy);
+        let place = u32::try_from(self.rules.policies.len()).unwrap_or(u32::MAX);
+        self.rules.add(policy);
         let builtins: BTreeSet<_> = policy
             .lift
             .iter()
@@ -226,8 +225,8 @@ impl Catalog {
         Summary {
             identities: self.identities.len(),
             grants: self.grants.len(),
-            policies: self.book.policies.len(),
-            rules: self.book.rules.len(),
+            policies: self.rules.policies.len(),
+            rules: self.rules.rules.len(),
         }
     }
 

@@ -2,41 +2,40 @@
 
 use std::sync::Arc;
 
-use super::Catalog;
-use super::asked::{Asked, may_create};
+use super::PolicySet;
 use super::grants::{Grant, allowed_instead, needed};
+use super::match_input::{MatchInput, may_create};
 use super::rules::CompiledRule;
-use crate::builtin::{Builtin, implicit_grant};
-use crate::decide::{Cause, Decision, Denial, Finding, Permit, Subject};
+use crate::decision::{Cause, Decision, Denial, Finding, Permit, Subject};
+use crate::engine::builtin::{Builtin, implicit_grant};
 use crate::objects::{Action, Mode};
 use crate::request::{KubeRequest, VerbSet};
 
 /// Judges a request.
 pub(super) fn decide(
-    catalog: &Catalog,
+    set: &PolicySet,
     subject: &Subject<'_>,
     grants: &[Arc<Grant>],
     request: &KubeRequest,
 ) -> Decision {
-    let asked = Asked::new(request);
-    let on_object = Asked::on_object(request);
+    let input = MatchInput::new(request);
+    let on_object = MatchInput::on_object(request);
     let besides = on_object
         .iter()
-        .flat_map(|on_object| catalog.book.firing(subject, on_object))
-        .filter(|(rule, _)| !rule.fires(&asked));
+        .flat_map(|on_object| set.rules.firing(subject, on_object))
+        .filter(|(rule, _)| !rule.fires(&input));
     let mut warnings: Vec<Finding> = Vec::new();
     let mut would_deny: Vec<Finding> = Vec::new();
     let mut denied: Option<&CompiledRule> = None;
-    for (rule, mode) in catalog.book.firing(subject, &asked).chain(besides) {
+    for (rule, mode) in set.rules.firing(subject, &input).chain(besides) {
         match (rule.action, mode) {
-            (Action::Warn, _) => warnings.push(rule.finding(&catalog.book.policies)),
-            (Action::Deny, Mode::Audit) => would_deny.push(rule.finding(&catalog.book.policies)),
+            (Action::Warn, _) => warnings.push(rule.finding(&set.rules.policies)),
+            (Action::Deny, Mode::Audit) => would_deny.push(rule.finding(&set.rules.policies)),
             (Action::Deny, Mode::Enforce) => {
                 // Among several the first by name is told, so that the order of files does not show.
                 let key = |rule: &CompiledRule| {
                     (
-                        catalog
-                            .book
+                        set.rules
                             .policies
                             .get(rule.policy as usize)
                             .map(|policy| policy.name.clone()),
@@ -53,9 +52,9 @@ pub(super) fn decide(
     warnings.sort_by(by_name);
     would_deny.sort_by(by_name);
 
-    let builtin = Builtin::ALL.into_iter().find(|builtin| {
-        builtin.fires(request, &catalog.own_namespace) && !lifted(catalog, subject, *builtin)
-    });
+    let builtin = Builtin::ALL
+        .into_iter()
+        .find(|builtin| builtin.fires(request, &set.own_namespace) && !lifted(set, subject, *builtin));
     if let Some(builtin) = builtin {
         let refused = Refused {
             cause: Cause::Builtin,
@@ -68,9 +67,9 @@ pub(super) fn decide(
         return refused.denial(subject, request, would_deny);
     }
     if let Some(rule) = denied {
-        let finding = rule.finding(&catalog.book.policies);
+        let finding = rule.finding(&set.rules.policies);
         let mut refused = rule.verbs();
-        if !refused.meets(asked.verbs) {
+        if !refused.meets(input.verbs) {
             // It is about what the request does to the object: the request itself is refused with that.
             refused = refused.with(request.verb);
         }
@@ -116,11 +115,11 @@ pub(super) fn decide(
 }
 
 /// Whether a policy about this agent lifts a built-in.
-fn lifted(catalog: &Catalog, subject: &Subject<'_>, builtin: Builtin) -> bool {
-    catalog.lifts.iter().any(|lift| {
+fn lifted(set: &PolicySet, subject: &Subject<'_>, builtin: Builtin) -> bool {
+    set.lifts.iter().any(|lift| {
         lift.builtins.contains(&builtin)
-            && catalog
-                .book
+            && set
+                .rules
                 .policies
                 .get(lift.policy as usize)
                 .is_some_and(|policy| policy.is_about(subject))

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use super::*;
-use crate::decide::{Cause, Denial, Permit};
+use crate::decision::{Cause, Denial, Permit};
 use crate::objects::read_documents;
 
 const BASE: &str = r#"
@@ -57,11 +57,11 @@ fn deny(matches: &str) -> String {
     )
 }
 
-fn try_compile(text: &str) -> Result<Catalog, Vec<ObjectError>> {
-    Catalog::compile(read_documents("f.yaml", text)?)
+fn try_compile(text: &str) -> Result<PolicySet, Vec<ObjectError>> {
+    PolicySet::compile(read_documents("f.yaml", text)?)
 }
 
-fn compile(parts: &[&str]) -> Catalog {
+fn compile(parts: &[&str]) -> PolicySet {
     let text = format!("{BASE}{}", parts.concat());
     try_compile(&text).unwrap_or_else(|errors| panic!("{errors:#?}"))
 }
@@ -81,37 +81,37 @@ fn request(line: &str) -> KubeRequest {
         .unwrap_or_else(|e| panic!("{line}: {e}"))
 }
 
-fn decide_as(catalog: &Catalog, name: &str, line: &str) -> Decision {
-    let identity = catalog
+fn decide_as(set: &PolicySet, name: &str, line: &str) -> Decision {
+    let identity = set
         .identities()
         .iter()
         .find(|identity| identity.name == name)
         .expect("an identity");
-    let grants = catalog.grants_of(identity);
+    let grants = set.grants_of(identity);
     let subject = Subject {
         identity: name,
         groups: &identity.groups,
         namespace: &identity.pod.namespace,
     };
-    catalog.decide(&subject, &grants, &request(line))
+    set.decide(&subject, &grants, &request(line))
 }
 
-fn permitted(catalog: &Catalog, line: &str) -> Permit {
-    match decide_as(catalog, "fixer", line) {
+fn permitted(set: &PolicySet, line: &str) -> Permit {
+    match decide_as(set, "fixer", line) {
         Decision::Permit(permit) => permit,
         Decision::Deny(denial) => panic!("{line}: {}", denial.message),
     }
 }
 
-fn denied(catalog: &Catalog, line: &str) -> Denial {
-    match decide_as(catalog, "fixer", line) {
+fn denied(set: &PolicySet, line: &str) -> Denial {
+    match decide_as(set, "fixer", line) {
         Decision::Deny(denial) => denial,
         Decision::Permit(_) => panic!("{line} was let through"),
     }
 }
 
-fn passes(catalog: &Catalog, line: &str) -> bool {
-    matches!(decide_as(catalog, "fixer", line), Decision::Permit(_))
+fn passes(set: &PolicySet, line: &str) -> bool {
+    matches!(decide_as(set, "fixer", line), Decision::Permit(_))
 }
 
 /// The rows of a table: `yes|no`, a request, and what they are about.
@@ -136,8 +136,8 @@ fn audit_notes_and_warn_warns_and_neither_refuses() {
         "hint",
         "rules: [{name: w, action: Warn, message: Careful., match: {resources: [pods]}}]",
     );
-    let catalog = compile(&[&grant(ALL), &audit, &warn]);
-    let permit = permitted(&catalog, "GET /api/v1/pods");
+    let set = compile(&[&grant(ALL), &audit, &warn]);
+    let permit = permitted(&set, "GET /api/v1/pods");
     assert_eq!(permit.impersonate().user, "u");
     assert_eq!(permit.impersonate().groups, ["a", "b"]);
     assert_eq!((permit.policy(), permit.rule()), ("g", "rules[0]"));
@@ -151,7 +151,7 @@ fn audit_notes_and_warn_warns_and_neither_refuses() {
     );
     assert_eq!(told, ("trial", "r", "Would not."));
     assert_eq!(permit.warnings()[0].message, "Careful.");
-    assert_eq!(permitted(&catalog, "GET /version").rule(), "rules[1]");
+    assert_eq!(permitted(&set, "GET /version").rule(), "rules[1]");
 
     let narrow = compile(&[
         &grant("[{verbs: [get], apiGroups: [''], resources: [nodes]}]"),
@@ -181,24 +181,24 @@ fn the_order_of_files_and_rules_never_shows() {
 #[test]
 fn refusals_say_who_what_why_and_what_else() {
     let rules = "[{verbs: [get, list, delete], apiGroups: [''], resources: [namespaces, pods]}]";
-    let catalog = compile(&[&grant(rules), &deny("verbs: [delete], resources: [namespaces]")]);
+    let set = compile(&[&grant(rules), &deny("verbs: [delete], resources: [namespaces]")]);
     assert_eq!(
-        denied(&catalog, "DELETE /api/v1/namespaces/x").message,
+        denied(&set, "DELETE /api/v1/namespaces/x").message,
         "agent fixer may not delete namespaces \"x\" (policy p, rule r): Not so. Allowed instead: get, list namespaces."
     );
     assert_eq!(
-        denied(&catalog, "GET /api/v1/namespaces/x/secrets/y").message,
+        denied(&set, "GET /api/v1/namespaces/x/secrets/y").message,
         "agent fixer may not get secrets \"y\" in namespace \"x\": no grant allows it. Allowed instead: requests for \
          namespaces, pods."
     );
-    let denial = denied(&catalog, "PUT /apis/apps/v1/namespaces/x/deployments/y/scale");
+    let denial = denied(&set, "PUT /apis/apps/v1/namespaces/x/deployments/y/scale");
     assert!(
         denial
             .message
             .starts_with("agent fixer may not update deployments/scale.apps \"y\" in namespace \"x\": ")
     );
 
-    let Decision::Deny(denial) = decide_as(&catalog, "other", "GET /api") else {
+    let Decision::Deny(denial) = decide_as(&set, "other", "GET /api") else {
         panic!("let through")
     };
     assert_eq!(
@@ -281,12 +281,11 @@ fn documents_are_checked_against_each_other() {
 
 #[test]
 fn pods_find_their_identities_and_time_their_standing() {
-    let catalog = compile(&[]);
-    let found = catalog.identities_of_pod("ns", "fixer", &BTreeMap::new());
+    let set = compile(&[]);
+    let found = set.identities_of_pod("ns", "fixer", &BTreeMap::new());
     assert_eq!(found.len(), 1);
     assert!(
-        catalog
-            .identities_of_pod("ns", "default", &BTreeMap::new())
+        set.identities_of_pod("ns", "default", &BTreeMap::new())
             .is_empty()
     );
     let mut identity = (*found[0]).clone();
@@ -300,5 +299,5 @@ fn pods_find_their_identities_and_time_their_standing() {
     assert_eq!(identity.standing(before), Standing::Suspended);
     identity.state = State::Revoked;
     assert_eq!(identity.standing(at), Standing::Revoked);
-    assert_eq!(Catalog::default().summary(), Summary::default());
+    assert_eq!(PolicySet::default().summary(), Summary::default());
 }

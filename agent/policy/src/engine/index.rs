@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use super::asked::{Asked, Scope, What};
+use super::match_input::{MatchInput, MatchTarget, Scope};
 use crate::glob::Glob;
 use crate::request::VerbSet;
 
@@ -99,15 +99,15 @@ impl Index {
     }
 
     /// The rules that a request can be about, each once.
-    pub(super) fn candidates(&self, asked: &Asked<'_>) -> impl Iterator<Item = u32> {
+    pub(super) fn candidates(&self, input: &MatchInput<'_>) -> impl Iterator<Item = u32> {
         // A text that is "all of them" or absent is left to the rule itself.
         let scope = |scope: &Scope<'_>| match scope {
             Scope::One(text) => Some(word(text.as_bytes())),
             Scope::All | Scope::None => None,
         };
-        let (first, second, heads): (&[Entry], &[Entry], _) = match &asked.what {
-            What::Path { .. } => (&self.paths, &[], [None; 3]),
-            What::Resource {
+        let (first, second, heads): (&[Entry], &[Entry], _) = match &input.target {
+            MatchTarget::Path { .. } => (&self.paths, &[], [None; 3]),
+            MatchTarget::Resource {
                 combined,
                 resource,
                 namespace,
@@ -119,7 +119,7 @@ impl Index {
                 [Some(word(resource.as_bytes())), scope(namespace), scope(name)],
             ),
         };
-        let verbs = asked.verbs;
+        let verbs = input.verbs;
         let can_fire = move |entry: &&Entry| {
             entry.verbs.meets(verbs)
                 && entry.resource.admits(heads[0])
