@@ -9,9 +9,9 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::event::{Alarm, Connection, Decision, Event, KernelFacts, Outcome, Stage, Summary};
-use super::queue::{Item, Queue};
+use super::spool::queue::{Item, Queue};
+use super::spool::writer::{self, Sink};
 use super::stats::Stats;
-use super::writer::{self, Sink};
 use super::{AuditConfig, AuditError};
 
 /// How long a request waits for room: long enough for a slow disk to catch up, short against kubectl's patience.

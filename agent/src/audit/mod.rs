@@ -3,21 +3,19 @@
 //! The pipeline begins a [`Record`] when a request arrives, adds each stage's facts as they are known, and the
 //! record's `Drop` writes it, so no path can forget it. What must be on disk before it takes effect (writes, sessions,
 //! denials) goes through [`Record::commit_before_effect`]. One thread owns the file, chains each line to the one before
-//! ([`chain`]) and syncs many records at once.
+//! ([`spool::chain`]) and syncs many records at once.
 //!
 //! The lines are `audit.k8s.io/v1` Events with more fields, so that existing consumers read them as they are.
 
-pub mod chain;
 mod event;
 mod line;
 mod log;
-mod queue;
 mod record;
 mod redact;
+pub mod spool;
 mod stats;
 #[cfg(test)]
 mod tests;
-mod writer;
 
 use std::path::PathBuf;
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::chain::{Report, Verifier, is_record};
+use super::spool::chain::{Report, Verifier, is_record};
 use super::*;
 
 struct Scratch(PathBuf);

@@ -4,7 +4,7 @@ use clap::{Args, ValueEnum};
 use jiff::{SpanRelativeTo, Timestamp};
 use serde::Deserialize;
 
-use crate::audit::chain::is_record;
+use crate::audit::spool::chain::is_record;
 
 /// Options that choose events. All that are given must hold; an option given twice, or with commas, is a choice.
 #[derive(Debug, Default, Args)]
@@ -184,7 +184,7 @@ mod tests {
     use jiff::ToSpan;
 
     use super::*;
-    use crate::audit::chain::stored;
+    use crate::audit::spool::chain::stored;
 
     const EVENT: &str = r#"{"kind":"Event","stage":"ResponseComplete","verb":"delete","stageTimestamp":"2026-01-02T03:04:05.000001Z",
         "objectRef":{"resource":"pods","namespace":"prod"},"agent":{"identity":"reader","pod":{"namespace":"agents","name":"reader-0","uid":"u"}},

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use super::AuditError;
-use super::event::Event;
+use crate::audit::AuditError;
+use crate::audit::event::Event;
 
 /// A short wait that lets records gather, so that a busy node wakes the writer 200 times a second at most and not
 /// once for each record. Records that must be on disk never wait for it.
@@ -19,10 +19,10 @@ const GATHER: Duration = Duration::from_millis(5);
 const GATHER_LIMIT: usize = 512;
 
 /// Where somebody waits for a line to be on disk.
-pub(super) type Done = oneshot::Sender<Result<(), AuditError>>;
+pub(in crate::audit) type Done = oneshot::Sender<Result<(), AuditError>>;
 
 /// One piece of work for the writer.
-pub(super) enum Item {
+pub(in crate::audit) enum Item {
     /// A line; `room` is given back once it is written, `done` is told once it is on disk.
     Line {
         /// What to write.
@@ -37,7 +37,7 @@ pub(super) enum Item {
 }
 
 /// What the writer has to do next.
-pub(super) enum Work {
+pub(in crate::audit) enum Work {
     /// Items to write.
     Items,
     /// Nothing came for the given time.
@@ -48,7 +48,7 @@ pub(super) enum Work {
 
 /// A queue that many push to and one thread empties. Its length is bounded by the rooms handed out.
 #[derive(Default)]
-pub(super) struct Queue {
+pub(in crate::audit) struct Queue {
     state: Mutex<QueueState>,
     wake: Condvar,
     /// Whether the file is shared with another process; the writer looks before each batch.
@@ -70,7 +70,7 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn push(&self, item: Item, urgent: bool) {
+    pub(in crate::audit) fn push(&self, item: Item, urgent: bool) {
         let mut state = self.state();
         state.items.push(item);
         let first_urgent = urgent && !state.urgent;
@@ -84,21 +84,21 @@ impl Queue {
     }
 
     /// Says whether another process writes to the file too.
-    pub(super) fn share(&self, shared: bool) {
+    pub(in crate::audit) fn share(&self, shared: bool) {
         self.shared.store(shared, Relaxed);
     }
 
-    pub(super) fn shared(&self) -> bool {
+    pub(in crate::audit) fn shared(&self) -> bool {
         self.shared.load(Relaxed)
     }
 
-    pub(super) fn close(&self) {
+    pub(in crate::audit) fn close(&self) {
         self.state().closed = true;
         self.wake.notify_one();
     }
 
     /// Waits for items, at most for `patience`, and moves them behind those in `items`.
-    pub(super) fn take(&self, items: &mut Vec<Item>, patience: Option<Duration>) -> Work {
+    pub(in crate::audit) fn take(&self, items: &mut Vec<Item>, patience: Option<Duration>) -> Work {
         let mut state = self.state();
         if state.items.is_empty() && !state.closed {
             state.asleep = true;

@@ -16,8 +16,8 @@ use jiff::Timestamp;
 
 use super::chain::{Chain, Hash, last_hash};
 use super::queue::{Done, Item, Queue, Work};
-use super::stats::Stats;
-use super::{AuditConfig, AuditError};
+use crate::audit::stats::Stats;
+use crate::audit::{AuditConfig, AuditError};
 
 /// Lines are written in pieces of about this size: large against a system call, small against the page cache.
 const PIECE: usize = 256 * 1024;
@@ -46,7 +46,7 @@ const TURN_LIMIT: Duration = Duration::from_secs(2);
 const TURN_PAUSE: Duration = Duration::from_millis(1);
 
 /// Where lines go, and the chain they are on.
-pub(super) struct Sink {
+pub(in crate::audit) struct Sink {
     node: String,
     file: Option<AuditFile>,
     stdout: bool,
@@ -70,7 +70,7 @@ struct AuditFile {
 
 impl Sink {
     /// Opens the sinks; `shared` from the start where another process writes to the file and shares it.
-    pub(super) fn open(config: &AuditConfig, shared: bool) -> Result<Self, AuditError> {
+    pub(in crate::audit) fn open(config: &AuditConfig, shared: bool) -> Result<Self, AuditError> {
         if config.file.is_none() && !config.stdout {
             return Err(AuditError::Nowhere);
         }
@@ -323,7 +323,7 @@ fn lock(file: &File, path: &Path) -> Result<(), AuditError> {
 }
 
 /// Starts the writer's thread. It ends, with everything written, when the queue is closed.
-pub(super) fn start(sink: Sink, queue: Arc<Queue>, stats: Arc<Stats>) -> Result<(), AuditError> {
+pub(in crate::audit) fn start(sink: Sink, queue: Arc<Queue>, stats: Arc<Stats>) -> Result<(), AuditError> {
     let mut writer = Writer {
         sink,
         stats,

@@ -20,7 +20,7 @@ use self::filter::Filter;
 use self::read::{Backwards, Follower};
 use self::view::View;
 use crate::audit::DEFAULT_FILE;
-use crate::audit::chain::{Break, Report, Verifier};
+use crate::audit::spool::chain::{Break, Report, Verifier};
 
 /// How often a followed file is looked at: quick for a person, cheap for the node.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
@@ -457,7 +457,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
-    use crate::audit::chain::stored;
+    use crate::audit::spool::chain::stored;
 
     #[derive(Debug, Parser)]
     struct Program {

@@ -21,8 +21,8 @@ use ring::digest;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::event::Event;
-use super::line::{Integrity, Line};
+use crate::audit::event::Event;
+use crate::audit::line::{Integrity, Line};
 
 /// What stands between the hashed bytes and the hash.
 const BEFORE_HASH: &[u8] = b",\"hash\":\"";
@@ -35,11 +35,11 @@ const TRAILER: usize = BEFORE_HASH.len() + HASH_LENGTH + AFTER_HASH.len();
 
 /// A line's hash, as hex text.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) struct Hash([u8; HASH_LENGTH]);
+pub(in crate::audit) struct Hash([u8; HASH_LENGTH]);
 
 impl Hash {
     /// Stands where there is no line before.
-    pub(super) const NONE: Hash = Hash([b'0'; HASH_LENGTH]);
+    pub(in crate::audit) const NONE: Hash = Hash([b'0'; HASH_LENGTH]);
 
     fn of(bytes: &[u8]) -> Self {
         let digest = digest::digest(&digest::SHA256, bytes);
@@ -72,7 +72,7 @@ fn digit(nibble: u8) -> u8 {
 
 /// The writer's end of a chain.
 #[derive(Clone)]
-pub(super) struct Chain {
+pub(in crate::audit) struct Chain {
     boot_id: String,
     seq: u64,
     last: Hash,
@@ -80,7 +80,7 @@ pub(super) struct Chain {
 
 impl Chain {
     /// A new chain behind `last`, the hash of the last whole line of the file.
-    pub(super) fn start(last: Hash) -> Self {
+    pub(in crate::audit) fn start(last: Hash) -> Self {
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let boot_id = format!("{}/{}", boot.trim(), Timestamp::now().as_microsecond());
         Self {
@@ -91,17 +91,17 @@ impl Chain {
     }
 
     /// Where the chain stands.
-    pub(super) fn mark(&self) -> (u64, Hash) {
+    pub(in crate::audit) fn mark(&self) -> (u64, Hash) {
         (self.seq, self.last)
     }
 
     /// Goes back to a mark, when lines after it were not stored.
-    pub(super) fn reset(&mut self, mark: (u64, Hash)) {
+    pub(in crate::audit) fn reset(&mut self, mark: (u64, Hash)) {
         (self.seq, self.last) = mark;
     }
 
     /// Appends the event's line, with its newline, to `out`.
-    pub(super) fn append(
+    pub(in crate::audit) fn append(
         &mut self,
         event: &Event,
         node: &str,
@@ -132,7 +132,7 @@ impl Chain {
 
 /// The hash of the last whole line in `tail`, the end of a file; `NONE` when there is none. A line that a crash left
 /// without its newline alone is whole.
-pub(super) fn last_hash(tail: &[u8]) -> Hash {
+pub(in crate::audit) fn last_hash(tail: &[u8]) -> Hash {
     tail.rsplit(|byte| *byte == b'\n')
         .find_map(Hash::stored)
         .unwrap_or(Hash::NONE)
