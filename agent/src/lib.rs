@@ -10,9 +10,17 @@ pub mod pki;
 
 pub mod workload;
 
+pub mod notify;
+
+pub mod metrics;
+
 pub mod kernel;
 
 pub mod listener;
+
+mod upgrade;
+
+mod enforce;
 
 pub mod tls;
 
@@ -23,6 +31,8 @@ pub mod identity;
 pub mod upstream;
 
 pub mod audit;
+
+mod denied;
 
 pub mod reject;
 

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use socket::{PrivateSocket, SOCKET_PATH_MAX, SocketError, remove_left};
 
-use crate::runtime::metrics::{CONTENT_TYPE, Metrics};
+use crate::metrics::{CONTENT_TYPE, Metrics};
 
 /// Connections served at once: a scraper, a probe and a few people. More wait.
 const CONNECTIONS: usize = 32;

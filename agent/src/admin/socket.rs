@@ -7,6 +7,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tokio::net::{UnixListener, UnixSocket, UnixStream};
 
@@ -18,6 +19,9 @@ pub const SOCKET_PATH_MAX: usize = 107 - NEW_SUFFIX.len();
 
 /// Waiting connections that the kernel holds.
 const BACKLOG: u32 = 32;
+
+/// The pause after a socket could not be made.
+const SOCKET_PAUSE: Duration = Duration::from_secs(1);
 
 /// Why the socket cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +52,19 @@ pub struct PrivateSocket {
 }
 
 impl PrivateSocket {
+    /// Makes the socket in the place of whoever had it, however often that has to be tried: pods are served without it too.
+    pub(crate) async fn replace_in_the_end(path: &Path) -> Self {
+        loop {
+            match Self::replace(path) {
+                Ok(socket) => return socket,
+                Err(error) => {
+                    tracing::error!(%error, "trying again");
+                    tokio::time::sleep(SOCKET_PAUSE).await;
+                }
+            }
+        }
+    }
+
     /// Makes the socket, with its folder if that is missing, and takes the place of one that a killed agent left.
     /// Must be called within a tokio runtime.
     ///

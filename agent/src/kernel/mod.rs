@@ -12,6 +12,7 @@ mod error;
 mod events;
 mod flows;
 pub mod interface;
+pub(crate) mod lease;
 mod map_usage;
 mod mounts;
 mod namespace;

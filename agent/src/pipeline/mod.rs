@@ -4,6 +4,7 @@
 //! its audit record. A stage that cannot do its part ends the request; none can be skipped, since the next asks for
 //! what the one before hands over.
 
+pub(crate) mod arrivals;
 mod body;
 mod connection;
 mod session;
@@ -26,10 +27,10 @@ use rustls::ServerConfig;
 
 use crate::audit::{self, AuditLog, EndReason, ObjectRef, Record, User};
 use crate::listener::Accepted;
+use crate::notify::{Notice, Notices, Reason};
 use crate::pki::PkiError;
 use crate::reject::{Rejection, warning_value};
 use crate::runtime::drain::{Drain, Parts};
-use crate::runtime::notices::{Notice, Notices, Reason};
 use crate::store::Store;
 use crate::tls::{self, Certificates};
 use crate::upstream::{ResponseBody, UpgradeProtocol, Upstream, upgrade_asked};

@@ -2,8 +2,6 @@
 
 pub mod drain;
 pub mod limits;
-pub mod metrics;
-pub mod notices;
 pub mod readiness;
 pub mod signals;
 pub mod telemetry;

@@ -42,7 +42,7 @@ pub use selection::Selection;
 
 use crate::endpoints::{self, Doors, DoorsConfig, Target};
 use crate::kernel::{CgroupId, Unknown};
-use crate::runtime::notices::Notices;
+use crate::notify::Notices;
 
 /// What this part is told of the node.
 #[derive(Clone)]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use crate::runtime::notices::About;
+use crate::notify::About;
 
 /// The UID the API server gave a pod; also the pod's part in its cgroup's name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -32,7 +32,7 @@ use super::pause::PauseGate;
 use super::pods::PodMap;
 use super::slot::{Applied, FAILURE_PAUSE, NETNS_PAUSE, Pace, Slot, Wanted, wanted};
 use crate::kernel::{CgroupId, Unknown};
-use crate::runtime::notices::{Notice, Notices, Reason};
+use crate::notify::{Notice, Notices, Reason};
 
 /// A pod that cannot be enforced is told of when it was tried so often: one that is just ending is no news.
 const PATIENT_TRIES: u32 = 3;

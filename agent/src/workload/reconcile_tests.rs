@@ -12,7 +12,7 @@ use super::super::pods::NodePod;
 use super::super::slot::{CHECK_AGAIN, CHECK_EVERY, PATIENCE};
 use super::super::{EnforceError, Enforcement, Home, Netns, Pod, PodUid, Tended};
 use super::*;
-use crate::runtime::metrics::Metrics;
+use crate::metrics::Metrics;
 
 const ROOT: CgroupId = CgroupId(1);
 

@@ -7,24 +7,25 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use super::handover::{Handed, Offer, SetAside};
-use super::served::{self, Served};
-use super::tend::Tending;
+use super::maintain::Tending;
+use super::table::{self, Served};
 use crate::kernel::{CgroupId, Class, Kernel};
 use crate::listener::{Arrival, CONNECTIONS_PER_POD, InPodListener, NodeServing, Owner, Serving, Sockets};
-use crate::runtime::metrics::Metrics;
-use crate::runtime::notices::Notices;
+use crate::metrics::Metrics;
+use crate::notify::Notices;
+use crate::upgrade::{Handed, Offer, SetAside};
 use crate::workload::{EnforceError, Enforcement, Enforcer, Home, Netns, Tended};
 
 /// What an attempt to attach to a pod's cgroup is for.
 const HOLD: &str = "have the pod's packets to doors dropped";
 
 /// The enforcer over the real kernel.
-pub(super) struct InForce {
+pub(crate) struct InForce {
     kernel: Arc<Kernel>,
     sink: mpsc::Sender<Arrival>,
     /// The node's own namespace, and the port of the listener there.
@@ -42,9 +43,9 @@ pub(super) struct InForce {
 }
 
 /// The listener in the node's own namespace, which [`InForce::serve_node`] has to serve.
-pub(super) struct NodeListener<'a> {
-    pub(super) netns: Netns,
-    pub(super) listener: &'a InPodListener,
+pub(crate) struct NodeListener<'a> {
+    pub(crate) netns: Netns,
+    pub(crate) listener: &'a InPodListener,
 }
 
 impl InForce {
@@ -52,7 +53,7 @@ impl InForce {
     ///
     /// # Errors
     /// When the doors cannot be read, or no descriptor is left.
-    pub(super) fn new(
+    pub(crate) fn new(
         kernel: Arc<Kernel>,
         metrics: Arc<Metrics>,
         notices: Notices,
@@ -81,14 +82,14 @@ impl InForce {
     }
 
     /// The listeners, as they can be handed over, and the numbers of pods that the node's listener serves.
-    pub(super) fn offers(&self) -> Vec<Arc<Offer>> {
+    pub(crate) fn offers(&self) -> Vec<Arc<Offer>> {
         let mut offers = self.served.offers();
         offers.push(Arc::clone(&self.node_offer));
         offers
     }
 
     /// Serves the pods that share the node's network until it is cancelled.
-    pub(super) async fn serve_node(&self, sockets: Sockets, cancel: CancellationToken) {
+    pub(crate) async fn serve_node(&self, sockets: Sockets, cancel: CancellationToken) {
         let served = self.served.clone();
         let serving = NodeServing {
             kernel: Arc::clone(&self.kernel),
@@ -100,12 +101,12 @@ impl InForce {
     }
 
     /// The pods that are enforced.
-    pub(super) fn served(&self) -> &Served {
+    pub(crate) fn served(&self) -> &Served {
         &self.served
     }
 
     /// What looks after them.
-    pub(super) fn tending(&self) -> &Arc<Tending> {
+    pub(crate) fn tending(&self) -> &Arc<Tending> {
         &self.tending
     }
 
@@ -138,7 +139,7 @@ impl InForce {
 }
 
 /// One pod's listener; dropping it ends the listener.
-pub(super) struct Listening {
+pub(crate) struct Listening {
     cgroup: CgroupId,
     number: u64,
     served: Served,
@@ -208,7 +209,7 @@ impl Enforcer for InForce {
         let sockets = listener.map(Sockets::new).transpose();
         let sockets = sockets.map_err(EnforceError::at("serve a listener"))?;
         let serving = sockets.map(|sockets| self.listen(sockets, group.id, number, &owner));
-        let entry = served::Pod {
+        let entry = table::Pod {
             number,
             owner,
             home,
@@ -276,6 +277,22 @@ impl Enforcer for InForce {
             .remove_class(cgroup)
             .map_err(EnforceError::at("take a gone cgroup's class away"))
     }
+}
+
+/// Serves the pods that share the node's network, from the moment that they are known; `accepting` goes at the end.
+pub(crate) async fn node_listener(
+    in_force: Arc<InForce>,
+    sockets: Sockets,
+    mut known: watch::Receiver<bool>,
+    accepting: TaskTrackerToken,
+    cancel: CancellationToken,
+) {
+    let _accepting = accepting;
+    tokio::select! {
+        _ = known.wait_for(|known| *known) => {}
+        () = cancel.cancelled() => return,
+    }
+    in_force.serve_node(sockets, cancel).await;
 }
 
 /// Where this agent's numbers begin: beyond those of agents before it.

@@ -11,15 +11,15 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::wire::{Message, PER_MESSAGE, VERSION, WireError, receive, send};
+use super::protocol::{Message, PER_MESSAGE, VERSION, WireError, receive, send};
 use super::{LISTENERS_MAX, OFFER_LIMIT, Offer, PATIENCE};
 use crate::admin::PrivateSocket;
-use crate::app::watchers::private_socket;
+
 use crate::audit::{AuditError, AuditLog};
 
 /// How long the newer agent may take to settle. It waits for the API server's pods and addresses; while it does, nothing
 /// but it brings pods where they should be.
-pub(in crate::app) const SETTLE_LIMIT: Duration = Duration::from_secs(120);
+pub(crate) const SETTLE_LIMIT: Duration = Duration::from_secs(120);
 
 /// How long an agent that took over keeps what it has: a supervisor that starts the one before again would have the two
 /// take over from each other without end.
@@ -61,29 +61,29 @@ impl From<tokio::time::error::Elapsed> for GiveError {
 }
 
 /// What the older agent needs to give its listeners away.
-pub(in crate::app) struct Giver {
+pub(crate) struct Giver {
     /// Its node's name.
-    pub(in crate::app) node: String,
+    pub(crate) node: String,
     /// The layout of its kernel maps.
-    pub(in crate::app) layout: u64,
+    pub(crate) layout: u64,
     /// Tells its parts to change nothing in the kernel.
-    pub(in crate::app) giving: watch::Sender<bool>,
+    pub(crate) giving: watch::Sender<bool>,
     /// Whether the reconciler has come to rest.
-    pub(in crate::app) resting: watch::Receiver<bool>,
+    pub(crate) resting: watch::Receiver<bool>,
     /// Held by those of its parts that change something, while they do.
-    pub(in crate::app) changing: Arc<Mutex<()>>,
+    pub(crate) changing: Arc<Mutex<()>>,
     /// The listeners it has now.
-    pub(in crate::app) offers: Arc<dyn Fn() -> Vec<Arc<Offer>> + Send + Sync>,
+    pub(crate) offers: Arc<dyn Fn() -> Vec<Arc<Offer>> + Send + Sync>,
     /// The log that is shared.
-    pub(in crate::app) audit: AuditLog,
+    pub(crate) audit: AuditLog,
     /// How long the newer agent may take to settle.
-    pub(in crate::app) limit: Duration,
+    pub(crate) limit: Duration,
     /// When it took over from another agent itself.
-    pub(in crate::app) took_over: Option<Instant>,
+    pub(crate) took_over: Option<Instant>,
     /// Where the connection to an agent that has settled goes: to whoever ends this one.
-    pub(in crate::app) settled: mpsc::Sender<Successor>,
+    pub(crate) settled: mpsc::Sender<Successor>,
     /// Nobody accepts any more, because this agent ends.
-    pub(in crate::app) last: CancellationToken,
+    pub(crate) last: CancellationToken,
 }
 
 /// The connection to the agent that takes over just now.
@@ -102,16 +102,16 @@ impl AtHand {
 
 /// An agent that took over.
 #[derive(Debug)]
-pub(in crate::app) struct Successor {
+pub(crate) struct Successor {
     stream: Arc<UnixStream>,
     /// Its kernel programs are others, which take new connections to listeners of its own; what the older programs redirected
     /// just before is still to be accepted.
-    pub(in crate::app) own_listeners: bool,
+    pub(crate) own_listeners: bool,
 }
 
 impl Giver {
     /// Serves the hand-over socket, one agent at a time, once this agent has settled and is alone.
-    pub(in crate::app) async fn serve_once(
+    pub(crate) async fn serve_once(
         self,
         path: PathBuf,
         mut settled: watch::Receiver<bool>,
@@ -126,7 +126,7 @@ impl Giver {
         if both.await.is_err() {
             return;
         }
-        let socket = private_socket(&path).await;
+        let socket = PrivateSocket::replace_in_the_end(&path).await;
         let (at_hand, last) = (AtHand::default(), self.last.clone());
         tokio::select! {
             () = cancel.cancelled() => {}
@@ -332,7 +332,7 @@ impl Giver {
 }
 
 /// Tells the newer agent that this one accepts no more. The connection is to stay open until this process ends.
-pub(in crate::app) async fn yielded(successor: &Successor) {
+pub(crate) async fn yielded(successor: &Successor) {
     say_yielded(&successor.stream).await;
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::handover::Hands;
+use crate::kernel::lease::Hands;
 use crate::runtime::readiness::Pending;
 use crate::workload::Status;
 

@@ -10,19 +10,19 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::wire::{Message, VERSION, WireError, receive, send};
+use super::protocol::{Message, VERSION, WireError, receive, send};
 use super::{LISTENERS_MAX, OFFER_LIMIT, Offer, PATIENCE, SetAside};
 use crate::audit::AuditLog;
 
 /// How long asking takes at most, all in all: an agent must come up whatever is at the other end.
-pub(in crate::app) const ASK_LIMIT: Duration = Duration::from_secs(15);
+pub(crate) const ASK_LIMIT: Duration = Duration::from_secs(15);
 
 /// How long the older agent may take until it accepts no more, once told that this one has settled.
 const YIELD_LIMIT: Duration = Duration::from_secs(10);
 
 /// Why an agent must not start.
 #[derive(Debug, thiserror::Error)]
-pub(in crate::app) enum TakeError {
+pub(crate) enum TakeError {
     /// The agent that runs hands nothing over.
     #[error("another agent runs on this node and hands nothing over: {0}")]
     Refused(String),
@@ -47,10 +47,10 @@ enum AskError {
 
 /// A hand-over under way.
 #[derive(Debug)]
-pub(in crate::app) struct Takeover {
+pub(crate) struct Takeover {
     pub(super) stream: Arc<UnixStream>,
     /// The older agent's listeners.
-    pub(in crate::app) set_aside: Arc<SetAside>,
+    pub(crate) set_aside: Arc<SetAside>,
 }
 
 /// Asks the agent behind the socket for its listeners, for so long at most; `None` where there is none, or none that can hand
@@ -58,7 +58,7 @@ pub(in crate::app) struct Takeover {
 ///
 /// # Errors
 /// [`TakeError::Refused`].
-pub(in crate::app) async fn ask(
+pub(crate) async fn ask(
     socket: &Path,
     node: &str,
     layout: u64,
@@ -136,19 +136,19 @@ async fn take(stream: UnixStream, node: &str, layout: u64) -> Result<Takeover, A
 
 /// What a take-over and this agent's other parts tell each other.
 #[derive(Debug)]
-pub(in crate::app) struct Progress {
+pub(crate) struct Progress {
     /// Pods are judged and the doors are in force.
-    pub(in crate::app) judged: watch::Receiver<bool>,
+    pub(crate) judged: watch::Receiver<bool>,
     /// The older agent takes nothing back while this one lives: its programs may be ended.
-    pub(in crate::app) agreed: watch::Sender<bool>,
+    pub(crate) agreed: watch::Sender<bool>,
     /// They are.
-    pub(in crate::app) settled: watch::Receiver<bool>,
+    pub(crate) settled: watch::Receiver<bool>,
     /// The older agent serves no more.
-    pub(in crate::app) alone: watch::Sender<bool>,
+    pub(crate) alone: watch::Sender<bool>,
     /// The older agent goes on, and this one must change nothing any more.
-    pub(in crate::app) giving: watch::Sender<bool>,
+    pub(crate) giving: watch::Sender<bool>,
     /// This agent ends, and the older one is to go on.
-    pub(in crate::app) cancel: CancellationToken,
+    pub(crate) cancel: CancellationToken,
 }
 
 /// What became of the older agent.
@@ -166,7 +166,7 @@ enum Before {
 impl Takeover {
     /// Keeps the connection until this process ends, whatever becomes of its tasks: its end tells the older agent that nothing
     /// of this one's is under way in the kernel any more, nor on its way to the log.
-    pub(in crate::app) fn hold_until_exit(&self) {
+    pub(crate) fn hold_until_exit(&self) {
         std::mem::forget(Arc::clone(&self.stream));
     }
 
@@ -174,7 +174,7 @@ impl Takeover {
     /// older process to end and has the audit log for itself again. Ends where the older agent took back what it gave, after
     /// `giving` was told: two that both bring pods where they should be would be in each other's way, for as long as this
     /// one's streams take to end.
-    pub(in crate::app) async fn finish(self, mut progress: Progress, audit: AuditLog) {
+    pub(crate) async fn finish(self, mut progress: Progress, audit: AuditLog) {
         let early = tokio::select! {
             said = receive(&self.stream) => Some(heard(said)),
             judged = until(&mut progress.judged) => {

@@ -9,13 +9,13 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::fold::Fold;
+use super::aggregate::Fold;
 use crate::audit::{AuditLog, Connection, PodRef};
-use crate::runtime::metrics::Metrics;
-use crate::runtime::notices::{About, Notice, Notices, Reason};
+use crate::metrics::Metrics;
+use crate::notify::{About, Notice, Notices, Reason};
 
 /// Records between those who see refusals and the one who writes them; each is below 1 KB.
-pub(super) const WAITING: usize = 1024;
+pub(crate) const WAITING: usize = 1024;
 
 /// How long many alike are gathered.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -24,7 +24,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 type Key = (Option<String>, &'static str, Option<SocketAddr>);
 
 /// Hands a refusal on without waiting.
-pub(super) fn tell(refusals: &mpsc::Sender<Connection>, metrics: &Metrics, connection: Connection) {
+pub(crate) fn tell(refusals: &mpsc::Sender<Connection>, metrics: &Metrics, connection: Connection) {
     if refusals.try_send(connection).is_err() {
         metrics.refusal_unrecorded();
     }
@@ -32,7 +32,7 @@ pub(super) fn tell(refusals: &mpsc::Sender<Connection>, metrics: &Metrics, conne
 
 /// Writes refusals down, a few of each kind and second as they are and the others as a count. Once `last` has fired, what waits
 /// is written, and then `done` fires.
-pub(super) async fn write_down(
+pub(crate) async fn write_down(
     mut refusals: mpsc::Receiver<Connection>,
     audit: AuditLog,
     notices: Notices,

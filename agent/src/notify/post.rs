@@ -11,16 +11,16 @@ use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
+use super::queue::{About, Notice};
 use crate::cluster::{ApiError, Connector};
-use crate::runtime::metrics::Metrics;
-use crate::runtime::notices::{About, Notice};
+use crate::metrics::Metrics;
 
 /// Who posts, as Events name it.
 const CONTROLLER: &str = "picket.dev/agent";
 
 /// How long an Event is waited for.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Patience {
+pub(crate) struct Patience {
     /// How long one may take.
     post: Duration,
     /// How long nothing is posted after a failure that the next one would meet too: the API server is away, or does not know
@@ -69,7 +69,7 @@ impl PostError {
 }
 
 /// Posts for as long as it is polled.
-pub(super) async fn post(
+pub(crate) async fn post(
     connector: Connector,
     node: String,
     mut notices: mpsc::Receiver<Notice>,
@@ -195,8 +195,8 @@ mod tests {
     use tokio::net::TcpListener;
     use tokio::sync::mpsc::error::TryRecvError;
 
+    use super::super::queue::Reason;
     use super::*;
-    use crate::runtime::notices::Reason;
 
     const LONG: Duration = Duration::from_secs(3600);
     /// No answer at all.

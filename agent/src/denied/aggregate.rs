@@ -14,7 +14,7 @@ const KEYS: usize = 1024;
 
 /// What was seen since the last tick.
 #[derive(Debug)]
-pub(super) struct Fold<K, V> {
+pub(crate) struct Fold<K, V> {
     seen: HashMap<Option<K>, (u32, Option<V>)>,
 }
 
@@ -26,7 +26,7 @@ impl<K: Eq + Hash, V> Default for Fold<K, V> {
 
 impl<K: Eq + Hash, V> Fold<K, V> {
     /// Takes in one event; gives it back where it is to be written as it is.
-    pub(super) fn take(&mut self, key: K, event: V) -> Option<V> {
+    pub(crate) fn take(&mut self, key: K, event: V) -> Option<V> {
         let mut key = Some(key);
         if self.seen.len() >= KEYS && !self.seen.contains_key(&key) {
             key = None;
@@ -41,7 +41,7 @@ impl<K: Eq + Hash, V> Fold<K, V> {
     }
 
     /// Ends the interval: the last event of each key that went beyond, with how many it stands for.
-    pub(super) fn tick(&mut self) -> Vec<(V, u32)> {
+    pub(crate) fn tick(&mut self) -> Vec<(V, u32)> {
         let seen = std::mem::take(&mut self.seen);
         seen.into_values()
             .filter_map(|(count, last)| Some((last?, count - AS_THEY_ARE)))

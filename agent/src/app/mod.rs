@@ -3,20 +3,10 @@
 //! In: a checked [`Config`]. Out: nothing but the process's end. What cannot be opened stops the start; a part that ends
 //! while the others run ends the process, since a node with half an agent would look enforced and not be.
 
-mod ending;
-mod enforcer;
-mod events;
-mod fold;
-mod guard;
-mod handover;
-mod moved;
-mod records;
-mod refusals;
-mod served;
+mod initial_sync;
 mod settings;
-mod settling;
-mod tend;
-mod watchers;
+mod shutdown;
+mod wiring;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -35,25 +25,27 @@ use crate::admin::PrivateSocket;
 use crate::audit::{AuditConfig, AuditLog};
 use crate::cluster::Connector;
 use crate::config::Config;
+use crate::denied;
 use crate::endpoints::DoorsConfig;
+use crate::enforce::{self, InForce, NodeListener, watchdog};
+use crate::kernel::lease::Hands;
 use crate::kernel::{Class, Kernel, KernelConfig, Node, Program};
 use crate::listener::{InPodListener, Sockets};
-use crate::pipeline::Pipeline;
+use crate::metrics::{Metrics, gauges};
+use crate::notify::{self, Notices};
+use crate::pipeline::{Pipeline, arrivals};
 use crate::pki::CaFiles;
-use crate::runtime::metrics::Metrics;
-use crate::runtime::notices::Notices;
 use crate::runtime::readiness::{Pending, Readiness};
 use crate::runtime::signals;
 use crate::store::Store;
 use crate::tls::Certificates;
+use crate::upgrade::{self, Giver, Progress, Successor, Takeover};
 use crate::upstream::Upstream;
 use crate::workload::{self, Netns, Selection, WorkloadConfig};
 
-use ending::Ending;
-use enforcer::{InForce, NodeListener};
-use handover::{Giver, Hands, Progress, Successor, Takeover};
+use initial_sync::Settling;
 use settings::{api_servers, cgroup_root, server_names, upstream_config};
-use settling::Settling;
+use shutdown::Ending;
 
 /// Connections between accept and their own task; each holds a few hundred bytes, and handing one on takes microseconds.
 const ARRIVALS: usize = 1024;
@@ -107,7 +99,7 @@ impl App {
         let certificates = Certificates::open(files, &server_names(&config))?;
         let upstream = Upstream::open(upstream_config(&config)?)?;
         let handover = config.admin.handover_socket();
-        let takeover = handover::ask(&handover, &config.node_name, LAYOUT, handover::ASK_LIMIT).await?;
+        let takeover = upgrade::ask(&handover, &config.node_name, LAYOUT, upgrade::ASK_LIMIT).await?;
         let log = AuditConfig {
             file: Some(config.audit.file.clone()),
             stdout: config.audit.stdout,
@@ -127,7 +119,7 @@ impl App {
             // Served from here on, since loading the kernel programs may have to wait. Where an agent before this one runs,
             // it goes on serving the socket.
             let socket = PrivateSocket::bind(&config.admin.socket)?;
-            let admin = watchers::admin(&metrics, &readiness, &audit, &upstream);
+            let admin = wiring::admin(&metrics, &readiness, &audit, &upstream);
             spawn(
                 &mut tasks,
                 "admin socket",
@@ -135,7 +127,7 @@ impl App {
             );
         }
         let cgroup_root = cgroup_root(&config)?;
-        let kernel = guard::load(
+        let kernel = watchdog::load(
             &KernelConfig {
                 cgroup_root: cgroup_root.clone(),
                 bpffs: config.kernel.bpffs.clone(),
@@ -158,12 +150,12 @@ impl App {
         })?;
         kernel.beat()?;
         // The doors of an agent before this one redirect already, so what they are dialled by must be in the certificates.
-        certificates.set_doors(watchers::redirected(&watchers::in_kernel(&kernel)?))?;
+        certificates.set_doors(enforce::redirected(&enforce::in_kernel(&kernel)?))?;
         for program in Program::ALL {
             metrics.program(program.name());
         }
         let counted = Arc::clone(&kernel);
-        metrics.watch_kernel(move || watchers::counters(&counted));
+        metrics.watch_kernel(move || gauges::counters(&counted));
         Ok(Self {
             config,
             cgroup_root,
@@ -217,7 +209,7 @@ impl App {
         cancel.cancel();
         ending.stop_accepting().await;
         if let Some(successor) = successor {
-            handover::yielded(successor).await;
+            upgrade::yielded(successor).await;
         }
         let cut = ending.drain.drain(limit).await;
         if cut > 0 {
@@ -280,7 +272,7 @@ impl App {
             redirect: api_servers(&self.config),
             refuse: self.config.refuse.clone(),
             allow: self.config.allow.iter().copied().collect(),
-            inherited: watchers::in_kernel(&self.kernel)?,
+            inherited: enforce::in_kernel(&self.kernel)?,
         };
         let judged = Arc::clone(&self.metrics);
         let config = WorkloadConfig {
@@ -298,7 +290,7 @@ impl App {
         };
         let workload = workload::start(config, Arc::clone(in_force), &cancel).await?;
 
-        let admin = watchers::admin(&self.metrics, &readiness, &self.audit, &self.upstream);
+        let admin = wiring::admin(&self.metrics, &readiness, &self.audit, &self.upstream);
         let hands = Hands {
             changing: Arc::new(Mutex::new(())),
             giving: given,
@@ -314,7 +306,7 @@ impl App {
         };
         let took_over = self.takeover.as_ref().map(|_| Instant::now());
         let (doors_in_force, doors_are) = watch::channel(false);
-        let (refused, to_write) = mpsc::channel(records::WAITING);
+        let (refused, to_write) = mpsc::channel(denied::WAITING);
         let mut parts: Vec<(&'static str, BoxFuture<'static, ()>)> = workload.tasks;
         if let Some(takeover) = self.takeover {
             let socket = self.config.admin.socket.clone();
@@ -331,7 +323,7 @@ impl App {
                 ("take-over", takeover.finish(progress, self.audit.clone()).boxed()),
                 (
                     "admin socket",
-                    watchers::admin_once_alone(socket, is_alone.clone(), admin, cancel.clone()).boxed(),
+                    wiring::admin_once_alone(socket, is_alone.clone(), admin, cancel.clone()).boxed(),
                 ),
             ]);
         }
@@ -344,7 +336,7 @@ impl App {
             changing: Arc::clone(&hands.changing),
             offers: Arc::new(move || offered.offers()),
             audit: self.audit.clone(),
-            limit: handover::SETTLE_LIMIT,
+            limit: upgrade::SETTLE_LIMIT,
             took_over,
             settled,
             last: ending.last.clone(),
@@ -363,12 +355,12 @@ impl App {
             ),
             (
                 "map fill",
-                watchers::fill(Arc::clone(&self.kernel), Arc::clone(&self.metrics)).boxed(),
+                gauges::fill(Arc::clone(&self.kernel), Arc::clone(&self.metrics)).boxed(),
             ),
-            ("heartbeat", guard::beat(Arc::clone(&self.kernel)).boxed()),
+            ("heartbeat", watchdog::beat(Arc::clone(&self.kernel)).boxed()),
             (
                 "links",
-                guard::watch(
+                watchdog::watch(
                     Arc::clone(&self.kernel),
                     hands.clone(),
                     readiness.clone(),
@@ -389,13 +381,13 @@ impl App {
             ("upstream", self.upstream.clone().run(cancel.clone()).boxed()),
             (
                 "doors in force",
-                watchers::doors(
+                enforce::doors(
                     Arc::clone(&self.kernel),
                     Arc::clone(&self.certificates),
                     Arc::clone(&self.metrics),
                     workload.doors.clone(),
                     hands.clone(),
-                    watchers::Start {
+                    enforce::Start {
                         ready: self.doors_ready,
                         in_force: doors_in_force,
                         pods: workload.status.clone(),
@@ -406,8 +398,8 @@ impl App {
             ),
             (
                 "kernel events",
-                refusals::events(
-                    refusals::Turn {
+                denied::events(
+                    denied::Turn {
                         kernel: Arc::clone(&self.kernel),
                         alone: is_alone,
                         cancel: cancel.clone(),
@@ -422,7 +414,7 @@ impl App {
             ),
             (
                 "node listener",
-                watchers::node_listener(
+                enforce::node_listener(
                     Arc::clone(in_force),
                     Sockets::new(self.node_listener)
                         .context("the listener for pods in the node's network")?,
@@ -438,8 +430,8 @@ impl App {
             ),
             (
                 "moved processes",
-                moved::watch(
-                    Arc::clone(in_force),
+                denied::escapes::watch(
+                    in_force.served().clone(),
                     workload.names,
                     Arc::clone(&self.metrics),
                     refused.clone(),
@@ -448,7 +440,7 @@ impl App {
             ),
             (
                 "refusals",
-                records::write_down(
+                denied::write_down(
                     to_write,
                     self.audit,
                     notices,
@@ -459,18 +451,18 @@ impl App {
             ),
             (
                 "kubernetes events",
-                events::post(
+                notify::post(
                     Connector::new(&self.config.cluster.kubeconfig),
                     self.config.node_name.clone(),
                     to_post,
                     Arc::clone(&self.metrics),
-                    events::Patience::default(),
+                    notify::Patience::default(),
                 )
                 .boxed(),
             ),
             (
                 "connections",
-                watchers::connections(
+                arrivals::connections(
                     arrivals,
                     pipeline,
                     drain.clone(),
@@ -483,7 +475,7 @@ impl App {
             ),
             (
                 "gauges",
-                watchers::gauges(
+                gauges::gauges(
                     Arc::clone(&self.metrics),
                     Arc::clone(&self.certificates),
                     self.upstream,
@@ -493,7 +485,7 @@ impl App {
             ),
             (
                 "reloads",
-                watchers::reloads(Arc::clone(&self.metrics), self.store).boxed(),
+                gauges::reloads(Arc::clone(&self.metrics), self.store).boxed(),
             ),
             (
                 "first pods",

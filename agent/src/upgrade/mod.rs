@@ -1,7 +1,7 @@
 //! A new agent process takes over the listeners of the one before it, so that an upgrade refuses nobody.
 //!
-//! The older agent serves a unix socket beside the admin socket. The newer one asks there at its start ([`take`]); from
-//! then on the older one changes nothing in the kernel, shares its audit log, and gives its listeners away ([`give`]),
+//! The older agent serves a unix socket beside the admin socket. The newer one asks there at its start ([`successor`]); from
+//! then on the older one changes nothing in the kernel, shares its audit log, and gives its listeners away ([`predecessor`]),
 //! which both then accept from: a connection goes to whoever accepts it, and its flow with it. Once the newer one's classes
 //! and doors are in force it says so; the older one agrees that it takes nothing back while the newer one lives, and only then
 //! does that end the older one's programs, where its own are others: never do both end the other's. The older one accepts
@@ -11,20 +11,18 @@
 //! A listener keeps its number when it changes hands, so the class in the kernel stays what it was, and flows that were noted
 //! before are good for both.
 
-mod give;
-mod take;
-mod wire;
+mod predecessor;
+mod protocol;
+mod successor;
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{OwnedMutexGuard, watch};
-
-pub(super) use give::{Giver, SETTLE_LIMIT, Successor, yielded};
-pub(super) use take::{ASK_LIMIT, Progress, Takeover, ask};
-pub(super) use wire::Handed;
+pub(crate) use predecessor::{Giver, SETTLE_LIMIT, Successor, yielded};
+pub(crate) use protocol::Handed;
+pub(crate) use successor::{ASK_LIMIT, Progress, Takeover, ask};
 
 use crate::kernel::CgroupId;
 use crate::listener::InPodListener;
@@ -40,63 +38,22 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// 5 s at most.
 const OFFER_LIMIT: Duration = Duration::from_secs(10);
 
-/// Whose turn it is to change something in the kernel: this agent's, unless another takes over.
-#[derive(Debug, Clone)]
-pub(super) struct Hands {
-    /// Held while something is changed.
-    pub(super) changing: Arc<tokio::sync::Mutex<()>>,
-    /// Whether another agent takes over.
-    pub(super) giving: watch::Receiver<bool>,
-}
-
-impl Hands {
-    /// Waits until it is this agent's turn. `None` once the agent ends.
-    pub(super) async fn turn(&mut self) -> Option<Turn> {
-        let mut back = false;
-        loop {
-            back |= self.giving.has_changed().ok()?;
-            self.giving.wait_for(|giving| !*giving).await.ok()?;
-            let changing = Arc::clone(&self.changing).lock_owned().await;
-            back |= self.giving.has_changed().ok()?;
-            if !*self.giving.borrow_and_update() {
-                return Some(Turn {
-                    back,
-                    _changing: changing,
-                });
-            }
-        }
-    }
-
-    /// Waits until the turn goes to another agent, or comes back. False once the agent ends.
-    pub(super) async fn turned(&mut self) -> bool {
-        self.giving.changed().await.is_ok()
-    }
-}
-
-/// The right to change something in the kernel, for as long as it is held.
-#[derive(Debug)]
-pub(super) struct Turn {
-    /// Whether another agent had it since this part did.
-    pub(super) back: bool,
-    _changing: OwnedMutexGuard<()>,
-}
-
 /// A listener as it can be given away.
 #[derive(Debug)]
-pub(super) struct Offer {
+pub(crate) struct Offer {
     /// What it is of.
-    pub(super) handed: Handed,
+    pub(crate) handed: Handed,
     /// Descriptors of its own.
-    pub(super) descriptors: Vec<OwnedFd>,
+    pub(crate) descriptors: Vec<OwnedFd>,
 }
 
 /// Listeners of the agent before this one, set aside until their pods are enforced.
 #[derive(Debug, Default)]
-pub(super) struct SetAside(Mutex<HashMap<CgroupId, Offer>>);
+pub(crate) struct SetAside(Mutex<HashMap<CgroupId, Offer>>);
 
 impl Offer {
     /// With the count of its descriptors.
-    pub(super) fn counted(mut self) -> Self {
+    pub(crate) fn counted(mut self) -> Self {
         self.handed.descriptors = self.descriptors.len();
         self
     }
@@ -109,7 +66,7 @@ impl SetAside {
 
     /// The pod's listener, if there is one and it is in this namespace of the pod's, and the pod's number. A pod in the
     /// node's network has no listener of its own, and none of its own to be in.
-    pub(super) fn claim(
+    pub(crate) fn claim(
         &self,
         cgroup: CgroupId,
         netns: Option<NetnsId>,
@@ -130,8 +87,8 @@ impl SetAside {
     }
 
     /// The listener in the node's own namespace, if this is the one.
-    pub(super) fn claim_node(&self, netns: NetnsId) -> Option<InPodListener> {
-        let offer = self.lock().remove(&CgroupId(wire::NODE))?;
+    pub(crate) fn claim_node(&self, netns: NetnsId) -> Option<InPodListener> {
+        let offer = self.lock().remove(&CgroupId(protocol::NODE))?;
         adopt(offer, netns)
     }
 

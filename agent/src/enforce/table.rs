@@ -7,22 +7,22 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::handover::Offer;
 use crate::kernel::{CgroupId, Class};
 use crate::listener::Owner;
+use crate::upgrade::Offer;
 use crate::workload::escapes::Place;
 use crate::workload::{Home, pod_of};
 
 /// A pod that is enforced.
-pub(super) struct Pod {
+pub(crate) struct Pod {
     /// The number in its class.
-    pub(super) number: u64,
-    pub(super) owner: Owner,
-    pub(super) home: Home,
+    pub(crate) number: u64,
+    pub(crate) owner: Owner,
+    pub(crate) home: Home,
     /// Its cgroup's folder.
-    pub(super) path: PathBuf,
+    pub(crate) path: PathBuf,
     /// Its listener and number, as they can be handed over.
-    pub(super) offer: Arc<Offer>,
+    pub(crate) offer: Arc<Offer>,
 }
 
 /// What is kept beside it.
@@ -34,27 +34,27 @@ struct Entry {
 
 /// The table.
 #[derive(Default, Clone)]
-pub(super) struct Served {
+pub(crate) struct Served {
     pods: Arc<Mutex<HashMap<CgroupId, Entry>>>,
 }
 
 impl Served {
     /// The pod is enforced from now on; an earlier entry of its cgroup's goes, and what was accepted for it is let go.
-    pub(super) fn insert(&self, cgroup: CgroupId, pod: Pod) {
+    pub(crate) fn insert(&self, cgroup: CgroupId, pod: Pod) {
         self.let_go(cgroup);
         self.lock().insert(cgroup, Entry { pod, told: false });
     }
 
     /// The pod of this cgroup, if there is one, is not to be asked for any more by the connections it has. Not called where the
     /// agent ends: those then finish what they do.
-    pub(super) fn let_go(&self, cgroup: CgroupId) {
+    pub(crate) fn let_go(&self, cgroup: CgroupId) {
         if let Some(entry) = self.lock().get(&cgroup) {
             entry.pod.owner.left.cancel();
         }
     }
 
     /// The pod with this number is not enforced any more. A later one of the same cgroup stays.
-    pub(super) fn remove(&self, cgroup: CgroupId, number: u64) {
+    pub(crate) fn remove(&self, cgroup: CgroupId, number: u64) {
         let mut pods = self.lock();
         if pods.get(&cgroup).is_some_and(|entry| entry.pod.number == number) {
             pods.remove(&cgroup);
@@ -62,20 +62,20 @@ impl Served {
     }
 
     /// The pod that a cgroup and a number stand for.
-    pub(super) fn owner(&self, cgroup: CgroupId, number: u64) -> Option<Owner> {
+    pub(crate) fn owner(&self, cgroup: CgroupId, number: u64) -> Option<Owner> {
         let pods = self.lock();
         let entry = pods.get(&cgroup).filter(|entry| entry.pod.number == number)?;
         Some(entry.pod.owner.clone())
     }
 
     /// What can be handed over.
-    pub(super) fn offers(&self) -> Vec<Arc<Offer>> {
+    pub(crate) fn offers(&self) -> Vec<Arc<Offer>> {
         let pods = self.lock();
         pods.values().map(|entry| Arc::clone(&entry.pod.offer)).collect()
     }
 
     /// Where the pods' processes should be.
-    pub(super) fn processes(&self) -> Vec<Place> {
+    pub(crate) fn processes(&self) -> Vec<Place> {
         let pods = self.lock();
         let places = pods.values().filter_map(|entry| {
             Some(Place {
@@ -88,7 +88,7 @@ impl Served {
     }
 
     /// Where each pod is.
-    pub(super) fn places(&self) -> Vec<(Home, PathBuf)> {
+    pub(crate) fn places(&self) -> Vec<(Home, PathBuf)> {
         let pods = self.lock();
         pods.values()
             .map(|entry| (entry.pod.home.clone(), entry.pod.path.clone()))
@@ -96,12 +96,12 @@ impl Served {
     }
 
     /// The pod's class.
-    pub(super) fn class(&self, cgroup: CgroupId) -> Option<Class> {
+    pub(crate) fn class(&self, cgroup: CgroupId) -> Option<Class> {
         Some(self.lock().get(&cgroup)?.pod.offer.handed.class())
     }
 
     /// Whether it has to be said that the pod cannot be covered: once is enough.
-    pub(super) fn tell(&self, cgroup: CgroupId) -> bool {
+    pub(crate) fn tell(&self, cgroup: CgroupId) -> bool {
         self.lock()
             .get_mut(&cgroup)
             .is_some_and(|entry| !std::mem::replace(&mut entry.told, true))
@@ -120,7 +120,7 @@ mod tests {
     use tokio_util::sync::CancellationToken;
 
     use super::*;
-    use crate::app::handover::Handed;
+    use crate::upgrade::Handed;
     use crate::workload::{Pod as Facts, PodUid};
 
     const POD: CgroupId = CgroupId(7);

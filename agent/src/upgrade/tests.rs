@@ -9,7 +9,7 @@ use tokio::net::UnixStream;
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::wire::{Message, VERSION, receive, send};
+use super::protocol::{Message, VERSION, receive, send};
 use super::*;
 use crate::audit::{Alarm, AuditConfig, AuditLog};
 use crate::workload::Netns;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use super::metrics::Metrics;
+use crate::metrics::Metrics;
 
 /// Notices that wait to be posted; a full channel leaves further ones out.
 const WAITING: usize = 256;

@@ -2,6 +2,8 @@
 //!
 //! Labels are of low cardinality: constants of the program, never names from requests, pods or policies.
 
+pub(crate) mod gauges;
+
 use std::fmt;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};

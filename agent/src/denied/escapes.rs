@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use super::enforcer::InForce;
-use super::{records, refusals};
+use super::{collect, write};
 use crate::audit::Connection;
-use crate::runtime::metrics::Metrics;
+use crate::enforce::Served;
+use crate::metrics::Metrics;
 use crate::workload::Names;
 use crate::workload::escapes::{ProcessKey, Stray, Strays};
 
@@ -23,8 +23,8 @@ const EVERY: Duration = Duration::from_secs(30);
 const STAYS: Duration = Duration::from_secs(2);
 
 /// Looks for as long as it is polled.
-pub(super) async fn watch(
-    in_force: Arc<InForce>,
+pub(crate) async fn watch(
+    pods: Served,
     names: Arc<Names>,
     metrics: Arc<Metrics>,
     records: mpsc::Sender<Connection>,
@@ -33,13 +33,9 @@ pub(super) async fn watch(
     let mut strays = Strays::default();
     loop {
         tokio::time::sleep(EVERY - STAYS).await;
-        let first: HashSet<_> = look(&in_force, &mut strays)
-            .await
-            .iter()
-            .map(Stray::key)
-            .collect();
+        let first: HashSet<_> = look(&pods, &mut strays).await.iter().map(Stray::key).collect();
         tokio::time::sleep(STAYS).await;
-        let mut found = look(&in_force, &mut strays).await;
+        let mut found = look(&pods, &mut strays).await;
         found.retain(|stray| first.contains(&stray.key()));
         let now: HashSet<_> = found.iter().map(Stray::key).collect();
         for stray in found.iter().filter(|stray| !told.contains(&stray.key())) {
@@ -54,14 +50,14 @@ pub(super) async fn watch(
                 "a process of a pod's is outside its cgroup"
             );
             metrics.moved_process();
-            records::tell(&records, &metrics, refusals::moved(stray, pod.as_ref()));
+            write::tell(&records, &metrics, collect::moved(stray, pod.as_ref()));
         }
         told = now;
     }
 }
 
-async fn look(in_force: &InForce, strays: &mut Strays) -> Vec<Stray> {
-    let pods = in_force.served().processes();
+async fn look(pods: &Served, strays: &mut Strays) -> Vec<Stray> {
+    let pods = pods.processes();
     let mut taken = std::mem::take(strays);
     let looked = tokio::task::spawn_blocking(move || (taken.look(&pods), taken)).await;
     match looked {

@@ -12,26 +12,26 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use super::records::tell;
+use super::write::tell;
 use crate::audit::{Caller, Connection, KernelFacts, Outcome, PodRef, ProcessRef};
 use crate::endpoints::Doors;
 use crate::endpoints::refused_as;
 use crate::kernel::{CgroupId, Kernel, KernelEvent, KernelEvents};
 use crate::listener::{NoFlow, NoFlowCause, Seen};
-use crate::runtime::metrics::Metrics;
+use crate::metrics::Metrics;
 use crate::workload::escapes::Stray;
 use crate::workload::{Names, Pod, container_of};
 
 /// When the kernel's events are this agent's to read: from the moment that no agent before it does, until it ends.
-pub(super) struct Turn {
+pub(crate) struct Turn {
     /// Where they come from.
-    pub(super) kernel: Arc<Kernel>,
+    pub(crate) kernel: Arc<Kernel>,
     /// Whether no agent before this one reads.
-    pub(super) alone: watch::Receiver<bool>,
+    pub(crate) alone: watch::Receiver<bool>,
     /// Told when the agent ends.
-    pub(super) cancel: CancellationToken,
+    pub(crate) cancel: CancellationToken,
     /// Held while events are read.
-    pub(super) _reading: TaskTrackerToken,
+    pub(crate) _reading: TaskTrackerToken,
 }
 
 impl Turn {
@@ -48,7 +48,7 @@ impl Turn {
 }
 
 /// Counts every connect that the kernel refused, and hands it on to be written down.
-pub(super) async fn events(
+pub(crate) async fn events(
     mut turn: Turn,
     told: watch::Receiver<Doors>,
     names: Arc<Names>,
@@ -195,7 +195,7 @@ fn explain(cause: &str) -> &'static str {
 }
 
 /// The record of a connection that a listener closed.
-pub(super) fn closed(no_flow: &NoFlow) -> Connection {
+pub(crate) fn closed(no_flow: &NoFlow) -> Connection {
     let why = match no_flow.cause {
         NoFlowCause::Full => "its pod has as many open as one may have",
         _ => "the kernel redirected no such connection",
@@ -220,7 +220,7 @@ pub(super) fn closed(no_flow: &NoFlow) -> Connection {
 }
 
 /// The record of a process outside its pod's cgroup.
-pub(super) fn moved(stray: &Stray, pod: Option<&Pod>) -> Connection {
+pub(crate) fn moved(stray: &Stray, pod: Option<&Pod>) -> Connection {
     let seen = ProcessRef {
         pid: stray.pid,
         exe: None,

@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::handover::Hands;
 use crate::audit::{Alarm, AuditLog};
+use crate::kernel::lease::Hands;
 use crate::kernel::{Kernel, KernelConfig, Repaired, Verified};
-use crate::runtime::metrics::Metrics;
-use crate::runtime::notices::{About, Notice, Notices, Reason};
+use crate::metrics::Metrics;
+use crate::notify::{About, Notice, Notices, Reason};
 use crate::runtime::readiness::Readiness;
 
 /// The part's name in `/readyz`.
@@ -36,7 +36,7 @@ const BEAT_EVERY: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// Any other failure, and such a program where this agent is not alone.
-pub(super) fn load(config: &KernelConfig, readiness: &Readiness, alone: bool) -> anyhow::Result<Arc<Kernel>> {
+pub(crate) fn load(config: &KernelConfig, readiness: &Readiness, alone: bool) -> anyhow::Result<Arc<Kernel>> {
     let kernel = Kernel::load(config)?;
     if let Some(error) = kernel.verify().failure {
         if !alone {
@@ -49,7 +49,7 @@ pub(super) fn load(config: &KernelConfig, readiness: &Readiness, alone: bool) ->
 
 /// Tells the kernel each second that the agent lives. Each sign takes a turn of the runtime's workers and of its threads for
 /// blocking work, which pods are enforced by: an agent in which either is stuck gives none.
-pub(super) async fn beat(kernel: Arc<Kernel>) {
+pub(crate) async fn beat(kernel: Arc<Kernel>) {
     let mut tick = tokio::time::interval(BEAT_EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut failed = false;
@@ -69,7 +69,7 @@ pub(super) async fn beat(kernel: Arc<Kernel>) {
 
 /// Looks at every link again and again, and has put back what was taken away. While another agent takes over, the links are
 /// its own; where it fails, what it left is put back at once, and is nobody's attack.
-pub(super) async fn watch(
+pub(crate) async fn watch(
     kernel: Arc<Kernel>,
     mut hands: Hands,
     readiness: Readiness,

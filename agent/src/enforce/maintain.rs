@@ -11,12 +11,12 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
-use super::served::Served;
+use super::table::Served;
 use crate::kernel::destroy_sockets::{Cut, CutError, cut};
 use crate::kernel::interface::host_side;
 use crate::kernel::{CgroupId, Ifindex, Kernel, KernelError};
-use crate::runtime::metrics::Metrics;
-use crate::runtime::notices::{Notice, Notices, Reason};
+use crate::metrics::Metrics;
+use crate::notify::{Notice, Notices, Reason};
 use crate::workload::cgroup::subtree;
 use crate::workload::{EnforceError, Enforcement, Home, Netns, Pod, Tended};
 
@@ -28,7 +28,7 @@ const NOT_COVERED: &str = "Picket cannot drop this pod's packet sockets' packets
      NET_RAW nor NET_ADMIN";
 
 /// Cuts and covers.
-pub(super) struct Tending {
+pub(crate) struct Tending {
     kernel: Arc<Kernel>,
     metrics: Arc<Metrics>,
     notices: Notices,
@@ -40,7 +40,7 @@ pub(super) struct Tending {
 }
 
 impl Tending {
-    pub(super) fn new(
+    pub(crate) fn new(
         kernel: Arc<Kernel>,
         metrics: Arc<Metrics>,
         notices: Notices,
@@ -60,12 +60,12 @@ impl Tending {
     }
 
     /// To be called once other doors are in force.
-    pub(super) fn doors_changed(&self) {
+    pub(crate) fn doors_changed(&self) {
         self.changed.notify_one();
     }
 
     /// Cuts the enforced pods' connections to doors that are new, for as long as it is polled.
-    pub(super) async fn cut_at_new_doors(self: Arc<Self>) {
+    pub(crate) async fn cut_at_new_doors(self: Arc<Self>) {
         loop {
             self.changed.notified().await;
             let tending = Arc::clone(&self);
@@ -148,7 +148,7 @@ impl Tending {
     }
 
     /// Looks after one pod.
-    pub(super) fn tend(&self, pod: &Enforcement, first: bool) -> Result<Tended, EnforceError> {
+    pub(crate) fn tend(&self, pod: &Enforcement, first: bool) -> Result<Tended, EnforceError> {
         // First, and whether or not connections can be cut: a pod's packets are dropped here where all else fails.
         let covered = self.cover(pod)?;
         if first {
@@ -180,7 +180,7 @@ impl Tending {
     }
 
     /// Covers the interfaces that the pod's packets come out of; says whether all of the pod is covered.
-    pub(super) fn cover(&self, pod: &Enforcement) -> Result<bool, EnforceError> {
+    pub(crate) fn cover(&self, pod: &Enforcement) -> Result<bool, EnforceError> {
         let Home::Own(netns) = &pod.home else {
             // They come out of the node's own interfaces, where nobody can tell them apart.
             return Ok(false);

@@ -104,28 +104,28 @@ pub(super) enum Message {
 /// What a listener is of, and where.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(in crate::app) struct Handed {
+pub(crate) struct Handed {
     /// The pod's cgroup; [`NODE`] for the listener in the node's own namespace.
-    pub(in crate::app) cgroup: u64,
+    pub(crate) cgroup: u64,
     /// The pod's UID, for the log.
-    pub(in crate::app) pod: String,
+    pub(crate) pod: String,
     /// The number that the pod's class and its flows carry; it stays with the listener.
-    pub(in crate::app) number: u64,
+    pub(crate) number: u64,
     /// The port on 127.0.0.1 and ::1.
-    pub(in crate::app) port: u16,
+    pub(crate) port: u16,
     /// The network namespace's cookie.
-    pub(in crate::app) cookie: u64,
+    pub(crate) cookie: u64,
     /// The namespace's device.
-    pub(in crate::app) device: u64,
+    pub(crate) device: u64,
     /// The namespace's number on that device.
-    pub(in crate::app) inode: u64,
+    pub(crate) inode: u64,
     /// How many descriptors are its own: none for a pod that the node's listener serves, of which the number is handed over.
-    pub(in crate::app) descriptors: usize,
+    pub(crate) descriptors: usize,
 }
 
 impl Handed {
     /// What the kernel does with the pod while this listener serves it.
-    pub(in crate::app) fn class(&self) -> Class {
+    pub(crate) fn class(&self) -> Class {
         Class::Enforced {
             pod: self.number,
             port: self.port,
@@ -134,7 +134,7 @@ impl Handed {
     }
 
     /// The listener in the node's own namespace.
-    pub(in crate::app) fn node(listener: &InPodListener, netns: NetnsId) -> Self {
+    pub(crate) fn node(listener: &InPodListener, netns: NetnsId) -> Self {
         Self {
             cgroup: NODE,
             pod: String::new(),

@@ -1,0 +1,66 @@
+//! How the parts are put together.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::admin::{Admin, Failing, PrivateSocket, ReadyReport};
+use crate::audit::AuditLog;
+use crate::metrics::Metrics;
+use crate::runtime::readiness::Readiness;
+use crate::upstream::Upstream;
+
+/// What the admin socket shows.
+pub(super) fn admin(
+    metrics: &Arc<Metrics>,
+    readiness: &Readiness,
+    audit: &AuditLog,
+    upstream: &Upstream,
+) -> Admin {
+    Admin {
+        metrics: Arc::clone(metrics),
+        ready: report(readiness.clone(), audit.clone(), upstream.clone()),
+    }
+}
+
+/// Serves the admin socket from the moment that the agent before this one serves no more.
+pub(super) async fn admin_once_alone(
+    path: PathBuf,
+    mut alone: watch::Receiver<bool>,
+    admin: Admin,
+    cancel: CancellationToken,
+) {
+    if alone.wait_for(|alone| *alone).await.is_err() {
+        return;
+    }
+    let socket = PrivateSocket::replace_in_the_end(&path).await;
+    socket.serve(admin, cancel).await;
+}
+
+/// What `/readyz` says: who is not up yet, and who came up and fails now.
+fn report(
+    readiness: Readiness,
+    audit: AuditLog,
+    upstream: Upstream,
+) -> Arc<dyn Fn() -> ReadyReport + Send + Sync> {
+    Arc::new(move || {
+        let failing = [
+            ("audit", audit.stats().failure()),
+            ("upstream", upstream.credential_error()),
+        ];
+        let failing = failing
+            .into_iter()
+            .filter_map(|(part, reason)| reason.map(|reason| (part, reason)));
+        ReadyReport {
+            waiting: readiness.waiting().into_iter().map(str::to_owned).collect(),
+            failing: readiness
+                .failing()
+                .into_iter()
+                .chain(failing)
+                .map(|(part, reason)| Failing { part, reason })
+                .collect(),
+        }
+    })
+}

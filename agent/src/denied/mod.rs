@@ -1,0 +1,12 @@
+//! Connections that never became requests, as audit records.
+//!
+//! In: what the kernel refused, what listeners closed, processes outside their pods' cgroups ([`collect`], [`escapes`]).
+//! Out: audit records and notices, aggregated where there are many alike ([`aggregate`], [`write`]).
+
+mod aggregate;
+mod collect;
+pub(crate) mod escapes;
+mod write;
+
+pub(crate) use collect::{Turn, closed, events};
+pub(crate) use write::{WAITING, tell, write_down};

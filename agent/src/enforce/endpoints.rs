@@ -1,0 +1,136 @@
+//! Puts the doors in force.
+//!
+//! In: the doors as the cluster and the configuration name them. Out: the kernel's map of doors, and the certificates'
+//! names.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::maintain::Tending;
+use crate::endpoints::Doors;
+use crate::kernel::lease::Hands;
+use crate::kernel::{Door, DoorAction, Kernel};
+use crate::metrics::Metrics;
+use crate::runtime::readiness::Pending;
+use crate::runtime::signals;
+use crate::tls::Certificates;
+use crate::workload::Status;
+
+/// The pause after the kernel did not take the doors.
+const DOORS_PAUSE: Duration = Duration::from_secs(1);
+
+/// How the doors come into force at the start.
+pub(crate) struct Start {
+    /// Goes once they are all there.
+    pub(crate) ready: Pending,
+    /// Told then, too.
+    pub(crate) in_force: watch::Sender<bool>,
+    /// How the pods stand.
+    pub(crate) pods: watch::Receiver<Status>,
+}
+
+impl Start {
+    /// Where programs of another layout are still attached, those hold the pods, and it is waited until all are judged: no
+    /// pod that is left alone must meet a door before. Without such, doors come first and pods wait for judgement.
+    async fn wait(&mut self, kernel: &Kernel) -> Result<(), watch::error::RecvError> {
+        let older = kernel.older().unwrap_or_else(|error| {
+            tracing::error!(%error, "cannot tell whether an earlier version's programs are there");
+            false
+        });
+        if older {
+            self.pods.wait_for(|status| status.settled).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Puts the doors in force, the API server's in the certificates first: a client that is redirected must not meet a
+/// certificate without the address it dialled.
+pub(crate) async fn doors(
+    kernel: Arc<Kernel>,
+    certificates: Arc<Certificates>,
+    metrics: Arc<Metrics>,
+    mut told: watch::Receiver<Doors>,
+    mut hands: Hands,
+    mut start: Start,
+    tending: Arc<Tending>,
+) {
+    if start.wait(&kernel).await.is_err() {
+        return;
+    }
+    let mut ready = Some(start.ready);
+    let mut at_work = false;
+    loop {
+        let Some(turn) = hands.turn().await else {
+            return;
+        };
+        let now = told.borrow_and_update().clone();
+        let (of_kernel, of_tls, wanted) = (Arc::clone(&kernel), Arc::clone(&certificates), now.clone());
+        // A system call for each door, and there may be very many.
+        let outcome = tokio::task::spawn_blocking(move || put_in_force(&of_kernel, &of_tls, &wanted))
+            .await
+            .unwrap_or_else(|error| Err(error.into()));
+        drop(turn);
+        match outcome {
+            Ok(()) => {
+                if !std::mem::replace(&mut at_work, true) {
+                    signals::at_work();
+                }
+                tending.doors_changed();
+                metrics.doors(now.redirect.len(), now.refuse.len(), now.left_out);
+                if now.whole {
+                    if let Some(ready) = ready.take() {
+                        ready.ready();
+                    }
+                    start.in_force.send_replace(true);
+                }
+                let changed = tokio::select! {
+                    changed = told.changed() => changed.is_ok(),
+                    turned = hands.turned() => turned,
+                };
+                if !changed {
+                    return;
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, waiting = ready.is_some(), "the doors are not in force");
+                tokio::time::sleep(DOORS_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn put_in_force(kernel: &Kernel, certificates: &Certificates, now: &Doors) -> anyhow::Result<()> {
+    certificates.set_doors(redirected(now))?;
+    let redirect = now.redirect.iter().copied().map(Door::redirect);
+    let doors: BTreeSet<Door> = redirect
+        .chain(now.refuse.iter().copied().map(Door::refuse))
+        .collect();
+    if now.whole {
+        kernel.set_doors(&doors)?
+    } else {
+        kernel.add_doors(&doors)?
+    }
+    Ok(())
+}
+
+/// The addresses by which clients dial Picket.
+pub(crate) fn redirected(doors: &Doors) -> BTreeSet<IpAddr> {
+    doors.redirect.iter().map(|address| address.ip()).collect()
+}
+
+/// The doors in force, those of an agent before this one at the start.
+pub(crate) fn in_kernel(kernel: &Kernel) -> anyhow::Result<Doors> {
+    let mut doors = Doors::default();
+    for door in kernel.doors()? {
+        match door.action {
+            DoorAction::Redirect => doors.redirect.insert(door.addr),
+            DoorAction::Refuse => doors.refuse.insert(door.addr),
+        };
+    }
+    Ok(doors)
+}

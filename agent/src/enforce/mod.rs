@@ -1,0 +1,14 @@
+//! What is decided about pods and doors, put in force in the kernel and kept so.
+//!
+//! In: what the reconciler wants of each pod, and the doors. Out: listeners, classes, programs and doors in the kernel, and
+//! who is told when somebody takes them away.
+
+mod endpoints;
+mod enforcer;
+mod maintain;
+mod table;
+pub(crate) mod watchdog;
+
+pub(crate) use endpoints::{Start, doors, in_kernel, redirected};
+pub(crate) use enforcer::{InForce, NodeListener, node_listener};
+pub(crate) use table::Served;

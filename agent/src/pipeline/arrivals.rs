@@ -1,0 +1,83 @@
+//! Gives each connection that a listener accepted a task of its own.
+//!
+//! In: what arrives at the listeners. Out: served connections, and records of those that came by no redirect.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::Pipeline;
+use crate::audit::Connection;
+use crate::denied;
+use crate::listener::{Accepted, Arrival};
+use crate::metrics::Metrics;
+use crate::runtime::drain::Drain;
+
+/// Dials from outside a pod's cgroup are logged no more often than that.
+const OUTSIDE_EVERY: Duration = Duration::from_secs(1);
+
+/// Gives each accepted connection a task of its own, and writes down those that came by no redirect. Once nobody accepts
+/// any more, which `last` says, those that wait are still handed on, and `done` is told.
+pub(crate) async fn connections(
+    mut arrivals: mpsc::Receiver<Arrival>,
+    pipeline: Arc<Pipeline>,
+    drain: Drain,
+    metrics: Arc<Metrics>,
+    refusals: mpsc::Sender<Connection>,
+    last: CancellationToken,
+    done: CancellationToken,
+) {
+    let mut told = None;
+    loop {
+        let arrival = tokio::select! {
+            biased;
+            arrival = arrivals.recv() => arrival,
+            () = last.cancelled(), if !arrivals.is_closed() => {
+                arrivals.close();
+                continue;
+            }
+        };
+        let Some(arrival) = arrival else { break };
+        match arrival {
+            Arrival::Accepted(accepted) => {
+                if accepted.process.outside {
+                    outside(&accepted, &metrics, &mut told);
+                }
+                let (pipeline, open) = (Arc::clone(&pipeline), metrics.connection());
+                drain.serve(async move {
+                    pipeline.serve(*accepted).await;
+                    drop(open);
+                });
+            }
+            Arrival::NoFlow(no_flow) => {
+                metrics.no_flow();
+                denied::tell(&refusals, &metrics, denied::closed(&no_flow));
+            }
+        }
+    }
+    // The agent is stopping, and the connections that are open are the drain's.
+    done.cancel();
+    std::future::pending::<()>().await;
+}
+
+/// Says that a connection of a pod's was made from outside the pod's cgroup, once in a while: each request's record has it, and
+/// a pod can bring it about without end. It is judged as the pod's all the same.
+fn outside(accepted: &Accepted, metrics: &Metrics, told: &mut Option<Instant>) {
+    let (pod, process) = (accepted.workload.load(), &accepted.process);
+    metrics.moved_process();
+    if told.is_some_and(|told| told.elapsed() < OUTSIDE_EVERY) {
+        return;
+    }
+    *told = Some(Instant::now());
+    tracing::warn!(
+        namespace = pod.namespace,
+        pod = pod.name,
+        pid = process.pid,
+        comm = process.comm,
+        cgroup = process.cgroup,
+        "a process outside a pod's cgroup connected as the pod"
+    );
+}
