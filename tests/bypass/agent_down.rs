@@ -5,22 +5,17 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use picket_tests::tests;
 use serde_json::json;
 
 use crate::Test;
 use crate::dial::{NewPod, Stand, Verdict};
 use crate::world::World;
 
-pub(crate) const TESTS: &[Test] = &[
-    (
-        "new_pods_find_the_doors_shut_however_long",
-        new_pods_find_the_doors_shut_however_long,
-    ),
-    (
-        "new_pods_pass_in_time_where_the_operator_wants_it_so",
-        new_pods_pass_in_time_where_the_operator_wants_it_so,
-    ),
-];
+pub(crate) const TESTS: &[Test] = tests! {
+    new_pods_find_the_doors_shut_however_long,
+    new_pods_pass_in_time_where_the_operator_wants_it_so,
+};
 
 /// After how long without a sign of life the agent counts as gone; the last one was some time before it was killed.
 const GONE: Duration = Duration::from_secs(10);

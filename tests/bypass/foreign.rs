@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use picket_tests::sys::bpf::Exclusive;
+use picket_tests::tests;
 use serde_json::Value;
 
 use crate::Test;
@@ -12,10 +13,9 @@ use crate::target::{DOOR, HOST};
 use crate::traffic::{Counter, asks, until};
 use crate::world::World;
 
-pub(crate) const TESTS: &[Test] = &[(
-    "while_another_is_alone_at_the_root_pods_are_closed",
+pub(crate) const TESTS: &[Test] = tests! {
     while_another_is_alone_at_the_root_pods_are_closed,
-)];
+};
 
 /// How long the agent may take until it says what is wrong.
 const LIMIT: Duration = Duration::from_secs(30);

@@ -4,16 +4,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 use picket_tests::pod::TestPod;
+use picket_tests::tests;
 use serde_json::{Value, json};
 
 use crate::Test;
 use crate::static_pods::gone;
 use crate::world::World;
 
-pub(crate) const TESTS: &[Test] = &[(
-    "what_a_pod_was_refused_stands_at_the_pod",
+pub(crate) const TESTS: &[Test] = tests! {
     what_a_pod_was_refused_stands_at_the_pod,
-)];
+};
 
 /// How long a kubelet may take for a pod.
 const POD_LIMIT: Duration = Duration::from_secs(90);

@@ -6,27 +6,19 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use picket_tests::output::Done;
 use picket_tests::pod::RealPod;
+use picket_tests::tests;
 
 use crate::Test;
 use crate::kube_events::event;
 use crate::traffic::{Counter, LIMIT, Load, asks, links, listeners, nothing, until, verify_audit};
 use crate::world::World;
 
-pub(crate) const TESTS: &[Test] = &[
-    (
-        "killed_again_and_again_nobody_goes_past",
-        killed_again_and_again_nobody_goes_past,
-    ),
-    (
-        "a_link_that_is_taken_away_comes_back",
-        a_link_that_is_taken_away_comes_back,
-    ),
-    (
-        "its_supervisor_hears_that_it_is_at_work",
-        its_supervisor_hears_that_it_is_at_work,
-    ),
-    ("uninstalled_no_link_is_left", uninstalled_no_link_is_left),
-];
+pub(crate) const TESTS: &[Test] = tests! {
+    killed_again_and_again_nobody_goes_past,
+    a_link_that_is_taken_away_comes_back,
+    its_supervisor_hears_that_it_is_at_work,
+    uninstalled_no_link_is_left,
+};
 
 /// The issue's own number: a link that is lost is noticed and put back within this time.
 const LINK_LIMIT: Duration = Duration::from_secs(5);

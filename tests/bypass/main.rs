@@ -4,6 +4,9 @@
 //! one with the counts. All suites share one cluster. Each counter-measure is shown to be what holds: with it off, the same
 //! attack arrives.
 
+// A test that no list names is never called.
+#![deny(dead_code)]
+
 mod agent_down;
 mod dial;
 mod foreign;
@@ -34,21 +37,21 @@ use world::World;
 type Test = harness::Test<World>;
 
 fn main() -> ExitCode {
-    harness::run::<World>(&[
-        ("sockets", sockets::TESTS),
-        ("socket_passing", socket_passing::TESTS),
-        ("names", names::TESTS),
-        ("packet_evasion", packet_evasion::TESTS),
-        ("startup_race", startup_race::TESTS),
-        ("protected_endpoints", protected_endpoints::TESTS),
-        ("pods", pods::TESTS),
-        ("static_pods", static_pods::TESTS),
-        ("kube_events", kube_events::TESTS),
-        ("metrics", metrics::TESTS),
+    harness::run::<World>(picket_tests::suites! {
+        sockets,
+        socket_passing,
+        names,
+        packet_evasion,
+        startup_race,
+        protected_endpoints,
+        pods,
+        static_pods,
+        kube_events,
+        metrics,
         // Last: what they do to the agent would show in the others if it went wrong.
-        ("agent_down", agent_down::TESTS),
-        ("foreign", foreign::TESTS),
-        ("upgrade", upgrade::TESTS),
-        ("life", life::TESTS),
-    ])
+        agent_down,
+        foreign,
+        upgrade,
+        life,
+    })
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use picket_tests::tests;
 use serde_json::json;
 
 use crate::Test;
@@ -10,16 +11,10 @@ use crate::dial::{NewPod, Stand, Verdict};
 use crate::traffic::until;
 use crate::world::World;
 
-pub(crate) const TESTS: &[Test] = &[
-    (
-        "what_the_kernel_does_to_pods_is_counted",
-        what_the_kernel_does_to_pods_is_counted,
-    ),
-    (
-        "a_selected_pod_outside_the_agents_tree_is_counted",
-        a_selected_pod_outside_the_agents_tree_is_counted,
-    ),
-];
+pub(crate) const TESTS: &[Test] = tests! {
+    what_the_kernel_does_to_pods_is_counted,
+    a_selected_pod_outside_the_agents_tree_is_counted,
+};
 
 /// How long what is counted may take to show; maps are counted every thirty seconds, the rest sooner.
 const LIMIT: Duration = Duration::from_secs(45);

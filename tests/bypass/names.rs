@@ -1,6 +1,7 @@
 //! One door by all its names.
 
 use anyhow::{Context, Result, ensure};
+use picket_tests::tests;
 
 use crate::Test;
 use crate::dial::{Stand, Verdict};
@@ -8,11 +9,11 @@ use crate::guards::{Guard, without};
 use crate::target::{DOOR, HOST, HOST6};
 use crate::world::World;
 
-pub(crate) const TESTS: &[Test] = &[
-    ("every_form_of_an_address", forms),
-    ("every_form_of_the_nodes_own", hosted_forms),
-    ("a_pods_own_loopback_is_its_own", own_loopback),
-];
+pub(crate) const TESTS: &[Test] = tests! {
+    every_form_of_an_address,
+    every_form_of_the_nodes_own,
+    a_pods_own_loopback_is_its_own,
+};
 
 /// All guards that a connection and a datagram of a pod have to pass.
 const ALL: &[Guard] = &[Guard::Connect, Guard::SendMsg, Guard::Egress, Guard::Interface];
@@ -20,7 +21,7 @@ const ALL: &[Guard] = &[Guard::Connect, Guard::SendMsg, Guard::Egress, Guard::In
 /// The API server's port on its node.
 const SERVER: u16 = 6443;
 
-fn forms(world: &mut World) -> Result<()> {
+fn every_form_of_an_address(world: &mut World) -> Result<()> {
     let doors = [
         format!("{HOST}:{DOOR}"),
         format!("[::ffff:{HOST}]:{DOOR}"),
@@ -46,7 +47,7 @@ fn forms(world: &mut World) -> Result<()> {
 }
 
 /// A pod on the node's network has the node's loopback, where the API server answers by every name.
-fn hosted_forms(world: &mut World) -> Result<()> {
+fn every_form_of_the_nodes_own(world: &mut World) -> Result<()> {
     let hosts = [
         "0.0.0.0",
         "127.0.0.1",
@@ -107,7 +108,7 @@ fn prove(world: &mut World, pod: &str, doors: &[String]) -> Result<()> {
 }
 
 /// What a pod with a network of its own dials at its loopback is no door, whatever port it has: the pod's own server answers.
-fn own_loopback(world: &mut World) -> Result<()> {
+fn a_pods_own_loopback_is_its_own(world: &mut World) -> Result<()> {
     let worker = Stand::pod(&world.pod("agents", "worker")?)?;
     let server = picket_tests::net::inside(worker.netns(), || {
         Ok(std::net::TcpListener::bind(("127.0.0.1", SERVER))?)

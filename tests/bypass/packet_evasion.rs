@@ -9,6 +9,7 @@ use anyhow::{Result, ensure};
 use picket_tests::net;
 use picket_tests::output::Done;
 use picket_tests::sys::Place;
+use picket_tests::tests;
 
 use crate::Test;
 use crate::dial::{Stand, Verdict};
@@ -16,11 +17,11 @@ use crate::guards::{Guard, without};
 use crate::target::{DOOR, HOST, HOST6};
 use crate::world::World;
 
-pub(crate) const TESTS: &[Test] = &[
-    ("a_pods_rules_rewrite_where_it_dials", rewritten),
-    ("a_device_of_a_pods_own_sends_packets", own_device),
-    ("a_pods_routes_take_packets_by_further_hops", routed_by),
-];
+pub(crate) const TESTS: &[Test] = tests! {
+    a_pods_rules_rewrite_where_it_dials,
+    a_device_of_a_pods_own_sends_packets,
+    a_pods_routes_take_packets_by_further_hops,
+};
 
 /// Addresses that are no doors, and that nobody has.
 const ELSEWHERE: &str = "10.250.0.77";
@@ -68,7 +69,7 @@ fn prove(world: &mut World, pod: &Stand, guards: &[Guard], way: &str, address: &
     })
 }
 
-fn rewritten(world: &mut World) -> Result<()> {
+fn a_pods_rules_rewrite_where_it_dials(world: &mut World) -> Result<()> {
     for name in ["worker", "hosted"] {
         let pod = Stand::pod(&world.pod("agents", name)?)?;
         let to = |family: &str, from: &str, to: &str| {
@@ -124,7 +125,7 @@ time.sleep(0.3)
 "#;
 
 /// Such a packet passes no socket, and so no hook but that of the pod's interface.
-fn own_device(world: &mut World) -> Result<()> {
+fn a_device_of_a_pods_own_sends_packets(world: &mut World) -> Result<()> {
     let pod = Stand::pod(&world.pod("agents", "worker")?)?;
     let send = |world: &World| {
         world.arrived()?;
@@ -145,7 +146,7 @@ fn own_device(world: &mut World) -> Result<()> {
     })
 }
 
-fn routed_by(world: &mut World) -> Result<()> {
+fn a_pods_routes_take_packets_by_further_hops(world: &mut World) -> Result<()> {
     let pod = Stand::pod(&world.pod("agents", "worker")?)?;
     let (node, outer) = (world.cluster.node().netns.clone(), world.cluster.outer_netns());
     let segments = |interface: &str| format!("ipv6/conf/{interface}/seg6_enabled");

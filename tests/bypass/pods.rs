@@ -14,38 +14,21 @@ use nix::unistd::Pid;
 use picket_tests::audit::{Since, about};
 use picket_tests::pod::RealPod;
 use picket_tests::running::Running;
+use picket_tests::tests;
 use serde_json::{Value, json};
 
 use crate::Test;
 use crate::world::World;
 
-pub(crate) const TESTS: &[Test] = &[
-    (
-        "a_pod_on_the_nodes_network_is_served_and_refused",
-        a_pod_on_the_nodes_network_is_served_and_refused,
-    ),
-    (
-        "every_container_is_interposed_from_its_start",
-        every_container_is_interposed_from_its_start,
-    ),
-    (
-        "a_pod_that_nobody_judged_is_refused_by_name",
-        a_pod_that_nobody_judged_is_refused_by_name,
-    ),
-    (
-        "a_process_that_left_its_pods_cgroup_is_interposed_and_told_of",
-        a_process_that_left_its_pods_cgroup_is_interposed_and_told_of,
-    ),
-    (
-        "what_was_open_before_is_cut_and_nothing_else",
-        what_was_open_before_is_cut_and_nothing_else,
-    ),
-    ("what_becomes_a_door_is_cut_too", what_becomes_a_door_is_cut_too),
-    (
-        "a_pod_that_is_let_go_loses_its_open_connections",
-        a_pod_that_is_let_go_loses_its_open_connections,
-    ),
-];
+pub(crate) const TESTS: &[Test] = tests! {
+    a_pod_on_the_nodes_network_is_served_and_refused,
+    every_container_is_interposed_from_its_start,
+    a_pod_that_nobody_judged_is_refused_by_name,
+    a_process_that_left_its_pods_cgroup_is_interposed_and_told_of,
+    what_was_open_before_is_cut_and_nothing_else,
+    what_becomes_a_door_is_cut_too,
+    a_pod_that_is_let_go_loses_its_open_connections,
+};
 
 /// How long connections from before may go on.
 const CUT_LIMIT: Duration = Duration::from_secs(5);

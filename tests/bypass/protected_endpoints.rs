@@ -16,61 +16,29 @@ use anyhow::{Context, Result, bail, ensure};
 use picket_tests::audit::{Since, about};
 use picket_tests::net;
 use picket_tests::running::Running;
+use picket_tests::tests;
 use serde_json::{Value, json};
 
 use crate::Test;
 use crate::world::World;
 
-pub(crate) const TESTS: &[Test] = &[
-    (
-        "the_pod_bridges_address_is_a_door",
-        the_pod_bridges_address_is_a_door,
-    ),
-    ("a_link_local_address_is_a_door", a_link_local_address_is_a_door),
-    (
-        "an_address_that_a_node_gets_is_a_door",
-        an_address_that_a_node_gets_is_a_door,
-    ),
-    (
-        "a_service_made_by_hand_is_a_door",
-        a_service_made_by_hand_is_a_door,
-    ),
-    (
-        "node_ports_and_external_addresses_are_doors",
-        node_ports_and_external_addresses_are_doors,
-    ),
-    (
-        "a_withdrawn_service_stays_a_door",
-        a_withdrawn_service_stays_a_door,
-    ),
-    (
-        "a_load_balancers_name_is_looked_up",
-        a_load_balancers_name_is_looked_up,
-    ),
-    (
-        "a_connection_from_before_its_address_was_a_door_is_cut",
-        a_connection_from_before_its_address_was_a_door_is_cut,
-    ),
-    ("kubelets_are_refused", kubelets_are_refused),
-    (
-        "a_service_that_leads_to_a_kubelet_is_refused",
-        a_service_that_leads_to_a_kubelet_is_refused,
-    ),
-    (
-        "a_udp_service_that_leads_to_a_tunnels_end_is_refused",
-        a_udp_service_that_leads_to_a_tunnels_end_is_refused,
-    ),
-    (
-        "etcd_and_container_runtimes_are_refused",
-        etcd_and_container_runtimes_are_refused,
-    ),
-    ("cloud_metadata_is_refused", cloud_metadata_is_refused),
-    ("other_addresses_are_left_alone", other_addresses_are_left_alone),
-    (
-        "the_operator_adds_doors_and_takes_some_away",
-        the_operator_adds_doors_and_takes_some_away,
-    ),
-];
+pub(crate) const TESTS: &[Test] = tests! {
+    the_pod_bridges_address_is_a_door,
+    a_link_local_address_is_a_door,
+    an_address_that_a_node_gets_is_a_door,
+    a_service_made_by_hand_is_a_door,
+    node_ports_and_external_addresses_are_doors,
+    a_withdrawn_service_stays_a_door,
+    a_load_balancers_name_is_looked_up,
+    a_connection_from_before_its_address_was_a_door_is_cut,
+    kubelets_are_refused,
+    a_service_that_leads_to_a_kubelet_is_refused,
+    a_udp_service_that_leads_to_a_tunnels_end_is_refused,
+    etcd_and_container_runtimes_are_refused,
+    cloud_metadata_is_refused,
+    other_addresses_are_left_alone,
+    the_operator_adds_doors_and_takes_some_away,
+};
 
 /// How long something may take that takes a second at most on an idle machine.
 const LIMIT: Duration = Duration::from_secs(30);

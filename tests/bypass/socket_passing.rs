@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use picket_tests::net;
+use picket_tests::tests;
 
 use crate::Test;
 use crate::dial::{Attacker, Report, Stand, Verdict};
@@ -12,23 +13,20 @@ use crate::guards::{Guard, without};
 use crate::target::{DOOR, HOST};
 use crate::world::World;
 
-pub(crate) const TESTS: &[Test] = &[
-    ("a_socket_made_before_joining_the_pod", made_before),
-    (
-        "a_socket_of_the_node_made_before_joining_the_pod",
-        made_before_on_the_node,
-    ),
-    ("a_socket_received_from_outside", received),
-    ("a_socket_of_the_node_received_from_outside", received_of_the_node),
-    ("a_pods_socket_used_outside", used_outside),
-    ("a_hosted_pods_socket_used_outside", hosted_used_outside),
-    ("a_child_cgroup", child_cgroup),
-    ("a_sibling_cgroup", sibling_cgroup),
-    ("a_made_up_pods_cgroup", made_up_pod),
-    ("a_new_network_namespace_with_an_old_socket", new_namespace),
-    ("a_new_network_namespace_with_a_way_out", joined_namespace),
-    ("a_new_user_namespace", user_namespace),
-];
+pub(crate) const TESTS: &[Test] = tests! {
+    a_socket_made_before_joining_the_pod,
+    a_socket_of_the_node_made_before_joining_the_pod,
+    a_socket_received_from_outside,
+    a_socket_of_the_node_received_from_outside,
+    a_pods_socket_used_outside,
+    a_hosted_pods_socket_used_outside,
+    a_child_cgroup,
+    a_sibling_cgroup,
+    a_made_up_pods_cgroup,
+    a_new_network_namespace_with_an_old_socket,
+    a_new_network_namespace_with_a_way_out,
+    a_new_user_namespace,
+};
 
 fn door() -> String {
     format!("{HOST}:{DOOR}")
@@ -113,23 +111,23 @@ fn of_the_nodes_network(world: &mut World, hand: Hand) -> Result<()> {
     )
 }
 
-fn made_before(world: &mut World) -> Result<()> {
+fn a_socket_made_before_joining_the_pod(world: &mut World) -> Result<()> {
     of_the_pods_network(world, joined)
 }
 
-fn made_before_on_the_node(world: &mut World) -> Result<()> {
+fn a_socket_of_the_node_made_before_joining_the_pod(world: &mut World) -> Result<()> {
     of_the_nodes_network(world, joined)
 }
 
-fn received(world: &mut World) -> Result<()> {
+fn a_socket_received_from_outside(world: &mut World) -> Result<()> {
     of_the_pods_network(world, passed)
 }
 
-fn received_of_the_node(world: &mut World) -> Result<()> {
+fn a_socket_of_the_node_received_from_outside(world: &mut World) -> Result<()> {
     of_the_nodes_network(world, passed)
 }
 
-fn used_outside(world: &mut World) -> Result<()> {
+fn a_pods_socket_used_outside(world: &mut World) -> Result<()> {
     let pod = Stand::pod(&world.pod("agents", "worker")?)?;
     let outside = Stand::node(world);
     prove(
@@ -141,7 +139,7 @@ fn used_outside(world: &mut World) -> Result<()> {
 }
 
 /// Nothing but its cgroup tells that the socket is a pod's, and its packets carry that.
-fn hosted_used_outside(world: &mut World) -> Result<()> {
+fn a_hosted_pods_socket_used_outside(world: &mut World) -> Result<()> {
     let pod = Stand::pod(&world.pod("agents", "hosted")?)?;
     let outside = Stand::node(world);
     prove(world, &[Guard::Egress], Verdict::Nothing, |world, way| {
@@ -176,7 +174,7 @@ fn moved(world: &World, pod: &Stand, cgroup: &Path, way: &str) -> Result<Report>
     world.dial(pod, &[way, &door(), "--join", &cgroup.display().to_string()])
 }
 
-fn child_cgroup(world: &mut World) -> Result<()> {
+fn a_child_cgroup(world: &mut World) -> Result<()> {
     for name in ["worker", "hosted"] {
         let pod = Stand::pod(&world.pod("agents", name)?)?;
         let child = Cgroup::make(pod.cgroup.join("child"))?;
@@ -191,7 +189,7 @@ fn child_cgroup(world: &mut World) -> Result<()> {
 
 /// Out of the pod, but not out of its network namespace: below the folder of pods it is one that nobody knows, elsewhere its
 /// socket tells whose it is.
-fn sibling_cgroup(world: &mut World) -> Result<()> {
+fn a_sibling_cgroup(world: &mut World) -> Result<()> {
     let pod = Stand::pod(&world.pod("agents", "worker")?)?;
     for (folder, wanted) in [
         ("kubepods/besteffort/aside", Verdict::Forbidden),
@@ -208,7 +206,7 @@ fn sibling_cgroup(world: &mut World) -> Result<()> {
 }
 
 /// What looks like a pod that nobody knows is closed.
-fn made_up_pod(world: &mut World) -> Result<()> {
+fn a_made_up_pods_cgroup(world: &mut World) -> Result<()> {
     let pod = Stand::pod(&world.pod("agents", "hosted")?)?;
     let uid = fs::read_to_string("/proc/sys/kernel/random/uuid")?;
     let folder = format!("kubepods/besteffort/pod{}", uid.trim());
@@ -221,7 +219,7 @@ fn made_up_pod(world: &mut World) -> Result<()> {
     )
 }
 
-fn new_namespace(world: &mut World) -> Result<()> {
+fn a_new_network_namespace_with_an_old_socket(world: &mut World) -> Result<()> {
     let pod = Stand::pod(&world.pod("agents", "worker")?)?;
     let guards = [Guard::Connect, Guard::SendMsg, Guard::Egress, Guard::Interface];
     prove(world, &guards, Verdict::Interposed, |world, way| {
@@ -231,7 +229,7 @@ fn new_namespace(world: &mut World) -> Result<()> {
 
 /// A namespace made in the pod whose interface is a twig of the pod's own. There is no listener in it, so what is dialled there is
 /// refused.
-fn joined_namespace(world: &mut World) -> Result<()> {
+fn a_new_network_namespace_with_a_way_out(world: &mut World) -> Result<()> {
     let pod = Stand::pod(&world.pod("agents", "worker")?)?;
     let inner = Inner::make(world, &pod)?;
     let within = pod.in_netns(&inner.path);
@@ -284,7 +282,7 @@ impl Drop for Inner {
     }
 }
 
-fn user_namespace(world: &mut World) -> Result<()> {
+fn a_new_user_namespace(world: &mut World) -> Result<()> {
     let pod = Stand::pod(&world.pod("agents", "worker")?)?;
     let guards = [Guard::Connect, Guard::SendMsg, Guard::Egress, Guard::Interface];
     prove(world, &guards, Verdict::Interposed, |world, way| {

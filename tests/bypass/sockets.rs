@@ -4,6 +4,7 @@
 //! them alone nothing arrives; with none of them the same attack arrives.
 
 use anyhow::{Context, Result, ensure};
+use picket_tests::tests;
 
 use crate::Test;
 use crate::dial::{Stand, Verdict};
@@ -11,16 +12,16 @@ use crate::guards::{Guard, without};
 use crate::target::{DNS, DOOR, HOST, HOST6};
 use crate::world::World;
 
-pub(crate) const TESTS: &[Test] = &[
-    ("connections_are_interposed", connections),
-    ("datagrams_are_refused", datagrams),
-    ("raw_sockets_are_not_made", raw_sockets),
-    ("raw_icmp_sockets_send_nothing_else", raw_icmp_sockets),
-    ("packet_sockets_send_nothing", packet_sockets),
-    ("other_families_lead_nowhere", other_families),
-    ("dns_and_ping_are_unharmed", dns_and_ping),
-    ("what_the_client_sees_is_what_it_dialled", peer_names),
-];
+pub(crate) const TESTS: &[Test] = tests! {
+    connections_are_interposed,
+    datagrams_are_refused,
+    raw_sockets_are_not_made,
+    raw_icmp_sockets_send_nothing_else,
+    packet_sockets_send_nothing,
+    other_families_lead_nowhere,
+    dns_and_ping_are_unharmed,
+    what_the_client_sees_is_what_it_dialled,
+};
 
 /// A kind of socket, and whether it exists for version 4 and version 6.
 type Case = (&'static str, &'static [Family]);
@@ -115,7 +116,7 @@ impl Group {
     }
 }
 
-fn connections(world: &mut World) -> Result<()> {
+fn connections_are_interposed(world: &mut World) -> Result<()> {
     let picket = world.picket_log();
     let group = Group {
         cases: &[
@@ -142,7 +143,7 @@ fn connections(world: &mut World) -> Result<()> {
         .map(drop)
 }
 
-fn datagrams(world: &mut World) -> Result<()> {
+fn datagrams_are_refused(world: &mut World) -> Result<()> {
     let connected = Group {
         cases: &[("udp-connected", BOTH)],
         verdict: Verdict::Forbidden,
@@ -164,7 +165,7 @@ fn datagrams(world: &mut World) -> Result<()> {
     unconnected.prove(world)
 }
 
-fn raw_sockets(world: &mut World) -> Result<()> {
+fn raw_sockets_are_not_made(world: &mut World) -> Result<()> {
     let group = Group {
         cases: &[
             ("raw-tcp", FOUR),
@@ -183,7 +184,7 @@ fn raw_sockets(world: &mut World) -> Result<()> {
 }
 
 /// They are made, since `ping` has them.
-fn raw_icmp_sockets(world: &mut World) -> Result<()> {
+fn raw_icmp_sockets_send_nothing_else(world: &mut World) -> Result<()> {
     let group = Group {
         cases: &[
             ("raw-icmp", FOUR),
@@ -197,7 +198,7 @@ fn raw_icmp_sockets(world: &mut World) -> Result<()> {
     group.prove(world)
 }
 
-fn packet_sockets(world: &mut World) -> Result<()> {
+fn packet_sockets_send_nothing(world: &mut World) -> Result<()> {
     let group = Group {
         cases: &[
             ("packet", FOUR),
@@ -213,7 +214,7 @@ fn packet_sockets(world: &mut World) -> Result<()> {
 }
 
 /// Which of them a kernel has differs; that none leads to a door does not.
-fn other_families(world: &mut World) -> Result<()> {
+fn other_families_lead_nowhere(world: &mut World) -> Result<()> {
     let worker = Stand::pod(&world.pod("agents", "worker")?)?;
     world.arrived()?;
     let mut wrong = Vec::new();
@@ -236,7 +237,7 @@ fn other_families(world: &mut World) -> Result<()> {
     Ok(())
 }
 
-fn dns_and_ping(world: &mut World) -> Result<()> {
+fn dns_and_ping_are_unharmed(world: &mut World) -> Result<()> {
     for pod in ["worker", "hosted"] {
         let pod = Stand::pod(&world.pod("agents", pod)?)?;
         for host in [HOST.to_owned(), format!("[{HOST6}]")] {
@@ -266,7 +267,7 @@ fn dns_and_ping(world: &mut World) -> Result<()> {
     Ok(())
 }
 
-fn peer_names(world: &mut World) -> Result<()> {
+fn what_the_client_sees_is_what_it_dialled(world: &mut World) -> Result<()> {
     let worker = Stand::pod(&world.pod("agents", "worker")?)?;
     // Not MPTCP: the hook sees its first subflow dial, and is asked about the connection above it.
     for way in ["tcp", "fastopen-sendto", "uring-sqpoll"] {

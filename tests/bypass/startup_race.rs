@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use picket_tests::tests;
 
 use crate::Test;
 use crate::dial::{Attacker, NewPod, Verdict};
@@ -10,10 +11,9 @@ use crate::guards::{Guard, without};
 use crate::target::{DOOR, HOST};
 use crate::world::World;
 
-pub(crate) const TESTS: &[Test] = &[(
-    "two_hundred_pods_find_the_doors_shut",
+pub(crate) const TESTS: &[Test] = tests! {
     two_hundred_pods_find_the_doors_shut,
-)];
+};
 
 /// How many pods at once; as many find an agent that stands still.
 const PODS: usize = 100;

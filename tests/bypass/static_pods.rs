@@ -7,22 +7,17 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use picket_tests::output::Done;
 use picket_tests::pod::{RealPod, TestPod};
+use picket_tests::tests;
 use serde_json::{Value, json};
 
 use crate::Test;
 use crate::dial::{NewPod, Stand, Verdict};
 use crate::world::World;
 
-pub(crate) const TESTS: &[Test] = &[
-    (
-        "one_is_interposed_as_its_mirror_says_and_another_is_left_alone",
-        one_is_interposed_as_its_mirror_says_and_another_is_left_alone,
-    ),
-    (
-        "one_that_nobody_tells_of_is_closed_unless_the_operator_wants_it_open",
-        one_that_nobody_tells_of_is_closed_unless_the_operator_wants_it_open,
-    ),
-];
+pub(crate) const TESTS: &[Test] = tests! {
+    one_is_interposed_as_its_mirror_says_and_another_is_left_alone,
+    one_that_nobody_tells_of_is_closed_unless_the_operator_wants_it_open,
+};
 
 /// How long a kubelet may take for a pod.
 const POD_LIMIT: Duration = Duration::from_secs(90);

@@ -13,6 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use picket_tests::output::Done;
 use picket_tests::running::Running;
+use picket_tests::tests;
 use serde_json::{Value, json};
 
 use crate::Test;
@@ -22,36 +23,15 @@ use crate::traffic::{
 };
 use crate::world::World;
 
-pub(crate) const TESTS: &[Test] = &[
-    (
-        "a_new_process_takes_over_and_refuses_nobody",
-        a_new_process_takes_over_and_refuses_nobody,
-    ),
-    (
-        "a_take_over_that_fails_changes_nothing",
-        a_take_over_that_fails_changes_nothing,
-    ),
-    (
-        "a_take_over_by_another_configuration_fails_at_every_stage",
-        a_take_over_by_another_configuration_fails_at_every_stage,
-    ),
-    (
-        "an_older_agent_that_is_ended_meanwhile_loses_nothing",
-        an_older_agent_that_is_ended_meanwhile_loses_nothing,
-    ),
-    (
-        "another_map_layout_stays_closed_until_its_classes_are_in_force",
-        another_map_layout_stays_closed_until_its_classes_are_in_force,
-    ),
-    (
-        "another_map_layout_takes_over_and_refuses_nobody",
-        another_map_layout_takes_over_and_refuses_nobody,
-    ),
-    (
-        "a_take_over_by_another_map_layout_fails_at_every_stage",
-        a_take_over_by_another_map_layout_fails_at_every_stage,
-    ),
-];
+pub(crate) const TESTS: &[Test] = tests! {
+    a_new_process_takes_over_and_refuses_nobody,
+    a_take_over_that_fails_changes_nothing,
+    a_take_over_by_another_configuration_fails_at_every_stage,
+    an_older_agent_that_is_ended_meanwhile_loses_nothing,
+    another_map_layout_stays_closed_until_its_classes_are_in_force,
+    another_map_layout_takes_over_and_refuses_nobody,
+    a_take_over_by_another_map_layout_fails_at_every_stage,
+};
 
 fn a_new_process_takes_over_and_refuses_nobody(world: &mut World) -> Result<()> {
     let start = log_length(world);

@@ -1,6 +1,7 @@
 //! The commands that people use beside a running agent.
 
 use anyhow::{Result, ensure};
+use picket_tests::tests;
 use serde_json::Value;
 
 use crate::Test;
@@ -8,12 +9,12 @@ use crate::world::World;
 use picket_tests::output::Done;
 use picket_tests::running::Running;
 
-pub(crate) const TESTS: &[Test] = &[
-    ("audit_tail", audit_tail_shows_it),
-    ("audit_tail_follows", audit_tail_follows),
-    ("policy_check", policy_check),
-    ("doctor", doctor),
-];
+pub(crate) const TESTS: &[Test] = tests! {
+    audit_tail_shows_it,
+    audit_tail_follows,
+    policy_check,
+    doctor,
+};
 
 fn audit_tail_shows_it(world: &mut World) -> Result<()> {
     let file = world.agent.audit_file().display().to_string();

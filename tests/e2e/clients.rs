@@ -3,17 +3,18 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Result, ensure};
+use picket_tests::tests;
 use serde_json::Value;
 
 use crate::Test;
 use crate::world::World;
 
-pub(crate) const TESTS: &[Test] = &[
-    ("kubectl_of_the_release", kubectl_of_the_release),
-    ("kubectl_1_27", kubectl_1_27),
-    ("python", python),
-    ("kube_rs", kube_rs),
-];
+pub(crate) const TESTS: &[Test] = tests! {
+    kubectl_of_the_release,
+    kubectl_1_27,
+    python,
+    kube_rs,
+};
 
 const SCRIPT: &str = include_str!("files/compat.sh");
 

@@ -1,21 +1,22 @@
 //! Refusals: what the agent sees, what stays as it was, and what the two audit logs say.
 
 use anyhow::{Result, ensure};
+use picket_tests::tests;
 use serde_json::Value;
 
 use crate::Test;
 use crate::world::World;
 use picket_tests::audit::about;
 
-pub(crate) const TESTS: &[Test] = &[
-    ("namespace_deletion", namespace_deletion),
-    ("read_outside_the_grant", read_outside_the_grant),
-    ("exec_by_rule", exec_by_rule),
-    ("warning", warning),
-    ("audit_mode_only_notes", audit_mode_only_notes),
-    ("rbac_decides_last", rbac_decides_last),
-    ("what_makes_no_sense_is_400", what_makes_no_sense_is_400),
-];
+pub(crate) const TESTS: &[Test] = tests! {
+    namespace_deletion,
+    read_outside_the_grant,
+    exec_by_rule,
+    warning,
+    audit_mode_only_notes,
+    rbac_decides_last,
+    what_makes_no_sense_is_400,
+};
 
 fn namespace_deletion(world: &mut World) -> Result<()> {
     let (picket, server) = (world.picket_log(), world.server_log());

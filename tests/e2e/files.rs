@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use picket_tests::tests;
 use serde_json::Value;
 
 use crate::Test;
@@ -12,22 +13,13 @@ use crate::world::World;
 use picket_tests::audit::about;
 use picket_tests::output::Done;
 
-pub(crate) const TESTS: &[Test] = &[
-    (
-        "a_policy_takes_effect_when_its_file_changes",
-        a_policy_takes_effect_when_its_file_changes,
-    ),
-    (
-        "a_broken_policy_keeps_the_last_good",
-        a_broken_policy_keeps_the_last_good,
-    ),
-    ("a_broken_file_stops_the_start", a_broken_file_stops_the_start),
-    (
-        "an_api_server_out_of_reach_is_503",
-        an_api_server_out_of_reach_is_503,
-    ),
-    ("a_token_file_works_too", a_token_file_works_too),
-];
+pub(crate) const TESTS: &[Test] = tests! {
+    a_policy_takes_effect_when_its_file_changes,
+    a_broken_policy_keeps_the_last_good,
+    a_broken_file_stops_the_start,
+    an_api_server_out_of_reach_is_503,
+    a_token_file_works_too,
+};
 
 const NO_SEED: &str = "apiVersion: picket.dev/v1alpha1\nkind: AgentPolicy\nmetadata: {name: later}\nspec:\n  rules:\n  \
                        - name: no-seed\n    match: {verbs: [get], resources: [configmaps], names: [seed]}\n    action: Deny\n    \

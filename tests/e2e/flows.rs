@@ -6,22 +6,17 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use picket_tests::tests;
 use serde_json::Value;
 
 use crate::Test;
 use crate::life::until;
 use crate::world::World;
 
-pub(crate) const TESTS: &[Test] = &[
-    (
-        "a_direct_dial_of_the_listener_is_closed",
-        a_direct_dial_of_the_listener_is_closed,
-    ),
-    (
-        "the_first_instruction_finds_the_door_shut",
-        the_first_instruction_finds_the_door_shut,
-    ),
-];
+pub(crate) const TESTS: &[Test] = tests! {
+    a_direct_dial_of_the_listener_is_closed,
+    the_first_instruction_finds_the_door_shut,
+};
 
 /// Finds what listens on loopback in this network namespace, and dials each with a TLS handshake's first byte.
 const DIAL: &str = r#"

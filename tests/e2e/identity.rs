@@ -1,6 +1,7 @@
 //! Who asks, and as whom: the identity of the pod, what the client says of itself, and what reaches the API server.
 
 use anyhow::{Context, Result, ensure};
+use picket_tests::tests;
 use serde_json::Value;
 
 use crate::Test;
@@ -8,30 +9,15 @@ use crate::world::World;
 use picket_tests::audit::about;
 use picket_tests::running::Running;
 
-pub(crate) const TESTS: &[Test] = &[
-    ("a_rotated_certificate_is_used", a_rotated_certificate_is_used),
-    (
-        "the_server_sees_the_impersonated_user",
-        the_server_sees_the_impersonated_user,
-    ),
-    (
-        "what_the_client_says_of_itself_is_dropped",
-        what_the_client_says_of_itself_is_dropped,
-    ),
-    ("a_suspended_identity_is_refused", a_suspended_identity_is_refused),
-    (
-        "a_pod_without_identity_is_refused",
-        a_pod_without_identity_is_refused,
-    ),
-    (
-        "the_process_is_the_one_that_asked",
-        the_process_is_the_one_that_asked,
-    ),
-    (
-        "the_right_to_impersonate_is_bounded",
-        the_right_to_impersonate_is_bounded,
-    ),
-];
+pub(crate) const TESTS: &[Test] = tests! {
+    a_rotated_certificate_is_used,
+    the_server_sees_the_impersonated_user,
+    what_the_client_says_of_itself_is_dropped,
+    a_suspended_identity_is_refused,
+    a_pod_without_identity_is_refused,
+    the_process_is_the_one_that_asked,
+    the_right_to_impersonate_is_bounded,
+};
 
 /// One request by the in-cluster configuration: arguments are the method, the path, and `NAME=VALUE` for each further header;
 /// a `body=` is what it says. Prints the status code and the body as JSON, and with `hold` waits for its input to end.

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use picket_tests::tests;
 
 use crate::Test;
 use crate::world::World;
@@ -11,22 +12,13 @@ use picket_tests::audit::about;
 use picket_tests::output::Done;
 use picket_tests::running::Running;
 
-pub(crate) const TESTS: &[Test] = &[
-    (
-        "killed_it_is_closed_and_restarted_it_works",
-        killed_it_is_closed_and_restarted_it_works,
-    ),
-    ("stopped_it_is_closed_too", stopped_it_is_closed_too),
-    (
-        "a_pod_that_starts_meanwhile_is_closed_too",
-        a_pod_that_starts_meanwhile_is_closed_too,
-    ),
-    ("uninstalled_nothing_is_left", uninstalled_nothing_is_left),
-    (
-        "the_audit_chain_is_whole_through_all_of_it",
-        the_audit_chain_is_whole_through_all_of_it,
-    ),
-];
+pub(crate) const TESTS: &[Test] = tests! {
+    killed_it_is_closed_and_restarted_it_works,
+    stopped_it_is_closed_too,
+    a_pod_that_starts_meanwhile_is_closed_too,
+    uninstalled_nothing_is_left,
+    the_audit_chain_is_whole_through_all_of_it,
+};
 
 /// How long a changed file may take to count.
 const LIMIT: Duration = Duration::from_secs(20);

@@ -4,6 +4,9 @@
 //! one with the counts, as cargo's own harness prints them. All suites share one cluster, brought up by the first test that
 //! runs and taken down after the last, whatever became of them; tests run one after another, since some take the agent away.
 
+// A test that no list names is never called.
+#![deny(dead_code)]
+
 mod cli;
 mod clients;
 mod denial;
@@ -26,17 +29,17 @@ use world::World;
 type Test = harness::Test<World>;
 
 fn main() -> ExitCode {
-    harness::run::<World>(&[
-        ("clients", clients::TESTS),
-        ("denial", denial::TESTS),
-        ("token", token::TESTS),
-        ("identity", identity::TESTS),
-        ("flows", flows::TESTS),
-        ("streams", streams::TESTS),
-        ("cli", cli::TESTS),
-        ("nodes", nodes::TESTS),
-        ("files", files::TESTS),
+    harness::run::<World>(picket_tests::suites! {
+        clients,
+        denial,
+        token,
+        identity,
+        flows,
+        streams,
+        cli,
+        nodes,
+        files,
         // Last: what it does to the agent would show in the others if it went wrong.
-        ("life", life::TESTS),
-    ])
+        life,
+    })
 }

@@ -1,6 +1,7 @@
 //! Two nodes and two agents on one kernel: each has its own pods, programs and records.
 
 use anyhow::{Result, ensure};
+use picket_tests::tests;
 use serde_json::Value;
 
 use crate::Test;
@@ -8,10 +9,10 @@ use crate::life::{GET_SEED, REFUSED, dial};
 use crate::world::World;
 use picket_tests::audit::{Since, about};
 
-pub(crate) const TESTS: &[Test] = &[
-    ("each_agent_serves_its_own_pods", each_agent_serves_its_own_pods),
-    ("one_agent_away_leaves_the_other", one_agent_away_leaves_the_other),
-];
+pub(crate) const TESTS: &[Test] = tests! {
+    each_agent_serves_its_own_pods,
+    one_agent_away_leaves_the_other,
+};
 
 fn each_agent_serves_its_own_pods(world: &mut World) -> Result<()> {
     let (first, second) = (world.picket_log(), Since::now(&world.other.audit_file()));

@@ -3,27 +3,25 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use picket_tests::tests;
 use serde_json::Value;
 
 use crate::Test;
 use crate::world::World;
 use picket_tests::running::Running;
 
-pub(crate) const TESTS: &[Test] = &[
-    ("logs_follow_line_by_line", logs_follow_line_by_line),
-    ("watch_event_by_event", watch_event_by_event),
-    ("a_thousand_watches", a_thousand_watches),
-    ("exec_both_ways", exec_both_ways),
-    ("attach", attach),
-    ("port_forward", port_forward),
-    ("cp_both_ways", cp_both_ways),
-    ("bodies_are_not_gathered", bodies_are_not_gathered),
-    ("cancel_reaches_upstream", cancel_reaches_upstream),
-    (
-        "cancel_of_a_session_reaches_upstream",
-        cancel_of_a_session_reaches_upstream,
-    ),
-];
+pub(crate) const TESTS: &[Test] = tests! {
+    logs_follow_line_by_line,
+    watch_event_by_event,
+    a_thousand_watches,
+    exec_both_ways,
+    attach,
+    port_forward,
+    cp_both_ways,
+    bodies_are_not_gathered,
+    cancel_reaches_upstream,
+    cancel_of_a_session_reaches_upstream,
+};
 
 fn logs_follow_line_by_line(world: &mut World) -> Result<()> {
     let following = world.start_worker("kubectl logs -f target -n lab")?;

@@ -1,20 +1,21 @@
 //! The pod's credential is worth nothing at the API server, and there is no other way to it.
 
 use anyhow::{Result, ensure};
+use picket_tests::tests;
 use serde_json::Value;
 
 use crate::Test;
 use crate::world::World;
 use picket_tests::output::Done;
 
-pub(crate) const TESTS: &[Test] = &[
-    ("is_useless_directly", is_useless_directly),
-    ("manifest_is_as_it_was", manifest_is_as_it_was),
-    ("endpoint_address_is_caught", endpoint_address_is_caught),
-    ("mapped_v6_address_is_caught", mapped_v6_address_is_caught),
-    ("other_names_are_served", other_names_are_served),
-    ("is_never_written_down", is_never_written_down),
-];
+pub(crate) const TESTS: &[Test] = tests! {
+    is_useless_directly,
+    manifest_is_as_it_was,
+    endpoint_address_is_caught,
+    mapped_v6_address_is_caught,
+    other_names_are_served,
+    is_never_written_down,
+};
 
 const TOKEN: &str = "cat /var/run/secrets/kubernetes.io/serviceaccount/token";
 

@@ -32,9 +32,6 @@ pub enum Program {
 }
 
 impl Program {
-    /// All of them, the largest first.
-    pub const ALL: [Self; 4] = [Self::Cluster, Self::Kubectl, Self::KubectlOld, Self::Pause];
-
     fn name(self) -> &'static str {
         match self {
             Self::Cluster => "cluster",
@@ -122,17 +119,6 @@ impl Program {
 /// The release the cluster runs, as `1.36.3`.
 pub fn release() -> &'static str {
     RELEASE
-}
-
-/// Builds every program that is not there yet.
-///
-/// # Errors
-/// Go is missing, or a build fails.
-pub fn all() -> Result<()> {
-    for program in Program::ALL {
-        program.path()?;
-    }
-    Ok(())
 }
 
 /// Where built programs and images are kept: target/cluster of this repository.

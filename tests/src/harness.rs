@@ -13,6 +13,41 @@ use libtest_mimic::{Arguments, Failed, Trial};
 /// A test's name and what it does.
 pub type Test<W> = (&'static str, fn(&mut W) -> Result<()>);
 
+/// The list of a file's tests, each called as its function is: `pub(crate) const TESTS: &[Test] = tests! { one, another };`
+///
+/// A test that is in no list is a function that nobody calls, and every suite denies `dead_code`: it does not compile.
+///
+/// ```compile_fail
+/// #![deny(dead_code)]
+/// use picket_tests::{harness::Test, tests};
+/// fn listed(_: &mut ()) -> anyhow::Result<()> { Ok(()) }
+/// fn forgotten(_: &mut ()) -> anyhow::Result<()> { Ok(()) }
+/// const TESTS: &[Test<()>] = tests! { listed };
+/// # fn main() { assert_eq!(TESTS.len(), 1) }
+/// ```
+///
+/// ```
+/// #![deny(dead_code)]
+/// use picket_tests::{harness::Test, tests};
+/// fn listed(_: &mut ()) -> anyhow::Result<()> { Ok(()) }
+/// const TESTS: &[Test<()>] = tests! { listed };
+/// # fn main() { assert_eq!(TESTS[0].0, "listed") }
+/// ```
+#[macro_export]
+macro_rules! tests {
+    ($($test:ident),+ $(,)?) => {
+        &[$((stringify!($test), $test)),+]
+    };
+}
+
+/// The list of an area's files in the order in which they run, each called as its module is: `suites! { clients, denial }`.
+#[macro_export]
+macro_rules! suites {
+    ($($suite:ident),+ $(,)?) => {
+        &[$((stringify!($suite), $suite::TESTS)),+]
+    };
+}
+
 /// What the suites of an area share.
 pub trait World: Sized + Send + 'static {
     /// Brings it all up.

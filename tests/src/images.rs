@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail, ensure};
 use ring::digest;
 use serde_json::json;
 
-use crate::build::{self, Hash, Program, cache, hex, lock, run_with_progress};
+use crate::build::{Hash, Program, cache, hex, lock, prune, run_with_progress};
 
 /// The Python client that the tools image holds.
 const PYTHON_CLIENT: &str = "kubernetes==36.0.3";
@@ -69,17 +69,26 @@ pub fn busybox() -> Result<Image> {
         .build()
 }
 
-/// `picket.test/tools:1`: kubectl of the cluster's release, kubectl.1.27, a shell with busybox's applets, Python 3 with the
-/// `kubernetes` package, and the caller's own files. `picket.test/tools:1` is one reference, so a cluster holds the
-/// variant that was loaded last.
+/// `picket.test/kubectl:1`: kubectl of the cluster's release, and a shell with busybox's applets.
+///
+/// # Errors
+/// Go or busybox-static is missing on this machine, or it cannot be built.
+pub fn kubectl() -> Result<Image> {
+    Recipe::new("picket.test/kubectl:1", &["/bin/sh"])
+        .busybox()?
+        .file("/usr/bin/kubectl", &Program::Kubectl.path()?)
+        .build()
+}
+
+/// `picket.test/tools:1`: what `picket.test/kubectl:1` holds, Python 3 with the `kubernetes` package, and the caller's own
+/// files. `picket.test/tools:1` is one reference, so a cluster holds the variant that was loaded last.
 ///
 /// # Errors
 /// A part is missing on this machine, or PyPI cannot be reached the first time.
 pub fn tools(extra: &[ExtraFile]) -> Result<Image> {
     let mut recipe = Recipe::new("picket.test/tools:1", &["/bin/sh"])
         .busybox()?
-        .file("/usr/bin/kubectl", &Program::Kubectl.path()?)
-        .file("/usr/bin/kubectl.1.27", &Program::KubectlOld.path()?);
+        .file("/usr/bin/kubectl", &Program::Kubectl.path()?);
     recipe = python(recipe)?;
     for file in extra {
         recipe = recipe.with_libraries(&file.inside, &file.host)?;
@@ -253,7 +262,7 @@ impl Recipe {
         if !archive.exists() {
             self.write(&archive)
                 .with_context(|| format!("build image {}", self.reference))?;
-            build::prune(&images, &name);
+            prune(&images, &name);
         }
         Ok(Image {
             reference: self.reference,
@@ -437,15 +446,4 @@ fn output(command: &mut Command) -> Result<String> {
         );
     }
     Ok(String::from_utf8(done.stdout)?)
-}
-
-/// Builds the programs and the images that need nothing of the caller's, so that later runs find them.
-///
-/// # Errors
-/// One cannot be built.
-pub fn all() -> Result<()> {
-    build::all()?;
-    pause()?;
-    busybox()?;
-    tools(&[]).map(drop)
 }

@@ -6,16 +6,16 @@ use anyhow::{Result, ensure};
 use picket_tests::cluster::{Cluster, ClusterOptions};
 use picket_tests::pod::TestPod;
 use picket_tests::state::{Cleaned, clean};
+use picket_tests::tests;
 
 use crate::Test;
 use crate::sim::{is_victim, killed_owner};
 use crate::trace::Traces;
 
-/// The tests of this suite.
-pub(crate) const TESTS: &[Test] = &[
-    ("two_nodes_run_pods_and_leave_nothing", two_nodes),
-    ("a_killed_owner_leaves_what_clean_removes", crash),
-];
+pub(crate) const TESTS: &[Test] = tests! {
+    two_nodes_run_pods_and_leave_nothing,
+    a_killed_owner_leaves_what_clean_removes,
+};
 
 /// Both ways; ten seconds up and three down are usual, but the machine may be compiling beside it.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -59,7 +59,7 @@ spec:
   matchResources: {namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: default}}}
 "#;
 
-fn two_nodes() -> Result<()> {
+fn two_nodes_run_pods_and_leave_nothing() -> Result<()> {
     // Built before the clock starts.
     picket_tests::images::busybox()?;
     picket_tests::build::Program::Cluster.path()?;
@@ -172,7 +172,7 @@ fn certificates_work(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-fn crash() -> Result<()> {
+fn a_killed_owner_leaves_what_clean_removes() -> Result<()> {
     let before = Traces::now()?;
     killed_owner("cluster")?;
     let done = clean(is_victim)?;

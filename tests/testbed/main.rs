@@ -3,6 +3,9 @@
 //! What comes in: root, and what `cargo xtask setup` installs. What goes out: a line per test, as cargo's own harness prints
 //! them. Tests run one after another, since they look at what is on the whole machine.
 
+// A test that no list names is never called.
+#![deny(dead_code)]
+
 mod cluster;
 mod sim;
 mod trace;
@@ -21,10 +24,10 @@ fn main() -> ExitCode {
     }
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
-    let suites: [(&str, &[Test]); 2] = [("sim", sim::TESTS), ("cluster", cluster::TESTS)];
+    let suites: &[(&str, &[Test])] = picket_tests::suites! { sim, cluster };
     let mut trials = Vec::new();
     for (suite, tests) in suites {
-        for &(name, test) in tests {
+        for &(name, test) in *tests {
             trials.push(Trial::test(format!("{suite}::{name}"), move || {
                 test().map_err(|error| Failed::from(format!("{error:#}")))
             }));

@@ -8,18 +8,18 @@ use anyhow::{Context, Result, ensure};
 use picket_tests::pod::TestPod;
 use picket_tests::sim::{Layout, Qos, SimNode, SimOptions};
 use picket_tests::state::{Cleaned, clean};
+use picket_tests::tests;
 
 use crate::Test;
 use crate::trace::Traces;
 
-/// The tests of this suite.
-pub(crate) const TESTS: &[Test] = &[
-    ("a_pod_is_in_its_cgroup_and_network", place),
-    ("two_hundred_come_and_go", many),
-    ("a_killed_owner_leaves_what_clean_removes", crash),
-];
+pub(crate) const TESTS: &[Test] = tests! {
+    a_pod_is_in_its_cgroup_and_network,
+    two_hundred_come_and_go,
+    a_killed_owner_leaves_what_clean_removes,
+};
 
-fn place() -> Result<()> {
+fn a_pod_is_in_its_cgroup_and_network() -> Result<()> {
     let before = Traces::now()?;
     let node = SimNode::up("place")?;
     let systemd = SimOptions {
@@ -72,7 +72,7 @@ fn place() -> Result<()> {
     before.unchanged()
 }
 
-fn many() -> Result<()> {
+fn two_hundred_come_and_go() -> Result<()> {
     let before = Traces::now()?;
     let started = Instant::now();
     let node = SimNode::up("many")?;
@@ -102,7 +102,7 @@ fn many() -> Result<()> {
     before.unchanged()
 }
 
-fn crash() -> Result<()> {
+fn a_killed_owner_leaves_what_clean_removes() -> Result<()> {
     let before = Traces::now()?;
     killed_owner("sim")?;
     let done = clean(is_victim)?;

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use clap::Subcommand;
+use picket_tests::build::Program;
 use picket_tests::cluster::{Cluster, ClusterOptions};
 use picket_tests::images;
 use picket_tests::state::State;
@@ -88,13 +89,14 @@ pub(crate) fn run(args: Args) -> Result<()> {
 }
 
 fn up(name: String, nodes: u8, with_tools: bool) -> Result<()> {
-    images::all()?;
-    let started = Instant::now();
+    // Built before the clock starts.
+    Program::Cluster.path()?;
     let images = if with_tools {
         vec![images::tools(&[])?]
     } else {
         Vec::new()
     };
+    let started = Instant::now();
     let mut cluster = Cluster::up(ClusterOptions { nodes, name, images })?;
     cluster.keep()?;
     let which = if cluster.name() == "play" {

@@ -101,6 +101,10 @@ fn unit(filter: &[String]) -> Result<()> {
         for test in integration_tests()? {
             cargo.args(["--test", &test]);
         }
+        sh::run(cargo.arg("--").args(filter))?;
+        // Apart, since cargo runs examples in the documentation only alone: those that must not compile are tests too.
+        let mut cargo = sh::cargo(&["test"]);
+        cargo.args(WORKSPACE).args(["--doc", "--no-fail-fast"]);
         sh::run(cargo.arg("--").args(filter))
     })
 }

@@ -41,11 +41,11 @@ pub(crate) struct Args {
 pub(crate) fn run(args: Args) -> Result<()> {
     let start = Instant::now();
     let binary = sh::timed("build picket", || build(Profile::Dev))?;
-    let tools = sh::timed("images", || images::tools(&[]))?;
+    let kubectl = sh::timed("images", images::kubectl)?;
     let options = ClusterOptions {
         nodes: 1,
         name: CLUSTER.to_owned(),
-        images: vec![tools],
+        images: vec![kubectl],
     };
     let mut cluster = sh::timed("cluster", || Cluster::up(options))?;
     let agent = sh::timed("picket agent and the two pods", || set_up(&cluster, binary))?;
