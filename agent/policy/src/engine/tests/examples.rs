@@ -32,41 +32,41 @@ fn the_examples_hold() {
         Decision::Deny(denial) => denial.rule.unwrap_or_else(|| denial.cause.as_str().to_owned()),
     };
     for (who, line, expected) in [
-        ("diagnoser", "GET /api/v1/namespaces/x/pods", "0 warned, 0 noted"),
-        ("diagnoser", "GET /api/v1/namespaces/x/secrets", "no_grant"),
+        ("triage", "GET /api/v1/namespaces/x/pods", "0 warned, 0 noted"),
+        ("triage", "GET /api/v1/namespaces/x/secrets", "no_grant"),
         (
-            "operator",
+            "janitor",
             "GET /api/v1/namespaces/x/secrets",
             "0 warned, 1 noted",
         ),
-        ("operator", "DELETE /api/v1/namespaces/x", "deny-delete"),
+        ("janitor", "DELETE /api/v1/namespaces/x", "deny-delete"),
         (
-            "operator",
+            "janitor",
             "DELETE /api/v1/namespaces/prod-eu/pods/y",
             "read-only",
         ),
         (
-            "operator",
+            "janitor",
             "DELETE /api/v1/namespaces/dev/pods/y",
             "0 warned, 0 noted",
         ),
         (
-            "operator",
+            "janitor",
             "PATCH /apis/apps/v1/namespaces/dev/deployments/y/scale",
             "1 warned, 0 noted",
         ),
         (
-            "operator",
+            "janitor",
             "POST /api/v1/namespaces/dev/pods/y/exec?command=date",
             "0 warned, 0 noted",
         ),
         (
-            "operator",
+            "janitor",
             "GET /api/v1/namespaces/dev/pods/y/exec?command=cat&command=/etc/passwd",
             "no-secrets-by-exec",
         ),
         (
-            "operator",
+            "janitor",
             "GET /api/v1/namespaces/dev/pods/y/exec?command=/bin/sh&command=-c&command=date",
             "no-shells",
         ),
