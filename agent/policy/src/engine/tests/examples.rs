@@ -34,17 +34,9 @@ fn the_examples_hold() {
     for (who, line, expected) in [
         ("triage", "GET /api/v1/namespaces/x/pods", "0 warned, 0 noted"),
         ("triage", "GET /api/v1/namespaces/x/secrets", "no_grant"),
-        (
-            "janitor",
-            "GET /api/v1/namespaces/x/secrets",
-            "0 warned, 1 noted",
-        ),
+        ("janitor", "GET /api/v1/namespaces/x/secrets", "0 warned, 1 noted"),
         ("janitor", "DELETE /api/v1/namespaces/x", "deny-delete"),
-        (
-            "janitor",
-            "DELETE /api/v1/namespaces/prod-eu/pods/y",
-            "read-only",
-        ),
+        ("janitor", "DELETE /api/v1/namespaces/prod-eu/pods/y", "read-only"),
         (
             "janitor",
             "DELETE /api/v1/namespaces/dev/pods/y",
