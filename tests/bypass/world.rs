@@ -78,6 +78,10 @@ impl harness::World for World {
         self.pair.down()
     }
 
+    fn keep(self) -> Result<()> {
+        self.pair.keep()
+    }
+
     fn say(&self) -> String {
         self.pair.say()
     }

@@ -74,6 +74,10 @@ impl harness::World for World {
         self.0.down()
     }
 
+    fn keep(self) -> Result<()> {
+        self.0.keep()
+    }
+
     fn say(&self) -> String {
         self.0.say()
     }

@@ -13,6 +13,9 @@ use libtest_mimic::{Arguments, Failed, Trial};
 /// A test's name and what it does.
 pub type Test<W> = (&'static str, fn(&mut W) -> Result<()>);
 
+/// Set by `cargo xtask test --keep`: the world stays up after the last test.
+pub const KEEP: &str = "PICKET_TESTS_KEEP";
+
 /// The list of a file's tests, each called as its function is: `pub(crate) const TESTS: &[Test] = tests! { one, another };`
 ///
 /// A test that is in no list is a function that nobody calls, and every suite denies `dead_code`: it does not compile.
@@ -62,6 +65,12 @@ pub trait World: Sized + Send + 'static {
     /// Something does not go away.
     fn down(self) -> Result<()>;
 
+    /// Leaves it all up for a person to look at, and says how.
+    ///
+    /// # Errors
+    /// That cannot be written down.
+    fn keep(self) -> Result<()>;
+
     /// What helps to understand a failure.
     fn say(&self) -> String;
 }
@@ -85,10 +94,15 @@ pub fn run<W: World>(suites: &[(&str, &[Test<W>])]) -> ExitCode {
         &mut *shared.lock().unwrap_or_else(PoisonError::into_inner),
         Shared::Untouched,
     );
-    if let Shared::Up(world) = world
-        && let Err(error) = world.down()
-    {
-        eprintln!("the cluster is not down: {error:#}; try `cargo xtask clean`");
+    let Shared::Up(world) = world else {
+        return conclusion.exit_code();
+    };
+    let (kept, ended) = match std::env::var_os(KEEP) {
+        Some(_) => ("kept", world.keep()),
+        None => ("down", world.down()),
+    };
+    if let Err(error) = ended {
+        eprintln!("the cluster is not {kept}: {error:#}; try `cargo xtask clean`");
         return ExitCode::FAILURE;
     }
     conclusion.exit_code()

@@ -105,6 +105,25 @@ impl Pair {
         ended.into_iter().collect()
     }
 
+    /// Leaves it all up when this process ends, and says on stderr how to use it and how to end it.
+    ///
+    /// # Errors
+    /// That cannot be written down.
+    pub fn keep(mut self) -> Result<()> {
+        self.cluster.keep()?;
+        let name = self.cluster.name();
+        eprintln!(
+            "the cluster is still up:\n  \
+             cargo xtask cluster shell --name {name}   a shell with kubectl as its administrator\n  \
+             {}   the first agent's files and its log\n  \
+             cargo xtask cluster down --name {name}    end it",
+            self.agent.dir().display()
+        );
+        self.agent.keep();
+        self.other.keep();
+        Ok(())
+    }
+
     /// The end of the first agent's log.
     pub fn say(&self) -> String {
         // Whole certificates and sets of doors stand in some lines.

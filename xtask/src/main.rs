@@ -25,6 +25,7 @@ Examples:
   cargo xtask test                  formatting, clippy, unit tests and every end-to-end suite
   cargo xtask test e2e              the suites in tests/e2e only
   cargo xtask test e2e exec         those of them whose name contains `exec`
+  cargo xtask test --keep e2e exec  the same, and the cluster stays up to look at
   cargo xtask bench --quick         direct, through Picket and through nginx, in under a minute
   cargo xtask cluster up            a Kubernetes cluster on this machine, without Picket
   cargo xtask clean                 remove what a crashed run left behind";

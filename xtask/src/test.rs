@@ -6,6 +6,7 @@
 use std::fs;
 
 use anyhow::{Result, bail};
+use picket_tests::harness::KEEP;
 use serde_json::Value;
 
 use crate::agent::{self, Profile, WORKSPACE};
@@ -20,6 +21,9 @@ const RENAMED: [(&str, &str); 3] = [("way", "e2e"), ("kernel", "bypass"), ("grou
 /// What to test.
 #[derive(clap::Args)]
 pub(crate) struct Args {
+    /// Leave the cluster of the suites up at the end, and print how to use it
+    #[arg(long, requires = "area")]
+    keep: bool,
     /// One area: a folder of suites under tests/, or `lint`, or `unit`; all of them when it is not given
     area: Option<String>,
     /// Passed on to the test programs: a part of the names of tests, then their flags
@@ -41,11 +45,13 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         None => {
             lint()?;
             unit(&[])?;
-            suites(&areas, &[])
+            suites(&areas, &[], args.keep)
         }
         Some("lint") => lint(),
         Some("unit") => unit(&args.filter),
-        Some(area) if areas.iter().any(|known| known == area) => suites(&[area.to_owned()], &args.filter),
+        Some(area) if areas.iter().any(|known| known == area) => {
+            suites(&[area.to_owned()], &args.filter, args.keep)
+        }
         Some(area) => bail!("{}", unknown(area, &areas)),
     }
 }
@@ -124,7 +130,7 @@ fn integration_tests() -> Result<Vec<String>> {
 }
 
 /// Builds the agent, then runs each area's suites with its path in `PICKET_BIN`.
-fn suites(areas: &[String], filter: &[String]) -> Result<()> {
+fn suites(areas: &[String], filter: &[String], keep: bool) -> Result<()> {
     if areas.is_empty() {
         return Ok(());
     }
@@ -137,6 +143,9 @@ fn suites(areas: &[String], filter: &[String]) -> Result<()> {
                 .args(["--test", area, "--"])
                 .args(filter)
                 .env("PICKET_BIN", &picket);
+            if keep {
+                cargo.env(KEEP, "1");
+            }
             sh::run(&mut cargo)
         })?;
     }
