@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand, ValueEnum};
-use picket_policy::{Document, ObjectError, PolicySet, Summary, builtin};
+use picket_policy::{Diagnostic, Document, PolicySet, Summary, builtin};
 use serde::Serialize;
 
 use crate::store::StoreError;
@@ -100,8 +100,8 @@ struct Counts {
     rules: usize,
 }
 
-impl From<ObjectError> for Fault {
-    fn from(error: ObjectError) -> Self {
+impl From<Diagnostic> for Fault {
+    fn from(error: Diagnostic) -> Self {
         Self {
             file: Some(error.file),
             line: Some(error.line),

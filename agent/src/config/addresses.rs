@@ -5,7 +5,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 
-use picket_policy::objects::{Fields, Located, Reader};
+use picket_policy::yaml::{Decoder, Fields, Spanned};
 
 use super::Upstream;
 use super::texts::{texts, values};
@@ -19,12 +19,12 @@ pub(super) struct Addresses {
 }
 
 /// Reads the lists. An address of the upstream is a door, whether `doors` names it or not.
-pub(super) fn read(reader: &mut Reader, top: &Fields<'_>, upstream: Option<&Upstream>) -> Addresses {
-    let doors = list(reader, top, "doors", str::parse);
-    let refuse = list(reader, top, "refuse", str::parse);
-    let allow = list(reader, top, "allow", allow);
+pub(super) fn read(decoder: &mut Decoder, top: &Fields<'_>, upstream: Option<&Upstream>) -> Addresses {
+    let doors = list(decoder, top, "doors", str::parse);
+    let refuse = list(decoder, top, "refuse", str::parse);
+    let allow = list(decoder, top, "allow", allow);
     let server = upstream.and_then(|upstream| Target::of_url(&upstream.server.parse().ok()?));
-    apart(reader, server, &doors, &refuse, &allow);
+    apart(decoder, server, &doors, &refuse, &allow);
     Addresses {
         doors: values(doors),
         refuse: values(refuse),
@@ -44,16 +44,16 @@ fn allow(text: &str) -> Result<SocketAddr, String> {
 
 /// Addresses or names with a port each.
 fn list<T, E: fmt::Display>(
-    reader: &mut Reader,
+    decoder: &mut Decoder,
     top: &Fields<'_>,
     name: &str,
     read: impl Fn(&str) -> Result<T, E>,
-) -> Vec<Located<T>> {
+) -> Vec<Spanned<T>> {
     let mut addresses = Vec::new();
-    for Located { value: text, at } in texts(reader, top, name) {
+    for Spanned { value: text, at } in texts(decoder, top, name) {
         match read(&text) {
-            Ok(value) => addresses.push(Located { value, at }),
-            Err(error) => reader.fault_at(&at, format!("field `{name}`: {error}")),
+            Ok(value) => addresses.push(Spanned { value, at }),
+            Err(error) => decoder.error_at(&at, format!("field `{name}`: {error}")),
         }
     }
     addresses
@@ -61,37 +61,37 @@ fn list<T, E: fmt::Display>(
 
 /// One address in two lists would have two meanings, of which one silently wins.
 fn apart(
-    reader: &mut Reader,
+    decoder: &mut Decoder,
     upstream: Option<Target>,
-    doors: &[Located<Target>],
-    refuse: &[Located<Target>],
-    allow: &[Located<SocketAddr>],
+    doors: &[Spanned<Target>],
+    refuse: &[Spanned<Target>],
+    allow: &[Spanned<SocketAddr>],
 ) {
-    let holds = |list: &[Located<Target>], target: &Target| list.iter().any(|entry| entry.value == *target);
+    let holds = |list: &[Spanned<Target>], target: &Target| list.iter().any(|entry| entry.value == *target);
     let door = |target: &Target| match target {
         target if holds(doors, target) => Some("under doors"),
         target if upstream.as_ref() == Some(target) => Some("upstream.server"),
         _ => None,
     };
-    for Located { value, at } in refuse {
+    for Spanned { value, at } in refuse {
         if let Some(other) = door(value) {
-            reader.fault_at(
+            decoder.error_at(
                 at,
                 format!("field `refuse`: {value} is {other} too; an address is one or the other"),
             );
         }
     }
-    for Located { value, at } in allow {
+    for Spanned { value, at } in allow {
         let target = Target::Address(*value);
         if let Some(other) = door(&target) {
-            reader.fault_at(
+            decoder.error_at(
                 at,
                 format!(
                     "field `allow`: {value} is {other} too, and those are taken to Picket whatever is allowed"
                 ),
             );
         } else if holds(refuse, &target) {
-            reader.fault_at(
+            decoder.error_at(
                 at,
                 format!("field `allow`: {value} is under refuse too; an address is one or the other"),
             );

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use picket_policy::ObjectError;
+use picket_policy::Diagnostic;
 
 use crate::audit;
 use crate::endpoints::Target;
@@ -52,7 +52,7 @@ pub enum ConfigError {
     #[error("the configuration is not valid:\n{}", errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Invalid {
         /// All that is wrong, in the order of the file.
-        errors: Vec<ObjectError>,
+        errors: Vec<Diagnostic>,
     },
 }
 

@@ -1,13 +1,13 @@
 //! From a configuration's text to its fields.
 //!
 //! In: text. Out: a [`Config`], or everything that is wrong in it with its place. Read field by field and not by a
-//! derived reader, which would end at the first thing it does not like.
+//! derived decoder, which would end at the first thing it does not like.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use http::Uri;
-use picket_policy::objects::{Fields, Located, Node, ObjectError, Reader, Value, parse};
+use picket_policy::yaml::{Decoder, Diagnostic, Fields, Node, Spanned, Value, parse};
 
 use super::texts::{texts, values};
 use super::{
@@ -23,11 +23,11 @@ const TOP: [&str; 14] = [
     "audit", "admin", "log", "shutdown",
 ];
 
-pub(super) fn config(file: &str, text: &str) -> Result<Config, Vec<ObjectError>> {
+pub(super) fn config(file: &str, text: &str) -> Result<Config, Vec<Diagnostic>> {
     let documents = parse(file, text).map_err(|error| vec![error])?;
-    let mut reader = Reader::new(file);
+    let mut decoder = Decoder::new(file);
     let config = match documents.as_slice() {
-        [document] => top(&mut reader, document),
+        [document] => top(&mut decoder, document),
         documents => {
             let (line, column, reason) = match documents.get(1) {
                 Some(second) => (
@@ -37,7 +37,7 @@ pub(super) fn config(file: &str, text: &str) -> Result<Config, Vec<ObjectError>>
                 ),
                 None => (1, 1, "the configuration is empty"),
             };
-            return Err(vec![ObjectError {
+            return Err(vec![Diagnostic {
                 file: file.to_owned(),
                 line,
                 column,
@@ -46,23 +46,23 @@ pub(super) fn config(file: &str, text: &str) -> Result<Config, Vec<ObjectError>>
         }
     };
     // Nothing that is required is missing without an error that says so.
-    reader.finish(config)?.ok_or_else(Vec::new)
+    decoder.finish(config)?.ok_or_else(Vec::new)
 }
 
-fn top(reader: &mut Reader, document: &Node) -> Option<Config> {
-    let top = reader.fields(document, "", &TOP, &[])?;
-    let node_name = reader.required_text(&top, "nodeName");
-    let cluster = cluster(reader, &top);
-    let upstream = upstream(reader, &top);
-    let tls = tls(reader, &top);
-    let enforce = enforce(reader, &top);
-    let addresses = addresses::read(reader, &top, upstream.as_ref());
-    let objects = objects(reader, &top);
-    let kernel = kernel(reader, &top);
-    let audit = audit(reader, &top);
-    let admin = admin(reader, &top);
-    let log = log(reader, &top);
-    let shutdown = shutdown(reader, &top);
+fn top(decoder: &mut Decoder, document: &Node) -> Option<Config> {
+    let top = decoder.fields(document, "", &TOP, &[])?;
+    let node_name = decoder.required_text(&top, "nodeName");
+    let cluster = cluster(decoder, &top);
+    let upstream = upstream(decoder, &top);
+    let tls = tls(decoder, &top);
+    let enforce = enforce(decoder, &top);
+    let addresses = addresses::read(decoder, &top, upstream.as_ref());
+    let objects = objects(decoder, &top);
+    let kernel = kernel(decoder, &top);
+    let audit = audit(decoder, &top);
+    let admin = admin(decoder, &top);
+    let log = log(decoder, &top);
+    let shutdown = shutdown(decoder, &top);
     Some(Config {
         node_name: node_name?.value,
         cluster: cluster?,
@@ -81,14 +81,14 @@ fn top(reader: &mut Reader, document: &Node) -> Option<Config> {
     })
 }
 
-fn cluster(reader: &mut Reader, top: &Fields<'_>) -> Option<Cluster> {
-    let fields = section(reader, top, "cluster", &["kubeconfig"])?;
+fn cluster(decoder: &mut Decoder, top: &Fields<'_>) -> Option<Cluster> {
+    let fields = section(decoder, top, "cluster", &["kubeconfig"])?;
     Some(Cluster {
-        kubeconfig: path(reader, &fields, "kubeconfig")?,
+        kubeconfig: path(decoder, &fields, "kubeconfig")?,
     })
 }
 
-fn upstream(reader: &mut Reader, top: &Fields<'_>) -> Option<Upstream> {
+fn upstream(decoder: &mut Decoder, top: &Fields<'_>) -> Option<Upstream> {
     let known = [
         "server",
         "caFile",
@@ -96,25 +96,25 @@ fn upstream(reader: &mut Reader, top: &Fields<'_>) -> Option<Upstream> {
         "clientKeyFile",
         "tokenFile",
     ];
-    let fields = section(reader, top, "upstream", &known)?;
+    let fields = section(decoder, top, "upstream", &known)?;
     let given = |name| fields.get(name).is_some();
     let certificate = given("clientCertificateFile");
     if certificate != given("clientKeyFile") {
-        reader.fault(
+        decoder.error_at(
             fields.node,
             "field `upstream`: clientCertificateFile and clientKeyFile go together",
         );
     } else if certificate == given("tokenFile") {
-        reader.fault(
+        decoder.error_at(
             fields.node,
             "field `upstream`: give either clientCertificateFile with clientKeyFile, or tokenFile",
         );
     }
-    let server = server(reader, &fields);
-    let ca_file = path(reader, &fields, "caFile");
-    let client_certificate_file = optional_path(reader, &fields, "clientCertificateFile");
-    let client_key_file = optional_path(reader, &fields, "clientKeyFile");
-    let token_file = optional_path(reader, &fields, "tokenFile");
+    let server = server(decoder, &fields);
+    let ca_file = path(decoder, &fields, "caFile");
+    let client_certificate_file = optional_path(decoder, &fields, "clientCertificateFile");
+    let client_key_file = optional_path(decoder, &fields, "clientKeyFile");
+    let token_file = optional_path(decoder, &fields, "tokenFile");
     Some(Upstream {
         server: server?,
         ca_file: ca_file?,
@@ -124,8 +124,8 @@ fn upstream(reader: &mut Reader, top: &Fields<'_>) -> Option<Upstream> {
     })
 }
 
-fn server(reader: &mut Reader, fields: &Fields<'_>) -> Option<String> {
-    let server = reader.required_text(fields, "server")?;
+fn server(decoder: &mut Decoder, fields: &Fields<'_>) -> Option<String> {
+    let server = decoder.required_text(fields, "server")?;
     let wrong = match server.value.parse::<Uri>() {
         Err(_) => "is no URL; write https://host:port",
         Ok(url) if url.scheme_str() != Some("https") => {
@@ -139,29 +139,29 @@ fn server(reader: &mut Reader, fields: &Fields<'_>) -> Option<String> {
         }
         Ok(_) => return Some(server.value),
     };
-    reader.fault_at(&server.at, format!("field `upstream.server` {wrong}"));
+    decoder.error_at(&server.at, format!("field `upstream.server` {wrong}"));
     None
 }
 
-fn tls(reader: &mut Reader, top: &Fields<'_>) -> Option<Tls> {
+fn tls(decoder: &mut Decoder, top: &Fields<'_>) -> Option<Tls> {
     let fields = section(
-        reader,
+        decoder,
         top,
         "tls",
         &["caCertificateFile", "caKeyFile", "extraNames"],
     )?;
-    let ca_certificate_file = path(reader, &fields, "caCertificateFile");
-    let ca_key_file = path(reader, &fields, "caKeyFile");
+    let ca_certificate_file = path(decoder, &fields, "caCertificateFile");
+    let ca_key_file = path(decoder, &fields, "caKeyFile");
     Some(Tls {
-        extra_names: values(texts(reader, &fields, "extraNames")),
+        extra_names: values(texts(decoder, &fields, "extraNames")),
         ca_certificate_file: ca_certificate_file?,
         ca_key_file: ca_key_file?,
     })
 }
 
-fn enforce(reader: &mut Reader, top: &Fields<'_>) -> Option<Enforce> {
+fn enforce(decoder: &mut Decoder, top: &Fields<'_>) -> Option<Enforce> {
     let fields = section(
-        reader,
+        decoder,
         top,
         "enforce",
         &["namespaces", "matchLabels", "unknownPods", "staticPods"],
@@ -173,7 +173,7 @@ fn enforce(reader: &mut Reader, top: &Fields<'_>) -> Option<Enforce> {
         None => false,
     };
     if !written("namespaces") && !written("matchLabels") {
-        reader.fault(
+        decoder.error_at(
             fields.node,
             "field `enforce` names no pods; give namespaces, matchLabels or both",
         );
@@ -181,58 +181,58 @@ fn enforce(reader: &mut Reader, top: &Fields<'_>) -> Option<Enforce> {
     let words = [("closed", Unknown::Closed), ("open", Unknown::Open)];
     let mut word = |name| {
         let node = fields.get(name)?;
-        reader.choice(node, &fields.path(name), &words)
+        decoder.choice(node, &fields.path(name), &words)
     };
     let (unknown_pods, static_pods) = (word("unknownPods"), word("staticPods"));
     Some(Enforce {
-        namespaces: namespaces(reader, &fields),
-        match_labels: labels(reader, &fields),
+        namespaces: namespaces(decoder, &fields),
+        match_labels: labels(decoder, &fields),
         unknown_pods: unknown_pods.unwrap_or_default(),
         static_pods: static_pods.unwrap_or_default(),
     })
 }
 
-fn labels(reader: &mut Reader, enforce: &Fields<'_>) -> BTreeMap<String, String> {
+fn labels(decoder: &mut Decoder, enforce: &Fields<'_>) -> BTreeMap<String, String> {
     let path = enforce.path("matchLabels");
     let Some(node) = enforce.get("matchLabels") else {
         return BTreeMap::new();
     };
     let Value::Map(entries) = &node.value else {
-        reader.fault(
+        decoder.error_at(
             node,
             format!("field `{path}` must be a mapping, not {}", node.value.describe()),
         );
         return BTreeMap::new();
     };
     let label = |(key, value): &(Node, Node)| {
-        let key = reader.text(key, &path)?.value;
-        let value = reader.text(value, &format!("{path}.{key}"))?.value;
+        let key = decoder.text(key, &path)?.value;
+        let value = decoder.text(value, &format!("{path}.{key}"))?.value;
         Some((key, value))
     };
     entries.iter().filter_map(label).collect()
 }
 
-fn objects(reader: &mut Reader, top: &Fields<'_>) -> Vec<PathBuf> {
-    let Some(node) = reader.required(top, "objects") else {
+fn objects(decoder: &mut Decoder, top: &Fields<'_>) -> Vec<PathBuf> {
+    let Some(node) = decoder.required(top, "objects") else {
         return Vec::new();
     };
     if matches!(&node.value, Value::List(items) if items.is_empty()) {
-        reader.fault(
+        decoder.error_at(
             node,
             "field `objects` is empty; name the files or folders with identities, grants and policies",
         );
     }
-    let paths = texts(reader, top, "objects");
+    let paths = texts(decoder, top, "objects");
     paths.into_iter().map(|path| PathBuf::from(path.value)).collect()
 }
 
-fn kernel(reader: &mut Reader, top: &Fields<'_>) -> Kernel {
+fn kernel(decoder: &mut Decoder, top: &Fields<'_>) -> Kernel {
     let mut kernel = Kernel::default();
-    if let Some(fields) = optional_section(reader, top, "kernel", &["cgroupRoot", "bpffs"]) {
-        kernel.cgroup_root = optional_path(reader, &fields, "cgroupRoot");
-        kernel.bpffs = optional_path(reader, &fields, "bpffs").unwrap_or(kernel.bpffs);
+    if let Some(fields) = optional_section(decoder, top, "kernel", &["cgroupRoot", "bpffs"]) {
+        kernel.cgroup_root = optional_path(decoder, &fields, "cgroupRoot");
+        kernel.bpffs = optional_path(decoder, &fields, "bpffs").unwrap_or(kernel.bpffs);
         if let (Some(node), false) = (fields.get("bpffs"), kernel.bpffs.is_absolute()) {
-            reader.fault(
+            decoder.error_at(
                 node,
                 "field `kernel.bpffs` must be an absolute path on a bpf file system",
             );
@@ -241,13 +241,13 @@ fn kernel(reader: &mut Reader, top: &Fields<'_>) -> Kernel {
     kernel
 }
 
-fn audit(reader: &mut Reader, top: &Fields<'_>) -> Audit {
+fn audit(decoder: &mut Decoder, top: &Fields<'_>) -> Audit {
     let mut audit = Audit::default();
-    if let Some(fields) = optional_section(reader, top, "audit", &["file", "stdout"]) {
-        audit.file = optional_path(reader, &fields, "file").unwrap_or(audit.file);
+    if let Some(fields) = optional_section(decoder, top, "audit", &["file", "stdout"]) {
+        audit.file = optional_path(decoder, &fields, "file").unwrap_or(audit.file);
         match fields.get("stdout").map(|node| (node, &node.value)) {
             Some((_, Value::Bool(stdout))) => audit.stdout = *stdout,
-            Some((node, other)) => reader.fault(
+            Some((node, other)) => decoder.error_at(
                 node,
                 format!(
                     "field `audit.stdout` must be true or false, not {}",
@@ -260,14 +260,14 @@ fn audit(reader: &mut Reader, top: &Fields<'_>) -> Audit {
     audit
 }
 
-fn admin(reader: &mut Reader, top: &Fields<'_>) -> Admin {
+fn admin(decoder: &mut Decoder, top: &Fields<'_>) -> Admin {
     let mut admin = Admin::default();
-    if let Some(fields) = optional_section(reader, top, "admin", &["socket"]) {
-        admin.socket = optional_path(reader, &fields, "socket").unwrap_or(admin.socket);
+    if let Some(fields) = optional_section(decoder, top, "admin", &["socket"]) {
+        admin.socket = optional_path(decoder, &fields, "socket").unwrap_or(admin.socket);
         let sockets = [admin.socket.clone(), admin.handover_socket()];
         let too_long = |path: &PathBuf| path.as_os_str().len() > SOCKET_PATH_MAX;
         if let (Some(node), Some(path)) = (fields.get("socket"), sockets.iter().find(|path| too_long(path))) {
-            reader.fault(
+            decoder.error_at(
                 node,
                 format!(
                     "field `admin.socket`: {} is longer than the {SOCKET_PATH_MAX} bytes that a socket's path may have",
@@ -279,19 +279,19 @@ fn admin(reader: &mut Reader, top: &Fields<'_>) -> Admin {
     admin
 }
 
-fn log(reader: &mut Reader, top: &Fields<'_>) -> LogConfig {
+fn log(decoder: &mut Decoder, top: &Fields<'_>) -> LogConfig {
     let mut log = LogConfig::default();
-    if let Some(fields) = optional_section(reader, top, "log", &["format", "filter"]) {
+    if let Some(fields) = optional_section(decoder, top, "log", &["format", "filter"]) {
         let words = [("text", LogFormat::Text), ("json", LogFormat::Json)];
         let format = fields
             .get("format")
-            .and_then(|node| reader.choice(node, "log.format", &words));
+            .and_then(|node| decoder.choice(node, "log.format", &words));
         log.format = format.unwrap_or_default();
-        log.filter = optional_text(reader, &fields, "filter");
+        log.filter = optional_text(decoder, &fields, "filter");
         if let (Some(node), Some(text)) = (fields.get("filter"), &log.filter)
             && let Err(error) = telemetry::filter(text)
         {
-            reader.fault(
+            decoder.error_at(
                 node,
                 format!("field `log.filter`: {error}; write a level, or target=level, or several such as info,picket::kernel=debug"),
             );
@@ -300,9 +300,9 @@ fn log(reader: &mut Reader, top: &Fields<'_>) -> LogConfig {
     log
 }
 
-fn shutdown(reader: &mut Reader, top: &Fields<'_>) -> Shutdown {
+fn shutdown(decoder: &mut Decoder, top: &Fields<'_>) -> Shutdown {
     let mut shutdown = Shutdown::default();
-    if let Some(fields) = optional_section(reader, top, "shutdown", &["drainSeconds"])
+    if let Some(fields) = optional_section(decoder, top, "shutdown", &["drainSeconds"])
         && let Some(node) = fields.get("drainSeconds")
     {
         let seconds = match &node.value {
@@ -314,7 +314,7 @@ fn shutdown(reader: &mut Reader, top: &Fields<'_>) -> Shutdown {
         };
         match seconds {
             Some(seconds) => shutdown.drain_seconds = seconds,
-            None => reader.fault(
+            None => decoder.error_at(
                 node,
                 format!(
                     "field `shutdown.drainSeconds` must be a whole number of seconds, 0 to {MAX_DRAIN_SECONDS}, not {}",
@@ -327,40 +327,40 @@ fn shutdown(reader: &mut Reader, top: &Fields<'_>) -> Shutdown {
 }
 
 /// A mapping that must be there.
-fn section<'n>(reader: &mut Reader, top: &Fields<'n>, name: &str, known: &[&str]) -> Option<Fields<'n>> {
-    let node = reader.required(top, name)?;
-    reader.fields(node, name, known, &[])
+fn section<'n>(decoder: &mut Decoder, top: &Fields<'n>, name: &str, known: &[&str]) -> Option<Fields<'n>> {
+    let node = decoder.required(top, name)?;
+    decoder.fields(node, name, known, &[])
 }
 
 /// A mapping that may be left out.
 fn optional_section<'n>(
-    reader: &mut Reader,
+    decoder: &mut Decoder,
     top: &Fields<'n>,
     name: &str,
     known: &[&str],
 ) -> Option<Fields<'n>> {
-    reader.fields(top.get(name)?, name, known, &[])
+    decoder.fields(top.get(name)?, name, known, &[])
 }
 
-fn path(reader: &mut Reader, fields: &Fields<'_>, name: &str) -> Option<PathBuf> {
-    Some(PathBuf::from(reader.required_text(fields, name)?.value))
+fn path(decoder: &mut Decoder, fields: &Fields<'_>, name: &str) -> Option<PathBuf> {
+    Some(PathBuf::from(decoder.required_text(fields, name)?.value))
 }
 
-fn optional_path(reader: &mut Reader, fields: &Fields<'_>, name: &str) -> Option<PathBuf> {
-    optional_text(reader, fields, name).map(PathBuf::from)
+fn optional_path(decoder: &mut Decoder, fields: &Fields<'_>, name: &str) -> Option<PathBuf> {
+    optional_text(decoder, fields, name).map(PathBuf::from)
 }
 
-fn optional_text(reader: &mut Reader, fields: &Fields<'_>, name: &str) -> Option<String> {
+fn optional_text(decoder: &mut Decoder, fields: &Fields<'_>, name: &str) -> Option<String> {
     fields.get(name)?;
-    Some(reader.required_text(fields, name)?.value)
+    Some(decoder.required_text(fields, name)?.value)
 }
 
 /// Names of namespaces. One that no namespace can have would enforce nothing: `*` is no glob here.
-fn namespaces(reader: &mut Reader, enforce: &Fields<'_>) -> Vec<String> {
-    let names = texts(reader, enforce, "namespaces");
-    for Located { value, at } in &names {
+fn namespaces(decoder: &mut Decoder, enforce: &Fields<'_>) -> Vec<String> {
+    let names = texts(decoder, enforce, "namespaces");
+    for Spanned { value, at } in &names {
         if !is_label(value) {
-            reader.fault_at(
+            decoder.error_at(
                 at,
                 format!(
                     "field `enforce.namespaces`: {value:?} is no namespace's name, which has lower-case letters, digits \

@@ -2,18 +2,21 @@
 //!
 //! In: a field. Out: its entries, each with its place.
 
-use picket_policy::objects::{Fields, Located, Reader};
+use picket_policy::yaml::{Decoder, Fields, Spanned};
 
 /// A list of texts, which may be empty or left out.
-pub(super) fn texts(reader: &mut Reader, fields: &Fields<'_>, name: &str) -> Vec<Located<String>> {
+pub(super) fn texts(decoder: &mut Decoder, fields: &Fields<'_>, name: &str) -> Vec<Spanned<String>> {
     let Some(node) = fields.get(name) else {
         return Vec::new();
     };
     let path = fields.path(name);
-    let items = reader.list(node, &path);
-    items.iter().filter_map(|item| reader.text(item, &path)).collect()
+    let items = decoder.list(node, &path);
+    items
+        .iter()
+        .filter_map(|item| decoder.text(item, &path))
+        .collect()
 }
 
-pub(super) fn values<T>(located: Vec<Located<T>>) -> Vec<T> {
+pub(super) fn values<T>(located: Vec<Spanned<T>>) -> Vec<T> {
     located.into_iter().map(|entry| entry.value).collect()
 }

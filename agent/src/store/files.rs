@@ -4,8 +4,8 @@ use std::fs::{self, File};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use picket_policy::objects::MAX_FILE;
-use picket_policy::{Document, ObjectError, read_documents};
+use picket_policy::yaml::MAX_FILE;
+use picket_policy::{Diagnostic, Document, read_documents};
 
 use super::StoreError;
 
@@ -106,11 +106,11 @@ fn read(path: &Path) -> Result<String, StoreError> {
 ///
 /// # Errors
 /// Everything that is wrong in it.
-pub fn documents(source: &Source) -> Result<Vec<Document>, Vec<ObjectError>> {
+pub fn documents(source: &Source) -> Result<Vec<Document>, Vec<Diagnostic>> {
     let file = source.path.display().to_string();
     let documents = read_documents(&file, &source.text)?;
     if documents.is_empty() {
-        return Err(vec![ObjectError {
+        return Err(vec![Diagnostic {
             file,
             line: 1,
             column: 1,

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
-use picket_policy::{ObjectError, PolicySet, builtin};
+use picket_policy::{Diagnostic, PolicySet, builtin};
 use thiserror::Error;
 use tokio::sync::watch as channel;
 use tokio_util::sync::CancellationToken;
@@ -50,7 +50,7 @@ pub enum StoreError {
     #[error("{}", errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Objects {
         /// Every fault, in the order of the files.
-        errors: Vec<ObjectError>,
+        errors: Vec<Diagnostic>,
     },
 }
 

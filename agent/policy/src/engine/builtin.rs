@@ -219,7 +219,7 @@ fn own(name: &str) -> bool {
     let by_prefix = name
         .strip_prefix(OWN_NAME)
         .is_some_and(|rest| rest.is_empty() || rest.starts_with(['-', '.']));
-    by_prefix || name == crate::objects::GROUP || name.ends_with(".picket.dev")
+    by_prefix || name == crate::api::GROUP || name.ends_with(".picket.dev")
 }
 
 /// RBAC's comparison of nonResourceURLs: equal, or a prefix before trailing stars.

@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::overlap::could_both_match;
-use crate::objects::{AgentGrant, AgentIdentity, Document, Located, ObjectError};
+use crate::api::Document;
+use crate::api::v1alpha1::{AgentGrant, AgentIdentity};
+use crate::yaml::{Diagnostic, Spanned};
 
 /// Finds everything wrong, in the order of the files.
-pub(super) fn check(documents: &[Document]) -> Vec<ObjectError> {
+pub(super) fn check(documents: &[Document]) -> Vec<Diagnostic> {
     let mut errors = Vec::new();
     names(documents, &mut errors);
     let identities: Vec<&AgentIdentity> = documents
@@ -30,12 +32,12 @@ pub(super) fn check(documents: &[Document]) -> Vec<ObjectError> {
     errors
 }
 
-fn where_is<T>(located: &Located<T>) -> String {
+fn where_is<T>(located: &Spanned<T>) -> String {
     format!("{}:{}", located.at.file, located.at.line)
 }
 
-fn names(documents: &[Document], errors: &mut Vec<ObjectError>) {
-    let mut seen: BTreeMap<(&str, &str), &Located<String>> = BTreeMap::new();
+fn names(documents: &[Document], errors: &mut Vec<Diagnostic>) {
+    let mut seen: BTreeMap<(&str, &str), &Spanned<String>> = BTreeMap::new();
     for document in documents {
         let name = document.name();
         if let Some(first) = seen.get(&(document.kind(), name.value.as_str())) {
@@ -45,7 +47,7 @@ fn names(documents: &[Document], errors: &mut Vec<ObjectError>) {
                 name.value,
                 where_is(first)
             );
-            errors.push(ObjectError::at(&name.at, reason));
+            errors.push(Diagnostic::at(&name.at, reason));
         } else {
             seen.insert((document.kind(), &name.value), name);
         }
@@ -53,7 +55,7 @@ fn names(documents: &[Document], errors: &mut Vec<ObjectError>) {
 }
 
 /// Two identities that one pod could have.
-fn workloads(identities: &[&AgentIdentity], errors: &mut Vec<ObjectError>) {
+fn workloads(identities: &[&AgentIdentity], errors: &mut Vec<Diagnostic>) {
     let mut by_workload: BTreeMap<(&str, &str), Vec<&AgentIdentity>> = BTreeMap::new();
     for identity in identities {
         let key = (
@@ -74,14 +76,14 @@ fn workloads(identities: &[&AgentIdentity], errors: &mut Vec<ObjectError>) {
                 key.0,
                 key.1
             );
-            errors.push(ObjectError::at(&identity.name.at, reason));
+            errors.push(Diagnostic::at(&identity.name.at, reason));
         }
         others.push(identity);
     }
 }
 
 /// Names of identities that are nowhere: a grant would give nothing, a deny would stop nobody.
-fn references(documents: &[Document], identities: &[&AgentIdentity], errors: &mut Vec<ObjectError>) {
+fn references(documents: &[Document], identities: &[&AgentIdentity], errors: &mut Vec<Diagnostic>) {
     let known: BTreeSet<&str> = identities
         .iter()
         .map(|identity| identity.name.value.as_str())
@@ -102,7 +104,7 @@ fn references(documents: &[Document], identities: &[&AgentIdentity], errors: &mu
         for name in named.iter().filter(|name| !name.value.contains(['*', '?'])) {
             if !known.contains(name.value.as_str()) {
                 let reason = format!("no AgentIdentity is named {:?}", name.value);
-                errors.push(ObjectError::at(&name.at, reason));
+                errors.push(Diagnostic::at(&name.at, reason));
             }
         }
         if let Document::Policy(policy) = document {
@@ -110,7 +112,7 @@ fn references(documents: &[Document], identities: &[&AgentIdentity], errors: &mu
             for group in subjects.filter(|group| !group.value.contains(['*', '?'])) {
                 if !groups.contains(group.value.as_str()) {
                     let reason = format!("no AgentIdentity is in a group {:?}", group.value);
-                    errors.push(ObjectError::at(&group.at, reason));
+                    errors.push(Diagnostic::at(&group.at, reason));
                 }
             }
         }
@@ -118,7 +120,7 @@ fn references(documents: &[Document], identities: &[&AgentIdentity], errors: &mu
 }
 
 /// One identity acts as one upstream user: which grant allowed a request must not decide whom the API server sees.
-fn upstreams(identities: &[&AgentIdentity], grants: &[&AgentGrant], errors: &mut Vec<ObjectError>) {
+fn upstreams(identities: &[&AgentIdentity], grants: &[&AgentGrant], errors: &mut Vec<Diagnostic>) {
     for identity in identities {
         let mut first: Option<&AgentGrant> = None;
         for grant in grants {
@@ -147,7 +149,7 @@ fn upstreams(identities: &[&AgentIdentity], grants: &[&AgentGrant], errors: &mut
                     before.name.value,
                     where_is(&before.impersonate)
                 );
-                errors.push(ObjectError::at(&grant.impersonate.at, reason));
+                errors.push(Diagnostic::at(&grant.impersonate.at, reason));
             }
         }
     }

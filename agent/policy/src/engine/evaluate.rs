@@ -6,9 +6,9 @@ use super::PolicySet;
 use super::grants::{Grant, allowed_instead, needed};
 use super::match_input::{MatchInput, may_create};
 use super::rules::CompiledRule;
+use crate::api::v1alpha1::{Action, Mode};
 use crate::decision::{Cause, Decision, Denial, Finding, Permit, Subject};
 use crate::engine::builtin::{Builtin, implicit_grant};
-use crate::objects::{Action, Mode};
 use crate::request::{KubeRequest, VerbSet};
 
 /// Judges a request.

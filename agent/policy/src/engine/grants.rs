@@ -6,11 +6,12 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use super::match_input::may_create;
+use crate::api::v1alpha1::{AgentGrant, PolicyRule};
 use crate::decision::Impersonate;
 use crate::engine::builtin::url_matches;
 use crate::glob::Glob;
-use crate::objects::{AgentGrant, Located, PolicyRule};
 use crate::request::{KubeRequest, Target, Verb, VerbSet};
+use crate::yaml::Spanned;
 
 /// Longest text that says what is allowed instead, in bytes.
 const MAX_ALLOWED: usize = 300;
@@ -39,7 +40,7 @@ struct GrantRule {
     urls: Vec<String>,
 }
 
-fn texts(list: &[Located<String>]) -> Vec<String> {
+fn texts(list: &[Spanned<String>]) -> Vec<String> {
     list.iter().map(|text| text.value.clone()).collect()
 }
 
@@ -232,9 +233,8 @@ pub(super) fn allowed_instead(grants: &[Arc<Grant>], request: &KubeRequest, refu
             if !rule.group_matches(group) || !rule.resource_matches(resource, subresource.as_deref()) {
                 continue;
             }
-            let verbs: Vec<_> = super::RESOURCE_VERBS
-                .iter()
-                .filter(|verb| rule.verbs.has(**verb) && !refused.has(**verb))
+            let verbs: Vec<_> = Verb::of_resources()
+                .filter(|verb| rule.verbs.has(*verb) && !refused.has(*verb))
                 .collect();
             if verbs.is_empty() {
                 continue;

@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 
+use crate::kubernetes::resources::is_cluster_scoped;
 use crate::request::{Exec, KubeRequest, Target, Verb, VerbSet};
-use crate::served::is_cluster_scoped;
 
 /// Resources whose PUT creates the object where there is none: those with `AllowCreateOnUpdate() == true` in
 /// pkg/registry of Kubernetes 1.36. Their status subresource does the same, as its strategy is made of theirs.

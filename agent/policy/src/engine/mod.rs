@@ -15,23 +15,13 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use self::builtin::{Builtin, OWN_NAMESPACE};
+use crate::api::Document;
+use crate::api::v1alpha1::{AgentIdentity, AgentPolicy, PodAttest, State};
 use crate::decision::{Decision, Subject};
-use crate::objects::{AgentIdentity, AgentPolicy, Document, ObjectError, PodAttest, State};
-use crate::request::{KubeRequest, Verb};
+use crate::request::KubeRequest;
+use crate::yaml::Diagnostic;
 
 pub use grants::Grant;
-
-/// Verbs of requests for resources, in the order people read them.
-const RESOURCE_VERBS: [Verb; 8] = [
-    Verb::Get,
-    Verb::List,
-    Verb::Watch,
-    Verb::Create,
-    Verb::Update,
-    Verb::Patch,
-    Verb::Delete,
-    Verb::DeleteCollection,
-];
 
 /// An AgentIdentity that was read and checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -135,7 +125,7 @@ impl PolicySet {
     ///
     /// # Errors
     /// Everything that is wrong, in the order of the files.
-    pub fn compile(documents: Vec<Document>) -> Result<Self, Vec<ObjectError>> {
+    pub fn compile(documents: Vec<Document>) -> Result<Self, Vec<Diagnostic>> {
         Self::compile_in(documents, OWN_NAMESPACE)
     }
 
@@ -143,7 +133,7 @@ impl PolicySet {
     ///
     /// # Errors
     /// As [`PolicySet::compile`].
-    pub fn compile_in(documents: Vec<Document>, own_namespace: &str) -> Result<Self, Vec<ObjectError>> {
+    pub fn compile_in(documents: Vec<Document>, own_namespace: &str) -> Result<Self, Vec<Diagnostic>> {
         let errors = check::check(&documents);
         if errors.is_empty() {
             Ok(Self::build(documents, own_namespace))

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::objects::{LabelTest, PodAttest, Selector};
+use crate::api::v1alpha1::{LabelTest, PodAttest, Selector};
 
 /// Whether labels satisfy a selector (`Matches` of k8s.io/apimachinery's labels.Requirement).
 pub(super) fn matches(selector: &Selector, labels: &BTreeMap<String, String>) -> bool {
@@ -67,7 +67,7 @@ fn satisfiable(tests: &[&LabelTest]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::objects::Requirement;
+    use crate::api::v1alpha1::Requirement;
 
     fn attest(tests: &[(&str, LabelTest)]) -> PodAttest {
         let requirement = |(key, test): &(&str, LabelTest)| Requirement {

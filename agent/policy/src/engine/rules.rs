@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use super::index::{About, Entry, Head, Index};
 use super::match_input::{Command, MatchInput, MatchTarget, Scope};
+use crate::api::v1alpha1::{Action, AgentPolicy, Match, Mode, Rule, Subjects};
 use crate::decision::{Finding, Subject};
 use crate::glob::Glob;
-use crate::objects::{Action, AgentPolicy, Located, Match, Mode, Rule, Subjects};
 use crate::request::{Verb, VerbSet};
+use crate::yaml::Spanned;
 
 /// A list of globs; `None` matches anything.
 type Globs = Option<Box<[Glob]>>;
@@ -61,7 +62,7 @@ struct CompiledSubjects {
 
 /// Compiles a list that reading has checked; a glob that fails here all the same matches anything, so that a fault in
 /// the checks can only refuse more.
-fn globs(list: &[Located<String>], compile: fn(&str) -> Result<Glob, crate::glob::GlobError>) -> Box<[Glob]> {
+fn globs(list: &[Spanned<String>], compile: fn(&str) -> Result<Glob, crate::glob::GlobError>) -> Box<[Glob]> {
     list.iter()
         .map(|text| compile(&text.value).unwrap_or(Glob::Any))
         .collect()
@@ -127,24 +128,13 @@ fn only_identities(subjects: Option<&Subjects>) -> Option<Vec<&str>> {
     (plain && subjects.groups.is_empty() && subjects.namespaces.is_empty()).then_some(names)
 }
 
-/// The verbs a rule is about: those it names, and those that have their effect. Reading one object is also done by
-/// listing or watching it, a list is the first answer of a watch, a patch is an update, and deleting a collection
-/// deletes. (What else creates counts as create too, and an eviction as the deletion of its pod; see [`MatchInput`].)
-fn verbs(list: Option<&[Located<String>]>) -> VerbSet {
+/// The verbs a rule is about: those it names, and those that have their effect. (What else creates counts as create too, and
+/// an eviction as the deletion of its pod; see [`MatchInput`].)
+fn verbs(list: Option<&[Spanned<String>]>) -> VerbSet {
     let Some(list) = list else { return VerbSet::ALL };
-    list.iter()
-        .fold(VerbSet::default(), |set, name| match Verb::parse(&name.value) {
-            None => VerbSet::ALL,
-            Some(Verb::Get) => set
-                .with(Verb::Get)
-                .with(Verb::List)
-                .with(Verb::Watch)
-                .with(Verb::Head),
-            Some(Verb::List) => set.with(Verb::List).with(Verb::Watch),
-            Some(Verb::Update | Verb::Patch) => set.with(Verb::Update).with(Verb::Patch),
-            Some(Verb::Delete) => set.with(Verb::Delete).with(Verb::DeleteCollection),
-            Some(verb) => set.with(verb),
-        })
+    list.iter().fold(VerbSet::default(), |set, name| {
+        set.and(Verb::parse(&name.value).map_or(VerbSet::ALL, Verb::with_same_effect))
+    })
 }
 
 impl ResourceGlob {
@@ -179,7 +169,7 @@ impl ResourceGlob {
 impl CompiledRule {
     fn new(policy: u32, rule: &Rule) -> Self {
         let matches: &Match = &rule.matches;
-        let names = |list: &Option<Vec<Located<String>>>| list.as_deref().map(|list| globs(list, Glob::name));
+        let names = |list: &Option<Vec<Spanned<String>>>| list.as_deref().map(|list| globs(list, Glob::name));
         Self {
             policy,
             name: rule.name.value.as_str().into(),

@@ -7,11 +7,11 @@ mod error;
 mod path;
 mod query;
 mod read;
-mod verb;
 
 pub use error::ReadError;
-pub use verb::Verb;
-pub(crate) use verb::VerbSet;
+
+pub use crate::kubernetes::verbs::Verb;
+pub(crate) use crate::kubernetes::verbs::VerbSet;
 
 /// What a request is about.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use super::*;
+use crate::api::read_documents;
 use crate::decision::{Cause, Denial, Permit};
-use crate::objects::read_documents;
 
 const BASE: &str = r#"
 apiVersion: picket.dev/v1alpha1
@@ -57,7 +57,7 @@ fn deny(matches: &str) -> String {
     )
 }
 
-fn try_compile(text: &str) -> Result<PolicySet, Vec<ObjectError>> {
+fn try_compile(text: &str) -> Result<PolicySet, Vec<Diagnostic>> {
     PolicySet::compile(read_documents("f.yaml", text)?)
 }
 

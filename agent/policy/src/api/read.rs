@@ -1,8 +1,9 @@
 //! From a file's text to documents: kind, version and metadata, then each kind's own fields.
 
-use super::fields::{Reader, is_subdomain};
-use super::tree::{Node, Value, parse};
-use super::{API_VERSION, Document, GROUP, Located, ObjectError, agent_policy, grant, identity};
+use super::v1alpha1::{agent_grant, agent_identity, agent_policy};
+use super::{API_VERSION, Document, GROUP};
+use crate::kubernetes::resources::is_subdomain;
+use crate::yaml::{Decoder, Diagnostic, Fields, Node, Spanned, Value, parse};
 
 /// Metadata that people write, and that API servers add to what `kubectl get -o yaml` prints.
 const METADATA: [&str; 8] = [
@@ -20,21 +21,21 @@ const METADATA: [&str; 8] = [
 ///
 /// # Errors
 /// Everything that is wrong in it, in the order of the file.
-pub fn read_documents(file: &str, text: &str) -> Result<Vec<Document>, Vec<ObjectError>> {
+pub fn read_documents(file: &str, text: &str) -> Result<Vec<Document>, Vec<Diagnostic>> {
     let nodes = parse(file, text).map_err(|error| vec![error])?;
-    let mut reader = Reader::new(file);
+    let mut decoder = Decoder::new(file);
     let documents: Vec<_> = nodes
         .iter()
-        .filter_map(|node| document(&mut reader, node))
+        .filter_map(|node| document(&mut decoder, node))
         .collect();
-    reader.finish(documents)
+    decoder.finish(documents)
 }
 
 /// The kinds that are read.
 const KINDS: [&str; 3] = ["AgentIdentity", "AgentGrant", "AgentPolicy"];
 
 /// Notes a document of somebody else's, such as a ClusterRole, in one line: none of its fields would be known.
-fn foreign(reader: &mut Reader, node: &Node) -> bool {
+fn foreign(decoder: &mut Decoder, node: &Node) -> bool {
     let Value::Map(entries) = &node.value else {
         return false;
     };
@@ -53,22 +54,22 @@ fn foreign(reader: &mut Reader, node: &Node) -> bool {
     if group == GROUP || KINDS.contains(&kind) {
         return false;
     }
-    reader.fault(node, format!("not a Picket object (kind {kind} of {version})"));
+    decoder.error_at(node, format!("not a Picket object (kind {kind} of {version})"));
     true
 }
 
-fn document(reader: &mut Reader, node: &Node) -> Option<Document> {
-    if foreign(reader, node) {
+fn document(decoder: &mut Decoder, node: &Node) -> Option<Document> {
+    if foreign(decoder, node) {
         return None;
     }
-    let fields = reader.fields(node, "", &["apiVersion", "kind", "metadata", "spec"], &[])?;
-    let version = reader.required_text(&fields, "apiVersion");
-    let kind = reader.required_text(&fields, "kind");
-    let name = metadata(reader, &fields);
-    let spec = reader.required(&fields, "spec");
+    let fields = decoder.fields(node, "", &["apiVersion", "kind", "metadata", "spec"], &[])?;
+    let version = decoder.required_text(&fields, "apiVersion");
+    let kind = decoder.required_text(&fields, "kind");
+    let name = metadata(decoder, &fields);
+    let spec = decoder.required(&fields, "spec");
     let (version, kind) = (version?, kind?);
     if version.value != API_VERSION {
-        reader.fault_at(
+        decoder.error_at(
             &version.at,
             format!("apiVersion is {:?}; it must be {API_VERSION}", version.value),
         );
@@ -77,7 +78,7 @@ fn document(reader: &mut Reader, node: &Node) -> Option<Document> {
     let spec = match kind.value.as_str() {
         "AgentIdentity" | "AgentGrant" | "AgentPolicy" => spec?,
         "AuditSink" | "ApprovalRequest" => {
-            reader.fault_at(
+            decoder.error_at(
                 &kind.at,
                 format!("kind {} is not supported by this version yet", kind.value),
             );
@@ -85,27 +86,27 @@ fn document(reader: &mut Reader, node: &Node) -> Option<Document> {
         }
         other => {
             let reason = format!("unknown kind {other:?}; known: {}", KINDS.join(", "));
-            reader.fault_at(&kind.at, reason);
+            decoder.error_at(&kind.at, reason);
             return None;
         }
     };
     match kind.value.as_str() {
-        "AgentIdentity" => identity::read(reader, name, spec).map(Document::Identity),
-        "AgentGrant" => grant::read(reader, name, spec).map(Document::Grant),
-        _ => agent_policy::read(reader, name, spec).map(Document::Policy),
+        "AgentIdentity" => agent_identity::read(decoder, name, spec).map(Document::Identity),
+        "AgentGrant" => agent_grant::read(decoder, name, spec).map(Document::Grant),
+        _ => agent_policy::read(decoder, name, spec).map(Document::Policy),
     }
 }
 
-fn metadata(reader: &mut Reader, fields: &super::fields::Fields<'_>) -> Option<Located<String>> {
-    let node = reader.required(fields, "metadata")?;
-    let metadata = reader.fields(node, "metadata", &METADATA, &[])?;
-    let name = reader.required_text(&metadata, "name")?;
+fn metadata(decoder: &mut Decoder, fields: &Fields<'_>) -> Option<Spanned<String>> {
+    let node = decoder.required(fields, "metadata")?;
+    let metadata = decoder.fields(node, "metadata", &METADATA, &[])?;
+    let name = decoder.required_text(&metadata, "name")?;
     if !is_subdomain(&name.value) {
         let reason = format!(
             "field `metadata.name` is {:?}; it must be lower-case letters, digits, - and ., at most 253 (RFC 1123)",
             name.value
         );
-        reader.fault_at(&name.at, reason);
+        decoder.error_at(&name.at, reason);
         return None;
     }
     Some(name)

@@ -249,6 +249,19 @@ pub(crate) fn scope_fault(groups: &[String], written: &str) -> Option<String> {
     })
 }
 
+/// Whether a text is a DNS subdomain as Kubernetes wants names to be (RFC 1123).
+pub(crate) fn is_subdomain(name: &str) -> bool {
+    name.len() <= 253
+        && name.split('.').all(|label| {
+            !label.is_empty()
+                && !label.starts_with('-')
+                && !label.ends_with('-')
+                && label
+                    .bytes()
+                    .all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'))
+        })
+}
+
 /// What is wrong with a namespace; globs may be. `folded` says that it is compared in lower case.
 pub(crate) fn namespace_fault(namespace: &str, folded: bool) -> Option<String> {
     let lower = namespace.to_ascii_lowercase();

@@ -1,40 +1,44 @@
 //! AgentPolicy: `subjects`, `mode`, `lift`, `rules`.
 
-use super::fields::{Fields, Reader};
-use super::rbac::{PATH_VERBS, RESOURCE_VERBS, check_verbs, misspelt};
-use super::tree::{Node, Value};
-use super::{Action, AgentPolicy, Located, Match, Mode, Rule, Subjects};
+use super::policy_rule::{check_verbs, misspelt};
+use super::{Action, AgentPolicy, Match, Mode, Rule, Subjects};
 use crate::engine::builtin;
 use crate::glob::{Glob, GlobError};
-use crate::served::{group_fault, name_fault, namespace_fault, resource_fault, scope_fault};
+use crate::kubernetes::resources::{group_fault, name_fault, namespace_fault, resource_fault, scope_fault};
+use crate::kubernetes::verbs::Verb;
+use crate::yaml::{Decoder, Fields, Node, Spanned, Value};
 
 /// Reads the spec of a policy.
-pub(super) fn read(reader: &mut Reader, name: Option<Located<String>>, spec: &Node) -> Option<AgentPolicy> {
-    let fields = reader.fields(
+pub(in crate::api) fn read(
+    decoder: &mut Decoder,
+    name: Option<Spanned<String>>,
+    spec: &Node,
+) -> Option<AgentPolicy> {
+    let fields = decoder.fields(
         spec,
         "spec",
         &["subjects", "mode", "lift", "rules"],
         &["variables"],
     )?;
-    let before = reader.errors.len();
-    let subjects = fields.get("subjects").and_then(|node| subjects(reader, node));
+    let before = decoder.errors.len();
+    let subjects = fields.get("subjects").and_then(|node| subjects(decoder, node));
     let mode = match fields.get("mode") {
-        Some(node) => reader.choice(
+        Some(node) => decoder.choice(
             node,
             "spec.mode",
             &[("Enforce", Mode::Enforce), ("Audit", Mode::Audit)],
         )?,
         None => Mode::Enforce,
     };
-    let lift = lift(reader, &fields, subjects.as_ref(), mode);
+    let lift = lift(decoder, &fields, subjects.as_ref(), mode);
     let mut rules: Vec<Rule> = Vec::new();
     if let Some(node) = fields.get("rules") {
-        for (index, item) in reader.list(node, "spec.rules").iter().enumerate() {
-            let Some(rule) = rule(reader, item, &format!("spec.rules[{index}]")) else {
+        for (index, item) in decoder.list(node, "spec.rules").iter().enumerate() {
+            let Some(rule) = rule(decoder, item, &format!("spec.rules[{index}]")) else {
                 continue;
             };
             if rules.iter().any(|other| other.name.value == rule.name.value) {
-                reader.fault_at(
+                decoder.error_at(
                     &rule.name.at,
                     format!("rule {:?} is there twice", rule.name.value),
                 );
@@ -42,13 +46,13 @@ pub(super) fn read(reader: &mut Reader, name: Option<Located<String>>, spec: &No
             rules.push(rule);
         }
     }
-    if reader.errors.len() == before && rules.is_empty() && lift.is_empty() {
-        reader.fault(
+    if decoder.errors.len() == before && rules.is_empty() && lift.is_empty() {
+        decoder.error_at(
             spec,
             "field `spec.rules` is required: a policy without rules forbids nothing",
         );
     }
-    (reader.errors.len() == before).then_some(())?;
+    (decoder.errors.len() == before).then_some(())?;
     Some(AgentPolicy {
         name: name?,
         subjects,
@@ -58,24 +62,24 @@ pub(super) fn read(reader: &mut Reader, name: Option<Located<String>>, spec: &No
     })
 }
 
-fn subjects(reader: &mut Reader, node: &Node) -> Option<Subjects> {
-    let fields = reader.fields(
+fn subjects(decoder: &mut Decoder, node: &Node) -> Option<Subjects> {
+    let fields = decoder.fields(
         node,
         "spec.subjects",
         &["identities", "groups", "namespaces"],
         &[],
     )?;
-    let mut names = |name| globs(reader, &fields, name, Glob::name);
+    let mut names = |name| globs(decoder, &fields, name, Glob::name);
     let subjects = Subjects {
         identities: names("identities").unwrap_or_default(),
         groups: names("groups").unwrap_or_default(),
         namespaces: names("namespaces").unwrap_or_default(),
     };
-    check_each(reader, Some(&subjects.namespaces), |name| {
+    check_each(decoder, Some(&subjects.namespaces), |name| {
         namespace_fault(name, false)
     });
     if subjects == Subjects::default() {
-        reader.fault(
+        decoder.error_at(
             node,
             "field `spec.subjects` names nobody: leave it out to mean every agent",
         );
@@ -85,12 +89,12 @@ fn subjects(reader: &mut Reader, node: &Node) -> Option<Subjects> {
 
 /// Lifting widens what agents may do, so it names its built-ins and its agents plainly.
 fn lift(
-    reader: &mut Reader,
+    decoder: &mut Decoder,
     fields: &Fields<'_>,
     subjects: Option<&Subjects>,
     mode: Mode,
-) -> Vec<Located<String>> {
-    let lift = reader.texts(fields, "lift").unwrap_or_default();
+) -> Vec<Spanned<String>> {
+    let lift = decoder.texts(fields, "lift").unwrap_or_default();
     let Some(first) = lift.first() else { return lift };
     for name in &lift {
         if builtin::Builtin::parse(&name.value).is_none() {
@@ -103,11 +107,11 @@ fn lift(
                 name.value,
                 known.join(", ")
             );
-            reader.fault_at(&name.at, reason);
+            decoder.error_at(&name.at, reason);
         }
     }
     match subjects {
-        None => reader.fault_at(
+        None => decoder.error_at(
             &first.at,
             "field `spec.lift` needs `spec.subjects`: nothing is lifted for all",
         ),
@@ -117,30 +121,30 @@ fn lift(
             if let Some(glob) = globs.first().copied().or(subjects.namespaces.first()) {
                 let reason = "field `spec.lift` needs subjects by name: identities or groups without globs, and no \
                               namespaces";
-                reader.fault_at(&glob.at, reason);
+                decoder.error_at(&glob.at, reason);
             }
         }
     }
     if mode == Mode::Audit {
-        reader.fault_at(&first.at, "field `spec.lift` has no effect in mode Audit");
+        decoder.error_at(&first.at, "field `spec.lift` has no effect in mode Audit");
     }
     lift
 }
 
-fn rule(reader: &mut Reader, node: &Node, path: &str) -> Option<Rule> {
-    let fields = reader.fields(node, path, &["name", "match", "action", "message"], &["when"])?;
-    let name = reader.required_text(&fields, "name");
-    let matches = reader
+fn rule(decoder: &mut Decoder, node: &Node, path: &str) -> Option<Rule> {
+    let fields = decoder.fields(node, path, &["name", "match", "action", "message"], &["when"])?;
+    let name = decoder.required_text(&fields, "name");
+    let matches = decoder
         .required(&fields, "match")
-        .and_then(|node| matches(reader, node, &fields.path("match")));
-    let action = reader
+        .and_then(|node| matches(decoder, node, &fields.path("match")));
+    let action = decoder
         .required(&fields, "action")
-        .and_then(|node| action(reader, node, &fields.path("action")));
+        .and_then(|node| action(decoder, node, &fields.path("action")));
     let message = match fields.get("message") {
-        Some(node) => reader.text(node, &fields.path("message"))?,
-        None => Located {
+        Some(node) => decoder.text(node, &fields.path("message"))?,
+        None => Spanned {
             value: String::new(),
-            at: node.place(&reader.file),
+            at: node.location(&decoder.file),
         },
     };
     if message
@@ -148,7 +152,7 @@ fn rule(reader: &mut Reader, node: &Node, path: &str) -> Option<Rule> {
         .chars()
         .any(|char| char.is_control() && char != '\n')
     {
-        reader.fault_at(
+        decoder.error_at(
             &message.at,
             format!("field `{path}.message` has control characters"),
         );
@@ -163,29 +167,29 @@ fn rule(reader: &mut Reader, node: &Node, path: &str) -> Option<Rule> {
     })
 }
 
-fn action(reader: &mut Reader, node: &Node, path: &str) -> Option<Action> {
+fn action(decoder: &mut Decoder, node: &Node, path: &str) -> Option<Action> {
     if let Value::Text(word) = &node.value
         && ["RequireApproval", "Mask", "Filter", "Record"].contains(&word.as_str())
     {
-        reader.fault(
+        decoder.error_at(
             node,
             format!("field `{path}`: action {word} is not supported by this version yet"),
         );
         return None;
     }
-    reader.choice(node, path, &[("Deny", Action::Deny), ("Warn", Action::Warn)])
+    decoder.choice(node, path, &[("Deny", Action::Deny), ("Warn", Action::Warn)])
 }
 
 fn globs(
-    reader: &mut Reader,
+    decoder: &mut Decoder,
     fields: &Fields<'_>,
     name: &str,
     check: fn(&str) -> Result<Glob, GlobError>,
-) -> Option<Vec<Located<String>>> {
-    let texts = reader.texts(fields, name)?;
+) -> Option<Vec<Spanned<String>>> {
+    let texts = decoder.texts(fields, name)?;
     for text in &texts {
         if let Err(error) = check(&text.value) {
-            reader.fault_at(
+            decoder.error_at(
                 &text.at,
                 format!("field `{}`: {:?}: {error}", fields.path(name), text.value),
             );
@@ -194,7 +198,7 @@ fn globs(
     Some(texts)
 }
 
-fn matches(reader: &mut Reader, node: &Node, path: &str) -> Option<Match> {
+fn matches(decoder: &mut Decoder, node: &Node, path: &str) -> Option<Match> {
     let known = [
         "verbs",
         "apiGroups",
@@ -205,8 +209,8 @@ fn matches(reader: &mut Reader, node: &Node, path: &str) -> Option<Match> {
         "commands",
         "exceptCommands",
     ];
-    let fields = reader.fields(node, path, &known, &[])?;
-    let before = reader.errors.len();
+    let fields = decoder.fields(node, path, &known, &[])?;
+    let before = decoder.errors.len();
     // The core group is the empty string, which is no glob.
     let group = |text: &str| {
         if text.is_empty() {
@@ -216,51 +220,51 @@ fn matches(reader: &mut Reader, node: &Node, path: &str) -> Option<Match> {
         }
     };
     let matches = Match {
-        at: node.place(&reader.file),
-        verbs: reader.texts(&fields, "verbs"),
-        api_groups: globs(reader, &fields, "apiGroups", group),
-        resources: globs(reader, &fields, "resources", Glob::name),
-        namespaces: globs(reader, &fields, "namespaces", Glob::name),
-        names: globs(reader, &fields, "names", Glob::name),
-        non_resource_urls: globs(reader, &fields, "nonResourceURLs", Glob::name),
-        commands: globs(reader, &fields, "commands", Glob::text),
-        except_commands: globs(reader, &fields, "exceptCommands", Glob::text),
+        at: node.location(&decoder.file),
+        verbs: decoder.texts(&fields, "verbs"),
+        api_groups: globs(decoder, &fields, "apiGroups", group),
+        resources: globs(decoder, &fields, "resources", Glob::name),
+        namespaces: globs(decoder, &fields, "namespaces", Glob::name),
+        names: globs(decoder, &fields, "names", Glob::name),
+        non_resource_urls: globs(decoder, &fields, "nonResourceURLs", Glob::name),
+        commands: globs(decoder, &fields, "commands", Glob::text),
+        except_commands: globs(decoder, &fields, "exceptCommands", Glob::text),
     };
-    if reader.errors.len() > before {
+    if decoder.errors.len() > before {
         return None;
     }
-    check_match(reader, &matches, path);
-    (reader.errors.len() == before).then_some(matches)
+    check_match(decoder, &matches, path);
+    (decoder.errors.len() == before).then_some(matches)
 }
 
 /// Notes what is wrong with each text of a list.
 fn check_each(
-    reader: &mut Reader,
-    list: Option<&Vec<Located<String>>>,
+    decoder: &mut Decoder,
+    list: Option<&Vec<Spanned<String>>>,
     fault: impl Fn(&str) -> Option<String>,
 ) {
     for text in list.into_iter().flatten() {
         if let Some(reason) = fault(&text.value) {
-            reader.fault_at(&text.at, reason);
+            decoder.error_at(&text.at, reason);
         }
     }
 }
 
 /// Refuses groups, resources, namespaces and names that no request can have. Names alone are compared as they are written.
-fn check_served(reader: &mut Reader, matches: &Match) {
-    let before = reader.errors.len();
-    check_each(reader, matches.api_groups.as_ref(), |group| {
+fn check_served(decoder: &mut Decoder, matches: &Match) {
+    let before = decoder.errors.len();
+    check_each(decoder, matches.api_groups.as_ref(), |group| {
         group_fault(&group.to_ascii_lowercase())
     });
-    check_each(reader, matches.namespaces.as_ref(), |name| {
+    check_each(decoder, matches.namespaces.as_ref(), |name| {
         namespace_fault(name, true)
     });
     let resources = matches.resources.as_deref().unwrap_or_default();
     let resources = || resources.iter().map(|resource| resource.value.as_str());
-    check_each(reader, matches.names.as_ref(), |name| {
+    check_each(decoder, matches.names.as_ref(), |name| {
         name_fault(resources(), name)
     });
-    if reader.errors.len() > before {
+    if decoder.errors.len() > before {
         return;
     }
     let groups: Vec<_> = matches
@@ -269,14 +273,14 @@ fn check_served(reader: &mut Reader, matches: &Match) {
         .flatten()
         .map(|group| group.value.to_ascii_lowercase())
         .collect();
-    check_each(reader, matches.resources.as_ref(), |resource| {
+    check_each(decoder, matches.resources.as_ref(), |resource| {
         let scope = || scope_fault(&groups, resource).filter(|_| matches.namespaces.is_some());
         resource_fault(&groups, resource).or_else(scope)
     });
 }
 
 /// Refuses a match that can never fire, or that would fire on less than its words say.
-fn check_match(reader: &mut Reader, matches: &Match, path: &str) {
+fn check_match(decoder: &mut Decoder, matches: &Match, path: &str) {
     let about_resources = [
         &matches.api_groups,
         &matches.resources,
@@ -288,24 +292,24 @@ fn check_match(reader: &mut Reader, matches: &Match, path: &str) {
     let verbs = matches.verbs.as_deref().unwrap_or_default();
     if let Some(urls) = &matches.non_resource_urls {
         if about_resources.iter().any(|list| list.is_some()) {
-            reader.fault_at(
+            decoder.error_at(
                 &matches.at,
                 format!("`{path}` mixes resources and nonResourceURLs: make two rules of it"),
             );
         }
         for url in urls.iter().filter(|url| !url.value.starts_with(['/', '*'])) {
-            reader.fault_at(&url.at, format!("path {:?} must start with / or *", url.value));
+            decoder.error_at(&url.at, format!("path {:?} must start with / or *", url.value));
         }
-        check_verbs(reader, verbs, &PATH_VERBS, "nonResourceURLs");
+        check_verbs(decoder, verbs, Verb::of_paths(), "nonResourceURLs");
         return;
     }
     if matches.verbs.is_none() && about_resources.iter().all(|list| list.is_none()) {
-        reader.fault_at(
+        decoder.error_at(
             &matches.at,
             format!("`{path}` is empty; to match every resource write resources: [\"*\"]"),
         );
     }
-    check_verbs(reader, verbs, &RESOURCE_VERBS, "resources");
+    check_verbs(decoder, verbs, Verb::of_resources(), "resources");
     let resources = matches.resources.as_deref().unwrap_or_default();
     for resource in resources {
         let parts: Vec<_> = resource.value.split('/').collect();
@@ -314,27 +318,27 @@ fn check_match(reader: &mut Reader, matches: &Match, path: &str) {
                 "resource {:?}: write `pods`, `pods/exec`, `*/scale`, `pods/*` or `*`",
                 resource.value
             );
-            reader.fault_at(&resource.at, reason);
+            decoder.error_at(&resource.at, reason);
         } else if let Some(reason) = misspelt(&resource.value) {
-            reader.fault_at(&resource.at, reason);
+            decoder.error_at(&resource.at, reason);
         }
     }
-    check_served(reader, matches);
+    check_served(decoder, matches);
     let creates = verbs.iter().find(|verb| verb.value == "create");
     if let (Some(_), Some(create)) = (&matches.names, creates)
         && (resources.is_empty() || resources.iter().any(|resource| !resource.value.contains('/')))
     {
         let reason =
             "`names` cannot be told on create: the new object's name is in the body, not in the request";
-        reader.fault_at(&create.at, reason);
+        decoder.error_at(&create.at, reason);
     }
     if matches.commands.is_some() || matches.except_commands.is_some() {
         let runs =
-            |resource: &Located<String>| matches!(resource.value.as_str(), "pods/exec" | "pods/attach");
+            |resource: &Spanned<String>| matches!(resource.value.as_str(), "pods/exec" | "pods/attach");
         if resources.is_empty() || !resources.iter().all(runs) {
             let reason =
                 format!("`{path}`: commands need resources: [pods/exec], pods/attach or both, and no others");
-            reader.fault_at(&matches.at, reason);
+            decoder.error_at(&matches.at, reason);
         }
     }
 }

@@ -3,9 +3,9 @@
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde_saphyr::{Error, MessageFormatter as _, Spanned, UserMessageFormatter};
+use serde_saphyr::{Error, MessageFormatter as _, UserMessageFormatter};
 
-use super::{MAX_FILE, ObjectError, Place};
+use super::{Diagnostic, MAX_FILE, SourceLocation};
 
 /// A node and where it stands.
 #[derive(Debug, Clone)]
@@ -54,8 +54,8 @@ impl Value {
 ///
 /// # Errors
 /// The first thing in it that is no YAML, a key that is given twice, or a file that is too large.
-pub fn parse(file: &str, text: &str) -> Result<Vec<Node>, ObjectError> {
-    let error = |line: u32, column: u32, reason: String| ObjectError {
+pub fn parse(file: &str, text: &str) -> Result<Vec<Node>, Diagnostic> {
+    let error = |line: u32, column: u32, reason: String| Diagnostic {
         file: file.to_owned(),
         line,
         column,
@@ -92,8 +92,8 @@ fn narrow(number: u64) -> u32 {
 impl Node {
     /// Its place, for an object that outlives the tree.
     #[must_use]
-    pub fn place(&self, file: &std::sync::Arc<str>) -> Place {
-        Place {
+    pub fn location(&self, file: &std::sync::Arc<str>) -> SourceLocation {
+        SourceLocation {
             file: file.clone(),
             line: self.line,
             column: self.column,
@@ -103,7 +103,7 @@ impl Node {
 
 impl<'de> Deserialize<'de> for Node {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let spanned = Spanned::<Value>::deserialize(deserializer)?;
+        let spanned = serde_saphyr::Spanned::<Value>::deserialize(deserializer)?;
         let at = spanned.referenced;
         Ok(Self {
             line: narrow(at.line()),

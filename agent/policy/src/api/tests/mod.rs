@@ -1,8 +1,9 @@
 //! What files may say, and the line and words of each refusal.
 
+use super::v1alpha1::{Action, Mode, State};
 use super::*;
 
-mod served;
+mod resources;
 
 const IDENTITY: &str = r"apiVersion: picket.dev/v1alpha1
 kind: AgentIdentity
@@ -437,7 +438,7 @@ fn a_document_of_somebody_elses_is_told_in_one_line() {
     assert!(faults(&slip).contains("it must be picket.dev/v1alpha1"));
 }
 
-/// As for requests: a fixed walk over broken files, that no text brings the reader down.
+/// As for requests: a fixed walk over broken files, that no text brings the decoder down.
 #[test]
 fn no_text_panics() {
     let whole = format!("{IDENTITY}---\n{GRANT}---\n{POLICY}");

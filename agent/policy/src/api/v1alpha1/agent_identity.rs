@@ -1,22 +1,26 @@
 //! AgentIdentity: `owner`, `groups`, `state`, `expiresAt`, `reviewBy`, `attest.pod`.
 
-use super::fields::{Fields, Reader, is_subdomain};
-use super::tree::{Node, Value};
-use super::{AgentIdentity, LabelTest, Located, PodAttest, Requirement, Selector, State};
+use super::{AgentIdentity, LabelTest, PodAttest, Requirement, Selector, State};
+use crate::kubernetes::resources::is_subdomain;
+use crate::yaml::{Decoder, Fields, Node, Spanned, Value};
 
 /// Reads the spec of an identity.
-pub(super) fn read(reader: &mut Reader, name: Option<Located<String>>, spec: &Node) -> Option<AgentIdentity> {
+pub(in crate::api) fn read(
+    decoder: &mut Decoder,
+    name: Option<Spanned<String>>,
+    spec: &Node,
+) -> Option<AgentIdentity> {
     let known = ["owner", "groups", "state", "expiresAt", "reviewBy", "attest"];
-    let fields = reader.fields(spec, "spec", &known, &[])?;
-    let owner = reader.required_text(&fields, "owner");
-    let groups = reader.texts(&fields, "groups").unwrap_or_default();
+    let fields = decoder.fields(spec, "spec", &known, &[])?;
+    let owner = decoder.required_text(&fields, "owner");
+    let groups = decoder.texts(&fields, "groups").unwrap_or_default();
     for group in &groups {
         if group.value.starts_with("system:") || group.value.trim() != group.value || group.value.is_empty() {
             let reason = format!(
                 "group {:?}: Picket's groups are names of your own, without `system:`",
                 group.value
             );
-            reader.fault_at(&group.at, reason);
+            decoder.error_at(&group.at, reason);
         }
     }
     let state = match fields.get("state") {
@@ -26,25 +30,25 @@ pub(super) fn read(reader: &mut Reader, name: Option<Located<String>>, spec: &No
                 ("Suspended", State::Suspended),
                 ("Revoked", State::Revoked),
             ];
-            reader.choice(node, &fields.path("state"), &states)?
+            decoder.choice(node, &fields.path("state"), &states)?
         }
         None => State::Active,
     };
-    let expires_at = reader.moment(&fields, "expiresAt");
-    let review_by = reader.moment(&fields, "reviewBy");
-    let attest = reader.required(&fields, "attest")?;
-    let attest = reader.fields(attest, "spec.attest", &["pod"], &["jwt", "spiffe"])?;
-    let pod = reader.required(&attest, "pod")?;
-    let pod = reader.fields(
+    let expires_at = decoder.moment(&fields, "expiresAt");
+    let review_by = decoder.moment(&fields, "reviewBy");
+    let attest = decoder.required(&fields, "attest")?;
+    let attest = decoder.fields(attest, "spec.attest", &["pod"], &["jwt", "spiffe"])?;
+    let pod = decoder.required(&attest, "pod")?;
+    let pod = decoder.fields(
         pod,
         "spec.attest.pod",
         &["namespace", "serviceAccount", "selector"],
         &[],
     )?;
-    let namespace = plain_name(reader, &pod, "namespace");
-    let service_account = plain_name(reader, &pod, "serviceAccount");
+    let namespace = plain_name(decoder, &pod, "namespace");
+    let service_account = plain_name(decoder, &pod, "serviceAccount");
     let selector = match pod.get("selector") {
-        Some(node) => selector(reader, node, "spec.attest.pod.selector")?,
+        Some(node) => selector(decoder, node, "spec.attest.pod.selector")?,
         None => Selector::default(),
     };
     Some(AgentIdentity {
@@ -63,8 +67,8 @@ pub(super) fn read(reader: &mut Reader, name: Option<Located<String>>, spec: &No
 }
 
 /// A name that is compared exactly: no globs where they would widen who an agent is.
-fn plain_name(reader: &mut Reader, fields: &Fields<'_>, name: &str) -> Option<String> {
-    let text = reader.required_text(fields, name)?;
+fn plain_name(decoder: &mut Decoder, fields: &Fields<'_>, name: &str) -> Option<String> {
+    let text = decoder.required_text(fields, name)?;
     if is_subdomain(&text.value) {
         return Some(text.value);
     }
@@ -73,17 +77,17 @@ fn plain_name(reader: &mut Reader, fields: &Fields<'_>, name: &str) -> Option<St
         fields.path(name),
         text.value
     );
-    reader.fault_at(&text.at, reason);
+    decoder.error_at(&text.at, reason);
     None
 }
 
-fn selector(reader: &mut Reader, node: &Node, path: &str) -> Option<Selector> {
-    let fields = reader.fields(node, path, &["matchLabels", "matchExpressions"], &[])?;
+fn selector(decoder: &mut Decoder, node: &Node, path: &str) -> Option<Selector> {
+    let fields = decoder.fields(node, path, &["matchLabels", "matchExpressions"], &[])?;
     let mut requirements = Vec::new();
     if let Some(labels) = fields.get("matchLabels") {
         let path = fields.path("matchLabels");
         let Value::Map(entries) = &labels.value else {
-            reader.fault(
+            decoder.error_at(
                 labels,
                 format!(
                     "field `{path}` must be a mapping, not {}",
@@ -93,7 +97,7 @@ fn selector(reader: &mut Reader, node: &Node, path: &str) -> Option<Selector> {
             return None;
         };
         for (key, value) in entries {
-            let (Some(key), Some(value)) = (reader.text(key, &path), reader.text(value, &path)) else {
+            let (Some(key), Some(value)) = (decoder.text(key, &path), decoder.text(value, &path)) else {
                 continue;
             };
             requirements.push(Requirement {
@@ -104,23 +108,23 @@ fn selector(reader: &mut Reader, node: &Node, path: &str) -> Option<Selector> {
     }
     if let Some(expressions) = fields.get("matchExpressions") {
         let path = fields.path("matchExpressions");
-        for (index, item) in reader.list(expressions, &path).iter().enumerate() {
-            requirements.extend(requirement(reader, item, &format!("{path}[{index}]")));
+        for (index, item) in decoder.list(expressions, &path).iter().enumerate() {
+            requirements.extend(requirement(decoder, item, &format!("{path}[{index}]")));
         }
     }
     Some(Selector(requirements))
 }
 
-fn requirement(reader: &mut Reader, node: &Node, path: &str) -> Option<Requirement> {
-    let fields = reader.fields(node, path, &["key", "operator", "values"], &[])?;
-    let key = reader.required_text(&fields, "key")?.value;
-    let operator = reader.required(&fields, "operator")?;
-    let values = reader.texts(&fields, "values");
+fn requirement(decoder: &mut Decoder, node: &Node, path: &str) -> Option<Requirement> {
+    let fields = decoder.fields(node, path, &["key", "operator", "values"], &[])?;
+    let key = decoder.required_text(&fields, "key")?.value;
+    let operator = decoder.required(&fields, "operator")?;
+    let values = decoder.texts(&fields, "values");
     let words = [("In", 0), ("NotIn", 1), ("Exists", 2), ("DoesNotExist", 3)];
-    let operator = reader.choice(operator, &fields.path("operator"), &words)?;
+    let operator = decoder.choice(operator, &fields.path("operator"), &words)?;
     let test = match (operator, values) {
         (0 | 1, None) => {
-            reader.fault(
+            decoder.error_at(
                 fields.node,
                 format!("field `{}` is required with In and NotIn", fields.path("values")),
             );
@@ -131,7 +135,7 @@ fn requirement(reader: &mut Reader, node: &Node, path: &str) -> Option<Requireme
                 "field `{}` has no place with Exists and DoesNotExist",
                 fields.path("values")
             );
-            reader.fault(fields.node, reason);
+            decoder.error_at(fields.node, reason);
             return None;
         }
         (0, Some(values)) => LabelTest::In(values.into_iter().map(|value| value.value).collect()),

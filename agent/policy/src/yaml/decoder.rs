@@ -5,15 +5,33 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::tree::{Node, Value};
-use super::{Located, ObjectError, Place};
+use super::{Diagnostic, SourceLocation, Spanned};
 
-/// Collects the errors of one file.
+/// Takes values out of the nodes of one file, and collects the errors.
 #[derive(Debug)]
-pub struct Reader {
+pub struct Decoder {
     /// The file's name.
-    pub(super) file: Arc<str>,
+    pub(crate) file: Arc<str>,
     /// What was wrong so far.
-    pub(super) errors: Vec<ObjectError>,
+    pub(crate) errors: Vec<Diagnostic>,
+}
+
+/// What an error can be noted at.
+pub trait Locate {
+    /// Where it stands in the file that is decoded.
+    fn locate(&self, file: &Arc<str>) -> SourceLocation;
+}
+
+impl Locate for Node {
+    fn locate(&self, file: &Arc<str>) -> SourceLocation {
+        self.location(file)
+    }
+}
+
+impl Locate for SourceLocation {
+    fn locate(&self, _: &Arc<str>) -> SourceLocation {
+        self.clone()
+    }
 }
 
 /// The fields of a mapping that were asked for by name.
@@ -44,8 +62,8 @@ impl<'n> Fields<'n> {
     }
 }
 
-impl Reader {
-    /// A reader of a file that has no errors yet.
+impl Decoder {
+    /// A decoder of a file that has no errors yet.
     #[must_use]
     pub fn new(file: &str) -> Self {
         Self {
@@ -58,7 +76,7 @@ impl Reader {
     ///
     /// # Errors
     /// Those that were noted.
-    pub fn finish<T>(mut self, read: T) -> Result<T, Vec<ObjectError>> {
+    pub fn finish<T>(mut self, read: T) -> Result<T, Vec<Diagnostic>> {
         if self.errors.is_empty() {
             return Ok(read);
         }
@@ -66,14 +84,10 @@ impl Reader {
         Err(self.errors)
     }
 
-    /// Notes an error at a node.
-    pub fn fault(&mut self, node: &Node, reason: impl Into<String>) {
-        self.errors.push(ObjectError::at(&node.place(&self.file), reason));
-    }
-
-    /// Notes an error at a place.
-    pub fn fault_at(&mut self, place: &Place, reason: impl Into<String>) {
-        self.errors.push(ObjectError::at(place, reason));
+    /// Notes an error at a node or a place.
+    pub fn error_at(&mut self, at: &impl Locate, reason: impl Into<String>) {
+        let location = at.locate(&self.file);
+        self.errors.push(Diagnostic::at(&location, reason));
     }
 
     /// A mapping with these fields only. `later` names fields of the design that this version does not have.
@@ -90,7 +104,7 @@ impl Reader {
             } else {
                 format!("field `{path}`")
             };
-            self.fault(
+            self.error_at(
                 node,
                 format!("{what} must be a mapping, not {}", node.value.describe()),
             );
@@ -103,7 +117,7 @@ impl Reader {
         };
         for (key, value) in map {
             let Value::Text(name) = &key.value else {
-                self.fault(
+                self.error_at(
                     key,
                     format!("a field's name must be text, not {}", key.value.describe()),
                 );
@@ -112,7 +126,7 @@ impl Reader {
             if known.contains(&name.as_str()) {
                 fields.entries.push((name, value));
             } else if later.contains(&name.as_str()) {
-                self.fault(
+                self.error_at(
                     key,
                     format!(
                         "field `{}` is not supported by this version yet",
@@ -121,7 +135,7 @@ impl Reader {
                 );
             } else {
                 let known = known.join(", ");
-                self.fault(
+                self.error_at(
                     key,
                     format!("unknown field `{}`; known here: {known}", fields.path(name)),
                 );
@@ -134,20 +148,20 @@ impl Reader {
     pub fn required<'n>(&mut self, fields: &Fields<'n>, name: &str) -> Option<&'n Node> {
         let node = fields.get(name);
         if node.is_none() {
-            self.fault(fields.node, format!("field `{}` is required", fields.path(name)));
+            self.error_at(fields.node, format!("field `{}` is required", fields.path(name)));
         }
         node
     }
 
     /// Text.
-    pub fn text(&mut self, node: &Node, path: &str) -> Option<Located<String>> {
+    pub fn text(&mut self, node: &Node, path: &str) -> Option<Spanned<String>> {
         match &node.value {
-            Value::Text(text) => Some(Located {
+            Value::Text(text) => Some(Spanned {
                 value: text.clone(),
-                at: node.place(&self.file),
+                at: node.location(&self.file),
             }),
             Value::Bool(_) | Value::Number(_) => {
-                self.fault(
+                self.error_at(
                     node,
                     format!(
                         "field `{path}` must be text, not {}: quote it",
@@ -157,7 +171,7 @@ impl Reader {
                 None
             }
             other => {
-                self.fault(
+                self.error_at(
                     node,
                     format!("field `{path}` must be text, not {}", other.describe()),
                 );
@@ -167,12 +181,12 @@ impl Reader {
     }
 
     /// Text that is there and not empty.
-    pub fn required_text(&mut self, fields: &Fields<'_>, name: &str) -> Option<Located<String>> {
+    pub fn required_text(&mut self, fields: &Fields<'_>, name: &str) -> Option<Spanned<String>> {
         let node = self.required(fields, name)?;
         let path = fields.path(name);
         let text = self.text(node, &path)?;
         if text.value.trim().is_empty() {
-            self.fault(node, format!("field `{path}` must not be empty"));
+            self.error_at(node, format!("field `{path}` must not be empty"));
             return None;
         }
         Some(text)
@@ -183,7 +197,7 @@ impl Reader {
         if let Value::List(items) = &node.value {
             return items;
         }
-        self.fault(
+        self.error_at(
             node,
             format!("field `{path}` must be a list, not {}", node.value.describe()),
         );
@@ -192,12 +206,12 @@ impl Reader {
 
     /// A list of texts; `None` where the field is absent. A list that is written and empty matches nothing, which
     /// nobody means, and is refused.
-    pub fn texts(&mut self, fields: &Fields<'_>, name: &str) -> Option<Vec<Located<String>>> {
+    pub fn texts(&mut self, fields: &Fields<'_>, name: &str) -> Option<Vec<Spanned<String>>> {
         let node = fields.get(name)?;
         let path = fields.path(name);
         let items = self.list(node, &path);
         if matches!(&node.value, Value::List(items) if items.is_empty()) {
-            self.fault(
+            self.error_at(
                 node,
                 format!("field `{path}` is an empty list: leave it out, or name something"),
             );
@@ -228,7 +242,7 @@ impl Reader {
             Some((first, last)) => format!("{first} or {last}"),
             None => words,
         };
-        self.fault(node, format!("field `{path}` is {written}; it can be {words}"));
+        self.error_at(node, format!("field `{path}` is {written}; it can be {words}"));
         None
     }
 
@@ -240,7 +254,7 @@ impl Reader {
         match text.value.parse() {
             Ok(moment) => Some(moment),
             Err(_) => {
-                self.fault(
+                self.error_at(
                     node,
                     format!("field `{path}` must be a moment such as 2027-01-31T00:00:00Z"),
                 );
@@ -248,17 +262,4 @@ impl Reader {
             }
         }
     }
-}
-
-/// Whether a text is a DNS subdomain as Kubernetes wants names to be (RFC 1123).
-pub(super) fn is_subdomain(name: &str) -> bool {
-    name.len() <= 253
-        && name.split('.').all(|label| {
-            !label.is_empty()
-                && !label.starts_with('-')
-                && !label.ends_with('-')
-                && label
-                    .bytes()
-                    .all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'))
-        })
 }

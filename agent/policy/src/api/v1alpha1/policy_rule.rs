@@ -1,36 +1,12 @@
 //! An RBAC PolicyRule, with the checks of Kubernetes' own validation (pkg/apis/rbac/validation) and stricter verbs.
 
-use super::fields::Reader;
-use super::tree::Node;
-use super::{Located, PolicyRule};
-use crate::request::Verb;
-use crate::served::{group_fault, name_fault, resource_fault, scope_fault};
-
-/// Verbs of requests for resources.
-pub(super) const RESOURCE_VERBS: [Verb; 8] = [
-    Verb::Get,
-    Verb::List,
-    Verb::Watch,
-    Verb::Create,
-    Verb::Update,
-    Verb::Patch,
-    Verb::Delete,
-    Verb::DeleteCollection,
-];
-
-/// Verbs of requests for other paths.
-pub(super) const PATH_VERBS: [Verb; 7] = [
-    Verb::Get,
-    Verb::Head,
-    Verb::Post,
-    Verb::Put,
-    Verb::Patch,
-    Verb::Delete,
-    Verb::Options,
-];
+use super::PolicyRule;
+use crate::kubernetes::resources::{group_fault, name_fault, resource_fault, scope_fault};
+use crate::kubernetes::verbs::Verb;
+use crate::yaml::{Decoder, Node, Spanned};
 
 /// Reads one rule. `namespaced` says that the grant holds in some namespaces only.
-pub(super) fn read(reader: &mut Reader, node: &Node, path: &str, namespaced: bool) -> Option<PolicyRule> {
+pub(super) fn read(decoder: &mut Decoder, node: &Node, path: &str, namespaced: bool) -> Option<PolicyRule> {
     let known = [
         "verbs",
         "apiGroups",
@@ -38,41 +14,41 @@ pub(super) fn read(reader: &mut Reader, node: &Node, path: &str, namespaced: boo
         "resourceNames",
         "nonResourceURLs",
     ];
-    let fields = reader.fields(node, path, &known, &[])?;
-    let before = reader.errors.len();
+    let fields = decoder.fields(node, path, &known, &[])?;
+    let before = decoder.errors.len();
     let rule = PolicyRule {
-        at: node.place(&reader.file),
-        verbs: reader.texts(&fields, "verbs").unwrap_or_default(),
-        api_groups: reader.texts(&fields, "apiGroups").unwrap_or_default(),
-        resources: reader.texts(&fields, "resources").unwrap_or_default(),
-        resource_names: reader.texts(&fields, "resourceNames").unwrap_or_default(),
-        non_resource_urls: reader.texts(&fields, "nonResourceURLs").unwrap_or_default(),
+        at: node.location(&decoder.file),
+        verbs: decoder.texts(&fields, "verbs").unwrap_or_default(),
+        api_groups: decoder.texts(&fields, "apiGroups").unwrap_or_default(),
+        resources: decoder.texts(&fields, "resources").unwrap_or_default(),
+        resource_names: decoder.texts(&fields, "resourceNames").unwrap_or_default(),
+        non_resource_urls: decoder.texts(&fields, "nonResourceURLs").unwrap_or_default(),
     };
-    if reader.errors.len() > before {
+    if decoder.errors.len() > before {
         return None;
     }
     if rule.verbs.is_empty() {
-        reader.fault(node, format!("field `{path}.verbs` is required"));
+        decoder.error_at(node, format!("field `{path}.verbs` is required"));
     }
     if rule.non_resource_urls.is_empty() {
         if rule.api_groups.is_empty() {
             let reason =
                 format!("field `{path}.apiGroups` is required with resources; the core group is \"\"");
-            reader.fault(node, reason);
+            decoder.error_at(node, reason);
         }
         if rule.resources.is_empty() {
-            reader.fault(
+            decoder.error_at(
                 node,
                 format!("field `{path}.resources` or `{path}.nonResourceURLs` is required"),
             );
         }
-        check_verbs(reader, &rule.verbs, &RESOURCE_VERBS, "resources");
-        check_groups(reader, &rule.api_groups);
-        check_resources(reader, &rule, namespaced);
-        check_names(reader, &rule);
+        check_verbs(decoder, &rule.verbs, Verb::of_resources(), "resources");
+        check_groups(decoder, &rule.api_groups);
+        check_resources(decoder, &rule, namespaced);
+        check_names(decoder, &rule);
     } else {
         if !(rule.api_groups.is_empty() && rule.resources.is_empty() && rule.resource_names.is_empty()) {
-            reader.fault(
+            decoder.error_at(
                 node,
                 format!("`{path}` mixes resources and nonResourceURLs: make two rules of it"),
             );
@@ -80,41 +56,45 @@ pub(super) fn read(reader: &mut Reader, node: &Node, path: &str, namespaced: boo
         if namespaced {
             let reason =
                 format!("field `{path}.nonResourceURLs` has no place in a grant with `spec.namespaces`");
-            reader.fault(node, reason);
+            decoder.error_at(node, reason);
         }
-        check_verbs(reader, &rule.verbs, &PATH_VERBS, "nonResourceURLs");
+        check_verbs(decoder, &rule.verbs, Verb::of_paths(), "nonResourceURLs");
         for url in &rule.non_resource_urls {
             if url.value != "*" && !url.value.starts_with('/') {
-                reader.fault_at(&url.at, format!("path {:?} must start with / or be *", url.value));
+                decoder.error_at(&url.at, format!("path {:?} must start with / or be *", url.value));
             }
             if url.value.trim_end_matches('*').contains('*') || url.value.contains('?') {
-                reader.fault_at(
+                decoder.error_at(
                     &url.at,
                     format!("path {:?}: RBAC knows a * at the end alone", url.value),
                 );
             }
         }
     }
-    (reader.errors.len() == before).then_some(rule)
+    (decoder.errors.len() == before).then_some(rule)
 }
 
 /// Refuses verbs that no request of that kind has: a misspelt one would match nothing.
-pub(super) fn check_verbs(reader: &mut Reader, verbs: &[Located<String>], known: &[Verb], about: &str) {
+pub(super) fn check_verbs(
+    decoder: &mut Decoder,
+    verbs: &[Spanned<String>],
+    known: impl Iterator<Item = Verb>,
+    about: &str,
+) {
+    let known: Vec<_> = known.map(Verb::as_str).collect();
     for verb in verbs {
-        if verb.value == "*" || known.iter().any(|known| known.as_str() == verb.value) {
-            continue;
+        if verb.value != "*" && !known.contains(&verb.value.as_str()) {
+            let reason = format!(
+                "verb {:?}: no request has it; verbs of {about}: {}, *",
+                verb.value,
+                known.join(", ")
+            );
+            decoder.error_at(&verb.at, reason);
         }
-        let known: Vec<_> = known.iter().map(|verb| verb.as_str()).collect();
-        let reason = format!(
-            "verb {:?}: no request has it; verbs of {about}: {}, *",
-            verb.value,
-            known.join(", ")
-        );
-        reader.fault_at(&verb.at, reason);
     }
 }
 
-fn check_groups(reader: &mut Reader, groups: &[Located<String>]) {
+fn check_groups(decoder: &mut Decoder, groups: &[Spanned<String>]) {
     for group in groups {
         let text = group.value.as_str();
         let lower = text.to_ascii_lowercase();
@@ -127,12 +107,12 @@ fn check_groups(reader: &mut Reader, groups: &[Located<String>]) {
             })
         };
         if let Some(reason) = fault {
-            reader.fault_at(&group.at, reason);
+            decoder.error_at(&group.at, reason);
         }
     }
 }
 
-fn check_resources(reader: &mut Reader, rule: &PolicyRule, namespaced: bool) {
+fn check_resources(decoder: &mut Decoder, rule: &PolicyRule, namespaced: bool) {
     let groups: Vec<_> = rule.api_groups.iter().map(|group| group.value.clone()).collect();
     for resource in &rule.resources {
         let text = resource.value.as_str();
@@ -143,12 +123,12 @@ fn check_resources(reader: &mut Reader, rule: &PolicyRule, namespaced: bool) {
         };
         if !good {
             let reason = format!("resource {text:?}: RBAC knows `pods`, `pods/log`, `*/scale` and `*`");
-            reader.fault_at(&resource.at, reason);
+            decoder.error_at(&resource.at, reason);
         } else if let Some(reason) = misspelt(text)
             .or_else(|| resource_fault(&groups, text))
             .or_else(|| scope_fault(&groups, text).filter(|_| namespaced))
         {
-            reader.fault_at(&resource.at, reason);
+            decoder.error_at(&resource.at, reason);
         }
     }
 }
@@ -212,7 +192,7 @@ pub(super) fn misspelt(text: &str) -> Option<String> {
     ))
 }
 
-fn check_names(reader: &mut Reader, rule: &PolicyRule) {
+fn check_names(decoder: &mut Decoder, rule: &PolicyRule) {
     let resources = || rule.resources.iter().map(|resource| resource.value.as_str());
     for name in &rule.resource_names {
         if name.value.is_empty() || name.value.contains(['*', '?']) {
@@ -220,9 +200,9 @@ fn check_names(reader: &mut Reader, rule: &PolicyRule) {
                 "resourceNames {:?}: RBAC compares names exactly, without globs",
                 name.value
             );
-            reader.fault_at(&name.at, reason);
+            decoder.error_at(&name.at, reason);
         } else if let Some(reason) = name_fault(resources(), &name.value) {
-            reader.fault_at(&name.at, reason);
+            decoder.error_at(&name.at, reason);
         }
     }
 }

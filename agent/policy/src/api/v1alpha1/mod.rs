@@ -1,117 +1,21 @@
-//! The objects people write (group `picket.dev`, version `v1alpha1`), and how their YAML is read.
-//!
-//! In: a file's name and text. Out: [`Document`]s, or every [`ObjectError`] in it with file, line and column. A field
-//! that is unknown, or known to the design but not built yet, is an error: nothing that is written is ignored.
+//! Version `v1alpha1` of the objects.
 
-mod agent_policy;
-mod fields;
-mod grant;
-mod identity;
-mod rbac;
-mod read;
-mod tree;
+pub(super) mod agent_grant;
+pub(super) mod agent_identity;
+pub(super) mod agent_policy;
+mod policy_rule;
 
 use std::fmt;
-use std::sync::Arc;
 
 use jiff::Timestamp;
 
-pub use fields::{Fields, Reader};
-pub use read::read_documents;
-pub use tree::{Node, Value, parse};
-
-/// The API group of every object.
-pub const GROUP: &str = "picket.dev";
-/// The `apiVersion` of every object.
-pub const API_VERSION: &str = "picket.dev/v1alpha1";
-/// Largest file that is read, in bytes: what a ConfigMap or an object in etcd can hold.
-pub const MAX_FILE: usize = 1024 * 1024;
-
-/// Where something stands in a file.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
-    /// The file as it was named to [`read_documents`].
-    pub file: Arc<str>,
-    /// Line, from 1.
-    pub line: u32,
-    /// Column, from 1.
-    pub column: u32,
-}
-
-/// Something in a file that cannot stand, and why.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
-#[error("{file}:{line}:{column}: {reason}")]
-pub struct ObjectError {
-    /// The file.
-    pub file: String,
-    /// Line, from 1.
-    pub line: u32,
-    /// Column, from 1.
-    pub column: u32,
-    /// What is wrong, naming the field.
-    pub reason: String,
-}
-
-impl ObjectError {
-    /// An error at a place.
-    #[must_use]
-    pub fn at(place: &Place, reason: impl Into<String>) -> Self {
-        Self {
-            file: place.file.to_string(),
-            line: place.line,
-            column: place.column,
-            reason: reason.into(),
-        }
-    }
-}
-
-/// A value and where it stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Located<T> {
-    /// The value.
-    pub value: T,
-    /// Its place.
-    pub at: Place,
-}
-
-/// One document of a file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Document {
-    /// Who an agent is.
-    Identity(AgentIdentity),
-    /// What agents may do.
-    Grant(AgentGrant),
-    /// What agents must not do.
-    Policy(AgentPolicy),
-}
-
-impl Document {
-    /// The kind as it is written.
-    #[must_use]
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Self::Identity(_) => "AgentIdentity",
-            Self::Grant(_) => "AgentGrant",
-            Self::Policy(_) => "AgentPolicy",
-        }
-    }
-
-    /// `metadata.name` and its place.
-    #[must_use]
-    pub fn name(&self) -> &Located<String> {
-        match self {
-            Self::Identity(identity) => &identity.name,
-            Self::Grant(grant) => &grant.name,
-            Self::Policy(policy) => &policy.name,
-        }
-    }
-}
+use crate::yaml::{SourceLocation, Spanned};
 
 /// Who an agent is, who answers for it, and how its workload is recognised.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AgentIdentity {
     /// `metadata.name`.
-    pub name: Located<String>,
+    pub name: Spanned<String>,
     /// Who answers for the agent: a team or an address.
     pub owner: String,
     /// Groups that grants and policies can name.
@@ -189,15 +93,15 @@ pub enum LabelTest {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AgentGrant {
     /// `metadata.name`.
-    pub name: Located<String>,
+    pub name: Spanned<String>,
     /// Identities it is for, by name.
-    pub identities: Vec<Located<String>>,
+    pub identities: Vec<Spanned<String>>,
     /// Groups it is for.
     pub groups: Vec<String>,
     /// Whom the API server is asked to act as, and where that is written.
-    pub impersonate: Located<crate::decision::Impersonate>,
+    pub impersonate: Spanned<crate::decision::Impersonate>,
     /// Namespaces (globs) the rules hold in. Empty: everywhere, cluster-scoped and non-resource requests included.
-    pub namespaces: Vec<Located<String>>,
+    pub namespaces: Vec<Spanned<String>>,
     /// RBAC PolicyRules.
     pub rules: Vec<PolicyRule>,
 }
@@ -206,30 +110,30 @@ pub struct AgentGrant {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PolicyRule {
     /// Where it stands.
-    pub at: Place,
+    pub at: SourceLocation,
     /// Verbs, or `*`.
-    pub verbs: Vec<Located<String>>,
+    pub verbs: Vec<Spanned<String>>,
     /// API groups, or `*`; the core group is the empty string.
-    pub api_groups: Vec<Located<String>>,
+    pub api_groups: Vec<Spanned<String>>,
     /// `pods`, `pods/log`, `*/scale` or `*`.
-    pub resources: Vec<Located<String>>,
+    pub resources: Vec<Spanned<String>>,
     /// Names; empty means any.
-    pub resource_names: Vec<Located<String>>,
+    pub resource_names: Vec<Spanned<String>>,
     /// Paths, a trailing `*` matching any rest.
-    pub non_resource_urls: Vec<Located<String>>,
+    pub non_resource_urls: Vec<Spanned<String>>,
 }
 
 /// What agents must not do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AgentPolicy {
     /// `metadata.name`.
-    pub name: Located<String>,
+    pub name: Spanned<String>,
     /// Whom it is about: any one named here. `None`: every agent.
     pub subjects: Option<Subjects>,
     /// Whether it refuses or only notes.
     pub mode: Mode,
     /// Names of built-in denies that do not hold for the subjects.
-    pub lift: Vec<Located<String>>,
+    pub lift: Vec<Spanned<String>>,
     /// The rules.
     pub rules: Vec<Rule>,
 }
@@ -238,11 +142,11 @@ pub struct AgentPolicy {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Subjects {
     /// Identity names (globs).
-    pub identities: Vec<Located<String>>,
+    pub identities: Vec<Spanned<String>>,
     /// Groups of identities (globs).
-    pub groups: Vec<Located<String>>,
+    pub groups: Vec<Spanned<String>>,
     /// Namespaces that the agents' own pods run in (globs).
-    pub namespaces: Vec<Located<String>>,
+    pub namespaces: Vec<Spanned<String>>,
 }
 
 /// Whether a policy's Deny rules refuse.
@@ -259,7 +163,7 @@ pub enum Mode {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
     /// Its name, unique in its policy.
-    pub name: Located<String>,
+    pub name: Spanned<String>,
     /// The requests it is about.
     pub matches: Match,
     /// What it does.
@@ -281,33 +185,30 @@ pub enum Action {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Match {
     /// Where it stands.
-    pub at: Place,
+    pub at: SourceLocation,
     /// Verbs, or `*`. A verb stands for all that has its effect: `create` for a server-side apply and for an update of
     /// resources that a PUT can create (services, endpoints, events, limitranges, leases, leasecandidates,
     /// runtimeclasses, roles and bindings); `delete` of pods for an eviction. `events` of the core group and of
     /// `events.k8s.io` are the same objects, and are two to a rule.
-    pub verbs: Option<Vec<Located<String>>>,
+    pub verbs: Option<Vec<Spanned<String>>>,
     /// API groups (globs); the core group is the empty string.
-    pub api_groups: Option<Vec<Located<String>>>,
+    pub api_groups: Option<Vec<Spanned<String>>>,
     /// `pods`, `pods/exec`, `*/scale`, `pods/*`, `*` (globs on either side of the slash).
-    pub resources: Option<Vec<Located<String>>>,
+    pub resources: Option<Vec<Spanned<String>>>,
     /// Namespaces of the request (globs).
-    pub namespaces: Option<Vec<Located<String>>>,
+    pub namespaces: Option<Vec<Spanned<String>>>,
     /// Object names (globs).
-    pub names: Option<Vec<Located<String>>>,
+    pub names: Option<Vec<Spanned<String>>>,
     /// Paths (globs); without it a rule is about resources only.
-    pub non_resource_urls: Option<Vec<Located<String>>>,
+    pub non_resource_urls: Option<Vec<Spanned<String>>>,
     /// Command lines of exec (globs over the arguments joined by one space; blank arguments before the program, white
     /// space around it, its folder, and how much white space there is between words make no difference).
     ///
     /// A list of what is refused can be gone around: by programs that run others (`env`, `busybox`, `nice`, `nohup`,
     /// `timeout`, `xargs`, `find -exec`), by interpreters (`sh -c`, `python -c`, `perl -e`), by a copy under another
     /// name. Where that matters give [`Match::except_commands`] alone, so that all but known lines is refused.
-    pub commands: Option<Vec<Located<String>>>,
+    pub commands: Option<Vec<Spanned<String>>>,
     /// Command lines of exec that the rule leaves alone (globs over the arguments joined by one space, exactly as they
     /// came). A `*` at the end admits whatever follows: `env *` would except every program.
-    pub except_commands: Option<Vec<Located<String>>>,
+    pub except_commands: Option<Vec<Spanned<String>>>,
 }
-
-#[cfg(test)]
-mod tests;
