@@ -1,4 +1,4 @@
-//! What every agent is refused unless a policy lifts it by name: ways around Picket, or around the API server's audit
+//! What every agent is refused unless a policy excepts it by name: ways around Picket, or around the API server's audit
 //! of who acts, as far as a request's head shows them.
 //!
 //! Not told from the head, and so not here: verbs that only RBAC knows (escalate, bind, impersonate: the API server

@@ -54,7 +54,7 @@ pub(super) fn decide(
 
     let builtin = Builtin::ALL
         .into_iter()
-        .find(|builtin| builtin.fires(request, &set.own_namespace) && !lifted(set, subject, *builtin));
+        .find(|builtin| builtin.fires(request, &set.own_namespace) && !is_excepted(set, subject, *builtin));
     if let Some(builtin) = builtin {
         let refused = Refused {
             cause: Cause::Builtin,
@@ -114,14 +114,14 @@ pub(super) fn decide(
     }
 }
 
-/// Whether a policy about this agent lifts a built-in.
-fn lifted(set: &PolicySet, subject: &Subject<'_>, builtin: Builtin) -> bool {
-    set.lifts.iter().any(|lift| {
-        lift.builtins.contains(&builtin)
+/// Whether a policy about this agent makes an exception from a built-in.
+fn is_excepted(set: &PolicySet, subject: &Subject<'_>, builtin: Builtin) -> bool {
+    set.exceptions.iter().any(|exceptions| {
+        exceptions.builtins.contains(&builtin)
             && set
                 .rules
                 .policies
-                .get(lift.policy as usize)
+                .get(exceptions.policy as usize)
                 .is_some_and(|policy| policy.is_about(subject))
     })
 }

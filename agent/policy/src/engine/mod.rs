@@ -95,9 +95,9 @@ pub struct Summary {
     pub rules: usize,
 }
 
-/// A policy's lifting of built-ins.
+/// The built-ins that do not hold for a policy's subjects.
 #[derive(Debug)]
-struct Lift {
+struct Exceptions {
     policy: u32,
     builtins: BTreeSet<Builtin>,
 }
@@ -110,7 +110,7 @@ pub struct PolicySet {
     grants: Vec<Arc<Grant>>,
     grants_by_identity: HashMap<String, Vec<Arc<Grant>>>,
     rules: rules::RuleSet,
-    lifts: Vec<Lift>,
+    exceptions: Vec<Exceptions>,
     own_namespace: String,
 }
 
@@ -149,7 +149,7 @@ impl PolicySet {
             grants: Vec::new(),
             grants_by_identity: HashMap::new(),
             rules: rules::RuleSet::default(),
-            lifts: Vec::new(),
+            exceptions: Vec::new(),
             own_namespace: own_namespace.to_owned(),
         };
         for document in documents {
@@ -185,12 +185,12 @@ impl PolicySet {
         let place = u32::try_from(self.rules.policies.len()).unwrap_or(u32::MAX);
         self.rules.add(policy);
         let builtins: BTreeSet<_> = policy
-            .lift
+            .exceptions
             .iter()
             .filter_map(|name| Builtin::parse(&name.value))
             .collect();
         if !builtins.is_empty() {
-            self.lifts.push(Lift {
+            self.exceptions.push(Exceptions {
                 policy: place,
                 builtins,
             });

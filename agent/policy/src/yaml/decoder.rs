@@ -98,6 +98,18 @@ impl Decoder {
         known: &[&str],
         later: &[&str],
     ) -> Option<Fields<'n>> {
+        self.fields_renamed(node, path, known, later, &[])
+    }
+
+    /// Likewise, where some fields had another name before: each old name with the new one's whole path.
+    pub fn fields_renamed<'n>(
+        &mut self,
+        node: &'n Node,
+        path: &str,
+        known: &[&str],
+        later: &[&str],
+        renamed: &[(&str, &str)],
+    ) -> Option<Fields<'n>> {
         let Value::Map(map) = &node.value else {
             let what = if path.is_empty() {
                 "the document".to_owned()
@@ -133,6 +145,9 @@ impl Decoder {
                         fields.path(name)
                     ),
                 );
+            } else if let Some((_, new)) = renamed.iter().find(|(old, _)| old == name) {
+                let old = fields.path(name);
+                self.error_at(key, format!("field `{old}` is called `{new}` now"));
             } else {
                 let known = known.join(", ");
                 self.error_at(

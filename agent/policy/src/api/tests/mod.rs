@@ -172,6 +172,15 @@ fn fields_of_later_versions_are_refused_by_name_and_line() {
 }
 
 #[test]
+fn a_field_of_an_older_name_is_refused_with_the_new_one() {
+    let old = POLICY.replace("mode: Audit", "lift: [builtin/nodes-proxy]");
+    assert_eq!(
+        faults(&old),
+        "8:3: field `spec.lift` is called `spec.exceptions` now"
+    );
+}
+
+#[test]
 fn resources_that_no_request_has_are_refused_since_a_rule_about_them_would_be_a_hole() {
     for name in ["namespace", "Pods", "pod/exec", "ns"] {
         let said = faults(&POLICY.replacen("resources: [", &format!("resources: [{name}, "), 1));
@@ -378,26 +387,26 @@ fn what_cannot_stand_is_refused_with_its_place() {
         (
             POLICY,
             "mode: Audit",
-            "lift: [builtin/none]",
+            "exceptions: [builtin/none]",
             "\"builtin/none\" is no built-in deny; there are: builtin/nodes-proxy",
         ),
         (
             POLICY,
             "mode: Audit",
-            "mode: Audit\n  lift: [builtin/nodes-proxy]",
-            "`spec.lift` has no effect in mode Audit",
+            "mode: Audit\n  exceptions: [builtin/nodes-proxy]",
+            "`spec.exceptions` has no effect in mode Audit",
         ),
         (
             POLICY,
             "groups: [agents]\n  mode: Audit",
-            "groups: ['*']\n  lift: [builtin/nodes-proxy]",
+            "groups: ['*']\n  exceptions: [builtin/nodes-proxy]",
             "needs subjects by name",
         ),
         (
             POLICY,
             "  subjects:\n    groups: [agents]\n  mode: Audit",
-            "  lift: [builtin/nodes-proxy]",
-            "nothing is lifted for all",
+            "  exceptions: [builtin/nodes-proxy]",
+            "no exception is for all agents",
         ),
     ] {
         assert!(text.contains(from), "{from}");

@@ -1,4 +1,4 @@
-//! AgentPolicy: `subjects`, `mode`, `lift`, `rules`.
+//! AgentPolicy: `subjects`, `mode`, `exceptions`, `rules`.
 
 use super::policy_rule::{check_verbs, misspelt};
 use super::{Action, AgentPolicy, Match, Mode, Rule, Subjects};
@@ -14,11 +14,12 @@ pub(in crate::api) fn read(
     name: Option<Spanned<String>>,
     spec: &Node,
 ) -> Option<AgentPolicy> {
-    let fields = decoder.fields(
+    let fields = decoder.fields_renamed(
         spec,
         "spec",
-        &["subjects", "mode", "lift", "rules"],
+        &["subjects", "mode", "exceptions", "rules"],
         &["variables"],
+        &[("lift", "spec.exceptions")],
     )?;
     let before = decoder.errors.len();
     let subjects = fields.get("subjects").and_then(|node| subjects(decoder, node));
@@ -30,7 +31,7 @@ pub(in crate::api) fn read(
         )?,
         None => Mode::Enforce,
     };
-    let lift = lift(decoder, &fields, subjects.as_ref(), mode);
+    let exceptions = exceptions(decoder, &fields, subjects.as_ref(), mode);
     let mut rules: Vec<Rule> = Vec::new();
     if let Some(node) = fields.get("rules") {
         for (index, item) in decoder.list(node, "spec.rules").iter().enumerate() {
@@ -46,7 +47,7 @@ pub(in crate::api) fn read(
             rules.push(rule);
         }
     }
-    if decoder.errors.len() == before && rules.is_empty() && lift.is_empty() {
+    if decoder.errors.len() == before && rules.is_empty() && exceptions.is_empty() {
         decoder.error_at(
             spec,
             "field `spec.rules` is required: a policy without rules forbids nothing",
@@ -57,7 +58,7 @@ pub(in crate::api) fn read(
         name: name?,
         subjects,
         mode,
-        lift,
+        exceptions,
         rules,
     })
 }
@@ -87,16 +88,18 @@ fn subjects(decoder: &mut Decoder, node: &Node) -> Option<Subjects> {
     Some(subjects)
 }
 
-/// Lifting widens what agents may do, so it names its built-ins and its agents plainly.
-fn lift(
+/// An exception widens what agents may do, so it names its built-ins and its agents plainly.
+fn exceptions(
     decoder: &mut Decoder,
     fields: &Fields<'_>,
     subjects: Option<&Subjects>,
     mode: Mode,
 ) -> Vec<Spanned<String>> {
-    let lift = decoder.texts(fields, "lift").unwrap_or_default();
-    let Some(first) = lift.first() else { return lift };
-    for name in &lift {
+    let exceptions = decoder.texts(fields, "exceptions").unwrap_or_default();
+    let Some(first) = exceptions.first() else {
+        return exceptions;
+    };
+    for name in &exceptions {
         if builtin::Builtin::parse(&name.value).is_none() {
             let known: Vec<_> = builtin::Builtin::ALL
                 .iter()
@@ -113,22 +116,22 @@ fn lift(
     match subjects {
         None => decoder.error_at(
             &first.at,
-            "field `spec.lift` needs `spec.subjects`: nothing is lifted for all",
+            "field `spec.exceptions` needs `spec.subjects`: no exception is for all agents",
         ),
         Some(subjects) => {
             let named = subjects.identities.iter().chain(&subjects.groups);
             let globs: Vec<_> = named.filter(|name| name.value.contains(['*', '?'])).collect();
             if let Some(glob) = globs.first().copied().or(subjects.namespaces.first()) {
-                let reason = "field `spec.lift` needs subjects by name: identities or groups without globs, and no \
+                let reason = "field `spec.exceptions` needs subjects by name: identities or groups without globs, and no \
                               namespaces";
                 decoder.error_at(&glob.at, reason);
             }
         }
     }
     if mode == Mode::Audit {
-        decoder.error_at(&first.at, "field `spec.lift` has no effect in mode Audit");
+        decoder.error_at(&first.at, "field `spec.exceptions` has no effect in mode Audit");
     }
-    lift
+    exceptions
 }
 
 fn rule(decoder: &mut Decoder, node: &Node, path: &str) -> Option<Rule> {

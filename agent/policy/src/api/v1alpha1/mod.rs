@@ -133,7 +133,7 @@ pub struct AgentPolicy {
     /// Whether it refuses or only notes.
     pub mode: Mode,
     /// Names of built-in denies that do not hold for the subjects.
-    pub lift: Vec<Spanned<String>>,
+    pub exceptions: Vec<Spanned<String>>,
     /// The rules.
     pub rules: Vec<Rule>,
 }

@@ -1,4 +1,4 @@
-//! What every agent is refused, and how it is lifted.
+//! What every agent is refused, and how a policy makes an exception.
 
 use super::*;
 
@@ -33,10 +33,10 @@ no | GET /apiv1                                          | builtin/unknown-paths
 ";
 
 #[test]
-fn builtin_denies_hold_unless_lifted_by_name() {
+fn builtin_denies_hold_unless_excepted_by_name() {
     let plain = compile(&[&grant(ALL)]);
     for (_, line, builtin) in rows(TABLE) {
-        let lift = |who: &str| policy("l", &format!("subjects: {{{who}}}\n  lift: [{builtin}]"));
+        let except = |who: &str| policy("l", &format!("subjects: {{{who}}}\n  exceptions: [{builtin}]"));
         let denial = denied(&plain, line);
         assert_eq!(
             (denial.cause, denial.rule.as_deref()),
@@ -45,11 +45,11 @@ fn builtin_denies_hold_unless_lifted_by_name() {
         );
         assert!(denial.message.contains(builtin), "{}", denial.message);
         assert!(
-            passes(&compile(&[&grant(ALL), &lift("groups: [agents]")]), line),
+            passes(&compile(&[&grant(ALL), &except("groups: [agents]")]), line),
             "{line}"
         );
         assert!(
-            !passes(&compile(&[&grant(ALL), &lift("identities: [other]")]), line),
+            !passes(&compile(&[&grant(ALL), &except("identities: [other]")]), line),
             "{line}"
         );
     }
@@ -84,20 +84,20 @@ fn picket_can_live_in_another_namespace() {
 }
 
 #[test]
-fn a_lift_gives_nothing_that_is_not_granted_and_undoes_no_rule() {
-    let lift = policy(
+fn an_exception_gives_nothing_that_is_not_granted_and_undoes_no_rule() {
+    let exception = policy(
         "l",
-        "subjects: {identities: [fixer]}\n  lift: [builtin/pods-proxy]",
+        "subjects: {identities: [fixer]}\n  exceptions: [builtin/pods-proxy]",
     );
     let set = compile(&[
         &grant("[{verbs: [get], apiGroups: [''], resources: [pods]}]"),
-        &lift,
+        &exception,
     ]);
     assert_eq!(
         denied(&set, "GET /api/v1/namespaces/n/pods/x/proxy").cause,
         Cause::NoGrant
     );
-    let set = compile(&[&grant(ALL), &lift, &deny("resources: [pods/proxy]")]);
+    let set = compile(&[&grant(ALL), &exception, &deny("resources: [pods/proxy]")]);
     assert_eq!(
         denied(&set, "GET /api/v1/namespaces/n/pods/x/proxy").cause,
         Cause::Policy

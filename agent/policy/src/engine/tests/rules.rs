@@ -113,9 +113,10 @@ no  | GET /api/v1/pods   | nonResourceURLs: ['*']
 
 #[test]
 fn rules_match_what_has_their_effect_and_nothing_else() {
-    let lift = "subjects: {identities: [fixer]}\n  lift: [builtin/unknown-paths, builtin/picket-namespace]";
+    let exceptions =
+        "subjects: {identities: [fixer]}\n  exceptions: [builtin/unknown-paths, builtin/picket-namespace]";
     for (fires, line, matches) in rows(TABLE) {
-        let set = compile(&[&grant(ALL), &deny(matches), &policy("lift", lift)]);
+        let set = compile(&[&grant(ALL), &deny(matches), &policy("exceptions", exceptions)]);
         assert_eq!(!passes(&set, line), fires, "{matches} on {line}");
         if fires {
             let denial = denied(&set, line);
