@@ -14,10 +14,10 @@ use clap::{Parser, Subcommand};
 
 use crate::config::{self, Config, ConfigError};
 
-/// Keeps AI agents on Kubernetes on a short, visible line.
+/// Controls and records the Kubernetes API requests of AI agents.
 #[derive(Debug, Parser)]
 #[command(name = "picket", version, propagate_version = true, max_term_width = 110)]
-#[command(after_help = "Exit codes: 0 done, 1 the command found or hit something wrong, 2 wrong usage.")]
+#[command(after_help = "Exit codes: 0 success, 1 the command failed or found a fault, 2 wrong usage.")]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -27,15 +27,15 @@ pub struct Cli {
 enum Command {
     /// Runs the node's agent in the foreground until SIGTERM.
     Agent(agent::Args),
-    /// Tries what this machine's kernel can do for Picket.
+    /// Tests whether this node can run Picket.
     Doctor(doctor::DoctorArgs),
-    /// Works on identity, grant and policy files.
+    /// Checks identity, grant and policy files.
     Policy(policy::PolicyArgs),
-    /// Reads audit records.
+    /// Reads and verifies audit records.
     Audit(audit::Audit),
     /// Makes a certificate authority for nodes.
     Ca(ca::Args),
-    /// Removes what the agent left in the kernel: links, maps and their folder.
+    /// Removes Picket's programs, links and maps from the kernel.
     Uninstall(uninstall::Args),
 }
 

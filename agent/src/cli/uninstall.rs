@@ -14,16 +14,16 @@ use crate::kernel::doctor::Surroundings;
 /// Arguments of `picket uninstall`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "The agent must have stopped; pods are no longer held to Picket afterwards.\n\nExample:\n  \
+    after_help = "Stop the agent first. Afterwards Picket enforces no pod of this node.\n\nExample:\n  \
     picket uninstall --config /etc/picket/agent.yaml\n\n\
-    Exit codes: 0 nothing of Picket's is left in that folder, 1 something is or may be, 2 wrong usage."
+    Exit codes: 0 nothing of Picket is left in the folder, 1 something is or may be left, 2 wrong usage."
 )]
 pub(super) struct Args {
-    /// The node's configuration file, which names the folder and the agent's sockets; by default /etc/picket/agent.yaml where it
-    /// is there, and the agent's defaults where it is not
+    /// The node's configuration file, which names the folder and the agent's sockets. Default: /etc/picket/agent.yaml where that
+    /// file exists, else the agent's own defaults
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// The folder on the BPF filesystem, instead of the configured one
+    /// The folder on the bpf file system, instead of the configured one
     #[arg(long, value_name = "FOLDER")]
     bpffs: Option<PathBuf>,
 }
@@ -45,27 +45,27 @@ fn remove(args: &Args) -> anyhow::Result<()> {
         (Err(error), Some(_)) => {
             let admin = config::Admin::default();
             eprintln!(
-                "picket: {error}\npicket: taking the agent's socket to be {}",
+                "picket: {error}\npicket: assuming that the agent's socket is {}",
                 admin.socket.display()
             );
             (config::Kernel::default(), admin)
         }
         (Err(error), None) => {
-            bail!("{error}\nwithout a configuration, give --bpffs FOLDER, where Picket's links and maps are")
+            bail!("{error}\nwithout a configuration, give --bpffs FOLDER, the folder of Picket's links and maps")
         }
     };
     let bpffs = args.bpffs.clone().unwrap_or(kernel.bpffs);
     // An agent that runs would go on as if it enforced, with nothing behind it.
     if UnixStream::connect(&admin.socket).is_ok() {
         bail!(
-            "the agent runs ({} answers): stop it first",
+            "the agent is running ({} answers): stop it first",
             admin.socket.display()
         );
     }
     if Surroundings::new(None, bpffs.clone()).bpffs().is_none() {
         bail!(
-            "{} is on no BPF filesystem, so it cannot be known whether Picket's links and maps are in the kernel: mount the one \
-             that the agent used, or name its folder with --bpffs",
+            "{} is not on a bpf file system, so Picket's links and maps cannot be found: mount the file system that the agent \
+             used, or name its folder with --bpffs",
             bpffs.display()
         );
     }
@@ -73,7 +73,7 @@ fn remove(args: &Args) -> anyhow::Result<()> {
         admin::remove_left(&socket)?;
     }
     if !bpffs.exists() {
-        println!("nothing of Picket's is at {}", bpffs.display());
+        println!("nothing of Picket is in {}", bpffs.display());
         return Ok(());
     }
     Kernel::unload(&bpffs)?;
@@ -103,7 +103,7 @@ mod tests {
             "{without}"
         );
         assert!(
-            elsewhere.starts_with("/proc/picket is on no BPF filesystem"),
+            elsewhere.starts_with("/proc/picket is not on a bpf file system"),
             "{elsewhere}"
         );
     }
