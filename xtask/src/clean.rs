@@ -6,8 +6,8 @@ use anyhow::Result;
 use picket_tests::state::{Cleaned, clean};
 
 const HELP: &str = "\
-Clusters left up on purpose (`cargo xtask cluster up`, `demo --keep`) are taken down too; those of a test or demo that is
-running now are left alone.
+Clusters that were kept on purpose (`cargo xtask cluster up`, `demo --keep`) are removed too. Clusters of a running test or demo
+stay.
 
 Example:
   cargo xtask clean";
@@ -21,12 +21,12 @@ pub(crate) struct Args {}
 pub(crate) fn run(_args: Args) -> Result<()> {
     let done = clean(|_| true)?;
     if done.is_empty() {
-        println!("nothing was left");
+        println!("nothing to remove");
     }
     for thing in done {
         match thing {
             Cleaned::Removed(what) => println!("removed {what}"),
-            Cleaned::InUse(name, pid) => println!("left {name}: process {pid} is using it"),
+            Cleaned::InUse(name, pid) => println!("kept {name}: process {pid} uses it"),
         }
     }
     Ok(())

@@ -32,7 +32,7 @@ pub(crate) struct Args {
 
 #[derive(Subcommand)]
 enum Action {
-    /// Bring a cluster up and leave it up
+    /// Start a cluster and keep it running
     #[command(after_help = EXAMPLE)]
     Up {
         #[command(flatten)]
@@ -44,7 +44,7 @@ enum Action {
         #[arg(long)]
         without_tools: bool,
     },
-    /// Take it down and leave nothing of it
+    /// Stop the cluster and remove everything of it
     Down {
         #[command(flatten)]
         which: Which,
@@ -123,10 +123,10 @@ fn up(name: String, nodes: u8, with_tools: bool) -> Result<()> {
         if with_tools { ", picket.test/tools:1" } else { "" }
     );
     println!("  audit log {}", cluster.audit_log().display());
-    println!("  logs of the parts in {}", cluster.node().dir.display());
-    println!("use it:   cargo xtask cluster shell{which}");
+    println!("  component logs {}", cluster.node().dir.display());
+    println!("shell:    cargo xtask cluster shell{which}");
     println!("          cargo xtask cluster shell{which} -- kubectl get pods -A");
-    println!("end it:   cargo xtask cluster down{which}");
+    println!("stop:     cargo xtask cluster down{which}");
     Ok(())
 }
 

@@ -19,16 +19,16 @@ use clap::{Parser, Subcommand};
 
 const EXAMPLES: &str = "\
 Examples:
-  cargo xtask setup                 put on this machine what is missing (Debian 12, root)
-  cargo xtask demo                  two agents, one cluster, what Picket lets through and what not
-  cargo xtask demo --keep           the same, left running to play with
+  cargo xtask setup                 install missing packages (Debian 12, root)
+  cargo xtask demo                  a cluster with two agents: permitted and denied requests
+  cargo xtask demo --keep           the same, and the cluster stays up for your own tries
   cargo xtask test                  formatting, clippy, unit tests and every end-to-end suite
   cargo xtask test e2e              the suites in tests/e2e only
-  cargo xtask test e2e exec         those of them whose name contains `exec`
-  cargo xtask test --keep e2e exec  the same, and the cluster stays up to look at
+  cargo xtask test e2e exec         those suites whose name contains `exec`
+  cargo xtask test --keep e2e exec  the same, and the cluster stays up for inspection
   cargo xtask bench --quick         direct, through Picket and through nginx, in under a minute
   cargo xtask cluster up            a Kubernetes cluster on this machine, without Picket
-  cargo xtask clean                 remove what a crashed run left behind";
+  cargo xtask clean                 remove the leftovers of crashed runs";
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", about = "Picket's build, test and demo commands", after_help = EXAMPLES)]
@@ -39,17 +39,17 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Put on this machine what Picket needs to be built, tried and tested; skips what is there
+    /// Install missing packages for builds, tests and the demo; skip those that are installed
     Setup,
-    /// Bring up a cluster with Picket in it and show what two agents may and may not do
+    /// Start a cluster with Picket and show permitted and denied requests of two agents
     Demo(demo::Args),
     /// Run formatting, clippy, unit tests and the end-to-end suites, or one area of them
     Test(test::Args),
-    /// Measure the same requests direct, through Picket and through nginx
+    /// Measure the same requests sent directly, through Picket and through nginx
     Bench(bench::Args),
-    /// A cluster of one or two nodes to play with
+    /// Start or stop a cluster of one or two nodes, or open a shell in it
     Cluster(cluster::Args),
-    /// Find and remove what crashed runs left: processes, mounts, namespaces, cgroups, sysctls
+    /// Remove the leftovers of crashed runs: processes, mounts, namespaces, cgroups, sysctls
     Clean(clean::Args),
 }
 

@@ -53,9 +53,9 @@ pub(crate) fn run(args: Args) -> Result<()> {
     if args.keep {
         keep(&mut cluster, agent)?;
     } else {
-        sh::timed("take everything down", || take_down(cluster, agent))?;
+        sh::timed("remove everything", || take_down(cluster, agent))?;
     }
-    ensure!(failed.is_empty(), "not as it should be: {}", failed.join(", "));
+    ensure!(failed.is_empty(), "unexpected results: {}", failed.join(", "));
     eprintln!("[xtask] the demo took {:.0} s", start.elapsed().as_secs_f64());
     Ok(())
 }
@@ -92,7 +92,7 @@ fn show(cluster: &Cluster, agent: &Agent) -> Result<Vec<String>> {
         &Want::works("web"),
     )?;
     steps.in_pod(
-        "A namespace deletion, which the cluster's RBAC would allow and a rule refuses",
+        "A namespace deletion: the cluster's RBAC allows it, a rule denies it",
         "janitor",
         "kubectl delete namespace shop",
         &Want::refused("rule keep-namespaces"),
@@ -111,7 +111,7 @@ fn show(cluster: &Cluster, agent: &Agent) -> Result<Vec<String>> {
         &Want::refused("no grant allows it"),
     )?;
     steps.in_pod(
-        "An exec that a rule refuses by its command",
+        "An exec that a rule denies by its command",
         "triage",
         "kubectl -n shop exec web -- apk add curl",
         &Want::refused("rule no-package-managers"),
@@ -124,7 +124,7 @@ fn show(cluster: &Cluster, agent: &Agent) -> Result<Vec<String>> {
     )?;
     let address = &cluster.node().address;
     steps.in_pod(
-        "The API server's real address instead of its service: caught too",
+        "The API server's own address instead of its Service's: redirected too",
         "triage",
         &format!(
             "env KUBERNETES_SERVICE_HOST={address} KUBERNETES_SERVICE_PORT=6443 kubectl -n shop get secret payment-key"
@@ -135,7 +135,7 @@ fn show(cluster: &Cluster, agent: &Agent) -> Result<Vec<String>> {
     let file = agent.audit_file().display().to_string();
     let tail = agent.picket(&["audit", "tail", "--outcome", "deny", "-n", "6", &file])?;
     steps.output(
-        "What Picket wrote down",
+        "Picket's audit records",
         "picket audit tail --outcome deny",
         &tail,
         &Want::works("guardrails/keep-namespaces"),
@@ -146,7 +146,7 @@ fn show(cluster: &Cluster, agent: &Agent) -> Result<Vec<String>> {
 /// The pod's token, stolen and shown to the API server from the node, where nothing is redirected.
 fn token(steps: &mut Steps<'_>, cluster: &Cluster) -> Result<()> {
     steps.check(
-        "The pod's token, stolen and shown to the API server itself, is worth nothing",
+        "The pod's token, stolen and sent to the API server directly: rejected",
         || {
             let stolen = cluster.exec("agents", "triage", "agent", &["cat", TOKEN_FILE])?;
             let stolen = String::from_utf8(stolen.stdout).context("the token")?;
@@ -183,11 +183,11 @@ fn keep(cluster: &mut Cluster, agent: Agent) -> Result<()> {
     agent.keep();
     cluster.keep()?;
     println!(
-        "\nIt is still up:\n  \
+        "\nThe cluster is still up:\n  \
          cargo xtask cluster shell --name {CLUSTER}            a shell with kubectl as the cluster's administrator\n  \
-         kubectl -n agents exec -it triage -- sh          there: be the agent\n  \
+         kubectl -n agents exec -it triage -- sh          in that shell: act as the agent\n  \
          {} audit tail -f {}\n  \
-         {}             the identities and rules; change them and see\n  \
+         {}             the identities and rules; edits apply at once\n  \
          cargo xtask cluster down --name {CLUSTER}             end it",
         picket.display(),
         audit.display(),

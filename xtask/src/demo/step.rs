@@ -99,7 +99,7 @@ impl<'a> Steps<'a> {
         let (mark, colour) = if well {
             ("ok", "32")
         } else {
-            ("NOT AS IT SHOULD BE", "31")
+            ("UNEXPECTED", "31")
         };
         println!(
             "\n{}. {}  [{}]",

@@ -73,13 +73,13 @@ pub(crate) fn install_missing() -> Result<bool> {
         machine::apt_is_here()?;
         // A third party's list that cannot be fetched is none of our business: whether Debian's own came shows at the install.
         if let Err(error) = sh::output(&mut apt_get(&["update"])) {
-            eprintln!("[xtask] some package lists could not be fetched, going on without them: {error}");
+            eprintln!("[xtask] some package lists could not be fetched; continuing without them: {error}");
         }
         let quiet = KeepServicesDown::new()?;
         let installed = sh::output(apt_get(&["install", "--no-install-recommends"]).args(&missing));
         drop(quiet);
         installed.with_context(|| {
-            format!("apt packages are missing: {list}; install them by hand and run this again")
+            format!("apt packages are missing: {list}; install them by hand and repeat the command")
         })?;
         leave_services_disabled(&missing);
         Ok(())
@@ -150,7 +150,7 @@ impl Drop for KeepServicesDown {
         if self.ours
             && let Err(error) = fs::remove_file(POLICY)
         {
-            eprintln!("[xtask] remove {POLICY} by hand, or no package will start its service: {error}");
+            eprintln!("[xtask] cannot remove {POLICY}: {error}; remove it by hand, or no package starts its service");
         }
     }
 }

@@ -24,7 +24,7 @@ const GO_CACHE_GIB: u64 = 4;
 pub(crate) fn check() -> Result<()> {
     ensure!(
         nix::unistd::geteuid().is_root(),
-        "root is missing: Picket loads kernel programs and its tests make namespaces, mounts and cgroups; run this as root"
+        "root is missing: Picket loads kernel programs, and its tests make namespaces, mounts and cgroups; run this command as root"
     );
     kernel()?;
     cgroups()?;
@@ -89,18 +89,18 @@ fn disk() -> Result<()> {
         (
             sh::target(),
             TARGET_GIB,
-            "set CARGO_TARGET_DIR to a folder where there is",
+            "set CARGO_TARGET_DIR to a folder on a larger file system",
         ),
         // Whatever cargo was told.
         (
             sh::root().join("target/cluster"),
             CLUSTER_GIB,
-            "put this checkout where there is",
+            "move this checkout to a larger file system",
         ),
         (
             PathBuf::from(go_cache.trim()),
             GO_CACHE_GIB,
-            "set GOCACHE to a folder where there is",
+            "set GOCACHE to a folder on a larger file system",
         ),
     ];
     let needs: Vec<Need> = needs
@@ -145,7 +145,7 @@ fn enough(needs: &[Need]) -> Result<()> {
         let gib: u64 = here.map(|need| need.gib).sum();
         ensure!(
             space.free_gib >= gib,
-            "disk space is missing: the file system of {} has {} GiB free and the builds take up to {gib} there; free some, or {remedy}",
+            "disk space is missing: the file system of {} has {} GiB free and the builds take up to {gib} there; free some space, or {remedy}",
             folder.display(),
             space.free_gib,
         );
@@ -156,7 +156,7 @@ fn enough(needs: &[Need]) -> Result<()> {
 /// The space at a folder, which need not be there yet.
 fn space(folder: &Path) -> Result<Space> {
     let here = folder.ancestors().find(|ancestor| ancestor.exists());
-    let here = here.with_context(|| format!("{} is nowhere", folder.display()))?;
+    let here = here.with_context(|| format!("no parent folder of {} exists", folder.display()))?;
     let cannot = || format!("cannot read the free disk space of {}", here.display());
     let stat = nix::sys::statvfs::statvfs(here).with_context(cannot)?;
     Ok(Space {
@@ -176,7 +176,7 @@ pub(crate) fn apt_is_here() -> Result<()> {
     let here = sh::which("apt-get").is_some() && Command::new("dpkg").arg("--version").output().is_ok();
     ensure!(
         here,
-        "apt is missing: this is no Debian; install the packages named above by hand"
+        "apt is missing: this machine is not Debian; install the packages named above by hand"
     );
     Ok(())
 }

@@ -17,9 +17,9 @@ pub(crate) fn run() -> Result<()> {
     let start = Instant::now();
     let changed = apply()?;
     let verdict = if changed {
-        "all is there now"
+        "everything that was missing is installed"
     } else {
-        "all is there already"
+        "nothing was missing"
     };
     println!("setup: {verdict} ({:.1} s)", start.elapsed().as_secs_f64());
     Ok(())

@@ -99,7 +99,7 @@ pub(crate) fn source(toolchain: &Toolchain) -> Result<bool> {
         // rustup goes by its own list, and the files may have gone without it.
         ensure!(
             toolchain.has_source(),
-            "rustup says that rust-src is there, and it is not"
+            "rustup reports rust-src as installed, but its files are missing"
         );
         Ok(())
     });
@@ -107,7 +107,7 @@ pub(crate) fn source(toolchain: &Toolchain) -> Result<bool> {
         eprintln!("[xtask] {rustup:#}");
         sh::timed(&format!("{what}, from Debian's rust-src"), || source_from_debian(toolchain)).with_context(|| {
             format!(
-                "{what} is missing: neither rustup nor Debian's trixie-backports gave it; run `rustup component add rust-src`, \
+                "{what} is missing: neither rustup nor Debian's trixie-backports has it; run `rustup component add rust-src`, \
                  or copy `library` of that release to {}",
                 toolchain.library().display()
             )
@@ -173,7 +173,7 @@ fn reach(url: &str) -> Result<()> {
             Err(error) => last = Some(error),
         }
     }
-    Err(last.map_or_else(|| anyhow::anyhow!("it has no address"), Into::into))
+    Err(last.map_or_else(|| anyhow::anyhow!("the name has no address"), Into::into))
 }
 
 /// Unpacks (does not install) Debian's package of the same release and copies the library to where cargo looks for it.
@@ -338,7 +338,7 @@ fn mirror_in(text: &str, stanzas: bool) -> Option<(String, String)> {
 pub(crate) fn bpf_linker() -> Result<bool> {
     if sh::which("bpf-linker").is_some() {
         let found = sh::output(sh::command("bpf-linker").arg("--version"))
-            .context("bpf-linker is there and does not start")?;
+            .context("bpf-linker is installed and does not start")?;
         let version = found.split_whitespace().last().unwrap_or_default();
         if machine::version(version) >= machine::version(BPF_LINKER) {
             return Ok(false);
