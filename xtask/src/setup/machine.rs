@@ -205,7 +205,7 @@ mod tests {
         assert_eq!(
             said(&[need("/a", 6, 1, 6), need("/b", 4, 2, 3)]),
             "disk space is missing: the file system of /b has 3 GiB free and the builds take up to 4 there; \
-             free some, or do something"
+             free some space, or do something"
         );
         let shared = said(&[need("/a", 6, 1, 9), need("/b", 4, 1, 9)]);
         assert!(
