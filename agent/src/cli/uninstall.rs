@@ -51,7 +51,9 @@ fn remove(args: &Args) -> anyhow::Result<()> {
             (config::Kernel::default(), admin)
         }
         (Err(error), None) => {
-            bail!("{error}\nwithout a configuration, give --bpffs FOLDER, the folder of Picket's links and maps")
+            bail!(
+                "{error}\nwithout a configuration, give --bpffs FOLDER, the folder of Picket's links and maps"
+            )
         }
     };
     let bpffs = args.bpffs.clone().unwrap_or(kernel.bpffs);

@@ -96,11 +96,7 @@ impl<'a> Steps<'a> {
 
     fn print(&mut self, title: &str, command: Option<&str>, lines: &[&str], well: bool) {
         self.number += 1;
-        let (mark, colour) = if well {
-            ("ok", "32")
-        } else {
-            ("UNEXPECTED", "31")
-        };
+        let (mark, colour) = if well { ("ok", "32") } else { ("UNEXPECTED", "31") };
         println!(
             "\n{}. {}  [{}]",
             self.number,

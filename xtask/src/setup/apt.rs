@@ -150,7 +150,9 @@ impl Drop for KeepServicesDown {
         if self.ours
             && let Err(error) = fs::remove_file(POLICY)
         {
-            eprintln!("[xtask] cannot remove {POLICY}: {error}; remove it by hand, or no package starts its service");
+            eprintln!(
+                "[xtask] cannot remove {POLICY}: {error}; remove it by hand, or no package starts its service"
+            );
         }
     }
 }
