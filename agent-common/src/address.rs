@@ -1,7 +1,7 @@
 //! One form for every address the programs compare.
 //!
 //! In comes an address as a socket call named it; out goes 16 bytes in network order, IPv4 in the mapped form
-//! of RFC 4291 section 2.5.5.2. One form means that a door is found whichever spelling a client dials.
+//! of RFC 4291 section 2.5.5.2. One form means that a protected endpoint is found whichever spelling a client dials.
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -75,7 +75,7 @@ impl Address {
         self.words[0] == 0 && self.words[1] == 0 && self.words[2] == 0 && self.words[3] == 0
     }
 
-    /// The form that doors and flows are compared in: NAT64's well-known prefix stands for the IPv4 address
+    /// The form that protected endpoints and flows are compared in: NAT64's well-known prefix stands for the IPv4 address
     /// inside it, and an any-address stands for loopback, which is where the kernel takes such a connect.
     #[inline(always)]
     pub const fn canonical(self) -> Self {
@@ -93,10 +93,10 @@ impl Address {
         self
     }
 
-    /// The form that doors are compared in: the canonical one, with all of `127.0.0.0/8` as one address, since every
+    /// The form that protected endpoints are compared in: the canonical one, with all of `127.0.0.0/8` as one address, since every
     /// one of them is the same machine (RFC 1122 section 3.2.1.3). Flows need them told apart.
     #[inline(always)]
-    pub const fn door(self) -> Self {
+    pub const fn endpoint(self) -> Self {
         let canonical = self.canonical();
         if canonical.is_loopback() && canonical.is_v4() {
             return Self::V4_LOOPBACK;
@@ -184,10 +184,10 @@ mod tests {
     }
 
     #[test]
-    fn doors_on_loopback_are_one() {
-        let door = |text: &str| {
+    fn endpoints_on_loopback_are_one() {
+        let endpoint = |text: &str| {
             Address::from(text.parse::<IpAddr>().unwrap())
-                .door()
+                .endpoint()
                 .to_ip()
                 .to_string()
         };
@@ -198,10 +198,10 @@ mod tests {
             "0.0.0.0",
             "64:ff9b::127.1.1.1",
         ] {
-            assert_eq!(door(spelling), "127.0.0.1", "{spelling}");
+            assert_eq!(endpoint(spelling), "127.0.0.1", "{spelling}");
         }
-        assert_eq!(door("::"), "::1");
-        assert_eq!(door("128.0.0.1"), "128.0.0.1");
+        assert_eq!(endpoint("::"), "::1");
+        assert_eq!(endpoint("128.0.0.1"), "128.0.0.1");
         let loopback = |text: &str| Address::from(text.parse::<IpAddr>().unwrap()).is_loopback();
         assert!(loopback("127.0.0.5") && loopback("::1"));
         assert!(!loopback("10.0.0.1") && !loopback("::2") && !loopback("::127.0.0.1"));

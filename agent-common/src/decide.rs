@@ -2,7 +2,7 @@
 //!
 //! The hooks read the kernel's contexts and maps, ask here, and do what they are told.
 
-use crate::{Address, BEAT_MAX_NS, ClassKind, ClassValue, DoorAction, NodeValue, Refusal};
+use crate::{Address, ClassKind, ClassValue, DenyReason, EndpointAction, HEARTBEAT_MAX_NS, NodeValue};
 
 /// `SOCK_STREAM`, `SOCK_DGRAM` and `SOCK_RAW` (include/linux/net.h).
 const SOCK_STREAM: u32 = 1;
@@ -16,7 +16,7 @@ const UDP: u32 = 17;
 const ICMPV6: u32 = 58;
 const MPTCP: u32 = 262;
 
-/// What to do with a connect to a door.
+/// What to do with a connect to a protected endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// Let it go where it goes.
@@ -26,7 +26,7 @@ pub enum Verdict {
     /// Take it to the listener at this port (host order) on loopback.
     Redirect(u16),
     /// Fail it.
-    Refuse(Refusal),
+    Deny(DenyReason),
 }
 
 /// The socket that is connected.
@@ -40,14 +40,14 @@ pub struct Socket {
     pub protocol: u32,
 }
 
-/// Judges a connect to a door by the class of the pod that makes it.
+/// Judges a connect to a protected endpoint by the class of the pod that makes it.
 ///
-/// `loopback` tells whether the door is the machine's own loopback: it is one where the socket is in the node's own
+/// `loopback` tells whether the protected endpoint is the machine's own loopback: it is one where the socket is in the node's own
 /// network namespace, and in a pod's it is the pod's own business. `gone` tells whether the agent has given no sign of
 /// life for long ([`gone`]).
 #[inline(always)]
 pub const fn judge(
-    action: DoorAction,
+    action: EndpointAction,
     class: &ClassValue,
     node: &NodeValue,
     socket: &Socket,
@@ -60,19 +60,19 @@ pub const fn judge(
     }
     match ClassKind::from_code(class.kind) {
         ClassKind::Exempt => Verdict::Pass,
-        ClassKind::Pending => Verdict::Refuse(Refusal::Pending),
-        ClassKind::Unknown => {
-            if gone && node.unknown_open == 1 {
+        ClassKind::Pending => Verdict::Deny(DenyReason::Pending),
+        ClassKind::Unclassified => {
+            if gone && node.unclassified_open == 1 {
                 Verdict::PassUnknown
             } else {
-                Verdict::Refuse(Refusal::Pending)
+                Verdict::Deny(DenyReason::Pending)
             }
         }
         ClassKind::Enforced => match action {
-            DoorAction::Refuse => Verdict::Refuse(Refusal::Door),
-            DoorAction::Redirect => {
+            EndpointAction::Deny => Verdict::Deny(DenyReason::DeniedEndpoint),
+            EndpointAction::Redirect => {
                 if socket.kind != SOCK_STREAM || (socket.protocol != TCP && socket.protocol != MPTCP) {
-                    Verdict::Refuse(Refusal::Protocol)
+                    Verdict::Deny(DenyReason::Protocol)
                 } else {
                     listener(class, node, socket.netns)
                 }
@@ -89,10 +89,10 @@ const fn listener(class: &ClassValue, node: &NodeValue, netns: u64) -> Verdict {
     } else if node.netns != 0 && netns == node.netns {
         node.port
     } else {
-        return Verdict::Refuse(Refusal::Namespace);
+        return Verdict::Deny(DenyReason::Namespace);
     };
     if port == 0 {
-        Verdict::Refuse(Refusal::NoListener)
+        Verdict::Deny(DenyReason::NoListener)
     } else {
         Verdict::Redirect(port)
     }
@@ -101,7 +101,7 @@ const fn listener(class: &ClassValue, node: &NodeValue, netns: u64) -> Verdict {
 /// Whether the agent is gone: its last sign of life, both in nanoseconds of the boot clock, is too old.
 #[inline(always)]
 pub const fn gone(beat_ns: u64, now_ns: u64) -> bool {
-    now_ns.saturating_sub(beat_ns) > BEAT_MAX_NS
+    now_ns.saturating_sub(beat_ns) > HEARTBEAT_MAX_NS
 }
 
 /// Whether the hooks follow a socket of this kind wherever it goes: connect and sendmsg run for each of them. Nearly all
@@ -128,13 +128,13 @@ pub const fn judge_unfollowed(
 ) -> Verdict {
     match ClassKind::from_code(class.kind) {
         ClassKind::Exempt => Verdict::Pass,
-        ClassKind::Unknown if gone && node.unknown_open == 1 => Verdict::PassUnknown,
+        ClassKind::Unclassified if gone && node.unclassified_open == 1 => Verdict::PassUnknown,
         ClassKind::Enforced if kind == SOCK_RAW && (protocol == ICMP || protocol == ICMPV6) => Verdict::Pass,
-        _ => Verdict::Refuse(Refusal::Socket),
+        _ => Verdict::Deny(DenyReason::Socket),
     }
 }
 
-/// The further address to look for among the doors, beside the canonical one.
+/// The further address to look for among the protected endpoints, beside the canonical one.
 ///
 /// The kernel takes a connect to `::` to `::1`, or to `127.0.0.1` when the socket is bound to a mapped address
 /// (net/ipv6/tcp_ipv6.c, `tcp_v6_connect`); which of the two, a program cannot see.
@@ -168,11 +168,11 @@ mod tests {
     const NODE: NodeValue = NodeValue {
         netns: 1,
         port: 9443,
-        unknown_open: 0,
+        unclassified_open: 0,
         reserved: 0,
     };
     const OPEN: NodeValue = NodeValue {
-        unknown_open: 1,
+        unclassified_open: 1,
         ..NODE
     };
 
@@ -195,7 +195,7 @@ mod tests {
     }
 
     fn verdict(class: &ClassValue, socket: Socket) -> Verdict {
-        judge(DoorAction::Redirect, class, &NODE, &socket, false, false)
+        judge(EndpointAction::Redirect, class, &NODE, &socket, false, false)
     }
 
     #[test]
@@ -209,17 +209,17 @@ mod tests {
             assert_eq!(verdict(&class, socket), Verdict::Redirect(4443));
         }
         assert_eq!(verdict(&class, socket(NODE.netns)), Verdict::Redirect(9443));
-        assert_eq!(verdict(&class, socket(55)), Verdict::Refuse(Refusal::Namespace));
+        assert_eq!(verdict(&class, socket(55)), Verdict::Deny(DenyReason::Namespace));
         // Before anybody told the node's namespace, none is it.
         let told = judge(
-            DoorAction::Redirect,
+            EndpointAction::Redirect,
             &class,
             &NodeValue::default(),
             &socket(0),
             false,
             false,
         );
-        assert_eq!(told, Verdict::Refuse(Refusal::Namespace));
+        assert_eq!(told, Verdict::Deny(DenyReason::Namespace));
     }
 
     #[test]
@@ -238,7 +238,7 @@ mod tests {
             };
             assert_eq!(
                 verdict(&class, socket),
-                Verdict::Refuse(Refusal::Protocol),
+                Verdict::Deny(DenyReason::Protocol),
                 "{kind} {protocol}"
             );
         }
@@ -247,30 +247,33 @@ mod tests {
     #[test]
     fn an_enforced_task_without_a_listener_is_refused() {
         let class = class(ClassKind::Enforced, 0);
-        assert_eq!(verdict(&class, socket(POD)), Verdict::Refuse(Refusal::NoListener));
+        assert_eq!(
+            verdict(&class, socket(POD)),
+            Verdict::Deny(DenyReason::NoListener)
+        );
         let node = NodeValue { port: 0, ..NODE };
         let told = judge(
-            DoorAction::Redirect,
+            EndpointAction::Redirect,
             &class,
             &node,
             &socket(NODE.netns),
             false,
             false,
         );
-        assert_eq!(told, Verdict::Refuse(Refusal::NoListener));
+        assert_eq!(told, Verdict::Deny(DenyReason::NoListener));
     }
 
     #[test]
-    fn some_doors_are_shut_to_all_that_is_enforced() {
+    fn some_endpoints_are_shut_to_all_that_is_enforced() {
         let class = class(ClassKind::Enforced, 4443);
-        let told = judge(DoorAction::Refuse, &class, &NODE, &socket(POD), false, false);
-        assert_eq!(told, Verdict::Refuse(Refusal::Door));
+        let told = judge(EndpointAction::Deny, &class, &NODE, &socket(POD), false, false);
+        assert_eq!(told, Verdict::Deny(DenyReason::DeniedEndpoint));
     }
 
     #[test]
-    fn loopback_is_a_door_on_the_node_alone() {
+    fn loopback_is_an_endpoint_on_the_node_alone() {
         let loopback = |class: &ClassValue, node: &NodeValue, netns| {
-            judge(DoorAction::Redirect, class, node, &socket(netns), true, false)
+            judge(EndpointAction::Redirect, class, node, &socket(netns), true, false)
         };
         let enforced = class(ClassKind::Enforced, 4443);
         assert_eq!(loopback(&enforced, &NODE, POD), Verdict::Pass);
@@ -282,13 +285,13 @@ mod tests {
         let pending = class(ClassKind::Pending, 0);
         assert_eq!(
             loopback(&pending, &NODE, NODE.netns),
-            Verdict::Refuse(Refusal::Pending)
+            Verdict::Deny(DenyReason::Pending)
         );
     }
 
     #[test]
     fn a_pending_task_is_shut_out_and_an_exempt_one_passes() {
-        for action in [DoorAction::Redirect, DoorAction::Refuse] {
+        for action in [EndpointAction::Redirect, EndpointAction::Deny] {
             let told = |kind, node: &NodeValue, gone| {
                 judge(action, &class(kind, 0), node, &socket(POD), false, gone)
             };
@@ -296,13 +299,13 @@ mod tests {
             for (node, gone) in [(NODE, false), (NODE, true), (OPEN, false), (OPEN, true)] {
                 assert_eq!(
                     told(ClassKind::Pending, &node, gone),
-                    Verdict::Refuse(Refusal::Pending)
+                    Verdict::Deny(DenyReason::Pending)
                 );
-                let unknown = told(ClassKind::Unknown, &node, gone);
-                if gone && node.unknown_open == 1 {
+                let unknown = told(ClassKind::Unclassified, &node, gone);
+                if gone && node.unclassified_open == 1 {
                     assert_eq!(unknown, Verdict::PassUnknown);
                 } else {
-                    assert_eq!(unknown, Verdict::Refuse(Refusal::Pending));
+                    assert_eq!(unknown, Verdict::Deny(DenyReason::Pending));
                 }
             }
         }
@@ -310,8 +313,8 @@ mod tests {
 
     #[test]
     fn an_agent_is_gone_after_its_last_sign_of_life_is_old() {
-        assert!(!gone(5, 5 + BEAT_MAX_NS));
-        assert!(gone(5, 6 + BEAT_MAX_NS));
+        assert!(!gone(5, 5 + HEARTBEAT_MAX_NS));
+        assert!(gone(5, 6 + HEARTBEAT_MAX_NS));
         assert!(!gone(7, 5), "a sign from the future is one");
     }
 
@@ -330,10 +333,10 @@ mod tests {
             (SOCK_DGRAM, 115),
             (SOCK_DGRAM, 136),
         ] {
-            for kind in [ClassKind::Enforced, ClassKind::Pending, ClassKind::Unknown] {
+            for kind in [ClassKind::Enforced, ClassKind::Pending, ClassKind::Unclassified] {
                 assert_eq!(
                     told(kind, socket_kind, protocol),
-                    Verdict::Refuse(Refusal::Socket)
+                    Verdict::Deny(DenyReason::Socket)
                 );
             }
             assert_eq!(told(ClassKind::Exempt, socket_kind, protocol), Verdict::Pass);
@@ -342,7 +345,7 @@ mod tests {
             assert_eq!(told(ClassKind::Enforced, SOCK_RAW, protocol), Verdict::Pass);
             assert_eq!(
                 told(ClassKind::Pending, SOCK_RAW, protocol),
-                Verdict::Refuse(Refusal::Socket)
+                Verdict::Deny(DenyReason::Socket)
             );
         }
         for (kind, protocol) in [

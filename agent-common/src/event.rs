@@ -1,4 +1,4 @@
-//! What the programs report: what they refuse one by one, as far as a pod has not too much of it, and everything else
+//! What the programs report: what they deny one by one, as far as a pod has not too much of it, and everything else
 //! by the count.
 
 use crate::{Address, COMM_LEN};
@@ -64,41 +64,41 @@ impl Hook {
     }
 }
 
-/// Why a connect was refused.
+/// Why a connect was denied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Refusal {
+pub enum DenyReason {
     /// The pod is not classified yet.
     Pending,
     /// Not TCP: an enforced pod reaches an API server by TCP alone.
     Protocol,
     /// The pod is enforced and has no listener.
     NoListener,
-    /// The door is one that nobody enforced may reach.
-    Door,
+    /// The protected endpoint is one that nobody enforced may reach.
+    DeniedEndpoint,
     /// The kernel could not note the connect, so nobody could have answered for it.
-    Fault,
+    Internal,
     /// The socket is in a network namespace that has no listener of the pod's.
     Namespace,
-    /// A packet to a door that comes from no redirected connection.
+    /// A packet to a protected endpoint that comes from no redirected connection.
     Packet,
     /// A packet that hides where it goes: one inside another, or one that cannot be read.
-    Hidden,
+    Encapsulated,
     /// A kind of socket that no hook could follow.
     Socket,
 }
 
-impl Refusal {
+impl DenyReason {
     /// The number in an event.
     pub const fn code(self) -> u8 {
         match self {
             Self::Pending => 1,
             Self::Protocol => 2,
             Self::NoListener => 3,
-            Self::Door => 4,
-            Self::Fault => 5,
+            Self::DeniedEndpoint => 4,
+            Self::Internal => 5,
             Self::Namespace => 6,
             Self::Packet => 7,
-            Self::Hidden => 8,
+            Self::Encapsulated => 8,
             Self::Socket => 9,
         }
     }
@@ -109,11 +109,11 @@ impl Refusal {
             1 => Some(Self::Pending),
             2 => Some(Self::Protocol),
             3 => Some(Self::NoListener),
-            4 => Some(Self::Door),
-            5 => Some(Self::Fault),
+            4 => Some(Self::DeniedEndpoint),
+            5 => Some(Self::Internal),
             6 => Some(Self::Namespace),
             7 => Some(Self::Packet),
-            8 => Some(Self::Hidden),
+            8 => Some(Self::Encapsulated),
             9 => Some(Self::Socket),
             _ => None,
         }
@@ -125,11 +125,11 @@ impl Refusal {
             Self::Pending => "pending",
             Self::Protocol => "protocol",
             Self::NoListener => "no_listener",
-            Self::Door => "door",
-            Self::Fault => "fault",
+            Self::DeniedEndpoint => "denied_endpoint",
+            Self::Internal => "internal",
             Self::Namespace => "namespace",
             Self::Packet => "packet",
-            Self::Hidden => "hidden",
+            Self::Encapsulated => "encapsulated",
             Self::Socket => "socket",
         }
     }
@@ -138,20 +138,20 @@ impl Refusal {
     #[inline(always)]
     pub const fn counter(self) -> Counter {
         match self {
-            Self::Pending => Counter::RefusedPending,
-            Self::Protocol => Counter::RefusedProtocol,
-            Self::NoListener => Counter::RefusedNoListener,
-            Self::Door => Counter::RefusedDoor,
-            Self::Fault => Counter::RefusedFault,
-            Self::Namespace => Counter::RefusedNamespace,
+            Self::Pending => Counter::DeniedPending,
+            Self::Protocol => Counter::DeniedProtocol,
+            Self::NoListener => Counter::DeniedNoListener,
+            Self::DeniedEndpoint => Counter::DeniedEndpoint,
+            Self::Internal => Counter::DeniedInternal,
+            Self::Namespace => Counter::DeniedNamespace,
             Self::Packet => Counter::DroppedPackets,
-            Self::Hidden => Counter::DroppedHidden,
-            Self::Socket => Counter::RefusedSockets,
+            Self::Encapsulated => Counter::DroppedEncapsulated,
+            Self::Socket => Counter::DeniedSockets,
         }
     }
 }
 
-/// One refused connect, as the ring buffer carries it.
+/// One denied connect, as the ring buffer carries it.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Event {
@@ -175,8 +175,8 @@ pub struct Event {
     pub dialled_port: u16,
     /// A [`Hook`] by its code.
     pub hook: u8,
-    /// A [`Refusal`] by its code.
-    pub refusal: u8,
+    /// A [`DenyReason`] by its code.
+    pub reason: u8,
     /// The IP protocol of the socket (6 is TCP, 17 UDP).
     pub protocol: u32,
     /// Zero.
@@ -192,34 +192,34 @@ const _: () = assert!(size_of::<Event>() == 88);
 pub enum Counter {
     /// Connects taken to a listener.
     Redirected,
-    /// Connects refused because the pod is pending.
-    RefusedPending,
-    /// Connects refused because they are not TCP.
-    RefusedProtocol,
-    /// Connects refused because the pod has no listener.
-    RefusedNoListener,
-    /// Connects refused because of the door.
-    RefusedDoor,
-    /// Connects refused because they could not be noted.
-    RefusedFault,
+    /// Connects denied because the pod is pending.
+    DeniedPending,
+    /// Connects denied because they are not TCP.
+    DeniedProtocol,
+    /// Connects denied because the pod has no listener.
+    DeniedNoListener,
+    /// Connects denied because of the protected endpoint.
+    DeniedEndpoint,
+    /// Connects denied because they could not be noted.
+    DeniedInternal,
     /// Flows written.
     FlowsWritten,
     /// Flows that the map did not take.
     FlowsLost,
     /// Events that the ring had no room for.
     EventsLost,
-    /// Connects refused because the socket's namespace has no listener of the pod's.
-    RefusedNamespace,
-    /// Packets to doors dropped.
+    /// Connects denied because the socket's namespace has no listener of the pod's.
+    DeniedNamespace,
+    /// Packets to protected endpoints dropped.
     DroppedPackets,
     /// Packets dropped because they hide where they go.
-    DroppedHidden,
-    /// Sockets refused because of their kind.
-    RefusedSockets,
+    DroppedEncapsulated,
+    /// Sockets denied because of their kind.
+    DeniedSockets,
     /// Events left out because the pod had many.
     EventsLimited,
-    /// Connects to doors let through because nobody judged the pod, no agent runs, and the operator wants it so.
-    PassedUnknown,
+    /// Connects to protected endpoints let through because nobody judged the pod, no agent runs, and the operator wants it so.
+    AllowedUnclassified,
 }
 
 /// How many counters there are.
@@ -229,40 +229,40 @@ impl Counter {
     /// Every counter, by its index.
     pub const ALL: [Self; COUNTERS as usize] = [
         Self::Redirected,
-        Self::RefusedPending,
-        Self::RefusedProtocol,
-        Self::RefusedNoListener,
-        Self::RefusedDoor,
-        Self::RefusedFault,
+        Self::DeniedPending,
+        Self::DeniedProtocol,
+        Self::DeniedNoListener,
+        Self::DeniedEndpoint,
+        Self::DeniedInternal,
         Self::FlowsWritten,
         Self::FlowsLost,
         Self::EventsLost,
-        Self::RefusedNamespace,
+        Self::DeniedNamespace,
         Self::DroppedPackets,
-        Self::DroppedHidden,
-        Self::RefusedSockets,
+        Self::DroppedEncapsulated,
+        Self::DeniedSockets,
         Self::EventsLimited,
-        Self::PassedUnknown,
+        Self::AllowedUnclassified,
     ];
 
     /// A word for metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Redirected => "redirected",
-            Self::RefusedPending => "refused_pending",
-            Self::RefusedProtocol => "refused_protocol",
-            Self::RefusedNoListener => "refused_no_listener",
-            Self::RefusedDoor => "refused_door",
-            Self::RefusedFault => "refused_fault",
+            Self::DeniedPending => "denied_pending",
+            Self::DeniedProtocol => "denied_protocol",
+            Self::DeniedNoListener => "denied_no_listener",
+            Self::DeniedEndpoint => "denied_endpoint",
+            Self::DeniedInternal => "denied_internal",
             Self::FlowsWritten => "flows_written",
             Self::FlowsLost => "flows_lost",
             Self::EventsLost => "events_lost",
-            Self::RefusedNamespace => "refused_namespace",
+            Self::DeniedNamespace => "denied_namespace",
             Self::DroppedPackets => "dropped_packets",
-            Self::DroppedHidden => "dropped_hidden",
-            Self::RefusedSockets => "refused_sockets",
+            Self::DroppedEncapsulated => "dropped_encapsulated",
+            Self::DeniedSockets => "denied_sockets",
             Self::EventsLimited => "events_limited",
-            Self::PassedUnknown => "passed_unknown",
+            Self::AllowedUnclassified => "allowed_unclassified",
         }
     }
 
@@ -286,18 +286,18 @@ mod tests {
 
     #[test]
     fn codes_read_back() {
-        for refusal in [
-            Refusal::Pending,
-            Refusal::Protocol,
-            Refusal::NoListener,
-            Refusal::Door,
-            Refusal::Fault,
-            Refusal::Namespace,
-            Refusal::Packet,
-            Refusal::Hidden,
-            Refusal::Socket,
+        for reason in [
+            DenyReason::Pending,
+            DenyReason::Protocol,
+            DenyReason::NoListener,
+            DenyReason::DeniedEndpoint,
+            DenyReason::Internal,
+            DenyReason::Namespace,
+            DenyReason::Packet,
+            DenyReason::Encapsulated,
+            DenyReason::Socket,
         ] {
-            assert_eq!(Refusal::from_code(refusal.code()), Some(refusal));
+            assert_eq!(DenyReason::from_code(reason.code()), Some(reason));
         }
         for hook in [
             Hook::Connect4,
@@ -310,7 +310,7 @@ mod tests {
         ] {
             assert_eq!(Hook::from_code(hook.code()), Some(hook));
         }
-        assert_eq!(Refusal::from_code(0), None);
+        assert_eq!(DenyReason::from_code(0), None);
         assert_eq!(Hook::from_code(0), None);
     }
 }

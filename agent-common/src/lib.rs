@@ -16,12 +16,12 @@ mod pod;
 
 pub use address::Address;
 pub use decide::{Socket, Verdict, gone, is_followed, judge, judge_unfollowed, looks, rewrite};
-pub use event::{COUNTERS, Counter, Event, Hook, Refusal};
+pub use event::{COUNTERS, Counter, DenyReason, Event, Hook};
 pub use packet::{Destination, PacketBytes, destination, is_tagged};
 pub use record::{
-    BEAT_MAX_NS, CLASSES_MAX, ClassKind, ClassValue, DOORS_MAX, DialRecord, DialState, DoorAction, DoorKey,
-    EVENTS_BYTES, EVENTS_PER_SECOND, FLOWS_MAX, FlowKey, INTERFACES_MAX, LAYOUT, LEVELS_MAX, LIMITS_MAX,
-    LimitValue, NETNS_MAX, NodeValue,
+    CLASSES_MAX, ClassKind, ClassValue, DialRecord, DialState, ENDPOINTS_MAX, EVENTS_BYTES,
+    EVENTS_PER_SECOND, EndpointAction, EndpointKey, FLOWS_MAX, FlowKey, HEARTBEAT_MAX_NS, INTERFACES_MAX,
+    LAYOUT, LEVELS_MAX, LIMITS_MAX, LimitValue, NETNS_MAX, NodeValue,
 };
 
 /// Bytes of a task's name, the terminating zero included (`TASK_COMM_LEN`, include/linux/sched.h).

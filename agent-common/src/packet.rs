@@ -19,7 +19,7 @@ pub trait PacketBytes {
 pub enum Destination {
     /// To a port, in host order, by a protocol that has such.
     Port(Address, u16),
-    /// Nowhere that could be a door: no IP, a protocol without ports, or a later fragment, which is nothing without its
+    /// Nowhere that could be a protected endpoint: no IP, a protocol without ports, or a later fragment, which is nothing without its
     /// first.
     Other,
     /// It carries another packet to wherever, or its headers cannot be read.
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn tunnels_are_hidden_and_what_has_no_port_is_no_door() {
+    fn tunnels_are_hidden_and_what_has_no_port_is_no_endpoint() {
         for protocol in [4, 41, 47, 97, 115, 137] {
             assert_eq!(
                 destination(&v4(protocol, 0, 0, &[0; 20])),

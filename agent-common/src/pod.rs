@@ -4,11 +4,11 @@
     reason = "aya::Pod is an unsafe marker trait, and only the types' own package may implement it"
 )]
 
-use crate::{ClassValue, DialRecord, DoorKey, Event, FlowKey, LimitValue, NodeValue};
+use crate::{ClassValue, DialRecord, EndpointKey, Event, FlowKey, LimitValue, NodeValue};
 
 // SAFETY: `repr(C)`, made of integers and arrays of integers, no padding (the sizes are asserted), so every
 // bit pattern is a value.
-unsafe impl aya::Pod for DoorKey {}
+unsafe impl aya::Pod for EndpointKey {}
 
 // SAFETY: as for DoorKey.
 unsafe impl aya::Pod for ClassValue {}

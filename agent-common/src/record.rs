@@ -6,9 +6,9 @@
 
 use crate::{Address, COMM_LEN, COUNTERS, Event};
 
-/// Entries of DOORS: every control-plane port at every address of every node, so a few for each node. Entries take
+/// Entries of ENDPOINTS: every control-plane port at every address of every node, so a few for each node. Entries take
 /// memory as they come.
-pub const DOORS_MAX: u32 = 65_536;
+pub const ENDPOINTS_MAX: u32 = 65_536;
 
 /// Entries of CLASSES: one per pod, plus the parents. A kubelet runs 110 pods by default and about 500 at most.
 pub const CLASSES_MAX: u32 = 8192;
@@ -23,7 +23,7 @@ pub const NETNS_MAX: u32 = 4096;
 /// Entries of INTERFACES: a pod has one as a rule, and a few where networks are attached to it.
 pub const INTERFACES_MAX: u32 = 8192;
 
-/// Entries of LIMITS: one per pod that had something refused lately. The oldest go first.
+/// Entries of LIMITS: one per pod that had something denied lately. The oldest go first.
 pub const LIMITS_MAX: u32 = 8192;
 
 /// Events of one pod in one second; further ones are counted. A person reads a few, and a pod that tries in a loop
@@ -32,7 +32,7 @@ pub const EVENTS_PER_SECOND: u32 = 64;
 
 /// How old the agent's last sign of life may be, in nanoseconds of the boot clock, before the kernel takes it for gone.
 /// It gives one every second; a machine under load may hold it up for some.
-pub const BEAT_MAX_NS: u64 = 10_000_000_000;
+pub const HEARTBEAT_MAX_NS: u64 = 10_000_000_000;
 
 /// Bytes of the event ring: about 2,000 events between two looks of the agent.
 pub const EVENTS_BYTES: u32 = 256 * 1024;
@@ -41,10 +41,10 @@ pub const EVENTS_BYTES: u32 = 256 * 1024;
 /// a cluster run inside containers adds its own; a task may sit deeper, its pod may not.
 pub const LEVELS_MAX: i32 = 16;
 
-/// The key of DOORS: an address of the control plane, in canonical form.
+/// The key of ENDPOINTS: an address of the control plane, in canonical form.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct DoorKey {
+pub struct EndpointKey {
     /// The address, canonical.
     pub address: Address,
     /// The port in host order.
@@ -53,42 +53,42 @@ pub struct DoorKey {
     pub reserved: u16,
 }
 
-impl DoorKey {
+impl EndpointKey {
     /// The key for what a client dials; `port` in host order.
     #[inline(always)]
     pub const fn new(address: Address, port: u16) -> Self {
         Self {
-            address: address.door(),
+            address: address.endpoint(),
             port,
             reserved: 0,
         }
     }
 }
 
-/// What happens at a door; the value of DOORS.
+/// What happens at a protected endpoint; the value of ENDPOINTS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum DoorAction {
+pub enum EndpointAction {
     /// An API server: enforced pods are taken to their listener.
     Redirect,
     /// Nothing an enforced pod may reach at all.
-    Refuse,
+    Deny,
 }
 
-impl DoorAction {
+impl EndpointAction {
     /// The number in the map.
     pub const fn code(self) -> u32 {
         match self {
             Self::Redirect => 1,
-            Self::Refuse => 2,
+            Self::Deny => 2,
         }
     }
 
-    /// Reads the map's number; what is unknown refuses.
+    /// Reads the map's number; what is unknown denies.
     #[inline(always)]
     pub const fn from_code(code: u32) -> Self {
         match code {
             1 => Self::Redirect,
-            _ => Self::Refuse,
+            _ => Self::Deny,
         }
     }
 }
@@ -98,13 +98,13 @@ impl DoorAction {
 pub enum ClassKind {
     /// Connects as if Picket were not there.
     Exempt,
-    /// Not classified yet: every door is shut.
+    /// Not classified yet: every protected endpoint is shut.
     Pending,
-    /// Its connects to doors go to its listener.
+    /// Its connects to protected endpoints go to its listener.
     Enforced,
     /// A folder of pods: those below it that have no class of their own were never judged. As [`Self::Pending`],
     /// unless the operator wants such pods let through while no agent runs.
-    Unknown,
+    Unclassified,
 }
 
 impl ClassKind {
@@ -114,17 +114,17 @@ impl ClassKind {
             Self::Exempt => 1,
             Self::Pending => 2,
             Self::Enforced => 3,
-            Self::Unknown => 4,
+            Self::Unclassified => 4,
         }
     }
 
-    /// Reads the map's number; what is unknown is pending, because pending refuses.
+    /// Reads the map's number; what is unknown is pending, because pending denies.
     #[inline(always)]
     pub const fn from_code(code: u32) -> Self {
         match code {
             1 => Self::Exempt,
             3 => Self::Enforced,
-            4 => Self::Unknown,
+            4 => Self::Unclassified,
             _ => Self::Pending,
         }
     }
@@ -154,8 +154,8 @@ pub struct NodeValue {
     pub netns: u64,
     /// The port of the listener there, in host order; zero where there is none.
     pub port: u16,
-    /// One where pods that nobody judged may reach doors while no agent runs; zero where they may not.
-    pub unknown_open: u16,
+    /// One where pods that nobody judged may reach protected endpoints while no agent runs; zero where they may not.
+    pub unclassified_open: u16,
     /// Zero.
     pub reserved: u32,
 }
@@ -256,7 +256,7 @@ impl FlowKey {
     }
 }
 
-const _: () = assert!(size_of::<DoorKey>() == 20);
+const _: () = assert!(size_of::<EndpointKey>() == 20);
 const _: () = assert!(size_of::<ClassValue>() == 24);
 const _: () = assert!(size_of::<NodeValue>() == 16);
 const _: () = assert!(size_of::<LimitValue>() == 16);
@@ -270,7 +270,7 @@ const MEANING: u64 = 2;
 pub const LAYOUT: u64 = {
     let facts = [
         MEANING,
-        size_of::<DoorKey>() as u64,
+        size_of::<EndpointKey>() as u64,
         size_of::<ClassValue>() as u64,
         size_of::<DialRecord>() as u64,
         size_of::<FlowKey>() as u64,
@@ -278,7 +278,7 @@ pub const LAYOUT: u64 = {
         size_of::<NodeValue>() as u64,
         size_of::<LimitValue>() as u64,
         COUNTERS as u64,
-        DOORS_MAX as u64,
+        ENDPOINTS_MAX as u64,
         CLASSES_MAX as u64,
         FLOWS_MAX as u64,
         NETNS_MAX as u64,
@@ -305,7 +305,7 @@ mod tests {
             assert_eq!(ClassKind::from_code(code), ClassKind::Pending);
         }
         for code in [0, 3, u32::MAX] {
-            assert_eq!(DoorAction::from_code(code), DoorAction::Refuse);
+            assert_eq!(EndpointAction::from_code(code), EndpointAction::Deny);
         }
     }
 
@@ -315,12 +315,12 @@ mod tests {
             ClassKind::Exempt,
             ClassKind::Pending,
             ClassKind::Enforced,
-            ClassKind::Unknown,
+            ClassKind::Unclassified,
         ] {
             assert_eq!(ClassKind::from_code(kind.code()), kind);
         }
-        for action in [DoorAction::Redirect, DoorAction::Refuse] {
-            assert_eq!(DoorAction::from_code(action.code()), action);
+        for action in [EndpointAction::Redirect, EndpointAction::Deny] {
+            assert_eq!(EndpointAction::from_code(action.code()), action);
         }
     }
 }

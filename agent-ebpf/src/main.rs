@@ -14,6 +14,6 @@ fn main() {}
 #[cfg(target_arch = "bpf")]
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
-    // Never reached: the verifier refuses a program that could come here, because it does not end.
+    // Never reached: the verifier denies a program that could come here, because it does not end.
     loop {}
 }

@@ -13,7 +13,7 @@ use crate::dial::{NewPod, Stand, Verdict};
 use crate::world::World;
 
 pub(crate) const TESTS: &[Test] = tests! {
-    new_pods_find_the_doors_shut_however_long,
+    new_pods_find_the_endpoints_shut_however_long,
     new_pods_pass_in_time_where_the_operator_wants_it_so,
 };
 
@@ -24,12 +24,12 @@ const SURELY: Duration = Duration::from_secs(8);
 /// The API server's Service.
 const SERVER: &str = "10.96.0.1:443";
 
-fn new_pods_find_the_doors_shut_however_long(world: &mut World) -> Result<()> {
+fn new_pods_find_the_endpoints_shut_however_long(world: &mut World) -> Result<()> {
     killed(world, Verdict::Forbidden)
 }
 
 fn new_pods_pass_in_time_where_the_operator_wants_it_so(world: &mut World) -> Result<()> {
-    let open = |config: &mut serde_json::Value| config["enforce"]["unknownPods"] = json!("open");
+    let open = |config: &mut serde_json::Value| config["enforce"]["unclassifiedPods"] = json!("failOpen");
     world.configured(open, |world| {
         let before = passed(world)?;
         killed(world, Verdict::Reached)?;
@@ -65,6 +65,6 @@ fn new_pod_gets(world: &World, wanted: Verdict) -> Result<()> {
 }
 
 fn passed(world: &World) -> Result<f64> {
-    let label = "event=\"passed_unknown\"";
+    let label = "event=\"allowed_unclassified\"";
     world.agent.metric("picket_kernel_events_total", &[label])
 }

@@ -38,7 +38,7 @@ pub(crate) struct Report {
 pub(crate) enum Verdict {
     /// Picket answered.
     Interposed,
-    /// Whom the door belongs to answered.
+    /// Whom the protected endpoint belongs to answered.
     Reached,
     /// A call failed with EPERM.
     Forbidden,

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::Test;
 use crate::dial::{Stand, Verdict};
-use crate::target::{DOOR, HOST};
+use crate::target::{ENDPOINT, HOST};
 use crate::traffic::{Counter, asks, until};
 use crate::world::World;
 
@@ -31,7 +31,7 @@ fn while_another_is_alone_at_the_root_pods_are_closed(world: &mut World) -> Resu
     let foreign = Exclusive::attach(&world.agent.node().cgroup).context("attach another's program");
     let open = foreign
         .is_ok()
-        .then(|| dial_doors(world, &[Verdict::Reached], true));
+        .then(|| dial_endpoints(world, &[Verdict::Reached], true));
     world.agent.begin()?;
     let outcome = foreign.and_then(|_foreign| {
         open.transpose().context("with no agent")?;
@@ -44,7 +44,7 @@ fn while_another_is_alone_at_the_root_pods_are_closed(world: &mut World) -> Resu
     outcome?;
     eprintln!("ready {took:?} after the other's program went");
     ensure!(took < READY_LIMIT, "ready only {took:?} after");
-    dial_doors(world, &[Verdict::Interposed], false)?;
+    dial_endpoints(world, &[Verdict::Interposed], false)?;
     asks(world)?.good().map(drop)
 }
 
@@ -76,7 +76,7 @@ fn named_and_closed(world: &World) -> Result<()> {
     ] {
         ensure!(reason.contains(part), "no {part:?} in: {reason}");
     }
-    dial_doors(world, CLOSED, false)?;
+    dial_endpoints(world, CLOSED, false)?;
     let worker = Stand::pod(&world.pod("agents", "worker")?)?;
     let kubelet = format!("{}:10250", world.cluster.node().address);
     let report = world.dial(&worker, &["tcp", &kubelet])?;
@@ -86,15 +86,15 @@ fn named_and_closed(world: &World) -> Result<()> {
 }
 
 /// The enforced pods of the first node dial the API server, which counts packets, and the target, which counts them too.
-fn dial_doors(world: &World, wanted: &[Verdict], arrives: bool) -> Result<()> {
+fn dial_endpoints(world: &World, wanted: &[Verdict], arrives: bool) -> Result<()> {
     let counted = Counter::start(world, "agents")?;
     world.arrived()?;
     for pod in ["worker", "hosted"] {
         let stand = Stand::pod(&world.pod("agents", pod)?)?;
-        for door in ["10.96.0.1:443", &format!("{HOST}:{DOOR}")] {
-            let report = world.dial(&stand, &["tcp", door])?;
+        for endpoint in ["10.96.0.1:443", &format!("{HOST}:{ENDPOINT}")] {
+            let report = world.dial(&stand, &["tcp", endpoint])?;
             let verdict = report.verdict();
-            ensure!(wanted.contains(&verdict), "{pod} dials {door}: {report}");
+            ensure!(wanted.contains(&verdict), "{pod} dials {endpoint}: {report}");
         }
     }
     let (packets, arrived) = (counted.packets()?, world.arrived()?);

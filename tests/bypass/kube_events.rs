@@ -55,12 +55,12 @@ fn what_a_pod_was_refused_stands_at_the_pod(world: &mut World) -> Result<()> {
             "{said:?}"
         );
         std::thread::sleep(Duration::from_secs(1));
-        refused = find(world, "agents", pod.uid(), "AccessRefused", "10.250.0.1:10250")?;
+        refused = find(world, "agents", pod.uid(), "AccessDenied", "10.250.0.1:10250")?;
         distrusted = find(
             world,
             "agents",
             pod.uid(),
-            "CertificateRefused",
+            "CertificateRejected",
             "picket.dev/enrolled=true",
         )?;
     }
@@ -70,7 +70,7 @@ fn what_a_pod_was_refused_stands_at_the_pod(world: &mut World) -> Result<()> {
     }
     let shown = world.admin(&["describe", "pod", "told", "-n", "agents"])?;
     ensure!(
-        shown.contains("AccessRefused") && shown.contains("python3"),
+        shown.contains("AccessDenied") && shown.contains("python3"),
         "{shown}"
     );
     world.admin(&["delete", "pod", "told", "-n", "agents", "--wait=false"])?;

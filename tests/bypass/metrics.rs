@@ -25,7 +25,7 @@ const PODS: usize = 40;
 /// How many that went before may still have been counted then.
 const GOING: f64 = 8.0;
 /// The kernel's maps.
-const MAPS: [&str; 4] = ["doors", "classes", "netns", "flows"];
+const MAPS: [&str; 4] = ["endpoints", "classes", "netns", "flows"];
 
 /// What is read before and after; `refused` in all, at kubelets and at clouds' metadata.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -42,15 +42,15 @@ impl Counts {
     fn read(world: &World) -> Result<Self> {
         let metric = |name: &str, labels: &[&str]| world.agent.metric(name, labels);
         let event = |event: &str| metric("picket_kernel_events_total", &[&format!("event=\"{event}\"")]);
-        let refused = |labels: &[&str]| metric("picket_connects_refused_total", labels);
+        let refused = |labels: &[&str]| metric("picket_connects_denied_total", labels);
         Ok(Self {
             redirected: event("redirected")?,
             flows: event("flows_written")?,
-            refused_by_kernel: event("refused_door")?,
+            refused_by_kernel: event("denied_endpoint")?,
             refused: [
                 refused(&[])?,
-                refused(&["cause=\"door\"", "door=\"kubelet\""])?,
-                refused(&["cause=\"door\"", "door=\"metadata\""])?,
+                refused(&["cause=\"denied_endpoint\"", "endpoint=\"kubelet\""])?,
+                refused(&["cause=\"denied_endpoint\"", "endpoint=\"metadata\""])?,
             ],
             judged: metric("picket_pod_pending_seconds_count", &[])?,
             judged_seconds: metric("picket_pod_pending_seconds_sum", &[])?,
@@ -70,15 +70,15 @@ fn what_the_kernel_does_to_pods_is_counted(world: &mut World) -> Result<()> {
 
     let worker = Stand::pod(&world.pod("agents", "worker")?)?;
     let kubelet = format!("{}:10250", world.cluster.node().address);
-    for (door, verdict) in [
+    for (endpoint, verdict) in [
         ("10.96.0.1:443", Verdict::Interposed),
         (&kubelet, Verdict::Forbidden),
         ("169.254.169.254:80", Verdict::Forbidden),
         ("169.254.169.254:80", Verdict::Forbidden),
     ] {
         world
-            .expecting(verdict, |world| world.dial(&worker, &["tcp", door]))?
-            .expect(door, verdict)?;
+            .expecting(verdict, |world| world.dial(&worker, &["tcp", endpoint]))?
+            .expect(endpoint, verdict)?;
     }
     let pod = json!({"apiVersion": "v1", "kind": "Pod",
         "metadata": {"name": "counted", "namespace": "agents", "labels": {"app": "worker"}},
@@ -133,7 +133,7 @@ fn what_the_kernel_does_to_pods_is_counted(world: &mut World) -> Result<()> {
 fn a_selected_pod_outside_the_agents_tree_is_counted(world: &mut World) -> Result<()> {
     let comes_to = |world: &World, wanted: f64| {
         until(&format!("{wanted} pods unseen"), LIMIT, || {
-            Ok(world.agent.metric("picket_pods", &["class=\"unseen\""])? == wanted)
+            Ok(world.agent.metric("picket_pods", &["class=\"no_cgroup\""])? == wanted)
         })
     };
     comes_to(world, 0.0)?;

@@ -1,4 +1,4 @@
-//! One door by all its names.
+//! One protected endpoint by all its names.
 
 use anyhow::{Context, Result, ensure};
 use picket_tests::tests;
@@ -6,7 +6,7 @@ use picket_tests::tests;
 use crate::Test;
 use crate::dial::{Stand, Verdict};
 use crate::guards::{Guard, without};
-use crate::target::{DOOR, HOST, HOST6};
+use crate::target::{ENDPOINT, HOST, HOST6};
 use crate::world::World;
 
 pub(crate) const TESTS: &[Test] = tests! {
@@ -22,11 +22,11 @@ const ALL: &[Guard] = &[Guard::Connect, Guard::SendMsg, Guard::Egress, Guard::In
 const SERVER: u16 = 6443;
 
 fn every_form_of_an_address(world: &mut World) -> Result<()> {
-    let doors = [
-        format!("{HOST}:{DOOR}"),
-        format!("[::ffff:{HOST}]:{DOOR}"),
-        format!("[64:ff9b::{HOST}]:{DOOR}"),
-        format!("[{HOST6}]:{DOOR}"),
+    let endpoints = [
+        format!("{HOST}:{ENDPOINT}"),
+        format!("[::ffff:{HOST}]:{ENDPOINT}"),
+        format!("[64:ff9b::{HOST}]:{ENDPOINT}"),
+        format!("[{HOST6}]:{ENDPOINT}"),
         "10.96.0.1:443".to_owned(),
         "[::ffff:10.96.0.1]:443".to_owned(),
         format!("{}:{SERVER}", world.cluster.node().address),
@@ -34,7 +34,7 @@ fn every_form_of_an_address(world: &mut World) -> Result<()> {
     ];
     for pod in ["worker", "hosted"] {
         // Before the pods' own packets were seen, these are a connection's and a datagram's verdicts alone.
-        prove(world, pod, &doors).context(pod)?;
+        prove(world, pod, &endpoints).context(pod)?;
     }
     // Nothing translates to version 4 for the API server here, so this one is only seen to be interposed.
     let worker = Stand::pod(&world.pod("agents", "worker")?)?;
@@ -60,24 +60,24 @@ fn every_form_of_the_nodes_own(world: &mut World) -> Result<()> {
         "10.244.1.1",
         "[::ffff:10.244.1.1]",
     ];
-    let doors: Vec<String> = hosts.iter().map(|host| format!("{host}:{SERVER}")).collect();
-    prove(world, "hosted", &doors)
+    let endpoints: Vec<String> = hosts.iter().map(|host| format!("{host}:{SERVER}")).collect();
+    prove(world, "hosted", &endpoints)
 }
 
 /// Each is interposed by TCP and refused by UDP, and with no guard leads to whom it names.
-fn prove(world: &mut World, pod: &str, doors: &[String]) -> Result<()> {
+fn prove(world: &mut World, pod: &str, endpoints: &[String]) -> Result<()> {
     let pod = Stand::pod(&world.pod("agents", pod)?)?;
     let server = world.server_log();
     world.arrived()?;
     let mut wrong = Vec::new();
-    for door in doors {
+    for endpoint in endpoints {
         for (way, wanted) in [
             ("tcp", Verdict::Interposed),
             ("udp-sendto", Verdict::Forbidden),
             ("udp-connected", Verdict::Forbidden),
         ] {
-            let report = world.expecting(wanted, |world| world.dial(&pod, &[way, door]))?;
-            if let Err(error) = report.expect(&format!("{way} to {door}"), wanted) {
+            let report = world.expecting(wanted, |world| world.dial(&pod, &[way, endpoint]))?;
+            if let Err(error) = report.expect(&format!("{way} to {endpoint}"), wanted) {
                 wrong.push(error.to_string());
             }
         }
@@ -94,10 +94,10 @@ fn prove(world: &mut World, pod: &str, doors: &[String]) -> Result<()> {
         wrong.join("\n")
     );
     without(world, ALL, |world| {
-        for door in doors {
+        for endpoint in endpoints {
             let wanted = Verdict::Reached;
-            let report = world.expecting(wanted, |world| world.dial(&pod, &["tcp", door]))?;
-            if let Err(error) = report.expect(&format!("tcp to {door}"), wanted) {
+            let report = world.expecting(wanted, |world| world.dial(&pod, &["tcp", endpoint]))?;
+            if let Err(error) = report.expect(&format!("tcp to {endpoint}"), wanted) {
                 wrong.push(error.to_string());
             }
         }
@@ -107,7 +107,7 @@ fn prove(world: &mut World, pod: &str, doors: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// What a pod with a network of its own dials at its loopback is no door, whatever port it has: the pod's own server answers.
+/// What a pod with a network of its own dials at its loopback is no protected endpoint, whatever port it has: the pod's own server answers.
 fn a_pods_own_loopback_is_its_own(world: &mut World) -> Result<()> {
     let worker = Stand::pod(&world.pod("agents", "worker")?)?;
     let server = picket_tests::net::inside(worker.netns(), || {

@@ -14,7 +14,7 @@ use picket_tests::tests;
 use crate::Test;
 use crate::dial::{Stand, Verdict};
 use crate::guards::{Guard, without};
-use crate::target::{DOOR, HOST, HOST6};
+use crate::target::{ENDPOINT, HOST, HOST6};
 use crate::world::World;
 
 pub(crate) const TESTS: &[Test] = tests! {
@@ -23,7 +23,7 @@ pub(crate) const TESTS: &[Test] = tests! {
     a_pods_routes_take_packets_by_further_hops,
 };
 
-/// Addresses that are no doors, and that nobody has.
+/// Addresses that are no protected endpoints, and that nobody has.
 const ELSEWHERE: &str = "10.250.0.77";
 const ELSEWHERE6: &str = "fd00:250::77";
 
@@ -74,7 +74,7 @@ fn a_pods_rules_rewrite_where_it_dials(world: &mut World) -> Result<()> {
         let pod = Stand::pod(&world.pod("agents", name)?)?;
         let to = |family: &str, from: &str, to: &str| {
             let rule = |protocol: &str| {
-                format!("{family} daddr {from} {protocol} dport 80 dnat {family} to {to}:{DOOR}\n")
+                format!("{family} daddr {from} {protocol} dport 80 dnat {family} to {to}:{ENDPOINT}\n")
             };
             rule("tcp") + &rule("udp")
         };
@@ -100,7 +100,7 @@ fn a_pods_rules_rewrite_where_it_dials(world: &mut World) -> Result<()> {
     Ok(())
 }
 
-/// Writes a datagram for a door to a TUN device, and has the namespace forward it.
+/// Writes a datagram for a protected endpoint to a TUN device, and has the namespace forward it.
 const TUN: &str = r#"
 import fcntl, os, socket, struct, subprocess, sys, time
 def checksum(data):
@@ -130,7 +130,7 @@ fn a_device_of_a_pods_own_sends_packets(world: &mut World) -> Result<()> {
     let send = |world: &World| {
         world.arrived()?;
         let mut command = Command::new("python3");
-        command.args(["-c", TUN, HOST, &DOOR.to_string()]);
+        command.args(["-c", TUN, HOST, &ENDPOINT.to_string()]);
         Place::new()
             .net(pod.netns())
             .cgroup(&pod.cgroup)
@@ -156,7 +156,7 @@ fn a_pods_routes_take_packets_by_further_hops(world: &mut World) -> Result<()> {
     let sockets = [Guard::Connect, Guard::SendMsg, Guard::Egress, Guard::Interface];
     let packets = [Guard::Egress, Guard::Interface];
     for (to, how, guards) in [
-        // The door is a hop on the way to elsewhere, and no call names it.
+        // The protected endpoint is a hop on the way to elsewhere, and no call names it.
         (ELSEWHERE6, format!("seg6 mode inline segs {HOST6}"), &packets[..]),
         (HOST6, format!("seg6 mode inline segs {HOP}"), &sockets[..]),
         (HOST6, format!("seg6 mode encap segs {HOP}"), &sockets[..]),
@@ -164,7 +164,7 @@ fn a_pods_routes_take_packets_by_further_hops(world: &mut World) -> Result<()> {
     ] {
         let route = |verb: &str| format!("route {verb} {to}/128 encap {how} via {HOP} dev eth0\n");
         order(pod.netns(), &["ip", "-6", "-batch", "-"], &route("add"))?;
-        let outcome = prove(world, &pod, guards, "tcp", &format!("[{to}]:{DOOR}"));
+        let outcome = prove(world, &pod, guards, "tcp", &format!("[{to}]:{ENDPOINT}"));
         order(
             pod.netns(),
             &["ip", "-6", "-batch", "-"],

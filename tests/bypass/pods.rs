@@ -26,7 +26,7 @@ pub(crate) const TESTS: &[Test] = tests! {
     a_pod_that_nobody_judged_is_refused_by_name,
     a_process_that_left_its_pods_cgroup_is_interposed_and_told_of,
     what_was_open_before_is_cut_and_nothing_else,
-    what_becomes_a_door_is_cut_too,
+    what_becomes_an_endpoint_is_cut_too,
     a_pod_that_is_let_go_loses_its_open_connections,
 };
 
@@ -135,7 +135,11 @@ fn a_pod_on_the_nodes_network_is_served_and_refused(world: &mut World) -> Result
     );
     kubectl("kubectl delete namespace lab --wait=false")?.refused(&["keep-namespaces"])?;
     let begun = Instant::now();
-    while world.agent.metric("picket_pods", &["class=\"uncovered\""])? < 1.0 {
+    while world
+        .agent
+        .metric("picket_pods", &["class=\"egress_unfiltered\""])?
+        < 1.0
+    {
         ensure!(
             begun.elapsed() < GAUGES_LIMIT,
             "the pod is not counted as uncovered"
@@ -151,7 +155,10 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
     time.sleep(1)
 "#;
     let code = world.run("agents", "hosted", &["python3", "-c", send])?.good()?;
-    ensure!(code.trim() == "1", "UDP to a door gives {code}, not EPERM");
+    ensure!(
+        code.trim() == "1",
+        "UDP to a protected endpoint gives {code}, not EPERM"
+    );
     let refused = picket.wait("the refused datagram", |record| {
         record["decision"]["reason"] == "protocol"
     })?;
@@ -279,25 +286,26 @@ fn a_process_that_left_its_pods_cgroup_is_interposed_and_told_of(world: &mut Wor
     mover.send("inside")?;
     mover.line_with("answered")?;
     let record = picket.wait("the first request", |record| record["userAgent"] == "mover")?;
-    ensure!(record["agent"]["process"]["movedTo"].is_null(), "{record:#}");
+    ensure!(record["agent"]["process"]["escapedTo"].is_null(), "{record:#}");
     let pid = &record["agent"]["process"]["pid"];
 
     let sibling = Sibling(world.cluster.node().cgroup.join("beside"));
     fs::create_dir(&sibling.0)?;
     fs::write(sibling.0.join("cgroup.procs"), pid.to_string())?;
-    let before = world.agent.metric("picket_moved_processes_total", &[])?;
+    let before = world.agent.metric("picket_cgroup_escapes_total", &[])?;
     mover.send("outside")?;
     mover.line_with("answered")?;
     let record = picket.wait("the second request", |record| {
-        record["userAgent"] == "mover" && record["agent"]["process"]["movedTo"].is_string()
+        record["userAgent"] == "mover" && record["agent"]["process"]["escapedTo"].is_string()
     })?;
     ensure!(record["agent"]["pod"]["name"] == "worker", "{record:#}");
-    let moved = world.agent.metric("picket_moved_processes_total", &[])? - before;
+    let moved = world.agent.metric("picket_cgroup_escapes_total", &[])? - before;
     ensure!(moved >= 1.0, "{moved} moved processes were counted");
     no_direct_request(&server, &["mover"])?;
     // It is told of without dialling, too.
-    let told =
-        |record: &Value| record["decision"]["reason"] == "moved" && &record["agent"]["process"]["pid"] == pid;
+    let told = |record: &Value| {
+        record["decision"]["reason"] == "cgroup_escape" && &record["agent"]["process"]["pid"] == pid
+    };
     let begun = Instant::now();
     while picket.all(told)?.is_empty() {
         ensure!(begun.elapsed() < LOOK_LIMIT, "nobody told of the process");
@@ -359,11 +367,11 @@ fn what_was_open_before_is_cut_and_nothing_else(world: &mut World) -> Result<()>
 fn destroyed(world: &World) -> Result<f64> {
     world
         .agent
-        .metric("picket_connections_cut_total", &["outcome=\"destroyed\""])
+        .metric("picket_connections_destroyed_total", &["outcome=\"destroyed\""])
 }
 
 /// An address with a connection from an enforced pod comes to lead to the API server.
-fn what_becomes_a_door_is_cut_too(world: &mut World) -> Result<()> {
+fn what_becomes_an_endpoint_is_cut_too(world: &mut World) -> Result<()> {
     let kubectl = world.cluster.kubectl_client();
     let address = RealPod::find(&world.cluster, "direct", "worker")?
         .address()

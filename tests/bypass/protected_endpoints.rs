@@ -1,4 +1,4 @@
-//! The doors by every name they have: addresses of nodes, Services that lead there, DNS; and those that are refused.
+//! The protected endpoints by every name they have: addresses of nodes, Services that lead there, DNS; and those that are refused.
 //!
 //! Each is first seen to work from a pod that is left alone. What an enforced pod then gets is told by whose certificate it
 //! sees, by both audit logs, and where nobody may arrive, by a listener that counts.
@@ -23,21 +23,21 @@ use crate::Test;
 use crate::world::World;
 
 pub(crate) const TESTS: &[Test] = tests! {
-    the_pod_bridges_address_is_a_door,
-    a_link_local_address_is_a_door,
-    an_address_that_a_node_gets_is_a_door,
-    a_service_made_by_hand_is_a_door,
-    node_ports_and_external_addresses_are_doors,
-    a_withdrawn_service_stays_a_door,
+    the_pod_bridges_address_is_an_endpoint,
+    a_link_local_address_is_an_endpoint,
+    an_address_that_a_node_gets_is_an_endpoint,
+    a_service_made_by_hand_is_an_endpoint,
+    node_ports_and_external_addresses_are_endpoints,
+    a_withdrawn_service_stays_an_endpoint,
     a_load_balancers_name_is_looked_up,
-    a_connection_from_before_its_address_was_a_door_is_cut,
+    a_connection_from_before_its_address_was_an_endpoint_is_cut,
     kubelets_are_refused,
     a_service_that_leads_to_a_kubelet_is_refused,
     a_udp_service_that_leads_to_a_tunnels_end_is_refused,
     etcd_and_container_runtimes_are_refused,
     cloud_metadata_is_refused,
     other_addresses_are_left_alone,
-    the_operator_adds_doors_and_takes_some_away,
+    the_operator_adds_endpoints_and_takes_some_away,
 };
 
 /// How long something may take that takes a second at most on an idle machine.
@@ -65,7 +65,7 @@ try:
         plain.connect(address[4])
         with context.wrap_socket(plain, server_hostname=bare) as secure:
             secure.sendall(("GET /api/v1/namespaces/lab/configmaps/%s HTTP/1.1\r\nHost: kubernetes\r\nAuthorization: Bearer %s\r\n"
-                "User-Agent: door\r\nConnection: close\r\n\r\n" % (name, token)).encode())
+                "User-Agent: bypass-test\r\nConnection: close\r\n\r\n" % (name, token)).encode())
             print(json.dumps({"answered": int(secure.recv(4096).split()[1])}))
 except ssl.SSLError as error:
     print(json.dumps({"tls": str(error)}))
@@ -172,11 +172,11 @@ fn agents_log(world: &World, pod: &str) -> Since {
     Since::now(&agent.audit_file())
 }
 
-/// An enforced pod that dials this door is answered by Picket: the certificate is Picket's and has the address, the request is
+/// An enforced pod that dials this protected endpoint is answered by Picket: the certificate is Picket's and has the address, the request is
 /// in Picket's log as the pod's, and the API server saw the agent's user alone.
 fn redirected(world: &World, pod: &str, at: (&str, u16)) -> Result<()> {
     // One that no other dial asks for.
-    let name = format!("door-{}-{}-{pod}", at.0.replace([':', '%'], "-"), at.1).to_lowercase();
+    let name = format!("endpoint-{}-{}-{pod}", at.0.replace([':', '%'], "-"), at.1).to_lowercase();
     let (picket, server) = (agents_log(world, pod), world.server_log());
     let answer = ask(world, "agents", pod, at, &name)?;
     ensure!(answer["answered"] == 404, "{pod} dials {at:?}: {answer}");
@@ -188,7 +188,7 @@ fn redirected(world: &World, pod: &str, at: (&str, u16)) -> Result<()> {
     let seen = server.wait("the request", |record| about(record, "get", "configmaps", &name))?;
     ensure!(seen["impersonatedUser"]["username"] == "agent:worker", "{seen:#}");
     let direct =
-        server.all(|record| record["userAgent"] == "door" && record["impersonatedUser"].is_null())?;
+        server.all(|record| record["userAgent"] == "bypass-test" && record["impersonatedUser"].is_null())?;
     ensure!(
         direct.is_empty(),
         "the API server was reached past Picket: {direct:?}"
@@ -196,16 +196,19 @@ fn redirected(world: &World, pod: &str, at: (&str, u16)) -> Result<()> {
     Ok(())
 }
 
-/// As [`redirected`], as soon as the agent has heard of the door: until then the pod may reach the API server, whose
+/// As [`redirected`], as soon as the agent has heard of the protected endpoint: until then the pod may reach the API server, whose
 /// certificate it does not trust.
 fn comes_to_be_redirected(world: &World, pod: &str, at: (&str, u16)) -> Result<()> {
     let begun = Instant::now();
     answered(world, "agents", pod, at)?;
-    eprintln!("{at:?} is a door for {pod} after {:?}", begun.elapsed());
+    eprintln!(
+        "{at:?} is a protected endpoint for {pod} after {:?}",
+        begun.elapsed()
+    );
     redirected(world, pod, at)
 }
 
-/// An enforced pod that dials this door is refused, which is in Picket's log as the pod's.
+/// An enforced pod that dials this protected endpoint is refused, which is in Picket's log as the pod's.
 fn refused(world: &World, pod: &str, at: (&str, u16)) -> Result<()> {
     refused_by(world, pod, DIAL, at)
 }
@@ -216,12 +219,12 @@ fn refused_by(world: &World, pod: &str, program: &str, at: (&str, u16)) -> Resul
     ensure!(error == REFUSED, "{pod} dials {at:?}: error {error}");
     let address = SocketAddr::new(at.0.parse()?, at.1).to_string();
     let record = picket.wait("the refusal", |record| {
-        record["kernel"]["verdict"] == "refuse" && record["kernel"]["address"] == address.as_str()
+        record["kernel"]["verdict"] == "deny" && record["kernel"]["address"] == address.as_str()
     })?;
     ensure!(
         record["agent"]["pod"]["name"] == pod
             && record["decision"]["outcome"] == "deny"
-            && record["decision"]["reason"] == "door",
+            && record["decision"]["reason"] == "endpoint",
         "{record:#}"
     );
     Ok(())
@@ -358,13 +361,13 @@ fn server_address(world: &World) -> String {
     world.cluster.node().address.to_string()
 }
 
-fn the_pod_bridges_address_is_a_door(world: &mut World) -> Result<()> {
+fn the_pod_bridges_address_is_an_endpoint(world: &mut World) -> Result<()> {
     let at = ("10.244.1.1", 6443);
     leads(world, at)?;
     ENFORCED.iter().try_for_each(|pod| redirected(world, pod, at))
 }
 
-fn a_link_local_address_is_a_door(world: &mut World) -> Result<()> {
+fn a_link_local_address_is_an_endpoint(world: &mut World) -> Result<()> {
     let table = net::inside(&world.cluster.node().netns, || {
         Ok(std::fs::read_to_string("/proc/thread-self/net/if_inet6")?)
     })?;
@@ -380,14 +383,14 @@ fn a_link_local_address_is_a_door(world: &mut World) -> Result<()> {
     redirected(world, "worker", (&at, 6443))
 }
 
-fn an_address_that_a_node_gets_is_a_door(world: &mut World) -> Result<()> {
+fn an_address_that_a_node_gets_is_an_endpoint(world: &mut World) -> Result<()> {
     let _address = Extra::new(world, 0, "addr 192.0.2.66/32 dev lo")?;
     let at = ("192.0.2.66", 6443);
     leads(world, at)?;
     comes_to_be_redirected(world, "worker", at)
 }
 
-fn a_service_made_by_hand_is_a_door(world: &mut World) -> Result<()> {
+fn a_service_made_by_hand_is_an_endpoint(world: &mut World) -> Result<()> {
     lead(
         world,
         "hand",
@@ -403,7 +406,7 @@ fn a_service_made_by_hand_is_a_door(world: &mut World) -> Result<()> {
     delete(world, "hand")
 }
 
-fn node_ports_and_external_addresses_are_doors(world: &mut World) -> Result<()> {
+fn node_ports_and_external_addresses_are_endpoints(world: &mut World) -> Result<()> {
     let spec = json!({"type": "NodePort", "externalIPs": ["198.51.100.7"], "ports": [{"port": 9443, "nodePort": 31443}]});
     lead(world, "wide", &spec, (&server_address(world), 6443))?;
     let nodes: Vec<String> = world
@@ -426,7 +429,7 @@ fn node_ports_and_external_addresses_are_doors(world: &mut World) -> Result<()> 
 }
 
 /// The node's proxy hears of a deletion later than the agent may.
-fn a_withdrawn_service_stays_a_door(world: &mut World) -> Result<()> {
+fn a_withdrawn_service_stays_an_endpoint(world: &mut World) -> Result<()> {
     lead(
         world,
         "brief",
@@ -506,7 +509,7 @@ with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=10) as on
 "#;
 
 /// Between the API server's telling of a Service and the agent's hearing of it, a pod may get through: not for long.
-fn a_connection_from_before_its_address_was_a_door_is_cut(world: &mut World) -> Result<()> {
+fn a_connection_from_before_its_address_was_an_endpoint_is_cut(world: &mut World) -> Result<()> {
     let node = world.cluster.node().clone();
     let server = server_address(world);
     let listener = net::inside(&node.netns, || Ok(TcpListener::bind((node.address, 7444))?))?;
@@ -548,7 +551,7 @@ fn a_connection_from_before_its_address_was_a_door_is_cut(world: &mut World) -> 
         "endpoints": [{"addresses": [server]}], "ports": [{"name": "way", "port": 6443, "protocol": "TCP"}]});
     world.cluster.apply(&slice.to_string())?;
     comes_to_be_redirected(world, "worker", at)?;
-    // What was under way when it became a door may still be in the socket's buffer.
+    // What was under way when it became a protected endpoint may still be in the socket's buffer.
     let mut silent = None;
     for _ in 0..10 {
         match arriving.read(&mut bytes) {
@@ -693,20 +696,20 @@ fn other_addresses_are_left_alone(world: &mut World) -> Result<()> {
         Ok((arrived == 4).then_some(()).ok_or_else(|| arrived.to_string()))
     })?;
     ensure!(
-        world.agent.metric("picket_doors_left_out", &[])? == 0.0,
-        "doors are left out"
+        world.agent.metric("picket_protected_endpoints_omitted", &[])? == 0.0,
+        "protected endpoints are left out"
     );
-    for action in ["redirect", "refuse"] {
+    for action in ["redirect", "deny"] {
         let count = world
             .agent
-            .metric("picket_doors", &[&format!("action=\"{action}\"")])?;
-        ensure!(count > 0.0, "no door for {action}");
+            .metric("picket_protected_endpoints", &[&format!("action=\"{action}\"")])?;
+        ensure!(count > 0.0, "no protected endpoint for {action}");
     }
     delete(world, "plain")
 }
 
-/// By a restart with another configuration, during and after which no door is open that should not be.
-fn the_operator_adds_doors_and_takes_some_away(world: &mut World) -> Result<()> {
+/// By a restart with another configuration, during and after which no protected endpoint is open that should not be.
+fn the_operator_adds_endpoints_and_takes_some_away(world: &mut World) -> Result<()> {
     let node = world.cluster.node().clone();
     let address = node.address.to_string();
     let listen = |address: &str, port| Counting::at(&node.netns, SocketAddr::new(address.parse()?, port));
@@ -717,13 +720,13 @@ fn the_operator_adds_doors_and_takes_some_away(world: &mut World) -> Result<()> 
     let allowed_listener = listen(allowed.0, allowed.1)?;
     ensure!(
         dial(world, "agents", "worker", added)? == 0,
-        "nobody told of this door yet"
+        "nobody told of this protected endpoint yet"
     );
     allowed_listener.is_refused(world, &["worker"], allowed)?;
 
     let change = |config: &mut Value| {
-        config["refuse"] = json!([format!("{address}:7777")]);
-        config["allow"] = json!([format!("{}:{}", allowed.0, allowed.1)]);
+        config["protectedEndpoints"]["deny"] = json!([format!("{address}:7777")]);
+        config["protectedEndpoints"]["allow"] = json!([format!("{}:{}", allowed.0, allowed.1)]);
     };
     world.configured(change, |world| {
         added_listener.is_refused(world, &["worker"], added)?;

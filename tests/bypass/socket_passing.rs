@@ -10,7 +10,7 @@ use picket_tests::tests;
 use crate::Test;
 use crate::dial::{Attacker, Report, Stand, Verdict};
 use crate::guards::{Guard, without};
-use crate::target::{DOOR, HOST};
+use crate::target::{ENDPOINT, HOST};
 use crate::world::World;
 
 pub(crate) const TESTS: &[Test] = tests! {
@@ -28,8 +28,8 @@ pub(crate) const TESTS: &[Test] = tests! {
     a_new_user_namespace,
 };
 
-fn door() -> String {
-    format!("{HOST}:{DOOR}")
+fn endpoint() -> String {
+    format!("{HOST}:{ENDPOINT}")
 }
 
 /// An attack that must be held while `guards` are in force, and that arrives without them.
@@ -69,7 +69,7 @@ fn prove(
 
 /// Moves an attacker that holds a socket into the pod, and has it dial.
 fn joined(world: &World, from: &Stand, pod: &Stand, way: &str) -> Result<Report> {
-    let mut attacker = Attacker::made(world, from, &["dial", way, &door(), "--wait"])?;
+    let mut attacker = Attacker::made(world, from, &["dial", way, &endpoint(), "--wait"])?;
     fs::write(pod.cgroup.join("cgroup.procs"), attacker.pid().to_string()).context("move the attacker")?;
     attacker.go()?;
     attacker.report()
@@ -80,8 +80,8 @@ fn passed(world: &World, from: &Stand, to: &Stand, way: &str) -> Result<Report> 
     let path = world.cluster.dir().join("handed.sock");
     let _ = fs::remove_file(&path);
     let shown = path.display().to_string();
-    let _giver = Attacker::made(world, from, &["give", way, &door(), &shown])?;
-    world.dial(to, &[way, &door(), "--take", &shown])
+    let _giver = Attacker::made(world, from, &["give", way, &endpoint(), &shown])?;
+    world.dial(to, &[way, &endpoint(), "--take", &shown])
 }
 
 /// A way in which what is made in the first place is used in the second.
@@ -171,7 +171,7 @@ impl Drop for Cgroup {
 
 /// Dials from a pod after a move into another cgroup.
 fn moved(world: &World, pod: &Stand, cgroup: &Path, way: &str) -> Result<Report> {
-    world.dial(pod, &[way, &door(), "--join", &cgroup.display().to_string()])
+    world.dial(pod, &[way, &endpoint(), "--join", &cgroup.display().to_string()])
 }
 
 fn a_child_cgroup(world: &mut World) -> Result<()> {
@@ -223,7 +223,7 @@ fn a_new_network_namespace_with_an_old_socket(world: &mut World) -> Result<()> {
     let pod = Stand::pod(&world.pod("agents", "worker")?)?;
     let guards = [Guard::Connect, Guard::SendMsg, Guard::Egress, Guard::Interface];
     prove(world, &guards, Verdict::Interposed, |world, way| {
-        world.dial(&pod, &[way, &door(), "--new-net"])
+        world.dial(&pod, &[way, &endpoint(), "--new-net"])
     })
 }
 
@@ -235,7 +235,7 @@ fn a_new_network_namespace_with_a_way_out(world: &mut World) -> Result<()> {
     let within = pod.in_netns(&inner.path);
     let guards = [Guard::Connect, Guard::SendMsg, Guard::Egress, Guard::Interface];
     prove(world, &guards, Verdict::Forbidden, |world, way| {
-        world.dial(&within, &[way, &door()])
+        world.dial(&within, &[way, &endpoint()])
     })
 }
 
@@ -286,10 +286,10 @@ fn a_new_user_namespace(world: &mut World) -> Result<()> {
     let pod = Stand::pod(&world.pod("agents", "worker")?)?;
     let guards = [Guard::Connect, Guard::SendMsg, Guard::Egress, Guard::Interface];
     prove(world, &guards, Verdict::Interposed, |world, way| {
-        world.dial(&pod, &[way, &door(), "--new-user"])
+        world.dial(&pod, &[way, &endpoint(), "--new-user"])
     })?;
     // Whoever makes both namespaces has every right in them; the kinds of sockets stay forbidden.
-    let report = world.dial(&pod, &["raw-icmp", &door(), "--new-user", "--new-net"])?;
+    let report = world.dial(&pod, &["raw-icmp", &endpoint(), "--new-user", "--new-net"])?;
     ensure!(report.verdict() != Verdict::Reached, "{report}");
     Ok(())
 }

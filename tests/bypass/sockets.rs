@@ -1,4 +1,4 @@
-//! Every kind of socket, dialled at a door from a pod.
+//! Every kind of socket, dialled at a protected endpoint from a pod.
 //!
 //! For each kind: what must come of it, and the counter-measures that see to it. With all of them on nothing arrives; with any one of
 //! them alone nothing arrives; with none of them the same attack arrives.
@@ -9,7 +9,7 @@ use picket_tests::tests;
 use crate::Test;
 use crate::dial::{Stand, Verdict};
 use crate::guards::{Guard, without};
-use crate::target::{DNS, DOOR, HOST, HOST6};
+use crate::target::{DNS, ENDPOINT, HOST, HOST6};
 use crate::world::World;
 
 pub(crate) const TESTS: &[Test] = tests! {
@@ -33,10 +33,10 @@ enum Family {
 }
 
 impl Family {
-    fn door(self) -> String {
+    fn endpoint(self) -> String {
         match self {
-            Self::Four => format!("{HOST}:{DOOR}"),
-            Self::Six => format!("[{HOST6}]:{DOOR}"),
+            Self::Four => format!("{HOST}:{ENDPOINT}"),
+            Self::Six => format!("[{HOST6}]:{ENDPOINT}"),
         }
     }
 }
@@ -73,10 +73,10 @@ impl Group {
         let worker = Stand::pod(&world.pod("agents", "worker")?)?;
         world.arrived()?;
         let mut wrong = Vec::new();
-        self.each(|way, door| {
-            let what = format!("{way} to {door}");
+        self.each(|way, endpoint| {
+            let what = format!("{way} to {endpoint}");
             let patience = wanted.unwrap_or(Verdict::Nothing);
-            let report = world.expecting(patience, |world| world.dial(&worker, &[way, door]))?;
+            let report = world.expecting(patience, |world| world.dial(&worker, &[way, endpoint]))?;
             if let Some(Err(error)) = wanted.map(|wanted| report.expect(&what, wanted)) {
                 wrong.push(error.to_string());
             }
@@ -95,10 +95,10 @@ impl Group {
         let worker = Stand::pod(&world.pod("agents", "worker")?)?;
         world.arrived()?;
         let mut lost = Vec::new();
-        self.each(|way, door| {
-            let report = world.dial(&worker, &[way, door])?;
+        self.each(|way, endpoint| {
+            let report = world.dial(&worker, &[way, endpoint])?;
             if world.arrived()?.is_empty() {
-                lost.push(format!("{way} to {door} does not arrive: {report}"));
+                lost.push(format!("{way} to {endpoint} does not arrive: {report}"));
             }
             Ok(())
         })?;
@@ -109,7 +109,7 @@ impl Group {
     fn each(&self, mut act: impl FnMut(&str, &str) -> Result<()>) -> Result<()> {
         for (way, families) in self.cases {
             for family in *families {
-                act(way, &family.door())?;
+                act(way, &family.endpoint())?;
             }
         }
         Ok(())
@@ -213,13 +213,13 @@ fn packet_sockets_send_nothing(world: &mut World) -> Result<()> {
     group.prove(world)
 }
 
-/// Which of them a kernel has differs; that none leads to a door does not.
+/// Which of them a kernel has differs; that none leads to a protected endpoint does not.
 fn other_families_lead_nowhere(world: &mut World) -> Result<()> {
     let worker = Stand::pod(&world.pod("agents", "worker")?)?;
     world.arrived()?;
     let mut wrong = Vec::new();
     for way in ["sctp", "dccp", "smc", "smc-inet", "l2tp", "tipc", "rds", "vsock"] {
-        let report = world.dial(&worker, &[way, &Family::Four.door()])?;
+        let report = world.dial(&worker, &[way, &Family::Four.endpoint()])?;
         println!("{way}: {report}");
         // A virtual machine's sockets name no address of IP.
         if !matches!(
@@ -258,8 +258,10 @@ fn dns_and_ping_are_unharmed(world: &mut World) -> Result<()> {
             }
         }
         let wanted = Verdict::Reached;
-        let report = world.expecting(wanted, |world| world.dial(&pod, &["ping", &Family::Four.door()]))?;
-        report.expect("a ping of a door's host", wanted)?;
+        let report = world.expecting(wanted, |world| {
+            world.dial(&pod, &["ping", &Family::Four.endpoint()])
+        })?;
+        report.expect("a ping of a protected endpoint's host", wanted)?;
     }
     for pod in ["worker", "hosted"] {
         world.run("agents", pod, &["ping", "-c", "1", HOST])?.good()?;
@@ -272,9 +274,14 @@ fn what_the_client_sees_is_what_it_dialled(world: &mut World) -> Result<()> {
     // Not MPTCP: the hook sees its first subflow dial, and is asked about the connection above it.
     for way in ["tcp", "fastopen-sendto", "uring-sqpoll"] {
         for family in BOTH {
-            let door = family.door();
-            let report = world.expecting(Verdict::Interposed, |world| world.dial(&worker, &[way, &door]))?;
-            ensure!(report.peer.as_deref() == Some(door.as_str()), "{way}: {report}");
+            let endpoint = family.endpoint();
+            let report = world.expecting(Verdict::Interposed, |world| {
+                world.dial(&worker, &[way, &endpoint])
+            })?;
+            ensure!(
+                report.peer.as_deref() == Some(endpoint.as_str()),
+                "{way}: {report}"
+            );
         }
     }
     Ok(())

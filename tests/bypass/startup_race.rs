@@ -8,11 +8,11 @@ use picket_tests::tests;
 use crate::Test;
 use crate::dial::{Attacker, NewPod, Verdict};
 use crate::guards::{Guard, without};
-use crate::target::{DOOR, HOST};
+use crate::target::{ENDPOINT, HOST};
 use crate::world::World;
 
 pub(crate) const TESTS: &[Test] = tests! {
-    two_hundred_pods_find_the_doors_shut,
+    two_hundred_pods_find_the_endpoints_shut,
 };
 
 /// How many pods at once; as many find an agent that stands still.
@@ -20,7 +20,7 @@ const PODS: usize = 100;
 /// How many without the guard, to see that they would have arrived.
 const SHOWN: usize = 10;
 
-fn two_hundred_pods_find_the_doors_shut(world: &mut World) -> Result<()> {
+fn two_hundred_pods_find_the_endpoints_shut(world: &mut World) -> Result<()> {
     world.arrived()?;
     shut(world, PODS).context("while the agent runs")?;
     let pid = world.agent.pid().context("the agent does not run")?;
@@ -59,11 +59,11 @@ fn shut(world: &World, pods: usize) -> Result<()> {
 /// Makes pods whose first process dials at once, all of them before the first is waited for: half at the counting target, half at
 /// the API server.
 fn dial_all(world: &World, count: usize) -> Result<Vec<Verdict>> {
-    let doors = [format!("{HOST}:{DOOR}"), "10.96.0.1:443".to_owned()];
+    let endpoints = [format!("{HOST}:{ENDPOINT}"), "10.96.0.1:443".to_owned()];
     let (mut pods, mut dialling) = (Vec::new(), Vec::new());
     for number in 0..count {
         let pod = NewPod::new(world)?;
-        let arguments = ["dial", "tcp", &doors[number % 2]];
+        let arguments = ["dial", "tcp", &endpoints[number % 2]];
         dialling.push(Attacker::start(world, &pod.stand(world), &arguments)?);
         pods.push(pod);
     }

@@ -83,7 +83,7 @@ fn one_that_nobody_tells_of_is_closed_unless_the_operator_wants_it_open(world: &
         std::thread::sleep(Duration::from_secs(1));
         dials(world, &pod.stand(world), Verdict::Forbidden)?;
     }
-    let open = |config: &mut Value| config["enforce"]["staticPods"] = json!("open");
+    let open = |config: &mut Value| config["enforce"]["staticPods"] = json!("failOpen");
     world.configured(open, |world| {
         let other = NewPod::new(world)?;
         let pod = NewPod::of_manifest(world)?;
@@ -96,7 +96,7 @@ fn one_that_nobody_tells_of_is_closed_unless_the_operator_wants_it_open(world: &
 fn doctor_tells(world: &World) -> Result<()> {
     let file = world.agent.config_file();
     let mut config: Value = serde_json::from_str(&fs::read_to_string(&file)?)?;
-    config["enforce"]["staticPods"] = json!("open");
+    config["enforce"]["staticPods"] = json!("failOpen");
     let other = file.with_file_name("static-pods.json");
     fs::write(&other, config.to_string())?;
     for (file, code, status) in [(&file, 1, "missing"), (&other, 0, "ok")] {

@@ -1,6 +1,6 @@
 //! A server outside every node that counts who comes, and a watch on each packet that comes in for it.
 //!
-//! Its address is a door by the agents' configuration. It says `TARGET` to whoever reaches it, by TCP or UDP.
+//! Its address is a protected endpoint by the agents' configuration. It says `TARGET` to whoever reaches it, by TCP or UDP.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, UdpSocket};
@@ -19,8 +19,8 @@ use picket_tests::sys::Place;
 pub(crate) const HOST: &str = "10.250.0.254";
 /// The same server by version 6.
 pub(crate) const HOST6: &str = "fd00:250::254";
-/// The port that is a door.
-pub(crate) const DOOR: u16 = 7443;
+/// The port that is a protected endpoint.
+pub(crate) const ENDPOINT: u16 = 7443;
 /// A port that is none: what is sent there shows that all before it has come.
 const MARK: u16 = 7999;
 /// Ports that are none and answer too: DNS', and one for TCP.
@@ -44,7 +44,7 @@ impl Target {
     pub(crate) fn open(cluster: &Cluster, attack: &Path) -> Result<Self> {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let outer = cluster.outer_netns();
-        for port in [DOOR, DNS] {
+        for port in [ENDPOINT, DNS] {
             // Sockets stay in the namespace they were made in.
             let (tcp, udp) = net::inside(&outer, || {
                 Ok((
@@ -52,12 +52,12 @@ impl Target {
                     UdpSocket::bind(("::", port)).context("listen by UDP")?,
                 ))
             })?;
-            let counted = (port == DOOR).then(|| Arc::clone(&seen));
+            let counted = (port == ENDPOINT).then(|| Arc::clone(&seen));
             thread::spawn(move || serve(&tcp, counted.as_deref()));
             thread::spawn(move || answer(&udp));
         }
         let mut command = Command::new(attack);
-        command.args(["watch", "br0", &DOOR.to_string(), &MARK.to_string()]);
+        command.args(["watch", "br0", &ENDPOINT.to_string(), &MARK.to_string()]);
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         // In the node's cgroup, so that it ends with the cluster whatever becomes of this process.
         let place = Place::new()

@@ -148,7 +148,7 @@ fn a_take_over_that_fails_changes_nothing(world: &mut World) -> Result<()> {
     verify_audit(world)
 }
 
-/// The newer agent enforces whom the older one leaves alone, and leaves alone whom that enforces; it never settles, for a door's
+/// The newer agent enforces whom the older one leaves alone, and leaves alone whom that enforces; it never settles, for a protected endpoint's
 /// name has no answer. Whatever it had done when it dies, the older one brings pods back where it wants them, new ones too.
 fn a_take_over_by_another_configuration_fails_at_every_stage(world: &mut World) -> Result<()> {
     fails_at_every_stage(world, None)
@@ -169,9 +169,11 @@ fn fails_at_every_stage(world: &mut World, program: Option<PathBuf>) -> Result<(
     let file = world.agent.config_file();
     let own = std::fs::read_to_string(&file)?;
     let mut other: Value = serde_json::from_str(&own)?;
-    other["enforce"] = json!({"namespaces": ["direct"], "unknownPods": "open"});
-    let doors = other["doors"].as_array_mut().context("no doors")?;
-    doors.push("nowhere.invalid:443".into());
+    other["enforce"] = json!({"namespaces": ["direct"], "unclassifiedPods": "failOpen"});
+    let endpoints = other["protectedEndpoints"]["apiServer"]
+        .as_array_mut()
+        .context("no protected endpoints")?;
+    endpoints.push("nowhere.invalid:443".into());
     std::fs::write(&file, other.to_string())?;
     let own_program = program.map(|program| world.agent.replace_binary(program));
     let outcome: Result<()> = STAGES.iter().try_for_each(|(stage, pause)| {
@@ -347,7 +349,7 @@ fn of_another_layout(world: &World) -> Result<PathBuf> {
     Ok(file)
 }
 
-/// An upgrade to a version with other maps: its programs and listeners are beside the older one's until its classes and doors
+/// An upgrade to a version with other maps: its programs and listeners are beside the older one's until its classes and protected endpoints
 /// are in force.
 fn another_map_layout_takes_over_and_refuses_nobody(world: &mut World) -> Result<()> {
     // An agent that took over does not hand over soon after.

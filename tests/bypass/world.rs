@@ -18,7 +18,7 @@ use picket_tests::pair::{Pair, PairOptions};
 use picket_tests::pod::{RealPod, TestPod};
 use serde_json::{Value, json};
 
-use crate::target::{DOOR, HOST, HOST6, Target};
+use crate::target::{ENDPOINT, HOST, HOST6, Target};
 
 /// The running cluster with everything in it.
 #[derive(Debug)]
@@ -55,7 +55,7 @@ impl harness::World for World {
         let pair = Pair::up(&PairOptions {
             name: "bypass",
             files: &[file],
-            more: json!({"doors": [format!("{HOST}:{DOOR}"), format!("[{HOST6}]:{DOOR}")]}),
+            more: json!({"endpoints": [format!("{HOST}:{ENDPOINT}"), format!("[{HOST6}]:{ENDPOINT}")]}),
             manifests: include_str!("files/pods.yaml"),
             pods: &[
                 ("agents", "worker"),

@@ -176,7 +176,7 @@ fn audit_mode_only_notes(world: &mut World) -> Result<()> {
     Ok(())
 }
 
-/// A grant opens Picket's door, not the API server's: what RBAC does not give the impersonated user is refused there.
+/// A grant opens Picket's protected endpoint, not the API server's: what RBAC does not give the impersonated user is refused there.
 fn rbac_decides_last(world: &mut World) -> Result<()> {
     let grant = "apiVersion: picket.dev/v1alpha1\nkind: AgentGrant\nmetadata: {name: more}\nspec:\n  to: {identities: [worker]}\n  \
                  upstream: {impersonate: {user: \"agent:worker\", groups: [\"agents:lab\"]}}\n  rules:\n  \

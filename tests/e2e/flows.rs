@@ -15,7 +15,7 @@ use crate::world::World;
 
 pub(crate) const TESTS: &[Test] = tests! {
     a_direct_dial_of_the_listener_is_closed,
-    the_first_instruction_finds_the_door_shut,
+    the_first_instruction_finds_the_endpoint_shut,
 };
 
 /// Finds what listens on loopback in this network namespace, and dials each with a TLS handshake's first byte.
@@ -55,7 +55,7 @@ fn a_direct_dial_of_the_listener_is_closed(world: &mut World) -> Result<()> {
         "a listener answered: {said}"
     );
     let record = picket.wait("the connection", |record| {
-        record["decision"]["reason"] == "no_flow"
+        record["decision"]["reason"] == "unattributed_connection"
     })?;
     ensure!(
         record["agent"]["pod"]["name"] == "worker" && record["decision"]["outcome"] != "allow",
@@ -109,7 +109,7 @@ fn eager(world: &World, name: &str) -> Result<()> {
 }
 
 /// The agent stands still while the pod starts, so that nobody has looked at the pod when it dials first.
-fn the_first_instruction_finds_the_door_shut(world: &mut World) -> Result<()> {
+fn the_first_instruction_finds_the_endpoint_shut(world: &mut World) -> Result<()> {
     let pid = world.agent.pid().context("the agent does not run")?;
     let agent = |signal| kill(Pid::from_raw(pid.cast_signed()), signal).context("signal the agent");
     let logged = |word: &str| {

@@ -165,7 +165,7 @@ fn stopped_it_is_closed_too(world: &mut World) -> Result<()> {
     world.worker(GET_SEED)?.good().map(drop)
 }
 
-/// What runs when the agent is away, in a pod that it has never seen, must not find the door open either.
+/// What runs when the agent is away, in a pod that it has never seen, must not find the protected endpoint open either.
 fn a_pod_that_starts_meanwhile_is_closed_too(world: &mut World) -> Result<()> {
     let server = world.server_log();
     world.agent.kill9()?;

@@ -27,8 +27,8 @@ fn each_agent_serves_its_own_pods(world: &mut World) -> Result<()> {
     ensure!(record["agent"]["identity"] == "worker", "{record:#}");
     first.wait("the worker's get", get)?;
     for (log, pod) in [(&first, "remote"), (&second, "worker")] {
-        let strays = log.all(|record| record["agent"]["pod"]["name"] == pod)?;
-        ensure!(strays.is_empty(), "the wrong agent served {strays:?}");
+        let escapes = log.all(|record| record["agent"]["pod"]["name"] == pod)?;
+        ensure!(escapes.is_empty(), "the wrong agent served {escapes:?}");
     }
     Ok(())
 }

@@ -126,7 +126,7 @@ impl Pair {
 
     /// The end of the first agent's log.
     pub fn say(&self) -> String {
-        // Whole certificates and sets of doors stand in some lines.
+        // Whole certificates and sets of protected endpoints stand in some lines.
         let end = self.agent.log_end();
         let lines: Vec<String> = end.lines().map(|line| line.chars().take(300).collect()).collect();
         format!("the agent's log ends:\n{}", lines.join("\n"))

@@ -1,12 +1,12 @@
-//! What connect4 and connect6, and sendmsg4 and sendmsg6, share: find the door, judge, note, report.
+//! What connect4 and connect6, and sendmsg4 and sendmsg6, share: find the protected endpoint, judge, note, report.
 
 use aya_ebpf::programs::SockAddrContext;
 use picket_common::{
-    Address, Counter, DialRecord, DialState, DoorAction, DoorKey, Hook, Refusal, Socket, Verdict, judge,
-    looks, rewrite,
+    Address, Counter, DenyReason, DialRecord, DialState, EndpointAction, EndpointKey, Hook, Socket, Verdict,
+    judge, looks, rewrite,
 };
 
-use super::report::{Refused, report};
+use super::report::{Denied, report};
 use super::{
     Classified, agent_gone, boot_ns, classify_user, count, current_task, maps, netns_cookie, node, user_port,
 };
@@ -18,15 +18,15 @@ pub(super) enum Outcome {
     /// Writes this address and port into it.
     Rewrite(Address, u16),
     /// Fails the call.
-    Refuse,
+    Deny,
 }
 
 /// Decides about a connect to `dialled`.
 #[inline(always)]
 pub(super) fn connect(ctx: &SockAddrContext, hook: Hook, dialled: Address) -> Outcome {
     let port = user_port(ctx);
-    // First of all and for nearly every connect on the node the only thing: is this a door?
-    let Some(action) = door(dialled, port) else {
+    // First of all and for nearly every connect on the node the only thing: is this a protected endpoint?
+    let Some(action) = endpoint(dialled, port) else {
         return Outcome::Pass;
     };
     // SAFETY: the context is valid while the program runs.
@@ -40,7 +40,7 @@ pub(super) fn connect(ctx: &SockAddrContext, hook: Hook, dialled: Address) -> Ou
     if classified.is_nobody() {
         return Outcome::Pass;
     }
-    let loopback = dialled.door().is_loopback();
+    let loopback = dialled.endpoint().is_loopback();
     match judge(
         action,
         &classified.class,
@@ -51,10 +51,10 @@ pub(super) fn connect(ctx: &SockAddrContext, hook: Hook, dialled: Address) -> Ou
     ) {
         Verdict::Pass => Outcome::Pass,
         Verdict::PassUnknown => {
-            count(Counter::PassedUnknown);
+            count(Counter::AllowedUnclassified);
             Outcome::Pass
         }
-        Verdict::Refuse(refusal) => refuse(hook, dialled, port, &socket, &classified, refusal),
+        Verdict::Deny(reason) => deny(hook, dialled, port, &socket, &classified, reason),
         Verdict::Redirect(listener_port) => {
             let Classified { cgroup, class } = classified;
             let task = current_task();
@@ -77,14 +77,14 @@ pub(super) fn connect(ctx: &SockAddrContext, hook: Hook, dialled: Address) -> Ou
                 count(Counter::Redirected);
                 Outcome::Rewrite(rewrite(dialled), listener_port)
             } else {
-                refuse(hook, dialled, port, &socket, &classified, Refusal::Fault)
+                deny(hook, dialled, port, &socket, &classified, DenyReason::Internal)
             }
         }
     }
 }
 
 #[inline(always)]
-fn door(dialled: Address, port: u16) -> Option<DoorAction> {
+fn endpoint(dialled: Address, port: u16) -> Option<EndpointAction> {
     if let Some(action) = look(dialled, port) {
         return Some(action);
     }
@@ -92,9 +92,10 @@ fn door(dialled: Address, port: u16) -> Option<DoorAction> {
 }
 
 #[inline(always)]
-fn look(address: Address, port: u16) -> Option<DoorAction> {
+fn look(address: Address, port: u16) -> Option<EndpointAction> {
     // SAFETY: the number is copied at once, and the agent never changes one in place.
-    unsafe { maps::DOORS.get(DoorKey::new(address, port)) }.map(|code| DoorAction::from_code(*code))
+    unsafe { maps::ENDPOINTS.get(EndpointKey::new(address, port)) }
+        .map(|code| EndpointAction::from_code(*code))
 }
 
 /// Keeps the record with the socket; false when the kernel has no room for it.
@@ -114,19 +115,19 @@ fn note(ctx: &SockAddrContext, mut record: DialRecord) -> bool {
 }
 
 #[inline(always)]
-fn refuse(
+fn deny(
     hook: Hook,
     dialled: Address,
     port: u16,
     socket: &Socket,
     by: &Classified,
-    refusal: Refusal,
+    reason: DenyReason,
 ) -> Outcome {
     report(
         by,
-        Refused {
+        Denied {
             hook,
-            refusal,
+            reason,
             task: current_task(),
             netns: socket.netns,
             address: dialled,
@@ -134,5 +135,5 @@ fn refuse(
             protocol: socket.protocol,
         },
     );
-    Outcome::Refuse
+    Outcome::Deny
 }

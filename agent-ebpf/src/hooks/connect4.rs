@@ -12,7 +12,7 @@ use super::{PASS, REFUSE, set_user_ip4, set_user_port, user_ip4};
 pub(crate) fn connect4(ctx: SockAddrContext) -> i32 {
     match connect(&ctx, Hook::Connect4, user_ip4(&ctx)) {
         Outcome::Pass => PASS,
-        Outcome::Refuse => REFUSE,
+        Outcome::Deny => REFUSE,
         Outcome::Rewrite(address, port) => {
             set_user_ip4(&ctx, address);
             set_user_port(&ctx, port);

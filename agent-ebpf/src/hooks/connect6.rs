@@ -12,7 +12,7 @@ use super::{PASS, REFUSE, set_user_ip6, set_user_port, user_ip6};
 pub(crate) fn connect6(ctx: SockAddrContext) -> i32 {
     match connect(&ctx, Hook::Connect6, user_ip6(&ctx)) {
         Outcome::Pass => PASS,
-        Outcome::Refuse => REFUSE,
+        Outcome::Deny => REFUSE,
         Outcome::Rewrite(address, port) => {
             set_user_ip6(&ctx, address);
             set_user_port(&ctx, port);

@@ -6,13 +6,14 @@ use aya_ebpf::btf_maps::SkStorage;
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use picket_common::{
-    CLASSES_MAX, COUNTERS as COUNTERS_MAX, ClassValue, DOORS_MAX, DialRecord, DoorKey, EVENTS_BYTES,
+    CLASSES_MAX, COUNTERS as COUNTERS_MAX, ClassValue, DialRecord, ENDPOINTS_MAX, EVENTS_BYTES, EndpointKey,
     FLOWS_MAX, FlowKey, INTERFACES_MAX, LIMITS_MAX, LimitValue, NETNS_MAX, NodeValue,
 };
 
-/// Addresses of the control plane; the value is the code of a `DoorAction`.
+/// Addresses of the control plane; the value is the code of a `EndpointAction`.
 #[map]
-pub(super) static DOORS: HashMap<DoorKey, u32> = HashMap::with_max_entries(DOORS_MAX, BPF_F_NO_PREALLOC);
+pub(super) static ENDPOINTS: HashMap<EndpointKey, u32> =
+    HashMap::with_max_entries(ENDPOINTS_MAX, BPF_F_NO_PREALLOC);
 
 /// Classified cgroups by their id.
 #[map]
@@ -32,7 +33,7 @@ pub(super) static NODE: Array<NodeValue> = Array::with_max_entries(1, 0);
 
 /// The agent's last sign of life, in nanoseconds of the boot clock.
 #[map]
-pub(super) static BEAT: Array<u64> = Array::with_max_entries(1, 0);
+pub(super) static HEARTBEAT: Array<u64> = Array::with_max_entries(1, 0);
 
 /// How much each classified cgroup was heard lately.
 #[map]
@@ -42,7 +43,7 @@ pub(super) static LIMITS: LruHashMap<u64, LimitValue> = LruHashMap::with_max_ent
 #[map]
 pub(super) static FLOWS: LruHashMap<FlowKey, DialRecord> = LruHashMap::with_max_entries(FLOWS_MAX, 0);
 
-/// Refused connects.
+/// Denied connects.
 #[map]
 pub(super) static EVENTS: RingBuf = RingBuf::with_byte_size(EVENTS_BYTES, 0);
 

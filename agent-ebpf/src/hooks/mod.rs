@@ -145,7 +145,7 @@ fn node() -> NodeValue {
 /// Whether the agent has given no sign of life for long.
 #[inline(always)]
 fn agent_gone() -> bool {
-    gone(maps::BEAT.get(0).copied().unwrap_or_default(), boot_ns())
+    gone(maps::HEARTBEAT.get(0).copied().unwrap_or_default(), boot_ns())
 }
 
 /// The facts about the calling task that both records and events carry.
@@ -215,7 +215,7 @@ fn set_user_ip4(ctx: &SockAddrContext, address: Address) {
     unsafe { (*ctx.sock_addr).user_ip4 = address.v4_word() };
 }
 
-/// Volatile, word by word: the verifier refuses the wider loads that the compiler would merge these into on
+/// Volatile, word by word: the verifier denies the wider loads that the compiler would merge these into on
 /// some kernels.
 #[inline(always)]
 fn user_ip6(ctx: &SockAddrContext) -> Address {

@@ -1,14 +1,16 @@
 //! What the programs share that see packets: find out where one goes, and whether it may.
 //!
-//! A connection that was redirected goes to loopback, so no packet of an enforced pod has business at a door: those that
+//! A connection that was redirected goes to loopback, so no packet of an enforced pod has business at a protected endpoint: those that
 //! are for one come from a raw or packet socket, from a connection older than the enforcement, or from a socket that no
 //! hook saw.
 
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated as helper;
-use picket_common::{Address, COMM_LEN, Destination, DoorKey, Hook, PacketBytes, Refusal, destination};
+use picket_common::{
+    Address, COMM_LEN, DenyReason, Destination, EndpointKey, Hook, PacketBytes, destination,
+};
 
-use super::report::{Refused, report};
+use super::report::{Denied, report};
 use super::{Classified, Task, maps};
 
 /// `BPF_HDR_START_NET` (include/uapi/linux/bpf.h): offsets count from the network header.
@@ -37,14 +39,14 @@ impl PacketBytes for Packet {
 }
 
 /// A packet that hides where it goes.
-pub(super) const HIDDEN: (Refusal, Address, u16) = (Refusal::Hidden, Address::NOWHERE, 0);
+pub(super) const HIDDEN: (DenyReason, Address, u16) = (DenyReason::Encapsulated, Address::NOWHERE, 0);
 
 /// What loopback addresses are where a packet is seen.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Loopback {
     /// The pod's own business.
     Own,
-    /// Doors where they are listed as such: the node's.
+    /// Protected endpoints where they are listed as such: the node's.
     Listed,
     /// Nothing that a packet could be for (RFC 1122 section 3.2.1.3): it is out of the namespace already, and would be taken
     /// for the node's own where `route_localnet` is set.
@@ -53,34 +55,34 @@ pub(super) enum Loopback {
 
 /// Why a packet may not go on, and where it was going; `None` when it may.
 #[inline(always)]
-pub(super) fn forbidden(packet: &Packet, loopback: Loopback) -> Option<(Refusal, Address, u16)> {
+pub(super) fn forbidden(packet: &Packet, loopback: Loopback) -> Option<(DenyReason, Address, u16)> {
     match destination(packet) {
         Destination::Other => None,
         Destination::Hidden => Some(HIDDEN),
         Destination::Port(address, port) => {
-            if address.door().is_loopback() {
+            if address.endpoint().is_loopback() {
                 match loopback {
                     Loopback::Own => return None,
-                    Loopback::Never => return Some((Refusal::Packet, address, port)),
+                    Loopback::Never => return Some((DenyReason::Packet, address, port)),
                     Loopback::Listed => {}
                 }
             }
             // SAFETY: only asked whether it is there.
-            unsafe { maps::DOORS.get(DoorKey::new(address, port)) }?;
-            Some((Refusal::Packet, address, port))
+            unsafe { maps::ENDPOINTS.get(EndpointKey::new(address, port)) }?;
+            Some((DenyReason::Packet, address, port))
         }
     }
 }
 
 /// Reports a packet that is dropped. No process is named: packets leave on behalf of whoever happens to run.
 #[inline(always)]
-pub(super) fn dropped(by: &Classified, hook: Hook, why: (Refusal, Address, u16)) {
-    let (refusal, address, port) = why;
+pub(super) fn dropped(by: &Classified, hook: Hook, why: (DenyReason, Address, u16)) {
+    let (reason, address, port) = why;
     report(
         by,
-        Refused {
+        Denied {
             hook,
-            refusal,
+            reason,
             task: Task {
                 pid: 0,
                 tid: 0,

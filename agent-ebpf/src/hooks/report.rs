@@ -1,18 +1,18 @@
-//! Tells the agent what was refused, and counts it.
+//! Tells the agent what was denied, and counts it.
 //!
-//! Every refusal is counted; of one pod so many a second are told.
+//! Every reason is counted; of one pod so many a second are told.
 
-use picket_common::{Address, Counter, EVENTS_PER_SECOND, Event, Hook, LimitValue, Refusal};
+use picket_common::{Address, Counter, DenyReason, EVENTS_PER_SECOND, Event, Hook, LimitValue};
 
 use super::{Classified, Task, boot_ns, count, maps};
 
 /// One second of the boot clock.
 const SECOND_NS: u64 = 1_000_000_000;
 
-/// What was refused.
-pub(super) struct Refused {
+/// What was denied.
+pub(super) struct Denied {
     pub(super) hook: Hook,
-    pub(super) refusal: Refusal,
+    pub(super) reason: DenyReason,
     pub(super) task: Task,
     pub(super) netns: u64,
     pub(super) address: Address,
@@ -22,8 +22,8 @@ pub(super) struct Refused {
 
 /// Counts it, and tells it unless the pod was heard enough.
 #[inline(always)]
-pub(super) fn report(by: &Classified, refused: Refused) {
-    count(refused.refusal.counter());
+pub(super) fn report(by: &Classified, denied: Denied) {
+    count(denied.reason.counter());
     let now = boot_ns();
     if !heard(by.cgroup, now) {
         count(Counter::EventsLimited);
@@ -33,17 +33,17 @@ pub(super) fn report(by: &Classified, refused: Refused) {
         at_ns: now,
         cgroup: by.cgroup,
         pod: by.class.pod,
-        netns: refused.netns,
-        dialled: refused.address,
-        pid: refused.task.pid,
-        tid: refused.task.tid,
-        uid: refused.task.uid,
-        dialled_port: refused.port,
-        hook: refused.hook.code(),
-        refusal: refused.refusal.code(),
-        protocol: refused.protocol,
+        netns: denied.netns,
+        dialled: denied.address,
+        pid: denied.task.pid,
+        tid: denied.task.tid,
+        uid: denied.task.uid,
+        dialled_port: denied.port,
+        hook: denied.hook.code(),
+        reason: denied.reason.code(),
+        protocol: denied.protocol,
         reserved: 0,
-        comm: refused.task.comm,
+        comm: denied.task.comm,
     };
     if maps::EVENTS.output::<Event>(event, 0).is_err() {
         count(Counter::EventsLost);

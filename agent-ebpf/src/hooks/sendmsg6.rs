@@ -7,12 +7,12 @@ use picket_common::Hook;
 use super::connect::{Outcome, connect};
 use super::{PASS, REFUSE, user_ip6};
 
-/// Attached as `BPF_CGROUP_UDP6_SENDMSG`. UDP is never redirected, so what does not pass is refused.
+/// Attached as `BPF_CGROUP_UDP6_SENDMSG`. UDP is never redirected, so what does not pass is denied.
 #[cgroup_sock_addr(sendmsg6)]
 pub(crate) fn sendmsg6(ctx: SockAddrContext) -> i32 {
     let answer = match connect(&ctx, Hook::SendMsg6, user_ip6(&ctx)) {
         Outcome::Pass => PASS,
-        Outcome::Refuse | Outcome::Rewrite(..) => REFUSE,
+        Outcome::Deny | Outcome::Rewrite(..) => REFUSE,
     };
     // The compiler makes the answer out of the outcome by arithmetic, whose bounds the verifier cannot see.
     core::hint::black_box(answer) & PASS

@@ -5,7 +5,7 @@ use aya_ebpf::macros::cgroup_sock;
 use aya_ebpf::programs::SockContext;
 use picket_common::{Address, Counter, Hook, Verdict, is_followed, judge_unfollowed};
 
-use super::report::{Refused, report};
+use super::report::{Denied, report};
 use super::{PASS, REFUSE, agent_gone, classify_current, count, current_task, node};
 
 /// Attached as `BPF_CGROUP_INET_SOCK_CREATE`. TCP and UDP sockets, which are nearly all, cost two comparisons.
@@ -21,14 +21,14 @@ pub(crate) fn sock_create(ctx: SockContext) -> i32 {
         return PASS;
     }
     match judge_unfollowed(&classified.class, &node(), kind, protocol, agent_gone()) {
-        Verdict::Refuse(refusal) => {
+        Verdict::Deny(reason) => {
             // SAFETY: the context is the one the kernel called this program with.
             let netns = unsafe { helper::bpf_get_netns_cookie(ctx.sock.cast()) };
             report(
                 &classified,
-                Refused {
+                Denied {
                     hook: Hook::SockCreate,
-                    refusal,
+                    reason,
                     task: current_task(),
                     netns,
                     address: Address::NOWHERE,
@@ -39,7 +39,7 @@ pub(crate) fn sock_create(ctx: SockContext) -> i32 {
             REFUSE
         }
         Verdict::PassUnknown => {
-            count(Counter::PassedUnknown);
+            count(Counter::AllowedUnclassified);
             PASS
         }
         Verdict::Pass | Verdict::Redirect(_) => PASS,

@@ -53,7 +53,7 @@ fn established(ctx: &SockOpsContext) {
     record.state = DialState::Noted.code();
     if maps::FLOWS.insert(key, *record, 0).is_ok() {
         count(Counter::FlowsWritten);
-        // To be told when it closes. A kernel that refuses leaves the flow to be pushed out by others.
+        // To be told when it closes. A kernel that denies leaves the flow to be pushed out by others.
         let _ = ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG) as i32);
     } else {
         count(Counter::FlowsLost);

@@ -1,6 +1,6 @@
-//! When an agent has settled: the pods are judged, the doors in force, and no other agent's programs are left.
+//! When an agent has settled: the pods are judged, the protected endpoints in force, and no other agent's programs are left.
 //!
-//! In: how pods and doors stand, and what the agent before this one agrees to. Out: that agent's programs are ended, and the
+//! In: how pods and protected endpoints stand, and what the agent before this one agrees to. Out: that agent's programs are ended, and the
 //! agent is ready.
 
 use std::time::Duration;
@@ -19,8 +19,8 @@ const AGAIN_AFTER: Duration = Duration::from_millis(500);
 pub(super) struct Settling {
     /// How the pods stand.
     pub(super) status: watch::Receiver<Status>,
-    /// Whether the doors are in force.
-    pub(super) doors: watch::Receiver<bool>,
+    /// Whether the protected endpoints are in force.
+    pub(super) endpoints: watch::Receiver<bool>,
     /// Told once both are as they should be.
     pub(super) judged: watch::Sender<bool>,
     /// Whether the agent before this one has agreed that its programs are ended.
@@ -36,17 +36,17 @@ pub(super) struct Settling {
 }
 
 impl Settling {
-    /// Waits until every pod that was there at the start is judged and the doors are in force, then has the programs of an
+    /// Waits until every pod that was there at the start is judged and the protected endpoints are in force, then has the programs of an
     /// agent with another layout ended, by `retire`, which until then kept those pods from going past, and says so.
     pub(super) async fn finish(mut self, retire: impl Fn() -> anyhow::Result<()> + Clone + Send + 'static) {
         let settled = self.status.wait_for(|status| status.settled).await.is_ok();
-        if !settled || self.doors.wait_for(|in_force| *in_force).await.is_err() {
+        if !settled || self.endpoints.wait_for(|in_force| *in_force).await.is_err() {
             return;
         }
         let now = *self.status.borrow();
-        if now.enforced + now.exempt == now.presumed && now.pending + now.presumed > 0 {
+        if now.enforced + now.exempt == now.assumed_exempt && now.pending + now.assumed_exempt > 0 {
             tracing::warn!(
-                pending = now.pending + now.presumed,
+                pending = now.pending + now.assumed_exempt,
                 "no pod here is one that the API server has on this node: is nodeName as `kubectl get nodes` shows it?"
             );
         }
@@ -98,7 +98,7 @@ mod tests {
     async fn the_programs_of_the_agent_before_are_ended_once_it_agrees_and_in_this_agents_turn() {
         let readiness = Readiness::default();
         let (status, stands) = watch::channel(Status::default());
-        let (doors, are_in_force) = watch::channel(false);
+        let (endpoints, are_in_force) = watch::channel(false);
         let (judged, mut is_judged) = watch::channel(false);
         let (agreed, is_agreed) = watch::channel(false);
         let (giving, given) = watch::channel(true);
@@ -106,7 +106,7 @@ mod tests {
         let (ended, mut is_ended) = watch::channel(false);
         let settling = Settling {
             status: stands,
-            doors: are_in_force,
+            endpoints: are_in_force,
             judged,
             agreed: is_agreed,
             hands: Hands {
@@ -125,7 +125,7 @@ mod tests {
             Ok(())
         }));
         let while_waiting = || tokio::time::sleep(Duration::from_millis(20));
-        doors.send_replace(true);
+        endpoints.send_replace(true);
         while_waiting().await;
         assert!(!*is_judged.borrow(), "before the pods are");
         status.send_modify(|status| status.settled = true);
@@ -166,7 +166,7 @@ mod tests {
         let (told, is_told) = watch::channel(false);
         let settling = Settling {
             status: stands,
-            doors: watch::channel(true).1,
+            endpoints: watch::channel(true).1,
             judged,
             agreed: is_agreed,
             hands: Hands {

@@ -26,7 +26,7 @@ use crate::audit::{AuditConfig, AuditLog};
 use crate::cluster::Connector;
 use crate::config::Config;
 use crate::denied;
-use crate::endpoints::DoorsConfig;
+use crate::endpoints::ProtectedEndpointsConfig;
 use crate::enforce::{self, InForce, NodeListener, watchdog};
 use crate::kernel::lease::Hands;
 use crate::kernel::{Class, Kernel, KernelConfig, Node, Program};
@@ -66,7 +66,7 @@ pub struct App {
     kernel: Arc<Kernel>,
     readiness: Readiness,
     pods_ready: Pending,
-    doors_ready: Pending,
+    endpoints_ready: Pending,
     cancel: CancellationToken,
     tasks: JoinSet<&'static str>,
     /// The agent before this one, where it runs and hands over.
@@ -113,7 +113,10 @@ impl App {
         let cancel = CancellationToken::new();
         let readiness = Readiness::default();
         // Before anybody can ask.
-        let (pods_ready, doors_ready) = (readiness.register("pods"), readiness.register("doors"));
+        let (pods_ready, endpoints_ready) = (
+            readiness.register("pods"),
+            readiness.register("protected-endpoints"),
+        );
         let mut tasks = JoinSet::new();
         if takeover.is_none() {
             // Served from here on, since loading the kernel programs may have to wait. Where an agent before this one runs,
@@ -146,11 +149,11 @@ impl App {
         kernel.set_node(Node {
             netns: listener.netns_cookie(),
             port: Some(listener.port()),
-            unknown: config.enforce.unknown_pods,
+            unclassified: config.enforce.unclassified_pods,
         })?;
         kernel.beat()?;
-        // The doors of an agent before this one redirect already, so what they are dialled by must be in the certificates.
-        certificates.set_doors(enforce::redirected(&enforce::in_kernel(&kernel)?))?;
+        // The protected endpoints of an agent before this one redirect already, so what they are dialled by must be in the certificates.
+        certificates.set_endpoints(enforce::redirected(&enforce::in_kernel(&kernel)?))?;
         for program in Program::ALL {
             metrics.program(program.name());
         }
@@ -167,7 +170,7 @@ impl App {
             kernel,
             readiness,
             pods_ready,
-            doors_ready,
+            endpoints_ready,
             cancel,
             tasks,
             takeover,
@@ -267,11 +270,11 @@ impl App {
             self.config.enforce.namespaces.clone(),
             &self.config.enforce.match_labels,
         )?;
-        let doors = DoorsConfig {
+        let endpoints = ProtectedEndpointsConfig {
             node: self.config.node_name.clone(),
             redirect: api_servers(&self.config),
-            refuse: self.config.refuse.clone(),
-            allow: self.config.allow.iter().copied().collect(),
+            deny: self.config.protected_endpoints.deny.clone(),
+            allow: self.config.protected_endpoints.allow.iter().copied().collect(),
             inherited: enforce::in_kernel(&self.kernel)?,
         };
         let judged = Arc::clone(&self.metrics);
@@ -281,7 +284,7 @@ impl App {
             kubeconfig: self.config.cluster.kubeconfig.clone(),
             selection,
             static_pods: self.config.enforce.static_pods,
-            doors,
+            endpoints,
             known,
             redirected,
             rest: given.clone(),
@@ -305,7 +308,7 @@ impl App {
             None => watch::Sender::new(true).subscribe(),
         };
         let took_over = self.takeover.as_ref().map(|_| Instant::now());
-        let (doors_in_force, doors_are) = watch::channel(false);
+        let (endpoints_in_force, endpoints_are) = watch::channel(false);
         let (refused, to_write) = mpsc::channel(denied::WAITING);
         let mut parts: Vec<(&'static str, BoxFuture<'static, ()>)> = workload.tasks;
         if let Some(takeover) = self.takeover {
@@ -380,16 +383,16 @@ impl App {
             ),
             ("upstream", self.upstream.clone().run(cancel.clone()).boxed()),
             (
-                "doors in force",
-                enforce::doors(
+                "protected endpoints in force",
+                enforce::endpoints(
                     Arc::clone(&self.kernel),
                     Arc::clone(&self.certificates),
                     Arc::clone(&self.metrics),
-                    workload.doors.clone(),
+                    workload.endpoints.clone(),
                     hands.clone(),
                     enforce::Start {
-                        ready: self.doors_ready,
-                        in_force: doors_in_force,
+                        ready: self.endpoints_ready,
+                        in_force: endpoints_in_force,
                         pods: workload.status.clone(),
                     },
                     Arc::clone(in_force.tending()),
@@ -405,7 +408,7 @@ impl App {
                         cancel: cancel.clone(),
                         _reading: ending.accepting.token(),
                     },
-                    workload.doors.clone(),
+                    workload.endpoints.clone(),
                     Arc::clone(&workload.names),
                     Arc::clone(&self.metrics),
                     refused.clone(),
@@ -425,8 +428,8 @@ impl App {
                 .boxed(),
             ),
             (
-                "connections at new doors",
-                Arc::clone(in_force.tending()).cut_at_new_doors().boxed(),
+                "connections at new protected endpoints",
+                Arc::clone(in_force.tending()).cut_at_new_endpoints().boxed(),
             ),
             (
                 "moved processes",
@@ -491,7 +494,7 @@ impl App {
                 "first pods",
                 Settling {
                     status: workload.status,
-                    doors: doors_are,
+                    endpoints: endpoints_are,
                     judged,
                     agreed: is_agreed,
                     hands,

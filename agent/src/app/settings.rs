@@ -1,6 +1,6 @@
 //! What the parts are told, out of the configuration.
 //!
-//! In: a checked [`Config`]. Out: the upstream's settings, the doors and names of the API server, the cgroup folder.
+//! In: a checked [`Config`]. Out: the upstream's settings, the protected endpoints and names of the API server, the cgroup folder.
 
 use std::path::PathBuf;
 
@@ -39,16 +39,24 @@ pub(super) fn upstream_config(config: &Config) -> anyhow::Result<UpstreamConfig>
 pub(super) fn api_servers(config: &Config) -> Vec<Target> {
     let upstream = config.upstream.server.parse().ok();
     let upstream = upstream.and_then(|url| Target::of_url(&url));
-    config.doors.iter().cloned().chain(upstream).collect()
+    config
+        .protected_endpoints
+        .api_server
+        .iter()
+        .cloned()
+        .chain(upstream)
+        .collect()
 }
 
-/// What clients dial the API server by, besides the service's names and the doors' addresses.
+/// What clients dial the API server by, besides the service's names and the protected endpoints' addresses.
 pub(super) fn server_names(config: &Config) -> Vec<String> {
-    let doors = api_servers(config).into_iter().filter_map(|door| match door {
-        Target::Name { host, .. } => Some(host),
-        Target::Address(_) => None,
-    });
-    config.tls.extra_names.iter().cloned().chain(doors).collect()
+    let endpoints = api_servers(config)
+        .into_iter()
+        .filter_map(|endpoint| match endpoint {
+            Target::Name { host, .. } => Some(host),
+            Target::Address(_) => None,
+        });
+    config.tls.extra_names.iter().cloned().chain(endpoints).collect()
 }
 
 /// The configured cgroup folder, or the cgroup v2 mount.

@@ -174,8 +174,8 @@ pub struct ProcessRef {
     /// User id in the node's namespace.
     pub uid: u32,
     /// Its cgroup, where that is none of its pod's.
-    #[serde(rename = "movedTo", skip_serializing_if = "Option::is_none")]
-    pub moved_to: Option<String>,
+    #[serde(rename = "escapedTo", skip_serializing_if = "Option::is_none")]
+    pub escaped_to: Option<String>,
 }
 
 /// Who is at the other end of a connection; shared by all its records.
@@ -297,7 +297,7 @@ pub struct Connection {
     pub kernel: KernelFacts,
     /// What was done: refused, unless somebody says otherwise.
     pub outcome: Outcome,
-    /// Low-cardinality cause, such as `kubelet` or `no_flow`.
+    /// Low-cardinality cause, such as `kubelet` or `unattributed_connection`.
     pub reason: &'static str,
     /// The cause in a sentence.
     pub message: String,

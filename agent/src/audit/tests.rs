@@ -100,7 +100,7 @@ async fn a_line_is_a_kubernetes_audit_event_with_more() {
             exe: Some("/bin/kubectl".into()),
             comm: "kubectl".into(),
             uid: 1000,
-            moved_to: None,
+            escaped_to: None,
         }),
     });
     let mut record = log
@@ -306,13 +306,13 @@ async fn refused_connects_are_events_too() {
         family: "ipv4".into(),
         protocol: "tcp".into(),
         address: Some("10.0.0.5:10250".parse().expect("address")),
-        verdict: "refuse".into(),
+        verdict: "deny".into(),
     };
     log.connection(Connection {
         caller: None,
         kernel,
         outcome: Outcome::Deny,
-        reason: "door",
+        reason: "denied_endpoint",
         message: "a kubelet".into(),
     })
     .await

@@ -12,7 +12,7 @@ use clap::{Args, ValueEnum};
 
 use crate::config::{Config, ConfigError};
 use crate::kernel::doctor::{self, Attempt, Check, Kind, Status, Surroundings};
-use crate::kernel::{Unknown, cgroup_mount};
+use crate::kernel::{FailMode, cgroup_mount};
 use crate::workload::cgroup::{processes, scan};
 use crate::workload::layout::is_manifest_hash;
 
@@ -159,17 +159,17 @@ fn static_pods(config: &Config) -> Option<Check> {
         .find(|name| CONTROL_PLANE.contains(&name.trim()))?;
     let found = found.trim();
     Some(match config.enforce.static_pods {
-        Unknown::Open => Check::ok(
+        FailMode::Open => Check::ok(
             STATIC_PODS,
             format!("{found} is one, and they are left alone until they are known"),
         ),
-        Unknown::Closed => Check::bad(
+        FailMode::Closed => Check::bad(
             STATIC_PODS,
             Status::Missing,
             format!(
                 "{found} is one: it would wait, closed, for the API server to tell of it, after a boot at the latest"
             ),
-            "set enforce.staticPods to open before the agent is started",
+            "set enforce.staticPods to failOpen before the agent is started",
         ),
     })
 }

@@ -1,6 +1,6 @@
-//! The addresses of a configuration: what is the API server, what is refused, what is allowed after all.
+//! The protected endpoints of a configuration: which addresses are the API server, which are denied, which are allowed after all.
 //!
-//! In: its fields `doors`, `refuse` and `allow`, and the upstream. Out: one meaning for each address, or what is wrong.
+//! In: its section `protectedEndpoints`, and the upstream. Out: one meaning for each address, or what is wrong.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -8,31 +8,48 @@ use std::net::SocketAddr;
 use picket_policy::yaml::{Decoder, Fields, Spanned};
 
 use super::Upstream;
+use super::read::optional_section;
 use super::texts::{texts, values};
 use crate::endpoints::{Target, TargetError};
 
-/// What the lists name.
-pub(super) struct Addresses {
-    pub(super) doors: Vec<Target>,
-    pub(super) refuse: Vec<Target>,
-    pub(super) allow: Vec<SocketAddr>,
+/// The addresses of `protectedEndpoints`, and what becomes of connections there.
+#[derive(Debug, Clone, Default)]
+pub struct ConfiguredEndpoints {
+    /// Addresses of the API server besides those that the cluster itself names, as `address:port` or `name:port`.
+    pub api_server: Vec<Target>,
+    /// Addresses that enforced pods may not reach, besides kubelets, etcd, container runtimes and cloud metadata.
+    pub deny: Vec<Target>,
+    /// Addresses that enforced pods may reach although they would be denied.
+    pub allow: Vec<SocketAddr>,
 }
 
-/// Reads the lists. An address of the upstream is a door, whether `doors` names it or not.
-pub(super) fn read(decoder: &mut Decoder, top: &Fields<'_>, upstream: Option<&Upstream>) -> Addresses {
-    let doors = list(decoder, top, "doors", str::parse);
-    let refuse = list(decoder, top, "refuse", str::parse);
-    let allow = list(decoder, top, "allow", allow);
+/// Reads the lists. An address of the upstream is the API server's, whether `apiServer` names it or not.
+pub(super) fn read(
+    decoder: &mut Decoder,
+    top: &Fields<'_>,
+    upstream: Option<&Upstream>,
+) -> ConfiguredEndpoints {
+    let Some(fields) = optional_section(
+        decoder,
+        top,
+        "protectedEndpoints",
+        &["apiServer", "deny", "allow"],
+    ) else {
+        return ConfiguredEndpoints::default();
+    };
+    let api_server = list(decoder, &fields, "apiServer", str::parse);
+    let deny = list(decoder, &fields, "deny", str::parse);
+    let allow = list(decoder, &fields, "allow", allowed);
     let server = upstream.and_then(|upstream| Target::of_url(&upstream.server.parse().ok()?));
-    apart(decoder, server, &doors, &refuse, &allow);
-    Addresses {
-        doors: values(doors),
-        refuse: values(refuse),
+    disjoint(decoder, server, &api_server, &deny, &allow);
+    ConfiguredEndpoints {
+        api_server: values(api_server),
+        deny: values(deny),
         allow: values(allow),
     }
 }
 
-fn allow(text: &str) -> Result<SocketAddr, String> {
+fn allowed(text: &str) -> Result<SocketAddr, String> {
     match text.parse() {
         Ok(Target::Address(address)) => Ok(address),
         Ok(Target::Name { .. }) | Err(TargetError::Form(_)) => {
@@ -45,55 +62,62 @@ fn allow(text: &str) -> Result<SocketAddr, String> {
 /// Addresses or names with a port each.
 fn list<T, E: fmt::Display>(
     decoder: &mut Decoder,
-    top: &Fields<'_>,
+    fields: &Fields<'_>,
     name: &str,
     read: impl Fn(&str) -> Result<T, E>,
 ) -> Vec<Spanned<T>> {
+    let path = fields.path(name);
     let mut addresses = Vec::new();
-    for Spanned { value: text, at } in texts(decoder, top, name) {
+    for Spanned { value: text, at } in texts(decoder, fields, name) {
         match read(&text) {
             Ok(value) => addresses.push(Spanned { value, at }),
-            Err(error) => decoder.error_at(&at, format!("field `{name}`: {error}")),
+            Err(error) => decoder.error_at(&at, format!("field `{path}`: {error}")),
         }
     }
     addresses
 }
 
 /// One address in two lists would have two meanings, of which one silently wins.
-fn apart(
+fn disjoint(
     decoder: &mut Decoder,
     upstream: Option<Target>,
-    doors: &[Spanned<Target>],
-    refuse: &[Spanned<Target>],
+    api_server: &[Spanned<Target>],
+    deny: &[Spanned<Target>],
     allow: &[Spanned<SocketAddr>],
 ) {
     let holds = |list: &[Spanned<Target>], target: &Target| list.iter().any(|entry| entry.value == *target);
-    let door = |target: &Target| match target {
-        target if holds(doors, target) => Some("under doors"),
+    let server = |target: &Target| match target {
+        target if holds(api_server, target) => Some("under protectedEndpoints.apiServer"),
         target if upstream.as_ref() == Some(target) => Some("upstream.server"),
         _ => None,
     };
-    for Spanned { value, at } in refuse {
-        if let Some(other) = door(value) {
+    for Spanned { value, at } in deny {
+        if let Some(other) = server(value) {
             decoder.error_at(
                 at,
-                format!("field `refuse`: {value} is {other} too; an address is one or the other"),
+                format!(
+                    "field `protectedEndpoints.deny`: {value} is {other} too; an address is one or the other"
+                ),
             );
         }
     }
     for Spanned { value, at } in allow {
         let target = Target::Address(*value);
-        if let Some(other) = door(&target) {
+        if let Some(other) = server(&target) {
             decoder.error_at(
                 at,
                 format!(
-                    "field `allow`: {value} is {other} too, and those are taken to Picket whatever is allowed"
+                    "field `protectedEndpoints.allow`: {value} is {other} too; connections to the API server are always \
+                     redirected to Picket"
                 ),
             );
-        } else if holds(refuse, &target) {
+        } else if holds(deny, &target) {
             decoder.error_at(
                 at,
-                format!("field `allow`: {value} is under refuse too; an address is one or the other"),
+                format!(
+                    "field `protectedEndpoints.allow`: {value} is under protectedEndpoints.deny too; an address is one \
+                     or the other"
+                ),
             );
         }
     }

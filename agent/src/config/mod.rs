@@ -12,14 +12,14 @@ mod tests;
 mod texts;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use picket_policy::Diagnostic;
 
+pub use addresses::ConfiguredEndpoints;
+
 use crate::audit;
-use crate::endpoints::Target;
-use crate::kernel::Unknown;
+use crate::kernel::FailMode;
 use crate::runtime::telemetry::LogConfig;
 
 /// Where `picket` looks for its configuration when no `--config` is given.
@@ -71,12 +71,8 @@ pub struct Config {
     pub kernel: Kernel,
     /// Which pods are enforced.
     pub enforce: Enforce,
-    /// Addresses that are the API server besides those that the cluster itself names, as `address:port` or `name:port`.
-    pub doors: Vec<Target>,
-    /// Addresses that enforced pods may not reach, besides kubelets, etcd, container runtimes and cloud metadata.
-    pub refuse: Vec<Target>,
-    /// Of what would be refused, addresses that enforced pods may reach after all.
-    pub allow: Vec<SocketAddr>,
+    /// Addresses whose connections are redirected or denied, besides those that the cluster itself names.
+    pub protected_endpoints: ConfiguredEndpoints,
     /// Files or folders with AgentIdentity, AgentGrant and AgentPolicy objects.
     pub objects: Vec<PathBuf>,
     /// Where audit records go.
@@ -147,10 +143,10 @@ pub struct Enforce {
     pub namespaces: Vec<String>,
     /// Labels that a pod must have, all of them.
     pub match_labels: BTreeMap<String, String>,
-    /// What becomes of pods that no agent has judged yet while none runs: doors are `closed` to them, or `open`.
-    pub unknown_pods: Unknown,
+    /// What becomes of pods that no agent has judged yet while none runs: protected endpoints are closed to them, or open.
+    pub unclassified_pods: FailMode,
     /// What becomes of static pods that the API server has not told of, while an agent runs.
-    pub static_pods: Unknown,
+    pub static_pods: FailMode,
 }
 
 /// Where audit records go.

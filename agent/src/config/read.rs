@@ -1,7 +1,7 @@
 //! From a configuration's text to its fields.
 //!
 //! In: text. Out: a [`Config`], or everything that is wrong in it with its place. Read field by field and not by a
-//! derived decoder, which would end at the first thing it does not like.
+//! derived reader, which would end at the first thing it does not like.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -15,12 +15,29 @@ use super::{
 };
 use crate::admin::SOCKET_PATH_MAX;
 use crate::endpoints::Target;
-use crate::kernel::Unknown;
+use crate::kernel::FailMode;
 use crate::runtime::telemetry::{self, LogConfig, LogFormat};
 
-const TOP: [&str; 14] = [
-    "nodeName", "cluster", "upstream", "tls", "kernel", "enforce", "doors", "refuse", "allow", "objects",
-    "audit", "admin", "log", "shutdown",
+const TOP: [&str; 12] = [
+    "nodeName",
+    "cluster",
+    "upstream",
+    "tls",
+    "kernel",
+    "enforce",
+    "protectedEndpoints",
+    "objects",
+    "audit",
+    "admin",
+    "log",
+    "shutdown",
+];
+
+/// Fields that had another name, each with the whole path of the new one.
+const RENAMED: [(&str, &str); 3] = [
+    ("doors", "protectedEndpoints.apiServer"),
+    ("refuse", "protectedEndpoints.deny"),
+    ("allow", "protectedEndpoints.allow"),
 ];
 
 pub(super) fn config(file: &str, text: &str) -> Result<Config, Vec<Diagnostic>> {
@@ -50,13 +67,13 @@ pub(super) fn config(file: &str, text: &str) -> Result<Config, Vec<Diagnostic>> 
 }
 
 fn top(decoder: &mut Decoder, document: &Node) -> Option<Config> {
-    let top = decoder.fields(document, "", &TOP, &[])?;
+    let top = decoder.fields_renamed(document, "", &TOP, &[], &RENAMED)?;
     let node_name = decoder.required_text(&top, "nodeName");
     let cluster = cluster(decoder, &top);
     let upstream = upstream(decoder, &top);
     let tls = tls(decoder, &top);
     let enforce = enforce(decoder, &top);
-    let addresses = addresses::read(decoder, &top, upstream.as_ref());
+    let protected_endpoints = addresses::read(decoder, &top, upstream.as_ref());
     let objects = objects(decoder, &top);
     let kernel = kernel(decoder, &top);
     let audit = audit(decoder, &top);
@@ -70,9 +87,7 @@ fn top(decoder: &mut Decoder, document: &Node) -> Option<Config> {
         tls: tls?,
         kernel,
         enforce: enforce?,
-        doors: addresses.doors,
-        refuse: addresses.refuse,
-        allow: addresses.allow,
+        protected_endpoints,
         objects,
         audit,
         admin,
@@ -160,11 +175,13 @@ fn tls(decoder: &mut Decoder, top: &Fields<'_>) -> Option<Tls> {
 }
 
 fn enforce(decoder: &mut Decoder, top: &Fields<'_>) -> Option<Enforce> {
-    let fields = section(
-        decoder,
-        top,
+    let node = decoder.required(top, "enforce")?;
+    let fields = decoder.fields_renamed(
+        node,
         "enforce",
-        &["namespaces", "matchLabels", "unknownPods", "staticPods"],
+        &["namespaces", "matchLabels", "unclassifiedPods", "staticPods"],
+        &[],
+        &[("unknownPods", "enforce.unclassifiedPods")],
     )?;
     let written = |name| match fields.get(name).map(|node| &node.value) {
         Some(Value::List(items)) => !items.is_empty(),
@@ -178,16 +195,16 @@ fn enforce(decoder: &mut Decoder, top: &Fields<'_>) -> Option<Enforce> {
             "field `enforce` names no pods; give namespaces, matchLabels or both",
         );
     }
-    let words = [("closed", Unknown::Closed), ("open", Unknown::Open)];
+    let words = [("failClosed", FailMode::Closed), ("failOpen", FailMode::Open)];
     let mut word = |name| {
         let node = fields.get(name)?;
         decoder.choice(node, &fields.path(name), &words)
     };
-    let (unknown_pods, static_pods) = (word("unknownPods"), word("staticPods"));
+    let (unclassified_pods, static_pods) = (word("unclassifiedPods"), word("staticPods"));
     Some(Enforce {
         namespaces: namespaces(decoder, &fields),
         match_labels: labels(decoder, &fields),
-        unknown_pods: unknown_pods.unwrap_or_default(),
+        unclassified_pods: unclassified_pods.unwrap_or_default(),
         static_pods: static_pods.unwrap_or_default(),
     })
 }
@@ -333,7 +350,7 @@ fn section<'n>(decoder: &mut Decoder, top: &Fields<'n>, name: &str, known: &[&st
 }
 
 /// A mapping that may be left out.
-fn optional_section<'n>(
+pub(super) fn optional_section<'n>(
     decoder: &mut Decoder,
     top: &Fields<'n>,
     name: &str,

@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use super::*;
-use crate::kernel::Unknown;
+use crate::endpoints::Target;
+use crate::kernel::FailMode;
 use crate::runtime::telemetry::LogFormat;
 
 const GOOD: &str = "\
@@ -35,8 +36,8 @@ fn reads_a_small_file_and_fills_in_defaults() {
     assert_eq!(config.kernel.bpffs, Path::new("/sys/fs/bpf/picket"));
     assert_eq!(config.kernel.cgroup_root, None);
     assert_eq!(config.shutdown.drain_seconds, 20);
-    assert_eq!(config.enforce.unknown_pods, Unknown::Closed);
-    assert_eq!(config.enforce.static_pods, Unknown::Closed);
+    assert_eq!(config.enforce.unclassified_pods, FailMode::Closed);
+    assert_eq!(config.enforce.static_pods, FailMode::Closed);
     assert_eq!(config.audit.file, Path::new(audit::DEFAULT_FILE));
     assert_eq!(config.log, LogConfig::default());
 }
@@ -49,10 +50,11 @@ cluster: {kubeconfig: /k}
 upstream: {server: 'https://api.example', caFile: /ca, clientCertificateFile: /crt, clientKeyFile: /key}
 tls: {caCertificateFile: /c, caKeyFile: /y, extraNames: [api.example]}
 kernel: {cgroupRoot: /g, bpffs: /b}
-enforce: {namespaces: [a, b], matchLabels: {app: agent, x: ''}, unknownPods: open, staticPods: open}
-doors: [192.0.2.1:6443, API.example:443]
-refuse: ['[fd00::1]:80']
-allow: ['[::ffff:169.254.169.254]:80']
+enforce: {namespaces: [a, b], matchLabels: {app: agent, x: ''}, unclassifiedPods: failOpen, staticPods: failOpen}
+protectedEndpoints:
+  apiServer: [192.0.2.1:6443, API.example:443]
+  deny: ['[fd00::1]:80']
+  allow: ['[::ffff:169.254.169.254]:80']
 objects: [/o, /p]
 audit: {file: /a, stdout: true}
 admin: {socket: /s}
@@ -82,11 +84,17 @@ shutdown: {drainSeconds: 0}
         ("x".to_owned(), String::new()),
     ];
     assert_eq!(config.enforce.match_labels, labels.into());
-    assert_eq!(config.enforce.unknown_pods, Unknown::Open);
-    assert_eq!(config.enforce.static_pods, Unknown::Open);
-    assert_eq!(shown(&config.doors), ["192.0.2.1:6443", "api.example:444"]);
-    assert_eq!(shown(&config.refuse), ["[fd00::1]:80"]);
-    assert_eq!(config.allow, ["169.254.169.254:80".parse().unwrap()]);
+    assert_eq!(config.enforce.unclassified_pods, FailMode::Open);
+    assert_eq!(config.enforce.static_pods, FailMode::Open);
+    assert_eq!(
+        shown(&config.protected_endpoints.api_server),
+        ["192.0.2.1:6443", "api.example:444"]
+    );
+    assert_eq!(shown(&config.protected_endpoints.deny), ["[fd00::1]:80"]);
+    assert_eq!(
+        config.protected_endpoints.allow,
+        ["169.254.169.254:80".parse().unwrap()]
+    );
     assert_eq!(config.objects, [Path::new("/o"), Path::new("/p")]);
     assert_eq!(config.audit.file, Path::new("/a"));
     assert!(config.audit.stdout);
@@ -101,84 +109,120 @@ fn all_that_is_wrong_is_told_at_once_in_the_order_of_the_file() {
     let text = GOOD
         .replace("nodeName: node-1", "nodeName: ''")
         .replace("  tokenFile", "  tokenFiel")
-        .replace("[agents]", "[agents]\n  unknownPods: ajar\n  staticPods: true");
+        .replace(
+            "[agents]",
+            "[agents]\n  unclassifiedPods: ajar\n  staticPods: true",
+        );
     assert_eq!(
         faults(&format!(
-            "{text}doors: [a.example:0]\nshutdown: {{drainSeconds: -1}}\n"
+            "{text}protectedEndpoints: {{apiServer: [a.example:0]}}\nshutdown: {{drainSeconds: -1}}\n"
         )),
         "f:1:11: field `nodeName` must not be empty\n\
          f:5:3: field `upstream`: give either clientCertificateFile with clientKeyFile, or tokenFile\n\
          f:7:3: unknown field `upstream.tokenFiel`; known here: server, caFile, clientCertificateFile, clientKeyFile, \
          tokenFile\n\
-         f:13:16: field `enforce.unknownPods` is \"ajar\"; it can be closed or open\n\
-         f:14:15: field `enforce.staticPods` is the boolean true; it can be closed or open\n\
-         f:16:9: field `doors`: \"a.example:0\" has no such port; a port is 1 to 65535\n\
+         f:13:21: field `enforce.unclassifiedPods` is \"ajar\"; it can be failClosed or failOpen\n\
+         f:14:15: field `enforce.staticPods` is the boolean true; it can be failClosed or failOpen\n\
+         f:16:34: field `protectedEndpoints.apiServer`: \"a.example:0\" has no such port; a port is 1 to 65535\n\
          f:17:26: field `shutdown.drainSeconds` must be a whole number of seconds, 0 to 3600, not the number -1"
     );
 }
 
 #[test]
 fn addresses_are_one_each_and_mean_one_thing() {
-    for (list, says) in [
+    for (lists, says) in [
         (
             "allow: [name:443]",
-            "1:9: field `allow`: \"name:443\" is no address:port; names are not taken here",
+            "1:30: field `protectedEndpoints.allow`: \"name:443\" is no address:port; names are not taken here",
         ),
         (
             "allow: [10.0.0.1]",
-            "1:9: field `allow`: \"10.0.0.1\" is no address:port; names are not taken here",
+            "1:30: field `protectedEndpoints.allow`: \"10.0.0.1\" is no address:port; names are not taken here",
         ),
         (
             "allow: [10.0.0.1:0]",
-            "1:9: field `allow`: \"10.0.0.1:0\" has no such port; a port is 1 to 65535",
+            "1:30: field `protectedEndpoints.allow`: \"10.0.0.1:0\" has no such port; a port is 1 to 65535",
         ),
         (
             "allow: [10.0.0.0/8:443]",
-            "1:9: field `allow`: \"10.0.0.0/8:443\" is a range; give each address or name by itself",
+            "1:30: field `protectedEndpoints.allow`: \"10.0.0.0/8:443\" is a range; give each address or name by itself",
         ),
         (
-            "doors: [10.0.0.1-5:80]",
-            "1:9: field `doors`: \"10.0.0.1-5:80\" is a range; give each address or name by itself",
+            "apiServer: [10.0.0.1-5:80]",
+            "1:34: field `protectedEndpoints.apiServer`: \"10.0.0.1-5:80\" is a range; give each address or name by itself",
         ),
         (
-            "refuse: [x.example:99999]",
-            "1:10: field `refuse`: \"x.example:99999\" has no such port; a port is 1 to 65535",
+            "deny: [x.example:99999]",
+            "1:29: field `protectedEndpoints.deny`: \"x.example:99999\" has no such port; a port is 1 to 65535",
         ),
         (
-            "refuse: [x.example]",
-            "1:10: field `refuse`: \"x.example\" is neither address:port nor name:port, such as 192.0.2.1:6443, \
-             [2001:db8::1]:6443 or api.example.com:6443",
+            "deny: [x.example]",
+            "1:29: field `protectedEndpoints.deny`: \"x.example\" is neither address:port nor name:port, such as \
+             192.0.2.1:6443, [2001:db8::1]:6443 or api.example.com:6443",
         ),
         (
-            "doors: 10.0.0.1:80",
-            "1:8: field `doors` must be a list, not text",
+            "apiServer: 10.0.0.1:80",
+            "1:33: field `protectedEndpoints.apiServer` must be a list, not text",
         ),
         (
-            "doors: [443]",
-            "1:9: field `doors` must be text, not the number 443: quote it",
+            "apiServer: [443]",
+            "1:34: field `protectedEndpoints.apiServer` must be text, not the number 443: quote it",
         ),
         (
-            "doors: [a.example:1]\nrefuse: [A.example:1]",
-            "2:10: field `refuse`: a.example:1 is under doors too; an address is one or the other",
+            "apiServer: [a.example:1], deny: [A.example:1]",
+            "1:55: field `protectedEndpoints.deny`: a.example:1 is under protectedEndpoints.apiServer too; an address is \
+             one or the other",
         ),
         (
-            "refuse: [10.0.0.1:6443]",
-            "1:10: field `refuse`: 10.0.0.1:6443 is upstream.server too; an address is one or the other",
+            "deny: [10.0.0.1:6443]",
+            "1:29: field `protectedEndpoints.deny`: 10.0.0.1:6443 is upstream.server too; an address is one or the other",
         ),
         (
-            "doors: [10.0.0.9:1]\nallow: [10.0.0.9:1]",
-            "2:9: field `allow`: 10.0.0.9:1 is under doors too, and those are taken to Picket whatever is allowed",
+            "apiServer: [10.0.0.9:1], allow: [10.0.0.9:1]",
+            "1:55: field `protectedEndpoints.allow`: 10.0.0.9:1 is under protectedEndpoints.apiServer too; connections to \
+             the API server are always redirected to Picket",
         ),
         (
             "allow: ['[::ffff:10.0.0.1]:6443']",
-            "1:9: field `allow`: 10.0.0.1:6443 is upstream.server too, and those are taken to Picket whatever is allowed",
+            "1:30: field `protectedEndpoints.allow`: 10.0.0.1:6443 is upstream.server too; connections to the API server \
+             are always redirected to Picket",
         ),
         (
-            "refuse: [10.0.0.9:1]\nallow: [10.0.0.9:1]",
-            "2:9: field `allow`: 10.0.0.9:1 is under refuse too; an address is one or the other",
+            "deny: [10.0.0.9:1], allow: [10.0.0.9:1]",
+            "1:50: field `protectedEndpoints.allow`: 10.0.0.9:1 is under protectedEndpoints.deny too; an address is one \
+             or the other",
         ),
     ] {
-        assert_eq!(faults(&format!("{list}\n{GOOD}")), format!("f:{says}"));
+        let text = format!("protectedEndpoints: {{{lists}}}\n{GOOD}");
+        assert_eq!(faults(&text), format!("f:{says}"));
+    }
+}
+
+#[test]
+fn a_key_of_an_old_name_is_refused_with_the_new_one() {
+    for (text, says) in [
+        (
+            format!("doors: [10.0.0.1:80]\n{GOOD}"),
+            "f:1:1: field `doors` is called `protectedEndpoints.apiServer` now",
+        ),
+        (
+            format!("refuse: [10.0.0.1:80]\n{GOOD}"),
+            "f:1:1: field `refuse` is called `protectedEndpoints.deny` now",
+        ),
+        (
+            format!("allow: [10.0.0.1:80]\n{GOOD}"),
+            "f:1:1: field `allow` is called `protectedEndpoints.allow` now",
+        ),
+        (
+            GOOD.replace("[agents]", "[agents]\n  unknownPods: open"),
+            "f:13:3: field `enforce.unknownPods` is called `enforce.unclassifiedPods` now",
+        ),
+        (
+            GOOD.replace("[agents]", "[agents]\n  staticPods: open"),
+            "f:13:15: field `enforce.staticPods` is \"open\"; it can be failClosed or failOpen",
+        ),
+    ] {
+        assert_eq!(faults(&text), says);
     }
 }
 

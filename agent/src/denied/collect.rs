@@ -14,12 +14,12 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::write::tell;
 use crate::audit::{Caller, Connection, KernelFacts, Outcome, PodRef, ProcessRef};
-use crate::endpoints::Doors;
-use crate::endpoints::refused_as;
+use crate::endpoints::ProtectedEndpoints;
+use crate::endpoints::denied_as;
 use crate::kernel::{CgroupId, Kernel, KernelEvent, KernelEvents};
-use crate::listener::{NoFlow, NoFlowCause, Seen};
+use crate::listener::{Seen, UnattributedCause, UnattributedConnection};
 use crate::metrics::Metrics;
-use crate::workload::escapes::Stray;
+use crate::workload::escapes::CgroupEscape;
 use crate::workload::{Names, Pod, container_of};
 
 /// When the kernel's events are this agent's to read: from the moment that no agent before it does, until it ends.
@@ -50,7 +50,7 @@ impl Turn {
 /// Counts every connect that the kernel refused, and hands it on to be written down.
 pub(crate) async fn events(
     mut turn: Turn,
-    told: watch::Receiver<Doors>,
+    told: watch::Receiver<ProtectedEndpoints>,
     names: Arc<Names>,
     metrics: Arc<Metrics>,
     refusals: mpsc::Sender<Connection>,
@@ -75,8 +75,8 @@ pub(crate) async fn events(
                 return;
             }
         };
-        let cause = event.refusal.map_or("unknown", |refusal| refusal.as_str());
-        metrics.connect_refused(cause, door(event.origin, &told.borrow()));
+        let cause = event.reason.map_or("unknown", |refusal| refusal.as_str());
+        metrics.connect_refused(cause, endpoint(event.origin, &told.borrow()));
         let seen = if event.pid != 0 && looks.take(event.cgroup, Instant::now()) {
             Seen::of(event.pid, event.at_ns).unwrap_or_default()
         } else {
@@ -89,11 +89,11 @@ pub(crate) async fn events(
 }
 
 /// What is at a refused address, for metrics.
-fn door(address: SocketAddr, doors: &Doors) -> &'static str {
-    if doors.redirect.contains(&address) {
+fn endpoint(address: SocketAddr, endpoints: &ProtectedEndpoints) -> &'static str {
+    if endpoints.redirect.contains(&address) {
         return "api-server";
     }
-    refused_as(address)
+    denied_as(address)
 }
 
 /// Bounds what looking processes up in /proc costs, for each classified cgroup by itself.
@@ -146,7 +146,7 @@ fn refused(event: &KernelEvent, cause: &'static str, pod: Option<&Pod>, seen: Se
         exe: seen.exe,
         comm: event.comm.clone(),
         uid: event.uid,
-        moved_to: None,
+        escaped_to: None,
     });
     let address = (event.origin.port() != 0).then_some(event.origin);
     Connection {
@@ -159,12 +159,12 @@ fn refused(event: &KernelEvent, cause: &'static str, pod: Option<&Pod>, seen: Se
             family: family(event.origin.ip()).into(),
             protocol: protocol(event.protocol).into(),
             address,
-            verdict: "refuse".into(),
+            verdict: "deny".into(),
         },
         reason: cause,
         message: match cause {
             "socket" => format!("a socket refused by the kernel: {}", explain(cause)),
-            "packet" | "hidden" => format!(
+            "packet" | "encapsulated" => format!(
                 "a packet to {} dropped by the kernel: {}",
                 event.origin,
                 explain(cause)
@@ -185,48 +185,51 @@ fn explain(cause: &str) -> &'static str {
         "pending" => "the pod has not been classified yet",
         "protocol" => "an enforced pod reaches the API server by TCP alone",
         "no_listener" => "the pod is enforced and its listener is not open",
-        "door" => "no enforced pod may reach this address",
+        "denied_endpoint" => "no enforced pod may reach this address",
         "namespace" => "the socket is in a network namespace without a listener of the pod's",
         "packet" => "it belongs to no redirected connection",
-        "hidden" => "nobody can tell where it goes",
+        "encapsulated" => "nobody can tell where it goes",
         "socket" => "no hook could follow one of this kind",
         _ => "the kernel could not note the connect",
     }
 }
 
 /// The record of a connection that a listener closed.
-pub(crate) fn closed(no_flow: &NoFlow) -> Connection {
-    let why = match no_flow.cause {
-        NoFlowCause::Full => "its pod has as many open as one may have",
+pub(crate) fn closed(unattributed_connection: &UnattributedConnection) -> Connection {
+    let why = match unattributed_connection.cause {
+        UnattributedCause::Full => "its pod has as many open as one may have",
         _ => "the kernel redirected no such connection",
     };
     Connection {
-        caller: Some(Arc::new(caller(no_flow.workload.as_deref(), None))),
+        caller: Some(Arc::new(caller(
+            unattributed_connection.workload.as_deref(),
+            None,
+        ))),
         kernel: KernelFacts {
             hook: "listener".into(),
-            family: family(no_flow.local.ip()).into(),
+            family: family(unattributed_connection.local.ip()).into(),
             protocol: "tcp".into(),
-            address: Some(no_flow.local),
+            address: Some(unattributed_connection.local),
             verdict: "close".into(),
         },
-        reason: "no_flow",
+        reason: "unattributed_connection",
         message: format!(
             "a connection from {} to Picket's listener was closed: {why} ({})",
-            no_flow.peer,
-            no_flow.cause.as_str()
+            unattributed_connection.peer,
+            unattributed_connection.cause.as_str()
         ),
         ..Connection::default()
     }
 }
 
 /// The record of a process outside its pod's cgroup.
-pub(crate) fn moved(stray: &Stray, pod: Option<&Pod>) -> Connection {
+pub(crate) fn moved(escape: &CgroupEscape, pod: Option<&Pod>) -> Connection {
     let seen = ProcessRef {
-        pid: stray.pid,
+        pid: escape.pid,
         exe: None,
-        comm: stray.comm.clone(),
-        uid: stray.uid,
-        moved_to: Some(stray.cgroup.clone()),
+        comm: escape.comm.clone(),
+        uid: escape.uid,
+        escaped_to: Some(escape.cgroup.clone()),
     };
     Connection {
         caller: Some(Arc::new(caller(pod, Some(seen)))),
@@ -236,11 +239,11 @@ pub(crate) fn moved(stray: &Stray, pod: Option<&Pod>) -> Connection {
             ..KernelFacts::default()
         },
         outcome: Outcome::Error,
-        reason: "moved",
+        reason: "cgroup_escape",
         message: format!(
             "a process of the pod's is in the cgroup {}, outside the pod's: what it dials is {} as the pod's",
-            stray.cgroup,
-            if stray.held { "judged" } else { "not judged" },
+            escape.cgroup,
+            if escape.held { "judged" } else { "not judged" },
         ),
     }
 }
@@ -279,9 +282,9 @@ mod tests {
 
     #[test]
     fn what_pods_dial_has_few_names() {
-        let doors = Doors {
+        let endpoints = ProtectedEndpoints {
             redirect: ["10.96.0.1:443".parse().unwrap()].into(),
-            ..Doors::default()
+            ..ProtectedEndpoints::default()
         };
         for (address, name) in [
             ("10.96.0.1:443", "api-server"),
@@ -292,7 +295,7 @@ mod tests {
             ("169.254.169.254:80", "metadata"),
             ("[fd00:ec2::254]:80", "metadata"),
         ] {
-            assert_eq!(door(address.parse().unwrap(), &doors), name, "{address}");
+            assert_eq!(endpoint(address.parse().unwrap(), &endpoints), name, "{address}");
         }
     }
 

@@ -14,7 +14,7 @@ use crate::audit::Connection;
 use crate::enforce::Served;
 use crate::metrics::Metrics;
 use crate::workload::Names;
-use crate::workload::escapes::{ProcessKey, Stray, Strays};
+use crate::workload::escapes::{CgroupEscape, EscapeTracker, ProcessKey};
 
 /// How often all processes are looked at; what such a process dials is seen at once.
 const EVERY: Duration = Duration::from_secs(30);
@@ -30,39 +30,43 @@ pub(crate) async fn watch(
     records: mpsc::Sender<Connection>,
 ) {
     let mut told: HashSet<ProcessKey> = HashSet::new();
-    let mut strays = Strays::default();
+    let mut escapes = EscapeTracker::default();
     loop {
         tokio::time::sleep(EVERY - STAYS).await;
-        let first: HashSet<_> = look(&pods, &mut strays).await.iter().map(Stray::key).collect();
+        let first: HashSet<_> = look(&pods, &mut escapes)
+            .await
+            .iter()
+            .map(CgroupEscape::key)
+            .collect();
         tokio::time::sleep(STAYS).await;
-        let mut found = look(&pods, &mut strays).await;
-        found.retain(|stray| first.contains(&stray.key()));
-        let now: HashSet<_> = found.iter().map(Stray::key).collect();
-        for stray in found.iter().filter(|stray| !told.contains(&stray.key())) {
-            let pod = names.by_uid(&stray.pod);
+        let mut found = look(&pods, &mut escapes).await;
+        found.retain(|escape| first.contains(&escape.key()));
+        let now: HashSet<_> = found.iter().map(CgroupEscape::key).collect();
+        for escape in found.iter().filter(|escape| !told.contains(&escape.key())) {
+            let pod = names.by_uid(&escape.pod);
             let name = pod.as_ref().map_or("", |pod| &pod.name);
             tracing::warn!(
-                pid = stray.pid,
-                comm = stray.comm,
-                cgroup = stray.cgroup,
+                pid = escape.pid,
+                comm = escape.comm,
+                cgroup = escape.cgroup,
                 pod = name,
-                held = stray.held,
+                held = escape.held,
                 "a process of a pod's is outside its cgroup"
             );
-            metrics.moved_process();
-            write::tell(&records, &metrics, collect::moved(stray, pod.as_ref()));
+            metrics.cgroup_escape();
+            write::tell(&records, &metrics, collect::moved(escape, pod.as_ref()));
         }
         told = now;
     }
 }
 
-async fn look(pods: &Served, strays: &mut Strays) -> Vec<Stray> {
+async fn look(pods: &Served, escapes: &mut EscapeTracker) -> Vec<CgroupEscape> {
     let pods = pods.processes();
-    let mut taken = std::mem::take(strays);
+    let mut taken = std::mem::take(escapes);
     let looked = tokio::task::spawn_blocking(move || (taken.look(&pods), taken)).await;
     match looked {
         Ok((found, taken)) => {
-            *strays = taken;
+            *escapes = taken;
             found
         }
         Err(error) => {

@@ -62,9 +62,9 @@ pub(crate) async fn write_down(
 /// Tells of it at its pod. Pods that nobody judged yet are tried again by themselves, and are most often nobody's agents.
 fn notify(notices: &Notices, connection: &Connection) {
     let reason = match connection.reason {
-        "pending" | "no_flow" => return,
-        "moved" => Reason::ProcessMoved,
-        _ => Reason::AccessRefused,
+        "pending" | "unattributed_connection" => return,
+        "cgroup_escape" => Reason::CgroupEscape,
+        _ => Reason::AccessDenied,
     };
     let Some(caller) = &connection.caller else { return };
     let Some(PodRef { namespace, name, uid }) = caller.pod.clone() else {
@@ -77,7 +77,7 @@ fn notify(notices: &Notices, connection: &Connection) {
     });
     let said = match reason {
         // Where on the node it is stays in the audit log.
-        Reason::ProcessMoved => "A process of this pod's is outside the pod's cgroup",
+        Reason::CgroupEscape => "A process of this pod's is outside the pod's cgroup",
         _ => &connection.message,
     };
     notices.tell(Notice {
@@ -166,7 +166,7 @@ mod tests {
                     exe: None,
                     comm: "sh) is fine\u{202e}".to_owned(),
                     uid: 0,
-                    moved_to: None,
+                    escaped_to: None,
                 }),
                 ..Caller::default()
             })),
@@ -178,7 +178,12 @@ mod tests {
             message: "connect refused".to_owned(),
             ..Connection::default()
         };
-        for reason in ["pending", "no_flow", "door", "moved"] {
+        for reason in [
+            "pending",
+            "unattributed_connection",
+            "denied_endpoint",
+            "cgroup_escape",
+        ] {
             notify(&notices, &connection(reason));
         }
         let mut next = || {
@@ -189,9 +194,9 @@ mod tests {
         let words = r#"(process 7, "sh) is fine\u{202e}")"#;
         let which = "10.0.0.7:10250".to_owned();
         let refused = format!("connect refused {words}");
-        assert_eq!(next(), Some((Reason::AccessRefused, which.clone(), refused)));
+        assert_eq!(next(), Some((Reason::AccessDenied, which.clone(), refused)));
         let moved = format!("A process of this pod's is outside the pod's cgroup {words}");
-        assert_eq!(next(), Some((Reason::ProcessMoved, which, moved)));
+        assert_eq!(next(), Some((Reason::CgroupEscape, which, moved)));
         assert_eq!(next(), None);
     }
 }

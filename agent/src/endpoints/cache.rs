@@ -38,7 +38,7 @@ pub(super) struct ObjectCache<F> {
 struct Kept<F> {
     objects: BTreeMap<Key, F>,
     size: usize,
-    left_out: usize,
+    omitted: usize,
 }
 
 impl<F> Default for Kept<F> {
@@ -46,7 +46,7 @@ impl<F> Default for Kept<F> {
         Self {
             objects: BTreeMap::new(),
             size: 0,
-            left_out: 0,
+            omitted: 0,
         }
     }
 }
@@ -68,12 +68,12 @@ impl<F: Projection> Kept<F> {
         self.size -= before.as_ref().map_or(0, cost);
         if let Some(facts) = facts {
             if self.size + cost(&facts) > ROOM {
-                self.left_out += 1;
+                self.omitted += 1;
                 tracing::error!(
                     namespace = key.0,
                     name = key.1,
                     limit = ROOM,
-                    "there is no room to remember what this object leads to: where it leads to a door, it is open"
+                    "there is no room to remember what this object leads to: where it leads to a protected endpoint, it is open"
                 );
             } else {
                 self.size += cost(&facts);
@@ -133,8 +133,8 @@ impl<F: Projection> ObjectCache<F> {
     }
 
     /// How many objects there was no room for since the last list.
-    pub(super) fn left_out(&self) -> usize {
-        self.known.left_out
+    pub(super) fn omitted(&self) -> usize {
+        self.known.omitted
     }
 }
 
@@ -210,7 +210,7 @@ mod tests {
         for number in 0..20 {
             listed.take(Event::Apply(slice(&number.to_string(), &many, 1)));
         }
-        assert_eq!((listed.iter().count(), listed.left_out()), (16, 4));
+        assert_eq!((listed.iter().count(), listed.omitted()), (16, 4));
         listed.take(Event::Delete(slice("0", &many, 2)));
         listed.take(Event::Apply(slice("19", &many, 2)));
         assert!(

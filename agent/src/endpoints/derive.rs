@@ -1,10 +1,10 @@
-//! Which addresses are doors, from all that is known at one moment.
+//! Which addresses are protected endpoints, from all that is known at one moment.
 //!
 //! In: what the cluster told, the node's own addresses, names' addresses, and the configuration. Out: [`EndpointSet`]. A plain
-//! function of these; what was a door a moment ago is another part's matter.
+//! function of these; what was a protected endpoint a moment ago is another part's matter.
 //!
-//! An address that is both: the API server's own addresses are always redirected, for an API server that is refused is of
-//! no use to anybody, and a redirect lets nothing past either. Of others, refused ones stay refused: no one who may make a
+//! An address that is both: the API server's own addresses are always redirected, for an API server that is denied is of
+//! no use to anybody, and a redirect lets nothing past either. Of others, denied ones stay denied: no one who may make a
 //! Service can open them to Picket's listener by mixing its endpoints.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -53,13 +53,13 @@ const RUNTIME: [u16; 2] = [2375, 2376];
 /// (RFC 8926). What is inside goes on to wherever it says.
 const TUNNELS: [u16; 3] = [4789, 8472, 6081];
 
-/// Services that lead to Services that lead to a door are followed so far. A packet is translated at most once on each node
+/// Services that lead to Services that lead to a protected endpoint are followed so far. A packet is translated at most once on each node
 /// that it passes, and does not pass more than its hop limit, 64 where a system has not been told otherwise.
 const ROUNDS: usize = 64;
 
-/// A word for what is at a refused address, by where such things are: few words, whatever pods dial.
+/// A word for what is at a denied address, by where such things are: few words, whatever pods dial.
 #[must_use]
-pub fn refused_as(address: SocketAddr) -> &'static str {
+pub fn denied_as(address: SocketAddr) -> &'static str {
     let by_port: [(&[u16], _); 4] = [
         (&KUBELET, "kubelet"),
         (&ETCD, "etcd"),
@@ -73,16 +73,16 @@ pub fn refused_as(address: SocketAddr) -> &'static str {
     found.map_or("other", |(_, word)| word)
 }
 
-/// What happens at a door.
+/// What happens at a protected endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Action {
     /// Taken to Picket.
     Redirect,
-    /// Refused.
-    Refuse,
+    /// Denied.
+    Deny,
 }
 
-/// Why an address is a door; where there are more doors than the kernel holds, the first are kept.
+/// Why an address is a protected endpoint; where there are more protected endpoints than the kernel holds, the first are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Rank {
     /// The API server's own.
@@ -91,7 +91,7 @@ pub(super) enum Rank {
     Fixed,
     /// Beside the API server.
     Etcd,
-    /// A Service that leads to a door.
+    /// A Service that leads to a protected endpoint.
     Service,
     /// On every node.
     Kubelet,
@@ -99,14 +99,14 @@ pub(super) enum Rank {
     Runtime,
 }
 
-/// One door.
+/// One protected endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Door {
+pub(super) struct RankedEndpoint {
     pub(super) rank: Rank,
     pub(super) action: Action,
 }
 
-/// All that tells which addresses are doors.
+/// All that tells which addresses are protected endpoints.
 pub(super) struct Sources<'a> {
     /// This node's name.
     pub(super) node: &'a str,
@@ -114,33 +114,33 @@ pub(super) struct Sources<'a> {
     pub(super) own: &'a BTreeSet<IpAddr>,
     /// Where the configuration says that the API server is.
     pub(super) redirect: &'a [Target],
-    /// What the configuration refuses.
-    pub(super) refuse: &'a [Target],
-    /// What the configuration leaves open of what would be refused.
+    /// What the configuration denies.
+    pub(super) deny: &'a [Target],
+    /// What the configuration leaves open of what would be denied.
     pub(super) allow: &'a BTreeSet<SocketAddr>,
     /// The API server's endpoints.
-    pub(super) endpoints: &'a BTreeSet<SocketAddr>,
+    pub(super) api_servers: &'a BTreeSet<SocketAddr>,
     /// The API server's Service, as it was when it last had an address.
     pub(super) service: Option<&'a ServiceProjection>,
     pub(super) services: &'a ObjectCache<ServiceProjection>,
     pub(super) slices: &'a ObjectCache<SliceProjection>,
     pub(super) nodes: &'a ObjectCache<NodeProjection>,
     pub(super) names: &'a DnsNames,
-    /// How many doors the kernel holds.
+    /// How many protected endpoints the kernel holds.
     pub(super) limit: usize,
 }
 
-/// The doors, and the names that have to be looked up to know them all.
+/// The protected endpoints, and the names that have to be looked up to know them all.
 #[derive(Debug, Default)]
 pub(super) struct EndpointSet {
-    doors: HashMap<SocketAddr, Door>,
+    endpoints: HashMap<SocketAddr, RankedEndpoint>,
     /// In the order of their importance, each once.
     names: Vec<String>,
     wanted: HashSet<String>,
-    /// Doors by Services alone.
+    /// Protected endpoints by Services alone.
     by_services: usize,
     /// Of those, how many did not fit.
-    left_out: usize,
+    omitted: usize,
 }
 
 /// Whether an object is the API server's own Service, or a slice of it.
@@ -154,7 +154,7 @@ pub(super) fn own_service() -> Key {
 }
 
 impl EndpointSet {
-    /// Finds all doors.
+    /// Finds all protected endpoints.
     pub(super) fn new(from: &Sources<'_>) -> Self {
         let mut found = Self::default();
         let nodes = nodes(from);
@@ -163,14 +163,16 @@ impl EndpointSet {
             .flat_map(|node| node.addresses.iter().copied())
             .collect();
         found.api_server(from, &nodes, &everywhere);
-        found.refused(from, &nodes);
+        found.denied(from, &nodes);
         found.services(from, &everywhere);
         found
     }
 
-    /// All doors by their addresses.
-    pub(super) fn doors(&self) -> impl Iterator<Item = (SocketAddr, Door)> {
-        self.doors.iter().map(|(address, door)| (*address, *door))
+    /// All protected endpoints by their addresses.
+    pub(super) fn endpoints(&self) -> impl Iterator<Item = (SocketAddr, RankedEndpoint)> {
+        self.endpoints
+            .iter()
+            .map(|(address, endpoint)| (*address, *endpoint))
     }
 
     /// The names to look up, the most important first.
@@ -178,12 +180,12 @@ impl EndpointSet {
         &self.names
     }
 
-    /// How many doors did not fit.
-    pub(super) fn left_out(&self) -> usize {
-        self.left_out
+    /// How many protected endpoints did not fit.
+    pub(super) fn omitted(&self) -> usize {
+        self.omitted
     }
 
-    /// Whether a slice leads to a door.
+    /// Whether a slice leads to a protected endpoint.
     pub(super) fn reached_by(&self, slice: &SliceProjection) -> bool {
         let addresses = |port: u16| {
             slice
@@ -192,12 +194,12 @@ impl EndpointSet {
                 .map(move |address| SocketAddr::new(*address, port))
         };
         let mut all = slice.ports.iter().flat_map(|(_, port)| addresses(*port));
-        all.any(|address| self.doors.contains_key(&address))
+        all.any(|address| self.endpoints.contains_key(&address))
     }
 
     fn api_server(&mut self, from: &Sources<'_>, nodes: &[NodeProjection], everywhere: &BTreeSet<IpAddr>) {
         let configured = self.resolve(from.redirect, from.names);
-        for address in from.endpoints.iter().chain(&configured) {
+        for address in from.api_servers.iter().chain(&configured) {
             self.put(*address, Action::Redirect, Rank::Api);
         }
         for port in from.service.iter().flat_map(|service| &service.ports) {
@@ -210,9 +212,9 @@ impl EndpointSet {
             );
         }
         // What is bound to all addresses of a node answers on each of them: the pod bridge's, a tunnel's, loopback.
-        let listens: BTreeSet<SocketAddr> = from.endpoints.iter().chain(&configured).copied().collect();
+        let listens: BTreeSet<SocketAddr> = from.api_servers.iter().chain(&configured).copied().collect();
         for node in nodes {
-            for port in api_ports(node, &listens, from.endpoints) {
+            for port in api_ports(node, &listens, from.api_servers) {
                 for address in &node.addresses {
                     self.put(SocketAddr::new(*address, port), Action::Redirect, Rank::Api);
                 }
@@ -220,23 +222,23 @@ impl EndpointSet {
         }
     }
 
-    fn refused(&mut self, from: &Sources<'_>, nodes: &[NodeProjection]) {
-        let configured = self.resolve(from.refuse, from.names);
+    fn denied(&mut self, from: &Sources<'_>, nodes: &[NodeProjection]) {
+        let configured = self.resolve(from.deny, from.names);
         let metadata = METADATA.iter().copied();
-        let mut refuse = |address, rank| {
+        let mut deny = |address, rank| {
             if !from.allow.contains(&address) {
-                self.put(address, Action::Refuse, rank);
+                self.put(address, Action::Deny, rank);
             }
         };
         for address in configured.into_iter().chain(metadata) {
-            refuse(address, Rank::Fixed);
+            deny(address, Rank::Fixed);
         }
         for node in nodes {
-            let etcd = !api_ports(node, from.endpoints, from.endpoints).is_empty();
+            let etcd = !api_ports(node, from.api_servers, from.api_servers).is_empty();
             for address in &node.addresses {
                 let mut ports = |ports: &[u16], rank| {
                     for port in ports {
-                        refuse(SocketAddr::new(*address, *port), rank);
+                        deny(SocketAddr::new(*address, *port), rank);
                     }
                 };
                 if etcd {
@@ -250,30 +252,30 @@ impl EndpointSet {
         }
     }
 
-    /// Services that lead to a door, and Services that lead to those.
+    /// Services that lead to a protected endpoint, and Services that lead to those.
     fn services(&mut self, from: &Sources<'_>, everywhere: &BTreeSet<IpAddr>) {
         for round in 0.. {
             if round == ROUNDS {
                 tracing::error!(
                     rounds = ROUNDS,
-                    "Services that lead to doors by more Services than this are open"
+                    "Services that lead to protected endpoints by more Services than this are open"
                 );
                 return;
             }
-            // Most endpoints have ports that no door has, and need no look at their addresses.
-            let ports: HashSet<u16> = self.doors.keys().map(SocketAddr::port).collect();
+            // Most endpoints have ports that no protected endpoint has, and need no look at their addresses.
+            let ports: HashSet<u16> = self.endpoints.keys().map(SocketAddr::port).collect();
             let mut changed = false;
-            self.left_out = 0;
+            self.omitted = 0;
             for ((namespace, _), slice) in from.slices.iter() {
                 if is_own(namespace, &slice.service) {
                     continue;
                 }
                 for (name, port) in slice.ports.iter().filter(|(_, port)| ports.contains(port)) {
-                    let doors = slice.addresses.iter().filter_map(|address| {
-                        let door = self.doors.get(&SocketAddr::new(*address, *port))?;
-                        Some(door.action)
+                    let endpoints = slice.addresses.iter().filter_map(|address| {
+                        let endpoint = self.endpoints.get(&SocketAddr::new(*address, *port))?;
+                        Some(endpoint.action)
                     });
-                    let Some(action) = doors.max() else {
+                    let Some(action) = endpoints.max() else {
                         continue;
                     };
                     let service = from.services.get(&(namespace.clone(), slice.service.clone()));
@@ -349,27 +351,27 @@ impl EndpointSet {
     /// As [`EndpointSet::put`], but of what anybody can make any number of no more than half of what the kernel holds: nobody pushes
     /// the kubelets out.
     fn put_limited(&mut self, address: SocketAddr, action: Action, rank: Rank, limit: usize) -> bool {
-        let by_service = rank == Rank::Service && !self.doors.contains_key(&address);
+        let by_service = rank == Rank::Service && !self.endpoints.contains_key(&address);
         if by_service && self.by_services >= limit / 2 {
-            self.left_out += 1;
+            self.omitted += 1;
             return false;
         }
         self.by_services += usize::from(by_service);
         self.put(address, action, rank)
     }
 
-    /// Makes an address a door; says whether that changed what happens there.
+    /// Makes an address a protected endpoint; says whether that changed what happens there.
     fn put(&mut self, address: SocketAddr, action: Action, rank: Rank) -> bool {
-        let Some(door) = self.doors.get_mut(&address) else {
-            self.doors.insert(address, Door { rank, action });
+        let Some(endpoint) = self.endpoints.get_mut(&address) else {
+            self.endpoints.insert(address, RankedEndpoint { rank, action });
             return true;
         };
-        if door.rank == Rank::Api && door.action == Action::Redirect {
+        if endpoint.rank == Rank::Api && endpoint.action == Action::Redirect {
             return false;
         }
-        door.rank = door.rank.min(rank);
-        let stricter = action > door.action;
-        door.action = door.action.max(action);
+        endpoint.rank = endpoint.rank.min(rank);
+        let stricter = action > endpoint.action;
+        endpoint.action = endpoint.action.max(action);
         stricter
     }
 }

@@ -55,26 +55,26 @@ struct Known {
 #[derive(Debug, Default)]
 pub(super) struct DnsNames {
     known: BTreeMap<String, Known>,
-    left_out: usize,
+    omitted: usize,
 }
 
 impl DnsNames {
     /// Makes these the wanted names, the first ones first where there are too many; says whether one is new.
     pub(super) fn want<'a>(&mut self, hosts: impl IntoIterator<Item = &'a String>) -> bool {
-        let (mut wanted, mut left_out) = (BTreeSet::new(), BTreeSet::new());
+        let (mut wanted, mut omitted) = (BTreeSet::new(), BTreeSet::new());
         for host in hosts {
             if wanted.len() < NAMES_MAX || wanted.contains(host) {
                 wanted.insert(host);
             } else {
-                left_out.insert(host);
+                omitted.insert(host);
             }
         }
-        if left_out.len() != self.left_out {
-            self.left_out = left_out.len();
-            if let Some(first) = left_out.first() {
+        if omitted.len() != self.omitted {
+            self.omitted = omitted.len();
+            if let Some(first) = omitted.first() {
                 tracing::error!(
-                    names = left_out.len(), limit = NAMES_MAX, %first,
-                    "too many load balancers' names lead to doors: some are not looked up, and their addresses are open"
+                    names = omitted.len(), limit = NAMES_MAX, %first,
+                    "too many load balancers' names lead to protected endpoints: some are not looked up, and their addresses are open"
                 );
             }
         }
@@ -134,8 +134,8 @@ impl DnsNames {
     }
 
     /// How many names there was no room for.
-    pub(super) fn left_out(&self) -> usize {
-        self.left_out
+    pub(super) fn omitted(&self) -> usize {
+        self.omitted
     }
 }
 
@@ -175,7 +175,7 @@ mod tests {
             .map(|number| format!("{number}.example"))
             .collect();
         names.want(&hosts);
-        assert_eq!((names.wanted().len(), names.left_out()), (NAMES_MAX, 1));
+        assert_eq!((names.wanted().len(), names.omitted()), (NAMES_MAX, 1));
         assert!(names.wanted().contains(&hosts[0]) && !names.wanted().contains(&hosts[NAMES_MAX]));
         let many: Vec<IpAddr> = (0..2000_u32)
             .map(|number| IpAddr::from(number.to_be_bytes()))

@@ -1,6 +1,6 @@
-//! All that is known about doors, kept up, and what follows from it at any time.
+//! All that is known about protected endpoints, kept up, and what follows from it at any time.
 //!
-//! In: events of the watches, the node's own addresses, answers of lookups. Out: [`Doors`] when asked, and whether it is
+//! In: events of the watches, the node's own addresses, answers of lookups. Out: [`ProtectedEndpoints`] when asked, and whether it is
 //! worth asking again. Nothing here waits for anything, and time is told.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,14 +13,14 @@ use kube::runtime::watcher;
 use tokio::time::Instant;
 
 use super::cache::{Change, ObjectCache};
-use super::derive::{Action, Door, EndpointSet, Rank, Sources, is_own, own_service};
+use super::derive::{Action, EndpointSet, Rank, RankedEndpoint, Sources, is_own, own_service};
 use super::dns::DnsNames;
 use super::grace::GracePeriods;
 use super::projections::{NodeProjection, ServiceProjection, SliceProjection};
 use super::target::Target;
-use super::{Doors, DoorsConfig};
+use super::{ProtectedEndpoints, ProtectedEndpointsConfig};
 
-/// How long an address stays a door when nothing makes it one any more: an API server that was taken out of its endpoints
+/// How long an address stays a protected endpoint when nothing makes it one any more: an API server that was taken out of its endpoints
 /// still answers, and a deleted Service is still translated until the node's proxy has heard. The ways to a withdrawn
 /// endpoint count as withdrawn when its own time is over, so that it is twice as long in all.
 const STAYS: Duration = Duration::from_secs(300);
@@ -28,13 +28,13 @@ const STAYS: Duration = Duration::from_secs(300);
 /// What is known.
 #[derive(Debug)]
 pub(super) struct EndpointIndex {
-    config: DoorsConfig,
+    config: ProtectedEndpointsConfig,
     limit: usize,
     /// The API server's own Service as it was when it last had an address: it is made anew, with the same address, when
     /// somebody removes it.
     service: Option<ServiceProjection>,
     /// The API server's endpoints, those withdrawn a short time ago too: what leads to them leads to an API server.
-    endpoints: GracePeriods<SocketAddr>,
+    api_servers: GracePeriods<SocketAddr>,
     services: ObjectCache<ServiceProjection>,
     slices: ObjectCache<SliceProjection>,
     nodes: ObjectCache<NodeProjection>,
@@ -42,31 +42,31 @@ pub(super) struct EndpointIndex {
     names: DnsNames,
     /// What was found last.
     found: EndpointSet,
-    doors: GracePeriods<SocketAddr, Door>,
+    endpoints: GracePeriods<SocketAddr, RankedEndpoint>,
     /// Whether the cluster has told all once.
     whole: bool,
 }
 
 impl EndpointIndex {
-    /// With what the configuration says, and a limit for the number of doors.
-    pub(super) fn new(config: DoorsConfig, limit: usize) -> Self {
+    /// With what the configuration says, and a limit for the number of protected endpoints.
+    pub(super) fn new(config: ProtectedEndpointsConfig, limit: usize) -> Self {
         Self {
             config,
             limit,
             service: None,
-            endpoints: GracePeriods::new(STAYS),
+            api_servers: GracePeriods::new(STAYS),
             services: ObjectCache::default(),
             slices: ObjectCache::default(),
             nodes: ObjectCache::default(),
             own: BTreeSet::new(),
             names: DnsNames::default(),
             found: EndpointSet::default(),
-            doors: GracePeriods::new(STAYS),
+            endpoints: GracePeriods::new(STAYS),
             whole: false,
         }
     }
 
-    /// Takes an event in; says whether the doors may be others now.
+    /// Takes an event in; says whether the protected endpoints may be others now.
     pub(super) fn service(&mut self, event: watcher::Event<Service>) -> bool {
         match self.services.take(event) {
             Change::Nothing => false,
@@ -81,7 +81,7 @@ impl EndpointIndex {
         }
     }
 
-    /// Likewise. In a large cluster endpoints change all the time, and hardly ever those of a door.
+    /// Likewise. In a large cluster endpoints change all the time, and hardly ever those of a protected endpoint.
     pub(super) fn slice(&mut self, event: watcher::Event<EndpointSlice>) -> bool {
         match self.slices.take(event) {
             Change::Nothing => false,
@@ -115,17 +115,17 @@ impl EndpointIndex {
         self.names.wanted()
     }
 
-    /// The doors at this time, and whether there are names that were not wanted before.
-    pub(super) fn look(&mut self, now: Instant) -> (Doors, bool) {
+    /// The protected endpoints at this time, and whether there are names that were not wanted before.
+    pub(super) fn look(&mut self, now: Instant) -> (ProtectedEndpoints, bool) {
         self.learn_own(now);
-        let endpoints: BTreeSet<SocketAddr> = self.endpoints.keys().copied().collect();
+        let api_servers: BTreeSet<SocketAddr> = self.api_servers.keys().copied().collect();
         self.found = EndpointSet::new(&Sources {
             node: &self.config.node,
             own: &self.own,
             redirect: &self.config.redirect,
-            refuse: &self.config.refuse,
+            deny: &self.config.deny,
             allow: &self.config.allow,
-            endpoints: &endpoints,
+            api_servers: &api_servers,
             service: self.service.as_ref(),
             services: &self.services,
             slices: &self.slices,
@@ -138,21 +138,19 @@ impl EndpointIndex {
         self.whole = self.whole || self.is_whole();
         if self.whole && !was_whole {
             // What an agent before this one held may have been withdrawn a moment ago; until now it stood anyway.
-            let door = |action| {
+            let endpoint = |action| {
                 move |address: &SocketAddr| {
                     let rank = Rank::Runtime;
-                    (*address, Door { rank, action })
+                    (*address, RankedEndpoint { rank, action })
                 }
             };
-            let Doors { redirect, refuse, .. } = &self.config.inherited;
-            let refuse = refuse
-                .iter()
-                .filter(|address| !self.config.allow.contains(address));
-            let before = redirect.iter().map(door(Action::Redirect));
-            self.doors
-                .inherit(now, before.chain(refuse.map(door(Action::Refuse))));
+            let ProtectedEndpoints { redirect, deny, .. } = &self.config.inherited;
+            let deny = deny.iter().filter(|address| !self.config.allow.contains(address));
+            let before = redirect.iter().map(endpoint(Action::Redirect));
+            self.endpoints
+                .inherit(now, before.chain(deny.map(endpoint(Action::Deny))));
         }
-        self.doors.look(now, self.found.doors());
+        self.endpoints.look(now, self.found.endpoints());
         (self.choose(), new_names)
     }
 
@@ -176,7 +174,7 @@ impl EndpointIndex {
             })
             .collect();
         if !endpoints.is_empty() {
-            self.endpoints
+            self.api_servers
                 .look(now, endpoints.into_iter().map(|address| (address, ())));
         }
     }
@@ -185,13 +183,13 @@ impl EndpointIndex {
     /// name of the configuration. What the kernel holds already must stand until then.
     fn is_whole(&self) -> bool {
         let lists = self.services.whole() && self.slices.whole() && self.nodes.whole();
-        let own = self.service.is_some() && self.endpoints.len() > 0;
+        let own = self.service.is_some() && self.api_servers.len() > 0;
         lists && own && self.waiting_for_name().is_none()
     }
 
     /// A name of the configuration that has had no answer yet.
     pub(super) fn waiting_for_name(&self) -> Option<&str> {
-        let targets = self.config.redirect.iter().chain(&self.config.refuse);
+        let targets = self.config.redirect.iter().chain(&self.config.deny);
         targets
             .filter_map(|target| match target {
                 Target::Name { host, .. } => Some(host.as_str()),
@@ -200,32 +198,32 @@ impl EndpointIndex {
             .find(|host| !self.names.answered(host))
     }
 
-    /// As many doors as the kernel holds, the most important first, and of those the ones that are named now.
-    fn choose(&self) -> Doors {
-        let named: BTreeMap<SocketAddr, Door> = self.found.doors().collect();
-        let mut all: Vec<(&SocketAddr, &Door)> = self.doors.iter().collect();
+    /// As many protected endpoints as the kernel holds, the most important first, and of those the ones that are named now.
+    fn choose(&self) -> ProtectedEndpoints {
+        let named: BTreeMap<SocketAddr, RankedEndpoint> = self.found.endpoints().collect();
+        let mut all: Vec<(&SocketAddr, &RankedEndpoint)> = self.endpoints.iter().collect();
         let too_many = all.len().saturating_sub(self.limit);
         if too_many > 0 {
-            all.sort_by_key(|(address, door)| (door.rank, !named.contains_key(address), **address));
+            all.sort_by_key(|(address, endpoint)| (endpoint.rank, !named.contains_key(address), **address));
             all.truncate(self.limit);
         }
-        let mut doors = Doors {
+        let mut endpoints = ProtectedEndpoints {
             whole: self.whole,
-            left_out: too_many
-                + self.found.left_out()
-                + self.names.left_out()
-                + self.services.left_out()
-                + self.slices.left_out()
-                + self.nodes.left_out(),
-            ..Doors::default()
+            omitted: too_many
+                + self.found.omitted()
+                + self.names.omitted()
+                + self.services.omitted()
+                + self.slices.omitted()
+                + self.nodes.omitted(),
+            ..ProtectedEndpoints::default()
         };
-        for (address, door) in all {
-            match door.action {
-                Action::Redirect => doors.redirect.insert(*address),
-                Action::Refuse => doors.refuse.insert(*address),
+        for (address, endpoint) in all {
+            match endpoint.action {
+                Action::Redirect => endpoints.redirect.insert(*address),
+                Action::Deny => endpoints.deny.insert(*address),
             };
         }
-        doors
+        endpoints
     }
 }
 

@@ -26,7 +26,7 @@ struct Told {
 }
 
 impl Told {
-    fn nothing(config: DoorsConfig, limit: usize) -> Self {
+    fn nothing(config: ProtectedEndpointsConfig, limit: usize) -> Self {
         Self {
             index: EndpointIndex::new(config, limit),
             now: Instant::now(),
@@ -92,22 +92,22 @@ impl Told {
             .slice(watcher::Event::Delete(serde_json::from_value(object).unwrap()))
     }
 
-    fn look(&mut self) -> Doors {
-        let doors = self.index.look(self.now).0;
-        assert!(doors.redirect.is_disjoint(&doors.refuse));
-        doors
+    fn look(&mut self) -> ProtectedEndpoints {
+        let endpoints = self.index.look(self.now).0;
+        assert!(endpoints.redirect.is_disjoint(&endpoints.deny));
+        endpoints
     }
 
-    fn after(&mut self, seconds: u64) -> Doors {
+    fn after(&mut self, seconds: u64) -> ProtectedEndpoints {
         self.now += Duration::from_secs(seconds);
         self.look()
     }
 }
 
-fn config() -> DoorsConfig {
-    DoorsConfig {
+fn config() -> ProtectedEndpointsConfig {
+    ProtectedEndpointsConfig {
         node: "a".into(),
-        ..DoorsConfig::default()
+        ..ProtectedEndpointsConfig::default()
     }
 }
 
@@ -131,18 +131,18 @@ fn own_slice(endpoints: &[&str]) -> Value {
 
 #[test]
 fn without_the_cluster_only_what_is_known_anyway_is_told() {
-    let config = DoorsConfig {
+    let config = ProtectedEndpointsConfig {
         redirect: targets(&["192.0.2.9:443"]),
-        refuse: targets(&["192.0.2.8:80"]),
+        deny: targets(&["192.0.2.8:80"]),
         ..config()
     };
     let mut told = Told::nothing(config, LIMIT);
     told.index.own(["10.0.0.1".parse().unwrap()].into());
-    let doors = told.look();
-    assert!(!doors.whole);
-    assert_eq!(doors.redirect, addresses(&["192.0.2.9:443"]));
+    let endpoints = told.look();
+    assert!(!endpoints.whole);
+    assert_eq!(endpoints.redirect, addresses(&["192.0.2.9:443"]));
     assert!(has(
-        &doors.refuse,
+        &endpoints.deny,
         &[
             "192.0.2.8:80",
             "169.254.169.254:80",
@@ -186,8 +186,8 @@ fn whole_waits_for_every_list() {
 
 #[test]
 fn every_address_of_a_node_with_an_api_server_is_one() {
-    let doors = Told::cluster().look();
-    assert!(doors.whole);
+    let endpoints = Told::cluster().look();
+    assert!(endpoints.whole);
     let all = [
         "10.96.0.1:443",
         "10.0.0.1:6443",
@@ -197,13 +197,17 @@ fn every_address_of_a_node_with_an_api_server_is_one() {
         "[::1]:6443",
         "[fe80::1]:6443",
     ];
-    assert_eq!(doors.redirect, addresses(&all), "and nothing of the other node");
+    assert_eq!(
+        endpoints.redirect,
+        addresses(&all),
+        "and nothing of the other node"
+    );
     assert!(has(
-        &doors.refuse,
+        &endpoints.deny,
         &["10.244.1.1:2379", "[fe80::1]:2380", "127.0.0.1:2379"]
     ));
     assert!(
-        !has(&doors.refuse, &["10.0.0.2:2379"]),
+        !has(&endpoints.deny, &["10.0.0.2:2379"]),
         "etcd is where API servers are"
     );
     for ip in [
@@ -215,7 +219,7 @@ fn every_address_of_a_node_with_an_api_server_is_one() {
         "10.244.2.1",
     ] {
         for port in [10_250, 10_255, 2375, 2376, 4789, 8472, 6081] {
-            assert!(has(&doors.refuse, &[&format!("{ip}:{port}")]), "{ip}:{port}");
+            assert!(has(&endpoints.deny, &[&format!("{ip}:{port}")]), "{ip}:{port}");
         }
     }
 }
@@ -230,10 +234,10 @@ fn a_node_of_the_control_plane_has_one_by_its_label() {
         told.index
             .node(watcher::Event::Apply(serde_json::from_value(marked).unwrap()))
     );
-    let doors = told.look();
-    assert!(has(&doors.redirect, &["10.0.0.2:6443", "10.244.2.1:6443"]));
+    let endpoints = told.look();
+    assert!(has(&endpoints.redirect, &["10.0.0.2:6443", "10.244.2.1:6443"]));
     assert!(has(
-        &doors.refuse,
+        &endpoints.deny,
         &["10.0.0.2:2379", "10.0.0.2:10260", "10.244.2.1:10260"]
     ));
 }
@@ -242,16 +246,16 @@ fn a_node_of_the_control_plane_has_one_by_its_label() {
 fn an_api_server_behind_a_local_balancer_is_known_by_the_configuration() {
     let mut told = Told::cluster();
     told.index.config.redirect = targets(&["127.0.0.1:7443"]);
-    let doors = told.look();
+    let endpoints = told.look();
     assert!(has(
-        &doors.redirect,
+        &endpoints.redirect,
         &["127.0.0.1:7443", "10.244.1.1:7443", "[fe80::1]:7443"]
     ));
-    assert!(!has(&doors.redirect, &["10.0.0.2:7443"]));
+    assert!(!has(&endpoints.redirect, &["10.0.0.2:7443"]));
 }
 
 #[test]
-fn a_service_that_leads_to_a_door_is_one() {
+fn a_service_that_leads_to_an_endpoint_is_one() {
     let mut told = Told::cluster();
     told.look();
     let spec = json!({"clusterIP": "10.96.7.7", "externalIPs": ["192.0.2.7"], "type": "NodePort",
@@ -266,7 +270,7 @@ fn a_service_that_leads_to_a_door_is_one() {
     );
     made["endpoints"][0]["conditions"] = json!({"ready": false});
     assert!(told.slice(made.clone()));
-    let doors = told.look();
+    let endpoints = told.look();
     let by = [
         "10.96.7.7:8443",
         "192.0.2.7:8443",
@@ -277,14 +281,14 @@ fn a_service_that_leads_to_a_door_is_one() {
         "10.0.0.2:30443",
         "10.244.2.1:30443",
     ];
-    assert!(has(&doors.redirect, &by), "{:?}", doors.redirect);
+    assert!(has(&endpoints.redirect, &by), "{:?}", endpoints.redirect);
     for other in [
         "10.96.7.7:9443",
         "10.96.7.7:53",
         "10.96.7.7:6443",
         "192.0.2.99:6443",
     ] {
-        assert!(!has(&doors.redirect, &[other]), "{other}");
+        assert!(!has(&endpoints.redirect, &[other]), "{other}");
     }
     // It goes, and what it led by goes when its time is over.
     assert!(told.unslice(made));
@@ -294,7 +298,7 @@ fn a_service_that_leads_to_a_door_is_one() {
 
 /// Names of ports differ within a Service, whatever the protocols; numbers need not.
 #[test]
-fn a_service_of_another_protocol_that_leads_to_a_door_is_one_too() {
+fn a_service_of_another_protocol_that_leads_to_an_endpoint_is_one_too() {
     let mut told = Told::cluster();
     told.look();
     let ports = json!([
@@ -319,19 +323,19 @@ fn a_service_of_another_protocol_that_leads_to_a_door_is_one_too() {
         let port = json!([{"name": name, "port": port, "protocol": protocol}]);
         assert!(told.slice(slice("x", name, "udp", &["10.0.0.1"], port)), "{name}");
     }
-    let doors = told.look();
-    let refused = addresses(&[
+    let endpoints = told.look();
+    let denied = addresses(&[
         "10.96.7.7:5000",
         "192.0.2.7:5000",
         "10.0.0.1:30500",
         "10.0.0.2:30500",
         "10.96.7.7:9000",
     ]);
-    assert!(refused.is_subset(&doors.refuse), "{:?}", doors.refuse);
-    assert!(has(&doors.redirect, &["10.96.7.7:443", "192.0.2.7:443"]));
+    assert!(denied.is_subset(&endpoints.deny), "{:?}", endpoints.deny);
+    assert!(has(&endpoints.redirect, &["10.96.7.7:443", "192.0.2.7:443"]));
     // What shares the Service and leads to pods stays open, DNS above all.
-    let added: BTreeSet<u16> = (doors.refuse.difference(&before.refuse))
-        .chain(doors.redirect.difference(&before.redirect))
+    let added: BTreeSet<u16> = (endpoints.deny.difference(&before.deny))
+        .chain(endpoints.redirect.difference(&before.redirect))
         .map(SocketAddr::port)
         .collect();
     assert_eq!(added, [443, 5000, 9000, 30_500].into());
@@ -388,9 +392,9 @@ fn services_are_followed_through_services_whatever_their_order() {
         ));
         before = ("10.0.0.2".to_owned(), node_port);
     }
-    let doors = told.look();
+    let endpoints = told.look();
     assert!(has(
-        &doors.redirect,
+        &endpoints.redirect,
         &[
             "10.96.9.0:443",
             "10.96.9.3:443",
@@ -432,14 +436,14 @@ fn services_are_followed_through_services_whatever_their_order() {
         json!([{"port": 443}]),
     ));
     told.look();
-    let doors = told.after(300);
-    assert!(!has(&doors.redirect, &["10.96.9.8:443"]) && !has(&doors.redirect, &["10.96.9.9:443"]));
+    let endpoints = told.after(300);
+    assert!(!has(&endpoints.redirect, &["10.96.9.8:443"]) && !has(&endpoints.redirect, &["10.96.9.9:443"]));
 }
 
 #[test]
 fn where_both_would_hold_refusal_does_but_at_the_api_servers_own() {
     let mut told = Told::cluster();
-    told.index.config.refuse = targets(&["10.96.0.1:443", "10.0.0.1:6443", "192.0.2.5:443"]);
+    told.index.config.deny = targets(&["10.96.0.1:443", "10.0.0.1:6443", "192.0.2.5:443"]);
     told.service(service(
         "x",
         "mixed",
@@ -479,21 +483,21 @@ fn where_both_would_hold_refusal_does_but_at_the_api_servers_own() {
         &["10.0.0.2"],
         json!([{"port": 10_250}]),
     ));
-    let doors = told.look();
+    let endpoints = told.look();
     assert!(has(
-        &doors.redirect,
+        &endpoints.redirect,
         &["10.96.0.1:443", "10.0.0.1:6443", "10.0.0.2:10250"]
     ));
-    assert!(has(&doors.refuse, &["192.0.2.5:443"]));
+    assert!(has(&endpoints.deny, &["192.0.2.5:443"]));
     told.index.slice(watcher::Event::Delete(
         serde_json::from_value(slice("default", "more", "kubernetes", &[], json!([]))).unwrap(),
     ));
     told.look();
     // Its endpoint's time first, then that of the address.
     told.after(300);
-    let doors = told.after(300);
+    let endpoints = told.after(300);
     assert!(has(
-        &doors.refuse,
+        &endpoints.deny,
         &[
             "10.96.7.7:443",
             "10.96.7.8:443",
@@ -505,17 +509,17 @@ fn where_both_would_hold_refusal_does_but_at_the_api_servers_own() {
 }
 
 #[test]
-fn what_is_allowed_is_no_refused_door_and_stays_one_that_is_redirected() {
+fn what_is_allowed_is_no_refused_endpoint_and_stays_one_that_is_redirected() {
     let mut told = Told::cluster();
     told.index.config.allow = addresses(&["169.254.169.254:80", "10.0.0.2:10250", "10.0.0.1:6443"]);
-    told.index.config.inherited.refuse = addresses(&["169.254.169.254:80"]);
-    let doors = told.look();
-    assert!(!has(&doors.refuse, &["169.254.169.254:80"]) && !has(&doors.refuse, &["10.0.0.2:10250"]));
-    assert!(has(&doors.refuse, &["[fd00:ec2::254]:80"]) && has(&doors.redirect, &["10.0.0.1:6443"]));
+    told.index.config.inherited.deny = addresses(&["169.254.169.254:80"]);
+    let endpoints = told.look();
+    assert!(!has(&endpoints.deny, &["169.254.169.254:80"]) && !has(&endpoints.deny, &["10.0.0.2:10250"]));
+    assert!(has(&endpoints.deny, &["[fd00:ec2::254]:80"]) && has(&endpoints.redirect, &["10.0.0.1:6443"]));
 }
 
 #[test]
-fn a_withdrawn_api_server_stays_a_door_and_so_do_the_ways_to_it() {
+fn a_withdrawn_api_server_stays_an_endpoint_and_so_do_the_ways_to_it() {
     let mut told = Told::cluster();
     told.slice(own_slice(&["10.0.0.1", "10.0.0.3"]));
     told.look();
@@ -539,48 +543,48 @@ fn a_withdrawn_api_server_stays_a_door_and_so_do_the_ways_to_it() {
     told.lists(&[], &[], &[]);
     told.look();
     told.after(100_000);
-    let doors = told.after(100_000);
-    assert!(doors.whole && has(&doors.redirect, &["10.96.0.1:443", "10.0.0.1:6443"]));
+    let endpoints = told.after(100_000);
+    assert!(endpoints.whole && has(&endpoints.redirect, &["10.96.0.1:443", "10.0.0.1:6443"]));
 }
 
 #[test]
-fn doors_of_an_agent_before_stay_for_their_time() {
-    let inherited = Doors {
+fn endpoints_of_an_agent_before_stay_for_their_time() {
+    let inherited = ProtectedEndpoints {
         redirect: addresses(&["10.0.0.3:6443", "10.96.0.1:443"]),
-        refuse: addresses(&["10.0.0.9:10250", "10.0.0.1:6443"]),
-        ..Doors::default()
+        deny: addresses(&["10.0.0.9:10250", "10.0.0.1:6443"]),
+        ..ProtectedEndpoints::default()
     };
     let mut told = Told::nothing(
-        DoorsConfig {
+        ProtectedEndpointsConfig {
             inherited,
             ..config()
         },
         LIMIT,
     );
-    let doors = told.look();
+    let endpoints = told.look();
     assert!(
-        doors.redirect.is_empty(),
+        endpoints.redirect.is_empty(),
         "until the cluster has told, the kernel has them as they were"
     );
     told.lists(&[own_service()], &[own_slice(&["10.0.0.1"])], &[]);
-    let doors = told.look();
-    assert!(doors.whole && has(&doors.refuse, &["10.0.0.9:10250"]));
+    let endpoints = told.look();
+    assert!(endpoints.whole && has(&endpoints.deny, &["10.0.0.9:10250"]));
     assert!(has(
-        &doors.redirect,
+        &endpoints.redirect,
         &["10.0.0.3:6443", "10.96.0.1:443", "10.0.0.1:6443"]
     ));
-    let doors = told.after(300);
-    assert!(!has(&doors.redirect, &["10.0.0.3:6443"]) && !has(&doors.refuse, &["10.0.0.9:10250"]));
-    assert!(has(&doors.redirect, &["10.96.0.1:443", "10.0.0.1:6443"]));
+    let endpoints = told.after(300);
+    assert!(!has(&endpoints.redirect, &["10.0.0.3:6443"]) && !has(&endpoints.deny, &["10.0.0.9:10250"]));
+    assert!(has(&endpoints.redirect, &["10.96.0.1:443", "10.0.0.1:6443"]));
 }
 
 #[test]
-fn names_are_doors_where_they_lead() {
+fn names_are_endpoints_where_they_lead() {
     let ip = |text: &str| -> Vec<IpAddr> { vec![text.parse().unwrap()] };
     let mut told = Told::nothing(
-        DoorsConfig {
+        ProtectedEndpointsConfig {
             redirect: targets(&["api.example:6443"]),
-            refuse: targets(&["etcd.example:2379"]),
+            deny: targets(&["etcd.example:2379"]),
             ..config()
         },
         LIMIT,
@@ -592,21 +596,22 @@ fn names_are_doors_where_they_lead() {
         &[own_slice(&["10.0.0.1"])],
         &[node("a", "10.0.0.1", "10.244.1.0/24")],
     );
-    let (doors, new) = told.index.look(told.now);
-    assert!(new && !doors.whole, "the configured names have no answer yet");
+    let (endpoints, new) = told.index.look(told.now);
+    assert!(new && !endpoints.whole, "the configured names have no answer yet");
     assert_eq!(told.index.wanted(), ["api.example", "etcd.example", "lb.example"]);
     told.index.answer("api.example", &ip("192.0.2.1"), told.now);
     assert_eq!(told.index.waiting_for_name(), Some("etcd.example"));
     told.index.answer("etcd.example", &ip("192.0.2.2"), told.now);
-    let doors = told.look();
+    let endpoints = told.look();
     assert!(
-        doors.whole,
+        endpoints.whole,
         "a balancer's name that has no answer holds up nothing"
     );
     told.index.answer("lb.example", &ip("192.0.2.3"), told.now);
-    let doors = told.look();
+    let endpoints = told.look();
     assert!(
-        has(&doors.redirect, &["192.0.2.1:6443", "192.0.2.3:443"]) && has(&doors.refuse, &["192.0.2.2:2379"])
+        has(&endpoints.redirect, &["192.0.2.1:6443", "192.0.2.3:443"])
+            && has(&endpoints.deny, &["192.0.2.2:2379"])
     );
     // A Service that leads to it by a balancer with a name.
     let mut made = service(
@@ -645,10 +650,10 @@ fn beyond_the_limit_the_most_important_are_kept_and_the_others_counted() {
         json!({"clusterIP": "10.96.7.7", "ports": [{"port": 8443}]}),
     ));
     told.slice(slice("x", "s", "hand", &["10.1.0.1"], json!([{"port": 6443}])));
-    let doors = told.look();
-    assert_eq!(doors.redirect.len() + doors.refuse.len(), 30);
+    let endpoints = told.look();
+    assert_eq!(endpoints.redirect.len() + endpoints.deny.len(), 30);
     assert_eq!(
-        doors.redirect,
+        endpoints.redirect,
         addresses(&[
             "10.96.0.1:443",
             "10.1.0.1:6443",
@@ -657,23 +662,23 @@ fn beyond_the_limit_the_most_important_are_kept_and_the_others_counted() {
             "10.96.7.7:8443"
         ])
     );
-    assert!(has(&doors.refuse, &["169.254.169.254:80", "10.1.0.1:2379"]));
+    assert!(has(&endpoints.deny, &["169.254.169.254:80", "10.1.0.1:2379"]));
     // 99 nodes of three addresses with seven ports, two ports of etcd on one, the metadata, and those above.
-    assert_eq!(doors.left_out, 99 * 3 * 7 + 3 * 2 + 12 + 5 - 30);
+    assert_eq!(endpoints.omitted, 99 * 3 * 7 + 3 * 2 + 12 + 5 - 30);
     // Node ports by the hundred take no more memory than the kernel would hold.
     for number in 0..50 {
         let name = format!("more{number}");
         told.service(service("x", &name, json!({"clusterIP": "10.96.8.8", "ports": [{"port": 1000 + number, "nodePort": 30_000 + number}]})));
         told.slice(slice("x", &name, &name, &["10.1.0.1"], json!([{"port": 6443}])));
     }
-    let doors = told.look();
-    assert_eq!(doors.redirect.len() + doors.refuse.len(), 30);
+    let endpoints = told.look();
+    assert_eq!(endpoints.redirect.len() + endpoints.deny.len(), 30);
     assert!(
-        has(&doors.redirect, &["10.96.0.1:443", "10.1.0.1:6443"])
-            && has(&doors.refuse, &["169.254.169.254:80"])
+        has(&endpoints.redirect, &["10.96.0.1:443", "10.1.0.1:6443"])
+            && has(&endpoints.deny, &["169.254.169.254:80"])
     );
-    assert!(doors.left_out > 50 * 99);
-    assert!(told.index.found.doors().count() < 3000);
+    assert!(endpoints.omitted > 50 * 99);
+    assert!(told.index.found.endpoints().count() < 3000);
 }
 
 #[test]
@@ -710,7 +715,7 @@ fn changes_that_do_not_matter_ask_for_no_look() {
     told.look();
     assert!(
         told.slice(slice("x", "s", "app", &["10.244.2.9"], json!([{"port": 8080}]))),
-        "it led to a door before"
+        "it led to a protected endpoint before"
     );
     assert!(!told.index.own(told.index.own.clone()));
     assert!(told.index.own(["10.0.0.1".parse().unwrap()].into()));

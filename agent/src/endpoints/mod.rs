@@ -1,11 +1,11 @@
-//! The addresses that are doors: the API server's, by whatever name, and those that no enforced pod may reach.
+//! The addresses that are protected endpoints: the API server's, by whatever name, and those that no enforced pod may reach.
 //!
 //! In: Services, endpoint slices and nodes of the whole cluster, the node's own addresses, DNS, and addresses from the
-//! configuration. Out: [`Doors`] through a watch channel. While the API server is away, or says that it has no address at
+//! configuration. Out: [`ProtectedEndpoints`] through a watch channel. While the API server is away, or says that it has no address at
 //! all, the last ones stand.
 //!
 //! - [`projections`] reads objects, [`cache`] keeps them; [`dns`] does so for names, [`node_addresses`] for this node's interfaces;
-//! - [`derive`] says what follows: which addresses are an API server's or to be refused, and which Services lead there;
+//! - [`derive`] says what follows: which addresses are an API server's or to be denied, and which Services lead there;
 //! - [`index`] holds all of it, with what was withdrawn a short time ago ([`grace`]).
 
 mod cache;
@@ -32,7 +32,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-pub use derive::refused_as;
+pub use derive::denied_as;
 pub use dns::{Resolve, SystemResolver};
 pub use target::{Target, TargetError};
 
@@ -55,7 +55,7 @@ const OWN_EVERY: Duration = Duration::from_secs(1);
 /// The shortest time between two readings.
 const OWN_GAP: Duration = Duration::from_millis(10);
 
-/// How often the doors are looked at although nothing changed, for those whose time is over.
+/// How often the protected endpoints are looked at although nothing changed, for those whose time is over.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 
 /// The shortest time between two looks: events come in bursts, and a look at the largest clusters takes some 20 ms.
@@ -64,37 +64,37 @@ const LOOK_GAP: Duration = Duration::from_millis(50);
 /// How many addresses of a change go into the log.
 const SHOWN: usize = 16;
 
-/// The addresses that are doors. No address is in both sets.
+/// The addresses that are protected endpoints. No address is in both sets.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Doors {
+pub struct ProtectedEndpoints {
     /// Those that are the API server: enforced pods are taken to Picket instead.
     pub redirect: BTreeSet<SocketAddr>,
     /// Those that no enforced pod may reach.
-    pub refuse: BTreeSet<SocketAddr>,
+    pub deny: BTreeSet<SocketAddr>,
     /// Whether the cluster has told its own. Until then the sets hold what is known without it and must be added to
-    /// what the kernel holds, never put in its place: that would open the doors that are missing.
+    /// what the kernel holds, never put in its place: that would open the protected endpoints that are missing.
     pub whole: bool,
-    /// How many addresses that should be doors are not, because there are more than any limit allows; at least so many. They
+    /// How many addresses that should be protected endpoints are not, because there are more than any limit allows; at least so many. They
     /// are open.
-    pub left_out: usize,
+    pub omitted: usize,
 }
 
 /// What this part is told.
 #[derive(Debug, Clone, Default)]
-pub struct DoorsConfig {
+pub struct ProtectedEndpointsConfig {
     /// This node's name.
     pub node: String,
     /// Where the API server is, besides the addresses that the cluster names.
     pub redirect: Vec<Target>,
     /// What enforced pods may not reach, besides kubelets, etcd, container runtimes and cloud metadata.
-    pub refuse: Vec<Target>,
+    pub deny: Vec<Target>,
     /// What of all that they may reach after all.
     pub allow: BTreeSet<SocketAddr>,
-    /// The doors that the kernel has already, from an agent before this one.
-    pub inherited: Doors,
+    /// The protected endpoints that the kernel has already, from an agent before this one.
+    pub inherited: ProtectedEndpoints,
 }
 
-/// Where the doors are made known, and what tells of them beside the API server.
+/// Where the protected endpoints are made known, and what tells of them beside the API server.
 pub struct Surroundings<R, O> {
     /// Looks names up.
     pub resolver: R,
@@ -116,11 +116,11 @@ impl Surroundings<SystemResolver, fn() -> io::Result<BTreeSet<IpAddr>>> {
 /// Everything that the tasks share. Locks are held for a moment, never over an await.
 struct Shared {
     index: Mutex<EndpointIndex>,
-    /// The doors may have changed.
+    /// The protected endpoints may have changed.
     changed: Notify,
     /// There are names nobody has looked up yet.
     names: Notify,
-    doors: watch::Sender<Doors>,
+    endpoints: watch::Sender<ProtectedEndpoints>,
 }
 
 impl Shared {
@@ -128,46 +128,46 @@ impl Shared {
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets `on` take something in; it says whether that may change the doors.
+    /// Lets `on` take something in; it says whether that may change the protected endpoints.
     fn tell(&self, on: impl FnOnce(&mut EndpointIndex) -> bool) {
         if on(&mut self.lock()) {
             self.changed.notify_one();
         }
     }
 
-    /// Finds the doors of now and hands them out.
+    /// Finds the protected endpoints of now and hands them out.
     fn look(&self) {
-        let (doors, new_names) = self.lock().look(Instant::now());
+        let (endpoints, new_names) = self.lock().look(Instant::now());
         if new_names {
             self.names.notify_one();
         }
-        self.doors.send_if_modified(|last| {
-            let changed = *last != doors;
+        self.endpoints.send_if_modified(|last| {
+            let changed = *last != endpoints;
             if changed {
-                log(last, &doors);
-                *last = doors;
+                log(last, &endpoints);
+                *last = endpoints;
             }
             changed
         });
     }
 }
 
-/// Begins: the doors that are known without the cluster, and the part that finds the others when it is run.
+/// Begins: the protected endpoints that are known without the cluster, and the part that finds the others when it is run.
 pub fn start<R, O>(
-    config: DoorsConfig,
+    config: ProtectedEndpointsConfig,
     surroundings: Surroundings<R, O>,
-) -> (watch::Receiver<Doors>, Finder<R, O>)
+) -> (watch::Receiver<ProtectedEndpoints>, Finder<R, O>)
 where
     R: Resolve,
     O: Fn() -> io::Result<BTreeSet<IpAddr>> + Send + Sync,
 {
-    let limit = usize::try_from(picket_common::DOORS_MAX).unwrap_or(usize::MAX);
-    let (sender, doors) = watch::channel(Doors::default());
+    let limit = usize::try_from(picket_common::ENDPOINTS_MAX).unwrap_or(usize::MAX);
+    let (sender, endpoints) = watch::channel(ProtectedEndpoints::default());
     let shared = Shared {
         index: Mutex::new(EndpointIndex::new(config, limit)),
         changed: Notify::new(),
         names: Notify::new(),
-        doors: sender,
+        endpoints: sender,
     };
     let finder = Finder {
         shared,
@@ -176,10 +176,10 @@ where
     };
     finder.own();
     finder.shared.look();
-    (doors, finder)
+    (endpoints, finder)
 }
 
-/// Finds doors.
+/// Finds protected endpoints.
 pub struct Finder<R, O> {
     shared: Shared,
     surroundings: Surroundings<R, O>,
@@ -194,7 +194,7 @@ where
     /// Follows everything until it is cancelled.
     pub async fn run(self, connector: Connector, cancel: CancellationToken) {
         let shared = &self.shared;
-        // The API server's lists are of the whole cluster: anyone's Service may lead to a door.
+        // The API server's lists are of the whole cluster: anyone's Service may lead to a protected endpoint.
         let all = watcher::Config::default;
         let follow_all = async {
             tokio::join!(
@@ -266,14 +266,14 @@ where
                         true
                     }),
                     Err(error) => {
-                        tracing::warn!(host, %error, "a door's name cannot be looked up; its addresses of before stand");
+                        tracing::warn!(host, %error, "a protected endpoint's name cannot be looked up; its addresses of before stand");
                     }
                 }
             }
             if let Some(host) = self.shared.lock().waiting_for_name() {
                 tracing::error!(
                     host,
-                    "a name in the configuration has never been answered by DNS: doors are only added until it is"
+                    "a name in the configuration has never been answered by DNS: protected endpoints are only added until it is"
                 );
             }
         }
@@ -290,21 +290,21 @@ where
 }
 
 /// Writes down what changed.
-fn log(last: &Doors, now: &Doors) {
+fn log(last: &ProtectedEndpoints, now: &ProtectedEndpoints) {
     let first = |of: &BTreeSet<SocketAddr>, without: &BTreeSet<SocketAddr>| -> Vec<SocketAddr> {
         of.difference(without).take(SHOWN).copied().collect()
     };
     tracing::info!(
-        redirect = now.redirect.len(), refuse = now.refuse.len(), whole = now.whole,
-        redirected = ?first(&now.redirect, &last.redirect), refused = ?first(&now.refuse, &last.refuse),
-        no_longer_redirected = ?first(&last.redirect, &now.redirect), no_longer_refused = ?first(&last.refuse, &now.refuse),
-        "doors"
+        redirect = now.redirect.len(), deny = now.deny.len(), whole = now.whole,
+        redirected = ?first(&now.redirect, &last.redirect), denied = ?first(&now.deny, &last.deny),
+        no_longer_redirected = ?first(&last.redirect, &now.redirect), no_longer_denied = ?first(&last.deny, &now.deny),
+        "protected endpoints changed"
     );
-    if now.left_out > last.left_out {
+    if now.omitted > last.omitted {
         tracing::error!(
-            left_out = now.left_out,
-            limit = picket_common::DOORS_MAX,
-            "there are more doors than fit: enforced pods can reach those that are left out"
+            omitted = now.omitted,
+            limit = picket_common::ENDPOINTS_MAX,
+            "there are more protected endpoints than fit: enforced pods can reach those that are left out"
         );
     }
 }

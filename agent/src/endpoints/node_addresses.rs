@@ -12,8 +12,8 @@ use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::{AddressFamily, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, socket};
 use tokio::net::UnixDatagram;
 
-/// kube-proxy's interface in IPVS mode, which has the address of every Service. Its own filter refuses ports there that are
-/// no Service's, and as node addresses they would be more than all doors there may be.
+/// kube-proxy's interface in IPVS mode, which has the address of every Service. Its own filter denies ports there that are
+/// no Service's, and as node addresses they would be more than all protected endpoints there may be.
 const IPVS: &str = "kube-ipvs0";
 
 /// All of them, now.

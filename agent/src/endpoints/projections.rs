@@ -1,7 +1,7 @@
 //! What is kept of each Service, endpoint slice and node: addresses, ports, and what ties them together.
 //!
 //! In: the API server's objects. Out: small values; the rest of an object is dropped as it is read. Two readings that are
-//! equal mean the same for the doors, which most changes of objects do.
+//! equal mean the same for the protected endpoints, which most changes of objects do.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -36,7 +36,7 @@ pub(super) trait Projection: PartialEq + Sized {
     }
 }
 
-/// One port of a Service, whatever its protocol: a door is one by each, and what leads to a tunnel's end leads there by UDP.
+/// One port of a Service, whatever its protocol: a protected endpoint is one by each, and what leads to a tunnel's end leads there by UDP.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ServicePort {
     /// Its name, which ties it to the ports of slices; empty where it has none.

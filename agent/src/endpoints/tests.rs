@@ -95,8 +95,12 @@ fn set(texts: &[&str]) -> BTreeSet<SocketAddr> {
     texts.iter().map(|text| text.parse().unwrap()).collect()
 }
 
-async fn until(doors: &mut watch::Receiver<Doors>, what: &str, wanted: impl FnMut(&Doors) -> bool) -> Doors {
-    let found = tokio::time::timeout(Duration::from_secs(20), doors.wait_for(wanted)).await;
+async fn until(
+    endpoints: &mut watch::Receiver<ProtectedEndpoints>,
+    what: &str,
+    wanted: impl FnMut(&ProtectedEndpoints) -> bool,
+) -> ProtectedEndpoints {
+    let found = tokio::time::timeout(Duration::from_secs(20), endpoints.wait_for(wanted)).await;
     found
         .unwrap_or_else(|_| panic!("{what} within 20 s"))
         .unwrap()
@@ -104,25 +108,25 @@ async fn until(doors: &mut watch::Receiver<Doors>, what: &str, wanted: impl FnMu
 }
 
 #[tokio::test]
-async fn lists_names_and_the_nodes_own_addresses_make_doors_as_they_change() {
+async fn lists_names_and_the_nodes_own_addresses_make_endpoints_as_they_change() {
     let answers = Answers::default();
     let own = Arc::new(Mutex::new(BTreeSet::from([IpAddr::from([10, 0, 0, 1])])));
-    let config = DoorsConfig {
+    let config = ProtectedEndpointsConfig {
         node: "a".into(),
         redirect: vec!["api.example:443".parse().unwrap()],
-        ..DoorsConfig::default()
+        ..ProtectedEndpointsConfig::default()
     };
     let read = Arc::clone(&own);
     let surroundings = Surroundings {
         resolver: answers.clone(),
         own: move || Ok(read.lock().unwrap().clone()),
     };
-    let (mut doors, finder) = start(config, surroundings);
-    let first = doors.borrow().clone();
+    let (mut endpoints, finder) = start(config, surroundings);
+    let first = endpoints.borrow().clone();
     assert!(
         !first.whole
             && first
-                .refuse
+                .deny
                 .is_superset(&set(&["169.254.169.254:80", "10.0.0.1:10250"])),
         "known at once"
     );
@@ -130,12 +134,17 @@ async fn lists_names_and_the_nodes_own_addresses_make_doors_as_they_change() {
     let (_folder, connector) = api_server().await;
     let cancel = CancellationToken::new();
     let running = tokio::spawn(finder.run(connector, cancel.clone()));
-    let told = until(&mut doors, "the cluster's own doors", |doors| {
-        doors.redirect.contains(&"10.96.0.1:443".parse().unwrap())
-    })
+    let told = until(
+        &mut endpoints,
+        "the cluster's own protected endpoints",
+        |endpoints| endpoints.redirect.contains(&"10.96.0.1:443".parse().unwrap()),
+    )
     .await;
     let told = if told.redirect.len() < 4 {
-        until(&mut doors, "all lists", |doors| doors.redirect.len() == 4).await
+        until(&mut endpoints, "all lists", |endpoints| {
+            endpoints.redirect.len() == 4
+        })
+        .await
     } else {
         told
     };
@@ -151,11 +160,11 @@ async fn lists_names_and_the_nodes_own_addresses_make_doors_as_they_change() {
     assert!(!told.whole, "the name has no answer");
 
     own.lock().unwrap().insert("fe80::1".parse().unwrap());
-    let told = until(&mut doors, "the new interface", |doors| {
-        doors.redirect.contains(&"[fe80::1]:6443".parse().unwrap())
+    let told = until(&mut endpoints, "the new interface", |endpoints| {
+        endpoints.redirect.contains(&"[fe80::1]:6443".parse().unwrap())
     })
     .await;
-    assert!(told.refuse.contains(&"[fe80::1]:10250".parse().unwrap()));
+    assert!(told.deny.contains(&"[fe80::1]:10250".parse().unwrap()));
     cancel.cancel();
     running.await.unwrap();
 }
@@ -163,15 +172,15 @@ async fn lists_names_and_the_nodes_own_addresses_make_doors_as_they_change() {
 #[tokio::test]
 async fn names_are_looked_up_again_and_again() {
     let answers = Answers::default();
-    let config = DoorsConfig {
+    let config = ProtectedEndpointsConfig {
         redirect: vec!["api.example:443".parse().unwrap()],
-        ..DoorsConfig::default()
+        ..ProtectedEndpointsConfig::default()
     };
     let surroundings = Surroundings {
         resolver: answers.clone(),
         own: || Ok(BTreeSet::new()),
     };
-    let (mut doors, mut finder) = start(config, surroundings);
+    let (mut endpoints, mut finder) = start(config, surroundings);
     finder.resolve_every = Duration::from_millis(100);
     let cancel = CancellationToken::new();
     // No API server there: it is asked in vain.
@@ -187,17 +196,20 @@ async fn names_are_looked_up_again_and_again() {
     };
     asked(1).await;
     answers.set(&["192.0.2.1"]);
-    let told = until(&mut doors, "the first answer", |doors| !doors.redirect.is_empty()).await;
+    let told = until(&mut endpoints, "the first answer", |endpoints| {
+        !endpoints.redirect.is_empty()
+    })
+    .await;
     assert_eq!(told.redirect, set(&["192.0.2.1:443"]));
     answers.set(&["192.0.2.2"]);
-    until(&mut doors, "the next answer", |doors| {
-        doors.redirect == set(&["192.0.2.1:443", "192.0.2.2:443"])
+    until(&mut endpoints, "the next answer", |endpoints| {
+        endpoints.redirect == set(&["192.0.2.1:443", "192.0.2.2:443"])
     })
     .await;
     answers.set(&[]);
     asked(3).await;
     assert_eq!(
-        doors.borrow().redirect.len(),
+        endpoints.borrow().redirect.len(),
         2,
         "a lookup that fails changes nothing"
     );

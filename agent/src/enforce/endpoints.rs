@@ -1,6 +1,6 @@
-//! Puts the doors in force.
+//! Puts the protected endpoints in force.
 //!
-//! In: the doors as the cluster and the configuration name them. Out: the kernel's map of doors, and the certificates'
+//! In: the protected endpoints as the cluster and the configuration name them. Out: the kernel's map of protected endpoints, and the certificates'
 //! names.
 
 use std::collections::BTreeSet;
@@ -11,19 +11,19 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::maintain::Tending;
-use crate::endpoints::Doors;
+use crate::endpoints::ProtectedEndpoints;
 use crate::kernel::lease::Hands;
-use crate::kernel::{Door, DoorAction, Kernel};
+use crate::kernel::{EndpointAction, Kernel, ProtectedEndpoint};
 use crate::metrics::Metrics;
 use crate::runtime::readiness::Pending;
 use crate::runtime::signals;
 use crate::tls::Certificates;
 use crate::workload::Status;
 
-/// The pause after the kernel did not take the doors.
-const DOORS_PAUSE: Duration = Duration::from_secs(1);
+/// The pause after the kernel did not take the protected endpoints.
+const ENDPOINTS_PAUSE: Duration = Duration::from_secs(1);
 
-/// How the doors come into force at the start.
+/// How the protected endpoints come into force at the start.
 pub(crate) struct Start {
     /// Goes once they are all there.
     pub(crate) ready: Pending,
@@ -35,7 +35,7 @@ pub(crate) struct Start {
 
 impl Start {
     /// Where programs of another layout are still attached, those hold the pods, and it is waited until all are judged: no
-    /// pod that is left alone must meet a door before. Without such, doors come first and pods wait for judgement.
+    /// pod that is left alone must meet a protected endpoint before. Without such, protected endpoints come first and pods wait for judgement.
     async fn wait(&mut self, kernel: &Kernel) -> Result<(), watch::error::RecvError> {
         let older = kernel.older().unwrap_or_else(|error| {
             tracing::error!(%error, "cannot tell whether an earlier version's programs are there");
@@ -48,13 +48,13 @@ impl Start {
     }
 }
 
-/// Puts the doors in force, the API server's in the certificates first: a client that is redirected must not meet a
+/// Puts the protected endpoints in force, the API server's in the certificates first: a client that is redirected must not meet a
 /// certificate without the address it dialled.
-pub(crate) async fn doors(
+pub(crate) async fn endpoints(
     kernel: Arc<Kernel>,
     certificates: Arc<Certificates>,
     metrics: Arc<Metrics>,
-    mut told: watch::Receiver<Doors>,
+    mut told: watch::Receiver<ProtectedEndpoints>,
     mut hands: Hands,
     mut start: Start,
     tending: Arc<Tending>,
@@ -70,7 +70,7 @@ pub(crate) async fn doors(
         };
         let now = told.borrow_and_update().clone();
         let (of_kernel, of_tls, wanted) = (Arc::clone(&kernel), Arc::clone(&certificates), now.clone());
-        // A system call for each door, and there may be very many.
+        // A system call for each protected endpoint, and there may be very many.
         let outcome = tokio::task::spawn_blocking(move || put_in_force(&of_kernel, &of_tls, &wanted))
             .await
             .unwrap_or_else(|error| Err(error.into()));
@@ -80,8 +80,8 @@ pub(crate) async fn doors(
                 if !std::mem::replace(&mut at_work, true) {
                     signals::at_work();
                 }
-                tending.doors_changed();
-                metrics.doors(now.redirect.len(), now.refuse.len(), now.left_out);
+                tending.endpoints_changed();
+                metrics.endpoints(now.redirect.len(), now.deny.len(), now.omitted);
                 if now.whole {
                     if let Some(ready) = ready.take() {
                         ready.ready();
@@ -97,40 +97,44 @@ pub(crate) async fn doors(
                 }
             }
             Err(error) => {
-                tracing::error!(%error, waiting = ready.is_some(), "the doors are not in force");
-                tokio::time::sleep(DOORS_PAUSE).await;
+                tracing::error!(%error, waiting = ready.is_some(), "the protected endpoints are not in force");
+                tokio::time::sleep(ENDPOINTS_PAUSE).await;
             }
         }
     }
 }
 
-fn put_in_force(kernel: &Kernel, certificates: &Certificates, now: &Doors) -> anyhow::Result<()> {
-    certificates.set_doors(redirected(now))?;
-    let redirect = now.redirect.iter().copied().map(Door::redirect);
-    let doors: BTreeSet<Door> = redirect
-        .chain(now.refuse.iter().copied().map(Door::refuse))
+fn put_in_force(
+    kernel: &Kernel,
+    certificates: &Certificates,
+    now: &ProtectedEndpoints,
+) -> anyhow::Result<()> {
+    certificates.set_endpoints(redirected(now))?;
+    let redirect = now.redirect.iter().copied().map(ProtectedEndpoint::redirect);
+    let endpoints: BTreeSet<ProtectedEndpoint> = redirect
+        .chain(now.deny.iter().copied().map(ProtectedEndpoint::deny))
         .collect();
     if now.whole {
-        kernel.set_doors(&doors)?
+        kernel.set_endpoints(&endpoints)?
     } else {
-        kernel.add_doors(&doors)?
+        kernel.add_endpoints(&endpoints)?
     }
     Ok(())
 }
 
 /// The addresses by which clients dial Picket.
-pub(crate) fn redirected(doors: &Doors) -> BTreeSet<IpAddr> {
-    doors.redirect.iter().map(|address| address.ip()).collect()
+pub(crate) fn redirected(endpoints: &ProtectedEndpoints) -> BTreeSet<IpAddr> {
+    endpoints.redirect.iter().map(|address| address.ip()).collect()
 }
 
-/// The doors in force, those of an agent before this one at the start.
-pub(crate) fn in_kernel(kernel: &Kernel) -> anyhow::Result<Doors> {
-    let mut doors = Doors::default();
-    for door in kernel.doors()? {
-        match door.action {
-            DoorAction::Redirect => doors.redirect.insert(door.addr),
-            DoorAction::Refuse => doors.refuse.insert(door.addr),
+/// The protected endpoints in force, those of an agent before this one at the start.
+pub(crate) fn in_kernel(kernel: &Kernel) -> anyhow::Result<ProtectedEndpoints> {
+    let mut endpoints = ProtectedEndpoints::default();
+    for endpoint in kernel.endpoints()? {
+        match endpoint.action {
+            EndpointAction::Redirect => endpoints.redirect.insert(endpoint.addr),
+            EndpointAction::Deny => endpoints.deny.insert(endpoint.addr),
         };
     }
-    Ok(doors)
+    Ok(endpoints)
 }

@@ -19,10 +19,10 @@ use crate::listener::{Arrival, CONNECTIONS_PER_POD, InPodListener, NodeServing, 
 use crate::metrics::Metrics;
 use crate::notify::Notices;
 use crate::upgrade::{Handed, Offer, SetAside};
-use crate::workload::{EnforceError, Enforcement, Enforcer, Home, Netns, Tended};
+use crate::workload::{EnforceError, Enforcement, Enforcer, Netns, PodNetwork, Tended};
 
 /// What an attempt to attach to a pod's cgroup is for.
-const HOLD: &str = "have the pod's packets to doors dropped";
+const HOLD: &str = "have the pod's packets to protected endpoints dropped";
 
 /// The enforcer over the real kernel.
 pub(crate) struct InForce {
@@ -52,7 +52,7 @@ impl InForce {
     /// Nothing is enforced yet.
     ///
     /// # Errors
-    /// When the doors cannot be read, or no descriptor is left.
+    /// When the protected endpoints cannot be read, or no descriptor is left.
     pub(crate) fn new(
         kernel: Arc<Kernel>,
         metrics: Arc<Metrics>,
@@ -163,11 +163,11 @@ impl Enforcer for InForce {
         // Entering a namespace blocks, so it happens on a thread that may.
         let opened = tokio::task::spawn_blocking(move || {
             let listener = match (&at, taken) {
-                (Home::Own(_), Some(taken)) => Some(taken),
-                (Home::Own(netns), None) => {
+                (PodNetwork::Own(_), Some(taken)) => Some(taken),
+                (PodNetwork::Own(netns), None) => {
                     Some(InPodListener::open(netns).map_err(EnforceError::at("open a listener in the pod"))?)
                 }
-                (Home::Node, _) => None,
+                (PodNetwork::Node, _) => None,
             };
             // Before anything is redirected: from here on nothing older gets through either.
             kernel
@@ -260,7 +260,7 @@ impl Enforcer for InForce {
     }
 
     fn close(&self, folder: CgroupId) -> Result<(), EnforceError> {
-        self.class(folder, Class::Unknown)
+        self.class(folder, Class::Unclassified)
     }
 
     fn pending(&self, cgroup: CgroupId) -> Result<(), EnforceError> {

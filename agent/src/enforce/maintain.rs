@@ -1,6 +1,6 @@
 //! What an enforced pod needs besides a listener: older connections cut, and its interfaces covered.
 //!
-//! In: enforced pods and the doors in force. Out: sockets that the kernel destroys, programs at the node's side of the
+//! In: enforced pods and the protected endpoints in force. Out: sockets that the kernel destroys, programs at the node's side of the
 //! pods' interfaces, and counts. All of it blocks, and runs on threads that may.
 
 use std::collections::HashSet;
@@ -18,9 +18,9 @@ use crate::kernel::{CgroupId, Ifindex, Kernel, KernelError};
 use crate::metrics::Metrics;
 use crate::notify::{Notice, Notices, Reason};
 use crate::workload::cgroup::subtree;
-use crate::workload::{EnforceError, Enforcement, Home, Netns, Pod, Tended};
+use crate::workload::{EnforceError, Enforcement, Netns, Pod, PodNetwork, Tended};
 
-/// When connections are cut for the second time after doors were added, as after a pod is enforced.
+/// When connections are cut for the second time after protected endpoints were added, as after a pod is enforced.
 const CUT_AGAIN: Duration = Duration::from_secs(3);
 
 /// What is told of a pod that is not covered.
@@ -34,8 +34,8 @@ pub(crate) struct Tending {
     notices: Notices,
     node: Netns,
     served: Served,
-    /// The doors when they last changed; to read them from the kernel takes long where there are thousands.
-    doors: ArcSwap<HashSet<SocketAddr>>,
+    /// The protected endpoints when they last changed; to read them from the kernel takes long where there are thousands.
+    endpoints: ArcSwap<HashSet<SocketAddr>>,
     changed: Notify,
 }
 
@@ -47,37 +47,37 @@ impl Tending {
         node: Netns,
         served: Served,
     ) -> Result<Arc<Self>, KernelError> {
-        let doors = ArcSwap::from_pointee(addresses(&kernel)?);
+        let endpoints = ArcSwap::from_pointee(addresses(&kernel)?);
         Ok(Arc::new(Self {
             kernel,
             metrics,
             notices,
             node,
             served,
-            doors,
+            endpoints,
             changed: Notify::new(),
         }))
     }
 
-    /// To be called once other doors are in force.
-    pub(crate) fn doors_changed(&self) {
+    /// To be called once other protected endpoints are in force.
+    pub(crate) fn endpoints_changed(&self) {
         self.changed.notify_one();
     }
 
-    /// Cuts the enforced pods' connections to doors that are new, for as long as it is polled.
-    pub(crate) async fn cut_at_new_doors(self: Arc<Self>) {
+    /// Cuts the enforced pods' connections to protected endpoints that are new, for as long as it is polled.
+    pub(crate) async fn cut_at_new_endpoints(self: Arc<Self>) {
         loop {
             self.changed.notified().await;
             let tending = Arc::clone(&self);
-            match tokio::task::spawn_blocking(move || tending.read_doors()).await {
+            match tokio::task::spawn_blocking(move || tending.read_endpoints()).await {
                 Ok(Ok(true)) => {}
                 Ok(Ok(false)) => continue,
                 Ok(Err(error)) => {
-                    tracing::error!(%error, "the doors cannot be read: connections to new ones are not cut");
+                    tracing::error!(%error, "the protected endpoints cannot be read: connections to new ones are not cut");
                     continue;
                 }
                 Err(error) => {
-                    tracing::error!(%error, "reading the doors failed: connections to new ones are not cut");
+                    tracing::error!(%error, "reading the protected endpoints failed: connections to new ones are not cut");
                     continue;
                 }
             }
@@ -86,16 +86,16 @@ impl Tending {
                 tokio::time::sleep(pause).await;
                 let tending = Arc::clone(&self);
                 if let Err(error) = tokio::task::spawn_blocking(move || tending.cut_all()).await {
-                    tracing::error!(%error, "cutting connections to new doors failed");
+                    tracing::error!(%error, "cutting connections to new protected endpoints failed");
                 }
             }
         }
     }
 
-    /// Reads the doors anew; says whether some are new.
-    fn read_doors(&self) -> Result<bool, KernelError> {
+    /// Reads the protected endpoints anew; says whether some are new.
+    fn read_endpoints(&self) -> Result<bool, KernelError> {
         let now = Arc::new(addresses(&self.kernel)?);
-        let before = self.doors.swap(Arc::clone(&now));
+        let before = self.endpoints.swap(Arc::clone(&now));
         Ok(!now.is_subset(&before))
     }
 
@@ -103,33 +103,33 @@ impl Tending {
         let mut shared = HashSet::new();
         for (home, path) in self.served.places() {
             match home {
-                Home::Own(netns) => {
+                PodNetwork::Own(netns) => {
                     if let Err(error) = self.cut_own(&netns) {
-                        tracing::warn!(%error, cgroup = %path.display(), "connections to new doors are not cut in a pod");
+                        tracing::warn!(%error, cgroup = %path.display(), "connections to new protected endpoints are not cut in a pod");
                     }
                 }
-                Home::Node => shared.extend(subtree(&path)),
+                PodNetwork::Node => shared.extend(subtree(&path)),
             }
         }
         if !shared.is_empty()
             && let Err(error) = self.cut_shared(&shared)
         {
-            tracing::warn!(%error, "connections to new doors are not cut in the node's network");
+            tracing::warn!(%error, "connections to new protected endpoints are not cut in the node's network");
         }
     }
 
-    /// Ends the older connections of a pod with a namespace of its own. What it calls loopback is its own and no door.
+    /// Ends the older connections of a pod with a namespace of its own. What it calls loopback is its own and no protected endpoint.
     fn cut_own(&self, netns: &Netns) -> Result<Cut, CutError> {
-        let doors = self.doors.load_full();
-        let is_door = |address: SocketAddr| !address.ip().is_loopback() && doors.contains(&address);
-        self.count(cut(netns, &is_door, None))
+        let endpoints = self.endpoints.load_full();
+        let is_protected = |address: SocketAddr| !address.ip().is_loopback() && endpoints.contains(&address);
+        self.count(cut(netns, &is_protected, None))
     }
 
     /// Ends those of pods in the node's namespace, which are told from the node's own by their cgroups.
     fn cut_shared(&self, cgroups: &HashSet<CgroupId>) -> Result<Cut, CutError> {
-        let doors = self.doors.load_full();
-        let is_door = |address: SocketAddr| doors.contains(&address);
-        self.count(cut(&self.node, &is_door, Some(cgroups)))
+        let endpoints = self.endpoints.load_full();
+        let is_protected = |address: SocketAddr| endpoints.contains(&address);
+        self.count(cut(&self.node, &is_protected, Some(cgroups)))
     }
 
     fn count(&self, outcome: Result<Cut, CutError>) -> Result<Cut, CutError> {
@@ -142,7 +142,7 @@ impl Tending {
             Err(_) => [("destroyed", 0), ("left", 0), ("unlisted", 1)],
         };
         for (outcome, count) in counts {
-            self.metrics.connections_cut(outcome, count);
+            self.metrics.connections_destroyed(outcome, count);
         }
         outcome
     }
@@ -153,8 +153,8 @@ impl Tending {
         let covered = self.cover(pod)?;
         if first {
             let cut = match &pod.home {
-                Home::Own(netns) => self.cut_own(netns),
-                Home::Node => self.cut_shared(&subtree(&pod.group.path)),
+                PodNetwork::Own(netns) => self.cut_own(netns),
+                PodNetwork::Node => self.cut_shared(&subtree(&pod.group.path)),
             };
             let cut = cut.map_err(EnforceError::at("cut older connections"))?;
             if cut != Cut::default() {
@@ -163,17 +163,17 @@ impl Tending {
                     namespace = facts.namespace,
                     pod = facts.name,
                     ?cut,
-                    "connections to doors were open before"
+                    "connections to protected endpoints were open before"
                 );
             }
         }
         Ok(Tended { covered })
     }
 
-    fn tell_uncovered(&self, pod: &Pod) {
+    fn tell_egress_unfiltered(&self, pod: &Pod) {
         self.notices.tell(Notice {
             about: pod.about(),
-            reason: Reason::NotCovered,
+            reason: Reason::EgressUnfiltered,
             which: String::new(),
             note: NOT_COVERED.to_owned(),
         });
@@ -181,7 +181,7 @@ impl Tending {
 
     /// Covers the interfaces that the pod's packets come out of; says whether all of the pod is covered.
     pub(crate) fn cover(&self, pod: &Enforcement) -> Result<bool, EnforceError> {
-        let Home::Own(netns) = &pod.home else {
+        let PodNetwork::Own(netns) = &pod.home else {
             // They come out of the node's own interfaces, where nobody can tell them apart.
             return Ok(false);
         };
@@ -190,14 +190,14 @@ impl Tending {
         let Pod { namespace, name, .. } = &**facts;
         if !all && self.served.tell(cgroup) {
             tracing::warn!(namespace, pod = name, others = ?side.others, "a pod's packets come out where nothing drops those that pass no socket's hook");
-            self.tell_uncovered(&facts);
+            self.tell_egress_unfiltered(&facts);
         }
         for interface in side.interfaces {
             if let Err(error) = self.kernel.cover(Ifindex(interface), cgroup) {
                 all = false;
                 if self.served.tell(cgroup) {
                     tracing::warn!(namespace, pod = name, interface, %error, "a pod's packets that pass no socket's hook are not dropped");
-                    self.tell_uncovered(&facts);
+                    self.tell_egress_unfiltered(&facts);
                 }
             }
         }
@@ -205,7 +205,11 @@ impl Tending {
     }
 }
 
-/// Where the doors are, redirected and refused ones alike.
+/// Where the protected endpoints are, redirected and refused ones alike.
 fn addresses(kernel: &Kernel) -> Result<HashSet<SocketAddr>, KernelError> {
-    Ok(kernel.doors()?.into_iter().map(|door| door.addr).collect())
+    Ok(kernel
+        .endpoints()?
+        .into_iter()
+        .map(|endpoint| endpoint.addr)
+        .collect())
 }

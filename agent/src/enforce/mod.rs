@@ -1,6 +1,6 @@
-//! What is decided about pods and doors, put in force in the kernel and kept so.
+//! What is decided about pods and protected endpoints, put in force in the kernel and kept so.
 //!
-//! In: what the reconciler wants of each pod, and the doors. Out: listeners, classes, programs and doors in the kernel, and
+//! In: what the reconciler wants of each pod, and the protected endpoints. Out: listeners, classes, programs and protected endpoints in the kernel, and
 //! who is told when somebody takes them away.
 
 mod endpoints;
@@ -9,6 +9,6 @@ mod maintain;
 mod table;
 pub(crate) mod watchdog;
 
-pub(crate) use endpoints::{Start, doors, in_kernel, redirected};
+pub(crate) use endpoints::{Start, endpoints, in_kernel, redirected};
 pub(crate) use enforcer::{InForce, NodeListener, node_listener};
 pub(crate) use table::Served;

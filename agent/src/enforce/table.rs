@@ -11,14 +11,14 @@ use crate::kernel::{CgroupId, Class};
 use crate::listener::Owner;
 use crate::upgrade::Offer;
 use crate::workload::escapes::Place;
-use crate::workload::{Home, pod_of};
+use crate::workload::{PodNetwork, pod_of};
 
 /// A pod that is enforced.
 pub(crate) struct Pod {
     /// The number in its class.
     pub(crate) number: u64,
     pub(crate) owner: Owner,
-    pub(crate) home: Home,
+    pub(crate) home: PodNetwork,
     /// Its cgroup's folder.
     pub(crate) path: PathBuf,
     /// Its listener and number, as they can be handed over.
@@ -88,7 +88,7 @@ impl Served {
     }
 
     /// Where each pod is.
-    pub(crate) fn places(&self) -> Vec<(Home, PathBuf)> {
+    pub(crate) fn places(&self) -> Vec<(PodNetwork, PathBuf)> {
         let pods = self.lock();
         pods.values()
             .map(|entry| (entry.pod.home.clone(), entry.pod.path.clone()))
@@ -145,7 +145,7 @@ mod tests {
                 places: Arc::new(Semaphore::new(1)),
                 left: CancellationToken::new(),
             },
-            home: Home::Node,
+            home: PodNetwork::Node,
             path: "/kubepods/pod0d5a3c3e-7f3a-4a59-9a5b-0c6f4f0b8f11".into(),
             offer: Arc::new(Offer {
                 handed: Handed {

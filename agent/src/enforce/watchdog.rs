@@ -31,7 +31,7 @@ const BEAT_EVERY: Duration = Duration::from_secs(1);
 
 /// Loads the programs. Where another's exclusive program at the cgroup root keeps some out the agent is not ready and says
 /// why, and [`watch`] tries again: a container that ends is started again after minutes in the end, and nobody could ask it
-/// what is wrong. Enforced pods reach no door meanwhile, Picket's neither. `alone` is false where an agent before this one
+/// what is wrong. Enforced pods reach no protected endpoint meanwhile, Picket's neither. `alone` is false where an agent before this one
 /// serves, which then goes on.
 ///
 /// # Errors

@@ -69,11 +69,11 @@ pub(super) fn attach_all(
     for program in Program::ROOT {
         match program.attach(ebpf, cgroup) {
             Ok(link) => folder.pin(link, program.name(), program)?,
-            // Without it enforced pods are closed, not open: what is attached to each of them drops their packets to doors.
+            // Without it enforced pods are closed, not open: what is attached to each of them drops their packets to protected endpoints.
             // Those that were not judged yet have nothing of the kind. Looking at the links tells of it, and attaches it
             // once it can.
             Err(error @ KernelError::Exclusive { .. }) => {
-                tracing::error!(%error, "a kernel program is kept out: enforced pods reach no door by it, and pods that were not judged yet are open");
+                tracing::error!(%error, "a kernel program is kept out: enforced pods reach no protected endpoint by it, and pods that were not judged yet are open");
                 kept_out.insert(program);
             }
             Err(error) => return Err(error),

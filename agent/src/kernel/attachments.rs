@@ -1,6 +1,6 @@
 //! What is attached to each enforced pod, and that everything stays attached.
 //!
-//! In come the cgroups and interfaces of enforced pods; out go pinned links that drop packets to doors, and a list of what
+//! In come the cgroups and interfaces of enforced pods; out go pinned links that drop packets to protected endpoints, and a list of what
 //! had to be put back.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -96,11 +96,11 @@ impl fmt::Display for Fault {
 }
 
 impl Kernel {
-    /// Has every packet dropped that a socket of this cgroup, or of one below it, sends to a door. `shares_node` is true for
-    /// pods in the node's own network namespace, where loopback doors count. That it stays so is for [`Self::verify`] to see.
+    /// Has every packet dropped that a socket of this cgroup, or of one below it, sends to a protected endpoint. `shares_node` is true for
+    /// pods in the node's own network namespace, where loopback protected endpoints count. That it stays so is for [`Self::verify`] to see.
     ///
     /// # Errors
-    /// When the cgroup is gone, or the kernel refuses.
+    /// When the cgroup is gone, or the kernel denies.
     pub fn hold(&self, path: &Path, cgroup: CgroupId, shares_node: bool) -> Result<(), KernelError> {
         let program = if shares_node {
             Program::EgressNode
@@ -121,7 +121,7 @@ impl Kernel {
         Ok(())
     }
 
-    /// Has every packet dropped that comes to the node by this interface, a pod's, and is for a door. That it stays so is for
+    /// Has every packet dropped that comes to the node by this interface, a pod's, and is for a protected endpoint. That it stays so is for
     /// [`Self::verify`] to see.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
-//! Ends connections that were open to a door before they could be judged.
+//! Ends connections that were open to a protected endpoint before they could be judged.
 //!
-//! In: a network namespace, what a door is, and, where the namespace is shared, whose sockets are meant. Out: how many
+//! In: a network namespace, what a protected endpoint is, and, where the namespace is shared, whose sockets are meant. Out: how many
 //! sockets the kernel destroyed (`SOCK_DESTROY`, sock_diag(7)). The client reads ECONNABORTED, the server a reset, and
 //! what was still to be sent is dropped.
 //!
@@ -67,7 +67,7 @@ impl Protocol {
     }
 }
 
-/// What became of the connections to doors.
+/// What became of the connections to protected endpoints.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Cut {
     /// Ended.
@@ -108,28 +108,31 @@ pub enum CutError {
     },
 }
 
-/// Ends every connection in the namespace whose remote end is a door; with `only`, of those the ones that were made in these
-/// cgroups. `is_door` is asked in the form that doors are compared in ([`Address::door`]), whichever way the socket spells
+/// Ends every connection in the namespace whose remote end is a protected endpoint; with `only`, of those the ones that were made in these
+/// cgroups. `is_protected` is asked in the form that protected endpoints are compared in ([`Address::endpoint`]), whichever way the socket spells
 /// it. It blocks, for as long as the namespace has sockets to list.
 ///
 /// # Errors
 /// [`CutError`], after what could be cut was cut.
 pub fn cut(
     netns: &(impl AsFd + Sync),
-    is_door: &(dyn Fn(SocketAddr) -> bool + Sync),
+    is_protected: &(dyn Fn(SocketAddr) -> bool + Sync),
     only: Option<&HashSet<CgroupId>>,
 ) -> Result<Cut, CutError> {
-    within(netns, || inside(is_door, only)).map_err(CutError::Namespace)?
+    within(netns, || inside(is_protected, only)).map_err(CutError::Namespace)?
 }
 
-fn inside(is_door: &dyn Fn(SocketAddr) -> bool, only: Option<&HashSet<CgroupId>>) -> Result<Cut, CutError> {
+fn inside(
+    is_protected: &dyn Fn(SocketAddr) -> bool,
+    only: Option<&HashSet<CgroupId>>,
+) -> Result<Cut, CutError> {
     let mut netlink = Netlink::open(SockProtocol::NetlinkSockDiag).map_err(CutError::Open)?;
     let mut sum = Cut::default();
     let mut failed = None;
     for (family, protocol) in KINDS {
         match list(&mut netlink, family, protocol) {
             Ok(sockets) => {
-                for socket in sockets.iter().filter(|socket| is_door(socket.remote)) {
+                for socket in sockets.iter().filter(|socket| is_protected(socket.remote)) {
                     sum += end(&mut netlink, protocol, socket, only);
                 }
             }
@@ -168,7 +171,7 @@ fn end(netlink: &mut Netlink, protocol: Protocol, socket: &Socket, only: Option<
         Ok(()) => cut.destroyed += 1,
         Err(error) if error.raw_os_error() == Some(Errno::ENOENT as i32) => cut.gone += 1,
         Err(error) => {
-            tracing::warn!(remote = %socket.remote, %error, "the kernel does not end a connection to a door");
+            tracing::warn!(remote = %socket.remote, %error, "the kernel does not end a connection to a protected endpoint");
             cut.left += 1;
         }
     }
@@ -189,7 +192,7 @@ struct Socket {
     family: u8,
     /// As the kernel wrote it.
     id: [u8; SOCKET_ID_BYTES],
-    /// In the form that doors are compared in.
+    /// In the form that protected endpoints are compared in.
     remote: SocketAddr,
     /// The cgroup of the process that made it.
     cgroup: Option<CgroupId>,
@@ -214,7 +217,7 @@ impl Socket {
         (port != 0).then(|| Self {
             family,
             id,
-            remote: SocketAddr::new(Address::from(ip).door().to_ip(), port),
+            remote: SocketAddr::new(Address::from(ip).endpoint().to_ip(), port),
             cgroup,
         })
     }

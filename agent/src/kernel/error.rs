@@ -53,7 +53,7 @@ pub enum KernelError {
     /// The programs' object could not be loaded.
     #[error("cannot load the kernel programs: {0}")]
     Load(#[source] Box<aya::EbpfError>),
-    /// The kernel refused a program.
+    /// The kernel denied a program.
     #[error("cannot {action} the kernel program {program}: {source}")]
     Program {
         /// `load`, `attach` or `pin`.

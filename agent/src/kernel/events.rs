@@ -1,4 +1,4 @@
-//! The ring buffer of refused connects, as an asynchronous stream.
+//! The ring buffer of denied connects, as an asynchronous stream.
 
 use aya::maps::{MapData, RingBuf};
 use picket_common::Event;
@@ -7,7 +7,7 @@ use tokio::io::unix::AsyncFd;
 use super::sys::{self, Ring};
 use super::{KernelError, KernelEvent};
 
-/// The refused connects, in the order the kernel reported them. When the reader is too slow the ring fills, and
+/// The denied connects, in the order the kernel reported them. When the reader is too slow the ring fills, and
 /// what does not fit is counted as lost.
 #[derive(Debug)]
 pub struct KernelEvents {

@@ -1,7 +1,7 @@
 //! How full the maps are that could run full.
 
 use aya::maps::MapError;
-use picket_common::{CLASSES_MAX, DOORS_MAX, FLOWS_MAX, NETNS_MAX};
+use picket_common::{CLASSES_MAX, ENDPOINTS_MAX, FLOWS_MAX, NETNS_MAX};
 
 use super::{Kernel, KernelError, lock};
 
@@ -28,12 +28,12 @@ impl Kernel {
             capacity,
         };
         // One after the other, so that no map is locked while another is counted.
-        let doors = count(lock(&self.doors).keys())?;
+        let endpoints = count(lock(&self.endpoints).keys())?;
         let classes = count(lock(&self.classes).keys())?;
         let netns = count(lock(&self.netns).keys())?;
         let flows = self.flows.count()?;
         Ok([
-            fill("doors", doors, DOORS_MAX),
+            fill("endpoints", endpoints, ENDPOINTS_MAX),
             fill("classes", classes, CLASSES_MAX),
             fill("netns", netns, NETNS_MAX),
             fill("flows", flows, FLOWS_MAX),
@@ -44,7 +44,7 @@ impl Kernel {
 /// Counts keys; a map that changes meanwhile may be counted in part or begin anew, which the limit ends.
 pub(super) fn count<K: aya::Pod>(keys: aya::maps::MapKeys<'_, K>) -> Result<usize, KernelError> {
     let mut entries = 0;
-    for key in keys.take(FLOWS_MAX.max(DOORS_MAX) as usize) {
+    for key in keys.take(FLOWS_MAX.max(ENDPOINTS_MAX) as usize) {
         match key {
             Ok(_) => entries += 1,
             // The key that was last was removed.

@@ -1,7 +1,7 @@
-//! The kernel's part of the way: the programs that redirect connects to doors, and the maps behind them.
+//! The kernel's part of the way: the programs that redirect connects to protected endpoints, and the maps behind them.
 //!
-//! In come the doors and the class of each pod's cgroup; out come the flow of each redirected connection, the
-//! refused connects as they happen, and counters. Everything is pinned, so that the programs go on refusing and
+//! In come the protected endpoints and the class of each pod's cgroup; out come the flow of each redirected connection, the
+//! denied connects as they happen, and counters. Everything is pinned, so that the programs go on refusing and
 //! redirecting while no agent runs; the next agent adopts what it finds and replaces the programs without a gap.
 
 mod attach;
@@ -31,7 +31,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf};
-use picket_common::{ClassValue, DoorKey, NodeValue};
+use picket_common::{ClassValue, EndpointKey, NodeValue};
 
 pub use attachments::{Fault, Ifindex, Repaired, Verified};
 pub use error::KernelError;
@@ -39,10 +39,12 @@ pub use events::KernelEvents;
 pub use map_usage::Fill;
 pub use mounts::cgroup_mount;
 pub(crate) use namespace::within;
-pub use picket_common::{Counter, DoorAction, Hook, Refusal};
+pub use picket_common::{Counter, DenyReason, EndpointAction, Hook};
 pub use program::Program;
 pub use sys::netns_cookie;
-pub use types::{CgroupId, Class, Counters, Door, Flow, KernelConfig, KernelEvent, Node, Unknown};
+pub use types::{
+    CgroupId, Class, Counters, FailMode, Flow, KernelConfig, KernelEvent, Node, ProtectedEndpoint,
+};
 
 use attachments::Held;
 use flows::Flows;
@@ -60,7 +62,7 @@ pub struct Kernel {
     held: Mutex<Held>,
     /// Every map by its pin's name, to pin it again.
     maps: Vec<(&'static str, MapData)>,
-    doors: Mutex<HashMap<MapData, DoorKey, u32>>,
+    endpoints: Mutex<HashMap<MapData, EndpointKey, u32>>,
     classes: Mutex<HashMap<MapData, u64, ClassValue>>,
     netns: Mutex<HashMap<MapData, u64, u64>>,
     interfaces: Mutex<HashMap<MapData, u32, u64>>,
@@ -74,19 +76,19 @@ pub struct Kernel {
 impl Kernel {
     /// Loads the programs, adopts the maps that an earlier agent pinned or makes new ones, and attaches.
     ///
-    /// Doors and classes of adopted maps stay in force; [`Self::classes`] tells which, and the caller removes
+    /// Protected endpoints and classes of adopted maps stay in force; [`Self::classes`] tells which, and the caller removes
     /// those of pods that are gone. Programs of an agent with another map layout stay attached too, until
     /// [`Self::retire_others`].
     ///
     /// # Errors
-    /// When a folder is not what it has to be, when a pinned map has another shape, and when the kernel refuses
+    /// When a folder is not what it has to be, when a pinned map has another shape, and when the kernel denies
     /// a program; the message says which.
     pub fn load(config: &KernelConfig) -> Result<Self, KernelError> {
         let cgroup = attach::open_cgroup(&config.cgroup_root)?;
         let folder = Folder::prepare(&config.bpffs)?;
         let mut ebpf = attach::load_object(Some(&folder))?;
         let kept_out = attach::attach_all(&mut ebpf, &cgroup, &folder)?;
-        let doors = HashMap::try_from(attach::take_map(&mut ebpf, "DOORS")?)?;
+        let endpoints = HashMap::try_from(attach::take_map(&mut ebpf, "DOORS")?)?;
         let classes = HashMap::try_from(attach::take_map(&mut ebpf, "CLASSES")?)?;
         let netns = HashMap::try_from(attach::take_map(&mut ebpf, "NETNS")?)?;
         let interfaces = HashMap::try_from(attach::take_map(&mut ebpf, "INTERFACES")?)?;
@@ -105,7 +107,7 @@ impl Kernel {
             programs: Mutex::new(ebpf),
             held: Mutex::new(Held::new(kept_out)),
             maps,
-            doors: Mutex::new(doors),
+            endpoints: Mutex::new(endpoints),
             classes: Mutex::new(classes),
             netns: Mutex::new(netns),
             interfaces: Mutex::new(interfaces),
@@ -117,52 +119,52 @@ impl Kernel {
         })
     }
 
-    /// The doors in force, those of an earlier agent included, their addresses in canonical form.
+    /// The protected endpoints in force, those of an earlier agent included, their addresses in canonical form.
     ///
     /// # Errors
     /// When the map cannot be read.
-    pub fn doors(&self) -> Result<BTreeSet<Door>, KernelError> {
-        let map = lock(&self.doors);
+    pub fn endpoints(&self) -> Result<BTreeSet<ProtectedEndpoint>, KernelError> {
+        let map = lock(&self.endpoints);
         map.iter()
             .map(|entry| {
                 let (key, action) = entry?;
-                Ok(Door {
+                Ok(ProtectedEndpoint {
                     addr: SocketAddr::new(key.address.canonical().to_ip(), key.port),
-                    action: DoorAction::from_code(action),
+                    action: EndpointAction::from_code(action),
                 })
             })
             .collect()
     }
 
-    /// Adds doors to those in force; none goes.
+    /// Adds protected endpoints to those in force; none goes.
     ///
     /// # Errors
     /// When the map does not take an entry, for instance because there are more than it holds.
-    pub fn add_doors(&self, doors: &BTreeSet<Door>) -> Result<(), KernelError> {
-        let mut map = lock(&self.doors);
-        for door in doors {
-            map.insert(door.key(), door.action.code(), 0)?;
+    pub fn add_endpoints(&self, endpoints: &BTreeSet<ProtectedEndpoint>) -> Result<(), KernelError> {
+        let mut map = lock(&self.endpoints);
+        for endpoint in endpoints {
+            map.insert(endpoint.key(), endpoint.action.code(), 0)?;
         }
         Ok(())
     }
 
-    /// Makes `doors` the doors: the new ones come before the old ones go, but those for which there is no room until then.
+    /// Makes `endpoints` the protected endpoints: the new ones come before the old ones go, but those for which there is no room until then.
     ///
     /// # Errors
     /// When the map does not take an entry, for instance because there are more than it holds.
-    pub fn set_doors(&self, doors: &BTreeSet<Door>) -> Result<(), KernelError> {
-        let mut map = lock(&self.doors);
-        let wanted: HashSet<DoorKey> = doors.iter().map(Door::key).collect();
-        let late: Vec<&Door> = doors
+    pub fn set_endpoints(&self, endpoints: &BTreeSet<ProtectedEndpoint>) -> Result<(), KernelError> {
+        let mut map = lock(&self.endpoints);
+        let wanted: HashSet<EndpointKey> = endpoints.iter().map(ProtectedEndpoint::key).collect();
+        let late: Vec<&ProtectedEndpoint> = endpoints
             .iter()
-            .filter(|door| map.insert(door.key(), door.action.code(), 0).is_err())
+            .filter(|endpoint| map.insert(endpoint.key(), endpoint.action.code(), 0).is_err())
             .collect();
         let present = map.keys().collect::<Result<Vec<_>, _>>()?;
         for key in present.iter().filter(|key| !wanted.contains(*key)) {
             map.remove(key)?;
         }
-        for door in late {
-            map.insert(door.key(), door.action.code(), 0)?;
+        for endpoint in late {
+            map.insert(endpoint.key(), endpoint.action.code(), 0)?;
         }
         Ok(())
     }
@@ -238,7 +240,7 @@ impl Kernel {
     /// is fine.
     ///
     /// # Errors
-    /// When the kernel refuses.
+    /// When the kernel denies.
     pub fn remove_class(&self, cgroup: CgroupId) -> Result<(), KernelError> {
         let mut classes = lock(&self.classes);
         self.drop_netns(cgroup, classes.get(&cgroup.0, 0).ok(), None)?;
@@ -273,7 +275,7 @@ impl Kernel {
         self.flows.take(netns_cookie, local, peer)
     }
 
-    /// The refused connects, those since the last agent stopped reading included. There is one such stream, on a node: an
+    /// The denied connects, those since the last agent stopped reading included. There is one such stream, on a node: an
     /// agent before this one must not read any more.
     ///
     /// # Errors
@@ -308,7 +310,7 @@ impl Kernel {
     /// Ends the programs that an agent with another map layout left in this folder: one before this, or one that was to
     /// take over and failed.
     ///
-    /// To be called once the doors and classes are set: until then older programs keep the pods they know from going
+    /// To be called once the protected endpoints and classes are set: until then older programs keep the pods they know from going
     /// past, because connects they redirect reach nobody. For the same reason they stay while one of ours is missing at the
     /// root, as where another's exclusive program keeps it out: [`Self::verify`] ends them once it has attached it.
     ///

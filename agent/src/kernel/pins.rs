@@ -16,8 +16,8 @@ use aya::maps::{MapData, MapInfo, MapType};
 use aya::programs::links::FdLink;
 use nix::sys::statfs::{BPF_FS_MAGIC, FsType, statfs};
 use picket_common::{
-    CLASSES_MAX, COUNTERS, ClassValue, DOORS_MAX, DialRecord, DoorKey, EVENTS_BYTES, FLOWS_MAX, FlowKey,
-    INTERFACES_MAX, LAYOUT, LIMITS_MAX, LimitValue, NETNS_MAX, NodeValue,
+    CLASSES_MAX, COUNTERS, ClassValue, DialRecord, ENDPOINTS_MAX, EVENTS_BYTES, EndpointKey, FLOWS_MAX,
+    FlowKey, INTERFACES_MAX, LAYOUT, LIMITS_MAX, LimitValue, NETNS_MAX, NodeValue,
 };
 
 use super::error::KernelError;
@@ -46,9 +46,9 @@ const SHAPES: [Shape; 11] = [
     Shape {
         name: "DOORS",
         kind: MapType::Hash,
-        key: size_of::<DoorKey>(),
+        key: size_of::<EndpointKey>(),
         value: size_of::<u32>(),
-        entries: DOORS_MAX,
+        entries: ENDPOINTS_MAX,
     },
     Shape {
         name: "CLASSES",

@@ -21,21 +21,21 @@ pub enum Program {
     GetPeerName4,
     /// Gives a client the IPv6 address it dialled.
     GetPeerName6,
-    /// Redirects and refuses IPv4 connects.
+    /// Redirects and denies IPv4 connects.
     Connect4,
-    /// Redirects and refuses IPv6 connects.
+    /// Redirects and denies IPv6 connects.
     Connect6,
-    /// Refuses UDP to IPv4 doors that is sent without a connect.
+    /// Refuses UDP to IPv4 protected endpoints that is sent without a connect.
     SendMsg4,
-    /// Refuses UDP to IPv6 doors that is sent without a connect.
+    /// Refuses UDP to IPv6 protected endpoints that is sent without a connect.
     SendMsg6,
     /// Refuses kinds of sockets that no other program follows.
     SockCreate,
-    /// Drops packets to doors that leave sockets of an enforced pod.
+    /// Drops packets to protected endpoints that leave sockets of an enforced pod.
     Egress,
     /// The same for pods that share the node's network.
     EgressNode,
-    /// Drops packets to doors that leave an enforced pod by its interface.
+    /// Drops packets to protected endpoints that leave an enforced pod by its interface.
     Interface,
 }
 
@@ -105,9 +105,9 @@ impl Program {
     /// Loads it into the kernel.
     ///
     /// # Errors
-    /// When the kernel refuses it.
+    /// When the kernel denies it.
     pub fn load(self, ebpf: &mut Ebpf) -> Result<(), KernelError> {
-        let refused = self.refused("load");
+        let denied = self.denied("load");
         let program = self.find(ebpf)?;
         match self {
             Self::SockOps => as_kind::<&mut SockOps>(program).and_then(SockOps::load),
@@ -121,21 +121,21 @@ impl Program {
             | Self::SendMsg4
             | Self::SendMsg6 => as_kind::<&mut CgroupSockAddr>(program).and_then(CgroupSockAddr::load),
         }
-        .map_err(refused)
+        .map_err(denied)
     }
 
     /// What the kernel tells of it, once it is loaded.
     pub(super) fn info(self, ebpf: &mut Ebpf) -> Result<ProgramInfo, KernelError> {
-        let refused = self.refused("look at");
-        self.find(ebpf)?.info().map_err(refused)
+        let denied = self.denied("look at");
+        self.find(ebpf)?.info().map_err(denied)
     }
 
     /// Attaches it, loaded before, to a cgroup; it is detached when the link is dropped unpinned.
     ///
     /// # Errors
-    /// When the kernel refuses, and for [`Program::Interface`], which has no business at a cgroup.
+    /// When the kernel denies, and for [`Program::Interface`], which has no business at a cgroup.
     pub fn attach(self, ebpf: &mut Ebpf, cgroup: impl AsFd) -> Result<FdLink, KernelError> {
-        let refused = self.refused("attach");
+        let denied = self.denied("attach");
         let program = self.find(ebpf)?;
         // The kernel takes no flags with a link, and lets links share the cgroup with others anyway.
         let mode = CgroupAttachMode::Single;
@@ -167,7 +167,7 @@ impl Program {
             if is_exclusive(&error) {
                 KernelError::Exclusive { program: self.name() }
             } else {
-                refused(error)
+                denied(error)
             }
         })
     }
@@ -177,7 +177,7 @@ impl Program {
             .ok_or(KernelError::Missing(self.name()))
     }
 
-    fn refused(self, action: &'static str) -> impl Fn(ProgramError) -> KernelError {
+    fn denied(self, action: &'static str) -> impl Fn(ProgramError) -> KernelError {
         move |source| KernelError::Program {
             action,
             program: self.name(),
@@ -192,7 +192,7 @@ impl Program {
 /// When there is no such interface, and when the kernel knows no TCX (Linux 6.6).
 pub(super) fn attach_interface(ebpf: &mut Ebpf, interface: &str) -> Result<FdLink, KernelError> {
     let program = Program::Interface;
-    let refused = program.refused("attach");
+    let denied = program.denied("attach");
     as_kind::<&mut SchedClassifier>(program.find(ebpf)?)
         .and_then(|program| {
             let link = program.attach_with_options(
@@ -202,7 +202,7 @@ pub(super) fn attach_interface(ebpf: &mut Ebpf, interface: &str) -> Result<FdLin
             )?;
             as_fd_link(program.take_link(link)?)
         })
-        .map_err(refused)
+        .map_err(denied)
 }
 
 fn as_kind<'a, T>(program: &'a mut aya::programs::Program) -> Result<T, ProgramError>

@@ -9,8 +9,8 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use picket_common::{
-    Address, COMM_LEN, ClassKind, ClassValue, Counter, DialRecord, DoorAction, DoorKey, Event, Hook,
-    NodeValue, Refusal,
+    Address, COMM_LEN, ClassKind, ClassValue, Counter, DenyReason, DialRecord, EndpointAction, EndpointKey,
+    Event, Hook, NodeValue,
 };
 
 /// The number of a cgroup v2 folder, as the kernel's cgroup programs see it (`bpf_get_current_ancestor_cgroup_id`).
@@ -45,33 +45,33 @@ pub struct KernelConfig {
 
 /// An address of the control plane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Door {
+pub struct ProtectedEndpoint {
     /// Where it is.
     pub addr: SocketAddr,
     /// What happens there.
-    pub action: DoorAction,
+    pub action: EndpointAction,
 }
 
-impl Door {
+impl ProtectedEndpoint {
     /// An API server: enforced pods are taken to their listener instead.
     pub fn redirect(addr: SocketAddr) -> Self {
         Self {
             addr,
-            action: DoorAction::Redirect,
+            action: EndpointAction::Redirect,
         }
     }
 
     /// An address that enforced pods may not reach at all.
-    pub fn refuse(addr: SocketAddr) -> Self {
+    pub fn deny(addr: SocketAddr) -> Self {
         Self {
             addr,
-            action: DoorAction::Refuse,
+            action: EndpointAction::Deny,
         }
     }
 
-    /// The key in DOORS.
-    pub(super) fn key(&self) -> DoorKey {
-        DoorKey::new(Address::from(self.addr.ip()), self.addr.port())
+    /// The key in ENDPOINTS.
+    pub(super) fn key(&self) -> EndpointKey {
+        EndpointKey::new(Address::from(self.addr.ip()), self.addr.port())
     }
 }
 
@@ -80,12 +80,12 @@ impl Door {
 pub enum Class {
     /// Nothing.
     Exempt,
-    /// Refuses those to doors until somebody knows better.
+    /// Refuses those to protected endpoints until somebody knows better.
     Pending,
-    /// The same for a folder of pods, whose pods nobody has judged: [`Unknown`] tells what becomes of them while no
+    /// The same for a folder of pods, whose pods nobody has judged: [`FailMode`] tells what becomes of them while no
     /// agent runs.
-    Unknown,
-    /// Takes those to doors to the pod's listener.
+    Unclassified,
+    /// Takes those to protected endpoints to the pod's listener.
     Enforced {
         /// The agent's own number for the pod; flows and events carry it.
         pod: u64,
@@ -98,11 +98,11 @@ pub enum Class {
 
 /// What becomes of pods that nobody has judged while no agent runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum Unknown {
-    /// Doors are closed to them.
+pub enum FailMode {
+    /// Protected endpoints are closed to them.
     #[default]
     Closed,
-    /// They reach doors as if Picket were not there; each connect is counted (`passed_unknown`).
+    /// They reach protected endpoints as if Picket were not there; each connect is counted (`allowed_unclassified`).
     Open,
 }
 
@@ -114,7 +114,7 @@ pub struct Node {
     /// The port of the listener there, which serves pods that share the node's network; `None` while there is none.
     pub port: Option<u16>,
     /// What becomes of pods that nobody has judged.
-    pub unknown: Unknown,
+    pub unclassified: FailMode,
 }
 
 impl Node {
@@ -122,7 +122,7 @@ impl Node {
         NodeValue {
             netns: self.netns,
             port: self.port.unwrap_or_default(),
-            unknown_open: u16::from(self.unknown == Unknown::Open),
+            unclassified_open: u16::from(self.unclassified == FailMode::Open),
             reserved: 0,
         }
     }
@@ -133,7 +133,7 @@ impl Class {
         let (kind, pod, port, netns) = match self {
             Self::Exempt => (ClassKind::Exempt, 0, 0, 0),
             Self::Pending => (ClassKind::Pending, 0, 0, 0),
-            Self::Unknown => (ClassKind::Unknown, 0, 0, 0),
+            Self::Unclassified => (ClassKind::Unclassified, 0, 0, 0),
             Self::Enforced { pod, port, netns } => (ClassKind::Enforced, pod, port, netns),
         };
         ClassValue {
@@ -149,7 +149,7 @@ impl Class {
         match ClassKind::from_code(value.kind) {
             ClassKind::Exempt => Self::Exempt,
             ClassKind::Pending => Self::Pending,
-            ClassKind::Unknown => Self::Unknown,
+            ClassKind::Unclassified => Self::Unclassified,
             ClassKind::Enforced => Self::Enforced {
                 pod: value.pod,
                 port: value.port,
@@ -195,13 +195,13 @@ impl From<&DialRecord> for Flow {
     }
 }
 
-/// A connect that the kernel refused.
+/// A connect that the kernel denied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KernelEvent {
-    /// The program that refused.
+    /// The program that denied.
     pub hook: Option<Hook>,
     /// Why; `None` when a program of another version gave a reason this agent does not know.
-    pub refusal: Option<Refusal>,
+    pub reason: Option<DenyReason>,
     /// The address the client dialled, in canonical form.
     pub origin: SocketAddr,
     /// The IP protocol of the socket: 6 is TCP, 17 UDP.
@@ -228,7 +228,7 @@ impl From<&Event> for KernelEvent {
     fn from(event: &Event) -> Self {
         Self {
             hook: Hook::from_code(event.hook),
-            refusal: Refusal::from_code(event.refusal),
+            reason: DenyReason::from_code(event.reason),
             origin: SocketAddr::new(event.dialled.canonical().to_ip(), event.dialled_port),
             protocol: event.protocol,
             cgroup: CgroupId(event.cgroup),
@@ -271,8 +271,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn doors_of_every_spelling_share_a_key() {
-        let key = |text: &str| Door::redirect(text.parse().unwrap()).key();
+    fn endpoints_of_every_spelling_share_a_key() {
+        let key = |text: &str| ProtectedEndpoint::redirect(text.parse().unwrap()).key();
         assert_eq!(key("10.96.0.1:443"), key("[::ffff:10.96.0.1]:443"));
         assert_eq!(key("10.96.0.1:443"), key("[64:ff9b::10.96.0.1]:443"));
         assert_ne!(key("10.96.0.1:443"), key("10.96.0.1:6443"));
@@ -283,7 +283,7 @@ mod tests {
         for class in [
             Class::Exempt,
             Class::Pending,
-            Class::Unknown,
+            Class::Unclassified,
             Class::Enforced {
                 pod: 9,
                 port: 41_000,

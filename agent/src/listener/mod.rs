@@ -2,7 +2,7 @@
 //! the pods that share it.
 //!
 //! In come connections that the kernel took here; out go an [`Accepted`] for each, with the address the client
-//! dialled and the process that dialled it, or a [`NoFlow`] for a connection that the kernel knows nothing of and
+//! dialled and the process that dialled it, or a [`UnattributedConnection`] for a connection that the kernel knows nothing of and
 //! that is closed.
 
 mod node;
@@ -60,7 +60,7 @@ pub struct Accepted {
 
 /// A connection that was closed unread, because nobody can say who made it.
 #[derive(Debug, Clone)]
-pub struct NoFlow {
+pub struct UnattributedConnection {
     /// The pod whose listener it came to, or that a flow names; `None` at the node's listener where there is no flow.
     pub workload: Option<Arc<Pod>>,
     /// The client's own address, inside the pod.
@@ -68,12 +68,12 @@ pub struct NoFlow {
     /// The listener's address it came to.
     pub local: SocketAddr,
     /// Why it was closed.
-    pub cause: NoFlowCause,
+    pub cause: UnattributedCause,
 }
 
 /// Why a connection was closed unread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum NoFlowCause {
+pub enum UnattributedCause {
     /// The kernel redirected no such connection: somebody dialled the listener itself.
     Unknown,
     /// The kernel redirected it for another pod, or for one that is not enforced any more.
@@ -81,10 +81,10 @@ pub enum NoFlowCause {
     /// The pod has as many connections open as one may have.
     Full,
     /// The kernel could not be asked.
-    Fault,
+    Internal,
 }
 
-impl NoFlowCause {
+impl UnattributedCause {
     /// A word for records and metrics.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -92,7 +92,7 @@ impl NoFlowCause {
             Self::Unknown => "unknown",
             Self::OtherPod => "other_pod",
             Self::Full => "full",
-            Self::Fault => "fault",
+            Self::Internal => "internal",
         }
     }
 }
@@ -103,7 +103,7 @@ pub enum Arrival {
     /// A connection to serve.
     Accepted(Box<Accepted>),
     /// A connection that was closed; it is to be audited.
-    NoFlow(NoFlow),
+    UnattributedConnection(UnattributedConnection),
 }
 
 /// Why a listener could not be opened or stopped serving.

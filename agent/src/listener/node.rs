@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::serve::{Sockets, hung_up};
-use super::{Accepted, Arrival, NoFlow, NoFlowCause, Owner, Process};
+use super::{Accepted, Arrival, Owner, Process, UnattributedCause, UnattributedConnection};
 use crate::kernel::{CgroupId, Flow, Kernel};
 
 /// Finds the pod that a cgroup and the number in its class stand for, while it is enforced.
@@ -62,18 +62,18 @@ impl NodeServing {
             Ok(Some(flow)) => match (self.find)(flow.cgroup, flow.pod) {
                 Some(owner) => match accepted(&owner, &flow, stream, peer) {
                     Some(accepted) => return Some(Arrival::Accepted(Box::new(accepted))),
-                    None => (Some(owner.pod.load_full()), NoFlowCause::Full),
+                    None => (Some(owner.pod.load_full()), UnattributedCause::Full),
                 },
-                None => (None, NoFlowCause::OtherPod),
+                None => (None, UnattributedCause::OtherPod),
             },
             Ok(None) if hung_up(&stream) => return None,
-            Ok(None) => (None, NoFlowCause::Unknown),
+            Ok(None) => (None, UnattributedCause::Unknown),
             Err(error) => {
                 tracing::error!(%error, "flows cannot be read: connections are closed");
-                (None, NoFlowCause::Fault)
+                (None, UnattributedCause::Internal)
             }
         };
-        Some(Arrival::NoFlow(NoFlow {
+        Some(Arrival::UnattributedConnection(UnattributedConnection {
             workload,
             peer,
             local,

@@ -11,7 +11,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use super::{Accepted, Arrival, InPodListener, ListenerError, NoFlow, NoFlowCause, Owner, Process};
+use super::{
+    Accepted, Arrival, InPodListener, ListenerError, Owner, Process, UnattributedCause,
+    UnattributedConnection,
+};
 use crate::kernel::{CgroupId, Kernel};
 
 /// How long to wait after an accept failed for want of descriptors or memory: long enough for some to come
@@ -93,15 +96,15 @@ impl Serving {
                     left: self.owner.left.clone(),
                 })));
             }
-            Ok(Some(_)) => NoFlowCause::OtherPod,
+            Ok(Some(_)) => UnattributedCause::OtherPod,
             Ok(None) if hung_up(&stream) => return None,
-            Ok(None) => NoFlowCause::Unknown,
+            Ok(None) => UnattributedCause::Unknown,
             Err(error) => {
                 tracing::error!(%error, "flows cannot be read: connections are closed");
-                NoFlowCause::Fault
+                UnattributedCause::Internal
             }
         };
-        Some(Arrival::NoFlow(NoFlow {
+        Some(Arrival::UnattributedConnection(UnattributedConnection {
             workload: Some(workload),
             peer,
             local,

@@ -48,7 +48,7 @@ pub(crate) async fn gauges(
     status: watch::Receiver<Status>,
 ) {
     let mut tick = tokio::time::interval(GAUGES_EVERY);
-    let mut unseen_before = 0;
+    let mut no_cgroup_before = 0;
     loop {
         tick.tick().await;
         metrics.certificate_expiry("leaf", since_epoch(certificates.not_after()));
@@ -59,19 +59,19 @@ pub(crate) async fn gauges(
         let pods = *status.borrow();
         metrics.pods("enforced", pods.enforced);
         metrics.pods("exempt", pods.exempt);
-        metrics.pods("presumed", pods.presumed);
+        metrics.pods("assumed_exempt", pods.assumed_exempt);
         metrics.pods("pending", pods.pending);
-        metrics.pods("uncovered", pods.uncovered);
-        metrics.pods("unseen", pods.unseen);
+        metrics.pods("egress_unfiltered", pods.egress_unfiltered);
+        metrics.pods("no_cgroup", pods.no_cgroup);
         // Twice in a row, since a pod that ends leaves its cgroup before the API server hears of it.
-        let unseen = pods.unseen.min(unseen_before);
+        let unseen = pods.no_cgroup.min(no_cgroup_before);
         if unseen > 0 {
             tracing::error!(
                 pods = unseen,
                 "pods that are to be enforced run in no cgroup below kernel.cgroupRoot: nothing holds them"
             );
         }
-        unseen_before = pods.unseen;
+        no_cgroup_before = pods.no_cgroup;
     }
 }
 

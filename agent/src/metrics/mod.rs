@@ -63,7 +63,7 @@ const PENDING_SECONDS: [f64; 12] = [
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RefusalLabels {
     cause: &'static str,
-    door: &'static str,
+    endpoint: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -115,12 +115,12 @@ pub struct Metrics {
     upstream_seconds: Histogram,
     request_seconds: Histogram,
     connections_open: Gauge,
-    connects_refused: Family<RefusalLabels, Counter>,
-    no_flow: Counter,
-    refusals_unrecorded: Counter,
+    connects_denied: Family<RefusalLabels, Counter>,
+    unattributed_connection: Counter,
+    denied_connections_unrecorded: Counter,
     notices: Family<OutcomeLabel, Counter>,
-    connections_cut: Family<OutcomeLabel, Counter>,
-    moved_processes: Counter,
+    connections_destroyed: Family<OutcomeLabel, Counter>,
+    cgroup_escapes: Counter,
     reloads: Family<ReloadLabels, Counter>,
     policy_generation: Gauge,
     certificate_expiry: Family<CertificateLabel, Gauge<f64, AtomicU64>>,
@@ -129,8 +129,8 @@ pub struct Metrics {
     reattachments: Family<ProgramLabel, Counter>,
     map_entries: Family<MapLabel, Gauge>,
     map_capacity: Family<MapLabel, Gauge>,
-    doors: Family<ActionLabel, Gauge>,
-    doors_left_out: Gauge,
+    endpoints: Family<ActionLabel, Gauge>,
+    endpoints_omitted: Gauge,
 }
 
 impl fmt::Debug for Metrics {
@@ -155,12 +155,12 @@ impl Metrics {
             upstream_seconds: Histogram::new(SECONDS),
             request_seconds: Histogram::new(SECONDS),
             connections_open: Gauge::default(),
-            connects_refused: Family::default(),
-            no_flow: Counter::default(),
-            refusals_unrecorded: Counter::default(),
+            connects_denied: Family::default(),
+            unattributed_connection: Counter::default(),
+            denied_connections_unrecorded: Counter::default(),
             notices: Family::default(),
-            connections_cut: Family::default(),
-            moved_processes: Counter::default(),
+            connections_destroyed: Family::default(),
+            cgroup_escapes: Counter::default(),
             reloads: Family::default(),
             policy_generation: Gauge::default(),
             certificate_expiry: Family::default(),
@@ -169,8 +169,8 @@ impl Metrics {
             reattachments: Family::default(),
             map_entries: Family::default(),
             map_capacity: Family::default(),
-            doors: Family::default(),
-            doors_left_out: Gauge::default(),
+            endpoints: Family::default(),
+            endpoints_omitted: Gauge::default(),
         };
         metrics.register();
         // Growth is seen from zero alone.
@@ -217,19 +217,19 @@ impl Metrics {
             self.connections_open.clone(),
         );
         registry.register(
-            "connects_refused",
+            "connects_denied",
             "Connects, packets and sockets of pods that the kernel programs refused and told of, by cause and by what is at the address",
-            self.connects_refused.clone(),
+            self.connects_denied.clone(),
         );
         registry.register(
-            "no_flow",
+            "unattributed_connection",
             "Connections closed because the kernel had no record of them",
-            self.no_flow.clone(),
+            self.unattributed_connection.clone(),
         );
         registry.register(
-            "refusals_unrecorded",
+            "denied_connections_unrecorded",
             "Refused connections that are not in the audit log because it took no more",
-            self.refusals_unrecorded.clone(),
+            self.denied_connections_unrecorded.clone(),
         );
         registry.register(
             "kubernetes_events",
@@ -237,14 +237,14 @@ impl Metrics {
             self.notices.clone(),
         );
         registry.register(
-            "connections_cut",
-            "Connections to doors that were open before enforcement, by what became of them",
-            self.connections_cut.clone(),
+            "connections_destroyed",
+            "Connections to protected endpoints that were open before enforcement, by what became of them",
+            self.connections_destroyed.clone(),
         );
         registry.register(
-            "moved_processes",
+            "cgroup_escapes",
             "Processes seen outside their pod's cgroup, and connections that such made",
-            self.moved_processes.clone(),
+            self.cgroup_escapes.clone(),
         );
         registry.register(
             "config_reloads",
@@ -268,14 +268,14 @@ impl Metrics {
             self.pods.clone(),
         );
         registry.register(
-            "doors",
+            "protected_endpoints",
             "Addresses of the control plane, by what happens to connects there",
-            self.doors.clone(),
+            self.endpoints.clone(),
         );
         registry.register(
-            "doors_left_out",
-            "Addresses that enforced pods can reach because there are more doors than any limit allows",
-            self.doors_left_out.clone(),
+            "protected_endpoints_omitted",
+            "Addresses that enforced pods can reach because there are more protected endpoints than any limit allows",
+            self.endpoints_omitted.clone(),
         );
         self.register_kernel(&mut registry);
     }
@@ -340,10 +340,10 @@ impl Metrics {
         OpenConnection(self.connections_open.clone())
     }
 
-    /// The kernel refused a connect. `door` is what is at the address: `api-server`, `kubelet`, `etcd`, `metadata`, `other`.
-    pub fn connect_refused(&self, cause: &'static str, door: &'static str) {
-        let labels = RefusalLabels { cause, door };
-        self.connects_refused.get_or_create(&labels).inc();
+    /// The kernel refused a connect. `endpoint` is what is at the address: `api-server`, `kubelet`, `etcd`, `metadata`, `other`.
+    pub fn connect_refused(&self, cause: &'static str, endpoint: &'static str) {
+        let labels = RefusalLabels { cause, endpoint };
+        self.connects_denied.get_or_create(&labels).inc();
     }
 
     /// A pod was judged so long after its cgroup was seen.
@@ -371,13 +371,13 @@ impl Metrics {
     }
 
     /// A connection without a flow record was closed.
-    pub fn no_flow(&self) {
-        self.no_flow.inc();
+    pub fn unattributed_connection(&self) {
+        self.unattributed_connection.inc();
     }
 
     /// A refused connection is not in the audit log.
     pub fn refusal_unrecorded(&self) {
-        self.refusals_unrecorded.inc();
+        self.denied_connections_unrecorded.inc();
     }
 
     /// A Kubernetes Event was `posted`, could not be (`failed`), or was `left_out` because there are too many.
@@ -385,18 +385,18 @@ impl Metrics {
         self.notices.get_or_create(&OutcomeLabel { outcome }).inc();
     }
 
-    /// Connections to doors were ended (`destroyed`), could not be (`left`), are somebody's unknown (`unknown`); or the
+    /// Connections to protected endpoints were ended (`destroyed`), could not be (`left`), are somebody's unknown (`unknown`); or the
     /// kernel could not list them (`unlisted`).
-    pub fn connections_cut(&self, outcome: &'static str, count: usize) {
+    pub fn connections_destroyed(&self, outcome: &'static str, count: usize) {
         let count = u64::try_from(count).unwrap_or(u64::MAX);
-        self.connections_cut
+        self.connections_destroyed
             .get_or_create(&OutcomeLabel { outcome })
             .inc_by(count);
     }
 
     /// A process was seen outside its pod's cgroup.
-    pub fn moved_process(&self) {
-        self.moved_processes.inc();
+    pub fn cgroup_escape(&self) {
+        self.cgroup_escapes.inc();
     }
 
     /// Files of `kind` (`policy`, `credential`, `ca`) were read again.
@@ -418,22 +418,22 @@ impl Metrics {
             .set(since_epoch.as_secs_f64());
     }
 
-    /// How many pods on this node are of `class` (`enforced`, `exempt` and among these `presumed`, `pending`, `uncovered`, `unseen`).
+    /// How many pods on this node are of `class` (`enforced`, `exempt` and among these `assumed_exempt`, `pending`, `egress_unfiltered`, `no_cgroup`).
     pub fn pods(&self, class: &'static str, count: usize) {
         self.pods
             .get_or_create(&ClassLabel { class })
             .set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
-    /// How many doors are in force, and how many are not because they do not fit.
-    pub fn doors(&self, redirect: usize, refuse: usize, left_out: usize) {
+    /// How many protected endpoints are in force, and how many are not because they do not fit.
+    pub fn endpoints(&self, redirect: usize, refuse: usize, left_out: usize) {
         let gauge = |count| i64::try_from(count).unwrap_or(i64::MAX);
-        for (action, count) in [("redirect", redirect), ("refuse", refuse)] {
-            self.doors
+        for (action, count) in [("redirect", redirect), ("deny", refuse)] {
+            self.endpoints
                 .get_or_create(&ActionLabel { action })
                 .set(gauge(count));
         }
-        self.doors_left_out.set(gauge(left_out));
+        self.endpoints_omitted.set(gauge(left_out));
     }
 
     /// Shows the audit log's counters from now on.
@@ -591,38 +591,38 @@ mod tests {
         let first = metrics.connection();
         let second = metrics.connection();
         drop(first);
-        metrics.connect_refused("door", "kubelet");
+        metrics.connect_refused("denied_endpoint", "kubelet");
         metrics.pod_judged(Duration::from_millis(7));
         metrics.reattached("connect4");
         metrics.map_fill("classes", 12, 8192);
-        metrics.no_flow();
-        metrics.connections_cut("destroyed", 2);
-        metrics.moved_process();
+        metrics.unattributed_connection();
+        metrics.connections_destroyed("destroyed", 2);
+        metrics.cgroup_escape();
         metrics.reload("policy", false);
         metrics.policy_generation(7);
         metrics.certificate_expiry("leaf", Duration::from_secs(1_800_000_000));
         metrics.pods("enforced", 3);
-        metrics.doors(4, 90, 1);
+        metrics.endpoints(4, 90, 1);
         metrics.watch_kernel(|| vec![("flows_lost", 4)]);
         metrics.watch_audit(Arc::new(Stats::default()));
         let text = metrics.encode().expect("text");
         for line in [
             "picket_connections_open 1",
-            "picket_connects_refused_total{cause=\"door\",door=\"kubelet\"} 1",
+            "picket_connects_denied_total{cause=\"denied_endpoint\",endpoint=\"kubelet\"} 1",
             "picket_pod_pending_seconds_bucket{le=\"0.005\"} 0",
             "picket_pod_pending_seconds_bucket{le=\"0.01\"} 1",
             "picket_kernel_reattachments_total{program=\"connect4\"} 1",
             "picket_kernel_map_entries{map=\"classes\"} 12",
             "picket_kernel_map_capacity{map=\"classes\"} 8192",
             "picket_no_flow_total 1",
-            "picket_connections_cut_total{outcome=\"destroyed\"} 2",
-            "picket_moved_processes_total 1",
+            "picket_connections_destroyed_total{outcome=\"destroyed\"} 2",
+            "picket_cgroup_escapes_total 1",
             "picket_config_reloads_total{kind=\"policy\",result=\"failure\"} 1",
             "picket_policy_generation 7",
             "picket_certificate_expiry_seconds{certificate=\"leaf\"} 1800000000.0",
             "picket_pods{class=\"enforced\"} 3",
-            "picket_doors{action=\"refuse\"} 90",
-            "picket_doors_left_out 1",
+            "picket_protected_endpoints{action=\"deny\"} 90",
+            "picket_protected_endpoints_omitted 1",
             "picket_kernel_events_total{event=\"flows_lost\"} 4",
             "picket_audit_lines_total 0",
             "picket_audit_in_flight 0.0",

@@ -59,15 +59,15 @@ pub struct Notice {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Reason {
     /// The kernel refused what the pod dialled.
-    AccessRefused,
+    AccessDenied,
     /// A client in the pod does not accept Picket's certificate.
-    CertificateRefused,
+    CertificateRejected,
     /// A process of the pod's is outside its cgroup.
-    ProcessMoved,
+    CgroupEscape,
     /// The pod should be enforced and cannot be; it is closed.
     EnforcementFailed,
     /// Packets of the pod's that pass no socket's hook are not dropped.
-    NotCovered,
+    EgressUnfiltered,
     /// Somebody took a kernel program away, and it was put back.
     ProgramReplaced,
     /// A kernel program is missing and cannot be put back.
@@ -79,11 +79,11 @@ impl Reason {
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::AccessRefused => "AccessRefused",
-            Self::CertificateRefused => "CertificateRefused",
-            Self::ProcessMoved => "ProcessMoved",
+            Self::AccessDenied => "AccessDenied",
+            Self::CertificateRejected => "CertificateRejected",
+            Self::CgroupEscape => "CgroupEscape",
             Self::EnforcementFailed => "EnforcementFailed",
-            Self::NotCovered => "NotCovered",
+            Self::EgressUnfiltered => "EgressUnfiltered",
             Self::ProgramReplaced => "ProgramReplaced",
             Self::ProgramMissing => "ProgramMissing",
         }
@@ -202,7 +202,7 @@ mod tests {
                 name: format!("p{pod}"),
                 uid: format!("u{pod}"),
             },
-            reason: Reason::AccessRefused,
+            reason: Reason::AccessDenied,
             which: which.to_string(),
             note: String::new(),
         }
@@ -238,7 +238,7 @@ mod tests {
             .count();
         assert_eq!(passed, ABOUT_ONE);
         let moved = Notice {
-            reason: Reason::ProcessMoved,
+            reason: Reason::CgroupEscape,
             ..about(0, 0)
         };
         assert!(gate.passes(&moved, start), "it hides nothing else by that");

@@ -52,9 +52,9 @@ pub(crate) async fn connections(
                     drop(open);
                 });
             }
-            Arrival::NoFlow(no_flow) => {
-                metrics.no_flow();
-                denied::tell(&refusals, &metrics, denied::closed(&no_flow));
+            Arrival::UnattributedConnection(unattributed_connection) => {
+                metrics.unattributed_connection();
+                denied::tell(&refusals, &metrics, denied::closed(&unattributed_connection));
             }
         }
     }
@@ -67,7 +67,7 @@ pub(crate) async fn connections(
 /// a pod can bring it about without end. It is judged as the pod's all the same.
 fn outside(accepted: &Accepted, metrics: &Metrics, told: &mut Option<Instant>) {
     let (pod, process) = (accepted.workload.load(), &accepted.process);
-    metrics.moved_process();
+    metrics.cgroup_escape();
     if told.is_some_and(|told| told.elapsed() < OUTSIDE_EVERY) {
         return;
     }

@@ -73,7 +73,7 @@ impl Connection {
                 exe: process.exe.clone(),
                 comm: process.comm.clone(),
                 uid: process.uid,
-                moved_to: process.cgroup.clone().filter(|_| process.outside),
+                escaped_to: process.cgroup.clone().filter(|_| process.outside),
             }),
         };
         Connection {

@@ -145,7 +145,7 @@ impl Pipeline {
                 if error.is_distrust() {
                     self.notices.tell(Notice {
                         about: pod.about(),
-                        reason: Reason::CertificateRefused,
+                        reason: Reason::CertificateRejected,
                         which: String::new(),
                         note: DISTRUST.to_owned(),
                     });

@@ -59,12 +59,12 @@ impl LeafNames {
         self.addresses.contains(&dialled.to_canonical())
     }
 
-    /// The same with the addresses of the doors, mapped IPv4 addresses as plain ones.
-    pub fn with_addresses(&self, doors: impl IntoIterator<Item = IpAddr>) -> LeafNames {
+    /// The same with the addresses of the protected endpoints, mapped IPv4 addresses as plain ones.
+    pub fn with_addresses(&self, endpoints: impl IntoIterator<Item = IpAddr>) -> LeafNames {
         let mut names = self.clone();
         names
             .addresses
-            .extend(doors.into_iter().map(|address| address.to_canonical()));
+            .extend(endpoints.into_iter().map(|address| address.to_canonical()));
         names
     }
 }

@@ -1,6 +1,6 @@
-//! Keeps the leaf that is served right: renewed in time, for the doors of now, signed by the CA of now.
+//! Keeps the leaf that is served right: renewed in time, for the protected endpoints of now, signed by the CA of now.
 //!
-//! In: CA files, names, the doors' addresses as they change. Out: a rustls configuration whose certificate follows.
+//! In: CA files, names, the protected endpoints' addresses as they change. Out: a rustls configuration whose certificate follows.
 //! Handshakes read the current leaf without a lock.
 
 use std::collections::{BTreeSet, HashMap};
@@ -22,7 +22,7 @@ use crate::pki::{LEAF_LIFETIME, Leaf, LeafNames, mint};
 /// replaced (the symbolic links of a Secret volume, a rename, a write in place), which file events do not.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Addresses in the leaf that all share. Where there are more doors (a node port on every node of a large cluster), a dial of
+/// Addresses in the leaf that all share. Where there are more protected endpoints (a node port on every node of a large cluster), a dial of
 /// another one gets a leaf of its own: with all of them, a handshake would be larger than clients take.
 const SHARED_ADDRESSES: usize = 256;
 
@@ -53,14 +53,14 @@ pub struct Certificates {
 struct Source {
     bytes: CaSource,
     ca: NodeCa,
-    doors: BTreeSet<IpAddr>,
+    endpoints: BTreeSet<IpAddr>,
 }
 
 impl std::fmt::Debug for Source {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Source")
             .field("ca", &self.ca)
-            .field("doors", &self.doors)
+            .field("endpoints", &self.endpoints)
             .finish_non_exhaustive()
     }
 }
@@ -82,7 +82,7 @@ impl Certificates {
             source: Mutex::new(Source {
                 bytes,
                 ca,
-                doors: BTreeSet::new(),
+                endpoints: BTreeSet::new(),
             }),
             current: ArcSwap::from_pointee(first),
             single: Mutex::default(),
@@ -93,10 +93,10 @@ impl Certificates {
         }))
     }
 
-    /// Serves the doors' addresses from now on; the same set again costs nothing.
-    pub fn set_doors(&self, doors: BTreeSet<IpAddr>) -> Result<(), PkiError> {
+    /// Serves the protected endpoints' addresses from now on; the same set again costs nothing.
+    pub fn set_endpoints(&self, endpoints: BTreeSet<IpAddr>) -> Result<(), PkiError> {
         let mut source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
-        source.doors = doors.into_iter().take(SHARED_ADDRESSES).collect();
+        source.endpoints = endpoints.into_iter().take(SHARED_ADDRESSES).collect();
         self.publish(&source, SystemTime::now())
     }
 
@@ -173,7 +173,7 @@ impl Certificates {
 
     /// Publishes a new leaf when names or time ask for it.
     fn publish(&self, source: &Source, now: SystemTime) -> Result<(), PkiError> {
-        let names = self.base.with_addresses(source.doors.iter().copied());
+        let names = self.base.with_addresses(source.endpoints.iter().copied());
         let current = self.current.load();
         // A clock that was set back far would otherwise keep a leaf that is not valid yet.
         let early = current
@@ -187,7 +187,7 @@ impl Certificates {
     }
 
     fn replace(&self, source: &Source, now: SystemTime) -> Result<(), PkiError> {
-        let names = self.base.with_addresses(source.doors.iter().copied());
+        let names = self.base.with_addresses(source.endpoints.iter().copied());
         let leaf = mint(&source.ca, names, now)?;
         tracing::info!(names = %leaf.names, "published a server certificate");
         self.current.store(Arc::new(leaf));
@@ -215,7 +215,7 @@ impl Certificates {
     }
 
     /// `shared`, which [`Self::server_config`] made, or where its leaf has not the address that a client dialled, one whose
-    /// leaf has. The kernel tells the address, so it is a door's.
+    /// leaf has. The kernel tells the address, so it is a protected endpoint's.
     ///
     /// # Errors
     /// When a leaf cannot be made.
@@ -263,7 +263,7 @@ struct Resolver(Arc<Certificates>);
 
 impl ResolvesServerCert for Resolver {
     fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        // The name asked for does not matter: the kernel sends only dials of a door here, and the client checks.
+        // The name asked for does not matter: the kernel sends only dials of a protected endpoint here, and the client checks.
         Some(Arc::clone(&self.0.current.load().key))
     }
 }
@@ -305,12 +305,12 @@ mod tests {
     }
 
     #[test]
-    fn doors_are_in_the_leaf_and_a_change_replaces_it() {
+    fn endpoints_are_in_the_leaf_and_a_change_replaces_it() {
         let certificates =
-            Certificates::open(files("doors"), &["api.example".into(), "192.0.2.7".into()]).unwrap();
-        let doors: BTreeSet<IpAddr> =
+            Certificates::open(files("endpoints"), &["api.example".into(), "192.0.2.7".into()]).unwrap();
+        let endpoints: BTreeSet<IpAddr> =
             ["::ffff:10.96.0.1".parse().unwrap(), "fd00::1".parse().unwrap()].into();
-        certificates.set_doors(doors.clone()).unwrap();
+        certificates.set_endpoints(endpoints.clone()).unwrap();
         let der = served(&certificates);
         let (_, leaf) = x509_parser::parse_x509_certificate(&der).unwrap();
         let names = format!(
@@ -330,20 +330,26 @@ mod tests {
             assert!(names.contains(wanted), "{wanted} in {names}");
         }
         assert!(!names.contains("localhost"));
-        certificates.set_doors(doors).unwrap();
-        assert_eq!(served(&certificates), der, "the same doors again change nothing");
-        certificates.set_doors(BTreeSet::new()).unwrap();
+        certificates.set_endpoints(endpoints).unwrap();
+        assert_eq!(
+            served(&certificates),
+            der,
+            "the same protected endpoints again change nothing"
+        );
+        certificates.set_endpoints(BTreeSet::new()).unwrap();
         assert_ne!(served(&certificates), der);
     }
 
     #[test]
-    fn of_many_doors_each_has_a_leaf_that_clients_take() {
+    fn of_many_endpoints_each_has_a_leaf_that_clients_take() {
         let files = files("many");
         let certificates = Certificates::open(files.clone(), &[]).unwrap();
         let many: Vec<IpAddr> = (1..=30_000_u32)
             .map(|number| IpAddr::from(number.to_be_bytes()))
             .collect();
-        certificates.set_doors(many.iter().copied().collect()).unwrap();
+        certificates
+            .set_endpoints(many.iter().copied().collect())
+            .unwrap();
         let shared = certificates.server_config().unwrap();
         assert!(
             served(&certificates).len() < 8 * 1024,

@@ -3,7 +3,7 @@
 //! The older agent serves a unix socket beside the admin socket. The newer one asks there at its start ([`successor`]); from
 //! then on the older one changes nothing in the kernel, shares its audit log, and gives its listeners away ([`predecessor`]),
 //! which both then accept from: a connection goes to whoever accepts it, and its flow with it. Once the newer one's classes
-//! and doors are in force it says so; the older one agrees that it takes nothing back while the newer one lives, and only then
+//! and protected endpoints are in force it says so; the older one agrees that it takes nothing back while the newer one lives, and only then
 //! does that end the older one's programs, where its own are others: never do both end the other's. The older one accepts
 //! no more, lets its streams end for the drain time, and exits. Where the newer one ends before that, the older one goes on
 //! as before.

@@ -86,7 +86,7 @@ pub(super) enum Message {
         /// How many listeners there were.
         count: usize,
     },
-    /// The newer agent's classes and doors are in force.
+    /// The newer agent's classes and protected endpoints are in force.
     Settled,
     /// The older agent waited too long and goes on as before.
     Withdrawn {

@@ -137,7 +137,7 @@ async fn take(stream: UnixStream, node: &str, layout: u64) -> Result<Takeover, A
 /// What a take-over and this agent's other parts tell each other.
 #[derive(Debug)]
 pub(crate) struct Progress {
-    /// Pods are judged and the doors are in force.
+    /// Pods are judged and the protected endpoints are in force.
     pub(crate) judged: watch::Receiver<bool>,
     /// The older agent takes nothing back while this one lives: its programs may be ended.
     pub(crate) agreed: watch::Sender<bool>,

@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 use tokio::task::JoinSet;
 
 use super::Pod;
-use super::enforce::{EnforceError, Enforcement, Enforcer, Home, Tended};
+use super::enforce::{EnforceError, Enforcement, Enforcer, PodNetwork, Tended};
 use super::netns::{Netns, NetnsError, NetnsId};
 use super::pods::NodePod;
 use super::slot::{Applied, CUTS, Slot};
@@ -52,11 +52,11 @@ pub(super) fn attempt<E: Enforcer>(
     let facts = Arc::new(ArcSwap::from_pointee(slot.facts(&pod)));
     async move {
         let home = if pod.pod.host_network {
-            Home::Node
+            PodNetwork::Node
         } else {
             let path: PathBuf = group.path.clone();
             match tokio::task::spawn_blocking(move || find(&path)).await {
-                Ok(Ok(netns)) => Home::Own(netns),
+                Ok(Ok(netns)) => PodNetwork::Own(netns),
                 Ok(Err(NetnsError::NotYet)) => return Outcome::NotYet,
                 Ok(Err(error)) => return Outcome::Failed(error.to_string()),
                 Err(error) => return Outcome::Failed(error.to_string()),

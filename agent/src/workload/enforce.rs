@@ -37,14 +37,14 @@ impl EnforceError {
 
 /// The network namespace that a pod's processes are in.
 #[derive(Debug, Clone)]
-pub enum Home {
+pub enum PodNetwork {
     /// One of the pod's own.
     Own(Netns),
     /// The node's, which the pod shares with it.
     Node,
 }
 
-impl Home {
+impl PodNetwork {
     /// Which namespace of its own the pod has.
     #[must_use]
     pub fn own(&self) -> Option<NetnsId> {
@@ -61,7 +61,7 @@ pub struct Enforcement {
     /// Its cgroup.
     pub group: Group,
     /// Its network namespace.
-    pub home: Home,
+    pub home: PodNetwork,
     /// What is known of it; replaced when its labels or containers change.
     pub pod: Arc<ArcSwap<Pod>>,
 }
@@ -87,26 +87,26 @@ pub trait Enforcer: Send + Sync + 'static {
     fn enforce(&self, pod: Enforcement) -> impl Future<Output = Result<Self::Handle, EnforceError>> + Send;
 
     /// Looks after an enforced pod: puts in force again what another agent may have changed, covers the interfaces that its
-    /// packets come out of and, if `cut`, ends its connections to doors that are older than its enforcement. Its listener
+    /// packets come out of and, if `cut`, ends its connections to protected endpoints that are older than its enforcement. Its listener
     /// stays what it is.
     ///
     /// # Errors
     /// [`EnforceError`]; the pod stays enforced and is looked after again.
     fn tend(&self, pod: Enforcement, cut: bool) -> impl Future<Output = Result<Tended, EnforceError>> + Send;
 
-    /// Lets the cgroup reach the doors.
+    /// Lets the cgroup reach the protected endpoints.
     ///
     /// # Errors
     /// [`EnforceError`].
     fn exempt(&self, cgroup: CgroupId) -> Result<(), EnforceError>;
 
-    /// Closes the doors to all pods of a folder that nobody has judged.
+    /// Closes the protected endpoints to all pods of a folder that nobody has judged.
     ///
     /// # Errors
     /// [`EnforceError`].
     fn close(&self, folder: CgroupId) -> Result<(), EnforceError>;
 
-    /// Closes the doors to the cgroup.
+    /// Closes the protected endpoints to the cgroup.
     ///
     /// # Errors
     /// [`EnforceError`].

@@ -30,7 +30,7 @@ pub type ProcessKey = (u32, u64);
 
 /// A process outside its pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stray {
+pub struct CgroupEscape {
     /// Its process id.
     pub pid: u32,
     /// When it started, in clock ticks since boot.
@@ -47,7 +47,7 @@ pub struct Stray {
     pub held: bool,
 }
 
-impl Stray {
+impl CgroupEscape {
     /// Which process it is.
     #[must_use]
     pub fn key(&self) -> ProcessKey {
@@ -57,13 +57,13 @@ impl Stray {
 
 /// Looks at processes, and remembers whose they were.
 #[derive(Debug, Default)]
-pub struct Strays {
+pub struct EscapeTracker {
     seen: HashMap<ProcessKey, PodUid>,
 }
 
-impl Strays {
+impl EscapeTracker {
     /// Looks at every process once. It blocks, for a few milliseconds per thousand processes.
-    pub fn look(&mut self, pods: &[Place]) -> Vec<Stray> {
+    pub fn look(&mut self, pods: &[Place]) -> Vec<CgroupEscape> {
         let namespaces: HashMap<_, _> = pods
             .iter()
             .filter_map(|pod| Some((pod.netns?, &pod.uid)))
@@ -76,23 +76,23 @@ impl Strays {
                 processes.filter_map(|(pid, _)| Some(((pid, started(&folder(pid))?), pod.uid.clone())))
             })
             .collect();
-        let known: HashSet<_> = found.iter().map(Stray::key).collect();
+        let known: HashSet<_> = found.iter().map(CgroupEscape::key).collect();
         let enforced: HashSet<_> = pods.iter().map(|pod| &pod.uid).collect();
         for (key, pod) in std::mem::take(&mut self.seen) {
             if known.contains(&key) || inside.contains_key(&key) || !enforced.contains(&pod) {
                 continue;
             }
-            found.extend(outside(key.0, &pod, false).filter(|stray| stray.key() == key));
+            found.extend(outside(key.0, &pod, false).filter(|escape| escape.key() == key));
         }
         self.seen = inside;
         // What left stays in mind for as long as it lives.
-        let left = found.iter().map(|stray| (stray.key(), stray.pod.clone()));
+        let left = found.iter().map(|escape| (escape.key(), escape.pod.clone()));
         self.seen.extend(left);
         found
     }
 }
 
-fn in_namespaces(pods: &HashMap<NetnsId, &PodUid>) -> Vec<Stray> {
+fn in_namespaces(pods: &HashMap<NetnsId, &PodUid>) -> Vec<CgroupEscape> {
     if pods.is_empty() {
         return Vec::new();
     }
@@ -113,7 +113,7 @@ fn in_namespaces(pods: &HashMap<NetnsId, &PodUid>) -> Vec<Stray> {
 }
 
 /// The process, if it lives and its cgroup is no part of the pod's. It may end at any step, which is no matter.
-fn outside(pid: u32, pod: &PodUid, held: bool) -> Option<Stray> {
+fn outside(pid: u32, pod: &PodUid, held: bool) -> Option<CgroupEscape> {
     let process = folder(pid);
     let text = std::fs::read_to_string(process.join("cgroup")).ok()?;
     let cgroup = unified(&text)?;
@@ -121,7 +121,7 @@ fn outside(pid: u32, pod: &PodUid, held: bool) -> Option<Stray> {
         return None;
     }
     let comm = std::fs::read_to_string(process.join("comm")).ok()?;
-    Some(Stray {
+    Some(CgroupEscape {
         pid,
         started: started(&process)?,
         comm: comm.trim_end().to_owned(),
@@ -150,8 +150,8 @@ mod tests {
         }
     }
 
-    fn this(found: &[Stray]) -> Option<&Stray> {
-        found.iter().find(|stray| stray.pid == std::process::id())
+    fn this(found: &[CgroupEscape]) -> Option<&CgroupEscape> {
+        found.iter().find(|escape| escape.pid == std::process::id())
     }
 
     #[test]
@@ -162,18 +162,21 @@ mod tests {
         );
         // This very process is in no pod's cgroup.
         let pod = place(&folder, Some(own));
-        let found = Strays::default().look(std::slice::from_ref(&pod));
-        let stray = this(&found).unwrap();
+        let found = EscapeTracker::default().look(std::slice::from_ref(&pod));
+        let escape = this(&found).unwrap();
         assert_eq!(
-            (&stray.pod, stray.uid, stray.held),
+            (&escape.pod, escape.uid, escape.held),
             (&pod.uid, nix::unistd::getuid().as_raw(), true)
         );
-        assert_eq!(Some(stray.started), started(Path::new("/proc/self")));
+        assert_eq!(Some(escape.started), started(Path::new("/proc/self")));
         let elsewhere = NetnsId {
             inode: own.inode + 1,
             ..own
         };
-        assert_eq!(Strays::default().look(&[place(&folder, Some(elsewhere))]), []);
+        assert_eq!(
+            EscapeTracker::default().look(&[place(&folder, Some(elsewhere))]),
+            []
+        );
     }
 
     #[test]
@@ -181,17 +184,17 @@ mod tests {
         let folder = Folder::new();
         let pod = [place(&folder, None)];
         let list = |text: &str| std::fs::write(folder.path().join("cgroup.procs"), text).unwrap();
-        let mut strays = Strays::default();
+        let mut escapes = EscapeTracker::default();
         list("");
-        assert_eq!(strays.look(&pod), [], "never seen inside");
+        assert_eq!(escapes.look(&pod), [], "never seen inside");
         list(&std::process::id().to_string());
-        assert_eq!(strays.look(&pod), [], "inside");
+        assert_eq!(escapes.look(&pod), [], "inside");
         list("");
         for _ in 0..2 {
-            let found = strays.look(&pod);
+            let found = escapes.look(&pod);
             assert!(!this(&found).unwrap().held, "it left, and still has");
         }
-        assert_eq!(strays.look(&[]), [], "the pod is gone");
-        assert_eq!(strays.look(&pod), [], "and forgotten");
+        assert_eq!(escapes.look(&[]), [], "the pod is gone");
+        assert_eq!(escapes.look(&pod), [], "and forgotten");
     }
 }

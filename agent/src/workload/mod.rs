@@ -1,9 +1,9 @@
 //! The pods on this node: which there are, where they are, and that each is treated as it should be.
 //!
 //! In: the API server's pods, Services, endpoint slices and nodes, and the node's cgroup tree and addresses. Out: each
-//! pod's class through an [`Enforcer`], and the addresses that are doors.
+//! pod's class through an [`Enforcer`], and the addresses that are protected endpoints.
 //!
-//! [`start`] puts the parts together: [`api`] and [`doors`] follow the API server, [`tree`] the cgroups, and
+//! [`start`] puts the parts together: [`api`] and [`endpoints`] follow the API server, [`tree`] the cgroups, and
 //! [`reconcile`] makes of both what the enforcer is told.
 
 mod attempt;
@@ -32,7 +32,7 @@ use futures::future::BoxFuture;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-pub use enforce::{EnforceError, Enforcement, Enforcer, Home, Tended};
+pub use enforce::{EnforceError, Enforcement, Enforcer, PodNetwork, Tended};
 pub use layout::{container_of, pod_of};
 pub use names::Names;
 pub use netns::{Netns, NetnsId, NodeNetns};
@@ -40,8 +40,8 @@ pub use pod::{Pod, PodUid};
 pub use reconcile::{Judged, Status};
 pub use selection::Selection;
 
-use crate::endpoints::{self, Doors, DoorsConfig, Target};
-use crate::kernel::{CgroupId, Unknown};
+use crate::endpoints::{self, ProtectedEndpoints, ProtectedEndpointsConfig, Target};
+use crate::kernel::{CgroupId, FailMode};
 use crate::notify::Notices;
 
 /// What this part is told of the node.
@@ -56,9 +56,9 @@ pub struct WorkloadConfig {
     /// Which pods are enforced.
     pub selection: Selection,
     /// What becomes of static pods that the API server has not told of.
-    pub static_pods: Unknown,
-    /// Which addresses are doors besides those that the cluster names.
-    pub doors: DoorsConfig,
+    pub static_pods: FailMode,
+    /// Which addresses are protected endpoints besides those that the cluster names.
+    pub endpoints: ProtectedEndpointsConfig,
     /// The cgroups that the kernel has a class for already, from an agent before this one.
     pub known: BTreeSet<CgroupId>,
     /// Those of them whose connects it redirects.
@@ -90,8 +90,8 @@ pub type Task = (&'static str, BoxFuture<'static, ()>);
 
 /// What [`start`] hands out.
 pub struct Workload {
-    /// The addresses that are doors.
-    pub doors: watch::Receiver<Doors>,
+    /// The addresses that are protected endpoints.
+    pub endpoints: watch::Receiver<ProtectedEndpoints>,
     /// How many pods are in which class.
     pub status: watch::Receiver<Status>,
     /// Whether nothing is changed, and no change is under way, because [`WorkloadConfig::rest`] says so.
@@ -102,7 +102,7 @@ pub struct Workload {
     pub tasks: Vec<Task>,
 }
 
-/// Reads the cgroup tree, closes the folders of all pods to the doors, exempts the agent's own pod, and hands out what
+/// Reads the cgroup tree, closes the folders of all pods to the protected endpoints, exempts the agent's own pod, and hands out what
 /// does the rest. Nothing here waits for the API server.
 ///
 /// # Errors
@@ -120,10 +120,10 @@ pub async fn start<E: Enforcer>(
     let node = NodeNetns::current()?;
     let find = Arc::new(move |cgroup: &std::path::Path| netns::of_pod(cgroup, &node));
     let (pods_told, pods) = watch::channel(None);
-    let mut told = config.doors;
+    let mut told = config.endpoints;
     // The address by which this agent reads is an API server's too.
     told.redirect.extend(Target::of_url(&connector.server().await?));
-    let (doors, finder) = endpoints::start(told, endpoints::Surroundings::machine());
+    let (endpoints, finder) = endpoints::start(told, endpoints::Surroundings::machine());
     let mut reconciler = reconcile::Reconciler::new(enforcer, config.selection, find, own, config.known)
         .static_pods(config.static_pods)
         .redirected(config.redirected)
@@ -140,11 +140,14 @@ pub async fn start<E: Enforcer>(
             "pods",
             pods::follow_pods(connector.clone(), config.node, pods_told, cancel.clone()).boxed(),
         ),
-        ("doors", finder.run(connector, cancel.clone()).boxed()),
+        (
+            "protected endpoints",
+            finder.run(connector, cancel.clone()).boxed(),
+        ),
         ("reconcile", reconciler.run(scans, pods, cancel.clone()).boxed()),
     ];
     Ok(Workload {
-        doors,
+        endpoints,
         status,
         resting,
         names,

@@ -1,7 +1,7 @@
-//! Which pod is meant: for records of what the kernel refused, whatever class the pod has.
+//! Which pod is meant: for records of what the kernel denied, whatever class the pod has.
 //!
 //! In: the cgroups of the tree and the API server's pods, from the reconciler. Out: a pod's facts by its cgroup, or by the
-//! UID that its cgroup's name carries: a pod that nobody judged yet is refused in the name of the folder of all pods.
+//! UID that its cgroup's name carries: a pod that nobody judged yet is denied in the name of the folder of all pods.
 
 use std::collections::HashMap;
 use std::path::Path;

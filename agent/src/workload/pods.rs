@@ -35,7 +35,7 @@ pub struct NodePod {
 }
 
 /// The node's pods by the UID that their cgroups carry.
-pub type PodMap = HashMap<PodUid, Arc<NodePod>>;
+pub(crate) type PodMap = HashMap<PodUid, Arc<NodePod>>;
 
 impl NodePod {
     /// A running pod whose cgroup carries this UID, made so many seconds after 1970.

@@ -121,9 +121,9 @@ fn a_new_list_replaces_the_old_one_at_once_and_the_same_again_is_no_change() {
     assert!(!told.take(watcher::Event::Delete(two())));
 }
 
-/// A server that answers lists with one pod, and watches with what it is fed; each answer may be refused first.
+/// A server that answers lists with one pod, and watches with what it is fed; each answer may be denied first.
 struct Server {
-    refuse: Mutex<u32>,
+    deny: Mutex<u32>,
     asked: Mutex<Vec<String>>,
     feed: Mutex<Option<mpsc::UnboundedReceiver<Value>>>,
 }
@@ -136,9 +136,9 @@ impl Server {
             let body = Full::new(Bytes::from(body.to_string())).boxed();
             Response::builder().status(status).body(body).unwrap()
         };
-        let mut refuse = self.refuse.lock().unwrap();
-        if *refuse > 0 {
-            *refuse -= 1;
+        let mut deny = self.deny.lock().unwrap();
+        if *deny > 0 {
+            *deny -= 1;
             return whole(
                 500,
                 json!({"kind": "Status", "status": "Failure", "code": 500, "message": "not now", "reason": ""}),
@@ -183,7 +183,7 @@ async fn pods_are_listed_and_watched_through_failures() {
     let address = listener.local_addr().unwrap();
     let (feed, fed) = mpsc::unbounded_channel();
     let server = Arc::new(Server {
-        refuse: Mutex::new(FAILURES_PER_CLIENT + 1),
+        deny: Mutex::new(FAILURES_PER_CLIENT + 1),
         asked: Mutex::default(),
         feed: Mutex::new(Some(fed)),
     });

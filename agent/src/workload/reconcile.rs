@@ -3,7 +3,7 @@
 //! In: the cgroup tree and the API server's pods, whenever one of them changes. Out: calls to an [`Enforcer`], and
 //! counts in a [`Status`].
 //!
-//! What should be: the folders of all pods are closed to the doors, so that a pod nobody judged yet is closed; a pod
+//! What should be: the folders of all pods are closed to the protected endpoints, so that a pod nobody judged yet is closed; a pod
 //! that the selection names is enforced as soon as its network namespace is there, or at once where it shares the node's;
 //! every other pod of the API server is exempt; a pod that the API server does not know is closed, unless it is a static one
 //! and the operator leaves those alone.
@@ -31,7 +31,7 @@ use super::names::Names;
 use super::pause::PauseGate;
 use super::pods::PodMap;
 use super::slot::{Applied, FAILURE_PAUSE, NETNS_PAUSE, Pace, Slot, Wanted, wanted};
-use crate::kernel::{CgroupId, Unknown};
+use crate::kernel::{CgroupId, FailMode};
 use crate::notify::{Notice, Notices, Reason};
 
 /// A pod that cannot be enforced is told of when it was tried so often: one that is just ending is no news.
@@ -45,20 +45,20 @@ pub type Judged = Arc<dyn Fn(Duration) + Send + Sync>;
 pub struct Status {
     /// Whether the API server's pods are known and every pod there was then has been judged.
     pub settled: bool,
-    /// Pods whose doors lead to the agent.
+    /// Pods whose protected endpoints lead to the agent.
     pub enforced: usize,
     /// Pods left alone.
     pub exempt: usize,
     /// Those of them that are static and that the API server has not told of: nobody knows whether they should be.
-    pub presumed: usize,
+    pub assumed_exempt: usize,
     /// Pods that are closed until they can be judged or enforced.
     pub pending: usize,
     /// Enforced pods whose packets come out where nothing drops those that pass no socket's hook: pods that share the
     /// node's network, and those with interfaces that have no side in the node's.
-    pub uncovered: usize,
+    pub egress_unfiltered: usize,
     /// Selected pods that run, the kubelet says, and have no cgroup below the configured folder: nothing holds them. A pod
     /// that ends is counted for a moment.
-    pub unseen: usize,
+    pub no_cgroup: usize,
     /// Attempts that failed since the start.
     pub failures: u64,
 }
@@ -71,7 +71,7 @@ pub struct Reconciler<E: Enforcer> {
     /// The agent's own pod, which is always exempt.
     own: Option<CgroupId>,
     /// What becomes of static pods that the API server has not told of.
-    static_pods: Unknown,
+    static_pods: FailMode,
     started: Instant,
     notices: Option<Notices>,
     slots: HashMap<CgroupId, Slot<E::Handle>>,
@@ -108,7 +108,7 @@ impl<E: Enforcer> Reconciler<E> {
             selection,
             find,
             own,
-            static_pods: Unknown::default(),
+            static_pods: FailMode::default(),
             started: Instant::now(),
             notices: None,
             slots: HashMap::new(),
@@ -127,7 +127,7 @@ impl<E: Enforcer> Reconciler<E> {
     }
 
     /// Says which of the known cgroups the kernel redirects. Such a pod is not closed before it is enforced anew: there is no
-    /// way past the redirect, and connections that its listener's next owner would accept are not refused meanwhile.
+    /// way past the redirect, and connections that its listener's next owner would accept are not denied meanwhile.
     #[must_use]
     pub fn redirected(mut self, cgroups: BTreeSet<CgroupId>) -> Self {
         self.redirected = cgroups;
@@ -137,8 +137,8 @@ impl<E: Enforcer> Reconciler<E> {
     /// Says what becomes of static pods that the API server has not told of: closed unless this is said, and for the first
     /// [`Pace::patience`] without its pods.
     #[must_use]
-    pub fn static_pods(mut self, unknown: Unknown) -> Self {
-        self.static_pods = unknown;
+    pub fn static_pods(mut self, unclassified: FailMode) -> Self {
+        self.static_pods = unclassified;
         self
     }
 
@@ -299,7 +299,7 @@ impl<E: Enforcer> Reconciler<E> {
         let mut next = now + self.pace.every;
         let (mut static_pods, heard) = (self.static_pods, self.started + self.pace.patience);
         if pods.is_none() && now < heard {
-            static_pods = Unknown::Closed;
+            static_pods = FailMode::Closed;
             next = next.min(heard);
         }
         let enforcer = self.enforcer.clone();
@@ -318,7 +318,7 @@ impl<E: Enforcer> Reconciler<E> {
                 _ => wanted(slot, pods, &self.selection, static_pods),
             };
             let told = pods.is_some_and(|pods| pods.contains_key(&slot.found.uid));
-            if let Some(later) = slot.heed(*id, told, now, self.pace.patience) {
+            if let Some(later) = slot.check(*id, told, now, self.pace.patience) {
                 next = next.min(later);
             }
             if slot.aim != discriminant(&wanted) {
@@ -333,7 +333,7 @@ impl<E: Enforcer> Reconciler<E> {
             match slot.step(*id, &wanted, &*self.enforcer, now) {
                 Ok(None) => {
                     slot.due = None;
-                    if matches!(slot.applied, Applied::Exempt | Applied::Presumed)
+                    if matches!(slot.applied, Applied::Exempt | Applied::AssumedExempt)
                         && let Some(since) = slot.since.take()
                     {
                         (self.judged)(since.elapsed());
@@ -387,7 +387,7 @@ impl<E: Enforcer> Reconciler<E> {
             Outcome::Same(Err(error)) => {
                 tracing::warn!(cgroup = %id, pod = %slot.found.uid.0, error, "cannot look after an enforced pod, trying again");
                 self.failures += 1;
-                slot.look_again(now);
+                slot.recheck(now);
             }
             Outcome::Served { handle, own, pod } => {
                 slot.tries = 0;
@@ -447,12 +447,12 @@ impl<E: Enforcer> Reconciler<E> {
             match &slot.applied {
                 Applied::Enforced { covered, .. } => {
                     status.enforced += 1;
-                    status.uncovered += usize::from(*covered == Some(false));
+                    status.egress_unfiltered += usize::from(*covered == Some(false));
                 }
                 Applied::Exempt => status.exempt += 1,
-                Applied::Presumed => {
+                Applied::AssumedExempt => {
                     status.exempt += 1;
-                    status.presumed += 1;
+                    status.assumed_exempt += 1;
                 }
                 Applied::Closed | Applied::Nothing | Applied::Unknown | Applied::Redirected => {
                     status.pending += 1;
@@ -463,7 +463,7 @@ impl<E: Enforcer> Reconciler<E> {
         }
         if let Some(pods) = pods {
             let seen: BTreeSet<_> = self.slots.values().map(|slot| &slot.found.uid).collect();
-            status.unseen = pods
+            status.no_cgroup = pods
                 .values()
                 .filter(|known| known.running && self.selection.enforces(&known.pod))
                 .filter(|known| !seen.contains(&known.cgroup_uid))

@@ -10,7 +10,7 @@ use super::super::cgroup::{Group, PodGroup};
 use super::super::netns::NetnsError;
 use super::super::pods::NodePod;
 use super::super::slot::{CHECK_AGAIN, CHECK_EVERY, PATIENCE};
-use super::super::{EnforceError, Enforcement, Home, Netns, Pod, PodUid, Tended};
+use super::super::{EnforceError, Enforcement, Netns, Pod, PodNetwork, PodUid, Tended};
 use super::*;
 use crate::metrics::Metrics;
 
@@ -40,7 +40,7 @@ struct Fake {
     shared: Mutex<BTreeMap<CgroupId, bool>>,
     /// Each look after a pod: whether it cut, and when.
     looks: Mutex<Vec<(CgroupId, bool, Instant)>>,
-    uncovered: AtomicBool,
+    egress_unfiltered: AtomicBool,
     fail_looks: AtomicUsize,
     panic_look: AtomicBool,
     fail_enforce: AtomicUsize,
@@ -112,7 +112,7 @@ impl Enforcer for Fake {
         let cgroup = pod.group.id;
         *self.listeners.lock().unwrap().entry(cgroup).or_default() += 1;
         self.facts.lock().unwrap().insert(cgroup, pod.pod);
-        let shares = matches!(pod.home, Home::Node);
+        let shares = matches!(pod.home, PodNetwork::Node);
         self.shared.lock().unwrap().insert(cgroup, shares);
         self.set(cgroup, "enforced")?;
         Ok(Listener(cgroup, self.listeners.clone()))
@@ -130,7 +130,7 @@ impl Enforcer for Fake {
             });
         }
         Ok(Tended {
-            covered: !self.uncovered.load(Ordering::SeqCst),
+            covered: !self.egress_unfiltered.load(Ordering::SeqCst),
         })
     }
 
@@ -181,10 +181,10 @@ impl Drop for Node {
 impl Node {
     /// A node on which pods with the label `agent=yes` are enforced.
     fn start(known: &[u64], first: &[u64], own: Option<u64>) -> Self {
-        Self::with(Unknown::Closed, known, first, own)
+        Self::with(FailMode::Closed, known, first, own)
     }
 
-    fn with(static_pods: Unknown, known: &[u64], first: &[u64], own: Option<u64>) -> Self {
+    fn with(static_pods: FailMode, known: &[u64], first: &[u64], own: Option<u64>) -> Self {
         let selection = Selection::with_labels([], &[("agent".into(), "yes".into())].into()).unwrap();
         let fake = Arc::new(Fake::default());
         for id in known {
@@ -357,12 +357,16 @@ async fn a_selected_pod_that_runs_outside_the_tree_is_counted() {
     node.map.insert(uid(77), Arc::new(NodePod::for_tests(other)));
     node.map.insert(uid(78), Arc::new(ended));
     node.told(10, agent);
-    node.until_status("none unseen", |status| status.enforced == 1 && status.unseen == 0)
-        .await;
+    node.until_status("none no_cgroup", |status| {
+        status.enforced == 1 && status.no_cgroup == 0
+    })
+    .await;
     node.map.insert(uid(79), Arc::new(elsewhere));
     node.told(10, agent);
-    node.until_status("one unseen", |status| status.enforced == 1 && status.unseen == 1)
-        .await;
+    node.until_status("one no_cgroup", |status| {
+        status.enforced == 1 && status.no_cgroup == 1
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -648,7 +652,7 @@ async fn a_selected_pod_in_the_nodes_network_is_enforced_there() {
     let shares = |pod: &mut Pod| pod.host_network = true;
     node.told(11, shares);
     node.told(12, agent);
-    node.fake.uncovered.store(true, Ordering::SeqCst);
+    node.fake.egress_unfiltered.store(true, Ordering::SeqCst);
     node.told(10, |pod| {
         agent(pod);
         shares(pod);
@@ -664,7 +668,7 @@ async fn a_selected_pod_in_the_nodes_network_is_enforced_there() {
     let shared = node.fake.shared.lock().unwrap().clone();
     assert_eq!(shared, BTreeMap::from([(CgroupId(10), true)]));
     node.until_status("it is counted", |status| {
-        status.enforced == 1 && status.uncovered == 1 && status.settled
+        status.enforced == 1 && status.egress_unfiltered == 1 && status.settled
     })
     .await;
     // A new container is no reason for another listener.
@@ -684,7 +688,7 @@ async fn an_enforced_pod_is_cut_at_once_and_soon_again_and_looked_at_from_then_o
     let waited: Vec<_> = looks(&node, 10).iter().map(|look| look.1).collect();
     assert!(waited[1] >= PACE.again && waited[1] < PACE.every, "{waited:?}");
     assert!(waited[2] >= PACE.every && waited[3] >= PACE.every, "{waited:?}");
-    assert_eq!(node.status.borrow().uncovered, 0);
+    assert_eq!(node.status.borrow().egress_unfiltered, 0);
     // Enforced anew, what is open then is cut again.
     node.told(10, |_| {});
     node.until_class(10, "exempt").await;
@@ -701,8 +705,8 @@ async fn a_look_that_fails_is_tried_again_and_the_pod_stays_enforced() {
     node.fake.panic_look.store(true, Ordering::SeqCst);
     node.told(10, agent);
     node.until_class(10, "enforced").await;
-    node.until_status("it counts as uncovered while it fails", |status| {
-        status.enforced == 1 && status.uncovered == 1
+    node.until_status("it counts as egress_unfiltered while it fails", |status| {
+        status.enforced == 1 && status.egress_unfiltered == 1
     })
     .await;
     assert_eq!(
@@ -711,7 +715,7 @@ async fn a_look_that_fails_is_tried_again_and_the_pod_stays_enforced() {
         "one that panics, three that fail, the first and the second"
     );
     node.until_status("it is covered in the end", |status| {
-        status.enforced == 1 && status.uncovered == 0 && status.failures == 4
+        status.enforced == 1 && status.egress_unfiltered == 0 && status.failures == 4
     })
     .await;
     assert_eq!(node.calls(10), ["pending", "enforced"]);

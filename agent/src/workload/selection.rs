@@ -4,7 +4,7 @@
 //!
 //! A pod is enforced if its namespace is in the list and it has all of the labels. No namespace stands for every
 //! namespace and no label for whatever labels, but not both at once: that would put the node's own system pods
-//! behind the door, and is far more often a forgotten field than meant. All other pods are exempt.
+//! behind the protected endpoint, and is far more often a forgotten field than meant. All other pods are exempt.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -16,7 +16,7 @@ use super::layout::is_manifest_hash;
 use super::netns::NetnsId;
 use super::pods::{NodePod, PodMap};
 use super::{Pod, Selection};
-use crate::kernel::{CgroupId, Unknown};
+use crate::kernel::{CgroupId, FailMode};
 
 /// Pauses while a namespace is not there: short at first, since a sandbox has its own within milliseconds.
 pub(super) const NETNS_PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(500));
@@ -69,7 +69,7 @@ pub(super) enum Applied<H> {
     /// Exempt.
     Exempt,
     /// Exempt, though nobody told what the pod is.
-    Presumed,
+    AssumedExempt,
     /// Enforced.
     Enforced {
         /// The listener; held because dropping it ends it.
@@ -92,7 +92,7 @@ pub(super) enum Wanted {
     Closed,
     Exempt,
     /// Exempt until something is known of it.
-    Presumed,
+    AssumedExempt,
     Enforced(Arc<NodePod>),
 }
 
@@ -130,18 +130,18 @@ pub(super) fn wanted<H>(
     slot: &Slot<H>,
     pods: Option<&PodMap>,
     selection: &Selection,
-    static_pods: Unknown,
+    static_pods: FailMode,
 ) -> Wanted {
     match pods.and_then(|pods| pods.get(&slot.found.uid)) {
         Some(known) if selection.enforces(&known.pod) => Wanted::Enforced(known.clone()),
         Some(_) => Wanted::Exempt,
-        None if static_pods == Unknown::Open && is_manifest_hash(&slot.found.uid.0) => {
+        None if static_pods == FailMode::Open && is_manifest_hash(&slot.found.uid.0) => {
             match (&slot.last, &slot.applied) {
                 (Some(last), _) => Wanted::Enforced(Arc::clone(last)),
                 (None, Applied::Redirected) => Wanted::Same,
                 // Another agent may have changed its class meanwhile.
                 (None, _) if slot.enforced_before => Wanted::Closed,
-                (None, _) => Wanted::Presumed,
+                (None, _) => Wanted::AssumedExempt,
             }
         }
         None if pods.is_none() => Wanted::Same,
@@ -184,19 +184,19 @@ impl<H> Slot<H> {
         match wanted {
             Wanted::Same => {}
             Wanted::Exempt => {
-                if !matches!(self.applied, Applied::Exempt | Applied::Presumed) {
+                if !matches!(self.applied, Applied::Exempt | Applied::AssumedExempt) {
                     enforcer.exempt(id)?;
                 }
                 self.settle(Applied::Exempt);
                 self.last = None;
                 self.enforced_before = false;
             }
-            Wanted::Presumed => {
-                if !matches!(self.applied, Applied::Exempt | Applied::Presumed) {
+            Wanted::AssumedExempt => {
+                if !matches!(self.applied, Applied::Exempt | Applied::AssumedExempt) {
                     enforcer.exempt(id)?;
                     tracing::info!(cgroup = %id, pod = %self.found.uid.0, "a static pod is left alone until the API server tells of it");
                 }
-                self.settle(Applied::Presumed);
+                self.settle(Applied::AssumedExempt);
             }
             Wanted::Closed => {
                 if !matches!(self.applied, Applied::Closed) {
@@ -220,7 +220,7 @@ impl<H> Slot<H> {
                     }
                     Applied::Closed | Applied::Redirected => {}
                     // Closed before anything else: it may be open, and to enforce it can take a while.
-                    Applied::Nothing | Applied::Unknown | Applied::Exempt | Applied::Presumed => {
+                    Applied::Nothing | Applied::Unknown | Applied::Exempt | Applied::AssumedExempt => {
                         enforcer.pending(id)?;
                         // A step on the way: the tries before it count on.
                         self.applied = Applied::Closed;
@@ -234,7 +234,7 @@ impl<H> Slot<H> {
 
     /// Says, once it has waited for long, that a static pod waits closed for the API server: it may be what runs that. Gives
     /// when to look again.
-    pub(super) fn heed(
+    pub(super) fn check(
         &mut self,
         id: CgroupId,
         told: bool,
@@ -259,7 +259,7 @@ impl<H> Slot<H> {
         tracing::warn!(
             cgroup = %id, pod = %self.found.uid.0,
             "a static pod is closed until the API server tells of it; where it is what runs the API server, set \
-             enforce.staticPods to open"
+             enforce.staticPods to failOpen"
         );
         None
     }
@@ -290,7 +290,7 @@ impl<H> Slot<H> {
     }
 
     /// Sets the next look after one that failed. What is in force stays, so nothing else waits for it.
-    pub(super) fn look_again(&mut self, now: Instant) {
+    pub(super) fn recheck(&mut self, now: Instant) {
         self.later(FAILURE_PAUSE, now);
         let due = self.due.take();
         if let Applied::Enforced { check, covered, .. } = &mut self.applied {
@@ -337,20 +337,20 @@ mod tests {
         const HASH: &str = "f0e1d2c3b4a5968778695a4b3c2d1e0f";
         let (id, start) = (CgroupId(7), Instant::now());
         let mut one = slot(HASH);
-        let mut heed = |told, after| one.heed(id, told, start + after, PATIENCE);
-        assert_eq!(heed(false, Duration::ZERO), Some(start + PATIENCE));
-        assert_eq!(heed(true, PATIENCE / 2), None, "it is told of");
+        let mut check = |told, after| one.check(id, told, start + after, PATIENCE);
+        assert_eq!(check(false, Duration::ZERO), Some(start + PATIENCE));
+        assert_eq!(check(true, PATIENCE / 2), None, "it is told of");
         assert_eq!(
-            heed(false, PATIENCE),
+            check(false, PATIENCE),
             Some(start + 2 * PATIENCE),
             "its mirror is gone"
         );
-        assert_eq!(heed(false, 2 * PATIENCE), None);
+        assert_eq!(check(false, 2 * PATIENCE), None);
         assert_eq!(one.unheard, Some((start + PATIENCE, true)));
-        one.applied = Applied::Presumed;
-        assert_eq!(one.heed(id, false, start, PATIENCE), None);
+        one.applied = Applied::AssumedExempt;
+        assert_eq!(one.check(id, false, start, PATIENCE), None);
         assert_eq!(one.unheard, None, "it waits no more");
         let mut other = slot("0d5a3c3e-7f3a-4a59-9a5b-0c6f4f0b8f11");
-        assert_eq!(other.heed(id, false, start, PATIENCE), None, "no static pod");
+        assert_eq!(other.check(id, false, start, PATIENCE), None, "no static pod");
     }
 }

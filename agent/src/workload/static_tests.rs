@@ -17,17 +17,19 @@ async fn static_pods_wait_for_no_api_server_where_the_operator_wants_it_so() {
     nobody_tells_of(&mut closed, "nothing").await;
     closed.until_class(STATIC, "pending").await;
     closed
-        .until_status("none left alone", |now| now.exempt == 0 && now.presumed == 0)
+        .until_status("none left alone", |now| {
+            now.exempt == 0 && now.assumed_exempt == 0
+        })
         .await;
 
-    let mut open = Node::with(Unknown::Open, &[], &[1, STATIC], None);
+    let mut open = Node::with(FailMode::Open, &[], &[1, STATIC], None);
     assert_eq!(
         open.fake.class(CgroupId(STATIC)),
         "nothing",
         "it may be told of yet"
     );
     nobody_tells_of(&mut open, "exempt").await;
-    open.until_status("both counted", |now| now.exempt == 2 && now.presumed == 2)
+    open.until_status("both counted", |now| now.exempt == 2 && now.assumed_exempt == 2)
         .await;
     // What the API server then says of them counts.
     open.told(STATIC, |_| ());
@@ -35,7 +37,7 @@ async fn static_pods_wait_for_no_api_server_where_the_operator_wants_it_so() {
         drop(pod.labels.insert("agent".into(), "yes".into()))
     });
     open.until_class(STATIC + 1, "enforced").await;
-    open.until_status("one is told of", |now| now.exempt == 1 && now.presumed == 0)
+    open.until_status("one is told of", |now| now.exempt == 1 && now.assumed_exempt == 0)
         .await;
     let calls = open.fake.calls.lock().unwrap().clone();
     let exempted = calls.iter().filter(|call| **call == (CgroupId(STATIC), "exempt"));
@@ -45,7 +47,7 @@ async fn static_pods_wait_for_no_api_server_where_the_operator_wants_it_so() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_static_pod_that_was_enforced_is_never_left_alone_for_want_of_its_mirror() {
     let inherited = STATIC + REDIRECTED;
-    let mut node = Node::with(Unknown::Open, &[inherited], &[inherited, STATIC], None);
+    let mut node = Node::with(FailMode::Open, &[inherited], &[inherited, STATIC], None);
     let selected = |pod: &mut Pod| drop(pod.labels.insert("agent".into(), "yes".into()));
     node.until_class(STATIC, "exempt").await;
     let waited = node.fake.calls.lock().unwrap().clone();
@@ -83,7 +85,7 @@ async fn a_static_pod_that_was_enforced_is_never_left_alone_for_want_of_its_mirr
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_static_pod_that_was_found_redirected_is_not_opened_by_a_take_over_that_fails() {
     let inherited = STATIC + REDIRECTED;
-    let mut node = Node::with(Unknown::Open, &[inherited], &[inherited], None);
+    let mut node = Node::with(FailMode::Open, &[inherited], &[inherited], None);
     node.tell();
     node.appears(1);
     node.until_class(1, "pending").await;

@@ -17,17 +17,17 @@ use picket::kernel::destroy_sockets::{Cut, cut};
 use picket::kernel::interface::host_side;
 
 use super::testbed::{inside, ip, namespace, unified};
-use super::{DOOR4, DOOR6, PATIENCE};
+use super::{ENDPOINT4, ENDPOINT6, PATIENCE};
 
 const OTHER: &str = "10.96.0.2:443";
 
 /// How long nothing must happen for it to count as not happening.
 const SILENCE: Duration = Duration::from_millis(300);
 
-fn is_door(address: SocketAddr) -> bool {
-    [DOOR4, DOOR6]
+fn is_protected(address: SocketAddr) -> bool {
+    [ENDPOINT4, ENDPOINT6]
         .iter()
-        .any(|door| door.parse::<SocketAddr>().unwrap() == address)
+        .any(|endpoint| endpoint.parse::<SocketAddr>().unwrap() == address)
 }
 
 /// What a server saw of a connection.
@@ -75,29 +75,29 @@ fn drain(told: &Receiver<Seen>, least: usize) -> Vec<Seen> {
 }
 
 #[test]
-fn an_open_connection_to_a_door_ends_within_the_call_and_others_live() {
+fn an_open_connection_to_an_endpoint_ends_within_the_call_and_others_live() {
     for (listens, dialled) in [
-        (DOOR4, DOOR4),
-        (DOOR6, DOOR6),
+        (ENDPOINT4, ENDPOINT4),
+        (ENDPOINT6, ENDPOINT6),
         // An IPv6 socket that speaks IPv4.
-        (DOOR4, "[::ffff:10.96.0.1]:443"),
+        (ENDPOINT4, "[::ffff:10.96.0.1]:443"),
     ] {
         // Servers live as long as the test; the addresses are free in a new namespace.
         let netns = namespace();
-        let door = serve(&netns, listens);
+        let endpoint = serve(&netns, listens);
         let other = serve(&netns, OTHER);
         let (mut cut_off, mut lives) = (dial(&netns, dialled), dial(&netns, OTHER));
         for stream in [&mut cut_off, &mut lives] {
             stream.write_all(b"before").unwrap();
         }
-        for told in [&door, &other] {
+        for told in [&endpoint, &other] {
             assert_eq!(
                 told.recv_timeout(PATIENCE).unwrap(),
                 Seen::Bytes(b"before".to_vec())
             );
         }
 
-        let outcome = cut(&netns, &is_door, None).unwrap();
+        let outcome = cut(&netns, &is_protected, None).unwrap();
         assert_eq!(
             outcome,
             Cut {
@@ -107,17 +107,21 @@ fn an_open_connection_to_a_door_ends_within_the_call_and_others_live() {
             "{dialled}"
         );
         assert!(cut_off.write_all(b"after").is_err(), "{dialled}");
-        assert_eq!(drain(&door, 1), [Seen::End], "{dialled}");
+        assert_eq!(drain(&endpoint, 1), [Seen::End], "{dialled}");
         lives.write_all(b"after").unwrap();
         assert_eq!(drain(&other, 1), [Seen::Bytes(b"after".to_vec())], "{dialled}");
-        assert_eq!(cut(&netns, &is_door, None).unwrap(), Cut::default(), "{dialled}");
+        assert_eq!(
+            cut(&netns, &is_protected, None).unwrap(),
+            Cut::default(),
+            "{dialled}"
+        );
     }
 }
 
 #[test]
-fn a_connected_udp_socket_loses_its_door_and_another_keeps_its_peer() {
+fn a_connected_udp_socket_loses_its_endpoint_and_another_keeps_its_peer() {
     let netns = namespace();
-    let server = inside(&netns, || UdpSocket::bind(DOOR4).unwrap());
+    let server = inside(&netns, || UdpSocket::bind(ENDPOINT4).unwrap());
     server.set_read_timeout(Some(SILENCE)).unwrap();
     let connected = |to: &str| {
         inside(&netns, || {
@@ -126,10 +130,10 @@ fn a_connected_udp_socket_loses_its_door_and_another_keeps_its_peer() {
             socket
         })
     };
-    let (cut_off, lives) = (connected(DOOR4), connected(OTHER));
+    let (cut_off, lives) = (connected(ENDPOINT4), connected(OTHER));
     cut_off.send(b"before").unwrap();
     assert_eq!(server.recv(&mut [0; 16]).unwrap(), 6);
-    assert_eq!(cut(&netns, &is_door, None).unwrap().destroyed, 1);
+    assert_eq!(cut(&netns, &is_protected, None).unwrap().destroyed, 1);
     assert!(cut_off.send(b"after").is_err());
     assert!(cut_off.send(b"again").is_err(), "it has no peer any more");
     assert!(server.recv(&mut [0; 16]).is_err(), "nothing arrives");
@@ -144,14 +148,14 @@ struct Client {
 }
 
 impl Client {
-    fn start(netns: &File, name: &str, door: &SocketAddr) -> Self {
+    fn start(netns: &File, name: &str, endpoint: &SocketAddr) -> Self {
         let cgroup = unified().join(format!("picket-cut-{}-{name}", std::process::id()));
         fs::create_dir(&cgroup).unwrap();
         let script = format!(
             "echo $$ > {}/cgroup.procs; exec 3<>/dev/tcp/{}/{}; echo open; while read line; do echo $line >&3 && echo sent || echo broken; done",
             cgroup.display(),
-            door.ip(),
-            door.port()
+            endpoint.ip(),
+            endpoint.port()
         );
         let mut shell = inside(netns, || {
             Command::new("bash")
@@ -199,19 +203,19 @@ impl Drop for Client {
 #[test]
 fn in_a_shared_namespace_only_the_pods_own_connections_end() {
     let netns = namespace();
-    let door: SocketAddr = DOOR4.parse().unwrap();
-    let told = serve(&netns, DOOR4);
-    let mut pods = Client::start(&netns, "pod", &door);
-    let mut others = Client::start(&netns, "other", &door);
+    let endpoint: SocketAddr = ENDPOINT4.parse().unwrap();
+    let told = serve(&netns, ENDPOINT4);
+    let mut pods = Client::start(&netns, "pod", &endpoint);
+    let mut others = Client::start(&netns, "other", &endpoint);
     assert_eq!((pods.send("1"), others.send("2")), ("sent".into(), "sent".into()));
     assert_eq!(drain(&told, 2).len(), 2);
 
     let only = HashSet::from([pods.id()]);
     assert_eq!(
-        cut(&netns, &is_door, Some(&HashSet::new())).unwrap(),
+        cut(&netns, &is_protected, Some(&HashSet::new())).unwrap(),
         Cut::default()
     );
-    let outcome = cut(&netns, &is_door, Some(&only)).unwrap();
+    let outcome = cut(&netns, &is_protected, Some(&only)).unwrap();
     assert_eq!(
         outcome,
         Cut {

@@ -17,10 +17,10 @@ use std::thread;
 use std::time::Instant;
 
 use picket::kernel::CgroupId;
-use picket::kernel::{Class, Counter, Door, Kernel, KernelConfig, KernelError, netns_cookie};
+use picket::kernel::{Class, Counter, Kernel, KernelConfig, KernelError, ProtectedEndpoint, netns_cookie};
 
 use crate::testbed::{Dialled, Testbed};
-use crate::{DOOR4, PATIENCE};
+use crate::{ENDPOINT4, PATIENCE};
 use bpf::Exclusive;
 
 /// Commands of bpf(2) (include/uapi/linux/bpf.h).
@@ -106,7 +106,7 @@ fn load(ground: &Testbed) -> Result<Kernel, KernelError> {
 #[test]
 fn while_another_is_alone_it_is_named_and_enforced_pods_are_closed() {
     let ground = Testbed::new();
-    let _server = ground.serve(DOOR4);
+    let _server = ground.serve(ENDPOINT4);
     let foreign = Exclusive::attach(&ground.cgroup).unwrap();
     let kernel = load(&ground).unwrap();
     let failure = kernel.verify().failure.unwrap();
@@ -115,7 +115,7 @@ fn while_another_is_alone_it_is_named_and_enforced_pods_are_closed() {
         "{failure}"
     );
     kernel
-        .set_doors(&[Door::redirect(DOOR4.parse().unwrap())].into())
+        .set_endpoints(&[ProtectedEndpoint::redirect(ENDPOINT4.parse().unwrap())].into())
         .unwrap();
     let pod = CgroupId::of(&ground.pod).unwrap();
     let class = Class::Enforced {
@@ -125,7 +125,7 @@ fn while_another_is_alone_it_is_named_and_enforced_pods_are_closed() {
     };
     kernel.hold(&ground.pod, pod, false).unwrap();
     kernel.set_class(pod, class).unwrap();
-    let dial = || ground.dial(&ground.container, "tcp", DOOR4).outcome();
+    let dial = || ground.dial(&ground.container, "tcp", ENDPOINT4).outcome();
     let closed = dial();
     assert!(matches!(closed, Dialled::Failed(_)), "{closed:?}");
     assert!(kernel.counters().unwrap().get(Counter::DroppedPackets) > 0);
@@ -153,7 +153,7 @@ fn where_ours_are_no_other_can_be_alone() {
     let ground = Testbed::new();
     let kernel = load(&ground).unwrap();
     kernel
-        .set_doors(&[Door::redirect(DOOR4.parse().unwrap())].into())
+        .set_endpoints(&[ProtectedEndpoint::redirect(ENDPOINT4.parse().unwrap())].into())
         .unwrap();
     kernel
         .set_class(CgroupId::of(&ground.cgroup).unwrap(), Class::Pending)
@@ -162,7 +162,7 @@ fn where_ours_are_no_other_can_be_alone() {
     assert_eq!(error.kind(), ErrorKind::PermissionDenied);
     // Further down it may, beside those above, which run all the same.
     let _beside = Exclusive::attach(&ground.pod).unwrap();
-    let dial = ground.dial(&ground.container, "tcp", DOOR4).outcome();
+    let dial = ground.dial(&ground.container, "tcp", ENDPOINT4).outcome();
     assert_eq!(dial, Dialled::failed("PermissionDenied"));
 }
 
@@ -174,7 +174,7 @@ fn what_anothers_program_asks_to_be_told_it_is() {
     let others = RoundTrips::attach(&ground.pod);
     let kernel = load(&ground).unwrap();
     kernel
-        .set_doors(&[Door::redirect(DOOR4.parse().unwrap())].into())
+        .set_endpoints(&[ProtectedEndpoint::redirect(ENDPOINT4.parse().unwrap())].into())
         .unwrap();
     let (listener, netns) = ground.inside(|| {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -189,7 +189,7 @@ fn what_anothers_program_asks_to_be_told_it_is() {
     kernel
         .set_class(CgroupId::of(&ground.pod).unwrap(), class)
         .unwrap();
-    let talking = ground.dial(&ground.container, "talk", DOOR4);
+    let talking = ground.dial(&ground.container, "talk", ENDPOINT4);
     let (accept, accepted) = mpsc::channel();
     thread::spawn(move || accept.send(listener.accept()));
     let (mut stream, _) = accepted.recv_timeout(PATIENCE).unwrap().unwrap();

@@ -16,15 +16,15 @@ use std::time::{Duration, Instant};
 
 use picket::kernel::CgroupId;
 use picket::kernel::{
-    Class, Counter, Door, Fault, Hook, Ifindex, Kernel, KernelConfig, KernelError, Node, Program, Refusal,
-    Repaired, Unknown, netns_cookie,
+    Class, Counter, DenyReason, FailMode, Fault, Hook, Ifindex, Kernel, KernelConfig, KernelError, Node,
+    Program, ProtectedEndpoint, Repaired, netns_cookie,
 };
 
 use crate::foreign::bpf::detach_link;
 use crate::testbed::{Dialled, Testbed};
 use crate::{PATIENCE, soon};
 
-const DOOR: &str = "10.96.0.1:443";
+const ENDPOINT: &str = "10.96.0.1:443";
 const POD: u64 = 17;
 /// An interface that every namespace has.
 const LOOPBACK: u32 = 1;
@@ -37,16 +37,16 @@ fn load(ground: &Testbed) -> Kernel {
         bpffs: ground.bpffs.clone(),
     })
     .unwrap_or_else(|error| panic!("{error}"));
-    let doors: BTreeSet<_> = [Door::redirect(DOOR.parse().unwrap())].into();
-    kernel.set_doors(&doors).unwrap();
+    let endpoints: BTreeSet<_> = [ProtectedEndpoint::redirect(ENDPOINT.parse().unwrap())].into();
+    kernel.set_endpoints(&endpoints).unwrap();
     kernel
 }
 
-fn node(unknown: Unknown) -> Node {
+fn node(unclassified: FailMode) -> Node {
     Node {
         netns: 1,
         port: None,
-        unknown,
+        unclassified,
     }
 }
 
@@ -78,7 +78,7 @@ fn enforce(ground: &Testbed, kernel: &Kernel) -> Class {
 
 fn reached(byte: char) -> Dialled {
     Dialled::Reached {
-        peer: DOOR.parse().unwrap(),
+        peer: ENDPOINT.parse().unwrap(),
         answer: byte,
     }
 }
@@ -99,7 +99,7 @@ fn verified(kernel: &Kernel) -> Vec<Repaired> {
 fn eventually(ground: &Testbed, how: &str, wanted: &Dialled) {
     let begun = Instant::now();
     loop {
-        let outcome = ground.dial(&ground.container, how, DOOR).outcome();
+        let outcome = ground.dial(&ground.container, how, ENDPOINT).outcome();
         if outcome == *wanted {
             return;
         }
@@ -114,12 +114,12 @@ fn eventually(ground: &Testbed, how: &str, wanted: &Dialled) {
 fn a_pods_socket_is_the_pods_whoever_uses_it() {
     let ground = Testbed::new();
     let kernel = load(&ground);
-    let _server = ground.serve(DOOR);
+    let _server = ground.serve(ENDPOINT);
     enforce(&ground, &kernel);
     // The dialler runs in a cgroup that has no class, with a socket of the pod's namespace.
     let outside = ground.cgroup.join("outside");
     fs::create_dir(&outside).unwrap();
-    let dial = || ground.dial(&outside, "tcp", DOOR).outcome();
+    let dial = || ground.dial(&outside, "tcp", ENDPOINT).outcome();
     assert_eq!(dial(), reached('p'));
     kernel
         .set_class(CgroupId::of(&outside).unwrap(), Class::Exempt)
@@ -150,7 +150,7 @@ fn a_flow_goes_with_its_socket() {
     };
     for _ in 0..3 {
         assert_eq!(
-            ground.dial(&ground.container, "tcp", DOOR).outcome(),
+            ground.dial(&ground.container, "tcp", ENDPOINT).outcome(),
             reached('p')
         );
     }
@@ -166,9 +166,9 @@ fn a_flow_goes_with_its_socket() {
 fn a_socket_from_before_the_pod_is_the_pods() {
     let ground = Testbed::new();
     let kernel = load(&ground);
-    let _server = ground.serve(DOOR);
+    let _server = ground.serve(ENDPOINT);
     enforce(&ground, &kernel);
-    let late = || ground.dial(&ground.container, "late", DOOR).outcome();
+    let late = || ground.dial(&ground.container, "late", ENDPOINT).outcome();
     assert_eq!(late(), reached('p'));
     take_out(&ground, "connect4");
     eventually(&ground, "late", &reached('s'));
@@ -178,7 +178,7 @@ fn a_socket_from_before_the_pod_is_the_pods() {
 fn a_socket_of_another_namespace_goes_nowhere() {
     let ground = Testbed::new();
     let kernel = load(&ground);
-    let _server = ground.serve(DOOR);
+    let _server = ground.serve(ENDPOINT);
     enforce(&ground, &kernel);
     let cgroup = CgroupId::of(&ground.pod).unwrap();
     let elsewhere = Class::Enforced {
@@ -187,16 +187,16 @@ fn a_socket_of_another_namespace_goes_nowhere() {
         netns: 77,
     };
     kernel.set_class(cgroup, elsewhere).unwrap();
-    let dial = ground.dial(&ground.container, "tcp", DOOR);
+    let dial = ground.dial(&ground.container, "tcp", ENDPOINT);
     assert_eq!(dial.outcome(), Dialled::failed("PermissionDenied"));
-    assert_eq!(kernel.counters().unwrap().get(Counter::RefusedNamespace), 1);
+    assert_eq!(kernel.counters().unwrap().get(Counter::DeniedNamespace), 1);
 }
 
 #[test]
 fn the_nodes_listener_serves_sockets_of_the_nodes_namespace() {
     let ground = Testbed::new();
     let kernel = load(&ground);
-    let _server = ground.serve(DOOR);
+    let _server = ground.serve(ENDPOINT);
     let Class::Enforced { port, netns, .. } = enforce(&ground, &kernel) else {
         panic!("not enforced");
     };
@@ -204,7 +204,7 @@ fn the_nodes_listener_serves_sockets_of_the_nodes_namespace() {
     let node = Node {
         netns,
         port: Some(port),
-        unknown: Unknown::Closed,
+        unclassified: FailMode::Closed,
     };
     kernel.set_node(node).unwrap();
     let class = Class::Enforced {
@@ -216,13 +216,14 @@ fn the_nodes_listener_serves_sockets_of_the_nodes_namespace() {
         .set_class(CgroupId::of(&ground.pod).unwrap(), class)
         .unwrap();
     assert_eq!(
-        ground.dial(&ground.container, "tcp", DOOR).outcome(),
+        ground.dial(&ground.container, "tcp", ENDPOINT).outcome(),
         reached('p')
     );
-    // A loopback door is one there.
+    // A loopback protected endpoint is one there.
     let _local = ground.serve("127.0.0.1:6443");
-    let doors = [DOOR, "127.0.0.1:6443"].map(|door| Door::redirect(door.parse().unwrap()));
-    kernel.set_doors(&doors.into()).unwrap();
+    let endpoints =
+        [ENDPOINT, "127.0.0.1:6443"].map(|endpoint| ProtectedEndpoint::redirect(endpoint.parse().unwrap()));
+    kernel.set_endpoints(&endpoints.into()).unwrap();
     for spelling in [
         "127.0.0.1:6443",
         "127.9.9.9:6443",
@@ -254,7 +255,7 @@ fn the_nodes_listener_serves_sockets_of_the_nodes_namespace() {
 fn kinds_of_sockets_that_nobody_follows_are_not_made() {
     let ground = Testbed::new();
     let kernel = load(&ground);
-    let make = |how: &str| ground.dial(&ground.container, how, DOOR).outcome();
+    let make = |how: &str| ground.dial(&ground.container, how, ENDPOINT).outcome();
     let refused = Dialled::failed("PermissionDenied");
     assert_eq!(make("raw"), Dialled::Closed, "without a class");
     enforce(&ground, &kernel);
@@ -267,7 +268,7 @@ fn kinds_of_sockets_that_nobody_follows_are_not_made() {
     assert_eq!(make("icmp"), refused);
     kernel.set_class(cgroup, Class::Exempt).unwrap();
     assert_eq!(make("raw"), Dialled::Closed);
-    assert_eq!(kernel.counters().unwrap().get(Counter::RefusedSockets), 4);
+    assert_eq!(kernel.counters().unwrap().get(Counter::DeniedSockets), 4);
     kernel.set_class(cgroup, Class::Pending).unwrap();
     take_out(&ground, "sock_create");
     eventually(&ground, "raw", &Dialled::Closed);
@@ -278,8 +279,8 @@ async fn a_connection_from_before_carries_not_a_byte_more() {
     let ground = Testbed::new();
     let kernel = load(&ground);
     let bytes = Arc::new(AtomicU64::new(0));
-    counting(&ground, DOOR, &bytes);
-    let talking = ground.dial(&ground.container, "talk", DOOR);
+    counting(&ground, ENDPOINT, &bytes);
+    let talking = ground.dial(&ground.container, "talk", ENDPOINT);
     let begun = Instant::now();
     while bytes.load(Ordering::Relaxed) == 0 {
         assert!(begun.elapsed() < PATIENCE, "it does not talk");
@@ -312,10 +313,10 @@ async fn a_connection_from_before_carries_not_a_byte_more() {
     assert_eq!(bytes.load(Ordering::Relaxed), held, "bytes got through");
     let event = soon(events.next()).await.unwrap();
     assert_eq!(
-        (event.hook, event.refusal),
-        (Some(Hook::Egress), Some(Refusal::Packet))
+        (event.hook, event.reason),
+        (Some(Hook::Egress), Some(DenyReason::Packet))
     );
-    assert_eq!(event.origin, DOOR.parse::<SocketAddr>().unwrap());
+    assert_eq!(event.origin, ENDPOINT.parse::<SocketAddr>().unwrap());
     assert_eq!((event.cgroup, event.pod, event.pid), (cgroup, POD, 0));
     assert!(kernel.counters().unwrap().get(Counter::DroppedPackets) > 0);
     // Released, the connection goes on where it stood.
@@ -335,20 +336,20 @@ async fn a_connection_from_before_carries_not_a_byte_more() {
 fn pods_that_nobody_judged_are_open_only_where_the_operator_wants_it_and_no_agent_lives() {
     let ground = Testbed::new();
     let kernel = load(&ground);
-    let _server = ground.serve(DOOR);
+    let _server = ground.serve(ENDPOINT);
     let folder = CgroupId::of(&ground.cgroup).unwrap();
-    let dial = || ground.dial(&ground.container, "tcp", DOOR).outcome();
+    let dial = || ground.dial(&ground.container, "tcp", ENDPOINT).outcome();
     let refused = Dialled::failed("PermissionDenied");
-    kernel.set_class(folder, Class::Unknown).unwrap();
-    kernel.set_node(node(Unknown::Closed)).unwrap();
+    kernel.set_class(folder, Class::Unclassified).unwrap();
+    kernel.set_node(node(FailMode::Closed)).unwrap();
     assert_eq!(dial(), refused, "closed, no agent");
-    kernel.set_node(node(Unknown::Open)).unwrap();
+    kernel.set_node(node(FailMode::Open)).unwrap();
     assert_eq!(dial(), reached('s'), "open, no agent");
-    assert_eq!(kernel.counters().unwrap().get(Counter::PassedUnknown), 1);
+    assert_eq!(kernel.counters().unwrap().get(Counter::AllowedUnclassified), 1);
     kernel.beat().unwrap();
     assert_eq!(dial(), refused, "open, and the agent lives");
     kernel.set_class(folder, Class::Pending).unwrap();
-    kernel.set_node(node(Unknown::Open)).unwrap();
+    kernel.set_node(node(FailMode::Open)).unwrap();
     assert_eq!(dial(), refused, "a pod that was judged");
 }
 
@@ -356,7 +357,7 @@ fn pods_that_nobody_judged_are_open_only_where_the_operator_wants_it_and_no_agen
 fn a_link_that_is_lost_is_put_back() {
     let ground = Testbed::new();
     let kernel = load(&ground);
-    let _server = ground.serve(DOOR);
+    let _server = ground.serve(ENDPOINT);
     enforce(&ground, &kernel);
     let cgroup = CgroupId::of(&ground.pod).unwrap();
     kernel.hold(&ground.pod, cgroup, false).unwrap();
@@ -377,7 +378,7 @@ fn a_link_that_is_lost_is_put_back() {
         assert_eq!(verified(&kernel), vec![], "it stays back");
     }
     assert_eq!(
-        ground.dial(&ground.container, "tcp", DOOR).outcome(),
+        ground.dial(&ground.container, "tcp", ENDPOINT).outcome(),
         reached('p')
     );
     kernel.release(cgroup).unwrap();
@@ -505,7 +506,7 @@ fn an_interface_that_is_gone_is_forgotten() {
 fn links_come_back_though_their_folder_is_gone() {
     let ground = Testbed::new();
     let kernel = load(&ground);
-    let _server = ground.serve(DOOR);
+    let _server = ground.serve(ENDPOINT);
     enforce(&ground, &kernel);
     kernel
         .hold(&ground.pod, CgroupId::of(&ground.pod).unwrap(), false)
@@ -515,7 +516,7 @@ fn links_come_back_though_their_folder_is_gone() {
     assert!(!verified(&kernel).is_empty());
     assert_eq!(verified(&kernel), vec![], "they stay");
     assert_eq!(
-        ground.dial(&ground.container, "tcp", DOOR).outcome(),
+        ground.dial(&ground.container, "tcp", ENDPOINT).outcome(),
         reached('p')
     );
 }
@@ -540,12 +541,12 @@ fn a_link_that_has_no_place_goes() {
 fn the_node_is_told_again() {
     let ground = Testbed::new();
     let kernel = load(&ground);
-    let _server = ground.serve(DOOR);
+    let _server = ground.serve(ENDPOINT);
     let folder = CgroupId::of(&ground.cgroup).unwrap();
-    kernel.set_class(folder, Class::Unknown).unwrap();
-    kernel.set_node(node(Unknown::Closed)).unwrap();
-    load(&ground).set_node(node(Unknown::Open)).unwrap();
-    let dial = || ground.dial(&ground.container, "tcp", DOOR).outcome();
+    kernel.set_class(folder, Class::Unclassified).unwrap();
+    kernel.set_node(node(FailMode::Closed)).unwrap();
+    load(&ground).set_node(node(FailMode::Open)).unwrap();
+    let dial = || ground.dial(&ground.container, "tcp", ENDPOINT).outcome();
     assert_eq!(dial(), reached('s'), "the other's word");
     kernel.verify();
     assert_eq!(dial(), Dialled::failed("PermissionDenied"));
@@ -555,11 +556,11 @@ fn the_node_is_told_again() {
 fn what_cannot_be_put_back_keeps_nothing_else_from_being() {
     let ground = Testbed::new();
     let kernel = load(&ground);
-    let _server = ground.serve(DOOR);
+    let _server = ground.serve(ENDPOINT);
     let folder = CgroupId::of(&ground.cgroup).unwrap();
-    kernel.set_class(folder, Class::Unknown).unwrap();
-    kernel.set_node(node(Unknown::Closed)).unwrap();
-    load(&ground).set_node(node(Unknown::Open)).unwrap();
+    kernel.set_class(folder, Class::Unclassified).unwrap();
+    kernel.set_node(node(FailMode::Closed)).unwrap();
+    load(&ground).set_node(node(FailMode::Open)).unwrap();
     let place = ground.layout().join("EVENTS");
     fs::remove_file(&place).unwrap();
     symlink("nowhere", &place).unwrap();
@@ -572,7 +573,7 @@ fn what_cannot_be_put_back_keeps_nothing_else_from_being() {
     // The other's, but for the one that is gone.
     assert_eq!(found.repaired.len(), Program::ROOT.len(), "{found:?}");
     assert_eq!(
-        ground.dial(&ground.container, "tcp", DOOR).outcome(),
+        ground.dial(&ground.container, "tcp", ENDPOINT).outcome(),
         Dialled::failed("PermissionDenied"),
         "the node was not told"
     );
@@ -587,10 +588,10 @@ fn a_pod_that_tries_in_a_loop_is_heard_so_often_a_second() {
     kernel
         .set_class(CgroupId::of(&ground.pod).unwrap(), Class::Pending)
         .unwrap();
-    let tries = ground.dial(&ground.container, "thousand", DOOR).outcome();
+    let tries = ground.dial(&ground.container, "thousand", ENDPOINT).outcome();
     assert_eq!(tries, Dialled::failed("PermissionDenied"));
     let counters = kernel.counters().unwrap();
-    assert_eq!(counters.get(Counter::RefusedPending), 1000);
+    assert_eq!(counters.get(Counter::DeniedPending), 1000);
     // A thousand take some milliseconds, or two seconds on a machine that does much else.
     assert!(
         counters.get(Counter::EventsLimited) >= 1000 - 3 * 64,

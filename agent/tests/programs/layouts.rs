@@ -4,11 +4,11 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use picket::kernel::{CgroupId, Class, Door, Kernel, KernelConfig, KernelError};
+use picket::kernel::{CgroupId, Class, Kernel, KernelConfig, KernelError, ProtectedEndpoint};
 
 use crate::foreign::bpf::{Exclusive, open_pin};
 use crate::testbed::{Dialled, Testbed};
-use crate::{DOOR4, PATIENCE, reached};
+use crate::{ENDPOINT4, PATIENCE, reached};
 
 /// The programs' root: below the ground's, where another's may be above it.
 fn load(ground: &Testbed) -> Kernel {
@@ -18,7 +18,7 @@ fn load(ground: &Testbed) -> Kernel {
     })
     .unwrap_or_else(|error| panic!("{error}"));
     kernel
-        .set_doors(&[Door::redirect(DOOR4.parse().unwrap())].into())
+        .set_endpoints(&[ProtectedEndpoint::redirect(ENDPOINT4.parse().unwrap())].into())
         .unwrap();
     kernel
 }
@@ -34,7 +34,7 @@ fn leave_others(ground: &Testbed) -> PathBuf {
 }
 
 fn dial(ground: &Testbed) -> Dialled {
-    ground.dial(&ground.container, "tcp", DOOR4).outcome()
+    ground.dial(&ground.container, "tcp", ENDPOINT4).outcome()
 }
 
 fn held_back() -> Dialled {
@@ -44,7 +44,7 @@ fn held_back() -> Dialled {
 /// Waits until a dial arrives: programs whose pins are gone are detached a moment later.
 fn arrives(ground: &Testbed) {
     let begun = Instant::now();
-    while dial(ground) != reached(DOOR4, 's') {
+    while dial(ground) != reached(ENDPOINT4, 's') {
         assert!(begun.elapsed() < PATIENCE, "the programs are still attached");
     }
 }
@@ -52,7 +52,7 @@ fn arrives(ground: &Testbed) {
 #[test]
 fn an_older_layout_keeps_watch_until_it_is_retired() {
     let ground = Testbed::new();
-    let _server = ground.serve(DOOR4);
+    let _server = ground.serve(ENDPOINT4);
     let older = leave_others(&ground);
     let kernel = load(&ground);
     assert_eq!(kernel.classes().unwrap(), vec![]);
@@ -64,7 +64,7 @@ fn an_older_layout_keeps_watch_until_it_is_retired() {
     // A link that somebody has in hand outlives its pin, and is detached all the same.
     let _in_hand = open_pin(&older.join("link_connect4")).unwrap();
     kernel.retire_others().unwrap();
-    assert_eq!(dial(&ground), reached(DOOR4, 's'));
+    assert_eq!(dial(&ground), reached(ENDPOINT4, 's'));
     assert_eq!(fs::read_dir(&older).unwrap().count(), 1);
     fs::remove_dir(older.join("folder")).unwrap();
     kernel.retire_others().unwrap();
@@ -74,7 +74,7 @@ fn an_older_layout_keeps_watch_until_it_is_retired() {
 #[test]
 fn an_older_layout_keeps_watch_while_ours_is_kept_out() {
     let ground = Testbed::new();
-    let _server = ground.serve(DOOR4);
+    let _server = ground.serve(ENDPOINT4);
     let older = leave_others(&ground);
     let foreign = Exclusive::attach(&ground.cgroup).unwrap();
     let kernel = load(&ground);
@@ -104,7 +104,7 @@ fn an_older_layout_keeps_watch_while_ours_is_kept_out() {
 #[test]
 fn what_a_failed_take_over_left_keeps_watch_until_ours_is_back() {
     let ground = Testbed::new();
-    let _server = ground.serve(DOOR4);
+    let _server = ground.serve(ENDPOINT4);
     let left = leave_others(&ground);
     let kernel = load(&ground);
     let ours = ground.layouts().find(|layout| *layout != left).unwrap();

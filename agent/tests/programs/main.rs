@@ -24,8 +24,8 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use picket::kernel::CgroupId;
-use picket::kernel::{Class, Door, Hook, Kernel, KernelConfig, KernelError, Refusal};
-use picket::listener::{Accepted, Arrival, InPodListener, NoFlowCause, Owner, Serving, Sockets};
+use picket::kernel::{Class, DenyReason, Hook, Kernel, KernelConfig, KernelError, ProtectedEndpoint};
+use picket::listener::{Accepted, Arrival, InPodListener, Owner, Serving, Sockets, UnattributedCause};
 use picket_common::Counter;
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::mpsc;
@@ -34,8 +34,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use testbed::{Dialled, Testbed};
 
 /// Addresses of the namespace itself, so that what passes reaches a server there.
-const DOOR4: &str = "10.96.0.1:443";
-const DOOR6: &str = "[fd00:10:96::1]:443";
+const ENDPOINT4: &str = "10.96.0.1:443";
+const ENDPOINT6: &str = "[fd00:10:96::1]:443";
 
 /// The agent's number for the pod in these tests.
 const POD: u64 = 17;
@@ -50,16 +50,16 @@ async fn soon<T>(awaited: impl Future<Output = T>) -> T {
         .expect("it does not come")
 }
 
-fn doors() -> BTreeSet<Door> {
-    [DOOR4, DOOR6]
+fn endpoints() -> BTreeSet<ProtectedEndpoint> {
+    [ENDPOINT4, ENDPOINT6]
         .into_iter()
-        .map(|door| Door::redirect(door.parse().unwrap()))
+        .map(|endpoint| ProtectedEndpoint::redirect(endpoint.parse().unwrap()))
         .collect()
 }
 
 fn load(ground: &Testbed) -> Arc<Kernel> {
     let kernel = Kernel::load(&config(ground)).unwrap_or_else(|error| panic!("{error}"));
-    kernel.set_doors(&doors()).unwrap();
+    kernel.set_endpoints(&endpoints()).unwrap();
     Arc::new(kernel)
 }
 
@@ -132,15 +132,15 @@ impl Pod {
                 let _written = accepted.stream.write_all(b"p").await;
                 *accepted
             }
-            Arrival::NoFlow(none) => panic!("no flow: {none:?}"),
+            Arrival::UnattributedConnection(none) => panic!("no flow: {none:?}"),
         }
     }
 }
 
 /// What the child prints: the peer as getpeername tells it and the byte it was answered with.
-fn reached(door: &str, byte: char) -> Dialled {
+fn reached(endpoint: &str, byte: char) -> Dialled {
     Dialled::Reached {
-        peer: door.parse().unwrap(),
+        peer: endpoint.parse().unwrap(),
         answer: byte,
     }
 }
@@ -151,10 +151,10 @@ async fn an_enforced_pods_dials_reach_its_listener_and_the_client_sees_what_it_d
     let kernel = load(&ground);
     let mut pod = Pod::enforce(&kernel, &ground);
     for (dialled, origin) in [
-        (DOOR4, DOOR4),
-        (DOOR6, DOOR6),
-        ("[::ffff:10.96.0.1]:443", DOOR4),
-        ("[64:ff9b::10.96.0.1]:443", DOOR4),
+        (ENDPOINT4, ENDPOINT4),
+        (ENDPOINT6, ENDPOINT6),
+        ("[::ffff:10.96.0.1]:443", ENDPOINT4),
+        ("[64:ff9b::10.96.0.1]:443", ENDPOINT4),
     ] {
         let dial = ground.dial(&ground.container, "tcp", dialled);
         let accepted = pod.accepted().await;
@@ -195,7 +195,7 @@ async fn a_pod_has_so_many_connections_and_the_next_waits_for_one_to_end() {
     let kernel = load(&ground);
     let mut pod = Pod::limited(&kernel, &ground, POD, 2);
     let dials: Vec<_> = (0..3)
-        .map(|_| ground.dial(&ground.container, "tcp", DOOR4))
+        .map(|_| ground.dial(&ground.container, "tcp", ENDPOINT4))
         .collect();
     let (first, _second) = (pod.accepted().await, pod.accepted().await);
     let third = tokio::time::timeout(Duration::from_millis(300), pod.arrivals.recv()).await;
@@ -203,7 +203,7 @@ async fn a_pod_has_so_many_connections_and_the_next_waits_for_one_to_end() {
     drop(first);
     let _third = pod.accepted().await;
     for dial in dials {
-        assert_eq!(dial.outcome(), reached(DOOR4, 'p'));
+        assert_eq!(dial.outcome(), reached(ENDPOINT4, 'p'));
     }
 }
 
@@ -212,40 +212,40 @@ async fn a_flow_to_a_listener_before_this_one_is_not_taken() {
     let ground = Testbed::new();
     let kernel = load(&ground);
     let mut pod = Pod::limited(&kernel, &ground, POD + 1, 2);
-    let dial = ground.dial(&ground.container, "tcp", DOOR4);
-    let Arrival::NoFlow(closed) = pod.next().await else {
+    let dial = ground.dial(&ground.container, "tcp", ENDPOINT4);
+    let Arrival::UnattributedConnection(closed) = pod.next().await else {
         panic!("the class carries another number");
     };
-    assert_eq!(closed.cause, NoFlowCause::OtherPod);
+    assert_eq!(closed.cause, UnattributedCause::OtherPod);
     assert!(!matches!(dial.outcome(), Dialled::Reached { .. }));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pending_pod_is_refused_at_doors_alone_and_told_of() {
+async fn a_pending_pod_is_refused_at_endpoints_alone_and_told_of() {
     let ground = Testbed::new();
     let kernel = load(&ground);
-    let (_server, _other) = (ground.serve(DOOR4), ground.serve("10.96.0.1:80"));
+    let (_server, _other) = (ground.serve(ENDPOINT4), ground.serve("10.96.0.1:80"));
     kernel
         .set_class(CgroupId::of(&ground.pod).unwrap(), Class::Pending)
         .unwrap();
     let mut events = kernel.events().unwrap();
     for (dialled, hook, protocol, how) in [
-        (DOOR4, Hook::Connect4, 6, "tcp"),
+        (ENDPOINT4, Hook::Connect4, 6, "tcp"),
         ("[::ffff:10.96.0.1]:443", Hook::Connect6, 6, "tcp"),
-        (DOOR4, Hook::Connect4, 17, "udp"),
+        (ENDPOINT4, Hook::Connect4, 17, "udp"),
     ] {
         let dial = ground.dial(&ground.container, how, dialled);
         let pid = dial.pid();
         assert_eq!(dial.outcome(), Dialled::failed("PermissionDenied"), "{dialled}");
         let event = soon(events.next()).await.unwrap();
-        assert_eq!(event.refusal, Some(Refusal::Pending));
+        assert_eq!(event.reason, Some(DenyReason::Pending));
         assert_eq!(event.hook, Some(hook));
-        assert_eq!(event.origin, DOOR4.parse::<SocketAddr>().unwrap());
+        assert_eq!(event.origin, ENDPOINT4.parse::<SocketAddr>().unwrap());
         assert_eq!(event.protocol, protocol);
         assert_eq!(event.cgroup, CgroupId::of(&ground.pod).unwrap());
         assert_eq!((event.pid, event.comm.as_str()), (pid, "dialler::dialle"));
     }
-    assert_eq!(kernel.counters().unwrap().get(Counter::RefusedPending), 3);
+    assert_eq!(kernel.counters().unwrap().get(Counter::DeniedPending), 3);
     let other = ground.dial(&ground.container, "tcp", "10.96.0.1:80").outcome();
     assert_eq!(other, reached("10.96.0.1:80", 's'));
 }
@@ -254,9 +254,9 @@ async fn a_pending_pod_is_refused_at_doors_alone_and_told_of() {
 async fn the_nearest_class_decides_and_without_one_everything_passes() {
     let ground = Testbed::new();
     let kernel = load(&ground);
-    let _server = ground.serve(DOOR4);
-    let dial = || ground.dial(&ground.container, "tcp", DOOR4).outcome();
-    assert_eq!(dial(), reached(DOOR4, 's'), "no class");
+    let _server = ground.serve(ENDPOINT4);
+    let dial = || ground.dial(&ground.container, "tcp", ENDPOINT4).outcome();
+    assert_eq!(dial(), reached(ENDPOINT4, 's'), "no class");
     kernel
         .set_class(CgroupId::of(&ground.cgroup).unwrap(), Class::Pending)
         .unwrap();
@@ -264,39 +264,39 @@ async fn the_nearest_class_decides_and_without_one_everything_passes() {
     kernel
         .set_class(CgroupId::of(&ground.pod).unwrap(), Class::Exempt)
         .unwrap();
-    assert_eq!(dial(), reached(DOOR4, 's'), "exempt nearer");
+    assert_eq!(dial(), reached(ENDPOINT4, 's'), "exempt nearer");
     kernel.remove_class(CgroupId::of(&ground.pod).unwrap()).unwrap();
     assert_eq!(dial(), Dialled::failed("PermissionDenied"), "pending again");
     kernel.remove_class(CgroupId::of(&ground.pod).unwrap()).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_enforced_pod_has_no_other_way_to_a_door() {
+async fn an_enforced_pod_has_no_other_way_to_an_endpoint() {
     let ground = Testbed::new();
     let kernel = load(&ground);
     let _pod = Pod::enforce(&kernel, &ground);
     let mut events = kernel.events().unwrap();
     assert_eq!(
-        ground.dial(&ground.pod, "udp", DOOR4).outcome(),
+        ground.dial(&ground.pod, "udp", ENDPOINT4).outcome(),
         Dialled::failed("PermissionDenied")
     );
     let event = soon(events.next()).await.unwrap();
-    assert_eq!((event.refusal, event.pod), (Some(Refusal::Protocol), POD));
+    assert_eq!((event.reason, event.pod), (Some(DenyReason::Protocol), POD));
 
-    for (door, hook) in [
-        (DOOR4, Hook::SendMsg4),
-        (DOOR6, Hook::SendMsg6),
+    for (endpoint, hook) in [
+        (ENDPOINT4, Hook::SendMsg4),
+        (ENDPOINT6, Hook::SendMsg6),
         ("[::ffff:10.96.0.1]:443", Hook::SendMsg4),
     ] {
         assert_eq!(
-            ground.dial(&ground.pod, "send", door).outcome(),
+            ground.dial(&ground.pod, "send", endpoint).outcome(),
             Dialled::failed("PermissionDenied")
         );
         let event = soon(events.next()).await.unwrap();
         assert_eq!(
-            (event.refusal, event.hook),
-            (Some(Refusal::Protocol), Some(hook)),
-            "{door}"
+            (event.reason, event.hook),
+            (Some(DenyReason::Protocol), Some(hook)),
+            "{endpoint}"
         );
     }
     assert_eq!(
@@ -304,19 +304,19 @@ async fn an_enforced_pod_has_no_other_way_to_a_door() {
         Dialled::Closed
     );
 
-    let shut: BTreeSet<_> = [Door::refuse(DOOR4.parse().unwrap())].into();
-    kernel.set_doors(&shut).unwrap();
+    let shut: BTreeSet<_> = [ProtectedEndpoint::deny(ENDPOINT4.parse().unwrap())].into();
+    kernel.set_endpoints(&shut).unwrap();
     assert_eq!(
-        ground.dial(&ground.pod, "tcp", DOOR4).outcome(),
+        ground.dial(&ground.pod, "tcp", ENDPOINT4).outcome(),
         Dialled::failed("PermissionDenied")
     );
     let event = soon(events.next()).await.unwrap();
-    assert_eq!(event.refusal, Some(Refusal::Door));
-    // What is no door any more is none.
-    let _server = ground.serve(DOOR6);
+    assert_eq!(event.reason, Some(DenyReason::DeniedEndpoint));
+    // What is no protected endpoint any more is none.
+    let _server = ground.serve(ENDPOINT6);
     assert_eq!(
-        ground.dial(&ground.pod, "tcp", DOOR6).outcome(),
-        reached(DOOR6, 's')
+        ground.dial(&ground.pod, "tcp", ENDPOINT6).outcome(),
+        reached(ENDPOINT6, 's')
     );
 }
 
@@ -328,8 +328,8 @@ async fn who_dials_the_listener_itself_is_nobody() {
     for address in [format!("127.0.0.1:{}", pod.port), format!("[::1]:{}", pod.port)] {
         let dial = ground.dial(&ground.container, "tcp", &address);
         match pod.next().await {
-            Arrival::NoFlow(none) => {
-                assert_eq!(none.cause, NoFlowCause::Unknown);
+            Arrival::UnattributedConnection(none) => {
+                assert_eq!(none.cause, UnattributedCause::Unknown);
                 assert_eq!(none.local, address.parse::<SocketAddr>().unwrap());
             }
             Arrival::Accepted(accepted) => panic!("served: {accepted:?}"),
@@ -344,29 +344,29 @@ async fn who_hangs_up_at_once_is_no_alarm() {
     let kernel = load(&ground);
     let mut pod = Pod::enforce(&kernel, &ground);
     assert_eq!(
-        ground.dial(&ground.pod, "brief", DOOR4).outcome(),
+        ground.dial(&ground.pod, "brief", ENDPOINT4).outcome(),
         Dialled::Closed
     );
     // The last one is behind all others.
-    let dial = ground.dial(&ground.pod, "tcp", DOOR4);
+    let dial = ground.dial(&ground.pod, "tcp", ENDPOINT4);
     while pod.accepted().await.process.pid != dial.pid() {}
-    assert_eq!(dial.outcome(), reached(DOOR4, 'p'));
+    assert_eq!(dial.outcome(), reached(ENDPOINT4, 'p'));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_an_agent_the_doors_stay_shut_and_the_next_agent_carries_on() {
+async fn without_an_agent_the_endpoints_stay_shut_and_the_next_agent_carries_on() {
     let ground = Testbed::new();
-    let _server = ground.serve(DOOR4);
+    let _server = ground.serve(ENDPOINT4);
     let kernel = load(&ground);
     let mut pod = Pod::enforce(&kernel, &ground);
-    let dial = ground.dial(&ground.pod, "tcp", DOOR4);
+    let dial = ground.dial(&ground.pod, "tcp", ENDPOINT4);
     pod.accepted().await;
-    assert_eq!(dial.outcome(), reached(DOOR4, 'p'));
+    assert_eq!(dial.outcome(), reached(ENDPOINT4, 'p'));
     let (port, netns) = (pod.port, pod.netns);
     drop(pod);
     let kernel = settle(kernel).await;
     drop(kernel);
-    let gone = ground.dial(&ground.pod, "tcp", DOOR4).outcome();
+    let gone = ground.dial(&ground.pod, "tcp", ENDPOINT4).outcome();
     assert_eq!(gone, Dialled::failed("ConnectionRefused"));
 
     let kernel = Arc::new(Kernel::load(&config(&ground)).unwrap());
@@ -383,9 +383,12 @@ async fn without_an_agent_the_doors_stay_shut_and_the_next_agent_carries_on() {
         )]
     );
     let mut pod = Pod::enforce(&kernel, &ground);
-    let dial = ground.dial(&ground.pod, "tcp", DOOR4);
-    assert_eq!(pod.accepted().await.origin, DOOR4.parse::<SocketAddr>().unwrap());
-    assert_eq!(dial.outcome(), reached(DOOR4, 'p'));
+    let dial = ground.dial(&ground.pod, "tcp", ENDPOINT4);
+    assert_eq!(
+        pod.accepted().await.origin,
+        ENDPOINT4.parse::<SocketAddr>().unwrap()
+    );
+    assert_eq!(dial.outcome(), reached(ENDPOINT4, 'p'));
     // One for each dial of this test: the programs of the first agent are gone, and its maps are not.
     assert_eq!(kernel.counters().unwrap().get(Counter::Redirected), 3);
 }
@@ -393,12 +396,12 @@ async fn without_an_agent_the_doors_stay_shut_and_the_next_agent_carries_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_replaces_the_programs_under_traffic_without_a_gap() {
     let ground = Testbed::new();
-    let _server = ground.serve(DOOR4);
+    let _server = ground.serve(ENDPOINT4);
     let kernel = load(&ground);
     kernel
         .set_class(CgroupId::of(&ground.pod).unwrap(), Class::Pending)
         .unwrap();
-    let dial = ground.dial(&ground.pod, "tcp-repeat", DOOR4);
+    let dial = ground.dial(&ground.pod, "tcp-repeat", ENDPOINT4);
     for _ in 0..5 {
         drop(Kernel::load(&config(&ground)).unwrap());
     }
@@ -409,13 +412,13 @@ async fn an_agent_replaces_the_programs_under_traffic_without_a_gap() {
 #[tokio::test(flavor = "multi_thread")]
 async fn unloading_leaves_nothing() {
     let ground = Testbed::new();
-    let _server = ground.serve(DOOR4);
+    let _server = ground.serve(ENDPOINT4);
     let kernel = load(&ground);
     kernel
         .set_class(CgroupId::of(&ground.pod).unwrap(), Class::Pending)
         .unwrap();
     assert_eq!(
-        ground.dial(&ground.pod, "tcp", DOOR4).outcome(),
+        ground.dial(&ground.pod, "tcp", ENDPOINT4).outcome(),
         Dialled::failed("PermissionDenied")
     );
     drop(settle(kernel).await);
@@ -423,7 +426,7 @@ async fn unloading_leaves_nothing() {
     assert!(!ground.bpffs.exists());
     // The kernel detaches from a worker of its own, a moment later.
     let begun = std::time::Instant::now();
-    while ground.dial(&ground.pod, "tcp", DOOR4).outcome() != reached(DOOR4, 's') {
+    while ground.dial(&ground.pod, "tcp", ENDPOINT4).outcome() != reached(ENDPOINT4, 's') {
         assert!(begun.elapsed() < PATIENCE, "still attached");
     }
     Kernel::unload(&ground.bpffs).unwrap();
@@ -487,21 +490,21 @@ fn answer(listener: &TcpListener) {
 }
 
 #[tokio::test]
-async fn as_many_doors_as_there_may_be_are_replaced_by_as_many_others() {
+async fn as_many_endpoints_as_there_may_be_are_replaced_by_as_many_others() {
     let ground = Testbed::new();
     let kernel = load(&ground);
-    for action in [Door::redirect, Door::refuse] {
+    for action in [ProtectedEndpoint::redirect, ProtectedEndpoint::deny] {
         for net in [10, 11] {
-            let doors: BTreeSet<Door> = (0..picket_common::DOORS_MAX)
+            let endpoints: BTreeSet<ProtectedEndpoint> = (0..picket_common::ENDPOINTS_MAX)
                 .map(|number| {
                     let [_, a, b, c] = number.to_be_bytes();
                     action(SocketAddr::from(([net, a, b, c], 6443)))
                 })
                 .collect();
-            kernel.set_doors(&doors).unwrap();
+            kernel.set_endpoints(&endpoints).unwrap();
             assert!(
-                kernel.doors().unwrap() == doors,
-                "not all doors of {net}/8 are in force"
+                kernel.endpoints().unwrap() == endpoints,
+                "not all protected endpoints of {net}/8 are in force"
             );
         }
     }

@@ -4,14 +4,16 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use picket::kernel::CgroupId;
-use picket::kernel::{Class, Kernel, Node, Unknown};
-use picket::listener::{Arrival, InPodListener, NoFlow, NoFlowCause, NodeServing, Owner, Sockets};
+use picket::kernel::{Class, FailMode, Kernel, Node};
+use picket::listener::{
+    Arrival, InPodListener, NodeServing, Owner, Sockets, UnattributedCause, UnattributedConnection,
+};
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::testbed::{self, Dialled, Testbed};
-use super::{DOOR4, DOOR6, POD, load, reached, soon};
+use super::{ENDPOINT4, ENDPOINT6, POD, load, reached, soon};
 
 /// The node's listener at work for one pod with so many places. The ground's namespace stands for the node's.
 struct Shared {
@@ -28,7 +30,7 @@ impl Shared {
             .set_node(Node {
                 netns,
                 port: Some(port),
-                unknown: Unknown::Closed,
+                unclassified: FailMode::Closed,
             })
             .unwrap();
         let pod = CgroupId::of(&ground.pod).unwrap();
@@ -63,9 +65,9 @@ impl Shared {
         soon(self.arrivals.recv()).await.expect("the listener ended")
     }
 
-    async fn closed(&mut self) -> NoFlow {
+    async fn closed(&mut self) -> UnattributedConnection {
         match self.next().await {
-            Arrival::NoFlow(closed) => closed,
+            Arrival::UnattributedConnection(closed) => closed,
             Arrival::Accepted(accepted) => panic!("accepted: {accepted:?}"),
         }
     }
@@ -76,21 +78,21 @@ async fn a_pod_in_the_nodes_network_is_served_there_by_its_cgroup() {
     let ground = Testbed::new();
     let kernel = load(&ground);
     let mut shared = Shared::enforce(&kernel, &ground, POD, 16);
-    for door in [DOOR4, DOOR6] {
-        let dial = ground.dial(&ground.container, "tcp", door);
+    for endpoint in [ENDPOINT4, ENDPOINT6] {
+        let dial = ground.dial(&ground.container, "tcp", endpoint);
         let Arrival::Accepted(mut accepted) = shared.next().await else {
-            panic!("{door} was closed");
+            panic!("{endpoint} was closed");
         };
-        assert_eq!(accepted.origin, door.parse().unwrap());
+        assert_eq!(accepted.origin, endpoint.parse().unwrap());
         assert_eq!(accepted.workload.load().name, "one");
         assert_eq!(accepted.process.pid, dial.pid());
         accepted.stream.write_all(b"p").await.unwrap();
-        assert_eq!(dial.outcome(), reached(door, 'p'));
+        assert_eq!(dial.outcome(), reached(endpoint, 'p'));
     }
     // A process of the node itself goes where it dials, beside the pod.
-    let server = ground.serve(DOOR4);
+    let server = ground.serve(ENDPOINT4);
     let dial = ground.dial(&ground.cgroup, "tcp", &server.to_string());
-    assert_eq!(dial.outcome(), reached(DOOR4, 's'));
+    assert_eq!(dial.outcome(), reached(ENDPOINT4, 's'));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -102,14 +104,20 @@ async fn at_the_nodes_listener_who_is_nobodys_is_closed() {
     let direct = format!("127.0.0.1:{}", shared.port);
     let dial = ground.dial(&ground.cgroup, "tcp", &direct);
     let closed = shared.closed().await;
-    assert_eq!((closed.cause, closed.workload), (NoFlowCause::Unknown, None));
+    assert_eq!(
+        (closed.cause, closed.workload),
+        (UnattributedCause::Unknown, None)
+    );
     assert_eq!(dial.outcome(), Dialled::Closed);
     drop(shared);
     // A flow with the number of an earlier enforcement, or of a pod that is gone.
     let mut shared = Shared::enforce(&kernel, &ground, POD + 1, 16);
-    let dial = ground.dial(&ground.container, "tcp", DOOR4);
+    let dial = ground.dial(&ground.container, "tcp", ENDPOINT4);
     let closed = shared.closed().await;
-    assert_eq!((closed.cause, closed.workload), (NoFlowCause::OtherPod, None));
+    assert_eq!(
+        (closed.cause, closed.workload),
+        (UnattributedCause::OtherPod, None)
+    );
     assert_eq!(dial.outcome(), Dialled::Closed);
 }
 
@@ -118,23 +126,23 @@ async fn at_the_nodes_listener_a_pod_has_so_many_connections() {
     let ground = Testbed::new();
     let kernel = load(&ground);
     let mut shared = Shared::enforce(&kernel, &ground, POD, 1);
-    let first = ground.dial(&ground.container, "tcp", DOOR4);
+    let first = ground.dial(&ground.container, "tcp", ENDPOINT4);
     let Arrival::Accepted(mut accepted) = shared.next().await else {
         panic!("the first was closed");
     };
     accepted.stream.write_all(b"p").await.unwrap();
-    let second = ground.dial(&ground.container, "tcp", DOOR4);
+    let second = ground.dial(&ground.container, "tcp", ENDPOINT4);
     let closed = shared.closed().await;
-    assert_eq!(closed.cause, NoFlowCause::Full);
+    assert_eq!(closed.cause, UnattributedCause::Full);
     assert_eq!(closed.workload.unwrap().name, "one");
     assert_eq!(second.outcome(), Dialled::Closed);
     drop(accepted);
-    assert_eq!(first.outcome(), reached(DOOR4, 'p'));
+    assert_eq!(first.outcome(), reached(ENDPOINT4, 'p'));
     // Its place is free again.
-    let third = ground.dial(&ground.container, "tcp", DOOR4);
+    let third = ground.dial(&ground.container, "tcp", ENDPOINT4);
     let Arrival::Accepted(mut accepted) = shared.next().await else {
         panic!("the third was closed");
     };
     accepted.stream.write_all(b"p").await.unwrap();
-    assert_eq!(third.outcome(), reached(DOOR4, 'p'));
+    assert_eq!(third.outcome(), reached(ENDPOINT4, 'p'));
 }

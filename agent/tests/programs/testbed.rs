@@ -212,7 +212,7 @@ pub(crate) fn unified() -> PathBuf {
     picket::kernel::cgroup_mount().expect("cgroup v2 is mounted nowhere")
 }
 
-/// A namespace with loopback and some addresses on it, the doors' among them, and no way out.
+/// A namespace with loopback and some addresses on it, the protected endpoints' among them, and no way out.
 pub(crate) fn namespace() -> File {
     let made = thread::spawn(|| {
         unshare(CloneFlags::CLONE_NEWNET).unwrap();

@@ -20,7 +20,7 @@ pub(crate) fn dial(way: Way, socket: &OwnedFd, address: &SocketAddr) -> Result<R
             sys::sendto(socket, PAYLOAD, 0, &[]).map_err(send)?;
         }
         Way::UdpReused => {
-            // Port 9 of the same host is no door.
+            // Port 9 of the same host is no protected endpoint.
             let mut elsewhere = *address;
             elsewhere.set_port(9);
             sys::connect(socket, &address_bytes(&elsewhere)).map_err(Failed::at("before"))?;

@@ -73,7 +73,7 @@ fn ends6(address: &SocketAddr) -> io::Result<Ends<Ipv6Addr>> {
 fn source(address: &SocketAddr) -> io::Result<SocketAddr> {
     let any = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
     let probe = UdpSocket::bind(any)?;
-    // Port 9 of the target is no door, and a connect of UDP sends nothing.
+    // Port 9 of the target is no protected endpoint, and a connect of UDP sends nothing.
     probe.connect((address.ip(), 9))?;
     probe.local_addr()
 }

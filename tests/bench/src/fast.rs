@@ -1,7 +1,7 @@
 //! Against an upstream that answers from memory, so that what stands between is all that is measured.
 //!
 //! Everything is on one simulated node: the upstream, nginx and the agent in the node, the load in an enforced pod. The
-//! upstream listens twice: where the service `kubernetes` leads, which is a door, and beside it, which is the direct way.
+//! upstream listens twice: where the service `kubernetes` leads, which is a protected endpoint, and beside it, which is the direct way.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -44,12 +44,12 @@ pub(crate) fn measure(picket: Option<&Path>, extent: Extent, rate: u32, only: &s
         ..SimOptions::default()
     };
     let pod = node.pod(options)?;
-    let (door, past, proxied) = (
+    let (endpoint, past, proxied) = (
         SocketAddr::new(ip, 6443),
         SocketAddr::new(ip, 6444),
         SocketAddr::new(ip, 8443),
     );
-    let _upstream = upstream(&node, &pod, &certificate, &[door, past])?;
+    let _upstream = upstream(&node, &pod, &certificate, &[endpoint, past])?;
     let proxy = Proxy {
         listen: proxied,
         upstream: past,
@@ -69,7 +69,7 @@ pub(crate) fn measure(picket: Option<&Path>, extent: Extent, rate: u32, only: &s
     };
     let mut targets = vec![target("direct", past, &ca, Vec::new())];
     let agent = picket
-        .map(|picket| Agent::start(&node, picket, NODE, door, &ca))
+        .map(|picket| Agent::start(&node, picket, NODE, endpoint, &ca))
         .transpose()?;
     if let Some(agent) = &agent {
         targets.push(target("picket", SERVICE, &agent.ca(), vec![agent.pid()]));

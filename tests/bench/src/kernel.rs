@@ -2,7 +2,7 @@
 //!
 //! A socket keeps the cgroup it was made in, and the kernel runs the programs of that cgroup. One process therefore makes a
 //! socket where programs are attached and one where none is, and uses them in turns: everything else about the two is the
-//! same. Only addresses that are no doors are called, on loopback, and no packet leaves by a connect of UDP.
+//! same. Only addresses that are no protected endpoints are called, on loopback, and no packet leaves by a connect of UDP.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -16,17 +16,17 @@ use anyhow::{Context, Result, ensure};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use picket::kernel::CgroupId;
-use picket::kernel::{Class, Door, Kernel, KernelConfig, Node, Unknown, doctor, netns_cookie};
+use picket::kernel::{Class, FailMode, Kernel, KernelConfig, Node, ProtectedEndpoint, doctor, netns_cookie};
 use picket_tests::cgroup;
 use serde_json::{Value, json};
 
 use crate::report::Row;
 
-/// No door, on loopback: the port for discarding (RFC 863), where nobody listens.
+/// No protected endpoint, on loopback: the port for discarding (RFC 863), where nobody listens.
 const OTHER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9);
 
 /// As many as a large cluster has.
-const DOORS: u32 = 10_000;
+const ENDPOINTS: u32 = 10_000;
 const PODS: u64 = 500;
 
 /// Calls in one turn, and turns. The median turn counts: others met an interrupt.
@@ -117,9 +117,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     kernel.set_node(Node {
         netns: netns_cookie(&plain)?,
         port: None,
-        unknown: Unknown::Closed,
+        unclassified: FailMode::Closed,
     })?;
-    kernel.set_doors(&doors(8))?;
+    kernel.set_endpoints(&endpoints(8))?;
     join(&args.folder.join("held/pod"))?;
     let held = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
     let held_made = make_and_drop(turns)?;
@@ -135,7 +135,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let sent = in_turns(turns, || datagram(&plain), || datagram(&held))?;
     for (case, (direct, picket)) in [
         ("connect-other", few),
-        ("connect-other-10000-doors-500-pods", many),
+        ("connect-other-10000-endpoints-500-pods", many),
         ("sendto-other", sent),
         ("socket", (plain_made, held_made)),
     ] {
@@ -154,15 +154,17 @@ fn join(cgroup: &Path) -> Result<()> {
     fs::write(cgroup.join("cgroup.procs"), "0").with_context(|| format!("cannot join {}", cgroup.display()))
 }
 
-fn doors(count: u32) -> BTreeSet<Door> {
+fn endpoints(count: u32) -> BTreeSet<ProtectedEndpoint> {
     (0..count)
-        .map(|number| Door::redirect(SocketAddr::from((Ipv4Addr::from(0x0a80_0000 + number), 6443))))
+        .map(|number| {
+            ProtectedEndpoint::redirect(SocketAddr::from((Ipv4Addr::from(0x0a80_0000 + number), 6443)))
+        })
         .collect()
 }
 
-/// As many doors and pods as a large node knows.
+/// As many protected endpoints and pods as a large node knows.
 fn fill(kernel: &Kernel) -> Result<()> {
-    kernel.set_doors(&doors(DOORS))?;
+    kernel.set_endpoints(&endpoints(ENDPOINTS))?;
     for number in 1..=PODS {
         // Cgroups and namespaces that are nobody's: ids count up from one and these are far beyond.
         let class = Class::Enforced {

@@ -1,5 +1,5 @@
 //! A fast stand-in for an API server: TLS, HTTP/1.1 and HTTP/2, a 1 KB answer from memory, watches, and as much of the
-//! API as an agent reads to learn its pods and doors.
+//! API as an agent reads to learn its pods and protected endpoints.
 //!
 //! Every path without a meaning of its own gets the 1 KB answer, so that the path is the agent's business alone.
 

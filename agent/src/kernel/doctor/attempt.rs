@@ -1,4 +1,4 @@
-//! One attempt at a door with one kind of socket, as the process makes it that stands for a pod.
+//! One attempt at a protected endpoint with one kind of socket, as the process makes it that stands for a pod.
 //!
 //! In comes the kind, a cgroup to join and an address; out goes an [`Attempt`].
 
@@ -24,7 +24,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 /// How long to wait for what must not come.
 pub(super) const NOTHING: Duration = Duration::from_millis(400);
 
-/// What the listener says, and what the server behind the door says.
+/// What the listener says, and what the server behind the protected endpoint says.
 pub(super) const LISTENER: &[u8; 6] = b"picket";
 pub(super) const SERVER: &[u8; 6] = b"server";
 
@@ -45,10 +45,10 @@ const RINGS_DISABLED: &str = "/proc/sys/kernel/io_uring_disabled";
 pub enum Attempt {
     /// The listener answered.
     Taken,
-    /// The server behind the door answered, or the kernel let it go there.
+    /// The server behind the protected endpoint answered, or the kernel let it go there.
     Past,
     /// The call failed with `EPERM`.
-    Refused,
+    Denied,
     /// It was sent, and the kernel dropped it; only the one who counts the drops can tell.
     Dropped,
     /// This kernel has no such sockets.
@@ -61,7 +61,7 @@ impl Attempt {
         match self {
             Self::Taken => "taken",
             Self::Past => "past",
-            Self::Refused => "refused",
+            Self::Denied => "denied",
             Self::Dropped => "dropped",
             Self::Absent => "absent",
         }
@@ -69,15 +69,9 @@ impl Attempt {
 
     /// Reads the word.
     pub fn from_word(word: &str) -> Option<Self> {
-        [
-            Self::Taken,
-            Self::Past,
-            Self::Refused,
-            Self::Dropped,
-            Self::Absent,
-        ]
-        .into_iter()
-        .find(|attempt| attempt.as_str() == word)
+        [Self::Taken, Self::Past, Self::Denied, Self::Dropped, Self::Absent]
+            .into_iter()
+            .find(|attempt| attempt.as_str() == word)
     }
 }
 
@@ -268,7 +262,7 @@ fn heard(mut socket: &Socket) -> io::Result<Attempt> {
 /// A refusal is an answer, not an error. Picket's is `EPERM`; `EACCES` is somebody else's, and says nothing of Picket.
 fn outcome(tried: io::Result<Attempt>) -> io::Result<Attempt> {
     match tried {
-        Err(error) if error.raw_os_error() == Some(libc::EPERM) => Ok(Attempt::Refused),
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => Ok(Attempt::Denied),
         tried => tried,
     }
 }

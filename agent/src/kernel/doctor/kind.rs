@@ -1,4 +1,4 @@
-//! The kinds of sockets that a pod may try a door with, and what should become of each.
+//! The kinds of sockets that a pod may try a protected endpoint with, and what should become of each.
 
 /// A way to use a socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,8 +60,8 @@ pub enum Kind {
 pub(super) enum Wanted {
     /// Picket gets it.
     Taken,
-    /// It is refused.
-    Refused,
+    /// It is denied.
+    Denied,
     /// Its packets are dropped.
     Dropped,
 }
@@ -165,7 +165,7 @@ impl Kind {
         }
     }
 
-    /// What should become of it at a door.
+    /// What should become of it at a protected endpoint.
     pub(super) fn wanted(self) -> Wanted {
         match self {
             Self::Tcp
@@ -188,7 +188,7 @@ impl Kind {
             | Self::Raw
             | Self::RawHeader
             | Self::Sctp
-            | Self::Dccp => Wanted::Refused,
+            | Self::Dccp => Wanted::Denied,
             Self::Packet | Self::Xdp | Self::Open | Self::OutsideNode => Wanted::Dropped,
         }
     }

@@ -227,7 +227,7 @@ pub struct Cost {
 /// Loads each program once, in none of anybody's cgroups, and tells what that costs.
 ///
 /// # Errors
-/// When the kernel refuses one.
+/// When the kernel denies one.
 pub fn costs() -> Result<Vec<Cost>, KernelError> {
     let mut ebpf = attach::load_object(None)?;
     Program::ALL

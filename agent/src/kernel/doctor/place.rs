@@ -1,6 +1,6 @@
-//! Where the trials are made: a door with a server of its own behind it, and a listener that stands for Picket's.
+//! Where the trials are made: a protected endpoint with a server of its own behind it, and a listener that stands for Picket's.
 //!
-//! Out come the node's own network, whose doors are on loopback, and network namespaces such as most pods have. What drops
+//! Out come the node's own network, whose protected endpoints are on loopback, and network namespaces such as most pods have. What drops
 //! packets by interface is tried in one of these alone: on the node's loopback it would drop everybody's.
 
 use std::fs::File;
@@ -15,7 +15,7 @@ use crate::kernel::attachments::Ifindex;
 use crate::kernel::netlink::Netlink;
 use crate::kernel::{Class, netns_cookie, within};
 
-/// The door where pods have a network of their own: an address that is nobody's (RFC 5737).
+/// The protected endpoint where pods have a network of their own: an address that is nobody's (RFC 5737).
 pub(super) const NOBODY: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 pub(super) const NOBODYS_PORT: u16 = 443;
 
@@ -31,17 +31,17 @@ const NEW_ADDRESS: u16 = 20;
 const UP: u32 = 1;
 const LOCAL: u16 = 2;
 
-/// A network with a door in it. Its sockets do not block.
+/// A network with a protected endpoint in it. Its sockets do not block.
 pub(super) struct Place {
     pub(super) netns: File,
     /// The namespace as the kernel's programs know it.
     pub(super) cookie: u64,
     /// The listener's port, on every loopback address that there is.
     pub(super) port: u16,
-    pub(super) door: SocketAddr,
+    pub(super) endpoint: SocketAddr,
     /// The same on `::1`, where that is there.
-    pub(super) door6: Option<SocketAddr>,
-    pub(super) doors: Vec<TcpListener>,
+    pub(super) endpoint6: Option<SocketAddr>,
+    pub(super) endpoints: Vec<TcpListener>,
     pub(super) datagrams: Vec<UdpSocket>,
     pub(super) listeners: Vec<TcpListener>,
 }
@@ -49,9 +49,9 @@ pub(super) struct Place {
 impl Place {
     /// In the network namespace of the calling thread.
     pub(super) fn node() -> io::Result<Self> {
-        let mut doors = vec![TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?];
-        doors.extend(on_loopback6(0)?);
-        Self::with(File::open("/proc/thread-self/ns/net")?, doors)
+        let mut endpoints = vec![TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?];
+        endpoints.extend(on_loopback6(0)?);
+        Self::with(File::open("/proc/thread-self/ns/net")?, endpoints)
     }
 
     /// In a network namespace of its own.
@@ -69,14 +69,14 @@ impl Place {
         })?
     }
 
-    fn with(netns: File, doors: Vec<TcpListener>) -> io::Result<Self> {
-        let addresses: Vec<_> = doors
+    fn with(netns: File, endpoints: Vec<TcpListener>) -> io::Result<Self> {
+        let addresses: Vec<_> = endpoints
             .iter()
             .map(TcpListener::local_addr)
             .collect::<Result<_, _>>()?;
         let datagrams: Vec<_> = addresses.iter().map(UdpSocket::bind).collect::<Result<_, _>>()?;
         let (listeners, port) = listeners()?;
-        for socket in doors.iter().chain(&listeners) {
+        for socket in endpoints.iter().chain(&listeners) {
             socket.set_nonblocking(true)?;
         }
         for socket in &datagrams {
@@ -87,9 +87,9 @@ impl Place {
             netns,
             cookie: netns_cookie(listeners.first().ok_or(ErrorKind::NotFound)?)?,
             port,
-            door: of_family(false).ok_or(ErrorKind::NotFound)?,
-            door6: of_family(true),
-            doors,
+            endpoint: of_family(false).ok_or(ErrorKind::NotFound)?,
+            endpoint6: of_family(true),
+            endpoints,
             datagrams,
             listeners,
         })

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::{Check, NEEDS_BPFFS, Status, Surroundings, Trial, trial_pins};
 use crate::kernel::{
-    CgroupId, Class, Door, Flow, Kernel, KernelConfig, KernelError, Node, Unknown, netns_cookie,
+    CgroupId, Class, FailMode, Flow, Kernel, KernelConfig, KernelError, Node, ProtectedEndpoint, netns_cookie,
 };
 
 /// The check's name.
@@ -43,7 +43,7 @@ pub fn dial(cgroup: &Path, address: SocketAddr) -> io::Result<SocketAddr> {
 
 pub(super) fn check(surroundings: &Surroundings, cgroup: &Trial, probe: &Probe<'_>) -> Check {
     const ADVICE: &str =
-        "another program on a parent cgroup may rewrite or refuse connects: see `bpftool cgroup tree`";
+        "another program on a parent cgroup may rewrite or deny connects: see `bpftool cgroup tree`";
     let Some(bpffs) = trial_pins(surroundings, "redirect") else {
         return Check::untried(NAME, NEEDS_BPFFS);
     };
@@ -68,10 +68,10 @@ pub(super) fn check(surroundings: &Surroundings, cgroup: &Trial, probe: &Probe<'
 /// The reason in words when it does not work.
 fn attempt(bpffs: &Path, cgroup: &Path, probe: &Probe<'_>) -> Result<(), String> {
     let said = |error: io::Error| error.to_string();
-    let door = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(said)?;
+    let endpoint = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(said)?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(said)?;
     listener.set_nonblocking(true).map_err(said)?;
-    let address = door.local_addr().map_err(said)?;
+    let address = endpoint.local_addr().map_err(said)?;
     let port = listener.local_addr().map_err(said)?.port();
 
     let config = KernelConfig {
@@ -81,19 +81,19 @@ fn attempt(bpffs: &Path, cgroup: &Path, probe: &Probe<'_>) -> Result<(), String>
     let kernel = Kernel::load(&config).map_err(|error| error.to_string())?;
     let id = CgroupId::of(cgroup).map_err(said)?;
     let netns = netns_cookie(&listener).map_err(said)?;
-    // The dial is of this namespace's own loopback, which is a door where the namespace is the node's.
+    // The dial is of this namespace's own loopback, which is a protected endpoint where the namespace is the node's.
     kernel
         .set_node(Node {
             netns,
             port: Some(port),
-            unknown: Unknown::Closed,
+            unclassified: FailMode::Closed,
         })
         .map_err(|error| error.to_string())?;
     kernel
         .set_class(id, Class::Enforced { pod: 1, port, netns })
         .map_err(|error| error.to_string())?;
     kernel
-        .set_doors(&[Door::redirect(address)].into())
+        .set_endpoints(&[ProtectedEndpoint::redirect(address)].into())
         .map_err(|error| error.to_string())?;
 
     let peer = std::thread::scope(|scope| {

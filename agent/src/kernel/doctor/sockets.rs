@@ -1,7 +1,7 @@
-//! Every kind of socket that a pod may try a door with, tried.
+//! Every kind of socket that a pod may try a protected endpoint with, tried.
 //!
-//! In comes a cgroup to try in; out comes a [`Check`] for each kind: taken to Picket, refused, dropped, or past it. A trial
-//! door stands on loopback with a server of its own behind it, which says whether anything got there.
+//! In comes a cgroup to try in; out comes a [`Check`] for each kind: taken to Picket, denied, dropped, or past it. A trial
+//! protected endpoint stands on loopback with a server of its own behind it, which says whether anything got there.
 
 use std::fs;
 use std::io::{self, Read as _, Write as _};
@@ -16,7 +16,7 @@ use super::kind::{Kind, Wanted};
 use super::place::{LOOPBACK, Place};
 use super::{Check, NEEDS_BPFFS, Status, Surroundings, Trial};
 use crate::kernel::{
-    CgroupId, Class, Door, Kernel, KernelConfig, KernelError, Node, Refusal, Unknown, within,
+    CgroupId, Class, DenyReason, FailMode, Kernel, KernelConfig, KernelError, Node, ProtectedEndpoint, within,
 };
 
 /// Starts a process that makes an attempt, in the network namespace of the calling thread; [`super::attempt`] is what it has to
@@ -88,12 +88,18 @@ impl Ground {
             .set_node(Node {
                 netns: node.cookie,
                 port: Some(node.port),
-                unknown: Unknown::Closed,
+                unclassified: FailMode::Closed,
             })
             .map_err(told)?;
-        let doors = [Some(node.door), node.door6, Some(apart.door)];
+        let endpoints = [Some(node.endpoint), node.endpoint6, Some(apart.endpoint)];
         kernel
-            .set_doors(&doors.into_iter().flatten().map(Door::redirect).collect())
+            .set_endpoints(
+                &endpoints
+                    .into_iter()
+                    .flatten()
+                    .map(ProtectedEndpoint::redirect)
+                    .collect(),
+            )
             .map_err(told)?;
         let id = CgroupId::of(&pod).map_err(said)?;
         Ok(Self {
@@ -107,7 +113,7 @@ impl Ground {
     }
 
     fn check(&self, kind: Kind, try_socket: &TrySocket<'_>) -> Check {
-        const REFUSED: &str = "refused with EPERM";
+        const REFUSED: &str = "denied with EPERM";
         const DROPPED: &str = "its packets dropped";
         const ADVICE: &str =
             "a pod that uses such sockets reaches the API server itself: do not enforce pods on this node";
@@ -121,13 +127,13 @@ impl Ground {
         match (self.outcome(kind, try_socket), kind.wanted()) {
             (Ok(Attempt::Absent), _) => Check::ok(title, "this kernel has none"),
             (Ok(Attempt::Taken), Wanted::Taken) => Check::ok(title, "taken to Picket"),
-            (Ok(Attempt::Refused), Wanted::Refused | Wanted::Dropped) => Check::ok(title, REFUSED),
-            (Ok(Attempt::Dropped), Wanted::Refused | Wanted::Dropped) => Check::ok(title, DROPPED),
+            (Ok(Attempt::Denied), Wanted::Denied | Wanted::Dropped) => Check::ok(title, REFUSED),
+            (Ok(Attempt::Dropped), Wanted::Denied | Wanted::Dropped) => Check::ok(title, DROPPED),
             // Stricter than wanted: nothing gets out, and clients that need it do not work.
-            (Ok(stricter @ (Attempt::Refused | Attempt::Dropped)), Wanted::Taken) => Check::bad(
+            (Ok(stricter @ (Attempt::Denied | Attempt::Dropped)), Wanted::Taken) => Check::bad(
                 title,
                 Status::Degraded,
-                if stricter == Attempt::Refused {
+                if stricter == Attempt::Denied {
                     REFUSED
                 } else {
                     DROPPED
@@ -184,17 +190,17 @@ impl Ground {
                 Err("nothing arrived, and nothing was dropped".to_owned())
             }
             // Somebody else's refusal, for want of a capability for instance, is none where that somebody is not.
-            Attempt::Refused if !stopped => {
-                Err("refused with EPERM, and not by Picket: run as root, with CAP_NET_RAW".to_owned())
+            Attempt::Denied if !stopped => {
+                Err("denied with EPERM, and not by Picket: run as root, with CAP_NET_RAW".to_owned())
             }
             attempt => Ok(attempt),
         }
     }
 
-    /// How often Picket's programs have refused something or dropped a packet.
+    /// How often Picket's programs have denied something or dropped a packet.
     fn stopped(&self) -> Result<u64, String> {
         let counters = self.kernel.counters().map_err(|error| error.to_string())?;
-        let refusals = (1..=u8::MAX).map_while(Refusal::from_code);
+        let refusals = (1..=u8::MAX).map_while(DenyReason::from_code);
         Ok(refusals.map(|refusal| counters.get(refusal.counter())).sum())
     }
 
@@ -210,7 +216,7 @@ impl Ground {
         }
     }
 
-    /// Answers at the listeners and behind the doors until the attempt is done; `heard` tells that something came to a door
+    /// Answers at the listeners and behind the protected endpoints until the attempt is done; `heard` tells that something came to a protected endpoint
     /// which had to stay away.
     fn serve(&self, place: &Place, kind: Kind, done: &AtomicBool, heard: &AtomicBool) {
         let begun = Instant::now();
@@ -223,14 +229,14 @@ impl Ground {
                     let _ = stream.write_all(LISTENER);
                 }
             }
-            for door in &place.doors {
-                if let Ok((stream, _)) = door.accept() {
+            for endpoint in &place.endpoints {
+                if let Ok((stream, _)) = endpoint.accept() {
                     let got_through = kind != Kind::Open || self.talks_on(stream).unwrap_or(true);
                     heard.fetch_or(got_through, Ordering::Relaxed);
                 }
             }
-            for door in &place.datagrams {
-                if door.recv_from(&mut datagram).is_ok() {
+            for endpoint in &place.datagrams {
+                if endpoint.recv_from(&mut datagram).is_ok() {
                     heard.store(true, Ordering::Relaxed);
                 }
             }
@@ -267,12 +273,13 @@ impl Drop for Ground {
 
 /// Where the attempt goes; `None` where there is no such address.
 fn address(kind: Kind, place: &Place) -> Option<SocketAddr> {
-    match (kind, place.door.ip()) {
-        (Kind::Tcp6 | Kind::Udp6, _) => place.door6,
-        (Kind::Mapped, IpAddr::V4(door)) => {
-            Some(SocketAddr::new(door.to_ipv6_mapped().into(), place.door.port()))
-        }
-        _ => Some(place.door),
+    match (kind, place.endpoint.ip()) {
+        (Kind::Tcp6 | Kind::Udp6, _) => place.endpoint6,
+        (Kind::Mapped, IpAddr::V4(endpoint)) => Some(SocketAddr::new(
+            endpoint.to_ipv6_mapped().into(),
+            place.endpoint.port(),
+        )),
+        _ => Some(place.endpoint),
     }
 }
 
@@ -288,7 +295,7 @@ mod tests {
         for attempt in [
             Attempt::Taken,
             Attempt::Past,
-            Attempt::Refused,
+            Attempt::Denied,
             Attempt::Dropped,
             Attempt::Absent,
         ] {
