@@ -45,7 +45,7 @@ print(json.dumps(results))
 
 fn a_direct_dial_of_the_listener_is_closed(world: &mut World) -> Result<()> {
     let picket = world.picket_log();
-    let before = world.agent.metric("picket_no_flow_total", &[])?;
+    let before = world.agent.metric("picket_unattributed_connections_total", &[])?;
     let said = world.python("worker", DIAL, &[])?.good()?;
     let dialled: Value = serde_json::from_str(&said)?;
     let dialled = dialled.as_array().map(Vec::as_slice).unwrap_or_default();
@@ -62,7 +62,7 @@ fn a_direct_dial_of_the_listener_is_closed(world: &mut World) -> Result<()> {
         "{record:#}"
     );
     until(|| {
-        let counted = world.agent.metric("picket_no_flow_total", &[])? - before;
+        let counted = world.agent.metric("picket_unattributed_connections_total", &[])? - before;
         Ok((counted >= dialled.len() as f64).then_some(()))
     })
     .with_context(|| format!("not all are counted of {said}"))

@@ -222,7 +222,7 @@ impl Metrics {
             self.connects_denied.clone(),
         );
         registry.register(
-            "unattributed_connection",
+            "unattributed_connections",
             "Connections closed because the kernel had no record of them",
             self.unattributed_connection.clone(),
         );
@@ -614,7 +614,7 @@ mod tests {
             "picket_kernel_reattachments_total{program=\"connect4\"} 1",
             "picket_kernel_map_entries{map=\"classes\"} 12",
             "picket_kernel_map_capacity{map=\"classes\"} 8192",
-            "picket_no_flow_total 1",
+            "picket_unattributed_connections_total 1",
             "picket_connections_destroyed_total{outcome=\"destroyed\"} 2",
             "picket_cgroup_escapes_total 1",
             "picket_config_reloads_total{kind=\"policy\",result=\"failure\"} 1",
