@@ -1,0 +1,354 @@
+//! Responses that go on: a watch's or a log's frames, until they end or are ended.
+//!
+//! In: the body that ends the request's record, and the session's place in the registry. Out: the same frames. The body
+//! lies in a [`Slot`] that whoever ends the session empties: the stream from the API server is reset and the record written
+//! at that moment, also where the client reads nothing and so nobody asks for a frame. What the client gets next is the
+//! last word, or a reset where none fits.
+
+use std::error::Error;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::{Buf as _, Bytes};
+use futures::task::AtomicWaker;
+use http_body::{Body, Frame};
+use parking_lot::Mutex;
+
+use super::end::Ending;
+use super::farewell::Farewell;
+use super::registry::{Registered, Stop};
+use super::tunnel::Traffic;
+
+/// What a session's body does when it is ended.
+pub trait Terminate {
+    /// Writes the end down and closes what is behind it.
+    fn terminate(self, ending: &Ending);
+}
+
+/// Where a session's body lies, within reach of whoever ends it.
+pub struct Slot<B> {
+    state: Mutex<State<B>>,
+    client: AtomicWaker,
+}
+
+enum State<B> {
+    /// The body is still to come.
+    Empty,
+    Running(B),
+    /// Ended by Picket; the client has not been told.
+    Ended(Arc<Ending>),
+    Over,
+}
+
+impl<B> Slot<B> {
+    /// For a body that is still to come.
+    #[must_use]
+    pub fn new() -> Arc<Slot<B>> {
+        Arc::new(Slot {
+            state: Mutex::new(State::Empty),
+            client: AtomicWaker::new(),
+        })
+    }
+}
+
+impl<B: Terminate + Send> Stop for Slot<B> {
+    fn stop(&self, ending: &Arc<Ending>) {
+        let running = {
+            let mut state = self.state.lock();
+            if matches!(*state, State::Over) {
+                return;
+            }
+            std::mem::replace(&mut *state, State::Ended(Arc::clone(ending)))
+        };
+        if let State::Running(body) = running {
+            body.terminate(ending);
+        }
+        self.client.wake();
+    }
+}
+
+/// Why a response breaks off: Picket ended the session and no last word fitted.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct Ended {
+    message: String,
+    /// What an HTTP/2 client sees; hyper looks for it.
+    source: h2::Error,
+}
+
+/// The frames of a session's response.
+pub struct SessionBody<B> {
+    slot: Arc<Slot<B>>,
+    farewell: Farewell,
+    traffic: Arc<Traffic>,
+    _registered: Registered,
+}
+
+impl<B: Terminate> SessionBody<B> {
+    /// Puts the body into its slot, or ends it at once where the session was ended meanwhile.
+    pub fn new(
+        slot: Arc<Slot<B>>,
+        body: B,
+        farewell: Farewell,
+        traffic: Arc<Traffic>,
+        registered: Registered,
+    ) -> SessionBody<B> {
+        let late = {
+            let mut state = slot.state.lock();
+            match &*state {
+                State::Ended(ending) => Some((Arc::clone(ending), body)),
+                State::Empty | State::Running(_) | State::Over => {
+                    *state = State::Running(body);
+                    None
+                }
+            }
+        };
+        if let Some((ending, body)) = late {
+            body.terminate(&ending);
+        }
+        SessionBody {
+            slot,
+            farewell,
+            traffic,
+            _registered: registered,
+        }
+    }
+}
+
+impl<B> SessionBody<B> {
+    fn passed(&mut self, frame: &Frame<Bytes>) {
+        if let Some(data) = frame.data_ref() {
+            self.farewell.sent(data.chunk());
+            self.traffic.sent(data.remaining());
+        }
+    }
+}
+
+impl<B> Body for SessionBody<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    type Data = Bytes;
+    type Error = Box<dyn Error + Send + Sync>;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let session = self.get_mut();
+        // Before the slot is looked at, so that an end that comes after is not missed.
+        session.slot.client.register(cx.waker());
+        let frame = {
+            let mut state = session.slot.state.lock();
+            match &mut *state {
+                State::Running(body) => {
+                    let polled = Pin::new(body).poll_frame(cx);
+                    if matches!(polled, Poll::Ready(None | Some(Err(_)))) {
+                        *state = State::Over;
+                    }
+                    match polled {
+                        Poll::Ready(Some(Ok(frame))) => Ok(frame),
+                        Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error.into()))),
+                        Poll::Ready(None) => return Poll::Ready(None),
+                        Poll::Pending => return Poll::Pending,
+                    }
+                }
+                State::Ended(ending) => {
+                    let ending = Arc::clone(ending);
+                    *state = State::Over;
+                    match session.farewell.last_word(&ending) {
+                        Some(word) => Ok(Frame::data(word)),
+                        None => Err(ending),
+                    }
+                }
+                State::Empty | State::Over => return Poll::Ready(None),
+            }
+        };
+        Poll::Ready(Some(match frame {
+            Ok(frame) => {
+                session.passed(&frame);
+                Ok(frame)
+            }
+            Err(ending) => Err(Box::new(Ended {
+                message: ending.message().to_owned(),
+                source: h2::Reason::CANCEL.into(),
+            })),
+        }))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &*self.slot.state.lock() {
+            State::Running(body) => body.is_end_stream(),
+            State::Over => true,
+            State::Empty | State::Ended(_) => false,
+        }
+    }
+}
+
+impl<B> Drop for SessionBody<B> {
+    fn drop(&mut self) {
+        // The registry may hold the slot a moment longer; the body ends now.
+        let left = std::mem::replace(&mut *self.slot.state.lock(), State::Over);
+        drop(left);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::task::Waker;
+    use std::time::Instant;
+
+    use http::{HeaderMap, HeaderValue};
+    use http_body_util::BodyExt as _;
+    use tokio::sync::mpsc;
+
+    use super::super::registry::{Selector, tests};
+    use super::super::{Kind, Registry};
+    use super::*;
+
+    /// Frames that are sent to it; says when it is ended and when it goes.
+    struct Fake {
+        frames: mpsc::UnboundedReceiver<&'static str>,
+        ended: mpsc::UnboundedSender<&'static str>,
+    }
+
+    impl Body for Fake {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            self.frames
+                .poll_recv(cx)
+                .map(|frame| frame.map(|data| Ok(Frame::data(Bytes::from(data)))))
+        }
+    }
+
+    impl Terminate for Fake {
+        fn terminate(self, ending: &Ending) {
+            let _gone = self.ended.send(ending.cause);
+        }
+    }
+
+    impl Drop for Fake {
+        fn drop(&mut self) {
+            let _gone = self.ended.send("dropped");
+        }
+    }
+
+    struct Running {
+        registry: Registry,
+        frames: mpsc::UnboundedSender<&'static str>,
+        ended: mpsc::UnboundedReceiver<&'static str>,
+        body: SessionBody<Fake>,
+    }
+
+    fn running(kind: Kind) -> Running {
+        let registry = Registry::default();
+        let slot = Slot::new();
+        let traffic = Arc::new(Traffic::default());
+        let registered = tests::register(&registry, kind, Arc::clone(&slot) as Arc<dyn Stop>, &traffic);
+        let (sender, frames) = mpsc::unbounded_channel();
+        let (ended, ends) = mpsc::unbounded_channel();
+        let json = HeaderMap::from_iter([(
+            http::header::CONTENT_TYPE,
+            HeaderValue::from_static("application/json"),
+        )]);
+        let farewell = Farewell::of_response(kind, &json);
+        let body = SessionBody::new(slot, Fake { frames, ended }, farewell, traffic, registered);
+        Running {
+            registry,
+            frames: sender,
+            ended: ends,
+            body,
+        }
+    }
+
+    async fn next(body: &mut SessionBody<Fake>) -> Option<Result<String, String>> {
+        let frame = body.frame().await?;
+        Some(
+            frame
+                .map(|frame| String::from_utf8(frame.into_data().expect("data").to_vec()).expect("text"))
+                .map_err(|error| error.to_string()),
+        )
+    }
+
+    #[tokio::test]
+    async fn an_ended_watch_closes_upstream_at_once_and_tells_its_client() {
+        let mut running = running(Kind::Watch);
+        running.frames.send("{\"type\":\"ADDED\"}\n").expect("sends");
+        assert_eq!(next(&mut running.body).await.expect("a frame").expect("data"), "{\"type\":\"ADDED\"}\n");
+        assert_eq!(running.registry.list(&Selector::default())[0].to_client, 17);
+        // Nobody asks for a frame: the body goes all the same.
+        assert_eq!(running.registry.kill(&Selector::default(), "enough").len(), 1);
+        assert_eq!(running.ended.try_recv(), Ok("session_killed"));
+        assert_eq!(running.ended.try_recv(), Ok("dropped"));
+        assert_eq!(running.registry.count(), 0);
+        let last = next(&mut running.body).await.expect("a frame").expect("data");
+        assert!(last.starts_with("{\"type\":\"ERROR\"") && last.contains("enough"), "{last}");
+        assert!(next(&mut running.body).await.is_none());
+    }
+
+    #[tokio::test]
+    async fn what_waits_for_a_frame_is_woken_by_the_end() {
+        let mut running = running(Kind::Watch);
+        let registry = running.registry.clone();
+        let told = tokio::spawn(async move { next(&mut running.body).await });
+        tokio::task::yield_now().await;
+        registry.kill(&Selector::default(), "enough");
+        let told = tokio::time::timeout(std::time::Duration::from_secs(5), told).await;
+        assert!(told.expect("in time").expect("no panic").expect("a frame").is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_log_and_half_an_event_break_off() {
+        for (kind, before) in [(Kind::Logs, "line\n"), (Kind::Watch, "{\"type\":")] {
+            let mut running = running(kind);
+            running.frames.send(before).expect("sends");
+            next(&mut running.body).await.expect("a frame").expect("data");
+            // What comes after the end is not passed on.
+            running.frames.send("secret").expect("sends");
+            running.registry.kill(&Selector::default(), "enough");
+            let error = next(&mut running.body).await.expect("a frame").expect_err("breaks off");
+            assert!(error.contains("enough"), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_end_before_the_first_byte_holds() {
+        let registry = Registry::default();
+        let slot = Slot::new();
+        let traffic = Arc::new(Traffic::default());
+        let registered = tests::register(&registry, Kind::Logs, Arc::clone(&slot) as Arc<dyn Stop>, &traffic);
+        registry.kill(&Selector::default(), "early");
+        let (_sender, frames) = mpsc::unbounded_channel();
+        let (ended, mut ends) = mpsc::unbounded_channel();
+        let mut body = SessionBody::new(slot, Fake { frames, ended }, Farewell::Silent, traffic, registered);
+        assert_eq!(ends.try_recv(), Ok("session_killed"));
+        assert!(next(&mut body).await.expect("a frame").is_err());
+    }
+
+    #[tokio::test]
+    async fn a_client_that_goes_takes_the_body_and_the_entry_with_it() {
+        let mut running = running(Kind::Watch);
+        let entry = running.registry.clone();
+        drop(running.body);
+        assert_eq!(running.ended.try_recv(), Ok("dropped"));
+        assert_eq!(entry.count(), 0);
+    }
+
+    #[test]
+    fn an_end_after_the_end_changes_nothing() {
+        let mut running = running(Kind::Watch);
+        drop(running.frames);
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(matches!(Pin::new(&mut running.body).poll_frame(&mut cx), Poll::Ready(None)));
+        running.body.slot.stop(&Arc::new(tests::ending(Instant::now())));
+        assert!(running.body.is_end_stream());
+    }
+}

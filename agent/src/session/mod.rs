@@ -1,0 +1,32 @@
+//! Sessions: every watch, followed log and upgraded stream, from the API server's first word to the end.
+//!
+//! In: a request that was permitted and goes on for long. Out: an entry in the [`Registry`] for as long as it runs, bytes
+//! both ways, and its end. Whatever changes (policy, grants, identities, pods, time) has each entry judged again; one that
+//! would not be permitted now is ended, and its client is told by a `Status` where the protocol has a place for one.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `registry` | the entries, and the proof that none escapes a change |
+//! | `rejudge` | the task that judges entries again |
+//! | `end` | why a session ended, as the client and the record get it |
+//! | `farewell` | where in a byte stream a last word fits, and the last word itself |
+//! | `body` | responses that go on: watches and logs over HTTP |
+//! | `tunnel`, `upgraded` | connections that changed their protocol |
+
+mod body;
+mod end;
+mod farewell;
+mod kind;
+mod metrics;
+mod registry;
+mod rejudge;
+mod tunnel;
+
+pub use body::{Ended as BodyEnded, SessionBody, Slot, Terminate};
+pub use end::Ending;
+pub use farewell::{Farewell, Upgrade};
+pub use kind::Kind;
+pub use metrics::Metrics;
+pub use registry::{Facts, Judge, Registered, Registry, Selector, Snapshot, Stop, Ticket};
+pub use rejudge::{PodChanges, run as rejudge};
+pub use tunnel::{Ended, StopTunnel, Traffic, join};
