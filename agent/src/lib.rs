@@ -36,6 +36,8 @@ mod denied;
 
 pub mod reject;
 
+pub mod session;
+
 pub mod pipeline;
 
 pub mod runtime;

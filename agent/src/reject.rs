@@ -48,6 +48,36 @@ pub enum Rejection {
     /// The API server's answer makes no sense here.
     #[error("the API server switched protocols unasked")]
     Unasked,
+    /// The pod is another agent now than the one that began the session.
+    #[error("the pod is agent {is} now; it was agent {was} when this began")]
+    IdentityChanged {
+        /// Who began it.
+        was: String,
+        /// Who the pod is now.
+        is: String,
+    },
+    /// It would be allowed, but under another user's rights than it runs with.
+    #[error("grants now have the agent act as user {is}; this runs as user {was}")]
+    UserChanged {
+        /// The user that the API server was asked as.
+        was: String,
+        /// The user that it would be asked as now.
+        is: String,
+    },
+    /// An operator ended the session.
+    #[error("an operator ended it{}", given(.0))]
+    Killed(String),
+    /// Nobody can tell whether it is still permitted.
+    #[error("Picket failed to judge it again after a change")]
+    Unjudged,
+}
+
+fn given(reason: &str) -> String {
+    if reason.is_empty() {
+        String::new()
+    } else {
+        format!(": {reason}")
+    }
 }
 
 /// The classes of refusal that differ in code, reason and what a client does next.
@@ -75,6 +105,10 @@ impl Rejection {
             Rejection::Upstream(SendError::Broken(_)) => "upstream_broken",
             Rejection::Upstream(SendError::Unsendable(_) | SendError::Malformed(_)) => "unsendable",
             Rejection::Unasked => "upstream_protocol",
+            Rejection::IdentityChanged { .. } => "identity_changed",
+            Rejection::UserChanged { .. } => "user_changed",
+            Rejection::Killed(_) => "session_killed",
+            Rejection::Unjudged => "internal",
         }
     }
 
@@ -82,7 +116,11 @@ impl Rejection {
     pub fn is_denial(&self) -> bool {
         matches!(
             self,
-            Rejection::Identity(_) | Rejection::Left(_) | Rejection::Denied(_)
+            Rejection::Identity(_)
+                | Rejection::Left(_)
+                | Rejection::Denied(_)
+                | Rejection::IdentityChanged { .. }
+                | Rejection::UserChanged { .. }
         )
     }
 
@@ -102,7 +140,11 @@ impl Rejection {
             Rejection::Unreadable(_) | Rejection::Upgrade(_) => {
                 class(StatusCode::BAD_REQUEST, "BadRequest", false)
             }
-            Rejection::Identity(_) | Rejection::Denied(_) => class(StatusCode::FORBIDDEN, "Forbidden", false),
+            Rejection::Identity(_)
+            | Rejection::Denied(_)
+            | Rejection::IdentityChanged { .. }
+            | Rejection::UserChanged { .. }
+            | Rejection::Killed(_) => class(StatusCode::FORBIDDEN, "Forbidden", false),
             Rejection::Audit(_) | Rejection::Left(_) => {
                 class(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", true)
             }
@@ -117,6 +159,7 @@ impl Rejection {
                 }
             },
             Rejection::Unasked => class(StatusCode::BAD_GATEWAY, "BadGateway", false),
+            Rejection::Unjudged => class(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", false),
         }
     }
 
@@ -128,32 +171,30 @@ impl Rejection {
         }
     }
 
+    /// The `Status`. `asked` is what was read of the request, if it could be.
+    pub fn status(&self, asked: Option<&KubeRequest>) -> Status {
+        let class = self.class();
+        let (kind, group) = match asked.map(|asked| &asked.target) {
+            Some(Target::Resource { resource, group, .. }) => (resource.as_str(), group.as_str()),
+            _ => ("", ""),
+        };
+        Status {
+            message: self.message(asked),
+            reason: class.reason,
+            code: class.code.as_u16(),
+            name: asked.and_then(KubeRequest::name).unwrap_or_default().to_owned(),
+            group: group.to_owned(),
+            kind: kind.to_owned(),
+            retry_after_seconds: if class.retry { RETRY_AFTER_SECONDS } else { 0 },
+        }
+    }
+
     /// The response. `asked` is what was read of the request, if it could be.
     pub fn response(&self, asked: Option<&KubeRequest>) -> Response<Full<Bytes>> {
         let class = self.class();
         let target = asked.map(|asked| &asked.target);
-        let (kind, group) = match target {
-            Some(Target::Resource { resource, group, .. }) => (resource.as_str(), group.as_str()),
-            _ => ("", ""),
-        };
-        let status = Status {
-            kind: "Status",
-            api_version: "v1",
-            metadata: Metadata {},
-            status: "Failure",
-            message: &self.message(asked),
-            reason: class.reason,
-            details: Details {
-                name: asked.and_then(KubeRequest::name).unwrap_or_default(),
-                group,
-                kind,
-                retry_after_seconds: if class.retry { RETRY_AFTER_SECONDS } else { 0 },
-            },
-            code: class.code.as_u16(),
-        };
-        // Serialising strings and numbers cannot fail; an empty body still carries the code.
-        let body = serde_json::to_vec(&status).unwrap_or_default();
-        let mut response = Response::new(Full::new(Bytes::from(body)));
+        let status = self.status(asked);
+        let mut response = Response::new(Full::new(Bytes::from(status.to_json())));
         *response.status_mut() = class.code;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -164,7 +205,7 @@ impl Rejection {
         // Discovery comes first, and of a Status there kubectl says "unknown" (k8s.io/client-go rest/request.go, Raw); a
         // warning it prints.
         if matches!(target, Some(Target::NonResource { .. })) {
-            headers.insert(WARNING, warning_value(status.message));
+            headers.insert(WARNING, warning_value(&status.message));
         }
         response
     }
@@ -203,10 +244,53 @@ fn upstream_message(error: &SendError) -> String {
     }
 }
 
+/// A `Status` of kind `Failure`: what clients are told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// For people.
+    pub message: String,
+    /// For programs, such as `Forbidden`.
+    pub reason: &'static str,
+    /// The HTTP status code.
+    pub code: u16,
+    /// The object's name.
+    pub name: String,
+    /// The API group; empty for the core group.
+    pub group: String,
+    /// The resource.
+    pub kind: String,
+    /// When another try may go better; 0 for never.
+    pub retry_after_seconds: u32,
+}
+
+impl Status {
+    /// As JSON, in one line.
+    #[must_use]
+    pub fn to_json(&self) -> Vec<u8> {
+        let status = StatusJson {
+            kind: "Status",
+            api_version: "v1",
+            metadata: Metadata {},
+            status: "Failure",
+            message: &self.message,
+            reason: self.reason,
+            details: Details {
+                name: &self.name,
+                group: &self.group,
+                kind: &self.kind,
+                retry_after_seconds: self.retry_after_seconds,
+            },
+            code: self.code,
+        };
+        // Serialising strings and numbers cannot fail; an empty body still carries the code.
+        serde_json::to_vec(&status).unwrap_or_default()
+    }
+}
+
 /// `metav1.Status`.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Status<'a> {
+struct StatusJson<'a> {
     kind: &'static str,
     api_version: &'static str,
     metadata: Metadata,

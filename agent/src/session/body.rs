@@ -94,18 +94,20 @@ impl<B: Terminate> SessionBody<B> {
         traffic: Arc<Traffic>,
         registered: Registered,
     ) -> SessionBody<B> {
-        let late = {
-            let mut state = slot.state.lock();
-            match &*state {
-                State::Ended(ending) => Some((Arc::clone(ending), body)),
-                State::Empty | State::Running(_) | State::Over => {
-                    *state = State::Running(body);
-                    None
-                }
-            }
+        let mut state = slot.state.lock();
+        let ended = match &*state {
+            State::Ended(ending) => Some(Arc::clone(ending)),
+            State::Empty | State::Running(_) | State::Over => None,
         };
-        if let Some((ending, body)) = late {
-            body.terminate(&ending);
+        match ended {
+            Some(ending) => {
+                drop(state);
+                body.terminate(&ending);
+            }
+            None => {
+                *state = State::Running(body);
+                drop(state);
+            }
         }
         SessionBody {
             slot,
@@ -205,7 +207,7 @@ mod tests {
     use http_body_util::BodyExt as _;
     use tokio::sync::mpsc;
 
-    use super::super::registry::{Selector, tests};
+    use super::super::registry::{Selector, testing};
     use super::super::{Kind, Registry};
     use super::*;
 
@@ -252,7 +254,7 @@ mod tests {
         let registry = Registry::default();
         let slot = Slot::new();
         let traffic = Arc::new(Traffic::default());
-        let registered = tests::register(&registry, kind, Arc::clone(&slot) as Arc<dyn Stop>, &traffic);
+        let registered = testing::register(&registry, kind, Arc::clone(&slot) as Arc<dyn Stop>, &traffic);
         let (sender, frames) = mpsc::unbounded_channel();
         let (ended, ends) = mpsc::unbounded_channel();
         let json = HeaderMap::from_iter([(
@@ -324,7 +326,7 @@ mod tests {
         let registry = Registry::default();
         let slot = Slot::new();
         let traffic = Arc::new(Traffic::default());
-        let registered = tests::register(&registry, Kind::Logs, Arc::clone(&slot) as Arc<dyn Stop>, &traffic);
+        let registered = testing::register(&registry, Kind::Logs, Arc::clone(&slot) as Arc<dyn Stop>, &traffic);
         registry.kill(&Selector::default(), "early");
         let (_sender, frames) = mpsc::unbounded_channel();
         let (ended, mut ends) = mpsc::unbounded_channel();
@@ -348,7 +350,7 @@ mod tests {
         drop(running.frames);
         let mut cx = Context::from_waker(Waker::noop());
         assert!(matches!(Pin::new(&mut running.body).poll_frame(&mut cx), Poll::Ready(None)));
-        running.body.slot.stop(&Arc::new(tests::ending(Instant::now())));
+        running.body.slot.stop(&Arc::new(testing::ending(Instant::now())));
         assert!(running.body.is_end_stream());
     }
 }

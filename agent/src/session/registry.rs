@@ -266,6 +266,12 @@ impl Registry {
         ended
     }
 
+    /// Ends every session.
+    pub(super) fn end_all(&self, rejection: &Rejection, since: Instant) -> usize {
+        let ended = self.entries().filter(|entry| self.end(entry, rejection, since));
+        ended.count()
+    }
+
     /// Waits until time alone ends a session, by the wall clock.
     pub(super) async fn expired(&self) {
         loop {
@@ -355,4 +361,4 @@ impl Drop for Registered {
 
 #[cfg(test)]
 #[path = "registry_tests.rs"]
-mod tests;
+pub(super) mod testing;

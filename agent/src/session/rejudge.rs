@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
 
 use super::Registry;
+use crate::reject::Rejection;
 
 /// The longest sleep until an expiry. The expiry is a date and the sleep is not, so the clock is looked at again: it may
 /// have been set, or the machine may have slept.
@@ -32,21 +33,22 @@ impl PodChanges {
 
 /// Sweeps after each change of `policy` and of `pods`, and when time alone ends a session; for as long as it is polled.
 pub async fn run<T>(registry: Registry, mut policy: watch::Receiver<T>, pods: PodChanges) {
+    let mut policy_changes = true;
     loop {
         tokio::select! {
-            changed = policy.changed() => if changed.is_err() {
-                // Nobody changes policy any more.
-                return std::future::pending().await;
-            },
+            changed = policy.changed(), if policy_changes => policy_changes = changed.is_ok(),
             () = pods.0.notified() => {}
             () = registry.expired() => {}
         }
-        let (registry, since) = (registry.clone(), Instant::now());
-        let swept = tokio::task::spawn_blocking(move || registry.sweep(since)).await;
+        let (sweeping, since) = (registry.clone(), Instant::now());
+        let swept = tokio::task::spawn_blocking(move || sweeping.sweep(since)).await;
         match swept {
             Ok(0) => {}
             Ok(ended) => tracing::info!(ended, millis = since.elapsed().as_millis(), "sessions were ended"),
-            Err(error) => tracing::error!(%error, "sessions could not be judged again"),
+            Err(error) => {
+                let ended = registry.end_all(&Rejection::Unjudged, since);
+                tracing::error!(%error, ended, "sessions could not be judged again, so they were ended");
+            }
         }
     }
 }

@@ -215,7 +215,7 @@ mod tests {
 
     use super::super::farewell::Upgrade;
     use super::super::kind::Kind;
-    use super::super::registry::tests;
+    use super::super::registry::testing;
     use super::*;
 
     /// A tunnel that runs, the far ends of client and API server, and the handle that ends it.
@@ -241,7 +241,7 @@ mod tests {
         server.write_all(&[0x82, 3, 1, b'o', b'k']).await.expect("writes");
         let mut frame = [0; 5];
         client.read_exact(&mut frame).await.expect("reads");
-        stop.stop(&Arc::new(tests::ending(Instant::now())));
+        stop.stop(&Arc::new(testing::ending(Instant::now())));
         let mut rest = Vec::new();
         client.read_to_end(&mut rest).await.expect("an end");
         let text = String::from_utf8_lossy(&rest);
@@ -257,7 +257,7 @@ mod tests {
         server.write_all(&[0x82, 9, 1, b'h']).await.expect("writes");
         let mut begun = [0; 4];
         client.read_exact(&mut begun).await.expect("reads");
-        stop.stop(&Arc::new(tests::ending(Instant::now())));
+        stop.stop(&Arc::new(testing::ending(Instant::now())));
         let mut rest = Vec::new();
         client.read_to_end(&mut rest).await.expect("an end");
         assert!(rest.is_empty(), "{rest:?}");
@@ -272,7 +272,7 @@ mod tests {
         server.write_all(&[7; 100]).await.expect("writes");
         tokio::task::yield_now().await;
         let began = Instant::now();
-        stop.stop(&Arc::new(tests::ending(began)));
+        stop.stop(&Arc::new(testing::ending(began)));
         assert!(matches!(running.await.expect("no panic"), Ended::Stopped(_)));
         assert!(began.elapsed() < Duration::from_secs(2));
         drop(client);

@@ -1,8 +1,8 @@
 //! Watches in Kubernetes' protobuf: where a message ends, and an `ERROR` event as one.
 //!
 //! A message is four bytes of length, big-endian, then a `WatchEvent` without envelope whose object has one: `k8s\0` and a
-//! `runtime.Unknown` (k8s.io/apimachinery pkg/runtime/serializer/protobuf, pkg/util/framer). Few fields of fixed numbers are
-//! needed, so they are written by hand.
+//! `runtime.Unknown` (k8s.io/apimachinery pkg/runtime/serializer/protobuf). Few fields of fixed numbers are needed, so they
+//! are written by hand; empty ones too, as the API server does.
 
 use crate::reject::Status;
 
@@ -77,8 +77,13 @@ fn status(status: &Status) -> Vec<u8> {
     bytes(&mut details, 2, status.group.as_bytes());
     bytes(&mut details, 3, status.kind.as_bytes());
     number(&mut details, 5, u64::from(status.retry_after_seconds));
+    bytes(&mut details, 6, b"");
+    let mut metadata = Vec::new();
+    for field in 1..=3 {
+        bytes(&mut metadata, field, b"");
+    }
     let mut out = Vec::new();
-    bytes(&mut out, 1, b"");
+    bytes(&mut out, 1, &metadata);
     bytes(&mut out, 2, b"Failure");
     bytes(&mut out, 3, status.message.as_bytes());
     bytes(&mut out, 4, status.reason.as_bytes());
@@ -123,19 +128,11 @@ mod tests {
             retry_after_seconds: 0,
         };
         let message = error_event(&status);
-        // As `k8s.io/apimachinery` v0.34 encodes `WatchEvent{Type: "ERROR", Object: RawExtension{Raw: ...}}` of that status.
-        let inner = b"\x0a\x00\x12\x07Failure\x1a\x01m\x22\x09Forbidden\x2a\x0d\x0a\x01p\x12\x00\x1a\x04pods\x28\x00\x30\x93\x03";
-        let mut unknown = b"k8s\0\x0a\x0c\x0a\x02v1\x12\x06Status\x12".to_vec();
-        unknown.push(inner.len() as u8);
-        unknown.extend_from_slice(inner);
-        unknown.extend_from_slice(b"\x1a\x00\x22\x00");
-        let mut event = b"\x0a\x05ERROR\x12".to_vec();
-        event.push(unknown.len() as u8 + 2);
-        event.push(0x0a);
-        event.push(unknown.len() as u8);
-        event.extend(unknown);
-        assert_eq!(message[..4], (event.len() as u32).to_be_bytes());
-        assert_eq!(message[4..], event);
+        // What k8s.io/apimachinery v0.36.3 writes of it: protobuf.NewSerializer within a WatchEvent of
+        // protobuf.NewRawSerializer, framed by protobuf.LengthDelimitedFramer.
+        let expected = b"\x00\x00\x00V\n\x05ERROR\x12M\nKk8s\x00\n\x0c\n\x02v1\x12\x06Status\x123\n\x06\n\x00\x12\x00\x1a\x00\x12\x07Failure\
+            \x1a\x01m\"\tForbidden*\x0f\n\x01p\x12\x00\x1a\x04pods(\x002\x000\x93\x03\x1a\x00\"\x00";
+        assert_eq!(message, expected);
         let mut follow = LengthDelimited::default();
         follow.sent(&message);
         assert!(follow.between());
