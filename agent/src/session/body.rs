@@ -284,7 +284,10 @@ mod tests {
     async fn an_ended_watch_closes_upstream_at_once_and_tells_its_client() {
         let mut running = running(Kind::Watch);
         running.frames.send("{\"type\":\"ADDED\"}\n").expect("sends");
-        assert_eq!(next(&mut running.body).await.expect("a frame").expect("data"), "{\"type\":\"ADDED\"}\n");
+        assert_eq!(
+            next(&mut running.body).await.expect("a frame").expect("data"),
+            "{\"type\":\"ADDED\"}\n"
+        );
         assert_eq!(running.registry.list(&Selector::default())[0].to_client, 17);
         // Nobody asks for a frame: the body goes all the same.
         assert_eq!(running.registry.kill(&Selector::default(), "enough").len(), 1);
@@ -292,7 +295,10 @@ mod tests {
         assert_eq!(running.ended.try_recv(), Ok("dropped"));
         assert_eq!(running.registry.count(), 0);
         let last = next(&mut running.body).await.expect("a frame").expect("data");
-        assert!(last.starts_with("{\"type\":\"ERROR\"") && last.contains("enough"), "{last}");
+        assert!(
+            last.starts_with("{\"type\":\"ERROR\"") && last.contains("enough"),
+            "{last}"
+        );
         assert!(next(&mut running.body).await.is_none());
     }
 
@@ -304,7 +310,12 @@ mod tests {
         tokio::task::yield_now().await;
         registry.kill(&Selector::default(), "enough");
         let told = tokio::time::timeout(std::time::Duration::from_secs(5), told).await;
-        assert!(told.expect("in time").expect("no panic").expect("a frame").is_ok());
+        assert!(
+            told.expect("in time")
+                .expect("no panic")
+                .expect("a frame")
+                .is_ok()
+        );
     }
 
     #[tokio::test]
@@ -316,7 +327,10 @@ mod tests {
             // What comes after the end is not passed on.
             running.frames.send("secret").expect("sends");
             running.registry.kill(&Selector::default(), "enough");
-            let error = next(&mut running.body).await.expect("a frame").expect_err("breaks off");
+            let error = next(&mut running.body)
+                .await
+                .expect("a frame")
+                .expect_err("breaks off");
             assert!(error.contains("enough"), "{error}");
         }
     }
@@ -326,11 +340,22 @@ mod tests {
         let registry = Registry::default();
         let slot = Slot::new();
         let traffic = Arc::new(Traffic::default());
-        let registered = testing::register(&registry, Kind::Logs, Arc::clone(&slot) as Arc<dyn Stop>, &traffic);
+        let registered = testing::register(
+            &registry,
+            Kind::Logs,
+            Arc::clone(&slot) as Arc<dyn Stop>,
+            &traffic,
+        );
         registry.kill(&Selector::default(), "early");
         let (_sender, frames) = mpsc::unbounded_channel();
         let (ended, mut ends) = mpsc::unbounded_channel();
-        let mut body = SessionBody::new(slot, Fake { frames, ended }, Farewell::Silent, traffic, registered);
+        let mut body = SessionBody::new(
+            slot,
+            Fake { frames, ended },
+            Farewell::Silent,
+            traffic,
+            registered,
+        );
         assert_eq!(ends.try_recv(), Ok("session_killed"));
         assert!(next(&mut body).await.expect("a frame").is_err());
     }
@@ -349,7 +374,10 @@ mod tests {
         let mut running = running(Kind::Watch);
         drop(running.frames);
         let mut cx = Context::from_waker(Waker::noop());
-        assert!(matches!(Pin::new(&mut running.body).poll_frame(&mut cx), Poll::Ready(None)));
+        assert!(matches!(
+            Pin::new(&mut running.body).poll_frame(&mut cx),
+            Poll::Ready(None)
+        ));
         running.body.slot.stop(&Arc::new(testing::ending(Instant::now())));
         assert!(running.body.is_end_stream());
     }

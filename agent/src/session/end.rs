@@ -81,6 +81,10 @@ mod tests {
         let killed = Rejection::Killed("under investigation".to_owned());
         let ending = Ending::new(&killed, Kind::Watch, &request, Instant::now());
         assert_eq!(ending.cause, "session_killed");
-        assert!(ending.message().contains("under investigation"), "{}", ending.message());
+        assert!(
+            ending.message().contains("under investigation"),
+            "{}",
+            ending.message()
+        );
     }
 }

@@ -6,7 +6,9 @@ use picket_policy::{KubeRequest, Target, Verb};
 use serde::{Deserialize, Serialize};
 
 /// A kind of session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// A watch, over HTTP or a WebSocket.
@@ -96,7 +98,10 @@ mod tests {
             ("/api/v1/namespaces/n/pods/p/attach", Kind::Attach),
             ("/api/v1/namespaces/n/pods/p/portforward", Kind::PortForward),
             ("/api/v1/namespaces/n/services/s/proxy/ws", Kind::Proxy),
-            ("/apis/example.com/v1/namespaces/n/things/t/console", Kind::Upgrade),
+            (
+                "/apis/example.com/v1/namespaces/n/things/t/console",
+                Kind::Upgrade,
+            ),
         ] {
             let read = KubeRequest::read(&Method::GET, &Uri::from_static(path), &HeaderMap::new());
             assert_eq!(Kind::of(&read.expect(path)), kind, "{path}");

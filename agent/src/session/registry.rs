@@ -103,7 +103,10 @@ pub struct Selector {
 impl Selector {
     fn selects(&self, facts: &Facts) -> bool {
         self.kind.is_none_or(|kind| kind == facts.kind)
-            && self.identity.as_deref().is_none_or(|name| *name == *facts.identity)
+            && self
+                .identity
+                .as_deref()
+                .is_none_or(|name| *name == *facts.identity)
             && self
                 .id
                 .as_deref()
@@ -206,7 +209,10 @@ impl Registry {
             entry,
         };
         let until = if self.is_stale(ticket) {
-            registered.entry.judge.judge(&registered.entry.facts, Timestamp::now())?
+            registered
+                .entry
+                .judge
+                .judge(&registered.entry.facts, Timestamp::now())?
         } else {
             until
         };
@@ -311,7 +317,12 @@ impl Registry {
     /// Ends a session, unless it has ended.
     fn end(&self, entry: &Arc<Entry>, rejection: &Rejection, since: Instant) -> bool {
         // Whoever takes it out ends it.
-        if self.shard(&entry.facts.id).lock().remove(&entry.facts.id).is_none() {
+        if self
+            .shard(&entry.facts.id)
+            .lock()
+            .remove(&entry.facts.id)
+            .is_none()
+        {
             return false;
         }
         let facts = &entry.facts;

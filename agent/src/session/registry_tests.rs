@@ -70,7 +70,12 @@ fn facts(kind: Kind, identity: &str) -> Facts {
 
 /// For the tests of bodies and tunnels.
 pub(in crate::session) fn ending(since: Instant) -> Ending {
-    Ending::new(&Rejection::Killed("why".to_owned()), Kind::Exec, &request(), since)
+    Ending::new(
+        &Rejection::Killed("why".to_owned()),
+        Kind::Exec,
+        &request(),
+        since,
+    )
 }
 
 /// A session that nothing but a kill ends.
@@ -82,11 +87,23 @@ pub(in crate::session) fn register(
 ) -> Registered {
     let judge = Arc::new(Fake::default());
     registry
-        .register(registry.ticket(), facts(kind, "fixer"), None, judge, stop, Arc::clone(traffic))
+        .register(
+            registry.ticket(),
+            facts(kind, "fixer"),
+            None,
+            judge,
+            stop,
+            Arc::clone(traffic),
+        )
         .expect("permitted")
 }
 
-fn enter(registry: &Registry, ticket: Ticket, judge: &Arc<Fake>, stop: &Arc<Stops>) -> Result<Registered, Rejection> {
+fn enter(
+    registry: &Registry,
+    ticket: Ticket,
+    judge: &Arc<Fake>,
+    stop: &Arc<Stops>,
+) -> Result<Registered, Rejection> {
     enter_as(registry, ticket, facts(Kind::Watch, "fixer"), judge, stop)
 }
 
@@ -126,7 +143,10 @@ fn a_sweep_ends_what_would_be_refused_and_nothing_else() {
     assert_eq!(registry.sweep(Instant::now()), 0);
     bad.refuses.store(true, Ordering::SeqCst);
     assert_eq!(registry.sweep(Instant::now()), 1);
-    assert_eq!((stays.0.lock().len(), goes.0.lock().as_slice()), (0, &["identity_suspended"][..]));
+    assert_eq!(
+        (stays.0.lock().len(), goes.0.lock().as_slice()),
+        (0, &["identity_suspended"][..])
+    );
     assert_eq!(registry.count(), 1);
     // Once is enough.
     assert_eq!(registry.sweep(Instant::now()), 0);
@@ -185,7 +205,10 @@ fn kills_are_by_id_identity_and_kind() {
     let enter = |kind, identity| {
         let facts = facts(kind, identity);
         let id = facts.id;
-        (id, enter_as(&registry, registry.ticket(), facts, &judge, &stop).expect("permitted"))
+        (
+            id,
+            enter_as(&registry, registry.ticket(), facts, &judge, &stop).expect("permitted"),
+        )
     };
     let (id, _one) = enter(Kind::Watch, "fixer");
     let (_, _two) = enter(Kind::Exec, "fixer");
@@ -196,8 +219,16 @@ fn kills_are_by_id_identity_and_kind() {
         ..Selector::default()
     };
     assert_eq!(registry.list(&of("fixer", None)).len(), 2);
-    assert_eq!(registry.list(&of("fix", None)).len(), 0, "a name is compared whole");
-    assert_eq!(registry.list(&Selector::default())[0].facts.id, id, "the oldest first");
+    assert_eq!(
+        registry.list(&of("fix", None)).len(),
+        0,
+        "a name is compared whole"
+    );
+    assert_eq!(
+        registry.list(&Selector::default())[0].facts.id,
+        id,
+        "the oldest first"
+    );
     let by_id = |id: &str| Selector {
         id: Some(id.to_owned()),
         ..Selector::default()
@@ -228,8 +259,16 @@ async fn the_next_expiry_wakes_whoever_waits_also_when_it_comes_closer() {
     let began = Instant::now();
     let _soon = enter(&registry, registry.ticket(), &soon, &stop).expect("permitted");
     expired.await.expect("no panic");
-    assert!(began.elapsed() >= Duration::from_millis(90), "{:?}", began.elapsed());
-    assert!(began.elapsed() < Duration::from_millis(900), "{:?}", began.elapsed());
+    assert!(
+        began.elapsed() >= Duration::from_millis(90),
+        "{:?}",
+        began.elapsed()
+    );
+    assert!(
+        began.elapsed() < Duration::from_millis(900),
+        "{:?}",
+        began.elapsed()
+    );
     assert_eq!(registry.sweep(Instant::now()), 1);
     assert_eq!(registry.count(), 1);
 }
@@ -260,7 +299,10 @@ async fn changes_of_policy_and_pods_and_time_each_sweep() {
         }
         let began = Instant::now();
         while registry.count() > 0 {
-            assert!(began.elapsed() < Duration::from_secs(5), "change {change} ended nothing");
+            assert!(
+                began.elapsed() < Duration::from_secs(5),
+                "change {change} ended nothing"
+            );
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
@@ -281,7 +323,11 @@ async fn where_sessions_cannot_be_judged_again_they_end() {
     let registry = Registry::default();
     let stop = Arc::new(Stops::default());
     let (policy, changes) = tokio::sync::watch::channel(0);
-    let running = tokio::spawn(super::super::rejudge(registry.clone(), changes, Default::default()));
+    let running = tokio::spawn(super::super::rejudge(
+        registry.clone(),
+        changes,
+        Default::default(),
+    ));
     let _held = registry
         .register(
             registry.ticket(),
@@ -312,7 +358,13 @@ fn what_is_open_and_how_sessions_ended_is_counted() {
     let _third = enter(&registry, registry.ticket(), &judge, &stop).expect("permitted");
     drop(first);
     let id = Some(second.entry.facts.id.to_string());
-    registry.kill(&Selector { id, ..Selector::default() }, "why");
+    registry.kill(
+        &Selector {
+            id,
+            ..Selector::default()
+        },
+        "why",
+    );
     drop(second);
     let mut all = prometheus_client::registry::Registry::with_prefix("picket");
     metrics.register(&mut all);
@@ -325,6 +377,9 @@ fn what_is_open_and_how_sessions_ended_is_counted() {
         "picket_sessions_ended_total{kind=\"watch\",cause=\"session_killed\"} 1",
         "picket_session_end_duration_seconds_count 1",
     ] {
-        assert!(text.lines().any(|have| have == line), "{line} is missing in\n{text}");
+        assert!(
+            text.lines().any(|have| have == line),
+            "{line} is missing in\n{text}"
+        );
     }
 }

@@ -114,13 +114,26 @@ pub async fn join(
     };
     match upgraded {
         Ok((client, server)) => {
-            carry(TokioIo::new(client), TokioIo::new(server), traffic, farewell, &stop).await
+            carry(
+                TokioIo::new(client),
+                TokioIo::new(server),
+                traffic,
+                farewell,
+                &stop,
+            )
+            .await
         }
         Err(error) => Ended::NotUpgraded(error),
     }
 }
 
-async fn carry<C, S>(client: C, mut server: S, traffic: Arc<Traffic>, farewell: Farewell, stop: &StopTunnel) -> Ended
+async fn carry<C, S>(
+    client: C,
+    mut server: S,
+    traffic: Arc<Traffic>,
+    farewell: Farewell,
+    stop: &StopTunnel,
+) -> Ended
 where
     C: AsyncRead + AsyncWrite + Unpin,
     S: AsyncRead + AsyncWrite + Unpin,
@@ -219,7 +232,14 @@ mod tests {
     use super::*;
 
     /// A tunnel that runs, the far ends of client and API server, and the handle that ends it.
-    fn tunnel(room: usize) -> (DuplexStream, DuplexStream, Arc<StopTunnel>, tokio::task::JoinHandle<Ended>) {
+    fn tunnel(
+        room: usize,
+    ) -> (
+        DuplexStream,
+        DuplexStream,
+        Arc<StopTunnel>,
+        tokio::task::JoinHandle<Ended>,
+    ) {
         let (client, near_client) = duplex(room);
         let (server, near_server) = duplex(1024);
         let stop = Arc::new(StopTunnel::default());
@@ -229,9 +249,10 @@ mod tests {
         )]);
         let farewell = Farewell::of_upgrade(Kind::Exec, Upgrade::WebSocket, &exec);
         let stopped = Arc::clone(&stop);
-        let running = tokio::spawn(async move {
-            carry(near_client, near_server, Arc::default(), farewell, &stopped).await
-        });
+        let running =
+            tokio::spawn(
+                async move { carry(near_client, near_server, Arc::default(), farewell, &stopped).await },
+            );
         (client, server, stop, running)
     }
 

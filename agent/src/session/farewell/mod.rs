@@ -212,7 +212,10 @@ mod tests {
     #[test]
     fn nothing_is_said_where_it_would_be_taken_for_something_else() {
         let json = headers("content-type", "application/json");
-        assert!(matches!(Farewell::of_response(Kind::Logs, &json), Farewell::Silent));
+        assert!(matches!(
+            Farewell::of_response(Kind::Logs, &json),
+            Farewell::Silent
+        ));
         let mut zipped = json.clone();
         zipped.insert("content-encoding", HeaderValue::from_static("gzip"));
         let cbor = headers("content-type", "application/cbor-seq");

@@ -52,7 +52,10 @@ pub(super) fn error_event(status: &Status) -> Vec<u8> {
     let mut raw = Vec::new();
     bytes(&mut raw, 1, &object);
     bytes(&mut event, 2, &raw);
-    let mut message = u32::try_from(event.len()).unwrap_or(u32::MAX).to_be_bytes().to_vec();
+    let mut message = u32::try_from(event.len())
+        .unwrap_or(u32::MAX)
+        .to_be_bytes()
+        .to_vec();
     message.extend(event);
     message
 }

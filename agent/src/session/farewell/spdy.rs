@@ -133,7 +133,10 @@ mod tests {
         spdy.sent(&control(SYN_REPLY, 1, b""));
         let word = spdy.last_word(&ending()).expect("fits");
         assert_eq!(word[..5], [0, 0, 0, 1, FIN]);
-        assert_eq!(usize::from(word[6]) << 8 | usize::from(word[7]), word.len() - HEAD);
+        assert_eq!(
+            usize::from(word[6]) << 8 | usize::from(word[7]),
+            word.len() - HEAD
+        );
         let status: serde_json::Value = serde_json::from_slice(&word[HEAD..]).expect("JSON");
         assert_eq!(status["reason"], "Forbidden");
     }

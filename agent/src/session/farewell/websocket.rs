@@ -176,7 +176,10 @@ mod tests {
         let (opcode, message) = &frames[0];
         assert_eq!((*opcode, message[0]), (BINARY, ERROR_CHANNEL));
         let status: serde_json::Value = serde_json::from_slice(&message[1..]).expect("JSON");
-        assert_eq!((&status["kind"], &status["code"]), (&"Status".into(), &403.into()));
+        assert_eq!(
+            (&status["kind"], &status["code"]),
+            (&"Status".into(), &403.into())
+        );
         let (opcode, close) = &frames[1];
         assert_eq!((*opcode, &close[..2]), (CLOSE, &1008_u16.to_be_bytes()[..]));
         assert!(close.len() <= 125);
@@ -199,14 +202,21 @@ mod tests {
                 socket.sent(piece);
                 passed += piece.len();
                 let fits = socket.last_word(&ending()).is_some();
-                assert_eq!(fits, [first, second, third].contains(&passed), "{passed} by {step}");
+                assert_eq!(
+                    fits,
+                    [first, second, third].contains(&passed),
+                    "{passed} by {step}"
+                );
             }
         }
         // The first of two frames of one message: a close may come between, a message may not.
         let mut socket = WebSocket::new(Says::OnErrorChannel);
         socket.sent(&[BINARY, 1, 9]);
         let said = frames(&socket.last_word(&ending()).expect("fits"));
-        assert_eq!(said.iter().map(|(opcode, _)| *opcode).collect::<Vec<_>>(), [CLOSE]);
+        assert_eq!(
+            said.iter().map(|(opcode, _)| *opcode).collect::<Vec<_>>(),
+            [CLOSE]
+        );
         // A ping between them ends nothing.
         socket.sent(&[0x89, 0]);
         let said = frames(&socket.last_word(&ending()).expect("fits"));
@@ -227,6 +237,9 @@ mod tests {
         let mut socket = WebSocket::new(Says::Event);
         socket.sent(&[0x80 | BINARY, 1, 9]);
         let said = frames(&socket.last_word(&ending()).expect("fits"));
-        assert_eq!(said.iter().map(|(opcode, _)| *opcode).collect::<Vec<_>>(), [CLOSE]);
+        assert_eq!(
+            said.iter().map(|(opcode, _)| *opcode).collect::<Vec<_>>(),
+            [CLOSE]
+        );
     }
 }
