@@ -148,7 +148,7 @@ fn uninstalled_no_link_is_left(world: &mut World) -> Result<()> {
     world.agent.uninstall()?;
     let (left, without) = (world.agent.pins()?, links()?);
     let admin = world.agent.admin_socket();
-    let sockets: Vec<_> = [admin.with_file_name("handover.sock"), admin]
+    let sockets: Vec<_> = [admin.with_file_name("upgrade.sock"), admin]
         .into_iter()
         .filter(|socket| socket.exists())
         .collect();

@@ -58,7 +58,7 @@ fn a_new_process_takes_over_and_refuses_nobody(world: &mut World) -> Result<()> 
     let began = Instant::now();
     let mut before = world.agent.succeed()?;
     let yielded = until("the older agent steps back", LIMIT, || {
-        Ok(log_since(world, start)?.contains("another agent has taken over"))
+        Ok(log_since(world, start)?.contains("a successor has taken over"))
     })?;
     // The stream that was open goes on meanwhile.
     world.admin(&[
@@ -89,11 +89,7 @@ fn a_new_process_takes_over_and_refuses_nobody(world: &mut World) -> Result<()> 
     ensure!(answered > 100, "only {answered} requests were made");
     ensure!(status.success(), "the older agent ended with {status}");
     let said = log_since(world, start)?;
-    for line in [
-        "handed over, waiting",
-        "taking over from the agent",
-        "has stepped back",
-    ] {
+    for line in ["listeners transferred", "upgrade begun", "upgrade complete"] {
         ensure!(said.contains(line), "no {line:?} in:\n{said}");
     }
     let served = world
@@ -114,7 +110,7 @@ fn a_take_over_that_fails_changes_nothing(world: &mut World) -> Result<()> {
     let loads = [Load::enforced(world)?, Load::hosted(world)?, Load::exempt(world)?];
     let before = world.agent.succeed()?;
     until("it has begun", LIMIT, || {
-        Ok(log_since(world, start)?.contains("handed over, waiting"))
+        Ok(log_since(world, start)?.contains("listeners transferred"))
     })?;
     until("the newer agent's programs are there", LIMIT, || {
         Ok(log_since(world, start)?.contains("version="))
@@ -122,7 +118,7 @@ fn a_take_over_that_fails_changes_nothing(world: &mut World) -> Result<()> {
     let pid = before.id();
     world.agent.fall_back(before)?;
     until("the older agent goes on", LIMIT, || {
-        Ok(log_since(world, start)?.contains("put back what the agent left"))
+        Ok(log_since(world, start)?.contains("restored the kernel programs"))
     })?;
     until("the pod is served", LIMIT, || Ok(asks(world)?.code == 0))?;
     let ready = world.agent.admin("/readyz")?;
@@ -189,7 +185,7 @@ fn fails_at_every_stage(world: &mut World, program: Option<PathBuf>) -> Result<(
         world.agent.fall_back(older)?;
         reached.and(made)?;
         until("the older agent goes on", LIMIT, || {
-            Ok(log_since(world, here)?.contains("put back what the agent left"))
+            Ok(log_since(world, here)?.contains("restored the kernel programs"))
         })?;
         brought_back(world).with_context(|| format!("killed after {stage:?} and {pause:?}"))?;
         if !pause.is_zero() {
@@ -215,15 +211,15 @@ fn fails_at_every_stage(world: &mut World, program: Option<PathBuf>) -> Result<(
     let alarms = picket.all(|record| record["decision"]["reason"] == "link_replaced")?;
     ensure!(alarms.is_empty(), "alarms: {alarms:?}");
     let said = log_since(world, start)?;
-    ensure!(!said.contains("another agent has taken over"), "{said}");
+    ensure!(!said.contains("a successor has taken over"), "{said}");
     verify_audit(world)
 }
 
 /// What the newer agent's or the older one's log says when the newer one is killed, and how long after it.
 const STAGES: [(&str, Duration); 7] = [
-    ("another agent takes over", Duration::ZERO),
-    ("handed over, waiting", Duration::ZERO),
-    ("taking over from the agent", Duration::ZERO),
+    ("a successor has connected", Duration::ZERO),
+    ("listeners transferred", Duration::ZERO),
+    ("upgrade begun", Duration::ZERO),
     ("version=", Duration::ZERO),
     ("namespace=\"direct\"", Duration::ZERO),
     ("namespace=\"direct\"", Duration::from_millis(300)),
@@ -248,7 +244,7 @@ fn an_older_agent_that_is_ended_meanwhile_loses_nothing(world: &mut World) -> Re
     std::thread::sleep(Duration::from_millis(500));
     let mut before = world.agent.succeed()?;
     until("it has begun", LIMIT, || {
-        Ok(log_since(world, start)?.contains("handed over, waiting"))
+        Ok(log_since(world, start)?.contains("listeners transferred"))
     })?;
     kill(Pid::from_raw(before.id().cast_signed()), Signal::SIGTERM)?;
     let ended = until("the older agent ends", LIMIT, || Ok(before.try_wait()?.is_some()));
@@ -267,10 +263,14 @@ fn an_older_agent_that_is_ended_meanwhile_loses_nothing(world: &mut World) -> Re
     );
     ensure!(status.success(), "the older agent ended with {status}");
     let said = log_since(world, start)?;
-    for wrong in ["cannot be written", "could not be written", "is gone"] {
+    for wrong in [
+        "cannot be written",
+        "could not be written",
+        "ended before the upgrade",
+    ] {
         ensure!(!said.contains(wrong), "{said}");
     }
-    ensure!(said.contains("has stepped back"), "{said}");
+    ensure!(said.contains("upgrade complete"), "{said}");
     verify_audit(world)
 }
 
@@ -400,11 +400,7 @@ fn taken_over_by_another_layout(world: &mut World, own: &[String], links_before:
         "the API server's address was sent {packets} packets"
     );
     let said = log_since(world, start)?;
-    for line in [
-        "taking over from the agent",
-        "another agent has taken over",
-        "has stepped back",
-    ] {
+    for line in ["upgrade begun", "a successor has taken over", "upgrade complete"] {
         ensure!(said.contains(line), "no {line:?} in:\n{said}");
     }
     ensure!(!said.contains("not dropped"), "{said}");

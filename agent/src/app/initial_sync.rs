@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::kernel::lease::Hands;
+use crate::kernel::lease::KernelWriteLease;
 use crate::runtime::readiness::Pending;
 use crate::workload::Status;
 
@@ -16,7 +16,7 @@ use crate::workload::Status;
 const AGAIN_AFTER: Duration = Duration::from_millis(500);
 
 /// What an agent has to wait for until it has settled, and whom it tells.
-pub(super) struct Settling {
+pub(super) struct InitialSync {
     /// How the pods stand.
     pub(super) status: watch::Receiver<Status>,
     /// Whether the protected endpoints are in force.
@@ -26,7 +26,7 @@ pub(super) struct Settling {
     /// Whether the agent before this one has agreed that its programs are ended.
     pub(super) agreed: watch::Receiver<bool>,
     /// Whose turn it is to change something in the kernel.
-    pub(super) hands: Hands,
+    pub(super) lease: KernelWriteLease,
     /// This agent ends, and ends no other's programs any more.
     pub(super) cancel: CancellationToken,
     /// Goes when they are.
@@ -35,7 +35,7 @@ pub(super) struct Settling {
     pub(super) told: watch::Sender<bool>,
 }
 
-impl Settling {
+impl InitialSync {
     /// Waits until every pod that was there at the start is judged and the protected endpoints are in force, then has the programs of an
     /// agent with another layout ended, by `retire`, which until then kept those pods from going past, and says so.
     pub(super) async fn finish(mut self, retire: impl Fn() -> anyhow::Result<()> + Clone + Send + 'static) {
@@ -56,7 +56,7 @@ impl Settling {
         }
         let mut failed = false;
         loop {
-            let Some(turn) = self.hands.turn().await else {
+            let Some(turn) = self.lease.acquire().await else {
                 return;
             };
             if self.cancel.is_cancelled() {
@@ -104,12 +104,12 @@ mod tests {
         let (giving, given) = watch::channel(true);
         let (told, mut is_told) = watch::channel(false);
         let (ended, mut is_ended) = watch::channel(false);
-        let settling = Settling {
+        let initial_sync = InitialSync {
             status: stands,
             endpoints: are_in_force,
             judged,
             agreed: is_agreed,
-            hands: Hands {
+            lease: KernelWriteLease {
                 changing: Arc::default(),
                 giving: given,
             },
@@ -118,7 +118,7 @@ mod tests {
             told,
         };
         let (ended, once) = (Arc::new(ended), Arc::new(AtomicBool::default()));
-        tokio::spawn(settling.finish(move || {
+        tokio::spawn(initial_sync.finish(move || {
             ended.send_replace(true);
             // One of this agent's own is missing at first.
             anyhow::ensure!(once.swap(true, Ordering::Relaxed), "not yet");
@@ -164,12 +164,12 @@ mod tests {
         let (_agreed, is_agreed) = watch::channel(agrees);
         let (_giving, given) = watch::channel(false);
         let (told, is_told) = watch::channel(false);
-        let settling = Settling {
+        let initial_sync = InitialSync {
             status: stands,
             endpoints: watch::channel(true).1,
             judged,
             agreed: is_agreed,
-            hands: Hands {
+            lease: KernelWriteLease {
                 changing: Arc::default(),
                 giving: given,
             },
@@ -179,7 +179,7 @@ mod tests {
         };
         let (ended, is_ended) = watch::channel(false);
         let ended = Arc::new(ended);
-        let finishing = tokio::spawn(settling.finish(move || {
+        let finishing = tokio::spawn(initial_sync.finish(move || {
             ended.send_replace(true);
             Ok(())
         }));

@@ -27,25 +27,25 @@ use crate::cluster::Connector;
 use crate::config::Config;
 use crate::denied;
 use crate::endpoints::ProtectedEndpointsConfig;
-use crate::enforce::{self, InForce, NodeListener, watchdog};
-use crate::kernel::lease::Hands;
+use crate::enforce::{self, KernelEnforcer, NodeListener, watchdog};
+use crate::kernel::lease::KernelWriteLease;
 use crate::kernel::{Class, Kernel, KernelConfig, Node, Program};
 use crate::listener::{InPodListener, Sockets};
 use crate::metrics::{Metrics, gauges};
-use crate::notify::{self, Notices};
+use crate::notify::{self, EventQueue};
 use crate::pipeline::{Pipeline, arrivals};
 use crate::pki::CaFiles;
 use crate::runtime::readiness::{Pending, Readiness};
 use crate::runtime::signals;
 use crate::store::Store;
 use crate::tls::Certificates;
-use crate::upgrade::{self, Giver, Progress, Successor, Takeover};
+use crate::upgrade::{self, Predecessor, Progress, Successor, SuccessorConnection};
 use crate::upstream::Upstream;
 use crate::workload::{self, Netns, Selection, WorkloadConfig};
 
-use initial_sync::Settling;
+use initial_sync::InitialSync;
 use settings::{api_servers, cgroup_root, server_names, upstream_config};
-use shutdown::Ending;
+use shutdown::Shutdown;
 
 /// Connections between accept and their own task; each holds a few hundred bytes, and handing one on takes microseconds.
 const ARRIVALS: usize = 1024;
@@ -69,8 +69,8 @@ pub struct App {
     endpoints_ready: Pending,
     cancel: CancellationToken,
     tasks: JoinSet<&'static str>,
-    /// The agent before this one, where it runs and hands over.
-    takeover: Option<Takeover>,
+    /// The upgrade under way, where this agent is a successor.
+    takeover: Option<Successor>,
     /// The node's own network namespace, and the listener for pods that share it.
     node: Netns,
     node_listener: InPodListener,
@@ -98,8 +98,8 @@ impl App {
         };
         let certificates = Certificates::open(files, &server_names(&config))?;
         let upstream = Upstream::open(upstream_config(&config)?)?;
-        let handover = config.admin.handover_socket();
-        let takeover = upgrade::ask(&handover, &config.node_name, LAYOUT, upgrade::ASK_LIMIT).await?;
+        let upgrade = config.admin.upgrade_socket();
+        let takeover = upgrade::ask(&upgrade, &config.node_name, LAYOUT, upgrade::REQUEST_LIMIT).await?;
         let log = AuditConfig {
             file: Some(config.audit.file.clone()),
             stdout: config.audit.stdout,
@@ -119,7 +119,7 @@ impl App {
         );
         let mut tasks = JoinSet::new();
         if takeover.is_none() {
-            // Served from here on, since loading the kernel programs may have to wait. Where an agent before this one runs,
+            // EnforcedPods from here on, since loading the kernel programs may have to wait. Where an agent before this one runs,
             // it goes on serving the socket.
             let socket = PrivateSocket::bind(&config.admin.socket)?;
             let admin = wiring::admin(&metrics, &readiness, &audit, &upstream);
@@ -141,7 +141,7 @@ impl App {
         let node = Netns::open(Path::new("/proc/self/ns/net"))?;
         let taken = takeover
             .as_ref()
-            .and_then(|from| from.set_aside.claim_node(node.id()));
+            .and_then(|from| from.inherited.claim_node(node.id()));
         let listener = match taken {
             Some(taken) => taken,
             None => InPodListener::open(&node).context("the listener for pods in the node's network")?,
@@ -187,19 +187,19 @@ impl App {
     pub async fn run(self) -> anyhow::Result<()> {
         let stop = signals::stop();
         let cancel = self.cancel.clone();
-        let ending = Ending::default();
+        let shutdown = Shutdown::default();
         let limit = Duration::from_secs(self.config.shutdown.drain_seconds);
         let audit = self.audit.clone();
         let (settled, mut successors) = mpsc::channel(1);
-        let mut tasks = self.start(&ending, settled).await?;
+        let mut tasks = self.start(&shutdown, settled).await?;
 
         let outcome = tokio::select! {
             signal = stop => {
-                tracing::info!(signal = signal?, connections = ending.drain.open(), "stopping");
+                tracing::info!(signal = signal?, connections = shutdown.drain.open(), "stopping");
                 Ok(None)
             }
             Some(successor) = successors.recv() => {
-                tracing::info!(connections = ending.drain.open(), "another agent has taken over, stopping");
+                tracing::info!(connections = shutdown.drain.open(), "a successor has taken over; stopping");
                 Ok(Some(successor))
             }
             ended = tasks.join_next() => Err(describe(ended)),
@@ -210,15 +210,18 @@ impl App {
         }
         // The listeners close with the reconciler, so that no connection comes that nobody would serve.
         cancel.cancel();
-        ending.stop_accepting().await;
+        shutdown.stop_accepting().await;
         if let Some(successor) = successor {
-            upgrade::yielded(successor).await;
+            upgrade::say_stopped_to(successor).await;
         }
-        let cut = ending.drain.drain(limit).await;
+        let cut = shutdown.drain.drain(limit).await;
         if cut > 0 {
-            tracing::warn!(connections = cut, "cut after the drain time");
+            tracing::warn!(
+                connections = cut,
+                "connections ended by force after the drain time"
+            );
         }
-        ending.write_refusals().await;
+        shutdown.write_refusals().await;
         tasks.shutdown().await;
         audit
             .flush()
@@ -229,25 +232,25 @@ impl App {
 
     async fn start(
         self,
-        ending: &Ending,
-        settled: mpsc::Sender<Successor>,
+        shutdown: &Shutdown,
+        settled: mpsc::Sender<SuccessorConnection>,
     ) -> anyhow::Result<JoinSet<&'static str>> {
-        let (cancel, drain, mut tasks) = (self.cancel, &ending.drain, self.tasks);
+        let (cancel, drain, mut tasks) = (self.cancel, &shutdown.drain, self.tasks);
         let readiness = self.readiness;
         let (sink, arrivals) = mpsc::channel(ARRIVALS);
-        let set_aside = self.takeover.as_ref().map(|from| Arc::clone(&from.set_aside));
-        let (notices, to_post) = Notices::channel(Arc::clone(&self.metrics));
-        let in_force = &Arc::new(InForce::new(
+        let inherited = self.takeover.as_ref().map(|from| Arc::clone(&from.inherited));
+        let (kube_events, to_post) = EventQueue::channel(Arc::clone(&self.metrics));
+        let enforcer = &Arc::new(KernelEnforcer::new(
             Arc::clone(&self.kernel),
             Arc::clone(&self.metrics),
-            notices.clone(),
+            kube_events.clone(),
             sink,
             NodeListener {
                 netns: self.node,
                 listener: &self.node_listener,
             },
-            set_aside.unwrap_or_default(),
-            ending.accepting.clone(),
+            inherited.unwrap_or_default(),
+            shutdown.accepting.clone(),
         )?);
         let pipeline = Pipeline::new(
             &self.certificates,
@@ -255,7 +258,7 @@ impl App {
             self.upstream.clone(),
             self.audit.clone(),
             drain.clone(),
-            notices.clone(),
+            kube_events.clone(),
         )?;
         let classes = self.kernel.classes()?;
         let redirects = |class: &Class| matches!(class, Class::Enforced { .. });
@@ -289,12 +292,12 @@ impl App {
             redirected,
             rest: given.clone(),
             judged: Arc::new(move |after| judged.pod_judged(after)),
-            notices: notices.clone(),
+            kube_events: kube_events.clone(),
         };
-        let workload = workload::start(config, Arc::clone(in_force), &cancel).await?;
+        let workload = workload::start(config, Arc::clone(enforcer), &cancel).await?;
 
         let admin = wiring::admin(&self.metrics, &readiness, &self.audit, &self.upstream);
-        let hands = Hands {
+        let lease = KernelWriteLease {
             changing: Arc::new(Mutex::new(())),
             giving: given,
         };
@@ -309,7 +312,7 @@ impl App {
         };
         let took_over = self.takeover.as_ref().map(|_| Instant::now());
         let (endpoints_in_force, endpoints_are) = watch::channel(false);
-        let (refused, to_write) = mpsc::channel(denied::WAITING);
+        let (refused, to_write) = mpsc::channel(denied::QUEUE_LENGTH);
         let mut parts: Vec<(&'static str, BoxFuture<'static, ()>)> = workload.tasks;
         if let Some(takeover) = self.takeover {
             let socket = self.config.admin.socket.clone();
@@ -323,33 +326,33 @@ impl App {
                 cancel: cancel.clone(),
             };
             parts.extend([
-                ("take-over", takeover.finish(progress, self.audit.clone()).boxed()),
+                ("upgrade", takeover.finish(progress, self.audit.clone()).boxed()),
                 (
                     "admin socket",
                     wiring::admin_once_alone(socket, is_alone.clone(), admin, cancel.clone()).boxed(),
                 ),
             ]);
         }
-        let offered = Arc::clone(in_force);
-        let giver = Giver {
+        let offered = Arc::clone(enforcer);
+        let predecessor = Predecessor {
             node: self.config.node_name.clone(),
             layout: LAYOUT,
             giving,
             resting: workload.resting,
-            changing: Arc::clone(&hands.changing),
+            changing: Arc::clone(&lease.changing),
             offers: Arc::new(move || offered.offers()),
             audit: self.audit.clone(),
-            limit: upgrade::SETTLE_LIMIT,
+            limit: upgrade::SYNC_LIMIT,
             took_over,
             settled,
-            last: ending.last.clone(),
+            last: shutdown.last.clone(),
         };
         parts.extend([
             (
-                "hand-over",
-                giver
+                "upgrade socket",
+                predecessor
                     .serve_once(
-                        self.config.admin.handover_socket(),
+                        self.config.admin.upgrade_socket(),
                         is_settled,
                         is_alone.clone(),
                         cancel.clone(),
@@ -360,16 +363,16 @@ impl App {
                 "map fill",
                 gauges::fill(Arc::clone(&self.kernel), Arc::clone(&self.metrics)).boxed(),
             ),
-            ("heartbeat", watchdog::beat(Arc::clone(&self.kernel)).boxed()),
+            ("heartbeat", watchdog::heartbeat(Arc::clone(&self.kernel)).boxed()),
             (
                 "links",
                 watchdog::watch(
                     Arc::clone(&self.kernel),
-                    hands.clone(),
+                    lease.clone(),
                     readiness.clone(),
                     Arc::clone(&self.metrics),
                     self.audit.clone(),
-                    notices.clone(),
+                    kube_events.clone(),
                 )
                 .boxed(),
             ),
@@ -389,24 +392,24 @@ impl App {
                     Arc::clone(&self.certificates),
                     Arc::clone(&self.metrics),
                     workload.endpoints.clone(),
-                    hands.clone(),
+                    lease.clone(),
                     enforce::Start {
                         ready: self.endpoints_ready,
                         in_force: endpoints_in_force,
                         pods: workload.status.clone(),
                     },
-                    Arc::clone(in_force.tending()),
+                    Arc::clone(enforcer.maintainer()),
                 )
                 .boxed(),
             ),
             (
                 "kernel events",
-                denied::events(
-                    denied::Turn {
+                denied::kernel_events(
+                    denied::EventReader {
                         kernel: Arc::clone(&self.kernel),
                         alone: is_alone,
                         cancel: cancel.clone(),
-                        _reading: ending.accepting.token(),
+                        _reading: shutdown.accepting.token(),
                     },
                     workload.endpoints.clone(),
                     Arc::clone(&workload.names),
@@ -418,23 +421,23 @@ impl App {
             (
                 "node listener",
                 enforce::node_listener(
-                    Arc::clone(in_force),
+                    Arc::clone(enforcer),
                     Sockets::new(self.node_listener)
                         .context("the listener for pods in the node's network")?,
                     serves_node,
-                    ending.accepting.token(),
+                    shutdown.accepting.token(),
                     cancel.clone(),
                 )
                 .boxed(),
             ),
             (
                 "connections at new protected endpoints",
-                Arc::clone(in_force.tending()).cut_at_new_endpoints().boxed(),
+                Arc::clone(enforcer.maintainer()).cut_at_new_endpoints().boxed(),
             ),
             (
                 "moved processes",
                 denied::escapes::watch(
-                    in_force.served().clone(),
+                    enforcer.served().clone(),
                     workload.names,
                     Arc::clone(&self.metrics),
                     refused.clone(),
@@ -443,12 +446,12 @@ impl App {
             ),
             (
                 "refusals",
-                denied::write_down(
+                denied::write(
                     to_write,
                     self.audit,
-                    notices,
-                    ending.served.clone(),
-                    ending.written.clone(),
+                    kube_events,
+                    shutdown.served.clone(),
+                    shutdown.written.clone(),
                 )
                 .boxed(),
             ),
@@ -471,8 +474,8 @@ impl App {
                     drain.clone(),
                     Arc::clone(&self.metrics),
                     refused,
-                    ending.last.clone(),
-                    ending.handed_on.clone(),
+                    shutdown.last.clone(),
+                    shutdown.handed_on.clone(),
                 )
                 .boxed(),
             ),
@@ -492,12 +495,12 @@ impl App {
             ),
             (
                 "first pods",
-                Settling {
+                InitialSync {
                     status: workload.status,
                     endpoints: endpoints_are,
                     judged,
                     agreed: is_agreed,
-                    hands,
+                    lease,
                     cancel: cancel.clone(),
                     ready: self.pods_ready,
                     told: told_settled,

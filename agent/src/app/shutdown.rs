@@ -15,7 +15,7 @@ const STOP_LIMIT: Duration = Duration::from_secs(2);
 
 /// What an end in order passes through: accepting, handing on, draining.
 #[derive(Debug, Default)]
-pub(super) struct Ending {
+pub(super) struct Shutdown {
     /// What takes something in: the listeners, and the reader of the kernel's events.
     pub(super) accepting: TaskTracker,
     /// Nobody accepts any more.
@@ -29,7 +29,7 @@ pub(super) struct Ending {
     pub(super) written: CancellationToken,
 }
 
-impl Ending {
+impl Shutdown {
     /// Waits until nothing more comes, and what came is being served.
     pub(super) async fn stop_accepting(&self) {
         self.accepting.close();

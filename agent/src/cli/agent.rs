@@ -11,7 +11,7 @@ use crate::{app, runtime};
 /// Arguments of `picket agent`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  picket agent --config /etc/picket/agent.yaml\n\n\
-    Exit codes: 0 the agent was stopped, or a successor has taken over; 1 the agent could not start, or a part of it failed; \
+    Exit codes: 0 the agent was stopped, or a successor has taken over; 1 the agent could not start, its upgrade failed, or a part of it failed; \
     2 wrong usage.")]
 pub(super) struct Args {
     /// The node's configuration file.

@@ -71,7 +71,7 @@ fn remove(args: &Args) -> anyhow::Result<()> {
             bpffs.display()
         );
     }
-    for socket in [admin.handover_socket(), admin.socket] {
+    for socket in [admin.upgrade_socket(), admin.socket] {
         admin::remove_left(&socket)?;
     }
     if !bpffs.exists() {

@@ -177,8 +177,8 @@ pub struct Admin {
 impl Admin {
     /// Where one agent takes over from another: beside the admin socket, in the folder that only root can enter.
     #[must_use]
-    pub fn handover_socket(&self) -> PathBuf {
-        self.socket.with_file_name("handover.sock")
+    pub fn upgrade_socket(&self) -> PathBuf {
+        self.socket.with_file_name("upgrade.sock")
     }
 }
 

@@ -281,7 +281,7 @@ fn admin(decoder: &mut Decoder, top: &Fields<'_>) -> Admin {
     let mut admin = Admin::default();
     if let Some(fields) = optional_section(decoder, top, "admin", &["socket"]) {
         admin.socket = optional_path(decoder, &fields, "socket").unwrap_or(admin.socket);
-        let sockets = [admin.socket.clone(), admin.handover_socket()];
+        let sockets = [admin.socket.clone(), admin.upgrade_socket()];
         let too_long = |path: &PathBuf| path.as_os_str().len() > SOCKET_PATH_MAX;
         if let (Some(node), Some(path)) = (fields.get("socket"), sockets.iter().find(|path| too_long(path))) {
             decoder.error_at(

@@ -339,13 +339,13 @@ fn what_makes_no_sense_is_refused_with_its_line() {
 fn a_socket_that_could_not_be_made_is_refused_with_the_one_beside_it() {
     let with = |socket: String| Config::parse("f", &format!("{GOOD}admin: {{socket: {socket}}}\n"));
     let folder = |length| format!("/{}", "d".repeat(length - 1));
-    let handover = "/handover.sock".len();
+    let upgrade = "/upgrade.sock".len();
     assert!(with(folder(103)).is_ok());
     assert!(with(folder(104)).is_err());
-    assert!(with(folder(103 - handover) + "/s").is_ok());
-    let said = with(folder(104 - handover) + "/s").unwrap_err().to_string();
+    assert!(with(folder(103 - upgrade) + "/s").is_ok());
+    let said = with(folder(104 - upgrade) + "/s").unwrap_err().to_string();
     assert!(
-        said.ends_with("/handover.sock is longer than the 103 bytes that a socket's path may have"),
+        said.ends_with("/upgrade.sock is longer than the 103 bytes that a socket's path may have"),
         "{said}"
     );
 }

@@ -14,17 +14,17 @@ const KEYS: usize = 1024;
 
 /// What was seen since the last tick.
 #[derive(Debug)]
-pub(crate) struct Fold<K, V> {
+pub(crate) struct EventAggregator<K, V> {
     seen: HashMap<Option<K>, (u32, Option<V>)>,
 }
 
-impl<K: Eq + Hash, V> Default for Fold<K, V> {
+impl<K: Eq + Hash, V> Default for EventAggregator<K, V> {
     fn default() -> Self {
         Self { seen: HashMap::new() }
     }
 }
 
-impl<K: Eq + Hash, V> Fold<K, V> {
+impl<K: Eq + Hash, V> EventAggregator<K, V> {
     /// Takes in one event; gives it back where it is to be written as it is.
     pub(crate) fn take(&mut self, key: K, event: V) -> Option<V> {
         let mut key = Some(key);
@@ -55,20 +55,22 @@ mod tests {
 
     #[test]
     fn a_flood_becomes_a_few_records_and_a_count() {
-        let mut fold = Fold::default();
-        let written = (0..1000).filter_map(|event| fold.take("pod", event)).count();
+        let mut aggregator = EventAggregator::default();
+        let written = (0..1000)
+            .filter_map(|event| aggregator.take("pod", event))
+            .count();
         assert_eq!(written, 10);
-        assert_eq!(fold.take("other", 7), Some(7));
-        assert_eq!(fold.tick(), [(999, 990)]);
-        assert_eq!(fold.tick(), []);
-        assert_eq!(fold.take("pod", 1), Some(1));
+        assert_eq!(aggregator.take("other", 7), Some(7));
+        assert_eq!(aggregator.tick(), [(999, 990)]);
+        assert_eq!(aggregator.tick(), []);
+        assert_eq!(aggregator.take("pod", 1), Some(1));
     }
 
     #[test]
     fn many_keys_share_one_fold() {
-        let mut fold = Fold::default();
-        let written = (0..100_000).filter_map(|key| fold.take(key, key)).count();
+        let mut aggregator = EventAggregator::default();
+        let written = (0..100_000).filter_map(|key| aggregator.take(key, key)).count();
         assert_eq!(written, KEYS + 10);
-        assert_eq!(fold.tick().len(), 1);
+        assert_eq!(aggregator.tick().len(), 1);
     }
 }

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use super::write::tell;
+use super::write::submit;
 use crate::audit::{Caller, Connection, KernelFacts, Outcome, PodRef, ProcessRef};
 use crate::endpoints::ProtectedEndpoints;
 use crate::endpoints::denied_as;
@@ -23,7 +23,7 @@ use crate::workload::escapes::CgroupEscape;
 use crate::workload::{Names, Pod, container_of};
 
 /// When the kernel's events are this agent's to read: from the moment that no agent before it does, until it ends.
-pub(crate) struct Turn {
+pub(crate) struct EventReader {
     /// Where they come from.
     pub(crate) kernel: Arc<Kernel>,
     /// Whether no agent before this one reads.
@@ -34,7 +34,7 @@ pub(crate) struct Turn {
     pub(crate) _reading: TaskTrackerToken,
 }
 
-impl Turn {
+impl EventReader {
     async fn opened(&mut self) -> Option<KernelEvents> {
         tokio::select! {
             _ = self.alone.wait_for(|alone| *alone) => {}
@@ -48,23 +48,23 @@ impl Turn {
 }
 
 /// Counts every connect that the kernel refused, and hands it on to be written down.
-pub(crate) async fn events(
-    mut turn: Turn,
+pub(crate) async fn kernel_events(
+    mut reader: EventReader,
     told: watch::Receiver<ProtectedEndpoints>,
     names: Arc<Names>,
     metrics: Arc<Metrics>,
     refusals: mpsc::Sender<Connection>,
 ) {
-    let Some(mut events) = turn.opened().await else {
+    let Some(mut events) = reader.opened().await else {
         return;
     };
-    let mut looks = Looks::default();
+    let mut lookups = ProcessLookups::default();
     loop {
         let event = tokio::select! {
             event = events.next() => event,
-            () = turn.cancel.cancelled() => {
+            () = reader.cancel.cancelled() => {
                 // The next agent reads from here.
-                drop((events, turn));
+                drop((events, reader));
                 return std::future::pending().await;
             }
         };
@@ -77,14 +77,14 @@ pub(crate) async fn events(
         };
         let cause = event.reason.map_or("unknown", |refusal| refusal.as_str());
         metrics.connect_refused(cause, endpoint(event.origin, &told.borrow()));
-        let seen = if event.pid != 0 && looks.take(event.cgroup, Instant::now()) {
+        let seen = if event.pid != 0 && lookups.take(event.cgroup, Instant::now()) {
             Seen::of(event.pid, event.at_ns).unwrap_or_default()
         } else {
             Seen::default()
         };
         let pod = names.find(event.cgroup, seen.cgroup.as_deref().map(Path::new));
         let pod = pod.as_ref().map(|pod| &pod.pod);
-        tell(&refusals, &metrics, refused(&event, cause, pod, seen));
+        submit(&refusals, &metrics, refused(&event, cause, pod, seen));
     }
 }
 
@@ -98,7 +98,7 @@ fn endpoint(address: SocketAddr, endpoints: &ProtectedEndpoints) -> &'static str
 
 /// Bounds what looking processes up in /proc costs, for each classified cgroup by itself.
 #[derive(Debug)]
-struct Looks {
+struct ProcessLookups {
     since: Instant,
     taken: HashMap<CgroupId, u32>,
 }
@@ -107,12 +107,12 @@ struct Looks {
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// How many processes of one cgroup are looked up in a second: more than are written down as they are.
-const LOOKS: u32 = 64;
+const LOOKUPS: u32 = 64;
 
 /// How many cgroups that goes for; the folders of a node's pods are fewer.
-const LOOKS_CGROUPS: usize = 1024;
+const LOOKUPS_CGROUPS: usize = 1024;
 
-impl Default for Looks {
+impl Default for ProcessLookups {
     fn default() -> Self {
         Self {
             since: Instant::now(),
@@ -121,18 +121,18 @@ impl Default for Looks {
     }
 }
 
-impl Looks {
+impl ProcessLookups {
     fn take(&mut self, cgroup: CgroupId, now: Instant) -> bool {
         if now.duration_since(self.since) >= INTERVAL {
             self.since = now;
             self.taken.clear();
         }
-        if self.taken.len() >= LOOKS_CGROUPS && !self.taken.contains_key(&cgroup) {
+        if self.taken.len() >= LOOKUPS_CGROUPS && !self.taken.contains_key(&cgroup) {
             return false;
         }
         let taken = self.taken.entry(cgroup).or_default();
         *taken += 1;
-        *taken <= LOOKS
+        *taken <= LOOKUPS
     }
 }
 
@@ -301,14 +301,14 @@ mod tests {
 
     #[test]
     fn looks_are_bounded_for_each_cgroup_and_begin_anew() {
-        let (mut looks, now) = (Looks::default(), Instant::now());
-        let flood = (0..1000).filter(|_| looks.take(CgroupId(1), now)).count();
-        assert_eq!(flood, LOOKS as usize);
-        assert!(looks.take(CgroupId(2), now), "another pod's are its own");
-        assert!(looks.take(CgroupId(1), now + INTERVAL));
+        let (mut lookups, now) = (ProcessLookups::default(), Instant::now());
+        let flood = (0..1000).filter(|_| lookups.take(CgroupId(1), now)).count();
+        assert_eq!(flood, LOOKUPS as usize);
+        assert!(lookups.take(CgroupId(2), now), "another pod's are its own");
+        assert!(lookups.take(CgroupId(1), now + INTERVAL));
         let cgroups = (0..100_000)
-            .filter(|id| looks.take(CgroupId(*id), now + INTERVAL))
+            .filter(|id| lookups.take(CgroupId(*id), now + INTERVAL))
             .count();
-        assert!(cgroups <= LOOKS_CGROUPS + 1);
+        assert!(cgroups <= LOOKUPS_CGROUPS + 1);
     }
 }

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 
 use super::{collect, write};
 use crate::audit::Connection;
-use crate::enforce::Served;
+use crate::enforce::EnforcedPods;
 use crate::metrics::Metrics;
 use crate::workload::Names;
 use crate::workload::escapes::{CgroupEscape, EscapeTracker, ProcessKey};
@@ -22,9 +22,9 @@ const EVERY: Duration = Duration::from_secs(30);
 /// How long one has to stay to count.
 const STAYS: Duration = Duration::from_secs(2);
 
-/// Looks for as long as it is polled.
+/// ProcessLookups for as long as it is polled.
 pub(crate) async fn watch(
-    pods: Served,
+    pods: EnforcedPods,
     names: Arc<Names>,
     metrics: Arc<Metrics>,
     records: mpsc::Sender<Connection>,
@@ -54,13 +54,13 @@ pub(crate) async fn watch(
                 "a process of a pod's is outside its cgroup"
             );
             metrics.cgroup_escape();
-            write::tell(&records, &metrics, collect::moved(escape, pod.as_ref()));
+            write::submit(&records, &metrics, collect::moved(escape, pod.as_ref()));
         }
         told = now;
     }
 }
 
-async fn look(pods: &Served, escapes: &mut EscapeTracker) -> Vec<CgroupEscape> {
+async fn look(pods: &EnforcedPods, escapes: &mut EscapeTracker) -> Vec<CgroupEscape> {
     let pods = pods.processes();
     let mut taken = std::mem::take(escapes);
     let looked = tokio::task::spawn_blocking(move || (taken.look(&pods), taken)).await;

@@ -8,5 +8,5 @@ mod collect;
 pub(crate) mod escapes;
 mod write;
 
-pub(crate) use collect::{Turn, closed, events};
-pub(crate) use write::{WAITING, tell, write_down};
+pub(crate) use collect::{EventReader, closed, kernel_events};
+pub(crate) use write::{QUEUE_LENGTH, submit, write};

@@ -1,6 +1,6 @@
 //! Writes down connections that never became requests, folded where a pod makes many.
 //!
-//! In: refusals of the kernel's and of listeners. Out: audit records, and notices at the pods. Nothing here holds up connections
+//! In: refusals of the kernel's and of listeners. Out: audit records, and events at the pods. Nothing here holds up connections
 //! that are served: while the audit log takes nothing, such records are lost, which is counted.
 
 use std::net::SocketAddr;
@@ -9,13 +9,13 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::aggregate::Fold;
+use super::aggregate::EventAggregator;
 use crate::audit::{AuditLog, Connection, PodRef};
 use crate::metrics::Metrics;
-use crate::notify::{About, Notice, Notices, Reason};
+use crate::notify::{About, EventQueue, KubeEvent, Reason};
 
 /// Records between those who see refusals and the one who writes them; each is below 1 KB.
-pub(crate) const WAITING: usize = 1024;
+pub(crate) const QUEUE_LENGTH: usize = 1024;
 
 /// How long many alike are gathered.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -24,7 +24,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 type Key = (Option<String>, &'static str, Option<SocketAddr>);
 
 /// Hands a refusal on without waiting.
-pub(crate) fn tell(refusals: &mpsc::Sender<Connection>, metrics: &Metrics, connection: Connection) {
+pub(crate) fn submit(refusals: &mpsc::Sender<Connection>, metrics: &Metrics, connection: Connection) {
     if refusals.try_send(connection).is_err() {
         metrics.refusal_unrecorded();
     }
@@ -32,35 +32,35 @@ pub(crate) fn tell(refusals: &mpsc::Sender<Connection>, metrics: &Metrics, conne
 
 /// Writes refusals down, a few of each kind and second as they are and the others as a count. Once `last` has fired, what waits
 /// is written, and then `done` fires.
-pub(crate) async fn write_down(
+pub(crate) async fn write(
     mut refusals: mpsc::Receiver<Connection>,
     audit: AuditLog,
-    notices: Notices,
+    events: EventQueue,
     last: CancellationToken,
     done: CancellationToken,
 ) {
-    let mut fold: Fold<Key, Connection> = Fold::default();
+    let mut aggregator: EventAggregator<Key, Connection> = EventAggregator::default();
     let mut tick = tokio::time::interval(INTERVAL);
     loop {
         tokio::select! {
             () = last.cancelled(), if !refusals.is_closed() => refusals.close(),
             refusal = refusals.recv() => {
                 let Some(connection) = refusal else { break };
-                if let Some(connection) = fold.take(key(&connection), connection) {
-                    notify(&notices, &connection);
-                    write(&audit, connection).await;
+                if let Some(connection) = aggregator.take(key(&connection), connection) {
+                    notify(&events, &connection);
+                    write_one(&audit, connection).await;
                 }
             }
-            _ = tick.tick() => write_folded(&mut fold, &audit).await,
+            _ = tick.tick() => write_aggregated(&mut aggregator, &audit).await,
         }
     }
-    write_folded(&mut fold, &audit).await;
+    write_aggregated(&mut aggregator, &audit).await;
     done.cancel();
     std::future::pending::<()>().await;
 }
 
 /// Tells of it at its pod. Pods that nobody judged yet are tried again by themselves, and are most often nobody's agents.
-fn notify(notices: &Notices, connection: &Connection) {
+fn notify(events: &EventQueue, connection: &Connection) {
     let reason = match connection.reason {
         "pending" | "unattributed_connection" => return,
         "cgroup_escape" => Reason::CgroupEscape,
@@ -80,10 +80,10 @@ fn notify(notices: &Notices, connection: &Connection) {
         Reason::CgroupEscape => "A process of this pod's is outside the pod's cgroup",
         _ => &connection.message,
     };
-    notices.tell(Notice {
+    events.report(KubeEvent {
         about: About::Pod { namespace, name, uid },
         reason,
-        which: connection
+        detail: connection
             .kernel
             .address
             .map_or(String::new(), |address| address.to_string()),
@@ -91,17 +91,17 @@ fn notify(notices: &Notices, connection: &Connection) {
     });
 }
 
-async fn write_folded(fold: &mut Fold<Key, Connection>, audit: &AuditLog) {
-    for (mut connection, more) in fold.tick() {
+async fn write_aggregated(aggregator: &mut EventAggregator<Key, Connection>, audit: &AuditLog) {
+    for (mut connection, more) in aggregator.tick() {
         connection.message = format!(
             "{} ({more} alike within a second, folded into this record)",
             connection.message
         );
-        write(audit, connection).await;
+        write_one(audit, connection).await;
     }
 }
 
-async fn write(audit: &AuditLog, connection: Connection) {
+async fn write_one(audit: &AuditLog, connection: Connection) {
     if let Err(error) = audit.connection(connection).await {
         tracing::error!(%error, "a refused connection is not in the audit log");
     }
@@ -131,14 +131,14 @@ mod tests {
             ..AuditConfig::default()
         };
         let audit = AuditLog::open(&config, None).unwrap();
-        let (sender, refusals) = mpsc::channel(WAITING);
+        let (sender, refusals) = mpsc::channel(QUEUE_LENGTH);
         for _ in 0..15 {
             sender.try_send(Connection::default()).unwrap();
         }
         let (last, done) = (CancellationToken::new(), CancellationToken::new());
-        let (notices, _none) = Notices::channel(Arc::new(Metrics::new()));
+        let (events, _none) = EventQueue::channel(Arc::new(Metrics::new()));
         last.cancel();
-        let writing = tokio::spawn(write_down(refusals, audit.clone(), notices, last, done.clone()));
+        let writing = tokio::spawn(write(refusals, audit.clone(), events, last, done.clone()));
         done.cancelled().await;
         audit.flush().await.unwrap();
         let text = std::fs::read_to_string(&file).unwrap();
@@ -153,7 +153,7 @@ mod tests {
 
     #[test]
     fn a_pod_is_told_of_what_is_its_own_doing_with_its_words_in_quotes() {
-        let (notices, mut told) = Notices::channel(Arc::new(Metrics::new()));
+        let (events, mut told) = EventQueue::channel(Arc::new(Metrics::new()));
         let connection = |reason| Connection {
             caller: Some(Arc::new(Caller {
                 pod: Some(PodRef {
@@ -184,12 +184,12 @@ mod tests {
             "denied_endpoint",
             "cgroup_escape",
         ] {
-            notify(&notices, &connection(reason));
+            notify(&events, &connection(reason));
         }
         let mut next = || {
             told.try_recv()
                 .ok()
-                .map(|notice| (notice.reason, notice.which, notice.note))
+                .map(|event| (event.reason, event.detail, event.note))
         };
         let words = r#"(process 7, "sh) is fine\u{202e}")"#;
         let which = "10.0.0.7:10250".to_owned();

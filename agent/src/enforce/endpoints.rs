@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::maintain::Tending;
+use super::maintain::Maintainer;
 use crate::endpoints::ProtectedEndpoints;
-use crate::kernel::lease::Hands;
+use crate::kernel::lease::KernelWriteLease;
 use crate::kernel::{EndpointAction, Kernel, ProtectedEndpoint};
 use crate::metrics::Metrics;
 use crate::runtime::readiness::Pending;
@@ -55,9 +55,9 @@ pub(crate) async fn endpoints(
     certificates: Arc<Certificates>,
     metrics: Arc<Metrics>,
     mut told: watch::Receiver<ProtectedEndpoints>,
-    mut hands: Hands,
+    mut lease: KernelWriteLease,
     mut start: Start,
-    tending: Arc<Tending>,
+    maintainer: Arc<Maintainer>,
 ) {
     if start.wait(&kernel).await.is_err() {
         return;
@@ -65,7 +65,7 @@ pub(crate) async fn endpoints(
     let mut ready = Some(start.ready);
     let mut at_work = false;
     loop {
-        let Some(turn) = hands.turn().await else {
+        let Some(turn) = lease.acquire().await else {
             return;
         };
         let now = told.borrow_and_update().clone();
@@ -80,7 +80,7 @@ pub(crate) async fn endpoints(
                 if !std::mem::replace(&mut at_work, true) {
                     signals::at_work();
                 }
-                tending.endpoints_changed();
+                maintainer.endpoints_changed();
                 metrics.endpoints(now.redirect.len(), now.deny.len(), now.omitted);
                 if now.whole {
                     if let Some(ready) = ready.take() {
@@ -90,7 +90,7 @@ pub(crate) async fn endpoints(
                 }
                 let changed = tokio::select! {
                     changed = told.changed() => changed.is_ok(),
-                    turned = hands.turned() => turned,
+                    turned = lease.transferred() => turned,
                 };
                 if !changed {
                     return;

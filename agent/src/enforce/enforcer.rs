@@ -12,43 +12,43 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use super::maintain::Tending;
-use super::table::{self, Served};
+use super::maintain::Maintainer;
+use super::table::{EnforcedPod, EnforcedPods};
 use crate::kernel::{CgroupId, Class, Kernel};
 use crate::listener::{Arrival, CONNECTIONS_PER_POD, InPodListener, NodeServing, Owner, Serving, Sockets};
 use crate::metrics::Metrics;
-use crate::notify::Notices;
-use crate::upgrade::{Handed, Offer, SetAside};
+use crate::notify::EventQueue;
+use crate::upgrade::{InheritedListeners, ListenerOffer, TransferredListener};
 use crate::workload::{EnforceError, Enforcement, Enforcer, Netns, PodNetwork, Tended};
 
 /// What an attempt to attach to a pod's cgroup is for.
 const HOLD: &str = "have the pod's packets to protected endpoints dropped";
 
 /// The enforcer over the real kernel.
-pub(crate) struct InForce {
+pub(crate) struct KernelEnforcer {
     kernel: Arc<Kernel>,
     sink: mpsc::Sender<Arrival>,
     /// The node's own namespace, and the port of the listener there.
     node: (u64, u16),
-    tending: Arc<Tending>,
+    maintainer: Arc<Maintainer>,
     /// Numbers the listeners, so that a flow of an earlier one, an earlier agent's included, is told apart.
     next: AtomicU64,
-    served: Served,
+    served: EnforcedPods,
     /// The node's listener, as it can be handed over.
-    node_offer: Arc<Offer>,
+    node_offer: Arc<ListenerOffer>,
     /// Listeners and numbers of the agent before this one.
-    set_aside: Arc<SetAside>,
+    inherited: Arc<InheritedListeners>,
     /// What accepts.
     accepting: TaskTracker,
 }
 
-/// The listener in the node's own namespace, which [`InForce::serve_node`] has to serve.
+/// The listener in the node's own namespace, which [`KernelEnforcer::serve_node`] has to serve.
 pub(crate) struct NodeListener<'a> {
     pub(crate) netns: Netns,
     pub(crate) listener: &'a InPodListener,
 }
 
-impl InForce {
+impl KernelEnforcer {
     /// Nothing is enforced yet.
     ///
     /// # Errors
@@ -56,33 +56,33 @@ impl InForce {
     pub(crate) fn new(
         kernel: Arc<Kernel>,
         metrics: Arc<Metrics>,
-        notices: Notices,
+        events: EventQueue,
         sink: mpsc::Sender<Arrival>,
         node: NodeListener<'_>,
-        set_aside: Arc<SetAside>,
+        inherited: Arc<InheritedListeners>,
         accepting: TaskTracker,
     ) -> anyhow::Result<Self> {
         let NodeListener { netns, listener } = node;
-        let served = Served::default();
-        let node_offer = Offer {
-            handed: Handed::node(listener, netns.id()),
+        let served = EnforcedPods::default();
+        let node_offer = ListenerOffer {
+            listener: TransferredListener::node(listener, netns.id()),
             descriptors: listener.descriptors()?,
         };
         Ok(Self {
-            tending: Tending::new(Arc::clone(&kernel), metrics, notices, netns, served.clone())?,
+            maintainer: Maintainer::new(Arc::clone(&kernel), metrics, events, netns, served.clone())?,
             kernel,
             sink,
             node: (listener.netns_cookie(), listener.port()),
             next: AtomicU64::new(first_number()),
             served,
             node_offer: Arc::new(node_offer.counted()),
-            set_aside,
+            inherited,
             accepting,
         })
     }
 
     /// The listeners, as they can be handed over, and the numbers of pods that the node's listener serves.
-    pub(crate) fn offers(&self) -> Vec<Arc<Offer>> {
+    pub(crate) fn offers(&self) -> Vec<Arc<ListenerOffer>> {
         let mut offers = self.served.offers();
         offers.push(Arc::clone(&self.node_offer));
         offers
@@ -101,13 +101,13 @@ impl InForce {
     }
 
     /// The pods that are enforced.
-    pub(crate) fn served(&self) -> &Served {
+    pub(crate) fn served(&self) -> &EnforcedPods {
         &self.served
     }
 
     /// What looks after them.
-    pub(crate) fn tending(&self) -> &Arc<Tending> {
-        &self.tending
+    pub(crate) fn maintainer(&self) -> &Arc<Maintainer> {
+        &self.maintainer
     }
 
     fn class(&self, cgroup: CgroupId, class: Class) -> Result<(), EnforceError> {
@@ -139,27 +139,27 @@ impl InForce {
 }
 
 /// One pod's listener; dropping it ends the listener.
-pub(crate) struct Listening {
+pub(crate) struct EnforcedPodHandle {
     cgroup: CgroupId,
     number: u64,
-    served: Served,
+    served: EnforcedPods,
     /// None for a pod that the node's listener serves.
     _serving: Option<DropGuard>,
 }
 
-impl Drop for Listening {
+impl Drop for EnforcedPodHandle {
     fn drop(&mut self) {
         self.served.remove(self.cgroup, self.number);
     }
 }
 
-impl Enforcer for InForce {
-    type Handle = Listening;
+impl Enforcer for KernelEnforcer {
+    type Handle = EnforcedPodHandle;
 
-    async fn enforce(&self, wanted: Enforcement) -> Result<Listening, EnforceError> {
+    async fn enforce(&self, wanted: Enforcement) -> Result<EnforcedPodHandle, EnforceError> {
         let Enforcement { group, home, pod } = wanted.clone();
         let (kernel, at, held) = (Arc::clone(&self.kernel), home.clone(), group.clone());
-        let (taken, number) = self.set_aside.claim(group.id, home.own());
+        let (taken, number) = self.inherited.claim(group.id, home.own());
         // Entering a namespace blocks, so it happens on a thread that may.
         let opened = tokio::task::spawn_blocking(move || {
             let listener = match (&at, taken) {
@@ -184,7 +184,7 @@ impl Enforcer for InForce {
         let number = number.unwrap_or_else(|| self.next.fetch_add(1, Ordering::Relaxed));
         let descriptors = listener.as_ref().map(InPodListener::descriptors).transpose();
         let id = home.own();
-        let handed = Handed {
+        let transferred = TransferredListener {
             cgroup: group.id.0,
             pod: pod.load().uid.0.clone(),
             number,
@@ -194,9 +194,9 @@ impl Enforcer for InForce {
             inode: id.map_or(0, |id| id.inode),
             descriptors: 0,
         };
-        let class = handed.class();
-        let offer = Offer {
-            handed,
+        let class = transferred.class();
+        let offer = ListenerOffer {
+            listener: transferred,
             descriptors: descriptors
                 .map_err(EnforceError::at("keep descriptors of a listener"))?
                 .unwrap_or_default(),
@@ -209,7 +209,7 @@ impl Enforcer for InForce {
         let sockets = listener.map(Sockets::new).transpose();
         let sockets = sockets.map_err(EnforceError::at("serve a listener"))?;
         let serving = sockets.map(|sockets| self.listen(sockets, group.id, number, &owner));
-        let entry = table::Pod {
+        let entry = EnforcedPod {
             number,
             owner,
             home,
@@ -217,15 +217,15 @@ impl Enforcer for InForce {
             offer: Arc::new(offer.counted()),
         };
         self.served.insert(group.id, entry);
-        let listening = Listening {
+        let listening = EnforcedPodHandle {
             cgroup: group.id,
             number,
             served: self.served.clone(),
             _serving: serving,
         };
         // Before the class too. Where it fails the look that follows tells.
-        let (tending, covers) = (Arc::clone(&self.tending), wanted.clone());
-        let _told_later = tokio::task::spawn_blocking(move || tending.cover(&covers)).await;
+        let (maintainer, covers) = (Arc::clone(&self.maintainer), wanted.clone());
+        let _told_later = tokio::task::spawn_blocking(move || maintainer.cover(&covers)).await;
         self.class(group.id, class)?;
         let pod = pod.load();
         tracing::info!(namespace = pod.namespace, pod = pod.name, port, "enforced");
@@ -247,15 +247,15 @@ impl Enforcer for InForce {
             .await
             .map_err(EnforceError::at(HOLD))?
             .map_err(EnforceError::at(HOLD))?;
-        let tending = Arc::clone(&self.tending);
-        tokio::task::spawn_blocking(move || tending.tend(&pod, cut))
+        let maintainer = Arc::clone(&self.maintainer);
+        tokio::task::spawn_blocking(move || maintainer.tend(&pod, cut))
             .await
             .map_err(EnforceError::at("look after the pod"))?
     }
 
     fn exempt(&self, cgroup: CgroupId) -> Result<(), EnforceError> {
         self.class(cgroup, Class::Exempt)?;
-        self.served.let_go(cgroup);
+        self.served.release(cgroup);
         self.release(cgroup)
     }
 
@@ -265,12 +265,12 @@ impl Enforcer for InForce {
 
     fn pending(&self, cgroup: CgroupId) -> Result<(), EnforceError> {
         self.class(cgroup, Class::Pending)?;
-        self.served.let_go(cgroup);
+        self.served.release(cgroup);
         Ok(())
     }
 
     fn forget(&self, cgroup: CgroupId) -> Result<(), EnforceError> {
-        self.served.let_go(cgroup);
+        self.served.release(cgroup);
         // The class last: it is by the class that the next agent knows of a pod that is gone.
         self.release(cgroup)?;
         self.kernel
@@ -281,7 +281,7 @@ impl Enforcer for InForce {
 
 /// Serves the pods that share the node's network, from the moment that they are known; `accepting` goes at the end.
 pub(crate) async fn node_listener(
-    in_force: Arc<InForce>,
+    enforcer: Arc<KernelEnforcer>,
     sockets: Sockets,
     mut known: watch::Receiver<bool>,
     accepting: TaskTrackerToken,
@@ -292,7 +292,7 @@ pub(crate) async fn node_listener(
         _ = known.wait_for(|known| *known) => {}
         () = cancel.cancelled() => return,
     }
-    in_force.serve_node(sockets, cancel).await;
+    enforcer.serve_node(sockets, cancel).await;
 }
 
 /// Where this agent's numbers begin: beyond those of agents before it.

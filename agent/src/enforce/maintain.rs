@@ -11,12 +11,12 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
-use super::table::Served;
+use super::table::EnforcedPods;
 use crate::kernel::destroy_sockets::{Cut, CutError, cut};
 use crate::kernel::interface::host_side;
 use crate::kernel::{CgroupId, Ifindex, Kernel, KernelError};
 use crate::metrics::Metrics;
-use crate::notify::{Notice, Notices, Reason};
+use crate::notify::{EventQueue, KubeEvent, Reason};
 use crate::workload::cgroup::subtree;
 use crate::workload::{EnforceError, Enforcement, Netns, Pod, PodNetwork, Tended};
 
@@ -28,30 +28,30 @@ const NOT_COVERED: &str = "Picket cannot drop this pod's packet sockets' packets
      NET_RAW nor NET_ADMIN";
 
 /// Cuts and covers.
-pub(crate) struct Tending {
+pub(crate) struct Maintainer {
     kernel: Arc<Kernel>,
     metrics: Arc<Metrics>,
-    notices: Notices,
+    events: EventQueue,
     node: Netns,
-    served: Served,
+    served: EnforcedPods,
     /// The protected endpoints when they last changed; to read them from the kernel takes long where there are thousands.
     endpoints: ArcSwap<HashSet<SocketAddr>>,
     changed: Notify,
 }
 
-impl Tending {
+impl Maintainer {
     pub(crate) fn new(
         kernel: Arc<Kernel>,
         metrics: Arc<Metrics>,
-        notices: Notices,
+        events: EventQueue,
         node: Netns,
-        served: Served,
+        served: EnforcedPods,
     ) -> Result<Arc<Self>, KernelError> {
         let endpoints = ArcSwap::from_pointee(addresses(&kernel)?);
         Ok(Arc::new(Self {
             kernel,
             metrics,
-            notices,
+            events,
             node,
             served,
             endpoints,
@@ -68,8 +68,8 @@ impl Tending {
     pub(crate) async fn cut_at_new_endpoints(self: Arc<Self>) {
         loop {
             self.changed.notified().await;
-            let tending = Arc::clone(&self);
-            match tokio::task::spawn_blocking(move || tending.read_endpoints()).await {
+            let maintainer = Arc::clone(&self);
+            match tokio::task::spawn_blocking(move || maintainer.read_endpoints()).await {
                 Ok(Ok(true)) => {}
                 Ok(Ok(false)) => continue,
                 Ok(Err(error)) => {
@@ -84,8 +84,8 @@ impl Tending {
             // Again for those that were on their way when the sockets were listed.
             for pause in [Duration::ZERO, CUT_AGAIN] {
                 tokio::time::sleep(pause).await;
-                let tending = Arc::clone(&self);
-                if let Err(error) = tokio::task::spawn_blocking(move || tending.cut_all()).await {
+                let maintainer = Arc::clone(&self);
+                if let Err(error) = tokio::task::spawn_blocking(move || maintainer.cut_all()).await {
                     tracing::error!(%error, "cutting connections to new protected endpoints failed");
                 }
             }
@@ -171,10 +171,10 @@ impl Tending {
     }
 
     fn tell_egress_unfiltered(&self, pod: &Pod) {
-        self.notices.tell(Notice {
+        self.events.report(KubeEvent {
             about: pod.about(),
             reason: Reason::EgressUnfiltered,
-            which: String::new(),
+            detail: String::new(),
             note: NOT_COVERED.to_owned(),
         });
     }
@@ -188,14 +188,14 @@ impl Tending {
         let side = host_side(netns).map_err(EnforceError::at("find the pod's interfaces"))?;
         let (cgroup, mut all, facts) = (pod.group.id, side.covers(), pod.pod.load());
         let Pod { namespace, name, .. } = &**facts;
-        if !all && self.served.tell(cgroup) {
+        if !all && self.served.should_report(cgroup) {
             tracing::warn!(namespace, pod = name, others = ?side.others, "a pod's packets come out where nothing drops those that pass no socket's hook");
             self.tell_egress_unfiltered(&facts);
         }
         for interface in side.interfaces {
             if let Err(error) = self.kernel.cover(Ifindex(interface), cgroup) {
                 all = false;
-                if self.served.tell(cgroup) {
+                if self.served.should_report(cgroup) {
                     tracing::warn!(namespace, pod = name, interface, %error, "a pod's packets that pass no socket's hook are not dropped");
                     self.tell_egress_unfiltered(&facts);
                 }

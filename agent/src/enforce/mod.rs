@@ -10,5 +10,5 @@ mod table;
 pub(crate) mod watchdog;
 
 pub(crate) use endpoints::{Start, endpoints, in_kernel, redirected};
-pub(crate) use enforcer::{InForce, NodeListener, node_listener};
-pub(crate) use table::Served;
+pub(crate) use enforcer::{KernelEnforcer, NodeListener, node_listener};
+pub(crate) use table::EnforcedPods;

@@ -9,12 +9,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::kernel::{CgroupId, Class};
 use crate::listener::Owner;
-use crate::upgrade::Offer;
+use crate::upgrade::ListenerOffer;
 use crate::workload::escapes::Place;
 use crate::workload::{PodNetwork, pod_of};
 
 /// A pod that is enforced.
-pub(crate) struct Pod {
+pub(crate) struct EnforcedPod {
     /// The number in its class.
     pub(crate) number: u64,
     pub(crate) owner: Owner,
@@ -22,32 +22,32 @@ pub(crate) struct Pod {
     /// Its cgroup's folder.
     pub(crate) path: PathBuf,
     /// Its listener and number, as they can be handed over.
-    pub(crate) offer: Arc<Offer>,
+    pub(crate) offer: Arc<ListenerOffer>,
 }
 
 /// What is kept beside it.
 struct Entry {
-    pod: Pod,
+    pod: EnforcedPod,
     /// Whether it was said that an interface of its cannot be covered.
-    told: bool,
+    reported: bool,
 }
 
 /// The table.
 #[derive(Default, Clone)]
-pub(crate) struct Served {
+pub(crate) struct EnforcedPods {
     pods: Arc<Mutex<HashMap<CgroupId, Entry>>>,
 }
 
-impl Served {
+impl EnforcedPods {
     /// The pod is enforced from now on; an earlier entry of its cgroup's goes, and what was accepted for it is let go.
-    pub(crate) fn insert(&self, cgroup: CgroupId, pod: Pod) {
-        self.let_go(cgroup);
-        self.lock().insert(cgroup, Entry { pod, told: false });
+    pub(crate) fn insert(&self, cgroup: CgroupId, pod: EnforcedPod) {
+        self.release(cgroup);
+        self.lock().insert(cgroup, Entry { pod, reported: false });
     }
 
     /// The pod of this cgroup, if there is one, is not to be asked for any more by the connections it has. Not called where the
     /// agent ends: those then finish what they do.
-    pub(crate) fn let_go(&self, cgroup: CgroupId) {
+    pub(crate) fn release(&self, cgroup: CgroupId) {
         if let Some(entry) = self.lock().get(&cgroup) {
             entry.pod.owner.left.cancel();
         }
@@ -69,7 +69,7 @@ impl Served {
     }
 
     /// What can be handed over.
-    pub(crate) fn offers(&self) -> Vec<Arc<Offer>> {
+    pub(crate) fn offers(&self) -> Vec<Arc<ListenerOffer>> {
         let pods = self.lock();
         pods.values().map(|entry| Arc::clone(&entry.pod.offer)).collect()
     }
@@ -97,14 +97,14 @@ impl Served {
 
     /// The pod's class.
     pub(crate) fn class(&self, cgroup: CgroupId) -> Option<Class> {
-        Some(self.lock().get(&cgroup)?.pod.offer.handed.class())
+        Some(self.lock().get(&cgroup)?.pod.offer.listener.class())
     }
 
     /// Whether it has to be said that the pod cannot be covered: once is enough.
-    pub(crate) fn tell(&self, cgroup: CgroupId) -> bool {
+    pub(crate) fn should_report(&self, cgroup: CgroupId) -> bool {
         self.lock()
             .get_mut(&cgroup)
-            .is_some_and(|entry| !std::mem::replace(&mut entry.told, true))
+            .is_some_and(|entry| !std::mem::replace(&mut entry.reported, true))
     }
 
     /// A poisoned lock guards a plain map, which has no state that a panic could have left half done.
@@ -120,13 +120,13 @@ mod tests {
     use tokio_util::sync::CancellationToken;
 
     use super::*;
-    use crate::upgrade::Handed;
-    use crate::workload::{Pod as Facts, PodUid};
+    use crate::upgrade::TransferredListener;
+    use crate::workload::{Pod, PodUid};
 
     const POD: CgroupId = CgroupId(7);
 
-    fn pod(number: u64) -> Pod {
-        let facts = Facts {
+    fn pod(number: u64) -> EnforcedPod {
+        let facts = Pod {
             uid: PodUid("0d5a3c3e-7f3a-4a59-9a5b-0c6f4f0b8f11".to_owned()),
             namespace: "agents".to_owned(),
             name: "one".to_owned(),
@@ -138,7 +138,7 @@ mod tests {
             containers: Default::default(),
             cgroup: None,
         };
-        Pod {
+        EnforcedPod {
             number,
             owner: Owner {
                 pod: Arc::new(ArcSwap::from_pointee(facts)),
@@ -147,8 +147,8 @@ mod tests {
             },
             home: PodNetwork::Node,
             path: "/kubepods/pod0d5a3c3e-7f3a-4a59-9a5b-0c6f4f0b8f11".into(),
-            offer: Arc::new(Offer {
-                handed: Handed {
+            offer: Arc::new(ListenerOffer {
+                listener: TransferredListener {
                     cgroup: POD.0,
                     pod: "0d5a3c3e-7f3a-4a59-9a5b-0c6f4f0b8f11".to_owned(),
                     number,
@@ -165,45 +165,48 @@ mod tests {
 
     #[test]
     fn a_connection_is_its_pods_by_cgroup_and_number_while_that_enforcement_lasts() {
-        let served = Served::default();
-        served.insert(POD, pod(1));
-        assert!(served.owner(POD, 1).is_some());
-        assert!(served.owner(POD, 2).is_none(), "an earlier enforcement's");
-        assert!(served.owner(CgroupId(8), 1).is_none(), "another pod's");
-        served.insert(POD, pod(2));
-        served.remove(POD, 1);
-        assert!(served.owner(POD, 2).is_some(), "the later one stays");
-        served.remove(POD, 2);
-        assert!(served.owner(POD, 2).is_none());
-        assert!(served.places().is_empty() && served.processes().is_empty());
+        let enforced = EnforcedPods::default();
+        enforced.insert(POD, pod(1));
+        assert!(enforced.owner(POD, 1).is_some());
+        assert!(enforced.owner(POD, 2).is_none(), "an earlier enforcement's");
+        assert!(enforced.owner(CgroupId(8), 1).is_none(), "another pod's");
+        enforced.insert(POD, pod(2));
+        enforced.remove(POD, 1);
+        assert!(enforced.owner(POD, 2).is_some(), "the later one stays");
+        enforced.remove(POD, 2);
+        assert!(enforced.owner(POD, 2).is_none());
+        assert!(enforced.places().is_empty() && enforced.processes().is_empty());
     }
 
     #[test]
     fn connections_are_let_go_with_their_pod_and_stay_where_the_agent_ends() {
-        let served = Served::default();
+        let enforced = EnforcedPods::default();
         let (first, second) = (pod(1), pod(2));
         let left = [first.owner.left.clone(), second.owner.left.clone()];
         let fired = || left.clone().map(|left| left.is_cancelled());
-        served.insert(POD, first);
-        served.let_go(CgroupId(8));
+        enforced.insert(POD, first);
+        enforced.release(CgroupId(8));
         assert_eq!(fired(), [false, false], "another pod's");
-        served.insert(POD, second);
+        enforced.insert(POD, second);
         assert_eq!(fired(), [true, false], "a listener before this one");
-        served.remove(POD, 2);
-        served.let_go(POD);
+        enforced.remove(POD, 2);
+        enforced.release(POD);
         assert_eq!(fired(), [true, false], "the agent ends");
-        served.insert(POD, pod(3));
-        let third = served.owner(POD, 3).unwrap().left;
-        served.let_go(POD);
+        enforced.insert(POD, pod(3));
+        let third = enforced.owner(POD, 3).unwrap().left;
+        enforced.release(POD);
         assert!(third.is_cancelled());
     }
 
     #[test]
     fn that_a_pod_cannot_be_covered_is_told_once_for_each_enforcement() {
-        let served = Served::default();
-        served.insert(POD, pod(1));
-        assert_eq!((served.tell(POD), served.tell(POD)), (true, false));
-        served.insert(POD, pod(2));
-        assert!(served.tell(POD));
+        let enforced = EnforcedPods::default();
+        enforced.insert(POD, pod(1));
+        assert_eq!(
+            (enforced.should_report(POD), enforced.should_report(POD)),
+            (true, false)
+        );
+        enforced.insert(POD, pod(2));
+        assert!(enforced.should_report(POD));
     }
 }

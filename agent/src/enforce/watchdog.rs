@@ -9,10 +9,10 @@ use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::audit::{Alarm, AuditLog};
-use crate::kernel::lease::Hands;
+use crate::kernel::lease::KernelWriteLease;
 use crate::kernel::{Kernel, KernelConfig, Repaired, Verified};
 use crate::metrics::Metrics;
-use crate::notify::{About, Notice, Notices, Reason};
+use crate::notify::{About, EventQueue, KubeEvent, Reason};
 use crate::runtime::readiness::Readiness;
 
 /// The part's name in `/readyz`.
@@ -20,14 +20,14 @@ const PART: &str = "kernel";
 
 /// How often the links are looked at. A link that is taken away is back within 5 s, with time to spare for a busy node;
 /// one look takes a few system calls per link.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
+const VERIFY_INTERVAL: Duration = Duration::from_secs(2);
 
 /// How long links that had to be put back are laid to an agent that was to take over and failed, where not all of them could be
 /// at once.
-const TAKEN_BACK: Duration = Duration::from_secs(10);
+const RESTORE_TIME: Duration = Duration::from_secs(10);
 
 /// How often a sign of life is given. The kernel waits for ten of them.
-const BEAT_EVERY: Duration = Duration::from_secs(1);
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Loads the programs. Where another's exclusive program at the cgroup root keeps some out the agent is not ready and says
 /// why, and [`watch`] tries again: a container that ends is started again after minutes in the end, and nobody could ask it
@@ -49,8 +49,8 @@ pub(crate) fn load(config: &KernelConfig, readiness: &Readiness, alone: bool) ->
 
 /// Tells the kernel each second that the agent lives. Each sign takes a turn of the runtime's workers and of its threads for
 /// blocking work, which pods are enforced by: an agent in which either is stuck gives none.
-pub(crate) async fn beat(kernel: Arc<Kernel>) {
-    let mut tick = tokio::time::interval(BEAT_EVERY);
+pub(crate) async fn heartbeat(kernel: Arc<Kernel>) {
+    let mut tick = tokio::time::interval(HEARTBEAT_INTERVAL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut failed = false;
     loop {
@@ -71,19 +71,19 @@ pub(crate) async fn beat(kernel: Arc<Kernel>) {
 /// its own; where it fails, what it left is put back at once, and is nobody's attack.
 pub(crate) async fn watch(
     kernel: Arc<Kernel>,
-    mut hands: Hands,
+    mut lease: KernelWriteLease,
     readiness: Readiness,
     metrics: Arc<Metrics>,
     audit: AuditLog,
-    notices: Notices,
+    events: EventQueue,
 ) {
-    let mut tick = tokio::time::interval_at(Instant::now() + LOOK_EVERY, LOOK_EVERY);
+    let mut tick = tokio::time::interval_at(Instant::now() + VERIFY_INTERVAL, VERIFY_INTERVAL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut taking_back = TakingBack::default();
+    let mut restoring = Restoring::default();
     loop {
         let turned = tokio::select! {
             biased;
-            turned = hands.turned() => {
+            turned = lease.transferred() => {
                 if !turned {
                     return;
                 }
@@ -92,7 +92,7 @@ pub(crate) async fn watch(
             _ = tick.tick() => false,
         };
         let (looked, back) = {
-            let Some(turn) = hands.turn().await else {
+            let Some(turn) = lease.acquire().await else {
                 return;
             };
             let (kernel, back) = (Arc::clone(&kernel), turned || turn.back);
@@ -100,7 +100,7 @@ pub(crate) async fn watch(
             (tokio::task::spawn_blocking(look).await, back)
         };
         if back {
-            taking_back.begins(Instant::now());
+            restoring.begins(Instant::now());
         }
         let Verified { repaired, failure } = match looked {
             Ok(verified) => verified,
@@ -109,16 +109,16 @@ pub(crate) async fn watch(
                 continue;
             }
         };
-        let quiet = taking_back.is_cause(failure.is_some(), Instant::now());
+        let quiet = restoring.is_cause(failure.is_some(), Instant::now());
         match failure {
             None if readiness.works(PART) => tracing::info!("the kernel programs are all attached again"),
             None => {}
             Some(error) => {
                 let reason = format!("the kernel programs are not all in place: {error}");
-                notices.tell(Notice {
+                events.report(KubeEvent {
                     about: About::Node,
                     reason: Reason::ProgramMissing,
-                    which: String::new(),
+                    detail: String::new(),
                     note: format!("Pods are not held as they should be: {reason}"),
                 });
                 if readiness.fails(PART, reason) {
@@ -130,28 +130,28 @@ pub(crate) async fn watch(
             if back || !repaired.is_empty() {
                 tracing::info!(
                     links = repaired.len(),
-                    "put back what the agent left that was to take over"
+                    "upgrade failed: restored the kernel programs that the successor had replaced"
                 );
             }
             continue;
         }
         for one in repaired {
             metrics.reattached(one.program);
-            tell(&audit, &notices, &one).await;
+            tell(&audit, &events, &one).await;
         }
     }
 }
 
 /// Whether what has to be put back is what an agent left that was to take over and failed.
 #[derive(Debug, Default)]
-struct TakingBack {
+struct Restoring {
     until: Option<Instant>,
 }
 
-impl TakingBack {
+impl Restoring {
     /// The turn has just come back.
     fn begins(&mut self, now: Instant) {
-        self.until = Some(now + TAKEN_BACK);
+        self.until = Some(now + RESTORE_TIME);
     }
 
     /// Of a look at `now`; `fails` where not all could be put back.
@@ -161,7 +161,7 @@ impl TakingBack {
     }
 }
 
-async fn tell(audit: &AuditLog, notices: &Notices, repaired: &Repaired) {
+async fn tell(audit: &AuditLog, events: &EventQueue, repaired: &Repaired) {
     let message = format!(
         "the link of the kernel program {} was not as the agent left it ({}) and was put back",
         repaired.link, repaired.fault
@@ -172,10 +172,10 @@ async fn tell(audit: &AuditLog, notices: &Notices, repaired: &Repaired) {
         fault = %repaired.fault,
         "somebody took a kernel program away; it is back"
     );
-    notices.tell(Notice {
+    events.report(KubeEvent {
         about: About::Node,
         reason: Reason::ProgramReplaced,
-        which: repaired.link.clone(),
+        detail: repaired.link.clone(),
         note: message.clone(),
     });
     let alarm = Alarm {
@@ -194,13 +194,13 @@ mod tests {
 
     #[test]
     fn a_take_over_that_failed_hides_no_attack_for_long() {
-        let (mut one, start) = (TakingBack::default(), Instant::now());
+        let (mut one, start) = (Restoring::default(), Instant::now());
         assert!(!one.is_cause(true, start));
         one.begins(start);
         assert!(one.is_cause(false, start));
         assert!(!one.is_cause(false, start), "all was back");
         one.begins(start);
-        assert!(one.is_cause(true, start + TAKEN_BACK / 2));
-        assert!(!one.is_cause(true, start + TAKEN_BACK));
+        assert!(one.is_cause(true, start + RESTORE_TIME / 2));
+        assert!(!one.is_cause(true, start + RESTORE_TIME));
     }
 }

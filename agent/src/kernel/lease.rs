@@ -6,16 +6,16 @@ use tokio::sync::{OwnedMutexGuard, watch};
 
 /// Whose turn it is to change something in the kernel: this agent's, unless another takes over.
 #[derive(Debug, Clone)]
-pub(crate) struct Hands {
+pub(crate) struct KernelWriteLease {
     /// Held while something is changed.
     pub(crate) changing: Arc<tokio::sync::Mutex<()>>,
     /// Whether another agent takes over.
     pub(crate) giving: watch::Receiver<bool>,
 }
 
-impl Hands {
+impl KernelWriteLease {
     /// Waits until it is this agent's turn. `None` once the agent ends.
-    pub(crate) async fn turn(&mut self) -> Option<Turn> {
+    pub(crate) async fn acquire(&mut self) -> Option<LeaseGuard> {
         let mut back = false;
         loop {
             back |= self.giving.has_changed().ok()?;
@@ -23,7 +23,7 @@ impl Hands {
             let changing = Arc::clone(&self.changing).lock_owned().await;
             back |= self.giving.has_changed().ok()?;
             if !*self.giving.borrow_and_update() {
-                return Some(Turn {
+                return Some(LeaseGuard {
                     back,
                     _changing: changing,
                 });
@@ -32,14 +32,14 @@ impl Hands {
     }
 
     /// Waits until the turn goes to another agent, or comes back. False once the agent ends.
-    pub(crate) async fn turned(&mut self) -> bool {
+    pub(crate) async fn transferred(&mut self) -> bool {
         self.giving.changed().await.is_ok()
     }
 }
 
 /// The right to change something in the kernel, for as long as it is held.
 #[derive(Debug)]
-pub(crate) struct Turn {
+pub(crate) struct LeaseGuard {
     /// Whether another agent had it since this part did.
     pub(crate) back: bool,
     _changing: OwnedMutexGuard<()>,

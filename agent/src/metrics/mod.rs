@@ -118,7 +118,7 @@ pub struct Metrics {
     connects_denied: Family<RefusalLabels, Counter>,
     unattributed_connection: Counter,
     denied_connections_unrecorded: Counter,
-    notices: Family<OutcomeLabel, Counter>,
+    kube_events: Family<OutcomeLabel, Counter>,
     connections_destroyed: Family<OutcomeLabel, Counter>,
     cgroup_escapes: Counter,
     reloads: Family<ReloadLabels, Counter>,
@@ -158,7 +158,7 @@ impl Metrics {
             connects_denied: Family::default(),
             unattributed_connection: Counter::default(),
             denied_connections_unrecorded: Counter::default(),
-            notices: Family::default(),
+            kube_events: Family::default(),
             connections_destroyed: Family::default(),
             cgroup_escapes: Counter::default(),
             reloads: Family::default(),
@@ -175,7 +175,7 @@ impl Metrics {
         metrics.register();
         // Growth is seen from zero alone.
         for outcome in ["posted", "failed", "left_out"] {
-            drop(metrics.notices.get_or_create(&OutcomeLabel { outcome }));
+            drop(metrics.kube_events.get_or_create(&OutcomeLabel { outcome }));
         }
         for result in ["success", "failure"] {
             let kind = "policy";
@@ -234,7 +234,7 @@ impl Metrics {
         registry.register(
             "kubernetes_events",
             "Kubernetes Events about pods and the node, by what became of them",
-            self.notices.clone(),
+            self.kube_events.clone(),
         );
         registry.register(
             "connections_destroyed",
@@ -381,8 +381,8 @@ impl Metrics {
     }
 
     /// A Kubernetes Event was `posted`, could not be (`failed`), or was `left_out` because there are too many.
-    pub fn notice(&self, outcome: &'static str) {
-        self.notices.get_or_create(&OutcomeLabel { outcome }).inc();
+    pub fn kube_event(&self, outcome: &'static str) {
+        self.kube_events.get_or_create(&OutcomeLabel { outcome }).inc();
     }
 
     /// Connections to protected endpoints were ended (`destroyed`), could not be (`left`), are somebody's unknown (`unknown`); or the

@@ -1,9 +1,10 @@
-//! Kubernetes Events about pods and the node: left in a queue by whoever has something to tell, and posted by one task.
+//! Kubernetes Events about pods and the node, for people who look with kubectl.
 //!
-//! In: notices. Out: Events.
+//! In: a [`KubeEvent`] from any part that has something to report. Out: Events in the API server ([`post`]), through a bounded
+//! and rate-limited queue ([`queue`]).
 
 mod post;
 mod queue;
 
 pub(crate) use post::{Patience, post};
-pub use queue::{About, Notice, Notices, Reason};
+pub use queue::{About, EventQueue, KubeEvent, Reason};

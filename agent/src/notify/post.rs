@@ -1,6 +1,7 @@
-//! Posts notices as Kubernetes Events, so that `kubectl describe` and `kubectl get events` show them where people look.
+//! Posts Kubernetes Events, so that `kubectl describe` and `kubectl get events` show them.
 //!
-//! In: notices. Out: Events in the pods' namespaces, and in `default` for the node; counts of what became of them.
+//! In: a [`KubeEvent`] at a time, out of the queue. Out: Events in the pods' namespaces, and in `default` for the node; a count
+//! for each outcome.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
-use super::queue::{About, Notice};
+use super::queue::{About, KubeEvent};
 use crate::cluster::{ApiError, Connector};
 use crate::metrics::Metrics;
 
@@ -72,7 +73,7 @@ impl PostError {
 pub(crate) async fn post(
     connector: Connector,
     node: String,
-    mut notices: mpsc::Receiver<Notice>,
+    mut events: mpsc::Receiver<KubeEvent>,
     metrics: Arc<Metrics>,
     patience: Patience,
 ) {
@@ -83,29 +84,29 @@ pub(crate) async fn post(
         recorder: None,
     };
     let (mut quiet_until, mut failing) = (None, false);
-    while let Some(notice) = notices.recv().await {
+    while let Some(event) = events.recv().await {
         if quiet_until.is_some_and(|until| Instant::now() < until) {
-            metrics.notice("left_out");
+            metrics.kube_event("left_out");
             continue;
         }
         let posted = async {
-            match poster.post(&notice).await {
+            match poster.post(&event).await {
                 Err(error) if error.is_of_removed() => {
                     poster.recorder = None;
-                    poster.post(&notice).await
+                    poster.post(&event).await
                 }
                 posted => posted,
             }
         };
         let posted = timeout(patience.post, posted).await;
         let Err(error) = posted.unwrap_or(Err(PostError::Timeout)) else {
-            metrics.notice("posted");
+            metrics.kube_event("posted");
             (quiet_until, failing) = (None, false);
             continue;
         };
-        metrics.notice("failed");
+        metrics.kube_event("failed");
         if !std::mem::replace(&mut failing, true) {
-            tracing::warn!(%error, about = ?notice.about, "a Kubernetes Event was not posted; the right to is in deploy/rbac.yaml");
+            tracing::warn!(%error, about = ?event.about, "the API server did not accept a Kubernetes Event; deploy/rbac.yaml has the rights for it");
         }
         if !error.is_of_one() {
             // The next one begins with what the files say then.
@@ -125,7 +126,7 @@ struct Poster {
 }
 
 impl Poster {
-    async fn post(&mut self, notice: &Notice) -> Result<(), PostError> {
+    async fn post(&mut self, kube_event: &KubeEvent) -> Result<(), PostError> {
         let client = match &self.client {
             Some(client) => client.clone(),
             None => self.client.insert(self.connector.connect().await?).clone(),
@@ -139,14 +140,14 @@ impl Poster {
         });
         let event = Event {
             type_: EventType::Warning,
-            reason: notice.reason.as_str().to_owned(),
-            note: Some(cut(&notice.note, NOTE_BYTES)),
+            reason: kube_event.reason.as_str().to_owned(),
+            note: Some(cut(&kube_event.note, NOTE_BYTES)),
             // Events alike in everything but the note are counted as one with the first one's note.
-            action: cut(&format!("Enforce {}", notice.which), FIELD_BYTES),
+            action: cut(&format!("Enforce {}", kube_event.detail), FIELD_BYTES),
             secondary: None,
         };
         Ok(recorder
-            .publish(&event, &regarding(&notice.about, &self.node))
+            .publish(&event, &regarding(&kube_event.about, &self.node))
             .await?)
     }
 }
@@ -205,7 +206,7 @@ mod tests {
     /// An API server that answers so one time after the other, and then takes everything; and a poster for it.
     struct Posting {
         asked: mpsc::UnboundedReceiver<(Method, String)>,
-        notices: mpsc::Sender<Notice>,
+        events: mpsc::Sender<KubeEvent>,
         metrics: Arc<Metrics>,
     }
 
@@ -243,7 +244,7 @@ mod tests {
                     );
                 }
             });
-            let (notices, to_post) = mpsc::channel(16);
+            let (events, to_post) = mpsc::channel(16);
             let metrics = Arc::new(Metrics::new());
             let posting = Arc::clone(&metrics);
             tokio::spawn(async move {
@@ -252,19 +253,19 @@ mod tests {
             });
             Self {
                 asked,
-                notices,
+                events,
                 metrics,
             }
         }
 
         async fn tell(&self) {
-            let notice = Notice {
+            let event = KubeEvent {
                 about: About::Node,
                 reason: Reason::ProgramReplaced,
-                which: "connect4".to_owned(),
+                detail: "connect4".to_owned(),
                 note: "It is back.".to_owned(),
             };
-            self.notices.send(notice).await.unwrap();
+            self.events.send(event).await.unwrap();
         }
 
         async fn asked(&mut self) -> Method {
@@ -277,7 +278,7 @@ mod tests {
             method
         }
 
-        /// Waits until so many notices came out so.
+        /// Waits until so many Events had this outcome.
         async fn counted(&self, outcome: &str, count: u64) {
             let line = format!("picket_kubernetes_events_total{{outcome=\"{outcome}\"}} {count}\n");
             let counted = async {

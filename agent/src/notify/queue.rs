@@ -1,9 +1,8 @@
-//! What a person who looks at a pod or a node with kubectl should find there: handed on without waiting, posted as Kubernetes
-//! Events by whoever reads the other end.
+//! The queue of Kubernetes Events that wait to be posted.
 //!
-//! In: notices from wherever something calls for a person. Out: the same, through a bounded channel. A pod can bring notices
-//! about without end, so the same is handed on once a minute, few of one pod, and all of them seldom; what is left out is
-//! counted. The audit log and the metrics are the record.
+//! In: Kubernetes Events from any part, without waiting. Out: the same, through a bounded channel. A pod can cause events
+//! without end: the rate limiter lets the same event pass once a minute, few of one pod, and a bounded number of all. Each
+//! omitted event is counted. The audit log and the metrics have them all.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,20 +12,20 @@ use tokio::sync::mpsc;
 
 use crate::metrics::Metrics;
 
-/// Notices that wait to be posted; a full channel leaves further ones out.
+/// Events that wait to be posted; a full queue omits further ones.
 const WAITING: usize = 256;
 
-/// How often the same about the same is told.
+/// How often the same event of the same object passes.
 const SAME_EVERY: Duration = Duration::from_secs(60);
 
-/// How much of one reason about one pod, or about the node, is told in that time.
+/// How many events of one reason pass for one pod, or for the node, in that time.
 const ABOUT_ONE: usize = 8;
 
-/// What may be told of pods at once, and how much more each second: client-go's limit for one object is as many at once, and a
-/// node that posts a little each second is no burden. What is about the node counts by itself: no pod can keep it back.
+/// How many events of pods may pass at once; one more may pass each second. client-go has the same burst for one object, and a
+/// node that posts one Event a second is no burden. Events of the node have a bucket of their own, which no pod can empty.
 const BURST: u32 = 25;
 
-/// What a notice is about.
+/// The object that an event is about.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum About {
     /// This node.
@@ -42,40 +41,40 @@ pub enum About {
     },
 }
 
-/// One thing to tell.
+/// A Kubernetes Event to post.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Notice {
-    /// What it is about.
+pub struct KubeEvent {
+    /// The object.
     pub about: About,
-    /// What is told, as one of few.
+    /// One of few, for filters.
     pub reason: Reason,
-    /// What of several alike is meant, such as an address: each is told by itself.
-    pub which: String,
-    /// The same in a sentence, with what to do where that is known.
+    /// Tells events of one reason apart, such as by an address: each passes by itself.
+    pub detail: String,
+    /// The event in a sentence, with the remedy where one is known.
     pub note: String,
 }
 
-/// What can be told; each is an Event's `reason`, which operators filter by.
+/// An Event's `reason`, by which operators filter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Reason {
-    /// The kernel refused what the pod dialled.
+    /// The kernel denied a connection of the pod.
     AccessDenied,
-    /// A client in the pod does not accept Picket's certificate.
+    /// A client in the pod rejected Picket's certificate.
     CertificateRejected,
-    /// A process of the pod's is outside its cgroup.
+    /// A process of the pod is outside the pod's cgroup.
     CgroupEscape,
-    /// The pod should be enforced and cannot be; it is closed.
+    /// The pod should be enforced and cannot be; it reaches no protected endpoint.
     EnforcementFailed,
-    /// Packets of the pod's that pass no socket's hook are not dropped.
+    /// Packets of the pod that pass no socket hook are not filtered.
     EgressUnfiltered,
-    /// Somebody took a kernel program away, and it was put back.
+    /// Somebody detached a kernel program, and the agent attached it again.
     ProgramReplaced,
-    /// A kernel program is missing and cannot be put back.
+    /// A kernel program is missing and cannot be attached again.
     ProgramMissing,
 }
 
 impl Reason {
-    /// As it is written.
+    /// The reason as an Event has it.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -90,48 +89,48 @@ impl Reason {
     }
 }
 
-/// Where notices are left; cheap to clone.
+/// The queue's entrance; cheap to clone.
 #[derive(Clone)]
-pub struct Notices {
-    sender: mpsc::Sender<Notice>,
-    gate: Arc<Mutex<Gate>>,
+pub struct EventQueue {
+    sender: mpsc::Sender<KubeEvent>,
+    limiter: Arc<Mutex<RateLimiter>>,
     metrics: Arc<Metrics>,
 }
 
-impl Notices {
-    /// A place to leave notices, and where they come out.
+impl EventQueue {
+    /// The entrance and the exit.
     #[must_use]
-    pub fn channel(metrics: Arc<Metrics>) -> (Self, mpsc::Receiver<Notice>) {
+    pub fn channel(metrics: Arc<Metrics>) -> (Self, mpsc::Receiver<KubeEvent>) {
         let (sender, receiver) = mpsc::channel(WAITING);
-        let gate = Arc::new(Mutex::new(Gate::new(Instant::now())));
+        let limiter = Arc::new(Mutex::new(RateLimiter::new(Instant::now())));
         (
             Self {
                 sender,
-                gate,
+                limiter,
                 metrics,
             },
             receiver,
         )
     }
 
-    /// Leaves one, or leaves it out.
-    pub fn tell(&self, notice: Notice) {
-        // A poisoned gate is a plain table, which no panic could have left half done.
-        let mut gate = self.gate.lock().unwrap_or_else(PoisonError::into_inner);
-        if !gate.passes(&notice, Instant::now()) || self.sender.try_send(notice).is_err() {
-            self.metrics.notice("left_out");
+    /// Queues an event, or omits it and counts that.
+    pub fn report(&self, event: KubeEvent) {
+        // A poisoned limiter is a plain table, which no panic could have left half done.
+        let mut limiter = self.limiter.lock().unwrap_or_else(PoisonError::into_inner);
+        if !limiter.passes(&event, Instant::now()) || self.sender.try_send(event).is_err() {
+            self.metrics.kube_event("left_out");
         }
     }
 }
 
-/// What may be told now.
-struct Gate {
+/// Decides which events may pass now.
+struct RateLimiter {
     seen: HashMap<About, Vec<(Reason, String, Instant)>>,
     pods: Bucket,
     node: Bucket,
 }
 
-impl Gate {
+impl RateLimiter {
     fn new(now: Instant) -> Self {
         let full = Bucket {
             left: BURST,
@@ -144,28 +143,28 @@ impl Gate {
         }
     }
 
-    /// Whether it may be told; it then counts as told. The table is bounded by what passes in [`SAME_EVERY`].
-    fn passes(&mut self, notice: &Notice, now: Instant) -> bool {
+    /// Whether the event may pass; it then counts as passed. The events of [`SAME_EVERY`] bound the table.
+    fn passes(&mut self, event: &KubeEvent, now: Instant) -> bool {
         self.seen.retain(|_, told| {
             told.retain(|(.., at)| now.duration_since(*at) < SAME_EVERY);
             !told.is_empty()
         });
-        let told = self.seen.get(&notice.about).map_or(&[][..], Vec::as_slice);
+        let told = self.seen.get(&event.about).map_or(&[][..], Vec::as_slice);
         let same =
-            |(reason, which, _): &(Reason, String, _)| *reason == notice.reason && *which == notice.which;
-        let alike = told.iter().filter(|(reason, ..)| *reason == notice.reason);
+            |(reason, which, _): &(Reason, String, _)| *reason == event.reason && *which == event.detail;
+        let alike = told.iter().filter(|(reason, ..)| *reason == event.reason);
         if alike.count() >= ABOUT_ONE || told.iter().any(same) {
             return false;
         }
-        let bucket = match notice.about {
+        let bucket = match event.about {
             About::Node => &mut self.node,
             About::Pod { .. } => &mut self.pods,
         };
         if !bucket.take(now) {
             return false;
         }
-        let told = self.seen.entry(notice.about.clone()).or_default();
-        told.push((notice.reason, notice.which.clone(), now));
+        let told = self.seen.entry(event.about.clone()).or_default();
+        told.push((event.reason, event.detail.clone(), now));
         true
     }
 }
@@ -195,15 +194,15 @@ impl Bucket {
 mod tests {
     use super::*;
 
-    fn about(pod: usize, which: usize) -> Notice {
-        Notice {
+    fn about(pod: usize, which: usize) -> KubeEvent {
+        KubeEvent {
             about: About::Pod {
                 namespace: "agents".to_owned(),
                 name: format!("p{pod}"),
                 uid: format!("u{pod}"),
             },
             reason: Reason::AccessDenied,
-            which: which.to_string(),
+            detail: which.to_string(),
             note: String::new(),
         }
     }
@@ -211,9 +210,9 @@ mod tests {
     #[test]
     fn the_same_passes_once_a_minute_and_all_together_seldom() {
         let start = Instant::now();
-        let mut gate = Gate::new(start);
+        let mut limiter = RateLimiter::new(start);
         let mut passes =
-            |notice: &Notice, after: u64| gate.passes(notice, start + Duration::from_secs(after));
+            |event: &KubeEvent, after: u64| limiter.passes(event, start + Duration::from_secs(after));
         assert!(passes(&about(0, 0), 0));
         assert!(!passes(&about(0, 0), 59), "the same");
         assert!(passes(&about(0, 1), 59), "another address");
@@ -222,7 +221,7 @@ mod tests {
         assert_eq!(passed, BURST as usize - 1, "at once");
         let passed = (100..200).filter(|pod| passes(&about(*pod, 0), 63)).count();
         assert_eq!(passed, 3, "one more each second");
-        let node = Notice {
+        let node = KubeEvent {
             about: About::Node,
             ..about(0, 0)
         };
@@ -232,28 +231,28 @@ mod tests {
     #[test]
     fn one_pod_takes_a_few_and_leaves_others_theirs() {
         let start = Instant::now();
-        let mut gate = Gate::new(start);
+        let mut limiter = RateLimiter::new(start);
         let passed = (0..1000)
-            .filter(|which| gate.passes(&about(0, *which), start))
+            .filter(|which| limiter.passes(&about(0, *which), start))
             .count();
         assert_eq!(passed, ABOUT_ONE);
-        let moved = Notice {
+        let moved = KubeEvent {
             reason: Reason::CgroupEscape,
             ..about(0, 0)
         };
-        assert!(gate.passes(&moved, start), "it hides nothing else by that");
-        assert!(gate.passes(&about(1, 0), start));
-        assert!(gate.passes(&about(2, 0), start + SAME_EVERY));
-        assert_eq!(gate.seen.len(), 1, "what was told long ago is forgotten");
+        assert!(limiter.passes(&moved, start), "it hides nothing else by that");
+        assert!(limiter.passes(&about(1, 0), start));
+        assert!(limiter.passes(&about(2, 0), start + SAME_EVERY));
+        assert_eq!(limiter.seen.len(), 1, "what was told long ago is forgotten");
     }
 
     #[test]
     fn what_is_left_out_is_counted() {
         let metrics = Arc::new(Metrics::new());
-        let (notices, mut told) = Notices::channel(Arc::clone(&metrics));
-        notices.tell(about(0, 0));
-        notices.tell(about(0, 0));
-        drop(notices);
+        let (events, mut told) = EventQueue::channel(Arc::clone(&metrics));
+        events.report(about(0, 0));
+        events.report(about(0, 0));
+        drop(events);
         assert_eq!(told.try_recv().ok(), Some(about(0, 0)));
         assert!(told.try_recv().is_err());
         let text = metrics.encode().unwrap();

@@ -54,7 +54,7 @@ pub(crate) async fn connections(
             }
             Arrival::UnattributedConnection(unattributed_connection) => {
                 metrics.unattributed_connection();
-                denied::tell(&refusals, &metrics, denied::closed(&unattributed_connection));
+                denied::submit(&refusals, &metrics, denied::closed(&unattributed_connection));
             }
         }
     }

@@ -27,7 +27,7 @@ use rustls::ServerConfig;
 
 use crate::audit::{self, AuditLog, EndReason, ObjectRef, Record, User};
 use crate::listener::Accepted;
-use crate::notify::{Notice, Notices, Reason};
+use crate::notify::{EventQueue, KubeEvent, Reason};
 use crate::pki::PkiError;
 use crate::reject::{Rejection, warning_value};
 use crate::runtime::drain::{Drain, Parts};
@@ -83,7 +83,7 @@ pub struct Pipeline {
     upstream: Upstream,
     audit: AuditLog,
     drain: Drain,
-    notices: Notices,
+    kube_events: EventQueue,
     began: Instant,
     /// Milliseconds since `began` at which a failed handshake was last logged; 0 for never.
     complained: AtomicU64,
@@ -100,7 +100,7 @@ impl Pipeline {
         upstream: Upstream,
         audit: AuditLog,
         drain: Drain,
-        notices: Notices,
+        kube_events: EventQueue,
     ) -> Result<Arc<Pipeline>, PkiError> {
         Ok(Arc::new(Pipeline {
             tls: certificates.server_config()?,
@@ -109,7 +109,7 @@ impl Pipeline {
             upstream,
             audit,
             drain,
-            notices,
+            kube_events,
             began: Instant::now(),
             complained: AtomicU64::new(0),
         }))
@@ -143,10 +143,10 @@ impl Pipeline {
                     tracing::warn!(%error, namespace = pod.namespace, pod = pod.name, "no TLS session");
                 }
                 if error.is_distrust() {
-                    self.notices.tell(Notice {
+                    self.kube_events.report(KubeEvent {
                         about: pod.about(),
                         reason: Reason::CertificateRejected,
-                        which: String::new(),
+                        detail: String::new(),
                         note: DISTRUST.to_owned(),
                     });
                 }

@@ -8,7 +8,7 @@
 //! no more, lets its streams end for the drain time, and exits. Where the newer one ends before that, the older one goes on
 //! as before.
 //!
-//! A listener keeps its number when it changes hands, so the class in the kernel stays what it was, and flows that were noted
+//! A listener keeps its number when it changes lease, so the class in the kernel stays what it was, and flows that were noted
 //! before are good for both.
 
 mod predecessor;
@@ -20,9 +20,9 @@ use std::os::fd::OwnedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-pub(crate) use predecessor::{Giver, SETTLE_LIMIT, Successor, yielded};
-pub(crate) use protocol::Handed;
-pub(crate) use successor::{ASK_LIMIT, Progress, Takeover, ask};
+pub(crate) use predecessor::{Predecessor, SYNC_LIMIT, SuccessorConnection, say_stopped_to};
+pub(crate) use protocol::TransferredListener;
+pub(crate) use successor::{Progress, REQUEST_LIMIT, Successor, ask};
 
 use crate::kernel::CgroupId;
 use crate::listener::InPodListener;
@@ -40,28 +40,28 @@ const OFFER_LIMIT: Duration = Duration::from_secs(10);
 
 /// A listener as it can be given away.
 #[derive(Debug)]
-pub(crate) struct Offer {
+pub(crate) struct ListenerOffer {
     /// What it is of.
-    pub(crate) handed: Handed,
+    pub(crate) listener: TransferredListener,
     /// Descriptors of its own.
     pub(crate) descriptors: Vec<OwnedFd>,
 }
 
 /// Listeners of the agent before this one, set aside until their pods are enforced.
 #[derive(Debug, Default)]
-pub(crate) struct SetAside(Mutex<HashMap<CgroupId, Offer>>);
+pub(crate) struct InheritedListeners(Mutex<HashMap<CgroupId, ListenerOffer>>);
 
-impl Offer {
+impl ListenerOffer {
     /// With the count of its descriptors.
     pub(crate) fn counted(mut self) -> Self {
-        self.handed.descriptors = self.descriptors.len();
+        self.listener.descriptors = self.descriptors.len();
         self
     }
 }
 
-impl SetAside {
-    fn keep(&self, offer: Offer) {
-        self.lock().insert(CgroupId(offer.handed.cgroup), offer);
+impl InheritedListeners {
+    fn keep(&self, offer: ListenerOffer) {
+        self.lock().insert(CgroupId(offer.listener.cgroup), offer);
     }
 
     /// The pod's listener, if there is one and it is in this namespace of the pod's, and the pod's number. A pod in the
@@ -74,7 +74,7 @@ impl SetAside {
         let Some(offer) = self.lock().remove(&cgroup) else {
             return (None, None);
         };
-        let number = offer.handed.number;
+        let number = offer.listener.number;
         match (netns, offer.descriptors.is_empty()) {
             (None, true) => (None, Some(number)),
             // The number goes with the listener: another's flows are not this one's.
@@ -92,7 +92,7 @@ impl SetAside {
         adopt(offer, netns)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<CgroupId, Offer>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<CgroupId, ListenerOffer>> {
         // A plain map, which has no state that a panic could have left half done.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -103,18 +103,21 @@ impl SetAside {
     }
 }
 
-fn adopt(offer: Offer, netns: NetnsId) -> Option<InPodListener> {
-    let Offer { handed, descriptors } = offer;
-    if (handed.device, handed.inode) != (netns.device, netns.inode) {
+fn adopt(offer: ListenerOffer, netns: NetnsId) -> Option<InPodListener> {
+    let ListenerOffer {
+        listener,
+        descriptors,
+    } = offer;
+    if (listener.device, listener.inode) != (netns.device, netns.inode) {
         tracing::info!(
-            pod = handed.pod,
-            "the listener handed over is of a namespace that the pod left"
+            pod = listener.pod,
+            "a transferred listener is of a network namespace that the pod has left"
         );
         return None;
     }
-    InPodListener::adopt(descriptors, handed.port, handed.cookie)
+    InPodListener::adopt(descriptors, listener.port, listener.cookie)
         .inspect_err(
-            |error| tracing::warn!(%error, pod = handed.pod, "a listener handed over cannot be used"),
+            |error| tracing::warn!(%error, pod = listener.pod, "a transferred listener cannot be used"),
         )
         .ok()
 }

@@ -37,7 +37,7 @@ const DESCRIPTORS_MAX: usize = 2 * PER_MESSAGE;
 
 /// Why the other agent was not understood.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum WireError {
+pub(super) enum ProtocolError {
     /// The other end closed the connection between two messages: its process has ended, or gave up.
     #[error("the other agent closed the connection")]
     Closed,
@@ -71,7 +71,7 @@ pub(super) enum Message {
         /// are of no use.
         layout: u64,
     },
-    /// The older agent hands nothing over.
+    /// The predecessor refuses the upgrade.
     Refused {
         /// Why, for the log.
         reason: String,
@@ -79,7 +79,7 @@ pub(super) enum Message {
     /// Some of the listeners; their descriptors come along, in the same order.
     Listeners {
         /// Which.
-        listeners: Vec<Handed>,
+        listeners: Vec<TransferredListener>,
     },
     /// That was all; from here on the older agent changes nothing in the kernel and shares its audit log.
     Offered {
@@ -87,7 +87,7 @@ pub(super) enum Message {
         count: usize,
     },
     /// The newer agent's classes and protected endpoints are in force.
-    Settled,
+    Synced,
     /// The older agent waited too long and goes on as before.
     Withdrawn {
         /// Why, for the log.
@@ -96,15 +96,15 @@ pub(super) enum Message {
     /// The older agent goes on only if the newer one's process ends.
     Agreed,
     /// The older agent's kernel programs are gone, where the newer one has others.
-    Retired,
+    ProgramsReplaced,
     /// The older agent accepts no more and reads no more events; it ends once its streams have.
-    Yielded,
+    Stopped,
 }
 
 /// What a listener is of, and where.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Handed {
+pub(crate) struct TransferredListener {
     /// The pod's cgroup; [`NODE`] for the listener in the node's own namespace.
     pub(crate) cgroup: u64,
     /// The pod's UID, for the log.
@@ -123,7 +123,7 @@ pub(crate) struct Handed {
     pub(crate) descriptors: usize,
 }
 
-impl Handed {
+impl TransferredListener {
     /// What the kernel does with the pod while this listener serves it.
     pub(crate) fn class(&self) -> Class {
         Class::Enforced {
@@ -153,15 +153,15 @@ pub(super) async fn send(
     stream: &UnixStream,
     message: &Message,
     descriptors: &[BorrowedFd<'_>],
-) -> Result<(), WireError> {
+) -> Result<(), ProtocolError> {
     let body = serde_json::to_vec(message)?;
     if body.len() > FRAME_MAX {
-        return Err(WireError::TooLong(body.len()));
+        return Err(ProtocolError::TooLong(body.len()));
     }
     if descriptors.len() > DESCRIPTORS_MAX {
-        return Err(WireError::TooMany);
+        return Err(ProtocolError::TooMany);
     }
-    let length = u32::try_from(body.len()).map_err(|_| WireError::TooLong(body.len()))?;
+    let length = u32::try_from(body.len()).map_err(|_| ProtocolError::TooLong(body.len()))?;
     let mut frame = length.to_be_bytes().to_vec();
     frame.extend(body);
     let mut left = frame.as_slice();
@@ -188,28 +188,28 @@ fn send_some(socket: impl AsFd, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) ->
 }
 
 /// Hears what is said. Dropping the future in the middle of a message leaves the connection without use.
-pub(super) async fn receive(stream: &UnixStream) -> Result<(Message, Vec<OwnedFd>), WireError> {
+pub(super) async fn receive(stream: &UnixStream) -> Result<(Message, Vec<OwnedFd>), ProtocolError> {
     let mut descriptors = Vec::new();
     let mut length = [0; 4];
     read_exact(stream, &mut length, &mut descriptors).await?;
     let length = u32::from_be_bytes(length) as usize;
     if length > FRAME_MAX {
-        return Err(WireError::TooLong(length));
+        return Err(ProtocolError::TooLong(length));
     }
     let mut body = vec![0; length];
     match read_exact(stream, &mut body, &mut descriptors).await {
-        Err(WireError::Closed) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+        Err(ProtocolError::Closed) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
         read => read?,
     }
     Ok((serde_json::from_slice(&body)?, descriptors))
 }
 
-/// Fills `bytes`; [`WireError::Closed`] where the connection ended before the first of them.
+/// Fills `bytes`; [`ProtocolError::Closed`] where the connection ended before the first of them.
 async fn read_exact(
     stream: &UnixStream,
     bytes: &mut [u8],
     descriptors: &mut Vec<OwnedFd>,
-) -> Result<(), WireError> {
+) -> Result<(), ProtocolError> {
     let mut filled = 0;
     while filled < bytes.len() {
         let (read, came, cut) = stream
@@ -219,10 +219,10 @@ async fn read_exact(
             .await?;
         descriptors.extend(came);
         if cut || descriptors.len() > DESCRIPTORS_MAX {
-            return Err(WireError::TooMany);
+            return Err(ProtocolError::TooMany);
         }
         match read {
-            0 if filled == 0 => return Err(WireError::Closed),
+            0 if filled == 0 => return Err(ProtocolError::Closed),
             0 => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
             read => filled += read,
         }
@@ -255,8 +255,8 @@ mod tests {
 
     use super::*;
 
-    fn handed(cgroup: u64) -> Handed {
-        Handed {
+    fn transferred(cgroup: u64) -> TransferredListener {
+        TransferredListener {
             cgroup,
             pod: "0d5a3c3e-7f3a-4a59-9a5b-0c6f4f0b8f11".to_owned(),
             number: u64::MAX,
@@ -286,7 +286,7 @@ mod tests {
     #[tokio::test]
     async fn a_full_message_arrives_with_its_descriptors_and_the_next_one_without() {
         let (one, other) = UnixStream::pair().unwrap();
-        let listeners: Vec<_> = (0..PER_MESSAGE as u64).map(handed).collect();
+        let listeners: Vec<_> = (0..PER_MESSAGE as u64).map(transferred).collect();
         let message = Message::Listeners { listeners };
         let files: Vec<_> = (0..DESCRIPTORS_MAX)
             .map(|number| file(&number.to_string()))
@@ -312,7 +312,7 @@ mod tests {
         };
         tokio::join!(sending, hearing);
         drop(one);
-        assert!(matches!(receive(&other).await, Err(WireError::Closed)));
+        assert!(matches!(receive(&other).await, Err(ProtocolError::Closed)));
     }
 
     #[tokio::test]
@@ -321,23 +321,23 @@ mod tests {
         one.write_all(&(FRAME_MAX as u32 + 1).to_be_bytes())
             .await
             .unwrap();
-        assert!(matches!(receive(&other).await, Err(WireError::TooLong(_))));
+        assert!(matches!(receive(&other).await, Err(ProtocolError::TooLong(_))));
 
         let (mut one, other) = UnixStream::pair().unwrap();
         one.write_all(b"\0\0\0\x02{}").await.unwrap();
-        assert!(matches!(receive(&other).await, Err(WireError::Malformed(_))));
+        assert!(matches!(receive(&other).await, Err(ProtocolError::Malformed(_))));
 
         let (mut one, other) = UnixStream::pair().unwrap();
         one.write_all(b"\0\0\0\x02{").await.unwrap();
         drop(one);
-        assert!(matches!(receive(&other).await, Err(WireError::Io(_))));
+        assert!(matches!(receive(&other).await, Err(ProtocolError::Io(_))));
 
         let (one, _other) = UnixStream::pair().unwrap();
         let file = file("x");
         let many = vec![file.as_fd(); DESCRIPTORS_MAX + 1];
         assert!(matches!(
-            send(&one, &Message::Settled, &many).await,
-            Err(WireError::TooMany)
+            send(&one, &Message::Synced, &many).await,
+            Err(ProtocolError::TooMany)
         ));
     }
 }

@@ -10,127 +10,130 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::protocol::{Message, VERSION, WireError, receive, send};
-use super::{LISTENERS_MAX, OFFER_LIMIT, Offer, PATIENCE, SetAside};
+use super::protocol::{Message, ProtocolError, VERSION, receive, send};
+use super::{InheritedListeners, LISTENERS_MAX, ListenerOffer, OFFER_LIMIT, PATIENCE};
 use crate::audit::AuditLog;
 
 /// How long asking takes at most, all in all: an agent must come up whatever is at the other end.
-pub(crate) const ASK_LIMIT: Duration = Duration::from_secs(15);
+pub(crate) const REQUEST_LIMIT: Duration = Duration::from_secs(15);
 
 /// How long the older agent may take until it accepts no more, once told that this one has settled.
-const YIELD_LIMIT: Duration = Duration::from_secs(10);
+const STOP_LIMIT: Duration = Duration::from_secs(10);
 
 /// Why an agent must not start.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum TakeError {
-    /// The agent that runs hands nothing over.
-    #[error("another agent runs on this node and hands nothing over: {0}")]
+pub(crate) enum UpgradeRefused {
+    /// The running agent refused the upgrade.
+    #[error("the agent that runs on this node refused the upgrade: {0}")]
     Refused(String),
 }
 
 /// Why there is nothing to take over.
 #[derive(Debug, thiserror::Error)]
-enum AskError {
+enum RequestError {
     #[error(transparent)]
-    Refused(#[from] TakeError),
-    #[error("it said what makes no sense there: {0:?}")]
+    Refused(#[from] UpgradeRefused),
+    #[error("the predecessor sent an unexpected message: {0:?}")]
     Unexpected(Message),
-    #[error("it offers more than {LISTENERS_MAX} listeners")]
+    #[error("the predecessor transfers more than {LISTENERS_MAX} listeners")]
     TooMany,
-    #[error("what it says and the descriptors that came do not fit")]
+    #[error("the predecessor's list of listeners and the descriptors that came do not match")]
     Unfit,
-    #[error("it took too long")]
+    #[error("the predecessor took too long to answer")]
     Silent(#[from] tokio::time::error::Elapsed),
     #[error(transparent)]
-    Wire(#[from] WireError),
+    Wire(#[from] ProtocolError),
 }
 
 /// A hand-over under way.
 #[derive(Debug)]
-pub(crate) struct Takeover {
+pub(crate) struct Successor {
     pub(super) stream: Arc<UnixStream>,
     /// The older agent's listeners.
-    pub(crate) set_aside: Arc<SetAside>,
+    pub(crate) inherited: Arc<InheritedListeners>,
 }
 
 /// Asks the agent behind the socket for its listeners, for so long at most; `None` where there is none, or none that can hand
 /// anything over.
 ///
 /// # Errors
-/// [`TakeError::Refused`].
+/// [`UpgradeRefused::Refused`].
 pub(crate) async fn ask(
     socket: &Path,
     node: &str,
     layout: u64,
     limit: Duration,
-) -> Result<Option<Takeover>, TakeError> {
+) -> Result<Option<Successor>, UpgradeRefused> {
     let asked = timeout(limit, async {
-        let stream = UnixStream::connect(socket).await.map_err(WireError::from)?;
+        let stream = UnixStream::connect(socket).await.map_err(ProtocolError::from)?;
         take(stream, node, layout).await
     });
     match asked.await {
         Ok(Ok(takeover)) => Ok(Some(takeover)),
-        Ok(Err(AskError::Refused(refused))) => Err(refused),
-        Ok(Err(AskError::Wire(WireError::Io(error))))
+        Ok(Err(RequestError::Refused(refused))) => Err(refused),
+        Ok(Err(RequestError::Wire(ProtocolError::Io(error))))
             if matches!(
                 error.kind(),
                 io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
             ) =>
         {
-            tracing::debug!("no agent runs that could hand anything over");
+            tracing::debug!("no predecessor runs");
             Ok(None)
         }
         Ok(Err(error)) => {
-            tracing::warn!(%error, "the agent that runs could not hand anything over");
+            tracing::warn!(%error, "upgrade failed: the predecessor's listeners cannot be used");
             Ok(None)
         }
         Err(_) => {
-            tracing::warn!("the agent that runs did not answer within {limit:?}");
+            tracing::warn!("upgrade failed: the predecessor did not answer within {limit:?}");
             Ok(None)
         }
     }
 }
 
-async fn take(stream: UnixStream, node: &str, layout: u64) -> Result<Takeover, AskError> {
+async fn take(stream: UnixStream, node: &str, layout: u64) -> Result<Successor, RequestError> {
     let hello = Message::Hello {
         version: VERSION,
         node: node.to_owned(),
         layout,
     };
     timeout(PATIENCE, send(&stream, &hello, &[])).await??;
-    let (set_aside, mut taken) = (SetAside::default(), 0);
+    let (inherited, mut taken) = (InheritedListeners::default(), 0);
     loop {
         match timeout(OFFER_LIMIT, receive(&stream)).await?? {
             (Message::Listeners { listeners }, descriptors) => {
                 taken += listeners.len();
                 if taken > LISTENERS_MAX {
-                    return Err(AskError::TooMany);
+                    return Err(RequestError::TooMany);
                 }
                 let mut descriptors = descriptors.into_iter();
-                for handed in listeners {
-                    let own: Vec<_> = descriptors.by_ref().take(handed.descriptors).collect();
-                    if own.len() != handed.descriptors {
-                        return Err(AskError::Unfit);
+                for listener in listeners {
+                    let own: Vec<_> = descriptors.by_ref().take(listener.descriptors).collect();
+                    if own.len() != listener.descriptors {
+                        return Err(RequestError::Unfit);
                     }
-                    set_aside.keep(Offer {
-                        handed,
+                    inherited.keep(ListenerOffer {
+                        listener,
                         descriptors: own,
                     });
                 }
                 if descriptors.next().is_some() {
-                    return Err(AskError::Unfit);
+                    return Err(RequestError::Unfit);
                 }
             }
             (Message::Offered { count }, _) if count == taken => break,
-            (Message::Offered { .. }, _) => return Err(AskError::Unfit),
-            (Message::Refused { reason }, _) => return Err(TakeError::Refused(reason).into()),
-            (other, _) => return Err(AskError::Unexpected(other)),
+            (Message::Offered { .. }, _) => return Err(RequestError::Unfit),
+            (Message::Refused { reason }, _) => return Err(UpgradeRefused::Refused(reason).into()),
+            (other, _) => return Err(RequestError::Unexpected(other)),
         }
     }
-    tracing::info!(listeners = taken, "taking over from the agent that runs");
-    Ok(Takeover {
+    tracing::info!(
+        listeners = taken,
+        "upgrade begun: received the predecessor's listeners"
+    );
+    Ok(Successor {
         stream: Arc::new(stream),
-        set_aside: Arc::new(set_aside),
+        inherited: Arc::new(inherited),
     })
 }
 
@@ -152,18 +155,18 @@ pub(crate) struct Progress {
 }
 
 /// What became of the older agent.
-enum Before {
+enum PredecessorEnd {
     /// It accepts no more and ends when its streams do.
-    Yielded,
+    Stopped,
     /// Its process is gone.
     Gone,
     /// It does not answer.
     Stuck,
     /// It goes on: this one must not.
-    Stays,
+    KeepsServing,
 }
 
-impl Takeover {
+impl Successor {
     /// Keeps the connection until this process ends, whatever becomes of its tasks: its end tells the older agent that nothing
     /// of this one's is under way in the kernel any more, nor on its way to the log.
     pub(crate) fn hold_until_exit(&self) {
@@ -190,24 +193,28 @@ impl Takeover {
             None => self.replace(&mut progress).await,
         };
         match before {
-            Before::Stays => {
+            PredecessorEnd::KeepsServing => {
                 progress.giving.send_replace(true);
                 return;
             }
-            Before::Yielded => tracing::info!("the agent before this one has stepped back"),
-            Before::Gone => tracing::warn!("the agent before this one is gone"),
-            Before::Stuck => tracing::error!(
-                "the agent before this one does not step back within {} s: end its process",
-                YIELD_LIMIT.as_secs()
+            PredecessorEnd::Stopped => {
+                tracing::info!("upgrade complete: the predecessor has stopped serving")
+            }
+            PredecessorEnd::Gone => tracing::warn!(
+                "the predecessor ended before the upgrade was complete; this agent serves alone"
+            ),
+            PredecessorEnd::Stuck => tracing::error!(
+                "the predecessor has not stopped serving within {} s: end its process",
+                STOP_LIMIT.as_secs()
             ),
         }
         progress.agreed.send_replace(true);
         progress.alone.send_replace(true);
         let alone = async {
-            if matches!(before, Before::Yielded | Before::Stuck) {
+            if matches!(before, PredecessorEnd::Stopped | PredecessorEnd::Stuck) {
                 // It says nothing more; the connection ends with its process.
                 while receive(&self.stream).await.is_ok() {}
-                tracing::info!("the agent before this one has ended");
+                tracing::info!("the predecessor's process has ended");
             }
             if let Err(error) = audit.share(false).await {
                 tracing::error!(%error, "the audit log cannot be written");
@@ -224,30 +231,28 @@ impl Takeover {
     }
 
     fn close_unclaimed(&self) {
-        let left = self.set_aside.clear();
+        let left = self.inherited.clear();
         if left > 0 {
             tracing::info!(
                 listeners = left,
-                "closed listeners of pods that are not enforced any more"
+                "closed transferred listeners of pods that are no longer enforced"
             );
         }
     }
 
     /// Says that this agent has settled, has the older one's programs ended once that one agrees, and waits until it accepts
     /// no more.
-    async fn replace(&self, progress: &mut Progress) -> Before {
-        if send(&self.stream, &Message::Settled, &[]).await.is_err() {
-            return Before::Gone;
+    async fn replace(&self, progress: &mut Progress) -> PredecessorEnd {
+        if send(&self.stream, &Message::Synced, &[]).await.is_err() {
+            return PredecessorEnd::Gone;
         }
         let said = receive(&self.stream);
         tokio::pin!(said);
-        let said = match timeout(YIELD_LIMIT, &mut said).await {
+        let said = match timeout(STOP_LIMIT, &mut said).await {
             Ok(said) => said,
             Err(_) => {
                 // It may still take back what it gave, and then ends this one's programs: one of the two must stay.
-                tracing::error!(
-                    "the agent before this one does not answer, and this one waits: end its process"
-                );
+                tracing::error!("the predecessor does not answer, and this agent waits: end its process");
                 said.await
             }
         };
@@ -259,14 +264,14 @@ impl Takeover {
             // The agent is ending, and the older one goes on.
             return std::future::pending().await;
         }
-        match timeout(PATIENCE, send(&self.stream, &Message::Retired, &[])).await {
+        match timeout(PATIENCE, send(&self.stream, &Message::ProgramsReplaced, &[])).await {
             Ok(Ok(())) => {}
-            Ok(Err(_)) => return Before::Gone,
-            Err(_) => return Before::Stuck,
+            Ok(Err(_)) => return PredecessorEnd::Gone,
+            Err(_) => return PredecessorEnd::Stuck,
         }
-        match timeout(YIELD_LIMIT, receive(&self.stream)).await {
+        match timeout(STOP_LIMIT, receive(&self.stream)).await {
             Ok(said) => heard(said),
-            Err(_) => Before::Stuck,
+            Err(_) => PredecessorEnd::Stuck,
         }
     }
 }
@@ -276,24 +281,27 @@ async fn until(settled: &mut watch::Receiver<bool>) -> bool {
     settled.wait_for(|settled| *settled).await.is_ok()
 }
 
-fn heard(said: Result<(Message, Vec<std::os::fd::OwnedFd>), WireError>) -> Before {
+fn heard(said: Result<(Message, Vec<std::os::fd::OwnedFd>), ProtocolError>) -> PredecessorEnd {
     match said {
-        Ok((Message::Yielded, _)) => Before::Yielded,
+        Ok((Message::Stopped, _)) => PredecessorEnd::Stopped,
         Ok((Message::Withdrawn { reason }, _)) => {
-            tracing::error!(reason, "the agent that runs goes on, so this one ends");
-            Before::Stays
+            tracing::error!(
+                reason,
+                "upgrade failed: the predecessor keeps serving, and this agent stops"
+            );
+            PredecessorEnd::KeepsServing
         }
         Ok((other, _)) => {
             tracing::error!(
                 ?other,
-                "the agent that runs says what makes no sense, so this one ends"
+                "upgrade failed: the predecessor sent an unexpected message, and this agent stops"
             );
-            Before::Stays
+            PredecessorEnd::KeepsServing
         }
-        Err(WireError::Closed | WireError::Io(_)) => Before::Gone,
+        Err(ProtocolError::Closed | ProtocolError::Io(_)) => PredecessorEnd::Gone,
         Err(error) => {
-            tracing::error!(%error, "the agent that runs is not understood, so this one ends");
-            Before::Stays
+            tracing::error!(%error, "upgrade failed: the predecessor's message cannot be read, and this agent stops");
+            PredecessorEnd::KeepsServing
         }
     }
 }

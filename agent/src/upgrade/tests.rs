@@ -25,7 +25,7 @@ struct Older {
     giving: watch::Receiver<bool>,
     /// How often its parts came to rest.
     rests: watch::Receiver<usize>,
-    successors: mpsc::Receiver<Successor>,
+    successors: mpsc::Receiver<SuccessorConnection>,
     cancel: CancellationToken,
     last: CancellationToken,
     _channels: (watch::Sender<bool>, watch::Sender<bool>),
@@ -35,7 +35,7 @@ impl Older {
     async fn start(listeners: usize, took_over: bool) -> Self {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let next = NEXT.fetch_add(1, Ordering::Relaxed);
-        let folder = std::env::temp_dir().join(format!("picket-handover-{}-{next}", std::process::id()));
+        let folder = std::env::temp_dir().join(format!("picket-upgrade-{}-{next}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         let audit = AuditLog::open(&log(&folder), None).unwrap();
         let mut offers: Vec<_> = (1..=listeners as u64)
@@ -43,8 +43,8 @@ impl Older {
             .collect();
         let node = InPodListener::open(&own_netns()).unwrap();
         offers.push(Arc::new(
-            Offer {
-                handed: Handed::node(&node, own_netns().id()),
+            ListenerOffer {
+                listener: TransferredListener::node(&node, own_netns().id()),
                 descriptors: node.descriptors().unwrap(),
             }
             .counted(),
@@ -66,7 +66,7 @@ impl Older {
         });
         let (settled, successors) = mpsc::channel(1);
         let last = CancellationToken::new();
-        let giver = Giver {
+        let predecessor = Predecessor {
             node: "node-a".to_owned(),
             layout: LAYOUT,
             giving,
@@ -81,7 +81,7 @@ impl Older {
         };
         let (yes, is) = (watch::channel(true), watch::channel(true));
         let cancel = CancellationToken::new();
-        tokio::spawn(giver.serve_once(folder.join("handover.sock"), yes.1, is.1, cancel.clone()));
+        tokio::spawn(predecessor.serve_once(folder.join("upgrade.sock"), yes.1, is.1, cancel.clone()));
         let older = Self {
             folder,
             audit,
@@ -99,12 +99,12 @@ impl Older {
     }
 
     fn socket(&self) -> PathBuf {
-        self.folder.join("handover.sock")
+        self.folder.join("upgrade.sock")
     }
 
     /// Asks it as a newer agent does, with this layout.
-    async fn hands_over(&self, layout: u64) -> Takeover {
-        let asked = ask(&self.socket(), "node-a", layout, ASK_LIMIT).await;
+    async fn hands_over(&self, layout: u64) -> Successor {
+        let asked = ask(&self.socket(), "node-a", layout, REQUEST_LIMIT).await;
         asked.unwrap().unwrap()
     }
 
@@ -173,12 +173,12 @@ fn own_netns() -> Netns {
 }
 
 /// A listener in the test's namespace, as cgroup `number`'s.
-fn offer(number: u64) -> Offer {
+fn offer(number: u64) -> ListenerOffer {
     let netns = own_netns();
     let listener = InPodListener::open(&netns).unwrap();
     let descriptors = listener.descriptors().unwrap();
-    Offer {
-        handed: Handed {
+    ListenerOffer {
+        listener: TransferredListener {
             cgroup: number,
             pod: format!("pod-{number}"),
             number: 1000 + number,
@@ -200,23 +200,23 @@ async fn the_newer_agent_accepts_what_was_dialled_before_and_the_older_one_ends(
     // The log is shared from here on.
     let audit = AuditLog::join(&log(&older.folder), None).unwrap();
 
-    let set_aside = Arc::clone(&takeover.set_aside);
+    let inherited = Arc::clone(&takeover.inherited);
     let own = Some(own_netns().id());
-    let (listener, number) = set_aside.claim(CgroupId(120), own);
+    let (listener, number) = inherited.claim(CgroupId(120), own);
     let listener = listener.unwrap();
     assert_eq!(number, Some(1120));
     let nothing =
         |(listener, number): (Option<InPodListener>, Option<u64>)| listener.is_none() && number.is_none();
-    assert!(nothing(set_aside.claim(CgroupId(120), own)));
+    assert!(nothing(inherited.claim(CgroupId(120), own)));
     assert!(
-        nothing(set_aside.claim(CgroupId(122), None)),
+        nothing(inherited.claim(CgroupId(122), None)),
         "it has a namespace of its own"
     );
     let elsewhere = NetnsId { device: 0, inode: 0 };
-    assert!(nothing(set_aside.claim(CgroupId(121), Some(elsewhere))));
-    assert!(nothing(set_aside.claim(CgroupId(999), own)));
-    assert!(set_aside.claim_node(own_netns().id()).is_some());
-    let hosted = set_aside.claim(CgroupId(200), None);
+    assert!(nothing(inherited.claim(CgroupId(121), Some(elsewhere))));
+    assert!(nothing(inherited.claim(CgroupId(999), own)));
+    assert!(inherited.claim_node(own_netns().id()).is_some());
+    let hosted = inherited.claim(CgroupId(200), None);
     assert_eq!((hosted.0.is_none(), hosted.1), (true, Some(1200)));
     let _client = std::net::TcpStream::connect(("127.0.0.1", listener.port())).unwrap();
 
@@ -240,11 +240,11 @@ async fn the_newer_agent_accepts_what_was_dialled_before_and_the_older_one_ends(
         !*newer.alone.borrow(),
         "told before the older one accepts no more"
     );
-    yielded(&successor).await;
+    say_stopped_to(&successor).await;
     newer.alone.wait_for(|alone| *alone).await.unwrap();
     // Those that nobody claimed are closed.
     tokio::time::timeout(Duration::from_secs(5), async {
-        while set_aside.claim(CgroupId(5), own).1.is_some() {
+        while inherited.claim(CgroupId(5), own).1.is_some() {
             tokio::task::yield_now().await;
         }
     })
@@ -272,7 +272,9 @@ async fn where_the_newer_agent_dies_the_older_one_goes_on() {
     older.gives(false).await;
     assert!(older.successors.try_recv().is_err());
     // It gives again to the next one, and the log is its own meanwhile.
-    let again = ask(&older.socket(), "node-a", LAYOUT, ASK_LIMIT).await.unwrap();
+    let again = ask(&older.socket(), "node-a", LAYOUT, REQUEST_LIMIT)
+        .await
+        .unwrap();
     assert!(again.is_some());
     older.audit.flush().await.unwrap();
 }
@@ -344,7 +346,7 @@ async fn where_the_older_agent_is_ended_meanwhile_it_says_that_it_has_stepped_ba
         older.gives(true).await;
         let audit = AuditLog::join(&log(&older.folder), None).unwrap();
         let (mut newer, progress) = Newer::new();
-        let set_aside = Arc::clone(&takeover.set_aside);
+        let inherited = Arc::clone(&takeover.inherited);
         let finishing = tokio::spawn(takeover.finish(progress, audit.clone()));
         if agreed {
             newer.judged.send_replace(true);
@@ -364,7 +366,7 @@ async fn where_the_older_agent_is_ended_meanwhile_it_says_that_it_has_stepped_ba
             .unwrap();
         assert!(*newer.agreed.borrow());
         // What was taken over is served once its pod is judged, which it may not be yet.
-        let claimed = set_aside.claim(CgroupId(1), Some(own_netns().id())).0;
+        let claimed = inherited.claim(CgroupId(1), Some(own_netns().id())).0;
         assert!(agreed || claimed.is_some(), "the listener was closed");
         tokio::time::sleep(Duration::from_millis(50)).await;
         // Both write to the log until the older process ends, which this one's stands for.
@@ -381,7 +383,7 @@ async fn an_agent_of_another_layout_opens_listeners_of_its_own() {
     let mut older = Older::start(3, false).await;
     let takeover = older.hands_over(LAYOUT + 1).await;
     let own = Some(own_netns().id());
-    assert!(takeover.set_aside.claim(CgroupId(1), own).1.is_none());
+    assert!(takeover.inherited.claim(CgroupId(1), own).1.is_none());
     let audit = AuditLog::join(&log(&older.folder), None).unwrap();
     let (newer, progress) = Newer::new();
     newer.judged.send_replace(true);
@@ -393,11 +395,11 @@ async fn an_agent_of_another_layout_opens_listeners_of_its_own() {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_must_not_take_over_is_told_why() {
     let older = Older::start(1, false).await;
-    let refused = ask(&older.socket(), "node-b", LAYOUT, ASK_LIMIT)
+    let refused = ask(&older.socket(), "node-b", LAYOUT, REQUEST_LIMIT)
         .await
         .unwrap_err();
     assert!(
-        refused.to_string().contains("it serves the node node-a"),
+        refused.to_string().contains("serves the node node-a"),
         "{refused}"
     );
     let stream = UnixStream::connect(older.socket()).await.unwrap();
@@ -414,13 +416,13 @@ async fn who_must_not_take_over_is_told_why() {
     let closed = tokio::time::timeout(Duration::from_secs(5), receive(&stream));
     assert!(closed.await.unwrap().is_err(), "it says more");
     let older = Older::start(1, true).await;
-    let refused = ask(&older.socket(), "node-a", LAYOUT, ASK_LIMIT)
+    let refused = ask(&older.socket(), "node-a", LAYOUT, REQUEST_LIMIT)
         .await
         .unwrap_err();
     assert!(
         refused
             .to_string()
-            .contains("took over from another agent itself 0 s ago; try again in 60 s"),
+            .contains("is itself a successor since 0 s; try again in 60 s"),
         "{refused}"
     );
     assert!(!*older.giving.borrow());
@@ -428,16 +430,22 @@ async fn who_must_not_take_over_is_told_why() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_at_the_other_end_hangs_a_start() {
-    let folder = std::env::temp_dir().join(format!("picket-handover-{}-odd", std::process::id()));
+    let folder = std::env::temp_dir().join(format!("picket-upgrade-{}-odd", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
-    let path = folder.join("handover.sock");
+    let path = folder.join("upgrade.sock");
     assert!(
-        ask(&path, "node-a", LAYOUT, ASK_LIMIT).await.unwrap().is_none(),
+        ask(&path, "node-a", LAYOUT, REQUEST_LIMIT)
+            .await
+            .unwrap()
+            .is_none(),
         "nobody"
     );
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
     assert!(
-        ask(&path, "node-a", LAYOUT, ASK_LIMIT).await.unwrap().is_none(),
+        ask(&path, "node-a", LAYOUT, REQUEST_LIMIT)
+            .await
+            .unwrap()
+            .is_none(),
         "a dead socket"
     );
     std::fs::remove_file(&path).unwrap();
@@ -446,7 +454,7 @@ async fn nothing_at_the_other_end_hangs_a_start() {
     let socket = tokio::net::UnixListener::bind(&path).unwrap();
     let odd = tokio::spawn(async move {
         let offer = offer(1);
-        for (listeners, count) in [(vec![], 1), (vec![offer.handed.clone()], 1), (vec![], 0)] {
+        for (listeners, count) in [(vec![], 1), (vec![offer.listener.clone()], 1), (vec![], 0)] {
             let (stream, _) = socket.accept().await.unwrap();
             let _hello = receive(&stream).await.unwrap();
             let one: Vec<_> = offer.descriptors.iter().take(1).map(|one| one.as_fd()).collect();
@@ -462,7 +470,10 @@ async fn nothing_at_the_other_end_hangs_a_start() {
         "descriptors of nothing",
     ] {
         assert!(
-            ask(&path, "node-a", LAYOUT, ASK_LIMIT).await.unwrap().is_none(),
+            ask(&path, "node-a", LAYOUT, REQUEST_LIMIT)
+                .await
+                .unwrap()
+                .is_none(),
             "{what}"
         );
     }

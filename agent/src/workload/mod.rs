@@ -42,7 +42,7 @@ pub use selection::Selection;
 
 use crate::endpoints::{self, ProtectedEndpoints, ProtectedEndpointsConfig, Target};
 use crate::kernel::{CgroupId, FailMode};
-use crate::notify::Notices;
+use crate::notify::EventQueue;
 
 /// What this part is told of the node.
 #[derive(Clone)]
@@ -68,7 +68,7 @@ pub struct WorkloadConfig {
     /// Told how long a new pod took until it was enforced or left alone.
     pub judged: Judged,
     /// Where to tell of pods that cannot be enforced.
-    pub notices: Notices,
+    pub kube_events: EventQueue,
 }
 
 /// Why this part cannot start.
@@ -129,7 +129,7 @@ pub async fn start<E: Enforcer>(
         .redirected(config.redirected)
         .rests(config.rest)
         .tells(config.judged)
-        .notifies(config.notices);
+        .notifies(config.kube_events);
     let resting = reconciler.resting();
     reconciler.close(&scans.borrow());
     let status = reconciler.status();

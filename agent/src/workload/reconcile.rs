@@ -32,7 +32,7 @@ use super::pause::PauseGate;
 use super::pods::PodMap;
 use super::slot::{Applied, FAILURE_PAUSE, NETNS_PAUSE, Pace, Slot, Wanted, wanted};
 use crate::kernel::{CgroupId, FailMode};
-use crate::notify::{Notice, Notices, Reason};
+use crate::notify::{EventQueue, KubeEvent, Reason};
 
 /// A pod that cannot be enforced is told of when it was tried so often: one that is just ending is no news.
 const PATIENT_TRIES: u32 = 3;
@@ -73,7 +73,7 @@ pub struct Reconciler<E: Enforcer> {
     /// What becomes of static pods that the API server has not told of.
     static_pods: FailMode,
     started: Instant,
-    notices: Option<Notices>,
+    kube_events: Option<EventQueue>,
     slots: HashMap<CgroupId, Slot<E::Handle>>,
     /// Folders of all pods, and whether each is closed.
     roots: HashMap<CgroupId, bool>,
@@ -110,7 +110,7 @@ impl<E: Enforcer> Reconciler<E> {
             own,
             static_pods: FailMode::default(),
             started: Instant::now(),
-            notices: None,
+            kube_events: None,
             slots: HashMap::new(),
             roots: HashMap::new(),
             forget: BTreeSet::new(),
@@ -144,8 +144,8 @@ impl<E: Enforcer> Reconciler<E> {
 
     /// Says where to tell of pods that cannot be enforced.
     #[must_use]
-    pub fn notifies(mut self, notices: Notices) -> Self {
-        self.notices = Some(notices);
+    pub fn notifies(mut self, kube_events: EventQueue) -> Self {
+        self.kube_events = Some(kube_events);
         self
     }
 
@@ -418,12 +418,12 @@ impl<E: Enforcer> Reconciler<E> {
                     slot.tries = 0;
                 }
                 if slot.tries >= PATIENT_TRIES
-                    && let (Some(notices), Some(pod)) = (&self.notices, &slot.last)
+                    && let (Some(kube_events), Some(pod)) = (&self.kube_events, &slot.last)
                 {
-                    notices.tell(Notice {
+                    kube_events.report(KubeEvent {
                         about: pod.pod.about(),
                         reason: Reason::EnforcementFailed,
-                        which: String::new(),
+                        detail: String::new(),
                         note: format!("Picket cannot enforce this pod, which reaches no API server until it can: {error}"),
                     });
                 }

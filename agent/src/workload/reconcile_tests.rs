@@ -168,7 +168,7 @@ struct Node {
     rest: watch::Sender<bool>,
     resting: watch::Receiver<bool>,
     judged: Arc<AtomicUsize>,
-    to_post: mpsc::Receiver<Notice>,
+    to_post: mpsc::Receiver<KubeEvent>,
     cancel: CancellationToken,
 }
 
@@ -198,10 +198,10 @@ impl Node {
         let rest = watch::Sender::new(false);
         let judged = Arc::new(AtomicUsize::new(0));
         let counted = judged.clone();
-        let (notices, to_post) = Notices::channel(Arc::new(Metrics::new()));
+        let (kube_events, to_post) = EventQueue::channel(Arc::new(Metrics::new()));
         let mut reconciler = Reconciler::new(fake.clone(), selection, find, own.map(CgroupId), known)
             .static_pods(static_pods)
-            .notifies(notices)
+            .notifies(kube_events)
             .redirected([CgroupId(REDIRECTED), CgroupId(STATIC + REDIRECTED)].into())
             .rests(rest.subscribe())
             .tells(Arc::new(move |_| {
