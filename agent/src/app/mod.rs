@@ -151,7 +151,7 @@ impl App {
             port: Some(listener.port()),
             unclassified: config.enforce.unclassified_pods,
         })?;
-        kernel.beat()?;
+        kernel.heartbeat()?;
         // The protected endpoints of an agent before this one redirect already, so what they are dialled by must be in the certificates.
         certificates.set_endpoints(enforce::redirected(&enforce::in_kernel(&kernel)?))?;
         for program in Program::ALL {

@@ -171,7 +171,7 @@ impl Enforcer for KernelEnforcer {
             };
             // Before anything is redirected: from here on nothing older gets through either.
             kernel
-                .hold(&held.path, held.id, listener.is_none())
+                .attach_egress_filter(&held.path, held.id, listener.is_none())
                 .map_err(EnforceError::at(HOLD))?;
             Ok(listener)
         });
@@ -243,7 +243,7 @@ impl Enforcer for KernelEnforcer {
             pod.group.clone(),
             pod.home.own().is_none(),
         );
-        tokio::task::spawn_blocking(move || kernel.hold(&group.path, group.id, shares))
+        tokio::task::spawn_blocking(move || kernel.attach_egress_filter(&group.path, group.id, shares))
             .await
             .map_err(EnforceError::at(HOLD))?
             .map_err(EnforceError::at(HOLD))?;

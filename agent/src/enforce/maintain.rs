@@ -12,7 +12,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
 use super::table::EnforcedPods;
-use crate::kernel::destroy_sockets::{Cut, CutError, cut};
+use crate::kernel::destroy_sockets::{DestroySocketsError, DestroyedSockets, destroy_sockets};
 use crate::kernel::interface::host_side;
 use crate::kernel::{CgroupId, Ifindex, Kernel, KernelError};
 use crate::metrics::Metrics;
@@ -119,20 +119,23 @@ impl Maintainer {
     }
 
     /// Ends the older connections of a pod with a namespace of its own. What it calls loopback is its own and no protected endpoint.
-    fn cut_own(&self, netns: &Netns) -> Result<Cut, CutError> {
+    fn cut_own(&self, netns: &Netns) -> Result<DestroyedSockets, DestroySocketsError> {
         let endpoints = self.endpoints.load_full();
         let is_protected = |address: SocketAddr| !address.ip().is_loopback() && endpoints.contains(&address);
-        self.count(cut(netns, &is_protected, None))
+        self.count(destroy_sockets(netns, &is_protected, None))
     }
 
     /// Ends those of pods in the node's namespace, which are told from the node's own by their cgroups.
-    fn cut_shared(&self, cgroups: &HashSet<CgroupId>) -> Result<Cut, CutError> {
+    fn cut_shared(&self, cgroups: &HashSet<CgroupId>) -> Result<DestroyedSockets, DestroySocketsError> {
         let endpoints = self.endpoints.load_full();
         let is_protected = |address: SocketAddr| endpoints.contains(&address);
-        self.count(cut(&self.node, &is_protected, Some(cgroups)))
+        self.count(destroy_sockets(&self.node, &is_protected, Some(cgroups)))
     }
 
-    fn count(&self, outcome: Result<Cut, CutError>) -> Result<Cut, CutError> {
+    fn count(
+        &self,
+        outcome: Result<DestroyedSockets, DestroySocketsError>,
+    ) -> Result<DestroyedSockets, DestroySocketsError> {
         let counts = match &outcome {
             Ok(cut) => [
                 ("destroyed", cut.destroyed),
@@ -157,7 +160,7 @@ impl Maintainer {
                 PodNetwork::Node => self.cut_shared(&subtree(&pod.group.path)),
             };
             let cut = cut.map_err(EnforceError::at("cut older connections"))?;
-            if cut != Cut::default() {
+            if cut != DestroyedSockets::default() {
                 let facts = pod.pod.load();
                 tracing::info!(
                     namespace = facts.namespace,
@@ -193,7 +196,7 @@ impl Maintainer {
             self.tell_egress_unfiltered(&facts);
         }
         for interface in side.interfaces {
-            if let Err(error) = self.kernel.cover(Ifindex(interface), cgroup) {
+            if let Err(error) = self.kernel.attach_interface_filter(Ifindex(interface), cgroup) {
                 all = false;
                 if self.served.should_report(cgroup) {
                     tracing::warn!(namespace, pod = name, interface, %error, "a pod's packets that pass no socket's hook are not dropped");

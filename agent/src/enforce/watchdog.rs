@@ -10,7 +10,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::audit::{Alarm, AuditLog};
 use crate::kernel::lease::KernelWriteLease;
-use crate::kernel::{Kernel, KernelConfig, Repaired, Verified};
+use crate::kernel::{Kernel, KernelConfig, LinkReport, RepairedLink};
 use crate::metrics::Metrics;
 use crate::notify::{About, EventQueue, KubeEvent, Reason};
 use crate::runtime::readiness::Readiness;
@@ -56,7 +56,7 @@ pub(crate) async fn heartbeat(kernel: Arc<Kernel>) {
     loop {
         tick.tick().await;
         let kernel = Arc::clone(&kernel);
-        let beaten = tokio::task::spawn_blocking(move || kernel.beat()).await;
+        let beaten = tokio::task::spawn_blocking(move || kernel.heartbeat()).await;
         match beaten {
             Ok(Ok(())) => failed = false,
             Ok(Err(error)) if !std::mem::replace(&mut failed, true) => {
@@ -102,7 +102,7 @@ pub(crate) async fn watch(
         if back {
             restoring.begins(Instant::now());
         }
-        let Verified { repaired, failure } = match looked {
+        let LinkReport { repaired, failure } = match looked {
             Ok(verified) => verified,
             Err(error) => {
                 tracing::error!(%error, "the links could not be looked at");
@@ -161,7 +161,7 @@ impl Restoring {
     }
 }
 
-async fn tell(audit: &AuditLog, events: &EventQueue, repaired: &Repaired) {
+async fn tell(audit: &AuditLog, events: &EventQueue, repaired: &RepairedLink) {
     let message = format!(
         "the link of the kernel program {} was not as the agent left it ({}) and was put back",
         repaired.link, repaired.fault

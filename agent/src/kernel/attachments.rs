@@ -26,7 +26,7 @@ pub struct Ifindex(pub u32);
 
 /// What is attached to pods, and what the kernel was told of the node.
 #[derive(Debug, Default)]
-pub(super) struct Held {
+pub(super) struct Attachments {
     pub(super) node: Option<Node>,
     /// Programs of the root that were not attached yet: when one is at last, nobody has taken it away.
     kept_out: HashSet<Program>,
@@ -36,7 +36,7 @@ pub(super) struct Held {
     interfaces: HashMap<Ifindex, CgroupId>,
 }
 
-impl Held {
+impl Attachments {
     /// Nothing yet, and these programs kept out of the root.
     pub(super) fn new(kept_out: HashSet<Program>) -> Self {
         Self {
@@ -55,20 +55,20 @@ struct Pod {
 
 /// A link that was lost or changed, and is back.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Repaired {
+pub struct RepairedLink {
     /// The program.
     pub program: &'static str,
     /// The pin's name, which tells the pod's cgroup or interface.
     pub link: String,
     /// What was wrong.
-    pub fault: Fault,
+    pub fault: LinkFault,
 }
 
 /// How the links were found.
 #[derive(Debug, Default)]
-pub struct Verified {
+pub struct LinkReport {
     /// Those that had to be put back, and are.
-    pub repaired: Vec<Repaired>,
+    pub repaired: Vec<RepairedLink>,
     /// Why one could not be looked at or put back, or another layout's programs not be ended; the last such, where there are
     /// several.
     pub failure: Option<KernelError>,
@@ -76,7 +76,7 @@ pub struct Verified {
 
 /// What can be wrong with a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
+pub enum LinkFault {
     /// Its pin is gone.
     Unpinned,
     /// It is there and attached to nothing.
@@ -85,7 +85,7 @@ pub enum Fault {
     Replaced,
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for LinkFault {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(match self {
             Self::Unpinned => "its pin was removed",
@@ -101,7 +101,12 @@ impl Kernel {
     ///
     /// # Errors
     /// When the cgroup is gone, or the kernel denies.
-    pub fn hold(&self, path: &Path, cgroup: CgroupId, shares_node: bool) -> Result<(), KernelError> {
+    pub fn attach_egress_filter(
+        &self,
+        path: &Path,
+        cgroup: CgroupId,
+        shares_node: bool,
+    ) -> Result<(), KernelError> {
         let program = if shares_node {
             Program::EgressNode
         } else {
@@ -111,13 +116,13 @@ impl Kernel {
             path: path.to_owned(),
             program,
         };
-        if lock(&self.held).pods.get(&cgroup) == Some(&pod) {
+        if lock(&self.attachments).pods.get(&cgroup) == Some(&pod) {
             return Ok(());
         }
         self.repair(program, &pod_pin(cgroup), |ebpf| {
             self.attach_pod(ebpf, cgroup, &pod)
         })?;
-        lock(&self.held).pods.insert(cgroup, pod);
+        lock(&self.attachments).pods.insert(cgroup, pod);
         Ok(())
     }
 
@@ -126,25 +131,25 @@ impl Kernel {
     ///
     /// # Errors
     /// When there is no such interface, or the kernel knows no TCX.
-    pub fn cover(&self, interface: Ifindex, cgroup: CgroupId) -> Result<(), KernelError> {
+    pub fn attach_interface_filter(&self, interface: Ifindex, cgroup: CgroupId) -> Result<(), KernelError> {
         // Each time: one that was to take over from this agent, and failed, may have let the pod go.
         lock(&self.interfaces).insert(interface.0, cgroup.0, 0)?;
-        if lock(&self.held).interfaces.get(&interface) == Some(&cgroup) {
+        if lock(&self.attachments).interfaces.get(&interface) == Some(&cgroup) {
             return Ok(());
         }
         self.repair(Program::Interface, &interface_pin(interface), |ebpf| {
             self.attach_interface(ebpf, interface)
         })?;
-        lock(&self.held).interfaces.insert(interface, cgroup);
+        lock(&self.attachments).interfaces.insert(interface, cgroup);
         Ok(())
     }
 
-    /// Takes away what [`Self::hold`] and [`Self::cover`] attached for this cgroup, an earlier agent's included.
+    /// Takes away what [`Self::attach_egress_filter`] and [`Self::attach_interface_filter`] attached for this cgroup, an earlier agent's included.
     ///
     /// # Errors
     /// When a pin or an entry cannot be removed.
     pub fn release(&self, cgroup: CgroupId) -> Result<(), KernelError> {
-        let mut held = lock(&self.held);
+        let mut held = lock(&self.attachments);
         held.pods.remove(&cgroup);
         let of_held = held.interfaces.extract_if(|_, of| *of == cgroup);
         let mut of_pod: BTreeSet<u32> = of_held.map(|(interface, _)| interface.0).collect();
@@ -169,7 +174,7 @@ impl Kernel {
     /// gone are left to [`Self::release`]; a pod that is not enforced any more, nor about to be, is released here: an attempt
     /// that took too long may have attached to it after it was given up. What cannot be looked at or put back keeps nobody
     /// else from being.
-    pub fn verify(&self) -> Verified {
+    pub fn verify(&self) -> LinkReport {
         let mut repaired = Vec::new();
         let begun = [
             self.remove_unfinished(),
@@ -179,9 +184,9 @@ impl Kernel {
         ];
         let mut failure = begun.into_iter().filter_map(Result::err).next_back();
         let mut note =
-            |program: Program, link: String, outcome: Result<Option<Fault>, KernelError>| match outcome {
+            |program: Program, link: String, outcome: Result<Option<LinkFault>, KernelError>| match outcome {
                 Ok(None) => {}
-                Ok(Some(fault)) => repaired.push(Repaired {
+                Ok(Some(fault)) => repaired.push(RepairedLink {
                     program: program.name(),
                     link,
                     fault,
@@ -193,12 +198,12 @@ impl Kernel {
                 let link = program.attach(ebpf, &self.cgroup)?;
                 self.folder.pin(link, program.name(), program)
             });
-            let late = outcome.is_ok() && lock(&self.held).kept_out.remove(&program);
+            let late = outcome.is_ok() && lock(&self.attachments).kept_out.remove(&program);
             let outcome = if late { Ok(None) } else { outcome };
             note(program, program.name().to_owned(), outcome);
         }
         let (pods, interfaces) = {
-            let held = lock(&self.held);
+            let held = lock(&self.attachments);
             let interfaces: Vec<_> = held.interfaces.keys().copied().collect();
             (held.pods.clone(), interfaces)
         };
@@ -206,7 +211,7 @@ impl Kernel {
             let name = pod_pin(*cgroup);
             let outcome = self.repair(pod.program, &name, |ebpf| self.attach_pod(ebpf, *cgroup, pod));
             // It may have been released, or its cgroup removed, while it was looked at.
-            if lock(&self.held).pods.contains_key(cgroup) && is_there(*cgroup, pod) {
+            if lock(&self.attachments).pods.contains_key(cgroup) && is_there(*cgroup, pod) {
                 note(pod.program, name, outcome);
             } else {
                 let removed = pins::remove_pin(&self.folder.link(&name));
@@ -222,17 +227,17 @@ impl Kernel {
             let outcome = self.repair(Program::Interface, &name, |ebpf| {
                 self.attach_interface(ebpf, interface)
             });
-            if !lock(&self.held).interfaces.contains_key(&interface) {
+            if !lock(&self.attachments).interfaces.contains_key(&interface) {
                 let removed = pins::remove_pin(&self.folder.link(&name));
                 note(Program::Interface, name, removed.map(|()| None));
             } else if !is_gone(interface) {
                 note(Program::Interface, name, outcome);
             }
         }
-        if failure.is_none() && lock(&self.held).retiring {
+        if failure.is_none() && lock(&self.attachments).retiring {
             failure = self.end_others().err();
         }
-        Verified { repaired, failure }
+        LinkReport { repaired, failure }
     }
 
     /// Pins maps that lost their pin: the next agent adopts what it finds pinned, and would begin with empty ones.
@@ -241,7 +246,9 @@ impl Kernel {
             let back = self.folder.pin_map(map, name)?;
             // An agent that was to take over and failed is nobody's attack.
             match back {
-                true if lock(&self.held).retiring => tracing::info!(map = name, "pinned a kernel map again"),
+                true if lock(&self.attachments).retiring => {
+                    tracing::info!(map = name, "pinned a kernel map again")
+                }
                 true => tracing::warn!(map = name, "somebody removed the pin of a kernel map; it is back"),
                 false => {}
             }
@@ -263,21 +270,21 @@ impl Kernel {
         if !is_gone(interface) {
             return Ok(());
         }
-        lock(&self.held).interfaces.remove(&interface);
+        lock(&self.attachments).interfaces.remove(&interface);
         flows::absent_is_fine(lock(&self.interfaces).remove(&interface.0))?;
         pins::remove_pin(&self.folder.link(&interface_pin(interface)))
     }
 
     /// Tells the kernel of the node again.
     fn tell_node(&self) -> Result<(), KernelError> {
-        let told = lock(&self.held).node;
+        let told = lock(&self.attachments).node;
         told.map_or(Ok(()), |node| self.set_node(node))
     }
 
     /// Releases what is held and neither enforced nor closed.
     fn release_others(&self) -> Result<(), KernelError> {
         let held: BTreeSet<CgroupId> = {
-            let held = lock(&self.held);
+            let held = lock(&self.attachments);
             held.pods
                 .keys()
                 .chain(held.interfaces.values())
@@ -302,15 +309,15 @@ impl Kernel {
         program: Program,
         name: &str,
         put_back: impl FnOnce(&mut Ebpf) -> Result<(), KernelError>,
-    ) -> Result<Option<Fault>, KernelError> {
+    ) -> Result<Option<LinkFault>, KernelError> {
         let pin = self.folder.link(name);
         let mut ebpf = lock(&self.programs);
         let ours = program.info(&mut ebpf)?.id();
         let fault = match sys::link_facts(&pin) {
-            Ok(facts) if facts.is_detached() => Fault::Detached,
-            Ok(facts) if facts.program != ours => Fault::Replaced,
+            Ok(facts) if facts.is_detached() => LinkFault::Detached,
+            Ok(facts) if facts.program != ours => LinkFault::Replaced,
             Ok(_) => return Ok(None),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Fault::Unpinned,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => LinkFault::Unpinned,
             Err(source) => {
                 return Err(KernelError::Io {
                     action: "look at",

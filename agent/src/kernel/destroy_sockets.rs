@@ -69,7 +69,7 @@ impl Protocol {
 
 /// What became of the connections to protected endpoints.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Cut {
+pub struct DestroyedSockets {
     /// Ended.
     pub destroyed: usize,
     /// Ended by themselves between list and order.
@@ -80,7 +80,7 @@ pub struct Cut {
     pub unknown: usize,
 }
 
-impl AddAssign for Cut {
+impl AddAssign for DestroyedSockets {
     fn add_assign(&mut self, other: Self) {
         self.destroyed += other.destroyed;
         self.gone += other.gone;
@@ -91,7 +91,7 @@ impl AddAssign for Cut {
 
 /// Why connections could not be looked for.
 #[derive(Debug, thiserror::Error)]
-pub enum CutError {
+pub enum DestroySocketsError {
     /// The namespace could not be entered.
     #[error("cannot enter the network namespace: {0}")]
     Namespace(#[source] io::Error),
@@ -113,21 +113,21 @@ pub enum CutError {
 /// it. It blocks, for as long as the namespace has sockets to list.
 ///
 /// # Errors
-/// [`CutError`], after what could be cut was cut.
-pub fn cut(
+/// [`DestroySocketsError`], after what could be cut was cut.
+pub fn destroy_sockets(
     netns: &(impl AsFd + Sync),
     is_protected: &(dyn Fn(SocketAddr) -> bool + Sync),
     only: Option<&HashSet<CgroupId>>,
-) -> Result<Cut, CutError> {
-    within(netns, || inside(is_protected, only)).map_err(CutError::Namespace)?
+) -> Result<DestroyedSockets, DestroySocketsError> {
+    within(netns, || inside(is_protected, only)).map_err(DestroySocketsError::Namespace)?
 }
 
 fn inside(
     is_protected: &dyn Fn(SocketAddr) -> bool,
     only: Option<&HashSet<CgroupId>>,
-) -> Result<Cut, CutError> {
-    let mut netlink = Netlink::open(SockProtocol::NetlinkSockDiag).map_err(CutError::Open)?;
-    let mut sum = Cut::default();
+) -> Result<DestroyedSockets, DestroySocketsError> {
+    let mut netlink = Netlink::open(SockProtocol::NetlinkSockDiag).map_err(DestroySocketsError::Open)?;
+    let mut sum = DestroyedSockets::default();
     let mut failed = None;
     for (family, protocol) in KINDS {
         match list(&mut netlink, family, protocol) {
@@ -137,7 +137,7 @@ fn inside(
                 }
             }
             // The other kinds are cut all the same.
-            Err(source) => failed = Some(CutError::List { protocol, source }),
+            Err(source) => failed = Some(DestroySocketsError::List { protocol, source }),
         }
     }
     failed.map_or(Ok(sum), Err)
@@ -155,8 +155,13 @@ fn list(netlink: &mut Netlink, family: u8, protocol: Protocol) -> io::Result<Vec
     Ok(sockets)
 }
 
-fn end(netlink: &mut Netlink, protocol: Protocol, socket: &Socket, only: Option<&HashSet<CgroupId>>) -> Cut {
-    let mut cut = Cut::default();
+fn end(
+    netlink: &mut Netlink,
+    protocol: Protocol,
+    socket: &Socket,
+    only: Option<&HashSet<CgroupId>>,
+) -> DestroyedSockets {
+    let mut cut = DestroyedSockets::default();
     match (only, socket.cgroup) {
         (Some(only), Some(cgroup)) if !only.contains(&cgroup) => return cut,
         (Some(_), None) => {

@@ -7,7 +7,7 @@ use super::{Kernel, KernelError, lock};
 
 /// One map's entries now, and as many as it holds at most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Fill {
+pub struct MapUsage {
     /// The map, for metrics.
     pub map: &'static str,
     /// Its entries.
@@ -21,8 +21,8 @@ impl Kernel {
     ///
     /// # Errors
     /// When a map cannot be read.
-    pub fn fill(&self) -> Result<[Fill; 4], KernelError> {
-        let fill = |map, entries, capacity| Fill {
+    pub fn map_usage(&self) -> Result<[MapUsage; 4], KernelError> {
+        let fill = |map, entries, capacity| MapUsage {
             map,
             entries,
             capacity,

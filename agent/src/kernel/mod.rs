@@ -33,10 +33,10 @@ use aya::Ebpf;
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf};
 use picket_common::{ClassValue, EndpointKey, NodeValue};
 
-pub use attachments::{Fault, Ifindex, Repaired, Verified};
+pub use attachments::{Ifindex, LinkFault, LinkReport, RepairedLink};
 pub use error::KernelError;
 pub use events::KernelEvents;
-pub use map_usage::Fill;
+pub use map_usage::MapUsage;
 pub use mounts::cgroup_mount;
 pub(crate) use namespace::within;
 pub use picket_common::{Counter, DenyReason, EndpointAction, Hook};
@@ -46,7 +46,7 @@ pub use types::{
     CgroupId, Class, Counters, FailMode, Flow, KernelConfig, KernelEvent, Node, ProtectedEndpoint,
 };
 
-use attachments::Held;
+use attachments::Attachments;
 use flows::Flows;
 use pins::Folder;
 
@@ -59,7 +59,7 @@ pub struct Kernel {
     cgroup: File,
     /// The loaded programs, for pods that come and links that are lost.
     programs: Mutex<Ebpf>,
-    held: Mutex<Held>,
+    attachments: Mutex<Attachments>,
     /// Every map by its pin's name, to pin it again.
     maps: Vec<(&'static str, MapData)>,
     endpoints: Mutex<HashMap<MapData, EndpointKey, u32>>,
@@ -67,7 +67,7 @@ pub struct Kernel {
     netns: Mutex<HashMap<MapData, u64, u64>>,
     interfaces: Mutex<HashMap<MapData, u32, u64>>,
     node: Mutex<Array<MapData, NodeValue>>,
-    beat: Mutex<Array<MapData, u64>>,
+    heartbeat: Mutex<Array<MapData, u64>>,
     flows: Flows,
     counters: PerCpuArray<MapData, u64>,
     events: Mutex<Option<RingBuf<MapData>>>,
@@ -88,12 +88,12 @@ impl Kernel {
         let folder = Folder::prepare(&config.bpffs)?;
         let mut ebpf = attach::load_object(Some(&folder))?;
         let kept_out = attach::attach_all(&mut ebpf, &cgroup, &folder)?;
-        let endpoints = HashMap::try_from(attach::take_map(&mut ebpf, "DOORS")?)?;
+        let endpoints = HashMap::try_from(attach::take_map(&mut ebpf, "ENDPOINTS")?)?;
         let classes = HashMap::try_from(attach::take_map(&mut ebpf, "CLASSES")?)?;
         let netns = HashMap::try_from(attach::take_map(&mut ebpf, "NETNS")?)?;
         let interfaces = HashMap::try_from(attach::take_map(&mut ebpf, "INTERFACES")?)?;
         let node = Array::try_from(attach::take_map(&mut ebpf, "NODE")?)?;
-        let beat = Array::try_from(attach::take_map(&mut ebpf, "BEAT")?)?;
+        let heartbeat = Array::try_from(attach::take_map(&mut ebpf, "HEARTBEAT")?)?;
         let counters = PerCpuArray::try_from(attach::take_map(&mut ebpf, "COUNTERS")?)?;
         let events = RingBuf::try_from(attach::take_map(&mut ebpf, "EVENTS")?)?;
         let flows = Flows::open(&folder)?;
@@ -105,14 +105,14 @@ impl Kernel {
             bpffs: config.bpffs.clone(),
             cgroup,
             programs: Mutex::new(ebpf),
-            held: Mutex::new(Held::new(kept_out)),
+            attachments: Mutex::new(Attachments::new(kept_out)),
             maps,
             endpoints: Mutex::new(endpoints),
             classes: Mutex::new(classes),
             netns: Mutex::new(netns),
             interfaces: Mutex::new(interfaces),
             node: Mutex::new(node),
-            beat: Mutex::new(beat),
+            heartbeat: Mutex::new(heartbeat),
             flows,
             counters,
             events: Mutex::new(Some(events)),
@@ -200,7 +200,7 @@ impl Kernel {
     /// # Errors
     /// When the map does not take it.
     pub fn set_node(&self, node: Node) -> Result<(), KernelError> {
-        lock(&self.held).node = Some(node);
+        lock(&self.attachments).node = Some(node);
         Ok(lock(&self.node).set(0, node.value(), 0)?)
     }
 
@@ -208,11 +208,11 @@ impl Kernel {
     ///
     /// # Errors
     /// When the clock cannot be read or the map does not take it.
-    pub fn beat(&self) -> Result<(), KernelError> {
+    pub fn heartbeat(&self) -> Result<(), KernelError> {
         let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME)
             .map_err(|error| KernelError::Clock(error.into()))?;
         let now = (now.tv_sec().unsigned_abs() * 1_000_000_000).saturating_add(now.tv_nsec().unsigned_abs());
-        Ok(lock(&self.beat).set(0, now, 0)?)
+        Ok(lock(&self.heartbeat).set(0, now, 0)?)
     }
 
     fn node_netns(&self) -> Result<u64, KernelError> {
@@ -317,7 +317,7 @@ impl Kernel {
     /// # Errors
     /// When there are such programs and one of ours is missing, or a pin cannot be removed. [`Self::verify`] tries again.
     pub fn retire_others(&self) -> Result<(), KernelError> {
-        lock(&self.held).retiring = true;
+        lock(&self.attachments).retiring = true;
         let missing = |program: &&Program| {
             !sys::link_facts(&self.folder.link(program.name())).is_ok_and(|facts| !facts.is_detached())
         };
@@ -333,15 +333,15 @@ impl Kernel {
 
     /// As [`Self::verify`], where another agent was to take over and failed: it may have retired this agent's programs, and
     /// only its own are there. They are ended when this agent's are all back, and not before.
-    pub fn take_back(&self) -> Verified {
-        lock(&self.held).retiring = true;
+    pub fn take_back(&self) -> LinkReport {
+        lock(&self.attachments).retiring = true;
         self.verify()
     }
 
     /// Ends the programs of agents with another map layout.
     fn end_others(&self) -> Result<(), KernelError> {
         pins::remove_layouts(&self.bpffs, Some(self.folder.path()))?;
-        lock(&self.held).retiring = false;
+        lock(&self.attachments).retiring = false;
         Ok(())
     }
 

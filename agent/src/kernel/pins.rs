@@ -44,7 +44,7 @@ struct Shape {
 
 const SHAPES: [Shape; 11] = [
     Shape {
-        name: "DOORS",
+        name: "ENDPOINTS",
         kind: MapType::Hash,
         key: size_of::<EndpointKey>(),
         value: size_of::<u32>(),
@@ -79,7 +79,7 @@ const SHAPES: [Shape; 11] = [
         entries: 1,
     },
     Shape {
-        name: "BEAT",
+        name: "HEARTBEAT",
         kind: MapType::Array,
         key: size_of::<u32>(),
         value: size_of::<u64>(),

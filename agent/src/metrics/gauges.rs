@@ -28,10 +28,10 @@ pub(crate) async fn fill(kernel: Arc<Kernel>, metrics: Arc<Metrics>) {
     loop {
         tick.tick().await;
         let kernel = Arc::clone(&kernel);
-        match tokio::task::spawn_blocking(move || kernel.fill()).await {
+        match tokio::task::spawn_blocking(move || kernel.map_usage()).await {
             Ok(Ok(maps)) => {
                 for map in maps {
-                    metrics.map_fill(map.map, map.entries, map.capacity);
+                    metrics.map_usage(map.map, map.entries, map.capacity);
                 }
             }
             Ok(Err(error)) => tracing::warn!(%error, "the kernel's maps cannot be counted"),

@@ -362,7 +362,7 @@ impl Metrics {
     }
 
     /// How full a kernel map is.
-    pub fn map_fill(&self, map: &'static str, entries: usize, capacity: u32) {
+    pub fn map_usage(&self, map: &'static str, entries: usize, capacity: u32) {
         let label = MapLabel { map };
         self.map_entries
             .get_or_create(&label)
@@ -594,7 +594,7 @@ mod tests {
         metrics.connect_refused("denied_endpoint", "kubelet");
         metrics.pod_judged(Duration::from_millis(7));
         metrics.reattached("connect4");
-        metrics.map_fill("classes", 12, 8192);
+        metrics.map_usage("classes", 12, 8192);
         metrics.unattributed_connection();
         metrics.connections_destroyed("destroyed", 2);
         metrics.cgroup_escape();

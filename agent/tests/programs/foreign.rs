@@ -123,7 +123,7 @@ fn while_another_is_alone_it_is_named_and_enforced_pods_are_closed() {
         port: 1,
         netns: 2,
     };
-    kernel.hold(&ground.pod, pod, false).unwrap();
+    kernel.attach_egress_filter(&ground.pod, pod, false).unwrap();
     kernel.set_class(pod, class).unwrap();
     let dial = || ground.dial(&ground.container, "tcp", ENDPOINT4).outcome();
     let closed = dial();

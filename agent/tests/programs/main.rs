@@ -8,10 +8,10 @@
     reason = "a test that cannot go on panics, in its helpers too"
 )]
 
-mod cut;
+mod attachments;
+mod destroy_sockets;
 mod dialler;
 mod foreign;
-mod hold;
 mod layouts;
 mod node;
 mod testbed;
@@ -437,7 +437,7 @@ async fn maps_of_another_shape_are_not_adopted() {
     let ground = Testbed::new();
     drop(load(&ground));
     let folder = ground.layout();
-    std::fs::rename(folder.join("CLASSES"), folder.join("DOORS")).unwrap();
+    std::fs::rename(folder.join("CLASSES"), folder.join("ENDPOINTS")).unwrap();
     let error = Kernel::load(&config(&ground)).unwrap_err();
     assert!(
         matches!(

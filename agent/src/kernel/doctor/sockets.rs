@@ -164,12 +164,16 @@ impl Ground {
         };
         self.kernel.set_class(self.id, before).map_err(told)?;
         if kind == Kind::OutsideNode {
-            self.kernel.hold(&self.pod, self.id, true).map_err(told)?;
+            self.kernel
+                .attach_egress_filter(&self.pod, self.id, true)
+                .map_err(told)?;
         }
         if kind.passes_stack() {
-            within(&place.netns, || self.kernel.cover(LOOPBACK, self.id))
-                .map_err(|error| error.to_string())?
-                .map_err(told)?;
+            within(&place.netns, || {
+                self.kernel.attach_interface_filter(LOOPBACK, self.id)
+            })
+            .map_err(|error| error.to_string())?
+            .map_err(told)?;
         }
         let before = self.stopped()?;
         let (done, heard) = (AtomicBool::new(false), AtomicBool::new(false));
@@ -252,7 +256,7 @@ impl Ground {
         stream.set_nonblocking(false)?;
         self.kernel
             .set_class(self.id, self.node.class())
-            .and_then(|()| self.kernel.hold(&self.pod, self.id, true))
+            .and_then(|()| self.kernel.attach_egress_filter(&self.pod, self.id, true))
             .map_err(io::Error::other)?;
         stream.write_all(SERVER)?;
         stream.set_read_timeout(Some(NOTHING))?;

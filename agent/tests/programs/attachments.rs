@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 
 use picket::kernel::CgroupId;
 use picket::kernel::{
-    Class, Counter, DenyReason, FailMode, Fault, Hook, Ifindex, Kernel, KernelConfig, KernelError, Node,
-    Program, ProtectedEndpoint, Repaired, netns_cookie,
+    Class, Counter, DenyReason, FailMode, Hook, Ifindex, Kernel, KernelConfig, KernelError, LinkFault, Node,
+    Program, ProtectedEndpoint, RepairedLink, netns_cookie,
 };
 
 use crate::foreign::bpf::detach_link;
@@ -89,7 +89,7 @@ fn take_out(ground: &Testbed, link: &str) {
 }
 
 /// What had to be put back.
-fn verified(kernel: &Kernel) -> Vec<Repaired> {
+fn verified(kernel: &Kernel) -> Vec<RepairedLink> {
     let found = kernel.verify();
     assert!(found.failure.is_none(), "{found:?}");
     found.repaired
@@ -145,7 +145,7 @@ fn a_flow_goes_with_its_socket() {
     // Its listener takes no flow, so those of clients that are gone would stay for whoever has their ports next.
     enforce(&ground, &kernel);
     let flows = || {
-        let fill = kernel.fill().unwrap();
+        let fill = kernel.map_usage().unwrap();
         fill.iter().find(|fill| fill.map == "flows").unwrap().entries
     };
     for _ in 0..3 {
@@ -296,7 +296,7 @@ async fn a_connection_from_before_carries_not_a_byte_more() {
         );
         thread::sleep(Duration::from_millis(5));
     }
-    kernel.hold(&ground.pod, cgroup, false).unwrap();
+    kernel.attach_egress_filter(&ground.pod, cgroup, false).unwrap();
     let mut events = kernel.events().unwrap();
     // What was in the sockets before is read, however late.
     let mut held = bytes.load(Ordering::Relaxed);
@@ -346,7 +346,7 @@ fn pods_that_nobody_judged_are_open_only_where_the_operator_wants_it_and_no_agen
     kernel.set_node(node(FailMode::Open)).unwrap();
     assert_eq!(dial(), reached('s'), "open, no agent");
     assert_eq!(kernel.counters().unwrap().get(Counter::AllowedUnclassified), 1);
-    kernel.beat().unwrap();
+    kernel.heartbeat().unwrap();
     assert_eq!(dial(), refused, "open, and the agent lives");
     kernel.set_class(folder, Class::Pending).unwrap();
     kernel.set_node(node(FailMode::Open)).unwrap();
@@ -360,7 +360,7 @@ fn a_link_that_is_lost_is_put_back() {
     let _server = ground.serve(ENDPOINT);
     enforce(&ground, &kernel);
     let cgroup = CgroupId::of(&ground.pod).unwrap();
-    kernel.hold(&ground.pod, cgroup, false).unwrap();
+    kernel.attach_egress_filter(&ground.pod, cgroup, false).unwrap();
     assert_eq!(verified(&kernel), vec![]);
     let pod_link = format!("pod_{}", cgroup.0);
     for (link, program) in [
@@ -374,7 +374,7 @@ fn a_link_that_is_lost_is_put_back() {
             .iter()
             .map(|repaired| (repaired.program, repaired.link.as_str(), repaired.fault))
             .collect();
-        assert_eq!(found, [(program, link, Fault::Unpinned)]);
+        assert_eq!(found, [(program, link, LinkFault::Unpinned)]);
         assert_eq!(verified(&kernel), vec![], "it stays back");
     }
     assert_eq!(
@@ -391,8 +391,10 @@ fn a_link_that_is_detached_is_put_back() {
     let kernel = load(&ground);
     enforce(&ground, &kernel);
     let cgroup = CgroupId::of(&ground.pod).unwrap();
-    kernel.hold(&ground.pod, cgroup, false).unwrap();
-    ground.inside(|| kernel.cover(Ifindex(LOOPBACK), cgroup)).unwrap();
+    kernel.attach_egress_filter(&ground.pod, cgroup, false).unwrap();
+    ground
+        .inside(|| kernel.attach_interface_filter(Ifindex(LOOPBACK), cgroup))
+        .unwrap();
     for link in [
         "connect4".to_owned(),
         format!("pod_{}", cgroup.0),
@@ -404,7 +406,7 @@ fn a_link_that_is_detached_is_put_back() {
             .iter()
             .map(|repaired| (repaired.link.as_str(), repaired.fault))
             .collect();
-        assert_eq!(found, [(link.as_str(), Fault::Detached)]);
+        assert_eq!(found, [(link.as_str(), LinkFault::Detached)]);
         assert_eq!(ground.inside(|| verified(&kernel)), vec![], "it stays back");
     }
 }
@@ -417,7 +419,7 @@ fn what_is_attached_late_to_a_pod_that_is_let_go_is_taken_away() {
     let cgroup = CgroupId::of(&ground.pod).unwrap();
     let link = format!("link_pod_{}", cgroup.0);
     let is_there = || ground.layout().join(&link).exists();
-    let hold = || kernel.hold(&ground.pod, cgroup, false).unwrap();
+    let hold = || kernel.attach_egress_filter(&ground.pod, cgroup, false).unwrap();
     for kept in [Class::Pending, class] {
         kernel.set_class(cgroup, kept).unwrap();
         hold();
@@ -450,8 +452,10 @@ fn what_another_agent_let_go_is_held_again_and_then_released() {
     let there = || links.each_ref().map(|link| ground.layout().join(link).exists());
     let tend = || {
         kernel.set_class(cgroup, class).unwrap();
-        kernel.hold(&ground.pod, cgroup, false).unwrap();
-        ground.inside(|| kernel.cover(Ifindex(LOOPBACK), cgroup)).unwrap();
+        kernel.attach_egress_filter(&ground.pod, cgroup, false).unwrap();
+        ground
+            .inside(|| kernel.attach_interface_filter(Ifindex(LOOPBACK), cgroup))
+            .unwrap();
     };
     tend();
     assert_eq!(there(), [true, true]);
@@ -490,7 +494,7 @@ fn an_interface_that_is_gone_is_forgotten() {
     let index = ground.inside(|| {
         ip("link add pod0 type veth peer name pod1");
         let index = nix::net::if_::if_nametoindex("pod0").unwrap();
-        kernel.cover(Ifindex(index), cgroup).unwrap();
+        kernel.attach_interface_filter(Ifindex(index), cgroup).unwrap();
         index
     });
     let link = ground.layout().join(format!("link_interface_{index}"));
@@ -509,7 +513,7 @@ fn links_come_back_though_their_folder_is_gone() {
     let _server = ground.serve(ENDPOINT);
     enforce(&ground, &kernel);
     kernel
-        .hold(&ground.pod, CgroupId::of(&ground.pod).unwrap(), false)
+        .attach_egress_filter(&ground.pod, CgroupId::of(&ground.pod).unwrap(), false)
         .unwrap();
     Kernel::unload(&ground.bpffs).unwrap();
     eventually(&ground, "tcp", &reached('s'));
@@ -528,7 +532,7 @@ fn a_link_that_has_no_place_goes() {
     let kernel = load(&ground);
     enforce(&ground, &kernel);
     let cgroup = CgroupId::of(&ground.pod).unwrap();
-    kernel.hold(&ground.pod, cgroup, false).unwrap();
+    kernel.attach_egress_filter(&ground.pod, cgroup, false).unwrap();
     let link = ground.layout().join(format!("link_pod_{}", cgroup.0));
     let unfinished = ground.layout().join(format!("link_pod_{}_new", cgroup.0));
     fs::hard_link(&link, &unfinished).unwrap();

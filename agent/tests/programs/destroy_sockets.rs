@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use picket::kernel::CgroupId;
-use picket::kernel::destroy_sockets::{Cut, cut};
+use picket::kernel::destroy_sockets::{DestroyedSockets, destroy_sockets};
 use picket::kernel::interface::host_side;
 
 use super::testbed::{inside, ip, namespace, unified};
@@ -97,12 +97,12 @@ fn an_open_connection_to_an_endpoint_ends_within_the_call_and_others_live() {
             );
         }
 
-        let outcome = cut(&netns, &is_protected, None).unwrap();
+        let outcome = destroy_sockets(&netns, &is_protected, None).unwrap();
         assert_eq!(
             outcome,
-            Cut {
+            DestroyedSockets {
                 destroyed: 1,
-                ..Cut::default()
+                ..DestroyedSockets::default()
             },
             "{dialled}"
         );
@@ -111,8 +111,8 @@ fn an_open_connection_to_an_endpoint_ends_within_the_call_and_others_live() {
         lives.write_all(b"after").unwrap();
         assert_eq!(drain(&other, 1), [Seen::Bytes(b"after".to_vec())], "{dialled}");
         assert_eq!(
-            cut(&netns, &is_protected, None).unwrap(),
-            Cut::default(),
+            destroy_sockets(&netns, &is_protected, None).unwrap(),
+            DestroyedSockets::default(),
             "{dialled}"
         );
     }
@@ -133,7 +133,7 @@ fn a_connected_udp_socket_loses_its_endpoint_and_another_keeps_its_peer() {
     let (cut_off, lives) = (connected(ENDPOINT4), connected(OTHER));
     cut_off.send(b"before").unwrap();
     assert_eq!(server.recv(&mut [0; 16]).unwrap(), 6);
-    assert_eq!(cut(&netns, &is_protected, None).unwrap().destroyed, 1);
+    assert_eq!(destroy_sockets(&netns, &is_protected, None).unwrap().destroyed, 1);
     assert!(cut_off.send(b"after").is_err());
     assert!(cut_off.send(b"again").is_err(), "it has no peer any more");
     assert!(server.recv(&mut [0; 16]).is_err(), "nothing arrives");
@@ -212,15 +212,15 @@ fn in_a_shared_namespace_only_the_pods_own_connections_end() {
 
     let only = HashSet::from([pods.id()]);
     assert_eq!(
-        cut(&netns, &is_protected, Some(&HashSet::new())).unwrap(),
-        Cut::default()
+        destroy_sockets(&netns, &is_protected, Some(&HashSet::new())).unwrap(),
+        DestroyedSockets::default()
     );
-    let outcome = cut(&netns, &is_protected, Some(&only)).unwrap();
+    let outcome = destroy_sockets(&netns, &is_protected, Some(&only)).unwrap();
     assert_eq!(
         outcome,
-        Cut {
+        DestroyedSockets {
             destroyed: 1,
-            ..Cut::default()
+            ..DestroyedSockets::default()
         }
     );
     assert_eq!(
