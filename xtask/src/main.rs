@@ -5,6 +5,7 @@
 
 mod agent;
 mod bench;
+mod check;
 mod clean;
 mod cluster;
 mod demo;
@@ -22,7 +23,9 @@ Examples:
   cargo xtask setup                 install missing packages (Debian 12, root)
   cargo xtask demo                  a cluster with two agents: permitted and denied requests
   cargo xtask demo --keep           the same, and the cluster stays up for your own tries
-  cargo xtask test                  formatting, clippy, unit tests and every end-to-end suite
+  cargo xtask test                  everything: check, clippy, unit tests, end-to-end suites
+  cargo xtask check                 the rules of the source tree alone
+  cargo xtask generate              write schemas and reference pages from the types
   cargo xtask test e2e              the suites in tests/e2e only
   cargo xtask test e2e exec         those suites whose name contains `exec`
   cargo xtask test --keep e2e exec  the same, and the cluster stays up for inspection
@@ -45,6 +48,10 @@ enum Command {
     Demo(demo::Args),
     /// Run formatting, clippy, unit tests and the end-to-end suites, or one area of them
     Test(test::Args),
+    /// Check the source tree: imports between rooms, names, sizes, dependencies, generated files
+    Check,
+    /// Write the generated files anew: JSON Schemas and the reference pages of the manual
+    Generate,
     /// Measure the same requests sent directly, through Picket and through nginx
     Bench(bench::Args),
     /// Start or stop a cluster of one or two nodes, or open a shell in it
@@ -73,6 +80,15 @@ fn run(command: Command) -> Result<()> {
         Command::Test(args) => {
             setup::ensure()?;
             test::run(&args)
+        }
+        Command::Check => {
+            check::sources()?;
+            setup::ensure()?;
+            check::generated()
+        }
+        Command::Generate => {
+            setup::ensure()?;
+            check::generate()
         }
         Command::Bench(args) => {
             setup::ensure()?;

@@ -1,0 +1,439 @@
+//! Rooms import only what the code map declares.
+//!
+//! A room is a module that a library's root file declares. The code map is the table in that file's documentation whose last
+//! column is `imports`:
+//!
+//! ```text
+//! //! | room | holds | imports |
+//! //! |---|---|---|
+//! //! | [`tls`] | the handshake with a pod's client | `listener`, `pki` |
+//! //! | [`pki`] | certificates and keys | - |
+//! ```
+//!
+//! In: the code map, and each path in the room's sources that leads to another room. Out: a finding for an import that is not
+//! declared, a declared one that is not used, a room without a row, a row without a room, and rooms that import each other in
+//! a circle. What is compiled for tests only may import anything.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Result, ensure};
+use proc_macro2::{TokenStream, TokenTree};
+use syn::spanned::Spanned;
+use syn::visit::{self, Visit};
+
+use super::Finding;
+use super::source::{Tree, is_test, string};
+
+/// Checks the library of the package in `package`.
+pub(crate) fn check(tree: &Tree, package: &str) -> Result<Vec<Finding>> {
+    let root = format!("{package}/src/lib.rs");
+    let modules = tree.modules(&root)?;
+    ensure!(!modules.is_empty(), "{root} has no modules");
+    let rooms: BTreeSet<String> = modules
+        .iter()
+        .filter(|module| module.path.len() == 1 && !module.test)
+        .map(|module| module.path[0].clone())
+        .collect();
+    let map = code_map(tree, &root);
+    let mut found = rows(&root, &rooms, &map);
+    let exported = exports(modules[0].items);
+
+    let mut used: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
+    for module in modules
+        .iter()
+        .filter(|module| !module.test && !module.path.is_empty())
+    {
+        let room = module.path[0].as_str();
+        let declared = map.get(room);
+        let mut paths = Paths::default();
+        for item in module
+            .items
+            .iter()
+            .filter(|item| !matches!(item, syn::Item::Mod(_)))
+        {
+            paths.visit_item(item);
+        }
+        for (line, path) in paths.0 {
+            let Some(other) = target(&module.path, &path, &rooms, &exported) else {
+                continue;
+            };
+            if other == room {
+                continue;
+            }
+            let is_declared = declared.is_some_and(|row| row.imports.contains(&other));
+            if used.entry(room).or_default().insert(other.clone()) && !is_declared && declared.is_some() {
+                found.push(Finding {
+                    file: module.file.clone(),
+                    line,
+                    message: format!(
+                        "room `{room}` imports `{other}`, which the code map in {root} does not declare"
+                    ),
+                });
+            }
+        }
+    }
+    for (room, row) in &map {
+        for import in &row.imports {
+            if rooms.contains(room)
+                && rooms.contains(import)
+                && !used.get(room.as_str()).is_some_and(|all| all.contains(import))
+            {
+                found.push(Finding {
+                    file: root.clone(),
+                    line: row.line,
+                    message: format!("room `{room}` declares the import of `{import}` and does not use it"),
+                });
+            }
+        }
+    }
+    if let Some(circle) = circle(&used) {
+        found.push(Finding {
+            file: root,
+            line: 1,
+            message: format!("rooms import each other in a circle: {}", circle.join(" -> ")),
+        });
+    }
+    Ok(found)
+}
+
+/// A row of the code map.
+#[derive(Debug)]
+struct Row {
+    line: usize,
+    imports: Vec<String>,
+}
+
+/// The rows of the table whose last column is `imports`.
+fn code_map(tree: &Tree, root: &str) -> BTreeMap<String, Row> {
+    let mut rows = BTreeMap::new();
+    let Some(syntax) = tree.files.get(root).and_then(|file| file.syntax.as_ref()) else {
+        return rows;
+    };
+    let mut inside = false;
+    for attribute in &syntax.attrs {
+        let syn::Meta::NameValue(pair) = &attribute.meta else {
+            continue;
+        };
+        let Some(text) = string(&pair.value) else { continue };
+        let cells: Vec<&str> = text.trim().trim_matches('|').split('|').map(str::trim).collect();
+        if !text.trim().starts_with('|') {
+            inside = false;
+        } else if cells.last() == Some(&"imports") {
+            inside = true;
+        } else if inside && !text.contains("|--") {
+            let name = |cell: &str| cell.trim_matches(['[', ']', '`', ' ']).to_owned();
+            let imports = cells.last().copied().unwrap_or_default();
+            let imports = imports.split(',').map(name).filter(|import| import != "-");
+            rows.insert(
+                name(cells[0]),
+                Row {
+                    line: attribute.span().start().line,
+                    imports: imports.filter(|import| !import.is_empty()).collect(),
+                },
+            );
+        }
+    }
+    rows
+}
+
+fn rows(root: &str, rooms: &BTreeSet<String>, map: &BTreeMap<String, Row>) -> Vec<Finding> {
+    let at = |line: usize, message: String| Finding {
+        file: root.to_owned(),
+        line,
+        message,
+    };
+    let mut found = Vec::new();
+    for room in rooms.iter().filter(|room| !map.contains_key(*room)) {
+        found.push(at(1, format!("room `{room}` has no row in the code map")));
+    }
+    for (room, row) in map {
+        if !rooms.contains(room) {
+            found.push(at(
+                row.line,
+                format!("the code map has a row for `{room}`, which is no room"),
+            ));
+        }
+        for import in row.imports.iter().filter(|import| !rooms.contains(*import)) {
+            found.push(at(
+                row.line,
+                format!("room `{room}` declares the import of `{import}`, which is no room"),
+            ));
+        }
+    }
+    found
+}
+
+/// The names that the root file exports, and the rooms they come from.
+fn exports(items: &[syn::Item]) -> BTreeMap<String, String> {
+    let mut names = BTreeMap::new();
+    for item in items {
+        let syn::Item::Use(used) = item else { continue };
+        for path in use_paths(&used.tree) {
+            if let [room, .., name] = path.as_slice() {
+                names.insert(name.clone(), room.clone());
+            }
+        }
+    }
+    names
+}
+
+/// The room that a path leads to from the module `from`.
+fn target(
+    from: &[String],
+    path: &[String],
+    rooms: &BTreeSet<String>,
+    exported: &BTreeMap<String, String>,
+) -> Option<String> {
+    let mut base: Vec<&String> = from.iter().collect();
+    let mut rest = path;
+    match rest.first().map(String::as_str) {
+        Some("crate") => {
+            base.clear();
+            rest = &rest[1..];
+        }
+        Some("self" | "super") => {
+            while let Some(first @ ("self" | "super")) = rest.first().map(String::as_str) {
+                if first == "super" {
+                    base.pop();
+                }
+                rest = &rest[1..];
+            }
+        }
+        _ => return None,
+    }
+    base.extend(rest);
+    let first = base.first()?;
+    if rooms.contains(*first) {
+        return Some((*first).clone());
+    }
+    exported.get(*first).cloned()
+}
+
+/// Every path that starts at the crate's root or relative to the module, with its line.
+#[derive(Default)]
+struct Paths(Vec<(usize, Vec<String>)>);
+
+impl Paths {
+    fn add(&mut self, line: usize, path: Vec<String>) {
+        if matches!(path.first().map(String::as_str), Some("crate" | "self" | "super")) {
+            self.0.push((line, path));
+        }
+    }
+
+    /// Macros are not parsed; what looks like a path in them is taken for one.
+    fn tokens(&mut self, tokens: TokenStream) {
+        let mut path: Vec<String> = Vec::new();
+        let (mut line, mut colons) = (0, 0);
+        for token in tokens {
+            match token {
+                TokenTree::Ident(ident) if colons == 2 && !path.is_empty() => path.push(ident.to_string()),
+                TokenTree::Punct(punct) if punct.as_char() == ':' => {
+                    colons += 1;
+                    continue;
+                }
+                other => {
+                    self.add(line, std::mem::take(&mut path));
+                    match other {
+                        TokenTree::Ident(ident) => {
+                            line = ident.span().start().line;
+                            path.push(ident.to_string());
+                        }
+                        TokenTree::Group(group) => self.tokens(group.stream()),
+                        _ => {}
+                    }
+                }
+            }
+            colons = 0;
+        }
+        self.add(line, path);
+    }
+}
+
+impl<'ast> Visit<'ast> for Paths {
+    fn visit_item(&mut self, item: &'ast syn::Item) {
+        if !is_test(attributes(item)) {
+            visit::visit_item(self, item);
+        }
+    }
+
+    fn visit_item_use(&mut self, item: &'ast syn::ItemUse) {
+        for path in use_paths(&item.tree) {
+            self.add(item.span().start().line, path);
+        }
+    }
+
+    fn visit_path(&mut self, path: &'ast syn::Path) {
+        let names = path
+            .segments
+            .iter()
+            .map(|segment| segment.ident.to_string())
+            .collect();
+        self.add(path.span().start().line, names);
+        visit::visit_path(self, path);
+    }
+
+    fn visit_macro(&mut self, call: &'ast syn::Macro) {
+        self.tokens(call.tokens.clone());
+        visit::visit_macro(self, call);
+    }
+}
+
+/// The attributes of the kinds of items that tests have for themselves.
+fn attributes(item: &syn::Item) -> &[syn::Attribute] {
+    match item {
+        syn::Item::Const(item) => &item.attrs,
+        syn::Item::Enum(item) => &item.attrs,
+        syn::Item::Fn(item) => &item.attrs,
+        syn::Item::Impl(item) => &item.attrs,
+        syn::Item::Macro(item) => &item.attrs,
+        syn::Item::Mod(item) => &item.attrs,
+        syn::Item::Static(item) => &item.attrs,
+        syn::Item::Struct(item) => &item.attrs,
+        syn::Item::Trait(item) => &item.attrs,
+        syn::Item::Type(item) => &item.attrs,
+        syn::Item::Use(item) => &item.attrs,
+        _ => &[],
+    }
+}
+
+/// `a::{b, c::d}` as `a::b` and `a::c::d`.
+fn use_paths(tree: &syn::UseTree) -> Vec<Vec<String>> {
+    let one = |name: &syn::Ident| vec![vec![name.to_string()]];
+    match tree {
+        syn::UseTree::Path(path) => {
+            let mut paths = use_paths(&path.tree);
+            for rest in &mut paths {
+                rest.insert(0, path.ident.to_string());
+            }
+            paths
+        }
+        syn::UseTree::Name(name) => one(&name.ident),
+        syn::UseTree::Rename(renamed) => one(&renamed.ident),
+        syn::UseTree::Glob(_) => vec![Vec::new()],
+        syn::UseTree::Group(group) => group.items.iter().flat_map(use_paths).collect(),
+    }
+}
+
+/// Rooms that import each other, the first one again at the end.
+fn circle(used: &BTreeMap<&str, BTreeSet<String>>) -> Option<Vec<String>> {
+    fn follow(
+        room: &str,
+        used: &BTreeMap<&str, BTreeSet<String>>,
+        done: &mut BTreeSet<String>,
+        way: &mut Vec<String>,
+    ) -> bool {
+        if let Some(start) = way.iter().position(|before| before == room) {
+            way.drain(..start);
+            way.push(room.to_owned());
+            return true;
+        }
+        if !done.insert(room.to_owned()) {
+            return false;
+        }
+        way.push(room.to_owned());
+        for other in used.get(room).into_iter().flatten() {
+            if follow(other, used, done, way) {
+                return true;
+            }
+        }
+        way.pop();
+        false
+    }
+    let (mut done, mut way) = (BTreeSet::new(), Vec::new());
+    used.keys()
+        .any(|room| follow(room, used, &mut done, &mut way))
+        .then_some(way)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::source::fixture::tree;
+    use super::check;
+
+    /// The library of `map` and these rooms, and what is found there.
+    fn found(map: &str, rooms: &str) -> Vec<String> {
+        let declared = "pub mod kernel;\nmod listener;\npub mod tls;\npub use kernel::Kernel;\n";
+        let text = format!("=== a/src/lib.rs\n{map}\n{declared}{rooms}");
+        let found = check(&tree(&text), "a").unwrap();
+        found.iter().map(ToString::to_string).collect()
+    }
+
+    const MAP: &str = "\
+//! | room | holds | imports |
+//! |---|---|---|
+//! | [`kernel`] | programs | - |
+//! | [`listener`] | sockets | `kernel` |
+//! | [`tls`] | certificates | `kernel`, `listener` |";
+
+    const ROOMS: &str = "\
+=== a/src/kernel.rs
+pub struct Kernel;
+#[cfg(test)]
+use crate::tls::Tls;
+#[cfg(test)]
+mod tests { use crate::tls::Tls; }
+=== a/src/listener/mod.rs
+mod deep;
+fn f() { println!(\"{}\", crate::kernel::NAME) }
+=== a/src/listener/deep.rs
+use super::Thing;
+=== a/src/tls.rs
+use super::listener::Thing;
+use crate::Kernel;
+";
+
+    #[test]
+    fn what_is_declared_and_used_is_in_order() {
+        assert_eq!(found(MAP, ROOMS), [""; 0]);
+    }
+
+    #[test]
+    fn an_import_that_is_not_declared_is_found_wherever_it_stands() {
+        let map = MAP
+            .replace("`kernel` |", "- |")
+            .replace("`kernel`, `listener`", "`kernel`");
+        assert_eq!(
+            found(&map, ROOMS),
+            [
+                "a/src/listener/mod.rs:2: room `listener` imports `kernel`, which the code map in a/src/lib.rs does not declare",
+                "a/src/tls.rs:1: room `tls` imports `listener`, which the code map in a/src/lib.rs does not declare",
+            ]
+        );
+        let rooms = ROOMS.replace("super::Thing", "super::super::tls::Thing");
+        assert_eq!(
+            found(MAP, &rooms)[0],
+            "a/src/listener/deep.rs:1: room `listener` imports `tls`, which the code map in a/src/lib.rs does not declare"
+        );
+    }
+
+    #[test]
+    fn a_declared_import_that_nobody_uses_is_found() {
+        let rooms = ROOMS.replace("use crate::Kernel;", "");
+        assert_eq!(
+            found(MAP, &rooms),
+            ["a/src/lib.rs:5: room `tls` declares the import of `kernel` and does not use it"]
+        );
+    }
+
+    #[test]
+    fn rooms_and_rows_belong_together() {
+        let map = MAP.replace("[`tls`] | certificates", "[`http`] | requests");
+        assert_eq!(
+            found(&map, ROOMS),
+            [
+                "a/src/lib.rs:1: room `tls` has no row in the code map",
+                "a/src/lib.rs:5: the code map has a row for `http`, which is no room",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_circle_is_found_though_it_is_declared() {
+        let map = MAP.replace("programs | -", "programs | `tls`");
+        let rooms = ROOMS.replace("pub struct Kernel;", "use crate::tls::Tls;");
+        assert_eq!(
+            found(&map, &rooms),
+            ["a/src/lib.rs:1: rooms import each other in a circle: kernel -> tls -> kernel"]
+        );
+    }
+}
