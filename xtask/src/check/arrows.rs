@@ -35,10 +35,10 @@ pub(crate) fn check(tree: &Tree, package: &str) -> Result<Vec<Finding>> {
         .map(|module| module.path[0].clone())
         .collect();
     let map = code_map(tree, &root);
-    let mut found = rows(&root, &rooms, &map);
+    let mut found = Vec::new();
     let exported = exports(modules[0].items);
 
-    let mut used: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
+    let mut used: Imports = BTreeMap::new();
     for module in modules
         .iter()
         .filter(|module| !module.test && !module.path.is_empty())
@@ -60,8 +60,13 @@ pub(crate) fn check(tree: &Tree, package: &str) -> Result<Vec<Finding>> {
             if other == room {
                 continue;
             }
-            let is_declared = declared.is_some_and(|row| row.imports.contains(&other));
-            if used.entry(room).or_default().insert(other.clone()) && !is_declared && declared.is_some() {
+            let place = format!("{}:{line}", module.file);
+            let is_new = used
+                .entry(room.to_owned())
+                .or_default()
+                .insert(other.clone(), place)
+                .is_none();
+            if is_new && declared.is_some_and(|row| !row.imports.contains(&other)) {
                 found.push(Finding {
                     file: module.file.clone(),
                     line,
@@ -76,7 +81,7 @@ pub(crate) fn check(tree: &Tree, package: &str) -> Result<Vec<Finding>> {
         for import in &row.imports {
             if rooms.contains(room)
                 && rooms.contains(import)
-                && !used.get(room.as_str()).is_some_and(|all| all.contains(import))
+                && !used.get(room).is_some_and(|all| all.contains_key(import))
             {
                 found.push(Finding {
                     file: root.clone(),
@@ -86,6 +91,7 @@ pub(crate) fn check(tree: &Tree, package: &str) -> Result<Vec<Finding>> {
             }
         }
     }
+    found.extend(rows(&root, &rooms, &map, &used));
     if let Some(circle) = circle(&used) {
         found.push(Finding {
             file: root,
@@ -95,6 +101,9 @@ pub(crate) fn check(tree: &Tree, package: &str) -> Result<Vec<Finding>> {
     }
     Ok(found)
 }
+
+/// The rooms that each room imports, and where it does so first.
+type Imports = BTreeMap<String, BTreeMap<String, String>>;
 
 /// A row of the code map.
 #[derive(Debug)]
@@ -136,7 +145,7 @@ fn code_map(tree: &Tree, root: &str) -> BTreeMap<String, Row> {
     rows
 }
 
-fn rows(root: &str, rooms: &BTreeSet<String>, map: &BTreeMap<String, Row>) -> Vec<Finding> {
+fn rows(root: &str, rooms: &BTreeSet<String>, map: &BTreeMap<String, Row>, used: &Imports) -> Vec<Finding> {
     let at = |line: usize, message: String| Finding {
         file: root.to_owned(),
         line,
@@ -144,7 +153,17 @@ fn rows(root: &str, rooms: &BTreeSet<String>, map: &BTreeMap<String, Row>) -> Ve
     };
     let mut found = Vec::new();
     for room in rooms.iter().filter(|room| !map.contains_key(*room)) {
-        found.push(at(1, format!("room `{room}` has no row in the code map")));
+        let imports = used.get(room).into_iter().flat_map(BTreeMap::keys);
+        let imports: Vec<String> = imports.map(|other| format!("`{other}`")).collect();
+        let imports = if imports.is_empty() {
+            "-".to_owned()
+        } else {
+            imports.join(", ")
+        };
+        found.push(at(
+            1,
+            format!("room `{room}` has no row in the code map; its imports are: {imports}"),
+        ));
     }
     for (room, row) in map {
         if !rooms.contains(room) {
@@ -314,14 +333,9 @@ fn use_paths(tree: &syn::UseTree) -> Vec<Vec<String>> {
     }
 }
 
-/// Rooms that import each other, the first one again at the end.
-fn circle(used: &BTreeMap<&str, BTreeSet<String>>) -> Option<Vec<String>> {
-    fn follow(
-        room: &str,
-        used: &BTreeMap<&str, BTreeSet<String>>,
-        done: &mut BTreeSet<String>,
-        way: &mut Vec<String>,
-    ) -> bool {
+/// Rooms that import each other, the first one again at the end, and where.
+fn circle(used: &Imports) -> Option<Vec<String>> {
+    fn follow(room: &str, used: &Imports, done: &mut BTreeSet<String>, way: &mut Vec<String>) -> bool {
         if let Some(start) = way.iter().position(|before| before == room) {
             way.drain(..start);
             way.push(room.to_owned());
@@ -331,18 +345,22 @@ fn circle(used: &BTreeMap<&str, BTreeSet<String>>) -> Option<Vec<String>> {
             return false;
         }
         way.push(room.to_owned());
-        for other in used.get(room).into_iter().flatten() {
-            if follow(other, used, done, way) {
-                return true;
-            }
+        let others = used.get(room).into_iter().flat_map(BTreeMap::keys);
+        if others.into_iter().any(|other| follow(other, used, done, way)) {
+            return true;
         }
         way.pop();
         false
     }
     let (mut done, mut way) = (BTreeSet::new(), Vec::new());
-    used.keys()
-        .any(|room| follow(room, used, &mut done, &mut way))
-        .then_some(way)
+    if !used.keys().any(|room| follow(room, used, &mut done, &mut way)) {
+        return None;
+    }
+    let mut shown = vec![way[0].clone()];
+    for pair in way.windows(2) {
+        shown.push(format!("{} ({})", pair[1], used[&pair[0]][&pair[1]]));
+    }
+    Some(shown)
 }
 
 #[cfg(test)]
@@ -421,7 +439,7 @@ use crate::Kernel;
         assert_eq!(
             found(&map, ROOMS),
             [
-                "a/src/lib.rs:1: room `tls` has no row in the code map",
+                "a/src/lib.rs:1: room `tls` has no row in the code map; its imports are: `kernel`, `listener`",
                 "a/src/lib.rs:5: the code map has a row for `http`, which is no room",
             ]
         );
@@ -433,7 +451,8 @@ use crate::Kernel;
         let rooms = ROOMS.replace("pub struct Kernel;", "use crate::tls::Tls;");
         assert_eq!(
             found(&map, &rooms),
-            ["a/src/lib.rs:1: rooms import each other in a circle: kernel -> tls -> kernel"]
+            ["a/src/lib.rs:1: rooms import each other in a circle: \
+                 kernel -> tls (a/src/kernel.rs:1) -> kernel (a/src/tls.rs:2)"]
         );
     }
 }
