@@ -1,6 +1,57 @@
 //! Picket's agent as a library, so that the binary and the tests compose the same parts.
 //!
-//! The modules stand in the order a request passes them; a stage imports only stages before it.
+//! # Code map
+//!
+//! A room is one of the modules below. The table names the rooms that each room imports; `cargo xtask check` compares the last
+//! column with the sources and refuses a circle.
+//!
+//! The way of a request, in its order:
+//!
+//! | room | holds | imports |
+//! |---|---|---|
+//! | [`listener`] | the end of a redirected connection in the pod's network namespace, and who opened the connection | `kernel`, `workload` |
+//! | [`tls`] | the server side of TLS that pods see, and what pods trust | `pki` |
+//! | [`pipeline`] | the stages from a connection to its last answer | `audit`, `denied`, `identity`, `listener`, `metrics`, `notify`, `pki`, `reject`, `runtime`, `store`, `tls`, `upstream`, `workload` |
+//! | [`identity`] | from the attested pod to a principal with its grants | `workload` |
+//! | [`upstream`] | connections to the API server, the credential, and the headers that are stripped | `pki` |
+//! | [`session`] | watches, log follows and upgraded streams while they run: listed, ended, judged again | `audit`, `reject` |
+//! | [`reject`] | every denial's status and text, as the client reads them | `audit`, `identity`, `upstream` |
+//! | [`audit`] | the audit log: records, the hash chain, the spool | - |
+//!
+//! The node:
+//!
+//! | room | holds | imports |
+//! |---|---|---|
+//! | [`kernel`] | the eBPF programs, their maps and pins, `doctor`'s trials | - |
+//! | [`cluster`] | the client of the Kubernetes API, and list-and-watch | - |
+//! | [`endpoints`] | which addresses are protected endpoints, kept current | `cluster` |
+//! | [`workload`] | the pods on this node, their cgroups, and how each is classified | `cluster`, `endpoints`, `kernel`, `notify` |
+//! | `enforce` | classifications and protected endpoints put in force in the kernel and kept so | `audit`, `endpoints`, `kernel`, `listener`, `metrics`, `notify`, `runtime`, `tls`, `upgrade`, `workload` |
+//! | `upgrade` | predecessor and successor: an upgrade of the agent without a refused connection | `admin`, `audit`, `kernel`, `listener`, `workload` |
+//! | `denied` | connections that never became requests, as audit records | `audit`, `endpoints`, `enforce`, `kernel`, `listener`, `metrics`, `notify`, `workload` |
+//! | [`notify`] | Kubernetes Events | `cluster`, `metrics` |
+//!
+//! The process:
+//!
+//! | room | holds | imports |
+//! |---|---|---|
+//! | [`config`] | the node's configuration file | `admin`, `audit`, `cluster`, `endpoints`, `kernel`, `runtime`, `store` |
+//! | [`store`] | identities, grants and policies from files, with a status for each object | - |
+//! | [`pki`] | PEM files, the node's CA, leaf certificates | - |
+//! | [`metrics`] | the metrics registry | `audit`, `kernel`, `store`, `tls`, `upstream`, `workload` |
+//! | [`admin`] | the administrators' socket | `metrics` |
+//! | [`runtime`] | logging, signals, readiness, drain | - |
+//! | [`app`] | the composition root: makes the parts and joins them | `admin`, `audit`, `cluster`, `config`, `denied`, `endpoints`, `enforce`, `kernel`, `listener`, `metrics`, `notify`, `pipeline`, `pki`, `runtime`, `store`, `tls`, `upgrade`, `upstream`, `workload` |
+//! | [`cli`] | the commands of `picket` | `admin`, `app`, `audit`, `config`, `kernel`, `pki`, `runtime`, `store`, `workload` |
+//!
+//! # Invariants
+//!
+//! * A request reaches the API server as the consumed `Permit` that the policy engine gave for that very request.
+//! * Every request has an audit record, written by a guard's `Drop`; writes are on disk before they take effect.
+//! * What is unknown is denied: a connection without a pod, a request that cannot be read, and a pod that is not classified
+//!   (unless the operator chose `failOpen`).
+//! * Only [`kernel`] has `unsafe` code.
+//! * The policy engine (`picket-policy`) does no I/O and reads no clock.
 
 pub mod cluster;
 

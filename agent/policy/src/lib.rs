@@ -2,6 +2,21 @@
 //!
 //! In: an HTTP request's head, and the text of identity, grant and policy files. Out: a [`Permit`] or a [`Denial`].
 //! Pure: no I/O, no clock, no runtime. Callers pass the time where it matters.
+//!
+//! # Code map
+//!
+//! A room is one of the modules below. The table names the rooms that each room imports; `cargo xtask check` compares the last
+//! column with the sources and refuses a circle.
+//!
+//! | room | holds | imports |
+//! |---|---|---|
+//! | [`request`] | the canonical reading of an HTTP request | `kubernetes` |
+//! | [`engine`] | all objects compiled for decisions, and the decision | `api`, `decision`, `glob`, `kubernetes`, `request`, `yaml` |
+//! | [`decision`] | what a decision is: permit, ask, denial | - |
+//! | [`api`] | the objects that people write | `decision`, `engine`, `glob`, `kubernetes`, `yaml` |
+//! | [`yaml`] | YAML whose every value knows its file, line and column | - |
+//! | `kubernetes` | the verbs and resources of Kubernetes | - |
+//! | `glob` | globs with `*` and `?` | - |
 
 pub mod api;
 pub mod decision;
