@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result, bail, ensure};
 use picket_tests::pod::{RealPod, TestPod};
-use picket_tests::sys::Place;
+use picket_tests::sys::Placement;
 use serde::Deserialize;
 
 use crate::target::GREETING;
@@ -221,7 +221,7 @@ impl Attacker {
         if world.patient.load(Ordering::Relaxed) {
             command.env("PICKET_ATTACK_PATIENCE", PATIENCE_MILLIS);
         }
-        Place::new()
+        Placement::new()
             .net(&from.netns)
             .cgroup(&from.cgroup)
             .apply(&mut command)?;

@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Result, ensure};
 use picket_tests::net;
 use picket_tests::output::Done;
-use picket_tests::sys::Place;
+use picket_tests::sys::Placement;
 use picket_tests::tests;
 
 use crate::Test;
@@ -131,7 +131,7 @@ fn a_device_of_a_pods_own_sends_packets(world: &mut World) -> Result<()> {
         world.arrived()?;
         let mut command = Command::new("python3");
         command.args(["-c", TUN, HOST, &ENDPOINT.to_string()]);
-        Place::new()
+        Placement::new()
             .net(pod.netns())
             .cgroup(&pod.cgroup)
             .apply(&mut command)?;

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use picket_tests::cluster::Cluster;
 use picket_tests::net;
-use picket_tests::sys::Place;
+use picket_tests::sys::Placement;
 
 /// The server's address; the outer namespace's own.
 pub(crate) const HOST: &str = "10.250.0.254";
@@ -60,7 +60,7 @@ impl Target {
         command.args(["watch", "br0", &ENDPOINT.to_string(), &MARK.to_string()]);
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         // In the node's cgroup, so that it ends with the cluster whatever becomes of this process.
-        let place = Place::new()
+        let place = Placement::new()
             .net(&outer)
             .cgroup(&cluster.node().cgroup.join("system"));
         place.apply(&mut command)?;

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use picket_tests::agent::test_binary;
-use picket_tests::build::Program;
+use picket_tests::build::GoProgram;
 use picket_tests::harness;
 use picket_tests::images::ExtraFile;
 use picket_tests::output::Done;
@@ -50,7 +50,7 @@ impl harness::World for World {
             },
             ExtraFile {
                 inside: PathBuf::from("/usr/bin/kubectl.1.27"),
-                host: Program::KubectlOld.path()?,
+                host: GoProgram::KubectlOld.path()?,
             },
         ];
         let options = PairOptions {

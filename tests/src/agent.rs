@@ -21,8 +21,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-use crate::cluster::{Cluster, Node};
-use crate::pki::{Pair, kubeconfig};
+use crate::cluster::{Cluster, TestNode};
+use crate::pki::{CertificateFiles, kubeconfig};
 
 pub use rights::enrol;
 use rights::{certificate_authority, give_rights, node_certificate};
@@ -56,7 +56,7 @@ pub struct AgentOptions {
 /// A `picket agent` on one node. Dropping it kills the process, unless it was kept; the rest goes with the cluster.
 #[derive(Debug)]
 pub struct Agent {
-    node: Node,
+    node: TestNode,
     dir: PathBuf,
     binary: PathBuf,
     child: Option<Child>,
@@ -126,7 +126,7 @@ impl Agent {
     ///
     /// # Errors
     /// Something cannot be set up, or the agent ends or does not become ready; the error then holds its log's end.
-    pub fn start(cluster: &Cluster, node: &Node, options: &AgentOptions) -> Result<Self> {
+    pub fn start(cluster: &Cluster, node: &TestNode, options: &AgentOptions) -> Result<Self> {
         let mut agent = Self::install(cluster, node, options)?;
         agent.restart()?;
         Ok(agent)
@@ -136,7 +136,7 @@ impl Agent {
     ///
     /// # Errors
     /// Something cannot be set up.
-    pub fn install(cluster: &Cluster, node: &Node, options: &AgentOptions) -> Result<Self> {
+    pub fn install(cluster: &Cluster, node: &TestNode, options: &AgentOptions) -> Result<Self> {
         let dir = node.dir.join("picket");
         fs::create_dir_all(dir.join("objects"))?;
         let binary = options.binary.clone().map_or_else(picket_binary, Ok)?;
@@ -292,7 +292,7 @@ impl Agent {
         Ok(())
     }
 
-    /// `picket` with these arguments, to be run in the node by [`Node::spawn`] or [`Node::output`].
+    /// `picket` with these arguments, to be run in the node by [`TestNode::spawn`] or [`TestNode::output`].
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.binary);
         command.args(arguments).current_dir("/");
@@ -415,7 +415,7 @@ impl Agent {
     ///
     /// # Errors
     /// They cannot be written.
-    pub fn rotate_certificate(&self, cluster: &Cluster) -> Result<Pair> {
+    pub fn rotate_certificate(&self, cluster: &Cluster) -> Result<CertificateFiles> {
         node_certificate(cluster, &self.node)
     }
 
@@ -468,7 +468,7 @@ impl Agent {
     }
 
     /// The node it serves.
-    pub fn node(&self) -> &Node {
+    pub fn node(&self) -> &TestNode {
         &self.node
     }
 

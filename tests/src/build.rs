@@ -20,7 +20,7 @@ const OLD_RELEASE: &str = "1.27.3";
 
 /// A Go program of this package.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Program {
+pub enum GoProgram {
     /// The control plane, the node parts and kubectl in one.
     Cluster,
     /// kubectl of the cluster's release alone, for images.
@@ -31,7 +31,7 @@ pub enum Program {
     Pause,
 }
 
-impl Program {
+impl GoProgram {
     fn name(self) -> &'static str {
         match self {
             Self::Cluster => "cluster",

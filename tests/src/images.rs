@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail, ensure};
 use ring::digest;
 use serde_json::json;
 
-use crate::build::{Hash, Program, cache, hex, lock, prune, run_with_progress};
+use crate::build::{GoProgram, Hash, cache, hex, lock, prune, run_with_progress};
 
 /// The Python client that the tools image holds.
 const PYTHON_CLIENT: &str = "kubernetes==36.0.3";
@@ -53,7 +53,7 @@ pub struct ExtraFile {
 /// # Errors
 /// It cannot be built.
 pub fn pause() -> Result<Image> {
-    let program = Program::Pause.path()?;
+    let program = GoProgram::Pause.path()?;
     Recipe::new("picket.test/pause:1", &["/pause"])
         .file("/pause", &program)
         .build()
@@ -76,7 +76,7 @@ pub fn busybox() -> Result<Image> {
 pub fn kubectl() -> Result<Image> {
     Recipe::new("picket.test/kubectl:1", &["/bin/sh"])
         .busybox()?
-        .file("/usr/bin/kubectl", &Program::Kubectl.path()?)
+        .file("/usr/bin/kubectl", &GoProgram::Kubectl.path()?)
         .build()
 }
 
@@ -88,7 +88,7 @@ pub fn kubectl() -> Result<Image> {
 pub fn tools(extra: &[ExtraFile]) -> Result<Image> {
     let mut recipe = Recipe::new("picket.test/tools:1", &["/bin/sh"])
         .busybox()?
-        .file("/usr/bin/kubectl", &Program::Kubectl.path()?);
+        .file("/usr/bin/kubectl", &GoProgram::Kubectl.path()?);
     recipe = python(recipe)?;
     for file in extra {
         recipe = recipe.with_libraries(&file.inside, &file.host)?;

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 
-use crate::sys::Place;
+use crate::sys::Placement;
 
 /// Where named network namespaces are; `ip netns` uses the same.
 const NETNS: &str = "/run/netns";
@@ -111,7 +111,7 @@ pub fn ip(netns: &Path, lines: &str) -> Result<()> {
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::piped());
-    Place::new().net(netns).apply(&mut command)?;
+    Placement::new().net(netns).apply(&mut command)?;
     let mut child = command.spawn().context("run ip (package iproute2)")?;
     child
         .stdin

@@ -13,7 +13,7 @@ use rcgen::{
 
 /// A certificate and its key, as files.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pair {
+pub struct CertificateFiles {
     /// The certificate, PEM.
     pub cert: PathBuf,
     /// The private key, PKCS #8 PEM.
@@ -64,12 +64,12 @@ impl Authority {
     }
 
     /// The authority's own certificate and key.
-    pub fn pair(&self) -> Pair {
+    pub fn pair(&self) -> CertificateFiles {
         self.files("ca")
     }
 
     /// The key that service-account tokens are signed with; in the certificate's place is the bare public key.
-    pub fn service_accounts(&self) -> Pair {
+    pub fn service_accounts(&self) -> CertificateFiles {
         self.files("service-accounts")
     }
 
@@ -77,7 +77,7 @@ impl Authority {
     ///
     /// # Errors
     /// A name is none, or a file cannot be written.
-    pub fn server(&self, file: &str, names: &[&str]) -> Result<Pair> {
+    pub fn server(&self, file: &str, names: &[&str]) -> Result<CertificateFiles> {
         let mut params =
             CertificateParams::new(names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>())?;
         params.distinguished_name.push(DnType::CommonName, file);
@@ -90,7 +90,7 @@ impl Authority {
     ///
     /// # Errors
     /// A file cannot be written.
-    pub fn client(&self, file: &str, user: &str, group: Option<&str>) -> Result<Pair> {
+    pub fn client(&self, file: &str, user: &str, group: Option<&str>) -> Result<CertificateFiles> {
         let mut params = CertificateParams::new(Vec::new())?;
         params.distinguished_name.push(DnType::CommonName, user);
         if let Some(group) = group {
@@ -100,7 +100,7 @@ impl Authority {
         self.sign(file, params)
     }
 
-    fn sign(&self, file: &str, mut params: CertificateParams) -> Result<Pair> {
+    fn sign(&self, file: &str, mut params: CertificateParams) -> Result<CertificateFiles> {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.use_authority_key_identifier_extension = true;
         let ca = self.pair();
@@ -111,14 +111,14 @@ impl Authority {
         self.write(file, &cert.pem(), &key)
     }
 
-    fn files(&self, file: &str) -> Pair {
-        Pair {
+    fn files(&self, file: &str) -> CertificateFiles {
+        CertificateFiles {
             cert: self.folder.join(format!("{file}.crt")),
             key: self.folder.join(format!("{file}.key")),
         }
     }
 
-    fn write(&self, file: &str, cert: &str, key: &KeyPair) -> Result<Pair> {
+    fn write(&self, file: &str, cert: &str, key: &KeyPair) -> Result<CertificateFiles> {
         let pair = self.files(file);
         fs::write(&pair.cert, cert).with_context(|| format!("write {}", pair.cert.display()))?;
         fs::write(&pair.key, key.serialize_pem()).with_context(|| format!("write {}", pair.key.display()))?;
@@ -127,7 +127,7 @@ impl Authority {
 }
 
 /// A kubeconfig that calls `server` with this certificate, everything named by its file.
-pub fn kubeconfig(server: &str, ca: &Path, pair: &Pair) -> String {
+pub fn kubeconfig(server: &str, ca: &Path, pair: &CertificateFiles) -> String {
     format!(
         "apiVersion: v1\nkind: Config\ncurrent-context: test\n\
          clusters: [{{name: test, cluster: {{server: \"{server}\", certificate-authority: \"{}\"}}}}]\n\

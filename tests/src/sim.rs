@@ -15,8 +15,8 @@ use ring::digest;
 
 use crate::build::hex;
 use crate::pod::TestPod;
-use crate::state::{State, Thing};
-use crate::sys::Place;
+use crate::state::{StateFolder, Thing};
+use crate::sys::Placement;
 use crate::{cgroup, net};
 
 /// How many pods a node's address range holds, less the node's own addresses.
@@ -80,7 +80,7 @@ impl Default for SimOptions {
 /// What simulated pods hang on. Dropping it removes it and all its pods.
 #[derive(Debug)]
 pub struct SimNode {
-    state: State,
+    state: StateFolder,
     netns: PathBuf,
     cgroup: PathBuf,
     next: AtomicU16,
@@ -95,7 +95,7 @@ impl SimNode {
     pub fn up(name: &str) -> Result<Self> {
         ensure!(nix::unistd::geteuid().is_root(), "simulated pods need root");
         let unified = cgroup::unified()?;
-        let state = State::create(name)?;
+        let state = StateFolder::create(name)?;
         let netns_name = state.prefixed();
         let cgroup = unified.join(&netns_name);
         // An error from here on drops the node, which removes what there is.
@@ -164,8 +164,10 @@ impl SimNode {
     }
 
     /// The node's place: its network namespace, and the cgroup that daemons are in.
-    pub fn place(&self) -> Place {
-        Place::new().net(&self.netns).cgroup(&self.cgroup.join("system"))
+    pub fn place(&self) -> Placement {
+        Placement::new()
+            .net(&self.netns)
+            .cgroup(&self.cgroup.join("system"))
     }
 
     /// Starts a program in the node, outside every pod. The caller waits for it; it is ended with the node.
@@ -354,8 +356,8 @@ impl SimPod {
     }
 
     /// The place of its processes.
-    pub fn place(&self) -> Place {
-        Place::new().net(&self.netns).cgroup(&self.container_cgroup)
+    pub fn place(&self) -> Placement {
+        Placement::new().net(&self.netns).cgroup(&self.container_cgroup)
     }
 
     /// Starts a program that is in the pod's cgroup and network namespace from its first instruction.

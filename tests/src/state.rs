@@ -112,12 +112,12 @@ pub enum Thing {
 
 /// One state folder.
 #[derive(Debug, Clone)]
-pub struct State {
+pub struct StateFolder {
     name: String,
     dir: PathBuf,
 }
 
-impl State {
+impl StateFolder {
     /// Starts a new state called `name`, after removing what a crashed one of that name left.
     ///
     /// # Errors
@@ -188,7 +188,7 @@ impl State {
         self.record_all(std::slice::from_ref(thing))
     }
 
-    /// As [`State::record`], for many at once.
+    /// As [`StateFolder::record`], for many at once.
     ///
     /// # Errors
     /// The manifest cannot be written.
@@ -377,7 +377,7 @@ fn finish() -> Result<()> {
 ///
 /// # Errors
 /// The folder cannot be listed.
-pub fn states() -> Result<Vec<State>> {
+pub fn states() -> Result<Vec<StateFolder>> {
     let mut found = Vec::new();
     let Ok(entries) = fs::read_dir(ROOT) else {
         return Ok(found);
@@ -385,7 +385,7 @@ pub fn states() -> Result<Vec<State>> {
     for entry in entries.flatten() {
         if entry.file_type()?.is_dir() {
             let name = entry.file_name().to_string_lossy().into_owned();
-            found.push(State {
+            found.push(StateFolder {
                 name,
                 dir: entry.path(),
             });

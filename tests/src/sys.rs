@@ -20,14 +20,14 @@ use nix::sched::{CloneFlags, setns};
 
 /// Where a process shall run; what is not named stays as it is for the caller.
 #[derive(Debug, Clone, Default)]
-pub struct Place {
+pub struct Placement {
     net: Option<PathBuf>,
     mounts: Option<PathBuf>,
     cgroups: Vec<PathBuf>,
     session: bool,
 }
 
-impl Place {
+impl Placement {
     /// The caller's own place.
     pub fn new() -> Self {
         Self::default()

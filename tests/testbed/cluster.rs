@@ -62,7 +62,7 @@ spec:
 fn two_nodes_run_pods_and_leave_nothing() -> Result<()> {
     // Built before the clock starts.
     picket_tests::images::busybox()?;
-    picket_tests::build::Program::Cluster.path()?;
+    picket_tests::build::GoProgram::Cluster.path()?;
     let before = Traces::now()?;
     let started = Instant::now();
     let cluster = Cluster::up(ClusterOptions {

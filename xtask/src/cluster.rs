@@ -9,11 +9,11 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use clap::Subcommand;
-use picket_tests::build::Program;
+use picket_tests::build::GoProgram;
 use picket_tests::cluster::{Cluster, ClusterOptions};
 use picket_tests::images;
-use picket_tests::state::State;
-use picket_tests::sys::Place;
+use picket_tests::state::StateFolder;
+use picket_tests::sys::Placement;
 
 const EXAMPLE: &str = "\
 Example:
@@ -76,7 +76,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
             without_tools,
         } => up(which.name, nodes, !without_tools),
         Action::Down { which } => {
-            State::open(&which.name)?.teardown()?;
+            StateFolder::open(&which.name)?.teardown()?;
             println!(
                 "cluster {} is down after {:.1} s",
                 which.name,
@@ -90,7 +90,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
 
 fn up(name: String, nodes: u8, with_tools: bool) -> Result<()> {
     // Built before the clock starts.
-    Program::Cluster.path()?;
+    GoProgram::Cluster.path()?;
     let images = if with_tools {
         vec![images::tools(&[])?]
     } else {
@@ -149,7 +149,7 @@ fn shell(name: &str, command: &[String]) -> Result<()> {
         .env("PATH", path)
         .env("KUBECONFIG", cluster.kubeconfig());
     child.env("KUBECACHEDIR", cluster.dir().join("kubectl-cache"));
-    Place::new().net(&cluster.node().netns).apply(&mut child)?;
+    Placement::new().net(&cluster.node().netns).apply(&mut child)?;
     // Only comes back if it cannot be run.
     Err(child.exec()).with_context(|| format!("run {program}"))
 }

@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
 use picket_tests::net;
-use picket_tests::pki::{Authority, Pair};
+use picket_tests::pki::{Authority, CertificateFiles};
 use picket_tests::pod::TestPod;
 use picket_tests::sim::{SimNode, SimOptions, SimPod};
 use serde_json::{Value, json};
@@ -93,7 +93,12 @@ pub(crate) fn measure(picket: Option<&Path>, extent: Extent, rate: u32, only: &s
     })
 }
 
-fn upstream(node: &SimNode, pod: &SimPod, certificate: &Pair, listen: &[SocketAddr]) -> Result<Guarded> {
+fn upstream(
+    node: &SimNode,
+    pod: &SimPod,
+    certificate: &CertificateFiles,
+    listen: &[SocketAddr],
+) -> Result<Guarded> {
     let pods = node.dir().join("pods.json");
     fs::write(&pods, json!([object(pod)]).to_string())?;
     let mut command = Command::new(std::env::current_exe().context("cannot find this program")?);

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use picket_tests::net;
-use picket_tests::pki::Pair;
-use picket_tests::sys::Place;
+use picket_tests::pki::CertificateFiles;
+use picket_tests::sys::Placement;
 
 use crate::process::{self, Guarded};
 
@@ -24,14 +24,14 @@ pub(crate) struct Proxy<'a> {
     pub(crate) upstream: SocketAddr,
     /// The bundle the upstream's certificate is checked against.
     pub(crate) ca: &'a Path,
-    pub(crate) certificate: &'a Pair,
+    pub(crate) certificate: &'a CertificateFiles,
     /// A header that the upstream wants, with its value.
     pub(crate) authorization: Option<&'a str>,
 }
 
 impl Proxy<'_> {
     /// Starts it in the foreground with everything it writes below `dir`.
-    pub(crate) fn start(&self, place: &Place, dir: &Path) -> Result<Guarded> {
+    pub(crate) fn start(&self, place: &Placement, dir: &Path) -> Result<Guarded> {
         fs::create_dir_all(dir)?;
         let config: PathBuf = dir.join("nginx.conf");
         fs::write(&config, self.config(dir))?;

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 use picket_tests::agent::{self as installed, Agent, AgentOptions};
 use picket_tests::cluster::{Cluster, ClusterOptions};
 use picket_tests::pod::TestPod;
-use picket_tests::sys::Place;
+use picket_tests::sys::Placement;
 use picket_tests::{cgroup, net};
 use serde_json::json;
 
@@ -132,7 +132,9 @@ fn on(cluster: &Cluster, picket: &Path, extent: Extent, rate: u32, only: &str) -
         .first()
         .copied()
         .context("the pod has no process")?;
-    let place = Place::new().net(pod.netns()).cgroup(&container_cgroup(sandbox)?);
+    let place = Placement::new()
+        .net(pod.netns())
+        .cgroup(&container_cgroup(sandbox)?);
     let measures = load_process::send(&place, &node.dir, &plan)
         .with_context(|| format!("picket's log ends:\n{}", agent.log_end()))?;
     drop(nginx);

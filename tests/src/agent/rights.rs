@@ -11,8 +11,8 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::{AgentOptions, picket_binary};
-use crate::cluster::{Cluster, Node};
-use crate::pki::Pair;
+use crate::cluster::{Cluster, TestNode};
+use crate::pki::CertificateFiles;
 
 /// The label that deploy/enrolment.yaml selects namespaces by.
 const ENROLLED_LABEL: &str = "picket.dev/enrolled";
@@ -92,7 +92,7 @@ pub(super) fn give_rights(cluster: &Cluster, options: &AgentOptions) -> Result<(
 }
 
 /// The node's credential at the API server, as deploy/rbac.yaml names it.
-pub(super) fn node_certificate(cluster: &Cluster, node: &Node) -> Result<Pair> {
+pub(super) fn node_certificate(cluster: &Cluster, node: &TestNode) -> Result<CertificateFiles> {
     let user = format!("picket:{}", node.name);
     cluster.client_certificate(&format!("picket-{}", node.name), &user, Some(NODES_GROUP))
 }

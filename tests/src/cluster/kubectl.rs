@@ -8,7 +8,7 @@ use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use crate::sys::Place;
+use crate::sys::Placement;
 
 /// Where and as whom kubectl runs.
 #[derive(Debug, Clone)]
@@ -41,7 +41,7 @@ impl Kubectl {
         ] {
             command.env_remove(proxy);
         }
-        Place::new().net(&self.netns).apply(&mut command)?;
+        Placement::new().net(&self.netns).apply(&mut command)?;
         Ok(command)
     }
 

@@ -21,15 +21,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::build::Program;
+use crate::build::GoProgram;
 use crate::images::{self, Image};
-use crate::pki::{Authority, Pair, kubeconfig};
+use crate::pki::{Authority, CertificateFiles, kubeconfig};
 use crate::pod::RealPod;
-use crate::state::{State, Thing};
+use crate::state::{StateFolder, Thing};
 use crate::{cgroup, net};
 
 pub use kubectl::Kubectl;
-pub use node::Node;
+pub use node::TestNode;
 
 /// The outer namespace's own address; nodes' default route leads there, and no further.
 const GATEWAY: &str = "10.250.0.254";
@@ -60,7 +60,7 @@ impl Default for ClusterOptions {
 /// A running cluster. Dropping it takes it down, unless it was kept.
 #[derive(Debug)]
 pub struct Cluster {
-    state: State,
+    state: StateFolder,
     about: About,
     owned: bool,
 }
@@ -68,7 +68,7 @@ pub struct Cluster {
 /// What another process needs to use the cluster too.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct About {
-    nodes: Vec<Node>,
+    nodes: Vec<TestNode>,
     server: String,
     program: PathBuf,
 }
@@ -86,13 +86,13 @@ impl Cluster {
         );
         ensure!(nix::unistd::geteuid().is_root(), "a cluster needs root");
         // Built before anything is made: the first build takes minutes.
-        let program = Program::Cluster.path()?;
+        let program = GoProgram::Cluster.path()?;
         let mut loaded = vec![images::pause()?, images::busybox()?];
         loaded.extend(options.images);
-        let state = State::create(&options.name)?;
+        let state = StateFolder::create(&options.name)?;
         let mut nodes = Vec::new();
         for number in 1..=options.nodes {
-            nodes.push(Node::new(&state, number)?);
+            nodes.push(TestNode::new(&state, number)?);
         }
         let server = format!("https://{}:6443", nodes[0].address);
         let mut cluster = Self {
@@ -116,7 +116,7 @@ impl Cluster {
     /// # Errors
     /// There is none, or it is not up entirely.
     pub fn open(name: &str) -> Result<Self> {
-        let state = State::open(name)?;
+        let state = StateFolder::open(name)?;
         let about = fs::read(state.dir().join("cluster.json"))
             .with_context(|| format!("{name} is not a running cluster"))?;
         Ok(Self {
@@ -197,7 +197,7 @@ impl Cluster {
         )?)
     }
 
-    fn start_runtime(&self, node: &Node, images: &[Image]) -> Result<()> {
+    fn start_runtime(&self, node: &TestNode, images: &[Image]) -> Result<()> {
         let pause = images.first().context("no sandbox image")?;
         node.start_containerd(&self.state, pause)?;
         images.iter().try_for_each(|image| node.load_image(image))
@@ -299,12 +299,12 @@ impl Cluster {
     }
 
     /// The nodes; the control plane runs on the first.
-    pub fn nodes(&self) -> &[Node] {
+    pub fn nodes(&self) -> &[TestNode] {
         &self.about.nodes
     }
 
     /// The node that runs the control plane.
-    pub fn node(&self) -> &Node {
+    pub fn node(&self) -> &TestNode {
         &self.about.nodes[0]
     }
 
@@ -346,7 +346,12 @@ impl Cluster {
     ///
     /// # Errors
     /// The files cannot be written.
-    pub fn client_certificate(&self, file: &str, user: &str, group: Option<&str>) -> Result<Pair> {
+    pub fn client_certificate(
+        &self,
+        file: &str,
+        user: &str,
+        group: Option<&str>,
+    ) -> Result<CertificateFiles> {
         self.authority().client(file, user, group)
     }
 
@@ -454,7 +459,7 @@ impl Drop for Cluster {
 }
 
 /// Whether the node's kube-proxy has programmed the service addresses at least once.
-fn proxy_is_ready(node: &Node) -> bool {
+fn proxy_is_ready(node: &TestNode) -> bool {
     let answer = net::inside(&node.netns, || {
         use std::io::{Read, Write};
         let mut stream = std::net::TcpStream::connect("127.0.0.1:10256")?;

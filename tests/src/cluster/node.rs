@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 use super::config;
 use crate::images::Image;
 use crate::pki::{Authority, kubeconfig};
-use crate::state::{ProcessId, State, Thing};
-use crate::sys::Place;
+use crate::state::{ProcessId, StateFolder, Thing};
+use crate::sys::Placement;
 use crate::{cgroup, net};
 
 /// The search path that everything in a node runs with.
@@ -53,7 +53,7 @@ exec sleep infinity
 
 /// One node of a cluster.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Node {
+pub struct TestNode {
     /// Its name in the API.
     pub name: String,
     /// Its address on the nodes' network.
@@ -72,8 +72,8 @@ pub struct Node {
     pub holder: i32,
 }
 
-impl Node {
-    pub(super) fn new(state: &State, number: u8) -> Result<Self> {
+impl TestNode {
+    pub(super) fn new(state: &StateFolder, number: u8) -> Result<Self> {
         let cgroup_name = format!("{}/n{number}", state.prefixed());
         Ok(Self {
             name: format!("node{number}"),
@@ -104,8 +104,10 @@ impl Node {
     }
 
     /// The node's place: both namespaces, and the cgroup its daemons are in.
-    pub fn place(&self) -> Place {
-        let place = Place::new().net(&self.netns).cgroup(&self.cgroup.join("system"));
+    pub fn place(&self) -> Placement {
+        let place = Placement::new()
+            .net(&self.netns)
+            .cgroup(&self.cgroup.join("system"));
         if self.holder == 0 {
             place
         } else {
@@ -159,7 +161,7 @@ impl Node {
     }
 
     /// Makes the mount namespace and starts the process that holds it.
-    pub(super) fn hold_mounts(&mut self, state: &State) -> Result<()> {
+    pub(super) fn hold_mounts(&mut self, state: &StateFolder) -> Result<()> {
         fs::create_dir_all(&self.dir)?;
         fs::write(self.dir.join("resolv.conf"), config::RESOLV_CONF)?;
         let mut command = Command::new("unshare");
@@ -182,7 +184,7 @@ impl Node {
         Ok(())
     }
 
-    pub(super) fn start_containerd(&self, state: &State, sandbox_image: &Image) -> Result<()> {
+    pub(super) fn start_containerd(&self, state: &StateFolder, sandbox_image: &Image) -> Result<()> {
         let config = self.dir.join("containerd.toml");
         fs::write(&config, config::containerd(&self.dir, &sandbox_image.reference))?;
         fs::create_dir_all(self.dir.join("cni"))?;
@@ -200,7 +202,7 @@ impl Node {
 
     pub(super) fn start_kubelet(
         &self,
-        state: &State,
+        state: &StateFolder,
         program: &Path,
         pki: &Authority,
         server: &str,
@@ -239,7 +241,7 @@ impl Node {
 
     pub(super) fn start_proxy(
         &self,
-        state: &State,
+        state: &StateFolder,
         program: &Path,
         pki: &Authority,
         server: &str,
@@ -265,7 +267,7 @@ impl Node {
     }
 
     /// Starts a daemon that outlives the caller, with its output in `<what>.log` of the node's folder.
-    pub(super) fn daemon(&self, state: &State, what: &str, mut command: Command) -> Result<i32> {
+    pub(super) fn daemon(&self, state: &StateFolder, what: &str, mut command: Command) -> Result<i32> {
         let log = File::create(self.dir.join(format!("{what}.log")))?;
         command
             .env_clear()
