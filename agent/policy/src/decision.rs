@@ -1,17 +1,15 @@
-//! The decision on one request: what comes in (subject, grants, request) and what goes out (permit or denial).
+//! The decision on one request: a [`Permit`] to send it, an [`Ask`] for a person, or a [`Denial`].
+//!
+//! In: a principal, the request as it was read, and the inputs that the policy set said it needs. Out: a [`Decision`]
+//! that owns the request. This module alone builds permits, asks and denials.
 
 use std::sync::Arc;
 
-/// Who asks, as far as a decision depends on it.
-#[derive(Debug, Clone, Copy)]
-pub struct Subject<'a> {
-    /// The AgentIdentity's name.
-    pub identity: &'a str,
-    /// The groups that the AgentIdentity names.
-    pub groups: &'a [String],
-    /// The namespace the agent's pod runs in.
-    pub namespace: &'a str,
-}
+use thiserror::Error;
+
+use crate::engine::{Allowance, Inputs, PolicySet, Refusal, Verdict};
+use crate::identity::Principal;
+use crate::request::{CanonicalRequest, KubeRequest};
 
 /// The user that the API server is asked to act as, from the grant that allows the request.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -22,7 +20,7 @@ pub struct Impersonate {
     pub groups: Vec<String>,
 }
 
-/// A rule that fired without stopping the request.
+/// A rule that fired.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
     /// The AgentPolicy's name.
@@ -34,55 +32,200 @@ pub struct Finding {
 }
 
 /// What becomes of a request.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub enum Decision {
     /// It may go upstream.
     Permit(Permit),
-    /// It may not.
+    /// A person decides.
+    Ask(Ask),
+    /// It may not go upstream.
     Deny(Denial),
 }
 
-/// The proof that a request was judged and let through. Only this package makes one, and upstream takes nothing else.
-#[derive(Debug, Clone)]
+/// The proof that a request was judged and let through, together with that request.
+///
+/// Only [`PolicySet::decide`] and [`Ask::approve`] make one, and sending uses it up:
+///
+/// ```
+/// use picket_policy::{Ask, Permit};
+/// fn send(permit: Permit) -> http::request::Parts { permit.into_head() }
+/// ```
+///
+/// It cannot be built,
+///
+/// ```compile_fail,E0451
+/// use picket_policy::Permit;
+/// fn forge(permit: Permit) -> Permit { Permit { approver: None, ..permit } }
+/// ```
+///
+/// nor cloned,
+///
+/// ```compile_fail,E0599
+/// use picket_policy::Permit;
+/// fn copy(permit: &Permit) -> Permit { Permit::clone(permit) }
+/// ```
+///
+/// nor sent twice,
+///
+/// ```compile_fail,E0382
+/// use picket_policy::Permit;
+/// fn send(permit: Permit) -> http::request::Parts { permit.into_head() }
+/// fn twice(permit: Permit) { send(permit); send(permit); }
+/// ```
+///
+/// nor sent for another request,
+///
+/// ```compile_fail,E0616
+/// use picket_policy::{CanonicalRequest, Permit};
+/// fn swap(permit: &mut Permit, other: CanonicalRequest) { permit.request = other; }
+/// ```
+///
+/// and an ask is no permit.
+///
+/// ```compile_fail,E0308
+/// use picket_policy::{Ask, Permit};
+/// fn send(permit: Permit) -> http::request::Parts { permit.into_head() }
+/// fn unasked(ask: Ask) { send(ask); }
+/// ```
+#[derive(Debug)]
 pub struct Permit {
-    pub(crate) impersonate: Arc<Impersonate>,
-    pub(crate) grant: Arc<str>,
-    pub(crate) rule: Arc<str>,
-    pub(crate) warnings: Vec<Finding>,
-    pub(crate) would_deny: Vec<Finding>,
+    request: CanonicalRequest,
+    principal: Arc<Principal>,
+    allowance: Allowance,
+    approver: Option<String>,
 }
 
 impl Permit {
+    /// The request that was judged.
+    #[must_use]
+    pub fn request(&self) -> &Arc<KubeRequest> {
+        self.request.kube()
+    }
+
+    /// The agent that the request comes from.
+    #[must_use]
+    pub fn principal(&self) -> &Arc<Principal> {
+        &self.principal
+    }
+
     /// Whom the API server is asked to act as.
     #[must_use]
-    pub fn impersonate(&self) -> &Impersonate {
-        &self.impersonate
+    pub fn impersonate(&self) -> &Arc<Impersonate> {
+        &self.allowance.impersonate
     }
 
     /// Rules with the action Warn that fired; the client gets each as a `Warning` header.
     #[must_use]
     pub fn warnings(&self) -> &[Finding] {
-        &self.warnings
+        &self.allowance.warnings
     }
 
-    /// Deny rules of policies in mode Audit that fired.
+    /// Rules of policies in mode Audit that fired and would have stopped the request.
     #[must_use]
     pub fn would_deny(&self) -> &[Finding] {
-        &self.would_deny
+        &self.allowance.would_deny
     }
 
     /// The name of the AgentGrant that allows the request.
     #[must_use]
     pub fn policy(&self) -> &str {
-        &self.grant
+        &self.allowance.grant
     }
 
     /// The rule that allows it: `rules[N]` of the grant, or the name of an implicit grant such as `builtin/discovery`.
     #[must_use]
     pub fn rule(&self) -> &str {
-        &self.rule
+        &self.allowance.rule
+    }
+
+    /// Who approved the request, where a rule asked for that.
+    #[must_use]
+    pub fn approver(&self) -> Option<&str> {
+        self.approver.as_deref()
+    }
+
+    /// Gives the head of the request out, to be sent once.
+    #[must_use]
+    pub fn into_head(self) -> http::request::Parts {
+        self.request.into_head()
     }
 }
+
+/// A granted request that rules want a person to approve first. [`Ask::approve`] is the only way on.
+#[derive(Debug)]
+pub struct Ask {
+    request: CanonicalRequest,
+    principal: Arc<Principal>,
+    allowance: Allowance,
+    rules: Vec<Finding>,
+}
+
+impl Ask {
+    /// The request that waits.
+    #[must_use]
+    pub fn request(&self) -> &Arc<KubeRequest> {
+        self.request.kube()
+    }
+
+    /// The agent that the request comes from.
+    #[must_use]
+    pub fn principal(&self) -> &Arc<Principal> {
+        &self.principal
+    }
+
+    /// The rules that want an approval, by name; there is at least one.
+    #[must_use]
+    pub fn rules(&self) -> &[Finding] {
+        &self.rules
+    }
+
+    /// Rules of policies in mode Audit that fired and would have stopped the request.
+    #[must_use]
+    pub fn would_deny(&self) -> &[Finding] {
+        &self.allowance.would_deny
+    }
+
+    /// Lets the request go on.
+    ///
+    /// # Errors
+    /// Where the approval is for another request or another agent; the request is gone then.
+    pub fn approve(self, approval: Approval) -> Result<Permit, ApprovalMismatch> {
+        if approval.principal != self.principal || approval.request != *self.request() {
+            return Err(ApprovalMismatch);
+        }
+        Ok(Permit {
+            request: self.request,
+            principal: self.principal,
+            allowance: self.allowance,
+            approver: Some(approval.approver),
+        })
+    }
+}
+
+/// A person's yes to one request of one agent. It is used up by the [`Ask`] that it is for.
+#[derive(Debug)]
+pub struct Approval {
+    principal: Arc<Principal>,
+    request: Arc<KubeRequest>,
+    approver: String,
+}
+
+impl Approval {
+    /// `approver` approves what is asked.
+    #[must_use]
+    pub fn new(ask: &Ask, approver: impl Into<String>) -> Self {
+        Self {
+            principal: Arc::clone(&ask.principal),
+            request: Arc::clone(ask.request()),
+            approver: approver.into(),
+        }
+    }
+}
+
+/// An approval that is for another request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("the approval is for another request or another agent")]
+pub struct ApprovalMismatch;
 
 /// Why a request was refused, for metrics and audit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -93,39 +236,108 @@ pub enum Cause {
     Builtin,
     /// A Deny rule of an AgentPolicy.
     Policy,
-    /// The caller has no identity, or one that may not act now.
-    Identity,
-    /// There is no valid policy set.
-    NoPolicy,
 }
 
 impl Cause {
     /// A stable, low-cardinality name.
     #[must_use]
-    pub fn as_str(self) -> &'static str {
+    pub fn code(self) -> &'static str {
         match self {
             Self::NoGrant => "no_grant",
             Self::Builtin => "builtin",
             Self::Policy => "policy",
-            Self::Identity => "identity",
-            Self::NoPolicy => "no_policy",
         }
     }
 }
 
 /// A refusal, in words for the agent and for the record.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Denial {
+pub struct Denial(Box<Refusal>);
+
+impl Denial {
     /// The kind of refusal.
-    pub cause: Cause,
+    #[must_use]
+    pub fn cause(&self) -> Cause {
+        self.0.cause
+    }
+
     /// The policy that refused, or `builtin`.
-    pub policy: Option<String>,
+    #[must_use]
+    pub fn policy(&self) -> Option<&str> {
+        self.0.policy.as_deref()
+    }
+
     /// The rule that refused, or the built-in's name such as `builtin/nodes-proxy`.
-    pub rule: Option<String>,
+    #[must_use]
+    pub fn rule(&self) -> Option<&str> {
+        self.0.rule.as_deref()
+    }
+
     /// Who was refused what, by which policy and rule, the rule's own message, and what is allowed instead.
-    pub message: String,
+    #[must_use]
+    pub fn message(&self) -> &str {
+        &self.0.message
+    }
+
     /// What the agent may do instead, in at most 300 characters; empty where nothing sensible can be said.
-    pub allowed: String,
-    /// Deny rules of policies in mode Audit that fired too.
-    pub would_deny: Vec<Finding>,
+    #[must_use]
+    pub fn allowed(&self) -> &str {
+        &self.0.allowed
+    }
+
+    /// Rules of policies in mode Audit that fired too.
+    #[must_use]
+    pub fn would_deny(&self) -> &[Finding] {
+        &self.0.would_deny
+    }
+}
+
+/// What a policy set says of a request that is under way already.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Recheck {
+    /// It would be let through, as this user.
+    Permit(Arc<Impersonate>),
+    /// A person would be asked.
+    Ask,
+    /// It would be refused.
+    Deny(Denial),
+}
+
+impl PolicySet {
+    /// Judges a request: built-in denies, then Deny rules, then grants, then rules that ask. The order decides only
+    /// which reason is given. `inputs` holds what [`PolicySet::needs`] named; a rule whose input is missing fires.
+    #[must_use]
+    pub fn decide(
+        &self,
+        principal: Arc<Principal>,
+        request: CanonicalRequest,
+        inputs: Inputs<'_>,
+    ) -> Decision {
+        match self.evaluate(&principal, request.kube(), inputs) {
+            Verdict::Allow(allowance) => Decision::Permit(Permit {
+                request,
+                principal,
+                allowance,
+                approver: None,
+            }),
+            Verdict::Ask(allowance, rules) => Decision::Ask(Ask {
+                request,
+                principal,
+                allowance,
+                rules,
+            }),
+            Verdict::Refuse(refusal) => Decision::Deny(Denial(refusal)),
+        }
+    }
+
+    /// Judges a request that is under way already, for whoever ends what would no longer be let through. The answer
+    /// permits nothing.
+    #[must_use]
+    pub fn recheck(&self, principal: &Principal, request: &KubeRequest, inputs: Inputs<'_>) -> Recheck {
+        match self.evaluate(principal, request, inputs) {
+            Verdict::Allow(allowance) => Recheck::Permit(allowance.impersonate),
+            Verdict::Ask(..) => Recheck::Ask,
+            Verdict::Refuse(refusal) => Recheck::Deny(Denial(refusal)),
+        }
+    }
 }

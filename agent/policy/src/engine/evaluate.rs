@@ -1,79 +1,140 @@
-//! One decision: every rule is asked, and the strictest answer holds whatever the order of files and rules.
+//! One evaluation: every rule is asked, and the strictest answer holds whatever the order of files and rules.
+//!
+//! In: a principal, a request, and the inputs that were named as needed. Out: a [`Verdict`].
 
 use std::sync::Arc;
 
-use super::PolicySet;
-use super::grants::{Grant, allowed_instead, needed};
-use super::match_input::{MatchInput, may_create};
+use super::builtin::{Builtin, implicit_grant};
+use super::explain::{Reasons, allowed_instead, why_not_granted};
+use super::grants::{Grant, needed};
+use super::match_input::MatchInput;
+use super::needs::Inputs;
 use super::rules::CompiledRule;
+use super::{Allowance, PolicySet, Refusal, Verdict};
 use crate::api::v1alpha1::{Action, Mode};
-use crate::decision::{Cause, Decision, Denial, Finding, Permit, Subject};
-use crate::engine::builtin::{Builtin, implicit_grant};
+use crate::decision::{Cause, Finding};
+use crate::identity::Principal;
 use crate::request::{KubeRequest, VerbSet};
 
-/// Judges a request.
-pub(super) fn decide(
-    set: &PolicySet,
-    subject: &Subject<'_>,
-    grants: &[Arc<Grant>],
-    request: &KubeRequest,
-) -> Decision {
-    let input = MatchInput::new(request);
-    let on_object = MatchInput::on_object(request);
-    let besides = on_object
-        .iter()
-        .flat_map(|on_object| set.rules.firing(subject, on_object))
-        .filter(|(rule, _)| !rule.fires(&input));
-    let mut warnings: Vec<Finding> = Vec::new();
-    let mut would_deny: Vec<Finding> = Vec::new();
-    let mut denied: Option<&CompiledRule> = None;
-    for (rule, mode) in set.rules.firing(subject, &input).chain(besides) {
-        match (rule.action, mode) {
-            (Action::Warn, _) => warnings.push(rule.finding(&set.rules.policies)),
-            (Action::Deny, Mode::Audit) => would_deny.push(rule.finding(&set.rules.policies)),
-            (Action::Deny, Mode::Enforce) => {
-                // Among several the first by name is told, so that the order of files does not show.
-                let key = |rule: &CompiledRule| {
-                    (
-                        set.rules
-                            .policies
-                            .get(rule.policy as usize)
-                            .map(|policy| policy.name.clone()),
-                        rule.name.clone(),
-                    )
-                };
-                if denied.is_none_or(|before| key(rule) < key(before)) {
-                    denied = Some(rule);
+/// The rules that fired, by what they do.
+#[derive(Default)]
+struct Fired<'s> {
+    warnings: Vec<Finding>,
+    would_deny: Vec<Finding>,
+    asks: Vec<Finding>,
+    denied: Option<&'s CompiledRule>,
+}
+
+impl PolicySet {
+    /// Judges a request.
+    pub(crate) fn evaluate(
+        &self,
+        principal: &Principal,
+        request: &KubeRequest,
+        inputs: Inputs<'_>,
+    ) -> Verdict {
+        let input = MatchInput::new(request);
+        let fired = self.fired(principal, request, &input, inputs);
+        let builtin = Builtin::ALL.into_iter().find(|builtin| {
+            builtin.fires(request, &self.own_namespace) && !self.is_excepted(principal, *builtin)
+        });
+        if let Some(builtin) = builtin {
+            let reasons = Reasons {
+                cause: Cause::Builtin,
+                policy: Some("builtin".to_owned()),
+                rule: Some(builtin.name().to_owned()),
+                by: format!(" ({})", builtin.name()),
+                why: builtin.message(),
+                allowed: String::new(),
+            };
+            return Verdict::Refuse(reasons.refusal(principal, request, fired.would_deny));
+        }
+        let grants = self.grants_of(principal.name());
+        if let Some(rule) = fired.denied {
+            let refusal = self.refused_by(rule, principal, request, &input, fired.would_deny);
+            return Verdict::Refuse(refusal);
+        }
+        let Some((grant, rule)) = granted(grants, request) else {
+            let reasons = Reasons {
+                cause: Cause::NoGrant,
+                policy: None,
+                rule: None,
+                by: String::new(),
+                why: why_not_granted(grants, request),
+                allowed: allowed_instead(grants, request, VerbSet::default()),
+            };
+            return Verdict::Refuse(reasons.refusal(principal, request, fired.would_deny));
+        };
+        let allowance = Allowance {
+            impersonate: grant.shared_impersonate(),
+            grant: grant.shared_name(),
+            rule,
+            warnings: fired.warnings,
+            would_deny: fired.would_deny,
+        };
+        if fired.asks.is_empty() {
+            Verdict::Allow(allowance)
+        } else {
+            Verdict::Ask(allowance, fired.asks)
+        }
+    }
+
+    /// Every rule that fires on a request, or on what the request does to its object.
+    fn fired<'s>(
+        &'s self,
+        principal: &Principal,
+        request: &KubeRequest,
+        input: &MatchInput<'_>,
+        inputs: Inputs<'_>,
+    ) -> Fired<'s> {
+        let on_object = MatchInput::on_object(request);
+        let besides = on_object
+            .iter()
+            .flat_map(|on_object| self.rules.firing(principal, on_object))
+            .filter(|(rule, _)| !rule.fires(input));
+        let mut fired = Fired::default();
+        let firing = self.rules.firing(principal, input).chain(besides);
+        for (rule, mode) in firing.filter(|(rule, _)| rule.holds(inputs)) {
+            let finding = || rule.finding(&self.rules.policies);
+            match (rule.action, mode) {
+                (Action::Warn, _) => fired.warnings.push(finding()),
+                (Action::Deny | Action::RequireApproval, Mode::Audit) => fired.would_deny.push(finding()),
+                (Action::RequireApproval, Mode::Enforce) => fired.asks.push(finding()),
+                (Action::Deny, Mode::Enforce) => {
+                    // Among several the first by name is told, so that the order of files does not show.
+                    if fired
+                        .denied
+                        .is_none_or(|before| self.rules.name_of(rule) < self.rules.name_of(before))
+                    {
+                        fired.denied = Some(rule);
+                    }
                 }
             }
         }
+        let by_name = |a: &Finding, b: &Finding| (&a.policy, &a.rule).cmp(&(&b.policy, &b.rule));
+        for findings in [&mut fired.warnings, &mut fired.would_deny, &mut fired.asks] {
+            findings.sort_by(by_name);
+        }
+        fired
     }
-    let by_name = |a: &Finding, b: &Finding| (&a.policy, &a.rule).cmp(&(&b.policy, &b.rule));
-    warnings.sort_by(by_name);
-    would_deny.sort_by(by_name);
 
-    let builtin = Builtin::ALL
-        .into_iter()
-        .find(|builtin| builtin.fires(request, &set.own_namespace) && !is_excepted(set, subject, *builtin));
-    if let Some(builtin) = builtin {
-        let refused = Refused {
-            cause: Cause::Builtin,
-            policy: Some("builtin".to_owned()),
-            rule: Some(builtin.name().to_owned()),
-            by: format!(" ({})", builtin.name()),
-            why: builtin.message(),
-            allowed: String::new(),
-        };
-        return refused.denial(subject, request, would_deny);
-    }
-    if let Some(rule) = denied {
-        let finding = rule.finding(&set.rules.policies);
+    /// The refusal by a Deny rule.
+    fn refused_by(
+        &self,
+        rule: &CompiledRule,
+        principal: &Principal,
+        request: &KubeRequest,
+        input: &MatchInput<'_>,
+        would_deny: Vec<Finding>,
+    ) -> Box<Refusal> {
+        let finding = rule.finding(&self.rules.policies);
         let mut refused = rule.verbs();
         if !refused.meets(input.verbs) {
             // It is about what the request does to the object: the request itself is refused with that.
             refused = refused.with(request.verb);
         }
-        let refused = Refused {
+        let grants = self.grants_of(principal.name());
+        let reasons = Reasons {
             cause: Cause::Policy,
             by: format!(" (policy {}, rule {})", finding.policy, finding.rule),
             policy: Some(finding.policy),
@@ -81,49 +142,20 @@ pub(super) fn decide(
             why: &finding.message,
             allowed: allowed_instead(grants, request, refused),
         };
-        return refused.denial(subject, request, would_deny);
+        reasons.refusal(principal, request, would_deny)
     }
-    match granted(grants, request) {
-        Some((grant, rule)) => Decision::Permit(Permit {
-            impersonate: grant.shared_impersonate(),
-            grant: grant.shared_name(),
-            rule,
-            warnings,
-            would_deny,
-        }),
-        None => {
-            let why = if grants.is_empty() {
-                "no AgentGrant names this agent"
-            } else if request.apply {
-                "no grant allows it; a server-side apply needs patch and create"
-            } else if may_create(request) {
-                "no grant allows it; an update of these can create them, and needs update and create"
-            } else {
-                "no grant allows it"
-            };
-            let refused = Refused {
-                cause: Cause::NoGrant,
-                policy: None,
-                rule: None,
-                by: String::new(),
-                why,
-                allowed: allowed_instead(grants, request, VerbSet::default()),
-            };
-            refused.denial(subject, request, would_deny)
-        }
-    }
-}
 
-/// Whether a policy about this agent makes an exception from a built-in.
-fn is_excepted(set: &PolicySet, subject: &Subject<'_>, builtin: Builtin) -> bool {
-    set.exceptions.iter().any(|exceptions| {
-        exceptions.builtins.contains(&builtin)
-            && set
-                .rules
-                .policies
-                .get(exceptions.policy as usize)
-                .is_some_and(|policy| policy.is_about(subject))
-    })
+    /// Whether a policy about this agent makes an exception from a built-in.
+    fn is_excepted(&self, principal: &Principal, builtin: Builtin) -> bool {
+        self.exceptions.iter().any(|exceptions| {
+            exceptions.builtins.contains(&builtin)
+                && self
+                    .rules
+                    .policies
+                    .get(exceptions.policy as usize)
+                    .is_some_and(|policy| policy.is_about(principal))
+        })
+    }
 }
 
 /// The grant and rule that allow a request. Where two verbs are needed, grants may give one each.
@@ -143,45 +175,4 @@ fn granted<'g>(grants: &'g [Arc<Grant>], request: &KubeRequest) -> Option<(&'g A
         }
     }
     found
-}
-
-/// A refusal before it is put in words.
-struct Refused<'a> {
-    cause: Cause,
-    policy: Option<String>,
-    rule: Option<String>,
-    by: String,
-    why: &'a str,
-    allowed: String,
-}
-
-impl Refused<'_> {
-    fn denial(self, subject: &Subject<'_>, request: &KubeRequest, would_deny: Vec<Finding>) -> Decision {
-        let mut message = format!(
-            "agent {} may not {}{}",
-            subject.identity,
-            request.words(),
-            self.by
-        );
-        if !self.why.is_empty() {
-            message.push_str(": ");
-            message.push_str(self.why);
-        }
-        if !message.ends_with(['.', '!', '?']) {
-            message.push('.');
-        }
-        if !self.allowed.is_empty() {
-            message.push_str(" Allowed instead: ");
-            message.push_str(&self.allowed);
-            message.push('.');
-        }
-        Decision::Deny(Denial {
-            cause: self.cause,
-            policy: self.policy,
-            rule: self.rule,
-            message,
-            allowed: self.allowed,
-            would_deny,
-        })
-    }
 }

@@ -2,7 +2,6 @@
 //! an odd spelling is not granted.
 
 use std::collections::HashMap;
-use std::fmt::Write as _;
 use std::sync::Arc;
 
 use super::match_input::may_create;
@@ -12,9 +11,6 @@ use crate::engine::builtin::url_matches;
 use crate::glob::Glob;
 use crate::request::{KubeRequest, Target, Verb, VerbSet};
 use crate::yaml::Spanned;
-
-/// Longest text that says what is allowed instead, in bytes.
-const MAX_ALLOWED: usize = 300;
 
 /// An AgentGrant that was read and checked.
 #[derive(Debug)]
@@ -30,13 +26,17 @@ pub struct Grant {
     paths: Vec<u32>,
 }
 
+/// One of its rules.
 #[derive(Debug)]
-struct GrantRule {
+pub(super) struct GrantRule {
     label: Arc<str>,
-    verbs: VerbSet,
+    /// The verbs it gives.
+    pub(super) verbs: VerbSet,
     groups: Vec<String>,
-    resources: Vec<String>,
-    names: Vec<String>,
+    /// On these resources.
+    pub(super) resources: Vec<String>,
+    /// Of these names, if there are any here.
+    pub(super) names: Vec<String>,
     urls: Vec<String>,
 }
 
@@ -63,11 +63,13 @@ impl GrantRule {
         }
     }
 
-    fn group_matches(&self, group: &str) -> bool {
+    /// Whether it is about an API group.
+    pub(super) fn group_matches(&self, group: &str) -> bool {
         self.groups.iter().any(|rule| rule == "*" || rule == group)
     }
 
-    fn resource_matches(&self, resource: &str, subresource: Option<&str>) -> bool {
+    /// Whether it is about a resource.
+    pub(super) fn resource_matches(&self, resource: &str, subresource: Option<&str>) -> bool {
         self.resources
             .iter()
             .any(|rule| match (rule.split_once('/'), subresource) {
@@ -146,6 +148,16 @@ impl Grant {
         self.name.clone()
     }
 
+    /// Its rules.
+    pub(super) fn rules(&self) -> &[GrantRule] {
+        &self.rules
+    }
+
+    /// The namespaces it is bound to; none for no bound.
+    pub(super) fn namespaces(&self) -> &[Glob] {
+        &self.namespaces
+    }
+
     /// Whether it reaches an identity with these groups.
     pub(super) fn reaches(&self, identity: &str, groups: &[String]) -> bool {
         self.identities.iter().any(|name| name == identity)
@@ -214,76 +226,4 @@ pub(super) fn needed(request: &KubeRequest) -> ([Verb; 2], usize) {
     } else {
         ([request.verb; 2], 1)
     }
-}
-
-/// What the grants allow on the same resource but for these verbs; where that is nothing, what they are about at all.
-pub(super) fn allowed_instead(grants: &[Arc<Grant>], request: &KubeRequest, refused: VerbSet) -> String {
-    let Target::Resource {
-        group,
-        resource,
-        subresource,
-        ..
-    } = &request.target
-    else {
-        return String::new();
-    };
-    let mut places: Vec<String> = Vec::new();
-    for grant in grants {
-        for rule in &grant.rules {
-            if !rule.group_matches(group) || !rule.resource_matches(resource, subresource.as_deref()) {
-                continue;
-            }
-            let verbs: Vec<_> = Verb::of_resources()
-                .filter(|verb| rule.verbs.has(*verb) && !refused.has(*verb))
-                .collect();
-            if verbs.is_empty() {
-                continue;
-            }
-            let verbs: Vec<_> = verbs.iter().map(|verb| verb.as_str()).collect();
-            let mut place = format!("{} {}", verbs.join(", "), request.resource_words());
-            if !rule.names.is_empty() {
-                let _ = write!(place, " named {}", rule.names.join(", "));
-            }
-            push_namespaces(&mut place, grant);
-            places.push(place);
-        }
-    }
-    if places.is_empty() {
-        for grant in grants {
-            let mut resources: Vec<&str> = grant
-                .rules
-                .iter()
-                .flat_map(|rule| rule.resources.iter().map(String::as_str))
-                .collect();
-            resources.dedup();
-            if resources.is_empty() {
-                continue;
-            }
-            let mut place = format!("requests for {}", resources.join(", "));
-            push_namespaces(&mut place, grant);
-            places.push(place);
-        }
-    }
-    places.dedup();
-    shorten(places.join("; "))
-}
-
-fn push_namespaces(place: &mut String, grant: &Grant) {
-    if !grant.namespaces.is_empty() {
-        let names: Vec<_> = grant.namespaces.iter().map(|glob| format!("{glob:?}")).collect();
-        let _ = write!(place, " in namespace {}", names.join(", "));
-    }
-}
-
-/// Cuts a text at a character's boundary and says so.
-fn shorten(mut text: String) -> String {
-    if text.len() > MAX_ALLOWED {
-        let mut end = MAX_ALLOWED - "...".len();
-        while !text.is_char_boundary(end) {
-            end -= 1;
-        }
-        text.truncate(end);
-        text.push_str("...");
-    }
-    text
 }

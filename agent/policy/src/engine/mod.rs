@@ -1,86 +1,31 @@
-//! Every identity, grant and policy, checked against each other and laid out for quick decisions.
+//! The policy engine: every identity, grant and policy, checked against each other and laid out for quick decisions.
+//!
+//! In: the documents of all files. Out: a [`PolicySet`] that says what each request needs to be judged ([`needs`]) and
+//! how it is judged ([`evaluate`]); [`crate::decision`] turns that into the permit, the ask or the denial.
 
 pub mod builtin;
 mod check;
 mod evaluate;
+mod explain;
 mod grants;
 mod index;
 mod match_input;
+mod needs;
 mod overlap;
 mod rules;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use jiff::Timestamp;
-
 use self::builtin::{Builtin, OWN_NAMESPACE};
 use crate::api::Document;
-use crate::api::v1alpha1::{AgentIdentity, AgentPolicy, PodAttest, State};
-use crate::decision::{Decision, Subject};
-use crate::request::KubeRequest;
+use crate::api::v1alpha1::AgentPolicy;
+use crate::decision::{Cause, Finding, Impersonate};
+use crate::identity::Identity;
 use crate::yaml::Diagnostic;
 
 pub use grants::Grant;
-
-/// An AgentIdentity that was read and checked.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Identity {
-    /// Its name.
-    pub name: String,
-    /// Who answers for it.
-    pub owner: String,
-    /// Its groups.
-    pub groups: Vec<String>,
-    /// Whether it may act.
-    pub state: State,
-    /// From this moment on it may not act.
-    pub expires_at: Option<Timestamp>,
-    /// By this moment someone should look at it again.
-    pub review_by: Option<Timestamp>,
-    /// The pods that are this agent.
-    pub pod: PodAttest,
-}
-
-impl Identity {
-    /// Whether it may act at `now`. Revocation outweighs suspension, and that expiry.
-    #[must_use]
-    pub fn standing(&self, now: Timestamp) -> Standing {
-        match (self.state, self.expires_at) {
-            (State::Revoked, _) => Standing::Revoked,
-            (State::Suspended, _) => Standing::Suspended,
-            (State::Active, Some(at)) if now >= at => Standing::Expired(at),
-            (State::Active, _) => Standing::Active,
-        }
-    }
-}
-
-impl From<AgentIdentity> for Identity {
-    fn from(object: AgentIdentity) -> Self {
-        Self {
-            name: object.name.value,
-            owner: object.owner,
-            groups: object.groups,
-            state: object.state,
-            expires_at: object.expires_at,
-            review_by: object.review_by,
-            pod: object.pod,
-        }
-    }
-}
-
-/// Whether an identity may act at a moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
-    /// It may.
-    Active,
-    /// Its state is Suspended.
-    Suspended,
-    /// Its state is Revoked.
-    Revoked,
-    /// It expired then.
-    Expired(Timestamp),
-}
+pub use needs::{BODY_LIMIT, BodyInput, Inputs, Needs};
 
 /// How much a policy set holds, for logs and metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -241,18 +186,40 @@ impl PolicySet {
 
     /// The grants that name an identity or one of its groups.
     #[must_use]
-    pub fn grants_of(&self, identity: &Identity) -> Vec<Arc<Grant>> {
-        self.grants_by_identity
-            .get(&identity.name)
-            .cloned()
-            .unwrap_or_default()
+    pub fn grants_of(&self, identity: &str) -> &[Arc<Grant>] {
+        self.grants_by_identity.get(identity).map_or(&[], Vec::as_slice)
     }
+}
 
-    /// Judges a request: built-in denies, then Deny rules, then grants. The order decides only which reason is given.
-    #[must_use]
-    pub fn decide(&self, subject: &Subject<'_>, grants: &[Arc<Grant>], request: &KubeRequest) -> Decision {
-        evaluate::decide(self, subject, grants, request)
-    }
+/// What the rules and grants come to, before [`crate::decision`] makes a proof of it.
+pub(crate) enum Verdict {
+    /// A grant allows the request and no rule stops it.
+    Allow(Allowance),
+    /// Likewise, but these rules want a person to approve it.
+    Ask(Allowance, Vec<Finding>),
+    /// It is refused.
+    Refuse(Box<Refusal>),
+}
+
+/// By which grant a request is allowed, and as whom.
+#[derive(Debug)]
+pub(crate) struct Allowance {
+    pub(crate) impersonate: Arc<Impersonate>,
+    pub(crate) grant: Arc<str>,
+    pub(crate) rule: Arc<str>,
+    pub(crate) warnings: Vec<Finding>,
+    pub(crate) would_deny: Vec<Finding>,
+}
+
+/// Why a request is refused; read through [`crate::Denial`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub(crate) cause: Cause,
+    pub(crate) policy: Option<String>,
+    pub(crate) rule: Option<String>,
+    pub(crate) message: String,
+    pub(crate) allowed: String,
+    pub(crate) would_deny: Vec<Finding>,
 }
 
 #[cfg(test)]

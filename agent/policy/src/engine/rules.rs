@@ -1,13 +1,17 @@
-//! Deny and Warn rules, compiled, and the policies they are of.
+//! Rules, compiled, and the policies they are of.
+//!
+//! In: AgentPolicies. Out: the rules that are about a request, each with its policy's mode.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::index::{About, Entry, Head, Index};
 use super::match_input::{Command, MatchInput, MatchTarget, Scope};
+use super::needs::{BodyInput, Inputs};
 use crate::api::v1alpha1::{Action, AgentPolicy, Match, Mode, Rule, Subjects};
-use crate::decision::{Finding, Subject};
+use crate::decision::Finding;
 use crate::glob::Glob;
+use crate::identity::Principal;
 use crate::request::{Verb, VerbSet};
 use crate::yaml::Spanned;
 
@@ -25,6 +29,8 @@ pub(super) struct CompiledRule {
     pub(super) action: Action,
     /// Its message.
     pub(super) message: Arc<str>,
+    /// What must hold besides the match.
+    pub(super) condition: Option<Condition>,
     verbs: VerbSet,
     groups: Globs,
     resources: Option<Box<[ResourceGlob]>>,
@@ -33,6 +39,27 @@ pub(super) struct CompiledRule {
     urls: Globs,
     commands: Globs,
     except_commands: Globs,
+}
+
+/// What must hold of a request's body. Files have none yet: expressions (`when`) will be compiled into these.
+#[derive(Debug)]
+pub(super) enum Condition {
+    /// The body has these bytes somewhere.
+    #[cfg(test)]
+    BodyHas(&'static [u8]),
+}
+
+impl Condition {
+    #[cfg_attr(
+        not(test),
+        expect(unused_variables, reason = "there is no condition in files yet")
+    )]
+    fn holds(&self, body: &[u8]) -> bool {
+        match *self {
+            #[cfg(test)]
+            Self::BodyHas(text) => body.windows(text.len()).any(|window| window == text),
+        }
+    }
 }
 
 /// A resource pattern. `*` alone is every resource and subresource, as in RBAC.
@@ -92,22 +119,22 @@ impl CompiledPolicy {
     }
 
     /// Whether an agent is one of those the policy is about.
-    pub(super) fn is_about(&self, subject: &Subject<'_>) -> bool {
+    pub(super) fn is_about(&self, principal: &Principal) -> bool {
         let Some(subjects) = &self.subjects else {
             return true;
         };
         subjects
             .identities
             .iter()
-            .any(|glob| glob.matches(subject.identity))
+            .any(|glob| glob.matches(principal.name()))
             || subjects
                 .groups
                 .iter()
-                .any(|glob| subject.groups.iter().any(|group| glob.matches(group)))
+                .any(|glob| principal.groups().iter().any(|group| glob.matches(group)))
             || subjects
                 .namespaces
                 .iter()
-                .any(|glob| glob.matches(subject.namespace))
+                .any(|glob| glob.matches(principal.namespace()))
     }
 }
 
@@ -175,6 +202,7 @@ impl CompiledRule {
             name: rule.name.value.as_str().into(),
             action: rule.action,
             message: rule.message.as_str().into(),
+            condition: None,
             verbs: verbs(matches.verbs.as_deref()),
             groups: matches.api_groups.as_deref().map(|list| globs(list, group)),
             resources: matches
@@ -226,6 +254,15 @@ impl CompiledRule {
                     && in_scope(&self.names, name)
                     && self.runs(command.as_ref())
             }
+        }
+    }
+
+    /// Whether the condition of a rule that fires holds. It counts as holding where the body was not read or is too
+    /// large to be.
+    pub(super) fn holds(&self, inputs: Inputs<'_>) -> bool {
+        match (&self.condition, inputs.body) {
+            (None, _) | (Some(_), BodyInput::Unread | BodyInput::TooLarge) => true,
+            (Some(condition), BodyInput::Whole(body)) => condition.holds(body),
         }
     }
 
@@ -326,6 +363,8 @@ pub(super) struct RuleSet {
     pub(super) policies: Vec<CompiledPolicy>,
     /// Their rules.
     pub(super) rules: Vec<CompiledRule>,
+    /// Whether any rule has a condition, so that most sets are done with one look.
+    conditions: bool,
     by_identity: HashMap<Box<str>, Index>,
     shared: Index,
 }
@@ -351,24 +390,44 @@ impl RuleSet {
                 }
                 None => self.shared.add(entry, &about),
             }
+            self.conditions |= rule.condition.is_some();
             self.rules.push(rule);
         }
     }
 
-    /// The rules that fire, each with its policy's mode.
-    pub(super) fn firing<'a>(
-        &'a self,
-        subject: &'a Subject<'a>,
-        input: &'a MatchInput<'a>,
-    ) -> impl Iterator<Item = (&'a CompiledRule, Mode)> {
-        let own = self.by_identity.get(subject.identity);
+    /// Whether any rule looks into bodies.
+    pub(super) fn needs_body(&self) -> bool {
+        self.conditions
+    }
+
+    /// Policy and name, by which rules are told in order.
+    pub(super) fn name_of<'a>(&'a self, rule: &'a CompiledRule) -> (Option<&'a str>, &'a str) {
+        let policy = self.policies.get(rule.policy as usize);
+        (policy.map(|policy| &*policy.name), &*rule.name)
+    }
+
+    /// Gives a rule a condition, as no file can yet.
+    #[cfg(test)]
+    pub(super) fn set_condition(&mut self, rule: &str, condition: Condition) {
+        let found = self.rules.iter_mut().find(|compiled| &*compiled.name == rule);
+        found.expect("a rule").condition = Some(condition);
+        self.conditions = true;
+    }
+
+    /// The rules that are about a request, each with its policy's mode. A condition is not looked at.
+    pub(super) fn firing<'s, 'q>(
+        &'s self,
+        principal: &'q Principal,
+        input: &'q MatchInput<'q>,
+    ) -> impl Iterator<Item = (&'s CompiledRule, Mode)> + use<'s, 'q> {
+        let own = self.by_identity.get(principal.name());
         own.into_iter()
             .chain(std::iter::once(&self.shared))
             .flat_map(|index| index.candidates(input))
             .filter_map(|number| {
                 let rule = self.rules.get(number as usize)?;
                 let policy = self.policies.get(rule.policy as usize)?;
-                (rule.fires(input) && policy.is_about(subject)).then_some((rule, policy.mode))
+                (rule.fires(input) && policy.is_about(principal)).then_some((rule, policy.mode))
             })
     }
 }

@@ -1,14 +1,16 @@
 //! The one canonical reading of an HTTP request: what the API server will take it for, or a refusal.
 //!
-//! In: method, URI and headers. Out: a [`KubeRequest`] that policy, audit and upstream all share, or a [`ReadError`],
-//! which the client sees as 400. Whatever two parsers could read differently is refused instead of guessed.
+//! In: a request's head. Out: a [`CanonicalRequest`], whose [`KubeRequest`] policy, audit and upstream all share, or a
+//! [`ReadError`], which the client sees as 400. Whatever two parsers could read differently is refused instead of guessed.
 
 mod error;
+mod head;
 mod path;
 mod query;
 mod read;
 
 pub use error::ReadError;
+pub use head::CanonicalRequest;
 
 pub use crate::kubernetes::verbs::Verb;
 pub(crate) use crate::kubernetes::verbs::VerbSet;

@@ -177,6 +177,8 @@ pub struct Rule {
 pub enum Action {
     /// Refuse.
     Deny,
+    /// Hold until a person approves; no file can say so yet.
+    RequireApproval,
     /// Let pass with a `Warning` header.
     Warn,
 }

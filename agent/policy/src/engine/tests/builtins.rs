@@ -39,11 +39,11 @@ fn builtin_denies_hold_unless_excepted_by_name() {
         let except = |who: &str| policy("l", &format!("subjects: {{{who}}}\n  exceptions: [{builtin}]"));
         let denial = denied(&plain, line);
         assert_eq!(
-            (denial.cause, denial.rule.as_deref()),
+            (denial.cause(), denial.rule()),
             (Cause::Builtin, Some(builtin)),
             "{line}"
         );
-        assert!(denial.message.contains(builtin), "{}", denial.message);
+        assert!(denial.message().contains(builtin), "{}", denial.message());
         assert!(
             passes(&compile(&[&grant(ALL), &except("groups: [agents]")]), line),
             "{line}"
@@ -94,12 +94,12 @@ fn an_exception_gives_nothing_that_is_not_granted_and_undoes_no_rule() {
         &exception,
     ]);
     assert_eq!(
-        denied(&set, "GET /api/v1/namespaces/n/pods/x/proxy").cause,
+        denied(&set, "GET /api/v1/namespaces/n/pods/x/proxy").cause(),
         Cause::NoGrant
     );
     let set = compile(&[&grant(ALL), &exception, &deny("resources: [pods/proxy]")]);
     assert_eq!(
-        denied(&set, "GET /api/v1/namespaces/n/pods/x/proxy").cause,
+        denied(&set, "GET /api/v1/namespaces/n/pods/x/proxy").cause(),
         Cause::Policy
     );
 }
@@ -130,7 +130,7 @@ fn everything_that_deploy_installs_is_out_of_agents_reach() {
             namespace => format!("namespaces/{namespace}/"),
         };
         let line = format!("DELETE /apis/{version}/{scope}{resource}/{name}");
-        assert_eq!(denied(&plain, &line).cause, Cause::Builtin, "{line}");
+        assert_eq!(denied(&plain, &line).cause(), Cause::Builtin, "{line}");
         seen += 1;
     }
     assert!(seen >= 6, "{seen} objects in deploy/");

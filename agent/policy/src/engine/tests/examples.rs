@@ -29,7 +29,8 @@ fn the_examples_hold() {
             permit.warnings().len(),
             permit.would_deny().len()
         ),
-        Decision::Deny(denial) => denial.rule.unwrap_or_else(|| denial.cause.as_str().to_owned()),
+        Decision::Ask(_) => "asked".to_owned(),
+        Decision::Deny(denial) => denial.rule().unwrap_or(denial.cause().code()).to_owned(),
     };
     for (who, line, expected) in [
         ("triage", "GET /api/v1/namespaces/x/pods", "0 warned, 0 noted"),

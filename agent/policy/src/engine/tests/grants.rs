@@ -98,8 +98,8 @@ fn a_grants_namespaces_bound_its_rules() {
     }
     let denial = denied(&set, "GET /api/v1/namespaces/prod/pods");
     assert!(
-        denial.message.contains("pods in namespace team-*"),
+        denial.message().contains("pods in namespace team-*"),
         "{}",
-        denial.message
+        denial.message()
     );
 }

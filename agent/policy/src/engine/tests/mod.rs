@@ -1,17 +1,21 @@
 //! Decisions on requests as clients send them, by files as people write them.
 
 mod builtins;
+mod decisions;
 mod examples;
 mod grants;
 mod rules;
 
 use std::collections::BTreeMap;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use jiff::Timestamp;
 
 use super::*;
 use crate::api::read_documents;
-use crate::decision::{Cause, Denial, Permit};
+use crate::api::v1alpha1::{Action, State};
+use crate::decision::{Ask, Cause, Decision, Denial, Permit};
+use crate::identity::{Principal, Standing};
+use crate::request::{CanonicalRequest, KubeRequest};
 
 const BASE: &str = r#"
 apiVersion: picket.dev/v1alpha1
@@ -67,46 +71,50 @@ fn compile(parts: &[&str]) -> PolicySet {
 }
 
 /// `METHOD TARGET [NAME:VALUE]...`
-fn request(line: &str) -> KubeRequest {
+fn canonical(line: &str) -> CanonicalRequest {
     let mut words = line.split(' ');
     let (method, target) = (words.next().expect("a method"), words.next().expect("a target"));
-    let mut headers = HeaderMap::new();
+    let mut request = http::Request::builder().method(method).uri(target);
     for header in words {
         let (name, value) = header.split_once(':').expect("a header");
-        let name = HeaderName::from_bytes(name.as_bytes()).expect("a name");
-        headers.insert(name, HeaderValue::from_str(value).expect("a value"));
+        request = request.header(name, value);
     }
-    let method = Method::from_bytes(method.as_bytes()).expect("a method");
-    KubeRequest::read(&method, &target.parse().expect("a target"), &headers)
-        .unwrap_or_else(|e| panic!("{line}: {e}"))
+    let (head, ()) = request.body(()).expect("a request").into_parts();
+    CanonicalRequest::read(head).unwrap_or_else(|e| panic!("{line}: {e}"))
 }
 
-fn decide_as(set: &PolicySet, name: &str, line: &str) -> Decision {
+fn request(line: &str) -> KubeRequest {
+    KubeRequest::clone(canonical(line).kube())
+}
+
+/// The agent of that name in its pod.
+fn principal(set: &PolicySet, name: &str) -> Arc<Principal> {
     let identity = set
         .identities()
         .iter()
         .find(|identity| identity.name == name)
         .expect("an identity");
-    let grants = set.grants_of(identity);
-    let subject = Subject {
-        identity: name,
-        groups: &identity.groups,
-        namespace: &identity.pod.namespace,
-    };
-    set.decide(&subject, &grants, &request(line))
+    let namespace = &identity.pod.namespace;
+    let principal = Principal::new(Arc::clone(identity), namespace, "p", "pod", Timestamp::UNIX_EPOCH);
+    Arc::new(principal.expect("an active identity"))
+}
+
+fn decide_as(set: &PolicySet, name: &str, line: &str) -> Decision {
+    set.decide(principal(set, name), canonical(line), Inputs::default())
 }
 
 fn permitted(set: &PolicySet, line: &str) -> Permit {
     match decide_as(set, "fixer", line) {
         Decision::Permit(permit) => permit,
-        Decision::Deny(denial) => panic!("{line}: {}", denial.message),
+        Decision::Ask(ask) => panic!("{line}: asks by {:?}", ask.rules()),
+        Decision::Deny(denial) => panic!("{line}: {}", denial.message()),
     }
 }
 
 fn denied(set: &PolicySet, line: &str) -> Denial {
     match decide_as(set, "fixer", line) {
         Decision::Deny(denial) => denial,
-        Decision::Permit(_) => panic!("{line} was let through"),
+        other => panic!("{line} was not refused: {other:?}"),
     }
 }
 
@@ -159,7 +167,7 @@ fn audit_notes_and_warn_warns_and_neither_refuses() {
     ]);
     assert_eq!(permitted(&narrow, "GET /version").rule(), "builtin/discovery");
     let denial = denied(&narrow, "GET /api/v1/pods");
-    assert_eq!((denial.cause, denial.would_deny.len()), (Cause::NoGrant, 1));
+    assert_eq!((denial.cause(), denial.would_deny().len()), (Cause::NoGrant, 1));
 }
 
 #[test]
@@ -175,7 +183,7 @@ fn the_order_of_files_and_rules_never_shows() {
     let there = denied(&compile(&[&grant(ALL), &first, &second]), "GET /api/v1/pods");
     let back = denied(&compile(&[&second, &first, &grant(ALL)]), "GET /api/v1/pods");
     assert_eq!(there, back);
-    assert_eq!(there.policy.as_deref(), Some("a"));
+    assert_eq!(there.policy(), Some("a"));
 }
 
 #[test]
@@ -183,18 +191,18 @@ fn refusals_say_who_what_why_and_what_else() {
     let rules = "[{verbs: [get, list, delete], apiGroups: [''], resources: [namespaces, pods]}]";
     let set = compile(&[&grant(rules), &deny("verbs: [delete], resources: [namespaces]")]);
     assert_eq!(
-        denied(&set, "DELETE /api/v1/namespaces/x").message,
+        denied(&set, "DELETE /api/v1/namespaces/x").message(),
         "agent fixer may not delete namespaces \"x\" (policy p, rule r): Not so. Allowed instead: get, list namespaces."
     );
     assert_eq!(
-        denied(&set, "GET /api/v1/namespaces/x/secrets/y").message,
+        denied(&set, "GET /api/v1/namespaces/x/secrets/y").message(),
         "agent fixer may not get secrets \"y\" in namespace \"x\": no grant allows it. Allowed instead: requests for \
          namespaces, pods."
     );
     let denial = denied(&set, "PUT /apis/apps/v1/namespaces/x/deployments/y/scale");
     assert!(
         denial
-            .message
+            .message()
             .starts_with("agent fixer may not update deployments/scale.apps \"y\" in namespace \"x\": ")
     );
 
@@ -202,10 +210,10 @@ fn refusals_say_who_what_why_and_what_else() {
         panic!("let through")
     };
     assert_eq!(
-        denial.message,
+        denial.message(),
         "agent other may not get /api: no AgentGrant names this agent."
     );
-    assert_eq!(denial.cause, Cause::NoGrant);
+    assert_eq!(denial.cause(), Cause::NoGrant);
 
     let many: Vec<_> = (0..200)
         .map(|number| format!("resource-number-{number}"))
@@ -216,9 +224,9 @@ fn refusals_say_who_what_why_and_what_else() {
     );
     let denial = denied(&compile(&[&grant(&many)]), "GET /api/v1/pods");
     assert!(
-        denial.allowed.len() <= 300 && denial.allowed.ends_with("..."),
+        denial.allowed().len() <= 300 && denial.allowed().ends_with("..."),
         "{}",
-        denial.allowed
+        denial.allowed()
     );
 }
 

@@ -120,11 +120,8 @@ fn rules_match_what_has_their_effect_and_nothing_else() {
         assert_eq!(!passes(&set, line), fires, "{matches} on {line}");
         if fires {
             let denial = denied(&set, line);
-            assert_eq!(
-                (denial.cause, denial.policy.as_deref()),
-                (Cause::Policy, Some("p"))
-            );
-            assert_eq!(denial.rule.as_deref(), Some("r"));
+            assert_eq!((denial.cause(), denial.policy()), (Cause::Policy, Some("p")));
+            assert_eq!(denial.rule(), Some("r"));
         }
     }
 }
@@ -151,7 +148,7 @@ fn a_rule_that_an_eviction_meets_twice_is_told_once_and_nothing_refused_is_offer
         &compile(&[&grant(rules), &deny("verbs: [delete], resources: [pods]")]),
         line,
     );
-    assert!(!denial.allowed.contains("create"), "{}", denial.allowed);
+    assert!(!denial.allowed().contains("create"), "{}", denial.allowed());
 }
 
 #[test]

@@ -2,6 +2,9 @@
 
 use http::HeaderValue;
 
+use http::HeaderName;
+
+use super::super::error::MAX_HEAD;
 use super::*;
 
 fn try_read(method: &str, target: &str) -> Result<KubeRequest, ReadError> {

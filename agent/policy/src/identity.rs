@@ -1,0 +1,137 @@
+//! Agents: an identity as it was read and checked, and the principal that a request comes from.
+//!
+//! In: an AgentIdentity, the pod that was attested as it, the time. Out: a [`Principal`], or why it may not act now.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use crate::api::v1alpha1::{AgentIdentity, PodAttest, State};
+
+/// An AgentIdentity that was read and checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// Its name.
+    pub name: String,
+    /// Who answers for it.
+    pub owner: String,
+    /// Its groups.
+    pub groups: Vec<String>,
+    /// Whether it may act.
+    pub state: State,
+    /// From this moment on it may not act.
+    pub expires_at: Option<Timestamp>,
+    /// By this moment someone should look at it again.
+    pub review_by: Option<Timestamp>,
+    /// The pods that are this agent.
+    pub pod: PodAttest,
+}
+
+impl Identity {
+    /// Whether it may act at `now`. Revocation outweighs suspension, and that expiry.
+    #[must_use]
+    pub fn standing(&self, now: Timestamp) -> Standing {
+        match (self.state, self.expires_at) {
+            (State::Revoked, _) => Standing::Revoked,
+            (State::Suspended, _) => Standing::Suspended,
+            (State::Active, Some(at)) if now >= at => Standing::Expired(at),
+            (State::Active, _) => Standing::Active,
+        }
+    }
+}
+
+impl From<AgentIdentity> for Identity {
+    fn from(object: AgentIdentity) -> Self {
+        Self {
+            name: object.name.value,
+            owner: object.owner,
+            groups: object.groups,
+            state: object.state,
+            expires_at: object.expires_at,
+            review_by: object.review_by,
+            pod: object.pod,
+        }
+    }
+}
+
+/// Whether an identity may act at a moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// It may.
+    Active,
+    /// Its state is Suspended.
+    Suspended,
+    /// Its state is Revoked.
+    Revoked,
+    /// It expired then.
+    Expired(Timestamp),
+}
+
+/// The agent that a request comes from: an identity that was active when the principal was made, in one pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Principal {
+    identity: Arc<Identity>,
+    namespace: String,
+    pod: String,
+    attestation: &'static str,
+}
+
+impl Principal {
+    /// The principal of an identity in a pod; `attestation` says how the identity was proven.
+    ///
+    /// # Errors
+    /// The identity's standing, where the identity may not act at `now`.
+    pub fn new(
+        identity: Arc<Identity>,
+        namespace: &str,
+        pod: &str,
+        attestation: &'static str,
+        now: Timestamp,
+    ) -> Result<Self, Standing> {
+        match identity.standing(now) {
+            Standing::Active => Ok(Self {
+                identity,
+                namespace: namespace.to_owned(),
+                pod: pod.to_owned(),
+                attestation,
+            }),
+            standing => Err(standing),
+        }
+    }
+
+    /// The AgentIdentity.
+    #[must_use]
+    pub fn identity(&self) -> &Arc<Identity> {
+        &self.identity
+    }
+
+    /// The AgentIdentity's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.identity.name
+    }
+
+    /// The groups that the AgentIdentity names.
+    #[must_use]
+    pub fn groups(&self) -> &[String] {
+        &self.identity.groups
+    }
+
+    /// The namespace that the agent's pod runs in.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// The agent's pod.
+    #[must_use]
+    pub fn pod(&self) -> &str {
+        &self.pod
+    }
+
+    /// How the identity was proven, such as `pod`.
+    #[must_use]
+    pub fn attestation(&self) -> &'static str {
+        self.attestation
+    }
+}

@@ -1,0 +1,163 @@
+//! The head of a request: what must be clear in it before anything is read from it, and the head kept with its reading.
+//!
+//! In: request target and headers. Out: a [`CanonicalRequest`], or a refusal of whatever two parsers take differently.
+
+use std::sync::Arc;
+
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING, UPGRADE};
+use http::{HeaderMap, HeaderName, Uri, request};
+
+use super::KubeRequest;
+use super::error::{MAX_HEAD, ReadError};
+
+/// Headers by which some frameworks let a client replace the method.
+const METHOD_OVERRIDES: [&[u8]; 3] = [b"x-http-method-override", b"x-http-method", b"x-method-override"];
+
+/// The head of a request and its one reading. Both come from one read and never part, so that what is judged is what is
+/// sent.
+#[derive(Debug)]
+pub struct CanonicalRequest {
+    kube: Arc<KubeRequest>,
+    head: request::Parts,
+}
+
+impl CanonicalRequest {
+    /// Reads a head and keeps it.
+    ///
+    /// # Errors
+    /// As [`KubeRequest::read`].
+    pub fn read(head: request::Parts) -> Result<Self, ReadError> {
+        let kube = Arc::new(KubeRequest::read(&head.method, &head.uri, &head.headers)?);
+        Ok(Self { kube, head })
+    }
+
+    /// The reading.
+    #[must_use]
+    pub fn kube(&self) -> &Arc<KubeRequest> {
+        &self.kube
+    }
+
+    /// The head.
+    #[must_use]
+    pub fn head(&self) -> &request::Parts {
+        &self.head
+    }
+
+    /// Gives the head out; a permit does so, and nothing else.
+    pub(crate) fn into_head(self) -> request::Parts {
+        self.head
+    }
+}
+
+/// Refuses a head that could be taken differently.
+pub(super) fn check(uri: &Uri, headers: &HeaderMap) -> Result<(), ReadError> {
+    check_size(uri, headers)?;
+    check_authority(uri, headers)?;
+    check_framing(headers)
+}
+
+/// Refuses a request target that names another host than the Host header, or hides one before an `@`.
+fn check_authority(uri: &Uri, headers: &HeaderMap) -> Result<(), ReadError> {
+    let mut hosts = headers.get_all(HOST).iter();
+    let host = hosts.next();
+    if hosts.next().is_some() {
+        return Err(ReadError::Headers("there is more than one Host"));
+    }
+    if uri.path_and_query().is_none() {
+        return Err(ReadError::Path("the request target has none"));
+    }
+    let Some(authority) = uri.authority() else {
+        return Ok(());
+    };
+    if authority.as_str().contains('@') {
+        return Err(ReadError::Headers("the authority has user information"));
+    }
+    match host {
+        Some(host)
+            if !host
+                .as_bytes()
+                .eq_ignore_ascii_case(authority.as_str().as_bytes()) =>
+        {
+            Err(ReadError::Headers(
+                "Host and the request target's authority differ",
+            ))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Refuses a head that is longer than [`MAX_HEAD`].
+fn check_size(uri: &Uri, headers: &HeaderMap) -> Result<(), ReadError> {
+    let target = uri.path_and_query().map_or(0, |path| path.as_str().len())
+        + uri.authority().map_or(0, |authority| authority.as_str().len());
+    let fields: usize = headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len())
+        .sum();
+    if target + fields > MAX_HEAD {
+        return Err(ReadError::Head);
+    }
+    Ok(())
+}
+
+/// Whether a header is this one for a server that, as CGI (RFC 3875, 4.1.18) does, takes an underscore for a dash.
+/// `HeaderName` is in lower case already.
+fn same_header(name: &HeaderName, other: &[u8]) -> bool {
+    let name = name.as_str().as_bytes();
+    let dashed = |byte: &u8| if *byte == b'_' { b'-' } else { *byte };
+    name.len() == other.len() && name.iter().map(dashed).eq(other.iter().copied())
+}
+
+/// Refuses the doubles that request smuggling lives on.
+fn check_framing(headers: &HeaderMap) -> Result<(), ReadError> {
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    let length = lengths.next();
+    if lengths.next().is_some() {
+        return Err(ReadError::Headers("there is more than one Content-Length"));
+    }
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let coding = codings.next();
+    if codings.next().is_some() {
+        return Err(ReadError::Headers("there is more than one Transfer-Encoding"));
+    }
+    if coding.is_some() && length.is_some() {
+        return Err(ReadError::Headers(
+            "there are both Content-Length and Transfer-Encoding",
+        ));
+    }
+    // The API server does not heed these, and nothing behind it should.
+    if headers
+        .keys()
+        .any(|name| METHOD_OVERRIDES.iter().any(|other| same_header(name, other)))
+    {
+        return Err(ReadError::Headers("a header asks to override the method"));
+    }
+    Ok(())
+}
+
+/// Whether the body is an apply configuration (`application/apply-patch+yaml` or `+cbor`). Any value that could be
+/// taken for one counts.
+pub(super) fn asks_apply(headers: &HeaderMap) -> bool {
+    headers.get_all(CONTENT_TYPE).iter().any(|value| {
+        value
+            .as_bytes()
+            .to_ascii_lowercase()
+            .windows(11)
+            .any(|window| window == b"apply-patch")
+    })
+}
+
+/// Whether a switch of protocols is asked for: `Upgrade` together with `Connection: upgrade` (RFC 9110, 7.8).
+pub(super) fn asks_upgrade(headers: &HeaderMap) -> Result<bool, ReadError> {
+    let mut upgrades = headers.get_all(UPGRADE).iter();
+    let upgrade = upgrades.next();
+    if upgrades.next().is_some() || upgrade.is_some_and(|value| value.as_bytes().contains(&b',')) {
+        return Err(ReadError::Headers("there is more than one Upgrade"));
+    }
+    let connection = headers
+        .get_all(CONNECTION)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        .any(|token| token.trim_ascii().eq_ignore_ascii_case(b"upgrade"));
+    Ok(upgrade.is_some() && connection)
+}
