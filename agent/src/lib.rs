@@ -79,6 +79,8 @@ pub mod store;
 
 pub mod identity;
 
+pub mod approval;
+
 pub mod upstream;
 
 pub mod audit;

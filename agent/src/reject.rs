@@ -11,6 +11,7 @@ use http_body_util::Full;
 use picket_policy::{Denial, KubeRequest, ReadError, Target};
 use serde::Serialize;
 
+use crate::approval::ApprovalError;
 use crate::audit::AuditError;
 use crate::identity::IdentityError;
 use crate::upstream::SendError;
@@ -38,7 +39,10 @@ pub enum Rejection {
     Left(String),
     /// Grants or policies refuse it.
     #[error("{}", denial_message(.0))]
-    Denied(Box<Denial>),
+    Denied(Denial),
+    /// A person must approve it, and nobody did.
+    #[error("{0}")]
+    Approval(ApprovalError),
     /// It must be on record first and cannot be.
     #[error("Picket cannot record the request, so it was not carried out: {0}")]
     Audit(#[from] AuditError),
@@ -95,9 +99,10 @@ impl Rejection {
         match self {
             Rejection::Unreadable(_) => "unreadable",
             Rejection::Upgrade(_) => "unknown_upgrade",
-            Rejection::Identity(error) => error.as_str(),
+            Rejection::Identity(error) => error.code(),
             Rejection::Left(_) => "pod_left",
-            Rejection::Denied(denial) => denial.cause.as_str(),
+            Rejection::Denied(denial) => denial.cause().code(),
+            Rejection::Approval(error) => error.code(),
             Rejection::Audit(_) => "audit",
             Rejection::Upstream(SendError::Unreachable(_)) => "upstream_unreachable",
             Rejection::Upstream(SendError::Exhausted) => "upstream_exhausted",
@@ -119,6 +124,7 @@ impl Rejection {
             Rejection::Identity(_)
                 | Rejection::Left(_)
                 | Rejection::Denied(_)
+                | Rejection::Approval(_)
                 | Rejection::IdentityChanged { .. }
                 | Rejection::UserChanged { .. }
         )
@@ -142,6 +148,7 @@ impl Rejection {
             }
             Rejection::Identity(_)
             | Rejection::Denied(_)
+            | Rejection::Approval(_)
             | Rejection::IdentityChanged { .. }
             | Rejection::UserChanged { .. }
             | Rejection::Killed(_) => class(StatusCode::FORBIDDEN, "Forbidden", false),
@@ -231,10 +238,7 @@ pub(crate) fn warning_value(text: &str) -> HeaderValue {
 }
 
 fn denial_message(denial: &Denial) -> String {
-    if denial.allowed.is_empty() || denial.message.contains(&denial.allowed) {
-        return denial.message.clone();
-    }
-    format!("{}; {}", denial.message.trim_end_matches('.'), denial.allowed)
+    denial.message().to_owned()
 }
 
 fn upstream_message(error: &SendError) -> String {
@@ -327,10 +331,44 @@ fn is_zero(number: &u32) -> bool {
 #[cfg(test)]
 mod tests {
     use http_body_util::BodyExt as _;
-    use picket_policy::Cause;
+    use picket_policy::{CanonicalRequest, Decision, Inputs, PolicySet};
     use serde_json::{Value, json};
 
     use super::*;
+
+    const OBJECTS: &str = "
+apiVersion: picket.dev/v1alpha1
+kind: AgentIdentity
+metadata: {name: triage}
+spec: {owner: o, attest: {pod: {namespace: n, serviceAccount: s}}}
+---
+apiVersion: picket.dev/v1alpha1
+kind: AgentGrant
+metadata: {name: g}
+spec:
+  to: {identities: [triage]}
+  upstream: {impersonate: {user: u}}
+  rules: [{verbs: [get, delete], apiGroups: [''], resources: [namespaces]}]
+---
+apiVersion: picket.dev/v1alpha1
+kind: AgentPolicy
+metadata: {name: guard}
+spec:
+  rules: [{name: keep-namespaces, action: Deny, message: Ask SRE., match: {verbs: [delete]}}]
+";
+
+    /// The refusal of a DELETE.
+    fn denial(path: &str) -> Denial {
+        let documents = picket_policy::read_documents("f.yaml", OBJECTS).unwrap();
+        let policies = PolicySet::compile(documents).unwrap();
+        let request = http::Request::delete(path).body(()).unwrap();
+        let request = CanonicalRequest::read(request.into_parts().0).unwrap();
+        let principal = crate::identity::testing::principal("triage", "n", "p").into();
+        match policies.decide(principal, request, Inputs::default()) {
+            Decision::Deny(denial) => denial,
+            other => panic!("{other:?}"),
+        }
+    }
 
     async fn shown(rejection: &Rejection, path: &'static str) -> (http::response::Parts, Value) {
         let uri = http::Uri::from_static(path);
@@ -344,17 +382,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_denial_is_the_status_kubectl_knows() {
-        let denial = Denial {
-            cause: Cause::Policy,
-            policy: Some("guard".into()),
-            rule: Some("keep-namespaces".into()),
-            message:
-                "agent triage cannot delete namespaces \"x\": policy guard, rule keep-namespaces: ask SRE"
-                    .into(),
-            allowed: "it may get namespaces".into(),
-            would_deny: Vec::new(),
-        };
-        let rejection = Rejection::Denied(Box::new(denial));
+        let rejection = Rejection::Denied(denial("/api/v1/namespaces/x"));
         let (head, status) = shown(&rejection, "/api/v1/namespaces/x").await;
         assert_eq!((head.status.as_u16(), rejection.label()), (403, "policy"));
         assert_eq!(head.headers["content-type"], "application/json");
@@ -363,8 +391,8 @@ mod tests {
             status,
             json!({
                 "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "reason": "Forbidden",
-                "message": "agent triage cannot delete namespaces \"x\": policy guard, rule keep-namespaces: ask SRE; \
-                            it may get namespaces",
+                "message": "agent triage may not delete namespaces \"x\" (policy guard, rule keep-namespaces): Ask SRE. \
+                            Allowed instead: get namespaces.",
                 "details": {"name": "x", "kind": "namespaces"}, "code": 403,
             })
         );

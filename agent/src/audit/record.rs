@@ -101,6 +101,32 @@ impl Record {
         });
     }
 
+    /// The request waits for a person, as `policy` and `rule` want it. That is on disk when this returns, and the record
+    /// stays open for the decision.
+    ///
+    /// # Errors
+    /// When it cannot be written: the request must be refused.
+    pub async fn hold(
+        &mut self,
+        policy: Option<String>,
+        rule: Option<String>,
+        message: impl Into<String>,
+    ) -> Result<(), AuditError> {
+        let message = message.into();
+        self.edit(|event| {
+            event.decision.outcome = Some(Outcome::Pending);
+            event.decision.policy = policy;
+            event.decision.rule = rule;
+            event.decision.message = Some(message);
+        });
+        let Some((event, _)) = &self.open else {
+            return Ok(());
+        };
+        let line = event.clone();
+        let room = self.log.room().await?;
+        self.log.commit(line, room).await
+    }
+
     /// The request is refused by `policy` and `rule`. `reason` is a metric label: a constant of low cardinality.
     pub fn deny(
         &mut self,
@@ -196,7 +222,7 @@ impl Record {
         let Some((event, _)) = &self.open else {
             return Ok(());
         };
-        let last = matches!(event.decision.outcome, Some(Outcome::Deny | Outcome::Pending));
+        let last = event.decision.outcome == Some(Outcome::Deny);
         let mut line = event.clone();
         if last {
             line.reach(Stage::ResponseComplete);

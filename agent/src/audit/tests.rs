@@ -298,6 +298,47 @@ async fn a_denial_is_one_line_and_on_disk_first() {
 }
 
 #[tokio::test]
+async fn a_held_record_is_on_disk_first_and_stays_open_for_the_decision() {
+    let scratch = Scratch::new();
+    let log = open(&scratch.file());
+    let mut record = log.begin(received("/api/v1/secrets")).await.expect("room");
+    let id = record.id().to_string();
+    record
+        .hold(Some("guard".into()), Some("ask".into()), "A person looks.")
+        .await
+        .expect("held");
+    let held = lines(&scratch.file());
+    assert_eq!(held.len(), 1, "on disk before anybody decides");
+    let told = |line: &Value| {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let decision = &line["decision"];
+        [
+            text(&line["auditID"]),
+            text(&line["stage"]),
+            text(&decision["outcome"]),
+            text(&decision["rule"]),
+        ]
+    };
+    assert_eq!(told(&held[0]), [id.as_str(), "RequestReceived", "pending", "ask"]);
+
+    record.deny("no_approver", Some("guard".into()), Some("ask".into()), "Nobody.");
+    record.commit_before_effect().await.expect("committed");
+    let both = lines(&scratch.file());
+    assert_eq!(both.len(), 2);
+    assert_eq!(told(&both[1]), [id.as_str(), "ResponseComplete", "deny", "ask"]);
+
+    // Whoever waits and goes away ends a record that is still pending.
+    let mut record = log.begin(received("/api/v1/secrets")).await.expect("room");
+    record.hold(None, None, "").await.expect("held");
+    record.finish(EndReason::ClientClosed);
+    log.flush().await.expect("flushed");
+    let all = lines(&scratch.file());
+    assert_eq!(all.len(), 4);
+    assert_eq!(told(&all[3])[1..3], ["ResponseComplete", "pending"]);
+    assert_eq!(all[3]["auditID"], all[2]["auditID"]);
+}
+
+#[tokio::test]
 async fn refused_connects_are_events_too() {
     let scratch = Scratch::new();
     let log = open(&scratch.file());

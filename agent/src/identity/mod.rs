@@ -1,42 +1,12 @@
-//! Who is calling: from the attested pod behind a connection to a principal with its grants.
+//! Who is calling: from the attested pod behind a connection to a principal.
 //!
 //! In: the current policies, the pod, the time. Out: a [`Principal`], or an [`IdentityError`] that says what to do.
 
-use std::sync::Arc;
-
 use jiff::Timestamp;
-use picket_policy::{Grant, Identity, PolicySet, Standing, Subject};
+use picket_policy::{PolicySet, Principal, Standing};
 use thiserror::Error;
 
 use crate::workload::Pod;
-
-/// An agent that may act now, with what it was granted.
-#[derive(Debug, Clone)]
-pub struct Principal {
-    /// The AgentIdentity.
-    pub identity: Arc<Identity>,
-    /// Its name.
-    pub name: String,
-    /// Its groups.
-    pub groups: Vec<String>,
-    /// The grants that reach it.
-    pub grants: Vec<Arc<Grant>>,
-    /// How it was attested; `pod` is the only way yet.
-    pub attestation: &'static str,
-    namespace: String,
-}
-
-impl Principal {
-    /// The principal as a decision wants it.
-    #[must_use]
-    pub fn subject(&self) -> Subject<'_> {
-        Subject {
-            identity: &self.name,
-            groups: &self.groups,
-            namespace: &self.namespace,
-        }
-    }
-}
 
 /// Why a caller has no usable identity. The text is for the client and the record alike.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -95,7 +65,7 @@ pub enum IdentityError {
 impl IdentityError {
     /// A stable, low-cardinality name for metrics.
     #[must_use]
-    pub fn as_str(&self) -> &'static str {
+    pub fn code(&self) -> &'static str {
         match self {
             Self::None { .. } => "identity_none",
             Self::Ambiguous { .. } => "identity_ambiguous",
@@ -137,36 +107,40 @@ pub fn resolve(policies: &PolicySet, pod: &Pod, now: Timestamp) -> Result<Princi
         });
     };
     let (name, owner) = (identity.name.clone(), identity.owner.clone());
-    match identity.standing(now) {
-        Standing::Active => {}
-        Standing::Suspended => {
-            return Err(IdentityError::Suspended {
-                identity: name,
-                owner,
-            });
-        }
-        Standing::Revoked => {
-            return Err(IdentityError::Revoked {
-                identity: name,
-                owner,
-            });
-        }
-        Standing::Expired(at) => {
-            return Err(IdentityError::Expired {
-                identity: name,
-                owner,
-                at,
-            });
-        }
-    }
-    Ok(Principal {
-        name,
-        groups: identity.groups.clone(),
-        grants: policies.grants_of(&identity),
-        attestation: "pod",
-        namespace: pod.namespace.clone(),
-        identity,
+    Principal::new(identity, &pod.namespace, &pod.name, "pod", now).map_err(|standing| match standing {
+        Standing::Revoked => IdentityError::Revoked {
+            identity: name,
+            owner,
+        },
+        Standing::Expired(at) => IdentityError::Expired {
+            identity: name,
+            owner,
+            at,
+        },
+        Standing::Suspended | Standing::Active => IdentityError::Suspended {
+            identity: name,
+            owner,
+        },
     })
+}
+
+/// Principals for tests of the stages behind.
+#[cfg(test)]
+pub(crate) mod testing {
+    use jiff::Timestamp;
+    use picket_policy::{PolicySet, Principal};
+
+    /// An agent of that name in a pod of that name.
+    pub(crate) fn principal(name: &str, namespace: &str, pod: &str) -> Principal {
+        let text = format!(
+            "apiVersion: picket.dev/v1alpha1\nkind: AgentIdentity\nmetadata: {{name: {name}}}\nspec: {{owner: o, \
+             attest: {{pod: {{namespace: {namespace}, serviceAccount: s}}}}}}\n"
+        );
+        let documents = picket_policy::read_documents("f.yaml", &text).expect("valid");
+        let policies = PolicySet::compile(documents).expect("a policy set");
+        let identity = std::sync::Arc::clone(&policies.identities()[0]);
+        Principal::new(identity, namespace, pod, "pod", Timestamp::UNIX_EPOCH).expect("an active identity")
+    }
 }
 
 #[cfg(test)]
@@ -212,20 +186,24 @@ spec:
     }
 
     #[test]
-    fn a_pod_that_matches_is_its_identity_with_its_grants() {
+    fn a_pod_that_matches_is_its_identity() {
         let principal = resolve(
             &policies("", ""),
             &pod("fixer", "fixer"),
             at("2026-12-31T23:59:59Z"),
         )
         .expect("one");
-        assert_eq!(principal.name, "fixer");
-        assert_eq!(principal.grants.len(), 1);
-        let subject = principal.subject();
+        assert_eq!(policies("", "").grants_of(principal.name()).len(), 1);
         assert_eq!(
-            (subject.identity, subject.groups, subject.namespace),
-            ("fixer", &["agents".to_owned()][..], "ns")
+            (
+                principal.name(),
+                principal.groups(),
+                principal.namespace(),
+                principal.pod()
+            ),
+            ("fixer", &["agents".to_owned()][..], "ns", "p")
         );
+        assert_eq!(principal.attestation(), "pod");
     }
 
     #[test]
@@ -269,7 +247,7 @@ spec:
             ),
         ] {
             let error = resolve(&policies, &pod, now).expect_err(reason);
-            assert_eq!(error.as_str(), reason);
+            assert_eq!(error.code(), reason);
             assert!(error.to_string().contains(told), "{error}");
         }
     }

@@ -10,14 +10,13 @@ use arc_swap::ArcSwap;
 use http::Request;
 use http::header::USER_AGENT;
 use jiff::Timestamp;
-use picket_policy::{PolicySet, Standing};
+use picket_policy::{PolicySet, Principal, Standing};
 use tokio_util::sync::CancellationToken;
 
 use crate::audit::{self, PodRef, ProcessRef, Received, User};
-use crate::identity::{self, Principal};
+use crate::identity;
 use crate::listener::Process;
 use crate::reject::Rejection;
-use crate::upstream::{Caller, SendError};
 use crate::workload::Pod;
 
 /// What a record keeps of a request's path and query: the API server reads URIs of up to 64 KB, and a pod must not be able
@@ -42,13 +41,12 @@ pub(super) struct Connection {
 struct Known {
     policies: Arc<PolicySet>,
     pod: Arc<Pod>,
-    who: Arc<Who>,
+    who: Arc<ResolvedPrincipal>,
 }
 
 /// A principal with what is derived from it once.
-pub(super) struct Who {
-    pub(super) principal: Principal,
-    pub(super) caller: Caller,
+pub(super) struct ResolvedPrincipal {
+    pub(super) principal: Arc<Principal>,
     pub(super) name: Arc<str>,
 }
 
@@ -111,7 +109,11 @@ impl Connection {
     }
 
     /// The agent behind the connection, as the policy set has it now.
-    pub(super) fn who(&self, policies: &Arc<PolicySet>, now: Timestamp) -> Result<Arc<Who>, Rejection> {
+    pub(super) fn who(
+        &self,
+        policies: &Arc<PolicySet>,
+        now: Timestamp,
+    ) -> Result<Arc<ResolvedPrincipal>, Rejection> {
         let pod = self.pod.load_full();
         if self.left.is_cancelled() {
             return Err(Rejection::Left(format!("{}/{}", pod.namespace, pod.name)));
@@ -120,18 +122,15 @@ impl Connection {
         if let Some(known) = &*known
             && Arc::ptr_eq(&known.policies, policies)
             && Arc::ptr_eq(&known.pod, &pod)
-            && known.who.principal.identity.standing(now) == Standing::Active
+            && known.who.principal.identity().standing(now) == Standing::Active
         {
             return Ok(Arc::clone(&known.who));
         }
         *known = None;
         let principal = identity::resolve(policies, &pod, now).map_err(Rejection::Identity)?;
-        let caller =
-            Caller::new(&principal.name, &pod.namespace, &pod.name).map_err(SendError::Unsendable)?;
-        let who = Arc::new(Who {
-            caller,
-            name: principal.name.as_str().into(),
-            principal,
+        let who = Arc::new(ResolvedPrincipal {
+            name: principal.name().into(),
+            principal: Arc::new(principal),
         });
         *known = Some(Known {
             policies: Arc::clone(policies),

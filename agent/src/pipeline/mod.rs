@@ -20,11 +20,13 @@ use http::{HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use jiff::Timestamp;
-use picket_policy::{Decision, Finding, KubeRequest, Permit, Target, Verb};
+use picket_policy::{CanonicalRequest, Decision, Finding, Inputs, KubeRequest, Permit, Target, Verb};
 use rustls::ServerConfig;
 
+use crate::approval::{self, Approvals};
 use crate::audit::{self, AuditLog, EndReason, ObjectRef, Record, User};
 use crate::listener::Accepted;
 use crate::notify::{EventQueue, KubeEvent, Reason};
@@ -33,11 +35,11 @@ use crate::reject::{Rejection, warning_value};
 use crate::runtime::drain::{Drain, Parts};
 use crate::store::Store;
 use crate::tls::{self, Certificates};
-use crate::upstream::{ResponseBody, UpgradeProtocol, Upstream, upgrade_asked};
+use crate::upstream::{RequestBody, ResponseBody, UpgradeProtocol, Upstream, extras, upgrade_asked};
 
 use body::{Passed, Served};
-use connection::{Connection, Who};
-use session::Switch;
+use connection::Connection;
+use session::UpgradedResponse;
 
 /// Requests at once on one HTTP/2 connection of a client: what Go's server offers by default, and more than
 /// kube-apiserver's 100, as kube-rs and others have one connection only. Clients of Go open further connections.
@@ -80,6 +82,7 @@ pub struct Pipeline {
     tls: Arc<ServerConfig>,
     certificates: Arc<Certificates>,
     store: Arc<Store>,
+    approvals: Approvals,
     upstream: Upstream,
     audit: AuditLog,
     drain: Drain,
@@ -106,6 +109,7 @@ impl Pipeline {
             tls: certificates.server_config()?,
             certificates: Arc::clone(certificates),
             store,
+            approvals: Approvals::default(),
             upstream,
             audit,
             drain,
@@ -227,114 +231,115 @@ impl Pipeline {
             Err(error) => return Rejection::Audit(error).response(None).map(Served::Own),
         };
         record.user(connection.user());
-        let mut asked = None;
-        match self.pass(connection, &mut record, &mut asked, request).await {
-            Ok(Passing::Response(response)) => response.map(|body| Served::Passed(Passed::new(body, record))),
-            Ok(Passing::Session(switch)) => self.begin_session(switch, record),
-            Err(rejection) => refuse(rejection, record, asked.as_ref()).await,
+        let mut kube = None;
+        match self.handle(connection, &mut record, &mut kube, request).await {
+            Ok(Handled::Response(response)) => response.map(|body| Served::Passed(Passed::new(body, record))),
+            Ok(Handled::Upgraded(upgraded)) => self.begin_session(upgraded, record),
+            Err(rejection) => refuse(rejection, record, kube.as_deref()).await,
         }
     }
 
-    /// The stages, in order.
-    async fn pass(
+    /// The stages, in order. What was read of the request is left in `kube`, for the answer to a refusal.
+    async fn handle(
         &self,
         connection: &Connection,
         record: &mut Record,
-        asked: &mut Option<KubeRequest>,
+        kube: &mut Option<Arc<KubeRequest>>,
         mut request: Request<Incoming>,
-    ) -> Result<Passing, Rejection> {
+    ) -> Result<Handled, Rejection> {
         let began = Instant::now();
-        let asked = &*asked.insert(KubeRequest::read(
-            request.method(),
-            request.uri(),
-            request.headers(),
-        )?);
-        record.target(asked.verb.as_str(), object(asked));
-        let upgrade = read_upgrade(asked, &request)?;
+        let client = hyper::upgrade::on(&mut request);
+        let (head, body) = request.into_parts();
+        let request = CanonicalRequest::read(head)?;
+        let kube = &*kube.insert(Arc::clone(request.kube()));
+        record.target(kube.verb.as_str(), object(kube));
+        let upgrade = read_upgrade(&request)?;
 
         let policies = self.store.current();
         let who = connection.who(&policies, Timestamp::now())?;
-        record.identity(Arc::clone(&who.name), who.principal.attestation);
+        record.identity(Arc::clone(&who.name), who.principal.attestation());
 
-        let permit = match policies.decide(&who.principal.subject(), &who.principal.grants, asked) {
-            Decision::Permit(permit) => permit,
-            Decision::Deny(denial) => return Err(Rejection::Denied(Box::new(denial))),
-        };
-        note(record, &permit, &who);
+        let decision = policies.decide(Arc::clone(&who.principal), request, Inputs::default());
         record.policy_took(began.elapsed());
+        let permit = match decision {
+            Decision::Permit(permit) => permit,
+            Decision::Ask(ask) => {
+                let rule = approval::first_rule(&ask);
+                record.findings(Vec::new(), findings(ask.would_deny()));
+                record
+                    .hold(Some(rule.policy), Some(rule.rule), rule.message)
+                    .await?;
+                self.approvals.wait(ask).await.map_err(Rejection::Approval)?
+            }
+            Decision::Deny(denial) => return Err(Rejection::Denied(denial)),
+        };
+        record_decision(record, &permit);
 
-        if asked.is_mutating() || upgrade.is_some() {
+        if kube.is_mutating() || upgrade.is_some() {
             record.commit_before_effect().await?;
         }
-        let client = upgrade.map(|_| hyper::upgrade::on(&mut request));
-        let sent = Instant::now();
-        let response = self.send(&permit, &who, record, upgrade, request).await?;
-        record.upstream_took(sent.elapsed());
-        answered(asked, upgrade, client, response, record, &permit).await
+        let client = upgrade.map(|upgrade| (upgrade, client));
+        let warnings: Vec<_> = permit.warnings().iter().map(warning).collect();
+        let response = self.send(permit, body.into(), record, upgrade).await?;
+        finish_response(kube, client, response, record, warnings).await
     }
 
+    /// Sends a permit's request, and tells the record by which credential and how long it took.
     async fn send(
         &self,
-        permit: &Permit,
-        who: &Who,
+        permit: Permit,
+        body: RequestBody,
         record: &mut Record,
         upgrade: Option<UpgradeProtocol>,
-        request: Request<Incoming>,
     ) -> Result<Response<ResponseBody>, Rejection> {
-        let (method, id) = self.upstream.credential_id();
-        record.credential(method, id);
+        let sent = Instant::now();
         let audit_id = record.id().to_string();
-        Ok(self
-            .upstream
-            .send(permit, &who.caller, &audit_id, upgrade, request)
-            .await?)
+        let attempt = self.upstream.send(permit, body, &audit_id, upgrade).await;
+        if let Some(used) = attempt.credential {
+            record.credential(used.method, used.id);
+        }
+        let response = attempt.response?;
+        record.upstream_took(sent.elapsed());
+        Ok(response)
     }
 }
 
 /// What comes back when nothing refused.
-enum Passing {
+enum Handled {
     Response(Response<ResponseBody>),
-    Session(Switch),
+    Upgraded(UpgradedResponse),
 }
 
 /// The answer on its way back: warnings put in, long ones noted in the record.
-async fn answered(
-    asked: &KubeRequest,
-    upgrade: Option<UpgradeProtocol>,
-    client: Option<hyper::upgrade::OnUpgrade>,
+async fn finish_response(
+    kube: &KubeRequest,
+    client: Option<(UpgradeProtocol, OnUpgrade)>,
     mut response: Response<ResponseBody>,
     record: &mut Record,
-    permit: &Permit,
-) -> Result<Passing, Rejection> {
-    for warning in permit.warnings() {
-        response.headers_mut().append(WARNING, self::warning(warning));
+    warnings: Vec<HeaderValue>,
+) -> Result<Handled, Rejection> {
+    for warning in warnings {
+        response.headers_mut().append(WARNING, warning);
     }
     record.response(response.status().as_u16(), None, None);
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        let (Some(client), Some(protocol)) = (client, upgrade) else {
+        let Some((protocol, client)) = client else {
             return Err(Rejection::Unasked);
         };
         record.session(Some(record.id().to_string()), protocol.as_str());
         record.started().await?;
-        return Ok(Passing::Session(Switch::new(response, client)));
+        return Ok(Handled::Upgraded(UpgradedResponse::new(response, client)));
     }
-    if asked.follow && response.status().is_success() {
-        record.session(
-            None,
-            if asked.verb == Verb::Watch {
-                "watch"
-            } else {
-                "logs"
-            },
-        );
+    if kube.follow && response.status().is_success() {
+        record.session(None, if kube.verb == Verb::Watch { "watch" } else { "logs" });
         record.started().await?;
     }
-    Ok(Passing::Response(response))
+    Ok(Handled::Response(response))
 }
 
 /// Turns a refusal into the answer; a denial is on disk before anybody learns of it.
-async fn refuse(rejection: Rejection, mut record: Record, asked: Option<&KubeRequest>) -> Response<Served> {
-    let message = rejection.message(asked);
+async fn refuse(rejection: Rejection, mut record: Record, kube: Option<&KubeRequest>) -> Response<Served> {
+    let message = rejection.message(kube);
     record.response(
         rejection.code().as_u16(),
         Some(rejection.reason().into()),
@@ -343,8 +348,16 @@ async fn refuse(rejection: Rejection, mut record: Record, asked: Option<&KubeReq
     let mut shown = rejection;
     match &shown {
         Rejection::Denied(denial) => {
-            record.findings(Vec::new(), findings(&denial.would_deny));
-            record.deny(shown.label(), denial.policy.clone(), denial.rule.clone(), message);
+            record.findings(Vec::new(), findings(denial.would_deny()));
+            let (policy, rule) = (
+                denial.policy().map(str::to_owned),
+                denial.rule().map(str::to_owned),
+            );
+            record.deny(shown.label(), policy, rule, message);
+        }
+        Rejection::Approval(error) => {
+            let rule = error.rule().clone();
+            record.deny(shown.label(), Some(rule.policy), Some(rule.rule), message);
         }
         Rejection::Identity(error) => {
             if let Some(name) = error.identity() {
@@ -358,36 +371,34 @@ async fn refuse(rejection: Rejection, mut record: Record, asked: Option<&KubeReq
         && let Err(error) = record.commit_before_effect().await
     {
         shown = Rejection::Audit(error);
-        let message = shown.message(asked);
+        let message = shown.message(kube);
         record.response(shown.code().as_u16(), Some(shown.reason().into()), Some(message));
     }
     record.finish(EndReason::Completed);
-    shown.response(asked).map(Served::Own)
+    shown.response(kube).map(Served::Own)
 }
 
 /// The upgrade a request asks for, where its connection can carry one.
-fn read_upgrade(
-    asked: &KubeRequest,
-    request: &Request<Incoming>,
-) -> Result<Option<UpgradeProtocol>, Rejection> {
-    if !asked.upgrade {
+fn read_upgrade(request: &CanonicalRequest) -> Result<Option<UpgradeProtocol>, Rejection> {
+    if !request.kube().upgrade {
         return Ok(None);
     }
-    let protocol = upgrade_asked(request.headers()).map_err(Rejection::Upgrade)?;
-    if request.version() != Version::HTTP_11 {
-        return Err(Rejection::Upgrade(format!("{:?}", request.version())));
+    let head = request.head();
+    let protocol = upgrade_asked(&head.headers).map_err(Rejection::Upgrade)?;
+    if head.version != Version::HTTP_11 {
+        return Err(Rejection::Upgrade(format!("{:?}", head.version)));
     }
     Ok(protocol)
 }
 
-fn note(record: &mut Record, permit: &Permit, who: &Who) {
+fn record_decision(record: &mut Record, permit: &Permit) {
     record.allow(Some(permit.policy().to_owned()), Some(permit.rule().to_owned()));
     let impersonate = permit.impersonate();
-    let (username, groups) = (impersonate.user.clone(), impersonate.groups.clone());
+    let extra = extras(permit.principal()).map(|(name, value)| (name.to_owned(), vec![value]));
     record.impersonated(Arc::new(User {
-        username,
-        groups,
-        extra: who.caller.extra(),
+        username: impersonate.user.clone(),
+        groups: impersonate.groups.clone(),
+        extra: extra.into(),
         uid: None,
     }));
     if !permit.warnings().is_empty() || !permit.would_deny().is_empty() {
@@ -406,8 +417,8 @@ fn findings(found: &[Finding]) -> Vec<audit::Finding> {
         .collect()
 }
 
-fn object(asked: &KubeRequest) -> Option<ObjectRef> {
-    match &asked.target {
+fn object(kube: &KubeRequest) -> Option<ObjectRef> {
+    match &kube.target {
         Target::Resource {
             group,
             version,

@@ -1,4 +1,4 @@
-//! Upgraded requests: the switch of protocols answered, then bytes both ways with the audit record beside them.
+//! Upgraded requests: the 101 answered, then bytes both ways with the audit record beside them.
 //!
 //! In: the API server's 101 and both upgrades. Out: the 101 for the client, and a task that ends with the session.
 
@@ -15,17 +15,17 @@ use crate::audit::{EndReason, Record};
 use crate::upstream::{Ended, ResponseBody, Traffic, join};
 
 /// A request whose connection changes its protocol.
-pub(super) struct Switch {
+pub(super) struct UpgradedResponse {
     response: Response<Full<Bytes>>,
     client: OnUpgrade,
     server: OnUpgrade,
 }
 
-impl Switch {
+impl UpgradedResponse {
     /// From the API server's 101 and the client's side.
-    pub(super) fn new(mut response: Response<ResponseBody>, client: OnUpgrade) -> Switch {
+    pub(super) fn new(mut response: Response<ResponseBody>, client: OnUpgrade) -> UpgradedResponse {
         let server = hyper::upgrade::on(&mut response);
-        Switch {
+        UpgradedResponse {
             response: response.map(|_| Full::new(Bytes::new())),
             client,
             server,
@@ -34,15 +34,15 @@ impl Switch {
 }
 
 impl Pipeline {
-    /// Answers with the switch and carries the session until it ends; the drain's limit cuts it.
-    pub(super) fn begin_session(&self, switch: Switch, record: Record) -> Response<Served> {
+    /// Answers with the 101 and carries the session until it ends; the drain's limit cuts it.
+    pub(super) fn begin_session(&self, upgraded: UpgradedResponse, record: Record) -> Response<Served> {
         let traffic = Arc::new(Traffic::default());
         let mut running = Running {
             record: Some(record),
             traffic: Arc::clone(&traffic),
         };
         self.drain.serve(async move {
-            let how = match join(switch.client, switch.server, traffic).await {
+            let how = match join(upgraded.client, upgraded.server, traffic).await {
                 Ended::Closed => EndReason::Completed,
                 Ended::ClientGone => EndReason::ClientClosed,
                 Ended::ServerGone => EndReason::UpstreamClosed,
@@ -50,7 +50,7 @@ impl Pipeline {
             };
             running.end(how);
         });
-        switch.response.map(Served::Own)
+        upgraded.response.map(Served::Own)
     }
 }
 

@@ -1,6 +1,6 @@
 //! A response's body on its way to the client: frames pass one by one, as fast as the slower side takes them.
 //!
-//! In: what a connection to the API server receives. Out: the same frames, trailers included. The body holds its place on
+//! In: what a connection to the API server receives. Out: the same frames, trailers included. The body holds its lease on
 //! that connection and gives it back when it ends or is dropped; dropping it resets the stream.
 
 use std::pin::Pin;

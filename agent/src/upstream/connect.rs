@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::credential::Credentials;
+use super::credential::{Credentials, UsedCredential};
 use super::{SendError, UpstreamError};
 
 /// The longest one address may take, TLS included. The API server is near; a longer wait would outlast client-go's own
@@ -31,6 +31,16 @@ const PROBES: u32 = 3;
 pub(super) enum Protocol {
     Http1,
     Http2,
+}
+
+/// A new TLS session, and what it was made with.
+pub(super) struct TlsSession {
+    pub(super) stream: TlsStream<TcpStream>,
+    pub(super) protocol: Protocol,
+    /// The credential's generation, by which connections are retired.
+    pub(super) generation: u64,
+    /// The credential that the server has seen.
+    pub(super) credential: UsedCredential,
 }
 
 /// Makes connections.
@@ -84,11 +94,8 @@ impl Connector {
     }
 
     /// A session for shared connections, or one that can be upgraded.
-    pub(super) async fn connect(
-        &self,
-        upgradable: bool,
-    ) -> Result<(TlsStream<TcpStream>, Protocol, u64), SendError> {
-        self.credentials.look();
+    pub(super) async fn connect(&self, upgradable: bool) -> Result<TlsSession, SendError> {
+        self.credentials.refresh();
         let credential = Arc::clone(&self.credentials.current());
         let config = if upgradable {
             &credential.http1
@@ -109,7 +116,12 @@ impl Connector {
                         Some(b"h2") => Protocol::Http2,
                         _ => Protocol::Http1,
                     };
-                    return Ok((stream, protocol, credential.generation));
+                    return Ok(TlsSession {
+                        stream,
+                        protocol,
+                        generation: credential.generation,
+                        credential: credential.used.clone(),
+                    });
                 }
                 Ok(Err(error)) => failure = format!("{address}: {error}"),
                 Err(_) => failure = format!("{address}: no answer within {} s", CONNECT_LIMIT.as_secs()),

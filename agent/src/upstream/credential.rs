@@ -46,6 +46,15 @@ pub enum CredentialError {
     },
 }
 
+/// How the node showed itself on one connection, for the audit record; never the secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UsedCredential {
+    /// `token` or `client-certificate`.
+    pub method: &'static str,
+    /// The client certificate as the API server's own audit names it (`authentication.kubernetes.io/credential-id`).
+    pub id: Option<Arc<str>>,
+}
+
 /// One consistent reading of all files.
 pub(super) struct Loaded {
     /// Counts changes of what a connection is made with; connections of an older one take no new requests.
@@ -58,8 +67,8 @@ pub(super) struct Loaded {
     pub(super) authorization: Option<HeaderValue>,
     /// When the client certificate expires.
     pub(super) not_after: Option<SystemTime>,
-    /// The client certificate as the API server's own audit names it (`authentication.kubernetes.io/credential-id`).
-    pub(super) id: Option<Arc<str>>,
+    /// What the record says of it.
+    pub(super) used: UsedCredential,
 }
 
 /// The bytes of the files, to tell changes.
@@ -103,8 +112,8 @@ impl Credentials {
     }
 
     /// Re-reads the files; keeps the last good set when they are unfit, and says so once.
-    pub(super) fn look(&self) {
-        match self.refresh() {
+    pub(super) fn refresh(&self) {
+        match self.reload() {
             Ok(()) => {
                 if self.error.swap(None).is_some() {
                     tracing::info!("the API server credential is usable again");
@@ -120,7 +129,7 @@ impl Credentials {
         }
     }
 
-    fn refresh(&self) -> Result<(), CredentialError> {
+    fn reload(&self) -> Result<(), CredentialError> {
         let fresh = read(&self.ca, &self.credential)?;
         let mut source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
         if *source == fresh {
@@ -183,7 +192,7 @@ fn load(
             http1: Arc::clone(&previous.http1),
             authorization,
             not_after: previous.not_after,
-            id: previous.id.clone(),
+            used: previous.used.clone(),
         });
     }
 
@@ -202,7 +211,7 @@ fn load(
         .with_safe_default_protocol_versions()
         .map_err(rustls_error(ca))?
         .with_root_certificates(roots);
-    let (mut config, not_after, id) = match credential {
+    let (mut config, not_after, used) = match credential {
         Credential::ClientCertificate { certificate, key } => {
             let chain = pem::certificates(certificate, &source.certificate)?;
             let not_after = x509_parser::parse_x509_certificate(&chain[0].1)
@@ -216,10 +225,19 @@ fn load(
                     .with_client_auth_cert(chain, private)
                     .map_err(rustls_error(key))?,
                 not_after,
-                Some(id),
+                UsedCredential {
+                    method: "client-certificate",
+                    id: Some(id),
+                },
             )
         }
-        Credential::TokenFile(_) => (builder.with_no_client_auth(), None, None),
+        Credential::TokenFile(_) => {
+            let used = UsedCredential {
+                method: "token",
+                id: None,
+            };
+            (builder.with_no_client_auth(), None, used)
+        }
     };
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     let http1 = Arc::new(config.clone());
@@ -230,7 +248,7 @@ fn load(
         http1,
         authorization,
         not_after,
-        id,
+        used,
     })
 }
 
@@ -276,7 +294,7 @@ mod tests {
         );
 
         std::fs::write(&token, "second").unwrap();
-        credentials.look();
+        credentials.refresh();
         assert_eq!(shown(&credentials), "Bearer second");
         assert_eq!(
             credentials.current().generation,
@@ -285,7 +303,7 @@ mod tests {
         );
 
         std::fs::write(&token, "two words").unwrap();
-        credentials.look();
+        credentials.refresh();
         assert_eq!(shown(&credentials), "Bearer second");
         assert!(
             credentials
@@ -296,7 +314,7 @@ mod tests {
 
         std::fs::write(&token, "third").unwrap();
         std::fs::write(&ca, crate::pki::ca::create("api").unwrap().certificate_pem).unwrap();
-        credentials.look();
+        credentials.refresh();
         assert_eq!((credentials.current().generation, credentials.error()), (1, None));
     }
 

@@ -17,9 +17,8 @@
 //!
 //! Sources: k8s.io/apiserver pkg/endpoints/filters/impersonation, KEP-5284.
 
-use std::collections::BTreeMap;
-
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use picket_policy::{Impersonate, Principal};
 
 const IMPERSONATE_USER: HeaderName = HeaderName::from_static("impersonate-user");
 const IMPERSONATE_GROUP: HeaderName = HeaderName::from_static("impersonate-group");
@@ -47,7 +46,7 @@ const HOP_BY_HOP: [&str; 9] = [
 ];
 
 /// What only Picket or a proxy before the API server may say: credentials, who is meant, where a request came from.
-const SPEAKS_FOR_OTHERS: [&str; 8] = [
+const STRIPPED_HEADERS: [&str; 8] = [
     "authorization",
     "cookie",
     "cookie2",
@@ -57,17 +56,15 @@ const SPEAKS_FOR_OTHERS: [&str; 8] = [
     "x-real-ip",
     "audit-id",
 ];
-const SPEAKS_FOR_OTHERS_PREFIXES: [&str; 4] = ["impersonate-", "x-remote-", "x-forwarded-", "proxy-"];
+const STRIPPED_PREFIXES: [&str; 4] = ["impersonate-", "x-remote-", "x-forwarded-", "proxy-"];
 
 /// Whether a field of the client's may go upstream. `_` counts as `-`, since gateways on the way may take it so.
-fn travels(name: &HeaderName) -> bool {
+fn is_forwarded(name: &HeaderName) -> bool {
     let name = name.as_str();
     let banned = |name: &str| {
         HOP_BY_HOP.contains(&name)
-            || SPEAKS_FOR_OTHERS.contains(&name)
-            || SPEAKS_FOR_OTHERS_PREFIXES
-                .iter()
-                .any(|prefix| name.starts_with(prefix))
+            || STRIPPED_HEADERS.contains(&name)
+            || STRIPPED_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
     };
     if name.contains('_') {
         !banned(&name.replace('_', "-"))
@@ -76,45 +73,23 @@ fn travels(name: &HeaderName) -> bool {
     }
 }
 
-/// Who asks, as header values made once per connection.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Caller {
-    identity: HeaderValue,
-    pod: HeaderValue,
-}
-
-impl Caller {
-    /// The identity's name and the pod's `namespace/name`.
-    ///
-    /// # Errors
-    /// When one of them cannot stand in a header; names that Kubernetes accepts always can.
-    pub fn new(identity: &str, namespace: &str, pod: &str) -> Result<Caller, header::InvalidHeaderValue> {
-        Ok(Caller {
-            identity: HeaderValue::from_str(identity)?,
-            pod: HeaderValue::from_str(&format!("{namespace}/{pod}"))?,
-        })
-    }
-
-    /// The user's extra facts as the API server will have them from the headers, for the record.
-    pub fn extra(&self) -> BTreeMap<String, Vec<String>> {
-        let fact = |name: &str, value: &HeaderValue| {
-            let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
-            (name.to_owned(), vec![value])
-        };
-        BTreeMap::from([
-            fact("picket.dev/identity", &self.identity),
-            fact("picket.dev/pod", &self.pod),
-        ])
-    }
-}
-
-/// What is put into a request in place of what the client said.
-pub(super) struct Stamp<'a> {
-    pub(super) user: &'a str,
-    pub(super) groups: &'a [String],
-    pub(super) caller: &'a Caller,
+/// Who a request comes from, as the API server is told in place of what the client said.
+pub(super) struct OutboundIdentity<'a> {
+    pub(super) impersonate: &'a Impersonate,
+    pub(super) principal: &'a Principal,
     pub(super) audit_id: &'a str,
     pub(super) authorization: Option<&'a HeaderValue>,
+}
+
+/// A principal's facts that go upstream with each request as the user's extras: the identity and the pod.
+pub fn extras(principal: &Principal) -> [(&'static str, String); 2] {
+    [
+        ("picket.dev/identity", principal.name().to_owned()),
+        (
+            "picket.dev/pod",
+            format!("{}/{}", principal.namespace(), principal.pod()),
+        ),
+    ]
 }
 
 /// The upgrade a request asks for; the API server knows these two.
@@ -173,17 +148,17 @@ fn connection_tokens(headers: &HeaderMap) -> impl Iterator<Item = &str> {
 /// When a user or group of a grant cannot stand in a header.
 pub(super) fn outbound(
     client: HeaderMap,
-    stamp: &Stamp<'_>,
+    identity: &OutboundIdentity<'_>,
     upgrade: Option<UpgradeProtocol>,
 ) -> Result<HeaderMap, header::InvalidHeaderValue> {
     let named = named_by_connection(&client);
     let trailers = wants_trailers(&client);
-    let mut headers = HeaderMap::with_capacity(client.len() + stamp.groups.len() + 6);
+    let mut headers = HeaderMap::with_capacity(client.len() + identity.impersonate.groups.len() + 6);
     let mut last: Option<HeaderName> = None;
     for (name, value) in client {
         // A repeated field comes without its name.
         if name.is_some() {
-            last = name.filter(|name| travels(name) && !named.contains(name));
+            last = name.filter(|name| is_forwarded(name) && !named.contains(name));
         }
         let Some(name) = &last else {
             continue;
@@ -203,14 +178,18 @@ pub(super) fn outbound(
         headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.insert(header::UPGRADE, HeaderValue::from_static(protocol.as_str()));
     }
-    headers.insert(IMPERSONATE_USER, HeaderValue::from_str(stamp.user)?);
-    for group in stamp.groups {
+    headers.insert(
+        IMPERSONATE_USER,
+        HeaderValue::from_str(&identity.impersonate.user)?,
+    );
+    for group in &identity.impersonate.groups {
         headers.append(IMPERSONATE_GROUP, HeaderValue::from_str(group)?);
     }
-    headers.insert(EXTRA_IDENTITY, stamp.caller.identity.clone());
-    headers.insert(EXTRA_POD, stamp.caller.pod.clone());
-    headers.insert(AUDIT_ID, HeaderValue::from_str(stamp.audit_id)?);
-    if let Some(authorization) = stamp.authorization {
+    let [(_, name), (_, pod)] = extras(identity.principal);
+    headers.insert(EXTRA_IDENTITY, HeaderValue::try_from(name)?);
+    headers.insert(EXTRA_POD, HeaderValue::try_from(pod)?);
+    headers.insert(AUDIT_ID, HeaderValue::from_str(identity.audit_id)?);
+    if let Some(authorization) = identity.authorization {
         headers.insert(header::AUTHORIZATION, authorization.clone());
     }
     Ok(headers)
@@ -287,21 +266,22 @@ mod tests {
                 HeaderValue::from_str(value).unwrap(),
             );
         }
-        let caller = Caller::new("triage", "agents", "triage-0").unwrap();
         let token = HeaderValue::from_static("Bearer node");
-        let groups = ["readers".to_owned(), "picket:agents".to_owned()];
-        let stamp = Stamp {
-            user: "agent:triage",
-            groups: &groups,
-            caller: &caller,
+        let impersonate = Impersonate {
+            user: "agent:triage".to_owned(),
+            groups: vec!["readers".to_owned(), "picket:agents".to_owned()],
+        };
+        let identity = OutboundIdentity {
+            impersonate: &impersonate,
+            principal: &crate::identity::testing::principal("triage", "agents", "triage-0"),
             audit_id: "b0b",
             authorization: Some(&token),
         };
-        outbound(headers, &stamp, upgrade).unwrap()
+        outbound(headers, &identity, upgrade).unwrap()
     }
 
     #[test]
-    fn nothing_that_speaks_for_others_travels() {
+    fn nothing_that_speaks_for_others_is_forwarded() {
         for name in [
             "Authorization",
             "Cookie",

@@ -1,7 +1,8 @@
 //! The way to the API server.
 //!
-//! In: a request with the [`Permit`] that lets it pass; nothing gets here without one. Out: the API server's response,
-//! streamed, or why there is none. The client's credentials and identity claims stay behind, the agent's are put in.
+//! In: a [`Permit`] with the request that it is for; nothing gets here without one. Out: the API server's response,
+//! streamed, or why there is none, and the credential that was used. The client's credentials and identity claims stay
+//! behind, the agent's are put in.
 
 mod answer;
 mod body;
@@ -16,27 +17,27 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use http::{Request, Response, StatusCode, Uri};
+use http::{Response, StatusCode, Uri};
 use hyper::body::Incoming;
 use picket_policy::Permit;
 use tokio_util::sync::CancellationToken;
 
 use connect::Connector;
 use credential::Credentials;
-use headers::Stamp;
+use headers::OutboundIdentity;
 use outgoing::{Failure, Outgoing};
 use pool::{Lease, Pool};
 
 pub use answer::ResponseBody;
 pub use body::RequestBody;
 pub use connect::CONNECT_LIMIT;
-pub use credential::{Credential, CredentialError};
-pub use headers::{Caller, UpgradeProtocol, upgrade_asked};
+pub use credential::{Credential, CredentialError, UsedCredential};
+pub use headers::{UpgradeProtocol, extras, upgrade_asked};
 pub use pool::STREAMS_PER_CONNECTION;
 pub use tunnel::{Ended, Traffic, join};
 
-/// How often files are looked at and unused connections closed.
-const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+/// How often files are read again and unused connections closed.
+const REFRESH_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How often a request that surely was not seen is sent again. Twice: a connection that went away is followed by a
 /// fresh one, and when that goes as well the trouble is not the connection's.
@@ -94,6 +95,15 @@ pub enum SendError {
     Malformed(#[from] http::Error),
 }
 
+/// One request sent, or tried to be.
+#[derive(Debug)]
+pub struct Attempt {
+    /// The credential of the connection that was used last; none where there was no connection.
+    pub credential: Option<UsedCredential>,
+    /// The response.
+    pub response: Result<Response<ResponseBody>, SendError>,
+}
+
 /// The API server as the node reaches it. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Upstream {
@@ -118,15 +128,15 @@ impl Upstream {
         loop {
             tokio::select! {
                 () = cancel.cancelled() => return,
-                () = tokio::time::sleep(LOOK_INTERVAL) => {}
+                () = tokio::time::sleep(REFRESH_INTERVAL) => {}
             }
-            self.look();
+            self.refresh();
         }
     }
 
     /// One round of [`Upstream::run`].
-    pub fn look(&self) {
-        self.pool.connector().credentials.look();
+    pub fn refresh(&self) {
+        self.pool.connector().credentials.refresh();
         self.pool.sweep();
     }
 
@@ -140,55 +150,76 @@ impl Upstream {
         self.pool.connector().credentials.error()
     }
 
-    /// How the node shows itself, and by which certificate, for the audit record; never the secret.
-    pub fn credential_id(&self) -> (&'static str, Option<Arc<str>>) {
-        let current = self.pool.connector().credentials.current();
-        let method = if current.authorization.is_some() {
-            "token"
-        } else {
-            "client-certificate"
-        };
-        (method, current.id.clone())
-    }
-
     /// When the client certificate expires.
     pub fn credential_not_after(&self) -> Option<SystemTime> {
         self.pool.connector().credentials.current().not_after
     }
 
-    /// Sends what was permitted, as the user the permit names, on behalf of `caller`.
+    /// Sends what was permitted, as the user the permit names. The permit is used up: it holds the request's head, so
+    /// that nothing but the request that was judged can be sent.
+    ///
+    /// ```compile_fail,E0308
+    /// # use picket::upstream::{Attempt, RequestBody, Upstream};
+    /// async fn unasked(upstream: &Upstream, ask: picket_policy::Ask) -> Attempt {
+    ///     upstream.send(ask, RequestBody::Empty, "id", None).await
+    /// }
+    /// ```
+    ///
+    /// ```compile_fail,E0382
+    /// # use picket::upstream::{Attempt, RequestBody, Upstream};
+    /// async fn twice(upstream: &Upstream, permit: picket_policy::Permit) -> Attempt {
+    ///     upstream.send(permit, RequestBody::Empty, "id", None).await;
+    ///     upstream.send(permit, RequestBody::Empty, "id", None).await
+    /// }
+    /// ```
+    ///
+    /// ```
+    /// # use picket::upstream::{Attempt, RequestBody, Upstream};
+    /// async fn once(upstream: &Upstream, permit: picket_policy::Permit) -> Attempt {
+    ///     upstream.send(permit, RequestBody::Empty, "id", None).await
+    /// }
+    /// ```
     ///
     /// An upgrade goes over a connection of its own; with status 101 the response carries `hyper::upgrade::OnUpgrade`,
     /// for [`join`]. Any other response is passed as it is. Dropping the future or the response's body takes the
-    /// request back at once.
-    ///
-    /// # Errors
-    /// See [`SendError`]. What surely was not seen is sent again on its own when it has no body.
+    /// request back at once. What surely was not seen is sent again on its own when it has no body.
     pub async fn send(
         &self,
-        permit: &Permit,
-        caller: &Caller,
+        permit: Permit,
+        body: RequestBody,
         audit_id: &str,
         upgrade: Option<UpgradeProtocol>,
-        request: Request<Incoming>,
+    ) -> Attempt {
+        let mut credential = None;
+        let response = self
+            .try_send(permit, body, audit_id, upgrade, &mut credential)
+            .await;
+        Attempt { credential, response }
+    }
+
+    async fn try_send(
+        &self,
+        permit: Permit,
+        body: RequestBody,
+        audit_id: &str,
+        upgrade: Option<UpgradeProtocol>,
+        used: &mut Option<UsedCredential>,
     ) -> Result<Response<ResponseBody>, SendError> {
-        let impersonate = permit.impersonate();
+        let (impersonate, principal) = (Arc::clone(permit.impersonate()), Arc::clone(permit.principal()));
+        let mut head = permit.into_head();
         let credential = self.pool.connector().credentials.current();
-        let stamp = Stamp {
-            user: &impersonate.user,
-            groups: &impersonate.groups,
-            caller,
+        let identity = OutboundIdentity {
+            impersonate: &impersonate,
+            principal: &principal,
             audit_id,
             authorization: credential.authorization.as_ref(),
         };
-        let (mut head, body) = request.into_parts();
-        head.headers = headers::outbound(std::mem::take(&mut head.headers), &stamp, upgrade)?;
+        head.headers = headers::outbound(std::mem::take(&mut head.headers), &identity, upgrade)?;
         drop(credential);
         let outgoing = Outgoing::new(head);
-        let body = RequestBody::from(body);
         match upgrade {
-            Some(_) => self.send_own(outgoing, body).await,
-            None => self.send_shared(outgoing, body).await,
+            Some(_) => self.send_own(outgoing, body, used).await,
+            None => self.send_shared(outgoing, body, used).await,
         }
     }
 
@@ -196,10 +227,12 @@ impl Upstream {
         &self,
         mut outgoing: Outgoing,
         mut body: RequestBody,
+        used: &mut Option<UsedCredential>,
     ) -> Result<Response<ResponseBody>, SendError> {
         let mut retries = RETRIES;
         loop {
             let lease = self.pool.lease().await?;
+            *used = Some(lease.credential().clone());
             let again = (retries > 0 && matches!(body, RequestBody::Empty)).then(|| outgoing.clone());
             let failure = match self.exchange(lease, outgoing, body).await {
                 Ok(response) => return Ok(response),
@@ -229,12 +262,12 @@ impl Upstream {
         let authority = &self.pool.connector().authority;
         let safe = outgoing.is_safe();
         let answer = match &mut lease {
-            Lease::Http2(place) => {
+            Lease::Http2(stream) => {
                 let request = outgoing.http2(authority, body)?;
-                place.sender().try_send_request(request).await
+                stream.sender().try_send_request(request).await
             }
-            Lease::Http1(place) => {
-                let sender = place.sender();
+            Lease::Http1(connection) => {
+                let sender = connection.sender();
                 if let Err(error) = sender.ready().await {
                     return Err(Failure::Returned(Box::new((outgoing, body)), error));
                 }
@@ -256,8 +289,10 @@ impl Upstream {
         &self,
         outgoing: Outgoing,
         body: RequestBody,
+        used: &mut Option<UsedCredential>,
     ) -> Result<Response<ResponseBody>, SendError> {
-        let mut sender = self.pool.open_own().await?;
+        let (mut sender, credential) = self.pool.open_own().await?;
+        *used = Some(credential);
         let request = outgoing.http1(&self.pool.connector().authority, body)?;
         let response = sender.send_request(request).await.map_err(SendError::Broken)?;
         Ok(received(response, None))

@@ -1,8 +1,8 @@
 //! The connections to the API server and who may use which.
 //!
-//! In: requests that need a place. Out: leases. Over HTTP/2 a lease is one stream of a connection that carries only as
+//! In: requests to send. Out: leases. Over HTTP/2 a lease is one stream of a connection that carries only as
 //! many as the API server serves at once; when all are full, another connection is made, so that a thousand watches all
-//! progress. Over HTTP/1.1 a lease is a whole connection. Finding a place takes no lock when HTTP/2 is spoken.
+//! progress. Over HTTP/1.1 a lease is a whole connection. Finding a free stream takes no lock when HTTP/2 is spoken.
 
 use std::fmt;
 use std::pin::pin;
@@ -17,6 +17,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use super::SendError;
 use super::body::RequestBody;
 use super::connect::{Connector, Protocol};
+use super::credential::UsedCredential;
 
 /// How many streams one connection carries at most. kube-apiserver serves 100 at once per connection unless
 /// `--http2-max-streams-per-connection` says otherwise (k8s.io/apiserver pkg/server/secure_serving.go), and what is beyond
@@ -27,7 +28,7 @@ pub const STREAMS_PER_CONNECTION: usize = 100;
 /// is never slowed to less than half of that line for one response.
 const STREAM_WINDOW: u32 = 256 * 1024;
 
-/// Room for every stream's window at once, so that a client that does not read holds up itself alone and not the other
+/// Capacity for every stream's window at once, so that a client that does not read holds up itself alone and not the other
 /// pods on the connection. (A window that adapts to the line's delay would be shared, and one stalled watch could fill it;
 /// k8s.io/apiserver sizes its own side by the same rule.)
 const CONNECTION_WINDOW: u32 = STREAM_WINDOW * STREAMS_PER_CONNECTION as u32;
@@ -57,6 +58,7 @@ struct Http2 {
     streams: AtomicUsize,
     limit: Arc<AtomicUsize>,
     generation: u64,
+    credential: UsedCredential,
     /// Milliseconds since the pool began, when it last became unused.
     idle_since: AtomicU64,
 }
@@ -81,6 +83,7 @@ impl Http2 {
 struct Http1 {
     sender: http1::SendRequest<RequestBody>,
     generation: u64,
+    credential: UsedCredential,
     idle_since: Instant,
 }
 
@@ -98,7 +101,7 @@ pub(super) struct Pool {
     began: Instant,
 }
 
-/// A place on a connection, given back when dropped.
+/// One stream of a connection, or a whole one; given back when dropped.
 pub(super) enum Lease {
     Http2(Http2Lease),
     Http1(Http1Lease),
@@ -115,6 +118,14 @@ pub(super) struct Http1Lease {
 }
 
 impl Lease {
+    /// The credential that the connection was made with.
+    pub(super) fn credential(&self) -> &UsedCredential {
+        match self {
+            Lease::Http2(slot) => &slot.connection.credential,
+            Lease::Http1(slot) => &slot.connection.credential,
+        }
+    }
+
     /// The response has ended as it should; the connection can serve another.
     pub(super) fn finished(self) {
         if let Lease::Http1(Http1Lease { pool, mut connection }) = self
@@ -191,7 +202,7 @@ impl Pool {
         self.connections.load(Ordering::Relaxed)
     }
 
-    /// A place for one request.
+    /// A stream or connection for one request.
     pub(super) async fn lease(self: &Arc<Pool>) -> Result<Lease, SendError> {
         if let Some(lease) = self.free() {
             return Ok(lease);
@@ -222,7 +233,7 @@ impl Pool {
         opened
     }
 
-    /// A place on a connection that is there.
+    /// A lease on a connection that is there.
     fn free(self: &Arc<Pool>) -> Option<Lease> {
         let generation = self.connector.credentials.current().generation;
         let connections = self.http2.load();
@@ -297,12 +308,13 @@ impl Pool {
         Ok(counted)
     }
 
-    /// Makes a connection, with a place on it.
+    /// Makes a connection, with a lease on it.
     async fn open(self: &Arc<Pool>) -> Result<Lease, SendError> {
         let counted = self.count()?;
-        let (stream, protocol, generation) = self.connector.connect(false).await?;
-        let io = TokioIo::new(stream);
-        match protocol {
+        let session = self.connector.connect(false).await?;
+        let (generation, credential) = (session.generation, session.credential);
+        let io = TokioIo::new(session.stream);
+        match session.protocol {
             Protocol::Http2 => {
                 let (sender, connection) = http2::Builder::new(TokioExecutor::new())
                     .timer(TokioTimer::new())
@@ -335,6 +347,7 @@ impl Pool {
                     streams: AtomicUsize::new(1),
                     limit,
                     generation,
+                    credential,
                     idle_since: AtomicU64::new(0),
                 });
                 self.speaks_http1.store(false, Ordering::Relaxed);
@@ -363,6 +376,7 @@ impl Pool {
                 let connection = Http1 {
                     sender,
                     generation,
+                    credential,
                     idle_since: Instant::now(),
                 };
                 Ok(Lease::Http1(Http1Lease {
@@ -373,11 +387,13 @@ impl Pool {
         }
     }
 
-    /// A connection for one upgrade.
-    pub(super) async fn open_own(&self) -> Result<http1::SendRequest<RequestBody>, SendError> {
+    /// A connection for one upgrade, and the credential it was made with.
+    pub(super) async fn open_own(
+        &self,
+    ) -> Result<(http1::SendRequest<RequestBody>, UsedCredential), SendError> {
         let counted = self.count()?;
-        let (stream, _, _) = self.connector.connect(true).await?;
-        let (sender, connection) = http1::handshake(TokioIo::new(stream))
+        let session = self.connector.connect(true).await?;
+        let (sender, connection) = http1::handshake(TokioIo::new(session.stream))
             .await
             .map_err(|error| SendError::Unreachable(error.to_string()))?;
         tokio::spawn(async move {
@@ -386,7 +402,7 @@ impl Pool {
                 tracing::debug!(%error, "an API server connection ended");
             }
         });
-        Ok(sender)
+        Ok((sender, session.credential))
     }
 
     /// Closes what has been unused for long, is broken, or was made with a credential that has been replaced.
