@@ -19,7 +19,7 @@ pub(super) static ENDPOINTS: HashMap<EndpointKey, u32> =
 #[map]
 pub(super) static CLASSES: HashMap<u64, ClassValue> = HashMap::with_max_entries(CLASSES_MAX, 0);
 
-/// The cgroup of the pod that a network namespace belongs to, from when it is first enforced until it is let go.
+/// The cgroup of the pod that a network namespace belongs to, from when it is first enforced until the pod is released.
 #[map]
 pub(super) static NETNS: HashMap<u64, u64> = HashMap::with_max_entries(NETNS_MAX, 0);
 

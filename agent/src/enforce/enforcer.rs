@@ -204,7 +204,7 @@ impl Enforcer for KernelEnforcer {
         let owner = Owner {
             pod: Arc::clone(&pod),
             places: Arc::new(Semaphore::new(CONNECTIONS_PER_POD)),
-            left: CancellationToken::new(),
+            released: CancellationToken::new(),
         };
         let sockets = listener.map(Sockets::new).transpose();
         let sockets = sockets.map_err(EnforceError::at("serve a listener"))?;
@@ -234,7 +234,7 @@ impl Enforcer for KernelEnforcer {
 
     async fn tend(&self, pod: Enforcement, cut: bool) -> Result<Tended, EnforceError> {
         // One that was to take over from this agent, and failed, may have changed either. The class comes first: what is held
-        // for a pod that is not enforced is let go.
+        // for a pod that is not enforced is released.
         if let Some(class) = self.served.class(pod.group.id) {
             self.class(pod.group.id, class)?;
         }

@@ -39,7 +39,7 @@ pub(crate) struct EnforcedPods {
 }
 
 impl EnforcedPods {
-    /// The pod is enforced from now on; an earlier entry of its cgroup's goes, and what was accepted for it is let go.
+    /// The pod is enforced from now on; an earlier entry of its cgroup's goes, and what was accepted for it is released.
     pub(crate) fn insert(&self, cgroup: CgroupId, pod: EnforcedPod) {
         self.release(cgroup);
         self.lock().insert(cgroup, Entry { pod, reported: false });
@@ -49,7 +49,7 @@ impl EnforcedPods {
     /// agent ends: those then finish what they do.
     pub(crate) fn release(&self, cgroup: CgroupId) {
         if let Some(entry) = self.lock().get(&cgroup) {
-            entry.pod.owner.left.cancel();
+            entry.pod.owner.released.cancel();
         }
     }
 
@@ -143,7 +143,7 @@ mod tests {
             owner: Owner {
                 pod: Arc::new(ArcSwap::from_pointee(facts)),
                 places: Arc::new(Semaphore::new(1)),
-                left: CancellationToken::new(),
+                released: CancellationToken::new(),
             },
             home: PodNetwork::Node,
             path: "/kubepods/pod0d5a3c3e-7f3a-4a59-9a5b-0c6f4f0b8f11".into(),
@@ -182,7 +182,7 @@ mod tests {
     fn connections_are_let_go_with_their_pod_and_stay_where_the_agent_ends() {
         let enforced = EnforcedPods::default();
         let (first, second) = (pod(1), pod(2));
-        let left = [first.owner.left.clone(), second.owner.left.clone()];
+        let left = [first.owner.released.clone(), second.owner.released.clone()];
         let fired = || left.clone().map(|left| left.is_cancelled());
         enforced.insert(POD, first);
         enforced.release(CgroupId(8));
@@ -193,7 +193,7 @@ mod tests {
         enforced.release(POD);
         assert_eq!(fired(), [true, false], "the agent ends");
         enforced.insert(POD, pod(3));
-        let third = enforced.owner(POD, 3).unwrap().left;
+        let third = enforced.owner(POD, 3).unwrap().released;
         enforced.release(POD);
         assert!(third.is_cancelled());
     }

@@ -149,19 +149,6 @@ fn open_pin(pin: &Path) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Takes a socket's peer away again, so that it can be connected anew: connect(2) with `AF_UNSPEC`, which no wrapper has an
-/// address for.
-pub(super) fn disconnect(socket: impl AsFd) -> io::Result<()> {
-    // SAFETY: all zero is a value of this plain structure: the family `AF_UNSPEC`, and nothing else is read.
-    let nobody: libc::sockaddr = unsafe { std::mem::zeroed() };
-    let length = size_of::<libc::sockaddr>() as libc::socklen_t;
-    // SAFETY: the descriptor is open for the call, and the address as long as told.
-    if unsafe { libc::connect(socket.as_fd().as_raw_fd(), &raw const nobody, length) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
-}
-
 /// Sends an IPv4 packet by an interface, through a packet socket.
 pub(super) fn send_by_interface(socket: impl AsFd, interface: u32, packet: &[u8]) -> io::Result<()> {
     // SAFETY: all zero is a value of this plain structure.

@@ -34,8 +34,8 @@ pub struct Owner {
     pub pod: Arc<ArcSwap<Pod>>,
     /// Places for its connections that are served at once; [`CONNECTIONS_PER_POD`] outside tests.
     pub places: Arc<Semaphore>,
-    /// Fires when it is let go: it is exempt, closed, gone, or in another namespace.
-    pub left: CancellationToken,
+    /// Fires when it is released: it is exempt, closed, gone, or in another namespace.
+    pub released: CancellationToken,
 }
 
 /// A connection whose beginning the kernel saw.
@@ -54,8 +54,8 @@ pub struct Accepted {
     pub process: Process,
     /// The connection's place among its pod's; free again when dropped.
     pub place: OwnedSemaphorePermit,
-    /// Fires when the pod is let go: what it asks for from then on is none of Picket's to answer as its agent's.
-    pub left: CancellationToken,
+    /// Fires when the pod is released: what it asks for from then on is none of Picket's to answer as its agent's.
+    pub released: CancellationToken,
 }
 
 /// A connection that was closed unread, because nobody can say who made it.

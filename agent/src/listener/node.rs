@@ -93,6 +93,6 @@ fn accepted(owner: &Owner, flow: &Flow, stream: TcpStream, peer: SocketAddr) -> 
         process: Process::of(flow, &owner.pod.load()),
         workload: Arc::clone(&owner.pod),
         place,
-        left: owner.left.clone(),
+        released: owner.released.clone(),
     })
 }

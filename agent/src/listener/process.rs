@@ -5,7 +5,7 @@
 //! process that dialled.
 
 use std::fs::File;
-use std::io::Read as _;
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 
@@ -14,6 +14,7 @@ use nix::sys::stat::Mode;
 
 use crate::kernel::Flow;
 use crate::workload::cgroup::unified;
+use crate::workload::netns::start_ticks;
 use crate::workload::{Pod, container_of, pod_of};
 
 /// Nanoseconds in a clock tick of /proc: `USER_HZ` is 100 on every architecture Picket runs on.
@@ -89,7 +90,7 @@ impl Seen {
     #[must_use]
     pub fn of(pid: u32, at_ns: u64) -> Option<Self> {
         let folder = File::open(PathBuf::from("/proc").join(pid.to_string())).ok()?;
-        if started_ns(&read(&folder, "stat")?)? > at_ns {
+        if started_ns(open(&folder, "stat")?)? > at_ns {
             return None;
         }
         let exe = readlinkat(&folder, "exe").ok().map(|exe| {
@@ -101,20 +102,20 @@ impl Seen {
     }
 }
 
-fn read(folder: &File, name: &str) -> Option<String> {
+fn open(folder: &File, name: &str) -> Option<io::Take<File>> {
     let fd = openat(folder, name, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).ok()?;
+    Some(File::from(fd).take(MAX_BYTES))
+}
+
+fn read(folder: &File, name: &str) -> Option<String> {
     let mut bytes = Vec::new();
-    File::from(fd).take(MAX_BYTES).read_to_end(&mut bytes).ok()?;
+    open(folder, name)?.read_to_end(&mut bytes).ok()?;
     Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// The start of a process in nanoseconds of the boot clock, rounded down to a tick: field 22 of
-/// /proc/pid/stat (proc_pid_stat(5)). The name before it may hold spaces and parentheses, so counting begins
-/// after the last one.
-fn started_ns(stat: &str) -> Option<u64> {
-    let (_, after_name) = stat.rsplit_once(')')?;
-    let ticks: u64 = after_name.split_ascii_whitespace().nth(19)?.parse().ok()?;
-    ticks.checked_mul(TICK_NS)
+/// The start of a process in nanoseconds of the boot clock, rounded down to a tick.
+fn started_ns(stat: impl Read) -> Option<u64> {
+    start_ticks(stat)?.checked_mul(TICK_NS)
 }
 
 #[cfg(test)]
@@ -183,8 +184,9 @@ mod tests {
 
     #[test]
     fn a_name_cannot_move_the_fields() {
-        let stat = "42 (evil) R 1 2) S 1 42 42 0 -1 4194304 1 0 0 0 5 6 0 0 20 0 1 0 12345 1000 10 18446744073709551615";
-        assert_eq!(started_ns(stat), Some(12_345 * TICK_NS));
-        assert_eq!(started_ns("42 (sh) S 1"), None);
+        let stat = "42 (evil) R 1 2) S 1 42 42 0 -1 4194304 1 0 0 0 5 6 0 0 20 0 1 0 12345 1000 10 18446744073709551615 1 1 0 0 \
+                    0 0 0 0 0 0 0 0 17 0 0 0 0 0 0 0 0 0 0 0 0 0 0";
+        assert_eq!(started_ns(stat.as_bytes()), Some(12_345 * TICK_NS));
+        assert_eq!(started_ns(&b"42 (sh) S 1"[..]), None);
     }
 }

@@ -93,7 +93,7 @@ impl Serving {
                     workload: Arc::clone(&self.owner.pod),
                     process,
                     place,
-                    left: self.owner.left.clone(),
+                    released: self.owner.released.clone(),
                 })));
             }
             Ok(Some(_)) => UnattributedCause::OtherPod,

@@ -119,7 +119,7 @@ impl Pipeline {
         }))
     }
 
-    /// Serves one connection to its end. When the drain begins, or the pod is let go, requests under way end first: HTTP/2 clients are told
+    /// Serves one connection to its end. When the drain begins, or the pod is released, requests under way end first: HTTP/2 clients are told
     /// with GOAWAY, HTTP/1.1 connections close after the response. Dropping the future cuts the connection.
     pub async fn serve(self: Arc<Self>, accepted: Accepted) {
         let source = accepted.stream.peer_addr().ok();
@@ -129,7 +129,7 @@ impl Pipeline {
             accepted.workload,
             &accepted.process,
             source,
-            accepted.left,
+            accepted.released,
         ));
         let dialled = accepted.origin.ip();
         let config = self.certificates.config_for(&self.tls, dialled);

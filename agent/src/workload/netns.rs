@@ -8,11 +8,14 @@
 //! because that is the sandbox's: a process of the pod's that made itself another namespace is younger.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use procfs::FromRead as _;
+use procfs::process::Stat;
 
 use super::cgroup::{holds, processes};
 
@@ -133,12 +136,14 @@ fn of_process(pid: u32, started_then: u64, folder: &Path) -> Option<Netns> {
     (holds(folder, pid) && started(&through) == Some(started_then)).then_some(netns)
 }
 
-/// When the process started, in clock ticks since boot: field 22 of `/proc/<pid>/stat` (proc_pid_stat(5)).
+/// When the process started, in clock ticks since boot.
 pub(super) fn started(process: &Path) -> Option<u64> {
-    let stat = std::fs::read_to_string(process.join("stat")).ok()?;
-    // The second field is the program's name in brackets and may hold anything, brackets and spaces too.
-    let (_, fields) = stat.rsplit_once(')')?;
-    fields.split_ascii_whitespace().nth(19)?.parse().ok()
+    start_ticks(File::open(process.join("stat")).ok()?)
+}
+
+/// The start of a process, in clock ticks since boot, from its `/proc/<pid>/stat` (proc_pid_stat(5)).
+pub fn start_ticks(stat: impl Read) -> Option<u64> {
+    Some(Stat::from_read(stat).ok()?.starttime)
 }
 
 #[cfg(test)]

@@ -107,7 +107,7 @@ impl Pod {
             owner: Owner {
                 pod: Arc::new(ArcSwap::from_pointee(testbed::pod())),
                 places: Arc::new(tokio::sync::Semaphore::new(limit)),
-                left: CancellationToken::new(),
+                released: CancellationToken::new(),
             },
             sink,
             cancel: cancel.clone(),

@@ -43,7 +43,7 @@ impl Shared {
         let owner = Owner {
             pod: Arc::new(ArcSwap::from_pointee(testbed::pod())),
             places: Arc::new(Semaphore::new(places)),
-            left: CancellationToken::new(),
+            released: CancellationToken::new(),
         };
         let (sink, arrivals) = mpsc::channel(16);
         let cancel = CancellationToken::new();

@@ -142,7 +142,7 @@ pub fn attempt(kind: Kind, cgroup: &Path, address: SocketAddr) -> io::Result<Att
             let elsewhere = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
             let socket = tcp()?;
             socket.connect(&SockAddr::from(elsewhere.local_addr()?))?;
-            sys::disconnect(&socket)?;
+            rustix::net::connect_unspec(&socket)?;
             connected(&socket, socket.connect(&to))
         }
         Kind::Received => {
