@@ -37,6 +37,7 @@ use crate::pipeline::{Pipeline, arrivals};
 use crate::pki::CaFiles;
 use crate::runtime::readiness::{Pending, Readiness};
 use crate::runtime::signals;
+use crate::session::{self, Registry};
 use crate::store::Store;
 use crate::tls::Certificates;
 use crate::upgrade::{self, Predecessor, Progress, Successor, SuccessorConnection};
@@ -63,6 +64,7 @@ pub struct App {
     certificates: Arc<Certificates>,
     upstream: Upstream,
     audit: AuditLog,
+    sessions: Registry,
     kernel: Arc<Kernel>,
     readiness: Readiness,
     pods_ready: Pending,
@@ -110,6 +112,9 @@ impl App {
             None => AuditLog::open(&log, Some(metrics.observer()))?,
         };
         metrics.watch_audit(Arc::clone(audit.stats()));
+        let of_sessions = session::Metrics::default();
+        metrics.add(|registry| of_sessions.register(registry));
+        let sessions = Registry::new(of_sessions);
         let cancel = CancellationToken::new();
         let readiness = Readiness::default();
         // Before anybody can ask.
@@ -119,10 +124,10 @@ impl App {
         );
         let mut tasks = JoinSet::new();
         if takeover.is_none() {
-            // EnforcedPods from here on, since loading the kernel programs may have to wait. Where an agent before this one runs,
+            // Served from here on, since loading the kernel programs may have to wait. Where an agent before this one runs,
             // it goes on serving the socket.
             let socket = PrivateSocket::bind(&config.admin.socket)?;
-            let admin = wiring::admin(&metrics, &readiness, &audit, &upstream);
+            let admin = wiring::admin(&metrics, &readiness, &audit, &upstream, &sessions);
             spawn(
                 &mut tasks,
                 "admin socket",
@@ -167,6 +172,7 @@ impl App {
             certificates,
             upstream,
             audit,
+            sessions,
             kernel,
             readiness,
             pods_ready,
@@ -296,7 +302,13 @@ impl App {
         };
         let workload = workload::start(config, Arc::clone(enforcer), &cancel).await?;
 
-        let admin = wiring::admin(&self.metrics, &readiness, &self.audit, &self.upstream);
+        let admin = wiring::admin(
+            &self.metrics,
+            &readiness,
+            &self.audit,
+            &self.upstream,
+            &self.sessions,
+        );
         let lease = KernelWriteLease {
             changing: Arc::new(Mutex::new(())),
             giving: given,

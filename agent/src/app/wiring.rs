@@ -10,6 +10,7 @@ use crate::admin::{Admin, Failing, PrivateSocket, ReadyReport};
 use crate::audit::AuditLog;
 use crate::metrics::Metrics;
 use crate::runtime::readiness::Readiness;
+use crate::session::Registry;
 use crate::upstream::Upstream;
 
 /// What the admin socket shows.
@@ -18,9 +19,11 @@ pub(super) fn admin(
     readiness: &Readiness,
     audit: &AuditLog,
     upstream: &Upstream,
+    sessions: &Registry,
 ) -> Admin {
     Admin {
         metrics: Arc::clone(metrics),
+        sessions: sessions.clone(),
         ready: report(readiness.clone(), audit.clone(), upstream.clone()),
     }
 }

@@ -4,7 +4,9 @@ mod agent;
 mod audit;
 mod ca;
 mod doctor;
+mod output;
 mod policy;
+mod sessions;
 mod uninstall;
 
 use std::path::Path;
@@ -33,6 +35,8 @@ enum Command {
     Policy(policy::PolicyArgs),
     /// Reads and verifies audit records.
     Audit(audit::Audit),
+    /// Lists and ends the watches, logs and sessions that run on this node.
+    Sessions(sessions::SessionsArgs),
     /// Makes a certificate authority for nodes.
     Ca(ca::Args),
     /// Removes Picket's programs, links and maps from the kernel.
@@ -48,6 +52,7 @@ impl Cli {
             Command::Doctor(args) => doctor::run(&args),
             Command::Policy(args) => policy::run(&args),
             Command::Audit(args) => args.run(),
+            Command::Sessions(args) => sessions::run(&args),
             Command::Ca(args) => ca::run(&args),
             Command::Uninstall(args) => uninstall::run(&args),
         }

@@ -446,6 +446,11 @@ impl Metrics {
         self.collect(Box::new(KernelCollector(Box::new(read))));
     }
 
+    /// Lets a room add its own.
+    pub fn add(&self, room: impl FnOnce(&mut Registry)) {
+        room(&mut self.registry.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
     fn collect(&self, collector: Box<dyn Collector>) {
         self.registry
             .lock()

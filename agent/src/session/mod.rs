@@ -28,5 +28,7 @@ pub use farewell::{Farewell, Upgrade};
 pub use kind::Kind;
 pub use metrics::Metrics;
 pub use registry::{Facts, Judge, Registered, Registry, Selector, Snapshot, Stop, Ticket};
+#[cfg(test)]
+pub(crate) use registry::testing;
 pub use rejudge::{PodChanges, run as rejudge};
 pub use tunnel::{Ended, StopTunnel, Traffic, join};

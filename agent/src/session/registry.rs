@@ -372,4 +372,4 @@ impl Drop for Registered {
 
 #[cfg(test)]
 #[path = "registry_tests.rs"]
-pub(super) mod testing;
+pub(crate) mod testing;

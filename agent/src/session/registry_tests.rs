@@ -78,6 +78,17 @@ pub(in crate::session) fn ending(since: Instant) -> Ending {
     )
 }
 
+/// Likewise, for tests of other rooms: of this agent, with bytes that went both ways.
+pub(crate) fn running(registry: &Registry, kind: Kind, identity: &str) -> Registered {
+    let judge = Arc::new(Fake::default());
+    let stop = Arc::new(Stops::default());
+    let traffic = Arc::new(Traffic::default());
+    traffic.sent(2048);
+    registry
+        .register(registry.ticket(), facts(kind, identity), None, judge, stop, traffic)
+        .expect("permitted")
+}
+
 /// A session that nothing but a kill ends.
 pub(in crate::session) fn register(
     registry: &Registry,

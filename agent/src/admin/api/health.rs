@@ -1,0 +1,35 @@
+//! Whether the agent serves.
+
+use serde::{Deserialize, Serialize};
+
+/// What `/readyz` says: ready when nothing waits and nothing fails.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct ReadyReport {
+    /// Parts that have not come up yet.
+    pub waiting: Vec<String>,
+    /// Parts that came up and do not work now, each with the reason.
+    pub failing: Vec<Failing>,
+}
+
+/// A part that does not work.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Failing {
+    /// The part.
+    pub part: &'static str,
+    /// What is wrong.
+    pub reason: String,
+}
+
+impl ReadyReport {
+    /// Whether the agent serves.
+    pub fn ready(&self) -> bool {
+        self.waiting.is_empty() && self.failing.is_empty()
+    }
+}
+
+/// What `/version` says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Version {
+    /// The agent's version.
+    pub version: String,
+}

@@ -1,0 +1,35 @@
+//! Requests and answers of the admin API, as types that server and client share.
+//!
+//! | request | answer |
+//! |---|---|
+//! | `GET /healthz` | `ok` |
+//! | `GET /readyz` | [`ReadyReport`]; status 503 while it is not ready |
+//! | `GET /version` | [`Version`] |
+//! | `GET /metrics` | OpenMetrics text |
+//! | `GET /v1/sessions` with [`SessionQuery`] | [`SessionList`] |
+//! | `POST /v1/sessions/kill` with [`KillRequest`] | [`KillAnswer`] |
+//!
+//! Anything that goes wrong is answered with an [`ApiError`].
+
+mod health;
+mod sessions;
+
+use serde::{Deserialize, Serialize};
+
+pub(super) use sessions::ID_MIN;
+
+pub use health::{Failing, ReadyReport, Version};
+pub use sessions::{Credential, KillAnswer, KillRequest, Process, Session, SessionList, SessionQuery};
+
+/// Where sessions are listed.
+pub const SESSIONS: &str = "/v1/sessions";
+
+/// Where sessions are ended.
+pub const KILL_SESSIONS: &str = "/v1/sessions/kill";
+
+/// Why there is no other answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApiError {
+    /// The reason in a sentence.
+    pub error: String,
+}

@@ -1,0 +1,154 @@
+//! Sessions that run, and their end.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::session::{Kind, Selector, Snapshot};
+
+/// The fewest characters of an id that name a session.
+pub(in crate::admin) const ID_MIN: usize = 4;
+
+/// Which sessions are listed; what is absent does not restrict.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SessionQuery {
+    /// The agent's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<String>,
+    /// The kind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<Kind>,
+}
+
+impl From<SessionQuery> for Selector {
+    fn from(query: SessionQuery) -> Selector {
+        Selector {
+            id: None,
+            identity: query.identity,
+            kind: query.kind,
+        }
+    }
+}
+
+/// Sessions that run, the oldest first.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct SessionList {
+    /// The sessions.
+    pub sessions: Vec<Session>,
+}
+
+/// A session.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Session {
+    /// Its id, which is its audit record's `auditID`.
+    pub id: String,
+    /// What kind of session it is.
+    pub kind: Kind,
+    /// `http`, or the upgrade's protocol.
+    pub protocol: String,
+    /// The agent.
+    pub identity: String,
+    /// The namespace of the agent's pod.
+    pub namespace: String,
+    /// The agent's pod.
+    pub pod: String,
+    /// The container that the client runs in, where it is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
+    /// The client.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub process: Option<Process>,
+    /// What was asked, in words.
+    pub request: String,
+    /// The user that the API server was asked as.
+    pub user: String,
+    /// How the node proved itself to the API server.
+    pub credential: Credential,
+    /// When it began.
+    pub started: Timestamp,
+    /// Bytes received from the client after the request's head.
+    pub received_bytes: u64,
+    /// Bytes sent to the client after the response's head.
+    pub sent_bytes: u64,
+}
+
+/// A client's process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// Its number on the node.
+    pub pid: u32,
+    /// Its executable.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exe: Option<String>,
+    /// Its short name.
+    pub comm: String,
+}
+
+/// A credential, never the secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Credential {
+    /// `token` or `client-certificate`.
+    pub method: String,
+    /// Which one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+}
+
+impl From<Snapshot> for Session {
+    fn from(snapshot: Snapshot) -> Session {
+        let facts = &snapshot.facts;
+        let pod = facts.caller.pod.as_ref();
+        Session {
+            id: facts.id.to_string(),
+            kind: facts.kind,
+            protocol: facts.protocol.to_owned(),
+            identity: facts.identity.to_string(),
+            namespace: pod.map(|pod| pod.namespace.clone()).unwrap_or_default(),
+            pod: pod.map(|pod| pod.name.clone()).unwrap_or_default(),
+            container: facts.caller.container.clone(),
+            process: facts.caller.process.as_ref().map(|process| Process {
+                pid: process.pid,
+                exe: process.exe.clone(),
+                comm: process.comm.clone(),
+            }),
+            request: facts.request.words(),
+            user: facts.user.clone(),
+            credential: Credential {
+                method: facts.credential.0.to_owned(),
+                id: facts.credential.1.as_ref().map(ToString::to_string),
+            },
+            started: facts.started,
+            received_bytes: snapshot.from_client,
+            sent_bytes: snapshot.to_client,
+        }
+    }
+}
+
+/// Which sessions are ended. One of `id`, `identity` and `all` is needed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KillRequest {
+    /// The id, or as much of its beginning as names one session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// The agent's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<String>,
+    /// The kind, to restrict the others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<Kind>,
+    /// Every session of the node.
+    #[serde(default)]
+    pub all: bool,
+    /// Why, for the client and the audit record.
+    #[serde(default)]
+    pub reason: String,
+}
+
+/// The sessions that were ended.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KillAnswer {
+    /// Their ids.
+    pub ended: Vec<String>,
+}

@@ -1,0 +1,249 @@
+//! Tests of socket, server and client together.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio_util::sync::CancellationToken;
+
+use super::api::{KillRequest, SessionQuery};
+use super::*;
+use crate::metrics::Metrics;
+use crate::session::{Kind, Registered, Registry, testing};
+
+fn folder(name: &str) -> PathBuf {
+    let folder = std::env::temp_dir().join(format!("picket-admin-{}-{name}", std::process::id()));
+    let _gone = fs::remove_dir_all(&folder);
+    folder
+}
+
+fn admin(report: ReadyReport) -> Admin {
+    Admin {
+        metrics: Arc::new(Metrics::new()),
+        ready: Arc::new(move || report.clone()),
+        sessions: Registry::default(),
+    }
+}
+
+async fn ask(path: &Path, what: &str) -> String {
+    let mut stream = UnixStream::connect(path).await.expect("connects");
+    let request = format!("{what} HTTP/1.1\r\nHost: picket\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.expect("writes");
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.expect("reads");
+    text
+}
+
+#[tokio::test]
+async fn answers_on_a_private_socket_and_takes_it_away() {
+    let folder = folder("answers");
+    let path = folder.join("admin.sock");
+    let socket = PrivateSocket::bind(&path).expect("binds");
+    assert_eq!(
+        fs::metadata(&path).expect("is there").permissions().mode() & 0o777,
+        0o600
+    );
+    assert_eq!(
+        fs::metadata(&folder).expect("is there").permissions().mode() & 0o777,
+        0o700
+    );
+    let cancel = CancellationToken::new();
+    let report = ReadyReport {
+        waiting: vec!["pods".into()],
+        failing: vec![Failing {
+            part: "audit",
+            reason: "disk full".into(),
+        }],
+    };
+    let served = tokio::spawn(socket.serve(admin(report), cancel.clone()));
+    let metrics = ask(&path, "GET /metrics").await;
+    assert!(
+        metrics.contains("application/openmetrics-text") && metrics.ends_with("# EOF\n"),
+        "{metrics}"
+    );
+    assert!(ask(&path, "GET /healthz").await.starts_with("HTTP/1.1 200"));
+    let ready = ask(&path, "GET /readyz").await;
+    assert!(ready.starts_with("HTTP/1.1 503"), "{ready}");
+    assert!(
+        ready.contains(r#""waiting":["pods"]"#) && ready.contains(r#""reason":"disk full""#),
+        "{ready}"
+    );
+    assert!(
+        ask(&path, "GET /version")
+            .await
+            .contains(env!("CARGO_PKG_VERSION"))
+    );
+    assert!(ask(&path, "GET /x").await.starts_with("HTTP/1.1 404"));
+    assert!(ask(&path, "POST /metrics").await.starts_with("HTTP/1.1 405"));
+    assert!(matches!(PrivateSocket::bind(&path), Err(SocketError::Taken(_))));
+    cancel.cancel();
+    served.await.expect("ends");
+    assert!(!path.exists());
+    fs::remove_dir_all(&folder).expect("cleans up");
+}
+
+#[tokio::test]
+async fn a_successor_takes_the_place_and_keeps_it_when_the_one_before_goes() {
+    let folder = folder("successor");
+    let path = folder.join("admin.sock");
+    let before = PrivateSocket::bind(&path).expect("binds");
+    let after = PrivateSocket::replace(&path).expect("takes the place");
+    drop(before);
+    let cancel = CancellationToken::new();
+    let served = tokio::spawn(after.serve(admin(ReadyReport::default()), cancel.clone()));
+    assert!(ask(&path, "GET /readyz").await.starts_with("HTTP/1.1 200"));
+    cancel.cancel();
+    served.await.expect("ends");
+    assert_eq!(fs::read_dir(&folder).expect("folder").count(), 0);
+    fs::remove_dir_all(&folder).expect("cleans up");
+}
+
+#[tokio::test]
+async fn takes_over_a_dead_socket_and_nothing_else() {
+    let folder = folder("dead");
+    fs::create_dir_all(&folder).expect("folder");
+    let path = folder.join("admin.sock");
+    drop(std::os::unix::net::UnixListener::bind(&path).expect("a socket whose process is gone"));
+    assert!(path.exists());
+    let cancel = CancellationToken::new();
+    let socket = PrivateSocket::bind(&path).expect("takes it over");
+    let served = tokio::spawn(socket.serve(admin(ReadyReport::default()), cancel.clone()));
+    assert!(ask(&path, "GET /readyz").await.starts_with("HTTP/1.1 200"));
+    cancel.cancel();
+    served.await.expect("ends");
+    fs::write(&path, "precious").expect("a file");
+    assert!(matches!(
+        PrivateSocket::bind(&path),
+        Err(SocketError::NotASocket(_))
+    ));
+    assert_eq!(fs::read_to_string(&path).expect("is there"), "precious");
+    fs::remove_dir_all(&folder).expect("cleans up");
+}
+
+/// A served socket with three sessions.
+struct Served {
+    path: PathBuf,
+    registry: Registry,
+    running: Vec<Registered>,
+    cancel: CancellationToken,
+}
+
+fn served(name: &str) -> Served {
+    let path = folder(name).join("admin.sock");
+    let registry = Registry::default();
+    let running = [(Kind::Watch, "triage"), (Kind::Exec, "triage"), (Kind::Exec, "fixer")];
+    let running = running.map(|(kind, identity)| testing::running(&registry, kind, identity));
+    let admin = Admin {
+        sessions: registry.clone(),
+        ..admin(ReadyReport::default())
+    };
+    let cancel = CancellationToken::new();
+    tokio::spawn(PrivateSocket::bind(&path).expect("binds").serve(admin, cancel.clone()));
+    Served {
+        path,
+        registry,
+        running: running.into(),
+        cancel,
+    }
+}
+
+#[tokio::test]
+async fn sessions_are_listed_and_killed_over_the_socket() {
+    let served = served("sessions");
+    let client = Client::new(served.path.clone());
+    let all = client.sessions(&SessionQuery::default()).await.expect("a list").sessions;
+    assert_eq!(all.len(), 3);
+    assert_eq!((all[0].kind, &*all[0].identity, all[0].sent_bytes), (Kind::Watch, "triage", 2048));
+    assert_eq!(all[0].request, "watch pods in namespace \"n\"");
+    let query = SessionQuery {
+        identity: Some("triage".to_owned()),
+        kind: Some(Kind::Exec),
+    };
+    let some = client.sessions(&query).await.expect("a list").sessions;
+    assert_eq!(some.len(), 1);
+    let kill = |request: KillRequest| {
+        let client = client.clone();
+        async move { client.kill_sessions(&request).await }
+    };
+    let by_id = |id: &str| KillRequest {
+        id: Some(id.to_owned()),
+        reason: "why".to_owned(),
+        ..KillRequest::default()
+    };
+    let ended = kill(by_id(&some[0].id[..8])).await.expect("an answer").ended;
+    assert_eq!(ended, [some[0].id.clone()]);
+    assert_eq!(kill(by_id(&some[0].id)).await.expect("an answer").ended.len(), 0);
+    let everything = KillRequest {
+        all: true,
+        ..KillRequest::default()
+    };
+    assert_eq!(kill(everything).await.expect("an answer").ended.len(), 2);
+    assert_eq!(served.registry.count(), 0);
+    drop(served.running);
+    served.cancel.cancel();
+}
+
+#[tokio::test]
+async fn a_request_that_is_wrong_ends_nothing_and_is_told_why() {
+    let served = served("wrong");
+    let client = Client::new(served.path.clone());
+    for (request, told) in [
+        (KillRequest::default(), "give one of"),
+        (
+            KillRequest {
+                kind: Some(Kind::Exec),
+                ..KillRequest::default()
+            },
+            "give one of",
+        ),
+        (
+            KillRequest {
+                all: true,
+                identity: Some("triage".to_owned()),
+                ..KillRequest::default()
+            },
+            "give one of",
+        ),
+        (
+            KillRequest {
+                id: Some("abc".to_owned()),
+                ..KillRequest::default()
+            },
+            "shorter than 4",
+        ),
+        (
+            KillRequest {
+                all: true,
+                reason: "x".repeat(1025),
+                ..KillRequest::default()
+            },
+            "longer than 1024",
+        ),
+        (
+            KillRequest {
+                all: true,
+                reason: "x".repeat(20_000),
+                ..KillRequest::default()
+            },
+            "length limit",
+        ),
+    ] {
+        let error = client.kill_sessions(&request).await.expect_err(told).to_string();
+        assert!(error.contains(told), "{error}");
+    }
+    assert!(ask(&served.path, "GET /v1/sessions?kind=teapot").await.starts_with("HTTP/1.1 400"));
+    assert!(ask(&served.path, "GET /v1/sessions?nonsense=1").await.starts_with("HTTP/1.1 400"));
+    assert!(ask(&served.path, "GET /v1/sessions/kill").await.starts_with("HTTP/1.1 405"));
+    assert_eq!(served.registry.count(), 3);
+    served.cancel.cancel();
+}
+
+#[tokio::test]
+async fn without_an_agent_the_client_says_where_it_asked() {
+    let client = Client::new(PathBuf::from("/nonexistent/admin.sock"));
+    let error = client.sessions(&SessionQuery::default()).await.expect_err("nobody");
+    assert!(error.to_string().contains("/nonexistent/admin.sock"), "{error}");
+}
