@@ -27,7 +27,9 @@ const ANSWER_LIMIT: usize = 256 * 1024 * 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Nobody listens.
-    #[error("no agent answers at {path}: {source}; is `picket agent` running on this node, and are you root?")]
+    #[error(
+        "no agent answers at {path}: {source}; is `picket agent` running on this node, and are you root?"
+    )]
     Connect {
         /// The socket.
         path: PathBuf,

@@ -134,14 +134,22 @@ struct Served {
 fn served(name: &str) -> Served {
     let path = folder(name).join("admin.sock");
     let registry = Registry::default();
-    let running = [(Kind::Watch, "triage"), (Kind::Exec, "triage"), (Kind::Exec, "fixer")];
+    let running = [
+        (Kind::Watch, "triage"),
+        (Kind::Exec, "triage"),
+        (Kind::Exec, "fixer"),
+    ];
     let running = running.map(|(kind, identity)| testing::running(&registry, kind, identity));
     let admin = Admin {
         sessions: registry.clone(),
         ..admin(ReadyReport::default())
     };
     let cancel = CancellationToken::new();
-    tokio::spawn(PrivateSocket::bind(&path).expect("binds").serve(admin, cancel.clone()));
+    tokio::spawn(
+        PrivateSocket::bind(&path)
+            .expect("binds")
+            .serve(admin, cancel.clone()),
+    );
     Served {
         path,
         registry,
@@ -154,9 +162,16 @@ fn served(name: &str) -> Served {
 async fn sessions_are_listed_and_killed_over_the_socket() {
     let served = served("sessions");
     let client = Client::new(served.path.clone());
-    let all = client.sessions(&SessionQuery::default()).await.expect("a list").sessions;
+    let all = client
+        .sessions(&SessionQuery::default())
+        .await
+        .expect("a list")
+        .sessions;
     assert_eq!(all.len(), 3);
-    assert_eq!((all[0].kind, &*all[0].identity, all[0].sent_bytes), (Kind::Watch, "triage", 2048));
+    assert_eq!(
+        (all[0].kind, &*all[0].identity, all[0].sent_bytes),
+        (Kind::Watch, "triage", 2048)
+    );
     assert_eq!(all[0].request, "watch pods in namespace \"n\"");
     let query = SessionQuery {
         identity: Some("triage".to_owned()),
@@ -234,9 +249,21 @@ async fn a_request_that_is_wrong_ends_nothing_and_is_told_why() {
         let error = client.kill_sessions(&request).await.expect_err(told).to_string();
         assert!(error.contains(told), "{error}");
     }
-    assert!(ask(&served.path, "GET /v1/sessions?kind=teapot").await.starts_with("HTTP/1.1 400"));
-    assert!(ask(&served.path, "GET /v1/sessions?nonsense=1").await.starts_with("HTTP/1.1 400"));
-    assert!(ask(&served.path, "GET /v1/sessions/kill").await.starts_with("HTTP/1.1 405"));
+    assert!(
+        ask(&served.path, "GET /v1/sessions?kind=teapot")
+            .await
+            .starts_with("HTTP/1.1 400")
+    );
+    assert!(
+        ask(&served.path, "GET /v1/sessions?nonsense=1")
+            .await
+            .starts_with("HTTP/1.1 400")
+    );
+    assert!(
+        ask(&served.path, "GET /v1/sessions/kill")
+            .await
+            .starts_with("HTTP/1.1 405")
+    );
     assert_eq!(served.registry.count(), 3);
     served.cancel.cancel();
 }
@@ -244,6 +271,9 @@ async fn a_request_that_is_wrong_ends_nothing_and_is_told_why() {
 #[tokio::test]
 async fn without_an_agent_the_client_says_where_it_asked() {
     let client = Client::new(PathBuf::from("/nonexistent/admin.sock"));
-    let error = client.sessions(&SessionQuery::default()).await.expect_err("nobody");
+    let error = client
+        .sessions(&SessionQuery::default())
+        .await
+        .expect_err("nobody");
     assert!(error.to_string().contains("/nonexistent/admin.sock"), "{error}");
 }

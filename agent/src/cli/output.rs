@@ -120,7 +120,10 @@ fn table<R: Row>(format: Format, rows: &[R], colour: bool) -> String {
     let head = pick(R::COLUMNS.iter().map(|column| column.name.to_owned()).collect());
     let body: Vec<Vec<String>> = rows.iter().map(|row| pick(row.cells(format))).collect();
     let width = |place: usize| {
-        let cells = body.iter().chain([&head]).map(|cells| cells[place].chars().count());
+        let cells = body
+            .iter()
+            .chain([&head])
+            .map(|cells| cells[place].chars().count());
         cells.max().unwrap_or_default()
     };
     let widths: Vec<usize> = (0..shown.len()).map(width).collect();
@@ -149,7 +152,11 @@ fn table<R: Row>(format: Format, rows: &[R], colour: bool) -> String {
 /// The text without control characters, so that a name cannot move the cursor or begin a line of its own.
 pub(super) fn clean(text: &str) -> String {
     let plain = |character: char| {
-        if character.is_control() { '\u{fffd}' } else { character }
+        if character.is_control() {
+            '\u{fffd}'
+        } else {
+            character
+        }
     };
     text.chars().map(plain).collect()
 }
@@ -195,7 +202,12 @@ mod tests {
         ];
 
         fn cells(&self, _format: Format) -> Vec<String> {
-            vec![self.0.into(), format!("{}!", self.0), self.1.to_string(), "x".into()]
+            vec![
+                self.0.into(),
+                format!("{}!", self.0),
+                self.1.to_string(),
+                "x".into(),
+            ]
         }
     }
 
@@ -208,7 +220,10 @@ mod tests {
         );
         assert!(table(Format::Wide, &rows, false).starts_with("NAME          FULL           COUNT   END\n"));
         let coloured = table(Format::Table, &rows, true);
-        assert!(coloured.starts_with("\u{1b}[1mNAME") && coloured.lines().nth(1) == Some("a                 7   x"));
+        assert!(
+            coloured.starts_with("\u{1b}[1mNAME")
+                && coloured.lines().nth(1) == Some("a                 7   x")
+        );
     }
 
     #[test]
@@ -220,10 +235,21 @@ mod tests {
 
     #[test]
     fn ages_and_sizes_are_short() {
-        for (seconds, text) in [(0, "0s"), (119, "119s"), (120, "2m"), (7_200, "2h"), (200_000, "2d")] {
+        for (seconds, text) in [
+            (0, "0s"),
+            (119, "119s"),
+            (120, "2m"),
+            (7_200, "2h"),
+            (200_000, "2d"),
+        ] {
             assert_eq!(age(Duration::from_secs(seconds)), text);
         }
-        for (bytes, text) in [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (20 << 20, "20 MiB")] {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1536, "1.5 KiB"),
+            (20 << 20, "20 MiB"),
+        ] {
             assert_eq!(size(bytes), text);
         }
     }

@@ -107,10 +107,12 @@ impl Agent {
     fn client(&self) -> anyhow::Result<Client> {
         let socket = match &self.socket {
             Some(socket) => socket.clone(),
-            None => super::configuration(self.config.as_deref())?
-                .map(|config| config.admin)
-                .unwrap_or_default()
-                .socket,
+            None => {
+                super::configuration(self.config.as_deref())?
+                    .map(|config| config.admin)
+                    .unwrap_or_default()
+                    .socket
+            }
         };
         Ok(Client::new(socket))
     }
@@ -191,15 +193,26 @@ impl Row for Session {
     ];
 
     fn cells(&self, format: Format) -> Vec<String> {
-        let dash = |text: Option<String>| text.filter(|text| !text.is_empty()).unwrap_or_else(|| "-".to_owned());
-        let shown = if format == Format::Wide { self.id.len() } else { SHORT_ID };
+        let dash = |text: Option<String>| {
+            text.filter(|text| !text.is_empty())
+                .unwrap_or_else(|| "-".to_owned())
+        };
+        let shown = if format == Format::Wide {
+            self.id.len()
+        } else {
+            SHORT_ID
+        };
         let passed = Timestamp::now().duration_since(self.started).unsigned_abs();
         vec![
             self.id.chars().take(shown).collect(),
             self.identity.clone(),
             format!("{}/{}", self.namespace, self.pod),
             dash(self.container.clone()),
-            dash(self.process.as_ref().map(|process| format!("{} ({})", process.comm, process.pid))),
+            dash(
+                self.process
+                    .as_ref()
+                    .map(|process| format!("{} ({})", process.comm, process.pid)),
+            ),
             self.kind.to_string(),
             self.protocol.clone(),
             self.request.clone(),
@@ -225,7 +238,9 @@ mod tests {
     fn a_kill_says_which_sessions_are_meant() {
         let parses = |line: &str| Cli::try_parse_from(line.split(' ')).is_ok();
         assert!(parses("picket sessions kill 3f2b9c1d"));
-        assert!(parses("picket sessions kill --identity triage --kind port-forward --reason x"));
+        assert!(parses(
+            "picket sessions kill --identity triage --kind port-forward --reason x"
+        ));
         assert!(parses("picket sessions kill --all"));
         assert!(!parses("picket sessions kill"));
         assert!(!parses("picket sessions kill --kind exec"));

@@ -27,8 +27,8 @@ pub use end::Ending;
 pub use farewell::{Farewell, Upgrade};
 pub use kind::Kind;
 pub use metrics::Metrics;
-pub use registry::{Facts, Judge, Registered, Registry, Selector, Snapshot, Stop, Ticket};
 #[cfg(test)]
 pub(crate) use registry::testing;
+pub use registry::{Facts, Judge, Registered, Registry, Selector, Snapshot, Stop, Ticket};
 pub use rejudge::{PodChanges, run as rejudge};
 pub use tunnel::{Ended, StopTunnel, Traffic, join};

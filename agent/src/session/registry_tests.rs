@@ -85,7 +85,14 @@ pub(crate) fn running(registry: &Registry, kind: Kind, identity: &str) -> Regist
     let traffic = Arc::new(Traffic::default());
     traffic.sent(2048);
     registry
-        .register(registry.ticket(), facts(kind, identity), None, judge, stop, traffic)
+        .register(
+            registry.ticket(),
+            facts(kind, identity),
+            None,
+            judge,
+            stop,
+            traffic,
+        )
         .expect("permitted")
 }
 
