@@ -6,11 +6,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::event::{Alarm, Connection, Decision, Event, KernelFacts, Outcome, Stage, Summary};
 use super::spool::queue::{Item, Queue};
-use super::spool::writer::{self, Sink};
+use super::spool::view::SpoolView;
+use super::spool::{Clock, SpoolDirectory, writer};
+use super::sinks;
 use super::stats::Stats;
 use super::{AuditConfig, AuditError};
 
@@ -43,24 +46,24 @@ impl Drop for Inner {
 }
 
 impl AuditLog {
-    /// Opens the sinks and starts the writer's thread. A line that was cut short by a crash is ended, and a new
+    /// Opens the spool and the sinks, and starts their threads. A line that was cut short by a crash is ended, and a new
     /// hash chain is bound to the last whole line.
     ///
     /// # Errors
-    /// No sink, a file that cannot be opened or is held by another process, or no thread.
+    /// A directory that cannot be opened or is held by another process, a sink that cannot be opened, or no thread.
     pub fn open(config: &AuditConfig, observer: Option<Observer>) -> Result<Self, AuditError> {
-        Self::start(config, observer, false)
+        Self::start(config, observer, false, Arc::new(Timestamp::now))
     }
 
-    /// As [`AuditLog::open`], beside another process that writes to the file and was told to [`AuditLog::share`] it.
+    /// As [`AuditLog::open`], beside another process that writes to the spool and was told to [`AuditLog::share`] it.
     ///
     /// # Errors
     /// As [`AuditLog::open`].
     pub fn join(config: &AuditConfig, observer: Option<Observer>) -> Result<Self, AuditError> {
-        Self::start(config, observer, true)
+        Self::start(config, observer, true, Arc::new(Timestamp::now))
     }
 
-    /// Lets another process write to the file in turns with this one, or has it for itself again. Lines never mix, and the
+    /// Lets another process write to the spool in turns with this one, or has it for itself again. Lines never mix, and the
     /// hash chain stays whole: whoever writes behind the other's lines begins a chain that is bound to them.
     ///
     /// # Errors
@@ -70,12 +73,25 @@ impl AuditLog {
         self.flush().await
     }
 
-    fn start(config: &AuditConfig, observer: Option<Observer>, shared: bool) -> Result<Self, AuditError> {
-        let sink = Sink::open(config, shared)?;
-        let stats = Arc::new(Stats::default());
+    pub(super) fn start(
+        config: &AuditConfig,
+        observer: Option<Observer>,
+        shared: bool,
+        clock: Clock,
+    ) -> Result<Self, AuditError> {
+        let view = Arc::new(SpoolView::default());
+        let spool = SpoolDirectory::open(config, shared, clock, Arc::clone(&view))?;
+        let sinks = match spool.oldest() {
+            Some(oldest) => sinks::start(&config.sinks, &config.directory, oldest, &view),
+            None => Ok(Vec::new()),
+        };
+        // Those that run already end with it.
+        let sinks = sinks.inspect_err(|_| view.close())?;
+        let stats = Arc::new(Stats::new(Arc::clone(&view), sinks));
         let queue = Arc::new(Queue::default());
         queue.share(shared);
-        writer::start(sink, Arc::clone(&queue), Arc::clone(&stats))?;
+        writer::start(spool, Arc::clone(&view), Arc::clone(&queue), Arc::clone(&stats))
+            .inspect_err(|_| view.close())?;
         Ok(Self {
             inner: Arc::new(Inner {
                 queue,
@@ -83,6 +99,17 @@ impl AuditLog {
                 observer,
             }),
         })
+    }
+
+    /// Ends the log: writes what is queued and gives the sinks so long to deliver the rest. What they do not deliver stays in
+    /// the spool for the next start. Records that begin afterwards are lost, so this comes last.
+    pub async fn close(&self, limit: Duration) {
+        self.inner.queue.close();
+        let view = Arc::clone(self.inner.stats.spool());
+        let ended = tokio::task::spawn_blocking(move || view.wait_ended(limit)).await;
+        if !ended.unwrap_or(false) {
+            tracing::warn!("audit sinks still have records to deliver; they go on at the next start");
+        }
     }
 
     /// Writes down a connection that was refused. It was refused already, so this waits for room and not for the disk.

@@ -2,8 +2,8 @@
 //!
 //! The pipeline begins a [`Record`] when a request arrives, adds each stage's facts as they are known, and the
 //! record's `Drop` writes it, so no path can forget it. What must be on disk before it takes effect (writes, sessions,
-//! denials) goes through [`Record::commit_before_effect`]. One thread owns the file, chains each line to the one before
-//! ([`spool::chain`]) and syncs many records at once.
+//! denials) goes through [`Record::commit_before_effect`]. One thread writes the spool ([`spool`]): a directory of
+//! segments whose lines form a hash chain. [`sinks`] copy them to other places, each at its own pace.
 //!
 //! The lines are `audit.k8s.io/v1` Events with more fields, so that existing consumers read them as they are.
 
@@ -12,12 +12,14 @@ mod line;
 mod log;
 mod record;
 mod redact;
+pub mod sinks;
 pub mod spool;
 mod stats;
 #[cfg(test)]
 mod tests;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 pub use event::{
     Alarm, AuditId, Caller, Connection, Decision, EndReason, Finding, KernelFacts, ObjectRef, Outcome,
@@ -25,52 +27,98 @@ pub use event::{
 };
 pub use log::{AuditLog, Observer};
 pub use record::Record;
+pub use sinks::{SinkConfig, SinkTarget};
 pub use redact::{redact_arguments, redact_text, redact_uri};
 pub use stats::Stats;
 
-/// Where the audit log is written, and read by `picket audit`, when nothing else is said.
-pub const DEFAULT_FILE: &str = "/var/log/picket/audit.jsonl";
+/// Where the spool is, and what `picket audit` reads, when nothing else is said.
+pub const DEFAULT_DIRECTORY: &str = "/var/log/picket/audit";
 
-/// Where events go.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// How long a segment gets: a few minutes of a busy node's records, and 16 segments in the spool.
+pub const DEFAULT_SEGMENT_SIZE: u64 = 64 * 1024 * 1024;
+
+/// How old a segment gets: one a day on a quiet node.
+pub const DEFAULT_SEGMENT_AGE: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How much the spool holds: about a million records.
+pub const DEFAULT_TOTAL_SIZE: u64 = 1024 * 1024 * 1024;
+
+/// The audit log's settings.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AuditConfig {
-    /// The file lines are appended to; created with mode 0600. It may be renamed at any time: the next line goes
-    /// to a new file of that name.
-    pub file: Option<PathBuf>,
-    /// Write each line to standard output too. When there is no file this is the log, and what must be on disk
-    /// before it takes effect is only as durable as what reads the output.
-    pub stdout: bool,
     /// The node's name, part of every line.
     pub node: String,
+    /// The spool's directory; made with mode 0700.
+    pub directory: PathBuf,
+    /// A segment that is so long ends with the next batch of lines.
+    pub max_segment_size: u64,
+    /// A segment that is so old ends with the next line.
+    pub max_segment_age: Duration,
+    /// All segments together. Beyond it the oldest go that every sink has read; where a sink still has to read them, the spool
+    /// is full and takes no more records.
+    pub max_total_size: u64,
+    /// Where records are copied to.
+    pub sinks: Vec<SinkConfig>,
+}
+
+impl Default for AuditConfig {
+    fn default() -> Self {
+        Self {
+            node: String::new(),
+            directory: PathBuf::from(DEFAULT_DIRECTORY),
+            max_segment_size: DEFAULT_SEGMENT_SIZE,
+            max_segment_age: DEFAULT_SEGMENT_AGE,
+            max_total_size: DEFAULT_TOTAL_SIZE,
+            sinks: Vec::new(),
+        }
+    }
 }
 
 /// Why the audit log cannot be opened or cannot take a record.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum AuditError {
-    /// Neither a file nor standard output was configured.
-    #[error("audit: neither a file nor stdout is configured, so there is nowhere to write events")]
-    Nowhere,
-    /// The file cannot be opened or read.
-    #[error("audit: cannot open {file}: {reason}")]
+    /// The spool cannot be opened or read.
+    #[error("audit: cannot open the spool {path}: {reason}")]
     Open {
-        /// The file.
-        file: PathBuf,
+        /// The directory.
+        path: PathBuf,
         /// What the system said.
         reason: String,
     },
-    /// Another process holds the file.
-    #[error("audit: another process writes {0}; two writers would break its hash chain")]
+    /// Another process holds the spool.
+    #[error("audit: another process writes to the spool {0}; two writers would break its hash chain")]
     Locked(PathBuf),
-    /// The writer's thread cannot be started.
+    /// A sink cannot be opened.
+    #[error("audit: cannot open sink `{name}`: {reason}")]
+    Sink {
+        /// The sink.
+        name: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A thread cannot be started.
     #[error("audit: cannot start the writer: {0}")]
     Thread(String),
     /// The record could not be written and synced.
     #[error("audit: the record cannot be written: {0}")]
     Write(String),
-    /// The disk, or who reads standard output, took too long.
+    /// The spool has no room, and what is in it is still to be delivered.
+    #[error(
+        "audit: the spool {directory} is full: it holds {size} bytes that sink {sinks} has not taken; \
+         repair the sink, remove it from the configuration, or raise audit.maxTotalSize"
+    )]
+    SpoolFull {
+        /// The directory.
+        directory: PathBuf,
+        /// Its size.
+        size: u64,
+        /// The sinks that hold it up.
+        sinks: String,
+    },
+    /// The disk took too long.
     #[error("audit: the record was not on disk in time")]
     Slow,
-    /// The queue stayed full: the sink is too slow or does not take lines at all.
+    /// The queue stayed full: the disk is too slow or does not take lines at all.
     #[error("audit: the queue is full and the log takes no more records")]
     Full,
     /// The writer has ended.

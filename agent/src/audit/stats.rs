@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
+use super::sinks::SinkStats;
+use super::spool::view::SpoolView;
+
 /// Records begun and not yet written: requests in flight, live sessions, and lines that wait for the file. A record
 /// is about 1.5 KB, so a log that takes nothing more holds at most some 50 MB before requests are refused.
 const REQUEST_SLOTS: usize = 32_768;
@@ -24,13 +27,37 @@ pub struct Stats {
     pub(super) errors: AtomicU64,
     pub(super) syncs: AtomicU64,
     pub(super) lag_micros: AtomicU64,
+    spool: Arc<SpoolView>,
+    sinks: Vec<Arc<SinkStats>>,
     failing: AtomicBool,
     last_error: Mutex<Option<String>>,
+}
+
+impl Stats {
+    pub(super) fn new(spool: Arc<SpoolView>, sinks: Vec<Arc<SinkStats>>) -> Self {
+        Self {
+            spool,
+            sinks,
+            ..Self::default()
+        }
+    }
+
+    /// What the spool holds.
+    pub fn spool(&self) -> &Arc<SpoolView> {
+        &self.spool
+    }
+
+    /// The sinks, in the order of the configuration.
+    pub fn sinks(&self) -> &[Arc<SinkStats>] {
+        &self.sinks
+    }
 }
 
 impl Default for Stats {
     fn default() -> Self {
         Self {
+            spool: Arc::default(),
+            sinks: Vec::new(),
             requests: Arc::new(Semaphore::new(REQUEST_SLOTS)),
             connections: Arc::new(Semaphore::new(CONNECTION_SLOTS)),
             lines: AtomicU64::new(0),

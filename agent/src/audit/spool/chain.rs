@@ -6,9 +6,10 @@
 //! among the hashed bytes, so that no line can be changed, moved or taken out without a break.
 //!
 //! A chain is one life of the writer: `B` is the kernel's boot id, `/`, and the chain's start in microseconds since
-//! 1970; `N` counts from 1. The first line of a chain carries the hash of the last whole line that was in the file, so
-//! chains are bound to each other too; sixty-four zeros where there was none. A rotated file goes on with its chain.
-//! What the chain alone cannot show is lines cut off at the very end.
+//! 1970; `N` counts from 1. The first line of a chain carries the hash of the last whole line that was in the spool, so
+//! chains are bound to each other too; sixty-four zeros where there was none. A chain goes on over the ends of segments: the
+//! first line of a segment carries the hash of the last line of the one before.
+//! What the chain alone cannot show is lines cut off at the very end, or segments that are gone from the beginning.
 //!
 //! What stands between the lines is told apart: a piece that a crash left is the beginning of a line and so no whole
 //! JSON. Whatever a reader of JSON would take for a record and no chain holds was put there, and is a break.
@@ -35,7 +36,13 @@ const TRAILER: usize = BEFORE_HASH.len() + HASH_LENGTH + AFTER_HASH.len();
 
 /// A line's hash, as hex text.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(in crate::audit) struct Hash([u8; HASH_LENGTH]);
+pub struct Hash([u8; HASH_LENGTH]);
+
+impl fmt::Debug for Hash {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(self.as_str())
+    }
+}
 
 impl Hash {
     /// Stands where there is no line before.
@@ -51,12 +58,22 @@ impl Hash {
         Self(hex)
     }
 
-    fn as_str(&self) -> &str {
+    /// The hash as it stands in a line.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.0).unwrap_or_default()
     }
 
+    /// A hash that was written down.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let hash = <[u8; HASH_LENGTH]>::try_from(text.as_bytes()).ok()?;
+        hash.iter().all(u8::is_ascii_hexdigit).then_some(Self(hash))
+    }
+
     /// The hash that a stored line carries, if it is one of ours.
-    fn stored(line: &[u8]) -> Option<Self> {
+    #[must_use]
+    pub fn stored(line: &[u8]) -> Option<Self> {
         let rest = line.strip_suffix(AFTER_HASH)?;
         let (rest, hash) = rest.split_last_chunk::<HASH_LENGTH>()?;
         (rest.ends_with(BEFORE_HASH) && hash.iter().all(u8::is_ascii_hexdigit)).then_some(Self(*hash))
@@ -130,12 +147,10 @@ impl Chain {
     }
 }
 
-/// The hash of the last whole line in `tail`, the end of a file; `NONE` when there is none. A line that a crash left
-/// without its newline alone is whole.
-pub(in crate::audit) fn last_hash(tail: &[u8]) -> Hash {
-    tail.rsplit(|byte| *byte == b'\n')
-        .find_map(Hash::stored)
-        .unwrap_or(Hash::NONE)
+/// The hash of the last whole line in `tail`, the end of a file. A line that a crash left without its newline alone is
+/// whole.
+pub(in crate::audit) fn last_whole(tail: &[u8]) -> Option<Hash> {
+    tail.rsplit(|byte| *byte == b'\n').find_map(Hash::stored)
 }
 
 /// A line that does not fit its chain.
@@ -209,10 +224,39 @@ fn hash_of(line: &[u8]) -> Hash {
     Hash::of(&line[..line.len().saturating_sub(TRAILER)])
 }
 
+/// Whether a line is a piece that a crash left. What looks like a stored line is not read.
+pub(super) fn is_piece(line: &[u8]) -> bool {
+    Hash::stored(line).is_none() && is_torn(line)
+}
+
 /// Whether a line that is no stored one can be a piece that a crash left.
 fn is_torn(line: &[u8]) -> bool {
     let mut values = serde_json::Deserializer::from_slice(line).into_iter::<IgnoredAny>();
     Hash::stored(line).is_none() && !matches!(values.next(), Some(Ok(_)))
+}
+
+/// A stored line's place in its chain, as checkpoints tell it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChainPlace {
+    /// The chain.
+    pub boot_id: String,
+    /// The line's number in it.
+    pub seq: u64,
+    /// The line's hash.
+    pub hash: Hash,
+}
+
+impl ChainPlace {
+    /// The place of a stored line, if it is one.
+    #[must_use]
+    pub fn of(line: &[u8]) -> Option<Self> {
+        let (Stored { integrity }, hash) = Stored::read(line)?;
+        Some(Self {
+            boot_id: integrity.boot_id,
+            seq: integrity.seq,
+            hash,
+        })
+    }
 }
 
 /// Verifies files of one node in the order they were written, the oldest first.

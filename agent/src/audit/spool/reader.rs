@@ -1,0 +1,184 @@
+//! Reads a spool forwards, over the ends of segments.
+//!
+//! In: a place in a spool. Out: whole lines in their order, and the place behind them. Pieces of lines that a crash left are
+//! passed over; everything else comes as it is stored.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use super::chain::{self, ChainPlace, Hash};
+use super::segment::{self, Position, SegmentId};
+
+/// Read at once: many lines, little memory.
+const BLOCK: usize = 64 * 1024;
+
+/// A reader of a spool that may be written to meanwhile.
+#[derive(Debug)]
+pub struct SpoolReader {
+    directory: PathBuf,
+    position: Position,
+    open: Option<(SegmentId, File)>,
+}
+
+/// Lines that were read at once.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// The lines, each with its newline.
+    pub lines: Vec<u8>,
+    /// How many they are.
+    pub count: u64,
+}
+
+impl Batch {
+    /// The last line, without its newline.
+    #[must_use]
+    pub fn last(&self) -> Option<&[u8]> {
+        self.each().next_back()
+    }
+
+    /// The lines, without their newlines.
+    pub fn each(&self) -> impl DoubleEndedIterator<Item = &[u8]> {
+        let lines = self.lines.strip_suffix(b"\n");
+        lines
+            .into_iter()
+            .flat_map(|lines| lines.split(|byte| *byte == b'\n'))
+    }
+
+    fn fill(&mut self, stored: &[u8]) {
+        self.lines.clear();
+        self.count = 0;
+        for line in stored.split_inclusive(|byte| *byte == b'\n') {
+            if !chain::is_piece(line.strip_suffix(b"\n").unwrap_or(line)) {
+                self.lines.extend_from_slice(line);
+                self.count += 1;
+            }
+        }
+    }
+}
+
+impl SpoolReader {
+    /// A reader that begins at a place.
+    #[must_use]
+    pub fn at(directory: &Path, position: Position) -> Self {
+        Self {
+            directory: directory.to_owned(),
+            position,
+            open: None,
+        }
+    }
+
+    /// Behind the last line that was read.
+    #[must_use]
+    pub fn position(&self) -> Position {
+        self.position
+    }
+
+    /// Goes elsewhere.
+    pub fn seek(&mut self, position: Position) {
+        self.position = position;
+    }
+
+    /// Reads the next lines into `batch`, none that ends behind `limit`; whether any came. A segment that is not there is passed
+    /// over.
+    ///
+    /// # Errors
+    /// When the spool cannot be read.
+    pub fn read(&mut self, limit: Option<Position>, batch: &mut Batch) -> io::Result<bool> {
+        while let Some(stored) = self.stored(limit)? {
+            batch.fill(&stored);
+            if batch.count > 0 {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Goes behind the record with this hash, if it stands between here and `limit`.
+    ///
+    /// # Errors
+    /// When the spool cannot be read.
+    pub fn seek_behind(&mut self, hash: Hash, limit: Option<Position>) -> io::Result<Option<ChainPlace>> {
+        let from = self.position;
+        while let Some(stored) = self.stored(limit)? {
+            let mut end = self.position.offset - stored.len() as u64;
+            for line in stored.split_inclusive(|byte| *byte == b'\n') {
+                end += line.len() as u64;
+                let line = line.strip_suffix(b"\n").unwrap_or(line);
+                if Hash::stored(line) == Some(hash)
+                    && let Some(place) = ChainPlace::of(line)
+                {
+                    self.position.offset = end;
+                    return Ok(Some(place));
+                }
+            }
+        }
+        self.position = from;
+        Ok(None)
+    }
+
+    /// The next whole lines, as they are stored.
+    fn stored(&mut self, limit: Option<Position>) -> io::Result<Option<Vec<u8>>> {
+        // The segment that was seen to have a successor, after which it gets no more lines.
+        let mut ended = None;
+        loop {
+            if limit.is_some_and(|limit| self.position >= limit) {
+                return Ok(None);
+            }
+            let at = self.position;
+            let last = limit.filter(|limit| limit.segment == at.segment);
+            let stored = self.whole_lines(last.map_or(u64::MAX, |limit| limit.offset - at.offset))?;
+            if !stored.is_empty() {
+                self.position.offset += stored.len() as u64;
+                return Ok(Some(stored));
+            }
+            if last.is_some() {
+                return Ok(None);
+            }
+            match segment::next(&self.directory, at.segment)? {
+                None => return Ok(None),
+                Some(next) if ended == Some(at.segment) => self.position = Position::start_of(next),
+                // A last look, for what came between the read above and the rotation.
+                Some(_) => ended = Some(at.segment),
+            }
+        }
+    }
+
+    /// Puts on disk what was read: a checkpoint must not be past what a crash can take away.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn sync(&self) -> io::Result<()> {
+        // Segments before this one were synced when they ended.
+        self.open.as_ref().map_or(Ok(()), |(_, file)| file.sync_data())
+    }
+
+    /// Whole lines of the segment from here on, in at most `length` bytes.
+    fn whole_lines(&mut self, length: u64) -> io::Result<Vec<u8>> {
+        let Position { segment, offset } = self.position;
+        let file = match &mut self.open {
+            Some((open, file)) if *open == segment => file,
+            open => match File::open(segment.path(&self.directory)) {
+                Ok(file) => &mut open.insert((segment, file)).1,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+                Err(error) => return Err(error),
+            },
+        };
+        let mut stored = Vec::new();
+        loop {
+            let have = stored.len();
+            let room = usize::try_from(length - have as u64).map_or(BLOCK, |left| left.min(BLOCK));
+            stored.resize(have + room, 0);
+            let read = file.read_at(&mut stored[have..], offset + have as u64)?;
+            stored.truncate(have + read);
+            if let Some(end) = stored[have..].iter().rposition(|byte| *byte == b'\n') {
+                stored.truncate(have + end + 1);
+                return Ok(stored);
+            }
+            if read == 0 {
+                return Ok(Vec::new());
+            }
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! Whose turn it is to write in a directory: one process's for good, or that of two in turns while an upgrade goes on.
+//!
+//! In: the spool's directory. Out: a lock on it. The lock is on the directory itself, so that no file can be removed to get
+//! around it.
+
+use std::fs::{self, DirBuilder, File, TryLockError};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::audit::AuditError;
+
+/// How often a directory that another process holds is tried at start: a killed agent's lock may outlive it a little.
+const LOCK_TRIES: u32 = 20;
+
+/// Time between two such tries.
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
+
+/// How long a turn at a shared directory is waited for: the other's batch and its sync, which take milliseconds. A directory
+/// that is held for longer takes nothing, and requests are refused.
+const TURN_LIMIT: Duration = Duration::from_secs(2);
+
+/// Time between two looks whether the other's turn is over.
+const TURN_PAUSE: Duration = Duration::from_millis(1);
+
+/// Rights that would let others put files there, or take them away.
+const WRITABLE_BY_OTHERS: u32 = 0o022;
+
+/// An open directory with a lock that is held or can be taken.
+#[derive(Debug)]
+pub(super) struct Turn {
+    path: PathBuf,
+    directory: File,
+}
+
+impl Turn {
+    /// Opens the directory, which is made where it is missing, and locks it.
+    pub(super) fn open(path: &Path) -> Result<Self, AuditError> {
+        let failed = |reason: String| AuditError::Open {
+            path: path.to_owned(),
+            reason,
+        };
+        make(path).map_err(failed)?;
+        let directory = File::open(path).map_err(|error| failed(error.to_string()))?;
+        let found = directory
+            .metadata()
+            .map_err(|error| failed(error.to_string()))?;
+        if !found.is_dir() {
+            return Err(failed("it is no directory".to_owned()));
+        }
+        if found.permissions().mode() & WRITABLE_BY_OTHERS != 0 {
+            return Err(failed("others may write to it: chmod 700".to_owned()));
+        }
+        let turn = Self {
+            path: path.to_owned(),
+            directory,
+        };
+        turn.lock()?;
+        Ok(turn)
+    }
+
+    /// Whether the path still leads to this directory.
+    pub(super) fn is_there(&self) -> bool {
+        match (fs::metadata(&self.path), self.directory.metadata()) {
+            (Ok(named), Ok(held)) => is_same(&named, &held),
+            _ => false,
+        }
+    }
+
+    fn lock(&self) -> Result<(), AuditError> {
+        for _ in 0..LOCK_TRIES {
+            match self.directory.try_lock() {
+                Ok(()) => return Ok(()),
+                Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_PAUSE),
+                Err(TryLockError::Error(error)) => {
+                    return Err(AuditError::Open {
+                        path: self.path.clone(),
+                        reason: format!("cannot lock it: {error}"),
+                    });
+                }
+            }
+        }
+        Err(AuditError::Locked(self.path.clone()))
+    }
+
+    /// Takes the lock if nobody else has it.
+    pub(super) fn try_take(&self) -> bool {
+        self.directory.try_lock().is_ok()
+    }
+
+    /// Waits until the other process's batch is written.
+    pub(super) fn wait(&self) -> Result<(), AuditError> {
+        let began = Instant::now();
+        while !self.try_take() {
+            if began.elapsed() > TURN_LIMIT {
+                return Err(AuditError::Locked(self.path.clone()));
+            }
+            std::thread::sleep(TURN_PAUSE);
+        }
+        Ok(())
+    }
+
+    /// Lets the other process write.
+    pub(super) fn end(&self) -> io::Result<()> {
+        self.directory.unlock()
+    }
+
+    /// Puts the names of new and removed files on disk.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        self.directory.sync_all()
+    }
+}
+
+/// Whether two looks were at the same file.
+pub(super) fn is_same(one: &fs::Metadata, other: &fs::Metadata) -> bool {
+    (one.dev(), one.ino()) == (other.dev(), other.ino())
+}
+
+/// Makes the directory, for root alone. The folder above it must be there: where a volume is missing, the records would
+/// otherwise land beside it.
+fn make(path: &Path) -> Result<(), String> {
+    let above = path.parent().filter(|above| !above.as_os_str().is_empty());
+    let above = above.unwrap_or(Path::new("."));
+    match DirBuilder::new().mode(0o700).create(path) {
+        Ok(()) => File::open(above)
+            .and_then(|above| above.sync_all())
+            .map_err(|error| error.to_string()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(format!("there is no directory {}: make it", above.display()))
+        }
+        Err(error) => Err(error.to_string()),
+    }
+}

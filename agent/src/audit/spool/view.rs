@@ -1,0 +1,170 @@
+//! What the spool's writer tells everybody else: which segments there are, how far they are written, and what holds them up.
+//!
+//! In: the writer's word after each batch. Out: the end that sinks may read to, and numbers for metrics. What stands behind that
+//! end may be cut off again, so nobody reads it.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::segment::{Position, Segment, SegmentId};
+
+/// The spool, as those see it who do not write.
+#[derive(Debug, Default)]
+pub struct SpoolView {
+    state: Mutex<State>,
+    changed: Condvar,
+    rotations: AtomicU64,
+    removed: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    segments: Vec<Segment>,
+    held_by: Vec<String>,
+    /// The writer has ended.
+    closed: bool,
+    /// Sinks that run.
+    reading: usize,
+    /// Grows with each change.
+    version: u64,
+}
+
+impl SpoolView {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        let mut state = self.state();
+        change(&mut state);
+        state.version += 1;
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    /// The spool consists of these segments now.
+    pub(super) fn holds(&self, segments: Vec<Segment>) {
+        self.change(|state| state.segments = segments);
+    }
+
+    /// The last segment is written up to here.
+    pub(super) fn wrote(&self, id: SegmentId, length: u64) {
+        self.change(|state| {
+            if let Some(last) = state.segments.last_mut().filter(|last| last.id == id) {
+                last.length = length;
+            }
+        });
+    }
+
+    /// Sinks that hold up the spool; none while there is room.
+    pub(super) fn hold(&self, sinks: &[String]) {
+        let mut state = self.state();
+        if state.held_by != sinks {
+            state.held_by = sinks.to_vec();
+        }
+    }
+
+    pub(super) fn rotated(&self) {
+        self.rotations.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn removed(&self, count: usize) {
+        self.removed
+            .fetch_add(u64::try_from(count).unwrap_or(u64::MAX), Relaxed);
+    }
+
+    /// No more lines come.
+    pub(super) fn close(&self) {
+        self.change(|state| state.closed = true);
+    }
+
+    /// The segments, the oldest first, as far as they are written.
+    #[must_use]
+    pub fn segments(&self) -> Vec<Segment> {
+        self.state().segments.clone()
+    }
+
+    /// Where the last line ends.
+    #[must_use]
+    pub fn end(&self) -> Option<Position> {
+        self.state().segments.last().map(|last| Position {
+            segment: last.id,
+            offset: last.length,
+        })
+    }
+
+    /// Sinks that have not read what must go for the next record; while there are any, the spool takes none.
+    #[must_use]
+    pub fn held_by(&self) -> Vec<String> {
+        self.state().held_by.clone()
+    }
+
+    /// Segments that were ended since the start.
+    #[must_use]
+    pub fn rotations(&self) -> u64 {
+        self.rotations.load(Relaxed)
+    }
+
+    /// Segments that were removed since the start.
+    #[must_use]
+    pub fn removals(&self) -> u64 {
+        self.removed.load(Relaxed)
+    }
+
+    /// Counts a reader until the guard is dropped.
+    pub(in crate::audit) fn reading(self: &Arc<Self>) -> Reading {
+        self.state().reading += 1;
+        Reading(Arc::clone(self))
+    }
+
+    /// A number that grows with each change, and whether it was the last one.
+    pub(in crate::audit) fn version(&self) -> (u64, bool) {
+        let state = self.state();
+        (state.version, state.closed)
+    }
+
+    /// Waits for a change since `version`, at most for `patience`.
+    pub(in crate::audit) fn wait(&self, version: u64, patience: Option<Duration>) {
+        self.wait_while(patience, |state| state.version == version);
+    }
+
+    /// Waits for the end, at most for `patience`.
+    pub(in crate::audit) fn wait_closed(&self, patience: Duration) {
+        self.wait_while(Some(patience), |state| !state.closed);
+    }
+
+    /// Waits until the writer and all readers have ended, at most for `patience`; whether they have.
+    pub(in crate::audit) fn wait_ended(&self, patience: Duration) -> bool {
+        let runs = |state: &State| !state.closed || state.reading > 0;
+        self.wait_while(Some(patience), runs);
+        !runs(&self.state())
+    }
+
+    fn wait_while(&self, patience: Option<Duration>, wait: impl Fn(&State) -> bool) {
+        let began = Instant::now();
+        let mut state = self.state();
+        while wait(&state) {
+            state = match patience.map(|patience| patience.saturating_sub(began.elapsed())) {
+                None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Some(Duration::ZERO) => return,
+                Some(left) => {
+                    self.changed
+                        .wait_timeout(state, left)
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .0
+                }
+            };
+        }
+    }
+}
+
+/// A reader that runs.
+#[derive(Debug)]
+pub(in crate::audit) struct Reading(Arc<SpoolView>);
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.0.change(|state| state.reading -= 1);
+    }
+}
