@@ -169,7 +169,7 @@ fn agents_log(world: &World, pod: &str) -> Since {
     } else {
         &world.agent
     };
-    Since::now(&agent.audit_file())
+    Since::now(&agent.audit_directory())
 }
 
 /// An enforced pod that dials this protected endpoint is answered by Picket: the certificate is Picket's and has the address, the request is

@@ -184,8 +184,8 @@ fn links_now() -> Result<BTreeSet<u32>> {
 }
 
 pub(crate) fn verify_audit(world: &World) -> Result<()> {
-    let file = world.agent.audit_file().display().to_string();
-    Done::from(world.agent.picket(&["audit", "verify", &file])?)
+    let spool = world.agent.audit_directory().display().to_string();
+    Done::from(world.agent.picket(&["audit", "verify", &spool])?)
         .good()
         .map(drop)
 }

@@ -17,9 +17,9 @@ pub(crate) const TESTS: &[Test] = tests! {
 };
 
 fn audit_tail_shows_it(world: &mut World) -> Result<()> {
-    let file = world.agent.audit_file().display().to_string();
+    let spool = world.agent.audit_directory().display().to_string();
     let tail = |extra: &[&str]| -> Result<String> {
-        let mut arguments = vec!["audit", "tail", &file];
+        let mut arguments = vec!["audit", "tail", &spool];
         arguments.extend(extra);
         Done::from(world.agent.picket(&arguments)?).good()
     };
@@ -46,10 +46,10 @@ fn audit_tail_shows_it(world: &mut World) -> Result<()> {
 }
 
 fn audit_tail_follows(world: &mut World) -> Result<()> {
-    let file = world.agent.audit_file().display().to_string();
+    let spool = world.agent.audit_directory().display().to_string();
     let mut command = world
         .agent
-        .command(&["audit", "tail", "-f", &file, "--outcome", "deny", "-o", "json"]);
+        .command(&["audit", "tail", "-f", &spool, "--outcome", "deny", "-o", "json"]);
     command.stdout(std::process::Stdio::piped());
     let following = Running::of(world.cluster.node().spawn(command)?)?;
     // What was there already comes first.

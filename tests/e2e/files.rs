@@ -201,7 +201,7 @@ fn a_token_file_works_too(world: &mut World) -> Result<()> {
     };
     renew(world)?;
     let change = |config: &mut Value| {
-        config["audit"]["stdout"] = Value::Bool(true);
+        config["audit"]["sinks"] = serde_json::json!([{"name": "out", "stdout": {}}]);
         let upstream = &mut config["upstream"];
         upstream["clientCertificateFile"] = Value::Null;
         upstream["clientKeyFile"] = Value::Null;

@@ -222,11 +222,20 @@ fn uninstalled_nothing_is_left(world: &mut World) -> Result<()> {
 }
 
 fn the_audit_chain_is_whole_through_all_of_it(world: &mut World) -> Result<()> {
-    let file = world.agent.audit_file().display().to_string();
-    Done::from(world.agent.picket(&["audit", "verify", &file])?).good()?;
+    let spool = world.agent.audit_directory();
+    Done::from(
+        world
+            .agent
+            .picket(&["audit", "verify", &spool.display().to_string()])?,
+    )
+    .good()?;
     // What it proves: one changed byte is found.
     let changed = world.agent.dir().join("changed.jsonl");
-    let text = std::fs::read_to_string(&file)?.replacen("\"outcome\":\"deny\"", "\"outcome\":\"allow\"", 1);
+    let mut text = String::new();
+    for file in picket_tests::audit::files(&spool)? {
+        text += &std::fs::read_to_string(file)?;
+    }
+    let text = text.replacen("\"outcome\":\"deny\"", "\"outcome\":\"allow\"", 1);
     std::fs::write(&changed, text)?;
     let done = Done::from(
         world

@@ -15,7 +15,7 @@ pub(crate) const TESTS: &[Test] = tests! {
 };
 
 fn each_agent_serves_its_own_pods(world: &mut World) -> Result<()> {
-    let (first, second) = (world.picket_log(), Since::now(&world.other.audit_file()));
+    let (first, second) = (world.picket_log(), Since::now(&world.other.audit_directory()));
     world.run("agents", "remote", &["sh", "-c", GET_SEED])?.good()?;
     world.worker(GET_SEED)?.good()?;
     let get = |record: &Value| about(record, "get", "configmaps", "seed");

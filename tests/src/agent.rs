@@ -170,7 +170,7 @@ impl Agent {
             "kernel": {"cgroupRoot": node.cgroup, "bpffs": agent.bpffs()},
             "enforce": {"namespaces": options.namespaces},
             "objects": [agent.objects_dir()],
-            "audit": {"file": agent.audit_file(), "stdout": false},
+            "audit": {"directory": agent.audit_directory()},
             "admin": {"socket": agent.admin_socket()},
             "log": {"filter": if options.log.is_empty() { "info" } else { &options.log }},
             "shutdown": {"drainSeconds": DRAIN_SECONDS},
@@ -487,9 +487,9 @@ impl Agent {
         self.dir.join("objects")
     }
 
-    /// Its audit log, one JSON record a line.
-    pub fn audit_file(&self) -> PathBuf {
-        self.dir.join("audit.jsonl")
+    /// Its audit spool: segments with one JSON record a line.
+    pub fn audit_directory(&self) -> PathBuf {
+        self.dir.join("audit")
     }
 
     /// Its administrators' socket.

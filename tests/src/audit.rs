@@ -1,4 +1,4 @@
-//! Reading an audit log that grows: Picket's, or the API server's.
+//! Reading an audit log that grows: Picket's, which is a directory of segments, or the API server's, which is a file.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -18,10 +18,31 @@ pub struct Since {
     start: u64,
 }
 
+/// The files of a log in the order they were written: a file itself, or the segments of a directory.
+///
+/// # Errors
+/// A directory cannot be read.
+pub fn files(path: &Path) -> Result<Vec<PathBuf>> {
+    if !path.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(path)? {
+        let file = entry?.path();
+        if file.extension().is_some_and(|extension| extension == "jsonl") {
+            files.push(file);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
 impl Since {
-    /// What is written to the log from now on.
+    /// What is written to the log from now on. A directory that is cut into segments meanwhile counts as one log; that nothing
+    /// is removed from it is the tests' affair.
     pub fn now(path: &Path) -> Self {
-        let start = std::fs::metadata(path).map_or(0, |found| found.len());
+        let length = |file: &PathBuf| std::fs::metadata(file).map_or(0, |found| found.len());
+        let start = files(path).unwrap_or_default().iter().map(length).sum();
         Self {
             path: path.to_owned(),
             start,
@@ -30,14 +51,21 @@ impl Since {
 
     /// The records so far.
     pub fn records(&self) -> Result<Vec<Value>> {
-        let Ok(mut file) = File::open(&self.path) else {
-            return Ok(Vec::new());
-        };
         // A file grows page by page while one line is written, so `start` may be inside a line, which is one from before. The
         // byte in front tells: it ends a line, or is a piece of one.
-        file.seek(SeekFrom::Start(self.start.saturating_sub(1)))?;
+        let mut skip = self.start.saturating_sub(1);
         let mut read = Vec::new();
-        file.read_to_end(&mut read)?;
+        for path in files(&self.path)? {
+            let Ok(mut file) = File::open(path) else { continue };
+            let length = file.metadata()?.len();
+            if skip > 0 && skip >= length {
+                skip -= length;
+                continue;
+            }
+            file.seek(SeekFrom::Start(skip))?;
+            skip = 0;
+            file.read_to_end(&mut read)?;
+        }
         // A line that is being written has no end yet.
         let whole = read
             .iter()
@@ -153,5 +181,27 @@ mod tests {
         let error = inside.records().expect_err("half a line was ended").to_string();
         assert!(error.contains("no record: {\"na"), "{error}");
         std::fs::remove_file(&path).expect("removed");
+    }
+
+    #[test]
+    fn segments_are_one_log() {
+        let spool = std::env::temp_dir().join(format!("picket-since-spool-{}", std::process::id()));
+        let start = Since::now(&spool);
+        std::fs::create_dir(&spool).expect("a spool");
+        let write = |segment: u8, text: &str| {
+            std::fs::write(spool.join(format!("audit-{segment}.jsonl")), text).expect("written");
+        };
+        write(1, "{\"name\": 1}\n");
+        let between = Since::now(&spool);
+        std::fs::create_dir(spool.join("checkpoints")).expect("a folder");
+        write(2, "");
+        assert!(names(&between).is_empty());
+        write(3, "{\"name\": 2}\n{\"name\": 3}\n");
+        let late = Since::now(&spool);
+        write(4, "{\"name\": 4}\n");
+        assert_eq!(names(&start), ["1", "2", "3", "4"]);
+        assert_eq!(names(&between), ["2", "3", "4"]);
+        assert_eq!(names(&late), ["4"]);
+        std::fs::remove_dir_all(&spool).expect("removed");
     }
 }

@@ -152,7 +152,7 @@ impl Pair {
 
     /// Picket's audit log from now on.
     pub fn picket_log(&self) -> Since {
-        Since::now(&self.agent.audit_file())
+        Since::now(&self.agent.audit_directory())
     }
 
     /// The API server's audit log from now on.

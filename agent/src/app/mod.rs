@@ -22,7 +22,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::PrivateSocket;
-use crate::audit::{AuditConfig, AuditLog};
+use crate::audit::AuditLog;
 use crate::cluster::Connector;
 use crate::config::Config;
 use crate::denied;
@@ -54,6 +54,9 @@ const ARRIVALS: usize = 1024;
 /// How long the listeners stay open after the older programs are gone that led to them: what was redirected before is
 /// established within a round on the loopback.
 const LAST_REDIRECTS: Duration = Duration::from_millis(500);
+
+/// How long audit sinks may take at the end. What they do not deliver stays in the spool for the next agent.
+const LAST_DELIVERIES: Duration = Duration::from_secs(2);
 
 /// Every part, opened and not yet serving.
 pub struct App {
@@ -102,14 +105,9 @@ impl App {
         let upstream = Upstream::open(upstream_config(&config)?)?;
         let upgrade = config.admin.upgrade_socket();
         let takeover = upgrade::ask(&upgrade, &config.node_name, LAYOUT, upgrade::REQUEST_LIMIT).await?;
-        let log = AuditConfig {
-            file: Some(config.audit.file.clone()),
-            stdout: config.audit.stdout,
-            node: config.node_name.clone(),
-        };
         let audit = match &takeover {
-            Some(_) => AuditLog::join(&log, Some(metrics.observer()))?,
-            None => AuditLog::open(&log, Some(metrics.observer()))?,
+            Some(_) => AuditLog::join(&config.audit, Some(metrics.observer()))?,
+            None => AuditLog::open(&config.audit, Some(metrics.observer()))?,
         };
         metrics.watch_audit(Arc::clone(audit.stats()));
         let of_sessions = session::Metrics::default();
@@ -233,6 +231,7 @@ impl App {
             .flush()
             .await
             .context("the last audit records could not be written")?;
+        audit.close(LAST_DELIVERIES).await;
         outcome.map(drop)
     }
 

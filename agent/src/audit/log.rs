@@ -10,10 +10,10 @@ use jiff::Timestamp;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::event::{Alarm, Connection, Decision, Event, KernelFacts, Outcome, Stage, Summary};
+use super::sinks;
 use super::spool::queue::{Item, Queue};
 use super::spool::view::SpoolView;
 use super::spool::{Clock, SpoolDirectory, writer};
-use super::sinks;
 use super::stats::Stats;
 use super::{AuditConfig, AuditError};
 

@@ -27,8 +27,8 @@ pub use event::{
 };
 pub use log::{AuditLog, Observer};
 pub use record::Record;
-pub use sinks::{SinkConfig, SinkTarget};
 pub use redact::{redact_arguments, redact_text, redact_uri};
+pub use sinks::{SinkConfig, SinkTarget};
 pub use stats::Stats;
 
 /// Where the spool is, and what `picket audit` reads, when nothing else is said.

@@ -9,6 +9,7 @@ use std::path::Path;
 use nix::unistd::{AccessFlags, eaccess};
 
 use super::Config;
+use crate::audit::SinkTarget;
 use crate::cluster::Connector;
 use crate::store::Store;
 
@@ -54,8 +55,15 @@ impl Config {
         if all_there && let Err(error) = Store::open(&self.objects) {
             note("objects", error.to_string());
         }
-        if let Err(fault) = log(&self.audit.file) {
-            note("audit.file", fault);
+        if let Err(fault) = spool(&self.audit.directory) {
+            note("audit.directory", fault);
+        }
+        for sink in &self.audit.sinks {
+            if let SinkTarget::File { path } = &sink.target
+                && let Err(fault) = log(path)
+            {
+                note(&format!("audit.sinks: {}", sink.name), fault);
+            }
         }
         // Its folder is made where it is missing.
         let above = self.admin.socket.ancestors().skip(1);
@@ -86,6 +94,15 @@ fn log(file: &Path) -> Result<(), String> {
     }
     writable_folder(folder)?;
     if file.exists() { writable(file) } else { Ok(()) }
+}
+
+/// Whether a directory can be used, or made where it is missing.
+fn spool(directory: &Path) -> Result<(), String> {
+    if directory.exists() {
+        writable_folder(directory)
+    } else {
+        log(directory)
+    }
 }
 
 fn writable_folder(path: &Path) -> Result<(), String> {

@@ -5,6 +5,7 @@
 //! the parts that open them, and by [`Config::unusable`] for `picket doctor`.
 
 mod addresses;
+mod audit;
 mod files;
 mod read;
 #[cfg(test)]
@@ -18,7 +19,7 @@ use picket_policy::Diagnostic;
 
 pub use addresses::ConfiguredEndpoints;
 
-use crate::audit;
+use crate::audit::AuditConfig;
 use crate::kernel::FailMode;
 use crate::runtime::telemetry::LogConfig;
 
@@ -76,7 +77,7 @@ pub struct Config {
     /// Files or folders with AgentIdentity, AgentGrant and AgentPolicy objects.
     pub objects: Vec<PathBuf>,
     /// Where audit records go.
-    pub audit: Audit,
+    pub audit: AuditConfig,
     /// The administrators' socket.
     pub admin: Admin,
     /// The agent's own log.
@@ -147,24 +148,6 @@ pub struct Enforce {
     pub unclassified_pods: FailMode,
     /// What becomes of static pods that the API server has not told of, while an agent runs.
     pub static_pods: FailMode,
-}
-
-/// Where audit records go.
-#[derive(Debug, Clone)]
-pub struct Audit {
-    /// The file, one JSON record a line.
-    pub file: PathBuf,
-    /// Whether each record also goes to standard output.
-    pub stdout: bool,
-}
-
-impl Default for Audit {
-    fn default() -> Self {
-        Self {
-            file: PathBuf::from(audit::DEFAULT_FILE),
-            stdout: false,
-        }
-    }
 }
 
 /// The administrators' unix socket.

@@ -11,7 +11,7 @@ use picket_policy::yaml::{Decoder, Diagnostic, Fields, Node, Spanned, Value, par
 
 use super::texts::{texts, values};
 use super::{
-    Admin, Audit, Cluster, Config, Enforce, Kernel, MAX_DRAIN_SECONDS, Shutdown, Tls, Upstream, addresses,
+    Admin, Cluster, Config, Enforce, Kernel, MAX_DRAIN_SECONDS, Shutdown, Tls, Upstream, addresses, audit,
 };
 use crate::admin::SOCKET_PATH_MAX;
 use crate::endpoints::Target;
@@ -76,7 +76,8 @@ fn top(decoder: &mut Decoder, document: &Node) -> Option<Config> {
     let protected_endpoints = addresses::read(decoder, &top, upstream.as_ref());
     let objects = objects(decoder, &top);
     let kernel = kernel(decoder, &top);
-    let audit = audit(decoder, &top);
+    let node = node_name.as_ref().map_or("", |name| name.value.as_str());
+    let audit = audit::read(decoder, &top, node);
     let admin = admin(decoder, &top);
     let log = log(decoder, &top);
     let shutdown = shutdown(decoder, &top);
@@ -258,25 +259,6 @@ fn kernel(decoder: &mut Decoder, top: &Fields<'_>) -> Kernel {
     kernel
 }
 
-fn audit(decoder: &mut Decoder, top: &Fields<'_>) -> Audit {
-    let mut audit = Audit::default();
-    if let Some(fields) = optional_section(decoder, top, "audit", &["file", "stdout"]) {
-        audit.file = optional_path(decoder, &fields, "file").unwrap_or(audit.file);
-        match fields.get("stdout").map(|node| (node, &node.value)) {
-            Some((_, Value::Bool(stdout))) => audit.stdout = *stdout,
-            Some((node, other)) => decoder.error_at(
-                node,
-                format!(
-                    "field `audit.stdout` must be true or false, not {}",
-                    other.describe()
-                ),
-            ),
-            None => {}
-        }
-    }
-    audit
-}
-
 fn admin(decoder: &mut Decoder, top: &Fields<'_>) -> Admin {
     let mut admin = Admin::default();
     if let Some(fields) = optional_section(decoder, top, "admin", &["socket"]) {
@@ -363,7 +345,7 @@ fn path(decoder: &mut Decoder, fields: &Fields<'_>, name: &str) -> Option<PathBu
     Some(PathBuf::from(decoder.required_text(fields, name)?.value))
 }
 
-fn optional_path(decoder: &mut Decoder, fields: &Fields<'_>, name: &str) -> Option<PathBuf> {
+pub(super) fn optional_path(decoder: &mut Decoder, fields: &Fields<'_>, name: &str) -> Option<PathBuf> {
     optional_text(decoder, fields, name).map(PathBuf::from)
 }
 

@@ -1,8 +1,10 @@
 //! Configurations that are read, and what is said of those that are not.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::*;
+use crate::audit::{AuditConfig, SinkConfig, SinkTarget};
 use crate::endpoints::Target;
 use crate::kernel::FailMode;
 use crate::runtime::telemetry::LogFormat;
@@ -38,7 +40,12 @@ fn reads_a_small_file_and_fills_in_defaults() {
     assert_eq!(config.shutdown.drain_seconds, 20);
     assert_eq!(config.enforce.unclassified_pods, FailMode::Closed);
     assert_eq!(config.enforce.static_pods, FailMode::Closed);
-    assert_eq!(config.audit.file, Path::new(audit::DEFAULT_FILE));
+    let audit = AuditConfig {
+        node: "node-1".to_owned(),
+        ..AuditConfig::default()
+    };
+    assert_eq!(config.audit, audit);
+    assert_eq!(audit.directory, Path::new("/var/log/picket/audit"));
     assert_eq!(config.log, LogConfig::default());
 }
 
@@ -56,7 +63,7 @@ protectedEndpoints:
   deny: ['[fd00::1]:80']
   allow: ['[::ffff:169.254.169.254]:80']
 objects: [/o, /p]
-audit: {file: /a, stdout: true}
+audit: {directory: /a, maxSegmentSize: 2Mi, maxSegmentAge: 1h30m, maxTotalSize: 4194304, sinks: [{name: out, stdout: {}}, {name: copy, file: {path: /x}}]}
 admin: {socket: /s}
 log: {format: json, filter: warn}
 shutdown: {drainSeconds: 0}
@@ -96,8 +103,27 @@ shutdown: {drainSeconds: 0}
         ["169.254.169.254:80".parse().unwrap()]
     );
     assert_eq!(config.objects, [Path::new("/o"), Path::new("/p")]);
-    assert_eq!(config.audit.file, Path::new("/a"));
-    assert!(config.audit.stdout);
+    let sink = |name: &str, target| SinkConfig {
+        name: name.to_owned(),
+        target,
+    };
+    let audit = AuditConfig {
+        node: "n".to_owned(),
+        directory: PathBuf::from("/a"),
+        max_segment_size: 2 << 20,
+        max_segment_age: Duration::from_secs(5400),
+        max_total_size: 4 << 20,
+        sinks: vec![
+            sink("out", SinkTarget::Stdout),
+            sink(
+                "copy",
+                SinkTarget::File {
+                    path: PathBuf::from("/x"),
+                },
+            ),
+        ],
+    };
+    assert_eq!(config.audit, audit);
     assert_eq!(config.admin.socket, Path::new("/s"));
     assert_eq!(config.log.format, LogFormat::Json);
     assert_eq!(config.log.filter.as_deref(), Some("warn"));
@@ -305,8 +331,103 @@ fn what_makes_no_sense_is_refused_with_its_line() {
         ),
         (
             "enforce:",
-            "audit: {stdout: 'yes'}\nenforce:",
-            "11:17: field `audit.stdout` must be true or false, not text",
+            "audit: {stdout: true}\nenforce:",
+            "11:9: field `audit.stdout` is gone: write sinks: [{name: stdout, stdout: {}}]",
+        ),
+        (
+            "enforce:",
+            "audit:\n  file: /var/log/picket/audit.jsonl\nenforce:",
+            "12:3: field `audit.file` is gone: records are in segments in `audit.directory`; for a copy in one file write \
+             sinks: [{name: copy, file: {path: FILE}}]",
+        ),
+        (
+            "enforce:",
+            "audit: {file: }\nenforce:",
+            "11:9: field `audit.file` is gone: records are in segments in `audit.directory`; for a copy in one file write \
+             sinks: [{name: copy, file: {path: FILE}}]",
+        ),
+        (
+            "enforce:",
+            "audit: {directory: audit}\nenforce:",
+            "11:20: field `audit.directory` must be an absolute path",
+        ),
+        (
+            "enforce:",
+            "audit: {maxSegmentSize: 64MB}\nenforce:",
+            "11:25: field `audit.maxSegmentSize` must be a quantity of bytes: a whole number with Ki, Mi or Gi, such as \
+             64Mi, not \"64MB\"",
+        ),
+        (
+            "enforce:",
+            "audit: {maxSegmentSize: 4096}\nenforce:",
+            "11:25: field `audit.maxSegmentSize` must be at least 1Mi",
+        ),
+        (
+            "enforce:",
+            "audit: {maxTotalSize: 127Mi}\nenforce:",
+            "11:23: field `audit.maxTotalSize` must be at least twice `audit.maxSegmentSize`, since only whole segments \
+             are removed",
+        ),
+        (
+            "enforce:",
+            "audit: {maxSegmentAge: 1d}\nenforce:",
+            "11:24: field `audit.maxSegmentAge` must be a duration in h, m and s, such as 24h or 1h30m, not \"1d\"",
+        ),
+        (
+            "enforce:",
+            "audit: {maxSegmentAge: 24}\nenforce:",
+            "11:24: field `audit.maxSegmentAge` must be a duration in h, m and s, such as 24h or 1h30m, not the number 24",
+        ),
+        (
+            "enforce:",
+            "audit: {maxSegmentAge: 59s}\nenforce:",
+            "11:24: field `audit.maxSegmentAge` must be at least 1m",
+        ),
+        (
+            "enforce:",
+            "audit: {sinks: [{name: a}]}\nenforce:",
+            "11:17: field `audit.sinks[0]` must have one target: file: {path: FILE} or stdout: {}",
+        ),
+        (
+            "enforce:",
+            "audit: {sinks: [{name: a, stdout: {}, file: {path: /x}}]}\nenforce:",
+            "11:17: field `audit.sinks[0]` must have one target: file: {path: FILE} or stdout: {}",
+        ),
+        (
+            "enforce:",
+            "audit: {sinks: [{stdout: {}}]}\nenforce:",
+            "11:17: field `audit.sinks[0].name` is required",
+        ),
+        (
+            "enforce:",
+            "audit: {sinks: [{name: My Sink, stdout: {}}]}\nenforce:",
+            "11:24: field `audit.sinks[0].name`: \"My Sink\" must consist of lower-case letters, digits and -, 63 at most",
+        ),
+        (
+            "enforce:",
+            "audit: {sinks: [{name: a, file: {path: x}}]}\nenforce:",
+            "11:40: field `audit.sinks[0].file.path` must be an absolute path",
+        ),
+        (
+            "enforce:",
+            "audit: {sinks: [{name: a, stdout: {}}, {name: a, file: {path: /x}}]}\nenforce:",
+            "11:40: field `audit.sinks[1].name`: two sinks are called \"a\"",
+        ),
+        (
+            "enforce:",
+            "audit: {sinks: [{name: a, stdout: {}}, {name: b, stdout: {}}]}\nenforce:",
+            "11:40: field `audit.sinks[1]`: sink `a` writes to stdout already",
+        ),
+        (
+            "enforce:",
+            "audit: {sinks: [{name: a, webhook: {}}]}\nenforce:",
+            "11:17: field `audit.sinks[0]` must have one target: file: {path: FILE} or stdout: {}\n\
+             f:11:27: unknown field `audit.sinks[0].webhook`; known here: name, file, stdout",
+        ),
+        (
+            "enforce:",
+            "audit: {directory: /a, sinks: [{name: a, file: {path: /a/copy}}]}\nenforce:",
+            "11:32: field `audit.sinks[0].file.path` must not be in `audit.directory`, which holds the agent's own files",
         ),
         (
             "enforce:",
@@ -359,8 +480,9 @@ async fn all_that_cannot_be_used_is_told_at_once() {
     std::fs::create_dir(there("node-ca.key")).unwrap();
     let text = GOOD.replace("/etc/picket", &folder.display().to_string())
         + &format!(
-            "audit: {{file: {}}}\nadmin: {{socket: {}}}\n",
-            there("log/audit.jsonl").display(),
+            "audit: {{directory: {}, sinks: [{{name: copy, file: {{path: {}}}}}]}}\nadmin: {{socket: {}}}\n",
+            there("log/audit").display(),
+            there("copies/audit.jsonl").display(),
             there("token/admin.sock").display()
         );
     let faults = Config::parse("f", &text).unwrap().unusable().await;
@@ -383,8 +505,12 @@ async fn all_that_cannot_be_used_is_told_at_once() {
             ),
             missing("objects", "objects"),
             format!(
-                "audit.file: there is no folder {}: make it",
+                "audit.directory: there is no folder {}: make it",
                 there("log").display()
+            ),
+            format!(
+                "audit.sinks: copy: there is no folder {}: make it",
+                there("copies").display()
             ),
             format!("admin.socket: {} is no folder", there("token").display()),
         ]

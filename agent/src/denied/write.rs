@@ -121,13 +121,14 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::audit::spool::segment::stored_text;
     use crate::audit::{AuditConfig, Caller, KernelFacts, ProcessRef};
 
     #[tokio::test]
     async fn what_waits_when_the_agent_ends_is_written() {
-        let file = std::env::temp_dir().join(format!("picket-refusals-{}.jsonl", std::process::id()));
+        let spool = std::env::temp_dir().join(format!("picket-refusals-{}", std::process::id()));
         let config = AuditConfig {
-            file: Some(file.clone()),
+            directory: spool.clone(),
             ..AuditConfig::default()
         };
         let audit = AuditLog::open(&config, None).unwrap();
@@ -141,9 +142,9 @@ mod tests {
         let writing = tokio::spawn(write(refusals, audit.clone(), events, last, done.clone()));
         done.cancelled().await;
         audit.flush().await.unwrap();
-        let text = std::fs::read_to_string(&file).unwrap();
+        let text = stored_text(&spool);
         writing.abort();
-        let _ = std::fs::remove_file(&file);
+        let _ = std::fs::remove_dir_all(&spool);
         let folded = text.lines().last().unwrap();
         assert!(
             text.lines().count() == 11 && folded.contains("(5 alike"),

@@ -162,9 +162,9 @@ impl Newer {
 
 fn log(folder: &Path) -> AuditConfig {
     AuditConfig {
-        file: Some(folder.join("audit.jsonl")),
-        stdout: false,
+        directory: folder.join("audit"),
         node: "node-a".to_owned(),
+        ..AuditConfig::default()
     }
 }
 

@@ -73,7 +73,7 @@ impl Agent {
             "kernel": {"cgroupRoot": node.cgroup(), "bpffs": file("bpf")},
             "enforce": {"namespaces": [NAMESPACE]},
             "objects": [file("objects")],
-            "audit": {"file": file("audit.jsonl"), "stdout": false},
+            "audit": {"directory": file("audit")},
             "admin": {"socket": file("admin.sock")},
             "log": {"filter": "warn"},
             "shutdown": {"drainSeconds": 1},

@@ -132,8 +132,8 @@ fn show(cluster: &Cluster, agent: &Agent) -> Result<Vec<String>> {
         &Want::refused("no grant allows it"),
     )?;
     token(&mut steps, cluster)?;
-    let file = agent.audit_file().display().to_string();
-    let tail = agent.picket(&["audit", "tail", "--outcome", "deny", "-n", "6", &file])?;
+    let spool = agent.audit_directory().display().to_string();
+    let tail = agent.picket(&["audit", "tail", "--outcome", "deny", "-n", "6", &spool])?;
     steps.output(
         "Picket's audit records",
         "picket audit tail --outcome deny",
@@ -178,7 +178,7 @@ fn take_down(cluster: Cluster, mut agent: Agent) -> Result<()> {
 }
 
 fn keep(cluster: &mut Cluster, agent: Agent) -> Result<()> {
-    let (audit, objects) = (agent.audit_file(), agent.objects_dir());
+    let (audit, objects) = (agent.audit_directory(), agent.objects_dir());
     let picket = agent.binary().to_owned();
     agent.keep();
     cluster.keep()?;

@@ -54,6 +54,17 @@ pub(in crate::audit) fn names(directory: &Path) -> Vec<String> {
     names
 }
 
+/// The checkpoints that can be read, by their sinks' names.
+pub(crate) fn all(directory: &Path) -> Vec<(String, Checkpoint)> {
+    let names = names(directory).into_iter();
+    names
+        .filter_map(|name| {
+            let checkpoint = load(directory, &name).ok()??;
+            Some((name, checkpoint))
+        })
+        .collect()
+}
+
 /// A sink's checkpoint, `None` where it has none yet.
 ///
 /// # Errors

@@ -137,7 +137,9 @@ impl Delivery {
     fn begin(&mut self) {
         match checkpoint::load(&self.directory, &self.name) {
             Ok(Some(Checkpoint { position, last })) => {
-                let holds = last.as_ref().is_none_or(|last| holds(&self.directory, position, last));
+                let holds = last
+                    .as_ref()
+                    .is_none_or(|last| holds(&self.directory, position, last));
                 self.reader.seek(position);
                 self.last = last;
                 if !holds {
@@ -254,5 +256,6 @@ fn holds(directory: &Path, position: Position, last: &ChainPlace) -> bool {
         return true;
     };
     let is_last = |tail: Vec<u8>| tail.last() == Some(&b'\n') && last_whole(&tail) == Some(last.hash);
-    position.offset == 0 || segment::tail(&mut file, position.offset).is_ok_and(|tail| tail.is_some_and(is_last))
+    position.offset == 0
+        || segment::tail(&mut file, position.offset).is_ok_and(|tail| tail.is_some_and(is_last))
 }

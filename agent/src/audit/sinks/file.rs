@@ -74,7 +74,10 @@ impl Sink for FileSink {
             Err(error) => Err(error),
         };
         let tail = found.map_err(|error| self.failed(error))?.unwrap_or_default();
-        let whole = tail.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        let whole = tail
+            .iter()
+            .rposition(|byte| *byte == b'\n')
+            .map_or(0, |end| end + 1);
         Ok(TargetEnd {
             last: last_whole(&tail[..whole]),
             partial: tail[whole..].to_vec(),

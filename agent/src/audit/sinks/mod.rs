@@ -11,7 +11,7 @@
 //!
 //! Checkpoints, retries, lag and metrics come with [`delivery`]; a sink knows nothing of them.
 
-pub(super) mod checkpoint;
+pub(crate) mod checkpoint;
 mod delivery;
 mod file;
 mod stdout;
@@ -178,7 +178,10 @@ impl SinkStats {
     /// Why it takes no records now; `None` while all is well.
     #[must_use]
     pub fn failure(&self) -> Option<String> {
-        self.failing.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.failing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     fn reached(&self, position: Position) {

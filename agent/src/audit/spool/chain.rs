@@ -171,6 +171,8 @@ impl fmt::Display for Break {
 /// What a verification found.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Report {
+    /// All lines.
+    pub lines: u64,
     /// Lines whose hash and place are right.
     pub good: u64,
     /// Chains that begin in the file.
@@ -280,6 +282,7 @@ impl Verifier {
                 return Ok(report);
             }
             number += 1;
+            report.lines = number;
             let whole = line.strip_suffix(b"\n");
             self.line(number, whole.unwrap_or(&line), &mut report);
         }

@@ -9,8 +9,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -155,14 +154,14 @@ impl SpoolDirectory {
         let Some(current) = &self.current else {
             return false;
         };
-        let (Ok(named), Ok(held)) = (
-            fs::metadata(current.id.path(&self.path)),
-            current.file.metadata(),
-        ) else {
+        let (Ok(named), Ok(held)) = (fs::metadata(current.id.path(&self.path)), current.file.metadata())
+        else {
             return false;
         };
         let is_last = || segment::next(&self.path, current.id).is_ok_and(|next| next.is_none());
-        is_same(&named, &held) && (!held.is_file() || held.len() == current.end) && (!self.shared || is_last())
+        is_same(&named, &held)
+            && (!held.is_file() || held.len() == current.end)
+            && (!self.shared || is_last())
     }
 
     /// Opens what is there now, and binds the chain to it.
@@ -188,7 +187,9 @@ impl SpoolDirectory {
         let (id, file) = match newest {
             Some(newest) if left.is_none_or(|left| left <= newest) => {
                 let mut file = segment::open(&newest.path(&self.path)).map_err(failed)?;
-                if file.metadata().map_err(failed)?.is_file() && segment::end_torn(&mut file).map_err(failed)? {
+                if file.metadata().map_err(failed)?.is_file()
+                    && segment::end_torn(&mut file).map_err(failed)?
+                {
                     tracing::warn!(segment = %newest, "the audit spool's last line was cut short; it is ended here");
                 }
                 segments.pop();

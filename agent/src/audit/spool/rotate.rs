@@ -33,7 +33,11 @@ impl Bounds {
 
     /// What must go before more is written. `segments` are the oldest first, the last is the one that is written to and stays.
     /// `sinks` holds how far each has come: `None` where it has read nothing.
-    pub(super) fn expendable(&self, segments: &[Segment], sinks: &[(String, Option<Position>)]) -> Expendable {
+    pub(super) fn expendable(
+        &self,
+        segments: &[Segment],
+        sinks: &[(String, Option<Position>)],
+    ) -> Expendable {
         let mut total: u64 = segments.iter().map(|segment| segment.length).sum();
         let mut remove = Vec::new();
         let closed = &segments[..segments.len().saturating_sub(1)];
@@ -101,7 +105,11 @@ mod tests {
             // The clock was set back.
             (1, 1000, 0, false),
         ] {
-            assert_eq!(BOUNDS.ends(length, at(since), at(now)), ends, "{length} {since} {now}");
+            assert_eq!(
+                BOUNDS.ends(length, at(since), at(now)),
+                ends,
+                "{length} {since} {now}"
+            );
         }
     }
 
@@ -116,7 +124,10 @@ mod tests {
         };
         let sinks = |positions: &[Option<i64>]| -> Vec<(String, Option<Position>)> {
             let at = |(number, second): (usize, &Option<i64>)| {
-                (format!("s{number}"), second.map(|second| Position::start_of(id(second))))
+                (
+                    format!("s{number}"),
+                    second.map(|second| Position::start_of(id(second))),
+                )
             };
             positions.iter().enumerate().map(at).collect()
         };

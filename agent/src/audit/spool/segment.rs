@@ -38,7 +38,10 @@ impl SegmentId {
     /// The id in a file's name, if it is a segment's.
     #[must_use]
     pub fn of_name(name: &str) -> Option<Self> {
-        let begun = DateTime::strptime(NAME, name).ok()?.to_zoned(TimeZone::UTC).ok()?;
+        let begun = DateTime::strptime(NAME, name)
+            .ok()?
+            .to_zoned(TimeZone::UTC)
+            .ok()?;
         let id = Self(begun.timestamp());
         // Exactly the name that it is written as: another spelling would stand elsewhere in the order of names.
         (id.to_string() == name).then_some(id)
@@ -188,6 +191,13 @@ pub(in crate::audit) fn tail(file: &mut File, length: u64) -> io::Result<Option<
     Ok(Some(tail))
 }
 
+/// All that is stored in a spool, for tests of those who write to it.
+#[cfg(test)]
+pub(crate) fn stored_text(directory: &Path) -> String {
+    let read = |segment: &Segment| fs::read_to_string(segment.id.path(directory)).expect("a segment");
+    segments(directory).expect("the spool").iter().map(read).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -225,7 +235,14 @@ mod tests {
                 length,
             })
             .into();
-        for (second, offset, behind) in [(1, 0, 60), (1, 10, 50), (2, 5, 45), (3, 30, 0), (0, 7, 60), (9, 0, 0)] {
+        for (second, offset, behind) in [
+            (1, 0, 60),
+            (1, 10, 50),
+            (2, 5, 45),
+            (3, 30, 0),
+            (0, 7, 60),
+            (9, 0, 0),
+        ] {
             let position = Position {
                 segment: id(second),
                 offset,

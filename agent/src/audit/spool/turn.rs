@@ -43,9 +43,7 @@ impl Turn {
         };
         make(path).map_err(failed)?;
         let directory = File::open(path).map_err(|error| failed(error.to_string()))?;
-        let found = directory
-            .metadata()
-            .map_err(|error| failed(error.to_string()))?;
+        let found = directory.metadata().map_err(|error| failed(error.to_string()))?;
         if !found.is_dir() {
             return Err(failed("it is no directory".to_owned()));
         }

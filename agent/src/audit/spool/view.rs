@@ -75,7 +75,7 @@ impl SpoolView {
     }
 
     /// No more lines come.
-    pub(super) fn close(&self) {
+    pub(in crate::audit) fn close(&self) {
         self.change(|state| state.closed = true);
     }
 

@@ -1,15 +1,125 @@
-//! Reads an audit log from its end, and follows it across rotation.
+//! Reads an audit log from its end, and follows it: a spool across its segments, a file across renames.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use crate::audit::spool::reader::{Batch, SpoolReader};
+use crate::audit::spool::segment::{Position, segments};
+
 /// Read at once: many lines, little memory.
 const BLOCK: u64 = 64 * 1024;
 
+/// What is read and followed.
+pub(super) enum Source {
+    /// Nothing is there yet.
+    Waiting(PathBuf),
+    /// A file.
+    File(Follower),
+    /// A spool.
+    Spool(SpoolFollower),
+}
+
+impl Source {
+    /// A log that is there.
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        Ok(if std::fs::metadata(path)?.is_dir() {
+            Self::Spool(SpoolFollower {
+                directory: path.to_owned(),
+                reader: None,
+            })
+        } else {
+            Self::File(Follower::open(path)?)
+        })
+    }
+
+    /// A log that will come.
+    pub(super) fn waiting(path: &Path) -> Self {
+        Self::Waiting(path.to_owned())
+    }
+
+    /// Goes behind the last whole line.
+    pub(super) fn seek_end(&mut self) -> io::Result<()> {
+        self.backwards(|_| false)
+    }
+
+    /// Gives the lines as they are now, from the last to the first, until `each` has enough. What comes later is for
+    /// [`Source::more`].
+    pub(super) fn backwards(&mut self, mut each: impl FnMut(Vec<u8>) -> bool) -> io::Result<()> {
+        match self {
+            Self::Waiting(_) => Ok(()),
+            Self::File(follower) => follower.backwards(&mut each).map(|_| ()),
+            Self::Spool(spool) => spool.backwards(&mut each),
+        }
+    }
+
+    /// Gives every whole line that came since.
+    pub(super) fn more(&mut self, mut each: impl FnMut(&[u8])) -> io::Result<()> {
+        if let Self::Waiting(path) = self {
+            match Self::open(path) {
+                Ok(source) => *self = source,
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        match self {
+            Self::Waiting(_) => Ok(()),
+            Self::File(follower) => follower.more(each),
+            Self::Spool(spool) => spool.more(&mut each),
+        }
+    }
+}
+
+/// A spool that is written to while it is read.
+pub(super) struct SpoolFollower {
+    directory: PathBuf,
+    /// `None` before a segment was seen.
+    reader: Option<SpoolReader>,
+}
+
+impl SpoolFollower {
+    fn backwards(&mut self, each: &mut impl FnMut(Vec<u8>) -> bool) -> io::Result<()> {
+        for segment in segments(&self.directory)?.iter().rev() {
+            let mut follower = match Follower::open(&segment.id.path(&self.directory)) {
+                Ok(follower) => follower,
+                // Retention removed it, and all before it.
+                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+                Err(error) => return Err(error),
+            };
+            let more = follower.backwards(each)?;
+            let end = Position {
+                segment: segment.id,
+                offset: follower.position,
+            };
+            self.reader
+                .get_or_insert_with(|| SpoolReader::at(&self.directory, end));
+            if !more {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn more(&mut self, each: &mut impl FnMut(&[u8])) -> io::Result<()> {
+        if self.reader.is_none() {
+            let first = segments(&self.directory)?.first().copied();
+            let begin = first.map(|first| Position::start_of(first.id));
+            self.reader = begin.map(|begin| SpoolReader::at(&self.directory, begin));
+        }
+        let Some(reader) = &mut self.reader else {
+            return Ok(());
+        };
+        let mut batch = Batch::default();
+        while reader.read(None, &mut batch)? {
+            batch.each().for_each(&mut *each);
+        }
+        Ok(())
+    }
+}
+
 /// The lines of a file from the last to the first. What stands after the last newline is no line yet.
-pub(super) struct Backwards<'a> {
+struct Backwards<'a> {
     file: &'a mut File,
     /// Where the next block ends.
     position: u64,
@@ -19,7 +129,7 @@ pub(super) struct Backwards<'a> {
 
 impl<'a> Backwards<'a> {
     /// Begins at the file's current position, which [`Follower::seek_end`] put behind the last whole line.
-    pub(super) fn new(file: &'a mut File) -> io::Result<Self> {
+    fn new(file: &'a mut File) -> io::Result<Self> {
         let position = file.stream_position()?;
         Ok(Self {
             file,
@@ -29,7 +139,7 @@ impl<'a> Backwards<'a> {
     }
 
     /// The line before.
-    pub(super) fn next(&mut self) -> io::Result<Option<Vec<u8>>> {
+    fn next(&mut self) -> io::Result<Option<Vec<u8>>> {
         // `held` ends with the newline of the line wanted.
         let mut searched = 0;
         loop {
@@ -82,23 +192,29 @@ impl Follower {
     /// A log that is there.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         Ok(Self {
+            path: path.to_owned(),
             file: Some(File::open(path)?),
-            ..Self::waiting(path)
+            position: 0,
+            partial: Vec::new(),
         })
     }
 
-    /// A log that will come.
-    pub(super) fn waiting(path: &Path) -> Self {
-        Self {
-            path: path.to_owned(),
-            file: None,
-            position: 0,
-            partial: Vec::new(),
+    /// Gives the lines from the last to the first, until `each` has enough; whether it would take more.
+    fn backwards(&mut self, each: &mut impl FnMut(Vec<u8>) -> bool) -> io::Result<bool> {
+        let Some(file) = self.seek_end()? else {
+            return Ok(true);
+        };
+        let mut backwards = Backwards::new(file)?;
+        while let Some(line) = backwards.next()? {
+            if !each(line) {
+                return Ok(false);
+            }
         }
+        Ok(true)
     }
 
     /// Goes behind the last whole line, and gives the file to be read backwards from there.
-    pub(super) fn seek_end(&mut self) -> io::Result<Option<&mut File>> {
+    fn seek_end(&mut self) -> io::Result<Option<&mut File>> {
         let Some(file) = &mut self.file else {
             return Ok(None);
         };
@@ -245,6 +361,54 @@ mod tests {
         assert_eq!(more(&mut follower), [""; 0]);
         fs::write(&path, "b\n").expect("writes");
         assert_eq!(more(&mut follower), ["b"]);
+        fs::remove_dir_all(&folder).expect("cleans up");
+    }
+
+    #[test]
+    fn a_spool_is_followed_over_its_segments_from_before_there_is_one() {
+        let folder = scratch();
+        let spool = folder.join("spool");
+        let mut source = Source::waiting(&spool);
+        fn more(source: &mut Source) -> Vec<String> {
+            let mut lines = Vec::new();
+            source
+                .more(|line| lines.push(String::from_utf8_lossy(line).into_owned()))
+                .expect("follows");
+            lines
+        }
+        assert_eq!(more(&mut source), [""; 0]);
+        fs::create_dir(&spool).expect("folder");
+        assert_eq!(more(&mut source), [""; 0]);
+        let segment = |second| spool.join(format!("audit-20260102T03040{second}.000000Z.jsonl"));
+        let append = |second, text: &str| {
+            let file = fs::OpenOptions::new()
+                .create(true)
+                .append(true)
+                .open(segment(second));
+            file.expect("opens").write_all(text.as_bytes()).expect("writes");
+        };
+        append(1, "1\n[2");
+        assert_eq!(more(&mut source), ["1"]);
+        append(1, "]\n3\n");
+        append(2, "4\n");
+        append(3, "5\n");
+        assert_eq!(more(&mut source), ["[2]", "3", "4", "5"]);
+        // Retention takes what was read.
+        fs::remove_file(segment(1)).expect("removes");
+        fs::remove_file(segment(2)).expect("removes");
+        append(3, "6\n");
+        append(4, "7\n");
+        assert_eq!(more(&mut source), ["6", "7"]);
+        let mut late = Source::open(&spool).expect("opens");
+        let mut last = Vec::new();
+        late.backwards(|line| {
+            last.push(String::from_utf8_lossy(&line).into_owned());
+            last.len() < 2
+        })
+        .expect("reads");
+        assert_eq!(last, ["7", "6"]);
+        append(4, "8\n");
+        assert_eq!(more(&mut late), ["8"]);
         fs::remove_dir_all(&folder).expect("cleans up");
     }
 }

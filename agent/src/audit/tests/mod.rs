@@ -1,8 +1,12 @@
-//! The log from its outside: what is in the file, when, and what happens when it cannot be.
+//! The log from its outside: what is in the spool, when, and what happens when it cannot be.
+
+mod kill;
+mod rotation;
+mod sinks;
 
 use std::fs;
 use std::io::{BufReader, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -11,6 +15,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::spool::chain::{Report, Verifier, is_record};
+use super::spool::segment::{segments, stored_text};
 use super::*;
 
 struct Scratch(PathBuf);
@@ -24,8 +29,8 @@ impl Scratch {
         Self(folder)
     }
 
-    fn file(&self) -> PathBuf {
-        self.0.join("audit.jsonl")
+    fn spool(&self) -> PathBuf {
+        self.0.join("spool")
     }
 }
 
@@ -35,16 +40,16 @@ impl Drop for Scratch {
     }
 }
 
-fn config(file: &Path) -> AuditConfig {
+fn config(spool: &Path) -> AuditConfig {
     AuditConfig {
-        file: Some(file.to_owned()),
-        stdout: false,
+        directory: spool.to_owned(),
         node: "node-a".into(),
+        ..AuditConfig::default()
     }
 }
 
-fn open(file: &Path) -> AuditLog {
-    AuditLog::open(&config(file), None).expect("opens")
+fn open(spool: &Path) -> AuditLog {
+    AuditLog::open(&config(spool), None).expect("opens")
 }
 
 fn received(uri: &str) -> Received {
@@ -55,18 +60,39 @@ fn received(uri: &str) -> Received {
     }
 }
 
-fn lines(file: &Path) -> Vec<Value> {
-    let text = fs::read_to_string(file).expect("the log");
+/// The files of a spool, the oldest first.
+fn files(spool: &Path) -> Vec<PathBuf> {
+    let segments = segments(spool).expect("the spool");
+    segments.iter().map(|segment| segment.id.path(spool)).collect()
+}
+
+fn lines(spool: &Path) -> Vec<Value> {
+    let text = stored_text(spool);
     assert!(text.is_empty() || text.ends_with('\n'), "a torn line");
     text.lines()
         .map(|line| serde_json::from_str(line).expect("JSON"))
         .collect()
 }
 
-fn verify(file: &Path) -> Report {
-    Verifier::default()
-        .file(BufReader::new(fs::File::open(file).expect("the log")))
-        .expect("readable")
+/// One report of files that were written after each other.
+fn verify_files(files: &[PathBuf]) -> Report {
+    let mut verifier = Verifier::default();
+    let mut all = Report::default();
+    for file in files {
+        let report = verifier
+            .file(BufReader::new(fs::File::open(file).expect("a segment")))
+            .expect("readable");
+        all.good += report.good;
+        all.chains += report.chains;
+        all.first_seq = all.first_seq.or(report.first_seq);
+        all.torn += report.torn;
+        all.breaks.extend(report.breaks);
+    }
+    all
+}
+
+fn verify(spool: &Path) -> Report {
+    verify_files(&files(spool))
 }
 
 /// Writes `count` allowed reads.
@@ -86,7 +112,7 @@ async fn reads(log: &AuditLog, count: usize) {
 #[tokio::test]
 async fn a_line_is_a_kubernetes_audit_event_with_more() {
     let scratch = Scratch::new();
-    let log = open(&scratch.file());
+    let log = open(&scratch.spool());
     let caller = Arc::new(Caller {
         pod: Some(PodRef {
             namespace: "agents".into(),
@@ -143,14 +169,14 @@ async fn a_line_is_a_kubernetes_audit_event_with_more() {
     record.credential("clientCertificate", Some("serial-7".into()));
     record.session(Some("s-1".into()), "v5.channel.k8s.io");
     record.commit_before_effect().await.expect("on disk");
-    assert_eq!(lines(&scratch.file()).len(), 1, "on disk before the effect");
+    assert_eq!(lines(&scratch.spool()).len(), 1, "on disk before the effect");
     record.response(101, None, None);
     record.started().await.expect("room");
     record.session_bytes(10, 2000);
     record.finish(EndReason::ClientClosed);
     log.flush().await.expect("flushed");
 
-    let lines = lines(&scratch.file());
+    let lines = lines(&scratch.spool());
     let stages: Vec<_> = lines
         .iter()
         .map(|line| line["stage"].as_str().expect("stage"))
@@ -213,10 +239,15 @@ async fn a_line_is_a_kubernetes_audit_event_with_more() {
         end.get("kernel").is_none() && end.pointer("/objectRef/apiGroup").is_none(),
         "absent facts are left out"
     );
-    assert_eq!(
-        fs::metadata(scratch.file()).expect("file").permissions().mode() & 0o777,
-        0o600
-    );
+    for (path, mode) in [
+        (scratch.spool(), 0o700),
+        (files(&scratch.spool())[0].clone(), 0o600),
+    ] {
+        assert_eq!(
+            fs::metadata(path).expect("there").permissions().mode() & 0o777,
+            mode
+        );
+    }
 }
 
 #[tokio::test]
@@ -231,7 +262,7 @@ async fn the_guard_writes_whatever_happens() {
             summary.verb.to_owned(),
         ));
     });
-    let log = AuditLog::open(&config(&scratch.file()), Some(observer)).expect("opens");
+    let log = AuditLog::open(&config(&scratch.spool()), Some(observer)).expect("opens");
 
     drop(log.begin(received("/dropped")).await.expect("room"));
 
@@ -253,7 +284,7 @@ async fn the_guard_writes_whatever_happens() {
     assert!(task.await.expect_err("panicked").is_panic());
 
     log.flush().await.expect("flushed");
-    let lines = lines(&scratch.file());
+    let lines = lines(&scratch.spool());
     let told: Vec<_> = lines
         .iter()
         .map(|line| {
@@ -276,7 +307,7 @@ async fn the_guard_writes_whatever_happens() {
 #[tokio::test]
 async fn a_denial_is_one_line_and_on_disk_first() {
     let scratch = Scratch::new();
-    let log = open(&scratch.file());
+    let log = open(&scratch.spool());
     let mut record = log.begin(received("/api/v1/namespaces/x")).await.expect("room");
     record.target("delete", None);
     record.deny(
@@ -287,14 +318,14 @@ async fn a_denial_is_one_line_and_on_disk_first() {
     );
     record.response(403, Some("Forbidden".into()), Some("agent may not".into()));
     record.commit_before_effect().await.expect("on disk");
-    let before = lines(&scratch.file());
+    let before = lines(&scratch.spool());
     assert_eq!(before.len(), 1);
     assert_eq!(before[0]["stage"], "ResponseComplete");
     assert_eq!(before[0]["responseStatus"]["status"], "Failure");
     assert_eq!(before[0]["decision"]["rule"], "no-delete");
     record.finish(EndReason::Completed);
     log.flush().await.expect("flushed");
-    assert_eq!(lines(&scratch.file()).len(), 1, "the end adds no second line");
+    assert_eq!(lines(&scratch.spool()).len(), 1, "the end adds no second line");
 }
 
 #[tokio::test]
@@ -341,7 +372,7 @@ async fn a_held_record_is_on_disk_first_and_stays_open_for_the_decision() {
 #[tokio::test]
 async fn refused_connects_are_events_too() {
     let scratch = Scratch::new();
-    let log = open(&scratch.file());
+    let log = open(&scratch.spool());
     let kernel = KernelFacts {
         hook: "connect4".into(),
         family: "ipv4".into(),
@@ -359,7 +390,7 @@ async fn refused_connects_are_events_too() {
     .await
     .expect("queued");
     log.flush().await.expect("flushed");
-    let line = &lines(&scratch.file())[0];
+    let line = &lines(&scratch.spool())[0];
     assert_eq!(line["verb"], "connect");
     assert_eq!(line["requestURI"], "tcp://10.0.0.5:10250");
     assert_eq!(line["kernel"]["address"], "10.0.0.5:10250");
@@ -369,7 +400,11 @@ async fn refused_connects_are_events_too() {
 
 #[tokio::test]
 async fn a_full_disk_refuses_what_must_be_on_disk() {
-    let log = open(Path::new("/dev/full"));
+    let scratch = Scratch::new();
+    fs::create_dir(scratch.spool()).expect("spool");
+    let segment = scratch.spool().join("audit-20260101T000000.000000Z.jsonl");
+    symlink("/dev/full", segment).expect("a full disk");
+    let log = open(&scratch.spool());
     let mut record = log.begin(received("/api/v1/namespaces/x")).await.expect("room");
     record.allow(None, None);
     let error = record
@@ -384,15 +419,12 @@ async fn a_full_disk_refuses_what_must_be_on_disk() {
 #[tokio::test]
 async fn reads_are_kept_until_the_file_takes_them_again() {
     let scratch = Scratch::new();
-    let away = scratch.0.join("away");
-    let folder = scratch.0.join("logs");
-    fs::create_dir(&folder).expect("folder");
-    let file = folder.join("audit.jsonl");
-    let log = open(&file);
+    let (away, spool) = (scratch.0.join("away"), scratch.spool());
+    let log = open(&spool);
     reads(&log, 2).await;
     // The folder vanishes and a file stands in its place: nothing can be opened there.
-    fs::rename(&folder, &away).expect("moves");
-    fs::write(&folder, "").expect("in the way");
+    fs::rename(&spool, &away).expect("moves");
+    fs::write(&spool, "").expect("in the way");
     let mut read = log.begin(received("/kept")).await.expect("room");
     read.allow(None, None);
     read.response(200, None, None);
@@ -402,8 +434,7 @@ async fn reads_are_kept_until_the_file_takes_them_again() {
     write.error("audit", "the audit log cannot be written");
     write.response(503, None, None);
     drop(write);
-    fs::remove_file(&folder).expect("clears the way");
-    fs::create_dir(&folder).expect("folder");
+    fs::remove_file(&spool).expect("clears the way");
     tokio::time::timeout(Duration::from_secs(5), async {
         while log.flush().await.is_err() {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -411,34 +442,28 @@ async fn reads_are_kept_until_the_file_takes_them_again() {
     })
     .await
     .expect("written again");
-    let uris: Vec<_> = lines(&file)
+    let uris: Vec<_> = lines(&spool)
         .iter()
         .map(|line| line["requestURI"].as_str().expect("uri").to_owned())
         .collect();
     assert_eq!(uris, ["/kept", "/refused"]);
     assert!(log.stats().failure().is_none());
-    let mut verifier = Verifier::default();
-    for file in [away.join("audit.jsonl"), file] {
-        let report = verifier
-            .file(BufReader::new(fs::File::open(file).expect("file")))
-            .expect("readable");
-        assert_eq!(report.breaks, []);
-        assert_eq!(report.good, 2);
-    }
+    let both = verify_files(&[files(&away), files(&spool)].concat());
+    assert_eq!((both.good, both.chains, both.breaks), (4, 1, Vec::new()));
 }
 
 #[tokio::test]
 async fn any_change_breaks_the_chain() {
     let scratch = Scratch::new();
-    let log = open(&scratch.file());
+    let log = open(&scratch.spool());
     reads(&log, 5).await;
-    let good = verify(&scratch.file());
+    let good = verify(&scratch.spool());
     assert_eq!(
         (good.good, good.chains, good.first_seq, good.torn),
         (5, 1, Some(1), 0)
     );
     assert_eq!(good.breaks, []);
-    let text = fs::read_to_string(scratch.file()).expect("text");
+    let text = stored_text(&scratch.spool());
     let whole: Vec<&str> = text.lines().collect();
     let tampered = |lines: Vec<String>| {
         let text = lines.iter().map(|line| format!("{line}\n")).collect::<String>();
@@ -523,21 +548,21 @@ async fn any_change_breaks_the_chain() {
 #[tokio::test]
 async fn a_restart_binds_its_chain_to_the_last_whole_line() {
     let scratch = Scratch::new();
-    let log = open(&scratch.file());
+    let log = open(&scratch.spool());
     reads(&log, 3).await;
     drop(log);
     // What kill -9 in the middle of a write leaves.
-    let mut file = retry_open(&scratch.file());
+    let mut file = retry_open(&scratch.spool());
     file.write_all(br#"{"kind":"Event","api"#).expect("torn");
     drop(file);
-    let log = open(&scratch.file());
+    let log = open(&scratch.spool());
     reads(&log, 2).await;
-    let report = verify(&scratch.file());
+    let report = verify(&scratch.spool());
     assert_eq!((report.good, report.chains, report.torn), (5, 2, 1));
     assert_eq!(report.breaks, []);
     assert!(report.is_whole());
     // Lines cut off before the restart show: the second chain is bound to what was there.
-    let text = fs::read_to_string(scratch.file()).expect("text");
+    let text = stored_text(&scratch.spool());
     let without: String = text
         .lines()
         .enumerate()
@@ -551,50 +576,59 @@ async fn a_restart_binds_its_chain_to_the_last_whole_line() {
 #[tokio::test]
 async fn a_restart_binds_its_chain_to_a_line_that_lacks_its_newline_alone() {
     let scratch = Scratch::new();
-    let log = open(&scratch.file());
+    let log = open(&scratch.spool());
     reads(&log, 3).await;
     drop(log);
-    let file = retry_open(&scratch.file());
+    let file = retry_open(&scratch.spool());
     let length = file.metadata().expect("the log").len();
     file.set_len(length - 1).expect("cut");
     drop(file);
-    let log = open(&scratch.file());
+    let log = open(&scratch.spool());
     reads(&log, 2).await;
-    let report = verify(&scratch.file());
+    let report = verify(&scratch.spool());
     assert_eq!((report.good, report.chains, report.torn), (5, 2, 0));
     assert_eq!(report.breaks, []);
 }
 
-/// Appends to the log once its writer has let go of it.
-fn retry_open(file: &Path) -> fs::File {
-    let file = fs::OpenOptions::new().append(true).open(file).expect("the log");
+/// The last segment, to append to it, once the writer has let go of the spool.
+fn retry_open(spool: &Path) -> fs::File {
+    let directory = fs::File::open(spool).expect("the spool");
     for _ in 0..200 {
-        if file.try_lock().is_ok() {
-            return file;
+        if directory.try_lock().is_ok() {
+            let last = files(spool).pop().expect("a segment");
+            return fs::OpenOptions::new()
+                .append(true)
+                .open(last)
+                .expect("the segment");
         }
         std::thread::sleep(Duration::from_millis(10));
     }
-    panic!("the writer keeps the file after the last handle is gone");
+    panic!("the writer keeps the spool after the last handle is gone");
 }
 
 #[tokio::test]
-async fn two_writers_do_not_share_a_file() {
+async fn two_writers_do_not_share_a_spool() {
     let scratch = Scratch::new();
-    let _log = open(&scratch.file());
+    let _log = open(&scratch.spool());
     assert!(matches!(
-        AuditLog::open(&config(&scratch.file()), None),
+        AuditLog::open(&config(&scratch.spool()), None),
         Err(AuditError::Locked(_))
     ));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_writers_take_turns_at_a_shared_file_and_its_chains_are_whole() {
+async fn two_writers_take_turns_at_a_shared_spool_and_its_chains_are_whole() {
     let scratch = Scratch::new();
-    let file = scratch.file();
-    let old = open(&file);
+    let spool = scratch.spool();
+    // Both end segments, at any moment.
+    let config = AuditConfig {
+        max_segment_size: 20_000,
+        ..config(&spool)
+    };
+    let old = AuditLog::open(&config, None).expect("opens");
     reads(&old, 3).await;
     old.share(true).await.expect("shares");
-    let new = AuditLog::join(&config(&file), None).expect("joins");
+    let new = AuditLog::join(&config, None).expect("joins");
     let turns = |log: AuditLog| {
         tokio::spawn(async move {
             for _ in 0..40 {
@@ -608,63 +642,86 @@ async fn two_writers_take_turns_at_a_shared_file_and_its_chains_are_whole() {
         })
     };
     let (one, other) = (turns(old.clone()), turns(new.clone()));
-    tokio::time::sleep(Duration::from_millis(20)).await;
-    // As a rotation does, at any moment.
-    let rotated = scratch.0.join("audit.jsonl.1");
-    fs::rename(&file, &rotated).expect("rotates");
     one.await.expect("writes");
     other.await.expect("writes");
+    for log in [&old, &new] {
+        assert!(log.stats().spool().rotations() > 0, "each ends segments");
+    }
 
     drop(old);
     new.share(false).await.expect("is alone");
     reads(&new, 2).await;
     new.flush().await.expect("written");
-    assert_eq!(lines(&rotated).len() + lines(&file).len(), 3 + 2 * 40 * 6 + 2);
-    let mut verifier = Verifier::default();
-    for file in [&rotated, &file] {
-        let report = verifier
-            .file(BufReader::new(fs::File::open(file).expect("the log")))
-            .expect("readable");
-        assert_eq!((report.breaks, report.torn), (Vec::new(), 0));
-    }
-    // Alone again, it holds the file for good.
+    assert_eq!(lines(&spool).len(), 3 + 2 * 40 * 6 + 2);
+    let report = verify(&spool);
+    assert_eq!((report.breaks, report.torn), (Vec::new(), 0));
+    assert!(
+        report.chains > 2,
+        "{} chains: the two took no turns",
+        report.chains
+    );
+    // Alone again, it holds the spool for good.
     let wait = std::time::Instant::now();
-    while AuditLog::open(&config(&file), None).is_ok() {
+    while AuditLog::open(&config, None).is_ok() {
         assert!(
             wait.elapsed() < Duration::from_secs(5),
-            "the file is still shared"
+            "the spool is still shared"
         );
         new.share(false).await.expect("is alone");
     }
 }
 
 #[tokio::test]
-async fn a_renamed_file_is_left_and_the_chain_goes_on() {
+async fn a_segment_that_was_taken_away_is_left_and_the_chain_goes_on() {
     let scratch = Scratch::new();
-    let log = open(&scratch.file());
+    let spool = scratch.spool();
+    let log = open(&spool);
     reads(&log, 3).await;
-    let old = scratch.0.join("audit.jsonl.1");
-    fs::rename(scratch.file(), &old).expect("rotates");
+    let old = scratch.0.join("old.jsonl");
+    fs::rename(&files(&spool)[0], &old).expect("is taken away");
     reads(&log, 2).await;
-    assert_eq!((lines(&old).len(), lines(&scratch.file()).len()), (3, 2));
-    let alone = verify(&scratch.file());
+    let alone = verify(&spool);
     assert_eq!(
-        (alone.first_seq, alone.chains, alone.breaks.len()),
-        (Some(4), 0, 0)
+        (alone.good, alone.first_seq, alone.chains, alone.breaks.len()),
+        (2, Some(4), 0, 0)
     );
-    let mut verifier = Verifier::default();
-    for (file, good) in [(old, 3), (scratch.file(), 2)] {
-        let report = verifier
-            .file(BufReader::new(fs::File::open(file).expect("file")))
-            .expect("readable");
-        assert_eq!((report.good, report.breaks.len()), (good, 0));
-    }
+    let both = verify_files(&[vec![old], files(&spool)].concat());
+    assert_eq!((both.good, both.breaks.len()), (5, 0));
+}
+
+#[tokio::test]
+async fn lines_that_others_put_there_or_took_away_break_the_chain() {
+    let scratch = Scratch::new();
+    let spool = scratch.spool();
+    let log = open(&spool);
+    reads(&log, 3).await;
+    // A record that was stored once, put behind the last one.
+    let mut file = fs::OpenOptions::new()
+        .append(true)
+        .open(&files(&spool)[0])
+        .expect("opens");
+    let first = stored_text(&spool).lines().next().expect("a line").to_owned();
+    file.write_all(format!("{first}\n").as_bytes()).expect("writes");
+    reads(&log, 1).await;
+    assert_eq!(
+        verify(&spool).breaks.iter().map(|at| at.line).collect::<Vec<_>>(),
+        [4, 5]
+    );
+    // The last ones are cut off.
+    let whole = stored_text(&spool);
+    let kept: usize = whole.split_inclusive('\n').take(2).map(str::len).sum();
+    file.set_len(kept as u64).expect("cuts");
+    reads(&log, 1).await;
+    assert_eq!(
+        verify(&spool).breaks.iter().map(|at| at.line).collect::<Vec<_>>(),
+        [3]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_commits_share_syncs() {
     let scratch = Scratch::new();
-    let log = open(&scratch.file());
+    let log = open(&scratch.spool());
     let tasks: Vec<_> = (0..400)
         .map(|_| {
             let log = log.clone();
@@ -681,7 +738,7 @@ async fn many_commits_share_syncs() {
         task.await.expect("done");
     }
     log.flush().await.expect("flushed");
-    let report = verify(&scratch.file());
+    let report = verify(&scratch.spool());
     assert_eq!((report.good, report.breaks.len()), (800, 0));
     assert!(
         log.stats().syncs() < 400,
@@ -693,11 +750,24 @@ async fn many_commits_share_syncs() {
 
 #[test]
 fn a_log_needs_somewhere_to_go() {
-    assert!(matches!(
-        AuditLog::open(&AuditConfig::default(), None),
-        Err(AuditError::Nowhere)
-    ));
-    let missing = AuditLog::open(&config(Path::new("/nonexistent/audit.jsonl")), None);
-    let error = missing.err().expect("no folder").to_string();
-    assert!(error.contains("/nonexistent/audit.jsonl"), "{error}");
+    let missing = AuditLog::open(&config(Path::new("/nonexistent/audit")), None);
+    let error = missing.err().expect("no directory").to_string();
+    assert!(
+        error.contains("/nonexistent/audit") && error.contains("there is no directory /nonexistent: make it"),
+        "{error}"
+    );
+    let scratch = Scratch::new();
+    fs::write(scratch.spool(), "").expect("in the way");
+    let error = AuditLog::open(&config(&scratch.spool()), None)
+        .err()
+        .expect("a file");
+    assert!(matches!(error, AuditError::Open { .. }), "{error}");
+    fs::remove_file(scratch.spool()).expect("removes");
+    fs::create_dir(scratch.spool()).expect("spool");
+    fs::set_permissions(scratch.spool(), fs::Permissions::from_mode(0o777)).expect("opens up");
+    let error = AuditLog::open(&config(&scratch.spool()), None)
+        .err()
+        .expect("open to all")
+        .to_string();
+    assert!(error.contains("others may write to it"), "{error}");
 }

@@ -1,0 +1,325 @@
+//! The section `audit`: where the spool is, how large it gets, and which sinks copy its records.
+//!
+//! In: a configuration's fields. Out: an [`AuditConfig`], or what is wrong in it with its place.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use picket_policy::yaml::{Decoder, Fields, Node, Value};
+
+use super::read::optional_path;
+use crate::audit::{AuditConfig, SinkConfig, SinkTarget};
+
+const KNOWN: [&str; 5] = [
+    "directory",
+    "maxSegmentSize",
+    "maxSegmentAge",
+    "maxTotalSize",
+    "sinks",
+];
+
+/// Fields of versions that wrote a single file, with what is written now.
+const REPLACED: [(&str, &str); 2] = [
+    (
+        "file",
+        "records are in segments in `audit.directory`; for a copy in one file write sinks: [{name: copy, file: {path: FILE}}]",
+    ),
+    ("stdout", "write sinks: [{name: stdout, stdout: {}}]"),
+];
+
+/// The kinds of sinks.
+const KINDS: [&str; 2] = ["file", "stdout"];
+
+/// The smallest segment: a few batches of lines, and far more than one line.
+const MIN_SEGMENT: u64 = 1024 * 1024;
+
+/// The shortest life of a segment.
+const MIN_AGE: Duration = Duration::from_secs(60);
+
+/// The longest name of a sink: it is part of the names of files and threads.
+const MAX_NAME: usize = 63;
+
+/// Units of sizes, as Kubernetes writes quantities.
+const SIZES: [(&str, u64); 9] = [
+    ("Ki", 1 << 10),
+    ("Mi", 1 << 20),
+    ("Gi", 1 << 30),
+    ("Ti", 1 << 40),
+    ("k", 1_000),
+    ("M", 1_000_000),
+    ("G", 1_000_000_000),
+    ("T", 1_000_000_000_000),
+    ("", 1),
+];
+
+/// Units of durations, the longest first.
+const TIMES: [(&str, u64); 3] = [("h", 3600), ("m", 60), ("s", 1)];
+
+pub(super) fn read(decoder: &mut Decoder, top: &Fields<'_>, node_name: &str) -> AuditConfig {
+    let mut audit = AuditConfig {
+        node: node_name.to_owned(),
+        ..AuditConfig::default()
+    };
+    let Some(section) = top.get("audit") else {
+        return audit;
+    };
+    let Some(fields) = decoder.fields(section, "audit", &[&KNOWN[..], &["file", "stdout"]].concat(), &[])
+    else {
+        return audit;
+    };
+    refuse_replaced(decoder, section);
+    if let Some(directory) = optional_path(decoder, &fields, "directory") {
+        audit.directory = directory;
+        absolute(decoder, &fields, "directory", &audit.directory);
+    }
+    let [segment, total] = ["maxSegmentSize", "maxTotalSize"].map(|name| size(decoder, &fields, name));
+    audit.max_segment_size = segment.unwrap_or(audit.max_segment_size);
+    audit.max_total_size = total.unwrap_or(audit.max_total_size);
+    audit.max_segment_age = age(decoder, &fields).unwrap_or(audit.max_segment_age);
+    bounds(decoder, &fields, &audit);
+    audit.sinks = sinks(decoder, &fields, &audit.directory);
+    audit
+}
+
+fn refuse_replaced(decoder: &mut Decoder, section: &Node) {
+    let Value::Map(entries) = &section.value else {
+        return;
+    };
+    for (key, _) in entries {
+        let replaced = REPLACED
+            .iter()
+            .find(|(old, _)| matches!(&key.value, Value::Text(name) if name == old));
+        if let Some((old, now)) = replaced {
+            decoder.error_at(key, format!("field `audit.{old}` is gone: {now}"));
+        }
+    }
+}
+
+fn absolute(decoder: &mut Decoder, fields: &Fields<'_>, name: &str, path: &Path) {
+    if let Some(node) = fields.get(name)
+        && !path.is_absolute()
+    {
+        decoder.error_at(
+            node,
+            format!("field `{}` must be an absolute path", fields.path(name)),
+        );
+    }
+}
+
+fn size(decoder: &mut Decoder, fields: &Fields<'_>, name: &str) -> Option<u64> {
+    let node = fields.get(name)?;
+    let read = match &node.value {
+        Value::Text(text) | Value::Number(text) => quantity(text),
+        _ => None,
+    };
+    if read.is_none() {
+        decoder.error_at(
+            node,
+            format!(
+                "field `{}` must be a quantity of bytes: a whole number with Ki, Mi or Gi, such as 64Mi, not {}",
+                fields.path(name),
+                shown(node)
+            ),
+        );
+    }
+    read
+}
+
+/// A whole number of bytes with a unit of Kubernetes' quantities.
+fn quantity(text: &str) -> Option<u64> {
+    let (_, unit, number) = SIZES
+        .iter()
+        .find_map(|(suffix, unit)| Some((suffix, unit, text.strip_suffix(suffix)?)))?;
+    digits(number)?.checked_mul(*unit)
+}
+
+fn digits(text: &str) -> Option<u64> {
+    text.bytes()
+        .all(|byte| byte.is_ascii_digit())
+        .then(|| text.parse().ok())?
+}
+
+fn age(decoder: &mut Decoder, fields: &Fields<'_>) -> Option<Duration> {
+    let node = fields.get("maxSegmentAge")?;
+    let read = match &node.value {
+        Value::Text(text) => duration(text),
+        _ => None,
+    };
+    match read {
+        Some(age) if age >= MIN_AGE => return Some(age),
+        Some(_) => decoder.error_at(node, "field `audit.maxSegmentAge` must be at least 1m"),
+        None => decoder.error_at(
+            node,
+            format!(
+                "field `audit.maxSegmentAge` must be a duration in h, m and s, such as 24h or 1h30m, not {}",
+                shown(node)
+            ),
+        ),
+    }
+    None
+}
+
+/// A duration as Kubernetes writes it, in whole units: `1h30m`.
+fn duration(text: &str) -> Option<Duration> {
+    let (mut rest, mut seconds, mut units) = (text, 0_u64, TIMES.iter());
+    while !rest.is_empty() {
+        let end = rest.find(|letter: char| !letter.is_ascii_digit())?;
+        let (number, after) = rest.split_at(end);
+        let (unit, length) = units.find(|(unit, _)| after.starts_with(unit))?;
+        seconds = seconds.checked_add(digits(number).filter(|_| end > 0)?.checked_mul(*length)?)?;
+        rest = &after[unit.len()..];
+    }
+    (!text.is_empty()).then(|| Duration::from_secs(seconds))
+}
+
+fn shown(node: &Node) -> String {
+    match &node.value {
+        Value::Text(text) => format!("{text:?}"),
+        other => other.describe(),
+    }
+}
+
+fn bounds(decoder: &mut Decoder, fields: &Fields<'_>, audit: &AuditConfig) {
+    let section = fields.node;
+    if audit.max_segment_size < MIN_SEGMENT {
+        decoder.error_at(
+            fields.get("maxSegmentSize").unwrap_or(section),
+            "field `audit.maxSegmentSize` must be at least 1Mi",
+        );
+    } else if audit.max_total_size / 2 < audit.max_segment_size {
+        let at = fields.get("maxTotalSize").or(fields.get("maxSegmentSize"));
+        decoder.error_at(
+            at.unwrap_or(section),
+            "field `audit.maxTotalSize` must be at least twice `audit.maxSegmentSize`, since only whole segments are removed",
+        );
+    }
+}
+
+fn sinks(decoder: &mut Decoder, fields: &Fields<'_>, spool: &Path) -> Vec<SinkConfig> {
+    let Some(node) = fields.get("sinks") else {
+        return Vec::new();
+    };
+    let mut sinks: Vec<SinkConfig> = Vec::new();
+    for (index, item) in decoder.list(node, "audit.sinks").iter().enumerate() {
+        let path = format!("audit.sinks[{index}]");
+        let Some(sink) = sink(decoder, item, &path) else {
+            continue;
+        };
+        if let Some(same) = sinks.iter().find(|same| same.name == sink.name) {
+            decoder.error_at(
+                item,
+                format!("field `{path}.name`: two sinks are called {:?}", same.name),
+            );
+        } else if let Some(same) = sinks.iter().find(|same| same.target == sink.target) {
+            decoder.error_at(
+                item,
+                format!(
+                    "field `{path}`: sink `{}` writes to {} already",
+                    same.name, sink.target
+                ),
+            );
+        }
+        if matches!(&sink.target, SinkTarget::File { path } if path.starts_with(spool)) {
+            decoder.error_at(
+                item,
+                format!("field `{path}.file.path` must not be in `audit.directory`, which holds the agent's own files"),
+            );
+        }
+        sinks.push(sink);
+    }
+    sinks
+}
+
+fn sink(decoder: &mut Decoder, item: &Node, path: &str) -> Option<SinkConfig> {
+    let fields = decoder.fields(item, path, &[&["name"][..], &KINDS].concat(), &[])?;
+    let name = decoder.required_text(&fields, "name");
+    if let Some(name) = &name
+        && !is_name(&name.value)
+    {
+        decoder.error_at(
+            &name.at,
+            format!(
+                "field `{path}.name`: {:?} must consist of lower-case letters, digits and -, {MAX_NAME} at most",
+                name.value
+            ),
+        );
+    }
+    let given: Vec<&str> = KINDS
+        .into_iter()
+        .filter(|kind| fields.get(kind).is_some())
+        .collect();
+    let target = match given.as_slice() {
+        ["file"] => file(decoder, &fields),
+        ["stdout"] => {
+            let node = fields.get("stdout")?;
+            decoder.fields(node, &fields.path("stdout"), &[], &[])?;
+            Some(SinkTarget::Stdout)
+        }
+        _ => {
+            decoder.error_at(
+                item,
+                format!("field `{path}` must have one target: file: {{path: FILE}} or stdout: {{}}"),
+            );
+            None
+        }
+    };
+    Some(SinkConfig {
+        name: name?.value,
+        target: target?,
+    })
+}
+
+fn file(decoder: &mut Decoder, sink: &Fields<'_>) -> Option<SinkTarget> {
+    let node = sink.get("file")?;
+    let fields = decoder.fields(node, &sink.path("file"), &["path"], &[])?;
+    let path = PathBuf::from(decoder.required_text(&fields, "path")?.value);
+    absolute(decoder, &fields, "path", &path);
+    Some(SinkTarget::File { path })
+}
+
+fn is_name(name: &str) -> bool {
+    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    (1..=MAX_NAME).contains(&name.len()) && name.bytes().all(inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantities_and_durations_are_those_of_kubernetes() {
+        for (text, bytes) in [
+            ("64Mi", Some(64 << 20)),
+            ("1Gi", Some(1 << 30)),
+            ("500M", Some(500_000_000)),
+            ("4096", Some(4096)),
+            ("10k", Some(10_000)),
+            ("", None),
+            ("Mi", None),
+            ("1.5Gi", None),
+            ("-1Mi", None),
+            ("+1Mi", None),
+            ("64MB", None),
+            ("64 Mi", None),
+            ("99999999999Ti", None),
+        ] {
+            assert_eq!(quantity(text), bytes, "{text}");
+        }
+        for (text, seconds) in [
+            ("24h", Some(86_400)),
+            ("1h30m", Some(5_400)),
+            ("90s", Some(90)),
+            ("1h1m1s", Some(3_661)),
+            ("", None),
+            ("24", None),
+            ("h", None),
+            ("1d", None),
+            ("1m1h", None),
+            ("1.5h", None),
+            ("1h 1m", None),
+            ("99999999999999999999h", None),
+        ] {
+            assert_eq!(duration(text), seconds.map(Duration::from_secs), "{text}");
+        }
+    }
+}
