@@ -47,9 +47,10 @@ fn audit_tail_shows_it(world: &mut World) -> Result<()> {
 
 fn audit_tail_follows(world: &mut World) -> Result<()> {
     let spool = world.agent.audit_directory().display().to_string();
-    let mut command = world
-        .agent
-        .command(&["audit", "tail", "-f", &spool, "--outcome", "deny", "-o", "json"]);
+    let mut command =
+        world
+            .agent
+            .command(&["audit", "tail", "-f", &spool, "--outcome", "deny", "-o", "json"]);
     command.stdout(std::process::Stdio::piped());
     let following = Running::of(world.cluster.node().spawn(command)?)?;
     // What was there already comes first.
