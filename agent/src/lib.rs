@@ -11,11 +11,12 @@
 //! |---|---|---|
 //! | [`listener`] | the end of a redirected connection in the pod's network namespace, and who opened the connection | `kernel`, `workload` |
 //! | [`tls`] | the server side of TLS that pods see, and what pods trust | `pki` |
-//! | [`pipeline`] | the stages from a connection to its last answer | `audit`, `denied`, `identity`, `listener`, `metrics`, `notify`, `pki`, `reject`, `runtime`, `store`, `tls`, `upstream`, `workload` |
-//! | [`identity`] | from the attested pod to a principal with its grants | `workload` |
+//! | [`pipeline`] | the stages from a connection to its last answer | `approval`, `audit`, `denied`, `identity`, `listener`, `metrics`, `notify`, `pki`, `reject`, `runtime`, `store`, `tls`, `upstream`, `workload` |
+//! | [`identity`] | from the evidence of a connection to a principal: schemes, and what they agree on | `listener`, `workload` |
+//! | [`approval`] | an ask, held until a person decides | - |
 //! | [`upstream`] | connections to the API server, the credential, and the headers that are stripped | `pki` |
 //! | [`session`] | watches, log follows and upgraded streams while they run: listed, ended, judged again | `audit`, `reject` |
-//! | [`reject`] | every denial's status and text, as the client reads them | `audit`, `identity`, `upstream` |
+//! | [`reject`] | every denial's status and text, as the client reads them | `approval`, `audit`, `identity`, `upstream` |
 //! | [`audit`] | the audit log: records, the hash chain, the spool | - |
 //!
 //! The node:

@@ -34,11 +34,14 @@ pub enum Rejection {
     /// The caller is no agent that may act now.
     #[error("{0}")]
     Identity(IdentityError),
-    /// The pod is none of Picket's any more, on a connection from when it was.
-    #[error("the pod {0} was let go: it is exempt, or was deleted; connect anew")]
-    Left(String),
+    /// The client broke off while its body was read for a decision.
+    #[error("Picket cannot read the request's body: {0}")]
+    Body(hyper::Error),
+    /// The pod is not enforced any more, on a connection from when it was.
+    #[error("Picket has released pod {0}, since the pod is exempt or was deleted; open a new connection")]
+    Released(String),
     /// Grants or policies refuse it.
-    #[error("{}", denial_message(.0))]
+    #[error("{}", .0.message())]
     Denied(Denial),
     /// A person must approve it, and nobody did.
     #[error("{0}")]
@@ -47,10 +50,10 @@ pub enum Rejection {
     #[error("Picket cannot record the request, so it was not carried out: {0}")]
     Audit(#[from] AuditError),
     /// The API server did not answer it.
-    #[error("{}", upstream_message(.0))]
+    #[error("{0}")]
     Upstream(#[from] SendError),
     /// The API server's answer makes no sense here.
-    #[error("the API server switched protocols unasked")]
+    #[error("the API server changed the protocol of a request that asked for no upgrade")]
     Unasked,
     /// The pod is another agent now than the one that began the session.
     #[error("the pod is agent {is} now; it was agent {was} when this began")]
@@ -94,21 +97,18 @@ struct Class {
 }
 
 impl Rejection {
-    /// A label of low cardinality.
-    pub fn label(&self) -> &'static str {
+    /// A stable name of low cardinality, for metrics and records.
+    pub fn code(&self) -> &'static str {
         match self {
             Rejection::Unreadable(_) => "unreadable",
             Rejection::Upgrade(_) => "unknown_upgrade",
+            Rejection::Body(_) => "body_unreadable",
             Rejection::Identity(error) => error.code(),
-            Rejection::Left(_) => "pod_left",
+            Rejection::Released(_) => "pod_released",
             Rejection::Denied(denial) => denial.cause().code(),
             Rejection::Approval(error) => error.code(),
             Rejection::Audit(_) => "audit",
-            Rejection::Upstream(SendError::Unreachable(_)) => "upstream_unreachable",
-            Rejection::Upstream(SendError::Exhausted) => "upstream_exhausted",
-            Rejection::Upstream(SendError::NotTaken(_)) => "upstream_not_taken",
-            Rejection::Upstream(SendError::Broken(_)) => "upstream_broken",
-            Rejection::Upstream(SendError::Unsendable(_) | SendError::Malformed(_)) => "unsendable",
+            Rejection::Upstream(error) => error.code(),
             Rejection::Unasked => "upstream_protocol",
             Rejection::IdentityChanged { .. } => "identity_changed",
             Rejection::UserChanged { .. } => "user_changed",
@@ -122,7 +122,7 @@ impl Rejection {
         matches!(
             self,
             Rejection::Identity(_)
-                | Rejection::Left(_)
+                | Rejection::Released(_)
                 | Rejection::Denied(_)
                 | Rejection::Approval(_)
                 | Rejection::IdentityChanged { .. }
@@ -131,7 +131,7 @@ impl Rejection {
     }
 
     /// The HTTP status code.
-    pub fn code(&self) -> StatusCode {
+    pub fn http_status(&self) -> StatusCode {
         self.class().code
     }
 
@@ -143,7 +143,7 @@ impl Rejection {
     fn class(&self) -> Class {
         let class = |code, reason, retry| Class { code, reason, retry };
         match self {
-            Rejection::Unreadable(_) | Rejection::Upgrade(_) => {
+            Rejection::Unreadable(_) | Rejection::Upgrade(_) | Rejection::Body(_) => {
                 class(StatusCode::BAD_REQUEST, "BadRequest", false)
             }
             Rejection::Identity(_)
@@ -152,7 +152,7 @@ impl Rejection {
             | Rejection::IdentityChanged { .. }
             | Rejection::UserChanged { .. }
             | Rejection::Killed(_) => class(StatusCode::FORBIDDEN, "Forbidden", false),
-            Rejection::Audit(_) | Rejection::Left(_) => {
+            Rejection::Audit(_) | Rejection::Released(_) => {
                 class(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", true)
             }
             Rejection::Upstream(error) => match error {
@@ -170,8 +170,8 @@ impl Rejection {
         }
     }
 
-    /// The message, with what was asked where the refusal itself does not say it.
-    pub fn message(&self, asked: Option<&KubeRequest>) -> String {
+    /// The text for people, with what was asked where the refusal itself does not say it.
+    pub fn explain(&self, asked: Option<&KubeRequest>) -> String {
         match (self, asked) {
             (Rejection::Identity(error), Some(asked)) => format!("cannot {}: {error}", asked.words()),
             _ => self.to_string(),
@@ -186,7 +186,7 @@ impl Rejection {
             _ => ("", ""),
         };
         Status {
-            message: self.message(asked),
+            message: self.explain(asked),
             reason: class.reason,
             code: class.code.as_u16(),
             name: asked.and_then(KubeRequest::name).unwrap_or_default().to_owned(),
@@ -235,17 +235,6 @@ pub(crate) fn warning_value(text: &str) -> HeaderValue {
     // Text beyond ASCII is allowed in a field's value as bytes; control characters are out already.
     HeaderValue::from_bytes(value.as_bytes())
         .unwrap_or_else(|_| HeaderValue::from_static("299 - \"policy warning\""))
-}
-
-fn denial_message(denial: &Denial) -> String {
-    denial.message().to_owned()
-}
-
-fn upstream_message(error: &SendError) -> String {
-    match error {
-        SendError::Broken(_) => format!("{error}; the request may have been carried out"),
-        _ => error.to_string(),
-    }
 }
 
 /// A `Status` of kind `Failure`: what clients are told.
@@ -384,7 +373,7 @@ spec:
     async fn a_denial_is_the_status_kubectl_knows() {
         let rejection = Rejection::Denied(denial("/api/v1/namespaces/x"));
         let (head, status) = shown(&rejection, "/api/v1/namespaces/x").await;
-        assert_eq!((head.status.as_u16(), rejection.label()), (403, "policy"));
+        assert_eq!((head.status.as_u16(), rejection.code()), (403, "policy"));
         assert_eq!(head.headers["content-type"], "application/json");
         assert!(!head.headers.contains_key("retry-after"));
         assert_eq!(

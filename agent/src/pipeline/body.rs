@@ -6,56 +6,51 @@
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use bytes::{Buf as _, Bytes};
+use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
+use hyper::body::Incoming;
 
 use crate::audit::{EndReason, Record};
-use crate::upstream::ResponseBody;
+use crate::upstream::{BodyEnd, CountedBody, HeldLease, OnEnd, UpstreamBody};
 
 /// A response's body.
-pub(super) enum Served {
+pub(super) enum ResponseBody {
     /// Picket's own, or none.
-    Own(Full<Bytes>),
+    Local(Full<Bytes>),
     /// The API server's.
-    Passed(Passed),
+    Upstream(AuditedBody),
 }
 
 /// The API server's body with the record of its request.
-pub(super) struct Passed {
-    body: ResponseBody,
-    record: Option<Record>,
-    bytes: u64,
+pub(super) type AuditedBody = CountedBody<Incoming, RecordEnd>;
+
+/// The record of a request that ends with its response, and the lease that does.
+pub(super) struct RecordEnd {
+    record: Record,
+    lease: Option<HeldLease>,
 }
 
-impl Passed {
-    pub(super) fn new(body: ResponseBody, record: Record) -> Passed {
-        let mut passed = Passed {
-            body,
-            record: Some(record),
-            bytes: 0,
-        };
-        if passed.body.is_end_stream() {
-            passed.end(EndReason::Completed);
+/// Puts a record into the body whose end is the record's.
+pub(super) fn audited(body: UpstreamBody, record: Record) -> AuditedBody {
+    body.ending(|lease| RecordEnd { record, lease })
+}
+
+impl OnEnd for RecordEnd {
+    fn ended(mut self, how: BodyEnd, bytes: u64) {
+        if let Some(lease) = self.lease {
+            lease.ended(how, bytes);
         }
-        passed
-    }
-
-    fn end(&mut self, how: EndReason) {
-        if let Some(mut record) = self.record.take() {
-            record.session_bytes(0, self.bytes);
-            record.finish(how);
-        }
+        self.record.session_bytes(0, bytes);
+        self.record.finish(match how {
+            BodyEnd::Completed => EndReason::Completed,
+            BodyEnd::Failed => EndReason::Failed,
+            BodyEnd::Dropped => EndReason::ClientClosed,
+        });
     }
 }
 
-impl Drop for Passed {
-    fn drop(&mut self) {
-        self.end(EndReason::ClientClosed);
-    }
-}
-
-impl Body for Served {
+impl Body for ResponseBody {
     type Data = Bytes;
     type Error = hyper::Error;
 
@@ -63,36 +58,23 @@ impl Body for Served {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let passed = match self.get_mut() {
-            Served::Own(body) => return Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
-            Served::Passed(passed) => passed,
-        };
-        let frame = Pin::new(&mut passed.body).poll_frame(cx);
-        match &frame {
-            Poll::Ready(Some(Ok(frame))) => {
-                passed.bytes += frame.data_ref().map_or(0, |data| data.remaining() as u64);
-                if passed.body.is_end_stream() {
-                    passed.end(EndReason::Completed);
-                }
-            }
-            Poll::Ready(Some(Err(_))) => passed.end(EndReason::Failed),
-            Poll::Ready(None) => passed.end(EndReason::Completed),
-            Poll::Pending => {}
+        match self.get_mut() {
+            ResponseBody::Local(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
+            ResponseBody::Upstream(body) => Pin::new(body).poll_frame(cx),
         }
-        frame
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Served::Own(body) => body.is_end_stream(),
-            Served::Passed(passed) => passed.body.is_end_stream(),
+            ResponseBody::Local(body) => body.is_end_stream(),
+            ResponseBody::Upstream(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Served::Own(body) => body.size_hint(),
-            Served::Passed(passed) => passed.body.size_hint(),
+            ResponseBody::Local(body) => body.size_hint(),
+            ResponseBody::Upstream(body) => body.size_hint(),
         }
     }
 }

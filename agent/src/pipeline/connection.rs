@@ -1,22 +1,25 @@
-//! What stays the same for all requests of one connection, and the identity behind it.
+//! What stays the same for all requests of one connection, and the agent behind it.
 //!
-//! In: what the listener found out. Out: the facts of audit records, and the principal: looked up again whenever the
-//! policies or what is known of the pod was replaced, or the identity's time is over, so that a change holds on connections that are open already.
+//! In: what the listener and the handshake found out. Out: the facts of audit records, and the principal.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use http::Request;
-use http::header::USER_AGENT;
+use http::header::{AUTHORIZATION, USER_AGENT};
 use jiff::Timestamp;
-use picket_policy::{PolicySet, Principal, Standing};
+use parking_lot::Mutex;
+use picket_policy::{CanonicalRequest, Impersonate, PolicySet, Principal};
+use rustls_pki_types::CertificateDer;
 use tokio_util::sync::CancellationToken;
 
 use crate::audit::{self, PodRef, ProcessRef, Received, User};
-use crate::identity;
+use crate::identity::attest::Evidence;
+use crate::identity::{PrincipalCache, ResolvedPrincipal};
 use crate::listener::Process;
 use crate::reject::Rejection;
+use crate::upstream::extras;
 use crate::workload::Pod;
 
 /// What a record keeps of a request's path and query: the API server reads URIs of up to 64 KB, and a pod must not be able
@@ -30,32 +33,30 @@ const USER_AGENT_BYTES: usize = 1024;
 /// One client connection.
 pub(super) struct Connection {
     pod: Arc<ArcSwap<Pod>>,
+    process: Process,
+    certificates: Vec<CertificateDer<'static>>,
     source: Option<SocketAddr>,
     caller: Arc<audit::Caller>,
     user: Arc<User>,
-    left: CancellationToken,
-    who: Mutex<Option<Known>>,
+    released: CancellationToken,
+    principal: PrincipalCache,
+    impersonated: Mutex<Option<Impersonated>>,
 }
 
-/// A principal and what it was found by.
-struct Known {
-    policies: Arc<PolicySet>,
-    pod: Arc<Pod>,
-    who: Arc<ResolvedPrincipal>,
-}
-
-/// A principal with what is derived from it once.
-pub(super) struct ResolvedPrincipal {
-    pub(super) principal: Arc<Principal>,
-    pub(super) name: Arc<str>,
+/// The user that the API server was last asked as, made for records once.
+struct Impersonated {
+    principal: Arc<Principal>,
+    impersonate: Arc<Impersonate>,
+    user: Arc<User>,
 }
 
 impl Connection {
     pub(super) fn new(
         current: Arc<ArcSwap<Pod>>,
-        process: &Process,
+        process: Process,
+        certificates: Vec<CertificateDer<'static>>,
         source: Option<SocketAddr>,
-        left: CancellationToken,
+        released: CancellationToken,
     ) -> Connection {
         let pod = current.load();
         let caller = audit::Caller {
@@ -77,76 +78,98 @@ impl Connection {
         Connection {
             user: Arc::new(User::service_account(&pod.namespace, &pod.service_account)),
             pod: current,
+            process,
+            certificates,
             source,
             caller: Arc::new(caller),
-            left,
-            who: Mutex::new(None),
+            released,
+            principal: PrincipalCache::default(),
+            impersonated: Mutex::new(None),
         }
     }
 
+    /// The pod's service account.
     pub(super) fn user(&self) -> Arc<User> {
         Arc::clone(&self.user)
     }
 
-    /// Fires when the pod is let go.
-    pub(super) fn left(&self) -> CancellationToken {
-        self.left.clone()
+    /// Fires when the pod is released.
+    pub(super) fn released(&self) -> CancellationToken {
+        self.released.clone()
     }
 
     /// The facts a record begins with.
     pub(super) fn received<B>(&self, request: &Request<B>) -> Received {
         let uri = request.uri().path_and_query().map_or("/", |path| path.as_str());
         Received {
-            uri: cut(uri, URI_BYTES),
+            uri: truncate(uri, URI_BYTES),
             verb: verb(request.method()),
             source: self.source,
             user_agent: request
                 .headers()
                 .get(USER_AGENT)
-                .map(|agent| cut(&String::from_utf8_lossy(agent.as_bytes()), USER_AGENT_BYTES)),
+                .map(|agent| truncate(&String::from_utf8_lossy(agent.as_bytes()), USER_AGENT_BYTES)),
             caller: Some(Arc::clone(&self.caller)),
         }
     }
 
-    /// The agent behind the connection, as the policy set has it now.
-    pub(super) fn who(
+    /// The agent behind a request, as the policies have it now.
+    pub(super) fn principal(
         &self,
         policies: &Arc<PolicySet>,
+        request: &CanonicalRequest,
         now: Timestamp,
     ) -> Result<Arc<ResolvedPrincipal>, Rejection> {
-        let pod = self.pod.load_full();
-        if self.left.is_cancelled() {
-            return Err(Rejection::Left(format!("{}/{}", pod.namespace, pod.name)));
+        let pod = self.pod.load();
+        if self.released.is_cancelled() {
+            return Err(Rejection::Released(format!("{}/{}", pod.namespace, pod.name)));
         }
-        let mut known = self.who.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = &*known
-            && Arc::ptr_eq(&known.policies, policies)
-            && Arc::ptr_eq(&known.pod, &pod)
-            && known.who.principal.identity().standing(now) == Standing::Active
+        let evidence = Evidence {
+            pod: &pod,
+            process: &self.process,
+            peer_certificates: &self.certificates,
+            bearer: request.head().headers.get(AUTHORIZATION),
+        };
+        self.principal
+            .principal(policies, &evidence, now)
+            .map_err(Rejection::Identity)
+    }
+
+    /// The user the API server is asked as, with the extras that it is told of the principal.
+    pub(super) fn impersonated(
+        &self,
+        principal: &Arc<Principal>,
+        impersonate: &Arc<Impersonate>,
+    ) -> Arc<User> {
+        let mut last = self.impersonated.lock();
+        if let Some(last) = &*last
+            && Arc::ptr_eq(&last.principal, principal)
+            && Arc::ptr_eq(&last.impersonate, impersonate)
         {
-            return Ok(Arc::clone(&known.who));
+            return Arc::clone(&last.user);
         }
-        *known = None;
-        let principal = identity::resolve(policies, &pod, now).map_err(Rejection::Identity)?;
-        let who = Arc::new(ResolvedPrincipal {
-            name: principal.name().into(),
-            principal: Arc::new(principal),
+        let extra = extras(principal).map(|(name, value)| (name.to_owned(), vec![value]));
+        let user = Arc::new(User {
+            username: impersonate.user.clone(),
+            groups: impersonate.groups.clone(),
+            extra: extra.into(),
+            uid: None,
         });
-        *known = Some(Known {
-            policies: Arc::clone(policies),
-            pod,
-            who: Arc::clone(&who),
+        *last = Some(Impersonated {
+            principal: Arc::clone(principal),
+            impersonate: Arc::clone(impersonate),
+            user: Arc::clone(&user),
         });
-        Ok(who)
+        user
     }
 }
 
-/// The text, or as much of it as has room, marked as kube-apiserver marks it.
-fn cut(text: &str, room: usize) -> String {
-    if text.len() <= room {
+/// The text, or as many bytes of it as `limit` allows, marked as kube-apiserver marks it.
+fn truncate(text: &str, limit: usize) -> String {
+    if text.len() <= limit {
         return text.to_owned();
     }
-    let end = (0..=room)
+    let end = (0..=limit)
         .rev()
         .find(|end| text.is_char_boundary(*end))
         .unwrap_or(0);
@@ -205,32 +228,56 @@ spec:
             outside: false,
         };
         let current = Arc::new(ArcSwap::new(pod("fixer")));
-        let left = CancellationToken::new();
-        let connection = Connection::new(Arc::clone(&current), &process, None, left.clone());
-        let now = Timestamp::now();
+        let released = CancellationToken::new();
+        let connection = Connection::new(Arc::clone(&current), process, Vec::new(), None, released.clone());
+        let head = Request::get("/version").body(()).unwrap().into_parts().0;
+        let request = CanonicalRequest::read(head).unwrap();
+        let principal = || connection.principal(&policies, &request, Timestamp::now());
         assert_eq!(
-            connection
-                .who(&policies, now)
-                .map(|who| who.name.to_string())
-                .ok()
-                .as_deref(),
+            principal().map(|agent| agent.name.to_string()).ok().as_deref(),
             Some("fixer")
         );
         current.store(pod("quarantined"));
-        assert!(matches!(
-            connection.who(&policies, now),
-            Err(Rejection::Identity(_))
-        ));
+        assert!(matches!(principal(), Err(Rejection::Identity(_))));
         current.store(pod("fixer"));
-        assert!(connection.who(&policies, now).is_ok());
-        left.cancel();
-        assert!(matches!(connection.who(&policies, now), Err(Rejection::Left(_))));
+        assert!(principal().is_ok());
+        released.cancel();
+        assert!(matches!(principal(), Err(Rejection::Released(_))));
     }
 
     #[test]
-    fn long_texts_are_cut_between_characters_and_marked() {
-        assert_eq!(cut("/api", 8), "/api");
-        assert_eq!(cut("/api/v1/pods", 4), "/api...TRUNCATED");
-        assert_eq!(cut("aé", 2), "a...TRUNCATED");
+    fn a_user_is_made_again_for_another_grant() {
+        let principal = Arc::new(crate::identity::testing::principal("fixer", "ns", "p"));
+        let process = Process {
+            pid: 1,
+            tid: 1,
+            uid: 0,
+            comm: String::new(),
+            exe: None,
+            container: None,
+            cgroup: None,
+            outside: false,
+        };
+        let current = Arc::new(ArcSwap::new(pod("fixer")));
+        let connection = Connection::new(current, process, Vec::new(), None, CancellationToken::new());
+        let as_user = |user: &str| {
+            Arc::new(Impersonate {
+                user: user.to_owned(),
+                groups: Vec::new(),
+            })
+        };
+        let (one, other) = (as_user("one"), as_user("other"));
+        let first = connection.impersonated(&principal, &one);
+        assert_eq!(first.extra["picket.dev/pod"], ["ns/p"]);
+        assert!(Arc::ptr_eq(&first, &connection.impersonated(&principal, &one)));
+        assert_eq!(connection.impersonated(&principal, &other).username, "other");
+        assert_eq!(connection.impersonated(&principal, &one).username, "one");
+    }
+
+    #[test]
+    fn long_texts_are_truncated_between_characters_and_marked() {
+        assert_eq!(truncate("/api", 8), "/api");
+        assert_eq!(truncate("/api/v1/pods", 4), "/api...TRUNCATED");
+        assert_eq!(truncate("aé", 2), "a...TRUNCATED");
     }
 }

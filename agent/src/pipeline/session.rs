@@ -10,9 +10,9 @@ use http_body_util::Full;
 use hyper::upgrade::OnUpgrade;
 
 use super::Pipeline;
-use super::body::Served;
+use super::body::ResponseBody;
 use crate::audit::{EndReason, Record};
-use crate::upstream::{Ended, ResponseBody, Traffic, join};
+use crate::upstream::{Ended, Traffic, UpstreamBody, join};
 
 /// A request whose connection changes its protocol.
 pub(super) struct UpgradedResponse {
@@ -23,7 +23,7 @@ pub(super) struct UpgradedResponse {
 
 impl UpgradedResponse {
     /// From the API server's 101 and the client's side.
-    pub(super) fn new(mut response: Response<ResponseBody>, client: OnUpgrade) -> UpgradedResponse {
+    pub(super) fn new(mut response: Response<UpstreamBody>, client: OnUpgrade) -> UpgradedResponse {
         let server = hyper::upgrade::on(&mut response);
         UpgradedResponse {
             response: response.map(|_| Full::new(Bytes::new())),
@@ -35,7 +35,7 @@ impl UpgradedResponse {
 
 impl Pipeline {
     /// Answers with the 101 and carries the session until it ends; the drain's limit cuts it.
-    pub(super) fn begin_session(&self, upgraded: UpgradedResponse, record: Record) -> Response<Served> {
+    pub(super) fn begin_session(&self, upgraded: UpgradedResponse, record: Record) -> Response<ResponseBody> {
         let traffic = Arc::new(Traffic::default());
         let mut running = Running {
             record: Some(record),
@@ -50,7 +50,7 @@ impl Pipeline {
             };
             running.end(how);
         });
-        upgraded.response.map(Served::Own)
+        upgraded.response.map(ResponseBody::Local)
     }
 }
 

@@ -25,10 +25,10 @@ impl Ending {
     /// The end of a session that `rejection` would refuse now.
     #[must_use]
     pub fn new(rejection: &Rejection, kind: Kind, request: &KubeRequest, since: Instant) -> Ending {
-        let why = rejection.message(Some(request));
+        let why = rejection.explain(Some(request));
         let status = rejection.status(Some(request));
         Ending {
-            cause: rejection.label(),
+            cause: rejection.code(),
             status: Status {
                 message: format!("Picket ended this {}: {why}", noun(kind)),
                 ..status

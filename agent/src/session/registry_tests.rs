@@ -180,7 +180,7 @@ fn who_registers_after_the_sweep_of_a_change_is_judged_by_it() {
     judge.refuses.store(true, Ordering::SeqCst);
     registry.sweep(Instant::now());
     let refused = enter(&registry, ticket, &judge, &stop).expect_err("refused");
-    assert_eq!(refused.label(), "identity_suspended");
+    assert_eq!(refused.code(), "identity_suspended");
     assert_eq!(registry.count(), 0);
     // Who was judged after it is not judged twice.
     judge.refuses.store(false, Ordering::SeqCst);

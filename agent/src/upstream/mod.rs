@@ -4,9 +4,9 @@
 //! streamed, or why there is none, and the credential that was used. The client's credentials and identity claims stay
 //! behind, the agent's are put in.
 
-mod answer;
 mod body;
 mod connect;
+mod counted;
 mod credential;
 mod headers;
 mod outgoing;
@@ -28,9 +28,9 @@ use headers::OutboundIdentity;
 use outgoing::{Failure, Outgoing};
 use pool::{Lease, Pool};
 
-pub use answer::ResponseBody;
 pub use body::RequestBody;
 pub use connect::CONNECT_LIMIT;
+pub use counted::{BodyEnd, CountedBody, HeldLease, OnEnd, UpstreamBody};
 pub use credential::{Credential, CredentialError, UsedCredential};
 pub use headers::{UpgradeProtocol, extras, upgrade_asked};
 pub use pool::STREAMS_PER_CONNECTION;
@@ -85,7 +85,9 @@ pub enum SendError {
     #[error("the API server did not take the request: {0}")]
     NotTaken(hyper::Error),
     /// The connection broke after the request was sent; it may have been carried out.
-    #[error("the connection to the API server broke before it answered: {0}")]
+    #[error(
+        "the connection to the API server broke before it answered: {0}; the request may have been carried out"
+    )]
     Broken(hyper::Error),
     /// A name in the grant cannot stand in a header.
     #[error("the grant's user or group cannot be sent: {0}")]
@@ -95,13 +97,27 @@ pub enum SendError {
     Malformed(#[from] http::Error),
 }
 
+impl SendError {
+    /// A stable name of low cardinality, for metrics and records.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            SendError::Unreachable(_) => "upstream_unreachable",
+            SendError::Exhausted => "upstream_exhausted",
+            SendError::NotTaken(_) => "upstream_not_taken",
+            SendError::Broken(_) => "upstream_broken",
+            SendError::Unsendable(_) | SendError::Malformed(_) => "unsendable",
+        }
+    }
+}
+
 /// One request sent, or tried to be.
 #[derive(Debug)]
 pub struct Attempt {
     /// The credential of the connection that was used last; none where there was no connection.
     pub credential: Option<UsedCredential>,
     /// The response.
-    pub response: Result<Response<ResponseBody>, SendError>,
+    pub response: Result<Response<UpstreamBody>, SendError>,
 }
 
 /// The API server as the node reaches it. Cheap to clone.
@@ -204,7 +220,7 @@ impl Upstream {
         audit_id: &str,
         upgrade: Option<UpgradeProtocol>,
         used: &mut Option<UsedCredential>,
-    ) -> Result<Response<ResponseBody>, SendError> {
+    ) -> Result<Response<UpstreamBody>, SendError> {
         let (impersonate, principal) = (Arc::clone(permit.impersonate()), Arc::clone(permit.principal()));
         let mut head = permit.into_head();
         let credential = self.pool.connector().credentials.current();
@@ -228,7 +244,7 @@ impl Upstream {
         mut outgoing: Outgoing,
         mut body: RequestBody,
         used: &mut Option<UsedCredential>,
-    ) -> Result<Response<ResponseBody>, SendError> {
+    ) -> Result<Response<UpstreamBody>, SendError> {
         let mut retries = RETRIES;
         loop {
             let lease = self.pool.lease().await?;
@@ -258,7 +274,7 @@ impl Upstream {
         mut lease: Lease,
         outgoing: Outgoing,
         body: RequestBody,
-    ) -> Result<Response<ResponseBody>, Failure> {
+    ) -> Result<Response<UpstreamBody>, Failure> {
         let authority = &self.pool.connector().authority;
         let safe = outgoing.is_safe();
         let answer = match &mut lease {
@@ -290,7 +306,7 @@ impl Upstream {
         outgoing: Outgoing,
         body: RequestBody,
         used: &mut Option<UsedCredential>,
-    ) -> Result<Response<ResponseBody>, SendError> {
+    ) -> Result<Response<UpstreamBody>, SendError> {
         let (mut sender, credential) = self.pool.open_own().await?;
         *used = Some(credential);
         let request = outgoing.http1(&self.pool.connector().authority, body)?;
@@ -299,8 +315,8 @@ impl Upstream {
     }
 }
 
-fn received(response: Response<Incoming>, lease: Option<Lease>) -> Response<ResponseBody> {
-    let mut response = response.map(|body| ResponseBody::new(body, lease));
+fn received(response: Response<Incoming>, lease: Option<Lease>) -> Response<UpstreamBody> {
+    let mut response = response.map(|body| UpstreamBody::new(body, HeldLease(lease)));
     let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     headers::inbound(response.headers_mut(), switching);
     response

@@ -1,0 +1,22 @@
+//! Attestation by the kernel: the connection was attributed to a pod, and an AgentIdentity's `attest.pod` names that pod.
+
+use picket_policy::PolicySet;
+
+use super::{Attestation, Evidence};
+use crate::identity::IdentityError;
+
+/// Finds the one identity whose `attest.pod` the pod satisfies.
+pub fn attest(policies: &PolicySet, evidence: &Evidence<'_>) -> Attestation {
+    let pod = evidence.pod;
+    let mut found = policies.identities_of_pod(&pod.namespace, &pod.service_account, &pod.labels);
+    if found.len() > 1 {
+        return Attestation::Failed(IdentityError::Ambiguous {
+            pod: format!("{}/{}", pod.namespace, pod.name),
+            identities: found.iter().map(|identity| identity.name.clone()).collect(),
+        });
+    }
+    match found.pop() {
+        Some(identity) => Attestation::Authenticated(identity),
+        None => Attestation::NotRequested,
+    }
+}

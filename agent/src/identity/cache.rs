@@ -1,0 +1,83 @@
+//! The principal of one connection, kept between its requests.
+//!
+//! In: the policies in force, the evidence, the time. Out: the principal; found anew whenever the policies or what is known
+//! of the pod were replaced, or the identity's time is over, so that a change holds on connections that are open already.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use picket_policy::{PolicySet, Standing};
+
+use super::attest::Evidence;
+use super::{IdentityError, ResolvedPrincipal, resolve};
+use crate::workload::Pod;
+
+/// A connection's principal. A scheme that reads more than the pod adds what it read to what is compared here.
+#[derive(Debug, Default)]
+pub struct PrincipalCache(Mutex<Option<Known>>);
+
+/// A principal and what it was found by.
+#[derive(Debug)]
+struct Known {
+    policies: Arc<PolicySet>,
+    pod: Arc<Pod>,
+    principal: Arc<ResolvedPrincipal>,
+}
+
+impl PrincipalCache {
+    /// The agent behind the connection, as the policy set has it now.
+    ///
+    /// # Errors
+    /// As [`resolve`].
+    pub fn principal(
+        &self,
+        policies: &Arc<PolicySet>,
+        evidence: &Evidence<'_>,
+        now: Timestamp,
+    ) -> Result<Arc<ResolvedPrincipal>, IdentityError> {
+        let mut known = self.0.lock();
+        if let Some(known) = &*known
+            && Arc::ptr_eq(&known.policies, policies)
+            && Arc::ptr_eq(&known.pod, evidence.pod)
+            && known.principal.principal.identity().standing(now) == Standing::Active
+        {
+            return Ok(Arc::clone(&known.principal));
+        }
+        *known = None;
+        let principal = Arc::new(ResolvedPrincipal::from(resolve(policies, evidence, now)?));
+        *known = Some(Known {
+            policies: Arc::clone(policies),
+            pod: Arc::clone(evidence.pod),
+            principal: Arc::clone(&principal),
+        });
+        Ok(principal)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::resolve::testing::{at, evidence, pod, policies};
+
+    #[test]
+    fn a_principal_is_found_once_and_again_after_each_change() {
+        let (cache, active) = (PrincipalCache::default(), Arc::new(policies("", "")));
+        let (before, after) = (at("2026-12-31T23:59:59Z"), at("2027-01-01T00:00:00Z"));
+        let fixer = pod("fixer", "fixer");
+        let first = cache.principal(&active, &evidence(&fixer), before).expect("one");
+        let second = cache.principal(&active, &evidence(&fixer), before).expect("one");
+        assert!(Arc::ptr_eq(&first, &second), "nothing changed");
+
+        let suspended = Arc::new(policies("  owner", "  state: Suspended\n  owner"));
+        assert!(cache.principal(&suspended, &evidence(&fixer), before).is_err());
+        assert!(cache.principal(&active, &evidence(&fixer), before).is_ok());
+        let quarantined = pod("fixer", "quarantined");
+        assert!(cache.principal(&active, &evidence(&quarantined), before).is_err());
+        assert!(cache.principal(&active, &evidence(&fixer), before).is_ok());
+        assert!(
+            cache.principal(&active, &evidence(&fixer), after).is_err(),
+            "it expired"
+        );
+    }
+}

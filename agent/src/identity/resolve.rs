@@ -1,0 +1,278 @@
+//! What the schemes said of a caller, put together: one principal that may act now, or why there is none.
+//!
+//! In: the policies, the evidence, the time. Out: a [`Principal`] or an [`IdentityError`].
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use picket_policy::{Identity, PolicySet, Principal, Standing};
+use thiserror::Error;
+
+use super::attest::{Attestation, Evidence, SCHEMES};
+
+/// Why a caller has no usable identity. The text is for the client and the record alike.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum IdentityError {
+    /// No AgentIdentity names the pod.
+    #[error(
+        "pod {pod} (service account {service_account}) is no known agent: no AgentIdentity's attest.pod matches it; ask \
+         a cluster operator to add one"
+    )]
+    None {
+        /// `namespace/name`.
+        pod: String,
+        /// Its service account.
+        service_account: String,
+    },
+    /// More than one AgentIdentity names the pod.
+    #[error(
+        "pod {pod} matches more than one AgentIdentity ({}), and Picket never chooses one; a cluster operator can make \
+         their selectors exclude each other, or remove labels from the pod",
+        identities.join(", ")
+    )]
+    Ambiguous {
+        /// `namespace/name`.
+        pod: String,
+        /// The identities' names.
+        identities: Vec<String>,
+    },
+    /// The identity's state is Suspended.
+    #[error("agent {identity} is suspended; its owner {owner} can set its state to Active again")]
+    Suspended {
+        /// The identity's name.
+        identity: String,
+        /// Who answers for it.
+        owner: String,
+    },
+    /// The identity's state is Revoked.
+    #[error("agent {identity} is revoked; its owner is {owner}")]
+    Revoked {
+        /// The identity's name.
+        identity: String,
+        /// Who answers for it.
+        owner: String,
+    },
+    /// The identity's time is over.
+    #[error("agent {identity} expired at {at}; its owner {owner} can set a later expiresAt")]
+    Expired {
+        /// The identity's name.
+        identity: String,
+        /// Who answers for it.
+        owner: String,
+        /// When it expired.
+        at: Timestamp,
+    },
+}
+
+impl IdentityError {
+    /// A stable name of low cardinality, for metrics and records.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::None { .. } => "identity_none",
+            Self::Ambiguous { .. } => "identity_ambiguous",
+            Self::Suspended { .. } => "identity_suspended",
+            Self::Revoked { .. } => "identity_revoked",
+            Self::Expired { .. } => "identity_expired",
+        }
+    }
+
+    /// The identity's name, where one was found.
+    #[must_use]
+    pub fn identity(&self) -> Option<&str> {
+        match self {
+            Self::None { .. } | Self::Ambiguous { .. } => None,
+            Self::Suspended { identity, .. }
+            | Self::Revoked { identity, .. }
+            | Self::Expired { identity, .. } => Some(identity),
+        }
+    }
+}
+
+/// Tries every scheme and checks that the identity that they agree on may act at `now`.
+///
+/// # Errors
+/// An [`IdentityError`] where no scheme proves anything, one fails, two differ, or the identity may not act.
+pub fn resolve(
+    policies: &PolicySet,
+    evidence: &Evidence<'_>,
+    now: Timestamp,
+) -> Result<Principal, IdentityError> {
+    let pod = evidence.pod;
+    let mut proven: Option<(Arc<Identity>, &'static str)> = None;
+    for scheme in &SCHEMES {
+        match ((scheme.attest)(policies, evidence), &proven) {
+            (Attestation::NotRequested, _) => {}
+            (Attestation::Failed(error), _) => return Err(error),
+            (Attestation::Authenticated(identity), Some((other, _))) if identity.name != other.name => {
+                return Err(IdentityError::Ambiguous {
+                    pod: format!("{}/{}", pod.namespace, pod.name),
+                    identities: vec![other.name.clone(), identity.name.clone()],
+                });
+            }
+            (Attestation::Authenticated(identity), _) => proven = Some((identity, scheme.name)),
+        }
+    }
+    let Some((identity, attestation)) = proven else {
+        return Err(IdentityError::None {
+            pod: format!("{}/{}", pod.namespace, pod.name),
+            service_account: pod.service_account.clone(),
+        });
+    };
+    let (name, owner) = (identity.name.clone(), identity.owner.clone());
+    Principal::new(identity, &pod.namespace, &pod.name, attestation, now).map_err(|standing| match standing {
+        Standing::Revoked => IdentityError::Revoked {
+            identity: name,
+            owner,
+        },
+        Standing::Expired(at) => IdentityError::Expired {
+            identity: name,
+            owner,
+            at,
+        },
+        Standing::Suspended | Standing::Active => IdentityError::Suspended {
+            identity: name,
+            owner,
+        },
+    })
+}
+
+/// Callers for tests.
+#[cfg(test)]
+pub(crate) mod testing {
+    use std::collections::BTreeMap;
+    use std::sync::LazyLock;
+
+    use super::*;
+    use crate::listener::Process;
+    use crate::workload::Pod;
+
+    const OBJECTS: &str = r"
+apiVersion: picket.dev/v1alpha1
+kind: AgentIdentity
+metadata: {name: fixer}
+spec:
+  owner: team-a
+  groups: [agents]
+  expiresAt: 2027-01-01T00:00:00Z
+  attest: {pod: {namespace: ns, serviceAccount: fixer, selector: {matchLabels: {app: fixer}}}}
+---
+apiVersion: picket.dev/v1alpha1
+kind: AgentGrant
+metadata: {name: g}
+spec:
+  to: {groups: [agents]}
+  upstream: {impersonate: {user: u}}
+  rules: [{verbs: [get], apiGroups: [''], resources: [pods]}]
+";
+
+    pub(crate) fn policies(from: &str, to: &str) -> PolicySet {
+        let documents = picket_policy::read_documents("f.yaml", &OBJECTS.replace(from, to)).expect("valid");
+        PolicySet::compile(documents).expect("a policy set")
+    }
+
+    pub(crate) fn pod(service_account: &str, app: &str) -> Arc<Pod> {
+        Arc::new(Pod {
+            service_account: service_account.to_owned(),
+            labels: BTreeMap::from([("app".to_owned(), app.to_owned())]),
+            ..Pod::for_tests("ns", "p")
+        })
+    }
+
+    pub(crate) fn at(moment: &str) -> Timestamp {
+        moment.parse().expect("a moment")
+    }
+
+    /// What the kernel knows of a process in a pod.
+    pub(crate) fn evidence(pod: &Arc<Pod>) -> Evidence<'_> {
+        static PROCESS: LazyLock<Process> = LazyLock::new(|| Process {
+            pid: 1,
+            tid: 1,
+            uid: 0,
+            comm: "kubectl".to_owned(),
+            exe: None,
+            container: None,
+            cgroup: None,
+            outside: false,
+        });
+        Evidence {
+            pod,
+            process: &PROCESS,
+            peer_certificates: &[],
+            bearer: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::{at, evidence, pod, policies};
+    use super::*;
+
+    #[test]
+    fn a_pod_that_matches_is_its_identity() {
+        let principal = resolve(
+            &policies("", ""),
+            &evidence(&pod("fixer", "fixer")),
+            at("2026-12-31T23:59:59Z"),
+        )
+        .expect("one");
+        assert_eq!(policies("", "").grants_of(principal.name()).len(), 1);
+        assert_eq!(
+            (
+                principal.name(),
+                principal.groups(),
+                principal.namespace(),
+                principal.pod()
+            ),
+            ("fixer", &["agents".to_owned()][..], "ns", "p")
+        );
+        assert_eq!(principal.attestation(), "pod");
+    }
+
+    #[test]
+    fn each_refusal_is_its_own_and_says_what_to_do() {
+        let before = at("2026-12-31T23:59:59Z");
+        for (policies, pod, now, reason, told) in [
+            (
+                policies("", ""),
+                pod("default", "fixer"),
+                before,
+                "identity_none",
+                "pod ns/p (service account default)",
+            ),
+            (
+                policies("", ""),
+                pod("fixer", "x"),
+                before,
+                "identity_none",
+                "no AgentIdentity's attest.pod matches it",
+            ),
+            (
+                policies("", ""),
+                pod("fixer", "fixer"),
+                at("2027-01-01T00:00:00Z"),
+                "identity_expired",
+                "2027-01-01T00",
+            ),
+            (
+                policies("  owner", "  state: Suspended\n  owner"),
+                pod("fixer", "fixer"),
+                before,
+                "identity_suspended",
+                "agent fixer is suspended; its owner team-a",
+            ),
+            (
+                policies("  owner", "  state: Revoked\n  owner"),
+                pod("fixer", "fixer"),
+                at("2028-01-01T00:00:00Z"),
+                "identity_revoked",
+                "agent fixer is revoked; its owner is team-a",
+            ),
+        ] {
+            let error = resolve(&policies, &evidence(&pod), now).expect_err(reason);
+            assert_eq!(error.code(), reason);
+            assert!(error.to_string().contains(told), "{error}");
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! What the audit record is told at each stage, in the record's own types.
+//!
+//! In: requests, decisions and rejections. Out: the same facts in a [`Record`].
+
+use picket_policy::{Finding, KubeRequest, Permit, Target};
+
+use super::connection::Connection;
+use crate::audit::{self, ObjectRef, Record};
+use crate::reject::Rejection;
+
+/// What was asked.
+pub(super) fn record_request(record: &mut Record, request: &KubeRequest) {
+    record.target(request.verb.as_str(), object(request));
+}
+
+/// The request may pass: by which grant, as whom, and what rules had to say.
+pub(super) fn record_decision(record: &mut Record, permit: &Permit, connection: &Connection) {
+    record.allow(Some(permit.policy().to_owned()), Some(permit.rule().to_owned()));
+    record.impersonated(connection.impersonated(permit.principal(), permit.impersonate()));
+    if !permit.warnings().is_empty() || !permit.would_deny().is_empty() {
+        record.findings(findings(permit.warnings()), findings(permit.would_deny()));
+    }
+}
+
+/// The request was refused, by whom and why.
+pub(super) fn record_rejection(record: &mut Record, rejection: &Rejection, request: Option<&KubeRequest>) {
+    let message = rejection.explain(request);
+    record_status(record, rejection, message.clone());
+    match rejection {
+        Rejection::Denied(denial) => {
+            record.findings(Vec::new(), findings(denial.would_deny()));
+            let [policy, rule] = [denial.policy(), denial.rule()].map(|name| name.map(str::to_owned));
+            record.deny(rejection.code(), policy, rule, message);
+        }
+        Rejection::Approval(error) => {
+            let rule = error.rule().clone();
+            record.deny(rejection.code(), Some(rule.policy), Some(rule.rule), message);
+        }
+        Rejection::Identity(error) => {
+            if let Some(name) = error.identity() {
+                record.identity(name, "pod");
+            }
+            record.deny(rejection.code(), None, None, message);
+        }
+        _ => record.error(rejection.code(), message),
+    }
+}
+
+/// The `Status` that the client gets.
+pub(super) fn record_status(record: &mut Record, rejection: &Rejection, message: String) {
+    record.response(
+        rejection.http_status().as_u16(),
+        Some(rejection.reason().into()),
+        Some(message),
+    );
+}
+
+/// Rules that fired, as the record has them.
+pub(super) fn findings(found: &[Finding]) -> Vec<audit::Finding> {
+    found
+        .iter()
+        .map(|finding| audit::Finding {
+            policy: finding.policy.clone(),
+            rule: finding.rule.clone(),
+            message: finding.message.clone(),
+        })
+        .collect()
+}
+
+fn object(request: &KubeRequest) -> Option<ObjectRef> {
+    match &request.target {
+        Target::Resource {
+            group,
+            version,
+            resource,
+            subresource,
+            namespace,
+            name,
+        } => Some(ObjectRef {
+            resource: resource.clone(),
+            namespace: namespace.clone(),
+            name: name.clone(),
+            api_group: group.clone(),
+            api_version: version.clone(),
+            subresource: subresource.clone(),
+        }),
+        Target::NonResource { .. } => None,
+    }
+}

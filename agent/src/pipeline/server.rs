@@ -1,0 +1,221 @@
+//! Serving HTTP to one connection: the TLS handshake, the limits of each protocol, and the end of the connection.
+//!
+//! In: a connection that the listener accepted. Out: each of its requests handed to the stages, and its answer sent.
+
+use std::convert::Infallible;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use http::header::CONNECTION;
+use http::{HeaderValue, StatusCode};
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
+
+use super::Pipeline;
+use super::connection::Connection;
+use crate::listener::Accepted;
+use crate::notify::{KubeEvent, Reason};
+use crate::runtime::drain::Parts;
+use crate::tls::{self, HandshakeError};
+use crate::workload::Pod;
+
+/// Requests at once on one HTTP/2 connection of a client: what Go's server offers by default, and more than
+/// kube-apiserver's 100, as kube-rs and others have one connection only. Clients of Go open further connections.
+const CLIENT_STREAMS: u32 = 250;
+
+/// The head of a request: kube-apiserver takes 1 MB, real ones have a few KB, and a pod must not be able to make the node
+/// hold much.
+const HEAD_BYTES: usize = 64 * 1024;
+const HEAD_FIELDS: usize = 128;
+
+/// How long an HTTP/1.1 client may be silent between requests or within a head. Longer than the 90 s after which Go
+/// clients close idle connections (k8s.io/apimachinery pkg/util/net/http.go), so that no request meets the close.
+const HEAD_LIMIT: Duration = Duration::from_secs(120);
+
+/// A client that does not answer an HTTP/2 ping is gone, and what it asked for is taken back.
+const PING_INTERVAL: Duration = Duration::from_secs(20);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// What a client may send on one stream, and in all, before the API server has taken it.
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+
+/// What is buffered per stream towards a client; beyond it the API server is made to wait.
+const SEND_BUFFER: usize = 64 * 1024;
+
+/// How long an HTTP/1.1 connection without a request is kept when the drain begins: it may be new, and its first request on
+/// its way. What comes within this time is answered, and told that the connection closes.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// What is told of a pod whose clients do not trust Picket.
+const DISTRUST: &str = "A client in this pod rejects Picket's certificate, so it does not reach the API server. Check that the \
+     namespace has the label picket.dev/enrolled=true and that the pod was created after the label. A client with a CA \
+     bundle of its own needs Picket's CA in that bundle";
+
+/// Failed handshakes are logged no more often than that.
+const LOG_HANDSHAKES_EVERY: Duration = Duration::from_secs(1);
+
+impl Pipeline {
+    /// Serves one connection to its end. When the drain begins, or the pod is released, requests under way end first:
+    /// HTTP/2 clients are told by GOAWAY, HTTP/1.1 connections close after the response. Dropping the future closes the
+    /// connection at once.
+    pub async fn serve(self: Arc<Self>, accepted: Accepted) {
+        let pod = accepted.workload.load_full();
+        let config = self
+            .certificates
+            .config_for(&self.tls, accepted.origin.ip())
+            .unwrap_or_else(|error| {
+                // The shared one may do: a client may have dialled a name.
+                tracing::error!(%error, dialled = %accepted.origin, "no certificate for the address that was dialled");
+                Arc::clone(&self.tls)
+            });
+        let source = accepted.stream.peer_addr().ok();
+        let session = match tls::accept(config, accepted.stream).await {
+            Ok(session) => session,
+            Err(error) => return self.report_handshake(&error, &pod),
+        };
+        let certificates = session.get_ref().1.peer_certificates().unwrap_or_default();
+        let connection = Connection::new(
+            accepted.workload,
+            accepted.process,
+            certificates.to_vec(),
+            source,
+            accepted.released,
+        );
+        if let Err(error) = self.serve_http(session, Arc::new(connection)).await {
+            tracing::debug!(%error, namespace = pod.namespace, pod = pod.name, "a client connection ended");
+        }
+        // Held to here: the connection counts among its pod's.
+        drop(accepted.place);
+    }
+
+    async fn serve_http(
+        self: Arc<Self>,
+        session: TlsStream<TcpStream>,
+        connection: Arc<Connection>,
+    ) -> hyper::Result<()> {
+        let http2 = session.get_ref().1.alpn_protocol() == Some(b"h2");
+        let streams = self.drain.parts();
+        let (drain, released) = (self.drain.finishing(), connection.released());
+        let finishing = either(drain.clone(), released.clone());
+        let service = service_fn(move |request| {
+            let (pipeline, connection) = (Arc::clone(&self), Arc::clone(&connection));
+            let (drain, released) = (drain.clone(), released.clone());
+            async move {
+                let mut response = pipeline.answer(&connection, request).await;
+                if !http2
+                    && (drain.is_cancelled() || released.is_cancelled())
+                    && response.status() != StatusCode::SWITCHING_PROTOCOLS
+                {
+                    let close = HeaderValue::from_static("close");
+                    response.headers_mut().insert(CONNECTION, close);
+                }
+                Ok::<_, Infallible>(response)
+            }
+        });
+        let io = TokioIo::new(session);
+        if http2 {
+            let mut serving = pin!(http2_builder(streams).serve_connection(io, service));
+            tokio::select! {
+                outcome = serving.as_mut() => outcome,
+                () = finishing => {
+                    serving.as_mut().graceful_shutdown();
+                    serving.await
+                }
+            }
+        } else {
+            let mut serving = pin!(http1_builder().serve_connection(io, service).with_upgrades());
+            let lingered = async {
+                finishing.await;
+                tokio::time::sleep(LINGER).await;
+            };
+            tokio::select! {
+                outcome = serving.as_mut() => outcome,
+                () = lingered => {
+                    serving.as_mut().graceful_shutdown();
+                    serving.await
+                }
+            }
+        }
+    }
+
+    /// Says that a client got no TLS session. Most often the client does not trust Picket's bundle, which the pod's owner
+    /// has to hear of.
+    fn report_handshake(&self, error: &HandshakeError, pod: &Pod) {
+        if self.handshakes.may_log() {
+            tracing::warn!(%error, namespace = pod.namespace, pod = pod.name, "the TLS handshake with a client failed");
+        }
+        if error.is_distrust() {
+            self.kube_events.report(KubeEvent {
+                about: pod.about(),
+                reason: Reason::CertificateRejected,
+                detail: String::new(),
+                note: DISTRUST.to_owned(),
+            });
+        }
+    }
+}
+
+async fn either(one: CancellationToken, other: CancellationToken) {
+    tokio::select! {
+        () = one.cancelled() => {}
+        () = other.cancelled() => {}
+    }
+}
+
+/// Failed handshakes are logged once in a while only, since a pod can bring them about without end.
+#[derive(Debug)]
+pub(super) struct FailedHandshakes {
+    began: Instant,
+    /// Milliseconds since `began` at which one was last logged; 0 for never.
+    logged: AtomicU64,
+}
+
+impl FailedHandshakes {
+    pub(super) fn new() -> FailedHandshakes {
+        FailedHandshakes {
+            began: Instant::now(),
+            logged: AtomicU64::new(0),
+        }
+    }
+
+    fn may_log(&self) -> bool {
+        let now = self.began.elapsed().as_millis() as u64;
+        let last = self.logged.load(Ordering::Relaxed);
+        (last == 0 || now.saturating_sub(last) >= LOG_HANDSHAKES_EVERY.as_millis() as u64)
+            && self
+                .logged
+                .compare_exchange(last, now.max(1), Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
+    }
+}
+
+fn http1_builder() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_LIMIT)
+        .max_headers(HEAD_FIELDS)
+        .max_buf_size(HEAD_BYTES);
+    builder
+}
+
+fn http2_builder(streams: Parts) -> http2::Builder<Parts> {
+    let mut builder = http2::Builder::new(streams);
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(CLIENT_STREAMS)
+        .max_header_list_size(HEAD_BYTES as u32)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(SEND_BUFFER)
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT);
+    builder
+}
