@@ -43,13 +43,13 @@ impl Identity {
 impl From<AgentIdentity> for Identity {
     fn from(object: AgentIdentity) -> Self {
         Self {
-            name: object.name.value,
-            owner: object.owner,
-            groups: object.groups,
-            state: object.state,
-            expires_at: object.expires_at,
-            review_by: object.review_by,
-            pod: object.pod,
+            name: object.metadata.name,
+            owner: object.spec.owner,
+            groups: object.spec.groups,
+            state: object.spec.state,
+            expires_at: object.spec.expires_at,
+            review_by: object.spec.review_by,
+            pod: object.spec.attest.pod,
         }
     }
 }

@@ -14,7 +14,7 @@
 //! | [`request`] | the canonical reading of an HTTP request | `kubernetes` |
 //! | [`engine`] | all objects compiled for decisions, and the decision | `api`, `decision`, `glob`, `kubernetes`, `request`, `yaml` |
 //! | [`decision`] | what a decision is: permit, ask, denial | - |
-//! | [`api`] | the objects that people write | `decision`, `engine`, `glob`, `kubernetes`, `yaml` |
+//! | [`api`] | the objects that people write | `glob`, `kubernetes`, `yaml` |
 //! | [`yaml`] | YAML whose every value knows its file, line and column | - |
 //! | `kubernetes` | the verbs and resources of Kubernetes | - |
 //! | `glob` | globs with `*` and `?` | - |

@@ -205,11 +205,10 @@ fn examine(args: &CheckArgs) -> Report {
 
 impl From<&Document> for ObjectReport {
     fn from(document: &Document) -> Self {
-        let name = document.name();
         Self {
             kind: document.kind(),
-            name: name.value.clone(),
-            line: name.at.line,
+            name: document.name().to_owned(),
+            line: document.name_location().line,
         }
     }
 }

@@ -2,23 +2,44 @@
 //!
 //! In: a file's name and text. Out: [`Document`]s, or every [`Diagnostic`](crate::yaml::Diagnostic) in it with file, line and
 //! column. A field that is unknown, or known to the design but not built yet, is an error: nothing that is written is ignored.
+//!
+//! The types in [`v1alpha1`] are the one source: files are decoded by the schema that is generated from them, and so is JSON
+//! Schema.
 
+mod field;
 mod read;
+mod schema;
+mod shape;
 pub mod v1alpha1;
 
-pub use read::read_documents;
+use std::sync::Arc;
 
-use crate::yaml::Spanned;
-use v1alpha1::{AgentGrant, AgentIdentity, AgentPolicy};
+pub use field::{FieldError, FieldErrors};
+pub use read::read_documents;
+pub use schema::{any_object_schema, object_schema, object_schemas, schemas};
+
+use crate::yaml::{Diagnostic, FieldPath, Node, SourceLocation};
+use v1alpha1::{
+    AgentGrant, AgentGrantSpec, AgentIdentity, AgentIdentitySpec, AgentPolicy, AgentPolicySpec, Spec,
+};
 
 /// The API group of every object.
 pub const GROUP: &str = "picket.dev";
 /// The `apiVersion` of every object.
 pub const API_VERSION: &str = "picket.dev/v1alpha1";
 
-/// One document of a file.
+/// One document of a file: an object and where it stands.
+#[derive(Debug, Clone)]
+pub struct Document {
+    /// The object.
+    pub object: AnyObject,
+    file: Arc<str>,
+    node: Node,
+}
+
+/// An object of any kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Document {
+pub enum AnyObject {
     /// Who an agent is.
     Identity(AgentIdentity),
     /// What agents may do.
@@ -31,21 +52,39 @@ impl Document {
     /// The kind as it is written.
     #[must_use]
     pub fn kind(&self) -> &'static str {
-        match self {
-            Self::Identity(_) => "AgentIdentity",
-            Self::Grant(_) => "AgentGrant",
-            Self::Policy(_) => "AgentPolicy",
+        match self.object {
+            AnyObject::Identity(_) => AgentIdentitySpec::KIND,
+            AnyObject::Grant(_) => AgentGrantSpec::KIND,
+            AnyObject::Policy(_) => AgentPolicySpec::KIND,
         }
     }
 
-    /// `metadata.name` and its place.
+    /// `metadata.name`.
     #[must_use]
-    pub fn name(&self) -> &Spanned<String> {
-        match self {
-            Self::Identity(identity) => &identity.name,
-            Self::Grant(grant) => &grant.name,
-            Self::Policy(policy) => &policy.name,
+    pub fn name(&self) -> &str {
+        match &self.object {
+            AnyObject::Identity(identity) => &identity.metadata.name,
+            AnyObject::Grant(grant) => &grant.metadata.name,
+            AnyObject::Policy(policy) => &policy.metadata.name,
         }
+    }
+
+    /// Where a field stands, or where the mapping stands that it is missing from.
+    #[must_use]
+    pub fn location(&self, path: &FieldPath) -> SourceLocation {
+        self.node.at(path).location(&self.file)
+    }
+
+    /// Where the name stands.
+    #[must_use]
+    pub fn name_location(&self) -> SourceLocation {
+        self.location(&FieldPath::new("metadata").field("name"))
+    }
+
+    /// An error at a field.
+    #[must_use]
+    pub fn error_at(&self, path: &FieldPath, reason: impl Into<String>) -> Diagnostic {
+        Diagnostic::at(&self.location(path), reason)
     }
 }
 

@@ -1,21 +1,18 @@
-//! From a file's text to documents: kind, version and metadata, then each kind's own fields.
+//! From a file's text to documents.
+//!
+//! A document is read in three steps, and the errors of all three are told at once: its structure by the schema of its kind
+//! ([`shape`](super::shape)), its typed object by serde, and what no schema can say by [`Spec::validate`].
 
-use super::v1alpha1::{agent_grant, agent_identity, agent_policy};
-use super::{API_VERSION, Document, GROUP};
-use crate::kubernetes::resources::is_subdomain;
-use crate::yaml::{Decoder, Diagnostic, Fields, Node, Spanned, Value, parse};
+use std::sync::{Arc, LazyLock};
 
-/// Metadata that people write, and that API servers add to what `kubectl get -o yaml` prints.
-const METADATA: [&str; 8] = [
-    "name",
-    "labels",
-    "annotations",
-    "uid",
-    "resourceVersion",
-    "generation",
-    "creationTimestamp",
-    "managedFields",
-];
+use serde_json::Value as Json;
+
+use super::field::FieldErrors;
+use super::schema::schema_of;
+use super::shape::{OtherNames, Shape, StructureCheck};
+use super::v1alpha1::{AgentGrantSpec, AgentIdentitySpec, AgentPolicySpec, Object, ObjectMeta, Spec};
+use super::{API_VERSION, AnyObject, Document, GROUP};
+use crate::yaml::{Decoder, Diagnostic, FieldPath, Node, Value, parse};
 
 /// Reads every document of a file.
 ///
@@ -25,89 +22,200 @@ pub fn read_documents(file: &str, text: &str) -> Result<Vec<Document>, Vec<Diagn
     let nodes = parse(file, text).map_err(|error| vec![error])?;
     let mut decoder = Decoder::new(file);
     let documents: Vec<_> = nodes
-        .iter()
+        .into_iter()
         .filter_map(|node| document(&mut decoder, node))
         .collect();
     decoder.finish(documents)
 }
 
 /// The kinds that are read.
-const KINDS: [&str; 3] = ["AgentIdentity", "AgentGrant", "AgentPolicy"];
+const KINDS: [&str; 3] = [
+    AgentIdentitySpec::KIND,
+    AgentGrantSpec::KIND,
+    AgentPolicySpec::KIND,
+];
 
-/// Notes a document of somebody else's, such as a ClusterRole, in one line: none of its fields would be known.
-fn foreign(decoder: &mut Decoder, node: &Node) -> bool {
+/// Kinds of the design that this version does not have.
+const PLANNED_KINDS: [&str; 2] = ["AuditSink", "ApprovalRequest"];
+
+static IDENTITY: LazyLock<Shape> = LazyLock::new(spec_shape::<AgentIdentitySpec>);
+static GRANT: LazyLock<Shape> = LazyLock::new(spec_shape::<AgentGrantSpec>);
+static POLICY: LazyLock<Shape> = LazyLock::new(spec_shape::<AgentPolicySpec>);
+static META: LazyLock<Shape> = LazyLock::new(|| shape_of::<ObjectMeta>());
+/// A document whose kind is not known: its spec may be anything.
+static UNKNOWN: LazyLock<Shape> = LazyLock::new(|| object_shape(Shape::Any));
+
+/// The shape of a type. One that its schema does not tell is left to serde, which refuses the same with fewer words; a test
+/// shows that there is none.
+fn shape_of<T: schemars::JsonSchema>() -> Shape {
+    Shape::of_schema(&schema_of::<T>()).unwrap_or(Shape::Any)
+}
+
+fn spec_shape<S: Spec>() -> Shape {
+    object_shape(shape_of::<S>())
+}
+
+/// An object with this spec. Its version and its kind are looked at before, and can be any text here.
+fn object_shape(spec: Shape) -> Shape {
+    let text = Shape::Text {
+        filled: true,
+        moment: false,
+        words: Vec::new(),
+    };
+    let fields = [
+        ("apiVersion", text.clone()),
+        ("kind", text),
+        ("metadata", META.clone()),
+        ("spec", spec),
+    ];
+    Shape::Fields {
+        required: fields.iter().map(|(name, _)| (*name).to_owned()).collect(),
+        fields: fields
+            .into_iter()
+            .map(|(name, shape)| (name.to_owned(), shape))
+            .collect(),
+    }
+}
+
+/// A text at the top of a document.
+fn top<'n>(node: &'n Node, name: &str) -> Option<(&'n Node, &'n str)> {
     let Value::Map(entries) = &node.value else {
-        return false;
+        return None;
     };
-    let text = |name: &str| {
-        entries
+    entries
+        .iter()
+        .find_map(|(key, value)| match (&key.value, &value.value) {
+            (Value::Text(key), Value::Text(text)) if key == name => Some((value, text.as_str())),
+            _ => None,
+        })
+}
+
+fn document(decoder: &mut Decoder, node: Node) -> Option<Document> {
+    let version = top(&node, "apiVersion").filter(|(_, text)| !text.trim().is_empty());
+    let kind = top(&node, "kind").filter(|(_, text)| !text.trim().is_empty());
+    if let (Some((_, version)), Some((_, kind))) = (version, kind) {
+        let group = version.split_once('/').map_or("", |(group, _)| group);
+        if group != GROUP && !KINDS.contains(&kind) {
+            // One line for somebody else's document, such as a ClusterRole: none of its fields would be known.
+            decoder.error_at(&node, format!("not a Picket object (kind {kind} of {version})"));
+            return None;
+        }
+    }
+    let object = match (version, kind) {
+        (Some((_, API_VERSION)), Some((_, AgentIdentitySpec::KIND))) => {
+            object(decoder, &node, &IDENTITY).map(AnyObject::Identity)
+        }
+        (Some((_, API_VERSION)), Some((_, AgentGrantSpec::KIND))) => {
+            object(decoder, &node, &GRANT).map(AnyObject::Grant)
+        }
+        (Some((_, API_VERSION)), Some((_, AgentPolicySpec::KIND))) => {
+            object(decoder, &node, &POLICY).map(AnyObject::Policy)
+        }
+        (version, kind) => {
+            unknown(decoder, &node, version, kind);
+            None
+        }
+    };
+    let object = object?;
+    Some(Document {
+        object,
+        file: Arc::clone(&decoder.file),
+        node,
+    })
+}
+
+/// Notes what is wrong with a document that is of no kind and version that are read.
+fn unknown(decoder: &mut Decoder, node: &Node, version: Option<(&Node, &str)>, kind: Option<(&Node, &str)>) {
+    let mut check = StructureCheck {
+        decoder,
+        names: OtherNames::default(),
+        replaced: Vec::new(),
+    };
+    let value = check.value(&UNKNOWN, node, &FieldPath::default());
+    let replaced = check.replaced;
+    if let Some(metadata) = value.get("metadata").cloned() {
+        let mut errors = FieldErrors::default();
+        if let Ok(metadata) = serde_json::from_value::<ObjectMeta>(metadata) {
+            metadata.validate(&FieldPath::new("metadata"), &mut errors);
+        }
+        locate(decoder, node, errors, &replaced);
+    }
+    match (version, kind) {
+        (Some((at, version)), Some(_)) if version != API_VERSION => {
+            decoder.error_at(at, format!("apiVersion is {version:?}; it must be {API_VERSION}"));
+        }
+        (Some(_), Some((at, kind))) if PLANNED_KINDS.contains(&kind) => {
+            decoder.error_at(at, format!("kind {kind} is not supported by this version yet"));
+        }
+        (Some(_), Some((at, kind))) => {
+            decoder.error_at(at, format!("unknown kind {kind:?}; known: {}", KINDS.join(", ")));
+        }
+        _ => {}
+    }
+}
+
+/// Reads an object of a kind, and notes all that is wrong with it.
+fn object<S: Spec>(decoder: &mut Decoder, node: &Node, shape: &Shape) -> Option<Object<S>> {
+    let before = decoder.errors.len();
+    let mut check = StructureCheck {
+        decoder,
+        names: OtherNames {
+            planned_fields: S::PLANNED_FIELDS,
+            planned_words: S::PLANNED_WORDS,
+            renamed_fields: S::RENAMED_FIELDS,
+        },
+        replaced: Vec::new(),
+    };
+    let value = check.value(shape, node, &FieldPath::default());
+    let replaced = check.replaced;
+    let object = typed::<S>(decoder, node, value)?;
+    let mut errors = FieldErrors::default();
+    object.validate(&mut errors);
+    locate(decoder, node, errors, &replaced);
+    (decoder.errors.len() == before).then_some(object)
+}
+
+/// The typed object. The structure has been checked, so that what serde refuses all the same is noted without a field.
+fn typed<S: Spec>(decoder: &mut Decoder, node: &Node, value: Json) -> Option<Object<S>> {
+    match serde_json::from_value(value) {
+        Ok(object) => Some(object),
+        Err(error) => {
+            decoder.error_at(node, format!("not a valid {}: {error}", S::KIND));
+            None
+        }
+    }
+}
+
+/// Notes errors of fields where the fields stand, but for those that only come of a value that stood in for a faulty one: errors
+/// of such a field, and of a whole mapping that has one.
+fn locate(decoder: &mut Decoder, node: &Node, errors: FieldErrors, replaced: &[FieldPath]) {
+    for error in errors.into_vec() {
+        let (at, steps) = node.follow(&error.path);
+        let found = error.path.first(steps);
+        let whole = matches!(at.value, Value::Map(_));
+        let echo = replaced
             .iter()
-            .find_map(|(key, value)| match (&key.value, &value.value) {
-                (Value::Text(key), Value::Text(value)) if key == name => Some(value.as_str()),
-                _ => None,
-            })
-    };
-    let (Some(version), Some(kind)) = (text("apiVersion"), text("kind")) else {
-        return false;
-    };
-    let group = version.split_once('/').map_or("", |(group, _)| group);
-    if group == GROUP || KINDS.contains(&kind) {
-        return false;
-    }
-    decoder.error_at(node, format!("not a Picket object (kind {kind} of {version})"));
-    true
-}
-
-fn document(decoder: &mut Decoder, node: &Node) -> Option<Document> {
-    if foreign(decoder, node) {
-        return None;
-    }
-    let fields = decoder.fields(node, "", &["apiVersion", "kind", "metadata", "spec"], &[])?;
-    let version = decoder.required_text(&fields, "apiVersion");
-    let kind = decoder.required_text(&fields, "kind");
-    let name = metadata(decoder, &fields);
-    let spec = decoder.required(&fields, "spec");
-    let (version, kind) = (version?, kind?);
-    if version.value != API_VERSION {
-        decoder.error_at(
-            &version.at,
-            format!("apiVersion is {:?}; it must be {API_VERSION}", version.value),
-        );
-        return None;
-    }
-    let spec = match kind.value.as_str() {
-        "AgentIdentity" | "AgentGrant" | "AgentPolicy" => spec?,
-        "AuditSink" | "ApprovalRequest" => {
-            decoder.error_at(
-                &kind.at,
-                format!("kind {} is not supported by this version yet", kind.value),
-            );
-            return None;
+            .any(|path| error.path.is_within(path) || (whole && path.is_within(&found)));
+        if !echo {
+            decoder.error_at(at, error.reason);
         }
-        other => {
-            let reason = format!("unknown kind {other:?}; known: {}", KINDS.join(", "));
-            decoder.error_at(&kind.at, reason);
-            return None;
-        }
-    };
-    match kind.value.as_str() {
-        "AgentIdentity" => agent_identity::read(decoder, name, spec).map(Document::Identity),
-        "AgentGrant" => agent_grant::read(decoder, name, spec).map(Document::Grant),
-        _ => agent_policy::read(decoder, name, spec).map(Document::Policy),
     }
 }
 
-fn metadata(decoder: &mut Decoder, fields: &Fields<'_>) -> Option<Spanned<String>> {
-    let node = decoder.required(fields, "metadata")?;
-    let metadata = decoder.fields(node, "metadata", &METADATA, &[])?;
-    let name = decoder.required_text(&metadata, "name")?;
-    if !is_subdomain(&name.value) {
-        let reason = format!(
-            "field `metadata.name` is {:?}; it must be lower-case letters, digits, - and ., at most 253 (RFC 1123)",
-            name.value
-        );
-        decoder.error_at(&name.at, reason);
-        return None;
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_schema_is_understood_by_the_reader() {
+        fn understood<T: schemars::JsonSchema>() {
+            let schema = schema_of::<T>();
+            let shape = Shape::of_schema(&schema);
+            assert!(matches!(shape, Ok(Shape::Fields { .. })), "{shape:?}\n{schema:#}");
+        }
+        understood::<AgentIdentitySpec>();
+        understood::<AgentGrantSpec>();
+        understood::<AgentPolicySpec>();
+        understood::<ObjectMeta>();
     }
-    Some(name)
 }

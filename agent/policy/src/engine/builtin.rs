@@ -5,6 +5,7 @@
 //! checks them against the impersonated user, and impersonation headers never travel upstream); the port of a
 //! port-forward, which is in the stream; names of objects in a body.
 
+pub use crate::api::v1alpha1::Builtin;
 use crate::request::{KubeRequest, Target, Verb};
 
 /// The namespace Picket runs in unless its configuration says otherwise.
@@ -54,70 +55,7 @@ const KNOWN_PATHS: [&str; 9] = [
     "/openid/v1/jwks/",
 ];
 
-/// A built-in deny.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[repr(u8)]
-pub enum Builtin {
-    /// `nodes/proxy`: the kubelet's whole API, exec included.
-    NodesProxy,
-    /// `pods/proxy`: any HTTP to a pod from the API server's address.
-    PodsProxy,
-    /// `services/proxy`: likewise to a service.
-    ServicesProxy,
-    /// Port-forward to a pod of kube-system, where the API server's own and others that share a node's network are.
-    ApiserverPortforward,
-    /// TokenRequest: a token that works without Picket.
-    TokenRequest,
-    /// Certificate requests and their approval: a client certificate that works without Picket.
-    CertificateRequests,
-    /// Objects of the group picket.dev, its CRDs and API service, and the RBAC objects that Picket's nodes live by.
-    PicketObjects,
-    /// Picket's admission configuration.
-    PicketAdmission,
-    /// Picket's namespace and all in it.
-    PicketNamespace,
-    /// Non-resource paths that are not known.
-    UnknownPaths,
-}
-
 impl Builtin {
-    /// All of them.
-    pub const ALL: [Self; 10] = [
-        Self::NodesProxy,
-        Self::PodsProxy,
-        Self::ServicesProxy,
-        Self::ApiserverPortforward,
-        Self::TokenRequest,
-        Self::CertificateRequests,
-        Self::PicketObjects,
-        Self::PicketAdmission,
-        Self::PicketNamespace,
-        Self::UnknownPaths,
-    ];
-
-    /// Its stable name.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::NodesProxy => "builtin/nodes-proxy",
-            Self::PodsProxy => "builtin/pods-proxy",
-            Self::ServicesProxy => "builtin/services-proxy",
-            Self::ApiserverPortforward => "builtin/apiserver-portforward",
-            Self::TokenRequest => "builtin/token-request",
-            Self::CertificateRequests => "builtin/certificate-requests",
-            Self::PicketObjects => "builtin/picket-objects",
-            Self::PicketAdmission => "builtin/picket-admission",
-            Self::PicketNamespace => "builtin/picket-namespace",
-            Self::UnknownPaths => "builtin/unknown-paths",
-        }
-    }
-
-    /// The built-in of that name.
-    #[must_use]
-    pub fn parse(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|builtin| builtin.name() == name)
-    }
-
     /// What an agent is told.
     #[must_use]
     pub fn message(self) -> &'static str {

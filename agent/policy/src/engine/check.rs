@@ -3,27 +3,30 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::overlap::could_both_match;
-use crate::api::Document;
 use crate::api::v1alpha1::{AgentGrant, AgentIdentity};
-use crate::yaml::{Diagnostic, Spanned};
+use crate::api::{AnyObject, Document};
+use crate::yaml::{Diagnostic, FieldPath};
+
+/// An object and the document it is from.
+type From<'d, T> = (&'d Document, &'d T);
 
 /// Finds everything wrong, in the order of the files.
 pub(super) fn check(documents: &[Document]) -> Vec<Diagnostic> {
     let mut errors = Vec::new();
     names(documents, &mut errors);
-    let identities: Vec<&AgentIdentity> = documents
+    let identities: Vec<From<'_, AgentIdentity>> = documents
         .iter()
-        .filter_map(|d| {
-            if let Document::Identity(i) = d {
-                Some(i)
-            } else {
-                None
-            }
+        .filter_map(|document| match &document.object {
+            AnyObject::Identity(identity) => Some((document, identity)),
+            _ => None,
         })
         .collect();
-    let grants: Vec<&AgentGrant> = documents
+    let grants: Vec<From<'_, AgentGrant>> = documents
         .iter()
-        .filter_map(|d| if let Document::Grant(g) = d { Some(g) } else { None })
+        .filter_map(|document| match &document.object {
+            AnyObject::Grant(grant) => Some((document, grant)),
+            _ => None,
+        })
         .collect();
     workloads(&identities, &mut errors);
     references(documents, &identities, &mut errors);
@@ -32,124 +35,125 @@ pub(super) fn check(documents: &[Document]) -> Vec<Diagnostic> {
     errors
 }
 
-fn where_is<T>(located: &Spanned<T>) -> String {
-    format!("{}:{}", located.at.file, located.at.line)
+fn name_path() -> FieldPath {
+    FieldPath::new("metadata").field("name")
+}
+
+fn spec(field: &str) -> FieldPath {
+    FieldPath::new("spec").field(field)
+}
+
+fn where_is(document: &Document, path: &FieldPath) -> String {
+    let location = document.location(path);
+    format!("{}:{}", location.file, location.line)
 }
 
 fn names(documents: &[Document], errors: &mut Vec<Diagnostic>) {
-    let mut seen: BTreeMap<(&str, &str), &Spanned<String>> = BTreeMap::new();
+    let mut seen: BTreeMap<(&str, &str), &Document> = BTreeMap::new();
     for document in documents {
-        let name = document.name();
-        if let Some(first) = seen.get(&(document.kind(), name.value.as_str())) {
-            let reason = format!(
-                "{} {:?} is already at {}",
-                document.kind(),
-                name.value,
-                where_is(first)
-            );
-            errors.push(Diagnostic::at(&name.at, reason));
+        let (kind, name) = (document.kind(), document.name());
+        if let Some(first) = seen.get(&(kind, name)) {
+            let reason = format!("{kind} {name:?} is already at {}", where_is(first, &name_path()));
+            errors.push(document.error_at(&name_path(), reason));
         } else {
-            seen.insert((document.kind(), &name.value), name);
+            seen.insert((kind, name), document);
         }
     }
 }
 
 /// Two identities that one pod could have.
-fn workloads(identities: &[&AgentIdentity], errors: &mut Vec<Diagnostic>) {
-    let mut by_workload: BTreeMap<(&str, &str), Vec<&AgentIdentity>> = BTreeMap::new();
-    for identity in identities {
-        let key = (
-            identity.pod.namespace.as_str(),
-            identity.pod.service_account.as_str(),
-        );
+fn workloads(identities: &[From<'_, AgentIdentity>], errors: &mut Vec<Diagnostic>) {
+    let mut by_workload: BTreeMap<(&str, &str), Vec<From<'_, AgentIdentity>>> = BTreeMap::new();
+    for (document, identity) in identities {
+        let pod = &identity.spec.attest.pod;
+        let key = (pod.namespace.as_str(), pod.service_account.as_str());
         let others = by_workload.entry(key).or_default();
-        if let Some(other) = others
+        if let Some((other, _)) = others
             .iter()
-            .find(|other| could_both_match(&other.pod, &identity.pod))
+            .find(|(_, other)| could_both_match(&other.spec.attest.pod, pod))
         {
             let reason = format!(
                 "AgentIdentity {:?} and {:?} ({}) could match one pod of service account {}/{}: make their selectors \
                  exclude each other by one label",
-                identity.name.value,
-                other.name.value,
-                where_is(&other.name),
+                document.name(),
+                other.name(),
+                where_is(other, &name_path()),
                 key.0,
                 key.1
             );
-            errors.push(Diagnostic::at(&identity.name.at, reason));
+            errors.push(document.error_at(&name_path(), reason));
         }
-        others.push(identity);
+        others.push((document, identity));
     }
 }
 
 /// Names of identities that are nowhere: a grant would give nothing, a deny would stop nobody.
-fn references(documents: &[Document], identities: &[&AgentIdentity], errors: &mut Vec<Diagnostic>) {
-    let known: BTreeSet<&str> = identities
-        .iter()
-        .map(|identity| identity.name.value.as_str())
-        .collect();
+fn references(documents: &[Document], identities: &[From<'_, AgentIdentity>], errors: &mut Vec<Diagnostic>) {
+    let known: BTreeSet<&str> = identities.iter().map(|(document, _)| document.name()).collect();
     let groups: BTreeSet<&str> = identities
         .iter()
-        .flat_map(|i| i.groups.iter().map(String::as_str))
+        .flat_map(|(_, identity)| identity.spec.groups.iter().map(String::as_str))
         .collect();
     for document in documents {
-        let named = match document {
-            Document::Identity(_) => continue,
-            Document::Grant(grant) => grant.identities.as_slice(),
-            Document::Policy(policy) => policy
-                .subjects
-                .as_ref()
-                .map_or(&[][..], |s| s.identities.as_slice()),
+        let (path, named, named_groups) = match &document.object {
+            AnyObject::Identity(_) => continue,
+            AnyObject::Grant(grant) => (spec("to"), grant.spec.to.identities.as_slice(), &[][..]),
+            AnyObject::Policy(policy) => match &policy.spec.subjects {
+                Some(subjects) => (
+                    spec("subjects"),
+                    subjects.identities.as_slice(),
+                    subjects.groups.as_slice(),
+                ),
+                None => continue,
+            },
         };
-        for name in named.iter().filter(|name| !name.value.contains(['*', '?'])) {
-            if !known.contains(name.value.as_str()) {
-                let reason = format!("no AgentIdentity is named {:?}", name.value);
-                errors.push(Diagnostic::at(&name.at, reason));
-            }
-        }
-        if let Document::Policy(policy) = document {
-            let subjects = policy.subjects.iter().flat_map(|subjects| &subjects.groups);
-            for group in subjects.filter(|group| !group.value.contains(['*', '?'])) {
-                if !groups.contains(group.value.as_str()) {
-                    let reason = format!("no AgentIdentity is in a group {:?}", group.value);
-                    errors.push(Diagnostic::at(&group.at, reason));
+        let mut unknown = |field: &str, names: &[String], known: &BTreeSet<&str>, what: &str| {
+            for (index, name) in names.iter().enumerate() {
+                if !name.contains(['*', '?']) && !known.contains(name.as_str()) {
+                    let path = path.field(field).index(index);
+                    errors.push(document.error_at(&path, format!("no AgentIdentity is {what} {name:?}")));
                 }
             }
-        }
+        };
+        unknown("identities", named, &known, "named");
+        unknown("groups", named_groups, &groups, "in a group");
     }
 }
 
 /// One identity acts as one upstream user: which grant allowed a request must not decide whom the API server sees.
-fn upstreams(identities: &[&AgentIdentity], grants: &[&AgentGrant], errors: &mut Vec<Diagnostic>) {
-    for identity in identities {
-        let mut first: Option<&AgentGrant> = None;
-        for grant in grants {
-            let reaches = grant
-                .identities
-                .iter()
-                .any(|name| name.value == identity.name.value)
-                || grant.groups.iter().any(|group| identity.groups.contains(group));
-            if !reaches {
-                continue;
-            }
+fn upstreams(
+    identities: &[From<'_, AgentIdentity>],
+    grants: &[From<'_, AgentGrant>],
+    errors: &mut Vec<Diagnostic>,
+) {
+    let path = spec("upstream").field("impersonate");
+    for (_, identity) in identities {
+        let name = &identity.metadata.name;
+        let reaching = grants.iter().filter(|(_, grant)| {
+            let to = &grant.spec.to;
+            to.identities.contains(name) || to.groups.iter().any(|group| identity.spec.groups.contains(group))
+        });
+        let mut first: Option<&From<'_, AgentGrant>> = None;
+        for grant in reaching {
             let Some(before) = first else {
                 first = Some(grant);
                 continue;
             };
-            let set = |grant: &AgentGrant| -> BTreeSet<String> {
-                grant.impersonate.value.groups.iter().cloned().collect()
+            let as_whom = |grant: &From<'_, AgentGrant>| {
+                let impersonate = &grant.1.spec.upstream.impersonate;
+                let groups: BTreeSet<_> = impersonate.groups.iter().cloned().collect();
+                (impersonate.user.clone(), groups)
             };
-            if before.impersonate.value.user != grant.impersonate.value.user || set(before) != set(grant) {
+            if as_whom(before) != as_whom(grant) {
                 let reason = format!(
-                    "identity {:?} would act as user {:?} by this grant and as {:?} by grant {:?} ({}): all grants of \
+                    "identity {name:?} would act as user {:?} by this grant and as {:?} by grant {:?} ({}): all grants of \
                      one identity must name the same upstream user and groups",
-                    identity.name.value,
-                    grant.impersonate.value.user,
-                    before.impersonate.value.user,
-                    before.name.value,
-                    where_is(&before.impersonate)
+                    as_whom(grant).0,
+                    as_whom(before).0,
+                    before.0.name(),
+                    where_is(before.0, &path)
                 );
-                errors.push(Diagnostic::at(&grant.impersonate.at, reason));
+                errors.push(grant.0.error_at(&path, reason));
             }
         }
     }

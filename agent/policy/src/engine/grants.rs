@@ -5,12 +5,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::match_input::may_create;
-use crate::api::v1alpha1::{AgentGrant, PolicyRule};
+use crate::api::v1alpha1::{AgentGrant, AgentGrantSpec, PolicyRule};
 use crate::decision::Impersonate;
 use crate::engine::builtin::url_matches;
 use crate::glob::Glob;
 use crate::request::{KubeRequest, Target, Verb, VerbSet};
-use crate::yaml::Spanned;
 
 /// An AgentGrant that was read and checked.
 #[derive(Debug)]
@@ -40,26 +39,22 @@ pub(super) struct GrantRule {
     urls: Vec<String>,
 }
 
-fn texts(list: &[Spanned<String>]) -> Vec<String> {
-    list.iter().map(|text| text.value.clone()).collect()
-}
-
 impl GrantRule {
     fn new(index: usize, rule: &PolicyRule) -> Self {
         let verbs = rule
             .verbs
             .iter()
-            .fold(VerbSet::default(), |set, verb| match verb.value.as_str() {
+            .fold(VerbSet::default(), |set, verb| match verb.as_str() {
                 "*" => VerbSet::ALL,
                 name => Verb::parse(name).map_or(set, |verb| set.with(verb)),
             });
         Self {
             label: format!("rules[{index}]").into(),
             verbs,
-            groups: texts(&rule.api_groups),
-            resources: texts(&rule.resources),
-            names: texts(&rule.resource_names),
-            urls: texts(&rule.non_resource_urls),
+            groups: rule.api_groups.clone(),
+            resources: rule.resources.clone(),
+            names: rule.resource_names.clone(),
+            urls: rule.non_resource_urls.clone(),
         }
     }
 
@@ -87,22 +82,29 @@ impl GrantRule {
 
 impl Grant {
     pub(super) fn new(grant: &AgentGrant) -> Self {
-        let rules: Vec<_> = grant
-            .rules
+        let AgentGrantSpec {
+            to,
+            upstream,
+            namespaces,
+            rules,
+        } = &grant.spec;
+        let rules: Vec<_> = rules
             .iter()
             .enumerate()
             .map(|(index, rule)| GrantRule::new(index, rule))
             .collect();
         let mut compiled = Self {
-            name: grant.name.value.as_str().into(),
-            impersonate: Arc::new(grant.impersonate.value.clone()),
-            identities: texts(&grant.identities),
-            groups: grant.groups.clone(),
+            name: grant.metadata.name.as_str().into(),
+            impersonate: Arc::new(Impersonate {
+                user: upstream.impersonate.user.clone(),
+                groups: upstream.impersonate.groups.clone(),
+            }),
+            identities: to.identities.clone(),
+            groups: to.groups.clone(),
             // A namespace glob that fails here all the same must grant nothing.
-            namespaces: grant
-                .namespaces
+            namespaces: namespaces
                 .iter()
-                .map(|text| Glob::name(&text.value).unwrap_or(Glob::Exact("".into())))
+                .map(|text| Glob::name(text).unwrap_or(Glob::Exact("".into())))
                 .collect(),
             rules: Vec::new(),
             by_resource: HashMap::new(),

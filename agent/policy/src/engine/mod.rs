@@ -18,8 +18,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use self::builtin::{Builtin, OWN_NAMESPACE};
-use crate::api::Document;
 use crate::api::v1alpha1::AgentPolicy;
+use crate::api::{AnyObject, Document};
 use crate::decision::{Cause, Finding, Impersonate};
 use crate::identity::Identity;
 use crate::yaml::Diagnostic;
@@ -98,8 +98,8 @@ impl PolicySet {
             own_namespace: own_namespace.to_owned(),
         };
         for document in documents {
-            match document {
-                Document::Identity(object) => {
+            match document.object {
+                AnyObject::Identity(object) => {
                     let identity = Identity::from(object);
                     let workload = (
                         identity.pod.namespace.clone(),
@@ -111,8 +111,8 @@ impl PolicySet {
                         .push(set.identities.len());
                     set.identities.push(Arc::new(identity));
                 }
-                Document::Grant(object) => set.grants.push(Arc::new(Grant::new(&object))),
-                Document::Policy(object) => set.add_policy(&object),
+                AnyObject::Grant(object) => set.grants.push(Arc::new(Grant::new(&object))),
+                AnyObject::Policy(object) => set.add_policy(&object),
             }
         }
         for identity in &set.identities {
@@ -130,9 +130,10 @@ impl PolicySet {
         let place = u32::try_from(self.rules.policies.len()).unwrap_or(u32::MAX);
         self.rules.add(policy);
         let builtins: BTreeSet<_> = policy
+            .spec
             .exceptions
             .iter()
-            .filter_map(|name| Builtin::parse(&name.value))
+            .filter_map(|name| Builtin::parse(name))
             .collect();
         if !builtins.is_empty() {
             self.exceptions.push(Exceptions {
@@ -179,7 +180,7 @@ impl PolicySet {
             .into_iter()
             .flatten()
             .filter_map(|place| self.identities.get(*place))
-            .filter(|identity| overlap::matches(&identity.pod.selector, labels))
+            .filter(|identity| overlap::matches(identity.pod.selector.as_ref(), labels))
             .cloned()
             .collect()
     }

@@ -2,18 +2,52 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::api::v1alpha1::{LabelTest, PodAttest, Selector};
+use crate::api::v1alpha1::{LabelOperator, LabelSelector, PodAttest};
 
 /// Whether labels satisfy a selector (`Matches` of k8s.io/apimachinery's labels.Requirement).
-pub(super) fn matches(selector: &Selector, labels: &BTreeMap<String, String>) -> bool {
-    selector.0.iter().all(|requirement| {
-        let value = labels.get(&requirement.key);
-        match &requirement.test {
+pub(super) fn matches(selector: Option<&LabelSelector>, labels: &BTreeMap<String, String>) -> bool {
+    tests(selector).all(|(key, test)| {
+        let value = labels.get(key);
+        match test {
+            LabelTest::Is(wanted) => value == Some(wanted),
             LabelTest::In(values) => value.is_some_and(|value| values.contains(value)),
             LabelTest::NotIn(values) => value.is_none_or(|value| !values.contains(value)),
             LabelTest::Exists => value.is_some(),
             LabelTest::DoesNotExist => value.is_none(),
         }
+    })
+}
+
+/// What must hold for a label.
+#[derive(Clone, Copy)]
+enum LabelTest<'s> {
+    /// It is there with this value.
+    Is(&'s String),
+    /// It is there with one of these values.
+    In(&'s [String]),
+    /// It is absent or has none of these values.
+    NotIn(&'s [String]),
+    /// It is there.
+    Exists,
+    /// It is absent.
+    DoesNotExist,
+}
+
+/// The lines of a selector, each with its label's key; no selector has none.
+fn tests(selector: Option<&LabelSelector>) -> impl Iterator<Item = (&str, LabelTest<'_>)> {
+    selector.into_iter().flat_map(|selector| {
+        let labels = selector.match_labels.iter();
+        let labels = labels.map(|(key, value)| (key.as_str(), LabelTest::Is(value)));
+        let expressions = selector.match_expressions.iter().map(|requirement| {
+            let test = match requirement.operator {
+                LabelOperator::In => LabelTest::In(&requirement.values),
+                LabelOperator::NotIn => LabelTest::NotIn(&requirement.values),
+                LabelOperator::Exists => LabelTest::Exists,
+                LabelOperator::DoesNotExist => LabelTest::DoesNotExist,
+            };
+            (requirement.key.as_str(), test)
+        });
+        labels.chain(expressions)
     })
 }
 
@@ -23,33 +57,39 @@ pub(super) fn could_both_match(one: &PodAttest, other: &PodAttest) -> bool {
     if one.namespace != other.namespace || one.service_account != other.service_account {
         return false;
     }
-    let mut by_key: BTreeMap<&str, Vec<&LabelTest>> = BTreeMap::new();
-    for requirement in one.selector.0.iter().chain(&other.selector.0) {
-        by_key
-            .entry(&requirement.key)
-            .or_default()
-            .push(&requirement.test);
+    let mut by_key: BTreeMap<&str, Vec<LabelTest<'_>>> = BTreeMap::new();
+    for (key, test) in [one, other]
+        .into_iter()
+        .flat_map(|pod| tests(pod.selector.as_ref()))
+    {
+        by_key.entry(key).or_default().push(test);
     }
     by_key.values().all(|tests| satisfiable(tests))
 }
 
-fn satisfiable(tests: &[&LabelTest]) -> bool {
+fn satisfiable(tests: &[LabelTest<'_>]) -> bool {
     let (mut present, mut absent) = (false, false);
     let mut choices: Option<BTreeSet<&str>> = None;
     for test in tests {
-        match test {
-            LabelTest::In(values) => {
+        let values = match test {
+            LabelTest::Is(value) => std::slice::from_ref(*value),
+            LabelTest::In(values) => values,
+            LabelTest::Exists => {
                 present = true;
-                let values: BTreeSet<_> = values.iter().map(String::as_str).collect();
-                choices = Some(match choices {
-                    Some(before) => before.intersection(&values).copied().collect(),
-                    None => values,
-                });
+                continue;
             }
-            LabelTest::Exists => present = true,
-            LabelTest::DoesNotExist => absent = true,
-            LabelTest::NotIn(_) => {}
-        }
+            LabelTest::DoesNotExist => {
+                absent = true;
+                continue;
+            }
+            LabelTest::NotIn(_) => continue,
+        };
+        present = true;
+        let values: BTreeSet<_> = values.iter().map(String::as_str).collect();
+        choices = Some(match choices {
+            Some(before) => before.intersection(&values).copied().collect(),
+            None => values,
+        });
     }
     if present && absent {
         return false;
@@ -67,26 +107,41 @@ fn satisfiable(tests: &[&LabelTest]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::v1alpha1::Requirement;
+    use crate::api::v1alpha1::LabelRequirement;
 
-    fn attest(tests: &[(&str, LabelTest)]) -> PodAttest {
-        let requirement = |(key, test): &(&str, LabelTest)| Requirement {
+    type Test = (LabelOperator, Vec<String>);
+
+    fn attest(tests: &[(&str, Test)]) -> PodAttest {
+        let requirement = |(key, (operator, values)): &(&str, Test)| LabelRequirement {
             key: (*key).to_owned(),
-            test: test.clone(),
+            operator: *operator,
+            values: values.clone(),
         };
         PodAttest {
             namespace: "ns".to_owned(),
             service_account: "sa".to_owned(),
-            selector: Selector(tests.iter().map(requirement).collect()),
+            selector: Some(LabelSelector {
+                match_expressions: tests.iter().map(requirement).collect(),
+                ..LabelSelector::default()
+            }),
         }
     }
 
-    fn is(values: &[&str]) -> LabelTest {
-        LabelTest::In(values.iter().map(|value| (*value).to_owned()).collect())
+    fn is(values: &[&str]) -> Test {
+        let values = values.iter().map(|value| (*value).to_owned());
+        (LabelOperator::In, values.collect())
     }
 
-    fn isnt(values: &[&str]) -> LabelTest {
-        LabelTest::NotIn(values.iter().map(|value| (*value).to_owned()).collect())
+    fn isnt(values: &[&str]) -> Test {
+        (LabelOperator::NotIn, is(values).1)
+    }
+
+    fn exists() -> Test {
+        (LabelOperator::Exists, Vec::new())
+    }
+
+    fn absent() -> Test {
+        (LabelOperator::DoesNotExist, Vec::new())
     }
 
     #[test]
@@ -103,21 +158,9 @@ mod tests {
             (vec![("app", is(&["a"]))], vec![("tier", is(&["b"]))], true),
             (vec![("app", is(&["a"]))], vec![("app", isnt(&["a"]))], false),
             (vec![("app", is(&["a", "b"]))], vec![("app", isnt(&["a"]))], true),
-            (
-                vec![("app", LabelTest::Exists)],
-                vec![("app", LabelTest::DoesNotExist)],
-                false,
-            ),
-            (
-                vec![("app", is(&["a"]))],
-                vec![("app", LabelTest::DoesNotExist)],
-                false,
-            ),
-            (
-                vec![("app", isnt(&["a"]))],
-                vec![("app", LabelTest::DoesNotExist)],
-                true,
-            ),
+            (vec![("app", exists())], vec![("app", absent())], false),
+            (vec![("app", is(&["a"]))], vec![("app", absent())], false),
+            (vec![("app", isnt(&["a"]))], vec![("app", absent())], true),
         ] {
             assert_eq!(
                 could_both_match(&attest(&one), &attest(&other)),
@@ -144,15 +187,33 @@ mod tests {
             (("tier", is(&["a"])), false),
             (("tier", isnt(&["a"])), true),
             (("app", isnt(&["a"])), false),
-            (("app", LabelTest::Exists), true),
-            (("tier", LabelTest::Exists), false),
-            (("tier", LabelTest::DoesNotExist), true),
+            (("app", exists()), true),
+            (("tier", exists()), false),
+            (("tier", absent()), true),
         ] {
             assert_eq!(
-                matches(&attest(std::slice::from_ref(&test)).selector, &labels),
+                matches(attest(std::slice::from_ref(&test)).selector.as_ref(), &labels),
                 holds,
                 "{test:?}"
             );
         }
+    }
+    #[test]
+    fn match_labels_are_in_with_one_value() {
+        let labels = |value: &str| BTreeMap::from([("app".to_owned(), value.to_owned())]);
+        let pod = |value: &str| PodAttest {
+            selector: Some(LabelSelector {
+                match_labels: labels(value),
+                ..LabelSelector::default()
+            }),
+            ..attest(&[])
+        };
+        assert!(matches(pod("a").selector.as_ref(), &labels("a")));
+        assert!(!matches(pod("a").selector.as_ref(), &labels("b")));
+        assert!(matches(None, &labels("b")));
+        assert!(could_both_match(&pod("a"), &attest(&[("app", is(&["a", "b"]))])));
+        assert!(!could_both_match(&pod("a"), &pod("b")));
+        assert!(!could_both_match(&pod("a"), &attest(&[("app", isnt(&["a"]))])));
+        assert!(!could_both_match(&pod("a"), &attest(&[("app", absent())])));
     }
 }

@@ -13,7 +13,6 @@ use crate::decision::Finding;
 use crate::glob::Glob;
 use crate::identity::Principal;
 use crate::request::{Verb, VerbSet};
-use crate::yaml::Spanned;
 
 /// A list of globs; `None` matches anything.
 type Globs = Option<Box<[Glob]>>;
@@ -89,9 +88,9 @@ struct CompiledSubjects {
 
 /// Compiles a list that reading has checked; a glob that fails here all the same matches anything, so that a fault in
 /// the checks can only refuse more.
-fn globs(list: &[Spanned<String>], compile: fn(&str) -> Result<Glob, crate::glob::GlobError>) -> Box<[Glob]> {
+fn globs(list: &[String], compile: fn(&str) -> Result<Glob, crate::glob::GlobError>) -> Box<[Glob]> {
     list.iter()
-        .map(|text| compile(&text.value).unwrap_or(Glob::Any))
+        .map(|text| compile(text).unwrap_or(Glob::Any))
         .collect()
 }
 
@@ -106,14 +105,14 @@ fn group(text: &str) -> Result<Glob, crate::glob::GlobError> {
 
 impl CompiledPolicy {
     pub(super) fn new(policy: &AgentPolicy) -> Self {
-        let subjects = policy.subjects.as_ref().map(|subjects| CompiledSubjects {
+        let subjects = policy.spec.subjects.as_ref().map(|subjects| CompiledSubjects {
             identities: globs(&subjects.identities, Glob::name),
             groups: globs(&subjects.groups, Glob::name),
             namespaces: globs(&subjects.namespaces, Glob::name),
         });
         Self {
-            name: policy.name.value.as_str().into(),
-            mode: policy.mode,
+            name: policy.metadata.name.as_str().into(),
+            mode: policy.spec.mode,
             subjects,
         }
     }
@@ -141,15 +140,8 @@ impl CompiledPolicy {
 /// The identities a policy is about, if it names nothing but identities and each plainly.
 fn only_identities(subjects: Option<&Subjects>) -> Option<Vec<&str>> {
     let subjects = subjects?;
-    let plain = subjects
-        .identities
-        .iter()
-        .all(|name| !name.value.contains(['*', '?']));
-    let mut names: Vec<_> = subjects
-        .identities
-        .iter()
-        .map(|name| name.value.as_str())
-        .collect();
+    let plain = subjects.identities.iter().all(|name| !name.contains(['*', '?']));
+    let mut names: Vec<_> = subjects.identities.iter().map(String::as_str).collect();
     names.sort_unstable();
     names.dedup();
     (plain && subjects.groups.is_empty() && subjects.namespaces.is_empty()).then_some(names)
@@ -157,10 +149,10 @@ fn only_identities(subjects: Option<&Subjects>) -> Option<Vec<&str>> {
 
 /// The verbs a rule is about: those it names, and those that have their effect. (What else creates counts as create too, and
 /// an eviction as the deletion of its pod; see [`MatchInput`].)
-fn verbs(list: Option<&[Spanned<String>]>) -> VerbSet {
+fn verbs(list: Option<&[String]>) -> VerbSet {
     let Some(list) = list else { return VerbSet::ALL };
     list.iter().fold(VerbSet::default(), |set, name| {
-        set.and(Verb::parse(&name.value).map_or(VerbSet::ALL, Verb::with_same_effect))
+        set.and(Verb::parse(name).map_or(VerbSet::ALL, Verb::with_same_effect))
     })
 }
 
@@ -196,19 +188,19 @@ impl ResourceGlob {
 impl CompiledRule {
     fn new(policy: u32, rule: &Rule) -> Self {
         let matches: &Match = &rule.matches;
-        let names = |list: &Option<Vec<Spanned<String>>>| list.as_deref().map(|list| globs(list, Glob::name));
+        let names = |list: &Option<Vec<String>>| list.as_deref().map(|list| globs(list, Glob::name));
         Self {
             policy,
-            name: rule.name.value.as_str().into(),
+            name: rule.name.as_str().into(),
             action: rule.action,
-            message: rule.message.as_str().into(),
+            message: rule.one_line_message().into(),
             condition: None,
             verbs: verbs(matches.verbs.as_deref()),
             groups: matches.api_groups.as_deref().map(|list| globs(list, group)),
             resources: matches
                 .resources
                 .as_ref()
-                .map(|list| list.iter().map(|text| ResourceGlob::new(&text.value)).collect()),
+                .map(|list| list.iter().map(|text| ResourceGlob::new(text)).collect()),
             namespaces: matches
                 .namespaces
                 .as_deref()
@@ -218,9 +210,7 @@ impl CompiledRule {
             commands: matches.commands.as_deref().map(|list| globs(list, Glob::text)),
             except_commands: matches.except_commands.as_deref().map(|list| {
                 // A glob that fails must except nothing.
-                list.iter()
-                    .filter_map(|text| Glob::text(&text.value).ok())
-                    .collect()
+                list.iter().filter_map(|text| Glob::text(text).ok()).collect()
             }),
         }
     }
@@ -374,8 +364,8 @@ impl RuleSet {
     pub(super) fn add(&mut self, policy: &AgentPolicy) {
         let place = u32::try_from(self.policies.len()).unwrap_or(u32::MAX);
         self.policies.push(CompiledPolicy::new(policy));
-        let identities = only_identities(policy.subjects.as_ref());
-        for rule in &policy.rules {
+        let identities = only_identities(policy.spec.subjects.as_ref());
+        for rule in &policy.spec.rules {
             let number = u32::try_from(self.rules.len()).unwrap_or(u32::MAX);
             let rule = CompiledRule::new(place, rule);
             let (entry, about) = (rule.entry(number), rule.about());

@@ -141,6 +141,51 @@ const NAMED_BY_DNS: [&str; 23] = [
     "statefulsets",
 ];
 
+/// Kinds and short names as kubectl takes them, which a rule does not: it would match nothing, and a rule that refuses would
+/// be a hole that nobody sees. Each with the resource's name in requests.
+const NOT_RESOURCES: [(&str, &str); 40] = [
+    ("clusterrole", "clusterroles"),
+    ("clusterrolebinding", "clusterrolebindings"),
+    ("cm", "configmaps"),
+    ("configmap", "configmaps"),
+    ("crd", "customresourcedefinitions"),
+    ("cronjob", "cronjobs"),
+    ("customresourcedefinition", "customresourcedefinitions"),
+    ("daemonset", "daemonsets"),
+    ("deploy", "deployments"),
+    ("deployment", "deployments"),
+    ("ds", "daemonsets"),
+    ("endpoint", "endpoints"),
+    ("event", "events"),
+    ("ing", "ingresses"),
+    ("ingress", "ingresses"),
+    ("job", "jobs"),
+    ("namespace", "namespaces"),
+    ("netpol", "networkpolicies"),
+    ("networkpolicy", "networkpolicies"),
+    ("node", "nodes"),
+    ("ns", "namespaces"),
+    ("persistentvolume", "persistentvolumes"),
+    ("persistentvolumeclaim", "persistentvolumeclaims"),
+    ("po", "pods"),
+    ("pod", "pods"),
+    ("pv", "persistentvolumes"),
+    ("pvc", "persistentvolumeclaims"),
+    ("replicaset", "replicasets"),
+    ("role", "roles"),
+    ("rolebinding", "rolebindings"),
+    ("rs", "replicasets"),
+    ("sa", "serviceaccounts"),
+    ("secret", "secrets"),
+    ("service", "services"),
+    ("serviceaccount", "serviceaccounts"),
+    ("statefulset", "statefulsets"),
+    ("storageclass", "storageclasses"),
+    ("sts", "statefulsets"),
+    ("svc", "services"),
+    ("validatingadmissionpolicy", "validatingadmissionpolicies"),
+];
+
 /// Changes between a word and what was meant by it: two letters that changed places are two.
 const SLIPS: usize = 2;
 
@@ -201,6 +246,20 @@ pub(crate) fn group_fault(group: &str) -> Option<String> {
     (!group.bytes().all(fits)).then(|| {
         format!("API group {group:?}: no group has such a name; it is as in apiVersion, without the version")
     })
+}
+
+/// What is wrong with a resource's name, where it can be told that no request has it.
+pub(crate) fn misspelt(text: &str) -> Option<String> {
+    if text != text.to_ascii_lowercase() {
+        return Some(format!(
+            "resource {text:?}: resources are plural and in lower case"
+        ));
+    }
+    let resource = text.split('/').next().unwrap_or(text);
+    let (_, meant) = NOT_RESOURCES.iter().find(|(name, _)| *name == resource)?;
+    Some(format!(
+        "resource {text:?}: no request has it; did you mean `{meant}`?"
+    ))
 }
 
 /// What is wrong with a resource (`pods` or `pods/log`) of these groups, in lower case.

@@ -195,11 +195,9 @@ impl Decoder {
         }
     }
 
-    /// Text that is there and not empty.
-    pub fn required_text(&mut self, fields: &Fields<'_>, name: &str) -> Option<Spanned<String>> {
-        let node = self.required(fields, name)?;
-        let path = fields.path(name);
-        let text = self.text(node, &path)?;
+    /// Text that is not empty.
+    pub fn filled_text(&mut self, node: &Node, path: &str) -> Option<Spanned<String>> {
+        let text = self.text(node, path)?;
         if text.value.trim().is_empty() {
             self.error_at(node, format!("field `{path}` must not be empty"));
             return None;
@@ -207,36 +205,40 @@ impl Decoder {
         Some(text)
     }
 
-    /// The items of a list.
+    /// Text that is there and not empty.
+    pub fn required_text(&mut self, fields: &Fields<'_>, name: &str) -> Option<Spanned<String>> {
+        let node = self.required(fields, name)?;
+        self.filled_text(node, &fields.path(name))
+    }
+
+    /// The items of a list; none where it is no list.
     pub fn list<'n>(&mut self, node: &'n Node, path: &str) -> &'n [Node] {
+        self.items(node, path).unwrap_or_default()
+    }
+
+    /// The items of a list.
+    pub fn items<'n>(&mut self, node: &'n Node, path: &str) -> Option<&'n [Node]> {
         if let Value::List(items) = &node.value {
-            return items;
+            return Some(items);
         }
         self.error_at(
             node,
             format!("field `{path}` must be a list, not {}", node.value.describe()),
         );
-        &[]
+        None
     }
 
-    /// A list of texts; `None` where the field is absent. A list that is written and empty matches nothing, which
-    /// nobody means, and is refused.
-    pub fn texts(&mut self, fields: &Fields<'_>, name: &str) -> Option<Vec<Spanned<String>>> {
-        let node = fields.get(name)?;
-        let path = fields.path(name);
-        let items = self.list(node, &path);
-        if matches!(&node.value, Value::List(items) if items.is_empty()) {
+    /// The entries of a mapping with names of the writer's own.
+    pub fn entries<'n>(&mut self, node: &'n Node, path: &str) -> Option<Vec<(String, &'n Node)>> {
+        let Value::Map(entries) = &node.value else {
             self.error_at(
                 node,
-                format!("field `{path}` is an empty list: leave it out, or name something"),
+                format!("field `{path}` must be a mapping, not {}", node.value.describe()),
             );
-        }
-        let texts = items
-            .iter()
-            .enumerate()
-            .filter_map(|(index, item)| self.text(item, &format!("{path}[{index}]")))
-            .collect();
-        Some(texts)
+            return None;
+        };
+        let entry = |(key, value): &'n (Node, Node)| Some((self.text(key, path)?.value, value));
+        Some(entries.iter().filter_map(entry).collect())
     }
 
     /// One word of a few.
@@ -262,19 +264,14 @@ impl Decoder {
     }
 
     /// A moment in RFC 3339.
-    pub fn moment(&mut self, fields: &Fields<'_>, name: &str) -> Option<Timestamp> {
-        let node = fields.get(name)?;
-        let path = fields.path(name);
-        let text = self.text(node, &path)?;
-        match text.value.parse() {
-            Ok(moment) => Some(moment),
-            Err(_) => {
-                self.error_at(
-                    node,
-                    format!("field `{path}` must be a moment such as 2027-01-31T00:00:00Z"),
-                );
-                None
-            }
+    pub fn moment(&mut self, text: &Spanned<String>, path: &str) -> Option<Timestamp> {
+        let moment = text.value.parse().ok();
+        if moment.is_none() {
+            self.error_at(
+                &text.at,
+                format!("field `{path}` must be a moment such as 2027-01-31T00:00:00Z"),
+            );
         }
+        moment
     }
 }

@@ -4,11 +4,13 @@
 //! for each that cannot stand.
 
 mod decoder;
+mod path;
 mod tree;
 
 use std::sync::Arc;
 
 pub use decoder::{Decoder, Fields};
+pub use path::FieldPath;
 pub use tree::{Node, Value, parse};
 
 /// Largest file that is read, in bytes: what a ConfigMap or an object in etcd can hold.

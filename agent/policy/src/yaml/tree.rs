@@ -5,6 +5,7 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::{Error, MessageFormatter as _, UserMessageFormatter};
 
+use super::path::{FieldPath, Segment};
 use super::{Diagnostic, MAX_FILE, SourceLocation};
 
 /// A node and where it stands.
@@ -98,6 +99,38 @@ impl Node {
             line: self.line,
             column: self.column,
         }
+    }
+}
+
+impl Node {
+    /// The node that a path leads to, or the last one on the way.
+    #[must_use]
+    pub fn at(&self, path: &FieldPath) -> &Self {
+        self.follow(path).0
+    }
+
+    /// The node that a path leads to, or the last one on the way, and how many steps lead there.
+    pub(crate) fn follow(&self, path: &FieldPath) -> (&Self, usize) {
+        let mut node = self;
+        for (steps, segment) in path.segments().iter().enumerate() {
+            let next = match (segment, &node.value) {
+                (Segment::Field(name), Value::Map(entries)) => {
+                    let is = |key: &Self| matches!(&key.value, Value::Text(key) if key == name);
+                    let entry = entries.iter().find(|(key, _)| is(key));
+                    // One that is written and empty counts as left out.
+                    entry
+                        .map(|(_, value)| value)
+                        .filter(|value| !matches!(value.value, Value::Null))
+                }
+                (Segment::Index(index), Value::List(items)) => items.get(*index),
+                _ => None,
+            };
+            match next {
+                Some(next) => node = next,
+                None => return (node, steps),
+            }
+        }
+        (node, path.segments().len())
     }
 }
 

@@ -83,24 +83,31 @@ fn the_three_kinds_are_read_from_one_file() {
         "# a note\n---\n{IDENTITY}---\n{GRANT}---\n---\n{POLICY}"
     ));
     let [
-        Document::Identity(identity),
-        Document::Grant(grant),
-        Document::Policy(policy),
-    ] = &documents[..]
+        AnyObject::Identity(identity),
+        AnyObject::Grant(grant),
+        AnyObject::Policy(policy),
+    ] = [0, 1, 2].map(|index: usize| documents[index].object.clone())
     else {
         panic!("{documents:?}")
     };
-    assert_eq!(identity.state, State::Suspended);
+    assert_eq!(identity.spec.state, State::Suspended);
     assert_eq!(
-        identity.expires_at.expect("given").to_string(),
+        identity.spec.expires_at.expect("given").to_string(),
         "2027-01-31T00:00:00Z"
     );
-    assert_eq!(identity.pod.selector.0.len(), 3);
-    assert_eq!(grant.impersonate.value.user, "picket:fixer");
-    assert_eq!(grant.rules[0].resources[1].value, "pods/log");
-    assert_eq!(grant.rules[0].resources[1].at.line, 37);
-    assert_eq!((policy.mode, policy.rules[0].action), (Mode::Audit, Action::Deny));
-    assert_eq!(policy.rules[0].message, "Namespaces stay.");
+    let selector = identity.spec.attest.pod.selector.expect("given");
+    assert_eq!(
+        (selector.match_labels.len(), selector.match_expressions.len()),
+        (1, 2)
+    );
+    assert_eq!(grant.spec.upstream.impersonate.user, "picket:fixer");
+    assert_eq!(grant.spec.rules[0].resources[1], "pods/log");
+    let rules = FieldPath::new("spec").field("rules");
+    let resource = rules.index(0).field("resources").index(1);
+    assert_eq!(documents[1].location(&resource).line, 37);
+    let spec = &policy.spec;
+    assert_eq!((spec.mode, spec.rules[0].action), (Mode::Audit, Action::Deny));
+    assert_eq!(spec.rules[0].message, "Namespaces stay.");
 }
 
 #[test]
@@ -429,6 +436,71 @@ fn every_fault_of_a_file_is_told_at_once() {
             .lines()
             .count(),
         3
+    );
+}
+
+#[test]
+fn a_faulty_structure_hides_no_other_fault_and_echoes_in_none() {
+    // What the schema refuses and what only the reader can tell come in one reading, in the order of the file.
+    let policy = POLICY
+        .replace("mode: Audit", "mode: Adit")
+        .replace("[namespaces]", "[namespace]")
+        .replace("action: Deny", "action: Mask");
+    assert_eq!(
+        faults(&policy),
+        "8:9: field `spec.mode` is \"Adit\"; it can be Enforce or Audit\n\
+         14:19: resource \"namespace\": no request has it; did you mean `namespaces`?\n\
+         15:13: field `spec.rules[0].action`: action Mask is not supported by this version yet"
+    );
+    // A list that is none would otherwise count as left out, and be missed as such.
+    for (text, from, to, fault) in [
+        (
+            GRANT,
+            "    identities: [fixer]",
+            "    identities: 7",
+            "7:17: field `spec.to.identities` must be a list, not the number 7",
+        ),
+        (
+            GRANT,
+            "nonResourceURLs: [/metrics]",
+            "nonResourceURLs: /metrics",
+            "17:22: field `spec.rules[1].nonResourceURLs` must be a list, not text",
+        ),
+        (
+            POLICY,
+            "    groups: [agents]\n  mode: Audit",
+            "    groups: agents\n  exceptions: [builtin/nodes-proxy]",
+            "7:13: field `spec.subjects.groups` must be a list, not text",
+        ),
+        (
+            GRANT,
+            "  rules:\n",
+            "  rules: []\n  namespaces:\n",
+            "12:10: field `spec.rules` is an empty list: name at least one",
+        ),
+    ] {
+        assert!(text.contains(from), "{from}");
+        let found = faults(&text.replacen(from, to, 1));
+        assert_eq!(found.lines().next(), Some(fault), "{found}");
+        assert!(to.contains("rules: []") || found.lines().count() == 1, "{found}");
+    }
+}
+
+#[test]
+fn labels_are_text_and_what_api_servers_add_is_no_fault() {
+    let printed = IDENTITY.replace(
+        "  name: fixer\n",
+        "  name: fixer\n  labels: {app: x}\n  annotations: {a: \"7\"}\n  uid: 1-2\n  resourceVersion: \"7\"\n  generation: 3\n  \
+         creationTimestamp: 2026-01-01T00:00:00Z\n  managedFields: [{manager: kubectl, fieldsV1: {a: 1.5}}]\n",
+    );
+    assert_eq!(read(&printed)[0].name(), "fixer");
+    assert_eq!(
+        faults(&printed.replace("app: x", "app: 7")),
+        "5:17: field `metadata.labels.app` must be text, not the number 7: quote it"
+    );
+    assert_eq!(
+        faults(&printed.replace("generation: 3", "generation: x")),
+        "9:15: field `metadata.generation` must be a whole number, not text"
     );
 }
 

@@ -1,140 +1,154 @@
-//! AgentGrant: `to`, `upstream.impersonate`, `namespaces`, `rules`.
+//! AgentGrant: what agents may do, and as whom the API server is asked.
 
-use super::{AgentGrant, policy_rule};
-use crate::decision::Impersonate;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::object::Spec;
+use super::policy_rule::PolicyRule;
+use crate::api::field::FieldErrors;
 use crate::glob::Glob;
 use crate::kubernetes::resources::namespace_fault;
-use crate::yaml::{Decoder, Fields, Node, Spanned, Value};
+use crate::yaml::FieldPath;
 
 /// The one `system:` group a grant may name: the API server adds it by itself, so it gives nothing more.
 const AUTHENTICATED: &str = "system:authenticated";
 
-/// Reads the spec of a grant.
-pub(in crate::api) fn read(
-    decoder: &mut Decoder,
-    name: Option<Spanned<String>>,
-    spec: &Node,
-) -> Option<AgentGrant> {
-    let fields = decoder.fields(
-        spec,
-        "spec",
-        &["to", "upstream", "namespaces", "rules"],
-        &["window"],
-    )?;
-    let to = decoder.required(&fields, "to").and_then(|node| {
-        let to = decoder.fields(node, "spec.to", &["identities", "groups"], &[])?;
-        let identities = decoder.texts(&to, "identities").unwrap_or_default();
-        let groups = decoder.texts(&to, "groups").unwrap_or_default();
-        if identities.is_empty() && groups.is_empty() {
-            decoder.error_at(
-                node,
-                "field `spec.to` names nobody: give identities, groups or both",
-            );
-            return None;
+/// What agents may do, and as whom. What is not granted is refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AgentGrantSpec {
+    /// Whom the grant is for: identities, groups or both.
+    pub to: GrantTo,
+    /// As whom the API server is asked. Kubernetes RBAC decides last, as that user.
+    pub upstream: Upstream,
+    /// Namespaces (globs) that the rules hold in. Without this field the rules hold everywhere, for cluster-scoped and
+    /// non-resource requests too.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1))]
+    pub namespaces: Vec<String>,
+    /// What is granted, as RBAC PolicyRules with RBAC's meaning.
+    #[schemars(length(min = 1))]
+    pub rules: Vec<PolicyRule>,
+}
+
+/// Whom a grant is for.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("minProperties" = 1))]
+pub struct GrantTo {
+    /// AgentIdentities by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1))]
+    pub identities: Vec<String>,
+    /// Groups of AgentIdentities, without globs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1), inner(regex(pattern = r"^[^*?]*$")))]
+    pub groups: Vec<String>,
+}
+
+/// As whom the API server is asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Upstream {
+    /// The user and groups that the API server is asked to act as.
+    pub impersonate: ImpersonatedUser,
+}
+
+/// The user and groups that the API server is asked to act as.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ImpersonatedUser {
+    /// The user. Of the `system:` users only `system:serviceaccount:NAMESPACE:NAME` can be impersonated.
+    #[schemars(
+        length(min = 1),
+        regex(pattern = r"^[!-~]([ -~]*[!-~])?$"),
+        extend("anyOf" = [{"pattern": "^system:serviceaccount:[^:]+:[^:]+$"}, {"not": {"pattern": "^system:"}}])
+    )]
+    pub user: String,
+    /// The groups. Of the `system:` groups only `system:authenticated` can be impersonated.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(min = 1),
+        extend("items" = {
+            "type": "string",
+            "pattern": r"^[!-~]([ -~]*[!-~])?$",
+            "anyOf": [{"pattern": "^system:authenticated$"}, {"not": {"pattern": "^system:"}}],
+        })
+    )]
+    pub groups: Vec<String>,
+}
+
+/// Whether a header can carry a text, so that what it cannot hold is refused here and not at the first request.
+fn fits_header(text: &str) -> bool {
+    text.trim() == text && !text.is_empty() && text.bytes().all(|b| (0x20..0x7f).contains(&b))
+}
+
+impl ImpersonatedUser {
+    fn validate(&self, path: &FieldPath, errors: &mut FieldErrors) {
+        let user = &self.user;
+        if !fits_header(user) {
+            let reason = "the user must be printable ASCII without blanks around it";
+            errors.add(path.field("user"), reason);
         }
-        for group in &groups {
-            if group.value.contains(['*', '?']) {
-                decoder.error_at(
-                    &group.at,
-                    format!("group {:?}: a grant names groups without globs", group.value),
-                );
+        if user.starts_with("system:") && !is_service_account(user) {
+            let reason = format!(
+                "user {user:?}: of the `system:` users only system:serviceaccount:NAMESPACE:NAME can be impersonated"
+            );
+            errors.add(path.field("user"), reason);
+        }
+        errors.add_each(&path.field("groups"), &self.groups, |group| {
+            if group == "system:masters" {
+                let reason =
+                    "group \"system:masters\" passes every check of the API server and is never impersonated";
+                Some(reason.to_owned())
+            } else if group.starts_with("system:") && group != AUTHENTICATED {
+                Some(format!(
+                    "group {group:?}: of the `system:` groups only {AUTHENTICATED} can be impersonated; the API \
+                     server's own groups carry rights that no grant should hand out"
+                ))
+            } else {
+                let reason = "a group must be printable ASCII without blanks around it";
+                (!fits_header(group)).then(|| reason.to_owned())
             }
-        }
-        Some((identities, groups.into_iter().map(|group| group.value).collect()))
-    });
-    let impersonate = decoder.required(&fields, "upstream").and_then(|node| {
-        let later = ["serviceAccount", "eks"];
-        let upstream = decoder.fields(node, "spec.upstream", &["impersonate"], &later)?;
-        impersonate(decoder, &upstream)
-    });
-    let namespaces = decoder.texts(&fields, "namespaces").unwrap_or_default();
-    for namespace in &namespaces {
-        if let Err(error) = Glob::name(&namespace.value) {
-            decoder.error_at(&namespace.at, format!("field `spec.namespaces`: {error}"));
-        } else if let Some(reason) = namespace_fault(&namespace.value, false) {
-            decoder.error_at(&namespace.at, reason);
-        }
+        });
     }
-    let mut rules = Vec::new();
-    if let Some(node) = decoder.required(&fields, "rules") {
-        let items = decoder.list(node, "spec.rules");
-        if matches!(&node.value, Value::List(items) if items.is_empty()) {
-            decoder.error_at(
-                node,
-                "field `spec.rules` is empty: a grant without rules allows nothing",
-            );
-        }
-        for (index, item) in items.iter().enumerate() {
-            rules.extend(policy_rule::read(
-                decoder,
-                item,
-                &format!("spec.rules[{index}]"),
-                !namespaces.is_empty(),
-            ));
-        }
-    }
-    let (identities, groups) = to?;
-    Some(AgentGrant {
-        name: name?,
-        identities,
-        groups,
-        impersonate: impersonate?,
-        namespaces,
-        rules,
+}
+
+/// `system:serviceaccount:NAMESPACE:NAME`.
+fn is_service_account(user: &str) -> bool {
+    user.strip_prefix("system:serviceaccount:").is_some_and(|rest| {
+        matches!(rest.split(':').collect::<Vec<_>>()[..], [namespace, name] if !namespace.is_empty() && !name.is_empty())
     })
 }
 
-fn impersonate(decoder: &mut Decoder, upstream: &Fields<'_>) -> Option<Spanned<Impersonate>> {
-    let node = decoder.required(upstream, "impersonate")?;
-    let fields = decoder.fields(node, "spec.upstream.impersonate", &["user", "groups"], &[])?;
-    let user = decoder.required_text(&fields, "user")?;
-    // Headers carry both, so what a header cannot hold is refused here and not at the first request.
-    let fits = |text: &str| {
-        text.trim() == text && !text.is_empty() && text.bytes().all(|b| (0x20..0x7f).contains(&b))
-    };
-    if !fits(&user.value) {
-        decoder.error_at(
-            &user.at,
-            "the user must be printable ASCII without blanks around it",
-        );
-    }
-    let is_service_account = user
-        .value
-        .strip_prefix("system:serviceaccount:")
-        .is_some_and(|rest| matches!(rest.split(':').collect::<Vec<_>>()[..], [ns, name] if !ns.is_empty() && !name.is_empty()));
-    if user.value.starts_with("system:") && !is_service_account {
-        let reason = format!(
-            "user {:?}: of the `system:` users only system:serviceaccount:NAMESPACE:NAME can be impersonated",
-            user.value
-        );
-        decoder.error_at(&user.at, reason);
-    }
-    let groups = decoder.texts(&fields, "groups").unwrap_or_default();
-    for group in &groups {
-        if group.value == "system:masters" {
-            let reason =
-                "group \"system:masters\" passes every check of the API server and is never impersonated";
-            decoder.error_at(&group.at, reason);
-        } else if group.value.starts_with("system:") && group.value != AUTHENTICATED {
-            let reason = format!(
-                "group {:?}: of the `system:` groups only {AUTHENTICATED} can be impersonated; the API server's own \
-                 groups carry rights that no grant should hand out",
-                group.value
-            );
-            decoder.error_at(&group.at, reason);
-        } else if !fits(&group.value) {
-            decoder.error_at(
-                &group.at,
-                "a group must be printable ASCII without blanks around it",
-            );
+impl Spec for AgentGrantSpec {
+    const KIND: &'static str = "AgentGrant";
+    const PLANNED_FIELDS: &'static [&'static str] =
+        &["spec.window", "spec.upstream.serviceAccount", "spec.upstream.eks"];
+
+    fn validate(&self, path: &FieldPath, errors: &mut FieldErrors) {
+        let to = path.field("to");
+        if self.to.identities.is_empty() && self.to.groups.is_empty() {
+            let reason = format!("field `{to}` names nobody: give identities, groups or both");
+            errors.add(to.clone(), reason);
+        }
+        errors.add_each(&to.field("groups"), &self.to.groups, |group| {
+            group
+                .contains(['*', '?'])
+                .then(|| format!("group {group:?}: a grant names groups without globs"))
+        });
+        let impersonate = path.field("upstream").field("impersonate");
+        self.upstream.impersonate.validate(&impersonate, errors);
+        let namespaces = path.field("namespaces");
+        errors.add_each(&namespaces, &self.namespaces, |namespace| {
+            match Glob::name(namespace) {
+                Err(error) => Some(format!("field `{namespaces}`: {error}")),
+                Ok(_) => namespace_fault(namespace, false),
+            }
+        });
+        let rules = path.field("rules");
+        for (index, rule) in self.rules.iter().enumerate() {
+            rule.validate(&rules.index(index), !self.namespaces.is_empty(), errors);
         }
     }
-    let groups = groups.into_iter().map(|group| group.value).collect();
-    Some(Spanned {
-        value: Impersonate {
-            user: user.value,
-            groups,
-        },
-        at: node.location(&decoder.file),
-    })
 }

@@ -1,147 +1,117 @@
-//! AgentIdentity: `owner`, `groups`, `state`, `expiresAt`, `reviewBy`, `attest.pod`.
+//! AgentIdentity: who an agent is, who answers for it, and how its workload is recognised.
 
-use super::{AgentIdentity, LabelTest, PodAttest, Requirement, Selector, State};
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::label_selector::LabelSelector;
+use super::object::Spec;
+use crate::api::field::FieldErrors;
 use crate::kubernetes::resources::is_subdomain;
-use crate::yaml::{Decoder, Fields, Node, Spanned, Value};
+use crate::yaml::FieldPath;
 
-/// Reads the spec of an identity.
-pub(in crate::api) fn read(
-    decoder: &mut Decoder,
-    name: Option<Spanned<String>>,
-    spec: &Node,
-) -> Option<AgentIdentity> {
-    let known = ["owner", "groups", "state", "expiresAt", "reviewBy", "attest"];
-    let fields = decoder.fields(spec, "spec", &known, &[])?;
-    let owner = decoder.required_text(&fields, "owner");
-    let groups = decoder.texts(&fields, "groups").unwrap_or_default();
-    for group in &groups {
-        if group.value.starts_with("system:") || group.value.trim() != group.value || group.value.is_empty() {
-            let reason = format!(
-                "group {:?}: Picket's groups are names of your own, without `system:`",
-                group.value
-            );
-            decoder.error_at(&group.at, reason);
-        }
-    }
-    let state = match fields.get("state") {
-        Some(node) => {
-            let states = [
-                ("Active", State::Active),
-                ("Suspended", State::Suspended),
-                ("Revoked", State::Revoked),
-            ];
-            decoder.choice(node, &fields.path("state"), &states)?
-        }
-        None => State::Active,
-    };
-    let expires_at = decoder.moment(&fields, "expiresAt");
-    let review_by = decoder.moment(&fields, "reviewBy");
-    let attest = decoder.required(&fields, "attest")?;
-    let attest = decoder.fields(attest, "spec.attest", &["pod"], &["jwt", "spiffe"])?;
-    let pod = decoder.required(&attest, "pod")?;
-    let pod = decoder.fields(
-        pod,
-        "spec.attest.pod",
-        &["namespace", "serviceAccount", "selector"],
-        &[],
-    )?;
-    let namespace = plain_name(decoder, &pod, "namespace");
-    let service_account = plain_name(decoder, &pod, "serviceAccount");
-    let selector = match pod.get("selector") {
-        Some(node) => selector(decoder, node, "spec.attest.pod.selector")?,
-        None => Selector::default(),
-    };
-    Some(AgentIdentity {
-        name: name?,
-        owner: owner?.value,
-        groups: groups.into_iter().map(|group| group.value).collect(),
-        state,
-        expires_at,
-        review_by,
-        pod: PodAttest {
-            namespace: namespace?,
-            service_account: service_account?,
-            selector,
-        },
-    })
+/// Who an agent is, who answers for it, and how its workload is recognised.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AgentIdentitySpec {
+    /// Who answers for the agent: a team or an address.
+    #[schemars(length(min = 1), regex(pattern = r"\S"))]
+    pub owner: String,
+    /// Groups that grants and policies can name. They are names of your own, without `system:`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(min = 1),
+        extend("items" = {"type": "string", "not": {"pattern": r"^system:|^\s|\s$|^$"}})
+    )]
+    pub groups: Vec<String>,
+    /// Whether the agent may act.
+    #[serde(default)]
+    pub state: State,
+    /// From this moment on the agent may not act.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
+    /// By this moment someone should look at the identity again. Nothing stops then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub review_by: Option<Timestamp>,
+    /// How the agent's workload is recognised. All that is given must hold.
+    pub attest: Attest,
 }
 
-/// A name that is compared exactly: no globs where they would widen who an agent is.
-fn plain_name(decoder: &mut Decoder, fields: &Fields<'_>, name: &str) -> Option<String> {
-    let text = decoder.required_text(fields, name)?;
-    if is_subdomain(&text.value) {
-        return Some(text.value);
-    }
-    let reason = format!(
-        "field `{}` is {:?}; it must be one plain name, without globs",
-        fields.path(name),
-        text.value
-    );
-    decoder.error_at(&text.at, reason);
-    None
+/// Whether an identity may act.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+pub enum State {
+    /// The agent may act.
+    #[default]
+    Active,
+    /// The agent may not act now.
+    Suspended,
+    /// The agent may never act again.
+    Revoked,
 }
 
-fn selector(decoder: &mut Decoder, node: &Node, path: &str) -> Option<Selector> {
-    let fields = decoder.fields(node, path, &["matchLabels", "matchExpressions"], &[])?;
-    let mut requirements = Vec::new();
-    if let Some(labels) = fields.get("matchLabels") {
-        let path = fields.path("matchLabels");
-        let Value::Map(entries) = &labels.value else {
-            decoder.error_at(
-                labels,
-                format!(
-                    "field `{path}` must be a mapping, not {}",
-                    labels.value.describe()
-                ),
-            );
-            return None;
-        };
-        for (key, value) in entries {
-            let (Some(key), Some(value)) = (decoder.text(key, &path), decoder.text(value, &path)) else {
-                continue;
-            };
-            requirements.push(Requirement {
-                key: key.value,
-                test: LabelTest::In(vec![value.value]),
-            });
-        }
+impl std::fmt::Display for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Active => "Active",
+            Self::Suspended => "Suspended",
+            Self::Revoked => "Revoked",
+        })
     }
-    if let Some(expressions) = fields.get("matchExpressions") {
-        let path = fields.path("matchExpressions");
-        for (index, item) in decoder.list(expressions, &path).iter().enumerate() {
-            requirements.extend(requirement(decoder, item, &format!("{path}[{index}]")));
-        }
-    }
-    Some(Selector(requirements))
 }
 
-fn requirement(decoder: &mut Decoder, node: &Node, path: &str) -> Option<Requirement> {
-    let fields = decoder.fields(node, path, &["key", "operator", "values"], &[])?;
-    let key = decoder.required_text(&fields, "key")?.value;
-    let operator = decoder.required(&fields, "operator")?;
-    let values = decoder.texts(&fields, "values");
-    let words = [("In", 0), ("NotIn", 1), ("Exists", 2), ("DoesNotExist", 3)];
-    let operator = decoder.choice(operator, &fields.path("operator"), &words)?;
-    let test = match (operator, values) {
-        (0 | 1, None) => {
-            decoder.error_at(
-                fields.node,
-                format!("field `{}` is required with In and NotIn", fields.path("values")),
-            );
-            return None;
+/// How an agent's workload is recognised.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Attest {
+    /// The pods that are this agent, as the node's kernel and kubelet know them.
+    pub pod: PodAttest,
+}
+
+/// The pods that are an agent. Names are compared exactly: a glob would widen who an agent is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PodAttest {
+    /// The pod's namespace, exactly.
+    #[schemars(
+        length(min = 1, max = 253),
+        regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")
+    )]
+    pub namespace: String,
+    /// The pod's service account, exactly.
+    #[schemars(
+        length(min = 1, max = 253),
+        regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")
+    )]
+    pub service_account: String,
+    /// The pod's labels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selector: Option<LabelSelector>,
+}
+
+impl Spec for AgentIdentitySpec {
+    const KIND: &'static str = "AgentIdentity";
+    const PLANNED_FIELDS: &'static [&'static str] = &["spec.attest.jwt", "spec.attest.spiffe"];
+
+    fn validate(&self, path: &FieldPath, errors: &mut FieldErrors) {
+        errors.add_each(&path.field("groups"), &self.groups, |group| {
+            let reserved = group.starts_with("system:") || group.trim() != group || group.is_empty();
+            reserved
+                .then(|| format!("group {group:?}: Picket's groups are names of your own, without `system:`"))
+        });
+        let path = path.field("attest").field("pod");
+        let pod = &self.attest.pod;
+        for (field, name) in [
+            ("namespace", &pod.namespace),
+            ("serviceAccount", &pod.service_account),
+        ] {
+            if !is_subdomain(name) {
+                let path = path.field(field);
+                let reason = format!("field `{path}` is {name:?}; it must be one plain name, without globs");
+                errors.add(path, reason);
+            }
         }
-        (2 | 3, Some(_)) => {
-            let reason = format!(
-                "field `{}` has no place with Exists and DoesNotExist",
-                fields.path("values")
-            );
-            decoder.error_at(fields.node, reason);
-            return None;
+        if let Some(selector) = &pod.selector {
+            selector.validate(&path.field("selector"), errors);
         }
-        (0, Some(values)) => LabelTest::In(values.into_iter().map(|value| value.value).collect()),
-        (1, Some(values)) => LabelTest::NotIn(values.into_iter().map(|value| value.value).collect()),
-        (2, None) => LabelTest::Exists,
-        (_, _) => LabelTest::DoesNotExist,
-    };
-    Some(Requirement { key, test })
+    }
 }

@@ -9,9 +9,9 @@ fn asking(parts: &[&str]) -> PolicySet {
     let text = format!("{BASE}{}", parts.concat());
     let mut documents = read_documents("f.yaml", &text).unwrap_or_else(|errors| panic!("{errors:#?}"));
     for document in &mut documents {
-        if let Document::Policy(policy) = document {
-            for rule in &mut policy.rules {
-                if rule.name.value == "ask" {
+        if let AnyObject::Policy(policy) = &mut document.object {
+            for rule in &mut policy.spec.rules {
+                if rule.name == "ask" {
                     rule.action = Action::RequireApproval;
                 }
             }

@@ -1,0 +1,220 @@
+//! The requests that a rule of a policy is about.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::policy_rule::{check_verbs, verbs_schema};
+use crate::api::field::FieldErrors;
+use crate::glob::{Glob, GlobError};
+use crate::kubernetes::resources::{
+    group_fault, misspelt, name_fault, namespace_fault, resource_fault, scope_fault,
+};
+use crate::kubernetes::verbs::Verb;
+use crate::yaml::FieldPath;
+
+/// The requests that a rule is about. Every list that is given must match; a list that is left out matches anything.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("minProperties" = 1))]
+pub struct Match {
+    /// The verbs, or `*` for all. A verb stands for all that has its effect: `get` for list and watch; `update` for patch and
+    /// the reverse; `delete` for deletecollection and, of pods, for an eviction; `create` for a server-side apply, and for an
+    /// update of resources that a PUT can create (services, endpoints, events, limitranges, leases, leasecandidates,
+    /// runtimeclasses, roles and bindings).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "verbs_schema")]
+    pub verbs: Option<Vec<String>>,
+    /// The API groups (globs). The core group is the empty string. `events` of the core group and of `events.k8s.io` are the
+    /// same objects, and are two to a rule.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
+    pub api_groups: Option<Vec<String>>,
+    /// The resources (globs on either side of the slash): `pods`, `pods/exec`, `*/scale`, `pods/*`, or `*` for all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1), inner(regex(pattern = r"^[^/A-Z]+(/[^/A-Z]+)?$")))]
+    pub resources: Option<Vec<String>>,
+    /// The namespaces of the request (globs).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1), inner(regex(pattern = r".")))]
+    pub namespaces: Option<Vec<String>>,
+    /// The names of the request's object (globs).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1), inner(regex(pattern = r"^[^/%]+$")))]
+    pub names: Option<Vec<String>>,
+    /// The paths (globs). Without this field a rule is about resources only; with it a rule is about paths only.
+    #[serde(default, rename = "nonResourceURLs", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1), inner(regex(pattern = r"^[/*]")))]
+    pub non_resource_urls: Option<Vec<String>>,
+    /// Command lines of exec (globs over the arguments joined by one space). Blank arguments before the program, white space
+    /// around it, its folder, and how much white space there is between words make no difference. A list of what is refused
+    /// can be gone around: by programs that run others (`env`, `busybox`, `nice`, `nohup`, `timeout`, `xargs`, `find -exec`),
+    /// by interpreters (`sh -c`, `python -c`, `perl -e`), by a copy under another name. Where that matters give
+    /// exceptCommands alone, so that all but known lines is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1), inner(regex(pattern = r".")))]
+    pub commands: Option<Vec<String>>,
+    /// Command lines of exec that the rule leaves alone (globs over the arguments joined by one space, exactly as they came).
+    /// A `*` at the end admits whatever follows: `env *` would except every program.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1), inner(regex(pattern = r".")))]
+    pub except_commands: Option<Vec<String>>,
+}
+
+/// The texts of a list that may be left out.
+fn texts(list: &Option<Vec<String>>) -> &[String] {
+    list.as_deref().unwrap_or_default()
+}
+
+/// Notes texts that are no globs. `path` is that of their list.
+pub(super) fn check_globs(
+    errors: &mut FieldErrors,
+    path: &FieldPath,
+    list: &[String],
+    glob: fn(&str) -> Result<Glob, GlobError>,
+) {
+    errors.add_each(path, list, |text| {
+        let error = glob(text).err()?;
+        Some(format!("field `{path}`: {text:?}: {error}"))
+    });
+}
+
+/// The core group is the empty string, which is no glob.
+fn group_glob(text: &str) -> Result<Glob, GlobError> {
+    if text.is_empty() {
+        Ok(Glob::Any)
+    } else {
+        Glob::name(text)
+    }
+}
+
+impl Match {
+    pub(super) fn validate(&self, path: &FieldPath, errors: &mut FieldErrors) {
+        let before = errors.len();
+        let lists: [(_, _, fn(&str) -> Result<Glob, GlobError>); 7] = [
+            ("apiGroups", &self.api_groups, group_glob),
+            ("resources", &self.resources, Glob::name),
+            ("namespaces", &self.namespaces, Glob::name),
+            ("names", &self.names, Glob::name),
+            ("nonResourceURLs", &self.non_resource_urls, Glob::name),
+            ("commands", &self.commands, Glob::text),
+            ("exceptCommands", &self.except_commands, Glob::text),
+        ];
+        for (name, list, glob) in lists {
+            check_globs(errors, &path.field(name), texts(list), glob);
+        }
+        if errors.len() > before {
+            return;
+        }
+        if self.non_resource_urls.is_some() {
+            self.validate_paths(path, errors);
+        } else {
+            self.validate_resources(path, errors);
+        }
+    }
+
+    /// Whether some list about resources is given.
+    fn is_about_resources(&self) -> bool {
+        let lists = [
+            &self.api_groups,
+            &self.resources,
+            &self.namespaces,
+            &self.names,
+            &self.commands,
+            &self.except_commands,
+        ];
+        lists.iter().any(|list| list.is_some())
+    }
+
+    fn validate_paths(&self, path: &FieldPath, errors: &mut FieldErrors) {
+        if self.is_about_resources() {
+            let reason = format!("`{path}` mixes resources and nonResourceURLs: make two rules of it");
+            errors.add(path.clone(), reason);
+        }
+        let urls = path.field("nonResourceURLs");
+        errors.add_each(&urls, texts(&self.non_resource_urls), |url| {
+            (!url.starts_with(['/', '*'])).then(|| format!("path {url:?} must start with / or *"))
+        });
+        let verbs = texts(&self.verbs);
+        check_verbs(
+            errors,
+            &path.field("verbs"),
+            verbs,
+            Verb::of_paths(),
+            "nonResourceURLs",
+        );
+    }
+
+    /// Notes a match that can never fire, or that would fire on less than its words say.
+    fn validate_resources(&self, path: &FieldPath, errors: &mut FieldErrors) {
+        if self.verbs.is_none() && !self.is_about_resources() {
+            let reason = format!("`{path}` is empty; to match every resource write resources: [\"*\"]");
+            errors.add(path.clone(), reason);
+        }
+        let verbs = texts(&self.verbs);
+        check_verbs(
+            errors,
+            &path.field("verbs"),
+            verbs,
+            Verb::of_resources(),
+            "resources",
+        );
+        let resources = texts(&self.resources);
+        errors.add_each(&path.field("resources"), resources, |resource| {
+            let parts: Vec<_> = resource.split('/').collect();
+            if parts.len() > 2 || parts.iter().any(|part| part.is_empty()) {
+                return Some(format!(
+                    "resource {resource:?}: write `pods`, `pods/exec`, `*/scale`, `pods/*` or `*`"
+                ));
+            }
+            misspelt(resource)
+        });
+        self.check_served(path, errors);
+        let creates = verbs.iter().position(|verb| verb == "create");
+        if let (Some(_), Some(create)) = (&self.names, creates)
+            && (resources.is_empty() || resources.iter().any(|resource| !resource.contains('/')))
+        {
+            let reason =
+                "`names` cannot be told on create: the new object's name is in the body, not in the request";
+            errors.add(path.field("verbs").index(create), reason);
+        }
+        if self.commands.is_some() || self.except_commands.is_some() {
+            let runs = |resource: &String| matches!(resource.as_str(), "pods/exec" | "pods/attach");
+            if resources.is_empty() || !resources.iter().all(runs) {
+                let reason = format!(
+                    "`{path}`: commands need resources: [pods/exec], pods/attach or both, and no others"
+                );
+                errors.add(path.clone(), reason);
+            }
+        }
+    }
+
+    /// Notes groups, resources, namespaces and names that no request can have. Names alone are compared as they are written.
+    fn check_served(&self, path: &FieldPath, errors: &mut FieldErrors) {
+        let before = errors.len();
+        errors.add_each(&path.field("apiGroups"), texts(&self.api_groups), |group| {
+            group_fault(&group.to_ascii_lowercase())
+        });
+        errors.add_each(&path.field("namespaces"), texts(&self.namespaces), |name| {
+            namespace_fault(name, true)
+        });
+        let resources = texts(&self.resources);
+        errors.add_each(&path.field("names"), texts(&self.names), |name| {
+            name_fault(resources.iter().map(String::as_str), name)
+        });
+        if errors.len() > before {
+            return;
+        }
+        let groups: Vec<_> = texts(&self.api_groups)
+            .iter()
+            .map(|group| group.to_ascii_lowercase())
+            .collect();
+        errors.add_each(&path.field("resources"), resources, |resource| {
+            if misspelt(resource).is_some() {
+                // Told already.
+                return None;
+            }
+            let scope = || scope_fault(&groups, resource).filter(|_| self.namespaces.is_some());
+            resource_fault(&groups, resource).or_else(scope)
+        });
+    }
+}
