@@ -23,13 +23,13 @@
 //!
 //! | room | holds | imports |
 //! |---|---|---|
-//! | [`kernel`] | the eBPF programs, their maps and pins, `doctor`'s trials | - |
+//! | [`kernel`] | the eBPF programs, their maps and pins, `doctor`'s trials | `runtime` |
 //! | [`cluster`] | the client of the Kubernetes API, and list-and-watch | - |
 //! | [`endpoints`] | which addresses are protected endpoints, kept current | `cluster` |
-//! | [`workload`] | the pods on this node, their cgroups, and how each is classified | `cluster`, `endpoints`, `kernel`, `notify` |
+//! | [`workload`] | the pods on this node, their cgroups, and how each is classified | `cluster`, `endpoints`, `kernel`, `notify`, `runtime` |
 //! | `enforce` | classifications and protected endpoints put in force in the kernel and kept so | `audit`, `endpoints`, `kernel`, `listener`, `metrics`, `notify`, `runtime`, `tls`, `upgrade`, `workload` |
-//! | `upgrade` | predecessor and successor: an upgrade of the agent without a refused connection | `admin`, `audit`, `kernel`, `listener`, `workload` |
-//! | `denied` | connections that never became requests, as audit records | `audit`, `endpoints`, `enforce`, `kernel`, `listener`, `metrics`, `notify`, `workload` |
+//! | `upgrade` | predecessor and successor: an upgrade of the agent without a refused connection | `admin`, `audit`, `kernel`, `listener`, `metrics`, `runtime`, `workload` |
+//! | `denied` | connections that never became requests, as audit records | `audit`, `endpoints`, `enforce`, `kernel`, `listener`, `metrics`, `notify`, `runtime`, `workload` |
 //! | [`notify`] | Kubernetes Events | `cluster`, `metrics` |
 //!
 //! The process:
@@ -41,7 +41,7 @@
 //! | [`pki`] | PEM files, the node's CA, leaf certificates | - |
 //! | [`metrics`] | the metrics registry | `audit`, `kernel`, `store`, `tls`, `upstream`, `workload` |
 //! | [`admin`] | the administrators' socket | `metrics` |
-//! | [`runtime`] | logging, signals, readiness, drain | - |
+//! | [`runtime`] | logging, signals, the agent's phase, readiness, drain | - |
 //! | [`app`] | the composition root: makes the parts and joins them | `admin`, `audit`, `cluster`, `config`, `denied`, `endpoints`, `enforce`, `kernel`, `listener`, `metrics`, `notify`, `pipeline`, `pki`, `runtime`, `store`, `tls`, `upgrade`, `upstream`, `workload` |
 //! | [`cli`] | the commands of `picket` | `admin`, `app`, `audit`, `config`, `kernel`, `pki`, `runtime`, `store`, `workload` |
 //!

@@ -53,7 +53,7 @@ pub struct PrivateSocket {
 
 impl PrivateSocket {
     /// Makes the socket in the place of whoever had it, however often that has to be tried: pods are served without it too.
-    pub(crate) async fn replace_in_the_end(path: &Path) -> Self {
+    pub(crate) async fn replace_with_retries(path: &Path) -> Self {
         loop {
             match Self::replace(path) {
                 Ok(socket) => return socket,

@@ -1,83 +1,78 @@
-//! When an agent has settled: the pods are judged, the protected endpoints in force, and no other agent's programs are left.
+//! The initial sync: the pods of the start are classified, the protected endpoints are in the kernel, and no programs of another
+//! map layout are left.
 //!
-//! In: how pods and protected endpoints stand, and what the agent before this one agrees to. Out: that agent's programs are ended, and the
-//! agent is ready.
+//! In: the pods' status and the agent's phase. Out: the phase Synced; other agents' programs detached; the phase Established,
+//! and readiness.
 
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 
 use crate::kernel::lease::KernelWriteLease;
+use crate::runtime::phase::{Phase, PhaseControl};
 use crate::runtime::readiness::Pending;
 use crate::workload::Status;
 
-/// The pause after another agent's programs could not be ended.
-const AGAIN_AFTER: Duration = Duration::from_millis(500);
+/// The pause after another agent's programs could not be detached.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
-/// What an agent has to wait for until it has settled, and whom it tells.
+/// The initial sync of an agent.
 pub(super) struct InitialSync {
-    /// How the pods stand.
+    /// The pods' status.
     pub(super) status: watch::Receiver<Status>,
-    /// Whether the protected endpoints are in force.
-    pub(super) endpoints: watch::Receiver<bool>,
-    /// Told once both are as they should be.
-    pub(super) judged: watch::Sender<bool>,
-    /// Whether the agent before this one has agreed that its programs are ended.
-    pub(super) agreed: watch::Receiver<bool>,
-    /// Whose turn it is to change something in the kernel.
+    /// Waits for the protected endpoints and for the predecessor, and says how far the sync is.
+    pub(super) phase: PhaseControl,
+    /// Held while programs are detached.
     pub(super) lease: KernelWriteLease,
-    /// This agent ends, and ends no other's programs any more.
-    pub(super) cancel: CancellationToken,
-    /// Goes when they are.
+    /// Ready once the agent is established.
     pub(super) ready: Pending,
-    /// Told then, too.
-    pub(super) told: watch::Sender<bool>,
 }
 
 impl InitialSync {
-    /// Waits until every pod that was there at the start is judged and the protected endpoints are in force, then has the programs of an
-    /// agent with another layout ended, by `retire`, which until then kept those pods from going past, and says so.
-    pub(super) async fn finish(mut self, retire: impl Fn() -> anyhow::Result<()> + Clone + Send + 'static) {
-        let settled = self.status.wait_for(|status| status.settled).await.is_ok();
-        if !settled || self.endpoints.wait_for(|in_force| *in_force).await.is_err() {
+    /// Waits until every pod of the start is classified and the protected endpoints are in the kernel. Then it has the programs
+    /// of another map layout detached, by `retire`: until then those kept enforced pods from the protected endpoints.
+    pub(super) async fn run(mut self, retire: impl Fn() -> anyhow::Result<()> + Clone + Send + 'static) {
+        let phase = self.phase.watch();
+        let classified = self.status.wait_for(|status| status.settled).await.is_ok();
+        if !classified || phase.reached(Phase::EndpointsEnforced).await.is_err() {
             return;
         }
-        let now = *self.status.borrow();
-        if now.enforced + now.exempt == now.assumed_exempt && now.pending + now.assumed_exempt > 0 {
-            tracing::warn!(
-                pending = now.pending + now.assumed_exempt,
-                "no pod here is one that the API server has on this node: is nodeName as `kubectl get nodes` shows it?"
-            );
-        }
-        self.judged.send_replace(true);
-        if self.agreed.wait_for(|agreed| *agreed).await.is_err() {
+        self.warn_of_a_foreign_node();
+        self.phase.reach(Phase::Synced);
+        if phase.reached(Phase::PredecessorAgreed).await.is_err() {
             return;
         }
         let mut failed = false;
         loop {
-            let Some(turn) = self.lease.acquire().await else {
+            let Some(guard) = self.lease.acquire().await else {
                 return;
             };
-            if self.cancel.is_cancelled() {
-                return std::future::pending().await;
-            }
             let retired = tokio::task::spawn_blocking(retire.clone())
                 .await
                 .unwrap_or_else(|error| Err(error.into()));
-            drop(turn);
+            drop(guard);
             let Err(error) = retired else {
                 break;
             };
             if !std::mem::replace(&mut failed, true) {
-                tracing::error!(%error, "kernel programs of another version stay attached, trying on");
+                tracing::error!(%error, "kernel programs of another version stay attached; retrying");
             }
-            tokio::time::sleep(AGAIN_AFTER).await;
+            tokio::time::sleep(RETRY_PAUSE).await;
         }
         self.ready.ready();
-        self.told.send_replace(true);
+        self.phase.reach(Phase::Established);
         // A core task does not end by itself; this one's work is done.
         std::future::pending::<()>().await;
+    }
+
+    fn warn_of_a_foreign_node(&self) {
+        let now = *self.status.borrow();
+        if now.enforced + now.exempt == now.assumed_exempt && now.pending + now.assumed_exempt > 0 {
+            tracing::warn!(
+                pending = now.pending + now.assumed_exempt,
+                "the API server has none of this node's pods: is nodeName the name that `kubectl get nodes` shows?"
+            );
+        }
     }
 }
 
@@ -86,106 +81,101 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
 
+    use futures::FutureExt;
+
     use super::*;
+    use crate::runtime::phase::PhaseWatch;
     use crate::runtime::readiness::Readiness;
 
-    async fn soon(told: &mut watch::Receiver<bool>) {
-        let awaited = tokio::time::timeout(Duration::from_secs(5), told.wait_for(|told| *told));
-        drop(awaited.await.expect("it is not told").unwrap());
+    async fn soon(phase: &PhaseWatch, awaited: Phase) {
+        let reached = tokio::time::timeout(Duration::from_secs(5), phase.reached(awaited));
+        reached.await.expect("it is not reached").unwrap();
+    }
+
+    async fn while_waiting() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 
     #[tokio::test]
-    async fn the_programs_of_the_agent_before_are_ended_once_it_agrees_and_in_this_agents_turn() {
+    async fn the_programs_of_the_predecessor_are_detached_once_it_agrees_and_while_this_agent_holds_the_lease()
+     {
         let readiness = Readiness::default();
         let (status, stands) = watch::channel(Status::default());
-        let (endpoints, are_in_force) = watch::channel(false);
-        let (judged, mut is_judged) = watch::channel(false);
-        let (agreed, is_agreed) = watch::channel(false);
-        let (giving, given) = watch::channel(true);
-        let (told, mut is_told) = watch::channel(false);
-        let (ended, mut is_ended) = watch::channel(false);
-        let initial_sync = InitialSync {
+        let control = PhaseControl::new(true);
+        let phase = control.watch();
+        control.lend();
+        let sync = InitialSync {
             status: stands,
-            endpoints: are_in_force,
-            judged,
-            agreed: is_agreed,
-            lease: KernelWriteLease {
-                changing: Arc::default(),
-                giving: given,
-            },
-            cancel: CancellationToken::new(),
+            phase: control.clone(),
+            lease: KernelWriteLease::new(phase.clone()),
             ready: readiness.register("pods"),
-            told,
         };
-        let (ended, once) = (Arc::new(ended), Arc::new(AtomicBool::default()));
-        tokio::spawn(initial_sync.finish(move || {
-            ended.send_replace(true);
+        let (detached, mut are_detached) = watch::channel(false);
+        let (detached, once) = (Arc::new(detached), Arc::new(AtomicBool::default()));
+        tokio::spawn(sync.run(move || {
+            detached.send_replace(true);
             // One of this agent's own is missing at first.
             anyhow::ensure!(once.swap(true, Ordering::Relaxed), "not yet");
             Ok(())
         }));
-        let while_waiting = || tokio::time::sleep(Duration::from_millis(20));
-        endpoints.send_replace(true);
+        control.reach(Phase::EndpointsEnforced);
         while_waiting().await;
-        assert!(!*is_judged.borrow(), "before the pods are");
+        assert!(
+            !phase.has_reached(Phase::Synced),
+            "before the pods are classified"
+        );
         status.send_modify(|status| status.settled = true);
-        soon(&mut is_judged).await;
+        soon(&phase, Phase::Synced).await;
         while_waiting().await;
-        agreed.send_replace(true);
+        control.reach(Phase::PredecessorAgreed);
         while_waiting().await;
-        assert!(!*is_ended.borrow(), "in another's turn");
-        giving.send_replace(false);
-        soon(&mut is_ended).await;
+        assert!(!*are_detached.borrow(), "another agent has the lease");
+        assert!(control.take_back());
+        let waited = tokio::time::timeout(Duration::from_secs(5), are_detached.wait_for(|are| *are));
+        drop(waited.await.expect("they are not detached").unwrap());
         while_waiting().await;
-        assert!(!*is_told.borrow(), "they are still there");
-        soon(&mut is_told).await;
-        assert!(*is_ended.borrow() && readiness.waiting().is_empty());
+        assert!(!phase.has_reached(Phase::Established), "they are still there");
+        soon(&phase, Phase::Established).await;
+        assert!(readiness.waiting().is_empty());
     }
 
     #[tokio::test]
-    async fn where_the_agent_before_does_not_agree_nothing_is_ended() {
-        nothing_is_ended(false, CancellationToken::new()).await;
+    async fn where_the_predecessor_does_not_agree_nothing_is_detached() {
+        nothing_is_detached(false, false).await;
     }
 
     #[tokio::test]
-    async fn an_agent_that_ends_itself_ends_no_other() {
-        let cancel = CancellationToken::new();
-        cancel.cancel();
-        nothing_is_ended(true, cancel).await;
+    async fn an_agent_that_stops_detaches_no_others_programs() {
+        nothing_is_detached(true, true).await;
     }
 
-    async fn nothing_is_ended(agrees: bool, cancel: CancellationToken) {
+    async fn nothing_is_detached(agrees: bool, stops: bool) {
         let readiness = Readiness::default();
         let (_status, stands) = watch::channel(Status {
             settled: true,
             ..Status::default()
         });
-        let (judged, mut is_judged) = watch::channel(false);
-        let (_agreed, is_agreed) = watch::channel(agrees);
-        let (_giving, given) = watch::channel(false);
-        let (told, is_told) = watch::channel(false);
-        let initial_sync = InitialSync {
+        let control = PhaseControl::new(!agrees);
+        let phase = control.watch();
+        control.reach(Phase::EndpointsEnforced);
+        let sync = InitialSync {
             status: stands,
-            endpoints: watch::channel(true).1,
-            judged,
-            agreed: is_agreed,
-            lease: KernelWriteLease {
-                changing: Arc::default(),
-                giving: given,
-            },
-            cancel,
+            phase: control.clone(),
+            lease: KernelWriteLease::new(phase.clone()),
             ready: readiness.register("pods"),
-            told,
         };
-        let (ended, is_ended) = watch::channel(false);
-        let ended = Arc::new(ended);
-        let finishing = tokio::spawn(initial_sync.finish(move || {
-            ended.send_replace(true);
+        if stops {
+            control.end();
+        }
+        let (detached, are_detached) = watch::channel(false);
+        let running = tokio::spawn(sync.run(move || {
+            detached.send_replace(true);
             Ok(())
         }));
-        soon(&mut is_judged).await;
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        assert!(!*is_ended.borrow() && !*is_told.borrow());
-        assert!(!readiness.waiting().is_empty() && !finishing.is_finished());
+        tokio::time::sleep(Duration::from_millis(70)).await;
+        assert!(phase.has_reached(Phase::Synced), "the lease alone holds it back");
+        assert!(!*are_detached.borrow() && !phase.has_reached(Phase::Established));
+        assert!(!readiness.waiting().is_empty());
+        assert_eq!(running.now_or_never().is_some(), stops);
     }
 }

@@ -16,7 +16,7 @@ use anyhow::Context;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use picket_common::LAYOUT;
-use tokio::sync::{Mutex, mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -35,12 +35,13 @@ use crate::metrics::{Metrics, gauges};
 use crate::notify::{self, EventQueue};
 use crate::pipeline::{Pipeline, arrivals};
 use crate::pki::CaFiles;
+use crate::runtime::phase::{Phase, PhaseControl};
 use crate::runtime::readiness::{Pending, Readiness};
 use crate::runtime::signals;
 use crate::session::{self, Registry};
 use crate::store::Store;
 use crate::tls::Certificates;
-use crate::upgrade::{self, Predecessor, Progress, Successor, SuccessorConnection};
+use crate::upgrade::{self, Predecessor, Successor, SuccessorConnection, UpgradeFailed};
 use crate::upstream::Upstream;
 use crate::workload::{self, Netns, Selection, WorkloadConfig};
 
@@ -104,7 +105,7 @@ impl App {
         let certificates = Certificates::open(files, &server_names(&config))?;
         let upstream = Upstream::open(upstream_config(&config)?)?;
         let upgrade = config.admin.upgrade_socket();
-        let takeover = upgrade::ask(&upgrade, &config.node_name, LAYOUT, upgrade::REQUEST_LIMIT).await?;
+        let takeover = upgrade::request(&upgrade, &config.node_name, LAYOUT, upgrade::REQUEST_LIMIT).await?;
         let audit = match &takeover {
             Some(_) => AuditLog::join(&config.audit, Some(metrics.observer()))?,
             None => AuditLog::open(&config.audit, Some(metrics.observer()))?,
@@ -194,8 +195,10 @@ impl App {
         let shutdown = Shutdown::default();
         let limit = Duration::from_secs(self.config.shutdown.drain_seconds);
         let audit = self.audit.clone();
-        let (settled, mut successors) = mpsc::channel(1);
-        let mut tasks = self.start(&shutdown, settled).await?;
+        let phase = PhaseControl::new(self.takeover.is_some());
+        let (replaced, mut successors) = mpsc::channel(1);
+        let (failed, mut failures) = mpsc::channel(1);
+        let mut tasks = self.start(&shutdown, phase.clone(), replaced, failed).await?;
 
         let outcome = tokio::select! {
             signal = stop => {
@@ -206,12 +209,14 @@ impl App {
                 tracing::info!(connections = shutdown.drain.open(), "a successor has taken over; stopping");
                 Ok(Some(successor))
             }
+            Some(failed) = failures.recv() => Err(failed.into()),
             ended = tasks.join_next() => Err(describe(ended)),
         };
         let successor = outcome.as_ref().ok().and_then(Option::as_ref);
         if successor.is_some_and(|successor| successor.own_listeners) {
             tokio::time::sleep(LAST_REDIRECTS).await;
         }
+        phase.end();
         // The listeners close with the reconciler, so that no connection comes that nobody would serve.
         cancel.cancel();
         shutdown.stop_accepting().await;
@@ -238,7 +243,9 @@ impl App {
     async fn start(
         self,
         shutdown: &Shutdown,
-        settled: mpsc::Sender<SuccessorConnection>,
+        phase: PhaseControl,
+        replaced: mpsc::Sender<SuccessorConnection>,
+        failed: mpsc::Sender<UpgradeFailed>,
     ) -> anyhow::Result<JoinSet<&'static str>> {
         let (cancel, drain, mut tasks) = (self.cancel, &shutdown.drain, self.tasks);
         let readiness = self.readiness;
@@ -273,7 +280,6 @@ impl App {
             .filter(|(_, class)| redirects(class))
             .map(|(cgroup, _)| *cgroup)
             .collect();
-        let (giving, given) = watch::channel(false);
         let selection = Selection::with_labels(
             self.config.enforce.namespaces.clone(),
             &self.config.enforce.match_labels,
@@ -295,7 +301,7 @@ impl App {
             endpoints,
             known,
             redirected,
-            rest: given.clone(),
+            phase: phase.watch(),
             judged: Arc::new(move |after| judged.pod_judged(after)),
             kube_events: kube_events.clone(),
         };
@@ -308,39 +314,35 @@ impl App {
             &self.upstream,
             &self.sessions,
         );
-        let lease = KernelWriteLease {
-            changing: Arc::new(Mutex::new(())),
-            giving: given,
+        let lease = KernelWriteLease::new(phase.watch());
+        // A listener that was transferred is served once the pods behind it are known.
+        let (upgrades, established) = (self.takeover.is_some(), phase.watch());
+        let serves_node = async move {
+            if upgrades {
+                let _or_stopping = established.reached(Phase::Established).await;
+            }
         };
-        let (alone, is_alone) = watch::channel(self.takeover.is_none());
-        let (told_settled, is_settled) = watch::channel(false);
-        let (judged, are_judged) = watch::channel(false);
-        let (agreed, is_agreed) = watch::channel(self.takeover.is_none());
-        // A listener that was taken over is served once the pods behind it are known.
-        let serves_node = match &self.takeover {
-            Some(_) => is_settled.clone(),
-            None => watch::Sender::new(true).subscribe(),
-        };
-        let took_over = self.takeover.as_ref().map(|_| Instant::now());
-        let (endpoints_in_force, endpoints_are) = watch::channel(false);
+        let succeeded = self.takeover.as_ref().map(|_| Instant::now());
         let (refused, to_write) = mpsc::channel(denied::QUEUE_LENGTH);
         let mut parts: Vec<(&'static str, BoxFuture<'static, ()>)> = workload.tasks;
         if let Some(takeover) = self.takeover {
             let socket = self.config.admin.socket.clone();
             takeover.hold_until_exit();
-            let progress = Progress {
-                judged: are_judged,
-                agreed,
-                settled: is_settled.clone(),
-                alone,
-                giving: giving.clone(),
-                cancel: cancel.clone(),
-            };
             parts.extend([
-                ("upgrade", takeover.finish(progress, self.audit.clone()).boxed()),
+                (
+                    "upgrade",
+                    succeed(
+                        takeover,
+                        phase.clone(),
+                        self.audit.clone(),
+                        Arc::clone(&self.metrics),
+                        failed,
+                    )
+                    .boxed(),
+                ),
                 (
                     "admin socket",
-                    wiring::admin_once_alone(socket, is_alone.clone(), admin, cancel.clone()).boxed(),
+                    wiring::admin_once_alone(socket, phase.watch(), admin, cancel.clone()).boxed(),
                 ),
             ]);
         }
@@ -348,26 +350,22 @@ impl App {
         let predecessor = Predecessor {
             node: self.config.node_name.clone(),
             layout: LAYOUT,
-            giving,
+            phase: phase.clone(),
             resting: workload.resting,
-            changing: Arc::clone(&lease.changing),
+            lease: lease.clone(),
             offers: Arc::new(move || offered.offers()),
             audit: self.audit.clone(),
+            metrics: Arc::clone(&self.metrics),
             limit: upgrade::SYNC_LIMIT,
-            took_over,
-            settled,
+            succeeded,
+            replaced,
             last: shutdown.last.clone(),
         };
         parts.extend([
             (
                 "upgrade socket",
                 predecessor
-                    .serve_once(
-                        self.config.admin.upgrade_socket(),
-                        is_settled,
-                        is_alone.clone(),
-                        cancel.clone(),
-                    )
+                    .run(self.config.admin.upgrade_socket(), cancel.clone())
                     .boxed(),
             ),
             (
@@ -406,7 +404,7 @@ impl App {
                     lease.clone(),
                     enforce::Start {
                         ready: self.endpoints_ready,
-                        in_force: endpoints_in_force,
+                        phase: phase.clone(),
                         pods: workload.status.clone(),
                     },
                     Arc::clone(enforcer.maintainer()),
@@ -418,7 +416,7 @@ impl App {
                 denied::kernel_events(
                     denied::EventReader {
                         kernel: Arc::clone(&self.kernel),
-                        alone: is_alone,
+                        phase: phase.watch(),
                         cancel: cancel.clone(),
                         _reading: shutdown.accepting.token(),
                     },
@@ -508,15 +506,11 @@ impl App {
                 "first pods",
                 InitialSync {
                     status: workload.status,
-                    endpoints: endpoints_are,
-                    judged,
-                    agreed: is_agreed,
+                    phase,
                     lease,
-                    cancel: cancel.clone(),
                     ready: self.pods_ready,
-                    told: told_settled,
                 }
-                .finish(move || Ok(self.kernel.retire_others()?))
+                .run(move || Ok(self.kernel.retire_others()?))
                 .boxed(),
             ),
         ]);
@@ -534,6 +528,20 @@ impl App {
 
 fn spawn(tasks: &mut JoinSet<&'static str>, name: &'static str, part: BoxFuture<'static, ()>) {
     tasks.spawn(part.map(move |()| name));
+}
+
+/// Runs the newer agent's side of an upgrade; tells where it failed.
+async fn succeed(
+    successor: Successor,
+    phase: PhaseControl,
+    audit: AuditLog,
+    metrics: Arc<Metrics>,
+    failed: mpsc::Sender<UpgradeFailed>,
+) {
+    let error = successor.run(phase, audit, metrics).await;
+    tracing::error!(%error, "stopping");
+    let _stopping = failed.send(error).await;
+    std::future::pending().await
 }
 
 /// Which task ended, though none should.

@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{Admin, Failing, PrivateSocket, ReadyReport};
 use crate::audit::AuditLog;
 use crate::metrics::Metrics;
+use crate::runtime::phase::{Phase, PhaseWatch};
 use crate::runtime::readiness::Readiness;
 use crate::session::Registry;
 use crate::upstream::Upstream;
@@ -28,17 +28,17 @@ pub(super) fn admin(
     }
 }
 
-/// Serves the admin socket from the moment that the agent before this one serves no more.
+/// Serves the admin socket once the predecessor serves no more.
 pub(super) async fn admin_once_alone(
     path: PathBuf,
-    mut alone: watch::Receiver<bool>,
+    phase: PhaseWatch,
     admin: Admin,
     cancel: CancellationToken,
 ) {
-    if alone.wait_for(|alone| *alone).await.is_err() {
+    if phase.reached(Phase::PredecessorStopped).await.is_err() {
         return;
     }
-    let socket = PrivateSocket::replace_in_the_end(&path).await;
+    let socket = PrivateSocket::replace_with_retries(&path).await;
     socket.serve(admin, cancel).await;
 }
 

@@ -19,6 +19,7 @@ use crate::endpoints::denied_as;
 use crate::kernel::{CgroupId, Kernel, KernelEvent, KernelEvents};
 use crate::listener::{Seen, UnattributedCause, UnattributedConnection};
 use crate::metrics::Metrics;
+use crate::runtime::phase::{Phase, PhaseWatch};
 use crate::workload::escapes::CgroupEscape;
 use crate::workload::{Names, Pod, container_of};
 
@@ -26,8 +27,8 @@ use crate::workload::{Names, Pod, container_of};
 pub(crate) struct EventReader {
     /// Where they come from.
     pub(crate) kernel: Arc<Kernel>,
-    /// Whether no agent before this one reads.
-    pub(crate) alone: watch::Receiver<bool>,
+    /// How far the agent is: a predecessor reads them until it stops.
+    pub(crate) phase: PhaseWatch,
     /// Told when the agent ends.
     pub(crate) cancel: CancellationToken,
     /// Held while events are read.
@@ -35,9 +36,9 @@ pub(crate) struct EventReader {
 }
 
 impl EventReader {
-    async fn opened(&mut self) -> Option<KernelEvents> {
+    async fn opened(&self) -> Option<KernelEvents> {
         tokio::select! {
-            _ = self.alone.wait_for(|alone| *alone) => {}
+            reached = self.phase.reached(Phase::PredecessorStopped) => reached.ok()?,
             () = self.cancel.cancelled() => return None,
         }
         self.kernel
@@ -49,7 +50,7 @@ impl EventReader {
 
 /// Counts every connect that the kernel refused, and hands it on to be written down.
 pub(crate) async fn kernel_events(
-    mut reader: EventReader,
+    reader: EventReader,
     told: watch::Receiver<ProtectedEndpoints>,
     names: Arc<Names>,
     metrics: Arc<Metrics>,

@@ -15,6 +15,7 @@ use crate::endpoints::ProtectedEndpoints;
 use crate::kernel::lease::KernelWriteLease;
 use crate::kernel::{EndpointAction, Kernel, ProtectedEndpoint};
 use crate::metrics::Metrics;
+use crate::runtime::phase::{Phase, PhaseControl};
 use crate::runtime::readiness::Pending;
 use crate::runtime::signals;
 use crate::tls::Certificates;
@@ -27,8 +28,8 @@ const ENDPOINTS_PAUSE: Duration = Duration::from_secs(1);
 pub(crate) struct Start {
     /// Goes once they are all there.
     pub(crate) ready: Pending,
-    /// Told then, too.
-    pub(crate) in_force: watch::Sender<bool>,
+    /// Moved then, too.
+    pub(crate) phase: PhaseControl,
     /// How the pods stand.
     pub(crate) pods: watch::Receiver<Status>,
 }
@@ -86,11 +87,11 @@ pub(crate) async fn endpoints(
                     if let Some(ready) = ready.take() {
                         ready.ready();
                     }
-                    start.in_force.send_replace(true);
+                    start.phase.reach(Phase::EndpointsEnforced);
                 }
                 let changed = tokio::select! {
                     changed = told.changed() => changed.is_ok(),
-                    turned = lease.transferred() => turned,
+                    moved = lease.moved() => moved,
                 };
                 if !changed {
                     return;

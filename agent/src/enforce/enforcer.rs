@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -283,13 +283,13 @@ impl Enforcer for KernelEnforcer {
 pub(crate) async fn node_listener(
     enforcer: Arc<KernelEnforcer>,
     sockets: Sockets,
-    mut known: watch::Receiver<bool>,
+    known: impl Future<Output = ()>,
     accepting: TaskTrackerToken,
     cancel: CancellationToken,
 ) {
     let _accepting = accepting;
     tokio::select! {
-        _ = known.wait_for(|known| *known) => {}
+        () = known => {}
         () = cancel.cancelled() => return,
     }
     enforcer.serve_node(sockets, cancel).await;

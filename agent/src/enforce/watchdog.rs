@@ -83,7 +83,7 @@ pub(crate) async fn watch(
     loop {
         let turned = tokio::select! {
             biased;
-            turned = lease.transferred() => {
+            turned = lease.moved() => {
                 if !turned {
                     return;
                 }
@@ -95,7 +95,7 @@ pub(crate) async fn watch(
             let Some(turn) = lease.acquire().await else {
                 return;
             };
-            let (kernel, back) = (Arc::clone(&kernel), turned || turn.back);
+            let (kernel, back) = (Arc::clone(&kernel), turned || turn.was_lent);
             let look = move || if back { kernel.take_back() } else { kernel.verify() };
             (tokio::task::spawn_blocking(look).await, back)
         };

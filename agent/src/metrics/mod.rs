@@ -82,6 +82,12 @@ struct OutcomeLabel {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct UpgradeLabels {
+    role: &'static str,
+    result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReloadLabels {
     kind: &'static str,
     result: &'static str,
@@ -119,6 +125,7 @@ pub struct Metrics {
     unattributed_connection: Counter,
     denied_connections_unrecorded: Counter,
     kube_events: Family<OutcomeLabel, Counter>,
+    upgrades: Family<UpgradeLabels, Counter>,
     connections_destroyed: Family<OutcomeLabel, Counter>,
     cgroup_escapes: Counter,
     reloads: Family<ReloadLabels, Counter>,
@@ -159,6 +166,7 @@ impl Metrics {
             unattributed_connection: Counter::default(),
             denied_connections_unrecorded: Counter::default(),
             kube_events: Family::default(),
+            upgrades: Family::default(),
             connections_destroyed: Family::default(),
             cgroup_escapes: Counter::default(),
             reloads: Family::default(),
@@ -245,6 +253,11 @@ impl Metrics {
             "cgroup_escapes",
             "Processes seen outside their pod's cgroup, and connections that such made",
             self.cgroup_escapes.clone(),
+        );
+        registry.register(
+            "upgrades",
+            "Upgrades of this agent, by its role in them and by the result",
+            self.upgrades.clone(),
         );
         registry.register(
             "config_reloads",
@@ -383,6 +396,12 @@ impl Metrics {
     /// A Kubernetes Event was `posted`, could not be (`failed`), or was `left_out` because there are too many.
     pub fn kube_event(&self, outcome: &'static str) {
         self.kube_events.get_or_create(&OutcomeLabel { outcome }).inc();
+    }
+
+    /// An upgrade ended for the `predecessor` or the `successor`.
+    pub fn upgrade(&self, role: &'static str, well: bool) {
+        let result = if well { "success" } else { "failure" };
+        self.upgrades.get_or_create(&UpgradeLabels { role, result }).inc();
     }
 
     /// Connections to protected endpoints were ended (`destroyed`), could not be (`left`), are somebody's unknown (`unknown`); or the

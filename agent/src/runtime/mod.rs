@@ -1,7 +1,8 @@
-//! The process around the stages: its log and metrics, its signals, its readiness and its end.
+//! The process around the stages: its log, its signals, how far it is, its readiness and its end.
 
 pub mod drain;
 pub mod limits;
+pub mod phase;
 pub mod readiness;
 pub mod signals;
 pub mod telemetry;

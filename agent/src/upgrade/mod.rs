@@ -1,14 +1,23 @@
-//! A new agent process takes over the listeners of the one before it, so that an upgrade refuses nobody.
+//! An upgrade: a newer agent, the successor, takes the listeners of the running one, its predecessor, so that no connect is refused.
 //!
-//! The older agent serves a unix socket beside the admin socket. The newer one asks there at its start ([`successor`]); from
-//! then on the older one changes nothing in the kernel, shares its audit log, and gives its listeners away ([`predecessor`]),
-//! which both then accept from: a connection goes to whoever accepts it, and its flow with it. Once the newer one's classes
-//! and protected endpoints are in force it says so; the older one agrees that it takes nothing back while the newer one lives, and only then
-//! does that end the older one's programs, where its own are others: never do both end the other's. The older one accepts
-//! no more, lets its streams end for the drain time, and exits. Where the newer one ends before that, the older one goes on
-//! as before.
+//! In: the configuration's upgrade socket, beside the admin socket. Out: listeners that two agents accept from, and the
+//! predecessor's track of the agent's [phase](crate::runtime::phase).
 //!
-//! A listener keeps its number when it changes lease, so the class in the kernel stays what it was, and flows that were noted
+//! ```text
+//!  successor                                             predecessor
+//!    Hello ------------------------------------------------>   lends the kernel write lease, shares the audit log
+//!    keeps the listeners        <---- Listeners, Offered ---   goes on accepting
+//!    Synced ----------------------------------------------->   or Withdrawn after 120 s: the predecessor keeps serving
+//!    detaches its programs,     <-------------------- Agreed   takes nothing back while the successor lives
+//!    where they are others
+//!    ProgramsReplaced ------------------------------------->   accepts no more, reads no more kernel events
+//!    PredecessorStopped         <------------------- Stopped   drains its streams and exits with 0
+//! ```
+//!
+//! A connection goes to whichever of the two accepts it, and its flow with it. Each message but the first answers one: never do
+//! both detach the other's programs. Where the successor ends before `ProgramsReplaced`, the predecessor keeps serving as before.
+//!
+//! A listener keeps its number when it is transferred. So the class in the kernel stays what it was, and flows that were noted
 //! before are good for both.
 
 mod predecessor;
@@ -17,37 +26,38 @@ mod successor;
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 pub(crate) use predecessor::{Predecessor, SYNC_LIMIT, SuccessorConnection, say_stopped_to};
 pub(crate) use protocol::TransferredListener;
-pub(crate) use successor::{Progress, REQUEST_LIMIT, Successor, ask};
+pub(crate) use successor::{REQUEST_LIMIT, Successor, UpgradeFailed, request};
 
 use crate::kernel::CgroupId;
 use crate::listener::InPodListener;
 use crate::workload::NetnsId;
 
-/// Listeners given away at most: far more than the pods of a node, and few enough for the limit of descriptors.
+/// Listeners that are transferred at most: far more than the pods of a node, and few enough for the limit of descriptors.
 const LISTENERS_MAX: usize = 4096;
 
-/// How long each of the other's messages is waited for, where it has nothing to do but say it.
+/// How long a message is waited for, where the other agent has nothing to do but send it.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How long the older agent may take until it has offered what it has: an attempt to enforce a pod, which it lets end, takes
-/// 5 s at most.
+/// How long a predecessor may take until it has offered its listeners: an attempt to enforce a pod, which it lets end, takes 5 s
+/// at most.
 const OFFER_LIMIT: Duration = Duration::from_secs(10);
 
-/// A listener as it can be given away.
+/// A listener as it can be transferred.
 #[derive(Debug)]
 pub(crate) struct ListenerOffer {
-    /// What it is of.
+    /// Whose it is, and where.
     pub(crate) listener: TransferredListener,
     /// Descriptors of its own.
     pub(crate) descriptors: Vec<OwnedFd>,
 }
 
-/// Listeners of the agent before this one, set aside until their pods are enforced.
+/// The predecessor's listeners, until their pods are enforced.
 #[derive(Debug, Default)]
 pub(crate) struct InheritedListeners(Mutex<HashMap<CgroupId, ListenerOffer>>);
 
@@ -61,7 +71,7 @@ impl ListenerOffer {
 
 impl InheritedListeners {
     fn keep(&self, offer: ListenerOffer) {
-        self.lock().insert(CgroupId(offer.listener.cgroup), offer);
+        self.0.lock().insert(CgroupId(offer.listener.cgroup), offer);
     }
 
     /// The pod's listener, if there is one and it is in this namespace of the pod's, and the pod's number. A pod in the
@@ -71,7 +81,7 @@ impl InheritedListeners {
         cgroup: CgroupId,
         netns: Option<NetnsId>,
     ) -> (Option<InPodListener>, Option<u64>) {
-        let Some(offer) = self.lock().remove(&cgroup) else {
+        let Some(offer) = self.0.lock().remove(&cgroup) else {
             return (None, None);
         };
         let number = offer.listener.number;
@@ -88,18 +98,13 @@ impl InheritedListeners {
 
     /// The listener in the node's own namespace, if this is the one.
     pub(crate) fn claim_node(&self, netns: NetnsId) -> Option<InPodListener> {
-        let offer = self.lock().remove(&CgroupId(protocol::NODE))?;
+        let offer = self.0.lock().remove(&CgroupId(protocol::NODE))?;
         adopt(offer, netns)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<CgroupId, ListenerOffer>> {
-        // A plain map, which has no state that a panic could have left half done.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Closes those that nobody claimed; gives their number.
     fn clear(&self) -> usize {
-        std::mem::take(&mut *self.lock()).len()
+        std::mem::take(&mut *self.0.lock()).len()
     }
 }
 

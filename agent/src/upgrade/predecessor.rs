@@ -1,12 +1,15 @@
-//! The older agent's side: gives its listeners away, and ends when the newer one has settled.
+//! The running agent's side of an upgrade: transfers its listeners to a successor, and stops once that one serves.
+//!
+//! In: connections to the upgrade socket. Out: the listeners' descriptors, and the connection to an agent that has taken over.
 
 use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::net::UnixStream;
-use tokio::sync::{Mutex, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
@@ -14,41 +17,43 @@ use tokio_util::sync::CancellationToken;
 use super::protocol::{Message, PER_MESSAGE, ProtocolError, VERSION, receive, send};
 use super::{LISTENERS_MAX, ListenerOffer, OFFER_LIMIT, PATIENCE};
 use crate::admin::PrivateSocket;
-
 use crate::audit::{AuditError, AuditLog};
+use crate::kernel::lease::KernelWriteLease;
+use crate::metrics::Metrics;
+use crate::runtime::phase::{Phase, PhaseControl};
 
-/// How long the newer agent may take to settle. It waits for the API server's pods and addresses; while it does, nothing
-/// but it brings pods where they should be.
+/// How long a successor may take until it is synced. It waits for the API server's pods and addresses; meanwhile it alone
+/// brings pods into their classes.
 pub(crate) const SYNC_LIMIT: Duration = Duration::from_secs(120);
 
-/// How long an agent that took over keeps what it has: a supervisor that starts the one before again would have the two
-/// take over from each other without end.
+/// How long a successor refuses its own replacement. A supervisor that starts the predecessor again would otherwise have the two
+/// replace each other without end.
 const UPGRADE_PAUSE: Duration = Duration::from_secs(60);
 
 /// The pause after a failed accept (no descriptors left, most likely).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Why nothing was given away.
+/// Why an upgrade failed, as the running agent sees it.
 #[derive(Debug, thiserror::Error)]
 enum TransferError {
-    /// Whoever asked is not root, or not the agent's own user.
+    /// Whoever connected is not root, or not the agent's own user.
     #[error("user {0} connected to the upgrade socket")]
     Stranger(u32),
-    /// The other end said what makes no sense there.
+    /// The successor sent a message that has no place there.
     #[error("the successor sent an unexpected message: {0:?}")]
     Unexpected(Message),
-    /// It was refused, and told so.
+    /// The successor was refused, and told so.
     #[error("this agent refused the upgrade: {0}")]
     Refused(String),
-    /// The newer agent took too long.
+    /// The successor took too long to sync.
     #[error("the successor was not synced within {} s", _0.as_secs())]
     Late(Duration),
-    /// It took too long to say something.
+    /// The successor took too long to send something.
     #[error("the successor took too long to answer")]
     Silent,
     /// The connection.
     #[error(transparent)]
-    Wire(#[from] ProtocolError),
+    Protocol(#[from] ProtocolError),
     /// The audit log cannot be shared.
     #[error(transparent)]
     Audit(#[from] AuditError),
@@ -60,79 +65,73 @@ impl From<tokio::time::error::Elapsed> for TransferError {
     }
 }
 
-/// What the older agent needs to give its listeners away.
+/// The running agent's part in an upgrade.
 pub(crate) struct Predecessor {
     /// Its node's name.
     pub(crate) node: String,
     /// The layout of its kernel maps.
     pub(crate) layout: u64,
-    /// Tells its parts to change nothing in the kernel.
-    pub(crate) giving: watch::Sender<bool>,
-    /// Whether the reconciler has come to rest.
+    /// By which it lends the kernel write lease.
+    pub(crate) phase: PhaseControl,
+    /// Whether the reconciler rests.
     pub(crate) resting: watch::Receiver<bool>,
-    /// Held by those of its parts that change something, while they do.
-    pub(crate) changing: Arc<Mutex<()>>,
+    /// Idle once none of its parts changes the kernel.
+    pub(crate) lease: KernelWriteLease,
     /// The listeners it has now.
     pub(crate) offers: Arc<dyn Fn() -> Vec<Arc<ListenerOffer>> + Send + Sync>,
-    /// The log that is shared.
+    /// The log that both write to.
     pub(crate) audit: AuditLog,
-    /// How long the newer agent may take to settle.
+    /// Counts upgrades.
+    pub(crate) metrics: Arc<Metrics>,
+    /// How long a successor may take until it is synced.
     pub(crate) limit: Duration,
-    /// When it took over from another agent itself.
-    pub(crate) took_over: Option<Instant>,
-    /// Where the connection to an agent that has settled goes: to whoever ends this one.
-    pub(crate) settled: mpsc::Sender<SuccessorConnection>,
-    /// Nobody accepts any more, because this agent ends.
+    /// When it became the successor of another agent, where it did.
+    pub(crate) succeeded: Option<Instant>,
+    /// Takes the connection to an agent that has taken over: to whoever stops this one.
+    pub(crate) replaced: mpsc::Sender<SuccessorConnection>,
+    /// Fires once nobody accepts any more, because this agent stops.
     pub(crate) last: CancellationToken,
 }
 
-/// The connection to the agent that takes over just now.
+/// The connection to the agent that upgrades just now.
 #[derive(Debug, Default)]
-struct CurrentSuccessor(std::sync::Mutex<Option<Arc<UnixStream>>>);
+struct CurrentSuccessor(Mutex<Option<Arc<UnixStream>>>);
 
 impl CurrentSuccessor {
     fn set(&self, stream: Option<&Arc<UnixStream>>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = stream.cloned();
+        *self.0.lock() = stream.cloned();
     }
 
     fn take(&self) -> Option<Arc<UnixStream>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.0.lock().take()
     }
 }
 
-/// An agent that took over.
+/// The connection to an agent that has taken over.
 #[derive(Debug)]
 pub(crate) struct SuccessorConnection {
     stream: Arc<UnixStream>,
-    /// Its kernel programs are others, which take new connections to listeners of its own; what the older programs redirected
-    /// just before is still to be accepted.
+    /// Its kernel programs are others, which redirect new connections to listeners of its own; this agent still has to accept
+    /// what its programs redirected just before.
     pub(crate) own_listeners: bool,
 }
 
 impl Predecessor {
-    /// Serves the hand-over socket, one agent at a time, once this agent has settled and is alone.
-    pub(crate) async fn serve_once(
-        self,
-        path: PathBuf,
-        mut settled: watch::Receiver<bool>,
-        mut alone: watch::Receiver<bool>,
-        cancel: CancellationToken,
-    ) {
-        let both = async {
-            settled.wait_for(|settled| *settled).await?;
-            alone.wait_for(|alone| *alone).await?;
-            Ok::<_, watch::error::RecvError>(())
-        };
-        if both.await.is_err() {
-            return;
+    /// Serves the upgrade socket, one successor at a time, once this agent is established and has no predecessor.
+    pub(crate) async fn run(self, path: PathBuf, cancel: CancellationToken) {
+        let phase = self.phase.watch();
+        for awaited in [Phase::Established, Phase::PredecessorStopped] {
+            if phase.reached(awaited).await.is_err() {
+                return;
+            }
         }
-        let socket = PrivateSocket::replace_in_the_end(&path).await;
+        let socket = PrivateSocket::replace_with_retries(&path).await;
         let (current, last) = (CurrentSuccessor::default(), self.last.clone());
         tokio::select! {
             () = cancel.cancelled() => {}
             () = self.serve(socket, &current) => {}
         }
-        // Where it is ended from elsewhere while another takes over, that one is to go on as if this one had agreed.
+        // Where somebody else stops this agent during an upgrade, the successor goes on as if this one had agreed.
         if let Some(stream) = current.take() {
             // Open until the process ends: its streams go on, and it writes to the log.
             std::mem::forget(Arc::clone(&stream));
@@ -142,17 +141,17 @@ impl Predecessor {
     }
 
     async fn serve(self, socket: PrivateSocket, current: &CurrentSuccessor) {
-        // Agents that were too late, until their processes have ended: they write to the log while their streams end.
+        // Successors that were too late, until their processes have ended: they write to the log while their streams end.
         let mut late = JoinSet::new();
         loop {
             let accepted = tokio::select! {
                 accepted = socket.accept() => accepted,
                 Some(_) = late.join_next() => {
                     tracing::info!("the successor that was too late has ended");
-                    // It may have changed something in the kernel before it knew: all is looked after once more.
-                    self.giving.send_replace(true);
+                    // It may have changed something in the kernel before it knew: everything is put in force once more.
+                    self.phase.lend();
                     let _told_in_time = timeout(OFFER_LIMIT, self.at_rest()).await;
-                    self.go_on(late.is_empty()).await;
+                    self.keep_serving(late.is_empty()).await;
                     continue;
                 }
             };
@@ -166,53 +165,55 @@ impl Predecessor {
             };
             let stream = Arc::new(stream);
             current.set(Some(&stream));
-            match self.give(&stream).await {
+            match self.transfer(&stream).await {
                 Ok(own_listeners) => {
+                    self.metrics.upgrade("predecessor", true);
                     let successor = SuccessorConnection {
                         stream,
                         own_listeners,
                     };
-                    // Who ends the agent takes the first, and nothing is given twice.
-                    let _ending = self.settled.send(successor).await;
+                    // Whoever stops the agent takes the first, and nothing is transferred twice.
+                    let _stopping = self.replaced.send(successor).await;
                     return std::future::pending().await;
                 }
                 Err(error) => {
                     current.set(None);
+                    self.metrics.upgrade("predecessor", false);
                     tracing::warn!(%error, "upgrade failed: this agent keeps serving");
                     if matches!(error, TransferError::Late(_)) {
                         late.spawn(async move { while receive(&stream).await.is_ok() {} });
                     }
-                    self.go_on(late.is_empty()).await;
+                    self.keep_serving(late.is_empty()).await;
                 }
             }
         }
     }
 
-    /// Has its parts change things in the kernel again, and, where it is alone, the log for itself.
-    async fn go_on(&self, alone: bool) {
-        if !self.giving.send_replace(false) {
+    /// Has its parts change the kernel again, and, where it is `alone`, has the log for itself.
+    async fn keep_serving(&self, alone: bool) {
+        if !self.phase.take_back() {
             return;
         }
         if alone && let Err(error) = self.audit.share(false).await {
             tracing::error!(%error, "the audit log cannot be written");
         }
-        // The next that asks is to wait until all has come to rest anew.
+        // The next successor has to wait until everything rests anew.
         let mut resting = self.resting.clone();
         let _told_in_time = timeout(PATIENCE, resting.wait_for(|resting| !*resting)).await;
     }
 
-    /// Waits until nothing is under way; false where the agent is ending.
+    /// Waits until no change is under way; false where the agent is stopping.
     async fn at_rest(&self) -> bool {
         let mut resting = self.resting.clone();
         if resting.wait_for(|resting| *resting).await.is_err() {
             return false;
         }
-        drop(self.changing.lock().await);
+        self.lease.idle().await;
         true
     }
 
-    /// Gives everything away and waits until the newer agent has settled; says whether it has listeners of its own.
-    async fn give(&self, stream: &UnixStream) -> Result<bool, TransferError> {
+    /// Transfers everything and waits until the successor serves; says whether the successor has listeners of its own.
+    async fn transfer(&self, stream: &UnixStream) -> Result<bool, TransferError> {
         let peer = stream.peer_cred().map_err(ProtocolError::from)?.uid();
         if peer != 0 && peer != nix::unistd::geteuid().as_raw() {
             return Err(TransferError::Stranger(peer));
@@ -236,7 +237,7 @@ impl Predecessor {
         tracing::info!(
             "a successor has connected: this agent changes nothing in the kernel until the upgrade ends"
         );
-        self.giving.send_replace(true);
+        self.phase.lend();
         timeout(OFFER_LIMIT, self.offer(stream, layout)).await??;
         match timeout(self.limit, receive(stream)).await {
             Ok(said) => {
@@ -255,19 +256,19 @@ impl Predecessor {
         }
     }
 
-    /// Lets the newer agent end this one's programs, and waits until it has. It may take long and is not given up while it
-    /// lives: it could end them after this one had ended its.
+    /// Lets the successor detach this agent's programs, and waits until it has. A successor that lives is never given up here,
+    /// however long it takes: it could detach them after this agent had detached the successor's.
     async fn agree(&self, stream: &UnixStream) -> Result<(), TransferError> {
         timeout(PATIENCE, send(stream, &Message::Agreed, &[])).await??;
-        let retired = receive(stream);
-        tokio::pin!(retired);
-        let said = match timeout(self.limit, &mut retired).await {
+        let replaced = receive(stream);
+        tokio::pin!(replaced);
+        let said = match timeout(self.limit, &mut replaced).await {
             Ok(said) => said?,
             Err(_) => {
                 tracing::warn!(
                     "the successor stands still after this agent agreed to the upgrade: if that lasts, end its process"
                 );
-                retired.await?
+                replaced.await?
             }
         };
         match said {
@@ -288,10 +289,10 @@ impl Predecessor {
                 self.node
             ));
         }
-        let since = self.took_over.map(|when| when.elapsed())?;
+        let since = self.succeeded.map(|when| when.elapsed())?;
         (since < UPGRADE_PAUSE).then(|| {
             format!(
-                "the running agent is itself a successor since {} s; try again in {} s",
+                "the running agent took over from another one {} s ago; try again in {} s",
                 since.as_secs(),
                 UPGRADE_PAUSE.as_secs() - since.as_secs()
             )
@@ -299,14 +300,14 @@ impl Predecessor {
     }
 
     async fn offer(&self, stream: &UnixStream, layout: u64) -> Result<(), TransferError> {
-        // Nothing of it is under way from here on, so what is given away is all there is.
+        // No change is under way from here on, so these listeners are all there are.
         if !self.at_rest().await {
             return Err(TransferError::Refused("the running agent is stopping".to_owned()));
         }
         self.audit.share(true).await?;
         let mut offers = (self.offers)();
         if layout != self.layout {
-            // Flows are noted in maps that the other cannot read: it opens listeners of its own.
+            // Flows are noted in maps that the successor cannot read: it opens listeners of its own.
             offers.clear();
         }
         if offers.len() > LISTENERS_MAX {
@@ -334,7 +335,7 @@ impl Predecessor {
     }
 }
 
-/// Tells the newer agent that this one accepts no more. The connection is to stay open until this process ends.
+/// Tells the successor that this agent accepts no more. The connection stays open until this process ends.
 pub(crate) async fn say_stopped_to(successor: &SuccessorConnection) {
     say_stopped(&successor.stream).await;
 }
@@ -343,7 +344,7 @@ async fn say_stopped(stream: &UnixStream) {
     match timeout(PATIENCE, send(stream, &Message::Stopped, &[])).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => {
-            tracing::warn!(%error, "the successor cannot be told that this agent has stopped serving")
+            tracing::warn!(%error, "the successor cannot be told that this agent has stopped serving");
         }
         Err(_) => tracing::warn!("the successor does not read that this agent has stopped serving"),
     }

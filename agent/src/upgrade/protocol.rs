@@ -1,4 +1,4 @@
-//! What two agents say to each other over the hand-over socket: frames of JSON, with descriptors beside them.
+//! The messages of an upgrade: frames of JSON, with descriptors beside them.
 //!
 //! In: a unix stream whose other end is checked. Out: a [`Message`] and the descriptors that came with it. A frame is its
 //! length in four bytes and that many bytes of JSON; descriptors travel with the frame's first byte (`SCM_RIGHTS`). Sizes
@@ -21,9 +21,9 @@ use crate::listener::InPodListener;
 use crate::workload::NetnsId;
 
 /// The version both ends must speak. Fields that are added with a default need no new one.
-pub(super) const VERSION: u32 = 2;
+pub(super) const VERSION: u32 = 3;
 
-/// Stands for the node where a pod's cgroup stands elsewhere; no cgroup has this id.
+/// Stands for the node where other listeners have a pod's cgroup; no cgroup has this id.
 pub(super) const NODE: u64 = 0;
 
 /// The longest frame: a message about [`PER_MESSAGE`] listeners takes some 20 KB.
@@ -37,7 +37,7 @@ const DESCRIPTORS_MAX: usize = 2 * PER_MESSAGE;
 
 /// Why the other agent was not understood.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ProtocolError {
+pub(crate) enum ProtocolError {
     /// The other end closed the connection between two messages: its process has ended, or gave up.
     #[error("the other agent closed the connection")]
     Closed,
@@ -55,19 +55,18 @@ pub(super) enum ProtocolError {
     Malformed(#[from] serde_json::Error),
 }
 
-/// All that is ever said, in this order: the newer agent's `Hello`; `Refused`, or `Listeners` as often as needed and
-/// `Offered`; the newer one's `Settled` and the older one's `Agreed`, or its `Withdrawn`; the newer one's `Retired`; and
-/// `Yielded`.
+/// Every message, in this order: the successor's `Hello`; `Refused`, or `Listeners` as often as needed and `Offered`; the
+/// successor's `Synced` and the predecessor's `Agreed`, or its `Withdrawn`; the successor's `ProgramsReplaced`; and `Stopped`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "say", rename_all = "camelCase", rename_all_fields = "camelCase")]
-pub(super) enum Message {
-    /// The newer agent asks.
+pub(crate) enum Message {
+    /// The successor asks for the listeners.
     Hello {
         /// Its [`VERSION`].
         version: u32,
         /// Its node's name: two agents of different nodes have nothing to give each other.
         node: String,
-        /// The layout of its kernel maps. Where it is another, the older agent's flows cannot be read, and its listeners
+        /// The layout of its kernel maps. Where it is another, the predecessor's flows cannot be read, and its listeners
         /// are of no use.
         layout: u64,
     },
@@ -81,23 +80,23 @@ pub(super) enum Message {
         /// Which.
         listeners: Vec<TransferredListener>,
     },
-    /// That was all; from here on the older agent changes nothing in the kernel and shares its audit log.
+    /// There are no more; from here on the predecessor changes nothing in the kernel and shares its audit log.
     Offered {
         /// How many listeners there were.
         count: usize,
     },
-    /// The newer agent's classes and protected endpoints are in force.
+    /// The successor's classes and protected endpoints are in force.
     Synced,
-    /// The older agent waited too long and goes on as before.
+    /// The predecessor waited too long and keeps serving.
     Withdrawn {
         /// Why, for the log.
         reason: String,
     },
-    /// The older agent goes on only if the newer one's process ends.
+    /// The predecessor takes nothing back unless the successor's process ends.
     Agreed,
-    /// The older agent's kernel programs are gone, where the newer one has others.
+    /// The predecessor's kernel programs are detached, where the successor has others.
     ProgramsReplaced,
-    /// The older agent accepts no more and reads no more events; it ends once its streams have.
+    /// The predecessor accepts no more and reads no more kernel events; it exits once its streams have ended.
     Stopped,
 }
 
@@ -119,7 +118,7 @@ pub(crate) struct TransferredListener {
     pub(crate) device: u64,
     /// The namespace's number on that device.
     pub(crate) inode: u64,
-    /// How many descriptors are its own: none for a pod that the node's listener serves, of which the number is handed over.
+    /// How many descriptors are its own. A pod that the node's listener serves has none: its number alone is transferred.
     pub(crate) descriptors: usize,
 }
 
@@ -148,7 +147,7 @@ impl TransferredListener {
     }
 }
 
-/// Says something.
+/// Sends a message.
 pub(super) async fn send(
     stream: &UnixStream,
     message: &Message,
@@ -187,7 +186,7 @@ fn send_some(socket: impl AsFd, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) ->
     Ok(sendmsg(socket, &[IoSlice::new(bytes)], &mut control, flags)?)
 }
 
-/// Hears what is said. Dropping the future in the middle of a message leaves the connection without use.
+/// Waits for a message. A future that is dropped in the middle of one leaves the connection without use.
 pub(super) async fn receive(stream: &UnixStream) -> Result<(Message, Vec<OwnedFd>), ProtocolError> {
     let mut descriptors = Vec::new();
     let mut length = [0; 4];

@@ -1,4 +1,6 @@
-//! The newer agent's side: asks the older one for its listeners, and has it end once this one has settled.
+//! The newer agent's side of an upgrade: asks the predecessor for its listeners, and has it stop once this one serves.
+//!
+//! In: the upgrade socket. Out: the predecessor's listeners, and the predecessor's track of the agent's phase.
 
 use std::io;
 use std::path::Path;
@@ -6,33 +8,42 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::UnixStream;
-use tokio::sync::watch;
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
 
 use super::protocol::{Message, ProtocolError, VERSION, receive, send};
 use super::{InheritedListeners, LISTENERS_MAX, ListenerOffer, OFFER_LIMIT, PATIENCE};
 use crate::audit::AuditLog;
+use crate::metrics::Metrics;
+use crate::runtime::phase::{Phase, PhaseControl};
 
-/// How long asking takes at most, all in all: an agent must come up whatever is at the other end.
+/// How long a successor's request takes at most, all in all: an agent must start whatever is at the other end.
 pub(crate) const REQUEST_LIMIT: Duration = Duration::from_secs(15);
 
-/// How long the older agent may take until it accepts no more, once told that this one has settled.
+/// How long a predecessor may take until it accepts no more, once told that this agent serves.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 
-/// Why an agent must not start.
+/// Why an agent must not start, or must not go on.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum UpgradeRefused {
+pub(crate) enum UpgradeFailed {
     /// The running agent refused the upgrade.
-    #[error("the agent that runs on this node refused the upgrade: {0}")]
+    #[error("upgrade failed: the agent that runs on this node refused it: {0}")]
     Refused(String),
+    /// The predecessor took back what it had transferred.
+    #[error("upgrade failed: the predecessor keeps serving, because {0}")]
+    Withdrawn(String),
+    /// The predecessor sent a message that has no place there.
+    #[error("upgrade failed: the predecessor sent an unexpected message: {0:?}")]
+    Unexpected(Message),
+    /// A message of the predecessor is none.
+    #[error("upgrade failed: the predecessor's message cannot be read: {0}")]
+    Unreadable(ProtocolError),
 }
 
 /// Why there is nothing to take over.
 #[derive(Debug, thiserror::Error)]
 enum RequestError {
     #[error(transparent)]
-    Refused(#[from] UpgradeRefused),
+    Refused(#[from] UpgradeFailed),
     #[error("the predecessor sent an unexpected message: {0:?}")]
     Unexpected(Message),
     #[error("the predecessor transfers more than {LISTENERS_MAX} listeners")]
@@ -42,36 +53,36 @@ enum RequestError {
     #[error("the predecessor took too long to answer")]
     Silent(#[from] tokio::time::error::Elapsed),
     #[error(transparent)]
-    Wire(#[from] ProtocolError),
+    Protocol(#[from] ProtocolError),
 }
 
-/// A hand-over under way.
+/// An upgrade under way, and the newer agent's part in it.
 #[derive(Debug)]
 pub(crate) struct Successor {
     pub(super) stream: Arc<UnixStream>,
-    /// The older agent's listeners.
+    /// The predecessor's listeners.
     pub(crate) inherited: Arc<InheritedListeners>,
 }
 
-/// Asks the agent behind the socket for its listeners, for so long at most; `None` where there is none, or none that can hand
-/// anything over.
+/// Asks the agent behind the socket for its listeners, for so long at most; `None` where no agent runs, or none that can
+/// transfer anything.
 ///
 /// # Errors
-/// [`UpgradeRefused::Refused`].
-pub(crate) async fn ask(
+/// [`UpgradeFailed::Refused`].
+pub(crate) async fn request(
     socket: &Path,
     node: &str,
     layout: u64,
     limit: Duration,
-) -> Result<Option<Successor>, UpgradeRefused> {
+) -> Result<Option<Successor>, UpgradeFailed> {
     let asked = timeout(limit, async {
         let stream = UnixStream::connect(socket).await.map_err(ProtocolError::from)?;
         take(stream, node, layout).await
     });
     match asked.await {
-        Ok(Ok(takeover)) => Ok(Some(takeover)),
+        Ok(Ok(successor)) => Ok(Some(successor)),
         Ok(Err(RequestError::Refused(refused))) => Err(refused),
-        Ok(Err(RequestError::Wire(ProtocolError::Io(error))))
+        Ok(Err(RequestError::Protocol(ProtocolError::Io(error))))
             if matches!(
                 error.kind(),
                 io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
@@ -123,7 +134,7 @@ async fn take(stream: UnixStream, node: &str, layout: u64) -> Result<Successor, 
             }
             (Message::Offered { count }, _) if count == taken => break,
             (Message::Offered { .. }, _) => return Err(RequestError::Unfit),
-            (Message::Refused { reason }, _) => return Err(UpgradeRefused::Refused(reason).into()),
+            (Message::Refused { reason }, _) => return Err(UpgradeFailed::Refused(reason).into()),
             (other, _) => return Err(RequestError::Unexpected(other)),
         }
     }
@@ -137,81 +148,77 @@ async fn take(stream: UnixStream, node: &str, layout: u64) -> Result<Successor, 
     })
 }
 
-/// What a take-over and this agent's other parts tell each other.
-#[derive(Debug)]
-pub(crate) struct Progress {
-    /// Pods are judged and the protected endpoints are in force.
-    pub(crate) judged: watch::Receiver<bool>,
-    /// The older agent takes nothing back while this one lives: its programs may be ended.
-    pub(crate) agreed: watch::Sender<bool>,
-    /// They are.
-    pub(crate) settled: watch::Receiver<bool>,
-    /// The older agent serves no more.
-    pub(crate) alone: watch::Sender<bool>,
-    /// The older agent goes on, and this one must change nothing any more.
-    pub(crate) giving: watch::Sender<bool>,
-    /// This agent ends, and the older one is to go on.
-    pub(crate) cancel: CancellationToken,
-}
-
-/// What became of the older agent.
+/// What became of the predecessor.
 enum PredecessorEnd {
-    /// It accepts no more and ends when its streams do.
+    /// It accepts no more, and ends when its streams do.
     Stopped,
     /// Its process is gone.
     Gone,
     /// It does not answer.
     Stuck,
-    /// It goes on: this one must not.
-    KeepsServing,
+    /// It keeps serving: this agent must not.
+    KeepsServing(UpgradeFailed),
 }
 
 impl Successor {
-    /// Keeps the connection until this process ends, whatever becomes of its tasks: its end tells the older agent that nothing
-    /// of this one's is under way in the kernel any more, nor on its way to the log.
+    /// Keeps the connection until this process ends, whatever becomes of its tasks: the connection's end tells the predecessor
+    /// that nothing of this agent is under way in the kernel any more, nor on its way to the log.
     pub(crate) fn hold_until_exit(&self) {
         std::mem::forget(Arc::clone(&self.stream));
     }
 
-    /// Tells the older agent when this one has settled, and `alone` when the older one serves no more. It then waits for the
-    /// older process to end and has the audit log for itself again. Ends where the older agent took back what it gave, after
-    /// `giving` was told: two that both bring pods where they should be would be in each other's way, for as long as this
-    /// one's streams take to end.
-    pub(crate) async fn finish(self, mut progress: Progress, audit: AuditLog) {
+    /// Says when this agent is synced and when it is established, and moves the predecessor's track of the phase. It then waits
+    /// for the predecessor's process to end and has the audit log for itself again.
+    ///
+    /// Returns only where the predecessor keeps serving, with the kernel write lease lent: two agents that both bring pods into
+    /// their classes would be in each other's way, for as long as this one's streams take to end.
+    pub(crate) async fn run(
+        self,
+        phase: PhaseControl,
+        audit: AuditLog,
+        metrics: Arc<Metrics>,
+    ) -> UpgradeFailed {
+        let synced = phase.watch();
         let early = tokio::select! {
             said = receive(&self.stream) => Some(heard(said)),
-            judged = until(&mut progress.judged) => {
-                if !judged {
-                    // The agent is ending.
+            synced = synced.reached(Phase::Synced) => {
+                if synced.is_err() {
                     return std::future::pending().await;
                 }
                 None
             }
         };
-        let before = match early {
-            Some(before) => before,
-            None => self.replace(&mut progress).await,
+        let end = match early {
+            Some(end) => end,
+            None => self.replace(&phase).await,
         };
-        match before {
-            PredecessorEnd::KeepsServing => {
-                progress.giving.send_replace(true);
-                return;
-            }
+        metrics.upgrade("successor", matches!(end, PredecessorEnd::Stopped));
+        match &end {
+            PredecessorEnd::KeepsServing(_) => {}
             PredecessorEnd::Stopped => {
-                tracing::info!("upgrade complete: the predecessor has stopped serving")
+                tracing::info!("upgrade complete: the predecessor has stopped serving");
             }
-            PredecessorEnd::Gone => tracing::warn!(
-                "the predecessor ended before the upgrade was complete; this agent serves alone"
-            ),
+            PredecessorEnd::Gone => {
+                tracing::warn!(
+                    "the predecessor ended before the upgrade was complete; this agent serves alone"
+                );
+            }
             PredecessorEnd::Stuck => tracing::error!(
                 "the predecessor has not stopped serving within {} s: end its process",
                 STOP_LIMIT.as_secs()
             ),
         }
-        progress.agreed.send_replace(true);
-        progress.alone.send_replace(true);
+        let process_runs = match end {
+            PredecessorEnd::KeepsServing(failed) => {
+                phase.lend();
+                return failed;
+            }
+            PredecessorEnd::Stopped | PredecessorEnd::Stuck => true,
+            PredecessorEnd::Gone => false,
+        };
+        phase.reach(Phase::PredecessorStopped);
         let alone = async {
-            if matches!(before, PredecessorEnd::Stopped | PredecessorEnd::Stuck) {
+            if process_runs {
                 // It says nothing more; the connection ends with its process.
                 while receive(&self.stream).await.is_ok() {}
                 tracing::info!("the predecessor's process has ended");
@@ -220,13 +227,14 @@ impl Successor {
                 tracing::error!(%error, "the audit log cannot be written");
             }
         };
-        // Not before: where the older agent was ended in the middle of it, their pods are still to be judged.
-        let settled = async {
-            if until(&mut progress.settled).await {
+        // Not before: where the predecessor was stopped in the middle of it, their pods still have to be classified.
+        let established = phase.watch();
+        let unclaimed = async {
+            if established.reached(Phase::Established).await.is_ok() {
                 self.close_unclaimed();
             }
         };
-        tokio::join!(alone, settled);
+        tokio::join!(alone, unclaimed);
         std::future::pending().await
     }
 
@@ -240,9 +248,9 @@ impl Successor {
         }
     }
 
-    /// Says that this agent has settled, has the older one's programs ended once that one agrees, and waits until it accepts
-    /// no more.
-    async fn replace(&self, progress: &mut Progress) -> PredecessorEnd {
+    /// Says that this agent is synced, has the predecessor's programs detached once the predecessor agrees, and waits until the
+    /// predecessor accepts no more.
+    async fn replace(&self, phase: &PhaseControl) -> PredecessorEnd {
         if send(&self.stream, &Message::Synced, &[]).await.is_err() {
             return PredecessorEnd::Gone;
         }
@@ -251,7 +259,7 @@ impl Successor {
         let said = match timeout(STOP_LIMIT, &mut said).await {
             Ok(said) => said,
             Err(_) => {
-                // It may still take back what it gave, and then ends this one's programs: one of the two must stay.
+                // It may still take back what it transferred, and then detaches this one's programs: one of the two must stay.
                 tracing::error!("the predecessor does not answer, and this agent waits: end its process");
                 said.await
             }
@@ -259,9 +267,10 @@ impl Successor {
         if !matches!(said, Ok((Message::Agreed, _))) {
             return heard(said);
         }
-        progress.agreed.send_replace(true);
-        if !until(&mut progress.settled).await || progress.cancel.is_cancelled() {
-            // The agent is ending, and the older one goes on.
+        phase.reach(Phase::PredecessorAgreed);
+        let own = phase.watch();
+        if own.reached(Phase::Established).await.is_err() || own.has_ended() {
+            // This agent stops, and the predecessor keeps serving.
             return std::future::pending().await;
         }
         match timeout(PATIENCE, send(&self.stream, &Message::ProgramsReplaced, &[])).await {
@@ -276,32 +285,13 @@ impl Successor {
     }
 }
 
-/// Waits until it is so; false where nobody is left to say.
-async fn until(settled: &mut watch::Receiver<bool>) -> bool {
-    settled.wait_for(|settled| *settled).await.is_ok()
-}
-
 fn heard(said: Result<(Message, Vec<std::os::fd::OwnedFd>), ProtocolError>) -> PredecessorEnd {
-    match said {
-        Ok((Message::Stopped, _)) => PredecessorEnd::Stopped,
-        Ok((Message::Withdrawn { reason }, _)) => {
-            tracing::error!(
-                reason,
-                "upgrade failed: the predecessor keeps serving, and this agent stops"
-            );
-            PredecessorEnd::KeepsServing
-        }
-        Ok((other, _)) => {
-            tracing::error!(
-                ?other,
-                "upgrade failed: the predecessor sent an unexpected message, and this agent stops"
-            );
-            PredecessorEnd::KeepsServing
-        }
-        Err(ProtocolError::Closed | ProtocolError::Io(_)) => PredecessorEnd::Gone,
-        Err(error) => {
-            tracing::error!(%error, "upgrade failed: the predecessor's message cannot be read, and this agent stops");
-            PredecessorEnd::KeepsServing
-        }
-    }
+    let failed = match said {
+        Ok((Message::Stopped, _)) => return PredecessorEnd::Stopped,
+        Err(ProtocolError::Closed | ProtocolError::Io(_)) => return PredecessorEnd::Gone,
+        Ok((Message::Withdrawn { reason }, _)) => UpgradeFailed::Withdrawn(reason),
+        Ok((other, _)) => UpgradeFailed::Unexpected(other),
+        Err(error) => UpgradeFailed::Unreadable(error),
+    };
+    PredecessorEnd::KeepsServing(failed)
 }

@@ -6,33 +6,35 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::net::UnixStream;
-use tokio::sync::{Mutex, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::protocol::{Message, VERSION, receive, send};
 use super::*;
 use crate::audit::{Alarm, AuditConfig, AuditLog};
+use crate::kernel::lease::KernelWriteLease;
+use crate::metrics::Metrics;
+use crate::runtime::phase::{Phase, PhaseControl, PhaseWatch};
 use crate::workload::Netns;
 
 const LAYOUT: u64 = 7;
 /// How long the newer agent may take here.
-const SETTLE: Duration = Duration::from_millis(500);
+const SYNC: Duration = Duration::from_millis(500);
 
-/// An older agent that has settled, in a folder of its own.
+/// A predecessor that serves, in a folder of its own.
 struct Older {
     folder: PathBuf,
     audit: AuditLog,
-    giving: watch::Receiver<bool>,
+    phase: PhaseWatch,
     /// How often its parts came to rest.
     rests: watch::Receiver<usize>,
     successors: mpsc::Receiver<SuccessorConnection>,
     cancel: CancellationToken,
     last: CancellationToken,
-    _channels: (watch::Sender<bool>, watch::Sender<bool>),
 }
 
 impl Older {
-    async fn start(listeners: usize, took_over: bool) -> Self {
+    async fn start(listeners: usize, succeeded: bool) -> Self {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let next = NEXT.fetch_add(1, Ordering::Relaxed);
         let folder = std::env::temp_dir().join(format!("picket-upgrade-{}-{next}", std::process::id()));
@@ -52,45 +54,47 @@ impl Older {
         let mut hosted = offer(200);
         hosted.descriptors.clear();
         offers.push(Arc::new(hosted.counted()));
-        let (giving, given) = watch::channel(false);
+        let phase = PhaseControl::new(false);
+        phase.reach(Phase::Established);
         let (rested, resting) = watch::channel(false);
         let (counted, rests) = watch::channel(0);
-        let mut follow = given.clone();
+        let follow = phase.watch();
         tokio::spawn(async move {
             // As the reconciler does.
-            while follow.changed().await.is_ok() {
-                let now = *follow.borrow_and_update();
-                rested.send_replace(now);
-                counted.send_modify(|rests| *rests += usize::from(now));
+            let mut moves = 0;
+            while follow.moved(moves).await.is_ok() {
+                let now = follow.lease();
+                moves = now.moves;
+                rested.send_replace(now.lent);
+                counted.send_modify(|rests| *rests += usize::from(now.lent));
             }
         });
-        let (settled, successors) = mpsc::channel(1);
+        let (replaced, successors) = mpsc::channel(1);
         let last = CancellationToken::new();
         let predecessor = Predecessor {
             node: "node-a".to_owned(),
             layout: LAYOUT,
-            giving,
+            lease: KernelWriteLease::new(phase.watch()),
+            phase: phase.clone(),
             resting,
-            changing: Arc::new(Mutex::new(())),
             offers: Arc::new(move || offers.clone()),
             audit: audit.clone(),
-            limit: SETTLE,
-            took_over: took_over.then(tokio::time::Instant::now),
-            settled,
+            metrics: Arc::new(Metrics::new()),
+            limit: SYNC,
+            succeeded: succeeded.then(tokio::time::Instant::now),
+            replaced,
             last: last.clone(),
         };
-        let (yes, is) = (watch::channel(true), watch::channel(true));
         let cancel = CancellationToken::new();
-        tokio::spawn(predecessor.serve_once(folder.join("upgrade.sock"), yes.1, is.1, cancel.clone()));
+        tokio::spawn(predecessor.run(folder.join("upgrade.sock"), cancel.clone()));
         let older = Self {
             folder,
             audit,
-            giving: given,
+            phase: phase.watch(),
             rests,
             successors,
             cancel,
             last,
-            _channels: (yes.0, is.0),
         };
         while !older.socket().exists() {
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -103,15 +107,19 @@ impl Older {
     }
 
     /// Asks it as a newer agent does, with this layout.
-    async fn hands_over(&self, layout: u64) -> Successor {
-        let asked = ask(&self.socket(), "node-a", layout, REQUEST_LIMIT).await;
+    async fn transfers(&self, layout: u64) -> Successor {
+        let asked = request(&self.socket(), "node-a", layout, REQUEST_LIMIT).await;
         asked.unwrap().unwrap()
     }
 
-    /// Waits until it gives, or has taken back.
-    async fn gives(&mut self, gives: bool) {
-        let changed = self.giving.wait_for(|giving| *giving == gives);
-        tokio::time::timeout(Duration::from_secs(5), changed)
+    /// Whether it has lent the kernel.
+    fn has_lent(&self) -> bool {
+        self.phase.lease().lent
+    }
+
+    /// Waits until it has lent the kernel, or has taken it back.
+    async fn lends(&self, lent: bool) {
+        tokio::time::timeout(Duration::from_secs(5), self.phase.lent(lent))
             .await
             .unwrap()
             .unwrap();
@@ -125,39 +133,18 @@ impl Drop for Older {
     }
 }
 
-/// The other parts of an agent that takes over.
-struct Newer {
-    judged: watch::Sender<bool>,
-    agreed: watch::Receiver<bool>,
-    settled: watch::Sender<bool>,
-    alone: watch::Receiver<bool>,
-    given: watch::Receiver<bool>,
+/// The phase of a successor, which runs as a task.
+fn newer() -> (PhaseControl, PhaseWatch) {
+    let phase = PhaseControl::new(true);
+    let watch = phase.watch();
+    (phase, watch)
 }
 
-impl Newer {
-    fn new() -> (Self, Progress) {
-        let (judged, are_judged) = watch::channel(false);
-        let (agreed, is_agreed) = watch::channel(false);
-        let (settled, is_settled) = watch::channel(false);
-        let (alone, is_alone) = watch::channel(false);
-        let (giving, given) = watch::channel(false);
-        let newer = Self {
-            judged,
-            agreed: is_agreed,
-            settled,
-            alone: is_alone,
-            given,
-        };
-        let progress = Progress {
-            judged: are_judged,
-            agreed,
-            settled: is_settled,
-            alone,
-            giving,
-            cancel: CancellationToken::new(),
-        };
-        (newer, progress)
-    }
+/// Runs the upgrade's part of a successor.
+async fn run(successor: Successor, phase: &PhaseControl, audit: &AuditLog) -> UpgradeFailed {
+    successor
+        .run(phase.clone(), audit.clone(), Arc::new(Metrics::new()))
+        .await
 }
 
 fn log(folder: &Path) -> AuditConfig {
@@ -195,12 +182,12 @@ fn offer(number: u64) -> ListenerOffer {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_newer_agent_accepts_what_was_dialled_before_and_the_older_one_ends() {
     let mut older = Older::start(150, false).await;
-    let takeover = older.hands_over(LAYOUT).await;
-    assert!(*older.giving.borrow(), "it goes on changing the kernel");
+    let successor = older.transfers(LAYOUT).await;
+    assert!(older.has_lent(), "it goes on changing the kernel");
     // The log is shared from here on.
     let audit = AuditLog::join(&log(&older.folder), None).unwrap();
 
-    let inherited = Arc::clone(&takeover.inherited);
+    let inherited = Arc::clone(&successor.inherited);
     let own = Some(own_netns().id());
     let (listener, number) = inherited.claim(CgroupId(120), own);
     let listener = listener.unwrap();
@@ -220,28 +207,29 @@ async fn the_newer_agent_accepts_what_was_dialled_before_and_the_older_one_ends(
     assert_eq!((hosted.0.is_none(), hosted.1), (true, Some(1200)));
     let _client = std::net::TcpStream::connect(("127.0.0.1", listener.port())).unwrap();
 
-    let (mut newer, progress) = Newer::new();
-    tokio::spawn(takeover.finish(progress, audit.clone()));
+    let (phase, newer) = newer();
+    let task = (phase.clone(), audit.clone());
+    tokio::spawn(async move { run(successor, &task.0, &task.1).await });
     tokio::time::sleep(Duration::from_millis(50)).await;
-    assert!(older.successors.try_recv().is_err(), "told before it has settled");
-    newer.judged.send_replace(true);
-    newer.agreed.wait_for(|agreed| *agreed).await.unwrap();
+    assert!(older.successors.try_recv().is_err(), "told before it is synced");
+    phase.reach(Phase::Synced);
+    newer.reached(Phase::PredecessorAgreed).await.unwrap();
     // However long that takes: the older one does not go on any more.
-    tokio::time::sleep(SETTLE + Duration::from_millis(100)).await;
-    assert!(*older.giving.borrow());
+    tokio::time::sleep(SYNC + Duration::from_millis(100)).await;
+    assert!(older.has_lent());
     assert!(
         older.successors.try_recv().is_err(),
         "told before its programs are gone"
     );
-    newer.settled.send_replace(true);
-    let successor = older.successors.recv().await.unwrap();
-    assert!(!successor.own_listeners);
+    phase.reach(Phase::Established);
+    let connection = older.successors.recv().await.unwrap();
+    assert!(!connection.own_listeners);
     assert!(
-        !*newer.alone.borrow(),
+        !newer.has_reached(Phase::PredecessorStopped),
         "told before the older one accepts no more"
     );
-    say_stopped_to(&successor).await;
-    newer.alone.wait_for(|alone| *alone).await.unwrap();
+    say_stopped_to(&connection).await;
+    newer.reached(Phase::PredecessorStopped).await.unwrap();
     // Those that nobody claimed are closed.
     tokio::time::timeout(Duration::from_secs(5), async {
         while inherited.claim(CgroupId(5), own).1.is_some() {
@@ -250,29 +238,30 @@ async fn the_newer_agent_accepts_what_was_dialled_before_and_the_older_one_ends(
     })
     .await
     .unwrap();
-    drop(successor);
+    drop(connection);
     audit.flush().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn where_the_newer_agent_dies_the_older_one_goes_on() {
     let mut older = Older::start(1, false).await;
-    let takeover = older.hands_over(LAYOUT).await;
-    older.gives(true).await;
-    drop(takeover);
-    older.gives(false).await;
+    let successor = older.transfers(LAYOUT).await;
+    older.lends(true).await;
+    drop(successor);
+    older.lends(false).await;
     // And after it had agreed, as long as its programs may be there.
-    let takeover = older.hands_over(LAYOUT).await;
-    let (mut newer, progress) = Newer::new();
-    newer.judged.send_replace(true);
+    let successor = older.transfers(LAYOUT).await;
+    let (phase, newer) = newer();
+    phase.reach(Phase::Synced);
     let audit = AuditLog::join(&log(&older.folder), None).unwrap();
-    let finishing = tokio::spawn(takeover.finish(progress, audit));
-    newer.agreed.wait_for(|agreed| *agreed).await.unwrap();
-    finishing.abort();
-    older.gives(false).await;
+    let task = phase.clone();
+    let running = tokio::spawn(async move { run(successor, &task, &audit).await });
+    newer.reached(Phase::PredecessorAgreed).await.unwrap();
+    running.abort();
+    older.lends(false).await;
     assert!(older.successors.try_recv().is_err());
-    // It gives again to the next one, and the log is its own meanwhile.
-    let again = ask(&older.socket(), "node-a", LAYOUT, REQUEST_LIMIT)
+    // It transfers again to the next one, and the log is its own meanwhile.
+    let again = request(&older.socket(), "node-a", LAYOUT, REQUEST_LIMIT)
         .await
         .unwrap();
     assert!(again.is_some());
@@ -282,33 +271,37 @@ async fn where_the_newer_agent_dies_the_older_one_goes_on() {
 /// It changes nothing more in the kernel once it is told, though its streams may take long to end and write to the log; the
 /// older one looks after everything when it has ended, too: it may have stood still before it was told.
 #[test]
-fn where_the_newer_agent_is_late_the_older_one_goes_on_and_looks_again_at_its_end() {
+fn where_the_newer_agent_is_late_the_older_one_goes_on_and_restores_again_at_its_end() {
     let mut older = {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let _entered = runtime.enter();
         (runtime.block_on(Older::start(1, false)), runtime)
     };
     // The newer agent's process.
-    let newer = tokio::runtime::Runtime::new().unwrap();
-    newer.block_on(async {
+    let process = tokio::runtime::Runtime::new().unwrap();
+    process.block_on(async {
         let older = &mut older.0;
-        let takeover = older.hands_over(LAYOUT).await;
-        older.gives(true).await;
+        let successor = older.transfers(LAYOUT).await;
+        older.lends(true).await;
         let audit = AuditLog::join(&log(&older.folder), None).unwrap();
-        older.gives(false).await;
-        let (newer, progress) = Newer::new();
-        // It has settled now.
-        newer.judged.send_replace(true);
+        older.lends(false).await;
+        let (phase, newer) = newer();
+        // It is synced now.
+        phase.reach(Phase::Synced);
         // The connection ends with this runtime, as it does with a process.
-        let open = Arc::clone(&takeover.stream);
+        let open = Arc::clone(&successor.stream);
         tokio::spawn(async move {
             let _open = open;
             std::future::pending::<()>().await
         });
-        takeover.finish(progress, audit.clone()).await;
-        assert!(*newer.given.borrow() && !*newer.alone.borrow());
+        let failed = run(successor, &phase, &audit).await;
         assert!(
-            !*newer.agreed.borrow(),
+            failed.to_string().contains("the predecessor keeps serving"),
+            "{failed}"
+        );
+        assert!(newer.lease().lent && !newer.has_reached(Phase::PredecessorStopped));
+        assert!(
+            !newer.has_reached(Phase::PredecessorAgreed),
             "it ends the programs of an agent that goes on"
         );
         for log in [&audit, &older.audit] {
@@ -324,47 +317,48 @@ fn where_the_newer_agent_is_late_the_older_one_goes_on_and_looks_again_at_its_en
         tokio::time::sleep(Duration::from_millis(100)).await;
         assert_eq!(*older.rests.borrow(), 1, "the newer one has not ended");
     });
-    newer.shutdown_background();
+    process.shutdown_background();
     let (mut older, runtime) = older;
     runtime.block_on(async {
-        let looked_again = older.rests.wait_for(|rests| *rests == 2);
-        tokio::time::timeout(Duration::from_secs(5), looked_again)
+        let restored_again = older.rests.wait_for(|rests| *rests == 2);
+        tokio::time::timeout(Duration::from_secs(5), restored_again)
             .await
             .unwrap()
             .unwrap();
-        older.gives(false).await;
+        older.lends(false).await;
         assert!(older.successors.try_recv().is_err());
     });
 }
 
 /// As by SIGTERM: its streams go on for the drain time, and it writes to the log until its process ends.
 #[tokio::test(flavor = "multi_thread")]
-async fn where_the_older_agent_is_ended_meanwhile_it_says_that_it_has_stepped_back() {
+async fn where_the_older_agent_is_ended_meanwhile_it_says_that_it_has_stopped_serving() {
     for agreed in [false, true] {
-        let mut older = Older::start(1, false).await;
-        let takeover = older.hands_over(LAYOUT).await;
-        older.gives(true).await;
+        let older = Older::start(1, false).await;
+        let successor = older.transfers(LAYOUT).await;
+        older.lends(true).await;
         let audit = AuditLog::join(&log(&older.folder), None).unwrap();
-        let (mut newer, progress) = Newer::new();
-        let inherited = Arc::clone(&takeover.inherited);
-        let finishing = tokio::spawn(takeover.finish(progress, audit.clone()));
+        let (phase, newer) = newer();
+        let inherited = Arc::clone(&successor.inherited);
+        let task = (phase.clone(), audit.clone());
+        let running = tokio::spawn(async move { run(successor, &task.0, &task.1).await });
         if agreed {
-            newer.judged.send_replace(true);
-            newer.agreed.wait_for(|agreed| *agreed).await.unwrap();
+            phase.reach(Phase::Synced);
+            newer.reached(Phase::PredecessorAgreed).await.unwrap();
         }
         older.cancel.cancel();
         tokio::time::sleep(Duration::from_millis(50)).await;
-        assert!(!*newer.alone.borrow(), "it still accepts");
+        assert!(!newer.has_reached(Phase::PredecessorStopped), "it still accepts");
         older.last.cancel();
         if agreed {
-            newer.settled.send_replace(true);
+            phase.reach(Phase::Established);
         }
-        let is_alone = newer.alone.wait_for(|alone| *alone);
+        let is_alone = newer.reached(Phase::PredecessorStopped);
         tokio::time::timeout(Duration::from_secs(5), is_alone)
             .await
             .unwrap()
             .unwrap();
-        assert!(*newer.agreed.borrow());
+        assert!(newer.has_reached(Phase::PredecessorAgreed));
         // What was taken over is served once its pod is judged, which it may not be yet.
         let claimed = inherited.claim(CgroupId(1), Some(own_netns().id())).0;
         assert!(agreed || claimed.is_some(), "the listener was closed");
@@ -373,29 +367,28 @@ async fn where_the_older_agent_is_ended_meanwhile_it_says_that_it_has_stepped_ba
         for log in [&audit, &older.audit] {
             log.flush().await.unwrap();
         }
-        assert!(!finishing.is_finished());
-        finishing.abort();
+        assert!(!running.is_finished());
+        running.abort();
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_of_another_layout_opens_listeners_of_its_own() {
     let mut older = Older::start(3, false).await;
-    let takeover = older.hands_over(LAYOUT + 1).await;
+    let successor = older.transfers(LAYOUT + 1).await;
     let own = Some(own_netns().id());
-    assert!(takeover.inherited.claim(CgroupId(1), own).1.is_none());
+    assert!(successor.inherited.claim(CgroupId(1), own).1.is_none());
     let audit = AuditLog::join(&log(&older.folder), None).unwrap();
-    let (newer, progress) = Newer::new();
-    newer.judged.send_replace(true);
-    newer.settled.send_replace(true);
-    tokio::spawn(takeover.finish(progress, audit));
+    let (phase, _watch) = newer();
+    phase.reach(Phase::Established);
+    tokio::spawn(async move { run(successor, &phase, &audit).await });
     assert!(older.successors.recv().await.unwrap().own_listeners);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_must_not_take_over_is_told_why() {
     let older = Older::start(1, false).await;
-    let refused = ask(&older.socket(), "node-b", LAYOUT, REQUEST_LIMIT)
+    let refused = request(&older.socket(), "node-b", LAYOUT, REQUEST_LIMIT)
         .await
         .unwrap_err();
     assert!(
@@ -416,16 +409,16 @@ async fn who_must_not_take_over_is_told_why() {
     let closed = tokio::time::timeout(Duration::from_secs(5), receive(&stream));
     assert!(closed.await.unwrap().is_err(), "it says more");
     let older = Older::start(1, true).await;
-    let refused = ask(&older.socket(), "node-a", LAYOUT, REQUEST_LIMIT)
+    let refused = request(&older.socket(), "node-a", LAYOUT, REQUEST_LIMIT)
         .await
         .unwrap_err();
     assert!(
         refused
             .to_string()
-            .contains("is itself a successor since 0 s; try again in 60 s"),
+            .contains("took over from another one 0 s ago; try again in 60 s"),
         "{refused}"
     );
-    assert!(!*older.giving.borrow());
+    assert!(!older.has_lent());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -434,7 +427,7 @@ async fn nothing_at_the_other_end_hangs_a_start() {
     std::fs::create_dir_all(&folder).unwrap();
     let path = folder.join("upgrade.sock");
     assert!(
-        ask(&path, "node-a", LAYOUT, REQUEST_LIMIT)
+        request(&path, "node-a", LAYOUT, REQUEST_LIMIT)
             .await
             .unwrap()
             .is_none(),
@@ -442,7 +435,7 @@ async fn nothing_at_the_other_end_hangs_a_start() {
     );
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
     assert!(
-        ask(&path, "node-a", LAYOUT, REQUEST_LIMIT)
+        request(&path, "node-a", LAYOUT, REQUEST_LIMIT)
             .await
             .unwrap()
             .is_none(),
@@ -470,7 +463,7 @@ async fn nothing_at_the_other_end_hangs_a_start() {
         "descriptors of nothing",
     ] {
         assert!(
-            ask(&path, "node-a", LAYOUT, REQUEST_LIMIT)
+            request(&path, "node-a", LAYOUT, REQUEST_LIMIT)
                 .await
                 .unwrap()
                 .is_none(),
@@ -481,7 +474,7 @@ async fn nothing_at_the_other_end_hangs_a_start() {
     let _silent = odd.await.unwrap();
     let soon = Duration::from_millis(100);
     assert!(
-        ask(&path, "node-a", LAYOUT, soon).await.unwrap().is_none(),
+        request(&path, "node-a", LAYOUT, soon).await.unwrap().is_none(),
         "silence"
     );
     std::fs::remove_dir_all(&folder).unwrap();
@@ -489,11 +482,11 @@ async fn nothing_at_the_other_end_hangs_a_start() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_becomes_of_its_tasks_a_newer_agent_is_there_until_its_process_ends() {
-    let mut older = Older::start(1, false).await;
-    let takeover = older.hands_over(LAYOUT).await;
-    older.gives(true).await;
-    takeover.hold_until_exit();
-    drop(takeover);
-    tokio::time::sleep(SETTLE / 5).await;
-    assert!(*older.giving.borrow(), "it goes on beside the newer one");
+    let older = Older::start(1, false).await;
+    let successor = older.transfers(LAYOUT).await;
+    older.lends(true).await;
+    successor.hold_until_exit();
+    drop(successor);
+    tokio::time::sleep(SYNC / 5).await;
+    assert!(older.has_lent(), "it goes on beside the newer one");
 }

@@ -43,6 +43,7 @@ pub use selection::Selection;
 use crate::endpoints::{self, ProtectedEndpoints, ProtectedEndpointsConfig, Target};
 use crate::kernel::{CgroupId, FailMode};
 use crate::notify::EventQueue;
+use crate::runtime::phase::PhaseWatch;
 
 /// What this part is told of the node.
 #[derive(Clone)]
@@ -63,8 +64,8 @@ pub struct WorkloadConfig {
     pub known: BTreeSet<CgroupId>,
     /// Those of them whose connects it redirects.
     pub redirected: BTreeSet<CgroupId>,
-    /// Says while another agent brings the pods where they should be, and this one is to change nothing.
-    pub rest: watch::Receiver<bool>,
+    /// How far the agent is: while the kernel write lease is lent, nothing is changed.
+    pub phase: PhaseWatch,
     /// Told how long a new pod took until it was enforced or left alone.
     pub judged: Judged,
     /// Where to tell of pods that cannot be enforced.
@@ -94,7 +95,7 @@ pub struct Workload {
     pub endpoints: watch::Receiver<ProtectedEndpoints>,
     /// How many pods are in which class.
     pub status: watch::Receiver<Status>,
-    /// Whether nothing is changed, and no change is under way, because [`WorkloadConfig::rest`] says so.
+    /// Whether nothing is changed, and no change is under way, because the kernel write lease is lent.
     pub resting: watch::Receiver<bool>,
     /// Which pod is which cgroup, of every class.
     pub names: Arc<Names>,
@@ -127,7 +128,7 @@ pub async fn start<E: Enforcer>(
     let mut reconciler = reconcile::Reconciler::new(enforcer, config.selection, find, own, config.known)
         .static_pods(config.static_pods)
         .redirected(config.redirected)
-        .rests(config.rest)
+        .rests(config.phase)
         .tells(config.judged)
         .notifies(config.kube_events);
     let resting = reconciler.resting();

@@ -2,9 +2,11 @@
 
 use tokio::sync::watch;
 
+use crate::runtime::phase::PhaseWatch;
+
 /// When to leave everything as it is, because another agent brings pods where they should be.
 pub(super) struct PauseGate {
-    pub(super) asked: Option<watch::Receiver<bool>>,
+    pub(super) asked: Option<PhaseWatch>,
     pub(super) told: watch::Sender<bool>,
 }
 
@@ -18,26 +20,24 @@ impl Default for PauseGate {
 }
 
 impl PauseGate {
-    pub(super) fn wanted(&mut self) -> bool {
-        self.asked
-            .as_mut()
-            .is_some_and(|asked| *asked.borrow_and_update())
+    pub(super) fn wanted(&self) -> bool {
+        self.asked.as_ref().is_some_and(|phase| phase.lease().lent)
     }
 
     /// Waits until a rest is wanted.
-    pub(super) async fn called(&mut self) {
+    pub(super) async fn called(&self) {
         self.until(true).await;
     }
 
     /// Waits until none is wanted any more.
-    pub(super) async fn over(&mut self) {
+    pub(super) async fn over(&self) {
         self.until(false).await;
     }
 
-    /// Waits for what is asked to become `wanted`. Nobody who asks is left when the agent ends: then it stays as it is.
-    async fn until(&mut self, wanted: bool) {
-        if let Some(asked) = &mut self.asked
-            && asked.wait_for(|asked| *asked == wanted).await.is_ok()
+    /// Waits for what is asked to become `wanted`. Where the agent stops it stays as it is.
+    async fn until(&self, wanted: bool) {
+        if let Some(phase) = &self.asked
+            && phase.lent(wanted).await.is_ok()
         {
             return;
         }

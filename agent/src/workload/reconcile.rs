@@ -33,6 +33,7 @@ use super::pods::PodMap;
 use super::slot::{Applied, FAILURE_PAUSE, NETNS_PAUSE, Pace, Slot, Wanted, wanted};
 use crate::kernel::{CgroupId, FailMode};
 use crate::notify::{EventQueue, KubeEvent, Reason};
+use crate::runtime::phase::PhaseWatch;
 
 /// A pod that cannot be enforced is told of when it was tried so often: one that is just ending is no news.
 const PATIENT_TRIES: u32 = 3;
@@ -149,10 +150,10 @@ impl<E: Enforcer> Reconciler<E> {
         self
     }
 
-    /// Has the reconciler rest while the channel says so.
+    /// Has the reconciler rest while the kernel write lease is lent.
     #[must_use]
-    pub fn rests(mut self, asked: watch::Receiver<bool>) -> Self {
-        self.rest.asked = Some(asked);
+    pub fn rests(mut self, phase: PhaseWatch) -> Self {
+        self.rest.asked = Some(phase);
         self
     }
 

@@ -13,6 +13,7 @@ use super::super::slot::{CHECK_AGAIN, CHECK_EVERY, PATIENCE};
 use super::super::{EnforceError, Enforcement, Netns, Pod, PodNetwork, PodUid, Tended};
 use super::*;
 use crate::metrics::Metrics;
+use crate::runtime::phase::PhaseControl;
 
 const ROOT: CgroupId = CgroupId(1);
 
@@ -165,7 +166,7 @@ struct Node {
     /// The namespace that is found for every pod; none is "not yet".
     netns: Arc<Mutex<Option<Netns>>>,
     /// Has it rest.
-    rest: watch::Sender<bool>,
+    rest: PhaseControl,
     resting: watch::Receiver<bool>,
     judged: Arc<AtomicUsize>,
     to_post: mpsc::Receiver<KubeEvent>,
@@ -195,7 +196,7 @@ impl Node {
         let found = netns.clone();
         let find: FindNetns = Arc::new(move |_| found.lock().unwrap().clone().ok_or(NetnsError::NotYet));
         let known = known.iter().copied().map(CgroupId).collect();
-        let rest = watch::Sender::new(false);
+        let rest = PhaseControl::new(false);
         let judged = Arc::new(AtomicUsize::new(0));
         let counted = judged.clone();
         let (kube_events, to_post) = EventQueue::channel(Arc::new(Metrics::new()));
@@ -203,7 +204,7 @@ impl Node {
             .static_pods(static_pods)
             .notifies(kube_events)
             .redirected([CgroupId(REDIRECTED), CgroupId(STATIC + REDIRECTED)].into())
-            .rests(rest.subscribe())
+            .rests(rest.watch())
             .tells(Arc::new(move |_| {
                 counted.fetch_add(1, Ordering::SeqCst);
             }));
@@ -426,7 +427,7 @@ async fn while_it_rests_it_changes_nothing_and_then_everything_is_put_in_force_a
     node.told(12, agent);
     node.appears(12);
     node.until_class(12, "pending").await;
-    node.rest.send_replace(true);
+    node.rest.lend();
     // The attempt that is under way comes to its end first.
     node.resting.wait_for(|resting| *resting).await.unwrap();
     assert_eq!(node.fake.class(CgroupId(12)), "enforced");
@@ -444,7 +445,7 @@ async fn while_it_rests_it_changes_nothing_and_then_everything_is_put_in_force_a
     // Whoever took over may have changed everything.
     node.fake.classes.lock().unwrap().clear();
     node.fake.looks.lock().unwrap().clear();
-    node.rest.send_replace(false);
+    assert!(node.rest.take_back());
     for pod in [11, 13] {
         node.until_class(pod, "enforced").await;
     }

@@ -90,11 +90,11 @@ async fn a_static_pod_that_was_found_redirected_is_not_opened_by_a_take_over_tha
     node.appears(1);
     node.until_class(1, "pending").await;
     assert_eq!(node.fake.class(CgroupId(inherited)), "inherited");
-    node.rest.send_replace(true);
+    node.rest.lend();
     node.resting.wait_for(|resting| *resting).await.unwrap();
     // As the other agent may leave it.
     node.fake.exempt(CgroupId(inherited)).unwrap();
-    node.rest.send_replace(false);
+    assert!(node.rest.take_back());
     node.until_class(inherited, "pending").await;
     node.told(inherited, |_| ());
     node.until_class(inherited, "exempt").await;
