@@ -55,7 +55,7 @@ impl harness::World for World {
         let pair = Pair::up(&PairOptions {
             name: "bypass",
             files: &[file],
-            more: json!({"endpoints": [format!("{HOST}:{ENDPOINT}"), format!("[{HOST6}]:{ENDPOINT}")]}),
+            more: json!({"protectedEndpoints": {"apiServer": [format!("{HOST}:{ENDPOINT}"), format!("[{HOST6}]:{ENDPOINT}")]}}),
             manifests: include_str!("files/pods.yaml"),
             pods: &[
                 ("agents", "worker"),
