@@ -23,9 +23,9 @@ pub(super) struct Shutdown {
     /// What was accepted is with the drain.
     pub(super) handed_on: CancellationToken,
     pub(super) drain: Drain,
-    /// Nothing is served any more, so that nothing more is refused.
+    /// Nothing is served any more, so that nothing more is denied.
     pub(super) served: CancellationToken,
-    /// The refusals are with the audit log.
+    /// The denials are with the audit log.
     pub(super) written: CancellationToken,
 }
 
@@ -42,8 +42,8 @@ impl Shutdown {
         }
     }
 
-    /// Waits until the refusals that are known are with the audit log.
-    pub(super) async fn write_refusals(&self) {
+    /// Waits until the denials that are known are with the audit log.
+    pub(super) async fn write_denials(&self) {
         self.served.cancel();
         if timeout(STOP_LIMIT, self.written.cancelled()).await.is_err() {
             tracing::warn!("the last refused connections are not written down in time");

@@ -1,17 +1,444 @@
-//! How the parts are put together.
+//! How the parts are joined: one function for each part, which starts the part's tasks with the handles that they need.
+//!
+//! In: every part, opened. Out: [`Tasks`] that run until the process ends.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use anyhow::Context;
+use futures::FutureExt;
+use picket_common::LAYOUT;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::initial_sync::InitialSync;
+use super::settings::{api_servers, cgroup_root};
+use super::shutdown::Shutdown;
 use crate::admin::{Admin, Failing, PrivateSocket, ReadyReport};
-use crate::audit::AuditLog;
-use crate::metrics::Metrics;
-use crate::runtime::phase::{Phase, PhaseWatch};
-use crate::runtime::readiness::Readiness;
+use crate::audit::{AuditLog, Connection};
+use crate::cluster::Connector;
+use crate::config::Config;
+use crate::denied;
+use crate::endpoints::{ProtectedEndpoints, ProtectedEndpointsConfig};
+use crate::enforce::{self, KernelEnforcer, NodeListener, watchdog};
+use crate::kernel::lease::KernelWriteLease;
+use crate::kernel::{Class, Kernel};
+use crate::listener::{Arrival, InPodListener, Sockets};
+use crate::metrics::{Metrics, gauges};
+use crate::notify::{self, EventQueue, KubeEvent};
+use crate::pipeline::{Pipeline, arrivals};
+use crate::runtime::phase::{Phase, PhaseControl, PhaseWatch};
+use crate::runtime::readiness::{Pending, Readiness};
 use crate::session::Registry;
+use crate::store::Store;
+use crate::tls::Certificates;
+use crate::upgrade::{self, Predecessor, Successor, SuccessorConnection};
 use crate::upstream::Upstream;
+use crate::workload::{self, Names, Netns, Selection, Status, Workload, WorkloadConfig};
+
+/// Connections between accept and their own task; each holds a few hundred bytes, and handing one on takes microseconds.
+const ARRIVALS: usize = 1024;
+
+/// What any part may be given; cheap to clone.
+#[derive(Clone)]
+pub(super) struct Handles {
+    pub(super) config: Arc<Config>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) store: Arc<Store>,
+    pub(super) certificates: Arc<Certificates>,
+    pub(super) upstream: Upstream,
+    pub(super) audit: AuditLog,
+    pub(super) sessions: Registry,
+    pub(super) kernel: Arc<Kernel>,
+    pub(super) readiness: Readiness,
+    pub(super) kube_events: EventQueue,
+    pub(super) phase: PhaseControl,
+    pub(super) cancel: CancellationToken,
+}
+
+/// The running parts. Each runs until the process ends.
+#[derive(Default)]
+pub(super) struct Tasks(JoinSet<anyhow::Error>);
+
+impl Tasks {
+    /// Starts a part that never ends by itself.
+    pub(super) fn spawn(&mut self, name: &'static str, part: impl Future<Output = ()> + Send + 'static) {
+        self.0
+            .spawn(part.map(move |()| anyhow::anyhow!("the part `{name}` ended by itself")));
+    }
+
+    /// Starts a part that ends only where it fails.
+    fn spawn_fallible<E: Into<anyhow::Error> + 'static>(
+        &mut self,
+        part: impl Future<Output = E> + Send + 'static,
+    ) {
+        self.0.spawn(part.map(Into::into));
+    }
+
+    /// Waits until a part ends, though none should.
+    pub(super) async fn first_end(&mut self) -> anyhow::Error {
+        match self.0.join_next().await {
+            Some(Ok(error)) => error,
+            Some(Err(error)) => anyhow::anyhow!("a part of the agent failed: {error}"),
+            None => anyhow::anyhow!("no part of the agent runs"),
+        }
+    }
+
+    /// Ends them all.
+    pub(super) async fn abort(mut self) {
+        self.0.shutdown().await;
+    }
+}
+
+/// What two parts or more share, and only the parts of a running agent have.
+pub(super) struct Shared {
+    enforcer: Arc<KernelEnforcer>,
+    lease: KernelWriteLease,
+    denials: mpsc::Sender<Connection>,
+    /// When this agent became another one's successor.
+    succeeded: Option<Instant>,
+}
+
+/// Where what the parts send each other comes out.
+pub(super) struct Receivers {
+    arrivals: mpsc::Receiver<Arrival>,
+    denials: mpsc::Receiver<Connection>,
+}
+
+/// Makes the enforcer and the channels between the parts.
+///
+/// # Errors
+/// Where the enforcer cannot be made.
+pub(super) fn shared(
+    handles: &Handles,
+    shutdown: &Shutdown,
+    successor: Option<&Successor>,
+    netns: Netns,
+    listener: &InPodListener,
+) -> anyhow::Result<(Shared, Receivers)> {
+    let (sink, arrivals) = mpsc::channel(ARRIVALS);
+    let (denials, to_write) = mpsc::channel(denied::QUEUE_LENGTH);
+    let inherited = successor.map(|successor| Arc::clone(&successor.inherited));
+    let enforcer = KernelEnforcer::new(
+        Arc::clone(&handles.kernel),
+        Arc::clone(&handles.metrics),
+        handles.kube_events.clone(),
+        sink,
+        NodeListener { netns, listener },
+        inherited.unwrap_or_default(),
+        shutdown.accepting.clone(),
+    )?;
+    let shared = Shared {
+        enforcer: Arc::new(enforcer),
+        lease: KernelWriteLease::new(handles.phase.watch()),
+        denials,
+        succeeded: successor.map(|_| Instant::now()),
+    };
+    let receivers = Receivers {
+        arrivals,
+        denials: to_write,
+    };
+    Ok((shared, receivers))
+}
+
+/// Opens the pods and the protected endpoints of the node.
+///
+/// # Errors
+/// Where the configuration does not fit this machine, or the kernel's maps cannot be read.
+pub(super) async fn workload(handles: &Handles, shared: &Shared) -> anyhow::Result<Workload> {
+    let Handles { config, kernel, .. } = handles;
+    let classes = kernel.classes()?;
+    let redirected = classes
+        .iter()
+        .filter(|(_, class)| matches!(class, Class::Enforced { .. }));
+    let judged = Arc::clone(&handles.metrics);
+    let settings = WorkloadConfig {
+        node: config.node_name.clone(),
+        cgroup_root: cgroup_root(config)?,
+        kubeconfig: config.cluster.kubeconfig.clone(),
+        selection: Selection::with_labels(config.enforce.namespaces.clone(), &config.enforce.match_labels)?,
+        static_pods: config.enforce.static_pods,
+        endpoints: ProtectedEndpointsConfig {
+            node: config.node_name.clone(),
+            redirect: api_servers(config),
+            deny: config.protected_endpoints.deny.clone(),
+            allow: config.protected_endpoints.allow.iter().copied().collect(),
+            inherited: enforce::in_kernel(kernel)?,
+        },
+        redirected: redirected.map(|(cgroup, _)| *cgroup).collect(),
+        known: classes.iter().map(|(cgroup, _)| *cgroup).collect(),
+        phase: handles.phase.watch(),
+        judged: Arc::new(move |after| judged.pod_judged(after)),
+        kube_events: handles.kube_events.clone(),
+    };
+    Ok(workload::start(settings, Arc::clone(&shared.enforcer), &handles.cancel).await?)
+}
+
+/// Upgrades: from a predecessor, where one runs, and later to a successor.
+pub(super) fn upgrade(
+    tasks: &mut Tasks,
+    handles: &Handles,
+    shared: &Shared,
+    shutdown: &Shutdown,
+    resting: watch::Receiver<bool>,
+    successor: Option<Successor>,
+    replaced: mpsc::Sender<SuccessorConnection>,
+) {
+    let admin = &handles.config.admin;
+    if let Some(successor) = successor {
+        successor.hold_until_exit();
+        let metrics = Arc::clone(&handles.metrics);
+        tasks.spawn_fallible(successor.run(handles.phase.clone(), handles.audit.clone(), metrics));
+        let served = admin_once_alone(
+            admin.socket.clone(),
+            handles.phase.watch(),
+            admin_of(handles),
+            handles.cancel.clone(),
+        );
+        tasks.spawn("admin socket", served);
+    }
+    let enforcer = Arc::clone(&shared.enforcer);
+    let predecessor = Predecessor {
+        node: handles.config.node_name.clone(),
+        layout: LAYOUT,
+        phase: handles.phase.clone(),
+        resting,
+        lease: shared.lease.clone(),
+        offers: Arc::new(move || enforcer.offers()),
+        audit: handles.audit.clone(),
+        metrics: Arc::clone(&handles.metrics),
+        limit: upgrade::SYNC_LIMIT,
+        succeeded: shared.succeeded,
+        replaced,
+        last: shutdown.last.clone(),
+    };
+    let socket = admin.upgrade_socket();
+    tasks.spawn("upgrade socket", predecessor.run(socket, handles.cancel.clone()));
+}
+
+/// The kernel programs: they know that the agent lives, and they stay attached.
+pub(super) fn kernel(tasks: &mut Tasks, handles: &Handles, shared: &Shared) {
+    let (kernel, metrics) = (&handles.kernel, &handles.metrics);
+    tasks.spawn("heartbeat", watchdog::heartbeat(Arc::clone(kernel)));
+    tasks.spawn(
+        "watchdog",
+        watchdog::watch(
+            Arc::clone(kernel),
+            shared.lease.clone(),
+            handles.readiness.clone(),
+            Arc::clone(metrics),
+            handles.audit.clone(),
+            handles.kube_events.clone(),
+        ),
+    );
+    tasks.spawn(
+        "map usage",
+        gauges::map_usage(Arc::clone(kernel), Arc::clone(metrics)),
+    );
+}
+
+/// The protected endpoints: put in force, and older connections to new ones destroyed.
+pub(super) fn endpoints(
+    tasks: &mut Tasks,
+    handles: &Handles,
+    shared: &Shared,
+    endpoints: watch::Receiver<ProtectedEndpoints>,
+    pods: watch::Receiver<Status>,
+    ready: Pending,
+) {
+    let maintainer = shared.enforcer.maintainer();
+    tasks.spawn(
+        "protected endpoints in force",
+        enforce::endpoints(
+            Arc::clone(&handles.kernel),
+            Arc::clone(&handles.certificates),
+            Arc::clone(&handles.metrics),
+            endpoints,
+            shared.lease.clone(),
+            enforce::Start {
+                ready,
+                phase: handles.phase.clone(),
+                pods,
+            },
+            Arc::clone(maintainer),
+        ),
+    );
+    tasks.spawn(
+        "connections to new protected endpoints",
+        Arc::clone(maintainer).destroy_at_new_endpoints(),
+    );
+}
+
+/// The listener for pods on the node's network. A listener that was transferred is served once the pods behind it are known.
+///
+/// # Errors
+/// Where the sockets cannot be served.
+pub(super) fn node_listener(
+    tasks: &mut Tasks,
+    handles: &Handles,
+    shared: &Shared,
+    shutdown: &Shutdown,
+    listener: InPodListener,
+) -> anyhow::Result<()> {
+    let sockets = Sockets::new(listener).context("the listener for pods in the node's network")?;
+    let (phase, was_transferred) = (handles.phase.watch(), shared.succeeded.is_some());
+    let pods_known = async move {
+        if was_transferred {
+            let _or_stopping = phase.reached(Phase::Established).await;
+        }
+    };
+    let served = enforce::node_listener(
+        Arc::clone(&shared.enforcer),
+        sockets,
+        pods_known,
+        shutdown.accepting.token(),
+        handles.cancel.clone(),
+    );
+    tasks.spawn("node listener", served);
+    Ok(())
+}
+
+/// The initial sync.
+pub(super) fn initial_sync(
+    tasks: &mut Tasks,
+    handles: &Handles,
+    shared: &Shared,
+    status: watch::Receiver<Status>,
+    ready: Pending,
+) {
+    let sync = InitialSync {
+        status,
+        phase: handles.phase.clone(),
+        lease: shared.lease.clone(),
+        ready,
+    };
+    let kernel = Arc::clone(&handles.kernel);
+    tasks.spawn("initial sync", sync.run(move || Ok(kernel.retire_others()?)));
+}
+
+/// What is read from files again while the agent runs: policies, certificates, the credential.
+pub(super) fn files(tasks: &mut Tasks, handles: &Handles) {
+    let Handles {
+        store,
+        certificates,
+        upstream,
+        cancel,
+        ..
+    } = handles;
+    tasks.spawn("policy files", Arc::clone(store).watch(cancel.clone()));
+    tasks.spawn("certificates", Arc::clone(certificates).run(cancel.clone()));
+    tasks.spawn("upstream", upstream.clone().run(cancel.clone()));
+}
+
+/// Gauges that are read from the parts.
+pub(super) fn gauges(tasks: &mut Tasks, handles: &Handles, status: watch::Receiver<Status>) {
+    let Handles {
+        metrics,
+        certificates,
+        upstream,
+        store,
+        ..
+    } = handles;
+    let read = gauges::gauges(
+        Arc::clone(metrics),
+        Arc::clone(certificates),
+        upstream.clone(),
+        status,
+    );
+    tasks.spawn("gauges", read);
+    tasks.spawn("reloads", gauges::reloads(Arc::clone(metrics), Arc::clone(store)));
+}
+
+/// Kubernetes Events.
+pub(super) fn notify(tasks: &mut Tasks, handles: &Handles, events: mpsc::Receiver<KubeEvent>) {
+    let posted = notify::post(
+        Connector::new(&handles.config.cluster.kubeconfig),
+        handles.config.node_name.clone(),
+        events,
+        Arc::clone(&handles.metrics),
+        notify::Patience::default(),
+    );
+    tasks.spawn("kubernetes events", posted);
+}
+
+/// Connections that never become requests: what the kernel denies, and processes outside their pods' cgroups.
+pub(super) fn denied(
+    tasks: &mut Tasks,
+    handles: &Handles,
+    shared: &Shared,
+    shutdown: &Shutdown,
+    endpoints: watch::Receiver<ProtectedEndpoints>,
+    names: Arc<Names>,
+) {
+    let reader = denied::EventReader {
+        kernel: Arc::clone(&handles.kernel),
+        phase: handles.phase.watch(),
+        cancel: handles.cancel.clone(),
+        _reading: shutdown.accepting.token(),
+    };
+    let (metrics, denials) = (&handles.metrics, &shared.denials);
+    tasks.spawn(
+        "kernel events",
+        denied::kernel_events(
+            reader,
+            endpoints,
+            Arc::clone(&names),
+            Arc::clone(metrics),
+            denials.clone(),
+        ),
+    );
+    let pods = shared.enforcer.enforced().clone();
+    tasks.spawn(
+        "cgroup escapes",
+        denied::escapes::watch(pods, names, Arc::clone(metrics), denials.clone()),
+    );
+}
+
+/// Accepted connections, and the records of those that never become requests.
+///
+/// # Errors
+/// Where the pipeline cannot be made.
+pub(super) fn connections(
+    tasks: &mut Tasks,
+    handles: &Handles,
+    shared: Shared,
+    receivers: Receivers,
+    shutdown: &Shutdown,
+) -> anyhow::Result<()> {
+    let pipeline = Pipeline::new(
+        &handles.certificates,
+        Arc::clone(&handles.store),
+        handles.upstream.clone(),
+        handles.audit.clone(),
+        shutdown.drain.clone(),
+        handles.kube_events.clone(),
+    )?;
+    tasks.spawn(
+        "connections",
+        arrivals::connections(
+            receivers.arrivals,
+            pipeline,
+            shutdown.drain.clone(),
+            Arc::clone(&handles.metrics),
+            shared.denials,
+            shutdown.last.clone(),
+            shutdown.handed_on.clone(),
+        ),
+    );
+    tasks.spawn(
+        "denied connections",
+        denied::write(
+            receivers.denials,
+            handles.audit.clone(),
+            handles.kube_events.clone(),
+            shutdown.served.clone(),
+            shutdown.written.clone(),
+        ),
+    );
+    Ok(())
+}
 
 /// What the admin socket shows.
 pub(super) fn admin(
@@ -28,13 +455,18 @@ pub(super) fn admin(
     }
 }
 
+fn admin_of(handles: &Handles) -> Admin {
+    admin(
+        &handles.metrics,
+        &handles.readiness,
+        &handles.audit,
+        &handles.upstream,
+        &handles.sessions,
+    )
+}
+
 /// Serves the admin socket once the predecessor serves no more.
-pub(super) async fn admin_once_alone(
-    path: PathBuf,
-    phase: PhaseWatch,
-    admin: Admin,
-    cancel: CancellationToken,
-) {
+async fn admin_once_alone(path: PathBuf, phase: PhaseWatch, admin: Admin, cancel: CancellationToken) {
     if phase.reached(Phase::PredecessorStopped).await.is_err() {
         return;
     }
@@ -42,7 +474,7 @@ pub(super) async fn admin_once_alone(
     socket.serve(admin, cancel).await;
 }
 
-/// What `/readyz` says: who is not up yet, and who came up and fails now.
+/// The answer of `/readyz`: which parts are not ready yet, and which were and fail now.
 fn report(
     readiness: Readiness,
     audit: AuditLog,

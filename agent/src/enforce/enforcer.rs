@@ -101,7 +101,7 @@ impl KernelEnforcer {
     }
 
     /// The pods that are enforced.
-    pub(crate) fn served(&self) -> &EnforcedPods {
+    pub(crate) fn enforced(&self) -> &EnforcedPods {
         &self.served
     }
 

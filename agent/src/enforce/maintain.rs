@@ -65,7 +65,7 @@ impl Maintainer {
     }
 
     /// Cuts the enforced pods' connections to protected endpoints that are new, for as long as it is polled.
-    pub(crate) async fn cut_at_new_endpoints(self: Arc<Self>) {
+    pub(crate) async fn destroy_at_new_endpoints(self: Arc<Self>) {
         loop {
             self.changed.notified().await;
             let maintainer = Arc::clone(&self);

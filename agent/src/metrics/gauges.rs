@@ -22,7 +22,7 @@ const GAUGES_EVERY: Duration = Duration::from_secs(5);
 const FILL_EVERY: Duration = Duration::from_secs(30);
 
 /// Tells how full the kernel's maps are.
-pub(crate) async fn fill(kernel: Arc<Kernel>, metrics: Arc<Metrics>) {
+pub(crate) async fn map_usage(kernel: Arc<Kernel>, metrics: Arc<Metrics>) {
     let mut tick = tokio::time::interval(FILL_EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {

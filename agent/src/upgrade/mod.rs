@@ -32,7 +32,7 @@ use parking_lot::Mutex;
 
 pub(crate) use predecessor::{Predecessor, SYNC_LIMIT, SuccessorConnection, say_stopped_to};
 pub(crate) use protocol::TransferredListener;
-pub(crate) use successor::{REQUEST_LIMIT, Successor, UpgradeFailed, request};
+pub(crate) use successor::{REQUEST_LIMIT, Successor, request};
 
 use crate::kernel::CgroupId;
 use crate::listener::InPodListener;

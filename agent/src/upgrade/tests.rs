@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::protocol::{Message, VERSION, receive, send};
+use super::successor::UpgradeFailed;
 use super::*;
 use crate::audit::{Alarm, AuditConfig, AuditLog};
 use crate::kernel::lease::KernelWriteLease;
