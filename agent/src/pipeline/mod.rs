@@ -263,22 +263,4 @@ fn warning(finding: &Finding) -> HeaderValue {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_warning_cannot_break_out_of_its_field() {
-        let finding = Finding {
-            policy: "guard".into(),
-            rule: "r".into(),
-            message: "say \"no\"\r\nSet-Cookie: a\\b — ".to_owned() + &"x".repeat(1000),
-        };
-        let value = warning(&finding);
-        let text = std::str::from_utf8(value.as_bytes()).unwrap();
-        assert!(
-            text.starts_with(r#"299 - "policy guard, rule r: say \"no\"  Set-Cookie: a\\b — xxx"#),
-            "{text}"
-        );
-        assert!(text.ends_with('"') && text.chars().count() < 300);
-    }
-}
+mod tests;

@@ -77,6 +77,18 @@ pub struct Store {
 }
 
 impl Store {
+    /// A store without files, for tests of those who read it.
+    #[cfg(test)]
+    pub(crate) fn for_tests(policies: PolicySet) -> Self {
+        Self {
+            paths: Vec::new(),
+            own_namespace: builtin::OWN_NAMESPACE.to_owned(),
+            current: ArcSwap::from_pointee(policies),
+            status: channel::channel(ReloadStatus::default()).0,
+            last: Mutex::new(None),
+        }
+    }
+
     /// Reads every file once, for a Picket that runs in [`builtin::OWN_NAMESPACE`].
     ///
     /// # Errors

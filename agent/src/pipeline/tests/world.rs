@@ -1,0 +1,369 @@
+//! A pipeline with all that is around it, in one process: a client in a "pod", an API server, an audit log.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, header};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use parking_lot::Mutex;
+use picket_policy::PolicySet;
+use picket_policy::api::AnyObject;
+use picket_policy::api::v1alpha1::Action;
+use rustls_pki_types::ServerName;
+use serde_json::Value;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::super::Pipeline;
+use crate::audit::spool::segment::stored_text;
+use crate::audit::{AuditConfig, AuditLog};
+use crate::listener::{Accepted, Process};
+use crate::metrics::Metrics;
+use crate::notify::EventQueue;
+use crate::pki::{self, CaFiles};
+use crate::runtime::drain::Drain;
+use crate::store::Store;
+use crate::tls::Certificates;
+use crate::upstream::{Credential, Upstream, UpstreamConfig};
+use crate::workload::Pod;
+
+/// The agent, what it may do, and one rule of each kind. The rule `ask` wants an approval.
+const OBJECTS: &str = "
+apiVersion: picket.dev/v1alpha1
+kind: AgentIdentity
+metadata: {name: fixer}
+spec: {owner: team-a, groups: [agents], attest: {pod: {namespace: ns, serviceAccount: fixer}}}
+---
+apiVersion: picket.dev/v1alpha1
+kind: AgentGrant
+metadata: {name: g}
+spec:
+  to: {identities: [fixer]}
+  upstream: {impersonate: {user: 'agent:fixer', groups: [readers, 'picket:agents']}}
+  rules: [{verbs: ['*'], apiGroups: [''], resources: [pods, secrets, configmaps, 'pods/log']}]
+---
+apiVersion: picket.dev/v1alpha1
+kind: AgentPolicy
+metadata: {name: guard}
+spec:
+  rules:
+  - {name: keep, action: Deny, message: Ask SRE., match: {verbs: [delete]}}
+  - {name: ask, action: Deny, message: A person looks., match: {resources: [secrets]}}
+  - {name: hint, action: Warn, message: Mind the quota., match: {verbs: [create]}}
+";
+
+/// A request as the API server got it.
+#[derive(Debug, Clone)]
+pub(super) struct Seen {
+    pub(super) method: Method,
+    pub(super) target: String,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Bytes,
+}
+
+/// A fresh folder, gone with the test.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Folder {
+        let folder = std::env::temp_dir().join(format!("picket-pipeline-{}", uuid::Uuid::new_v4()));
+        std::fs::create_dir_all(&folder).expect("a folder");
+        Folder(folder)
+    }
+
+    fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.0.join(name);
+        std::fs::write(&path, text).expect("written");
+        path
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _left = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// An answer with its body.
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Bytes,
+}
+
+impl Answer {
+    /// The body as JSON.
+    pub(super) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).expect("JSON")
+    }
+}
+
+/// Everything.
+pub(super) struct World {
+    folder: Folder,
+    ca_pem: String,
+    pipeline: Arc<Pipeline>,
+    audit: AuditLog,
+    seen: Arc<Mutex<Vec<Seen>>>,
+    pod: Arc<ArcSwap<Pod>>,
+    pub(super) released: CancellationToken,
+    api: JoinHandle<()>,
+}
+
+impl World {
+    /// Everything, with an API server that listens.
+    pub(super) async fn new() -> World {
+        let folder = Folder::new();
+        let token = folder.write("token", "node-token");
+        World::with(folder, Credential::TokenFile(token)).await
+    }
+
+    /// Likewise, where the node shows a certificate, which is given back as the record names it.
+    pub(super) async fn with_certificate() -> (World, String) {
+        let folder = Folder::new();
+        let id = write_certificate(&folder);
+        let credential = Credential::ClientCertificate {
+            certificate: folder.0.join("client.crt"),
+            key: folder.0.join("client.key"),
+        };
+        (World::with(folder, credential).await, id)
+    }
+
+    /// Replaces the node's certificate on disk, and names the new one.
+    pub(super) fn rotate_certificate(&self) -> String {
+        write_certificate(&self.folder)
+    }
+
+    async fn with(folder: Folder, credential: Credential) -> World {
+        let ca = pki::ca::create("test").expect("a CA");
+        let files = CaFiles {
+            certificate: folder.write("ca.crt", &ca.certificate_pem),
+            key: folder.write("ca.key", &ca.key_pem),
+        };
+        let ca_file = files.certificate.clone();
+        let certificates = Certificates::open(files, &["127.0.0.1".to_owned()]).expect("certificates");
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let (server, api) = serve_api(&certificates, Arc::clone(&seen)).await;
+        let audit = AuditLog::open(
+            &AuditConfig {
+                directory: folder.0.join("audit"),
+                ..AuditConfig::default()
+            },
+            None,
+        );
+        let audit = audit.expect("an audit log");
+        let upstream = Upstream::open(UpstreamConfig {
+            server: format!("https://{server}").parse().expect("a URL"),
+            server_name: None,
+            ca: ca_file,
+            credential,
+        });
+        let (kube_events, _told) = EventQueue::channel(Arc::new(Metrics::new()));
+        let pipeline = Pipeline::new(
+            &certificates,
+            Arc::new(Store::for_tests(policies())),
+            upstream.expect("an upstream"),
+            audit.clone(),
+            Drain::default(),
+            kube_events,
+        );
+        let pod = Pod {
+            service_account: "fixer".to_owned(),
+            ..Pod::for_tests("ns", "p")
+        };
+        World {
+            ca_pem: ca.certificate_pem,
+            pipeline: pipeline.expect("a pipeline"),
+            folder,
+            audit,
+            seen,
+            pod: Arc::new(ArcSwap::from_pointee(pod)),
+            released: CancellationToken::new(),
+            api,
+        }
+    }
+
+    /// The API server goes away.
+    pub(super) async fn lose_server(&mut self) {
+        self.api.abort();
+        let _aborted = (&mut self.api).await;
+    }
+
+    /// What the pod of the next connection is like.
+    pub(super) fn set_pod(&self, change: impl FnOnce(&mut Pod)) {
+        let mut pod = Pod::clone(&self.pod.load());
+        change(&mut pod);
+        self.pod.store(Arc::new(pod));
+    }
+
+    /// What the API server got so far.
+    pub(super) fn seen(&self) -> Vec<Seen> {
+        self.seen.lock().clone()
+    }
+
+    /// The audit records so far.
+    pub(super) async fn records(&self) -> Vec<Value> {
+        self.audit.flush().await.expect("flushed");
+        stored_text(&self.folder.0.join("audit"))
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).expect("JSON"))
+            .filter(|line| line["auditID"].is_string())
+            .collect()
+    }
+
+    /// A connection of the pod's, through TLS.
+    pub(super) async fn connect(&self) -> http1::SendRequest<Full<Bytes>> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
+        let address = listener.local_addr().expect("an address");
+        let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let (stream, peer) = accepted.expect("accepted");
+        let place = Arc::new(tokio::sync::Semaphore::new(1));
+        let accepted = Accepted {
+            stream,
+            origin: "127.0.0.1:443".parse().expect("an address"),
+            peer,
+            workload: Arc::clone(&self.pod),
+            process: Process {
+                pid: 1,
+                tid: 1,
+                uid: 0,
+                comm: "kubectl".to_owned(),
+                exe: None,
+                container: None,
+                cgroup: None,
+                outside: false,
+            },
+            place: place.try_acquire_owned().expect("a place"),
+            released: self.released.clone(),
+        };
+        tokio::spawn(Arc::clone(&self.pipeline).serve(accepted));
+        let mut roots = rustls::RootCertStore::empty();
+        let file = self.folder.write("trust.crt", &self.ca_pem);
+        for (_, der) in pki::pem::certificates(&file, self.ca_pem.as_bytes()).expect("PEM") {
+            roots.add(der).expect("a root");
+        }
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let name = ServerName::try_from("127.0.0.1").expect("a name");
+        let stream = tokio_rustls::TlsConnector::from(Arc::new(config))
+            .connect(name, client.expect("connected"))
+            .await
+            .expect("a TLS session");
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.expect("HTTP");
+        tokio::spawn(connection.with_upgrades());
+        sender
+    }
+
+    /// One request over a connection of its own.
+    pub(super) async fn ask(&self, request: http::request::Builder, body: &'static str) -> Answer {
+        let mut sender = self.connect().await;
+        ask_over(&mut sender, request, body).await
+    }
+}
+
+/// One request over an open connection.
+pub(super) async fn ask_over(
+    sender: &mut http1::SendRequest<Full<Bytes>>,
+    request: http::request::Builder,
+    body: &'static str,
+) -> Answer {
+    let request = request
+        .header(header::HOST, "kubernetes.default.svc")
+        .body(Full::new(Bytes::from_static(body.as_bytes())))
+        .expect("a request");
+    let (head, body) = sender
+        .send_request(request)
+        .await
+        .expect("an answer")
+        .into_parts();
+    Answer {
+        status: head.status,
+        headers: head.headers,
+        body: body.collect().await.expect("a body").to_bytes(),
+    }
+}
+
+/// Makes a client certificate, and names it as a record does.
+fn write_certificate(folder: &Folder) -> String {
+    let made = pki::ca::create("node").expect("a certificate");
+    let file = folder.write("client.crt", &made.certificate_pem);
+    folder.write("client.key", &made.key_pem);
+    let der = pki::pem::certificates(&file, made.certificate_pem.as_bytes()).expect("PEM");
+    let digest = ring::digest::digest(&ring::digest::SHA256, &der[0].1);
+    let hex: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("X509SHA256={hex}")
+}
+
+fn policies() -> PolicySet {
+    let mut documents = picket_policy::read_documents("f.yaml", OBJECTS).expect("valid");
+    for document in &mut documents {
+        if let AnyObject::Policy(policy) = &mut document.object {
+            // No file can say so yet.
+            for rule in policy.spec.rules.iter_mut().filter(|rule| rule.name == "ask") {
+                rule.action = Action::RequireApproval;
+            }
+        }
+    }
+    PolicySet::compile(documents).expect("a policy set")
+}
+
+/// An API server that says `done` to everything and keeps what it got. It speaks both versions of HTTP.
+async fn serve_api(
+    certificates: &Arc<Certificates>,
+    seen: Arc<Mutex<Vec<Seen>>>,
+) -> (SocketAddr, JoinHandle<()>) {
+    let config = certificates.server_config().expect("a configuration");
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
+    let address = listener.local_addr().expect("an address");
+    let serving = tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (config, seen) = (Arc::clone(&config), Arc::clone(&seen));
+            tokio::spawn(async move {
+                let stream = tokio_rustls::TlsAcceptor::from(config).accept(stream).await;
+                let service = service_fn(move |request| note(request, Arc::clone(&seen)));
+                let io = TokioIo::new(stream.expect("a TLS session"));
+                let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+                // The pool goes with its test, in the middle of whatever it does.
+                let _ended = builder.serve_connection(io, service).await;
+            });
+        }
+    });
+    (address, serving)
+}
+
+async fn note(
+    request: Request<Incoming>,
+    seen: Arc<Mutex<Vec<Seen>>>,
+) -> Result<Response<Full<Bytes>>, std::convert::Infallible> {
+    let (head, body) = request.into_parts();
+    let body = match body.collect().await {
+        Ok(body) => body.to_bytes(),
+        Err(_) => Bytes::new(),
+    };
+    let target = head.uri.path_and_query().map(ToString::to_string);
+    seen.lock().push(Seen {
+        method: head.method,
+        target: target.unwrap_or_default(),
+        headers: head.headers,
+        body,
+    });
+    Ok(Response::new(Full::new(Bytes::from_static(b"done"))))
+}
+
+/// A request target.
+pub(super) fn target(path: &'static str) -> Uri {
+    Uri::from_static(path)
+}
