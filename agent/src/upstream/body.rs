@@ -155,3 +155,120 @@ impl Body for RequestBody {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use http::{Request, Response};
+    use http_body_util::{Empty, StreamBody};
+    use hyper::client::conn::http1 as client;
+    use hyper::server::conn::http1 as server;
+    use hyper::service::service_fn;
+    use hyper_util::rt::TokioIo;
+    use tokio::io::{AsyncWriteExt as _, DuplexStream};
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    /// Longest body that the tests read.
+    const LIMIT: usize = 8;
+
+    /// The client's end of a connection, and the bodies of the requests that come over it.
+    fn listening() -> (DuplexStream, mpsc::Receiver<Incoming>) {
+        let (near, far) = tokio::io::duplex(64 * 1024);
+        let (give, take) = mpsc::channel(1);
+        let service = service_fn(move |request: Request<Incoming>| {
+            let give = give.clone();
+            async move {
+                give.send(request.into_body()).await.expect("somebody takes it");
+                // The connection must outlive the body's reading.
+                std::future::pending::<()>().await;
+                Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
+            }
+        });
+        tokio::spawn(server::Builder::new().serve_connection(TokioIo::new(far), service));
+        (near, take)
+    }
+
+    /// A body as hyper receives it from a client that sends these pieces, and the pieces' trailers. It has a length where
+    /// `length` says one.
+    async fn received(pieces: &'static [&'static str], length: Option<usize>) -> RequestBody {
+        let (near, mut bodies) = listening();
+        let (mut sender, connection) = client::handshake(TokioIo::new(near)).await.expect("HTTP");
+        tokio::spawn(connection);
+        let frames = pieces.iter().map(|piece| match piece.strip_prefix("trailer:") {
+            Some(value) => {
+                let mut trailers = http::HeaderMap::new();
+                trailers.insert("x-sum", http::HeaderValue::from_static(value));
+                Frame::trailers(trailers)
+            }
+            None => Frame::data(Bytes::from_static(piece.as_bytes())),
+        });
+        let frames: Vec<Result<Frame<Bytes>, Infallible>> = frames.map(Ok).collect();
+        let mut request = Request::post("/")
+            .header("trailer", "x-sum")
+            .header("te", "trailers");
+        if let Some(length) = length {
+            request = request.header("content-length", length);
+        }
+        let body = StreamBody::new(futures::stream::iter(frames));
+        let sending = sender.send_request(request.body(body).expect("a request"));
+        tokio::spawn(sending);
+        RequestBody::from(bodies.recv().await.expect("a body"))
+    }
+
+    /// Data and trailers of what is sent on.
+    async fn sent(body: RequestBody) -> (Bytes, Option<http::HeaderMap>) {
+        let collected = body.collect().await.expect("whole");
+        let trailers = collected.trailers().cloned();
+        (collected.to_bytes(), trailers)
+    }
+
+    #[tokio::test]
+    async fn a_body_within_the_limit_is_seen_and_sent_whole() {
+        let mut body = received(&["abc", "defgh", "trailer:1"], None).await;
+        assert_eq!(body.buffered(), BodyInput::Unread);
+        body.buffer(LIMIT).await.expect("read");
+        assert_eq!(body.buffered(), BodyInput::Whole(b"abcdefgh"));
+        assert_eq!(body.size_hint().exact(), Some(8));
+        assert!(!body.is_end_stream());
+        let (data, trailers) = sent(body).await;
+        assert_eq!(data, "abcdefgh");
+        assert_eq!(trailers.expect("trailers")["x-sum"], "1");
+    }
+
+    #[tokio::test]
+    async fn a_body_over_the_limit_is_told_and_sent_whole() {
+        for (pieces, length) in [
+            (&["abcdefgh", "i", "jkl", "trailer:1"][..], None),
+            (&["abc", "defghijkl"][..], Some(12)),
+        ] {
+            let mut body = received(pieces, length).await;
+            body.buffer(LIMIT).await.expect("read");
+            assert_eq!(body.buffered(), BodyInput::TooLarge, "{pieces:?}");
+            assert!(body.size_hint().lower() >= length.unwrap_or_default() as u64);
+            let (data, trailers) = sent(body).await;
+            assert_eq!(data, "abcdefghijkl");
+            assert_eq!(trailers.is_some(), length.is_none());
+        }
+    }
+
+    #[tokio::test]
+    async fn no_body_is_an_empty_one_and_can_be_sent_again() {
+        let mut body = received(&[], Some(0)).await;
+        assert_eq!(body.buffered(), BodyInput::Whole(b""));
+        body.buffer(LIMIT).await.expect("nothing to read");
+        assert!(matches!(body, RequestBody::Empty));
+    }
+
+    #[tokio::test]
+    async fn a_client_that_breaks_off_is_an_error() {
+        let (mut near, mut bodies) = listening();
+        let sent = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\nabc";
+        near.write_all(sent).await.expect("sent");
+        drop(near);
+        let mut body = RequestBody::from(bodies.recv().await.expect("a body"));
+        assert!(body.buffer(LIMIT).await.is_err());
+    }
+}
