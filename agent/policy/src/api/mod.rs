@@ -89,4 +89,6 @@ impl Document {
 }
 
 #[cfg(test)]
+mod schema_tests;
+#[cfg(test)]
 mod tests;

@@ -36,6 +36,7 @@ impl Transform for Plain {
     fn transform(&mut self, schema: &mut Schema) {
         transform_subschemas(self, schema);
         drop_null(schema);
+        unwrap_lines(schema);
         gather_words(schema);
         schema.remove("title");
         // Every number here is a whole one of the size that its minimum and maximum say.
@@ -43,6 +44,14 @@ impl Transform for Plain {
             .remove("format")
             .filter(|format| format == "date-time")
             .map(|format| schema.insert("format".to_owned(), format));
+    }
+}
+
+/// Doc comments are wrapped where the source ends a line, which means nothing.
+fn unwrap_lines(schema: &mut Schema) {
+    if let Some(Value::String(description)) = schema.get_mut("description") {
+        let paragraphs = description.split("\n\n").map(|paragraph| paragraph.replace('\n', " "));
+        *description = paragraphs.collect::<Vec<_>>().join("\n\n");
     }
 }
 
@@ -109,9 +118,9 @@ fn gather_words(schema: &mut Schema) {
 #[must_use]
 pub fn object_schema<S: Spec>() -> Value {
     let mut schema = schema_of::<Object<S>>();
-    if let Some(description) = schema.pointer("/properties/spec/description").cloned() {
-        schema["description"] = description;
-    }
+    let description = schema_of::<S>()["description"].clone();
+    schema["properties"]["spec"]["description"] = description.clone();
+    schema["description"] = description;
     schema["title"] = json!(S::KIND);
     publish(&mut schema);
     schema

@@ -327,7 +327,7 @@ impl StructureCheck<'_> {
 }
 
 /// A node as it is. Numbers that JSON has no way to write become text.
-fn plain(node: &Node) -> Value {
+pub(super) fn plain(node: &Node) -> Value {
     match &node.value {
         yaml::Value::Null => Value::Null,
         yaml::Value::Bool(value) => json!(value),

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, ValueEnum};
 use picket_policy::{Diagnostic, Document, PolicySet, Summary, builtin};
 use serde::Serialize;
 
@@ -12,32 +12,19 @@ use crate::store::StoreError;
 use crate::store::files::{documents, read_all};
 
 /// Shown below the options.
-const EXAMPLES: &str = "\
+pub(super) const EXAMPLES: &str = "\
 Examples:
   picket policy check deploy/examples/
   picket policy check identities.yaml grants.yaml policies.yaml -o json
+  picket policy check deploy/examples/ -o json | jq -r '.errors[] | \"\\(.file):\\(.line): \\(.reason)\"'
 
 Name every file and folder that a node reads: grants and policies are checked against the identities they name.
 
-Exit codes: 0 the files can stand, 1 they cannot, or one cannot be read, 2 wrong usage.";
-
-/// Work on identity, grant and policy files.
-#[derive(Debug, Args)]
-pub(super) struct PolicyArgs {
-    #[command(subcommand)]
-    command: PolicyCommand,
-}
-
-#[derive(Debug, Subcommand)]
-enum PolicyCommand {
-    /// Check files as the agent would read them, without an agent or a cluster.
-    #[command(after_help = EXAMPLES)]
-    Check(CheckArgs),
-}
+Exit codes: 0 the files are valid, 1 they are not, or one cannot be read, 2 wrong usage.";
 
 /// Check files.
 #[derive(Debug, Args)]
-struct CheckArgs {
+pub(super) struct CheckArgs {
     /// Files, or folders whose .yaml and .yml files are meant.
     #[arg(required = true, value_name = "FILES")]
     files: Vec<PathBuf>,
@@ -139,8 +126,7 @@ impl std::fmt::Display for Fault {
 
 /// Runs the command.
 #[must_use]
-pub(super) fn run(args: &PolicyArgs) -> ExitCode {
-    let PolicyCommand::Check(check) = &args.command;
+pub(super) fn run(check: &CheckArgs) -> ExitCode {
     let report = examine(check);
     let valid = report.valid;
     let printed = match check.output {

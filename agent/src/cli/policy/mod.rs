@@ -1,0 +1,34 @@
+//! `picket policy`: work on identity, grant and policy files.
+
+mod check;
+mod schema;
+
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+
+/// Checks identity, grant and policy files.
+#[derive(Debug, Args)]
+pub(super) struct PolicyArgs {
+    #[command(subcommand)]
+    command: PolicyCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum PolicyCommand {
+    /// Checks files as the agent would read them, without an agent or a cluster.
+    #[command(after_help = check::EXAMPLES)]
+    Check(check::CheckArgs),
+    /// Prints the JSON Schema of the objects.
+    #[command(after_help = schema::EXAMPLES)]
+    Schema(schema::SchemaArgs),
+}
+
+/// Runs the command.
+#[must_use]
+pub(super) fn run(args: &PolicyArgs) -> ExitCode {
+    match &args.command {
+        PolicyCommand::Check(args) => check::run(args),
+        PolicyCommand::Schema(args) => schema::run(args),
+    }
+}
