@@ -50,7 +50,9 @@ impl Transform for Plain {
 /// Doc comments are wrapped where the source ends a line, which means nothing.
 fn unwrap_lines(schema: &mut Schema) {
     if let Some(Value::String(description)) = schema.get_mut("description") {
-        let paragraphs = description.split("\n\n").map(|paragraph| paragraph.replace('\n', " "));
+        let paragraphs = description
+            .split("\n\n")
+            .map(|paragraph| paragraph.replace('\n', " "));
         *description = paragraphs.collect::<Vec<_>>().join("\n\n");
     }
 }

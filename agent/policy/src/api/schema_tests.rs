@@ -10,7 +10,9 @@ use crate::api::v1alpha1::AgentGrantSpec;
 use crate::yaml::parse;
 
 fn deploy(folder: &str) -> std::path::PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy").join(folder)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../deploy")
+        .join(folder)
 }
 
 fn validator() -> Validator {
@@ -67,9 +69,7 @@ fn changed(object: &Value, pointer: &str, value: Value) -> Value {
 }
 
 fn objects() -> [Value; 3] {
-    let object = |kind: &str, spec: Value| {
-        json!({"apiVersion": "picket.dev/v1alpha1", "kind": kind, "metadata": {"name": "a"}, "spec": spec})
-    };
+    let object = |kind: &str, spec: Value| json!({"apiVersion": "picket.dev/v1alpha1", "kind": kind, "metadata": {"name": "a"}, "spec": spec});
     [
         object(
             "AgentIdentity",
@@ -136,9 +136,17 @@ fn refused_by_both() -> Vec<(usize, &'static str, Value)> {
         (0, "/spec/attest/pod/namespace", json!("*")),
         (0, "/spec/attest/pod/serviceAccount", json!("A")),
         (0, "/spec/attest/pod/selector/matchLabels", json!({"a": true})),
-        (0, "/spec/attest/pod/selector/matchExpressions/0/operator", json!("Near")),
+        (
+            0,
+            "/spec/attest/pod/selector/matchExpressions/0/operator",
+            json!("Near"),
+        ),
         (0, "/spec/attest/pod/selector/matchExpressions/0/key", json!("")),
-        (0, "/spec/attest/pod/selector/matchExpressions/0/values", json!([])),
+        (
+            0,
+            "/spec/attest/pod/selector/matchExpressions/0/values",
+            json!([]),
+        ),
         (1, "/spec/to", Value::Null),
         (1, "/spec/to", json!({})),
         (1, "/spec/to/identities", json!([])),
@@ -146,7 +154,11 @@ fn refused_by_both() -> Vec<(usize, &'static str, Value)> {
         (1, "/spec/upstream", json!({})),
         (1, "/spec/upstream/eks", json!({})),
         (1, "/spec/upstream/impersonate/user", json!("system:admin")),
-        (1, "/spec/upstream/impersonate/user", json!("system:serviceaccount:a")),
+        (
+            1,
+            "/spec/upstream/impersonate/user",
+            json!("system:serviceaccount:a"),
+        ),
         (1, "/spec/upstream/impersonate/user", json!("é")),
         (1, "/spec/upstream/impersonate/user", json!(" u")),
         (1, "/spec/upstream/impersonate/groups", json!(["system:masters"])),
@@ -190,8 +202,16 @@ fn refused_by_both() -> Vec<(usize, &'static str, Value)> {
 /// What only the reader can refuse, since it takes two fields, or knowledge that no schema has.
 fn refused_by_the_reader() -> Vec<(usize, &'static str, Value)> {
     vec![
-        (0, "/spec/attest/pod/selector/matchExpressions/0/values", Value::Null),
-        (0, "/spec/attest/pod/selector/matchExpressions/0/operator", json!("Exists")),
+        (
+            0,
+            "/spec/attest/pod/selector/matchExpressions/0/values",
+            Value::Null,
+        ),
+        (
+            0,
+            "/spec/attest/pod/selector/matchExpressions/0/operator",
+            json!("Exists"),
+        ),
         (1, "/spec/namespaces", json!(["prod-*"])),
         (1, "/spec/rules/0/apiGroups", Value::Null),
         (1, "/spec/rules/0/resources", json!(["pod"])),
@@ -211,15 +231,27 @@ fn admitted() -> Vec<(usize, &'static str, Value)> {
         (0, "/spec/state", Value::Null),
         (0, "/spec/reviewBy", json!("2026-12-01T00:00:00+02:00")),
         (0, "/spec/attest/pod/selector", Value::Null),
-        (1, "/spec/upstream/impersonate/user", json!("system:serviceaccount:a:b")),
-        (1, "/spec/upstream/impersonate/groups", json!(["system:authenticated", "a b"])),
+        (
+            1,
+            "/spec/upstream/impersonate/user",
+            json!("system:serviceaccount:a:b"),
+        ),
+        (
+            1,
+            "/spec/upstream/impersonate/groups",
+            json!(["system:authenticated", "a b"]),
+        ),
         (1, "/spec/rules/0/verbs", json!(["*", "deletecollection"])),
         (1, "/spec/rules/0/resources", json!(["*"])),
         (1, "/spec/rules/1/nonResourceURLs", json!(["*", "/a/*"])),
         (2, "/spec/exceptions", Value::Null),
         (2, "/spec/rules/0/message", Value::Null),
         (2, "/spec/rules/0/action", json!("Warn")),
-        (2, "/spec/rules/0/match/resources", json!(["p?ds/*", "*/scale", "*"])),
+        (
+            2,
+            "/spec/rules/0/match/resources",
+            json!(["p?ds/*", "*/scale", "*"]),
+        ),
         (2, "/spec/rules/0/match", json!({"nonResourceURLs": ["/x*", "*"]})),
     ]
 }
@@ -265,7 +297,10 @@ fn a_schema_is_whole_and_plain_and_says_what_each_field_is() {
             assert_eq!(map.get("additionalProperties"), Some(&json!(false)), "{at}");
             for (name, field) in fields {
                 let at = format!("{at}.{name}");
-                let said = field.get("description").and_then(Value::as_str).unwrap_or_default();
+                let said = field
+                    .get("description")
+                    .and_then(Value::as_str)
+                    .unwrap_or_default();
                 assert!(said.len() > 10 && !said.contains("[`"), "{at}: {said:?}");
                 check(&at, field);
             }
