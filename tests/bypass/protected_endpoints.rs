@@ -224,7 +224,7 @@ fn refused_by(world: &World, pod: &str, program: &str, at: (&str, u16)) -> Resul
     ensure!(
         record["agent"]["pod"]["name"] == pod
             && record["decision"]["outcome"] == "deny"
-            && record["decision"]["reason"] == "endpoint",
+            && record["decision"]["reason"] == "denied_endpoint",
         "{record:#}"
     );
     Ok(())
