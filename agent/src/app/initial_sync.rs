@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use crate::kernel::lease::KernelWriteLease;
 use crate::runtime::phase::{Phase, PhaseControl};
 use crate::runtime::readiness::Pending;
-use crate::workload::Status;
+use crate::workload::PodCounts;
 
 /// The pause after another agent's programs could not be detached.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
@@ -19,7 +19,7 @@ const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// The initial sync of an agent.
 pub(super) struct InitialSync {
     /// The pods' status.
-    pub(super) status: watch::Receiver<Status>,
+    pub(super) status: watch::Receiver<PodCounts>,
     /// Waits for the protected endpoints and for the predecessor, and says how far the sync is.
     pub(super) phase: PhaseControl,
     /// Held while programs are detached.
@@ -100,7 +100,7 @@ mod tests {
     async fn the_programs_of_the_predecessor_are_detached_once_it_agrees_and_while_this_agent_holds_the_lease()
      {
         let readiness = Readiness::default();
-        let (status, stands) = watch::channel(Status::default());
+        let (status, stands) = watch::channel(PodCounts::default());
         let control = PhaseControl::new(true);
         let phase = control.watch();
         control.lend();
@@ -151,9 +151,9 @@ mod tests {
 
     async fn nothing_is_detached(agrees: bool, stops: bool) {
         let readiness = Readiness::default();
-        let (_status, stands) = watch::channel(Status {
+        let (_status, stands) = watch::channel(PodCounts {
             settled: true,
-            ..Status::default()
+            ..PodCounts::default()
         });
         let control = PhaseControl::new(!agrees);
         let phase = control.watch();

@@ -21,7 +21,7 @@ use crate::admin::PrivateSocket;
 use crate::audit::AuditLog;
 use crate::config::Config;
 use crate::enforce::{self, watchdog};
-use crate::kernel::{Kernel, KernelConfig, Node, Program};
+use crate::kernel::{Kernel, KernelConfig, NodeState, Program};
 use crate::listener::InPodListener;
 use crate::metrics::{Metrics, gauges};
 use crate::notify::{EventQueue, KubeEvent};
@@ -274,7 +274,7 @@ fn prepare_kernel(
     certificates: &Certificates,
     metrics: &Metrics,
 ) -> anyhow::Result<()> {
-    kernel.set_node(Node {
+    kernel.set_node(NodeState {
         netns: listener.netns_cookie(),
         port: Some(listener.port()),
         unclassified: config.enforce.unclassified_pods,

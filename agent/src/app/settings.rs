@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use anyhow::{Context, bail};
 
 use crate::config::Config;
-use crate::endpoints::Target;
+use crate::endpoints::EndpointTarget;
 use crate::kernel;
 use crate::upstream::{Credential, UpstreamConfig};
 
@@ -36,9 +36,9 @@ pub(super) fn upstream_config(config: &Config) -> anyhow::Result<UpstreamConfig>
 }
 
 /// Where the API server is, as the configuration says.
-pub(super) fn api_servers(config: &Config) -> Vec<Target> {
+pub(super) fn api_servers(config: &Config) -> Vec<EndpointTarget> {
     let upstream = config.upstream.server.parse().ok();
-    let upstream = upstream.and_then(|url| Target::of_url(&url));
+    let upstream = upstream.and_then(|url| EndpointTarget::of_url(&url));
     config
         .protected_endpoints
         .api_server
@@ -53,8 +53,8 @@ pub(super) fn server_names(config: &Config) -> Vec<String> {
     let endpoints = api_servers(config)
         .into_iter()
         .filter_map(|endpoint| match endpoint {
-            Target::Name { host, .. } => Some(host),
-            Target::Address(_) => None,
+            EndpointTarget::Name { host, .. } => Some(host),
+            EndpointTarget::Address(_) => None,
         });
     config.tls.extra_names.iter().cloned().chain(endpoints).collect()
 }

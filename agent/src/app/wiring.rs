@@ -36,7 +36,7 @@ use crate::store::Store;
 use crate::tls::Certificates;
 use crate::upgrade::{self, Predecessor, Successor, SuccessorConnection};
 use crate::upstream::Upstream;
-use crate::workload::{self, Names, Netns, Selection, Status, Workload, WorkloadConfig};
+use crate::workload::{self, Names, Netns, PodCounts, Selection, Workload, WorkloadConfig};
 
 /// Connections between accept and their own task; each holds a few hundred bytes, and handing one on takes microseconds.
 const ARRIVALS: usize = 1024;
@@ -245,7 +245,7 @@ pub(super) fn endpoints(
     handles: &Handles,
     shared: &Shared,
     endpoints: watch::Receiver<ProtectedEndpoints>,
-    pods: watch::Receiver<Status>,
+    pods: watch::Receiver<PodCounts>,
     ready: Pending,
 ) {
     let maintainer = shared.enforcer.maintainer();
@@ -305,7 +305,7 @@ pub(super) fn initial_sync(
     tasks: &mut Tasks,
     handles: &Handles,
     shared: &Shared,
-    status: watch::Receiver<Status>,
+    status: watch::Receiver<PodCounts>,
     ready: Pending,
 ) {
     let sync = InitialSync {
@@ -333,7 +333,7 @@ pub(super) fn files(tasks: &mut Tasks, handles: &Handles) {
 }
 
 /// Gauges that are read from the parts.
-pub(super) fn gauges(tasks: &mut Tasks, handles: &Handles, status: watch::Receiver<Status>) {
+pub(super) fn gauges(tasks: &mut Tasks, handles: &Handles, status: watch::Receiver<PodCounts>) {
     let Handles {
         metrics,
         certificates,

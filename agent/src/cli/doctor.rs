@@ -11,7 +11,7 @@ use std::process::{Command, ExitCode, Stdio};
 use clap::{Args, ValueEnum};
 
 use crate::config::{Config, ConfigError};
-use crate::kernel::doctor::{self, Attempt, Check, Kind, Status, Surroundings};
+use crate::kernel::doctor::{self, Check, CheckStatus, SocketKind, Surroundings, TrialOutcome};
 use crate::kernel::{FailMode, cgroup_mount};
 use crate::workload::cgroup::{processes, scan};
 use crate::workload::layout::is_manifest_hash;
@@ -80,7 +80,7 @@ pub(super) fn run(args: &DoctorArgs) -> ExitCode {
         Err(error) if args.output == Output::Json => {
             let check = Check::bad(
                 CONFIGURATION,
-                Status::Missing,
+                CheckStatus::Missing,
                 error.to_string(),
                 "correct it, or name another with --config",
             );
@@ -110,8 +110,8 @@ fn show(output: Output, checks: &[Check]) -> ExitCode {
         .iter()
         .map(|check| check.status)
         .max()
-        .unwrap_or(Status::Missing);
-    if worst >= Status::Open {
+        .unwrap_or(CheckStatus::Missing);
+    if worst >= CheckStatus::Open {
         ExitCode::FAILURE
     } else {
         ExitCode::SUCCESS
@@ -138,7 +138,7 @@ fn configuration(config: &Config) -> Check {
     }
     Check::bad(
         CONFIGURATION,
-        Status::Missing,
+        CheckStatus::Missing,
         faults.join("\n"),
         "make what is missing, or correct the configuration",
     )
@@ -165,7 +165,7 @@ fn static_pods(config: &Config) -> Option<Check> {
         ),
         FailMode::Closed => Check::bad(
             STATIC_PODS,
-            Status::Missing,
+            CheckStatus::Missing,
             format!(
                 "{found} is one: it would wait, closed, for the API server to tell of it, after a boot at the latest"
             ),
@@ -186,7 +186,7 @@ fn probe(cgroup: &Path, address: &str) -> ExitCode {
 /// The child's side of a socket's trial.
 fn attempt(cgroup: &Path, address: &str, kind: &str) -> ExitCode {
     let outcome = read(address).and_then(|address| {
-        let kind = Kind::from_word(kind).ok_or_else(|| io::Error::other("no such kind"))?;
+        let kind = SocketKind::from_word(kind).ok_or_else(|| io::Error::other("no such kind"))?;
         doctor::attempt(kind, cgroup, address)
     });
     tell(outcome.map(|attempt| attempt.as_str().to_owned()))
@@ -217,7 +217,7 @@ fn start_probe(cgroup: &Path, address: SocketAddr) -> io::Result<SocketAddr> {
     )?)
 }
 
-fn start_attempt(kind: Kind, cgroup: &Path, address: SocketAddr) -> io::Result<Attempt> {
+fn start_attempt(kind: SocketKind, cgroup: &Path, address: SocketAddr) -> io::Result<TrialOutcome> {
     let stdin = if kind.is_given() {
         let (giver, taker) = UnixStream::pair()?;
         start("--give", &[cgroup.as_os_str()], OwnedFd::from(giver).into())?;
@@ -228,7 +228,7 @@ fn start_attempt(kind: Kind, cgroup: &Path, address: SocketAddr) -> io::Result<A
     let address = address.to_string();
     let arguments = [cgroup.as_os_str(), address.as_ref(), kind.as_str().as_ref()];
     let said = start("--attempt", &arguments, stdin)?;
-    Attempt::from_word(&said).ok_or_else(|| io::Error::other(said))
+    TrialOutcome::from_word(&said).ok_or_else(|| io::Error::other(said))
 }
 
 /// Starts this program again as the pod of a trial: only a process of its own can be in a cgroup of its own.
@@ -259,12 +259,12 @@ fn table(checks: &[Check]) -> String {
     }
     let worst = checks.iter().map(|check| check.status).max();
     text.push_str(match worst {
-        Some(Status::Ok) => "Picket works here.\n",
-        Some(Status::Degraded) => "Picket works here, with less than it could.\n",
-        Some(Status::Open) => {
+        Some(CheckStatus::Ok) => "Picket works here.\n",
+        Some(CheckStatus::Degraded) => "Picket works here, with less than it could.\n",
+        Some(CheckStatus::Open) => {
             "Picket works here, but what is marked open gets past it, or could not be tried.\n"
         }
-        Some(Status::Missing) | None => {
+        Some(CheckStatus::Missing) | None => {
             "Picket does not work here, for what is marked missing is not there, or could not be tried.\n"
         }
     });
@@ -293,7 +293,7 @@ mod tests {
     fn checks() -> Vec<Check> {
         vec![
             Check::ok("kernel version", "seen"),
-            Check::bad("cgroup v2", Status::Missing, "seen\ntwice", "mount it"),
+            Check::bad("cgroup v2", CheckStatus::Missing, "seen\ntwice", "mount it"),
         ]
     }
 

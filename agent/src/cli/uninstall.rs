@@ -43,12 +43,12 @@ fn remove(args: &Args) -> anyhow::Result<()> {
             .unwrap_or_default(),
         // A node is to be rid of Picket whatever became of its configuration.
         (Err(error), Some(_)) => {
-            let admin = config::Admin::default();
+            let admin = config::AdminSection::default();
             eprintln!(
                 "picket: {error}\npicket: assuming that the agent's socket is {}",
                 admin.socket.display()
             );
-            (config::Kernel::default(), admin)
+            (config::KernelSection::default(), admin)
         }
         (Err(error), None) => {
             bail!(

@@ -39,7 +39,7 @@ pub(crate) const FAILURES_PER_CLIENT: u32 = 3;
 
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
-pub enum ApiError {
+pub enum ClusterError {
     /// The kubeconfig cannot be read or makes no sense.
     #[error("{}: cannot use the kubeconfig: {source}", path.display())]
     Kubeconfig {
@@ -76,11 +76,11 @@ impl Connector {
     /// A client with what the files say now. Nothing is sent yet.
     ///
     /// # Errors
-    /// [`ApiError`] with the file and what is wrong with it; worth calling once at start, to stop early.
-    pub async fn connect(&self) -> Result<Client, ApiError> {
+    /// [`ClusterError`] with the file and what is wrong with it; worth calling once at start, to stop early.
+    pub async fn connect(&self) -> Result<Client, ClusterError> {
         let mut config = self.read().await?;
         config.read_timeout = Some(READ_LIMIT);
-        Client::try_from(config).map_err(|source| ApiError::Client {
+        Client::try_from(config).map_err(|source| ClusterError::Client {
             path: self.kubeconfig.clone(),
             source: Box::new(source),
         })
@@ -90,12 +90,12 @@ impl Connector {
     ///
     /// # Errors
     /// As [`Connector::connect`].
-    pub async fn server(&self) -> Result<http::Uri, ApiError> {
+    pub async fn server(&self) -> Result<http::Uri, ClusterError> {
         Ok(self.read().await?.cluster_url)
     }
 
-    async fn read(&self) -> Result<kube::Config, ApiError> {
-        let bad = |source| ApiError::Kubeconfig {
+    async fn read(&self) -> Result<kube::Config, ClusterError> {
+        let bad = |source| ClusterError::Kubeconfig {
             path: self.kubeconfig.clone(),
             source: Box::new(source),
         };

@@ -26,7 +26,7 @@ async fn a_kubeconfig_that_makes_no_sense_is_named() {
 #[test]
 fn an_error_is_told_with_what_it_comes_from() {
     let refused = std::io::Error::from_raw_os_error(111);
-    let error = ApiError::Client {
+    let error = ClusterError::Client {
         path: "/etc/kubeconfig".into(),
         source: Box::new(kube::Error::Service(Box::new(refused))),
     };

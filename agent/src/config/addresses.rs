@@ -7,18 +7,18 @@ use std::net::SocketAddr;
 
 use picket_policy::yaml::{Decoder, Fields, Spanned};
 
-use super::Upstream;
+use super::UpstreamSection;
 use super::read::optional_section;
 use super::texts::{texts, values};
-use crate::endpoints::{Target, TargetError};
+use crate::endpoints::{EndpointTarget, EndpointTargetError};
 
 /// The addresses of `protectedEndpoints`, and what becomes of connections there.
 #[derive(Debug, Clone, Default)]
 pub struct ConfiguredEndpoints {
     /// Addresses of the API server besides those that the cluster itself names, as `address:port` or `name:port`.
-    pub api_server: Vec<Target>,
+    pub api_server: Vec<EndpointTarget>,
     /// Addresses that enforced pods may not reach, besides kubelets, etcd, container runtimes and cloud metadata.
-    pub deny: Vec<Target>,
+    pub deny: Vec<EndpointTarget>,
     /// Addresses that enforced pods may reach although they would be denied.
     pub allow: Vec<SocketAddr>,
 }
@@ -27,7 +27,7 @@ pub struct ConfiguredEndpoints {
 pub(super) fn read(
     decoder: &mut Decoder,
     top: &Fields<'_>,
-    upstream: Option<&Upstream>,
+    upstream: Option<&UpstreamSection>,
 ) -> ConfiguredEndpoints {
     let Some(fields) = optional_section(
         decoder,
@@ -40,7 +40,7 @@ pub(super) fn read(
     let api_server = list(decoder, &fields, "apiServer", str::parse);
     let deny = list(decoder, &fields, "deny", str::parse);
     let allow = list(decoder, &fields, "allow", allowed);
-    let server = upstream.and_then(|upstream| Target::of_url(&upstream.server.parse().ok()?));
+    let server = upstream.and_then(|upstream| EndpointTarget::of_url(&upstream.server.parse().ok()?));
     disjoint(decoder, server, &api_server, &deny, &allow);
     ConfiguredEndpoints {
         api_server: values(api_server),
@@ -51,8 +51,8 @@ pub(super) fn read(
 
 fn allowed(text: &str) -> Result<SocketAddr, String> {
     match text.parse() {
-        Ok(Target::Address(address)) => Ok(address),
-        Ok(Target::Name { .. }) | Err(TargetError::Form(_)) => {
+        Ok(EndpointTarget::Address(address)) => Ok(address),
+        Ok(EndpointTarget::Name { .. }) | Err(EndpointTargetError::Form(_)) => {
             Err(format!("{text:?} is no address:port; names are not taken here"))
         }
         Err(error) => Err(error.to_string()),
@@ -80,13 +80,15 @@ fn list<T, E: fmt::Display>(
 /// One address in two lists would have two meanings, of which one silently wins.
 fn disjoint(
     decoder: &mut Decoder,
-    upstream: Option<Target>,
-    api_server: &[Spanned<Target>],
-    deny: &[Spanned<Target>],
+    upstream: Option<EndpointTarget>,
+    api_server: &[Spanned<EndpointTarget>],
+    deny: &[Spanned<EndpointTarget>],
     allow: &[Spanned<SocketAddr>],
 ) {
-    let holds = |list: &[Spanned<Target>], target: &Target| list.iter().any(|entry| entry.value == *target);
-    let server = |target: &Target| match target {
+    let holds = |list: &[Spanned<EndpointTarget>], target: &EndpointTarget| {
+        list.iter().any(|entry| entry.value == *target)
+    };
+    let server = |target: &EndpointTarget| match target {
         target if holds(api_server, target) => Some("under protectedEndpoints.apiServer"),
         target if upstream.as_ref() == Some(target) => Some("upstream.server"),
         _ => None,
@@ -102,7 +104,7 @@ fn disjoint(
         }
     }
     for Spanned { value, at } in allow {
-        let target = Target::Address(*value);
+        let target = EndpointTarget::Address(*value);
         if let Some(other) = server(&target) {
             decoder.error_at(
                 at,

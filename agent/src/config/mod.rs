@@ -63,15 +63,15 @@ pub struct Config {
     /// The node's name in the cluster, as the pods' `spec.nodeName` has it.
     pub node_name: String,
     /// How Picket's own client reads pods, services, endpoint slices and nodes.
-    pub cluster: Cluster,
+    pub cluster: ClusterSection,
     /// Where permitted requests go, and with which credential.
-    pub upstream: Upstream,
+    pub upstream: UpstreamSection,
     /// The certificates that the pods' clients see.
-    pub tls: Tls,
+    pub tls: TlsSection,
     /// The kernel programs' surroundings.
-    pub kernel: Kernel,
+    pub kernel: KernelSection,
     /// Which pods are enforced.
-    pub enforce: Enforce,
+    pub enforce: EnforceSection,
     /// Addresses whose connections are redirected or denied, besides those that the cluster itself names.
     pub protected_endpoints: ConfiguredEndpoints,
     /// Files or folders with AgentIdentity, AgentGrant and AgentPolicy objects.
@@ -79,23 +79,23 @@ pub struct Config {
     /// Where audit records go.
     pub audit: AuditConfig,
     /// The administrators' socket.
-    pub admin: Admin,
+    pub admin: AdminSection,
     /// The agent's own log.
     pub log: LogConfig,
     /// How it stops.
-    pub shutdown: Shutdown,
+    pub shutdown: ShutdownSection,
 }
 
 /// How Picket's own client reaches the API server.
 #[derive(Debug, Clone)]
-pub struct Cluster {
+pub struct ClusterSection {
     /// A kubeconfig whose current context may list and watch pods, services, endpoint slices and nodes.
     pub kubeconfig: PathBuf,
 }
 
 /// Where permitted requests go.
 #[derive(Debug, Clone)]
-pub struct Upstream {
+pub struct UpstreamSection {
     /// The API server, as `https://host:port`.
     pub server: String,
     /// The bundle its certificate is checked against.
@@ -110,7 +110,7 @@ pub struct Upstream {
 
 /// The certificates that the pods' clients see.
 #[derive(Debug, Clone)]
-pub struct Tls {
+pub struct TlsSection {
     /// The node CA's certificate (PEM), which the pods' bundle holds or leads to.
     pub ca_certificate_file: PathBuf,
     /// The node CA's key (PEM).
@@ -121,14 +121,14 @@ pub struct Tls {
 
 /// The kernel programs' surroundings.
 #[derive(Debug, Clone)]
-pub struct Kernel {
+pub struct KernelSection {
     /// The cgroup v2 folder below which this node's pods live; found in /proc/mounts where it is not given.
     pub cgroup_root: Option<PathBuf>,
     /// A folder on a bpf file system for pinned links and maps, of this agent's own.
     pub bpffs: PathBuf,
 }
 
-impl Default for Kernel {
+impl Default for KernelSection {
     fn default() -> Self {
         Self {
             cgroup_root: None,
@@ -139,7 +139,7 @@ impl Default for Kernel {
 
 /// Which pods are enforced: those in one of the namespaces whose labels match. All others are left alone.
 #[derive(Debug, Clone)]
-pub struct Enforce {
+pub struct EnforceSection {
     /// Names of namespaces; an empty list stands for every namespace, and the labels must then be given.
     pub namespaces: Vec<String>,
     /// Labels that a pod must have, all of them.
@@ -152,12 +152,12 @@ pub struct Enforce {
 
 /// The administrators' unix socket.
 #[derive(Debug, Clone)]
-pub struct Admin {
+pub struct AdminSection {
     /// Its path; only root can open it.
     pub socket: PathBuf,
 }
 
-impl Admin {
+impl AdminSection {
     /// Where one agent takes over from another: beside the admin socket, in the folder that only root can enter.
     #[must_use]
     pub fn upgrade_socket(&self) -> PathBuf {
@@ -165,7 +165,7 @@ impl Admin {
     }
 }
 
-impl Default for Admin {
+impl Default for AdminSection {
     fn default() -> Self {
         Self {
             socket: PathBuf::from("/run/picket/admin.sock"),
@@ -175,13 +175,13 @@ impl Default for Admin {
 
 /// How the agent stops.
 #[derive(Debug, Clone)]
-pub struct Shutdown {
+pub struct ShutdownSection {
     /// Seconds that requests in flight get to end, at most [`MAX_DRAIN_SECONDS`]; a pod's default grace period is 30, of
     /// which some is left over.
     pub drain_seconds: u64,
 }
 
-impl Default for Shutdown {
+impl Default for ShutdownSection {
     fn default() -> Self {
         Self { drain_seconds: 20 }
     }

@@ -11,10 +11,11 @@ use picket_policy::yaml::{Decoder, Diagnostic, Fields, Node, Spanned, Value, par
 
 use super::texts::{texts, values};
 use super::{
-    Admin, Cluster, Config, Enforce, Kernel, MAX_DRAIN_SECONDS, Shutdown, Tls, Upstream, addresses, audit,
+    AdminSection, ClusterSection, Config, EnforceSection, KernelSection, MAX_DRAIN_SECONDS, ShutdownSection,
+    TlsSection, UpstreamSection, addresses, audit,
 };
 use crate::admin::SOCKET_PATH_MAX;
-use crate::endpoints::Target;
+use crate::endpoints::EndpointTarget;
 use crate::kernel::FailMode;
 use crate::runtime::telemetry::{self, LogConfig, LogFormat};
 
@@ -97,14 +98,14 @@ fn top(decoder: &mut Decoder, document: &Node) -> Option<Config> {
     })
 }
 
-fn cluster(decoder: &mut Decoder, top: &Fields<'_>) -> Option<Cluster> {
+fn cluster(decoder: &mut Decoder, top: &Fields<'_>) -> Option<ClusterSection> {
     let fields = section(decoder, top, "cluster", &["kubeconfig"])?;
-    Some(Cluster {
+    Some(ClusterSection {
         kubeconfig: path(decoder, &fields, "kubeconfig")?,
     })
 }
 
-fn upstream(decoder: &mut Decoder, top: &Fields<'_>) -> Option<Upstream> {
+fn upstream(decoder: &mut Decoder, top: &Fields<'_>) -> Option<UpstreamSection> {
     let known = [
         "server",
         "caFile",
@@ -131,7 +132,7 @@ fn upstream(decoder: &mut Decoder, top: &Fields<'_>) -> Option<Upstream> {
     let client_certificate_file = optional_path(decoder, &fields, "clientCertificateFile");
     let client_key_file = optional_path(decoder, &fields, "clientKeyFile");
     let token_file = optional_path(decoder, &fields, "tokenFile");
-    Some(Upstream {
+    Some(UpstreamSection {
         server: server?,
         ca_file: ca_file?,
         client_certificate_file,
@@ -150,7 +151,7 @@ fn server(decoder: &mut Decoder, fields: &Fields<'_>) -> Option<String> {
         Ok(url) if !matches!(url.path(), "" | "/") || url.query().is_some() => {
             "must have no path and no query; write https://host:port"
         }
-        Ok(url) if Target::of_url(&url).is_none() => {
+        Ok(url) if EndpointTarget::of_url(&url).is_none() => {
             "has no host and port to dial; write https://host:port, a port is 1 to 65535"
         }
         Ok(_) => return Some(server.value),
@@ -159,7 +160,7 @@ fn server(decoder: &mut Decoder, fields: &Fields<'_>) -> Option<String> {
     None
 }
 
-fn tls(decoder: &mut Decoder, top: &Fields<'_>) -> Option<Tls> {
+fn tls(decoder: &mut Decoder, top: &Fields<'_>) -> Option<TlsSection> {
     let fields = section(
         decoder,
         top,
@@ -168,14 +169,14 @@ fn tls(decoder: &mut Decoder, top: &Fields<'_>) -> Option<Tls> {
     )?;
     let ca_certificate_file = path(decoder, &fields, "caCertificateFile");
     let ca_key_file = path(decoder, &fields, "caKeyFile");
-    Some(Tls {
+    Some(TlsSection {
         extra_names: values(texts(decoder, &fields, "extraNames")),
         ca_certificate_file: ca_certificate_file?,
         ca_key_file: ca_key_file?,
     })
 }
 
-fn enforce(decoder: &mut Decoder, top: &Fields<'_>) -> Option<Enforce> {
+fn enforce(decoder: &mut Decoder, top: &Fields<'_>) -> Option<EnforceSection> {
     let node = decoder.required(top, "enforce")?;
     let fields = decoder.fields_renamed(
         node,
@@ -202,7 +203,7 @@ fn enforce(decoder: &mut Decoder, top: &Fields<'_>) -> Option<Enforce> {
         decoder.choice(node, &fields.path(name), &words)
     };
     let (unclassified_pods, static_pods) = (word("unclassifiedPods"), word("staticPods"));
-    Some(Enforce {
+    Some(EnforceSection {
         namespaces: namespaces(decoder, &fields),
         match_labels: labels(decoder, &fields),
         unclassified_pods: unclassified_pods.unwrap_or_default(),
@@ -244,8 +245,8 @@ fn objects(decoder: &mut Decoder, top: &Fields<'_>) -> Vec<PathBuf> {
     paths.into_iter().map(|path| PathBuf::from(path.value)).collect()
 }
 
-fn kernel(decoder: &mut Decoder, top: &Fields<'_>) -> Kernel {
-    let mut kernel = Kernel::default();
+fn kernel(decoder: &mut Decoder, top: &Fields<'_>) -> KernelSection {
+    let mut kernel = KernelSection::default();
     if let Some(fields) = optional_section(decoder, top, "kernel", &["cgroupRoot", "bpffs"]) {
         kernel.cgroup_root = optional_path(decoder, &fields, "cgroupRoot");
         kernel.bpffs = optional_path(decoder, &fields, "bpffs").unwrap_or(kernel.bpffs);
@@ -259,8 +260,8 @@ fn kernel(decoder: &mut Decoder, top: &Fields<'_>) -> Kernel {
     kernel
 }
 
-fn admin(decoder: &mut Decoder, top: &Fields<'_>) -> Admin {
-    let mut admin = Admin::default();
+fn admin(decoder: &mut Decoder, top: &Fields<'_>) -> AdminSection {
+    let mut admin = AdminSection::default();
     if let Some(fields) = optional_section(decoder, top, "admin", &["socket"]) {
         admin.socket = optional_path(decoder, &fields, "socket").unwrap_or(admin.socket);
         let sockets = [admin.socket.clone(), admin.upgrade_socket()];
@@ -299,8 +300,8 @@ fn log(decoder: &mut Decoder, top: &Fields<'_>) -> LogConfig {
     log
 }
 
-fn shutdown(decoder: &mut Decoder, top: &Fields<'_>) -> Shutdown {
-    let mut shutdown = Shutdown::default();
+fn shutdown(decoder: &mut Decoder, top: &Fields<'_>) -> ShutdownSection {
+    let mut shutdown = ShutdownSection::default();
     if let Some(fields) = optional_section(decoder, top, "shutdown", &["drainSeconds"])
         && let Some(node) = fields.get("drainSeconds")
     {

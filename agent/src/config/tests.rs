@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::audit::{AuditConfig, SinkConfig, SinkTarget};
-use crate::endpoints::Target;
+use crate::endpoints::EndpointTarget;
 use crate::kernel::FailMode;
 use crate::runtime::telemetry::LogFormat;
 
@@ -69,7 +69,7 @@ log: {format: json, filter: warn}
 shutdown: {drainSeconds: 0}
 ";
     let config = Config::parse("f", &text.replace("API.example:443", "API.example:444")).unwrap();
-    let shown = |list: &[Target]| list.iter().map(Target::to_string).collect::<Vec<_>>();
+    let shown = |list: &[EndpointTarget]| list.iter().map(EndpointTarget::to_string).collect::<Vec<_>>();
     assert_eq!(config.node_name, "n");
     assert_eq!(config.cluster.kubeconfig, Path::new("/k"));
     assert_eq!(config.upstream.server, "https://api.example");

@@ -14,7 +14,7 @@ use std::sync::LazyLock;
 use super::cache::ObjectCache;
 use super::dns::DnsNames;
 use super::projections::{Key, NodeProjection, ServicePort, ServiceProjection, SliceProjection};
-use super::target::Target;
+use super::target::EndpointTarget;
 
 /// The namespace and the name of the API server's own Service.
 const OWN_NAMESPACE: &str = "default";
@@ -113,9 +113,9 @@ pub(super) struct Sources<'a> {
     /// Its addresses, from its kernel.
     pub(super) own: &'a BTreeSet<IpAddr>,
     /// Where the configuration says that the API server is.
-    pub(super) redirect: &'a [Target],
+    pub(super) redirect: &'a [EndpointTarget],
     /// What the configuration denies.
-    pub(super) deny: &'a [Target],
+    pub(super) deny: &'a [EndpointTarget],
     /// What the configuration leaves open of what would be denied.
     pub(super) allow: &'a BTreeSet<SocketAddr>,
     /// The API server's endpoints.
@@ -324,12 +324,12 @@ impl EndpointSet {
     }
 
     /// The addresses of the configuration's targets.
-    fn resolve(&mut self, targets: &[Target], names: &DnsNames) -> Vec<SocketAddr> {
+    fn resolve(&mut self, targets: &[EndpointTarget], names: &DnsNames) -> Vec<SocketAddr> {
         let mut addresses = Vec::new();
         for target in targets {
             match target {
-                Target::Address(address) => addresses.push(*address),
-                Target::Name { host, port } => {
+                EndpointTarget::Address(address) => addresses.push(*address),
+                EndpointTarget::Name { host, port } => {
                     self.want(host);
                     addresses.extend(
                         names

@@ -17,7 +17,7 @@ use super::derive::{Action, EndpointSet, Rank, RankedEndpoint, Sources, is_own, 
 use super::dns::DnsNames;
 use super::grace::GracePeriods;
 use super::projections::{NodeProjection, ServiceProjection, SliceProjection};
-use super::target::Target;
+use super::target::EndpointTarget;
 use super::{ProtectedEndpoints, ProtectedEndpointsConfig};
 
 /// How long an address stays a protected endpoint when nothing makes it one any more: an API server that was taken out of its endpoints
@@ -192,8 +192,8 @@ impl EndpointIndex {
         let targets = self.config.redirect.iter().chain(&self.config.deny);
         targets
             .filter_map(|target| match target {
-                Target::Name { host, .. } => Some(host.as_str()),
-                Target::Address(_) => None,
+                EndpointTarget::Name { host, .. } => Some(host.as_str()),
+                EndpointTarget::Address(_) => None,
             })
             .find(|host| !self.names.answered(host))
     }

@@ -15,7 +15,7 @@ fn has(set: &BTreeSet<SocketAddr>, texts: &[&str]) -> bool {
     addresses(texts).is_subset(set)
 }
 
-fn targets(texts: &[&str]) -> Vec<Target> {
+fn targets(texts: &[&str]) -> Vec<EndpointTarget> {
     texts.iter().map(|text| text.parse().unwrap()).collect()
 }
 

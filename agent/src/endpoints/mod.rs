@@ -34,7 +34,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use derive::denied_as;
 pub use dns::{Resolve, SystemResolver};
-pub use target::{Target, TargetError};
+pub use target::{EndpointTarget, EndpointTargetError};
 
 use crate::cluster::{Connector, follow};
 use index::EndpointIndex;
@@ -85,9 +85,9 @@ pub struct ProtectedEndpointsConfig {
     /// This node's name.
     pub node: String,
     /// Where the API server is, besides the addresses that the cluster names.
-    pub redirect: Vec<Target>,
+    pub redirect: Vec<EndpointTarget>,
     /// What enforced pods may not reach, besides kubelets, etcd, container runtimes and cloud metadata.
-    pub deny: Vec<Target>,
+    pub deny: Vec<EndpointTarget>,
     /// What of all that they may reach after all.
     pub allow: BTreeSet<SocketAddr>,
     /// The protected endpoints that the kernel has already, from an agent before this one.
@@ -95,14 +95,14 @@ pub struct ProtectedEndpointsConfig {
 }
 
 /// Where the protected endpoints are made known, and what tells of them beside the API server.
-pub struct Surroundings<R, O> {
+pub struct LocalSources<R, O> {
     /// Looks names up.
     pub resolver: R,
     /// The node's own addresses.
     pub own: O,
 }
 
-impl Surroundings<SystemResolver, fn() -> io::Result<BTreeSet<IpAddr>>> {
+impl LocalSources<SystemResolver, fn() -> io::Result<BTreeSet<IpAddr>>> {
     /// Those of this machine.
     #[must_use]
     pub fn machine() -> Self {
@@ -155,7 +155,7 @@ impl Shared {
 /// Begins: the protected endpoints that are known without the cluster, and the part that finds the others when it is run.
 pub fn start<R, O>(
     config: ProtectedEndpointsConfig,
-    surroundings: Surroundings<R, O>,
+    surroundings: LocalSources<R, O>,
 ) -> (watch::Receiver<ProtectedEndpoints>, Finder<R, O>)
 where
     R: Resolve,
@@ -182,7 +182,7 @@ where
 /// Finds protected endpoints.
 pub struct Finder<R, O> {
     shared: Shared,
-    surroundings: Surroundings<R, O>,
+    surroundings: LocalSources<R, O>,
     resolve_every: Duration,
 }
 

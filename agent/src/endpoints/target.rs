@@ -1,6 +1,6 @@
 //! An address as people write it: `address:port` or `name:port`.
 //!
-//! In: text from the configuration, or a URL. Out: a [`Target`].
+//! In: text from the configuration, or a URL. Out: a [`EndpointTarget`].
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -13,7 +13,7 @@ const HTTPS: u16 = 443;
 
 /// Where something listens, by address or by a DNS name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Target {
+pub enum EndpointTarget {
     /// By its address.
     Address(SocketAddr),
     /// By a name that has to be looked up.
@@ -25,9 +25,9 @@ pub enum Target {
     },
 }
 
-/// A text is no [`Target`].
+/// A text is no [`EndpointTarget`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum TargetError {
+pub enum EndpointTargetError {
     /// It has another form.
     #[error(
         "{0:?} is neither address:port nor name:port, such as 192.0.2.1:6443, [2001:db8::1]:6443 or api.example.com:6443"
@@ -41,7 +41,7 @@ pub enum TargetError {
     Port(String),
 }
 
-impl Target {
+impl EndpointTarget {
     /// The host and the port of a URL; `None` where it has no host, or a port that is none.
     #[must_use]
     pub fn of_url(url: &http::Uri) -> Option<Self> {
@@ -81,30 +81,30 @@ fn is_range(host: &str) -> bool {
     host.contains(['/', '-', '*']) && host.bytes().all(numeric)
 }
 
-impl FromStr for Target {
-    type Err = TargetError;
+impl FromStr for EndpointTarget {
+    type Err = EndpointTargetError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let bad = || TargetError::Form(text.to_owned());
+        let bad = || EndpointTargetError::Form(text.to_owned());
         let (host, port) = text.rsplit_once(':').ok_or_else(bad)?;
         // An address with colons needs its brackets, or its last group would be taken for a port.
         if host.contains(':') && !host.starts_with('[') {
             return Err(bad());
         }
         if is_range(host) {
-            return Err(TargetError::Range(text.to_owned()));
+            return Err(EndpointTargetError::Range(text.to_owned()));
         }
         match port.parse() {
             Ok(port) if port != 0 => Self::new(host, port).ok_or_else(bad),
             _ if port.starts_with(|first: char| first.is_ascii_digit()) => {
-                Err(TargetError::Port(text.to_owned()))
+                Err(EndpointTargetError::Port(text.to_owned()))
             }
             _ => Err(bad()),
         }
     }
 }
 
-impl fmt::Display for Target {
+impl fmt::Display for EndpointTarget {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Address(address) => address.fmt(out),
@@ -127,9 +127,9 @@ mod tests {
             ("localhost:6443", "localhost:6443"),
             ("ip-10-0-0-1.example:443", "ip-10-0-0-1.example:443"),
         ] {
-            assert_eq!(text.parse::<Target>().unwrap().to_string(), shown);
+            assert_eq!(text.parse::<EndpointTarget>().unwrap().to_string(), shown);
         }
-        let no_target = |text: &str| text.parse::<Target>().unwrap_err();
+        let no_target = |text: &str| text.parse::<EndpointTarget>().unwrap_err();
         for text in [
             "192.0.2.1",
             "2001:db8::1:443",
@@ -141,7 +141,7 @@ mod tests {
             "https://api.example.com:443",
         ] {
             let error = no_target(text);
-            assert_eq!(error, TargetError::Form(text.to_owned()));
+            assert_eq!(error, EndpointTargetError::Form(text.to_owned()));
             assert!(error.to_string().contains("name:port"), "{error}");
         }
         for text in ["192.0.2.1:0", "api.example.com:65536", "192.0.2.1:80-90"] {
@@ -169,10 +169,10 @@ mod tests {
             ("https://[fd00::1]:6443/", "[fd00::1]:6443"),
         ] {
             let url: http::Uri = url.parse().unwrap();
-            assert_eq!(Target::of_url(&url).unwrap().to_string(), shown);
+            assert_eq!(EndpointTarget::of_url(&url).unwrap().to_string(), shown);
         }
         for url in ["https://10.0.0.1:0", "https://[fd00::1]:99999", "/path"] {
-            assert_eq!(Target::of_url(&url.parse().unwrap()), None, "{url}");
+            assert_eq!(EndpointTarget::of_url(&url.parse().unwrap()), None, "{url}");
         }
     }
 }

@@ -117,7 +117,7 @@ async fn lists_names_and_the_nodes_own_addresses_make_endpoints_as_they_change()
         ..ProtectedEndpointsConfig::default()
     };
     let read = Arc::clone(&own);
-    let surroundings = Surroundings {
+    let surroundings = LocalSources {
         resolver: answers.clone(),
         own: move || Ok(read.lock().unwrap().clone()),
     };
@@ -176,7 +176,7 @@ async fn names_are_looked_up_again_and_again() {
         redirect: vec!["api.example:443".parse().unwrap()],
         ..ProtectedEndpointsConfig::default()
     };
-    let surroundings = Surroundings {
+    let surroundings = LocalSources {
         resolver: answers.clone(),
         own: || Ok(BTreeSet::new()),
     };

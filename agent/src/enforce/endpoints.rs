@@ -19,7 +19,7 @@ use crate::runtime::phase::{Phase, PhaseControl};
 use crate::runtime::readiness::Pending;
 use crate::runtime::signals;
 use crate::tls::Certificates;
-use crate::workload::Status;
+use crate::workload::PodCounts;
 
 /// The pause after the kernel did not take the protected endpoints.
 const ENDPOINTS_PAUSE: Duration = Duration::from_secs(1);
@@ -31,7 +31,7 @@ pub(crate) struct Start {
     /// Moved then, too.
     pub(crate) phase: PhaseControl,
     /// How the pods stand.
-    pub(crate) pods: watch::Receiver<Status>,
+    pub(crate) pods: watch::Receiver<PodCounts>,
 }
 
 impl Start {

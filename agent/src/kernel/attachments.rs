@@ -17,7 +17,7 @@ use nix::errno::Errno;
 use nix::net::if_::if_indextoname;
 
 use super::program::{self, Program};
-use super::{Class, Kernel, KernelError, Node, flows, lock, pins, sys};
+use super::{Class, Kernel, KernelError, NodeState, flows, lock, pins, sys};
 use crate::kernel::CgroupId;
 
 /// An interface's number in the node's network namespace.
@@ -27,7 +27,7 @@ pub struct Ifindex(pub u32);
 /// What is attached to pods, and what the kernel was told of the node.
 #[derive(Debug, Default)]
 pub(super) struct Attachments {
-    pub(super) node: Option<Node>,
+    pub(super) node: Option<NodeState>,
     /// Programs of the root that were not attached yet: when one is at last, nobody has taken it away.
     kept_out: HashSet<Program>,
     /// Whether the programs of agents with another map layout go, as soon as this agent's are all attached.

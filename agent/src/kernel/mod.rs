@@ -43,7 +43,7 @@ pub use picket_common::{Counter, DenyReason, EndpointAction, Hook};
 pub use program::Program;
 pub use sys::netns_cookie;
 pub use types::{
-    CgroupId, Class, Counters, FailMode, Flow, KernelConfig, KernelEvent, Node, ProtectedEndpoint,
+    CgroupId, Class, Counters, FailMode, Flow, KernelConfig, KernelEvent, NodeState, ProtectedEndpoint,
 };
 
 use attachments::Attachments;
@@ -199,7 +199,7 @@ impl Kernel {
     ///
     /// # Errors
     /// When the map does not take it.
-    pub fn set_node(&self, node: Node) -> Result<(), KernelError> {
+    pub fn set_node(&self, node: NodeState) -> Result<(), KernelError> {
         lock(&self.attachments).node = Some(node);
         Ok(lock(&self.node).set(0, node.value(), 0)?)
     }

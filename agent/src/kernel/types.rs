@@ -108,7 +108,7 @@ pub enum FailMode {
 
 /// The node itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Node {
+pub struct NodeState {
     /// The node's own network namespace (`SO_NETNS_COOKIE`).
     pub netns: u64,
     /// The port of the listener there, which serves pods that share the node's network; `None` while there is none.
@@ -117,7 +117,7 @@ pub struct Node {
     pub unclassified: FailMode,
 }
 
-impl Node {
+impl NodeState {
     pub(super) fn value(self) -> NodeValue {
         NodeValue {
             netns: self.netns,

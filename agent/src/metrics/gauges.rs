@@ -13,7 +13,7 @@ use crate::kernel::{Counter, Kernel};
 use crate::store::Store;
 use crate::tls::Certificates;
 use crate::upstream::Upstream;
-use crate::workload::Status;
+use crate::workload::PodCounts;
 
 /// How often gauges are brought up to date: more often than any scraper asks.
 const GAUGES_EVERY: Duration = Duration::from_secs(5);
@@ -45,7 +45,7 @@ pub(crate) async fn gauges(
     metrics: Arc<Metrics>,
     certificates: Arc<Certificates>,
     upstream: Upstream,
-    status: watch::Receiver<Status>,
+    status: watch::Receiver<PodCounts>,
 ) {
     let mut tick = tokio::time::interval(GAUGES_EVERY);
     let mut no_cgroup_before = 0;

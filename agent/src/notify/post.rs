@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
 use super::queue::{About, KubeEvent};
-use crate::cluster::{ApiError, Connector};
+use crate::cluster::{ClusterError, Connector};
 use crate::metrics::Metrics;
 
 /// Who posts, as Events name it.
@@ -46,7 +46,7 @@ const FIELD_BYTES: usize = 128;
 #[derive(Debug, thiserror::Error)]
 enum PostError {
     #[error(transparent)]
-    Connect(#[from] ApiError),
+    Connect(#[from] ClusterError),
     #[error(transparent)]
     Post(#[from] kube::Error),
     #[error("the API server does not answer")]

@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-pub use publish::{Certificates, ReloadStatus};
+pub use publish::{CertificateReload, Certificates};
 
 /// The longest a client may take for the handshake. It runs on the pod's loopback, so seconds are plenty; the limit
 /// keeps silent connections from piling up.

@@ -31,7 +31,7 @@ const SINGLE_LEAVES: usize = 1024;
 
 /// How the last look at the files went.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ReloadStatus {
+pub struct CertificateReload {
     /// How many leaves have been published since the start.
     pub published: u64,
     /// Why the files as they are now cannot be used; the last good ones still serve.
@@ -47,7 +47,7 @@ pub struct Certificates {
     current: ArcSwap<Leaf>,
     /// Leaves for addresses that are not in the current one; emptied when that one is replaced.
     single: Mutex<HashMap<IpAddr, Arc<ServerConfig>>>,
-    status: ArcSwapOption<ReloadStatus>,
+    status: ArcSwapOption<CertificateReload>,
 }
 
 struct Source {
@@ -86,7 +86,7 @@ impl Certificates {
             }),
             current: ArcSwap::from_pointee(first),
             single: Mutex::default(),
-            status: ArcSwapOption::from_pointee(ReloadStatus {
+            status: ArcSwapOption::from_pointee(CertificateReload {
                 published: 1,
                 error: None,
             }),
@@ -115,7 +115,7 @@ impl Certificates {
     }
 
     /// How the last look at the files went.
-    pub fn status(&self) -> ReloadStatus {
+    pub fn status(&self) -> CertificateReload {
         self.status.load().as_deref().cloned().unwrap_or_default()
     }
 
@@ -390,7 +390,7 @@ mod tests {
         assert_ne!(served(&certificates), first);
         assert_eq!(
             certificates.status(),
-            ReloadStatus {
+            CertificateReload {
                 published: 2,
                 error: None
             }

@@ -37,10 +37,10 @@ pub use layout::{container_of, pod_of};
 pub use names::Names;
 pub use netns::{Netns, NetnsId, NodeNetns};
 pub use pod::{Pod, PodUid};
-pub use reconcile::{Judged, Status};
+pub use reconcile::{Judged, PodCounts};
 pub use selection::Selection;
 
-use crate::endpoints::{self, ProtectedEndpoints, ProtectedEndpointsConfig, Target};
+use crate::endpoints::{self, EndpointTarget, ProtectedEndpoints, ProtectedEndpointsConfig};
 use crate::kernel::{CgroupId, FailMode};
 use crate::notify::EventQueue;
 use crate::runtime::phase::PhaseWatch;
@@ -83,7 +83,7 @@ pub enum WorkloadError {
     Netns(#[from] netns::NetnsError),
     /// The kubeconfig cannot be used.
     #[error(transparent)]
-    Api(#[from] crate::cluster::ApiError),
+    Api(#[from] crate::cluster::ClusterError),
 }
 
 /// A task that runs until it is cancelled; one that ends before is an error of the process.
@@ -94,7 +94,7 @@ pub struct Workload {
     /// The addresses that are protected endpoints.
     pub endpoints: watch::Receiver<ProtectedEndpoints>,
     /// How many pods are in which class.
-    pub status: watch::Receiver<Status>,
+    pub status: watch::Receiver<PodCounts>,
     /// Whether nothing is changed, and no change is under way, because the kernel write lease is lent.
     pub resting: watch::Receiver<bool>,
     /// Which pod is which cgroup, of every class.
@@ -123,8 +123,9 @@ pub async fn start<E: Enforcer>(
     let (pods_told, pods) = watch::channel(None);
     let mut told = config.endpoints;
     // The address by which this agent reads is an API server's too.
-    told.redirect.extend(Target::of_url(&connector.server().await?));
-    let (endpoints, finder) = endpoints::start(told, endpoints::Surroundings::machine());
+    told.redirect
+        .extend(EndpointTarget::of_url(&connector.server().await?));
+    let (endpoints, finder) = endpoints::start(told, endpoints::LocalSources::machine());
     let mut reconciler = reconcile::Reconciler::new(enforcer, config.selection, find, own, config.known)
         .static_pods(config.static_pods)
         .redirected(config.redirected)

@@ -1,7 +1,7 @@
 //! Brings what is in force to what should be, pod by pod.
 //!
 //! In: the cgroup tree and the API server's pods, whenever one of them changes. Out: calls to an [`Enforcer`], and
-//! counts in a [`Status`].
+//! counts in a [`PodCounts`].
 //!
 //! What should be: the folders of all pods are closed to the protected endpoints, so that a pod nobody judged yet is closed; a pod
 //! that the selection names is enforced as soon as its network namespace is there, or at once where it shares the node's;
@@ -43,7 +43,7 @@ pub type Judged = Arc<dyn Fn(Duration) + Send + Sync>;
 
 /// How many pods are in which class, for metrics and readiness.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Status {
+pub struct PodCounts {
     /// Whether the API server's pods are known and every pod there was then has been judged.
     pub settled: bool,
     /// Pods whose protected endpoints lead to the agent.
@@ -89,7 +89,7 @@ pub struct Reconciler<E: Enforcer> {
     names: Arc<Names>,
     pace: Pace,
     attempts: JoinSet<(CgroupId, Outcome<E::Handle>)>,
-    status: watch::Sender<Status>,
+    status: watch::Sender<PodCounts>,
     failures: u64,
 }
 
@@ -122,7 +122,7 @@ impl<E: Enforcer> Reconciler<E> {
             names: Arc::default(),
             pace: Pace::default(),
             attempts: JoinSet::new(),
-            status: watch::Sender::new(Status::default()),
+            status: watch::Sender::new(PodCounts::default()),
             failures: 0,
         }
     }
@@ -172,7 +172,7 @@ impl<E: Enforcer> Reconciler<E> {
 
     /// The counts, as they change.
     #[must_use]
-    pub fn status(&self) -> watch::Receiver<Status> {
+    pub fn status(&self) -> watch::Receiver<PodCounts> {
         self.status.subscribe()
     }
 
@@ -439,10 +439,10 @@ impl<E: Enforcer> Reconciler<E> {
     }
 
     fn count(&self, pods: Option<&PodMap>) {
-        let mut status = Status {
+        let mut status = PodCounts {
             settled: pods.is_some(),
             failures: self.failures,
-            ..Status::default()
+            ..PodCounts::default()
         };
         for slot in self.slots.values() {
             match &slot.applied {

@@ -161,7 +161,7 @@ struct Node {
     scans: watch::Sender<Arc<Scan>>,
     map: PodMap,
     pods: watch::Sender<Option<Arc<PodMap>>>,
-    status: watch::Receiver<Status>,
+    status: watch::Receiver<PodCounts>,
     names: Arc<Names>,
     /// The namespace that is found for every pod; none is "not yet".
     netns: Arc<Mutex<Option<Netns>>>,
@@ -277,7 +277,7 @@ impl Node {
         self.until(class, |fake| fake.class(CgroupId(id)) == class).await;
     }
 
-    async fn until_status(&mut self, what: &str, holds: impl FnMut(&Status) -> bool) {
+    async fn until_status(&mut self, what: &str, holds: impl FnMut(&PodCounts) -> bool) {
         let found = tokio::time::timeout(Duration::from_secs(3), self.status.wait_for(holds)).await;
         assert!(found.is_ok(), "{what} did not come true");
     }

@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 
 use picket::kernel::CgroupId;
 use picket::kernel::{
-    Class, Counter, DenyReason, FailMode, Hook, Ifindex, Kernel, KernelConfig, KernelError, LinkFault, Node,
-    Program, ProtectedEndpoint, RepairedLink, netns_cookie,
+    Class, Counter, DenyReason, FailMode, Hook, Ifindex, Kernel, KernelConfig, KernelError, LinkFault,
+    NodeState, Program, ProtectedEndpoint, RepairedLink, netns_cookie,
 };
 
 use crate::foreign::bpf::detach_link;
@@ -42,8 +42,8 @@ fn load(ground: &Testbed) -> Kernel {
     kernel
 }
 
-fn node(unclassified: FailMode) -> Node {
-    Node {
+fn node(unclassified: FailMode) -> NodeState {
+    NodeState {
         netns: 1,
         port: None,
         unclassified,
@@ -201,7 +201,7 @@ fn the_nodes_listener_serves_sockets_of_the_nodes_namespace() {
         panic!("not enforced");
     };
     // The ground's namespace stands for the node's, and the pod's own is another one.
-    let node = Node {
+    let node = NodeState {
         netns,
         port: Some(port),
         unclassified: FailMode::Closed,
@@ -237,7 +237,7 @@ fn the_nodes_listener_serves_sockets_of_the_nodes_namespace() {
         };
     }
     // In a pod's own namespace loopback is the pod's business.
-    kernel.set_node(Node { netns: 1, ..node }).unwrap();
+    kernel.set_node(NodeState { netns: 1, ..node }).unwrap();
     let own = Class::Enforced {
         pod: POD,
         port,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use picket::kernel::CgroupId;
-use picket::kernel::{Class, FailMode, Kernel, Node};
+use picket::kernel::{Class, FailMode, Kernel, NodeState};
 use picket::listener::{
     Arrival, InPodListener, NodeServing, Owner, Sockets, UnattributedCause, UnattributedConnection,
 };
@@ -27,7 +27,7 @@ impl Shared {
         let listener = InPodListener::open(&ground.netns).unwrap();
         let (netns, port) = (listener.netns_cookie(), listener.port());
         kernel
-            .set_node(Node {
+            .set_node(NodeState {
                 netns,
                 port: Some(port),
                 unclassified: FailMode::Closed,

@@ -16,7 +16,9 @@ use anyhow::{Context, Result, ensure};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use picket::kernel::CgroupId;
-use picket::kernel::{Class, FailMode, Kernel, KernelConfig, Node, ProtectedEndpoint, doctor, netns_cookie};
+use picket::kernel::{
+    Class, FailMode, Kernel, KernelConfig, NodeState, ProtectedEndpoint, doctor, netns_cookie,
+};
 use picket_tests::cgroup;
 use serde_json::{Value, json};
 
@@ -114,7 +116,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         cgroup_root: args.folder.join("held"),
         bpffs: args.bpffs.join("picket"),
     })?;
-    kernel.set_node(Node {
+    kernel.set_node(NodeState {
         netns: netns_cookie(&plain)?,
         port: None,
         unclassified: FailMode::Closed,

@@ -1,6 +1,6 @@
 //! One attempt at a protected endpoint with one kind of socket, as the process makes it that stands for a pod.
 //!
-//! In comes the kind, a cgroup to join and an address; out goes an [`Attempt`].
+//! In comes the kind, a cgroup to join and an address; out goes an [`TrialOutcome`].
 
 use std::fs;
 use std::io::{self, ErrorKind, Read as _, Write as _};
@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, SockaddrStorage, sendto, setsockopt, sockopt};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use super::kind::Kind;
+use super::kind::SocketKind;
 use super::passed;
 use super::place::{LOOPBACK, NOBODY, NOBODYS_PORT};
 use crate::kernel::sys;
@@ -42,7 +42,7 @@ const RINGS_DISABLED: &str = "/proc/sys/kernel/io_uring_disabled";
 
 /// What became of an attempt, as the process that made it saw it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Attempt {
+pub enum TrialOutcome {
     /// The listener answered.
     Taken,
     /// The server behind the protected endpoint answered, or the kernel let it go there.
@@ -55,7 +55,7 @@ pub enum Attempt {
     Absent,
 }
 
-impl Attempt {
+impl TrialOutcome {
     /// The word the probe tells it by.
     pub fn as_str(&self) -> &'static str {
         match self {
@@ -79,13 +79,13 @@ impl Attempt {
 ///
 /// # Errors
 /// When the cgroup cannot be joined, or something fails that says nothing about the kind.
-pub fn attempt(kind: Kind, cgroup: &Path, address: SocketAddr) -> io::Result<Attempt> {
+pub fn attempt(kind: SocketKind, cgroup: &Path, address: SocketAddr) -> io::Result<TrialOutcome> {
     let join = |cgroup: &Path| fs::write(cgroup.join("cgroup.procs"), "0");
     let tcp = || Socket::new(Domain::for_address(address), Type::STREAM, None);
     let to = SockAddr::from(address);
     // Where a socket of the pod's is made or used by somebody else, that is below the cgroup that the programs are
     // attached to too.
-    if kind == Kind::Earlier {
+    if kind == SocketKind::Earlier {
         join(passed::outside(cgroup))?;
         let socket = tcp()?;
         join(cgroup)?;
@@ -93,43 +93,43 @@ pub fn attempt(kind: Kind, cgroup: &Path, address: SocketAddr) -> io::Result<Att
     }
     join(cgroup)?;
     match kind {
-        Kind::Tcp | Kind::Earlier | Kind::Mapped | Kind::Tcp6 => match tcp() {
-            Err(error) if is_absent(&error) => Ok(Attempt::Absent),
+        SocketKind::Tcp | SocketKind::Earlier | SocketKind::Mapped | SocketKind::Tcp6 => match tcp() {
+            Err(error) if is_absent(&error) => Ok(TrialOutcome::Absent),
             socket => {
                 let socket = socket?;
                 connected(&socket, socket.connect(&to))
             }
         },
-        Kind::NonBlocking => {
+        SocketKind::NonBlocking => {
             let socket = tcp()?;
             connected(&socket, socket.connect_timeout(&to, PATIENCE))
         }
-        Kind::IoUring => {
+        SocketKind::IoUring => {
             let socket = tcp()?;
             match sys::connect_by_ring(&socket, &to) {
                 Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EINVAL)) => {
-                    Ok(Attempt::Absent)
+                    Ok(TrialOutcome::Absent)
                 }
                 // Nobody has it (Documentation/admin-guide/sysctl/kernel.rst).
                 Err(_) if fs::read_to_string(RINGS_DISABLED).is_ok_and(|disabled| disabled.trim() == "2") => {
-                    Ok(Attempt::Absent)
+                    Ok(TrialOutcome::Absent)
                 }
                 outcome => connected(&socket, outcome),
             }
         }
-        Kind::FastOpen => {
+        SocketKind::FastOpen => {
             let socket = tcp()?;
             let flags = MsgFlags::from_bits_retain(MSG_FASTOPEN);
             let sent = sendto(socket.as_raw_fd(), b"f", &SockaddrStorage::from(address), flags);
             match sent {
-                Err(Errno::EOPNOTSUPP) => Ok(Attempt::Absent),
+                Err(Errno::EOPNOTSUPP) => Ok(TrialOutcome::Absent),
                 sent => connected(&socket, sent.map(drop).map_err(io::Error::from)),
             }
         }
-        Kind::FastOpenConnect => {
+        SocketKind::FastOpenConnect => {
             let socket = tcp()?;
             match setsockopt(&socket, sockopt::TcpFastOpenConnect, &true) {
-                Err(Errno::EOPNOTSUPP) => Ok(Attempt::Absent),
+                Err(Errno::EOPNOTSUPP) => Ok(TrialOutcome::Absent),
                 set => {
                     set?;
                     // Where the kernel knows a cookie of the server's, nothing goes out before the first bytes do.
@@ -138,83 +138,83 @@ pub fn attempt(kind: Kind, cgroup: &Path, address: SocketAddr) -> io::Result<Att
                 }
             }
         }
-        Kind::Again => {
+        SocketKind::Again => {
             let elsewhere = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
             let socket = tcp()?;
             socket.connect(&SockAddr::from(elsewhere.local_addr()?))?;
             rustix::net::connect_unspec(&socket)?;
             connected(&socket, socket.connect(&to))
         }
-        Kind::Received => {
+        SocketKind::Received => {
             let socket = passed::take(io::stdin())?;
             connected(&socket, socket.connect(&to))
         }
-        Kind::Outside => {
+        SocketKind::Outside => {
             let socket = tcp()?;
             join(passed::outside(cgroup))?;
             connected(&socket, socket.connect(&to))
         }
-        Kind::OutsideNode => {
+        SocketKind::OutsideNode => {
             let socket = tcp()?;
             join(passed::outside(cgroup))?;
             match socket.connect_timeout(&to, NOTHING) {
-                Err(error) if error.kind() == ErrorKind::TimedOut => Ok(Attempt::Past),
+                Err(error) if error.kind() == ErrorKind::TimedOut => Ok(TrialOutcome::Past),
                 outcome => connected(&socket, outcome),
             }
         }
-        Kind::Mptcp => stream(Domain::IPV4, Type::STREAM, MPTCP, &to),
-        Kind::Smc => stream(Domain::from(AF_SMC), Type::STREAM, 0, &to),
-        Kind::Sctp => stream(Domain::IPV4, Type::STREAM, SCTP, &to),
-        Kind::Dccp => stream(Domain::IPV4, Type::from(SOCK_DCCP), DCCP, &to),
-        Kind::Raw | Kind::RawHeader => {
-            let protocol = if kind == Kind::Raw {
+        SocketKind::Mptcp => stream(Domain::IPV4, Type::STREAM, MPTCP, &to),
+        SocketKind::Smc => stream(Domain::from(AF_SMC), Type::STREAM, 0, &to),
+        SocketKind::Sctp => stream(Domain::IPV4, Type::STREAM, SCTP, &to),
+        SocketKind::Dccp => stream(Domain::IPV4, Type::from(SOCK_DCCP), DCCP, &to),
+        SocketKind::Raw | SocketKind::RawHeader => {
+            let protocol = if kind == SocketKind::Raw {
                 libc::IPPROTO_RAW
             } else {
                 libc::IPPROTO_TCP
             };
             made(Domain::IPV4, Type::RAW, protocol, |socket| {
                 socket.set_header_included_v4(true)?;
-                socket.send_to(&syn(), &to).map(|_| Attempt::Past)
+                socket.send_to(&syn(), &to).map(|_| TrialOutcome::Past)
             })
         }
-        Kind::UdpLite => made(Domain::IPV4, Type::DGRAM, libc::IPPROTO_UDPLITE, |socket| {
+        SocketKind::UdpLite => made(Domain::IPV4, Type::DGRAM, libc::IPPROTO_UDPLITE, |socket| {
             socket.connect(&to)?;
-            socket.send(b"u").map(|_| Attempt::Past)
+            socket.send(b"u").map(|_| TrialOutcome::Past)
         }),
-        Kind::Udp => {
+        SocketKind::Udp => {
             let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
             outcome(
                 socket
                     .connect(address)
                     .and_then(|()| socket.send(b"u"))
-                    .map(|_| Attempt::Past),
+                    .map(|_| TrialOutcome::Past),
             )
         }
-        Kind::UdpUnconnected | Kind::Udp6 => {
+        SocketKind::UdpUnconnected | SocketKind::Udp6 => {
             let own: IpAddr = if address.is_ipv4() {
                 Ipv4Addr::LOCALHOST.into()
             } else {
                 Ipv6Addr::LOCALHOST.into()
             };
             let socket = UdpSocket::bind((own, 0))?;
-            outcome(socket.send_to(b"u", address).map(|_| Attempt::Past))
+            outcome(socket.send_to(b"u", address).map(|_| TrialOutcome::Past))
         }
-        Kind::Open => open(address),
-        Kind::Packet => made(Domain::PACKET, Type::DGRAM, 0, |socket| {
-            sys::send_by_interface(socket, LOOPBACK.0, &syn()).map(|()| Attempt::Past)
+        SocketKind::Open => open(address),
+        SocketKind::Packet => made(Domain::PACKET, Type::DGRAM, 0, |socket| {
+            sys::send_by_interface(socket, LOOPBACK.0, &syn()).map(|()| TrialOutcome::Past)
         }),
-        Kind::Xdp => made(Domain::from(libc::AF_XDP), Type::RAW, 0, |socket| {
+        SocketKind::Xdp => made(Domain::from(libc::AF_XDP), Type::RAW, 0, |socket| {
             // Loopback has no hardware addresses.
             let mut frame = vec![0; 12];
             frame.extend((libc::ETH_P_IP as u16).to_be_bytes());
             frame.extend(syn());
-            sys::send_by_xdp(socket, LOOPBACK.0, &frame).map(|()| Attempt::Past)
+            sys::send_by_xdp(socket, LOOPBACK.0, &frame).map(|()| TrialOutcome::Past)
         }),
     }
 }
 
 /// Makes a socket of a kind that the kernel may not have, and connects it.
-fn stream(domain: Domain, kind: Type, protocol: i32, to: &SockAddr) -> io::Result<Attempt> {
+fn stream(domain: Domain, kind: Type, protocol: i32, to: &SockAddr) -> io::Result<TrialOutcome> {
     made(domain, kind, protocol, |socket| {
         socket.connect(to).and_then(|()| heard(socket))
     })
@@ -225,10 +225,10 @@ fn made(
     domain: Domain,
     kind: Type,
     protocol: i32,
-    used: impl FnOnce(&Socket) -> io::Result<Attempt>,
-) -> io::Result<Attempt> {
+    used: impl FnOnce(&Socket) -> io::Result<TrialOutcome>,
+) -> io::Result<TrialOutcome> {
     match Socket::new(domain, kind, Some(Protocol::from(protocol))) {
-        Err(error) if is_absent(&error) => Ok(Attempt::Absent),
+        Err(error) if is_absent(&error) => Ok(TrialOutcome::Absent),
         socket => outcome(socket.and_then(|socket| used(&socket))),
     }
 }
@@ -243,39 +243,39 @@ fn is_absent(error: &io::Error) -> bool {
 }
 
 /// What became of a connect.
-fn connected(socket: &Socket, connect: io::Result<()>) -> io::Result<Attempt> {
+fn connected(socket: &Socket, connect: io::Result<()>) -> io::Result<TrialOutcome> {
     outcome(connect.and_then(|()| heard(socket)))
 }
 
 /// Who is at the other end.
-fn heard(mut socket: &Socket) -> io::Result<Attempt> {
+fn heard(mut socket: &Socket) -> io::Result<TrialOutcome> {
     socket.set_read_timeout(Some(PATIENCE))?;
     let mut word = [0; LISTENER.len()];
     socket.read_exact(&mut word)?;
     Ok(if &word == LISTENER {
-        Attempt::Taken
+        TrialOutcome::Taken
     } else {
-        Attempt::Past
+        TrialOutcome::Past
     })
 }
 
 /// A refusal is an answer, not an error. Picket's is `EPERM`; `EACCES` is somebody else's, and says nothing of Picket.
-fn outcome(tried: io::Result<Attempt>) -> io::Result<Attempt> {
+fn outcome(tried: io::Result<TrialOutcome>) -> io::Result<TrialOutcome> {
     match tried {
-        Err(error) if error.raw_os_error() == Some(libc::EPERM) => Ok(Attempt::Denied),
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => Ok(TrialOutcome::Denied),
         tried => tried,
     }
 }
 
 /// Connects while nothing is enforced, waits for a word, and talks on. That it was sent says nothing; the server hears
 /// whether it gets through, and the count of drops tells the rest.
-fn open(address: SocketAddr) -> io::Result<Attempt> {
+fn open(address: SocketAddr) -> io::Result<TrialOutcome> {
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.read_exact(&mut [0; SERVER.len()])?;
     let _ = stream.write_all(b"more");
     std::thread::sleep(NOTHING);
-    Ok(Attempt::Past)
+    Ok(TrialOutcome::Past)
 }
 
 /// A SYN to nobody, as far as anybody looks: 20 bytes of IPv4 and 20 of TCP.

@@ -2,7 +2,7 @@
 
 /// A way to use a socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum SocketKind {
     /// Plain TCP.
     Tcp,
     /// TCP that does not wait for its connect.
@@ -66,7 +66,7 @@ pub(super) enum Wanted {
     Dropped,
 }
 
-impl Kind {
+impl SocketKind {
     /// All of them, in the table's order. Those for which something is attached to the pod come last: it stays, and would drop
     /// what another's guard lets pass. Of these the ones that leave a connection behind, whose end is dropped too and counts,
     /// come last.

@@ -25,8 +25,8 @@ use super::pins;
 use super::program::{self, Program};
 use super::within;
 
-pub use attempt::{Attempt, attempt};
-pub use kind::Kind;
+pub use attempt::{TrialOutcome, attempt};
+pub use kind::SocketKind;
 pub use passed::give;
 pub use redirect::{Probe, dial};
 pub use sockets::TrySocket;
@@ -34,7 +34,7 @@ pub use surroundings::Surroundings;
 
 /// How well a check went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Status {
+pub enum CheckStatus {
     /// As it should be.
     Ok,
     /// Picket works, and something of it does not.
@@ -45,7 +45,7 @@ pub enum Status {
     Missing,
 }
 
-impl Status {
+impl CheckStatus {
     /// A word for tables and records.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -64,7 +64,7 @@ pub struct Check {
     /// What it is.
     pub name: &'static str,
     /// How it went.
-    pub status: Status,
+    pub status: CheckStatus,
     /// What was seen.
     pub detail: String,
     /// What to do, unless all is well.
@@ -76,7 +76,7 @@ impl Check {
     pub fn ok(name: &'static str, detail: impl Into<String>) -> Self {
         Self {
             name,
-            status: Status::Ok,
+            status: CheckStatus::Ok,
             detail: detail.into(),
             advice: None,
         }
@@ -85,7 +85,7 @@ impl Check {
     /// Something is not, and this is to be done about it.
     pub fn bad(
         name: &'static str,
-        status: Status,
+        status: CheckStatus,
         detail: impl Into<String>,
         advice: impl Into<String>,
     ) -> Self {
@@ -101,7 +101,7 @@ impl Check {
     fn untried(name: &'static str, needs: &str) -> Self {
         Self {
             name,
-            status: Status::Missing,
+            status: CheckStatus::Missing,
             detail: format!("not tried: needs {needs}"),
             advice: None,
         }
@@ -122,7 +122,7 @@ pub fn run(surroundings: &Surroundings, probe: &Probe<'_>, try_socket: &TrySocke
         Some(Err(error)) => {
             checks.push(Check::bad(
                 "trial cgroup",
-                Status::Missing,
+                CheckStatus::Missing,
                 format!("cannot make a cgroup to try the programs in: {error}"),
                 "run as root, with the cgroup filesystem writable",
             ));
@@ -163,7 +163,7 @@ fn programs(cgroup: &Trial) -> Vec<Check> {
     let (mut ebpf, folder) = match loaded {
         Ok(loaded) => loaded,
         Err(error) => {
-            let mut checks = vec![Check::bad(MAPS, Status::Missing, error.to_string(), ADVICE)];
+            let mut checks = vec![Check::bad(MAPS, CheckStatus::Missing, error.to_string(), ADVICE)];
             checks.extend(untried_programs("the kernel maps"));
             return checks;
         }
@@ -176,11 +176,11 @@ fn programs(cgroup: &Trial) -> Vec<Check> {
                 Ok(()) => Check::ok(program.title(), "loaded and attached"),
                 Err(error) if program == Program::Interface => Check::bad(
                     program.title(),
-                    Status::Open,
+                    CheckStatus::Open,
                     error,
                     "TCX needs Linux 6.6; without it packet sockets of pods with NET_RAW are not covered: forbid NET_RAW",
                 ),
-                Err(error) => Check::bad(program.title(), Status::Missing, error, ADVICE),
+                Err(error) => Check::bad(program.title(), CheckStatus::Missing, error, ADVICE),
             }),
     );
     checks
@@ -297,7 +297,12 @@ mod tests {
 
     #[test]
     fn the_worst_status_is_the_greatest() {
-        let sorted = [Status::Ok, Status::Degraded, Status::Open, Status::Missing];
+        let sorted = [
+            CheckStatus::Ok,
+            CheckStatus::Degraded,
+            CheckStatus::Open,
+            CheckStatus::Missing,
+        ];
         assert!(sorted.is_sorted());
     }
 }

@@ -7,9 +7,10 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::{Check, NEEDS_BPFFS, Status, Surroundings, Trial, trial_pins};
+use super::{Check, CheckStatus, NEEDS_BPFFS, Surroundings, Trial, trial_pins};
 use crate::kernel::{
-    CgroupId, Class, FailMode, Flow, Kernel, KernelConfig, KernelError, Node, ProtectedEndpoint, netns_cookie,
+    CgroupId, Class, FailMode, Flow, Kernel, KernelConfig, KernelError, NodeState, ProtectedEndpoint,
+    netns_cookie,
 };
 
 /// The check's name.
@@ -51,7 +52,7 @@ pub(super) fn check(surroundings: &Surroundings, cgroup: &Trial, probe: &Probe<'
     if let Err(error) = Kernel::unload(&bpffs) {
         return Check::bad(
             NAME,
-            Status::Degraded,
+            CheckStatus::Degraded,
             format!("cannot clean up: {error}"),
             "remove the folder by hand",
         );
@@ -61,7 +62,7 @@ pub(super) fn check(surroundings: &Surroundings, cgroup: &Trial, probe: &Probe<'
             NAME,
             "a dial was taken to Picket, the client saw what it dialled, its flow was there",
         ),
-        Err(reason) => Check::bad(NAME, Status::Missing, reason, ADVICE),
+        Err(reason) => Check::bad(NAME, CheckStatus::Missing, reason, ADVICE),
     }
 }
 
@@ -83,7 +84,7 @@ fn attempt(bpffs: &Path, cgroup: &Path, probe: &Probe<'_>) -> Result<(), String>
     let netns = netns_cookie(&listener).map_err(said)?;
     // The dial is of this namespace's own loopback, which is a protected endpoint where the namespace is the node's.
     kernel
-        .set_node(Node {
+        .set_node(NodeState {
             netns,
             port: Some(port),
             unclassified: FailMode::Closed,

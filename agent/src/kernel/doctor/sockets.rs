@@ -11,17 +11,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::attempt::{Attempt, LISTENER, NOTHING, PATIENCE, SERVER};
-use super::kind::{Kind, Wanted};
+use super::attempt::{LISTENER, NOTHING, PATIENCE, SERVER, TrialOutcome};
+use super::kind::{SocketKind, Wanted};
 use super::place::{LOOPBACK, Place};
-use super::{Check, NEEDS_BPFFS, Status, Surroundings, Trial};
+use super::{Check, CheckStatus, NEEDS_BPFFS, Surroundings, Trial};
 use crate::kernel::{
-    CgroupId, Class, DenyReason, FailMode, Kernel, KernelConfig, KernelError, Node, ProtectedEndpoint, within,
+    CgroupId, Class, DenyReason, FailMode, Kernel, KernelConfig, KernelError, NodeState, ProtectedEndpoint,
+    within,
 };
 
 /// Starts a process that makes an attempt, in the network namespace of the calling thread; [`super::attempt`] is what it has to
 /// do.
-pub type TrySocket<'a> = dyn Fn(Kind, &Path, SocketAddr) -> io::Result<Attempt> + Sync + 'a;
+pub type TrySocket<'a> = dyn Fn(SocketKind, &Path, SocketAddr) -> io::Result<TrialOutcome> + Sync + 'a;
 
 /// Tries every kind.
 pub(super) fn checks(surroundings: &Surroundings, cgroup: &Trial, try_socket: &TrySocket<'_>) -> Vec<Check> {
@@ -30,10 +31,10 @@ pub(super) fn checks(surroundings: &Surroundings, cgroup: &Trial, try_socket: &T
     };
     let failed = |reason: String| {
         let advice = "run as root, with nothing else that attaches to the same cgroup exclusively";
-        Check::bad("sockets", Status::Missing, reason, advice)
+        Check::bad("sockets", CheckStatus::Missing, reason, advice)
     };
     let mut checks = match Ground::new(&bpffs, cgroup) {
-        Ok(ground) => Kind::ALL
+        Ok(ground) => SocketKind::ALL
             .into_iter()
             .map(|kind| ground.check(kind, try_socket))
             .collect(),
@@ -51,7 +52,7 @@ pub(super) fn checks(surroundings: &Surroundings, cgroup: &Trial, try_socket: &T
 
 /// Every kind, where none can be tried.
 pub(super) fn untried(needs: &str) -> Vec<Check> {
-    Kind::ALL
+    SocketKind::ALL
         .into_iter()
         .map(|kind| Check::untried(kind.title(), needs))
         .collect()
@@ -85,7 +86,7 @@ impl Ground {
         })
         .map_err(told)?;
         kernel
-            .set_node(Node {
+            .set_node(NodeState {
                 netns: node.cookie,
                 port: Some(node.port),
                 unclassified: FailMode::Closed,
@@ -112,7 +113,7 @@ impl Ground {
         })
     }
 
-    fn check(&self, kind: Kind, try_socket: &TrySocket<'_>) -> Check {
+    fn check(&self, kind: SocketKind, try_socket: &TrySocket<'_>) -> Check {
         const REFUSED: &str = "denied with EPERM";
         const DROPPED: &str = "its packets dropped";
         const ADVICE: &str =
@@ -125,45 +126,47 @@ impl Ground {
         };
         let title = kind.title();
         match (self.outcome(kind, try_socket), kind.wanted()) {
-            (Ok(Attempt::Absent), _) => Check::ok(title, "this kernel has none"),
-            (Ok(Attempt::Taken), Wanted::Taken) => Check::ok(title, "taken to Picket"),
-            (Ok(Attempt::Denied), Wanted::Denied | Wanted::Dropped) => Check::ok(title, REFUSED),
-            (Ok(Attempt::Dropped), Wanted::Denied | Wanted::Dropped) => Check::ok(title, DROPPED),
+            (Ok(TrialOutcome::Absent), _) => Check::ok(title, "this kernel has none"),
+            (Ok(TrialOutcome::Taken), Wanted::Taken) => Check::ok(title, "taken to Picket"),
+            (Ok(TrialOutcome::Denied), Wanted::Denied | Wanted::Dropped) => Check::ok(title, REFUSED),
+            (Ok(TrialOutcome::Dropped), Wanted::Denied | Wanted::Dropped) => Check::ok(title, DROPPED),
             // Stricter than wanted: nothing gets out, and clients that need it do not work.
-            (Ok(stricter @ (Attempt::Denied | Attempt::Dropped)), Wanted::Taken) => Check::bad(
+            (Ok(stricter @ (TrialOutcome::Denied | TrialOutcome::Dropped)), Wanted::Taken) => Check::bad(
                 title,
-                Status::Degraded,
-                if stricter == Attempt::Denied {
+                CheckStatus::Degraded,
+                if stricter == TrialOutcome::Denied {
                     REFUSED
                 } else {
                     DROPPED
                 },
                 "clients that use it do not work here",
             ),
-            (Ok(Attempt::Past | Attempt::Taken), _) => {
-                Check::bad(title, Status::Open, "got past Picket", advice)
+            (Ok(TrialOutcome::Past | TrialOutcome::Taken), _) => {
+                Check::bad(title, CheckStatus::Open, "got past Picket", advice)
             }
-            (Err(reason), _) => Check::bad(title, Status::Open, format!("cannot tell: {reason}"), advice),
+            (Err(reason), _) => {
+                Check::bad(title, CheckStatus::Open, format!("cannot tell: {reason}"), advice)
+            }
         }
     }
 
-    fn outcome(&self, kind: Kind, try_socket: &TrySocket<'_>) -> Result<Attempt, String> {
+    fn outcome(&self, kind: SocketKind, try_socket: &TrySocket<'_>) -> Result<TrialOutcome, String> {
         let told = |error: KernelError| error.to_string();
         let place = match kind {
-            Kind::Outside => &self.apart,
-            Kind::Packet | Kind::Xdp => &self.bare,
+            SocketKind::Outside => &self.apart,
+            SocketKind::Packet | SocketKind::Xdp => &self.bare,
             _ => &self.node,
         };
         let Some(address) = address(kind, place) else {
-            return Ok(Attempt::Absent);
+            return Ok(TrialOutcome::Absent);
         };
-        let before = if kind == Kind::Open {
+        let before = if kind == SocketKind::Open {
             Class::Exempt
         } else {
             place.class()
         };
         self.kernel.set_class(self.id, before).map_err(told)?;
-        if kind == Kind::OutsideNode {
+        if kind == SocketKind::OutsideNode {
             self.kernel
                 .attach_egress_filter(&self.pod, self.id, true)
                 .map_err(told)?;
@@ -183,18 +186,18 @@ impl Ground {
             done.store(true, Ordering::Relaxed);
             attempt.flatten().map_err(|error| error.to_string())
         });
-        let silent = kind.wanted() == Wanted::Dropped && attempt == Ok(Attempt::Past);
+        let silent = kind.wanted() == Wanted::Dropped && attempt == Ok(TrialOutcome::Past);
         let stopped = self.stopped_since(before, if silent { NOTHING } else { Duration::ZERO })?;
         if heard.load(Ordering::Relaxed) {
-            return Ok(Attempt::Past);
+            return Ok(TrialOutcome::Past);
         }
         match attempt? {
-            Attempt::Past if silent && stopped => Ok(Attempt::Dropped),
-            Attempt::Past if silent && !kind.passes_stack() => {
+            TrialOutcome::Past if silent && stopped => Ok(TrialOutcome::Dropped),
+            TrialOutcome::Past if silent && !kind.passes_stack() => {
                 Err("nothing arrived, and nothing was dropped".to_owned())
             }
             // Somebody else's refusal, for want of a capability for instance, is none where that somebody is not.
-            Attempt::Denied if !stopped => {
+            TrialOutcome::Denied if !stopped => {
                 Err("denied with EPERM, and not by Picket: run as root, with CAP_NET_RAW".to_owned())
             }
             attempt => Ok(attempt),
@@ -222,7 +225,7 @@ impl Ground {
 
     /// Answers at the listeners and behind the protected endpoints until the attempt is done; `heard` tells that something came to a protected endpoint
     /// which had to stay away.
-    fn serve(&self, place: &Place, kind: Kind, done: &AtomicBool, heard: &AtomicBool) {
+    fn serve(&self, place: &Place, kind: SocketKind, done: &AtomicBool, heard: &AtomicBool) {
         let begun = Instant::now();
         let mut datagram = [0; 16];
         loop {
@@ -235,7 +238,7 @@ impl Ground {
             }
             for endpoint in &place.endpoints {
                 if let Ok((stream, _)) = endpoint.accept() {
-                    let got_through = kind != Kind::Open || self.talks_on(stream).unwrap_or(true);
+                    let got_through = kind != SocketKind::Open || self.talks_on(stream).unwrap_or(true);
                     heard.fetch_or(got_through, Ordering::Relaxed);
                 }
             }
@@ -276,10 +279,10 @@ impl Drop for Ground {
 }
 
 /// Where the attempt goes; `None` where there is no such address.
-fn address(kind: Kind, place: &Place) -> Option<SocketAddr> {
+fn address(kind: SocketKind, place: &Place) -> Option<SocketAddr> {
     match (kind, place.endpoint.ip()) {
-        (Kind::Tcp6 | Kind::Udp6, _) => place.endpoint6,
-        (Kind::Mapped, IpAddr::V4(endpoint)) => Some(SocketAddr::new(
+        (SocketKind::Tcp6 | SocketKind::Udp6, _) => place.endpoint6,
+        (SocketKind::Mapped, IpAddr::V4(endpoint)) => Some(SocketAddr::new(
             endpoint.to_ipv6_mapped().into(),
             place.endpoint.port(),
         )),
@@ -293,17 +296,17 @@ mod tests {
 
     #[test]
     fn words_read_back() {
-        for kind in Kind::ALL {
-            assert_eq!(Kind::from_word(kind.as_str()), Some(kind));
+        for kind in SocketKind::ALL {
+            assert_eq!(SocketKind::from_word(kind.as_str()), Some(kind));
         }
         for attempt in [
-            Attempt::Taken,
-            Attempt::Past,
-            Attempt::Denied,
-            Attempt::Dropped,
-            Attempt::Absent,
+            TrialOutcome::Taken,
+            TrialOutcome::Past,
+            TrialOutcome::Denied,
+            TrialOutcome::Dropped,
+            TrialOutcome::Absent,
         ] {
-            assert_eq!(Attempt::from_word(attempt.as_str()), Some(attempt));
+            assert_eq!(TrialOutcome::from_word(attempt.as_str()), Some(attempt));
         }
     }
 }

@@ -7,7 +7,7 @@ use nix::errno::Errno;
 use nix::sys::statfs::{BPF_FS_MAGIC, CGROUP2_SUPER_MAGIC};
 use nix::unistd::{AccessFlags, eaccess};
 
-use super::{Check, Status};
+use super::{Check, CheckStatus};
 use crate::kernel::mounts::mounted;
 use crate::kernel::pins;
 
@@ -93,7 +93,7 @@ fn kernel_version() -> Check {
         Some(version) if version >= OLDEST_KERNEL => Check::ok(NAME, release),
         _ => Check::bad(
             NAME,
-            Status::Missing,
+            CheckStatus::Missing,
             if release.is_empty() {
                 "/proc/sys/kernel/osrelease cannot be read"
             } else {
@@ -136,7 +136,7 @@ fn cgroup(surroundings: &Surroundings) -> Check {
             .to_owned(),
         None => "mount it: `mount -t cgroup2 cgroup2 /sys/fs/cgroup`".to_owned(),
     };
-    Check::bad(NAME, Status::Missing, detail, advice)
+    Check::bad(NAME, CheckStatus::Missing, detail, advice)
 }
 
 fn bpffs(surroundings: &Surroundings) -> Check {
@@ -156,7 +156,7 @@ fn bpffs(surroundings: &Surroundings) -> Check {
     }
     Check::bad(
         NAME,
-        Status::Missing,
+        CheckStatus::Missing,
         format!("{}, which the agent would use, is not on one", folder.display()),
         advice,
     )
@@ -168,7 +168,7 @@ fn capabilities(cgroup_root: Option<&Path>) -> Check {
     let Some(effective) = effective(&status) else {
         return Check::bad(
             NAME,
-            Status::Missing,
+            CheckStatus::Missing,
             "/proc/self/status cannot be read",
             "mount /proc",
         );
@@ -192,7 +192,7 @@ fn capabilities(cgroup_root: Option<&Path>) -> Check {
     }
     Check::bad(
         NAME,
-        Status::Missing,
+        CheckStatus::Missing,
         lacks.join("; "),
         "run as root, or add them to the container's securityContext",
     )
@@ -229,7 +229,7 @@ fn pid_namespace() -> Check {
         Ok(namespace) if namespace.as_os_str() == INITIAL_PID_NAMESPACE => Check::ok(NAME, "the node's"),
         _ => Check::bad(
             NAME,
-            Status::Degraded,
+            CheckStatus::Degraded,
             "not the node's: records will lack executables and containers",
             "set `hostPID: true`",
         ),
@@ -243,7 +243,7 @@ fn btf() -> Check {
     }
     Check::bad(
         NAME,
-        Status::Degraded,
+        CheckStatus::Degraded,
         "absent: nothing depends on it yet",
         "a kernel with CONFIG_DEBUG_INFO_BTF",
     )
@@ -256,7 +256,7 @@ fn ipv6() -> Check {
     }
     Check::bad(
         NAME,
-        Status::Degraded,
+        CheckStatus::Degraded,
         "absent: listeners have IPv4 alone",
         "fine where no pod uses IPv6",
     )
@@ -298,8 +298,8 @@ mod tests {
     #[test]
     fn a_configured_folder_of_the_wrong_kind_is_missing() {
         let surroundings = Surroundings::new(Some(PathBuf::from("/proc")), PathBuf::from("/proc"));
-        assert_eq!(cgroup(&surroundings).status, Status::Missing);
-        assert_eq!(bpffs(&surroundings).status, Status::Missing);
+        assert_eq!(cgroup(&surroundings).status, CheckStatus::Missing);
+        assert_eq!(bpffs(&surroundings).status, CheckStatus::Missing);
         assert_eq!(surroundings.cgroup_root(), None);
     }
 
@@ -319,7 +319,7 @@ mod tests {
         assert_eq!(
             folder(&nothing, hybrid),
             (
-                Status::Missing,
+                CheckStatus::Missing,
                 format!("there is no folder {}", nothing.display()),
                 "it is mounted at /sys/fs/cgroup/unified: leave kernel.cgroupRoot out, or set it to a folder there"
                     .to_owned()
