@@ -7,29 +7,9 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use crate::engine::{Allowance, Inputs, PolicySet, Refusal, Verdict};
+use crate::engine::{Allowance, Cause, Finding, Impersonate, Inputs, PolicySet, Refusal, Verdict};
 use crate::identity::Principal;
 use crate::request::{CanonicalRequest, KubeRequest};
-
-/// The user that the API server is asked to act as, from the grant that allows the request.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Impersonate {
-    /// Sent as `Impersonate-User`.
-    pub user: String,
-    /// Sent as one `Impersonate-Group` each, in this order.
-    pub groups: Vec<String>,
-}
-
-/// A rule that fired.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Finding {
-    /// The AgentPolicy's name.
-    pub policy: String,
-    /// The rule's name in it.
-    pub rule: String,
-    /// The rule's message.
-    pub message: String,
-}
 
 /// What becomes of a request.
 #[derive(Debug)]
@@ -226,29 +206,6 @@ impl Approval {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("the approval is for another request or another agent")]
 pub struct ApprovalMismatch;
-
-/// Why a request was refused, for metrics and audit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Cause {
-    /// No grant allows it.
-    NoGrant,
-    /// A built-in deny.
-    Builtin,
-    /// A Deny rule of an AgentPolicy.
-    Policy,
-}
-
-impl Cause {
-    /// A stable, low-cardinality name.
-    #[must_use]
-    pub fn code(self) -> &'static str {
-        match self {
-            Self::NoGrant => "no_grant",
-            Self::Builtin => "builtin",
-            Self::Policy => "policy",
-        }
-    }
-}
 
 /// A refusal, in words for the agent and for the record.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,8 +1,7 @@
 //! Canonical Kubernetes requests and the decisions on them.
 //!
-//! In: an HTTP request's head, and the text of identity, grant and policy files. Out: a [`Permit`], an
-//! [`Ask`] or a [`Denial`].
-//! Pure: no I/O, no clock, no runtime. Callers pass the time where it matters.
+//! In: an HTTP request's head, and the text of identity, grant and policy files. Out: a [`Permit`], an [`Ask`] or a
+//! [`Denial`]. Pure: no I/O, no clock, no runtime. Callers pass the time where it matters.
 //!
 //! # Code map
 //!
@@ -12,8 +11,9 @@
 //! | room | holds | imports |
 //! |---|---|---|
 //! | [`request`] | the canonical reading of an HTTP request | `kubernetes` |
-//! | [`engine`] | all objects compiled for decisions, and the decision | `api`, `decision`, `glob`, `kubernetes`, `request`, `yaml` |
-//! | [`decision`] | what a decision is: permit, ask, denial | - |
+//! | [`identity`] | an agent that may act now: the principal of a request | `api` |
+//! | [`engine`] | all objects compiled for decisions, what a decision needs, and what it comes to | `api`, `glob`, `identity`, `kubernetes`, `request`, `yaml` |
+//! | [`decision`] | permits, asks and denials; nothing else makes one | `engine`, `identity`, `request` |
 //! | [`api`] | the objects that people write | `glob`, `kubernetes`, `yaml` |
 //! | [`yaml`] | YAML whose every value knows its file, line and column | - |
 //! | `kubernetes` | the verbs and resources of Kubernetes | - |
@@ -30,10 +30,10 @@ pub mod yaml;
 
 pub use api::v1alpha1::{AgentGrant, AgentIdentity, AgentPolicy};
 pub use api::{Document, read_documents};
-pub use decision::{
-    Approval, ApprovalMismatch, Ask, Cause, Decision, Denial, Finding, Impersonate, Permit, Recheck,
+pub use decision::{Approval, ApprovalMismatch, Ask, Decision, Denial, Permit, Recheck};
+pub use engine::{
+    BODY_LIMIT, BodyInput, Cause, Finding, Grant, Impersonate, Inputs, Needs, PolicySet, Summary, builtin,
 };
-pub use engine::{BODY_LIMIT, BodyInput, Grant, Inputs, Needs, PolicySet, Summary, builtin};
 pub use identity::{Identity, Principal, Standing};
 pub use request::{CanonicalRequest, Exec, KubeRequest, ReadError, Target, Verb};
 pub use yaml::Diagnostic;

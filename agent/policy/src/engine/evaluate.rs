@@ -11,8 +11,8 @@ use super::match_input::MatchInput;
 use super::needs::Inputs;
 use super::rules::CompiledRule;
 use super::{Allowance, PolicySet, Refusal, Verdict};
+use super::{Cause, Finding};
 use crate::api::v1alpha1::{Action, Mode};
-use crate::decision::{Cause, Finding};
 use crate::identity::Principal;
 use crate::request::{KubeRequest, VerbSet};
 

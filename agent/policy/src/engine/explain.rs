@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::Refusal;
 use super::grants::Grant;
 use super::match_input::may_create;
-use crate::decision::{Cause, Finding};
+use super::{Cause, Finding};
 use crate::identity::Principal;
 use crate::request::{KubeRequest, Target, Verb, VerbSet};
 

@@ -4,9 +4,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::Impersonate;
 use super::match_input::may_create;
 use crate::api::v1alpha1::{AgentGrant, AgentGrantSpec, PolicyRule};
-use crate::decision::Impersonate;
 use crate::engine::builtin::url_matches;
 use crate::glob::Glob;
 use crate::request::{KubeRequest, Target, Verb, VerbSet};

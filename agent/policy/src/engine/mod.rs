@@ -13,6 +13,7 @@ mod match_input;
 mod needs;
 mod overlap;
 mod rules;
+mod verdict;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -20,12 +21,13 @@ use std::sync::Arc;
 use self::builtin::{Builtin, OWN_NAMESPACE};
 use crate::api::v1alpha1::AgentPolicy;
 use crate::api::{AnyObject, Document};
-use crate::decision::{Cause, Finding, Impersonate};
 use crate::identity::Identity;
 use crate::yaml::Diagnostic;
 
 pub use grants::Grant;
 pub use needs::{BODY_LIMIT, BodyInput, Inputs, Needs};
+pub(crate) use verdict::{Allowance, Refusal, Verdict};
+pub use verdict::{Cause, Finding, Impersonate};
 
 /// How much a policy set holds, for logs and metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -190,37 +192,6 @@ impl PolicySet {
     pub fn grants_of(&self, identity: &str) -> &[Arc<Grant>] {
         self.grants_by_identity.get(identity).map_or(&[], Vec::as_slice)
     }
-}
-
-/// What the rules and grants come to, before [`crate::decision`] makes a proof of it.
-pub(crate) enum Verdict {
-    /// A grant allows the request and no rule stops it.
-    Allow(Allowance),
-    /// Likewise, but these rules want a person to approve it.
-    Ask(Allowance, Vec<Finding>),
-    /// It is refused.
-    Refuse(Box<Refusal>),
-}
-
-/// By which grant a request is allowed, and as whom.
-#[derive(Debug)]
-pub(crate) struct Allowance {
-    pub(crate) impersonate: Arc<Impersonate>,
-    pub(crate) grant: Arc<str>,
-    pub(crate) rule: Arc<str>,
-    pub(crate) warnings: Vec<Finding>,
-    pub(crate) would_deny: Vec<Finding>,
-}
-
-/// Why a request is refused; read through [`crate::Denial`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Refusal {
-    pub(crate) cause: Cause,
-    pub(crate) policy: Option<String>,
-    pub(crate) rule: Option<String>,
-    pub(crate) message: String,
-    pub(crate) allowed: String,
-    pub(crate) would_deny: Vec<Finding>,
 }
 
 #[cfg(test)]

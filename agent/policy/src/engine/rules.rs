@@ -5,11 +5,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::Finding;
 use super::index::{About, Entry, Head, Index};
 use super::match_input::{Command, MatchInput, MatchTarget, Scope};
 use super::needs::{BodyInput, Inputs};
 use crate::api::v1alpha1::{Action, AgentPolicy, Match, Mode, Rule, Subjects};
-use crate::decision::Finding;
 use crate::glob::Glob;
 use crate::identity::Principal;
 use crate::request::{Verb, VerbSet};

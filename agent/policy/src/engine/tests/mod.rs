@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use super::*;
 use crate::api::read_documents;
 use crate::api::v1alpha1::{Action, State};
-use crate::decision::{Ask, Cause, Decision, Denial, Permit};
+use crate::decision::{Ask, Decision, Denial, Permit};
 use crate::identity::{Principal, Standing};
 use crate::request::{CanonicalRequest, KubeRequest};
 
