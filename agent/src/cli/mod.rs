@@ -6,6 +6,7 @@ mod ca;
 mod doctor;
 mod output;
 mod policy;
+mod reference;
 mod sessions;
 mod uninstall;
 
@@ -41,6 +42,9 @@ enum Command {
     Ca(ca::Args),
     /// Removes Picket's programs, links and maps from the kernel.
     Uninstall(uninstall::Args),
+    /// Writes the generated pages of the manual into a folder.
+    #[command(hide = true)]
+    Reference(reference::Args),
 }
 
 impl Cli {
@@ -55,6 +59,7 @@ impl Cli {
             Command::Sessions(args) => sessions::run(&args),
             Command::Ca(args) => ca::run(&args),
             Command::Uninstall(args) => uninstall::run(&args),
+            Command::Reference(args) => reference::run(&args),
         }
     }
 }

@@ -29,12 +29,7 @@ pub(super) fn read(
     top: &Fields<'_>,
     upstream: Option<&UpstreamSection>,
 ) -> ConfiguredEndpoints {
-    let Some(fields) = optional_section(
-        decoder,
-        top,
-        "protectedEndpoints",
-        &["apiServer", "deny", "allow"],
-    ) else {
+    let Some(fields) = optional_section(decoder, top, "protectedEndpoints") else {
         return ConfiguredEndpoints::default();
     };
     let api_server = list(decoder, &fields, "apiServer", str::parse);

@@ -8,15 +8,8 @@ use std::time::Duration;
 use picket_policy::yaml::{Decoder, Fields, Node, Value};
 
 use super::read::optional_path;
+use super::reference::fields_of;
 use crate::audit::{AuditConfig, SinkConfig, SinkTarget};
-
-const KNOWN: [&str; 5] = [
-    "directory",
-    "maxSegmentSize",
-    "maxSegmentAge",
-    "maxTotalSize",
-    "sinks",
-];
 
 /// Fields of versions that wrote a single file, with what is written now.
 const REPLACED: [(&str, &str); 2] = [
@@ -63,8 +56,11 @@ pub(super) fn read(decoder: &mut Decoder, top: &Fields<'_>, node_name: &str) -> 
     let Some(section) = top.get("audit") else {
         return audit;
     };
-    let Some(fields) = decoder.fields(section, "audit", &[&KNOWN[..], &["file", "stdout"]].concat(), &[])
-    else {
+    let known: Vec<&str> = fields_of("audit")
+        .into_iter()
+        .chain(REPLACED.map(|(old, _)| old))
+        .collect();
+    let Some(fields) = decoder.fields(section, "audit", &known, &[]) else {
         return audit;
     };
     refuse_replaced(decoder, section);
@@ -231,7 +227,7 @@ fn sinks(decoder: &mut Decoder, fields: &Fields<'_>, spool: &Path) -> Vec<SinkCo
 }
 
 fn sink(decoder: &mut Decoder, item: &Node, path: &str) -> Option<SinkConfig> {
-    let fields = decoder.fields(item, path, &[&["name"][..], &KINDS].concat(), &[])?;
+    let fields = decoder.fields(item, path, &fields_of("audit.sinks[]"), &[])?;
     let name = decoder.required_text(&fields, "name");
     if let Some(name) = &name
         && !is_name(&name.value)
@@ -271,7 +267,7 @@ fn sink(decoder: &mut Decoder, item: &Node, path: &str) -> Option<SinkConfig> {
 
 fn file(decoder: &mut Decoder, sink: &Fields<'_>) -> Option<SinkTarget> {
     let node = sink.get("file")?;
-    let fields = decoder.fields(node, &sink.path("file"), &["path"], &[])?;
+    let fields = decoder.fields(node, &sink.path("file"), &fields_of("audit.sinks[].file"), &[])?;
     let path = PathBuf::from(decoder.required_text(&fields, "path")?.value);
     absolute(decoder, &fields, "path", &path);
     Some(SinkTarget::File { path })

@@ -8,6 +8,7 @@ mod addresses;
 mod audit;
 mod files;
 mod read;
+mod reference;
 #[cfg(test)]
 mod tests;
 mod texts;
@@ -18,6 +19,7 @@ use std::path::{Path, PathBuf};
 use picket_policy::Diagnostic;
 
 pub use addresses::ConfiguredEndpoints;
+pub use reference::markdown as reference;
 
 use crate::audit::AuditConfig;
 use crate::kernel::FailMode;

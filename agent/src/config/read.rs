@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use http::Uri;
 use picket_policy::yaml::{Decoder, Diagnostic, Fields, Node, Spanned, Value, parse};
 
+use super::reference::{fields_of, renamed_in};
 use super::texts::{texts, values};
 use super::{
     AdminSection, ClusterSection, Config, EnforceSection, KernelSection, MAX_DRAIN_SECONDS, ShutdownSection,
@@ -18,28 +19,6 @@ use crate::admin::SOCKET_PATH_MAX;
 use crate::endpoints::EndpointTarget;
 use crate::kernel::FailMode;
 use crate::runtime::telemetry::{self, LogConfig, LogFormat};
-
-const TOP: [&str; 12] = [
-    "nodeName",
-    "cluster",
-    "upstream",
-    "tls",
-    "kernel",
-    "enforce",
-    "protectedEndpoints",
-    "objects",
-    "audit",
-    "admin",
-    "log",
-    "shutdown",
-];
-
-/// Fields that had another name, each with the whole path of the new one.
-const RENAMED: [(&str, &str); 3] = [
-    ("doors", "protectedEndpoints.apiServer"),
-    ("refuse", "protectedEndpoints.deny"),
-    ("allow", "protectedEndpoints.allow"),
-];
 
 pub(super) fn config(file: &str, text: &str) -> Result<Config, Vec<Diagnostic>> {
     let documents = parse(file, text).map_err(|error| vec![error])?;
@@ -68,7 +47,7 @@ pub(super) fn config(file: &str, text: &str) -> Result<Config, Vec<Diagnostic>> 
 }
 
 fn top(decoder: &mut Decoder, document: &Node) -> Option<Config> {
-    let top = decoder.fields_renamed(document, "", &TOP, &[], &RENAMED)?;
+    let top = decoder.fields_renamed(document, "", &fields_of(""), &[], &renamed_in(""))?;
     let node_name = decoder.required_text(&top, "nodeName");
     let cluster = cluster(decoder, &top);
     let upstream = upstream(decoder, &top);
@@ -99,21 +78,14 @@ fn top(decoder: &mut Decoder, document: &Node) -> Option<Config> {
 }
 
 fn cluster(decoder: &mut Decoder, top: &Fields<'_>) -> Option<ClusterSection> {
-    let fields = section(decoder, top, "cluster", &["kubeconfig"])?;
+    let fields = section(decoder, top, "cluster")?;
     Some(ClusterSection {
         kubeconfig: path(decoder, &fields, "kubeconfig")?,
     })
 }
 
 fn upstream(decoder: &mut Decoder, top: &Fields<'_>) -> Option<UpstreamSection> {
-    let known = [
-        "server",
-        "caFile",
-        "clientCertificateFile",
-        "clientKeyFile",
-        "tokenFile",
-    ];
-    let fields = section(decoder, top, "upstream", &known)?;
+    let fields = section(decoder, top, "upstream")?;
     let given = |name| fields.get(name).is_some();
     let certificate = given("clientCertificateFile");
     if certificate != given("clientKeyFile") {
@@ -161,12 +133,7 @@ fn server(decoder: &mut Decoder, fields: &Fields<'_>) -> Option<String> {
 }
 
 fn tls(decoder: &mut Decoder, top: &Fields<'_>) -> Option<TlsSection> {
-    let fields = section(
-        decoder,
-        top,
-        "tls",
-        &["caCertificateFile", "caKeyFile", "extraNames"],
-    )?;
+    let fields = section(decoder, top, "tls")?;
     let ca_certificate_file = path(decoder, &fields, "caCertificateFile");
     let ca_key_file = path(decoder, &fields, "caKeyFile");
     Some(TlsSection {
@@ -181,9 +148,9 @@ fn enforce(decoder: &mut Decoder, top: &Fields<'_>) -> Option<EnforceSection> {
     let fields = decoder.fields_renamed(
         node,
         "enforce",
-        &["namespaces", "matchLabels", "unclassifiedPods", "staticPods"],
+        &fields_of("enforce"),
         &[],
-        &[("unknownPods", "enforce.unclassifiedPods")],
+        &renamed_in("enforce"),
     )?;
     let written = |name| match fields.get(name).map(|node| &node.value) {
         Some(Value::List(items)) => !items.is_empty(),
@@ -247,7 +214,7 @@ fn objects(decoder: &mut Decoder, top: &Fields<'_>) -> Vec<PathBuf> {
 
 fn kernel(decoder: &mut Decoder, top: &Fields<'_>) -> KernelSection {
     let mut kernel = KernelSection::default();
-    if let Some(fields) = optional_section(decoder, top, "kernel", &["cgroupRoot", "bpffs"]) {
+    if let Some(fields) = optional_section(decoder, top, "kernel") {
         kernel.cgroup_root = optional_path(decoder, &fields, "cgroupRoot");
         kernel.bpffs = optional_path(decoder, &fields, "bpffs").unwrap_or(kernel.bpffs);
         if let (Some(node), false) = (fields.get("bpffs"), kernel.bpffs.is_absolute()) {
@@ -262,7 +229,7 @@ fn kernel(decoder: &mut Decoder, top: &Fields<'_>) -> KernelSection {
 
 fn admin(decoder: &mut Decoder, top: &Fields<'_>) -> AdminSection {
     let mut admin = AdminSection::default();
-    if let Some(fields) = optional_section(decoder, top, "admin", &["socket"]) {
+    if let Some(fields) = optional_section(decoder, top, "admin") {
         admin.socket = optional_path(decoder, &fields, "socket").unwrap_or(admin.socket);
         let sockets = [admin.socket.clone(), admin.upgrade_socket()];
         let too_long = |path: &PathBuf| path.as_os_str().len() > SOCKET_PATH_MAX;
@@ -281,7 +248,7 @@ fn admin(decoder: &mut Decoder, top: &Fields<'_>) -> AdminSection {
 
 fn log(decoder: &mut Decoder, top: &Fields<'_>) -> LogConfig {
     let mut log = LogConfig::default();
-    if let Some(fields) = optional_section(decoder, top, "log", &["format", "filter"]) {
+    if let Some(fields) = optional_section(decoder, top, "log") {
         let words = [("text", LogFormat::Text), ("json", LogFormat::Json)];
         let format = fields
             .get("format")
@@ -302,7 +269,7 @@ fn log(decoder: &mut Decoder, top: &Fields<'_>) -> LogConfig {
 
 fn shutdown(decoder: &mut Decoder, top: &Fields<'_>) -> ShutdownSection {
     let mut shutdown = ShutdownSection::default();
-    if let Some(fields) = optional_section(decoder, top, "shutdown", &["drainSeconds"])
+    if let Some(fields) = optional_section(decoder, top, "shutdown")
         && let Some(node) = fields.get("drainSeconds")
     {
         let seconds = match &node.value {
@@ -327,9 +294,9 @@ fn shutdown(decoder: &mut Decoder, top: &Fields<'_>) -> ShutdownSection {
 }
 
 /// A mapping that must be there.
-fn section<'n>(decoder: &mut Decoder, top: &Fields<'n>, name: &str, known: &[&str]) -> Option<Fields<'n>> {
+fn section<'n>(decoder: &mut Decoder, top: &Fields<'n>, name: &str) -> Option<Fields<'n>> {
     let node = decoder.required(top, name)?;
-    decoder.fields(node, name, known, &[])
+    decoder.fields(node, name, &fields_of(name), &[])
 }
 
 /// A mapping that may be left out.
@@ -337,9 +304,8 @@ pub(super) fn optional_section<'n>(
     decoder: &mut Decoder,
     top: &Fields<'n>,
     name: &str,
-    known: &[&str],
 ) -> Option<Fields<'n>> {
-    decoder.fields(top.get(name)?, name, known, &[])
+    decoder.fields(top.get(name)?, name, &fields_of(name), &[])
 }
 
 fn path(decoder: &mut Decoder, fields: &Fields<'_>, name: &str) -> Option<PathBuf> {
