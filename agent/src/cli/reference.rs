@@ -1,7 +1,7 @@
-//! `picket reference`: the generated pages of the manual, written from the types that they describe.
+//! `picket reference`: the generated pages of the manual and the JSON Schemas of the objects, written from their types.
 //!
-//! In: a folder. Out: Markdown below `docs/reference` in it. `cargo xtask generate` calls this for `deploy`, and
-//! `cargo xtask check` compares.
+//! In: a folder. Out: Markdown below `docs/reference` in it, and JSON below `schemas`. `cargo xtask generate` calls this for
+//! `deploy`, and `cargo xtask check` compares.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -41,10 +41,13 @@ fn write(folder: &Path) -> anyhow::Result<()> {
 /// Every generated file, by its path.
 fn files() -> Vec<(String, String)> {
     let page = |name: &str, text| (format!("docs/reference/{name}.md"), text);
-    vec![
+    let mut files = vec![
         page("cli", commands(super::Cli::command())),
         page("configuration", config::reference()),
-    ]
+    ];
+    let schemas = picket_policy::api::schemas().into_iter();
+    files.extend(schemas.map(|(name, text)| (format!("schemas/{name}"), text)));
+    files
 }
 
 /// The page of all commands that are not hidden.
