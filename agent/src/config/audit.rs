@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use picket_policy::yaml::{Decoder, Fields, Node, Value};
+use picket_policy::yaml::{Decoder, Fields, Value, YamlNode};
 
 use super::read::optional_path;
 use super::reference::fields_of;
@@ -77,7 +77,7 @@ pub(super) fn read(decoder: &mut Decoder, top: &Fields<'_>, node_name: &str) -> 
     audit
 }
 
-fn refuse_replaced(decoder: &mut Decoder, section: &Node) {
+fn refuse_replaced(decoder: &mut Decoder, section: &YamlNode) {
     let Value::Map(entries) = &section.value else {
         return;
     };
@@ -168,7 +168,7 @@ fn duration(text: &str) -> Option<Duration> {
     (!text.is_empty()).then(|| Duration::from_secs(seconds))
 }
 
-fn shown(node: &Node) -> String {
+fn shown(node: &YamlNode) -> String {
     match &node.value {
         Value::Text(text) => format!("{text:?}"),
         other => other.describe(),
@@ -226,7 +226,7 @@ fn sinks(decoder: &mut Decoder, fields: &Fields<'_>, spool: &Path) -> Vec<SinkCo
     sinks
 }
 
-fn sink(decoder: &mut Decoder, item: &Node, path: &str) -> Option<SinkConfig> {
+fn sink(decoder: &mut Decoder, item: &YamlNode, path: &str) -> Option<SinkConfig> {
     let fields = decoder.fields(item, path, &fields_of("audit.sinks[]"), &[])?;
     let name = decoder.required_text(&fields, "name");
     if let Some(name) = &name

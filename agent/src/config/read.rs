@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use http::Uri;
-use picket_policy::yaml::{Decoder, Diagnostic, Fields, Node, Spanned, Value, parse};
+use picket_policy::yaml::{Decoder, Diagnostic, Fields, Spanned, Value, YamlNode, parse};
 
 use super::reference::{fields_of, renamed_in};
 use super::texts::{texts, values};
@@ -46,7 +46,7 @@ pub(super) fn config(file: &str, text: &str) -> Result<Config, Vec<Diagnostic>> 
     decoder.finish(config)?.ok_or_else(Vec::new)
 }
 
-fn top(decoder: &mut Decoder, document: &Node) -> Option<Config> {
+fn top(decoder: &mut Decoder, document: &YamlNode) -> Option<Config> {
     let top = decoder.fields_renamed(document, "", &fields_of(""), &[], &renamed_in(""))?;
     let node_name = decoder.required_text(&top, "nodeName");
     let cluster = cluster(decoder, &top);
@@ -190,7 +190,7 @@ fn labels(decoder: &mut Decoder, enforce: &Fields<'_>) -> BTreeMap<String, Strin
         );
         return BTreeMap::new();
     };
-    let label = |(key, value): &(Node, Node)| {
+    let label = |(key, value): &(YamlNode, YamlNode)| {
         let key = decoder.text(key, &path)?.value;
         let value = decoder.text(value, &format!("{path}.{key}"))?.value;
         Some((key, value))

@@ -1,24 +1,49 @@
-//! Finding and reading the files: what is a file of objects, in which order, and how much of it is read.
+//! Objects in files: what is a file of objects, in which order, and how much of it is read.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
+use picket_policy::Diagnostic;
+use picket_policy::api::{FileReading, read_file};
 use picket_policy::yaml::MAX_FILE;
-use picket_policy::{Diagnostic, Document, read_documents};
 
 use super::StoreError;
+use super::source::{Manifest, Source};
 
 /// Most files that are read. A cluster with more agents than this keeps them as objects in the API server.
 const MAX_FILES: usize = 4096;
 
-/// A file and its text.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Source {
-    /// Its path.
-    pub path: PathBuf,
-    /// Its text.
-    pub text: String,
+/// Files, and folders whose files are meant.
+#[derive(Debug, Clone)]
+pub struct FileSource {
+    paths: Vec<PathBuf>,
+}
+
+impl FileSource {
+    /// The files that these paths name.
+    #[must_use]
+    pub fn new(paths: &[PathBuf]) -> Self {
+        Self {
+            paths: paths.to_vec(),
+        }
+    }
+}
+
+impl Source for FileSource {
+    fn manifests(&self) -> Result<Vec<Manifest>, StoreError> {
+        read_all(&self.paths)
+    }
+
+    fn folders(&self) -> BTreeSet<PathBuf> {
+        let folder = |path: &PathBuf| match path.parent() {
+            Some(parent) if !path.is_dir() && parent.as_os_str().is_empty() => PathBuf::from("."),
+            Some(parent) if !path.is_dir() => parent.to_owned(),
+            _ => path.clone(),
+        };
+        self.paths.iter().map(folder).collect()
+    }
 }
 
 /// Finds and reads the files that paths name: each file itself, and of each folder the `.yaml` and `.yml` files right
@@ -26,7 +51,7 @@ pub struct Source {
 ///
 /// # Errors
 /// A [`StoreError`] where something cannot be read, is too large or too many, or nothing is found.
-pub fn read_all(paths: &[PathBuf]) -> Result<Vec<Source>, StoreError> {
+pub fn read_all(paths: &[PathBuf]) -> Result<Vec<Manifest>, StoreError> {
     let mut files = Vec::new();
     for path in paths {
         let metadata = fs::metadata(path).map_err(|source| StoreError::Read {
@@ -55,7 +80,7 @@ pub fn read_all(paths: &[PathBuf]) -> Result<Vec<Source>, StoreError> {
     files
         .into_iter()
         .map(|path| {
-            Ok(Source {
+            Ok(Manifest {
                 text: read(&path)?,
                 path,
             })
@@ -103,19 +128,17 @@ fn read(path: &Path) -> Result<String, StoreError> {
 
 /// Reads the objects of one file. A file without any is a slip, such as one that was cut while it was written, and would
 /// take what it held out of force.
-///
-/// # Errors
-/// Everything that is wrong in it.
-pub fn documents(source: &Source) -> Result<Vec<Document>, Vec<Diagnostic>> {
-    let file = source.path.display().to_string();
-    let documents = read_documents(&file, &source.text)?;
-    if documents.is_empty() {
-        return Err(vec![Diagnostic {
+#[must_use]
+pub fn objects(manifest: &Manifest) -> FileReading {
+    let file = manifest.path.display().to_string();
+    let mut reading = read_file(&file, &manifest.text);
+    if reading.entries.is_empty() && reading.errors.is_empty() {
+        reading.errors.push(Diagnostic {
             file,
             line: 1,
             column: 1,
             reason: "no object is in this file: write one, or remove the file".to_owned(),
-        }]);
+        });
     }
-    Ok(documents)
+    reading
 }

@@ -1,24 +1,34 @@
-//! Where identities, grants and policies come from: files and folders, read whole or not at all.
+//! Where identities, grants and policies come from: sources, read whole or not at all.
 //!
-//! In: paths. Out: the current [`PolicySet`], and a [`ReloadStatus`] for logs and metrics. A reading that fails changes
-//! nothing: the last good catalog stays in force, and the status says so.
+//! In: sources. Out: the [`PolicySet`] in force, a [`StoreStatus`] for logs and metrics, and an [`ObjectStatus`] for each
+//! object. A reading that fails changes nothing: the last good set stays in force, and the statuses say so and which object is
+//! at fault.
 
 pub mod files;
+mod source;
+mod status;
 mod watch;
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
+use jiff::Timestamp;
+use picket_policy::api::FileReading;
 use picket_policy::{Diagnostic, PolicySet, builtin};
 use thiserror::Error;
 use tokio::sync::watch as channel;
 use tokio_util::sync::CancellationToken;
 
-use files::Source;
+pub use files::FileSource;
+pub use source::{Manifest, Source};
+pub use status::{ObjectStatus, StatusReason};
 
-/// Why the files make no catalog.
+use status::StatusBoard;
+
+/// Why the sources make no set.
 #[derive(Debug, Error)]
 pub enum StoreError {
     /// No file was found where there should be one.
@@ -56,35 +66,40 @@ pub enum StoreError {
 
 /// How the readings went.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct ReloadStatus {
-    /// Counts the catalogs that came into force, from 1.
+pub struct StoreStatus {
+    /// Counts the sets that came into force, from 1.
     pub generation: u64,
     /// Counts the readings that failed since the start.
     pub failures: u64,
-    /// Why the last reading failed; `None` while the files and the catalog in force agree.
+    /// Why the last reading failed; `None` while the sources and the set in force agree.
     pub last_error: Option<String>,
 }
 
-/// The files and what they said when they last made sense.
+/// The sources and what they said when they last made sense.
 #[derive(Debug)]
 pub struct Store {
-    paths: Vec<PathBuf>,
+    sources: Vec<Box<dyn Source>>,
     own_namespace: String,
     current: ArcSwap<PolicySet>,
-    status: channel::Sender<ReloadStatus>,
+    status: channel::Sender<StoreStatus>,
+    objects: Mutex<StatusBoard>,
     /// What was read last, good or not, so that nothing is done or said twice about the same text.
-    last: Mutex<Option<Vec<Source>>>,
+    last: Mutex<Option<Vec<Manifest>>>,
 }
 
+/// What sources said, each text's with its file's name.
+type Readings = Vec<(String, FileReading)>;
+
 impl Store {
-    /// A store without files, for tests of those who read it.
+    /// A store without sources, for tests of those who read it.
     #[cfg(test)]
     pub(crate) fn for_tests(policies: PolicySet) -> Self {
         Self {
-            paths: Vec::new(),
+            sources: Vec::new(),
             own_namespace: builtin::OWN_NAMESPACE.to_owned(),
             current: ArcSwap::from_pointee(policies),
-            status: channel::channel(ReloadStatus::default()).0,
+            status: channel::channel(StoreStatus::default()).0,
+            objects: Mutex::default(),
             last: Mutex::new(None),
         }
     }
@@ -94,39 +109,44 @@ impl Store {
     /// # Errors
     /// A [`StoreError`] where a path cannot be read, no file is found, or a file cannot stand.
     pub fn open(paths: &[PathBuf]) -> Result<Self, StoreError> {
-        Self::open_in(paths, builtin::OWN_NAMESPACE)
+        Self::of_sources(vec![Box::new(FileSource::new(paths))], builtin::OWN_NAMESPACE)
     }
 
-    /// Likewise, for a Picket that runs in another namespace.
+    /// Reads every source once, for a Picket that runs in this namespace.
     ///
     /// # Errors
-    /// As [`Store::open`].
-    pub fn open_in(paths: &[PathBuf], own_namespace: &str) -> Result<Self, StoreError> {
-        let sources = files::read_all(paths)?;
-        let catalog = compile(&sources, own_namespace)?;
-        let (status, _) = channel::channel(ReloadStatus {
-            generation: 1,
-            ..ReloadStatus::default()
+    /// A [`StoreError`] where a source cannot be read, or an object cannot stand.
+    pub fn of_sources(sources: Vec<Box<dyn Source>>, own_namespace: &str) -> Result<Self, StoreError> {
+        let manifests = read(&sources)?;
+        let readings = parse(&manifests);
+        let set = compile(&readings, own_namespace)?;
+        let generation = 1;
+        let (status, _) = channel::channel(StoreStatus {
+            generation,
+            ..StoreStatus::default()
         });
-        let summary = catalog.summary();
+        let mut objects = StatusBoard::default();
+        objects.accepted(&readings, generation, Timestamp::now());
+        let summary = set.summary();
         tracing::info!(
             identities = summary.identities,
             grants = summary.grants,
             policies = summary.policies,
             rules = summary.rules,
-            files = sources.len(),
+            files = manifests.len(),
             "policy is in force"
         );
         Ok(Self {
-            paths: paths.to_vec(),
+            sources,
             own_namespace: own_namespace.to_owned(),
-            current: ArcSwap::from_pointee(catalog),
+            current: ArcSwap::from_pointee(set),
             status,
-            last: Mutex::new(Some(sources)),
+            objects: Mutex::new(objects),
+            last: Mutex::new(Some(manifests)),
         })
     }
 
-    /// The catalog in force.
+    /// The set in force.
     #[must_use]
     pub fn current(&self) -> Arc<PolicySet> {
         self.current.load_full()
@@ -134,90 +154,129 @@ impl Store {
 
     /// How the readings went.
     #[must_use]
-    pub fn status(&self) -> ReloadStatus {
+    pub fn status(&self) -> StoreStatus {
         self.status.borrow().clone()
     }
 
-    /// Wakes whenever the status changes, for what must act on a new catalog at once.
+    /// Every object that the sources hold or that is in force, in the order of the sources.
     #[must_use]
-    pub fn changes(&self) -> channel::Receiver<ReloadStatus> {
+    pub fn statuses(&self) -> Vec<ObjectStatus> {
+        self.board().statuses()
+    }
+
+    /// Wakes whenever the status changes, for what must act on a new set at once.
+    #[must_use]
+    pub fn changes(&self) -> channel::Receiver<StoreStatus> {
         self.status.subscribe()
     }
 
-    /// Reads the files again if they changed. What cannot stand leaves the catalog in force as it is.
+    /// Folders in which a change may be one of a source.
+    fn folders(&self) -> BTreeSet<PathBuf> {
+        self.sources.iter().flat_map(|source| source.folders()).collect()
+    }
+
+    fn board(&self) -> MutexGuard<'_, StatusBoard> {
+        self.objects.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads the sources again if they changed. What cannot stand leaves the set in force as it is.
     pub fn reload(&self) {
-        let read = files::read_all(&self.paths);
+        let read = read(&self.sources);
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let outcome = match read {
-            Ok(sources) => {
-                if last.as_ref() == Some(&sources) {
-                    return;
+        let now = Timestamp::now();
+        match read {
+            Ok(manifests) if last.as_ref() == Some(&manifests) => {}
+            Ok(manifests) => {
+                let readings = parse(&manifests);
+                *last = Some(manifests);
+                match compile(&readings, &self.own_namespace) {
+                    Ok(set) => self.accept(set, &readings, now),
+                    Err(error) => {
+                        if let StoreError::Objects { errors } = &error {
+                            self.board().rejected(&readings, errors, now);
+                        }
+                        self.refuse(&error);
+                    }
                 }
-                let outcome = compile(&sources, &self.own_namespace);
-                *last = Some(sources);
-                outcome
             }
             Err(error) => {
                 // Files that come back as they were must be taken up again.
                 *last = None;
-                Err(error)
-            }
-        };
-        match outcome {
-            Ok(catalog) => {
-                let summary = catalog.summary();
-                let before = self.current.swap(Arc::new(catalog)).summary();
-                self.status.send_modify(|status| {
-                    status.generation += 1;
-                    status.last_error = None;
-                });
-                tracing::info!(
-                    generation = self.status.borrow().generation,
-                    identities = summary.identities,
-                    grants = summary.grants,
-                    policies = summary.policies,
-                    rules = summary.rules,
-                    "policy was read again and is in force"
-                );
-                if before.policies > 0 && summary.policies == 0 {
-                    tracing::warn!(
-                        before = before.policies,
-                        "no AgentPolicy is left: all that grants give passes but for the built-in denies"
-                    );
-                }
-            }
-            Err(error) => {
-                let error = error.to_string();
-                if self.status.borrow().last_error.as_ref() == Some(&error) {
-                    return;
-                }
-                tracing::error!(%error, "policy cannot be read again; the last good one stays in force");
-                self.status.send_modify(|status| {
-                    status.failures += 1;
-                    status.last_error = Some(error);
-                });
+                self.board().unreadable(&error.to_string(), now);
+                self.refuse(&error);
             }
         }
     }
 
-    /// Reads the files again whenever they change, until cancelled.
+    /// Puts a set in force.
+    fn accept(&self, set: PolicySet, readings: &Readings, now: Timestamp) {
+        let summary = set.summary();
+        let generation = self.status.borrow().generation + 1;
+        let before = self.current.swap(Arc::new(set)).summary();
+        self.board().accepted(readings, generation, now);
+        self.status.send_modify(|status| {
+            status.generation = generation;
+            status.last_error = None;
+        });
+        tracing::info!(
+            generation,
+            identities = summary.identities,
+            grants = summary.grants,
+            policies = summary.policies,
+            rules = summary.rules,
+            "policy was read again and is in force"
+        );
+        if before.policies > 0 && summary.policies == 0 {
+            tracing::warn!(
+                before = before.policies,
+                "no AgentPolicy is left: all that grants give passes but for the built-in denies"
+            );
+        }
+    }
+
+    /// Says that a reading failed, once for each reason.
+    fn refuse(&self, error: &StoreError) {
+        let error = error.to_string();
+        if self.status.borrow().last_error.as_ref() == Some(&error) {
+            return;
+        }
+        tracing::error!(%error, "policy cannot be read again; the last good one stays in force");
+        self.status.send_modify(|status| {
+            status.failures += 1;
+            status.last_error = Some(error);
+        });
+    }
+
+    /// Reads the sources again whenever they change, until cancelled.
     pub fn watch(self: Arc<Self>, cancel: CancellationToken) -> impl Future<Output = ()> + Send {
         watch::run(self, cancel)
     }
 }
 
-fn compile(sources: &[Source], own_namespace: &str) -> Result<PolicySet, StoreError> {
-    let (mut documents, mut errors) = (Vec::new(), Vec::new());
+fn read(sources: &[Box<dyn Source>]) -> Result<Vec<Manifest>, StoreError> {
+    let mut manifests = Vec::new();
     for source in sources {
-        match files::documents(source) {
-            Ok(read) => documents.extend(read),
-            Err(faults) => errors.extend(faults),
-        }
+        manifests.extend(source.manifests()?);
     }
+    Ok(manifests)
+}
+
+fn parse(manifests: &[Manifest]) -> Readings {
+    let reading = |manifest: &Manifest| (manifest.path.display().to_string(), files::objects(manifest));
+    manifests.iter().map(reading).collect()
+}
+
+fn compile(readings: &Readings, own_namespace: &str) -> Result<PolicySet, StoreError> {
+    let errors: Vec<_> = readings
+        .iter()
+        .flat_map(|(_, reading)| reading.errors.iter().cloned())
+        .collect();
     // Checks across files would only echo what is missing from the broken ones.
     if !errors.is_empty() {
         return Err(StoreError::Objects { errors });
     }
+    let documents = readings.iter().flat_map(|(_, reading)| &reading.entries);
+    let documents = documents.filter_map(|entry| entry.document.clone()).collect();
     PolicySet::compile_in(documents, own_namespace).map_err(|errors| StoreError::Objects { errors })
 }
 

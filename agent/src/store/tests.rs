@@ -93,7 +93,7 @@ fn a_bad_reload_changes_nothing_and_says_so() {
     assert_eq!(names(&store), ["a", "b"]);
     assert_eq!(
         store.status(),
-        ReloadStatus {
+        StoreStatus {
             generation: 2,
             failures: 1,
             last_error: None
@@ -171,6 +171,145 @@ fn the_end_of_the_last_policy_is_a_warning() {
     folder.write("b.yaml", &identity("b"));
     let said = logged(|| store.reload());
     assert!(said.contains("is in force") && !said.contains("WARN"), "{said}");
+}
+
+/// Kind and name, whether it is ready, why, and the generation of the version in force.
+fn told(store: &Store) -> Vec<(String, bool, StatusReason, Option<u64>)> {
+    let line = |status: ObjectStatus| {
+        let object = format!("{} {}", status.kind, status.name);
+        (object, status.ready, status.reason, status.generation)
+    };
+    store.statuses().into_iter().map(line).collect()
+}
+
+fn message(store: &Store, name: &str) -> String {
+    let mut statuses = store.statuses().into_iter();
+    let found = statuses.find(|status| status.name == name);
+    found.map(|status| status.message).unwrap_or_default()
+}
+
+#[test]
+fn every_object_has_a_status_that_names_the_one_at_fault() {
+    use StatusReason::{InForce, Invalid, OthersInvalid};
+    let folder = Folder::new();
+    folder.write("a.yaml", &format!("{}---\n{}", identity("a"), identity("b")));
+    folder.write("c.yaml", &identity("c"));
+    let store = Store::open(std::slice::from_ref(&folder.0)).expect("valid");
+    let object = |name: &str| format!("AgentIdentity {name}");
+    let all = ["a", "b", "c"].map(|name| (object(name), true, InForce, Some(1)));
+    assert_eq!(told(&store), all);
+    let first = &store.statuses()[1];
+    assert!(
+        first.source.ends_with("a.yaml:9") && first.message.is_empty(),
+        "{first:?}"
+    );
+    let since = first.since;
+
+    // One that changed and is taken up has a new generation; the others keep theirs, and their time.
+    folder.write("c.yaml", &identity("c").replace("owner: team", "owner: other"));
+    store.reload();
+    assert_eq!(told(&store)[2], (object("c"), true, InForce, Some(2)));
+    assert_eq!(
+        (store.statuses()[1].since, store.statuses()[1].generation),
+        (since, Some(1))
+    );
+
+    // One that is invalid, one that changed beside it, a new one, and one that stayed as it is.
+    folder.write(
+        "a.yaml",
+        &format!(
+            "{}---\n{}",
+            identity("a").replace("owner: team", "owner: 7"),
+            identity("b")
+        ),
+    );
+    folder.write("c.yaml", &identity("c"));
+    folder.write("d.yaml", &identity("d"));
+    store.reload();
+    assert_eq!(
+        told(&store),
+        [
+            (object("a"), false, Invalid, Some(1)),
+            (object("b"), true, InForce, Some(1)),
+            (object("c"), false, OthersInvalid, Some(2)),
+            (object("d"), false, OthersInvalid, None),
+        ]
+    );
+    assert_eq!(
+        message(&store, "a"),
+        "line 5: field `spec.owner` must be text, not the number 7: quote it. The version of generation 1 stays in force"
+    );
+    assert!(message(&store, "d").ends_with(". No version of it is in force"));
+
+    // What is invalid beside others is told at the one that the message is about.
+    folder.write("a.yaml", &format!("{}---\n{}", identity("a"), identity("b")));
+    folder.write("d.yaml", &identity("a"));
+    store.reload();
+    let duplicate = told(&store).pop().expect("some");
+    assert_eq!(duplicate, (object("a"), false, Invalid, Some(1)));
+    assert_eq!(told(&store)[0], (object("a"), true, InForce, Some(1)));
+
+    fs::remove_file(folder.0.join("d.yaml")).expect("removed");
+    store.reload();
+    assert!(store.statuses().iter().all(|status| status.ready));
+    assert_eq!(store.statuses().len(), 3);
+}
+
+#[test]
+fn objects_that_cannot_be_read_any_more_keep_a_status() {
+    use StatusReason::{InForce, OthersInvalid, SourceUnreadable};
+    let folder = Folder::new();
+    for name in ["a", "b", "c"] {
+        folder.write(&format!("{name}.yaml"), &identity(name));
+    }
+    let store = Store::open(std::slice::from_ref(&folder.0)).expect("valid");
+    // A file that is no YAML, and one that is gone while nothing can come into force.
+    folder.write("a.yaml", "kind: [");
+    fs::remove_file(folder.0.join("b.yaml")).expect("removed");
+    store.reload();
+    let reason = |name: &str| {
+        let statuses = store.statuses();
+        let found = statuses.iter().find(|status| status.name == name).expect(name);
+        (found.reason, found.ready, found.generation)
+    };
+    assert_eq!(reason("a"), (SourceUnreadable, false, Some(1)));
+    assert_eq!(reason("b"), (OthersInvalid, false, Some(1)));
+    assert_eq!(reason("c"), (InForce, true, Some(1)));
+    assert!(
+        message(&store, "a").contains("not valid YAML"),
+        "{}",
+        message(&store, "a")
+    );
+
+    for name in ["a", "c"] {
+        fs::remove_file(folder.0.join(format!("{name}.yaml"))).expect("removed");
+    }
+    store.reload();
+    assert!(
+        store
+            .statuses()
+            .iter()
+            .all(|status| status.reason == SourceUnreadable)
+    );
+    assert_eq!(store.statuses().len(), 3);
+    assert!(
+        message(&store, "b").starts_with("no .yaml or .yml file"),
+        "{}",
+        message(&store, "b")
+    );
+}
+
+#[test]
+fn a_status_is_plain_data() {
+    let folder = Folder::new();
+    folder.write("a.yaml", &identity("a"));
+    let store = Store::open(std::slice::from_ref(&folder.0)).expect("valid");
+    let statuses = store.statuses();
+    let json = serde_json::to_value(&statuses).expect("plain");
+    assert_eq!(json[0]["reason"], "InForce");
+    assert_eq!(json[0]["generation"], 1);
+    let back: Vec<ObjectStatus> = serde_json::from_value(json).expect("plain");
+    assert_eq!(back, statuses);
 }
 
 async fn generation(store: &Store, wanted: u64) {

@@ -1,7 +1,7 @@
 //! Noticing that files changed: events of the folders they are in, gathered for a moment, and a slow look besides.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ const LOOK: Duration = Duration::from_secs(15);
 /// Reloads the store on changes until cancelled.
 pub(super) async fn run(store: Arc<Store>, cancel: CancellationToken) {
     let (wake, mut woken) = mpsc::channel::<()>(1);
-    let mut _watcher = watch(&store.paths, wake.clone());
+    let mut _watcher = watch(&store.folders(), wake.clone());
     loop {
         let stop = tokio::select! {
             () = cancel.cancelled() => true,
@@ -37,7 +37,7 @@ pub(super) async fn run(store: Arc<Store>, cancel: CancellationToken) {
         }
         // Made anew, so that folders that came back or were replaced are watched again; and before the files are read,
         // so that no change falls between.
-        _watcher = watch(&store.paths, wake.clone());
+        _watcher = watch(&store.folders(), wake.clone());
         let reading = store.clone();
         if let Err(error) = tokio::task::spawn_blocking(move || reading.reload()).await {
             tracing::error!(%error, "reading policy again failed; the last good one stays in force");
@@ -60,7 +60,7 @@ async fn settle(woken: &mut mpsc::Receiver<()>) {
 }
 
 /// Watches the folders that hold the files. `None` where the system gives no watches: then the slow look alone serves.
-fn watch(paths: &[PathBuf], wake: mpsc::Sender<()>) -> Option<RecommendedWatcher> {
+fn watch(folders: &BTreeSet<PathBuf>, wake: mpsc::Sender<()>) -> Option<RecommendedWatcher> {
     let notice = move |event: notify::Result<notify::Event>| {
         // Reading a file is an event too; taking it for a change would never end.
         if !matches!(
@@ -80,14 +80,6 @@ fn watch(paths: &[PathBuf], wake: mpsc::Sender<()>) -> Option<RecommendedWatcher
             return None;
         }
     };
-    let folders: BTreeSet<&Path> = paths
-        .iter()
-        .map(|path| match path.parent() {
-            Some(parent) if !path.is_dir() && parent.as_os_str().is_empty() => Path::new("."),
-            Some(parent) if !path.is_dir() => parent,
-            _ => path.as_path(),
-        })
-        .collect();
     for folder in folders {
         if let Err(error) = watcher.watch(folder, RecursiveMode::NonRecursive) {
             tracing::debug!(folder = %folder.display(), %error, "the folder cannot be watched now");

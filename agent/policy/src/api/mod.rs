@@ -15,10 +15,10 @@ pub mod v1alpha1;
 use std::sync::Arc;
 
 pub use field::{FieldError, FieldErrors};
-pub use read::read_documents;
+pub use read::{DocumentEntry, FileReading, read_documents, read_file};
 pub use schema::{any_object_schema, object_schema, object_schemas, schemas};
 
-use crate::yaml::{Diagnostic, FieldPath, Node, SourceLocation};
+use crate::yaml::{Diagnostic, FieldPath, SourceLocation, YamlNode};
 use v1alpha1::{
     AgentGrant, AgentGrantSpec, AgentIdentity, AgentIdentitySpec, AgentPolicy, AgentPolicySpec, Spec,
 };
@@ -34,7 +34,7 @@ pub struct Document {
     /// The object.
     pub object: AnyObject,
     file: Arc<str>,
-    node: Node,
+    node: YamlNode,
 }
 
 /// An object of any kind.

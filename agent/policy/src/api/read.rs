@@ -12,20 +12,75 @@ use super::schema::schema_of;
 use super::shape::{OtherNames, Shape, StructureCheck};
 use super::v1alpha1::{AgentGrantSpec, AgentIdentitySpec, AgentPolicySpec, Object, ObjectMeta, Spec};
 use super::{API_VERSION, AnyObject, Document, GROUP};
-use crate::yaml::{Decoder, Diagnostic, FieldPath, Node, Value, parse};
+use crate::yaml::{Decoder, Diagnostic, FieldPath, Value, YamlNode, parse};
+
+/// What a file says, as far as it can be read.
+#[derive(Debug, Clone, Default)]
+pub struct FileReading {
+    /// Its documents in order, faulty ones too. Empty where the file is no YAML.
+    pub entries: Vec<DocumentEntry>,
+    /// Everything that is wrong in it, in the order of the file.
+    pub errors: Vec<Diagnostic>,
+}
+
+/// A document of a file, faulty or not.
+#[derive(Debug, Clone)]
+pub struct DocumentEntry {
+    /// The kind as it is written; empty where that cannot be told.
+    pub kind: String,
+    /// `metadata.name` as it is written; empty where that cannot be told.
+    pub name: String,
+    /// The line that it begins in.
+    pub line: u32,
+    /// The object, where nothing is wrong with it by itself.
+    pub document: Option<Document>,
+}
 
 /// Reads every document of a file.
 ///
 /// # Errors
 /// Everything that is wrong in it, in the order of the file.
 pub fn read_documents(file: &str, text: &str) -> Result<Vec<Document>, Vec<Diagnostic>> {
-    let nodes = parse(file, text).map_err(|error| vec![error])?;
+    let FileReading { entries, errors } = read_file(file, text);
+    if errors.is_empty() {
+        Ok(entries.into_iter().filter_map(|entry| entry.document).collect())
+    } else {
+        Err(errors)
+    }
+}
+
+/// Likewise, with what can be told of documents that cannot stand.
+#[must_use]
+pub fn read_file(file: &str, text: &str) -> FileReading {
+    let nodes = match parse(file, text) {
+        Ok(nodes) => nodes,
+        Err(error) => {
+            return FileReading {
+                entries: Vec::new(),
+                errors: vec![error],
+            };
+        }
+    };
     let mut decoder = Decoder::new(file);
-    let documents: Vec<_> = nodes
+    let entries = nodes
         .into_iter()
-        .filter_map(|node| document(&mut decoder, node))
+        .map(|node| {
+            let text = |path| match &node.at(&path).value {
+                Value::Text(text) => text.clone(),
+                _ => String::new(),
+            };
+            DocumentEntry {
+                kind: text(FieldPath::new("kind")),
+                name: text(FieldPath::new("metadata").field("name")),
+                line: node.line,
+                document: document(&mut decoder, node),
+            }
+        })
         .collect();
-    decoder.finish(documents)
+    FileReading {
+        entries,
+        errors: decoder.finish(()).err().unwrap_or_default(),
+    }
 }
 
 /// The kinds that are read.
@@ -78,7 +133,7 @@ fn object_shape(spec: Shape) -> Shape {
 }
 
 /// A text at the top of a document.
-fn top<'n>(node: &'n Node, name: &str) -> Option<(&'n Node, &'n str)> {
+fn top<'n>(node: &'n YamlNode, name: &str) -> Option<(&'n YamlNode, &'n str)> {
     let Value::Map(entries) = &node.value else {
         return None;
     };
@@ -90,7 +145,7 @@ fn top<'n>(node: &'n Node, name: &str) -> Option<(&'n Node, &'n str)> {
         })
 }
 
-fn document(decoder: &mut Decoder, node: Node) -> Option<Document> {
+fn document(decoder: &mut Decoder, node: YamlNode) -> Option<Document> {
     let version = top(&node, "apiVersion").filter(|(_, text)| !text.trim().is_empty());
     let kind = top(&node, "kind").filter(|(_, text)| !text.trim().is_empty());
     if let (Some((_, version)), Some((_, kind))) = (version, kind) {
@@ -125,7 +180,12 @@ fn document(decoder: &mut Decoder, node: Node) -> Option<Document> {
 }
 
 /// Notes what is wrong with a document that is of no kind and version that are read.
-fn unknown(decoder: &mut Decoder, node: &Node, version: Option<(&Node, &str)>, kind: Option<(&Node, &str)>) {
+fn unknown(
+    decoder: &mut Decoder,
+    node: &YamlNode,
+    version: Option<(&YamlNode, &str)>,
+    kind: Option<(&YamlNode, &str)>,
+) {
     let mut check = StructureCheck {
         decoder,
         names: OtherNames::default(),
@@ -155,7 +215,7 @@ fn unknown(decoder: &mut Decoder, node: &Node, version: Option<(&Node, &str)>, k
 }
 
 /// Reads an object of a kind, and notes all that is wrong with it.
-fn object<S: Spec>(decoder: &mut Decoder, node: &Node, shape: &Shape) -> Option<Object<S>> {
+fn object<S: Spec>(decoder: &mut Decoder, node: &YamlNode, shape: &Shape) -> Option<Object<S>> {
     let before = decoder.errors.len();
     let mut check = StructureCheck {
         decoder,
@@ -176,7 +236,7 @@ fn object<S: Spec>(decoder: &mut Decoder, node: &Node, shape: &Shape) -> Option<
 }
 
 /// The typed object. The structure has been checked, so that what serde refuses all the same is noted without a field.
-fn typed<S: Spec>(decoder: &mut Decoder, node: &Node, value: Json) -> Option<Object<S>> {
+fn typed<S: Spec>(decoder: &mut Decoder, node: &YamlNode, value: Json) -> Option<Object<S>> {
     match serde_json::from_value(value) {
         Ok(object) => Some(object),
         Err(error) => {
@@ -188,7 +248,7 @@ fn typed<S: Spec>(decoder: &mut Decoder, node: &Node, value: Json) -> Option<Obj
 
 /// Notes errors of fields where the fields stand, but for those that only come of a value that stood in for a faulty one: errors
 /// of such a field, and of a whole mapping that has one.
-fn locate(decoder: &mut Decoder, node: &Node, errors: FieldErrors, replaced: &[FieldPath]) {
+fn locate(decoder: &mut Decoder, node: &YamlNode, errors: FieldErrors, replaced: &[FieldPath]) {
     for error in errors.into_vec() {
         let (at, steps) = node.follow(&error.path);
         let found = error.path.first(steps);

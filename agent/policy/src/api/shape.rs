@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use super::schema::VALIDATED;
-use crate::yaml::{self, Decoder, FieldPath, Node};
+use crate::yaml::{self, Decoder, FieldPath, YamlNode};
 
 /// What a value may be, as far as its place in a file can be told at once.
 #[derive(Debug, Clone, PartialEq)]
@@ -189,14 +189,14 @@ pub(crate) struct StructureCheck<'d> {
 
 impl StructureCheck<'_> {
     /// The value of a node, as JSON that has the shape.
-    pub(crate) fn value(&mut self, shape: &Shape, node: &Node, path: &FieldPath) -> Value {
+    pub(crate) fn value(&mut self, shape: &Shape, node: &YamlNode, path: &FieldPath) -> Value {
         self.checked(shape, node, path).unwrap_or_else(|| {
             self.replaced.push(path.clone());
             shape.stand_in()
         })
     }
 
-    fn checked(&mut self, shape: &Shape, node: &Node, path: &FieldPath) -> Option<Value> {
+    fn checked(&mut self, shape: &Shape, node: &YamlNode, path: &FieldPath) -> Option<Value> {
         match shape {
             Shape::Any => Some(plain(node)),
             Shape::Bool | Shape::Integer => self.scalar(shape, node, path),
@@ -246,7 +246,7 @@ impl StructureCheck<'_> {
         }
     }
 
-    fn scalar(&mut self, shape: &Shape, node: &Node, path: &FieldPath) -> Option<Value> {
+    fn scalar(&mut self, shape: &Shape, node: &YamlNode, path: &FieldPath) -> Option<Value> {
         let wanted = match (shape, &node.value) {
             (Shape::Bool, yaml::Value::Bool(value)) => return Some(json!(value)),
             (Shape::Bool, _) => "true or false",
@@ -260,7 +260,7 @@ impl StructureCheck<'_> {
         None
     }
 
-    fn word(&mut self, words: &[String], node: &Node, path: &FieldPath) -> Option<Value> {
+    fn word(&mut self, words: &[String], node: &YamlNode, path: &FieldPath) -> Option<Value> {
         let pattern = path.pattern();
         let planned = self
             .names
@@ -284,7 +284,7 @@ impl StructureCheck<'_> {
         &mut self,
         shapes: &BTreeMap<String, Shape>,
         required: &[String],
-        node: &Node,
+        node: &YamlNode,
         path: &FieldPath,
     ) -> Option<Value> {
         // What must be there is named first.
@@ -327,7 +327,7 @@ impl StructureCheck<'_> {
 }
 
 /// A node as it is. Numbers that JSON has no way to write become text.
-pub(super) fn plain(node: &Node) -> Value {
+pub(super) fn plain(node: &YamlNode) -> Value {
     match &node.value {
         yaml::Value::Null => Value::Null,
         yaml::Value::Bool(value) => json!(value),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::tree::{Node, Value};
+use super::tree::{Value, YamlNode};
 use super::{Diagnostic, SourceLocation, Spanned};
 
 /// Takes values out of the nodes of one file, and collects the errors.
@@ -22,7 +22,7 @@ pub trait Locate {
     fn locate(&self, file: &Arc<str>) -> SourceLocation;
 }
 
-impl Locate for Node {
+impl Locate for YamlNode {
     fn locate(&self, file: &Arc<str>) -> SourceLocation {
         self.location(file)
     }
@@ -38,15 +38,15 @@ impl Locate for SourceLocation {
 #[derive(Debug)]
 pub struct Fields<'n> {
     /// The mapping's place.
-    pub node: &'n Node,
+    pub node: &'n YamlNode,
     path: String,
-    entries: Vec<(&'n str, &'n Node)>,
+    entries: Vec<(&'n str, &'n YamlNode)>,
 }
 
 impl<'n> Fields<'n> {
     /// A field's value; one that is written and empty counts as absent.
     #[must_use]
-    pub fn get(&self, name: &str) -> Option<&'n Node> {
+    pub fn get(&self, name: &str) -> Option<&'n YamlNode> {
         let (_, node) = self.entries.iter().find(|(key, _)| *key == name)?;
         (!matches!(node.value, Value::Null)).then_some(*node)
     }
@@ -93,7 +93,7 @@ impl Decoder {
     /// A mapping with these fields only. `later` names fields of the design that this version does not have.
     pub fn fields<'n>(
         &mut self,
-        node: &'n Node,
+        node: &'n YamlNode,
         path: &str,
         known: &[&str],
         later: &[&str],
@@ -104,7 +104,7 @@ impl Decoder {
     /// Likewise, where some fields had another name before: each old name with the new one's whole path.
     pub fn fields_renamed<'n>(
         &mut self,
-        node: &'n Node,
+        node: &'n YamlNode,
         path: &str,
         known: &[&str],
         later: &[&str],
@@ -160,7 +160,7 @@ impl Decoder {
     }
 
     /// A field that must be there.
-    pub fn required<'n>(&mut self, fields: &Fields<'n>, name: &str) -> Option<&'n Node> {
+    pub fn required<'n>(&mut self, fields: &Fields<'n>, name: &str) -> Option<&'n YamlNode> {
         let node = fields.get(name);
         if node.is_none() {
             self.error_at(fields.node, format!("field `{}` is required", fields.path(name)));
@@ -169,7 +169,7 @@ impl Decoder {
     }
 
     /// Text.
-    pub fn text(&mut self, node: &Node, path: &str) -> Option<Spanned<String>> {
+    pub fn text(&mut self, node: &YamlNode, path: &str) -> Option<Spanned<String>> {
         match &node.value {
             Value::Text(text) => Some(Spanned {
                 value: text.clone(),
@@ -196,7 +196,7 @@ impl Decoder {
     }
 
     /// Text that is not empty.
-    pub fn filled_text(&mut self, node: &Node, path: &str) -> Option<Spanned<String>> {
+    pub fn filled_text(&mut self, node: &YamlNode, path: &str) -> Option<Spanned<String>> {
         let text = self.text(node, path)?;
         if text.value.trim().is_empty() {
             self.error_at(node, format!("field `{path}` must not be empty"));
@@ -212,12 +212,12 @@ impl Decoder {
     }
 
     /// The items of a list; none where it is no list.
-    pub fn list<'n>(&mut self, node: &'n Node, path: &str) -> &'n [Node] {
+    pub fn list<'n>(&mut self, node: &'n YamlNode, path: &str) -> &'n [YamlNode] {
         self.items(node, path).unwrap_or_default()
     }
 
     /// The items of a list.
-    pub fn items<'n>(&mut self, node: &'n Node, path: &str) -> Option<&'n [Node]> {
+    pub fn items<'n>(&mut self, node: &'n YamlNode, path: &str) -> Option<&'n [YamlNode]> {
         if let Value::List(items) = &node.value {
             return Some(items);
         }
@@ -229,7 +229,7 @@ impl Decoder {
     }
 
     /// The entries of a mapping with names of the writer's own.
-    pub fn entries<'n>(&mut self, node: &'n Node, path: &str) -> Option<Vec<(String, &'n Node)>> {
+    pub fn entries<'n>(&mut self, node: &'n YamlNode, path: &str) -> Option<Vec<(String, &'n YamlNode)>> {
         let Value::Map(entries) = &node.value else {
             self.error_at(
                 node,
@@ -237,12 +237,12 @@ impl Decoder {
             );
             return None;
         };
-        let entry = |(key, value): &'n (Node, Node)| Some((self.text(key, path)?.value, value));
+        let entry = |(key, value): &'n (YamlNode, YamlNode)| Some((self.text(key, path)?.value, value));
         Some(entries.iter().filter_map(entry).collect())
     }
 
     /// One word of a few.
-    pub fn choice<T: Copy>(&mut self, node: &Node, path: &str, choices: &[(&str, T)]) -> Option<T> {
+    pub fn choice<T: Copy>(&mut self, node: &YamlNode, path: &str, choices: &[(&str, T)]) -> Option<T> {
         let written = match &node.value {
             Value::Text(text) => {
                 let found = choices.iter().find(|(word, _)| word == text);

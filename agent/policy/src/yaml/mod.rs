@@ -1,6 +1,6 @@
 //! YAML whose every value knows its file, line and column, and how it is decoded with all that is wrong told at once.
 //!
-//! In: a file's name and text. Out: [`Node`]s, and a [`Decoder`] that takes values out of them and collects a [`Diagnostic`]
+//! In: a file's name and text. Out: [`YamlNode`]s, and a [`Decoder`] that takes values out of them and collects a [`Diagnostic`]
 //! for each that cannot stand.
 
 mod decoder;
@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 pub use decoder::{Decoder, Fields};
 pub use path::FieldPath;
-pub use tree::{Node, Value, parse};
+pub use tree::{Value, YamlNode, parse};
 
 /// Largest file that is read, in bytes: what a ConfigMap or an object in etcd can hold.
 pub const MAX_FILE: usize = 1024 * 1024;

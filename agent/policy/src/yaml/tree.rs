@@ -10,7 +10,7 @@ use super::{Diagnostic, MAX_FILE, SourceLocation};
 
 /// A node and where it stands.
 #[derive(Debug, Clone)]
-pub struct Node {
+pub struct YamlNode {
     /// Line, from 1.
     pub line: u32,
     /// Column, from 1.
@@ -31,9 +31,9 @@ pub enum Value {
     /// Text.
     Text(String),
     /// A sequence.
-    List(Vec<Node>),
+    List(Vec<YamlNode>),
     /// A mapping in the order of the file.
-    Map(Vec<(Node, Node)>),
+    Map(Vec<(YamlNode, YamlNode)>),
 }
 
 impl Value {
@@ -55,7 +55,7 @@ impl Value {
 ///
 /// # Errors
 /// The first thing in it that is no YAML, a key that is given twice, or a file that is too large.
-pub fn parse(file: &str, text: &str) -> Result<Vec<Node>, Diagnostic> {
+pub fn parse(file: &str, text: &str) -> Result<Vec<YamlNode>, Diagnostic> {
     let error = |line: u32, column: u32, reason: String| Diagnostic {
         file: file.to_owned(),
         line,
@@ -69,7 +69,7 @@ pub fn parse(file: &str, text: &str) -> Result<Vec<Node>, Diagnostic> {
         strict_booleans: true,
         with_snippet: false,
     };
-    serde_saphyr::from_multiple_with_options::<Node>(text, options).map_err(|fault| {
+    serde_saphyr::from_multiple_with_options::<YamlNode>(text, options).map_err(|fault| {
         let (line, column) = fault
             .location()
             .map_or((1, 1), |at| (narrow(at.line()), narrow(at.column())));
@@ -90,7 +90,7 @@ fn narrow(number: u64) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX).max(1)
 }
 
-impl Node {
+impl YamlNode {
     /// Its place, for an object that outlives the tree.
     #[must_use]
     pub fn location(&self, file: &std::sync::Arc<str>) -> SourceLocation {
@@ -102,7 +102,7 @@ impl Node {
     }
 }
 
-impl Node {
+impl YamlNode {
     /// The node that a path leads to, or the last one on the way.
     #[must_use]
     pub fn at(&self, path: &FieldPath) -> &Self {
@@ -134,7 +134,7 @@ impl Node {
     }
 }
 
-impl<'de> Deserialize<'de> for Node {
+impl<'de> Deserialize<'de> for YamlNode {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let spanned = serde_saphyr::Spanned::<Value>::deserialize(deserializer)?;
         let at = spanned.referenced;

@@ -9,7 +9,7 @@ use picket_policy::{Diagnostic, Document, PolicySet, Summary, builtin};
 use serde::Serialize;
 
 use crate::store::StoreError;
-use crate::store::files::{documents, read_all};
+use crate::store::files::{objects, read_all};
 
 /// Shown below the options.
 pub(super) const EXAMPLES: &str = "\
@@ -164,16 +164,20 @@ fn examine(args: &CheckArgs) -> Report {
     };
     let mut all = Vec::new();
     for source in &sources {
-        match documents(source) {
-            Ok(read) => {
-                let objects = read.iter().map(ObjectReport::from).collect();
-                report.files.push(FileReport {
-                    file: source.path.display().to_string(),
-                    objects,
-                });
-                all.extend(read);
-            }
-            Err(errors) => report.errors.extend(errors.into_iter().map(Fault::from)),
+        let reading = objects(source);
+        if reading.errors.is_empty() {
+            let read: Vec<_> = reading
+                .entries
+                .into_iter()
+                .filter_map(|entry| entry.document)
+                .collect();
+            report.files.push(FileReport {
+                file: source.path.display().to_string(),
+                objects: read.iter().map(ObjectReport::from).collect(),
+            });
+            all.extend(read);
+        } else {
+            report.errors.extend(reading.errors.into_iter().map(Fault::from));
         }
     }
     if !report.errors.is_empty() {

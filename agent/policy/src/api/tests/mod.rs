@@ -487,6 +487,39 @@ fn a_faulty_structure_hides_no_other_fault_and_echoes_in_none() {
 }
 
 #[test]
+fn a_faulty_document_is_told_apart_from_those_beside_it() {
+    let text = format!(
+        "{IDENTITY}---\n{}---\n{POLICY}---\nkind: 7\n",
+        GRANT.replace("[get, list]", "[lst]")
+    );
+    let read = read_file("f.yaml", &text);
+    let entries: Vec<_> = read
+        .entries
+        .iter()
+        .map(|entry| {
+            (
+                entry.kind.as_str(),
+                entry.name.as_str(),
+                entry.line,
+                entry.document.is_some(),
+            )
+        })
+        .collect();
+    assert_eq!(
+        entries,
+        [
+            ("AgentIdentity", "fixer", 1, true),
+            ("AgentGrant", "fixers", 21, false),
+            ("AgentPolicy", "keep", 39, true),
+            ("", "", 56, false),
+        ]
+    );
+    assert_eq!(read.errors[0].line, 33);
+    let broken = read_file("f.yaml", "a: [");
+    assert!(broken.entries.is_empty() && broken.errors.len() == 1);
+}
+
+#[test]
 fn labels_are_text_and_what_api_servers_add_is_no_fault() {
     let printed = IDENTITY.replace(
         "  name: fixer\n",

@@ -20,7 +20,7 @@ pub struct AgentGrantSpec {
     /// Whom the grant is for: identities, groups or both.
     pub to: GrantTo,
     /// As whom the API server is asked. Kubernetes RBAC decides last, as that user.
-    pub upstream: Upstream,
+    pub upstream: GrantUpstream,
     /// Namespaces (globs) that the rules hold in. Without this field the rules hold everywhere, for cluster-scoped and
     /// non-resource requests too.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -49,7 +49,7 @@ pub struct GrantTo {
 /// As whom the API server is asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Upstream {
+pub struct GrantUpstream {
     /// The user and groups that the API server is asked to act as.
     pub impersonate: ImpersonatedUser,
 }

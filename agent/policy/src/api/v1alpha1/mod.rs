@@ -12,7 +12,7 @@ mod object;
 mod policy_rule;
 mod rule_match;
 
-pub use agent_grant::{AgentGrantSpec, GrantTo, ImpersonatedUser, Upstream};
+pub use agent_grant::{AgentGrantSpec, GrantTo, GrantUpstream, ImpersonatedUser};
 pub use agent_identity::{AgentIdentitySpec, Attest, PodAttest, State};
 pub use agent_policy::{Action, AgentPolicySpec, Mode, Rule, Subjects};
 pub use builtin_name::Builtin;

@@ -1,0 +1,30 @@
+//! Where objects come from.
+//!
+//! In: files, and later other places that keep objects. Out: texts that [`super::Store`] reads and merges into one set.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::path::PathBuf;
+
+use super::StoreError;
+
+/// A place that keeps objects.
+pub trait Source: fmt::Debug + Send + Sync {
+    /// All that it holds now, in an order that stays.
+    ///
+    /// # Errors
+    /// A [`StoreError`] where it cannot be read, or holds nothing.
+    fn manifests(&self) -> Result<Vec<Manifest>, StoreError>;
+
+    /// Folders in which a change may be one of the source.
+    fn folders(&self) -> BTreeSet<PathBuf>;
+}
+
+/// A text with objects.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Manifest {
+    /// Its path.
+    pub path: PathBuf,
+    /// The text.
+    pub text: String,
+}
