@@ -60,18 +60,18 @@ impl Builtin {
     #[must_use]
     pub fn message(self) -> &'static str {
         match self {
-            Self::NodesProxy => "the node's kubelet would act without policy or audit",
+            Self::NodesProxy => "the kubelet would carry requests out without policy or audit",
             Self::PodsProxy => "requests through pods/proxy would reach pods without policy or audit",
             Self::ServicesProxy => {
                 "requests through services/proxy would reach services without policy or audit"
             }
-            Self::ApiserverPortforward => "a port-forward to the API server would go around policy",
+            Self::ApiserverPortforward => "a port-forward into kube-system can bypass Picket",
             Self::TokenRequest => "a service account token would work without Picket",
             Self::CertificateRequests => "a client certificate would work without Picket",
-            Self::PicketObjects => "agents do not touch the objects that bound them",
-            Self::PicketAdmission => "agents do not touch the admission rules that bring them here",
-            Self::PicketNamespace => "agents do not touch Picket's namespace",
-            Self::UnknownPaths => "the path is none that Picket knows",
+            Self::PicketObjects => "an agent may not reach the objects that limit it",
+            Self::PicketAdmission => "an agent may not change the admission rules that enrol it",
+            Self::PicketNamespace => "an agent may not reach Picket's own namespace",
+            Self::UnknownPaths => "Picket does not know this non-resource path",
         }
     }
 

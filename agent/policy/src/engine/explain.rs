@@ -73,9 +73,9 @@ pub(super) fn why_not_granted(grants: &[Arc<Grant>], request: &KubeRequest) -> &
     if grants.is_empty() {
         "no AgentGrant names this agent"
     } else if request.apply {
-        "no grant allows it; a server-side apply needs patch and create"
+        "no grant allows it; a server-side apply needs the verbs patch and create"
     } else if may_create(request) {
-        "no grant allows it; an update of these can create them, and needs update and create"
+        "no grant allows it; an update can create this resource, so it needs the verbs update and create"
     } else {
         "no grant allows it"
     }

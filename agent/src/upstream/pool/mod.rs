@@ -4,6 +4,8 @@
 //! many as the API server serves at once; when all are full, another connection is made, so that a thousand watches all
 //! progress. Over HTTP/1.1 a lease is a whole connection. Finding a free stream takes no lock when HTTP/2 is spoken.
 
+mod lease;
+
 use std::fmt;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -18,6 +20,9 @@ use super::SendError;
 use super::body::RequestBody;
 use super::connect::{Connector, Protocol};
 use super::credential::UsedCredential;
+
+pub(in crate::upstream) use lease::Lease;
+use lease::{Http1Lease, Http2Lease};
 
 /// How many streams one connection carries at most. kube-apiserver serves 100 at once per connection unless
 /// `--http2-max-streams-per-connection` says otherwise (k8s.io/apiserver pkg/server/secure_serving.go), and what is beyond
@@ -88,7 +93,7 @@ struct Http1 {
 }
 
 /// The pool.
-pub(super) struct Pool {
+pub(in crate::upstream) struct Pool {
     connector: Connector,
     http2: ArcSwap<Vec<Arc<Http2>>>,
     http1: Mutex<Vec<Http1>>,
@@ -101,75 +106,6 @@ pub(super) struct Pool {
     began: Instant,
 }
 
-/// One stream of a connection, or a whole one; given back when dropped.
-pub(super) enum Lease {
-    Http2(Http2Lease),
-    Http1(Http1Lease),
-}
-
-pub(super) struct Http2Lease {
-    pool: Arc<Pool>,
-    connection: Arc<Http2>,
-}
-
-pub(super) struct Http1Lease {
-    pool: Arc<Pool>,
-    connection: Http1,
-}
-
-impl Lease {
-    /// The credential that the connection was made with.
-    pub(super) fn credential(&self) -> &UsedCredential {
-        match self {
-            Lease::Http2(slot) => &slot.connection.credential,
-            Lease::Http1(slot) => &slot.connection.credential,
-        }
-    }
-
-    /// The response has ended as it should; the connection can serve another.
-    pub(super) fn finished(self) {
-        if let Lease::Http1(Http1Lease { pool, mut connection }) = self
-            && !connection.sender.is_closed()
-        {
-            connection.idle_since = Instant::now();
-            pool.http1
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push(connection);
-        }
-    }
-}
-
-impl Http2Lease {
-    pub(super) fn sender(&self) -> http2::SendRequest<RequestBody> {
-        self.connection.sender.clone()
-    }
-}
-
-impl Drop for Http2Lease {
-    fn drop(&mut self) {
-        if self.connection.streams.fetch_sub(1, Ordering::AcqRel) == 1 {
-            let now = self.pool.began.elapsed().as_millis() as u64;
-            self.connection.idle_since.store(now, Ordering::Relaxed);
-        }
-    }
-}
-
-impl Http1Lease {
-    pub(super) fn sender(&mut self) -> &mut http1::SendRequest<RequestBody> {
-        &mut self.connection.sender
-    }
-}
-
-impl fmt::Debug for Lease {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Lease::Http2(_) => "Http2",
-            Lease::Http1(_) => "Http1",
-        })
-    }
-}
-
 /// Counts a connection for as long as its task lives.
 struct Counted(Arc<AtomicUsize>);
 
@@ -180,7 +116,7 @@ impl Drop for Counted {
 }
 
 impl Pool {
-    pub(super) fn new(connector: Connector) -> Arc<Pool> {
+    pub(in crate::upstream) fn new(connector: Connector) -> Arc<Pool> {
         Arc::new(Pool {
             connector,
             http2: ArcSwap::from_pointee(Vec::new()),
@@ -193,17 +129,17 @@ impl Pool {
         })
     }
 
-    pub(super) fn connector(&self) -> &Connector {
+    pub(in crate::upstream) fn connector(&self) -> &Connector {
         &self.connector
     }
 
     /// How many connections are open now.
-    pub(super) fn connections(&self) -> usize {
+    pub(in crate::upstream) fn connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed)
     }
 
     /// A stream or connection for one request.
-    pub(super) async fn lease(self: &Arc<Pool>) -> Result<Lease, SendError> {
+    pub(in crate::upstream) async fn lease(self: &Arc<Pool>) -> Result<Lease, SendError> {
         if let Some(lease) = self.free() {
             return Ok(lease);
         }
@@ -388,7 +324,7 @@ impl Pool {
     }
 
     /// A connection for one upgrade, and the credential it was made with.
-    pub(super) async fn open_own(
+    pub(in crate::upstream) async fn open_own(
         &self,
     ) -> Result<(http1::SendRequest<RequestBody>, UsedCredential), SendError> {
         let counted = self.count()?;
@@ -406,7 +342,7 @@ impl Pool {
     }
 
     /// Closes what has been unused for long, is broken, or was made with a credential that has been replaced.
-    pub(super) fn sweep(&self) {
+    pub(in crate::upstream) fn sweep(&self) {
         let generation = self.connector.credentials.current().generation;
         let now = self.began.elapsed().as_millis() as u64;
         let keep = |connection: &Arc<Http2>| {

@@ -1,35 +1,31 @@
-//! Rules, compiled, and the policies they are of.
+//! One rule, compiled: whether it is about a request, and whether its condition holds.
 //!
-//! In: AgentPolicies. Out: the rules that are about a request, each with its policy's mode.
+//! In: a rule of an AgentPolicy. Out: answers on a [`MatchInput`], and what the index keeps of the rule.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::Finding;
-use super::index::{About, Entry, Head, Index};
-use super::match_input::{Command, MatchInput, MatchTarget, Scope};
-use super::needs::{BodyInput, Inputs};
-use crate::api::v1alpha1::{Action, AgentPolicy, Match, Mode, Rule, Subjects};
+use super::{CompiledPolicy, Globs, globs};
+use crate::api::v1alpha1::{Action, Match, Rule};
+use crate::engine::Finding;
+use crate::engine::index::{About, Entry, Head};
+use crate::engine::match_input::{Command, MatchInput, MatchTarget, Scope};
+use crate::engine::needs::{BodyInput, Inputs};
 use crate::glob::Glob;
-use crate::identity::Principal;
 use crate::request::{Verb, VerbSet};
-
-/// A list of globs; `None` matches anything.
-type Globs = Option<Box<[Glob]>>;
 
 /// A compiled rule.
 #[derive(Debug)]
-pub(super) struct CompiledRule {
+pub(in crate::engine) struct CompiledRule {
     /// Its policy's place in the table.
-    pub(super) policy: u32,
+    pub(in crate::engine) policy: u32,
     /// Its name.
-    pub(super) name: Arc<str>,
+    pub(in crate::engine) name: Arc<str>,
     /// Its action.
-    pub(super) action: Action,
+    pub(in crate::engine) action: Action,
     /// Its message.
-    pub(super) message: Arc<str>,
+    pub(in crate::engine) message: Arc<str>,
     /// What must hold besides the match.
-    pub(super) condition: Option<Condition>,
+    pub(in crate::engine) condition: Option<Condition>,
     verbs: VerbSet,
     groups: Globs,
     resources: Option<Box<[ResourceGlob]>>,
@@ -42,7 +38,7 @@ pub(super) struct CompiledRule {
 
 /// What must hold of a request's body. Files have none yet: expressions (`when`) will be compiled into these.
 #[derive(Debug)]
-pub(super) enum Condition {
+pub(in crate::engine) enum Condition {
     /// The body has these bytes somewhere.
     #[cfg(test)]
     BodyHas(&'static [u8]),
@@ -69,31 +65,6 @@ enum ResourceGlob {
     Sub(Glob, Glob),
 }
 
-/// A compiled policy without its rules.
-#[derive(Debug)]
-pub(super) struct CompiledPolicy {
-    /// Its name.
-    pub(super) name: Arc<str>,
-    /// Whether it refuses.
-    pub(super) mode: Mode,
-    subjects: Option<CompiledSubjects>,
-}
-
-#[derive(Debug)]
-struct CompiledSubjects {
-    identities: Box<[Glob]>,
-    groups: Box<[Glob]>,
-    namespaces: Box<[Glob]>,
-}
-
-/// Compiles a list that reading has checked; a glob that fails here all the same matches anything, so that a fault in
-/// the checks can only refuse more.
-fn globs(list: &[String], compile: fn(&str) -> Result<Glob, crate::glob::GlobError>) -> Box<[Glob]> {
-    list.iter()
-        .map(|text| compile(text).unwrap_or(Glob::Any))
-        .collect()
-}
-
 /// A group: the core group is the empty string, which is no glob but a text of its own.
 fn group(text: &str) -> Result<Glob, crate::glob::GlobError> {
     if text.is_empty() {
@@ -101,50 +72,6 @@ fn group(text: &str) -> Result<Glob, crate::glob::GlobError> {
     } else {
         Glob::folded(text)
     }
-}
-
-impl CompiledPolicy {
-    pub(super) fn new(policy: &AgentPolicy) -> Self {
-        let subjects = policy.spec.subjects.as_ref().map(|subjects| CompiledSubjects {
-            identities: globs(&subjects.identities, Glob::name),
-            groups: globs(&subjects.groups, Glob::name),
-            namespaces: globs(&subjects.namespaces, Glob::name),
-        });
-        Self {
-            name: policy.metadata.name.as_str().into(),
-            mode: policy.spec.mode,
-            subjects,
-        }
-    }
-
-    /// Whether an agent is one of those the policy is about.
-    pub(super) fn is_about(&self, principal: &Principal) -> bool {
-        let Some(subjects) = &self.subjects else {
-            return true;
-        };
-        subjects
-            .identities
-            .iter()
-            .any(|glob| glob.matches(principal.name()))
-            || subjects
-                .groups
-                .iter()
-                .any(|glob| principal.groups().iter().any(|group| glob.matches(group)))
-            || subjects
-                .namespaces
-                .iter()
-                .any(|glob| glob.matches(principal.namespace()))
-    }
-}
-
-/// The identities a policy is about, if it names nothing but identities and each plainly.
-fn only_identities(subjects: Option<&Subjects>) -> Option<Vec<&str>> {
-    let subjects = subjects?;
-    let plain = subjects.identities.iter().all(|name| !name.contains(['*', '?']));
-    let mut names: Vec<_> = subjects.identities.iter().map(String::as_str).collect();
-    names.sort_unstable();
-    names.dedup();
-    (plain && subjects.groups.is_empty() && subjects.namespaces.is_empty()).then_some(names)
 }
 
 /// The verbs a rule is about: those it names, and those that have their effect. (What else creates counts as create too, and
@@ -186,7 +113,7 @@ impl ResourceGlob {
 }
 
 impl CompiledRule {
-    fn new(policy: u32, rule: &Rule) -> Self {
+    pub(super) fn new(policy: u32, rule: &Rule) -> Self {
         let matches: &Match = &rule.matches;
         let names = |list: &Option<Vec<String>>| list.as_deref().map(|list| globs(list, Glob::name));
         Self {
@@ -216,7 +143,7 @@ impl CompiledRule {
     }
 
     /// Whether the rule is about a request.
-    pub(super) fn fires(&self, input: &MatchInput<'_>) -> bool {
+    pub(in crate::engine) fn fires(&self, input: &MatchInput<'_>) -> bool {
         if !self.verbs.meets(input.verbs) {
             return false;
         }
@@ -249,7 +176,7 @@ impl CompiledRule {
 
     /// Whether the condition of a rule that fires holds. It counts as holding where the body was not read or is too
     /// large to be.
-    pub(super) fn holds(&self, inputs: Inputs<'_>) -> bool {
+    pub(in crate::engine) fn holds(&self, inputs: Inputs<'_>) -> bool {
         match (&self.condition, inputs.body) {
             (None, _) | (Some(_), BodyInput::Unread | BodyInput::TooLarge) => true,
             (Some(condition), BodyInput::Whole(body)) => condition.holds(body),
@@ -278,7 +205,7 @@ impl CompiledRule {
     }
 
     /// What the index keeps of it.
-    fn entry(&self, number: u32) -> Entry {
+    pub(super) fn entry(&self, number: u32) -> Entry {
         let resource = match self.resources.as_deref() {
             Some([ResourceGlob::Plain(glob) | ResourceGlob::Sub(glob, _)]) => Head::of_glob(glob),
             _ => Head::default(),
@@ -297,7 +224,7 @@ impl CompiledRule {
     }
 
     /// Where the index keeps it: by every `pods` or `pods/exec` it is about, if each of its patterns is one.
-    fn about(&self) -> About {
+    pub(super) fn about(&self) -> About {
         if self.urls.is_some() {
             return About::Paths;
         }
@@ -313,12 +240,12 @@ impl CompiledRule {
     }
 
     /// The verbs it is about.
-    pub(super) fn verbs(&self) -> VerbSet {
+    pub(in crate::engine) fn verbs(&self) -> VerbSet {
         self.verbs
     }
 
     /// The rule's firing, in words.
-    pub(super) fn finding(&self, policies: &[CompiledPolicy]) -> Finding {
+    pub(in crate::engine) fn finding(&self, policies: &[CompiledPolicy]) -> Finding {
         let policy = policies
             .get(self.policy as usize)
             .map(|policy| policy.name.to_string())
@@ -343,81 +270,5 @@ fn in_scope(globs: &Globs, scope: &Scope<'_>) -> bool {
         (None, _) | (Some(_), Scope::All) => true,
         (Some(globs), Scope::One(text)) => globs.iter().any(|glob| glob.matches(text)),
         (Some(_), Scope::None) => false,
-    }
-}
-
-/// Every policy and rule.
-#[derive(Debug, Default)]
-pub(super) struct RuleSet {
-    /// The policies.
-    pub(super) policies: Vec<CompiledPolicy>,
-    /// Their rules.
-    pub(super) rules: Vec<CompiledRule>,
-    /// Whether any rule has a condition, so that most sets are done with one look.
-    conditions: bool,
-    by_identity: HashMap<Box<str>, Index>,
-    shared: Index,
-}
-
-impl RuleSet {
-    /// Adds a policy's rules.
-    pub(super) fn add(&mut self, policy: &AgentPolicy) {
-        let place = u32::try_from(self.policies.len()).unwrap_or(u32::MAX);
-        self.policies.push(CompiledPolicy::new(policy));
-        let identities = only_identities(policy.spec.subjects.as_ref());
-        for rule in &policy.spec.rules {
-            let number = u32::try_from(self.rules.len()).unwrap_or(u32::MAX);
-            let rule = CompiledRule::new(place, rule);
-            let (entry, about) = (rule.entry(number), rule.about());
-            match &identities {
-                Some(identities) => {
-                    for identity in identities {
-                        self.by_identity
-                            .entry((*identity).into())
-                            .or_default()
-                            .add(entry, &about);
-                    }
-                }
-                None => self.shared.add(entry, &about),
-            }
-            self.conditions |= rule.condition.is_some();
-            self.rules.push(rule);
-        }
-    }
-
-    /// Whether any rule looks into bodies.
-    pub(super) fn needs_body(&self) -> bool {
-        self.conditions
-    }
-
-    /// Policy and name, by which rules are told in order.
-    pub(super) fn name_of<'a>(&'a self, rule: &'a CompiledRule) -> (Option<&'a str>, &'a str) {
-        let policy = self.policies.get(rule.policy as usize);
-        (policy.map(|policy| &*policy.name), &*rule.name)
-    }
-
-    /// Gives a rule a condition, as no file can yet.
-    #[cfg(test)]
-    pub(super) fn set_condition(&mut self, rule: &str, condition: Condition) {
-        let found = self.rules.iter_mut().find(|compiled| &*compiled.name == rule);
-        found.expect("a rule").condition = Some(condition);
-        self.conditions = true;
-    }
-
-    /// The rules that are about a request, each with its policy's mode. A condition is not looked at.
-    pub(super) fn firing<'s, 'q>(
-        &'s self,
-        principal: &'q Principal,
-        input: &'q MatchInput<'q>,
-    ) -> impl Iterator<Item = (&'s CompiledRule, Mode)> + use<'s, 'q> {
-        let own = self.by_identity.get(principal.name());
-        own.into_iter()
-            .chain(std::iter::once(&self.shared))
-            .flat_map(|index| index.candidates(input))
-            .filter_map(|number| {
-                let rule = self.rules.get(number as usize)?;
-                let policy = self.policies.get(rule.policy as usize)?;
-                (rule.fires(input) && policy.is_about(principal)).then_some((rule, policy.mode))
-            })
     }
 }

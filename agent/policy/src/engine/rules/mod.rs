@@ -1,0 +1,166 @@
+//! Rules, compiled, and the policies they are of.
+//!
+//! In: AgentPolicies. Out: the rules that are about a request, each with its policy's mode.
+
+mod rule;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::index::Index;
+use super::match_input::MatchInput;
+use crate::api::v1alpha1::{AgentPolicy, Mode, Subjects};
+use crate::glob::Glob;
+use crate::identity::Principal;
+
+pub(in crate::engine) use rule::CompiledRule;
+#[cfg(test)]
+pub(in crate::engine) use rule::Condition;
+
+/// A list of globs; `None` matches anything.
+type Globs = Option<Box<[Glob]>>;
+
+/// A compiled policy without its rules.
+#[derive(Debug)]
+pub(in crate::engine) struct CompiledPolicy {
+    /// Its name.
+    pub(in crate::engine) name: Arc<str>,
+    /// Whether it refuses.
+    pub(in crate::engine) mode: Mode,
+    subjects: Option<CompiledSubjects>,
+}
+
+#[derive(Debug)]
+struct CompiledSubjects {
+    identities: Box<[Glob]>,
+    groups: Box<[Glob]>,
+    namespaces: Box<[Glob]>,
+}
+
+/// Compiles a list that reading has checked; a glob that fails here all the same matches anything, so that a fault in
+/// the checks can only refuse more.
+fn globs(list: &[String], compile: fn(&str) -> Result<Glob, crate::glob::GlobError>) -> Box<[Glob]> {
+    list.iter()
+        .map(|text| compile(text).unwrap_or(Glob::Any))
+        .collect()
+}
+
+impl CompiledPolicy {
+    pub(in crate::engine) fn new(policy: &AgentPolicy) -> Self {
+        let subjects = policy.spec.subjects.as_ref().map(|subjects| CompiledSubjects {
+            identities: globs(&subjects.identities, Glob::name),
+            groups: globs(&subjects.groups, Glob::name),
+            namespaces: globs(&subjects.namespaces, Glob::name),
+        });
+        Self {
+            name: policy.metadata.name.as_str().into(),
+            mode: policy.spec.mode,
+            subjects,
+        }
+    }
+
+    /// Whether an agent is one of those the policy is about.
+    pub(in crate::engine) fn is_about(&self, principal: &Principal) -> bool {
+        let Some(subjects) = &self.subjects else {
+            return true;
+        };
+        subjects
+            .identities
+            .iter()
+            .any(|glob| glob.matches(principal.name()))
+            || subjects
+                .groups
+                .iter()
+                .any(|glob| principal.groups().iter().any(|group| glob.matches(group)))
+            || subjects
+                .namespaces
+                .iter()
+                .any(|glob| glob.matches(principal.namespace()))
+    }
+}
+
+/// The identities a policy is about, if it names nothing but identities and each plainly.
+fn only_identities(subjects: Option<&Subjects>) -> Option<Vec<&str>> {
+    let subjects = subjects?;
+    let plain = subjects.identities.iter().all(|name| !name.contains(['*', '?']));
+    let mut names: Vec<_> = subjects.identities.iter().map(String::as_str).collect();
+    names.sort_unstable();
+    names.dedup();
+    (plain && subjects.groups.is_empty() && subjects.namespaces.is_empty()).then_some(names)
+}
+
+/// Every policy and rule.
+#[derive(Debug, Default)]
+pub(in crate::engine) struct RuleSet {
+    /// The policies.
+    pub(in crate::engine) policies: Vec<CompiledPolicy>,
+    /// Their rules.
+    pub(in crate::engine) rules: Vec<CompiledRule>,
+    /// Whether any rule has a condition, so that most sets are done with one look.
+    conditions: bool,
+    by_identity: HashMap<Box<str>, Index>,
+    shared: Index,
+}
+
+impl RuleSet {
+    /// Adds a policy's rules.
+    pub(in crate::engine) fn add(&mut self, policy: &AgentPolicy) {
+        let place = u32::try_from(self.policies.len()).unwrap_or(u32::MAX);
+        self.policies.push(CompiledPolicy::new(policy));
+        let identities = only_identities(policy.spec.subjects.as_ref());
+        for rule in &policy.spec.rules {
+            let number = u32::try_from(self.rules.len()).unwrap_or(u32::MAX);
+            let rule = CompiledRule::new(place, rule);
+            let (entry, about) = (rule.entry(number), rule.about());
+            match &identities {
+                Some(identities) => {
+                    for identity in identities {
+                        self.by_identity
+                            .entry((*identity).into())
+                            .or_default()
+                            .add(entry, &about);
+                    }
+                }
+                None => self.shared.add(entry, &about),
+            }
+            self.conditions |= rule.condition.is_some();
+            self.rules.push(rule);
+        }
+    }
+
+    /// Whether any rule looks into bodies.
+    pub(in crate::engine) fn needs_body(&self) -> bool {
+        self.conditions
+    }
+
+    /// Policy and name, by which rules are told in order.
+    pub(in crate::engine) fn name_of<'a>(&'a self, rule: &'a CompiledRule) -> (Option<&'a str>, &'a str) {
+        let policy = self.policies.get(rule.policy as usize);
+        (policy.map(|policy| &*policy.name), &*rule.name)
+    }
+
+    /// Gives a rule a condition, as no file can yet.
+    #[cfg(test)]
+    pub(in crate::engine) fn set_condition(&mut self, rule: &str, condition: Condition) {
+        let found = self.rules.iter_mut().find(|compiled| &*compiled.name == rule);
+        found.expect("a rule").condition = Some(condition);
+        self.conditions = true;
+    }
+
+    /// The rules that are about a request, each with its policy's mode. A condition is not looked at.
+    pub(in crate::engine) fn firing<'s, 'q>(
+        &'s self,
+        principal: &'q Principal,
+        input: &'q MatchInput<'q>,
+    ) -> impl Iterator<Item = (&'s CompiledRule, Mode)> + use<'s, 'q> {
+        let own = self.by_identity.get(principal.name());
+        own.into_iter()
+            .chain(std::iter::once(&self.shared))
+            .flat_map(|index| index.candidates(input))
+            .filter_map(|number| {
+                let rule = self.rules.get(number as usize)?;
+                let policy = self.policies.get(rule.policy as usize)?;
+                (rule.fires(input) && policy.is_about(principal)).then_some((rule, policy.mode))
+            })
+    }
+}

@@ -1,0 +1,176 @@
+//! What is forwarded of a client's headers, and what is put in.
+
+use super::*;
+
+fn sent(client: &[(&str, &str)], upgrade: Option<UpgradeProtocol>) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for (name, value) in client {
+        headers.append(
+            HeaderName::from_bytes(name.as_bytes()).unwrap(),
+            HeaderValue::from_str(value).unwrap(),
+        );
+    }
+    let token = HeaderValue::from_static("Bearer node");
+    let impersonate = Impersonate {
+        user: "agent:triage".to_owned(),
+        groups: vec!["readers".to_owned(), "picket:agents".to_owned()],
+    };
+    let identity = OutboundIdentity {
+        impersonate: &impersonate,
+        principal: &crate::identity::testing::principal("triage", "agents", "triage-0"),
+        audit_id: "b0b",
+        authorization: Some(&token),
+    };
+    outbound(headers, &identity, upgrade).unwrap()
+}
+
+#[test]
+fn nothing_that_speaks_for_others_is_forwarded() {
+    for name in [
+        "Authorization",
+        "Cookie",
+        "Impersonate-User",
+        "Impersonate-Group",
+        "Impersonate-Uid",
+        "Impersonate-Extra-scopes",
+        "Impersonate-Extra-picket.dev%2fidentity",
+        "Impersonate_User",
+        "X-Remote-User",
+        "X-Remote-Group",
+        "X-Remote-Extra-a",
+        "x_remote_user",
+        "X-Forwarded-For",
+        "X-Real-Ip",
+        "Forwarded",
+        "Via",
+        "Audit-ID",
+        "Host",
+        "Proxy-Authorization",
+        "Proxy-Connection",
+        "Keep-Alive",
+        "TE",
+        "Transfer-Encoding",
+        "Upgrade",
+        "HTTP2-Settings",
+        "Expect",
+    ] {
+        let headers = sent(&[(name, "evil"), (name, "evil twice")], None);
+        let left: Vec<_> = headers
+            .iter()
+            .filter(|(_, v)| v.as_bytes().starts_with(b"evil"))
+            .collect();
+        assert!(left.is_empty(), "{name}: {left:?}");
+    }
+    for name in [
+        "Accept",
+        "User-Agent",
+        "Content-Type",
+        "Kubectl-Command",
+        "Traceparent",
+        "Impersonation",
+    ] {
+        assert_eq!(
+            sent(&[(name, "fine")], None)[name.to_ascii_lowercase()],
+            "fine",
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn who_is_meant_is_set_once() {
+    let headers = sent(&[("Impersonate-Group", "system:masters")], None);
+    let all = |name: &str| {
+        headers
+            .get_all(name)
+            .iter()
+            .map(|v| v.to_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(all("impersonate-user"), ["agent:triage"]);
+    assert_eq!(all("impersonate-group"), ["readers", "picket:agents"]);
+    assert_eq!(all("impersonate-extra-picket.dev%2fidentity"), ["triage"]);
+    assert_eq!(all("impersonate-extra-picket.dev%2fpod"), ["agents/triage-0"]);
+    assert_eq!(all("audit-id"), ["b0b"]);
+    assert_eq!(all("authorization"), ["Bearer node"]);
+}
+
+#[test]
+fn connection_cannot_take_away_what_picket_sets() {
+    let connection = "close, Authorization, Impersonate-User, X-Mine, Content-Length, Audit-ID";
+    let headers = sent(
+        &[
+            ("Connection", connection),
+            ("X-Mine", "1"),
+            ("Content-Length", "3"),
+            ("Accept", "*/*"),
+        ],
+        None,
+    );
+    assert_eq!(headers["authorization"], "Bearer node");
+    assert_eq!(headers["impersonate-user"], "agent:triage");
+    assert_eq!(headers["audit-id"], "b0b");
+    assert_eq!(headers["content-length"], "3");
+    assert_eq!(headers["accept"], "*/*");
+    assert!(!headers.contains_key("x-mine") && !headers.contains_key("connection"));
+}
+
+#[test]
+fn only_trailers_stay_of_te() {
+    assert_eq!(sent(&[("TE", "gzip, trailers")], None)["te"], "trailers");
+}
+
+#[test]
+fn tokens_among_websocket_protocols_stay_behind() {
+    let token = "base64url.bearer.authorization.k8s.io.c2VjcmV0";
+    let offered = format!("{token}, v5.channel.k8s.io,v4.channel.k8s.io");
+    let upgrade = Some(UpgradeProtocol::WebSocket);
+    let headers = sent(
+        &[("Sec-WebSocket-Protocol", &offered), ("Sec-WebSocket-Key", "k")],
+        upgrade,
+    );
+    assert_eq!(
+        headers["sec-websocket-protocol"],
+        "v5.channel.k8s.io, v4.channel.k8s.io"
+    );
+    assert_eq!(
+        (&headers["connection"], &headers["upgrade"]),
+        (&"Upgrade".parse().unwrap(), &"websocket".parse().unwrap())
+    );
+    assert_eq!(headers["sec-websocket-key"], "k");
+    let headers = sent(
+        &[
+            ("Sec-WebSocket-Protocol", token),
+            ("Sec-WebSocket-Protocol", "v4.channel.k8s.io"),
+        ],
+        upgrade,
+    );
+    assert_eq!(
+        headers
+            .get_all("sec-websocket-protocol")
+            .iter()
+            .collect::<Vec<_>>(),
+        ["v4.channel.k8s.io"]
+    );
+}
+
+#[test]
+fn upgrades_that_are_not_known_are_named() {
+    let asked = |connection: &str, upgrade: &str| {
+        let mut headers = HeaderMap::new();
+        headers.insert("connection", connection.parse().unwrap());
+        headers.insert("upgrade", upgrade.parse().unwrap());
+        upgrade_asked(&headers)
+    };
+    assert_eq!(asked("Upgrade", "SPDY/3.1"), Ok(Some(UpgradeProtocol::Spdy)));
+    assert_eq!(
+        asked("keep-alive, upgrade", "WebSocket"),
+        Ok(Some(UpgradeProtocol::WebSocket))
+    );
+    assert_eq!(asked("close", "websocket"), Ok(None));
+    assert_eq!(asked("upgrade", "h2c"), Err("h2c".to_owned()));
+    assert_eq!(
+        asked("upgrade", "websocket, h2c"),
+        Err("websocket, h2c".to_owned())
+    );
+}
