@@ -23,7 +23,7 @@ mod session;
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::header::WARNING;
+use http::header::{AUTHORIZATION, WARNING};
 use http::{HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
@@ -128,7 +128,8 @@ impl Pipeline {
         let upgrade = read_upgrade(&request)?;
 
         let policies = self.store.current();
-        let agent = connection.principal(&policies, &request, Timestamp::now())?;
+        let bearer = request.head().headers.get(AUTHORIZATION);
+        let agent = connection.principal(&policies, bearer, Timestamp::now())?;
         record.identity(Arc::clone(&agent.name), agent.principal.attestation());
 
         let mut body = RequestBody::from(body);
