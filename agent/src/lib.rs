@@ -40,7 +40,7 @@
 //! | [`store`] | identities, grants and policies from files, with a status for each object | - |
 //! | [`pki`] | PEM files, the node's CA, leaf certificates | - |
 //! | [`metrics`] | the metrics registry | `audit`, `kernel`, `store`, `tls`, `upstream`, `workload` |
-//! | [`admin`] | the administrators' socket | `metrics` |
+//! | [`admin`] | the administrators' socket | `metrics`, `store` |
 //! | [`runtime`] | logging, signals, the agent's phase, readiness, drain | - |
 //! | [`app`] | the composition root: makes the parts and joins them | `admin`, `audit`, `cluster`, `config`, `denied`, `endpoints`, `enforce`, `kernel`, `listener`, `metrics`, `notify`, `pipeline`, `pki`, `runtime`, `session`, `store`, `tls`, `upgrade`, `upstream`, `workload` |
 //! | [`cli`] | the commands of `picket` | `admin`, `app`, `audit`, `config`, `kernel`, `pki`, `runtime`, `store`, `workload` |

@@ -15,7 +15,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use super::api::{self, ApiError, KillAnswer, KillRequest, SessionList, SessionQuery};
+use super::api::{self, ApiError, KillAnswer, KillRequest, ObjectList, SessionList, SessionQuery};
 
 /// How long an answer may take; the agent answers from memory.
 const LIMIT: Duration = Duration::from_secs(15);
@@ -58,6 +58,14 @@ impl Client {
     #[must_use]
     pub fn new(socket: PathBuf) -> Client {
         Client { socket }
+    }
+
+    /// The objects that the agent read.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn objects(&self) -> Result<ObjectList, ClientError> {
+        self.ask(Method::GET, api::OBJECTS, None::<&()>).await
     }
 
     /// The sessions that run.

@@ -23,7 +23,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::PrivateSocket;
 use super::api::{
-    self, ApiError, ID_MIN, KillAnswer, KillRequest, ReadyReport, SessionList, SessionQuery, Version,
+    self, ApiError, ID_MIN, KillAnswer, KillRequest, ObjectList, ReadyReport, SessionList, SessionQuery,
+    Version,
 };
 use crate::metrics::{CONTENT_TYPE, Metrics};
 use crate::session::{Registry, Selector};
@@ -53,6 +54,8 @@ pub struct Admin {
     pub metrics: Arc<Metrics>,
     /// For `/readyz`; called for each request.
     pub ready: Arc<dyn Fn() -> ReadyReport + Send + Sync>,
+    /// For `/v1/objects`; called for each request.
+    pub objects: Arc<dyn Fn() -> ObjectList + Send + Sync>,
     /// The sessions that run.
     pub sessions: Registry,
 }
@@ -112,6 +115,7 @@ fn router(admin: Admin) -> Router {
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/version", get(version))
+        .route(api::OBJECTS, get(list_objects))
         .route(api::SESSIONS, get(list_sessions))
         .route(api::KILL_SESSIONS, post(kill_sessions))
         .fallback(async || Failure::new(StatusCode::NOT_FOUND, "there is no such path"))
@@ -188,6 +192,10 @@ async fn version() -> Json<Version> {
     Json(Version {
         version: env!("CARGO_PKG_VERSION").to_owned(),
     })
+}
+
+async fn list_objects(State(admin): State<Admin>) -> Json<ObjectList> {
+    Json((admin.objects)())
 }
 
 async fn list_sessions(

@@ -9,10 +9,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio_util::sync::CancellationToken;
 
-use super::api::{KillRequest, SessionQuery};
+use super::api::{KillRequest, ObjectList, SessionQuery};
 use super::*;
 use crate::metrics::Metrics;
 use crate::session::{Kind, Registered, Registry, testing};
+use crate::store::Store;
 
 fn folder(name: &str) -> PathBuf {
     let folder = std::env::temp_dir().join(format!("picket-admin-{}-{name}", std::process::id()));
@@ -24,6 +25,7 @@ fn admin(report: ReadyReport) -> Admin {
     Admin {
         metrics: Arc::new(Metrics::new()),
         ready: Arc::new(move || report.clone()),
+        objects: Arc::new(ObjectList::default),
         sessions: Registry::default(),
     }
 }
@@ -156,6 +158,44 @@ fn served(name: &str) -> Served {
         running: running.into(),
         cancel,
     }
+}
+
+#[tokio::test]
+async fn objects_are_listed_with_their_status() {
+    let folder = folder("objects");
+    fs::create_dir_all(&folder).expect("a folder");
+    let file = folder.join("a.yaml");
+    let identity = "apiVersion: picket.dev/v1alpha1\nkind: AgentIdentity\nmetadata: {name: a}\nspec:\n  owner: team\n  \
+                    attest: {pod: {namespace: ns, serviceAccount: a}}\n";
+    fs::write(&file, identity).expect("written");
+    let store = Arc::new(Store::open(std::slice::from_ref(&file)).expect("valid"));
+    let shown = Arc::clone(&store);
+    let admin = Admin {
+        objects: Arc::new(move || ObjectList::from(&*shown)),
+        ..admin(ReadyReport::default())
+    };
+    let (path, cancel) = (folder.join("admin.sock"), CancellationToken::new());
+    tokio::spawn(
+        PrivateSocket::bind(&path)
+            .expect("binds")
+            .serve(admin, cancel.clone()),
+    );
+    let client = Client::new(path);
+    let list = client.objects().await.expect("answers");
+    assert_eq!((list.generation, list.last_error), (1, None));
+    assert!(list.objects[0].ready && list.objects[0].name == "a");
+
+    fs::write(&file, identity.replace("team", "7")).expect("written");
+    store.reload();
+    let list = client.objects().await.expect("answers");
+    assert!(list.last_error.is_some_and(|error| error.contains("a.yaml:5:10")));
+    assert!(
+        !list.objects[0].ready
+            && list.objects[0]
+                .message
+                .contains("The version of generation 1 stays")
+    );
+    cancel.cancel();
 }
 
 #[tokio::test]

@@ -104,7 +104,7 @@ impl App {
         if successor.is_none() {
             // Served from here on, since loading the kernel programs may have to wait. A predecessor goes on serving the socket.
             let socket = PrivateSocket::bind(&config.admin.socket)?;
-            let admin = wiring::admin(&metrics, &readiness, &audit, &upstream, &sessions);
+            let admin = wiring::admin(&metrics, &readiness, &audit, &upstream, &sessions, &store);
             tasks.spawn("admin socket", socket.serve(admin, cancel.clone()));
         }
         let kernel = watchdog::load(

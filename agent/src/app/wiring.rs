@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::initial_sync::InitialSync;
 use super::settings::{api_servers, cgroup_root};
 use super::shutdown::Shutdown;
+use crate::admin::api::ObjectList;
 use crate::admin::{Admin, Failing, PrivateSocket, ReadyReport};
 use crate::audit::{AuditLog, Connection};
 use crate::cluster::Connector;
@@ -447,9 +448,12 @@ pub(super) fn admin(
     audit: &AuditLog,
     upstream: &Upstream,
     sessions: &Registry,
+    store: &Arc<Store>,
 ) -> Admin {
+    let store = Arc::clone(store);
     Admin {
         metrics: Arc::clone(metrics),
+        objects: Arc::new(move || ObjectList::from(&*store)),
         sessions: sessions.clone(),
         ready: report(readiness.clone(), audit.clone(), upstream.clone()),
     }
@@ -462,6 +466,7 @@ fn admin_of(handles: &Handles) -> Admin {
         &handles.audit,
         &handles.upstream,
         &handles.sessions,
+        &handles.store,
     )
 }
 

@@ -32,7 +32,7 @@ enum Command {
     Agent(agent::Args),
     /// Tests whether this node can run Picket.
     Doctor(doctor::DoctorArgs),
-    /// Checks identity, grant and policy files.
+    /// Checks identity, grant and policy files, and shows what is in force.
     Policy(policy::PolicyArgs),
     /// Reads and verifies audit records.
     Audit(audit::Audit),

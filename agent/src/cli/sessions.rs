@@ -93,7 +93,7 @@ struct KillArgs {
 
 /// Which agent is asked.
 #[derive(Debug, Args)]
-struct Agent {
+pub(super) struct Agent {
     /// The node's configuration file, which names the agent's socket. Default: /etc/picket/agent.yaml where that file exists,
     /// else the agent's own defaults.
     #[arg(long, value_name = "FILE")]
@@ -104,7 +104,7 @@ struct Agent {
 }
 
 impl Agent {
-    fn client(&self) -> anyhow::Result<Client> {
+    pub(super) fn client(&self) -> anyhow::Result<Client> {
         let socket = match &self.socket {
             Some(socket) => socket.clone(),
             None => {
@@ -167,7 +167,7 @@ fn kill(args: &KillArgs) -> anyhow::Result<ExitCode> {
     }
 }
 
-fn block_on<F: Future>(future: F) -> anyhow::Result<F::Output> {
+pub(super) fn block_on<F: Future>(future: F) -> anyhow::Result<F::Output> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -96,7 +96,7 @@ const PLANNED_KINDS: [&str; 2] = ["AuditSink", "ApprovalRequest"];
 static IDENTITY: LazyLock<Shape> = LazyLock::new(spec_shape::<AgentIdentitySpec>);
 static GRANT: LazyLock<Shape> = LazyLock::new(spec_shape::<AgentGrantSpec>);
 static POLICY: LazyLock<Shape> = LazyLock::new(spec_shape::<AgentPolicySpec>);
-static META: LazyLock<Shape> = LazyLock::new(|| shape_of::<ObjectMeta>());
+static META: LazyLock<Shape> = LazyLock::new(shape_of::<ObjectMeta>);
 /// A document whose kind is not known: its spec may be anything.
 static UNKNOWN: LazyLock<Shape> = LazyLock::new(|| object_shape(Shape::Any));
 

@@ -6,12 +6,14 @@
 //! | `GET /readyz` | [`ReadyReport`]; status 503 while it is not ready |
 //! | `GET /version` | [`Version`] |
 //! | `GET /metrics` | OpenMetrics text |
+//! | `GET /v1/objects` | [`ObjectList`] |
 //! | `GET /v1/sessions` with [`SessionQuery`] | [`SessionList`] |
 //! | `POST /v1/sessions/kill` with [`KillRequest`] | [`KillAnswer`] |
 //!
 //! Anything that goes wrong is answered with an [`ApiError`].
 
 mod health;
+mod objects;
 mod sessions;
 
 use serde::{Deserialize, Serialize};
@@ -19,7 +21,11 @@ use serde::{Deserialize, Serialize};
 pub(super) use sessions::ID_MIN;
 
 pub use health::{Failing, ReadyReport, Version};
+pub use objects::ObjectList;
 pub use sessions::{Credential, KillAnswer, KillRequest, Process, Session, SessionList, SessionQuery};
+
+/// Where objects are listed.
+pub const OBJECTS: &str = "/v1/objects";
 
 /// Where sessions are listed.
 pub const SESSIONS: &str = "/v1/sessions";

@@ -1,13 +1,14 @@
-//! `picket policy`: work on identity, grant and policy files.
+//! `picket policy`: identity, grant and policy files, and what of them is in force.
 
 mod check;
 mod schema;
+mod status;
 
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
-/// Checks identity, grant and policy files.
+/// Checks identity, grant and policy files, and shows what is in force.
 #[derive(Debug, Args)]
 pub(super) struct PolicyArgs {
     #[command(subcommand)]
@@ -22,6 +23,9 @@ enum PolicyCommand {
     /// Prints the JSON Schema of the objects.
     #[command(after_help = schema::EXAMPLES)]
     Schema(schema::SchemaArgs),
+    /// Lists the objects that this node's agent read, and whether each is in force.
+    #[command(after_help = status::EXAMPLES)]
+    Status(status::StatusArgs),
 }
 
 /// Runs the command.
@@ -30,5 +34,6 @@ pub(super) fn run(args: &PolicyArgs) -> ExitCode {
     match &args.command {
         PolicyCommand::Check(args) => check::run(args),
         PolicyCommand::Schema(args) => schema::run(args),
+        PolicyCommand::Status(args) => status::run(args),
     }
 }

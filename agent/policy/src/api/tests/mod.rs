@@ -1,6 +1,6 @@
 //! What files may say, and the line and words of each refusal.
 
-use super::v1alpha1::{Action, Mode, State};
+use super::v1alpha1::{Action, Mode, Object, State};
 use super::*;
 
 mod resources;
@@ -517,6 +517,37 @@ fn a_faulty_document_is_told_apart_from_those_beside_it() {
     assert_eq!(read.errors[0].line, 33);
     let broken = read_file("f.yaml", "a: [");
     assert!(broken.entries.is_empty() && broken.errors.len() == 1);
+}
+
+#[test]
+fn an_object_is_plain_serde_that_refuses_what_it_does_not_know() {
+    fn same<S: Spec>(object: &Object<S>) {
+        let json = serde_json::to_value(object).expect("plain");
+        assert_eq!(json["apiVersion"], API_VERSION);
+        assert_eq!(json["kind"], S::KIND);
+        let back: Object<S> = serde_json::from_value(json.clone()).expect("plain");
+        assert_eq!(back, *object);
+        for (pointer, value) in [
+            ("/apiVersion", "picket.dev/v1"),
+            ("/kind", "Agent"),
+            ("/colour", "red"),
+            ("/metadata/colour", "red"),
+            ("/spec/colour", "red"),
+        ] {
+            let mut json = json.clone();
+            let (parent, name) = pointer.rsplit_once('/').expect("a pointer");
+            json.pointer_mut(parent).expect("there")[name] = value.into();
+            let read = serde_json::from_value::<Object<S>>(json);
+            assert!(read.is_err(), "{pointer}");
+        }
+    }
+    for document in read(&format!("{IDENTITY}---\n{GRANT}---\n{POLICY}")) {
+        match &document.object {
+            AnyObject::Identity(object) => same(object),
+            AnyObject::Grant(object) => same(object),
+            AnyObject::Policy(object) => same(object),
+        }
+    }
 }
 
 #[test]

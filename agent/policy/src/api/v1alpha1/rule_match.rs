@@ -65,13 +65,11 @@ fn texts(list: &Option<Vec<String>>) -> &[String] {
     list.as_deref().unwrap_or_default()
 }
 
+/// Reads a glob of one kind.
+type GlobCheck = fn(&str) -> Result<Glob, GlobError>;
+
 /// Notes texts that are no globs. `path` is that of their list.
-pub(super) fn check_globs(
-    errors: &mut FieldErrors,
-    path: &FieldPath,
-    list: &[String],
-    glob: fn(&str) -> Result<Glob, GlobError>,
-) {
+pub(super) fn check_globs(errors: &mut FieldErrors, path: &FieldPath, list: &[String], glob: GlobCheck) {
     errors.add_each(path, list, |text| {
         let error = glob(text).err()?;
         Some(format!("field `{path}`: {text:?}: {error}"))
@@ -90,7 +88,7 @@ fn group_glob(text: &str) -> Result<Glob, GlobError> {
 impl Match {
     pub(super) fn validate(&self, path: &FieldPath, errors: &mut FieldErrors) {
         let before = errors.len();
-        let lists: [(_, _, fn(&str) -> Result<Glob, GlobError>); 7] = [
+        let lists: [(_, _, GlobCheck); 7] = [
             ("apiGroups", &self.api_groups, group_glob),
             ("resources", &self.resources, Glob::name),
             ("namespaces", &self.namespaces, Glob::name),
