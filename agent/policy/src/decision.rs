@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use crate::engine::{Allowance, Cause, Finding, Impersonate, Inputs, PolicySet, Refusal, Verdict};
+use crate::engine::{Allowance, Cause, FiredRule, Impersonate, Inputs, PolicySet, Refusal, Verdict};
 use crate::identity::Principal;
 use crate::request::{CanonicalRequest, KubeRequest};
 
@@ -96,13 +96,13 @@ impl Permit {
 
     /// Rules with the action Warn that fired; the client gets each as a `Warning` header.
     #[must_use]
-    pub fn warnings(&self) -> &[Finding] {
+    pub fn warnings(&self) -> &[FiredRule] {
         &self.allowance.warnings
     }
 
     /// Rules of policies in mode Audit that fired and would have stopped the request.
     #[must_use]
-    pub fn would_deny(&self) -> &[Finding] {
+    pub fn would_deny(&self) -> &[FiredRule] {
         &self.allowance.would_deny
     }
 
@@ -137,7 +137,7 @@ pub struct Ask {
     request: CanonicalRequest,
     principal: Arc<Principal>,
     allowance: Allowance,
-    rules: Vec<Finding>,
+    rules: Vec<FiredRule>,
 }
 
 impl Ask {
@@ -155,13 +155,13 @@ impl Ask {
 
     /// The rules that want an approval, by name; there is at least one.
     #[must_use]
-    pub fn rules(&self) -> &[Finding] {
+    pub fn rules(&self) -> &[FiredRule] {
         &self.rules
     }
 
     /// Rules of policies in mode Audit that fired and would have stopped the request.
     #[must_use]
-    pub fn would_deny(&self) -> &[Finding] {
+    pub fn would_deny(&self) -> &[FiredRule] {
         &self.allowance.would_deny
     }
 
@@ -244,7 +244,7 @@ impl Denial {
 
     /// Rules of policies in mode Audit that fired too.
     #[must_use]
-    pub fn would_deny(&self) -> &[Finding] {
+    pub fn would_deny(&self) -> &[FiredRule] {
         &self.0.would_deny
     }
 }

@@ -32,7 +32,8 @@ pub use api::v1alpha1::{AgentGrant, AgentIdentity, AgentPolicy};
 pub use api::{Document, read_documents};
 pub use decision::{Approval, ApprovalMismatch, Ask, Decision, Denial, Permit, Recheck};
 pub use engine::{
-    BODY_LIMIT, BodyInput, Cause, Finding, Grant, Impersonate, Inputs, Needs, PolicySet, Summary, builtin,
+    BODY_LIMIT, BodyInput, Cause, FiredRule, Grant, Impersonate, Inputs, Needs, PolicyCounts, PolicySet,
+    builtin,
 };
 pub use identity::{Identity, Principal, Standing};
 pub use request::{CanonicalRequest, Exec, KubeRequest, ReadError, Target, Verb};

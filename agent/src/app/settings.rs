@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use crate::config::Config;
 use crate::endpoints::EndpointTarget;
 use crate::kernel;
-use crate::upstream::{Credential, UpstreamConfig};
+use crate::upstream::{NodeCredential, UpstreamConfig};
 
 /// How the API server is asked.
 pub(super) fn upstream_config(config: &Config) -> anyhow::Result<UpstreamConfig> {
@@ -19,11 +19,11 @@ pub(super) fn upstream_config(config: &Config) -> anyhow::Result<UpstreamConfig>
         &given.client_key_file,
         &given.token_file,
     ) {
-        (Some(certificate), Some(key), None) => Credential::ClientCertificate {
+        (Some(certificate), Some(key), None) => NodeCredential::ClientCertificate {
             certificate: certificate.clone(),
             key: key.clone(),
         },
-        (None, None, Some(token)) => Credential::TokenFile(token.clone()),
+        (None, None, Some(token)) => NodeCredential::TokenFile(token.clone()),
         // Config refuses the other combinations before it gets here.
         _ => bail!("upstream: give either clientCertificateFile with clientKeyFile, or tokenFile"),
     };

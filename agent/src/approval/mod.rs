@@ -3,7 +3,7 @@
 //! In: an ask. Out: the permit that an approval made of it, or why there is none. There is no approver yet, so that
 //! every ask is refused: whatever nobody can approve must not pass.
 
-use picket_policy::{Ask, Finding, Permit};
+use picket_policy::{Ask, FiredRule, Permit};
 
 /// Why an ask became no permit.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -16,7 +16,7 @@ pub enum ApprovalError {
         /// What it asked for, in words.
         request: String,
         /// The rule that wants an approval, the first by name.
-        rule: Finding,
+        rule: FiredRule,
     },
 }
 
@@ -31,7 +31,7 @@ impl ApprovalError {
 
     /// The rule that wants an approval.
     #[must_use]
-    pub fn rule(&self) -> &Finding {
+    pub fn rule(&self) -> &FiredRule {
         match self {
             Self::NoApprover { rule, .. } => rule,
         }
@@ -57,15 +57,15 @@ impl Approvals {
 }
 
 /// The rule that is named as the one that asks: the first by name.
-pub fn first_rule(ask: &Ask) -> Finding {
-    ask.rules().first().cloned().unwrap_or_else(|| Finding {
+pub fn first_rule(ask: &Ask) -> FiredRule {
+    ask.rules().first().cloned().unwrap_or_else(|| FiredRule {
         policy: String::new(),
         rule: String::new(),
         message: String::new(),
     })
 }
 
-fn without_approver(agent: &str, request: &str, rule: &Finding) -> String {
+fn without_approver(agent: &str, request: &str, rule: &FiredRule) -> String {
     let mut text = format!(
         "agent {agent} may {request} only with a person's approval (policy {}, rule {})",
         rule.policy, rule.rule

@@ -205,7 +205,7 @@ pub struct Finding {
 
 /// What was decided and why.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Decision {
+pub struct DecisionFacts {
     /// What was done; `None` until somebody decides.
     pub outcome: Option<Outcome>,
     /// Low-cardinality cause of a refusal or failure, for metrics. Empty when allowed.
@@ -357,7 +357,7 @@ pub(super) struct Event {
     pub(super) identity: Option<Arc<str>>,
     pub(super) attestation: Text,
     pub(super) caller: Option<Arc<Caller>>,
-    pub(super) decision: Decision,
+    pub(super) decision: DecisionFacts,
     pub(super) credential: Option<(Text, Option<Arc<str>>)>,
     pub(super) session: Option<Session>,
     pub(super) end: Option<EndReason>,
@@ -386,7 +386,7 @@ impl Event {
             identity: None,
             attestation: Text::Borrowed(""),
             caller: None,
-            decision: Decision::default(),
+            decision: DecisionFacts::default(),
             credential: None,
             session: None,
             end: None,

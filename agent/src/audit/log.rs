@@ -9,7 +9,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use super::event::{Alarm, Connection, Decision, Event, KernelFacts, Outcome, Stage, Summary};
+use super::event::{Alarm, Connection, DecisionFacts, Event, KernelFacts, Outcome, Stage, Summary};
 use super::sinks;
 use super::spool::queue::{Item, Queue};
 use super::spool::view::SpoolView;
@@ -128,11 +128,11 @@ impl AuditLog {
         let mut event = Event::new("connect".into(), uri);
         event.caller = connection.caller;
         event.kernel = Some(connection.kernel);
-        event.decision = Decision {
+        event.decision = DecisionFacts {
             outcome: Some(connection.outcome),
             reason: connection.reason,
             message: Some(connection.message),
-            ..Decision::default()
+            ..DecisionFacts::default()
         };
         event.reach(Stage::ResponseComplete);
         event.total = None;
@@ -158,11 +158,11 @@ impl AuditLog {
         event
             .annotations
             .insert("picket.dev/severity".into(), "critical".to_owned());
-        event.decision = Decision {
+        event.decision = DecisionFacts {
             outcome: Some(Outcome::Error),
             reason: alarm.reason,
             message: Some(alarm.message),
-            ..Decision::default()
+            ..DecisionFacts::default()
         };
         event.reach(Stage::ResponseComplete);
         event.total = None;

@@ -22,7 +22,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use event::{
-    Alarm, AuditId, Caller, Connection, Decision, EndReason, Finding, KernelFacts, ObjectRef, Outcome,
+    Alarm, AuditId, Caller, Connection, DecisionFacts, EndReason, Finding, KernelFacts, ObjectRef, Outcome,
     PodRef, ProcessRef, Received, ResponseStatus, Session, Stage, Summary, Text, User,
 };
 pub use log::{AuditLog, Observer};

@@ -29,7 +29,7 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use jiff::Timestamp;
 use picket_policy::{
-    CanonicalRequest, Decision, Finding, Inputs, KubeRequest, Permit, PolicySet, Principal, Verb,
+    CanonicalRequest, Decision, FiredRule, Inputs, KubeRequest, Permit, PolicySet, Principal, Verb,
 };
 use rustls::ServerConfig;
 
@@ -256,7 +256,7 @@ fn read_upgrade(request: &CanonicalRequest) -> Result<Option<UpgradeProtocol>, R
 }
 
 /// What a client is told of a rule that fired.
-fn warning(finding: &Finding) -> HeaderValue {
+fn warning(finding: &FiredRule) -> HeaderValue {
     warning_value(&format!(
         "policy {}, rule {}: {}",
         finding.policy, finding.rule, finding.message

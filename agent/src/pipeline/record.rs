@@ -2,7 +2,7 @@
 //!
 //! In: requests, decisions and rejections. Out: the same facts in a [`Record`].
 
-use picket_policy::{Finding, KubeRequest, Permit, Target};
+use picket_policy::{FiredRule, KubeRequest, Permit, Target};
 
 use super::connection::Connection;
 use crate::audit::{self, ObjectRef, Record};
@@ -56,7 +56,7 @@ pub(super) fn record_status(record: &mut Record, rejection: &Rejection, message:
 }
 
 /// Rules that fired, as the record has them.
-pub(super) fn findings(found: &[Finding]) -> Vec<audit::Finding> {
+pub(super) fn findings(found: &[FiredRule]) -> Vec<audit::Finding> {
     found
         .iter()
         .map(|finding| audit::Finding {

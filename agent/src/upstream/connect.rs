@@ -161,7 +161,7 @@ fn prepare(stream: &TcpStream) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::upstream::Credential;
+    use crate::upstream::NodeCredential;
 
     #[test]
     fn server_urls() {
@@ -170,7 +170,8 @@ mod tests {
         std::fs::write(&ca, crate::pki::ca::create("api").unwrap().certificate_pem).unwrap();
         std::fs::write(&token, "t").unwrap();
         let make = |server: &'static str| {
-            let credentials = Credentials::open(ca.clone(), Credential::TokenFile(token.clone())).unwrap();
+            let credentials =
+                Credentials::open(ca.clone(), NodeCredential::TokenFile(token.clone())).unwrap();
             Connector::new(&Uri::from_static(server), None, credentials)
         };
         let connector = make("https://[fd00::1]:6443").unwrap();

@@ -18,7 +18,7 @@ use crate::pki::pem;
 
 /// The node's credential.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Credential {
+pub enum NodeCredential {
     /// Mutual TLS: PEM certificate chain and key (they may be one file, as kubelet's are).
     ClientCertificate {
         /// The chain, leaf first.
@@ -83,14 +83,14 @@ struct Source {
 /// The credential, kept current.
 pub(super) struct Credentials {
     ca: PathBuf,
-    credential: Credential,
+    credential: NodeCredential,
     source: Mutex<Source>,
     current: ArcSwap<Loaded>,
     error: ArcSwapOption<String>,
 }
 
 impl Credentials {
-    pub(super) fn open(ca: PathBuf, credential: Credential) -> Result<Credentials, CredentialError> {
+    pub(super) fn open(ca: PathBuf, credential: NodeCredential) -> Result<Credentials, CredentialError> {
         let source = read(&ca, &credential)?;
         let loaded = load(&ca, &credential, &source, None)?;
         Ok(Credentials {
@@ -158,7 +158,7 @@ impl fmt::Debug for Credentials {
     }
 }
 
-fn read(ca: &std::path::Path, credential: &Credential) -> Result<Source, CredentialError> {
+fn read(ca: &std::path::Path, credential: &NodeCredential) -> Result<Source, CredentialError> {
     let mut source = Source {
         ca: pem::read(ca)?,
         certificate: Vec::new(),
@@ -166,24 +166,24 @@ fn read(ca: &std::path::Path, credential: &Credential) -> Result<Source, Credent
         token: Vec::new(),
     };
     match credential {
-        Credential::ClientCertificate { certificate, key } => {
+        NodeCredential::ClientCertificate { certificate, key } => {
             source.certificate = pem::read(certificate)?;
             source.key = pem::read(key)?;
         }
-        Credential::TokenFile(file) => source.token = pem::read(file)?,
+        NodeCredential::TokenFile(file) => source.token = pem::read(file)?,
     }
     Ok(source)
 }
 
 fn load(
     ca: &PathBuf,
-    credential: &Credential,
+    credential: &NodeCredential,
     source: &Source,
     previous: Option<(&Loaded, bool)>,
 ) -> Result<Loaded, CredentialError> {
     let authorization = match credential {
-        Credential::TokenFile(file) => Some(bearer(file, &source.token)?),
-        Credential::ClientCertificate { .. } => None,
+        NodeCredential::TokenFile(file) => Some(bearer(file, &source.token)?),
+        NodeCredential::ClientCertificate { .. } => None,
     };
     if let Some((previous, true)) = previous {
         return Ok(Loaded {
@@ -212,7 +212,7 @@ fn load(
         .map_err(rustls_error(ca))?
         .with_root_certificates(roots);
     let (mut config, not_after, used) = match credential {
-        Credential::ClientCertificate { certificate, key } => {
+        NodeCredential::ClientCertificate { certificate, key } => {
             let chain = pem::certificates(certificate, &source.certificate)?;
             let not_after = x509_parser::parse_x509_certificate(&chain[0].1)
                 .ok()
@@ -231,7 +231,7 @@ fn load(
                 },
             )
         }
-        Credential::TokenFile(_) => {
+        NodeCredential::TokenFile(_) => {
             let used = UsedCredential {
                 method: "token",
                 id: None,
@@ -285,7 +285,7 @@ mod tests {
         let (ca, token) = (folder.join("ca.crt"), folder.join("token"));
         std::fs::write(&ca, crate::pki::ca::create("api").unwrap().certificate_pem).unwrap();
         std::fs::write(&token, "first\n").unwrap();
-        let credentials = Credentials::open(ca.clone(), Credential::TokenFile(token.clone())).unwrap();
+        let credentials = Credentials::open(ca.clone(), NodeCredential::TokenFile(token.clone())).unwrap();
         let shown = |credentials: &Credentials| credentials.current().authorization.clone().unwrap();
         assert_eq!(shown(&credentials), "Bearer first");
         assert!(
@@ -329,7 +329,7 @@ mod tests {
         std::fs::write(at("ca.crt"), &one.certificate_pem).unwrap();
         std::fs::write(at("client.crt"), &one.certificate_pem).unwrap();
         std::fs::write(at("client.key"), &other.key_pem).unwrap();
-        let credential = Credential::ClientCertificate {
+        let credential = NodeCredential::ClientCertificate {
             certificate: at("client.crt"),
             key: at("client.key"),
         };

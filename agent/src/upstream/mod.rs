@@ -31,7 +31,7 @@ use pool::{Lease, Pool};
 pub use body::RequestBody;
 pub use connect::CONNECT_LIMIT;
 pub use counted::{BodyEnd, CountedBody, HeldLease, OnEnd, UpstreamBody};
-pub use credential::{Credential, CredentialError, UsedCredential};
+pub use credential::{CredentialError, NodeCredential, UsedCredential};
 pub use headers::{UpgradeProtocol, extras, upgrade_asked};
 pub use pool::STREAMS_PER_CONNECTION;
 pub use tunnel::{Ended, Traffic, join};
@@ -53,7 +53,7 @@ pub struct UpstreamConfig {
     /// PEM bundle that the server's certificate is checked against.
     pub ca: PathBuf,
     /// The node's credential.
-    pub credential: Credential,
+    pub credential: NodeCredential,
 }
 
 /// Why the upstream side cannot be set up.
@@ -69,7 +69,7 @@ pub enum UpstreamError {
     },
     /// The CA, certificate, key or token cannot be used.
     #[error(transparent)]
-    Credential(#[from] CredentialError),
+    NodeCredential(#[from] CredentialError),
 }
 
 /// Why there is no response.

@@ -11,7 +11,7 @@ use super::match_input::MatchInput;
 use super::needs::Inputs;
 use super::rules::CompiledRule;
 use super::{Allowance, PolicySet, Refusal, Verdict};
-use super::{Cause, Finding};
+use super::{Cause, FiredRule};
 use crate::api::v1alpha1::{Action, Mode};
 use crate::identity::Principal;
 use crate::request::{KubeRequest, VerbSet};
@@ -19,9 +19,9 @@ use crate::request::{KubeRequest, VerbSet};
 /// The rules that fired, by what they do.
 #[derive(Default)]
 struct Fired<'s> {
-    warnings: Vec<Finding>,
-    would_deny: Vec<Finding>,
-    asks: Vec<Finding>,
+    warnings: Vec<FiredRule>,
+    would_deny: Vec<FiredRule>,
+    asks: Vec<FiredRule>,
     denied: Option<&'s CompiledRule>,
 }
 
@@ -111,7 +111,7 @@ impl PolicySet {
                 }
             }
         }
-        let by_name = |a: &Finding, b: &Finding| (&a.policy, &a.rule).cmp(&(&b.policy, &b.rule));
+        let by_name = |a: &FiredRule, b: &FiredRule| (&a.policy, &a.rule).cmp(&(&b.policy, &b.rule));
         for findings in [&mut fired.warnings, &mut fired.would_deny, &mut fired.asks] {
             findings.sort_by(by_name);
         }
@@ -125,7 +125,7 @@ impl PolicySet {
         principal: &Principal,
         request: &KubeRequest,
         input: &MatchInput<'_>,
-        would_deny: Vec<Finding>,
+        would_deny: Vec<FiredRule>,
     ) -> Box<Refusal> {
         let finding = rule.finding(&self.rules.policies);
         let mut refused = rule.verbs();

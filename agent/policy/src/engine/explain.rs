@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::Refusal;
 use super::grants::Grant;
 use super::match_input::may_create;
-use super::{Cause, Finding};
+use super::{Cause, FiredRule};
 use crate::identity::Principal;
 use crate::request::{KubeRequest, Target, Verb, VerbSet};
 
@@ -37,7 +37,7 @@ impl Reasons<'_> {
         self,
         principal: &Principal,
         request: &KubeRequest,
-        would_deny: Vec<Finding>,
+        would_deny: Vec<FiredRule>,
     ) -> Box<Refusal> {
         let mut message = format!(
             "agent {} may not {}{}",

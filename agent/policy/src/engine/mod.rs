@@ -27,11 +27,11 @@ use crate::yaml::Diagnostic;
 pub use grants::Grant;
 pub use needs::{BODY_LIMIT, BodyInput, Inputs, Needs};
 pub(crate) use verdict::{Allowance, Refusal, Verdict};
-pub use verdict::{Cause, Finding, Impersonate};
+pub use verdict::{Cause, FiredRule, Impersonate};
 
 /// How much a policy set holds, for logs and metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Summary {
+pub struct PolicyCounts {
     /// Identities.
     pub identities: usize,
     /// Grants.
@@ -159,8 +159,8 @@ impl PolicySet {
 
     /// How much there is.
     #[must_use]
-    pub fn summary(&self) -> Summary {
-        Summary {
+    pub fn summary(&self) -> PolicyCounts {
+        PolicyCounts {
             identities: self.identities.len(),
             grants: self.grants.len(),
             policies: self.rules.policies.len(),

@@ -13,7 +13,7 @@ pub struct Impersonate {
 
 /// A rule that fired.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Finding {
+pub struct FiredRule {
     /// The AgentPolicy's name.
     pub policy: String,
     /// The rule's name in it.
@@ -50,7 +50,7 @@ pub(crate) enum Verdict {
     /// A grant allows the request and no rule stops it.
     Allow(Allowance),
     /// Likewise, but these rules want a person to approve it.
-    Ask(Allowance, Vec<Finding>),
+    Ask(Allowance, Vec<FiredRule>),
     /// It is refused.
     Refuse(Box<Refusal>),
 }
@@ -61,8 +61,8 @@ pub(crate) struct Allowance {
     pub(crate) impersonate: Arc<Impersonate>,
     pub(crate) grant: Arc<str>,
     pub(crate) rule: Arc<str>,
-    pub(crate) warnings: Vec<Finding>,
-    pub(crate) would_deny: Vec<Finding>,
+    pub(crate) warnings: Vec<FiredRule>,
+    pub(crate) would_deny: Vec<FiredRule>,
 }
 
 /// Why a request is refused; read through [`crate::Denial`].
@@ -73,5 +73,5 @@ pub(crate) struct Refusal {
     pub(crate) rule: Option<String>,
     pub(crate) message: String,
     pub(crate) allowed: String,
-    pub(crate) would_deny: Vec<Finding>,
+    pub(crate) would_deny: Vec<FiredRule>,
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
-use picket_policy::{Diagnostic, Document, PolicySet, Summary, builtin};
+use picket_policy::{Diagnostic, Document, PolicyCounts, PolicySet, builtin};
 use serde::Serialize;
 
 use crate::store::StoreError;
@@ -98,9 +98,9 @@ impl From<Diagnostic> for Fault {
     }
 }
 
-impl From<Summary> for Counts {
-    fn from(summary: Summary) -> Self {
-        let Summary {
+impl From<PolicyCounts> for Counts {
+    fn from(summary: PolicyCounts) -> Self {
+        let PolicyCounts {
             identities,
             grants,
             policies,

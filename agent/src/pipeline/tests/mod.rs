@@ -3,7 +3,7 @@
 mod world;
 
 use http::{Method, Request, StatusCode};
-use picket_policy::Finding;
+use picket_policy::FiredRule;
 use serde_json::Value;
 
 use super::warning;
@@ -196,7 +196,7 @@ async fn the_record_names_the_credential_that_was_used_not_the_one_that_was_read
 
 #[test]
 fn a_warning_cannot_break_out_of_its_field() {
-    let finding = Finding {
+    let finding = FiredRule {
         policy: "guard".into(),
         rule: "r".into(),
         message: "say \"no\"\r\nSet-Cookie: a\\b — ".to_owned() + &"x".repeat(1000),

@@ -32,7 +32,7 @@ use crate::pki::{self, CaFiles};
 use crate::runtime::drain::Drain;
 use crate::store::Store;
 use crate::tls::Certificates;
-use crate::upstream::{Credential, Upstream, UpstreamConfig};
+use crate::upstream::{NodeCredential, Upstream, UpstreamConfig};
 use crate::workload::Pod;
 
 /// The agent, what it may do, and one rule of each kind. The rule `ask` wants an approval.
@@ -123,14 +123,14 @@ impl World {
     pub(super) async fn new() -> World {
         let folder = Folder::new();
         let token = folder.write("token", "node-token");
-        World::with(folder, Credential::TokenFile(token)).await
+        World::with(folder, NodeCredential::TokenFile(token)).await
     }
 
     /// Likewise, where the node shows a certificate, which is given back as the record names it.
     pub(super) async fn with_certificate() -> (World, String) {
         let folder = Folder::new();
         let id = write_certificate(&folder);
-        let credential = Credential::ClientCertificate {
+        let credential = NodeCredential::ClientCertificate {
             certificate: folder.0.join("client.crt"),
             key: folder.0.join("client.key"),
         };
@@ -142,7 +142,7 @@ impl World {
         write_certificate(&self.folder)
     }
 
-    async fn with(folder: Folder, credential: Credential) -> World {
+    async fn with(folder: Folder, credential: NodeCredential) -> World {
         let ca = pki::ca::create("test").expect("a CA");
         let files = CaFiles {
             certificate: folder.write("ca.crt", &ca.certificate_pem),

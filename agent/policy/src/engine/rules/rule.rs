@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::{CompiledPolicy, Globs, globs};
 use crate::api::v1alpha1::{Action, Match, Rule};
-use crate::engine::Finding;
+use crate::engine::FiredRule;
 use crate::engine::index::{About, Entry, Head};
 use crate::engine::match_input::{Command, MatchInput, MatchTarget, Scope};
 use crate::engine::needs::{BodyInput, Inputs};
@@ -245,12 +245,12 @@ impl CompiledRule {
     }
 
     /// The rule's firing, in words.
-    pub(in crate::engine) fn finding(&self, policies: &[CompiledPolicy]) -> Finding {
+    pub(in crate::engine) fn finding(&self, policies: &[CompiledPolicy]) -> FiredRule {
         let policy = policies
             .get(self.policy as usize)
             .map(|policy| policy.name.to_string())
             .unwrap_or_default();
-        Finding {
+        FiredRule {
             policy,
             rule: self.name.to_string(),
             message: self.message.to_string(),

@@ -307,5 +307,5 @@ fn pods_find_their_identities_and_time_their_standing() {
     assert_eq!(identity.standing(before), Standing::Suspended);
     identity.state = State::Revoked;
     assert_eq!(identity.standing(at), Standing::Revoked);
-    assert_eq!(PolicySet::default().summary(), Summary::default());
+    assert_eq!(PolicySet::default().summary(), PolicyCounts::default());
 }
