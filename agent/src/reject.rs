@@ -14,7 +14,7 @@ use serde::Serialize;
 use crate::approval::ApprovalError;
 use crate::audit::AuditError;
 use crate::identity::IdentityError;
-use crate::upstream::SendError;
+use crate::upstream::{SendError, UpgradeError};
 
 /// Seconds after which a refused request is worth another try. client-go waits that long and tries again up to ten
 /// times (k8s.io/client-go rest/with_retry.go), long enough for an API server to restart.
@@ -27,10 +27,8 @@ pub enum Rejection {
     #[error("Picket cannot read the request: {0}")]
     Unreadable(#[from] ReadError),
     /// It asks for an upgrade that is not known, so that it could not be carried.
-    #[error(
-        "Picket cannot read the request: upgrade to `{0}` is not one the API server knows (websocket, SPDY/3.1)"
-    )]
-    Upgrade(String),
+    #[error("Picket cannot read the request: {0}")]
+    Upgrade(UpgradeError),
     /// The caller is no agent that may act now.
     #[error("{0}")]
     Identity(IdentityError),

@@ -41,7 +41,9 @@ use crate::reject::{Rejection, warning_value};
 use crate::runtime::drain::Drain;
 use crate::store::Store;
 use crate::tls::Certificates;
-use crate::upstream::{RequestBody, UpgradeProtocol, Upstream, UpstreamBody, upgrade_asked};
+use crate::upstream::{
+    RequestBody, UpgradeError, UpgradeProtocol, Upstream, UpstreamBody, requested_upgrade,
+};
 
 use body::{ResponseBody, audited};
 use connection::Connection;
@@ -248,9 +250,9 @@ fn read_upgrade(request: &CanonicalRequest) -> Result<Option<UpgradeProtocol>, R
         return Ok(None);
     }
     let head = request.head();
-    let protocol = upgrade_asked(&head.headers).map_err(Rejection::Upgrade)?;
+    let protocol = requested_upgrade(&head.headers).map_err(Rejection::Upgrade)?;
     if head.version != Version::HTTP_11 {
-        return Err(Rejection::Upgrade(format!("{:?}", head.version)));
+        return Err(Rejection::Upgrade(UpgradeError::Version(head.version)));
     }
     Ok(protocol)
 }

@@ -32,7 +32,7 @@ pub use body::RequestBody;
 pub use connect::CONNECT_LIMIT;
 pub use counted::{BodyEnd, CountedBody, HeldLease, OnEnd, UpstreamBody};
 pub use credential::{CredentialError, NodeCredential, UsedCredential};
-pub use headers::{UpgradeProtocol, extras, upgrade_asked};
+pub use headers::{UpgradeError, UpgradeProtocol, extras, requested_upgrade};
 pub use pool::STREAMS_PER_CONNECTION;
 pub use tunnel::{Ended, Traffic, join};
 
@@ -69,7 +69,7 @@ pub enum UpstreamError {
     },
     /// The CA, certificate, key or token cannot be used.
     #[error(transparent)]
-    NodeCredential(#[from] CredentialError),
+    Credential(#[from] CredentialError),
 }
 
 /// Why there is no response.
@@ -79,7 +79,7 @@ pub enum SendError {
     #[error("the API server cannot be reached: {0}")]
     Unreachable(String),
     /// As many connections as may be are open and full; the request was not sent.
-    #[error("every connection to the API server is in use")]
+    #[error("all connections to the API server are in use; try again")]
     Exhausted,
     /// The API server refused the stream or went away before it saw the request.
     #[error("the API server did not take the request: {0}")]
@@ -90,10 +90,10 @@ pub enum SendError {
     )]
     Broken(hyper::Error),
     /// A name in the grant cannot stand in a header.
-    #[error("the grant's user or group cannot be sent: {0}")]
+    #[error("the user or a group of the AgentGrant cannot be sent as a header: {0}")]
     Unsendable(#[from] http::header::InvalidHeaderValue),
     /// The request cannot be put together again for the API server.
-    #[error("the request cannot be sent on: {0}")]
+    #[error("Picket cannot build the request to the API server: {0}")]
     Malformed(#[from] http::Error),
 }
 

@@ -6,25 +6,25 @@ use thiserror::Error;
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ReadError {
     /// A method the API server has no verb for.
-    #[error("method {0} is not used by the Kubernetes API")]
+    #[error("the Kubernetes API does not use the method {0}")]
     Method(String),
     /// A path that two parsers could take differently.
-    #[error("the path is not canonical: {0}")]
+    #[error("the path {0}")]
     Path(&'static str),
     /// A query that two parsers could take differently.
-    #[error("the query is not canonical: {0}")]
+    #[error("the query {0}")]
     Query(&'static str),
     /// A query key that is read once came twice.
     #[error("the query has {0:?} more than once")]
     RepeatedQuery(String),
     /// Headers that contradict each other or the request line.
-    #[error("the headers are not canonical: {0}")]
+    #[error("the request has {0}")]
     Headers(&'static str),
     /// The head is longer than any real one.
-    #[error("request target, header names and header values together are longer than {MAX_HEAD} bytes")]
+    #[error("the request target and the headers are longer than {MAX_HEAD} bytes")]
     Head,
     /// A path form that no supported API server serves.
-    #[error("{0} is not served by any supported Kubernetes release")]
+    #[error("no supported Kubernetes release serves {0}")]
     Gone(&'static str),
 }
 

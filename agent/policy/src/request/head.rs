@@ -61,16 +61,16 @@ fn check_authority(uri: &Uri, headers: &HeaderMap) -> Result<(), ReadError> {
     let mut hosts = headers.get_all(HOST).iter();
     let host = hosts.next();
     if hosts.next().is_some() {
-        return Err(ReadError::Headers("there is more than one Host"));
+        return Err(ReadError::Headers("more than one Host header"));
     }
     if uri.path_and_query().is_none() {
-        return Err(ReadError::Path("the request target has none"));
+        return Err(ReadError::Path("is missing"));
     }
     let Some(authority) = uri.authority() else {
         return Ok(());
     };
     if authority.as_str().contains('@') {
-        return Err(ReadError::Headers("the authority has user information"));
+        return Err(ReadError::Headers("user information in its target"));
     }
     match host {
         Some(host)
@@ -78,9 +78,7 @@ fn check_authority(uri: &Uri, headers: &HeaderMap) -> Result<(), ReadError> {
                 .as_bytes()
                 .eq_ignore_ascii_case(authority.as_str().as_bytes()) =>
         {
-            Err(ReadError::Headers(
-                "Host and the request target's authority differ",
-            ))
+            Err(ReadError::Headers("a Host header that differs from its target"))
         }
         _ => Ok(()),
     }
@@ -113,24 +111,22 @@ fn check_framing(headers: &HeaderMap) -> Result<(), ReadError> {
     let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
     let length = lengths.next();
     if lengths.next().is_some() {
-        return Err(ReadError::Headers("there is more than one Content-Length"));
+        return Err(ReadError::Headers("more than one Content-Length header"));
     }
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     let coding = codings.next();
     if codings.next().is_some() {
-        return Err(ReadError::Headers("there is more than one Transfer-Encoding"));
+        return Err(ReadError::Headers("more than one Transfer-Encoding header"));
     }
     if coding.is_some() && length.is_some() {
-        return Err(ReadError::Headers(
-            "there are both Content-Length and Transfer-Encoding",
-        ));
+        return Err(ReadError::Headers("both Content-Length and Transfer-Encoding"));
     }
     // The API server does not heed these, and nothing behind it should.
     if headers
         .keys()
         .any(|name| METHOD_OVERRIDES.iter().any(|other| same_header(name, other)))
     {
-        return Err(ReadError::Headers("a header asks to override the method"));
+        return Err(ReadError::Headers("a header that overrides the method"));
     }
     Ok(())
 }
@@ -152,7 +148,7 @@ pub(super) fn asks_upgrade(headers: &HeaderMap) -> Result<bool, ReadError> {
     let mut upgrades = headers.get_all(UPGRADE).iter();
     let upgrade = upgrades.next();
     if upgrades.next().is_some() || upgrade.is_some_and(|value| value.as_bytes().contains(&b',')) {
-        return Err(ReadError::Headers("there is more than one Upgrade"));
+        return Err(ReadError::Headers("more than one Upgrade protocol"));
     }
     let connection = headers
         .get_all(CONNECTION)

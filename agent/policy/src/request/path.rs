@@ -17,21 +17,21 @@ pub(super) fn escape(bytes: &[u8], at: usize) -> Option<u8> {
 pub(super) fn read(raw: &str) -> Result<String, ReadError> {
     let bytes = raw.as_bytes();
     if bytes.first() != Some(&b'/') {
-        return Err(ReadError::Path("it does not start with a slash"));
+        return Err(ReadError::Path("does not start with a slash"));
     }
     if bytes.len() > MAX_PATH {
-        return Err(ReadError::Path("it is longer than 8192 bytes"));
+        return Err(ReadError::Path("is longer than 8192 bytes"));
     }
     let mut out = Vec::with_capacity(bytes.len());
     let mut at = 0;
     while at < bytes.len() {
         let byte = if bytes[at] == b'%' {
-            let byte = escape(bytes, at).ok_or(ReadError::Path("it has a broken percent-escape"))?;
+            let byte = escape(bytes, at).ok_or(ReadError::Path("has a broken percent-escape"))?;
             at += 3;
             match byte {
                 // Go decodes before it splits, others split first.
-                b'/' => return Err(ReadError::Path("it has an encoded slash")),
-                b'%' => return Err(ReadError::Path("it is encoded twice")),
+                b'/' => return Err(ReadError::Path("has an encoded slash")),
+                b'%' => return Err(ReadError::Path("is encoded twice")),
                 byte => byte,
             }
         } else {
@@ -39,18 +39,18 @@ pub(super) fn read(raw: &str) -> Result<String, ReadError> {
             bytes[at - 1]
         };
         match byte {
-            0..0x20 | 0x7f => return Err(ReadError::Path("it has a control character")),
-            b'\\' | b'?' | b'#' => return Err(ReadError::Path("it has one of \\ ? # in a segment")),
+            0..0x20 | 0x7f => return Err(ReadError::Path("has a control character")),
+            b'\\' | b'?' | b'#' => return Err(ReadError::Path("has one of \\ ? # in a segment")),
             byte => out.push(byte),
         }
     }
-    let path = String::from_utf8(out).map_err(|_| ReadError::Path("it is not UTF-8"))?;
+    let path = String::from_utf8(out).map_err(|_| ReadError::Path("is not UTF-8"))?;
     let inner = path.strip_prefix('/').unwrap_or(&path);
     let inner = inner.strip_suffix('/').unwrap_or(inner);
     for segment in inner.split('/') {
         match segment {
-            "." | ".." => return Err(ReadError::Path("it has a . or .. segment")),
-            "" if path.len() > 1 => return Err(ReadError::Path("it has an empty segment")),
+            "." | ".." => return Err(ReadError::Path("has a . or .. segment")),
+            "" if path.len() > 1 => return Err(ReadError::Path("has an empty segment")),
             _ => {}
         }
     }

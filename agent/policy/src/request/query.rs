@@ -45,12 +45,12 @@ impl Query {
     pub(super) fn read(raw: &str) -> Result<Self, ReadError> {
         // Counted as Go counts, before anything is skipped.
         if raw.bytes().filter(|byte| *byte == b'&').count() >= MAX_PAIRS {
-            return Err(ReadError::Query("it has more than 1000 pairs"));
+            return Err(ReadError::Query("has more than 1000 pairs"));
         }
         let mut pairs: Vec<(String, String)> = Vec::new();
         for pair in raw.split('&').filter(|pair| !pair.is_empty()) {
             if pair.contains(';') {
-                return Err(ReadError::Query("it has a semicolon outside an escape"));
+                return Err(ReadError::Query("has a semicolon outside an escape"));
             }
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
             let key = unescape(key)?;
@@ -94,8 +94,7 @@ fn unescape(text: &str) -> Result<String, ReadError> {
         match bytes[at] {
             b'%' => {
                 out.push(
-                    super::path::escape(bytes, at)
-                        .ok_or(ReadError::Query("it has a broken percent-escape"))?,
+                    super::path::escape(bytes, at).ok_or(ReadError::Query("has a broken percent-escape"))?,
                 );
                 at += 3;
             }
@@ -109,7 +108,7 @@ fn unescape(text: &str) -> Result<String, ReadError> {
             }
         }
     }
-    String::from_utf8(out).map_err(|_| ReadError::Query("it is not UTF-8"))
+    String::from_utf8(out).map_err(|_| ReadError::Query("is not UTF-8"))
 }
 
 /// The name that a field selector asks for exactly, as `fields.ParseSelector` and `RequiresExactMatch("metadata.name")`
@@ -256,7 +255,7 @@ mod tests {
             for count in [MAX_PAIRS, 10_000] {
                 assert_eq!(
                     Query::read(&with(filler, count)).err(),
-                    Some(ReadError::Query("it has more than 1000 pairs")),
+                    Some(ReadError::Query("has more than 1000 pairs")),
                     "{filler} {count}"
                 );
             }

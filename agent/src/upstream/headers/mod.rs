@@ -17,6 +17,7 @@
 //!
 //! Sources: k8s.io/apiserver pkg/endpoints/filters/impersonation, KEP-5284.
 
+use http::Version;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use picket_policy::{Impersonate, Principal};
 
@@ -111,12 +112,26 @@ impl UpgradeProtocol {
     }
 }
 
-/// Reads the upgrade asked for.
+/// Why a request for an upgrade cannot be carried.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum UpgradeError {
+    /// The API server does not know the protocol.
+    #[error("the API server supports no upgrade to `{0}`, only to websocket and SPDY/3.1")]
+    Unknown(String),
+    /// More than one protocol is asked for.
+    #[error("the request has more than one Upgrade header")]
+    Several,
+    /// The client's connection cannot change its protocol.
+    #[error("only HTTP/1.1 can upgrade a connection, and the request came over {0:?}")]
+    Version(Version),
+}
+
+/// Reads the upgrade that a request asks for.
 ///
 /// # Errors
-/// The value of an `Upgrade` field that a `Connection` field makes effective and that asks for anything else: what is
-/// not known cannot be carried. An `Upgrade` without `Connection: upgrade` asks for nothing (RFC 9110 section 7.8).
-pub fn upgrade_asked(headers: &HeaderMap) -> Result<Option<UpgradeProtocol>, String> {
+/// Where an `Upgrade` field that a `Connection` field makes effective asks for anything else: what is not known cannot
+/// be carried. An `Upgrade` without `Connection: upgrade` asks for nothing (RFC 9110 section 7.8).
+pub fn requested_upgrade(headers: &HeaderMap) -> Result<Option<UpgradeProtocol>, UpgradeError> {
     if !connection_tokens(headers).any(|token| token.eq_ignore_ascii_case("upgrade")) {
         return Ok(None);
     }
@@ -124,12 +139,12 @@ pub fn upgrade_asked(headers: &HeaderMap) -> Result<Option<UpgradeProtocol>, Str
     let Some(field) = fields.next() else {
         return Ok(None);
     };
-    let asked = field.to_str().unwrap_or_default().trim();
-    match asked {
-        _ if fields.next().is_some() => Err("several Upgrade fields".to_owned()),
-        _ if asked.eq_ignore_ascii_case("websocket") => Ok(Some(UpgradeProtocol::WebSocket)),
-        _ if asked.eq_ignore_ascii_case("spdy/3.1") => Ok(Some(UpgradeProtocol::Spdy)),
-        _ => Err(asked.escape_debug().to_string()),
+    let protocol = field.to_str().unwrap_or_default().trim();
+    match protocol {
+        _ if fields.next().is_some() => Err(UpgradeError::Several),
+        _ if protocol.eq_ignore_ascii_case("websocket") => Ok(Some(UpgradeProtocol::WebSocket)),
+        _ if protocol.eq_ignore_ascii_case("spdy/3.1") => Ok(Some(UpgradeProtocol::Spdy)),
+        _ => Err(UpgradeError::Unknown(protocol.escape_debug().to_string())),
     }
 }
 

@@ -160,7 +160,7 @@ fn upgrades_that_are_not_known_are_named() {
         let mut headers = HeaderMap::new();
         headers.insert("connection", connection.parse().unwrap());
         headers.insert("upgrade", upgrade.parse().unwrap());
-        upgrade_asked(&headers)
+        requested_upgrade(&headers)
     };
     assert_eq!(asked("Upgrade", "SPDY/3.1"), Ok(Some(UpgradeProtocol::Spdy)));
     assert_eq!(
@@ -168,9 +168,12 @@ fn upgrades_that_are_not_known_are_named() {
         Ok(Some(UpgradeProtocol::WebSocket))
     );
     assert_eq!(asked("close", "websocket"), Ok(None));
-    assert_eq!(asked("upgrade", "h2c"), Err("h2c".to_owned()));
+    assert_eq!(
+        asked("upgrade", "h2c"),
+        Err(UpgradeError::Unknown("h2c".to_owned()))
+    );
     assert_eq!(
         asked("upgrade", "websocket, h2c"),
-        Err("websocket, h2c".to_owned())
+        Err(UpgradeError::Unknown("websocket, h2c".to_owned()))
     );
 }

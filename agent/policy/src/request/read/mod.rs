@@ -94,7 +94,7 @@ impl KubeRequest {
         };
         match parts {
             ["proxy", ..] => return Err(ReadError::Gone("the proxy verb as a path prefix")),
-            ["watch"] => return Err(ReadError::Path("nothing follows watch")),
+            ["watch"] => return Err(ReadError::Path("names nothing to watch")),
             ["watch", rest @ ..] => {
                 // The API server calls any method here a watch and then serves GET alone.
                 if verb != Verb::Get {

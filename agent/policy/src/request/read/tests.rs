@@ -320,7 +320,7 @@ fn a_query_that_go_gives_up_on_is_refused() {
     );
     assert_eq!(
         try_read("GET", &target),
-        Err(ReadError::Query("it has more than 1000 pairs"))
+        Err(ReadError::Query("has more than 1000 pairs"))
     );
 }
 
