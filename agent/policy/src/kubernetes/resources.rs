@@ -226,7 +226,7 @@ fn is_version(text: &str) -> bool {
 }
 
 /// What is wrong with an API group in lower case; globs may be.
-pub(crate) fn group_fault(group: &str) -> Option<String> {
+pub(crate) fn group_error(group: &str) -> Option<String> {
     let core = "the core group is \"\": write apiGroups: [\"\"]";
     if let Some((name, _)) = group.split_once('/') {
         let written = if name == "core" || name == "api" { "" } else { name };
@@ -263,7 +263,7 @@ pub(crate) fn misspelt(text: &str) -> Option<String> {
 }
 
 /// What is wrong with a resource (`pods` or `pods/log`) of these groups, in lower case.
-pub(crate) fn resource_fault(groups: &[String], written: &str) -> Option<String> {
+pub(crate) fn resource_error(groups: &[String], written: &str) -> Option<String> {
     let resource = written.split('/').next().unwrap_or(written);
     if is_glob(resource) {
         return None;
@@ -300,7 +300,7 @@ pub(crate) fn resource_fault(groups: &[String], written: &str) -> Option<String>
 }
 
 /// What is wrong with a resource of these groups in a rule that is bound to namespaces. A namespace itself is in its own.
-pub(crate) fn scope_fault(groups: &[String], written: &str) -> Option<String> {
+pub(crate) fn scope_error(groups: &[String], written: &str) -> Option<String> {
     let resource = written.split('/').next().unwrap_or(written);
     let scoped = !groups.is_empty() && groups.iter().all(|group| is_cluster_scoped(group, resource));
     (scoped && resource != "namespaces").then(|| {
@@ -322,7 +322,7 @@ pub(crate) fn is_subdomain(name: &str) -> bool {
 }
 
 /// What is wrong with a namespace; globs may be. `folded` says that it is compared in lower case.
-pub(crate) fn namespace_fault(namespace: &str, folded: bool) -> Option<String> {
+pub(crate) fn namespace_error(namespace: &str, folded: bool) -> Option<String> {
     let lower = namespace.to_ascii_lowercase();
     let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-*?".contains(&byte);
     if !lower.bytes().all(fits) {
@@ -335,7 +335,7 @@ pub(crate) fn namespace_fault(namespace: &str, folded: bool) -> Option<String> {
 }
 
 /// What is wrong with the name of an object of these resources, globs too; without resources it may be of any.
-pub(crate) fn name_fault<'a>(resources: impl IntoIterator<Item = &'a str>, name: &str) -> Option<String> {
+pub(crate) fn name_error<'a>(resources: impl IntoIterator<Item = &'a str>, name: &str) -> Option<String> {
     if let Some((kind, rest)) = name.rsplit_once('/') {
         return Some(format!(
             "name {name:?}: no name has a /: write names: [{rest:?}], and what {kind:?} says as resources or namespaces"

@@ -50,7 +50,7 @@ enum Output {
 struct Report {
     valid: bool,
     files: Vec<FileReport>,
-    errors: Vec<Fault>,
+    errors: Vec<ErrorReport>,
     #[serde(skip_serializing_if = "Option::is_none")]
     summary: Option<Counts>,
 }
@@ -69,7 +69,7 @@ struct ObjectReport {
 }
 
 #[derive(Debug, Serialize)]
-struct Fault {
+struct ErrorReport {
     #[serde(skip_serializing_if = "Option::is_none")]
     file: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -87,7 +87,7 @@ struct Counts {
     rules: usize,
 }
 
-impl From<Diagnostic> for Fault {
+impl From<Diagnostic> for ErrorReport {
     fn from(error: Diagnostic) -> Self {
         Self {
             file: Some(error.file),
@@ -115,7 +115,7 @@ impl From<PolicyCounts> for Counts {
     }
 }
 
-impl std::fmt::Display for Fault {
+impl std::fmt::Display for ErrorReport {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if let (Some(file), Some(line), Some(column)) = (&self.file, self.line, self.column) {
             write!(f, "{file}:{line}:{column}: ")?;
@@ -133,7 +133,7 @@ pub(super) fn run(check: &CheckArgs) -> ExitCode {
         Output::Json => json(&report, &mut io::stdout().lock()),
         Output::Text => text(&report, &mut io::stdout().lock(), &mut io::stderr().lock()),
     };
-    // A reader that went away (`| head`) is no fault of the files.
+    // A reader that went away (`| head`) is no error of the files.
     match printed {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             eprintln!("picket: cannot print the result: {error}");
@@ -149,11 +149,11 @@ fn examine(args: &CheckArgs) -> Report {
     let sources = match read_all(&args.files) {
         Ok(sources) => sources,
         Err(StoreError::Objects { errors }) => {
-            report.errors.extend(errors.into_iter().map(Fault::from));
+            report.errors.extend(errors.into_iter().map(ErrorReport::from));
             return report;
         }
         Err(error) => {
-            report.errors.push(Fault {
+            report.errors.push(ErrorReport {
                 file: None,
                 line: None,
                 column: None,
@@ -177,18 +177,20 @@ fn examine(args: &CheckArgs) -> Report {
             });
             all.extend(read);
         } else {
-            report.errors.extend(reading.errors.into_iter().map(Fault::from));
+            report
+                .errors
+                .extend(reading.errors.into_iter().map(ErrorReport::from));
         }
     }
     if !report.errors.is_empty() {
         return report;
     }
     match PolicySet::compile_in(all, &args.own_namespace) {
-        Ok(catalog) => {
+        Ok(set) => {
             report.valid = true;
-            report.summary = Some(catalog.summary().into());
+            report.summary = Some(set.summary().into());
         }
-        Err(errors) => report.errors.extend(errors.into_iter().map(Fault::from)),
+        Err(errors) => report.errors.extend(errors.into_iter().map(ErrorReport::from)),
     }
     report
 }
@@ -218,8 +220,8 @@ fn text(report: &Report, out: &mut impl Write, err: &mut impl Write) -> io::Resu
         writeln!(out, "{}: {}", file.file, objects.join(", "))?;
     }
     out.flush()?;
-    for fault in &report.errors {
-        writeln!(err, "{fault}")?;
+    for error in &report.errors {
+        writeln!(err, "{error}")?;
     }
     match &report.summary {
         Some(counts) => writeln!(
@@ -297,7 +299,7 @@ mod tests {
             report
                 .errors
                 .iter()
-                .any(|fault| fault.reason.contains("is already at")),
+                .any(|error| error.reason.contains("is already at")),
             "{report:?}"
         );
     }

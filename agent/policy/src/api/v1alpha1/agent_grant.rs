@@ -7,7 +7,7 @@ use super::object::Spec;
 use super::policy_rule::PolicyRule;
 use crate::api::field::FieldErrors;
 use crate::glob::Glob;
-use crate::kubernetes::resources::namespace_fault;
+use crate::kubernetes::resources::namespace_error;
 use crate::yaml::FieldPath;
 
 /// The one `system:` group a grant may name: the API server adds it by itself, so it gives nothing more.
@@ -143,7 +143,7 @@ impl Spec for AgentGrantSpec {
         errors.add_each(&namespaces, &self.namespaces, |namespace| {
             match Glob::name(namespace) {
                 Err(error) => Some(format!("field `{namespaces}`: {error}")),
-                Ok(_) => namespace_fault(namespace, false),
+                Ok(_) => namespace_error(namespace, false),
             }
         });
         let rules = path.field("rules");

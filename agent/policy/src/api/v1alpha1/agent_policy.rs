@@ -10,7 +10,7 @@ use super::object::Spec;
 use super::rule_match::{Match, check_globs};
 use crate::api::field::FieldErrors;
 use crate::glob::Glob;
-use crate::kubernetes::resources::namespace_fault;
+use crate::kubernetes::resources::namespace_error;
 use crate::yaml::FieldPath;
 
 /// What agents must not do, whatever they were granted. The order of rules and files never matters.
@@ -126,7 +126,7 @@ impl Subjects {
             check_globs(errors, &path.field(name), list, Glob::name);
         }
         errors.add_each(&path.field("namespaces"), &self.namespaces, |name| {
-            namespace_fault(name, false)
+            namespace_error(name, false)
         });
         if *self == Self::default() {
             let reason = format!("field `{path}` names nobody: leave it out to mean every agent");

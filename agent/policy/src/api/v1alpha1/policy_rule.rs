@@ -4,7 +4,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use crate::api::field::FieldErrors;
-use crate::kubernetes::resources::{group_fault, misspelt, name_fault, resource_fault, scope_fault};
+use crate::kubernetes::resources::{group_error, misspelt, name_error, resource_error, scope_error};
 use crate::kubernetes::verbs::Verb;
 use crate::yaml::FieldPath;
 
@@ -75,7 +75,7 @@ impl PolicyRule {
                     "resourceNames {name:?}: RBAC compares names exactly, without globs"
                 ));
             }
-            name_fault(self.resources.iter().map(String::as_str), name)
+            name_error(self.resources.iter().map(String::as_str), name)
         });
     }
 
@@ -111,8 +111,8 @@ impl PolicyRule {
             ));
         }
         misspelt(text)
-            .or_else(|| resource_fault(&self.api_groups, text))
-            .or_else(|| scope_fault(&self.api_groups, text).filter(|_| namespaced))
+            .or_else(|| resource_error(&self.api_groups, text))
+            .or_else(|| scope_error(&self.api_groups, text).filter(|_| namespaced))
     }
 }
 
@@ -121,7 +121,7 @@ fn api_group(text: &str) -> Option<String> {
     if text != "*" && text.contains(['*', '?']) {
         return Some(format!("API group {text:?}: RBAC knows whole groups and `*`"));
     }
-    group_fault(&lower).or_else(|| {
+    group_error(&lower).or_else(|| {
         (lower != text).then(|| format!("API group {text:?}: groups are in lower case: write {lower:?}"))
     })
 }

@@ -7,7 +7,7 @@ use super::policy_rule::{check_verbs, verbs_schema};
 use crate::api::field::FieldErrors;
 use crate::glob::{Glob, GlobError};
 use crate::kubernetes::resources::{
-    group_fault, misspelt, name_fault, namespace_fault, resource_fault, scope_fault,
+    group_error, misspelt, name_error, namespace_error, resource_error, scope_error,
 };
 use crate::kubernetes::verbs::Verb;
 use crate::yaml::FieldPath;
@@ -190,14 +190,14 @@ impl Match {
     fn check_served(&self, path: &FieldPath, errors: &mut FieldErrors) {
         let before = errors.len();
         errors.add_each(&path.field("apiGroups"), texts(&self.api_groups), |group| {
-            group_fault(&group.to_ascii_lowercase())
+            group_error(&group.to_ascii_lowercase())
         });
         errors.add_each(&path.field("namespaces"), texts(&self.namespaces), |name| {
-            namespace_fault(name, true)
+            namespace_error(name, true)
         });
         let resources = texts(&self.resources);
         errors.add_each(&path.field("names"), texts(&self.names), |name| {
-            name_fault(resources.iter().map(String::as_str), name)
+            name_error(resources.iter().map(String::as_str), name)
         });
         if errors.len() > before {
             return;
@@ -211,8 +211,8 @@ impl Match {
                 // Told already.
                 return None;
             }
-            let scope = || scope_fault(&groups, resource).filter(|_| self.namespaces.is_some());
-            resource_fault(&groups, resource).or_else(scope)
+            let scope = || scope_error(&groups, resource).filter(|_| self.namespaces.is_some());
+            resource_error(&groups, resource).or_else(scope)
         });
     }
 }
