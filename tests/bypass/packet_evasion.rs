@@ -32,21 +32,12 @@ const HOP: &str = "fd00:244::1";
 
 /// Runs in the namespace what reads its orders from its input.
 fn order(netns: &Path, argv: &[&str], orders: &str) -> Result<()> {
-    let mut input = tempfile()?;
+    let mut input = tempfile::tempfile()?;
     input.write_all(orders.as_bytes())?;
     input.rewind()?;
     let mut command = Command::new("nsenter");
     command.arg(format!("--net={}", netns.display())).args(argv);
     Done::from(command.stdin(input).output()?).good().map(drop)
-}
-
-/// A file without a name.
-fn tempfile() -> Result<std::fs::File> {
-    let path = std::env::temp_dir().join(format!("picket-packet-evasion-{}", std::process::id()));
-    let mut options = std::fs::File::options();
-    let file = options.read(true).write(true).create_new(true).open(&path)?;
-    std::fs::remove_file(&path)?;
-    Ok(file)
 }
 
 /// A dial that must not arrive while `guards` are in force, and that does without them.

@@ -159,7 +159,8 @@ mod tests {
 
     #[test]
     fn lines_that_are_being_written_are_neither_read_nor_torn() {
-        let path = std::env::temp_dir().join(format!("picket-since-{}", std::process::id()));
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("log");
         let mut file = File::create(&path).expect("a log");
         let mut write = |text: &str| file.write_all(text.as_bytes()).expect("written");
         let start = Since::now(&path);
@@ -180,12 +181,12 @@ mod tests {
         write("\n");
         let error = inside.records().expect_err("half a line was ended").to_string();
         assert!(error.contains("no record: {\"na"), "{error}");
-        std::fs::remove_file(&path).expect("removed");
     }
 
     #[test]
     fn segments_are_one_log() {
-        let spool = std::env::temp_dir().join(format!("picket-since-spool-{}", std::process::id()));
+        let folder = tempfile::tempdir().expect("a folder");
+        let spool = folder.path().join("spool");
         let start = Since::now(&spool);
         std::fs::create_dir(&spool).expect("a spool");
         let write = |segment: u8, text: &str| {
@@ -202,6 +203,5 @@ mod tests {
         assert_eq!(names(&start), ["1", "2", "3", "4"]);
         assert_eq!(names(&between), ["2", "3", "4"]);
         assert_eq!(names(&late), ["4"]);
-        std::fs::remove_dir_all(&spool).expect("removed");
     }
 }

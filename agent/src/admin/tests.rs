@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio_util::sync::CancellationToken;
@@ -15,10 +16,11 @@ use crate::metrics::Metrics;
 use crate::session::{Kind, Registered, Registry, testing};
 use crate::store::Store;
 
-fn folder(name: &str) -> PathBuf {
-    let folder = std::env::temp_dir().join(format!("picket-admin-{}-{name}", std::process::id()));
-    let _gone = fs::remove_dir_all(&folder);
-    folder
+/// A folder for the socket, which the socket makes; it goes with what holds it.
+fn folder() -> (TempDir, PathBuf) {
+    let held = tempfile::tempdir().expect("a folder");
+    let folder = held.path().join("run");
+    (held, folder)
 }
 
 fn admin(report: ReadyReport) -> Admin {
@@ -41,7 +43,7 @@ async fn ask(path: &Path, what: &str) -> String {
 
 #[tokio::test]
 async fn answers_on_a_private_socket_and_takes_it_away() {
-    let folder = folder("answers");
+    let (_held, folder) = folder();
     let path = folder.join("admin.sock");
     let socket = PrivateSocket::bind(&path).expect("binds");
     assert_eq!(
@@ -84,12 +86,11 @@ async fn answers_on_a_private_socket_and_takes_it_away() {
     cancel.cancel();
     served.await.expect("ends");
     assert!(!path.exists());
-    fs::remove_dir_all(&folder).expect("cleans up");
 }
 
 #[tokio::test]
 async fn a_successor_takes_the_place_and_keeps_it_when_the_one_before_goes() {
-    let folder = folder("successor");
+    let (_held, folder) = folder();
     let path = folder.join("admin.sock");
     let before = PrivateSocket::bind(&path).expect("binds");
     let after = PrivateSocket::replace(&path).expect("takes the place");
@@ -100,12 +101,11 @@ async fn a_successor_takes_the_place_and_keeps_it_when_the_one_before_goes() {
     cancel.cancel();
     served.await.expect("ends");
     assert_eq!(fs::read_dir(&folder).expect("folder").count(), 0);
-    fs::remove_dir_all(&folder).expect("cleans up");
 }
 
 #[tokio::test]
 async fn takes_over_a_dead_socket_and_nothing_else() {
-    let folder = folder("dead");
+    let (_held, folder) = folder();
     fs::create_dir_all(&folder).expect("folder");
     let path = folder.join("admin.sock");
     drop(std::os::unix::net::UnixListener::bind(&path).expect("a socket whose process is gone"));
@@ -122,19 +122,20 @@ async fn takes_over_a_dead_socket_and_nothing_else() {
         Err(SocketError::NotASocket(_))
     ));
     assert_eq!(fs::read_to_string(&path).expect("is there"), "precious");
-    fs::remove_dir_all(&folder).expect("cleans up");
 }
 
 /// A served socket with three sessions.
 struct Served {
+    _held: TempDir,
     path: PathBuf,
     registry: Registry,
     running: Vec<Registered>,
     cancel: CancellationToken,
 }
 
-fn served(name: &str) -> Served {
-    let path = folder(name).join("admin.sock");
+fn served() -> Served {
+    let (held, folder) = folder();
+    let path = folder.join("admin.sock");
     let registry = Registry::default();
     let running = [
         (Kind::Watch, "triage"),
@@ -153,6 +154,7 @@ fn served(name: &str) -> Served {
             .serve(admin, cancel.clone()),
     );
     Served {
+        _held: held,
         path,
         registry,
         running: running.into(),
@@ -162,7 +164,7 @@ fn served(name: &str) -> Served {
 
 #[tokio::test]
 async fn objects_are_listed_with_their_status() {
-    let folder = folder("objects");
+    let (_held, folder) = folder();
     fs::create_dir_all(&folder).expect("a folder");
     let file = folder.join("a.yaml");
     let identity = "apiVersion: picket.dev/v1alpha1\nkind: AgentIdentity\nmetadata: {name: a}\nspec:\n  owner: team\n  \
@@ -200,7 +202,7 @@ async fn objects_are_listed_with_their_status() {
 
 #[tokio::test]
 async fn sessions_are_listed_and_killed_over_the_socket() {
-    let served = served("sessions");
+    let served = served();
     let client = Client::new(served.path.clone());
     let all = client
         .sessions(&SessionQuery::default())
@@ -243,7 +245,7 @@ async fn sessions_are_listed_and_killed_over_the_socket() {
 
 #[tokio::test]
 async fn a_request_that_is_wrong_ends_nothing_and_is_told_why() {
-    let served = served("wrong");
+    let served = served();
     let client = Client::new(served.path.clone());
     for (request, told) in [
         (KillRequest::default(), "give one of"),

@@ -89,7 +89,8 @@ mod tests {
 
     #[test]
     fn what_cannot_be_known_is_no_success() {
-        let file = std::env::temp_dir().join(format!("picket-uninstall-{}.yaml", std::process::id()));
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("agent.yaml");
         std::fs::write(&file, "nodeName: n\n").unwrap();
         let said = |bpffs: Option<&str>| {
             let args = Args {
@@ -99,7 +100,6 @@ mod tests {
             remove(&args).unwrap_err().to_string()
         };
         let (without, elsewhere) = (said(None), said(Some("/proc/picket")));
-        std::fs::remove_file(&file).unwrap();
         assert!(
             without.contains("`cluster` is required") && without.contains("give --bpffs FOLDER"),
             "{without}"

@@ -473,8 +473,8 @@ fn a_socket_that_could_not_be_made_is_refused_with_the_one_beside_it() {
 
 #[tokio::test]
 async fn all_that_cannot_be_used_is_told_at_once() {
-    let folder = std::env::temp_dir().join(format!("picket-config-{}", std::process::id()));
-    std::fs::create_dir(&folder).unwrap();
+    let kept = tempfile::tempdir().unwrap();
+    let folder = kept.path();
     let there = |name: &str| folder.join(name);
     std::fs::write(there("token"), "t").unwrap();
     std::fs::create_dir(there("node-ca.key")).unwrap();
@@ -486,7 +486,6 @@ async fn all_that_cannot_be_used_is_told_at_once() {
             there("token/admin.sock").display()
         );
     let faults = Config::parse("f", &text).unwrap().unusable().await;
-    std::fs::remove_dir_all(&folder).unwrap();
     let missing = |field: &str, name: &str| {
         format!(
             "{field}: {}: No such file or directory (os error 2)",

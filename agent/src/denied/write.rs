@@ -126,7 +126,8 @@ mod tests {
 
     #[tokio::test]
     async fn what_waits_when_the_agent_ends_is_written() {
-        let spool = std::env::temp_dir().join(format!("picket-refusals-{}", std::process::id()));
+        let folder = tempfile::tempdir().unwrap();
+        let spool = folder.path().join("spool");
         let config = AuditConfig {
             directory: spool.clone(),
             ..AuditConfig::default()
@@ -144,7 +145,6 @@ mod tests {
         audit.flush().await.unwrap();
         let text = stored_text(&spool);
         writing.abort();
-        let _ = std::fs::remove_dir_all(&spool);
         let folded = text.lines().last().unwrap();
         assert!(
             text.lines().count() == 11 && folded.contains("(5 alike"),

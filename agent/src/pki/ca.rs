@@ -205,9 +205,9 @@ mod tests {
 
     #[test]
     fn a_created_ca_is_read_back() {
-        let folder = crate::pki::test_folder("ca-back");
+        let folder = tempfile::tempdir().unwrap();
         let ca = create("picket node").unwrap();
-        let files = write(&folder, &ca.certificate_pem, &ca.key_pem);
+        let files = write(folder.path(), &ca.certificate_pem, &ca.key_pem);
         let read = load(&files, SystemTime::now()).unwrap();
         assert!(read.chain.is_empty(), "a root is not sent");
         assert!(!format!("{ca:?}{read:?}").contains("PRIVATE"));
@@ -215,20 +215,20 @@ mod tests {
 
     #[test]
     fn unfit_files_are_refused_with_their_place() {
-        let folder = crate::pki::test_folder("ca-unfit");
+        let folder = tempfile::tempdir().unwrap();
         let (one, other) = (create("one").unwrap(), create("other").unwrap());
         let now = SystemTime::now();
 
-        let files = write(&folder, &one.certificate_pem, &other.key_pem);
+        let files = write(folder.path(), &one.certificate_pem, &other.key_pem);
         let error = load(&files, now).unwrap_err().to_string();
         assert!(error.contains("ca.key:1: this is not the key of"), "{error}");
 
-        let files = write(&folder, &one.certificate_pem, &one.key_pem);
+        let files = write(folder.path(), &one.certificate_pem, &one.key_pem);
         let error = load(&files, now + CREATED_LIFETIME).unwrap_err().to_string();
         assert!(error.contains("ca.crt:1: valid from"), "{error}");
 
         let leaf = rcgen::generate_simple_self_signed(vec!["kubernetes".into()]).unwrap();
-        let files = write(&folder, &leaf.cert.pem(), &leaf.signing_key.serialize_pem());
+        let files = write(folder.path(), &leaf.cert.pem(), &leaf.signing_key.serialize_pem());
         let error = load(&files, now).unwrap_err().to_string();
         assert!(
             error.contains("ca.crt:1: the first certificate is not a CA"),

@@ -28,11 +28,3 @@ pub enum PkiError {
     #[error("cannot set up TLS: {0}")]
     Rustls(rustls::Error),
 }
-
-/// A fresh folder for a test's files.
-#[cfg(test)]
-pub(crate) fn test_folder(name: &str) -> std::path::PathBuf {
-    let folder = std::env::temp_dir().join(format!("picket-{name}-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).unwrap();
-    folder
-}

@@ -15,23 +15,19 @@ fn identity(name: &str) -> String {
 }
 
 /// A folder that goes away with the test.
-struct Folder(PathBuf);
+struct Folder(tempfile::TempDir);
 
 impl Folder {
     fn new() -> Self {
-        let path = std::env::temp_dir().join(format!("picket-store-{}", uuid::Uuid::new_v4()));
-        fs::create_dir(&path).expect("a new folder");
-        Self(path)
+        Self(tempfile::tempdir().expect("a new folder"))
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
     }
 
     fn write(&self, name: &str, text: &str) {
-        fs::write(self.0.join(name), text).expect("a written file");
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
+        fs::write(self.path().join(name), text).expect("a written file");
     }
 }
 
@@ -48,11 +44,11 @@ fn names(store: &Store) -> Vec<String> {
 fn broken_files_stop_the_start_and_say_where() {
     let folder = Folder::new();
     assert!(matches!(
-        Store::open(std::slice::from_ref(&folder.0)),
+        Store::open(&[folder.path().to_owned()]),
         Err(StoreError::Empty { .. })
     ));
     assert!(matches!(
-        Store::open(&[folder.0.join("none.yaml")]),
+        Store::open(&[folder.path().join("none.yaml")]),
         Err(StoreError::Read { .. })
     ));
     folder.write("a.yaml", &identity("a"));
@@ -61,7 +57,7 @@ fn broken_files_stop_the_start_and_say_where() {
         &identity("b").replace("owner: team", "owner: team\n  colour: red"),
     );
     folder.write(".c.yaml", "not: read");
-    let error = Store::open(std::slice::from_ref(&folder.0))
+    let error = Store::open(&[folder.path().to_owned()])
         .expect_err("an unknown field")
         .to_string();
     assert!(
@@ -75,7 +71,7 @@ fn broken_files_stop_the_start_and_say_where() {
 fn a_bad_reload_changes_nothing_and_says_so() {
     let folder = Folder::new();
     folder.write("a.yaml", &identity("a"));
-    let store = Store::open(std::slice::from_ref(&folder.0)).expect("valid");
+    let store = Store::open(&[folder.path().to_owned()]).expect("valid");
     store.reload();
     assert_eq!(store.status().generation, 1, "nothing changed");
 
@@ -100,8 +96,8 @@ fn a_bad_reload_changes_nothing_and_says_so() {
         }
     );
 
-    fs::remove_file(folder.0.join("a.yaml")).expect("removed");
-    fs::remove_file(folder.0.join("b.yaml")).expect("removed");
+    fs::remove_file(folder.path().join("a.yaml")).expect("removed");
+    fs::remove_file(folder.path().join("b.yaml")).expect("removed");
     store.reload();
     assert_eq!(
         names(&store),
@@ -116,13 +112,13 @@ fn a_file_without_objects_stops_the_start_and_changes_nothing_later() {
     let folder = Folder::new();
     for text in ["", "# nothing yet\n", "---\n---\n"] {
         folder.write("a.yaml", text);
-        let error = Store::open(std::slice::from_ref(&folder.0))
+        let error = Store::open(&[folder.path().to_owned()])
             .expect_err("no object")
             .to_string();
         assert!(error.contains("a.yaml:1:1: no object is in this file"), "{error}");
     }
     folder.write("a.yaml", &identity("a"));
-    let store = Store::open(std::slice::from_ref(&folder.0)).expect("valid");
+    let store = Store::open(&[folder.path().to_owned()]).expect("valid");
     folder.write("a.yaml", "");
     store.reload();
     assert_eq!(names(&store), ["a"]);
@@ -161,8 +157,8 @@ fn the_end_of_the_last_policy_is_a_warning() {
         "apiVersion: picket.dev/v1alpha1\nkind: AgentPolicy\nmetadata: {name: p}\nspec:\n  rules: [{name: r, action: \
          Deny, match: {resources: [secrets]}}]\n",
     );
-    let store = Store::open(std::slice::from_ref(&folder.0)).expect("valid");
-    fs::remove_file(folder.0.join("p.yaml")).expect("removed");
+    let store = Store::open(&[folder.path().to_owned()]).expect("valid");
+    fs::remove_file(folder.path().join("p.yaml")).expect("removed");
     let said = logged(|| store.reload());
     assert!(
         said.contains("WARN") && said.contains("no AgentPolicy is left"),
@@ -335,18 +331,19 @@ fn publish(folder: &Path, version: &str, text: &str) {
 #[tokio::test]
 async fn changes_come_into_force_by_themselves() {
     let folder = Folder::new();
-    publish(&folder.0, "1", &identity("a"));
-    symlink("..data/policy.yaml", folder.0.join("policy.yaml")).expect("a link");
+    publish(folder.path(), "1", &identity("a"));
+    symlink("..data/policy.yaml", folder.path().join("policy.yaml")).expect("a link");
     let plain = Folder::new();
     plain.write("more.yaml", &identity("b"));
     // A single file is named by itself, and its folder has others.
     plain.write("other.yaml", "kind: [");
-    let store = Arc::new(Store::open(&[folder.0.clone(), plain.0.join("more.yaml")]).expect("valid"));
+    let store =
+        Arc::new(Store::open(&[folder.path().to_owned(), plain.path().join("more.yaml")]).expect("valid"));
     let cancel = CancellationToken::new();
     let watching = tokio::spawn(store.clone().watch(cancel.clone()));
     tokio::time::sleep(Duration::from_millis(200)).await;
 
-    publish(&folder.0, "2", &identity("c"));
+    publish(folder.path(), "2", &identity("c"));
     generation(&store, 2).await;
     // In the order of the folders' names, which are made up.
     let mut now = names(&store);
@@ -355,11 +352,11 @@ async fn changes_come_into_force_by_themselves() {
 
     // An editor's way: a new file is moved over the old one.
     plain.write("more.yaml.new", &identity("d"));
-    fs::rename(plain.0.join("more.yaml.new"), plain.0.join("more.yaml")).expect("moved");
+    fs::rename(plain.path().join("more.yaml.new"), plain.path().join("more.yaml")).expect("moved");
     generation(&store, 3).await;
     assert!(names(&store).contains(&"d".to_owned()));
 
-    publish(&folder.0, "3", "kind: [");
+    publish(folder.path(), "3", "kind: [");
     let mut changes = store.changes();
     tokio::time::timeout(
         Duration::from_secs(10),

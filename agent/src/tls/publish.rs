@@ -272,14 +272,14 @@ impl ResolvesServerCert for Resolver {
 mod tests {
     use super::*;
 
-    fn files(name: &str) -> CaFiles {
-        let folder = crate::pki::test_folder(name);
+    fn files() -> (tempfile::TempDir, CaFiles) {
+        let folder = tempfile::tempdir().unwrap();
         let files = CaFiles {
-            certificate: folder.join("ca.crt"),
-            key: folder.join("ca.key"),
+            certificate: folder.path().join("ca.crt"),
+            key: folder.path().join("ca.key"),
         };
         write(&files, "one");
-        files
+        (folder, files)
     }
 
     fn write(files: &CaFiles, name: &str) {
@@ -295,7 +295,8 @@ mod tests {
     #[test]
     fn renewed_at_two_thirds_and_not_before() {
         let now = SystemTime::now();
-        let certificates = Certificates::open(files("renew"), &[]).unwrap();
+        let (_folder, files) = files();
+        let certificates = Certificates::open(files, &[]).unwrap();
         let first = served(&certificates);
         certificates.look(now + LEAF_LIFETIME / 2);
         assert_eq!(served(&certificates), first);
@@ -306,8 +307,8 @@ mod tests {
 
     #[test]
     fn endpoints_are_in_the_leaf_and_a_change_replaces_it() {
-        let certificates =
-            Certificates::open(files("endpoints"), &["api.example".into(), "192.0.2.7".into()]).unwrap();
+        let (_folder, files) = files();
+        let certificates = Certificates::open(files, &["api.example".into(), "192.0.2.7".into()]).unwrap();
         let endpoints: BTreeSet<IpAddr> =
             ["::ffff:10.96.0.1".parse().unwrap(), "fd00::1".parse().unwrap()].into();
         certificates.set_endpoints(endpoints.clone()).unwrap();
@@ -342,7 +343,7 @@ mod tests {
 
     #[test]
     fn of_many_endpoints_each_has_a_leaf_that_clients_take() {
-        let files = files("many");
+        let (_folder, files) = files();
         let certificates = Certificates::open(files.clone(), &[]).unwrap();
         let many: Vec<IpAddr> = (1..=30_000_u32)
             .map(|number| IpAddr::from(number.to_be_bytes()))
@@ -376,7 +377,7 @@ mod tests {
 
     #[test]
     fn a_new_ca_signs_at_once_and_a_broken_one_is_reported() {
-        let files = files("swap");
+        let (_folder, files) = files();
         let certificates = Certificates::open(files.clone(), &[]).unwrap();
         let first = served(&certificates);
         std::fs::write(&files.certificate, "broken").unwrap();

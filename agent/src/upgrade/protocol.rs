@@ -268,16 +268,7 @@ mod tests {
     }
 
     fn file(text: &str) -> std::fs::File {
-        let path = std::env::temp_dir().join(format!("picket-wire-{}-{text}", std::process::id()));
-        let mut options = std::fs::OpenOptions::new();
-        let mut file = options
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(&path)
-            .unwrap();
-        std::fs::remove_file(&path).unwrap();
+        let mut file = tempfile::tempfile().unwrap();
         file.write_all(text.as_bytes()).unwrap();
         file
     }

@@ -3,7 +3,6 @@
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, watch};
@@ -24,7 +23,7 @@ const SYNC: Duration = Duration::from_millis(500);
 
 /// A predecessor that serves, in a folder of its own.
 struct Older {
-    folder: PathBuf,
+    folder: tempfile::TempDir,
     audit: AuditLog,
     phase: PhaseWatch,
     /// How often its parts came to rest.
@@ -36,11 +35,8 @@ struct Older {
 
 impl Older {
     async fn start(listeners: usize, succeeded: bool) -> Self {
-        static NEXT: AtomicUsize = AtomicUsize::new(0);
-        let next = NEXT.fetch_add(1, Ordering::Relaxed);
-        let folder = std::env::temp_dir().join(format!("picket-upgrade-{}-{next}", std::process::id()));
-        std::fs::create_dir_all(&folder).unwrap();
-        let audit = AuditLog::open(&log(&folder), None).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let audit = AuditLog::open(&log(folder.path()), None).unwrap();
         let mut offers: Vec<_> = (1..=listeners as u64)
             .map(|number| Arc::new(offer(number)))
             .collect();
@@ -87,7 +83,7 @@ impl Older {
             last: last.clone(),
         };
         let cancel = CancellationToken::new();
-        tokio::spawn(predecessor.run(folder.join("upgrade.sock"), cancel.clone()));
+        tokio::spawn(predecessor.run(folder.path().join("upgrade.sock"), cancel.clone()));
         let older = Self {
             folder,
             audit,
@@ -104,7 +100,7 @@ impl Older {
     }
 
     fn socket(&self) -> PathBuf {
-        self.folder.join("upgrade.sock")
+        self.folder.path().join("upgrade.sock")
     }
 
     /// Asks it as a newer agent does, with this layout.
@@ -130,7 +126,6 @@ impl Older {
 impl Drop for Older {
     fn drop(&mut self) {
         self.cancel.cancel();
-        let _left = std::fs::remove_dir_all(&self.folder);
     }
 }
 
@@ -186,7 +181,7 @@ async fn the_newer_agent_accepts_what_was_dialled_before_and_the_older_one_ends(
     let successor = older.transfers(LAYOUT).await;
     assert!(older.has_lent(), "it goes on changing the kernel");
     // The log is shared from here on.
-    let audit = AuditLog::join(&log(&older.folder), None).unwrap();
+    let audit = AuditLog::join(&log(older.folder.path()), None).unwrap();
 
     let inherited = Arc::clone(&successor.inherited);
     let own = Some(own_netns().id());
@@ -254,7 +249,7 @@ async fn where_the_newer_agent_dies_the_older_one_goes_on() {
     let successor = older.transfers(LAYOUT).await;
     let (phase, newer) = newer();
     phase.reach(Phase::Synced);
-    let audit = AuditLog::join(&log(&older.folder), None).unwrap();
+    let audit = AuditLog::join(&log(older.folder.path()), None).unwrap();
     let task = phase.clone();
     let running = tokio::spawn(async move { run(successor, &task, &audit).await });
     newer.reached(Phase::PredecessorAgreed).await.unwrap();
@@ -284,7 +279,7 @@ fn where_the_newer_agent_is_late_the_older_one_goes_on_and_restores_again_at_its
         let older = &mut older.0;
         let successor = older.transfers(LAYOUT).await;
         older.lends(true).await;
-        let audit = AuditLog::join(&log(&older.folder), None).unwrap();
+        let audit = AuditLog::join(&log(older.folder.path()), None).unwrap();
         older.lends(false).await;
         let (phase, newer) = newer();
         // It is synced now.
@@ -338,7 +333,7 @@ async fn where_the_older_agent_is_ended_meanwhile_it_says_that_it_has_stopped_se
         let older = Older::start(1, false).await;
         let successor = older.transfers(LAYOUT).await;
         older.lends(true).await;
-        let audit = AuditLog::join(&log(&older.folder), None).unwrap();
+        let audit = AuditLog::join(&log(older.folder.path()), None).unwrap();
         let (phase, newer) = newer();
         let inherited = Arc::clone(&successor.inherited);
         let task = (phase.clone(), audit.clone());
@@ -379,7 +374,7 @@ async fn an_agent_of_another_layout_opens_listeners_of_its_own() {
     let successor = older.transfers(LAYOUT + 1).await;
     let own = Some(own_netns().id());
     assert!(successor.inherited.claim(CgroupId(1), own).1.is_none());
-    let audit = AuditLog::join(&log(&older.folder), None).unwrap();
+    let audit = AuditLog::join(&log(older.folder.path()), None).unwrap();
     let (phase, _watch) = newer();
     phase.reach(Phase::Established);
     tokio::spawn(async move { run(successor, &phase, &audit).await });
@@ -424,9 +419,8 @@ async fn who_must_not_take_over_is_told_why() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_at_the_other_end_hangs_a_start() {
-    let folder = std::env::temp_dir().join(format!("picket-upgrade-{}-odd", std::process::id()));
-    std::fs::create_dir_all(&folder).unwrap();
-    let path = folder.join("upgrade.sock");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("upgrade.sock");
     assert!(
         request(&path, "node-a", LAYOUT, REQUEST_LIMIT)
             .await
@@ -478,7 +472,6 @@ async fn nothing_at_the_other_end_hangs_a_start() {
         request(&path, "node-a", LAYOUT, soon).await.unwrap().is_none(),
         "silence"
     );
-    std::fs::remove_dir_all(&folder).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -165,8 +165,8 @@ mod tests {
 
     #[test]
     fn server_urls() {
-        let folder = crate::pki::test_folder("server-url");
-        let (ca, token) = (folder.join("ca.crt"), folder.join("token"));
+        let folder = tempfile::tempdir().unwrap();
+        let (ca, token) = (folder.path().join("ca.crt"), folder.path().join("token"));
         std::fs::write(&ca, crate::pki::ca::create("api").unwrap().certificate_pem).unwrap();
         std::fs::write(&token, "t").unwrap();
         let make = |server: &'static str| {

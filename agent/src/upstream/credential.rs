@@ -281,8 +281,8 @@ mod tests {
 
     #[test]
     fn a_rotated_token_is_taken_and_a_broken_one_is_not() {
-        let folder = crate::pki::test_folder("token");
-        let (ca, token) = (folder.join("ca.crt"), folder.join("token"));
+        let folder = tempfile::tempdir().unwrap();
+        let (ca, token) = (folder.path().join("ca.crt"), folder.path().join("token"));
         std::fs::write(&ca, crate::pki::ca::create("api").unwrap().certificate_pem).unwrap();
         std::fs::write(&token, "first\n").unwrap();
         let credentials = Credentials::open(ca.clone(), NodeCredential::TokenFile(token.clone())).unwrap();
@@ -320,8 +320,8 @@ mod tests {
 
     #[test]
     fn a_key_of_another_certificate_is_refused() {
-        let folder = crate::pki::test_folder("client");
-        let at = |name: &str| folder.join(name);
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
         let (one, other) = (
             crate::pki::ca::create("one").unwrap(),
             crate::pki::ca::create("other").unwrap(),

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::{TcpStream, ToSocketAddrs};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -179,8 +179,8 @@ fn reach(url: &str) -> Result<()> {
 /// Unpacks (does not install) Debian's package of the same release and copies the library to where cargo looks for it.
 fn source_from_debian(toolchain: &Toolchain) -> Result<()> {
     machine::apt_is_here()?;
-    let work = Scratch::new("picket-rust-src")?;
-    let dir = work.0.display();
+    let work = tempfile::tempdir().context("cannot make a folder")?;
+    let dir = work.path().display();
     let (uri, signed_by) = debian_mirror()?;
     let options = if signed_by.is_empty() {
         String::new()
@@ -188,11 +188,11 @@ fn source_from_debian(toolchain: &Toolchain) -> Result<()> {
         format!("[signed-by={signed_by}] ")
     };
     fs::write(
-        work.0.join("sources.list"),
+        work.path().join("sources.list"),
         format!("deb {options}{uri} trixie-backports main\n"),
     )?;
     for folder in ["lists/partial", "cache/archives/partial", "unpacked"] {
-        fs::create_dir_all(work.0.join(folder))?;
+        fs::create_dir_all(work.path().join(folder))?;
     }
     let private = [
         format!("Dir::Etc::sourcelist={dir}/sources.list"),
@@ -208,7 +208,7 @@ fn source_from_debian(toolchain: &Toolchain) -> Result<()> {
         for option in &private {
             command.args(["-o", option]);
         }
-        command.current_dir(&work.0);
+        command.current_dir(work.path());
     };
     let mut update = apt_get(&["update"]);
     with_private(&mut update);
@@ -232,7 +232,7 @@ fn source_from_debian(toolchain: &Toolchain) -> Result<()> {
     let mut download = apt_get(&["download", &format!("rust-src={package}")]);
     with_private(&mut download);
     sh::output(&mut download)?;
-    let deb = fs::read_dir(&work.0)?
+    let deb = fs::read_dir(work.path())?
         .flatten()
         .map(|entry| entry.path())
         .find(|path| path.extension().is_some_and(|end| end == "deb"));
@@ -241,11 +241,11 @@ fn source_from_debian(toolchain: &Toolchain) -> Result<()> {
         sh::command("dpkg")
             .arg("-x")
             .arg(&deb)
-            .arg(work.0.join("unpacked")),
+            .arg(work.path().join("unpacked")),
     )?;
 
     let library = work
-        .0
+        .path()
         .join(format!("unpacked/usr/src/rustc-{}/library", toolchain.version));
     ensure!(library.is_dir(), "the package has no {}", library.display());
     let place = toolchain.library();
@@ -357,27 +357,6 @@ pub(crate) fn bpf_linker() -> Result<bool> {
         "bpf-linker is missing from PATH: add cargo's bin folder to it"
     );
     Ok(true)
-}
-
-/// A private folder that goes when the work is done.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new(name: &str) -> Result<Self> {
-        let path = std::env::temp_dir().join(format!("{name}-{}", std::process::id()));
-        fs::create_dir(&path).with_context(|| format!("cannot make {}", path.display()))?;
-        let scratch = Self(path);
-        fs::set_permissions(&scratch.0, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
-        Ok(scratch)
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(Path::new(&self.0)) {
-            eprintln!("[xtask] cannot remove {}: {error}", self.0.display());
-        }
-    }
 }
 
 #[cfg(test)]

@@ -4,7 +4,6 @@ use std::fs;
 use std::io::{BufReader, Write};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -14,25 +13,15 @@ use super::spool::chain::{Report, Verifier, is_record};
 use super::spool::segment::{segments, stored_text};
 use super::*;
 
-struct Scratch(PathBuf);
+struct Scratch(tempfile::TempDir);
 
 impl Scratch {
     fn new() -> Self {
-        static NEXT: AtomicUsize = AtomicUsize::new(0);
-        let next = NEXT.fetch_add(1, Ordering::Relaxed);
-        let folder = std::env::temp_dir().join(format!("picket-audit-{}-{next}", std::process::id()));
-        fs::create_dir_all(&folder).expect("scratch folder");
-        Self(folder)
+        Self(tempfile::tempdir().expect("scratch folder"))
     }
 
     fn spool(&self) -> PathBuf {
-        self.0.join("spool")
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _left = fs::remove_dir_all(&self.0);
+        self.0.path().join("spool")
     }
 }
 
@@ -415,7 +404,7 @@ async fn a_full_disk_refuses_what_must_be_on_disk() {
 #[tokio::test]
 async fn reads_are_kept_until_the_file_takes_them_again() {
     let scratch = Scratch::new();
-    let (away, spool) = (scratch.0.join("away"), scratch.spool());
+    let (away, spool) = (scratch.0.path().join("away"), scratch.spool());
     let log = open(&spool);
     reads(&log, 2).await;
     // The folder vanishes and a file stands in its place: nothing can be opened there.
@@ -669,7 +658,7 @@ async fn a_segment_that_was_taken_away_is_left_and_the_chain_goes_on() {
     let spool = scratch.spool();
     let log = open(&spool);
     reads(&log, 3).await;
-    let old = scratch.0.join("old.jsonl");
+    let old = scratch.0.path().join("old.jsonl");
     fs::rename(&files(&spool)[0], &old).expect("is taken away");
     reads(&log, 2).await;
     let alone = verify(&spool);

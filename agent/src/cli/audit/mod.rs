@@ -89,8 +89,7 @@ fn count(number: u64, one: &str, more: &str) -> String {
 
 #[cfg(test)]
 mod testing {
-    use std::path::PathBuf;
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::path::{Path, PathBuf};
 
     use crate::audit::spool::chain::stored;
 
@@ -104,28 +103,22 @@ mod testing {
     }
 
     /// A folder of the test's own, which removes itself.
-    pub(super) struct Scratch(pub(super) PathBuf);
+    pub(super) struct Scratch(tempfile::TempDir);
 
     impl Scratch {
         pub(super) fn new() -> Self {
-            static NEXT: AtomicUsize = AtomicUsize::new(0);
-            let next = NEXT.fetch_add(1, Ordering::Relaxed);
-            let folder = std::env::temp_dir().join(format!("picket-cli-{}-{next}", std::process::id()));
-            std::fs::create_dir_all(&folder).expect("scratch folder");
-            Self(folder)
+            Self(tempfile::tempdir().expect("scratch folder"))
+        }
+
+        pub(super) fn path(&self) -> &Path {
+            self.0.path()
         }
 
         /// A file with this text.
         pub(super) fn file(&self, name: &str, text: &str) -> PathBuf {
-            let file = self.0.join(name);
+            let file = self.0.path().join(name);
             std::fs::write(&file, text).expect("writes");
             file
-        }
-    }
-
-    impl Drop for Scratch {
-        fn drop(&mut self) {
-            let _left = std::fs::remove_dir_all(&self.0);
         }
     }
 }

@@ -290,20 +290,12 @@ impl Follower {
 mod tests {
     use std::fs;
     use std::io::Write;
-    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
 
-    fn scratch() -> PathBuf {
-        static NEXT: AtomicUsize = AtomicUsize::new(0);
-        let next = NEXT.fetch_add(1, Ordering::Relaxed);
-        let folder = std::env::temp_dir().join(format!("picket-follow-{}-{next}", std::process::id()));
-        fs::create_dir_all(&folder).expect("folder");
-        folder
-    }
-
     fn backwards(text: &str) -> Vec<String> {
-        let folder = scratch();
+        let scratch = tempfile::tempdir().expect("folder");
+        let folder = scratch.path();
         let path = folder.join("log");
         fs::write(&path, text).expect("writes");
         let mut follower = Follower::open(&path).expect("opens");
@@ -313,7 +305,6 @@ mod tests {
         while let Some(line) = reader.next().expect("reads") {
             lines.push(String::from_utf8(line).expect("text"));
         }
-        fs::remove_dir_all(&folder).expect("cleans up");
         lines
     }
 
@@ -334,7 +325,8 @@ mod tests {
 
     #[test]
     fn following_survives_rotation_and_torn_writes() {
-        let folder = scratch();
+        let scratch = tempfile::tempdir().expect("folder");
+        let folder = scratch.path();
         let path = folder.join("log");
         fs::write(&path, "old\n").expect("writes");
         let mut follower = Follower::open(&path).expect("opens");
@@ -361,12 +353,12 @@ mod tests {
         assert_eq!(more(&mut follower), [""; 0]);
         fs::write(&path, "b\n").expect("writes");
         assert_eq!(more(&mut follower), ["b"]);
-        fs::remove_dir_all(&folder).expect("cleans up");
     }
 
     #[test]
     fn a_spool_is_followed_over_its_segments_from_before_there_is_one() {
-        let folder = scratch();
+        let scratch = tempfile::tempdir().expect("folder");
+        let folder = scratch.path();
         let spool = folder.join("spool");
         let mut source = Source::waiting(&spool);
         fn more(source: &mut Source) -> Vec<String> {
@@ -409,6 +401,5 @@ mod tests {
         assert_eq!(last, ["7", "6"]);
         append(4, "8\n");
         assert_eq!(more(&mut late), ["8"]);
-        fs::remove_dir_all(&folder).expect("cleans up");
     }
 }

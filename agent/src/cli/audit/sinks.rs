@@ -117,7 +117,7 @@ mod tests {
     fn shown(scratch: &Scratch, output: SinksOutput) -> String {
         let mut out = Vec::new();
         let sinks = Sinks {
-            directory: scratch.0.clone(),
+            directory: scratch.path().to_owned(),
             output,
         };
         sinks.run(&mut out).expect("runs");
@@ -131,7 +131,7 @@ mod tests {
         scratch.file("audit-20260102T030401.000000Z.jsonl", &line);
         scratch.file("audit-20260102T030402.000000Z.jsonl", &line);
         assert!(shown(&scratch, SinksOutput::Text).contains("names none"));
-        std::fs::create_dir(scratch.0.join("checkpoints")).expect("folder");
+        std::fs::create_dir(scratch.path().join("checkpoints")).expect("folder");
         let at = |segment: u8, offset: usize, last: &str| {
             format!(
                 "{{\"segment\":\"audit-20260102T03040{segment}.000000Z.jsonl\",\"offset\":{offset}{last}}}"

@@ -332,7 +332,7 @@ mod tests {
             scratch.file(&name, &all(&lines[range]));
         }
         scratch.file("audit-20260102T030401.000000Z.jsonl.gz", "another program's");
-        let last = |words: &[&str]| shown_of(&[&["-o", "json"], words].concat(), &scratch.0);
+        let last = |words: &[&str]| shown_of(&[&["-o", "json"], words].concat(), scratch.path());
         assert_eq!(last(&["-n", "3"]), all(&lines[47..]));
         assert_eq!(last(&["-n", "40"]), all(&lines[10..]));
         assert_eq!(last(&["-n", "0"]), "");

@@ -272,7 +272,7 @@ mod tests {
         let good = format!("{}\n", event(1, "deny"));
         scratch.file(&name(1), &good);
         scratch.file(&name(2), "{\"kind\":\"Event\"}\n");
-        let (code, said) = verified_path(VerifyOutput::Text, &scratch.0);
+        let (code, said) = verified_path(VerifyOutput::Text, scratch.path());
         assert_eq!(code, ExitCode::FAILURE);
         assert_eq!(
             said,
@@ -283,10 +283,13 @@ mod tests {
                 name(2)
             )
         );
-        std::fs::remove_file(scratch.0.join(name(2))).expect("removes");
-        assert_eq!(verified_path(VerifyOutput::Text, &scratch.0).0, ExitCode::SUCCESS);
+        std::fs::remove_file(scratch.path().join(name(2))).expect("removes");
+        assert_eq!(
+            verified_path(VerifyOutput::Text, scratch.path()).0,
+            ExitCode::SUCCESS
+        );
         // A sink has read what is no longer there.
-        std::fs::create_dir(scratch.0.join("checkpoints")).expect("folder");
+        std::fs::create_dir(scratch.path().join("checkpoints")).expect("folder");
         let checkpoint = |offset: usize| {
             let text = format!(
                 "{{\"segment\":\"{}\",\"offset\":{offset},\"bootID\":\"b\",\"seq\":2,\"hash\":\"{}\"}}",
@@ -294,7 +297,7 @@ mod tests {
                 "0".repeat(64)
             );
             scratch.file("checkpoints/copy.json", &text);
-            verified_path(VerifyOutput::Text, &scratch.0)
+            verified_path(VerifyOutput::Text, scratch.path())
         };
         assert_eq!(checkpoint(good.len()).0, ExitCode::SUCCESS);
         let (code, said) = checkpoint(good.len() + 1);
@@ -311,7 +314,7 @@ mod tests {
     fn a_folder_without_segments_is_no_spool() {
         let scratch = Scratch::new();
         scratch.file("audit.jsonl", "");
-        let error = verify(&mut Verifier::default(), &scratch.0).expect_err("no spool");
+        let error = verify(&mut Verifier::default(), scratch.path()).expect_err("no spool");
         assert!(error.to_string().contains("there are no segments"), "{error}");
     }
 }

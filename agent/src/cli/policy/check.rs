@@ -249,14 +249,14 @@ mod tests {
     use super::*;
 
     fn check(text_of_file: &str) -> (Report, String, String) {
-        let path = std::env::temp_dir().join(format!("picket-check-{}.yaml", uuid::Uuid::new_v4()));
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("objects.yaml");
         std::fs::write(&path, text_of_file).expect("written");
         let report = examine(&CheckArgs {
             files: vec![path.clone()],
             output: Output::Text,
             own_namespace: builtin::OWN_NAMESPACE.to_owned(),
         });
-        std::fs::remove_file(&path).expect("removed");
         let (mut out, mut err) = (Vec::new(), Vec::new());
         text(&report, &mut out, &mut err).expect("printed");
         let text = |bytes| {

@@ -288,7 +288,8 @@ mod tests {
 
     #[test]
     fn a_trial_takes_its_pods_cgroup_with_it() {
-        let trial = Trial::new(&std::env::temp_dir()).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let trial = Trial::new(folder.path()).unwrap();
         let path = trial.path.clone();
         fs::create_dir(path.join("pod")).unwrap();
         drop(trial);

@@ -70,25 +70,17 @@ pub(super) struct Seen {
 }
 
 /// A fresh folder, gone with the test.
-struct Folder(PathBuf);
+struct Folder(tempfile::TempDir);
 
 impl Folder {
     fn new() -> Folder {
-        let folder = std::env::temp_dir().join(format!("picket-pipeline-{}", uuid::Uuid::new_v4()));
-        std::fs::create_dir_all(&folder).expect("a folder");
-        Folder(folder)
+        Folder(tempfile::tempdir().expect("a folder"))
     }
 
     fn write(&self, name: &str, text: &str) -> PathBuf {
-        let path = self.0.join(name);
+        let path = self.0.path().join(name);
         std::fs::write(&path, text).expect("written");
         path
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _left = std::fs::remove_dir_all(&self.0);
     }
 }
 
@@ -131,8 +123,8 @@ impl World {
         let folder = Folder::new();
         let id = write_certificate(&folder);
         let credential = NodeCredential::ClientCertificate {
-            certificate: folder.0.join("client.crt"),
-            key: folder.0.join("client.key"),
+            certificate: folder.0.path().join("client.crt"),
+            key: folder.0.path().join("client.key"),
         };
         (World::with(folder, credential).await, id)
     }
@@ -154,7 +146,7 @@ impl World {
         let (server, api) = serve_api(&certificates, Arc::clone(&seen)).await;
         let audit = AuditLog::open(
             &AuditConfig {
-                directory: folder.0.join("audit"),
+                directory: folder.0.path().join("audit"),
                 ..AuditConfig::default()
             },
             None,
@@ -212,7 +204,7 @@ impl World {
     /// The audit records so far.
     pub(super) async fn records(&self) -> Vec<Value> {
         self.audit.flush().await.expect("flushed");
-        stored_text(&self.folder.0.join("audit"))
+        stored_text(&self.folder.0.path().join("audit"))
             .lines()
             .map(|line| serde_json::from_str::<Value>(line).expect("JSON"))
             .filter(|line| line["auditID"].is_string())
