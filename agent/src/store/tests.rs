@@ -190,7 +190,7 @@ fn every_object_has_a_status_that_names_the_one_at_fault() {
     let folder = Folder::new();
     folder.write("a.yaml", &format!("{}---\n{}", identity("a"), identity("b")));
     folder.write("c.yaml", &identity("c"));
-    let store = Store::open(std::slice::from_ref(&folder.0)).expect("valid");
+    let store = Store::open(&[folder.path().to_owned()]).expect("valid");
     let object = |name: &str| format!("AgentIdentity {name}");
     let all = ["a", "b", "c"].map(|name| (object(name), true, InForce, Some(1)));
     assert_eq!(told(&store), all);
@@ -245,7 +245,7 @@ fn every_object_has_a_status_that_names_the_one_at_fault() {
     assert_eq!(duplicate, (object("a"), false, Invalid, Some(1)));
     assert_eq!(told(&store)[0], (object("a"), true, InForce, Some(1)));
 
-    fs::remove_file(folder.0.join("d.yaml")).expect("removed");
+    fs::remove_file(folder.path().join("d.yaml")).expect("removed");
     store.reload();
     assert!(store.statuses().iter().all(|status| status.ready));
     assert_eq!(store.statuses().len(), 3);
@@ -258,10 +258,10 @@ fn objects_that_cannot_be_read_any_more_keep_a_status() {
     for name in ["a", "b", "c"] {
         folder.write(&format!("{name}.yaml"), &identity(name));
     }
-    let store = Store::open(std::slice::from_ref(&folder.0)).expect("valid");
+    let store = Store::open(&[folder.path().to_owned()]).expect("valid");
     // A file that is no YAML, and one that is gone while nothing can come into force.
     folder.write("a.yaml", "kind: [");
-    fs::remove_file(folder.0.join("b.yaml")).expect("removed");
+    fs::remove_file(folder.path().join("b.yaml")).expect("removed");
     store.reload();
     let reason = |name: &str| {
         let statuses = store.statuses();
@@ -278,7 +278,7 @@ fn objects_that_cannot_be_read_any_more_keep_a_status() {
     );
 
     for name in ["a", "c"] {
-        fs::remove_file(folder.0.join(format!("{name}.yaml"))).expect("removed");
+        fs::remove_file(folder.path().join(format!("{name}.yaml"))).expect("removed");
     }
     store.reload();
     assert!(
@@ -299,7 +299,7 @@ fn objects_that_cannot_be_read_any_more_keep_a_status() {
 fn a_status_is_plain_data() {
     let folder = Folder::new();
     folder.write("a.yaml", &identity("a"));
-    let store = Store::open(std::slice::from_ref(&folder.0)).expect("valid");
+    let store = Store::open(&[folder.path().to_owned()]).expect("valid");
     let statuses = store.statuses();
     let json = serde_json::to_value(&statuses).expect("plain");
     assert_eq!(json[0]["reason"], "InForce");
