@@ -69,6 +69,9 @@ pub enum Rejection {
         /// The user that it would be asked as now.
         is: String,
     },
+    /// A rule wants a person's approval now, and nobody was asked when the session began.
+    #[error("a policy now wants a person to approve it first")]
+    ApprovalMissing,
     /// An operator ended the session.
     #[error("an operator ended it{}", given(.0))]
     Killed(String),
@@ -110,6 +113,7 @@ impl Rejection {
             Rejection::Unasked => "upstream_protocol",
             Rejection::IdentityChanged { .. } => "identity_changed",
             Rejection::UserChanged { .. } => "user_changed",
+            Rejection::ApprovalMissing => "approval_missing",
             Rejection::Killed(_) => "session_killed",
             Rejection::Unjudged => "internal",
         }
@@ -125,6 +129,7 @@ impl Rejection {
                 | Rejection::Approval(_)
                 | Rejection::IdentityChanged { .. }
                 | Rejection::UserChanged { .. }
+                | Rejection::ApprovalMissing
         )
     }
 
@@ -149,6 +154,7 @@ impl Rejection {
             | Rejection::Approval(_)
             | Rejection::IdentityChanged { .. }
             | Rejection::UserChanged { .. }
+            | Rejection::ApprovalMissing
             | Rejection::Killed(_) => class(StatusCode::FORBIDDEN, "Forbidden", false),
             Rejection::Audit(_) | Rejection::Released(_) => {
                 class(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", true)

@@ -27,7 +27,7 @@ use super::api::{
     Version,
 };
 use crate::metrics::{CONTENT_TYPE, Metrics};
-use crate::session::{Registry, Selector};
+use crate::session::{Registry, SessionSelector};
 
 /// Connections served at once: a scraper, a probe and a few people. More wait.
 const CONNECTIONS: usize = 32;
@@ -228,7 +228,7 @@ async fn kill_sessions(
     }))
 }
 
-fn selector(request: &KillRequest) -> Result<Selector, Failure> {
+fn selector(request: &KillRequest) -> Result<SessionSelector, Failure> {
     let bad = |error: String| Failure::new(StatusCode::BAD_REQUEST, error);
     let named = usize::from(request.id.is_some())
         + usize::from(request.identity.is_some())
@@ -242,7 +242,7 @@ fn selector(request: &KillRequest) -> Result<Selector, Failure> {
     if request.reason.len() > REASON_LIMIT {
         return Err(bad(format!("the reason is longer than {REASON_LIMIT} bytes")));
     }
-    Ok(Selector {
+    Ok(SessionSelector {
         id: request.id.clone(),
         identity: request.identity.clone(),
         kind: request.kind,

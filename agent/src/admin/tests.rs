@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::api::{KillRequest, ObjectList, SessionQuery};
 use super::*;
 use crate::metrics::Metrics;
-use crate::session::{Kind, Registered, Registry, testing};
+use crate::session::{Registered, Registry, SessionKind, testing};
 use crate::store::Store;
 
 /// A folder for the socket, which the socket makes; it goes with what holds it.
@@ -138,9 +138,9 @@ fn served() -> Served {
     let path = folder.join("admin.sock");
     let registry = Registry::default();
     let running = [
-        (Kind::Watch, "triage"),
-        (Kind::Exec, "triage"),
-        (Kind::Exec, "fixer"),
+        (SessionKind::Watch, "triage"),
+        (SessionKind::Exec, "triage"),
+        (SessionKind::Exec, "fixer"),
     ];
     let running = running.map(|(kind, identity)| testing::running(&registry, kind, identity));
     let admin = Admin {
@@ -212,12 +212,12 @@ async fn sessions_are_listed_and_killed_over_the_socket() {
     assert_eq!(all.len(), 3);
     assert_eq!(
         (all[0].kind, &*all[0].identity, all[0].sent_bytes),
-        (Kind::Watch, "triage", 2048)
+        (SessionKind::Watch, "triage", 2048)
     );
     assert_eq!(all[0].request, "watch pods in namespace \"n\"");
     let query = SessionQuery {
         identity: Some("triage".to_owned()),
-        kind: Some(Kind::Exec),
+        kind: Some(SessionKind::Exec),
     };
     let some = client.sessions(&query).await.expect("a list").sessions;
     assert_eq!(some.len(), 1);
@@ -251,7 +251,7 @@ async fn a_request_that_is_wrong_ends_nothing_and_is_told_why() {
         (KillRequest::default(), "give one of"),
         (
             KillRequest {
-                kind: Some(Kind::Exec),
+                kind: Some(SessionKind::Exec),
                 ..KillRequest::default()
             },
             "give one of",

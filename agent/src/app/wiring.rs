@@ -32,7 +32,7 @@ use crate::notify::{self, EventQueue, KubeEvent};
 use crate::pipeline::{Pipeline, arrivals};
 use crate::runtime::phase::{Phase, PhaseControl, PhaseWatch};
 use crate::runtime::readiness::{Pending, Readiness};
-use crate::session::Registry;
+use crate::session::{self, Registry};
 use crate::store::Store;
 use crate::tls::Certificates;
 use crate::upgrade::{self, Predecessor, Successor, SuccessorConnection};
@@ -328,7 +328,8 @@ pub(super) fn files(tasks: &mut Tasks, handles: &Handles) {
         cancel,
         ..
     } = handles;
-    tasks.spawn("policy files", Arc::clone(store).watch(cancel.clone()));
+    // Not ended with the others: requests and sessions go on while the agent drains, and are judged by the files.
+    tasks.spawn("policy files", Arc::clone(store).watch(CancellationToken::new()));
     tasks.spawn("certificates", Arc::clone(certificates).run(cancel.clone()));
     tasks.spawn("upstream", upstream.clone().run(cancel.clone()));
 }
@@ -414,8 +415,17 @@ pub(super) fn connections(
         handles.upstream.clone(),
         handles.audit.clone(),
         shutdown.drain.clone(),
+        handles.sessions.clone(),
         handles.kube_events.clone(),
     )?;
+    tasks.spawn(
+        "sessions",
+        session::rejudge(
+            handles.sessions.clone(),
+            handles.store.changes(),
+            shared.enforcer.enforced().changes().clone(),
+        ),
+    );
     tasks.spawn(
         "connections",
         arrivals::connections(

@@ -253,6 +253,8 @@ pub struct Session {
     pub from_client: u64,
     /// Bytes the client was sent after the response's head.
     pub to_client: u64,
+    /// Why Picket ended it, where it did: a cause of low cardinality, and what the client was told.
+    pub ended: Option<(&'static str, String)>,
 }
 
 /// What a kernel hook saw.

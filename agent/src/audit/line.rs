@@ -126,6 +126,10 @@ struct Session<'a> {
     bytes: Option<Bytes>,
     #[serde(skip_serializing_if = "Option::is_none")]
     end_reason: Option<EndReason>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    end_cause: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    end_message: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -209,6 +213,8 @@ impl<'a> Line<'a> {
                     to_client: session.to_client,
                 }),
                 end_reason: event.end.filter(|_| over),
+                end_cause: session.ended.as_ref().map(|(cause, _)| *cause),
+                end_message: session.ended.as_ref().map(|(_, message)| message.as_str()),
             }),
             kernel: event.kernel.as_ref(),
             integrity,

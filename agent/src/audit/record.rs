@@ -213,6 +213,17 @@ impl Record {
         });
     }
 
+    /// Picket ended the long request, for this cause and with this message to the client.
+    pub fn terminated(mut self, cause: &'static str, message: impl Into<String>) {
+        let message = message.into();
+        self.edit(|event| {
+            if let Some(session) = &mut event.session {
+                session.ended = Some((cause, message));
+            }
+        });
+        self.finish(EndReason::Terminated);
+    }
+
     /// Puts the record on disk before what it tells of happens, and waits for it. A refusal's record is thereby
     /// final; for anything else this is a first line of stage `RequestReceived` and the end writes another one.
     ///

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use super::output::{self, Column, Format, Row};
 use crate::admin::Client;
 use crate::admin::api::{KillAnswer, KillRequest, Session, SessionQuery};
-use crate::session::Kind;
+use crate::session::SessionKind;
 
 /// As much of an id as a table shows; it names a session as well as the whole.
 const SHORT_ID: usize = 8;
@@ -62,7 +62,7 @@ struct ListArgs {
     identity: Option<String>,
     /// Only sessions of this kind.
     #[arg(long, value_enum)]
-    kind: Option<Kind>,
+    kind: Option<SessionKind>,
     /// How to print them.
     #[arg(short, long, value_enum, default_value_t)]
     output: Format,
@@ -83,7 +83,7 @@ struct KillArgs {
     all: bool,
     /// With --identity or --all: only sessions of this kind.
     #[arg(long, value_enum, conflicts_with = "id")]
-    kind: Option<Kind>,
+    kind: Option<SessionKind>,
     /// Why, for the client and the audit record.
     #[arg(long, value_name = "TEXT", default_value = "")]
     reason: String,
@@ -217,10 +217,10 @@ impl Row for Session {
             self.protocol.clone(),
             self.request.clone(),
             self.user.clone(),
-            match &self.credential.id {
-                Some(id) => format!("{} {id}", self.credential.method),
-                None => self.credential.method.clone(),
-            },
+            dash(self.credential.as_ref().map(|used| match &used.id {
+                Some(id) => format!("{} {id}", used.method),
+                None => used.method.clone(),
+            })),
             output::age(Duration::from_secs(passed.as_secs())),
             output::size(self.received_bytes),
             output::size(self.sent_bytes),

@@ -277,6 +277,10 @@ impl Enforcer for KernelEnforcer {
             .remove_class(cgroup)
             .map_err(EnforceError::at("take a gone cgroup's class away"))
     }
+
+    fn changed(&self) {
+        self.served.changes().changed();
+    }
 }
 
 /// Serves the pods that share the node's network, from the moment that they are known; `accepting` goes at the end.

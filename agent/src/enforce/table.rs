@@ -11,7 +11,7 @@ use crate::kernel::{CgroupId, Class};
 use crate::listener::Owner;
 use crate::upgrade::ListenerOffer;
 use crate::workload::escapes::Place;
-use crate::workload::{PodNetwork, pod_of};
+use crate::workload::{PodChanges, PodNetwork, pod_of};
 
 /// A pod that is enforced.
 pub(crate) struct EnforcedPod {
@@ -36,6 +36,7 @@ struct Entry {
 #[derive(Default, Clone)]
 pub(crate) struct EnforcedPods {
     pods: Arc<Mutex<HashMap<CgroupId, Entry>>>,
+    changes: PodChanges,
 }
 
 impl EnforcedPods {
@@ -50,7 +51,13 @@ impl EnforcedPods {
     pub(crate) fn release(&self, cgroup: CgroupId) {
         if let Some(entry) = self.lock().get(&cgroup) {
             entry.pod.owner.released.cancel();
+            self.changes.changed();
         }
+    }
+
+    /// Tells of releases, and of what [`Enforcer::changed`](crate::workload::Enforcer::changed) says.
+    pub(crate) fn changes(&self) -> &PodChanges {
+        &self.changes
     }
 
     /// The pod with this number is not enforced any more. A later one of the same cgroup stays.

@@ -13,7 +13,7 @@
 pub mod attest;
 mod cache;
 mod principal;
-mod resolve;
+pub(crate) mod resolve;
 
 pub use cache::PrincipalCache;
 pub use principal::ResolvedPrincipal;

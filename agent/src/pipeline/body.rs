@@ -3,6 +3,7 @@
 //! In: the answer and the request's audit record. Out: the same frames, one by one. The record lives in the body, so it
 //! ends when the last byte was taken, when either side fails, or when the client goes away.
 
+use std::error::Error;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -12,6 +13,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 
 use crate::audit::{EndReason, Record};
+use crate::session::{Ending, SessionBody, Terminate};
 use crate::upstream::{BodyEnd, CountedBody, HeldLease, OnEnd, UpstreamBody};
 
 /// A response's body.
@@ -20,6 +22,8 @@ pub(super) enum ResponseBody {
     Local(Full<Bytes>),
     /// The API server's.
     Upstream(AuditedBody),
+    /// The API server's, of a session.
+    Session(SessionBody<AuditedBody>),
 }
 
 /// The API server's body with the record of its request.
@@ -50,17 +54,30 @@ impl OnEnd for RecordEnd {
     }
 }
 
+impl Terminate for AuditedBody {
+    fn terminate(mut self, ending: &Ending) {
+        if let Some((RecordEnd { mut record, lease }, bytes)) = self.take_end() {
+            if let Some(lease) = lease {
+                lease.ended(BodyEnd::Dropped, bytes);
+            }
+            record.session_bytes(0, bytes);
+            record.terminated(ending.cause, ending.message());
+        }
+    }
+}
+
 impl Body for ResponseBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Box<dyn Error + Send + Sync>;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         match self.get_mut() {
             ResponseBody::Local(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
-            ResponseBody::Upstream(body) => Pin::new(body).poll_frame(cx),
+            ResponseBody::Upstream(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            ResponseBody::Session(body) => Pin::new(body).poll_frame(cx),
         }
     }
 
@@ -68,6 +85,7 @@ impl Body for ResponseBody {
         match self {
             ResponseBody::Local(body) => body.is_end_stream(),
             ResponseBody::Upstream(body) => body.is_end_stream(),
+            ResponseBody::Session(body) => body.is_end_stream(),
         }
     }
 
@@ -75,6 +93,7 @@ impl Body for ResponseBody {
         match self {
             ResponseBody::Local(body) => body.size_hint(),
             ResponseBody::Upstream(body) => body.size_hint(),
+            ResponseBody::Session(body) => body.size_hint(),
         }
     }
 }

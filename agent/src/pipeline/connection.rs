@@ -113,6 +113,11 @@ impl Connection {
         }
     }
 
+    /// Pod, container and process of the client.
+    pub(super) fn caller(&self) -> Arc<audit::Caller> {
+        Arc::clone(&self.caller)
+    }
+
     /// The agent behind a request that showed this `Authorization`, as the policies have it now.
     pub(super) fn principal(
         &self,

@@ -23,13 +23,15 @@ mod session;
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
 use http::header::{AUTHORIZATION, WARNING};
 use http::{HeaderValue, Request, Response, StatusCode, Version};
+use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use jiff::Timestamp;
 use picket_policy::{
-    CanonicalRequest, Decision, FiredRule, Inputs, KubeRequest, Permit, PolicySet, Principal, Verb,
+    CanonicalRequest, Decision, FiredRule, Inputs, KubeRequest, Permit, PolicySet, Principal,
 };
 use rustls::ServerConfig;
 
@@ -39,17 +41,18 @@ use crate::notify::EventQueue;
 use crate::pki::PkiError;
 use crate::reject::{Rejection, warning_value};
 use crate::runtime::drain::Drain;
+use crate::session::{Registry, Upgraded};
 use crate::store::Store;
 use crate::tls::Certificates;
 use crate::upstream::{
-    RequestBody, UpgradeError, UpgradeProtocol, Upstream, UpstreamBody, requested_upgrade,
+    RequestBody, UpgradeError, UpgradeProtocol, Upstream, UpstreamBody, UsedCredential, requested_upgrade,
 };
 
 use body::{ResponseBody, audited};
 use connection::Connection;
 use record::{findings, record_decision, record_rejection, record_request, record_status};
 use server::FailedHandshakes;
-use session::UpgradedResponse;
+use session::{Basis, Following};
 
 /// All stages, put together.
 pub struct Pipeline {
@@ -60,6 +63,7 @@ pub struct Pipeline {
     upstream: Upstream,
     audit: AuditLog,
     drain: Drain,
+    sessions: Registry,
     kube_events: EventQueue,
     handshakes: FailedHandshakes,
 }
@@ -67,7 +71,9 @@ pub struct Pipeline {
 /// What comes back when nothing refused.
 enum Handled {
     Response(Response<UpstreamBody>),
-    Upgraded(UpgradedResponse),
+    /// A watch, or a log that is followed.
+    Following(Response<UpstreamBody>, Following),
+    Upgraded(Response<Full<Bytes>>, Upgraded),
 }
 
 impl Pipeline {
@@ -81,6 +87,7 @@ impl Pipeline {
         upstream: Upstream,
         audit: AuditLog,
         drain: Drain,
+        sessions: Registry,
         kube_events: EventQueue,
     ) -> Result<Arc<Pipeline>, PkiError> {
         Ok(Arc::new(Pipeline {
@@ -91,13 +98,18 @@ impl Pipeline {
             upstream,
             audit,
             drain,
+            sessions,
             kube_events,
             handshakes: FailedHandshakes::new(),
         }))
     }
 
     /// Answers one request.
-    async fn answer(&self, connection: &Connection, request: Request<Incoming>) -> Response<ResponseBody> {
+    async fn answer(
+        &self,
+        connection: &Arc<Connection>,
+        request: Request<Incoming>,
+    ) -> Response<ResponseBody> {
         let mut record = match self.audit.begin(connection.received(&request)).await {
             Ok(record) => record,
             Err(error) => return Rejection::Audit(error).response(None).map(ResponseBody::Local),
@@ -108,7 +120,12 @@ impl Pipeline {
             Ok(Handled::Response(response)) => {
                 response.map(|body| ResponseBody::Upstream(audited(body, record)))
             }
-            Ok(Handled::Upgraded(upgraded)) => self.begin_session(upgraded, record),
+            Ok(Handled::Following(response, following)) => response.map(|body| following.body(body, record)),
+            Ok(Handled::Upgraded(response, upgraded)) => {
+                // The drain's limit ends it.
+                self.drain.serve(upgraded.carry(record));
+                response.map(ResponseBody::Local)
+            }
             Err(rejection) => refuse(rejection, record, kube.as_deref()).await,
         }
     }
@@ -116,7 +133,7 @@ impl Pipeline {
     /// The stages, in order. What was read of the request is left in `kube`, for the answer to a refusal.
     async fn handle(
         &self,
-        connection: &Connection,
+        connection: &Arc<Connection>,
         record: &mut Record,
         kube: &mut Option<Arc<KubeRequest>>,
         mut request: Request<Incoming>,
@@ -129,6 +146,8 @@ impl Pipeline {
         record_request(record, kube);
         let upgrade = read_upgrade(&request)?;
 
+        // Before anything is read that may change.
+        let ticket = self.sessions.ticket();
         let policies = self.store.current();
         let bearer = request.head().headers.get(AUTHORIZATION);
         let agent = connection.principal(&policies, bearer, Timestamp::now())?;
@@ -144,12 +163,38 @@ impl Pipeline {
             record.commit_before_effect().await?;
         }
         let warnings: Vec<_> = permit.warnings().iter().map(warning).collect();
-        let mut response = self.send(permit, body, record, upgrade).await?;
+        let basis = Basis::new(connection, ticket, &agent, &permit);
+        let (mut response, credential) = self.send(permit, body, record, upgrade).await?;
         for warning in warnings {
             response.headers_mut().append(WARNING, warning);
         }
         let client = upgrade.map(|protocol| (protocol, client));
-        finish_response(kube, client, response, record).await
+        self.finish_response(basis, client, response, credential, record)
+            .await
+    }
+
+    /// The answer on its way back. One that goes on for long is registered, and noted in the record before its first byte.
+    async fn finish_response(
+        &self,
+        basis: Basis,
+        client: Option<(UpgradeProtocol, OnUpgrade)>,
+        response: Response<UpstreamBody>,
+        credential: Option<UsedCredential>,
+        record: &mut Record,
+    ) -> Result<Handled, Rejection> {
+        record.response(response.status().as_u16(), None, None);
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            let client = client.ok_or(Rejection::Unasked)?;
+            let (response, upgraded) = self.switch(basis, response, client, credential, record)?;
+            record.started().await?;
+            return Ok(Handled::Upgraded(response, upgraded));
+        }
+        if basis.request().follow && response.status().is_success() {
+            let following = self.follow(basis, &response, credential, record)?;
+            record.started().await?;
+            return Ok(Handled::Following(response, following));
+        }
+        Ok(Handled::Response(response))
     }
 
     /// The permit, where there is one or a person gives it.
@@ -174,16 +219,16 @@ impl Pipeline {
         body: RequestBody,
         record: &mut Record,
         upgrade: Option<UpgradeProtocol>,
-    ) -> Result<Response<UpstreamBody>, Rejection> {
+    ) -> Result<(Response<UpstreamBody>, Option<UsedCredential>), Rejection> {
         let sent = Instant::now();
         let audit_id = record.id().to_string();
         let attempt = self.upstream.send(permit, body, &audit_id, upgrade).await;
-        if let Some(used) = attempt.credential {
-            record.credential(used.method, used.id);
+        if let Some(used) = &attempt.credential {
+            record.credential(used.method, used.id.clone());
         }
         let response = attempt.response?;
         record.upstream_took(sent.elapsed());
-        Ok(response)
+        Ok((response, attempt.credential))
     }
 }
 
@@ -202,29 +247,6 @@ async fn decide(
         body: body.buffered(),
     };
     Ok(policies.decide(Arc::clone(principal), request, inputs))
-}
-
-/// The answer on its way back; one that goes on for long is noted in the record before its first byte.
-async fn finish_response(
-    kube: &KubeRequest,
-    client: Option<(UpgradeProtocol, OnUpgrade)>,
-    response: Response<UpstreamBody>,
-    record: &mut Record,
-) -> Result<Handled, Rejection> {
-    record.response(response.status().as_u16(), None, None);
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        let Some((protocol, client)) = client else {
-            return Err(Rejection::Unasked);
-        };
-        record.session(Some(record.id().to_string()), protocol.as_str());
-        record.started().await?;
-        return Ok(Handled::Upgraded(UpgradedResponse::new(response, client)));
-    }
-    if kube.follow && response.status().is_success() {
-        record.session(None, if kube.verb == Verb::Watch { "watch" } else { "logs" });
-        record.started().await?;
-    }
-    Ok(Handled::Response(response))
 }
 
 /// Turns a refusal into the answer; a denial is on disk before anybody learns of it.

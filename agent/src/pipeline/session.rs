@@ -1,6 +1,7 @@
-//! Upgraded requests: the 101 answered, then bytes both ways with the audit record beside them.
+//! Where a request becomes a session: its answer goes on, so it is registered before the client gets it.
 //!
-//! In: the API server's 101 and both upgrades. Out: the 101 for the client, and a task that ends with the session.
+//! In: a response's head, and what is kept of the permit that it answers. Out: a body or a tunnel that whoever ends the
+//! session has in reach.
 
 use std::sync::Arc;
 
@@ -8,69 +9,178 @@ use bytes::Bytes;
 use http::Response;
 use http_body_util::Full;
 use hyper::upgrade::OnUpgrade;
+use jiff::Timestamp;
+use picket_policy::{Impersonate, KubeRequest, Permit};
 
 use super::Pipeline;
-use super::body::ResponseBody;
-use crate::audit::{EndReason, Record};
-use crate::upstream::{Ended, Traffic, UpstreamBody, join};
+use super::body::{AuditedBody, ResponseBody, audited};
+use super::connection::Connection;
+use crate::audit::{AuditId, Record};
+use crate::identity::ResolvedPrincipal;
+use crate::reject::Rejection;
+use crate::session::{
+    self, Facts, Farewell, Judge, Registered, SessionBody, SessionKind, Slot, Stop, StopTunnel, Ticket,
+    Traffic, Upgrade, Upgraded,
+};
+use crate::store::Store;
+use crate::upstream::{UpgradeProtocol, UpstreamBody, UsedCredential};
 
-/// A request whose connection changes its protocol.
-pub(super) struct UpgradedResponse {
-    response: Response<Full<Bytes>>,
-    client: OnUpgrade,
-    server: OnUpgrade,
+/// What is kept of a permit that was sent, for as long as its answer may go on.
+pub(super) struct Basis {
+    connection: Arc<Connection>,
+    ticket: Ticket,
+    principal: Arc<ResolvedPrincipal>,
+    impersonate: Arc<Impersonate>,
+    approved: bool,
+    request: Arc<KubeRequest>,
 }
 
-impl UpgradedResponse {
-    /// From the API server's 101 and the client's side.
-    pub(super) fn new(mut response: Response<UpstreamBody>, client: OnUpgrade) -> UpgradedResponse {
-        let server = hyper::upgrade::on(&mut response);
-        UpgradedResponse {
-            response: response.map(|_| Full::new(Bytes::new())),
-            client,
-            server,
+impl Basis {
+    /// `ticket` was taken before the principal and the permit were made.
+    pub(super) fn new(
+        connection: &Arc<Connection>,
+        ticket: Ticket,
+        principal: &Arc<ResolvedPrincipal>,
+        permit: &Permit,
+    ) -> Basis {
+        Basis {
+            connection: Arc::clone(connection),
+            ticket,
+            principal: Arc::clone(principal),
+            impersonate: Arc::clone(permit.impersonate()),
+            approved: permit.approver().is_some(),
+            request: Arc::clone(permit.request()),
         }
+    }
+
+    pub(super) fn request(&self) -> &KubeRequest {
+        &self.request
+    }
+
+    fn facts(self, id: AuditId, protocol: &'static str, credential: Option<UsedCredential>) -> Facts {
+        Facts {
+            id,
+            kind: SessionKind::of(&self.request),
+            protocol,
+            identity: Arc::clone(&self.principal.name),
+            caller: self.connection.caller(),
+            request: self.request,
+            impersonate: self.impersonate,
+            approved: self.approved,
+            credential,
+            started: Timestamp::now(),
+        }
+    }
+}
+
+/// A watch or a log that is registered and has no body yet.
+pub(super) struct Following {
+    slot: Arc<Slot<AuditedBody>>,
+    farewell: Farewell,
+    traffic: Arc<Traffic>,
+    registered: Registered,
+}
+
+impl Following {
+    /// The body, which the record ends with.
+    pub(super) fn body(self, body: UpstreamBody, record: Record) -> ResponseBody {
+        ResponseBody::Session(SessionBody::new(
+            self.slot,
+            audited(body, record),
+            self.farewell,
+            self.traffic,
+            self.registered,
+        ))
+    }
+}
+
+/// Judges a session by the policies in force and its pod as it is now.
+struct ByConnection {
+    connection: Arc<Connection>,
+    store: Arc<Store>,
+}
+
+impl Judge for ByConnection {
+    fn judge(&self, facts: &Facts, now: Timestamp) -> Result<Option<Timestamp>, Rejection> {
+        let policies = self.store.current();
+        // Only the pod attests an agent, so the request's headers are not kept for this.
+        let agent = self.connection.principal(&policies, None, now)?;
+        session::recheck(&policies, &agent.principal, facts)?;
+        Ok(agent.principal.identity().expires_at)
     }
 }
 
 impl Pipeline {
-    /// Answers with the 101 and carries the session until it ends; the drain's limit cuts it.
-    pub(super) fn begin_session(&self, upgraded: UpgradedResponse, record: Record) -> Response<ResponseBody> {
+    /// Registers a watch or a log.
+    pub(super) fn follow(
+        &self,
+        basis: Basis,
+        response: &Response<UpstreamBody>,
+        credential: Option<UsedCredential>,
+        record: &mut Record,
+    ) -> Result<Following, Rejection> {
+        let slot = Slot::new();
         let traffic = Arc::new(Traffic::default());
-        let mut running = Running {
-            record: Some(record),
-            traffic: Arc::clone(&traffic),
+        let kind = SessionKind::of(&basis.request);
+        let stop = Arc::clone(&slot);
+        let registered = self.register(basis, record.id(), "http", credential, stop, &traffic)?;
+        record.session(Some(record.id().to_string()), kind.as_str());
+        Ok(Following {
+            slot,
+            farewell: Farewell::of_response(kind, response.headers()),
+            traffic,
+            registered,
+        })
+    }
+
+    /// Registers an upgraded stream; gives the answer for the client beside it.
+    pub(super) fn switch(
+        &self,
+        basis: Basis,
+        mut response: Response<UpstreamBody>,
+        (protocol, client): (UpgradeProtocol, OnUpgrade),
+        credential: Option<UsedCredential>,
+        record: &mut Record,
+    ) -> Result<(Response<Full<Bytes>>, Upgraded), Rejection> {
+        let stop = Arc::new(StopTunnel::default());
+        let traffic = Arc::new(Traffic::default());
+        let upgrade = match protocol {
+            UpgradeProtocol::WebSocket => Upgrade::WebSocket,
+            UpgradeProtocol::Spdy => Upgrade::Spdy,
         };
-        self.drain.serve(async move {
-            let how = match join(upgraded.client, upgraded.server, traffic).await {
-                Ended::Closed => EndReason::Completed,
-                Ended::ClientGone => EndReason::ClientClosed,
-                Ended::ServerGone => EndReason::UpstreamClosed,
-                Ended::NotUpgraded(_) => EndReason::Failed,
-            };
-            running.end(how);
+        let kind = SessionKind::of(&basis.request);
+        let name = protocol.as_str();
+        let stopped = Arc::clone(&stop);
+        let registered = self.register(basis, record.id(), name, credential, stopped, &traffic)?;
+        record.session(Some(record.id().to_string()), name);
+        let server = hyper::upgrade::on(&mut response);
+        let upgraded = Upgraded {
+            client,
+            server,
+            farewell: Farewell::of_upgrade(kind, upgrade, response.headers()),
+            stop,
+            traffic,
+            registered,
+        };
+        Ok((response.map(|_| Full::new(Bytes::new())), upgraded))
+    }
+
+    fn register(
+        &self,
+        basis: Basis,
+        id: AuditId,
+        protocol: &'static str,
+        credential: Option<UsedCredential>,
+        stop: Arc<dyn Stop>,
+        traffic: &Arc<Traffic>,
+    ) -> Result<Registered, Rejection> {
+        let judge = Arc::new(ByConnection {
+            connection: Arc::clone(&basis.connection),
+            store: Arc::clone(&self.store),
         });
-        upgraded.response.map(ResponseBody::Local)
-    }
-}
-
-/// The record of a running session; a session that is cut still leaves its numbers.
-struct Running {
-    record: Option<Record>,
-    traffic: Arc<Traffic>,
-}
-
-impl Running {
-    fn end(&mut self, how: EndReason) {
-        if let Some(mut record) = self.record.take() {
-            record.session_bytes(self.traffic.from_client(), self.traffic.to_client());
-            record.finish(how);
-        }
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.end(EndReason::Terminated);
+        let (ticket, until) = (basis.ticket, basis.principal.principal.identity().expires_at);
+        let facts = basis.facts(id, protocol, credential);
+        self.sessions
+            .register(ticket, facts, until, judge, stop, Arc::clone(traffic))
     }
 }

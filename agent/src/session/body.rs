@@ -71,7 +71,7 @@ impl<B: Terminate + Send> Stop for Slot<B> {
 /// Why a response breaks off: Picket ended the session and no last word fitted.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
-pub struct Ended {
+pub(super) struct BrokenOff {
     message: String,
     /// What an HTTP/2 client sees; hyper looks for it.
     source: h2::Error,
@@ -173,7 +173,7 @@ where
                 session.passed(&frame);
                 Ok(frame)
             }
-            Err(ending) => Err(Box::new(Ended {
+            Err(ending) => Err(Box::new(BrokenOff {
                 message: ending.message().to_owned(),
                 source: h2::Reason::CANCEL.into(),
             })),
@@ -207,8 +207,8 @@ mod tests {
     use http_body_util::BodyExt as _;
     use tokio::sync::mpsc;
 
-    use super::super::registry::{Selector, testing};
-    use super::super::{Kind, Registry};
+    use super::super::registry::{SessionSelector, testing};
+    use super::super::{Registry, SessionKind};
     use super::*;
 
     /// Frames that are sent to it; says when it is ended and when it goes.
@@ -250,7 +250,7 @@ mod tests {
         body: SessionBody<Fake>,
     }
 
-    fn running(kind: Kind) -> Running {
+    fn running(kind: SessionKind) -> Running {
         let registry = Registry::default();
         let slot = Slot::new();
         let traffic = Arc::new(Traffic::default());
@@ -282,15 +282,21 @@ mod tests {
 
     #[tokio::test]
     async fn an_ended_watch_closes_upstream_at_once_and_tells_its_client() {
-        let mut running = running(Kind::Watch);
+        let mut running = running(SessionKind::Watch);
         running.frames.send("{\"type\":\"ADDED\"}\n").expect("sends");
         assert_eq!(
             next(&mut running.body).await.expect("a frame").expect("data"),
             "{\"type\":\"ADDED\"}\n"
         );
-        assert_eq!(running.registry.list(&Selector::default())[0].to_client, 17);
+        assert_eq!(
+            running.registry.list(&SessionSelector::default())[0].to_client,
+            17
+        );
         // Nobody asks for a frame: the body goes all the same.
-        assert_eq!(running.registry.kill(&Selector::default(), "enough").len(), 1);
+        assert_eq!(
+            running.registry.kill(&SessionSelector::default(), "enough").len(),
+            1
+        );
         assert_eq!(running.ended.try_recv(), Ok("session_killed"));
         assert_eq!(running.ended.try_recv(), Ok("dropped"));
         assert_eq!(running.registry.count(), 0);
@@ -304,11 +310,11 @@ mod tests {
 
     #[tokio::test]
     async fn what_waits_for_a_frame_is_woken_by_the_end() {
-        let mut running = running(Kind::Watch);
+        let mut running = running(SessionKind::Watch);
         let registry = running.registry.clone();
         let told = tokio::spawn(async move { next(&mut running.body).await });
         tokio::task::yield_now().await;
-        registry.kill(&Selector::default(), "enough");
+        registry.kill(&SessionSelector::default(), "enough");
         let told = tokio::time::timeout(std::time::Duration::from_secs(5), told).await;
         assert!(
             told.expect("in time")
@@ -320,13 +326,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_log_and_half_an_event_break_off() {
-        for (kind, before) in [(Kind::Logs, "line\n"), (Kind::Watch, "{\"type\":")] {
+        for (kind, before) in [(SessionKind::Logs, "line\n"), (SessionKind::Watch, "{\"type\":")] {
             let mut running = running(kind);
             running.frames.send(before).expect("sends");
             next(&mut running.body).await.expect("a frame").expect("data");
             // What comes after the end is not passed on.
             running.frames.send("secret").expect("sends");
-            running.registry.kill(&Selector::default(), "enough");
+            running.registry.kill(&SessionSelector::default(), "enough");
             let error = next(&mut running.body)
                 .await
                 .expect("a frame")
@@ -342,11 +348,11 @@ mod tests {
         let traffic = Arc::new(Traffic::default());
         let registered = testing::register(
             &registry,
-            Kind::Logs,
+            SessionKind::Logs,
             Arc::clone(&slot) as Arc<dyn Stop>,
             &traffic,
         );
-        registry.kill(&Selector::default(), "early");
+        registry.kill(&SessionSelector::default(), "early");
         let (_sender, frames) = mpsc::unbounded_channel();
         let (ended, mut ends) = mpsc::unbounded_channel();
         let mut body = SessionBody::new(
@@ -362,7 +368,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_client_that_goes_takes_the_body_and_the_entry_with_it() {
-        let mut running = running(Kind::Watch);
+        let mut running = running(SessionKind::Watch);
         let entry = running.registry.clone();
         drop(running.body);
         assert_eq!(running.ended.try_recv(), Ok("dropped"));
@@ -371,7 +377,7 @@ mod tests {
 
     #[test]
     fn an_end_after_the_end_changes_nothing() {
-        let mut running = running(Kind::Watch);
+        let mut running = running(SessionKind::Watch);
         drop(running.frames);
         let mut cx = Context::from_waker(Waker::noop());
         assert!(matches!(

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use picket_policy::KubeRequest;
 
-use super::Kind;
+use super::SessionKind;
 use crate::reject::{Rejection, Status};
 
 /// Why Picket ended a session.
@@ -24,7 +24,7 @@ pub struct Ending {
 impl Ending {
     /// The end of a session that `rejection` would refuse now.
     #[must_use]
-    pub fn new(rejection: &Rejection, kind: Kind, request: &KubeRequest, since: Instant) -> Ending {
+    pub fn new(rejection: &Rejection, kind: SessionKind, request: &KubeRequest, since: Instant) -> Ending {
         let why = rejection.explain(Some(request));
         let status = rejection.status(Some(request));
         Ending {
@@ -44,15 +44,15 @@ impl Ending {
     }
 }
 
-fn noun(kind: Kind) -> &'static str {
+fn noun(kind: SessionKind) -> &'static str {
     match kind {
-        Kind::Watch => "watch",
-        Kind::Logs => "log stream",
-        Kind::Exec => "exec session",
-        Kind::Attach => "attach session",
-        Kind::PortForward => "port-forward",
-        Kind::Proxy => "proxied connection",
-        Kind::Upgrade => "connection",
+        SessionKind::Watch => "watch",
+        SessionKind::Logs => "log stream",
+        SessionKind::Exec => "exec session",
+        SessionKind::Attach => "attach session",
+        SessionKind::PortForward => "port-forward",
+        SessionKind::Proxy => "proxied connection",
+        SessionKind::Upgrade => "connection",
     }
 }
 
@@ -71,7 +71,7 @@ mod tests {
             identity: "fixer".to_owned(),
             owner: "team-a".to_owned(),
         });
-        let ending = Ending::new(&rejection, Kind::Watch, &request, Instant::now());
+        let ending = Ending::new(&rejection, SessionKind::Watch, &request, Instant::now());
         assert_eq!((ending.cause, ending.status.code), ("identity_suspended", 403));
         assert_eq!(
             ending.message(),
@@ -79,7 +79,7 @@ mod tests {
              set its state to Active again"
         );
         let killed = Rejection::Killed("under investigation".to_owned());
-        let ending = Ending::new(&killed, Kind::Watch, &request, Instant::now());
+        let ending = Ending::new(&killed, SessionKind::Watch, &request, Instant::now());
         assert_eq!(ending.cause, "session_killed");
         assert!(
             ending.message().contains("under investigation"),

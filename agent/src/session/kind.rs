@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
     Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum,
 )]
 #[serde(rename_all = "kebab-case")]
-pub enum Kind {
+pub enum SessionKind {
     /// A watch, over HTTP or a WebSocket.
     Watch,
     /// A log that is followed.
@@ -27,21 +27,21 @@ pub enum Kind {
     Upgrade,
 }
 
-impl Kind {
+impl SessionKind {
     /// Every kind.
-    pub const ALL: [Kind; 7] = [
-        Kind::Watch,
-        Kind::Logs,
-        Kind::Exec,
-        Kind::Attach,
-        Kind::PortForward,
-        Kind::Proxy,
-        Kind::Upgrade,
+    pub const ALL: [SessionKind; 7] = [
+        SessionKind::Watch,
+        SessionKind::Logs,
+        SessionKind::Exec,
+        SessionKind::Attach,
+        SessionKind::PortForward,
+        SessionKind::Proxy,
+        SessionKind::Upgrade,
     ];
 
     /// The kind of what was asked, once the API server has answered it as something that goes on.
     #[must_use]
-    pub fn of(request: &KubeRequest) -> Kind {
+    pub fn of(request: &KubeRequest) -> SessionKind {
         let (resource, subresource) = match &request.target {
             Target::Resource {
                 resource,
@@ -51,13 +51,13 @@ impl Kind {
             Target::NonResource { .. } => ("", None),
         };
         match (resource, subresource) {
-            ("pods", Some("exec")) => Kind::Exec,
-            ("pods", Some("attach")) => Kind::Attach,
-            ("pods", Some("portforward")) => Kind::PortForward,
-            ("pods", Some("log")) => Kind::Logs,
-            (_, Some("proxy")) => Kind::Proxy,
-            _ if request.verb == Verb::Watch => Kind::Watch,
-            _ => Kind::Upgrade,
+            ("pods", Some("exec")) => SessionKind::Exec,
+            ("pods", Some("attach")) => SessionKind::Attach,
+            ("pods", Some("portforward")) => SessionKind::PortForward,
+            ("pods", Some("log")) => SessionKind::Logs,
+            (_, Some("proxy")) => SessionKind::Proxy,
+            _ if request.verb == Verb::Watch => SessionKind::Watch,
+            _ => SessionKind::Upgrade,
         }
     }
 
@@ -65,18 +65,18 @@ impl Kind {
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
-            Kind::Watch => "watch",
-            Kind::Logs => "logs",
-            Kind::Exec => "exec",
-            Kind::Attach => "attach",
-            Kind::PortForward => "port-forward",
-            Kind::Proxy => "proxy",
-            Kind::Upgrade => "upgrade",
+            SessionKind::Watch => "watch",
+            SessionKind::Logs => "logs",
+            SessionKind::Exec => "exec",
+            SessionKind::Attach => "attach",
+            SessionKind::PortForward => "port-forward",
+            SessionKind::Proxy => "proxy",
+            SessionKind::Upgrade => "upgrade",
         }
     }
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for SessionKind {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.pad(self.as_str())
     }
@@ -91,20 +91,23 @@ mod tests {
     #[test]
     fn each_kind_is_told_by_what_was_asked() {
         for (path, kind) in [
-            ("/api/v1/namespaces/n/pods?watch=true", Kind::Watch),
-            ("/api/v1/watch/namespaces/n/pods", Kind::Watch),
-            ("/api/v1/namespaces/n/pods/p/log?follow=true", Kind::Logs),
-            ("/api/v1/namespaces/n/pods/p/exec?command=sh", Kind::Exec),
-            ("/api/v1/namespaces/n/pods/p/attach", Kind::Attach),
-            ("/api/v1/namespaces/n/pods/p/portforward", Kind::PortForward),
-            ("/api/v1/namespaces/n/services/s/proxy/ws", Kind::Proxy),
+            ("/api/v1/namespaces/n/pods?watch=true", SessionKind::Watch),
+            ("/api/v1/watch/namespaces/n/pods", SessionKind::Watch),
+            ("/api/v1/namespaces/n/pods/p/log?follow=true", SessionKind::Logs),
+            ("/api/v1/namespaces/n/pods/p/exec?command=sh", SessionKind::Exec),
+            ("/api/v1/namespaces/n/pods/p/attach", SessionKind::Attach),
+            (
+                "/api/v1/namespaces/n/pods/p/portforward",
+                SessionKind::PortForward,
+            ),
+            ("/api/v1/namespaces/n/services/s/proxy/ws", SessionKind::Proxy),
             (
                 "/apis/example.com/v1/namespaces/n/things/t/console",
-                Kind::Upgrade,
+                SessionKind::Upgrade,
             ),
         ] {
             let read = KubeRequest::read(&Method::GET, &Uri::from_static(path), &HeaderMap::new());
-            assert_eq!(Kind::of(&read.expect(path)), kind, "{path}");
+            assert_eq!(SessionKind::of(&read.expect(path)), kind, "{path}");
         }
     }
 }

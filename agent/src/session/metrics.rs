@@ -9,7 +9,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::Kind;
+use super::SessionKind;
 
 /// Upper bounds in seconds: the goal is 0.1.
 const BUCKETS: [f64; 10] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 10.0];
@@ -41,7 +41,7 @@ impl Default for Metrics {
             closing: Histogram::new(BUCKETS),
         };
         // A gauge that is missing cannot be told from one that is zero.
-        for kind in Kind::ALL {
+        for kind in SessionKind::ALL {
             drop(metrics.open.get_or_create(&KindLabel { kind: kind.as_str() }));
         }
         metrics
@@ -69,11 +69,11 @@ impl Metrics {
         );
     }
 
-    pub(super) fn opened(&self, kind: Kind) {
+    pub(super) fn opened(&self, kind: SessionKind) {
         self.open.get_or_create(&KindLabel { kind: kind.as_str() }).inc();
     }
 
-    pub(super) fn ended(&self, kind: Kind, cause: &'static str) {
+    pub(super) fn ended(&self, kind: SessionKind, cause: &'static str) {
         let kind = kind.as_str();
         self.open.get_or_create(&KindLabel { kind }).dec();
         self.ended.get_or_create(&EndLabels { kind, cause }).inc();

@@ -21,14 +21,16 @@ mod metrics;
 mod registry;
 mod rejudge;
 mod tunnel;
+mod upgraded;
 
-pub use body::{Ended as BodyEnded, SessionBody, Slot, Terminate};
+pub use body::{SessionBody, Slot, Terminate};
 pub use end::Ending;
 pub use farewell::{Farewell, Upgrade};
-pub use kind::Kind;
+pub use kind::SessionKind;
 pub use metrics::Metrics;
 #[cfg(test)]
 pub(crate) use registry::testing;
-pub use registry::{Facts, Judge, Registered, Registry, Selector, Snapshot, Stop, Ticket};
-pub use rejudge::{PodChanges, run as rejudge};
-pub use tunnel::{Ended, StopTunnel, Traffic, join};
+pub use registry::{Facts, Judge, Registered, Registry, SessionSelector, Snapshot, Stop, Ticket};
+pub use rejudge::{recheck, run as rejudge};
+pub use tunnel::{StopTunnel, Traffic};
+pub use upgraded::Upgraded;

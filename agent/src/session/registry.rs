@@ -19,15 +19,16 @@ use std::time::Instant;
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
-use picket_policy::KubeRequest;
+use picket_policy::{Impersonate, KubeRequest};
 use tokio::sync::Notify;
 
 use super::end::Ending;
-use super::kind::Kind;
+use super::kind::SessionKind;
 use super::metrics::Metrics;
 use super::tunnel::Traffic;
 use crate::audit::{AuditId, Caller};
 use crate::reject::Rejection;
+use crate::upstream::UsedCredential;
 
 /// Parts of the table, each with a lock of its own: sessions begin and end on every core.
 const SHARDS: usize = 32;
@@ -41,7 +42,7 @@ pub struct Facts {
     /// Names it, and is its audit record's id.
     pub id: AuditId,
     /// What kind of session it is.
-    pub kind: Kind,
+    pub kind: SessionKind,
     /// `http`, or the upgrade's protocol.
     pub protocol: &'static str,
     /// The agent.
@@ -49,11 +50,13 @@ pub struct Facts {
     /// Pod, container and process of the client.
     pub caller: Arc<Caller>,
     /// What was asked.
-    pub request: KubeRequest,
-    /// The user the API server was asked as.
-    pub user: String,
+    pub request: Arc<KubeRequest>,
+    /// The user that the API server was asked as.
+    pub impersonate: Arc<Impersonate>,
+    /// Whether a person approved it.
+    pub approved: bool,
     /// How the node proved itself to the API server, and by which certificate or token.
-    pub credential: (&'static str, Option<Arc<str>>),
+    pub credential: Option<UsedCredential>,
     /// When it began.
     pub started: Timestamp,
 }
@@ -91,16 +94,16 @@ pub struct Snapshot {
 
 /// Which sessions are meant; what is absent does not restrict.
 #[derive(Debug, Clone, Default)]
-pub struct Selector {
+pub struct SessionSelector {
     /// The beginning of the id.
     pub id: Option<String>,
     /// The agent.
     pub identity: Option<String>,
     /// The kind.
-    pub kind: Option<Kind>,
+    pub kind: Option<SessionKind>,
 }
 
-impl Selector {
+impl SessionSelector {
     fn selects(&self, facts: &Facts) -> bool {
         self.kind.is_none_or(|kind| kind == facts.kind)
             && self
@@ -222,7 +225,7 @@ impl Registry {
 
     /// The sessions that are selected, the oldest first.
     #[must_use]
-    pub fn list(&self, selector: &Selector) -> Vec<Snapshot> {
+    pub fn list(&self, selector: &SessionSelector) -> Vec<Snapshot> {
         let mut found = Vec::new();
         for shard in &self.0.shards {
             let shard = shard.lock();
@@ -244,7 +247,7 @@ impl Registry {
     }
 
     /// Ends the sessions that are selected, as an operator asks for; gives their ids.
-    pub fn kill(&self, selector: &Selector, reason: &str) -> Vec<AuditId> {
+    pub fn kill(&self, selector: &SessionSelector, reason: &str) -> Vec<AuditId> {
         let since = Instant::now();
         let rejection = Rejection::Killed(reason.to_owned());
         let mut killed = Vec::new();

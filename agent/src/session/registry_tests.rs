@@ -47,7 +47,7 @@ fn request() -> KubeRequest {
     KubeRequest::read(&Method::GET, &uri, &HeaderMap::new()).expect("reads")
 }
 
-fn facts(kind: Kind, identity: &str) -> Facts {
+pub(in crate::session) fn facts(kind: SessionKind, identity: &str) -> Facts {
     Facts {
         id: AuditId::random(),
         kind,
@@ -61,9 +61,13 @@ fn facts(kind: Kind, identity: &str) -> Facts {
             }),
             ..Caller::default()
         }),
-        request: request(),
-        user: "agent:fixer".to_owned(),
-        credential: ("token", None),
+        request: Arc::new(request()),
+        impersonate: Arc::new(Impersonate {
+            user: "agent:fixer".to_owned(),
+            groups: Vec::new(),
+        }),
+        approved: false,
+        credential: None,
         started: Timestamp::now(),
     }
 }
@@ -72,14 +76,14 @@ fn facts(kind: Kind, identity: &str) -> Facts {
 pub(in crate::session) fn ending(since: Instant) -> Ending {
     Ending::new(
         &Rejection::Killed("why".to_owned()),
-        Kind::Exec,
+        SessionKind::Exec,
         &request(),
         since,
     )
 }
 
 /// Likewise, for tests of other rooms: of this agent, with bytes that went both ways.
-pub(crate) fn running(registry: &Registry, kind: Kind, identity: &str) -> Registered {
+pub(crate) fn running(registry: &Registry, kind: SessionKind, identity: &str) -> Registered {
     let judge = Arc::new(Fake::default());
     let stop = Arc::new(Stops::default());
     let traffic = Arc::new(Traffic::default());
@@ -99,7 +103,7 @@ pub(crate) fn running(registry: &Registry, kind: Kind, identity: &str) -> Regist
 /// A session that nothing but a kill ends.
 pub(in crate::session) fn register(
     registry: &Registry,
-    kind: Kind,
+    kind: SessionKind,
     stop: Arc<dyn Stop>,
     traffic: &Arc<Traffic>,
 ) -> Registered {
@@ -122,7 +126,7 @@ fn enter(
     judge: &Arc<Fake>,
     stop: &Arc<Stops>,
 ) -> Result<Registered, Rejection> {
-    enter_as(registry, ticket, facts(Kind::Watch, "fixer"), judge, stop)
+    enter_as(registry, ticket, facts(SessionKind::Watch, "fixer"), judge, stop)
 }
 
 fn enter_as(
@@ -228,13 +232,13 @@ fn kills_are_by_id_identity_and_kind() {
             enter_as(&registry, registry.ticket(), facts, &judge, &stop).expect("permitted"),
         )
     };
-    let (id, _one) = enter(Kind::Watch, "fixer");
-    let (_, _two) = enter(Kind::Exec, "fixer");
-    let (other, _three) = enter(Kind::Exec, "other");
-    let of = |identity: &str, kind| Selector {
+    let (id, _one) = enter(SessionKind::Watch, "fixer");
+    let (_, _two) = enter(SessionKind::Exec, "fixer");
+    let (other, _three) = enter(SessionKind::Exec, "other");
+    let of = |identity: &str, kind| SessionSelector {
         identity: Some(identity.to_owned()),
         kind,
-        ..Selector::default()
+        ..SessionSelector::default()
     };
     assert_eq!(registry.list(&of("fixer", None)).len(), 2);
     assert_eq!(
@@ -243,17 +247,20 @@ fn kills_are_by_id_identity_and_kind() {
         "a name is compared whole"
     );
     assert_eq!(
-        registry.list(&Selector::default())[0].facts.id,
+        registry.list(&SessionSelector::default())[0].facts.id,
         id,
         "the oldest first"
     );
-    let by_id = |id: &str| Selector {
+    let by_id = |id: &str| SessionSelector {
         id: Some(id.to_owned()),
-        ..Selector::default()
+        ..SessionSelector::default()
     };
     assert_eq!(registry.kill(&by_id(&id.to_string()[..8]), "why"), [id]);
     assert_eq!(registry.kill(&by_id(&id.to_string()[..8]), "why"), []);
-    assert_eq!(registry.kill(&of("other", Some(Kind::Exec)), "why"), [other]);
+    assert_eq!(
+        registry.kill(&of("other", Some(SessionKind::Exec)), "why"),
+        [other]
+    );
     assert_eq!(registry.count(), 1);
     assert_eq!(*stop.0.lock(), ["session_killed"; 2]);
 }
@@ -295,7 +302,7 @@ async fn the_next_expiry_wakes_whoever_waits_also_when_it_comes_closer() {
 async fn changes_of_policy_and_pods_and_time_each_sweep() {
     let registry = Registry::default();
     let (policy, changes) = tokio::sync::watch::channel(0);
-    let pods = super::super::PodChanges::default();
+    let pods = crate::workload::PodChanges::default();
     let running = tokio::spawn(super::super::rejudge(registry.clone(), changes, pods.clone()));
     let stop = Arc::new(Stops::default());
     for change in [0, 1, 2] {
@@ -349,7 +356,7 @@ async fn where_sessions_cannot_be_judged_again_they_end() {
     let _held = registry
         .register(
             registry.ticket(),
-            facts(Kind::Watch, "fixer"),
+            facts(SessionKind::Watch, "fixer"),
             None,
             Arc::new(Broken),
             Arc::clone(&stop) as Arc<dyn Stop>,
@@ -377,9 +384,9 @@ fn what_is_open_and_how_sessions_ended_is_counted() {
     drop(first);
     let id = Some(second.entry.facts.id.to_string());
     registry.kill(
-        &Selector {
+        &SessionSelector {
             id,
-            ..Selector::default()
+            ..SessionSelector::default()
         },
         "why",
     );

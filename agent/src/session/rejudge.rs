@@ -2,14 +2,16 @@
 //!
 //! In: changes of the policy set, of pods, and the passing of time. Out: [`Registry::sweep`], on a thread that may block, so
 //! that thousands of sessions do not hold up those that carry requests. Changes that come during a sweep share the next.
+//! [`recheck`] is the judgement itself: a session goes on as what it was permitted as, or not at all.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, watch};
+use picket_policy::{Inputs, PolicySet, Principal, Recheck};
+use tokio::sync::watch;
 
-use super::Registry;
+use super::{Facts, Registry};
 use crate::reject::Rejection;
+use crate::workload::PodChanges;
 
 /// The longest sleep until an expiry. The expiry is a date and the sleep is not, so the clock is looked at again: it may
 /// have been set, or the machine may have slept.
@@ -20,14 +22,26 @@ pub(super) fn nap(milliseconds: i64) -> Duration {
     Duration::from_millis(u64::try_from(milliseconds).unwrap_or(0)).min(NAP)
 }
 
-/// Tells that what is known of a pod was replaced, or that a pod was released; cheap to clone.
-#[derive(Debug, Clone, Default)]
-pub struct PodChanges(Arc<Notify>);
-
-impl PodChanges {
-    /// To be called after the change.
-    pub fn changed(&self) {
-        self.0.notify_one();
+/// Whether a session may go on, as its pod's principal and the policy set are now.
+///
+/// # Errors
+/// Why it may not: its request would be refused, the pod is another agent, or the request would be sent as another user.
+pub fn recheck(policies: &PolicySet, principal: &Principal, facts: &Facts) -> Result<(), Rejection> {
+    if principal.name() != &*facts.identity {
+        return Err(Rejection::IdentityChanged {
+            was: facts.identity.to_string(),
+            is: principal.name().to_owned(),
+        });
+    }
+    match policies.recheck(principal, &facts.request, Inputs::default()) {
+        Recheck::Permit(impersonate) if impersonate == facts.impersonate => Ok(()),
+        Recheck::Permit(impersonate) => Err(Rejection::UserChanged {
+            was: facts.impersonate.user.clone(),
+            is: impersonate.user.clone(),
+        }),
+        Recheck::Ask if facts.approved => Ok(()),
+        Recheck::Ask => Err(Rejection::ApprovalMissing),
+        Recheck::Deny(denial) => Err(Rejection::Denied(denial)),
     }
 }
 
@@ -37,7 +51,7 @@ pub async fn run<T>(registry: Registry, mut policy: watch::Receiver<T>, pods: Po
     loop {
         tokio::select! {
             changed = policy.changed(), if policy_changes => policy_changes = changed.is_ok(),
-            () = pods.0.notified() => {}
+            () = pods.next() => {}
             () = registry.expired() => {}
         }
         let (sweeping, since) = (registry.clone(), Instant::now());
@@ -50,5 +64,66 @@ pub async fn run<T>(registry: Registry, mut policy: watch::Receiver<T>, pods: Po
                 tracing::error!(%error, ended, "sessions could not be judged again, so they were ended");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::super::{SessionKind, testing};
+    use super::*;
+    use crate::identity::{self, resolve::testing as resolving};
+
+    const OBJECTS: &str = "
+apiVersion: picket.dev/v1alpha1
+kind: AgentIdentity
+metadata: {name: fixer}
+spec: {owner: team-a, attest: {pod: {namespace: ns, serviceAccount: fixer}}}
+---
+apiVersion: picket.dev/v1alpha1
+kind: AgentGrant
+metadata: {name: read}
+spec:
+  to: {identities: [fixer]}
+  upstream: {impersonate: {user: 'agent:fixer'}}
+  rules: [{verbs: [get, watch], apiGroups: [''], resources: [pods]}]
+---
+apiVersion: picket.dev/v1alpha1
+kind: AgentPolicy
+metadata: {name: guard}
+spec:
+  rules:
+  - {name: other, match: {verbs: [watch], resources: [secrets]}, action: Deny, message: no}
+";
+
+    /// The judgement on a running watch of pods after the objects were changed.
+    fn judged(from: &str, to: &str, identity: &str) -> Result<(), &'static str> {
+        assert!(OBJECTS.contains(from), "{from}");
+        let documents = picket_policy::read_documents("f.yaml", &OBJECTS.replace(from, to)).expect("valid");
+        let policies = PolicySet::compile(documents).expect("a policy set");
+        let pod = resolving::pod("fixer", "fixer");
+        let principal =
+            identity::resolve(&policies, &resolving::evidence(&pod), Timestamp::now()).expect("an agent");
+        let facts = testing::facts(SessionKind::Watch, identity);
+        recheck(&policies, &principal, &facts).map_err(|rejection| rejection.code())
+    }
+
+    #[test]
+    fn a_session_goes_on_as_what_it_was_permitted_as_or_not_at_all() {
+        for (from, to, judgement) in [
+            ("resources: [pods]", "resources: [pods, secrets]", Ok(())),
+            ("verbs: [get, watch]", "verbs: [get]", Err("no_grant")),
+            ("resources: [secrets]", "resources: [pods]", Err("policy")),
+            ("'agent:fixer'", "'agent:other'", Err("user_changed")),
+            (
+                "'agent:fixer'",
+                "'agent:fixer', groups: [more]",
+                Err("user_changed"),
+            ),
+        ] {
+            assert_eq!(judged(from, to, "fixer"), judgement, "{to}");
+        }
+        assert_eq!(judged("", "", "triage"), Err("identity_changed"));
     }
 }

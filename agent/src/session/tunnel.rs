@@ -59,7 +59,7 @@ impl Traffic {
 
 /// Why a session ended.
 #[derive(Debug)]
-pub enum Ended {
+pub(super) enum TunnelEnd {
     /// Both sides had said all they had to say.
     Closed,
     /// The client went away in the middle.
@@ -67,7 +67,7 @@ pub enum Ended {
     /// The API server went away in the middle.
     ServerGone,
     /// One of the upgrades did not come about.
-    NotUpgraded(hyper::Error),
+    NotUpgraded,
     /// Picket ended it.
     Stopped(Arc<Ending>),
 }
@@ -100,16 +100,16 @@ impl StopTunnel {
 
 /// Joins a client's upgraded connection with the API server's until one of them is done or `stop` is told. Dropping the
 /// future closes both.
-pub async fn join(
+pub(super) async fn join(
     client: OnUpgrade,
     server: OnUpgrade,
     traffic: Arc<Traffic>,
     farewell: Farewell,
-    stop: Arc<StopTunnel>,
-) -> Ended {
+    stop: &StopTunnel,
+) -> TunnelEnd {
     let upgraded = tokio::select! {
         biased;
-        ending = stop.ended() => return Ended::Stopped(ending),
+        ending = stop.ended() => return TunnelEnd::Stopped(ending),
         upgraded = async { tokio::try_join!(client, server) } => upgraded,
     };
     match upgraded {
@@ -123,7 +123,10 @@ pub async fn join(
             )
             .await
         }
-        Err(error) => Ended::NotUpgraded(error),
+        Err(error) => {
+            tracing::debug!(%error, "an upgrade did not come about");
+            TunnelEnd::NotUpgraded
+        }
     }
 }
 
@@ -133,7 +136,7 @@ async fn carry<C, S>(
     traffic: Arc<Traffic>,
     farewell: Farewell,
     stop: &StopTunnel,
-) -> Ended
+) -> TunnelEnd
 where
     C: AsyncRead + AsyncWrite + Unpin,
     S: AsyncRead + AsyncWrite + Unpin,
@@ -151,13 +154,13 @@ where
         copied = copy_bidirectional_with_sizes(&mut client, &mut server, BUFFER, BUFFER) => Ok(copied),
     };
     match copied {
-        Ok(Ok(_)) => Ended::Closed,
-        Ok(Err(_)) if client.failed => Ended::ClientGone,
-        Ok(Err(_)) => Ended::ServerGone,
+        Ok(Ok(_)) => TunnelEnd::Closed,
+        Ok(Err(_)) if client.failed => TunnelEnd::ClientGone,
+        Ok(Err(_)) => TunnelEnd::ServerGone,
         Err(ending) => {
             drop(server);
             let _in_time = tokio::time::timeout(PARTING_LIMIT, client.part(&ending)).await;
-            Ended::Stopped(ending)
+            TunnelEnd::Stopped(ending)
         }
     }
 }
@@ -227,7 +230,7 @@ mod tests {
     use tokio::io::{DuplexStream, duplex};
 
     use super::super::farewell::Upgrade;
-    use super::super::kind::Kind;
+    use super::super::kind::SessionKind;
     use super::super::registry::testing;
     use super::*;
 
@@ -238,7 +241,7 @@ mod tests {
         DuplexStream,
         DuplexStream,
         Arc<StopTunnel>,
-        tokio::task::JoinHandle<Ended>,
+        tokio::task::JoinHandle<TunnelEnd>,
     ) {
         let (client, near_client) = duplex(room);
         let (server, near_server) = duplex(1024);
@@ -247,7 +250,7 @@ mod tests {
             http::header::SEC_WEBSOCKET_PROTOCOL,
             HeaderValue::from_static("v5.channel.k8s.io"),
         )]);
-        let farewell = Farewell::of_upgrade(Kind::Exec, Upgrade::WebSocket, &exec);
+        let farewell = Farewell::of_upgrade(SessionKind::Exec, Upgrade::WebSocket, &exec);
         let stopped = Arc::clone(&stop);
         let running =
             tokio::spawn(
@@ -269,7 +272,7 @@ mod tests {
         assert!(text.contains("\"Forbidden\"") && text.contains("why"), "{text}");
         assert_eq!(server.read(&mut frame).await.expect("an end"), 0);
         drop(client);
-        assert!(matches!(running.await.expect("no panic"), Ended::Stopped(_)));
+        assert!(matches!(running.await.expect("no panic"), TunnelEnd::Stopped(_)));
     }
 
     #[tokio::test]
@@ -283,7 +286,7 @@ mod tests {
         client.read_to_end(&mut rest).await.expect("an end");
         assert!(rest.is_empty(), "{rest:?}");
         drop(client);
-        assert!(matches!(running.await.expect("no panic"), Ended::Stopped(_)));
+        assert!(matches!(running.await.expect("no panic"), TunnelEnd::Stopped(_)));
     }
 
     #[tokio::test]
@@ -294,7 +297,7 @@ mod tests {
         tokio::task::yield_now().await;
         let began = Instant::now();
         stop.stop(&Arc::new(testing::ending(began)));
-        assert!(matches!(running.await.expect("no panic"), Ended::Stopped(_)));
+        assert!(matches!(running.await.expect("no panic"), TunnelEnd::Stopped(_)));
         assert!(began.elapsed() < Duration::from_secs(2));
         drop(client);
     }

@@ -11,7 +11,6 @@ mod credential;
 mod headers;
 mod outgoing;
 mod pool;
-mod tunnel;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -34,7 +33,6 @@ pub use counted::{BodyEnd, CountedBody, HeldLease, OnEnd, UpstreamBody};
 pub use credential::{CredentialError, NodeCredential, UsedCredential};
 pub use headers::{UpgradeError, UpgradeProtocol, extras, requested_upgrade};
 pub use pool::STREAMS_PER_CONNECTION;
-pub use tunnel::{Ended, Traffic, join};
 
 /// How often files are read again and unused connections closed.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(5);
@@ -196,8 +194,7 @@ impl Upstream {
     /// }
     /// ```
     ///
-    /// An upgrade goes over a connection of its own; with status 101 the response carries `hyper::upgrade::OnUpgrade`,
-    /// for [`join`]. Any other response is passed as it is. Dropping the future or the response's body takes the
+    /// An upgrade goes over a connection of its own; with status 101 the response carries `hyper::upgrade::OnUpgrade`. Any other response is passed as it is. Dropping the future or the response's body takes the
     /// request back at once. What surely was not seen is sent again on its own when it has no body.
     pub async fn send(
         &self,

@@ -117,4 +117,7 @@ pub trait Enforcer: Send + Sync + 'static {
     /// # Errors
     /// [`EnforceError`].
     fn forget(&self, cgroup: CgroupId) -> Result<(), EnforceError>;
+
+    /// What is known of an enforced pod was replaced: who goes by it is to look again.
+    fn changed(&self);
 }

@@ -8,6 +8,7 @@
 
 mod attempt;
 pub mod cgroup;
+mod changes;
 pub mod enforce;
 pub mod escapes;
 pub mod layout;
@@ -32,6 +33,7 @@ use futures::future::BoxFuture;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+pub use changes::PodChanges;
 pub use enforce::{EnforceError, Enforcement, Enforcer, PodNetwork, Tended};
 pub use layout::{container_of, pod_of};
 pub use names::Names;

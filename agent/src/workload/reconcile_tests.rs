@@ -42,6 +42,8 @@ struct Fake {
     /// Each look after a pod: whether it cut, and when.
     looks: Mutex<Vec<(CgroupId, bool, Instant)>>,
     egress_unfiltered: AtomicBool,
+    /// How often it was told that a pod is another one.
+    changes: AtomicUsize,
     fail_looks: AtomicUsize,
     panic_look: AtomicBool,
     fail_enforce: AtomicUsize,
@@ -151,6 +153,10 @@ impl Enforcer for Fake {
         self.calls.lock().unwrap().push((cgroup, "forget"));
         self.classes.lock().unwrap().remove(&cgroup);
         Ok(())
+    }
+
+    fn changed(&self) {
+        self.changes.fetch_add(1, Ordering::SeqCst);
     }
 }
 
@@ -544,6 +550,10 @@ async fn new_labels_reach_the_listener_or_change_the_class() {
         ["pending", "enforced"],
         "the same listener serves on"
     );
+    node.until("word of the change, after it", |fake| {
+        fake.changes.load(Ordering::SeqCst) == 1
+    })
+    .await;
 
     node.told(10, |_| {});
     node.until_class(10, "exempt").await;

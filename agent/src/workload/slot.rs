@@ -213,6 +213,7 @@ impl<H> Slot<H> {
                         let latest = self.facts(pod);
                         if **facts.load() != latest {
                             facts.store(Arc::new(latest));
+                            enforcer.changed();
                         }
                         if !self.stale && now < *check {
                             return Ok(None);

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::session::{Kind, Selector, Snapshot};
+use crate::session::{SessionKind, SessionSelector, Snapshot};
 
 /// The fewest characters of an id that name a session.
 pub(in crate::admin) const ID_MIN: usize = 4;
@@ -17,12 +17,12 @@ pub struct SessionQuery {
     pub identity: Option<String>,
     /// The kind.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub kind: Option<Kind>,
+    pub kind: Option<SessionKind>,
 }
 
-impl From<SessionQuery> for Selector {
-    fn from(query: SessionQuery) -> Selector {
-        Selector {
+impl From<SessionQuery> for SessionSelector {
+    fn from(query: SessionQuery) -> SessionSelector {
+        SessionSelector {
             id: None,
             identity: query.identity,
             kind: query.kind,
@@ -44,7 +44,7 @@ pub struct Session {
     /// Its id, which is its audit record's `auditID`.
     pub id: String,
     /// What kind of session it is.
-    pub kind: Kind,
+    pub kind: SessionKind,
     /// `http`, or the upgrade's protocol.
     pub protocol: String,
     /// The agent.
@@ -64,7 +64,8 @@ pub struct Session {
     /// The user that the API server was asked as.
     pub user: String,
     /// How the node proved itself to the API server.
-    pub credential: Credential,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub credential: Option<Credential>,
     /// When it began.
     pub started: Timestamp,
     /// Bytes received from the client after the request's head.
@@ -113,11 +114,11 @@ impl From<Snapshot> for Session {
                 comm: process.comm.clone(),
             }),
             request: facts.request.words(),
-            user: facts.user.clone(),
-            credential: Credential {
-                method: facts.credential.0.to_owned(),
-                id: facts.credential.1.as_ref().map(ToString::to_string),
-            },
+            user: facts.impersonate.user.clone(),
+            credential: facts.credential.as_ref().map(|used| Credential {
+                method: used.method.to_owned(),
+                id: used.id.as_ref().map(ToString::to_string),
+            }),
             started: facts.started,
             received_bytes: snapshot.from_client,
             sent_bytes: snapshot.to_client,
@@ -137,7 +138,7 @@ pub struct KillRequest {
     pub identity: Option<String>,
     /// The kind, to restrict the others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub kind: Option<Kind>,
+    pub kind: Option<SessionKind>,
     /// Every session of the node.
     #[serde(default)]
     pub all: bool,

@@ -30,6 +30,7 @@ use crate::metrics::Metrics;
 use crate::notify::EventQueue;
 use crate::pki::{self, CaFiles};
 use crate::runtime::drain::Drain;
+use crate::session::Registry;
 use crate::store::Store;
 use crate::tls::Certificates;
 use crate::upstream::{NodeCredential, Upstream, UpstreamConfig};
@@ -165,6 +166,7 @@ impl World {
             upstream.expect("an upstream"),
             audit.clone(),
             Drain::default(),
+            Registry::default(),
             kube_events,
         );
         let pod = Pod {

@@ -25,7 +25,7 @@ use http::HeaderMap;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, SEC_WEBSOCKET_PROTOCOL};
 
 use super::end::Ending;
-use super::kind::Kind;
+use super::kind::SessionKind;
 use protobuf::LengthDelimited;
 use spdy::Spdy;
 use websocket::{Says, WebSocket};
@@ -63,8 +63,8 @@ pub enum Farewell {
 impl Farewell {
     /// For a response that goes on, by its head.
     #[must_use]
-    pub fn of_response(kind: Kind, headers: &HeaderMap) -> Farewell {
-        if kind != Kind::Watch || headers.contains_key(CONTENT_ENCODING) {
+    pub fn of_response(kind: SessionKind, headers: &HeaderMap) -> Farewell {
+        if kind != SessionKind::Watch || headers.contains_key(CONTENT_ENCODING) {
             return Farewell::Silent;
         }
         let media = text(headers, CONTENT_TYPE.as_str());
@@ -80,8 +80,8 @@ impl Farewell {
 
     /// For a connection that changed its protocol, by the response's head.
     #[must_use]
-    pub fn of_upgrade(kind: Kind, upgrade: Upgrade, headers: &HeaderMap) -> Farewell {
-        let in_container = matches!(kind, Kind::Exec | Kind::Attach);
+    pub fn of_upgrade(kind: SessionKind, upgrade: Upgrade, headers: &HeaderMap) -> Farewell {
+        let in_container = matches!(kind, SessionKind::Exec | SessionKind::Attach);
         match upgrade {
             Upgrade::WebSocket => {
                 let channels = matches!(
@@ -89,8 +89,8 @@ impl Farewell {
                     "v4.channel.k8s.io" | "v5.channel.k8s.io"
                 );
                 let says = match kind {
-                    Kind::Exec | Kind::Attach if channels => Says::OnErrorChannel,
-                    Kind::Watch => Says::Event,
+                    SessionKind::Exec | SessionKind::Attach if channels => Says::OnErrorChannel,
+                    SessionKind::Watch => Says::Event,
                     _ => Says::CloseAlone,
                 };
                 Farewell::WebSocket(WebSocket::new(says))
@@ -173,7 +173,7 @@ mod tests {
         let request = KubeRequest::read(&Method::GET, &uri, &HeaderMap::new()).expect("reads");
         Ending::new(
             &Rejection::Killed("\"why\"\n".to_owned()),
-            Kind::Watch,
+            SessionKind::Watch,
             &request,
             Instant::now(),
         )
@@ -189,7 +189,7 @@ mod tests {
     #[test]
     fn a_json_watch_ends_with_an_event_after_a_whole_line_only() {
         let mut watch = Farewell::of_response(
-            Kind::Watch,
+            SessionKind::Watch,
             &headers("content-type", "application/json;as=Table;v=v1;g=meta.k8s.io"),
         );
         let line = watch.last_word(&ending()).expect("fits before the first event");
@@ -213,18 +213,18 @@ mod tests {
     fn nothing_is_said_where_it_would_be_taken_for_something_else() {
         let json = headers("content-type", "application/json");
         assert!(matches!(
-            Farewell::of_response(Kind::Logs, &json),
+            Farewell::of_response(SessionKind::Logs, &json),
             Farewell::Silent
         ));
         let mut zipped = json.clone();
         zipped.insert("content-encoding", HeaderValue::from_static("gzip"));
         let cbor = headers("content-type", "application/cbor-seq");
         for headers in [&zipped, &cbor] {
-            let farewell = Farewell::of_response(Kind::Watch, headers);
+            let farewell = Farewell::of_response(SessionKind::Watch, headers);
             assert!(farewell.last_word(&ending()).is_none());
         }
         let old = headers("x-stream-protocol-version", "v3.channel.k8s.io");
-        for (kind, headers) in [(Kind::PortForward, &json), (Kind::Exec, &old)] {
+        for (kind, headers) in [(SessionKind::PortForward, &json), (SessionKind::Exec, &old)] {
             let farewell = Farewell::of_upgrade(kind, Upgrade::Spdy, headers);
             assert!(farewell.last_word(&ending()).is_none());
         }
@@ -234,12 +234,12 @@ mod tests {
     fn upgrades_are_told_by_their_subprotocol() {
         for (kind, protocol, first) in [
             // FIN and the opcode: 2 is binary, 1 text, 8 close.
-            (Kind::Exec, "v5.channel.k8s.io", 0x82),
-            (Kind::Attach, "v4.channel.k8s.io", 0x82),
-            (Kind::Exec, "base64.channel.k8s.io", 0x88),
-            (Kind::PortForward, "SPDY/3.1+portforward.k8s.io", 0x88),
-            (Kind::Proxy, "v4.channel.k8s.io", 0x88),
-            (Kind::Watch, "", 0x81),
+            (SessionKind::Exec, "v5.channel.k8s.io", 0x82),
+            (SessionKind::Attach, "v4.channel.k8s.io", 0x82),
+            (SessionKind::Exec, "base64.channel.k8s.io", 0x88),
+            (SessionKind::PortForward, "SPDY/3.1+portforward.k8s.io", 0x88),
+            (SessionKind::Proxy, "v4.channel.k8s.io", 0x88),
+            (SessionKind::Watch, "", 0x81),
         ] {
             let headers = headers("sec-websocket-protocol", protocol);
             let farewell = Farewell::of_upgrade(kind, Upgrade::WebSocket, &headers);
