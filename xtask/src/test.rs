@@ -1,4 +1,4 @@
-//! `cargo xtask test [AREA]`: formatting, clippy, unit tests, then the end-to-end suites of every area.
+//! `cargo xtask test [AREA]`: the source tree's rules, formatting, clippy, unit tests, then the end-to-end suites of every area.
 //!
 //! An area is a folder tests/AREA with a main.rs, a test target of the package picket-tests with the same name. Cargo's own
 //! result lines go to stdout as they are: CI counts them.
@@ -10,7 +10,7 @@ use picket_tests::harness::KEEP;
 use serde_json::Value;
 
 use crate::agent::{self, Profile, WORKSPACE};
-use crate::sh;
+use crate::{check, sh};
 
 /// The package whose integration tests are the end-to-end suites.
 const SUITES: &str = "picket-tests";
@@ -24,7 +24,7 @@ pub(crate) struct Args {
     /// Leave the cluster of the suites up at the end, and print how to use it
     #[arg(long, requires = "area")]
     keep: bool,
-    /// One area: a folder of suites under tests/, or `lint`, or `unit`; all of them when it is not given
+    /// One area: a folder of suites under tests/, or `check`, `lint` or `unit`; all of them when it is not given
     area: Option<String>,
     /// Passed on to the test programs: a part of the names of tests, then their flags
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -43,9 +43,15 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let areas = areas()?;
     match args.area.as_deref() {
         None => {
+            check::sources()?;
             lint()?;
+            check::generated()?;
             unit(&[])?;
             suites(&areas, &[], args.keep)
+        }
+        Some("check") => {
+            check::sources()?;
+            check::generated()
         }
         Some("lint") => lint(),
         Some("unit") => unit(&args.filter),
@@ -60,7 +66,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 fn unknown(area: &str, areas: &[String]) -> String {
     match RENAMED.iter().find(|(old, _)| *old == area) {
         Some((old, new)) => format!("the area `{old}` is `{new}` now: cargo xtask test {new}"),
-        None => format!("no area `{area}`; there are: lint, unit, {}", areas.join(", ")),
+        None => format!(
+            "no area `{area}`; there are: check, lint, unit, {}",
+            areas.join(", ")
+        ),
     }
 }
 
@@ -167,7 +176,7 @@ mod tests {
         let said = unknown("other", &areas);
         assert_eq!(
             said,
-            "no area `other`; there are: lint, unit, bypass, e2e, testbed"
+            "no area `other`; there are: check, lint, unit, bypass, e2e, testbed"
         );
     }
 }
