@@ -24,10 +24,10 @@ pub(crate) const TESTS: &[Test] = tests! {
     a_pod_on_the_nodes_network_is_served_and_refused,
     every_container_is_interposed_from_its_start,
     a_pod_that_nobody_judged_is_refused_by_name,
-    a_process_that_left_its_pods_cgroup_is_interposed_and_told_of,
-    what_was_open_before_is_cut_and_nothing_else,
-    what_becomes_an_endpoint_is_cut_too,
-    a_pod_that_is_let_go_loses_its_open_connections,
+    an_escaped_process_is_interposed_and_reported,
+    what_was_open_before_is_destroyed_and_nothing_else,
+    connections_to_a_new_endpoint_are_destroyed_too,
+    a_released_pod_loses_its_open_connections,
 };
 
 /// How long connections from before may go on.
@@ -272,7 +272,7 @@ impl Drop for Sibling {
     }
 }
 
-fn a_process_that_left_its_pods_cgroup_is_interposed_and_told_of(world: &mut World) -> Result<()> {
+fn an_escaped_process_is_interposed_and_reported(world: &mut World) -> Result<()> {
     let (picket, server) = (world.picket_log(), world.server_log());
     let program = format!(
         "import sys\nfor line in sys.stdin:\n{}",
@@ -315,7 +315,7 @@ fn a_process_that_left_its_pods_cgroup_is_interposed_and_told_of(world: &mut Wor
     mover.wait().map(drop)
 }
 
-fn what_was_open_before_is_cut_and_nothing_else(world: &mut World) -> Result<()> {
+fn what_was_open_before_is_destroyed_and_nothing_else(world: &mut World) -> Result<()> {
     world.agent.stop()?;
     world.agent.uninstall()?;
     let server = world.server_log();
@@ -371,7 +371,7 @@ fn destroyed(world: &World) -> Result<f64> {
 }
 
 /// An address with a connection from an enforced pod comes to lead to the API server.
-fn what_becomes_an_endpoint_is_cut_too(world: &mut World) -> Result<()> {
+fn connections_to_a_new_endpoint_are_destroyed_too(world: &mut World) -> Result<()> {
     let kubectl = world.cluster.kubectl_client();
     let address = RealPod::find(&world.cluster, "direct", "worker")?
         .address()
@@ -436,7 +436,7 @@ for line in sys.stdin:
 "#;
 
 /// The pod's label goes, and it is exempt: what it asks for on a connection from before is not answered as its agent's.
-fn a_pod_that_is_let_go_loses_its_open_connections(world: &mut World) -> Result<()> {
+fn a_released_pod_loses_its_open_connections(world: &mut World) -> Result<()> {
     let labelled = |config: &mut Value| config["enforce"]["matchLabels"] = json!({"app": "worker"});
     let outcome = world.configured(labelled, |world| {
         let argv = ["python3", "-c", KEEP_ALIVE];

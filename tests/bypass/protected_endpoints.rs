@@ -30,7 +30,7 @@ pub(crate) const TESTS: &[Test] = tests! {
     node_ports_and_external_addresses_are_endpoints,
     a_withdrawn_service_stays_an_endpoint,
     a_load_balancers_name_is_looked_up,
-    a_connection_from_before_its_address_was_an_endpoint_is_cut,
+    a_connection_from_before_its_address_was_an_endpoint_is_destroyed,
     kubelets_are_refused,
     a_service_that_leads_to_a_kubelet_is_refused,
     a_udp_service_that_leads_to_a_tunnels_end_is_refused,
@@ -509,7 +509,7 @@ with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=10) as on
 "#;
 
 /// Between the API server's telling of a Service and the agent's hearing of it, a pod may get through: not for long.
-fn a_connection_from_before_its_address_was_an_endpoint_is_cut(world: &mut World) -> Result<()> {
+fn a_connection_from_before_its_address_was_an_endpoint_is_destroyed(world: &mut World) -> Result<()> {
     let node = world.cluster.node().clone();
     let server = server_address(world);
     let listener = net::inside(&node.netns, || Ok(TcpListener::bind((node.address, 7444))?))?;

@@ -31,10 +31,10 @@ const LOOPBACK: u32 = 1;
 /// Longer than a retransmission after a loss takes at first (200 ms), so that what would come has come.
 const A_WHILE: Duration = Duration::from_millis(900);
 
-fn load(ground: &Testbed) -> Kernel {
+fn load(testbed: &Testbed) -> Kernel {
     let kernel = Kernel::load(&KernelConfig {
-        cgroup_root: ground.cgroup.clone(),
-        bpffs: ground.bpffs.clone(),
+        cgroup_root: testbed.cgroup.clone(),
+        bpffs: testbed.bpffs.clone(),
     })
     .unwrap_or_else(|error| panic!("{error}"));
     let endpoints: BTreeSet<_> = [ProtectedEndpoint::redirect(ENDPOINT.parse().unwrap())].into();
@@ -50,9 +50,9 @@ fn node(unclassified: FailMode) -> NodeState {
     }
 }
 
-/// Enforces the ground's pod with a listener that says `p`.
-fn enforce(ground: &Testbed, kernel: &Kernel) -> Class {
-    let (v4, v6) = ground.inside(|| {
+/// Enforces the testbed's pod with a listener that says `p`.
+fn enforce(testbed: &Testbed, kernel: &Kernel) -> Class {
+    let (v4, v6) = testbed.inside(|| {
         let v4 = TcpListener::bind("127.0.0.1:0").unwrap();
         let v6 = TcpListener::bind(("::1", v4.local_addr().unwrap().port())).unwrap();
         (v4, v6)
@@ -71,7 +71,7 @@ fn enforce(ground: &Testbed, kernel: &Kernel) -> Class {
         });
     }
     kernel
-        .set_class(CgroupId::of(&ground.pod).unwrap(), class)
+        .set_class(CgroupId::of(&testbed.pod).unwrap(), class)
         .unwrap();
     class
 }
@@ -84,8 +84,8 @@ fn reached(byte: char) -> Dialled {
 }
 
 /// Removes a link's pin, which detaches it: nobody else holds it.
-fn take_out(ground: &Testbed, link: &str) {
-    fs::remove_file(ground.layout().join(format!("link_{link}"))).unwrap();
+fn take_out(testbed: &Testbed, link: &str) {
+    fs::remove_file(testbed.layout().join(format!("link_{link}"))).unwrap();
 }
 
 /// What had to be put back.
@@ -96,10 +96,10 @@ fn verified(kernel: &Kernel) -> Vec<RepairedLink> {
 }
 
 /// Waits until a dial comes out so: a link that lost its pin is detached a moment later.
-fn eventually(ground: &Testbed, how: &str, wanted: &Dialled) {
+fn eventually(testbed: &Testbed, how: &str, wanted: &Dialled) {
     let begun = Instant::now();
     loop {
-        let outcome = ground.dial(&ground.container, how, ENDPOINT).outcome();
+        let outcome = testbed.dial(&testbed.container, how, ENDPOINT).outcome();
         if outcome == *wanted {
             return;
         }
@@ -112,20 +112,20 @@ fn eventually(ground: &Testbed, how: &str, wanted: &Dialled) {
 
 #[test]
 fn a_pods_socket_is_the_pods_whoever_uses_it() {
-    let ground = Testbed::new();
-    let kernel = load(&ground);
-    let _server = ground.serve(ENDPOINT);
-    enforce(&ground, &kernel);
+    let testbed = Testbed::new();
+    let kernel = load(&testbed);
+    let _server = testbed.serve(ENDPOINT);
+    enforce(&testbed, &kernel);
     // The dialler runs in a cgroup that has no class, with a socket of the pod's namespace.
-    let outside = ground.cgroup.join("outside");
+    let outside = testbed.cgroup.join("outside");
     fs::create_dir(&outside).unwrap();
-    let dial = || ground.dial(&outside, "tcp", ENDPOINT).outcome();
+    let dial = || testbed.dial(&outside, "tcp", ENDPOINT).outcome();
     assert_eq!(dial(), reached('p'));
     kernel
         .set_class(CgroupId::of(&outside).unwrap(), Class::Exempt)
         .unwrap();
     assert_eq!(dial(), reached('p'), "an exempt task with the pod's socket");
-    let pod = CgroupId::of(&ground.pod).unwrap();
+    let pod = CgroupId::of(&testbed.pod).unwrap();
     kernel.set_class(pod, Class::Pending).unwrap();
     assert_eq!(
         dial(),
@@ -133,24 +133,24 @@ fn a_pods_socket_is_the_pods_whoever_uses_it() {
         "closed, and still the pod's"
     );
     // The guard taken out: the namespace leads to no pod any more.
-    kernel.remove_class(CgroupId::of(&ground.pod).unwrap()).unwrap();
+    kernel.remove_class(CgroupId::of(&testbed.pod).unwrap()).unwrap();
     assert_eq!(dial(), reached('s'));
     let _ = fs::remove_dir(&outside);
 }
 
 #[test]
 fn a_flow_goes_with_its_socket() {
-    let ground = Testbed::new();
-    let kernel = load(&ground);
+    let testbed = Testbed::new();
+    let kernel = load(&testbed);
     // Its listener takes no flow, so those of clients that are gone would stay for whoever has their ports next.
-    enforce(&ground, &kernel);
+    enforce(&testbed, &kernel);
     let flows = || {
         let fill = kernel.map_usage().unwrap();
         fill.iter().find(|fill| fill.map == "flows").unwrap().entries
     };
     for _ in 0..3 {
         assert_eq!(
-            ground.dial(&ground.container, "tcp", ENDPOINT).outcome(),
+            testbed.dial(&testbed.container, "tcp", ENDPOINT).outcome(),
             reached('p')
         );
     }
@@ -164,43 +164,43 @@ fn a_flow_goes_with_its_socket() {
 
 #[test]
 fn a_socket_from_before_the_pod_is_the_pods() {
-    let ground = Testbed::new();
-    let kernel = load(&ground);
-    let _server = ground.serve(ENDPOINT);
-    enforce(&ground, &kernel);
-    let late = || ground.dial(&ground.container, "late", ENDPOINT).outcome();
+    let testbed = Testbed::new();
+    let kernel = load(&testbed);
+    let _server = testbed.serve(ENDPOINT);
+    enforce(&testbed, &kernel);
+    let late = || testbed.dial(&testbed.container, "late", ENDPOINT).outcome();
     assert_eq!(late(), reached('p'));
-    take_out(&ground, "connect4");
-    eventually(&ground, "late", &reached('s'));
+    take_out(&testbed, "connect4");
+    eventually(&testbed, "late", &reached('s'));
 }
 
 #[test]
 fn a_socket_of_another_namespace_goes_nowhere() {
-    let ground = Testbed::new();
-    let kernel = load(&ground);
-    let _server = ground.serve(ENDPOINT);
-    enforce(&ground, &kernel);
-    let cgroup = CgroupId::of(&ground.pod).unwrap();
+    let testbed = Testbed::new();
+    let kernel = load(&testbed);
+    let _server = testbed.serve(ENDPOINT);
+    enforce(&testbed, &kernel);
+    let cgroup = CgroupId::of(&testbed.pod).unwrap();
     let elsewhere = Class::Enforced {
         pod: POD,
         port: 1,
         netns: 77,
     };
     kernel.set_class(cgroup, elsewhere).unwrap();
-    let dial = ground.dial(&ground.container, "tcp", ENDPOINT);
+    let dial = testbed.dial(&testbed.container, "tcp", ENDPOINT);
     assert_eq!(dial.outcome(), Dialled::failed("PermissionDenied"));
     assert_eq!(kernel.counters().unwrap().get(Counter::DeniedNamespace), 1);
 }
 
 #[test]
 fn the_nodes_listener_serves_sockets_of_the_nodes_namespace() {
-    let ground = Testbed::new();
-    let kernel = load(&ground);
-    let _server = ground.serve(ENDPOINT);
-    let Class::Enforced { port, netns, .. } = enforce(&ground, &kernel) else {
+    let testbed = Testbed::new();
+    let kernel = load(&testbed);
+    let _server = testbed.serve(ENDPOINT);
+    let Class::Enforced { port, netns, .. } = enforce(&testbed, &kernel) else {
         panic!("not enforced");
     };
-    // The ground's namespace stands for the node's, and the pod's own is another one.
+    // The testbed's namespace stands for the node's, and the pod's own is another one.
     let node = NodeState {
         netns,
         port: Some(port),
@@ -213,14 +213,14 @@ fn the_nodes_listener_serves_sockets_of_the_nodes_namespace() {
         netns: 77,
     };
     kernel
-        .set_class(CgroupId::of(&ground.pod).unwrap(), class)
+        .set_class(CgroupId::of(&testbed.pod).unwrap(), class)
         .unwrap();
     assert_eq!(
-        ground.dial(&ground.container, "tcp", ENDPOINT).outcome(),
+        testbed.dial(&testbed.container, "tcp", ENDPOINT).outcome(),
         reached('p')
     );
     // A loopback protected endpoint is one there.
-    let _local = ground.serve("127.0.0.1:6443");
+    let _local = testbed.serve("127.0.0.1:6443");
     let endpoints =
         [ENDPOINT, "127.0.0.1:6443"].map(|endpoint| ProtectedEndpoint::redirect(endpoint.parse().unwrap()));
     kernel.set_endpoints(&endpoints.into()).unwrap();
@@ -231,7 +231,8 @@ fn the_nodes_listener_serves_sockets_of_the_nodes_namespace() {
         "[::ffff:127.0.0.1]:6443",
         "[::]:6443",
     ] {
-        let Dialled::Reached { answer: 'p', .. } = ground.dial(&ground.container, "tcp", spelling).outcome()
+        let Dialled::Reached { answer: 'p', .. } =
+            testbed.dial(&testbed.container, "tcp", spelling).outcome()
         else {
             panic!("{spelling} is not taken to the listener");
         };
@@ -243,8 +244,12 @@ fn the_nodes_listener_serves_sockets_of_the_nodes_namespace() {
         port,
         netns,
     };
-    kernel.set_class(CgroupId::of(&ground.pod).unwrap(), own).unwrap();
-    let outcome = ground.dial(&ground.container, "tcp", "127.0.0.1:6443").outcome();
+    kernel
+        .set_class(CgroupId::of(&testbed.pod).unwrap(), own)
+        .unwrap();
+    let outcome = testbed
+        .dial(&testbed.container, "tcp", "127.0.0.1:6443")
+        .outcome();
     assert!(
         matches!(outcome, Dialled::Reached { answer: 's', .. }),
         "{outcome:?}"
@@ -253,16 +258,16 @@ fn the_nodes_listener_serves_sockets_of_the_nodes_namespace() {
 
 #[test]
 fn kinds_of_sockets_that_nobody_follows_are_not_made() {
-    let ground = Testbed::new();
-    let kernel = load(&ground);
-    let make = |how: &str| ground.dial(&ground.container, how, ENDPOINT).outcome();
+    let testbed = Testbed::new();
+    let kernel = load(&testbed);
+    let make = |how: &str| testbed.dial(&testbed.container, how, ENDPOINT).outcome();
     let refused = Dialled::failed("PermissionDenied");
     assert_eq!(make("raw"), Dialled::Closed, "without a class");
-    enforce(&ground, &kernel);
+    enforce(&testbed, &kernel);
     assert_eq!(make("raw"), refused);
     assert_eq!(make("raw6"), refused);
     assert_eq!(make("icmp"), Dialled::Closed, "ping needs it");
-    let cgroup = CgroupId::of(&ground.pod).unwrap();
+    let cgroup = CgroupId::of(&testbed.pod).unwrap();
     kernel.set_class(cgroup, Class::Pending).unwrap();
     assert_eq!(make("raw"), refused);
     assert_eq!(make("icmp"), refused);
@@ -270,24 +275,24 @@ fn kinds_of_sockets_that_nobody_follows_are_not_made() {
     assert_eq!(make("raw"), Dialled::Closed);
     assert_eq!(kernel.counters().unwrap().get(Counter::DeniedSockets), 4);
     kernel.set_class(cgroup, Class::Pending).unwrap();
-    take_out(&ground, "sock_create");
-    eventually(&ground, "raw", &Dialled::Closed);
+    take_out(&testbed, "sock_create");
+    eventually(&testbed, "raw", &Dialled::Closed);
 }
 
 #[tokio::test]
 async fn a_connection_from_before_carries_not_a_byte_more() {
-    let ground = Testbed::new();
-    let kernel = load(&ground);
+    let testbed = Testbed::new();
+    let kernel = load(&testbed);
     let bytes = Arc::new(AtomicU64::new(0));
-    counting(&ground, ENDPOINT, &bytes);
-    let talking = ground.dial(&ground.container, "talk", ENDPOINT);
+    counting(&testbed, ENDPOINT, &bytes);
+    let talking = testbed.dial(&testbed.container, "talk", ENDPOINT);
     let begun = Instant::now();
     while bytes.load(Ordering::Relaxed) == 0 {
         assert!(begun.elapsed() < PATIENCE, "it does not talk");
         thread::sleep(Duration::from_millis(5));
     }
-    let cgroup = CgroupId::of(&ground.pod).unwrap();
-    enforce(&ground, &kernel);
+    let cgroup = CgroupId::of(&testbed.pod).unwrap();
+    enforce(&testbed, &kernel);
     let (still, begun) = (bytes.load(Ordering::Relaxed), Instant::now());
     while bytes.load(Ordering::Relaxed) == still {
         assert!(
@@ -296,7 +301,7 @@ async fn a_connection_from_before_carries_not_a_byte_more() {
         );
         thread::sleep(Duration::from_millis(5));
     }
-    kernel.attach_egress_filter(&ground.pod, cgroup, false).unwrap();
+    kernel.attach_egress_filter(&testbed.pod, cgroup, false).unwrap();
     let mut events = kernel.events().unwrap();
     // What was in the sockets before is read, however late.
     let mut held = bytes.load(Ordering::Relaxed);
@@ -334,11 +339,11 @@ async fn a_connection_from_before_carries_not_a_byte_more() {
 
 #[test]
 fn pods_that_nobody_judged_are_open_only_where_the_operator_wants_it_and_no_agent_lives() {
-    let ground = Testbed::new();
-    let kernel = load(&ground);
-    let _server = ground.serve(ENDPOINT);
-    let folder = CgroupId::of(&ground.cgroup).unwrap();
-    let dial = || ground.dial(&ground.container, "tcp", ENDPOINT).outcome();
+    let testbed = Testbed::new();
+    let kernel = load(&testbed);
+    let _server = testbed.serve(ENDPOINT);
+    let folder = CgroupId::of(&testbed.cgroup).unwrap();
+    let dial = || testbed.dial(&testbed.container, "tcp", ENDPOINT).outcome();
     let refused = Dialled::failed("PermissionDenied");
     kernel.set_class(folder, Class::Unclassified).unwrap();
     kernel.set_node(node(FailMode::Closed)).unwrap();
@@ -355,12 +360,12 @@ fn pods_that_nobody_judged_are_open_only_where_the_operator_wants_it_and_no_agen
 
 #[test]
 fn a_link_that_is_lost_is_put_back() {
-    let ground = Testbed::new();
-    let kernel = load(&ground);
-    let _server = ground.serve(ENDPOINT);
-    enforce(&ground, &kernel);
-    let cgroup = CgroupId::of(&ground.pod).unwrap();
-    kernel.attach_egress_filter(&ground.pod, cgroup, false).unwrap();
+    let testbed = Testbed::new();
+    let kernel = load(&testbed);
+    let _server = testbed.serve(ENDPOINT);
+    enforce(&testbed, &kernel);
+    let cgroup = CgroupId::of(&testbed.pod).unwrap();
+    kernel.attach_egress_filter(&testbed.pod, cgroup, false).unwrap();
     assert_eq!(verified(&kernel), vec![]);
     let pod_link = format!("pod_{}", cgroup.0);
     for (link, program) in [
@@ -368,7 +373,7 @@ fn a_link_that_is_lost_is_put_back() {
         ("sock_ops", "sock_ops"),
         (&pod_link, "egress"),
     ] {
-        take_out(&ground, link);
+        take_out(&testbed, link);
         let repaired = verified(&kernel);
         let found: Vec<_> = repaired
             .iter()
@@ -378,7 +383,7 @@ fn a_link_that_is_lost_is_put_back() {
         assert_eq!(verified(&kernel), vec![], "it stays back");
     }
     assert_eq!(
-        ground.dial(&ground.container, "tcp", ENDPOINT).outcome(),
+        testbed.dial(&testbed.container, "tcp", ENDPOINT).outcome(),
         reached('p')
     );
     kernel.release(cgroup).unwrap();
@@ -387,12 +392,12 @@ fn a_link_that_is_lost_is_put_back() {
 
 #[test]
 fn a_link_that_is_detached_is_put_back() {
-    let ground = Testbed::new();
-    let kernel = load(&ground);
-    enforce(&ground, &kernel);
-    let cgroup = CgroupId::of(&ground.pod).unwrap();
-    kernel.attach_egress_filter(&ground.pod, cgroup, false).unwrap();
-    ground
+    let testbed = Testbed::new();
+    let kernel = load(&testbed);
+    enforce(&testbed, &kernel);
+    let cgroup = CgroupId::of(&testbed.pod).unwrap();
+    kernel.attach_egress_filter(&testbed.pod, cgroup, false).unwrap();
+    testbed
         .inside(|| kernel.attach_interface_filter(Ifindex(LOOPBACK), cgroup))
         .unwrap();
     for link in [
@@ -400,26 +405,26 @@ fn a_link_that_is_detached_is_put_back() {
         format!("pod_{}", cgroup.0),
         format!("interface_{LOOPBACK}"),
     ] {
-        detach_link(&ground.layout().join(format!("link_{link}"))).unwrap();
-        let repaired = ground.inside(|| verified(&kernel));
+        detach_link(&testbed.layout().join(format!("link_{link}"))).unwrap();
+        let repaired = testbed.inside(|| verified(&kernel));
         let found: Vec<_> = repaired
             .iter()
             .map(|repaired| (repaired.link.as_str(), repaired.fault))
             .collect();
         assert_eq!(found, [(link.as_str(), LinkFault::Detached)]);
-        assert_eq!(ground.inside(|| verified(&kernel)), vec![], "it stays back");
+        assert_eq!(testbed.inside(|| verified(&kernel)), vec![], "it stays back");
     }
 }
 
 #[test]
 fn what_is_attached_late_to_a_pod_that_is_let_go_is_taken_away() {
-    let ground = Testbed::new();
-    let kernel = load(&ground);
-    let class = enforce(&ground, &kernel);
-    let cgroup = CgroupId::of(&ground.pod).unwrap();
+    let testbed = Testbed::new();
+    let kernel = load(&testbed);
+    let class = enforce(&testbed, &kernel);
+    let cgroup = CgroupId::of(&testbed.pod).unwrap();
     let link = format!("link_pod_{}", cgroup.0);
-    let is_there = || ground.layout().join(&link).exists();
-    let hold = || kernel.attach_egress_filter(&ground.pod, cgroup, false).unwrap();
+    let is_there = || testbed.layout().join(&link).exists();
+    let hold = || kernel.attach_egress_filter(&testbed.pod, cgroup, false).unwrap();
     for kept in [Class::Pending, class] {
         kernel.set_class(cgroup, kept).unwrap();
         hold();
@@ -441,26 +446,26 @@ fn what_is_attached_late_to_a_pod_that_is_let_go_is_taken_away() {
 /// An agent that was to take over let a pod go that this one enforces. Once it is released here nothing of it stays.
 #[test]
 fn what_another_agent_let_go_is_held_again_and_then_released() {
-    let ground = Testbed::new();
-    let kernel = load(&ground);
-    let class = enforce(&ground, &kernel);
-    let cgroup = CgroupId::of(&ground.pod).unwrap();
+    let testbed = Testbed::new();
+    let kernel = load(&testbed);
+    let class = enforce(&testbed, &kernel);
+    let cgroup = CgroupId::of(&testbed.pod).unwrap();
     let links = [
         format!("link_pod_{}", cgroup.0),
         format!("link_interface_{LOOPBACK}"),
     ];
-    let there = || links.each_ref().map(|link| ground.layout().join(link).exists());
+    let there = || links.each_ref().map(|link| testbed.layout().join(link).exists());
     let tend = || {
         kernel.set_class(cgroup, class).unwrap();
-        kernel.attach_egress_filter(&ground.pod, cgroup, false).unwrap();
-        ground
+        kernel.attach_egress_filter(&testbed.pod, cgroup, false).unwrap();
+        testbed
             .inside(|| kernel.attach_interface_filter(Ifindex(LOOPBACK), cgroup))
             .unwrap();
     };
     tend();
     assert_eq!(there(), [true, true]);
     for tends_first in [true, false] {
-        let other = load(&ground);
+        let other = load(&testbed);
         other.set_class(cgroup, Class::Exempt).unwrap();
         other.release(cgroup).unwrap();
         drop(other);
@@ -468,12 +473,12 @@ fn what_another_agent_let_go_is_held_again_and_then_released() {
         if tends_first {
             tend();
         }
-        ground.inside(|| kernel.verify());
+        testbed.inside(|| kernel.verify());
         if !tends_first {
             tend();
         }
         assert_eq!(there(), [true, true], "{tends_first}");
-        assert_eq!(ground.inside(|| verified(&kernel)), vec![]);
+        assert_eq!(testbed.inside(|| verified(&kernel)), vec![]);
     }
     kernel.set_class(cgroup, Class::Exempt).unwrap();
     kernel.release(cgroup).unwrap();
@@ -483,44 +488,44 @@ fn what_another_agent_let_go_is_held_again_and_then_released() {
 /// A pod has a new interface with each of its sandboxes.
 #[test]
 fn an_interface_that_is_gone_is_forgotten() {
-    let ground = Testbed::new();
-    let kernel = load(&ground);
-    enforce(&ground, &kernel);
-    let cgroup = CgroupId::of(&ground.pod).unwrap();
+    let testbed = Testbed::new();
+    let kernel = load(&testbed);
+    enforce(&testbed, &kernel);
+    let cgroup = CgroupId::of(&testbed.pod).unwrap();
     let ip = |line: &str| {
         let done = Command::new("ip").args(line.split(' ')).status().unwrap();
         assert!(done.success(), "ip {line}");
     };
-    let index = ground.inside(|| {
+    let index = testbed.inside(|| {
         ip("link add pod0 type veth peer name pod1");
         let index = nix::net::if_::if_nametoindex("pod0").unwrap();
         kernel.attach_interface_filter(Ifindex(index), cgroup).unwrap();
         index
     });
-    let link = ground.layout().join(format!("link_interface_{index}"));
-    assert_eq!(ground.inside(|| verified(&kernel)), vec![]);
+    let link = testbed.layout().join(format!("link_interface_{index}"));
+    assert_eq!(testbed.inside(|| verified(&kernel)), vec![]);
     assert!(link.exists());
-    ground.inside(|| ip("link del pod0"));
-    assert_eq!(ground.inside(|| verified(&kernel)), vec![]);
+    testbed.inside(|| ip("link del pod0"));
+    assert_eq!(testbed.inside(|| verified(&kernel)), vec![]);
     assert!(!link.exists());
 }
 
 /// As where an agent with another layout of maps took this one's programs away, and then failed.
 #[test]
 fn links_come_back_though_their_folder_is_gone() {
-    let ground = Testbed::new();
-    let kernel = load(&ground);
-    let _server = ground.serve(ENDPOINT);
-    enforce(&ground, &kernel);
+    let testbed = Testbed::new();
+    let kernel = load(&testbed);
+    let _server = testbed.serve(ENDPOINT);
+    enforce(&testbed, &kernel);
     kernel
-        .attach_egress_filter(&ground.pod, CgroupId::of(&ground.pod).unwrap(), false)
+        .attach_egress_filter(&testbed.pod, CgroupId::of(&testbed.pod).unwrap(), false)
         .unwrap();
-    Kernel::unload(&ground.bpffs).unwrap();
-    eventually(&ground, "tcp", &reached('s'));
+    Kernel::unload(&testbed.bpffs).unwrap();
+    eventually(&testbed, "tcp", &reached('s'));
     assert!(!verified(&kernel).is_empty());
     assert_eq!(verified(&kernel), vec![], "they stay");
     assert_eq!(
-        ground.dial(&ground.container, "tcp", ENDPOINT).outcome(),
+        testbed.dial(&testbed.container, "tcp", ENDPOINT).outcome(),
         reached('p')
     );
 }
@@ -528,13 +533,13 @@ fn links_come_back_though_their_folder_is_gone() {
 /// An agent was killed after it pinned a link and before it gave it its place.
 #[test]
 fn a_link_that_has_no_place_goes() {
-    let ground = Testbed::new();
-    let kernel = load(&ground);
-    enforce(&ground, &kernel);
-    let cgroup = CgroupId::of(&ground.pod).unwrap();
-    kernel.attach_egress_filter(&ground.pod, cgroup, false).unwrap();
-    let link = ground.layout().join(format!("link_pod_{}", cgroup.0));
-    let unfinished = ground.layout().join(format!("link_pod_{}_new", cgroup.0));
+    let testbed = Testbed::new();
+    let kernel = load(&testbed);
+    enforce(&testbed, &kernel);
+    let cgroup = CgroupId::of(&testbed.pod).unwrap();
+    kernel.attach_egress_filter(&testbed.pod, cgroup, false).unwrap();
+    let link = testbed.layout().join(format!("link_pod_{}", cgroup.0));
+    let unfinished = testbed.layout().join(format!("link_pod_{}_new", cgroup.0));
     fs::hard_link(&link, &unfinished).unwrap();
     assert_eq!(verified(&kernel), vec![]);
     assert!(link.exists() && !unfinished.exists());
@@ -543,14 +548,14 @@ fn a_link_that_has_no_place_goes() {
 /// An agent that was to take over has told the kernel of a node's listener that went with it.
 #[test]
 fn the_node_is_told_again() {
-    let ground = Testbed::new();
-    let kernel = load(&ground);
-    let _server = ground.serve(ENDPOINT);
-    let folder = CgroupId::of(&ground.cgroup).unwrap();
+    let testbed = Testbed::new();
+    let kernel = load(&testbed);
+    let _server = testbed.serve(ENDPOINT);
+    let folder = CgroupId::of(&testbed.cgroup).unwrap();
     kernel.set_class(folder, Class::Unclassified).unwrap();
     kernel.set_node(node(FailMode::Closed)).unwrap();
-    load(&ground).set_node(node(FailMode::Open)).unwrap();
-    let dial = || ground.dial(&ground.container, "tcp", ENDPOINT).outcome();
+    load(&testbed).set_node(node(FailMode::Open)).unwrap();
+    let dial = || testbed.dial(&testbed.container, "tcp", ENDPOINT).outcome();
     assert_eq!(dial(), reached('s'), "the other's word");
     kernel.verify();
     assert_eq!(dial(), Dialled::failed("PermissionDenied"));
@@ -558,17 +563,17 @@ fn the_node_is_told_again() {
 
 #[test]
 fn what_cannot_be_put_back_keeps_nothing_else_from_being() {
-    let ground = Testbed::new();
-    let kernel = load(&ground);
-    let _server = ground.serve(ENDPOINT);
-    let folder = CgroupId::of(&ground.cgroup).unwrap();
+    let testbed = Testbed::new();
+    let kernel = load(&testbed);
+    let _server = testbed.serve(ENDPOINT);
+    let folder = CgroupId::of(&testbed.cgroup).unwrap();
     kernel.set_class(folder, Class::Unclassified).unwrap();
     kernel.set_node(node(FailMode::Closed)).unwrap();
-    load(&ground).set_node(node(FailMode::Open)).unwrap();
-    let place = ground.layout().join("EVENTS");
+    load(&testbed).set_node(node(FailMode::Open)).unwrap();
+    let place = testbed.layout().join("EVENTS");
     fs::remove_file(&place).unwrap();
     symlink("nowhere", &place).unwrap();
-    take_out(&ground, "connect4");
+    take_out(&testbed, "connect4");
     let found = kernel.verify();
     assert!(
         matches!(found.failure, Some(KernelError::PinMap { map: "EVENTS", .. })),
@@ -577,7 +582,7 @@ fn what_cannot_be_put_back_keeps_nothing_else_from_being() {
     // The other's, but for the one that is gone.
     assert_eq!(found.repaired.len(), Program::ROOT.len(), "{found:?}");
     assert_eq!(
-        ground.dial(&ground.container, "tcp", ENDPOINT).outcome(),
+        testbed.dial(&testbed.container, "tcp", ENDPOINT).outcome(),
         Dialled::failed("PermissionDenied"),
         "the node was not told"
     );
@@ -587,12 +592,12 @@ fn what_cannot_be_put_back_keeps_nothing_else_from_being() {
 
 #[test]
 fn a_pod_that_tries_in_a_loop_is_heard_so_often_a_second() {
-    let ground = Testbed::new();
-    let kernel = load(&ground);
+    let testbed = Testbed::new();
+    let kernel = load(&testbed);
     kernel
-        .set_class(CgroupId::of(&ground.pod).unwrap(), Class::Pending)
+        .set_class(CgroupId::of(&testbed.pod).unwrap(), Class::Pending)
         .unwrap();
-    let tries = ground.dial(&ground.container, "thousand", ENDPOINT).outcome();
+    let tries = testbed.dial(&testbed.container, "thousand", ENDPOINT).outcome();
     assert_eq!(tries, Dialled::failed("PermissionDenied"));
     let counters = kernel.counters().unwrap();
     assert_eq!(counters.get(Counter::DeniedPending), 1000);
@@ -604,8 +609,8 @@ fn a_pod_that_tries_in_a_loop_is_heard_so_often_a_second() {
 }
 
 /// A server that counts what reaches it. It ends with the process.
-fn counting(ground: &Testbed, address: &str, bytes: &Arc<AtomicU64>) {
-    let listener = ground.inside(|| TcpListener::bind(address).unwrap());
+fn counting(testbed: &Testbed, address: &str, bytes: &Arc<AtomicU64>) {
+    let listener = testbed.inside(|| TcpListener::bind(address).unwrap());
     let bytes = Arc::clone(bytes);
     thread::spawn(move || {
         for stream in listener.incoming() {

@@ -96,19 +96,19 @@ impl RoundTrips {
     }
 }
 
-fn load(ground: &Testbed) -> Result<Kernel, KernelError> {
+fn load(testbed: &Testbed) -> Result<Kernel, KernelError> {
     Kernel::load(&KernelConfig {
-        cgroup_root: ground.cgroup.clone(),
-        bpffs: ground.bpffs.clone(),
+        cgroup_root: testbed.cgroup.clone(),
+        bpffs: testbed.bpffs.clone(),
     })
 }
 
 #[test]
 fn while_another_is_alone_it_is_named_and_enforced_pods_are_closed() {
-    let ground = Testbed::new();
-    let _server = ground.serve(ENDPOINT4);
-    let foreign = Exclusive::attach(&ground.cgroup).unwrap();
-    let kernel = load(&ground).unwrap();
+    let testbed = Testbed::new();
+    let _server = testbed.serve(ENDPOINT4);
+    let foreign = Exclusive::attach(&testbed.cgroup).unwrap();
+    let kernel = load(&testbed).unwrap();
     let failure = kernel.verify().failure.unwrap();
     assert!(
         matches!(failure, KernelError::Exclusive { program: "connect4" }),
@@ -117,15 +117,15 @@ fn while_another_is_alone_it_is_named_and_enforced_pods_are_closed() {
     kernel
         .set_endpoints(&[ProtectedEndpoint::redirect(ENDPOINT4.parse().unwrap())].into())
         .unwrap();
-    let pod = CgroupId::of(&ground.pod).unwrap();
+    let pod = CgroupId::of(&testbed.pod).unwrap();
     let class = Class::Enforced {
         pod: 1,
         port: 1,
         netns: 2,
     };
-    kernel.attach_egress_filter(&ground.pod, pod, false).unwrap();
+    kernel.attach_egress_filter(&testbed.pod, pod, false).unwrap();
     kernel.set_class(pod, class).unwrap();
-    let dial = || ground.dial(&ground.container, "tcp", ENDPOINT4).outcome();
+    let dial = || testbed.dial(&testbed.container, "tcp", ENDPOINT4).outcome();
     let closed = dial();
     assert!(matches!(closed, Dialled::Failed(_)), "{closed:?}");
     assert!(kernel.counters().unwrap().get(Counter::DroppedPackets) > 0);
@@ -150,33 +150,33 @@ fn while_another_is_alone_it_is_named_and_enforced_pods_are_closed() {
 
 #[test]
 fn where_ours_are_no_other_can_be_alone() {
-    let ground = Testbed::new();
-    let kernel = load(&ground).unwrap();
+    let testbed = Testbed::new();
+    let kernel = load(&testbed).unwrap();
     kernel
         .set_endpoints(&[ProtectedEndpoint::redirect(ENDPOINT4.parse().unwrap())].into())
         .unwrap();
     kernel
-        .set_class(CgroupId::of(&ground.cgroup).unwrap(), Class::Pending)
+        .set_class(CgroupId::of(&testbed.cgroup).unwrap(), Class::Pending)
         .unwrap();
-    let error = Exclusive::attach(&ground.cgroup).unwrap_err();
+    let error = Exclusive::attach(&testbed.cgroup).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::PermissionDenied);
     // Further down it may, beside those above, which run all the same.
-    let _beside = Exclusive::attach(&ground.pod).unwrap();
-    let dial = ground.dial(&ground.container, "tcp", ENDPOINT4).outcome();
+    let _beside = Exclusive::attach(&testbed.pod).unwrap();
+    let dial = testbed.dial(&testbed.container, "tcp", ENDPOINT4).outcome();
     assert_eq!(dial, Dialled::failed("PermissionDenied"));
 }
 
 /// Of one socket, the programs of all share one set of flags.
 #[test]
 fn what_anothers_program_asks_to_be_told_it_is() {
-    let ground = Testbed::new();
+    let testbed = Testbed::new();
     // It runs before ours, which is attached above it.
-    let others = RoundTrips::attach(&ground.pod);
-    let kernel = load(&ground).unwrap();
+    let others = RoundTrips::attach(&testbed.pod);
+    let kernel = load(&testbed).unwrap();
     kernel
         .set_endpoints(&[ProtectedEndpoint::redirect(ENDPOINT4.parse().unwrap())].into())
         .unwrap();
-    let (listener, netns) = ground.inside(|| {
+    let (listener, netns) = testbed.inside(|| {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let netns = netns_cookie(&listener).unwrap();
         (listener, netns)
@@ -187,9 +187,9 @@ fn what_anothers_program_asks_to_be_told_it_is() {
         netns,
     };
     kernel
-        .set_class(CgroupId::of(&ground.pod).unwrap(), class)
+        .set_class(CgroupId::of(&testbed.pod).unwrap(), class)
         .unwrap();
-    let talking = ground.dial(&ground.container, "talk", ENDPOINT4);
+    let talking = testbed.dial(&testbed.container, "talk", ENDPOINT4);
     let (accept, accepted) = mpsc::channel();
     thread::spawn(move || accept.send(listener.accept()));
     let (mut stream, _) = accepted.recv_timeout(PATIENCE).unwrap().unwrap();
@@ -208,16 +208,16 @@ fn what_anothers_program_asks_to_be_told_it_is() {
 /// An entry that is written again is another one, and for a moment a connect may find neither.
 #[test]
 fn a_class_that_stays_is_not_written() {
-    let ground = Testbed::new();
-    let kernel = load(&ground).unwrap();
-    let pod = CgroupId::of(&ground.pod).unwrap();
+    let testbed = Testbed::new();
+    let kernel = load(&testbed).unwrap();
+    let pod = CgroupId::of(&testbed.pod).unwrap();
     let class = |port| Class::Enforced {
         pod: 1,
         port,
         netns: 2,
     };
     kernel.set_class(pod, class(1)).unwrap();
-    freeze(&ground.layout().join("CLASSES"));
+    freeze(&testbed.layout().join("CLASSES"));
     kernel.set_class(pod, class(1)).unwrap();
     assert!(kernel.set_class(pod, class(2)).is_err(), "nobody can write to it");
 }

@@ -57,16 +57,16 @@ fn endpoints() -> BTreeSet<ProtectedEndpoint> {
         .collect()
 }
 
-fn load(ground: &Testbed) -> Arc<Kernel> {
-    let kernel = Kernel::load(&config(ground)).unwrap_or_else(|error| panic!("{error}"));
+fn load(testbed: &Testbed) -> Arc<Kernel> {
+    let kernel = Kernel::load(&config(testbed)).unwrap_or_else(|error| panic!("{error}"));
     kernel.set_endpoints(&endpoints()).unwrap();
     Arc::new(kernel)
 }
 
-fn config(ground: &Testbed) -> KernelConfig {
+fn config(testbed: &Testbed) -> KernelConfig {
     KernelConfig {
-        cgroup_root: ground.cgroup.clone(),
-        bpffs: ground.bpffs.clone(),
+        cgroup_root: testbed.cgroup.clone(),
+        bpffs: testbed.bpffs.clone(),
     }
 }
 
@@ -79,15 +79,15 @@ struct Pod {
 }
 
 impl Pod {
-    fn enforce(kernel: &Arc<Kernel>, ground: &Testbed) -> Self {
-        Self::limited(kernel, ground, POD, 16)
+    fn enforce(kernel: &Arc<Kernel>, testbed: &Testbed) -> Self {
+        Self::limited(kernel, testbed, POD, 16)
     }
 
     /// With a listener that takes flows of the number `number`, and so many connections at once.
-    fn limited(kernel: &Arc<Kernel>, ground: &Testbed, number: u64, limit: usize) -> Self {
-        let listener = InPodListener::open(&ground.netns).unwrap();
+    fn limited(kernel: &Arc<Kernel>, testbed: &Testbed, number: u64, limit: usize) -> Self {
+        let listener = InPodListener::open(&testbed.netns).unwrap();
         let (port, netns) = (listener.port(), listener.netns_cookie());
-        let cgroup = CgroupId::of(&ground.pod).unwrap();
+        let cgroup = CgroupId::of(&testbed.pod).unwrap();
         kernel
             .set_class(
                 cgroup,
@@ -147,16 +147,16 @@ fn reached(endpoint: &str, byte: char) -> Dialled {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_enforced_pods_dials_reach_its_listener_and_the_client_sees_what_it_dialled() {
-    let ground = Testbed::new();
-    let kernel = load(&ground);
-    let mut pod = Pod::enforce(&kernel, &ground);
+    let testbed = Testbed::new();
+    let kernel = load(&testbed);
+    let mut pod = Pod::enforce(&kernel, &testbed);
     for (dialled, origin) in [
         (ENDPOINT4, ENDPOINT4),
         (ENDPOINT6, ENDPOINT6),
         ("[::ffff:10.96.0.1]:443", ENDPOINT4),
         ("[64:ff9b::10.96.0.1]:443", ENDPOINT4),
     ] {
-        let dial = ground.dial(&ground.container, "tcp", dialled);
+        let dial = testbed.dial(&testbed.container, "tcp", dialled);
         let accepted = pod.accepted().await;
         assert_eq!(
             accepted.origin,
@@ -174,12 +174,12 @@ async fn an_enforced_pods_dials_reach_its_listener_and_the_client_sees_what_it_d
         );
         let cgroup = process.cgroup.as_deref().unwrap();
         assert!(
-            ground.container.ends_with(cgroup.trim_start_matches('/')),
+            testbed.container.ends_with(cgroup.trim_start_matches('/')),
             "{cgroup}"
         );
         // Taken is taken: the same flow serves no second connection.
         let local = accepted.stream.local_addr().unwrap();
-        let cookie = InPodListener::open(&ground.netns).unwrap().netns_cookie();
+        let cookie = InPodListener::open(&testbed.netns).unwrap().netns_cookie();
         assert_eq!(kernel.take_flow(cookie, local, accepted.peer).unwrap(), None);
         drop(accepted);
         assert_eq!(dial.outcome(), reached(dialled, 'p'), "{dialled}");
@@ -191,11 +191,11 @@ async fn an_enforced_pods_dials_reach_its_listener_and_the_client_sees_what_it_d
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pod_has_so_many_connections_and_the_next_waits_for_one_to_end() {
-    let ground = Testbed::new();
-    let kernel = load(&ground);
-    let mut pod = Pod::limited(&kernel, &ground, POD, 2);
+    let testbed = Testbed::new();
+    let kernel = load(&testbed);
+    let mut pod = Pod::limited(&kernel, &testbed, POD, 2);
     let dials: Vec<_> = (0..3)
-        .map(|_| ground.dial(&ground.container, "tcp", ENDPOINT4))
+        .map(|_| testbed.dial(&testbed.container, "tcp", ENDPOINT4))
         .collect();
     let (first, _second) = (pod.accepted().await, pod.accepted().await);
     let third = tokio::time::timeout(Duration::from_millis(300), pod.arrivals.recv()).await;
@@ -209,10 +209,10 @@ async fn a_pod_has_so_many_connections_and_the_next_waits_for_one_to_end() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flow_to_a_listener_before_this_one_is_not_taken() {
-    let ground = Testbed::new();
-    let kernel = load(&ground);
-    let mut pod = Pod::limited(&kernel, &ground, POD + 1, 2);
-    let dial = ground.dial(&ground.container, "tcp", ENDPOINT4);
+    let testbed = Testbed::new();
+    let kernel = load(&testbed);
+    let mut pod = Pod::limited(&kernel, &testbed, POD + 1, 2);
+    let dial = testbed.dial(&testbed.container, "tcp", ENDPOINT4);
     let Arrival::UnattributedConnection(closed) = pod.next().await else {
         panic!("the class carries another number");
     };
@@ -222,11 +222,11 @@ async fn a_flow_to_a_listener_before_this_one_is_not_taken() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pending_pod_is_refused_at_endpoints_alone_and_told_of() {
-    let ground = Testbed::new();
-    let kernel = load(&ground);
-    let (_server, _other) = (ground.serve(ENDPOINT4), ground.serve("10.96.0.1:80"));
+    let testbed = Testbed::new();
+    let kernel = load(&testbed);
+    let (_server, _other) = (testbed.serve(ENDPOINT4), testbed.serve("10.96.0.1:80"));
     kernel
-        .set_class(CgroupId::of(&ground.pod).unwrap(), Class::Pending)
+        .set_class(CgroupId::of(&testbed.pod).unwrap(), Class::Pending)
         .unwrap();
     let mut events = kernel.events().unwrap();
     for (dialled, hook, protocol, how) in [
@@ -234,7 +234,7 @@ async fn a_pending_pod_is_refused_at_endpoints_alone_and_told_of() {
         ("[::ffff:10.96.0.1]:443", Hook::Connect6, 6, "tcp"),
         (ENDPOINT4, Hook::Connect4, 17, "udp"),
     ] {
-        let dial = ground.dial(&ground.container, how, dialled);
+        let dial = testbed.dial(&testbed.container, how, dialled);
         let pid = dial.pid();
         assert_eq!(dial.outcome(), Dialled::failed("PermissionDenied"), "{dialled}");
         let event = soon(events.next()).await.unwrap();
@@ -242,42 +242,42 @@ async fn a_pending_pod_is_refused_at_endpoints_alone_and_told_of() {
         assert_eq!(event.hook, Some(hook));
         assert_eq!(event.origin, ENDPOINT4.parse::<SocketAddr>().unwrap());
         assert_eq!(event.protocol, protocol);
-        assert_eq!(event.cgroup, CgroupId::of(&ground.pod).unwrap());
+        assert_eq!(event.cgroup, CgroupId::of(&testbed.pod).unwrap());
         assert_eq!((event.pid, event.comm.as_str()), (pid, "dialler::dialle"));
     }
     assert_eq!(kernel.counters().unwrap().get(Counter::DeniedPending), 3);
-    let other = ground.dial(&ground.container, "tcp", "10.96.0.1:80").outcome();
+    let other = testbed.dial(&testbed.container, "tcp", "10.96.0.1:80").outcome();
     assert_eq!(other, reached("10.96.0.1:80", 's'));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_nearest_class_decides_and_without_one_everything_passes() {
-    let ground = Testbed::new();
-    let kernel = load(&ground);
-    let _server = ground.serve(ENDPOINT4);
-    let dial = || ground.dial(&ground.container, "tcp", ENDPOINT4).outcome();
+    let testbed = Testbed::new();
+    let kernel = load(&testbed);
+    let _server = testbed.serve(ENDPOINT4);
+    let dial = || testbed.dial(&testbed.container, "tcp", ENDPOINT4).outcome();
     assert_eq!(dial(), reached(ENDPOINT4, 's'), "no class");
     kernel
-        .set_class(CgroupId::of(&ground.cgroup).unwrap(), Class::Pending)
+        .set_class(CgroupId::of(&testbed.cgroup).unwrap(), Class::Pending)
         .unwrap();
     assert_eq!(dial(), Dialled::failed("PermissionDenied"), "pending above");
     kernel
-        .set_class(CgroupId::of(&ground.pod).unwrap(), Class::Exempt)
+        .set_class(CgroupId::of(&testbed.pod).unwrap(), Class::Exempt)
         .unwrap();
     assert_eq!(dial(), reached(ENDPOINT4, 's'), "exempt nearer");
-    kernel.remove_class(CgroupId::of(&ground.pod).unwrap()).unwrap();
+    kernel.remove_class(CgroupId::of(&testbed.pod).unwrap()).unwrap();
     assert_eq!(dial(), Dialled::failed("PermissionDenied"), "pending again");
-    kernel.remove_class(CgroupId::of(&ground.pod).unwrap()).unwrap();
+    kernel.remove_class(CgroupId::of(&testbed.pod).unwrap()).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_enforced_pod_has_no_other_way_to_an_endpoint() {
-    let ground = Testbed::new();
-    let kernel = load(&ground);
-    let _pod = Pod::enforce(&kernel, &ground);
+    let testbed = Testbed::new();
+    let kernel = load(&testbed);
+    let _pod = Pod::enforce(&kernel, &testbed);
     let mut events = kernel.events().unwrap();
     assert_eq!(
-        ground.dial(&ground.pod, "udp", ENDPOINT4).outcome(),
+        testbed.dial(&testbed.pod, "udp", ENDPOINT4).outcome(),
         Dialled::failed("PermissionDenied")
     );
     let event = soon(events.next()).await.unwrap();
@@ -289,7 +289,7 @@ async fn an_enforced_pod_has_no_other_way_to_an_endpoint() {
         ("[::ffff:10.96.0.1]:443", Hook::SendMsg4),
     ] {
         assert_eq!(
-            ground.dial(&ground.pod, "send", endpoint).outcome(),
+            testbed.dial(&testbed.pod, "send", endpoint).outcome(),
             Dialled::failed("PermissionDenied")
         );
         let event = soon(events.next()).await.unwrap();
@@ -300,33 +300,33 @@ async fn an_enforced_pod_has_no_other_way_to_an_endpoint() {
         );
     }
     assert_eq!(
-        ground.dial(&ground.pod, "send", "10.96.0.1:53").outcome(),
+        testbed.dial(&testbed.pod, "send", "10.96.0.1:53").outcome(),
         Dialled::Closed
     );
 
     let shut: BTreeSet<_> = [ProtectedEndpoint::deny(ENDPOINT4.parse().unwrap())].into();
     kernel.set_endpoints(&shut).unwrap();
     assert_eq!(
-        ground.dial(&ground.pod, "tcp", ENDPOINT4).outcome(),
+        testbed.dial(&testbed.pod, "tcp", ENDPOINT4).outcome(),
         Dialled::failed("PermissionDenied")
     );
     let event = soon(events.next()).await.unwrap();
     assert_eq!(event.reason, Some(DenyReason::DeniedEndpoint));
     // What is no protected endpoint any more is none.
-    let _server = ground.serve(ENDPOINT6);
+    let _server = testbed.serve(ENDPOINT6);
     assert_eq!(
-        ground.dial(&ground.pod, "tcp", ENDPOINT6).outcome(),
+        testbed.dial(&testbed.pod, "tcp", ENDPOINT6).outcome(),
         reached(ENDPOINT6, 's')
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_dials_the_listener_itself_is_nobody() {
-    let ground = Testbed::new();
-    let kernel = load(&ground);
-    let mut pod = Pod::enforce(&kernel, &ground);
+    let testbed = Testbed::new();
+    let kernel = load(&testbed);
+    let mut pod = Pod::enforce(&kernel, &testbed);
     for address in [format!("127.0.0.1:{}", pod.port), format!("[::1]:{}", pod.port)] {
-        let dial = ground.dial(&ground.container, "tcp", &address);
+        let dial = testbed.dial(&testbed.container, "tcp", &address);
         match pod.next().await {
             Arrival::UnattributedConnection(none) => {
                 assert_eq!(none.cause, UnattributedCause::Unknown);
@@ -340,37 +340,37 @@ async fn who_dials_the_listener_itself_is_nobody() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_hangs_up_at_once_is_no_alarm() {
-    let ground = Testbed::new();
-    let kernel = load(&ground);
-    let mut pod = Pod::enforce(&kernel, &ground);
+    let testbed = Testbed::new();
+    let kernel = load(&testbed);
+    let mut pod = Pod::enforce(&kernel, &testbed);
     assert_eq!(
-        ground.dial(&ground.pod, "brief", ENDPOINT4).outcome(),
+        testbed.dial(&testbed.pod, "brief", ENDPOINT4).outcome(),
         Dialled::Closed
     );
     // The last one is behind all others.
-    let dial = ground.dial(&ground.pod, "tcp", ENDPOINT4);
+    let dial = testbed.dial(&testbed.pod, "tcp", ENDPOINT4);
     while pod.accepted().await.process.pid != dial.pid() {}
     assert_eq!(dial.outcome(), reached(ENDPOINT4, 'p'));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_an_agent_the_endpoints_stay_shut_and_the_next_agent_carries_on() {
-    let ground = Testbed::new();
-    let _server = ground.serve(ENDPOINT4);
-    let kernel = load(&ground);
-    let mut pod = Pod::enforce(&kernel, &ground);
-    let dial = ground.dial(&ground.pod, "tcp", ENDPOINT4);
+    let testbed = Testbed::new();
+    let _server = testbed.serve(ENDPOINT4);
+    let kernel = load(&testbed);
+    let mut pod = Pod::enforce(&kernel, &testbed);
+    let dial = testbed.dial(&testbed.pod, "tcp", ENDPOINT4);
     pod.accepted().await;
     assert_eq!(dial.outcome(), reached(ENDPOINT4, 'p'));
     let (port, netns) = (pod.port, pod.netns);
     drop(pod);
     let kernel = settle(kernel).await;
     drop(kernel);
-    let gone = ground.dial(&ground.pod, "tcp", ENDPOINT4).outcome();
+    let gone = testbed.dial(&testbed.pod, "tcp", ENDPOINT4).outcome();
     assert_eq!(gone, Dialled::failed("ConnectionRefused"));
 
-    let kernel = Arc::new(Kernel::load(&config(&ground)).unwrap());
-    let cgroup = CgroupId::of(&ground.pod).unwrap();
+    let kernel = Arc::new(Kernel::load(&config(&testbed)).unwrap());
+    let cgroup = CgroupId::of(&testbed.pod).unwrap();
     assert_eq!(
         kernel.classes().unwrap(),
         vec![(
@@ -382,8 +382,8 @@ async fn without_an_agent_the_endpoints_stay_shut_and_the_next_agent_carries_on(
             }
         )]
     );
-    let mut pod = Pod::enforce(&kernel, &ground);
-    let dial = ground.dial(&ground.pod, "tcp", ENDPOINT4);
+    let mut pod = Pod::enforce(&kernel, &testbed);
+    let dial = testbed.dial(&testbed.pod, "tcp", ENDPOINT4);
     assert_eq!(
         pod.accepted().await.origin,
         ENDPOINT4.parse::<SocketAddr>().unwrap()
@@ -395,15 +395,15 @@ async fn without_an_agent_the_endpoints_stay_shut_and_the_next_agent_carries_on(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_replaces_the_programs_under_traffic_without_a_gap() {
-    let ground = Testbed::new();
-    let _server = ground.serve(ENDPOINT4);
-    let kernel = load(&ground);
+    let testbed = Testbed::new();
+    let _server = testbed.serve(ENDPOINT4);
+    let kernel = load(&testbed);
     kernel
-        .set_class(CgroupId::of(&ground.pod).unwrap(), Class::Pending)
+        .set_class(CgroupId::of(&testbed.pod).unwrap(), Class::Pending)
         .unwrap();
-    let dial = ground.dial(&ground.pod, "tcp-repeat", ENDPOINT4);
+    let dial = testbed.dial(&testbed.pod, "tcp-repeat", ENDPOINT4);
     for _ in 0..5 {
-        drop(Kernel::load(&config(&ground)).unwrap());
+        drop(Kernel::load(&config(&testbed)).unwrap());
     }
     // The child dials until it is told to stop or gets through.
     assert_eq!(dial.stop(), Dialled::failed("PermissionDenied"));
@@ -411,34 +411,34 @@ async fn an_agent_replaces_the_programs_under_traffic_without_a_gap() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn unloading_leaves_nothing() {
-    let ground = Testbed::new();
-    let _server = ground.serve(ENDPOINT4);
-    let kernel = load(&ground);
+    let testbed = Testbed::new();
+    let _server = testbed.serve(ENDPOINT4);
+    let kernel = load(&testbed);
     kernel
-        .set_class(CgroupId::of(&ground.pod).unwrap(), Class::Pending)
+        .set_class(CgroupId::of(&testbed.pod).unwrap(), Class::Pending)
         .unwrap();
     assert_eq!(
-        ground.dial(&ground.pod, "tcp", ENDPOINT4).outcome(),
+        testbed.dial(&testbed.pod, "tcp", ENDPOINT4).outcome(),
         Dialled::failed("PermissionDenied")
     );
     drop(settle(kernel).await);
-    Kernel::unload(&ground.bpffs).unwrap();
-    assert!(!ground.bpffs.exists());
+    Kernel::unload(&testbed.bpffs).unwrap();
+    assert!(!testbed.bpffs.exists());
     // The kernel detaches from a worker of its own, a moment later.
     let begun = std::time::Instant::now();
-    while ground.dial(&ground.pod, "tcp", ENDPOINT4).outcome() != reached(ENDPOINT4, 's') {
+    while testbed.dial(&testbed.pod, "tcp", ENDPOINT4).outcome() != reached(ENDPOINT4, 's') {
         assert!(begun.elapsed() < PATIENCE, "still attached");
     }
-    Kernel::unload(&ground.bpffs).unwrap();
+    Kernel::unload(&testbed.bpffs).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn maps_of_another_shape_are_not_adopted() {
-    let ground = Testbed::new();
-    drop(load(&ground));
-    let folder = ground.layout();
+    let testbed = Testbed::new();
+    drop(load(&testbed));
+    let folder = testbed.layout();
     std::fs::rename(folder.join("CLASSES"), folder.join("ENDPOINTS")).unwrap();
-    let error = Kernel::load(&config(&ground)).unwrap_err();
+    let error = Kernel::load(&config(&testbed)).unwrap_err();
     assert!(
         matches!(
             error,
@@ -453,17 +453,17 @@ async fn maps_of_another_shape_are_not_adopted() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn folders_of_the_wrong_kind_are_named() {
-    let ground = Testbed::new();
+    let testbed = Testbed::new();
     let wrong = KernelConfig {
-        bpffs: ground.folder.join("plain"),
-        ..config(&ground)
+        bpffs: testbed.folder.join("plain"),
+        ..config(&testbed)
     };
     let error = Kernel::load(&wrong).unwrap_err();
     assert!(matches!(error, KernelError::NotBpffs { .. }), "{error}");
     assert!(error.to_string().contains("mount -t bpf"), "{error}");
     let wrong = KernelConfig {
-        cgroup_root: ground.folder.clone(),
-        ..config(&ground)
+        cgroup_root: testbed.folder.clone(),
+        ..config(&testbed)
     };
     let error = Kernel::load(&wrong).unwrap_err();
     assert!(matches!(error, KernelError::NotCgroup2 { .. }), "{error}");
@@ -491,8 +491,8 @@ fn answer(listener: &TcpListener) {
 
 #[tokio::test]
 async fn as_many_endpoints_as_there_may_be_are_replaced_by_as_many_others() {
-    let ground = Testbed::new();
-    let kernel = load(&ground);
+    let testbed = Testbed::new();
+    let kernel = load(&testbed);
     for action in [ProtectedEndpoint::redirect, ProtectedEndpoint::deny] {
         for net in [10, 11] {
             let endpoints: BTreeSet<ProtectedEndpoint> = (0..picket_common::ENDPOINTS_MAX)

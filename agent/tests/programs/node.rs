@@ -15,7 +15,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::testbed::{self, Dialled, Testbed};
 use super::{ENDPOINT4, ENDPOINT6, POD, load, reached, soon};
 
-/// The node's listener at work for one pod with so many places. The ground's namespace stands for the node's.
+/// The node's listener at work for one pod with so many places. The testbed's namespace stands for the node's.
 struct Shared {
     port: u16,
     arrivals: mpsc::Receiver<Arrival>,
@@ -23,8 +23,8 @@ struct Shared {
 }
 
 impl Shared {
-    fn enforce(kernel: &Arc<Kernel>, ground: &Testbed, number: u64, places: usize) -> Self {
-        let listener = InPodListener::open(&ground.netns).unwrap();
+    fn enforce(kernel: &Arc<Kernel>, testbed: &Testbed, number: u64, places: usize) -> Self {
+        let listener = InPodListener::open(&testbed.netns).unwrap();
         let (netns, port) = (listener.netns_cookie(), listener.port());
         kernel
             .set_node(NodeState {
@@ -33,7 +33,7 @@ impl Shared {
                 unclassified: FailMode::Closed,
             })
             .unwrap();
-        let pod = CgroupId::of(&ground.pod).unwrap();
+        let pod = CgroupId::of(&testbed.pod).unwrap();
         let class = Class::Enforced {
             pod: POD,
             port,
@@ -75,11 +75,11 @@ impl Shared {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pod_in_the_nodes_network_is_served_there_by_its_cgroup() {
-    let ground = Testbed::new();
-    let kernel = load(&ground);
-    let mut shared = Shared::enforce(&kernel, &ground, POD, 16);
+    let testbed = Testbed::new();
+    let kernel = load(&testbed);
+    let mut shared = Shared::enforce(&kernel, &testbed, POD, 16);
     for endpoint in [ENDPOINT4, ENDPOINT6] {
-        let dial = ground.dial(&ground.container, "tcp", endpoint);
+        let dial = testbed.dial(&testbed.container, "tcp", endpoint);
         let Arrival::Accepted(mut accepted) = shared.next().await else {
             panic!("{endpoint} was closed");
         };
@@ -90,19 +90,19 @@ async fn a_pod_in_the_nodes_network_is_served_there_by_its_cgroup() {
         assert_eq!(dial.outcome(), reached(endpoint, 'p'));
     }
     // A process of the node itself goes where it dials, beside the pod.
-    let server = ground.serve(ENDPOINT4);
-    let dial = ground.dial(&ground.cgroup, "tcp", &server.to_string());
+    let server = testbed.serve(ENDPOINT4);
+    let dial = testbed.dial(&testbed.cgroup, "tcp", &server.to_string());
     assert_eq!(dial.outcome(), reached(ENDPOINT4, 's'));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn at_the_nodes_listener_who_is_nobodys_is_closed() {
-    let ground = Testbed::new();
-    let kernel = load(&ground);
-    let mut shared = Shared::enforce(&kernel, &ground, POD, 16);
+    let testbed = Testbed::new();
+    let kernel = load(&testbed);
+    let mut shared = Shared::enforce(&kernel, &testbed, POD, 16);
     // Anybody on the node can dial it.
     let direct = format!("127.0.0.1:{}", shared.port);
-    let dial = ground.dial(&ground.cgroup, "tcp", &direct);
+    let dial = testbed.dial(&testbed.cgroup, "tcp", &direct);
     let closed = shared.closed().await;
     assert_eq!(
         (closed.cause, closed.workload),
@@ -111,8 +111,8 @@ async fn at_the_nodes_listener_who_is_nobodys_is_closed() {
     assert_eq!(dial.outcome(), Dialled::Closed);
     drop(shared);
     // A flow with the number of an earlier enforcement, or of a pod that is gone.
-    let mut shared = Shared::enforce(&kernel, &ground, POD + 1, 16);
-    let dial = ground.dial(&ground.container, "tcp", ENDPOINT4);
+    let mut shared = Shared::enforce(&kernel, &testbed, POD + 1, 16);
+    let dial = testbed.dial(&testbed.container, "tcp", ENDPOINT4);
     let closed = shared.closed().await;
     assert_eq!(
         (closed.cause, closed.workload),
@@ -123,15 +123,15 @@ async fn at_the_nodes_listener_who_is_nobodys_is_closed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn at_the_nodes_listener_a_pod_has_so_many_connections() {
-    let ground = Testbed::new();
-    let kernel = load(&ground);
-    let mut shared = Shared::enforce(&kernel, &ground, POD, 1);
-    let first = ground.dial(&ground.container, "tcp", ENDPOINT4);
+    let testbed = Testbed::new();
+    let kernel = load(&testbed);
+    let mut shared = Shared::enforce(&kernel, &testbed, POD, 1);
+    let first = testbed.dial(&testbed.container, "tcp", ENDPOINT4);
     let Arrival::Accepted(mut accepted) = shared.next().await else {
         panic!("the first was closed");
     };
     accepted.stream.write_all(b"p").await.unwrap();
-    let second = ground.dial(&ground.container, "tcp", ENDPOINT4);
+    let second = testbed.dial(&testbed.container, "tcp", ENDPOINT4);
     let closed = shared.closed().await;
     assert_eq!(closed.cause, UnattributedCause::Full);
     assert_eq!(closed.workload.unwrap().name, "one");
@@ -139,7 +139,7 @@ async fn at_the_nodes_listener_a_pod_has_so_many_connections() {
     drop(accepted);
     assert_eq!(first.outcome(), reached(ENDPOINT4, 'p'));
     // Its place is free again.
-    let third = ground.dial(&ground.container, "tcp", ENDPOINT4);
+    let third = testbed.dial(&testbed.container, "tcp", ENDPOINT4);
     let Arrival::Accepted(mut accepted) = shared.next().await else {
         panic!("the third was closed");
     };
