@@ -11,11 +11,11 @@
 //! |---|---|---|
 //! | [`listener`] | the end of a redirected connection in the pod's network namespace, and who opened the connection | `kernel`, `workload` |
 //! | [`tls`] | the server side of TLS that pods see, and what pods trust | `pki` |
-//! | [`pipeline`] | the stages from a connection to its last answer | `approval`, `audit`, `denied`, `identity`, `listener`, `metrics`, `notify`, `pki`, `reject`, `runtime`, `store`, `tls`, `upstream`, `workload` |
+//! | [`pipeline`] | the stages from a connection to its last answer | `approval`, `audit`, `denied`, `identity`, `listener`, `metrics`, `notify`, `pki`, `reject`, `runtime`, `session`, `store`, `tls`, `upstream`, `workload` |
 //! | [`identity`] | from the evidence of a connection to a principal: schemes, and what they agree on | `listener`, `workload` |
 //! | [`approval`] | an ask, held until a person decides | - |
 //! | [`upstream`] | connections to the API server, the credential, and the headers that are stripped | `pki` |
-//! | [`session`] | watches, log follows and upgraded streams while they run: listed, ended, judged again | `audit`, `reject` |
+//! | [`session`] | watches, log follows and upgraded streams while they run: listed, ended, judged again | `audit`, `reject`, `upstream`, `workload` |
 //! | [`reject`] | every denial's status and text, as the client reads them | `approval`, `audit`, `identity`, `upstream` |
 //! | [`audit`] | the audit log: records, the hash chain, the spool | - |
 //!
@@ -40,10 +40,10 @@
 //! | [`store`] | identities, grants and policies from files, with a status for each object | - |
 //! | [`pki`] | PEM files, the node's CA, leaf certificates | - |
 //! | [`metrics`] | the metrics registry | `audit`, `kernel`, `store`, `tls`, `upstream`, `workload` |
-//! | [`admin`] | the administrators' socket | `metrics`, `store` |
+//! | [`admin`] | the administrators' socket | `metrics`, `session`, `store` |
 //! | [`runtime`] | logging, signals, the agent's phase, readiness, drain | - |
 //! | [`app`] | the composition root: makes the parts and joins them | `admin`, `audit`, `cluster`, `config`, `denied`, `endpoints`, `enforce`, `kernel`, `listener`, `metrics`, `notify`, `pipeline`, `pki`, `runtime`, `session`, `store`, `tls`, `upgrade`, `upstream`, `workload` |
-//! | [`cli`] | the commands of `picket` | `admin`, `app`, `audit`, `config`, `kernel`, `pki`, `runtime`, `store`, `workload` |
+//! | [`cli`] | the commands of `picket` | `admin`, `app`, `audit`, `config`, `kernel`, `pki`, `runtime`, `session`, `store`, `workload` |
 //!
 //! # Invariants
 //!

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 
 use super::output::{self, Column, Format, Row};
 use crate::admin::Client;
-use crate::admin::api::{KillAnswer, KillRequest, Session, SessionQuery};
+use crate::admin::api::{KillAnswer, KillRequest, SessionItem, SessionQuery};
 use crate::session::SessionKind;
 
 /// As much of an id as a table shows; it names a session as well as the whole.
@@ -175,7 +175,7 @@ pub(super) fn block_on<F: Future>(future: F) -> anyhow::Result<F::Output> {
     Ok(runtime.block_on(future))
 }
 
-impl Row for Session {
+impl Row for SessionItem {
     const COLUMNS: &'static [Column] = &[
         Column::text("ID"),
         Column::text("IDENTITY"),

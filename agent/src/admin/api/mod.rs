@@ -22,7 +22,9 @@ pub(super) use sessions::ID_MIN;
 
 pub use health::{Failing, ReadyReport, Version};
 pub use objects::ObjectList;
-pub use sessions::{Credential, KillAnswer, KillRequest, Process, Session, SessionList, SessionQuery};
+pub use sessions::{
+    Credential, KillAnswer, KillRequest, SessionItem, SessionList, SessionProcess, SessionQuery,
+};
 
 /// Where objects are listed.
 pub const OBJECTS: &str = "/v1/objects";

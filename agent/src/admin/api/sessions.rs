@@ -34,13 +34,13 @@ impl From<SessionQuery> for SessionSelector {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct SessionList {
     /// The sessions.
-    pub sessions: Vec<Session>,
+    pub sessions: Vec<SessionItem>,
 }
 
 /// A session.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Session {
+pub struct SessionItem {
     /// Its id, which is its audit record's `auditID`.
     pub id: String,
     /// What kind of session it is.
@@ -58,7 +58,7 @@ pub struct Session {
     pub container: Option<String>,
     /// The client.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub process: Option<Process>,
+    pub process: Option<SessionProcess>,
     /// What was asked, in words.
     pub request: String,
     /// The user that the API server was asked as.
@@ -76,7 +76,7 @@ pub struct Session {
 
 /// A client's process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Process {
+pub struct SessionProcess {
     /// Its number on the node.
     pub pid: u32,
     /// Its executable.
@@ -96,11 +96,11 @@ pub struct Credential {
     pub id: Option<String>,
 }
 
-impl From<Snapshot> for Session {
-    fn from(snapshot: Snapshot) -> Session {
+impl From<Snapshot> for SessionItem {
+    fn from(snapshot: Snapshot) -> SessionItem {
         let facts = &snapshot.facts;
         let pod = facts.caller.pod.as_ref();
-        Session {
+        SessionItem {
             id: facts.id.to_string(),
             kind: facts.kind,
             protocol: facts.protocol.to_owned(),
@@ -108,7 +108,7 @@ impl From<Snapshot> for Session {
             namespace: pod.map(|pod| pod.namespace.clone()).unwrap_or_default(),
             pod: pod.map(|pod| pod.name.clone()).unwrap_or_default(),
             container: facts.caller.container.clone(),
-            process: facts.caller.process.as_ref().map(|process| Process {
+            process: facts.caller.process.as_ref().map(|process| SessionProcess {
                 pid: process.pid,
                 exe: process.exe.clone(),
                 comm: process.comm.clone(),
