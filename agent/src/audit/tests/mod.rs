@@ -1,5 +1,9 @@
 //! The log from its outside: what is in the spool, when, and what happens when it cannot be.
 
+mod kill;
+mod rotation;
+mod sinks;
+
 use std::fs;
 use std::io::{BufReader, Write};
 use std::os::unix::fs::{PermissionsExt, symlink};
