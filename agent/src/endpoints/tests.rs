@@ -169,7 +169,7 @@ async fn lists_names_and_the_nodes_own_addresses_make_endpoints_as_they_change()
     running.await.unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn names_are_looked_up_again_and_again() {
     let answers = Answers::default();
     let config = ProtectedEndpointsConfig {

@@ -320,7 +320,7 @@ fn agent(pod: &mut Pod) {
     pod.labels.insert("agent".into(), "yes".into());
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn pods_are_closed_until_judged_then_enforced_or_exempt() {
     let mut node = Node::start(&[], &[10, 11, 12], None);
     node.until_class(ROOT.0, "closed").await;
@@ -352,7 +352,7 @@ async fn pods_are_closed_until_judged_then_enforced_or_exempt() {
     assert_eq!(facts.cgroup.as_deref(), Some(group(10).group.path.as_path()));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_selected_pod_that_runs_outside_the_tree_is_counted() {
     let mut node = Node::start(&[], &[10], None);
     let mut elsewhere = Pod::for_tests("default", "elsewhere");
@@ -376,7 +376,7 @@ async fn a_selected_pod_that_runs_outside_the_tree_is_counted() {
     .await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_an_earlier_agent_left_is_forgotten_or_taken_over() {
     let mut node = Node::start(&[1, 10, 11, 99], &[10, 11], None);
     node.until("the cgroup that is gone forgotten", |fake| {
@@ -408,7 +408,7 @@ async fn what_an_earlier_agent_left_is_forgotten_or_taken_over() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_pod_that_is_redirected_already_is_not_closed_on_the_way() {
     let mut node = Node::start(&[1, REDIRECTED], &[REDIRECTED], None);
     node.told(REDIRECTED, agent);
@@ -420,7 +420,7 @@ async fn a_pod_that_is_redirected_already_is_not_closed_on_the_way() {
     node.until_class(REDIRECTED, "exempt").await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn while_it_rests_it_changes_nothing_and_then_everything_is_put_in_force_again() {
     let mut node = Node::start(&[], &[10, 11], None);
     node.told(11, |_| {});
@@ -471,14 +471,14 @@ async fn while_it_rests_it_changes_nothing_and_then_everything_is_put_in_force_a
     assert_eq!(node.fake.listeners(CgroupId(12)), 0);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn the_agents_own_pod_is_exempt_before_any_pod_is_closed() {
     let node = Node::start(&[], &[10], Some(10));
     let calls = node.fake.calls.lock().unwrap().clone();
     assert_eq!(calls, [(CgroupId(10), "exempt"), (ROOT, "closed")]);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_pod_without_a_namespace_stays_closed_until_it_has_one() {
     let mut node = Node::start(&[], &[], None);
     let netns = node.netns.lock().unwrap().take();
@@ -492,7 +492,7 @@ async fn a_pod_without_a_namespace_stays_closed_until_it_has_one() {
     node.until_class(10, "enforced").await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn failures_are_tried_again_and_hold_nobody_up() {
     let mut node = Node::start(&[], &[10, 11], None);
     node.fake.fail_enforce.store(2, Ordering::SeqCst);
@@ -515,7 +515,7 @@ async fn failures_are_tried_again_and_hold_nobody_up() {
     node.until_class(11, "enforced").await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn the_folder_of_all_pods_is_closed_in_the_end() {
     let node = Node::start(&[], &[], None);
     node.fake.fail_classes.store(2, Ordering::SeqCst);
@@ -529,7 +529,7 @@ async fn the_folder_of_all_pods_is_closed_in_the_end() {
     assert_eq!(node.calls(2), ["closed", "closed", "closed"]);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn new_labels_reach_the_listener_or_change_the_class() {
     let mut node = Node::start(&[], &[10], None);
     node.told(10, agent);
@@ -567,7 +567,7 @@ async fn new_labels_reach_the_listener_or_change_the_class() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_pod_that_goes_is_forgotten_and_its_listener_ends() {
     let mut node = Node::start(&[], &[10, 11], None);
     node.told(10, agent);
@@ -595,7 +595,7 @@ async fn a_pod_that_goes_is_forgotten_and_its_listener_ends() {
     node.until_class(21, "enforced").await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_pod_that_goes_while_it_is_set_up_leaves_nothing() {
     let mut node = Node::start(&[], &[10], None);
     node.fake.slow.store(true, Ordering::SeqCst);
@@ -610,7 +610,7 @@ async fn a_pod_that_goes_while_it_is_set_up_leaves_nothing() {
     assert_eq!(node.fake.listeners(CgroupId(10)), 0);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_new_sandbox_gets_a_new_listener() {
     let mut node = Node::start(&[], &[10], None);
     node.told(10, agent);
@@ -655,7 +655,7 @@ async fn until_looked(node: &Node, id: u64, times: usize) -> Vec<bool> {
     looks(node, id).iter().map(|look| look.0).collect()
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_selected_pod_in_the_nodes_network_is_enforced_there() {
     let mut node = Node::start(&[], &[10, 11, 12], None);
     // No namespace of its own will ever be found.
@@ -689,7 +689,7 @@ async fn a_selected_pod_in_the_nodes_network_is_enforced_there() {
     assert_eq!(node.calls(10), ["pending", "enforced"]);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_enforced_pod_is_cut_at_once_and_soon_again_and_looked_at_from_then_on() {
     let mut node = Node::start(&[], &[10], None);
     node.told(10, agent);
@@ -709,7 +709,7 @@ async fn an_enforced_pod_is_cut_at_once_and_soon_again_and_looked_at_from_then_o
     assert_eq!(until_looked(&node, 10, 2).await, [true, true]);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_look_that_fails_is_tried_again_and_the_pod_stays_enforced() {
     let mut node = Node::start(&[], &[10], None);
     node.fake.fail_looks.store(3, Ordering::SeqCst);
@@ -732,7 +732,7 @@ async fn a_look_that_fails_is_tried_again_and_the_pod_stays_enforced() {
     assert_eq!(node.calls(10), ["pending", "enforced"]);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn every_pod_of_the_tree_has_its_name_whatever_its_class() {
     let mut node = Node::start(&[], &[10, 11], None);
     let names = node.names.clone();
@@ -752,7 +752,7 @@ async fn every_pod_of_the_tree_has_its_name_whatever_its_class() {
     assert_eq!(name(10), None);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(start_paused = true)]
 async fn a_pod_that_cannot_be_enforced_again_and_again_is_told_of_where_it_is_looked_at() {
     let mut node = Node::start(&[], &[1, 2], None);
     let selected = |pod: &mut Pod| drop(pod.labels.insert("agent".into(), "yes".into()));

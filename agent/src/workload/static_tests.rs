@@ -11,7 +11,7 @@ async fn nobody_tells_of(node: &mut Node, class: &str) {
     assert_eq!(node.fake.class(CgroupId(1)), "pending");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(start_paused = true)]
 async fn static_pods_wait_for_no_api_server_where_the_operator_wants_it_so() {
     let mut closed = Node::start(&[], &[1, STATIC], None);
     nobody_tells_of(&mut closed, "nothing").await;
@@ -44,7 +44,7 @@ async fn static_pods_wait_for_no_api_server_where_the_operator_wants_it_so() {
     assert_eq!(exempted.count(), 1, "its class is what it was: {calls:?}");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(start_paused = true)]
 async fn a_static_pod_that_was_enforced_is_never_left_alone_for_want_of_its_mirror() {
     let inherited = STATIC + REDIRECTED;
     let mut node = Node::with(FailMode::Open, &[inherited], &[inherited, STATIC], None);
@@ -82,7 +82,7 @@ async fn a_static_pod_that_was_enforced_is_never_left_alone_for_want_of_its_mirr
     assert_eq!(node.fake.class(CgroupId(STATIC + 1)), "pending");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(start_paused = true)]
 async fn a_static_pod_that_was_found_redirected_is_not_opened_by_a_take_over_that_fails() {
     let inherited = STATIC + REDIRECTED;
     let mut node = Node::with(FailMode::Open, &[inherited], &[inherited], None);
