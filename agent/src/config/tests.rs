@@ -32,6 +32,25 @@ fn faults(text: &str) -> String {
     faults.unwrap_or_else(|| panic!("{said}")).to_owned()
 }
 
+/// Cases of what is refused, apart by empty lines: `-` what is replaced, `+` what stands there instead, `=` each fault.
+fn cases(table: &str) -> Vec<[String; 3]> {
+    let lines = |case: &str, mark: &str, before: &str| {
+        let marked = case.lines().filter_map(|line| line.strip_prefix(mark));
+        marked
+            .map(|line| format!("{before}{line}"))
+            .collect::<Vec<_>>()
+            .join("\n")
+    };
+    let case = |case: &str| {
+        [
+            lines(case, "- ", ""),
+            lines(case, "+ ", ""),
+            lines(case, "= ", "f:"),
+        ]
+    };
+    table.trim().split("\n\n").map(case).collect()
+}
+
 #[test]
 fn reads_a_small_file_and_fills_in_defaults() {
     let config = Config::parse("agent.yaml", GOOD).unwrap();
@@ -154,73 +173,58 @@ fn all_that_is_wrong_is_told_at_once_in_the_order_of_the_file() {
     );
 }
 
+/// Lists of addresses that are refused.
+const ADDRESSES: &str = r#"
++ allow: [name:443]
+= 1:30: field `protectedEndpoints.allow`: "name:443" is no address:port; names are not taken here
+
++ allow: [10.0.0.1]
+= 1:30: field `protectedEndpoints.allow`: "10.0.0.1" is no address:port; names are not taken here
+
++ allow: [10.0.0.1:0]
+= 1:30: field `protectedEndpoints.allow`: "10.0.0.1:0" has no such port; a port is 1 to 65535
+
++ allow: [10.0.0.0/8:443]
+= 1:30: field `protectedEndpoints.allow`: "10.0.0.0/8:443" is a range; give each address or name by itself
+
++ apiServer: [10.0.0.1-5:80]
+= 1:34: field `protectedEndpoints.apiServer`: "10.0.0.1-5:80" is a range; give each address or name by itself
+
++ deny: [x.example:99999]
+= 1:29: field `protectedEndpoints.deny`: "x.example:99999" has no such port; a port is 1 to 65535
+
++ deny: [x.example]
+= 1:29: field `protectedEndpoints.deny`: "x.example" is neither address:port nor name:port, such as 192.0.2.1:6443, [2001:db8::1]:6443 or api.example.com:6443
+
++ apiServer: 10.0.0.1:80
+= 1:33: field `protectedEndpoints.apiServer` must be a list, not text
+
++ apiServer: [443]
+= 1:34: field `protectedEndpoints.apiServer` must be text, not the number 443: quote it
+
++ apiServer: [a.example:1], deny: [A.example:1]
+= 1:55: field `protectedEndpoints.deny`: a.example:1 is under protectedEndpoints.apiServer too; an address is one or the other
+
++ deny: [10.0.0.1:6443]
+= 1:29: field `protectedEndpoints.deny`: 10.0.0.1:6443 is upstream.server too; an address is one or the other
+
++ apiServer: [10.0.0.9:1], allow: [10.0.0.9:1]
+= 1:55: field `protectedEndpoints.allow`: 10.0.0.9:1 is under protectedEndpoints.apiServer too; connections to the API server are always redirected to Picket
+
++ allow: ['[::ffff:10.0.0.1]:6443']
+= 1:30: field `protectedEndpoints.allow`: 10.0.0.1:6443 is upstream.server too; connections to the API server are always redirected to Picket
+
++ deny: [10.0.0.9:1], allow: [10.0.0.9:1]
+= 1:50: field `protectedEndpoints.allow`: 10.0.0.9:1 is under protectedEndpoints.deny too; an address is one or the other
+"#;
+
 #[test]
 fn addresses_are_one_each_and_mean_one_thing() {
-    for (lists, says) in [
-        (
-            "allow: [name:443]",
-            "1:30: field `protectedEndpoints.allow`: \"name:443\" is no address:port; names are not taken here",
-        ),
-        (
-            "allow: [10.0.0.1]",
-            "1:30: field `protectedEndpoints.allow`: \"10.0.0.1\" is no address:port; names are not taken here",
-        ),
-        (
-            "allow: [10.0.0.1:0]",
-            "1:30: field `protectedEndpoints.allow`: \"10.0.0.1:0\" has no such port; a port is 1 to 65535",
-        ),
-        (
-            "allow: [10.0.0.0/8:443]",
-            "1:30: field `protectedEndpoints.allow`: \"10.0.0.0/8:443\" is a range; give each address or name by itself",
-        ),
-        (
-            "apiServer: [10.0.0.1-5:80]",
-            "1:34: field `protectedEndpoints.apiServer`: \"10.0.0.1-5:80\" is a range; give each address or name by itself",
-        ),
-        (
-            "deny: [x.example:99999]",
-            "1:29: field `protectedEndpoints.deny`: \"x.example:99999\" has no such port; a port is 1 to 65535",
-        ),
-        (
-            "deny: [x.example]",
-            "1:29: field `protectedEndpoints.deny`: \"x.example\" is neither address:port nor name:port, such as \
-             192.0.2.1:6443, [2001:db8::1]:6443 or api.example.com:6443",
-        ),
-        (
-            "apiServer: 10.0.0.1:80",
-            "1:33: field `protectedEndpoints.apiServer` must be a list, not text",
-        ),
-        (
-            "apiServer: [443]",
-            "1:34: field `protectedEndpoints.apiServer` must be text, not the number 443: quote it",
-        ),
-        (
-            "apiServer: [a.example:1], deny: [A.example:1]",
-            "1:55: field `protectedEndpoints.deny`: a.example:1 is under protectedEndpoints.apiServer too; an address is \
-             one or the other",
-        ),
-        (
-            "deny: [10.0.0.1:6443]",
-            "1:29: field `protectedEndpoints.deny`: 10.0.0.1:6443 is upstream.server too; an address is one or the other",
-        ),
-        (
-            "apiServer: [10.0.0.9:1], allow: [10.0.0.9:1]",
-            "1:55: field `protectedEndpoints.allow`: 10.0.0.9:1 is under protectedEndpoints.apiServer too; connections to \
-             the API server are always redirected to Picket",
-        ),
-        (
-            "allow: ['[::ffff:10.0.0.1]:6443']",
-            "1:30: field `protectedEndpoints.allow`: 10.0.0.1:6443 is upstream.server too; connections to the API server \
-             are always redirected to Picket",
-        ),
-        (
-            "deny: [10.0.0.9:1], allow: [10.0.0.9:1]",
-            "1:50: field `protectedEndpoints.allow`: 10.0.0.9:1 is under protectedEndpoints.deny too; an address is one \
-             or the other",
-        ),
-    ] {
+    let cases = cases(ADDRESSES);
+    assert_eq!(cases.len(), 14);
+    for [_, lists, says] in cases {
         let text = format!("protectedEndpoints: {{{lists}}}\n{GOOD}");
-        assert_eq!(faults(&text), format!("f:{says}"));
+        assert_eq!(faults(&text), says);
     }
 }
 
@@ -252,203 +256,193 @@ fn a_key_of_an_old_name_is_refused_with_the_new_one() {
     }
 }
 
+/// Changes of [`GOOD`] that are refused.
+const REFUSED: &str = r#"
+- https://10.0.0.1:6443
++ http://10.0.0.1:6443
+= 5:11: field `upstream.server` must be https://host:port; Picket does not speak plain HTTP upstream
+
+- https://10.0.0.1:6443
++ https://10.0.0.1:6443/x
+= 5:11: field `upstream.server` must have no path and no query; write https://host:port
+
+- https://10.0.0.1:6443
++ https://10.0.0.1:99999
+= 5:11: field `upstream.server` has no host and port to dial; write https://host:port, a port is 1 to 65535
+
+- https://10.0.0.1:6443
++ 'a b'
+= 5:11: field `upstream.server` is no URL; write https://host:port
+
+-   tokenFile:
++   clientCertificateFile:
+= 5:3: field `upstream`: clientCertificateFile and clientKeyFile go together
+
+- [agents]
++ []
+= 12:3: field `enforce` names no pods; give namespaces, matchLabels or both
+
+- [agents]
++ [5]
+= 12:16: field `enforce.namespaces` must be text, not the number 5: quote it
+
+- [agents]
++ [agents]
++   matchLabels: {a: true}
+= 13:20: field `enforce.matchLabels.a` must be text, not the boolean true: quote it
+
+- [agents]
++ ['*']
+= 12:16: field `enforce.namespaces`: "*" is no namespace's name, which has lower-case letters, digits and -; for pods of all namespaces give matchLabels alone
+
+- enforce:
++ log: {filter: picket=loud}
++ enforce:
+= 11:15: field `log.filter`: "loud" is no level, which is off, error, warn, info, debug or trace; write a level, or target=level, or several such as info,picket::kernel=debug
+
+- enforce:
++ log: {filter: verbose}
++ enforce:
+= 11:15: field `log.filter`: "verbose" is no level, which is off, error, warn, info, debug or trace; write a level, or target=level, or several such as info,picket::kernel=debug
+
+- objects: [/etc/picket/objects]
++ objects: []
+= 13:10: field `objects` is empty; name the files or folders with identities, grants and policies
+
+- nodeName:
++ nodeName: a
++ nodeName:
+= 2:1: `nodeName` is given twice
+
+- enforce:
++ kernel: {bpffs: bpf}
++ enforce:
+= 11:17: field `kernel.bpffs` must be an absolute path on a bpf file system
+
+- enforce:
++ audit: {stdout: true}
++ enforce:
+= 11:9: field `audit.stdout` is gone: write sinks: [{name: stdout, stdout: {}}]
+
+- enforce:
++ audit:
++   file: /var/log/picket/audit.jsonl
++ enforce:
+= 12:3: field `audit.file` is gone: records are in segments in `audit.directory`; for a copy in one file write sinks: [{name: copy, file: {path: FILE}}]
+
+- enforce:
++ audit: {file: }
++ enforce:
+= 11:9: field `audit.file` is gone: records are in segments in `audit.directory`; for a copy in one file write sinks: [{name: copy, file: {path: FILE}}]
+
+- enforce:
++ audit: {directory: audit}
++ enforce:
+= 11:20: field `audit.directory` must be an absolute path
+
+- enforce:
++ audit: {maxSegmentSize: 64MB}
++ enforce:
+= 11:25: field `audit.maxSegmentSize` must be a quantity of bytes: a whole number with Ki, Mi or Gi, such as 64Mi, not "64MB"
+
+- enforce:
++ audit: {maxSegmentSize: 4096}
++ enforce:
+= 11:25: field `audit.maxSegmentSize` must be at least 1Mi
+
+- enforce:
++ audit: {maxTotalSize: 127Mi}
++ enforce:
+= 11:23: field `audit.maxTotalSize` must be at least twice `audit.maxSegmentSize`, since only whole segments are removed
+
+- enforce:
++ audit: {maxSegmentAge: 1d}
++ enforce:
+= 11:24: field `audit.maxSegmentAge` must be a duration in h, m and s, such as 24h or 1h30m, not "1d"
+
+- enforce:
++ audit: {maxSegmentAge: 24}
++ enforce:
+= 11:24: field `audit.maxSegmentAge` must be a duration in h, m and s, such as 24h or 1h30m, not the number 24
+
+- enforce:
++ audit: {maxSegmentAge: 59s}
++ enforce:
+= 11:24: field `audit.maxSegmentAge` must be at least 1m
+
+- enforce:
++ audit: {sinks: [{name: a}]}
++ enforce:
+= 11:17: field `audit.sinks[0]` must have one target: file: {path: FILE} or stdout: {}
+
+- enforce:
++ audit: {sinks: [{name: a, stdout: {}, file: {path: /x}}]}
++ enforce:
+= 11:17: field `audit.sinks[0]` must have one target: file: {path: FILE} or stdout: {}
+
+- enforce:
++ audit: {sinks: [{stdout: {}}]}
++ enforce:
+= 11:17: field `audit.sinks[0].name` is required
+
+- enforce:
++ audit: {sinks: [{name: My Sink, stdout: {}}]}
++ enforce:
+= 11:24: field `audit.sinks[0].name`: "My Sink" must consist of lower-case letters, digits and -, 63 at most
+
+- enforce:
++ audit: {sinks: [{name: a, file: {path: x}}]}
++ enforce:
+= 11:40: field `audit.sinks[0].file.path` must be an absolute path
+
+- enforce:
++ audit: {sinks: [{name: a, stdout: {}}, {name: a, file: {path: /x}}]}
++ enforce:
+= 11:40: field `audit.sinks[1].name`: two sinks are called "a"
+
+- enforce:
++ audit: {sinks: [{name: a, stdout: {}}, {name: b, stdout: {}}]}
++ enforce:
+= 11:40: field `audit.sinks[1]`: sink `a` writes to stdout already
+
+- enforce:
++ audit: {sinks: [{name: a, webhook: {}}]}
++ enforce:
+= 11:17: field `audit.sinks[0]` must have one target: file: {path: FILE} or stdout: {}
+= 11:27: unknown field `audit.sinks[0].webhook`; known here: name, file, stdout
+
+- enforce:
++ audit: {directory: /a, sinks: [{name: a, file: {path: /a/copy}}]}
++ enforce:
+= 11:32: field `audit.sinks[0].file.path` must not be in `audit.directory`, which holds the agent's own files
+
+- enforce:
++ log: {format: xml}
++ enforce:
+= 11:15: field `log.format` is "xml"; it can be text or json
+
+- enforce:
++ shutdown: {drainSeconds: 3601}
++ enforce:
+= 11:26: field `shutdown.drainSeconds` must be a whole number of seconds, 0 to 3600, not the number 3601
+
+- enforce:
++ shutdown: {drainSeconds: 20s}
++ enforce:
+= 11:26: field `shutdown.drainSeconds` must be a whole number of seconds, 0 to 3600, not text
+"#;
+
 #[test]
 fn what_makes_no_sense_is_refused_with_its_line() {
-    for (from, to, says) in [
-        (
-            "https://10.0.0.1:6443",
-            "http://10.0.0.1:6443",
-            "5:11: field `upstream.server` must be https://host:port; Picket does not speak plain HTTP upstream",
-        ),
-        (
-            "https://10.0.0.1:6443",
-            "https://10.0.0.1:6443/x",
-            "5:11: field `upstream.server` must have no path and no query; write https://host:port",
-        ),
-        (
-            "https://10.0.0.1:6443",
-            "https://10.0.0.1:99999",
-            "5:11: field `upstream.server` has no host and port to dial; write https://host:port, a port is 1 to 65535",
-        ),
-        (
-            "https://10.0.0.1:6443",
-            "'a b'",
-            "5:11: field `upstream.server` is no URL; write https://host:port",
-        ),
-        (
-            "  tokenFile:",
-            "  clientCertificateFile:",
-            "5:3: field `upstream`: clientCertificateFile and clientKeyFile go together",
-        ),
-        (
-            "[agents]",
-            "[]",
-            "12:3: field `enforce` names no pods; give namespaces, matchLabels or both",
-        ),
-        (
-            "[agents]",
-            "[5]",
-            "12:16: field `enforce.namespaces` must be text, not the number 5: quote it",
-        ),
-        (
-            "[agents]",
-            "[agents]\n  matchLabels: {a: true}",
-            "13:20: field `enforce.matchLabels.a` must be text, not the boolean true: quote it",
-        ),
-        (
-            "[agents]",
-            "['*']",
-            "12:16: field `enforce.namespaces`: \"*\" is no namespace's name, which has lower-case letters, digits and -; \
-             for pods of all namespaces give matchLabels alone",
-        ),
-        (
-            "enforce:",
-            "log: {filter: picket=loud}\nenforce:",
-            "11:15: field `log.filter`: \"loud\" is no level, which is off, error, warn, info, debug or trace; write a level, \
-             or target=level, or several such as info,picket::kernel=debug",
-        ),
-        (
-            "enforce:",
-            "log: {filter: verbose}\nenforce:",
-            "11:15: field `log.filter`: \"verbose\" is no level, which is off, error, warn, info, debug or trace; write a level, \
-             or target=level, or several such as info,picket::kernel=debug",
-        ),
-        (
-            "objects: [/etc/picket/objects]",
-            "objects: []",
-            "13:10: field `objects` is empty; name the files or folders with identities, grants and policies",
-        ),
-        ("nodeName: node-1\n", "", "1:1: field `nodeName` is required"),
-        (
-            "nodeName:",
-            "nodeName: a\nnodeName:",
-            "2:1: `nodeName` is given twice",
-        ),
-        (
-            "enforce:",
-            "kernel: {bpffs: bpf}\nenforce:",
-            "11:17: field `kernel.bpffs` must be an absolute path on a bpf file system",
-        ),
-        (
-            "enforce:",
-            "audit: {stdout: true}\nenforce:",
-            "11:9: field `audit.stdout` is gone: write sinks: [{name: stdout, stdout: {}}]",
-        ),
-        (
-            "enforce:",
-            "audit:\n  file: /var/log/picket/audit.jsonl\nenforce:",
-            "12:3: field `audit.file` is gone: records are in segments in `audit.directory`; for a copy in one file write \
-             sinks: [{name: copy, file: {path: FILE}}]",
-        ),
-        (
-            "enforce:",
-            "audit: {file: }\nenforce:",
-            "11:9: field `audit.file` is gone: records are in segments in `audit.directory`; for a copy in one file write \
-             sinks: [{name: copy, file: {path: FILE}}]",
-        ),
-        (
-            "enforce:",
-            "audit: {directory: audit}\nenforce:",
-            "11:20: field `audit.directory` must be an absolute path",
-        ),
-        (
-            "enforce:",
-            "audit: {maxSegmentSize: 64MB}\nenforce:",
-            "11:25: field `audit.maxSegmentSize` must be a quantity of bytes: a whole number with Ki, Mi or Gi, such as \
-             64Mi, not \"64MB\"",
-        ),
-        (
-            "enforce:",
-            "audit: {maxSegmentSize: 4096}\nenforce:",
-            "11:25: field `audit.maxSegmentSize` must be at least 1Mi",
-        ),
-        (
-            "enforce:",
-            "audit: {maxTotalSize: 127Mi}\nenforce:",
-            "11:23: field `audit.maxTotalSize` must be at least twice `audit.maxSegmentSize`, since only whole segments \
-             are removed",
-        ),
-        (
-            "enforce:",
-            "audit: {maxSegmentAge: 1d}\nenforce:",
-            "11:24: field `audit.maxSegmentAge` must be a duration in h, m and s, such as 24h or 1h30m, not \"1d\"",
-        ),
-        (
-            "enforce:",
-            "audit: {maxSegmentAge: 24}\nenforce:",
-            "11:24: field `audit.maxSegmentAge` must be a duration in h, m and s, such as 24h or 1h30m, not the number 24",
-        ),
-        (
-            "enforce:",
-            "audit: {maxSegmentAge: 59s}\nenforce:",
-            "11:24: field `audit.maxSegmentAge` must be at least 1m",
-        ),
-        (
-            "enforce:",
-            "audit: {sinks: [{name: a}]}\nenforce:",
-            "11:17: field `audit.sinks[0]` must have one target: file: {path: FILE} or stdout: {}",
-        ),
-        (
-            "enforce:",
-            "audit: {sinks: [{name: a, stdout: {}, file: {path: /x}}]}\nenforce:",
-            "11:17: field `audit.sinks[0]` must have one target: file: {path: FILE} or stdout: {}",
-        ),
-        (
-            "enforce:",
-            "audit: {sinks: [{stdout: {}}]}\nenforce:",
-            "11:17: field `audit.sinks[0].name` is required",
-        ),
-        (
-            "enforce:",
-            "audit: {sinks: [{name: My Sink, stdout: {}}]}\nenforce:",
-            "11:24: field `audit.sinks[0].name`: \"My Sink\" must consist of lower-case letters, digits and -, 63 at most",
-        ),
-        (
-            "enforce:",
-            "audit: {sinks: [{name: a, file: {path: x}}]}\nenforce:",
-            "11:40: field `audit.sinks[0].file.path` must be an absolute path",
-        ),
-        (
-            "enforce:",
-            "audit: {sinks: [{name: a, stdout: {}}, {name: a, file: {path: /x}}]}\nenforce:",
-            "11:40: field `audit.sinks[1].name`: two sinks are called \"a\"",
-        ),
-        (
-            "enforce:",
-            "audit: {sinks: [{name: a, stdout: {}}, {name: b, stdout: {}}]}\nenforce:",
-            "11:40: field `audit.sinks[1]`: sink `a` writes to stdout already",
-        ),
-        (
-            "enforce:",
-            "audit: {sinks: [{name: a, webhook: {}}]}\nenforce:",
-            "11:17: field `audit.sinks[0]` must have one target: file: {path: FILE} or stdout: {}\n\
-             f:11:27: unknown field `audit.sinks[0].webhook`; known here: name, file, stdout",
-        ),
-        (
-            "enforce:",
-            "audit: {directory: /a, sinks: [{name: a, file: {path: /a/copy}}]}\nenforce:",
-            "11:32: field `audit.sinks[0].file.path` must not be in `audit.directory`, which holds the agent's own files",
-        ),
-        (
-            "enforce:",
-            "log: {format: xml}\nenforce:",
-            "11:15: field `log.format` is \"xml\"; it can be text or json",
-        ),
-        (
-            "enforce:",
-            "shutdown: {drainSeconds: 3601}\nenforce:",
-            "11:26: field `shutdown.drainSeconds` must be a whole number of seconds, 0 to 3600, not the number 3601",
-        ),
-        (
-            "enforce:",
-            "shutdown: {drainSeconds: 20s}\nenforce:",
-            "11:26: field `shutdown.drainSeconds` must be a whole number of seconds, 0 to 3600, not text",
-        ),
-    ] {
-        let text = GOOD.replacen(from, to, 1);
-        assert_ne!(text, GOOD);
-        assert_eq!(faults(&text), format!("f:{says}"), "{to}");
+    let cases = cases(REFUSED);
+    assert_eq!(cases.len(), 36);
+    for [from, to, says] in cases {
+        let text = GOOD.replacen(&from, &to, 1);
+        assert_ne!(text, GOOD, "{from}");
+        assert_eq!(faults(&text), says, "{to}");
     }
+    let unnamed = GOOD.replacen("nodeName: node-1\n", "", 1);
+    assert_eq!(faults(&unnamed), "f:1:1: field `nodeName` is required");
     assert_eq!(faults("# nothing\n"), "f:1:1: the configuration is empty");
     assert_eq!(
         faults("a: 1\n---\nb: 2\n"),
