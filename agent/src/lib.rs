@@ -10,23 +10,23 @@
 //! | room | holds | imports |
 //! |---|---|---|
 //! | [`listener`] | the end of a redirected connection in the pod's network namespace, and who opened the connection | `kernel`, `workload` |
-//! | [`tls`] | the server side of TLS that pods see, and what pods trust | `pki` |
+//! | [`tls`] | the server side of TLS that pods see, and what pods trust | `metrics`, `pki` |
 //! | [`pipeline`] | the stages from a connection to its last answer | `approval`, `audit`, `denied`, `identity`, `listener`, `metrics`, `notify`, `pki`, `reject`, `runtime`, `session`, `store`, `tls`, `upstream`, `workload` |
 //! | [`identity`] | from the evidence of a connection to a principal: schemes, and what they agree on | `listener`, `workload` |
 //! | [`approval`] | an ask, held until a person decides | - |
 //! | [`upstream`] | connections to the API server, the credential, and the headers that are stripped | `pki` |
-//! | [`session`] | watches, log follows and upgraded streams while they run: listed, ended, judged again | `audit`, `reject`, `upstream`, `workload` |
+//! | [`session`] | watches, log follows and upgraded streams while they run: listed, ended, judged again | `audit`, `metrics`, `reject`, `upstream`, `workload` |
 //! | [`reject`] | every denial's status and text, as the client reads them | `approval`, `audit`, `identity`, `upstream` |
-//! | [`audit`] | the audit log: records, the hash chain, the spool | - |
+//! | [`audit`] | the audit log: records, the hash chain, the spool | `metrics` |
 //!
 //! The node:
 //!
 //! | room | holds | imports |
 //! |---|---|---|
-//! | [`kernel`] | the eBPF programs, their maps and pins, `doctor`'s trials | `runtime` |
+//! | [`kernel`] | the eBPF programs, their maps and pins, `doctor`'s trials | `metrics`, `runtime` |
 //! | [`cluster`] | the client of the Kubernetes API, and list-and-watch | - |
 //! | [`endpoints`] | which addresses are protected endpoints, kept current | `cluster` |
-//! | [`workload`] | the pods on this node, their cgroups, and how each is classified | `cluster`, `endpoints`, `kernel`, `notify`, `runtime` |
+//! | [`workload`] | the pods on this node, their cgroups, and how each is classified | `cluster`, `endpoints`, `kernel`, `metrics`, `notify`, `runtime` |
 //! | `enforce` | classifications and protected endpoints put in force in the kernel and kept so | `audit`, `endpoints`, `kernel`, `listener`, `metrics`, `notify`, `runtime`, `tls`, `upgrade`, `workload` |
 //! | `upgrade` | predecessor and successor: an upgrade of the agent without a refused connection | `admin`, `audit`, `kernel`, `listener`, `metrics`, `runtime`, `workload` |
 //! | `denied` | connections that never became requests, as audit records | `audit`, `endpoints`, `enforce`, `kernel`, `listener`, `metrics`, `notify`, `runtime`, `workload` |
@@ -37,9 +37,9 @@
 //! | room | holds | imports |
 //! |---|---|---|
 //! | [`config`] | the node's configuration file | `admin`, `audit`, `cluster`, `endpoints`, `kernel`, `runtime`, `store` |
-//! | [`store`] | identities, grants and policies from files, with a status for each object | - |
+//! | [`store`] | identities, grants and policies from files, with a status for each object | `metrics` |
 //! | [`pki`] | PEM files, the node's CA, leaf certificates | - |
-//! | [`metrics`] | the metrics registry | `audit`, `kernel`, `store`, `tls`, `upstream`, `workload` |
+//! | [`metrics`] | the metrics registry | - |
 //! | [`admin`] | the administrators' socket | `metrics`, `session`, `store` |
 //! | [`runtime`] | logging, signals, the agent's phase, readiness, drain | - |
 //! | [`app`] | the composition root: makes the parts and joins them | `admin`, `audit`, `cluster`, `config`, `denied`, `endpoints`, `enforce`, `kernel`, `listener`, `metrics`, `notify`, `pipeline`, `pki`, `runtime`, `session`, `store`, `tls`, `upgrade`, `upstream`, `workload` |

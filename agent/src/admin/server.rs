@@ -26,7 +26,7 @@ use super::api::{
     self, ApiError, ID_MIN, KillAnswer, KillRequest, ObjectList, ReadyReport, SessionList, SessionQuery,
     Version,
 };
-use crate::metrics::{CONTENT_TYPE, Metrics};
+use crate::metrics::{CONTENT_TYPE, MetricsRegistry};
 use crate::session::{Registry, SessionSelector};
 
 /// Connections served at once: a scraper, a probe and a few people. More wait.
@@ -51,7 +51,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Clone)]
 pub struct Admin {
     /// For `/metrics`.
-    pub metrics: Arc<Metrics>,
+    pub metrics: Arc<MetricsRegistry>,
     /// For `/readyz`; called for each request.
     pub ready: Arc<dyn Fn() -> ReadyReport + Send + Sync>,
     /// For `/v1/objects`; called for each request.

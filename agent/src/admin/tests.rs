@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::api::{KillRequest, ObjectList, SessionQuery};
 use super::*;
-use crate::metrics::Metrics;
+use crate::metrics::MetricsRegistry;
 use crate::session::{Registered, Registry, SessionKind, testing};
 use crate::store::Store;
 
@@ -25,7 +25,7 @@ fn folder() -> (TempDir, PathBuf) {
 
 fn admin(report: ReadyReport) -> Admin {
     Admin {
-        metrics: Arc::new(Metrics::new()),
+        metrics: Arc::new(MetricsRegistry::default()),
         ready: Arc::new(move || report.clone()),
         objects: Arc::new(ObjectList::default),
         sessions: Registry::default(),

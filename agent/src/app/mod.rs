@@ -4,6 +4,7 @@
 //! while the others run ends the process, since a node with half an agent would look enforced and not be.
 
 mod initial_sync;
+mod metrics;
 mod settings;
 mod shutdown;
 mod wiring;
@@ -18,24 +19,26 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::PrivateSocket;
-use crate::audit::AuditLog;
+use crate::audit::{self, AuditLog};
 use crate::config::Config;
 use crate::enforce::{self, watchdog};
-use crate::kernel::{Kernel, KernelConfig, NodeState, Program};
+use crate::kernel::{Kernel, KernelConfig, KernelCounters, KernelMetrics, NodeState};
 use crate::listener::InPodListener;
-use crate::metrics::{Metrics, gauges};
 use crate::notify::{EventQueue, KubeEvent};
 use crate::pki::CaFiles;
 use crate::runtime::phase::PhaseControl;
 use crate::runtime::readiness::{Pending, Readiness};
 use crate::runtime::signals;
-use crate::session::{self, Registry};
+use crate::session::Registry;
 use crate::store::Store;
 use crate::tls::Certificates;
 use crate::upgrade::{self, Successor, SuccessorConnection};
 use crate::upstream::Upstream;
 use crate::workload::Netns;
 
+pub use metrics::metrics_reference;
+
+use metrics::RoomMetrics;
 use settings::{cgroup_root, server_names, upstream_config};
 use shutdown::Shutdown;
 use wiring::{Handles, Tasks};
@@ -77,7 +80,7 @@ impl App {
     /// # Errors
     /// The part that cannot be opened, with file, line and reason where there are any.
     pub async fn build(config: Config) -> anyhow::Result<Self> {
-        let metrics = Arc::new(Metrics::new());
+        let metrics = RoomMetrics::register();
         let store = Arc::new(Store::open(&config.objects)?);
         let files = CaFiles {
             certificate: config.tls.ca_certificate_file.clone(),
@@ -86,15 +89,15 @@ impl App {
         let certificates = Certificates::open(files, &server_names(&config))?;
         let upstream = Upstream::open(upstream_config(&config)?)?;
         let upgrade = config.admin.upgrade_socket();
-        let successor = upgrade::request(&upgrade, &config.node_name, LAYOUT, upgrade::REQUEST_LIMIT).await?;
+        let limit = upgrade::REQUEST_LIMIT;
+        let successor =
+            upgrade::request(&upgrade, &config.node_name, LAYOUT, limit, &metrics.upgrade).await?;
         let audit = match &successor {
-            Some(_) => AuditLog::join(&config.audit, Some(metrics.observer()))?,
-            None => AuditLog::open(&config.audit, Some(metrics.observer()))?,
+            Some(_) => AuditLog::join(&config.audit, Some(metrics.pipeline.observer()))?,
+            None => AuditLog::open(&config.audit, Some(metrics.pipeline.observer()))?,
         };
-        metrics.watch_audit(Arc::clone(audit.stats()));
-        let of_sessions = session::Metrics::default();
-        metrics.add(|registry| of_sessions.register(registry));
-        let sessions = Registry::new(of_sessions);
+        audit::register_metrics(&metrics.registry, Arc::clone(audit.stats()));
+        let sessions = Registry::new(metrics.session.clone());
         let cancel = CancellationToken::new();
         let readiness = Readiness::default();
         // Before anybody can ask.
@@ -104,7 +107,14 @@ impl App {
         if successor.is_none() {
             // Served from here on, since loading the kernel programs may have to wait. A predecessor goes on serving the socket.
             let socket = PrivateSocket::bind(&config.admin.socket)?;
-            let admin = wiring::admin(&metrics, &readiness, &audit, &upstream, &sessions, &store);
+            let admin = wiring::admin(
+                &metrics.registry,
+                &readiness,
+                &audit,
+                &upstream,
+                &sessions,
+                &store,
+            );
             tasks.spawn("admin socket", socket.serve(admin, cancel.clone()));
         }
         let kernel = watchdog::load(
@@ -116,8 +126,10 @@ impl App {
             successor.is_none(),
         )?;
         let (node, node_listener) = node_listener(successor.as_ref())?;
-        prepare_kernel(&kernel, &config, &node_listener, &certificates, &metrics)?;
-        let (kube_events, to_post) = EventQueue::channel(Arc::clone(&metrics));
+        prepare_kernel(&kernel, &config, &node_listener, &certificates)?;
+        let kernel_metrics =
+            KernelMetrics::register(&metrics.registry, KernelCounters::of(Arc::clone(&kernel)));
+        let (kube_events, to_post) = EventQueue::channel(metrics.notify.clone());
         let phase = PhaseControl::new(successor.is_some());
         let handles = Handles {
             config: Arc::new(config),
@@ -128,6 +140,7 @@ impl App {
             audit,
             sessions,
             kernel,
+            kernel_metrics,
             readiness,
             kube_events,
             phase,
@@ -239,7 +252,7 @@ impl App {
         wiring::node_listener(&mut tasks, &handles, &shared, shutdown, self.node_listener)?;
         wiring::initial_sync(&mut tasks, &handles, &shared, pods.clone(), self.pods_ready);
         wiring::files(&mut tasks, &handles);
-        wiring::gauges(&mut tasks, &handles, pods);
+        wiring::metrics(&mut tasks, &handles, pods);
         wiring::notify(&mut tasks, &handles, self.to_post);
         wiring::denied(&mut tasks, &handles, &shared, shutdown, endpoints, workload.names);
         wiring::connections(&mut tasks, &handles, shared, receivers, shutdown)?;
@@ -266,13 +279,12 @@ fn node_listener(successor: Option<&Successor>) -> anyhow::Result<(Netns, InPodL
     Ok((node, listener))
 }
 
-/// Tells the kernel programs of this agent, and the certificates and metrics of what the kernel has.
+/// Tells the kernel programs of this agent, and the certificates of the protected endpoints that the kernel has.
 fn prepare_kernel(
-    kernel: &Arc<Kernel>,
+    kernel: &Kernel,
     config: &Config,
     listener: &InPodListener,
     certificates: &Certificates,
-    metrics: &Metrics,
 ) -> anyhow::Result<()> {
     kernel.set_node(NodeState {
         netns: listener.netns_cookie(),
@@ -282,10 +294,5 @@ fn prepare_kernel(
     kernel.heartbeat()?;
     // Connections to the protected endpoints of a predecessor are redirected already: the certificates need their addresses.
     certificates.set_endpoints(enforce::redirected(&enforce::in_kernel(kernel)?))?;
-    for program in Program::ALL {
-        metrics.program(program.name());
-    }
-    let counted = Arc::clone(kernel);
-    metrics.watch_kernel(move || gauges::counters(&counted));
     Ok(())
 }

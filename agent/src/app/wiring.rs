@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::initial_sync::InitialSync;
+use super::metrics::RoomMetrics;
 use super::settings::{api_servers, cgroup_root};
 use super::shutdown::Shutdown;
 use crate::admin::api::ObjectList;
@@ -21,13 +22,13 @@ use crate::admin::{Admin, Failing, PrivateSocket, ReadyReport};
 use crate::audit::{AuditLog, Connection};
 use crate::cluster::Connector;
 use crate::config::Config;
-use crate::denied;
+use crate::denied::{self, Denials};
 use crate::endpoints::{ProtectedEndpoints, ProtectedEndpointsConfig};
 use crate::enforce::{self, KernelEnforcer, NodeListener, watchdog};
 use crate::kernel::lease::KernelWriteLease;
-use crate::kernel::{Class, Kernel};
+use crate::kernel::{Class, Kernel, KernelMetrics};
 use crate::listener::{Arrival, InPodListener, Sockets};
-use crate::metrics::{Metrics, gauges};
+use crate::metrics::MetricsRegistry;
 use crate::notify::{self, EventQueue, KubeEvent};
 use crate::pipeline::{Pipeline, arrivals};
 use crate::runtime::phase::{Phase, PhaseControl, PhaseWatch};
@@ -46,13 +47,14 @@ const ARRIVALS: usize = 1024;
 #[derive(Clone)]
 pub(super) struct Handles {
     pub(super) config: Arc<Config>,
-    pub(super) metrics: Arc<Metrics>,
+    pub(super) metrics: RoomMetrics,
     pub(super) store: Arc<Store>,
     pub(super) certificates: Arc<Certificates>,
     pub(super) upstream: Upstream,
     pub(super) audit: AuditLog,
     pub(super) sessions: Registry,
     pub(super) kernel: Arc<Kernel>,
+    pub(super) kernel_metrics: KernelMetrics,
     pub(super) readiness: Readiness,
     pub(super) kube_events: EventQueue,
     pub(super) phase: PhaseControl,
@@ -97,7 +99,7 @@ impl Tasks {
 pub(super) struct Shared {
     enforcer: Arc<KernelEnforcer>,
     lease: KernelWriteLease,
-    denials: mpsc::Sender<Connection>,
+    denials: Denials,
     /// When this agent became another one's successor.
     succeeded: Option<Instant>,
 }
@@ -120,11 +122,11 @@ pub(super) fn shared(
     listener: &InPodListener,
 ) -> anyhow::Result<(Shared, Receivers)> {
     let (sink, arrivals) = mpsc::channel(ARRIVALS);
-    let (denials, to_write) = mpsc::channel(denied::QUEUE_LENGTH);
+    let (denials, to_write) = Denials::channel(handles.metrics.denied.clone());
     let inherited = successor.map(|successor| Arc::clone(&successor.inherited));
     let enforcer = KernelEnforcer::new(
         Arc::clone(&handles.kernel),
-        Arc::clone(&handles.metrics),
+        handles.metrics.enforce.clone(),
         handles.kube_events.clone(),
         sink,
         NodeListener { netns, listener },
@@ -154,7 +156,7 @@ pub(super) async fn workload(handles: &Handles, shared: &Shared) -> anyhow::Resu
     let redirected = classes
         .iter()
         .filter(|(_, class)| matches!(class, Class::Enforced { .. }));
-    let judged = Arc::clone(&handles.metrics);
+    let metrics = handles.metrics.workload.clone();
     let settings = WorkloadConfig {
         node: config.node_name.clone(),
         cgroup_root: cgroup_root(config)?,
@@ -171,7 +173,7 @@ pub(super) async fn workload(handles: &Handles, shared: &Shared) -> anyhow::Resu
         redirected: redirected.map(|(cgroup, _)| *cgroup).collect(),
         known: classes.iter().map(|(cgroup, _)| *cgroup).collect(),
         phase: handles.phase.watch(),
-        judged: Arc::new(move |after| judged.pod_judged(after)),
+        judged: Arc::new(move |after| metrics.classified(after)),
         kube_events: handles.kube_events.clone(),
     };
     Ok(workload::start(settings, Arc::clone(&shared.enforcer), &handles.cancel).await?)
@@ -190,7 +192,7 @@ pub(super) fn upgrade(
     let admin = &handles.config.admin;
     if let Some(successor) = successor {
         successor.hold_until_exit();
-        let metrics = Arc::clone(&handles.metrics);
+        let metrics = handles.metrics.upgrade.clone();
         tasks.spawn_fallible(successor.run(handles.phase.clone(), handles.audit.clone(), metrics));
         let served = admin_once_alone(
             admin.socket.clone(),
@@ -209,7 +211,7 @@ pub(super) fn upgrade(
         lease: shared.lease.clone(),
         offers: Arc::new(move || enforcer.offers()),
         audit: handles.audit.clone(),
-        metrics: Arc::clone(&handles.metrics),
+        metrics: handles.metrics.upgrade.clone(),
         limit: upgrade::SYNC_LIMIT,
         succeeded: shared.succeeded,
         replaced,
@@ -221,7 +223,7 @@ pub(super) fn upgrade(
 
 /// The kernel programs: they know that the agent lives, and they stay attached.
 pub(super) fn kernel(tasks: &mut Tasks, handles: &Handles, shared: &Shared) {
-    let (kernel, metrics) = (&handles.kernel, &handles.metrics);
+    let kernel = &handles.kernel;
     tasks.spawn("heartbeat", watchdog::heartbeat(Arc::clone(kernel)));
     tasks.spawn(
         "watchdog",
@@ -229,15 +231,13 @@ pub(super) fn kernel(tasks: &mut Tasks, handles: &Handles, shared: &Shared) {
             Arc::clone(kernel),
             shared.lease.clone(),
             handles.readiness.clone(),
-            Arc::clone(metrics),
+            handles.metrics.enforce.clone(),
             handles.audit.clone(),
             handles.kube_events.clone(),
         ),
     );
-    tasks.spawn(
-        "map usage",
-        gauges::map_usage(Arc::clone(kernel), Arc::clone(metrics)),
-    );
+    let metrics = handles.kernel_metrics.clone();
+    tasks.spawn("map usage", metrics.follow(Arc::clone(kernel)));
 }
 
 /// The protected endpoints: put in force, and older connections to new ones destroyed.
@@ -255,7 +255,7 @@ pub(super) fn endpoints(
         enforce::endpoints(
             Arc::clone(&handles.kernel),
             Arc::clone(&handles.certificates),
-            Arc::clone(&handles.metrics),
+            handles.metrics.enforce.clone(),
             endpoints,
             shared.lease.clone(),
             enforce::Start {
@@ -334,23 +334,20 @@ pub(super) fn files(tasks: &mut Tasks, handles: &Handles) {
     tasks.spawn("upstream", upstream.clone().run(cancel.clone()));
 }
 
-/// Gauges that are read from the parts.
-pub(super) fn gauges(tasks: &mut Tasks, handles: &Handles, status: watch::Receiver<PodCounts>) {
-    let Handles {
-        metrics,
+/// Metrics that are read from the parts.
+pub(super) fn metrics(tasks: &mut Tasks, handles: &Handles, status: watch::Receiver<PodCounts>) {
+    let RoomMetrics {
         certificates,
-        upstream,
         store,
+        workload,
         ..
-    } = handles;
-    let read = gauges::gauges(
-        Arc::clone(metrics),
-        Arc::clone(certificates),
-        upstream.clone(),
-        status,
-    );
-    tasks.spawn("gauges", read);
-    tasks.spawn("reloads", gauges::reloads(Arc::clone(metrics), Arc::clone(store)));
+    } = handles.metrics.clone();
+    let upstream = handles.upstream.clone();
+    let expiry = move || upstream.credential_not_after();
+    let served = Arc::clone(&handles.certificates);
+    tasks.spawn("certificate metrics", certificates.follow(served, expiry));
+    tasks.spawn("pod metrics", workload.follow(status));
+    tasks.spawn("policy metrics", store.follow(Arc::clone(&handles.store)));
 }
 
 /// Kubernetes Events.
@@ -359,7 +356,7 @@ pub(super) fn notify(tasks: &mut Tasks, handles: &Handles, events: mpsc::Receive
         Connector::new(&handles.config.cluster.kubeconfig),
         handles.config.node_name.clone(),
         events,
-        Arc::clone(&handles.metrics),
+        handles.metrics.notify.clone(),
         notify::Patience::default(),
     );
     tasks.spawn("kubernetes events", posted);
@@ -380,21 +377,15 @@ pub(super) fn denied(
         cancel: handles.cancel.clone(),
         _reading: shutdown.accepting.token(),
     };
-    let (metrics, denials) = (&handles.metrics, &shared.denials);
+    let denials = &shared.denials;
     tasks.spawn(
         "kernel events",
-        denied::kernel_events(
-            reader,
-            endpoints,
-            Arc::clone(&names),
-            Arc::clone(metrics),
-            denials.clone(),
-        ),
+        denied::kernel_events(reader, endpoints, Arc::clone(&names), denials.clone()),
     );
     let pods = shared.enforcer.enforced().clone();
     tasks.spawn(
         "cgroup escapes",
-        denied::escapes::watch(pods, names, Arc::clone(metrics), denials.clone()),
+        denied::escapes::watch(pods, names, denials.clone()),
     );
 }
 
@@ -432,7 +423,7 @@ pub(super) fn connections(
             receivers.arrivals,
             pipeline,
             shutdown.drain.clone(),
-            Arc::clone(&handles.metrics),
+            handles.metrics.pipeline.clone(),
             shared.denials,
             shutdown.last.clone(),
             shutdown.handed_on.clone(),
@@ -453,7 +444,7 @@ pub(super) fn connections(
 
 /// What the admin socket shows.
 pub(super) fn admin(
-    metrics: &Arc<Metrics>,
+    metrics: &Arc<MetricsRegistry>,
     readiness: &Readiness,
     audit: &AuditLog,
     upstream: &Upstream,
@@ -471,7 +462,7 @@ pub(super) fn admin(
 
 fn admin_of(handles: &Handles) -> Admin {
     admin(
-        &handles.metrics,
+        &handles.metrics.registry,
         &handles.readiness,
         &handles.audit,
         &handles.upstream,

@@ -10,6 +10,7 @@
 mod event;
 mod line;
 mod log;
+mod metrics;
 mod record;
 mod redact;
 pub mod sinks;
@@ -26,6 +27,7 @@ pub use event::{
     PodRef, ProcessRef, Received, ResponseStatus, Session, Stage, Summary, Text, User,
 };
 pub use log::{AuditLog, Observer};
+pub(crate) use metrics::register as register_metrics;
 pub use record::Record;
 pub use redact::{redact_arguments, redact_text, redact_uri};
 pub use sinks::{SinkConfig, SinkTarget};

@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Command, CommandFactory};
 
-use crate::config;
+use crate::{app, config};
 
 /// Arguments of `picket reference`.
 #[derive(Debug, clap::Args)]
@@ -44,6 +44,7 @@ fn files() -> Vec<(String, String)> {
     let mut files = vec![
         page("cli", commands(super::Cli::command())),
         page("configuration", config::reference()),
+        page("metrics", app::metrics_reference()),
     ];
     let schemas = picket_policy::api::schemas().into_iter();
     files.extend(schemas.map(|(name, text)| (format!("schemas/{name}"), text)));

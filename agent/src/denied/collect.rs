@@ -8,17 +8,16 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use super::write::submit;
+use super::write::Denials;
 use crate::audit::{Caller, Connection, KernelFacts, Outcome, PodRef, ProcessRef};
 use crate::endpoints::ProtectedEndpoints;
 use crate::endpoints::denied_as;
 use crate::kernel::{CgroupId, Kernel, KernelEvent, KernelEvents};
 use crate::listener::{Seen, UnattributedCause, UnattributedConnection};
-use crate::metrics::Metrics;
 use crate::runtime::phase::{Phase, PhaseWatch};
 use crate::workload::escapes::CgroupEscape;
 use crate::workload::{Names, Pod, container_of};
@@ -53,8 +52,7 @@ pub(crate) async fn kernel_events(
     reader: EventReader,
     told: watch::Receiver<ProtectedEndpoints>,
     names: Arc<Names>,
-    metrics: Arc<Metrics>,
-    refusals: mpsc::Sender<Connection>,
+    denials: Denials,
 ) {
     let Some(mut events) = reader.opened().await else {
         return;
@@ -77,7 +75,9 @@ pub(crate) async fn kernel_events(
             }
         };
         let cause = event.reason.map_or("unknown", |refusal| refusal.as_str());
-        metrics.connect_refused(cause, endpoint(event.origin, &told.borrow()));
+        denials
+            .metrics
+            .denied(cause, endpoint(event.origin, &told.borrow()));
         let seen = if event.pid != 0 && lookups.take(event.cgroup, Instant::now()) {
             Seen::of(event.pid, event.at_ns).unwrap_or_default()
         } else {
@@ -85,7 +85,7 @@ pub(crate) async fn kernel_events(
         };
         let pod = names.find(event.cgroup, seen.cgroup.as_deref().map(Path::new));
         let pod = pod.as_ref().map(|pod| &pod.pod);
-        submit(&refusals, &metrics, refused(&event, cause, pod, seen));
+        denials.submit(refused(&event, cause, pod, seen));
     }
 }
 

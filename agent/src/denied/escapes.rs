@@ -7,12 +7,9 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
-
-use super::{collect, write};
-use crate::audit::Connection;
+use super::collect;
+use super::write::Denials;
 use crate::enforce::EnforcedPods;
-use crate::metrics::Metrics;
 use crate::workload::Names;
 use crate::workload::escapes::{CgroupEscape, EscapeTracker, ProcessKey};
 
@@ -23,12 +20,7 @@ const EVERY: Duration = Duration::from_secs(30);
 const STAYS: Duration = Duration::from_secs(2);
 
 /// ProcessLookups for as long as it is polled.
-pub(crate) async fn watch(
-    pods: EnforcedPods,
-    names: Arc<Names>,
-    metrics: Arc<Metrics>,
-    records: mpsc::Sender<Connection>,
-) {
+pub(crate) async fn watch(pods: EnforcedPods, names: Arc<Names>, denials: Denials) {
     let mut told: HashSet<ProcessKey> = HashSet::new();
     let mut escapes = EscapeTracker::default();
     loop {
@@ -53,8 +45,8 @@ pub(crate) async fn watch(
                 held = escape.held,
                 "a process of a pod's is outside its cgroup"
             );
-            metrics.cgroup_escape();
-            write::submit(&records, &metrics, collect::moved(escape, pod.as_ref()));
+            denials.metrics.cgroup_escape();
+            denials.submit(collect::moved(escape, pod.as_ref()));
         }
         told = now;
     }

@@ -6,7 +6,9 @@
 mod aggregate;
 mod collect;
 pub(crate) mod escapes;
+mod metrics;
 mod write;
 
 pub(crate) use collect::{EventReader, closed, kernel_events};
-pub(crate) use write::{QUEUE_LENGTH, submit, write};
+pub(crate) use metrics::DeniedMetrics;
+pub(crate) use write::{Denials, write};

@@ -10,12 +10,12 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::aggregate::EventAggregator;
+use super::metrics::DeniedMetrics;
 use crate::audit::{AuditLog, Connection, PodRef};
-use crate::metrics::Metrics;
 use crate::notify::{About, EventQueue, KubeEvent, Reason};
 
 /// Records between those who see refusals and the one who writes them; each is below 1 KB.
-pub(crate) const QUEUE_LENGTH: usize = 1024;
+const QUEUE_LENGTH: usize = 1024;
 
 /// How long many alike are gathered.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -23,10 +23,25 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// What makes two refusals alike: the pod, the cause, the address.
 type Key = (Option<String>, &'static str, Option<SocketAddr>);
 
-/// Hands a refusal on without waiting.
-pub(crate) fn submit(refusals: &mpsc::Sender<Connection>, metrics: &Metrics, connection: Connection) {
-    if refusals.try_send(connection).is_err() {
-        metrics.refusal_unrecorded();
+/// Takes denied connections to be written down; cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Denials {
+    queue: mpsc::Sender<Connection>,
+    pub(crate) metrics: DeniedMetrics,
+}
+
+impl Denials {
+    /// The entrance, and the exit for [`write`].
+    pub(crate) fn channel(metrics: DeniedMetrics) -> (Self, mpsc::Receiver<Connection>) {
+        let (queue, denied) = mpsc::channel(QUEUE_LENGTH);
+        (Self { queue, metrics }, denied)
+    }
+
+    /// Hands a denied connection on without waiting.
+    pub(crate) fn submit(&self, connection: Connection) {
+        if self.queue.try_send(connection).is_err() {
+            self.metrics.unrecorded();
+        }
     }
 }
 
@@ -123,6 +138,8 @@ mod tests {
     use super::*;
     use crate::audit::spool::segment::stored_text;
     use crate::audit::{AuditConfig, Caller, KernelFacts, ProcessRef};
+    use crate::metrics::MetricsRegistry;
+    use crate::notify::NotifyMetrics;
 
     #[tokio::test]
     async fn what_waits_when_the_agent_ends_is_written() {
@@ -133,12 +150,12 @@ mod tests {
             ..AuditConfig::default()
         };
         let audit = AuditLog::open(&config, None).unwrap();
-        let (sender, refusals) = mpsc::channel(QUEUE_LENGTH);
+        let (sender, refusals) = Denials::channel(DeniedMetrics::register(&MetricsRegistry::default()));
         for _ in 0..15 {
-            sender.try_send(Connection::default()).unwrap();
+            sender.submit(Connection::default());
         }
         let (last, done) = (CancellationToken::new(), CancellationToken::new());
-        let (events, _none) = EventQueue::channel(Arc::new(Metrics::new()));
+        let (events, _none) = EventQueue::channel(NotifyMetrics::register(&MetricsRegistry::default()));
         last.cancel();
         let writing = tokio::spawn(write(refusals, audit.clone(), events, last, done.clone()));
         done.cancelled().await;
@@ -154,7 +171,7 @@ mod tests {
 
     #[test]
     fn a_pod_is_told_of_what_is_its_own_doing_with_its_words_in_quotes() {
-        let (events, mut told) = EventQueue::channel(Arc::new(Metrics::new()));
+        let (events, mut told) = EventQueue::channel(NotifyMetrics::register(&MetricsRegistry::default()));
         let connection = |reason| Connection {
             caller: Some(Arc::new(Caller {
                 pod: Some(PodRef {

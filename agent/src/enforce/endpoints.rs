@@ -11,10 +11,10 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::maintain::Maintainer;
+use super::metrics::EnforceMetrics;
 use crate::endpoints::ProtectedEndpoints;
 use crate::kernel::lease::KernelWriteLease;
 use crate::kernel::{EndpointAction, Kernel, ProtectedEndpoint};
-use crate::metrics::Metrics;
 use crate::runtime::phase::{Phase, PhaseControl};
 use crate::runtime::readiness::Pending;
 use crate::runtime::signals;
@@ -54,7 +54,7 @@ impl Start {
 pub(crate) async fn endpoints(
     kernel: Arc<Kernel>,
     certificates: Arc<Certificates>,
-    metrics: Arc<Metrics>,
+    metrics: EnforceMetrics,
     mut told: watch::Receiver<ProtectedEndpoints>,
     mut lease: KernelWriteLease,
     mut start: Start,
@@ -82,7 +82,7 @@ pub(crate) async fn endpoints(
                     signals::at_work();
                 }
                 maintainer.endpoints_changed();
-                metrics.endpoints(now.redirect.len(), now.deny.len(), now.omitted);
+                metrics.endpoints(&now);
                 if now.whole {
                     if let Some(ready) = ready.take() {
                         ready.ready();

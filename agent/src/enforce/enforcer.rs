@@ -13,10 +13,10 @@ use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::maintain::Maintainer;
+use super::metrics::EnforceMetrics;
 use super::table::{EnforcedPod, EnforcedPods};
 use crate::kernel::{CgroupId, Class, Kernel};
 use crate::listener::{Arrival, CONNECTIONS_PER_POD, InPodListener, NodeServing, Owner, Serving, Sockets};
-use crate::metrics::Metrics;
 use crate::notify::EventQueue;
 use crate::upgrade::{InheritedListeners, ListenerOffer, TransferredListener};
 use crate::workload::{EnforceError, Enforcement, Enforcer, Netns, PodNetwork, Tended};
@@ -55,7 +55,7 @@ impl KernelEnforcer {
     /// When the protected endpoints cannot be read, or no descriptor is left.
     pub(crate) fn new(
         kernel: Arc<Kernel>,
-        metrics: Arc<Metrics>,
+        metrics: EnforceMetrics,
         events: EventQueue,
         sink: mpsc::Sender<Arrival>,
         node: NodeListener<'_>,

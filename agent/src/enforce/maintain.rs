@@ -11,11 +11,11 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
+use super::metrics::EnforceMetrics;
 use super::table::EnforcedPods;
 use crate::kernel::destroy_sockets::{DestroySocketsError, DestroyedSockets, destroy_sockets};
 use crate::kernel::interface::host_side;
 use crate::kernel::{CgroupId, Ifindex, Kernel, KernelError};
-use crate::metrics::Metrics;
 use crate::notify::{EventQueue, KubeEvent, Reason};
 use crate::workload::cgroup::subtree;
 use crate::workload::{EnforceError, Enforcement, Netns, Pod, PodNetwork, Tended};
@@ -30,7 +30,7 @@ const NOT_COVERED: &str = "Picket cannot drop this pod's packet sockets' packets
 /// Cuts and covers.
 pub(crate) struct Maintainer {
     kernel: Arc<Kernel>,
-    metrics: Arc<Metrics>,
+    metrics: EnforceMetrics,
     events: EventQueue,
     node: Netns,
     served: EnforcedPods,
@@ -42,7 +42,7 @@ pub(crate) struct Maintainer {
 impl Maintainer {
     pub(crate) fn new(
         kernel: Arc<Kernel>,
-        metrics: Arc<Metrics>,
+        metrics: EnforceMetrics,
         events: EventQueue,
         node: Netns,
         served: EnforcedPods,
@@ -145,7 +145,7 @@ impl Maintainer {
             Err(_) => [("destroyed", 0), ("left", 0), ("unlisted", 1)],
         };
         for (outcome, count) in counts {
-            self.metrics.connections_destroyed(outcome, count);
+            self.metrics.connections(outcome, count);
         }
         outcome
     }

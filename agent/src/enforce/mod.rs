@@ -6,9 +6,11 @@
 mod endpoints;
 mod enforcer;
 mod maintain;
+mod metrics;
 mod table;
 pub(crate) mod watchdog;
 
 pub(crate) use endpoints::{Start, endpoints, in_kernel, redirected};
 pub(crate) use enforcer::{KernelEnforcer, NodeListener, node_listener};
+pub(crate) use metrics::EnforceMetrics;
 pub(crate) use table::EnforcedPods;

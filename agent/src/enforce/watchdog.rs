@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior};
 
+use super::metrics::EnforceMetrics;
 use crate::audit::{Alarm, AuditLog};
 use crate::kernel::lease::KernelWriteLease;
 use crate::kernel::{Kernel, KernelConfig, LinkReport, RepairedLink};
-use crate::metrics::Metrics;
 use crate::notify::{About, EventQueue, KubeEvent, Reason};
 use crate::runtime::readiness::Readiness;
 
@@ -73,7 +73,7 @@ pub(crate) async fn watch(
     kernel: Arc<Kernel>,
     mut lease: KernelWriteLease,
     readiness: Readiness,
-    metrics: Arc<Metrics>,
+    metrics: EnforceMetrics,
     audit: AuditLog,
     events: EventQueue,
 ) {

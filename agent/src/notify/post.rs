@@ -3,7 +3,6 @@
 //! In: a [`KubeEvent`] at a time, out of the queue. Out: Events in the pods' namespaces, and in `default` for the node; a count
 //! for each outcome.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -12,9 +11,9 @@ use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
+use super::metrics::NotifyMetrics;
 use super::queue::{About, KubeEvent};
 use crate::cluster::{ClusterError, Connector};
-use crate::metrics::Metrics;
 
 /// Who posts, as Events name it.
 const CONTROLLER: &str = "picket.dev/agent";
@@ -74,7 +73,7 @@ pub(crate) async fn post(
     connector: Connector,
     node: String,
     mut events: mpsc::Receiver<KubeEvent>,
-    metrics: Arc<Metrics>,
+    metrics: NotifyMetrics,
     patience: Patience,
 ) {
     let mut poster = Poster {
@@ -86,7 +85,7 @@ pub(crate) async fn post(
     let (mut quiet_until, mut failing) = (None, false);
     while let Some(event) = events.recv().await {
         if quiet_until.is_some_and(|until| Instant::now() < until) {
-            metrics.kube_event("left_out");
+            metrics.omitted();
             continue;
         }
         let posted = async {
@@ -100,11 +99,11 @@ pub(crate) async fn post(
         };
         let posted = timeout(patience.post, posted).await;
         let Err(error) = posted.unwrap_or(Err(PostError::Timeout)) else {
-            metrics.kube_event("posted");
+            metrics.posted();
             (quiet_until, failing) = (None, false);
             continue;
         };
-        metrics.kube_event("failed");
+        metrics.failed();
         if !std::mem::replace(&mut failing, true) {
             tracing::warn!(%error, about = ?event.about, "the API server did not accept a Kubernetes Event; deploy/rbac.yaml has the rights for it");
         }
@@ -185,7 +184,7 @@ fn cut(text: &str, bytes: usize) -> String {
 mod tests {
     use std::collections::VecDeque;
     use std::convert::Infallible;
-    use std::sync::Mutex;
+    use std::sync::{Arc, Mutex};
 
     use http_body_util::{BodyExt as _, Full};
     use hyper::body::{Bytes, Incoming};
@@ -198,6 +197,7 @@ mod tests {
 
     use super::super::queue::Reason;
     use super::*;
+    use crate::metrics::MetricsRegistry;
 
     const LONG: Duration = Duration::from_secs(3600);
     /// No answer at all.
@@ -207,7 +207,7 @@ mod tests {
     struct Posting {
         asked: mpsc::UnboundedReceiver<(Method, String)>,
         events: mpsc::Sender<KubeEvent>,
-        metrics: Arc<Metrics>,
+        registry: Arc<MetricsRegistry>,
     }
 
     impl Posting {
@@ -245,8 +245,8 @@ mod tests {
                 }
             });
             let (events, to_post) = mpsc::channel(16);
-            let metrics = Arc::new(Metrics::new());
-            let posting = Arc::clone(&metrics);
+            let registry = Arc::new(MetricsRegistry::default());
+            let posting = NotifyMetrics::register(&registry);
             tokio::spawn(async move {
                 let (_folder, connector) = Connector::for_tests(&server);
                 post(connector, "node".to_owned(), to_post, posting, patience).await;
@@ -254,7 +254,7 @@ mod tests {
             Self {
                 asked,
                 events,
-                metrics,
+                registry,
             }
         }
 
@@ -282,7 +282,7 @@ mod tests {
         async fn counted(&self, outcome: &str, count: u64) {
             let line = format!("picket_kubernetes_events_total{{outcome=\"{outcome}\"}} {count}\n");
             let counted = async {
-                while !self.metrics.encode().unwrap().contains(&line) {
+                while !self.registry.encode().unwrap().contains(&line) {
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
             };
@@ -312,7 +312,7 @@ mod tests {
             posting.asked().await;
             posting.counted("failed", 1).await;
             posting.tell().await;
-            posting.counted("left_out", 1).await;
+            posting.counted("omitted", 1).await;
             assert_eq!(posting.asked.try_recv(), Err(TryRecvError::Empty), "{answer}");
         }
         let pause = Duration::ZERO;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use crate::metrics::Metrics;
+use super::metrics::NotifyMetrics;
 
 /// Events that wait to be posted; a full queue omits further ones.
 const WAITING: usize = 256;
@@ -94,13 +94,13 @@ impl Reason {
 pub struct EventQueue {
     sender: mpsc::Sender<KubeEvent>,
     limiter: Arc<Mutex<RateLimiter>>,
-    metrics: Arc<Metrics>,
+    metrics: NotifyMetrics,
 }
 
 impl EventQueue {
     /// The entrance and the exit.
     #[must_use]
-    pub fn channel(metrics: Arc<Metrics>) -> (Self, mpsc::Receiver<KubeEvent>) {
+    pub fn channel(metrics: NotifyMetrics) -> (Self, mpsc::Receiver<KubeEvent>) {
         let (sender, receiver) = mpsc::channel(WAITING);
         let limiter = Arc::new(Mutex::new(RateLimiter::new(Instant::now())));
         (
@@ -118,7 +118,7 @@ impl EventQueue {
         // A poisoned limiter is a plain table, which no panic could have left half done.
         let mut limiter = self.limiter.lock().unwrap_or_else(PoisonError::into_inner);
         if !limiter.passes(&event, Instant::now()) || self.sender.try_send(event).is_err() {
-            self.metrics.kube_event("left_out");
+            self.metrics.omitted();
         }
     }
 }
@@ -193,6 +193,7 @@ impl Bucket {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::MetricsRegistry;
 
     fn about(pod: usize, which: usize) -> KubeEvent {
         KubeEvent {
@@ -247,17 +248,17 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_out_is_counted() {
-        let metrics = Arc::new(Metrics::new());
-        let (events, mut told) = EventQueue::channel(Arc::clone(&metrics));
+    fn what_is_omitted_is_counted() {
+        let registry = MetricsRegistry::default();
+        let (events, mut told) = EventQueue::channel(NotifyMetrics::register(&registry));
         events.report(about(0, 0));
         events.report(about(0, 0));
         drop(events);
         assert_eq!(told.try_recv().ok(), Some(about(0, 0)));
         assert!(told.try_recv().is_err());
-        let text = metrics.encode().unwrap();
+        let text = registry.encode().unwrap();
         assert!(
-            text.contains("picket_kubernetes_events_total{outcome=\"left_out\"} 1"),
+            text.contains("picket_kubernetes_events_total{outcome=\"omitted\"} 1"),
             "{text}"
         );
     }

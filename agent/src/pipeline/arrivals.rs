@@ -9,11 +9,9 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::Pipeline;
-use crate::audit::Connection;
-use crate::denied;
+use super::{Pipeline, PipelineMetrics};
+use crate::denied::{self, Denials, DeniedMetrics};
 use crate::listener::{Accepted, Arrival};
-use crate::metrics::Metrics;
 use crate::runtime::drain::Drain;
 
 /// Dials from outside a pod's cgroup are logged no more often than that.
@@ -25,8 +23,8 @@ pub(crate) async fn connections(
     mut arrivals: mpsc::Receiver<Arrival>,
     pipeline: Arc<Pipeline>,
     drain: Drain,
-    metrics: Arc<Metrics>,
-    refusals: mpsc::Sender<Connection>,
+    metrics: PipelineMetrics,
+    denials: Denials,
     last: CancellationToken,
     done: CancellationToken,
 ) {
@@ -44,7 +42,7 @@ pub(crate) async fn connections(
         match arrival {
             Arrival::Accepted(accepted) => {
                 if accepted.process.outside {
-                    outside(&accepted, &metrics, &mut told);
+                    outside(&accepted, &denials.metrics, &mut told);
                 }
                 let (pipeline, open) = (Arc::clone(&pipeline), metrics.connection());
                 drain.serve(async move {
@@ -54,7 +52,7 @@ pub(crate) async fn connections(
             }
             Arrival::UnattributedConnection(unattributed_connection) => {
                 metrics.unattributed_connection();
-                denied::submit(&refusals, &metrics, denied::closed(&unattributed_connection));
+                denials.submit(denied::closed(&unattributed_connection));
             }
         }
     }
@@ -65,7 +63,7 @@ pub(crate) async fn connections(
 
 /// Says that a connection of a pod's was made from outside the pod's cgroup, once in a while: each request's record has it, and
 /// a pod can bring it about without end. It is judged as the pod's all the same.
-fn outside(accepted: &Accepted, metrics: &Metrics, told: &mut Option<Instant>) {
+fn outside(accepted: &Accepted, metrics: &DeniedMetrics, told: &mut Option<Instant>) {
     let (pod, process) = (accepted.workload.load(), &accepted.process);
     metrics.cgroup_escape();
     if told.is_some_and(|told| told.elapsed() < OUTSIDE_EVERY) {

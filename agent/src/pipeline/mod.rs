@@ -16,6 +16,7 @@
 pub(crate) mod arrivals;
 mod body;
 mod connection;
+mod metrics;
 mod record;
 mod server;
 mod session;
@@ -47,6 +48,8 @@ use crate::tls::Certificates;
 use crate::upstream::{
     RequestBody, UpgradeError, UpgradeProtocol, Upstream, UpstreamBody, UsedCredential, requested_upgrade,
 };
+
+pub use metrics::{OpenConnection, PipelineMetrics};
 
 use body::{ResponseBody, audited};
 use connection::Connection;

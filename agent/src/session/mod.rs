@@ -27,7 +27,7 @@ pub use body::{SessionBody, Slot, Terminate};
 pub use end::Ending;
 pub use farewell::{Farewell, Upgrade};
 pub use kind::SessionKind;
-pub use metrics::Metrics;
+pub use metrics::SessionMetrics;
 #[cfg(test)]
 pub(crate) use registry::testing;
 pub use registry::{Facts, Judge, Registered, Registry, SessionSelector, Snapshot, Stop, Ticket};

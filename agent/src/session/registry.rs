@@ -24,7 +24,7 @@ use tokio::sync::Notify;
 
 use super::end::Ending;
 use super::kind::SessionKind;
-use super::metrics::Metrics;
+use super::metrics::SessionMetrics;
 use super::tunnel::Traffic;
 use crate::audit::{AuditId, Caller};
 use crate::reject::Rejection;
@@ -135,7 +135,7 @@ struct Inner {
     expiry: AtomicI64,
     /// Wakes whoever waits for that moment when it moves closer.
     sooner: Notify,
-    metrics: Metrics,
+    metrics: SessionMetrics,
 }
 
 /// The sessions that run now; cheap to clone.
@@ -144,7 +144,7 @@ pub struct Registry(Arc<Inner>);
 
 impl Default for Registry {
     fn default() -> Registry {
-        Registry::new(Metrics::default())
+        Registry::new(SessionMetrics::default())
     }
 }
 
@@ -159,7 +159,7 @@ impl std::fmt::Debug for Registry {
 impl Registry {
     /// An empty one that counts in `metrics`.
     #[must_use]
-    pub fn new(metrics: Metrics) -> Registry {
+    pub fn new(metrics: SessionMetrics) -> Registry {
         Registry(Arc::new(Inner {
             shards: std::array::from_fn(|_| Mutex::default()),
             hasher: RandomState::new(),

@@ -7,6 +7,7 @@ use http::{HeaderMap, Method, Uri};
 
 use super::*;
 use crate::audit::PodRef;
+use crate::metrics::MetricsRegistry;
 
 /// Permits while it is told to, and until a moment.
 #[derive(Default)]
@@ -375,8 +376,8 @@ async fn where_sessions_cannot_be_judged_again_they_end() {
 
 #[test]
 fn what_is_open_and_how_sessions_ended_is_counted() {
-    let metrics = Metrics::default();
-    let registry = Registry::new(metrics.clone());
+    let all = MetricsRegistry::default();
+    let registry = Registry::new(SessionMetrics::register(&all));
     let (judge, stop) = (Arc::new(Fake::default()), Arc::new(Stops::default()));
     let first = enter(&registry, registry.ticket(), &judge, &stop).expect("permitted");
     let second = enter(&registry, registry.ticket(), &judge, &stop).expect("permitted");
@@ -391,10 +392,7 @@ fn what_is_open_and_how_sessions_ended_is_counted() {
         "why",
     );
     drop(second);
-    let mut all = prometheus_client::registry::Registry::with_prefix("picket");
-    metrics.register(&mut all);
-    let mut text = String::new();
-    prometheus_client::encoding::text::encode(&mut text, &all).expect("text");
+    let text = all.encode().expect("text");
     for line in [
         "picket_sessions{kind=\"watch\"} 1",
         "picket_sessions{kind=\"exec\"} 0",

@@ -5,6 +5,7 @@
 //! at fault.
 
 pub mod files;
+mod metrics;
 mod source;
 mod status;
 mod watch;
@@ -23,6 +24,7 @@ use tokio::sync::watch as channel;
 use tokio_util::sync::CancellationToken;
 
 pub use files::FileSource;
+pub use metrics::StoreMetrics;
 pub use source::{Manifest, Source};
 pub use status::{ObjectStatus, StatusReason};
 

@@ -4,6 +4,7 @@
 //! with Picket's bundle accepts as the API server. Leaf certificates live in memory and are replaced before they
 //! expire, when the protected endpoints change and when the CA's files do; a broken CA file is reported and the last good one kept.
 
+mod metrics;
 mod publish;
 
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+pub use metrics::CertificateMetrics;
 pub use publish::{CertificateReload, Certificates};
 
 /// The longest a client may take for the handshake. It runs on the pod's loopback, so seconds are plenty; the limit

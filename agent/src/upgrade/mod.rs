@@ -20,6 +20,7 @@
 //! A listener keeps its number when it is transferred. So the class in the kernel stays what it was, and flows that were noted
 //! before are good for both.
 
+mod metrics;
 mod predecessor;
 mod protocol;
 mod successor;
@@ -30,6 +31,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+pub(crate) use metrics::UpgradeMetrics;
 pub(crate) use predecessor::{Predecessor, SYNC_LIMIT, SuccessorConnection, say_stopped_to};
 pub(crate) use protocol::TransferredListener;
 pub(crate) use successor::{REQUEST_LIMIT, Successor, request};

@@ -14,12 +14,12 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::metrics::{Role, UpgradeMetrics};
 use super::protocol::{Message, PER_MESSAGE, ProtocolError, VERSION, receive, send};
 use super::{LISTENERS_MAX, ListenerOffer, OFFER_LIMIT, PATIENCE};
 use crate::admin::PrivateSocket;
 use crate::audit::{AuditError, AuditLog};
 use crate::kernel::lease::KernelWriteLease;
-use crate::metrics::Metrics;
 use crate::runtime::phase::{Phase, PhaseControl};
 
 /// How long a successor may take until it is synced. It waits for the API server's pods and addresses; meanwhile it alone
@@ -82,7 +82,7 @@ pub(crate) struct Predecessor {
     /// The log that both write to.
     pub(crate) audit: AuditLog,
     /// Counts upgrades.
-    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) metrics: UpgradeMetrics,
     /// How long a successor may take until it is synced.
     pub(crate) limit: Duration,
     /// When it became the successor of another agent, where it did.
@@ -167,7 +167,7 @@ impl Predecessor {
             current.set(Some(&stream));
             match self.transfer(&stream).await {
                 Ok(own_listeners) => {
-                    self.metrics.upgrade("predecessor", true);
+                    self.metrics.ended(Role::Predecessor, true);
                     let successor = SuccessorConnection {
                         stream,
                         own_listeners,
@@ -178,7 +178,7 @@ impl Predecessor {
                 }
                 Err(error) => {
                     current.set(None);
-                    self.metrics.upgrade("predecessor", false);
+                    self.metrics.ended(Role::Predecessor, false);
                     tracing::warn!(%error, "upgrade failed: this agent keeps serving");
                     if matches!(error, TransferError::Late(_)) {
                         late.spawn(async move { while receive(&stream).await.is_ok() {} });

@@ -10,10 +10,10 @@ use std::time::Duration;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
+use super::metrics::{Role, UpgradeMetrics};
 use super::protocol::{Message, ProtocolError, VERSION, receive, send};
 use super::{InheritedListeners, LISTENERS_MAX, ListenerOffer, OFFER_LIMIT, PATIENCE};
 use crate::audit::AuditLog;
-use crate::metrics::Metrics;
 use crate::runtime::phase::{Phase, PhaseControl};
 
 /// How long a successor's request takes at most, all in all: an agent must start whatever is at the other end.
@@ -74,6 +74,7 @@ pub(crate) async fn request(
     node: &str,
     layout: u64,
     limit: Duration,
+    metrics: &UpgradeMetrics,
 ) -> Result<Option<Successor>, UpgradeFailed> {
     let asked = timeout(limit, async {
         let stream = UnixStream::connect(socket).await.map_err(ProtocolError::from)?;
@@ -92,10 +93,12 @@ pub(crate) async fn request(
             Ok(None)
         }
         Ok(Err(error)) => {
+            metrics.ended(Role::Successor, false);
             tracing::warn!(%error, "upgrade failed: the predecessor's listeners cannot be used");
             Ok(None)
         }
         Err(_) => {
+            metrics.ended(Role::Successor, false);
             tracing::warn!("upgrade failed: the predecessor did not answer within {limit:?}");
             Ok(None)
         }
@@ -176,7 +179,7 @@ impl Successor {
         self,
         phase: PhaseControl,
         audit: AuditLog,
-        metrics: Arc<Metrics>,
+        metrics: UpgradeMetrics,
     ) -> UpgradeFailed {
         let synced = phase.watch();
         let early = tokio::select! {
@@ -192,7 +195,7 @@ impl Successor {
             Some(end) => end,
             None => self.replace(&phase).await,
         };
-        metrics.upgrade("successor", matches!(end, PredecessorEnd::Stopped));
+        metrics.ended(Role::Successor, matches!(end, PredecessorEnd::Stopped));
         match &end {
             PredecessorEnd::KeepsServing(_) => {}
             PredecessorEnd::Stopped => {

@@ -13,7 +13,7 @@ use super::successor::UpgradeFailed;
 use super::*;
 use crate::audit::{Alarm, AuditConfig, AuditLog};
 use crate::kernel::lease::KernelWriteLease;
-use crate::metrics::Metrics;
+use crate::metrics::MetricsRegistry;
 use crate::runtime::phase::{Phase, PhaseControl, PhaseWatch};
 use crate::workload::Netns;
 
@@ -76,7 +76,7 @@ impl Older {
             resting,
             offers: Arc::new(move || offers.clone()),
             audit: audit.clone(),
-            metrics: Arc::new(Metrics::new()),
+            metrics: metrics(),
             limit: SYNC,
             succeeded: succeeded.then(tokio::time::Instant::now),
             replaced,
@@ -105,7 +105,7 @@ impl Older {
 
     /// Asks it as a newer agent does, with this layout.
     async fn transfers(&self, layout: u64) -> Successor {
-        let asked = request(&self.socket(), "node-a", layout, REQUEST_LIMIT).await;
+        let asked = request(&self.socket(), "node-a", layout, REQUEST_LIMIT, &metrics()).await;
         asked.unwrap().unwrap()
     }
 
@@ -138,9 +138,11 @@ fn newer() -> (PhaseControl, PhaseWatch) {
 
 /// Runs the upgrade's part of a successor.
 async fn run(successor: Successor, phase: &PhaseControl, audit: &AuditLog) -> UpgradeFailed {
-    successor
-        .run(phase.clone(), audit.clone(), Arc::new(Metrics::new()))
-        .await
+    successor.run(phase.clone(), audit.clone(), metrics()).await
+}
+
+fn metrics() -> UpgradeMetrics {
+    UpgradeMetrics::register(&MetricsRegistry::default())
 }
 
 fn log(folder: &Path) -> AuditConfig {
@@ -257,7 +259,7 @@ async fn where_the_newer_agent_dies_the_older_one_goes_on() {
     older.lends(false).await;
     assert!(older.successors.try_recv().is_err());
     // It transfers again to the next one, and the log is its own meanwhile.
-    let again = request(&older.socket(), "node-a", LAYOUT, REQUEST_LIMIT)
+    let again = request(&older.socket(), "node-a", LAYOUT, REQUEST_LIMIT, &metrics())
         .await
         .unwrap();
     assert!(again.is_some());
@@ -384,7 +386,7 @@ async fn an_agent_of_another_layout_opens_listeners_of_its_own() {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_must_not_take_over_is_told_why() {
     let older = Older::start(1, false).await;
-    let refused = request(&older.socket(), "node-b", LAYOUT, REQUEST_LIMIT)
+    let refused = request(&older.socket(), "node-b", LAYOUT, REQUEST_LIMIT, &metrics())
         .await
         .unwrap_err();
     assert!(
@@ -405,7 +407,7 @@ async fn who_must_not_take_over_is_told_why() {
     let closed = tokio::time::timeout(Duration::from_secs(5), receive(&stream));
     assert!(closed.await.unwrap().is_err(), "it says more");
     let older = Older::start(1, true).await;
-    let refused = request(&older.socket(), "node-a", LAYOUT, REQUEST_LIMIT)
+    let refused = request(&older.socket(), "node-a", LAYOUT, REQUEST_LIMIT, &metrics())
         .await
         .unwrap_err();
     assert!(
@@ -422,7 +424,7 @@ async fn nothing_at_the_other_end_hangs_a_start() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("upgrade.sock");
     assert!(
-        request(&path, "node-a", LAYOUT, REQUEST_LIMIT)
+        request(&path, "node-a", LAYOUT, REQUEST_LIMIT, &metrics())
             .await
             .unwrap()
             .is_none(),
@@ -430,7 +432,7 @@ async fn nothing_at_the_other_end_hangs_a_start() {
     );
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
     assert!(
-        request(&path, "node-a", LAYOUT, REQUEST_LIMIT)
+        request(&path, "node-a", LAYOUT, REQUEST_LIMIT, &metrics())
             .await
             .unwrap()
             .is_none(),
@@ -458,7 +460,7 @@ async fn nothing_at_the_other_end_hangs_a_start() {
         "descriptors of nothing",
     ] {
         assert!(
-            request(&path, "node-a", LAYOUT, REQUEST_LIMIT)
+            request(&path, "node-a", LAYOUT, REQUEST_LIMIT, &metrics())
                 .await
                 .unwrap()
                 .is_none(),
@@ -469,7 +471,10 @@ async fn nothing_at_the_other_end_hangs_a_start() {
     let _silent = odd.await.unwrap();
     let soon = Duration::from_millis(100);
     assert!(
-        request(&path, "node-a", LAYOUT, soon).await.unwrap().is_none(),
+        request(&path, "node-a", LAYOUT, soon, &metrics())
+            .await
+            .unwrap()
+            .is_none(),
         "silence"
     );
 }

@@ -12,7 +12,8 @@ use super::super::pods::NodePod;
 use super::super::slot::{CHECK_AGAIN, CHECK_EVERY, PATIENCE};
 use super::super::{EnforceError, Enforcement, Netns, Pod, PodNetwork, PodUid, Tended};
 use super::*;
-use crate::metrics::Metrics;
+use crate::metrics::MetricsRegistry;
+use crate::notify::NotifyMetrics;
 use crate::runtime::phase::PhaseControl;
 
 const ROOT: CgroupId = CgroupId(1);
@@ -205,7 +206,8 @@ impl Node {
         let rest = PhaseControl::new(false);
         let judged = Arc::new(AtomicUsize::new(0));
         let counted = judged.clone();
-        let (kube_events, to_post) = EventQueue::channel(Arc::new(Metrics::new()));
+        let (kube_events, to_post) =
+            EventQueue::channel(NotifyMetrics::register(&MetricsRegistry::default()));
         let mut reconciler = Reconciler::new(fake.clone(), selection, find, own.map(CgroupId), known)
             .static_pods(static_pods)
             .notifies(kube_events)

@@ -26,8 +26,9 @@ use super::super::Pipeline;
 use crate::audit::spool::segment::stored_text;
 use crate::audit::{AuditConfig, AuditLog};
 use crate::listener::{Accepted, Process};
-use crate::metrics::Metrics;
+use crate::metrics::MetricsRegistry;
 use crate::notify::EventQueue;
+use crate::notify::NotifyMetrics;
 use crate::pki::{self, CaFiles};
 use crate::runtime::drain::Drain;
 use crate::session::Registry;
@@ -159,7 +160,7 @@ impl World {
             ca: ca_file,
             credential,
         });
-        let (kube_events, _told) = EventQueue::channel(Arc::new(Metrics::new()));
+        let (kube_events, _told) = EventQueue::channel(NotifyMetrics::register(&MetricsRegistry::default()));
         let pipeline = Pipeline::new(
             &certificates,
             Arc::new(Store::for_tests(policies())),

@@ -1,0 +1,93 @@
+//! What is counted of enforcement.
+
+use prometheus_client::metrics::gauge::Gauge;
+
+use crate::endpoints::ProtectedEndpoints;
+use crate::kernel::Program;
+use crate::metrics::{CounterFamily, GaugeFamily, MetricsRegistry, count};
+
+/// The metrics of enforcement; cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct EnforceMetrics {
+    destroyed: CounterFamily<1>,
+    endpoints: GaugeFamily<1>,
+    omitted: Gauge,
+    reattachments: CounterFamily<1>,
+}
+
+impl EnforceMetrics {
+    /// Registers them.
+    pub(crate) fn register(registry: &MetricsRegistry) -> Self {
+        let reattachments = registry.counters(
+            "kernel_reattachments",
+            ["program"],
+            "Kernel programs that somebody detached or replaced, and that the agent attached again",
+        );
+        for program in Program::ALL {
+            reattachments.show([program.name()]);
+        }
+        Self {
+            destroyed: registry.counters(
+                "connections_destroyed",
+                ["outcome"],
+                "Connections to protected endpoints that are older than their pod's enforcement, by outcome",
+            ),
+            endpoints: registry.gauges(
+                "protected_endpoints",
+                ["action"],
+                "Addresses of protected endpoints, by what the kernel does with connections to them",
+            ),
+            omitted: registry.gauge(
+                "protected_endpoints_omitted",
+                "Addresses that enforced pods can reach because there are more than the kernel's map holds",
+            ),
+            reattachments,
+        }
+    }
+
+    /// Connections were `destroyed`, could not be (`left`), or are of nobody that is known (`unknown`); or the kernel could not list
+    /// them (`unlisted`).
+    pub(super) fn connections(&self, outcome: &'static str, connections: usize) {
+        let connections = u64::try_from(connections).unwrap_or(u64::MAX);
+        self.destroyed.add([outcome], connections);
+    }
+
+    /// These are in the kernel.
+    pub(super) fn endpoints(&self, now: &ProtectedEndpoints) {
+        self.endpoints.set(["redirect"], now.redirect.len());
+        self.endpoints.set(["deny"], now.deny.len());
+        self.omitted.set(count(now.omitted));
+    }
+
+    /// A kernel program was attached again.
+    pub(super) fn reattached(&self, program: &'static str) {
+        self.reattachments.inc([program]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_alarmed_on_is_shown_from_the_start() {
+        let registry = MetricsRegistry::default();
+        let metrics = EnforceMetrics::register(&registry);
+        metrics.connections("destroyed", 2);
+        metrics.endpoints(&ProtectedEndpoints {
+            redirect: ["10.96.0.1:443".parse().unwrap()].into(),
+            omitted: 1,
+            ..ProtectedEndpoints::default()
+        });
+        let text = registry.encode().expect("text");
+        for line in [
+            "picket_kernel_reattachments_total{program=\"connect4\"} 0\n",
+            "picket_connections_destroyed_total{outcome=\"destroyed\"} 2\n",
+            "picket_protected_endpoints{action=\"redirect\"} 1\n",
+            "picket_protected_endpoints{action=\"deny\"} 0\n",
+            "picket_protected_endpoints_omitted 1\n",
+        ] {
+            assert!(text.contains(line), "{line} is missing in\n{text}");
+        }
+    }
+}

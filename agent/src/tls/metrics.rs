@@ -1,0 +1,51 @@
+//! When certificates expire.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::Certificates;
+use crate::metrics::{MetricsRegistry, TimeFamily};
+
+/// How often the gauges are set: more often than any scraper asks.
+const EVERY: Duration = Duration::from_secs(5);
+
+/// The metrics of certificates; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct CertificateMetrics {
+    expiry: TimeFamily<1>,
+}
+
+impl CertificateMetrics {
+    /// Registers them.
+    pub fn register(registry: &MetricsRegistry) -> Self {
+        Self {
+            expiry: registry.times(
+                "certificate_expiry",
+                ["certificate"],
+                "When a certificate in use expires, in seconds since 1970: `node-ca`, `leaf`, `upstream`",
+            ),
+        }
+    }
+
+    /// Keeps the gauges current, with the expiry of the client certificate that the API server sees, for as long as it is polled.
+    pub(crate) async fn follow(
+        self,
+        certificates: Arc<Certificates>,
+        upstream: impl Fn() -> Option<SystemTime> + Send,
+    ) {
+        let mut tick = tokio::time::interval(EVERY);
+        loop {
+            tick.tick().await;
+            self.set("leaf", certificates.not_after());
+            self.set("node-ca", certificates.ca_not_after());
+            if let Some(end) = upstream() {
+                self.set("upstream", end);
+            }
+        }
+    }
+
+    fn set(&self, certificate: &'static str, end: SystemTime) {
+        let since_epoch = end.duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.expiry.set([certificate], since_epoch);
+    }
+}
