@@ -15,6 +15,7 @@ mod flows;
 mod identity;
 mod life;
 mod nodes;
+mod sessions;
 mod streams;
 mod token;
 mod world;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         identity,
         flows,
         streams,
+        sessions,
         cli,
         nodes,
         files,

@@ -1,0 +1,328 @@
+//! What runs for long ends when it would no longer be let through: watches, followed logs, exec and port-forward.
+//!
+//! The pod `stranger` is the agent `guest` here, by objects of this file's own. The pod `worker` is another agent, whose
+//! watch goes on through all of it.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use picket_tests::output::Done;
+use picket_tests::running::Running;
+use picket_tests::tests;
+use serde_json::Value;
+
+use crate::Test;
+use crate::world::World;
+
+pub(crate) const TESTS: &[Test] = tests! {
+    a_suspended_identity_ends_all_that_runs,
+    a_revoked_identity_ends_all_that_runs,
+    an_expiry_ends_all_that_runs,
+    a_narrowed_grant_ends_what_it_gave,
+    a_new_deny_rule_ends_what_it_refuses,
+    a_pod_that_is_no_longer_the_agent_ends_what_it_runs,
+    an_operator_lists_and_kills,
+};
+
+/// How long an end may take from the change of a file to the closed stream, this machine's load and `kubectl`'s own end
+/// included. The agent's part has its own figure: `picket_session_end_seconds`.
+const LIMIT: Duration = Duration::from_secs(5);
+
+const FILE: &str = "guest.yaml";
+
+const GUEST: &str = r#"
+apiVersion: picket.dev/v1alpha1
+kind: AgentIdentity
+metadata: {name: guest}
+spec:
+  owner: lab@example.test
+  attest: {pod: {namespace: agents, serviceAccount: stranger, selector: {matchLabels: {app: stranger}}}}
+---
+apiVersion: picket.dev/v1alpha1
+kind: AgentGrant
+metadata: {name: guest-work}
+spec:
+  to: {identities: [guest]}
+  upstream: {impersonate: {user: "agent:worker", groups: ["agents:lab"]}}
+  rules:
+  - {apiGroups: [""], resources: [configmaps, pods, pods/log], verbs: [get, list, watch]}
+  - {apiGroups: [""], resources: [pods/exec, pods/portforward], verbs: [get, create]}
+"#;
+
+const NO_WATCH: &str = r#"
+---
+apiVersion: picket.dev/v1alpha1
+kind: AgentPolicy
+metadata: {name: no-watch}
+spec:
+  subjects: {identities: [guest]}
+  rules:
+  - name: configmaps
+    match: {verbs: [watch], resources: [configmaps]}
+    action: Deny
+    message: Nobody watches any more.
+"#;
+
+/// What runs: a name, and a shell line that says so when it has begun and when it is over.
+const SESSIONS: [(&str, &str, &str); 4] = [
+    (
+        "watch",
+        "ADDED",
+        "kubectl get --raw '/api/v1/namespaces/lab/configmaps?watch=true&fieldSelector=metadata.name%3Dtick'",
+    ),
+    ("logs", "started", "kubectl logs -f target -n lab"),
+    (
+        "exec",
+        "running",
+        "kubectl exec target -n lab -- sh -c 'echo running; exec sleep 300'",
+    ),
+    (
+        "portforward",
+        "Forwarding from 127.0.0.1",
+        "kubectl port-forward -n lab pod/target 18080:8080",
+    ),
+];
+
+/// A session that runs.
+struct Session {
+    kind: &'static str,
+    running: Running,
+}
+
+fn start(world: &World, pod: &str, kind: &str) -> Result<Session> {
+    let (kind, begun, line) = SESSIONS
+        .into_iter()
+        .find(|session| session.0 == kind)
+        .context("no such session")?;
+    let line = format!("{line} 2>&1; echo over $?");
+    let running = Running::start(
+        &world.cluster.kubectl_client(),
+        "agents",
+        pod,
+        &["sh", "-c", &line],
+    )?;
+    running
+        .line_with(begun)
+        .with_context(|| format!("{kind} of {pod}"))?;
+    Ok(Session { kind, running })
+}
+
+/// Starts every kind of session of the guest and a watch of the worker, makes the change, and checks that the sessions of
+/// these kinds end, each with the words and with its cause in the audit log, and that the others go on.
+fn ended_by(
+    world: &mut World,
+    kinds: &[&str],
+    words: &str,
+    cause: &str,
+    change: impl FnOnce(&World) -> Result<()>,
+) -> Result<()> {
+    world.agent.write_objects(FILE, GUEST)?;
+    let outcome = in_force(world).and_then(|()| ended_while(world, kinds, words, cause, change));
+    world.agent.remove_objects(FILE)?;
+    outcome
+}
+
+/// Waits until the guest may do something.
+fn in_force(world: &World) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let asked = world.run(
+            "agents",
+            "stranger",
+            &["kubectl", "get", "configmap", "tick", "-n", "lab"],
+        )?;
+        if asked.code == 0 {
+            return Ok(());
+        }
+        ensure!(
+            Instant::now() < deadline,
+            "the guest is still refused: {}",
+            asked.err
+        );
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+fn ended_while(
+    world: &World,
+    kinds: &[&str],
+    words: &str,
+    cause: &str,
+    change: impl FnOnce(&World) -> Result<()>,
+) -> Result<()> {
+    let log = world.picket_log();
+    let others = start(world, "worker", "watch")?;
+    let sessions = SESSIONS
+        .iter()
+        .map(|(kind, ..)| start(world, "stranger", kind))
+        .collect::<Result<Vec<_>>>()?;
+    change(world)?;
+    let began = Instant::now();
+    for session in sessions.iter().filter(|session| kinds.contains(&session.kind)) {
+        let mut said = Vec::new();
+        let code = loop {
+            let line = session
+                .running
+                .line()
+                .with_context(|| format!("the end of {}", session.kind))?;
+            match line.strip_prefix("over ") {
+                Some(code) => break code.to_owned(),
+                None => said.push(line),
+            }
+        };
+        let took = began.elapsed();
+        let said = said.join("\n");
+        eprintln!(
+            "{cause}: {} ended after {took:?} with {code}: {said}",
+            session.kind
+        );
+        ensure!(took < LIMIT, "{} took {took:?} to end", session.kind);
+        // A watch's and an exec's clients are told why; the other protocols have no place for it.
+        if matches!(session.kind, "watch" | "exec") {
+            ensure!(
+                said.contains(words),
+                "{} says {said:?}, not {words:?}",
+                session.kind
+            );
+        }
+        let record = log.wait("the end's record", |record| {
+            record["session"]["endCause"] == cause && about_kind(record, session.kind)
+        })?;
+        ensure!(
+            record["session"]["endReason"] == "terminated" && record["agent"]["identity"] == "guest",
+            "{record:#}"
+        );
+    }
+    for session in sessions.iter().filter(|session| !kinds.contains(&session.kind)) {
+        ensure!(
+            session.running.silent(),
+            "{} of the guest ended too",
+            session.kind
+        );
+    }
+    ensure!(others.running.silent(), "the worker's watch ended too");
+    Ok(())
+}
+
+/// Whether a record is about a session of this kind.
+fn about_kind(record: &Value, kind: &str) -> bool {
+    let object = &record["objectRef"];
+    match kind {
+        "watch" => record["verb"] == "watch" && object["resource"] == "configmaps",
+        "logs" => object["subresource"] == "log",
+        kind => object["subresource"] == kind,
+    }
+}
+
+const ALL: [&str; 4] = ["watch", "logs", "exec", "portforward"];
+
+fn state(state: &str) -> String {
+    GUEST.replacen("  owner:", &format!("  state: {state}\n  owner:"), 1)
+}
+
+fn a_suspended_identity_ends_all_that_runs(world: &mut World) -> Result<()> {
+    ended_by(
+        world,
+        &ALL,
+        "agent guest is suspended",
+        "identity_suspended",
+        |world| world.agent.write_objects(FILE, &state("Suspended")),
+    )
+}
+
+fn a_revoked_identity_ends_all_that_runs(world: &mut World) -> Result<()> {
+    ended_by(
+        world,
+        &ALL,
+        "agent guest is revoked",
+        "identity_revoked",
+        |world| world.agent.write_objects(FILE, &state("Revoked")),
+    )
+}
+
+fn an_expiry_ends_all_that_runs(world: &mut World) -> Result<()> {
+    ended_by(world, &ALL, "agent guest expired", "identity_expired", |world| {
+        let at = jiff::Timestamp::now() + Duration::from_secs(3);
+        let expires = format!("  expiresAt: {at:.0}\n  owner:");
+        world
+            .agent
+            .write_objects(FILE, &GUEST.replacen("  owner:", &expires, 1))?;
+        std::thread::sleep(Duration::from_secs(2));
+        Ok(())
+    })
+}
+
+fn a_narrowed_grant_ends_what_it_gave(world: &mut World) -> Result<()> {
+    ended_by(world, &["exec", "portforward"], "may not", "no_grant", |world| {
+        let narrowed = GUEST.replace(
+            "resources: [pods/exec, pods/portforward]",
+            "resources: [pods/attach]",
+        );
+        world.agent.write_objects(FILE, &narrowed)
+    })
+}
+
+fn a_new_deny_rule_ends_what_it_refuses(world: &mut World) -> Result<()> {
+    ended_by(world, &["watch"], "Nobody watches any more.", "policy", |world| {
+        world.agent.write_objects(FILE, &format!("{GUEST}{NO_WATCH}"))
+    })
+}
+
+fn a_pod_that_is_no_longer_the_agent_ends_what_it_runs(world: &mut World) -> Result<()> {
+    let label = |world: &World, value: &str| {
+        world
+            .admin(&["label", "pod", "stranger", "-n", "agents", "--overwrite", value])
+            .map(drop)
+    };
+    let outcome = ended_by(world, &ALL, "is no known agent", "identity_none", |world| {
+        label(world, "app=quarantined")
+    });
+    label(world, "app=stranger")?;
+    outcome
+}
+
+fn an_operator_lists_and_kills(world: &mut World) -> Result<()> {
+    world.agent.write_objects(FILE, GUEST)?;
+    in_force(world)?;
+    let outcome = listed_and_killed(world);
+    world.agent.remove_objects(FILE)?;
+    outcome
+}
+
+fn listed_and_killed(world: &World) -> Result<()> {
+    let config = world.agent.config_file().display().to_string();
+    let picket = |arguments: &[&str]| -> Result<Done> {
+        let mut words = vec!["sessions"];
+        words.extend(arguments);
+        words.extend(["--config", &config]);
+        world.agent.picket(&words).map(Done::from)
+    };
+    let others = start(world, "worker", "watch")?;
+    let watch = start(world, "stranger", "watch")?;
+    let exec = start(world, "stranger", "exec")?;
+    let table = picket(&["list", "--identity", "guest"])?.good()?;
+    ensure!(
+        table.starts_with("ID") && table.lines().count() == 3 && table.contains("agents/stranger"),
+        "{table}"
+    );
+    let list: Value = serde_json::from_str(&picket(&["list", "--kind", "exec", "-o", "json"])?.good()?)?;
+    let listed = list["sessions"].as_array().context("no sessions")?;
+    ensure!(listed.len() == 1 && listed[0]["identity"] == "guest", "{list:#}");
+    let id = listed[0]["id"].as_str().context("no id")?;
+
+    let began = Instant::now();
+    picket(&["kill", id, "--reason", "it reads too much"])?.good()?;
+    let told = exec.running.line_with("it reads too much")?;
+    exec.running.line_with("over")?;
+    eprintln!("a killed exec ended after {:?} with {told:?}", began.elapsed());
+    ensure!(watch.running.silent(), "the guest's watch ended too");
+    picket(&["kill", "--identity", "guest"])?.good()?;
+    watch.running.line_with("over")?;
+    ensure!(others.running.silent(), "the worker's watch ended too");
+    let nothing = picket(&["kill", "--identity", "guest"])?;
+    ensure!(
+        nothing.code == 1,
+        "nothing was left to end, and it says {nothing:?}"
+    );
+    Ok(())
+}
