@@ -119,7 +119,7 @@ pub(super) async fn join(
                 TokioIo::new(server),
                 traffic,
                 farewell,
-                &stop,
+                stop,
             )
             .await
         }
