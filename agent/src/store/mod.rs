@@ -106,6 +106,13 @@ impl Store {
         }
     }
 
+    /// Puts another set in force as [`Store::reload`] does, for tests of what follows it.
+    #[cfg(test)]
+    pub(crate) fn replace_for_tests(&self, policies: PolicySet) {
+        self.current.store(Arc::new(policies));
+        self.status.send_modify(|status| status.generation += 1);
+    }
+
     /// Reads every file once, for a Picket that runs in [`builtin::OWN_NAMESPACE`].
     ///
     /// # Errors

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, header};
+use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
@@ -50,7 +51,7 @@ metadata: {name: g}
 spec:
   to: {identities: [fixer]}
   upstream: {impersonate: {user: 'agent:fixer', groups: [readers, 'picket:agents']}}
-  rules: [{verbs: ['*'], apiGroups: [''], resources: [pods, secrets, configmaps, 'pods/log']}]
+  rules: [{verbs: ['*'], apiGroups: [''], resources: [pods, secrets, configmaps, 'pods/log', 'pods/exec']}]
 ---
 apiVersion: picket.dev/v1alpha1
 kind: AgentPolicy
@@ -106,6 +107,8 @@ pub(super) struct World {
     ca_pem: String,
     pipeline: Arc<Pipeline>,
     audit: AuditLog,
+    pub(super) store: Arc<Store>,
+    pub(super) sessions: Registry,
     seen: Arc<Mutex<Vec<Seen>>>,
     pod: Arc<ArcSwap<Pod>>,
     pub(super) released: CancellationToken,
@@ -161,13 +164,15 @@ impl World {
             credential,
         });
         let (kube_events, _told) = EventQueue::channel(NotifyMetrics::register(&MetricsRegistry::default()));
+        let store = Arc::new(Store::for_tests(policies("", "")));
+        let sessions = Registry::default();
         let pipeline = Pipeline::new(
             &certificates,
-            Arc::new(Store::for_tests(policies())),
+            Arc::clone(&store),
             upstream.expect("an upstream"),
             audit.clone(),
             Drain::default(),
-            Registry::default(),
+            sessions.clone(),
             kube_events,
         );
         let pod = Pod {
@@ -179,6 +184,8 @@ impl World {
             pipeline: pipeline.expect("a pipeline"),
             folder,
             audit,
+            store,
+            sessions,
             seen,
             pod: Arc::new(ArcSwap::from_pointee(pod)),
             released: CancellationToken::new(),
@@ -302,8 +309,10 @@ fn write_certificate(folder: &Folder) -> String {
     format!("X509SHA256={hex}")
 }
 
-fn policies() -> PolicySet {
-    let mut documents = picket_policy::read_documents("f.yaml", OBJECTS).expect("valid");
+/// The objects, with one text in place of another.
+pub(super) fn policies(from: &str, to: &str) -> PolicySet {
+    let objects = OBJECTS.replacen(from, to, 1);
+    let mut documents = picket_policy::read_documents("f.yaml", &objects).expect("valid");
     for document in &mut documents {
         if let AnyObject::Policy(policy) = &mut document.object {
             // No file can say so yet.
@@ -332,7 +341,7 @@ async fn serve_api(
                 let io = TokioIo::new(stream.expect("a TLS session"));
                 let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
                 // The pool goes with its test, in the middle of whatever it does.
-                let _ended = builder.serve_connection(io, service).await;
+                let _ended = builder.serve_connection_with_upgrades(io, service).await;
             });
         }
     });
@@ -342,7 +351,11 @@ async fn serve_api(
 async fn note(
     request: Request<Incoming>,
     seen: Arc<Mutex<Vec<Seen>>>,
-) -> Result<Response<Full<Bytes>>, std::convert::Infallible> {
+) -> Result<Response<BoxBody<Bytes, std::convert::Infallible>>, std::convert::Infallible> {
+    let target = request.uri().to_string();
+    if target.contains("watch=true") || target.contains("follow=true") || target.contains("/exec") {
+        return Ok(super::sessions::begin(request).await);
+    }
     let (head, body) = request.into_parts();
     let body = match body.collect().await {
         Ok(body) => body.to_bytes(),
@@ -355,7 +368,7 @@ async fn note(
         headers: head.headers,
         body,
     });
-    Ok(Response::new(Full::new(Bytes::from_static(b"done"))))
+    Ok(Response::new(Full::new(Bytes::from_static(b"done")).boxed()))
 }
 
 /// A request target.

@@ -8,7 +8,7 @@
 //! | watch over HTTP, JSON (tables too) | an event of type `ERROR` with the `Status` | after a line |
 //! | watch over HTTP, protobuf | the same | after a length-delimited message |
 //! | watch over a WebSocket | the same as a text message, then a close frame | between messages |
-//! | exec, attach over a WebSocket (v4, v5) | the `Status` on the error channel, then a close frame | between messages |
+//! | exec, attach over a WebSocket (v4, v5) | the `Status` on the error channel, then a close frame (1000) | between messages |
 //! | any other WebSocket | a close frame (1008) with the reason | between frames |
 //! | exec, attach over SPDY (v4) | the `Status` on the error stream, with its end | between frames |
 //! | logs, port-forward over SPDY, anything else | none | |

@@ -2,7 +2,11 @@
 
 use super::super::end::Ending;
 
-/// A close frame's code for a peer that broke a policy (RFC 6455 section 7.4.1).
+/// A close frame's code where all was said before (RFC 6455 section 7.4.1). After any other, kubectl shows the close and not
+/// what came on the error channel (k8s.io/client-go tools/remotecommand/websocket.go, `readDemuxLoop`).
+const NORMAL: u16 = 1000;
+
+/// A close frame's code for a peer that broke a policy.
 const POLICY_VIOLATION: u16 = 1008;
 
 /// The longest payload of a control frame, less the code.
@@ -100,19 +104,21 @@ impl WebSocket {
             return None;
         }
         let mut out = Vec::new();
+        let mut code = POLICY_VIOLATION;
         if !self.fragmented {
             match self.says {
                 Says::OnErrorChannel => {
                     let mut message = vec![ERROR_CHANNEL];
                     message.extend(ending.status.to_json());
                     frame(&mut out, BINARY, &message);
+                    code = NORMAL;
                 }
                 // A watch in a binary form has no event that could be written here.
                 Says::Event if self.last != BINARY => frame(&mut out, TEXT, &super::event(ending)),
                 Says::Event | Says::CloseAlone => {}
             }
         }
-        let mut close = POLICY_VIOLATION.to_be_bytes().to_vec();
+        let mut close = code.to_be_bytes().to_vec();
         let message = ending.message();
         let end = message.floor_char_boundary(CLOSE_REASON);
         close.extend_from_slice(&message.as_bytes()[..end]);
@@ -181,7 +187,7 @@ mod tests {
             (&"Status".into(), &403.into())
         );
         let (opcode, close) = &frames[1];
-        assert_eq!((*opcode, &close[..2]), (CLOSE, &1008_u16.to_be_bytes()[..]));
+        assert_eq!((*opcode, &close[..2]), (CLOSE, &1000_u16.to_be_bytes()[..]));
         assert!(close.len() <= 125);
     }
 

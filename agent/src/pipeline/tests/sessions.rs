@@ -1,0 +1,288 @@
+//! Sessions through the whole pipeline: what runs ends with what permitted it, and its client is told.
+
+use std::convert::Infallible;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures::{StreamExt as _, stream};
+use http::{Request, Response, StatusCode, header};
+use http_body::Frame;
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Empty, Full, StreamBody};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::task::JoinHandle;
+
+use super::world::{World, policies, target};
+use crate::session::{self, SessionSelector};
+use crate::workload::PodChanges;
+
+/// A watch event as the API server writes it.
+const EVENT: &str = "{\"type\":\"ADDED\",\"object\":{}}\n";
+
+/// An unmasked WebSocket frame: `ok` on channel 1.
+const FRAME: &[u8] = &[0x82, 3, 1, b'o', b'k'];
+
+const WATCH: &str = "/api/v1/namespaces/n/pods?watch=true";
+const LOG: &str = "/api/v1/namespaces/n/pods/x/log?follow=true";
+const EXEC: &str = "/api/v1/namespaces/n/pods/x/exec?command=sh&stdout=true";
+
+/// The goal from a change to the closed stream is 100 ms; a machine that runs many tests at once gets more.
+const LIMIT: Duration = Duration::from_secs(2);
+
+/// What the API server answers: a first message, and then nothing for as long as it is listened to. A watch from
+/// resource version `late` is answered late.
+pub(super) async fn begin(mut request: Request<Incoming>) -> Response<BoxBody<Bytes, Infallible>> {
+    let query = request.uri().query().unwrap_or_default().to_owned();
+    if request.uri().path().ends_with("/exec") {
+        let upgrade = hyper::upgrade::on(&mut request);
+        tokio::spawn(async move {
+            let Ok(upgraded) = upgrade.await else { return };
+            let mut stream = TokioIo::new(upgraded);
+            let _sent = stream.write_all(FRAME).await;
+            let _closed = stream.read(&mut [0; 16]).await;
+        });
+        return Response::builder()
+            .status(StatusCode::SWITCHING_PROTOCOLS)
+            .header(header::CONNECTION, "Upgrade")
+            .header(header::UPGRADE, "websocket")
+            .header(header::SEC_WEBSOCKET_PROTOCOL, "v5.channel.k8s.io")
+            .body(Empty::new().boxed())
+            .expect("a response");
+    }
+    if query.contains("resourceVersion=late") {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    let first = stream::iter([Ok(Frame::data(Bytes::from_static(EVENT.as_bytes())))]);
+    let body = StreamBody::new(first.chain(stream::pending()));
+    Response::builder()
+        .header(header::CONTENT_TYPE, "application/json")
+        .body(BodyExt::boxed(body))
+        .expect("a response")
+}
+
+/// What a client saw: all that came after the first message, whether the stream ended in order, and when.
+struct Seen {
+    rest: Vec<u8>,
+    in_order: bool,
+    at: Instant,
+}
+
+/// Opens a watch or a log and takes its first message; what follows comes with the end.
+async fn follow(world: &World, path: &'static str) -> JoinHandle<Seen> {
+    let mut sender = world.connect().await;
+    let request = Request::get(target(path))
+        .header(header::HOST, "kubernetes.default.svc")
+        .body(Full::new(Bytes::new()))
+        .expect("a request");
+    let mut body = sender.send_request(request).await.expect("an answer").into_body();
+    let first = body.frame().await.expect("a frame").expect("data").into_data().expect("data");
+    assert_eq!(first, EVENT);
+    tokio::spawn(async move {
+        let _open = sender;
+        let mut rest = Vec::new();
+        loop {
+            match body.frame().await {
+                Some(Ok(frame)) => rest.extend_from_slice(&frame.into_data().expect("data")),
+                end => {
+                    return Seen {
+                        rest,
+                        in_order: end.is_none(),
+                        at: Instant::now(),
+                    };
+                }
+            }
+        }
+    })
+}
+
+/// Likewise, an exec over a WebSocket.
+async fn exec(world: &World) -> JoinHandle<Seen> {
+    let mut sender = world.connect().await;
+    let request = Request::get(target(EXEC))
+        .header(header::HOST, "kubernetes.default.svc")
+        .header(header::CONNECTION, "Upgrade")
+        .header(header::UPGRADE, "websocket")
+        .header("sec-websocket-version", "13")
+        .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")
+        .header(header::SEC_WEBSOCKET_PROTOCOL, "v5.channel.k8s.io")
+        .body(Full::new(Bytes::new()))
+        .expect("a request");
+    let response = sender.send_request(request).await.expect("an answer");
+    assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
+    let mut stream = TokioIo::new(hyper::upgrade::on(response).await.expect("upgraded"));
+    let mut first = [0; FRAME.len()];
+    stream.read_exact(&mut first).await.expect("a frame");
+    assert_eq!(first, FRAME);
+    tokio::spawn(async move {
+        let mut rest = Vec::new();
+        let read = stream.read_to_end(&mut rest).await;
+        Seen {
+            rest,
+            in_order: read.is_ok(),
+            at: Instant::now(),
+        }
+    })
+}
+
+async fn end(running: JoinHandle<Seen>, changed: Instant, kind: &str) -> Seen {
+    let seen = tokio::time::timeout(LIMIT, running).await;
+    let seen = seen.unwrap_or_else(|_| panic!("the {kind} goes on")).expect("no panic");
+    println!("{kind}: closed {:?} after the change", seen.at - changed);
+    seen
+}
+
+/// Has sessions judged again, as the agent does.
+fn rejudging(world: &World) -> PodChanges {
+    let pods = PodChanges::default();
+    let changes = world.store.changes();
+    tokio::spawn(session::rejudge(world.sessions.clone(), changes, pods.clone()));
+    pods
+}
+
+/// The records that sessions ended with: what was asked, how they ended and why.
+async fn ends(world: &World) -> Vec<[String; 3]> {
+    let text = |record: &Value, at: &str| record.pointer(at).and_then(Value::as_str).unwrap_or("-").to_owned();
+    let records = world.records().await;
+    let ended = records.iter().filter(|record| record["stage"] == "ResponseComplete");
+    let mut ends: Vec<_> = ended
+        .map(|record| ["/session/protocol", "/session/endReason", "/session/endCause"].map(|at| text(record, at)))
+        .collect();
+    ends.sort();
+    ends
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_suspension_ends_what_runs_and_each_client_is_told_as_its_protocol_has_it() {
+    let world = World::new().await;
+    let _pods = rejudging(&world);
+    let (watch, log, exec) = (follow(&world, WATCH).await, follow(&world, LOG).await, exec(&world).await);
+    assert_eq!(world.sessions.list(&SessionSelector::default()).len(), 3);
+    // A change that takes nothing away ends nothing.
+    world.store.replace_for_tests(policies("message: Ask SRE.", "message: Ask them."));
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(world.sessions.count(), 3);
+
+    let changed = Instant::now();
+    world
+        .store
+        .replace_for_tests(policies("owner: team-a", "owner: team-a, state: Suspended"));
+    let seen = end(watch, changed, "watch").await;
+    assert!(seen.in_order, "a whole body");
+    let event: Value = serde_json::from_slice(&seen.rest).expect("one event");
+    assert_eq!((&event["type"], &event["object"]["code"]), (&"ERROR".into(), &403.into()));
+    let message = event["object"]["message"].as_str().expect("a message");
+    assert!(message.contains("agent fixer is suspended"), "{message}");
+    let seen = end(log, changed, "log").await;
+    assert!(!seen.in_order && seen.rest.is_empty(), "a log breaks off");
+    let seen = end(exec, changed, "exec").await;
+    let text = String::from_utf8_lossy(&seen.rest);
+    assert!(text.contains("\"Forbidden\"") && text.contains("agent fixer is suspended"), "{text}");
+    assert_eq!(world.sessions.count(), 0);
+    // An upgraded stream's record has the last word's bytes, so it comes after the close.
+    while ends(&world).await.len() < 3 {
+        assert!(changed.elapsed() < LIMIT, "{:?}", ends(&world).await);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let by = |protocol: &str| [protocol, "terminated", "identity_suspended"].map(str::to_owned);
+    assert_eq!(ends(&world).await, [by("logs"), by("watch"), by("websocket")]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_change_ends_what_it_no_longer_permits_and_nothing_else() {
+    for (from, to, cause) in [
+        ("owner: team-a", "owner: team-a, state: Revoked", "identity_revoked"),
+        ("owner: team-a", "owner: team-a, expiresAt: 2020-01-01T00:00:00Z", "identity_expired"),
+        ("resources: [pods, secrets", "resources: [secrets", "no_grant"),
+        ("match: {verbs: [delete]}", "match: {verbs: [watch]}", "policy"),
+        ("'agent:fixer'", "'agent:other'", "user_changed"),
+    ] {
+        let world = World::new().await;
+        let _pods = rejudging(&world);
+        let (watch, log) = (follow(&world, WATCH).await, follow(&world, LOG).await);
+        let changed = Instant::now();
+        world.store.replace_for_tests(policies(from, to));
+        end(watch, changed, cause).await;
+        let only_watch = matches!(cause, "no_grant" | "policy");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert_eq!(log.is_finished(), !only_watch, "{cause}");
+        assert!(ends(&world).await.iter().all(|end| end[2] == cause), "{cause}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_that_changes_or_is_released_ends_what_it_runs() {
+    let world = World::new().await;
+    let pods = rejudging(&world);
+    let watch = follow(&world, WATCH).await;
+    let changed = Instant::now();
+    world.set_pod(|pod| pod.service_account = "another".to_owned());
+    pods.changed();
+    end(watch, changed, "pod of another account").await;
+    world.set_pod(|pod| pod.service_account = "fixer".to_owned());
+    let watch = follow(&world, WATCH).await;
+    let changed = Instant::now();
+    world.released.cancel();
+    pods.changed();
+    end(watch, changed, "released pod").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_moment_of_an_expiry_ends_what_runs() {
+    let world = World::new().await;
+    let _pods = rejudging(&world);
+    let moment = jiff::Timestamp::now() + Duration::from_millis(400);
+    let expires = format!("owner: team-a, expiresAt: {moment}");
+    world.store.replace_for_tests(policies("owner: team-a", &expires));
+    let watch = follow(&world, WATCH).await;
+    let left = moment.duration_since(jiff::Timestamp::now()).unsigned_abs();
+    let at = Instant::now() + left;
+    let seen = end(watch, at, "expiry").await;
+    assert!(seen.at >= at, "{:?} too early", at - seen.at);
+    assert_eq!(ends(&world).await[0][2], "identity_expired");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_that_begins_while_policy_changes_is_judged_by_the_new_one() {
+    let world = World::new().await;
+    let _pods = rejudging(&world);
+    let late = Request::get(target("/api/v1/namespaces/n/pods?watch=true&resourceVersion=late"));
+    let asking = world.ask(late, "");
+    let changing = async {
+        // The request is permitted by now, and the API server has not answered: a sweep finds nothing to end.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        world
+            .store
+            .replace_for_tests(policies("owner: team-a", "owner: team-a, state: Suspended"));
+    };
+    let (answer, ()) = tokio::time::timeout(LIMIT, async { tokio::join!(asking, changing) })
+        .await
+        .expect("it goes on under the old policy");
+    assert_eq!(answer.status, StatusCode::FORBIDDEN);
+    assert!(answer.json()["message"].as_str().is_some_and(|text| text.contains("suspended")));
+    assert_eq!(world.sessions.count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_reads_nothing_does_not_hold_its_session() {
+    let world = World::new().await;
+    let _pods = rejudging(&world);
+    let mut sender = world.connect().await;
+    let request = Request::get(target(WATCH))
+        .header(header::HOST, "kubernetes.default.svc")
+        .body(Full::new(Bytes::new()))
+        .expect("a request");
+    let _unread = sender.send_request(request).await.expect("an answer");
+    assert_eq!(world.sessions.count(), 1);
+    world
+        .store
+        .replace_for_tests(policies("owner: team-a", "owner: team-a, state: Suspended"));
+    let changed = Instant::now();
+    while world.sessions.count() > 0 {
+        assert!(changed.elapsed() < LIMIT, "it runs on");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(ends(&world).await[0][2], "identity_suspended");
+}
