@@ -78,7 +78,13 @@ async fn follow(world: &World, path: &'static str) -> JoinHandle<Seen> {
         .body(Full::new(Bytes::new()))
         .expect("a request");
     let mut body = sender.send_request(request).await.expect("an answer").into_body();
-    let first = body.frame().await.expect("a frame").expect("data").into_data().expect("data");
+    let first = body
+        .frame()
+        .await
+        .expect("a frame")
+        .expect("data")
+        .into_data()
+        .expect("data");
     assert_eq!(first, EVENT);
     tokio::spawn(async move {
         let _open = sender;
@@ -129,7 +135,9 @@ async fn exec(world: &World) -> JoinHandle<Seen> {
 
 async fn end(running: JoinHandle<Seen>, changed: Instant, kind: &str) -> Seen {
     let seen = tokio::time::timeout(LIMIT, running).await;
-    let seen = seen.unwrap_or_else(|_| panic!("the {kind} goes on")).expect("no panic");
+    let seen = seen
+        .unwrap_or_else(|_| panic!("the {kind} goes on"))
+        .expect("no panic");
     println!("{kind}: closed {:?} after the change", seen.at - changed);
     seen
 }
@@ -144,11 +152,21 @@ fn rejudging(world: &World) -> PodChanges {
 
 /// The records that sessions ended with: what was asked, how they ended and why.
 async fn ends(world: &World) -> Vec<[String; 3]> {
-    let text = |record: &Value, at: &str| record.pointer(at).and_then(Value::as_str).unwrap_or("-").to_owned();
+    let text = |record: &Value, at: &str| {
+        record
+            .pointer(at)
+            .and_then(Value::as_str)
+            .unwrap_or("-")
+            .to_owned()
+    };
     let records = world.records().await;
-    let ended = records.iter().filter(|record| record["stage"] == "ResponseComplete");
+    let ended = records
+        .iter()
+        .filter(|record| record["stage"] == "ResponseComplete");
     let mut ends: Vec<_> = ended
-        .map(|record| ["/session/protocol", "/session/endReason", "/session/endCause"].map(|at| text(record, at)))
+        .map(|record| {
+            ["/session/protocol", "/session/endReason", "/session/endCause"].map(|at| text(record, at))
+        })
         .collect();
     ends.sort();
     ends
@@ -158,10 +176,16 @@ async fn ends(world: &World) -> Vec<[String; 3]> {
 async fn a_suspension_ends_what_runs_and_each_client_is_told_as_its_protocol_has_it() {
     let world = World::new().await;
     let _pods = rejudging(&world);
-    let (watch, log, exec) = (follow(&world, WATCH).await, follow(&world, LOG).await, exec(&world).await);
+    let (watch, log, exec) = (
+        follow(&world, WATCH).await,
+        follow(&world, LOG).await,
+        exec(&world).await,
+    );
     assert_eq!(world.sessions.list(&SessionSelector::default()).len(), 3);
     // A change that takes nothing away ends nothing.
-    world.store.replace_for_tests(policies("message: Ask SRE.", "message: Ask them."));
+    world
+        .store
+        .replace_for_tests(policies("message: Ask SRE.", "message: Ask them."));
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert_eq!(world.sessions.count(), 3);
 
@@ -172,14 +196,20 @@ async fn a_suspension_ends_what_runs_and_each_client_is_told_as_its_protocol_has
     let seen = end(watch, changed, "watch").await;
     assert!(seen.in_order, "a whole body");
     let event: Value = serde_json::from_slice(&seen.rest).expect("one event");
-    assert_eq!((&event["type"], &event["object"]["code"]), (&"ERROR".into(), &403.into()));
+    assert_eq!(
+        (&event["type"], &event["object"]["code"]),
+        (&"ERROR".into(), &403.into())
+    );
     let message = event["object"]["message"].as_str().expect("a message");
     assert!(message.contains("agent fixer is suspended"), "{message}");
     let seen = end(log, changed, "log").await;
     assert!(!seen.in_order && seen.rest.is_empty(), "a log breaks off");
     let seen = end(exec, changed, "exec").await;
     let text = String::from_utf8_lossy(&seen.rest);
-    assert!(text.contains("\"Forbidden\"") && text.contains("agent fixer is suspended"), "{text}");
+    assert!(
+        text.contains("\"Forbidden\"") && text.contains("agent fixer is suspended"),
+        "{text}"
+    );
     assert_eq!(world.sessions.count(), 0);
     // An upgraded stream's record has the last word's bytes, so it comes after the close.
     while ends(&world).await.len() < 3 {
@@ -193,8 +223,16 @@ async fn a_suspension_ends_what_runs_and_each_client_is_told_as_its_protocol_has
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_change_ends_what_it_no_longer_permits_and_nothing_else() {
     for (from, to, cause) in [
-        ("owner: team-a", "owner: team-a, state: Revoked", "identity_revoked"),
-        ("owner: team-a", "owner: team-a, expiresAt: 2020-01-01T00:00:00Z", "identity_expired"),
+        (
+            "owner: team-a",
+            "owner: team-a, state: Revoked",
+            "identity_revoked",
+        ),
+        (
+            "owner: team-a",
+            "owner: team-a, expiresAt: 2020-01-01T00:00:00Z",
+            "identity_expired",
+        ),
         ("resources: [pods, secrets", "resources: [secrets", "no_grant"),
         ("match: {verbs: [delete]}", "match: {verbs: [watch]}", "policy"),
         ("'agent:fixer'", "'agent:other'", "user_changed"),
@@ -248,7 +286,9 @@ async fn the_moment_of_an_expiry_ends_what_runs() {
 async fn a_watch_that_begins_while_policy_changes_is_judged_by_the_new_one() {
     let world = World::new().await;
     let _pods = rejudging(&world);
-    let late = Request::get(target("/api/v1/namespaces/n/pods?watch=true&resourceVersion=late"));
+    let late = Request::get(target(
+        "/api/v1/namespaces/n/pods?watch=true&resourceVersion=late",
+    ));
     let asking = world.ask(late, "");
     let changing = async {
         // The request is permitted by now, and the API server has not answered: a sweep finds nothing to end.
@@ -261,7 +301,11 @@ async fn a_watch_that_begins_while_policy_changes_is_judged_by_the_new_one() {
         .await
         .expect("it goes on under the old policy");
     assert_eq!(answer.status, StatusCode::FORBIDDEN);
-    assert!(answer.json()["message"].as_str().is_some_and(|text| text.contains("suspended")));
+    assert!(
+        answer.json()["message"]
+            .as_str()
+            .is_some_and(|text| text.contains("suspended"))
+    );
     assert_eq!(world.sessions.count(), 0);
 }
 
