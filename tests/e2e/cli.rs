@@ -98,7 +98,7 @@ fn doctor(world: &mut World) -> Result<()> {
         "redirect",
         "socket TCP, io_uring",
         "socket MPTCP",
-        "socket from before",
+        "socket made earlier",
         "socket UDP-Lite",
         "socket AF_XDP",
     ] {
@@ -109,18 +109,18 @@ fn doctor(world: &mut World) -> Result<()> {
         ensure!(line.contains(" ok "), "{check} is not ok:\n{out}");
     }
     for (check, seen) in [
-        ("socket TCP ", "taken to Picket"),
-        ("socket TCP_FASTOPEN_CONNECT ", "taken to Picket"),
-        ("socket TCP, IPv6", "taken to Picket"),
-        ("socket TCP, mapped IPv4", "taken to Picket"),
-        ("socket from outside", "taken to Picket"),
-        ("socket used outside ", "taken to Picket"),
-        ("socket UDP ", "denied with EPERM"),
-        ("socket UDP, IPv6", "denied with EPERM"),
-        ("socket raw ", "denied with EPERM"),
-        ("socket raw, IP_HDRINCL", "denied with EPERM"),
-        ("connection from before", "dropped"),
-        ("socket used outside, node's network", "dropped"),
+        ("socket TCP ", "redirected to Picket"),
+        ("socket TCP_FASTOPEN_CONNECT ", "redirected to Picket"),
+        ("socket TCP, IPv6", "redirected to Picket"),
+        ("socket TCP, mapped IPv4", "redirected to Picket"),
+        ("socket received from outside", "redirected to Picket"),
+        ("socket used from outside ", "redirected to Picket"),
+        ("socket UDP ", "refused with EPERM"),
+        ("socket UDP, IPv6", "refused with EPERM"),
+        ("socket raw ", "refused with EPERM"),
+        ("socket raw, IP_HDRINCL", "refused with EPERM"),
+        ("connection before enforcement", "dropped"),
+        ("socket used from outside, node network", "dropped"),
         ("socket packet", "dropped"),
     ] {
         let line = out.lines().find(|line| line.starts_with(check));
@@ -173,7 +173,7 @@ fn nothing_untried_is_left_out(world: &World, config: &str) -> Result<()> {
         let checks: Vec<Value> = serde_json::from_str(&done.out)?;
         let tried = |check: &Value| {
             let detail = check["detail"].as_str().unwrap_or_default();
-            let tried = !detail.contains("not tried: needs a BPF filesystem");
+            let tried = !detail.contains("not tested: needs a BPF filesystem");
             ensure!(tried || check["status"] == "missing", "{check:#}");
             Ok(format!(
                 "{}{}",

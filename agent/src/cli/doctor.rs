@@ -32,24 +32,24 @@ pub(super) enum Output {
     Json,
 }
 
-/// Every program is loaded, attached and used once, in a cgroup made for it.
+/// Loads, attaches and uses each kernel program once, in a cgroup of its own. The running agent is not disturbed.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Exit codes: 0 Picket works here, perhaps with less than it could; 1 something is missing or open, or could \
-    not be tried, or the configuration is not valid; 2 wrong usage."
+    after_help = "Exit codes: 0 Picket works here, perhaps with restrictions; 1 a check is missing or open, or could not be \
+    tested, or the configuration is not valid; 2 wrong usage."
 )]
 pub(super) struct DoctorArgs {
-    /// The node's configuration file, whose files and folders are looked at too; by default /etc/picket/agent.yaml where it is
-    /// there, and the agent's defaults where it is not
+    /// The node's configuration file, whose files and folders are tested too. Default: /etc/picket/agent.yaml where that file
+    /// exists, else the agent's own defaults
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// The cgroup v2 folder, instead of the configured one
     #[arg(long, value_name = "FOLDER")]
     pub cgroup_root: Option<PathBuf>,
-    /// The folder on a BPF filesystem, instead of the configured one
+    /// The folder on the BPF filesystem, instead of the configured one
     #[arg(long, value_name = "FOLDER")]
     pub bpffs: Option<PathBuf>,
-    /// How to write the outcome
+    /// How to print the result
     #[arg(short, long, value_enum, default_value = "table")]
     pub output: Output,
     /// Be the pod of the redirect's trial: join this cgroup and dial this address
@@ -82,7 +82,7 @@ pub(super) fn run(args: &DoctorArgs) -> ExitCode {
                 CONFIGURATION,
                 CheckStatus::Missing,
                 error.to_string(),
-                "correct it, or name another with --config",
+                "correct the file, or name another with --config",
             );
             return show(args.output, &[check]);
         }
@@ -131,16 +131,16 @@ fn configuration(config: &Config) -> Check {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let faults = match runtime {
         Ok(runtime) => runtime.block_on(config.unusable()),
-        Err(error) => vec![format!("not tried: {error}")],
+        Err(error) => vec![format!("not tested: {error}")],
     };
     if faults.is_empty() {
-        return Check::ok(CONFIGURATION, "its files and folders can be used");
+        return Check::ok(CONFIGURATION, "its files and folders are usable");
     }
     Check::bad(
         CONFIGURATION,
         CheckStatus::Missing,
         faults.join("\n"),
-        "make what is missing, or correct the configuration",
+        "create the missing files, or correct the configuration",
     )
 }
 
@@ -161,15 +161,13 @@ fn static_pods(config: &Config) -> Option<Check> {
     Some(match config.enforce.static_pods {
         FailMode::Open => Check::ok(
             STATIC_PODS,
-            format!("{found} is one, and they are left alone until they are known"),
+            format!("{found} is one; static pods are exempt until the API server reports them"),
         ),
         FailMode::Closed => Check::bad(
             STATIC_PODS,
             CheckStatus::Missing,
-            format!(
-                "{found} is one: it would wait, closed, for the API server to tell of it, after a boot at the latest"
-            ),
-            "set enforce.staticPods to failOpen before the agent is started",
+            format!("{found} is one; after a boot it would wait, closed, for the API server's report"),
+            "set enforce.staticPods to failOpen before you start the agent",
         ),
     })
 }
@@ -260,13 +258,11 @@ fn table(checks: &[Check]) -> String {
     let worst = checks.iter().map(|check| check.status).max();
     text.push_str(match worst {
         Some(CheckStatus::Ok) => "Picket works here.\n",
-        Some(CheckStatus::Degraded) => "Picket works here, with less than it could.\n",
-        Some(CheckStatus::Open) => {
-            "Picket works here, but what is marked open gets past it, or could not be tried.\n"
+        Some(CheckStatus::Degraded) => {
+            "Picket works here with restrictions: see the checks marked degraded.\n"
         }
-        Some(CheckStatus::Missing) | None => {
-            "Picket does not work here, for what is marked missing is not there, or could not be tried.\n"
-        }
+        Some(CheckStatus::Open) => "Picket works here but can be bypassed: see the checks marked open.\n",
+        Some(CheckStatus::Missing) | None => "Picket does not work here: see the checks marked missing.\n",
     });
     text
 }
@@ -306,7 +302,7 @@ mod tests {
              cgroup v2       missing   seen\n\
              \u{20}                         twice\n\
              \u{20}                         -> mount it\n\
-             Picket does not work here, for what is marked missing is not there, or could not be tried.\n"
+             Picket does not work here: see the checks marked missing.\n"
         );
     }
 

@@ -23,7 +23,7 @@ pub(super) struct Args {
     /// file exists, else the agent's own defaults
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// The folder on the bpf file system, instead of the configured one
+    /// The folder on the BPF filesystem, instead of the configured one
     #[arg(long, value_name = "FOLDER")]
     bpffs: Option<PathBuf>,
 }
@@ -66,7 +66,7 @@ fn remove(args: &Args) -> anyhow::Result<()> {
     }
     if Surroundings::new(None, bpffs.clone()).bpffs().is_none() {
         bail!(
-            "{} is not on a bpf file system, so Picket's links and maps cannot be found: mount the file system that the agent \
+            "{} is not on a BPF filesystem, so Picket's links and maps cannot be found: mount the filesystem that the agent \
              used, or name its folder with --bpffs",
             bpffs.display()
         );
@@ -105,7 +105,7 @@ mod tests {
             "{without}"
         );
         assert!(
-            elsewhere.starts_with("/proc/picket is not on a bpf file system"),
+            elsewhere.starts_with("/proc/picket is not on a BPF filesystem"),
             "{elsewhere}"
         );
     }

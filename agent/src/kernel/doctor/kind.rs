@@ -146,9 +146,9 @@ impl SocketKind {
             Self::Mptcp => "socket MPTCP",
             Self::Tcp6 => "socket TCP, IPv6",
             Self::Mapped => "socket TCP, mapped IPv4",
-            Self::Earlier => "socket from before",
-            Self::Received => "socket from outside",
-            Self::Outside => "socket used outside",
+            Self::Earlier => "socket made earlier",
+            Self::Received => "socket received from outside",
+            Self::Outside => "socket used from outside",
             Self::Udp => "socket UDP",
             Self::UdpUnconnected => "socket UDP, unconnected",
             Self::Udp6 => "socket UDP, IPv6",
@@ -160,8 +160,8 @@ impl SocketKind {
             Self::Smc => "socket SMC",
             Self::Packet => "socket packet",
             Self::Xdp => "socket AF_XDP",
-            Self::Open => "connection from before",
-            Self::OutsideNode => "socket used outside, node's network",
+            Self::Open => "connection before enforcement",
+            Self::OutsideNode => "socket used from outside, node network",
         }
     }
 

@@ -102,7 +102,7 @@ impl Check {
         Self {
             name,
             status: CheckStatus::Missing,
-            detail: format!("not tried: needs {needs}"),
+            detail: format!("not tested: needs {needs}"),
             advice: None,
         }
     }
@@ -121,12 +121,12 @@ pub fn run(surroundings: &Surroundings, probe: &Probe<'_>, try_socket: &TrySocke
         Some(Ok(cgroup)) => cgroup,
         Some(Err(error)) => {
             checks.push(Check::bad(
-                "trial cgroup",
+                "test cgroup",
                 CheckStatus::Missing,
-                format!("cannot make a cgroup to try the programs in: {error}"),
-                "run as root, with the cgroup filesystem writable",
+                format!("cannot create a cgroup for the tests: {error}"),
+                "run as root, with a writable cgroup filesystem",
             ));
-            checks.extend(untried("a trial cgroup"));
+            checks.extend(untried("a test cgroup"));
             return checks;
         }
         None => {
@@ -157,8 +157,7 @@ fn untried_programs(needs: &str) -> impl Iterator<Item = Check> {
 
 /// Loads each program and attaches it, one by one, so that the table names the one that fails.
 fn programs(cgroup: &Trial) -> Vec<Check> {
-    const ADVICE: &str =
-        "Linux 5.15 or later with CONFIG_CGROUP_BPF, and CAP_BPF and CAP_NET_ADMIN, are needed";
+    const ADVICE: &str = "use Linux 5.15 or later with CONFIG_CGROUP_BPF, and give CAP_BPF and CAP_NET_ADMIN";
     let loaded = attach::load_object(None).and_then(|ebpf| Ok((ebpf, attach::open_cgroup(&cgroup.path)?)));
     let (mut ebpf, folder) = match loaded {
         Ok(loaded) => loaded,
@@ -168,7 +167,7 @@ fn programs(cgroup: &Trial) -> Vec<Check> {
             return checks;
         }
     };
-    let mut checks = vec![Check::ok(MAPS, "made")];
+    let mut checks = vec![Check::ok(MAPS, "created")];
     checks.extend(
         Program::ALL
             .into_iter()
@@ -178,7 +177,7 @@ fn programs(cgroup: &Trial) -> Vec<Check> {
                     program.title(),
                     CheckStatus::Open,
                     error,
-                    "TCX needs Linux 6.6; without it packet sockets of pods with NET_RAW are not covered: forbid NET_RAW",
+                    "TCX needs Linux 6.6; before that, pods with NET_RAW can bypass Picket by packet sockets: forbid NET_RAW",
                 ),
                 Err(error) => Check::bad(program.title(), CheckStatus::Missing, error, ADVICE),
             }),
@@ -278,7 +277,7 @@ impl Drop for Trial {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        tracing::warn!(cgroup = %self.path.display(), "the trial's cgroup could not be removed");
+        tracing::warn!(cgroup = %self.path.display(), "the test cgroup could not be removed");
     }
 }
 

@@ -37,14 +37,14 @@ pub fn dial(cgroup: &Path, address: SocketAddr) -> io::Result<SocketAddr> {
     let mut answer = [0; WORD.len()];
     stream.read_exact(&mut answer)?;
     if answer != WORD {
-        return Err(io::Error::other("the dial was not redirected"));
+        return Err(io::Error::other("the connection was not redirected"));
     }
     stream.peer_addr()
 }
 
 pub(super) fn check(surroundings: &Surroundings, cgroup: &Trial, probe: &Probe<'_>) -> Check {
     const ADVICE: &str =
-        "another program on a parent cgroup may rewrite or deny connects: see `bpftool cgroup tree`";
+        "another program on a parent cgroup may rewrite or deny connections: see `bpftool cgroup tree`";
     let Some(bpffs) = trial_pins(surroundings, "redirect") else {
         return Check::untried(NAME, NEEDS_BPFFS);
     };
@@ -60,7 +60,7 @@ pub(super) fn check(surroundings: &Surroundings, cgroup: &Trial, probe: &Probe<'
     match outcome {
         Ok(()) => Check::ok(
             NAME,
-            "a dial was taken to Picket, the client saw what it dialled, its flow was there",
+            "a connection was redirected, the client saw the dialled address, the kernel recorded the connection",
         ),
         Err(reason) => Check::bad(NAME, CheckStatus::Missing, reason, ADVICE),
     }
@@ -99,7 +99,7 @@ fn attempt(bpffs: &Path, cgroup: &Path, probe: &Probe<'_>) -> Result<(), String>
 
     let peer = std::thread::scope(|scope| {
         let answering = scope.spawn(|| answer(&listener, &kernel));
-        let peer = probe(cgroup, address).map_err(|error| format!("the dial failed: {error}"));
+        let peer = probe(cgroup, address).map_err(|error| format!("the connection failed: {error}"));
         let accepted = answering
             .join()
             .unwrap_or_else(|_| Err(io::Error::other("the listener panicked")));
@@ -110,8 +110,8 @@ fn attempt(bpffs: &Path, cgroup: &Path, probe: &Probe<'_>) -> Result<(), String>
         };
         match found {
             Ok(Some(flow)) if flow.origin == address && flow.cgroup == id => peer,
-            Ok(Some(flow)) => Err(format!("the flow is another one's: {flow:?}")),
-            Ok(None) => Err("the connection was redirected and has no flow".to_owned()),
+            Ok(Some(flow)) => Err(format!("the kernel recorded another connection: {flow:?}")),
+            Ok(None) => Err("the connection was redirected, and the kernel recorded nothing".to_owned()),
             Err(error) => Err(error.to_string()),
         }
     })?;
@@ -133,7 +133,9 @@ fn answer(listener: &TcpListener, kernel: &Kernel) -> io::Result<Result<Option<F
                 return Ok(flow);
             }
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
-            Err(_) if begun.elapsed() > PATIENCE => return Err(io::Error::other("the dial did not arrive")),
+            Err(_) if begun.elapsed() > PATIENCE => {
+                return Err(io::Error::other("the connection did not arrive"));
+            }
             Err(_) => std::thread::sleep(Duration::from_millis(5)),
         }
     }

@@ -30,7 +30,7 @@ pub(super) fn checks(surroundings: &Surroundings, cgroup: &Trial, try_socket: &T
         return untried(NEEDS_BPFFS);
     };
     let failed = |reason: String| {
-        let advice = "run as root, with nothing else that attaches to the same cgroup exclusively";
+        let advice = "run as root, and remove other programs that attach to the same cgroup exclusively";
         Check::bad("sockets", CheckStatus::Missing, reason, advice)
     };
     let mut checks = match Ground::new(&bpffs, cgroup) {
@@ -40,7 +40,7 @@ pub(super) fn checks(surroundings: &Surroundings, cgroup: &Trial, try_socket: &T
             .collect(),
         Err(reason) => {
             let mut checks = vec![failed(reason)];
-            checks.extend(untried("what `sockets` above lacks"));
+            checks.extend(untried("the check `sockets` above to pass"));
             checks
         }
     };
@@ -115,10 +115,9 @@ impl Ground {
 
     fn check(&self, kind: SocketKind, try_socket: &TrySocket<'_>) -> Check {
         const REFUSED: &str = "denied with EPERM";
-        const DROPPED: &str = "its packets dropped";
-        const ADVICE: &str =
-            "a pod that uses such sockets reaches the API server itself: do not enforce pods on this node";
-        const PACKET_ADVICE: &str = "TCX needs Linux 6.6: without it, forbid pods CAP_NET_RAW";
+        const DROPPED: &str = "packets dropped";
+        const ADVICE: &str = "pods with such sockets bypass Picket: run no AI agents on this node";
+        const PACKET_ADVICE: &str = "TCX needs Linux 6.6; before that, forbid pods CAP_NET_RAW";
         let advice = if kind.passes_stack() {
             PACKET_ADVICE
         } else {
@@ -126,8 +125,8 @@ impl Ground {
         };
         let title = kind.title();
         match (self.outcome(kind, try_socket), kind.wanted()) {
-            (Ok(TrialOutcome::Absent), _) => Check::ok(title, "this kernel has none"),
-            (Ok(TrialOutcome::Taken), Wanted::Taken) => Check::ok(title, "taken to Picket"),
+            (Ok(TrialOutcome::Absent), _) => Check::ok(title, "this kernel has no such sockets"),
+            (Ok(TrialOutcome::Taken), Wanted::Taken) => Check::ok(title, "redirected to Picket"),
             (Ok(TrialOutcome::Denied), Wanted::Denied | Wanted::Dropped) => Check::ok(title, REFUSED),
             (Ok(TrialOutcome::Dropped), Wanted::Denied | Wanted::Dropped) => Check::ok(title, DROPPED),
             // Stricter than wanted: nothing gets out, and clients that need it do not work.
@@ -139,14 +138,12 @@ impl Ground {
                 } else {
                     DROPPED
                 },
-                "clients that use it do not work here",
+                "clients with such sockets do not work here",
             ),
             (Ok(TrialOutcome::Past | TrialOutcome::Taken), _) => {
-                Check::bad(title, CheckStatus::Open, "got past Picket", advice)
+                Check::bad(title, CheckStatus::Open, "bypassed Picket", advice)
             }
-            (Err(reason), _) => {
-                Check::bad(title, CheckStatus::Open, format!("cannot tell: {reason}"), advice)
-            }
+            (Err(reason), _) => Check::bad(title, CheckStatus::Open, format!("not known: {reason}"), advice),
         }
     }
 

@@ -28,12 +28,12 @@ const CAPABILITIES: [(u32, &str, &str); 5] = [
 
 /// What the trials need besides, and the agent does not.
 const FOR_TRIALS: [(u32, &str, &str); 2] = [
-    (10, "CAP_NET_BIND_SERVICE", "a server at port 443"),
+    (10, "CAP_NET_BIND_SERVICE", "a test server at port 443"),
     (13, "CAP_NET_RAW", "raw and packet sockets"),
 ];
 
 /// Needed where the cgroup folder's mode lets nobody write, as the root's often does.
-const DAC_OVERRIDE: (u32, &str, &str) = (1, "CAP_DAC_OVERRIDE", "a cgroup of the trials' own");
+const DAC_OVERRIDE: (u32, &str, &str) = (1, "CAP_DAC_OVERRIDE", "the test cgroup");
 
 /// The folders the agent would use.
 #[derive(Debug, Clone)]
@@ -99,7 +99,7 @@ fn kernel_version() -> Check {
             } else {
                 release
             },
-            format!("Linux {}.{} or later is needed", OLDEST_KERNEL.0, OLDEST_KERNEL.1),
+            format!("use Linux {}.{} or later", OLDEST_KERNEL.0, OLDEST_KERNEL.1),
         ),
     }
 }
@@ -123,11 +123,11 @@ fn cgroup(surroundings: &Surroundings) -> Check {
         (Some(root), _) => return Check::ok(NAME, root.display().to_string()),
         (None, Some(wrong)) if !wrong.is_dir() => format!("there is no folder {}", wrong.display()),
         (None, Some(wrong)) => format!("{} is not on cgroup v2", wrong.display()),
-        (None, None) => "mounted nowhere".to_owned(),
+        (None, None) => "not mounted".to_owned(),
     };
     let advice = match mounted(&surroundings.mounts, "cgroup2").next() {
         Some(point) => format!(
-            "it is mounted at {}: leave kernel.cgroupRoot out, or set it to a folder there",
+            "it is mounted at {}: remove kernel.cgroupRoot, or set it to a folder there",
             point.display()
         ),
         // What is at /sys/fs/cgroup then holds the folders of version 1, and must stay to be seen.
@@ -157,7 +157,10 @@ fn bpffs(surroundings: &Surroundings) -> Check {
     Check::bad(
         NAME,
         CheckStatus::Missing,
-        format!("{}, which the agent would use, is not on one", folder.display()),
+        format!(
+            "{}, the agent's folder, is not on a BPF filesystem",
+            folder.display()
+        ),
         advice,
     )
 }
@@ -176,9 +179,9 @@ fn capabilities(cgroup_root: Option<&Path>) -> Check {
     let shut = cgroup_root.is_some_and(|root| eaccess(root, AccessFlags::W_OK) == Err(Errno::EACCES));
     let for_trials = FOR_TRIALS.into_iter().chain(shut.then_some(DAC_OVERRIDE));
     let lacks = [
-        ("without ", named(missing(effective, CAPABILITIES))),
+        ("missing: ", named(missing(effective, CAPABILITIES))),
         (
-            "for the trials, and not for the agent: without ",
+            "missing for these tests, and not needed by the agent: ",
             named(missing(effective, for_trials)),
         ),
     ];
@@ -188,13 +191,13 @@ fn capabilities(cgroup_root: Option<&Path>) -> Check {
         .map(|(what, names)| format!("{what}{names}"))
         .collect();
     if lacks.is_empty() {
-        return Check::ok(NAME, "all that are needed");
+        return Check::ok(NAME, "all required ones");
     }
     Check::bad(
         NAME,
         CheckStatus::Missing,
         lacks.join("; "),
-        "run as root, or add them to the container's securityContext",
+        "run as root, or add the capabilities to the container's securityContext",
     )
 }
 
@@ -230,7 +233,7 @@ fn pid_namespace() -> Check {
         _ => Check::bad(
             NAME,
             CheckStatus::Degraded,
-            "not the node's: records will lack executables and containers",
+            "not the node's: records have neither executable nor container",
             "set `hostPID: true`",
         ),
     }
@@ -244,21 +247,21 @@ fn btf() -> Check {
     Check::bad(
         NAME,
         CheckStatus::Degraded,
-        "absent: nothing depends on it yet",
-        "a kernel with CONFIG_DEBUG_INFO_BTF",
+        "absent: Picket does not need it yet",
+        "use a kernel with CONFIG_DEBUG_INFO_BTF",
     )
 }
 
 fn ipv6() -> Check {
     const NAME: &str = "IPv6";
     if Path::new("/proc/sys/net/ipv6").exists() {
-        return Check::ok(NAME, "there");
+        return Check::ok(NAME, "available");
     }
     Check::bad(
         NAME,
         CheckStatus::Degraded,
-        "absent: listeners have IPv4 alone",
-        "fine where no pod uses IPv6",
+        "absent: listeners have IPv4 only",
+        "no action where no pod uses IPv6",
     )
 }
 
@@ -321,7 +324,7 @@ mod tests {
             (
                 CheckStatus::Missing,
                 format!("there is no folder {}", nothing.display()),
-                "it is mounted at /sys/fs/cgroup/unified: leave kernel.cgroupRoot out, or set it to a folder there"
+                "it is mounted at /sys/fs/cgroup/unified: remove kernel.cgroupRoot, or set it to a folder there"
                     .to_owned()
             )
         );
@@ -344,7 +347,7 @@ mod tests {
         let check = bpffs(&surroundings);
         assert_eq!(
             check.detail,
-            "/proc/picket, which the agent would use, is not on one"
+            "/proc/picket, the agent's folder, is not on a BPF filesystem"
         );
         assert_eq!(
             check.advice.unwrap(),
