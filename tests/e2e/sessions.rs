@@ -70,7 +70,8 @@ const SESSIONS: [(&str, &str, &str); 4] = [
         "ADDED",
         "kubectl get --raw '/api/v1/namespaces/lab/configmaps?watch=true&fieldSelector=metadata.name%3Dtick'",
     ),
-    ("logs", "started", "kubectl logs -f target -n lab"),
+    // Its last line, whatever other tests had it write.
+    ("logs", "", "kubectl logs -f --tail=1 target -n lab"),
     (
         "exec",
         "running",
