@@ -22,6 +22,7 @@ pub(crate) const TESTS: &[Test] = tests! {
     a_new_deny_rule_ends_what_it_refuses,
     a_pod_that_is_no_longer_the_agent_ends_what_it_runs,
     an_operator_lists_and_kills,
+    clients_that_speak_otherwise_are_told_too,
 };
 
 /// How long an end may take from the change of a file to the closed stream, this machine's load and `kubectl`'s own end
@@ -64,7 +65,7 @@ spec:
 "#;
 
 /// What runs: a name, and a shell line that says so when it has begun and when it is over.
-const SESSIONS: [(&str, &str, &str); 4] = [
+const SESSIONS: [(&str, &str, &str); 7] = [
     (
         "watch",
         "ADDED",
@@ -81,6 +82,21 @@ const SESSIONS: [(&str, &str, &str); 4] = [
         "portforward",
         "Forwarding from 127.0.0.1",
         "kubectl port-forward --address 127.0.0.1 -n lab pod/target :8080",
+    ),
+    (
+        "table-watch",
+        "tick",
+        "kubectl get configmaps tick -n lab --watch",
+    ),
+    (
+        "spdy-exec",
+        "running",
+        "KUBECTL_REMOTE_COMMAND_WEBSOCKETS=false kubectl exec target -n lab -- sh -c 'echo running; exec sleep 300'",
+    ),
+    (
+        "spdy-portforward",
+        "Forwarding from 127.0.0.1",
+        "KUBECTL_PORT_FORWARD_WEBSOCKETS=false kubectl port-forward --address 127.0.0.1 -n lab pod/target :8080",
     ),
 ];
 
@@ -313,6 +329,38 @@ fn an_operator_lists_and_kills(world: &mut World) -> Result<()> {
     in_force(world)?;
     let outcome = listed_and_killed(world);
     outcome.and(guest_leaves(world))
+}
+
+/// kubectl's own watch reads tables, and before 1.30 it spoke SPDY.
+fn clients_that_speak_otherwise_are_told_too(world: &mut World) -> Result<()> {
+    world.agent.write_objects(FILE, GUEST)?;
+    in_force(world)?;
+    let outcome = otherwise(world);
+    outcome.and(guest_leaves(world))
+}
+
+fn otherwise(world: &World) -> Result<()> {
+    let mut running = Vec::new();
+    for kind in ["table-watch", "spdy-exec", "spdy-portforward"] {
+        running.push(start(world, "stranger", kind)?);
+    }
+    let began = Instant::now();
+    sessions(world, &["kill", "--identity", "guest", "--reason", "it reads too much"])?.good()?;
+    for session in &running {
+        let mut said = Vec::new();
+        loop {
+            let line = session.running.line()?;
+            if line.starts_with("over ") {
+                break;
+            }
+            said.push(line);
+        }
+        let said = said.join("\n");
+        eprintln!("{}: ended after {:?} with {said:?}", session.kind, began.elapsed());
+        let told = session.kind == "spdy-portforward" || said.contains("it reads too much");
+        ensure!(told, "{} says {said:?}", session.kind);
+    }
+    Ok(())
 }
 
 fn listed_and_killed(world: &World) -> Result<()> {

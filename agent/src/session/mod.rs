@@ -4,6 +4,9 @@
 //! both ways, and its end. Whatever changes (policy, grants, identities, pods, time) has each entry judged again; one that
 //! would not be permitted now is ended, and its client is told by a `Status` where the protocol has a place for one.
 //!
+//! Other answers (a long list that is read slowly, say) are no sessions: they hold what was current when they were permitted,
+//! come to their end by themselves, and would cost every request an entry.
+//!
 //! | file | holds |
 //! |---|---|
 //! | `registry` | the entries, and the proof that none escapes a change |

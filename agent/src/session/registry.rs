@@ -256,6 +256,7 @@ impl Registry {
                 killed.push(entry.facts.id);
             }
         }
+        tracing::info!(ended = killed.len(), reason, "sessions were ended by an operator");
         killed
     }
 
@@ -331,7 +332,8 @@ impl Registry {
         let facts = &entry.facts;
         let ending = Arc::new(Ending::new(rejection, facts.kind, &facts.request, since));
         self.0.metrics.ended(facts.kind, ending.cause);
-        tracing::info!(
+        // Its record tells the same; thousands may end at once.
+        tracing::debug!(
             session = %facts.id,
             identity = %facts.identity,
             kind = facts.kind.as_str(),
