@@ -345,7 +345,11 @@ fn otherwise(world: &World) -> Result<()> {
         running.push(start(world, "stranger", kind)?);
     }
     let began = Instant::now();
-    sessions(world, &["kill", "--identity", "guest", "--reason", "it reads too much"])?.good()?;
+    sessions(
+        world,
+        &["kill", "--identity", "guest", "--reason", "it reads too much"],
+    )?
+    .good()?;
     for session in &running {
         let mut said = Vec::new();
         loop {
@@ -356,7 +360,11 @@ fn otherwise(world: &World) -> Result<()> {
             said.push(line);
         }
         let said = said.join("\n");
-        eprintln!("{}: ended after {:?} with {said:?}", session.kind, began.elapsed());
+        eprintln!(
+            "{}: ended after {:?} with {said:?}",
+            session.kind,
+            began.elapsed()
+        );
         let told = session.kind == "spdy-portforward" || said.contains("it reads too much");
         ensure!(told, "{} says {said:?}", session.kind);
     }

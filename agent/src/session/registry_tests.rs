@@ -392,7 +392,10 @@ fn thousands_are_judged_and_ended_well_within_the_goal() {
     println!("{SESSIONS} sessions: judged in {judged:?}, ended in {ended:?}");
     assert_eq!(stop.0.lock().len(), SESSIONS);
     // The goal is 100 ms with the policy engine and in a release build; this is debug, on a machine that may be busy.
-    assert!(judged + ended < Duration::from_secs(2), "{judged:?} and {ended:?}");
+    assert!(
+        judged + ended < Duration::from_secs(2),
+        "{judged:?} and {ended:?}"
+    );
     drop(held);
 }
 
