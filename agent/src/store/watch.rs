@@ -13,8 +13,8 @@ use tokio_util::sync::CancellationToken;
 use super::Store;
 
 /// How long files must lie still. A change of several files, or the kubelet's swap of a ConfigMap's `..data`, comes as a
-/// burst of events within milliseconds.
-const QUIET: Duration = Duration::from_millis(150);
+/// burst of events within milliseconds. A revoked identity's sessions run on for as long, so no longer than a burst takes.
+const QUIET: Duration = Duration::from_millis(40);
 
 /// How long a burst may hold a reading back.
 const LONGEST_BURST: Duration = Duration::from_secs(2);
