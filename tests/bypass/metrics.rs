@@ -132,7 +132,7 @@ fn what_the_kernel_does_to_pods_is_counted(world: &mut World) -> Result<()> {
 /// The agent is told the pods of the second node, whose cgroups are elsewhere.
 fn a_selected_pod_outside_the_agents_tree_is_counted(world: &mut World) -> Result<()> {
     let comes_to = |world: &World, wanted: f64| {
-        until(&format!("{wanted} pods unseen"), LIMIT, || {
+        until(&format!("{wanted} pods without a cgroup"), LIMIT, || {
             Ok(world.agent.metric("picket_pods", &["class=\"no_cgroup\""])? == wanted)
         })
     };

@@ -142,7 +142,7 @@ fn a_pod_on_the_nodes_network_is_served_and_refused(world: &mut World) -> Result
     {
         ensure!(
             begun.elapsed() < GAUGES_LIMIT,
-            "the pod is not counted as uncovered"
+            "the pod is not counted as egress_unfiltered"
         );
         thread::sleep(Duration::from_millis(500));
     }

@@ -57,7 +57,7 @@ fn a_new_process_takes_over_and_refuses_nobody(world: &mut World) -> Result<()> 
 
     let began = Instant::now();
     let mut before = world.agent.succeed()?;
-    let yielded = until("the older agent steps back", LIMIT, || {
+    let yielded = until("the older agent stops serving", LIMIT, || {
         Ok(log_since(world, start)?.contains("a successor has taken over"))
     })?;
     // The stream that was open goes on meanwhile.
@@ -79,7 +79,7 @@ fn a_new_process_takes_over_and_refuses_nobody(world: &mut World) -> Result<()> 
     let (answered, failed) = load.stop()?;
     let (in_node, failed_in_node) = hosted.stop()?;
     eprintln!(
-        "take-over: stepped back after {yielded:?}, ended after {ended:?}; {answered} requests answered"
+        "upgrade: the predecessor stopped serving after {yielded:?}, ended after {ended:?}; {answered} requests answered"
     );
     ensure!(nothing(&failed), "of {answered} requests some failed: {failed}");
     ensure!(
@@ -99,7 +99,7 @@ fn a_new_process_takes_over_and_refuses_nobody(world: &mut World) -> Result<()> 
     verify_audit(world)
 }
 
-/// The newer process dies before it has settled: the older one goes on with the listeners that it had, and what the other
+/// The newer process dies before its initial sync: the older one goes on with the listeners that it had, and what the other
 /// put in the place of links and classes is put back, as nobody's attack.
 fn a_take_over_that_fails_changes_nothing(world: &mut World) -> Result<()> {
     // An agent that took over does not hand over soon after.

@@ -33,7 +33,7 @@ impl InitialSync {
     /// of another map layout detached, by `retire`: until then those kept enforced pods from the protected endpoints.
     pub(super) async fn run(mut self, retire: impl Fn() -> anyhow::Result<()> + Clone + Send + 'static) {
         let phase = self.phase.watch();
-        let classified = self.status.wait_for(|status| status.settled).await.is_ok();
+        let classified = self.status.wait_for(|status| status.synced).await.is_ok();
         if !classified || phase.reached(Phase::EndpointsEnforced).await.is_err() {
             return;
         }
@@ -124,7 +124,7 @@ mod tests {
             !phase.has_reached(Phase::Synced),
             "before the pods are classified"
         );
-        status.send_modify(|status| status.settled = true);
+        status.send_modify(|status| status.synced = true);
         soon(&phase, Phase::Synced).await;
         while_waiting().await;
         control.reach(Phase::PredecessorAgreed);
@@ -152,7 +152,7 @@ mod tests {
     async fn nothing_is_detached(agrees: bool, stops: bool) {
         let readiness = Readiness::default();
         let (_status, stands) = watch::channel(PodCounts {
-            settled: true,
+            synced: true,
             ..PodCounts::default()
         });
         let control = PhaseControl::new(!agrees);

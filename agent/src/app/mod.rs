@@ -235,7 +235,7 @@ impl App {
             &handles,
             &shared,
             shutdown,
-            workload.resting,
+            workload.paused,
             self.successor,
             replaced,
         );

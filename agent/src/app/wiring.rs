@@ -185,7 +185,7 @@ pub(super) fn upgrade(
     handles: &Handles,
     shared: &Shared,
     shutdown: &Shutdown,
-    resting: watch::Receiver<bool>,
+    paused: watch::Receiver<bool>,
     successor: Option<Successor>,
     replaced: mpsc::Sender<SuccessorConnection>,
 ) {
@@ -207,7 +207,7 @@ pub(super) fn upgrade(
         node: handles.config.node_name.clone(),
         layout: LAYOUT,
         phase: handles.phase.clone(),
-        resting,
+        paused,
         lease: shared.lease.clone(),
         offers: Arc::new(move || enforcer.offers()),
         audit: handles.audit.clone(),

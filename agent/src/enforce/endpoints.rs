@@ -43,7 +43,7 @@ impl Start {
             false
         });
         if older {
-            self.pods.wait_for(|status| status.settled).await?;
+            self.pods.wait_for(|status| status.synced).await?;
         }
         Ok(())
     }

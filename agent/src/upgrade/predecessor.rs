@@ -73,8 +73,8 @@ pub(crate) struct Predecessor {
     pub(crate) layout: u64,
     /// By which it lends the kernel write lease.
     pub(crate) phase: PhaseControl,
-    /// Whether the reconciler rests.
-    pub(crate) resting: watch::Receiver<bool>,
+    /// Whether the reconciler is paused.
+    pub(crate) paused: watch::Receiver<bool>,
     /// Idle once none of its parts changes the kernel.
     pub(crate) lease: KernelWriteLease,
     /// The listeners it has now.
@@ -197,15 +197,15 @@ impl Predecessor {
         if alone && let Err(error) = self.audit.share(false).await {
             tracing::error!(%error, "the audit log cannot be written");
         }
-        // The next successor has to wait until everything rests anew.
-        let mut resting = self.resting.clone();
-        let _told_in_time = timeout(PATIENCE, resting.wait_for(|resting| !*resting)).await;
+        // The next successor has to wait until everything is paused anew.
+        let mut paused = self.paused.clone();
+        let _told_in_time = timeout(PATIENCE, paused.wait_for(|paused| !*paused)).await;
     }
 
     /// Waits until no change is under way; false where the agent is stopping.
     async fn at_rest(&self) -> bool {
-        let mut resting = self.resting.clone();
-        if resting.wait_for(|resting| *resting).await.is_err() {
+        let mut paused = self.paused.clone();
+        if paused.wait_for(|paused| *paused).await.is_err() {
             return false;
         }
         self.lease.idle().await;

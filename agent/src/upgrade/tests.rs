@@ -53,7 +53,7 @@ impl Older {
         offers.push(Arc::new(hosted.counted()));
         let phase = PhaseControl::new(false);
         phase.reach(Phase::Established);
-        let (rested, resting) = watch::channel(false);
+        let (rested, paused) = watch::channel(false);
         let (counted, rests) = watch::channel(0);
         let follow = phase.watch();
         tokio::spawn(async move {
@@ -73,7 +73,7 @@ impl Older {
             layout: LAYOUT,
             lease: KernelWriteLease::new(phase.watch()),
             phase: phase.clone(),
-            resting,
+            paused,
             offers: Arc::new(move || offers.clone()),
             audit: audit.clone(),
             metrics: metrics(),

@@ -100,7 +100,7 @@ pub struct Workload {
     /// How many pods are in which class.
     pub status: watch::Receiver<PodCounts>,
     /// Whether nothing is changed, and no change is under way, because the kernel write lease is lent.
-    pub resting: watch::Receiver<bool>,
+    pub paused: watch::Receiver<bool>,
     /// Which pod is which cgroup, of every class.
     pub names: Arc<Names>,
     /// What has to be spawned.
@@ -133,10 +133,10 @@ pub async fn start<E: Enforcer>(
     let mut reconciler = reconcile::Reconciler::new(enforcer, config.selection, find, own, config.known)
         .static_pods(config.static_pods)
         .redirected(config.redirected)
-        .rests(config.phase)
+        .pauses_with(config.phase)
         .tells(config.judged)
         .notifies(config.kube_events);
-    let resting = reconciler.resting();
+    let paused = reconciler.paused();
     reconciler.close(&scans.borrow());
     let status = reconciler.status();
     let names = reconciler.names();
@@ -155,7 +155,7 @@ pub async fn start<E: Enforcer>(
     Ok(Workload {
         endpoints,
         status,
-        resting,
+        paused,
         names,
         tasks,
     })

@@ -1,4 +1,4 @@
-//! Whether the reconciler is to rest, and whether it does.
+//! Whether the reconciler is to pause, and whether it does.
 
 use tokio::sync::watch;
 

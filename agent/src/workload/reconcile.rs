@@ -45,7 +45,7 @@ pub type Judged = Arc<dyn Fn(Duration) + Send + Sync>;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PodCounts {
     /// Whether the API server's pods are known and every pod there was then has been judged.
-    pub settled: bool,
+    pub synced: bool,
     /// Pods whose protected endpoints lead to the agent.
     pub enforced: usize,
     /// Pods left alone.
@@ -84,7 +84,7 @@ pub struct Reconciler<E: Enforcer> {
     known: BTreeSet<CgroupId>,
     /// Those of them that the kernel redirects.
     redirected: BTreeSet<CgroupId>,
-    rest: PauseGate,
+    pause: PauseGate,
     judged: Judged,
     names: Arc<Names>,
     pace: Pace,
@@ -117,7 +117,7 @@ impl<E: Enforcer> Reconciler<E> {
             forget: BTreeSet::new(),
             known,
             redirected: BTreeSet::new(),
-            rest: PauseGate::default(),
+            pause: PauseGate::default(),
             judged: Arc::new(drop),
             names: Arc::default(),
             pace: Pace::default(),
@@ -150,10 +150,10 @@ impl<E: Enforcer> Reconciler<E> {
         self
     }
 
-    /// Has the reconciler rest while the kernel write lease is lent.
+    /// Pauses the reconciler while the kernel write lease is lent.
     #[must_use]
-    pub fn rests(mut self, phase: PhaseWatch) -> Self {
-        self.rest.asked = Some(phase);
+    pub fn pauses_with(mut self, phase: PhaseWatch) -> Self {
+        self.pause.asked = Some(phase);
         self
     }
 
@@ -164,10 +164,10 @@ impl<E: Enforcer> Reconciler<E> {
         self
     }
 
-    /// Whether it rests: it changes nothing, and nothing of it is under way.
+    /// Whether it is paused: it changes nothing, and nothing of it is under way.
     #[must_use]
-    pub fn resting(&self) -> watch::Receiver<bool> {
-        self.rest.told.subscribe()
+    pub fn paused(&self) -> watch::Receiver<bool> {
+        self.pause.told.subscribe()
     }
 
     /// The counts, as they change.
@@ -199,10 +199,10 @@ impl<E: Enforcer> Reconciler<E> {
         let mut seen: Option<Arc<Scan>> = None;
         let mut named: Option<Arc<PodMap>> = None;
         loop {
-            if self.rest.wanted() {
+            if self.pause.wanted() {
                 tokio::select! {
                     () = cancel.cancelled() => return,
-                    () = self.rest() => {}
+                    () = self.pause() => {}
                 }
             }
             let scan = scans.borrow_and_update().clone();
@@ -222,7 +222,7 @@ impl<E: Enforcer> Reconciler<E> {
                 changed = scans.changed() => if changed.is_err() { return },
                 changed = pods.changed() => if changed.is_err() { return },
                 Some(ended) = self.attempts.join_next() => self.take_attempt(ended),
-                () = self.rest.called() => {}
+                () = self.pause.called() => {}
                 () = tokio::time::sleep_until(due) => {}
             }
         }
@@ -231,13 +231,13 @@ impl<E: Enforcer> Reconciler<E> {
     /// Lets attempts end, then does nothing until it is called back. What is in force is then another's: all is brought
     /// there again. The listeners of enforced pods were served all the while and stay: those pods are looked after as when
     /// they were new, since the other may have left them alone.
-    async fn rest(&mut self) {
+    async fn pause(&mut self) {
         while let Some(ended) = self.attempts.join_next().await {
             self.take_attempt(ended);
         }
-        self.rest.told.send_replace(true);
-        self.rest.over().await;
-        self.rest.told.send_replace(false);
+        self.pause.told.send_replace(true);
+        self.pause.over().await;
+        self.pause.told.send_replace(false);
         for slot in self.slots.values_mut() {
             if let Applied::Enforced { check, looks, .. } = &mut slot.applied {
                 *check = Instant::now();
@@ -440,7 +440,7 @@ impl<E: Enforcer> Reconciler<E> {
 
     fn count(&self, pods: Option<&PodMap>) {
         let mut status = PodCounts {
-            settled: pods.is_some(),
+            synced: pods.is_some(),
             failures: self.failures,
             ..PodCounts::default()
         };
@@ -458,7 +458,7 @@ impl<E: Enforcer> Reconciler<E> {
                 Applied::Closed | Applied::Nothing | Applied::Unknown | Applied::Redirected => {
                     status.pending += 1;
                     // Waiting for a sandbox counts as judged; a first attempt that has not ended does not.
-                    status.settled &= !slot.busy || slot.tries > 0;
+                    status.synced &= !slot.busy || slot.tries > 0;
                 }
             }
         }
@@ -470,8 +470,8 @@ impl<E: Enforcer> Reconciler<E> {
                 .filter(|known| !seen.contains(&known.cgroup_uid))
                 .count();
         }
-        // Once settled it stays so: pods that come later are no reason to be not ready.
-        status.settled |= self.status.borrow().settled;
+        // Once synced it stays so: pods that come later are no reason to be not ready.
+        status.synced |= self.status.borrow().synced;
         self.status.send_if_modified(|last| {
             let changed = *last != status;
             *last = status;

@@ -174,7 +174,7 @@ struct Node {
     netns: Arc<Mutex<Option<Netns>>>,
     /// Has it rest.
     rest: PhaseControl,
-    resting: watch::Receiver<bool>,
+    paused: watch::Receiver<bool>,
     judged: Arc<AtomicUsize>,
     to_post: mpsc::Receiver<KubeEvent>,
     cancel: CancellationToken,
@@ -212,11 +212,11 @@ impl Node {
             .static_pods(static_pods)
             .notifies(kube_events)
             .redirected([CgroupId(REDIRECTED), CgroupId(STATIC + REDIRECTED)].into())
-            .rests(rest.watch())
+            .pauses_with(rest.watch())
             .tells(Arc::new(move |_| {
                 counted.fetch_add(1, Ordering::SeqCst);
             }));
-        let resting = reconciler.resting();
+        let paused = reconciler.paused();
         let mut scan = Scan {
             roots: vec![Group {
                 id: ROOT,
@@ -243,7 +243,7 @@ impl Node {
             names,
             netns,
             rest,
-            resting,
+            paused,
             judged,
             to_post,
             cancel,
@@ -331,7 +331,7 @@ async fn pods_are_closed_until_judged_then_enforced_or_exempt() {
         (vec![], vec![]),
         "nobody knows them yet"
     );
-    assert!(!node.status.borrow().settled);
+    assert!(!node.status.borrow().synced);
     node.map.insert(
         uid(11),
         Arc::new(NodePod::for_tests(Pod::for_tests("default", "other"))),
@@ -341,7 +341,7 @@ async fn pods_are_closed_until_judged_then_enforced_or_exempt() {
     node.until_class(11, "exempt").await;
     node.until_class(12, "pending").await;
     node.until_status("all judged", |status| {
-        status.settled && status.enforced == 1 && status.exempt == 1 && status.pending == 1
+        status.synced && status.enforced == 1 && status.exempt == 1 && status.pending == 1
     })
     .await;
     assert_eq!(
@@ -437,7 +437,7 @@ async fn while_it_rests_it_changes_nothing_and_then_everything_is_put_in_force_a
     node.until_class(12, "pending").await;
     node.rest.lend();
     // The attempt that is under way comes to its end first.
-    node.resting.wait_for(|resting| *resting).await.unwrap();
+    node.paused.wait_for(|paused| *paused).await.unwrap();
     assert_eq!(node.fake.class(CgroupId(12)), "enforced");
     node.fake.slow.store(false, Ordering::SeqCst);
 
@@ -458,7 +458,7 @@ async fn while_it_rests_it_changes_nothing_and_then_everything_is_put_in_force_a
         node.until_class(pod, "enforced").await;
     }
     node.until_class(ROOT.0, "closed").await;
-    assert!(!*node.resting.borrow());
+    assert!(!*node.paused.borrow());
     assert_eq!(
         until_looked(&node, 10, 2).await[..2],
         [true, true],
@@ -681,7 +681,7 @@ async fn a_selected_pod_in_the_nodes_network_is_enforced_there() {
     let shared = node.fake.shared.lock().unwrap().clone();
     assert_eq!(shared, BTreeMap::from([(CgroupId(10), true)]));
     node.until_status("it is counted", |status| {
-        status.enforced == 1 && status.egress_unfiltered == 1 && status.settled
+        status.enforced == 1 && status.egress_unfiltered == 1 && status.synced
     })
     .await;
     // A new container is no reason for another listener.

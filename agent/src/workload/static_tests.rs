@@ -91,7 +91,7 @@ async fn a_static_pod_that_was_found_redirected_is_not_opened_by_a_take_over_tha
     node.until_class(1, "pending").await;
     assert_eq!(node.fake.class(CgroupId(inherited)), "inherited");
     node.rest.lend();
-    node.resting.wait_for(|resting| *resting).await.unwrap();
+    node.paused.wait_for(|paused| *paused).await.unwrap();
     // As the other agent may leave it.
     node.fake.exempt(CgroupId(inherited)).unwrap();
     assert!(node.rest.take_back());
