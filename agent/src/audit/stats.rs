@@ -1,9 +1,10 @@
 //! How the log is doing: its rooms, its counters, and why it takes nothing.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use super::sinks::SinkStats;
@@ -108,15 +109,12 @@ impl Stats {
         if !self.failing.load(Relaxed) {
             return None;
         }
-        self.last_error
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.last_error.lock().clone()
     }
 
     pub(super) fn failed(&self, reason: &str) {
         self.errors.fetch_add(1, Relaxed);
-        *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.to_owned());
+        *self.last_error.lock() = Some(reason.to_owned());
         if !self.failing.swap(true, Relaxed) {
             tracing::error!(
                 reason,

@@ -22,12 +22,12 @@ mod testing;
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt;
 use kube::Api;
 use kube::runtime::watcher;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -125,7 +125,7 @@ struct Shared {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, EndpointIndex> {
-        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+        self.index.lock()
     }
 
     /// Lets `on` take something in; it says whether that may change the protected endpoints.

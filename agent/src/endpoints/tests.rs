@@ -19,7 +19,7 @@ struct Answers {
 
 impl Answers {
     fn set(&self, texts: &[&str]) {
-        *self.addresses.lock().unwrap() = texts.iter().map(|text| text.parse().unwrap()).collect();
+        *self.addresses.lock() = texts.iter().map(|text| text.parse().unwrap()).collect();
     }
 }
 
@@ -27,7 +27,7 @@ impl Resolve for Answers {
     fn resolve<'a>(&'a self, host: &'a str) -> BoxFuture<'a, io::Result<Vec<IpAddr>>> {
         assert_eq!(host, "api.example");
         self.asked.fetch_add(1, Ordering::Relaxed);
-        let addresses = self.addresses.lock().unwrap().clone();
+        let addresses = self.addresses.lock().clone();
         async move {
             if addresses.is_empty() {
                 Err(io::ErrorKind::NotFound.into())
@@ -119,7 +119,7 @@ async fn lists_names_and_the_nodes_own_addresses_make_endpoints_as_they_change()
     let read = Arc::clone(&own);
     let surroundings = LocalSources {
         resolver: answers.clone(),
-        own: move || Ok(read.lock().unwrap().clone()),
+        own: move || Ok(read.lock().clone()),
     };
     let (mut endpoints, finder) = start(config, surroundings);
     let first = endpoints.borrow().clone();
@@ -159,7 +159,7 @@ async fn lists_names_and_the_nodes_own_addresses_make_endpoints_as_they_change()
     );
     assert!(!told.whole, "the name has no answer");
 
-    own.lock().unwrap().insert("fe80::1".parse().unwrap());
+    own.lock().insert("fe80::1".parse().unwrap());
     let told = until(&mut endpoints, "the new interface", |endpoints| {
         endpoints.redirect.contains(&"[fe80::1]:6443".parse().unwrap())
     })

@@ -19,7 +19,7 @@ use crate::kernel::{CgroupId, Class, Kernel};
 use crate::listener::{Arrival, CONNECTIONS_PER_POD, InPodListener, NodeServing, Owner, Serving, Sockets};
 use crate::notify::EventQueue;
 use crate::upgrade::{InheritedListeners, ListenerOffer, TransferredListener};
-use crate::workload::{EnforceError, Enforcement, Enforcer, Netns, PodNetwork, Tended};
+use crate::workload::{CoverageReport, EnforceError, Enforcement, Enforcer, Netns, PodNetwork};
 
 /// What an attempt to attach to a pod's cgroup is for.
 const HOLD: &str = "have the pod's packets to protected endpoints dropped";
@@ -225,14 +225,14 @@ impl Enforcer for KernelEnforcer {
         };
         // Before the class too. Where it fails the look that follows tells.
         let (maintainer, covers) = (Arc::clone(&self.maintainer), wanted.clone());
-        let _told_later = tokio::task::spawn_blocking(move || maintainer.cover(&covers)).await;
+        let _told_later = tokio::task::spawn_blocking(move || maintainer.attach_filters(&covers)).await;
         self.class(group.id, class)?;
         let pod = pod.load();
         tracing::info!(namespace = pod.namespace, pod = pod.name, port, "enforced");
         Ok(listening)
     }
 
-    async fn tend(&self, pod: Enforcement, cut: bool) -> Result<Tended, EnforceError> {
+    async fn maintain(&self, pod: Enforcement, cut: bool) -> Result<CoverageReport, EnforceError> {
         // One that was to take over from this agent, and failed, may have changed either. The class comes first: what is held
         // for a pod that is not enforced is released.
         if let Some(class) = self.served.class(pod.group.id) {
@@ -248,7 +248,7 @@ impl Enforcer for KernelEnforcer {
             .map_err(EnforceError::at(HOLD))?
             .map_err(EnforceError::at(HOLD))?;
         let maintainer = Arc::clone(&self.maintainer);
-        tokio::task::spawn_blocking(move || maintainer.tend(&pod, cut))
+        tokio::task::spawn_blocking(move || maintainer.maintain(&pod, cut))
             .await
             .map_err(EnforceError::at("look after the pod"))?
     }

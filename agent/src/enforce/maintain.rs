@@ -18,13 +18,13 @@ use crate::kernel::interface::host_side;
 use crate::kernel::{CgroupId, Ifindex, Kernel, KernelError};
 use crate::notify::{EventQueue, KubeEvent, Reason};
 use crate::workload::cgroup::subtree;
-use crate::workload::{EnforceError, Enforcement, Netns, Pod, PodNetwork, Tended};
+use crate::workload::{CoverageReport, EnforceError, Enforcement, Netns, Pod, PodNetwork};
 
 /// When connections are cut for the second time after protected endpoints were added, as after a pod is enforced.
 const CUT_AGAIN: Duration = Duration::from_secs(3);
 
 /// What is told of a pod that is not covered.
-const NOT_COVERED: &str = "Picket cannot drop this pod's packet sockets' packets where they come out of it: give it neither \
+const EGRESS_UNFILTERED: &str = "Picket cannot drop this pod's packet sockets' packets where they come out of it: give it neither \
      NET_RAW nor NET_ADMIN";
 
 /// Cuts and covers.
@@ -73,11 +73,11 @@ impl Maintainer {
                 Ok(Ok(true)) => {}
                 Ok(Ok(false)) => continue,
                 Ok(Err(error)) => {
-                    tracing::error!(%error, "the protected endpoints cannot be read: connections to new ones are not cut");
+                    tracing::error!(%error, "the protected endpoints cannot be read: connections to new ones are not destroyed");
                     continue;
                 }
                 Err(error) => {
-                    tracing::error!(%error, "reading the protected endpoints failed: connections to new ones are not cut");
+                    tracing::error!(%error, "reading the protected endpoints failed: connections to new ones are not destroyed");
                     continue;
                 }
             }
@@ -85,8 +85,8 @@ impl Maintainer {
             for pause in [Duration::ZERO, CUT_AGAIN] {
                 tokio::time::sleep(pause).await;
                 let maintainer = Arc::clone(&self);
-                if let Err(error) = tokio::task::spawn_blocking(move || maintainer.cut_all()).await {
-                    tracing::error!(%error, "cutting connections to new protected endpoints failed");
+                if let Err(error) = tokio::task::spawn_blocking(move || maintainer.destroy_all()).await {
+                    tracing::error!(%error, "connections to new protected endpoints could not be destroyed");
                 }
             }
         }
@@ -99,34 +99,34 @@ impl Maintainer {
         Ok(!now.is_subset(&before))
     }
 
-    fn cut_all(&self) {
+    fn destroy_all(&self) {
         let mut shared = HashSet::new();
         for (home, path) in self.served.places() {
             match home {
                 PodNetwork::Own(netns) => {
-                    if let Err(error) = self.cut_own(&netns) {
-                        tracing::warn!(%error, cgroup = %path.display(), "connections to new protected endpoints are not cut in a pod");
+                    if let Err(error) = self.destroy_own(&netns) {
+                        tracing::warn!(%error, cgroup = %path.display(), "connections to new protected endpoints are not destroyed in a pod");
                     }
                 }
                 PodNetwork::Node => shared.extend(subtree(&path)),
             }
         }
         if !shared.is_empty()
-            && let Err(error) = self.cut_shared(&shared)
+            && let Err(error) = self.destroy_shared(&shared)
         {
-            tracing::warn!(%error, "connections to new protected endpoints are not cut in the node's network");
+            tracing::warn!(%error, "connections to new protected endpoints are not destroyed in the node's network");
         }
     }
 
     /// Ends the older connections of a pod with a namespace of its own. What it calls loopback is its own and no protected endpoint.
-    fn cut_own(&self, netns: &Netns) -> Result<DestroyedSockets, DestroySocketsError> {
+    fn destroy_own(&self, netns: &Netns) -> Result<DestroyedSockets, DestroySocketsError> {
         let endpoints = self.endpoints.load_full();
         let is_protected = |address: SocketAddr| !address.ip().is_loopback() && endpoints.contains(&address);
         self.count(destroy_sockets(netns, &is_protected, None))
     }
 
     /// Ends those of pods in the node's namespace, which are told from the node's own by their cgroups.
-    fn cut_shared(&self, cgroups: &HashSet<CgroupId>) -> Result<DestroyedSockets, DestroySocketsError> {
+    fn destroy_shared(&self, cgroups: &HashSet<CgroupId>) -> Result<DestroyedSockets, DestroySocketsError> {
         let endpoints = self.endpoints.load_full();
         let is_protected = |address: SocketAddr| endpoints.contains(&address);
         self.count(destroy_sockets(&self.node, &is_protected, Some(cgroups)))
@@ -151,15 +151,15 @@ impl Maintainer {
     }
 
     /// Looks after one pod.
-    pub(crate) fn tend(&self, pod: &Enforcement, first: bool) -> Result<Tended, EnforceError> {
-        // First, and whether or not connections can be cut: a pod's packets are dropped here where all else fails.
-        let covered = self.cover(pod)?;
+    pub(crate) fn maintain(&self, pod: &Enforcement, first: bool) -> Result<CoverageReport, EnforceError> {
+        // First, and whether or not connections can be destroyed: a pod's packets are dropped here where all else fails.
+        let covered = self.attach_filters(pod)?;
         if first {
             let cut = match &pod.home {
-                PodNetwork::Own(netns) => self.cut_own(netns),
-                PodNetwork::Node => self.cut_shared(&subtree(&pod.group.path)),
+                PodNetwork::Own(netns) => self.destroy_own(netns),
+                PodNetwork::Node => self.destroy_shared(&subtree(&pod.group.path)),
             };
-            let cut = cut.map_err(EnforceError::at("cut older connections"))?;
+            let cut = cut.map_err(EnforceError::at("destroy older connections"))?;
             if cut != DestroyedSockets::default() {
                 let facts = pod.pod.load();
                 tracing::info!(
@@ -170,7 +170,7 @@ impl Maintainer {
                 );
             }
         }
-        Ok(Tended { covered })
+        Ok(CoverageReport { covered })
     }
 
     fn tell_egress_unfiltered(&self, pod: &Pod) {
@@ -178,12 +178,12 @@ impl Maintainer {
             about: pod.about(),
             reason: Reason::EgressUnfiltered,
             detail: String::new(),
-            note: NOT_COVERED.to_owned(),
+            note: EGRESS_UNFILTERED.to_owned(),
         });
     }
 
-    /// Covers the interfaces that the pod's packets come out of; says whether all of the pod is covered.
-    pub(crate) fn cover(&self, pod: &Enforcement) -> Result<bool, EnforceError> {
+    /// Attaches the filter to the interfaces that the pod's packets come out of; says whether all of them have it.
+    pub(crate) fn attach_filters(&self, pod: &Enforcement) -> Result<bool, EnforceError> {
         let PodNetwork::Own(netns) = &pod.home else {
             // They come out of the node's own interfaces, where nobody can tell them apart.
             return Ok(false);

@@ -5,13 +5,14 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use crate::kernel::{CgroupId, Class};
 use crate::listener::Owner;
 use crate::upgrade::ListenerOffer;
 use crate::workload::escapes::Place;
 use crate::workload::{PodChanges, PodNetwork, pod_of};
+use parking_lot::{Mutex, MutexGuard};
 
 /// A pod that is enforced.
 pub(crate) struct EnforcedPod {
@@ -114,9 +115,8 @@ impl EnforcedPods {
             .is_some_and(|entry| !std::mem::replace(&mut entry.reported, true))
     }
 
-    /// A poisoned lock guards a plain map, which has no state that a panic could have left half done.
     fn lock(&self) -> MutexGuard<'_, HashMap<CgroupId, Entry>> {
-        self.pods.lock().unwrap_or_else(PoisonError::into_inner)
+        self.pods.lock()
     }
 }
 

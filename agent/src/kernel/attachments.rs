@@ -17,7 +17,7 @@ use nix::errno::Errno;
 use nix::net::if_::if_indextoname;
 
 use super::program::{self, Program};
-use super::{Class, Kernel, KernelError, NodeState, flows, lock, pins, sys};
+use super::{Class, Kernel, KernelError, NodeState, flows, pins, sys};
 use crate::kernel::CgroupId;
 
 /// An interface's number in the node's network namespace.
@@ -116,13 +116,13 @@ impl Kernel {
             path: path.to_owned(),
             program,
         };
-        if lock(&self.attachments).pods.get(&cgroup) == Some(&pod) {
+        if self.attachments.lock().pods.get(&cgroup) == Some(&pod) {
             return Ok(());
         }
         self.repair(program, &pod_pin(cgroup), |ebpf| {
             self.attach_pod(ebpf, cgroup, &pod)
         })?;
-        lock(&self.attachments).pods.insert(cgroup, pod);
+        self.attachments.lock().pods.insert(cgroup, pod);
         Ok(())
     }
 
@@ -133,14 +133,14 @@ impl Kernel {
     /// When there is no such interface, or the kernel knows no TCX.
     pub fn attach_interface_filter(&self, interface: Ifindex, cgroup: CgroupId) -> Result<(), KernelError> {
         // Each time: one that was to take over from this agent, and failed, may have let the pod go.
-        lock(&self.interfaces).insert(interface.0, cgroup.0, 0)?;
-        if lock(&self.attachments).interfaces.get(&interface) == Some(&cgroup) {
+        self.interfaces.lock().insert(interface.0, cgroup.0, 0)?;
+        if self.attachments.lock().interfaces.get(&interface) == Some(&cgroup) {
             return Ok(());
         }
         self.repair(Program::Interface, &interface_pin(interface), |ebpf| {
             self.attach_interface(ebpf, interface)
         })?;
-        lock(&self.attachments).interfaces.insert(interface, cgroup);
+        self.attachments.lock().interfaces.insert(interface, cgroup);
         Ok(())
     }
 
@@ -149,12 +149,12 @@ impl Kernel {
     /// # Errors
     /// When a pin or an entry cannot be removed.
     pub fn release(&self, cgroup: CgroupId) -> Result<(), KernelError> {
-        let mut held = lock(&self.attachments);
+        let mut held = self.attachments.lock();
         held.pods.remove(&cgroup);
         let of_held = held.interfaces.extract_if(|_, of| *of == cgroup);
         let mut of_pod: BTreeSet<u32> = of_held.map(|(interface, _)| interface.0).collect();
         drop(held);
-        let mut interfaces = lock(&self.interfaces);
+        let mut interfaces = self.interfaces.lock();
         let of_any = interfaces.iter().filter_map(Result::ok);
         of_pod.extend(
             of_any
@@ -198,12 +198,12 @@ impl Kernel {
                 let link = program.attach(ebpf, &self.cgroup)?;
                 self.folder.pin(link, program.name(), program)
             });
-            let late = outcome.is_ok() && lock(&self.attachments).kept_out.remove(&program);
+            let late = outcome.is_ok() && self.attachments.lock().kept_out.remove(&program);
             let outcome = if late { Ok(None) } else { outcome };
             note(program, program.name().to_owned(), outcome);
         }
         let (pods, interfaces) = {
-            let held = lock(&self.attachments);
+            let held = self.attachments.lock();
             let interfaces: Vec<_> = held.interfaces.keys().copied().collect();
             (held.pods.clone(), interfaces)
         };
@@ -211,7 +211,7 @@ impl Kernel {
             let name = pod_pin(*cgroup);
             let outcome = self.repair(pod.program, &name, |ebpf| self.attach_pod(ebpf, *cgroup, pod));
             // It may have been released, or its cgroup removed, while it was looked at.
-            if lock(&self.attachments).pods.contains_key(cgroup) && is_there(*cgroup, pod) {
+            if self.attachments.lock().pods.contains_key(cgroup) && is_there(*cgroup, pod) {
                 note(pod.program, name, outcome);
             } else {
                 let removed = pins::remove_pin(&self.folder.link(&name));
@@ -227,14 +227,14 @@ impl Kernel {
             let outcome = self.repair(Program::Interface, &name, |ebpf| {
                 self.attach_interface(ebpf, interface)
             });
-            if !lock(&self.attachments).interfaces.contains_key(&interface) {
+            if !self.attachments.lock().interfaces.contains_key(&interface) {
                 let removed = pins::remove_pin(&self.folder.link(&name));
                 note(Program::Interface, name, removed.map(|()| None));
             } else if !is_gone(interface) {
                 note(Program::Interface, name, outcome);
             }
         }
-        if failure.is_none() && lock(&self.attachments).retiring {
+        if failure.is_none() && self.attachments.lock().retiring {
             failure = self.end_others().err();
         }
         LinkReport { repaired, failure }
@@ -246,7 +246,7 @@ impl Kernel {
             let back = self.folder.pin_map(map, name)?;
             // An agent that was to take over and failed is nobody's attack.
             match back {
-                true if lock(&self.attachments).retiring => {
+                true if self.attachments.lock().retiring => {
                     tracing::info!(map = name, "pinned a kernel map again")
                 }
                 true => tracing::warn!(map = name, "somebody removed the pin of a kernel map; it is back"),
@@ -259,32 +259,32 @@ impl Kernel {
     /// Removes what an agent left that was killed before it had given a link its place: it would stay attached.
     fn remove_unfinished(&self) -> Result<(), KernelError> {
         // Nobody of this agent's is between the two steps while the programs are locked.
-        let _programs = lock(&self.programs);
+        let _programs = self.programs.lock();
         self.folder.remove_unfinished()
     }
 
     /// Forgets an interface that is gone.
     fn forget(&self, interface: Ifindex) -> Result<(), KernelError> {
         // While the programs are locked nobody covers it, should there be another of its number by now.
-        let _programs = lock(&self.programs);
+        let _programs = self.programs.lock();
         if !is_gone(interface) {
             return Ok(());
         }
-        lock(&self.attachments).interfaces.remove(&interface);
-        flows::absent_is_fine(lock(&self.interfaces).remove(&interface.0))?;
+        self.attachments.lock().interfaces.remove(&interface);
+        flows::absent_is_fine(self.interfaces.lock().remove(&interface.0))?;
         pins::remove_pin(&self.folder.link(&interface_pin(interface)))
     }
 
     /// Tells the kernel of the node again.
     fn tell_node(&self) -> Result<(), KernelError> {
-        let told = lock(&self.attachments).node;
+        let told = self.attachments.lock().node;
         told.map_or(Ok(()), |node| self.set_node(node))
     }
 
     /// Releases what is held and neither enforced nor closed.
     fn release_others(&self) -> Result<(), KernelError> {
         let held: BTreeSet<CgroupId> = {
-            let held = lock(&self.attachments);
+            let held = self.attachments.lock();
             held.pods
                 .keys()
                 .chain(held.interfaces.values())
@@ -293,7 +293,7 @@ impl Kernel {
         };
         held.into_iter().try_for_each(|cgroup| {
             // The class stays what it is until the pod is released: who enforces it after that holds it anew.
-            let classes = lock(&self.classes);
+            let classes = self.classes.lock();
             match classes.get(&cgroup.0, 0).map(Class::from_value) {
                 Ok(Class::Pending | Class::Enforced { .. }) => Ok(()),
                 Ok(_) | Err(MapError::KeyNotFound) => self.release(cgroup),
@@ -311,7 +311,7 @@ impl Kernel {
         put_back: impl FnOnce(&mut Ebpf) -> Result<(), KernelError>,
     ) -> Result<Option<LinkFault>, KernelError> {
         let pin = self.folder.link(name);
-        let mut ebpf = lock(&self.programs);
+        let mut ebpf = self.programs.lock();
         let ours = program.info(&mut ebpf)?.id();
         let fault = match sys::link_facts(&pin) {
             Ok(facts) if facts.is_detached() => LinkFault::Detached,

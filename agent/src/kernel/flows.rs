@@ -3,15 +3,15 @@
 //! aya asks for exclusive access to remove an entry, though the kernel needs none. A handful of handles to the
 //! same map, picked by source port, keeps accepts on different cores from waiting for each other.
 
+use parking_lot::Mutex;
 use std::net::SocketAddr;
-use std::sync::Mutex;
 
 use aya::maps::{HashMap, Map, MapData, MapError};
 use picket_common::{Address, DialRecord, FlowKey};
 
+use super::Flow;
 use super::error::KernelError;
 use super::pins::Folder;
-use super::{Flow, lock};
 
 /// Handles to the map: one file descriptor each, and enough that two accepts at once seldom share one.
 const HANDLES: u16 = 16;
@@ -37,7 +37,7 @@ impl Flows {
     /// How many there are.
     pub(super) fn count(&self) -> Result<usize, KernelError> {
         match self.handles.first() {
-            Some(handle) => super::map_usage::count(lock(handle).keys()),
+            Some(handle) => super::map_usage::count(handle.lock().keys()),
             None => Ok(0),
         }
     }
@@ -54,7 +54,7 @@ impl Flows {
         let Some(handle) = self.handles.get(usize::from(peer.port() % HANDLES)) else {
             return Ok(None);
         };
-        let mut map = lock(handle);
+        let mut map = handle.lock();
         let record = match map.get(&key, 0) {
             Ok(record) => record,
             Err(MapError::KeyNotFound) => return Ok(None),

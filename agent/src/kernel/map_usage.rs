@@ -3,7 +3,7 @@
 use aya::maps::MapError;
 use picket_common::{CLASSES_MAX, ENDPOINTS_MAX, FLOWS_MAX, NETNS_MAX};
 
-use super::{Kernel, KernelError, lock};
+use super::{Kernel, KernelError};
 
 /// One map's entries now, and as many as it holds at most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,9 +28,9 @@ impl Kernel {
             capacity,
         };
         // One after the other, so that no map is locked while another is counted.
-        let endpoints = count(lock(&self.endpoints).keys())?;
-        let classes = count(lock(&self.classes).keys())?;
-        let netns = count(lock(&self.netns).keys())?;
+        let endpoints = count(self.endpoints.lock().keys())?;
+        let classes = count(self.classes.lock().keys())?;
+        let netns = count(self.netns.lock().keys())?;
         let flows = self.flows.count()?;
         Ok([
             fill("endpoints", endpoints, ENDPOINTS_MAX),

@@ -28,10 +28,10 @@ use std::fmt;
 use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf};
+use parking_lot::Mutex;
 use picket_common::{ClassValue, EndpointKey, NodeValue};
 
 pub use attachments::{Ifindex, LinkFault, LinkReport, RepairedLink};
@@ -126,7 +126,7 @@ impl Kernel {
     /// # Errors
     /// When the map cannot be read.
     pub fn endpoints(&self) -> Result<BTreeSet<ProtectedEndpoint>, KernelError> {
-        let map = lock(&self.endpoints);
+        let map = self.endpoints.lock();
         map.iter()
             .map(|entry| {
                 let (key, action) = entry?;
@@ -143,7 +143,7 @@ impl Kernel {
     /// # Errors
     /// When the map does not take an entry, for instance because there are more than it holds.
     pub fn add_endpoints(&self, endpoints: &BTreeSet<ProtectedEndpoint>) -> Result<(), KernelError> {
-        let mut map = lock(&self.endpoints);
+        let mut map = self.endpoints.lock();
         for endpoint in endpoints {
             map.insert(endpoint.key(), endpoint.action.code(), 0)?;
         }
@@ -155,7 +155,7 @@ impl Kernel {
     /// # Errors
     /// When the map does not take an entry, for instance because there are more than it holds.
     pub fn set_endpoints(&self, endpoints: &BTreeSet<ProtectedEndpoint>) -> Result<(), KernelError> {
-        let mut map = lock(&self.endpoints);
+        let mut map = self.endpoints.lock();
         let wanted: HashSet<EndpointKey> = endpoints.iter().map(ProtectedEndpoint::key).collect();
         let late: Vec<&ProtectedEndpoint> = endpoints
             .iter()
@@ -176,7 +176,7 @@ impl Kernel {
     /// # Errors
     /// When the map does not take the entry.
     pub fn set_class(&self, cgroup: CgroupId, class: Class) -> Result<(), KernelError> {
-        let mut classes = lock(&self.classes);
+        let mut classes = self.classes.lock();
         let before = classes.get(&cgroup.0, 0).ok();
         let mut value = class.value();
         if class == Class::Pending {
@@ -192,7 +192,7 @@ impl Kernel {
         if let Class::Enforced { netns, .. } = class
             && netns != self.node_netns()?
         {
-            lock(&self.netns).insert(netns, cgroup.0, 0)?;
+            self.netns.lock().insert(netns, cgroup.0, 0)?;
         }
         self.drop_netns(cgroup, before, own)
     }
@@ -202,8 +202,8 @@ impl Kernel {
     /// # Errors
     /// When the map does not take it.
     pub fn set_node(&self, node: NodeState) -> Result<(), KernelError> {
-        lock(&self.attachments).node = Some(node);
-        Ok(lock(&self.node).set(0, node.value(), 0)?)
+        self.attachments.lock().node = Some(node);
+        Ok(self.node.lock().set(0, node.value(), 0)?)
     }
 
     /// Gives a sign of life. Ten seconds without one and the agent counts as gone.
@@ -214,11 +214,11 @@ impl Kernel {
         let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME)
             .map_err(|error| KernelError::Clock(error.into()))?;
         let now = (now.tv_sec().unsigned_abs() * 1_000_000_000).saturating_add(now.tv_nsec().unsigned_abs());
-        Ok(lock(&self.heartbeat).set(0, now, 0)?)
+        Ok(self.heartbeat.lock().set(0, now, 0)?)
     }
 
     fn node_netns(&self) -> Result<u64, KernelError> {
-        Ok(lock(&self.node).get(&0, 0)?.netns)
+        Ok(self.node.lock().get(&0, 0)?.netns)
     }
 
     /// Takes away the namespace that led to a cgroup, unless it still does or leads to another by now.
@@ -231,7 +231,7 @@ impl Kernel {
         let Some(before) = before.filter(|before| before.netns != 0 && Some(before.netns) != kept) else {
             return Ok(());
         };
-        let mut netns = lock(&self.netns);
+        let mut netns = self.netns.lock();
         if netns.get(&before.netns, 0).ok() == Some(cgroup.0) {
             return flows::absent_is_fine(netns.remove(&before.netns));
         }
@@ -244,7 +244,7 @@ impl Kernel {
     /// # Errors
     /// When the kernel denies.
     pub fn remove_class(&self, cgroup: CgroupId) -> Result<(), KernelError> {
-        let mut classes = lock(&self.classes);
+        let mut classes = self.classes.lock();
         self.drop_netns(cgroup, classes.get(&cgroup.0, 0).ok(), None)?;
         flows::absent_is_fine(classes.remove(&cgroup.0))
     }
@@ -254,7 +254,7 @@ impl Kernel {
     /// # Errors
     /// When the map cannot be read.
     pub fn classes(&self) -> Result<Vec<(CgroupId, Class)>, KernelError> {
-        let map = lock(&self.classes);
+        let map = self.classes.lock();
         map.iter()
             .map(|entry| {
                 let (cgroup, value) = entry?;
@@ -283,7 +283,7 @@ impl Kernel {
     /// # Errors
     /// When it was handed out before, or outside a tokio runtime.
     pub fn events(&self) -> Result<KernelEvents, KernelError> {
-        drop(lock(&self.events).take().ok_or(KernelError::EventsTaken)?);
+        drop(self.events.lock().take().ok_or(KernelError::EventsTaken)?);
         // Opened now and not at the load: as long as an agent before this one reads, it moves the reader's place.
         let map = MapData::from_pin(self.folder.map("EVENTS"))?;
         KernelEvents::new(RingBuf::try_from(Map::from_map_data(map)?)?)
@@ -319,7 +319,7 @@ impl Kernel {
     /// # Errors
     /// When there are such programs and one of ours is missing, or a pin cannot be removed. [`Self::verify`] tries again.
     pub fn retire_others(&self) -> Result<(), KernelError> {
-        lock(&self.attachments).retiring = true;
+        self.attachments.lock().retiring = true;
         let missing = |program: &&Program| {
             !sys::link_facts(&self.folder.link(program.name())).is_ok_and(|facts| !facts.is_detached())
         };
@@ -336,14 +336,14 @@ impl Kernel {
     /// As [`Self::verify`], where another agent was to take over and failed: it may have retired this agent's programs, and
     /// only its own are there. They are ended when this agent's are all back, and not before.
     pub fn take_back(&self) -> LinkReport {
-        lock(&self.attachments).retiring = true;
+        self.attachments.lock().retiring = true;
         self.verify()
     }
 
     /// Ends the programs of agents with another map layout.
     fn end_others(&self) -> Result<(), KernelError> {
         pins::remove_layouts(&self.bpffs, Some(self.folder.path()))?;
-        lock(&self.attachments).retiring = false;
+        self.attachments.lock().retiring = false;
         Ok(())
     }
 
@@ -364,9 +364,4 @@ impl fmt::Debug for Kernel {
             .field("folder", &self.folder)
             .finish_non_exhaustive()
     }
-}
-
-/// A poisoned lock guards a map handle, which has no state that a panic could have left half done.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

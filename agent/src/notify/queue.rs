@@ -5,9 +5,10 @@
 //! omitted event is counted. The audit log and the metrics have them all.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 use super::metrics::NotifyMetrics;
@@ -116,7 +117,7 @@ impl EventQueue {
     /// Queues an event, or omits it and counts that.
     pub fn report(&self, event: KubeEvent) {
         // A poisoned limiter is a plain table, which no panic could have left half done.
-        let mut limiter = self.limiter.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut limiter = self.limiter.lock();
         if !limiter.passes(&event, Instant::now()) || self.sender.try_send(event).is_err() {
             self.metrics.omitted();
         }

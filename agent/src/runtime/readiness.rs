@@ -6,7 +6,9 @@
 //! and the reasons of those that fail, for `/readyz` and the log.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 /// The parts that are not ready; cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -19,10 +21,7 @@ impl Readiness {
     /// Registers a part; it is waited for until the returned guard says that it is ready.
     #[must_use]
     pub fn register(&self, part: &'static str) -> Pending {
-        self.waiting
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(part);
+        self.waiting.lock().insert(part);
         Pending {
             part,
             readiness: self.clone(),
@@ -31,20 +30,20 @@ impl Readiness {
 
     /// Says that a part does not work, and why, until [`Readiness::works`]; true where it did before.
     pub fn fails(&self, part: &'static str, reason: String) -> bool {
-        let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut failing = self.failing.lock();
         failing.insert(part, reason).is_none()
     }
 
     /// Says that a part works; true where it did not before.
     pub fn works(&self, part: &'static str) -> bool {
-        let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut failing = self.failing.lock();
         failing.remove(part).is_some()
     }
 
     /// The parts that do not work, with the reasons.
     #[must_use]
     pub fn failing(&self) -> Vec<(&'static str, String)> {
-        let failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
+        let failing = self.failing.lock();
         failing
             .iter()
             .map(|(part, reason)| (*part, reason.clone()))
@@ -54,12 +53,7 @@ impl Readiness {
     /// The parts that are not ready, in order of their names; empty once the agent serves.
     #[must_use]
     pub fn waiting(&self) -> Vec<&'static str> {
-        self.waiting
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .iter()
-            .copied()
-            .collect()
+        self.waiting.lock().iter().copied().collect()
     }
 }
 
@@ -75,7 +69,7 @@ impl Pending {
     pub fn ready(self) {
         let waiting = {
             let waiting = &self.readiness.waiting;
-            let mut waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut waiting = waiting.lock();
             waiting.remove(self.part);
             waiting.clone()
         };

@@ -13,10 +13,11 @@ mod watch;
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
+use parking_lot::{Mutex, MutexGuard};
 use picket_policy::api::FileReading;
 use picket_policy::{Diagnostic, PolicySet, builtin};
 use thiserror::Error;
@@ -185,13 +186,13 @@ impl Store {
     }
 
     fn board(&self) -> MutexGuard<'_, StatusBoard> {
-        self.objects.lock().unwrap_or_else(PoisonError::into_inner)
+        self.objects.lock()
     }
 
     /// Reads the sources again if they changed. What cannot stand leaves the set in force as it is.
     pub fn reload(&self) {
         let read = read(&self.sources);
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = self.last.lock();
         let now = Timestamp::now();
         match read {
             Ok(manifests) if last.as_ref() == Some(&manifests) => {}

@@ -131,7 +131,7 @@ fn logged(act: impl FnOnce()) -> String {
     struct Lines(Arc<Mutex<Vec<u8>>>);
     impl std::io::Write for Lines {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().expect("no panic").write(bytes)
+            self.0.lock().write(bytes)
         }
         fn flush(&mut self) -> std::io::Result<()> {
             Ok(())
@@ -144,7 +144,7 @@ fn logged(act: impl FnOnce()) -> String {
         .with_ansi(false)
         .finish();
     tracing::subscriber::with_default(subscriber, act);
-    let bytes = lines.0.lock().expect("no panic").clone();
+    let bytes = lines.0.lock().clone();
     String::from_utf8(bytes).expect("text")
 }
 

@@ -5,10 +5,11 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use parking_lot::{Mutex, MutexGuard};
 use rustls::ServerConfig;
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
@@ -95,7 +96,7 @@ impl Certificates {
 
     /// Serves the protected endpoints' addresses from now on; the same set again costs nothing.
     pub fn set_endpoints(&self, endpoints: BTreeSet<IpAddr>) -> Result<(), PkiError> {
-        let mut source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut source = self.source.lock();
         source.endpoints = endpoints.into_iter().take(SHARED_ADDRESSES).collect();
         self.publish(&source, SystemTime::now())
     }
@@ -107,11 +108,7 @@ impl Certificates {
 
     /// When the node CA itself expires.
     pub fn ca_not_after(&self) -> SystemTime {
-        self.source
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .ca
-            .not_after
+        self.source.lock().ca.not_after
     }
 
     /// How the last look at the files went.
@@ -154,7 +151,7 @@ impl Certificates {
 
     fn refresh(&self, now: SystemTime) -> Result<(), PkiError> {
         let bytes = CaSource::read(&self.files);
-        let mut source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut source = self.source.lock();
         let changed = match bytes {
             Ok(bytes) if bytes != source.bytes => NodeCa::parse(&self.files, &bytes, now).map(|ca| {
                 source.bytes = bytes;
@@ -231,7 +228,7 @@ impl Certificates {
             return Ok(Arc::clone(config));
         }
         // Made and kept under the lock of what it is made from: a leaf of the CA before this one must not come to be kept.
-        let source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
+        let source = self.source.lock();
         let leaf = mint(&source.ca, self.base.with_addresses([dialled]), SystemTime::now())?;
         let mut config = ServerConfig::clone(shared);
         config.cert_resolver = Arc::new(Single(leaf.key));
@@ -245,7 +242,7 @@ impl Certificates {
     }
 
     fn lock_single(&self) -> MutexGuard<'_, HashMap<IpAddr, Arc<ServerConfig>>> {
-        self.single.lock().unwrap_or_else(PoisonError::into_inner)
+        self.single.lock()
     }
 }
 

@@ -5,11 +5,12 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use http::HeaderValue;
+use parking_lot::Mutex;
 use rustls::{ClientConfig, RootCertStore};
 
 use crate::pki::PemError;
@@ -131,7 +132,7 @@ impl Credentials {
 
     fn reload(&self) -> Result<(), CredentialError> {
         let fresh = read(&self.ca, &self.credential)?;
-        let mut source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut source = self.source.lock();
         if *source == fresh {
             return Ok(());
         }

@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 use tokio::task::JoinSet;
 
 use super::Pod;
-use super::enforce::{EnforceError, Enforcement, Enforcer, PodNetwork, Tended};
+use super::enforce::{CoverageReport, EnforceError, Enforcement, Enforcer, PodNetwork};
 use super::netns::{Netns, NetnsError, NetnsId};
 use super::pods::NodePod;
 use super::slot::{Applied, CUTS, Slot};
@@ -24,7 +24,7 @@ pub(super) type FindNetns = Arc<dyn Fn(&Path) -> Result<Netns, NetnsError> + Sen
 /// How an attempt ended.
 pub(super) enum Outcome<H> {
     /// It is served already where it should be; how the look after it ended.
-    Same(Result<Tended, String>),
+    Same(Result<CoverageReport, String>),
     /// A listener serves it.
     Served {
         handle: H,
@@ -66,7 +66,7 @@ pub(super) fn attempt<E: Enforcer>(
         if let Some((_, pod, looks)) = served.filter(|(served, ..)| *served == own) {
             let enforcement = Enforcement { group, home, pod };
             let cut = looks < CUTS;
-            return Outcome::Same(guarded(async move { enforcer.tend(enforcement, cut).await }).await);
+            return Outcome::Same(guarded(async move { enforcer.maintain(enforcement, cut).await }).await);
         }
         let enforcement = Enforcement {
             group,

@@ -68,7 +68,7 @@ pub struct Enforcement {
 
 /// What was found when an enforced pod was looked after.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Tended {
+pub struct CoverageReport {
     /// Whether packets that pass no socket's hook are dropped too, where they come out of the pod.
     pub covered: bool,
 }
@@ -92,7 +92,11 @@ pub trait Enforcer: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`EnforceError`]; the pod stays enforced and is looked after again.
-    fn tend(&self, pod: Enforcement, cut: bool) -> impl Future<Output = Result<Tended, EnforceError>> + Send;
+    fn maintain(
+        &self,
+        pod: Enforcement,
+        cut: bool,
+    ) -> impl Future<Output = Result<CoverageReport, EnforceError>> + Send;
 
     /// Lets the cgroup reach the protected endpoints.
     ///

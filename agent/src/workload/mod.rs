@@ -35,7 +35,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 pub use changes::PodChanges;
-pub use enforce::{EnforceError, Enforcement, Enforcer, PodNetwork, Tended};
+pub use enforce::{CoverageReport, EnforceError, Enforcement, Enforcer, PodNetwork};
 pub use layout::{container_of, pod_of};
 pub use metrics::WorkloadMetrics;
 pub use names::Names;

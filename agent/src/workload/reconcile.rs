@@ -384,7 +384,7 @@ impl<E: Enforcer> Reconciler<E> {
         slot.busy = false;
         slot.failing &= matches!(outcome, Outcome::Failed(_));
         match outcome {
-            Outcome::Same(Ok(tended)) => slot.looked(now, self.pace, Some(tended)),
+            Outcome::Same(Ok(report)) => slot.looked(now, self.pace, Some(report)),
             Outcome::Same(Err(error)) => {
                 tracing::warn!(cgroup = %id, pod = %slot.found.uid.0, error, "cannot look after an enforced pod, trying again");
                 self.failures += 1;

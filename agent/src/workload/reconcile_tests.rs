@@ -10,7 +10,7 @@ use super::super::cgroup::{Group, PodGroup};
 use super::super::netns::NetnsError;
 use super::super::pods::NodePod;
 use super::super::slot::{CHECK_AGAIN, CHECK_EVERY, PATIENCE};
-use super::super::{EnforceError, Enforcement, Netns, Pod, PodNetwork, PodUid, Tended};
+use super::super::{CoverageReport, EnforceError, Enforcement, Netns, Pod, PodNetwork, PodUid};
 use super::*;
 use crate::metrics::MetricsRegistry;
 use crate::notify::NotifyMetrics;
@@ -122,7 +122,7 @@ impl Enforcer for Fake {
         Ok(Listener(cgroup, self.listeners.clone()))
     }
 
-    async fn tend(&self, pod: Enforcement, cut: bool) -> Result<Tended, EnforceError> {
+    async fn maintain(&self, pod: Enforcement, cut: bool) -> Result<CoverageReport, EnforceError> {
         let mut looks = self.looks.lock().unwrap();
         looks.push((pod.group.id, cut, Instant::now()));
         drop(looks);
@@ -133,7 +133,7 @@ impl Enforcer for Fake {
                 source: "no sock_diag".into(),
             });
         }
-        Ok(Tended {
+        Ok(CoverageReport {
             covered: !self.egress_unfiltered.load(Ordering::SeqCst),
         })
     }

@@ -11,7 +11,7 @@ use arc_swap::ArcSwap;
 use tokio::time::Instant;
 
 use super::cgroup::PodGroup;
-use super::enforce::{EnforceError, Enforcer, Tended};
+use super::enforce::{CoverageReport, EnforceError, Enforcer};
 use super::layout::is_manifest_hash;
 use super::netns::NetnsId;
 use super::pods::{NodePod, PodMap};
@@ -273,7 +273,7 @@ impl<H> Slot<H> {
 
     /// Notes a look after an enforced pod, and when the next is due. `None` where the pod has no process that could be
     /// looked at.
-    pub(super) fn looked(&mut self, now: Instant, pace: Pace, found: Option<Tended>) {
+    pub(super) fn looked(&mut self, now: Instant, pace: Pace, found: Option<CoverageReport>) {
         self.tries = 0;
         if let Applied::Enforced {
             check,

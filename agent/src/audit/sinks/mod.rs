@@ -19,13 +19,14 @@ mod stdout;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use super::AuditError;
 use super::spool::chain::Hash;
 use super::spool::segment::{Position, Segment};
 use super::spool::view::SpoolView;
+use parking_lot::Mutex;
 
 pub use checkpoint::Checkpoint;
 
@@ -169,23 +170,17 @@ impl SinkStats {
     /// Bytes in the spool that the sink has not taken.
     #[must_use]
     pub fn lag_bytes(&self, segments: &[Segment]) -> u64 {
-        self.reached
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .bytes_behind(segments)
+        self.reached.lock().bytes_behind(segments)
     }
 
     /// Why it takes no records now; `None` while all is well.
     #[must_use]
     pub fn failure(&self) -> Option<String> {
-        self.failing
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.failing.lock().clone()
     }
 
     fn reached(&self, position: Position) {
-        *self.reached.lock().unwrap_or_else(PoisonError::into_inner) = position;
+        *self.reached.lock() = position;
     }
 
     fn delivered(&self, records: u64, bytes: usize) {
@@ -196,7 +191,7 @@ impl SinkStats {
 
     fn fails(&self, error: &SinkError) {
         self.errors.fetch_add(1, Relaxed);
-        let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut failing = self.failing.lock();
         if failing.replace(error.to_string()).is_none() {
             tracing::error!(
                 sink = self.name,
@@ -207,7 +202,7 @@ impl SinkStats {
     }
 
     fn works(&self) {
-        let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut failing = self.failing.lock();
         if failing.take().is_some() {
             tracing::info!(sink = self.name, "the audit sink takes records again");
         }

@@ -3,8 +3,8 @@
 //! In: a connection of the pool. Out: its sender and its credential, until the lease is dropped.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use hyper::client::conn::{http1, http2};
@@ -44,10 +44,7 @@ impl Lease {
             && !connection.sender.is_closed()
         {
             connection.idle_since = Instant::now();
-            pool.http1
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push(connection);
+            pool.http1.lock().push(connection);
         }
     }
 }

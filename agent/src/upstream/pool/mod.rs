@@ -8,13 +8,14 @@ mod lease;
 
 use std::fmt;
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use parking_lot::Mutex;
 
 use super::SendError;
 use super::body::RequestBody;
@@ -151,11 +152,7 @@ impl Pool {
         if let Some(lease) = self.free() {
             return Ok(lease);
         }
-        let failure = self
-            .failure
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        let failure = self.failure.lock().clone();
         if let Some((at, reason)) = failure
             && at > waiting_since
         {
@@ -164,7 +161,7 @@ impl Pool {
         let opened = self.open().await;
         if let Err(SendError::Unreachable(reason)) = &opened {
             let failure = (Instant::now(), reason.clone());
-            *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(failure);
+            *self.failure.lock() = Some(failure);
         }
         opened
     }
@@ -200,7 +197,7 @@ impl Pool {
         if !self.speaks_http1.load(Ordering::Relaxed) {
             return None;
         }
-        let mut idle = self.http1.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut idle = self.http1.lock();
         while let Some(connection) = idle.pop() {
             if connection.generation == generation
                 && !connection.sender.is_closed()
@@ -361,14 +358,11 @@ impl Pool {
                     .collect::<Vec<_>>()
             });
         }
-        self.http1
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .retain(|connection| {
-                connection.generation == generation
-                    && !connection.sender.is_closed()
-                    && connection.idle_since.elapsed() < IDLE_LIMIT
-            });
+        self.http1.lock().retain(|connection| {
+            connection.generation == generation
+                && !connection.sender.is_closed()
+                && connection.idle_since.elapsed() < IDLE_LIMIT
+        });
     }
 }
 
