@@ -40,9 +40,10 @@ pub enum Decision {
 ///
 /// nor cloned,
 ///
-/// ```compile_fail,E0599
+/// ```compile_fail,E0277
 /// use picket_policy::Permit;
-/// fn copy(permit: &Permit) -> Permit { Permit::clone(permit) }
+/// fn copy<T: Clone>(value: &T) -> T { value.clone() }
+/// fn two(permit: &Permit) -> Permit { copy(permit) }
 /// ```
 ///
 /// nor sent twice,
