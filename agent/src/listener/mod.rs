@@ -4,6 +4,13 @@
 //! In come connections that the kernel took here; out go an [`Accepted`] for each, with the address the client
 //! dialled and the process that dialled it, or a [`UnattributedConnection`] for a connection that the kernel knows nothing of and
 //! that is closed.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `serve` | a pod's own listener: each connection is attributed to its pod and process by the kernel's flow |
+//! | `node` | the same for pods that share the node's network, by their cgroup |
+//! | `open` | the sockets of a listener, opened in a network namespace or inherited from a predecessor |
+//! | `process` | what /proc adds to the process that dialled |
 
 mod node;
 mod open;
