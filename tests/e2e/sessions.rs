@@ -195,9 +195,9 @@ fn ended_while(
 ) -> Result<()> {
     let log = world.picket_log();
     let others = start(world, "worker", "watch")?;
-    let sessions = SESSIONS
+    let sessions = ALL
         .iter()
-        .map(|(kind, ..)| start(world, "stranger", kind))
+        .map(|kind| start(world, "stranger", kind))
         .collect::<Result<Vec<_>>>()?;
     change(world)?;
     let began = Instant::now();
@@ -257,6 +257,7 @@ fn about_kind(record: &Value, kind: &str) -> bool {
     }
 }
 
+/// One session of each kind. The others of [`SESSIONS`] are the same by another protocol.
 const ALL: [&str; 4] = ["watch", "logs", "exec", "portforward"];
 
 fn state(state: &str) -> String {
