@@ -149,7 +149,7 @@ impl SpoolDirectory {
     }
 
     /// Whether the current segment is at its path, ends where it was left, and is the last one. Nobody else begins segments
-    /// while the directory is this process's own.
+    /// while the directory is this process's own, and was so at the last look.
     fn is_as_left(&self) -> bool {
         let Some(current) = &self.current else {
             return false;
@@ -161,7 +161,7 @@ impl SpoolDirectory {
         let is_last = || segment::next(&self.path, current.id).is_ok_and(|next| next.is_none());
         is_same(&named, &held)
             && (!held.is_file() || held.len() == current.end)
-            && (!self.shared || is_last())
+            && (!(self.shared || self.rebind) || is_last())
     }
 
     /// Opens what is there now, and binds the chain to it.

@@ -343,3 +343,31 @@ fn a_segment_that_cannot_be_made_is_an_error_and_no_loss() {
     let error = AuditLog::open(&config(&scratch.spool()), None).err();
     assert!(matches!(error, Some(AuditError::Open { .. })), "{error:?}");
 }
+
+#[tokio::test]
+async fn who_has_the_spool_alone_again_goes_on_behind_the_segment_that_the_other_began() {
+    let scratch = Scratch::new();
+    let spool = scratch.spool();
+    let config = small(&spool);
+    let old = AuditLog::open(&config, None).expect("opens");
+    old.share(true).await.expect("shares");
+    let new = AuditLog::join(&config, None).expect("joins");
+    // This one fills a segment; the other begins the next, and ends before this one looks.
+    let mut number = 0;
+    while segments(&spool).expect("the spool")[0].length < config.max_segment_size {
+        deny(&new, number).await.expect("on disk");
+        number += 1;
+    }
+    deny(&old, number).await.expect("on disk");
+    assert_eq!(old.stats().spool().rotations(), 1);
+    old.close(Duration::from_secs(5)).await;
+    drop(old);
+    new.share(false).await.expect("is alone");
+    deny(&new, number + 1).await.expect("on disk");
+    assert_eq!(
+        numbers(&stored_text(&spool)),
+        (0..=number + 1).collect::<Vec<_>>(),
+        "in their order"
+    );
+    assert_eq!(verify(&spool).breaks, []);
+}
