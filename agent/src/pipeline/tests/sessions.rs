@@ -330,3 +330,27 @@ async fn a_client_that_reads_nothing_does_not_hold_its_session() {
     }
     assert_eq!(ends(&world).await[0][2], "identity_suspended");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_through_a_proxy_ends_with_what_permitted_it() {
+    let world = World::new().await;
+    let _pods = rejudging(&world);
+    let proxied = "'pods/exec', 'services/proxy']}]
+---
+apiVersion: picket.dev/v1alpha1
+kind: AgentPolicy
+metadata: {name: proxied}
+spec:
+  subjects: {identities: [fixer]}
+  exceptions: [builtin/services-proxy]";
+    world
+        .store
+        .replace_for_tests(policies("'pods/exec']}]", proxied));
+    let stream = follow(&world, "/api/v1/namespaces/n/services/s/proxy/events?follow=true").await;
+    assert_eq!(world.sessions.count(), 1);
+    let changed = Instant::now();
+    world.store.replace_for_tests(policies("", ""));
+    let seen = end(stream, changed, "proxied stream").await;
+    assert!(!seen.in_order, "{:?}", seen.rest);
+    assert_eq!(ends(&world).await[0][1..], ["terminated", "builtin"]);
+}

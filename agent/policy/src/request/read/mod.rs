@@ -136,7 +136,12 @@ impl KubeRequest {
             .then_some(subresource.as_deref())
             .flatten()
             .and_then(|sub| read_exec(sub, query));
-        let follow = subresource.as_deref() == Some("log") && query.flag("follow");
+        let follow = match subresource.as_deref() {
+            Some("log") => query.flag("follow"),
+            // What is behind a proxy may stream for as long as it likes.
+            Some("proxy") => true,
+            _ => false,
+        };
         let mut dry_runs = query.all("dryRun").peekable();
         let dry_run = dry_runs.peek().is_some() && dry_runs.all(|value| value == "All");
 

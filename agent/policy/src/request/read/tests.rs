@@ -247,6 +247,9 @@ fn the_queries_facts_are_kept() {
     assert_eq!(watch.field_selector.as_deref(), Some("spec.x=y"));
     assert!(read("GET", "/api/v1/namespaces/n/pods/p/log?follow=true").follow);
     assert!(!read("GET", "/api/v1/namespaces/n/pods/p/log").follow);
+    // Whatever is behind a proxy may stream for ever.
+    assert!(read("GET", "/api/v1/namespaces/n/services/s/proxy/events").follow);
+    assert!(read("POST", "/api/v1/namespaces/n/pods/p/proxy").follow);
     assert_eq!(
         read("GET", "/api/v1/namespaces/n/pods/").path,
         "/api/v1/namespaces/n/pods"
