@@ -167,6 +167,7 @@ impl Pipeline {
         }
         let warnings: Vec<_> = permit.warnings().iter().map(warning).collect();
         let basis = Basis::new(connection, ticket, &agent, &permit);
+        let body = body.guarded(self.still_permitted(&basis));
         let (mut response, credential) = self.send(permit, body, record, upgrade).await?;
         for warning in warnings {
             response.headers_mut().append(WARNING, warning);

@@ -19,11 +19,11 @@ use crate::audit::{AuditId, Record};
 use crate::identity::ResolvedPrincipal;
 use crate::reject::Rejection;
 use crate::session::{
-    self, Facts, Farewell, Judge, Registered, SessionBody, SessionKind, Slot, Stop, StopTunnel, Ticket,
-    Traffic, Upgrade, Upgraded,
+    self, Facts, Farewell, Judge, Permitted, Registered, SessionBody, SessionKind, Slot, Stop, StopTunnel,
+    Ticket, Traffic, Upgrade, Upgraded,
 };
 use crate::store::Store;
-use crate::upstream::{UpgradeProtocol, UpstreamBody, UsedCredential};
+use crate::upstream::{StillPermitted, UpgradeProtocol, UpstreamBody, UsedCredential};
 
 /// What is kept of a permit that was sent, for as long as its answer may go on.
 pub(super) struct Basis {
@@ -111,6 +111,34 @@ impl Judge for ByConnection {
 }
 
 impl Pipeline {
+    /// Judges a request again whose body is under way, where something changed since it was judged last.
+    pub(super) fn still_permitted(&self, basis: &Basis) -> StillPermitted {
+        let (store, sessions) = (Arc::clone(&self.store), self.sessions.clone());
+        let connection = Arc::clone(&basis.connection);
+        let (request, impersonate) = (Arc::clone(&basis.request), Arc::clone(&basis.impersonate));
+        let (identity, approved) = (Arc::clone(&basis.principal.name), basis.approved);
+        let mut ticket = basis.ticket;
+        Box::new(move || {
+            if !sessions.is_stale(ticket) {
+                return true;
+            }
+            // Before anything is read that may change.
+            let now = sessions.ticket();
+            let policies = store.current();
+            let Ok(agent) = connection.principal(&policies, None, Timestamp::now()) else {
+                return false;
+            };
+            let permitted = Permitted {
+                identity: &identity,
+                request: &request,
+                impersonate: &impersonate,
+                approved,
+            };
+            ticket = now;
+            session::recheck_request(&policies, &agent.principal, &permitted).is_ok()
+        })
+    }
+
     /// Registers a watch or a log.
     pub(super) fn follow(
         &self,

@@ -34,6 +34,6 @@ pub use metrics::SessionMetrics;
 #[cfg(test)]
 pub(crate) use registry::testing;
 pub use registry::{Facts, Judge, Registered, Registry, SessionSelector, Snapshot, Stop, Ticket};
-pub use rejudge::{recheck, run as rejudge};
+pub use rejudge::{Permitted, recheck, recheck_request, run as rejudge};
 pub use tunnel::{StopTunnel, Traffic};
 pub use upgraded::Upgraded;

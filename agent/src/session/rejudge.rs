@@ -4,9 +4,10 @@
 //! that thousands of sessions do not hold up those that carry requests. Changes that come during a sweep share the next.
 //! [`recheck`] is the judgement itself: a session goes on as what it was permitted as, or not at all.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use picket_policy::{Inputs, PolicySet, Principal, Recheck};
+use picket_policy::{Impersonate, Inputs, KubeRequest, PolicySet, Principal, Recheck};
 use tokio::sync::watch;
 
 use super::{Facts, Registry};
@@ -27,19 +28,53 @@ pub(super) fn nap(milliseconds: i64) -> Duration {
 /// # Errors
 /// Why it may not: its request would be refused, the pod is another agent, or the request would be sent as another user.
 pub fn recheck(policies: &PolicySet, principal: &Principal, facts: &Facts) -> Result<(), Rejection> {
-    if principal.name() != &*facts.identity {
+    recheck_request(
+        policies,
+        principal,
+        &Permitted {
+            identity: &facts.identity,
+            request: &facts.request,
+            impersonate: &facts.impersonate,
+            approved: facts.approved,
+        },
+    )
+}
+
+/// What a request was permitted as.
+#[derive(Debug, Clone, Copy)]
+pub struct Permitted<'a> {
+    /// The agent.
+    pub identity: &'a str,
+    /// What was asked.
+    pub request: &'a KubeRequest,
+    /// The user that the API server was asked as.
+    pub impersonate: &'a Arc<Impersonate>,
+    /// Whether a person approved it.
+    pub approved: bool,
+}
+
+/// As [`recheck`], for a request that is under way and no session.
+///
+/// # Errors
+/// As [`recheck`].
+pub fn recheck_request(
+    policies: &PolicySet,
+    principal: &Principal,
+    permitted: &Permitted<'_>,
+) -> Result<(), Rejection> {
+    if principal.name() != permitted.identity {
         return Err(Rejection::IdentityChanged {
-            was: facts.identity.to_string(),
+            was: permitted.identity.to_owned(),
             is: principal.name().to_owned(),
         });
     }
-    match policies.recheck(principal, &facts.request, Inputs::default()) {
-        Recheck::Permit(impersonate) if impersonate == facts.impersonate => Ok(()),
+    match policies.recheck(principal, permitted.request, Inputs::default()) {
+        Recheck::Permit(impersonate) if impersonate == *permitted.impersonate => Ok(()),
         Recheck::Permit(impersonate) => Err(Rejection::UserChanged {
-            was: facts.impersonate.user.clone(),
+            was: permitted.impersonate.user.clone(),
             is: impersonate.user.clone(),
         }),
-        Recheck::Ask if facts.approved => Ok(()),
+        Recheck::Ask if permitted.approved => Ok(()),
         Recheck::Ask => Err(Rejection::ApprovalMissing),
         Recheck::Deny(denial) => Err(Rejection::Denied(denial)),
     }

@@ -2,8 +2,12 @@
 //!
 //! In: what a client's connection receives. Out: the same bytes, trailers included: frame by frame as fast as the slower
 //! side takes them, or, where a decision needs the body, after it was read up to a limit.
+//!
+//! A client can hold a body back for as long as it likes, and the API server acts when it has all of it. So whether the
+//! request still would be permitted is asked before each frame and before the end; where it would not, the body breaks off.
 
 use std::collections::VecDeque;
+use std::error::Error;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -22,7 +26,31 @@ pub enum RequestBody {
     Incoming(Incoming),
     /// The client's, as far as it was read for a decision, and what is still to come.
     Buffered(Box<Buffered>),
+    /// One of these, for as long as its request is permitted.
+    Guarded(Box<Guarded>),
 }
+
+/// Says whether a request that is under way still is permitted.
+pub type StillPermitted = Box<dyn FnMut() -> bool + Send + Sync>;
+
+/// A body that goes on only while its request is permitted.
+pub struct Guarded {
+    body: RequestBody,
+    permitted: StillPermitted,
+}
+
+impl std::fmt::Debug for Guarded {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Guarded")
+            .field("body", &self.body)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a body broke off that its client did not break off.
+#[derive(Debug, thiserror::Error)]
+#[error("the request is no longer permitted, so its body was not sent to the end")]
+struct NoLongerPermitted;
 
 /// A body that was read for a decision.
 #[derive(Debug)]
@@ -87,12 +115,22 @@ impl RequestBody {
         Ok(())
     }
 
+    /// The same body, which breaks off once the request is no longer permitted.
+    #[must_use]
+    pub fn guarded(self, permitted: StillPermitted) -> RequestBody {
+        match self {
+            RequestBody::Empty => RequestBody::Empty,
+            body => RequestBody::Guarded(Box::new(Guarded { body, permitted })),
+        }
+    }
+
     /// The body for a decision.
     #[must_use]
     pub fn buffered(&self) -> BodyInput<'_> {
         match self {
             RequestBody::Empty => BodyInput::Whole(&[]),
             RequestBody::Incoming(_) => BodyInput::Unread,
+            RequestBody::Guarded(guarded) => guarded.body.buffered(),
             RequestBody::Buffered(buffered) => match &buffered.whole {
                 Some(whole) => BodyInput::Whole(whole),
                 None => BodyInput::TooLarge,
@@ -103,20 +141,27 @@ impl RequestBody {
 
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Box<dyn Error + Send + Sync>;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         match self.get_mut() {
             RequestBody::Empty => Poll::Ready(None),
-            RequestBody::Incoming(body) => Pin::new(body).poll_frame(cx),
+            RequestBody::Incoming(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
             RequestBody::Buffered(buffered) => match (buffered.frames.pop_front(), &mut buffered.rest) {
                 (Some(frame), _) => Poll::Ready(Some(Ok(frame))),
-                (None, Some(rest)) => Pin::new(rest).poll_frame(cx),
+                (None, Some(rest)) => Pin::new(rest).poll_frame(cx).map_err(Into::into),
                 (None, None) => Poll::Ready(None),
             },
+            RequestBody::Guarded(guarded) => {
+                let polled = Pin::new(&mut guarded.body).poll_frame(cx);
+                if polled.is_ready() && !(guarded.permitted)() {
+                    return Poll::Ready(Some(Err(NoLongerPermitted.into())));
+                }
+                polled
+            }
         }
     }
 
@@ -127,6 +172,7 @@ impl Body for RequestBody {
             RequestBody::Buffered(buffered) => {
                 buffered.frames.is_empty() && buffered.rest.as_ref().is_none_or(Body::is_end_stream)
             }
+            RequestBody::Guarded(guarded) => guarded.body.is_end_stream(),
         }
     }
 
@@ -134,6 +180,7 @@ impl Body for RequestBody {
         match self {
             RequestBody::Empty => SizeHint::with_exact(0),
             RequestBody::Incoming(body) => body.size_hint(),
+            RequestBody::Guarded(guarded) => guarded.body.size_hint(),
             RequestBody::Buffered(buffered) => {
                 let read: u64 = buffered
                     .frames

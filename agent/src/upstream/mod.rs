@@ -27,7 +27,7 @@ use headers::OutboundIdentity;
 use outgoing::{Failure, Outgoing};
 use pool::{Lease, Pool};
 
-pub use body::RequestBody;
+pub use body::{RequestBody, StillPermitted};
 pub use connect::CONNECT_LIMIT;
 pub use counted::{BodyEnd, CountedBody, HeldLease, OnEnd, UpstreamBody};
 pub use credential::{CredentialError, NodeCredential, UsedCredential};

@@ -343,9 +343,7 @@ metadata: {name: proxied}
 spec:
   subjects: {identities: [fixer]}
   exceptions: [builtin/services-proxy]";
-    world
-        .store
-        .replace_for_tests(policies("'pods/exec']}]", proxied));
+    world.store.replace_for_tests(policies("'pods/exec']}]", proxied));
     let stream = follow(&world, "/api/v1/namespaces/n/services/s/proxy/events?follow=true").await;
     assert_eq!(world.sessions.count(), 1);
     let changed = Instant::now();
@@ -353,4 +351,46 @@ spec:
     let seen = end(stream, changed, "proxied stream").await;
     assert!(!seen.in_order, "{:?}", seen.rest);
     assert_eq!(ends(&world).await[0][1..], ["terminated", "builtin"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_whose_body_is_held_back_does_not_outlive_what_permitted_it() {
+    let world = World::new().await;
+    let _pods = rejudging(&world);
+    let head =
+        "POST /api/v1/namespaces/n/configmaps HTTP/1.1\r\nhost: k\r\ncontent-length: 9\r\n\r\n{\"kept\":";
+    for (before, suspended, arrives) in [(0, false, true), (1, true, false)] {
+        let mut stream = world.stream().await;
+        stream.write_all(head.as_bytes()).await.expect("sent");
+        // It is permitted, and on its way.
+        let received = |records: &[Value]| {
+            let stages = records.iter().map(|record| &record["stage"]);
+            stages.filter(|stage| *stage == "RequestReceived").count()
+        };
+        while received(&world.records().await) == before {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        if suspended {
+            world
+                .store
+                .replace_for_tests(policies("owner: team-a", "owner: team-a, state: Suspended"));
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        stream.write_all(b"}").await.expect("sent");
+        let mut answer = [0; 12];
+        let _answered = tokio::time::timeout(LIMIT, stream.read_exact(&mut answer)).await;
+        let whole = world
+            .seen()
+            .iter()
+            .filter(|seen| seen.body == "{\"kept\":}")
+            .count();
+        assert_eq!(whole, 1, "suspended: {suspended}");
+        assert_eq!(
+            answer.starts_with(b"HTTP/1.1 200"),
+            arrives,
+            "{}",
+            String::from_utf8_lossy(&answer)
+        );
+    }
 }

@@ -21,6 +21,7 @@ use rustls_pki_types::ServerName;
 use serde_json::Value;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
+use tokio_rustls::client::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 use super::super::Pipeline;
@@ -223,6 +224,14 @@ impl World {
 
     /// A connection of the pod's, through TLS.
     pub(super) async fn connect(&self) -> http1::SendRequest<Full<Bytes>> {
+        let stream = self.stream().await;
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.expect("HTTP");
+        tokio::spawn(connection.with_upgrades());
+        sender
+    }
+
+    /// Likewise, for whoever writes HTTP by hand.
+    pub(super) async fn stream(&self) -> TlsStream<TcpStream> {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
         let address = listener.local_addr().expect("an address");
         let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
@@ -260,13 +269,10 @@ impl World {
             .with_no_client_auth();
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         let name = ServerName::try_from("127.0.0.1").expect("a name");
-        let stream = tokio_rustls::TlsConnector::from(Arc::new(config))
+        tokio_rustls::TlsConnector::from(Arc::new(config))
             .connect(name, client.expect("connected"))
             .await
-            .expect("a TLS session");
-        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.expect("HTTP");
-        tokio::spawn(connection.with_upgrades());
-        sender
+            .expect("a TLS session")
     }
 
     /// One request over a connection of its own.
