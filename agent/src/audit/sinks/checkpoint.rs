@@ -139,6 +139,14 @@ pub(super) fn claim(directory: &Path, sink: &str) -> io::Result<Option<File>> {
     }
 }
 
+/// The names of sinks that have a checkpoint and that an agent delivers for now. A checkpoint that nobody delivers for is of a sink
+/// that was taken out of the configuration. One whose claim cannot be seen counts.
+pub(in crate::audit) fn claimed(directory: &Path) -> Vec<String> {
+    let mut names = names(directory);
+    names.retain(|name| !matches!(claim(directory, name), Ok(Some(_))));
+    names
+}
+
 fn file(directory: &Path, sink: &str) -> PathBuf {
     directory.join(FOLDER).join(format!("{sink}.json"))
 }

@@ -38,7 +38,9 @@ pub(super) fn start(
     oldest: Position,
     view: &Arc<SpoolView>,
 ) -> Result<Arc<SinkStats>, SinkError> {
-    // From here on nothing that the sink has to read goes, whichever of two agents makes room.
+    // From here on nothing that the sink has to read goes, whichever of two agents makes room: a checkpoint counts while its sink
+    // is claimed.
+    let claimed = checkpoint::claim(directory, name).unwrap_or_default();
     if matches!(checkpoint::load(directory, name), Ok(None)) {
         let first = Checkpoint {
             position: oldest,
@@ -65,7 +67,7 @@ pub(super) fn start(
         .name(format!("audit-{name}"))
         .spawn(move || {
             let _reading = reading;
-            delivery.run();
+            delivery.run(claimed);
         })?;
     Ok(stats)
 }
@@ -89,8 +91,10 @@ struct Delivery {
 }
 
 impl Delivery {
-    fn run(&mut self) {
-        let Some(_claimed) = self.claim() else { return };
+    fn run(&mut self, claimed: Option<File>) {
+        let Some(_claimed) = claimed.or_else(|| self.claim()) else {
+            return;
+        };
         self.begin();
         let mut pause = FIRST_PAUSE;
         loop {

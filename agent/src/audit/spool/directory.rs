@@ -266,14 +266,15 @@ impl SpoolDirectory {
 
     /// Makes room for a batch by removing the oldest segments where the spool holds its maximum.
     ///
-    /// The checkpoints on disk decide, since only they outlive a crash. While two agents write, those of both count.
+    /// The checkpoints on disk decide, since only they outlive a crash. While two agents write, those of both count, and none of
+    /// sinks that neither has.
     pub(super) fn make_room(&mut self) -> Result<(), AuditError> {
         if self.size() < self.bounds.total_size {
             return Ok(());
         }
         let mut names = self.sinks.clone();
         if self.shared {
-            names.extend(checkpoint::names(&self.path));
+            names.extend(checkpoint::claimed(&self.path));
         }
         let sinks: Vec<_> = names
             .into_iter()

@@ -371,3 +371,37 @@ async fn who_has_the_spool_alone_again_goes_on_behind_the_segment_that_the_other
     );
     assert_eq!(verify(&spool).breaks, []);
 }
+
+#[tokio::test]
+async fn a_sink_that_was_taken_out_of_the_configuration_holds_no_upgrade_up() {
+    let scratch = Scratch::new();
+    let spool = scratch.spool();
+    let before = AuditConfig {
+        sinks: vec![SinkConfig {
+            name: "gone".into(),
+            target: SinkTarget::File {
+                path: scratch.0.path().join("gone.jsonl"),
+            },
+        }],
+        ..small(&spool)
+    };
+    let log = AuditLog::open(&before, None).expect("opens");
+    deny(&log, 0).await.expect("on disk");
+    log.close(Duration::from_secs(5)).await;
+    drop(log);
+    drop(retry_open(&spool));
+    let old = AuditLog::open(&small(&spool), None).expect("opens");
+    let mut number = 1;
+    while old.stats().spool().removals() == 0 {
+        deny(&old, number).await.expect("on disk");
+        number += 1;
+    }
+    old.share(true).await.expect("shares");
+    let new = AuditLog::join(&small(&spool), None).expect("joins");
+    for log in [&old, &new] {
+        for _ in 0..20 {
+            deny(log, number).await.expect("on disk");
+            number += 1;
+        }
+    }
+}
