@@ -9,6 +9,8 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use nix::unistd::geteuid;
+
 use crate::audit::AuditError;
 
 /// How often a directory that another process holds is tried at start: a killed agent's lock may outlive it a little.
@@ -49,6 +51,11 @@ impl Turn {
         }
         if found.permissions().mode() & WRITABLE_BY_OTHERS != 0 {
             return Err(failed("others may write to it: chmod 700".to_owned()));
+        }
+        // Its owner could take files away or put others in their place, whatever the rights say.
+        let owner = found.uid();
+        if owner != 0 && owner != geteuid().as_raw() {
+            return Err(failed(format!("it belongs to user {owner}: chown root")));
         }
         let turn = Self {
             path: path.to_owned(),

@@ -405,3 +405,16 @@ async fn a_sink_that_was_taken_out_of_the_configuration_holds_no_upgrade_up() {
         }
     }
 }
+
+#[test]
+fn a_directory_of_another_user_is_refused() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let scratch = Scratch::new();
+    fs::create_dir(scratch.spool()).expect("spool");
+    fs::set_permissions(scratch.spool(), fs::Permissions::from_mode(0o700)).expect("rights");
+    std::os::unix::fs::chown(scratch.spool(), Some(1000), None).expect("gives it away");
+    let error = AuditLog::open(&config(&scratch.spool()), None).err();
+    assert!(matches!(error, Some(AuditError::Open { .. })), "{error:?}");
+}
