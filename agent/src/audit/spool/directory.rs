@@ -276,11 +276,17 @@ impl SpoolDirectory {
         if self.shared {
             names.extend(checkpoint::claimed(&self.path));
         }
+        let end = self.current.as_ref().map(|current| Position {
+            segment: current.id,
+            offset: current.end,
+        });
         let sinks: Vec<_> = names
             .into_iter()
             .map(|name| {
                 let reached = checkpoint::load(&self.path, &name).ok().flatten();
-                (name, reached.map(|reached| reached.position))
+                // One behind the last record is of a spool that is gone.
+                let position = reached.map(|reached| reached.position);
+                (name, position.filter(|position| Some(*position) <= end))
             })
             .collect();
         let found = self.bounds.expendable(&self.segments(), &sinks);

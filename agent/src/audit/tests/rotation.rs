@@ -418,3 +418,26 @@ fn a_directory_of_another_user_is_refused() {
     let error = AuditLog::open(&config(&scratch.spool()), None).err();
     assert!(matches!(error, Some(AuditError::Open { .. })), "{error:?}");
 }
+
+#[tokio::test]
+async fn a_checkpoint_behind_the_last_record_says_nothing_of_what_its_sink_has_read() {
+    let scratch = Scratch::new();
+    let spool = scratch.spool();
+    let (_pipe, sink) = stalled(&scratch);
+    drop(open(&spool));
+    drop(retry_open(&spool));
+    fs::create_dir(spool.join("checkpoints")).expect("a folder");
+    // The segments that it was of are gone, and the clock was set back.
+    let stored = "{\"segment\":\"audit-20990101T000000.000000Z.jsonl\",\"offset\":0}";
+    fs::write(spool.join("checkpoints/siem.json"), stored).expect("a checkpoint");
+    let config = AuditConfig {
+        sinks: vec![sink],
+        ..small(&spool)
+    };
+    let log = AuditLog::open(&config, None).expect("opens");
+    let mut number = 0;
+    while number < 1_000 && deny(&log, number).await.is_ok() {
+        number += 1;
+    }
+    assert_eq!(log.stats().spool().removals(), 0, "what it has not read goes");
+}
