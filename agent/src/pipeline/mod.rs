@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `mod` | the stages, in order |
 //! | `arrivals` | a task for each connection that a listener accepted |
+//! | `client` | the client's socket, and how long the client may stand still |
 //! | `server` | HTTP to the client: handshake, limits, the end of a connection |
 //! | `connection` | what is the same for all requests of a connection |
 //! | `record` | what the audit record is told |
@@ -15,6 +16,7 @@
 
 pub(crate) mod arrivals;
 mod body;
+mod client;
 mod connection;
 mod metrics;
 mod record;

@@ -13,11 +13,11 @@ use http::{HeaderValue, StatusCode};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 use super::Pipeline;
+use super::client::ClientStream;
 use super::connection::Connection;
 use crate::listener::Accepted;
 use crate::notify::{KubeEvent, Reason};
@@ -37,10 +37,6 @@ const HEAD_FIELDS: usize = 128;
 /// How long an HTTP/1.1 client may be silent between requests or within a head. Longer than the 90 s after which Go
 /// clients close idle connections (k8s.io/apimachinery pkg/util/net/http.go), so that no request meets the close.
 const HEAD_LIMIT: Duration = Duration::from_secs(120);
-
-/// A client that does not answer an HTTP/2 ping is gone, and what it asked for is taken back.
-const PING_INTERVAL: Duration = Duration::from_secs(20);
-const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What a client may send on one stream, and in all, before the API server has taken it.
 const STREAM_WINDOW: u32 = 256 * 1024;
@@ -76,7 +72,7 @@ impl Pipeline {
                 Arc::clone(&self.tls)
             });
         let source = accepted.stream.peer_addr().ok();
-        let session = match tls::accept(config, accepted.stream).await {
+        let session = match tls::accept(config, ClientStream::new(accepted.stream)).await {
             Ok(session) => session,
             Err(error) => return self.report_handshake(&error, &pod),
         };
@@ -97,7 +93,7 @@ impl Pipeline {
 
     async fn serve_http(
         self: Arc<Self>,
-        session: TlsStream<TcpStream>,
+        session: TlsStream<ClientStream>,
         connection: Arc<Connection>,
     ) -> hyper::Result<()> {
         let http2 = session.get_ref().1.alpn_protocol() == Some(b"h2");
@@ -214,8 +210,6 @@ fn http2_builder(streams: Parts) -> http2::Builder<Parts> {
         .max_header_list_size(HEAD_BYTES as u32)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_send_buf_size(SEND_BUFFER)
-        .keep_alive_interval(PING_INTERVAL)
-        .keep_alive_timeout(PING_TIMEOUT);
+        .max_send_buf_size(SEND_BUFFER);
     builder
 }

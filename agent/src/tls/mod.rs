@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::{AlertDescription, ServerConfig};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -52,12 +52,10 @@ impl HandshakeError {
 }
 
 /// Shakes hands with a client.
-pub async fn accept(
+pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
     config: Arc<ServerConfig>,
-    stream: TcpStream,
-) -> Result<TlsStream<TcpStream>, HandshakeError> {
-    // Small answers and watch events must leave at once; a failure costs latency only.
-    stream.set_nodelay(true).ok();
+    stream: S,
+) -> Result<TlsStream<S>, HandshakeError> {
     match tokio::time::timeout(HANDSHAKE_LIMIT, TlsAcceptor::from(config).accept(stream)).await {
         Ok(session) => Ok(session?),
         Err(_) => Err(HandshakeError::Timeout),

@@ -54,9 +54,11 @@ const SPREAD_LIMIT: usize = 4;
 /// k8s.io/apiserver), and a request should not meet that moment.
 const IDLE_LIMIT: Duration = Duration::from_secs(60);
 
-/// A connection that does not answer a ping within the timeout is given up, and with it what it carries.
-const PING_INTERVAL: Duration = Duration::from_secs(15);
-const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// A connection that does not answer a ping within the timeout is given up, and with it what it carries. The kernel says when
+/// the API server's machine is gone (see `connect`); this is for a process that stands still behind a load balancer whose
+/// other members do not. A minute's pause (a virtual machine that is moved) must not end a thousand watches.
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+const PING_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// One HTTP/2 connection.
 struct Http2 {

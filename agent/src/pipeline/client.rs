@@ -1,0 +1,178 @@
+//! The client's end of a connection, and how long it may stand still.
+//!
+//! In: a socket that the listener accepted. Out: the same bytes, or an error once the client is gone. A client that does not
+//! run for a while (a freezer, a debugger, a CPU limit) is not gone: its kernel still answers. So nothing is asked of the
+//! client itself; the kernel probes a silent connection, and a write that is not taken for long fails.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::Sleep;
+
+/// A client's kernel is asked after so much silence, then at these intervals; so many unanswered probes end the connection.
+/// A client that vanished is noticed within a minute. Data that is not acknowledged has the kernel's own limit
+/// (`tcp_retries2`, about 15 minutes).
+const PROBE_AFTER: Duration = Duration::from_secs(30);
+const PROBE_INTERVAL: Duration = Duration::from_secs(10);
+const PROBES: u32 = 3;
+
+/// How long the client may take nothing of what is written to it. Until then the connection holds its buffers, and a watch's
+/// record is open; ten minutes outlast a person at a debugger or a pager. (`TCP_USER_TIMEOUT` would do the same in the
+/// kernel, but it also replaces the count of probes.)
+const STALL_LIMIT: Duration = Duration::from_secs(600);
+
+/// A connection to a client.
+#[derive(Debug)]
+pub(super) struct ClientStream {
+    socket: TcpStream,
+    /// Runs while a write waits for the client.
+    stalled: Option<Pin<Box<Sleep>>>,
+}
+
+impl ClientStream {
+    /// A socket on which the kernel looks after the client.
+    pub(super) fn new(socket: TcpStream) -> ClientStream {
+        let probes = TcpKeepalive::new()
+            .with_time(PROBE_AFTER)
+            .with_interval(PROBE_INTERVAL)
+            .with_retries(PROBES);
+        // Small answers and watch events must leave at once; a failure costs latency only.
+        let set = socket
+            .set_nodelay(true)
+            .and_then(|()| SockRef::from(&socket).set_tcp_keepalive(&probes));
+        if let Err(error) = set {
+            tracing::debug!(%error, "a client's socket takes no options");
+        }
+        ClientStream {
+            socket,
+            stalled: None,
+        }
+    }
+
+    /// Passes a write on, and fails one that has waited for too long.
+    fn in_time<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        let stalled = self
+            .stalled
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(STALL_LIMIT)));
+        stalled.as_mut().poll(cx).map(|()| {
+            let limit = STALL_LIMIT.as_secs();
+            let text = format!("the client took nothing of what was written to it for {limit} s");
+            Err(io::Error::new(io::ErrorKind::TimedOut, text))
+        })
+    }
+}
+
+impl AsyncRead for ClientStream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().socket).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for ClientStream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let client = self.get_mut();
+        let written = Pin::new(&mut client.socket).poll_write(cx, bytes);
+        client.in_time(cx, written)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let client = self.get_mut();
+        let written = Pin::new(&mut client.socket).poll_write_vectored(cx, bytes);
+        client.in_time(cx, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.socket.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().socket).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().socket).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+    use tokio::time::Instant;
+
+    use super::*;
+
+    async fn pair() -> (TcpStream, ClientStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
+        let address = listener.local_addr().expect("an address");
+        let (far, near) = tokio::join!(TcpStream::connect(address), listener.accept());
+        (
+            far.expect("connected"),
+            ClientStream::new(near.expect("accepted").0),
+        )
+    }
+
+    /// Writes until the kernel takes no more.
+    async fn fill(client: &mut ClientStream) {
+        let bytes = vec![7; 1 << 20];
+        while let Ok(written) = tokio::time::timeout(Duration::from_secs(1), client.write(&bytes)).await {
+            written.expect("written");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_kernel_probes_a_silent_client_and_has_no_other_limit() {
+        let (_far, client) = pair().await;
+        let socket = SockRef::from(&client.socket);
+        assert!(socket.keepalive().expect("an option") && client.socket.nodelay().expect("an option"));
+        let noticed = socket.tcp_keepalive_time().expect("an option")
+            + socket.tcp_keepalive_interval().expect("an option")
+                * socket.tcp_keepalive_retries().expect("an option");
+        assert_eq!(noticed, Duration::from_secs(60));
+        assert_eq!(
+            socket.tcp_user_timeout().expect("an option").unwrap_or_default(),
+            Duration::ZERO
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_nothing_for_long_is_given_up() {
+        let (far, mut client) = pair().await;
+        fill(&mut client).await;
+        let began = Instant::now();
+        let error = client.write_all(&[7; 4096]).await.expect_err("nobody reads");
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(began.elapsed() >= STALL_LIMIT - Duration::from_secs(2));
+        drop(far);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_goes_on_before_that_gets_everything() {
+        let (mut far, mut client) = pair().await;
+        fill(&mut client).await;
+        let writing = tokio::spawn(async move { client.write_all(&[7; 1 << 20]).await });
+        tokio::time::sleep(STALL_LIMIT - Duration::from_secs(10)).await;
+        let mut read = vec![0; 1 << 20];
+        while !writing.is_finished() {
+            far.read_exact(&mut read[..4096]).await.expect("bytes");
+        }
+        writing.await.expect("no panic").expect("written");
+    }
+}
