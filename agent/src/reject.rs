@@ -34,7 +34,10 @@ pub enum Rejection {
     Identity(IdentityError),
     /// The client broke off while its body was read for a decision.
     #[error("Picket cannot read the request's body: {0}")]
-    Body(hyper::Error),
+    Body(Box<dyn std::error::Error + Send + Sync>),
+    /// The client left while its body was on the way to the API server, which therefore got no whole request.
+    #[error("the client left before its request's body was complete, so the API server got no whole request")]
+    BodyLost,
     /// The pod is not enforced any more, on a connection from when it was.
     #[error("Picket has released pod {0}, since the pod is exempt or was deleted; open a new connection")]
     Released(String),
@@ -104,6 +107,7 @@ impl Rejection {
             Rejection::Unreadable(_) => "unreadable",
             Rejection::Upgrade(_) => "unknown_upgrade",
             Rejection::Body(_) => "body_unreadable",
+            Rejection::BodyLost => "body_incomplete",
             Rejection::Identity(error) => error.code(),
             Rejection::Released(_) => "pod_released",
             Rejection::Denied(denial) => denial.cause().code(),
@@ -146,7 +150,7 @@ impl Rejection {
     fn class(&self) -> Class {
         let class = |code, reason, retry| Class { code, reason, retry };
         match self {
-            Rejection::Unreadable(_) | Rejection::Upgrade(_) | Rejection::Body(_) => {
+            Rejection::Unreadable(_) | Rejection::Upgrade(_) | Rejection::Body(_) | Rejection::BodyLost => {
                 class(StatusCode::BAD_REQUEST, "BadRequest", false)
             }
             Rejection::Identity(_)

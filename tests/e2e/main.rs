@@ -15,6 +15,7 @@ mod flows;
 mod identity;
 mod life;
 mod nodes;
+mod records;
 mod sessions;
 mod streams;
 mod token;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         streams,
         sessions,
         cli,
+        records,
         nodes,
         files,
         // Last: what it does to the agent would show in the others if it went wrong.

@@ -60,6 +60,8 @@ pub enum Outcome {
     Masked,
     /// Could not be judged or carried out.
     Error,
+    /// Permitted and sent; whether the API server carried it out is not known.
+    Unknown,
 }
 
 impl Outcome {
@@ -71,6 +73,7 @@ impl Outcome {
             Outcome::Pending => "pending",
             Outcome::Masked => "masked",
             Outcome::Error => "error",
+            Outcome::Unknown => "unknown",
         }
     }
 }
@@ -208,6 +211,8 @@ pub struct Finding {
 pub struct DecisionFacts {
     /// What was done; `None` until somebody decides.
     pub outcome: Option<Outcome>,
+    /// Whether grants and policies permitted it, whatever became of it then.
+    pub permitted: bool,
     /// Low-cardinality cause of a refusal or failure, for metrics. Empty when allowed.
     pub reason: &'static str,
     /// The policy or grant that decided.
@@ -361,6 +366,8 @@ pub(super) struct Event {
     pub(super) caller: Option<Arc<Caller>>,
     pub(super) decision: DecisionFacts,
     pub(super) credential: Option<(Text, Option<Arc<str>>)>,
+    /// Whether it is a write that went to the API server.
+    pub(super) sent: bool,
     pub(super) session: Option<Session>,
     pub(super) end: Option<EndReason>,
     pub(super) kernel: Option<KernelFacts>,
@@ -390,6 +397,7 @@ impl Event {
             caller: None,
             decision: DecisionFacts::default(),
             credential: None,
+            sent: false,
             session: None,
             end: None,
             kernel: None,

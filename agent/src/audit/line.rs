@@ -1,15 +1,17 @@
 //! The JSON shape of a record: an `audit.k8s.io/v1` Event with Picket's facts beside it. Absent facts are left out.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use serde::ser::SerializeMap as _;
 use serde::{Serialize, Serializer};
 
 use super::event::{
-    AuditId, EndReason, Event, Finding, KernelFacts, ObjectRef, Outcome, PodRef, ProcessRef, ResponseStatus,
-    Stage, Text, User,
+    AuditId, DecisionFacts, EndReason, Event, Finding, KernelFacts, ObjectRef, Outcome, PodRef, ProcessRef,
+    ResponseStatus, Stage, Text, User,
 };
 
 /// One line, borrowed from the event. `integrity` stays last: the chain cuts the line there.
@@ -40,8 +42,8 @@ pub(super) struct Line<'a> {
     request_received_timestamp: Timestamp,
     #[serde(serialize_with = "micro_time")]
     stage_timestamp: Timestamp,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    annotations: &'a BTreeMap<Text, String>,
+    #[serde(skip_serializing_if = "Annotations::is_empty")]
+    annotations: Annotations<'a>,
     agent: Agent<'a>,
     decision: Decision<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -51,6 +53,81 @@ pub(super) struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     kernel: Option<&'a KernelFacts>,
     integrity: Integrity<'a>,
+}
+
+/// What consumers of the API server's audit log look for: whether the request was authorized, and by what
+/// (k8s.io/apiserver pkg/endpoints/filters/authorization.go), beside annotations of Picket's own.
+struct Annotations<'a> {
+    own: &'a BTreeMap<Text, String>,
+    decision: &'a DecisionFacts,
+}
+
+impl Annotations<'_> {
+    fn is_empty(&self) -> bool {
+        self.own.is_empty() && self.authorization().is_none()
+    }
+
+    /// `None` where nobody decided: the request could not be read, or waits for a person.
+    fn authorization(&self) -> Option<&'static str> {
+        match self.decision.outcome {
+            Some(Outcome::Deny) => Some("forbid"),
+            Some(Outcome::Allow | Outcome::Masked) => Some("allow"),
+            _ => self.decision.permitted.then_some("allow"),
+        }
+    }
+}
+
+impl Serialize for Annotations<'_> {
+    fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+        let mut map = out.serialize_map(None)?;
+        if let Some(word) = self.authorization() {
+            map.serialize_entry("authorization.k8s.io/decision", word)?;
+            let reason = Reason {
+                decision: self.decision,
+                denied: word == "forbid",
+            };
+            map.serialize_entry("authorization.k8s.io/reason", &reason)?;
+        }
+        for (name, value) in self.own {
+            map.serialize_entry(name, value)?;
+        }
+        map.end()
+    }
+}
+
+/// The decision's reason: policy and rule, and what a denial says.
+struct Reason<'a> {
+    decision: &'a DecisionFacts,
+    denied: bool,
+}
+
+impl Serialize for Reason<'_> {
+    fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+        out.collect_str(self)
+    }
+}
+
+impl fmt::Display for Reason<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let decision = self.decision;
+        out.write_str(if self.denied {
+            "Picket: denied"
+        } else {
+            "Picket: allowed"
+        })?;
+        match (&decision.policy, &decision.rule) {
+            // A built-in's name has its `builtin/` already.
+            (Some(_), Some(rule)) if rule.starts_with("builtin/") => write!(out, " by {rule}")?,
+            (Some(policy), Some(rule)) => write!(out, " by {policy}/{rule}")?,
+            (Some(name), None) | (None, Some(name)) => write!(out, " by {name}")?,
+            (None, None) if self.denied => write!(out, " ({})", decision.reason)?,
+            (None, None) => {}
+        }
+        match &decision.message {
+            Some(message) if self.denied => write!(out, ": {message}"),
+            _ => Ok(()),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -177,7 +254,10 @@ impl<'a> Line<'a> {
             response_status: event.response.as_ref(),
             request_received_timestamp: event.received,
             stage_timestamp: event.stage_at,
-            annotations: &event.annotations,
+            annotations: Annotations {
+                own: &event.annotations,
+                decision,
+            },
             agent: Agent {
                 identity: event.identity.as_deref(),
                 pod: caller.and_then(|caller| caller.pod.as_ref()),

@@ -28,6 +28,20 @@ impl AuditLog {
     }
 }
 
+/// What a record says whose request ended before there was an answer: a read, or a write that was not sent yet.
+const ABORTED: (Outcome, &str, &str) = (
+    Outcome::Error,
+    "aborted",
+    "the request ended before it was answered",
+);
+
+/// Likewise, of a write that was sent.
+const UNANSWERED: (Outcome, &str, &str) = (
+    Outcome::Unknown,
+    "unanswered",
+    "the request was sent to the API server, and Picket did not learn its answer; it may have been carried out",
+);
+
 /// The record of one request, from its arrival to its end. Dropping it writes it: as the stages left it, as an error
 /// when nobody answered, as a panic when the task panics. Hold it until the last byte was sent.
 #[must_use = "dropping the record ends it"]
@@ -51,6 +65,15 @@ impl Record {
     /// The request's id, to be sent upstream as `Audit-ID`.
     pub fn id(&self) -> AuditId {
         self.id
+    }
+
+    /// Takes the open record out, for whoever goes on with the request; what stays behind writes nothing.
+    pub fn take(&mut self) -> Record {
+        Record {
+            log: self.log.clone(),
+            open: self.open.take(),
+            id: self.id,
+        }
     }
 
     fn edit(&mut self, change: impl FnOnce(&mut Event)) {
@@ -96,6 +119,7 @@ impl Record {
     pub fn allow(&mut self, policy: Option<String>, rule: Option<String>) {
         self.edit(|event| {
             event.decision.outcome = Some(Outcome::Allow);
+            event.decision.permitted = true;
             event.decision.policy = policy;
             event.decision.rule = rule;
         });
@@ -150,6 +174,21 @@ impl Record {
         let message = message.into();
         self.edit(|event| {
             event.decision.outcome = Some(Outcome::Error);
+            event.decision.reason = reason;
+            event.decision.message = Some(message);
+        });
+    }
+
+    /// The request is a write and goes to the API server now. Should nobody learn its answer, the outcome is unknown.
+    pub fn sent(&mut self) {
+        self.edit(|event| event.sent = true);
+    }
+
+    /// The request was sent, and nobody knows whether it was carried out. `reason` as in [`Record::deny`].
+    pub fn unknown(&mut self, reason: &'static str, message: impl Into<String>) {
+        let message = message.into();
+        self.edit(|event| {
+            event.decision.outcome = Some(Outcome::Unknown);
             event.decision.reason = reason;
             event.decision.message = Some(message);
         });
@@ -278,22 +317,25 @@ impl Drop for Record {
         let Some((mut event, room)) = self.open.take() else {
             return;
         };
+        let unanswered = event.sent && event.response.is_none();
         if std::thread::panicking() {
-            event.decision.outcome = Some(Outcome::Error);
+            event.decision.outcome = Some(if unanswered {
+                Outcome::Unknown
+            } else {
+                Outcome::Error
+            });
             event.decision.reason = "panic";
             event.reach(Stage::Panic);
         } else {
-            let refused = matches!(
+            let settled = matches!(
                 event.decision.outcome,
-                Some(Outcome::Deny | Outcome::Pending | Outcome::Error)
+                Some(Outcome::Deny | Outcome::Pending | Outcome::Error | Outcome::Unknown)
             );
-            if !refused && event.response.is_none() {
-                event.decision.outcome = Some(Outcome::Error);
-                event.decision.reason = "aborted";
-                event
-                    .decision
-                    .message
-                    .get_or_insert_with(|| "the request ended before it was answered".to_owned());
+            if !settled && event.response.is_none() {
+                let (outcome, reason, message) = if unanswered { UNANSWERED } else { ABORTED };
+                event.decision.outcome = Some(outcome);
+                event.decision.reason = reason;
+                event.decision.message.get_or_insert_with(|| message.to_owned());
             }
             event.end.get_or_insert(EndReason::Aborted);
             event.reach(Stage::ResponseComplete);

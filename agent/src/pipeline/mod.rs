@@ -13,6 +13,7 @@
 //! | `connection` | what is the same for all requests of a connection |
 //! | `record` | what the audit record is told |
 //! | `body`, `session` | answers that are streamed, and connections that change their protocol |
+//! | `write` | writes that were sent, awaited whoever left |
 
 pub(crate) mod arrivals;
 mod body;
@@ -22,6 +23,7 @@ mod metrics;
 mod record;
 mod server;
 mod session;
+mod write;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -48,7 +50,8 @@ use crate::session::{Registry, Upgraded};
 use crate::store::Store;
 use crate::tls::Certificates;
 use crate::upstream::{
-    RequestBody, UpgradeError, UpgradeProtocol, Upstream, UpstreamBody, UsedCredential, requested_upgrade,
+    BodyLoss, RequestBody, UpgradeError, UpgradeProtocol, Upstream, UpstreamBody, UsedCredential,
+    requested_upgrade,
 };
 
 pub use metrics::{OpenConnection, PipelineMetrics};
@@ -58,6 +61,7 @@ use connection::Connection;
 use record::{findings, record_decision, record_rejection, record_request, record_status};
 use server::FailedHandshakes;
 use session::{Basis, Following};
+use write::{AbandonedWrites, Exchange};
 
 /// All stages, put together.
 pub struct Pipeline {
@@ -68,6 +72,7 @@ pub struct Pipeline {
     upstream: Upstream,
     audit: AuditLog,
     drain: Drain,
+    abandoned: AbandonedWrites,
     sessions: Registry,
     kube_events: EventQueue,
     handshakes: FailedHandshakes,
@@ -102,6 +107,7 @@ impl Pipeline {
             approvals: Approvals::default(),
             upstream,
             audit,
+            abandoned: AbandonedWrites::new(drain.clone()),
             drain,
             sessions,
             kube_events,
@@ -158,7 +164,7 @@ impl Pipeline {
         let agent = connection.principal(&policies, bearer, Timestamp::now())?;
         record.identity(Arc::clone(&agent.name), agent.principal.attestation());
 
-        let mut body = RequestBody::from(body);
+        let (mut body, loss) = RequestBody::of_client(body, request.head().version);
         let decision = decide(&policies, &agent.principal, request, &mut body).await?;
         record.policy_took(began.elapsed());
         let permit = self.permit(decision, record).await?;
@@ -170,7 +176,28 @@ impl Pipeline {
         let warnings: Vec<_> = permit.warnings().iter().map(warning).collect();
         let basis = Basis::new(connection, ticket, &agent, &permit);
         let body = body.guarded(self.still_permitted(&basis));
-        let (mut response, credential) = self.send(permit, body, record, upgrade).await?;
+        let exchange = if kube.is_mutating() {
+            record.sent();
+            let sending = send(
+                self.upstream.clone(),
+                permit,
+                (body, loss),
+                record.take(),
+                upgrade,
+            );
+            self.abandoned.watch(kube, Box::pin(sending)).await
+        } else {
+            send(
+                self.upstream.clone(),
+                permit,
+                (body, loss),
+                record.take(),
+                upgrade,
+            )
+            .await
+        };
+        *record = exchange.record;
+        let (mut response, credential) = exchange.response?;
         for warning in warnings {
             response.headers_mut().append(WARNING, warning);
         }
@@ -217,25 +244,31 @@ impl Pipeline {
             Decision::Deny(denial) => Err(Rejection::Denied(denial)),
         }
     }
+}
 
-    /// Sends a permit's request, and tells the record by which credential and how long it took.
-    async fn send(
-        &self,
-        permit: Permit,
-        body: RequestBody,
-        record: &mut Record,
-        upgrade: Option<UpgradeProtocol>,
-    ) -> Result<(Response<UpstreamBody>, Option<UsedCredential>), Rejection> {
-        let sent = Instant::now();
-        let audit_id = record.id().to_string();
-        let attempt = self.upstream.send(permit, body, &audit_id, upgrade).await;
-        if let Some(used) = &attempt.credential {
-            record.credential(used.method, used.id.clone());
-        }
-        let response = attempt.response?;
-        record.upstream_took(sent.elapsed());
-        Ok((response, attempt.credential))
+/// Sends a permit's request, and tells the record by which credential and how long it took.
+async fn send(
+    upstream: Upstream,
+    permit: Permit,
+    (body, loss): (RequestBody, BodyLoss),
+    mut record: Record,
+    upgrade: Option<UpgradeProtocol>,
+) -> Exchange {
+    let sent = Instant::now();
+    let audit_id = record.id().to_string();
+    let attempt = upstream.send(permit, body, &audit_id, upgrade).await;
+    if let Some(used) = &attempt.credential {
+        record.credential(used.method, used.id.clone());
     }
+    let response = match attempt.response {
+        Ok(response) => {
+            record.upstream_took(sent.elapsed());
+            Ok((response, attempt.credential))
+        }
+        Err(_) if loss.is_lost() => Err(Rejection::BodyLost),
+        Err(error) => Err(Rejection::Upstream(error)),
+    };
+    Exchange { record, response }
 }
 
 /// Asks the policies what they need, reads that, and has them decide.

@@ -7,6 +7,7 @@ use picket_policy::{FiredRule, KubeRequest, Permit, Target};
 use super::connection::Connection;
 use crate::audit::{self, ObjectRef, Record};
 use crate::reject::Rejection;
+use crate::upstream::SendError;
 
 /// What was asked.
 pub(super) fn record_request(record: &mut Record, request: &KubeRequest) {
@@ -42,7 +43,19 @@ pub(super) fn record_rejection(record: &mut Record, rejection: &Rejection, reque
             }
             record.deny(rejection.code(), None, None, message);
         }
+        _ if leaves_open(rejection, request) => record.unknown(rejection.code(), message),
         _ => record.error(rejection.code(), message),
+    }
+}
+
+/// Whether a write was sent and failed in a way that leaves open whether it was carried out, so that its record must not say
+/// that it was not.
+fn leaves_open(rejection: &Rejection, request: Option<&KubeRequest>) -> bool {
+    match (rejection, request) {
+        (Rejection::Upstream(SendError::Broken(_)), Some(request)) => request.is_mutating(),
+        // What is behind a proxy may act on half a body; the API server itself does not.
+        (Rejection::BodyLost, Some(request)) => request.is_proxied(),
+        _ => false,
     }
 }
 

@@ -66,6 +66,8 @@ impl Drain {
             }
         };
         self.parts.end().await;
+        // What the parts handed over at their end.
+        self.tracker.wait().await;
         left
     }
 }

@@ -12,10 +12,13 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::{Buf as _, Bytes, BytesMut};
+use http::Version;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use picket_policy::BodyInput;
+
+use super::client_body::{BodyLoss, ClientBody};
 
 /// What is sent to the API server.
 #[derive(Debug)]
@@ -23,7 +26,7 @@ pub enum RequestBody {
     /// No body; such a request can be sent again if it surely was not seen.
     Empty,
     /// The client's, as it comes.
-    Incoming(Incoming),
+    Incoming(ClientBody),
     /// The client's, as far as it was read for a decision, and what is still to come.
     Buffered(Box<Buffered>),
     /// One of these, for as long as its request is permitted.
@@ -58,25 +61,26 @@ pub struct Buffered {
     /// All of the body's data, where it kept to the limit.
     whole: Option<Bytes>,
     frames: VecDeque<Frame<Bytes>>,
-    rest: Option<Incoming>,
-}
-
-impl From<Incoming> for RequestBody {
-    fn from(body: Incoming) -> RequestBody {
-        if body.is_end_stream() {
-            RequestBody::Empty
-        } else {
-            RequestBody::Incoming(body)
-        }
-    }
+    rest: Option<ClientBody>,
 }
 
 impl RequestBody {
+    /// The body of a client's request of this version, and who knows whether the client breaks it off.
+    #[must_use]
+    pub fn of_client(body: Incoming, version: Version) -> (RequestBody, BodyLoss) {
+        if body.is_end_stream() {
+            return (RequestBody::Empty, BodyLoss::default());
+        }
+        let body = ClientBody::new(body, version);
+        let loss = body.loss();
+        (RequestBody::Incoming(body), loss)
+    }
+
     /// Reads the body as long as it keeps to `limit` bytes. Nothing of it is lost: it is sent as it came.
     ///
     /// # Errors
     /// When the client breaks off.
-    pub async fn buffer(&mut self, limit: usize) -> hyper::Result<()> {
+    pub async fn buffer(&mut self, limit: usize) -> Result<(), Box<dyn Error + Send + Sync>> {
         let RequestBody::Incoming(incoming) = self else {
             return Ok(());
         };
@@ -149,10 +153,10 @@ impl Body for RequestBody {
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         match self.get_mut() {
             RequestBody::Empty => Poll::Ready(None),
-            RequestBody::Incoming(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            RequestBody::Incoming(body) => Pin::new(body).poll_frame(cx),
             RequestBody::Buffered(buffered) => match (buffered.frames.pop_front(), &mut buffered.rest) {
                 (Some(frame), _) => Poll::Ready(Some(Ok(frame))),
-                (None, Some(rest)) => Pin::new(rest).poll_frame(cx).map_err(Into::into),
+                (None, Some(rest)) => Pin::new(rest).poll_frame(cx),
                 (None, None) => Poll::Ready(None),
             },
             RequestBody::Guarded(guarded) => {
@@ -262,7 +266,7 @@ mod tests {
         let body = StreamBody::new(futures::stream::iter(frames));
         let sending = sender.send_request(request.body(body).expect("a request"));
         tokio::spawn(sending);
-        RequestBody::from(bodies.recv().await.expect("a body"))
+        RequestBody::of_client(bodies.recv().await.expect("a body"), Version::HTTP_11).0
     }
 
     /// Data and trailers of what is sent on.
@@ -315,7 +319,8 @@ mod tests {
         let sent = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\nabc";
         near.write_all(sent).await.expect("sent");
         drop(near);
-        let mut body = RequestBody::from(bodies.recv().await.expect("a body"));
-        assert!(body.buffer(LIMIT).await.is_err());
+        let body = bodies.recv().await.expect("a body");
+        let (mut body, loss) = RequestBody::of_client(body, Version::HTTP_11);
+        assert!(body.buffer(LIMIT).await.is_err() && loss.is_lost());
     }
 }

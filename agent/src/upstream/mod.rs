@@ -5,6 +5,7 @@
 //! behind, the agent's are put in.
 
 mod body;
+mod client_body;
 mod connect;
 mod counted;
 mod credential;
@@ -28,6 +29,7 @@ use outgoing::{Failure, Outgoing};
 use pool::{Lease, Pool};
 
 pub use body::{RequestBody, StillPermitted};
+pub use client_body::{BodyLoss, ClientBody};
 pub use connect::CONNECT_LIMIT;
 pub use counted::{BodyEnd, CountedBody, HeldLease, OnEnd, UpstreamBody};
 pub use credential::{CredentialError, NodeCredential, UsedCredential};

@@ -108,9 +108,13 @@ impl KubeRequest {
     /// Whether the request can change something: writes, sessions, and anything sent through a proxy.
     #[must_use]
     pub fn is_mutating(&self) -> bool {
-        let proxied =
-            matches!(&self.target, Target::Resource { subresource: Some(sub), .. } if sub == "proxy");
-        self.verb.is_mutating() || self.is_session() || proxied
+        self.verb.is_mutating() || self.is_session() || self.is_proxied()
+    }
+
+    /// Whether the API server hands the request on to something behind it (`pods/proxy`, `services/proxy`, `nodes/proxy`).
+    #[must_use]
+    pub fn is_proxied(&self) -> bool {
+        matches!(&self.target, Target::Resource { subresource: Some(sub), .. } if sub == "proxy")
     }
 
     /// API group, or the empty string.

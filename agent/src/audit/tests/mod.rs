@@ -265,6 +265,14 @@ async fn the_guard_writes_whatever_happens() {
     task.abort();
     assert!(task.await.expect_err("cancelled").is_cancelled());
 
+    let mut sent = log.begin(received("/sent")).await.expect("room");
+    sent.allow(None, None);
+    sent.sent();
+    let mut empty = sent.take();
+    std::mem::swap(&mut sent, &mut empty);
+    drop(empty);
+    drop(sent);
+
     let panicking = log.begin(received("/panic")).await.expect("room");
     let task = tokio::spawn(async move {
         let _held = panicking;
@@ -286,10 +294,11 @@ async fn the_guard_writes_whatever_happens() {
         [
             ["/dropped", "ResponseComplete", "error", "aborted"],
             ["/cancelled", "ResponseComplete", "error", "aborted"],
+            ["/sent", "ResponseComplete", "unknown", "unanswered"],
             ["/panic", "Panic", "error", "panic"],
         ]
     );
-    assert_eq!(seen.lock().expect("lock").len(), 3);
+    assert_eq!(seen.lock().expect("lock").len(), 4);
     assert_eq!(log.stats().in_flight(), 0, "all room is given back");
 }
 

@@ -12,7 +12,7 @@ pub(super) struct Filter {
     /// Only requests of these agent identities.
     #[arg(long, value_delimiter = ',', value_name = "NAME")]
     identity: Vec<String>,
-    /// Only these outcomes.
+    /// Only these outcomes; `allow` finds `unknown` too, which is what was sent and has no known result.
     #[arg(long, value_enum, value_delimiter = ',')]
     outcome: Vec<Shown>,
     /// Only these verbs, such as `get`, `delete` or `connect`.
@@ -43,11 +43,19 @@ enum Shown {
     #[value(hide = true)]
     Masked,
     Error,
+    Unknown,
 }
 
 impl Shown {
+    /// Whether a record of this outcome is asked for. What has an unknown outcome was permitted and may have been carried out,
+    /// so whoever looks for what was done must see it.
+    fn takes(self, outcome: &str) -> bool {
+        self.as_str() == outcome || (self == Shown::Allow && outcome == Shown::Unknown.as_str())
+    }
+
     fn as_str(self) -> &'static str {
         match self {
+            Shown::Unknown => "unknown",
             Shown::Allow => "allow",
             Shown::Deny => "deny",
             Shown::Pending => "pending",
@@ -146,7 +154,11 @@ impl Filter {
         let pod_namespace = pod.map(|pod| pod.namespace.as_str());
         (self.all_stages || facts.stage != "RequestReceived")
             && among(&self.identity, |name| identity == Some(name))
-            && (self.outcome.is_empty() || self.outcome.iter().any(|shown| outcome == Some(shown.as_str())))
+            && (self.outcome.is_empty()
+                || self
+                    .outcome
+                    .iter()
+                    .any(|shown| outcome.is_some_and(|outcome| shown.takes(outcome))))
             && among(&self.verb, |verb| verb.eq_ignore_ascii_case(&facts.verb))
             && among(&self.namespace, |name| {
                 object_namespace == Some(name) || pod_namespace == Some(name)
@@ -247,6 +259,23 @@ mod tests {
                 shown,
                 "{pod}"
             );
+        }
+    }
+
+    #[test]
+    fn what_may_have_been_carried_out_is_among_what_was_allowed() {
+        let event = EVENT.replace("deny", "unknown");
+        for (shown, verdict) in [
+            (Shown::Allow, Verdict::Show),
+            (Shown::Unknown, Verdict::Show),
+            (Shown::Deny, Verdict::Skip),
+            (Shown::Error, Verdict::Skip),
+        ] {
+            let filter = Filter {
+                outcome: vec![shown],
+                ..Filter::default()
+            };
+            assert_eq!(judge(&filter, &event), verdict, "{shown:?}");
         }
     }
 

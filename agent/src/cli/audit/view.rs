@@ -144,6 +144,7 @@ fn colour(outcome: &str) -> Option<&'static str> {
         "pending" => Some("33"),
         "masked" => Some("36"),
         "error" => Some("35"),
+        "unknown" => Some("1;33"),
         _ => None,
     }
 }
@@ -195,7 +196,8 @@ fn why(event: &Value) -> String {
     let outcome = text("/decision/outcome");
     if outcome != "allow" {
         let rule = rule(text("/decision/policy"), text("/decision/rule"));
-        let reason = if rule.is_empty() {
+        // The rule of what is unknown is the grant that permitted it.
+        let reason = if rule.is_empty() || outcome == "unknown" {
             text("/decision/reason").to_owned()
         } else {
             rule
@@ -381,6 +383,9 @@ mod tests {
         assert_eq!(why(&answered), "answered 404");
         let failed = json!({"decision": {"outcome": "error", "reason": "upstream", "message": "refused"}});
         assert_eq!(why(&failed), "upstream: refused");
+        let unknown = json!({"decision": {"outcome": "unknown", "policy": "g", "rule": "rules[0]",
+            "reason": "unanswered", "message": "sent"}});
+        assert_eq!(why(&unknown), "unanswered: sent");
     }
 
     #[test]

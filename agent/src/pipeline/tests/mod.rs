@@ -2,6 +2,7 @@
 
 mod sessions;
 mod world;
+mod writes;
 
 use http::{Method, Request, StatusCode};
 use picket_policy::FiredRule;
@@ -65,6 +66,13 @@ async fn a_permitted_request_arrives_as_the_agent_and_without_what_speaks_for_ot
     assert_eq!(record["impersonatedUser"]["username"], "agent:fixer");
     assert_eq!(record["impersonatedUser"]["extra"]["picket.dev/pod"][0], "ns/p");
     assert_eq!(record["credential"]["method"], "token");
+    assert_eq!(
+        record["annotations"],
+        serde_json::json!({
+            "authorization.k8s.io/decision": "allow",
+            "authorization.k8s.io/reason": "Picket: allowed by g/rules[0]",
+        })
+    );
 }
 
 #[tokio::test]
@@ -97,6 +105,19 @@ async fn a_denied_request_is_a_status_and_reaches_nobody() {
     assert_eq!(outcomes[0], ["ResponseComplete", "deny", "guard", "keep"]);
     assert_eq!(outcomes[1][..2], ["ResponseComplete", "deny"]);
     assert_eq!(outcomes[2][..2], ["ResponseComplete", "error"]);
+    let annotations = &records[0]["annotations"];
+    assert_eq!(annotations["authorization.k8s.io/decision"], "forbid");
+    let reason = annotations["authorization.k8s.io/reason"]
+        .as_str()
+        .unwrap_or_default();
+    assert!(
+        reason.starts_with("Picket: denied by guard/keep: agent fixer may not delete pods"),
+        "{reason}"
+    );
+    assert_eq!(
+        records[1]["annotations"]["authorization.k8s.io/decision"],
+        "forbid"
+    );
     assert_eq!(
         records[2]["annotations"]["authorization.k8s.io/decision"],
         Value::Null
@@ -178,6 +199,10 @@ async fn an_api_server_that_cannot_be_reached_is_told_and_recorded() {
     let records = world.records().await;
     assert_eq!(outcome(&records[0])[..2], ["ResponseComplete", "error"]);
     assert_eq!(records[0]["credential"], Value::Null, "no connection was made");
+    assert_eq!(
+        records[0]["annotations"]["authorization.k8s.io/decision"], "allow",
+        "it was permitted, whatever became of it"
+    );
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -102,6 +103,9 @@ impl Answer {
     }
 }
 
+/// How long the API server takes over a target with `slow` in its query, after it was carried out.
+const SLOW: Duration = Duration::from_millis(200);
+
 /// Everything.
 pub(super) struct World {
     folder: Folder,
@@ -114,6 +118,7 @@ pub(super) struct World {
     pod: Arc<ArcSwap<Pod>>,
     pub(super) released: CancellationToken,
     api: JoinHandle<()>,
+    broken_off: CancellationToken,
 }
 
 impl World {
@@ -149,7 +154,8 @@ impl World {
         let ca_file = files.certificate.clone();
         let certificates = Certificates::open(files, &["127.0.0.1".to_owned()]).expect("certificates");
         let seen = Arc::new(Mutex::new(Vec::new()));
-        let (server, api) = serve_api(&certificates, Arc::clone(&seen)).await;
+        let broken_off = CancellationToken::new();
+        let (server, api) = serve_api(&certificates, Arc::clone(&seen), broken_off.clone()).await;
         let audit = AuditLog::open(
             &AuditConfig {
                 directory: folder.0.path().join("audit"),
@@ -191,6 +197,7 @@ impl World {
             pod: Arc::new(ArcSwap::from_pointee(pod)),
             released: CancellationToken::new(),
             api,
+            broken_off,
         }
     }
 
@@ -200,11 +207,35 @@ impl World {
         let _aborted = (&mut self.api).await;
     }
 
+    /// The API server's open connections break.
+    pub(super) fn break_off_server(&self) {
+        self.broken_off.cancel();
+    }
+
     /// What the pod of the next connection is like.
     pub(super) fn set_pod(&self, change: impl FnOnce(&mut Pod)) {
         let mut pod = Pod::clone(&self.pod.load());
         change(&mut pod);
         self.pod.store(Arc::new(pod));
+    }
+
+    /// Waits until the API server has got so many requests whole.
+    pub(super) async fn seen_are(&self, count: usize) {
+        while self.seen.lock().len() < count {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    /// Waits for the last records of so many requests.
+    pub(super) async fn ended(&self, count: usize) -> Vec<Value> {
+        loop {
+            let mut records = self.records().await;
+            records.retain(|record| record["stage"] == "ResponseComplete");
+            if records.len() >= count {
+                return records;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     /// What the API server got so far.
@@ -232,6 +263,11 @@ impl World {
 
     /// Likewise, for whoever writes HTTP by hand.
     pub(super) async fn stream(&self) -> TlsStream<TcpStream> {
+        self.stream_of(b"http/1.1").await
+    }
+
+    /// Likewise, in the version of HTTP that this names.
+    pub(super) async fn stream_of(&self, protocol: &[u8]) -> TlsStream<TcpStream> {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
         let address = listener.local_addr().expect("an address");
         let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
@@ -267,7 +303,7 @@ impl World {
             .expect("versions")
             .with_root_certificates(roots)
             .with_no_client_auth();
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.alpn_protocols = vec![protocol.to_vec()];
         let name = ServerName::try_from("127.0.0.1").expect("a name");
         tokio_rustls::TlsConnector::from(Arc::new(config))
             .connect(name, client.expect("connected"))
@@ -334,20 +370,23 @@ pub(super) fn policies(from: &str, to: &str) -> PolicySet {
 async fn serve_api(
     certificates: &Arc<Certificates>,
     seen: Arc<Mutex<Vec<Seen>>>,
+    broken_off: CancellationToken,
 ) -> (SocketAddr, JoinHandle<()>) {
     let config = certificates.server_config().expect("a configuration");
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
     let address = listener.local_addr().expect("an address");
     let serving = tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            let (config, seen) = (Arc::clone(&config), Arc::clone(&seen));
+            let (config, seen, broken_off) = (Arc::clone(&config), Arc::clone(&seen), broken_off.clone());
             tokio::spawn(async move {
                 let stream = tokio_rustls::TlsAcceptor::from(config).accept(stream).await;
                 let service = service_fn(move |request| note(request, Arc::clone(&seen)));
                 let io = TokioIo::new(stream.expect("a TLS session"));
                 let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
                 // The pool goes with its test, in the middle of whatever it does.
-                let _ended = builder.serve_connection_with_upgrades(io, service).await;
+                let _ended = broken_off
+                    .run_until_cancelled(builder.serve_connection_with_upgrades(io, service))
+                    .await;
             });
         }
     });
@@ -363,17 +402,21 @@ async fn note(
         return Ok(super::sessions::begin(request).await);
     }
     let (head, body) = request.into_parts();
-    let body = match body.collect().await {
-        Ok(body) => body.to_bytes(),
-        Err(_) => Bytes::new(),
+    // Half a request takes no effect.
+    let Ok(body) = body.collect().await else {
+        return Ok(Response::new(Full::new(Bytes::new()).boxed()));
     };
     let target = head.uri.path_and_query().map(ToString::to_string);
+    let slow = head.uri.query().is_some_and(|query| query.contains("slow"));
     seen.lock().push(Seen {
         method: head.method,
         target: target.unwrap_or_default(),
         headers: head.headers,
-        body,
+        body: body.to_bytes(),
     });
+    if slow {
+        tokio::time::sleep(SLOW).await;
+    }
     Ok(Response::new(Full::new(Bytes::from_static(b"done")).boxed()))
 }
 

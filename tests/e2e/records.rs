@@ -1,0 +1,113 @@
+//! What the audit log says of requests: where other programs look for a decision, and what became of writes whose client left.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use picket_tests::tests;
+use serde_json::Value;
+
+use crate::Test;
+use crate::life::until;
+use crate::world::World;
+
+pub(crate) const TESTS: &[Test] = tests! {
+    decisions_are_where_siem_rules_look,
+    effects_of_writes_that_were_reset_are_on_record,
+};
+
+/// As the API server's own records have it, in its own words.
+fn decisions_are_where_siem_rules_look(world: &mut World) -> Result<()> {
+    let (picket, server) = (world.picket_log(), world.server_log());
+    world.worker("kubectl get configmap tick -n lab")?.good()?;
+    world
+        .worker("kubectl -n vault get secret crown")?
+        .refused(&["Forbidden"])?;
+    let about = |name: &'static str| move |record: &Value| record["objectRef"]["name"] == name;
+    let allowed = picket.wait("the read", about("tick"))?;
+    let theirs = server.wait("the read", about("tick"))?;
+    let decision = "authorization.k8s.io/decision";
+    ensure!(
+        allowed["annotations"][decision] == theirs["annotations"][decision],
+        "{allowed:#} {theirs:#}"
+    );
+    let denied = picket.wait("the denial", about("crown"))?;
+    ensure!(denied["annotations"][decision] == "forbid", "{denied:#}");
+    for (record, words) in [(&allowed, "Picket: allowed by "), (&denied, "Picket: denied")] {
+        let reason = record["annotations"]["authorization.k8s.io/reason"].as_str();
+        ensure!(
+            reason.is_some_and(|reason| reason.starts_with(words)),
+            "{record:#}"
+        );
+    }
+    Ok(())
+}
+
+/// Creates ConfigMaps and resets each connection so many milliseconds after the last byte was sent.
+const RESETS: &str = r#"
+import json, os, socket, ssl, struct, time
+folder = "/var/run/secrets/kubernetes.io/serviceaccount/"
+context = ssl.create_default_context(cafile=folder + "ca.crt")
+token = open(folder + "token").read()
+for number in range(40):
+    plain = socket.create_connection((os.environ["KUBERNETES_SERVICE_HOST"], 443), timeout=20)
+    secure = context.wrap_socket(plain, server_hostname="kubernetes.default.svc")
+    body = json.dumps({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": f"reset-{number}"}})
+    secure.sendall((f"POST /api/v1/namespaces/lab/configmaps HTTP/1.1\r\nHost: kubernetes\r\nAuthorization: Bearer {token}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}").encode())
+    time.sleep(number % 12 / 1000)
+    secure.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    os.close(secure.detach())
+print("done")
+"#;
+
+/// No effect without a record of it, whenever the client left.
+fn effects_of_writes_that_were_reset_are_on_record(world: &mut World) -> Result<()> {
+    let (picket, server) = (world.picket_log(), world.server_log());
+    world.python("worker", RESETS, &[])?.good()?;
+    // Whatever is under way comes to its end.
+    std::thread::sleep(Duration::from_secs(2));
+    let listed = world.admin(&["get", "configmaps", "-n", "lab", "-o", "name"])?;
+    let effects: Vec<&str> = listed
+        .lines()
+        .filter_map(|line| line.strip_prefix("configmap/"))
+        .filter(|name| name.starts_with("reset-"))
+        .collect();
+    // The API server's log has the names; both logs have the ids.
+    let created = server.all(|record| {
+        record["verb"] == "create"
+            && record["objectRef"]["resource"] == "configmaps"
+            && record["stage"] == "ResponseComplete"
+    })?;
+    let ids: BTreeMap<&str, &str> = created
+        .iter()
+        .filter_map(|record| Some((record["objectRef"]["name"].as_str()?, record["auditID"].as_str()?)))
+        .collect();
+    let mut wrong = Vec::new();
+    for effect in &effects {
+        let id = ids
+            .get(effect)
+            .with_context(|| format!("the API server did not record {effect}"))?;
+        let record = until(|| {
+            let found =
+                picket.all(|record| record["auditID"] == **id && record["stage"] == "ResponseComplete")?;
+            Ok(found.into_iter().next())
+        })
+        .with_context(|| format!("no record of {effect}"))?;
+        let (outcome, code) = (&record["decision"]["outcome"], &record["responseStatus"]["code"]);
+        if (outcome != "allow" || code != 201) && outcome != "unknown" {
+            wrong.push(format!("{effect}: {outcome} {code}"));
+        }
+    }
+    for effect in &effects {
+        world.admin(&["delete", "configmap", effect, "-n", "lab"])?;
+    }
+    ensure!(!effects.is_empty(), "no write took effect");
+    ensure!(
+        wrong.is_empty(),
+        "{} of {} effects: {wrong:?}",
+        wrong.len(),
+        effects.len()
+    );
+    Ok(())
+}
