@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use picket_tests::output::Done;
 use picket_tests::tests;
 use serde_json::Value;
 
@@ -14,6 +15,8 @@ use crate::world::World;
 pub(crate) const TESTS: &[Test] = tests! {
     decisions_are_where_siem_rules_look,
     effects_of_writes_that_were_reset_are_on_record,
+    a_command_cannot_hide_in_its_record,
+    every_argument_is_shown_however_its_key_is_written,
 };
 
 /// As the API server's own records have it, in its own words.
@@ -110,6 +113,61 @@ fn effects_of_writes_that_were_reset_are_on_record(world: &mut World) -> Result<
         "{} of {} effects: {wrong:?}",
         wrong.len(),
         effects.len()
+    );
+    Ok(())
+}
+
+/// What looks like a secret, and a command beside it that runs.
+const DISGUISES: [&str; 4] = [
+    ": '-----BEGIN PRIVATE KEY'; touch /tmp/hidden",
+    "password=x;touch${IFS}/tmp/hidden",
+    ": --token \"$(touch /tmp/hidden)\"",
+    "TOKEN=touch; $TOKEN /tmp/hidden",
+];
+
+fn a_command_cannot_hide_in_its_record(world: &mut World) -> Result<()> {
+    for disguise in DISGUISES {
+        let picket = world.picket_log();
+        let quoted = disguise.replace('\'', r"'\''");
+        world
+            .worker(&format!("kubectl exec target -n lab -- sh -c '{quoted}'"))?
+            .good()?;
+        world
+            .run("lab", "target", &["rm", "/tmp/hidden"])?
+            .good()
+            .with_context(|| format!("{disguise} did not run"))?;
+        let record = picket.wait("the exec", |record| {
+            record["exec"]["command"][0] == "sh" && record["stage"] == "ResponseComplete"
+        })?;
+        let script = record["exec"]["command"][2].as_str().unwrap_or_default();
+        ensure!(
+            script.contains("touch") && script.contains("/tmp/hidden"),
+            "{disguise} is recorded as {script}"
+        );
+        ensure!(
+            record["query"]["sha256"].as_str().map(str::len) == Some(64),
+            "{record:#}"
+        );
+    }
+    Ok(())
+}
+
+fn every_argument_is_shown_however_its_key_is_written(world: &mut World) -> Result<()> {
+    let picket = world.picket_log();
+    let path =
+        "/api/v1/namespaces/vault/pods/x/exec?command=sh&%63ommand=-c&c%6fmmand=touch+%2Ftmp%2F%E2%80%AEx";
+    world
+        .worker(&format!("kubectl get --raw '{path}'"))?
+        .refused(&["exec"])?;
+    let record = picket.wait("the denial", |record| {
+        record["exec"]["command"] == serde_json::json!(["sh", "-c", "touch /tmp/\u{202e}x"])
+    })?;
+    ensure!(record["decision"]["outcome"] == "deny", "{record:#}");
+    let spool = world.agent.audit_directory().display().to_string();
+    let shown = Done::from(world.agent.picket(&["audit", "tail", "-n", "5", &spool])?).good()?;
+    ensure!(
+        shown.contains(r"$ sh -c 'touch /tmp/\u{202e}x'"),
+        "tail shows {shown}"
     );
     Ok(())
 }

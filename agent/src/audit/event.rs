@@ -9,8 +9,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use ring::digest;
 use serde::Serialize;
 use uuid::Uuid;
+
+use super::exec::Exec;
 
 /// Text that is often a constant.
 pub type Text = Cow<'static, str>;
@@ -150,6 +153,32 @@ pub struct ObjectRef {
     /// Subresource, such as `exec`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub subresource: Option<String>,
+}
+
+/// A request's query as it was sent, which the record may hold in part or without its secrets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RawQuery {
+    /// Its length.
+    pub bytes: usize,
+    /// Its SHA-256 in hex.
+    pub sha256: String,
+}
+
+impl RawQuery {
+    /// That of a path with a query; `None` where there is none.
+    #[must_use]
+    pub fn of(uri: &str) -> Option<RawQuery> {
+        let (_, query) = uri.split_once('?')?;
+        Some(RawQuery {
+            bytes: query.len(),
+            sha256: hex(digest::digest(&digest::SHA256, query.as_bytes()).as_ref()),
+        })
+    }
+}
+
+/// Bytes in hex.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The pod a connection came from.
@@ -313,8 +342,10 @@ pub struct Connection {
 /// A request as it arrived, before anything was read from it.
 #[derive(Debug, Clone, Default)]
 pub struct Received {
-    /// Path and query as sent; secrets are taken out when the record is begun.
+    /// Path and query as sent, or as much of them as a record keeps; secrets are taken out when the record is begun.
     pub uri: String,
+    /// What the query is, where the URI was cut or is a session's.
+    pub query: Option<RawQuery>,
     /// The lower-case HTTP method, used as the verb until the request has been read.
     pub verb: Text,
     /// The client's address inside its pod.
@@ -350,12 +381,14 @@ pub(super) struct Event {
     pub(super) id: AuditId,
     pub(super) stage: Stage,
     pub(super) uri: String,
+    pub(super) query: Option<RawQuery>,
     pub(super) verb: Text,
     pub(super) user: Option<Arc<User>>,
     pub(super) impersonated: Option<Arc<User>>,
     pub(super) source: Option<SocketAddr>,
     pub(super) user_agent: Option<String>,
     pub(super) object: Option<ObjectRef>,
+    pub(super) exec: Option<Arc<Exec>>,
     pub(super) response: Option<ResponseStatus>,
     pub(super) received: Timestamp,
     pub(super) begun: Instant,
@@ -381,12 +414,14 @@ impl Event {
             id: AuditId::random(),
             stage: Stage::RequestReceived,
             uri,
+            query: None,
             verb,
             user: None,
             impersonated: None,
             source: None,
             user_agent: None,
             object: None,
+            exec: None,
             response: None,
             received: now,
             begun: Instant::now(),

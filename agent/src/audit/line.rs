@@ -11,8 +11,9 @@ use serde::{Serialize, Serializer};
 
 use super::event::{
     AuditId, DecisionFacts, EndReason, Event, Finding, KernelFacts, ObjectRef, Outcome, PodRef, ProcessRef,
-    ResponseStatus, Stage, Text, User,
+    RawQuery, ResponseStatus, Stage, Text, User,
 };
+use super::exec::Exec;
 
 /// One line, borrowed from the event. `integrity` stays last: the chain cuts the line there.
 #[derive(Serialize)]
@@ -36,6 +37,10 @@ pub(super) struct Line<'a> {
     user_agent: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     object_ref: Option<&'a ObjectRef>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    query: Option<&'a RawQuery>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exec: Option<&'a Exec>,
     #[serde(skip_serializing_if = "Option::is_none")]
     response_status: Option<&'a ResponseStatus>,
     #[serde(serialize_with = "micro_time")]
@@ -251,6 +256,8 @@ impl<'a> Line<'a> {
             source_ips: event.source.map(|address| [address.ip()]),
             user_agent: event.user_agent.as_deref(),
             object_ref: event.object.as_ref(),
+            query: event.query.as_ref(),
+            exec: event.exec.as_deref(),
             response_status: event.response.as_ref(),
             request_received_timestamp: event.received,
             stage_timestamp: event.stage_at,

@@ -10,7 +10,9 @@ use jiff::Timestamp;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::event::{Alarm, Connection, DecisionFacts, Event, KernelFacts, Outcome, Stage, Summary};
+use super::redact::Redactor;
 use super::sinks;
+use super::spool::mark_key;
 use super::spool::queue::{Item, Queue};
 use super::spool::view::SpoolView;
 use super::spool::{Clock, SpoolDirectory, writer};
@@ -37,6 +39,7 @@ struct Inner {
     queue: Arc<Queue>,
     stats: Arc<Stats>,
     observer: Option<Observer>,
+    redactor: Redactor,
 }
 
 impl Drop for Inner {
@@ -97,6 +100,7 @@ impl AuditLog {
                 queue,
                 stats,
                 observer,
+                redactor: Redactor::new(&mark_key::open(&config.directory)),
             }),
         })
     }
@@ -178,6 +182,11 @@ impl AuditLog {
         let (done, written) = oneshot::channel();
         self.inner.queue.push(Item::Flush(done), true);
         written.await.map_err(|_| AuditError::Closed)?
+    }
+
+    /// What takes secrets out of records.
+    pub(super) fn redactor(&self) -> &Redactor {
+        &self.inner.redactor
     }
 
     /// How the log is doing.

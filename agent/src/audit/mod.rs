@@ -8,11 +8,13 @@
 //! The lines are `audit.k8s.io/v1` Events with more fields, so that existing consumers read them as they are.
 
 mod event;
+mod exec;
+pub(crate) mod invisible;
 mod line;
 mod log;
 mod metrics;
 mod record;
-mod redact;
+pub(crate) mod redact;
 pub mod sinks;
 pub mod spool;
 mod stats;
@@ -24,12 +26,12 @@ use std::time::Duration;
 
 pub use event::{
     Alarm, AuditId, Caller, Connection, DecisionFacts, EndReason, Finding, KernelFacts, ObjectRef, Outcome,
-    PodRef, ProcessRef, Received, ResponseStatus, Session, Stage, Summary, Text, User,
+    PodRef, ProcessRef, RawQuery, Received, ResponseStatus, Session, Stage, Summary, Text, User,
 };
 pub use log::{AuditLog, Observer};
 pub(crate) use metrics::register as register_metrics;
 pub use record::Record;
-pub use redact::{redact_arguments, redact_text, redact_uri};
+pub use redact::Redactor;
 pub use sinks::{SinkConfig, SinkTarget};
 pub use stats::Stats;
 

@@ -1,5 +1,6 @@
 //! The record of one request: stages add facts, `Drop` writes it.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,11 +8,11 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::AuditError;
 use super::event::{
-    AuditId, Caller, EndReason, Event, Finding, ObjectRef, Outcome, Received, ResponseStatus, Session, Stage,
-    Text, User,
+    AuditId, Caller, EndReason, Event, Finding, ObjectRef, Outcome, RawQuery, Received, ResponseStatus,
+    Session, Stage, Text, User,
 };
+use super::exec::Exec;
 use super::log::AuditLog;
-use super::redact::{redact_text, redact_uri};
 
 impl AuditLog {
     /// Begins the record of a request that has just arrived.
@@ -20,9 +21,21 @@ impl AuditLog {
     /// [`AuditError::Full`] when there is no room: the request must be refused.
     pub async fn begin(&self, received: Received) -> Result<Record, AuditError> {
         let permit = self.room().await?;
-        let mut event = Event::new(received.verb, redact_uri(received.uri));
+        let redactor = self.redactor();
+        let mut query = received.query;
+        let uri = match redactor.uri(&received.uri) {
+            Cow::Borrowed(_) => received.uri,
+            Cow::Owned(clean) => {
+                query = query.or_else(|| RawQuery::of(&received.uri));
+                clean
+            }
+        };
+        let mut event = Event::new(received.verb, uri);
+        event.query = query;
         event.source = received.source;
-        event.user_agent = received.user_agent.map(redact_text);
+        event.user_agent = received
+            .user_agent
+            .map(|agent| redactor.text(&agent).into_owned());
         event.caller = received.caller;
         Ok(Record::new(self.clone(), event, permit))
     }
@@ -113,6 +126,12 @@ impl Record {
             event.verb = verb;
             event.object = object;
         });
+    }
+
+    /// What an exec or attach runs, as it was judged.
+    pub fn exec(&mut self, container: Option<&str>, command: &[String], stdin: bool, tty: bool) {
+        let exec = Exec::new(self.log.redactor(), container, command, stdin, tty);
+        self.edit(|event| event.exec = Some(Arc::new(exec)));
     }
 
     /// The request may pass, by this grant or policy and rule.

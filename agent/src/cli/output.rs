@@ -9,6 +9,8 @@ use std::time::Duration;
 use clap::ValueEnum;
 use serde::Serialize;
 
+use crate::audit::invisible::escape;
+
 const BOLD: &str = "\u{1b}[1m";
 const PLAIN: &str = "\u{1b}[0m";
 
@@ -149,16 +151,10 @@ fn table<R: Row>(format: Format, rows: &[R], colour: bool) -> String {
     text
 }
 
-/// The text without control characters, so that a name cannot move the cursor or begin a line of its own.
+/// The text with what cannot be seen escaped, so that a name cannot move the cursor, begin a line of its own or hide a part of
+/// itself.
 pub(super) fn clean(text: &str) -> String {
-    let plain = |character: char| {
-        if character.is_control() {
-            '\u{fffd}'
-        } else {
-            character
-        }
-    };
-    text.chars().map(plain).collect()
+    escape(text).into_owned()
 }
 
 /// A time that passed, as kubectl shows it: `45s`, `12m`, `3h`, `9d`.

@@ -14,7 +14,7 @@ use picket_policy::{Impersonate, PolicySet, Principal};
 use rustls_pki_types::CertificateDer;
 use tokio_util::sync::CancellationToken;
 
-use crate::audit::{self, PodRef, ProcessRef, Received, User};
+use crate::audit::{self, PodRef, ProcessRef, RawQuery, Received, User};
 use crate::identity::attest::Evidence;
 use crate::identity::{PrincipalCache, ResolvedPrincipal};
 use crate::listener::Process;
@@ -23,7 +23,7 @@ use crate::upstream::extras;
 use crate::workload::Pod;
 
 /// What a record keeps of a request's path and query: the API server reads URIs of up to 64 KB, and a pod must not be able
-/// to fill the disk with a few hundred refusals. An exec's command fits many times over.
+/// to fill the disk with a few hundred refusals. An exec's command is kept beside it.
 const URI_BYTES: usize = 8 * 1024;
 
 /// What a record keeps of a `User-Agent`; client-go's is about 100 bytes, and kube-apiserver's audit cuts at this length
@@ -101,8 +101,15 @@ impl Connection {
     /// The facts a record begins with.
     pub(super) fn received<B>(&self, request: &Request<B>) -> Received {
         let uri = request.uri().path_and_query().map_or("/", |path| path.as_str());
+        // Of these all arguments are kept, and the query is cut or redacted on its own.
+        let session = ["/exec", "/attach"]
+            .iter()
+            .any(|session| request.uri().path().ends_with(session));
         Received {
             uri: truncate(uri, URI_BYTES),
+            query: (session || uri.len() > URI_BYTES)
+                .then(|| RawQuery::of(uri))
+                .flatten(),
             verb: verb(request.method()),
             source: self.source,
             user_agent: request

@@ -12,6 +12,9 @@ use crate::upstream::SendError;
 /// What was asked.
 pub(super) fn record_request(record: &mut Record, request: &KubeRequest) {
     record.target(request.verb.as_str(), object(request));
+    if let Some(exec) = &request.exec {
+        record.exec(exec.container.as_deref(), &exec.command, exec.stdin, exec.tty);
+    }
 }
 
 /// The request may pass: by which grant, as whom, and what rules had to say.

@@ -23,6 +23,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use crate::audit::event::Event;
+use crate::audit::invisible::escape_json;
 use crate::audit::line::{Integrity, Line};
 
 /// What stands between the hashed bytes and the hash.
@@ -135,6 +136,8 @@ impl Chain {
             out.truncate(start);
             return Err(error);
         }
+        // Whoever looks at the stored line sees all of it.
+        escape_json(out, start);
         // The two braces that close `integrity` and the line come back behind the hash.
         out.truncate(out.len() - 2);
         self.last = Hash::of(&out[start..]);

@@ -8,6 +8,7 @@
 
 pub mod chain;
 mod directory;
+pub(super) mod mark_key;
 pub(super) mod queue;
 pub mod reader;
 mod rotate;

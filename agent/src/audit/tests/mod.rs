@@ -125,6 +125,7 @@ async fn a_line_is_a_kubernetes_audit_event_with_more() {
             source: Some("10.1.0.7:40000".parse().expect("address")),
             user_agent: Some("kubectl/v1.36".into()),
             caller: Some(caller),
+            ..Received::default()
         })
         .await
         .expect("room");
@@ -153,6 +154,8 @@ async fn a_line_is_a_kubernetes_audit_event_with_more() {
     };
     record.findings(vec![], vec![finding]);
     record.allow(Some("grant".into()), Some("0".into()));
+    let command = ["login", "--token=abc", "a\u{202e}b"].map(str::to_owned);
+    record.exec(Some("main"), &command, true, false);
     record.policy_took(Duration::from_micros(4));
     record.upstream_took(Duration::from_micros(900));
     record.credential("clientCertificate", Some("serial-7".into()));
@@ -178,10 +181,14 @@ async fn a_line_is_a_kubernetes_audit_event_with_more() {
         ("/kind", "Event"),
         ("/apiVersion", "audit.k8s.io/v1"),
         ("/level", "Metadata"),
+        // The digest of what the URI no longer holds: `command=login&command=--token%3Dabc`.
         (
-            "/requestURI",
-            "/api/v1/namespaces/prod/pods/web/exec?command=login&command=--token%3D***",
+            "/query/sha256",
+            "32835a7eb6576fa02d018df6592d478d9ac468a0510df699f5c8c0f453b49190",
         ),
+        ("/exec/command/0", "login"),
+        ("/exec/command/2", "a\u{202e}b"),
+        ("/exec/container", "main"),
         ("/verb", "create"),
         ("/user/username", "system:serviceaccount:agents:reader"),
         ("/impersonatedUser/username", "picket:reader"),
@@ -210,6 +217,8 @@ async fn a_line_is_a_kubernetes_audit_event_with_more() {
     }
     for (at, want) in [
         ("/responseStatus/code", 101),
+        ("/query/bytes", 35),
+        ("/exec/commandBytes", 21),
         ("/agent/process/pid", 42),
         ("/decision/latencyMicros/policy", 4),
         ("/decision/latencyMicros/upstream", 900),
@@ -222,6 +231,18 @@ async fn a_line_is_a_kubernetes_audit_event_with_more() {
             "{at} of {end}"
         );
     }
+    let uri = end["requestURI"].as_str().expect("a URI");
+    let command = end["exec"]["command"][1].as_str().expect("an argument");
+    let mark = uri
+        .strip_prefix("/api/v1/namespaces/prod/pods/web/exec?command=login&command=--token%3D")
+        .expect("the rest of the URI");
+    assert!(mark.starts_with("***3:") && mark.ends_with("***"), "{mark}");
+    assert_eq!(command, format!("--token={mark}"), "one secret has one mark");
+    let stored = stored_text(&scratch.spool());
+    assert!(
+        !stored.contains('\u{202e}') && stored.contains("a\\u202eb"),
+        "what cannot be seen is escaped where it is stored"
+    );
     let time = end["stageTimestamp"].as_str().expect("time");
     assert_eq!((time.len(), &time[19..20], &time[26..]), (27, ".", "Z"), "{time}");
     assert!(

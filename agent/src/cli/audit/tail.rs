@@ -14,6 +14,7 @@ use super::read::Source;
 use super::view::View;
 use super::{Failure, count};
 use crate::audit::DEFAULT_DIRECTORY;
+use crate::audit::invisible::escape_json;
 
 /// How often a followed file is looked at: quick for a person, cheap for the node.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
@@ -72,6 +73,7 @@ impl Tail {
             out,
             filter: &self.filter,
             view,
+            terminal: io::stdout().is_terminal(),
             forged: 0,
         };
         if self.path == Path::new("-") {
@@ -179,6 +181,8 @@ struct Printer<'a> {
     filter: &'a Filter,
     /// `None` prints the stored lines.
     view: Option<View>,
+    /// Whether a person looks: a stored line of an older agent may hold what cannot be seen.
+    terminal: bool,
     /// Lines left out, since the agent did not store them so, and not told of yet.
     forged: u64,
 }
@@ -207,6 +211,12 @@ impl Printer<'_> {
 
     fn line(&mut self, line: &[u8]) -> Result<(), Failure> {
         match &self.view {
+            None if self.terminal => {
+                let mut shown = line.to_vec();
+                escape_json(&mut shown, 0);
+                shown.push(b'\n');
+                self.out.write_all(&shown)
+            }
             None => self.out.write_all(line).and_then(|()| self.out.write_all(b"\n")),
             Some(view) => match serde_json::from_slice(line) {
                 Ok(event) => writeln!(self.out, "{}", view.line(&event)),

@@ -1,11 +1,16 @@
 //! How an event looks to people: a line of aligned columns that a terminal of 120 columns holds.
 //!
-//! What an agent chose itself (names, paths, commands) is printed without control characters, so that an event cannot
-//! move the cursor or pretend to be another one.
+//! What an agent chose itself (names, paths, commands) is printed with what cannot be seen escaped, so that an event cannot
+//! move the cursor, pretend to be another one or hide a part of itself.
+
+use std::borrow::Cow;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde_json::Value;
+
+use crate::audit::redact::percent_decode;
+use crate::cli::output::clean;
 
 /// Widths of the columns, in characters; what is longer is cut in its middle. The last column has no end.
 const IDENTITY: usize = 12;
@@ -121,18 +126,6 @@ fn fit(text: &str, width: usize) -> String {
     format!("{head}…{tail}")
 }
 
-/// Without characters that control a terminal or turn the direction of writing.
-fn clean(text: &str) -> String {
-    text.chars()
-        .map(|c| match c {
-            '\n' | '\t' => ' ',
-            '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}' => '?',
-            c if c.is_control() => '?',
-            c => c,
-        })
-        .collect()
-}
-
 fn or_dash(text: String) -> String {
     if text.is_empty() { "-".to_owned() } else { text }
 }
@@ -242,7 +235,7 @@ fn why(event: &Value) -> String {
         _ => {}
     }
     if text("/objectRef/subresource") == "exec" {
-        let command = command(text("/requestURI"));
+        let command = command(event);
         if !command.is_empty() {
             parts.push(format!("$ {command}"));
         }
@@ -258,34 +251,38 @@ fn rule(policy: &str, rule: &str) -> String {
     }
 }
 
-/// The command of an exec, from its query.
-fn command(uri: &str) -> String {
-    let query = uri.split_once('?').map_or("", |(_, query)| query);
-    let words = query.split('&').filter_map(|pair| pair.strip_prefix("command="));
-    words.map(decode).collect::<Vec<_>>().join(" ")
+/// The command of an exec: as it was judged, or from the query of a record without it.
+fn command(event: &Value) -> String {
+    let words: Vec<Cow<'_, str>> = match event.pointer("/exec/command").and_then(Value::as_array) {
+        Some(words) => words
+            .iter()
+            .filter_map(Value::as_str)
+            .map(Cow::Borrowed)
+            .collect(),
+        None => {
+            let uri = event.pointer("/requestURI").and_then(Value::as_str).unwrap_or("");
+            let query = uri.split_once('?').map_or("", |(_, query)| query);
+            let pairs = query
+                .split('&')
+                .map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+            // A key may be encoded as well as a value.
+            pairs
+                .filter(|(name, _)| percent_decode(name) == "command")
+                .map(|(_, value)| percent_decode(value))
+                .collect()
+        }
+    };
+    words.iter().map(|word| quote(word)).collect::<Vec<_>>().join(" ")
 }
 
-/// Undoes percent-encoding; what is malformed stays as it is.
-fn decode(text: &str) -> String {
-    let hex = |at: usize| {
-        text.as_bytes()
-            .get(at)
-            .and_then(|byte| char::from(*byte).to_digit(16))
-    };
-    let mut out = Vec::new();
-    let mut at = 0;
-    while let Some(byte) = text.as_bytes().get(at) {
-        match (byte, hex(at + 1), hex(at + 2)) {
-            (b'%', Some(high), Some(low)) => {
-                out.push((high * 16 + low) as u8);
-                at += 2;
-            }
-            (b'+', ..) => out.push(b' '),
-            _ => out.push(*byte),
-        }
-        at += 1;
+/// An argument as a shell would be given it, so that its ends can be seen.
+fn quote(word: &str) -> Cow<'_, str> {
+    let plain = |c: char| c.is_alphanumeric() || "-_.+/=,:@%*".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        Cow::Borrowed(word)
+    } else {
+        Cow::Owned(format!("'{}'", word.replace('\'', "'\\''")))
     }
-    String::from_utf8_lossy(&out).into_owned()
 }
 
 #[cfg(test)]
@@ -377,7 +374,7 @@ mod tests {
         });
         assert_eq!(
             why(&exec),
-            "would deny: p/r; SPDY/3.1 ended (clientClosed), 1 B in, 2 B out; $ sh -c ls -l"
+            "would deny: p/r; SPDY/3.1 ended (clientClosed), 1 B in, 2 B out; $ sh -c 'ls -l'"
         );
         let answered = json!({"decision": {"outcome": "allow"}, "responseStatus": {"code": 404}});
         assert_eq!(why(&answered), "answered 404");
@@ -386,6 +383,33 @@ mod tests {
         let unknown = json!({"decision": {"outcome": "unknown", "policy": "g", "rule": "rules[0]",
             "reason": "unanswered", "message": "sent"}});
         assert_eq!(why(&unknown), "unanswered: sent");
+    }
+
+    #[test]
+    fn every_argument_of_a_command_is_shown_however_its_key_is_written() {
+        let exec = |query: &str| command(&json!({"requestURI": format!("/x/exec?{query}")}));
+        assert_eq!(
+            exec("command=sh&%63ommand=-c&c%6fmmand=touch+%2Ftmp%2Fx&container=c"),
+            "sh -c 'touch /tmp/x'"
+        );
+        assert_eq!(exec("command&command=a%27b"), r"'' 'a'\''b'");
+        let judged = json!({"requestURI": "/x/exec?command=cut...TRUNCATED", "exec": {"command": ["sh", "-c", "a b"]}});
+        assert_eq!(command(&judged), "sh -c 'a b'");
+    }
+
+    #[test]
+    fn nothing_of_a_command_is_invisible() {
+        let hidden = "echo\u{2028}\u{2029}\u{202e}\u{2066}\u{ad}\u{e0041}\u{200b} x";
+        let mut event = denial();
+        event["decision"] = json!({"outcome": "allow"});
+        event["objectRef"]["subresource"] = json!("exec");
+        event["exec"] = json!({"command": [hidden]});
+        let line = view(false).line(&event);
+        assert!(!line.contains(crate::audit::invisible::is_invisible), "{line:?}");
+        assert!(
+            line.ends_with(r"$ 'echo\u{2028}\u{2029}\u{202e}\u{2066}\u{ad}\u{e0041}\u{200b} x'"),
+            "{line:?}"
+        );
     }
 
     #[test]
@@ -399,7 +423,7 @@ mod tests {
             !line.chars().any(|c| c.is_control() || c == '\u{202e}'),
             "{line:?}"
         );
-        assert!(line.ends_with("a?[2J?b? c"), "{line:?}");
+        assert!(line.ends_with(r"a\u{1b}[2J\u{202e}b\r\nc"), "{line:?}");
         for event in [json!(null), json!([]), json!({"decision": 1, "agent": "x"})] {
             let _shown = view(false).line(&event);
         }
