@@ -200,7 +200,12 @@ impl AuditLog {
         if let Ok(permit) = Arc::clone(requests).try_acquire_owned() {
             return Ok(permit);
         }
-        match tokio::time::timeout(ROOM_PATIENCE, Arc::clone(requests).acquire_owned()).await {
+        // Boxed: a full log is rare, and this would be part of every request's future.
+        let room = Box::pin(tokio::time::timeout(
+            ROOM_PATIENCE,
+            Arc::clone(requests).acquire_owned(),
+        ));
+        match room.await {
             Ok(permit) => permit.map_err(|_| AuditError::Closed),
             Err(_) => Err(AuditError::Full),
         }

@@ -36,7 +36,7 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use jiff::Timestamp;
 use picket_policy::{
-    CanonicalRequest, Decision, FiredRule, Inputs, KubeRequest, Permit, PolicySet, Principal,
+    Ask, CanonicalRequest, Decision, FiredRule, Inputs, KubeRequest, Permit, PolicySet, Principal,
 };
 use rustls::ServerConfig;
 
@@ -171,30 +171,20 @@ impl Pipeline {
         record_decision(record, &permit, connection);
 
         if kube.is_mutating() || upgrade.is_some() {
-            record.commit_before_effect().await?;
+            Box::pin(record.commit_before_effect()).await?;
         }
         let warnings: Vec<_> = permit.warnings().iter().map(warning).collect();
         let basis = Basis::new(connection, ticket, &agent, &permit);
-        let body = body.guarded(self.still_permitted(&basis));
-        let exchange = if kube.is_mutating() {
+        let body = body.guarded(|| self.still_permitted(&basis));
+        if kube.is_mutating() {
             record.sent();
-            let sending = send(
-                self.upstream.clone(),
-                permit,
-                (body, loss),
-                record.take(),
-                upgrade,
-            );
+        }
+        let upstream = self.upstream.clone();
+        let sending = send(upstream, permit, (body, loss), record.take(), upgrade);
+        let exchange = if kube.is_mutating() {
             self.abandoned.watch(kube, Box::pin(sending)).await
         } else {
-            send(
-                self.upstream.clone(),
-                permit,
-                (body, loss),
-                record.take(),
-                upgrade,
-            )
-            .await
+            sending.await
         };
         *record = exchange.record;
         let (mut response, credential) = exchange.response?;
@@ -219,12 +209,12 @@ impl Pipeline {
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             let client = client.ok_or(Rejection::Unasked)?;
             let (response, upgraded) = self.switch(basis, response, client, credential, record)?;
-            record.started().await?;
+            Box::pin(record.started()).await?;
             return Ok(Handled::Upgraded(response, upgraded));
         }
         if basis.request().follow && response.status().is_success() {
             let following = self.follow(basis, &response, credential, record)?;
-            record.started().await?;
+            Box::pin(record.started()).await?;
             return Ok(Handled::Following(response, following));
         }
         Ok(Handled::Response(response))
@@ -234,15 +224,19 @@ impl Pipeline {
     async fn permit(&self, decision: Decision, record: &mut Record) -> Result<Permit, Rejection> {
         match decision {
             Decision::Permit(permit) => Ok(permit),
-            Decision::Ask(ask) => {
-                let rule = approval::first_rule(&ask);
-                record.findings(Vec::new(), findings(ask.would_deny()));
-                let (policy, rule, message) = (rule.policy, rule.rule, rule.message);
-                record.hold(Some(policy), Some(rule), message).await?;
-                self.approvals.wait(ask).await.map_err(Rejection::Approval)
-            }
+            // Boxed: few requests wait for a person, and what that takes would be part of every request's future.
+            Decision::Ask(ask) => Box::pin(self.approval(ask, record)).await,
             Decision::Deny(denial) => Err(Rejection::Denied(denial)),
         }
+    }
+
+    /// Holds a request until a person decides.
+    async fn approval(&self, ask: Ask, record: &mut Record) -> Result<Permit, Rejection> {
+        let rule = approval::first_rule(&ask);
+        record.findings(Vec::new(), findings(ask.would_deny()));
+        let (policy, rule, message) = (rule.policy, rule.rule, rule.message);
+        record.hold(Some(policy), Some(rule), message).await?;
+        self.approvals.wait(ask).await.map_err(Rejection::Approval)
     }
 }
 
@@ -280,7 +274,7 @@ async fn decide(
 ) -> Result<Decision, Rejection> {
     let needs = policies.needs(principal, request.kube());
     if let Some(limit) = needs.body {
-        body.buffer(limit).await.map_err(Rejection::Body)?;
+        Box::pin(body.buffer(limit)).await.map_err(Rejection::Body)?;
     }
     let inputs = Inputs {
         body: body.buffered(),
@@ -296,7 +290,7 @@ async fn refuse(
 ) -> Response<ResponseBody> {
     record_rejection(&mut record, &rejection, kube);
     if rejection.is_denial()
-        && let Err(error) = record.commit_before_effect().await
+        && let Err(error) = Box::pin(record.commit_before_effect()).await
     {
         rejection = Rejection::Audit(error);
         record_status(&mut record, &rejection, rejection.explain(kube));

@@ -119,12 +119,16 @@ impl RequestBody {
         Ok(())
     }
 
-    /// The same body, which breaks off once the request is no longer permitted.
+    /// The same body, which breaks off once the request is no longer permitted. `permitted` makes what says so, for a
+    /// request that has a body.
     #[must_use]
-    pub fn guarded(self, permitted: StillPermitted) -> RequestBody {
+    pub fn guarded(self, permitted: impl FnOnce() -> StillPermitted) -> RequestBody {
         match self {
             RequestBody::Empty => RequestBody::Empty,
-            body => RequestBody::Guarded(Box::new(Guarded { body, permitted })),
+            body => RequestBody::Guarded(Box::new(Guarded {
+                body,
+                permitted: permitted(),
+            })),
         }
     }
 

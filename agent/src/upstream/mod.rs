@@ -233,7 +233,8 @@ impl Upstream {
         drop(credential);
         let outgoing = Outgoing::new(head);
         match upgrade {
-            Some(_) => self.send_own(outgoing, body, used).await,
+            // Boxed, as upgrades are few and a handshake's state is large.
+            Some(_) => Box::pin(self.send_own(outgoing, body, used)).await,
             None => self.send_shared(outgoing, body, used).await,
         }
     }

@@ -18,7 +18,8 @@ const METHOD_OVERRIDES: [&[u8]; 3] = [b"x-http-method-override", b"x-http-method
 #[derive(Debug)]
 pub struct CanonicalRequest {
     kube: Arc<KubeRequest>,
-    head: request::Parts,
+    /// Boxed: a head is large, and moves with its request through every stage.
+    head: Box<request::Parts>,
 }
 
 impl CanonicalRequest {
@@ -28,7 +29,10 @@ impl CanonicalRequest {
     /// As [`KubeRequest::read`].
     pub fn read(head: request::Parts) -> Result<Self, ReadError> {
         let kube = Arc::new(KubeRequest::read(&head.method, &head.uri, &head.headers)?);
-        Ok(Self { kube, head })
+        Ok(Self {
+            kube,
+            head: Box::new(head),
+        })
     }
 
     /// The reading.
@@ -45,7 +49,7 @@ impl CanonicalRequest {
 
     /// Gives the head out; a permit does so, and nothing else.
     pub(crate) fn into_head(self) -> request::Parts {
-        self.head
+        *self.head
     }
 }
 

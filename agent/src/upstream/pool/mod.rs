@@ -143,9 +143,15 @@ impl Pool {
 
     /// A stream or connection for one request.
     pub(in crate::upstream) async fn lease(self: &Arc<Pool>) -> Result<Lease, SendError> {
-        if let Some(lease) = self.free() {
-            return Ok(lease);
+        match self.free() {
+            Some(lease) => Ok(lease),
+            // Boxed: the state of a handshake is large and seldom needed, and would be part of every request's future.
+            None => Box::pin(self.lease_once_open()).await,
         }
+    }
+
+    /// A lease where no connection has one free: of a connection that is made for it, or by somebody else meanwhile.
+    async fn lease_once_open(self: &Arc<Pool>) -> Result<Lease, SendError> {
         if self.speaks_http1.load(Ordering::Relaxed) {
             return self.open().await;
         }
