@@ -14,7 +14,7 @@
 //! | [`pipeline`] | the stages from a connection to its last answer | `approval`, `audit`, `denied`, `identity`, `listener`, `metrics`, `notify`, `pki`, `reject`, `runtime`, `session`, `store`, `tls`, `upstream`, `workload` |
 //! | [`identity`] | from the evidence of a connection to a principal: schemes, and what they agree on | `listener`, `workload` |
 //! | [`approval`] | an ask, held until a person decides | - |
-//! | [`upstream`] | connections to the API server, the credential, and the headers that are stripped | `pki` |
+//! | [`upstream`] | connections to the API server, the credential, and the headers that are stripped | `pki`, `runtime` |
 //! | [`session`] | watches, log follows and upgraded streams while they run: listed, ended, judged again | `audit`, `metrics`, `reject`, `upstream`, `workload` |
 //! | [`reject`] | every denial's status and text, as the client reads them | `approval`, `audit`, `identity`, `upstream` |
 //! | [`audit`] | the audit log: records, the hash chain, the spool | `metrics` |
@@ -41,7 +41,7 @@
 //! | [`pki`] | PEM files, the node's CA, leaf certificates | - |
 //! | [`metrics`] | the metrics registry | - |
 //! | [`admin`] | the administrators' socket | `metrics`, `session`, `store` |
-//! | [`runtime`] | logging, signals, the agent's phase, readiness, drain | - |
+//! | [`runtime`] | logging, signals, the agent's phase, readiness, the data path's threads, drain | - |
 //! | [`app`] | the composition root: makes the parts and joins them | `admin`, `audit`, `cluster`, `config`, `denied`, `endpoints`, `enforce`, `kernel`, `listener`, `metrics`, `notify`, `pipeline`, `pki`, `runtime`, `session`, `store`, `tls`, `upgrade`, `upstream`, `workload` |
 //! | [`cli`] | the commands of `picket` | `admin`, `app`, `audit`, `config`, `kernel`, `pki`, `runtime`, `session`, `store`, `workload` |
 //!

@@ -29,6 +29,7 @@ use crate::pki::CaFiles;
 use crate::runtime::phase::PhaseControl;
 use crate::runtime::readiness::{Pending, Readiness};
 use crate::runtime::signals;
+use crate::runtime::workers::{self, Workers};
 use crate::session::Registry;
 use crate::store::Store;
 use crate::tls::Certificates;
@@ -87,7 +88,9 @@ impl App {
             key: config.tls.ca_key_file.clone(),
         };
         let certificates = Certificates::open(files, &server_names(&config))?;
-        let upstream = Upstream::open(upstream_config(&config)?)?;
+        let threads = workers::count();
+        let workers = Workers::start(threads).context("cannot start the threads of the data path")?;
+        let upstream = Upstream::open(upstream_config(&config)?, threads)?;
         let upgrade = config.admin.upgrade_socket();
         let limit = upgrade::REQUEST_LIMIT;
         let successor =
@@ -136,6 +139,7 @@ impl App {
             metrics,
             store,
             certificates,
+            workers,
             upstream,
             audit,
             sessions,

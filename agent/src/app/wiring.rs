@@ -33,6 +33,7 @@ use crate::notify::{self, EventQueue, KubeEvent};
 use crate::pipeline::{Pipeline, arrivals};
 use crate::runtime::phase::{Phase, PhaseControl, PhaseWatch};
 use crate::runtime::readiness::{Pending, Readiness};
+use crate::runtime::workers::Workers;
 use crate::session::{self, Registry};
 use crate::store::Store;
 use crate::tls::Certificates;
@@ -50,6 +51,7 @@ pub(super) struct Handles {
     pub(super) metrics: RoomMetrics,
     pub(super) store: Arc<Store>,
     pub(super) certificates: Arc<Certificates>,
+    pub(super) workers: Workers,
     pub(super) upstream: Upstream,
     pub(super) audit: AuditLog,
     pub(super) sessions: Registry,
@@ -409,6 +411,7 @@ pub(super) fn connections(
         handles.sessions.clone(),
         handles.kube_events.clone(),
     )?;
+    tasks.spawn("data path", handles.workers.clone().ended());
     tasks.spawn(
         "sessions",
         session::rejudge(
@@ -422,6 +425,7 @@ pub(super) fn connections(
         arrivals::connections(
             receivers.arrivals,
             pipeline,
+            handles.workers.clone(),
             shutdown.drain.clone(),
             handles.metrics.pipeline.clone(),
             shared.denials,

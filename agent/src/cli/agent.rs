@@ -8,6 +8,10 @@ use anyhow::Context;
 use crate::config::{self, Config};
 use crate::{app, runtime};
 
+/// Threads for everything but the connections: watches, files and the kernel's events do little and wait much. Two, so that a
+/// long step of one part (a large list that is parsed, say) does not hold up the others.
+const CONTROL_THREADS: usize = 2;
+
 /// Arguments of `picket agent`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  picket agent --config /etc/picket/agent.yaml\n\n\
@@ -30,7 +34,9 @@ fn start(args: &Args) -> anyhow::Result<()> {
     let config = Config::read(&args.config)?;
     runtime::telemetry::init(&config.log)?;
     runtime::limits::raise_descriptors();
+    // Beside the threads of the data path, which serve the connections.
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(CONTROL_THREADS)
         .enable_all()
         .build()
         .context("cannot start the runtime")?;

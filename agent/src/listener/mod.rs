@@ -18,11 +18,10 @@ mod process;
 mod serve;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
@@ -48,7 +47,7 @@ pub struct Owner {
 /// A connection whose beginning the kernel saw.
 #[derive(Debug)]
 pub struct Accepted {
-    /// The bytes.
+    /// The bytes, of no runtime yet: another thread than the one that accepted may serve them.
     pub stream: TcpStream,
     /// The address the client dialled.
     pub origin: SocketAddr,

@@ -87,7 +87,7 @@ impl NodeServing {
 fn accepted(owner: &Owner, flow: &Flow, stream: TcpStream, peer: SocketAddr) -> Option<Accepted> {
     let place = Arc::clone(&owner.places).try_acquire_owned().ok()?;
     Some(Accepted {
-        stream,
+        stream: stream.into_std().ok()?,
         origin: flow.origin,
         peer,
         process: Process::of(flow, &owner.pod.load()),

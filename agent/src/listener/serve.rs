@@ -87,7 +87,7 @@ impl Serving {
             Ok(Some(flow)) if flow.cgroup == self.cgroup && flow.pod == self.number => {
                 let process = Process::of(&flow, &workload);
                 return Some(Arrival::Accepted(Box::new(Accepted {
-                    stream,
+                    stream: stream.into_std().ok()?,
                     origin: flow.origin,
                     peer,
                     workload: Arc::clone(&self.owner.pod),

@@ -13,15 +13,17 @@ use super::{Pipeline, PipelineMetrics};
 use crate::denied::{self, Denials, DeniedMetrics};
 use crate::listener::{Accepted, Arrival};
 use crate::runtime::drain::Drain;
+use crate::runtime::workers::Workers;
 
 /// Dials from outside a pod's cgroup are logged no more often than that.
 const OUTSIDE_EVERY: Duration = Duration::from_secs(1);
 
-/// Gives each accepted connection a task of its own, and writes down those that came by no redirect. Once nobody accepts
+/// Gives each accepted connection a task of its own on one of the data path's threads, and writes down those that came by no redirect. Once nobody accepts
 /// any more, which `last` says, those that wait are still handed on, and `done` is told.
 pub(crate) async fn connections(
     mut arrivals: mpsc::Receiver<Arrival>,
     pipeline: Arc<Pipeline>,
+    workers: Workers,
     drain: Drain,
     metrics: PipelineMetrics,
     denials: Denials,
@@ -45,10 +47,13 @@ pub(crate) async fn connections(
                     outside(&accepted, &denials.metrics, &mut told);
                 }
                 let (pipeline, open) = (Arc::clone(&pipeline), metrics.connection());
-                drain.serve(async move {
+                let place = workers.place();
+                let runtime = place.runtime().clone();
+                let serving = async move {
                     pipeline.serve(*accepted).await;
-                    drop(open);
-                });
+                    drop((open, place));
+                };
+                drain.serve_on(&runtime, serving);
             }
             Arrival::UnattributedConnection(unattributed_connection) => {
                 metrics.unattributed_connection();

@@ -13,6 +13,7 @@ use http::{HeaderValue, StatusCode};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
@@ -72,8 +73,17 @@ impl Pipeline {
                 Arc::clone(&self.tls)
             });
         let source = accepted.stream.peer_addr().ok();
-        let session = match tls::accept(config, ClientStream::new(accepted.stream)).await {
-            Ok(session) => session,
+        // From here on this thread's runtime polls it.
+        let stream = match TcpStream::from_std(accepted.stream) {
+            Ok(stream) => stream,
+            Err(error) => {
+                tracing::error!(%error, namespace = pod.namespace, pod = pod.name, "a connection cannot be served");
+                return;
+            }
+        };
+        let session = match tls::accept(config, ClientStream::new(stream)).await {
+            // Boxed: a session is large, and the futures that take it would each have room for it.
+            Ok(session) => Box::new(session),
             Err(error) => return self.report_handshake(&error, &pod),
         };
         let certificates = session.get_ref().1.peer_certificates().unwrap_or_default();
@@ -93,7 +103,7 @@ impl Pipeline {
 
     async fn serve_http(
         self: Arc<Self>,
-        session: TlsStream<ClientStream>,
+        session: Box<TlsStream<ClientStream>>,
         connection: Arc<Connection>,
     ) -> hyper::Result<()> {
         let http2 = session.get_ref().1.alpn_protocol() == Some(b"h2");

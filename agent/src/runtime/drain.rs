@@ -6,6 +6,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use hyper::rt::Executor;
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -31,13 +32,19 @@ impl Drain {
 
     /// Serves one connection as a task of its own, which is dropped when the limit of [`Drain::drain`] has passed.
     pub fn serve(&self, connection: impl Future<Output = ()> + Send + 'static) {
+        self.serve_on(&Handle::current(), connection);
+    }
+
+    /// Likewise, on another runtime.
+    pub fn serve_on(&self, runtime: &Handle, connection: impl Future<Output = ()> + Send + 'static) {
         let cut = self.cut.clone();
-        self.tracker.spawn(async move {
+        let served = async move {
             tokio::select! {
                 () = connection => {}
                 () = cut.cancelled() => {}
             }
-        });
+        };
+        self.tracker.spawn_on(served, runtime);
     }
 
     /// Runs the parts of the connections that are served, to be waited for too.

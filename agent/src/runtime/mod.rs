@@ -1,4 +1,4 @@
-//! The process around the stages: its log, its signals, how far it is, its readiness and its end.
+//! The process around the stages: its log, its signals, the data path's threads, how far it is, its readiness and its end.
 
 pub mod drain;
 pub mod limits;
@@ -6,3 +6,4 @@ pub mod phase;
 pub mod readiness;
 pub mod signals;
 pub mod telemetry;
+pub mod workers;

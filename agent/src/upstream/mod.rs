@@ -13,6 +13,7 @@ mod headers;
 mod outgoing;
 mod pool;
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -27,6 +28,8 @@ use credential::Credentials;
 use headers::OutboundIdentity;
 use outgoing::{Failure, Outgoing};
 use pool::{Lease, Pool};
+
+use crate::runtime::workers;
 
 pub use body::{RequestBody, StillPermitted};
 pub use client_body::{BodyLoss, ClientBody};
@@ -123,20 +126,31 @@ pub struct Attempt {
 /// The API server as the node reaches it. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Upstream {
-    pool: Arc<Pool>,
+    /// One for each thread of the data path, so that a request and its answer stay on one core.
+    pools: Arc<[Arc<Pool>]>,
 }
 
 impl Upstream {
-    /// Reads and checks the files; connects with the first request.
+    /// Reads and checks the files; connects with the first request. Each of `threads` of the data path gets connections of its
+    /// own.
     ///
     /// # Errors
     /// A URL that does not fit, or a file that cannot be used, with its line.
-    pub fn open(config: UpstreamConfig) -> Result<Upstream, UpstreamError> {
+    pub fn open(config: UpstreamConfig, threads: NonZeroUsize) -> Result<Upstream, UpstreamError> {
         let credentials = Credentials::open(config.ca, config.credential)?;
         let connector = Connector::new(&config.server, config.server_name.as_deref(), credentials)?;
         Ok(Upstream {
-            pool: Pool::new(connector),
+            pools: Pool::for_threads(connector, threads),
         })
+    }
+
+    /// The pool of the thread that calls.
+    fn pool(&self) -> &Arc<Pool> {
+        &self.pools[workers::current() % self.pools.len()]
+    }
+
+    fn connector(&self) -> &Connector {
+        self.pools[0].connector()
     }
 
     /// Follows rotated files and closes unused connections until cancelled.
@@ -152,23 +166,25 @@ impl Upstream {
 
     /// One round of [`Upstream::run`].
     pub fn refresh(&self) {
-        self.pool.connector().credentials.refresh();
-        self.pool.sweep();
+        self.connector().credentials.refresh();
+        for pool in &*self.pools {
+            pool.sweep();
+        }
     }
 
     /// How many connections to the API server are open.
     pub fn connections(&self) -> usize {
-        self.pool.connections()
+        self.pools[0].connections()
     }
 
     /// Why the credential's files as they are now cannot be used; the last good ones are in use.
     pub fn credential_error(&self) -> Option<String> {
-        self.pool.connector().credentials.error()
+        self.connector().credentials.error()
     }
 
     /// When the client certificate expires.
     pub fn credential_not_after(&self) -> Option<SystemTime> {
-        self.pool.connector().credentials.current().not_after
+        self.connector().credentials.current().not_after
     }
 
     /// Sends what was permitted, as the user the permit names. The permit is used up: it holds the request's head, so
@@ -222,7 +238,7 @@ impl Upstream {
     ) -> Result<Response<UpstreamBody>, SendError> {
         let (impersonate, principal) = (Arc::clone(permit.impersonate()), Arc::clone(permit.principal()));
         let mut head = permit.into_head();
-        let credential = self.pool.connector().credentials.current();
+        let credential = self.connector().credentials.current();
         let identity = OutboundIdentity {
             impersonate: &impersonate,
             principal: &principal,
@@ -247,7 +263,7 @@ impl Upstream {
     ) -> Result<Response<UpstreamBody>, SendError> {
         let mut retries = RETRIES;
         loop {
-            let lease = self.pool.lease().await?;
+            let lease = self.pool().lease().await?;
             *used = Some(lease.credential().clone());
             let again = (retries > 0 && matches!(body, RequestBody::Empty)).then(|| outgoing.clone());
             let failure = match self.exchange(lease, outgoing, body).await {
@@ -275,7 +291,7 @@ impl Upstream {
         outgoing: Outgoing,
         body: RequestBody,
     ) -> Result<Response<UpstreamBody>, Failure> {
-        let authority = &self.pool.connector().authority;
+        let authority = &self.connector().authority;
         let safe = outgoing.is_safe();
         let answer = match &mut lease {
             Lease::Http2(stream) => {
@@ -307,9 +323,9 @@ impl Upstream {
         body: RequestBody,
         used: &mut Option<UsedCredential>,
     ) -> Result<Response<UpstreamBody>, SendError> {
-        let (mut sender, credential) = self.pool.open_own().await?;
+        let (mut sender, credential) = self.pool().open_own().await?;
         *used = Some(credential);
-        let request = outgoing.http1(&self.pool.connector().authority, body)?;
+        let request = outgoing.http1(&self.connector().authority, body)?;
         let response = sender.send_request(request).await.map_err(SendError::Broken)?;
         Ok(received(response, None))
     }

@@ -27,7 +27,7 @@ use picket::kernel::CgroupId;
 use picket::kernel::{Class, DenyReason, Hook, Kernel, KernelConfig, KernelError, ProtectedEndpoint};
 use picket::listener::{Accepted, Arrival, InPodListener, Owner, Serving, Sockets, UnattributedCause};
 use picket_common::Counter;
-use tokio::io::AsyncWriteExt as _;
+
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -129,7 +129,7 @@ impl Pod {
         match self.next().await {
             Arrival::Accepted(mut accepted) => {
                 // It may have hung up.
-                let _written = accepted.stream.write_all(b"p").await;
+                let _written = accepted.stream.write_all(b"p");
                 *accepted
             }
             Arrival::UnattributedConnection(none) => panic!("no flow: {none:?}"),

@@ -1,5 +1,6 @@
 //! The listener on the node's own loopback, for pods that share the node's network.
 
+use std::io::Write as _;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -8,7 +9,7 @@ use picket::kernel::{Class, FailMode, Kernel, NodeState};
 use picket::listener::{
     Arrival, InPodListener, NodeServing, Owner, Sockets, UnattributedCause, UnattributedConnection,
 };
-use tokio::io::AsyncWriteExt as _;
+
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -86,7 +87,7 @@ async fn a_pod_in_the_nodes_network_is_served_there_by_its_cgroup() {
         assert_eq!(accepted.origin, endpoint.parse().unwrap());
         assert_eq!(accepted.workload.load().name, "one");
         assert_eq!(accepted.process.pid, dial.pid());
-        accepted.stream.write_all(b"p").await.unwrap();
+        accepted.stream.write_all(b"p").unwrap();
         assert_eq!(dial.outcome(), reached(endpoint, 'p'));
     }
     // A process of the node itself goes where it dials, beside the pod.
@@ -130,7 +131,7 @@ async fn at_the_nodes_listener_a_pod_has_so_many_connections() {
     let Arrival::Accepted(mut accepted) = shared.next().await else {
         panic!("the first was closed");
     };
-    accepted.stream.write_all(b"p").await.unwrap();
+    accepted.stream.write_all(b"p").unwrap();
     let second = testbed.dial(&testbed.container, "tcp", ENDPOINT4);
     let closed = shared.closed().await;
     assert_eq!(closed.cause, UnattributedCause::Full);
@@ -143,6 +144,6 @@ async fn at_the_nodes_listener_a_pod_has_so_many_connections() {
     let Arrival::Accepted(mut accepted) = shared.next().await else {
         panic!("the third was closed");
     };
-    accepted.stream.write_all(b"p").await.unwrap();
+    accepted.stream.write_all(b"p").unwrap();
     assert_eq!(third.outcome(), reached(ENDPOINT4, 'p'));
 }

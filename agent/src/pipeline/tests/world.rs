@@ -1,6 +1,7 @@
 //! A pipeline with all that is around it, in one process: a client in a "pod", an API server, an audit log.
 
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -164,12 +165,13 @@ impl World {
             None,
         );
         let audit = audit.expect("an audit log");
-        let upstream = Upstream::open(UpstreamConfig {
+        let upstream = UpstreamConfig {
             server: format!("https://{server}").parse().expect("a URL"),
             server_name: None,
             ca: ca_file,
             credential,
-        });
+        };
+        let upstream = Upstream::open(upstream, NonZeroUsize::MIN);
         let (kube_events, _told) = EventQueue::channel(NotifyMetrics::register(&MetricsRegistry::default()));
         let store = Arc::new(Store::for_tests(policies("", "")));
         let sessions = Registry::default();
@@ -274,7 +276,7 @@ impl World {
         let (stream, peer) = accepted.expect("accepted");
         let place = Arc::new(tokio::sync::Semaphore::new(1));
         let accepted = Accepted {
-            stream,
+            stream: stream.into_std().expect("a socket"),
             origin: "127.0.0.1:443".parse().expect("an address"),
             peer,
             workload: Arc::clone(&self.pod),

@@ -2,11 +2,12 @@
 //!
 //! In: requests to send. Out: leases. Over HTTP/2 a lease is one stream of a connection that carries only as
 //! many as the API server serves at once; when all are full, another connection is made, so that a thousand watches all
-//! progress. Over HTTP/1.1 a lease is a whole connection. Finding a free stream takes no lock when HTTP/2 is spoken.
+//! progress. Over HTTP/1.1 a lease is a whole connection. Each thread of the data path has a pool of its own. Finding a free stream takes no lock when HTTP/2 is spoken.
 
 mod lease;
 
 use std::fmt;
+use std::num::NonZeroUsize;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -44,11 +45,6 @@ const SEND_BUFFER: usize = 64 * 1024;
 
 /// All connections together: 25,600 watches. Beyond it requests are refused; the node has other things to do.
 const MAX_CONNECTIONS: usize = 256;
-
-/// From this many streams on the least busy connection a further one is opened, up to one per processor (4 at most):
-/// TLS of one connection is done by one thread.
-const SPREAD_FROM: usize = 16;
-const SPREAD_LIMIT: usize = 4;
 
 /// Unused connections are closed after that; kube-apiserver closes them after 90 s (http.Server IdleTimeout in
 /// k8s.io/apiserver), and a request should not meet that moment.
@@ -97,7 +93,7 @@ struct Http1 {
 
 /// The pool.
 pub(in crate::upstream) struct Pool {
-    connector: Connector,
+    connector: Arc<Connector>,
     http2: ArcSwap<Vec<Arc<Http2>>>,
     http1: Mutex<Vec<Http1>>,
     /// Held while a connection is made, so that a crowd makes as many as it needs and not one each.
@@ -119,24 +115,27 @@ impl Drop for Counted {
 }
 
 impl Pool {
-    pub(in crate::upstream) fn new(connector: Connector) -> Arc<Pool> {
-        Arc::new(Pool {
-            connector,
+    /// A pool for each of so many threads; what they may have is bounded for all together.
+    pub(in crate::upstream) fn for_threads(connector: Connector, threads: NonZeroUsize) -> Arc<[Arc<Pool>]> {
+        let (connector, connections) = (Arc::new(connector), Arc::new(AtomicUsize::new(0)));
+        let pool = || Pool {
+            connector: Arc::clone(&connector),
             http2: ArcSwap::from_pointee(Vec::new()),
             http1: Mutex::new(Vec::new()),
             opening: tokio::sync::Mutex::new(()),
             failure: Mutex::new(None),
             speaks_http1: AtomicBool::new(false),
-            connections: Arc::new(AtomicUsize::new(0)),
+            connections: Arc::clone(&connections),
             began: Instant::now(),
-        })
+        };
+        (0..threads.get()).map(|_| Arc::new(pool())).collect()
     }
 
     pub(in crate::upstream) fn connector(&self) -> &Connector {
         &self.connector
     }
 
-    /// How many connections are open now.
+    /// How many connections are open now, with those of the other threads' pools.
     pub(in crate::upstream) fn connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed)
     }
@@ -180,20 +179,15 @@ impl Pool {
         let connections = self.http2.load();
         // Two tries: between looking and taking, another request may have had the last stream.
         for _ in 0..2 {
-            let mut usable = 0;
             let best = connections
                 .iter()
                 .filter(|connection| connection.usable(generation))
-                .inspect(|_| usable += 1)
                 .map(|connection| (connection.streams.load(Ordering::Relaxed), connection))
                 .filter(|(streams, connection)| *streams < connection.limit.load(Ordering::Relaxed))
                 .min_by_key(|(streams, _)| *streams);
-            let Some((streams, connection)) = best else {
+            let Some((_, connection)) = best else {
                 break;
             };
-            if streams >= SPREAD_FROM && usable < spread() {
-                self.open_beside();
-            }
             if connection.take() {
                 let connection = Arc::clone(connection);
                 return Some(Lease::Http2(Http2Lease {
@@ -218,26 +212,6 @@ impl Pool {
             }
         }
         None
-    }
-
-    /// Opens one more connection while requests go on over those there are. Rare: only while load grows.
-    fn open_beside(self: &Arc<Pool>) {
-        let pool = Arc::clone(self);
-        if self.opening.try_lock().is_err() {
-            return;
-        }
-        tokio::spawn(async move {
-            let Ok(_opening) = pool.opening.try_lock() else {
-                return;
-            };
-            let generation = pool.connector.credentials.current().generation;
-            let usable = pool.http2.load().iter().filter(|c| c.usable(generation)).count();
-            if usable < spread()
-                && let Err(error) = pool.open().await
-            {
-                tracing::debug!(%error, "cannot spread over one more connection");
-            }
-        });
     }
 
     fn count(&self) -> Result<Counted, SendError> {
@@ -381,13 +355,4 @@ impl fmt::Debug for Pool {
             .field("connections", &self.connections)
             .finish()
     }
-}
-
-fn spread() -> usize {
-    static PROCESSORS: std::sync::OnceLock<usize> = std::sync::OnceLock::new();
-    *PROCESSORS.get_or_init(|| {
-        std::thread::available_parallelism()
-            .map_or(1, std::num::NonZero::get)
-            .min(SPREAD_LIMIT)
-    })
 }
