@@ -12,9 +12,9 @@ use picket_policy::{Denial, KubeRequest, ReadError, Target};
 use serde::Serialize;
 
 use crate::approval::ApprovalError;
-use crate::audit::AuditError;
+use crate::audit::{AuditError, AuditId};
 use crate::identity::IdentityError;
-use crate::upstream::{SendError, UpgradeError};
+use crate::upstream::{AUDIT_ID, SendError, UpgradeError};
 
 /// Seconds after which a refused request is worth another try. client-go waits that long and tries again up to ten
 /// times (k8s.io/client-go rest/with_retry.go), long enough for an API server to restart.
@@ -204,8 +204,9 @@ impl Rejection {
         }
     }
 
-    /// The response. `asked` is what was read of the request, if it could be.
-    pub fn response(&self, asked: Option<&KubeRequest>) -> Response<Full<Bytes>> {
+    /// The response. `asked` is what was read of the request, if it could be; `id` is that of the request's record, which
+    /// whoever got the answer can quote. There is none where the log took no record.
+    pub fn response(&self, asked: Option<&KubeRequest>, id: Option<AuditId>) -> Response<Full<Bytes>> {
         let class = self.class();
         let target = asked.map(|asked| &asked.target);
         let status = self.status(asked);
@@ -214,6 +215,9 @@ impl Rejection {
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        if let Some(id) = id.and_then(|id| HeaderValue::try_from(id.to_string()).ok()) {
+            headers.insert(AUDIT_ID, id);
+        }
         if class.retry {
             headers.insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
         }
@@ -370,7 +374,7 @@ spec:
     async fn shown(rejection: &Rejection, path: &'static str) -> (http::response::Parts, Value) {
         let uri = http::Uri::from_static(path);
         let asked = KubeRequest::read(&http::Method::DELETE, &uri, &http::HeaderMap::new()).unwrap();
-        let (head, body) = rejection.response(Some(&asked)).into_parts();
+        let (head, body) = rejection.response(Some(&asked), None).into_parts();
         (
             head,
             serde_json::from_slice(&body.collect().await.unwrap().to_bytes()).unwrap(),

@@ -339,6 +339,28 @@ pub struct Connection {
     pub message: String,
 }
 
+/// What a client sends so that its requests can be told apart and followed; nobody proves any of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Trace {
+    /// `traceparent` (W3C Trace Context).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<String>,
+    /// `Kubectl-Session`: one run of kubectl.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kubectl_session: Option<String>,
+    /// `Kubectl-Command`: its command, without arguments.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kubectl_command: Option<String>,
+}
+
+impl Trace {
+    /// Whether there is nothing of it.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// A request as it arrived, before anything was read from it.
 #[derive(Debug, Clone, Default)]
 pub struct Received {
@@ -352,6 +374,8 @@ pub struct Received {
     pub source: Option<SocketAddr>,
     /// The `User-Agent` header.
     pub user_agent: Option<String>,
+    /// What the client says of the request's part in something larger.
+    pub trace: Trace,
     /// Who is at the other end.
     pub caller: Option<Arc<Caller>>,
 }
@@ -387,6 +411,7 @@ pub(super) struct Event {
     pub(super) impersonated: Option<Arc<User>>,
     pub(super) source: Option<SocketAddr>,
     pub(super) user_agent: Option<String>,
+    pub(super) trace: Trace,
     pub(super) object: Option<ObjectRef>,
     pub(super) exec: Option<Arc<Exec>>,
     pub(super) response: Option<ResponseStatus>,
@@ -420,6 +445,7 @@ impl Event {
             impersonated: None,
             source: None,
             user_agent: None,
+            trace: Trace::default(),
             object: None,
             exec: None,
             response: None,

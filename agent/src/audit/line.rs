@@ -11,7 +11,7 @@ use serde::{Serialize, Serializer};
 
 use super::event::{
     AuditId, DecisionFacts, EndReason, Event, Finding, KernelFacts, ObjectRef, Outcome, PodRef, ProcessRef,
-    RawQuery, ResponseStatus, Stage, Text, User,
+    RawQuery, ResponseStatus, Stage, Text, Trace, User,
 };
 use super::exec::Exec;
 
@@ -55,6 +55,8 @@ pub(super) struct Line<'a> {
     credential: Option<Credential<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     session: Option<Session<'a>>,
+    #[serde(skip_serializing_if = "Trace::is_empty")]
+    trace: &'a Trace,
     #[serde(skip_serializing_if = "Option::is_none")]
     kernel: Option<&'a KernelFacts>,
     integrity: Integrity<'a>,
@@ -303,6 +305,7 @@ impl<'a> Line<'a> {
                 end_cause: session.ended.as_ref().map(|(cause, _)| *cause),
                 end_message: session.ended.as_ref().map(|(_, message)| message.as_str()),
             }),
+            trace: &event.trace,
             kernel: event.kernel.as_ref(),
             integrity,
         }

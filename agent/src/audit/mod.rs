@@ -26,7 +26,7 @@ use std::time::Duration;
 
 pub use event::{
     Alarm, AuditId, Caller, Connection, DecisionFacts, EndReason, Finding, KernelFacts, ObjectRef, Outcome,
-    PodRef, ProcessRef, RawQuery, Received, ResponseStatus, Session, Stage, Summary, Text, User,
+    PodRef, ProcessRef, RawQuery, Received, ResponseStatus, Session, Stage, Summary, Text, Trace, User,
 };
 pub use log::{AuditLog, Observer};
 pub(crate) use metrics::register as register_metrics;

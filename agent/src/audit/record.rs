@@ -9,7 +9,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::AuditError;
 use super::event::{
     AuditId, Caller, EndReason, Event, Finding, ObjectRef, Outcome, RawQuery, Received, ResponseStatus,
-    Session, Stage, Text, User,
+    Session, Stage, Text, Trace, User,
 };
 use super::exec::Exec;
 use super::log::AuditLog;
@@ -33,9 +33,13 @@ impl AuditLog {
         let mut event = Event::new(received.verb, uri);
         event.query = query;
         event.source = received.source;
-        event.user_agent = received
-            .user_agent
-            .map(|agent| redactor.text(&agent).into_owned());
+        let clean = |value: Option<String>| value.map(|value| redactor.text(&value).into_owned());
+        event.user_agent = clean(received.user_agent);
+        event.trace = Trace {
+            traceparent: clean(received.trace.traceparent),
+            kubectl_session: clean(received.trace.kubectl_session),
+            kubectl_command: clean(received.trace.kubectl_command),
+        };
         event.caller = received.caller;
         Ok(Record::new(self.clone(), event, permit))
     }

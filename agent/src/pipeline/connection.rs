@@ -7,14 +7,14 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use http::header::USER_AGENT;
-use http::{HeaderValue, Request};
+use http::{HeaderName, HeaderValue, Request};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use picket_policy::{Impersonate, PolicySet, Principal};
 use rustls_pki_types::CertificateDer;
 use tokio_util::sync::CancellationToken;
 
-use crate::audit::{self, PodRef, ProcessRef, RawQuery, Received, User};
+use crate::audit::{self, PodRef, ProcessRef, RawQuery, Received, Trace, User};
 use crate::identity::attest::Evidence;
 use crate::identity::{PrincipalCache, ResolvedPrincipal};
 use crate::listener::Process;
@@ -29,6 +29,13 @@ const URI_BYTES: usize = 8 * 1024;
 /// What a record keeps of a `User-Agent`; client-go's is about 100 bytes, and kube-apiserver's audit cuts at this length
 /// too (k8s.io/apiserver pkg/audit/request.go, `maxUserAgentLength`).
 const USER_AGENT_BYTES: usize = 1024;
+
+/// What a record keeps of each field that correlates requests: kubectl's session is a UUID, its command a few words (`kubectl
+/// rollout restart`), a `traceparent` 55 bytes.
+const TRACE_BYTES: usize = 128;
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const KUBECTL_SESSION: HeaderName = HeaderName::from_static("kubectl-session");
+const KUBECTL_COMMAND: HeaderName = HeaderName::from_static("kubectl-command");
 
 /// One client connection.
 pub(super) struct Connection {
@@ -105,6 +112,11 @@ impl Connection {
         let session = ["/exec", "/attach"]
             .iter()
             .any(|session| request.uri().path().ends_with(session));
+        // The first, where a field is repeated: servers read that one.
+        let field = |name: HeaderName, limit: usize| {
+            let value = request.headers().get(name)?;
+            Some(truncate(&String::from_utf8_lossy(value.as_bytes()), limit))
+        };
         Received {
             uri: truncate(uri, URI_BYTES),
             query: (session || uri.len() > URI_BYTES)
@@ -112,10 +124,12 @@ impl Connection {
                 .flatten(),
             verb: verb(request.method()),
             source: self.source,
-            user_agent: request
-                .headers()
-                .get(USER_AGENT)
-                .map(|agent| truncate(&String::from_utf8_lossy(agent.as_bytes()), USER_AGENT_BYTES)),
+            user_agent: field(USER_AGENT, USER_AGENT_BYTES),
+            trace: Trace {
+                traceparent: field(TRACEPARENT, TRACE_BYTES),
+                kubectl_session: field(KUBECTL_SESSION, TRACE_BYTES),
+                kubectl_command: field(KUBECTL_COMMAND, TRACE_BYTES),
+            },
             caller: Some(Arc::clone(&self.caller)),
         }
     }

@@ -123,7 +123,7 @@ impl Pipeline {
     ) -> Response<ResponseBody> {
         let mut record = match self.audit.begin(connection.received(&request)).await {
             Ok(record) => record,
-            Err(error) => return Rejection::Audit(error).response(None).map(ResponseBody::Local),
+            Err(error) => return Rejection::Audit(error).response(None, None).map(ResponseBody::Local),
         };
         record.user(connection.user());
         let mut kube = None;
@@ -295,8 +295,9 @@ async fn refuse(
         rejection = Rejection::Audit(error);
         record_status(&mut record, &rejection, rejection.explain(kube));
     }
+    let id = record.id();
     record.finish(EndReason::Completed);
-    rejection.response(kube).map(ResponseBody::Local)
+    rejection.response(kube, Some(id)).map(ResponseBody::Local)
 }
 
 /// The upgrade a request asks for, where its connection can carry one.

@@ -124,6 +124,10 @@ async fn a_line_is_a_kubernetes_audit_event_with_more() {
             verb: "get".into(),
             source: Some("10.1.0.7:40000".parse().expect("address")),
             user_agent: Some("kubectl/v1.36".into()),
+            trace: Trace {
+                kubectl_command: Some("kubectl exec".into()),
+                ..Trace::default()
+            },
             caller: Some(caller),
             ..Received::default()
         })
@@ -194,6 +198,7 @@ async fn a_line_is_a_kubernetes_audit_event_with_more() {
         ("/impersonatedUser/username", "picket:reader"),
         ("/sourceIPs/0", "10.1.0.7"),
         ("/userAgent", "kubectl/v1.36"),
+        ("/trace/kubectlCommand", "kubectl exec"),
         ("/objectRef/subresource", "exec"),
         ("/objectRef/apiVersion", "v1"),
         ("/agent/identity", "reader"),

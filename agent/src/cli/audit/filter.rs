@@ -24,6 +24,9 @@ pub(super) struct Filter {
     /// Only requests from these pods: `NAME` or `NAMESPACE/NAME`.
     #[arg(long, value_delimiter = ',')]
     pod: Vec<String>,
+    /// Only the request of this `Audit-Id`, as the client's answer has it, or those whose id begins so.
+    #[arg(long, value_delimiter = ',', value_name = "ID")]
+    audit_id: Vec<String>,
     /// Only events after this time: `90s`, `10m`, `2h`, `1d` ago, or `2026-01-02T03:04:05Z`.
     #[arg(long, value_name = "TIME", value_parser = parse_since)]
     since: Option<Timestamp>,
@@ -84,6 +87,8 @@ pub(super) enum Verdict {
 struct Facts<'a> {
     #[serde(borrow)]
     kind: std::borrow::Cow<'a, str>,
+    #[serde(default, rename = "auditID")]
+    audit_id: String,
     #[serde(default)]
     stage: String,
     #[serde(default)]
@@ -153,6 +158,7 @@ impl Filter {
             .and_then(|object| object.namespace.as_deref());
         let pod_namespace = pod.map(|pod| pod.namespace.as_str());
         (self.all_stages || facts.stage != "RequestReceived")
+            && among(&self.audit_id, |id| facts.audit_id.starts_with(id))
             && among(&self.identity, |name| identity == Some(name))
             && (self.outcome.is_empty()
                 || self
@@ -198,7 +204,7 @@ mod tests {
     use super::*;
     use crate::audit::spool::chain::stored;
 
-    const EVENT: &str = r#"{"kind":"Event","stage":"ResponseComplete","verb":"delete","stageTimestamp":"2026-01-02T03:04:05.000001Z",
+    const EVENT: &str = r#"{"kind":"Event","auditID":"1f0c77a4-5b","stage":"ResponseComplete","verb":"delete","stageTimestamp":"2026-01-02T03:04:05.000001Z",
         "objectRef":{"resource":"pods","namespace":"prod"},"agent":{"identity":"reader","pod":{"namespace":"agents","name":"reader-0","uid":"u"}},
         "decision":{"outcome":"deny"}}"#;
 
@@ -235,6 +241,14 @@ mod tests {
             outcome: vec![Shown::Allow],
             ..Filter::default()
         }));
+        for (id, shown) in [("1f0c77a4-5b", true), ("1f0c", true), ("1f0d", false)] {
+            let audit_id = words(&[id]);
+            let filter = Filter {
+                audit_id,
+                ..Filter::default()
+            };
+            assert_eq!(shows(&filter), shown, "{id}");
+        }
         for namespace in ["prod", "agents"] {
             assert!(shows(&Filter {
                 namespace: words(&[namespace]),

@@ -1,5 +1,6 @@
 //! Requests through the whole pipeline, from a client's TLS session to an API server's and back.
 
+mod correlation;
 mod sessions;
 mod world;
 mod writes;

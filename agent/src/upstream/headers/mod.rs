@@ -26,7 +26,8 @@ const IMPERSONATE_GROUP: HeaderName = HeaderName::from_static("impersonate-group
 // Keys of extras are percent-encoded in the header's name (authentication/v1, ImpersonateUserExtraHeaderPrefix).
 const EXTRA_IDENTITY: HeaderName = HeaderName::from_static("impersonate-extra-picket.dev%2fidentity");
 const EXTRA_POD: HeaderName = HeaderName::from_static("impersonate-extra-picket.dev%2fpod");
-const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
+/// Names a request's record: sent to the API server, which answers with it, and part of Picket's own answers.
+pub const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
 
 /// WebSocket clients in browsers hand their token over as a subprotocol of this prefix
 /// (k8s.io/apiserver pkg/authentication/request/websocket/protocol.go).
