@@ -123,7 +123,11 @@ impl Pipeline {
     ) -> Response<ResponseBody> {
         let mut record = match self.audit.begin(connection.received(&request)).await {
             Ok(record) => record,
-            Err(error) => return Rejection::Audit(error).response(None, None).map(ResponseBody::Local),
+            Err(error) => {
+                return Rejection::Audit(error)
+                    .response(None, None)
+                    .map(ResponseBody::Local);
+            }
         };
         record.user(connection.user());
         let mut kube = None;

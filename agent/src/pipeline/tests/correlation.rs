@@ -47,7 +47,11 @@ async fn what_a_client_sends_to_correlate_travels_and_is_recorded() {
     assert_eq!(world.ask(request, "").await.status, StatusCode::OK);
     let seen = &world.seen()[0].headers;
     assert_eq!(
-        (&seen["traceparent"], &seen["kubectl-session"], &seen["kubectl-command"]),
+        (
+            &seen["traceparent"],
+            &seen["kubectl-session"],
+            &seen["kubectl-command"]
+        ),
         (
             &parent.parse().expect("a value"),
             &session.parse().expect("a value"),
@@ -75,7 +79,10 @@ async fn what_a_client_sends_to_correlate_is_bounded_in_the_record() {
     let trace = &records[0]["trace"];
     let kept = trace["traceparent"].as_str().expect("kept");
     assert!(kept.len() < 200 && kept.ends_with("...TRUNCATED"), "{kept}");
-    assert!(!trace["kubectlSession"].to_string().contains("hunter2"), "{trace}");
+    assert!(
+        !trace["kubectlSession"].to_string().contains("hunter2"),
+        "{trace}"
+    );
     assert_eq!(trace["kubectlCommand"], "kubectl \u{fffd}");
     assert_eq!(records[1]["trace"], Value::Null);
 }
