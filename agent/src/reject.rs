@@ -164,7 +164,10 @@ impl Rejection {
                 class(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", true)
             }
             Rejection::Upstream(error) => match error {
-                SendError::Unreachable(_) | SendError::Exhausted | SendError::NotTaken(_) => {
+                SendError::Unreachable(_)
+                | SendError::Exhausted
+                | SendError::NotTaken(_)
+                | SendError::Interrupted(_) => {
                     class(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", true)
                 }
                 // It may have been carried out; a client must not be told to send it again.

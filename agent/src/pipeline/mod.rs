@@ -179,7 +179,11 @@ impl Pipeline {
         }
         let warnings: Vec<_> = permit.warnings().iter().map(warning).collect();
         let basis = Basis::new(connection, ticket, &agent, &permit);
-        let body = body.guarded(|| self.still_permitted(&basis));
+        let body = match body {
+            // A read says no more when it is sent again than one that is answered late.
+            RequestBody::Empty if !kube.is_mutating() => RequestBody::Empty,
+            body => body.guarded(self.still_permitted(&basis)),
+        };
         if kube.is_mutating() {
             record.sent();
         }

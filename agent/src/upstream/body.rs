@@ -19,11 +19,12 @@ use hyper::body::Incoming;
 use picket_policy::BodyInput;
 
 use super::client_body::{BodyLoss, ClientBody};
+use super::replay::ReplayBody;
 
 /// What is sent to the API server.
 #[derive(Debug)]
 pub enum RequestBody {
-    /// No body; such a request can be sent again if it surely was not seen.
+    /// No body.
     Empty,
     /// The client's, as it comes.
     Incoming(ClientBody),
@@ -31,6 +32,8 @@ pub enum RequestBody {
     Buffered(Box<Buffered>),
     /// One of these, for as long as its request is permitted.
     Guarded(Box<Guarded>),
+    /// One of these, for one of several tries.
+    Replayed(Box<ReplayBody>),
 }
 
 /// Says whether a request that is under way still is permitted.
@@ -53,7 +56,7 @@ impl std::fmt::Debug for Guarded {
 /// Why a body broke off that its client did not break off.
 #[derive(Debug, thiserror::Error)]
 #[error("the request is no longer permitted, so its body was not sent to the end")]
-struct NoLongerPermitted;
+pub(super) struct NoLongerPermitted;
 
 /// A body that was read for a decision.
 #[derive(Debug)]
@@ -119,16 +122,20 @@ impl RequestBody {
         Ok(())
     }
 
-    /// The same body, which breaks off once the request is no longer permitted. `permitted` makes what says so, for a
-    /// request that has a body.
+    /// The same body, which breaks off once the request is no longer permitted, and is not sent again then.
     #[must_use]
-    pub fn guarded(self, permitted: impl FnOnce() -> StillPermitted) -> RequestBody {
+    pub fn guarded(self, permitted: StillPermitted) -> RequestBody {
+        RequestBody::Guarded(Box::new(Guarded {
+            body: self,
+            permitted,
+        }))
+    }
+
+    /// The body, and who says whether its request still is permitted.
+    pub(super) fn unguarded(self) -> (RequestBody, Option<StillPermitted>) {
         match self {
-            RequestBody::Empty => RequestBody::Empty,
-            body => RequestBody::Guarded(Box::new(Guarded {
-                body,
-                permitted: permitted(),
-            })),
+            RequestBody::Guarded(guarded) => (guarded.body, Some(guarded.permitted)),
+            body => (body, None),
         }
     }
 
@@ -137,7 +144,7 @@ impl RequestBody {
     pub fn buffered(&self) -> BodyInput<'_> {
         match self {
             RequestBody::Empty => BodyInput::Whole(&[]),
-            RequestBody::Incoming(_) => BodyInput::Unread,
+            RequestBody::Incoming(_) | RequestBody::Replayed(_) => BodyInput::Unread,
             RequestBody::Guarded(guarded) => guarded.body.buffered(),
             RequestBody::Buffered(buffered) => match &buffered.whole {
                 Some(whole) => BodyInput::Whole(whole),
@@ -158,6 +165,7 @@ impl Body for RequestBody {
         match self.get_mut() {
             RequestBody::Empty => Poll::Ready(None),
             RequestBody::Incoming(body) => Pin::new(body).poll_frame(cx),
+            RequestBody::Replayed(body) => Pin::new(&mut **body).poll_frame(cx),
             RequestBody::Buffered(buffered) => match (buffered.frames.pop_front(), &mut buffered.rest) {
                 (Some(frame), _) => Poll::Ready(Some(Ok(frame))),
                 (None, Some(rest)) => Pin::new(rest).poll_frame(cx),
@@ -177,6 +185,7 @@ impl Body for RequestBody {
         match self {
             RequestBody::Empty => true,
             RequestBody::Incoming(body) => body.is_end_stream(),
+            RequestBody::Replayed(body) => body.is_end_stream(),
             RequestBody::Buffered(buffered) => {
                 buffered.frames.is_empty() && buffered.rest.as_ref().is_none_or(Body::is_end_stream)
             }
@@ -188,6 +197,7 @@ impl Body for RequestBody {
         match self {
             RequestBody::Empty => SizeHint::with_exact(0),
             RequestBody::Incoming(body) => body.size_hint(),
+            RequestBody::Replayed(body) => body.size_hint(),
             RequestBody::Guarded(guarded) => guarded.body.size_hint(),
             RequestBody::Buffered(buffered) => {
                 let read: u64 = buffered
@@ -213,65 +223,13 @@ impl Body for RequestBody {
 
 #[cfg(test)]
 mod tests {
-    use std::convert::Infallible;
+    use tokio::io::AsyncWriteExt as _;
 
-    use http::{Request, Response};
-    use http_body_util::{Empty, StreamBody};
-    use hyper::client::conn::http1 as client;
-    use hyper::server::conn::http1 as server;
-    use hyper::service::service_fn;
-    use hyper_util::rt::TokioIo;
-    use tokio::io::{AsyncWriteExt as _, DuplexStream};
-    use tokio::sync::mpsc;
-
+    use super::super::tests::client::{listening, received};
     use super::*;
 
     /// Longest body that the tests read.
     const LIMIT: usize = 8;
-
-    /// The client's end of a connection, and the bodies of the requests that come over it.
-    fn listening() -> (DuplexStream, mpsc::Receiver<Incoming>) {
-        let (near, far) = tokio::io::duplex(64 * 1024);
-        let (give, take) = mpsc::channel(1);
-        let service = service_fn(move |request: Request<Incoming>| {
-            let give = give.clone();
-            async move {
-                give.send(request.into_body()).await.expect("somebody takes it");
-                // The connection must outlive the body's reading.
-                std::future::pending::<()>().await;
-                Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
-            }
-        });
-        tokio::spawn(server::Builder::new().serve_connection(TokioIo::new(far), service));
-        (near, take)
-    }
-
-    /// A body as hyper receives it from a client that sends these pieces, and the pieces' trailers. It has a length where
-    /// `length` says one.
-    async fn received(pieces: &'static [&'static str], length: Option<usize>) -> RequestBody {
-        let (near, mut bodies) = listening();
-        let (mut sender, connection) = client::handshake(TokioIo::new(near)).await.expect("HTTP");
-        tokio::spawn(connection);
-        let frames = pieces.iter().map(|piece| match piece.strip_prefix("trailer:") {
-            Some(value) => {
-                let mut trailers = http::HeaderMap::new();
-                trailers.insert("x-sum", http::HeaderValue::from_static(value));
-                Frame::trailers(trailers)
-            }
-            None => Frame::data(Bytes::from_static(piece.as_bytes())),
-        });
-        let frames: Vec<Result<Frame<Bytes>, Infallible>> = frames.map(Ok).collect();
-        let mut request = Request::post("/")
-            .header("trailer", "x-sum")
-            .header("te", "trailers");
-        if let Some(length) = length {
-            request = request.header("content-length", length);
-        }
-        let body = StreamBody::new(futures::stream::iter(frames));
-        let sending = sender.send_request(request.body(body).expect("a request"));
-        tokio::spawn(sending);
-        RequestBody::of_client(bodies.recv().await.expect("a body"), Version::HTTP_11).0
-    }
 
     /// Data and trailers of what is sent on.
     async fn sent(body: RequestBody) -> (Bytes, Option<http::HeaderMap>) {

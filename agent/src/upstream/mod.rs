@@ -12,6 +12,10 @@ mod credential;
 mod headers;
 mod outgoing;
 mod pool;
+mod replay;
+mod retry;
+#[cfg(test)]
+mod tests;
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -26,8 +30,9 @@ use tokio_util::sync::CancellationToken;
 use connect::Connector;
 use credential::Credentials;
 use headers::OutboundIdentity;
-use outgoing::{Failure, Outgoing};
+use outgoing::Outgoing;
 use pool::{Lease, Pool};
+use replay::{Replay, ReplayBudget};
 
 use crate::runtime::workers;
 
@@ -41,10 +46,6 @@ pub use pool::STREAMS_PER_CONNECTION;
 
 /// How often files are read again and unused connections closed.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(5);
-
-/// How often a request that surely was not seen is sent again. Twice: a connection that went away is followed by a
-/// fresh one, and when that goes as well the trouble is not the connection's.
-const RETRIES: usize = 2;
 
 /// Where the API server is and how the node shows itself.
 #[derive(Debug, Clone)]
@@ -87,6 +88,9 @@ pub enum SendError {
     /// The API server refused the stream or went away before it saw the request.
     #[error("the API server did not take the request: {0}")]
     NotTaken(hyper::Error),
+    /// The connection broke after the request was sent, which changes nothing however often it is carried out.
+    #[error("the connection to the API server broke before it answered: {0}; nothing was changed, try again")]
+    Interrupted(hyper::Error),
     /// The connection broke after the request was sent; it may have been carried out.
     #[error(
         "the connection to the API server broke before it answered: {0}; the request may have been carried out"
@@ -108,6 +112,7 @@ impl SendError {
             SendError::Unreachable(_) => "upstream_unreachable",
             SendError::Exhausted => "upstream_exhausted",
             SendError::NotTaken(_) => "upstream_not_taken",
+            SendError::Interrupted(_) => "upstream_interrupted",
             SendError::Broken(_) => "upstream_broken",
             SendError::Unsendable(_) | SendError::Malformed(_) => "unsendable",
         }
@@ -128,6 +133,7 @@ pub struct Attempt {
 pub struct Upstream {
     /// One for each thread of the data path, so that a request and its answer stay on one core.
     pools: Arc<[Arc<Pool>]>,
+    replays: ReplayBudget,
 }
 
 impl Upstream {
@@ -141,6 +147,7 @@ impl Upstream {
         let connector = Connector::new(&config.server, config.server_name.as_deref(), credentials)?;
         Ok(Upstream {
             pools: Pool::for_threads(connector, threads),
+            replays: ReplayBudget::default(),
         })
     }
 
@@ -212,8 +219,9 @@ impl Upstream {
     /// }
     /// ```
     ///
-    /// An upgrade goes over a connection of its own; with status 101 the response carries `hyper::upgrade::OnUpgrade`. Any other response is passed as it is. Dropping the future or the response's body takes the
-    /// request back at once. What surely was not seen is sent again on its own when it has no body.
+    /// An upgrade goes over a connection of its own; with status 101 the response carries `hyper::upgrade::OnUpgrade`. Any other
+    /// response is passed as it is. Dropping the future or the response's body takes the request back at once. What the API
+    /// server surely did not take is sent again, if its body is small enough to be kept.
     pub async fn send(
         &self,
         permit: Permit,
@@ -251,69 +259,7 @@ impl Upstream {
         match upgrade {
             // Boxed, as upgrades are few and a handshake's state is large.
             Some(_) => Box::pin(self.send_own(outgoing, body, used)).await,
-            None => self.send_shared(outgoing, body, used).await,
-        }
-    }
-
-    async fn send_shared(
-        &self,
-        mut outgoing: Outgoing,
-        mut body: RequestBody,
-        used: &mut Option<UsedCredential>,
-    ) -> Result<Response<UpstreamBody>, SendError> {
-        let mut retries = RETRIES;
-        loop {
-            let lease = self.pool().lease().await?;
-            *used = Some(lease.credential().clone());
-            let again = (retries > 0 && matches!(body, RequestBody::Empty)).then(|| outgoing.clone());
-            let failure = match self.exchange(lease, outgoing, body).await {
-                Ok(response) => return Ok(response),
-                Err(failure) => failure,
-            };
-            (outgoing, body) = match (failure, again) {
-                // It came back whole.
-                (Failure::Returned(request, _), _) if retries > 0 => *request,
-                (Failure::NotSeen(_), Some(again)) => (again, RequestBody::Empty),
-                (Failure::Returned(_, error) | Failure::NotSeen(error), _) => {
-                    return Err(SendError::NotTaken(error));
-                }
-                (Failure::Broken(error), _) => return Err(SendError::Broken(error)),
-                (Failure::Malformed(error), _) => return Err(SendError::Malformed(error)),
-            };
-            retries -= 1;
-        }
-    }
-
-    /// One try over one lease.
-    async fn exchange(
-        &self,
-        mut lease: Lease,
-        outgoing: Outgoing,
-        body: RequestBody,
-    ) -> Result<Response<UpstreamBody>, Failure> {
-        let authority = &self.connector().authority;
-        let safe = outgoing.is_safe();
-        let answer = match &mut lease {
-            Lease::Http2(stream) => {
-                let request = outgoing.http2(authority, body)?;
-                stream.sender().try_send_request(request).await
-            }
-            Lease::Http1(connection) => {
-                let sender = connection.sender();
-                if let Err(error) = sender.ready().await {
-                    return Err(Failure::Returned(Box::new((outgoing, body)), error));
-                }
-                sender.try_send_request(outgoing.http1(authority, body)?).await
-            }
-        };
-        match answer {
-            Ok(response) => Ok(received(response, Some(lease))),
-            Err(mut error) => Err(match error.take_message() {
-                Some(request) => {
-                    Failure::Returned(Box::new(Outgoing::from_request(request)), error.into_error())
-                }
-                None => Failure::of(error.into_error(), safe),
-            }),
+            None => retry::send(self.pool(), outgoing, Replay::new(body, &self.replays), used).await,
         }
     }
 

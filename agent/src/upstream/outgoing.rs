@@ -7,6 +7,7 @@ use http::header::{self, HeaderMap, HeaderValue};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Method, Request, Uri, Version, request};
 
+use super::SendError;
 use super::body::RequestBody;
 
 /// The head of a request, without what depends on the connection.
@@ -62,13 +63,6 @@ impl Outgoing {
         let uri = Uri::from(self.path);
         Ok(build(self.method, uri, Version::HTTP_11, self.headers, body))
     }
-
-    /// Takes a request apart that a connection gave back unsent.
-    pub(super) fn from_request(request: Request<RequestBody>) -> (Outgoing, RequestBody) {
-        let (mut head, body) = request.into_parts();
-        head.headers.remove(header::HOST);
-        (Outgoing::new(head), body)
-    }
 }
 
 fn build(
@@ -87,37 +81,44 @@ fn build(
 }
 
 /// Why one try failed, by what it says about the request.
+#[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
-    /// Not a byte was sent; here it is again.
-    Returned(Box<(Outgoing, RequestBody)>, hyper::Error),
-    /// Sent, but the other side says that it has not looked at it.
-    NotSeen(hyper::Error),
+    /// Nobody looked at it: not a byte was sent, or the other side says so.
+    #[error("not taken: {0}")]
+    NotTaken(hyper::Error),
     /// It may have been carried out.
+    #[error("broken off: {0}")]
     Broken(hyper::Error),
     /// It could not be put together.
-    Malformed(http::Error),
-}
-
-impl From<http::Error> for Failure {
-    fn from(error: http::Error) -> Failure {
-        Failure::Malformed(error)
-    }
+    #[error("malformed: {0}")]
+    Malformed(#[from] http::Error),
 }
 
 impl Failure {
-    /// Sorts an error by RFC 9113 section 8.7: REFUSED_STREAM says that nothing was done, and so does a GOAWAY for streams
-    /// above the last one it names. As the latter cannot be told from here for certain, it counts for safe methods alone.
-    pub(super) fn of(error: hyper::Error, safe: bool) -> Failure {
+    /// Sorts an error by RFC 9113: REFUSED_STREAM says that nothing was done (section 8.7), and so does a GOAWAY for streams
+    /// above the last one that it names (section 6.8). Of the streams of a connection, h2 ends those alone with the GOAWAY it
+    /// received; the others go on, and end with an I/O error where the connection does (h2 proto/streams/streams.rs,
+    /// `recv_go_away` and `recv_eof`).
+    pub(super) fn of(error: hyper::Error) -> Failure {
         let h2 = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<h2::Error>());
-        let not_seen = h2.is_some_and(|h2| {
+        let not_taken = h2.is_some_and(|h2| {
             let refused = h2.is_reset() && h2.reason() == Some(h2::Reason::REFUSED_STREAM);
-            let left = h2.is_go_away() && h2.reason() == Some(h2::Reason::NO_ERROR) && safe;
-            h2.is_remote() && (refused || left)
+            h2.is_remote() && (refused || h2.is_go_away())
         });
-        if not_seen {
-            Failure::NotSeen(error)
+        if not_taken {
+            Failure::NotTaken(error)
         } else {
             Failure::Broken(error)
+        }
+    }
+
+    /// What the client of this request is told.
+    pub(super) fn into_error(self, outgoing: &Outgoing) -> SendError {
+        match self {
+            Failure::NotTaken(error) => SendError::NotTaken(error),
+            Failure::Broken(error) if outgoing.is_safe() => SendError::Interrupted(error),
+            Failure::Broken(error) => SendError::Broken(error),
+            Failure::Malformed(error) => SendError::Malformed(error),
         }
     }
 }

@@ -1,0 +1,294 @@
+//! What becomes of a request that the API server did not take: sent again where that is certain, and told otherwise.
+
+pub(super) mod client;
+mod server;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use http::{Method, Request};
+
+use super::outgoing::Outgoing;
+use super::replay::{KEPT_PER_REQUEST, Replay, ReplayBudget};
+use super::{RequestBody, SendError, retry};
+use client::received;
+use server::{Does, Got, Server};
+
+/// Long enough for pieces of any size that a test sends.
+const LIMIT: Duration = Duration::from_secs(20);
+
+async fn send(server: &Server, method: Method, body: RequestBody) -> Result<u16, SendError> {
+    send_within(server, method, body, &ReplayBudget::default()).await
+}
+
+async fn send_within(
+    server: &Server,
+    method: Method,
+    body: RequestBody,
+    budget: &ReplayBudget,
+) -> Result<u16, SendError> {
+    let request = Request::builder()
+        .method(method)
+        .uri("/api/v1/namespaces/n/configmaps");
+    let (head, ()) = request.body(()).expect("a request").into_parts();
+    let mut used = None;
+    let sending = retry::send(
+        &server.pool,
+        Outgoing::new(head),
+        Replay::new(body, budget),
+        &mut used,
+    );
+    let response = tokio::time::timeout(LIMIT, sending).await.expect("in time")?;
+    Ok(response.status().as_u16())
+}
+
+/// A server whose first connections do this with a whole request, and whose further ones answer it.
+async fn at_first(connections: usize, does: Does) -> Server {
+    Server::http2(move |got: &Got| match got {
+        got if !got.whole => Does::Nothing,
+        got if got.connection < connections => does,
+        _ => Does::Answer,
+    })
+    .await
+}
+
+fn got(connection: usize, stream: u32, body: &[u8]) -> Got {
+    Got {
+        connection,
+        stream,
+        body: body.to_vec(),
+        trailers: false,
+        whole: true,
+    }
+}
+
+/// A stream above the GOAWAY's last one was not looked at, whatever was to be done.
+#[tokio::test]
+async fn a_goaway_below_the_stream_has_it_sent_again_byte_for_byte() {
+    for method in [
+        Method::POST,
+        Method::PUT,
+        Method::PATCH,
+        Method::DELETE,
+        Method::GET,
+    ] {
+        let server = at_first(1, Does::GoAway { last: 0 }).await;
+        let body = received(&["abc", "defgh", "i"], None).await;
+        assert_eq!(send(&server, method, body).await.expect("sent"), 200);
+        assert_eq!(server.got(), [got(0, 1, b"abcdefghi"), got(1, 1, b"abcdefghi")]);
+    }
+    // Without a body there is nothing to keep.
+    let server = at_first(1, Does::GoAway { last: 0 }).await;
+    assert_eq!(
+        send(&server, Method::DELETE, RequestBody::Empty)
+            .await
+            .expect("sent"),
+        200
+    );
+    assert_eq!(server.got(), [got(0, 1, b""), got(1, 1, b"")]);
+}
+
+#[tokio::test]
+async fn trailers_and_the_client_s_rest_come_with_the_second_try() {
+    // Refused at its head, when the body has not been read to its end.
+    let server = Server::http2(|got: &Got| match got {
+        got if got.connection == 0 => Does::GoAway { last: 0 },
+        got if got.whole => Does::Answer,
+        _ => Does::Nothing,
+    })
+    .await;
+    let body = received(&["abc", "def", "trailer:1"], None).await;
+    assert_eq!(send(&server, Method::POST, body).await.expect("sent"), 200);
+    let last = server.got().pop().expect("a request");
+    assert_eq!(
+        (last.connection, &last.body[..], last.trailers),
+        (1, &b"abcdef"[..], true)
+    );
+
+    let server = at_first(1, Does::GoAway { last: 0 }).await;
+    let body = received(&["abc", "trailer:1"], None).await;
+    assert_eq!(send(&server, Method::POST, body).await.expect("sent"), 200);
+    let both: Vec<_> = server
+        .got()
+        .into_iter()
+        .map(|got| (got.body, got.trailers))
+        .collect();
+    assert_eq!(both, [(b"abc".to_vec(), true), (b"abc".to_vec(), true)]);
+}
+
+#[tokio::test]
+async fn a_refused_stream_is_sent_again_over_the_same_connection() {
+    let server = Server::http2(|got: &Got| match got {
+        got if !got.whole => Does::Nothing,
+        got if got.stream == 1 => Does::Refuse,
+        _ => Does::Answer,
+    })
+    .await;
+    let body = received(&["abc"], Some(3)).await;
+    assert_eq!(send(&server, Method::POST, body).await.expect("sent"), 200);
+    assert_eq!(server.got(), [got(0, 1, b"abc"), got(0, 3, b"abc")]);
+}
+
+/// At or below the last one of a GOAWAY, a stream goes on.
+#[tokio::test]
+async fn a_goaway_above_the_stream_changes_nothing_for_it() {
+    let last_words = |does: Does| {
+        move |got: &Got| match got {
+            got if got.whole => does,
+            got if got.body.is_empty() => Does::GoAway { last: 1 },
+            _ => Does::Nothing,
+        }
+    };
+    let server = Server::http2(last_words(Does::Answer)).await;
+    let body = received(&["abc"], Some(3)).await;
+    assert_eq!(send(&server, Method::POST, body).await.expect("sent"), 200);
+    assert_eq!(server.got(), [got(0, 1, b"abc")]);
+    // It may have been carried out before the connection broke.
+    let server = Server::http2(last_words(Does::Close)).await;
+    let body = received(&["abc"], Some(3)).await;
+    let error = send(&server, Method::POST, body).await.expect_err("broken");
+    assert!(matches!(error, SendError::Broken(_)), "{error}");
+    assert_eq!(server.got(), [got(0, 1, b"abc")]);
+}
+
+#[tokio::test]
+async fn a_write_whose_connection_broke_is_sent_once_and_a_read_is_repeated() {
+    let server = at_first(1, Does::Close).await;
+    for body in [RequestBody::Empty, received(&["abc"], Some(3)).await] {
+        let server = at_first(1, Does::Close).await;
+        let error = send(&server, Method::DELETE, body).await.expect_err("broken");
+        assert!(matches!(error, SendError::Broken(_)), "{error}");
+        assert_eq!(server.got().len(), 1);
+    }
+    assert_eq!(
+        send(&server, Method::GET, RequestBody::Empty)
+            .await
+            .expect("sent"),
+        200
+    );
+    let server = at_first(9, Does::Close).await;
+    let error = send(&server, Method::GET, RequestBody::Empty)
+        .await
+        .expect_err("broken");
+    assert!(matches!(error, SendError::Interrupted(_)), "{error}");
+    assert_eq!(server.got().len(), 2);
+}
+
+#[tokio::test]
+async fn a_server_that_takes_nothing_is_asked_a_few_times_only() {
+    for does in [Does::GoAway { last: 0 }, Does::Refuse] {
+        let server = at_first(usize::MAX, does).await;
+        let error = send(&server, Method::POST, received(&["abc"], Some(3)).await)
+            .await
+            .expect_err("not taken");
+        assert!(matches!(error, SendError::NotTaken(_)), "{error}");
+        let tries = server.got().len();
+        assert!((2..=7).contains(&tries), "{tries} tries");
+    }
+}
+
+#[tokio::test]
+async fn a_large_body_is_sent_once_and_said_to_be_not_taken() {
+    let large: &'static str = "x".repeat(KEPT_PER_REQUEST + 1).leak();
+    let server = at_first(1, Does::GoAway { last: 0 }).await;
+    let body = received(Box::leak(Box::new([large])), None).await;
+    let error = send(&server, Method::POST, body).await.expect_err("not taken");
+    assert!(matches!(error, SendError::NotTaken(_)), "{error}");
+    assert_eq!(server.got().len(), 1);
+
+    // As large as it may be.
+    let server = at_first(1, Does::GoAway { last: 0 }).await;
+    let body = received(Box::leak(Box::new([&large[1..]])), None).await;
+    assert_eq!(send(&server, Method::POST, body).await.expect("sent"), 200);
+    assert!(server.got().iter().all(|got| got.body == large.as_bytes()[1..]));
+}
+
+#[tokio::test]
+async fn the_node_keeps_so_much_and_gets_it_back() {
+    let budget = ReplayBudget::with(5);
+    let server = at_first(1, Does::GoAway { last: 0 }).await;
+    let body = received(&["abc", "def"], None).await;
+    let error = send_within(&server, Method::POST, body, &budget)
+        .await
+        .expect_err("not kept");
+    assert!(matches!(error, SendError::NotTaken(_)), "{error}");
+    for _ in 0..2 {
+        let server = at_first(1, Does::GoAway { last: 0 }).await;
+        let body = received(&["abc", "de"], None).await;
+        assert_eq!(
+            send_within(&server, Method::POST, body, &budget)
+                .await
+                .expect("sent"),
+            200
+        );
+    }
+    assert_eq!(budget.left(), 5);
+}
+
+#[tokio::test]
+async fn a_request_that_is_no_longer_permitted_is_not_sent_again() {
+    for body in [RequestBody::Empty, received(&["abc"], Some(3)).await] {
+        let server = at_first(1, Does::GoAway { last: 0 }).await;
+        let asked = Arc::new(AtomicUsize::new(0));
+        let (count, empty) = (Arc::clone(&asked), matches!(body, RequestBody::Empty));
+        // Permitted while it is sent for the first time: a body is asked about with its frame.
+        let first = usize::from(!empty);
+        let body = body.guarded(Box::new(move || count.fetch_add(1, Ordering::Relaxed) < first));
+        let error = send(&server, Method::DELETE, body).await.expect_err("refused");
+        assert!(matches!(error, SendError::NotTaken(_)), "{error}");
+        assert_eq!((server.got().len(), server.connections()), (1, 1));
+        assert_eq!(asked.load(Ordering::Relaxed), first + 1);
+    }
+}
+
+#[tokio::test]
+async fn a_body_is_judged_again_with_each_frame_of_each_try() {
+    let server = at_first(1, Does::GoAway { last: 0 }).await;
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    // The first frame, the second try, and not its frame.
+    let permitted = Box::new(move || count.fetch_add(1, Ordering::Relaxed) < 2);
+    let body = received(&["abc"], Some(3)).await.guarded(permitted);
+    send(&server, Method::POST, body).await.expect_err("refused");
+    assert_eq!(server.got(), [got(0, 1, b"abc")]);
+}
+
+/// Between requests a server may close: what follows goes over a new connection, whatever it is.
+#[tokio::test]
+async fn a_server_that_closes_gracefully_over_http1_costs_nothing() {
+    let server = Server::http1(|got: &Got| match got.body.is_empty() {
+        // A read, and the connection is closed with no answer to the second one.
+        true if got.connection == 0 => Does::Close,
+        _ => Does::Answer,
+    })
+    .await;
+    let post = || received(&["abc"], Some(3));
+    assert_eq!(
+        send(&server, Method::POST, post().await).await.expect("sent"),
+        200
+    );
+    assert_eq!(
+        send(&server, Method::GET, RequestBody::Empty)
+            .await
+            .expect("sent"),
+        200
+    );
+    assert_eq!(
+        send(&server, Method::POST, post().await).await.expect("sent"),
+        200
+    );
+    let over: Vec<_> = server
+        .got()
+        .into_iter()
+        .map(|got| (got.connection, got.body.len()))
+        .collect();
+    assert_eq!(over, [(0, 3), (0, 0), (1, 0), (1, 3)]);
+
+    let server = Server::http1(|_: &Got| Does::Close).await;
+    let error = send(&server, Method::POST, post().await)
+        .await
+        .expect_err("broken");
+    assert!(matches!(error, SendError::Broken(_)), "{error}");
+    assert_eq!(server.got().len(), 1);
+}
