@@ -63,6 +63,7 @@ impl harness::World for World {
                 ("agents", "remote"),
                 ("direct", "worker"),
             ],
+            api_server: &[],
         })?;
         version_6(&pair.cluster)?;
         let target = Target::open(&pair.cluster, &attack)?;

@@ -15,6 +15,7 @@ mod flows;
 mod identity;
 mod life;
 mod nodes;
+mod outages;
 mod records;
 mod sessions;
 mod streams;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         cli,
         records,
         nodes,
+        outages,
         files,
         // Last: what it does to the agent would show in the others if it went wrong.
         life,

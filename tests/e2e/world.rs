@@ -52,6 +52,10 @@ impl harness::World for World {
                 inside: PathBuf::from("/usr/bin/kubectl.1.27"),
                 host: GoProgram::KubectlOld.path()?,
             },
+            ExtraFile {
+                inside: PathBuf::from("/usr/bin/informers"),
+                host: GoProgram::Informers.path()?,
+            },
         ];
         let options = PairOptions {
             name: "e2e",
@@ -66,6 +70,8 @@ impl harness::World for World {
                 ("direct", "worker"),
                 ("lab", "target"),
             ],
+            // Managed control planes do so too: of 50 requests over HTTP/2 one is answered with GOAWAY besides.
+            api_server: &["--goaway-chance=0.02"],
         };
         Pair::up(&options).map(Self)
     }

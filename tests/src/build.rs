@@ -27,6 +27,8 @@ pub enum GoProgram {
     Kubectl,
     /// kubectl 1.27.
     KubectlOld,
+    /// Informers of client-go.
+    Informers,
     /// What a pod's sandbox runs.
     Pause,
 }
@@ -37,22 +39,23 @@ impl GoProgram {
             Self::Cluster => "cluster",
             Self::Kubectl => "kubectl",
             Self::KubectlOld => "kubectl-old",
+            Self::Informers => "informers",
             Self::Pause => "pause",
         }
     }
 
     fn module(self) -> PathBuf {
-        let folder = if self == Self::KubectlOld {
-            "kubectl-old"
-        } else {
-            "cluster"
+        let folder = match self {
+            Self::KubectlOld => "kubectl-old",
+            Self::Informers => "informers",
+            Self::Cluster | Self::Kubectl | Self::Pause => "cluster",
         };
         Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)
     }
 
     fn package(self) -> &'static str {
         match self {
-            Self::Cluster | Self::KubectlOld => ".",
+            Self::Cluster | Self::KubectlOld | Self::Informers => ".",
             Self::Kubectl => "k8s.io/kubernetes/cmd/kubectl",
             Self::Pause => "./pause",
         }

@@ -36,6 +36,8 @@ pub struct PairOptions<'a> {
     pub manifests: &'a str,
     /// Those that are waited for, by namespace and name.
     pub pods: &'a [(&'a str, &'a str)],
+    /// More arguments of the API server.
+    pub api_server: &'a [&'a str],
 }
 
 /// The running cluster and its agents.
@@ -59,6 +61,11 @@ impl Pair {
             nodes: 2,
             name: options.name.to_owned(),
             images: vec![images::tools(options.files)?],
+            api_server: options
+                .api_server
+                .iter()
+                .map(|&argument| argument.to_owned())
+                .collect(),
         })?;
         agent::enrol(&cluster, &["agents"])?;
         let told = AgentOptions {

@@ -69,6 +69,7 @@ fn two_nodes_run_pods_and_leave_nothing() -> Result<()> {
         nodes: 2,
         name: "testbed".to_owned(),
         images: Vec::new(),
+        ..ClusterOptions::default()
     })?;
     let up = started.elapsed();
     let works = pods_work(&cluster)

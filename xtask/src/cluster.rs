@@ -97,7 +97,12 @@ fn up(name: String, nodes: u8, with_tools: bool) -> Result<()> {
         Vec::new()
     };
     let started = Instant::now();
-    let mut cluster = Cluster::up(ClusterOptions { nodes, name, images })?;
+    let mut cluster = Cluster::up(ClusterOptions {
+        nodes,
+        name,
+        images,
+        ..ClusterOptions::default()
+    })?;
     cluster.keep()?;
     let which = if cluster.name() == "play" {
         String::new()

@@ -40,6 +40,7 @@ pub(crate) fn measure(picket: &Path, extent: Extent, rate: u32, only: &str) -> R
         nodes: 1,
         name: "benchapi".to_owned(),
         images: Vec::new(),
+        ..ClusterOptions::default()
     })?;
     let result = on(&cluster, picket, extent, rate, only);
     let down = cluster.down();

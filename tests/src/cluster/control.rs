@@ -26,7 +26,7 @@ const SERVER_NAMES: [&str; 8] = [
     "picket.test",
 ];
 
-pub(super) fn start(cluster: &Cluster, pki: &Authority) -> Result<()> {
+pub(super) fn start(cluster: &Cluster, pki: &Authority, more: &[String]) -> Result<()> {
     let (node, state, dir) = (cluster.node(), &cluster.state, cluster.state.dir());
     let part = |name: &str| {
         let mut command = Command::new(&cluster.about.program);
@@ -80,6 +80,7 @@ pub(super) fn start(cluster: &Cluster, pki: &Authority) -> Result<()> {
     ] {
         apiserver.arg(format!("--{flag}={}", path.display()));
     }
+    apiserver.args(more);
     let pid = node.daemon(state, "kube-apiserver", apiserver)?;
     let client = cluster.kubectl_client();
     let ready = || {

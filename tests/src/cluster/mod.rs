@@ -45,6 +45,8 @@ pub struct ClusterOptions {
     pub name: String,
     /// Images to load into every node, besides pause and busybox.
     pub images: Vec<Image>,
+    /// More arguments of the API server.
+    pub api_server: Vec<String>,
 }
 
 impl Default for ClusterOptions {
@@ -53,6 +55,7 @@ impl Default for ClusterOptions {
             nodes: 1,
             name: "play".to_owned(),
             images: Vec::new(),
+            api_server: Vec::new(),
         }
     }
 }
@@ -106,7 +109,7 @@ impl Cluster {
         };
         // An error from here on drops the cluster, which takes down what there is.
         cluster
-            .start(&loaded)
+            .start(&loaded, &options.api_server)
             .with_context(|| format!("bring up cluster {}", options.name))?;
         Ok(cluster)
     }
@@ -145,7 +148,7 @@ impl Cluster {
         self.state.teardown()
     }
 
-    fn start(&mut self, images: &[Image]) -> Result<()> {
+    fn start(&mut self, images: &[Image], api_server: &[String]) -> Result<()> {
         let pki = Authority::create(&self.state.dir().join("pki"))?;
         let ca = pki.pair().cert;
         let admin = pki.client("admin", "picket-test-admin", Some("system:masters"))?;
@@ -170,7 +173,7 @@ impl Cluster {
         self.state.save_sysctls()?;
         let cluster = &*self;
         std::thread::scope(|scope| -> Result<()> {
-            let control = scope.spawn(|| control::start(cluster, &pki));
+            let control = scope.spawn(|| control::start(cluster, &pki, api_server));
             let mut runtimes = Vec::new();
             for node in &cluster.about.nodes {
                 runtimes.push(scope.spawn(move || cluster.start_runtime(node, images)));

@@ -46,6 +46,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
         nodes: 1,
         name: CLUSTER.to_owned(),
         images: vec![kubectl],
+        ..ClusterOptions::default()
     };
     let mut cluster = sh::timed("cluster", || Cluster::up(options))?;
     let agent = sh::timed("picket agent and the two pods", || set_up(&cluster, binary))?;

@@ -292,3 +292,31 @@ async fn a_server_that_closes_gracefully_over_http1_costs_nothing() {
     assert!(matches!(error, SendError::Broken(_)), "{error}");
     assert_eq!(server.got().len(), 1);
 }
+
+/// How many requests each of eight clients makes.
+const MEETINGS: usize = 40;
+
+/// Requests and the ends of their connections meet all the time: each request ends all the same.
+#[tokio::test]
+async fn no_request_is_lost_where_a_connection_ends() {
+    let server = Server::http2(|got: &Got| match got.stream {
+        stream if !got.whole || stream > 5 => Does::Nothing,
+        5 => Does::GoAway { last: 3 },
+        _ => Does::Answer,
+    })
+    .await;
+    let server = Arc::new(server);
+    let mut sending = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let server = Arc::clone(&server);
+        sending.spawn(async move {
+            for _ in 0..MEETINGS {
+                // So many at once that a try may meet seven ends in a row.
+                let _taken = send(&server, Method::DELETE, RequestBody::Empty).await;
+            }
+        });
+    }
+    while let Some(done) = sending.join_next().await {
+        done.expect("each request ends");
+    }
+}

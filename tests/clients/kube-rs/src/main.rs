@@ -1,10 +1,13 @@
 //! A kube-rs program that the end-to-end suites run inside pods.
 //!
 //! In: the pod's own in-cluster configuration, and arguments that say what to do. Out: for `compat` a line `=== NAME` and below
-//! it the answer as JSON for each call; for `watches` one line of JSON when all are open and one when all have progressed.
+//! it the answer as JSON for each call; for `watches` one line of JSON when all are open and one when all have progressed;
+//! for `writes` one when all is done.
 
 mod compat;
+mod server;
 mod watches;
+mod writes;
 
 use clap::{Parser, Subcommand};
 
@@ -23,6 +26,8 @@ enum Command {
     },
     /// Opens many watches on one ConfigMap and waits until each has seen it change.
     Watches(watches::Args),
+    /// Makes many writes, each of which must succeed once.
+    Writes(writes::Args),
 }
 
 #[tokio::main]
@@ -31,5 +36,6 @@ async fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Compat { namespace } => compat::run(&namespace).await,
         Command::Watches(args) => watches::run(&args).await,
+        Command::Writes(args) => writes::run(&args).await,
     }
 }

@@ -9,17 +9,11 @@ use futures::future::try_join_all;
 use http::{Request, header};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::{Bytes, Incoming};
-use hyper::client::conn::http2::{self, SendRequest};
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, ServerName};
+use hyper::client::conn::http2::SendRequest;
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio_rustls::TlsConnector;
 
-const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+use crate::server::Server;
 
 /// What to watch, and how often.
 #[derive(clap::Args)]
@@ -63,7 +57,7 @@ async fn all(args: &Args, progressed: &Arc<AtomicUsize>) -> Result<()> {
     let mut connections = 0;
     while responses.len() < args.count {
         let sender = server
-            .connect()
+            .http2()
             .await
             .with_context(|| format!("connection {connections}"))?;
         connections += 1;
@@ -135,54 +129,4 @@ async fn follow(mut body: Incoming, changes: usize) -> Result<Incoming> {
         }
     }
     Ok(body)
-}
-
-/// The API server as a pod finds it.
-struct Server {
-    authority: String,
-    address: (String, u16),
-    token: String,
-    tls: Arc<ClientConfig>,
-}
-
-impl Server {
-    fn from_pod() -> Result<Self> {
-        let host = std::env::var("KUBERNETES_SERVICE_HOST").context("not in a pod")?;
-        let port: u16 = std::env::var("KUBERNETES_SERVICE_PORT")
-            .context("not in a pod")?
-            .parse()?;
-        let mut roots = RootCertStore::empty();
-        for certificate in CertificateDer::pem_file_iter(format!("{ACCOUNT}/ca.crt"))? {
-            roots.add(certificate?)?;
-        }
-        let mut tls = ClientConfig::builder()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        tls.alpn_protocols = vec![b"h2".to_vec()];
-        Ok(Self {
-            authority: format!("{host}:{port}"),
-            address: (host, port),
-            token: std::fs::read_to_string(format!("{ACCOUNT}/token"))?
-                .trim()
-                .to_owned(),
-            tls: Arc::new(tls),
-        })
-    }
-
-    async fn connect(&self) -> Result<SendRequest<Empty<Bytes>>> {
-        let stream = TcpStream::connect((self.address.0.as_str(), self.address.1)).await?;
-        let name = ServerName::try_from(self.address.0.clone())?;
-        let stream = TlsConnector::from(Arc::clone(&self.tls))
-            .connect(name, stream)
-            .await?;
-        ensure!(
-            stream.get_ref().1.alpn_protocol() == Some(b"h2"),
-            "the server does not speak HTTP/2"
-        );
-        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
-            .handshake(TokioIo::new(stream))
-            .await?;
-        tokio::spawn(connection);
-        Ok(sender)
-    }
 }
