@@ -167,7 +167,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 }
 
 impl Serving {
-    fn new(&self, stream: u32) -> Got {
+    fn begun(&self, stream: u32) -> Got {
         Got {
             connection: self.number,
             stream,
@@ -212,7 +212,7 @@ impl Serving {
             let request = match at {
                 Some(at) => &mut requests[at],
                 None => {
-                    requests.push(self.new(stream));
+                    requests.push(self.begun(stream));
                     requests.last_mut().expect("pushed")
                 }
             };
@@ -239,7 +239,7 @@ impl Serving {
     async fn requests(self, mut session: TlsStream<TcpStream>) -> std::io::Result<()> {
         let mut read = Vec::new();
         loop {
-            let mut request = self.new(0);
+            let mut request = self.begun(0);
             loop {
                 if let Some(body) = body(&read) {
                     request.body = body.to_vec();
