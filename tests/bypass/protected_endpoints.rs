@@ -641,7 +641,8 @@ fn etcd_and_container_runtimes_are_refused(world: &mut World) -> Result<()> {
 fn cloud_metadata_is_refused(world: &mut World) -> Result<()> {
     let node = world.cluster.node();
     for (address, ports) in [
-        ("169.254.169.254", &[80][..]),
+        ("169.254.169.254", &[80, 988, 8080][..]),
+        ("169.254.169.252", &[988]),
         ("100.100.100.200", &[80]),
         ("168.63.129.16", &[80, 32526]),
         ("169.254.42.42", &[80]),
@@ -652,6 +653,11 @@ fn cloud_metadata_is_refused(world: &mut World) -> Result<()> {
             let counting = Counting::at(&node.netns, SocketAddr::new(address.parse()?, *port))?;
             counting.is_refused(world, &["worker"], (address, *port))?;
         }
+    }
+    // GKE's metadata server, at every address of a node.
+    for node in world.cluster.nodes() {
+        let counting = Counting::at(&node.netns, SocketAddr::new(node.address.into(), 988))?;
+        counting.is_refused(world, &ENFORCED, (&node.address.to_string(), 988))?;
     }
     for address in [
         "fd00:ec2::254",

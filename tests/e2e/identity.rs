@@ -2,16 +2,17 @@
 
 use anyhow::{Context, Result, ensure};
 use picket_tests::tests;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::Test;
 use crate::world::World;
-use picket_tests::audit::about;
+use picket_tests::audit::{Since, about};
 use picket_tests::running::Running;
 
 pub(crate) const TESTS: &[Test] = tests! {
     a_rotated_certificate_is_used,
     the_server_sees_the_impersonated_user,
+    the_source_is_the_pod_in_both_logs,
     what_the_client_says_of_itself_is_dropped,
     a_suspended_identity_is_refused,
     a_pod_without_identity_is_refused,
@@ -105,6 +106,66 @@ fn the_server_sees_the_impersonated_user(world: &mut World) -> Result<()> {
         ours["auditID"],
         theirs["auditID"]
     );
+    Ok(())
+}
+
+/// Both logs have the address that the API server sees of a pod that asks it directly; the API server's has the node's after it.
+fn the_source_is_the_pod_in_both_logs(world: &mut World) -> Result<()> {
+    for (at, pod) in [(0, "worker"), (1, "remote")] {
+        let address = world
+            .admin(&[
+                "get",
+                "pod",
+                pod,
+                "-n",
+                "agents",
+                "-o",
+                "jsonpath={.status.podIP}",
+            ])?
+            .trim()
+            .to_owned();
+        let agent = if at == 0 { &world.agent } else { &world.other };
+        let (picket, server) = (Since::now(&agent.audit_directory()), world.server_log());
+        let path = format!("/api/v1/namespaces/lab/configmaps/source-of-{pod}");
+        let arguments = [
+            "GET",
+            path.as_str(),
+            "X-Forwarded-For=192.0.2.1",
+            "X-Real-Ip=192.0.2.1",
+        ];
+        world.python(pod, REQUEST, &arguments)?.good()?;
+        let wanted =
+            |record: &Value| record["requestURI"] == path.as_str() && record["stage"] == "ResponseComplete";
+        let theirs = server.wait("the request", wanted)?;
+        let node = world.cluster.nodes()[at].address.to_string();
+        ensure!(theirs["sourceIPs"] == json!([address, node]), "{pod}: {theirs:#}");
+        let ours = picket.wait("the request", wanted)?;
+        ensure!(ours["sourceIPs"] == json!([address]), "{pod}: {ours:#}");
+    }
+    let address = world.admin(&[
+        "get",
+        "pod",
+        "worker",
+        "-n",
+        "direct",
+        "-o",
+        "jsonpath={.status.podIP}",
+    ])?;
+    let server = world.server_log();
+    world.run(
+        "direct",
+        "worker",
+        &[
+            "kubectl",
+            "get",
+            "--raw",
+            "/api/v1/namespaces/lab/configmaps/direct-source",
+        ],
+    )?;
+    let theirs = server.wait("the direct request", |record| {
+        record["requestURI"] == "/api/v1/namespaces/lab/configmaps/direct-source"
+    })?;
+    ensure!(theirs["sourceIPs"] == json!([address.trim()]), "{theirs:#}");
     Ok(())
 }
 

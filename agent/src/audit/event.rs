@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -329,6 +329,8 @@ pub struct Alarm {
 pub struct Connection {
     /// Who dialled, as far as known.
     pub caller: Option<Arc<Caller>>,
+    /// The pod's address, where it is known.
+    pub source: Option<IpAddr>,
     /// What the kernel saw.
     pub kernel: KernelFacts,
     /// What was done: refused, unless somebody says otherwise.
@@ -370,8 +372,8 @@ pub struct Received {
     pub query: Option<RawQuery>,
     /// The lower-case HTTP method, used as the verb until the request has been read.
     pub verb: Text,
-    /// The client's address inside its pod.
-    pub source: Option<SocketAddr>,
+    /// The pod's address, which is the node's where the pod shares the node's network.
+    pub source: Option<IpAddr>,
     /// The `User-Agent` header.
     pub user_agent: Option<String>,
     /// What the client says of the request's part in something larger.
@@ -409,7 +411,7 @@ pub(super) struct Event {
     pub(super) verb: Text,
     pub(super) user: Option<Arc<User>>,
     pub(super) impersonated: Option<Arc<User>>,
-    pub(super) source: Option<SocketAddr>,
+    pub(super) source: Option<IpAddr>,
     pub(super) user_agent: Option<String>,
     pub(super) trace: Trace,
     pub(super) object: Option<ObjectRef>,

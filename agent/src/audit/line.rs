@@ -255,7 +255,7 @@ impl<'a> Line<'a> {
             verb: &event.verb,
             user: event.user.as_deref().unwrap_or(&NOBODY),
             impersonated_user: event.impersonated.as_deref(),
-            source_ips: event.source.map(|address| [address.ip()]),
+            source_ips: event.source.map(|address| [address]),
             user_agent: event.user_agent.as_deref(),
             object_ref: event.object.as_ref(),
             query: event.query.as_ref(),

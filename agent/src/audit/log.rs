@@ -131,6 +131,7 @@ impl AuditLog {
         };
         let mut event = Event::new("connect".into(), uri);
         event.caller = connection.caller;
+        event.source = connection.source;
         event.kernel = Some(connection.kernel);
         event.decision = DecisionFacts {
             outcome: Some(connection.outcome),

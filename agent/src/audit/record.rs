@@ -1,6 +1,7 @@
 //! The record of one request: stages add facts, `Drop` writes it.
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -70,6 +71,11 @@ pub struct Record {
 }
 
 impl Record {
+    /// The pod's address, where it is known.
+    pub fn source(&self) -> Option<IpAddr> {
+        self.open.as_ref().and_then(|(event, _)| event.source)
+    }
+
     fn new(log: AuditLog, event: Event, room: OwnedSemaphorePermit) -> Self {
         let id = event.id;
         Self {

@@ -20,7 +20,7 @@ use crate::kernel::{CgroupId, Kernel, KernelEvent, KernelEvents};
 use crate::listener::{Seen, UnattributedCause, UnattributedConnection};
 use crate::runtime::phase::{Phase, PhaseWatch};
 use crate::workload::escapes::CgroupEscape;
-use crate::workload::{Names, Pod, container_of};
+use crate::workload::{Names, Pod, container_of, source_for};
 
 /// When the kernel's events are this agent's to read: from the moment that no agent before it does, until it ends.
 pub(crate) struct EventReader {
@@ -155,6 +155,7 @@ fn refused(event: &KernelEvent, cause: &'static str, pod: Option<&Pod>, seen: Se
             container,
             ..caller(pod, process)
         })),
+        source: pod.and_then(|pod| source_for(&pod.addresses, event.origin.ip())),
         kernel: KernelFacts {
             hook: event.hook.map_or("unknown", |hook| hook.as_str()).into(),
             family: family(event.origin.ip()).into(),
@@ -206,6 +207,10 @@ pub(crate) fn closed(unattributed_connection: &UnattributedConnection) -> Connec
             unattributed_connection.workload.as_deref(),
             None,
         ))),
+        source: unattributed_connection
+            .workload
+            .as_ref()
+            .and_then(|pod| source_for(&pod.addresses, unattributed_connection.local.ip())),
         kernel: KernelFacts {
             hook: "listener".into(),
             family: family(unattributed_connection.local.ip()).into(),
@@ -234,6 +239,7 @@ pub(crate) fn moved(escape: &CgroupEscape, pod: Option<&Pod>) -> Connection {
     };
     Connection {
         caller: Some(Arc::new(caller(pod, Some(seen)))),
+        source: pod.and_then(|pod| pod.addresses.first().copied()),
         kernel: KernelFacts {
             hook: "none".into(),
             verdict: "none".into(),
@@ -295,6 +301,8 @@ mod tests {
             ("10.0.0.7:2379", "etcd"),
             ("169.254.169.254:80", "metadata"),
             ("[fd00:ec2::254]:80", "metadata"),
+            ("169.254.169.254:8080", "metadata"),
+            ("10.0.0.7:988", "metadata"),
         ] {
             assert_eq!(endpoint(address.parse().unwrap(), &endpoints), name, "{address}");
         }

@@ -21,7 +21,8 @@ const OWN_NAMESPACE: &str = "default";
 const OWN_SERVICE: &str = "kubernetes";
 
 /// Where clouds tell a machine what it is, its credentials included: nearly all of them (the first), and by other addresses AWS,
-/// Google, OpenStack, Oracle (the older cloud too), Alibaba, Scaleway, and Azure's own agent with its two ports.
+/// Google, OpenStack, Oracle (the older cloud too), Alibaba, Scaleway, and Azure's own agent with its two ports. The
+/// last three are GKE's metadata server, which a node's rules take its pods to.
 static METADATA: LazyLock<Vec<SocketAddr>> = LazyLock::new(|| {
     let addresses = [
         "169.254.169.254:80",
@@ -36,9 +37,15 @@ static METADATA: LazyLock<Vec<SocketAddr>> = LazyLock::new(|| {
         "[fd00:42::42]:80",
         "168.63.129.16:80",
         "168.63.129.16:32526",
+        "169.254.169.252:988",
+        "169.254.169.254:988",
+        "169.254.169.254:8080",
     ];
     addresses.iter().filter_map(|text| text.parse().ok()).collect()
 });
+
+/// GKE's metadata server on each node: it gives pods the credentials of their service accounts, and listens on all addresses.
+const NODE_METADATA: [u16; 1] = [988];
 
 /// The kubelet's port where a node tells no other, and its old one without authentication.
 const KUBELET: [u16; 2] = [10_250, 10_255];
@@ -60,7 +67,8 @@ const ROUNDS: usize = 64;
 /// A word for what is at a denied address, by where such things are: few words, whatever pods dial.
 #[must_use]
 pub fn denied_as(address: SocketAddr) -> &'static str {
-    let by_port: [(&[u16], _); 4] = [
+    let by_port: [(&[u16], _); 5] = [
+        (&NODE_METADATA, "metadata"),
         (&KUBELET, "kubelet"),
         (&ETCD, "etcd"),
         (&RUNTIME, "container-runtime"),
@@ -247,6 +255,7 @@ impl EndpointSet {
                 ports(&KUBELET, Rank::Kubelet);
                 ports(node.kubelet.as_slice(), Rank::Kubelet);
                 ports(&RUNTIME, Rank::Runtime);
+                ports(&NODE_METADATA, Rank::Kubelet);
                 ports(&TUNNELS, Rank::Kubelet);
             }
         }

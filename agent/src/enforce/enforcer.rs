@@ -201,10 +201,12 @@ impl Enforcer for KernelEnforcer {
                 .map_err(EnforceError::at("keep descriptors of a listener"))?
                 .unwrap_or_default(),
         };
+        let seen = listener.as_ref().map(|listener| listener.addresses().into());
         let owner = Owner {
             pod: Arc::clone(&pod),
             places: Arc::new(Semaphore::new(CONNECTIONS_PER_POD)),
             released: CancellationToken::new(),
+            seen: seen.unwrap_or_default(),
         };
         let sockets = listener.map(Sockets::new).transpose();
         let sockets = sockets.map_err(EnforceError::at("serve a listener"))?;

@@ -141,7 +141,7 @@ mod tests {
             labels: Default::default(),
             node: "node-a".to_owned(),
             host_network: true,
-            ip: None,
+            addresses: Vec::new(),
             containers: Default::default(),
             cgroup: None,
         };
@@ -151,6 +151,7 @@ mod tests {
                 pod: Arc::new(ArcSwap::from_pointee(facts)),
                 places: Arc::new(Semaphore::new(1)),
                 released: CancellationToken::new(),
+                seen: Arc::default(),
             },
             home: PodNetwork::Node,
             path: "/kubepods/pod0d5a3c3e-7f3a-4a59-9a5b-0c6f4f0b8f11".into(),

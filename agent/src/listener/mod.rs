@@ -18,7 +18,7 @@ mod process;
 mod serve;
 
 use std::io;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -31,7 +31,7 @@ pub use process::{Process, Seen};
 pub use serve::{CONNECTIONS_PER_POD, Serving, Sockets};
 
 use crate::kernel::KernelError;
-use crate::workload::Pod;
+use crate::workload::{Pod, source_for};
 
 /// An enforced pod as its listener sees it.
 #[derive(Debug, Clone)]
@@ -42,6 +42,16 @@ pub struct Owner {
     pub places: Arc<Semaphore>,
     /// Fires when it is released: it is exempt, closed, gone, or in another namespace.
     pub released: CancellationToken,
+    /// Its addresses as its network namespace has them: the API server hears of them only after the pod's first requests.
+    pub seen: Arc<[IpAddr]>,
+}
+
+impl Owner {
+    /// The pod's own address, as a server at `dialled` would see it. Inside the pod the connection is one of loopback.
+    #[must_use]
+    pub fn source(&self, dialled: IpAddr) -> Option<IpAddr> {
+        source_for(&self.pod.load().addresses, dialled).or_else(|| source_for(&self.seen, dialled))
+    }
 }
 
 /// A connection whose beginning the kernel saw.
@@ -51,8 +61,10 @@ pub struct Accepted {
     pub stream: TcpStream,
     /// The address the client dialled.
     pub origin: SocketAddr,
-    /// The client's own address, inside the pod.
+    /// The client's end of the connection, inside the pod: its loopback.
     pub peer: SocketAddr,
+    /// The pod's address, once one is known.
+    pub source: Option<IpAddr>,
     /// What is known of the pod, replaced when it changes: an identity that goes by labels must see them change on
     /// connections that are open already.
     pub workload: Arc<ArcSwap<Pod>>,

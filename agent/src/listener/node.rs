@@ -90,6 +90,7 @@ fn accepted(owner: &Owner, flow: &Flow, stream: TcpStream, peer: SocketAddr) -> 
         stream: stream.into_std().ok()?,
         origin: flow.origin,
         peer,
+        source: owner.source(flow.origin.ip()),
         process: Process::of(flow, &owner.pod.load()),
         workload: Arc::clone(&owner.pod),
         place,

@@ -1,10 +1,11 @@
 //! Opens the listener: one port on the pod's 127.0.0.1 and ::1.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
+use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, getsockopt, listen, setsockopt,
     socket, sockopt,
@@ -28,6 +29,7 @@ pub struct InPodListener {
     pub(super) v6: Option<TcpListener>,
     port: u16,
     netns_cookie: u64,
+    addresses: Vec<IpAddr>,
 }
 
 impl InPodListener {
@@ -50,6 +52,12 @@ impl InPodListener {
     #[must_use]
     pub fn netns_cookie(&self) -> u64 {
         self.netns_cookie
+    }
+
+    /// The namespace's own addresses when it was opened; none of a listener that was handed over.
+    #[must_use]
+    pub fn addresses(&self) -> &[IpAddr] {
+        &self.addresses
     }
 
     /// Further descriptors of its sockets: what is accepted through them and through this listener comes from one queue.
@@ -87,6 +95,7 @@ impl InPodListener {
                 v6,
                 port,
                 netns_cookie,
+                addresses: Vec::new(),
             }),
             _ => Err(ListenerError::Foreign("not one or two sockets")),
         }
@@ -108,10 +117,30 @@ impl InPodListener {
                 v6,
                 port,
                 netns_cookie,
+                addresses: own_addresses(),
             });
         }
         Err(ListenerError::NoPort(TRIES))
     }
+}
+
+/// The addresses of the thread's network namespace that others can know the pod by. Without them a record lacks an address
+/// for a moment, which is no reason not to listen.
+fn own_addresses() -> Vec<IpAddr> {
+    let link_local = |address: &IpAddr| match address {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    };
+    getifaddrs()
+        .into_iter()
+        .flatten()
+        .filter_map(|interface| {
+            let address = interface.address?;
+            let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
+            v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
+        })
+        .filter(|address| !address.is_loopback() && !link_local(address))
+        .collect()
 }
 
 /// Takes a listening socket over, if it is the one that it should be.

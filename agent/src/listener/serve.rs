@@ -90,6 +90,7 @@ impl Serving {
                     stream: stream.into_std().ok()?,
                     origin: flow.origin,
                     peer,
+                    source: self.owner.source(flow.origin.ip()),
                     workload: Arc::clone(&self.owner.pod),
                     process,
                     place,

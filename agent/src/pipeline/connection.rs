@@ -2,7 +2,7 @@
 //!
 //! In: what the listener and the handshake found out. Out: the facts of audit records, and the principal.
 
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -42,7 +42,7 @@ pub(super) struct Connection {
     pod: Arc<ArcSwap<Pod>>,
     process: Process,
     certificates: Vec<CertificateDer<'static>>,
-    source: Option<SocketAddr>,
+    source: Option<IpAddr>,
     caller: Arc<audit::Caller>,
     user: Arc<User>,
     released: CancellationToken,
@@ -62,7 +62,7 @@ impl Connection {
         current: Arc<ArcSwap<Pod>>,
         process: Process,
         certificates: Vec<CertificateDer<'static>>,
-        source: Option<SocketAddr>,
+        source: Option<IpAddr>,
         released: CancellationToken,
     ) -> Connection {
         let pod = current.load();

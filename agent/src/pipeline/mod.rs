@@ -50,8 +50,8 @@ use crate::session::{Registry, Upgraded};
 use crate::store::Store;
 use crate::tls::Certificates;
 use crate::upstream::{
-    BodyLoss, RequestBody, UpgradeError, UpgradeProtocol, Upstream, UpstreamBody, UsedCredential,
-    requested_upgrade,
+    BodyLoss, RequestBody, RequestOrigin, UpgradeError, UpgradeProtocol, Upstream, UpstreamBody,
+    UsedCredential, requested_upgrade,
 };
 
 pub use metrics::{OpenConnection, PipelineMetrics};
@@ -257,8 +257,11 @@ async fn send(
     upgrade: Option<UpgradeProtocol>,
 ) -> Exchange {
     let sent = Instant::now();
-    let audit_id = record.id().to_string();
-    let attempt = upstream.send(permit, body, &audit_id, upgrade).await;
+    let origin = RequestOrigin {
+        audit_id: record.id().to_string(),
+        source: record.source(),
+    };
+    let attempt = upstream.send(permit, body, &origin, upgrade).await;
     if let Some(used) = &attempt.credential {
         record.credential(used.method, used.id.clone());
     }

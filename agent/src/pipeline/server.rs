@@ -72,7 +72,6 @@ impl Pipeline {
                 tracing::error!(%error, dialled = %accepted.origin, "no certificate for the address that was dialled");
                 Arc::clone(&self.tls)
             });
-        let source = accepted.stream.peer_addr().ok();
         // From here on this thread's runtime polls it.
         let stream = match TcpStream::from_std(accepted.stream) {
             Ok(stream) => stream,
@@ -91,7 +90,7 @@ impl Pipeline {
             accepted.workload,
             accepted.process,
             certificates.to_vec(),
-            source,
+            accepted.source,
             accepted.released,
         );
         if let Err(error) = self.serve_http(session, Arc::new(connection)).await {

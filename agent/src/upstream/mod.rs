@@ -41,7 +41,7 @@ pub use client_body::{BodyLoss, ClientBody};
 pub use connect::CONNECT_LIMIT;
 pub use counted::{BodyEnd, CountedBody, HeldLease, OnEnd, UpstreamBody};
 pub use credential::{CredentialError, NodeCredential, UsedCredential};
-pub use headers::{AUDIT_ID, UpgradeError, UpgradeProtocol, extras, requested_upgrade};
+pub use headers::{AUDIT_ID, RequestOrigin, UpgradeError, UpgradeProtocol, extras, requested_upgrade};
 pub use pool::STREAMS_PER_CONNECTION;
 
 /// How often files are read again and unused connections closed.
@@ -198,24 +198,24 @@ impl Upstream {
     /// that nothing but the request that was judged can be sent.
     ///
     /// ```compile_fail,E0308
-    /// # use picket::upstream::{Attempt, RequestBody, Upstream};
-    /// async fn unasked(upstream: &Upstream, ask: picket_policy::Ask) -> Attempt {
-    ///     upstream.send(ask, RequestBody::Empty, "id", None).await
+    /// # use picket::upstream::{Attempt, RequestBody, RequestOrigin, Upstream};
+    /// async fn unasked(upstream: &Upstream, ask: picket_policy::Ask, origin: RequestOrigin) -> Attempt {
+    ///     upstream.send(ask, RequestBody::Empty, &origin, None).await
     /// }
     /// ```
     ///
     /// ```compile_fail,E0382
-    /// # use picket::upstream::{Attempt, RequestBody, Upstream};
-    /// async fn twice(upstream: &Upstream, permit: picket_policy::Permit) -> Attempt {
-    ///     upstream.send(permit, RequestBody::Empty, "id", None).await;
-    ///     upstream.send(permit, RequestBody::Empty, "id", None).await
+    /// # use picket::upstream::{Attempt, RequestBody, RequestOrigin, Upstream};
+    /// async fn twice(upstream: &Upstream, permit: picket_policy::Permit, origin: RequestOrigin) -> Attempt {
+    ///     upstream.send(permit, RequestBody::Empty, &origin, None).await;
+    ///     upstream.send(permit, RequestBody::Empty, &origin, None).await
     /// }
     /// ```
     ///
     /// ```
-    /// # use picket::upstream::{Attempt, RequestBody, Upstream};
-    /// async fn once(upstream: &Upstream, permit: picket_policy::Permit) -> Attempt {
-    ///     upstream.send(permit, RequestBody::Empty, "id", None).await
+    /// # use picket::upstream::{Attempt, RequestBody, RequestOrigin, Upstream};
+    /// async fn once(upstream: &Upstream, permit: picket_policy::Permit, origin: RequestOrigin) -> Attempt {
+    ///     upstream.send(permit, RequestBody::Empty, &origin, None).await
     /// }
     /// ```
     ///
@@ -226,12 +226,12 @@ impl Upstream {
         &self,
         permit: Permit,
         body: RequestBody,
-        audit_id: &str,
+        origin: &RequestOrigin,
         upgrade: Option<UpgradeProtocol>,
     ) -> Attempt {
         let mut credential = None;
         let response = self
-            .try_send(permit, body, audit_id, upgrade, &mut credential)
+            .try_send(permit, body, origin, upgrade, &mut credential)
             .await;
         Attempt { credential, response }
     }
@@ -240,7 +240,7 @@ impl Upstream {
         &self,
         permit: Permit,
         body: RequestBody,
-        audit_id: &str,
+        origin: &RequestOrigin,
         upgrade: Option<UpgradeProtocol>,
         used: &mut Option<UsedCredential>,
     ) -> Result<Response<UpstreamBody>, SendError> {
@@ -250,7 +250,7 @@ impl Upstream {
         let identity = OutboundIdentity {
             impersonate: &impersonate,
             principal: &principal,
-            audit_id,
+            origin,
             authorization: credential.authorization.as_ref(),
         };
         head.headers = headers::outbound(std::mem::take(&mut head.headers), &identity, upgrade)?;

@@ -27,12 +27,23 @@ pub struct Pod {
     pub node: String,
     /// Whether it shares the node's network namespace.
     pub host_network: bool,
-    /// Its first address, once it has one.
-    pub ip: Option<IpAddr>,
+    /// Its addresses as its status has them, the first of each family; the node's where it shares the node's network.
+    pub addresses: Vec<IpAddr>,
     /// Container id (as the runtime names it, without `containerd://`) to the container's name in the manifest.
     pub containers: BTreeMap<String, String>,
     /// Its cgroup v2 folder, once seen.
     pub cgroup: Option<PathBuf>,
+}
+
+/// The address among these that a connection to `dialled` comes from: one of its family, else the first.
+#[must_use]
+pub fn source_for(addresses: &[IpAddr], dialled: IpAddr) -> Option<IpAddr> {
+    let same_family = |address: &&IpAddr| address.is_ipv4() == dialled.to_canonical().is_ipv4();
+    addresses
+        .iter()
+        .find(same_family)
+        .or_else(|| addresses.first())
+        .copied()
 }
 
 impl Pod {

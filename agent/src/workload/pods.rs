@@ -6,6 +6,7 @@
 //! Only [`Pod`] is kept of each object; the rest is dropped as it is read.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as core;
@@ -60,6 +61,7 @@ impl NodePod {
         let cgroup_uid = hash
             .filter(|hash| is_manifest_hash(hash))
             .map_or_else(|| uid.clone(), PodUid);
+        let addresses = addresses(&status, spec.host_network.unwrap_or_default());
         let running = status.phase.as_deref() == Some("Running");
         let containers = [
             status.container_statuses,
@@ -83,7 +85,7 @@ impl NodePod {
             labels: meta.labels.unwrap_or_default(),
             node: spec.node_name.unwrap_or_default(),
             host_network: spec.host_network.unwrap_or_default(),
-            ip: status.pod_ip.and_then(|ip| ip.parse().ok()),
+            addresses,
             containers,
             cgroup: None,
         };
@@ -93,6 +95,23 @@ impl NodePod {
             ..Self::new(cgroup_uid, pod, created)
         })
     }
+}
+
+/// A pod's addresses as its status has them. The kubelet gives pods on the node's network the node's addresses, and tells
+/// of the node's before it tells of the pod's.
+fn addresses(status: &core::PodStatus, host_network: bool) -> Vec<IpAddr> {
+    let list = status.pod_ips.iter().flatten().map(|entry| entry.ip.as_str());
+    let of_pod = list.chain(status.pod_ip.as_deref());
+    let of_node = status.host_ips.iter().flatten().map(|entry| entry.ip.as_str());
+    let of_node = of_node.chain(status.host_ip.as_deref()).filter(|_| host_network);
+    let mut addresses: Vec<IpAddr> = Vec::new();
+    for address in of_pod.chain(of_node).filter_map(|ip| ip.parse::<IpAddr>().ok()) {
+        let address = address.to_canonical();
+        if !addresses.iter().any(|known| known.is_ipv4() == address.is_ipv4()) {
+            addresses.push(address);
+        }
+    }
+    addresses
 }
 
 /// The pods told of so far, by their own UID.

@@ -43,7 +43,8 @@ fn a_pod_keeps_its_facts_and_every_kind_of_container() {
         "metadata": {"name": "web", "namespace": "shop", "uid": "u1", "labels": {"app": "web"}},
         "spec": {"nodeName": "node-1", "serviceAccountName": "seller", "hostNetwork": true, "containers": []},
         "status": {
-            "podIP": "fd00::7",
+            "podIP": "fd00::7", "podIPs": [{"ip": "fd00::7"}, {"ip": "10.1.0.7"}],
+            "hostIP": "10.0.0.1",
             "containerStatuses": [{"name": "main", "containerID": "containerd://aa", "image": "", "imageID": "", "ready": true, "restartCount": 0},
                                   {"name": "waiting", "image": "", "imageID": "", "ready": false, "restartCount": 0}],
             "initContainerStatuses": [{"name": "init", "containerID": "cri-o://bb", "image": "", "imageID": "", "ready": true, "restartCount": 0}],
@@ -59,7 +60,7 @@ fn a_pod_keeps_its_facts_and_every_kind_of_container() {
         labels: [("app".into(), "web".into())].into(),
         node: "node-1".into(),
         host_network: true,
-        ip: Some("fd00::7".parse().unwrap()),
+        addresses: vec!["fd00::7".parse().unwrap(), "10.1.0.7".parse().unwrap()],
         containers: [("aa", "main"), ("bb", "init"), ("cc", "debug")]
             .map(|(id, name)| (id.into(), name.into()))
             .into(),

@@ -14,7 +14,7 @@ impl Pod {
             labels: Default::default(),
             node: "node".into(),
             host_network: false,
-            ip: None,
+            addresses: Vec::new(),
             containers: Default::default(),
             cgroup: None,
         }

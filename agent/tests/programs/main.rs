@@ -108,6 +108,7 @@ impl Pod {
                 pod: Arc::new(ArcSwap::from_pointee(testbed::pod())),
                 places: Arc::new(tokio::sync::Semaphore::new(limit)),
                 released: CancellationToken::new(),
+                seen: Arc::default(),
             },
             sink,
             cancel: cancel.clone(),

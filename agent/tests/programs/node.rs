@@ -45,6 +45,7 @@ impl Shared {
             pod: Arc::new(ArcSwap::from_pointee(testbed::pod())),
             places: Arc::new(Semaphore::new(places)),
             released: CancellationToken::new(),
+            seen: Arc::default(),
         };
         let (sink, arrivals) = mpsc::channel(16);
         let cancel = CancellationToken::new();

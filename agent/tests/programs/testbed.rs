@@ -201,7 +201,7 @@ pub(crate) fn pod() -> Pod {
         labels: BTreeMap::new(),
         node: "node-a".to_owned(),
         host_network: false,
-        ip: None,
+        addresses: Vec::new(),
         containers: BTreeMap::new(),
         cgroup: None,
     }

@@ -122,7 +122,7 @@ async fn a_line_is_a_kubernetes_audit_event_with_more() {
         .begin(Received {
             uri: "/api/v1/namespaces/prod/pods/web/exec?command=login&command=--token%3Dabc".into(),
             verb: "get".into(),
-            source: Some("10.1.0.7:40000".parse().expect("address")),
+            source: Some("10.1.0.7".parse().expect("address")),
             user_agent: Some("kubectl/v1.36".into()),
             trace: Trace {
                 kubectl_command: Some("kubectl exec".into()),
@@ -406,6 +406,7 @@ async fn refused_connects_are_events_too() {
     };
     log.connection(Connection {
         caller: None,
+        source: "10.1.0.7".parse().ok(),
         kernel,
         outcome: Outcome::Deny,
         reason: "denied_endpoint",
@@ -418,6 +419,7 @@ async fn refused_connects_are_events_too() {
     assert_eq!(line["verb"], "connect");
     assert_eq!(line["requestURI"], "tcp://10.0.0.5:10250");
     assert_eq!(line["kernel"]["address"], "10.0.0.5:10250");
+    assert_eq!(line["sourceIPs"], Value::from(vec!["10.1.0.7"]));
     assert_eq!(line["decision"]["outcome"], "deny");
     assert!(line["decision"].get("latencyMicros").is_none());
 }

@@ -279,6 +279,7 @@ impl World {
             stream: stream.into_std().expect("a socket"),
             origin: "127.0.0.1:443".parse().expect("an address"),
             peer,
+            source: "10.1.0.7".parse().ok(),
             workload: Arc::clone(&self.pod),
             process: Process {
                 pid: 1,

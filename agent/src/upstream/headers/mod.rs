@@ -17,6 +17,8 @@
 //!
 //! Sources: k8s.io/apiserver pkg/endpoints/filters/impersonation, KEP-5284.
 
+use std::net::IpAddr;
+
 use http::Version;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use picket_policy::{Impersonate, Principal};
@@ -28,6 +30,8 @@ const EXTRA_IDENTITY: HeaderName = HeaderName::from_static("impersonate-extra-pi
 const EXTRA_POD: HeaderName = HeaderName::from_static("impersonate-extra-picket.dev%2fpod");
 /// Names a request's record: sent to the API server, which answers with it, and part of Picket's own answers.
 pub const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
+// The API server's own log has these addresses before the node's (k8s.io/apimachinery pkg/util/net, SourceIPs).
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// WebSocket clients in browsers hand their token over as a subprotocol of this prefix
 /// (k8s.io/apiserver pkg/authentication/request/websocket/protocol.go).
@@ -75,11 +79,20 @@ fn is_forwarded(name: &HeaderName) -> bool {
     }
 }
 
+/// What the API server is told of a request's way, beside whose it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestOrigin {
+    /// The audit record's id.
+    pub audit_id: String,
+    /// The pod's address, where it is known.
+    pub source: Option<IpAddr>,
+}
+
 /// Who a request comes from, as the API server is told in place of what the client said.
 pub(in crate::upstream) struct OutboundIdentity<'a> {
     pub(in crate::upstream) impersonate: &'a Impersonate,
     pub(in crate::upstream) principal: &'a Principal,
-    pub(in crate::upstream) audit_id: &'a str,
+    pub(in crate::upstream) origin: &'a RequestOrigin,
     pub(in crate::upstream) authorization: Option<&'a HeaderValue>,
 }
 
@@ -204,7 +217,10 @@ pub(in crate::upstream) fn outbound(
     let [(_, name), (_, pod)] = extras(identity.principal);
     headers.insert(EXTRA_IDENTITY, HeaderValue::try_from(name)?);
     headers.insert(EXTRA_POD, HeaderValue::try_from(pod)?);
-    headers.insert(AUDIT_ID, HeaderValue::from_str(identity.audit_id)?);
+    headers.insert(AUDIT_ID, HeaderValue::from_str(&identity.origin.audit_id)?);
+    if let Some(source) = identity.origin.source {
+        headers.insert(FORWARDED_FOR, HeaderValue::try_from(source.to_string())?);
+    }
     if let Some(authorization) = identity.authorization {
         headers.insert(header::AUTHORIZATION, authorization.clone());
     }

@@ -18,7 +18,10 @@ fn sent(client: &[(&str, &str)], upgrade: Option<UpgradeProtocol>) -> HeaderMap 
     let identity = OutboundIdentity {
         impersonate: &impersonate,
         principal: &crate::identity::testing::principal("triage", "agents", "triage-0"),
-        audit_id: "b0b",
+        origin: &RequestOrigin {
+            audit_id: "b0b".to_owned(),
+            source: "10.1.0.7".parse().ok(),
+        },
         authorization: Some(&token),
     };
     outbound(headers, &identity, upgrade).unwrap()
@@ -79,7 +82,13 @@ fn nothing_that_speaks_for_others_is_forwarded() {
 
 #[test]
 fn who_is_meant_is_set_once() {
-    let headers = sent(&[("Impersonate-Group", "system:masters")], None);
+    let headers = sent(
+        &[
+            ("Impersonate-Group", "system:masters"),
+            ("X-Forwarded-For", "192.0.2.1"),
+        ],
+        None,
+    );
     let all = |name: &str| {
         headers
             .get_all(name)
@@ -92,6 +101,7 @@ fn who_is_meant_is_set_once() {
     assert_eq!(all("impersonate-extra-picket.dev%2fidentity"), ["triage"]);
     assert_eq!(all("impersonate-extra-picket.dev%2fpod"), ["agents/triage-0"]);
     assert_eq!(all("audit-id"), ["b0b"]);
+    assert_eq!(all("x-forwarded-for"), ["10.1.0.7"]);
     assert_eq!(all("authorization"), ["Bearer node"]);
 }
 
