@@ -17,7 +17,7 @@
 //! | [`upstream`] | connections to the API server, the credential, and the headers that are stripped | `pki`, `runtime` |
 //! | [`session`] | watches, log follows and upgraded streams while they run: listed, ended, judged again | `audit`, `metrics`, `reject`, `upstream`, `workload` |
 //! | [`reject`] | every denial's status and text, as the client reads them | `approval`, `audit`, `identity`, `upstream` |
-//! | [`audit`] | the audit log: records, the hash chain, the spool | `metrics` |
+//! | [`audit`] | the audit log: records, the hash chain, the spool | `metrics`, `runtime` |
 //!
 //! The node:
 //!
@@ -40,7 +40,7 @@
 //! | [`store`] | identities, grants and policies from files, with a status for each object | `metrics` |
 //! | [`pki`] | PEM files, the node's CA, leaf certificates | - |
 //! | [`metrics`] | the metrics registry | - |
-//! | [`admin`] | the administrators' socket | `metrics`, `session`, `store` |
+//! | [`admin`] | the administrators' socket | `metrics`, `runtime`, `session`, `store` |
 //! | [`runtime`] | logging, signals, the agent's phase, readiness, the data path's threads, drain | - |
 //! | [`app`] | the composition root: makes the parts and joins them | `admin`, `audit`, `cluster`, `config`, `denied`, `endpoints`, `enforce`, `kernel`, `listener`, `metrics`, `notify`, `pipeline`, `pki`, `runtime`, `session`, `store`, `tls`, `upgrade`, `upstream`, `workload` |
 //! | [`cli`] | the commands of `picket` | `admin`, `app`, `audit`, `config`, `kernel`, `pki`, `runtime`, `session`, `store`, `workload` |

@@ -10,6 +10,7 @@
 mod cli;
 mod clients;
 mod denial;
+mod drain;
 mod files;
 mod flows;
 mod identity;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
         nodes,
         outages,
         files,
+        drain,
         // Last: what it does to the agent would show in the others if it went wrong.
         life,
     })

@@ -4,11 +4,13 @@
 
 pub mod api;
 mod client;
+mod names;
 mod server;
 mod socket;
 
-pub use api::{Failing, ReadyReport};
-pub use client::{Client, ClientError};
+pub use api::{AgentState, Failing, ReadyReport};
+pub use client::{Answers, Client, ClientError};
+pub use names::{ConfiguredName, own_socket, own_sockets};
 pub use server::Admin;
 pub use socket::{PrivateSocket, SOCKET_PATH_MAX, SocketError, remove_left};
 

@@ -23,8 +23,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::PrivateSocket;
 use super::api::{
-    self, ApiError, ID_MIN, KillAnswer, KillRequest, ObjectList, ReadyReport, SessionList, SessionQuery,
-    Version,
+    self, AgentProcess, AgentState, ApiError, ID_MIN, KillAnswer, KillRequest, ObjectList, ReadyReport,
+    SessionItem, SessionList, SessionQuery, Version,
 };
 use crate::metrics::{CONTENT_TYPE, MetricsRegistry};
 use crate::session::{Registry, SessionSelector};
@@ -56,6 +56,8 @@ pub struct Admin {
     pub ready: Arc<dyn Fn() -> ReadyReport + Send + Sync>,
     /// For `/v1/objects`; called for each request.
     pub objects: Arc<dyn Fn() -> ObjectList + Send + Sync>,
+    /// How far the agent is; called for each list.
+    pub state: Arc<dyn Fn() -> AgentState + Send + Sync>,
     /// The sessions that run.
     pub sessions: Registry,
 }
@@ -203,9 +205,16 @@ async fn list_sessions(
     query: Result<Query<SessionQuery>, QueryRejection>,
 ) -> Result<Json<SessionList>, Failure> {
     let Query(query) = query?;
+    let agent = AgentProcess {
+        pid: std::process::id(),
+        state: (admin.state)(),
+    };
     let sessions = admin.sessions.list(&query.into());
     Ok(Json(SessionList {
-        sessions: sessions.into_iter().map(Into::into).collect(),
+        sessions: sessions
+            .iter()
+            .map(|session| SessionItem::new(session, agent))
+            .collect(),
     }))
 }
 

@@ -1,4 +1,4 @@
-//! A unix socket that only root can open, in a folder that only root can enter.
+//! A unix socket that only root can open, in a folder that only root can change.
 //!
 //! In: a path. Out: a bound socket of mode 0600, whose file goes with it; unless another agent has put its own in the
 //! place, which then stays.
@@ -10,6 +10,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::net::{UnixListener, UnixSocket, UnixStream};
+
+use super::names::AGENTS_MAX;
+use crate::runtime::private_folder::{NotPrivate, check_private};
 
 /// What a socket's name ends with until it is in its place.
 const NEW_SUFFIX: &str = ".new";
@@ -29,9 +32,23 @@ pub enum SocketError {
     /// Another process answers on it.
     #[error("socket {0}: another process serves it")]
     Taken(PathBuf),
+    /// Each name that an agent's own socket could have is in use.
+    #[error("socket {0}: {AGENTS_MAX} agents serve sockets beside it; end those that should not run")]
+    Agents(PathBuf),
     /// Something that is no socket has its name.
     #[error("socket {0}: there is a file of this name that is no socket")]
     NotASocket(PathBuf),
+    /// Others could put something else in its place.
+    #[error("socket {path}: its folder {folder} is not private: {reason}")]
+    Folder {
+        /// The socket.
+        path: PathBuf,
+        /// Its folder.
+        folder: PathBuf,
+        /// What is wrong with the folder, and what to do.
+        #[source]
+        reason: NotPrivate,
+    },
     /// It cannot be made, or removed.
     #[error("socket {path}: {source}")]
     Bind {
@@ -65,54 +82,46 @@ impl PrivateSocket {
         }
     }
 
-    /// Makes the socket, with its folder if that is missing, and takes the place of one that a killed agent left.
-    /// Must be called within a tokio runtime.
+    /// Makes the socket, with its folder if that is missing, in the place of whoever serves it: who dials it from then on comes
+    /// here. Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// When another process serves it or it cannot be made.
-    pub fn bind(path: &Path) -> Result<Self, SocketError> {
-        if is_socket(path)? && std::os::unix::net::UnixStream::connect(path).is_ok() {
-            return Err(SocketError::Taken(path.to_owned()));
-        }
-        Self::replace(path)
+    /// When it cannot be made, or others may write to its folder.
+    pub fn replace(path: &Path) -> Result<Self, SocketError> {
+        is_socket(path)?;
+        make_folder(path)?;
+        // Made beside it and then renamed, so that the path leads to a socket that is served at any time.
+        let beside = beside(path);
+        remove_left(&beside)?;
+        let mut socket = Self::make(&beside)?;
+        fs::rename(&beside, path).map_err(failed_at(path))?;
+        socket.path = path.to_owned();
+        Ok(socket)
     }
 
-    /// As [`PrivateSocket::bind`], in the place of whoever serves it: who dials it from then on comes here.
-    ///
-    /// # Errors
-    /// When it cannot be made.
-    pub fn replace(path: &Path) -> Result<Self, SocketError> {
-        let failed = |source| SocketError::Bind {
-            path: path.to_owned(),
-            source,
-        };
-        is_socket(path)?;
-        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-            fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(folder)
-                .map_err(failed)?;
-        }
-        // Made beside it and then renamed, so that the path leads to a socket that is served at any time.
-        let mut beside = path.as_os_str().to_owned();
-        beside.push(NEW_SUFFIX);
-        let beside = PathBuf::from(beside);
-        if is_socket(&beside)? {
-            fs::remove_file(&beside).map_err(failed)?;
-        }
+    /// Makes the socket at a path that nothing has. Must be called within a tokio runtime.
+    pub(super) fn make(path: &Path) -> Result<Self, SocketError> {
         // The mode is set between bind and listen: until then nobody can connect.
-        let socket = UnixSocket::new_stream().map_err(failed)?;
-        socket.bind(&beside).map_err(failed)?;
-        fs::set_permissions(&beside, fs::Permissions::from_mode(0o600)).map_err(failed)?;
-        let listener = socket.listen(BACKLOG).map_err(failed)?;
-        let made = fs::symlink_metadata(&beside).map_err(failed)?;
-        fs::rename(&beside, path).map_err(failed)?;
+        let socket = UnixSocket::new_stream().map_err(failed_at(path))?;
+        socket.bind(path).map_err(failed_at(path))?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(failed_at(path))?;
+        let listener = socket.listen(BACKLOG).map_err(failed_at(path))?;
+        let made = fs::symlink_metadata(path).map_err(failed_at(path))?;
         Ok(Self {
             listener,
             path: path.to_owned(),
             file: (made.dev(), made.ino()),
         })
+    }
+
+    /// Where it is.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Device and inode of its file, which all its names share.
+    pub(super) fn file(&self) -> (u64, u64) {
+        self.file
     }
 
     /// The next connection.
@@ -126,11 +135,53 @@ impl PrivateSocket {
 
 impl Drop for PrivateSocket {
     fn drop(&mut self) {
-        let own = fs::symlink_metadata(&self.path).is_ok_and(|there| (there.dev(), there.ino()) == self.file);
-        if own {
-            // Best effort: the next start takes the place of what is left.
-            let _left = fs::remove_file(&self.path);
-        }
+        remove_own(&self.path, self.file);
+    }
+}
+
+/// Removes a name of a socket, unless it leads to another one by now.
+pub(super) fn remove_own(path: &Path, file: (u64, u64)) {
+    if file_at(path) == Some(file) {
+        // Best effort: the next start takes the place of what is left.
+        let _left = fs::remove_file(path);
+    }
+}
+
+/// Device and inode of what has this name.
+pub(super) fn file_at(path: &Path) -> Option<(u64, u64)> {
+    let there = fs::symlink_metadata(path).ok()?;
+    Some((there.dev(), there.ino()))
+}
+
+/// Makes the socket's folder where it is missing, and refuses one that others may write to: they could put a socket of their own
+/// in this one's place.
+pub(super) fn make_folder(path: &Path) -> Result<(), SocketError> {
+    let above = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = above.unwrap_or(Path::new("."));
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+        .map_err(failed_at(path))?;
+    let found = fs::metadata(folder).map_err(failed_at(path))?;
+    check_private(&found).map_err(|reason| SocketError::Folder {
+        path: path.to_owned(),
+        folder: folder.to_owned(),
+        reason,
+    })
+}
+
+/// The name that a socket has until it is in its place.
+pub(super) fn beside(path: &Path) -> PathBuf {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(NEW_SUFFIX);
+    PathBuf::from(beside)
+}
+
+pub(super) fn failed_at(path: &Path) -> impl FnOnce(io::Error) -> SocketError {
+    move |source| SocketError::Bind {
+        path: path.to_owned(),
+        source,
     }
 }
 
@@ -140,16 +191,13 @@ impl Drop for PrivateSocket {
 /// When it is no socket, or cannot be removed.
 pub fn remove_left(path: &Path) -> Result<(), SocketError> {
     if is_socket(path)? {
-        fs::remove_file(path).map_err(|source| SocketError::Bind {
-            path: path.to_owned(),
-            source,
-        })?;
+        fs::remove_file(path).map_err(failed_at(path))?;
     }
     Ok(())
 }
 
 /// Whether there is a socket of this name; an error where something else is.
-fn is_socket(path: &Path) -> Result<bool, SocketError> {
+pub(super) fn is_socket(path: &Path) -> Result<bool, SocketError> {
     match fs::symlink_metadata(path) {
         Ok(there) if !there.file_type().is_socket() => Err(SocketError::NotASocket(path.to_owned())),
         there => Ok(there.is_ok()),

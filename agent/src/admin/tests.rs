@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::api::{KillRequest, ObjectList, SessionQuery};
 use super::*;
+use crate::audit::AuditId;
 use crate::metrics::MetricsRegistry;
 use crate::session::{Registered, Registry, SessionKind, testing};
 use crate::store::Store;
@@ -27,9 +28,18 @@ fn admin(report: ReadyReport) -> Admin {
     Admin {
         metrics: Arc::new(MetricsRegistry::default()),
         ready: Arc::new(move || report.clone()),
+        state: Arc::new(|| AgentState::Serving),
         objects: Arc::new(ObjectList::default),
         sessions: Registry::default(),
     }
+}
+
+/// An agent's socket under the configured name.
+fn bound(path: &Path) -> (PrivateSocket, ConfiguredName) {
+    let socket = own_socket(path, true).expect("binds");
+    let name = ConfiguredName::of(&socket, path);
+    name.take().expect("takes the name");
+    (socket, name)
 }
 
 async fn ask(path: &Path, what: &str) -> String {
@@ -45,7 +55,7 @@ async fn ask(path: &Path, what: &str) -> String {
 async fn answers_on_a_private_socket_and_takes_it_away() {
     let (_held, folder) = folder();
     let path = folder.join("admin.sock");
-    let socket = PrivateSocket::bind(&path).expect("binds");
+    let (socket, name) = bound(&path);
     assert_eq!(
         fs::metadata(&path).expect("is there").permissions().mode() & 0o777,
         0o600
@@ -82,24 +92,53 @@ async fn answers_on_a_private_socket_and_takes_it_away() {
     );
     assert!(ask(&path, "GET /x").await.starts_with("HTTP/1.1 404"));
     assert!(ask(&path, "POST /metrics").await.starts_with("HTTP/1.1 405"));
-    assert!(matches!(PrivateSocket::bind(&path), Err(SocketError::Taken(_))));
+    assert!(matches!(own_socket(&path, true), Err(SocketError::Taken(_))));
     cancel.cancel();
     served.await.expect("ends");
-    assert!(!path.exists());
+    drop(name);
+    assert_eq!(fs::read_dir(&folder).expect("folder").count(), 0);
 }
 
 #[tokio::test]
-async fn a_successor_takes_the_place_and_keeps_it_when_the_one_before_goes() {
+async fn a_successor_takes_the_name_and_keeps_it_when_the_one_before_goes() {
     let (_held, folder) = folder();
     let path = folder.join("admin.sock");
-    let before = PrivateSocket::bind(&path).expect("binds");
-    let after = PrivateSocket::replace(&path).expect("takes the place");
+    let before = bound(&path);
+    let socket = own_socket(&path, false).expect("beside it");
+    let name = ConfiguredName::of(&socket, &path);
+    let own = own_sockets(&path);
+    assert_eq!(own, [folder.join("admin.sock.1"), folder.join("admin.sock.2")]);
+    name.take().expect("takes the name");
+    name.take().expect("has it");
     drop(before);
     let cancel = CancellationToken::new();
-    let served = tokio::spawn(after.serve(admin(ReadyReport::default()), cancel.clone()));
+    let served = tokio::spawn(socket.serve(admin(ReadyReport::default()), cancel.clone()));
     assert!(ask(&path, "GET /readyz").await.starts_with("HTTP/1.1 200"));
     cancel.cancel();
     served.await.expect("ends");
+    drop(name);
+    assert_eq!(fs::read_dir(&folder).expect("folder").count(), 0);
+}
+
+#[tokio::test]
+async fn a_folder_that_others_may_change_gets_no_socket() {
+    let (_held, folder) = folder();
+    fs::create_dir_all(&folder).expect("folder");
+    let path = folder.join("admin.sock");
+    for (mode, owner, says) in [
+        (0o770, None, "chmod 700"),
+        (0o702, None, "chmod 700"),
+        (0o700, Some(65_534), "user 65534: chown root"),
+    ] {
+        fs::set_permissions(&folder, fs::Permissions::from_mode(mode)).expect("a mode");
+        if owner.is_some() && std::os::unix::fs::chown(&folder, owner, None).is_err() {
+            // Only root can give a folder away.
+            continue;
+        }
+        let own = own_socket(&path, true).expect_err(says).to_string();
+        let replaced = PrivateSocket::replace(&path).expect_err(says).to_string();
+        assert!(own.contains(says) && replaced.contains(says), "{own} {replaced}");
+    }
     assert_eq!(fs::read_dir(&folder).expect("folder").count(), 0);
 }
 
@@ -111,16 +150,16 @@ async fn takes_over_a_dead_socket_and_nothing_else() {
     drop(std::os::unix::net::UnixListener::bind(&path).expect("a socket whose process is gone"));
     assert!(path.exists());
     let cancel = CancellationToken::new();
-    let socket = PrivateSocket::bind(&path).expect("takes it over");
+    drop(std::os::unix::net::UnixListener::bind(folder.join("admin.sock.1")).expect("its own name too"));
+    let (socket, name) = bound(&path);
+    assert_eq!(own_sockets(&path), [folder.join("admin.sock.1")]);
     let served = tokio::spawn(socket.serve(admin(ReadyReport::default()), cancel.clone()));
     assert!(ask(&path, "GET /readyz").await.starts_with("HTTP/1.1 200"));
     cancel.cancel();
     served.await.expect("ends");
+    drop(name);
     fs::write(&path, "precious").expect("a file");
-    assert!(matches!(
-        PrivateSocket::bind(&path),
-        Err(SocketError::NotASocket(_))
-    ));
+    assert!(matches!(own_socket(&path, true), Err(SocketError::NotASocket(_))));
     assert_eq!(fs::read_to_string(&path).expect("is there"), "precious");
 }
 
@@ -131,11 +170,20 @@ struct Served {
     registry: Registry,
     running: Vec<Registered>,
     cancel: CancellationToken,
+    _name: ConfiguredName,
 }
 
 fn served() -> Served {
     let (held, folder) = folder();
-    let path = folder.join("admin.sock");
+    served_at(held, folder.join("admin.sock"), AgentState::Serving)
+}
+
+/// One more agent of the node.
+fn beside(other: &Served, state: AgentState) -> Served {
+    served_at(tempfile::tempdir().expect("a folder"), other.path.clone(), state)
+}
+
+fn served_at(held: TempDir, path: PathBuf, state: AgentState) -> Served {
     let registry = Registry::default();
     let running = [
         (SessionKind::Watch, "triage"),
@@ -145,20 +193,23 @@ fn served() -> Served {
     let running = running.map(|(kind, identity)| testing::running(&registry, kind, identity));
     let admin = Admin {
         sessions: registry.clone(),
+        state: Arc::new(move || state),
         ..admin(ReadyReport::default())
     };
     let cancel = CancellationToken::new();
-    tokio::spawn(
-        PrivateSocket::bind(&path)
-            .expect("binds")
-            .serve(admin, cancel.clone()),
-    );
+    let socket = own_socket(&path, false).expect("binds");
+    let name = ConfiguredName::of(&socket, &path);
+    if state == AgentState::Serving {
+        name.take().expect("takes the name");
+    }
+    tokio::spawn(socket.serve(admin, cancel.clone()));
     Served {
         _held: held,
         path,
         registry,
         running: running.into(),
         cancel,
+        _name: name,
     }
 }
 
@@ -177,11 +228,8 @@ async fn objects_are_listed_with_their_status() {
         ..admin(ReadyReport::default())
     };
     let (path, cancel) = (folder.join("admin.sock"), CancellationToken::new());
-    tokio::spawn(
-        PrivateSocket::bind(&path)
-            .expect("binds")
-            .serve(admin, cancel.clone()),
-    );
+    let (socket, _name) = bound(&path);
+    tokio::spawn(socket.serve(admin, cancel.clone()));
     let client = Client::new(path);
     let list = client.objects().await.expect("answers");
     assert_eq!((list.generation, list.last_error), (1, None));
@@ -208,6 +256,7 @@ async fn sessions_are_listed_and_killed_over_the_socket() {
         .sessions(&SessionQuery::default())
         .await
         .expect("a list")
+        .answer
         .sessions;
     assert_eq!(all.len(), 3);
     assert_eq!(
@@ -219,7 +268,7 @@ async fn sessions_are_listed_and_killed_over_the_socket() {
         identity: Some("triage".to_owned()),
         kind: Some(SessionKind::Exec),
     };
-    let some = client.sessions(&query).await.expect("a list").sessions;
+    let some = client.sessions(&query).await.expect("a list").answer.sessions;
     assert_eq!(some.len(), 1);
     let kill = |request: KillRequest| {
         let client = client.clone();
@@ -230,17 +279,115 @@ async fn sessions_are_listed_and_killed_over_the_socket() {
         reason: "why".to_owned(),
         ..KillRequest::default()
     };
-    let ended = kill(by_id(&some[0].id[..8])).await.expect("an answer").ended;
+    let ended = kill(by_id(&some[0].id[..8]))
+        .await
+        .expect("an answer")
+        .answer
+        .ended;
     assert_eq!(ended, [some[0].id.clone()]);
-    assert_eq!(kill(by_id(&some[0].id)).await.expect("an answer").ended.len(), 0);
+    assert_eq!(
+        kill(by_id(&some[0].id))
+            .await
+            .expect("an answer")
+            .answer
+            .ended
+            .len(),
+        0
+    );
     let everything = KillRequest {
         all: true,
         ..KillRequest::default()
     };
-    assert_eq!(kill(everything).await.expect("an answer").ended.len(), 2);
+    assert_eq!(kill(everything).await.expect("an answer").answer.ended.len(), 2);
     assert_eq!(served.registry.count(), 0);
     drop(served.running);
     served.cancel.cancel();
+}
+
+#[tokio::test]
+async fn sessions_are_listed_and_killed_in_each_agent_of_the_node() {
+    let draining = served();
+    let (serving, starting) = (
+        beside(&draining, AgentState::Serving),
+        beside(&draining, AgentState::Starting),
+    );
+    // One that was killed.
+    drop(std::os::unix::net::UnixListener::bind(draining.path.with_extension("sock.9")).expect("a socket"));
+    let client = Client::new(draining.path.clone());
+    let listed = || async { client.sessions(&SessionQuery::default()).await.expect("a list") };
+    let all = listed().await;
+    assert!(all.failed.is_empty(), "{:?}", all.failed);
+    let states = |state| {
+        let of_state = all
+            .answer
+            .sessions
+            .iter()
+            .filter(|session| session.agent.state == state);
+        of_state.count()
+    };
+    assert_eq!((all.answer.sessions.len(), states(AgentState::Starting)), (9, 3));
+    assert_eq!(all.answer.sessions[0].agent.pid, std::process::id());
+    let started: Vec<_> = all
+        .answer
+        .sessions
+        .iter()
+        .map(|session| session.started)
+        .collect();
+    assert!(started.is_sorted(), "{started:?}");
+    let triage = KillRequest {
+        identity: Some("triage".to_owned()),
+        ..KillRequest::default()
+    };
+    let killed = client.kill_sessions(&triage).await.expect("an answer");
+    assert_eq!((killed.answer.ended.len(), killed.failed.len()), (6, 0));
+    let left = [&draining, &serving, &starting].map(|agent| agent.registry.count());
+    assert_eq!(left, [1, 1, 1]);
+    for agent in [draining, serving, starting] {
+        drop(agent.running);
+        agent.cancel.cancel();
+    }
+}
+
+#[tokio::test]
+async fn an_id_that_names_sessions_of_two_agents_ends_none() {
+    let one = served();
+    let other = beside(&one, AgentState::Draining);
+    let beginning = 0xabcd_0000_0000_0000_0000_0000_0000_0000;
+    let ids = [AuditId::of(beginning), AuditId::of(beginning + 1)];
+    let _running = [
+        testing::running_with_id(&one.registry, ids[0]),
+        testing::running_with_id(&other.registry, ids[1]),
+    ];
+    let id = ids.map(|id| id.to_string());
+    let request = |id: &str| KillRequest {
+        id: Some(id.to_owned()),
+        ..KillRequest::default()
+    };
+    let client = Client::new(one.path.clone());
+    let error = client
+        .kill_sessions(&request(&id[0][..4]))
+        .await
+        .expect_err("two");
+    assert!(error.to_string().contains("names 2 sessions"), "{error}");
+    assert_eq!((one.registry.count(), other.registry.count()), (4, 4));
+    let killed = client.kill_sessions(&request(&id[1])).await.expect("an answer");
+    assert_eq!(killed.answer.ended, [id[1].clone()]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_does_not_answer_holds_up_no_other_and_is_said() {
+    let one = served();
+    let stuck = own_socket(&one.path, false).expect("a socket that nobody accepts from");
+    let client = Client::new(one.path.clone());
+    let request = KillRequest {
+        all: true,
+        ..KillRequest::default()
+    };
+    let killed = client.kill_sessions(&request).await.expect("an answer");
+    assert_eq!((killed.answer.ended.len(), killed.failed.len()), (3, 1));
+    let said = killed.failed[0].to_string();
+    assert!(said.contains("admin.sock.2 did not answer within 15 s"), "{said}");
+    drop(stuck);
 }
 
 #[tokio::test]

@@ -18,7 +18,7 @@ use picket_common::LAYOUT;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::admin::PrivateSocket;
+use crate::admin::{self, ConfiguredName};
 use crate::audit::{self, AuditLog};
 use crate::config::Config;
 use crate::enforce::{self, watchdog};
@@ -107,19 +107,21 @@ impl App {
         let pods_ready = readiness.register("pods");
         let endpoints_ready = readiness.register("protected-endpoints");
         let mut tasks = Tasks::default();
-        if successor.is_none() {
-            // Served from here on, since loading the kernel programs may have to wait. A predecessor goes on serving the socket.
-            let socket = PrivateSocket::bind(&config.admin.socket)?;
-            let admin = wiring::admin(
-                &metrics.registry,
-                &readiness,
-                &audit,
-                &upstream,
-                &sessions,
-                &store,
-            );
-            tasks.spawn("admin socket", socket.serve(admin, cancel.clone()));
-        }
+        let phase = PhaseControl::new(successor.is_some());
+        // Served from here on, since loading the kernel programs may have to wait.
+        let socket = admin::own_socket(&config.admin.socket, successor.is_none())?;
+        let name = ConfiguredName::of(&socket, &config.admin.socket);
+        let shown = wiring::admin(
+            &metrics.registry,
+            &readiness,
+            &audit,
+            &upstream,
+            &sessions,
+            &store,
+            &phase,
+        );
+        let served = wiring::admin_socket(socket, name, shown, phase.watch());
+        tasks.spawn("admin socket", served);
         let kernel = watchdog::load(
             &KernelConfig {
                 cgroup_root: cgroup_root(&config)?,
@@ -133,7 +135,6 @@ impl App {
         let kernel_metrics =
             KernelMetrics::register(&metrics.registry, KernelCounters::of(Arc::clone(&kernel)));
         let (kube_events, to_post) = EventQueue::channel(metrics.notify.clone());
-        let phase = PhaseControl::new(successor.is_some());
         let handles = Handles {
             config: Arc::new(config),
             metrics,

@@ -2,7 +2,6 @@
 //!
 //! In: every part, opened. Out: [`Tasks`] that run until the process ends.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -18,7 +17,7 @@ use super::metrics::RoomMetrics;
 use super::settings::{api_servers, cgroup_root};
 use super::shutdown::Shutdown;
 use crate::admin::api::ObjectList;
-use crate::admin::{Admin, Failing, PrivateSocket, ReadyReport};
+use crate::admin::{Admin, AgentState, ConfiguredName, Failing, PrivateSocket, ReadyReport};
 use crate::audit::{AuditLog, Connection};
 use crate::cluster::Connector;
 use crate::config::Config;
@@ -43,6 +42,9 @@ use crate::workload::{self, Names, Netns, PodCounts, Selection, Workload, Worklo
 
 /// Connections between accept and their own task; each holds a few hundred bytes, and handing one on takes microseconds.
 const ARRIVALS: usize = 1024;
+
+/// What `/readyz` says of an agent that drains.
+const DRAINING: &str = "the agent is stopping and accepts no more connections";
 
 /// What any part may be given; cheap to clone.
 #[derive(Clone)]
@@ -196,13 +198,6 @@ pub(super) fn upgrade(
         successor.hold_until_exit();
         let metrics = handles.metrics.upgrade.clone();
         tasks.spawn_fallible(successor.run(handles.phase.clone(), handles.audit.clone(), metrics));
-        let served = admin_once_alone(
-            admin.socket.clone(),
-            handles.phase.watch(),
-            admin_of(handles),
-            handles.cancel.clone(),
-        );
-        tasks.spawn("admin socket", served);
     }
     let enforcer = Arc::clone(&shared.enforcer);
     let predecessor = Predecessor {
@@ -454,34 +449,44 @@ pub(super) fn admin(
     upstream: &Upstream,
     sessions: &Registry,
     store: &Arc<Store>,
+    phase: &PhaseControl,
 ) -> Admin {
     let store = Arc::clone(store);
+    let (reported, listed) = (phase.watch(), phase.watch());
     Admin {
         metrics: Arc::clone(metrics),
         objects: Arc::new(move || ObjectList::from(&*store)),
         sessions: sessions.clone(),
-        ready: report(readiness.clone(), audit.clone(), upstream.clone()),
+        state: Arc::new(move || state(&listed)),
+        ready: report(readiness.clone(), audit.clone(), upstream.clone(), reported),
     }
 }
 
-fn admin_of(handles: &Handles) -> Admin {
-    admin(
-        &handles.metrics.registry,
-        &handles.readiness,
-        &handles.audit,
-        &handles.upstream,
-        &handles.sessions,
-        &handles.store,
-    )
+fn state(phase: &PhaseWatch) -> AgentState {
+    if phase.has_ended() {
+        AgentState::Draining
+    } else if phase.has_reached(Phase::PredecessorStopped) {
+        AgentState::Serving
+    } else {
+        AgentState::Starting
+    }
 }
 
-/// Serves the admin socket once the predecessor serves no more.
-async fn admin_once_alone(path: PathBuf, phase: PhaseWatch, admin: Admin, cancel: CancellationToken) {
-    if phase.reached(Phase::PredecessorStopped).await.is_err() {
-        return;
-    }
-    let socket = PrivateSocket::replace_with_retries(&path).await;
-    socket.serve(admin, cancel).await;
+/// Serves the agent's own admin socket to the end of the process: its sessions are listed and ended while it drains too. The
+/// configured name leads there once the predecessor serves no more.
+pub(super) async fn admin_socket(
+    socket: PrivateSocket,
+    name: ConfiguredName,
+    admin: Admin,
+    phase: PhaseWatch,
+) {
+    let named = async {
+        if phase.reached(Phase::PredecessorStopped).await.is_ok() {
+            name.take_with_retries().await;
+        }
+        std::future::pending::<()>().await;
+    };
+    tokio::join!(socket.serve(admin, CancellationToken::new()), named);
 }
 
 /// The answer of `/readyz`: which parts are not ready yet, and which were and fail now.
@@ -489,10 +494,13 @@ fn report(
     readiness: Readiness,
     audit: AuditLog,
     upstream: Upstream,
+    phase: PhaseWatch,
 ) -> Arc<dyn Fn() -> ReadyReport + Send + Sync> {
     Arc::new(move || {
+        let draining = phase.has_ended().then(|| DRAINING.to_owned());
         let failing = [
             ("audit", audit.stats().failure()),
+            ("drain", draining),
             ("upstream", upstream.credential_error()),
         ];
         let failing = failing

@@ -27,6 +27,12 @@ impl AuditId {
     pub fn random() -> Self {
         Self(Uuid::new_v4())
     }
+
+    /// A known one, for tests.
+    #[cfg(test)]
+    pub(crate) const fn of(number: u128) -> Self {
+        Self(Uuid::from_u128(number))
+    }
 }
 
 impl fmt::Display for AuditId {

@@ -1,4 +1,6 @@
 //! `picket sessions`: lists the watches, followed logs and upgraded streams of this node's agents, and ends them.
+//!
+//! During an upgrade or a drain the node has several agent processes with sessions. All of them are asked.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -9,8 +11,8 @@ use clap::{Args, Subcommand};
 use jiff::Timestamp;
 
 use super::output::{self, Column, Format, Row};
-use crate::admin::Client;
 use crate::admin::api::{KillAnswer, KillRequest, SessionItem, SessionQuery};
+use crate::admin::{Answers, Client, ClientError};
 use crate::session::SessionKind;
 
 /// As much of an id as a table shows; it names a session as well as the whole.
@@ -24,8 +26,10 @@ Examples:
 
 RECEIVED is what the client sent, SENT is what the client was sent, both after the heads of request and response.
 The ID is the beginning of the audit record's auditID; -o wide shows the whole.
+AGENT is the state of the agent process that carries the session: serving, draining (it ends once its sessions have ended, or
+shutdown.drainSeconds have passed), or starting (it takes over from another one). -o wide adds its process id.
 
-Exit codes: 0 success, also where no session runs; 1 the agent does not answer; 2 wrong usage.";
+Exit codes: 0 success, also where no session runs; 1 an agent does not answer; 2 wrong usage.";
 
 const KILL_HELP: &str = "\
 Examples:
@@ -33,10 +37,11 @@ Examples:
   picket sessions kill --identity triage --kind exec
   picket sessions kill --all --reason 'maintenance'
 
+Sessions are ended in every agent process of the node, in one that drains too.
 A killed session may be started again where policy permits it. To keep an agent out, suspend or revoke its AgentIdentity:
 that ends its sessions too.
 
-Exit codes: 0 a session was ended; 1 none matched, or the agent does not answer; 2 wrong usage.";
+Exit codes: 0 a session was ended; 1 none matched, or an agent does not answer; 2 wrong usage.";
 
 /// Lists and ends sessions.
 #[derive(Debug, Args)]
@@ -120,7 +125,7 @@ impl Agent {
 
 pub(super) fn run(args: &SessionsArgs) -> ExitCode {
     let outcome = match &args.command {
-        SessionsCommand::List(args) => list(args).map(|()| ExitCode::SUCCESS),
+        SessionsCommand::List(args) => list(args),
         SessionsCommand::Kill(args) => kill(args),
     };
     match outcome {
@@ -130,15 +135,15 @@ pub(super) fn run(args: &SessionsArgs) -> ExitCode {
     }
 }
 
-fn list(args: &ListArgs) -> anyhow::Result<()> {
+fn list(args: &ListArgs) -> anyhow::Result<ExitCode> {
     let query = SessionQuery {
         identity: args.identity.clone(),
         kind: args.kind,
     };
     let client = args.agent.client()?;
-    let list = block_on(client.sessions(&query))??;
+    let Answers { answer: list, failed } = block_on(client.sessions(&query))??;
     output::print(args.output, &list, &list.sessions, "No session runs.")?;
-    Ok(())
+    Ok(exit_code(&failed))
 }
 
 fn kill(args: &KillArgs) -> anyhow::Result<ExitCode> {
@@ -150,20 +155,26 @@ fn kill(args: &KillArgs) -> anyhow::Result<ExitCode> {
         reason: args.reason.clone(),
     };
     let client = args.agent.client()?;
-    let KillAnswer { ended } = block_on(client.kill_sessions(&request))??;
+    let Answers { answer, failed } = block_on(client.kill_sessions(&request))??;
+    let KillAnswer { ended } = answer;
     match ended.len() {
-        0 => {
-            eprintln!("No session matched.");
-            Ok(ExitCode::FAILURE)
-        }
-        1 => {
-            println!("Ended 1 session.");
-            Ok(ExitCode::SUCCESS)
-        }
-        count => {
-            println!("Ended {count} sessions.");
-            Ok(ExitCode::SUCCESS)
-        }
+        0 => eprintln!("No session matched."),
+        1 => println!("Ended 1 session."),
+        count => println!("Ended {count} sessions."),
+    }
+    let code = exit_code(&failed);
+    Ok(if ended.is_empty() { ExitCode::FAILURE } else { code })
+}
+
+/// Says which agents did not answer: their sessions are not known, and none of them was ended.
+fn exit_code(failed: &[ClientError]) -> ExitCode {
+    for error in failed {
+        eprintln!("picket: {error}");
+    }
+    if failed.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
     }
 }
 
@@ -187,6 +198,7 @@ impl Row for SessionItem {
         Column::text("REQUEST"),
         Column::text("USER").wide(),
         Column::text("CREDENTIAL").wide(),
+        Column::text("AGENT"),
         Column::number("AGE"),
         Column::number("RECEIVED"),
         Column::number("SENT"),
@@ -221,6 +233,11 @@ impl Row for SessionItem {
                 Some(id) => format!("{} {id}", used.method),
                 None => used.method.clone(),
             })),
+            if format == Format::Wide {
+                format!("{} ({})", self.agent.state, self.agent.pid)
+            } else {
+                self.agent.state.to_string()
+            },
             output::age(Duration::from_secs(passed.as_secs())),
             output::size(self.received_bytes),
             output::size(self.sent_bytes),

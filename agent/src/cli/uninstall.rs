@@ -58,10 +58,12 @@ fn remove(args: &Args) -> anyhow::Result<()> {
     };
     let bpffs = args.bpffs.clone().unwrap_or(kernel.bpffs);
     // An agent that runs would go on as if it enforced, with nothing behind it.
-    if UnixStream::connect(&admin.socket).is_ok() {
+    let own = admin::own_sockets(&admin.socket);
+    let sockets: Vec<_> = own.into_iter().chain([admin.socket.clone()]).collect();
+    if let Some(socket) = sockets.iter().find(|socket| UnixStream::connect(socket).is_ok()) {
         bail!(
-            "the agent is running ({} answers): stop it first",
-            admin.socket.display()
+            "an agent is running ({} answers): stop it first",
+            socket.display()
         );
     }
     if Surroundings::new(None, bpffs.clone()).bpffs().is_none() {
@@ -71,8 +73,8 @@ fn remove(args: &Args) -> anyhow::Result<()> {
             bpffs.display()
         );
     }
-    for socket in [admin.upgrade_socket(), admin.socket] {
-        admin::remove_left(&socket)?;
+    for socket in sockets.iter().chain([&admin.upgrade_socket()]) {
+        admin::remove_left(socket)?;
     }
     if !bpffs.exists() {
         println!("nothing of Picket is in {}", bpffs.display());

@@ -95,7 +95,7 @@ const FIELDS: &[Field] = &[
     field("audit.sinks[].stdout", "`{}`", Absent("needs `file`"),
         "Records go to standard output."),
     field("admin.socket", "path", Value("/run/picket/admin.sock"),
-        "The administrators' unix socket. `upgrade.sock` is beside it."),
+        "The administrators' unix socket. `upgrade.sock` and each agent's own socket, such as `admin.sock.1`, are beside it. Only root may write to the folder."),
     field("log.format", "`text` or `json`", Value("text"),
         "The form of the agent's own log on standard error."),
     field("log.filter", "`LEVEL`, `TARGET=LEVEL`, or several after commas", Absent("`info`, less for noisy libraries"),

@@ -138,18 +138,36 @@ impl KernelEnforcer {
     }
 }
 
-/// One pod's listener; dropping it ends the listener.
+/// One pod's listener; dropping it ends the listener and releases what was accepted there.
 pub(crate) struct EnforcedPodHandle {
     cgroup: CgroupId,
     number: u64,
     served: EnforcedPods,
-    /// None for a pod that the node's listener serves.
-    _serving: Option<DropGuard>,
+    /// Fires when the pod is released.
+    released: CancellationToken,
+    /// None for a pod that the node's listener serves, and once nothing is accepted any more.
+    serving: Option<DropGuard>,
+}
+
+impl EnforcedPodHandle {
+    fn release(&self) {
+        if !self.released.is_cancelled() {
+            self.released.cancel();
+            self.served.changes().changed();
+        }
+    }
+
+    fn stop_accepting(&mut self) {
+        self.serving = None;
+        self.served.remove(self.cgroup, self.number);
+    }
 }
 
 impl Drop for EnforcedPodHandle {
     fn drop(&mut self) {
-        self.served.remove(self.cgroup, self.number);
+        self.stop_accepting();
+        // Nobody would learn of the pod's changes any more.
+        self.release();
     }
 }
 
@@ -211,6 +229,7 @@ impl Enforcer for KernelEnforcer {
         let sockets = listener.map(Sockets::new).transpose();
         let sockets = sockets.map_err(EnforceError::at("serve a listener"))?;
         let serving = sockets.map(|sockets| self.listen(sockets, group.id, number, &owner));
+        let released = owner.released.clone();
         let entry = EnforcedPod {
             number,
             owner,
@@ -223,7 +242,8 @@ impl Enforcer for KernelEnforcer {
             cgroup: group.id,
             number,
             served: self.served.clone(),
-            _serving: serving,
+            released,
+            serving,
         };
         // Before the class too. Where it fails the look that follows tells.
         let (maintainer, covers) = (Arc::clone(&self.maintainer), wanted.clone());
@@ -283,6 +303,14 @@ impl Enforcer for KernelEnforcer {
     fn changed(&self) {
         self.served.changes().changed();
     }
+
+    fn release(&self, handle: &EnforcedPodHandle) {
+        handle.release();
+    }
+
+    fn stop_accepting(&self, handle: &mut EnforcedPodHandle) {
+        handle.stop_accepting();
+    }
 }
 
 /// Serves the pods that share the node's network, from the moment that they are known; `accepting` goes at the end.
@@ -305,4 +333,47 @@ pub(crate) async fn node_listener(
 fn first_number() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_nanos()).unwrap_or(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::super::table::tests::{POD, pod};
+    use super::*;
+
+    fn handle(served: &EnforcedPods, number: u64) -> (EnforcedPodHandle, CancellationToken) {
+        let pod = pod(number);
+        let released = pod.owner.released.clone();
+        served.insert(POD, pod);
+        let handle = EnforcedPodHandle {
+            cgroup: POD,
+            number,
+            served: served.clone(),
+            released: released.clone(),
+            serving: None,
+        };
+        (handle, released)
+    }
+
+    #[test]
+    fn what_was_accepted_goes_on_while_its_handle_is_there_and_no_longer() {
+        let served = EnforcedPods::default();
+        let changes = || served.changes().next().now_or_never().is_some();
+        let (mut handle, released) = handle(&served, 1);
+        handle.stop_accepting();
+        assert!(served.owner(POD, 1).is_none(), "nothing more is attributed to it");
+        assert!(!released.is_cancelled() && !changes());
+        handle.release();
+        assert!(
+            released.is_cancelled() && changes(),
+            "those who judge by it look again"
+        );
+        handle.release();
+        assert!(!changes(), "said once");
+        let (handle, released) = self::handle(&served, 2);
+        drop(handle);
+        assert!(released.is_cancelled() && changes());
+        assert!(served.owner(POD, 2).is_none());
+    }
 }

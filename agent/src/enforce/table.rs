@@ -121,7 +121,7 @@ impl EnforcedPods {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use arc_swap::ArcSwap;
     use tokio::sync::Semaphore;
     use tokio_util::sync::CancellationToken;
@@ -130,9 +130,9 @@ mod tests {
     use crate::upgrade::TransferredListener;
     use crate::workload::{Pod, PodUid};
 
-    const POD: CgroupId = CgroupId(7);
+    pub(in crate::enforce) const POD: CgroupId = CgroupId(7);
 
-    fn pod(number: u64) -> EnforcedPod {
+    pub(in crate::enforce) fn pod(number: u64) -> EnforcedPod {
         let facts = Pod {
             uid: PodUid("0d5a3c3e-7f3a-4a59-9a5b-0c6f4f0b8f11".to_owned()),
             namespace: "agents".to_owned(),

@@ -3,6 +3,7 @@
 pub mod drain;
 pub mod limits;
 pub mod phase;
+pub mod private_folder;
 pub mod readiness;
 pub mod signals;
 pub mod telemetry;

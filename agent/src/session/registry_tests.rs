@@ -85,19 +85,27 @@ pub(in crate::session) fn ending(since: Instant) -> Ending {
 
 /// Likewise, for tests of other rooms: of this agent, with bytes that went both ways.
 pub(crate) fn running(registry: &Registry, kind: SessionKind, identity: &str) -> Registered {
+    running_as(registry, facts(kind, identity))
+}
+
+/// Likewise, under a known id.
+pub(crate) fn running_with_id(registry: &Registry, id: AuditId) -> Registered {
+    running_as(
+        registry,
+        Facts {
+            id,
+            ..facts(SessionKind::Watch, "triage")
+        },
+    )
+}
+
+fn running_as(registry: &Registry, facts: Facts) -> Registered {
     let judge = Arc::new(Fake::default());
     let stop = Arc::new(Stops::default());
     let traffic = Arc::new(Traffic::default());
     traffic.sent(2048);
     registry
-        .register(
-            registry.ticket(),
-            facts(kind, identity),
-            None,
-            judge,
-            stop,
-            traffic,
-        )
+        .register(registry.ticket(), facts, None, judge, stop, traffic)
         .expect("permitted")
 }
 

@@ -75,7 +75,7 @@ pub struct CoverageReport {
 
 /// What puts classes in force: the kernel's map and the listeners.
 pub trait Enforcer: Send + Sync + 'static {
-    /// A listener that serves one pod. Dropping it ends it.
+    /// A listener that serves one pod. Dropping it ends it and releases what the pod has open through it.
     type Handle: Send + 'static;
 
     /// Opens a listener in the pod's namespace, or uses the node's for a pod that shares it, and, as the last step, tells
@@ -124,4 +124,11 @@ pub trait Enforcer: Send + Sync + 'static {
 
     /// What is known of an enforced pod was replaced: who goes by it is to look again.
     fn changed(&self);
+
+    /// Releases what the pod has open with this agent, and changes nothing in the kernel: that is another agent's to do, or stays
+    /// as it is because this one stops.
+    fn release(&self, handle: &Self::Handle);
+
+    /// Accepts no more for the pod, since the agent stops. What the pod has open goes on until [`Enforcer::release`].
+    fn stop_accepting(&self, handle: &mut Self::Handle);
 }

@@ -140,11 +140,13 @@ pub async fn start<E: Enforcer>(
     reconciler.close(&scans.borrow());
     let status = reconciler.status();
     let names = reconciler.names();
+    // Who tells of pods is not ended with the others: what pods have open while the agent drains is judged by their changes.
+    let never = CancellationToken::new();
     let tasks = vec![
-        ("cgroup tree", tree.run(cancel.clone()).boxed()),
+        ("cgroup tree", tree.run(never.clone()).boxed()),
         (
             "pods",
-            pods::follow_pods(connector.clone(), config.node, pods_told, cancel.clone()).boxed(),
+            pods::follow_pods(connector.clone(), config.node, pods_told, never).boxed(),
         ),
         (
             "protected endpoints",

@@ -189,7 +189,8 @@ impl<E: Enforcer> Reconciler<E> {
         self.pass(None);
     }
 
-    /// Runs until it is cancelled. What is in force then stays; the listeners end with the reconciler.
+    /// Runs until it is cancelled. What is in force then stays, and nothing more is accepted. Until the process ends, what pods have
+    /// open is judged by each change of the pods.
     pub async fn run(
         mut self,
         mut scans: watch::Receiver<Arc<Scan>>,
@@ -201,8 +202,8 @@ impl<E: Enforcer> Reconciler<E> {
         loop {
             if self.pause.wanted() {
                 tokio::select! {
-                    () = cancel.cancelled() => return,
-                    () = self.pause() => {}
+                    () = cancel.cancelled() => break,
+                    () = self.pause(&mut scans, &mut pods) => {}
                 }
             }
             let scan = scans.borrow_and_update().clone();
@@ -218,7 +219,7 @@ impl<E: Enforcer> Reconciler<E> {
             }
             let due = self.pass(known.as_deref());
             tokio::select! {
-                () = cancel.cancelled() => return,
+                () = cancel.cancelled() => break,
                 changed = scans.changed() => if changed.is_err() { return },
                 changed = pods.changed() => if changed.is_err() { return },
                 Some(ended) = self.attempts.join_next() => self.take_attempt(ended),
@@ -226,29 +227,89 @@ impl<E: Enforcer> Reconciler<E> {
                 () = tokio::time::sleep_until(due) => {}
             }
         }
+        self.drain(&mut scans, &mut pods).await;
     }
 
-    /// Lets attempts end, then does nothing until it is called back. What is in force is then another's: all is brought
+    /// Lets attempts end, then changes nothing until it is called back. What is in force is then another's: all is brought
     /// there again. The listeners of enforced pods were served all the while and stay: those pods are looked after as when
-    /// they were new, since the other may have left them alone.
-    async fn pause(&mut self) {
-        while let Some(ended) = self.attempts.join_next().await {
-            self.take_attempt(ended);
+    /// they were new, since the other may have left them alone. A pod that was released meanwhile is enforced anew.
+    async fn pause(
+        &mut self,
+        scans: &mut watch::Receiver<Arc<Scan>>,
+        pods: &mut watch::Receiver<Option<Arc<PodMap>>>,
+    ) {
+        while !self.attempts.is_empty() {
+            self.observe(scans, pods);
+            tokio::select! {
+                Some(ended) = self.attempts.join_next() => self.take_attempt(ended),
+                () = changed(scans, pods) => {}
+            }
         }
         self.pause.told.send_replace(true);
-        self.pause.over().await;
+        loop {
+            self.observe(scans, pods);
+            tokio::select! {
+                () = self.pause.over() => break,
+                () = changed(scans, pods) => {}
+            }
+        }
         self.pause.told.send_replace(false);
         for slot in self.slots.values_mut() {
-            if let Applied::Enforced { check, looks, .. } = &mut slot.applied {
-                *check = Instant::now();
-                *looks = 0;
-            } else {
-                slot.applied = Applied::Unknown;
+            match &mut slot.applied {
+                Applied::Enforced {
+                    check,
+                    looks,
+                    released: false,
+                    ..
+                } => {
+                    *check = Instant::now();
+                    *looks = 0;
+                }
+                applied => *applied = Applied::Unknown,
             }
             slot.due = None;
         }
         for closed in self.roots.values_mut() {
             *closed = false;
+        }
+    }
+
+    /// Accepts no more and leaves the kernel as it is. What enforced pods have open is judged for as long as there is anybody who
+    /// tells of pods, which is until the process ends.
+    async fn drain(
+        mut self,
+        scans: &mut watch::Receiver<Arc<Scan>>,
+        pods: &mut watch::Receiver<Option<Arc<PodMap>>>,
+    ) {
+        // A listener that an attempt under way has opened goes with the attempt, and what was accepted there is released.
+        self.attempts = JoinSet::new();
+        for slot in self.slots.values_mut() {
+            if let Applied::Enforced { handle, .. } = &mut slot.applied {
+                self.enforcer.stop_accepting(handle);
+            }
+        }
+        loop {
+            self.observe(scans, pods);
+            changed(scans, pods).await;
+        }
+    }
+
+    /// Judges what enforced pods have open by what is known now, and changes nothing in the kernel.
+    fn observe(
+        &mut self,
+        scans: &mut watch::Receiver<Arc<Scan>>,
+        pods: &mut watch::Receiver<Option<Arc<PodMap>>>,
+    ) {
+        let scan = scans.borrow_and_update().clone();
+        let pods = pods.borrow_and_update().clone();
+        let here: BTreeSet<_> = scan.pods.iter().map(|pod| pod.group.id).collect();
+        for (id, slot) in &mut self.slots {
+            let wanted = if here.contains(id) {
+                wanted(slot, pods.as_deref(), &self.selection, self.static_pods)
+            } else {
+                Wanted::Closed
+            };
+            slot.observe(&wanted, &*self.enforcer);
         }
     }
 
@@ -397,9 +458,10 @@ impl<E: Enforcer> Reconciler<E> {
                 }
                 tracing::info!(cgroup = %id, pod = %slot.found.uid.0, "pod enforced");
                 slot.applied = Applied::Enforced {
-                    _handle: handle,
+                    handle,
                     own,
                     pod,
+                    released: false,
                     check: now,
                     looks: 0,
                     covered: None,
@@ -477,6 +539,17 @@ impl<E: Enforcer> Reconciler<E> {
             *last = status;
             changed
         });
+    }
+}
+
+/// Waits until the tree or the pods have changed; for ever where nobody tells of one of them any more.
+async fn changed(scans: &mut watch::Receiver<Arc<Scan>>, pods: &mut watch::Receiver<Option<Arc<PodMap>>>) {
+    let told = tokio::select! {
+        told = scans.changed() => told,
+        told = pods.changed() => told,
+    };
+    if told.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 

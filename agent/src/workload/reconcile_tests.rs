@@ -15,6 +15,7 @@ use super::*;
 use crate::metrics::MetricsRegistry;
 use crate::notify::NotifyMetrics;
 use crate::runtime::phase::PhaseControl;
+use releases::Listener;
 
 const ROOT: CgroupId = CgroupId(1);
 
@@ -45,20 +46,14 @@ struct Fake {
     egress_unfiltered: AtomicBool,
     /// How often it was told that a pod is another one.
     changes: AtomicUsize,
+    /// The pods whose connections were released without a change of the kernel.
+    releases: Mutex<Vec<CgroupId>>,
     fail_looks: AtomicUsize,
     panic_look: AtomicBool,
     fail_enforce: AtomicUsize,
     fail_classes: AtomicUsize,
     panic: AtomicBool,
     slow: AtomicBool,
-}
-
-struct Listener(CgroupId, Arc<Mutex<BTreeMap<CgroupId, usize>>>);
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        *self.1.lock().unwrap().get_mut(&self.0).unwrap() -= 1;
-    }
 }
 
 fn take(counter: &AtomicUsize) -> bool {
@@ -119,7 +114,10 @@ impl Enforcer for Fake {
         let shares = matches!(pod.home, PodNetwork::Node);
         self.shared.lock().unwrap().insert(cgroup, shares);
         self.set(cgroup, "enforced")?;
-        Ok(Listener(cgroup, self.listeners.clone()))
+        Ok(Listener {
+            cgroup,
+            open: Some(self.listeners.clone()),
+        })
     }
 
     async fn maintain(&self, pod: Enforcement, cut: bool) -> Result<CoverageReport, EnforceError> {
@@ -158,6 +156,14 @@ impl Enforcer for Fake {
 
     fn changed(&self) {
         self.changes.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn release(&self, handle: &Listener) {
+        self.releases.lock().unwrap().push(handle.cgroup);
+    }
+
+    fn stop_accepting(&self, handle: &mut Listener) {
+        handle.close();
     }
 }
 
@@ -773,3 +779,6 @@ async fn a_pod_that_cannot_be_enforced_again_and_again_is_told_of_where_it_is_lo
 
 #[path = "static_tests.rs"]
 mod statics;
+
+#[path = "release_tests.rs"]
+mod releases;

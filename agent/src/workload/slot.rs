@@ -72,11 +72,13 @@ pub(super) enum Applied<H> {
     AssumedExempt,
     /// Enforced.
     Enforced {
-        /// The listener; held because dropping it ends it.
-        _handle: H,
+        /// The listener; dropping it ends it.
+        handle: H,
         /// The namespace of its own that it is served in.
         own: Option<NetnsId>,
         pod: Arc<ArcSwap<Pod>>,
+        /// What it has open was released while the kernel was another agent's to change: its listener serves it no more.
+        released: bool,
         /// When the next look is due, and how many there were.
         check: Instant,
         looks: u32,
@@ -231,6 +233,37 @@ impl<H> Slot<H> {
             }
         }
         Ok(None)
+    }
+
+    /// Judges by `wanted` what an enforced pod has open, and changes nothing in the kernel. A pod that is released stays so: what
+    /// it asks this agent for is refused until it is enforced anew.
+    pub(super) fn observe<E: Enforcer<Handle = H>>(&mut self, wanted: &Wanted, enforcer: &E) {
+        let latest = match wanted {
+            Wanted::Enforced(pod) => Some(self.facts(pod)),
+            Wanted::Same | Wanted::Closed | Wanted::Exempt | Wanted::AssumedExempt => None,
+        };
+        let Applied::Enforced {
+            handle,
+            pod,
+            released,
+            ..
+        } = &mut self.applied
+        else {
+            return;
+        };
+        match latest {
+            Some(latest) if **pod.load() != latest => {
+                pod.store(Arc::new(latest));
+                enforcer.changed();
+            }
+            Some(_) => {}
+            None if matches!(wanted, Wanted::Same) => {}
+            None => {
+                if !std::mem::replace(released, true) {
+                    enforcer.release(handle);
+                }
+            }
+        }
     }
 
     /// Says, once it has waited for long, that a static pod waits closed for the API server: it may be what runs that. Gives

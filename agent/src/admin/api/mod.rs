@@ -12,6 +12,7 @@
 //!
 //! Anything that goes wrong is answered with an [`ApiError`].
 
+mod agent;
 mod health;
 mod objects;
 mod sessions;
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 pub(super) use sessions::ID_MIN;
 
+pub use agent::{AgentProcess, AgentState};
 pub use health::{Failing, ReadyReport, Version};
 pub use objects::ObjectList;
 pub use sessions::{

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::agent::AgentProcess;
 use crate::session::{SessionKind, SessionSelector, Snapshot};
 
 /// The fewest characters of an id that name a session.
@@ -43,6 +44,8 @@ pub struct SessionList {
 pub struct SessionItem {
     /// Its id, which is its audit record's `auditID`.
     pub id: String,
+    /// The agent process that carries it.
+    pub agent: AgentProcess,
     /// What kind of session it is.
     pub kind: SessionKind,
     /// `http`, or the upgrade's protocol.
@@ -96,12 +99,13 @@ pub struct Credential {
     pub id: Option<String>,
 }
 
-impl From<Snapshot> for SessionItem {
-    fn from(snapshot: Snapshot) -> SessionItem {
+impl SessionItem {
+    pub(in crate::admin) fn new(snapshot: &Snapshot, agent: AgentProcess) -> SessionItem {
         let facts = &snapshot.facts;
         let pod = facts.caller.pod.as_ref();
         SessionItem {
             id: facts.id.to_string(),
+            agent,
             kind: facts.kind,
             protocol: facts.protocol.to_owned(),
             identity: facts.identity.to_string(),

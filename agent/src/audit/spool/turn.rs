@@ -5,13 +5,12 @@
 
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use nix::unistd::geteuid;
-
 use crate::audit::AuditError;
+use crate::runtime::private_folder::check_private;
 
 /// How often a directory that another process holds is tried at start: a killed agent's lock may outlive it a little.
 const LOCK_TRIES: u32 = 20;
@@ -25,9 +24,6 @@ const TURN_LIMIT: Duration = Duration::from_secs(2);
 
 /// Time between two looks whether the other's turn is over.
 const TURN_PAUSE: Duration = Duration::from_millis(1);
-
-/// Rights that would let others put files there, or take them away.
-const WRITABLE_BY_OTHERS: u32 = 0o022;
 
 /// An open directory with a lock that is held or can be taken.
 #[derive(Debug)]
@@ -46,17 +42,7 @@ impl Turn {
         make(path).map_err(failed)?;
         let directory = File::open(path).map_err(|error| failed(error.to_string()))?;
         let found = directory.metadata().map_err(|error| failed(error.to_string()))?;
-        if !found.is_dir() {
-            return Err(failed("it is no directory".to_owned()));
-        }
-        if found.permissions().mode() & WRITABLE_BY_OTHERS != 0 {
-            return Err(failed("others may write to it: chmod 700".to_owned()));
-        }
-        // Its owner could take files away or put others in their place, whatever the rights say.
-        let owner = found.uid();
-        if owner != 0 && owner != geteuid().as_raw() {
-            return Err(failed(format!("it belongs to user {owner}: chown root")));
-        }
+        check_private(&found).map_err(|error| failed(error.to_string()))?;
         let turn = Self {
             path: path.to_owned(),
             directory,

@@ -1,0 +1,129 @@
+//! The names of the admin sockets on a node. Each agent has a socket of its own from its start to its end; the configured name
+//! leads to the socket of the agent that serves.
+//!
+//! In: the configured name, such as `admin.sock`. Out: a socket at `admin.sock.1`, or the next number that is free, and a second
+//! name for it, `admin.sock`, once the agent takes that.
+//!
+//! So an operator reaches an agent that drains, and one that takes over, as well as the one that serves: sessions run in each of
+//! them.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+
+use super::socket::{
+    PrivateSocket, SocketError, beside, failed_at, file_at, is_socket, make_folder, remove_left, remove_own,
+};
+
+/// Agents of a node at once. An upgrade starts one a minute at most, and each drains for an hour at most. Two digits keep the
+/// name shorter than the one that a socket has until it is in its place.
+pub(super) const AGENTS_MAX: u32 = 99;
+
+/// The pause after the configured name could not be taken.
+const NAME_PAUSE: Duration = Duration::from_secs(1);
+
+/// An agent's own socket.
+///
+/// # Errors
+/// When it cannot be made. Where the agent is `alone` on its node: when another process serves the configured name.
+///
+/// Must be called within a tokio runtime.
+pub fn own_socket(configured: &Path, alone: bool) -> Result<PrivateSocket, SocketError> {
+    if is_socket(configured)? && alone && is_served(configured) {
+        return Err(SocketError::Taken(configured.to_owned()));
+    }
+    make_folder(configured)?;
+    for number in 1..=AGENTS_MAX {
+        let path = numbered(configured, number);
+        if is_socket(&path)? && is_served(&path) {
+            continue;
+        }
+        remove_left(&path)?;
+        return PrivateSocket::make(&path);
+    }
+    Err(SocketError::Agents(configured.to_owned()))
+}
+
+/// The own sockets of the node's agents, in order. A killed agent may have left some that nobody serves.
+#[must_use]
+pub fn own_sockets(configured: &Path) -> Vec<PathBuf> {
+    (1..=AGENTS_MAX)
+        .map(|number| numbered(configured, number))
+        .filter(|path| is_socket(path).unwrap_or(false))
+        .collect()
+}
+
+fn numbered(configured: &Path, number: u32) -> PathBuf {
+    let mut path = configured.as_os_str().to_owned();
+    path.push(format!(".{number}"));
+    PathBuf::from(path)
+}
+
+/// Whether somebody listens there. Never waits: a queue that is full is somebody's too.
+fn is_served(path: &Path) -> bool {
+    let connected = || {
+        let address = SocketAddrUnix::new(path)?;
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        connect(&socket, &address)
+    };
+    !matches!(connected(), Err(Errno::CONNREFUSED | Errno::NOENT))
+}
+
+/// The configured name, for an agent that serves; it goes with what holds it, unless another agent has taken it.
+#[derive(Debug)]
+pub struct ConfiguredName {
+    path: PathBuf,
+    own: PathBuf,
+    file: (u64, u64),
+}
+
+impl ConfiguredName {
+    /// Not taken yet.
+    #[must_use]
+    pub fn of(socket: &PrivateSocket, configured: &Path) -> Self {
+        Self {
+            path: configured.to_owned(),
+            own: socket.path().to_owned(),
+            file: socket.file(),
+        }
+    }
+
+    /// Has the name lead to this agent's socket: who dials it from then on comes here. At no time does it lead nowhere.
+    ///
+    /// # Errors
+    /// When the name cannot be made, or a file that is no socket has it.
+    pub fn take(&self) -> Result<(), SocketError> {
+        is_socket(&self.path)?;
+        // A rename between two names of one socket would leave both.
+        if file_at(&self.path) == Some(self.file) {
+            return Ok(());
+        }
+        let beside = beside(&self.path);
+        remove_left(&beside)?;
+        fs::hard_link(&self.own, &beside).map_err(failed_at(&self.path))?;
+        if file_at(&beside) != Some(self.file) {
+            let replaced = io::Error::other(format!("{} is another process's socket", self.own.display()));
+            return Err(failed_at(&self.path)(replaced));
+        }
+        fs::rename(&beside, &self.path).map_err(failed_at(&self.path))
+    }
+
+    /// As [`ConfiguredName::take`], however often that has to be tried: pods are served without it too.
+    pub async fn take_with_retries(&self) {
+        while let Err(error) = self.take() {
+            tracing::error!(%error, "trying again");
+            tokio::time::sleep(NAME_PAUSE).await;
+        }
+    }
+}
+
+impl Drop for ConfiguredName {
+    fn drop(&mut self) {
+        remove_own(&self.path, self.file);
+    }
+}
