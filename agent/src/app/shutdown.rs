@@ -1,6 +1,6 @@
 //! The agent's end in order: nothing more is accepted, what came is served to its end, and what is known is written down.
 //!
-//! In: word of the parts that they are through. Out: the same for whoever waits to end the process, within limits.
+//! In: tokens that the parts cancel when they are through. Out: whoever ends the process waits for them, within limits.
 
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ impl Shutdown {
     pub(super) async fn stop_accepting(&self) {
         self.accepting.close();
         if timeout(STOP_LIMIT, self.accepting.wait()).await.is_err() {
-            tracing::warn!("a listener does not stop in time");
+            tracing::warn!("a listener does not stop accepting in time");
         }
         self.last.cancel();
         if timeout(STOP_LIMIT, self.handed_on.cancelled()).await.is_err() {
@@ -46,7 +46,7 @@ impl Shutdown {
     pub(super) async fn write_denials(&self) {
         self.served.cancel();
         if timeout(STOP_LIMIT, self.written.cancelled()).await.is_err() {
-            tracing::warn!("the last refused connections are not written down in time");
+            tracing::warn!("the last denied connections are not recorded in time");
         }
     }
 }

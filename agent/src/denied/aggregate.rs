@@ -1,4 +1,4 @@
-//! Folds what happens over and over into few records: a pod that dials a refused address in a loop must not fill the disk.
+//! Aggregates what happens over and over into few records: a pod that dials a denied address in a loop must not fill the disk.
 //!
 //! In: connection events with a key. Out: the first few of each key and second as they are, and for the rest one that says
 //! how many there were. Metrics count every one.
@@ -9,7 +9,7 @@ use std::hash::Hash;
 /// How many of one key are written as they are between two ticks; a client's own retries stay below it.
 const AS_THEY_ARE: u32 = 10;
 
-/// How many keys are told apart between two ticks. What goes beyond is folded under one key that stands for all.
+/// How many keys are told apart between two ticks. More keys are aggregated under one that stands for all of them.
 const KEYS: usize = 1024;
 
 /// What was seen since the last tick.
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn many_keys_share_one_fold() {
+    fn many_keys_share_one_record() {
         let mut aggregator = EventAggregator::default();
         let written = (0..100_000).filter_map(|key| aggregator.take(key, key)).count();
         assert_eq!(written, KEYS + 10);

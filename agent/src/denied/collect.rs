@@ -1,6 +1,6 @@
-//! Connections that never became requests: each is counted, and told as a record.
+//! Connections that never became requests: each is counted and recorded.
 //!
-//! In: what the kernel refused, what listeners closed, processes that left their pods. Out: counts, and audit records to write.
+//! In: what the kernel denied, what listeners closed, processes that escaped their pods' cgroups. Out: counts, and audit records to write.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -28,7 +28,7 @@ pub(crate) struct EventReader {
     pub(crate) kernel: Arc<Kernel>,
     /// How far the agent is: a predecessor reads them until it stops.
     pub(crate) phase: PhaseWatch,
-    /// Told when the agent ends.
+    /// Fires when the agent ends.
     pub(crate) cancel: CancellationToken,
     /// Held while events are read.
     pub(crate) _reading: TaskTrackerToken,
@@ -47,10 +47,10 @@ impl EventReader {
     }
 }
 
-/// Counts every connect that the kernel refused, and hands it on to be written down.
+/// Counts every connect that the kernel denied, and submits it for its record.
 pub(crate) async fn kernel_events(
     reader: EventReader,
-    told: watch::Receiver<ProtectedEndpoints>,
+    endpoints: watch::Receiver<ProtectedEndpoints>,
     names: Arc<Names>,
     denials: Denials,
 ) {
@@ -74,10 +74,10 @@ pub(crate) async fn kernel_events(
                 return;
             }
         };
-        let cause = event.reason.map_or("unknown", |refusal| refusal.as_str());
+        let cause = event.reason.map_or("unknown", |denial| denial.as_str());
         denials
             .metrics
-            .denied(cause, endpoint(event.origin, &told.borrow()));
+            .denied(cause, endpoint(event.origin, &endpoints.borrow()));
         let seen = if event.pid != 0 && lookups.take(event.cgroup, Instant::now()) {
             Seen::of(event.pid, event.at_ns).unwrap_or_default()
         } else {
@@ -85,11 +85,11 @@ pub(crate) async fn kernel_events(
         };
         let pod = names.find(event.cgroup, seen.cgroup.as_deref().map(Path::new));
         let pod = pod.as_ref().map(|pod| &pod.pod);
-        denials.submit(refused(&event, cause, pod, seen));
+        denials.submit(denied(&event, cause, pod, seen));
     }
 }
 
-/// What is at a refused address, for metrics.
+/// What is at a denied address, for metrics.
 fn endpoint(address: SocketAddr, endpoints: &ProtectedEndpoints) -> &'static str {
     if endpoints.redirect.contains(&address) {
         return "api-server";
@@ -137,7 +137,7 @@ impl ProcessLookups {
     }
 }
 
-fn refused(event: &KernelEvent, cause: &'static str, pod: Option<&Pod>, seen: Seen) -> Connection {
+fn denied(event: &KernelEvent, cause: &'static str, pod: Option<&Pod>, seen: Seen) -> Connection {
     let container = pod
         .zip(seen.cgroup.as_deref())
         .and_then(|(pod, cgroup)| container_of(pod, Path::new(cgroup)));
@@ -165,14 +165,14 @@ fn refused(event: &KernelEvent, cause: &'static str, pod: Option<&Pod>, seen: Se
         },
         reason: cause,
         message: match cause {
-            "socket" => format!("a socket refused by the kernel: {}", explain(cause)),
+            "socket" => format!("the kernel denied a socket: {}", explain(cause)),
             "packet" | "encapsulated" => format!(
-                "a packet to {} dropped by the kernel: {}",
+                "the kernel dropped a packet to {}: {}",
                 event.origin,
                 explain(cause)
             ),
             _ => format!(
-                "connect to {} refused by the kernel: {}",
+                "the kernel denied a connect to {}: {}",
                 event.origin,
                 explain(cause)
             ),
@@ -189,17 +189,17 @@ fn explain(cause: &str) -> &'static str {
         "no_listener" => "the pod is enforced and its listener is not open",
         "denied_endpoint" => "no enforced pod may reach this address",
         "namespace" => "the socket is in a network namespace without a listener of the pod's",
-        "packet" => "it belongs to no redirected connection",
-        "encapsulated" => "nobody can tell where it goes",
-        "socket" => "no hook could follow one of this kind",
-        _ => "the kernel could not note the connect",
+        "packet" => "the packet belongs to no redirected connection",
+        "encapsulated" => "the packet is encapsulated, so its destination is unknown",
+        "socket" => "no kernel hook sees what a socket of this kind sends",
+        _ => "the kernel could not record the connect",
     }
 }
 
 /// The record of a connection that a listener closed.
 pub(crate) fn closed(unattributed_connection: &UnattributedConnection) -> Connection {
     let why = match unattributed_connection.cause {
-        UnattributedCause::Full => "its pod has as many open as one may have",
+        UnattributedCause::Full => "its pod has as many connections open as a pod may have",
         _ => "the kernel redirected no such connection",
     };
     Connection {
@@ -229,7 +229,7 @@ pub(crate) fn closed(unattributed_connection: &UnattributedConnection) -> Connec
 }
 
 /// The record of a process outside its pod's cgroup.
-pub(crate) fn moved(escape: &CgroupEscape, pod: Option<&Pod>) -> Connection {
+pub(crate) fn escaped(escape: &CgroupEscape, pod: Option<&Pod>) -> Connection {
     let seen = ProcessRef {
         pid: escape.pid,
         exe: None,
@@ -248,7 +248,7 @@ pub(crate) fn moved(escape: &CgroupEscape, pod: Option<&Pod>) -> Connection {
         outcome: Outcome::Error,
         reason: "cgroup_escape",
         message: format!(
-            "a process of the pod's is in the cgroup {}, outside the pod's: what it dials is {} as the pod's",
+            "a process of the pod is in cgroup {}, outside the pod's cgroup: its connections are {} as the pod's",
             escape.cgroup,
             if escape.held { "judged" } else { "not judged" },
         ),

@@ -1,4 +1,4 @@
-//! Tells of processes that left their pod's cgroup.
+//! Reports processes that escaped their pod's cgroup.
 //!
 //! In: the enforced pods. Out: for each such process, once, a warning, a count and a record. A process that
 //! is only passing through, such as a network plugin at work in the pod's namespace, is gone at the second look.
@@ -19,9 +19,9 @@ const EVERY: Duration = Duration::from_secs(30);
 /// How long one has to stay to count.
 const STAYS: Duration = Duration::from_secs(2);
 
-/// ProcessLookups for as long as it is polled.
+/// Looks at the pods' processes again and again, for as long as it is polled.
 pub(crate) async fn watch(pods: EnforcedPods, names: Arc<Names>, denials: Denials) {
-    let mut told: HashSet<ProcessKey> = HashSet::new();
+    let mut reported: HashSet<ProcessKey> = HashSet::new();
     let mut escapes = EscapeTracker::default();
     loop {
         tokio::time::sleep(EVERY - STAYS).await;
@@ -34,7 +34,7 @@ pub(crate) async fn watch(pods: EnforcedPods, names: Arc<Names>, denials: Denial
         let mut found = look(&pods, &mut escapes).await;
         found.retain(|escape| first.contains(&escape.key()));
         let now: HashSet<_> = found.iter().map(CgroupEscape::key).collect();
-        for escape in found.iter().filter(|escape| !told.contains(&escape.key())) {
+        for escape in found.iter().filter(|escape| !reported.contains(&escape.key())) {
             let pod = names.by_uid(&escape.pod);
             let name = pod.as_ref().map_or("", |pod| &pod.name);
             tracing::warn!(
@@ -43,12 +43,12 @@ pub(crate) async fn watch(pods: EnforcedPods, names: Arc<Names>, denials: Denial
                 cgroup = escape.cgroup,
                 pod = name,
                 held = escape.held,
-                "a process of a pod's is outside its cgroup"
+                "a process of a pod is outside the pod's cgroup"
             );
             denials.metrics.cgroup_escape();
-            denials.submit(collect::moved(escape, pod.as_ref()));
+            denials.submit(collect::escaped(escape, pod.as_ref()));
         }
-        told = now;
+        reported = now;
     }
 }
 

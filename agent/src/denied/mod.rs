@@ -1,6 +1,6 @@
 //! Connections that never became requests, as audit records.
 //!
-//! In: what the kernel refused, what listeners closed, processes outside their pods' cgroups ([`collect`], [`escapes`]).
+//! In: what the kernel denied, what listeners closed, processes outside their pods' cgroups ([`collect`], [`escapes`]).
 //! Out: audit records and notices, aggregated where there are many alike ([`aggregate`], [`write`]).
 
 mod aggregate;

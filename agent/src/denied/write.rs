@@ -1,6 +1,6 @@
-//! Writes down connections that never became requests, folded where a pod makes many.
+//! Writes the records of connections that never became requests, aggregated where a pod makes many.
 //!
-//! In: refusals of the kernel's and of listeners. Out: audit records, and events at the pods. Nothing here holds up connections
+//! In: denied connections, of the kernel and of listeners. Out: audit records, and events at the pods. Nothing here holds up connections
 //! that are served: while the audit log takes nothing, such records are lost, which is counted.
 
 use std::net::SocketAddr;
@@ -14,13 +14,13 @@ use super::metrics::DeniedMetrics;
 use crate::audit::{AuditLog, Connection, PodRef};
 use crate::notify::{About, EventQueue, KubeEvent, Reason};
 
-/// Records between those who see refusals and the one who writes them; each is below 1 KB.
+/// Records between those who see denied connections and the one who writes them; each is below 1 KB.
 const QUEUE_LENGTH: usize = 1024;
 
-/// How long many alike are gathered.
+/// How long connections that are alike are aggregated.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// What makes two refusals alike: the pod, the cause, the address.
+/// What makes two denied connections alike: the pod, the cause, the address.
 type Key = (Option<String>, &'static str, Option<SocketAddr>);
 
 /// Takes denied connections to be written down; cheap to clone.
@@ -45,10 +45,10 @@ impl Denials {
     }
 }
 
-/// Writes refusals down, a few of each kind and second as they are and the others as a count. Once `last` has fired, what waits
+/// Writes the records, a few of each kind and second as they are and the others as a count. Once `last` has fired, what waits
 /// is written, and then `done` fires.
 pub(crate) async fn write(
-    mut refusals: mpsc::Receiver<Connection>,
+    mut denied: mpsc::Receiver<Connection>,
     audit: AuditLog,
     events: EventQueue,
     last: CancellationToken,
@@ -58,9 +58,9 @@ pub(crate) async fn write(
     let mut tick = tokio::time::interval(INTERVAL);
     loop {
         tokio::select! {
-            () = last.cancelled(), if !refusals.is_closed() => refusals.close(),
-            refusal = refusals.recv() => {
-                let Some(connection) = refusal else { break };
+            () = last.cancelled(), if !denied.is_closed() => denied.close(),
+            connection = denied.recv() => {
+                let Some(connection) = connection else { break };
                 if let Some(connection) = aggregator.take(key(&connection), connection) {
                     notify(&events, &connection);
                     write_one(&audit, connection).await;
@@ -74,7 +74,7 @@ pub(crate) async fn write(
     std::future::pending::<()>().await;
 }
 
-/// Tells of it at its pod. Pods that nobody judged yet are tried again by themselves, and are most often nobody's agents.
+/// Reports the connection at its pod. A pod that is not classified yet retries by itself, and is most often no agent's.
 fn notify(events: &EventQueue, connection: &Connection) {
     let reason = match connection.reason {
         "pending" | "unattributed_connection" => return,
@@ -91,8 +91,8 @@ fn notify(events: &EventQueue, connection: &Connection) {
         format!(" (process {}, {program:?})", process.pid)
     });
     let said = match reason {
-        // Where on the node it is stays in the audit log.
-        Reason::CgroupEscape => "A process of this pod's is outside the pod's cgroup",
+        // The cgroup's path stays in the audit log.
+        Reason::CgroupEscape => "A process of this pod is outside the pod's cgroup",
         _ => &connection.message,
     };
     events.report(KubeEvent {
@@ -109,7 +109,7 @@ fn notify(events: &EventQueue, connection: &Connection) {
 async fn write_aggregated(aggregator: &mut EventAggregator<Key, Connection>, audit: &AuditLog) {
     for (mut connection, more) in aggregator.tick() {
         connection.message = format!(
-            "{} ({more} alike within a second, folded into this record)",
+            "{} (this record stands for {more} more within a second)",
             connection.message
         );
         write_one(audit, connection).await;
@@ -118,7 +118,7 @@ async fn write_aggregated(aggregator: &mut EventAggregator<Key, Connection>, aud
 
 async fn write_one(audit: &AuditLog, connection: Connection) {
     if let Err(error) = audit.connection(connection).await {
-        tracing::error!(%error, "a refused connection is not in the audit log");
+        tracing::error!(%error, "a denied connection is not in the audit log");
     }
 }
 
@@ -150,28 +150,29 @@ mod tests {
             ..AuditConfig::default()
         };
         let audit = AuditLog::open(&config, None).unwrap();
-        let (sender, refusals) = Denials::channel(DeniedMetrics::register(&MetricsRegistry::default()));
+        let (sender, denied) = Denials::channel(DeniedMetrics::register(&MetricsRegistry::default()));
         for _ in 0..15 {
             sender.submit(Connection::default());
         }
         let (last, done) = (CancellationToken::new(), CancellationToken::new());
         let (events, _none) = EventQueue::channel(NotifyMetrics::register(&MetricsRegistry::default()));
         last.cancel();
-        let writing = tokio::spawn(write(refusals, audit.clone(), events, last, done.clone()));
+        let writing = tokio::spawn(write(denied, audit.clone(), events, last, done.clone()));
         done.cancelled().await;
         audit.flush().await.unwrap();
         let text = stored_text(&spool);
         writing.abort();
-        let folded = text.lines().last().unwrap();
+        let aggregated = text.lines().last().unwrap();
         assert!(
-            text.lines().count() == 11 && folded.contains("(5 alike"),
+            text.lines().count() == 11 && aggregated.contains("stands for 5 more"),
             "{text}"
         );
     }
 
     #[test]
-    fn a_pod_is_told_of_what_is_its_own_doing_with_its_words_in_quotes() {
-        let (events, mut told) = EventQueue::channel(NotifyMetrics::register(&MetricsRegistry::default()));
+    fn a_pod_gets_events_of_its_own_doing_with_its_words_in_quotes() {
+        let (events, mut reported) =
+            EventQueue::channel(NotifyMetrics::register(&MetricsRegistry::default()));
         let connection = |reason| Connection {
             caller: Some(Arc::new(Caller {
                 pod: Some(PodRef {
@@ -193,7 +194,7 @@ mod tests {
                 ..KernelFacts::default()
             },
             reason,
-            message: "connect refused".to_owned(),
+            message: "the kernel denied a connect".to_owned(),
             ..Connection::default()
         };
         for reason in [
@@ -205,16 +206,17 @@ mod tests {
             notify(&events, &connection(reason));
         }
         let mut next = || {
-            told.try_recv()
+            reported
+                .try_recv()
                 .ok()
                 .map(|event| (event.reason, event.detail, event.note))
         };
         let words = r#"(process 7, "sh) is fine\u{202e}")"#;
         let which = "10.0.0.7:10250".to_owned();
-        let refused = format!("connect refused {words}");
-        assert_eq!(next(), Some((Reason::AccessDenied, which.clone(), refused)));
-        let moved = format!("A process of this pod's is outside the pod's cgroup {words}");
-        assert_eq!(next(), Some((Reason::CgroupEscape, which, moved)));
+        let denied = format!("the kernel denied a connect {words}");
+        assert_eq!(next(), Some((Reason::AccessDenied, which.clone(), denied)));
+        let escaped = format!("A process of this pod is outside the pod's cgroup {words}");
+        assert_eq!(next(), Some((Reason::CgroupEscape, which, escaped)));
         assert_eq!(next(), None);
     }
 }

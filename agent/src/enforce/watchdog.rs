@@ -1,6 +1,6 @@
-//! Watches over the kernel's part: that it loads, that it knows the agent lives, and that nobody takes its links away.
+//! Watches the kernel programs: that they load, that they get the agent's heartbeat, and that nobody detaches them.
 //!
-//! In: the kernel. Out: a sign of life each second; links put back, each with an error in the log, a count and an audit
+//! In: the kernel. Out: a heartbeat each second; programs attached again, each with an error in the log, a count and an audit
 //! record; and what is wrong, for `/readyz`.
 
 use std::sync::Arc;
@@ -18,15 +18,15 @@ use crate::runtime::readiness::Readiness;
 /// The part's name in `/readyz`.
 const PART: &str = "kernel";
 
-/// How often the links are looked at. A link that is taken away is back within 5 s, with time to spare for a busy node;
-/// one look takes a few system calls per link.
+/// How often the links are verified. A program that is detached is attached again within 5 s, with time to spare for a busy
+/// node; one look takes a few system calls per link.
 const VERIFY_INTERVAL: Duration = Duration::from_secs(2);
 
-/// How long links that had to be put back are laid to an agent that was to take over and failed, where not all of them could be
-/// at once.
+/// How long after a failed upgrade a link that has to be restored counts as the successor's work, where not all of them could be
+/// restored at once.
 const RESTORE_TIME: Duration = Duration::from_secs(10);
 
-/// How often a sign of life is given. The kernel waits for ten of them.
+/// How often the heartbeat is written. The kernel programs miss ten before they count the agent as gone.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Loads the programs. Where another's exclusive program at the cgroup root keeps some out the agent is not ready and says
@@ -47,8 +47,8 @@ pub(crate) fn load(config: &KernelConfig, readiness: &Readiness, alone: bool) ->
     Ok(Arc::new(kernel))
 }
 
-/// Tells the kernel each second that the agent lives. Each sign takes a turn of the runtime's workers and of its threads for
-/// blocking work, which pods are enforced by: an agent in which either is stuck gives none.
+/// Writes the heartbeat each second. Each takes a turn of the runtime's workers and of its threads for blocking work, which pods
+/// are enforced by: an agent in which either is stuck writes none.
 pub(crate) async fn heartbeat(kernel: Arc<Kernel>) {
     let mut tick = tokio::time::interval(HEARTBEAT_INTERVAL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -56,19 +56,19 @@ pub(crate) async fn heartbeat(kernel: Arc<Kernel>) {
     loop {
         tick.tick().await;
         let kernel = Arc::clone(&kernel);
-        let beaten = tokio::task::spawn_blocking(move || kernel.heartbeat()).await;
-        match beaten {
+        let written = tokio::task::spawn_blocking(move || kernel.heartbeat()).await;
+        match written {
             Ok(Ok(())) => failed = false,
             Ok(Err(error)) if !std::mem::replace(&mut failed, true) => {
-                tracing::error!(%error, "the kernel is not told that the agent lives");
+                tracing::error!(%error, "the heartbeat cannot be written: the kernel programs will count this agent as gone");
             }
             Ok(Err(_)) | Err(_) => {}
         }
     }
 }
 
-/// Looks at every link again and again, and has put back what was taken away. While another agent takes over, the links are
-/// its own; where it fails, what it left is put back at once, and is nobody's attack.
+/// Verifies every link again and again, and restores what was detached or replaced. During an upgrade the links are the
+/// successor's; where the upgrade fails, they are restored at once, and that is nobody's attack.
 pub(crate) async fn watch(
     kernel: Arc<Kernel>,
     mut lease: KernelWriteLease,
@@ -105,7 +105,7 @@ pub(crate) async fn watch(
         let LinkReport { repaired, failure } = match looked {
             Ok(verified) => verified,
             Err(error) => {
-                tracing::error!(%error, "the links could not be looked at");
+                tracing::error!(%error, "the kernel programs' links cannot be verified");
                 continue;
             }
         };
@@ -119,10 +119,10 @@ pub(crate) async fn watch(
                     about: About::Node,
                     reason: Reason::ProgramMissing,
                     detail: String::new(),
-                    note: format!("Pods are not held as they should be: {reason}"),
+                    note: format!("Pods are not enforced as they should be: {reason}"),
                 });
                 if readiness.fails(PART, reason) {
-                    tracing::error!(%error, "the kernel programs are not all in place, trying on");
+                    tracing::error!(%error, "the kernel programs are not all in place; retrying");
                 }
             }
         }
@@ -137,40 +137,40 @@ pub(crate) async fn watch(
         }
         for one in repaired {
             metrics.reattached(one.program);
-            tell(&audit, &events, &one).await;
+            report(&audit, &events, &one).await;
         }
     }
 }
 
-/// Whether what has to be put back is what an agent left that was to take over and failed.
+/// Whether what has to be restored is what a failed upgrade left.
 #[derive(Debug, Default)]
 struct Restoring {
     until: Option<Instant>,
 }
 
 impl Restoring {
-    /// The turn has just come back.
+    /// The kernel write lease has just come back.
     fn begins(&mut self, now: Instant) {
         self.until = Some(now + RESTORE_TIME);
     }
 
-    /// Of a look at `now`; `fails` where not all could be put back.
+    /// Of a look at `now`; `fails` where not all could be restored.
     fn is_cause(&mut self, fails: bool, now: Instant) -> bool {
         let until = if fails { self.until } else { self.until.take() };
         until.is_some_and(|until| now < until)
     }
 }
 
-async fn tell(audit: &AuditLog, events: &EventQueue, repaired: &RepairedLink) {
+async fn report(audit: &AuditLog, events: &EventQueue, repaired: &RepairedLink) {
     let message = format!(
-        "the link of the kernel program {} was not as the agent left it ({}) and was put back",
+        "the kernel program {} was detached or replaced ({}), and the agent attached it again",
         repaired.link, repaired.fault
     );
     tracing::error!(
         program = repaired.program,
         link = repaired.link,
         fault = %repaired.fault,
-        "somebody took a kernel program away; it is back"
+        "somebody detached or replaced a kernel program; it is attached again"
     );
     events.report(KubeEvent {
         about: About::Node,
@@ -184,7 +184,7 @@ async fn tell(audit: &AuditLog, events: &EventQueue, repaired: &RepairedLink) {
         message,
     };
     if let Err(error) = audit.alarm(alarm).await {
-        tracing::error!(%error, "a lost link is not in the audit log");
+        tracing::error!(%error, "a kernel program that was detached is not in the audit log");
     }
 }
 
@@ -193,12 +193,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_take_over_that_failed_hides_no_attack_for_long() {
+    fn a_failed_upgrade_hides_no_attack_for_long() {
         let (mut one, start) = (Restoring::default(), Instant::now());
         assert!(!one.is_cause(true, start));
         one.begins(start);
         assert!(one.is_cause(false, start));
-        assert!(!one.is_cause(false, start), "all was back");
+        assert!(!one.is_cause(false, start), "all was restored");
         one.begins(start);
         assert!(one.is_cause(true, start + RESTORE_TIME / 2));
         assert!(!one.is_cause(true, start + RESTORE_TIME));

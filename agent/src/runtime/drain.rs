@@ -1,6 +1,6 @@
-//! Ending in order: connections are told to finish, get a limited time to do so, and are then cut.
+//! Ending in order: connections are asked to finish, get a limited time to do so, and are then closed.
 //!
-//! In: the futures that serve connections. Out: a report of how many had to be cut.
+//! In: the futures that serve connections. Out: how many had to be closed.
 
 use std::future::Future;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// How long the parts of connections that were cut may take to notice. They are woken at once, so this is for a node that has
+/// How long the parts of connections that were closed may take to notice. They are woken at once, so this is for a node that has
 /// no time for them; what they leave unwritten then is lost.
 const PARTS_LIMIT: Duration = Duration::from_secs(5);
 
@@ -20,7 +20,7 @@ pub struct Drain {
     tracker: TaskTracker,
     parts: Parts,
     finish: CancellationToken,
-    cut: CancellationToken,
+    close: CancellationToken,
 }
 
 impl Drain {
@@ -37,11 +37,11 @@ impl Drain {
 
     /// Likewise, on another runtime.
     pub fn serve_on(&self, runtime: &Handle, connection: impl Future<Output = ()> + Send + 'static) {
-        let cut = self.cut.clone();
+        let close = self.close.clone();
         let served = async move {
             tokio::select! {
                 () = connection => {}
-                () = cut.cancelled() => {}
+                () = close.cancelled() => {}
             }
         };
         self.tracker.spawn_on(served, runtime);
@@ -59,7 +59,7 @@ impl Drain {
         self.tracker.len()
     }
 
-    /// Asks every connection to finish, waits for `limit`, and cuts the rest; gives the number that was cut.
+    /// Asks every connection to finish, waits for `limit`, and closes the rest; gives the number that was closed.
     pub async fn drain(&self, limit: Duration) -> usize {
         self.finish.cancel();
         self.tracker.close();
@@ -67,7 +67,7 @@ impl Drain {
             Ok(()) => 0,
             Err(_) => {
                 let left = self.tracker.len();
-                self.cut.cancel();
+                self.close.cancel();
                 self.tracker.wait().await;
                 left
             }
@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn waits_for_those_that_finish_and_cuts_those_that_do_not() {
+    async fn waits_for_those_that_finish_and_closes_those_that_do_not() {
         let drain = Drain::default();
         let finishing = drain.finishing();
         drain.serve(async move { finishing.cancelled().await });
@@ -115,12 +115,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn waits_for_the_parts_of_a_connection_that_was_cut() {
+    async fn waits_for_the_parts_of_a_connection_that_was_closed() {
         let drain = Drain::default();
         let (connection, ends) = tokio::sync::oneshot::channel::<()>();
         let (noticed, mut notices) = tokio::sync::oneshot::channel();
         drain.parts().execute(async move {
-            let _cut = ends.await;
+            let _closed = ends.await;
             tokio::task::yield_now().await;
             noticed.send(()).unwrap();
         });
