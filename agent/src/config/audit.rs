@@ -2,7 +2,9 @@
 //!
 //! In: a configuration's fields. Out: an [`AuditConfig`], or what is wrong in it with its place.
 
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use picket_policy::yaml::{Decoder, Fields, Value, YamlNode};
@@ -206,7 +208,7 @@ fn sinks(decoder: &mut Decoder, fields: &Fields<'_>, spool: &Path) -> Vec<SinkCo
                 item,
                 format!("field `{path}.name`: two sinks are called {:?}", same.name),
             );
-        } else if let Some(same) = sinks.iter().find(|same| same.target == sink.target) {
+        } else if let Some(same) = sinks.iter().find(|same| is_same(&same.target, &sink.target)) {
             decoder.error_at(
                 item,
                 format!(
@@ -215,7 +217,7 @@ fn sinks(decoder: &mut Decoder, fields: &Fields<'_>, spool: &Path) -> Vec<SinkCo
                 ),
             );
         }
-        if matches!(&sink.target, SinkTarget::File { path } if path.starts_with(spool)) {
+        if matches!(&sink.target, SinkTarget::File { path } if resolved(path).starts_with(resolved(spool))) {
             decoder.error_at(
                 item,
                 format!("field `{path}.file.path` must not be in `audit.directory`, which holds the agent's own files"),
@@ -224,6 +226,37 @@ fn sinks(decoder: &mut Decoder, fields: &Fields<'_>, spool: &Path) -> Vec<SinkCo
         sinks.push(sink);
     }
     sinks
+}
+
+/// Whether two targets are one, whatever they are called.
+fn is_same(one: &SinkTarget, other: &SinkTarget) -> bool {
+    let (SinkTarget::File { path: one }, SinkTarget::File { path: other }) = (one, other) else {
+        return one == other;
+    };
+    let file = |path: &Path| {
+        let found = fs::metadata(path).ok()?;
+        Some((found.dev(), found.ino()))
+    };
+    resolved(one) == resolved(other) || file(one).is_some_and(|one| file(other) == Some(one))
+}
+
+/// Where a path leads: symbolic links are followed as far as there is something, and what is not there yet is taken by its name.
+fn resolved(path: &Path) -> PathBuf {
+    let mut resolved = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::ParentDir => {
+                resolved.pop();
+            }
+            Component::CurDir => {}
+            part => resolved.push(part),
+        }
+        // Before the next part: a `..` leads above what a link leads to.
+        if let Ok(there) = fs::canonicalize(&resolved) {
+            resolved = there;
+        }
+    }
+    resolved
 }
 
 fn sink(decoder: &mut Decoder, item: &YamlNode, path: &str) -> Option<SinkConfig> {
@@ -281,6 +314,49 @@ fn is_name(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_sinks_file_is_where_its_path_leads() {
+        let held = tempfile::tempdir().expect("a folder");
+        let at = |path: &str| held.path().join(path);
+        fs::create_dir_all(at("spool/deep")).expect("folders");
+        fs::create_dir(at("logs")).expect("a folder");
+        for (link, to) in [
+            ("by-link", "spool"),
+            ("into", "spool/deep"),
+            ("old.jsonl", "logs/copy.jsonl"),
+        ] {
+            std::os::unix::fs::symlink(at(to), at(link)).expect("a link");
+        }
+        fs::write(at("logs/copy.jsonl"), "").expect("a file");
+        fs::hard_link(at("logs/copy.jsonl"), at("logs/other.jsonl")).expect("another name");
+        let file = |path: &str| SinkTarget::File { path: at(path) };
+        for (one, other, same) in [
+            ("logs/new.jsonl", "logs/./x/../new.jsonl", true),
+            ("logs/copy.jsonl", "old.jsonl", true),
+            ("logs/copy.jsonl", "logs/other.jsonl", true),
+            ("by-link/new.jsonl", "spool/new.jsonl", true),
+            ("into/../new.jsonl", "spool/new.jsonl", true),
+            ("into/../new.jsonl", "new.jsonl", false),
+            ("logs/new.jsonl", "logs/newer.jsonl", false),
+        ] {
+            assert_eq!(is_same(&file(one), &file(other)), same, "{one} {other}");
+        }
+        assert!(is_same(&SinkTarget::Stdout, &SinkTarget::Stdout));
+        let refused = |path: &str| {
+            let text = format!(
+                "nodeName: n\naudit: {{directory: {}, sinks: [{{name: a, file: {{path: {}}}}}]}}\n",
+                at("spool").display(),
+                at(path).display()
+            );
+            let error = crate::config::Config::parse("f", &text).expect_err("fields are missing");
+            error.to_string().contains("must not be in `audit.directory`")
+        };
+        for inside in ["spool/a", "logs/../spool/a", "by-link/a", "into/a", "into/../a"] {
+            assert!(refused(inside), "{inside}");
+        }
+        assert!(!refused("logs/a") && !refused("spool/../a"));
+    }
 
     #[test]
     fn quantities_and_durations_are_those_of_kubernetes() {
