@@ -210,12 +210,12 @@ impl App {
         }
         shutdown.write_denials().await;
         tasks.abort().await;
-        handles
-            .audit
-            .flush()
-            .await
-            .context("the last audit records could not be written")?;
+        let flushed = handles.audit.flush().await;
         handles.audit.close(LAST_DELIVERIES).await;
+        // The end of the log is a last try.
+        if let Some(reason) = handles.audit.stats().failure() {
+            flushed.with_context(|| format!("the last audit records could not be written: {reason}"))?;
+        }
         outcome.map(drop)
     }
 

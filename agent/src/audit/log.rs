@@ -4,6 +4,7 @@
 //! has a place. When there is no room a request waits for a moment and is then refused; nothing is ever dropped.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -195,8 +196,12 @@ impl AuditLog {
         &self.inner.stats
     }
 
-    /// Room for one line.
+    /// Room for one line of a request, which is refused where there is none.
     pub(super) async fn room(&self) -> Result<OwnedSemaphorePermit, AuditError> {
+        self.or_refused(self.find_room().await)
+    }
+
+    async fn find_room(&self) -> Result<OwnedSemaphorePermit, AuditError> {
         let requests = &self.inner.stats.requests;
         if let Ok(permit) = Arc::clone(requests).try_acquire_owned() {
             return Ok(permit);
@@ -224,7 +229,14 @@ impl AuditLog {
         );
     }
 
-    /// Queues a line and waits until it is on disk.
+    /// Counts a request that is refused.
+    fn or_refused<T>(&self, outcome: Result<T, AuditError>) -> Result<T, AuditError> {
+        outcome.inspect_err(|_| {
+            self.inner.stats.refused.fetch_add(1, Relaxed);
+        })
+    }
+
+    /// Queues a line of a request, which is refused where this fails, and waits until it is on disk.
     pub(super) async fn commit(
         &self,
         event: Box<Event>,
@@ -239,10 +251,11 @@ impl AuditLog {
             },
             true,
         );
-        match tokio::time::timeout(COMMIT_PATIENCE, written).await {
-            Ok(answer) => answer.map_err(|_| AuditError::Closed)?,
+        let outcome = match tokio::time::timeout(COMMIT_PATIENCE, written).await {
+            Ok(answer) => answer.unwrap_or(Err(AuditError::Closed)),
             Err(_) => Err(AuditError::Slow),
-        }
+        };
+        self.or_refused(outcome)
     }
 
     pub(super) fn observe(&self, event: &Event) {

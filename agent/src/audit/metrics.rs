@@ -28,7 +28,7 @@ enum OfSink {
     Gauge(fn(&SinkStats, &[Segment]) -> u64),
 }
 
-const LOG: [(&str, OfLog, &str); 10] = [
+const LOG: [(&str, OfLog, &str); 11] = [
     (
         "audit_lines",
         OfLog::Counter(Stats::lines),
@@ -48,6 +48,11 @@ const LOG: [(&str, OfLog, &str); 10] = [
         "audit_syncs",
         OfLog::Counter(Stats::syncs),
         "Syncs of the audit log to disk",
+    ),
+    (
+        "audit_refused_requests",
+        OfLog::Counter(Stats::refused),
+        "Requests that were answered with 503 because the audit log is full, fails or is too slow: each is one that must not go unrecorded",
     ),
     (
         "audit_rotations",

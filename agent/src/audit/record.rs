@@ -149,6 +149,8 @@ impl Record {
         self.edit(|event| {
             event.decision.outcome = Some(Outcome::Allow);
             event.decision.permitted = true;
+            // A rule that held the request says why it waited, which it does no more.
+            event.decision.message = None;
             event.decision.policy = policy;
             event.decision.rule = rule;
         });
@@ -315,10 +317,10 @@ impl Record {
         Ok(())
     }
 
-    /// Writes the start record of a long request, once its response's head is known.
+    /// Puts the start record of a long request on disk, once its response's head is known and before the client gets it.
     ///
     /// # Errors
-    /// [`AuditError::Full`] when there is no room: the request must be refused.
+    /// When it cannot be written: the request must be refused.
     pub async fn started(&mut self) -> Result<(), AuditError> {
         let Some((event, _)) = &self.open else {
             return Ok(());
@@ -326,8 +328,7 @@ impl Record {
         let mut line = event.clone();
         line.reach(Stage::ResponseStarted);
         let room = self.log.room().await?;
-        self.log.queue(line, room);
-        Ok(())
+        self.log.commit(line, room).await
     }
 
     /// Ends the record.

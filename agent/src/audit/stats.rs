@@ -27,6 +27,7 @@ pub struct Stats {
     pub(super) bytes: AtomicU64,
     pub(super) errors: AtomicU64,
     pub(super) syncs: AtomicU64,
+    pub(super) refused: AtomicU64,
     pub(super) lag_micros: AtomicU64,
     spool: Arc<SpoolView>,
     sinks: Vec<Arc<SinkStats>>,
@@ -65,6 +66,7 @@ impl Default for Stats {
             bytes: AtomicU64::new(0),
             errors: AtomicU64::new(0),
             syncs: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
             lag_micros: AtomicU64::new(0),
             failing: AtomicBool::new(false),
             last_error: Mutex::new(None),
@@ -97,6 +99,11 @@ impl Stats {
     /// Syncs to disk; with the lines, how well commits are grouped.
     pub fn syncs(&self) -> u64 {
         self.syncs.load(Relaxed)
+    }
+
+    /// Requests that were refused because their record found no room or could not be put on disk.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Relaxed)
     }
 
     /// Age of the oldest record of the last write, when it was written.

@@ -70,3 +70,103 @@ fn wait(stream: BorrowedFd<'_>) -> io::Result<()> {
     poll(&mut [PollFd::new(stream, PollFlags::POLLOUT)], PollTimeout::NONE)?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::os::fd::OwnedFd;
+
+    use nix::fcntl::OFlag;
+    use nix::unistd::pipe2;
+
+    use super::*;
+
+    /// Takes so many bytes at once, and fails at each `None`.
+    struct Stream {
+        taken: Vec<u8>,
+        takes: Vec<Option<usize>>,
+        file: File,
+    }
+
+    impl Write for Stream {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let Some(count) = self.takes.pop().unwrap_or(Some(usize::MAX)) else {
+                return Err(io::Error::other("the reader is gone"));
+            };
+            let count = count.min(bytes.len());
+            self.taken.extend(&bytes[..count]);
+            Ok(count)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl AsFd for Stream {
+        fn as_fd(&self) -> BorrowedFd<'_> {
+            self.file.as_fd()
+        }
+    }
+
+    fn sink(mut takes: Vec<Option<usize>>) -> StreamSink<Stream> {
+        takes.reverse();
+        let stream = Stream {
+            taken: Vec::new(),
+            takes,
+            file: tempfile::tempfile().expect("a file"),
+        };
+        StreamSink::new(stream, "a stream")
+    }
+
+    #[test]
+    fn a_stream_that_takes_a_few_bytes_at_once_gets_all_of_them_once() {
+        let mut sink = sink(vec![Some(1), Some(4), Some(2)]);
+        sink.deliver(b"one\ntwo\n").expect("taken");
+        sink.deliver(b"three\n").expect("taken");
+        assert_eq!(sink.stream.taken, b"one\ntwo\nthree\n");
+    }
+
+    #[test]
+    fn what_a_failed_delivery_wrote_is_not_written_again() {
+        let mut sink = sink(vec![Some(5), None, Some(1), None]);
+        for _ in 0..2 {
+            let error = sink.deliver(b"one\ntwo\n").expect_err("it fails").to_string();
+            assert_eq!(error, "a stream: the reader is gone");
+        }
+        // More has come meanwhile.
+        sink.deliver(b"one\ntwo\nthree\n").expect("taken");
+        sink.deliver(b"four\n").expect("taken");
+        assert_eq!(sink.stream.taken, b"one\ntwo\nthree\nfour\n");
+    }
+
+    #[test]
+    fn a_stream_that_takes_nothing_is_a_failure_and_no_endless_loop() {
+        let error = sink(vec![Some(0)]).deliver(b"one\n").expect_err("it fails");
+        assert!(matches!(error, SinkError::Target { source, .. } if source.kind() == ErrorKind::WriteZero));
+    }
+
+    #[test]
+    fn a_pipe_that_does_not_block_is_waited_for() {
+        let (read, write): (OwnedFd, OwnedFd) = pipe2(OFlag::O_NONBLOCK).expect("a pipe");
+        // Far more than the pipe holds.
+        let lines: Vec<u8> = (0..40_000)
+            .flat_map(|line| format!("line {line}\n").into_bytes())
+            .collect();
+        let reader = std::thread::spawn(move || {
+            let (mut pipe, mut text, mut buffer) = (File::from(read), Vec::<u8>::new(), [0; 1000]);
+            loop {
+                match pipe.read(&mut buffer) {
+                    Ok(0) => return text,
+                    Ok(count) => text.extend(&buffer[..count]),
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => std::thread::yield_now(),
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        });
+        let mut sink = StreamSink::new(File::from(write), "a pipe");
+        sink.deliver(&lines).expect("taken");
+        drop(sink);
+        assert!(reader.join().expect("the reader") == lines);
+    }
+}

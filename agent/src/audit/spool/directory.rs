@@ -23,6 +23,9 @@ use crate::audit::event::Event;
 use crate::audit::sinks::checkpoint;
 use crate::audit::{AuditConfig, AuditError};
 
+/// Names that are tried for a new segment. A failed rotation leaves one stray segment at most, and each start takes stray ones in.
+const NAMES_TRIED: u32 = 64;
+
 /// Tells the time, for the age of segments; tests bring their own.
 pub(in crate::audit) type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
@@ -233,12 +236,23 @@ impl SpoolDirectory {
         }
     }
 
-    /// Makes the next segment, which is on disk before a line in it is.
+    /// Makes the next segment, which is on disk before a line in it is. A name that is taken is passed over: where the clock was
+    /// set back each try would come to the same one.
     fn create(&self, last: Option<SegmentId>, now: Timestamp) -> io::Result<(SegmentId, File)> {
-        let id = SegmentId::after(last, now);
-        let file = segment::create(&id.path(&self.path))?;
-        self.turn.sync()?;
-        Ok((id, file))
+        let mut id = SegmentId::after(last, now);
+        for _ in 0..NAMES_TRIED {
+            match segment::create(&id.path(&self.path)) {
+                Ok(file) => {
+                    self.turn.sync()?;
+                    return Ok((id, file));
+                }
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    id = SegmentId::after(Some(id), now);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(io::ErrorKind::AlreadyExists.into())
     }
 
     /// Ends the current segment and begins the next; the chain goes on.

@@ -80,12 +80,22 @@ impl Writer {
                 }
                 Work::Idle => self.write(),
                 Work::Closed => {
+                    // The last try, however short ago the last failure was.
+                    self.failed = None;
                     self.write();
+                    self.say_lost();
                     self.sync();
                     self.view.close();
                     return;
                 }
             }
+        }
+    }
+
+    /// Says what is lost with the process.
+    fn say_lost(&self) {
+        if let (false, Some((_, error))) = (self.waiting.is_empty(), &self.failed) {
+            tracing::error!(records = self.waiting.len(), %error, "the last audit records are lost");
         }
     }
 

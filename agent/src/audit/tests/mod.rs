@@ -1,5 +1,6 @@
 //! The log from its outside: what is in the spool, when, and what happens when it cannot be.
 
+mod failing;
 mod kill;
 mod rotation;
 mod sinks;

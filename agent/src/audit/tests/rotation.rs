@@ -313,7 +313,7 @@ async fn a_directory_that_is_gone_or_takes_nothing_refuses_until_it_is_back() {
     assert!(error.contains("chmod 700"), "{error}");
 }
 
-async fn eventually_ok(log: &AuditLog, number: usize) {
+pub(super) async fn eventually_ok(log: &AuditLog, number: usize) {
     let began = Instant::now();
     while deny(log, number).await.is_err() {
         assert!(

@@ -1,0 +1,158 @@
+//! A spool that takes nothing, or not yet again: what is refused, what is counted, and what is written in the end.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use jiff::Timestamp;
+
+use super::super::spool::segment::SegmentId;
+use super::rotation::{deny, eventually_ok, numbers};
+use super::*;
+
+/// Puts a file in the spool's place, so that nothing can be opened there, and gives the way back.
+fn broken(spool: &Path) -> impl FnOnce() + use<> {
+    let (spool, away) = (spool.to_owned(), spool.with_file_name("away"));
+    fs::rename(&spool, &away).expect("moves");
+    fs::write(&spool, "").expect("in the way");
+    move || {
+        fs::remove_file(&spool).expect("clears the way");
+        fs::rename(&away, &spool).expect("moves back");
+    }
+}
+
+/// A watch that was permitted and is answered.
+async fn watch(log: &AuditLog) -> Result<Record, AuditError> {
+    let mut record = log.begin(received("/api/v1/pods?watch=true")).await?;
+    record.allow(None, None);
+    record.response(200, None, None);
+    record.session(Some("s-1".into()), "watch");
+    record.started().await.map(|()| record)
+}
+
+#[tokio::test]
+async fn a_session_is_on_disk_before_the_client_learns_of_it() {
+    let scratch = Scratch::new();
+    let log = open(&scratch.spool());
+    let (before, record) = (log.stats().syncs(), watch(&log).await.expect("on disk"));
+    let stages = || -> Vec<_> {
+        let lines = lines(&scratch.spool());
+        lines.iter().map(|line| line["stage"].clone()).collect()
+    };
+    assert_eq!(stages(), ["ResponseStarted"]);
+    assert_eq!(log.stats().syncs(), before + 1);
+    record.finish(EndReason::ClientClosed);
+    log.flush().await.expect("flushed");
+    assert_eq!(stages(), ["ResponseStarted", "ResponseComplete"]);
+}
+
+#[tokio::test]
+async fn sessions_that_begin_together_share_their_wait_for_the_disk() {
+    const SESSIONS: usize = 200;
+    let scratch = Scratch::new();
+    let log = open(&scratch.spool());
+    let began = futures::future::join_all((0..SESSIONS).map(|_| watch(&log))).await;
+    assert!(began.iter().all(Result::is_ok));
+    let syncs = log.stats().syncs();
+    assert!(
+        syncs < SESSIONS as u64 / 4,
+        "{syncs} syncs for {SESSIONS} sessions"
+    );
+}
+
+#[tokio::test]
+async fn a_log_that_fails_refuses_sessions_and_counts_each_request_that_is_refused_once() {
+    let scratch = Scratch::new();
+    let log = open(&scratch.spool());
+    drop(watch(&log).await.expect("on disk"));
+    assert_eq!(log.stats().refused(), 0);
+    let repair = broken(&scratch.spool());
+    assert!(watch(&log).await.is_err(), "a session");
+    assert!(deny(&log, 1).await.is_err(), "a denial");
+    let mut held = log.begin(received("/held")).await.expect("room");
+    assert!(held.hold(None, None, "ask").await.is_err(), "a hold");
+    assert_eq!(log.stats().refused(), 3);
+    // Reads wait in memory.
+    let mut read = log.begin(received("/read")).await.expect("room");
+    read.allow(None, None);
+    drop(read);
+    assert_eq!(log.stats().refused(), 3);
+    repair();
+    eventually_ok(&log, 2).await;
+    let refused = log.stats().refused();
+    let room = Arc::clone(&log.stats().requests);
+    let _all = room
+        .acquire_many(u32::try_from(room.available_permits()).expect("few"))
+        .await;
+    tokio::time::pause();
+    assert!(log.begin(received("/full")).await.is_err());
+    assert_eq!(log.stats().refused(), refused + 1);
+}
+
+#[tokio::test]
+async fn records_that_waited_are_written_at_the_end_however_short_ago_the_last_failure_was() {
+    let scratch = Scratch::new();
+    let log = open(&scratch.spool());
+    let repair = broken(&scratch.spool());
+    assert!(deny(&log, 1).await.is_err(), "it has just failed");
+    repair();
+    log.close(Duration::from_secs(5)).await;
+    drop(log);
+    drop(retry_open(&scratch.spool()));
+    let uris: Vec<_> = lines(&scratch.spool())
+        .iter()
+        .map(|line| line["requestURI"].clone())
+        .collect();
+    assert_eq!(uris, ["/n/1"]);
+    assert_eq!(verify(&scratch.spool()).breaks, []);
+}
+
+/// As a rotation leaves it that made the segment and then failed, where the clock is set back.
+#[tokio::test]
+async fn a_stray_segment_under_the_next_name_jams_no_rotation() {
+    let scratch = Scratch::new();
+    let spool = scratch.spool();
+    let seconds = Arc::new(AtomicI64::new(1_800_000_000));
+    let clock: spool::Clock = {
+        let seconds = Arc::clone(&seconds);
+        Arc::new(move || Timestamp::from_second(seconds.load(Ordering::Relaxed)).expect("a moment"))
+    };
+    let config = AuditConfig {
+        max_segment_size: 1_000,
+        ..config(&spool)
+    };
+    let log = AuditLog::start(&config, None, false, clock).expect("opens");
+    deny(&log, 0).await.expect("on disk");
+    deny(&log, 1).await.expect("on disk");
+    let last = segments(&spool).expect("the spool").pop().expect("one").id;
+    seconds.fetch_sub(60, Ordering::Relaxed);
+    let stray = SegmentId::after(Some(last), last.begun());
+    fs::write(stray.path(&spool), "").expect("a stray segment");
+    for number in 2..10 {
+        deny(&log, number).await.expect("on disk");
+    }
+    assert!(log.stats().spool().rotations() > 1, "{:?}", files(&spool));
+    assert_eq!(numbers(&stored_text(&spool)), (0..10).collect::<Vec<_>>());
+    assert_eq!(verify(&spool).breaks, []);
+}
+
+#[tokio::test]
+async fn a_request_that_waited_and_was_approved_says_no_more_why_it_waited() {
+    let scratch = Scratch::new();
+    let log = open(&scratch.spool());
+    let mut record = log.begin(received("/held")).await.expect("room");
+    record
+        .hold(Some("guard".into()), Some("ask".into()), "a person decides")
+        .await
+        .expect("on disk");
+    record.allow(Some("grant".into()), Some("0".into()));
+    record.response(200, None, None);
+    record.finish(EndReason::Completed);
+    log.flush().await.expect("flushed");
+    let lines = lines(&scratch.spool());
+    let decisions: Vec<_> = lines
+        .iter()
+        .map(|line| (&line["decision"]["outcome"], &line["decision"]["message"]))
+        .collect();
+    assert_eq!(decisions.len(), 2);
+    assert_eq!(decisions[0], (&"pending".into(), &"a person decides".into()));
+    assert_eq!(decisions[1], (&"allow".into(), &Value::Null));
+}
