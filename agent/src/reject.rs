@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WARNING, X_CONTENT_TYPE_OPTIONS};
 use http::{Response, StatusCode};
 use http_body_util::Full;
-use picket_policy::{Denial, KubeRequest, ReadError, Target};
+use picket_policy::{Denial, KubeRequest, ReadError, Target, Verb};
 use serde::Serialize;
 
 use crate::approval::ApprovalError;
@@ -100,6 +100,21 @@ struct Class {
     retry: bool,
 }
 
+/// What the API server did not take and may take the next time. An informer that is answered with 429 watches again from where
+/// it was, as after a refused connection; after any other answer it lists everything anew (k8s.io/client-go
+/// tools/cache/reflector.go, `isWatchErrorRetriable`).
+fn outage(asked: Option<&KubeRequest>) -> Class {
+    let (code, reason) = match asked {
+        Some(asked) if asked.verb == Verb::Watch => (StatusCode::TOO_MANY_REQUESTS, "TooManyRequests"),
+        _ => (StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable"),
+    };
+    Class {
+        code,
+        reason,
+        retry: true,
+    }
+}
+
 impl Rejection {
     /// A stable name of low cardinality, for metrics and records.
     pub fn code(&self) -> &'static str {
@@ -137,17 +152,7 @@ impl Rejection {
         )
     }
 
-    /// The HTTP status code.
-    pub fn http_status(&self) -> StatusCode {
-        self.class().code
-    }
-
-    /// The `reason` of the `Status`.
-    pub fn reason(&self) -> &'static str {
-        self.class().reason
-    }
-
-    fn class(&self) -> Class {
+    fn class(&self, asked: Option<&KubeRequest>) -> Class {
         let class = |code, reason, retry| Class { code, reason, retry };
         match self {
             Rejection::Unreadable(_) | Rejection::Upgrade(_) | Rejection::Body(_) | Rejection::BodyLost => {
@@ -167,9 +172,7 @@ impl Rejection {
                 SendError::Unreachable(_)
                 | SendError::Exhausted
                 | SendError::NotTaken(_)
-                | SendError::Interrupted(_) => {
-                    class(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", true)
-                }
+                | SendError::Interrupted(_) => outage(asked),
                 // It may have been carried out; a client must not be told to send it again.
                 SendError::Broken(_) => class(StatusCode::BAD_GATEWAY, "BadGateway", false),
                 SendError::Unsendable(_) | SendError::Malformed(_) => {
@@ -191,7 +194,7 @@ impl Rejection {
 
     /// The `Status`. `asked` is what was read of the request, if it could be.
     pub fn status(&self, asked: Option<&KubeRequest>) -> Status {
-        let class = self.class();
+        let class = self.class(asked);
         let (kind, group) = match asked.map(|asked| &asked.target) {
             Some(Target::Resource { resource, group, .. }) => (resource.as_str(), group.as_str()),
             _ => ("", ""),
@@ -210,7 +213,7 @@ impl Rejection {
     /// The response. `asked` is what was read of the request, if it could be; `id` is that of the request's record, which
     /// whoever got the answer can quote. There is none where the log took no record.
     pub fn response(&self, asked: Option<&KubeRequest>, id: Option<AuditId>) -> Response<Full<Bytes>> {
-        let class = self.class();
+        let class = self.class(asked);
         let target = asked.map(|asked| &asked.target);
         let status = self.status(asked);
         let mut response = Response::new(Full::new(Bytes::from(status.to_json())));
@@ -415,6 +418,31 @@ spec:
             status["details"],
             json!({"name": "web", "group": "apps", "kind": "deployments", "retryAfterSeconds": 1})
         );
+    }
+
+    #[tokio::test]
+    async fn a_watch_is_to_go_on_where_it_was_and_not_to_list_anew() {
+        let uri = http::Uri::from_static("/api/v1/namespaces/n/pods?watch=true&resourceVersion=7");
+        let watch = KubeRequest::read(&http::Method::GET, &uri, &http::HeaderMap::new()).unwrap();
+        for error in [SendError::Unreachable("refused".into()), SendError::Exhausted] {
+            let (head, body) = Rejection::from(error).response(Some(&watch), None).into_parts();
+            assert_eq!(
+                (head.status.as_u16(), &head.headers["retry-after"]),
+                (429, &HeaderValue::from_static("1"))
+            );
+            let status: Value = serde_json::from_slice(&body.collect().await.unwrap().to_bytes()).unwrap();
+            assert_eq!(
+                (
+                    &status["reason"],
+                    &status["code"],
+                    &status["details"]["retryAfterSeconds"]
+                ),
+                (&json!("TooManyRequests"), &json!(429), &json!(1))
+            );
+        }
+        // Only what passes by itself.
+        let denied = Rejection::Killed(String::new());
+        assert_eq!(denied.status(Some(&watch)).code, 403);
     }
 
     #[tokio::test]

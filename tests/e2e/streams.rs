@@ -59,7 +59,7 @@ fn watch_event_by_event(world: &mut World) -> Result<()> {
     Ok(())
 }
 
-fn tick(world: &World, value: &str) -> Result<()> {
+pub(crate) fn tick(world: &World, value: &str) -> Result<()> {
     let patch = serde_json::json!({"data": {"count": value}}).to_string();
     world
         .admin(&[

@@ -304,7 +304,7 @@ async fn refuse(
         && let Err(error) = Box::pin(record.commit_before_effect()).await
     {
         rejection = Rejection::Audit(error);
-        record_status(&mut record, &rejection, rejection.explain(kube));
+        record_status(&mut record, &rejection.status(kube));
     }
     let id = record.id();
     record.finish(EndReason::Completed);

@@ -6,7 +6,7 @@ use picket_policy::{FiredRule, KubeRequest, Permit, Target};
 
 use super::connection::Connection;
 use crate::audit::{self, ObjectRef, Record};
-use crate::reject::Rejection;
+use crate::reject::{Rejection, Status};
 use crate::upstream::SendError;
 
 /// What was asked.
@@ -28,8 +28,9 @@ pub(super) fn record_decision(record: &mut Record, permit: &Permit, connection: 
 
 /// The request was refused, by whom and why.
 pub(super) fn record_rejection(record: &mut Record, rejection: &Rejection, request: Option<&KubeRequest>) {
-    let message = rejection.explain(request);
-    record_status(record, rejection, message.clone());
+    let status = rejection.status(request);
+    record_status(record, &status);
+    let message = status.message;
     match rejection {
         Rejection::Denied(denial) => {
             record.findings(Vec::new(), findings(denial.would_deny()));
@@ -63,11 +64,11 @@ fn leaves_open(rejection: &Rejection, request: Option<&KubeRequest>) -> bool {
 }
 
 /// The `Status` that the client gets.
-pub(super) fn record_status(record: &mut Record, rejection: &Rejection, message: String) {
+pub(super) fn record_status(record: &mut Record, status: &Status) {
     record.response(
-        rejection.http_status().as_u16(),
-        Some(rejection.reason().into()),
-        Some(message),
+        status.code,
+        Some(status.reason.into()),
+        Some(status.message.clone()),
     );
 }
 

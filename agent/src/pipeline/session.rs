@@ -76,6 +76,7 @@ impl Basis {
 /// A watch or a log that is registered and has no body yet.
 pub(super) struct Following {
     slot: Arc<Slot<AuditedBody>>,
+    kind: SessionKind,
     farewell: Farewell,
     traffic: Arc<Traffic>,
     registered: Registered,
@@ -87,6 +88,7 @@ impl Following {
         ResponseBody::Session(SessionBody::new(
             self.slot,
             audited(body, record),
+            self.kind,
             self.farewell,
             self.traffic,
             self.registered,
@@ -155,6 +157,7 @@ impl Pipeline {
         record.session(Some(record.id().to_string()), kind.as_str());
         Ok(Following {
             slot,
+            kind,
             farewell: Farewell::of_response(kind, response.headers()),
             traffic,
             registered,

@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 
 use super::end::Ending;
 use super::farewell::Farewell;
+use super::kind::SessionKind;
 use super::registry::{Registered, Stop};
 use super::tunnel::Traffic;
 
@@ -80,6 +81,7 @@ pub(super) struct BrokenOff {
 /// The frames of a session's response.
 pub struct SessionBody<B> {
     slot: Arc<Slot<B>>,
+    kind: SessionKind,
     farewell: Farewell,
     traffic: Arc<Traffic>,
     _registered: Registered,
@@ -90,6 +92,7 @@ impl<B: Terminate> SessionBody<B> {
     pub fn new(
         slot: Arc<Slot<B>>,
         body: B,
+        kind: SessionKind,
         farewell: Farewell,
         traffic: Arc<Traffic>,
         registered: Registered,
@@ -111,6 +114,7 @@ impl<B: Terminate> SessionBody<B> {
         }
         SessionBody {
             slot,
+            kind,
             farewell,
             traffic,
             _registered: registered,
@@ -152,6 +156,11 @@ where
                     }
                     match polled {
                         Poll::Ready(Some(Ok(frame))) => Ok(frame),
+                        // A watch ends at any time, and its client watches again from the last event. A reset is taken for
+                        // more than that: client-go then lists everything anew. A log must not look complete.
+                        Poll::Ready(Some(Err(_))) if session.kind == SessionKind::Watch => {
+                            return Poll::Ready(None);
+                        }
                         Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error.into()))),
                         Poll::Ready(None) => return Poll::Ready(None),
                         Poll::Pending => return Poll::Pending,
@@ -199,7 +208,6 @@ impl<B> Drop for SessionBody<B> {
 
 #[cfg(test)]
 mod tests {
-    use std::convert::Infallible;
     use std::task::Waker;
     use std::time::Instant;
 
@@ -207,11 +215,11 @@ mod tests {
     use http_body_util::BodyExt as _;
     use tokio::sync::mpsc;
 
+    use super::super::Registry;
     use super::super::registry::{SessionSelector, testing};
-    use super::super::{Registry, SessionKind};
     use super::*;
 
-    /// Frames that are sent to it; says when it is ended and when it goes.
+    /// Frames that are sent to it, `broken` for an error; says when it is ended and when it goes.
     struct Fake {
         frames: mpsc::UnboundedReceiver<&'static str>,
         ended: mpsc::UnboundedSender<&'static str>,
@@ -219,15 +227,16 @@ mod tests {
 
     impl Body for Fake {
         type Data = Bytes;
-        type Error = Infallible;
+        type Error = &'static str;
 
         fn poll_frame(
             mut self: Pin<&mut Self>,
             cx: &mut Context<'_>,
-        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-            self.frames
-                .poll_recv(cx)
-                .map(|frame| frame.map(|data| Ok(Frame::data(Bytes::from(data)))))
+        ) -> Poll<Option<Result<Frame<Bytes>, &'static str>>> {
+            self.frames.poll_recv(cx).map(|frame| match frame? {
+                "broken" => Some(Err("broken")),
+                data => Some(Ok(Frame::data(Bytes::from(data)))),
+            })
         }
     }
 
@@ -262,7 +271,7 @@ mod tests {
             HeaderValue::from_static("application/json"),
         )]);
         let farewell = Farewell::of_response(kind, &json);
-        let body = SessionBody::new(slot, Fake { frames, ended }, farewell, traffic, registered);
+        let body = SessionBody::new(slot, Fake { frames, ended }, kind, farewell, traffic, registered);
         Running {
             registry,
             frames: sender,
@@ -342,6 +351,27 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_watch_whose_api_server_is_gone_ends_in_order_and_a_log_does_not() {
+        for (kind, before) in [
+            (SessionKind::Watch, "{\"type\":\"ADDED\"}\n"),
+            (SessionKind::Watch, "{\"type\":"),
+            (SessionKind::Logs, "line\n"),
+        ] {
+            let mut running = running(kind);
+            for frame in [before, "broken"] {
+                running.frames.send(frame).expect("sends");
+            }
+            next(&mut running.body).await.expect("a frame").expect("data");
+            let end = next(&mut running.body).await;
+            match kind {
+                SessionKind::Watch => assert!(end.is_none(), "{end:?}"),
+                _ => assert!(matches!(end, Some(Err(_))), "{end:?}"),
+            }
+            assert!(next(&mut running.body).await.is_none());
+        }
+    }
+
+    #[tokio::test]
     async fn an_end_before_the_first_byte_holds() {
         let registry = Registry::default();
         let slot = Slot::new();
@@ -358,6 +388,7 @@ mod tests {
         let mut body = SessionBody::new(
             slot,
             Fake { frames, ended },
+            SessionKind::Logs,
             Farewell::Silent,
             traffic,
             registered,

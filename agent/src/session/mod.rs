@@ -21,6 +21,7 @@ mod end;
 mod farewell;
 mod kind;
 mod metrics;
+mod pump;
 mod registry;
 mod rejudge;
 mod tunnel;

@@ -1,10 +1,14 @@
 //! Upgraded connections (exec, attach, port-forward, watches by WebSocket): bytes both ways until both sides are done, or
 //! until the session is ended.
 //!
-//! In: the two upgrades. Out: how many bytes went each way and why it ended. When one side says that it has no more to
-//! send, the other is told so and may go on; when one side is gone, the other is closed at once. When Picket ends the
-//! session the API server's side is closed first; the client gets the last word and a limited time to take it.
+//! In: the two upgrades. Out: how many bytes went each way and why it ended. The end of the API server's side is the
+//! session's: the client gets what is left and the end, and both sides are closed soon after, whatever the client does.
+//! (kube-apiserver itself closes both as soon as either ends: k8s.io/apimachinery pkg/util/proxy/upgradeaware.go.) When the
+//! client has no more to send, the API server is told so and may go on. When one side is gone, the other is closed at once.
+//! When Picket ends the session the API server's side is closed first; the client gets the last word and a limited time to
+//! take it.
 
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,17 +18,23 @@ use std::time::Duration;
 
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use tokio::io::{
-    AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf, copy_bidirectional_with_sizes,
-};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::end::Ending;
 use super::farewell::Farewell;
+use super::pump::Pump;
 use super::registry::Stop;
 
-/// What is read at once in each direction: one TLS record. Reading stops while the other side does not take it.
-const BUFFER: usize = 16 * 1024;
+/// How long a client may take to close its side once it has everything and the end. A client that reads closes within a round
+/// trip; five seconds are for one that is busy, and the session and its record end by then. (What the client has not taken
+/// is flushed before, as slowly as it reads; see `ClientStream` for a client that takes nothing.)
+const CLOSE_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long the API server's side may be silent after the client has closed its own: what a command still prints comes within
+/// this time, and an API server closes at once.
+const SILENCE_LIMIT: Duration = Duration::from_secs(30);
 
 /// How long a client may take for the last word and its own close. Half of what an end may take in all: a client that does
 /// not read must not hold its session.
@@ -151,17 +161,56 @@ where
         // An end goes before bytes that are there already.
         biased;
         ending = stop.ended() => Err(ending),
-        copied = copy_bidirectional_with_sizes(&mut client, &mut server, BUFFER, BUFFER) => Ok(copied),
+        copied = copy(&mut client, &mut server) => Ok(copied),
     };
     match copied {
-        Ok(Ok(_)) => TunnelEnd::Closed,
+        Ok(Ok(end)) => end,
         Ok(Err(_)) if client.failed => TunnelEnd::ClientGone,
         Ok(Err(_)) => TunnelEnd::ServerGone,
         Err(ending) => {
             drop(server);
-            let _in_time = tokio::time::timeout(PARTING_LIMIT, client.part(&ending)).await;
+            let _in_time = timeout(PARTING_LIMIT, client.part(&ending)).await;
             TunnelEnd::Stopped(ending)
         }
+    }
+}
+
+/// Which side has no more to send.
+enum Ended {
+    Client,
+    Server,
+}
+
+/// Carries bytes both ways, until both sides are done or one of them has had its time.
+async fn copy<C, S>(client: &mut Followed<C>, server: &mut S) -> io::Result<TunnelEnd>
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let (mut to_client, mut to_server) = (Pump::new(), Pump::new());
+    let first = poll_fn(|cx| {
+        if let Poll::Ready(done) = to_client.poll(cx, server, client) {
+            return Poll::Ready(done.map(|()| Ended::Server));
+        }
+        to_server
+            .poll(cx, client, server)
+            .map(|done| done.map(|()| Ended::Client))
+    });
+    match first.await? {
+        Ended::Server => {
+            // Not waited for longer than it takes: what the client still says, nobody reads.
+            let _closed = timeout(CLOSE_LIMIT, client.drain()).await;
+            Ok(TunnelEnd::Closed)
+        }
+        Ended::Client => loop {
+            let before = client.traffic.to_client();
+            let rest = poll_fn(|cx| to_client.poll(cx, server, client));
+            match timeout(SILENCE_LIMIT, rest).await {
+                Ok(done) => return done.map(|()| TunnelEnd::Closed),
+                Err(_) if client.traffic.to_client() == before => return Ok(TunnelEnd::ClientGone),
+                Err(_) => {}
+            }
+        },
     }
 }
 
@@ -180,7 +229,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Followed<T> {
             self.write_all(&word).await?;
         }
         self.shutdown().await?;
-        // What the client still sends is read: a close with bytes unread resets the connection, which may overtake the word.
+        self.drain().await
+    }
+
+    /// Reads what the client still sends, to its close. A close with bytes unread resets the connection, which may overtake
+    /// what the client was sent.
+    async fn drain(&mut self) -> io::Result<()> {
         let mut unread = [0; 4096];
         while self.inner.read(&mut unread).await? > 0 {}
         Ok(())
@@ -210,6 +264,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Followed<T> {
             self.traffic.sent(written);
             self.farewell.sent(&bytes[..written]);
         }
+        self.failed |= matches!(polled, Poll::Ready(Err(_)));
         polled
     }
 
@@ -287,6 +342,77 @@ mod tests {
         assert!(rest.is_empty(), "{rest:?}");
         drop(client);
         assert!(matches!(running.await.expect("no panic"), TunnelEnd::Stopped(_)));
+    }
+
+    /// The time that a tunnel took to end, and how it ended.
+    async fn ended(running: tokio::task::JoinHandle<TunnelEnd>) -> (Duration, TunnelEnd) {
+        let began = tokio::time::Instant::now();
+        let end = running.await.expect("no panic");
+        (began.elapsed(), end)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_server_s_end_closes_both_sides_though_the_client_keeps_its_own_open() {
+        let (mut client, mut server, _stop, running) = tunnel(4096);
+        server.write_all(b"the last words").await.expect("writes");
+        drop(server);
+        let mut rest = Vec::new();
+        client.read_to_end(&mut rest).await.expect("an end");
+        assert_eq!(rest, b"the last words");
+        // It goes on to talk, to nobody.
+        client.write_all(b"more").await.expect("writes");
+        let (took, end) = ended(running).await;
+        assert!(matches!(end, TunnelEnd::Closed), "{end:?}");
+        assert!(took <= CLOSE_LIMIT, "{took:?}");
+        assert!(client.write_all(b"more").await.is_err(), "it is closed");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_slow_client_has_not_taken_is_flushed_first() {
+        let (mut client, mut server, _stop, running) = tunnel(8);
+        server.write_all(&[7; 1000]).await.expect("writes");
+        drop(server);
+        tokio::time::sleep(CLOSE_LIMIT * 3).await;
+        assert!(!running.is_finished(), "992 bytes are left");
+        let mut rest = Vec::new();
+        client.read_to_end(&mut rest).await.expect("an end");
+        assert_eq!(rest.len(), 1000);
+        drop(client);
+        let (took, end) = ended(running).await;
+        assert!(
+            matches!(end, TunnelEnd::Closed) && took.is_zero(),
+            "{end:?} after {took:?}"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_has_said_all_gets_the_rest() {
+        let (mut client, mut server, _stop, running) = tunnel(4096);
+        client.write_all(b"question").await.expect("writes");
+        client.shutdown().await.expect("half a close");
+        let mut question = Vec::new();
+        server.read_to_end(&mut question).await.expect("an end");
+        assert_eq!(question, b"question");
+        for _ in 0..3 {
+            tokio::time::sleep(SILENCE_LIMIT - Duration::from_secs(1)).await;
+            server.write_all(b"answer").await.expect("writes");
+        }
+        drop(server);
+        let mut answer = Vec::new();
+        client.read_to_end(&mut answer).await.expect("an end");
+        assert_eq!(answer, b"answeransweranswer");
+        drop(client);
+        assert!(matches!(ended(running).await.1, TunnelEnd::Closed));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_is_silent_after_the_client_s_end_does_not_hold_it() {
+        let (mut client, server, _stop, running) = tunnel(4096);
+        client.shutdown().await.expect("half a close");
+        let (took, end) = ended(running).await;
+        assert!(matches!(end, TunnelEnd::ClientGone), "{end:?}");
+        assert!(took <= SILENCE_LIMIT + Duration::from_secs(1), "{took:?}");
+        drop((client, server));
     }
 
     #[tokio::test]

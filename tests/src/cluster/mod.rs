@@ -11,6 +11,7 @@ mod config;
 mod control;
 mod kubectl;
 mod node;
+mod outage;
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -30,6 +31,7 @@ use crate::{cgroup, net};
 
 pub use kubectl::Kubectl;
 pub use node::TestNode;
+pub use outage::{CutOff, Paused};
 
 /// The outer namespace's own address; nodes' default route leads there, and no further.
 const GATEWAY: &str = "10.250.0.254";
@@ -74,6 +76,8 @@ struct About {
     nodes: Vec<TestNode>,
     server: String,
     program: PathBuf,
+    /// The API server's process.
+    api_server: i32,
 }
 
 impl Cluster {
@@ -104,6 +108,7 @@ impl Cluster {
                 nodes,
                 server,
                 program,
+                api_server: 0,
             },
             owned: true,
         };
@@ -172,13 +177,13 @@ impl Cluster {
         }
         self.state.save_sysctls()?;
         let cluster = &*self;
-        std::thread::scope(|scope| -> Result<()> {
+        let pid = std::thread::scope(|scope| -> Result<i32> {
             let control = scope.spawn(|| control::start(cluster, &pki, api_server));
             let mut runtimes = Vec::new();
             for node in &cluster.about.nodes {
                 runtimes.push(scope.spawn(move || cluster.start_runtime(node, images)));
             }
-            control
+            let pid = control
                 .join()
                 .map_err(|_| anyhow::anyhow!("a start thread panicked"))??;
             for runtime in runtimes {
@@ -186,12 +191,13 @@ impl Cluster {
                     .join()
                     .map_err(|_| anyhow::anyhow!("a start thread panicked"))??;
             }
-            Ok(())
+            Ok(pid)
         })?;
         for node in &cluster.about.nodes {
             node.start_kubelet(&self.state, &self.about.program, &pki, &self.about.server)?;
             node.start_proxy(&self.state, &self.about.program, &pki, &self.about.server)?;
         }
+        self.about.api_server = pid;
         self.wait_for_nodes()?;
         self.tell_pod_ranges()?;
         Ok(fs::write(

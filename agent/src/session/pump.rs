@@ -1,0 +1,72 @@
+//! One direction of a tunnel: bytes from one side to the other, until the one has no more and the other knows.
+//!
+//! In: two sides. Out: whatever the one sends, as fast as the other takes it, and then the end.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// What is read at once: one TLS record. Reading stops while the other side does not take it.
+const BUFFER: usize = 16 * 1024;
+
+/// Bytes on their way.
+pub(super) struct Pump {
+    buffer: Box<[u8]>,
+    /// What was read and not written yet.
+    start: usize,
+    end: usize,
+    unflushed: bool,
+    /// The side that is read from has no more.
+    over: bool,
+}
+
+impl Pump {
+    pub(super) fn new() -> Pump {
+        Pump {
+            buffer: vec![0; BUFFER].into_boxed_slice(),
+            start: 0,
+            end: 0,
+            unflushed: false,
+            over: false,
+        }
+    }
+
+    /// Carries bytes for as long as there are any; ready once all are written and the other side was told so.
+    pub(super) fn poll<R, W>(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut R,
+        to: &mut W,
+    ) -> Poll<io::Result<()>>
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
+        loop {
+            if self.start < self.end {
+                let written = ready!(Pin::new(&mut *to).poll_write(cx, &self.buffer[self.start..self.end]))?;
+                if written == 0 {
+                    return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+                }
+                self.start += written;
+                self.unflushed = true;
+                continue;
+            }
+            if self.over {
+                return Pin::new(to).poll_shutdown(cx);
+            }
+            let mut read = ReadBuf::new(&mut self.buffer);
+            if Pin::new(&mut *from).poll_read(cx, &mut read)?.is_pending() {
+                if self.unflushed {
+                    ready!(Pin::new(to).poll_flush(cx))?;
+                    self.unflushed = false;
+                }
+                return Poll::Pending;
+            }
+            (self.start, self.end) = (0, read.filled().len());
+            self.over = self.end == 0;
+        }
+    }
+}
