@@ -1,4 +1,5 @@
-//! Every refusal, as the client sees it and as metrics count it.
+//! The status of each denial, as the client sees it and as metrics count it. The policy engine (explain.rs and builtin.rs of
+//! `picket-policy`) and [`identity`](crate::identity) word their own; the texts of all others are here.
 //!
 //! In: what a stage refused. Out: an HTTP response whose body is a Kubernetes `Status` (k8s.io/apimachinery
 //! pkg/apis/meta/v1/types.go), so that kubectl and client libraries show it as they show the API server's own. The body
@@ -64,8 +65,8 @@ pub enum Rejection {
         /// Who the pod is now.
         is: String,
     },
-    /// It would be allowed, but under another user's rights than it runs with.
-    #[error("grants now have the agent act as user {is}; this runs as user {was}")]
+    /// It would be allowed, but under another user's or other groups' rights than it runs with.
+    #[error("{}", user_changed(.was, .is))]
     UserChanged {
         /// The user that the API server was asked as.
         was: String,
@@ -81,6 +82,15 @@ pub enum Rejection {
     /// Nobody can tell whether it is still permitted.
     #[error("Picket failed to judge it again after a change")]
     Unjudged,
+}
+
+fn user_changed(was: &str, is: &str) -> String {
+    if was == is {
+        // The same user with other groups has other rights.
+        format!("grants now name other groups for user {is}")
+    } else {
+        format!("grants now have the agent act as user {is}; this runs as user {was}")
+    }
 }
 
 fn given(reason: &str) -> String {

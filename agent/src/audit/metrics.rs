@@ -77,12 +77,12 @@ const LOG: [(&str, OfLog, &str); 11] = [
     (
         "audit_failing",
         OfLog::Gauge(|stats| f64::from(u8::from(stats.failure().is_some()))),
-        "1 while the audit log cannot be written, so that writes, sessions and denials are refused",
+        "1 while the audit log cannot be written, so that writes, sessions and denials are answered with 503",
     ),
     (
         "audit_held_by_sinks",
         OfLog::Gauge(|stats| f64::from(u32::try_from(stats.spool().held_by().len()).unwrap_or(u32::MAX))),
-        "Sinks that have not read the segment that must go for the next record",
+        "Sinks that keep a full spool from removing its oldest segment, because they have not read it",
     ),
 ];
 

@@ -73,7 +73,7 @@ fn section(page: &mut String, command: &Command, name: &str) {
         "command",
         below
             .iter()
-            .map(|below| (format!("`{name} {}`", below.get_name()), about(below))),
+            .map(|below| (format!("`{name} {}`", below.get_name()), summary(below))),
     );
     table(
         page,
@@ -101,6 +101,11 @@ fn table(page: &mut String, heading: &str, rows: impl Iterator<Item = (String, S
         let (name, meaning) = (name.replace('|', "\\|"), meaning.replace('|', "\\|"));
         let _ = writeln!(page, "| {name} | {meaning} |");
     }
+}
+
+/// The first paragraph of a command's meaning: a cell of a table holds no empty line.
+fn summary(command: &Command) -> String {
+    sentence(command.get_about().map(ToString::to_string).unwrap_or_default())
 }
 
 fn about(command: &Command) -> String {
@@ -155,7 +160,7 @@ fn meaning(argument: &clap::Arg) -> String {
     let choices: Vec<String> = argument
         .get_possible_values()
         .iter()
-        .filter(|_| argument.get_action().takes_values())
+        .filter(|value| argument.get_action().takes_values() && !value.is_hide_set())
         .map(|value| format!("`{}`", value.get_name()))
         .collect();
     if !choices.is_empty() {
@@ -164,7 +169,7 @@ fn meaning(argument: &clap::Arg) -> String {
     let defaults: Vec<String> = argument
         .get_default_values()
         .iter()
-        .filter(|_| argument.get_action().takes_values())
+        .filter(|value| argument.get_action().takes_values() && !value.is_empty())
         .map(|value| format!("`{}`", value.to_string_lossy()))
         .collect();
     if !defaults.is_empty() {
@@ -193,6 +198,27 @@ mod tests {
             !page.contains("picket reference") && !page.contains("--help"),
             "{page}"
         );
+    }
+
+    #[test]
+    fn values_that_help_hides_and_empty_defaults_are_not_on_the_page() {
+        let page = commands(super::super::Cli::command());
+        assert!(
+            page.contains("One of `allow`, `deny`, `error`, `unknown`."),
+            "{page}"
+        );
+        assert!(!page.contains("--own-namespace"), "{page}");
+        assert!(!page.contains("Default: ``"), "{page}");
+    }
+
+    #[test]
+    fn a_row_of_a_table_is_one_line() {
+        let page = commands(super::super::Cli::command());
+        let rows: Vec<_> = page.lines().filter(|line| line.starts_with("| `")).collect();
+        assert!(!rows.is_empty(), "{page}");
+        for row in rows {
+            assert!(row.ends_with(" |"), "{row}");
+        }
     }
 
     #[test]

@@ -78,7 +78,7 @@ struct ListArgs {
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("which").required(true).args(["id", "identity", "all"]))]
 struct KillArgs {
-    /// The session's id, or its first characters.
+    /// The session's ID, or its first four or more characters.
     id: Option<String>,
     /// Every session of this AgentIdentity.
     #[arg(long, value_name = "NAME")]

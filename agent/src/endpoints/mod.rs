@@ -5,8 +5,11 @@
 //! all, the last ones stand.
 //!
 //! - [`projections`] reads objects, [`cache`] keeps them; [`dns`] does so for names, [`node_addresses`] for this node's interfaces;
-//! - [`derive`] says what follows: which addresses are an API server's or to be denied, and which Services lead there;
+//! - [`derive`] (derive.rs) says which addresses are protected endpoints: an API server's, those to be denied, and Services
+//!   that lead there;
 //! - [`index`] holds all of it, with what was withdrawn a short time ago ([`grace`]).
+//!
+//! enforce/endpoints.rs puts the set into the kernel.
 
 mod cache;
 mod derive;

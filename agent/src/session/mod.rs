@@ -9,7 +9,7 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `registry` | the entries, and the proof that none escapes a change |
+//! | `registry` | the entries, which are listed and killed here; the proof that none escapes a change |
 //! | `rejudge` | the task that judges entries again |
 //! | `end` | why a session ended, as the client and the record get it |
 //! | `farewell` | where in a byte stream a last word fits, and the last word itself |

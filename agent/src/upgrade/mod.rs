@@ -17,6 +17,8 @@
 //! A connection goes to whichever of the two accepts it, and its flow with it. Each message but the first answers one: never do
 //! both detach the other's programs. Where the successor ends before `ProgramsReplaced`, the predecessor keeps serving as before.
 //!
+//! How the predecessor stops accepting, drains and exits is in app/mod.rs: [`App::run`](crate::app::App::run).
+//!
 //! A listener keeps its number when it is transferred. So the class in the kernel stays what it was, and flows that were noted
 //! before are good for both.
 

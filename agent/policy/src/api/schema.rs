@@ -1,7 +1,8 @@
 //! JSON Schema of the objects, generated from their types.
 //!
 //! In: the types. Out: the schema of a kind, which files are decoded by, and the same as documents for editors and checks.
-//! Every schema is whole in itself (no references), so that a CRD can take it as it is.
+//! Every schema is whole in itself (no references), as CRDs want it. No CRD exists yet. A CRD's structural schema also refuses
+//! `$schema`, and `additionalProperties: false` beside `properties`: both must be taken out for one.
 
 use schemars::generate::SchemaSettings;
 use schemars::transform::{Transform, transform_subschemas};
@@ -27,7 +28,7 @@ pub(crate) fn schema_of<T: JsonSchema>() -> Value {
     schema.to_value()
 }
 
-/// Makes a schema as plain as a CRD wants it: no `null`, since a field that is written and empty counts as left out; words as
+/// Makes a schema plain, for editors and a later CRD: no `null`, since a field that is written and empty counts as left out; words as
 /// an `enum` in place of one alternative each; no titles that only name a type.
 #[derive(Debug, Clone)]
 struct Plain;

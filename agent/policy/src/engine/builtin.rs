@@ -8,7 +8,7 @@
 pub use crate::api::v1alpha1::Builtin;
 use crate::request::{KubeRequest, Target, Verb};
 
-/// The namespace Picket runs in unless its configuration says otherwise.
+/// The namespace of Picket's own objects. No configuration key changes it.
 pub const OWN_NAMESPACE: &str = "picket-system";
 
 /// What Picket's cluster-scoped objects are called: this, or this and a dash and more.

@@ -8,6 +8,8 @@
 //!    target that can be asked what it has, and one that cannot.
 //! 2. Add a variant to [`SinkTarget`] with what it needs, and an arm to [`SinkTarget::open`].
 //! 3. Read it in `config/audit.rs`, which refuses what makes no sense.
+//! 4. Add its keys to `FIELDS` in `config/reference.rs`, which lists the keys that are known and makes the reference page.
+//! 5. Have `config/files.rs` try what it needs, for `picket doctor`.
 //!
 //! Checkpoints, retries, lag and metrics come with [`delivery`]; a sink knows nothing of them.
 

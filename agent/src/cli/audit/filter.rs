@@ -27,7 +27,7 @@ pub(super) struct Filter {
     /// Only the request of this `Audit-Id`, as the client's answer has it, or those whose id begins so.
     #[arg(long, value_delimiter = ',', value_name = "ID")]
     audit_id: Vec<String>,
-    /// Only events after this time: `90s`, `10m`, `2h`, `1d` ago, or `2026-01-02T03:04:05Z`.
+    /// Only records after this time: `90s`, `10m`, `2h`, `1d` ago, or `2026-01-02T03:04:05Z`.
     #[arg(long, value_name = "TIME", value_parser = parse_since)]
     since: Option<Timestamp>,
     /// Show the first line of writes and sessions too, stored before they took effect.

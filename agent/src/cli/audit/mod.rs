@@ -17,7 +17,7 @@ use clap::{Args, Subcommand};
 
 use crate::audit::DEFAULT_DIRECTORY;
 
-/// Read and verify audit logs.
+/// Reads and verifies audit records.
 #[derive(Debug, Args)]
 pub(super) struct Audit {
     #[command(subcommand)]

@@ -13,7 +13,7 @@ use crate::audit::DEFAULT_DIRECTORY;
 use crate::audit::sinks::{Checkpoint, checkpoint};
 use crate::audit::spool::segment::{Segment, segments};
 
-/// Show how far each sink has read the spool.
+/// Shows how far each sink has read the spool.
 ///
 /// A checkpoint is written once a second while records come, so a lag of a moment is usual. The checkpoint of a sink that was
 /// taken out of the configuration stays; its file can be removed.

@@ -22,13 +22,13 @@ const LOOK_AGAIN: Duration = Duration::from_millis(200);
 /// Lines shown when nothing says how many.
 const LINES: usize = 20;
 
-/// Show the last events of an audit log, one a line, and follow it with -f.
+/// Shows the last records of an audit log, one a line, and follows it with -f.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   picket audit tail -f                                  what happens now, across segments
-  picket audit tail --outcome deny --since 1h           what was refused in the last hour
+  picket audit tail --outcome deny --since 1h           what was denied in the last hour
   picket audit tail --identity reader --verb create,delete -n 100
-  picket audit tail --namespace prod -o json | jq .     whole events
+  picket audit tail --namespace prod -o json | jq .     whole records
   zcat old/*.jsonl.gz | picket audit tail -             copies that were kept
 
 Writes and sessions have a first line too, stored before they took effect; --all-stages shows it.
@@ -39,10 +39,10 @@ pub(super) struct Tail {
     /// The agent's audit.directory, or a file with records; `-` is standard input.
     #[arg(default_value = DEFAULT_DIRECTORY)]
     path: PathBuf,
-    /// Wait for more events; goes on with the next segment, or with the new file when a file is renamed.
+    /// Wait for more records; goes on with the next segment, or with the new file when a file is renamed.
     #[arg(short, long)]
     follow: bool,
-    /// Show this many of the last matching events [default: 20; with --since all].
+    /// Show this many of the last matching records [default: 20; with --since all].
     #[arg(short = 'n', long)]
     lines: Option<usize>,
     #[command(flatten)]

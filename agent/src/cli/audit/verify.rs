@@ -19,7 +19,7 @@ use crate::audit::spool::segment::segments;
 /// Breaks listed for one file; the rest are counted.
 const BREAKS_SHOWN: usize = 20;
 
-/// Verify the hash chain of audit logs.
+/// Verifies the hash chain of audit logs.
 ///
 /// Shows lines that were changed, moved or taken out, and segments that are missing between others. Records cut off at the very
 /// end show where a sink has read them; segments that are missing at the beginning were removed by the agent, or by others.

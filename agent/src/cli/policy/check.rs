@@ -31,8 +31,9 @@ pub(super) struct CheckArgs {
     /// How to print the result.
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     output: Output,
+    // Not offered: an agent always has the default, so a check with another namespace would be about no agent.
     /// The namespace Picket itself runs in.
-    #[arg(long, value_name = "NAMESPACE", default_value = builtin::OWN_NAMESPACE)]
+    #[arg(long, hide = true, value_name = "NAMESPACE", default_value = builtin::OWN_NAMESPACE)]
     own_namespace: String,
 }
 

@@ -2,6 +2,9 @@
 //!
 //! In: [`Evidence`], all that is known of a caller. Out: from each scheme an [`Attestation`]. A scheme is one file; another
 //! one gets a file beside [`pod`], a name in [`SCHEMES`], and its part of the cache's comparison.
+//!
+//! pipeline/session.rs judges sessions again without a request's headers, so [`Evidence::bearer`] is `None` there. A scheme that
+//! reads the bearer (a JWT) needs the header kept for that first.
 
 pub mod pod;
 
