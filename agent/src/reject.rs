@@ -387,6 +387,16 @@ spec:
         }
     }
 
+    #[test]
+    fn other_groups_alone_are_named_as_the_change() {
+        let changed = |is: &str| {
+            let (was, is) = ("u".to_owned(), is.to_owned());
+            Rejection::UserChanged { was, is }.to_string()
+        };
+        assert_eq!(changed("u"), "grants now name other groups for user u");
+        assert_eq!(changed("v"), "grants now have the agent act as user v; this runs as user u");
+    }
+
     async fn shown(rejection: &Rejection, path: &'static str) -> (http::response::Parts, Value) {
         let uri = http::Uri::from_static(path);
         let asked = KubeRequest::read(&http::Method::DELETE, &uri, &http::HeaderMap::new()).unwrap();
