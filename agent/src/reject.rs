@@ -394,7 +394,10 @@ spec:
             Rejection::UserChanged { was, is }.to_string()
         };
         assert_eq!(changed("u"), "grants now name other groups for user u");
-        assert_eq!(changed("v"), "grants now have the agent act as user v; this runs as user u");
+        assert_eq!(
+            changed("v"),
+            "grants now have the agent act as user v; this runs as user u"
+        );
     }
 
     async fn shown(rejection: &Rejection, path: &'static str) -> (http::response::Parts, Value) {
