@@ -4,6 +4,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
 use http::header::USER_AGENT;
@@ -46,6 +47,8 @@ pub(super) struct Connection {
     caller: Arc<audit::Caller>,
     user: Arc<User>,
     released: CancellationToken,
+    /// Beside the cancellations that bring it about, as those take a lock that every connection takes.
+    finishing: AtomicBool,
     principal: PrincipalCache,
     impersonated: Mutex<Option<Impersonated>>,
 }
@@ -90,6 +93,7 @@ impl Connection {
             source,
             caller: Arc::new(caller),
             released,
+            finishing: AtomicBool::new(false),
             principal: PrincipalCache::default(),
             impersonated: Mutex::new(None),
         }
@@ -103,6 +107,16 @@ impl Connection {
     /// Fires when the pod is released.
     pub(super) fn released(&self) -> CancellationToken {
         self.released.clone()
+    }
+
+    /// The connection ends with the requests that are under way.
+    pub(super) fn finish(&self) {
+        self.finishing.store(true, Ordering::Release);
+    }
+
+    /// Whether the connection takes no more requests.
+    pub(super) fn is_finishing(&self) -> bool {
+        self.finishing.load(Ordering::Acquire)
     }
 
     /// The facts a record begins with.

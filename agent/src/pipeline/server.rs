@@ -23,6 +23,7 @@ use super::connection::Connection;
 use crate::listener::Accepted;
 use crate::notify::{KubeEvent, Reason};
 use crate::runtime::drain::Parts;
+use crate::runtime::on_wake::OnWake;
 use crate::tls::{self, HandshakeError};
 use crate::workload::Pod;
 
@@ -107,16 +108,17 @@ impl Pipeline {
     ) -> hyper::Result<()> {
         let http2 = session.get_ref().1.alpn_protocol() == Some(b"h2");
         let streams = self.drain.parts();
-        let (drain, released) = (self.drain.finishing(), connection.released());
-        let finishing = either(drain.clone(), released.clone());
+        let ending = Arc::clone(&connection);
+        let drain = self.drain.finishing();
+        let finishing = OnWake::new(async move {
+            either(drain, ending.released()).await;
+            ending.finish();
+        });
         let service = service_fn(move |request| {
             let (pipeline, connection) = (Arc::clone(&self), Arc::clone(&connection));
-            let (drain, released) = (drain.clone(), released.clone());
             async move {
                 let mut response = pipeline.answer(&connection, request).await;
-                if !http2
-                    && (drain.is_cancelled() || released.is_cancelled())
-                    && response.status() != StatusCode::SWITCHING_PROTOCOLS
+                if !http2 && connection.is_finishing() && response.status() != StatusCode::SWITCHING_PROTOCOLS
                 {
                     let close = HeaderValue::from_static("close");
                     response.headers_mut().insert(CONNECTION, close);

@@ -10,6 +10,8 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::on_wake::OnWake;
+
 /// How long the parts of connections that were closed may take to notice. They are woken at once, so this is for a node that has
 /// no time for them; what they leave unwritten then is lost.
 const PARTS_LIMIT: Duration = Duration::from_secs(5);
@@ -37,11 +39,11 @@ impl Drain {
 
     /// Likewise, on another runtime.
     pub fn serve_on(&self, runtime: &Handle, connection: impl Future<Output = ()> + Send + 'static) {
-        let close = self.close.clone();
+        let close = OnWake::new(self.close.clone().cancelled_owned());
         let served = async move {
             tokio::select! {
                 () = connection => {}
-                () = close.cancelled() => {}
+                () = close => {}
             }
         };
         self.tracker.spawn_on(served, runtime);

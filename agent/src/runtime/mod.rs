@@ -2,6 +2,7 @@
 
 pub mod drain;
 pub mod limits;
+pub mod on_wake;
 pub mod phase;
 pub mod private_folder;
 pub mod readiness;

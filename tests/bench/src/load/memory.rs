@@ -14,6 +14,8 @@ use crate::process;
 const DIALING: usize = 16;
 /// After the last request, for what the target does behind it.
 const SETTLE: Duration = Duration::from_millis(300);
+/// Before the first look: what a start took and needs no more goes back to the machine a while later.
+const REST: Duration = Duration::from_secs(3);
 
 const IDLE: &str = "memory-idle";
 const PER_CONNECTION: &str = "memory-per-connection";
@@ -28,6 +30,7 @@ pub(crate) fn measure(session: &mut Session) -> Result<()> {
             if target.pids.is_empty() {
                 continue;
             }
+            std::thread::sleep(REST);
             let before = process::resident_bytes(&target.pids)? as f64;
             let dialer = Dialer::new(&target, protocol)?;
             let (path, count) = (session.plan.path.clone(), session.plan.extent.connections);
