@@ -148,10 +148,14 @@ fn uninstalled_no_link_is_left(world: &mut World) -> Result<()> {
     world.agent.uninstall()?;
     let (left, without) = (world.agent.pins()?, links()?);
     let admin = world.agent.admin_socket();
-    let sockets: Vec<_> = [admin.with_file_name("upgrade.sock"), admin]
-        .into_iter()
-        .filter(|socket| socket.exists())
-        .collect();
+    let sockets: Vec<_> = [
+        admin.with_file_name("upgrade.sock"),
+        admin.with_file_name("admin.sock.1"),
+        admin,
+    ]
+    .into_iter()
+    .filter(|socket| socket.exists())
+    .collect();
     let listening = listeners(world);
     world.agent.restart()?;
     let again = links()?;

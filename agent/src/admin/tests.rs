@@ -466,3 +466,56 @@ async fn without_an_agent_the_client_says_where_it_asked() {
         .expect_err("nobody");
     assert!(error.to_string().contains("/nonexistent/admin.sock"), "{error}");
 }
+
+/// A connection that has sent this and waits.
+async fn begun(path: &Path, text: &str) -> UnixStream {
+    let mut stream = UnixStream::connect(path).await.expect("connects");
+    stream.write_all(text.as_bytes()).await.expect("writes");
+    stream
+}
+
+#[tokio::test]
+async fn connections_beyond_the_limit_wait_until_one_ends() {
+    let served = served();
+    let mut idle = Vec::new();
+    for _ in 0..32 {
+        idle.push(begun(&served.path, "").await);
+    }
+    let mut waiting = tokio::spawn({
+        let path = served.path.clone();
+        async move { ask(&path, "GET /healthz").await }
+    });
+    let early = tokio::time::timeout(std::time::Duration::from_millis(200), &mut waiting).await;
+    assert!(early.is_err(), "one too many is served");
+    idle.pop();
+    let late = tokio::time::timeout(std::time::Duration::from_secs(5), waiting).await;
+    assert!(
+        late.expect("in time")
+            .expect("no panic")
+            .starts_with("HTTP/1.1 200")
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn connections_without_a_request_and_requests_without_an_end_are_closed() {
+    let served = served();
+    for (text, seconds, says) in [
+        ("", 30, ""),
+        ("GET /healthz HTTP/1.1\r\nHost: picket\r\n", 30, ""),
+        (
+            "POST /v1/sessions/kill HTTP/1.1\r\nHost: picket\r\nContent-Type: application/json\r\nContent-Length: 10\r\n\r\n{",
+            10,
+            "HTTP/1.1 408",
+        ),
+    ] {
+        let began = tokio::time::Instant::now();
+        let mut stream = begun(&served.path, text).await;
+        let mut answer = [0; 12];
+        let read = tokio::time::timeout(std::time::Duration::from_secs(300), stream.read(&mut answer));
+        let read = read.await.expect("closed or answered").expect("reads");
+        assert_eq!(String::from_utf8_lossy(&answer[..read]), says);
+        let took = began.elapsed().as_secs();
+        assert!((seconds..seconds + 5).contains(&took), "{text:?} took {took} s");
+    }
+    assert_eq!(served.registry.count(), 3);
+}

@@ -123,6 +123,7 @@ impl EnforcedPods {
 #[cfg(test)]
 pub(super) mod tests {
     use arc_swap::ArcSwap;
+    use futures::FutureExt;
     use tokio::sync::Semaphore;
     use tokio_util::sync::CancellationToken;
 
@@ -204,6 +205,21 @@ pub(super) mod tests {
         let third = enforced.owner(POD, 3).unwrap().released;
         enforced.release(POD);
         assert!(third.is_cancelled());
+    }
+
+    #[test]
+    fn whoever_judges_by_pods_is_woken_by_each_release_and_by_nothing_else() {
+        let enforced = EnforcedPods::default();
+        let woken = || enforced.changes().next().now_or_never().is_some();
+        enforced.insert(POD, pod(1));
+        enforced.release(CgroupId(8));
+        assert!(!woken(), "nothing was released");
+        enforced.insert(POD, pod(2));
+        assert!(woken(), "an earlier enforcement is released");
+        enforced.release(POD);
+        assert!(woken());
+        enforced.remove(POD, 2);
+        assert!(!woken(), "what it has open goes on");
     }
 
     #[test]

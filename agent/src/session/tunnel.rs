@@ -415,6 +415,32 @@ mod tests {
         drop((client, server));
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn the_server_is_closed_before_the_client_has_taken_the_last_word() {
+        let (_client, mut server, stop, running) = tunnel(8);
+        server.write_all(&[0x82, 100]).await.expect("writes");
+        server.write_all(&[7; 100]).await.expect("writes");
+        tokio::task::yield_now().await;
+        let began = tokio::time::Instant::now();
+        stop.stop(&Arc::new(testing::ending(Instant::now())));
+        assert_eq!(server.read(&mut [0; 1]).await.expect("an end"), 0);
+        assert_eq!(began.elapsed(), Duration::ZERO, "it waited for the client");
+        assert!(matches!(running.await.expect("no panic"), TunnelEnd::Stopped(_)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_client_still_sends_is_read_so_that_its_connection_is_not_reset() {
+        let (mut client, _server, stop, running) = tunnel(1024);
+        stop.stop(&Arc::new(testing::ending(Instant::now())));
+        let mut word = Vec::new();
+        client.read_to_end(&mut word).await.expect("an end");
+        assert!(!word.is_empty());
+        // More than lies between the two.
+        client.write_all(&[0; 4096]).await.expect("somebody reads");
+        drop(client);
+        assert!(matches!(running.await.expect("no panic"), TunnelEnd::Stopped(_)));
+    }
+
     #[tokio::test]
     async fn a_client_that_reads_nothing_does_not_hold_it() {
         let (client, mut server, stop, running) = tunnel(8);

@@ -1,5 +1,6 @@
 //! A spool that takes nothing, or not yet again: what is refused, what is counted, and what is written in the end.
 
+use std::process::Command;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use jiff::Timestamp;
@@ -155,4 +156,57 @@ async fn a_request_that_waited_and_was_approved_says_no_more_why_it_waited() {
     assert_eq!(decisions.len(), 2);
     assert_eq!(decisions[0], (&"pending".into(), &"a person decides".into()));
     assert_eq!(decisions[1], (&"allow".into(), &Value::Null));
+}
+
+/// The spool of the child whose files may not grow; without it [`limited`] is a test that does nothing.
+const LIMITED: &str = "PICKET_TEST_AUDIT_LIMITED";
+
+/// Runs where a file may have 4 KB or 8 KB: denies until that is refused, and tells of each denial that is on disk.
+#[tokio::test]
+async fn limited() {
+    let Some(spool) = std::env::var_os(LIMITED) else {
+        return;
+    };
+    let log = open(Path::new(&spool));
+    for number in 0..100 {
+        match deny(&log, number).await {
+            Ok(()) => println!("acknowledged {number}"),
+            Err(error) => {
+                println!("refused {error}");
+                break;
+            }
+        }
+    }
+    std::process::exit(0);
+}
+
+#[test]
+fn a_line_that_the_disk_took_in_part_is_taken_back() {
+    let scratch = Scratch::new();
+    let test = std::env::current_exe().expect("this test");
+    // The shell sets the limit, and has the signal ignored that would end the child at it.
+    let done = Command::new("sh")
+        .args(["-c", "trap '' XFSZ; ulimit -f 8; exec \"$0\" \"$@\""])
+        .arg(test)
+        .args(["--exact", "audit::tests::failing::limited", "--nocapture"])
+        .env(LIMITED, scratch.spool())
+        .output()
+        .expect("runs");
+    let said = String::from_utf8_lossy(&done.stdout);
+    assert!(
+        said.contains("refused audit: the record cannot be written: File too large"),
+        "{said}"
+    );
+    let acknowledged = said.matches("acknowledged ").count();
+    assert!(acknowledged > 2, "{said}");
+    assert_eq!(
+        numbers(&stored_text(&scratch.spool())),
+        (0..acknowledged).collect::<Vec<_>>()
+    );
+    let report = verify(&scratch.spool());
+    assert_eq!((report.torn, report.breaks), (0, Vec::new()));
+    assert!(
+        stored_text(&scratch.spool()).ends_with('\n'),
+        "a piece of a line is left"
+    );
 }
