@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WARNING, X_CONTENT_TYPE_OPTIONS};
 use http::{Response, StatusCode};
 use http_body_util::Full;
-use picket_policy::{Denial, KubeRequest, ReadError, Target, Verb};
+use picket_policy::{Denial, KubeRequest, MAX_HEAD, ReadError, Target, Verb};
 use serde::Serialize;
 
 use crate::approval::ApprovalError;
@@ -21,12 +21,29 @@ use crate::upstream::{AUDIT_ID, SendError, UpgradeError};
 /// times (k8s.io/client-go rest/with_retry.go), long enough for an API server to restart.
 const RETRY_AFTER_SECONDS: u32 = 1;
 
+/// Why a request's head is not read any further.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum HeadError {
+    /// It is longer than the API server takes, or has more fields than are kept.
+    #[error("the request target and the headers are longer than {MAX_HEAD} bytes or have too many fields")]
+    TooLong,
+    /// Long heads of other requests take all the memory that there is for them.
+    #[error("requests with long commands, selectors or headers use all the memory for such; try again")]
+    Busy,
+    /// It is no HTTP.
+    #[error("Picket cannot read the request: its head is malformed")]
+    Malformed,
+}
+
 /// Why a request got no answer from the API server.
 #[derive(Debug, thiserror::Error)]
 pub enum Rejection {
     /// It cannot be read in one way only.
     #[error("Picket cannot read the request: {0}")]
     Unreadable(#[from] ReadError),
+    /// Its head is too long, or is none.
+    #[error("{0}")]
+    Head(HeadError),
     /// It asks for an upgrade that is not known, so that it could not be carried.
     #[error("Picket cannot read the request: {0}")]
     Upgrade(UpgradeError),
@@ -129,7 +146,9 @@ impl Rejection {
     /// A stable name of low cardinality, for metrics and records.
     pub fn code(&self) -> &'static str {
         match self {
-            Rejection::Unreadable(_) => "unreadable",
+            Rejection::Unreadable(ReadError::Head) | Rejection::Head(HeadError::TooLong) => "head_too_long",
+            Rejection::Head(HeadError::Busy) => "heads_busy",
+            Rejection::Unreadable(_) | Rejection::Head(HeadError::Malformed) => "unreadable",
             Rejection::Upgrade(_) => "unknown_upgrade",
             Rejection::Body(_) => "body_unreadable",
             Rejection::BodyLost => "body_incomplete",
@@ -165,9 +184,18 @@ impl Rejection {
     fn class(&self, asked: Option<&KubeRequest>) -> Class {
         let class = |code, reason, retry| Class { code, reason, retry };
         match self {
-            Rejection::Unreadable(_) | Rejection::Upgrade(_) | Rejection::Body(_) | Rejection::BodyLost => {
-                class(StatusCode::BAD_REQUEST, "BadRequest", false)
-            }
+            // As Go answers a long head; the API has no reason for it.
+            Rejection::Unreadable(ReadError::Head) | Rejection::Head(HeadError::TooLong) => class(
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "RequestHeaderFieldsTooLarge",
+                false,
+            ),
+            Rejection::Head(HeadError::Busy) => class(StatusCode::TOO_MANY_REQUESTS, "TooManyRequests", true),
+            Rejection::Unreadable(_)
+            | Rejection::Head(HeadError::Malformed)
+            | Rejection::Upgrade(_)
+            | Rejection::Body(_)
+            | Rejection::BodyLost => class(StatusCode::BAD_REQUEST, "BadRequest", false),
             Rejection::Identity(_)
             | Rejection::Denied(_)
             | Rejection::Approval(_)

@@ -17,6 +17,9 @@ pub(crate) const TESTS: &[Test] = tests! {
     effects_of_writes_that_were_reset_are_on_record,
     a_command_cannot_hide_in_its_record,
     every_argument_is_shown_however_its_key_is_written,
+    long_commands_run_and_are_recorded_whole,
+    long_selectors_and_many_fields_pass_as_they_do_directly,
+    a_head_beyond_the_limit_is_refused_with_a_status_and_one_record,
 };
 
 /// As the API server's own records have it, in its own words.
@@ -158,16 +161,110 @@ fn every_argument_is_shown_however_its_key_is_written(world: &mut World) -> Resu
         "/api/v1/namespaces/vault/pods/x/exec?command=sh&%63ommand=-c&c%6fmmand=touch+%2Ftmp%2F%E2%80%AEx";
     world
         .worker(&format!("kubectl get --raw '{path}'"))?
-        .refused(&["exec"])?;
-    let record = picket.wait("the denial", |record| {
+        .refused(&["not found"])?;
+    let record = picket.wait("the exec", |record| {
         record["exec"]["command"] == serde_json::json!(["sh", "-c", "touch /tmp/\u{202e}x"])
     })?;
-    ensure!(record["decision"]["outcome"] == "deny", "{record:#}");
+    ensure!(record["responseStatus"]["code"] == 404, "{record:#}");
     let spool = world.agent.audit_directory().display().to_string();
     let shown = Done::from(world.agent.picket(&["audit", "tail", "-n", "5", &spool])?).good()?;
     ensure!(
         shown.contains(r"$ sh -c 'touch /tmp/\u{202e}x'"),
         "tail shows {shown}"
     );
+    Ok(())
+}
+
+/// The shell line that runs a script of so many bytes in the target, and what the script prints.
+fn long_exec(bytes: usize) -> String {
+    format!(
+        "kubectl exec target -n lab -- sh -c \": $(head -c {bytes} /dev/zero | tr '\\0' a); echo last words\""
+    )
+}
+
+fn long_commands_run_and_are_recorded_whole(world: &mut World) -> Result<()> {
+    for bytes in [8_000, 60_000, 66_000, 120_000] {
+        let picket = world.picket_log();
+        let direct = world
+            .run("direct", "worker", &["sh", "-c", &long_exec(bytes)])?
+            .good()?;
+        let said = world.worker(&long_exec(bytes))?.good()?;
+        ensure!(said == direct && said.contains("last words"), "{bytes}: {said}");
+        let record = picket.wait("the exec", |record| {
+            record["exec"]["command"][0] == "sh" && record["stage"] == "ResponseComplete"
+        })?;
+        ensure!(record["decision"]["outcome"] == "allow", "{record:#}");
+        let script = record["exec"]["command"][2].as_str().unwrap_or_default();
+        ensure!(
+            script.ends_with("; echo last words") && script.starts_with(": aaaa"),
+            "{bytes}: the script is recorded in {} bytes",
+            script.len()
+        );
+        let whole = bytes < 64_000;
+        ensure!(
+            whole == record["exec"]["commandSHA256"].is_null() && (!whole || script.len() > bytes),
+            "{bytes}: {}",
+            record["exec"]["commandSHA256"]
+        );
+    }
+    Ok(())
+}
+
+/// Lists with a label selector of so many bytes, and gets with so many header fields, over HTTP/2 and HTTP/1.1.
+fn long_selectors_and_many_fields_pass_as_they_do_directly(world: &mut World) -> Result<()> {
+    for bytes in [60_000, 66_000, 125_000] {
+        let line = format!(
+            "kubectl get pods -n lab -o name -l \"app notin ($(head -c {bytes} /dev/zero | tr '\\0' , | sed 's/,/,a/g; s/^,//'))\""
+        );
+        let direct = world.run("direct", "worker", &["sh", "-c", &line])?;
+        let said = world.worker(&line)?;
+        ensure!(
+            (said.code, &said.out) == (direct.code, &direct.out),
+            "{bytes}: {said:?} and directly {direct:?}"
+        );
+    }
+    Ok(())
+}
+
+/// Sends a head of so many bytes and prints the status and the beginning of the answer.
+const LONG_HEAD: &str = r#"
+import os, socket, ssl, sys
+folder = "/var/run/secrets/kubernetes.io/serviceaccount/"
+context = ssl.create_default_context(cafile=folder + "ca.crt")
+token = open(folder + "token").read()
+plain = socket.create_connection((os.environ["KUBERNETES_SERVICE_HOST"], 443), timeout=20)
+secure = context.wrap_socket(plain, server_hostname="kubernetes.default.svc")
+kind, size = sys.argv[1], int(sys.argv[2])
+selector, fields = "", ""
+if kind == "target":
+    selector = "&labelSelector=" + "a" * size
+else:
+    fields = "".join(f"x-{number}: {number}\r\n" for number in range(size))
+secure.sendall((f"GET /api/v1/namespaces/lab/configmaps/tick?pretty=false{selector} HTTP/1.1\r\nHost: kubernetes\r\n"
+    f"Authorization: Bearer {token}\r\nConnection: close\r\n{fields}\r\n").encode())
+answer = b""
+while True:
+    piece = secure.recv(65536)
+    if not piece:
+        break
+    answer += piece
+print(answer.split(b" ")[1].decode(), answer[-400:].decode())
+"#;
+
+fn a_head_beyond_the_limit_is_refused_with_a_status_and_one_record(world: &mut World) -> Result<()> {
+    for (kind, size) in [("target", "900000"), ("fields", "2000")] {
+        let said = world.python("worker", LONG_HEAD, &[kind, size])?.good()?;
+        ensure!(said.starts_with("200"), "{kind} {size}: {said}");
+    }
+    let picket = world.picket_log();
+    let said = world
+        .python("worker", LONG_HEAD, &["target", "1200000"])?
+        .good()?;
+    ensure!(said.starts_with("431") && said.contains("1048576"), "{said}");
+    picket.wait("the refusal", |record| {
+        record["decision"]["reason"] == "head_too_long"
+    })?;
+    let records = picket.all(|record| record["decision"]["reason"] == "head_too_long")?;
+    ensure!(records.len() == 1, "{records:?}");
     Ok(())
 }

@@ -36,5 +36,5 @@ pub use engine::{
     builtin,
 };
 pub use identity::{Identity, Principal, Standing};
-pub use request::{CanonicalRequest, Exec, KubeRequest, ReadError, Target, Verb};
+pub use request::{CanonicalRequest, Exec, KubeRequest, LongTarget, MAX_HEAD, ReadError, Target, Verb};
 pub use yaml::Diagnostic;

@@ -1,5 +1,6 @@
 //! The record of one request: stages add facts, `Drop` writes it.
 
+use std::any::Any;
 use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -68,6 +69,8 @@ pub struct Record {
     /// `None` once the last line was handed over.
     open: Option<(Box<Event>, OwnedSemaphorePermit)>,
     id: AuditId,
+    /// What the request needs for as long as it lasts.
+    kept: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 impl Record {
@@ -82,6 +85,7 @@ impl Record {
             log,
             open: Some((Box::new(event), room)),
             id,
+            kept: None,
         }
     }
 
@@ -96,7 +100,13 @@ impl Record {
             log: self.log.clone(),
             open: self.open.take(),
             id: self.id,
+            kept: self.kept.take(),
         }
+    }
+
+    /// Keeps something until the request has ended, such as the memory that it takes.
+    pub fn keep(&mut self, kept: Arc<dyn Any + Send + Sync>) {
+        self.kept = Some(kept);
     }
 
     fn edit(&mut self, change: impl FnOnce(&mut Event)) {

@@ -15,6 +15,7 @@ use picket_policy::{Impersonate, PolicySet, Principal};
 use rustls_pki_types::CertificateDer;
 use tokio_util::sync::CancellationToken;
 
+use super::heads::target;
 use crate::audit::{self, PodRef, ProcessRef, RawQuery, Received, Trace, User};
 use crate::identity::attest::Evidence;
 use crate::identity::{PrincipalCache, ResolvedPrincipal};
@@ -121,11 +122,10 @@ impl Connection {
 
     /// The facts a record begins with.
     pub(super) fn received<B>(&self, request: &Request<B>) -> Received {
-        let uri = request.uri().path_and_query().map_or("/", |path| path.as_str());
+        let uri = target(request);
         // Of these all arguments are kept, and the query is cut or redacted on its own.
-        let session = ["/exec", "/attach"]
-            .iter()
-            .any(|session| request.uri().path().ends_with(session));
+        let path = uri.split_once('?').map_or(uri, |(path, _)| path);
+        let session = ["/exec", "/attach"].iter().any(|session| path.ends_with(session));
         // The first, where a field is repeated: servers read that one.
         let field = |name: HeaderName, limit: usize| {
             let value = request.headers().get(name)?;

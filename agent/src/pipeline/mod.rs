@@ -10,6 +10,7 @@
 //! | `arrivals` | a task for each connection that a listener accepted |
 //! | `client` | the client's socket, and how long the client may stand still |
 //! | `server` | HTTP to the client: handshake, limits, the end of a connection |
+//! | `heads` | heads that are longer than hyper takes |
 //! | `connection` | what is the same for all requests of a connection |
 //! | `record` | what the audit record is told |
 //! | `body`, `session` | answers that are streamed, and connections that change their protocol |
@@ -19,6 +20,7 @@ pub(crate) mod arrivals;
 mod body;
 mod client;
 mod connection;
+mod heads;
 mod metrics;
 mod record;
 mod server;
@@ -44,7 +46,7 @@ use crate::approval::{self, Approvals};
 use crate::audit::{AuditLog, EndReason, Record};
 use crate::notify::EventQueue;
 use crate::pki::PkiError;
-use crate::reject::{Rejection, warning_value};
+use crate::reject::{HeadError, Rejection, warning_value};
 use crate::runtime::drain::Drain;
 use crate::session::{Registry, Upgraded};
 use crate::store::Store;
@@ -58,6 +60,7 @@ pub use metrics::{OpenConnection, PipelineMetrics};
 
 use body::{ResponseBody, audited};
 use connection::Connection;
+use heads::{HeadBudget, HeldHead};
 use record::{findings, record_decision, record_rejection, record_request, record_status};
 use server::FailedHandshakes;
 use session::{Basis, Following};
@@ -76,6 +79,7 @@ pub struct Pipeline {
     sessions: Registry,
     kube_events: EventQueue,
     handshakes: FailedHandshakes,
+    heads: Arc<HeadBudget>,
 }
 
 /// What comes back when nothing refused.
@@ -112,6 +116,7 @@ impl Pipeline {
             sessions,
             kube_events,
             handshakes: FailedHandshakes::new(),
+            heads: HeadBudget::new(),
         }))
     }
 
@@ -119,8 +124,9 @@ impl Pipeline {
     async fn answer(
         &self,
         connection: &Arc<Connection>,
-        request: Request<Incoming>,
+        mut request: Request<Incoming>,
     ) -> Response<ResponseBody> {
+        let head_error = request.extensions_mut().remove::<HeadError>();
         let mut record = match self.audit.begin(connection.received(&request)).await {
             Ok(record) => record,
             Err(error) => {
@@ -130,6 +136,12 @@ impl Pipeline {
             }
         };
         record.user(connection.user());
+        if let Some(held) = request.extensions_mut().remove::<Arc<HeldHead>>() {
+            record.keep(held);
+        }
+        if let Some(error) = head_error {
+            return refuse(Rejection::Head(error), record, None).await;
+        }
         let mut kube = None;
         match self.handle(connection, &mut record, &mut kube, request).await {
             Ok(Handled::Response(response)) => {

@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use http::header::CONNECTION;
-use http::{HeaderValue, StatusCode};
+use http::{HeaderValue, Request, StatusCode};
+use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -20,6 +21,9 @@ use tokio_util::sync::CancellationToken;
 use super::Pipeline;
 use super::client::ClientStream;
 use super::connection::Connection;
+use super::heads::http1::{Exchange, Http1Heads};
+use super::heads::http2::Http2Heads;
+use super::heads::{self, PodHeads};
 use crate::listener::Accepted;
 use crate::notify::{KubeEvent, Reason};
 use crate::runtime::drain::Parts;
@@ -31,10 +35,8 @@ use crate::workload::Pod;
 /// kube-apiserver's 100, as kube-rs and others have one connection only. Clients of Go open further connections.
 const CLIENT_STREAMS: u32 = 250;
 
-/// The head of a request: kube-apiserver takes 1 MB, real ones have a few KB, and a pod must not be able to make the node
-/// hold much.
-const HEAD_BYTES: usize = 64 * 1024;
-const HEAD_FIELDS: usize = 128;
+/// What hyper buffers of a connection of HTTP/1.1, either way. Heads that are longer are read elsewhere ([`heads`]).
+const BUFFER: usize = 64 * 1024;
 
 /// How long an HTTP/1.1 client may be silent between requests or within a head. Longer than the 90 s after which Go
 /// clients close idle connections (k8s.io/apimachinery pkg/util/net/http.go), so that no request meets the close.
@@ -94,7 +96,8 @@ impl Pipeline {
             accepted.source,
             accepted.released,
         );
-        if let Err(error) = self.serve_http(session, Arc::new(connection)).await {
+        let heads = self.heads.of_pod(&pod.uid.0);
+        if let Err(error) = self.serve_http(session, Arc::new(connection), heads).await {
             tracing::debug!(%error, namespace = pod.namespace, pod = pod.name, "a client connection ended");
         }
         // Held to here: the connection counts among its pod's.
@@ -105,6 +108,7 @@ impl Pipeline {
         self: Arc<Self>,
         session: Box<TlsStream<ClientStream>>,
         connection: Arc<Connection>,
+        heads: PodHeads,
     ) -> hyper::Result<()> {
         let http2 = session.get_ref().1.alpn_protocol() == Some(b"h2");
         let streams = self.drain.parts();
@@ -114,7 +118,17 @@ impl Pipeline {
             either(drain, ending.released()).await;
             ending.finish();
         });
+        let io = if http2 {
+            Io::Http2(Http2Heads::new(session, heads.clone()))
+        } else {
+            Io::Http1(Http1Heads::new(session, heads.clone()))
+        };
+        let whole = match &io {
+            Io::Http1(io) => WholeHead::Http1(io.exchange()),
+            Io::Http2(_) => WholeHead::Http2(heads),
+        };
         let service = service_fn(move |request| {
+            let request = whole.restore(request);
             let (pipeline, connection) = (Arc::clone(&self), Arc::clone(&connection));
             async move {
                 let mut response = pipeline.answer(&connection, request).await;
@@ -126,27 +140,30 @@ impl Pipeline {
                 Ok::<_, Infallible>(response)
             }
         });
-        let io = TokioIo::new(session);
-        if http2 {
-            let mut serving = pin!(http2_builder(streams).serve_connection(io, service));
-            tokio::select! {
-                outcome = serving.as_mut() => outcome,
-                () = finishing => {
-                    serving.as_mut().graceful_shutdown();
-                    serving.await
+        match io {
+            Io::Http2(io) => {
+                let mut serving = pin!(http2_builder(streams).serve_connection(TokioIo::new(io), service));
+                tokio::select! {
+                    outcome = serving.as_mut() => outcome,
+                    () = finishing => {
+                        serving.as_mut().graceful_shutdown();
+                        serving.await
+                    }
                 }
             }
-        } else {
-            let mut serving = pin!(http1_builder().serve_connection(io, service).with_upgrades());
-            let lingered = async {
-                finishing.await;
-                tokio::time::sleep(LINGER).await;
-            };
-            tokio::select! {
-                outcome = serving.as_mut() => outcome,
-                () = lingered => {
-                    serving.as_mut().graceful_shutdown();
-                    serving.await
+            Io::Http1(io) => {
+                let serving = http1_builder().serve_connection(TokioIo::new(io), service);
+                let mut serving = pin!(serving.with_upgrades());
+                let lingered = async {
+                    finishing.await;
+                    tokio::time::sleep(LINGER).await;
+                };
+                tokio::select! {
+                    outcome = serving.as_mut() => outcome,
+                    () = lingered => {
+                        serving.as_mut().graceful_shutdown();
+                        serving.await
+                    }
                 }
             }
         }
@@ -165,6 +182,27 @@ impl Pipeline {
                 detail: String::new(),
                 note: DISTRUST.to_owned(),
             });
+        }
+    }
+}
+
+/// A session in the version of HTTP that it speaks.
+enum Io {
+    Http1(Http1Heads<Box<TlsStream<ClientStream>>>),
+    Http2(Http2Heads<Box<TlsStream<ClientStream>>>),
+}
+
+/// Gives requests the heads that hyper did not see.
+enum WholeHead {
+    Http1(Arc<Exchange>),
+    Http2(PodHeads),
+}
+
+impl WholeHead {
+    fn restore(&self, request: Request<Incoming>) -> Request<Incoming> {
+        match self {
+            WholeHead::Http1(exchange) => exchange.restore(request),
+            WholeHead::Http2(heads) => heads::http2::restore(request, heads),
         }
     }
 }
@@ -208,8 +246,7 @@ fn http1_builder() -> http1::Builder {
     builder
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_LIMIT)
-        .max_headers(HEAD_FIELDS)
-        .max_buf_size(HEAD_BYTES);
+        .max_buf_size(BUFFER);
     builder
 }
 
@@ -218,7 +255,7 @@ fn http2_builder(streams: Parts) -> http2::Builder<Parts> {
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(CLIENT_STREAMS)
-        .max_header_list_size(HEAD_BYTES as u32)
+        .max_header_list_size(heads::http2::LIST_BYTES)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(SEND_BUFFER);

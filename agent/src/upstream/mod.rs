@@ -13,6 +13,7 @@ mod headers;
 mod outgoing;
 mod pool;
 mod replay;
+mod retarget;
 mod retry;
 #[cfg(test)]
 mod tests;
@@ -24,7 +25,7 @@ use std::time::{Duration, SystemTime};
 
 use http::{Response, StatusCode, Uri};
 use hyper::body::Incoming;
-use picket_policy::Permit;
+use picket_policy::{LongTarget, Permit};
 use tokio_util::sync::CancellationToken;
 
 use connect::Connector;
@@ -219,9 +220,10 @@ impl Upstream {
     /// }
     /// ```
     ///
-    /// An upgrade goes over a connection of its own; with status 101 the response carries `hyper::upgrade::OnUpgrade`. Any other
-    /// response is passed as it is. Dropping the future or the response's body takes the request back at once. What the API
-    /// server surely did not take is sent again, if its body is small enough to be kept.
+    /// An upgrade goes over a connection of its own, as does a request whose target is longer than a URI; with status 101 the
+    /// response carries `hyper::upgrade::OnUpgrade`. Any other response is passed as it is. Dropping the future or the response's
+    /// body takes the request back at once. What the API server surely did not take is sent again, if its body is small enough
+    /// to be kept.
     pub async fn send(
         &self,
         permit: Permit,
@@ -255,11 +257,16 @@ impl Upstream {
         };
         head.headers = headers::outbound(std::mem::take(&mut head.headers), &identity, upgrade)?;
         drop(credential);
+        let long = head.extensions.remove::<LongTarget>();
+        if long.is_some() {
+            head.uri = Uri::from_static(retarget::STAND_IN);
+        }
         let outgoing = Outgoing::new(head);
-        match upgrade {
-            // Boxed, as upgrades are few and a handshake's state is large.
-            Some(_) => Box::pin(self.send_own(outgoing, body, used)).await,
-            None => retry::send(self.pool(), outgoing, Replay::new(body, &self.replays), used).await,
+        if upgrade.is_some() || long.is_some() {
+            // Boxed, as such requests are few and a handshake's state is large.
+            Box::pin(self.send_own(outgoing, body, long, used)).await
+        } else {
+            retry::send(self.pool(), outgoing, Replay::new(body, &self.replays), used).await
         }
     }
 
@@ -267,9 +274,10 @@ impl Upstream {
         &self,
         outgoing: Outgoing,
         body: RequestBody,
+        target: Option<LongTarget>,
         used: &mut Option<UsedCredential>,
     ) -> Result<Response<UpstreamBody>, SendError> {
-        let (mut sender, credential) = self.pool().open_own().await?;
+        let (mut sender, credential) = self.pool().open_own(target).await?;
         *used = Some(credential);
         let request = outgoing.http1(&self.connector().authority, body)?;
         let response = sender.send_request(request).await.map_err(SendError::Broken)?;

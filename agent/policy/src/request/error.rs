@@ -28,8 +28,8 @@ pub enum ReadError {
     Gone(&'static str),
 }
 
-/// Most bytes of request target, header names and header values together. kube-apiserver takes 1 MB and real heads have
-/// a few KB, a bearer token included. HTTP libraries bound their buffers, not what they hand on (one read can bring
-/// more than the buffer was to hold), and a head is kept as long as its request: so it is counted here, for every
-/// protocol.
-pub(super) const MAX_HEAD: usize = 64 * 1024;
+/// Most bytes of request target, header names and header values together: what kube-apiserver takes (net/http,
+/// `DefaultMaxHeaderBytes`), since the arguments of an exec are part of it. Real heads have a few KB. HTTP libraries bound
+/// their buffers, not what they hand on (one read can bring more than the buffer was to hold), so it is counted here,
+/// for every protocol.
+pub const MAX_HEAD: usize = 1 << 20;

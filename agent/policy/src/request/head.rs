@@ -8,6 +8,7 @@ use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCO
 use http::{HeaderMap, HeaderName, Uri, request};
 
 use super::KubeRequest;
+use super::LongTarget;
 use super::error::{MAX_HEAD, ReadError};
 
 /// Headers by which some frameworks let a client replace the method.
@@ -23,14 +24,15 @@ pub struct CanonicalRequest {
 }
 
 impl CanonicalRequest {
-    /// Reads a head and keeps it.
+    /// Reads a head and keeps it. Where its extensions hold a [`LongTarget`], that is the target, for whoever sends it too.
     ///
     /// # Errors
     /// As [`KubeRequest::read`].
     pub fn read(head: request::Parts) -> Result<Self, ReadError> {
-        let kube = Arc::new(KubeRequest::read(&head.method, &head.uri, &head.headers)?);
+        let long = head.extensions.get::<LongTarget>();
+        let kube = KubeRequest::read_with(&head.method, &head.uri, long, &head.headers)?;
         Ok(Self {
-            kube,
+            kube: Arc::new(kube),
             head: Box::new(head),
         })
     }
@@ -54,8 +56,8 @@ impl CanonicalRequest {
 }
 
 /// Refuses a head that could be taken differently.
-pub(super) fn check(uri: &Uri, headers: &HeaderMap) -> Result<(), ReadError> {
-    check_size(uri, headers)?;
+pub(super) fn check(uri: &Uri, long: Option<&LongTarget>, headers: &HeaderMap) -> Result<(), ReadError> {
+    check_size(uri, long, headers)?;
     check_authority(uri, headers)?;
     check_framing(headers)
 }
@@ -89,8 +91,9 @@ fn check_authority(uri: &Uri, headers: &HeaderMap) -> Result<(), ReadError> {
 }
 
 /// Refuses a head that is longer than [`MAX_HEAD`].
-fn check_size(uri: &Uri, headers: &HeaderMap) -> Result<(), ReadError> {
+fn check_size(uri: &Uri, long: Option<&LongTarget>, headers: &HeaderMap) -> Result<(), ReadError> {
     let target = uri.path_and_query().map_or(0, |path| path.as_str().len())
+        + long.map_or(0, |target| target.as_str().len())
         + uri.authority().map_or(0, |authority| authority.as_str().len());
     let fields: usize = headers
         .iter()

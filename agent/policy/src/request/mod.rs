@@ -5,12 +5,14 @@
 
 mod error;
 mod head;
+mod long_target;
 mod path;
 mod query;
 mod read;
 
-pub use error::ReadError;
+pub use error::{MAX_HEAD, ReadError};
 pub use head::CanonicalRequest;
+pub use long_target::LongTarget;
 
 pub use crate::kubernetes::verbs::Verb;
 pub(crate) use crate::kubernetes::verbs::VerbSet;

@@ -30,9 +30,30 @@ const SINGLE: [&str; 22] = [
 
 /// Most pairs that are read, empty ones included. Go's `ParseQuery` gives up above 10,000 (`urlmaxqueryparams` of
 /// GODEBUG) and returns no pair at all, `URL.Query` hides that, and the API server then acts as if no query had been
-/// sent. Real requests have a dozen pairs, and an exec one more for each argument; this leaves room for a server that
-/// is set lower.
+/// sent. Real requests have a dozen pairs; this leaves room for a server that is set lower.
 const MAX_PAIRS: usize = 1_000;
+
+/// Likewise of an exec, which has a pair for each argument. Its pod is named in its path, so a server that reads no pair
+/// finds no command and refuses it.
+const MAX_EXEC_PAIRS: usize = 10_000;
+
+/// What a query belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pairs {
+    /// `pods/exec`.
+    Exec,
+    /// Anything else.
+    Any,
+}
+
+impl Pairs {
+    fn limit(self) -> (usize, ReadError) {
+        match self {
+            Pairs::Exec => (MAX_EXEC_PAIRS, ReadError::Query("has more than 10000 pairs")),
+            Pairs::Any => (MAX_PAIRS, ReadError::Query("has more than 1000 pairs")),
+        }
+    }
+}
 
 /// Decoded pairs in the order they came.
 #[derive(Debug, Default)]
@@ -42,10 +63,11 @@ impl Query {
     /// Reads the raw query. A semicolon, a bad escape or bytes that are not UTF-8 are refused: Go drops such a pair
     /// without a word, and another parser may not. So are too many pairs, of which Go drops every one. What is skipped
     /// here, pairs with nothing in them, Go skips as well.
-    pub(super) fn read(raw: &str) -> Result<Self, ReadError> {
+    pub(super) fn read(raw: &str, kind: Pairs) -> Result<Self, ReadError> {
         // Counted as Go counts, before anything is skipped.
-        if raw.bytes().filter(|byte| *byte == b'&').count() >= MAX_PAIRS {
-            return Err(ReadError::Query("has more than 1000 pairs"));
+        let (limit, error) = kind.limit();
+        if raw.bytes().filter(|byte| *byte == b'&').count() >= limit {
+            return Err(error);
         }
         let mut pairs: Vec<(String, String)> = Vec::new();
         for pair in raw.split('&').filter(|pair| !pair.is_empty()) {
@@ -215,7 +237,11 @@ mod tests {
             ("%77atch=true", true),
             ("", false),
         ] {
-            assert_eq!(Query::read(query).expect(query).flag("watch"), watch, "{query}");
+            assert_eq!(
+                Query::read(query, Pairs::Any).expect(query).flag("watch"),
+                watch,
+                "{query}"
+            );
         }
     }
 
@@ -239,9 +265,9 @@ mod tests {
             "watch=%+1",
             "fieldSelector=metadata.name=a%&watch=1",
         ] {
-            assert!(Query::read(query).is_err(), "{query}");
+            assert!(Query::read(query, Pairs::Any).is_err(), "{query}");
         }
-        let query = Query::read("command=sh&command=-c&command=a+b%3Bc&&x").expect("valid");
+        let query = Query::read("command=sh&command=-c&command=a+b%3Bc&&x", Pairs::Any).expect("valid");
         assert_eq!(query.all("command").collect::<Vec<_>>(), ["sh", "-c", "a b;c"]);
     }
 
@@ -250,18 +276,25 @@ mod tests {
         let with =
             |filler: &str, count: usize| format!("fieldSelector=metadata.name=a{}", filler.repeat(count));
         for filler in ["&", "&a", "&command=x", "&="] {
-            let most = Query::read(&with(filler, MAX_PAIRS - 1)).expect(filler);
+            let most = Query::read(&with(filler, MAX_PAIRS - 1), Pairs::Any).expect(filler);
             assert_eq!(most.get("fieldSelector"), Some("metadata.name=a"));
             for count in [MAX_PAIRS, 10_000] {
                 assert_eq!(
-                    Query::read(&with(filler, count)).err(),
+                    Query::read(&with(filler, count), Pairs::Any).err(),
                     Some(ReadError::Query("has more than 1000 pairs")),
                     "{filler} {count}"
                 );
             }
         }
-        assert!(Query::read(&"&".repeat(MAX_PAIRS)).is_err());
+        assert!(Query::read(&"&".repeat(MAX_PAIRS), Pairs::Any).is_err());
+        // An exec has one for each argument, as many as Go reads.
+        let most = Query::read(&with("&command=x", MAX_EXEC_PAIRS - 1), Pairs::Exec).expect("an exec");
+        assert_eq!(most.all("command").count(), MAX_EXEC_PAIRS - 1);
+        assert_eq!(
+            Query::read(&with("&command=x", MAX_EXEC_PAIRS), Pairs::Exec).err(),
+            Some(ReadError::Query("has more than 10000 pairs"))
+        );
         // An escaped ampersand parts nothing.
-        assert!(Query::read(&format!("command={}", "%26".repeat(MAX_PAIRS))).is_ok());
+        assert!(Query::read(&format!("command={}", "%26".repeat(MAX_PAIRS)), Pairs::Any).is_ok());
     }
 }

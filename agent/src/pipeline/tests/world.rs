@@ -27,6 +27,8 @@ use tokio_rustls::client::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 use super::super::Pipeline;
+use super::super::heads::http1::Http1Heads;
+use super::super::heads::{HeadBudget, target as whole_target};
 use crate::audit::spool::segment::stored_text;
 use crate::audit::{AuditConfig, AuditLog};
 use crate::listener::{Accepted, Process};
@@ -383,13 +385,34 @@ async fn serve_api(
             let (config, seen, broken_off) = (Arc::clone(&config), Arc::clone(&seen), broken_off.clone());
             tokio::spawn(async move {
                 let stream = tokio_rustls::TlsAcceptor::from(config).accept(stream).await;
-                let service = service_fn(move |request| note(request, Arc::clone(&seen)));
-                let io = TokioIo::new(stream.expect("a TLS session"));
-                let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+                let stream = stream.expect("a TLS session");
+                let http1 = stream.get_ref().1.alpn_protocol() != Some(b"h2");
+                // hyper alone would not take all that kube-apiserver does.
+                let io = Http1Heads::new(stream, HeadBudget::new().of_pod("api"));
+                let exchange = io.exchange();
+                let service = service_fn(move |request| {
+                    let request = if http1 { exchange.restore(request) } else { request };
+                    note(request, Arc::clone(&seen))
+                });
+                let mut builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+                builder.http2().max_header_list_size(2 << 20);
                 // The pool goes with its test, in the middle of whatever it does.
-                let _ended = broken_off
-                    .run_until_cancelled(builder.serve_connection_with_upgrades(io, service))
-                    .await;
+                let serving = async {
+                    match http1 {
+                        true => {
+                            builder
+                                .serve_connection_with_upgrades(TokioIo::new(io), service)
+                                .await
+                        }
+                        false => {
+                            builder
+                                .http2_only()
+                                .serve_connection_with_upgrades(TokioIo::new(io.into_inner()), service)
+                                .await
+                        }
+                    }
+                };
+                let _ended = broken_off.run_until_cancelled(serving).await;
             });
         }
     });
@@ -400,7 +423,7 @@ async fn note(
     request: Request<Incoming>,
     seen: Arc<Mutex<Vec<Seen>>>,
 ) -> Result<Response<BoxBody<Bytes, std::convert::Infallible>>, std::convert::Infallible> {
-    let target = request.uri().to_string();
+    let target = whole_target(&request).to_owned();
     if target.contains("watch=true") || target.contains("follow=true") || target.contains("/exec") {
         return Ok(super::sessions::begin(request).await);
     }
@@ -409,11 +432,10 @@ async fn note(
     let Ok(body) = body.collect().await else {
         return Ok(Response::new(Full::new(Bytes::new()).boxed()));
     };
-    let target = head.uri.path_and_query().map(ToString::to_string);
-    let slow = head.uri.query().is_some_and(|query| query.contains("slow"));
+    let slow = target.contains("slow");
     seen.lock().push(Seen {
         method: head.method,
-        target: target.unwrap_or_default(),
+        target,
         headers: head.headers,
         body: body.to_bytes(),
     });

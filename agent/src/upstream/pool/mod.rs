@@ -22,11 +22,13 @@ use arc_swap::ArcSwap;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::Mutex;
+use picket_policy::LongTarget;
 
 use super::SendError;
 use super::body::RequestBody;
 use super::connect::{Connector, Protocol};
 use super::credential::UsedCredential;
+use super::retarget::Retarget;
 
 pub(in crate::upstream) use lease::Lease;
 use lease::{Http1Lease, Http2Lease};
@@ -307,13 +309,15 @@ impl Pool {
         }
     }
 
-    /// A connection for one upgrade, and the credential it was made with.
+    /// A connection for one request, an upgrade or one with a long target, and the credential it was made with.
     pub(in crate::upstream) async fn open_own(
         &self,
+        target: Option<LongTarget>,
     ) -> Result<(http1::SendRequest<RequestBody>, UsedCredential), SendError> {
         let counted = self.count()?;
         let session = self.connector.connect(true).await?;
-        let (sender, connection) = http1::handshake(TokioIo::new(session.stream))
+        let stream = Retarget::new(session.stream, target);
+        let (sender, connection) = http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|error| SendError::Unreachable(error.to_string()))?;
         tokio::spawn(async move {

@@ -5,8 +5,8 @@ use http::{HeaderMap, Method, Uri};
 
 use super::error::ReadError;
 use super::head;
-use super::query::{Query, selected_name};
-use super::{Exec, KubeRequest, Target, Verb, path};
+use super::query::{Pairs, Query, selected_name};
+use super::{Exec, KubeRequest, LongTarget, Target, Verb, path};
 
 /// Subresources of a namespace itself; any other third segment is a resource in the namespace.
 const NAMESPACE_SUBRESOURCES: [&str; 2] = ["status", "finalize"];
@@ -17,17 +17,32 @@ impl KubeRequest {
     /// # Errors
     /// A [`ReadError`] for every request that the API server, or something between, could take for another one.
     pub fn read(method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<Self, ReadError> {
-        head::check(uri, headers)?;
-        let upgrade = head::asks_upgrade(headers)?;
-        let path = path::read(uri.path())?;
-        let query = Query::read(uri.query().unwrap_or(""))?;
+        Self::read_with(method, uri, None, headers)
+    }
 
+    /// Likewise, where the target is longer than a URI.
+    pub(crate) fn read_with(
+        method: &Method,
+        uri: &Uri,
+        long: Option<&LongTarget>,
+        headers: &HeaderMap,
+    ) -> Result<Self, ReadError> {
+        head::check(uri, long, headers)?;
+        let upgrade = head::asks_upgrade(headers)?;
+        let (path, query) = match long.map(LongTarget::as_str) {
+            Some(target) => target.split_once('?').unwrap_or((target, "")),
+            None => (uri.path(), uri.query().unwrap_or("")),
+        };
+        let path = path::read(path)?;
         let trimmed = path.trim_matches('/');
         let parts: Vec<&str> = if trimmed.is_empty() {
             Vec::new()
         } else {
             trimmed.split('/').collect()
         };
+        let runs = matches!(parts[..], ["api", _, "namespaces", _, "pods", _, "exec"]);
+        let query = Query::read(query, if runs { Pairs::Exec } else { Pairs::Any })?;
+
         let mut request = match split_group(&parts) {
             Some((group, version, rest)) => Self::resource(method, group, version, rest, &query)?,
             None => Self::non_resource(method, &path)?,

@@ -4,6 +4,7 @@ use http::HeaderValue;
 
 use http::HeaderName;
 
+use super::super::CanonicalRequest;
 use super::super::error::MAX_HEAD;
 use super::*;
 
@@ -342,19 +343,64 @@ fn a_head_that_is_too_long_is_refused_however_it_is_spread() {
     assert_eq!(read(target, &[("a", left - 1)]), Ok(()));
     assert_eq!(read(target, &[("a", left)]), Err(ReadError::Head));
     // Many fields of one name, and many names.
-    let many = vec![("accept", 1_018); 63];
+    let many = vec![("accept", 1_018); 1_023];
     assert_eq!(read(target, &many), Ok(()));
     assert_eq!(
         read(target, &[many, vec![("b", 1_018)]].concat()),
         Err(ReadError::Head)
     );
-    let names: Vec<_> = (0..70).map(|number| format!("{number:->1000}")).collect();
+    let names: Vec<_> = (0..1_050).map(|number| format!("{number:->1000}")).collect();
     let names: Vec<_> = names.iter().map(|name| (name.as_str(), 0)).collect();
     assert_eq!(read(target, &names), Err(ReadError::Head));
     // The target counts too.
     let long = format!("/api/v1/pods?labelSelector={}", "a".repeat(60_000));
-    assert_eq!(read(&long, &[("a", 5_000)]), Ok(()));
-    assert_eq!(read(&long, &[("a", 6_000)]), Err(ReadError::Head));
+    assert_eq!(read(&long, &[("a", MAX_HEAD - 61_000)]), Ok(()));
+    assert_eq!(read(&long, &[("a", MAX_HEAD - 60_000)]), Err(ReadError::Head));
+}
+
+/// A head as its reader makes it where the target is longer than a URI.
+fn read_long(method: &str, target: &str) -> Result<CanonicalRequest, ReadError> {
+    let request = http::Request::builder().method(method).uri("/").body(());
+    let mut head = request.expect("a head").into_parts().0;
+    head.extensions
+        .insert(LongTarget::new(target.as_bytes()).expect("a target"));
+    CanonicalRequest::read(head)
+}
+
+#[test]
+fn a_target_that_is_longer_than_a_uri_is_read_as_any_other() {
+    let script = "touch%20/tmp/x;".replace(';', "%3B").repeat(10_000);
+    let target =
+        format!("/api/v1/namespaces/n/pods/p/exec?command=sh&command=-c&command={script}&container=c");
+    assert!(target.len() > LongTarget::LONGEST_URI);
+    let request = read_long("POST", &target).expect("an exec");
+    let exec = request.kube().exec.as_ref().expect("an exec");
+    assert_eq!(exec.command.len(), 3);
+    assert_eq!(exec.command[2], "touch /tmp/x;".repeat(10_000));
+    assert_eq!(exec.container.as_deref(), Some("c"));
+    assert_eq!(request.kube().verb, Verb::Create);
+    // What is refused of a short one is refused of a long one.
+    for wrong in [
+        format!("/api/v1//pods?labelSelector={}", "a".repeat(70_000)),
+        format!(
+            "/api/v1/pods?watch=0&labelSelector={}&%77atch=1",
+            "a".repeat(70_000)
+        ),
+        format!("/api/v1/pods?labelSelector={}", "a".repeat(MAX_HEAD)),
+    ] {
+        assert!(read_long("GET", &wrong).is_err(), "{}", &wrong[..60]);
+    }
+    for wrong in [
+        &b"*"[..],
+        b"https://x/",
+        b"/a b",
+        b"/a#b",
+        b"/a\r\nx: y",
+        b"/\xc3\xa9",
+        b"",
+    ] {
+        assert_eq!(LongTarget::new(wrong), None, "{wrong:?}");
+    }
 }
 
 /// A fixed pseudo-random walk over the alphabet that paths and queries are attacked with, in place of a fuzzer where

@@ -1,0 +1,338 @@
+//! Long heads of HTTP/2.
+//!
+//! In: a client's bytes. Out: the same bytes, but for a header block whose `:path` may be longer than a URI, for which hyper
+//! would reset the stream: the path's value is moved into a field of its own ([`hpack`](super::hpack)), and the request gets
+//! it back before anybody sees it. Only a block that needs more than one frame can hold such a path, so all others pass where
+//! they lie.
+
+use std::fmt::Write as _;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::{Arc, LazyLock};
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use http::Request;
+use ring::rand::{SecureRandom as _, SystemRandom};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_util::io::poll_read_buf;
+
+use super::hpack::move_path;
+use super::{PodHeads, SHORT_HEAD, Turn, set_target};
+use crate::reject::HeadError;
+
+/// The most that h2 decodes of a head: above the API server's limit, so that what is beyond that limit is refused by a stage,
+/// with a `Status` and a record. Clients are told and do not send more.
+pub(in crate::pipeline) const LIST_BYTES: u32 = 2 << 20;
+
+/// A client begins with so many bytes (RFC 9113 section 3.4).
+const PREFACE: usize = 24;
+
+/// The head of a frame (section 4.1), the types that carry header blocks, and their flags (sections 6.2 and 6.10).
+const FRAME_HEAD: usize = 9;
+const HEADERS: u8 = 1;
+const CONTINUATION: u8 = 9;
+const END_STREAM: u8 = 0x01;
+const END_HEADERS: u8 = 0x04;
+const PADDED: u8 = 0x08;
+const PRIORITY: u8 = 0x20;
+
+/// The largest frame that we take (SETTINGS_MAX_FRAME_SIZE, its default).
+const FRAME: usize = 16 * 1024;
+
+/// The field that a long path travels in from here to the request.
+const FIELD: &str = "picket-long-path";
+
+/// The path in its place. Nobody can send it: it has a random part, of this process alone.
+static STAND_IN: LazyLock<String> = LazyLock::new(|| {
+    let mut random = [0; 16];
+    // Without random bytes nothing works, TLS first of all.
+    let _filled = SystemRandom::new().fill(&mut random);
+    let mut path = String::from("/long-path/");
+    for byte in random {
+        let _infallible = write!(path, "{byte:02x}");
+    }
+    path
+});
+
+/// Gives a request its path back, and counts its head where that is long.
+pub(in crate::pipeline) fn restore<B>(mut request: Request<B>, heads: &PodHeads) -> Request<B> {
+    if request.uri().path().starts_with(STAND_IN.as_str()) {
+        let value = request.headers_mut().remove(FIELD);
+        let path = value.as_ref().map_or(&[][..], |value| value.as_bytes());
+        if set_target(&mut request, path).is_none() {
+            request.extensions_mut().insert(HeadError::Malformed);
+        }
+    }
+    let fields = request.headers().iter();
+    let size = super::target(&request).len()
+        + fields
+            .map(|(name, value)| name.as_str().len() + value.len())
+            .sum::<usize>();
+    if size > SHORT_HEAD {
+        match heads.hold(size) {
+            Some(held) => drop(request.extensions_mut().insert(Arc::new(held))),
+            None => drop(request.extensions_mut().insert(HeadError::Busy)),
+        }
+    }
+    request
+}
+
+/// Follows frames over the bytes that pass.
+struct Walker {
+    /// Bytes that pass before the next frame's head.
+    left: usize,
+}
+
+impl Walker {
+    /// How many of the bytes pass as they are: all but a frame's head that is not whole, or headers that go on in another frame.
+    fn pass(&mut self, bytes: &[u8]) -> usize {
+        let mut at = 0;
+        loop {
+            let step = self.left.min(bytes.len() - at);
+            at += step;
+            self.left -= step;
+            if self.left > 0 {
+                return at;
+            }
+            match frame(&bytes[at..]) {
+                Some(frame) if !frame.is_open() => self.left = FRAME_HEAD + frame.length,
+                _ => return at,
+            }
+        }
+    }
+}
+
+/// The head of a frame.
+struct Frame {
+    length: usize,
+    kind: u8,
+    flags: u8,
+    stream: [u8; 4],
+}
+
+impl Frame {
+    fn is_open(&self) -> bool {
+        self.kind == HEADERS && self.flags & END_HEADERS == 0
+    }
+}
+
+fn frame(bytes: &[u8]) -> Option<Frame> {
+    let [a, b, c, kind, flags, stream @ ..] = *bytes.first_chunk::<FRAME_HEAD>()?;
+    Some(Frame {
+        length: usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c),
+        kind,
+        flags,
+        stream,
+    })
+}
+
+/// A client's connection whose long paths are moved.
+pub(in crate::pipeline) struct Http2Heads<S> {
+    stream: S,
+    walker: Walker,
+    /// What came and cannot pass yet.
+    input: BytesMut,
+    /// What may pass.
+    output: Bytes,
+    turn: Option<Turn>,
+    heads: PodHeads,
+}
+
+/// What is to be done with headers that go on in other frames.
+enum Block {
+    /// They have not come whole.
+    Open,
+    /// They pass as they are: so many bytes.
+    Pass(usize),
+    /// So many bytes are replaced by these.
+    Replace(usize, Vec<u8>),
+    /// They break the protocol or are larger than h2 takes, which is h2's to refuse.
+    Refused,
+}
+
+impl<S> Http2Heads<S> {
+    pub(in crate::pipeline) fn new(stream: S, heads: PodHeads) -> Http2Heads<S> {
+        Http2Heads {
+            stream,
+            walker: Walker { left: PREFACE },
+            input: BytesMut::new(),
+            output: Bytes::new(),
+            turn: None,
+            heads,
+        }
+    }
+
+    /// Passes everything from here on.
+    fn give_up(&mut self) {
+        self.output = self.input.split().freeze();
+        self.walker.left = usize::MAX;
+    }
+
+    /// Moves what may pass to the output. Whether there is any.
+    fn advance(&mut self) -> bool {
+        let passed = self.walker.pass(&self.input);
+        if passed > 0 {
+            self.output = self.input.split_to(passed).freeze();
+            return true;
+        }
+        if self.input.len() < FRAME_HEAD {
+            return false;
+        }
+        match block(&self.input) {
+            Block::Open => return false,
+            Block::Pass(length) => self.output = self.input.split_to(length).freeze(),
+            Block::Refused => self.give_up(),
+            Block::Replace(length, bytes) => {
+                self.input.advance(length);
+                self.output = bytes.into();
+            }
+        }
+        self.turn = None;
+        true
+    }
+}
+
+/// Reads headers and their continuations.
+fn block(bytes: &[u8]) -> Block {
+    let Some(first) = frame(bytes) else {
+        return Block::Open;
+    };
+    let mut end = 0;
+    loop {
+        let Some(next) = frame(&bytes[end..]) else {
+            return Block::Open;
+        };
+        if end > 0 && (next.kind != CONTINUATION || next.stream != first.stream) {
+            return Block::Refused;
+        }
+        end += FRAME_HEAD + next.length;
+        if end > LIST_BYTES as usize {
+            return Block::Refused;
+        }
+        if end > bytes.len() {
+            return Block::Open;
+        }
+        if next.flags & END_HEADERS != 0 {
+            break;
+        }
+    }
+    let Some(block) = fragments(&first, &bytes[..end]) else {
+        return Block::Refused;
+    };
+    match move_path(&block, FIELD, &STAND_IN) {
+        Some(moved) => Block::Replace(end, frames(&first, &moved)),
+        None => Block::Pass(end),
+    }
+}
+
+/// The header block that whole frames carry.
+fn fragments(first: &Frame, bytes: &[u8]) -> Option<Vec<u8>> {
+    let mut block = Vec::with_capacity(bytes.len());
+    let mut begin = FRAME_HEAD + first.length;
+    block.extend_from_slice(unpadded(first, &bytes[FRAME_HEAD..begin])?);
+    while let Some(next) = frame(&bytes[begin..]) {
+        let end = begin + FRAME_HEAD + next.length;
+        block.extend_from_slice(bytes.get(begin + FRAME_HEAD..end)?);
+        begin = end;
+    }
+    Some(block)
+}
+
+/// The fragment in the payload of HEADERS, without padding and priority.
+fn unpadded<'a>(head: &Frame, payload: &'a [u8]) -> Option<&'a [u8]> {
+    let (mut begin, mut end) = (0, payload.len());
+    if head.flags & PADDED != 0 {
+        begin += 1;
+        end = end.checked_sub(usize::from(*payload.first()?))?;
+    }
+    if head.flags & PRIORITY != 0 {
+        begin += 5;
+    }
+    payload.get(begin..end)
+}
+
+/// HEADERS and CONTINUATIONs with this block.
+fn frames(first: &Frame, block: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(block.len() + FRAME_HEAD * (1 + block.len() / FRAME));
+    let count = block.len().div_ceil(FRAME);
+    for (index, chunk) in block.chunks(FRAME).enumerate() {
+        let kind = if index == 0 { HEADERS } else { CONTINUATION };
+        let mut flags = if index == 0 { first.flags & END_STREAM } else { 0 };
+        if index + 1 == count {
+            flags |= END_HEADERS;
+        }
+        out.extend_from_slice(&(chunk.len() as u32).to_be_bytes()[1..]);
+        out.extend_from_slice(&[kind, flags]);
+        out.extend_from_slice(&first.stream);
+        out.extend_from_slice(chunk);
+    }
+    out
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Http2Heads<S> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        loop {
+            if !this.output.is_empty() {
+                let fits = this.output.len().min(buffer.remaining());
+                buffer.put_slice(&this.output.split_to(fits));
+                return Poll::Ready(Ok(()));
+            }
+            if this.input.is_empty() {
+                let before = buffer.filled().len();
+                ready!(Pin::new(&mut this.stream).poll_read(cx, buffer))?;
+                let bytes = &buffer.filled()[before..];
+                let (read, passed) = (bytes.len(), this.walker.pass(bytes));
+                if passed < read {
+                    this.input.extend_from_slice(&bytes[passed..]);
+                    buffer.set_filled(before + passed);
+                }
+                if passed > 0 || read == 0 {
+                    return Poll::Ready(Ok(()));
+                }
+            }
+            if this.advance() {
+                continue;
+            }
+            if this.input.len() > SHORT_HEAD {
+                ready!(this.turn.get_or_insert_with(|| Turn::wait(&this.heads)).poll(cx))?;
+            }
+            this.input.reserve(FRAME);
+            if ready!(poll_read_buf(Pin::new(&mut this.stream), cx, &mut this.input))? == 0 {
+                // h2 says what it thinks of half a frame.
+                this.give_up();
+            }
+        }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Http2Heads<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, bytes)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,213 @@
+//! Heads that are longer than hyper takes, of up to the API server's 1 MB.
+//!
+//! In: what a client sends. Out: requests with their whole heads, or with word of why a head is refused, so that the stages
+//! answer with a `Status` and a record where hyper would close the connection.
+//!
+//! hyper's buffers, its 100 fields and a URI's 65,534 bytes do for nearly all heads, and a connection costs no more than that
+//! at rest. A longer head is read here: [`http1`] reads it whole and gives hyper a short one in its place; [`http2`] moves a
+//! long `:path` into a field of its own. What such heads take is bounded a pod and a node ([`HeadBudget`]).
+
+mod hpack;
+pub(super) mod http1;
+pub(super) mod http2;
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::{Arc, Weak};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::uri::{Parts, PathAndQuery};
+use http::{Request, Uri};
+use parking_lot::Mutex;
+use picket_policy::LongTarget;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Sleep;
+
+/// Up to here a head is any connection's own affair.
+const SHORT_HEAD: usize = 48 * 1024;
+
+/// Long heads that are being read at once: each is in memory up to three times (as it came, for hyper, and as a request).
+const READING_NODE: usize = 8;
+const READING_POD: usize = 2;
+
+/// Long heads of requests under way, in units of [`UNIT`] bytes: 32 MB a node, 8 MB a pod. A session keeps its command for
+/// as long as it runs, to be judged again.
+const HELD_NODE: usize = 32 * 1024;
+const HELD_POD: usize = 8 * 1024;
+const UNIT: usize = 1024;
+
+/// How long a client may take over a long head once it is one, so that nobody keeps others from reading theirs.
+const READING_LIMIT: Duration = Duration::from_secs(20);
+
+/// What long heads may take, on the whole node.
+pub(super) struct HeadBudget {
+    reading: Arc<Semaphore>,
+    held: Arc<Semaphore>,
+    pods: Mutex<HashMap<String, Weak<PodShare>>>,
+}
+
+/// A pod's share of it.
+struct PodShare {
+    reading: Arc<Semaphore>,
+    held: Arc<Semaphore>,
+}
+
+/// What the long heads of one connection may take.
+#[derive(Clone)]
+pub(super) struct PodHeads {
+    budget: Arc<HeadBudget>,
+    share: Arc<PodShare>,
+}
+
+/// The memory of a long head, until its request has ended.
+pub(super) type HeldHead = [OwnedSemaphorePermit; 2];
+
+impl HeadBudget {
+    pub(super) fn new() -> Arc<HeadBudget> {
+        Arc::new(HeadBudget {
+            reading: Arc::new(Semaphore::new(READING_NODE)),
+            held: Arc::new(Semaphore::new(HELD_NODE)),
+            pods: Mutex::new(HashMap::new()),
+        })
+    }
+
+    /// For a connection of the pod with this UID.
+    pub(super) fn of_pod(self: &Arc<Self>, uid: &str) -> PodHeads {
+        let mut pods = self.pods.lock();
+        let share = pods.get(uid).and_then(Weak::upgrade).unwrap_or_else(|| {
+            pods.retain(|_, share| share.strong_count() > 0);
+            let share = Arc::new(PodShare {
+                reading: Arc::new(Semaphore::new(READING_POD)),
+                held: Arc::new(Semaphore::new(HELD_POD)),
+            });
+            pods.insert(uid.to_owned(), Arc::downgrade(&share));
+            share
+        });
+        PodHeads {
+            budget: Arc::clone(self),
+            share,
+        }
+    }
+}
+
+impl PodHeads {
+    /// The memory of a head of so many bytes, where there is some left.
+    pub(super) fn hold(&self, bytes: usize) -> Option<HeldHead> {
+        let units = u32::try_from(bytes.div_ceil(UNIT)).ok()?;
+        let pod = Arc::clone(&self.share.held).try_acquire_many_owned(units).ok()?;
+        let node = Arc::clone(&self.budget.held).try_acquire_many_owned(units).ok()?;
+        Some([pod, node])
+    }
+}
+
+type Acquiring = Pin<Box<dyn Future<Output = Option<[OwnedSemaphorePermit; 2]>> + Send + Sync>>;
+
+/// The right to read a long head, and how long that may go on.
+enum Turn {
+    Waiting(Acquiring),
+    Reading {
+        _permits: [OwnedSemaphorePermit; 2],
+        limit: Pin<Box<Sleep>>,
+    },
+}
+
+impl Turn {
+    fn wait(heads: &PodHeads) -> Turn {
+        // The pod's own first: whoever waits for that one keeps nobody else.
+        let (pod, node) = (
+            Arc::clone(&heads.share.reading),
+            Arc::clone(&heads.budget.reading),
+        );
+        Turn::Waiting(Box::pin(async move {
+            let pod = pod.acquire_owned().await.ok()?;
+            Some([pod, node.acquire_owned().await.ok()?])
+        }))
+    }
+
+    /// Ready once the head may be read on; an error where that has gone on for too long.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        if let Turn::Waiting(acquiring) = self {
+            let Some(permits) = std::task::ready!(acquiring.as_mut().poll(cx)) else {
+                return Poll::Ready(Err(std::io::Error::other("the agent ends")));
+            };
+            *self = Turn::Reading {
+                _permits: permits,
+                limit: Box::pin(tokio::time::sleep(READING_LIMIT)),
+            };
+        }
+        if let Turn::Reading { limit, .. } = self
+            && limit.as_mut().poll(cx).is_ready()
+        {
+            let text = "a long head took too long to come";
+            return Poll::Ready(Err(std::io::Error::new(std::io::ErrorKind::TimedOut, text)));
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Path and query as the client sent them.
+pub(super) fn target<B>(request: &Request<B>) -> &str {
+    match request.extensions().get::<LongTarget>() {
+        Some(target) => target.as_str(),
+        None => request.uri().path_and_query().map_or("/", PathAndQuery::as_str),
+    }
+}
+
+/// Puts a target into a request; `None` where it is none.
+fn set_target<B>(request: &mut Request<B>, target: &[u8]) -> Option<()> {
+    if target.len() <= LongTarget::LONGEST_URI {
+        let path = Uri::try_from(target).ok()?;
+        if path.authority().is_none() && request.uri().authority().is_some() {
+            let mut parts: Parts = request.uri().clone().into_parts();
+            parts.path_and_query = path.into_parts().path_and_query;
+            *request.uri_mut() = Uri::from_parts(parts).ok()?;
+        } else {
+            *request.uri_mut() = path;
+        }
+        return Some(());
+    }
+    request.extensions_mut().insert(LongTarget::new(target)?);
+    let mut parts: Parts = request.uri().clone().into_parts();
+    parts.path_and_query = Some(PathAndQuery::from_static("/"));
+    *request.uri_mut() = Uri::from_parts(parts).ok()?;
+    Some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_that_holds_much_leaves_the_others_their_share() {
+        let budget = HeadBudget::new();
+        let (greedy, other) = (budget.of_pod("a"), budget.of_pod("b"));
+        let held: Vec<_> = (0..HELD_POD).map_while(|_| greedy.hold(UNIT)).collect();
+        assert_eq!(held.len(), HELD_POD);
+        // Another connection of the same pod has no share of its own.
+        assert!(greedy.hold(1).is_none() && budget.of_pod("a").hold(1).is_none());
+        assert!(other.hold(1 << 20).is_some());
+        drop(held);
+        assert!(greedy.hold(1 << 20).is_some());
+        drop((greedy, other));
+        let _last = budget.of_pod("c");
+        assert_eq!(budget.pods.lock().len(), 1, "pods that are gone are forgotten");
+    }
+
+    #[test]
+    fn a_target_of_any_length_is_put_where_it_is_found() {
+        for length in [10, LongTarget::LONGEST_URI, LongTarget::LONGEST_URI + 1, 900_000] {
+            let path = format!("/{}", "a".repeat(length - 1));
+            let mut request = Request::builder()
+                .uri("https://kubernetes/x")
+                .body(())
+                .expect("a request");
+            set_target(&mut request, path.as_bytes()).expect("set");
+            assert_eq!(target(&request), path);
+            assert_eq!(request.uri().host(), Some("kubernetes"));
+        }
+        let mut request = Request::new(());
+        let long = format!("https://x/{}", "a".repeat(70_000));
+        assert_eq!(set_target(&mut request, long.as_bytes()), None);
+    }
+}
