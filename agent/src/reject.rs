@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use crate::approval::ApprovalError;
 use crate::audit::{AuditError, AuditId};
-use crate::identity::IdentityError;
+use crate::identity::{ClaimError, IdentityError};
 use crate::upstream::{AUDIT_ID, SendError, UpgradeError};
 
 /// Seconds after which a refused request is worth another try. client-go waits that long and tries again up to ten
@@ -50,6 +50,9 @@ pub enum Rejection {
     /// The caller is no agent that may act now.
     #[error("{0}")]
     Identity(IdentityError),
+    /// The client says that it is somebody else than its pod.
+    #[error("{0}")]
+    Claim(#[from] ClaimError),
     /// The client broke off while its body was read for a decision.
     #[error("Picket cannot read the request's body: {0}")]
     Body(Box<dyn std::error::Error + Send + Sync>),
@@ -153,6 +156,7 @@ impl Rejection {
             Rejection::Body(_) => "body_unreadable",
             Rejection::BodyLost => "body_incomplete",
             Rejection::Identity(error) => error.code(),
+            Rejection::Claim(error) => error.code(),
             Rejection::Released(_) => "pod_released",
             Rejection::Denied(denial) => denial.cause().code(),
             Rejection::Approval(error) => error.code(),
@@ -172,6 +176,7 @@ impl Rejection {
         matches!(
             self,
             Rejection::Identity(_)
+                | Rejection::Claim(_)
                 | Rejection::Released(_)
                 | Rejection::Denied(_)
                 | Rejection::Approval(_)
@@ -197,6 +202,7 @@ impl Rejection {
             | Rejection::Body(_)
             | Rejection::BodyLost => class(StatusCode::BAD_REQUEST, "BadRequest", false),
             Rejection::Identity(_)
+            | Rejection::Claim(_)
             | Rejection::Denied(_)
             | Rejection::Approval(_)
             | Rejection::IdentityChanged { .. }
@@ -226,6 +232,7 @@ impl Rejection {
     pub fn explain(&self, asked: Option<&KubeRequest>) -> String {
         match (self, asked) {
             (Rejection::Identity(error), Some(asked)) => format!("cannot {}: {error}", asked.words()),
+            (Rejection::Claim(error), Some(asked)) => format!("cannot {}: {error}", asked.words()),
             _ => self.to_string(),
         }
     }

@@ -11,6 +11,7 @@
 //! | room | holds | imports |
 //! |---|---|---|
 //! | [`request`] | the canonical reading of an HTTP request | `kubernetes` |
+//! | [`token`] | what a service account token says of itself, unverified | - |
 //! | [`identity`] | an agent that may act now: the principal of a request | `api` |
 //! | [`engine`] | all objects compiled for decisions, what a decision needs, and what it comes to | `api`, `glob`, `identity`, `kubernetes`, `request`, `yaml` |
 //! | [`decision`] | permits, asks and denials; nothing else makes one | `engine`, `identity`, `request` |
@@ -26,6 +27,7 @@ mod glob;
 pub mod identity;
 mod kubernetes;
 pub mod request;
+pub mod token;
 pub mod yaml;
 
 pub use api::v1alpha1::{AgentGrant, AgentIdentity, AgentPolicy};
@@ -37,4 +39,5 @@ pub use engine::{
 };
 pub use identity::{Identity, Principal, Standing};
 pub use request::{CanonicalRequest, Exec, KubeRequest, LongTarget, MAX_HEAD, ReadError, Target, Verb};
+pub use token::TokenClaims;
 pub use yaml::Diagnostic;

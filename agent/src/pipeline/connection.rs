@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
 use http::header::USER_AGENT;
-use http::{HeaderName, HeaderValue, Request};
+use http::{HeaderMap, HeaderName, HeaderValue, Request};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use picket_policy::{Impersonate, PolicySet, Principal};
@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::heads::target;
 use crate::audit::{self, PodRef, ProcessRef, RawQuery, Received, Trace, User};
 use crate::identity::attest::Evidence;
-use crate::identity::{PrincipalCache, ResolvedPrincipal};
+use crate::identity::{OwnToken, PrincipalCache, ResolvedPrincipal, check_claims};
 use crate::listener::Process;
 use crate::reject::Rejection;
 use crate::upstream::extras;
@@ -51,6 +51,7 @@ pub(super) struct Connection {
     /// Beside the cancellations that bring it about, as those take a lock that every connection takes.
     finishing: AtomicBool,
     principal: PrincipalCache,
+    own_token: OwnToken,
     impersonated: Mutex<Option<Impersonated>>,
 }
 
@@ -96,6 +97,7 @@ impl Connection {
             released,
             finishing: AtomicBool::new(false),
             principal: PrincipalCache::default(),
+            own_token: OwnToken::default(),
             impersonated: Mutex::new(None),
         }
     }
@@ -173,6 +175,11 @@ impl Connection {
         self.principal
             .principal(policies, &evidence, now)
             .map_err(Rejection::Identity)
+    }
+
+    /// Checks that a request says of itself nothing else than that it comes from this connection's pod.
+    pub(super) fn check_claims(&self, headers: &HeaderMap, agent: &str) -> Result<(), Rejection> {
+        Ok(check_claims(headers, &self.pod.load(), agent, &self.own_token)?)
     }
 
     /// The user the API server is asked as, with the extras that it is told of the principal.

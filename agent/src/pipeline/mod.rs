@@ -179,6 +179,7 @@ impl Pipeline {
         let bearer = request.head().headers.get(AUTHORIZATION);
         let agent = connection.principal(&policies, bearer, Timestamp::now())?;
         record.identity(Arc::clone(&agent.name), agent.principal.attestation());
+        connection.check_claims(&request.head().headers, &agent.name)?;
 
         let (mut body, loss) = RequestBody::of_client(body, request.head().version);
         let decision = decide(&policies, &agent.principal, request, &mut body).await?;

@@ -47,6 +47,7 @@ pub(super) fn record_rejection(record: &mut Record, rejection: &Rejection, reque
             }
             record.deny(rejection.code(), None, None, message);
         }
+        Rejection::Claim(_) => record.deny(rejection.code(), None, None, message),
         _ if leaves_open(rejection, request) => record.unknown(rejection.code(), message),
         _ => record.error(rejection.code(), message),
     }

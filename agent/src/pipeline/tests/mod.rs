@@ -1,5 +1,6 @@
 //! Requests through the whole pipeline, from a client's TLS session to an API server's and back.
 
+mod claims;
 mod correlation;
 mod heads;
 mod sessions;
@@ -33,8 +34,7 @@ fn outcome(record: &Value) -> [&str; 4] {
 async fn a_permitted_request_arrives_as_the_agent_and_without_what_speaks_for_others() {
     let world = World::new().await;
     let request = Request::get(target("/api/v1/namespaces/n/pods/x?pretty=1"))
-        .header("authorization", "Bearer the-pods-own")
-        .header("impersonate-user", "system:admin")
+        .header("authorization", format!("Bearer {}", world.token()))
         .header("x-remote-group", "system:masters")
         .header("cookie", "a=b")
         .header("x-mine", "kept");

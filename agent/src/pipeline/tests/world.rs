@@ -216,6 +216,16 @@ impl World {
         self.broken_off.cancel();
     }
 
+    /// The token that is mounted in the pod.
+    pub(super) fn token(&self) -> String {
+        let pod = self.pod.load();
+        crate::identity::testing::token(&serde_json::json!({
+            "aud": ["picket.dev"], "iss": "https://kubernetes.default.svc",
+            "kubernetes.io": {"namespace": pod.namespace, "pod": {"name": pod.name, "uid": pod.uid.0},
+                "serviceaccount": {"name": pod.service_account}},
+        }))
+    }
+
     /// What the pod of the next connection is like.
     pub(super) fn set_pod(&self, change: impl FnOnce(&mut Pod)) {
         let mut pod = Pod::clone(&self.pod.load());

@@ -17,11 +17,16 @@
 //!
 //! Sources: k8s.io/apiserver pkg/endpoints/filters/impersonation, KEP-5284.
 
+mod claims;
+
+use std::borrow::Cow;
 use std::net::IpAddr;
 
 use http::Version;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use picket_policy::{Impersonate, Principal};
+
+pub use claims::{ClientClaim, client_claims};
 
 const IMPERSONATE_USER: HeaderName = HeaderName::from_static("impersonate-user");
 const IMPERSONATE_GROUP: HeaderName = HeaderName::from_static("impersonate-group");
@@ -64,18 +69,22 @@ const STRIPPED_HEADERS: [&str; 8] = [
 ];
 const STRIPPED_PREFIXES: [&str; 4] = ["impersonate-", "x-remote-", "x-forwarded-", "proxy-"];
 
-/// Whether a field of the client's may go upstream. `_` counts as `-`, since gateways on the way may take it so.
+/// Whether a field of the client's may go upstream.
 fn is_forwarded(name: &HeaderName) -> bool {
+    let name = &*normalized(name);
+    let banned = HOP_BY_HOP.contains(&name)
+        || STRIPPED_HEADERS.contains(&name)
+        || STRIPPED_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
+    !banned
+}
+
+/// A field's name as gateways on the way may take it, for which `_` is `-`.
+fn normalized(name: &HeaderName) -> Cow<'_, str> {
     let name = name.as_str();
-    let banned = |name: &str| {
-        HOP_BY_HOP.contains(&name)
-            || STRIPPED_HEADERS.contains(&name)
-            || STRIPPED_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
-    };
     if name.contains('_') {
-        !banned(&name.replace('_', "-"))
+        name.replace('_', "-").into()
     } else {
-        !banned(name)
+        name.into()
     }
 }
 
@@ -269,11 +278,7 @@ fn wants_trailers(headers: &HeaderMap) -> bool {
 /// The subprotocols without tokens; nothing when none is left.
 fn without_bearer(value: &HeaderValue) -> Option<HeaderValue> {
     let text = value.to_str().ok()?;
-    let is_bearer = |protocol: &&str| {
-        protocol
-            .get(..BEARER_PROTOCOL.len())
-            .is_some_and(|start| start.eq_ignore_ascii_case(BEARER_PROTOCOL))
-    };
+    let is_bearer = |protocol: &&str| claims::bearer_of(protocol.as_bytes()).is_some();
     let kept: Vec<&str> = text
         .split(',')
         .map(str::trim)
