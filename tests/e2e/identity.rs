@@ -13,7 +13,8 @@ pub(crate) const TESTS: &[Test] = tests! {
     a_rotated_certificate_is_used,
     the_server_sees_the_impersonated_user,
     the_source_is_the_pod_in_both_logs,
-    what_the_client_says_of_itself_is_dropped,
+    what_only_a_proxy_may_say_is_dropped,
+    a_service_account_has_its_groups,
     a_suspended_identity_is_refused,
     a_pod_without_identity_is_refused,
     the_process_is_the_one_that_asked,
@@ -45,13 +46,14 @@ try:
     text = json.loads(text)
 except ValueError:
     pass
-print(json.dumps({"code": answer.status, "body": text, "retryAfter": answer.getheader("Retry-After"), "pid": os.getpid()}), flush=True)
+print(json.dumps({"code": answer.status, "body": text, "retryAfter": answer.getheader("Retry-After"), "auditID": answer.getheader("Audit-Id"), "pid": os.getpid()}), flush=True)
 if "hold" in rest:
     sys.stdin.read()
 "#;
 
-const WHO_AM_I: &str = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
-const REVIEW: &str = r#"body={"kind":"SelfSubjectReview","apiVersion":"authentication.k8s.io/v1"}"#;
+pub(crate) const WHO_AM_I: &str = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
+pub(crate) const REVIEW: &str =
+    r#"body={"kind":"SelfSubjectReview","apiVersion":"authentication.k8s.io/v1"}"#;
 
 /// An identity for the pod that has none, with a grant that hands out more than the node may.
 const TOO_MUCH: &str = r#"
@@ -92,8 +94,7 @@ fn the_server_sees_the_impersonated_user(world: &mut World) -> Result<()> {
         .as_array()
         .context("no groups")?;
     ensure!(groups.iter().any(|group| group == "agents:lab"), "{theirs:#}");
-    // The API server adds the group system:authenticated to what it was asked for.
-    for fact in ["username", "extra"] {
+    for fact in ["username", "groups", "extra"] {
         ensure!(
             ours["impersonatedUser"][fact] == theirs["impersonatedUser"][fact]
                 && !ours["impersonatedUser"][fact].is_null(),
@@ -169,21 +170,17 @@ fn the_source_is_the_pod_in_both_logs(world: &mut World) -> Result<()> {
     Ok(())
 }
 
-fn what_the_client_says_of_itself_is_dropped(world: &mut World) -> Result<()> {
+fn what_only_a_proxy_may_say_is_dropped(world: &mut World) -> Result<()> {
     let plain = who(world, &[])?;
     ensure!(plain["username"] == "agent:worker", "Picket asks as {plain}");
     let pretending = who(
         world,
         &[
-            "Impersonate-User=system:admin",
-            "Impersonate-Group=system:masters",
-            "Impersonate-Uid=1",
-            "Impersonate-Extra-Scopes=all",
             "X-Remote-User=system:admin",
             "X-Remote-Group=system:masters",
             "X-Remote-Extra-Scopes=all",
             "Cookie=session=1",
-            "Authorization=Bearer of-somebody-else",
+            "X-Forwarded-For=192.0.2.1",
         ],
     )?;
     ensure!(
@@ -197,9 +194,116 @@ fn what_the_client_says_of_itself_is_dropped(world: &mut World) -> Result<()> {
 fn who(world: &World, headers: &[&str]) -> Result<Value> {
     let mut arguments = vec!["POST", WHO_AM_I, REVIEW];
     arguments.extend(headers);
-    let answer: Value = serde_json::from_str(&world.python("worker", REQUEST, &arguments)?.good()?)?;
+    who_is(world, "worker", &arguments)
+}
+
+fn who_is(world: &World, pod: &str, arguments: &[&str]) -> Result<Value> {
+    let answer: Value = serde_json::from_str(&world.python(pod, REQUEST, arguments)?.good()?)?;
     ensure!(answer["code"] == 201, "{answer:#}");
     Ok(answer["body"]["status"]["userInfo"].clone())
+}
+
+/// An identity that acts as a service account, with or without further groups, and the node's rights to do so.
+const ROBOT: &str = r#"
+apiVersion: picket.dev/v1alpha1
+kind: AgentIdentity
+metadata: {name: stranger}
+spec:
+  owner: lab@example.test
+  attest: {pod: {namespace: agents, serviceAccount: stranger}}
+---
+apiVersion: picket.dev/v1alpha1
+kind: AgentGrant
+metadata: {name: robot}
+spec:
+  to: {identities: [stranger]}
+  upstream: {impersonate: {user: "system:serviceaccount:lab:robot"}}
+  rules:
+  - {apiGroups: [""], resources: [configmaps], verbs: [get]}
+"#;
+const ROBOT_RIGHTS: &str = r#"
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: robot, namespace: lab}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: picket-node-robot}
+rules:
+- {apiGroups: [""], resources: [serviceaccounts], resourceNames: [robot], verbs: [impersonate]}
+- {apiGroups: [""], resources: [groups], resourceNames: ["system:serviceaccounts", "system:serviceaccounts:lab"], verbs: [impersonate]}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: picket-node-robot}
+roleRef: {kind: ClusterRole, name: picket-node-robot, apiGroup: rbac.authorization.k8s.io}
+subjects: [{kind: Group, name: "picket:nodes", apiGroup: rbac.authorization.k8s.io}]
+"#;
+
+/// With groups in the grant too, where the API server by itself adds none; and the record has them all.
+fn a_service_account_has_its_groups(world: &mut World) -> Result<()> {
+    world.cluster.apply(ROBOT_RIGHTS)?;
+    let seen = as_a_robot(world);
+    world.agent.remove_objects("robot.yaml")?;
+    world.admin(&["delete", "clusterrole,clusterrolebinding", "picket-node-robot"])?;
+    world.admin(&["delete", "serviceaccount", "robot", "-n", "lab"])?;
+    let [alone, with_groups] = seen?;
+    let own = [
+        "system:authenticated",
+        "system:serviceaccounts",
+        "system:serviceaccounts:lab",
+    ];
+    ensure!(alone == own, "without groups in the grant: {alone:?}");
+    ensure!(
+        with_groups == [&["agents:lab"][..], &own].concat(),
+        "with groups in the grant: {with_groups:?}"
+    );
+    Ok(())
+}
+
+/// The groups that the API server sees, first without and then with groups in the grant.
+fn as_a_robot(world: &World) -> Result<[Vec<String>; 2]> {
+    let user = "user: \"system:serviceaccount:lab:robot\"";
+    let more = ROBOT.replace(user, &format!("{user}, groups: [\"agents:lab\"]"));
+    let mut seen = [Vec::new(), Vec::new()];
+    for (objects, groups) in [ROBOT, &more].into_iter().zip(&mut seen) {
+        world.agent.write_objects("robot.yaml", objects)?;
+        let wanted = usize::from(objects.contains("agents:lab"));
+        *groups = crate::life::until(|| {
+            let picket = world.picket_log();
+            let answer = world
+                .python("stranger", REQUEST, &["POST", WHO_AM_I, REVIEW])?
+                .good()?;
+            let answer: Value = serde_json::from_str(&answer)?;
+            let info = &answer["body"]["status"]["userInfo"];
+            let groups = sorted(&info["groups"]);
+            if answer["code"] != 201 || groups.iter().filter(|group| *group == "agents:lab").count() != wanted
+            {
+                return Ok(None);
+            }
+            let record = picket.wait("the review", |record| {
+                record["objectRef"]["resource"] == "selfsubjectreviews"
+                    && record["stage"] == "ResponseComplete"
+            })?;
+            ensure!(
+                sorted(&record["impersonatedUser"]["groups"]) == groups,
+                "the API server saw {groups:?}: {record:#}"
+            );
+            Ok(Some(groups))
+        })?;
+    }
+    Ok(seen)
+}
+
+fn sorted(groups: &Value) -> Vec<String> {
+    let groups = groups.as_array().map(Vec::as_slice).unwrap_or_default();
+    let mut groups: Vec<_> = groups
+        .iter()
+        .filter_map(Value::as_str)
+        .map(str::to_owned)
+        .collect();
+    groups.sort();
+    groups
 }
 
 fn a_suspended_identity_is_refused(world: &mut World) -> Result<()> {

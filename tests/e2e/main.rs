@@ -7,6 +7,7 @@
 // A test that no list names is never called.
 #![deny(dead_code)]
 
+mod claims;
 mod cli;
 mod clients;
 mod denial;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         denial,
         token,
         identity,
+        claims,
         flows,
         streams,
         sessions,

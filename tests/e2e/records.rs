@@ -14,6 +14,8 @@ use crate::world::World;
 
 pub(crate) const TESTS: &[Test] = tests! {
     decisions_are_where_siem_rules_look,
+    an_answer_names_its_record,
+    what_kubectl_sends_to_correlate_is_on_record,
     effects_of_writes_that_were_reset_are_on_record,
     a_command_cannot_hide_in_its_record,
     every_argument_is_shown_however_its_key_is_written,
@@ -46,6 +48,50 @@ fn decisions_are_where_siem_rules_look(world: &mut World) -> Result<()> {
             "{record:#}"
         );
     }
+    Ok(())
+}
+
+/// The API server's answers, and Picket's own.
+fn an_answer_names_its_record(world: &mut World) -> Result<()> {
+    for (path, code) in [
+        ("/api/v1/namespaces/lab/configmaps/seed", 200),
+        ("/api/v1/namespaces/vault/secrets/crown", 403),
+        ("/api/v1//namespaces", 400),
+    ] {
+        let picket = world.picket_log();
+        let answer = world
+            .python("worker", crate::identity::REQUEST, &["GET", path])?
+            .good()?;
+        let answer: Value = serde_json::from_str(&answer)?;
+        ensure!(
+            answer["code"] == code && answer["auditID"].is_string(),
+            "{path}: {answer:#}"
+        );
+        let record = picket.wait("the record", |record| record["auditID"] == answer["auditID"])?;
+        ensure!(record["requestURI"] == path, "{record:#}");
+        ensure!(record["responseStatus"]["code"] == code, "{record:#}");
+    }
+    Ok(())
+}
+
+fn what_kubectl_sends_to_correlate_is_on_record(world: &mut World) -> Result<()> {
+    let picket = world.picket_log();
+    world
+        .worker("kubectl get configmap tick -n lab; kubectl get secret crown -n vault")?
+        .refused(&["Forbidden"])?;
+    let mut sessions = Vec::new();
+    for name in ["tick", "crown"] {
+        let record = picket.wait("the read", |record| record["objectRef"]["name"] == name)?;
+        ensure!(record["trace"]["kubectlCommand"] == "kubectl get", "{record:#}");
+        sessions.push(record["trace"]["kubectlSession"].clone());
+    }
+    let [first, second] = &sessions[..] else {
+        unreachable!()
+    };
+    ensure!(
+        first.as_str().is_some_and(|id| id.len() == 36) && first != second,
+        "{sessions:?}"
+    );
     Ok(())
 }
 

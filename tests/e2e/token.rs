@@ -15,6 +15,7 @@ pub(crate) const TESTS: &[Test] = tests! {
     mapped_v6_address_is_caught,
     other_names_are_served,
     is_never_written_down,
+    a_second_token_serves_others,
 };
 
 const TOKEN: &str = "cat /var/run/secrets/kubernetes.io/serviceaccount/token";
@@ -180,4 +181,67 @@ fn is_never_written_down(world: &mut World) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// Whoever checks tokens with a TokenReview that names no audience refuses the mounted one, and takes a second projection that
+/// the manifest asks for: enrolment leaves it as it is.
+fn a_second_token_serves_others(world: &mut World) -> Result<()> {
+    let pod: Value =
+        serde_json::from_str(&world.admin(&["get", "pod", "stranger", "-n", "agents", "-o", "json"])?)?;
+    let audience = |name: &str| {
+        let volumes = pod["spec"]["volumes"].as_array()?;
+        let volume = volumes.iter().find(|volume| {
+            volume["name"]
+                .as_str()
+                .is_some_and(|found| found.starts_with(name))
+        })?;
+        volume
+            .pointer("/projected/sources/0/serviceAccountToken/audience")?
+            .as_str()
+    };
+    ensure!(audience("kube-api-access") == Some("picket.dev"), "{pod:#}");
+    ensure!(audience("vault-token") == Some("vault"), "{pod:#}");
+
+    let mounted = world.run("agents", "stranger", &["sh", "-c", TOKEN])?.good()?;
+    let second = world
+        .run("agents", "stranger", &["cat", "/var/run/secrets/vault/token"])?
+        .good()?;
+    let direct = world.run("direct", "worker", &["sh", "-c", TOKEN])?.good()?;
+    for (name, token, audiences, accepted) in [
+        ("a token without Picket", &direct, &[][..], true),
+        ("the mounted token", &mounted, &[], false),
+        ("the mounted token", &mounted, &["picket.dev"], true),
+        ("the second token", &second, &["vault"], true),
+        ("the second token", &second, &[], false),
+    ] {
+        let status = review(world, token, audiences)?;
+        ensure!(
+            (status["authenticated"] == true) == accepted,
+            "{name}, audiences {audiences:?}: {status:#}"
+        );
+    }
+    let status = review(world, &second, &["vault"])?;
+    ensure!(
+        status["user"]["username"] == "system:serviceaccount:agents:stranger",
+        "{status:#}"
+    );
+    ensure!(
+        status["user"]["extra"]["authentication.kubernetes.io/pod-name"][0] == "stranger",
+        "{status:#}"
+    );
+    Ok(())
+}
+
+fn review(world: &World, token: &str, audiences: &[&str]) -> Result<Value> {
+    let mut spec = serde_json::json!({"token": token.trim()});
+    if !audiences.is_empty() {
+        spec["audiences"] = audiences.into();
+    }
+    let review =
+        serde_json::json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": spec});
+    let made = world
+        .cluster
+        .kubectl_stdin(&["create", "-f", "-", "-o", "json"], &review.to_string())?;
+    let made: Value = serde_json::from_str(&Done::from(made).good()?)?;
+    Ok(made["status"].clone())
 }

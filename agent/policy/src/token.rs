@@ -158,7 +158,11 @@ mod tests {
     }
 
     fn token(payload: &str) -> String {
-        format!("{}.{}.c2ln", encode(b"{\"alg\":\"RS256\"}"), encode(payload.as_bytes()))
+        format!(
+            "{}.{}.c2ln",
+            encode(b"{\"alg\":\"RS256\"}"),
+            encode(payload.as_bytes())
+        )
     }
 
     const PROJECTED: &str = r#"{"aud":["picket.dev"],"exp":1,"iss":"https://kubernetes.default.svc","kubernetes.io":{
@@ -170,7 +174,10 @@ mod tests {
         let claims = TokenClaims::read(token(PROJECTED).as_bytes()).expect("a token");
         assert_eq!(claims.audiences, ["picket.dev"]);
         assert_eq!(claims.issuer, "https://kubernetes.default.svc");
-        assert_eq!((claims.namespace.as_str(), claims.service_account.as_str()), ("agents", "sa"));
+        assert_eq!(
+            (claims.namespace.as_str(), claims.service_account.as_str()),
+            ("agents", "sa")
+        );
         let pod = claims.pod.clone().expect("bound to a pod");
         assert_eq!((pod.name.as_str(), pod.uid.as_str()), ("worker", "pu"));
         let encoded = encode(token(PROJECTED).as_bytes());
@@ -181,11 +188,17 @@ mod tests {
     fn other_forms_of_service_account_tokens_are_read() {
         let unbound = r#"{"aud":"a","kubernetes.io":{"namespace":"n","serviceaccount":{"name":"s"}}}"#;
         let claims = TokenClaims::read(token(unbound).as_bytes()).expect("a token");
-        assert_eq!((claims.audiences.as_slice(), &claims.pod), (&["a".to_owned()][..], &None));
+        assert_eq!(
+            (claims.audiences.as_slice(), &claims.pod),
+            (&["a".to_owned()][..], &None)
+        );
         let legacy = r#"{"iss":"kubernetes/serviceaccount","kubernetes.io/serviceaccount/namespace":"n",
             "kubernetes.io/serviceaccount/secret.name":"t","kubernetes.io/serviceaccount/service-account.name":"s"}"#;
         let claims = TokenClaims::read(token(legacy).as_bytes()).expect("a token");
-        assert_eq!((claims.namespace.as_str(), claims.service_account.as_str()), ("n", "s"));
+        assert_eq!(
+            (claims.namespace.as_str(), claims.service_account.as_str()),
+            ("n", "s")
+        );
         assert!(claims.audiences.is_empty() && claims.pod.is_none());
     }
 

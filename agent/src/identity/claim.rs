@@ -149,7 +149,10 @@ fn family(name: &HeaderName) -> &'static str {
 }
 
 fn judge_authorization(value: &[u8], pod: &Pod) -> Result<(), ForeignCredential> {
-    let end = value.iter().position(u8::is_ascii_whitespace).unwrap_or(value.len());
+    let end = value
+        .iter()
+        .position(u8::is_ascii_whitespace)
+        .unwrap_or(value.len());
     let (scheme, token) = value.split_at(end);
     let token = token.trim_ascii();
     match scheme {

@@ -46,7 +46,11 @@ fn what_the_pods_own_client_sends_passes() {
     let pod = pod();
     assert_eq!(check(&pod, &[]), Ok(()));
     for nobody in ["", " ", "Bearer", "bearer ", "Bearer   "] {
-        assert_eq!(check(&pod, &[("authorization", nobody.to_owned())]), Ok(()), "{nobody:?}");
+        assert_eq!(
+            check(&pod, &[("authorization", nobody.to_owned())]),
+            Ok(()),
+            "{nobody:?}"
+        );
     }
     assert_eq!(check(&pod, &[bearer(&own(&pod))]), Ok(()));
     assert_eq!(check(&pod, &[bearer(&own(&pod)), bearer(&own(&pod))]), Ok(()));
@@ -74,7 +78,13 @@ fn what_the_pods_own_client_sends_passes() {
     );
     assert_eq!(check(&pod, &[("sec-websocket-protocol", subprotocol)]), Ok(()));
     // What only a proxy may say is dropped without a word.
-    for name in ["cookie", "x-remote-user", "x-forwarded-for", "proxy-authorization", "impersonation"] {
+    for name in [
+        "cookie",
+        "x-remote-user",
+        "x-forwarded-for",
+        "proxy-authorization",
+        "impersonation",
+    ] {
         assert_eq!(check(&pod, &[(name, "somebody".to_owned())]), Ok(()), "{name}");
     }
 }
@@ -88,8 +98,14 @@ fn a_token_of_somebody_else_is_refused_and_named() {
         refused(check(&pod, &[bearer(&claims)]))
     };
     let account = |name: &str| ForeignCredential::ServiceAccount(name.to_owned());
-    assert_eq!(changed("/kubernetes.io/namespace", json!("other")), account("other/fixer"));
-    assert_eq!(changed("/kubernetes.io/serviceaccount/name", json!("boss")), account("ns/boss"));
+    assert_eq!(
+        changed("/kubernetes.io/namespace", json!("other")),
+        account("other/fixer")
+    );
+    assert_eq!(
+        changed("/kubernetes.io/serviceaccount/name", json!("boss")),
+        account("ns/boss")
+    );
     let other = ForeignCredential::Pod("ns/q".to_owned());
     assert_eq!(changed("/kubernetes.io/pod/name", json!("q")), other);
     let earlier = ForeignCredential::Pod("ns/p".to_owned());
@@ -97,7 +113,10 @@ fn a_token_of_somebody_else_is_refused_and_named() {
     assert_eq!(changed("/aud", json!(["vault"])), ForeignCredential::Audience);
     // What cannot be a name is not repeated.
     for odd in ["", "a b", "x\nAllowed", "\u{202e}", &"x".repeat(254)] {
-        assert_eq!(changed("/kubernetes.io/namespace", json!(odd)), ForeignCredential::Token);
+        assert_eq!(
+            changed("/kubernetes.io/namespace", json!(odd)),
+            ForeignCredential::Token
+        );
     }
 }
 
@@ -112,7 +131,13 @@ fn every_other_credential_is_refused_wherever_it_stands() {
     }
     let twice = ("authorization", format!("{}, {}", own.1, own.1));
     assert_eq!(refused(check(&pod, &[twice])), ForeignCredential::Token);
-    for value in ["Basic YWRtaW46YWRtaW4=", "Negotiate abc", "abc.def.ghi", "Bearer=abc", ", Bearer x"] {
+    for value in [
+        "Basic YWRtaW46YWRtaW4=",
+        "Negotiate abc",
+        "abc.def.ghi",
+        "Bearer=abc",
+        ", Bearer x",
+    ] {
         let scheme = check(&pod, &[("authorization", value.to_owned())]);
         assert_eq!(refused(scheme), ForeignCredential::Scheme, "{value}");
     }
@@ -140,7 +165,10 @@ fn every_wish_to_act_as_another_is_refused() {
     ] {
         let error = check(&pod, &[bearer(&own(&pod)), (name, String::new())]).unwrap_err();
         assert_eq!(error.code(), "client_impersonation");
-        assert!(error.to_string().starts_with(&format!("header {header} asks")), "{error}");
+        assert!(
+            error.to_string().starts_with(&format!("header {header} asks")),
+            "{error}"
+        );
     }
 }
 

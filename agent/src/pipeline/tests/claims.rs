@@ -12,10 +12,30 @@ async fn a_second_identity_is_refused_on_record_and_reaches_nobody() {
     let world = World::new().await;
     let own = format!("Bearer {}", world.token());
     let cases = [
-        ("impersonate-user", "alice", "client_impersonation", "header Impersonate-User"),
-        ("impersonate-group", "g", "client_impersonation", "header Impersonate-Group"),
-        ("authorization", "Bearer of-alice", "client_credential", "no token of this pod"),
-        ("authorization", "Basic YTpi", "client_credential", "another scheme than Bearer"),
+        (
+            "impersonate-user",
+            "alice",
+            "client_impersonation",
+            "header Impersonate-User",
+        ),
+        (
+            "impersonate-group",
+            "g",
+            "client_impersonation",
+            "header Impersonate-Group",
+        ),
+        (
+            "authorization",
+            "Bearer of-alice",
+            "client_credential",
+            "no token of this pod",
+        ),
+        (
+            "authorization",
+            "Basic YTpi",
+            "client_credential",
+            "another scheme than Bearer",
+        ),
         (
             "sec-websocket-protocol",
             "base64url.bearer.authorization.k8s.io.b2YtYWxpY2U",
@@ -30,9 +50,18 @@ async fn a_second_identity_is_refused_on_record_and_reaches_nobody() {
         let status = answer.json();
         assert_eq!(status["reason"], "Forbidden");
         let message = status["message"].as_str().expect("a message");
-        assert!(message.starts_with("cannot get pods \"x\" in namespace \"n\": "), "{message}");
-        assert!(message.contains(told) && message.contains("Allowed instead: "), "{message}");
-        assert!(!message.contains("alice"), "what a client made up is repeated: {message}");
+        assert!(
+            message.starts_with("cannot get pods \"x\" in namespace \"n\": "),
+            "{message}"
+        );
+        assert!(
+            message.contains(told) && message.contains("Allowed instead: "),
+            "{message}"
+        );
+        assert!(
+            !message.contains("alice"),
+            "what a client made up is repeated: {message}"
+        );
     }
     // A connection that was served as the agent is no different.
     let mut sender = world.connect().await;
@@ -41,7 +70,10 @@ async fn a_second_identity_is_refused_on_record_and_reaches_nobody() {
     let second = Request::get(target(PATH))
         .header("authorization", &own)
         .header("authorization", "Bearer of-alice");
-    assert_eq!(ask_over(&mut sender, second, "").await.status, StatusCode::FORBIDDEN);
+    assert_eq!(
+        ask_over(&mut sender, second, "").await.status,
+        StatusCode::FORBIDDEN
+    );
     assert_eq!(world.seen().len(), 1, "{:?}", world.seen());
 
     let records = world.records().await;
@@ -61,10 +93,15 @@ async fn a_second_identity_is_refused_on_record_and_reaches_nobody() {
 async fn a_refusal_in_discovery_says_what_to_do_in_a_warning() {
     let world = World::new().await;
     for (name, value) in [("impersonate-user", "alice"), ("authorization", "Bearer x")] {
-        let answer = world.ask(Request::get(target("/api")).header(name, value), "").await;
+        let answer = world
+            .ask(Request::get(target("/api")).header(name, value), "")
+            .await;
         assert_eq!(answer.status, StatusCode::FORBIDDEN);
         let warning = answer.headers["warning"].to_str().expect("text");
-        assert!(warning.contains("Allowed instead: the same request with"), "{warning}");
+        assert!(
+            warning.contains("Allowed instead: the same request with"),
+            "{warning}"
+        );
     }
     assert_eq!(world.seen().len(), 0);
 }
