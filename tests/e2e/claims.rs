@@ -16,8 +16,10 @@ pub(crate) const TESTS: &[Test] = tests! {
     a_token_among_websocket_protocols_is_refused,
 };
 
-const SEED: &str = "kubectl get configmap seed -n lab -o jsonpath={.data.colour}";
-const MOUNTED: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
+/// With some options kubectl does not look for its in-cluster configuration any more, so it is told where the server is.
+const SEED: &str = "account=/var/run/secrets/kubernetes.io/serviceaccount; kubectl get configmap seed -n lab \
+                    -o jsonpath={.data.colour} -s https://$KUBERNETES_SERVICE_HOST:$KUBERNETES_SERVICE_PORT \
+                    --certificate-authority=$account/ca.crt";
 
 /// A token of the worker's service account as Secrets hold them.
 const SECRET: &str = "apiVersion: v1\nkind: Secret\ntype: kubernetes.io/service-account-token\nmetadata:\n  name: worker-token\n  \
@@ -61,9 +63,9 @@ fn kubectl_with_another_token_is_refused(world: &mut World) -> Result<()> {
     let direct = world.run(
         "direct",
         "worker",
-        &["sh", "-c", &format!("{SEED} --token=nobodys </dev/null")],
+        &["sh", "-c", &format!("{SEED} --token=nobodys")],
     )?;
-    direct.refused(&["Unauthorized"])?;
+    direct.refused(&["provide credentials"])?;
     refused(
         world,
         "--token=nobodys",
@@ -97,17 +99,35 @@ fn kubectl_with_another_token_is_refused(world: &mut World) -> Result<()> {
 }
 
 fn kubectl_as_another_user_is_refused(world: &mut World) -> Result<()> {
-    let direct = world.run("direct", "worker", &["sh", "-c", &format!("{SEED} --as=alice")])?;
-    direct.refused(&["cannot impersonate"])?;
+    let direct = world.run(
+        "direct",
+        "worker",
+        &[
+            "sh",
+            "-c",
+            &format!("{SEED} --token=$(cat $account/token) --as=alice"),
+        ],
+    )?;
+    direct.refused(&["Forbidden"])?;
     let told = ["Impersonate-", "--as, --as-group or --as-uid"];
-    refused(world, "--as=alice", "client_impersonation", &told)?;
     refused(
         world,
-        "--as=agent:worker --as-group=agents:lab",
+        "--token=$(cat $account/token) --as=alice",
         "client_impersonation",
         &told,
     )?;
-    refused(world, "--as=alice --as-uid=7", "client_impersonation", &told)
+    refused(
+        world,
+        "--token=$(cat $account/token) --as=agent:worker --as-group=agents:lab",
+        "client_impersonation",
+        &told,
+    )?;
+    refused(
+        world,
+        "--token=$(cat $account/token) --as=alice --as-uid=7",
+        "client_impersonation",
+        &told,
+    )
 }
 
 /// The mounted token in any form, no token, and the account's tokens that are bound to no pod.
@@ -129,14 +149,17 @@ fn the_pods_own_tokens_pass(world: &mut World) -> Result<()> {
     });
     world.admin(&["delete", "secret", "worker-token", "-n", "agents"])?;
     for options in [
-        String::new(),
-        format!("--token=$(cat {MOUNTED})"),
+        "--token=$(cat $account/token)".to_owned(),
         format!("--token={unbound}"),
         format!("--token={}", from_secret?),
     ] {
         let colour = world.worker(&format!("{SEED} {options}"))?.good()?;
         ensure!(colour == "green", "{options}: {colour}");
     }
+    let colour = world
+        .worker("kubectl get configmap seed -n lab -o jsonpath={.data.colour}")?
+        .good()?;
+    ensure!(colour == "green", "{colour}");
     let arguments = ["POST", WHO_AM_I, REVIEW, "Authorization="];
     let answer: Value = serde_json::from_str(&world.python("worker", REQUEST, &arguments)?.good()?)?;
     ensure!(
