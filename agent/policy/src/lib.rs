@@ -35,7 +35,7 @@ pub use api::{Document, read_documents};
 pub use decision::{Approval, ApprovalMismatch, Ask, Decision, Denial, Permit, Recheck};
 pub use engine::{
     BODY_LIMIT, BodyInput, Cause, FiredRule, Grant, Impersonate, Inputs, Needs, PolicyCounts, PolicySet,
-    builtin,
+    builtin, service_account,
 };
 pub use identity::{Identity, Principal, Standing};
 pub use request::{CanonicalRequest, Exec, KubeRequest, LongTarget, MAX_HEAD, ReadError, Target, Verb};

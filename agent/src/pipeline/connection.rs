@@ -198,7 +198,7 @@ impl Connection {
         let extra = extras(principal).map(|(name, value)| (name.to_owned(), vec![value]));
         let user = Arc::new(User {
             username: impersonate.user.clone(),
-            groups: impersonate.groups.clone(),
+            groups: impersonate.effective_groups(),
             extra: extra.into(),
             uid: None,
         });

@@ -95,10 +95,10 @@ impl Grant {
             .collect();
         let mut compiled = Self {
             name: grant.metadata.name.as_str().into(),
-            impersonate: Arc::new(Impersonate {
-                user: upstream.impersonate.user.clone(),
-                groups: upstream.impersonate.groups.clone(),
-            }),
+            impersonate: Arc::new(Impersonate::new(
+                &upstream.impersonate.user,
+                &upstream.impersonate.groups,
+            )),
             identities: to.identities.clone(),
             groups: to.groups.clone(),
             // A namespace glob that fails here all the same must grant nothing.

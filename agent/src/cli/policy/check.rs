@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
-use picket_policy::{Diagnostic, Document, PolicyCounts, PolicySet, builtin};
+use picket_policy::{Diagnostic, Document, Grant, PolicyCounts, PolicySet, builtin, service_account};
 use serde::Serialize;
 
 use crate::store::StoreError;
@@ -52,8 +52,37 @@ struct Report {
     valid: bool,
     files: Vec<FileReport>,
     errors: Vec<ErrorReport>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    users: Vec<UserReport>,
     #[serde(skip_serializing_if = "Option::is_none")]
     summary: Option<Counts>,
+}
+
+/// As whom the API server sees the requests of a grant, and what the node's credential needs for that.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct UserReport {
+    grant: String,
+    user: String,
+    groups: Vec<String>,
+    impersonate: Vec<String>,
+}
+
+impl From<&Grant> for UserReport {
+    fn from(grant: &Grant) -> Self {
+        let impersonate = grant.impersonate();
+        let user = match service_account(&impersonate.user) {
+            Some((namespace, name)) => format!("serviceaccounts {name} in namespace {namespace}"),
+            None => format!("users {}", impersonate.user),
+        };
+        let groups = impersonate.groups.iter().map(|group| format!("groups {group}"));
+        Self {
+            grant: grant.name().to_owned(),
+            user: impersonate.user.clone(),
+            groups: impersonate.effective_groups(),
+            impersonate: [user].into_iter().chain(groups).collect(),
+        }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -189,6 +218,7 @@ fn examine(args: &CheckArgs) -> Report {
     match PolicySet::compile_in(all, &args.own_namespace) {
         Ok(set) => {
             report.valid = true;
+            report.users = set.grants().iter().map(|grant| (&**grant).into()).collect();
             report.summary = Some(set.summary().into());
         }
         Err(errors) => report.errors.extend(errors.into_iter().map(ErrorReport::from)),
@@ -219,6 +249,20 @@ fn text(report: &Report, out: &mut impl Write, err: &mut impl Write) -> io::Resu
             .map(|object| format!("{} {}", object.kind, object.name))
             .collect();
         writeln!(out, "{}: {}", file.file, objects.join(", "))?;
+    }
+    for user in &report.users {
+        let UserReport {
+            grant,
+            user,
+            groups,
+            impersonate,
+        } = user;
+        writeln!(
+            out,
+            "AgentGrant {grant}: the API server sees user {user}, groups {}; the node needs to impersonate {}",
+            groups.join(", "),
+            impersonate.join(", ")
+        )?;
     }
     out.flush()?;
     for error in &report.errors {
@@ -285,6 +329,30 @@ mod tests {
         let value: serde_json::Value = serde_json::from_slice(&printed).expect("json");
         assert_eq!(value["valid"], true);
         assert_eq!(value["files"][0]["objects"][0]["line"], 4);
+    }
+
+    #[test]
+    fn the_groups_that_the_api_server_sees_are_named() {
+        let grant = "---\napiVersion: picket.dev/v1alpha1\nkind: AgentGrant\nmetadata: {name: g}\nspec:\n  to: {identities: [a]}\n  \
+            upstream: {impersonate: {user: 'system:serviceaccount:ci:bot', groups: [readers]}}\n  \
+            rules: [{verbs: [get], apiGroups: [''], resources: [pods]}]\n";
+        let (report, out, _) = check(&format!("{IDENTITY}{grant}"));
+        assert!(report.valid, "{report:?}");
+        assert_eq!(
+            out,
+            "FILE: AgentIdentity a, AgentGrant g\nAgentGrant g: the API server sees user system:serviceaccount:ci:bot, groups \
+             readers, system:serviceaccounts, system:serviceaccounts:ci, system:authenticated; the node needs to impersonate \
+             serviceaccounts bot in namespace ci, groups readers, groups system:serviceaccounts, groups \
+             system:serviceaccounts:ci\nvalid: 1 identity, 1 grant, 0 policies with 0 rules\n"
+        );
+        let mut printed = Vec::new();
+        json(&report, &mut printed).expect("printed");
+        let value: serde_json::Value = serde_json::from_slice(&printed).expect("json");
+        assert_eq!(value["users"][0]["groups"][3], "system:authenticated");
+        assert_eq!(
+            value["users"][0]["impersonate"][0],
+            "serviceaccounts bot in namespace ci"
+        );
     }
 
     #[test]
