@@ -42,7 +42,10 @@ pub use client_body::{BodyLoss, ClientBody};
 pub use connect::CONNECT_LIMIT;
 pub use counted::{BodyEnd, CountedBody, HeldLease, OnEnd, UpstreamBody};
 pub use credential::{CredentialError, NodeCredential, UsedCredential};
-pub use headers::{AUDIT_ID, ClientClaim, RequestOrigin, UpgradeError, UpgradeProtocol, client_claims, extras, requested_upgrade};
+pub use headers::{
+    AUDIT_ID, ClientClaim, RequestOrigin, UpgradeError, UpgradeProtocol, client_claims, extras,
+    requested_upgrade,
+};
 pub use pool::STREAMS_PER_CONNECTION;
 
 /// How often files are read again and unused connections closed.

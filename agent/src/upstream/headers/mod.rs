@@ -9,11 +9,13 @@
 //! `system:masters`):
 //!
 //! * `impersonate` on `users` and `groups` (core API group) with the users and groups that grants name;
+//! * for a service account as user `impersonate` on `serviceaccounts` of that name instead, and on the groups
+//!   `system:serviceaccounts` and `system:serviceaccounts:NAMESPACE` where the grant names groups;
 //! * `impersonate` on `userextras/picket.dev/identity` and `userextras/picket.dev/pod` (API group
 //!   `authentication.k8s.io`), without `resourceNames` for the second, as pods come and go;
 //! * where constrained impersonation is on (the default from Kubernetes 1.36) these will do in their place, and are narrower:
 //!   `impersonate:user-info` on the same four resources (API group `authentication.k8s.io`) and
-//!   `impersonate-on:user-info:<verb>` on what the agents may use.
+//!   `impersonate-on:user-info:<verb>` on what the agents may use (`serviceaccount` in place of `user-info` for those).
 //!
 //! Sources: k8s.io/apiserver pkg/endpoints/filters/impersonation, KEP-5284.
 
