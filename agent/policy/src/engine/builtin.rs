@@ -5,6 +5,8 @@
 //! checks them against the impersonated user, and impersonation headers never travel upstream); the port of a
 //! port-forward, which is in the stream; names of objects in a body.
 
+use std::collections::BTreeSet;
+
 pub use crate::api::v1alpha1::Builtin;
 use crate::request::{KubeRequest, Target, Verb};
 
@@ -71,13 +73,14 @@ impl Builtin {
             Self::PicketObjects => "an agent may not reach the objects that limit it",
             Self::PicketAdmission => "an agent may not change the admission rules that enrol it",
             Self::PicketNamespace => "an agent may not reach Picket's own namespace",
+            Self::AgentLabels => "the labels of pods in this namespace say which agent a pod is",
             Self::UnknownPaths => "Picket does not know this non-resource path",
         }
     }
 
-    /// Whether it is about a request.
+    /// Whether it is about a request. Labels tell the identities of the namespaces in `labelled` apart.
     #[must_use]
-    pub fn fires(self, request: &KubeRequest, own_namespace: &str) -> bool {
+    pub fn fires(self, request: &KubeRequest, own_namespace: &str, labelled: &BTreeSet<String>) -> bool {
         let (group, resource, sub, namespace, name) = match &request.target {
             Target::NonResource { path } => {
                 let known = || {
@@ -133,9 +136,7 @@ impl Builtin {
                 own(group)
                     || (writes && is("apiextensions.k8s.io", "customresourcedefinitions") && named(&own))
                     || (writes && is("apiregistration.k8s.io", "apiservices") && named(&own))
-                    || (writes
-                        && group.eq_ignore_ascii_case("rbac.authorization.k8s.io")
-                        && name.is_some_and(own))
+                    || (writes && group.eq_ignore_ascii_case("rbac.authorization.k8s.io") && named(&own))
             }
             Self::PicketAdmission => {
                 writes && group.eq_ignore_ascii_case("admissionregistration.k8s.io") && named(&own)
@@ -144,7 +145,14 @@ impl Builtin {
                 let inside = namespace.is_some_and(|namespace| namespace.eq_ignore_ascii_case(own_namespace));
                 // Secrets of all namespaces at once would bring Picket's keys along.
                 let everywhere = || namespace.is_none() && is("", "secrets") && request.verb.is_collection();
-                inside || everywhere()
+                inside || everywhere() || (is("", "namespaces") && named(&|_| false))
+            }
+            Self::AgentLabels => {
+                // Subresources change labels too: a status has its object's metadata, and a binding brings its own labels.
+                let changes = matches!(request.verb, Verb::Update | Verb::Patch)
+                    || (request.verb == Verb::Create && sub_is("binding"));
+                let here = |namespace: &str| labelled.contains(&namespace.to_ascii_lowercase());
+                changes && is("", "pods") && namespace.is_some_and(here)
             }
             Self::UnknownPaths => false,
         }

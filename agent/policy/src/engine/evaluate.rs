@@ -36,7 +36,8 @@ impl PolicySet {
         let input = MatchInput::new(request);
         let fired = self.fired(principal, request, &input, inputs);
         let builtin = Builtin::ALL.into_iter().find(|builtin| {
-            builtin.fires(request, &self.own_namespace) && !self.is_excepted(principal, *builtin)
+            builtin.fires(request, &self.own_namespace, &self.labelled)
+                && !self.is_excepted(principal, *builtin)
         });
         if let Some(builtin) = builtin {
             let reasons = Reasons {

@@ -100,10 +100,10 @@ impl Index {
 
     /// The rules that a request can be about, each once.
     pub(super) fn candidates(&self, input: &MatchInput<'_>) -> impl Iterator<Item = u32> {
-        // A text that is "all of them" or absent is left to the rule itself.
+        // A text that is "all of them", absent or one of two is left to the rule itself.
         let scope = |scope: &Scope<'_>| match scope {
             Scope::One(text) => Some(word(text.as_bytes())),
-            Scope::All | Scope::None => None,
+            Scope::Proxied { .. } | Scope::All | Scope::None => None,
         };
         let (first, second, heads): (&[Entry], &[Entry], _) = match &input.target {
             MatchTarget::Path { .. } => (&self.paths, &[], [None; 3]),

@@ -90,6 +90,13 @@ pub(super) enum MatchTarget<'r> {
 pub(super) enum Scope<'r> {
     /// This one.
     One(Cow<'r, str>),
+    /// This one, as a proxied object is written and without its scheme and port.
+    Proxied {
+        /// `https:web:443`, or whatever a client made of it.
+        written: &'r str,
+        /// `web`.
+        bare: &'r str,
+    },
     /// All of them at once.
     All,
     /// None.
@@ -191,6 +198,12 @@ impl<'r> MatchInput<'r> {
                     None => Scope::None,
                 };
                 let name = match name.as_deref() {
+                    Some(written) if takes_scheme_and_port(&group, &resource, subresource.as_deref()) => {
+                        Scope::Proxied {
+                            written,
+                            bare: without_scheme_and_port(written),
+                        }
+                    }
                     Some(name) => Scope::One(Cow::Borrowed(name)),
                     None if collection => Scope::All,
                     None => Scope::None,
@@ -209,6 +222,21 @@ impl<'r> MatchInput<'r> {
         };
         Self { verbs, target }
     }
+}
+
+/// Whether the API server reads a scheme and a port out of the name: `[scheme:]name[:port]` (pkg/registry/core of
+/// Kubernetes 1.36, `ResourceLocation` of pods, services and nodes). All three in lower case.
+fn takes_scheme_and_port(group: &str, resource: &str, subresource: Option<&str>) -> bool {
+    group.is_empty() && subresource == Some("proxy") && matches!(resource, "pods" | "services" | "nodes")
+}
+
+/// The object that a proxied name is about (k8s.io/apimachinery pkg/util/net/port_split.go, `SplitSchemeNamePort`). More
+/// than three parts are no name there; what stands before the last port is taken then, so that an odd one is denied too.
+fn without_scheme_and_port(written: &str) -> &str {
+    let Some((before, _port)) = written.rsplit_once(':') else {
+        return written;
+    };
+    before.rsplit_once(':').map_or(before, |(_scheme, name)| name)
 }
 
 /// A program name of blanks, or blanks around one, runs nothing on most systems, but what reads the arguments on the

@@ -59,6 +59,8 @@ pub struct PolicySet {
     rules: rules::RuleSet,
     exceptions: Vec<Exceptions>,
     own_namespace: String,
+    /// The namespaces in which labels tell identities apart.
+    labelled: BTreeSet<String>,
 }
 
 impl Default for PolicySet {
@@ -98,6 +100,7 @@ impl PolicySet {
             rules: rules::RuleSet::default(),
             exceptions: Vec::new(),
             own_namespace: own_namespace.to_owned(),
+            labelled: BTreeSet::new(),
         };
         for document in documents {
             match document.object {
@@ -107,6 +110,9 @@ impl PolicySet {
                         identity.pod.namespace.clone(),
                         identity.pod.service_account.clone(),
                     );
+                    if identity.pod.selector.is_some() {
+                        set.labelled.insert(identity.pod.namespace.clone());
+                    }
                     set.by_workload
                         .entry(workload)
                         .or_default()

@@ -22,13 +22,15 @@ pub enum Builtin {
     PicketAdmission,
     /// Picket's namespace and all in it.
     PicketNamespace,
+    /// Labels of pods where labels say which agent a pod is.
+    AgentLabels,
     /// Non-resource paths that are not known.
     UnknownPaths,
 }
 
 impl Builtin {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::NodesProxy,
         Self::PodsProxy,
         Self::ServicesProxy,
@@ -38,6 +40,7 @@ impl Builtin {
         Self::PicketObjects,
         Self::PicketAdmission,
         Self::PicketNamespace,
+        Self::AgentLabels,
         Self::UnknownPaths,
     ];
 
@@ -54,6 +57,7 @@ impl Builtin {
             Self::PicketObjects => "builtin/picket-objects",
             Self::PicketAdmission => "builtin/picket-admission",
             Self::PicketNamespace => "builtin/picket-namespace",
+            Self::AgentLabels => "builtin/agent-labels",
             Self::UnknownPaths => "builtin/unknown-paths",
         }
     }

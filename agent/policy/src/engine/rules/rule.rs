@@ -269,6 +269,9 @@ fn in_scope(globs: &Globs, scope: &Scope<'_>) -> bool {
     match (globs, scope) {
         (None, _) | (Some(_), Scope::All) => true,
         (Some(globs), Scope::One(text)) => globs.iter().any(|glob| glob.matches(text)),
+        (Some(globs), Scope::Proxied { written, bare }) => globs
+            .iter()
+            .any(|glob| glob.matches(written) || glob.matches(bare)),
         (Some(_), Scope::None) => false,
     }
 }

@@ -18,23 +18,44 @@ no | GET /apis/picket.dev/v1alpha1/agentpolicies                                
 no | PATCH /apis/apiextensions.k8s.io/v1/customresourcedefinitions/agentgrants.picket.dev | builtin/picket-objects
 no | DELETE /apis/apiextensions.k8s.io/v1/customresourcedefinitions                  | builtin/picket-objects
 no | DELETE /apis/apiregistration.k8s.io/v1/apiservices/v1alpha1.picket.dev          | builtin/picket-objects
+no | DELETE /apis/rbac.authorization.k8s.io/v1/clusterroles/picket                    | builtin/picket-objects
+no | DELETE /apis/rbac.authorization.k8s.io/v1/clusterroles                           | builtin/picket-objects
+no | DELETE /apis/rbac.authorization.k8s.io/v1/clusterrolebindings?labelSelector=app%3Dpicket | builtin/picket-objects
+no | DELETE /apis/rbac.authorization.k8s.io/v1/namespaces/n/rolebindings              | builtin/picket-objects
 no | DELETE /apis/admissionregistration.k8s.io/v1/mutatingadmissionpolicies/picket   | builtin/picket-admission
 no | GET /api/v1/namespaces/kube-system/pods/kube-proxy-x/portforward                 | builtin/apiserver-portforward
 no | PATCH /apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/picket-enrol | builtin/picket-admission
 no | DELETE /apis/admissionregistration.k8s.io/v1/mutatingadmissionpolicybindings    | builtin/picket-admission
 no | GET /api/v1/namespaces/picket-system/pods           | builtin/picket-namespace
 no | DELETE /api/v1/namespaces/picket-system             | builtin/picket-namespace
+no | DELETE /api/v1/namespaces                           | builtin/picket-namespace
 no | GET /api/v1/secrets                                 | builtin/picket-namespace
 no | GET /api/v1/namespaces/picket-system/pods/x/exec?command=sh | builtin/picket-namespace
+no | PATCH /api/v1/namespaces/labelled/pods/p             | builtin/agent-labels
+no | PUT /api/v1/namespaces/labelled/pods/p               | builtin/agent-labels
+no | PUT /api/v1/namespaces/Labelled/Pods/p/Status        | builtin/agent-labels
+no | PATCH /api/v1/namespaces/labelled/pods/p/ephemeralcontainers | builtin/agent-labels
+no | POST /api/v1/namespaces/labelled/pods/p/binding      | builtin/agent-labels
 no | GET /debug/pprof/profile                            | builtin/unknown-paths
 no | GET /logs/                                          | builtin/unknown-paths
 no | GET /API/v1/pods                                    | builtin/unknown-paths
 no | GET /apiv1                                          | builtin/unknown-paths
 ";
 
+/// An identity that labels tell from another one of its service account.
+const LABELLED: &str = "---
+apiVersion: picket.dev/v1alpha1
+kind: AgentIdentity
+metadata: {name: labelled}
+spec:
+  owner: team-c
+  attest: {pod: {namespace: labelled, serviceAccount: s, selector: {matchLabels: {app: a}}}}
+";
+
 #[test]
 fn builtin_denies_hold_unless_excepted_by_name() {
-    let plain = compile(&[&grant(ALL)]);
+    let granted = grant(ALL) + LABELLED;
+    let plain = compile(&[&granted]);
     for (_, line, builtin) in rows(TABLE) {
         let except = |who: &str| policy("l", &format!("subjects: {{{who}}}\n  exceptions: [{builtin}]"));
         let denial = denied(&plain, line);
@@ -45,11 +66,11 @@ fn builtin_denies_hold_unless_excepted_by_name() {
         );
         assert!(denial.message().contains(builtin), "{}", denial.message());
         assert!(
-            passes(&compile(&[&grant(ALL), &except("groups: [agents]")]), line),
+            passes(&compile(&[&granted, &except("groups: [agents]")]), line),
             "{line}"
         );
         assert!(
-            !passes(&compile(&[&grant(ALL), &except("identities: [other]")]), line),
+            !passes(&compile(&[&granted, &except("identities: [other]")]), line),
             "{line}"
         );
     }
@@ -60,10 +81,19 @@ fn builtin_denies_hold_unless_excepted_by_name() {
 
 #[test]
 fn what_harms_nothing_stays_open() {
-    let set = compile(&[&grant(ALL)]);
+    let set = compile(&[&grant(ALL), LABELLED]);
     for line in [
+        "PATCH /api/v1/namespaces/n/pods/p",
+        "DELETE /api/v1/namespaces/labelled/pods/p",
+        "POST /api/v1/namespaces/labelled/pods/p/eviction",
+        "PATCH /api/v1/namespaces/labelled/configmaps/p",
         "GET /api/v1/pods",
         "GET /api/v1/namespaces/n/secrets",
+        "DELETE /api/v1/namespaces/n/configmaps",
+        "DELETE /api/v1/nodes",
+        "GET /apis/rbac.authorization.k8s.io/v1/clusterroles",
+        "POST /apis/rbac.authorization.k8s.io/v1/clusterroles",
+        "DELETE /apis/rbac.authorization.k8s.io/v1/clusterroles/other",
         "GET /apis/certificates.k8s.io/v1/certificatesigningrequests",
         "GET /apis/admissionregistration.k8s.io/v1/mutatingadmissionpolicies/picket",
         "DELETE /apis/admissionregistration.k8s.io/v1/mutatingadmissionpolicies/picketfence",

@@ -73,6 +73,22 @@ no  | GET /api/v1/namespaces/x/secrets?fieldSelector=metadata.name=dev    | reso
 yes | DELETE /api/v1/namespaces/x/secrets   | resources: [secrets], names: [prod]
 yes | DELETE /api/v1/namespaces/x/secrets?fieldSelector=metadata.name=dev | resources: [secrets], names: [prod]
 no  | POST /api/v1/namespaces/x/secrets     | resources: [secrets], names: [prod]
+# A proxied object may have a scheme before its name and a port behind it.
+yes | GET /api/v1/namespaces/x/services/admin/proxy/             | resources: [services/proxy], names: [admin]
+yes | GET /api/v1/namespaces/x/services/admin:80/proxy/          | resources: [services/proxy], names: [admin]
+yes | GET /api/v1/namespaces/x/services/https:admin:80/proxy/    | resources: [services/proxy], names: [admin]
+yes | POST /api/v1/namespaces/x/services/http:admin:/proxy/x     | resources: [services/proxy], names: [admin]
+yes | GET /api/v1/namespaces/x/services/http%3Aadmin%3A/proxy/   | resources: [services/proxy], names: [admin]
+yes | GET /api/v1/namespaces/x/services/:admin:/proxy/           | resources: [services/proxy], names: [admin]
+yes | GET /api/v1/namespaces/x/services/admin:/proxy/            | resources: [services/proxy], names: ['ad*']
+yes | GET /api/v1/namespaces/x/Services/https:admin:/Proxy/      | resources: [services/proxy], names: [admin]
+yes | GET /api/v1/namespaces/x/pods/admin-0:8080/proxy/          | resources: [pods/proxy], names: ['admin-*']
+yes | GET /api/v1/nodes/https:n1:10250/proxy/pods                | resources: [nodes/proxy], names: [n1]
+yes | GET /api/v1/namespaces/x/services/https:admin:80/proxy/    | resources: [services/proxy], names: ['https:admin:80']
+yes | GET /api/v1/namespaces/x/services/a:http:admin:80/proxy/   | resources: [services/proxy], names: [admin]
+no  | GET /api/v1/namespaces/x/services/https:other:80/proxy/    | resources: [services/proxy], names: [admin]
+no  | GET /api/v1/namespaces/x/services/admin:80                 | resources: [services], names: [admin]
+no  | GET /apis/example.com/v1/namespaces/x/services/admin:80/proxy/ | apiGroups: ['*'], resources: [services/proxy], names: [admin]
 # WebSocket clients ask for a session by GET, SPDY clients by POST.
 yes | GET /api/v1/namespaces/x/pods/y/exec?command=id  | verbs: [create], resources: [pods/exec]
 yes | POST /api/v1/namespaces/x/pods/y/exec?command=id | verbs: [get], resources: [pods/exec]
@@ -113,8 +129,8 @@ no  | GET /api/v1/pods   | nonResourceURLs: ['*']
 
 #[test]
 fn rules_match_what_has_their_effect_and_nothing_else() {
-    let exceptions =
-        "subjects: {identities: [fixer]}\n  exceptions: [builtin/unknown-paths, builtin/picket-namespace]";
+    let exceptions = "subjects: {identities: [fixer]}\n  exceptions: [builtin/unknown-paths, builtin/picket-namespace, \
+         builtin/nodes-proxy, builtin/pods-proxy, builtin/services-proxy]";
     for (fires, line, matches) in rows(TABLE) {
         let set = compile(&[&grant(ALL), &deny(matches), &policy("exceptions", exceptions)]);
         assert_eq!(!passes(&set, line), fires, "{matches} on {line}");
