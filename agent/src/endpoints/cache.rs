@@ -2,8 +2,11 @@
 //!
 //! In: events of a watch. Out: the facts of every object, and what each event changed. While a new list comes in the old
 //! one stands; objects that nobody told of again go with its end.
+//!
+//! Agents may be able to make such objects. So what is kept is bounded, for all namespaces and for each; what leads to a
+//! protected endpoint is kept where the bound is reached too, and what is known is never given up for want of room.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use kube::runtime::watcher;
 
@@ -12,6 +15,12 @@ use super::projections::{Key, Projection};
 /// Addresses, ports and names kept of one kind of object, of all objects together: several times what the largest
 /// clusters have (150,000 pods), and tens of megabytes. Whoever may make objects could otherwise fill the node's memory.
 const ROOM: usize = 1_000_000;
+
+/// The same of one namespace's objects, so that who fills one takes no room from the others.
+const NAMESPACE_ROOM: usize = ROOM / 4;
+
+/// The same with what leads to a protected endpoint.
+const ESSENTIAL_ROOM: usize = 2 * ROOM;
 
 /// What an event changed.
 #[derive(Debug, PartialEq, Eq)]
@@ -38,6 +47,7 @@ pub(super) struct ObjectCache<F> {
 struct Kept<F> {
     objects: BTreeMap<Key, F>,
     size: usize,
+    by_namespace: HashMap<String, usize>,
     omitted: usize,
 }
 
@@ -46,6 +56,7 @@ impl<F> Default for Kept<F> {
         Self {
             objects: BTreeMap::new(),
             size: 0,
+            by_namespace: HashMap::new(),
             omitted: 0,
         }
     }
@@ -62,24 +73,51 @@ impl<F> Default for ObjectCache<F> {
 }
 
 impl<F: Projection> Kept<F> {
-    /// Replaces the facts of an object; gives what they were.
-    fn put(&mut self, key: Key, facts: Option<F>) -> Option<F> {
-        let before = self.objects.remove(&key);
-        self.size -= before.as_ref().map_or(0, cost);
-        if let Some(facts) = facts {
-            if self.size + cost(&facts) > ROOM {
-                self.omitted += 1;
-                tracing::error!(
-                    namespace = key.0,
-                    name = key.1,
-                    limit = ROOM,
-                    "there is no room to remember what this object leads to: where it leads to a protected endpoint, it is open"
-                );
-            } else {
-                self.size += cost(&facts);
-                self.objects.insert(key, facts);
-            }
+    /// Replaces the facts of an object; gives what they were. Where there is no room, `essential` says what must be kept of
+    /// them all the same; where that is nothing, what was known stands.
+    fn put(&mut self, key: Key, facts: Option<F>, essential: impl Fn(&Key, &F) -> Option<F>) -> Option<F> {
+        let Some(facts) = facts else {
+            return self.replace(key, None);
+        };
+        if self.fits(&key, &facts) {
+            return self.replace(key, Some(facts));
         }
+        let essential = essential(&key, &facts);
+        if let Some(essential) = essential
+            && self.size - self.objects.get(&key).map_or(0, cost) + cost(&essential) <= ESSENTIAL_ROOM
+        {
+            return self.replace(key, Some(essential));
+        }
+        self.omitted += 1;
+        tracing::error!(
+            namespace = key.0,
+            name = key.1,
+            limit = ROOM,
+            namespace_limit = NAMESPACE_ROOM,
+            "there is no room to remember what this object leads to: where it comes to lead to a protected endpoint, it is open"
+        );
+        self.objects.get(&key).cloned()
+    }
+
+    /// Whether there is room for an object, in the place of what is known of it.
+    fn fits(&self, key: &Key, facts: &F) -> bool {
+        let before = self.objects.get(key).map_or(0, cost);
+        let of_namespace = self.by_namespace.get(&key.0).copied().unwrap_or_default();
+        // Objects without a namespace are nodes, which no agent makes.
+        let shared = key.0.is_empty() || of_namespace - before + cost(facts) <= NAMESPACE_ROOM;
+        shared && self.size - before + cost(facts) <= ROOM
+    }
+
+    fn replace(&mut self, key: Key, facts: Option<F>) -> Option<F> {
+        let more = facts.as_ref().map_or(0, cost);
+        let before = match facts {
+            Some(facts) => self.objects.insert(key.clone(), facts),
+            None => self.objects.remove(&key),
+        };
+        let less = before.as_ref().map_or(0, cost);
+        self.size = self.size + more - less;
+        let of_namespace = self.by_namespace.entry(key.0).or_default();
+        *of_namespace = *of_namespace + more - less;
         before
     }
 }
@@ -90,15 +128,19 @@ fn cost<F: Projection>(facts: &F) -> usize {
 }
 
 impl<F: Projection> ObjectCache<F> {
-    /// Takes an event in.
-    pub(super) fn take(&mut self, event: watcher::Event<F::Object>) -> Change<F> {
+    /// Takes an event in. `essential` says what must be kept of an object that there is no room for.
+    pub(super) fn take(
+        &mut self,
+        event: watcher::Event<F::Object>,
+        essential: impl Fn(&Key, &F) -> Option<F>,
+    ) -> Change<F> {
         let (key, facts) = match event {
             watcher::Event::Init => {
                 self.coming = Kept::default();
                 return Change::Nothing;
             }
             watcher::Event::InitApply(object) => {
-                self.coming.put(F::key(&object), F::read(&object));
+                self.coming.put(F::key(&object), F::read(&object), essential);
                 return Change::Nothing;
             }
             watcher::Event::InitDone => {
@@ -110,7 +152,7 @@ impl<F: Projection> ObjectCache<F> {
             watcher::Event::Apply(object) => (F::key(&object), F::read(&object)),
             watcher::Event::Delete(object) => (F::key(&object), None),
         };
-        let before = self.known.put(key.clone(), facts);
+        let before = self.known.put(key.clone(), facts, essential);
         if before.as_ref() == self.get(&key) {
             return Change::Nothing;
         }
@@ -160,20 +202,25 @@ mod tests {
         ("x".into(), name.into())
     }
 
+    /// Nothing is essential.
+    fn nothing(_: &Key, _: &SliceProjection) -> Option<SliceProjection> {
+        None
+    }
+
     #[test]
     fn the_old_list_stands_until_the_new_one_is_whole() {
         let one = ["10.0.0.1".to_owned()];
         let mut listed = ObjectCache::<SliceProjection>::default();
-        listed.take(Event::Init);
-        listed.take(Event::InitApply(slice("a", &one, 1)));
-        listed.take(Event::InitApply(slice("b", &one, 1)));
+        listed.take(Event::Init, nothing);
+        listed.take(Event::InitApply(slice("a", &one, 1)), nothing);
+        listed.take(Event::InitApply(slice("b", &one, 1)), nothing);
         assert!(!listed.whole() && listed.get(&key("a")).is_none());
-        assert_eq!(listed.take(Event::InitDone), Change::Many);
+        assert_eq!(listed.take(Event::InitDone, nothing), Change::Many);
         assert!(listed.whole() && listed.get(&key("a")).is_some());
-        listed.take(Event::Init);
-        listed.take(Event::InitApply(slice("b", &one, 2)));
+        listed.take(Event::Init, nothing);
+        listed.take(Event::InitApply(slice("b", &one, 2)), nothing);
         assert!(listed.get(&key("a")).is_some());
-        assert_eq!(listed.take(Event::InitDone), Change::Many);
+        assert_eq!(listed.take(Event::InitDone, nothing), Change::Many);
         assert!(listed.get(&key("a")).is_none());
     }
 
@@ -182,11 +229,15 @@ mod tests {
         let one = ["10.0.0.1".to_owned()];
         let mut listed = ObjectCache::<SliceProjection>::default();
         assert_eq!(
-            listed.take(Event::Apply(slice("a", &one, 1))),
+            listed.take(Event::Apply(slice("a", &one, 1)), nothing),
             Change::One(key("a"), None)
         );
-        assert_eq!(listed.take(Event::Apply(slice("a", &one, 2))), Change::Nothing);
-        let Change::One(_, Some(before)) = listed.take(Event::Apply(slice("a", &["10.0.0.2".to_owned()], 3)))
+        assert_eq!(
+            listed.take(Event::Apply(slice("a", &one, 2)), nothing),
+            Change::Nothing
+        );
+        let Change::One(_, Some(before)) =
+            listed.take(Event::Apply(slice("a", &["10.0.0.2".to_owned()], 3)), nothing)
         else {
             panic!("no change");
         };
@@ -195,27 +246,69 @@ mod tests {
             ["10.0.0.1".parse::<std::net::IpAddr>().unwrap()]
         );
         assert!(matches!(
-            listed.take(Event::Delete(slice("a", &one, 4))),
+            listed.take(Event::Delete(slice("a", &one, 4)), nothing),
             Change::One(_, Some(_))
         ));
-        assert_eq!(listed.take(Event::Delete(slice("a", &one, 4))), Change::Nothing);
+        assert_eq!(
+            listed.take(Event::Delete(slice("a", &one, 4)), nothing),
+            Change::Nothing
+        );
+    }
+
+    fn many(namespace: &str, name: &str, count: u32) -> EndpointSlice {
+        let addresses: Vec<String> = (0..count)
+            .map(|number| std::net::Ipv4Addr::from(number + 1).to_string())
+            .collect();
+        let mut slice = slice(name, &addresses, 1);
+        slice.metadata.namespace = Some(namespace.to_owned());
+        slice
     }
 
     #[test]
-    fn there_is_an_end_to_the_room() {
-        let many: Vec<String> = (0..60_000_u32)
-            .map(|number| std::net::Ipv4Addr::from(number + 1).to_string())
-            .collect();
+    fn there_is_an_end_to_the_room_and_to_each_namespaces() {
         let mut listed = ObjectCache::<SliceProjection>::default();
-        for number in 0..20 {
-            listed.take(Event::Apply(slice(&number.to_string(), &many, 1)));
+        let mut kept = [0; 6];
+        for (number, kept) in kept.iter_mut().enumerate() {
+            for name in 0..5 {
+                let namespace = format!("n{number}");
+                listed.take(Event::Apply(many(&namespace, &name.to_string(), 60_000)), nothing);
+                *kept += usize::from(listed.get(&(namespace, name.to_string())).is_some());
+            }
         }
-        assert_eq!((listed.iter().count(), listed.omitted()), (16, 4));
-        listed.take(Event::Delete(slice("0", &many, 2)));
-        listed.take(Event::Apply(slice("19", &many, 2)));
+        assert_eq!((kept, listed.omitted()), ([4, 4, 4, 4, 0, 0], 14));
+        listed.take(Event::Delete(many("n0", "0", 60_000)), nothing);
+        listed.take(Event::Apply(many("n4", "0", 60_000)), nothing);
         assert!(
-            listed.get(&key("19")).is_some(),
+            listed.get(&("n4".into(), "0".into())).is_some(),
             "room that was given back is used"
         );
+    }
+
+    #[test]
+    fn what_is_known_stays_and_what_is_essential_comes_in() {
+        let mut listed = ObjectCache::<SliceProjection>::default();
+        let own = || ("n0".to_owned(), "own".to_owned());
+        listed.take(Event::Apply(many("n0", "own", 1)), nothing);
+        for name in 0..5 {
+            listed.take(Event::Apply(many("n0", &name.to_string(), 49_999 - 1)), nothing);
+        }
+        assert_eq!(listed.omitted(), 1);
+        // An update that does not fit takes nothing away.
+        assert_eq!(
+            listed.take(Event::Apply(many("n0", "own", 60_000)), nothing),
+            Change::Nothing
+        );
+        assert_eq!(listed.get(&own()).map(|slice| slice.addresses.len()), Some(1));
+        // One that leads to a protected endpoint is kept as far as it does.
+        let first_two = |_: &Key, slice: &SliceProjection| {
+            Some(SliceProjection {
+                addresses: slice.addresses[..2].into(),
+                ..slice.clone()
+            })
+        };
+        let Change::One(..) = listed.take(Event::Apply(many("n0", "own", 60_000)), first_two) else {
+            panic!("no change");
+        };
+        assert_eq!(listed.get(&own()).map(|slice| slice.addresses.len()), Some(2));
     }
 }

@@ -64,6 +64,10 @@ const TUNNELS: [u16; 3] = [4789, 8472, 6081];
 /// that it passes, and does not pass more than its hop limit, 64 where a system has not been told otherwise.
 const ROUNDS: usize = 64;
 
+/// What is kept of a slice's addresses that lead to protected endpoints where there is no room for all: more than an API server has,
+/// so that each port that leads to one still does.
+const LEADING_ADDRESSES: usize = 64;
+
 /// A word for what is at a denied address, by where such things are: few words, whatever pods dial.
 #[must_use]
 pub fn denied_as(address: SocketAddr) -> &'static str {
@@ -134,6 +138,8 @@ pub(super) struct Sources<'a> {
     pub(super) slices: &'a ObjectCache<SliceProjection>,
     pub(super) nodes: &'a ObjectCache<NodeProjection>,
     pub(super) names: &'a DnsNames,
+    /// What was found last.
+    pub(super) before: &'a EndpointSet,
     /// How many protected endpoints the kernel holds.
     pub(super) limit: usize,
 }
@@ -147,6 +153,8 @@ pub(super) struct EndpointSet {
     wanted: HashSet<String>,
     /// Protected endpoints by Services alone.
     by_services: usize,
+    /// Of those, how many are reserved for what was found last.
+    reserved: usize,
     /// Of those, how many did not fit.
     omitted: usize,
 }
@@ -164,7 +172,10 @@ pub(super) fn own_service() -> Key {
 impl EndpointSet {
     /// Finds all protected endpoints.
     pub(super) fn new(from: &Sources<'_>) -> Self {
-        let mut found = Self::default();
+        let mut found = Self {
+            reserved: from.before.by_services.min(from.limit / 2),
+            ..Self::default()
+        };
         let nodes = nodes(from);
         let everywhere: BTreeSet<IpAddr> = nodes
             .iter()
@@ -203,6 +214,21 @@ impl EndpointSet {
         };
         let mut all = slice.ports.iter().flat_map(|(_, port)| addresses(*port));
         all.any(|address| self.endpoints.contains_key(&address))
+    }
+
+    /// What of a slice leads to protected endpoints, as far as it takes to know that its Service does.
+    pub(super) fn leading_part(&self, slice: &SliceProjection) -> Option<SliceProjection> {
+        let leads = |address: &IpAddr| {
+            let mut ports = slice.ports.iter();
+            ports.any(|(_, port)| self.endpoints.contains_key(&SocketAddr::new(*address, *port)))
+        };
+        let leading = slice.addresses.iter().copied().filter(leads);
+        let addresses: Box<[IpAddr]> = leading.take(LEADING_ADDRESSES).collect();
+        (!addresses.is_empty()).then(|| SliceProjection {
+            service: slice.service.clone(),
+            addresses,
+            ports: slice.ports.clone(),
+        })
     }
 
     fn api_server(&mut self, from: &Sources<'_>, nodes: &[NodeProjection], everywhere: &BTreeSet<IpAddr>) {
@@ -307,7 +333,7 @@ impl EndpointSet {
         service: Option<&ServiceProjection>,
         port: &ServicePort,
         everywhere: &BTreeSet<IpAddr>,
-        (action, rank): (Action, Rank),
+        what: (Action, Rank),
     ) -> bool {
         let Some(service) = service else {
             return false;
@@ -316,18 +342,18 @@ impl EndpointSet {
         for name in &service.names {
             self.want(name);
             for address in from.names.addresses(name) {
-                changed |= self.put_limited(SocketAddr::new(address, port.port), action, rank, from.limit);
+                changed |= self.put_limited(SocketAddr::new(address, port.port), what, from);
             }
         }
         for address in &service.addresses {
-            changed |= self.put_limited(SocketAddr::new(*address, port.port), action, rank, from.limit);
+            changed |= self.put_limited(SocketAddr::new(*address, port.port), what, from);
         }
         for address in port
             .node_port
             .iter()
             .flat_map(|port| everywhere.iter().map(|address| (*address, *port)))
         {
-            changed |= self.put_limited(address.into(), action, rank, from.limit);
+            changed |= self.put_limited(address.into(), what, from);
         }
         changed
     }
@@ -358,15 +384,29 @@ impl EndpointSet {
     }
 
     /// As [`EndpointSet::put`], but of what anybody can make any number of no more than half of what the kernel holds: nobody pushes
-    /// the kubelets out.
-    fn put_limited(&mut self, address: SocketAddr, action: Action, rank: Rank, limit: usize) -> bool {
-        let by_service = rank == Rank::Service && !self.endpoints.contains_key(&address);
-        if by_service && self.by_services >= limit / 2 {
+    /// the kubelets out, nor what was found before.
+    fn put_limited(
+        &mut self,
+        address: SocketAddr,
+        (action, rank): (Action, Rank),
+        Sources { before, limit, .. }: &Sources<'_>,
+    ) -> bool {
+        if rank != Rank::Service || self.endpoints.contains_key(&address) {
+            return self.put(address, action, rank);
+        }
+        if before.is_by_service(address) {
+            self.reserved = self.reserved.saturating_sub(1);
+        } else if self.by_services + self.reserved >= limit / 2 {
             self.omitted += 1;
             return false;
         }
-        self.by_services += usize::from(by_service);
+        self.by_services += 1;
         self.put(address, action, rank)
+    }
+
+    fn is_by_service(&self, address: SocketAddr) -> bool {
+        let endpoint = self.endpoints.get(&address);
+        endpoint.is_some_and(|endpoint| endpoint.rank == Rank::Service)
     }
 
     /// Makes an address a protected endpoint; says whether that changed what happens there.

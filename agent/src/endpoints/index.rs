@@ -16,7 +16,7 @@ use super::cache::{Change, ObjectCache};
 use super::derive::{Action, EndpointSet, Rank, RankedEndpoint, Sources, is_own, own_service};
 use super::dns::DnsNames;
 use super::grace::GracePeriods;
-use super::projections::{NodeProjection, ServiceProjection, SliceProjection};
+use super::projections::{Key, NodeProjection, ServiceProjection, SliceProjection};
 use super::target::EndpointTarget;
 use super::{ProtectedEndpoints, ProtectedEndpointsConfig};
 
@@ -68,22 +68,31 @@ impl EndpointIndex {
 
     /// Takes an event in; says whether the protected endpoints may be others now.
     pub(super) fn service(&mut self, event: watcher::Event<Service>) -> bool {
-        match self.services.take(event) {
+        let leads = |(namespace, name): &Key| {
+            let mut slices = self.slices.iter();
+            is_own(namespace, name)
+                || slices.any(|((of, _), slice)| {
+                    of == namespace && slice.service == *name && self.found.reached_by(slice)
+                })
+        };
+        let essential = |key: &Key, service: &ServiceProjection| leads(key).then(|| service.clone());
+        match self.services.take(event, essential) {
             Change::Nothing => false,
             Change::Many => true,
-            Change::One((namespace, name), _) => {
-                let mut slices = self.slices.iter();
-                is_own(&namespace, &name)
-                    || slices.any(|((of, _), slice)| {
-                        *of == namespace && slice.service == name && self.found.reached_by(slice)
-                    })
-            }
+            Change::One(key, _) => leads(&key),
         }
     }
 
     /// Likewise. In a large cluster endpoints change all the time, and hardly ever those of a protected endpoint.
     pub(super) fn slice(&mut self, event: watcher::Event<EndpointSlice>) -> bool {
-        match self.slices.take(event) {
+        let essential = |(namespace, _): &Key, slice: &SliceProjection| {
+            if is_own(namespace, &slice.service) {
+                Some(slice.clone())
+            } else {
+                self.found.leading_part(slice)
+            }
+        };
+        match self.slices.take(event, essential) {
             Change::Nothing => false,
             Change::Many => true,
             Change::One(key, before) => {
@@ -95,7 +104,7 @@ impl EndpointIndex {
 
     /// Likewise.
     pub(super) fn node(&mut self, event: watcher::Event<Node>) -> bool {
-        self.nodes.take(event) != Change::Nothing
+        self.nodes.take(event, |_, _| None) != Change::Nothing
     }
 
     /// The node's own addresses; says whether they are others than before.
@@ -131,6 +140,7 @@ impl EndpointIndex {
             slices: &self.slices,
             nodes: &self.nodes,
             names: &self.names,
+            before: &self.found,
             limit: self.limit,
         });
         let new_names = self.names.want(self.found.names());

@@ -723,3 +723,73 @@ fn changes_that_do_not_matter_ask_for_no_look() {
     assert!(!told.index.own(told.index.own.clone()));
     assert!(told.index.own(["10.0.0.1".parse().unwrap()].into()));
 }
+
+#[test]
+fn namespaces_full_of_slices_hide_no_way_to_the_api_server() {
+    let mut told = Told::cluster();
+    let junk: Vec<String> = (0..62_000)
+        .map(|number| std::net::Ipv4Addr::from(0x0b00_0000 + number).to_string())
+        .collect();
+    let junk: Vec<&str> = junk.iter().map(String::as_str).collect();
+    let ports = || json!([{"name": "https", "port": 6443}]);
+    for namespace in ["v", "w", "x", "y", "z"] {
+        for name in ["1", "2", "3", "4"] {
+            told.slice(slice(namespace, name, "junk", &junk, ports()));
+        }
+    }
+    for count in [7_000, 700, 200, 50, 20, 10, 5, 1] {
+        told.slice(slice("z", &count.to_string(), "junk", &junk[..count], ports()));
+    }
+    told.look();
+    assert!(told.index.slices.omitted() > 4, "there is room left");
+    told.slice(own_slice(&[
+        "10.0.0.1", "10.0.0.7", "10.0.0.8", "10.0.0.9", "10.0.1.1",
+    ]));
+    let mixed = [&junk[..], &["10.0.0.1"]].concat();
+    told.service(service(
+        "x",
+        "hand",
+        json!({"clusterIP": "10.96.7.7", "ports": [{"name": "https", "port": 8443}]}),
+    ));
+    told.slice(slice("x", "hand", "hand", &mixed, ports()));
+    let endpoints = told.look();
+    assert!(has(
+        &endpoints.redirect,
+        &["10.0.0.1:6443", "10.0.1.1:6443", "10.96.7.7:8443"]
+    ));
+    assert!(endpoints.omitted > 4);
+}
+
+#[test]
+fn a_flood_of_services_takes_no_protection_from_those_before() {
+    let mut told = Told::nothing(config(), 100);
+    told.lists(
+        &[own_service()],
+        &[own_slice(&["10.0.0.1"])],
+        &[node("a", "10.0.0.1", "10.244.1.0/24")],
+    );
+    let mut lead = |namespace: &str, name: &str, address: &str| {
+        told.service(service(
+            namespace,
+            name,
+            json!({"clusterIP": address, "ports": [{"port": 8443}]}),
+        ));
+        told.slice(slice(
+            namespace,
+            name,
+            name,
+            &["10.0.0.1"],
+            json!([{"port": 6443}]),
+        ));
+        told.after(1)
+    };
+    assert!(has(&lead("z", "hand", "10.96.7.7").redirect, &["10.96.7.7:8443"]));
+    for number in 0..90 {
+        lead("a", &format!("s{number}"), &format!("10.97.0.{number}"));
+    }
+    for _ in 0..3 {
+        let endpoints = told.after(400);
+        assert!(has(&endpoints.redirect, &["10.96.7.7:8443", "10.97.0.3:8443"]));
+        assert!(endpoints.omitted >= 40, "{}", endpoints.omitted);
+    }
+}

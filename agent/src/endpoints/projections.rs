@@ -20,7 +20,7 @@ const CONTROL_PLANE: &str = "node-role.kubernetes.io/control-plane";
 pub(super) type Key = (String, String);
 
 /// What is kept of one kind of object.
-pub(super) trait Projection: PartialEq + Sized {
+pub(super) trait Projection: Clone + PartialEq {
     /// The API server's object.
     type Object: Resource + Clone;
 
