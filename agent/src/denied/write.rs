@@ -4,14 +4,15 @@
 //! that are served: while the audit log takes nothing, such records are lost, which is counted.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::aggregate::EventAggregator;
+use super::aggregate::{EventAggregator, Folded};
 use super::metrics::DeniedMetrics;
-use crate::audit::{AuditLog, Connection, PodRef};
+use crate::audit::{AuditLog, Caller, Connection, KernelFacts, PodRef};
 use crate::notify::{About, EventQueue, KubeEvent, Reason};
 
 /// Records between those who see denied connections and the one who writes them; each is below 1 KB.
@@ -20,8 +21,14 @@ const QUEUE_LENGTH: usize = 1024;
 /// How long connections that are alike are aggregated.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// What makes two denied connections alike: the pod, the cause, the address.
-type Key = (Option<String>, &'static str, Option<SocketAddr>);
+/// Whose connection was denied: the pod's UID, where it is known.
+type Source = Option<String>;
+
+/// What makes two denied connections of a pod alike: the cause and the address.
+type Kind = (&'static str, Option<SocketAddr>);
+
+/// Denied connections as they are aggregated.
+type Gathered = EventAggregator<Source, Kind, Connection>;
 
 /// Takes denied connections to be written down; cheap to clone.
 #[derive(Debug, Clone)]
@@ -54,14 +61,15 @@ pub(crate) async fn write(
     last: CancellationToken,
     done: CancellationToken,
 ) {
-    let mut aggregator: EventAggregator<Key, Connection> = EventAggregator::default();
+    let mut aggregator = Gathered::default();
     let mut tick = tokio::time::interval(INTERVAL);
     loop {
         tokio::select! {
             () = last.cancelled(), if !denied.is_closed() => denied.close(),
             connection = denied.recv() => {
                 let Some(connection) = connection else { break };
-                if let Some(connection) = aggregator.take(key(&connection), connection) {
+                let (source, kind) = key(&connection);
+                if let Some(connection) = aggregator.take(source, kind, connection) {
                     notify(&events, &connection);
                     write_one(&audit, connection).await;
                 }
@@ -106,13 +114,58 @@ fn notify(events: &EventQueue, connection: &Connection) {
     });
 }
 
-async fn write_aggregated(aggregator: &mut EventAggregator<Key, Connection>, audit: &AuditLog) {
-    for (mut connection, more) in aggregator.tick() {
-        connection.message = format!(
-            "{} (this record stands for {more} more within a second)",
-            connection.message
-        );
-        write_one(audit, connection).await;
+async fn write_aggregated(aggregator: &mut Gathered, audit: &AuditLog) {
+    for folded in aggregator.tick() {
+        write_one(audit, summary(folded)).await;
+    }
+}
+
+/// The record of what was folded. It says of nobody what others did: an address or a process stands in it only where all that
+/// were folded have it.
+fn summary(folded: Folded<Connection>) -> Connection {
+    match folded {
+        Folded::Alike(connection, more) => Connection {
+            message: format!(
+                "{} (this record stands for {more} more within a second)",
+                connection.message
+            ),
+            ..connection
+        },
+        Folded::Others(connection, count) => Connection {
+            caller: connection.caller.as_deref().map(|caller| {
+                Arc::new(Caller {
+                    pod: caller.pod.clone(),
+                    service_account: caller.service_account.clone(),
+                    ..Caller::default()
+                })
+            }),
+            ..several(
+                &connection,
+                format!(
+                    "{count} other denied connections of this pod within a second, to more addresses than are told apart"
+                ),
+            )
+        },
+        Folded::Everybodys(connection, count) => several(
+            &connection,
+            format!("{count} denied connections within a second, of more pods than are told apart"),
+        ),
+    }
+}
+
+/// The record of connections that have nothing in common but what was done with them.
+fn several(one: &Connection, message: String) -> Connection {
+    Connection {
+        caller: None,
+        source: None,
+        kernel: KernelFacts {
+            hook: one.kernel.hook.clone(),
+            verdict: one.kernel.verdict.clone(),
+            ..KernelFacts::default()
+        },
+        outcome: one.outcome,
+        reason: "several",
+        message,
     }
 }
 
@@ -122,22 +175,19 @@ async fn write_one(audit: &AuditLog, connection: Connection) {
     }
 }
 
-fn key(connection: &Connection) -> Key {
+fn key(connection: &Connection) -> (Source, Kind) {
     let pod = connection.caller.as_ref().and_then(|caller| caller.pod.as_ref());
     (
         pod.map(|pod| pod.uid.clone()),
-        connection.reason,
-        connection.kernel.address,
+        (connection.reason, connection.kernel.address),
     )
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::audit::spool::segment::stored_text;
-    use crate::audit::{AuditConfig, Caller, KernelFacts, ProcessRef};
+    use crate::audit::{AuditConfig, ProcessRef};
     use crate::metrics::MetricsRegistry;
     use crate::notify::NotifyMetrics;
 
@@ -166,6 +216,58 @@ mod tests {
         assert!(
             text.lines().count() == 11 && aggregated.contains("stands for 5 more"),
             "{text}"
+        );
+    }
+
+    /// One pod dials thousands of addresses; another dials one.
+    #[test]
+    fn what_one_pod_does_is_neither_said_of_another_nor_hides_it() {
+        let dial = |pod: &str, number: u16| Connection {
+            caller: Some(Arc::new(Caller {
+                pod: Some(PodRef {
+                    namespace: "agents".to_owned(),
+                    name: pod.to_owned(),
+                    uid: format!("uid-{pod}"),
+                }),
+                process: Some(ProcessRef {
+                    pid: u32::from(number),
+                    ..ProcessRef::default()
+                }),
+                ..Caller::default()
+            })),
+            kernel: KernelFacts {
+                hook: "connect4".into(),
+                address: Some(SocketAddr::from(([10, 0, 0, 7], number))),
+                ..KernelFacts::default()
+            },
+            reason: "kubelet",
+            message: "the kernel denied a connect".to_owned(),
+            ..Connection::default()
+        };
+        let mut aggregator = Gathered::default();
+        for number in 1..5000 {
+            let connection = dial("loud", number);
+            let (source, kind) = key(&connection);
+            aggregator.take(source, kind, connection);
+        }
+        let connection = dial("quiet", 10250);
+        let (source, kind) = key(&connection);
+        let written = aggregator.take(source, kind, connection).expect("as it is");
+        assert_eq!(written.kernel.address, "10.0.0.7:10250".parse().ok());
+        let folded: Vec<_> = aggregator.tick().into_iter().map(summary).collect();
+        let [others] = &folded[..] else {
+            panic!("{folded:#?}")
+        };
+        let caller = others.caller.as_ref().expect("the pod");
+        assert_eq!(caller.pod.as_ref().map(|pod| pod.name.as_str()), Some("loud"));
+        assert_eq!((&caller.process, others.kernel.address), (&None, None));
+        assert_eq!(others.reason, "several");
+        assert!(
+            others
+                .message
+                .starts_with("4935 other denied connections of this pod"),
+            "{}",
+            others.message
         );
     }
 
