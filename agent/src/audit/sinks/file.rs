@@ -1,6 +1,7 @@
 //! A sink that appends records to a file, the exact lines of the spool.
 //!
-//! In: lines. Out: the file, mode 0600. It may be renamed at any time, as logrotate does: the next record goes to a new file of
+//! In: lines. Out: the file, mode 0600. Neither the file nor its folder may be others' to change, and a symbolic link is not
+//! followed. The file may be renamed at any time, as logrotate does: the next record goes to a new file of
 //! that name. After a crash the file's own end tells which records it has, so none is written twice.
 
 use std::fs::{self, File, OpenOptions};
@@ -8,9 +9,13 @@ use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+
 use super::{Sink, SinkError, TargetEnd};
 use crate::audit::spool::chain::last_whole;
 use crate::audit::spool::segment::tail;
+use crate::runtime::private_folder::{check_private, check_private_file};
 
 /// A file that records are appended to.
 pub(super) struct FileSink {
@@ -45,20 +50,42 @@ impl FileSink {
 
     fn reopen(&mut self) -> Result<&mut File, SinkError> {
         self.file = None;
+        let file = self.open_guarded().map_err(|error| self.failed(error))?;
+        Ok(self.file.insert(file))
+    }
+
+    /// Opens the file where nobody but root and this process can have put it there, or reads along: records name every Secret
+    /// that was asked for, and an agent that writes as root must not be led to another file.
+    fn open_guarded(&self) -> io::Result<File> {
+        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let folder = folder.unwrap_or(Path::new("."));
+        check_private(&fs::metadata(folder)?)
+            .map_err(|reason| io::Error::other(format!("its directory {}: {reason}", folder.display())))?;
         let file = OpenOptions::new()
             .read(true)
             .append(true)
             .create(true)
             .mode(0o600)
+            .custom_flags(OFlag::O_NOFOLLOW.bits())
             .open(&self.path)
-            .map_err(|error| self.failed(error))?;
-        Ok(self.file.insert(file))
+            .map_err(|error| match error.raw_os_error() {
+                Some(code) if code == Errno::ELOOP as i32 => {
+                    io::Error::other("it is a symbolic link: name the file itself")
+                }
+                _ => error,
+            })?;
+        let found = file.metadata()?;
+        // A pipe or a device is the administrator's choice, and keeps nothing.
+        if found.is_file() {
+            check_private_file(&found).map_err(io::Error::other)?;
+        }
+        Ok(file)
     }
 
     /// Whether the path still leads to the open file.
     fn is_there(&self) -> bool {
         let held = self.file.as_ref().and_then(|file| file.metadata().ok());
-        match (held, fs::metadata(&self.path)) {
+        match (held, fs::symlink_metadata(&self.path)) {
             (Some(held), Ok(named)) => (held.dev(), held.ino()) == (named.dev(), named.ino()),
             _ => false,
         }

@@ -132,6 +132,7 @@ async fn a_piece_at_the_end_of_the_copy_that_is_no_record_gets_a_line_of_its_own
     let scratch = Scratch::new();
     let (config, copy) = copying(&scratch);
     fs::write(&copy, "{\"what").expect("somebody's");
+    fs::set_permissions(&copy, fs::Permissions::from_mode(0o640)).expect("a collector's");
     let log = AuditLog::open(&config, None).expect("opens");
     denies(&log, 0..3).await;
     let want = || format!("{{\"what\n{}", stored_text(&scratch.spool()));
@@ -184,6 +185,76 @@ fn a_sink_that_cannot_be_opened_stops_the_start() {
     // Nothing of it goes on: the spool can be opened.
     config.sinks.pop();
     AuditLog::open(&config, None).expect("opens");
+}
+
+/// Why a sink of this file cannot be opened.
+fn refusal(scratch: &Scratch, path: &Path) -> String {
+    let (mut config, _) = copying(scratch);
+    config.sinks = vec![to_file("other", path.to_owned())];
+    let refused = AuditLog::open(&config, None).err();
+    refused.expect("a sink that others have a hold on").to_string()
+}
+
+#[test]
+fn a_file_that_others_have_a_hold_on_is_no_sink() {
+    let scratch = Scratch::new();
+    let at = |name: &str| scratch.0.path().join(name);
+    let rights = |path: &Path, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("rights");
+    };
+    let file = |name: &str, mode| {
+        fs::write(at(name), "theirs\n").expect("a file");
+        rights(&at(name), mode);
+        at(name)
+    };
+    symlink(file("passwd", 0o600), at("link")).expect("a link");
+    let told = refusal(&scratch, &at("link"));
+    assert!(told.contains("it is a symbolic link"), "{told}");
+    symlink(at("nowhere"), at("dangling")).expect("a link");
+    refusal(&scratch, &at("dangling"));
+    assert!(!at("nowhere").exists(), "made through a link");
+    for mode in [0o604, 0o602, 0o620] {
+        let told = refusal(&scratch, &file("open", mode));
+        assert!(told.contains("others may read or write it: chmod 600"), "{told}");
+    }
+    for mode in [0o777, 0o1777, 0o770] {
+        let folder = at("folder");
+        fs::create_dir_all(&folder).expect("a folder");
+        rights(&folder, mode);
+        let told = refusal(&scratch, &folder.join("copy.jsonl"));
+        assert!(
+            told.contains("others may write to it") && told.contains("folder"),
+            "{told}"
+        );
+        assert!(!folder.join("copy.jsonl").exists());
+    }
+    if nix::unistd::geteuid().is_root() {
+        let theirs = file("theirs", 0o600);
+        std::os::unix::fs::chown(&theirs, Some(1000), None).expect("theirs");
+        let told = refusal(&scratch, &theirs);
+        assert!(told.contains("it belongs to user 1000"), "{told}");
+    }
+    assert_eq!(fs::read_to_string(at("passwd")).expect("there"), "theirs\n");
+}
+
+#[tokio::test]
+async fn a_link_in_the_place_of_a_rotated_file_gets_nothing() {
+    let scratch = Scratch::new();
+    let (config, copy) = copying(&scratch);
+    let log = AuditLog::open(&config, None).expect("opens");
+    denies(&log, 0..3).await;
+    copied(&scratch, &copy).await;
+    let victim = scratch.0.path().join("victim");
+    fs::rename(&copy, &victim).expect("rotates");
+    symlink(&victim, &copy).expect("a link");
+    let before = fs::read_to_string(&victim).expect("there");
+    denies(&log, 3..6).await;
+    let sink = &log.stats().sinks()[0];
+    eventually("it fails", || sink.failure().is_some()).await;
+    assert_eq!(fs::read_to_string(&victim).expect("there"), before);
+    fs::remove_file(&copy).expect("removed");
+    eventually("it works again", || sink.failure().is_none()).await;
+    assert_eq!(numbers(&fs::read_to_string(&copy).expect("there")), [3, 4, 5]);
 }
 
 #[tokio::test]
