@@ -7,6 +7,7 @@
 //!
 //! The lines are `audit.k8s.io/v1` Events with more fields, so that existing consumers read them as they are.
 
+mod bounds;
 mod event;
 mod exec;
 pub(crate) mod invisible;
@@ -24,6 +25,7 @@ mod tests;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub(crate) use bounds::truncate;
 pub use event::{
     Alarm, AuditId, Caller, Connection, DecisionFacts, EndReason, Finding, KernelFacts, ObjectRef, Outcome,
     PodRef, ProcessRef, RawQuery, Received, ResponseStatus, Session, Stage, Summary, Text, Trace, User,

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::AuditError;
+use super::bounds;
 use super::event::{
     AuditId, Caller, EndReason, Event, Finding, ObjectRef, Outcome, RawQuery, Received, ResponseStatus,
     Session, Stage, Text, Trace, User,
@@ -115,6 +116,11 @@ impl Record {
         }
     }
 
+    /// As much of a message as is kept, without secrets.
+    fn kept(&self, message: impl Into<String>) -> String {
+        bounds::message(self.log.redactor(), message)
+    }
+
     /// Who is at the other end, where it was not known at the beginning.
     pub fn caller(&mut self, caller: Arc<Caller>) {
         self.edit(|event| event.caller = Some(caller));
@@ -142,6 +148,7 @@ impl Record {
     /// What is asked: the Kubernetes verb and the object, `None` for a non-resource path.
     pub fn target(&mut self, verb: impl Into<Text>, object: Option<ObjectRef>) {
         let verb = verb.into();
+        let object = object.map(|object| bounds::object(self.log.redactor(), object));
         self.edit(|event| {
             event.verb = verb;
             event.object = object;
@@ -150,7 +157,9 @@ impl Record {
 
     /// What an exec or attach runs, as it was judged.
     pub fn exec(&mut self, container: Option<&str>, command: &[String], stdin: bool, tty: bool) {
-        let exec = Exec::new(self.log.redactor(), container, command, stdin, tty);
+        let redactor = self.log.redactor();
+        let container = container.map(|name| bounds::name(redactor, name.to_owned()));
+        let exec = Exec::new(redactor, container.as_deref(), command, stdin, tty);
         self.edit(|event| event.exec = Some(Arc::new(exec)));
     }
 
@@ -177,7 +186,7 @@ impl Record {
         rule: Option<String>,
         message: impl Into<String>,
     ) -> Result<(), AuditError> {
-        let message = message.into();
+        let message = self.kept(message);
         self.edit(|event| {
             event.decision.outcome = Some(Outcome::Pending);
             event.decision.policy = policy;
@@ -200,7 +209,7 @@ impl Record {
         rule: Option<String>,
         message: impl Into<String>,
     ) {
-        let message = message.into();
+        let message = self.kept(message);
         self.edit(|event| {
             event.decision.outcome = Some(Outcome::Deny);
             event.decision.reason = reason;
@@ -212,7 +221,7 @@ impl Record {
 
     /// The request cannot be judged or carried out. `reason` as in [`Record::deny`].
     pub fn error(&mut self, reason: &'static str, message: impl Into<String>) {
-        let message = message.into();
+        let message = self.kept(message);
         self.edit(|event| {
             event.decision.outcome = Some(Outcome::Error);
             event.decision.reason = reason;
@@ -227,7 +236,7 @@ impl Record {
 
     /// The request was sent, and nobody knows whether it was carried out. `reason` as in [`Record::deny`].
     pub fn unknown(&mut self, reason: &'static str, message: impl Into<String>) {
-        let message = message.into();
+        let message = self.kept(message);
         self.edit(|event| {
             event.decision.outcome = Some(Outcome::Unknown);
             event.decision.reason = reason;
@@ -261,6 +270,7 @@ impl Record {
 
     /// The status the client is answered with. `reason` and `message` are those of a Status of Picket's own.
     pub fn response(&mut self, code: u16, reason: Option<Text>, message: Option<String>) {
+        let message = message.map(|message| self.kept(message));
         self.edit(|event| {
             event.response = Some(ResponseStatus {
                 status: (code >= 400).then_some("Failure"),
@@ -295,7 +305,7 @@ impl Record {
 
     /// Picket ended the long request, for this cause and with this message to the client.
     pub fn terminated(mut self, cause: &'static str, message: impl Into<String>) {
-        let message = message.into();
+        let message = self.kept(message);
         self.edit(|event| {
             if let Some(session) = &mut event.session {
                 session.ended = Some((cause, message));

@@ -1,5 +1,6 @@
 //! Why a request cannot be read: what each of the readers can find wrong.
 
+use http::Method;
 use thiserror::Error;
 
 /// Why a request cannot be read in one way only. The client gets 400.
@@ -26,6 +27,15 @@ pub enum ReadError {
     /// A path form that no supported API server serves.
     #[error("no supported Kubernetes release serves {0}")]
     Gone(&'static str),
+}
+
+/// How much of an unknown method is quoted; those that there are have fewer than 20 (IANA's HTTP Method Registry).
+const METHOD_CHARS: usize = 64;
+
+impl ReadError {
+    pub(super) fn method(method: &Method) -> Self {
+        Self::Method(method.as_str().chars().take(METHOD_CHARS).collect())
+    }
 }
 
 /// Most bytes of request target, header names and header values together: what kube-apiserver takes (net/http,

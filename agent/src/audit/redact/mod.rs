@@ -82,6 +82,22 @@ impl Redactor {
         }
     }
 
+    /// Takes tokens out of a name, which is a piece of a path.
+    #[must_use]
+    pub fn name<'a>(&self, name: &'a str) -> Cow<'a, str> {
+        if !names::may_hold_token(name) {
+            return Cow::Borrowed(name);
+        }
+        let mut spans = Vec::new();
+        scan::shapes(name, 0..name.len(), &mut spans);
+        if spans.is_empty() {
+            return Cow::Borrowed(name);
+        }
+        let mut clean = String::with_capacity(name.len());
+        self.apply(name, &spans, &mut clean);
+        Cow::Owned(clean)
+    }
+
     /// Takes secrets out of a command's arguments, the program first.
     #[must_use]
     pub fn arguments<T: AsRef<str>>(&self, arguments: &[T]) -> Vec<String> {

@@ -59,7 +59,7 @@ const HOP_BY_HOP: [&str; 9] = [
 ];
 
 /// What only Picket or a proxy before the API server may say: credentials, who is meant, where a request came from.
-const STRIPPED_HEADERS: [&str; 8] = [
+const STRIPPED_HEADERS: [&str; 9] = [
     "authorization",
     "cookie",
     "cookie2",
@@ -68,6 +68,8 @@ const STRIPPED_HEADERS: [&str; 8] = [
     "via",
     "x-real-ip",
     "audit-id",
+    // It announces trailers, and those are dropped.
+    "trailer",
 ];
 const STRIPPED_PREFIXES: [&str; 4] = ["impersonate-", "x-remote-", "x-forwarded-", "proxy-"];
 
@@ -137,6 +139,9 @@ impl UpgradeProtocol {
     }
 }
 
+/// How much of an unknown protocol's name is quoted; those that there are have fewer than 16.
+const PROTOCOL_CHARS: usize = 64;
+
 /// Why a request for an upgrade cannot be carried.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UpgradeError {
@@ -169,7 +174,13 @@ pub fn requested_upgrade(headers: &HeaderMap) -> Result<Option<UpgradeProtocol>,
         _ if fields.next().is_some() => Err(UpgradeError::Several),
         _ if protocol.eq_ignore_ascii_case("websocket") => Ok(Some(UpgradeProtocol::WebSocket)),
         _ if protocol.eq_ignore_ascii_case("spdy/3.1") => Ok(Some(UpgradeProtocol::Spdy)),
-        _ => Err(UpgradeError::Unknown(protocol.escape_debug().to_string())),
+        _ => Err(UpgradeError::Unknown(
+            protocol
+                .chars()
+                .take(PROTOCOL_CHARS)
+                .flat_map(char::escape_debug)
+                .collect(),
+        )),
     }
 }
 

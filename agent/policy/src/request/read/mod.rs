@@ -82,7 +82,7 @@ impl KubeRequest {
             Method::PATCH => Verb::Patch,
             Method::DELETE => Verb::Delete,
             Method::OPTIONS => Verb::Options,
-            _ => return Err(ReadError::Method(method.to_string())),
+            _ => return Err(ReadError::method(method)),
         };
         Ok(Self::blank(
             verb,
@@ -105,7 +105,7 @@ impl KubeRequest {
             Method::PUT => Verb::Update,
             Method::PATCH => Verb::Patch,
             Method::DELETE => Verb::Delete,
-            _ => return Err(ReadError::Method(method.to_string())),
+            _ => return Err(ReadError::method(method)),
         };
         match parts {
             ["proxy", ..] => return Err(ReadError::Gone("the proxy verb as a path prefix")),
@@ -113,7 +113,7 @@ impl KubeRequest {
             ["watch", rest @ ..] => {
                 // The API server calls any method here a watch and then serves GET alone.
                 if verb != Verb::Get {
-                    return Err(ReadError::Method(method.to_string()));
+                    return Err(ReadError::method(method));
                 }
                 verb = Verb::Watch;
                 parts = rest;
