@@ -217,6 +217,9 @@ impl Rejection {
                 | SendError::Exhausted
                 | SendError::NotTaken(_)
                 | SendError::Interrupted(_) => outage(asked),
+                SendError::NoLongerPermitted => {
+                    class(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", true)
+                }
                 // It may have been carried out; a client must not be told to send it again.
                 SendError::Broken(_) => class(StatusCode::BAD_GATEWAY, "BadGateway", false),
                 SendError::Unsendable(_) | SendError::Malformed(_) => {

@@ -52,7 +52,7 @@ use crate::session::{Registry, Upgraded};
 use crate::store::Store;
 use crate::tls::Certificates;
 use crate::upstream::{
-    BodyLoss, RequestBody, RequestOrigin, UpgradeError, UpgradeProtocol, Upstream, UpstreamBody,
+    BodyLoss, RequestBody, RequestOrigin, SendError, UpgradeError, UpgradeProtocol, Upstream, UpstreamBody,
     UsedCredential, requested_upgrade,
 };
 
@@ -192,11 +192,7 @@ impl Pipeline {
         }
         let warnings: Vec<_> = permit.warnings().iter().map(warning).collect();
         let basis = Basis::new(connection, ticket, &agent, &permit);
-        let body = match body {
-            // A read says no more when it is sent again than one that is answered late.
-            RequestBody::Empty if !kube.is_mutating() => RequestBody::Empty,
-            body => body.guarded(self.still_permitted(&basis)),
-        };
+        let body = body.guarded(self.still_permitted(&basis));
         if kube.is_mutating() {
             record.sent();
         }
@@ -208,7 +204,12 @@ impl Pipeline {
             sending.await
         };
         *record = exchange.record;
-        let (mut response, credential) = exchange.response?;
+        let (mut response, credential) = exchange.response.map_err(|rejection| match rejection {
+            Rejection::Upstream(SendError::NoLongerPermitted) => {
+                self.refused_by_now(&basis).unwrap_or(rejection)
+            }
+            rejection => rejection,
+        })?;
         for warning in warnings {
             response.headers_mut().append(WARNING, warning);
         }

@@ -112,33 +112,68 @@ impl Judge for ByConnection {
     }
 }
 
+/// A request that was permitted, as far as it is needed to judge it again.
+struct PermittedRequest {
+    connection: Arc<Connection>,
+    request: Arc<KubeRequest>,
+    impersonate: Arc<Impersonate>,
+    identity: Arc<str>,
+    approved: bool,
+    /// When time alone ends what it is permitted by.
+    until: Option<Timestamp>,
+}
+
+impl PermittedRequest {
+    fn new(basis: &Basis) -> PermittedRequest {
+        PermittedRequest {
+            connection: Arc::clone(&basis.connection),
+            request: Arc::clone(&basis.request),
+            impersonate: Arc::clone(&basis.impersonate),
+            identity: Arc::clone(&basis.principal.name),
+            approved: basis.approved,
+            until: basis.principal.principal.identity().expires_at,
+        }
+    }
+
+    /// Judges it by what is in force now.
+    fn judge(&mut self, store: &Store) -> Result<(), Rejection> {
+        let policies = store.current();
+        let agent = self.connection.principal(&policies, None, Timestamp::now())?;
+        self.until = agent.principal.identity().expires_at;
+        let permitted = Permitted {
+            identity: &self.identity,
+            request: &self.request,
+            impersonate: &self.impersonate,
+            approved: self.approved,
+        };
+        session::recheck_request(&policies, &agent.principal, &permitted)
+    }
+}
+
 impl Pipeline {
-    /// Judges a request again whose body is under way, where something changed since it was judged last.
+    /// Judges a request again that is to be sent or whose body is under way, where something changed since it was judged
+    /// last.
     pub(super) fn still_permitted(&self, basis: &Basis) -> StillPermitted {
         let (store, sessions) = (Arc::clone(&self.store), self.sessions.clone());
-        let connection = Arc::clone(&basis.connection);
-        let (request, impersonate) = (Arc::clone(&basis.request), Arc::clone(&basis.impersonate));
-        let (identity, approved) = (Arc::clone(&basis.principal.name), basis.approved);
+        let mut permitted = PermittedRequest::new(basis);
         let mut ticket = basis.ticket;
         Box::new(move || {
-            if !sessions.is_stale(ticket) {
+            // Time alone raises no epoch.
+            let expired = permitted.until.is_some_and(|until| Timestamp::now() >= until);
+            if !expired && !sessions.is_stale(ticket) {
                 return true;
             }
             // Before anything is read that may change.
             let now = sessions.ticket();
-            let policies = store.current();
-            let Ok(agent) = connection.principal(&policies, None, Timestamp::now()) else {
-                return false;
-            };
-            let permitted = Permitted {
-                identity: &identity,
-                request: &request,
-                impersonate: &impersonate,
-                approved,
-            };
+            let judged = permitted.judge(&store);
             ticket = now;
-            session::recheck_request(&policies, &agent.principal, &permitted).is_ok()
+            judged.is_ok()
         })
+    }
+
+    /// Why a request that was not sent is no longer permitted; none where it is permitted again.
+    pub(super) fn refused_by_now(&self, basis: &Basis) -> Option<Rejection> {
+        PermittedRequest::new(basis).judge(&self.store).err()
     }
 
     /// Registers a watch or a log.

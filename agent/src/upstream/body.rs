@@ -1,10 +1,11 @@
 //! A request's body on its way to the API server.
 //!
-//! In: what a client's connection receives. Out: the same bytes, trailers included: frame by frame as fast as the slower
-//! side takes them, or, where a decision needs the body, after it was read up to a limit.
+//! In: what a client's connection receives. Out: the same data: frame by frame as fast as the slower side takes them, or,
+//! where a decision needs the body, after it was read up to a limit.
 //!
 //! A client can hold a body back for as long as it likes, and the API server acts when it has all of it. So whether the
 //! request still would be permitted is asked before each frame and before the end; where it would not, the body breaks off.
+//! What has no body is asked about right before it is sent.
 
 use std::collections::VecDeque;
 use std::error::Error;
@@ -94,25 +95,21 @@ impl RequestBody {
         };
         // A body that announces its size is not read in vain.
         let mut too_large = incoming.size_hint().lower() > limit as u64;
-        let (mut data, mut trailers) = (BytesMut::new(), None);
+        let mut data = BytesMut::new();
         while !too_large && let Some(frame) = incoming.frame().await {
-            match frame?.into_data() {
-                Ok(bytes) => {
-                    too_large = bytes.len() > limit - data.len();
-                    if too_large {
-                        buffered.frames.push_back(Frame::data(bytes));
-                    } else {
-                        data.extend_from_slice(&bytes);
-                    }
-                }
-                Err(frame) => trailers = Some(frame),
+            // There are no others: the client's trailers were dropped.
+            let Ok(bytes) = frame?.into_data() else { continue };
+            too_large = bytes.len() > limit - data.len();
+            if too_large {
+                buffered.frames.push_back(Frame::data(bytes));
+            } else {
+                data.extend_from_slice(&bytes);
             }
         }
         let data = data.freeze();
         if !data.is_empty() {
             buffered.frames.push_front(Frame::data(data.clone()));
         }
-        buffered.frames.extend(trailers);
         let taken = std::mem::replace(self, RequestBody::Empty);
         match taken {
             RequestBody::Incoming(rest) if too_large => buffered.rest = Some(rest),
@@ -136,6 +133,14 @@ impl RequestBody {
         match self {
             RequestBody::Guarded(guarded) => (guarded.body, Some(guarded.permitted)),
             body => (body, None),
+        }
+    }
+
+    /// Whether the request still is permitted, to be asked right before its head is sent.
+    pub(super) fn is_permitted(&mut self) -> bool {
+        match self {
+            RequestBody::Guarded(guarded) => (guarded.permitted)(),
+            _ => true,
         }
     }
 
@@ -231,11 +236,11 @@ mod tests {
     /// Longest body that the tests read.
     const LIMIT: usize = 8;
 
-    /// Data and trailers of what is sent on.
-    async fn sent(body: RequestBody) -> (Bytes, Option<http::HeaderMap>) {
+    /// The data that is sent on, without a trailer.
+    async fn sent(body: RequestBody) -> Bytes {
         let collected = body.collect().await.expect("whole");
-        let trailers = collected.trailers().cloned();
-        (collected.to_bytes(), trailers)
+        assert_eq!(collected.trailers(), None);
+        collected.to_bytes()
     }
 
     #[tokio::test]
@@ -246,9 +251,24 @@ mod tests {
         assert_eq!(body.buffered(), BodyInput::Whole(b"abcdefgh"));
         assert_eq!(body.size_hint().exact(), Some(8));
         assert!(!body.is_end_stream());
-        let (data, trailers) = sent(body).await;
-        assert_eq!(data, "abcdefgh");
-        assert_eq!(trailers.expect("trailers")["x-sum"], "1");
+        assert_eq!(sent(body).await, "abcdefgh");
+    }
+
+    #[tokio::test]
+    async fn trailers_stay_behind_whether_a_body_is_read_or_not() {
+        for pieces in [&["abc", "trailer:1"][..], &["trailer:1"]] {
+            let whole: String = pieces
+                .iter()
+                .filter(|piece| !piece.starts_with("trailer"))
+                .copied()
+                .collect();
+            assert_eq!(sent(received(pieces, None).await).await, whole);
+            for limit in [LIMIT, 1] {
+                let mut body = received(pieces, None).await;
+                body.buffer(limit).await.expect("read");
+                assert_eq!(sent(body).await, whole);
+            }
+        }
     }
 
     #[tokio::test]
@@ -261,9 +281,7 @@ mod tests {
             body.buffer(LIMIT).await.expect("read");
             assert_eq!(body.buffered(), BodyInput::TooLarge, "{pieces:?}");
             assert!(body.size_hint().lower() >= length.unwrap_or_default() as u64);
-            let (data, trailers) = sent(body).await;
-            assert_eq!(data, "abcdefghijkl");
-            assert_eq!(trailers.is_some(), length.is_none());
+            assert_eq!(sent(body).await, "abcdefghijkl");
         }
     }
 

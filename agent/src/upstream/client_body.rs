@@ -1,7 +1,8 @@
 //! The body of a client's request as it comes, with word of whether all of it came.
 //!
-//! In: what a client's connection receives. Out: the same frames, and an error where the client left before the end. hyper
-//! ends a body of HTTP/2 without an error when the client resets its stream with NO_ERROR, so that half a body would pass for
+//! In: what a client's connection receives. Out: the same data, and an error where the client left before the end. Trailers
+//! are dropped: a field of theirs could speak for somebody else as a header could, and the API server reads none. hyper ends a
+//! body of HTTP/2 without an error when the client resets its stream with NO_ERROR, so that half a body would pass for
 //! a whole one; and it ends one with an error that was whole when the client reset the stream.
 
 use std::error::Error;
@@ -79,7 +80,10 @@ impl Body for ClientBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let this = self.get_mut();
-        let polled = Pin::new(&mut this.body).poll_frame(cx);
+        let mut polled = Pin::new(&mut this.body).poll_frame(cx);
+        while matches!(&polled, Poll::Ready(Some(Ok(frame))) if frame.is_trailers()) {
+            polled = Pin::new(&mut this.body).poll_frame(cx);
+        }
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {
                 this.received += frame.data_ref().map_or(0, |data| data.remaining() as u64);

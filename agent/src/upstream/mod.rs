@@ -100,6 +100,9 @@ pub enum SendError {
         "the connection to the API server broke before it answered: {0}; the request may have been carried out"
     )]
     Broken(hyper::Error),
+    /// Something changed between the decision and the sending; the request was not sent.
+    #[error("policy, identity or pod changed before the request was sent, so it was not sent; try again")]
+    NoLongerPermitted,
     /// A name in the grant cannot stand in a header.
     #[error("the user or a group of the AgentGrant cannot be sent as a header: {0}")]
     Unsendable(#[from] http::header::InvalidHeaderValue),
@@ -118,6 +121,7 @@ impl SendError {
             SendError::NotTaken(_) => "upstream_not_taken",
             SendError::Interrupted(_) => "upstream_interrupted",
             SendError::Broken(_) => "upstream_broken",
+            SendError::NoLongerPermitted => "no_longer_permitted",
             SendError::Unsendable(_) | SendError::Malformed(_) => "unsendable",
         }
     }
@@ -276,12 +280,15 @@ impl Upstream {
     async fn send_own(
         &self,
         outgoing: Outgoing,
-        body: RequestBody,
+        mut body: RequestBody,
         target: Option<LongTarget>,
         used: &mut Option<UsedCredential>,
     ) -> Result<Response<UpstreamBody>, SendError> {
         let (mut sender, credential) = self.pool().open_own(target).await?;
         *used = Some(credential);
+        if !body.is_permitted() {
+            return Err(SendError::NoLongerPermitted);
+        }
         let request = outgoing.http1(&self.connector().authority, body)?;
         let response = sender.send_request(request).await.map_err(SendError::Broken)?;
         Ok(received(response, None))

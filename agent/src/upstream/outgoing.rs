@@ -92,6 +92,9 @@ pub(super) enum Failure {
     /// It could not be put together.
     #[error("malformed: {0}")]
     Malformed(#[from] http::Error),
+    /// It was not sent.
+    #[error("no longer permitted")]
+    NoLongerPermitted,
 }
 
 impl Failure {
@@ -119,6 +122,7 @@ impl Failure {
             Failure::Broken(error) if outgoing.is_safe() => SendError::Interrupted(error),
             Failure::Broken(error) => SendError::Broken(error),
             Failure::Malformed(error) => SendError::Malformed(error),
+            Failure::NoLongerPermitted => SendError::NoLongerPermitted,
         }
     }
 }

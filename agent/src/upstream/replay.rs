@@ -11,7 +11,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use parking_lot::Mutex;
 
@@ -95,6 +94,14 @@ impl Replay {
         }
     }
 
+    /// Whether the request still is permitted, to be asked right before its head is sent.
+    pub(super) fn is_permitted(&mut self) -> bool {
+        match self {
+            Replay::Empty(permitted) => asked(permitted),
+            Replay::Kept(shared) => asked(&mut shared.lock().permitted),
+        }
+    }
+
     /// The body for one more try, which ends the one before; none where the request is no longer permitted, or where not
     /// every byte that passed is there.
     pub(super) fn again(&mut self) -> Option<RequestBody> {
@@ -131,7 +138,6 @@ fn asked(permitted: &mut Option<StillPermitted>) -> bool {
 /// The bytes that passed.
 struct Kept {
     data: Data,
-    trailers: Option<HeaderMap>,
     budget: ReplayBudget,
 }
 
@@ -146,7 +152,6 @@ impl Kept {
     fn new(budget: ReplayBudget) -> Kept {
         Kept {
             data: Data::Piece(Bytes::new()),
-            trailers: None,
             budget,
         }
     }
@@ -160,9 +165,6 @@ impl Kept {
 
     /// Keeps one more frame, or says that it may not.
     fn add(&mut self, frame: &Frame<Bytes>) -> bool {
-        if let Some(trailers) = frame.trailers_ref() {
-            self.trailers = Some(trailers.clone());
-        }
         let Some(data) = frame.data_ref().filter(|data| !data.is_empty()) else {
             return true;
         };
@@ -205,9 +207,8 @@ struct Superseded;
 pub struct ReplayBody {
     shared: Arc<Mutex<Shared>>,
     turn: u32,
-    /// How much of the data this try has sent, and whether the trailers.
+    /// How much of the data this try has sent.
     place: usize,
-    trailers: bool,
 }
 
 impl ReplayBody {
@@ -216,7 +217,6 @@ impl ReplayBody {
             shared: Arc::clone(shared),
             turn,
             place: 0,
-            trailers: false,
         }
     }
 }
@@ -234,17 +234,13 @@ type Polled = Poll<Option<Result<Frame<Bytes>, Box<dyn Error + Send + Sync>>>>;
 
 impl Shared {
     /// The next frame: one that is kept, or the client's next.
-    fn next(&mut self, place: &mut usize, trailers: &mut bool, cx: &mut Context<'_>) -> Polled {
-        if let Some(kept) = &self.kept {
-            if *place < kept.len() {
-                let data = kept.from(*place);
-                *place = kept.len();
-                return Poll::Ready(Some(Ok(Frame::data(data))));
-            }
-            if let Some(fields) = kept.trailers.as_ref().filter(|_| !*trailers) {
-                *trailers = true;
-                return Poll::Ready(Some(Ok(Frame::trailers(fields.clone()))));
-            }
+    fn next(&mut self, place: &mut usize, cx: &mut Context<'_>) -> Polled {
+        if let Some(kept) = &self.kept
+            && *place < kept.len()
+        {
+            let data = kept.from(*place);
+            *place = kept.len();
+            return Poll::Ready(Some(Ok(Frame::data(data))));
         }
         if self.ended {
             return Poll::Ready(None);
@@ -253,7 +249,6 @@ impl Shared {
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {
                 *place += frame.data_ref().map_or(0, |data| data.remaining());
-                *trailers |= frame.is_trailers();
                 if self.kept.as_mut().is_some_and(|kept| !kept.add(frame)) {
                     self.kept = None;
                 }
@@ -276,7 +271,7 @@ impl Body for ReplayBody {
         if shared.turn != body.turn {
             return Poll::Ready(Some(Err(Superseded.into())));
         }
-        let polled = shared.next(&mut body.place, &mut body.trailers, cx);
+        let polled = shared.next(&mut body.place, cx);
         if polled.is_ready() && !asked(&mut shared.permitted) {
             shared.kept = None;
             return Poll::Ready(Some(Err(NoLongerPermitted.into())));
@@ -286,10 +281,7 @@ impl Body for ReplayBody {
 
     fn is_end_stream(&self) -> bool {
         let shared = self.shared.lock();
-        let sent = shared
-            .kept
-            .as_ref()
-            .is_none_or(|kept| self.place == kept.len() && (kept.trailers.is_none() || self.trailers));
+        let sent = shared.kept.as_ref().is_none_or(|kept| self.place == kept.len());
         sent && (shared.ended || shared.source.is_end_stream())
     }
 

@@ -41,7 +41,7 @@ pub(super) async fn send(
         let lease = pool.lease().await?;
         *used = Some(lease.credential().clone());
         let again = outgoing.clone();
-        let failure = match exchange(pool, lease, outgoing, body).await {
+        let failure = match exchange(pool, lease, outgoing, body, &mut replay).await {
             Ok(response) => return Ok(response),
             Err(failure) => failure,
         };
@@ -57,7 +57,7 @@ pub(super) async fn send(
                 repeats += 1;
                 again.is_safe() && repeats <= REPEATS
             }
-            Failure::Malformed(_) => false,
+            Failure::Malformed(_) | Failure::NoLongerPermitted => false,
         };
         body = match replay.again().filter(|_| more) {
             Some(body) => body,
@@ -68,23 +68,26 @@ pub(super) async fn send(
     }
 }
 
-/// One try over one lease.
+/// One try over one lease. What is no longer permitted is not sent: a lease may have taken a while.
 async fn exchange(
     pool: &Pool,
     mut lease: Lease,
     outgoing: Outgoing,
     body: RequestBody,
+    replay: &mut Replay,
 ) -> Result<Response<UpstreamBody>, Failure> {
     let authority = &pool.connector().authority;
     let answer = match &mut lease {
         Lease::Http2(stream) => {
             let request = outgoing.http2(authority, body)?;
+            permitted(replay)?;
             stream.sender().try_send_request(request).await
         }
         Lease::Http1(connection) => {
             let request = outgoing.http1(authority, body)?;
             let sender = connection.sender();
             sender.ready().await.map_err(Failure::NotTaken)?;
+            permitted(replay)?;
             sender.try_send_request(request).await
         }
     };
@@ -93,5 +96,13 @@ async fn exchange(
         // What comes back was not sent.
         Err(error) if error.message().is_some() => Err(Failure::NotTaken(error.into_error())),
         Err(error) => Err(Failure::of(error.into_error())),
+    }
+}
+
+fn permitted(replay: &mut Replay) -> Result<(), Failure> {
+    if replay.is_permitted() {
+        Ok(())
+    } else {
+        Err(Failure::NoLongerPermitted)
     }
 }

@@ -401,3 +401,97 @@ async fn a_write_whose_body_is_held_back_does_not_outlive_what_permitted_it() {
         );
     }
 }
+
+/// Makes a write whose last byte comes `after` the rest, and says whether the API server got all of it.
+async fn held_back(world: &World, after: Duration) -> bool {
+    let head =
+        "POST /api/v1/namespaces/n/configmaps HTTP/1.1\r\nhost: k\r\ncontent-length: 9\r\n\r\n{\"kept\":";
+    let mut stream = world.stream().await;
+    stream.write_all(head.as_bytes()).await.expect("sent");
+    tokio::time::sleep(after).await;
+    stream.write_all(b"}").await.expect("sent");
+    let mut answer = [0; 12];
+    let _answered = tokio::time::timeout(LIMIT, stream.read_exact(&mut answer)).await;
+    let arrived = world.seen().iter().any(|seen| seen.body == "{\"kept\":}");
+    assert_eq!(
+        arrived,
+        answer.starts_with(b"HTTP/1.1 200"),
+        "{}",
+        String::from_utf8_lossy(&answer)
+    );
+    arrived
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_whose_body_is_held_back_does_not_outlive_its_identity() {
+    for (lives, arrives) in [
+        (Duration::from_millis(400), false),
+        (Duration::from_secs(100), true),
+    ] {
+        let world = World::new().await;
+        // Nothing runs that the moment would wake a sweep for.
+        let _pods = rejudging(&world);
+        let moment = jiff::Timestamp::now() + lives;
+        let expires = format!("owner: team-a, expiresAt: {moment}");
+        world.store.replace_for_tests(policies("owner: team-a", &expires));
+        assert_eq!(
+            held_back(&world, Duration::from_millis(700)).await,
+            arrives,
+            "{lives:?}"
+        );
+    }
+}
+
+/// Between a decision and the sending lie the record's way to the disk and a connection's to the API server.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_no_longer_permitted_when_it_could_be_sent_is_not_sent() {
+    let read = || Request::get(target("/api/v1/namespaces/n/pods/x"));
+    let write = || Request::put(target("/api/v1/namespaces/n/configmaps/x"));
+    let exec = || {
+        Request::get(target(EXEC))
+            .header(header::CONNECTION, "Upgrade")
+            .header(header::UPGRADE, "websocket")
+    };
+    let suspended = "owner: team-a, state: Suspended".to_owned();
+    let expired = |lives| format!("owner: team-a, expiresAt: {}", jiff::Timestamp::now() + lives);
+    for (request, kind) in [(read(), "read"), (write(), "write"), (exec(), "exec")] {
+        let world = World::new().await;
+        let _pods = rejudging(&world);
+        let held = world.hold_server().await;
+        let changing = async {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            world
+                .store
+                .replace_for_tests(policies("owner: team-a", &suspended));
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            drop(held);
+        };
+        let (answer, ()) = tokio::join!(world.ask(request, ""), changing);
+        assert_eq!(answer.status, StatusCode::FORBIDDEN, "{kind}");
+        let status = answer.json();
+        let message = status["message"].as_str().expect("a message");
+        assert!(message.contains("agent fixer is suspended"), "{kind}: {message}");
+        assert!(world.seen().is_empty(), "{kind}: {:?}", world.seen());
+        let records = world.ended(1).await;
+        assert_eq!(
+            records[0]["decision"]["outcome"], "deny",
+            "{kind}: {}",
+            records[0]
+        );
+        assert_eq!(records[0]["decision"]["reason"], "identity_suspended", "{kind}");
+    }
+    for request in [read(), exec()] {
+        let world = World::new().await;
+        world
+            .store
+            .replace_for_tests(policies("owner: team-a", &expired(Duration::from_millis(300))));
+        let held = world.hold_server().await;
+        let waiting = async {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            drop(held);
+        };
+        let (answer, ()) = tokio::join!(world.ask(request, ""), waiting);
+        assert_eq!(answer.status, StatusCode::FORBIDDEN);
+        assert!(world.seen().is_empty(), "{:?}", world.seen());
+    }
+}

@@ -122,6 +122,8 @@ pub(super) struct World {
     pub(super) released: CancellationToken,
     api: JoinHandle<()>,
     broken_off: CancellationToken,
+    /// Whoever holds it keeps the API server from accepting a TLS session.
+    handshakes: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl World {
@@ -158,7 +160,13 @@ impl World {
         let certificates = Certificates::open(files, &["127.0.0.1".to_owned()]).expect("certificates");
         let seen = Arc::new(Mutex::new(Vec::new()));
         let broken_off = CancellationToken::new();
-        let (server, api) = serve_api(&certificates, Arc::clone(&seen), broken_off.clone()).await;
+        let handshakes = Arc::default();
+        let api = Api {
+            seen: Arc::clone(&seen),
+            broken_off: broken_off.clone(),
+            handshakes: Arc::clone(&handshakes),
+        };
+        let (server, api) = serve_api(&certificates, api).await;
         let audit = AuditLog::open(
             &AuditConfig {
                 directory: folder.0.path().join("audit"),
@@ -202,7 +210,13 @@ impl World {
             released: CancellationToken::new(),
             api,
             broken_off,
+            handshakes,
         }
+    }
+
+    /// The API server accepts no TLS session while this is held.
+    pub(super) async fn hold_server(&self) -> tokio::sync::OwnedMutexGuard<()> {
+        Arc::clone(&self.handshakes).lock_owned().await
     }
 
     /// The API server goes away.
@@ -381,19 +395,24 @@ pub(super) fn policies(from: &str, to: &str) -> PolicySet {
     PolicySet::compile(documents).expect("a policy set")
 }
 
-/// An API server that says `done` to everything and keeps what it got. It speaks both versions of HTTP.
-async fn serve_api(
-    certificates: &Arc<Certificates>,
+/// What an API server works with.
+#[derive(Clone)]
+struct Api {
     seen: Arc<Mutex<Vec<Seen>>>,
     broken_off: CancellationToken,
-) -> (SocketAddr, JoinHandle<()>) {
+    handshakes: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// An API server that says `done` to everything and keeps what it got. It speaks both versions of HTTP.
+async fn serve_api(certificates: &Arc<Certificates>, api: Api) -> (SocketAddr, JoinHandle<()>) {
     let config = certificates.server_config().expect("a configuration");
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
     let address = listener.local_addr().expect("an address");
     let serving = tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            let (config, seen, broken_off) = (Arc::clone(&config), Arc::clone(&seen), broken_off.clone());
+            let (config, api) = (Arc::clone(&config), api.clone());
             tokio::spawn(async move {
+                drop(api.handshakes.lock().await);
                 let stream = tokio_rustls::TlsAcceptor::from(config).accept(stream).await;
                 let stream = stream.expect("a TLS session");
                 let http1 = stream.get_ref().1.alpn_protocol() != Some(b"h2");
@@ -402,7 +421,7 @@ async fn serve_api(
                 let exchange = io.exchange();
                 let service = service_fn(move |request| {
                     let request = if http1 { exchange.restore(request) } else { request };
-                    note(request, Arc::clone(&seen))
+                    note(request, Arc::clone(&api.seen))
                 });
                 let mut builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
                 builder.http2().max_header_list_size(2 << 20);
@@ -422,7 +441,7 @@ async fn serve_api(
                         }
                     }
                 };
-                let _ended = broken_off.run_until_cancelled(serving).await;
+                let _ended = api.broken_off.run_until_cancelled(serving).await;
             });
         }
     });
@@ -435,6 +454,12 @@ async fn note(
 ) -> Result<Response<BoxBody<Bytes, std::convert::Infallible>>, std::convert::Infallible> {
     let target = whole_target(&request).to_owned();
     if target.contains("watch=true") || target.contains("follow=true") || target.contains("/exec") {
+        seen.lock().push(Seen {
+            method: request.method().clone(),
+            target,
+            headers: request.headers().clone(),
+            body: Bytes::new(),
+        });
         return Ok(super::sessions::begin(request).await);
     }
     let (head, body) = request.into_parts();

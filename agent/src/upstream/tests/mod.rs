@@ -89,8 +89,9 @@ async fn a_goaway_below_the_stream_has_it_sent_again_byte_for_byte() {
     assert_eq!(server.got(), [got(0, 1, b""), got(1, 1, b"")]);
 }
 
+/// A trailer could name a user, as a header could.
 #[tokio::test]
-async fn trailers_and_the_client_s_rest_come_with_the_second_try() {
+async fn the_client_s_rest_comes_with_the_second_try_and_its_trailers_with_none() {
     // Refused at its head, when the body has not been read to its end.
     let server = Server::http2(|got: &Got| match got {
         got if got.connection == 0 => Does::GoAway { last: 0 },
@@ -100,21 +101,12 @@ async fn trailers_and_the_client_s_rest_come_with_the_second_try() {
     .await;
     let body = received(&["abc", "def", "trailer:1"], None).await;
     assert_eq!(send(&server, Method::POST, body).await.expect("sent"), 200);
-    let last = server.got().pop().expect("a request");
-    assert_eq!(
-        (last.connection, &last.body[..], last.trailers),
-        (1, &b"abcdef"[..], true)
-    );
+    assert_eq!(server.got().pop().expect("a request"), got(1, 1, b"abcdef"));
 
     let server = at_first(1, Does::GoAway { last: 0 }).await;
     let body = received(&["abc", "trailer:1"], None).await;
     assert_eq!(send(&server, Method::POST, body).await.expect("sent"), 200);
-    let both: Vec<_> = server
-        .got()
-        .into_iter()
-        .map(|got| (got.body, got.trailers))
-        .collect();
-    assert_eq!(both, [(b"abc".to_vec(), true), (b"abc".to_vec(), true)]);
+    assert_eq!(server.got(), [got(0, 1, b"abc"), got(1, 1, b"abc")]);
 }
 
 #[tokio::test]
@@ -232,8 +224,8 @@ async fn a_request_that_is_no_longer_permitted_is_not_sent_again() {
         let server = at_first(1, Does::GoAway { last: 0 }).await;
         let asked = Arc::new(AtomicUsize::new(0));
         let (count, empty) = (Arc::clone(&asked), matches!(body, RequestBody::Empty));
-        // Permitted while it is sent for the first time: a body is asked about with its frame.
-        let first = usize::from(!empty);
+        // Permitted while it is sent for the first time: before its head, and a body with its frame.
+        let first = 1 + usize::from(!empty);
         let body = body.guarded(Box::new(move || count.fetch_add(1, Ordering::Relaxed) < first));
         let error = send(&server, Method::DELETE, body).await.expect_err("refused");
         assert!(matches!(error, SendError::NotTaken(_)), "{error}");
@@ -243,12 +235,35 @@ async fn a_request_that_is_no_longer_permitted_is_not_sent_again() {
 }
 
 #[tokio::test]
+async fn what_is_no_longer_permitted_is_not_sent_over_either_version() {
+    for version in ["h2", "http/1.1"] {
+        let answers = |got: &Got| match got.whole {
+            true => Does::Answer,
+            false => Does::Nothing,
+        };
+        let server = match version {
+            "h2" => Server::http2(answers).await,
+            _ => Server::http1(answers).await,
+        };
+        for body in [RequestBody::Empty, received(&["abc"], Some(3)).await] {
+            let error = send(&server, Method::POST, body.guarded(Box::new(|| false)))
+                .await
+                .expect_err("refused");
+            assert!(matches!(error, SendError::NoLongerPermitted), "{error}");
+        }
+        let body = RequestBody::Empty.guarded(Box::new(|| true));
+        assert_eq!(send(&server, Method::POST, body).await.expect("sent"), 200);
+        assert_eq!(server.got().len(), 1, "{version}: {:?}", server.got());
+    }
+}
+
+#[tokio::test]
 async fn a_body_is_judged_again_with_each_frame_of_each_try() {
     let server = at_first(1, Does::GoAway { last: 0 }).await;
     let asked = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&asked);
-    // The first frame, the second try, and not its frame.
-    let permitted = Box::new(move || count.fetch_add(1, Ordering::Relaxed) < 2);
+    // The first head and frame, the second try and its head, and not its frame.
+    let permitted = Box::new(move || count.fetch_add(1, Ordering::Relaxed) < 4);
     let body = received(&["abc"], Some(3)).await.guarded(permitted);
     send(&server, Method::POST, body).await.expect_err("refused");
     assert_eq!(server.got(), [got(0, 1, b"abc")]);
