@@ -179,7 +179,7 @@ fn audit_mode_only_notes(world: &mut World) -> Result<()> {
 /// A grant opens Picket's protected endpoint, not the API server's: what RBAC does not give the impersonated user is refused there.
 fn rbac_decides_last(world: &mut World) -> Result<()> {
     let grant = "apiVersion: picket.dev/v1alpha1\nkind: AgentGrant\nmetadata: {name: more}\nspec:\n  to: {identities: [worker]}\n  \
-                 upstream: {impersonate: {user: \"agent:worker\", groups: [\"agents:lab\"]}}\n  rules:\n  \
+                 upstream: {impersonate: {user: \"agent:worker\", groups: [\"agents:lab\", \"picket:agents\"]}}\n  rules:\n  \
                  - {apiGroups: [\"\"], resources: [services], verbs: [list]}\n";
     world.agent.write_objects("more.yaml", grant)?;
     let seen = crate::life::until(|| {

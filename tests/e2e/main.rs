@@ -12,6 +12,7 @@ mod cli;
 mod clients;
 mod denial;
 mod drain;
+mod fairness;
 mod files;
 mod flows;
 mod identity;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
     harness::run::<World>(picket_tests::suites! {
         clients,
         denial,
+        fairness,
         token,
         identity,
         claims,

@@ -44,7 +44,7 @@ kind: AgentGrant
 metadata: {name: guest-work}
 spec:
   to: {identities: [guest]}
-  upstream: {impersonate: {user: "agent:worker", groups: ["agents:lab"]}}
+  upstream: {impersonate: {user: "agent:worker", groups: ["agents:lab", "picket:agents"]}}
   rules:
   - {apiGroups: [""], resources: [configmaps, pods, pods/log], verbs: [get, list, watch]}
   - {apiGroups: [""], resources: [pods/exec, pods/portforward], verbs: [get, create]}

@@ -85,9 +85,10 @@ fn deploy_file(name: &str) -> Result<String> {
     fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))
 }
 
-/// Applies deploy/rbac.yaml, and beside it the right to impersonate whom the grants name.
+/// Applies deploy/rbac.yaml and deploy/flow-control.yaml, and beside it the right to impersonate whom the grants name.
 pub(super) fn give_rights(cluster: &Cluster, options: &AgentOptions) -> Result<()> {
     cluster.apply(&deploy_file("rbac.yaml")?)?;
+    cluster.apply(&deploy_file("flow-control.yaml")?)?;
     cluster.apply(&impersonation(options).to_string())
 }
 

@@ -141,6 +141,7 @@ fn everything_that_deploy_installs_is_out_of_agents_reach() {
     let files = [
         include_str!("../../../../../deploy/enrolment.yaml"),
         include_str!("../../../../../deploy/rbac.yaml"),
+        include_str!("../../../../../deploy/flow-control.yaml"),
     ];
     let mut seen = 0;
     for object in files.iter().flat_map(|file| file.split("\n---\n")) {
