@@ -17,6 +17,10 @@ const LOOPBACK4: u32 = 0x7f00_0001_u32.to_be();
 /// The bits of `127.0.0.0/8` that its addresses share.
 const LOOPBACK4_MASK: u32 = 0xff00_0000_u32.to_be();
 
+/// The bits of `fe80::/10` that its addresses share, and what they are (RFC 4291 section 2.5.6).
+const LINK_LOCAL_MASK: u32 = 0xffc0_0000;
+const LINK_LOCAL: u32 = 0xfe80_0000;
+
 /// The last word of `::1` in network order.
 const LOOPBACK6: u32 = 1_u32.to_be();
 
@@ -33,6 +37,9 @@ impl Address {
 
     /// `::1`.
     pub const V6_LOOPBACK: Self = Self::from_v6_words([0, 0, 0, LOOPBACK6]);
+
+    /// `fe80::`, which stands for all link-local addresses among the protected endpoints.
+    pub const LINK_LOCAL: Self = Self::from_v6_words([LINK_LOCAL.to_be(), 0, 0, 0]);
 
     /// None: `::`, where an event has no address.
     pub const NOWHERE: Self = Self::from_v6_words([0; 4]);
@@ -112,6 +119,13 @@ impl Address {
             return last & LOOPBACK4_MASK == LOOPBACK4 & LOOPBACK4_MASK;
         }
         first == 0 && second == 0 && third == 0 && last == LOOPBACK6
+    }
+
+    /// Whether this is an IPv6 link-local address. On a pod's link they are the node's end and the pod's own, and on the node's
+    /// link its neighbours', which are nodes: so one rule stands for all, and costs the same however many links a node has.
+    #[inline(always)]
+    pub const fn is_link_local(self) -> bool {
+        u32::from_be(self.words[0]) & LINK_LOCAL_MASK == LINK_LOCAL
     }
 
     /// The address as Rust's own type; a mapped one comes back as IPv4.
@@ -205,6 +219,15 @@ mod tests {
         let loopback = |text: &str| Address::from(text.parse::<IpAddr>().unwrap()).is_loopback();
         assert!(loopback("127.0.0.5") && loopback("::1"));
         assert!(!loopback("10.0.0.1") && !loopback("::2") && !loopback("::127.0.0.1"));
+    }
+
+    #[test]
+    fn link_local_addresses_are_told_from_others() {
+        let link_local = |text: &str| Address::from(text.parse::<IpAddr>().unwrap()).is_link_local();
+        assert!(link_local("fe80::1") && link_local("fe80::") && link_local("febf:ffff::9"));
+        assert!(!link_local("fec0::1") && !link_local("fe00::1") && !link_local("fd00::1"));
+        assert!(!link_local("169.254.169.254") && !link_local("::ffff:254.128.0.1"));
+        assert_eq!(Address::LINK_LOCAL.to_ip(), "fe80::".parse::<IpAddr>().unwrap());
     }
 
     #[test]

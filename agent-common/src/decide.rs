@@ -137,11 +137,13 @@ pub const fn judge_unfollowed(
 /// The further address to look for among the protected endpoints, beside the canonical one.
 ///
 /// The kernel takes a connect to `::` to `::1`, or to `127.0.0.1` when the socket is bound to a mapped address
-/// (net/ipv6/tcp_ipv6.c, `tcp_v6_connect`); which of the two, a program cannot see.
+/// (net/ipv6/tcp_ipv6.c, `tcp_v6_connect`); which of the two, a program cannot see. A link-local address stands for its link.
 #[inline(always)]
 pub const fn looks(dialled: Address) -> Option<Address> {
     if dialled.is_v6_any() {
         Some(Address::V4_LOOPBACK)
+    } else if dialled.is_link_local() {
+        Some(Address::LINK_LOCAL)
     } else {
         None
     }
@@ -367,5 +369,6 @@ mod tests {
         assert_eq!(rewrite(address("64:ff9b::10.96.0.1")), Address::V6_LOOPBACK);
         assert_eq!(looks(address("::")), Some(Address::V4_LOOPBACK));
         assert_eq!(looks(address("::1")), None);
+        assert_eq!(looks(address("fe80::a:b")), Some(Address::LINK_LOCAL));
     }
 }

@@ -27,7 +27,7 @@
 //! | [`cluster`] | the client of the Kubernetes API, and list-and-watch | - |
 //! | [`endpoints`] | which addresses are protected endpoints, kept current | `cluster` |
 //! | [`workload`] | the pods on this node, their cgroups, and how each is classified | `cluster`, `endpoints`, `kernel`, `metrics`, `notify`, `runtime` |
-//! | `enforce` | classifications and protected endpoints put in force in the kernel and kept so | `audit`, `endpoints`, `kernel`, `listener`, `metrics`, `notify`, `runtime`, `tls`, `upgrade`, `workload` |
+//! | `enforce` | classifications and protected endpoints put in force in the kernel and kept so | `audit`, `endpoints`, `kernel`, `listener`, `metrics`, `notify`, `runtime`, `upgrade`, `workload` |
 //! | `upgrade` | predecessor and successor: an upgrade of the agent without a refused connection | `admin`, `audit`, `kernel`, `listener`, `metrics`, `runtime`, `workload` |
 //! | `denied` | connections that never became requests, as audit records | `audit`, `endpoints`, `enforce`, `kernel`, `listener`, `metrics`, `notify`, `runtime`, `workload` |
 //! | [`notify`] | Kubernetes Events | `cluster`, `metrics` |

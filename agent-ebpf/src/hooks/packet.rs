@@ -67,11 +67,20 @@ pub(super) fn forbidden(packet: &Packet, loopback: Loopback) -> Option<(DenyReas
                     Loopback::Listed => {}
                 }
             }
-            // SAFETY: only asked whether it is there.
-            unsafe { maps::ENDPOINTS.get(EndpointKey::new(address, port)) }?;
+            if !is_endpoint(address, port)
+                && !(address.is_link_local() && is_endpoint(Address::LINK_LOCAL, port))
+            {
+                return None;
+            }
             Some((DenyReason::Packet, address, port))
         }
     }
+}
+
+#[inline(always)]
+fn is_endpoint(address: Address, port: u16) -> bool {
+    // SAFETY: only asked whether it is there.
+    unsafe { maps::ENDPOINTS.get(EndpointKey::new(address, port)) }.is_some()
 }
 
 /// Reports a packet that is dropped. No process is named: packets leave on behalf of whoever happens to run.

@@ -66,7 +66,7 @@ impl InitialSync {
     }
 
     fn warn_of_a_foreign_node(&self) {
-        let now = *self.status.borrow();
+        let now = self.status.borrow().clone();
         if now.enforced + now.exempt == now.assumed_exempt && now.pending + now.assumed_exempt > 0 {
             tracing::warn!(
                 pending = now.pending + now.assumed_exempt,

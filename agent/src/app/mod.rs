@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::{self, ConfiguredName};
 use crate::audit::{self, AuditLog};
 use crate::config::Config;
-use crate::enforce::{self, watchdog};
+use crate::enforce::watchdog;
 use crate::kernel::{Kernel, KernelConfig, KernelCounters, KernelMetrics, NodeState};
 use crate::listener::InPodListener;
 use crate::notify::{EventQueue, KubeEvent};
@@ -131,7 +131,7 @@ impl App {
             successor.is_none(),
         )?;
         let (node, node_listener) = node_listener(successor.as_ref())?;
-        prepare_kernel(&kernel, &config, &node_listener, &certificates)?;
+        prepare_kernel(&kernel, &config, &node_listener)?;
         let kernel_metrics =
             KernelMetrics::register(&metrics.registry, KernelCounters::of(Arc::clone(&kernel)));
         let (kube_events, to_post) = EventQueue::channel(metrics.notify.clone());
@@ -279,25 +279,19 @@ fn node_listener(successor: Option<&Successor>) -> anyhow::Result<(Netns, InPodL
     let inherited = successor.and_then(|successor| successor.inherited.claim_node(node.id()));
     let listener = match inherited {
         Some(listener) => listener,
-        None => InPodListener::open(&node).context("the listener for pods in the node's network")?,
+        None => InPodListener::open(&node, &Default::default())
+            .context("the listener for pods in the node's network")?,
     };
     Ok((node, listener))
 }
 
-/// Tells the kernel programs of this agent, and the certificates of the protected endpoints that the kernel has.
-fn prepare_kernel(
-    kernel: &Kernel,
-    config: &Config,
-    listener: &InPodListener,
-    certificates: &Certificates,
-) -> anyhow::Result<()> {
+/// Tells the kernel programs of this agent.
+fn prepare_kernel(kernel: &Kernel, config: &Config, listener: &InPodListener) -> anyhow::Result<()> {
     kernel.set_node(NodeState {
         netns: listener.netns_cookie(),
         port: Some(listener.port()),
         unclassified: config.enforce.unclassified_pods,
     })?;
     kernel.heartbeat()?;
-    // Connections to the protected endpoints of a predecessor are redirected already: the certificates need their addresses.
-    certificates.set_endpoints(enforce::redirected(&enforce::in_kernel(kernel)?))?;
     Ok(())
 }

@@ -251,7 +251,6 @@ pub(super) fn endpoints(
         "protected endpoints in force",
         enforce::endpoints(
             Arc::clone(&handles.kernel),
-            Arc::clone(&handles.certificates),
             handles.metrics.enforce.clone(),
             endpoints,
             shared.lease.clone(),

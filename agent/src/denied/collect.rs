@@ -91,7 +91,7 @@ pub(crate) async fn kernel_events(
 
 /// What is at a denied address, for metrics.
 fn endpoint(address: SocketAddr, endpoints: &ProtectedEndpoints) -> &'static str {
-    if endpoints.redirect.contains(&address) {
+    if endpoints.redirects(address) {
         return "api-server";
     }
     denied_as(address)

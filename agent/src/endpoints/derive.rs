@@ -85,6 +85,17 @@ pub fn denied_as(address: SocketAddr) -> &'static str {
     found.map_or("other", |(_, word)| word)
 }
 
+/// The address by which the kernel's programs judge this one: an IPv6 link-local address stands for all of them, as each pod
+/// adds a link to its node, and others stand for themselves.
+#[must_use]
+pub fn by_link(address: IpAddr) -> IpAddr {
+    if picket_common::Address::from(address).is_link_local() {
+        picket_common::Address::LINK_LOCAL.to_ip()
+    } else {
+        address
+    }
+}
+
 /// What happens at a protected endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Action {
@@ -432,7 +443,9 @@ fn api_ports(
     listens: &BTreeSet<SocketAddr>,
     endpoints: &BTreeSet<SocketAddr>,
 ) -> BTreeSet<u16> {
-    let here = listens.iter().filter(|at| node.addresses.contains(&at.ip()));
+    let here = listens
+        .iter()
+        .filter(|at| node.addresses.contains(&by_link(at.ip())));
     let marked = endpoints.iter().filter(|_| node.control_plane);
     here.chain(marked).map(SocketAddr::port).collect()
 }
@@ -444,6 +457,7 @@ fn nodes(from: &Sources<'_>) -> Vec<NodeProjection> {
         .iter()
         .map(|((_, name), facts)| (name.as_str(), facts.clone()));
     let mut nodes: BTreeMap<&str, NodeProjection> = told.collect();
-    nodes.entry(from.node).or_default().addresses.extend(from.own);
+    let own = from.own.iter().copied().map(by_link);
+    nodes.entry(from.node).or_default().addresses.extend(own);
     nodes.into_values().collect()
 }

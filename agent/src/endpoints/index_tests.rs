@@ -198,7 +198,7 @@ fn every_address_of_a_node_with_an_api_server_is_one() {
         "10.244.1.1:6443",
         "127.0.0.1:6443",
         "[::1]:6443",
-        "[fe80::1]:6443",
+        "[fe80::]:6443",
     ];
     assert_eq!(
         endpoints.redirect,
@@ -207,7 +207,7 @@ fn every_address_of_a_node_with_an_api_server_is_one() {
     );
     assert!(has(
         &endpoints.deny,
-        &["10.244.1.1:2379", "[fe80::1]:2380", "127.0.0.1:2379"]
+        &["10.244.1.1:2379", "[fe80::]:2380", "127.0.0.1:2379"]
     ));
     assert!(
         !has(&endpoints.deny, &["10.0.0.2:2379"]),
@@ -216,7 +216,7 @@ fn every_address_of_a_node_with_an_api_server_is_one() {
     for ip in [
         "10.0.0.1",
         "127.0.0.1",
-        "[fe80::1]",
+        "[fe80::]",
         "10.0.0.2",
         "10.244.2.0",
         "10.244.2.1",
@@ -252,7 +252,7 @@ fn an_api_server_behind_a_local_balancer_is_known_by_the_configuration() {
     let endpoints = told.look();
     assert!(has(
         &endpoints.redirect,
-        &["127.0.0.1:7443", "10.244.1.1:7443", "[fe80::1]:7443"]
+        &["127.0.0.1:7443", "10.244.1.1:7443", "[fe80::]:7443"]
     ));
     assert!(!has(&endpoints.redirect, &["10.0.0.2:7443"]));
 }
@@ -280,7 +280,7 @@ fn a_service_that_leads_to_an_endpoint_is_one() {
         "10.0.0.1:30443",
         "10.244.1.1:30443",
         "127.0.0.1:30443",
-        "[fe80::1]:30443",
+        "[fe80::]:30443",
         "10.0.0.2:30443",
         "10.244.2.1:30443",
     ];
@@ -792,4 +792,21 @@ fn a_flood_of_services_takes_no_protection_from_those_before() {
         assert!(has(&endpoints.redirect, &["10.96.7.7:8443", "10.97.0.3:8443"]));
         assert!(endpoints.omitted >= 40, "{}", endpoints.omitted);
     }
+}
+
+#[test]
+fn links_of_many_pods_make_no_more_endpoints_than_one() {
+    let with_links = |links: u16| {
+        let mut told = Told::cluster();
+        let mut own: BTreeSet<IpAddr> = ["10.0.0.1", "10.244.1.1", "127.0.0.1", "::1"]
+            .map(|ip| ip.parse().unwrap())
+            .into();
+        own.extend((1..=links).map(|link| IpAddr::from([0xfe80, 0, 0, 0, 0x1234, 0, 0, link])));
+        told.index.own(own);
+        told.look()
+    };
+    let (few, many) = (with_links(2), with_links(54));
+    assert_eq!(few, many);
+    let at: SocketAddr = "[fe80::1234:0:0:7]:6443".parse().unwrap();
+    assert!(many.redirects(at) && !many.redirects("[fec0::7]:6443".parse().unwrap()));
 }

@@ -35,7 +35,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-pub use derive::denied_as;
+pub use derive::{by_link, denied_as};
 pub use dns::{Resolve, SystemResolver};
 pub use target::{EndpointTarget, EndpointTargetError};
 
@@ -80,6 +80,15 @@ pub struct ProtectedEndpoints {
     /// How many addresses that should be protected endpoints are not, because there are more than any limit allows; at least so many. They
     /// are open.
     pub omitted: usize,
+}
+
+impl ProtectedEndpoints {
+    /// Whether a connection to this address is redirected.
+    #[must_use]
+    pub fn redirects(&self, address: SocketAddr) -> bool {
+        let link = SocketAddr::new(by_link(address.ip()), address.port());
+        self.redirect.contains(&address) || self.redirect.contains(&link)
+    }
 }
 
 /// What this part is told.

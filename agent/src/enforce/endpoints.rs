@@ -1,10 +1,8 @@
 //! Puts the protected endpoints in force.
 //!
-//! In: the protected endpoints as the cluster and the configuration name them. Out: the kernel's map of protected endpoints, and the certificates'
-//! names.
+//! In: the protected endpoints as the cluster and the configuration name them. Out: the kernel's map of protected endpoints.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +16,6 @@ use crate::kernel::{EndpointAction, Kernel, ProtectedEndpoint};
 use crate::runtime::phase::{Phase, PhaseControl};
 use crate::runtime::readiness::Pending;
 use crate::runtime::signals;
-use crate::tls::Certificates;
 use crate::workload::PodCounts;
 
 /// The pause after the kernel did not take the protected endpoints.
@@ -49,11 +46,9 @@ impl Start {
     }
 }
 
-/// Puts the protected endpoints in force, the API server's in the certificates first: a client that is redirected must not meet a
-/// certificate without the address it dialled.
+/// Puts the protected endpoints in force.
 pub(crate) async fn endpoints(
     kernel: Arc<Kernel>,
-    certificates: Arc<Certificates>,
     metrics: EnforceMetrics,
     mut told: watch::Receiver<ProtectedEndpoints>,
     mut lease: KernelWriteLease,
@@ -70,9 +65,9 @@ pub(crate) async fn endpoints(
             return;
         };
         let now = told.borrow_and_update().clone();
-        let (of_kernel, of_tls, wanted) = (Arc::clone(&kernel), Arc::clone(&certificates), now.clone());
+        let (of_kernel, wanted) = (Arc::clone(&kernel), now.clone());
         // A system call for each protected endpoint, and there may be very many.
-        let outcome = tokio::task::spawn_blocking(move || put_in_force(&of_kernel, &of_tls, &wanted))
+        let outcome = tokio::task::spawn_blocking(move || put_in_force(&of_kernel, &wanted))
             .await
             .unwrap_or_else(|error| Err(error.into()));
         drop(turn);
@@ -105,12 +100,7 @@ pub(crate) async fn endpoints(
     }
 }
 
-fn put_in_force(
-    kernel: &Kernel,
-    certificates: &Certificates,
-    now: &ProtectedEndpoints,
-) -> anyhow::Result<()> {
-    certificates.set_endpoints(redirected(now))?;
+fn put_in_force(kernel: &Kernel, now: &ProtectedEndpoints) -> anyhow::Result<()> {
     let redirect = now.redirect.iter().copied().map(ProtectedEndpoint::redirect);
     let endpoints: BTreeSet<ProtectedEndpoint> = redirect
         .chain(now.deny.iter().copied().map(ProtectedEndpoint::deny))
@@ -121,11 +111,6 @@ fn put_in_force(
         kernel.add_endpoints(&endpoints)?
     }
     Ok(())
-}
-
-/// The addresses by which clients dial Picket.
-pub(crate) fn redirected(endpoints: &ProtectedEndpoints) -> BTreeSet<IpAddr> {
-    endpoints.redirect.iter().map(|address| address.ip()).collect()
 }
 
 /// The protected endpoints in force, those of an agent before this one at the start.

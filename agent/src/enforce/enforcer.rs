@@ -177,14 +177,16 @@ impl Enforcer for KernelEnforcer {
     async fn enforce(&self, wanted: Enforcement) -> Result<EnforcedPodHandle, EnforceError> {
         let Enforcement { group, home, pod } = wanted.clone();
         let (kernel, at, held) = (Arc::clone(&self.kernel), home.clone(), group.clone());
+        let reserved = pod.load().ports.clone();
         let (taken, number) = self.inherited.claim(group.id, home.own());
         // Entering a namespace blocks, so it happens on a thread that may.
         let opened = tokio::task::spawn_blocking(move || {
             let listener = match (&at, taken) {
                 (PodNetwork::Own(_), Some(taken)) => Some(taken),
-                (PodNetwork::Own(netns), None) => {
-                    Some(InPodListener::open(netns).map_err(EnforceError::at("open a listener in the pod"))?)
-                }
+                (PodNetwork::Own(netns), None) => Some(
+                    InPodListener::open(netns, &reserved)
+                        .map_err(EnforceError::at("open a listener in the pod"))?,
+                ),
                 (PodNetwork::Node, _) => None,
             };
             // Before anything is redirected: from here on nothing older gets through either.

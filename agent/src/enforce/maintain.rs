@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 
 use super::metrics::EnforceMetrics;
 use super::table::EnforcedPods;
+use crate::endpoints::by_link;
 use crate::kernel::destroy_sockets::{DestroySocketsError, DestroyedSockets, destroy_sockets};
 use crate::kernel::interface::host_side;
 use crate::kernel::{CgroupId, Ifindex, Kernel, KernelError};
@@ -121,14 +122,15 @@ impl Maintainer {
     /// Ends the older connections of a pod with a namespace of its own. What it calls loopback is its own and no protected endpoint.
     fn destroy_own(&self, netns: &Netns) -> Result<DestroyedSockets, DestroySocketsError> {
         let endpoints = self.endpoints.load_full();
-        let is_protected = |address: SocketAddr| !address.ip().is_loopback() && endpoints.contains(&address);
+        let is_protected =
+            |address: SocketAddr| !address.ip().is_loopback() && is_endpoint(&endpoints, address);
         self.count(destroy_sockets(netns, &is_protected, None))
     }
 
     /// Ends those of pods in the node's namespace, which are told from the node's own by their cgroups.
     fn destroy_shared(&self, cgroups: &HashSet<CgroupId>) -> Result<DestroyedSockets, DestroySocketsError> {
         let endpoints = self.endpoints.load_full();
-        let is_protected = |address: SocketAddr| endpoints.contains(&address);
+        let is_protected = |address: SocketAddr| is_endpoint(&endpoints, address);
         self.count(destroy_sockets(&self.node, &is_protected, Some(cgroups)))
     }
 
@@ -206,6 +208,12 @@ impl Maintainer {
         }
         Ok(all)
     }
+}
+
+/// As the kernel's programs find it: at its own address, or by its link.
+fn is_endpoint(endpoints: &HashSet<SocketAddr>, address: SocketAddr) -> bool {
+    let link = SocketAddr::new(by_link(address.ip()), address.port());
+    endpoints.contains(&address) || endpoints.contains(&link)
 }
 
 /// Where the protected endpoints are, redirected and refused ones alike.

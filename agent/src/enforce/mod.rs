@@ -10,7 +10,7 @@ mod metrics;
 mod table;
 pub(crate) mod watchdog;
 
-pub(crate) use endpoints::{Start, endpoints, in_kernel, redirected};
+pub(crate) use endpoints::{Start, endpoints, in_kernel};
 pub(crate) use enforcer::{KernelEnforcer, NodeListener, node_listener};
 pub(crate) use metrics::EnforceMetrics;
 pub(crate) use table::EnforcedPods;

@@ -143,6 +143,8 @@ pub(super) mod tests {
             node: "node-a".to_owned(),
             host_network: true,
             addresses: Vec::new(),
+            ports: Default::default(),
+            sandboxed_by: None,
             containers: Default::default(),
             cgroup: None,
         };

@@ -1,7 +1,9 @@
 //! Opens the listener: one port on the pod's 127.0.0.1 and ::1.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
@@ -14,8 +16,13 @@ use nix::sys::socket::{
 use super::ListenerError;
 use crate::kernel::{netns_cookie, within};
 
-/// How many ports are tried until one is free in both families. A second try is rare, since the kernel gives
-/// out a port that is free in one and pods have few listeners on the other's loopback.
+/// The ports that a listener takes: outside the range that Linux gives out by itself (32768 to 60999), and above the ports that
+/// programs are known by. Where a pod has widened its `net.ipv4.ip_local_port_range`, nothing has to be reserved there: the kernel
+/// gives out no port that has a listener, and takes away none from a listener.
+pub(super) const PORTS: RangeInclusive<u16> = 64_320..=64_351;
+
+/// How many other ports are tried where the programs of the pod have taken all of [`PORTS`]. A second try is rare, since the
+/// kernel gives out a port that is free in one family and pods have few listeners on the other's loopback.
 const TRIES: u32 = 32;
 
 /// Connections that may wait to be accepted. A client that starts with a burst of watches opens a few hundred;
@@ -33,13 +40,13 @@ pub struct InPodListener {
 }
 
 impl InPodListener {
-    /// Opens one on a port that is free. It blocks for about a millisecond. A namespace without IPv6 gets a
-    /// listener without: connects that the kernel takes to ::1 fail there.
+    /// Opens one on a port of [`PORTS`] that is free and not `reserved`, or on another where there is none. It blocks for about a
+    /// millisecond. A namespace without IPv6 gets a listener without: connects that the kernel takes to ::1 fail there.
     ///
     /// # Errors
     /// When the namespace cannot be entered or has no free port.
-    pub fn open(netns: &(impl AsFd + Sync)) -> Result<Self, ListenerError> {
-        within(netns, Self::bind).map_err(ListenerError::Namespace)?
+    pub fn open(netns: &(impl AsFd + Sync), reserved: &BTreeSet<u16>) -> Result<Self, ListenerError> {
+        within(netns, || Self::bind(reserved)).map_err(ListenerError::Namespace)?
     }
 
     /// The port, the same in both families.
@@ -101,10 +108,17 @@ impl InPodListener {
         }
     }
 
-    fn bind() -> Result<Self, ListenerError> {
-        for _ in 0..TRIES {
-            let v4 = listener(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).map_err(ListenerError::Bind)?;
+    fn bind(reserved: &BTreeSet<u16>) -> Result<Self, ListenerError> {
+        let wanted = PORTS.filter(|port| !reserved.contains(port));
+        for port in wanted.chain(std::iter::repeat_n(0, TRIES as usize)) {
+            let v4 = match listener(SocketAddr::from((Ipv4Addr::LOCALHOST, port))) {
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse && port != 0 => continue,
+                opened => opened.map_err(ListenerError::Bind)?,
+            };
             let port = v4.local_addr().map_err(ListenerError::Bind)?.port();
+            if reserved.contains(&port) {
+                continue;
+            }
             let v6 = match listener(SocketAddr::from((Ipv6Addr::LOCALHOST, port))) {
                 Ok(v6) => Some(v6),
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse => continue,
@@ -202,7 +216,7 @@ mod tests {
     #[test]
     fn both_families_share_the_port_and_the_cookie_is_the_namespaces() {
         // The test's own namespace will do: entering it needs no privilege beyond what setns asks.
-        let listener = InPodListener::bind().unwrap();
+        let listener = InPodListener::bind(&BTreeSet::new()).unwrap();
         assert_ne!(listener.port(), 0);
         assert_eq!(listener.v4.local_addr().unwrap().port(), listener.port());
         if let Some(v6) = &listener.v6 {
@@ -215,9 +229,50 @@ mod tests {
         assert_eq!(listener.netns_cookie(), netns_cookie(&other).unwrap());
     }
 
+    /// In a namespace of its own, since the tests of this process share the others' ports.
+    fn apart<T: Send>(work: impl FnOnce() -> T + Send) -> Option<T> {
+        std::thread::scope(|scope| {
+            scope
+                .spawn(|| {
+                    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).ok()?;
+                    let up = std::process::Command::new("ip")
+                        .args(["link", "set", "lo", "up"])
+                        .status();
+                    assert!(up.unwrap().success());
+                    Some(work())
+                })
+                .join()
+                .unwrap()
+        })
+    }
+
+    #[test]
+    fn the_port_is_one_of_few_and_none_that_the_pod_declares_or_has() {
+        let outcome = apart(|| {
+            let first = InPodListener::bind(&BTreeSet::new()).unwrap();
+            assert_eq!(first.port(), *PORTS.start());
+            let declared: BTreeSet<u16> = (*PORTS.start()..*PORTS.end() - 2).collect();
+            let second = InPodListener::bind(&declared).unwrap();
+            assert_eq!(second.port(), *PORTS.end() - 2);
+            // A program of the pod's, on all addresses.
+            let _taken = TcpListener::bind(("0.0.0.0", *PORTS.end() - 1)).unwrap();
+            assert_eq!(InPodListener::bind(&declared).unwrap().port(), *PORTS.end());
+            let _others = [PORTS.clone()]
+                .into_iter()
+                .flatten()
+                .filter_map(|port| TcpListener::bind(("0.0.0.0", port)).ok());
+            let _others: Vec<_> = _others.collect();
+            let last = InPodListener::bind(&BTreeSet::new()).unwrap();
+            assert!(!PORTS.contains(&last.port()), "the pod has them all");
+        });
+        if outcome.is_none() {
+            eprintln!("not tried: no right to make a network namespace");
+        }
+    }
+
     #[test]
     fn what_is_handed_over_is_the_same_listener_or_is_refused() {
-        let listener = InPodListener::bind().unwrap();
+        let listener = InPodListener::bind(&BTreeSet::new()).unwrap();
         let (port, cookie) = (listener.port(), listener.netns_cookie());
         let adopted = InPodListener::adopt(listener.descriptors().unwrap(), port, cookie).unwrap();
         // One queue: what was dialled before the first one goes is accepted by the second.
@@ -249,7 +304,7 @@ mod tests {
     fn a_file_that_is_no_namespace_is_an_error() {
         let file = File::open("/dev/null").unwrap();
         assert!(matches!(
-            InPodListener::open(&file),
+            InPodListener::open(&file, &BTreeSet::new()),
             Err(ListenerError::Namespace(_))
         ));
     }

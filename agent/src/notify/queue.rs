@@ -68,6 +68,8 @@ pub enum Reason {
     EnforcementFailed,
     /// Packets of the pod that pass no socket hook are not filtered.
     EgressUnfiltered,
+    /// The pod's RuntimeClass gives it a network stack of its own, so that its connections cannot be redirected.
+    RuntimeUnsupported,
     /// Somebody detached a kernel program, and the agent attached it again.
     ProgramReplaced,
     /// A kernel program is missing and cannot be attached again.
@@ -84,6 +86,7 @@ impl Reason {
             Self::CgroupEscape => "CgroupEscape",
             Self::EnforcementFailed => "EnforcementFailed",
             Self::EgressUnfiltered => "EgressUnfiltered",
+            Self::RuntimeUnsupported => "RuntimeUnsupported",
             Self::ProgramReplaced => "ProgramReplaced",
             Self::ProgramMissing => "ProgramMissing",
         }

@@ -1,8 +1,8 @@
 //! The TLS side that pods see.
 //!
-//! In: the node CA's files, the protected endpoints' addresses and a connection from the listener. Out: a TLS session that a client
-//! with Picket's bundle accepts as the API server. Leaf certificates live in memory and are replaced before they
-//! expire, when the protected endpoints change and when the CA's files do; a broken CA file is reported and the last good one kept.
+//! In: the node CA's files and a connection from the listener. Out: a TLS session that a client with Picket's bundle accepts as
+//! the API server. Leaf certificates live in memory, one for each address that clients dial, and are replaced before they
+//! expire and when the CA's files do; a broken CA file is reported and the last good one kept.
 
 mod metrics;
 mod publish;

@@ -1,9 +1,9 @@
-//! Keeps the leaf that is served right: renewed in time, for the protected endpoints of now, signed by the CA of now.
+//! Keeps the leaves that are served right: for the address that a client dialled, renewed in time, signed by the CA of now.
 //!
-//! In: CA files, names, the protected endpoints' addresses as they change. Out: a rustls configuration whose certificate follows.
-//! Handshakes read the current leaf without a lock.
+//! In: CA files, names, the address of each dial. Out: a rustls configuration. How many protected endpoints there are costs
+//! nothing here: a leaf has the API server's names and one address, and is minted when the first client dials that.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -23,11 +23,8 @@ use crate::pki::{LEAF_LIFETIME, Leaf, LeafNames, mint};
 /// replaced (the symbolic links of a Secret volume, a rename, a write in place), which file events do not.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Addresses in the leaf that all share. Where there are more protected endpoints (a node port on every node of a large cluster), a dial of
-/// another one gets a leaf of its own: with all of them, a handshake would be larger than clients take.
-const SHARED_ADDRESSES: usize = 256;
-
-/// Leaves for single addresses that are kept; each takes some 2 KB here and a tenth of a millisecond to make.
+/// Leaves for dialled addresses that are kept; each takes some 2 KB here and a tenth of a millisecond to make. Pods dial one or
+/// two addresses; whoever dials many has the others' minted anew at most.
 const SINGLE_LEAVES: usize = 1024;
 
 /// How the last look at the files went.
@@ -45,8 +42,9 @@ pub struct Certificates {
     files: CaFiles,
     base: LeafNames,
     source: Mutex<Source>,
+    /// The names alone, for clients whose dialled address is among the configured names.
     current: ArcSwap<Leaf>,
-    /// Leaves for addresses that are not in the current one; emptied when that one is replaced.
+    /// Leaves for dialled addresses; emptied when the current one is replaced, so that they are renewed with it.
     single: Mutex<HashMap<IpAddr, Arc<ServerConfig>>>,
     status: ArcSwapOption<CertificateReload>,
 }
@@ -54,14 +52,12 @@ pub struct Certificates {
 struct Source {
     bytes: CaSource,
     ca: NodeCa,
-    endpoints: BTreeSet<IpAddr>,
 }
 
 impl std::fmt::Debug for Source {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Source")
             .field("ca", &self.ca)
-            .field("endpoints", &self.endpoints)
             .finish_non_exhaustive()
     }
 }
@@ -80,11 +76,7 @@ impl Certificates {
         Ok(Arc::new(Certificates {
             files,
             base,
-            source: Mutex::new(Source {
-                bytes,
-                ca,
-                endpoints: BTreeSet::new(),
-            }),
+            source: Mutex::new(Source { bytes, ca }),
             current: ArcSwap::from_pointee(first),
             single: Mutex::default(),
             status: ArcSwapOption::from_pointee(CertificateReload {
@@ -92,13 +84,6 @@ impl Certificates {
                 error: None,
             }),
         }))
-    }
-
-    /// Serves the protected endpoints' addresses from now on; the same set again costs nothing.
-    pub fn set_endpoints(&self, endpoints: BTreeSet<IpAddr>) -> Result<(), PkiError> {
-        let mut source = self.source.lock();
-        source.endpoints = endpoints.into_iter().take(SHARED_ADDRESSES).collect();
-        self.publish(&source, SystemTime::now())
     }
 
     /// When the leaf that is served now expires.
@@ -168,24 +153,22 @@ impl Certificates {
         changed.and(renewal)
     }
 
-    /// Publishes a new leaf when names or time ask for it.
+    /// Publishes a new leaf when it is time.
     fn publish(&self, source: &Source, now: SystemTime) -> Result<(), PkiError> {
-        let names = self.base.with_addresses(source.endpoints.iter().copied());
         let current = self.current.load();
         // A clock that was set back far would otherwise keep a leaf that is not valid yet.
         let early = current
             .not_after
             .duration_since(now)
             .is_ok_and(|left| left > 2 * LEAF_LIFETIME);
-        if current.names == names && now < current.renew_at && !early {
+        if now < current.renew_at && !early {
             return Ok(());
         }
         self.replace(source, now)
     }
 
     fn replace(&self, source: &Source, now: SystemTime) -> Result<(), PkiError> {
-        let names = self.base.with_addresses(source.endpoints.iter().copied());
-        let leaf = mint(&source.ca, names, now)?;
+        let leaf = mint(&source.ca, self.base.clone(), now)?;
         tracing::info!(names = %leaf.names, "published a server certificate");
         self.current.store(Arc::new(leaf));
         self.lock_single().clear();
@@ -211,8 +194,8 @@ impl Certificates {
         Ok(Arc::new(config))
     }
 
-    /// `shared`, which [`Self::server_config`] made, or where its leaf has not the address that a client dialled, one whose
-    /// leaf has. The kernel tells the address, so it is a protected endpoint's.
+    /// A configuration whose leaf has the address that a client dialled: `shared`, which [`Self::server_config`] made, where
+    /// that is a configured name. The kernel tells the address, so it is a protected endpoint's.
     ///
     /// # Errors
     /// When a leaf cannot be made.
@@ -224,12 +207,12 @@ impl Certificates {
         if self.current.load().names.has(dialled) {
             return Ok(Arc::clone(shared));
         }
-        if let Some(config) = self.lock_single().get(&dialled) {
+        if let Some(config) = self.lock_single().get(&dialled.to_canonical()) {
             return Ok(Arc::clone(config));
         }
         // Made and kept under the lock of what it is made from: a leaf of the CA before this one must not come to be kept.
         let source = self.source.lock();
-        let leaf = mint(&source.ca, self.base.with_addresses([dialled]), SystemTime::now())?;
+        let leaf = self.leaf_for(&source, dialled)?;
         let mut config = ServerConfig::clone(shared);
         config.cert_resolver = Arc::new(Single(leaf.key));
         let config = Arc::new(config);
@@ -237,8 +220,12 @@ impl Certificates {
         if single.len() >= SINGLE_LEAVES {
             single.clear();
         }
-        single.insert(dialled, Arc::clone(&config));
+        single.insert(dialled.to_canonical(), Arc::clone(&config));
         Ok(config)
+    }
+
+    fn leaf_for(&self, source: &Source, dialled: IpAddr) -> Result<Leaf, PkiError> {
+        mint(&source.ca, self.base.with_addresses([dialled]), SystemTime::now())
     }
 
     fn lock_single(&self) -> MutexGuard<'_, HashMap<IpAddr, Arc<ServerConfig>>> {
@@ -302,71 +289,71 @@ mod tests {
         assert!(certificates.not_after() > now + LEAF_LIFETIME);
     }
 
+    /// Whether a configuration serves the leaf of one dialled address.
+    fn has_own_leaf(config: &ServerConfig) -> bool {
+        format!("{:?}", config.cert_resolver).contains("Single")
+    }
+
     #[test]
-    fn endpoints_are_in_the_leaf_and_a_change_replaces_it() {
+    fn a_leaf_has_the_names_and_the_dialled_address() {
         let (_folder, files) = files();
         let certificates = Certificates::open(files, &["api.example".into(), "192.0.2.7".into()]).unwrap();
-        let endpoints: BTreeSet<IpAddr> =
-            ["::ffff:10.96.0.1".parse().unwrap(), "fd00::1".parse().unwrap()].into();
-        certificates.set_endpoints(endpoints.clone()).unwrap();
-        let der = served(&certificates);
-        let (_, leaf) = x509_parser::parse_x509_certificate(&der).unwrap();
-        let names = format!(
-            "{:?}",
-            leaf.subject_alternative_name()
-                .unwrap()
-                .unwrap()
-                .value
-                .general_names
-        );
+        let shared = certificates.server_config().unwrap();
+        let source = certificates.source.lock();
+        let leaf = certificates
+            .leaf_for(&source, "::ffff:10.96.0.1".parse().unwrap())
+            .unwrap();
+        drop(source);
+        let (_, leaf) = x509_parser::parse_x509_certificate(&leaf.key.cert[0]).unwrap();
+        let names = leaf.subject_alternative_name().unwrap().unwrap().value;
+        let text = format!("{:?}", names.general_names);
         for wanted in [
             "kubernetes.default.svc.cluster.local",
             "api.example",
             "[10, 96, 0, 1]",
             "[192, 0, 2, 7]",
         ] {
-            assert!(names.contains(wanted), "{wanted} in {names}");
+            assert!(text.contains(wanted), "{wanted} in {text}");
         }
-        assert!(!names.contains("localhost"));
-        certificates.set_endpoints(endpoints).unwrap();
+        assert!(!text.contains("localhost"));
         assert_eq!(
-            served(&certificates),
-            der,
-            "the same protected endpoints again change nothing"
+            names.general_names.len(),
+            7,
+            "four names of the Service, two configured, the dialled one"
         );
-        certificates.set_endpoints(BTreeSet::new()).unwrap();
-        assert_ne!(served(&certificates), der);
+        let own = certificates
+            .config_for(&shared, "192.0.2.7".parse().unwrap())
+            .unwrap();
+        assert!(Arc::ptr_eq(&own, &shared), "a configured address");
     }
 
     #[test]
-    fn of_many_endpoints_each_has_a_leaf_that_clients_take() {
+    fn many_dialled_addresses_have_small_leaves_and_a_bounded_cache() {
         let (_folder, files) = files();
         let certificates = Certificates::open(files.clone(), &[]).unwrap();
+        let shared = certificates.server_config().unwrap();
         let many: Vec<IpAddr> = (1..=30_000_u32)
             .map(|number| IpAddr::from(number.to_be_bytes()))
             .collect();
-        certificates
-            .set_endpoints(many.iter().copied().collect())
-            .unwrap();
-        let shared = certificates.server_config().unwrap();
-        assert!(
-            served(&certificates).len() < 8 * 1024,
-            "clients take 16 to 64 KB in all"
-        );
         let own = |dialled| certificates.config_for(&shared, dialled).unwrap();
-        assert!(Arc::ptr_eq(&own(many[0]), &shared));
         let last = own(many[29_999]);
-        assert!(!Arc::ptr_eq(&last, &shared) && Arc::ptr_eq(&last, &own(many[29_999])));
-        let single = |dialled: IpAddr| {
-            let debug = format!("{:?}", own(dialled).cert_resolver);
-            assert!(debug.contains("Single"), "{debug}");
-        };
-        single("fe80::1".parse().unwrap());
+        assert!(Arc::ptr_eq(&last, &own(many[29_999])), "minted once");
+        let mapped = format!("::ffff:{}", many[29_999]).parse().unwrap();
+        assert!(Arc::ptr_eq(&last, &own(mapped)), "by any spelling");
+        assert_eq!(
+            certificates.status().published,
+            1,
+            "dials publish nothing for others"
+        );
+        assert!(has_own_leaf(&own("fe80::1".parse().unwrap())));
         // Under a new CA, leaves of the old one are not served.
         write(&files, "two");
         certificates.look(SystemTime::now());
         assert!(!Arc::ptr_eq(&last, &own(many[29_999])));
-        for dialled in &many[300..300 + SINGLE_LEAVES + 10] {
+        let last = own(many[29_999]);
+        certificates.look(SystemTime::now() + LEAF_LIFETIME * 2 / 3 + Duration::from_secs(60));
+        assert!(!Arc::ptr_eq(&last, &own(many[29_999])), "renewed with the others");
+        for dialled in &many[..SINGLE_LEAVES + 10] {
             own(*dialled);
         }
         assert!(certificates.lock_single().len() <= SINGLE_LEAVES);

@@ -40,7 +40,7 @@ impl Older {
         let mut offers: Vec<_> = (1..=listeners as u64)
             .map(|number| Arc::new(offer(number)))
             .collect();
-        let node = InPodListener::open(&own_netns()).unwrap();
+        let node = InPodListener::open(&own_netns(), &Default::default()).unwrap();
         offers.push(Arc::new(
             ListenerOffer {
                 listener: TransferredListener::node(&node, own_netns().id()),
@@ -160,7 +160,7 @@ fn own_netns() -> Netns {
 /// A listener in the test's namespace, as cgroup `number`'s.
 fn offer(number: u64) -> ListenerOffer {
     let netns = own_netns();
-    let listener = InPodListener::open(&netns).unwrap();
+    let listener = InPodListener::open(&netns, &Default::default()).unwrap();
     let descriptors = listener.descriptors().unwrap();
     ListenerOffer {
         listener: TransferredListener {

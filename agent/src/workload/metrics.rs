@@ -1,11 +1,12 @@
 //! What is counted of the pods on this node.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use prometheus_client::metrics::histogram::Histogram;
 use tokio::sync::watch;
 
-use super::PodCounts;
+use super::{PodCounts, sandbox};
 use crate::metrics::{GaugeFamily, MetricsRegistry};
 
 /// How often the gauges are set: more often than any scraper asks.
@@ -21,6 +22,7 @@ const SECONDS: [f64; 12] = [
 #[derive(Debug, Clone)]
 pub struct WorkloadMetrics {
     pods: GaugeFamily<1>,
+    sandboxed: GaugeFamily<1>,
     pending: Histogram,
 }
 
@@ -32,6 +34,11 @@ impl WorkloadMetrics {
                 "pods",
                 ["class"],
                 "Pods on this node, by class; `exempt` includes `assumed_exempt`, `enforced` includes `egress_unfiltered`",
+            ),
+            sandboxed: registry.gauges(
+                "sandboxed_pods",
+                ["runtime_class"],
+                "Enforced pods whose connections cannot be redirected, by the RuntimeClass that gives them a network stack of their own",
             ),
             pending: registry.durations(
                 "pod_pending",
@@ -52,8 +59,8 @@ impl WorkloadMetrics {
         let mut before = 0;
         loop {
             tick.tick().await;
-            let now = *status.borrow();
-            self.set(now);
+            let now = status.borrow().clone();
+            self.set(&now);
             // Twice in a row, since a pod that ends leaves its cgroup before the API server hears of it.
             let pods = now.no_cgroup.min(before);
             if pods > 0 {
@@ -66,7 +73,7 @@ impl WorkloadMetrics {
         }
     }
 
-    fn set(&self, now: PodCounts) {
+    fn set(&self, now: &PodCounts) {
         for (class, pods) in [
             ("enforced", now.enforced),
             ("exempt", now.exempt),
@@ -76,6 +83,15 @@ impl WorkloadMetrics {
             ("no_cgroup", now.no_cgroup),
         ] {
             self.pods.set([class], pods);
+        }
+        let mut sandboxed: BTreeMap<&str, usize> = BTreeMap::new();
+        for (class, pods) in &now.sandboxed {
+            *sandboxed.entry(sandbox::label(class)).or_default() += pods;
+        }
+        // Those of before too, which may have none any more.
+        for class in sandbox::labels() {
+            self.sandboxed
+                .set([class], sandboxed.get(class).copied().unwrap_or(0));
         }
     }
 }
@@ -89,15 +105,17 @@ mod tests {
         let registry = MetricsRegistry::default();
         let metrics = WorkloadMetrics::register(&registry);
         metrics.classified(Duration::from_millis(7));
-        metrics.set(PodCounts {
+        metrics.set(&PodCounts {
             enforced: 3,
             no_cgroup: 1,
+            sandboxed: [("kata-qemu".to_owned(), 2)].into(),
             ..PodCounts::default()
         });
         let text = registry.encode().expect("text");
         for line in [
             "picket_pods{class=\"enforced\"} 3\n",
             "picket_pods{class=\"no_cgroup\"} 1\n",
+            "picket_sandboxed_pods{runtime_class=\"kata-qemu\"} 2\n",
             "picket_pod_pending_seconds_bucket{le=\"0.005\"} 0\n",
             "picket_pod_pending_seconds_bucket{le=\"0.01\"} 1\n",
         ] {

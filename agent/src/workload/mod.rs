@@ -19,6 +19,7 @@ mod pause;
 mod pod;
 mod pods;
 pub mod reconcile;
+mod sandbox;
 pub mod selection;
 mod slot;
 #[cfg(test)]

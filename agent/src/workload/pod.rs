@@ -1,6 +1,6 @@
 //! A pod as the rest of the agent sees it: plain facts, no handles.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -29,6 +29,10 @@ pub struct Pod {
     pub host_network: bool,
     /// Its addresses as its status has them, the first of each family; the node's where it shares the node's network.
     pub addresses: Vec<IpAddr>,
+    /// The ports that its manifest declares: Picket's listener takes none of them.
+    pub ports: BTreeSet<u16>,
+    /// Its RuntimeClass, where that gives it a network stack of its own.
+    pub sandboxed_by: Option<String>,
     /// Container id (as the runtime names it, without `containerd://`) to the container's name in the manifest.
     pub containers: BTreeMap<String, String>,
     /// Its cgroup v2 folder, once seen.

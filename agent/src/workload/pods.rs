@@ -5,7 +5,7 @@
 //!
 //! Only [`Pod`] is kept of each object; the rest is dropped as it is read.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::layout::is_manifest_hash;
+use super::sandbox::has_own_stack;
 use super::{Pod, PodUid};
 use crate::cluster::{Connector, follow};
 
@@ -61,6 +62,9 @@ impl NodePod {
         let cgroup_uid = hash
             .filter(|hash| is_manifest_hash(hash))
             .map_or_else(|| uid.clone(), PodUid);
+        let ports = ports(&spec);
+        let has_overhead = spec.overhead.is_some_and(|overhead| !overhead.is_empty());
+        let sandboxed_by = (spec.runtime_class_name).filter(|class| has_own_stack(class, has_overhead));
         let addresses = addresses(&status, spec.host_network.unwrap_or_default());
         let running = status.phase.as_deref() == Some("Running");
         let containers = [
@@ -86,6 +90,8 @@ impl NodePod {
             node: spec.node_name.unwrap_or_default(),
             host_network: spec.host_network.unwrap_or_default(),
             addresses,
+            ports,
+            sandboxed_by,
             containers,
             cgroup: None,
         };
@@ -95,6 +101,22 @@ impl NodePod {
             ..Self::new(cgroup_uid, pod, created)
         })
     }
+}
+
+/// The ports that a pod's manifest declares, on the pod and on its node.
+fn ports(spec: &core::PodSpec) -> BTreeSet<u16> {
+    let init = spec.init_containers.iter().flatten();
+    let declared = spec
+        .containers
+        .iter()
+        .chain(init)
+        .flat_map(|container| &container.ports);
+    declared
+        .flatten()
+        .flat_map(|port| [Some(port.container_port), port.host_port])
+        .flatten()
+        .filter_map(|port| u16::try_from(port).ok())
+        .collect()
 }
 
 /// A pod's addresses as its status has them. The kubelet gives pods on the node's network the node's addresses, and tells

@@ -41,7 +41,10 @@ fn uids(map: &PodMap) -> Vec<(&str, &str)> {
 fn a_pod_keeps_its_facts_and_every_kind_of_container() {
     let read = NodePod::read(object(json!({
         "metadata": {"name": "web", "namespace": "shop", "uid": "u1", "labels": {"app": "web"}},
-        "spec": {"nodeName": "node-1", "serviceAccountName": "seller", "hostNetwork": true, "containers": []},
+        "spec": {"nodeName": "node-1", "serviceAccountName": "seller", "hostNetwork": true,
+            "runtimeClassName": "gvisor",
+            "containers": [{"name": "main", "ports": [{"containerPort": 8080, "hostPort": 30080}, {"containerPort": 64330}]}],
+            "initContainers": [{"name": "proxy", "ports": [{"containerPort": 15001}]}]},
         "status": {
             "podIP": "fd00::7", "podIPs": [{"ip": "fd00::7"}, {"ip": "10.1.0.7"}],
             "hostIP": "10.0.0.1",
@@ -61,6 +64,8 @@ fn a_pod_keeps_its_facts_and_every_kind_of_container() {
         node: "node-1".into(),
         host_network: true,
         addresses: vec!["fd00::7".parse().unwrap(), "10.1.0.7".parse().unwrap()],
+        ports: [8080, 15001, 30080, 64330].into(),
+        sandboxed_by: Some("gvisor".into()),
         containers: [("aa", "main"), ("bb", "init"), ("cc", "debug")]
             .map(|(id, name)| (id.into(), name.into()))
             .into(),

@@ -13,7 +13,7 @@
 //!
 //! Each pod is brought there by itself: one that fails is tried again later and holds nobody up.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::mem::discriminant;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,6 +30,7 @@ use super::enforce::Enforcer;
 use super::names::Names;
 use super::pause::PauseGate;
 use super::pods::PodMap;
+use super::sandbox;
 use super::slot::{Applied, FAILURE_PAUSE, NETNS_PAUSE, Pace, Slot, Wanted, wanted};
 use crate::kernel::{CgroupId, FailMode};
 use crate::notify::{EventQueue, KubeEvent, Reason};
@@ -42,7 +43,7 @@ const PATIENT_TRIES: u32 = 3;
 pub type Judged = Arc<dyn Fn(Duration) + Send + Sync>;
 
 /// How many pods are in which class, for metrics and readiness.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PodCounts {
     /// Whether the API server's pods are known and every pod there was then has been judged.
     pub synced: bool,
@@ -60,6 +61,8 @@ pub struct PodCounts {
     /// Selected pods that run, the kubelet says, and have no cgroup below the configured folder: nothing holds them. A pod
     /// that ends is counted for a moment.
     pub no_cgroup: usize,
+    /// Enforced pods whose connections cannot be redirected, by their RuntimeClass: it gives them a network stack of their own.
+    pub sandboxed: BTreeMap<String, usize>,
     /// Attempts that failed since the start.
     pub failures: u64,
 }
@@ -457,6 +460,15 @@ impl<E: Enforcer> Reconciler<E> {
                     (self.judged)(since.elapsed());
                 }
                 tracing::info!(cgroup = %id, pod = %slot.found.uid.0, "pod enforced");
+                if let (Some(class), Some(kube_events)) = (&pod.load().sandboxed_by, &self.kube_events) {
+                    tracing::warn!(cgroup = %id, class, "a pod's connections cannot be redirected: its RuntimeClass gives it a network stack of its own");
+                    kube_events.report(KubeEvent {
+                        about: pod.load().about(),
+                        reason: Reason::RuntimeUnsupported,
+                        detail: String::new(),
+                        note: sandbox::note(class),
+                    });
+                }
                 slot.applied = Applied::Enforced {
                     handle,
                     own,
@@ -508,8 +520,11 @@ impl<E: Enforcer> Reconciler<E> {
         };
         for slot in self.slots.values() {
             match &slot.applied {
-                Applied::Enforced { covered, .. } => {
+                Applied::Enforced { covered, pod, .. } => {
                     status.enforced += 1;
+                    if let Some(class) = &pod.load().sandboxed_by {
+                        *status.sandboxed.entry(class.clone()).or_default() += 1;
+                    }
                     status.egress_unfiltered += usize::from(*covered == Some(false));
                 }
                 Applied::Exempt => status.exempt += 1,

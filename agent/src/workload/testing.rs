@@ -15,6 +15,8 @@ impl Pod {
             node: "node".into(),
             host_network: false,
             addresses: Vec::new(),
+            ports: Default::default(),
+            sandboxed_by: None,
             containers: Default::default(),
             cgroup: None,
         }

@@ -85,7 +85,7 @@ impl Pod {
 
     /// With a listener that takes flows of the number `number`, and so many connections at once.
     fn limited(kernel: &Arc<Kernel>, testbed: &Testbed, number: u64, limit: usize) -> Self {
-        let listener = InPodListener::open(&testbed.netns).unwrap();
+        let listener = InPodListener::open(&testbed.netns, &Default::default()).unwrap();
         let (port, netns) = (listener.port(), listener.netns_cookie());
         let cgroup = CgroupId::of(&testbed.pod).unwrap();
         kernel
@@ -180,7 +180,9 @@ async fn an_enforced_pods_dials_reach_its_listener_and_the_client_sees_what_it_d
         );
         // Taken is taken: the same flow serves no second connection.
         let local = accepted.stream.local_addr().unwrap();
-        let cookie = InPodListener::open(&testbed.netns).unwrap().netns_cookie();
+        let cookie = InPodListener::open(&testbed.netns, &Default::default())
+            .unwrap()
+            .netns_cookie();
         assert_eq!(kernel.take_flow(cookie, local, accepted.peer).unwrap(), None);
         drop(accepted);
         assert_eq!(dial.outcome(), reached(dialled, 'p'), "{dialled}");

@@ -25,7 +25,7 @@ struct Shared {
 
 impl Shared {
     fn enforce(kernel: &Arc<Kernel>, testbed: &Testbed, number: u64, places: usize) -> Self {
-        let listener = InPodListener::open(&testbed.netns).unwrap();
+        let listener = InPodListener::open(&testbed.netns, &Default::default()).unwrap();
         let (netns, port) = (listener.netns_cookie(), listener.port());
         kernel
             .set_node(NodeState {

@@ -202,6 +202,8 @@ pub(crate) fn pod() -> Pod {
         node: "node-a".to_owned(),
         host_network: false,
         addresses: Vec::new(),
+        ports: Default::default(),
+        sandboxed_by: None,
         containers: BTreeMap::new(),
         cgroup: None,
     }
