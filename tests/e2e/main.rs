@@ -19,6 +19,7 @@ mod identity;
 mod life;
 mod nodes;
 mod outages;
+mod pods;
 mod records;
 mod sessions;
 mod streams;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         cli,
         records,
         nodes,
+        pods,
         outages,
         files,
         drain,
