@@ -65,7 +65,7 @@ fn kubectl_with_another_token_is_refused(world: &mut World) -> Result<()> {
         "worker",
         &["sh", "-c", &format!("{SEED} --token=nobodys")],
     )?;
-    direct.refused(&["provide credentials"])?;
+    direct.refused(&["logged in to the server"])?;
     refused(
         world,
         "--token=nobodys",

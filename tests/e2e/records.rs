@@ -210,6 +210,7 @@ fn every_argument_is_shown_however_its_key_is_written(world: &mut World) -> Resu
         .refused(&["not found"])?;
     let record = picket.wait("the exec", |record| {
         record["exec"]["command"] == serde_json::json!(["sh", "-c", "touch /tmp/\u{202e}x"])
+            && record["stage"] == "ResponseComplete"
     })?;
     ensure!(record["responseStatus"]["code"] == 404, "{record:#}");
     let spool = world.agent.audit_directory().display().to_string();
