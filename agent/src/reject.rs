@@ -59,6 +59,11 @@ pub enum Rejection {
     /// The client left while its body was on the way to the API server, which therefore got no whole request.
     #[error("the client left before its request's body was complete, so the API server got no whole request")]
     BodyLost,
+    /// The pod has as many tunnels as one may have.
+    #[error(
+        "the pod has {0} tunnels (exec, attach, port-forward) open, as many as one pod may have; close some"
+    )]
+    TunnelShare(usize),
     /// The pod is not enforced any more, on a connection from when it was.
     #[error("Picket has released pod {0}, since the pod is exempt or was deleted; open a new connection")]
     Released(String),
@@ -96,6 +101,14 @@ pub enum Rejection {
     /// A rule wants a person's approval now, and nobody was asked when the session began.
     #[error("a policy now wants a person to approve it first")]
     ApprovalMissing,
+    /// The client stopped taking the response.
+    #[error(
+        "Picket ended the response: its client took nothing of it for long, or the pod has too many such responses"
+    )]
+    Stalled,
+    /// It is not permitted any more, while its response was under way.
+    #[error("Picket ended the response: its request is no longer permitted")]
+    NoLongerPermitted,
     /// An operator ended the session.
     #[error("an operator ended it{}", given(.0))]
     Killed(String),
@@ -158,6 +171,9 @@ impl Rejection {
             Rejection::Identity(error) => error.code(),
             Rejection::Claim(error) => error.code(),
             Rejection::Released(_) => "pod_released",
+            Rejection::TunnelShare(_) => "tunnel_share",
+            Rejection::Stalled => "client_stalled",
+            Rejection::NoLongerPermitted => "no_longer_permitted",
             Rejection::Denied(denial) => denial.cause().code(),
             Rejection::Approval(error) => error.code(),
             Rejection::Audit(_) => "audit",
@@ -208,7 +224,9 @@ impl Rejection {
             | Rejection::IdentityChanged { .. }
             | Rejection::UserChanged { .. }
             | Rejection::ApprovalMissing
+            | Rejection::NoLongerPermitted
             | Rejection::Killed(_) => class(StatusCode::FORBIDDEN, "Forbidden", false),
+            Rejection::TunnelShare(_) => class(StatusCode::TOO_MANY_REQUESTS, "TooManyRequests", true),
             Rejection::Audit(_) | Rejection::Released(_) => {
                 class(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", true)
             }
@@ -226,6 +244,7 @@ impl Rejection {
                     class(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", false)
                 }
             },
+            Rejection::Stalled => class(StatusCode::REQUEST_TIMEOUT, "Timeout", false),
             Rejection::Unasked => class(StatusCode::BAD_GATEWAY, "BadGateway", false),
             Rejection::Unjudged => class(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", false),
         }

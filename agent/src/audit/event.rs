@@ -440,7 +440,24 @@ pub(super) struct Event {
     pub(super) total: Option<Duration>,
 }
 
+/// What a record has beside the texts that a client makes long.
+const RECORD_BYTES: usize = 1536;
+
 impl Event {
+    /// About how many bytes it is, in memory and on disk.
+    pub(super) fn size(&self) -> usize {
+        let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        RECORD_BYTES
+            + self.uri.len()
+            + text(&self.user_agent)
+            + text(&self.decision.message)
+            + self
+                .response
+                .as_ref()
+                .map_or(0, |response| text(&response.message))
+            + self.exec.as_ref().map_or(0, |exec| exec.size())
+    }
+
     pub(super) fn new(verb: Text, uri: String) -> Self {
         let now = Timestamp::now();
         Self {

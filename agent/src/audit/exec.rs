@@ -32,6 +32,11 @@ pub(super) struct Exec {
 }
 
 impl Exec {
+    /// Bytes of what is kept of the arguments.
+    pub(super) fn size(&self) -> usize {
+        self.command.iter().map(String::len).sum()
+    }
+
     pub(super) fn new(
         redactor: &Redactor,
         container: Option<&str>,

@@ -14,14 +14,17 @@ use super::event::{Alarm, Connection, DecisionFacts, Event, KernelFacts, Outcome
 use super::redact::Redactor;
 use super::sinks;
 use super::spool::mark_key;
-use super::spool::queue::{Item, Queue};
+use super::spool::queue::{Item, Queue, Room};
 use super::spool::view::SpoolView;
 use super::spool::{Clock, SpoolDirectory, writer};
-use super::stats::Stats;
+use super::stats::{Stats, WAITING_BYTES};
 use super::{AuditConfig, AuditError};
 
 /// How long a request waits for room: long enough for a slow disk to catch up, short against kubectl's patience.
 const ROOM_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How often a request that waits for room looks whether enough bytes have been written.
+const BYTES_LOOK: Duration = Duration::from_millis(10);
 
 /// How long a request waits for its record to be on disk. A disk that takes longer counts as one that takes nothing; clients
 /// give up soon after.
@@ -201,7 +204,21 @@ impl AuditLog {
         self.or_refused(self.find_room().await)
     }
 
+    /// Room for one line, where there is some now.
+    pub(super) fn free_room(&self) -> Option<OwnedSemaphorePermit> {
+        let room = || Arc::clone(&self.inner.stats.requests).try_acquire_owned().ok();
+        self.has_bytes().then(room).flatten()
+    }
+
     async fn find_room(&self) -> Result<OwnedSemaphorePermit, AuditError> {
+        if !self.has_bytes() {
+            let room = Box::pin(tokio::time::timeout(ROOM_PATIENCE, async {
+                while !self.has_bytes() {
+                    tokio::time::sleep(BYTES_LOOK).await;
+                }
+            }));
+            room.await.map_err(|_| AuditError::Full)?;
+        }
         let requests = &self.inner.stats.requests;
         if let Ok(permit) = Arc::clone(requests).try_acquire_owned() {
             return Ok(permit);
@@ -217,8 +234,18 @@ impl AuditLog {
         }
     }
 
+    /// Whether what waits for the file is within its bounds.
+    fn has_bytes(&self) -> bool {
+        self.inner.stats.waiting_bytes.load(Relaxed) < WAITING_BYTES
+    }
+
+    fn weighed(&self, event: &Event, room: OwnedSemaphorePermit) -> Room {
+        Room::of(room, event.size(), &self.inner.stats.waiting_bytes)
+    }
+
     /// Queues a line without waiting for it.
     pub(super) fn queue(&self, event: Box<Event>, room: OwnedSemaphorePermit) {
+        let room = self.weighed(&event, room);
         self.inner.queue.push(
             Item::Line {
                 event,
@@ -243,6 +270,7 @@ impl AuditLog {
         room: OwnedSemaphorePermit,
     ) -> Result<(), AuditError> {
         let (done, written) = oneshot::channel();
+        let room = self.weighed(&event, room);
         self.inner.queue.push(
             Item::Line {
                 event,

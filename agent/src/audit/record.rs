@@ -72,6 +72,8 @@ pub struct Record {
     id: AuditId,
     /// What the request needs for as long as it lasts.
     kept: Option<Arc<dyn Any + Send + Sync>>,
+    /// The request's places among its pod's.
+    places: [Option<OwnedSemaphorePermit>; 2],
 }
 
 impl Record {
@@ -87,12 +89,25 @@ impl Record {
             open: Some((Box::new(event), room)),
             id,
             kept: None,
+            places: [None, None],
         }
     }
 
     /// The request's id, to be sent upstream as `Audit-ID`.
     pub fn id(&self) -> AuditId {
         self.id
+    }
+
+    /// About how many bytes it is on disk.
+    pub fn size(&self) -> usize {
+        self.open.as_ref().map_or(0, |(event, _)| event.size())
+    }
+
+    /// Holds a place that the request has, until the record ends; two at most.
+    pub fn holds(&mut self, place: Option<OwnedSemaphorePermit>) {
+        if let Some(free) = self.places.iter_mut().find(|held| held.is_none()) {
+            *free = place;
+        }
     }
 
     /// Takes the open record out, for whoever goes on with the request; what stays behind writes nothing.
@@ -102,6 +117,7 @@ impl Record {
             open: self.open.take(),
             id: self.id,
             kept: self.kept.take(),
+            places: std::mem::take(&mut self.places),
         }
     }
 
@@ -349,6 +365,20 @@ impl Record {
         line.reach(Stage::ResponseStarted);
         let room = self.log.room().await?;
         self.log.commit(line, room).await
+    }
+
+    /// Queues a line that says that the response goes on, where there is room now; false where there is none.
+    pub fn note_started(&self) -> bool {
+        let Some((event, _)) = &self.open else {
+            return true;
+        };
+        let Some(room) = self.log.free_room() else {
+            return false;
+        };
+        let mut line = event.clone();
+        line.reach(Stage::ResponseStarted);
+        self.log.queue(line, room);
+        true
     }
 
     /// Ends the record.

@@ -1,7 +1,7 @@
 //! How the log is doing: its rooms, its counters, and why it takes nothing.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -14,6 +14,9 @@ use super::spool::view::SpoolView;
 /// is about 1.5 KB, so a log that takes nothing more holds at most some 50 MB before requests are refused.
 const REQUEST_SLOTS: usize = 32_768;
 
+/// Bytes of lines that wait for the file. Records differ: one of an exec keeps 64 KB of its command.
+pub(super) const WAITING_BYTES: usize = 64 * 1024 * 1024;
+
 /// Connection events waiting to be written. They have their own room, so that a pod that dials refused addresses in
 /// a loop cannot take the room of other pods' requests.
 const CONNECTION_SLOTS: usize = 1_024;
@@ -23,6 +26,8 @@ const CONNECTION_SLOTS: usize = 1_024;
 pub struct Stats {
     pub(super) requests: Arc<Semaphore>,
     pub(super) connections: Arc<Semaphore>,
+    /// Bytes of lines that wait for the file.
+    pub(super) waiting_bytes: Arc<AtomicUsize>,
     pub(super) lines: AtomicU64,
     pub(super) bytes: AtomicU64,
     pub(super) errors: AtomicU64,
@@ -62,6 +67,7 @@ impl Default for Stats {
             sinks: Vec::new(),
             requests: Arc::new(Semaphore::new(REQUEST_SLOTS)),
             connections: Arc::new(Semaphore::new(CONNECTION_SLOTS)),
+            waiting_bytes: Arc::default(),
             lines: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             errors: AtomicU64::new(0),

@@ -225,6 +225,7 @@ impl Enforcer for KernelEnforcer {
         let owner = Owner {
             pod: Arc::clone(&pod),
             places: Arc::new(Semaphore::new(CONNECTIONS_PER_POD)),
+            share: Arc::default(),
             released: CancellationToken::new(),
             seen: seen.unwrap_or_default(),
         };

@@ -153,6 +153,7 @@ pub(super) mod tests {
             owner: Owner {
                 pod: Arc::new(ArcSwap::from_pointee(facts)),
                 places: Arc::new(Semaphore::new(1)),
+                share: Arc::default(),
                 released: CancellationToken::new(),
                 seen: Arc::default(),
             },

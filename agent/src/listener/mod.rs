@@ -16,6 +16,7 @@ mod node;
 mod open;
 mod process;
 mod serve;
+mod share;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -29,6 +30,7 @@ pub use node::{FindOwner, NodeServing};
 pub use open::InPodListener;
 pub use process::{Process, Seen};
 pub use serve::{CONNECTIONS_PER_POD, Serving, Sockets};
+pub use share::{PodShare, TUNNELS_PER_POD};
 
 use crate::kernel::KernelError;
 use crate::workload::{Pod, source_for};
@@ -40,6 +42,8 @@ pub struct Owner {
     pub pod: Arc<ArcSwap<Pod>>,
     /// Places for its connections that are served at once; [`CONNECTIONS_PER_POD`] outside tests.
     pub places: Arc<Semaphore>,
+    /// Its share of the node beside those.
+    pub share: Arc<PodShare>,
     /// Fires when it is released: it is exempt, closed, gone, or in another namespace.
     pub released: CancellationToken,
     /// Its addresses as its network namespace has them: the API server hears of them only after the pod's first requests.
@@ -72,6 +76,8 @@ pub struct Accepted {
     pub process: Process,
     /// The connection's place among its pod's; free again when dropped.
     pub place: OwnedSemaphorePermit,
+    /// The pod's share of the node.
+    pub share: Arc<PodShare>,
     /// Fires when the pod is released: what it asks for from then on is none of Picket's to answer as its agent's.
     pub released: CancellationToken,
 }

@@ -94,6 +94,7 @@ fn accepted(owner: &Owner, flow: &Flow, stream: TcpStream, peer: SocketAddr) -> 
         process: Process::of(flow, &owner.pod.load()),
         workload: Arc::clone(&owner.pod),
         place,
+        share: Arc::clone(&owner.share),
         released: owner.released.clone(),
     })
 }

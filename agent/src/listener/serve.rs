@@ -94,6 +94,7 @@ impl Serving {
                     workload: Arc::clone(&self.owner.pod),
                     process,
                     place,
+                    share: Arc::clone(&self.owner.share),
                     released: self.owner.released.clone(),
                 })));
             }

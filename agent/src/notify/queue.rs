@@ -70,6 +70,8 @@ pub enum Reason {
     EgressUnfiltered,
     /// The pod's RuntimeClass gives it a network stack of its own, so that its connections cannot be redirected.
     RuntimeUnsupported,
+    /// The pod wants more of the node than its share.
+    ShareExceeded,
     /// Somebody detached a kernel program, and the agent attached it again.
     ProgramReplaced,
     /// A kernel program is missing and cannot be attached again.
@@ -87,6 +89,7 @@ impl Reason {
             Self::EnforcementFailed => "EnforcementFailed",
             Self::EgressUnfiltered => "EgressUnfiltered",
             Self::RuntimeUnsupported => "RuntimeUnsupported",
+            Self::ShareExceeded => "ShareExceeded",
             Self::ProgramReplaced => "ProgramReplaced",
             Self::ProgramMissing => "ProgramMissing",
         }

@@ -8,7 +8,9 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
+use super::server::Served;
 use super::{Pipeline, PipelineMetrics};
 use crate::denied::{self, Denials, DeniedMetrics};
 use crate::listener::{Accepted, Arrival};
@@ -31,6 +33,7 @@ pub(crate) async fn connections(
     done: CancellationToken,
 ) {
     let mut told = None;
+    let _looking = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&pipeline).watch_bodies()));
     loop {
         let arrival = tokio::select! {
             biased;
@@ -46,12 +49,14 @@ pub(crate) async fn connections(
                 if accepted.process.outside {
                     outside(&accepted, &denials.metrics, &mut told);
                 }
-                let (pipeline, open) = (Arc::clone(&pipeline), metrics.connection());
+                let (pipeline, metrics) = (Arc::clone(&pipeline), metrics.clone());
+                let open = metrics.connection();
                 let place = workers.place();
                 let runtime = place.runtime().clone();
                 let serving = async move {
-                    pipeline.serve(*accepted).await;
-                    drop((open, place));
+                    if pipeline.serve(*accepted, (open, place)).await == Served::Flooded {
+                        metrics.flooded_connection();
+                    }
                 };
                 drain.serve_on(&runtime, serving);
             }

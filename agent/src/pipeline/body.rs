@@ -12,8 +12,9 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
 
+use super::watched::WatchedBody;
 use crate::audit::{EndReason, Record};
-use crate::session::{Ending, SessionBody, Terminate};
+use crate::session::{Ending, Terminate};
 use crate::upstream::{BodyEnd, CountedBody, HeldLease, OnEnd, UpstreamBody};
 
 /// A response's body.
@@ -22,8 +23,8 @@ pub(super) enum ResponseBody {
     Local(Full<Bytes>),
     /// The API server's.
     Upstream(AuditedBody),
-    /// The API server's, of a session.
-    Session(SessionBody<AuditedBody>),
+    /// Likewise, while it takes long or is a session's.
+    Watched(WatchedBody),
 }
 
 /// The API server's body with the record of its request.
@@ -38,6 +39,13 @@ pub(super) struct RecordEnd {
 /// Puts a record into the body whose end is the record's.
 pub(super) fn audited(body: UpstreamBody, record: Record) -> AuditedBody {
     body.ending(|lease| RecordEnd { record, lease })
+}
+
+impl AuditedBody {
+    /// Notes in the log that the response goes on; false where the log has no room now.
+    pub(super) fn note_started(&mut self) -> bool {
+        self.end_mut().is_none_or(|end| end.record.note_started())
+    }
 }
 
 impl OnEnd for RecordEnd {
@@ -77,7 +85,7 @@ impl Body for ResponseBody {
         match self.get_mut() {
             ResponseBody::Local(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
             ResponseBody::Upstream(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
-            ResponseBody::Session(body) => Pin::new(body).poll_frame(cx),
+            ResponseBody::Watched(body) => Pin::new(body).poll_frame(cx),
         }
     }
 
@@ -85,7 +93,7 @@ impl Body for ResponseBody {
         match self {
             ResponseBody::Local(body) => body.is_end_stream(),
             ResponseBody::Upstream(body) => body.is_end_stream(),
-            ResponseBody::Session(body) => body.is_end_stream(),
+            ResponseBody::Watched(body) => body.is_end_stream(),
         }
     }
 
@@ -93,7 +101,7 @@ impl Body for ResponseBody {
         match self {
             ResponseBody::Local(body) => body.size_hint(),
             ResponseBody::Upstream(body) => body.size_hint(),
-            ResponseBody::Session(body) => body.size_hint(),
+            ResponseBody::Watched(body) => body.size_hint(),
         }
     }
 }

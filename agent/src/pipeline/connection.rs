@@ -19,7 +19,7 @@ use super::heads::target;
 use crate::audit::{self, PodRef, ProcessRef, RawQuery, Received, Trace, User, truncate};
 use crate::identity::attest::Evidence;
 use crate::identity::{OwnToken, PrincipalCache, ResolvedPrincipal, check_claims};
-use crate::listener::Process;
+use crate::listener::{PodShare, Process};
 use crate::reject::Rejection;
 use crate::upstream::extras;
 use crate::workload::Pod;
@@ -50,6 +50,9 @@ pub(super) struct Connection {
     released: CancellationToken,
     /// Beside the cancellations that bring it about, as those take a lock that every connection takes.
     finishing: AtomicBool,
+    share: Arc<PodShare>,
+    /// What counts the connection. A tunnel keeps it after HTTP has ended.
+    _counted: Option<Box<dyn Send + Sync>>,
     principal: PrincipalCache,
     own_token: OwnToken,
     impersonated: Mutex<Option<Impersonated>>,
@@ -96,10 +99,31 @@ impl Connection {
             caller: Arc::new(caller),
             released,
             finishing: AtomicBool::new(false),
+            share: Arc::default(),
+            _counted: None,
             principal: PrincipalCache::default(),
             own_token: OwnToken::default(),
             impersonated: Mutex::new(None),
         }
+    }
+
+    /// The same connection, of a pod with this share; `counted` is held until the connection and its tunnel have ended.
+    pub(super) fn counted(self, share: Arc<PodShare>, counted: impl Send + Sync + 'static) -> Connection {
+        Connection {
+            share,
+            _counted: Some(Box::new(counted)),
+            ..self
+        }
+    }
+
+    /// What is known of the pod now.
+    pub(super) fn pod(&self) -> Arc<Pod> {
+        self.pod.load_full()
+    }
+
+    /// The pod's share of the node.
+    pub(super) fn share(&self) -> &Arc<PodShare> {
+        &self.share
     }
 
     /// The pod's service account.

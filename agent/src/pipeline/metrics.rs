@@ -41,6 +41,7 @@ pub struct PipelineMetrics {
     request: Histogram,
     connections_open: Gauge,
     unattributed: Counter,
+    flooded: Counter,
 }
 
 impl PipelineMetrics {
@@ -71,6 +72,10 @@ impl PipelineMetrics {
             unattributed: registry.counter(
                 "unattributed_connections",
                 "Connections that were closed because no record of the kernel attributes them to a pod",
+            ),
+            flooded: registry.counter(
+                "flooded_connections",
+                "Connections that were closed because their client sent HTTP/2 control frames without end",
             ),
         }
     }
@@ -106,6 +111,11 @@ impl PipelineMetrics {
     pub fn connection(&self) -> OpenConnection {
         self.connections_open.inc();
         OpenConnection(self.connections_open.clone())
+    }
+
+    /// A connection was closed because its client sent control frames without end.
+    pub fn flooded_connection(&self) {
+        self.flooded.inc();
     }
 
     /// A connection that no record of the kernel attributes to a pod was closed.

@@ -9,22 +9,26 @@
 //! | `mod` | the stages, in order |
 //! | `arrivals` | a task for each connection that a listener accepted |
 //! | `client` | the client's socket, and how long the client may stand still |
+//! | `frames` | the frames of an HTTP/2 client, counted |
 //! | `server` | HTTP to the client: handshake, limits, the end of a connection |
 //! | `heads` | heads that are longer than hyper takes |
 //! | `connection` | what is the same for all requests of a connection |
 //! | `record` | what the audit record is told |
 //! | `body`, `session` | answers that are streamed, and connections that change their protocol |
+//! | `watched` | answers that take long: noted, judged again, and ended where nobody takes them |
 //! | `write` | writes that were sent, awaited whoever left |
 
 pub(crate) mod arrivals;
 mod body;
 mod client;
 mod connection;
+mod frames;
 mod heads;
 mod metrics;
 mod record;
 mod server;
 mod session;
+mod watched;
 mod write;
 
 use std::sync::Arc;
@@ -34,7 +38,7 @@ use bytes::Bytes;
 use http::header::{AUTHORIZATION, WARNING};
 use http::{HeaderValue, Request, Response, StatusCode, Version};
 use http_body_util::Full;
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::upgrade::OnUpgrade;
 use jiff::Timestamp;
 use picket_policy::{
@@ -44,11 +48,12 @@ use rustls::ServerConfig;
 
 use crate::approval::{self, Approvals};
 use crate::audit::{AuditLog, EndReason, Record};
+use crate::listener::{PodShare, TUNNELS_PER_POD};
 use crate::notify::EventQueue;
 use crate::pki::PkiError;
 use crate::reject::{HeadError, Rejection, warning_value};
 use crate::runtime::drain::Drain;
-use crate::session::{Registry, Upgraded};
+use crate::session::{Farewell, Registry, SessionBody, SessionKind, Slot, Traffic, Upgraded};
 use crate::store::Store;
 use crate::tls::Certificates;
 use crate::upstream::{
@@ -64,6 +69,7 @@ use heads::{HeadBudget, HeldHead};
 use record::{findings, record_decision, record_rejection, record_request, record_status};
 use server::FailedHandshakes;
 use session::{Basis, Following};
+use watched::WatchedBodies;
 use write::{AbandonedWrites, Exchange};
 
 /// All stages, put together.
@@ -80,11 +86,12 @@ pub struct Pipeline {
     kube_events: EventQueue,
     handshakes: FailedHandshakes,
     heads: Arc<HeadBudget>,
+    watched: WatchedBodies,
 }
 
 /// What comes back when nothing refused.
 enum Handled {
-    Response(Response<UpstreamBody>),
+    Response(Response<UpstreamBody>, Basis),
     /// A watch, or a log that is followed.
     Following(Response<UpstreamBody>, Following),
     Upgraded(Response<Full<Bytes>>, Upgraded),
@@ -117,6 +124,7 @@ impl Pipeline {
             kube_events,
             handshakes: FailedHandshakes::new(),
             heads: HeadBudget::new(),
+            watched: WatchedBodies::default(),
         }))
     }
 
@@ -126,6 +134,8 @@ impl Pipeline {
         connection: &Arc<Connection>,
         mut request: Request<Incoming>,
     ) -> Response<ResponseBody> {
+        // Before the record, so that one pod's requests take no more of the log than its share.
+        let place = connection.share().request().await;
         let head_error = request.extensions_mut().remove::<HeadError>();
         let mut record = match self.audit.begin(connection.received(&request)).await {
             Ok(record) => record,
@@ -136,25 +146,60 @@ impl Pipeline {
             }
         };
         record.user(connection.user());
+        record.holds(place);
         if let Some(held) = request.extensions_mut().remove::<Arc<HeldHead>>() {
             record.keep(held);
         }
         if let Some(error) = head_error {
-            return refuse(Rejection::Head(error), record, None).await;
+            return refuse(Rejection::Head(error), record, None, connection.share()).await;
         }
         let mut kube = None;
         match self.handle(connection, &mut record, &mut kube, request).await {
-            Ok(Handled::Response(response)) => {
-                response.map(|body| ResponseBody::Upstream(audited(body, record)))
+            Ok(Handled::Response(response, basis)) => {
+                response.map(|body| self.response_body(body, record, basis))
             }
-            Ok(Handled::Following(response, following)) => response.map(|body| following.body(body, record)),
+            Ok(Handled::Following(response, following)) => response.map(|body| {
+                let (slot, body) = following.body(body, record);
+                let share = Arc::clone(connection.share());
+                ResponseBody::Watched(self.watched.watch(slot, body, share, None))
+            }),
             Ok(Handled::Upgraded(response, upgraded)) => {
                 // The drain's limit ends it.
-                self.drain.serve(upgraded.carry(record));
+                let connection = Arc::clone(connection);
+                self.drain.serve(async move {
+                    upgraded.carry(record).await;
+                    // To here it counts among its pod's connections: HTTP ends with the answer.
+                    drop(connection);
+                });
                 response.map(ResponseBody::Local)
             }
-            Err(rejection) => refuse(rejection, record, kube.as_deref()).await,
+            Err(rejection) => {
+                if let Rejection::TunnelShare(_) = rejection {
+                    self.report_share(&connection.pod(), "tunnels", &rejection.to_string());
+                }
+                refuse(rejection, record, kube.as_deref(), connection.share()).await
+            }
         }
+    }
+
+    /// The body of a response that is no session. One that has more to come is watched.
+    fn response_body(&self, body: UpstreamBody, record: Record, basis: Basis) -> ResponseBody {
+        let body = audited(body, record);
+        if body.is_end_stream() {
+            return ResponseBody::Upstream(body);
+        }
+        let slot = Slot::new();
+        let traffic = Arc::new(Traffic::default());
+        let body = SessionBody::new(
+            Arc::clone(&slot),
+            body,
+            SessionKind::Upgrade,
+            Farewell::Silent,
+            traffic,
+            None,
+        );
+        let share = Arc::clone(basis.share());
+        ResponseBody::Watched(self.watched.watch(slot, body, share, Some(basis)))
     }
 
     /// The stages, in order. What was read of the request is left in `kube`, for the answer to a refusal.
@@ -172,6 +217,14 @@ impl Pipeline {
         let kube = &*kube.insert(Arc::clone(request.kube()));
         record_request(record, kube);
         let upgrade = read_upgrade(&request)?;
+        if upgrade.is_some() {
+            record.holds(Some(
+                connection
+                    .share()
+                    .tunnel()
+                    .ok_or(Rejection::TunnelShare(TUNNELS_PER_POD))?,
+            ));
+        }
 
         // Before anything is read that may change.
         let ticket = self.sessions.ticket();
@@ -239,7 +292,7 @@ impl Pipeline {
             Box::pin(record.started()).await?;
             return Ok(Handled::Following(response, following));
         }
-        Ok(Handled::Response(response))
+        Ok(Handled::Response(response, basis))
     }
 
     /// The permit, where there is one or a person gives it.
@@ -312,8 +365,10 @@ async fn refuse(
     mut rejection: Rejection,
     mut record: Record,
     kube: Option<&KubeRequest>,
+    share: &PodShare,
 ) -> Response<ResponseBody> {
     record_rejection(&mut record, &rejection, kube);
+    share.refused(record.size());
     if rejection.is_denial()
         && let Err(error) = Box::pin(record.commit_before_effect()).await
     {

@@ -9,8 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use http::header::CONNECTION;
-use http::{HeaderValue, Request, StatusCode};
-use hyper::body::Incoming;
+use http::{HeaderValue, StatusCode};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -21,7 +20,8 @@ use tokio_util::sync::CancellationToken;
 use super::Pipeline;
 use super::client::ClientStream;
 use super::connection::Connection;
-use super::heads::http1::{Exchange, Http1Heads};
+use super::frames::CountedFrames;
+use super::heads::http1::Http1Heads;
 use super::heads::http2::Http2Heads;
 use super::heads::{self, PodHeads};
 use crate::listener::Accepted;
@@ -34,6 +34,9 @@ use crate::workload::Pod;
 /// Requests at once on one HTTP/2 connection of a client: what Go's server offers by default, and more than
 /// kube-apiserver's 100, as kube-rs and others have one connection only. Clients of Go open further connections.
 const CLIENT_STREAMS: u32 = 250;
+
+/// Likewise, on an HTTP/2 connection beyond those that may have as many. Together a pod has at most 16,064 requests at once.
+const NARROW_STREAMS: u32 = 4;
 
 /// What hyper buffers of a connection of HTTP/1.1, either way. Heads that are longer are read elsewhere ([`heads`]).
 const BUFFER: usize = 64 * 1024;
@@ -58,14 +61,27 @@ const DISTRUST: &str = "A client in this pod rejects Picket's certificate, so it
      namespace has the label picket.dev/enrolled=true and that the pod was created after the label. A client with a CA \
      bundle of its own needs Picket's CA in that bundle";
 
+/// What is told of a pod whose client was closed for its frames.
+const FLOOD: &str = "A client in this pod sends HTTP/2 control frames without end, so Picket closed its connection. Find the program \
+     that does so; no common client of Kubernetes does";
+
 /// Failed handshakes are logged no more often than that.
 const LOG_HANDSHAKES_EVERY: Duration = Duration::from_secs(1);
+
+/// How a connection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Served {
+    /// By itself, or for any other reason.
+    Ended,
+    /// It was closed, since its client sent control frames without end.
+    Flooded,
+}
 
 impl Pipeline {
     /// Serves one connection to its end. When the drain begins, or the pod is released, requests under way end first:
     /// HTTP/2 clients are told by GOAWAY, HTTP/1.1 connections close after the response. Dropping the future closes the
-    /// connection at once.
-    pub async fn serve(self: Arc<Self>, accepted: Accepted) {
+    /// connection at once. `counted` is held until the connection and its tunnel have ended.
+    pub async fn serve(self: Arc<Self>, accepted: Accepted, counted: impl Send + Sync + 'static) -> Served {
         let pod = accepted.workload.load_full();
         let config = self
             .certificates
@@ -80,13 +96,16 @@ impl Pipeline {
             Ok(stream) => stream,
             Err(error) => {
                 tracing::error!(%error, namespace = pod.namespace, pod = pod.name, "a connection cannot be served");
-                return;
+                return Served::Ended;
             }
         };
         let session = match tls::accept(config, ClientStream::new(stream)).await {
             // Boxed: a session is large, and the futures that take it would each have room for it.
             Ok(session) => Box::new(session),
-            Err(error) => return self.report_handshake(&error, &pod),
+            Err(error) => {
+                self.report_handshake(&error, &pod);
+                return Served::Ended;
+            }
         };
         let certificates = session.get_ref().1.peer_certificates().unwrap_or_default();
         let connection = Connection::new(
@@ -96,77 +115,133 @@ impl Pipeline {
             accepted.source,
             accepted.released,
         );
+        let http2 = session.get_ref().1.alpn_protocol() == Some(b"h2");
+        // Over HTTP/1.1 a connection has one request at once and needs no such place.
+        let wide = http2.then(|| accepted.share.wide()).flatten();
+        let streams = match wide {
+            Some(_) => CLIENT_STREAMS,
+            None => NARROW_STREAMS,
+        };
+        let connection = Arc::new(connection.counted(accepted.share, (accepted.place, wide, counted)));
         let heads = self.heads.of_pod(&pod.uid.0);
-        if let Err(error) = self.serve_http(session, Arc::new(connection), heads).await {
-            tracing::debug!(%error, namespace = pod.namespace, pod = pod.name, "a client connection ended");
+        let served = match http2 {
+            true => {
+                Arc::clone(&self)
+                    .serve_http2(session, connection, heads, streams)
+                    .await
+            }
+            false => Arc::clone(&self).serve_http1(session, connection, heads).await,
+        };
+        let (ended, error) = match served {
+            Ok(()) => return Served::Ended,
+            Err((ended, error)) => (ended, error),
+        };
+        tracing::debug!(%error, namespace = pod.namespace, pod = pod.name, "a client connection ended");
+        if ended == Served::Flooded {
+            self.report_share(&pod, "flood", FLOOD);
         }
-        // Held to here: the connection counts among its pod's.
-        drop(accepted.place);
+        ended
     }
 
-    async fn serve_http(
+    /// Fires when the connection is to end after what it carries.
+    fn finishing(&self, connection: &Arc<Connection>) -> impl Future<Output = ()> + use<> {
+        let (drain, ending) = (self.drain.finishing(), Arc::clone(connection));
+        OnWake::new(async move {
+            either(drain, ending.released()).await;
+            ending.finish();
+        })
+    }
+
+    async fn serve_http1(
         self: Arc<Self>,
         session: Box<TlsStream<ClientStream>>,
         connection: Arc<Connection>,
         heads: PodHeads,
-    ) -> hyper::Result<()> {
-        let http2 = session.get_ref().1.alpn_protocol() == Some(b"h2");
-        let streams = self.drain.parts();
-        let ending = Arc::clone(&connection);
-        let drain = self.drain.finishing();
-        let finishing = OnWake::new(async move {
-            either(drain, ending.released()).await;
-            ending.finish();
-        });
-        let io = if http2 {
-            Io::Http2(Http2Heads::new(session, heads.clone()))
-        } else {
-            Io::Http1(Http1Heads::new(session, heads.clone()))
-        };
-        let whole = match &io {
-            Io::Http1(io) => WholeHead::Http1(io.exchange()),
-            Io::Http2(_) => WholeHead::Http2(heads),
-        };
+    ) -> Result<(), (Served, hyper::Error)> {
+        let finishing = self.finishing(&connection);
+        let io = Http1Heads::new(session, heads);
+        let whole = io.exchange();
         let service = service_fn(move |request| {
             let request = whole.restore(request);
             let (pipeline, connection) = (Arc::clone(&self), Arc::clone(&connection));
             async move {
                 let mut response = pipeline.answer(&connection, request).await;
-                if !http2 && connection.is_finishing() && response.status() != StatusCode::SWITCHING_PROTOCOLS
-                {
+                if connection.is_finishing() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
                     let close = HeaderValue::from_static("close");
                     response.headers_mut().insert(CONNECTION, close);
                 }
                 Ok::<_, Infallible>(response)
             }
         });
-        match io {
-            Io::Http2(io) => {
-                let mut serving = pin!(http2_builder(streams).serve_connection(TokioIo::new(io), service));
-                tokio::select! {
-                    outcome = serving.as_mut() => outcome,
-                    () = finishing => {
-                        serving.as_mut().graceful_shutdown();
-                        serving.await
-                    }
-                }
+        let mut serving = pin!(
+            http1_builder()
+                .serve_connection(TokioIo::new(io), service)
+                .with_upgrades()
+        );
+        let lingered = async {
+            finishing.await;
+            tokio::time::sleep(LINGER).await;
+        };
+        let outcome = tokio::select! {
+            outcome = serving.as_mut() => outcome,
+            () = lingered => {
+                serving.as_mut().graceful_shutdown();
+                serving.await
             }
-            Io::Http1(io) => {
-                let serving = http1_builder().serve_connection(TokioIo::new(io), service);
-                let mut serving = pin!(serving.with_upgrades());
-                let lingered = async {
-                    finishing.await;
-                    tokio::time::sleep(LINGER).await;
-                };
-                tokio::select! {
-                    outcome = serving.as_mut() => outcome,
-                    () = lingered => {
-                        serving.as_mut().graceful_shutdown();
-                        serving.await
-                    }
-                }
+        };
+        outcome.map_err(|error| (Served::Ended, error))
+    }
+
+    async fn serve_http2(
+        self: Arc<Self>,
+        session: Box<TlsStream<ClientStream>>,
+        connection: Arc<Connection>,
+        heads: PodHeads,
+        streams: u32,
+    ) -> Result<(), (Served, hyper::Error)> {
+        let parts = self.drain.parts();
+        let finishing = self.finishing(&connection);
+        let restoring = heads.clone();
+        let service = service_fn(move |request| {
+            let request = heads::http2::restore(request, &restoring);
+            let (pipeline, connection) = (Arc::clone(&self), Arc::clone(&connection));
+            async move { Ok::<_, Infallible>(pipeline.answer(&connection, request).await) }
+        });
+        let frames = CountedFrames::new(session);
+        let report = frames.report();
+        let io = TokioIo::new(Http2Heads::new(frames, heads));
+        let mut serving = pin!(http2_builder(parts, streams).serve_connection(io, service));
+        let finishing = async {
+            finishing.await;
+            // One that does not begin to speak is not waited for.
+            if !report.has_begun() {
+                tokio::time::sleep(LINGER).await;
             }
-        }
+        };
+        let outcome = tokio::select! {
+            outcome = serving.as_mut() => outcome,
+            () = finishing => {
+                if !report.has_begun() {
+                    return Ok(());
+                }
+                serving.as_mut().graceful_shutdown();
+                serving.await
+            }
+        };
+        outcome.map_err(|error| match report.was_flooded() {
+            true => (Served::Flooded, error),
+            false => (Served::Ended, error),
+        })
+    }
+
+    /// Says that a pod wants more than its share; `detail` tells the shares apart.
+    pub(super) fn report_share(&self, pod: &Pod, detail: &str, note: &str) {
+        self.kube_events.report(KubeEvent {
+            about: pod.about(),
+            reason: Reason::ShareExceeded,
+            detail: detail.to_owned(),
+            note: note.to_owned(),
+        });
     }
 
     /// Says that a client got no TLS session. Most often the client does not trust Picket's bundle, which the pod's owner
@@ -182,27 +257,6 @@ impl Pipeline {
                 detail: String::new(),
                 note: DISTRUST.to_owned(),
             });
-        }
-    }
-}
-
-/// A session in the version of HTTP that it speaks.
-enum Io {
-    Http1(Http1Heads<Box<TlsStream<ClientStream>>>),
-    Http2(Http2Heads<Box<TlsStream<ClientStream>>>),
-}
-
-/// Gives requests the heads that hyper did not see.
-enum WholeHead {
-    Http1(Arc<Exchange>),
-    Http2(PodHeads),
-}
-
-impl WholeHead {
-    fn restore(&self, request: Request<Incoming>) -> Request<Incoming> {
-        match self {
-            WholeHead::Http1(exchange) => exchange.restore(request),
-            WholeHead::Http2(heads) => heads::http2::restore(request, heads),
         }
     }
 }
@@ -250,11 +304,11 @@ fn http1_builder() -> http1::Builder {
     builder
 }
 
-fn http2_builder(streams: Parts) -> http2::Builder<Parts> {
-    let mut builder = http2::Builder::new(streams);
+fn http2_builder(parts: Parts, streams: u32) -> http2::Builder<Parts> {
+    let mut builder = http2::Builder::new(parts);
     builder
         .timer(TokioTimer::new())
-        .max_concurrent_streams(CLIENT_STREAMS)
+        .max_concurrent_streams(streams)
         .max_header_list_size(heads::http2::LIST_BYTES)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)

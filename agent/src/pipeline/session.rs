@@ -13,17 +13,18 @@ use jiff::Timestamp;
 use picket_policy::{Impersonate, KubeRequest, Permit};
 
 use super::Pipeline;
-use super::body::{AuditedBody, ResponseBody, audited};
+use super::body::{AuditedBody, audited};
 use super::connection::Connection;
 use crate::audit::{AuditId, Record};
 use crate::identity::ResolvedPrincipal;
+use crate::listener::PodShare;
 use crate::reject::Rejection;
 use crate::session::{
     self, Facts, Farewell, Judge, Permitted, Registered, SessionBody, SessionKind, Slot, Stop, StopTunnel,
     Ticket, Traffic, Upgrade, Upgraded,
 };
 use crate::store::Store;
-use crate::upstream::{StillPermitted, UpgradeProtocol, UpstreamBody, UsedCredential};
+use crate::upstream::{StillPermitted, TunnelPlace, UpgradeProtocol, UpstreamBody, UsedCredential};
 
 /// What is kept of a permit that was sent, for as long as its answer may go on.
 pub(super) struct Basis {
@@ -57,6 +58,11 @@ impl Basis {
         &self.request
     }
 
+    /// The share of the pod that asked.
+    pub(super) fn share(&self) -> &Arc<PodShare> {
+        self.connection.share()
+    }
+
     fn facts(self, id: AuditId, protocol: &'static str, credential: Option<UsedCredential>) -> Facts {
         Facts {
             id,
@@ -83,16 +89,22 @@ pub(super) struct Following {
 }
 
 impl Following {
-    /// The body, which the record ends with.
-    pub(super) fn body(self, body: UpstreamBody, record: Record) -> ResponseBody {
-        ResponseBody::Session(SessionBody::new(
+    /// The body, which the record ends with, and its slot.
+    pub(super) fn body(
+        self,
+        body: UpstreamBody,
+        record: Record,
+    ) -> (Arc<Slot<AuditedBody>>, SessionBody<AuditedBody>) {
+        let slot = Arc::clone(&self.slot);
+        let body = SessionBody::new(
             self.slot,
             audited(body, record),
             self.kind,
             self.farewell,
             self.traffic,
             self.registered,
-        ))
+        );
+        (slot, body)
     }
 }
 
@@ -220,6 +232,7 @@ impl Pipeline {
         let registered = self.register(basis, record.id(), name, credential, stopped, &traffic)?;
         record.session(Some(record.id().to_string()), name);
         let server = hyper::upgrade::on(&mut response);
+        let place = response.extensions_mut().remove::<TunnelPlace>();
         let upgraded = Upgraded {
             client,
             server,
@@ -227,6 +240,7 @@ impl Pipeline {
             stop,
             traffic,
             registered,
+            place,
         };
         Ok((response.map(|_| Full::new(Bytes::new())), upgraded))
     }

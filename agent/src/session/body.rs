@@ -12,7 +12,7 @@ use std::task::{Context, Poll};
 
 use bytes::{Buf as _, Bytes};
 use futures::task::AtomicWaker;
-use http_body::{Body, Frame};
+use http_body::{Body, Frame, SizeHint};
 use parking_lot::Mutex;
 
 use super::end::Ending;
@@ -53,6 +53,16 @@ impl<B> Slot<B> {
     }
 }
 
+impl<B> Slot<B> {
+    /// Does something with the body, where it is there and has not ended.
+    pub fn while_running<T>(&self, act: impl FnOnce(&mut B) -> T) -> Option<T> {
+        match &mut *self.state.lock() {
+            State::Running(body) => Some(act(body)),
+            State::Empty | State::Ended(_) | State::Over => None,
+        }
+    }
+}
+
 impl<B: Terminate + Send> Stop for Slot<B> {
     fn stop(&self, ending: &Arc<Ending>) {
         let running = {
@@ -84,18 +94,18 @@ pub struct SessionBody<B> {
     kind: SessionKind,
     farewell: Farewell,
     traffic: Arc<Traffic>,
-    _registered: Registered,
+    _registered: Option<Registered>,
 }
 
 impl<B: Terminate> SessionBody<B> {
-    /// Puts the body into its slot, or ends it at once where the session was ended meanwhile.
+    /// Puts the body into its slot (`registered` where it is a session's), or ends it at once where the session was ended meanwhile.
     pub fn new(
         slot: Arc<Slot<B>>,
         body: B,
         kind: SessionKind,
         farewell: Farewell,
         traffic: Arc<Traffic>,
-        registered: Registered,
+        registered: impl Into<Option<Registered>>,
     ) -> SessionBody<B> {
         let mut state = slot.state.lock();
         let ended = match &*state {
@@ -117,7 +127,7 @@ impl<B: Terminate> SessionBody<B> {
             kind,
             farewell,
             traffic,
-            _registered: registered,
+            _registered: registered.into(),
         }
     }
 }
@@ -187,6 +197,13 @@ where
                 source: h2::Reason::CANCEL.into(),
             })),
         }))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &*self.slot.state.lock() {
+            State::Running(body) => body.size_hint(),
+            State::Empty | State::Ended(_) | State::Over => SizeHint::default(),
+        }
     }
 
     fn is_end_stream(&self) -> bool {

@@ -11,6 +11,7 @@ use super::farewell::Farewell;
 use super::registry::Registered;
 use super::tunnel::{StopTunnel, Traffic, TunnelEnd, join};
 use crate::audit::{EndReason, Record};
+use crate::upstream::TunnelPlace;
 
 /// An upgraded request that is about to begin.
 pub struct Upgraded {
@@ -26,6 +27,8 @@ pub struct Upgraded {
     pub traffic: Arc<Traffic>,
     /// Its place in the registry.
     pub registered: Registered,
+    /// The place of its connection to the API server.
+    pub place: Option<TunnelPlace>,
 }
 
 impl Upgraded {
@@ -47,7 +50,7 @@ impl Upgraded {
                 }
             }
         }
-        drop(self.registered);
+        drop((self.registered, self.place));
     }
 }
 

@@ -79,6 +79,11 @@ impl<B: Body<Data = Bytes> + Unpin, E: OnEnd> CountedBody<B, E> {
         CountedBody::new(body, change(tail.on_end.take()))
     }
 
+    /// What waits for the end.
+    pub fn end_mut(&mut self) -> Option<&mut E> {
+        self.tail.on_end.as_mut()
+    }
+
     /// Takes out what waits for the end, with the bytes so far, for whoever ends the body in another way.
     pub fn take_end(&mut self) -> Option<(E, u64)> {
         Some((self.tail.on_end.take()?, self.tail.bytes))

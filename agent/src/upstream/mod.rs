@@ -32,7 +32,7 @@ use connect::Connector;
 use credential::Credentials;
 use headers::OutboundIdentity;
 use outgoing::Outgoing;
-use pool::{Lease, Pool};
+use pool::{Lease, PodKey, Pool};
 use replay::{Replay, ReplayBudget};
 
 use crate::runtime::workers;
@@ -47,6 +47,11 @@ pub use headers::{
     requested_upgrade,
 };
 pub use pool::STREAMS_PER_CONNECTION;
+
+/// The place of a tunnel's connection among the node's; free again when the last one is dropped. An upgrade's response has it
+/// among its extensions.
+#[derive(Debug, Clone)]
+pub struct TunnelPlace(#[allow(dead_code, reason = "held until it is dropped")] Arc<pool::Counted>);
 
 /// How often files are read again and unused connections closed.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(5);
@@ -273,7 +278,8 @@ impl Upstream {
             // Boxed, as such requests are few and a handshake's state is large.
             Box::pin(self.send_own(outgoing, body, long, used)).await
         } else {
-            retry::send(self.pool(), outgoing, Replay::new(body, &self.replays), used).await
+            let (pod, replay) = (PodKey::of(&principal), Replay::new(body, &self.replays));
+            retry::send(self.pool(), pod, outgoing, replay, used).await
         }
     }
 
@@ -284,14 +290,16 @@ impl Upstream {
         target: Option<LongTarget>,
         used: &mut Option<UsedCredential>,
     ) -> Result<Response<UpstreamBody>, SendError> {
-        let (mut sender, credential) = self.pool().open_own(target).await?;
+        let (mut sender, place, credential) = self.pool().open_own(target).await?;
         *used = Some(credential);
         if !body.is_permitted() {
             return Err(SendError::NoLongerPermitted);
         }
         let request = outgoing.http1(&self.connector().authority, body)?;
         let response = sender.send_request(request).await.map_err(SendError::Broken)?;
-        Ok(received(response, None))
+        let mut response = received(response, None);
+        response.extensions_mut().insert(TunnelPlace(place));
+        Ok(response)
     }
 }
 

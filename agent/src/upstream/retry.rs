@@ -12,7 +12,7 @@ use super::body::RequestBody;
 use super::counted::UpstreamBody;
 use super::credential::UsedCredential;
 use super::outgoing::{Failure, Outgoing};
-use super::pool::{Lease, Pool};
+use super::pool::{Lease, PodKey, Pool};
 use super::replay::Replay;
 use super::{SendError, received};
 
@@ -28,9 +28,10 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// connection must not be a weapon.
 const REPEATS: u32 = 1;
 
-/// Sends a request; `used` gets the credential of the connection that was used last.
+/// Sends a request of this pod; `used` gets the credential of the connection that was used last.
 pub(super) async fn send(
     pool: &Arc<Pool>,
+    pod: PodKey,
     mut outgoing: Outgoing,
     mut replay: Replay,
     used: &mut Option<UsedCredential>,
@@ -38,7 +39,7 @@ pub(super) async fn send(
     let mut body = replay.first();
     let (mut retries, mut repeats) = (0, 0);
     loop {
-        let lease = pool.lease().await?;
+        let lease = pool.lease(pod).await?;
         *used = Some(lease.credential().clone());
         let again = outgoing.clone();
         let failure = match exchange(pool, lease, outgoing, body, &mut replay).await {

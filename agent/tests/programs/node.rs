@@ -44,6 +44,7 @@ impl Shared {
         let owner = Owner {
             pod: Arc::new(ArcSwap::from_pointee(testbed::pod())),
             places: Arc::new(Semaphore::new(places)),
+            share: Arc::default(),
             released: CancellationToken::new(),
             seen: Arc::default(),
         };

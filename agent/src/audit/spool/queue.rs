@@ -2,8 +2,8 @@
 //!
 //! In: lines, and who waits for them to be on disk. Out: as many at once as there are, in their order.
 
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
@@ -27,13 +27,38 @@ pub(in crate::audit) enum Item {
     Line {
         /// What to write.
         event: Box<Event>,
-        /// Its reserved room.
-        room: OwnedSemaphorePermit,
+        /// Its reserved room, and its bytes among those that wait.
+        room: Room,
         /// Who waits for it.
         done: Option<Done>,
     },
     /// Tells when everything before it is on disk.
     Flush(Done),
+}
+
+/// A line's room, given back when dropped.
+pub(in crate::audit) struct Room {
+    bytes: usize,
+    waiting: Arc<AtomicUsize>,
+    _slot: OwnedSemaphorePermit,
+}
+
+impl Room {
+    /// The room of a line of so many bytes, which count among `waiting` until it is written.
+    pub(in crate::audit) fn of(slot: OwnedSemaphorePermit, bytes: usize, waiting: &Arc<AtomicUsize>) -> Room {
+        waiting.fetch_add(bytes, Relaxed);
+        Room {
+            bytes,
+            waiting: Arc::clone(waiting),
+            _slot: slot,
+        }
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.waiting.fetch_sub(self.bytes, Relaxed);
+    }
 }
 
 /// What the writer has to do next.

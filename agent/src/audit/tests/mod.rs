@@ -3,6 +3,7 @@
 mod failing;
 mod kill;
 mod rotation;
+mod shares;
 mod sinks;
 
 use std::fs;

@@ -4,6 +4,7 @@ mod claims;
 mod correlation;
 mod heads;
 mod sessions;
+mod shares;
 mod texts;
 mod world;
 mod writes;

@@ -64,7 +64,7 @@ pub(super) async fn begin(mut request: Request<Incoming>) -> Response<BoxBody<By
 }
 
 /// What a client saw: all that came after the first message, whether the stream ended in order, and when.
-struct Seen {
+pub(super) struct Seen {
     rest: Vec<u8>,
     in_order: bool,
     at: Instant,
@@ -105,7 +105,7 @@ async fn follow(world: &World, path: &'static str) -> JoinHandle<Seen> {
 }
 
 /// Likewise, an exec over a WebSocket.
-async fn exec(world: &World) -> JoinHandle<Seen> {
+pub(super) async fn exec(world: &World) -> JoinHandle<Seen> {
     let mut sender = world.connect().await;
     let request = Request::get(target(EXEC))
         .header(header::HOST, "kubernetes.default.svc")

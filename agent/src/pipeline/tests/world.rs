@@ -31,7 +31,7 @@ use super::super::heads::http1::Http1Heads;
 use super::super::heads::{HeadBudget, target as whole_target};
 use crate::audit::spool::segment::stored_text;
 use crate::audit::{AuditConfig, AuditLog};
-use crate::listener::{Accepted, Process};
+use crate::listener::{Accepted, CONNECTIONS_PER_POD, PodShare, Process};
 use crate::metrics::MetricsRegistry;
 use crate::notify::EventQueue;
 use crate::notify::NotifyMetrics;
@@ -113,12 +113,16 @@ const SLOW: Duration = Duration::from_millis(200);
 pub(super) struct World {
     folder: Folder,
     ca_pem: String,
-    pipeline: Arc<Pipeline>,
+    pub(super) pipeline: Arc<Pipeline>,
     audit: AuditLog,
     pub(super) store: Arc<Store>,
     pub(super) sessions: Registry,
     seen: Arc<Mutex<Vec<Seen>>>,
     pod: Arc<ArcSwap<Pod>>,
+    pub(super) upstream: Upstream,
+    pub(super) share: Arc<PodShare>,
+    /// The places of the pod's connections.
+    pub(super) places: Arc<tokio::sync::Semaphore>,
     pub(super) released: CancellationToken,
     api: JoinHandle<()>,
     broken_off: CancellationToken,
@@ -181,14 +185,14 @@ impl World {
             ca: ca_file,
             credential,
         };
-        let upstream = Upstream::open(upstream, NonZeroUsize::MIN);
+        let upstream = Upstream::open(upstream, NonZeroUsize::MIN).expect("an upstream");
         let (kube_events, _told) = EventQueue::channel(NotifyMetrics::register(&MetricsRegistry::default()));
         let store = Arc::new(Store::for_tests(policies("", "")));
         let sessions = Registry::default();
         let pipeline = Pipeline::new(
             &certificates,
             Arc::clone(&store),
-            upstream.expect("an upstream"),
+            upstream.clone(),
             audit.clone(),
             Drain::default(),
             sessions.clone(),
@@ -207,6 +211,9 @@ impl World {
             sessions,
             seen,
             pod: Arc::new(ArcSwap::from_pointee(pod)),
+            upstream,
+            share: Arc::default(),
+            places: Arc::new(tokio::sync::Semaphore::new(CONNECTIONS_PER_POD)),
             released: CancellationToken::new(),
             api,
             broken_off,
@@ -300,7 +307,7 @@ impl World {
         let address = listener.local_addr().expect("an address");
         let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
         let (stream, peer) = accepted.expect("accepted");
-        let place = Arc::new(tokio::sync::Semaphore::new(1));
+        let place = Arc::clone(&self.places);
         let accepted = Accepted {
             stream: stream.into_std().expect("a socket"),
             origin: "127.0.0.1:443".parse().expect("an address"),
@@ -318,9 +325,10 @@ impl World {
                 outside: false,
             },
             place: place.try_acquire_owned().expect("a place"),
+            share: Arc::clone(&self.share),
             released: self.released.clone(),
         };
-        tokio::spawn(Arc::clone(&self.pipeline).serve(accepted));
+        tokio::spawn(Arc::clone(&self.pipeline).serve(accepted, ()));
         let mut roots = rustls::RootCertStore::empty();
         let file = self.folder.write("trust.crt", &self.ca_pem);
         for (_, der) in pki::pem::certificates(&file, self.ca_pem.as_bytes()).expect("PEM") {
@@ -453,7 +461,11 @@ async fn note(
     seen: Arc<Mutex<Vec<Seen>>>,
 ) -> Result<Response<BoxBody<Bytes, std::convert::Infallible>>, std::convert::Infallible> {
     let target = whole_target(&request).to_owned();
-    if target.contains("watch=true") || target.contains("follow=true") || target.contains("/exec") {
+    if target.contains("long=")
+        || target.contains("watch=true")
+        || target.contains("follow=true")
+        || target.contains("/exec")
+    {
         seen.lock().push(Seen {
             method: request.method().clone(),
             target,

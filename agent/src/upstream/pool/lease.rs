@@ -61,6 +61,7 @@ impl Drop for Http2Lease {
             let now = self.pool.began.elapsed().as_millis() as u64;
             self.connection.idle_since.store(now, Ordering::Relaxed);
         }
+        self.pool.hand_out();
     }
 }
 

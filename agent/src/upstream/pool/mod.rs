@@ -10,6 +10,7 @@
 //! told of a GOAWAY that lets it go on.
 
 mod lease;
+mod waiting;
 
 use std::fmt;
 use std::num::NonZeroUsize;
@@ -31,7 +32,10 @@ use super::credential::UsedCredential;
 use super::retarget::Retarget;
 
 pub(in crate::upstream) use lease::Lease;
+pub(in crate::upstream) use waiting::PodKey;
+
 use lease::{Http1Lease, Http2Lease};
+use waiting::{NoStream, Waiting};
 
 /// How many streams one connection carries at most. kube-apiserver serves 100 at once per connection unless
 /// `--http2-max-streams-per-connection` says otherwise (k8s.io/apiserver pkg/server/secure_serving.go), and what is beyond
@@ -52,6 +56,9 @@ const SEND_BUFFER: usize = 64 * 1024;
 
 /// All connections together: 25,600 watches. Beyond it requests are refused; the node has other things to do.
 const MAX_CONNECTIONS: usize = 256;
+
+/// Connections of tunnels (exec, attach, port-forward), apart from the others: a node full of tunnels still answers requests.
+const MAX_TUNNELS: usize = 1024;
 
 /// Unused connections are closed after that; kube-apiserver closes them after 90 s (http.Server IdleTimeout in
 /// k8s.io/apiserver), and a request should not meet that moment.
@@ -98,22 +105,28 @@ struct Http1 {
     idle_since: Instant,
 }
 
+impl Http1 {
+    fn usable(&self, generation: u64) -> bool {
+        self.generation == generation && !self.sender.is_closed() && self.idle_since.elapsed() < IDLE_LIMIT
+    }
+}
+
 /// The pool.
 pub(in crate::upstream) struct Pool {
     connector: Arc<Connector>,
     http2: ArcSwap<Vec<Arc<Http2>>>,
     http1: Mutex<Vec<Http1>>,
-    /// Held while a connection is made, so that a crowd makes as many as it needs and not one each.
-    opening: tokio::sync::Mutex<()>,
-    /// The last failure to connect, for those who waited for that same attempt.
-    failure: Mutex<Option<(Instant, String)>>,
+    /// Those who found no free stream, while connections open.
+    waiting: Waiting,
     speaks_http1: AtomicBool,
     connections: Arc<AtomicUsize>,
+    tunnels: Arc<AtomicUsize>,
     began: Instant,
 }
 
-/// Counts a connection for as long as its task lives.
-struct Counted(Arc<AtomicUsize>);
+/// Counts a connection for as long as its task lives, or its tunnel.
+#[derive(Debug)]
+pub(in crate::upstream) struct Counted(Arc<AtomicUsize>);
 
 impl Drop for Counted {
     fn drop(&mut self) {
@@ -121,18 +134,39 @@ impl Drop for Counted {
     }
 }
 
+impl Counted {
+    fn of(count: &Arc<AtomicUsize>, limit: usize) -> Result<Counted, SendError> {
+        let counted = Counted(Arc::clone(count));
+        if count.fetch_add(1, Ordering::AcqRel) >= limit {
+            // Dropping the guard takes the count back.
+            return Err(SendError::Exhausted);
+        }
+        Ok(counted)
+    }
+}
+
+/// One connection that opens for those who wait, however that ends.
+struct Opening(Arc<Pool>);
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        self.0.waiting.end_opening();
+    }
+}
+
 impl Pool {
     /// A pool for each of so many threads; what they may have is bounded for all together.
     pub(in crate::upstream) fn for_threads(connector: Connector, threads: NonZeroUsize) -> Arc<[Arc<Pool>]> {
         let (connector, connections) = (Arc::new(connector), Arc::new(AtomicUsize::new(0)));
+        let tunnels = Arc::new(AtomicUsize::new(0));
         let pool = || Pool {
             connector: Arc::clone(&connector),
             http2: ArcSwap::from_pointee(Vec::new()),
             http1: Mutex::new(Vec::new()),
-            opening: tokio::sync::Mutex::new(()),
-            failure: Mutex::new(None),
+            waiting: Waiting::default(),
             speaks_http1: AtomicBool::new(false),
             connections: Arc::clone(&connections),
+            tunnels: Arc::clone(&tunnels),
             began: Instant::now(),
         };
         (0..threads.get()).map(|_| Arc::new(pool())).collect()
@@ -142,42 +176,73 @@ impl Pool {
         &self.connector
     }
 
-    /// How many connections are open now, with those of the other threads' pools.
+    /// How many connections are open now, with those of the other threads' pools and those that tunnels have.
     pub(in crate::upstream) fn connections(&self) -> usize {
-        self.connections.load(Ordering::Relaxed)
+        self.connections.load(Ordering::Relaxed) + self.tunnels.load(Ordering::Relaxed)
     }
 
-    /// A stream or connection for one request.
-    pub(in crate::upstream) async fn lease(self: &Arc<Pool>) -> Result<Lease, SendError> {
-        match self.free() {
-            Some(lease) => Ok(lease),
-            // Boxed: the state of a handshake is large and seldom needed, and would be part of every request's future.
-            None => Box::pin(self.lease_once_open()).await,
+    /// A stream or connection for one request of this pod.
+    pub(in crate::upstream) async fn lease(self: &Arc<Pool>, pod: PodKey) -> Result<Lease, SendError> {
+        // Where somebody waits already, it is not this one's turn.
+        if self.waiting.is_empty()
+            && let Some(lease) = self.free()
+        {
+            return Ok(lease);
         }
+        // Boxed: the state of a handshake is large and seldom needed, and would be part of every request's future.
+        Box::pin(self.lease_in_turn(pod)).await
     }
 
-    /// A lease where no connection has one free: of a connection that is made for it, or by somebody else meanwhile.
-    async fn lease_once_open(self: &Arc<Pool>) -> Result<Lease, SendError> {
+    /// A lease where no connection has one free: of one that opens, or that somebody else gives back meanwhile.
+    async fn lease_in_turn(self: &Arc<Pool>, pod: PodKey) -> Result<Lease, SendError> {
         if self.speaks_http1.load(Ordering::Relaxed) {
             return self.open().await;
         }
-        let waiting_since = Instant::now();
-        let _opening = self.opening.lock().await;
-        if let Some(lease) = self.free() {
-            return Ok(lease);
+        let turn = self.waiting.join(pod);
+        // What came free since nobody had a turn.
+        self.hand_out();
+        self.open_for_those_who_wait();
+        let lease = turn.await.unwrap_or(Err(NoStream::Exhausted))?;
+        Ok(lease)
+    }
+
+    /// Gives free streams to those who wait.
+    fn hand_out(self: &Arc<Pool>) {
+        while !self.waiting.is_empty() {
+            let Some(lease) = self.free() else { return };
+            let Some(turn) = self.waiting.next() else { return };
+            // Whoever went away in this very moment gives it back at once.
+            let _gone = turn.send(Ok(lease));
         }
-        let failure = self.failure.lock().clone();
-        if let Some((at, reason)) = failure
-            && at > waiting_since
-        {
-            return Err(SendError::Unreachable(reason));
+    }
+
+    /// Opens as many connections as those who wait need. Each opens by itself: nobody waits for another's handshake, and one who
+    /// goes away takes no connection from the others.
+    fn open_for_those_who_wait(self: &Arc<Pool>) {
+        let per_connection = match self.speaks_http1.load(Ordering::Relaxed) {
+            true => 1,
+            false => STREAMS_PER_CONNECTION,
+        };
+        while self.waiting.begin_opening(per_connection) {
+            let opening = Opening(Arc::clone(self));
+            tokio::spawn(async move {
+                let opened = opening.0.open().await;
+                let pool = Arc::clone(&opening.0);
+                drop(opening);
+                match opened {
+                    Ok(lease) => {
+                        match pool.waiting.next() {
+                            Some(turn) => drop(turn.send(Ok(lease))),
+                            // Nobody waits any more: the connection is there for the next one.
+                            None => lease.finished(),
+                        }
+                        pool.hand_out();
+                        pool.open_for_those_who_wait();
+                    }
+                    Err(error) => pool.waiting.fail(&error.into()),
+                }
+            });
         }
-        let opened = self.open().await;
-        if let Err(SendError::Unreachable(reason)) = &opened {
-            let failure = (Instant::now(), reason.clone());
-            *self.failure.lock() = Some(failure);
-        }
-        opened
     }
 
     /// A lease on a connection that is there.
@@ -207,32 +272,18 @@ impl Pool {
             return None;
         }
         let mut idle = self.http1.lock();
-        while let Some(connection) = idle.pop() {
-            if connection.generation == generation
-                && !connection.sender.is_closed()
-                && connection.idle_since.elapsed() < IDLE_LIMIT
-            {
-                return Some(Lease::Http1(Http1Lease {
-                    pool: Arc::clone(self),
-                    connection,
-                }));
-            }
-        }
-        None
-    }
-
-    fn count(&self) -> Result<Counted, SendError> {
-        let counted = Counted(Arc::clone(&self.connections));
-        if self.connections.fetch_add(1, Ordering::AcqRel) >= MAX_CONNECTIONS {
-            // Dropping the guard takes the count back.
-            return Err(SendError::Exhausted);
-        }
-        Ok(counted)
+        idle.retain(|connection| connection.usable(generation));
+        // One whose last request was answered before its body had come is not ready, perhaps for long.
+        let ready = idle.iter().rposition(|connection| connection.sender.is_ready())?;
+        Some(Lease::Http1(Http1Lease {
+            pool: Arc::clone(self),
+            connection: idle.swap_remove(ready),
+        }))
     }
 
     /// Makes a connection, with a lease on it.
     async fn open(self: &Arc<Pool>) -> Result<Lease, SendError> {
-        let counted = self.count()?;
+        let counted = Counted::of(&self.connections, MAX_CONNECTIONS)?;
         let session = self.connector.connect(false).await?;
         let (generation, credential) = (session.generation, session.credential);
         let io = TokioIo::new(session.stream);
@@ -309,12 +360,14 @@ impl Pool {
         }
     }
 
-    /// A connection for one request, an upgrade or one with a long target, and the credential it was made with.
+    /// A connection for one request, an upgrade or one with a long target, its place among the node's, and the credential it was
+    /// made with. With an upgrade the connection's task ends and the tunnel goes on: whoever carries it holds the place.
     pub(in crate::upstream) async fn open_own(
         &self,
         target: Option<LongTarget>,
-    ) -> Result<(http1::SendRequest<RequestBody>, UsedCredential), SendError> {
-        let counted = self.count()?;
+    ) -> Result<(http1::SendRequest<RequestBody>, Arc<Counted>, UsedCredential), SendError> {
+        let counted = Arc::new(Counted::of(&self.tunnels, MAX_TUNNELS)?);
+        let place = Arc::clone(&counted);
         let session = self.connector.connect(true).await?;
         let stream = Retarget::new(session.stream, target);
         let (sender, connection) = http1::handshake(TokioIo::new(stream))
@@ -326,7 +379,7 @@ impl Pool {
                 tracing::debug!(%error, "an API server connection ended");
             }
         });
-        Ok((sender, session.credential))
+        Ok((sender, place, session.credential))
     }
 
     /// Closes what has been unused for long, is broken, or was made with a credential that has been replaced.
@@ -349,11 +402,9 @@ impl Pool {
                     .collect::<Vec<_>>()
             });
         }
-        self.http1.lock().retain(|connection| {
-            connection.generation == generation
-                && !connection.sender.is_closed()
-                && connection.idle_since.elapsed() < IDLE_LIMIT
-        });
+        self.http1
+            .lock()
+            .retain(|connection| connection.usable(generation));
     }
 }
 

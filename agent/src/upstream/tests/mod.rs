@@ -7,12 +7,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use http::{Method, Request};
+use http::{Method, Request, Version};
+use http_body_util::BodyExt as _;
+use tokio::io::AsyncWriteExt as _;
 
 use super::outgoing::Outgoing;
+use super::pool::PodKey;
 use super::replay::{KEPT_PER_REQUEST, Replay, ReplayBudget};
 use super::{RequestBody, SendError, retry};
-use client::received;
+use client::{listening, received};
 use server::{Does, Got, Server};
 
 /// Long enough for pieces of any size that a test sends.
@@ -35,6 +38,7 @@ async fn send_within(
     let mut used = None;
     let sending = retry::send(
         &server.pool,
+        PodKey(0),
         Outgoing::new(head),
         Replay::new(body, budget),
         &mut used,
@@ -334,4 +338,78 @@ async fn no_request_is_lost_where_a_connection_ends() {
     while let Some(done) = sending.join_next().await {
         done.expect("each request ends");
     }
+}
+
+/// A crowd's connections open side by side: nobody waits for one handshake after another.
+#[tokio::test]
+async fn a_crowd_s_connections_open_side_by_side() {
+    let server = Server::http2(|_: &Got| Does::Nothing).await;
+    server.greets_after(Duration::from_millis(300));
+    let began = std::time::Instant::now();
+    let mut leases = tokio::task::JoinSet::new();
+    for _ in 0..400 {
+        let pool = Arc::clone(&server.pool);
+        leases.spawn(async move { pool.lease(PodKey(1)).await });
+    }
+    let leases = leases.join_all().await;
+    assert!(leases.iter().all(Result::is_ok));
+    assert_eq!(server.connections(), 4);
+    assert!(
+        began.elapsed() < Duration::from_millis(900),
+        "{:?}",
+        began.elapsed()
+    );
+}
+
+/// A stream that comes free goes to who waits, another pod's request before a crowd's further ones.
+#[tokio::test]
+async fn a_stream_that_comes_free_goes_to_another_pod_first() {
+    let server = Server::http2(|_: &Got| Does::Nothing).await;
+    let pool = &server.pool;
+    let mut taken = Vec::new();
+    for _ in 0..super::STREAMS_PER_CONNECTION {
+        taken.push(pool.lease(PodKey(1)).await.expect("a stream"));
+    }
+    // No further connection gets through its handshake.
+    server.greets_after(LIMIT * 2);
+    let ask = |pod| {
+        let pool = Arc::clone(pool);
+        tokio::spawn(async move { pool.lease(PodKey(pod)).await })
+    };
+    let crowd: Vec<_> = (0..50).map(|_| ask(1)).collect();
+    tokio::task::yield_now().await;
+    let other = ask(2);
+    tokio::task::yield_now().await;
+    taken.truncate(super::STREAMS_PER_CONNECTION - 2);
+    let lease = tokio::time::timeout(Duration::from_secs(5), other).await;
+    assert!(lease.expect("in time").expect("no panic").is_ok());
+    assert!(crowd.iter().filter(|task| task.is_finished()).count() <= 1);
+}
+
+/// Over HTTP/1.1 a connection whose request was answered before its body had come serves nobody else.
+#[tokio::test]
+async fn a_connection_with_an_unfinished_body_serves_nobody_else() {
+    let server = Server::http1(|got: &Got| match got.whole {
+        _ if got.connection == 0 => Does::AnswerEarly,
+        true => Does::Answer,
+        false => Does::Nothing,
+    })
+    .await;
+    let (mut near, mut bodies) = listening();
+    let half = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\nabc";
+    near.write_all(half).await.expect("sent");
+    let body = bodies.recv().await.expect("a body");
+    let (body, _loss) = RequestBody::of_client(body, Version::HTTP_11);
+    let request = Request::builder().method(Method::POST).uri("/api/v1/pods");
+    let (head, ()) = request.body(()).expect("a request").into_parts();
+    let replay = Replay::new(body, &ReplayBudget::default());
+    let mut used = None;
+    let sending = retry::send(&server.pool, PodKey(1), Outgoing::new(head), replay, &mut used);
+    let early = sending.await.expect("an answer");
+    // Its end gives the connection back, while the client still has two bytes to send.
+    drop(early.into_body().collect().await);
+    let second = send(&server, Method::GET, RequestBody::Empty).await;
+    assert_eq!(second.expect("sent"), 200);
+    assert_eq!(server.connections(), 2);
+    drop(near);
 }

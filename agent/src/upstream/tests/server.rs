@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 use rustls::ServerConfig;
@@ -33,6 +33,8 @@ pub(super) enum Does {
     Refuse,
     /// Closes the connection.
     Close,
+    /// Says 200 once the head has come, over HTTP/1.1, and nothing more.
+    AnswerEarly,
 }
 
 /// A request as far as it has come.
@@ -55,9 +57,15 @@ pub(super) struct Server {
     pub(super) pool: Arc<Pool>,
     got: Arc<Mutex<Vec<Got>>>,
     connections: Arc<AtomicUsize>,
+    pause: Arc<Mutex<Duration>>,
 }
 
 impl Server {
+    /// Lets further connections wait for so long before their TLS handshake.
+    pub(super) fn greets_after(&self, pause: Duration) {
+        *self.pause.lock() = pause;
+    }
+
     /// A server that speaks HTTP/2, and asks the script with each frame of a request.
     pub(super) async fn http2(script: impl Fn(&Got) -> Does + Send + Sync + 'static) -> Server {
         Server::start(b"h2", script).await
@@ -113,7 +121,9 @@ impl Server {
             pool: Arc::clone(&Pool::for_threads(connector, NonZeroUsize::MIN)[0]),
             got: Arc::default(),
             connections: Arc::default(),
+            pause: Arc::default(),
         };
+        let pause = Arc::clone(&server.pause);
         let (got, connections) = (Arc::clone(&server.got), Arc::clone(&server.connections));
         let (acceptor, script) = (TlsAcceptor::from(Arc::new(config)), Arc::new(script));
         tokio::spawn(async move {
@@ -123,9 +133,13 @@ impl Server {
                     got: Arc::clone(&got),
                     script: Arc::clone(&script) as Arc<Script>,
                 };
-                let acceptor = acceptor.clone();
+                let (acceptor, pause) = (acceptor.clone(), *pause.lock());
                 tokio::spawn(async move {
-                    let session = acceptor.accept(stream).await.expect("a TLS session");
+                    tokio::time::sleep(pause).await;
+                    // The test may be over by now.
+                    let Ok(session) = acceptor.accept(stream).await else {
+                        return;
+                    };
                     // The other side may close at any time.
                     let _ended = match protocol {
                         b"h2" => serving.frames(session).await,
@@ -154,6 +168,8 @@ const WINDOW_UPDATE: u8 = 8;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 const REFUSED_STREAM: u32 = 7;
+
+const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
 
 /// Room for any body that a test sends.
 const WINDOW: u32 = 1 << 20;
@@ -230,7 +246,7 @@ impl Serving {
                     frame(GOAWAY, 0, 0, &payload)
                 }
                 Does::Refuse => frame(RST_STREAM, 0, stream, &REFUSED_STREAM.to_be_bytes()),
-                Does::Close => return session.shutdown().await,
+                Does::Close | Does::AnswerEarly => return session.shutdown().await,
             };
             session.write_all(&reply).await?;
         }
@@ -239,8 +255,13 @@ impl Serving {
     async fn requests(self, mut session: TlsStream<TcpStream>) -> std::io::Result<()> {
         let mut read = Vec::new();
         loop {
-            let mut request = self.begun(0);
+            let (mut request, mut answered) = (self.begun(0), false);
             loop {
+                let head = read.windows(4).any(|bytes| bytes == b"\r\n\r\n");
+                if head && !answered && self.asked(&request) == Does::AnswerEarly {
+                    session.write_all(OK).await?;
+                    answered = true;
+                }
                 if let Some(body) = body(&read) {
                     request.body = body.to_vec();
                     request.whole = true;
@@ -252,10 +273,8 @@ impl Serving {
                 }
             }
             match self.asked(&request) {
-                Does::Answer => {
-                    let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
-                    session.write_all(answer).await?;
-                }
+                _ if answered => {}
+                Does::Answer => session.write_all(OK).await?,
                 _ => return session.shutdown().await,
             }
         }

@@ -1,0 +1,141 @@
+//! What one pod may have of the node at once, beside its connections, so that no pod takes what the others need.
+//!
+//! In: what a pod's connections ask for. Out: places, in the order in which they were asked for.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Tunnels (exec, attach, port-forward) of one pod at once. Each has a connection to the API server of its own and two buffers
+/// of 16 KB; the node has 1,024.
+pub const TUNNELS_PER_POD: usize = 128;
+
+/// Requests of one pod under way at once, watches included: a quarter of what the audit log and the connections to the API
+/// server carry for the node. Further ones wait until one ends.
+const REQUESTS_PER_POD: usize = 8192;
+
+/// HTTP/2 connections of one pod that may carry as many requests at once as any client wants; further ones carry a few. An agent
+/// has one such connection for each client library that runs in it, seldom more than ten.
+const WIDE_CONNECTIONS: usize = 32;
+
+/// Bytes of records that refusals of one pod may write: 128 a second of 2 KB each, and 4 MB at once, as a client that looks
+/// around is refused some hundred times. Requests of a pod that wrote more wait until that much time has passed. At this rate
+/// it takes a pod more than an hour to turn over a spool of 1 GB.
+const REFUSALS_PER_SECOND: u64 = 256 * 1024;
+const REFUSALS_AT_ONCE: u64 = 4 * 1024 * 1024;
+
+/// One pod's share.
+#[derive(Debug)]
+pub struct PodShare {
+    wide: Arc<Semaphore>,
+    /// Places for tunnels.
+    pub tunnels: Arc<Semaphore>,
+    /// Places for requests; given in the order in which they were asked for.
+    pub requests: Arc<Semaphore>,
+    began: Instant,
+    /// Microseconds since `began` until which the refusals so far have used the pod's share; 0 before the first one.
+    refusals_until: AtomicU64,
+}
+
+impl Default for PodShare {
+    fn default() -> PodShare {
+        PodShare {
+            wide: Arc::new(Semaphore::new(WIDE_CONNECTIONS)),
+            tunnels: Arc::new(Semaphore::new(TUNNELS_PER_POD)),
+            requests: Arc::new(Semaphore::new(REQUESTS_PER_POD)),
+            began: Instant::now(),
+            refusals_until: AtomicU64::new(0),
+        }
+    }
+}
+
+fn micros(bytes: u64) -> u64 {
+    bytes * 1_000_000 / REFUSALS_PER_SECOND
+}
+
+impl PodShare {
+    /// The right of one more HTTP/2 connection to carry many requests at once, until it is dropped.
+    #[must_use]
+    pub fn wide(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.wide).try_acquire_owned().ok()
+    }
+
+    /// A place for a tunnel, where one is left.
+    #[must_use]
+    pub fn tunnel(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.tunnels).try_acquire_owned().ok()
+    }
+
+    /// A place for a request, at once where one is left, and else when it is its turn.
+    pub async fn request(&self) -> Option<OwnedSemaphorePermit> {
+        let place = match Arc::clone(&self.requests).try_acquire_owned() {
+            Ok(place) => Some(place),
+            // Boxed: few wait, and what that takes would be part of every request's future. Nobody closes the semaphore.
+            Err(_) => Box::pin(Arc::clone(&self.requests).acquire_owned()).await.ok(),
+        };
+        while let Some(wait) = self.refusals_wait(self.now()) {
+            Box::pin(tokio::time::sleep(wait)).await;
+        }
+        place
+    }
+
+    /// Notes that a refusal wrote a record of so many bytes.
+    pub fn refused(&self, bytes: usize) {
+        self.note_refusal(bytes as u64, self.now());
+    }
+
+    fn now(&self) -> u64 {
+        self.began.elapsed().as_micros() as u64
+    }
+
+    fn note_refusal(&self, bytes: u64, now: u64) {
+        let next = |until: u64| Some(until.max(now) + micros(bytes).max(1));
+        // The closure always gives a value.
+        let _noted = self
+            .refusals_until
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+    }
+
+    /// How long the pod's next request has to wait for what its refusals wrote.
+    fn refusals_wait(&self, now: u64) -> Option<Duration> {
+        let until = self.refusals_until.load(Ordering::Relaxed);
+        let wait = until.saturating_sub(now + micros(REFUSALS_AT_ONCE));
+        (wait > 0).then(|| Duration::from_micros(wait))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RECORD: u64 = 2048;
+
+    #[test]
+    fn a_pod_writes_so_many_bytes_of_refusals_a_second_and_no_more() {
+        let (share, mut now, mut written) = (PodShare::default(), 0, 0);
+        while now < 60_000_000 {
+            match share.refusals_wait(now) {
+                Some(wait) => now += wait.as_micros() as u64,
+                None => {
+                    share.note_refusal(RECORD, now);
+                    written += RECORD;
+                }
+            }
+        }
+        let most = REFUSALS_AT_ONCE + 60 * REFUSALS_PER_SECOND;
+        assert!((most..=most + 2 * RECORD).contains(&written), "{written}");
+    }
+
+    #[test]
+    fn a_pod_that_is_refused_now_and_then_never_waits() {
+        let share = PodShare::default();
+        for second in 0..1000 {
+            for _ in 0..100 {
+                assert_eq!(share.refusals_wait(second * 1_000_000), None);
+                share.note_refusal(RECORD, second * 1_000_000);
+            }
+        }
+    }
+}

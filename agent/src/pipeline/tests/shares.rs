@@ -1,0 +1,235 @@
+//! What one pod may have of the node: connections, tunnels, requests and frames.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, StatusCode, header};
+use http_body_util::{BodyExt as _, Empty};
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use super::sessions::exec;
+use super::world::{World, policies, target};
+use crate::listener::{CONNECTIONS_PER_POD, TUNNELS_PER_POD};
+use crate::session::SessionSelector;
+
+const PODS: &str = "/api/v1/namespaces/n/pods/x";
+
+/// Long enough for whatever is to happen on a busy machine.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// Long enough for what must not happen to be noticed.
+const SETTLED: Duration = Duration::from_millis(300);
+
+async fn until(holds: impl Fn() -> bool) {
+    let waiting = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, waiting).await.expect("in time");
+}
+
+#[tokio::test]
+async fn a_tunnel_counts_as_a_connection_on_both_sides_until_it_ends() {
+    let world = World::new().await;
+    let tunnel = exec(&world).await;
+    tokio::time::sleep(SETTLED).await;
+    assert_eq!(world.places.available_permits(), CONNECTIONS_PER_POD - 1);
+    assert_eq!(world.share.tunnels.available_permits(), TUNNELS_PER_POD - 1);
+    assert_eq!(world.upstream.connections(), 1);
+    world.sessions.kill(&SessionSelector::default(), "enough");
+    tunnel.await.expect("no panic");
+    until(|| world.places.available_permits() == CONNECTIONS_PER_POD).await;
+    until(|| world.upstream.connections() == 0).await;
+    until(|| world.share.tunnels.available_permits() == TUNNELS_PER_POD).await;
+}
+
+#[tokio::test]
+async fn a_pod_with_all_its_tunnels_gets_no_further_one_and_still_reads() {
+    let world = World::new().await;
+    let all = world
+        .share
+        .tunnels
+        .clone()
+        .try_acquire_many_owned(TUNNELS_PER_POD as u32);
+    let all = all.expect("all are free");
+    let upgrade = || {
+        Request::get(target("/api/v1/namespaces/n/pods/x/exec?command=sh&stdout=1"))
+            .header(header::CONNECTION, "Upgrade")
+            .header(header::UPGRADE, "SPDY/3.1")
+    };
+    let answer = world.ask(upgrade(), "").await;
+    assert_eq!(answer.status, StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(answer.headers[header::RETRY_AFTER], "1");
+    assert_eq!(answer.json()["reason"], "TooManyRequests");
+    let record = &world.ended(1).await[0];
+    assert_eq!(record["decision"]["outcome"], "error");
+    assert_eq!(
+        world.ask(Request::get(target(PODS)), "").await.status,
+        StatusCode::OK
+    );
+    drop(all);
+}
+
+#[tokio::test]
+async fn a_request_beyond_its_pod_s_share_waits_for_its_turn() {
+    let world = World::new().await;
+    let requests = &world.share.requests;
+    let all = requests
+        .clone()
+        .try_acquire_many_owned(requests.available_permits() as u32);
+    let all = all.expect("all are free");
+    let asking = world.ask(Request::get(target(PODS)), "");
+    tokio::pin!(asking);
+    assert!(tokio::time::timeout(SETTLED, asking.as_mut()).await.is_err());
+    assert!(world.seen().is_empty());
+    drop(all);
+    let answer = tokio::time::timeout(LIMIT, asking).await.expect("in time");
+    assert_eq!(answer.status, StatusCode::OK);
+}
+
+/// How many requests at once the next HTTP/2 connection may carry.
+async fn streams(world: &World) -> usize {
+    let stream = world.stream_of(b"h2").await;
+    let (mut sender, mut connection) =
+        http2::handshake::<_, _, Empty<Bytes>>(TokioExecutor::new(), TokioIo::new(stream))
+            .await
+            .expect("HTTP/2");
+    let request = Request::get(format!("https://kubernetes.default.svc{PODS}"))
+        .body(Empty::new())
+        .expect("a request");
+    let answered = async {
+        sender
+            .send_request(request)
+            .await
+            .expect("an answer")
+            .into_body()
+            .collect()
+            .await
+    };
+    tokio::select! {
+        _ = &mut connection => panic!("the connection ended"),
+        body = answered => drop(body.expect("a body")),
+    }
+    connection.current_max_send_streams()
+}
+
+#[tokio::test]
+async fn connections_beyond_a_pod_s_share_carry_few_requests_at_once() {
+    let world = World::new().await;
+    assert_eq!(streams(&world).await, 250);
+    until(|| world.places.available_permits() == CONNECTIONS_PER_POD).await;
+    let wide: Vec<_> = std::iter::from_fn(|| world.share.wide()).collect();
+    assert!(!wide.is_empty());
+    assert_eq!(streams(&world).await, 4);
+}
+
+#[tokio::test]
+async fn a_client_that_sends_control_frames_without_end_is_closed() {
+    let world = World::new().await;
+    let mut client = world.stream_of(b"h2").await;
+    client
+        .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+        .await
+        .expect("sent");
+    client
+        .write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0])
+        .await
+        .expect("sent");
+    let ping = [&[0, 0, 8, 6, 0, 0, 0, 0, 0][..], &[7; 8]].concat();
+    let (mut reads, mut writes) = tokio::io::split(client);
+    let flood = tokio::spawn(async move {
+        while writes.write_all(&ping.repeat(10)).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    });
+    let closed = async {
+        let mut answers = vec![0; 1 << 16];
+        while reads.read(&mut answers).await.is_ok_and(|read| read > 0) {}
+    };
+    let closed = tokio::time::timeout(LIMIT, closed).await;
+    flood.abort();
+    assert!(closed.is_ok(), "the flood goes on");
+}
+
+#[tokio::test]
+async fn a_pod_whose_refusals_used_its_share_waits_with_its_next_request() {
+    let world = World::new().await;
+    let forbidden = || Request::delete(target(PODS));
+    assert_eq!(world.ask(forbidden(), "").await.status, StatusCode::FORBIDDEN);
+    // As if it had been refused for long.
+    world.share.refused(64 << 20);
+    let asking = world.ask(forbidden(), "");
+    assert!(tokio::time::timeout(SETTLED, asking).await.is_err());
+    assert_eq!(world.records().await.len(), 1);
+}
+
+/// A list whose end does not come.
+const LONG: &str = "/api/v1/namespaces/n/pods?long=1";
+
+async fn stages(world: &World) -> Vec<String> {
+    let records = world.records().await;
+    let stage = |record: &serde_json::Value| record["stage"].as_str().unwrap_or_default().to_owned();
+    records.iter().map(stage).collect()
+}
+
+#[tokio::test]
+async fn a_read_that_goes_on_is_noted_once_and_ends_with_its_permission() {
+    let world = World::new().await;
+    let mut sender = world.connect().await;
+    let request = Request::get(target(LONG))
+        .header(header::HOST, "kubernetes.default.svc")
+        .body(http_body_util::Full::new(Bytes::new()))
+        .expect("a request");
+    let mut body = sender.send_request(request).await.expect("an answer").into_body();
+    body.frame().await.expect("a frame").expect("data");
+    // Young ones are left alone.
+    world.pipeline.look_at_bodies(LIMIT);
+    assert!(stages(&world).await.is_empty());
+    world.pipeline.look_at_bodies(Duration::ZERO);
+    world.pipeline.look_at_bodies(Duration::ZERO);
+    assert_eq!(stages(&world).await, ["ResponseStarted"]);
+    world
+        .store
+        .replace_for_tests(policies("owner: team-a", "owner: team-a, state: Suspended"));
+    world.sessions.sweep(std::time::Instant::now());
+    world.pipeline.look_at_bodies(Duration::ZERO);
+    assert!(
+        body.frame().await.is_none_or(|frame| frame.is_err()),
+        "it breaks off"
+    );
+    assert_eq!(world.ended(1).await.len(), 1);
+}
+
+#[tokio::test]
+async fn of_the_responses_that_nobody_takes_a_pod_keeps_so_many() {
+    let world = World::new().await;
+    let stream = TokioIo::new(world.stream_of(b"h2").await);
+    let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(0)
+        .handshake::<_, Empty<Bytes>>(stream)
+        .await
+        .expect("HTTP/2");
+    tokio::spawn(connection);
+    let mut bodies = Vec::new();
+    for _ in 0..131 {
+        let request = Request::get(format!("https://kubernetes.default.svc{LONG}"));
+        let request = request.body(Empty::new()).expect("a request");
+        bodies.push(
+            sender
+                .clone()
+                .send_request(request)
+                .await
+                .expect("an answer")
+                .into_body(),
+        );
+    }
+    tokio::time::sleep(SETTLED).await;
+    world.pipeline.look_at_bodies(Duration::from_millis(1));
+    let ended = world.ended(3).await;
+    assert_eq!(ended.len(), 3, "the first three");
+    world.pipeline.look_at_bodies(Duration::from_millis(1));
+    assert_eq!(world.ended(3).await.len(), 3, "the others are within the share");
+}
