@@ -137,6 +137,7 @@ impl Builtin {
                     || (writes && is("apiextensions.k8s.io", "customresourcedefinitions") && named(&own))
                     || (writes && is("apiregistration.k8s.io", "apiservices") && named(&own))
                     || (writes && group.eq_ignore_ascii_case("rbac.authorization.k8s.io") && named(&own))
+                    || (writes && group.eq_ignore_ascii_case("flowcontrol.apiserver.k8s.io") && named(&own))
             }
             Self::PicketAdmission => {
                 writes && group.eq_ignore_ascii_case("admissionregistration.k8s.io") && named(&own)

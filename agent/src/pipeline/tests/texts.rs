@@ -41,8 +41,8 @@ async fn no_text_of_a_client_makes_a_record_long() {
     let count = requests.len();
     for request in requests {
         let what = format!("{request:?}").chars().take(80).collect::<String>();
-        let answer = world.ask(request, "").await;
-        assert_ne!(answer.status, StatusCode::OK, "{what}");
+        // Whether it is permitted makes no difference.
+        world.ask(request, "").await;
         let longest = longest(&world).await;
         assert!(longest < LINE, "{longest} bytes after {what}");
     }

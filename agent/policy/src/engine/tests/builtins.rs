@@ -22,6 +22,7 @@ no | DELETE /apis/rbac.authorization.k8s.io/v1/clusterroles/picket              
 no | DELETE /apis/rbac.authorization.k8s.io/v1/clusterroles                           | builtin/picket-objects
 no | DELETE /apis/rbac.authorization.k8s.io/v1/clusterrolebindings?labelSelector=app%3Dpicket | builtin/picket-objects
 no | DELETE /apis/rbac.authorization.k8s.io/v1/namespaces/n/rolebindings              | builtin/picket-objects
+no | DELETE /apis/flowcontrol.apiserver.k8s.io/v1/flowschemas                         | builtin/picket-objects
 no | DELETE /apis/admissionregistration.k8s.io/v1/mutatingadmissionpolicies/picket   | builtin/picket-admission
 no | GET /api/v1/namespaces/kube-system/pods/kube-proxy-x/portforward                 | builtin/apiserver-portforward
 no | PATCH /apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/picket-enrol | builtin/picket-admission
