@@ -418,10 +418,12 @@ pub(super) fn connections(
         "connections",
         arrivals::connections(
             receivers.arrivals,
-            pipeline,
-            handles.workers.clone(),
-            shutdown.drain.clone(),
-            handles.metrics.pipeline.clone(),
+            arrivals::DataPath {
+                pipeline,
+                workers: handles.workers.clone(),
+                drain: shutdown.drain.clone(),
+                metrics: handles.metrics.pipeline.clone(),
+            },
             shared.denials,
             shutdown.last.clone(),
             shutdown.handed_on.clone(),

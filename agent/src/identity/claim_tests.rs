@@ -125,7 +125,10 @@ fn every_other_credential_is_refused_wherever_it_stands() {
     let pod = pod();
     let own = bearer(&own(&pod));
     let foreign = ("authorization", "Bearer of-somebody-else".to_owned());
-    assert_eq!(refused(check(&pod, &[foreign.clone()])), ForeignCredential::Token);
+    assert_eq!(
+        refused(check(&pod, std::slice::from_ref(&foreign))),
+        ForeignCredential::Token
+    );
     for pair in [[own.clone(), foreign.clone()], [foreign, own.clone()]] {
         assert_eq!(refused(check(&pod, &pair)), ForeignCredential::Token);
     }

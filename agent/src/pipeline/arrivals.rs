@@ -20,18 +20,33 @@ use crate::runtime::workers::Workers;
 /// Dials from outside a pod's cgroup are logged no more often than that.
 const OUTSIDE_EVERY: Duration = Duration::from_secs(1);
 
-/// Gives each accepted connection a task of its own on one of the data path's threads, and writes down those that came by no redirect. Once nobody accepts
-/// any more, which `last` says, those that wait are still handed on, and `done` is told.
+/// What serves connections.
+pub(crate) struct DataPath {
+    /// The stages.
+    pub(crate) pipeline: Arc<Pipeline>,
+    /// The threads.
+    pub(crate) workers: Workers,
+    /// What ends the connections.
+    pub(crate) drain: Drain,
+    /// What counts them.
+    pub(crate) metrics: PipelineMetrics,
+}
+
+/// Gives each accepted connection a task of its own on one of the data path's threads, and writes down those that came by no
+/// redirect. Once nobody accepts any more, which `last` says, those that wait are still served, and `done` is told.
 pub(crate) async fn connections(
     mut arrivals: mpsc::Receiver<Arrival>,
-    pipeline: Arc<Pipeline>,
-    workers: Workers,
-    drain: Drain,
-    metrics: PipelineMetrics,
+    path: DataPath,
     denials: Denials,
     last: CancellationToken,
     done: CancellationToken,
 ) {
+    let DataPath {
+        pipeline,
+        workers,
+        drain,
+        metrics,
+    } = path;
     let mut told = None;
     let _looking = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&pipeline).watch_bodies()));
     loop {
