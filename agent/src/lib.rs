@@ -49,6 +49,7 @@
 //!
 //! * A request reaches the API server as the consumed `Permit` that the policy engine gave for that very request.
 //! * Every request has an audit record, written by a guard's `Drop`; writes are on disk before they take effect.
+//!   A request that waits for its pod's turn gets its record with the turn, so one whose client leaves first has none.
 //! * What is unknown is denied: a connection without a pod, a request that cannot be read, and a pod that is not classified
 //!   (unless the operator chose `failOpen`).
 //! * Only [`kernel`] has `unsafe` code.
