@@ -15,8 +15,12 @@ struct Package {
     there: fn() -> bool,
 }
 
-/// What the cluster, the simulated pods, the suites and the bench run.
-const PACKAGES: [Package; 9] = [
+/// What the cluster, the simulated pods, the suites and the bench run, and what the agent's allocator is built with.
+const PACKAGES: [Package; 10] = [
+    Package {
+        name: "make",
+        there: || sh::which("make").is_some(),
+    },
     Package {
         name: "containerd",
         there: || sh::which("containerd").is_some(),
