@@ -67,12 +67,9 @@ pub(super) fn forbidden(packet: &Packet, loopback: Loopback) -> Option<(DenyReas
                     Loopback::Listed => {}
                 }
             }
-            if !is_endpoint(address, port)
-                && !(address.is_link_local() && is_endpoint(Address::LINK_LOCAL, port))
-            {
-                return None;
-            }
-            Some((DenyReason::Packet, address, port))
+            let protected = is_endpoint(address, port)
+                || (address.is_link_local() && is_endpoint(Address::LINK_LOCAL, port));
+            protected.then_some((DenyReason::Packet, address, port))
         }
     }
 }
