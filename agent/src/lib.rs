@@ -12,9 +12,9 @@
 //! | [`listener`] | the end of a redirected connection in the pod's network namespace; attributes each connection to a pod and a process (`judge` in serve.rs) | `kernel`, `workload` |
 //! | [`tls`] | the server side of TLS that pods see, and what pods trust | `metrics`, `pki` |
 //! | [`pipeline`] | the stages from a connection to its last answer | `approval`, `audit`, `denied`, `identity`, `listener`, `metrics`, `notify`, `pki`, `reject`, `runtime`, `session`, `store`, `tls`, `upstream`, `workload` |
-//! | [`identity`] | from the evidence of a connection to a principal: schemes, and what they agree on | `listener`, `upstream`, `workload` |
+//! | [`identity`] | from the evidence of a connection to a principal: schemes, and what they agree on | `listener`, `workload` |
 //! | [`approval`] | an ask, held until a person decides | - |
-//! | [`upstream`] | connections to the API server, the credential, and the headers that are stripped | `pki`, `runtime` |
+//! | [`upstream`] | connections to the API server, the credential, and the headers that are stripped | `identity`, `pki`, `runtime` |
 //! | [`session`] | watches, log follows and upgraded streams while they run: listed and killed (registry.rs), judged again (rejudge.rs) | `audit`, `metrics`, `reject`, `upstream`, `workload` |
 //! | [`reject`] | the status of each denial, as the client reads it; the policy engine (explain.rs, builtin.rs) and `identity` word theirs | `approval`, `audit`, `identity`, `upstream` |
 //! | [`audit`] | the audit log: records, the hash chain, the spool | `metrics`, `runtime` |

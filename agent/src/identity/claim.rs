@@ -20,7 +20,7 @@ use http::{HeaderMap, HeaderName};
 use picket_policy::TokenClaims;
 use thiserror::Error;
 
-use crate::upstream::{ClientClaim, client_claims};
+use super::claim_fields::{ClientClaim, client_claims};
 use crate::workload::Pod;
 
 /// The audience that enrolment gives to pods' tokens (deploy/enrolment.yaml).

@@ -1,10 +1,12 @@
 //! Which headers name the pod, and which somebody else.
 
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use http::HeaderValue;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::identity::testing::{base64url, token};
+use crate::identity::testing::token;
 
 fn pod() -> Pod {
     Pod {
@@ -74,7 +76,7 @@ fn what_the_pods_own_client_sends_passes() {
     assert_eq!(check(&pod, &[bearer(&from_secret)]), Ok(()));
     let subprotocol = format!(
         "base64url.bearer.authorization.k8s.io.{}, v5.channel.k8s.io",
-        base64url(token(&own(&pod)).as_bytes())
+        BASE64_URL_SAFE_NO_PAD.encode(token(&own(&pod)).as_bytes())
     );
     assert_eq!(check(&pod, &[("sec-websocket-protocol", subprotocol)]), Ok(()));
     // What only a proxy may say is dropped without a word.
@@ -144,7 +146,7 @@ fn every_other_credential_is_refused_wherever_it_stands() {
         let scheme = check(&pod, &[("authorization", value.to_owned())]);
         assert_eq!(refused(scheme), ForeignCredential::Scheme, "{value}");
     }
-    let encoded = base64url(b"of-somebody-else");
+    let encoded = BASE64_URL_SAFE_NO_PAD.encode(b"of-somebody-else");
     for value in [
         format!("base64url.bearer.authorization.k8s.io.{encoded}"),
         format!("v4.channel.k8s.io,BASE64URL.bearer.authorization.k8s.io.{encoded}"),

@@ -8,17 +8,20 @@
 //! | `attest` | the schemes by which a caller is proven to be an agent, one file each |
 //! | `resolve` | what the schemes said, put together; every reason why a caller is no agent |
 //! | `claim` | what a client says of itself: refused where that is somebody else than its pod |
+//! | `claim_fields` | the header fields by which a client says who it is |
 //! | `cache` | the principal of a connection, found again only when something changed |
 //! | `principal` | a principal with what is derived from it once |
 
 pub mod attest;
 mod cache;
 mod claim;
+mod claim_fields;
 mod principal;
 pub(crate) mod resolve;
 
 pub use cache::PrincipalCache;
 pub use claim::{ClaimError, ForeignCredential, OwnToken, check_claims};
+pub(crate) use claim_fields::{bearer_of, normalized};
 pub use principal::ResolvedPrincipal;
 pub use resolve::{IdentityError, resolve};
 
@@ -27,28 +30,16 @@ pub use resolve::{IdentityError, resolve};
 pub(crate) mod testing {
     use std::sync::Arc;
 
+    use base64::Engine as _;
+    use base64::prelude::BASE64_URL_SAFE_NO_PAD;
     use jiff::Timestamp;
     use picket_policy::{PolicySet, Principal};
 
     /// A token of these claims, with a signature that nobody checks.
     pub(crate) fn token(claims: &serde_json::Value) -> String {
-        let parts = [&b"{}"[..], claims.to_string().as_bytes(), b"sig"].map(base64url);
+        let parts = [&b"{}"[..], claims.to_string().as_bytes(), b"sig"]
+            .map(|part| BASE64_URL_SAFE_NO_PAD.encode(part));
         parts.join(".")
-    }
-
-    /// Base64url without padding.
-    pub(crate) fn base64url(bytes: &[u8]) -> String {
-        const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-        let mut text = String::new();
-        for group in bytes.chunks(3) {
-            let bits = group.iter().fold(0u32, |bits, byte| bits << 8 | u32::from(*byte));
-            let bits = bits << (8 * (3 - group.len()));
-            for place in 0..=group.len() {
-                let value = bits >> (18 - 6 * place) & 63;
-                text.push(char::from(ALPHABET[value as usize]));
-            }
-        }
-        text
     }
 
     /// An agent of that name in a pod of that name.

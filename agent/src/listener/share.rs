@@ -26,6 +26,11 @@ const WIDE_CONNECTIONS: usize = 32;
 const REFUSALS_PER_SECOND: u64 = 256 * 1024;
 const REFUSALS_AT_ONCE: u64 = 4 * 1024 * 1024;
 
+/// Long heads of one pod that are read at once, and their kilobytes while their requests are under way; a node reads 8 and
+/// holds 32 MB.
+const HEADS_READ: usize = 2;
+const HEAD_KILOBYTES: usize = 8 * 1024;
+
 /// One pod's share.
 #[derive(Debug)]
 pub struct PodShare {
@@ -34,6 +39,10 @@ pub struct PodShare {
     pub tunnels: Arc<Semaphore>,
     /// Places for requests; given in the order in which they were asked for.
     pub requests: Arc<Semaphore>,
+    /// Long heads that are being read.
+    pub heads_read: Arc<Semaphore>,
+    /// Kilobytes of long heads whose requests are under way.
+    pub head_kilobytes: Arc<Semaphore>,
     began: Instant,
     /// Microseconds since `began` until which the refusals so far have used the pod's share; 0 before the first one.
     refusals_until: AtomicU64,
@@ -45,6 +54,8 @@ impl Default for PodShare {
             wide: Arc::new(Semaphore::new(WIDE_CONNECTIONS)),
             tunnels: Arc::new(Semaphore::new(TUNNELS_PER_POD)),
             requests: Arc::new(Semaphore::new(REQUESTS_PER_POD)),
+            heads_read: Arc::new(Semaphore::new(HEADS_READ)),
+            head_kilobytes: Arc::new(Semaphore::new(HEAD_KILOBYTES)),
             began: Instant::now(),
             refusals_until: AtomicU64::new(0),
         }

@@ -193,6 +193,7 @@ impl Pipeline {
         let body = SessionBody::new(
             Arc::clone(&slot),
             body,
+            // Of no session: it ends without a last word, and not in order where the API server broke off.
             SessionKind::Upgrade,
             Farewell::Silent,
             traffic,

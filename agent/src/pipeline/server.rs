@@ -123,7 +123,7 @@ impl Pipeline {
             None => NARROW_STREAMS,
         };
         let connection = Arc::new(connection.counted(accepted.share, (accepted.place, wide, counted)));
-        let heads = self.heads.of_pod(&pod.uid.0);
+        let heads = self.heads.of_pod(connection.share());
         let served = match http2 {
             true => {
                 Arc::clone(&self)

@@ -22,6 +22,7 @@ use super::body::AuditedBody;
 use super::session::Basis;
 use crate::listener::PodShare;
 use crate::reject::Rejection;
+use crate::runtime::workers;
 use crate::session::{Ending, SessionBody, Slot, Stop as _};
 use crate::upstream::StillPermitted;
 
@@ -35,10 +36,19 @@ const STALL_LIMIT: Duration = Duration::from_secs(600);
 /// 64 KB on the client's, so that these are 40 MB at most; the ones that have stood still for longest are ended first.
 const STALLED_PER_POD: usize = 128;
 
-/// All responses under way; cheap to clone.
-#[derive(Clone, Default)]
+/// All responses under way; cheap to clone. Each thread of the data path has a list of its own, whose lock nobody else takes but
+/// the look once a second.
+#[derive(Clone)]
 pub(super) struct WatchedBodies {
-    open: Arc<Mutex<Open>>,
+    open: Arc<[Mutex<Open>]>,
+}
+
+impl Default for WatchedBodies {
+    fn default() -> WatchedBodies {
+        WatchedBodies {
+            open: (0..workers::count().get()).map(|_| Mutex::default()).collect(),
+        }
+    }
 }
 
 #[derive(Default)]
@@ -118,7 +128,8 @@ impl WatchedBodies {
             basis,
             permitted: Mutex::new(None),
         });
-        let mut open = self.open.lock();
+        let list = workers::current() % self.open.len();
+        let mut open = self.open[list].lock();
         open.last += 1;
         let number = open.last;
         open.bodies.insert(number, Arc::clone(&watched));
@@ -126,6 +137,7 @@ impl WatchedBodies {
         WatchedBody {
             body,
             watched,
+            list,
             number,
             all: self.clone(),
         }
@@ -136,6 +148,8 @@ impl WatchedBodies {
 pub(super) struct WatchedBody {
     body: SessionBody<AuditedBody>,
     watched: Arc<Watched>,
+    /// Where it is listed, and as what.
+    list: usize,
     number: u64,
     all: WatchedBodies,
 }
@@ -168,7 +182,7 @@ impl Body for WatchedBody {
 
 impl Drop for WatchedBody {
     fn drop(&mut self) {
-        let gone = self.all.open.lock().bodies.remove(&self.number);
+        let gone = self.all.open[self.list].lock().bodies.remove(&self.number);
         // Outside the lock.
         drop(gone);
     }
@@ -187,7 +201,10 @@ impl Pipeline {
 
     /// One look, at those that are at least so old.
     pub(super) fn look_at_bodies(&self, age: Duration) {
-        let open: Vec<_> = self.watched.open.lock().bodies.values().cloned().collect();
+        let mut open = Vec::new();
+        for list in &*self.watched.open {
+            open.extend(list.lock().bodies.values().cloned());
+        }
         let mut stalled: HashMap<*const PodShare, Vec<(Duration, Arc<Watched>)>> = HashMap::new();
         for watched in open.into_iter().filter(|watched| watched.began.elapsed() >= age) {
             if !self.note_and_judge(&watched) {

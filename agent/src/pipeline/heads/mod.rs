@@ -11,46 +11,37 @@ mod hpack;
 pub(super) mod http1;
 pub(super) mod http2;
 
-use std::collections::HashMap;
 use std::pin::Pin;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::uri::{Parts, PathAndQuery};
 use http::{Request, Uri};
-use parking_lot::Mutex;
 use picket_policy::LongTarget;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Sleep;
 
+use crate::listener::PodShare;
+
 /// Up to here a head is any connection's own affair.
 const SHORT_HEAD: usize = 48 * 1024;
 
-/// Long heads that are being read at once: each is in memory up to three times (as it came, for hyper, and as a request).
-const READING_NODE: usize = 8;
-const READING_POD: usize = 2;
+/// Long heads that a node reads at once: each is in memory up to three times (as it came, for hyper, and as a request).
+const HEADS_READ: usize = 8;
 
-/// Long heads of requests under way, in units of [`UNIT`] bytes: 32 MB a node, 8 MB a pod. A session keeps its command for
-/// as long as it runs, to be judged again.
-const HELD_NODE: usize = 32 * 1024;
-const HELD_POD: usize = 8 * 1024;
-const UNIT: usize = 1024;
+/// Kilobytes of long heads of requests under way on a node. A session keeps its command for as long as it runs, to be judged
+/// again. A pod has its part of both ([`PodShare`]).
+const HEAD_KILOBYTES: usize = 32 * 1024;
+const KILOBYTE: usize = 1024;
 
 /// How long a client may take over a long head once it is one, so that nobody keeps others from reading theirs.
 const READING_LIMIT: Duration = Duration::from_secs(20);
 
 /// What long heads may take, on the whole node.
 pub(super) struct HeadBudget {
-    reading: Arc<Semaphore>,
-    held: Arc<Semaphore>,
-    pods: Mutex<HashMap<String, Weak<PodShare>>>,
-}
-
-/// A pod's share of it.
-struct PodShare {
-    reading: Arc<Semaphore>,
-    held: Arc<Semaphore>,
+    read: Arc<Semaphore>,
+    kilobytes: Arc<Semaphore>,
 }
 
 /// What the long heads of one connection may take.
@@ -66,27 +57,16 @@ pub(super) type HeldHead = [OwnedSemaphorePermit; 2];
 impl HeadBudget {
     pub(super) fn new() -> Arc<HeadBudget> {
         Arc::new(HeadBudget {
-            reading: Arc::new(Semaphore::new(READING_NODE)),
-            held: Arc::new(Semaphore::new(HELD_NODE)),
-            pods: Mutex::new(HashMap::new()),
+            read: Arc::new(Semaphore::new(HEADS_READ)),
+            kilobytes: Arc::new(Semaphore::new(HEAD_KILOBYTES)),
         })
     }
 
-    /// For a connection of the pod with this UID.
-    pub(super) fn of_pod(self: &Arc<Self>, uid: &str) -> PodHeads {
-        let mut pods = self.pods.lock();
-        let share = pods.get(uid).and_then(Weak::upgrade).unwrap_or_else(|| {
-            pods.retain(|_, share| share.strong_count() > 0);
-            let share = Arc::new(PodShare {
-                reading: Arc::new(Semaphore::new(READING_POD)),
-                held: Arc::new(Semaphore::new(HELD_POD)),
-            });
-            pods.insert(uid.to_owned(), Arc::downgrade(&share));
-            share
-        });
+    /// For a connection of a pod with this share.
+    pub(super) fn of_pod(self: &Arc<Self>, share: &Arc<PodShare>) -> PodHeads {
         PodHeads {
             budget: Arc::clone(self),
-            share,
+            share: Arc::clone(share),
         }
     }
 }
@@ -94,10 +74,9 @@ impl HeadBudget {
 impl PodHeads {
     /// The memory of a head of so many bytes, where there is some left.
     pub(super) fn hold(&self, bytes: usize) -> Option<HeldHead> {
-        let units = u32::try_from(bytes.div_ceil(UNIT)).ok()?;
-        let pod = Arc::clone(&self.share.held).try_acquire_many_owned(units).ok()?;
-        let node = Arc::clone(&self.budget.held).try_acquire_many_owned(units).ok()?;
-        Some([pod, node])
+        let kilobytes = u32::try_from(bytes.div_ceil(KILOBYTE)).ok()?;
+        let take = |from: &Arc<Semaphore>| Arc::clone(from).try_acquire_many_owned(kilobytes).ok();
+        Some([take(&self.share.head_kilobytes)?, take(&self.budget.kilobytes)?])
     }
 }
 
@@ -116,8 +95,8 @@ impl Turn {
     fn wait(heads: &PodHeads) -> Turn {
         // The pod's own first: whoever waits for that one keeps nobody else.
         let (pod, node) = (
-            Arc::clone(&heads.share.reading),
-            Arc::clone(&heads.budget.reading),
+            Arc::clone(&heads.share.heads_read),
+            Arc::clone(&heads.budget.read),
         );
         Turn::Waiting(Box::pin(async move {
             let pod = pod.acquire_owned().await.ok()?;
@@ -181,17 +160,15 @@ mod tests {
     #[test]
     fn a_pod_that_holds_much_leaves_the_others_their_share() {
         let budget = HeadBudget::new();
-        let (greedy, other) = (budget.of_pod("a"), budget.of_pod("b"));
-        let held: Vec<_> = (0..HELD_POD).map_while(|_| greedy.hold(UNIT)).collect();
-        assert_eq!(held.len(), HELD_POD);
+        let [one, other] = [(); 2].map(|()| Arc::new(PodShare::default()));
+        let greedy = budget.of_pod(&one);
+        let held: Vec<_> = (0..HEAD_KILOBYTES).map_while(|_| greedy.hold(KILOBYTE)).collect();
+        assert_eq!(held.len(), HEAD_KILOBYTES / 4);
         // Another connection of the same pod has no share of its own.
-        assert!(greedy.hold(1).is_none() && budget.of_pod("a").hold(1).is_none());
-        assert!(other.hold(1 << 20).is_some());
+        assert!(greedy.hold(1).is_none() && budget.of_pod(&one).hold(1).is_none());
+        assert!(budget.of_pod(&other).hold(1 << 20).is_some());
         drop(held);
         assert!(greedy.hold(1 << 20).is_some());
-        drop((greedy, other));
-        let _last = budget.of_pod("c");
-        assert_eq!(budget.pods.lock().len(), 1, "pods that are gone are forgotten");
     }
 
     #[test]

@@ -425,7 +425,7 @@ async fn serve_api(certificates: &Arc<Certificates>, api: Api) -> (SocketAddr, J
                 let stream = stream.expect("a TLS session");
                 let http1 = stream.get_ref().1.alpn_protocol() != Some(b"h2");
                 // hyper alone would not take all that kube-apiserver does.
-                let io = Http1Heads::new(stream, HeadBudget::new().of_pod("api"));
+                let io = Http1Heads::new(stream, HeadBudget::new().of_pod(&Arc::default()));
                 let exchange = io.exchange();
                 let service = service_fn(move |request| {
                     let request = if http1 { exchange.restore(request) } else { request };

@@ -19,16 +19,13 @@
 //!
 //! Sources: k8s.io/apiserver pkg/endpoints/filters/impersonation, KEP-5284.
 
-mod claims;
-
-use std::borrow::Cow;
 use std::net::IpAddr;
 
 use http::Version;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use picket_policy::{Impersonate, Principal};
 
-pub use claims::{ClientClaim, client_claims};
+use crate::identity::{bearer_of, normalized};
 
 const IMPERSONATE_USER: HeaderName = HeaderName::from_static("impersonate-user");
 const IMPERSONATE_GROUP: HeaderName = HeaderName::from_static("impersonate-group");
@@ -39,10 +36,6 @@ const EXTRA_POD: HeaderName = HeaderName::from_static("impersonate-extra-picket.
 pub const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
 // The API server's own log has these addresses before the node's (k8s.io/apimachinery pkg/util/net, SourceIPs).
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-
-/// WebSocket clients in browsers hand their token over as a subprotocol of this prefix
-/// (k8s.io/apiserver pkg/authentication/request/websocket/protocol.go).
-const BEARER_PROTOCOL: &str = "base64url.bearer.authorization.k8s.io.";
 
 /// Hop-by-hop fields (RFC 9110 section 7.6.1 and RFC 7230's list); those that `Connection` names come on top.
 /// `Transfer-Encoding` is made anew by the connection that carries the body. `Expect` is answered by this hop.
@@ -80,16 +73,6 @@ fn is_forwarded(name: &HeaderName) -> bool {
         || STRIPPED_HEADERS.contains(&name)
         || STRIPPED_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
     !banned
-}
-
-/// A field's name as gateways on the way may take it, for which `_` is `-`.
-fn normalized(name: &HeaderName) -> Cow<'_, str> {
-    let name = name.as_str();
-    if name.contains('_') {
-        name.replace('_', "-").into()
-    } else {
-        name.into()
-    }
 }
 
 /// What the API server is told of a request's way, beside whose it is.
@@ -291,7 +274,7 @@ fn wants_trailers(headers: &HeaderMap) -> bool {
 /// The subprotocols without tokens; nothing when none is left.
 fn without_bearer(value: &HeaderValue) -> Option<HeaderValue> {
     let text = value.to_str().ok()?;
-    let is_bearer = |protocol: &&str| claims::bearer_of(protocol.as_bytes()).is_some();
+    let is_bearer = |protocol: &&str| bearer_of(protocol.as_bytes()).is_some();
     let kept: Vec<&str> = text
         .split(',')
         .map(str::trim)

@@ -3,16 +3,20 @@
 //! In: a request's headers. Out: a [`ClientClaim`] for each field that a client sets on purpose to be somebody. What only a
 //! proxy before the API server may say (`X-Remote-*`, `X-Forwarded-*`) and cookies are no such claims; they stay behind.
 
+use std::borrow::Cow;
+
 use http::header::{self, HeaderMap, HeaderName};
 
-use super::{BEARER_PROTOCOL, normalized};
+/// WebSocket clients in browsers hand their token over as a subprotocol of this prefix
+/// (k8s.io/apiserver pkg/authentication/request/websocket/protocol.go).
+const BEARER_PROTOCOL: &str = "base64url.bearer.authorization.k8s.io.";
 
 /// The prefix of every field that asks to act as somebody else.
 const IMPERSONATE_PREFIX: &str = "impersonate-";
 
 /// One thing that a client says of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ClientClaim<'a> {
+pub(super) enum ClientClaim<'a> {
     /// It wants to act as somebody; the field's name.
     Impersonation(&'a HeaderName),
     /// An `Authorization`, without the blanks around it.
@@ -22,7 +26,7 @@ pub enum ClientClaim<'a> {
 }
 
 /// All that a client says of itself. Any field counts, however often it comes and whatever `Connection` says of it.
-pub fn client_claims(headers: &HeaderMap) -> impl Iterator<Item = ClientClaim<'_>> {
+pub(super) fn client_claims(headers: &HeaderMap) -> impl Iterator<Item = ClientClaim<'_>> {
     let impersonation = headers
         .keys()
         .filter(|name| normalized(name).starts_with(IMPERSONATE_PREFIX))
@@ -41,9 +45,19 @@ pub fn client_claims(headers: &HeaderMap) -> impl Iterator<Item = ClientClaim<'_
 }
 
 /// The token in a subprotocol, where the subprotocol is one that carries a token.
-pub(super) fn bearer_of(protocol: &[u8]) -> Option<&[u8]> {
+pub(crate) fn bearer_of(protocol: &[u8]) -> Option<&[u8]> {
     let (prefix, token) = protocol.split_at_checked(BEARER_PROTOCOL.len())?;
     prefix
         .eq_ignore_ascii_case(BEARER_PROTOCOL.as_bytes())
         .then_some(token)
+}
+
+/// A field's name as gateways on the way may take it, for which `_` is `-`.
+pub(crate) fn normalized(name: &HeaderName) -> Cow<'_, str> {
+    let name = name.as_str();
+    if name.contains('_') {
+        name.replace('_', "-").into()
+    } else {
+        name.into()
+    }
 }
