@@ -231,8 +231,6 @@ fn a_token_file_works_too(world: &mut World) -> Result<()> {
             .context("the record is not on standard output")?;
             Ok(theirs["user"]["extra"]["authentication.kubernetes.io/credential-id"].clone())
         };
-        // The API server's authorizer learns of a binding a moment after the binding was taken.
-        until(|| Ok(world.worker(GET_SEED)?.good().ok()))?;
         let first = ask()?;
         renew(world)?;
         until(|| Ok((ask()? != first).then_some(())))
