@@ -4,6 +4,7 @@
 
 pub mod api;
 mod client;
+mod lock;
 mod names;
 mod server;
 mod socket;
@@ -16,3 +17,6 @@ pub use socket::{PrivateSocket, SOCKET_PATH_MAX, SocketError, remove_left};
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod race_tests;

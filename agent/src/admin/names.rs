@@ -12,11 +12,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
-
+use super::lock::FolderLock;
 use super::socket::{
-    PrivateSocket, SocketError, beside, failed_at, file_at, is_socket, make_folder, remove_left, remove_own,
+    PrivateSocket, SocketError, beside, failed_at, file_at, is_served, is_socket, make_folder, remove_own,
+    remove_socket,
 };
 
 /// Agents of a node at once. An upgrade starts one a minute at most, and each drains for an hour at most. Two digits keep the
@@ -33,17 +32,19 @@ const NAME_PAUSE: Duration = Duration::from_secs(1);
 ///
 /// Must be called within a tokio runtime.
 pub fn own_socket(configured: &Path, alone: bool) -> Result<PrivateSocket, SocketError> {
-    if is_socket(configured)? && alone && is_served(configured) {
+    let found = is_socket(configured)?;
+    make_folder(configured)?;
+    let lock = FolderLock::take(configured)?;
+    if found && alone && is_served(configured) {
         return Err(SocketError::Taken(configured.to_owned()));
     }
-    make_folder(configured)?;
     for number in 1..=AGENTS_MAX {
         let path = numbered(configured, number);
         if is_socket(&path)? && is_served(&path) {
             continue;
         }
-        remove_left(&path)?;
-        return PrivateSocket::make(&path);
+        remove_socket(&lock, &path)?;
+        return PrivateSocket::make(&lock, &path);
     }
     Err(SocketError::Agents(configured.to_owned()))
 }
@@ -61,17 +62,6 @@ fn numbered(configured: &Path, number: u32) -> PathBuf {
     let mut path = configured.as_os_str().to_owned();
     path.push(format!(".{number}"));
     PathBuf::from(path)
-}
-
-/// Whether somebody listens there. Never waits: a queue that is full is somebody's too.
-fn is_served(path: &Path) -> bool {
-    let connected = || {
-        let address = SocketAddrUnix::new(path)?;
-        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-        connect(&socket, &address)
-    };
-    !matches!(connected(), Err(Errno::CONNREFUSED | Errno::NOENT))
 }
 
 /// The configured name, for an agent that serves; it goes with what holds it, unless another agent has taken it.
@@ -99,12 +89,13 @@ impl ConfiguredName {
     /// When the name cannot be made, or a file that is no socket has it.
     pub fn take(&self) -> Result<(), SocketError> {
         is_socket(&self.path)?;
+        let lock = FolderLock::take(&self.path)?;
         // A rename between two names of one socket would leave both.
         if file_at(&self.path) == Some(self.file) {
             return Ok(());
         }
         let beside = beside(&self.path);
-        remove_left(&beside)?;
+        remove_socket(&lock, &beside)?;
         fs::hard_link(&self.own, &beside).map_err(failed_at(&self.path))?;
         if file_at(&beside) != Some(self.file) {
             let replaced = io::Error::other(format!("{} is another process's socket", self.own.display()));

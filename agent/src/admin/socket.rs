@@ -1,7 +1,7 @@
 //! A unix socket that only root can open, in a folder that only root can change.
 //!
 //! In: a path. Out: a bound socket of mode 0600, whose file goes with it; unless another agent has put its own in the
-//! place, which then stays.
+//! place, which then stays. Whatever makes or removes a socket holds the lock of the folder (lock.rs).
 
 use std::fs;
 use std::io;
@@ -9,8 +9,11 @@ use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt}
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use tokio::net::{UnixListener, UnixSocket, UnixStream};
 
+use super::lock::FolderLock;
 use super::names::AGENTS_MAX;
 use crate::runtime::private_folder::{NotPrivate, check_private};
 
@@ -35,6 +38,11 @@ pub enum SocketError {
     /// Each name that an agent's own socket could have is in use.
     #[error("socket {0}: {AGENTS_MAX} agents serve sockets beside it; end those that should not run")]
     Agents(PathBuf),
+    /// Another process makes or removes a socket in its folder, and does not come to an end.
+    #[error(
+        "{0} is locked: another process makes or removes a socket in this folder and has not ended in time"
+    )]
+    Locked(PathBuf),
     /// Something that is no socket has its name.
     #[error("socket {0}: there is a file of this name that is no socket")]
     NotASocket(PathBuf),
@@ -90,17 +98,18 @@ impl PrivateSocket {
     pub fn replace(path: &Path) -> Result<Self, SocketError> {
         is_socket(path)?;
         make_folder(path)?;
+        let lock = FolderLock::take(path)?;
         // Made beside it and then renamed, so that the path leads to a socket that is served at any time.
         let beside = beside(path);
-        remove_left(&beside)?;
-        let mut socket = Self::make(&beside)?;
+        remove_socket(&lock, &beside)?;
+        let mut socket = Self::make(&lock, &beside)?;
         fs::rename(&beside, path).map_err(failed_at(path))?;
         socket.path = path.to_owned();
         Ok(socket)
     }
 
     /// Makes the socket at a path that nothing has. Must be called within a tokio runtime.
-    pub(super) fn make(path: &Path) -> Result<Self, SocketError> {
+    pub(super) fn make(_lock: &FolderLock, path: &Path) -> Result<Self, SocketError> {
         // The mode is set between bind and listen: until then nobody can connect.
         let socket = UnixSocket::new_stream().map_err(failed_at(path))?;
         socket.bind(path).map_err(failed_at(path))?;
@@ -141,6 +150,11 @@ impl Drop for PrivateSocket {
 
 /// Removes a name of a socket, unless it leads to another one by now.
 pub(super) fn remove_own(path: &Path, file: (u64, u64)) {
+    // Another agent may take the name at this moment.
+    let Ok(_lock) = FolderLock::take(path) else {
+        tracing::warn!(path = %path.display(), "the socket is left behind: its folder cannot be locked");
+        return;
+    };
     if file_at(path) == Some(file) {
         // Best effort: the next start takes the place of what is left.
         let _left = fs::remove_file(path);
@@ -156,8 +170,7 @@ pub(super) fn file_at(path: &Path) -> Option<(u64, u64)> {
 /// Makes the socket's folder where it is missing, and refuses one that others may write to: they could put a socket of their own
 /// in this one's place.
 pub(super) fn make_folder(path: &Path) -> Result<(), SocketError> {
-    let above = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let folder = above.unwrap_or(Path::new("."));
+    let folder = folder_of(path);
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -169,6 +182,12 @@ pub(super) fn make_folder(path: &Path) -> Result<(), SocketError> {
         folder: folder.to_owned(),
         reason,
     })
+}
+
+/// The folder that a socket is in.
+pub(super) fn folder_of(path: &Path) -> &Path {
+    let above = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    above.unwrap_or(Path::new("."))
 }
 
 /// The name that a socket has until it is in its place.
@@ -188,12 +207,36 @@ pub(super) fn failed_at(path: &Path) -> impl FnOnce(io::Error) -> SocketError {
 /// Removes the socket that a killed agent left, if there is one.
 ///
 /// # Errors
-/// When it is no socket, or cannot be removed.
+/// When it is no socket, somebody serves it, or it cannot be removed.
 pub fn remove_left(path: &Path) -> Result<(), SocketError> {
+    if !is_socket(path)? {
+        return Ok(());
+    }
+    let lock = FolderLock::take(path)?;
+    if is_served(path) {
+        return Err(SocketError::Taken(path.to_owned()));
+    }
+    remove_socket(&lock, path)
+}
+
+/// Removes a socket, if there is one of this name. The caller knows that nobody serves it.
+pub(super) fn remove_socket(_lock: &FolderLock, path: &Path) -> Result<(), SocketError> {
     if is_socket(path)? {
         fs::remove_file(path).map_err(failed_at(path))?;
     }
     Ok(())
+}
+
+/// Whether somebody listens there. Never waits: a queue that is full is somebody's too. Without the lock of the folder, a socket
+/// that is being made looks like one that nobody serves.
+pub(super) fn is_served(path: &Path) -> bool {
+    let connected = || {
+        let address = SocketAddrUnix::new(path)?;
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        connect(&socket, &address)
+    };
+    !matches!(connected(), Err(Errno::CONNREFUSED | Errno::NOENT))
 }
 
 /// Whether there is a socket of this name; an error where something else is.
