@@ -2,10 +2,11 @@
 //!
 //! In: lines, and who waits for them to be on disk. Out: as many at once as there are, in their order.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use parking_lot::{Condvar, Mutex};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::audit::AuditError;
@@ -91,12 +92,8 @@ struct QueueState {
 }
 
 impl Queue {
-    fn state(&self) -> MutexGuard<'_, QueueState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     pub(in crate::audit) fn push(&self, item: Item, urgent: bool) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         state.items.push(item);
         let first_urgent = urgent && !state.urgent;
         state.urgent |= urgent;
@@ -118,28 +115,22 @@ impl Queue {
     }
 
     pub(in crate::audit) fn close(&self) {
-        self.state().closed = true;
+        self.state.lock().closed = true;
         self.wake.notify_one();
     }
 
     /// Waits for items, at most for `patience`, and moves them behind those in `items`.
     pub(in crate::audit) fn take(&self, items: &mut Vec<Item>, patience: Option<Duration>) -> Work {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         if state.items.is_empty() && !state.closed {
             state.asleep = true;
             let sleeping = |state: &mut QueueState| state.items.is_empty() && !state.closed;
-            state = match patience {
-                None => self
-                    .wake
-                    .wait_while(state, sleeping)
-                    .unwrap_or_else(PoisonError::into_inner),
+            match patience {
+                None => self.wake.wait_while(&mut state, sleeping),
                 Some(patience) => {
-                    self.wake
-                        .wait_timeout_while(state, patience, sleeping)
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .0
+                    self.wake.wait_while_for(&mut state, sleeping, patience);
                 }
-            };
+            }
             state.asleep = false;
         }
         if state.items.is_empty() {
@@ -147,11 +138,7 @@ impl Queue {
         }
         let gathering =
             |state: &mut QueueState| !state.urgent && !state.closed && state.items.len() < GATHER_LIMIT;
-        state = self
-            .wake
-            .wait_timeout_while(state, GATHER, gathering)
-            .unwrap_or_else(PoisonError::into_inner)
-            .0;
+        self.wake.wait_while_for(&mut state, gathering, GATHER);
         items.append(&mut state.items);
         state.urgent = false;
         Work::Items

@@ -3,9 +3,11 @@
 //! In: the writer's word after each batch. Out: the end that sinks may read to, and numbers for metrics. What stands behind that
 //! end may be cut off again, so nobody reads it.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
 
 use super::segment::{Position, Segment, SegmentId};
 
@@ -31,12 +33,8 @@ struct State {
 }
 
 impl SpoolView {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn change(&self, change: impl FnOnce(&mut State)) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         change(&mut state);
         state.version += 1;
         drop(state);
@@ -59,7 +57,7 @@ impl SpoolView {
 
     /// Sinks that hold up the spool; none while there is room.
     pub(super) fn hold(&self, sinks: &[String]) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         if state.held_by != sinks {
             state.held_by = sinks.to_vec();
         }
@@ -82,13 +80,13 @@ impl SpoolView {
     /// The segments, the oldest first, as far as they are written.
     #[must_use]
     pub fn segments(&self) -> Vec<Segment> {
-        self.state().segments.clone()
+        self.state.lock().segments.clone()
     }
 
     /// Where the last line ends.
     #[must_use]
     pub fn end(&self) -> Option<Position> {
-        self.state().segments.last().map(|last| Position {
+        self.state.lock().segments.last().map(|last| Position {
             segment: last.id,
             offset: last.length,
         })
@@ -97,7 +95,7 @@ impl SpoolView {
     /// Sinks that have not read what must go for the next record; while there are any, the spool takes none.
     #[must_use]
     pub fn held_by(&self) -> Vec<String> {
-        self.state().held_by.clone()
+        self.state.lock().held_by.clone()
     }
 
     /// Segments that were ended since the start.
@@ -114,13 +112,13 @@ impl SpoolView {
 
     /// Counts a reader until the guard is dropped.
     pub(in crate::audit) fn reading(self: &Arc<Self>) -> Reading {
-        self.state().reading += 1;
+        self.state.lock().reading += 1;
         Reading(Arc::clone(self))
     }
 
     /// A number that grows with each change, and whether it was the last one.
     pub(in crate::audit) fn version(&self) -> (u64, bool) {
-        let state = self.state();
+        let state = self.state.lock();
         (state.version, state.closed)
     }
 
@@ -138,23 +136,17 @@ impl SpoolView {
     pub(in crate::audit) fn wait_ended(&self, patience: Duration) -> bool {
         let runs = |state: &State| !state.closed || state.reading > 0;
         self.wait_while(Some(patience), runs);
-        !runs(&self.state())
+        !runs(&self.state.lock())
     }
 
     fn wait_while(&self, patience: Option<Duration>, wait: impl Fn(&State) -> bool) {
-        let began = Instant::now();
-        let mut state = self.state();
-        while wait(&state) {
-            state = match patience.map(|patience| patience.saturating_sub(began.elapsed())) {
-                None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
-                Some(Duration::ZERO) => return,
-                Some(left) => {
-                    self.changed
-                        .wait_timeout(state, left)
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .0
-                }
-            };
+        let mut state = self.state.lock();
+        match patience {
+            None => self.changed.wait_while(&mut state, |state| wait(state)),
+            Some(patience) => {
+                self.changed
+                    .wait_while_for(&mut state, |state| wait(state), patience);
+            }
         }
     }
 }
