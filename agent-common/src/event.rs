@@ -134,6 +134,21 @@ impl DenyReason {
         }
     }
 
+    /// What it means to a person.
+    pub const fn explain(self) -> &'static str {
+        match self {
+            Self::Pending => "the pod has not been classified yet",
+            Self::Protocol => "an enforced pod reaches the API server by TCP alone",
+            Self::NoListener => "the pod is enforced and its listener is not open",
+            Self::DeniedEndpoint => "no enforced pod may reach this address",
+            Self::Internal => "the kernel could not record the connect",
+            Self::Namespace => "the socket is in a network namespace without a listener of the pod's",
+            Self::Packet => "the packet belongs to no redirected connection",
+            Self::Encapsulated => "the packet is encapsulated, so its destination is unknown",
+            Self::Socket => "no kernel hook sees what a socket of this kind sends",
+        }
+    }
+
     /// The counter that counts it.
     #[inline(always)]
     pub const fn counter(self) -> Counter {

@@ -18,10 +18,10 @@ use super::settings::{api_servers, cgroup_root};
 use super::shutdown::Shutdown;
 use crate::admin::api::ObjectList;
 use crate::admin::{Admin, AgentState, ConfiguredName, Failing, PrivateSocket, ReadyReport};
-use crate::audit::{AuditLog, Connection};
+use crate::audit::AuditLog;
 use crate::cluster::Connector;
 use crate::config::Config;
-use crate::denied::{self, Denials};
+use crate::denied::{self, Denials, DeniedConnection};
 use crate::endpoints::{ProtectedEndpoints, ProtectedEndpointsConfig};
 use crate::enforce::{self, KernelEnforcer, NodeListener, watchdog};
 use crate::kernel::lease::KernelWriteLease;
@@ -111,7 +111,7 @@ pub(super) struct Shared {
 /// Where what the parts send each other comes out.
 pub(super) struct Receivers {
     arrivals: mpsc::Receiver<Arrival>,
-    denials: mpsc::Receiver<Connection>,
+    denials: mpsc::Receiver<DeniedConnection>,
 }
 
 /// Makes the enforcer and the channels between the parts.

@@ -12,12 +12,13 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use super::cause::{DenialCause, DeniedConnection};
 use super::write::Denials;
 use crate::audit::{Caller, Connection, KernelFacts, Outcome, PodRef, ProcessRef};
 use crate::endpoints::ProtectedEndpoints;
 use crate::endpoints::denied_as;
-use crate::kernel::{CgroupId, Kernel, KernelEvent, KernelEvents};
-use crate::listener::{Seen, UnattributedCause, UnattributedConnection};
+use crate::kernel::{CgroupId, DenyReason, Kernel, KernelEvent, KernelEvents};
+use crate::listener::{Seen, UnattributedConnection};
 use crate::runtime::phase::{Phase, PhaseWatch};
 use crate::workload::escapes::CgroupEscape;
 use crate::workload::{Names, Pod, container_of, source_for};
@@ -74,10 +75,10 @@ pub(crate) async fn kernel_events(
                 return;
             }
         };
-        let cause = event.reason.map_or("unknown", |denial| denial.as_str());
+        let cause = DenialCause::Kernel(event.reason);
         denials
             .metrics
-            .denied(cause, endpoint(event.origin, &endpoints.borrow()));
+            .denied(cause.code(), endpoint(event.origin, &endpoints.borrow()));
         let seen = if event.pid != 0 && lookups.take(event.cgroup, Instant::now()) {
             Seen::of(event.pid, event.at_ns).unwrap_or_default()
         } else {
@@ -85,7 +86,7 @@ pub(crate) async fn kernel_events(
         };
         let pod = names.find(event.cgroup, seen.cgroup.as_deref().map(Path::new));
         let pod = pod.as_ref().map(|pod| &pod.pod);
-        denials.submit(denied(&event, cause, pod, seen));
+        denials.submit(denied(&event, pod, seen));
     }
 }
 
@@ -137,7 +138,8 @@ impl ProcessLookups {
     }
 }
 
-fn denied(event: &KernelEvent, cause: &'static str, pod: Option<&Pod>, seen: Seen) -> Connection {
+fn denied(event: &KernelEvent, pod: Option<&Pod>, seen: Seen) -> DeniedConnection {
+    let cause = DenialCause::Kernel(event.reason);
     let container = pod
         .zip(seen.cgroup.as_deref())
         .and_then(|(pod, cgroup)| container_of(pod, Path::new(cgroup)));
@@ -150,7 +152,14 @@ fn denied(event: &KernelEvent, cause: &'static str, pod: Option<&Pod>, seen: See
         escaped_to: None,
     });
     let address = (event.origin.port() != 0).then_some(event.origin);
-    Connection {
+    let denied = match event.reason {
+        Some(DenyReason::Socket) => "denied a socket".to_owned(),
+        Some(DenyReason::Packet | DenyReason::Encapsulated) => {
+            format!("dropped a packet to {}", event.origin)
+        }
+        _ => format!("denied a connect to {}", event.origin),
+    };
+    let connection = Connection {
         caller: Some(Arc::new(Caller {
             container,
             ..caller(pod, process)
@@ -163,46 +172,16 @@ fn denied(event: &KernelEvent, cause: &'static str, pod: Option<&Pod>, seen: See
             address,
             verdict: "deny".into(),
         },
-        reason: cause,
-        message: match cause {
-            "socket" => format!("the kernel denied a socket: {}", explain(cause)),
-            "packet" | "encapsulated" => format!(
-                "the kernel dropped a packet to {}: {}",
-                event.origin,
-                explain(cause)
-            ),
-            _ => format!(
-                "the kernel denied a connect to {}: {}",
-                event.origin,
-                explain(cause)
-            ),
-        },
+        message: format!("the kernel {denied}: {}", cause.explain()),
         ..Connection::default()
-    }
-}
-
-/// What each cause means to a person.
-fn explain(cause: &str) -> &'static str {
-    match cause {
-        "pending" => "the pod has not been classified yet",
-        "protocol" => "an enforced pod reaches the API server by TCP alone",
-        "no_listener" => "the pod is enforced and its listener is not open",
-        "denied_endpoint" => "no enforced pod may reach this address",
-        "namespace" => "the socket is in a network namespace without a listener of the pod's",
-        "packet" => "the packet belongs to no redirected connection",
-        "encapsulated" => "the packet is encapsulated, so its destination is unknown",
-        "socket" => "no kernel hook sees what a socket of this kind sends",
-        _ => "the kernel could not record the connect",
-    }
+    };
+    DeniedConnection::new(cause, connection)
 }
 
 /// The record of a connection that a listener closed.
-pub(crate) fn closed(unattributed_connection: &UnattributedConnection) -> Connection {
-    let why = match unattributed_connection.cause {
-        UnattributedCause::Full => "its pod has as many connections open as a pod may have",
-        _ => "the kernel redirected no such connection",
-    };
-    Connection {
+pub(crate) fn closed(unattributed_connection: &UnattributedConnection) -> DeniedConnection {
+    let cause = DenialCause::Unattributed(unattributed_connection.cause);
+    let connection = Connection {
         caller: Some(Arc::new(caller(
             unattributed_connection.workload.as_deref(),
             None,
@@ -218,18 +197,19 @@ pub(crate) fn closed(unattributed_connection: &UnattributedConnection) -> Connec
             address: Some(unattributed_connection.local),
             verdict: "close".into(),
         },
-        reason: "unattributed_connection",
         message: format!(
-            "a connection from {} to Picket's listener was closed: {why} ({})",
+            "a connection from {} to Picket's listener was closed: {} ({})",
             unattributed_connection.peer,
+            cause.explain(),
             unattributed_connection.cause.as_str()
         ),
         ..Connection::default()
-    }
+    };
+    DeniedConnection::new(cause, connection)
 }
 
 /// The record of a process outside its pod's cgroup.
-pub(crate) fn escaped(escape: &CgroupEscape, pod: Option<&Pod>) -> Connection {
+pub(crate) fn escaped(escape: &CgroupEscape, pod: Option<&Pod>) -> DeniedConnection {
     let seen = ProcessRef {
         pid: escape.pid,
         exe: None,
@@ -237,7 +217,7 @@ pub(crate) fn escaped(escape: &CgroupEscape, pod: Option<&Pod>) -> Connection {
         uid: escape.uid,
         escaped_to: Some(escape.cgroup.clone()),
     };
-    Connection {
+    let connection = Connection {
         caller: Some(Arc::new(caller(pod, Some(seen)))),
         source: pod.and_then(|pod| pod.addresses.first().copied()),
         kernel: KernelFacts {
@@ -246,13 +226,14 @@ pub(crate) fn escaped(escape: &CgroupEscape, pod: Option<&Pod>) -> Connection {
             ..KernelFacts::default()
         },
         outcome: Outcome::Error,
-        reason: "cgroup_escape",
         message: format!(
             "a process of the pod is in cgroup {}, outside the pod's cgroup: its connections are {} as the pod's",
             escape.cgroup,
             if escape.held { "judged" } else { "not judged" },
         ),
-    }
+        ..Connection::default()
+    };
+    DeniedConnection::new(DenialCause::CgroupEscape, connection)
 }
 
 fn caller(pod: Option<&Pod>, process: Option<ProcessRef>) -> Caller {

@@ -11,8 +11,10 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::aggregate::{EventAggregator, Folded};
+use super::cause::{DenialCause, DeniedConnection};
 use super::metrics::DeniedMetrics;
 use crate::audit::{AuditLog, Caller, Connection, KernelFacts, PodRef};
+use crate::kernel::DenyReason;
 use crate::notify::{About, EventQueue, KubeEvent, Reason};
 
 /// Records between those who see denied connections and the one who writes them; each is below 1 KB.
@@ -25,28 +27,28 @@ const INTERVAL: Duration = Duration::from_secs(1);
 type Source = Option<String>;
 
 /// What makes two denied connections of a pod alike: the cause and the address.
-type Kind = (&'static str, Option<SocketAddr>);
+type Kind = (DenialCause, Option<SocketAddr>);
 
 /// Denied connections as they are aggregated.
-type Gathered = EventAggregator<Source, Kind, Connection>;
+type Gathered = EventAggregator<Source, Kind, DeniedConnection>;
 
 /// Takes denied connections to be written down; cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Denials {
-    queue: mpsc::Sender<Connection>,
+    queue: mpsc::Sender<DeniedConnection>,
     pub(crate) metrics: DeniedMetrics,
 }
 
 impl Denials {
     /// The entrance, and the exit for [`write`].
-    pub(crate) fn channel(metrics: DeniedMetrics) -> (Self, mpsc::Receiver<Connection>) {
+    pub(crate) fn channel(metrics: DeniedMetrics) -> (Self, mpsc::Receiver<DeniedConnection>) {
         let (queue, denied) = mpsc::channel(QUEUE_LENGTH);
         (Self { queue, metrics }, denied)
     }
 
     /// Hands a denied connection on without waiting.
-    pub(crate) fn submit(&self, connection: Connection) {
-        if self.queue.try_send(connection).is_err() {
+    pub(crate) fn submit(&self, denied: DeniedConnection) {
+        if self.queue.try_send(denied).is_err() {
             self.metrics.unrecorded();
         }
     }
@@ -55,7 +57,7 @@ impl Denials {
 /// Writes the records, a few of each kind and second as they are and the others as a count. Once `last` has fired, what waits
 /// is written, and then `done` fires.
 pub(crate) async fn write(
-    mut denied: mpsc::Receiver<Connection>,
+    mut denied: mpsc::Receiver<DeniedConnection>,
     audit: AuditLog,
     events: EventQueue,
     last: CancellationToken,
@@ -66,12 +68,12 @@ pub(crate) async fn write(
     loop {
         tokio::select! {
             () = last.cancelled(), if !denied.is_closed() => denied.close(),
-            connection = denied.recv() => {
-                let Some(connection) = connection else { break };
-                let (source, kind) = key(&connection);
-                if let Some(connection) = aggregator.take(source, kind, connection) {
-                    notify(&events, &connection);
-                    write_one(&audit, connection).await;
+            received = denied.recv() => {
+                let Some(received) = received else { break };
+                let (source, kind) = key(&received);
+                if let Some(one) = aggregator.take(source, kind, received) {
+                    notify(&events, &one);
+                    write_one(&audit, one).await;
                 }
             }
             _ = tick.tick() => write_aggregated(&mut aggregator, &audit).await,
@@ -83,12 +85,13 @@ pub(crate) async fn write(
 }
 
 /// Reports the connection at its pod. A pod that is not classified yet retries by itself, and is most often no agent's.
-fn notify(events: &EventQueue, connection: &Connection) {
-    let reason = match connection.reason {
-        "pending" | "unattributed_connection" => return,
-        "cgroup_escape" => Reason::CgroupEscape,
-        _ => Reason::AccessDenied,
+fn notify(events: &EventQueue, denied: &DeniedConnection) {
+    let reason = match denied.cause() {
+        DenialCause::Kernel(Some(DenyReason::Pending)) | DenialCause::Unattributed(_) => return,
+        DenialCause::CgroupEscape => Reason::CgroupEscape,
+        DenialCause::Kernel(_) | DenialCause::Several => Reason::AccessDenied,
     };
+    let connection = denied.connection();
     let Some(caller) = &connection.caller else { return };
     let Some(PodRef { namespace, name, uid }) = caller.pod.clone() else {
         return;
@@ -122,34 +125,48 @@ async fn write_aggregated(aggregator: &mut Gathered, audit: &AuditLog) {
 
 /// The record of what was folded. It says of nobody what others did: an address or a process stands in it only where all that
 /// were folded have it.
-fn summary(folded: Folded<Connection>) -> Connection {
-    match folded {
-        Folded::Alike(connection, more) => Connection {
-            message: format!(
+fn summary(folded: Folded<DeniedConnection>) -> DeniedConnection {
+    let (cause, connection) = match folded {
+        Folded::Alike(denied, more) => {
+            let cause = denied.cause();
+            let connection = denied.into_connection();
+            let message = format!(
                 "{} (this record stands for {more} more within a second)",
                 connection.message
-            ),
-            ..connection
-        },
-        Folded::Others(connection, count) => Connection {
-            caller: connection.caller.as_deref().map(|caller| {
-                Arc::new(Caller {
-                    pod: caller.pod.clone(),
-                    service_account: caller.service_account.clone(),
-                    ..Caller::default()
-                })
-            }),
-            ..several(
-                &connection,
-                format!(
-                    "{count} other denied connections of this pod within a second, to more addresses than are told apart"
-                ),
+            );
+            (
+                cause,
+                Connection {
+                    message,
+                    ..connection
+                },
             )
-        },
-        Folded::Everybodys(connection, count) => several(
-            &connection,
-            format!("{count} denied connections within a second, of more pods than are told apart"),
-        ),
+        }
+        Folded::Others(denied, count) => (DenialCause::Several, others(denied.connection(), count)),
+        Folded::Everybodys(denied, count) => {
+            let message =
+                format!("{count} denied connections within a second, of more pods than are told apart");
+            (DenialCause::Several, several(denied.connection(), message))
+        }
+    };
+    DeniedConnection::new(cause, connection)
+}
+
+/// The record of connections of one pod.
+fn others(one: &Connection, count: u32) -> Connection {
+    let caller = one.caller.as_deref().map(|caller| {
+        Arc::new(Caller {
+            pod: caller.pod.clone(),
+            service_account: caller.service_account.clone(),
+            ..Caller::default()
+        })
+    });
+    let message = format!(
+        "{count} other denied connections of this pod within a second, to more addresses than are told apart"
+    );
+    Connection {
+        caller,
+        ..several(one, message)
     }
 }
 
@@ -164,22 +181,23 @@ fn several(one: &Connection, message: String) -> Connection {
             ..KernelFacts::default()
         },
         outcome: one.outcome,
-        reason: "several",
         message,
+        ..Connection::default()
     }
 }
 
-async fn write_one(audit: &AuditLog, connection: Connection) {
-    if let Err(error) = audit.connection(connection).await {
+async fn write_one(audit: &AuditLog, denied: DeniedConnection) {
+    if let Err(error) = audit.connection(denied.into_connection()).await {
         tracing::error!(%error, "a denied connection is not in the audit log");
     }
 }
 
-fn key(connection: &Connection) -> (Source, Kind) {
+fn key(denied: &DeniedConnection) -> (Source, Kind) {
+    let connection = denied.connection();
     let pod = connection.caller.as_ref().and_then(|caller| caller.pod.as_ref());
     (
         pod.map(|pod| pod.uid.clone()),
-        (connection.reason, connection.kernel.address),
+        (denied.cause(), connection.kernel.address),
     )
 }
 
@@ -188,6 +206,7 @@ mod tests {
     use super::*;
     use crate::audit::spool::segment::stored_text;
     use crate::audit::{AuditConfig, ProcessRef};
+    use crate::listener::UnattributedCause;
     use crate::metrics::MetricsRegistry;
     use crate::notify::NotifyMetrics;
 
@@ -202,7 +221,10 @@ mod tests {
         let audit = AuditLog::open(&config, None).unwrap();
         let (sender, denied) = Denials::channel(DeniedMetrics::register(&MetricsRegistry::default()));
         for _ in 0..15 {
-            sender.submit(Connection::default());
+            sender.submit(DeniedConnection::new(
+                DenialCause::Kernel(None),
+                Connection::default(),
+            ));
         }
         let (last, done) = (CancellationToken::new(), CancellationToken::new());
         let (events, _none) = EventQueue::channel(NotifyMetrics::register(&MetricsRegistry::default()));
@@ -222,7 +244,8 @@ mod tests {
     /// One pod dials thousands of addresses; another dials one.
     #[test]
     fn what_one_pod_does_is_neither_said_of_another_nor_hides_it() {
-        let dial = |pod: &str, number: u16| Connection {
+        let denied = DenialCause::Kernel(Some(DenyReason::DeniedEndpoint));
+        let connection = |pod: &str, number: u16| Connection {
             caller: Some(Arc::new(Caller {
                 pod: Some(PodRef {
                     namespace: "agents".to_owned(),
@@ -240,10 +263,10 @@ mod tests {
                 address: Some(SocketAddr::from(([10, 0, 0, 7], number))),
                 ..KernelFacts::default()
             },
-            reason: "kubelet",
             message: "the kernel denied a connect".to_owned(),
             ..Connection::default()
         };
+        let dial = |pod: &str, number: u16| DeniedConnection::new(denied, connection(pod, number));
         let mut aggregator = Gathered::default();
         for number in 1..5000 {
             let connection = dial("loud", number);
@@ -253,11 +276,12 @@ mod tests {
         let connection = dial("quiet", 10250);
         let (source, kind) = key(&connection);
         let written = aggregator.take(source, kind, connection).expect("as it is");
-        assert_eq!(written.kernel.address, "10.0.0.7:10250".parse().ok());
+        assert_eq!(written.connection().kernel.address, "10.0.0.7:10250".parse().ok());
         let folded: Vec<_> = aggregator.tick().into_iter().map(summary).collect();
         let [others] = &folded[..] else {
             panic!("{folded:#?}")
         };
+        let others = others.connection();
         let caller = others.caller.as_ref().expect("the pod");
         assert_eq!(caller.pod.as_ref().map(|pod| pod.name.as_str()), Some("loud"));
         assert_eq!((&caller.process, others.kernel.address), (&None, None));
@@ -275,7 +299,7 @@ mod tests {
     fn a_pod_gets_events_of_its_own_doing_with_its_words_in_quotes() {
         let (events, mut reported) =
             EventQueue::channel(NotifyMetrics::register(&MetricsRegistry::default()));
-        let connection = |reason| Connection {
+        let connection = || Connection {
             caller: Some(Arc::new(Caller {
                 pod: Some(PodRef {
                     namespace: "agents".to_owned(),
@@ -295,17 +319,16 @@ mod tests {
                 address: "10.0.0.7:10250".parse().ok(),
                 ..KernelFacts::default()
             },
-            reason,
             message: "the kernel denied a connect".to_owned(),
             ..Connection::default()
         };
-        for reason in [
-            "pending",
-            "unattributed_connection",
-            "denied_endpoint",
-            "cgroup_escape",
+        for cause in [
+            DenialCause::Kernel(Some(DenyReason::Pending)),
+            DenialCause::Unattributed(UnattributedCause::Unknown),
+            DenialCause::Kernel(Some(DenyReason::DeniedEndpoint)),
+            DenialCause::CgroupEscape,
         ] {
-            notify(&events, &connection(reason));
+            notify(&events, &DeniedConnection::new(cause, connection()));
         }
         let mut next = || {
             reported

@@ -119,6 +119,19 @@ impl UnattributedCause {
             Self::Internal => "internal",
         }
     }
+
+    /// What it means to a person.
+    #[must_use]
+    pub fn explain(self) -> &'static str {
+        match self {
+            Self::Unknown => "the kernel redirected no such connection",
+            Self::OtherPod => {
+                "the kernel redirected it for another pod, or for a pod that is not enforced any more"
+            }
+            Self::Full => "its pod has as many connections open as a pod may have",
+            Self::Internal => "the kernel's record of the connection could not be read",
+        }
+    }
 }
 
 /// What a listener hands on.
