@@ -57,7 +57,7 @@ use crate::session::{Farewell, Registry, SessionBody, SessionKind, Slot, Traffic
 use crate::store::Store;
 use crate::tls::Certificates;
 use crate::upstream::{
-    BodyLoss, RequestBody, RequestOrigin, SendError, UpgradeError, UpgradeProtocol, Upstream, UpstreamBody,
+    BodyLoss, RequestBody, RequestOrigin, SendError, StillPermitted, UpgradeError, UpgradeProtocol, Upstream, UpstreamBody,
     UsedCredential, requested_upgrade,
 };
 
@@ -68,7 +68,7 @@ use connection::Connection;
 use heads::{HeadBudget, HeldHead};
 use record::{findings, record_decision, record_rejection, record_request, record_status};
 use server::FailedHandshakes;
-use session::{Basis, Following};
+use session::{Basis, Following, InForce};
 use watched::WatchedBodies;
 use write::{AbandonedWrites, Exchange};
 
@@ -76,13 +76,12 @@ use write::{AbandonedWrites, Exchange};
 pub struct Pipeline {
     tls: Arc<ServerConfig>,
     certificates: Arc<Certificates>,
-    store: Arc<Store>,
+    in_force: Arc<InForce>,
     approvals: Approvals,
     upstream: Upstream,
     audit: AuditLog,
     drain: Drain,
     abandoned: AbandonedWrites,
-    sessions: Registry,
     kube_events: EventQueue,
     handshakes: FailedHandshakes,
     heads: Arc<HeadBudget>,
@@ -91,7 +90,7 @@ pub struct Pipeline {
 
 /// What comes back when nothing refused.
 enum Handled {
-    Response(Response<UpstreamBody>, Basis),
+    Response(Response<UpstreamBody>, Arc<Basis>),
     /// A watch, or a log that is followed.
     Following(Response<UpstreamBody>, Following),
     Upgraded(Response<Full<Bytes>>, Upgraded),
@@ -114,13 +113,12 @@ impl Pipeline {
         Ok(Arc::new(Pipeline {
             tls: certificates.server_config()?,
             certificates: Arc::clone(certificates),
-            store,
+            in_force: Arc::new(InForce { store, sessions }),
             approvals: Approvals::default(),
             upstream,
             audit,
             abandoned: AbandonedWrites::new(drain.clone()),
             drain,
-            sessions,
             kube_events,
             handshakes: FailedHandshakes::new(),
             heads: HeadBudget::new(),
@@ -183,7 +181,7 @@ impl Pipeline {
     }
 
     /// The body of a response that is no session. One that has more to come is watched.
-    fn response_body(&self, body: UpstreamBody, record: Record, basis: Basis) -> ResponseBody {
+    fn response_body(&self, body: UpstreamBody, record: Record, basis: Arc<Basis>) -> ResponseBody {
         let body = audited(body, record);
         if body.is_end_stream() {
             return ResponseBody::Upstream(body);
@@ -228,8 +226,8 @@ impl Pipeline {
         }
 
         // Before anything is read that may change.
-        let ticket = self.sessions.ticket();
-        let policies = self.store.current();
+        let ticket = self.in_force.sessions.ticket();
+        let policies = self.in_force.store.current();
         let bearer = request.head().headers.get(AUTHORIZATION);
         let agent = connection.principal(&policies, bearer, Timestamp::now())?;
         record.identity(Arc::clone(&agent.name), agent.principal.attestation());
@@ -245,8 +243,8 @@ impl Pipeline {
             Box::pin(record.commit_before_effect()).await?;
         }
         let warnings: Vec<_> = permit.warnings().iter().map(warning).collect();
-        let basis = Basis::new(connection, ticket, &agent, &permit);
-        let body = body.guarded(self.still_permitted(&basis));
+        let basis = Basis::new(&self.in_force, connection, ticket, &agent, &permit);
+        let body = body.guarded(Arc::clone(&basis) as Arc<dyn StillPermitted>);
         if kube.is_mutating() {
             record.sent();
         }
@@ -260,7 +258,7 @@ impl Pipeline {
         *record = exchange.record;
         let (mut response, credential) = exchange.response.map_err(|rejection| match rejection {
             Rejection::Upstream(SendError::NoLongerPermitted) => {
-                self.refused_by_now(&basis).unwrap_or(rejection)
+                basis.judge().err().unwrap_or(rejection)
             }
             rejection => rejection,
         })?;
@@ -275,7 +273,7 @@ impl Pipeline {
     /// The answer on its way back. One that goes on for long is registered, and noted in the record before its first byte.
     async fn finish_response(
         &self,
-        basis: Basis,
+        basis: Arc<Basis>,
         client: Option<(UpgradeProtocol, OnUpgrade)>,
         response: Response<UpstreamBody>,
         credential: Option<UsedCredential>,
@@ -284,12 +282,12 @@ impl Pipeline {
         record.response(response.status().as_u16(), None, None);
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             let client = client.ok_or(Rejection::Unasked)?;
-            let (response, upgraded) = self.switch(basis, response, client, credential, record)?;
+            let (response, upgraded) = self.switch(&basis, response, client, credential, record)?;
             Box::pin(record.started()).await?;
             return Ok(Handled::Upgraded(response, upgraded));
         }
         if basis.request().follow && response.status().is_success() {
-            let following = self.follow(basis, &response, credential, record)?;
+            let following = self.follow(&basis, &response, credential, record)?;
             Box::pin(record.started()).await?;
             return Ok(Handled::Following(response, following));
         }

@@ -10,6 +10,7 @@ use http::Response;
 use http_body_util::Full;
 use hyper::upgrade::OnUpgrade;
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use picket_policy::{Impersonate, KubeRequest, Permit};
 
 use super::Pipeline;
@@ -20,38 +21,57 @@ use crate::identity::ResolvedPrincipal;
 use crate::listener::PodShare;
 use crate::reject::Rejection;
 use crate::session::{
-    self, Facts, Farewell, Judge, Permitted, Registered, SessionBody, SessionKind, Slot, Stop, StopTunnel,
+    self, Facts, Farewell, Judge, Permitted, Registered, Registry, SessionBody, SessionKind, Slot, Stop, StopTunnel,
     Ticket, Traffic, Upgrade, Upgraded,
 };
 use crate::store::Store;
 use crate::upstream::{StillPermitted, TunnelPlace, UpgradeProtocol, UpstreamBody, UsedCredential};
 
+/// What a permit is judged by again.
+pub(super) struct InForce {
+    pub(super) store: Arc<Store>,
+    pub(super) sessions: Registry,
+}
+
 /// What is kept of a permit that was sent, for as long as its answer may go on.
 pub(super) struct Basis {
     connection: Arc<Connection>,
-    ticket: Ticket,
     principal: Arc<ResolvedPrincipal>,
     impersonate: Arc<Impersonate>,
     approved: bool,
     request: Arc<KubeRequest>,
+    in_force: Arc<InForce>,
+    judged: Mutex<Judged>,
+}
+
+/// When a request was judged last.
+#[derive(Clone, Copy)]
+struct Judged {
+    /// Taken before anything was read that may change.
+    ticket: Ticket,
+    /// When time alone ends what it is permitted by.
+    until: Option<Timestamp>,
 }
 
 impl Basis {
     /// `ticket` was taken before the principal and the permit were made.
     pub(super) fn new(
+        in_force: &Arc<InForce>,
         connection: &Arc<Connection>,
         ticket: Ticket,
         principal: &Arc<ResolvedPrincipal>,
         permit: &Permit,
-    ) -> Basis {
-        Basis {
+    ) -> Arc<Basis> {
+        let until = principal.principal.identity().expires_at;
+        Arc::new(Basis {
             connection: Arc::clone(connection),
-            ticket,
             principal: Arc::clone(principal),
             impersonate: Arc::clone(permit.impersonate()),
             approved: permit.approver().is_some(),
             request: Arc::clone(permit.request()),
-        }
+            in_force: Arc::clone(in_force),
+            judged: Mutex::new(Judged { ticket, until }),
+        })
     }
 
     pub(super) fn request(&self) -> &KubeRequest {
@@ -63,18 +83,62 @@ impl Basis {
         self.connection.share()
     }
 
-    fn facts(self, id: AuditId, protocol: &'static str, credential: Option<UsedCredential>) -> Facts {
+    fn facts(&self, id: AuditId, protocol: &'static str, credential: Option<UsedCredential>) -> Facts {
         Facts {
             id,
             kind: SessionKind::of(&self.request),
             protocol,
             identity: Arc::clone(&self.principal.name),
             caller: self.connection.caller(),
-            request: self.request,
-            impersonate: self.impersonate,
+            request: Arc::clone(&self.request),
+            impersonate: Arc::clone(&self.impersonate),
             approved: self.approved,
             credential,
             started: Timestamp::now(),
+        }
+    }
+
+    /// Judges the request by what is in force now.
+    ///
+    /// # Errors
+    /// Why it would be refused.
+    pub(super) fn judge(&self) -> Result<(), Rejection> {
+        self.judge_until().map(drop)
+    }
+
+    fn judge_until(&self) -> Result<Option<Timestamp>, Rejection> {
+        let policies = self.in_force.store.current();
+        // Only the pod attests an agent, so the request's headers are not kept for this.
+        let agent = self.connection.principal(&policies, None, Timestamp::now())?;
+        let permitted = Permitted {
+            identity: &self.principal.name,
+            request: &self.request,
+            impersonate: &self.impersonate,
+            approved: self.approved,
+        };
+        session::recheck_request(&policies, &agent.principal, &permitted)?;
+        Ok(agent.principal.identity().expires_at)
+    }
+}
+
+impl StillPermitted for Basis {
+    /// Judges a request again that is to be sent, or whose body is under way, where something changed since it was judged
+    /// last.
+    fn is_permitted(&self) -> bool {
+        let mut judged = self.judged.lock();
+        // Time alone raises no epoch.
+        let expired = judged.until.is_some_and(|until| Timestamp::now() >= until);
+        if !expired && !self.in_force.sessions.is_stale(judged.ticket) {
+            return true;
+        }
+        // Before anything is read that may change.
+        let ticket = self.in_force.sessions.ticket();
+        match self.judge_until() {
+            Ok(until) => {
+                *judged = Judged { ticket, until };
+                true
+            }
+            Err(_) => false,
         }
     }
 }
@@ -124,74 +188,11 @@ impl Judge for ByConnection {
     }
 }
 
-/// A request that was permitted, as far as it is needed to judge it again.
-struct PermittedRequest {
-    connection: Arc<Connection>,
-    request: Arc<KubeRequest>,
-    impersonate: Arc<Impersonate>,
-    identity: Arc<str>,
-    approved: bool,
-    /// When time alone ends what it is permitted by.
-    until: Option<Timestamp>,
-}
-
-impl PermittedRequest {
-    fn new(basis: &Basis) -> PermittedRequest {
-        PermittedRequest {
-            connection: Arc::clone(&basis.connection),
-            request: Arc::clone(&basis.request),
-            impersonate: Arc::clone(&basis.impersonate),
-            identity: Arc::clone(&basis.principal.name),
-            approved: basis.approved,
-            until: basis.principal.principal.identity().expires_at,
-        }
-    }
-
-    /// Judges it by what is in force now.
-    fn judge(&mut self, store: &Store) -> Result<(), Rejection> {
-        let policies = store.current();
-        let agent = self.connection.principal(&policies, None, Timestamp::now())?;
-        self.until = agent.principal.identity().expires_at;
-        let permitted = Permitted {
-            identity: &self.identity,
-            request: &self.request,
-            impersonate: &self.impersonate,
-            approved: self.approved,
-        };
-        session::recheck_request(&policies, &agent.principal, &permitted)
-    }
-}
-
 impl Pipeline {
-    /// Judges a request again that is to be sent or whose body is under way, where something changed since it was judged
-    /// last.
-    pub(super) fn still_permitted(&self, basis: &Basis) -> StillPermitted {
-        let (store, sessions) = (Arc::clone(&self.store), self.sessions.clone());
-        let mut permitted = PermittedRequest::new(basis);
-        let mut ticket = basis.ticket;
-        Box::new(move || {
-            // Time alone raises no epoch.
-            let expired = permitted.until.is_some_and(|until| Timestamp::now() >= until);
-            if !expired && !sessions.is_stale(ticket) {
-                return true;
-            }
-            // Before anything is read that may change.
-            let now = sessions.ticket();
-            let judged = permitted.judge(&store);
-            ticket = now;
-            judged.is_ok()
-        })
-    }
-
-    /// Why a request that was not sent is no longer permitted; none where it is permitted again.
-    pub(super) fn refused_by_now(&self, basis: &Basis) -> Option<Rejection> {
-        PermittedRequest::new(basis).judge(&self.store).err()
-    }
-
     /// Registers a watch or a log.
     pub(super) fn follow(
         &self,
-        basis: Basis,
+        basis: &Basis,
         response: &Response<UpstreamBody>,
         credential: Option<UsedCredential>,
         record: &mut Record,
@@ -214,7 +215,7 @@ impl Pipeline {
     /// Registers an upgraded stream; gives the answer for the client beside it.
     pub(super) fn switch(
         &self,
-        basis: Basis,
+        basis: &Basis,
         mut response: Response<UpstreamBody>,
         (protocol, client): (UpgradeProtocol, OnUpgrade),
         credential: Option<UsedCredential>,
@@ -247,7 +248,7 @@ impl Pipeline {
 
     fn register(
         &self,
-        basis: Basis,
+        basis: &Basis,
         id: AuditId,
         protocol: &'static str,
         credential: Option<UsedCredential>,
@@ -256,11 +257,12 @@ impl Pipeline {
     ) -> Result<Registered, Rejection> {
         let judge = Arc::new(ByConnection {
             connection: Arc::clone(&basis.connection),
-            store: Arc::clone(&self.store),
+            store: Arc::clone(&self.in_force.store),
         });
-        let (ticket, until) = (basis.ticket, basis.principal.principal.identity().expires_at);
+        let Judged { ticket, until } = *basis.judged.lock();
         let facts = basis.facts(id, protocol, credential);
-        self.sessions
+        self.in_force
+            .sessions
             .register(ticket, facts, until, judge, stop, Arc::clone(traffic))
     }
 }

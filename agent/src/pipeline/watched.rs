@@ -24,7 +24,7 @@ use crate::listener::PodShare;
 use crate::reject::Rejection;
 use crate::runtime::workers;
 use crate::session::{Ending, SessionBody, Slot, Stop as _};
-use crate::upstream::StillPermitted;
+use crate::upstream::StillPermitted as _;
 
 /// How often they are looked at, and how old one is before it is noted: most responses are over within milliseconds.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -68,8 +68,7 @@ struct Watched {
     stalled: AtomicU64,
     noted: AtomicBool,
     /// What it is judged by; none for a session, which is judged by itself.
-    basis: Option<Basis>,
-    permitted: Mutex<Option<StillPermitted>>,
+    basis: Option<Arc<Basis>>,
 }
 
 impl Watched {
@@ -94,7 +93,7 @@ impl Watched {
     fn end(&self, rejection: &Rejection) {
         let ending = Ending {
             cause: rejection.code(),
-            status: rejection.status(self.basis.as_ref().map(Basis::request)),
+            status: rejection.status(self.basis.as_ref().map(|basis| basis.request())),
             since: Instant::now(),
         };
         self.slot.stop(&Arc::new(ending));
@@ -116,7 +115,7 @@ impl WatchedBodies {
         slot: Arc<Slot<AuditedBody>>,
         body: SessionBody<AuditedBody>,
         pod: Arc<PodShare>,
-        basis: Option<Basis>,
+        basis: Option<Arc<Basis>>,
     ) -> WatchedBody {
         let watched = Arc::new(Watched {
             slot,
@@ -126,7 +125,6 @@ impl WatchedBodies {
             stalled: AtomicU64::new(1),
             noted: AtomicBool::new(basis.is_none()),
             basis,
-            permitted: Mutex::new(None),
         });
         let list = workers::current() % self.open.len();
         let mut open = self.open[list].lock();
@@ -207,7 +205,7 @@ impl Pipeline {
         }
         let mut stalled: HashMap<*const PodShare, Vec<(Duration, Arc<Watched>)>> = HashMap::new();
         for watched in open.into_iter().filter(|watched| watched.began.elapsed() >= age) {
-            if !self.note_and_judge(&watched) {
+            if !note_and_judge(&watched) {
                 watched.end(&Rejection::NoLongerPermitted);
                 continue;
             }
@@ -222,20 +220,19 @@ impl Pipeline {
             watched.end(&Rejection::Stalled);
         }
     }
+}
 
-    /// Notes a long response once; false where it is no longer permitted.
-    fn note_and_judge(&self, watched: &Watched) -> bool {
-        let Some(basis) = &watched.basis else {
-            return true;
-        };
-        if !watched.noted.load(Ordering::Relaxed) {
-            let noted = watched.slot.while_running(AuditedBody::note_started);
-            // Where the log is full, the next look tries again.
-            watched.noted.store(noted.unwrap_or(true), Ordering::Relaxed);
-        }
-        let mut permitted = watched.permitted.lock();
-        permitted.get_or_insert_with(|| self.still_permitted(basis))()
+/// Notes a long response once; false where it is no longer permitted.
+fn note_and_judge(watched: &Watched) -> bool {
+    let Some(basis) = &watched.basis else {
+        return true;
+    };
+    if !watched.noted.load(Ordering::Relaxed) {
+        let noted = watched.slot.while_running(AuditedBody::note_started);
+        // Where the log is full, the next look tries again.
+        watched.noted.store(noted.unwrap_or(true), Ordering::Relaxed);
     }
+    basis.is_permitted()
 }
 
 #[cfg(test)]

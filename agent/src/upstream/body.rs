@@ -10,6 +10,7 @@
 use std::collections::VecDeque;
 use std::error::Error;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::{Buf as _, Bytes, BytesMut};
@@ -31,27 +32,47 @@ pub enum RequestBody {
     Incoming(ClientBody),
     /// The client's, as far as it was read for a decision, and what is still to come.
     Buffered(Box<Buffered>),
+    /// No body, of a request that is sent only while it is permitted.
+    GuardedEmpty(Guard),
     /// One of these, for as long as its request is permitted.
     Guarded(Box<Guarded>),
     /// One of these, for one of several tries.
     Replayed(Box<ReplayBody>),
 }
 
-/// Says whether a request that is under way still is permitted.
-pub type StillPermitted = Box<dyn FnMut() -> bool + Send + Sync>;
-
-/// A body that goes on only while its request is permitted.
-pub struct Guarded {
-    body: RequestBody,
-    permitted: StillPermitted,
+/// Knows whether a request that is under way still is permitted.
+pub trait StillPermitted: Send + Sync {
+    /// Whether it is, by what holds now.
+    fn is_permitted(&self) -> bool;
 }
 
-impl std::fmt::Debug for Guarded {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.debug_struct("Guarded")
-            .field("body", &self.body)
-            .finish_non_exhaustive()
+impl<F: Fn() -> bool + Send + Sync> StillPermitted for F {
+    fn is_permitted(&self) -> bool {
+        self()
     }
+}
+
+/// Asked before anything of a request is sent.
+#[derive(Clone)]
+pub struct Guard(Arc<dyn StillPermitted>);
+
+impl Guard {
+    pub(super) fn is_permitted(&self) -> bool {
+        self.0.is_permitted()
+    }
+}
+
+impl std::fmt::Debug for Guard {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_tuple("Guard").finish_non_exhaustive()
+    }
+}
+
+/// A body that goes on only while its request is permitted.
+#[derive(Debug)]
+pub struct Guarded {
+    body: RequestBody,
+    permitted: Guard,
 }
 
 /// Why a body broke off that its client did not break off.
@@ -121,25 +142,28 @@ impl RequestBody {
 
     /// The same body, which breaks off once the request is no longer permitted, and is not sent again then.
     #[must_use]
-    pub fn guarded(self, permitted: StillPermitted) -> RequestBody {
-        RequestBody::Guarded(Box::new(Guarded {
-            body: self,
-            permitted,
-        }))
+    pub fn guarded(self, permitted: Arc<dyn StillPermitted>) -> RequestBody {
+        let permitted = Guard(permitted);
+        match self {
+            RequestBody::Empty => RequestBody::GuardedEmpty(permitted),
+            body => RequestBody::Guarded(Box::new(Guarded { body, permitted })),
+        }
     }
 
     /// The body, and who says whether its request still is permitted.
-    pub(super) fn unguarded(self) -> (RequestBody, Option<StillPermitted>) {
+    pub(super) fn unguarded(self) -> (RequestBody, Option<Guard>) {
         match self {
+            RequestBody::GuardedEmpty(permitted) => (RequestBody::Empty, Some(permitted)),
             RequestBody::Guarded(guarded) => (guarded.body, Some(guarded.permitted)),
             body => (body, None),
         }
     }
 
     /// Whether the request still is permitted, to be asked right before its head is sent.
-    pub(super) fn is_permitted(&mut self) -> bool {
+    pub(super) fn is_permitted(&self) -> bool {
         match self {
-            RequestBody::Guarded(guarded) => (guarded.permitted)(),
+            RequestBody::GuardedEmpty(permitted) => permitted.is_permitted(),
+            RequestBody::Guarded(guarded) => guarded.permitted.is_permitted(),
             _ => true,
         }
     }
@@ -148,7 +172,7 @@ impl RequestBody {
     #[must_use]
     pub fn buffered(&self) -> BodyInput<'_> {
         match self {
-            RequestBody::Empty => BodyInput::Whole(&[]),
+            RequestBody::Empty | RequestBody::GuardedEmpty(_) => BodyInput::Whole(&[]),
             RequestBody::Incoming(_) | RequestBody::Replayed(_) => BodyInput::Unread,
             RequestBody::Guarded(guarded) => guarded.body.buffered(),
             RequestBody::Buffered(buffered) => match &buffered.whole {
@@ -168,7 +192,7 @@ impl Body for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         match self.get_mut() {
-            RequestBody::Empty => Poll::Ready(None),
+            RequestBody::Empty | RequestBody::GuardedEmpty(_) => Poll::Ready(None),
             RequestBody::Incoming(body) => Pin::new(body).poll_frame(cx),
             RequestBody::Replayed(body) => Pin::new(&mut **body).poll_frame(cx),
             RequestBody::Buffered(buffered) => match (buffered.frames.pop_front(), &mut buffered.rest) {
@@ -178,7 +202,7 @@ impl Body for RequestBody {
             },
             RequestBody::Guarded(guarded) => {
                 let polled = Pin::new(&mut guarded.body).poll_frame(cx);
-                if polled.is_ready() && !(guarded.permitted)() {
+                if polled.is_ready() && !guarded.permitted.is_permitted() {
                     return Poll::Ready(Some(Err(NoLongerPermitted.into())));
                 }
                 polled
@@ -188,7 +212,7 @@ impl Body for RequestBody {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            RequestBody::Empty => true,
+            RequestBody::Empty | RequestBody::GuardedEmpty(_) => true,
             RequestBody::Incoming(body) => body.is_end_stream(),
             RequestBody::Replayed(body) => body.is_end_stream(),
             RequestBody::Buffered(buffered) => {
@@ -200,7 +224,7 @@ impl Body for RequestBody {
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            RequestBody::Empty => SizeHint::with_exact(0),
+            RequestBody::Empty | RequestBody::GuardedEmpty(_) => SizeHint::with_exact(0),
             RequestBody::Incoming(body) => body.size_hint(),
             RequestBody::Replayed(body) => body.size_hint(),
             RequestBody::Guarded(guarded) => guarded.body.size_hint(),

@@ -283,7 +283,7 @@ impl Upstream {
     async fn send_own(
         &self,
         outgoing: Outgoing,
-        mut body: RequestBody,
+        body: RequestBody,
         target: Option<LongTarget>,
         used: &mut Option<UsedCredential>,
     ) -> Result<Response<UpstreamBody>, SendError> {

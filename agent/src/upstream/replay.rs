@@ -14,7 +14,7 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 use parking_lot::Mutex;
 
-use super::body::{NoLongerPermitted, RequestBody, StillPermitted};
+use super::body::{Guard, NoLongerPermitted, RequestBody};
 
 /// What is kept of one body: 99 of 100 objects are smaller, by kube-apiserver's own measure (`resourceBody99Percentile` in
 /// k8s.io/apiserver pkg/server/secure_serving.go).
@@ -56,14 +56,14 @@ impl ReplayBudget {
 /// A body for as many tries as it takes. What is kept is given up when this is dropped.
 pub(super) enum Replay {
     /// Nothing to send; it is asked before each further try all the same.
-    Empty(Option<StillPermitted>),
+    Empty(Option<Guard>),
     Kept(Arc<Mutex<Shared>>),
 }
 
 /// The client's body, and what of it passed.
 pub(super) struct Shared {
     source: RequestBody,
-    permitted: Option<StillPermitted>,
+    permitted: Option<Guard>,
     /// None once it is more than may be kept, or not all of the body.
     kept: Option<Kept>,
     /// The number of the try that may read.
@@ -95,22 +95,22 @@ impl Replay {
     }
 
     /// Whether the request still is permitted, to be asked right before its head is sent.
-    pub(super) fn is_permitted(&mut self) -> bool {
+    pub(super) fn is_permitted(&self) -> bool {
         match self {
             Replay::Empty(permitted) => asked(permitted),
-            Replay::Kept(shared) => asked(&mut shared.lock().permitted),
+            Replay::Kept(shared) => asked(&shared.lock().permitted),
         }
     }
 
     /// The body for one more try, which ends the one before; none where the request is no longer permitted, or where not
     /// every byte that passed is there.
-    pub(super) fn again(&mut self) -> Option<RequestBody> {
+    pub(super) fn again(&self) -> Option<RequestBody> {
         match self {
             Replay::Empty(permitted) => asked(permitted).then_some(RequestBody::Empty),
             Replay::Kept(shared) => {
                 // Under one lock: the try before may still be reading.
                 let mut state = shared.lock();
-                if state.kept.is_none() || !asked(&mut state.permitted) {
+                if state.kept.is_none() || !asked(&state.permitted) {
                     return None;
                 }
                 state.turn += 1;
@@ -131,8 +131,8 @@ impl Drop for Replay {
     }
 }
 
-fn asked(permitted: &mut Option<StillPermitted>) -> bool {
-    permitted.as_mut().is_none_or(|permitted| permitted())
+fn asked(permitted: &Option<Guard>) -> bool {
+    permitted.as_ref().is_none_or(Guard::is_permitted)
 }
 
 /// The bytes that passed.
@@ -272,7 +272,7 @@ impl Body for ReplayBody {
             return Poll::Ready(Some(Err(Superseded.into())));
         }
         let polled = shared.next(&mut body.place, cx);
-        if polled.is_ready() && !asked(&mut shared.permitted) {
+        if polled.is_ready() && !asked(&shared.permitted) {
             shared.kept = None;
             return Poll::Ready(Some(Err(NoLongerPermitted.into())));
         }

@@ -33,7 +33,7 @@ pub(super) async fn send(
     pool: &Arc<Pool>,
     pod: PodKey,
     mut outgoing: Outgoing,
-    mut replay: Replay,
+    replay: Replay,
     used: &mut Option<UsedCredential>,
 ) -> Result<Response<UpstreamBody>, SendError> {
     let mut body = replay.first();
@@ -42,7 +42,7 @@ pub(super) async fn send(
         let lease = pool.lease(pod).await?;
         *used = Some(lease.credential().clone());
         let again = outgoing.clone();
-        let failure = match exchange(pool, lease, outgoing, body, &mut replay).await {
+        let failure = match exchange(pool, lease, outgoing, body, &replay).await {
             Ok(response) => return Ok(response),
             Err(failure) => failure,
         };
@@ -75,7 +75,7 @@ async fn exchange(
     mut lease: Lease,
     outgoing: Outgoing,
     body: RequestBody,
-    replay: &mut Replay,
+    replay: &Replay,
 ) -> Result<Response<UpstreamBody>, Failure> {
     let authority = &pool.connector().authority;
     let answer = match &mut lease {
@@ -100,7 +100,7 @@ async fn exchange(
     }
 }
 
-fn permitted(replay: &mut Replay) -> Result<(), Failure> {
+fn permitted(replay: &Replay) -> Result<(), Failure> {
     if replay.is_permitted() {
         Ok(())
     } else {

@@ -230,7 +230,7 @@ async fn a_request_that_is_no_longer_permitted_is_not_sent_again() {
         let (count, empty) = (Arc::clone(&asked), matches!(body, RequestBody::Empty));
         // Permitted while it is sent for the first time: before its head, and a body with its frame.
         let first = 1 + usize::from(!empty);
-        let body = body.guarded(Box::new(move || count.fetch_add(1, Ordering::Relaxed) < first));
+        let body = body.guarded(Arc::new(move || count.fetch_add(1, Ordering::Relaxed) < first));
         let error = send(&server, Method::DELETE, body).await.expect_err("refused");
         assert!(matches!(error, SendError::NotTaken(_)), "{error}");
         assert_eq!((server.got().len(), server.connections()), (1, 1));
@@ -250,12 +250,12 @@ async fn what_is_no_longer_permitted_is_not_sent_over_either_version() {
             _ => Server::http1(answers).await,
         };
         for body in [RequestBody::Empty, received(&["abc"], Some(3)).await] {
-            let error = send(&server, Method::POST, body.guarded(Box::new(|| false)))
+            let error = send(&server, Method::POST, body.guarded(Arc::new(|| false)))
                 .await
                 .expect_err("refused");
             assert!(matches!(error, SendError::NoLongerPermitted), "{error}");
         }
-        let body = RequestBody::Empty.guarded(Box::new(|| true));
+        let body = RequestBody::Empty.guarded(Arc::new(|| true));
         assert_eq!(send(&server, Method::POST, body).await.expect("sent"), 200);
         assert_eq!(server.got().len(), 1, "{version}: {:?}", server.got());
     }
@@ -267,7 +267,7 @@ async fn a_body_is_judged_again_with_each_frame_of_each_try() {
     let asked = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&asked);
     // The first head and frame, the second try and its head, and not its frame.
-    let permitted = Box::new(move || count.fetch_add(1, Ordering::Relaxed) < 4);
+    let permitted = Arc::new(move || count.fetch_add(1, Ordering::Relaxed) < 4);
     let body = received(&["abc"], Some(3)).await.guarded(permitted);
     send(&server, Method::POST, body).await.expect_err("refused");
     assert_eq!(server.got(), [got(0, 1, b"abc")]);
