@@ -2,6 +2,7 @@
 //! them. `line` gives them their JSON shape.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -10,8 +11,9 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use ring::digest;
+use ring::rand::{SecureRandom as _, SystemRandom};
 use serde::Serialize;
-use uuid::Uuid;
+use uuid::{Builder, Uuid};
 
 use super::exec::Exec;
 
@@ -25,13 +27,48 @@ pub struct AuditId(Uuid);
 impl AuditId {
     /// A new random id.
     pub fn random() -> Self {
-        Self(Uuid::new_v4())
+        RANDOM
+            .with_borrow_mut(RandomBytes::next)
+            .map_or_else(Uuid::new_v4, |bytes| {
+                Builder::from_random_bytes(bytes).into_uuid()
+            })
+            .into()
     }
 
     /// A known one, for tests.
     #[cfg(test)]
     pub(crate) const fn of(number: u128) -> Self {
         Self(Uuid::from_u128(number))
+    }
+}
+
+impl From<Uuid> for AuditId {
+    fn from(id: Uuid) -> Self {
+        Self(id)
+    }
+}
+
+/// Ids for which the kernel is asked at once: it is a system call for each request otherwise.
+const RANDOM_IDS: usize = 64;
+
+thread_local! {
+    static RANDOM: RefCell<RandomBytes> = const { RefCell::new(RandomBytes { bytes: [[0; 16]; RANDOM_IDS], left: 0 }) };
+}
+
+/// Random bytes of the kernel's that no id has yet.
+struct RandomBytes {
+    bytes: [[u8; 16]; RANDOM_IDS],
+    left: usize,
+}
+
+impl RandomBytes {
+    fn next(&mut self) -> Option<[u8; 16]> {
+        if self.left == 0 {
+            SystemRandom::new().fill(self.bytes.as_flattened_mut()).ok()?;
+            self.left = RANDOM_IDS;
+        }
+        self.left -= 1;
+        Some(self.bytes[self.left])
     }
 }
 

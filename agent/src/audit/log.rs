@@ -4,7 +4,8 @@
 //! has a place. When there is no room a request waits for a moment and is then refused; nothing is ever dropped.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -26,12 +27,18 @@ const ROOM_PATIENCE: Duration = Duration::from_secs(2);
 /// How often a request that waits for room looks whether enough bytes have been written.
 const BYTES_LOOK: Duration = Duration::from_millis(10);
 
+/// How often a log that closes looks whether every thread has queued the records that ended on it: they do when they rest.
+const BATCHES_LOOK: Duration = Duration::from_millis(1);
+
 /// How long a request waits for its record to be on disk. A disk that takes longer counts as one that takes nothing; clients
 /// give up soon after.
 const COMMIT_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Told of each request's end, once, wherever it ended: how metrics cannot be forgotten either.
 pub type Observer = Arc<dyn Fn(&Summary<'_>) + Send + Sync>;
+
+/// A record's last line, with its room.
+pub(super) type Ended = (Box<Event>, OwnedSemaphorePermit);
 
 /// The audit log. Cheap to clone.
 #[derive(Clone)]
@@ -44,6 +51,8 @@ struct Inner {
     stats: Arc<Stats>,
     observer: Option<Observer>,
     redactor: Redactor,
+    /// Threads that have records which ended and are not queued yet.
+    batches: AtomicUsize,
 }
 
 impl Drop for Inner {
@@ -105,6 +114,7 @@ impl AuditLog {
                 stats,
                 observer,
                 redactor: Redactor::new(&mark_key::open(&config.directory)),
+                batches: AtomicUsize::new(0),
             }),
         })
     }
@@ -112,6 +122,13 @@ impl AuditLog {
     /// Ends the log: writes what is queued and gives the sinks so long to deliver the rest. What they do not deliver stays in
     /// the spool for the next start. Records that begin afterwards are lost, so this comes last.
     pub async fn close(&self, limit: Duration) {
+        let batches = async {
+            while self.inner.batches.load(Acquire) > 0 {
+                tokio::time::sleep(BATCHES_LOOK).await;
+            }
+        };
+        // A thread that does not come to rest in that time is asked no longer.
+        let _rested = tokio::time::timeout(limit, batches).await;
         self.inner.queue.close();
         let view = Arc::clone(self.inner.stats.spool());
         let ended = tokio::task::spawn_blocking(move || view.wait_ended(limit)).await;
@@ -245,15 +262,41 @@ impl AuditLog {
 
     /// Queues a line without waiting for it.
     pub(super) fn queue(&self, event: Box<Event>, room: OwnedSemaphorePermit) {
+        self.inner.queue.push(self.line((event, room)), false);
+    }
+
+    /// A thread begins to gather records that have ended.
+    pub(super) fn batch_begins(&self) {
+        self.inner.batches.fetch_add(1, Release);
+    }
+
+    /// A thread's records.
+    pub(super) fn batch_ends(&self, records: Vec<Ended>) {
+        self.ended(records);
+        self.inner.batches.fetch_sub(1, Release);
+    }
+
+    /// Counts records that have ended, and queues their last lines.
+    pub(super) fn ended(&self, records: Vec<Ended>) {
+        for (event, _) in &records {
+            self.observe(event);
+        }
+        let lines = records.into_iter().map(|record| self.line(record));
+        self.inner.queue.push_all(lines, false);
+    }
+
+    fn line(&self, (event, room): Ended) -> Item {
         let room = self.weighed(&event, room);
-        self.inner.queue.push(
-            Item::Line {
-                event,
-                room,
-                done: None,
-            },
-            false,
-        );
+        Item::Line {
+            event,
+            room,
+            done: None,
+        }
+    }
+
+    /// Whether both are handles on the same log.
+    pub(super) fn is_same(&self, other: &AuditLog) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
     }
 
     /// Counts a request that is refused.

@@ -8,6 +8,7 @@
 //! The lines are `audit.k8s.io/v1` Events with more fields, so that existing consumers read them as they are.
 
 mod bounds;
+mod ended;
 mod event;
 mod exec;
 pub(crate) mod invisible;

@@ -10,6 +10,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::AuditError;
 use super::bounds;
+use super::ended;
 use super::event::{
     AuditId, Caller, EndReason, Event, Finding, ObjectRef, Outcome, RawQuery, Received, ResponseStatus,
     Session, Stage, Text, Trace, User,
@@ -420,7 +421,6 @@ impl Drop for Record {
             event.end.get_or_insert(EndReason::Aborted);
             event.reach(Stage::ResponseComplete);
         }
-        self.log.observe(&event);
-        self.log.queue(event, room);
+        ended::add(&self.log, (event, room));
     }
 }

@@ -31,6 +31,7 @@ mod session;
 mod watched;
 mod write;
 
+use std::borrow::Borrow;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -57,8 +58,8 @@ use crate::session::{Farewell, Registry, SessionBody, SessionKind, Slot, Traffic
 use crate::store::Store;
 use crate::tls::Certificates;
 use crate::upstream::{
-    BodyLoss, RequestBody, RequestOrigin, SendError, StillPermitted, UpgradeError, UpgradeProtocol, Upstream, UpstreamBody,
-    UsedCredential, requested_upgrade,
+    BodyLoss, RequestBody, RequestOrigin, SendError, StillPermitted, UpgradeError, UpgradeProtocol, Upstream,
+    UpstreamBody, UsedCredential, requested_upgrade,
 };
 
 pub use metrics::{OpenConnection, PipelineMetrics};
@@ -248,18 +249,16 @@ impl Pipeline {
         if kube.is_mutating() {
             record.sent();
         }
-        let upstream = self.upstream.clone();
-        let sending = send(upstream, permit, (body, loss), record.take(), upgrade);
+        let (body, taken) = ((body, loss), record.take());
         let exchange = if kube.is_mutating() {
+            let sending = send(self.upstream.clone(), permit, body, taken, upgrade);
             self.abandoned.watch(kube, Box::pin(sending)).await
         } else {
-            sending.await
+            send(&self.upstream, permit, body, taken, upgrade).await
         };
         *record = exchange.record;
         let (mut response, credential) = exchange.response.map_err(|rejection| match rejection {
-            Rejection::Upstream(SendError::NoLongerPermitted) => {
-                basis.judge().err().unwrap_or(rejection)
-            }
+            Rejection::Upstream(SendError::NoLongerPermitted) => basis.judge().err().unwrap_or(rejection),
             rejection => rejection,
         })?;
         for warning in warnings {
@@ -315,8 +314,8 @@ impl Pipeline {
 }
 
 /// Sends a permit's request, and tells the record by which credential and how long it took.
-async fn send(
-    upstream: Upstream,
+async fn send<U: Borrow<Upstream>>(
+    upstream: U,
     permit: Permit,
     (body, loss): (RequestBody, BodyLoss),
     mut record: Record,
@@ -327,7 +326,7 @@ async fn send(
         audit_id: record.id().to_string(),
         source: record.source(),
     };
-    let attempt = upstream.send(permit, body, &origin, upgrade).await;
+    let attempt = upstream.borrow().send(permit, body, &origin, upgrade).await;
     if let Some(used) = &attempt.credential {
         record.credential(used.method, used.id.clone());
     }

@@ -161,11 +161,14 @@ impl Pipeline {
         let finishing = self.finishing(&connection);
         let io = Http1Heads::new(session, heads);
         let whole = io.exchange();
+        // One count for both, which no other connection shares.
+        let served = Arc::new((self, connection));
         let service = service_fn(move |request| {
             let request = whole.restore(request);
-            let (pipeline, connection) = (Arc::clone(&self), Arc::clone(&connection));
+            let served = Arc::clone(&served);
             async move {
-                let mut response = pipeline.answer(&connection, request).await;
+                let (pipeline, connection) = &*served;
+                let mut response = pipeline.answer(connection, request).await;
                 if connection.is_finishing() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
                     let close = HeaderValue::from_static("close");
                     response.headers_mut().insert(CONNECTION, close);
@@ -202,10 +205,12 @@ impl Pipeline {
         let parts = self.drain.parts();
         let finishing = self.finishing(&connection);
         let restoring = heads.clone();
+        // One count for both, which no other connection shares.
+        let served = Arc::new((self, connection));
         let service = service_fn(move |request| {
             let request = heads::http2::restore(request, &restoring);
-            let (pipeline, connection) = (Arc::clone(&self), Arc::clone(&connection));
-            async move { Ok::<_, Infallible>(pipeline.answer(&connection, request).await) }
+            let served = Arc::clone(&served);
+            async move { Ok::<_, Infallible>(served.0.answer(&served.1, request).await) }
         });
         let frames = CountedFrames::new(session);
         let report = frames.report();

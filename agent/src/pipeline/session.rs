@@ -21,8 +21,8 @@ use crate::identity::ResolvedPrincipal;
 use crate::listener::PodShare;
 use crate::reject::Rejection;
 use crate::session::{
-    self, Facts, Farewell, Judge, Permitted, Registered, Registry, SessionBody, SessionKind, Slot, Stop, StopTunnel,
-    Ticket, Traffic, Upgrade, Upgraded,
+    self, Facts, Farewell, Judge, Permitted, Registered, Registry, SessionBody, SessionKind, Slot, Stop,
+    StopTunnel, Ticket, Traffic, Upgrade, Upgraded,
 };
 use crate::store::Store;
 use crate::upstream::{StillPermitted, TunnelPlace, UpgradeProtocol, UpstreamBody, UsedCredential};

@@ -4,7 +4,7 @@
 //!
 //! In: connections. Out: the runtime that each is served by.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -19,7 +19,8 @@ use tokio_util::sync::CancellationToken;
 const MOST: usize = 4;
 
 thread_local! {
-    static INDEX: Cell<usize> = const { Cell::new(0) };
+    static INDEX: Cell<Option<usize>> = const { Cell::new(None) };
+    static BEFORE_SLEEP: RefCell<Vec<fn()>> = const { RefCell::new(Vec::new()) };
 }
 
 /// The data path's threads. They end when the last handle is dropped.
@@ -57,7 +58,26 @@ pub fn count() -> NonZeroUsize {
 /// The number of the data path's thread that calls, from 0 on; 0 outside the data path as well.
 #[must_use]
 pub fn current() -> usize {
-    INDEX.get()
+    INDEX.get().unwrap_or(0)
+}
+
+/// Has `act` called each time the data path's thread that calls this has nothing else to do. False outside the data path.
+#[must_use]
+pub fn before_sleep(act: fn()) -> bool {
+    let on_data_path = INDEX.get().is_some();
+    if on_data_path {
+        BEFORE_SLEEP.with_borrow_mut(|acts| acts.push(act));
+    }
+    on_data_path
+}
+
+fn act_before_sleep() {
+    // By index, as an act may add another.
+    let mut next = 0;
+    while let Some(act) = BEFORE_SLEEP.with_borrow(|acts| acts.get(next).copied()) {
+        act();
+        next += 1;
+    }
 }
 
 impl Workers {
@@ -69,7 +89,10 @@ impl Workers {
         let (stop, ended) = (CancellationToken::new(), CancellationToken::new());
         let mut workers = Vec::with_capacity(count.get());
         for index in 0..count.get() {
-            let runtime = Builder::new_current_thread().enable_all().build()?;
+            let runtime = Builder::new_current_thread()
+                .enable_all()
+                .on_thread_park(act_before_sleep)
+                .build()?;
             workers.push(Arc::new(Worker {
                 runtime: runtime.handle().clone(),
                 connections: AtomicUsize::new(0),
@@ -80,7 +103,7 @@ impl Workers {
                 .spawn(move || {
                     // However the thread ends.
                     let _ended = ended.drop_guard();
-                    INDEX.set(index);
+                    INDEX.set(Some(index));
                     runtime.block_on(stop.cancelled());
                     // Blocking tasks do not keep a stopped agent alive.
                     runtime.shutdown_background();
@@ -157,6 +180,25 @@ mod tests {
             }
         };
         place.runtime().spawn(wander).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_act_comes_before_each_sleep_of_its_thread_alone() {
+        static ACTS: AtomicUsize = AtomicUsize::new(0);
+        assert!(!before_sleep(|| unreachable!(
+            "this is no thread of the data path"
+        )));
+        let workers = two();
+        let place = workers.place();
+        let acts = async {
+            assert!(before_sleep(|| {
+                ACTS.fetch_add(1, Ordering::Relaxed);
+            }));
+            let before = ACTS.load(Ordering::Relaxed);
+            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+            ACTS.load(Ordering::Relaxed) - before
+        };
+        assert!(place.runtime().spawn(acts).await.unwrap() >= 1);
     }
 
     #[tokio::test]

@@ -93,11 +93,18 @@ struct QueueState {
 
 impl Queue {
     pub(in crate::audit) fn push(&self, item: Item, urgent: bool) {
+        self.push_all(std::iter::once(item), urgent);
+    }
+
+    /// Pushes several at once, in their order.
+    pub(in crate::audit) fn push_all(&self, items: impl Iterator<Item = Item>, urgent: bool) {
         let mut state = self.state.lock();
-        state.items.push(item);
+        let before = state.items.len();
+        state.items.extend(items);
         let first_urgent = urgent && !state.urgent;
         state.urgent |= urgent;
-        let wake = first_urgent || state.asleep || state.items.len() == GATHER_LIMIT;
+        let full = before < GATHER_LIMIT && state.items.len() >= GATHER_LIMIT;
+        let wake = first_urgent || state.asleep || full;
         state.asleep = false;
         drop(state);
         if wake {

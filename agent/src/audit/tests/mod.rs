@@ -31,7 +31,7 @@ impl Scratch {
     }
 }
 
-fn config(spool: &Path) -> AuditConfig {
+pub(super) fn config(spool: &Path) -> AuditConfig {
     AuditConfig {
         directory: spool.to_owned(),
         node: "node-a".into(),
@@ -43,7 +43,7 @@ fn open(spool: &Path) -> AuditLog {
     AuditLog::open(&config(spool), None).expect("opens")
 }
 
-fn received(uri: &str) -> Received {
+pub(super) fn received(uri: &str) -> Received {
     Received {
         uri: uri.into(),
         verb: "get".into(),
@@ -57,7 +57,7 @@ fn files(spool: &Path) -> Vec<PathBuf> {
     segments.iter().map(|segment| segment.id.path(spool)).collect()
 }
 
-fn lines(spool: &Path) -> Vec<Value> {
+pub(super) fn lines(spool: &Path) -> Vec<Value> {
     let text = stored_text(spool);
     assert!(text.is_empty() || text.ends_with('\n'), "a torn line");
     text.lines()
