@@ -1,7 +1,7 @@
 //! `cargo xtask bench`: the same requests direct, through Picket and through nginx.
 //!
 //! Builds everything as shipped, runs criterion's benches of the pure parts, then the bench program, which measures and
-//! writes the table and target/bench/latest.json.
+//! writes the table, target/bench/latest.json and target/bench/latest.md.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -16,13 +16,13 @@ use crate::sh;
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
-  cargo xtask bench                          everything, about four minutes once it is built
-  cargo xtask bench --quick                  shorter and coarser, under a minute
+  cargo xtask bench                          everything, about ten minutes once it is built
+  cargo xtask bench --quick                  shorter and coarser, under four minutes
   cargo xtask bench --case latency           the cases with `latency` in their name
   cargo xtask bench --upstream fast          without a cluster
   cargo xtask bench --upstream kernel        what the kernel programs cost, in seconds")]
 pub(crate) struct Args {
-    /// Fewer and shorter measurements: under a minute
+    /// Fewer and shorter measurements: under four minutes
     #[arg(long)]
     quick: bool,
     /// Only the cases whose name contains this
@@ -34,6 +34,9 @@ pub(crate) struct Args {
     /// Requests per second at which latency is measured
     #[arg(long, value_name = "RATE")]
     rate: Option<u32>,
+    /// Print the table as Markdown, as tests/bench/README.md has it
+    #[arg(long)]
+    markdown: bool,
 }
 
 /// Builds the bench programs and runs them.
@@ -58,6 +61,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 fn pass_on(bench: &mut Command, args: &Args) {
     if args.quick {
         bench.arg("--quick");
+    }
+    if args.markdown {
+        bench.arg("--markdown");
     }
     for (flag, value) in [("--case", &args.case), ("--upstream", &args.upstream)] {
         if let Some(value) = value {

@@ -1,6 +1,6 @@
 //! Against an upstream that answers from memory, so that what stands between is all that is measured.
 //!
-//! Everything is on one simulated node: the upstream, nginx and the agent in the node, the load in an enforced pod. The
+//! Everything is on one simulated node: the upstream, nginx and the agent in the node, the load in enforced pods. The
 //! upstream listens twice: where the service `kubernetes` leads, which is a protected endpoint, and beside it, which is the direct way.
 
 use std::fs;
@@ -16,96 +16,155 @@ use picket_tests::sim::{SimNode, SimOptions, SimPod};
 use serde_json::{Value, json};
 
 use crate::agent::{self, Agent};
+use crate::crowd;
+use crate::load;
 use crate::load_process;
+use crate::neighbours;
 use crate::nginx::{self, Proxy};
-use crate::plan::{Extent, Measure, Plan, Target};
+use crate::plan::{Extent, Measure, Paths, Plan, Protocol, Target};
 use crate::process::Guarded;
+use crate::upstream;
 
 /// The address that pods know the API server by.
 const SERVICE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 96, 0, 1)), 443);
 /// The node's name, in the fake API and in the agent's configuration.
 const NODE: &str = "bench";
 
-/// Sets it all up and measures.
+/// A node with its pods, the upstream, and the ways to it. Dropped in this order.
+struct World {
+    agent: Option<Agent>,
+    _nginx: Guarded,
+    _upstream: Guarded,
+    pods: Vec<SimPod>,
+    node: SimNode,
+    targets: Vec<Target>,
+}
+
+/// Every case by its whole name.
+pub(crate) fn cases() -> Vec<String> {
+    [load::cases(), crowd::cases(), neighbours::cases()].concat()
+}
+
+/// Sets it all up and measures: one pod, then two of which one is noisy, then very many.
 pub(crate) fn measure(picket: Option<&Path>, extent: Extent, rate: u32, only: &str) -> Result<Vec<Measure>> {
-    let node = SimNode::up("bench")?;
-    // Small machines let fewer dials wait; see the queue of the upstream.
-    net::sysctls(
-        node.netns(),
-        &[("core/somaxconn", "4096"), ("ipv4/tcp_max_syn_backlog", "4096")],
-    )?;
-    let ip = IpAddr::V4(node.address());
-    let authority = Authority::create(&node.dir().join("pki"))?;
-    let certificate = authority.server("server", &[&ip.to_string(), nginx::UPSTREAM_NAME])?;
-    let ca = authority.pair().cert;
-    let options = SimOptions {
-        name: "load".to_owned(),
-        namespace: agent::NAMESPACE.to_owned(),
-        ..SimOptions::default()
-    };
-    let pod = node.pod(options)?;
-    let (endpoint, past, proxied) = (
-        SocketAddr::new(ip, 6443),
-        SocketAddr::new(ip, 6444),
-        SocketAddr::new(ip, 8443),
-    );
-    let _upstream = upstream(&node, &pod, &certificate, &[endpoint, past])?;
-    let proxy = Proxy {
-        listen: proxied,
-        upstream: past,
-        ca: &ca,
-        certificate: &certificate,
-        authorization: None,
-    };
-    let mut nginx = proxy.start(&node.place(), &node.dir().join("nginx"))?;
-    let nginx_pids = nginx::wait(&mut nginx, node.netns(), proxied)?;
-    let target = |name: &str, address, ca: &Path, pids| Target {
-        name: name.to_owned(),
-        address,
-        server_name: None,
-        ca: ca.to_owned(),
-        token: None,
-        pids,
-    };
-    let mut targets = vec![target("direct", past, &ca, Vec::new())];
-    let agent = picket
-        .map(|picket| Agent::start(&node, picket, NODE, endpoint, &ca))
-        .transpose()?;
-    if let Some(agent) = &agent {
-        targets.push(target("picket", SERVICE, &agent.ca(), vec![agent.pid()]));
-    }
-    targets.push(target("nginx", proxied, &ca, nginx_pids));
-    let plan = Plan {
-        targets,
-        path: format!("/api/v1/namespaces/{}/configmaps/small", agent::NAMESPACE),
-        watch_path: format!("/api/v1/namespaces/{}/configmaps?watch=true", agent::NAMESPACE),
-        tick_path: Some("/bench/tick".to_owned()),
+    let mut measures = Vec::new();
+    let plan = |world: &World| Plan {
+        targets: world.targets.clone(),
+        paths: Paths {
+            tick: Some("/bench/tick".to_owned()),
+            list: Some(upstream::list_path(agent::NAMESPACE)),
+            ..Paths::of(agent::NAMESPACE)
+        },
+        protocols: Protocol::BOTH.to_vec(),
         rate,
         extent,
         only: only.to_owned(),
     };
-    load_process::send(&pod.place(), node.dir(), &plan).with_context(|| match &agent {
-        Some(agent) => format!(
-            "against the fast upstream; picket's log ends:\n{}",
-            agent.log_end()
-        ),
-        None => "against the fast upstream".to_owned(),
-    })
+    let wanted = |cases: &[String]| cases.iter().any(|case| case.contains(only));
+    if wanted(&load::cases()) {
+        let world = World::up(picket, 1)?;
+        let found = load_process::send(&world.pods[0].place(), world.node.dir(), &plan(&world));
+        measures.extend(found.with_context(|| world.told())?);
+    }
+    if extent.noise_ms > 0 && wanted(&neighbours::cases()) {
+        let world = World::up(picket, 2)?;
+        let (quiet, noisy) = (world.pods[0].place(), world.pods[1].place());
+        let found = neighbours::measure(&quiet, &noisy, world.node.dir(), &plan(&world));
+        measures.extend(found.with_context(|| world.told())?);
+    }
+    if extent.pods > 0 && wanted(&crowd::cases()) {
+        let world = World::up(picket, extent.pods)?;
+        let found = crowd::measure(&world.pods, world.node.dir(), &plan(&world));
+        measures.extend(found.with_context(|| world.told())?);
+    }
+    Ok(measures)
 }
 
-fn upstream(
+impl World {
+    fn up(picket: Option<&Path>, pods: usize) -> Result<Self> {
+        let node = SimNode::up("bench")?;
+        // Small machines let fewer dials wait; see the queue of the upstream.
+        net::sysctls(
+            node.netns(),
+            &[("core/somaxconn", "4096"), ("ipv4/tcp_max_syn_backlog", "4096")],
+        )?;
+        let ip = IpAddr::V4(node.address());
+        let authority = Authority::create(&node.dir().join("pki"))?;
+        let certificate = authority.server("server", &[&ip.to_string(), nginx::UPSTREAM_NAME])?;
+        let ca = authority.pair().cert;
+        let pods = node.pods((0..pods).map(|number| SimOptions {
+            // The first has the name that commands are run in.
+            name: if number == 0 {
+                "load".to_owned()
+            } else {
+                format!("load-{number}")
+            },
+            namespace: agent::NAMESPACE.to_owned(),
+            ..SimOptions::default()
+        }))?;
+        let [endpoint, past, proxied] = [6443, 6444, 8443].map(|port| SocketAddr::new(ip, port));
+        let upstream = start_upstream(&node, &pods, &certificate, &[endpoint, past])?;
+        let proxy = Proxy {
+            listen: proxied,
+            upstream: past,
+            ca: &ca,
+            certificate: &certificate,
+            authorization: None,
+        };
+        let mut nginx = proxy.start(&node.place(), &node.dir().join("nginx"))?;
+        let nginx_pids = nginx::wait(&mut nginx, node.netns(), proxied)?;
+        let target = |name: &str, address, ca: &Path, pids| Target {
+            name: name.to_owned(),
+            address,
+            server_name: None,
+            ca: ca.to_owned(),
+            token: None,
+            pids,
+        };
+        let mut targets = vec![target("direct", past, &ca, Vec::new())];
+        let agent = picket
+            .map(|picket| Agent::start(&node, picket, NODE, endpoint, &ca))
+            .transpose()?;
+        if let Some(agent) = &agent {
+            targets.push(target("picket", SERVICE, &agent.ca(), vec![agent.pid()]));
+        }
+        targets.push(target("nginx", proxied, &ca, nginx_pids));
+        Ok(Self {
+            agent,
+            _nginx: nginx,
+            _upstream: upstream,
+            pods,
+            node,
+            targets,
+        })
+    }
+
+    /// Where it happened, and what the agent said last.
+    fn told(&self) -> String {
+        match &self.agent {
+            Some(agent) => format!(
+                "against the fast upstream; picket's log ends:\n{}",
+                agent.log_end()
+            ),
+            None => "against the fast upstream".to_owned(),
+        }
+    }
+}
+
+fn start_upstream(
     node: &SimNode,
-    pod: &SimPod,
+    pods: &[SimPod],
     certificate: &CertificateFiles,
     listen: &[SocketAddr],
 ) -> Result<Guarded> {
-    let pods = node.dir().join("pods.json");
-    fs::write(&pods, json!([object(pod)]).to_string())?;
+    let file = node.dir().join("pods.json");
+    let objects: Vec<Value> = pods.iter().map(object).collect();
+    fs::write(&file, serde_json::to_vec(&objects)?)?;
     let mut command = Command::new(std::env::current_exe().context("cannot find this program")?);
     command
         .arg("upstream")
         .arg("--pods")
-        .arg(pods)
+        .arg(file)
         .arg("--service")
         .arg(SERVICE.to_string());
     command

@@ -1,6 +1,7 @@
 //! nginx as a TLS reverse proxy for the same upstream: what people would use who only want something in between.
 //!
-//! It has keep-alive upstream and an access log, as Picket has an audit log. nginx speaks no HTTP/2 to upstreams.
+//! It has keep-alive upstream and an access log, as Picket has an audit log. nginx speaks no HTTP/2 to upstreams, and passes
+//! upgrades on.
 
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
@@ -75,6 +76,7 @@ http {{
   uwsgi_temp_path {dir}/uwsgi;
   scgi_temp_path {dir}/scgi;
   keepalive_requests 1000000000;
+  map $http_upgrade $connection_upgrade {{ default upgrade; \"\" \"\"; }}
   upstream api {{ server {upstream}; keepalive 256; keepalive_requests 1000000000; }}
   server {{
     listen {listen} ssl http2 backlog=4096;
@@ -85,7 +87,8 @@ http {{
     location / {{
       proxy_pass https://api;
       proxy_http_version 1.1;
-      proxy_set_header Connection \"\";
+      proxy_set_header Upgrade $http_upgrade;
+      proxy_set_header Connection $connection_upgrade;
       {authorization}
       proxy_buffering off;
       proxy_read_timeout 1h;

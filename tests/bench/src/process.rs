@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
-use std::process::{Child, ChildStdout, Command};
+use std::process::{Child, ChildStdin, ChildStdout, Command};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, SysconfVar, sysconf};
+use nix::time::{clock_getcpuclockid, clock_gettime};
+use nix::unistd::Pid;
 
 /// How long a process gets to end by itself before it is killed.
 const GRACE: Duration = Duration::from_secs(5);
@@ -35,6 +36,12 @@ impl Guarded {
         Ok(BufReader::new(
             stdout.with_context(|| format!("{} has no stdout", self.name))?,
         ))
+    }
+
+    /// Its stdin, when it was piped and not taken yet. It ends when this is dropped.
+    pub(crate) fn stdin(&mut self) -> Result<ChildStdin> {
+        let stdin = self.child.stdin.take();
+        stdin.with_context(|| format!("{} has no stdin", self.name))
     }
 
     /// What it writes until it ends, which must be well.
@@ -81,25 +88,14 @@ impl Drop for Guarded {
     }
 }
 
-/// CPU time, user and system, that these processes have used together.
+/// CPU time, user and system, that these processes have used together: to the nanosecond, where /proc counts ticks of 10 ms.
 pub(crate) fn cpu_time(pids: &[i32]) -> Result<Duration> {
-    let per_second = sysconf(SysconfVar::CLK_TCK)?
-        .and_then(|ticks| u32::try_from(ticks).ok())
-        .unwrap_or(100);
-    let mut sum = 0;
+    let mut sum = Duration::ZERO;
     for pid in pids {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))
-            .with_context(|| format!("process {pid} is gone"))?;
-        sum += ticks(&stat).with_context(|| format!("cannot read /proc/{pid}/stat"))?;
+        let used = clock_getcpuclockid(Pid::from_raw(*pid)).and_then(clock_gettime);
+        sum += Duration::from(used.with_context(|| format!("process {pid} is gone"))?);
     }
-    Ok(Duration::from_secs(sum) / per_second)
-}
-
-/// Fields 14 and 15; the second field is the program's name in parentheses and may hold anything.
-fn ticks(stat: &str) -> Option<u64> {
-    let (_, rest) = stat.rsplit_once(')')?;
-    let mut fields = rest.split_whitespace().skip(11);
-    Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)
+    Ok(sum)
 }
 
 /// Resident memory of these processes together; a page that several of them share counts once.
@@ -131,8 +127,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_program_name_cannot_shift_the_fields() {
-        assert_eq!(ticks("1 (a) b) 1 2) S 1 1 1 0 -1 4 1 0 0 0 7 5 0 0 20"), Some(12));
+    fn counts_the_cpu_time_of_every_thread_and_of_those_that_ended() {
+        let busy = || {
+            let until = Instant::now() + Duration::from_millis(30);
+            while Instant::now() < until {}
+        };
+        let own = [std::process::id().cast_signed()];
+        let before = cpu_time(&own).unwrap();
+        std::thread::spawn(busy).join().unwrap();
+        let used = cpu_time(&own).unwrap() - before;
+        assert!(used > Duration::from_millis(3), "{used:?}");
     }
 
     #[test]
@@ -140,6 +144,7 @@ mod tests {
         let own = [std::process::id().cast_signed()];
         assert!(resident_bytes(&own).unwrap() > 100_000);
         assert!(cpu_time(&own).is_ok());
-        assert!(cpu_time(&[i32::MAX]).is_err());
+        // No process has a number beyond the kernel's PID_MAX_LIMIT.
+        assert!(cpu_time(&[4_194_304 + 1]).is_err());
     }
 }

@@ -20,7 +20,7 @@ use serde_json::json;
 use crate::agent::{GROUP, NAMESPACE, OBJECTS, SERVICE_ACCOUNT, USER};
 use crate::load_process;
 use crate::nginx::{self, Proxy};
-use crate::plan::{Extent, Measure, Plan, Target};
+use crate::plan::{Extent, Measure, Paths, Plan, Protocol, Target};
 
 /// An address that only the node has; documentation's own (RFC 5737), so that it is nobody's.
 const PAST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
@@ -122,9 +122,8 @@ fn on(cluster: &Cluster, picket: &Path, extent: Extent, rate: u32, only: &str) -
             target("picket", SERVICE, &picket_ca, None, vec![agent_pid]),
             target("nginx", proxied, &authority.pair().cert, None, nginx_pids),
         ],
-        path: format!("/api/v1/namespaces/{NAMESPACE}/configmaps/small"),
-        watch_path: format!("/api/v1/namespaces/{NAMESPACE}/configmaps?watch=true"),
-        tick_path: None,
+        paths: Paths::of(NAMESPACE),
+        protocols: Protocol::BOTH.to_vec(),
         rate,
         extent,
         only: only.to_owned(),
@@ -167,7 +166,8 @@ fn world() -> serde_json::Value {
     json!({"apiVersion": "v1", "kind": "List", "items": [
         named("ServiceAccount", SERVICE_ACCOUNT), named("ServiceAccount", "past"), small, pod,
         {"apiVersion": api, "kind": "Role", "metadata": {"name": "bench", "namespace": NAMESPACE},
-         "rules": [{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get", "list", "watch"]}]},
+         "rules": [{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get", "list", "watch", "create"]},
+                   {"apiGroups": [""], "resources": ["pods/exec"], "verbs": ["get", "create"]}]},
         {"apiVersion": api, "kind": "RoleBinding", "metadata": {"name": "bench", "namespace": NAMESPACE},
          "roleRef": {"kind": "Role", "name": "bench", "apiGroup": group},
          "subjects": [{"kind": "User", "name": USER, "apiGroup": group},

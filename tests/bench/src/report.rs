@@ -1,4 +1,4 @@
-//! The figures side by side: a table for people, and JSON for programs.
+//! The figures side by side: a table for people, the same as Markdown for the README, and JSON for programs.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -137,6 +137,61 @@ pub(crate) fn table(rows: &[Row]) -> String {
     text
 }
 
+/// The same as the README has it: numbers with their thousands apart, and Picket beside nginx.
+pub(crate) fn markdown(rows: &[Row]) -> String {
+    let mut text = String::from(
+        "| case | protocol | direct | Picket | nginx | Picket / nginx | unit |\n|---|---|---|---|---|---|---|\n",
+    );
+    for row in rows {
+        let cell = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), rounded);
+        let protocol = match row.protocol.as_str() {
+            "http1" => "HTTP/1.1",
+            "http2" => "HTTP/2",
+            _ => "-",
+        };
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            text,
+            "| {} | {protocol} | {} | {} | {} | {} | {} |",
+            row.case,
+            cell(row.direct),
+            cell(row.picket),
+            cell(row.nginx),
+            to_nginx(row).map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}")),
+            row.unit
+        );
+    }
+    text
+}
+
+/// Picket's number to nginx's. Of a latency it is the ratio of what each adds to the direct way, where both add something.
+fn to_nginx(row: &Row) -> Option<f64> {
+    let (picket, nginx) = (row.picket?, row.nginx?);
+    let (picket, nginx) = match (row.direct, row.unit.as_str()) {
+        (_, "x") => return None,
+        (Some(direct), "us" | "ms") => (picket - direct, nginx - direct),
+        _ => (picket, nginx),
+    };
+    (picket > 0.0 && nginx > 0.0).then_some(picket / nginx)
+}
+
+/// Three digits at least, with commas between thousands.
+fn rounded(value: f64) -> String {
+    let digits = match value.abs() {
+        size if size < 10.0 => return format!("{value:.2}"),
+        size if size < 100.0 => return format!("{value:.1}"),
+        size => format!("{size:.0}"),
+    };
+    let mut text = String::from(if value < 0.0 { "-" } else { "" });
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
 /// The same as a list of objects.
 pub(crate) fn write(rows: &[Row], file: &Path) -> Result<()> {
     if let Some(folder) = file.parent() {
@@ -174,5 +229,48 @@ mod tests {
         assert_eq!(json[1]["nginx"], Value::Null);
         assert_eq!(json[0]["protocol"], "http1");
         assert!(table(&rows).contains("fast/latency-p50  http2"));
+    }
+
+    fn row(unit: &str, direct: Option<f64>, picket: f64, nginx: f64) -> Row {
+        Row {
+            case: "fast/case".into(),
+            protocol: "http2".into(),
+            unit: unit.into(),
+            direct,
+            picket: Some(picket),
+            nginx: Some(nginx),
+        }
+    }
+
+    #[test]
+    fn picket_is_beside_nginx_by_what_each_adds() {
+        assert_eq!(to_nginx(&row("us", Some(100.0), 160.0, 200.0)), Some(0.6));
+        assert_eq!(to_nginx(&row("1/s", Some(100.0), 50.0, 40.0)), Some(1.25));
+        assert_eq!(to_nginx(&row("KiB", None, 20.0, 10.0)), Some(2.0));
+        // Faster than the direct way: measured within the noise, and no ratio.
+        assert_eq!(to_nginx(&row("us", Some(100.0), 160.0, 90.0)), None);
+        assert_eq!(to_nginx(&row("x", Some(1.0), 2.0, 1.0)), None);
+    }
+
+    #[test]
+    fn markdown_has_a_line_for_each_row() {
+        let rows = [
+            row("us", Some(75.0), 1_234_567.4, 653.0),
+            row("MB/s", None, 1.5, 12.34),
+        ];
+        let text = markdown(&rows);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 4);
+        assert_eq!(
+            lines[2],
+            "| fast/case | HTTP/2 | 75.0 | 1,234,567 | 653 | 2135.76 | us |"
+        );
+        assert_eq!(lines[3], "| fast/case | HTTP/2 | - | 1.50 | 12.3 | 0.12 | MB/s |");
+    }
+
+    #[test]
+    fn thousands_are_apart() {
+        let texts = [0.5, -12.3, 100.0, 999.6, 12_345.0, -1_234.0].map(rounded);
+        assert_eq!(texts, ["0.50", "-12.3", "100", "1,000", "12,345", "-1,234"]);
     }
 }

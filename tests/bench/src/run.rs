@@ -6,8 +6,8 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use crate::plan::{CASES, Extent};
-use crate::{fast, kernel, real, report};
+use crate::plan::Extent;
+use crate::{fast, kernel, load, real, report};
 
 /// A pod with 1,000 connections takes as many here, and twice as many in what stands between.
 const OPEN_FILES: u64 = 16_384;
@@ -46,9 +46,12 @@ pub(crate) struct Args {
     /// Where criterion left its figures, to be reported with the others
     #[arg(long)]
     criterion: Option<PathBuf>,
-    /// The figures as JSON
+    /// The figures as JSON; as Markdown they go beside it
     #[arg(long)]
     out: PathBuf,
+    /// Print the table as Markdown
+    #[arg(long)]
+    markdown: bool,
 }
 
 /// Runs it all.
@@ -60,8 +63,15 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     let start = Instant::now();
     let mut rows = Vec::new();
-    let any = CASES.iter().any(|case| case.contains(&args.case));
-    let wanted = |upstream: Upstream| any && args.upstream.is_none_or(|only| only == upstream);
+    let wanted = |upstream: Upstream| {
+        let cases = match upstream {
+            Upstream::Kernel => Vec::new(),
+            Upstream::Fast => fast::cases(),
+            Upstream::KubeApiserver => load::cases(),
+        };
+        args.upstream.is_none_or(|only| only == upstream)
+            && cases.iter().any(|case| case.contains(&args.case))
+    };
     if args.picket.is_some() && args.upstream.is_none_or(|only| only == Upstream::Kernel) {
         eprintln!("[bench] kernel programs ...");
         rows.extend(kernel::measure(args.quick, &args.case)?);
@@ -97,7 +107,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         bail!("no case has `{}` in its name", args.case);
     }
     report::write(&rows, &args.out)?;
-    println!("{}", report::table(&rows));
+    let markdown = report::markdown(&rows);
+    std::fs::write(args.out.with_extension("md"), &markdown).context("cannot write the table")?;
+    match args.markdown {
+        true => println!("{markdown}"),
+        false => println!("{}", report::table(&rows)),
+    }
     println!(
         "Latency in an open loop of {} requests/s ({} against kube-apiserver), counted from when each was due.",
         args.rate, args.apiserver_rate

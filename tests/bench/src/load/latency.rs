@@ -1,15 +1,18 @@
 //! Latency in an open loop: requests leave at a fixed rate whatever becomes of those before, and each one's time counts from
-//! when it was due, so that a stall shows in every request it held up and not in one alone.
+//! when it was due, so that a stall shows in every request it held up and not in one alone. Reads are GETs of 1 KB, writes
+//! create ConfigMaps of 1 KB.
 
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use bytes::Bytes;
+use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::client::{Connection, Dialer};
+use super::client::{Ask, Connection, Dialer};
 use super::pacer::Pacer;
-use super::{Session, on_one_thread, percentile};
+use super::{Session, on_one_thread};
 use crate::plan::{Protocol, Target};
 
 /// Keep-alive connections of HTTP/1.1: enough that one is nearly always free at 1,000 requests a second.
@@ -21,11 +24,22 @@ const WARM_UP_REQUESTS: usize = 300;
 /// What is still out at the end of a turn gets this long; longer is a fault, not a latency.
 const STRAGGLERS: Duration = Duration::from_secs(10);
 
-const CASES: [(&str, f64); 3] = [
-    ("latency-p50", 0.5),
-    ("latency-p99", 0.99),
-    ("latency-p999", 0.999),
-];
+/// Of writes there are fewer a second: each is on disk before it is answered.
+const WRITE_SHARE: u32 = 4;
+/// What a created ConfigMap holds, so that it is about 1 KB.
+const TEXT_BYTES: usize = 900;
+
+const READ: &str = "latency";
+const WRITE: &str = "write";
+
+/// What is sent again and again.
+struct Series {
+    case: &'static str,
+    ask: Ask,
+    rate: u32,
+    rounds: u32,
+    warm_up: usize,
+}
 
 /// A target's connections, kept from turn to turn, and what was measured on them.
 struct Lane {
@@ -35,30 +49,48 @@ struct Lane {
     samples: Vec<u64>,
 }
 
-/// Lets the targets take turns, once per protocol.
+/// Lets the targets take turns, once per series and protocol.
 pub(crate) fn measure(session: &mut Session) -> Result<()> {
-    if !session.wants(&CASES.map(|(case, _)| case)) {
-        return Ok(());
-    }
-    for protocol in Protocol::BOTH {
-        let lanes = on_one_thread(turns(session, protocol))?;
-        for mut lane in lanes {
-            lane.samples.sort_unstable();
-            for (case, share) in CASES {
-                session.add(
-                    case,
-                    protocol,
-                    "us",
-                    &lane.target,
-                    percentile(&lane.samples, share) / 1_000.0,
-                );
+    let (paths, rate, extent) = (&session.plan.paths, session.plan.rate, session.plan.extent);
+    let series = [
+        Series {
+            case: READ,
+            ask: Ask::get(&paths.small),
+            rate,
+            rounds: extent.rounds,
+            warm_up: WARM_UP_REQUESTS,
+        },
+        Series {
+            case: WRITE,
+            ask: Ask::post(&paths.create, config_map()),
+            rate: (rate / WRITE_SHARE).max(1),
+            rounds: extent.write_rounds,
+            warm_up: WARM_UP_REQUESTS / WRITE_SHARE as usize,
+        },
+    ];
+    for series in series.iter().filter(|series| series.rounds > 0) {
+        if !session.wants_latency(series.case) {
+            continue;
+        }
+        for protocol in session.plan.protocols.clone() {
+            for lane in on_one_thread(turns(session, series, protocol))? {
+                session.add_latency(series.case, protocol, &lane.target, lane.samples);
             }
         }
     }
     Ok(())
 }
 
-async fn turns(session: &Session, protocol: Protocol) -> Result<Vec<Lane>> {
+/// A ConfigMap that the API server finds a name for.
+fn config_map() -> Bytes {
+    let object = json!({
+        "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"generateName": "bench-"},
+        "data": {"text": "x".repeat(TEXT_BYTES)},
+    });
+    Bytes::from(object.to_string())
+}
+
+async fn turns(session: &Session, series: &Series, protocol: Protocol) -> Result<Vec<Lane>> {
     let plan = &session.plan;
     let count = match protocol {
         Protocol::Http1 => HTTP1_CONNECTIONS,
@@ -70,8 +102,8 @@ async fn turns(session: &Session, protocol: Protocol) -> Result<Vec<Lane>> {
         let (back, free) = mpsc::unbounded_channel();
         for _ in 0..count {
             let mut connection = dialer.dial().await?;
-            for _ in 0..WARM_UP_REQUESTS / count {
-                connection.get(&plan.path).await?;
+            for _ in 0..series.warm_up / count {
+                connection.carry_out(&series.ask).await?;
             }
             back.send(connection).ok().context("the lane is gone")?;
         }
@@ -82,22 +114,22 @@ async fn turns(session: &Session, protocol: Protocol) -> Result<Vec<Lane>> {
             samples: Vec::new(),
         });
     }
-    for round in 0..plan.extent.rounds {
+    for round in 0..series.rounds {
         // Another one begins each time, so that none always follows the same one.
         let first = round as usize % lanes.len();
         for turn in 0..lanes.len() {
             let lane = (first + turn) % lanes.len();
-            let requests = u64::from(plan.rate) * plan.extent.turn_ms / 1_000;
-            lanes[lane].turn(&plan.path, plan.rate, requests as usize).await?;
+            let requests = u64::from(series.rate) * plan.extent.turn_ms / 1_000;
+            lanes[lane].turn(series, requests as usize).await?;
         }
     }
     Ok(lanes)
 }
 
 impl Lane {
-    async fn turn(&mut self, path: &str, rate: u32, requests: usize) -> Result<()> {
+    async fn turn(&mut self, series: &Series, requests: usize) -> Result<()> {
         let (done, mut finished) = mpsc::unbounded_channel();
-        let mut pacer = Pacer::new(rate)?;
+        let mut pacer = Pacer::new(series.rate)?;
         let mut started = 0;
         let mut ended = 0;
         let mut due = None;
@@ -112,9 +144,9 @@ impl Lane {
                     if let Some(shared) = connection.share() {
                         self.back.send(shared).ok().context("the lane is gone")?;
                     }
-                    let (back, done, path) = (self.back.clone(), done.clone(), path.to_owned());
+                    let (back, done, ask) = (self.back.clone(), done.clone(), series.ask.clone());
                     tokio::spawn(async move {
-                        let outcome = connection.get(&path).await;
+                        let outcome = connection.carry_out(&ask).await;
                         let took = instant.elapsed();
                         if connection.share().is_none() {
                             let _ = back.send(connection);

@@ -25,7 +25,7 @@ pub(crate) fn measure(session: &mut Session) -> Result<()> {
     if session.plan.extent.connections == 0 || !session.wants(&[IDLE, PER_CONNECTION]) {
         return Ok(());
     }
-    for protocol in Protocol::BOTH {
+    for protocol in session.plan.protocols.clone() {
         for target in session.plan.targets.clone() {
             if target.pids.is_empty() {
                 continue;
@@ -33,7 +33,7 @@ pub(crate) fn measure(session: &mut Session) -> Result<()> {
             std::thread::sleep(REST);
             let before = process::resident_bytes(&target.pids)? as f64;
             let dialer = Dialer::new(&target, protocol)?;
-            let (path, count) = (session.plan.path.clone(), session.plan.extent.connections);
+            let (path, count) = (session.plan.paths.small.clone(), session.plan.extent.connections);
             let after = on_one_thread(async {
                 let open = futures::stream::iter(0..count).map(|_| async {
                     let mut connection = dialer.dial().await?;

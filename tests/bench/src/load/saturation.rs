@@ -39,7 +39,7 @@ pub(crate) fn measure(session: &mut Session) -> Result<()> {
         .worker_threads(2)
         .enable_all()
         .build()?;
-    for protocol in Protocol::BOTH {
+    for protocol in session.plan.protocols.clone() {
         let targets = session.plan.targets.clone();
         let mut sums: Vec<Sum> = targets.iter().map(|_| Sum::default()).collect();
         for _ in 0..TURNS {
@@ -90,7 +90,7 @@ async fn saturate(plan: &Plan, target: &Target, protocol: Protocol, sum: &mut Su
     let stop = Arc::new(AtomicBool::new(false));
     let mut workers = Vec::new();
     for mut connection in connections {
-        let (count, stop, path) = (Arc::clone(&count), Arc::clone(&stop), plan.path.clone());
+        let (count, stop, path) = (Arc::clone(&count), Arc::clone(&stop), plan.paths.small.clone());
         workers.push(tokio::spawn(async move {
             while !stop.load(Ordering::Relaxed) {
                 connection.get(&path).await?;

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use tokio::time::timeout;
 
 use super::client::{Connection, Dialer};
-use super::{Session, on_one_thread, percentile};
+use super::{Session, on_one_thread};
 use crate::clock;
 use crate::plan::{Protocol, Target};
 
@@ -26,7 +26,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(2);
 
 const MANY: &str = "watches-all-receiving";
-const DELAY: [(&str, f64); 2] = [("watch-event-p50", 0.5), ("watch-event-p99", 0.99)];
+const DELAY: &str = "watch-event";
 
 #[derive(Deserialize)]
 struct Tick {
@@ -36,7 +36,7 @@ struct Tick {
 /// Many watches at each target, then one with many events.
 pub(crate) fn measure(session: &mut Session) -> Result<()> {
     let targets = session.plan.targets.clone();
-    for protocol in Protocol::BOTH {
+    for protocol in session.plan.protocols.clone() {
         for target in &targets {
             if session.wants(&[MANY]) {
                 let took = on_one_thread(async {
@@ -48,12 +48,10 @@ pub(crate) fn measure(session: &mut Session) -> Result<()> {
                 session.add(MANY, protocol, "ms", target, took.as_secs_f64() * 1_000.0);
             }
         }
-        if session.plan.tick_path.is_some() && session.wants(&DELAY.map(|(case, _)| case)) {
+        if session.plan.paths.tick.is_some() && session.wants_latency(DELAY) {
             for target in &targets {
                 let delays = on_one_thread(one(session, target, protocol))?;
-                for (case, share) in DELAY {
-                    session.add(case, protocol, "us", target, percentile(&delays, share) / 1_000.0);
-                }
+                session.add_latency(DELAY, protocol, target, delays);
             }
         }
     }
@@ -62,7 +60,7 @@ pub(crate) fn measure(session: &mut Session) -> Result<()> {
 
 /// From the first dial until the last watch has its first event.
 async fn many(session: &Session, target: &Target, protocol: Protocol) -> Result<Duration> {
-    let (path, count) = (&session.plan.watch_path, session.plan.extent.watches);
+    let (path, count) = (&session.plan.paths.watch, session.plan.extent.watches);
     let dialer = Dialer::new(target, protocol)?;
     let per_connection = match protocol {
         Protocol::Http1 => 1,
@@ -116,18 +114,18 @@ async fn next(body: &mut Incoming) -> Result<Bytes> {
     }
 }
 
-/// How long each of many events took from the upstream to the client, in nanoseconds, sorted.
+/// How long each of many events took from the upstream to the client, in nanoseconds.
 async fn one(session: &Session, target: &Target, protocol: Protocol) -> Result<Vec<u64>> {
     let plan = &session.plan;
     let (Some(direct), Some(tick)) = (
         plan.targets.iter().find(|target| target.name == "direct"),
-        &plan.tick_path,
+        &plan.paths.tick,
     ) else {
         bail!("the plan has no direct target to send events through");
     };
     let mut sender = Dialer::new(direct, Protocol::Http1)?.dial().await?;
     let mut connection = Dialer::new(target, protocol)?.dial().await?;
-    let mut body = watch(&mut connection, &plan.watch_path).await?;
+    let mut body = watch(&mut connection, &plan.paths.watch).await?;
     let mut delays = Vec::with_capacity(plan.extent.events);
     for _ in 0..plan.extent.events {
         tokio::time::sleep(PAUSE).await;
@@ -140,6 +138,5 @@ async fn one(session: &Session, target: &Target, protocol: Protocol) -> Result<V
         let sent: Tick = serde_json::from_slice(&data).context("the watch received no tick")?;
         delays.push(arrived.saturating_sub(sent.tick));
     }
-    delays.sort_unstable();
     Ok(delays)
 }

@@ -1,7 +1,9 @@
-//! A fast stand-in for an API server: TLS, HTTP/1.1 and HTTP/2, a 1 KB answer from memory, watches, and as much of the
-//! API as an agent reads to learn its pods and protected endpoints.
+//! A fast stand-in for an API server: TLS, HTTP/1.1 and HTTP/2, a 1 KB answer and a list of 10 MB from memory, watches, commands
+//! in containers, and as much of the API as an agent reads to learn its pods and protected endpoints.
 //!
 //! Every path without a meaning of its own gets the 1 KB answer, so that the path is the agent's business alone.
+
+mod exec;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -12,7 +14,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
-use http::{HeaderValue, Request, Response};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
@@ -24,7 +26,9 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::broadcast;
 use tokio_rustls::TlsAcceptor;
 
+use crate::agent::NAMESPACE;
 use crate::clock;
+use crate::plan::Paths;
 use crate::tls;
 
 /// As many as kube-apiserver serves on one connection.
@@ -35,6 +39,9 @@ const BACKLOG: usize = 4_096;
 const QUEUE: u32 = 4_096;
 /// What the 1 KB answer weighs.
 const ANSWER_BYTES: usize = 1_024;
+/// What the long list weighs at least, and the text that each of its pods has.
+const LIST_BYTES: usize = 10_000_000;
+const POD_BYTES: usize = 2_000;
 
 /// Where to listen and what to answer.
 #[derive(Debug, Clone, clap::Args)]
@@ -61,6 +68,9 @@ type Body = UnsyncBoxBody<Bytes, Infallible>;
 struct Upstream {
     args: Args,
     answer: Bytes,
+    list: Bytes,
+    list_path: String,
+    refused_path: String,
     ticks: broadcast::Sender<Bytes>,
 }
 
@@ -81,6 +91,9 @@ async fn serve(args: Args) -> Result<()> {
     }
     let upstream = Arc::new(Upstream {
         answer: answer(),
+        list: long_list(),
+        list_path: list_path(NAMESPACE),
+        refused_path: Paths::of(NAMESPACE).refused,
         ticks: broadcast::channel(BACKLOG).0,
         args,
     });
@@ -118,7 +131,7 @@ async fn accept(listener: TcpListener, acceptor: TlsAcceptor, upstream: Arc<Upst
             };
             let service = service_fn(move |request| {
                 let upstream = Arc::clone(&upstream);
-                async move { Ok::<_, Infallible>(upstream.respond(request)) }
+                async move { Ok::<_, Infallible>(upstream.respond(request).await) }
             });
             let mut builder = Builder::new(TokioExecutor::new());
             builder.http2().max_concurrent_streams(STREAMS);
@@ -130,13 +143,18 @@ async fn accept(listener: TcpListener, acceptor: TlsAcceptor, upstream: Arc<Upst
 }
 
 impl Upstream {
-    fn respond(self: &Arc<Self>, request: Request<Incoming>) -> Response<Body> {
+    async fn respond(self: &Arc<Self>, request: Request<Incoming>) -> Response<Body> {
+        if exec::is_exec(&request) {
+            return exec::start(request);
+        }
+        if request.method() == Method::POST {
+            return self.create(request).await;
+        }
         let query = request.uri().query().unwrap_or_default();
         let watch = query
             .split('&')
             .any(|pair| matches!(pair, "watch=true" | "watch=1"));
         let path = request.uri().path();
-        // Other bodies are not looked at; dropping them is enough for HTTP/2, and HTTP/1.1 closes when one was large.
         match path {
             "/bench/tick" => {
                 let sent = self
@@ -152,8 +170,21 @@ impl Upstream {
             "/api/v1/nodes" => whole(list("v1", "NodeList", json!([]))),
             _ if path.starts_with("/apis/discovery.k8s.io/") => whole(self.endpoints()),
             _ if watch => self.events(),
+            _ if path == self.list_path => whole(self.list.clone()),
+            _ if path == self.refused_path => refused(),
             _ => whole(self.answer.clone()),
         }
+    }
+
+    /// Reads the object to its end and answers as if it had been created.
+    async fn create(&self, request: Request<Incoming>) -> Response<Body> {
+        let read = request.into_body().collect().await;
+        let mut response = whole(self.answer.clone());
+        *response.status_mut() = match read {
+            Ok(_) => StatusCode::CREATED,
+            Err(_) => StatusCode::BAD_REQUEST,
+        };
+        response
     }
 
     /// A watch: one event at once, then one per tick.
@@ -226,6 +257,38 @@ fn answer() -> Bytes {
     Bytes::from(format!("{head}{filler}{tail}"))
 }
 
+/// Where the long list is.
+pub(crate) fn list_path(namespace: &str) -> String {
+    format!("/api/v1/namespaces/{namespace}/pods")
+}
+
+/// A list of at least 10 MB, of pods of 2 KB.
+fn long_list() -> Bytes {
+    let filler = "x".repeat(POD_BYTES);
+    let mut text = String::from(
+        "{\"apiVersion\":\"v1\",\"kind\":\"PodList\",\"metadata\":{\"resourceVersion\":\"1\"},\"items\":[",
+    );
+    let mut number = 0;
+    while text.len() < LIST_BYTES {
+        let comma = if number == 0 { "" } else { "," };
+        text.push_str(&format!(
+            "{comma}{{\"metadata\":{{\"name\":\"pod-{number}\",\"annotations\":{{\"text\":\"{filler}\"}}}}}}"
+        ));
+        number += 1;
+    }
+    text.push_str("]}");
+    Bytes::from(text)
+}
+
+/// As policy refuses it, so that the ways without a policy have the same to carry.
+fn refused() -> Response<Body> {
+    let status = json!({"apiVersion": "v1", "kind": "Status", "status": "Failure", "reason": "Forbidden", "code": 403,
+        "message": "secrets \"refused\" is forbidden: Agents read no secrets."});
+    let mut response = whole(Bytes::from(status.to_string()));
+    *response.status_mut() = StatusCode::FORBIDDEN;
+    response
+}
+
 fn whole(bytes: Bytes) -> Response<Body> {
     typed(Full::new(bytes).boxed_unsync())
 }
@@ -250,5 +313,13 @@ mod tests {
         let answer = super::answer();
         assert_eq!(answer.len(), super::ANSWER_BYTES);
         assert!(serde_json::from_slice::<serde_json::Value>(&answer).is_ok());
+    }
+
+    #[test]
+    fn the_long_list_is_json_of_its_size() {
+        let list = super::long_list();
+        assert!((super::LIST_BYTES..super::LIST_BYTES + 10_000).contains(&list.len()));
+        let json: serde_json::Value = serde_json::from_slice(&list).unwrap();
+        assert!(json["items"].as_array().unwrap().len() > 4_000);
     }
 }
