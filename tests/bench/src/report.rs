@@ -263,7 +263,7 @@ mod tests {
         assert_eq!(lines.len(), 4);
         assert_eq!(
             lines[2],
-            "| fast/case | HTTP/2 | 75.0 | 1,234,567 | 653 | 2135.76 | us |"
+            "| fast/case | HTTP/2 | 75.0 | 1,234,567 | 653 | 2135.80 | us |"
         );
         assert_eq!(lines[3], "| fast/case | HTTP/2 | - | 1.50 | 12.3 | 0.12 | MB/s |");
     }
