@@ -46,6 +46,21 @@ impl AuditedBody {
     pub(super) fn note_started(&mut self) -> bool {
         self.end_mut().is_none_or(|end| end.record.note_started())
     }
+
+    /// Ends the record of a response that the end of the agent breaks off.
+    pub(super) fn end_with_agent(&mut self) {
+        self.break_off(|record| record.finish(EndReason::Terminated));
+    }
+
+    fn break_off(&mut self, end: impl FnOnce(Record)) {
+        if let Some((RecordEnd { mut record, lease }, bytes)) = self.take_end() {
+            if let Some(lease) = lease {
+                lease.ended(BodyEnd::Dropped, bytes);
+            }
+            record.session_bytes(0, bytes);
+            end(record);
+        }
+    }
 }
 
 impl OnEnd for RecordEnd {
@@ -64,13 +79,7 @@ impl OnEnd for RecordEnd {
 
 impl Terminate for AuditedBody {
     fn terminate(mut self, ending: &Ending) {
-        if let Some((RecordEnd { mut record, lease }, bytes)) = self.take_end() {
-            if let Some(lease) = lease {
-                lease.ended(BodyEnd::Dropped, bytes);
-            }
-            record.session_bytes(0, bytes);
-            record.terminated(ending.cause, ending.message());
-        }
+        self.break_off(|record| record.terminated(ending.cause, ending.message()));
     }
 }
 

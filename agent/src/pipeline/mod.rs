@@ -119,11 +119,11 @@ impl Pipeline {
             upstream,
             audit,
             abandoned: AbandonedWrites::new(drain.clone()),
+            watched: WatchedBodies::new(drain.clone()),
             drain,
             kube_events,
             handshakes: FailedHandshakes::new(),
             heads: HeadBudget::new(),
-            watched: WatchedBodies::default(),
         }))
     }
 

@@ -22,6 +22,7 @@ use super::body::AuditedBody;
 use super::session::Basis;
 use crate::listener::PodShare;
 use crate::reject::Rejection;
+use crate::runtime::drain::Drain;
 use crate::runtime::workers;
 use crate::session::{Ending, SessionBody, Slot, Stop as _};
 use crate::upstream::StillPermitted as _;
@@ -39,16 +40,11 @@ const STALLED_PER_POD: usize = 128;
 /// All responses under way; cheap to clone. Each thread of the data path has a list of its own, whose lock nobody else takes but
 /// the look once a second.
 #[derive(Clone)]
-pub(super) struct WatchedBodies {
-    open: Arc<[Mutex<Open>]>,
-}
+pub(super) struct WatchedBodies(Arc<Shared>);
 
-impl Default for WatchedBodies {
-    fn default() -> WatchedBodies {
-        WatchedBodies {
-            open: (0..workers::count().get()).map(|_| Mutex::default()).collect(),
-        }
-    }
+struct Shared {
+    open: Box<[Mutex<Open>]>,
+    drain: Drain,
 }
 
 #[derive(Default)]
@@ -109,6 +105,14 @@ fn too_many<T>(mut stalled: Vec<(Duration, T)>) -> impl Iterator<Item = T> {
 }
 
 impl WatchedBodies {
+    /// None yet. `drain` ends those that are left when the agent stops.
+    pub(super) fn new(drain: Drain) -> WatchedBodies {
+        WatchedBodies(Arc::new(Shared {
+            open: (0..workers::count().get()).map(|_| Mutex::default()).collect(),
+            drain,
+        }))
+    }
+
     /// Watches a response of this pod.
     pub(super) fn watch(
         &self,
@@ -126,8 +130,8 @@ impl WatchedBodies {
             noted: AtomicBool::new(basis.is_none()),
             basis,
         });
-        let list = workers::current() % self.open.len();
-        let mut open = self.open[list].lock();
+        let list = workers::current() % self.0.open.len();
+        let mut open = self.0.open[list].lock();
         open.last += 1;
         let number = open.last;
         open.bodies.insert(number, Arc::clone(&watched));
@@ -180,7 +184,11 @@ impl Body for WatchedBody {
 
 impl Drop for WatchedBody {
     fn drop(&mut self) {
-        let gone = self.all.open[self.list].lock().bodies.remove(&self.number);
+        if self.all.0.drain.has_closed() {
+            // Its connection was closed, and its client did not leave.
+            self.watched.slot.while_running(AuditedBody::end_with_agent);
+        }
+        let gone = self.all.0.open[self.list].lock().bodies.remove(&self.number);
         // Outside the lock.
         drop(gone);
     }
@@ -200,7 +208,7 @@ impl Pipeline {
     /// One look, at those that are at least so old.
     pub(super) fn look_at_bodies(&self, age: Duration) {
         let mut open = Vec::new();
-        for list in &*self.watched.open {
+        for list in &self.watched.0.open {
             open.extend(list.lock().bodies.values().cloned());
         }
         let mut stalled: HashMap<*const PodShare, Vec<(Duration, Arc<Watched>)>> = HashMap::new();

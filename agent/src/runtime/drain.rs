@@ -3,6 +3,8 @@
 //! In: the futures that serve connections. Out: how many had to be closed.
 
 use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hyper::rt::Executor;
@@ -23,6 +25,8 @@ pub struct Drain {
     parts: Parts,
     finish: CancellationToken,
     close: CancellationToken,
+    /// Beside `close`, whose lock all connections would take to ask.
+    closed: Arc<AtomicBool>,
 }
 
 impl Drain {
@@ -55,6 +59,12 @@ impl Drain {
         self.parts.clone()
     }
 
+    /// Whether the limit has passed: what is still open then is closed by the agent, and not by its client.
+    #[must_use]
+    pub fn has_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
     /// The connections open now.
     #[must_use]
     pub fn open(&self) -> usize {
@@ -69,6 +79,7 @@ impl Drain {
             Ok(()) => 0,
             Err(_) => {
                 let left = self.tracker.len();
+                self.closed.store(true, Ordering::Release);
                 self.close.cancel();
                 self.tracker.wait().await;
                 left
@@ -112,8 +123,10 @@ mod tests {
         drain.serve(async move { finishing.cancelled().await });
         drain.serve(std::future::pending());
         assert_eq!(drain.open(), 2);
+        assert!(!drain.has_closed());
         assert_eq!(drain.drain(Duration::from_millis(50)).await, 1);
         assert_eq!(drain.open(), 0);
+        assert!(drain.has_closed());
     }
 
     #[tokio::test]

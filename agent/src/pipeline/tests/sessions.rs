@@ -268,6 +268,25 @@ async fn a_pod_that_changes_or_is_released_ends_what_it_runs() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_agents_end_breaks_off_is_no_clients_doing() {
+    let world = World::new().await;
+    let left = follow(&world, WATCH).await;
+    left.abort();
+    let ended = world.ended(1).await;
+    assert_eq!(ended[0]["session"]["endReason"], "clientClosed");
+
+    let (watch, exec) = (follow(&world, WATCH).await, exec(&world).await);
+    world.drain.drain(Duration::ZERO).await;
+    for running in [watch, exec] {
+        end(running, Instant::now(), "session").await;
+    }
+    let ended = world.ended(3).await;
+    for record in &ended[1..] {
+        assert_eq!(record["session"]["endReason"], "terminated", "{record:#}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_moment_of_an_expiry_ends_what_runs() {
     let world = World::new().await;
     let _pods = rejudging(&world);

@@ -117,6 +117,7 @@ pub(super) struct World {
     audit: AuditLog,
     pub(super) store: Arc<Store>,
     pub(super) sessions: Registry,
+    pub(super) drain: Drain,
     seen: Arc<Mutex<Vec<Seen>>>,
     pod: Arc<ArcSwap<Pod>>,
     pub(super) upstream: Upstream,
@@ -189,12 +190,13 @@ impl World {
         let (kube_events, _told) = EventQueue::channel(NotifyMetrics::register(&MetricsRegistry::default()));
         let store = Arc::new(Store::for_tests(policies("", "")));
         let sessions = Registry::default();
+        let drain = Drain::default();
         let pipeline = Pipeline::new(
             &certificates,
             Arc::clone(&store),
             upstream.clone(),
             audit.clone(),
-            Drain::default(),
+            drain.clone(),
             sessions.clone(),
             kube_events,
         );
@@ -209,6 +211,7 @@ impl World {
             audit,
             store,
             sessions,
+            drain,
             seen,
             pod: Arc::new(ArcSwap::from_pointee(pod)),
             upstream,
@@ -328,7 +331,10 @@ impl World {
             share: Arc::clone(&self.share),
             released: self.released.clone(),
         };
-        tokio::spawn(Arc::clone(&self.pipeline).serve(accepted, ()));
+        let pipeline = Arc::clone(&self.pipeline);
+        self.drain.serve(async move {
+            pipeline.serve(accepted, ()).await;
+        });
         let mut roots = rustls::RootCertStore::empty();
         let file = self.folder.write("trust.crt", &self.ca_pem);
         for (_, der) in pki::pem::certificates(&file, self.ca_pem.as_bytes()).expect("PEM") {
