@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use jiff::Timestamp;
+use picket_policy::api::v1alpha1::State;
 use picket_policy::api::{AnyObject, FileReading};
 use picket_policy::{Diagnostic, Document};
 use serde::{Deserialize, Serialize};
@@ -24,7 +25,7 @@ pub struct ObjectStatus {
     pub ready: bool,
     /// Why it is ready or not.
     pub reason: StatusReason,
-    /// The reason in sentences; empty for an object that is ready.
+    /// The reason in sentences. For an object that is ready: what is worth knowing of it, such as an identity that may not act.
     pub message: String,
     /// The generation of the set that took up the version in force; absent where no version of it is in force.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -77,6 +78,18 @@ fn fingerprint(document: &Document) -> u64 {
     hasher.finish()
 }
 
+/// What is to be known of an object in force: it would look like any other while its agent is shut out.
+fn note(document: &Document) -> &'static str {
+    let AnyObject::Identity(identity) = &document.object else {
+        return "";
+    };
+    match identity.spec.state {
+        State::Active => "",
+        State::Suspended => "Suspended: every request of this agent is denied",
+        State::Revoked => "Revoked: every request of this agent is denied",
+    }
+}
+
 /// Several errors of one object as one text, each with its line.
 fn told(errors: &[&Diagnostic]) -> String {
     let lines = errors
@@ -111,7 +124,7 @@ impl StatusBoard {
                 &key,
                 &version.source,
                 StatusReason::InForce,
-                "",
+                note(document),
                 Some(&version),
                 now,
             ));
@@ -139,14 +152,13 @@ impl StatusBoard {
                 let own: Vec<_> = own.collect();
                 let key = (entry.kind.clone(), entry.name.clone());
                 let version = self.in_force.get(&key);
-                let unchanged = match (&entry.document, version) {
-                    (Some(document), Some(version)) => fingerprint(document) == version.fingerprint,
-                    _ => false,
-                };
+                let unchanged = entry.document.as_ref().filter(|document| {
+                    version.is_some_and(|version| fingerprint(document) == version.fingerprint)
+                });
                 let (reason, message) = if !own.is_empty() {
                     (StatusReason::Invalid, told(&own))
-                } else if unchanged {
-                    (StatusReason::InForce, String::new())
+                } else if let Some(document) = unchanged {
+                    (StatusReason::InForce, note(document).to_owned())
                 } else {
                     let message = "another object is invalid, and objects come into force all together";
                     (StatusReason::OthersInvalid, message.to_owned())

@@ -252,6 +252,35 @@ fn every_object_has_a_status_that_names_the_one_at_fault() {
 }
 
 #[test]
+fn an_identity_that_may_not_act_says_so_in_its_status() {
+    let folder = Folder::new();
+    let suspended = identity("a").replace("owner: team", "owner: team\n  state: Suspended");
+    folder.write("a.yaml", &identity("a"));
+    folder.write("b.yaml", &identity("b"));
+    let store = Store::open(&[folder.path().to_owned()]).expect("valid");
+    assert_eq!(message(&store, "a"), "");
+    folder.write("a.yaml", &suspended);
+    store.reload();
+    assert!(store.statuses().iter().all(|status| status.ready));
+    let said = "Suspended: every request of this agent is denied";
+    assert_eq!(
+        (message(&store, "a"), message(&store, "b")),
+        (said.to_owned(), String::new())
+    );
+    // Beside one that is at fault, too.
+    folder.write("b.yaml", &identity("b").replace("owner: team", "owner: 7"));
+    store.reload();
+    assert_eq!(message(&store, "a"), said);
+    folder.write("b.yaml", &identity("b"));
+    folder.write("a.yaml", &suspended.replace("Suspended", "Revoked"));
+    store.reload();
+    assert_eq!(
+        message(&store, "a"),
+        "Revoked: every request of this agent is denied"
+    );
+}
+
+#[test]
 fn objects_that_cannot_be_read_any_more_keep_a_status() {
     use StatusReason::{InForce, OthersInvalid, SourceUnreadable};
     let folder = Folder::new();

@@ -124,7 +124,11 @@ pub(super) fn allowed_instead(grants: &[Arc<Grant>], request: &KubeRequest, refu
             if resources.is_empty() {
                 continue;
             }
-            let mut place = format!("requests for {}", resources.join(", "));
+            let mut place = match resources.contains(&"*") {
+                // Not this one, of which nothing is left.
+                true => "requests for other resources".to_owned(),
+                false => format!("requests for {}", resources.join(", ")),
+            };
             push_namespaces(&mut place, grant);
             places.push(place);
         }

@@ -227,8 +227,10 @@ fn why(event: &Value) -> String {
                     .and_then(Value::as_u64)
                     .unwrap_or(0)
             });
+            let cause = text("/session/endCause");
+            let separator = if cause.is_empty() { "" } else { ": " };
             parts.push(format!(
-                "{protocol} ended ({end}), {} B in, {} B out",
+                "{protocol} ended ({end}{separator}{cause}), {} B in, {} B out",
                 bytes[0], bytes[1]
             ));
         }
@@ -241,11 +243,20 @@ fn why(event: &Value) -> String {
         }
     }
     parts.retain(|part| !part.is_empty());
-    parts.join("; ")
+    let last = parts.pop().unwrap_or_default();
+    let mut why = String::new();
+    for part in parts {
+        // A message ends like a sentence, and the line goes on.
+        why.push_str(part.trim_end_matches('.'));
+        why.push_str("; ");
+    }
+    why + &last
 }
 
 fn rule(policy: &str, rule: &str) -> String {
     match (policy.is_empty(), rule.is_empty()) {
+        // The name of a built-in deny begins with its policy's.
+        (false, false) if rule.split('/').next() == Some(policy) => rule.to_owned(),
         (false, false) => format!("{policy}/{rule}"),
         _ => format!("{policy}{rule}"),
     }
@@ -376,6 +387,17 @@ mod tests {
             why(&exec),
             "would deny: p/r; SPDY/3.1 ended (clientClosed), 1 B in, 2 B out; $ sh -c 'ls -l'"
         );
+        let killed = json!({
+            "stage": "ResponseComplete", "decision": {"outcome": "allow"},
+            "session": {"protocol": "watch", "endReason": "terminated", "endCause": "session_killed"},
+        });
+        assert_eq!(
+            why(&killed),
+            "watch ended (terminated: session_killed), 0 B in, 0 B out"
+        );
+        let denied = json!({"decision": {"outcome": "deny", "policy": "builtin", "rule": "builtin/nodes-proxy",
+            "message": "Not so.", "wouldDeny": [{"policy": "p", "rule": "r"}]}});
+        assert_eq!(why(&denied), "builtin/nodes-proxy: Not so; would deny: p/r");
         let answered = json!({"decision": {"outcome": "allow"}, "responseStatus": {"code": 404}});
         assert_eq!(why(&answered), "answered 404");
         let failed = json!({"decision": {"outcome": "error", "reason": "upstream", "message": "refused"}});

@@ -199,6 +199,12 @@ fn refusals_say_who_what_why_and_what_else() {
         "agent fixer may not get secrets \"y\" in namespace \"x\": no grant allows it. Allowed instead: requests for \
          namespaces, pods."
     );
+    let all = compile(&[&grant(ALL), &deny("resources: [pods/exec], commands: ['sh*']")]);
+    assert_eq!(
+        denied(&all, "POST /api/v1/namespaces/x/pods/y/exec?command=sh").message(),
+        "agent fixer may not create pods/exec \"y\" in namespace \"x\" (policy p, rule r): Not so. Allowed instead: requests \
+         for other resources."
+    );
     let denial = denied(&set, "PUT /apis/apps/v1/namespaces/x/deployments/y/scale");
     assert!(
         denial
