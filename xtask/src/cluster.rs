@@ -20,7 +20,12 @@ Example:
   cargo xtask cluster up --nodes 2
   cargo xtask cluster shell
   kubectl run hello --image picket.test/busybox:1 -- sleep 1000
-  cargo xtask cluster down";
+  exit
+  cargo xtask cluster down
+
+An agent of your own runs inside a node: `up` prints the command that enters it. Give the agent's configuration
+`kernel: {cgroupRoot: FOLDER}` with the node's cgroup folder that `up` prints. /run, /var/lib and /var/log are the node's own;
+/etc and /opt are this machine's.";
 
 /// What it can be told.
 #[derive(clap::Args)]
@@ -121,6 +126,11 @@ fn up(name: String, nodes: u8, with_tools: bool) -> Result<()> {
             node.address,
             node.pod_cidr,
             node.cgroup.display()
+        );
+        println!(
+            "    inside: nsenter --net={} --mount={} bash",
+            node.netns.display(),
+            node.mount_namespace().display()
         );
     }
     println!(
