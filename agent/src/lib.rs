@@ -12,12 +12,12 @@
 //! | [`listener`] | the end of a redirected connection in the pod's network namespace; attributes each connection to a pod and a process (`judge` in serve.rs) | `kernel`, `workload` |
 //! | [`tls`] | the server side of TLS that pods see, and what pods trust | `metrics`, `pki` |
 //! | [`pipeline`] | the stages from a connection to its last answer | `approval`, `audit`, `denied`, `identity`, `listener`, `metrics`, `notify`, `pki`, `reject`, `runtime`, `session`, `store`, `tls`, `upstream`, `workload` |
-//! | [`identity`] | from the evidence of a connection to a principal: schemes, and what they agree on | `listener`, `workload` |
+//! | [`identity`] | from the evidence of a connection to a principal: schemes, a file each in attest/, and what they agree on; claims of a client's that are refused (claim.rs) | `listener`, `workload` |
 //! | [`approval`] | an ask, held until a person decides | - |
-//! | [`upstream`] | connections to the API server, the credential, and the headers that are stripped | `identity`, `pki`, `runtime` |
+//! | [`upstream`] | connections to the API server, the credential, and the headers that are stripped (headers/) | `identity`, `pki`, `runtime` |
 //! | [`session`] | watches, log follows and upgraded streams while they run: listed and killed (registry.rs), judged again (rejudge.rs) | `audit`, `metrics`, `reject`, `upstream`, `workload` |
 //! | [`reject`] | the status of each denial, as the client reads it; the policy engine (explain.rs, builtin.rs) and `identity` word theirs | `approval`, `audit`, `identity`, `upstream` |
-//! | [`audit`] | the audit log: records, the hash chain, the spool | `metrics`, `runtime` |
+//! | [`audit`] | the audit log: records, the hash chain, the spool, and the sinks that copy it (sinks/mod.rs says how to add one) | `metrics`, `runtime` |
 //!
 //! The node:
 //!
@@ -44,6 +44,10 @@
 //! | [`runtime`] | logging, signals, the agent's phase, readiness, the data path's threads, drain | - |
 //! | [`app`] | the composition root: makes the parts and joins them | `admin`, `audit`, `cluster`, `config`, `denied`, `endpoints`, `enforce`, `kernel`, `listener`, `metrics`, `notify`, `pipeline`, `pki`, `runtime`, `session`, `store`, `tls`, `upgrade`, `upstream`, `workload` |
 //! | [`cli`] | the commands of `picket` | `admin`, `app`, `audit`, `config`, `kernel`, `pki`, `runtime`, `session`, `store`, `workload` |
+//!
+//! Three more crates: `picket-policy` (agent/policy) reads requests and objects and decides, with a code map of its own;
+//! `picket-common` (agent-common) holds what agent and kernel programs share; `picket-ebpf` (agent-ebpf) holds the kernel programs.
+//! The objects' types and JSON Schema are in agent/policy/src/api; `cargo xtask generate` writes deploy/schemas from them.
 //!
 //! # Invariants
 //!

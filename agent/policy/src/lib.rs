@@ -15,7 +15,7 @@
 //! | [`identity`] | an agent that may act now: the principal of a request | `api` |
 //! | [`engine`] | all objects compiled for decisions, what a decision needs, and what it comes to | `api`, `glob`, `identity`, `kubernetes`, `request`, `yaml` |
 //! | [`decision`] | permits, asks and denials; nothing else makes one | `engine`, `identity`, `request` |
-//! | [`api`] | the objects that people write | `glob`, `kubernetes`, `yaml` |
+//! | [`api`] | the objects that people write, and their JSON Schema (schema.rs); no CRD exists yet | `glob`, `kubernetes`, `yaml` |
 //! | [`yaml`] | YAML whose every value knows its file, line and column | - |
 //! | `kubernetes` | the verbs and resources of Kubernetes | - |
 //! | `glob` | globs with `*` and `?` | - |
