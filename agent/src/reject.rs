@@ -7,7 +7,7 @@
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WARNING, X_CONTENT_TYPE_OPTIONS};
-use http::{Response, StatusCode};
+use http::{Response, StatusCode, Version};
 use http_body_util::Full;
 use picket_policy::{Denial, KubeRequest, MAX_HEAD, ReadError, Target, Verb};
 use serde::Serialize;
@@ -15,7 +15,7 @@ use serde::Serialize;
 use crate::approval::ApprovalError;
 use crate::audit::{AuditError, AuditId};
 use crate::identity::{ClaimError, IdentityError};
-use crate::upstream::{AUDIT_ID, SendError, UpgradeError};
+use crate::upstream::{AUDIT_ID, SendError};
 
 /// Seconds after which a refused request is worth another try. client-go waits that long and tries again up to ten
 /// times (k8s.io/client-go rest/with_retry.go), long enough for an API server to restart.
@@ -44,9 +44,11 @@ pub enum Rejection {
     /// Its head is too long, or is none.
     #[error("{0}")]
     Head(HeadError),
-    /// It asks for an upgrade that is not known, so that it could not be carried.
-    #[error("Picket cannot read the request: {0}")]
-    Upgrade(UpgradeError),
+    /// It asks for an upgrade over a protocol whose connections cannot change theirs.
+    #[error(
+        "Picket cannot read the request: only HTTP/1.1 can upgrade a connection, and the request came over {0:?}"
+    )]
+    Upgrade(Version),
     /// The caller is no agent that may act now.
     #[error("{0}")]
     Identity(IdentityError),
@@ -165,7 +167,7 @@ impl Rejection {
             Rejection::Unreadable(ReadError::Head) | Rejection::Head(HeadError::TooLong) => "head_too_long",
             Rejection::Head(HeadError::Busy) => "heads_busy",
             Rejection::Unreadable(_) | Rejection::Head(HeadError::Malformed) => "unreadable",
-            Rejection::Upgrade(_) => "unknown_upgrade",
+            Rejection::Upgrade(_) => "upgrade_version",
             Rejection::Body(_) => "body_unreadable",
             Rejection::BodyLost => "body_incomplete",
             Rejection::Identity(error) => error.code(),
@@ -212,6 +214,10 @@ impl Rejection {
                 false,
             ),
             Rejection::Head(HeadError::Busy) => class(StatusCode::TOO_MANY_REQUESTS, "TooManyRequests", true),
+            // Browsers ask for OPTIONS; the API server answers any such method so.
+            Rejection::Unreadable(ReadError::Method(_)) => {
+                class(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", false)
+            }
             Rejection::Unreadable(_)
             | Rejection::Head(HeadError::Malformed)
             | Rejection::Upgrade(_)

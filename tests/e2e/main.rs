@@ -21,6 +21,7 @@ mod nodes;
 mod outages;
 mod pods;
 mod records;
+mod reports;
 mod sessions;
 mod streams;
 mod token;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         sessions,
         cli,
         records,
+        reports,
         nodes,
         pods,
         outages,

@@ -1,18 +1,21 @@
 //! The client's end of a connection, and how long it may stand still.
 //!
-//! In: a socket that the listener accepted. Out: the same bytes, or an error once the client is gone. A client that does not
+//! In: a socket that the listener accepted. Out: the same bytes, or an error once the client is gone, or if it does not begin with
+//! TLS. A client that does not
 //! run for a while (a freezer, a debugger, a CPU limit) is not gone: its kernel still answers. So nothing is asked of the
 //! client itself; the kernel probes a silent connection, and a write that is not taken for long fails.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
+
+use crate::tls::PlainHttp;
 
 /// A client's kernel is asked after so much silence, then at these intervals; so many unanswered probes end the connection.
 /// A client that vanished is noticed within a minute. Data that is not acknowledged has the kernel's own limit
@@ -32,6 +35,8 @@ pub(super) struct ClientStream {
     socket: TcpStream,
     /// Runs while a write waits for the client.
     stalled: Option<Pin<Box<Sleep>>>,
+    /// Whether something was read.
+    begun: bool,
 }
 
 impl ClientStream {
@@ -51,6 +56,7 @@ impl ClientStream {
         ClientStream {
             socket,
             stalled: None,
+            begun: false,
         }
     }
 
@@ -77,7 +83,17 @@ impl AsyncRead for ClientStream {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().socket).poll_read(cx, buffer)
+        let client = self.get_mut();
+        if client.begun {
+            return Pin::new(&mut client.socket).poll_read(cx, buffer);
+        }
+        let filled = buffer.filled().len();
+        ready!(Pin::new(&mut client.socket).poll_read(cx, buffer))?;
+        client.begun = true;
+        match buffer.filled().get(filled) {
+            Some(byte) if PlainHttp::begins(*byte) => Poll::Ready(Err(io::Error::other(PlainHttp))),
+            _ => Poll::Ready(Ok(())),
+        }
     }
 }
 
@@ -113,6 +129,8 @@ impl AsyncWrite for ClientStream {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
     use tokio::time::Instant;
@@ -150,6 +168,27 @@ mod tests {
             socket.tcp_user_timeout().expect("an option").unwrap_or_default(),
             Duration::ZERO
         );
+    }
+
+    #[tokio::test]
+    async fn a_client_without_tls_is_told_in_http() {
+        let (mut far, client) = pair().await;
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(rustls::server::ResolvesServerCertUsingSni::new()));
+        far.write_all(b"GET /version HTTP/1.1\r\nHost: kubernetes\r\n\r\n")
+            .await
+            .expect("sent");
+        let error = crate::tls::accept(Arc::new(config), client)
+            .await
+            .expect_err("no TLS");
+        assert!(error.to_string().contains("HTTP without TLS"), "{error}");
+        let mut told = String::new();
+        far.read_to_string(&mut told).await.expect("an answer");
+        assert!(told.starts_with("HTTP/1.0 400 Bad Request\r\n"), "{told}");
     }
 
     #[tokio::test(start_paused = true)]

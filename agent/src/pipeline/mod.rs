@@ -58,8 +58,8 @@ use crate::session::{Farewell, Registry, SessionBody, SessionKind, Slot, Traffic
 use crate::store::Store;
 use crate::tls::Certificates;
 use crate::upstream::{
-    BodyLoss, RequestBody, RequestOrigin, SendError, StillPermitted, UpgradeError, UpgradeProtocol, Upstream,
-    UpstreamBody, UsedCredential, requested_upgrade,
+    BodyLoss, RequestBody, RequestOrigin, SendError, StillPermitted, UpgradeProtocol, Upstream, UpstreamBody,
+    UsedCredential, requested_upgrade,
 };
 
 pub use metrics::{OpenConnection, PipelineMetrics};
@@ -384,11 +384,10 @@ fn read_upgrade(request: &CanonicalRequest) -> Result<Option<UpgradeProtocol>, R
         return Ok(None);
     }
     let head = request.head();
-    let protocol = requested_upgrade(&head.headers).map_err(Rejection::Upgrade)?;
     if head.version != Version::HTTP_11 {
-        return Err(Rejection::Upgrade(UpgradeError::Version(head.version)));
+        return Err(Rejection::Upgrade(head.version));
     }
-    Ok(protocol)
+    Ok(requested_upgrade(&head.headers))
 }
 
 /// What a client is told of a rule that fired.

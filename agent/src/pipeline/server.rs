@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use http::header::CONNECTION;
-use http::{HeaderValue, StatusCode};
+use http::{HeaderValue, StatusCode, Version};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -169,6 +169,8 @@ impl Pipeline {
             async move {
                 let (pipeline, connection) = &*served;
                 let mut response = pipeline.answer(connection, request).await;
+                // Not the API server's: hyper tells clients of HTTP/1.0 that their connection stays for this version alone.
+                *response.version_mut() = Version::HTTP_11;
                 if connection.is_finishing() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
                     let close = HeaderValue::from_static("close");
                     response.headers_mut().insert(CONNECTION, close);

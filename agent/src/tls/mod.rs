@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::{AlertDescription, ServerConfig};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -22,6 +22,28 @@ pub use publish::{CertificateReload, Certificates};
 /// keeps silent connections from piling up.
 pub const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 
+/// How long a client may take for what it is told instead of a session. It fits into the socket's buffer.
+const TELL_LIMIT: Duration = Duration::from_secs(1);
+
+/// What a client without TLS is told, in kube-apiserver's words (net/http, `tlsRecordHeaderLooksLikeHTTP`).
+const PLAIN_HTTP_ANSWER: &[u8] =
+    b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
+
+/// The client speaks HTTP without TLS. A stream fails its first read so, before TLS answers by an alert that such a client cannot
+/// read.
+#[derive(Debug, thiserror::Error)]
+#[error("the client speaks HTTP without TLS")]
+pub struct PlainHttp;
+
+impl PlainHttp {
+    /// Whether a client that begins with this byte speaks HTTP without TLS: its methods are capital letters, and a record of
+    /// TLS begins with 22 or 128.
+    #[must_use]
+    pub fn begins(byte: u8) -> bool {
+        byte.is_ascii_uppercase()
+    }
+}
+
 /// Why a client got no session.
 #[derive(Debug, thiserror::Error)]
 pub enum HandshakeError {
@@ -30,7 +52,7 @@ pub enum HandshakeError {
     Timeout,
     /// It failed; often a client that does not trust Picket's bundle.
     #[error("the TLS handshake failed: {0}")]
-    Failed(#[from] std::io::Error),
+    Failed(std::io::Error),
 }
 
 impl HandshakeError {
@@ -56,8 +78,20 @@ pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
     config: Arc<ServerConfig>,
     stream: S,
 ) -> Result<TlsStream<S>, HandshakeError> {
-    match tokio::time::timeout(HANDSHAKE_LIMIT, TlsAcceptor::from(config).accept(stream)).await {
-        Ok(session) => Ok(session?),
+    let accepting = TlsAcceptor::from(config).accept(stream).into_fallible();
+    match tokio::time::timeout(HANDSHAKE_LIMIT, accepting).await {
+        Ok(Ok(session)) => Ok(session),
+        Ok(Err((error, mut stream))) => {
+            if error.get_ref().is_some_and(|inner| inner.is::<PlainHttp>()) {
+                let telling = async {
+                    stream.write_all(PLAIN_HTTP_ANSWER).await?;
+                    stream.shutdown().await
+                };
+                // The handshake has failed in any case.
+                let _ = tokio::time::timeout(TELL_LIMIT, telling).await;
+            }
+            Err(HandshakeError::Failed(error))
+        }
         Err(_) => Err(HandshakeError::Timeout),
     }
 }

@@ -42,7 +42,7 @@ pub use client_body::{BodyLoss, ClientBody};
 pub use connect::CONNECT_LIMIT;
 pub use counted::{BodyEnd, CountedBody, HeldLease, OnEnd, UpstreamBody};
 pub use credential::{CredentialError, NodeCredential, UsedCredential};
-pub use headers::{AUDIT_ID, RequestOrigin, UpgradeError, UpgradeProtocol, extras, requested_upgrade};
+pub use headers::{AUDIT_ID, RequestOrigin, UpgradeProtocol, extras, requested_upgrade};
 pub use pool::STREAMS_PER_CONNECTION;
 
 /// The place of a tunnel's connection among the node's; free again when the last one is dropped. An upgrade's response has it

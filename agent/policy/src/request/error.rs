@@ -15,8 +15,8 @@ pub enum ReadError {
     /// A query that two parsers could take differently.
     #[error("the query {0}")]
     Query(&'static str),
-    /// A query key that is read once came twice.
-    #[error("the query has {0:?} more than once")]
+    /// A query key that is read once came with two values.
+    #[error("the query has {0:?} with more than one value")]
     RepeatedQuery(String),
     /// Headers that contradict each other or the request line.
     #[error("the request has {0}")]

@@ -11,6 +11,9 @@ use super::KubeRequest;
 use super::LongTarget;
 use super::error::{MAX_HEAD, ReadError};
 
+/// What the API server can upgrade a connection to: exec, attach, port-forward and watches.
+const UPGRADES: [&[u8]; 2] = [b"websocket", b"spdy/3.1"];
+
 /// Headers by which some frameworks let a client replace the method.
 const METHOD_OVERRIDES: [&[u8]; 3] = [b"x-http-method-override", b"x-http-method", b"x-method-override"];
 
@@ -80,14 +83,18 @@ fn check_authority(uri: &Uri, headers: &HeaderMap) -> Result<(), ReadError> {
     }
     match host {
         Some(host)
-            if !host
-                .as_bytes()
-                .eq_ignore_ascii_case(authority.as_str().as_bytes()) =>
+            if !without_default_port(host.as_bytes())
+                .eq_ignore_ascii_case(without_default_port(authority.as_str().as_bytes())) =>
         {
             Err(ReadError::Headers("a Host header that differs from its target"))
         }
         _ => Ok(()),
     }
+}
+
+/// An authority without the port of HTTPS, which is there or not as the client likes (RFC 9110, 4.2.3).
+fn without_default_port(authority: &[u8]) -> &[u8] {
+    authority.strip_suffix(b":443").unwrap_or(authority)
 }
 
 /// Refuses a head that is longer than [`MAX_HEAD`].
@@ -125,6 +132,10 @@ fn check_framing(headers: &HeaderMap) -> Result<(), ReadError> {
     if codings.next().is_some() {
         return Err(ReadError::Headers("more than one Transfer-Encoding header"));
     }
+    // What is below chunks is sent on as it is, without its coding, and the API server would take it for the body itself.
+    if coding.is_some_and(|coding| !coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked")) {
+        return Err(ReadError::Headers("another Transfer-Encoding than chunked"));
+    }
     if coding.is_some() && length.is_some() {
         return Err(ReadError::Headers("both Content-Length and Transfer-Encoding"));
     }
@@ -150,17 +161,18 @@ pub(super) fn asks_apply(headers: &HeaderMap) -> bool {
     })
 }
 
-/// Whether a switch of protocols is asked for: `Upgrade` together with `Connection: upgrade` (RFC 9110, 7.8).
+/// Whether a switch of protocols is asked for: `Upgrade` together with `Connection: upgrade` (RFC 9110, 7.8). A protocol that
+/// the API server cannot switch to is as none, and nothing of it is sent on: HTTP clients of Java offer `h2c` or `TLS/1.2`
+/// with any request, and expect an answer.
 pub(super) fn asks_upgrade(headers: &HeaderMap) -> Result<bool, ReadError> {
-    let mut upgrades = headers.get_all(UPGRADE).iter();
-    let upgrade = upgrades.next();
-    if upgrades.next().is_some() || upgrade.is_some_and(|value| value.as_bytes().contains(&b',')) {
+    let tokens = |name| {
+        let values = headers.get_all(name).iter();
+        values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+    };
+    let is = |token: &[u8], word: &[u8]| token.trim_ascii().eq_ignore_ascii_case(word);
+    let upgrade = tokens(UPGRADE).any(|token| UPGRADES.iter().any(|known| is(token, known)));
+    if upgrade && tokens(UPGRADE).count() > 1 {
         return Err(ReadError::Headers("more than one Upgrade protocol"));
     }
-    let connection = headers
-        .get_all(CONNECTION)
-        .iter()
-        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
-        .any(|token| token.trim_ascii().eq_ignore_ascii_case(b"upgrade"));
-    Ok(upgrade.is_some() && connection)
+    Ok(upgrade && tokens(CONNECTION).any(|token| is(token, b"upgrade")))
 }

@@ -2,7 +2,8 @@
 
 use super::error::ReadError;
 
-/// Keys that the API server reads once, so that a second value would be read by some and ignored by others.
+/// Keys that the API server reads once, so that another second value would be read by some and ignored by others. The same
+/// value again is none: kubectl up to 1.9 sends `container` twice.
 const SINGLE: [&str; 22] = [
     "watch",
     "fieldSelector",
@@ -75,11 +76,12 @@ impl Query {
                 return Err(ReadError::Query("has a semicolon outside an escape"));
             }
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let key = unescape(key)?;
-            if SINGLE.contains(&key.as_str()) && pairs.iter().any(|(seen, _)| *seen == key) {
+            let (key, value) = (unescape(key)?, unescape(value)?);
+            let differs = |(seen, other): &(String, String)| *seen == key && *other != value;
+            if SINGLE.contains(&key.as_str()) && pairs.iter().any(differs) {
                 return Err(ReadError::RepeatedQuery(key));
             }
-            pairs.push((key, unescape(value)?));
+            pairs.push((key, value));
         }
         Ok(Self(pairs))
     }

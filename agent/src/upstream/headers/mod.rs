@@ -21,7 +21,6 @@
 
 use std::net::IpAddr;
 
-use http::Version;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use picket_policy::{Impersonate, Principal};
 
@@ -122,49 +121,20 @@ impl UpgradeProtocol {
     }
 }
 
-/// How much of an unknown protocol's name is quoted; those that there are have fewer than 16.
-const PROTOCOL_CHARS: usize = 64;
-
-/// Why a request for an upgrade cannot be carried.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum UpgradeError {
-    /// The API server does not know the protocol.
-    #[error("the API server supports no upgrade to `{0}`, only to websocket and SPDY/3.1")]
-    Unknown(String),
-    /// More than one protocol is asked for.
-    #[error("the request has more than one Upgrade header")]
-    Several,
-    /// The client's connection cannot change its protocol.
-    #[error("only HTTP/1.1 can upgrade a connection, and the request came over {0:?}")]
-    Version(Version),
-}
-
-/// Reads the upgrade that a request asks for.
-///
-/// # Errors
-/// Where an `Upgrade` field that a `Connection` field makes effective asks for anything else: what is not known cannot
-/// be carried. An `Upgrade` without `Connection: upgrade` asks for nothing (RFC 9110 section 7.8).
-pub fn requested_upgrade(headers: &HeaderMap) -> Result<Option<UpgradeProtocol>, UpgradeError> {
+/// Reads the upgrade that a request asks for. A protocol that the API server does not know is none, as are several: a server may
+/// ignore an `Upgrade` (RFC 9110 section 7.8), and the client goes on without.
+pub fn requested_upgrade(headers: &HeaderMap) -> Option<UpgradeProtocol> {
     if !connection_tokens(headers).any(|token| token.eq_ignore_ascii_case("upgrade")) {
-        return Ok(None);
+        return None;
     }
     let mut fields = headers.get_all(header::UPGRADE).iter();
-    let Some(field) = fields.next() else {
-        return Ok(None);
-    };
-    let protocol = field.to_str().unwrap_or_default().trim();
-    match protocol {
-        _ if fields.next().is_some() => Err(UpgradeError::Several),
-        _ if protocol.eq_ignore_ascii_case("websocket") => Ok(Some(UpgradeProtocol::WebSocket)),
-        _ if protocol.eq_ignore_ascii_case("spdy/3.1") => Ok(Some(UpgradeProtocol::Spdy)),
-        _ => Err(UpgradeError::Unknown(
-            protocol
-                .chars()
-                .take(PROTOCOL_CHARS)
-                .flat_map(char::escape_debug)
-                .collect(),
-        )),
+    let protocol = fields.next()?.to_str().ok()?.trim();
+    if fields.next().is_some() {
+        return None;
     }
+    [UpgradeProtocol::WebSocket, UpgradeProtocol::Spdy]
+        .into_iter()
+        .find(|known| protocol.eq_ignore_ascii_case(known.as_str()))
 }
 
 fn connection_tokens(headers: &HeaderMap) -> impl Iterator<Item = &str> {

@@ -290,6 +290,10 @@ fn headers_that_contradict_each_other_are_refused() {
         &[("X_METHOD-Override", "DELETE")],
         &[("upgrade", "SPDY/3.1"), ("upgrade", "websocket")],
         &[("upgrade", "SPDY/3.1, websocket")],
+        &[("upgrade", "h2c, websocket")],
+        &[("upgrade", "h2c"), ("upgrade", "websocket")],
+        &[("transfer-encoding", "gzip, chunked")],
+        &[("transfer-encoding", "gzip")],
     ] {
         assert!(with(headers).is_err(), "{headers:?}");
     }
@@ -313,6 +317,60 @@ fn headers_that_contradict_each_other_are_refused() {
             .expect("valid")
             .apply
     );
+}
+
+#[test]
+fn an_upgrade_that_the_api_server_does_not_know_is_none() {
+    for protocol in ["h2c", "TLS/1.2", "TLS/1.2, TLS/1.3", "websocket/13"] {
+        let mut headers = HeaderMap::new();
+        headers.insert("connection", HeaderValue::from_static("Upgrade, HTTP2-Settings"));
+        headers.insert("upgrade", HeaderValue::from_static(protocol));
+        let target = "/api/v1/namespaces/n/pods/p".parse().expect("a target");
+        let request = KubeRequest::read(&Method::GET, &target, &headers).expect(protocol);
+        assert!(!request.upgrade, "{protocol}");
+    }
+}
+
+#[test]
+fn the_port_of_https_makes_no_other_host() {
+    let read = |target: &str, host: &'static str| {
+        let mut headers = HeaderMap::new();
+        headers.insert("host", HeaderValue::from_static(host));
+        KubeRequest::read(&Method::GET, &target.parse().expect("a target"), &headers)
+    };
+    for (target, host) in [
+        ("https://10.96.0.1:443/version", "10.96.0.1"),
+        ("https://10.96.0.1/version", "10.96.0.1:443"),
+        ("https://Kubernetes:443/version", "kubernetes:443"),
+        ("https://[fd00::1]:443/version", "[fd00::1]"),
+    ] {
+        assert!(read(target, host).is_ok(), "{target} {host}");
+    }
+    for host in [
+        "10.96.0.1:6443",
+        "10.96.0.2",
+        "10.96.0.1:4430",
+        "10.96.0.1:443:443",
+    ] {
+        assert!(read("https://10.96.0.1/version", host).is_err(), "{host}");
+    }
+}
+
+#[test]
+fn a_key_may_come_twice_with_one_value() {
+    let twice = "/api/v1/namespaces/n/pods/p/exec?command=sh&container=main&container=m%61in&stdout=true";
+    assert!(try_read("POST", twice).is_ok());
+    for other in [
+        "/api/v1/namespaces/n/pods/p/exec?command=sh&container=main&container=other",
+        "/api/v1/namespaces/n/pods/p/exec?command=sh&container=main&container=",
+        "/api/v1/namespaces/n/pods/p/exec?command=sh&container=main&container=main&container=other",
+    ] {
+        assert_eq!(
+            try_read("POST", other),
+            Err(ReadError::RepeatedQuery("container".to_owned())),
+            "{other}"
+        );
+    }
 }
 
 #[test]
