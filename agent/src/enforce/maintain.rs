@@ -6,23 +6,23 @@
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
 use super::metrics::EnforceMetrics;
+use super::new_endpoints;
 use super::table::EnforcedPods;
 use crate::endpoints::by_link;
 use crate::kernel::destroy_sockets::{DestroySocketsError, DestroyedSockets, destroy_sockets};
-use crate::kernel::interface::host_side;
+use crate::kernel::interface::{InterfaceError, host_side};
 use crate::kernel::{CgroupId, Ifindex, Kernel, KernelError};
 use crate::notify::{EventQueue, KubeEvent, Reason};
 use crate::workload::cgroup::subtree;
 use crate::workload::{CoverageReport, EnforceError, Enforcement, Netns, Pod, PodNetwork};
 
-/// When connections are cut for the second time after protected endpoints were added, as after a pod is enforced.
-const CUT_AGAIN: Duration = Duration::from_secs(3);
+/// What an attempt to list a pod's interfaces is for.
+const FIND_INTERFACES: &str = "find the pod's interfaces";
 
 /// What is told of a pod that is not covered.
 const EGRESS_UNFILTERED: &str = "Picket cannot drop this pod's packet sockets' packets where they come out of it: give it neither \
@@ -65,32 +65,18 @@ impl Maintainer {
         self.changed.notify_one();
     }
 
-    /// Cuts the enforced pods' connections to protected endpoints that are new, for as long as it is polled.
+    /// Destroys the enforced pods' connections to protected endpoints that are new, for as long as it is polled.
     pub(crate) async fn destroy_at_new_endpoints(self: Arc<Self>) {
-        loop {
-            self.changed.notified().await;
-            let maintainer = Arc::clone(&self);
-            match tokio::task::spawn_blocking(move || maintainer.read_endpoints()).await {
-                Ok(Ok(true)) => {}
-                Ok(Ok(false)) => continue,
-                Ok(Err(error)) => {
-                    tracing::error!(%error, "the protected endpoints cannot be read: connections to new ones are not destroyed");
-                    continue;
-                }
-                Err(error) => {
-                    tracing::error!(%error, "reading the protected endpoints failed: connections to new ones are not destroyed");
-                    continue;
-                }
-            }
-            // Again for those that were on their way when the sockets were listed.
-            for pause in [Duration::ZERO, CUT_AGAIN] {
-                tokio::time::sleep(pause).await;
-                let maintainer = Arc::clone(&self);
-                if let Err(error) = tokio::task::spawn_blocking(move || maintainer.destroy_all()).await {
-                    tracing::error!(%error, "connections to new protected endpoints could not be destroyed");
-                }
-            }
-        }
+        let (reader, destroyer) = (Arc::clone(&self), Arc::clone(&self));
+        let read = || {
+            let maintainer = Arc::clone(&reader);
+            blocking(move || maintainer.read_endpoints().map_err(anyhow::Error::from))
+        };
+        let destroy = || {
+            let maintainer = Arc::clone(&destroyer);
+            blocking(move || maintainer.destroy_all())
+        };
+        new_endpoints::follow(&self.changed, read, destroy).await;
     }
 
     /// Reads the protected endpoints anew; says whether some are new.
@@ -100,13 +86,15 @@ impl Maintainer {
         Ok(!now.is_subset(&before))
     }
 
-    fn destroy_all(&self) {
-        let mut shared = HashSet::new();
+    /// Destroys the connections of every enforced pod to protected endpoints. One pod's failure keeps none of the others'.
+    fn destroy_all(&self) -> anyhow::Result<()> {
+        let (mut shared, mut failed) = (HashSet::new(), 0_usize);
         for (home, path) in self.served.places() {
             match home {
                 PodNetwork::Own(netns) => {
                     if let Err(error) = self.destroy_own(&netns) {
-                        tracing::warn!(%error, cgroup = %path.display(), "connections to new protected endpoints are not destroyed in a pod");
+                        tracing::warn!(%error, cgroup = %path.display(), "the agent cannot destroy a pod's connections to new protected endpoints");
+                        failed += 1;
                     }
                 }
                 PodNetwork::Node => shared.extend(subtree(&path)),
@@ -115,8 +103,14 @@ impl Maintainer {
         if !shared.is_empty()
             && let Err(error) = self.destroy_shared(&shared)
         {
-            tracing::warn!(%error, "connections to new protected endpoints are not destroyed in the node's network");
+            tracing::warn!(%error, "the agent cannot destroy connections to new protected endpoints in the node's network");
+            failed += 1;
         }
+        anyhow::ensure!(
+            failed == 0,
+            "connections of {failed} network namespaces could not be looked for"
+        );
+        Ok(())
     }
 
     /// Ends the older connections of a pod with a namespace of its own. What it calls loopback is its own and no protected endpoint.
@@ -138,14 +132,16 @@ impl Maintainer {
         &self,
         outcome: Result<DestroyedSockets, DestroySocketsError>,
     ) -> Result<DestroyedSockets, DestroySocketsError> {
-        let counts = match &outcome {
-            Ok(cut) => [
-                ("destroyed", cut.destroyed),
-                ("left", cut.left),
-                ("unknown", cut.unknown),
-            ],
-            Err(_) => [("destroyed", 0), ("left", 0), ("unlisted", 1)],
+        let (sockets, unlisted) = match &outcome {
+            Ok(sockets) => (*sockets, 0),
+            Err(error) => (error.done(), 1),
         };
+        let counts = [
+            ("destroyed", sockets.destroyed),
+            ("left", sockets.left),
+            ("unknown", sockets.unknown),
+            ("unlisted", unlisted),
+        ];
         for (outcome, count) in counts {
             self.metrics.connections(outcome, count);
         }
@@ -190,7 +186,14 @@ impl Maintainer {
             // They come out of the node's own interfaces, where nobody can tell them apart.
             return Ok(false);
         };
-        let side = host_side(netns).map_err(EnforceError::at("find the pod's interfaces"))?;
+        let (side, incomplete) = match host_side(netns) {
+            Ok(side) => (side, None),
+            // Those that are known get the filter all the same; that others may lack it is an error, and tried again.
+            Err(InterfaceError::Incomplete { found, source }) => {
+                (found.clone(), Some(InterfaceError::Incomplete { found, source }))
+            }
+            Err(error) => return Err(EnforceError::at(FIND_INTERFACES)(error)),
+        };
         let (cgroup, mut all, facts) = (pod.group.id, side.covers(), pod.pod.load());
         let Pod { namespace, name, .. } = &**facts;
         if !all && self.served.should_report(cgroup) {
@@ -206,8 +209,15 @@ impl Maintainer {
                 }
             }
         }
-        Ok(all)
+        incomplete.map_or(Ok(all), |error| Err(EnforceError::at(FIND_INTERFACES)(error)))
     }
+}
+
+/// Runs what blocks on a thread that may; a panic there is an error as any other.
+async fn blocking<T: Send + 'static>(
+    call: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
+) -> anyhow::Result<T> {
+    tokio::task::spawn_blocking(call).await?
 }
 
 /// As the kernel's programs find it: at its own address, or by its link.

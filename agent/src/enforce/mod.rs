@@ -7,6 +7,7 @@ mod endpoints;
 mod enforcer;
 mod maintain;
 mod metrics;
+mod new_endpoints;
 mod table;
 pub(crate) mod watchdog;
 

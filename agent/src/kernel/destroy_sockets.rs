@@ -4,7 +4,8 @@
 //! sockets the kernel destroyed (`SOCK_DESTROY`, sock_diag(7)). The client reads ECONNABORTED, the server a reset, and
 //! what was still to be sent is dropped.
 //!
-//! The list is not of one moment: a socket that connects while it is read may be missing, so the caller comes again. A
+//! The list is not of one moment: a socket that connects while it is read may be missing, so the caller comes again. Where the
+//! kernel says that entries are missing, those that were listed are destroyed and the rest is an error. A
 //! kernel without CONFIG_INET_DIAG_DESTROY says so; the pod's egress program drops those sockets' packets in any case.
 
 use std::collections::HashSet;
@@ -18,7 +19,7 @@ use nix::sys::socket::SockProtocol;
 use picket_common::Address;
 
 use super::namespace::within;
-use super::netlink::{Netlink, array, attributes, u64_at};
+use super::netlink::{ListError, Netlink, array, attributes, u64_at};
 use crate::kernel::CgroupId;
 
 /// `SOCK_DIAG_BY_FAMILY` and `SOCK_DESTROY` (include/uapi/linux/sock_diag.h).
@@ -37,9 +38,6 @@ const SOCKET_ID_BYTES: usize = 48;
 
 /// Every state (include/net/tcp_states.h) but TIME_WAIT, which sends nothing any more, and LISTEN, which has no peer.
 const STATES: u32 = !((1 << 6) | (1 << 10));
-
-/// A list that changed while it was read is read again so often.
-const READINGS: u32 = 3;
 
 /// What is looked at: a connected UDP socket is a connection too.
 const KINDS: [(u8, Protocol); 4] = [
@@ -104,8 +102,21 @@ pub enum DestroySocketsError {
         /// Whose.
         protocol: Protocol,
         /// What the kernel said; ENOENT where it has no module for them.
-        source: io::Error,
+        source: ListError,
+        /// What became of those that were listed.
+        done: DestroyedSockets,
     },
+}
+
+impl DestroySocketsError {
+    /// What became of the connections that were found all the same.
+    #[must_use]
+    pub fn done(&self) -> DestroyedSockets {
+        match self {
+            Self::Namespace(_) | Self::Open(_) => DestroyedSockets::default(),
+            Self::List { done, .. } => *done,
+        }
+    }
 }
 
 /// Ends every connection in the namespace whose remote end is a protected endpoint; with `only`, of those the ones that were made in these
@@ -113,7 +124,7 @@ pub enum DestroySocketsError {
 /// it. It blocks, for as long as the namespace has sockets to list.
 ///
 /// # Errors
-/// [`DestroySocketsError`], after what could be cut was cut.
+/// [`DestroySocketsError`], after the connections that could be found were destroyed.
 pub fn destroy_sockets(
     netns: &(impl AsFd + Sync),
     is_protected: &(dyn Fn(SocketAddr) -> bool + Sync),
@@ -130,29 +141,41 @@ fn inside(
     let mut sum = DestroyedSockets::default();
     let mut failed = None;
     for (family, protocol) in KINDS {
-        match list(&mut netlink, family, protocol) {
-            Ok(sockets) => {
-                for socket in sockets.iter().filter(|socket| is_protected(socket.remote)) {
-                    sum += end(&mut netlink, protocol, socket, only);
-                }
-            }
-            // The other kinds are cut all the same.
-            Err(source) => failed = Some(DestroySocketsError::List { protocol, source }),
+        // The other kinds' sockets are destroyed all the same.
+        let listed = destroy_kind(&mut netlink, family, protocol, is_protected, only, &mut sum);
+        if let Err(source) = listed {
+            failed = Some((protocol, source));
         }
     }
-    failed.map_or(Ok(sum), Err)
+    match failed {
+        None => Ok(sum),
+        Some((protocol, source)) => Err(DestroySocketsError::List {
+            protocol,
+            source,
+            done: sum,
+        }),
+    }
 }
 
-fn list(netlink: &mut Netlink, family: u8, protocol: Protocol) -> io::Result<Vec<Socket>> {
+/// Ends the connections of one family and protocol; those that were listed also where others may be missing.
+fn destroy_kind(
+    netlink: &mut Netlink,
+    family: u8,
+    protocol: Protocol,
+    is_protected: &dyn Fn(SocketAddr) -> bool,
+    only: Option<&HashSet<CgroupId>>,
+    sum: &mut DestroyedSockets,
+) -> Result<(), ListError> {
     let body = request(family, protocol, &[0; SOCKET_ID_BYTES]);
-    let mut sockets = Vec::new();
-    for _ in 0..READINGS {
-        let whole = netlink.list(BY_FAMILY, &body, |message| sockets.extend(Socket::read(message)))?;
-        if whole {
-            break;
-        }
+    let sockets = netlink.list(BY_FAMILY, &body, Socket::read)?;
+    for socket in sockets
+        .entries
+        .iter()
+        .filter(|socket| is_protected(socket.remote))
+    {
+        *sum += end(netlink, protocol, socket, only);
     }
-    Ok(sockets)
+    sockets.outcome()
 }
 
 fn end(

@@ -15,7 +15,7 @@ use std::os::fd::{AsFd, AsRawFd as _};
 use nix::sys::socket::SockProtocol;
 
 use super::namespace::within;
-use super::netlink::{Netlink, attributes, i32_at, u16_at, u32_at};
+use super::netlink::{ListError, Netlink, attributes, i32_at, u16_at, u32_at};
 
 /// `RTM_NEWLINK` is 16, so a request for links is 18; `RTM_GETNSID` (include/uapi/linux/rtnetlink.h).
 const GET_LINK: u16 = 18;
@@ -43,9 +43,6 @@ const NETNSA_FD: u16 = 3;
 const PAIRS: [&str; 2] = ["veth", NETKIT];
 const NETKIT: &str = "netkit";
 
-/// A list that changed while it was read is read again so often.
-const READINGS: u32 = 3;
-
 /// Why the interfaces are not known.
 #[derive(Debug, thiserror::Error)]
 pub enum InterfaceError {
@@ -55,6 +52,14 @@ pub enum InterfaceError {
     /// The kernel did not list them.
     #[error("cannot list the network interfaces: {0}")]
     List(#[source] io::Error),
+    /// The list changed during every reading. Interfaces may be missing.
+    #[error("cannot list the network interfaces: {source}")]
+    Incomplete {
+        /// Those that were listed, so that the caller can cover these at least.
+        found: HostSide,
+        /// Why others may be missing.
+        source: ListError,
+    },
 }
 
 /// Where a pod's packets come out.
@@ -78,28 +83,29 @@ impl HostSide {
 /// than a millisecond.
 ///
 /// # Errors
-/// [`InterfaceError`].
+/// [`InterfaceError`], also where the list may lack an interface: nobody then knows whether the pod is covered.
 pub fn host_side(netns: &(impl AsFd + Sync)) -> Result<HostSide, InterfaceError> {
     let node = File::open("/proc/thread-self/ns/net").map_err(InterfaceError::Namespace)?;
-    within(netns, || inside(&node))
+    let (found, listed) = within(netns, || inside(&node))
         .map_err(InterfaceError::Namespace)?
-        .map_err(InterfaceError::List)
+        .map_err(InterfaceError::List)?;
+    complete(found, listed)
 }
 
-fn inside(node: &File) -> io::Result<HostSide> {
+fn inside(node: &File) -> io::Result<(HostSide, Result<(), ListError>)> {
     let mut netlink = Netlink::open(SockProtocol::NetlinkRoute)?;
-    let mut links = Vec::new();
-    for _ in 0..READINGS {
-        links.clear();
-        if netlink.list(GET_LINK, &[0; LINK_HEADER], |message| {
-            links.extend(Link::read(message));
-        })? {
-            break;
-        }
-    }
+    let links = netlink.list(GET_LINK, &[0; LINK_HEADER], Link::read)?;
     // After the list, because the kernel numbers a namespace when it first names it there.
     let node = number_of(&mut netlink, node)?;
-    Ok(sides(&links, node))
+    Ok((sides(&links.entries, node), links.outcome()))
+}
+
+/// What was found, where nothing can be missing.
+fn complete(found: HostSide, listed: Result<(), ListError>) -> Result<HostSide, InterfaceError> {
+    match listed {
+        Ok(()) => Ok(found),
+        Err(source) => Err(InterfaceError::Incomplete { found, source }),
+    }
 }
 
 /// The number by which the current namespace knows another; `None` where it has none.
@@ -235,5 +241,13 @@ mod tests {
             "the node is not at the other end"
         );
         assert!(!sides(&[], Some(0)).covers());
+    }
+
+    #[test]
+    fn an_interrupted_list_is_an_error_that_names_what_was_found() {
+        let found = sides(&[link("eth0", Some("veth"), Some(12), Some(0))], Some(0));
+        let error = complete(found.clone(), Err(ListError::Interrupted)).unwrap_err();
+        assert!(matches!(error, InterfaceError::Incomplete { found: part, .. } if part == found));
+        assert!(complete(found, Ok(())).is_ok());
     }
 }

@@ -32,8 +32,58 @@ const HEADER: usize = 16;
 /// The kernel fills at most 32 KB at once (net/netlink/af_netlink.c, `netlink_dump`).
 const BUFFER: usize = 64 * 1024;
 
+/// A list that changed while the kernel wrote it is read again so often.
+const READINGS: u32 = 3;
+
 /// How long the kernel may take for one answer. It answers within the call that asks.
 const PATIENCE_SECONDS: i64 = 2;
+
+/// Why a list is not complete.
+#[derive(Debug, thiserror::Error)]
+pub enum ListError {
+    /// The kernel refused the list, or did not answer.
+    #[error(transparent)]
+    Kernel(#[from] io::Error),
+    /// The list changed during every reading, so that entries may be missing.
+    #[error("the list changed during each of {READINGS} readings (NLM_F_DUMP_INTR)")]
+    Interrupted,
+}
+
+/// A list of the kernel's, as far as it was read.
+pub(super) struct Listing<T> {
+    /// The entries. Where the list was interrupted, those of the last reading.
+    pub(super) entries: Vec<T>,
+    /// Whether entries may be missing.
+    pub(super) interrupted: bool,
+}
+
+impl<T> Listing<T> {
+    /// Reads until a reading is of one moment, [`READINGS`] times at most; `read` says whether its reading was.
+    fn read(mut read: impl FnMut(&mut Vec<T>) -> io::Result<bool>) -> io::Result<Self> {
+        let mut entries = Vec::new();
+        for _ in 0..READINGS {
+            entries.clear();
+            if read(&mut entries)? {
+                return Ok(Self {
+                    entries,
+                    interrupted: false,
+                });
+            }
+        }
+        Ok(Self {
+            entries,
+            interrupted: true,
+        })
+    }
+
+    /// What remains to be said once the entries are used.
+    pub(super) fn outcome(&self) -> Result<(), ListError> {
+        if self.interrupted {
+            return Err(ListError::Interrupted);
+        }
+        Ok(())
+    }
+}
 
 /// A netlink socket in the network namespace of the thread that opened it.
 pub(super) struct Netlink {
@@ -58,10 +108,19 @@ impl Netlink {
         })
     }
 
-    /// Asks for a list; `on` gets each entry's body. Says whether the list is of one moment: where it is not, entries may
-    /// be missing.
-    pub(super) fn list(&mut self, kind: u16, body: &[u8], on: impl FnMut(&[u8])) -> io::Result<bool> {
-        self.ask(kind, REQUEST | DUMP, body, on)
+    /// Asks for a list, again where it changed meanwhile; `entry` reads an entry's body, and gives none for one that is not
+    /// meant.
+    pub(super) fn list<T>(
+        &mut self,
+        kind: u16,
+        body: &[u8],
+        entry: impl Fn(&[u8]) -> Option<T>,
+    ) -> io::Result<Listing<T>> {
+        Listing::read(|entries| {
+            self.ask(kind, REQUEST | DUMP, body, |message| {
+                entries.extend(entry(message));
+            })
+        })
     }
 
     /// Asks for one thing; `on` gets the answer's body, where there is one.
@@ -81,7 +140,7 @@ impl Netlink {
         message.extend(body);
         let kernel = NetlinkAddr::new(0, 0);
         sendto(self.fd.as_raw_fd(), &message, &kernel, MsgFlags::empty())?;
-        let mut whole = true;
+        let mut answer = Answer::to(self.sequence);
         loop {
             let (length, sender) = match recvfrom::<NetlinkAddr>(self.fd.as_raw_fd(), &mut self.buffer) {
                 Err(Errno::EINTR) => continue,
@@ -91,28 +150,54 @@ impl Netlink {
             if sender.is_none_or(|sender| sender.pid() != 0) {
                 continue;
             }
-            let mut rest = self.buffer.get(..length).unwrap_or_default();
-            while !rest.is_empty() {
-                let (message, after) = Message::split(rest).ok_or_else(malformed)?;
-                rest = after;
-                // What is left of an earlier request that was given up.
-                if message.sequence != self.sequence {
-                    continue;
-                }
-                whole &= message.flags & INTERRUPTED == 0;
-                match message.kind {
-                    DONE | ERROR => {
-                        // A dump's end carries its outcome as an error does; the number is negative.
-                        let code = i32_at(message.body, 0).ok_or_else(malformed)?;
-                        if code == 0 {
-                            return Ok(whole);
-                        }
-                        return Err(io::Error::from_raw_os_error(code.saturating_neg()));
-                    }
-                    _ => on(message.body),
-                }
+            let datagram = self.buffer.get(..length).unwrap_or_default();
+            if let Some(complete) = answer.take(datagram, &mut on)? {
+                return Ok(complete);
             }
         }
+    }
+}
+
+/// An answer that comes in.
+struct Answer {
+    sequence: u32,
+    /// Whether nothing interrupted it so far.
+    complete: bool,
+}
+
+impl Answer {
+    /// To the request with this number.
+    fn to(sequence: u32) -> Self {
+        Self {
+            sequence,
+            complete: true,
+        }
+    }
+
+    /// Takes a datagram in. Once it ends the answer, says whether the answer is of one moment.
+    fn take(&mut self, datagram: &[u8], on: &mut impl FnMut(&[u8])) -> io::Result<Option<bool>> {
+        let mut rest = datagram;
+        while !rest.is_empty() {
+            let (message, after) = Message::split(rest).ok_or_else(malformed)?;
+            rest = after;
+            // What is left of an earlier request that was given up.
+            if message.sequence != self.sequence {
+                continue;
+            }
+            self.complete &= message.flags & INTERRUPTED == 0;
+            match message.kind {
+                DONE | ERROR => {
+                    // A dump's end carries its outcome as an error does; the number is negative.
+                    let code = i32_at(message.body, 0).ok_or_else(malformed)?;
+                    if code == 0 {
+                        return Ok(Some(self.complete));
+                    }
+                    return Err(io::Error::from_raw_os_error(code.saturating_neg()));
+                }
+                _ => on(message.body),
+            }
+        }
+        Ok(None)
     }
 }
 
@@ -212,6 +297,48 @@ mod tests {
             assert!(Message::split(&message(length, 20, &[])).is_none(), "{length}");
         }
         assert!(Message::split(&[1, 2, 3]).is_none());
+    }
+
+    /// A datagram of an answer to request 7: an entry of one byte with these flags, and the list's end.
+    fn datagram(flags: u16) -> Vec<u8> {
+        let mut entry = message(17, 20, &[9, 0, 0, 0]);
+        let mut done = message(20, DONE, &[0; 4]);
+        entry[6..8].copy_from_slice(&flags.to_ne_bytes());
+        for one in [&mut entry, &mut done] {
+            one[8..12].copy_from_slice(&7_u32.to_ne_bytes());
+        }
+        entry.extend(done);
+        entry
+    }
+
+    fn reading(flags: u16, entries: &mut Vec<u8>) -> io::Result<bool> {
+        let taken = Answer::to(7).take(&datagram(flags), &mut |body| entries.extend(body))?;
+        Ok(taken.expect("the list ends"))
+    }
+
+    #[test]
+    fn a_list_that_changes_during_every_reading_is_not_complete() {
+        let mut readings = 0;
+        let listing = Listing::read(|entries| {
+            readings += 1;
+            reading(INTERRUPTED, entries)
+        })
+        .unwrap();
+        assert_eq!(readings, READINGS);
+        assert_eq!(
+            listing.entries,
+            [9],
+            "of one reading, to be used as far as it goes"
+        );
+        assert!(matches!(listing.outcome(), Err(ListError::Interrupted)));
+    }
+
+    #[test]
+    fn a_list_that_changed_once_is_read_again_and_complete() {
+        let mut flags = [INTERRUPTED, 0].into_iter();
+        let listing = Listing::read(|entries| reading(flags.next().unwrap(), entries)).unwrap();
+        assert_eq!(listing.entries, [9]);
+        assert!(listing.outcome().is_ok());
     }
 
     #[test]

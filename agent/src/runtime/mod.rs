@@ -1,5 +1,6 @@
 //! The process around the stages: its log, its signals, the data path's threads, how far it is, its readiness and its end.
 
+pub mod backoff;
 pub mod drain;
 pub mod limits;
 pub mod on_wake;
