@@ -6,7 +6,7 @@
 //! Agents may be able to make such objects. So what is kept is bounded, for all namespaces and for each; what leads to a
 //! protected endpoint is kept where the bound is reached too, and what is known is never given up for want of room.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use kube::runtime::watcher;
 
@@ -21,6 +21,9 @@ const NAMESPACE_ROOM: usize = ROOM / 4;
 
 /// The same with what leads to a protected endpoint.
 const ESSENTIAL_ROOM: usize = 2 * ROOM;
+
+/// Objects without room that are known by name, so that their number follows their updates and ends: some megabytes.
+const OMITTED_NAMED: usize = 10_000;
 
 /// What an event changed.
 #[derive(Debug, PartialEq, Eq)]
@@ -48,7 +51,34 @@ struct Kept<F> {
     objects: BTreeMap<Key, F>,
     size: usize,
     by_namespace: HashMap<String, usize>,
-    omitted: usize,
+    omitted: Omitted,
+}
+
+/// Which objects there was no room for, and is none yet.
+#[derive(Debug, Default)]
+struct Omitted {
+    objects: BTreeSet<Key>,
+    /// Events of objects beyond [`OMITTED_NAMED`], which cannot be told apart; they count until the next list.
+    others: usize,
+}
+
+impl Omitted {
+    fn add(&mut self, key: Key) {
+        if self.objects.len() < OMITTED_NAMED || self.objects.contains(&key) {
+            self.objects.insert(key);
+        } else {
+            self.others += 1;
+        }
+    }
+
+    /// What is known of the object is current again, or the object is gone.
+    fn remove(&mut self, key: &Key) {
+        self.objects.remove(key);
+    }
+
+    fn len(&self) -> usize {
+        self.objects.len() + self.others
+    }
 }
 
 impl<F> Default for Kept<F> {
@@ -57,7 +87,7 @@ impl<F> Default for Kept<F> {
             objects: BTreeMap::new(),
             size: 0,
             by_namespace: HashMap::new(),
-            omitted: 0,
+            omitted: Omitted::default(),
         }
     }
 }
@@ -77,26 +107,31 @@ impl<F: Projection> Kept<F> {
     /// them all the same; where that is nothing, what was known stands.
     fn put(&mut self, key: Key, facts: Option<F>, essential: impl Fn(&Key, &F) -> Option<F>) -> Option<F> {
         let Some(facts) = facts else {
+            self.omitted.remove(&key);
             return self.replace(key, None);
         };
         if self.fits(&key, &facts) {
+            self.omitted.remove(&key);
             return self.replace(key, Some(facts));
         }
         let essential = essential(&key, &facts);
         if let Some(essential) = essential
             && self.size - self.objects.get(&key).map_or(0, cost) + cost(&essential) <= ESSENTIAL_ROOM
         {
+            self.omitted.remove(&key);
             return self.replace(key, Some(essential));
         }
-        self.omitted += 1;
         tracing::error!(
             namespace = key.0,
             name = key.1,
             limit = ROOM,
             namespace_limit = NAMESPACE_ROOM,
-            "there is no room to remember what this object leads to: where it comes to lead to a protected endpoint, it is open"
+            "the agent has no room for an object's addresses: enforced pods can reach a protected endpoint through the object once it \
+             leads to one"
         );
-        self.objects.get(&key).cloned()
+        let before = self.objects.get(&key).cloned();
+        self.omitted.add(key);
+        before
     }
 
     /// Whether there is room for an object, in the place of what is known of it.
@@ -116,8 +151,12 @@ impl<F: Projection> Kept<F> {
         };
         let less = before.as_ref().map_or(0, cost);
         self.size = self.size + more - less;
-        let of_namespace = self.by_namespace.entry(key.0).or_default();
-        *of_namespace = *of_namespace + more - less;
+        let of_namespace = self.by_namespace.get(&key.0).copied().unwrap_or_default() + more - less;
+        if of_namespace == 0 {
+            self.by_namespace.remove(&key.0);
+        } else {
+            self.by_namespace.insert(key.0, of_namespace);
+        }
         before
     }
 }
@@ -174,9 +213,9 @@ impl<F: Projection> ObjectCache<F> {
         self.whole
     }
 
-    /// How many objects there was no room for since the last list.
+    /// How many objects there is no room for; of more than [`OMITTED_NAMED`] at least so many.
     pub(super) fn omitted(&self) -> usize {
-        self.known.omitted
+        self.known.omitted.len()
     }
 }
 
@@ -278,10 +317,47 @@ mod tests {
         assert_eq!((kept, listed.omitted()), ([4, 4, 4, 4, 0, 0], 14));
         listed.take(Event::Delete(many("n0", "0", 60_000)), nothing);
         listed.take(Event::Apply(many("n4", "0", 60_000)), nothing);
+        assert_eq!(listed.omitted(), 13, "one of them has room now");
         assert!(
             listed.get(&("n4".into(), "0".into())).is_some(),
             "room that was given back is used"
         );
+    }
+
+    #[test]
+    fn the_number_of_objects_without_room_follows_the_present_state() {
+        let mut listed = ObjectCache::<SliceProjection>::default();
+        for name in ["a", "b", "c", "d"] {
+            listed.take(Event::Apply(many("n", name, 60_000)), nothing);
+        }
+        for _ in 0..3 {
+            listed.take(Event::Apply(many("n", "e", 60_000)), nothing);
+            listed.take(Event::Apply(many("n", "f", 60_000)), nothing);
+        }
+        assert_eq!(
+            listed.omitted(),
+            2,
+            "an object counts once, however often it is updated"
+        );
+        listed.take(Event::Delete(many("n", "e", 60_000)), nothing);
+        assert_eq!(listed.omitted(), 1, "one is gone");
+        listed.take(Event::Apply(many("n", "f", 10)), nothing);
+        assert_eq!(listed.omitted(), 0, "the other is smaller, and fits");
+    }
+
+    #[test]
+    fn objects_without_room_take_no_memory_without_end() {
+        let mut omitted = Omitted::default();
+        for number in 0..OMITTED_NAMED + 5 {
+            omitted.add(key(&number.to_string()));
+        }
+        omitted.add(key("0"));
+        assert_eq!(
+            (omitted.objects.len(), omitted.len()),
+            (OMITTED_NAMED, OMITTED_NAMED + 5)
+        );
+        omitted.remove(&key("0"));
+        assert_eq!(omitted.len(), OMITTED_NAMED + 4);
     }
 
     #[test]

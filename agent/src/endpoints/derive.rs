@@ -62,7 +62,7 @@ const TUNNELS: [u16; 3] = [4789, 8472, 6081];
 
 /// Services that lead to Services that lead to a protected endpoint are followed so far. A packet is translated at most once on each node
 /// that it passes, and does not pass more than its hop limit, 64 where a system has not been told otherwise.
-const ROUNDS: usize = 64;
+pub(super) const ROUNDS: usize = 64;
 
 /// What is kept of a slice's addresses that lead to protected endpoints where there is no room for all: more than an API server has,
 /// so that each port that leads to one still does.
@@ -300,41 +300,52 @@ impl EndpointSet {
 
     /// Services that lead to a protected endpoint, and Services that lead to those.
     fn services(&mut self, from: &Sources<'_>, everywhere: &BTreeSet<IpAddr>) {
-        for round in 0.. {
-            if round == ROUNDS {
-                tracing::error!(
-                    rounds = ROUNDS,
-                    "Services that lead to protected endpoints by more Services than this are open"
-                );
-                return;
-            }
-            // Most endpoints have ports that no protected endpoint has, and need no look at their addresses.
-            let ports: HashSet<u16> = self.endpoints.keys().map(SocketAddr::port).collect();
-            let mut changed = false;
-            self.omitted = 0;
-            for ((namespace, _), slice) in from.slices.iter() {
-                if is_own(namespace, &slice.service) {
-                    continue;
-                }
-                for (name, port) in slice.ports.iter().filter(|(_, port)| ports.contains(port)) {
-                    let endpoints = slice.addresses.iter().filter_map(|address| {
-                        let endpoint = self.endpoints.get(&SocketAddr::new(*address, *port))?;
-                        Some(endpoint.action)
-                    });
-                    let Some(action) = endpoints.max() else {
-                        continue;
-                    };
-                    let service = from.services.get(&(namespace.clone(), slice.service.clone()));
-                    let leading = service.into_iter().flat_map(|service| &service.ports);
-                    for port in leading.filter(|port| port.name == *name) {
-                        changed |= self.service(from, service, port, everywhere, (action, Rank::Service));
-                    }
-                }
-            }
-            if !changed {
+        for _ in 0..ROUNDS {
+            if !self.services_round(from, everywhere) {
                 return;
             }
         }
+        // The next round is for the number alone.
+        let (endpoints, by_services) = (self.endpoints.clone(), self.by_services);
+        self.services_round(from, everywhere);
+        let left_out = self.endpoints.len() - endpoints.len();
+        (self.endpoints, self.by_services) = (endpoints, by_services);
+        self.omitted += left_out;
+        if left_out > 0 {
+            tracing::error!(
+                limit = ROUNDS,
+                omitted = left_out,
+                "Services lead to protected endpoints by longer chains of Services than the agent follows: enforced pods can reach them"
+            );
+        }
+    }
+
+    /// Services that lead to what is a protected endpoint so far; says whether they added to it.
+    fn services_round(&mut self, from: &Sources<'_>, everywhere: &BTreeSet<IpAddr>) -> bool {
+        // Most endpoints have ports that no protected endpoint has, and need no look at their addresses.
+        let ports: HashSet<u16> = self.endpoints.keys().map(SocketAddr::port).collect();
+        let mut changed = false;
+        self.omitted = 0;
+        for ((namespace, _), slice) in from.slices.iter() {
+            if is_own(namespace, &slice.service) {
+                continue;
+            }
+            for (name, port) in slice.ports.iter().filter(|(_, port)| ports.contains(port)) {
+                let endpoints = slice.addresses.iter().filter_map(|address| {
+                    let endpoint = self.endpoints.get(&SocketAddr::new(*address, *port))?;
+                    Some(endpoint.action)
+                });
+                let Some(action) = endpoints.max() else {
+                    continue;
+                };
+                let service = from.services.get(&(namespace.clone(), slice.service.clone()));
+                let leading = service.into_iter().flat_map(|service| &service.ports);
+                for port in leading.filter(|port| port.name == *name) {
+                    changed |= self.service(from, service, port, everywhere, (action, Rank::Service));
+                }
+            }
+        }
+        changed
     }
 
     /// One port of a Service at its own addresses and on all nodes.

@@ -49,6 +49,8 @@ impl Resolve for SystemResolver {
 struct Known {
     addresses: GracePeriods<IpAddr>,
     answered: bool,
+    /// Addresses of the last answer that there was no room for.
+    omitted: usize,
 }
 
 /// What is known of the wanted names.
@@ -74,7 +76,8 @@ impl DnsNames {
             if let Some(first) = omitted.first() {
                 tracing::error!(
                     names = omitted.len(), limit = NAMES_MAX, %first,
-                    "too many load balancers' names lead to protected endpoints: some are not looked up, and their addresses are open"
+                    "more load balancers' names lead to protected endpoints than the agent looks up: enforced pods can reach the addresses of the \
+                     others"
                 );
             }
         }
@@ -86,6 +89,7 @@ impl DnsNames {
                 Known {
                     addresses: GracePeriods::new(STAYS),
                     answered: false,
+                    omitted: 0,
                 }
             });
         }
@@ -109,13 +113,16 @@ impl DnsNames {
             .iter()
             .map(IpAddr::to_canonical)
             .partition(|address| held.contains(address));
-        if new.len() > room {
+        let omitted = new.len().saturating_sub(room);
+        if omitted > known.omitted {
             tracing::error!(
                 host,
-                addresses = new.len() - room,
-                "a name has too many addresses: some are open"
+                omitted,
+                limit = ADDRESSES_MAX,
+                "a protected endpoint's name has more addresses than the agent holds: enforced pods can reach those that are left out"
             );
         }
+        known.omitted = omitted;
         let named = old.into_iter().chain(new.into_iter().take(room));
         known.addresses.look(now, named.map(|address| (address, ())));
     }
@@ -133,9 +140,10 @@ impl DnsNames {
         self.known.get(host).is_some_and(|known| known.answered)
     }
 
-    /// How many names there was no room for.
+    /// How many names and addresses there is no room for.
     pub(super) fn omitted(&self) -> usize {
-        self.omitted
+        let addresses: usize = self.known.values().map(|known| known.omitted).sum();
+        self.omitted + addresses
     }
 }
 
@@ -182,5 +190,8 @@ mod tests {
             .collect();
         names.answer(&hosts[0], &many, Instant::now());
         assert_eq!(names.addresses(&hosts[0]).count(), ADDRESSES_MAX);
+        assert_eq!(names.omitted(), 1 + 2000 - ADDRESSES_MAX);
+        names.answer(&hosts[0], &many[..1], Instant::now());
+        assert_eq!(names.omitted(), 1, "the next answer has few");
     }
 }

@@ -1,5 +1,6 @@
 //! What the index keeps where there is more than it may hold.
 
+use super::super::super::derive::ROUNDS;
 use super::*;
 
 #[test]
@@ -120,6 +121,39 @@ fn a_flood_of_services_takes_no_protection_from_those_before() {
         assert!(has(&endpoints.redirect, &["10.96.7.7:8443", "10.97.0.3:8443"]));
         assert!(endpoints.omitted >= 40, "{}", endpoints.omitted);
     }
+}
+
+#[test]
+fn services_beyond_the_longest_chain_are_counted() {
+    let mut told = Told::cluster();
+    let mut before = ("10.0.0.1".to_owned(), 6443);
+    let mut lead = |told: &mut Told, number: usize| {
+        // Slices are read by name, so that each round finds one more.
+        let (name, port) = (format!("s{:03}", 999 - number), 2000 + number);
+        let address = format!("10.97.0.{number}");
+        let spec = json!({"clusterIP": address, "ports": [{"port": port}]});
+        told.service(service("x", &name, spec));
+        told.slice(slice(
+            "x",
+            &name,
+            &name,
+            &[&before.0],
+            json!([{"port": before.1}]),
+        ));
+        before = (address, port);
+    };
+    for number in 0..ROUNDS {
+        lead(&mut told, number);
+    }
+    let endpoints = told.look();
+    assert_eq!(endpoints.omitted, 0);
+    assert!(has(&endpoints.redirect, &["10.97.0.63:2063"]));
+    for number in ROUNDS..ROUNDS + 3 {
+        lead(&mut told, number);
+    }
+    let endpoints = told.look();
+    assert_eq!(endpoints.omitted, 1, "what one more round would find");
+    assert!(!has(&endpoints.redirect, &["10.97.0.64:2064"]));
 }
 
 #[test]

@@ -77,8 +77,8 @@ pub struct ProtectedEndpoints {
     /// Whether the cluster has told its own. Until then the sets hold what is known without it and must be added to
     /// what the kernel holds, never put in its place: that would open the protected endpoints that are missing.
     pub whole: bool,
-    /// How many addresses that should be protected endpoints are not, because there are more than any limit allows; at least so many. They
-    /// are open.
+    /// How many addresses, names and objects of protected endpoints are left out, because there are more than a limit allows; at least
+    /// so many. Enforced pods can reach them.
     pub omitted: usize,
 }
 
@@ -316,7 +316,7 @@ fn log(last: &ProtectedEndpoints, now: &ProtectedEndpoints) {
         tracing::error!(
             omitted = now.omitted,
             limit = picket_common::ENDPOINTS_MAX,
-            "there are more protected endpoints than fit: enforced pods can reach those that are left out"
+            "the agent leaves protected endpoints out because a limit is reached: enforced pods can reach them"
         );
     }
 }

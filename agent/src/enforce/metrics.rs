@@ -21,7 +21,7 @@ impl EnforceMetrics {
         let reattachments = registry.counters(
             "kernel_reattachments",
             ["program"],
-            "Kernel programs that somebody detached or replaced, and that the agent attached again",
+            "Kernel programs that were detached or replaced from outside; the agent attached each again",
         );
         for program in Program::ALL {
             reattachments.show([program.name()]);
@@ -30,16 +30,16 @@ impl EnforceMetrics {
             destroyed: registry.counters(
                 "connections_destroyed",
                 ["outcome"],
-                "Connections to protected endpoints that are older than their pod's enforcement, by outcome",
+                "Connections that pods opened to protected endpoints before enforcement, by outcome: `destroyed`, `left` open by the kernel, `unknown` pod; `unlisted` counts failed searches",
             ),
             endpoints: registry.gauges(
                 "protected_endpoints",
                 ["action"],
-                "Addresses of protected endpoints, by what the kernel does with connections to them",
+                "Addresses of protected endpoints in the kernel, by the action on connections of enforced pods",
             ),
             omitted: registry.gauge(
                 "protected_endpoints_omitted",
-                "Addresses that enforced pods can reach because there are more than the kernel's map holds",
+                "Addresses, names and objects of protected endpoints that the agent leaves out because a limit is reached; enforced pods can reach them",
             ),
             reattachments,
         }
