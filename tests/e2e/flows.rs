@@ -45,7 +45,10 @@ print(json.dumps(results))
 
 fn a_direct_dial_of_the_listener_is_closed(world: &mut World) -> Result<()> {
     let picket = world.picket_log();
-    let before = world.agent.metric("picket_unattributed_connections_total", &[])?;
+    let unattributed = ["cause=\"unattributed_connection\""];
+    let before = world
+        .agent
+        .metric("picket_unattributed_connections_total", &unattributed)?;
     let said = world.python("worker", DIAL, &[])?.good()?;
     let dialled: Value = serde_json::from_str(&said)?;
     let dialled = dialled.as_array().map(Vec::as_slice).unwrap_or_default();
@@ -62,7 +65,10 @@ fn a_direct_dial_of_the_listener_is_closed(world: &mut World) -> Result<()> {
         "{record:#}"
     );
     until(|| {
-        let counted = world.agent.metric("picket_unattributed_connections_total", &[])? - before;
+        let now = world
+            .agent
+            .metric("picket_unattributed_connections_total", &unattributed)?;
+        let counted = now - before;
         Ok((counted >= dialled.len() as f64).then_some(()))
     })
     .with_context(|| format!("not all are counted of {said}"))

@@ -24,7 +24,7 @@ impl DenialCause {
     pub(crate) fn code(self) -> &'static str {
         match self {
             Self::Kernel(reason) => reason.map_or("unknown", DenyReason::as_str),
-            Self::Unattributed(_) => "unattributed_connection",
+            Self::Unattributed(cause) => cause.code(),
             Self::CgroupEscape => "cgroup_escape",
             Self::Several => "several",
         }

@@ -180,32 +180,30 @@ fn denied(event: &KernelEvent, pod: Option<&Pod>, seen: Seen) -> DeniedConnectio
 
 /// The record of a connection that a listener closed.
 pub(crate) fn closed(unattributed_connection: &UnattributedConnection) -> DeniedConnection {
-    let cause = DenialCause::Unattributed(unattributed_connection.cause);
+    let UnattributedConnection {
+        workload,
+        peer,
+        local,
+        cause,
+    } = unattributed_connection;
+    let workload = workload.as_deref();
     let connection = Connection {
-        caller: Some(Arc::new(caller(
-            unattributed_connection.workload.as_deref(),
-            None,
-        ))),
-        source: unattributed_connection
-            .workload
-            .as_ref()
-            .and_then(|pod| source_for(&pod.addresses, unattributed_connection.local.ip())),
+        caller: Some(Arc::new(caller(workload, None))),
+        source: workload.and_then(|pod| source_for(&pod.addresses, peer.ip())),
         kernel: KernelFacts {
             hook: "listener".into(),
-            family: family(unattributed_connection.local.ip()).into(),
+            family: family(peer.ip()).into(),
             protocol: "tcp".into(),
-            address: Some(unattributed_connection.local),
+            address: *local,
             verdict: "close".into(),
         },
         message: format!(
-            "a connection from {} to Picket's listener was closed: {} ({})",
-            unattributed_connection.peer,
-            cause.explain(),
-            unattributed_connection.cause.as_str()
+            "a connection from {peer} to Picket's listener was closed: {}",
+            cause.explain()
         ),
         ..Connection::default()
     };
-    DeniedConnection::new(cause, connection)
+    DeniedConnection::new(DenialCause::Unattributed(*cause), connection)
 }
 
 /// The record of a process outside its pod's cgroup.
@@ -267,6 +265,26 @@ fn protocol(number: u32) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::listener::UnattributedCause;
+
+    #[test]
+    fn a_connection_that_a_listener_closed_is_recorded_by_its_own_cause() {
+        for cause in UnattributedCause::ALL {
+            let denied = closed(&UnattributedConnection {
+                workload: None,
+                peer: "127.0.0.1:40000".parse().unwrap(),
+                local: None,
+                cause,
+            });
+            let connection = denied.connection();
+            assert_eq!(connection.reason, cause.code());
+            assert!(
+                connection.message.ends_with(cause.explain()),
+                "{}",
+                connection.message
+            );
+        }
+    }
 
     #[test]
     fn what_pods_dial_has_few_names() {

@@ -8,10 +8,12 @@
 //! | file | holds |
 //! |---|---|
 //! | `serve` | a pod's own listener: each connection is attributed to its pod and process by the kernel's flow |
+//! | `attribute` | the flow of a connection, or why there is none |
 //! | `node` | the same for pods that share the node's network, by their cgroup |
 //! | `open` | the sockets of a listener, opened in a network namespace or inherited from a predecessor |
 //! | `process` | what /proc adds to the process that dialled |
 
+mod attribute;
 mod node;
 mod open;
 mod process;
@@ -89,8 +91,8 @@ pub struct UnattributedConnection {
     pub workload: Option<Arc<Pod>>,
     /// The client's own address, inside the pod.
     pub peer: SocketAddr,
-    /// The listener's address it came to.
-    pub local: SocketAddr,
+    /// The listener's address it came to; `None` where the system did not tell it.
+    pub local: Option<SocketAddr>,
     /// Why it was closed.
     pub cause: UnattributedCause,
 }
@@ -104,18 +106,21 @@ pub enum UnattributedCause {
     OtherPod,
     /// The pod has as many connections open as one may have.
     Full,
-    /// The kernel could not be asked.
+    /// The kernel could not be asked, or the connection not be taken over.
     Internal,
 }
 
 impl UnattributedCause {
-    /// A word for records and metrics.
+    /// Each of them.
+    pub const ALL: [Self; 4] = [Self::Unknown, Self::OtherPod, Self::Full, Self::Internal];
+
+    /// The reason in records, and the cause in metrics.
     #[must_use]
-    pub fn as_str(self) -> &'static str {
+    pub fn code(self) -> &'static str {
         match self {
-            Self::Unknown => "unknown",
+            Self::Unknown => "unattributed_connection",
             Self::OtherPod => "other_pod",
-            Self::Full => "full",
+            Self::Full => "too_many_connections",
             Self::Internal => "internal",
         }
     }
@@ -126,10 +131,10 @@ impl UnattributedCause {
         match self {
             Self::Unknown => "the kernel redirected no such connection",
             Self::OtherPod => {
-                "the kernel redirected it for another pod, or for a pod that is not enforced any more"
+                "the kernel redirected the connection for another pod, or for an enforcement that has ended"
             }
-            Self::Full => "its pod has as many connections open as a pod may have",
-            Self::Internal => "the kernel's record of the connection could not be read",
+            Self::Full => "the pod has as many open connections as one pod may have",
+            Self::Internal => "the agent could not find out which process made the connection",
         }
     }
 }
@@ -167,4 +172,19 @@ pub enum ListenerError {
     /// The kernel's map could not be read.
     #[error(transparent)]
     Kernel(#[from] KernelError),
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn each_cause_has_a_code_and_a_text_of_its_own() {
+        let codes: BTreeSet<_> = UnattributedCause::ALL.map(UnattributedCause::code).into();
+        let texts: BTreeSet<_> = UnattributedCause::ALL.map(UnattributedCause::explain).into();
+        assert_eq!((codes.len(), texts.len()), (4, 4));
+        assert_eq!(UnattributedCause::Full.code(), "too_many_connections");
+    }
 }

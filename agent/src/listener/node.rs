@@ -12,8 +12,9 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::serve::{Sockets, hung_up};
-use super::{Accepted, Arrival, Owner, Process, UnattributedCause, UnattributedConnection};
+use super::attribute::{Attribution, attribute};
+use super::serve::Sockets;
+use super::{Accepted, Arrival, Owner, UnattributedCause, UnattributedConnection};
 use crate::kernel::{CgroupId, Flow, Kernel};
 
 /// Finds the pod that a cgroup and the number in its class stand for, while it is enforced.
@@ -57,21 +58,17 @@ impl NodeServing {
 
     /// Finds out who is there. `None` for a client that hung up before it could be asked.
     fn judge(&self, cookie: u64, stream: TcpStream, peer: SocketAddr) -> Option<Arrival> {
-        let local = stream.local_addr().ok()?;
-        let (workload, cause) = match self.kernel.take_flow(cookie, local, peer) {
-            Ok(Some(flow)) => match (self.find)(flow.cgroup, flow.pod) {
+        let (local, attribution) = attribute(&stream, |local| self.kernel.take_flow(cookie, local, peer));
+        let (workload, cause) = match attribution {
+            Attribution::Flow(flow) => match (self.find)(flow.cgroup, flow.pod) {
                 Some(owner) => match accepted(&owner, &flow, stream, peer) {
-                    Some(accepted) => return Some(Arrival::Accepted(Box::new(accepted))),
-                    None => (Some(owner.pod.load_full()), UnattributedCause::Full),
+                    Ok(accepted) => return Some(Arrival::Accepted(accepted)),
+                    Err(cause) => (Some(owner.pod.load_full()), cause),
                 },
                 None => (None, UnattributedCause::OtherPod),
             },
-            Ok(None) if hung_up(&stream) => return None,
-            Ok(None) => (None, UnattributedCause::Unknown),
-            Err(error) => {
-                tracing::error!(%error, "flows cannot be read: connections are closed");
-                (None, UnattributedCause::Internal)
-            }
+            Attribution::HungUp => return None,
+            Attribution::Unattributed(cause) => (None, cause),
         };
         Some(Arrival::UnattributedConnection(UnattributedConnection {
             workload,
@@ -82,19 +79,16 @@ impl NodeServing {
     }
 }
 
-/// The connection with a place among its pod's. Where none is free it is closed: to wait for one here would hold up the
+/// The connection with a permit among its pod's. Where none is free it is closed: to wait for one here would hold up the
 /// other pods.
-fn accepted(owner: &Owner, flow: &Flow, stream: TcpStream, peer: SocketAddr) -> Option<Accepted> {
-    let place = Arc::clone(&owner.places).try_acquire_owned().ok()?;
-    Some(Accepted {
-        stream: stream.into_std().ok()?,
-        origin: flow.origin,
-        peer,
-        source: owner.source(flow.origin.ip()),
-        process: Process::of(flow, &owner.pod.load()),
-        workload: Arc::clone(&owner.pod),
-        place,
-        share: Arc::clone(&owner.share),
-        released: owner.released.clone(),
-    })
+fn accepted(
+    owner: &Owner,
+    flow: &Flow,
+    stream: TcpStream,
+    peer: SocketAddr,
+) -> Result<Box<Accepted>, UnattributedCause> {
+    let permit = Arc::clone(&owner.places)
+        .try_acquire_owned()
+        .map_err(|_| UnattributedCause::Full)?;
+    Accepted::new(owner, flow, (stream, peer), permit)
 }

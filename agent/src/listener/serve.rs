@@ -1,19 +1,17 @@
 //! Accepts on one pod's listener until it is told to stop.
 
 use std::io;
-use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_util::sync::CancellationToken;
 
+use super::attribute::{Attribution, attribute};
 use super::{
-    Accepted, Arrival, InPodListener, ListenerError, Owner, Process, UnattributedCause,
-    UnattributedConnection,
+    Accepted, Arrival, InPodListener, ListenerError, Owner, UnattributedCause, UnattributedConnection,
 };
 use crate::kernel::{CgroupId, Kernel};
 
@@ -81,47 +79,24 @@ impl Serving {
         peer: SocketAddr,
         place: OwnedSemaphorePermit,
     ) -> Option<Arrival> {
-        let local = stream.local_addr().ok()?;
-        let workload = self.owner.pod.load_full();
-        let cause = match self.kernel.take_flow(cookie, local, peer) {
-            Ok(Some(flow)) if flow.cgroup == self.cgroup && flow.pod == self.number => {
-                let process = Process::of(&flow, &workload);
-                return Some(Arrival::Accepted(Box::new(Accepted {
-                    stream: stream.into_std().ok()?,
-                    origin: flow.origin,
-                    peer,
-                    source: self.owner.source(flow.origin.ip()),
-                    workload: Arc::clone(&self.owner.pod),
-                    process,
-                    place,
-                    share: Arc::clone(&self.owner.share),
-                    released: self.owner.released.clone(),
-                })));
+        let (local, attribution) = attribute(&stream, |local| self.kernel.take_flow(cookie, local, peer));
+        let cause = match attribution {
+            Attribution::Flow(flow) if flow.cgroup == self.cgroup && flow.pod == self.number => {
+                match Accepted::new(&self.owner, &flow, (stream, peer), place) {
+                    Ok(accepted) => return Some(Arrival::Accepted(accepted)),
+                    Err(cause) => cause,
+                }
             }
-            Ok(Some(_)) => UnattributedCause::OtherPod,
-            Ok(None) if hung_up(&stream) => return None,
-            Ok(None) => UnattributedCause::Unknown,
-            Err(error) => {
-                tracing::error!(%error, "flows cannot be read: connections are closed");
-                UnattributedCause::Internal
-            }
+            Attribution::Flow(_) => UnattributedCause::OtherPod,
+            Attribution::HungUp => return None,
+            Attribution::Unattributed(cause) => cause,
         };
         Some(Arrival::UnattributedConnection(UnattributedConnection {
-            workload: Some(workload),
+            workload: Some(self.owner.pod.load_full()),
             peer,
             local,
             cause,
         }))
-    }
-}
-
-/// Whether the client has closed the connection, or reset it, and said nothing: what was noted of it went with its socket, so
-/// that nobody can tell any more who it was, and a port probe is no alarm.
-pub(super) fn hung_up(stream: &TcpStream) -> bool {
-    let mut first = [MaybeUninit::uninit()];
-    match SockRef::from(stream).peek(&mut first) {
-        Ok(read) => read == 0,
-        Err(error) => error.kind() != io::ErrorKind::WouldBlock,
     }
 }
 

@@ -76,7 +76,7 @@ pub(crate) async fn connections(
                 drain.serve_on(&runtime, serving);
             }
             Arrival::UnattributedConnection(unattributed_connection) => {
-                metrics.unattributed_connection();
+                metrics.unattributed_connection(unattributed_connection.cause);
                 denials.submit(denied::closed(&unattributed_connection));
             }
         }

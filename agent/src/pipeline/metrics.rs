@@ -7,6 +7,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 
 use crate::audit::{Observer, Summary};
+use crate::listener::UnattributedCause;
 use crate::metrics::{CounterFamily, MetricsRegistry};
 
 /// Verbs that may be a label; a client can send any method.
@@ -40,13 +41,21 @@ pub struct PipelineMetrics {
     upstream: Histogram,
     request: Histogram,
     connections_open: Gauge,
-    unattributed: Counter,
+    unattributed: CounterFamily<1>,
     flooded: Counter,
 }
 
 impl PipelineMetrics {
     /// Registers them.
     pub fn register(registry: &MetricsRegistry) -> Self {
+        let unattributed = registry.counters(
+            "unattributed_connections",
+            ["cause"],
+            "Connections to a listener that were closed unread, by cause; the audit record has the cause as its reason",
+        );
+        for cause in UnattributedCause::ALL {
+            unattributed.show([cause.code()]);
+        }
         Self {
             requests: registry.counters(
                 "requests",
@@ -69,10 +78,7 @@ impl PipelineMetrics {
                 "Time from the arrival of a request until its last byte, without watches and sessions",
             ),
             connections_open: registry.gauge("connections_open", "Connections from pods that are open"),
-            unattributed: registry.counter(
-                "unattributed_connections",
-                "Connections that were closed because no record of the kernel attributes them to a pod",
-            ),
+            unattributed,
             flooded: registry.counter(
                 "flooded_connections",
                 "Connections that were closed because their client sent HTTP/2 control frames without end",
@@ -118,9 +124,9 @@ impl PipelineMetrics {
         self.flooded.inc();
     }
 
-    /// A connection that no record of the kernel attributes to a pod was closed.
-    pub fn unattributed_connection(&self) {
-        self.unattributed.inc();
+    /// A connection was closed unread for this cause.
+    pub fn unattributed_connection(&self, cause: UnattributedCause) {
+        self.unattributed.inc([cause.code()]);
     }
 }
 
@@ -173,6 +179,23 @@ mod tests {
                 text.lines().any(|have| have == line),
                 "{line} is missing in\n{text}"
             );
+        }
+    }
+
+    #[test]
+    fn connections_that_were_closed_unread_are_counted_by_cause() {
+        let registry = MetricsRegistry::default();
+        let metrics = PipelineMetrics::register(&registry);
+        metrics.unattributed_connection(UnattributedCause::Full);
+        let text = registry.encode().expect("text");
+        for (cause, count) in [
+            ("too_many_connections", 1),
+            ("unattributed_connection", 0),
+            ("other_pod", 0),
+            ("internal", 0),
+        ] {
+            let line = format!("picket_unattributed_connections_total{{cause=\"{cause}\"}} {count}\n");
+            assert!(text.contains(&line), "{line} is missing in\n{text}");
         }
     }
 
