@@ -151,7 +151,7 @@ fn static_pods(config: &Config) -> Option<Check> {
         .cgroup_root
         .clone()
         .or_else(|| cgroup_mount().ok())?;
-    let pods = scan(&root).ok()?.pods;
+    let pods = scan(&root, 0).ok()?.pods;
     let of_manifests = pods.iter().filter(|pod| is_manifest_hash(&pod.uid.0));
     let found = of_manifests
         .flat_map(|pod| processes(&pod.group.path))

@@ -45,7 +45,8 @@ pub use picket_common::{Counter, DenyReason, EndpointAction, Hook};
 pub use program::Program;
 pub use sys::netns_cookie;
 pub use types::{
-    CgroupId, Class, Counters, FailMode, Flow, KernelConfig, KernelEvent, NodeState, ProtectedEndpoint,
+    CgroupId, Class, Counters, FailMode, Flow, KernelConfig, KernelEvent, LEVELS, NodeState,
+    ProtectedEndpoint,
 };
 
 use attachments::Attachments;

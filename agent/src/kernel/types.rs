@@ -10,8 +10,11 @@ use std::path::{Path, PathBuf};
 
 use picket_common::{
     Address, COMM_LEN, ClassKind, ClassValue, Counter, DenyReason, DialRecord, EndpointAction, EndpointKey,
-    Event, Hook, NodeValue,
+    Event, Hook, LEVELS_MAX, NodeValue,
 };
+
+/// How many levels of the cgroup hierarchy the kernel programs look at, its root being the first.
+pub const LEVELS: usize = LEVELS_MAX as usize;
 
 /// The number of a cgroup v2 folder, as the kernel's cgroup programs see it (`bpf_get_current_ancestor_cgroup_id`).
 /// It is the folder's inode number; the kernel does not give it to another cgroup until it boots again.

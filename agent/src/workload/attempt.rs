@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 
 use super::Pod;
 use super::enforce::{CoverageReport, EnforceError, Enforcement, Enforcer, PodNetwork};
+use super::levels::{self, TooDeep};
 use super::netns::{Netns, NetnsError, NetnsId};
 use super::pods::NodePod;
 use super::slot::{Applied, CUTS, Slot};
@@ -33,6 +34,8 @@ pub(super) enum Outcome<H> {
     },
     /// There is no namespace yet.
     NotYet,
+    /// The kernel programs do not look as deep as its cgroup lies, so that nothing holds the pod.
+    TooDeep(TooDeep),
     /// It failed; what the kernel holds may have changed.
     Failed(String),
 }
@@ -50,7 +53,11 @@ pub(super) fn attempt<E: Enforcer>(
     };
     let group = slot.found.group.clone();
     let facts = Arc::new(ArcSwap::from_pointee(slot.facts(&pod)));
+    let reach = levels::check(group.level);
     async move {
+        if let Err(error) = reach {
+            return Outcome::TooDeep(error);
+        }
         let home = if pod.pod.host_network {
             PodNetwork::Node
         } else {

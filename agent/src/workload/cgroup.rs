@@ -15,6 +15,7 @@ use nix::errno::Errno;
 
 use super::PodUid;
 use super::layout::{is_kubepods, pod_uid};
+use super::levels::TooDeep;
 use crate::kernel::CgroupId;
 
 /// A kubelet's pods lie at most a handful of levels deep (`/docker/<id>/kubelet/kubepods/<qos>/pod<UID>`); a tree
@@ -48,6 +49,14 @@ pub enum CgroupError {
         /// The configured root.
         root: PathBuf,
     },
+    /// The pods lie deeper than the kernel programs look.
+    #[error("{}: cannot enforce pods below this folder: {source}", path.display())]
+    TooDeep {
+        /// The folder of all pods, or the configured root.
+        path: PathBuf,
+        /// How deep.
+        source: TooDeep,
+    },
 }
 
 /// A cgroup: its folder and its number.
@@ -57,6 +66,8 @@ pub struct Group {
     pub id: CgroupId,
     /// The folder.
     pub path: PathBuf,
+    /// How many levels below the hierarchy's root it lies; the least that it can be where that is not known.
+    pub level: usize,
 }
 
 /// A pod's cgroup.
@@ -81,11 +92,11 @@ pub struct Scan {
     pub above: Vec<Group>,
 }
 
-/// Reads the tree below `root`. Folders that vanish meanwhile are left out.
+/// Reads the tree below `root`, which is at this level of the hierarchy. Folders that vanish meanwhile are left out.
 ///
 /// # Errors
 /// [`CgroupError`] where the root or a folder that is there cannot be read: half a reading would make pods seem gone.
-pub fn scan(root: &Path) -> Result<Scan, CgroupError> {
+pub fn scan(root: &Path, level: usize) -> Result<Scan, CgroupError> {
     let fail = |source| CgroupError::Root {
         root: root.to_owned(),
         source,
@@ -95,6 +106,7 @@ pub fn scan(root: &Path) -> Result<Scan, CgroupError> {
     let top = Group {
         id: CgroupId::of(root).map_err(fail)?,
         path: root.to_owned(),
+        level,
     };
     descend(top, 0, &mut scan).map_err(fail)?;
     Ok(scan)
@@ -107,7 +119,10 @@ fn descend(group: Group, depth: usize, scan: &mut Scan) -> io::Result<()> {
         .and_then(|name| name.to_str())
         .unwrap_or_default();
     if let Some(uid) = pod_uid(name) {
-        let mut children: Vec<_> = folders(&group.path)?.into_iter().map(|child| child.id).collect();
+        let mut children: Vec<_> = folders(&group.path, group.level)?
+            .into_iter()
+            .map(|child| child.id)
+            .collect();
         children.sort_unstable();
         scan.pods.push(PodGroup { group, uid, children });
         return Ok(());
@@ -116,7 +131,7 @@ fn descend(group: Group, depth: usize, scan: &mut Scan) -> io::Result<()> {
         scan.roots.push(group.clone());
     }
     if depth < MAX_DEPTH {
-        for child in folders(&group.path)? {
+        for child in folders(&group.path, group.level)? {
             descend(child, depth + 1, scan)?;
         }
     }
@@ -124,8 +139,8 @@ fn descend(group: Group, depth: usize, scan: &mut Scan) -> io::Result<()> {
     Ok(())
 }
 
-/// The folders right below this one; none where it has vanished meanwhile.
-fn folders(path: &Path) -> io::Result<Vec<Group>> {
+/// The folders right below this one, which is at this level; none where it has vanished meanwhile.
+fn folders(path: &Path, level: usize) -> io::Result<Vec<Group>> {
     let vanished = |error: &io::Error| {
         error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(Errno::ENODEV as i32)
     };
@@ -140,6 +155,7 @@ fn folders(path: &Path) -> io::Result<Vec<Group>> {
             Ok((kind, entry)) if kind.is_dir() => found.push(Group {
                 id: CgroupId(entry.ino()),
                 path: entry.path(),
+                level: level + 1,
             }),
             Ok(_) => {}
             Err(error) if vanished(&error) => {}
@@ -169,7 +185,7 @@ pub fn processes(cgroup: &Path) -> Vec<(u32, PathBuf)> {
         }
         // A folder that cannot be read hides its processes for now; the caller looks again.
         open.extend(
-            folders(&folder)
+            folders(&folder, 0)
                 .unwrap_or_default()
                 .into_iter()
                 .map(|child| child.path),
@@ -199,7 +215,7 @@ pub fn subtree(cgroup: &Path) -> HashSet<CgroupId> {
     let mut found: HashSet<_> = CgroupId::of(cgroup).into_iter().collect();
     let mut open = VecDeque::from([cgroup.to_owned()]);
     while let Some(folder) = open.pop_front() {
-        for child in folders(&folder).unwrap_or_default() {
+        for child in folders(&folder, 0).unwrap_or_default() {
             if found.len() == MAX_CGROUPS {
                 return found;
             }
@@ -264,7 +280,7 @@ mod tests {
         ] {
             std::fs::create_dir_all(tree.path().join(folder)).unwrap();
         }
-        let found = scan(tree.path()).unwrap();
+        let found = scan(tree.path(), 0).unwrap();
         let pods: Vec<_> = found.pods.iter().map(|pod| pod.uid.0.as_str()).collect();
         assert_eq!(pods, [A]);
         assert_eq!(found.pods[0].children.len(), 1);
@@ -303,10 +319,10 @@ mod tests {
         let tree = Folder::new();
         let pod = tree.path().join(format!("kubepods/pod{A}"));
         std::fs::create_dir_all(&pod).unwrap();
-        let before = scan(tree.path()).unwrap();
-        assert_eq!(before, scan(tree.path()).unwrap());
+        let before = scan(tree.path(), 0).unwrap();
+        assert_eq!(before, scan(tree.path(), 0).unwrap());
         std::fs::create_dir(pod.join("aa11")).unwrap();
-        assert_ne!(before, scan(tree.path()).unwrap());
+        assert_ne!(before, scan(tree.path(), 0).unwrap());
     }
 
     #[test]
@@ -314,7 +330,7 @@ mod tests {
         let tree = Folder::new();
         let error = check_root(tree.path()).unwrap_err().to_string();
         assert!(error.contains("cgroup2fs"), "{error}");
-        assert!(scan(&tree.path().join("nothing")).is_err());
+        assert!(scan(&tree.path().join("nothing"), 0).is_err());
     }
 
     #[test]

@@ -127,7 +127,7 @@ fn in_every_layout_the_pod_is_found_by_its_component_and_its_processes_by_their_
         }
         std::fs::create_dir_all(folder.join(format!("crio-conmon-{C}.scope"))).unwrap();
 
-        let found = scan(tree.path()).unwrap();
+        let found = scan(tree.path(), 0).unwrap();
         let pods: Vec<_> = found
             .pods
             .iter()
@@ -170,7 +170,7 @@ fn what_looks_like_a_pod_and_is_none_stays_in_the_folder_of_all_pods() {
     ] {
         std::fs::create_dir_all(tree.path().join(folder)).unwrap();
     }
-    let found = scan(tree.path()).unwrap();
+    let found = scan(tree.path(), 0).unwrap();
     assert_eq!(found.pods, []);
     assert_eq!(found.roots.len(), 2, "{:?}", found.roots);
 }

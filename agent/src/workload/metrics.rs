@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::Histogram;
 use tokio::sync::watch;
 
@@ -24,6 +25,7 @@ pub struct WorkloadMetrics {
     pods: GaugeFamily<1>,
     sandboxed: GaugeFamily<1>,
     pending: Histogram,
+    failures: Counter,
 }
 
 impl WorkloadMetrics {
@@ -33,7 +35,7 @@ impl WorkloadMetrics {
             pods: registry.gauges(
                 "pods",
                 ["class"],
-                "Pods on this node, by class; `exempt` includes `assumed_exempt`, `enforced` includes `egress_unfiltered`",
+                "Pods on this node, by class; `exempt` includes `assumed_exempt`, `enforced` includes `egress_unfiltered`, `pending` includes `too_deep`",
             ),
             sandboxed: registry.gauges(
                 "sandboxed_pods",
@@ -44,6 +46,10 @@ impl WorkloadMetrics {
                 "pod_pending",
                 SECONDS,
                 "Time from the moment that a new pod's cgroup is seen until the pod is enforced or exempt",
+            ),
+            failures: registry.counter(
+                "enforcement_failures",
+                "Attempts to put a pod's class in force, or to check an enforced pod, that failed; the agent tries each again",
             ),
         }
     }
@@ -81,9 +87,12 @@ impl WorkloadMetrics {
             ("pending", now.pending),
             ("egress_unfiltered", now.egress_unfiltered),
             ("no_cgroup", now.no_cgroup),
+            ("too_deep", now.too_deep),
         ] {
             self.pods.set([class], pods);
         }
+        self.failures
+            .inc_by(now.failures.saturating_sub(self.failures.get()));
         let mut sandboxed: BTreeMap<&str, usize> = BTreeMap::new();
         for (class, pods) in &now.sandboxed {
             *sandboxed.entry(sandbox::label(class)).or_default() += pods;
@@ -106,8 +115,14 @@ mod tests {
         let metrics = WorkloadMetrics::register(&registry);
         metrics.classified(Duration::from_millis(7));
         metrics.set(&PodCounts {
+            failures: 4,
+            ..PodCounts::default()
+        });
+        metrics.set(&PodCounts {
             enforced: 3,
             no_cgroup: 1,
+            too_deep: 2,
+            failures: 5,
             sandboxed: [("kata-qemu".to_owned(), 2)].into(),
             ..PodCounts::default()
         });
@@ -115,6 +130,8 @@ mod tests {
         for line in [
             "picket_pods{class=\"enforced\"} 3\n",
             "picket_pods{class=\"no_cgroup\"} 1\n",
+            "picket_pods{class=\"too_deep\"} 2\n",
+            "picket_enforcement_failures_total 5\n",
             "picket_sandboxed_pods{runtime_class=\"kata-qemu\"} 2\n",
             "picket_pod_pending_seconds_bucket{le=\"0.005\"} 0\n",
             "picket_pod_pending_seconds_bucket{le=\"0.01\"} 1\n",

@@ -12,6 +12,7 @@ mod changes;
 pub mod enforce;
 pub mod escapes;
 pub mod layout;
+pub mod levels;
 mod metrics;
 pub mod names;
 pub mod netns;

@@ -71,6 +71,7 @@ mod tests {
                 group: Group {
                     id: CgroupId(7),
                     path: format!("/kubepods/pod{}", first.0).into(),
+                    level: 2,
                 },
                 uid: first.clone(),
                 children: Vec::new(),

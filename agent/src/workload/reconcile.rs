@@ -27,6 +27,7 @@ use super::Selection;
 use super::attempt::{FindNetns, Outcome, attempt};
 use super::cgroup::Scan;
 use super::enforce::Enforcer;
+use super::levels;
 use super::names::Names;
 use super::pause::PauseGate;
 use super::pods::PodMap;
@@ -61,6 +62,8 @@ pub struct PodCounts {
     /// Selected pods that run, the kubelet says, and have no cgroup below the configured folder: nothing holds them. A pod
     /// that ends is counted for a moment.
     pub no_cgroup: usize,
+    /// Pods whose cgroup lies deeper than the kernel programs look, and that are not exempt: nothing holds them.
+    pub too_deep: usize,
     /// Enforced pods whose connections cannot be redirected, by their RuntimeClass: it gives them a network stack of their own.
     pub sandboxed: BTreeMap<String, usize>,
     /// Attempts that failed since the start.
@@ -323,7 +326,12 @@ impl<E: Enforcer> Reconciler<E> {
             let id = found.group.id;
             let inherited = self.known.remove(&id);
             let redirected = self.redirected.remove(&id);
-            let slot = (self.slots.entry(id)).or_insert_with(|| Slot::new(found, inherited, redirected));
+            let slot = self.slots.entry(id).or_insert_with(|| {
+                if let Err(error) = levels::check(found.group.level) {
+                    tracing::error!(cgroup = %id, pod = %found.uid.0, %error, "the kernel programs cannot enforce a pod");
+                }
+                Slot::new(found, inherited, redirected)
+            });
             if slot.found != *found {
                 // A new container, perhaps a new sandbox with another namespace.
                 slot.found = found.clone();
@@ -342,6 +350,15 @@ impl<E: Enforcer> Reconciler<E> {
             }
             !slot.gone || slot.busy
         });
+        for root in scan
+            .roots
+            .iter()
+            .filter(|root| !self.roots.contains_key(&root.id))
+        {
+            if let Err(error) = levels::check(root.level) {
+                tracing::error!(cgroup = %root.id, path = %root.path.display(), %error, "the kernel programs do not hold the pods of a folder");
+            }
+        }
         let roots: BTreeSet<_> = scan.roots.iter().map(|root| root.id).collect();
         self.roots.retain(|root, _| {
             let here = roots.contains(root);
@@ -486,6 +503,21 @@ impl<E: Enforcer> Reconciler<E> {
                     slot.later(NETNS_PAUSE, now);
                 }
             }
+            Outcome::TooDeep(error) => {
+                self.failures += 1;
+                if let (Some(kube_events), Some(pod)) = (&self.kube_events, &slot.last) {
+                    kube_events.report(KubeEvent {
+                        about: pod.pod.about(),
+                        reason: Reason::EnforcementFailed,
+                        detail: String::new(),
+                        note: format!(
+                            "Picket cannot enforce this pod, which reaches protected endpoints: {error}"
+                        ),
+                    });
+                }
+                // It lies as deep the next time; the attempt repeats what is said.
+                slot.due = Some(now + self.pace.every);
+            }
             Outcome::Failed(error) => {
                 tracing::warn!(cgroup = %id, pod = %slot.found.uid.0, %error, "cannot enforce a pod, it stays closed until it works");
                 self.failures += 1;
@@ -519,6 +551,8 @@ impl<E: Enforcer> Reconciler<E> {
             ..PodCounts::default()
         };
         for slot in self.slots.values() {
+            let exempt = matches!(slot.applied, Applied::Exempt | Applied::AssumedExempt);
+            status.too_deep += usize::from(!exempt && levels::check(slot.found.group.level).is_err());
             match &slot.applied {
                 Applied::Enforced { covered, pod, .. } => {
                     status.enforced += 1;

@@ -12,6 +12,7 @@ use super::super::pods::NodePod;
 use super::super::slot::{CHECK_AGAIN, CHECK_EVERY, PATIENCE};
 use super::super::{CoverageReport, EnforceError, Enforcement, Netns, Pod, PodNetwork, PodUid};
 use super::*;
+use crate::kernel::LEVELS;
 use crate::metrics::MetricsRegistry;
 use crate::notify::NotifyMetrics;
 use crate::runtime::phase::PhaseControl;
@@ -227,6 +228,7 @@ impl Node {
             roots: vec![Group {
                 id: ROOT,
                 path: "/kubepods".into(),
+                level: 1,
             }],
             ..Scan::default()
         };
@@ -318,6 +320,7 @@ fn group(id: u64) -> PodGroup {
         group: Group {
             id: CgroupId(id),
             path: PathBuf::from(format!("/kubepods/pod{}", uid(id).0)),
+            level: 2,
         },
         uid: uid(id),
         children: Vec::new(),
@@ -524,6 +527,34 @@ async fn failures_are_tried_again_and_hold_nobody_up() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_pod_deeper_than_the_kernel_programs_look_is_never_said_to_be_enforced() {
+    let mut node = Node::start(&[], &[], None);
+    for (id, level) in [(10, LEVELS), (11, LEVELS - 1)] {
+        let mut pod = group(id);
+        pod.group.level = level;
+        node.scan.pods.push(pod);
+        node.told(id, agent);
+    }
+    node.scans.send_replace(Arc::new(node.scan.clone()));
+    node.until_class(11, "enforced").await;
+    node.until_status("the deep pod is counted", |status| {
+        (status.enforced, status.pending, status.too_deep) == (1, 1, 1) && status.failures > 0
+    })
+    .await;
+    assert!(!node.calls(10).contains(&"enforced"));
+    let event = node.to_post.recv().await.unwrap();
+    assert_eq!(event.reason, Reason::EnforcementFailed);
+    assert!(
+        event.note.contains("reaches protected endpoints"),
+        "{}",
+        event.note
+    );
+    node.told(10, |_| {});
+    node.until_status("an exempt pod needs no class", |status| status.too_deep == 0)
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_folder_of_all_pods_is_closed_in_the_end() {
     let node = Node::start(&[], &[], None);
     node.fake.fail_classes.store(2, Ordering::SeqCst);
@@ -531,6 +562,7 @@ async fn the_folder_of_all_pods_is_closed_in_the_end() {
     scan.roots.push(Group {
         id: CgroupId(2),
         path: "/other/kubepods".into(),
+        level: 2,
     });
     node.scans.send_replace(Arc::new(scan));
     node.until_class(2, "closed").await;

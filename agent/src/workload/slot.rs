@@ -357,6 +357,7 @@ mod tests {
         let group = Group {
             id: CgroupId(7),
             path: format!("/kubepods/pod{uid}").into(),
+            level: 2,
         };
         let found = PodGroup {
             group,

@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::cgroup::{CgroupError, Group, Scan, check_root, scan};
+use super::levels;
 use crate::kernel::CgroupId;
 
 /// How often the tree is read although nothing was told; a read of a node's tree costs a few milliseconds.
@@ -41,6 +42,8 @@ const MASK: AddWatchFlags = AddWatchFlags::IN_CREATE
 #[derive(Debug)]
 pub struct Tree {
     root: PathBuf,
+    /// The root's level in the hierarchy.
+    level: usize,
     watches: Option<Watches>,
     scans: watch::Sender<Arc<Scan>>,
 }
@@ -49,20 +52,35 @@ impl Tree {
     /// Reads the tree once, so that the receiver starts with what is there.
     ///
     /// # Errors
-    /// [`CgroupError`] where the root is no readable cgroup v2 folder.
+    /// [`CgroupError`] where the root is no readable cgroup v2 folder, or its pods lie deeper than the kernel programs look.
     pub fn open(root: PathBuf) -> Result<(Self, watch::Receiver<Arc<Scan>>), CgroupError> {
         check_root(&root)?;
-        Self::open_unchecked(root)
+        let level = levels::level_of(&root).map_err(|source| CgroupError::Root {
+            root: root.clone(),
+            source,
+        })?;
+        let (tree, scans) = Self::open_unchecked(root, level)?;
+        levels::check_scan(&tree.root, level, &scans.borrow())?;
+        Ok((tree, scans))
     }
 
-    fn open_unchecked(root: PathBuf) -> Result<(Self, watch::Receiver<Arc<Scan>>), CgroupError> {
-        let (scans, receiver) = watch::channel(Arc::new(scan(&root)?));
+    fn open_unchecked(
+        root: PathBuf,
+        level: usize,
+    ) -> Result<(Self, watch::Receiver<Arc<Scan>>), CgroupError> {
+        let (scans, receiver) = watch::channel(Arc::new(scan(&root, level)?));
         let watches = Watches::new()
             .inspect_err(
                 |error| tracing::warn!(%error, "no inotify: the cgroup tree is read twice a second instead"),
             )
             .ok();
-        Ok((Self { root, watches, scans }, receiver))
+        let tree = Self {
+            root,
+            level,
+            watches,
+            scans,
+        };
+        Ok((tree, receiver))
     }
 
     /// Follows the tree until it is cancelled.
@@ -85,7 +103,7 @@ impl Tree {
             watches.drain();
         }
         loop {
-            let found = match scan(&self.root) {
+            let found = match scan(&self.root, self.level) {
                 Ok(found) => found,
                 Err(error) => {
                     tracing::warn!(%error, "keeping what was last seen of the cgroup tree");
@@ -169,7 +187,7 @@ impl Watches {
             .above
             .iter()
             .chain(found.pods.iter().map(|pod| &pod.group))
-            .map(|Group { id, path }| (path, *id))
+            .map(|Group { id, path, .. }| (path, *id))
             .collect();
         self.watched.retain(|path, id| folders.get(path) == Some(id));
         let mut outcome = Cover::Same;
@@ -254,7 +272,7 @@ mod tests {
     #[tokio::test]
     async fn a_pod_is_told_soon_however_deep_it_appears_and_goes() {
         let folder = Folder::new();
-        let (tree, mut scans) = Tree::open_unchecked(folder.path().to_owned()).unwrap();
+        let (tree, mut scans) = Tree::open_unchecked(folder.path().to_owned(), 0).unwrap();
         let cancel = CancellationToken::new();
         let running = tokio::spawn(tree.run(cancel.clone()));
         let pod = folder
