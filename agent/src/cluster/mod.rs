@@ -4,7 +4,6 @@
 //! API server is away whoever follows keeps what was told last.
 
 use std::fmt::Debug;
-use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::time::Duration;
@@ -15,6 +14,8 @@ use kube::runtime::watcher;
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
+
+use crate::runtime::backoff::Backoff;
 
 /// A watch that tells nothing for this many seconds is begun anew, so that a connection that died in silence is
 /// noticed; the API server's own default is five to ten minutes.
@@ -27,11 +28,10 @@ const READ_LIMIT: Duration = Duration::from_secs(WATCH_SECONDS as u64 + 60);
 /// Pods of one node come in one page nearly always; a page bounds what a list holds in memory.
 const PAGE: u32 = 100;
 
-/// The pause after a first failure.
-const RETRY_FIRST: Duration = Duration::from_millis(100);
-
-/// The longest pause; a node must be back soon after its API server is.
-const RETRY_LONGEST: Duration = Duration::from_secs(10);
+/// The first and the longest pause after failures, which are up to twice as long by chance; a node must be back soon after its API
+/// server is.
+const RETRY_FIRST: Duration = Duration::from_millis(50);
+const RETRY_LONGEST: Duration = Duration::from_secs(5);
 
 /// After so many failures in a row the client is made anew, which reads the kubeconfig and its certificates again: they
 /// may have been rotated.
@@ -124,9 +124,12 @@ pub async fn follow<K>(
     };
     let follow = async {
         let mut failures = 0_u32;
+        let mut backoff = Backoff::jittered(RETRY_FIRST, RETRY_LONGEST);
         loop {
             match connector.connect().await {
-                Err(error) => tracing::warn!(what, %error, "cannot reach the API server"),
+                Err(error) => {
+                    tracing::warn!(what, %error, "the agent has no client of the API server; it tries again")
+                }
                 Ok(client) => {
                     let mut events = pin!(watcher(scope(client), config.clone()));
                     while let Some(event) = events.next().await {
@@ -135,6 +138,7 @@ pub async fn follow<K>(
                                 // The mark of a new list is made before the API server was asked.
                                 if !matches!(event, watcher::Event::Init) {
                                     failures = 0;
+                                    backoff.reset();
                                 }
                                 on(event);
                             }
@@ -142,20 +146,19 @@ pub async fn follow<K>(
                                 tracing::warn!(
                                     what,
                                     error = causes(&error),
-                                    "following at the API server failed, trying again"
+                                    "the agent cannot watch objects at the API server; it tries again"
                                 );
                                 failures += 1;
                                 if failures.is_multiple_of(FAILURES_PER_CLIENT) {
                                     break;
                                 }
-                                tokio::time::sleep(pause(failures)).await;
+                                tokio::time::sleep(backoff.pause()).await;
                             }
                         }
                     }
                 }
             }
-            failures = failures.max(1);
-            tokio::time::sleep(pause(failures)).await;
+            tokio::time::sleep(backoff.pause()).await;
         }
     };
     tokio::select! {
@@ -177,15 +180,6 @@ fn causes(error: &dyn std::error::Error) -> String {
         next = cause.source();
     }
     text
-}
-
-/// The pause after so many failures in a row: doubling, between half and whole so that nodes do not come all at once.
-fn pause(failures: u32) -> Duration {
-    let whole = RETRY_FIRST
-        .saturating_mul(1 << failures.saturating_sub(1).min(10))
-        .min(RETRY_LONGEST);
-    let share = RandomState::new().hash_one(failures) % 512;
-    whole / 2 + whole.mul_f64(share as f64 / 1024.0)
 }
 
 #[cfg(test)]

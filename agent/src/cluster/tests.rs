@@ -1,15 +1,18 @@
 use super::*;
 
 #[test]
-fn pauses_grow_to_a_bound() {
-    for failures in 0..100 {
-        let pause = pause(failures);
-        assert!(
-            pause >= RETRY_FIRST / 2 && pause <= RETRY_LONGEST,
-            "{failures}: {pause:?}"
-        );
-    }
-    assert!(pause(9) >= RETRY_LONGEST / 2);
+fn nodes_come_back_within_ten_seconds_and_not_all_at_once() {
+    let mut nodes = [(); 2].map(|()| Backoff::jittered(RETRY_FIRST, RETRY_LONGEST));
+    let pauses: Vec<_> = (0..20)
+        .map(|_| nodes.each_mut().map(|node| node.pause()))
+        .collect();
+    assert!(
+        pauses
+            .iter()
+            .flatten()
+            .all(|pause| *pause <= Duration::from_secs(10))
+    );
+    assert!(pauses.iter().any(|[one, other]| one != other));
 }
 
 #[tokio::test]

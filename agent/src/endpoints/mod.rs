@@ -228,7 +228,7 @@ where
 
     async fn follow_own(&self) {
         let changes = node_addresses::Changes::open().inspect_err(|error| {
-            tracing::warn!(%error, "the kernel does not tell of new addresses; they are read every second");
+            tracing::warn!(%error, "the kernel does not report new addresses of the node; the agent reads the addresses every second");
         });
         loop {
             let changed = async {
@@ -251,7 +251,7 @@ where
         match (self.surroundings.own)() {
             Ok(addresses) => self.shared.tell(|index| index.own(addresses)),
             Err(error) => {
-                tracing::warn!(%error, "the node's own addresses cannot be read; those of before stand");
+                tracing::warn!(%error, "the agent cannot read the node's addresses, and keeps the last ones");
             }
         }
     }
@@ -278,14 +278,14 @@ where
                         true
                     }),
                     Err(error) => {
-                        tracing::warn!(host, %error, "a protected endpoint's name cannot be looked up; its addresses of before stand");
+                        tracing::warn!(host, %error, "the agent cannot resolve the name of a protected endpoint, and keeps the last addresses");
                     }
                 }
             }
             if let Some(host) = self.shared.lock().waiting_for_name() {
                 tracing::error!(
                     host,
-                    "a name in the configuration has never been answered by DNS: protected endpoints are only added until it is"
+                    "DNS has not resolved a configured name yet; until then the agent removes no protected endpoint"
                 );
             }
         }
@@ -310,7 +310,7 @@ fn log(last: &ProtectedEndpoints, now: &ProtectedEndpoints) {
         redirect = now.redirect.len(), deny = now.deny.len(), whole = now.whole,
         redirected = ?first(&now.redirect, &last.redirect), denied = ?first(&now.deny, &last.deny),
         no_longer_redirected = ?first(&last.redirect, &now.redirect), no_longer_denied = ?first(&last.deny, &now.deny),
-        "protected endpoints changed"
+        "the protected endpoints changed"
     );
     if now.omitted > last.omitted {
         tracing::error!(

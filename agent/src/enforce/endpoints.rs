@@ -36,7 +36,7 @@ impl Start {
     /// pod that is left alone must meet a protected endpoint before. Without such, protected endpoints come first and pods wait for judgement.
     async fn wait(&mut self, kernel: &Kernel) -> Result<(), watch::error::RecvError> {
         let older = kernel.older().unwrap_or_else(|error| {
-            tracing::error!(%error, "cannot tell whether an earlier version's programs are there");
+            tracing::error!(%error, "the agent cannot find out whether programs of an earlier version are attached");
             false
         });
         if older {
@@ -93,7 +93,7 @@ pub(crate) async fn endpoints(
                 }
             }
             Err(error) => {
-                tracing::error!(%error, waiting = ready.is_some(), "the protected endpoints are not in force");
+                tracing::error!(%error, waiting = ready.is_some(), "the agent cannot put the protected endpoints in force; it tries again");
                 tokio::time::sleep(ENDPOINTS_PAUSE).await;
             }
         }

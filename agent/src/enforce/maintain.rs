@@ -164,7 +164,7 @@ impl Maintainer {
                     namespace = facts.namespace,
                     pod = facts.name,
                     ?cut,
-                    "connections to protected endpoints were open before"
+                    "the agent destroyed connections to protected endpoints that the pod had opened before enforcement"
                 );
             }
         }
@@ -197,14 +197,14 @@ impl Maintainer {
         let (cgroup, mut all, facts) = (pod.group.id, side.covers(), pod.pod.load());
         let Pod { namespace, name, .. } = &**facts;
         if !all && self.served.should_report(cgroup) {
-            tracing::warn!(namespace, pod = name, others = ?side.others, "a pod's packets come out where nothing drops those that pass no socket's hook");
+            tracing::warn!(namespace, pod = name, others = ?side.others, "the agent cannot filter the packets that leave a pod by these interfaces");
             self.tell_egress_unfiltered(&facts);
         }
         for interface in side.interfaces {
             if let Err(error) = self.kernel.attach_interface_filter(Ifindex(interface), cgroup) {
                 all = false;
                 if self.served.should_report(cgroup) {
-                    tracing::warn!(namespace, pod = name, interface, %error, "a pod's packets that pass no socket's hook are not dropped");
+                    tracing::warn!(namespace, pod = name, interface, %error, "the agent cannot attach the packet filter to a pod's interface");
                     self.tell_egress_unfiltered(&facts);
                 }
             }

@@ -60,7 +60,7 @@ pub(crate) async fn heartbeat(kernel: Arc<Kernel>) {
         match written {
             Ok(Ok(())) => failed = false,
             Ok(Err(error)) if !std::mem::replace(&mut failed, true) => {
-                tracing::error!(%error, "the heartbeat cannot be written: the kernel programs will count this agent as gone");
+                tracing::error!(%error, "the agent cannot write its heartbeat; after ten seconds the kernel programs take the agent for gone");
             }
             Ok(Err(_)) | Err(_) => {}
         }
@@ -105,7 +105,7 @@ pub(crate) async fn watch(
         let LinkReport { repaired, failure } = match looked {
             Ok(verified) => verified,
             Err(error) => {
-                tracing::error!(%error, "the kernel programs' links cannot be verified");
+                tracing::error!(%error, "the agent cannot verify the links of the kernel programs");
                 continue;
             }
         };
@@ -122,7 +122,7 @@ pub(crate) async fn watch(
                     note: format!("Pods are not enforced as they should be: {reason}"),
                 });
                 if readiness.fails(PART, reason) {
-                    tracing::error!(%error, "the kernel programs are not all in place; retrying");
+                    tracing::error!(%error, "not all kernel programs are attached; the agent tries again");
                 }
             }
         }
@@ -170,7 +170,7 @@ async fn report(audit: &AuditLog, events: &EventQueue, repaired: &RepairedLink) 
         program = repaired.program,
         link = repaired.link,
         fault = %repaired.fault,
-        "somebody detached or replaced a kernel program; it is attached again"
+        "a kernel program was detached or replaced from outside; the agent attached it again"
     );
     events.report(KubeEvent {
         about: About::Node,
@@ -184,7 +184,7 @@ async fn report(audit: &AuditLog, events: &EventQueue, repaired: &RepairedLink) 
         message,
     };
     if let Err(error) = audit.alarm(alarm).await {
-        tracing::error!(%error, "a kernel program that was detached is not in the audit log");
+        tracing::error!(%error, "the agent cannot write the audit record of a detached kernel program");
     }
 }
 

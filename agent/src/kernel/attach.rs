@@ -61,7 +61,7 @@ pub(super) fn attach_all(
         match program.load(ebpf) {
             // A kernel that does not take it leaves packet sockets uncovered, which covering tells of each pod.
             Err(error) if program == Program::Interface => {
-                tracing::warn!(%error, "interfaces are not covered")
+                tracing::warn!(%error, "the kernel does not load the interface program; no packet filter is attached to pods' interfaces")
             }
             outcome => outcome?,
         }
@@ -73,7 +73,7 @@ pub(super) fn attach_all(
             // Those that were not judged yet have nothing of the kind. Looking at the links tells of it, and attaches it
             // once it can.
             Err(error @ KernelError::Exclusive { .. }) => {
-                tracing::error!(%error, "a kernel program is kept out: enforced pods reach no protected endpoint by it, and pods that were not judged yet are open");
+                tracing::error!(%error, "another program keeps a kernel program out; enforced pods reach no protected endpoint by its hook, and pods that are not classified yet reach all of them");
                 kept_out.insert(program);
             }
             Err(error) => return Err(error),

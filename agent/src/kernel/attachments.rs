@@ -247,9 +247,12 @@ impl Kernel {
             // An agent that was to take over and failed is nobody's attack.
             match back {
                 true if self.attachments.lock().retiring => {
-                    tracing::info!(map = name, "pinned a kernel map again")
+                    tracing::info!(map = name, "the agent pinned a kernel map again")
                 }
-                true => tracing::warn!(map = name, "somebody removed the pin of a kernel map; it is back"),
+                true => tracing::warn!(
+                    map = name,
+                    "the pin of a kernel map was removed from outside; the agent pinned the map again"
+                ),
                 false => {}
             }
             Ok(())

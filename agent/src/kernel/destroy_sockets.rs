@@ -199,7 +199,7 @@ fn end(
         Ok(()) => cut.destroyed += 1,
         Err(error) if error.raw_os_error() == Some(Errno::ENOENT as i32) => cut.gone += 1,
         Err(error) => {
-            tracing::warn!(remote = %socket.remote, %error, "the kernel does not end a connection to a protected endpoint");
+            tracing::warn!(remote = %socket.remote, %error, "the kernel cannot destroy a connection to a protected endpoint");
             cut.left += 1;
         }
     }

@@ -64,9 +64,9 @@ impl KernelMetrics {
                     }
                 }
                 Ok(Err(error)) => {
-                    tracing::warn!(%error, "the entries of the kernel's maps cannot be counted")
+                    tracing::warn!(%error, "the agent cannot count the entries of the kernel maps")
                 }
-                Err(error) => tracing::warn!(%error, "the entries of the kernel's maps cannot be counted"),
+                Err(error) => tracing::warn!(%error, "the agent cannot count the entries of the kernel maps"),
             }
         }
     }
@@ -84,7 +84,7 @@ impl KernelCounters {
                 .map(|counter| (counter.as_str(), counters.get(counter)))
                 .collect(),
             Err(error) => {
-                tracing::warn!(%error, "the kernel's counters cannot be read");
+                tracing::warn!(%error, "the agent cannot read the kernel counters");
                 Vec::new()
             }
         }))

@@ -138,7 +138,7 @@ impl Sockets {
             match accepted {
                 Ok(accepted) => return accepted,
                 Err(error) => {
-                    tracing::warn!(%error, "accepting on a listener failed");
+                    tracing::warn!(%error, "a listener cannot accept a connection; it tries again");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }

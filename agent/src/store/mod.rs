@@ -144,7 +144,7 @@ impl Store {
             policies = summary.policies,
             rules = summary.rules,
             files = manifests.len(),
-            "policy is in force"
+            "the policy set is in force"
         );
         Ok(Self {
             sources,
@@ -234,12 +234,12 @@ impl Store {
             grants = summary.grants,
             policies = summary.policies,
             rules = summary.rules,
-            "policy was read again and is in force"
+            "the agent read the policy set again; it is in force"
         );
         if before.policies > 0 && summary.policies == 0 {
             tracing::warn!(
                 before = before.policies,
-                "no AgentPolicy is left: all that grants give passes but for the built-in denies"
+                "no AgentPolicy is left; only the grants and the built-in denies decide"
             );
         }
     }
@@ -250,7 +250,7 @@ impl Store {
         if self.status.borrow().last_error.as_ref() == Some(&error) {
             return;
         }
-        tracing::error!(%error, "policy cannot be read again; the last good one stays in force");
+        tracing::error!(%error, "the changed policy set is not valid; the last valid one stays in force");
         self.status.send_modify(|status| {
             status.failures += 1;
             status.last_error = Some(error);

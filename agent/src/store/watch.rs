@@ -40,7 +40,7 @@ pub(super) async fn run(store: Arc<Store>, cancel: CancellationToken) {
         _watcher = watch(&store.folders(), wake.clone());
         let reading = store.clone();
         if let Err(error) = tokio::task::spawn_blocking(move || reading.reload()).await {
-            tracing::error!(%error, "reading policy again failed; the last good one stays in force");
+            tracing::error!(%error, "the agent cannot read the policy files again; the last valid policy set stays in force");
         }
     }
 }
@@ -76,13 +76,13 @@ fn watch(folders: &BTreeSet<PathBuf>, wake: mpsc::Sender<()>) -> Option<Recommen
     let mut watcher = match notify::recommended_watcher(notice) {
         Ok(watcher) => watcher,
         Err(error) => {
-            tracing::warn!(%error, "no file events; policy files are looked at every {} s", LOOK.as_secs());
+            tracing::warn!(%error, "the agent gets no file events, and reads the policy files every {} s", LOOK.as_secs());
             return None;
         }
     };
     for folder in folders {
         if let Err(error) = watcher.watch(folder, RecursiveMode::NonRecursive) {
-            tracing::debug!(folder = %folder.display(), %error, "the folder cannot be watched now");
+            tracing::debug!(folder = %folder.display(), %error, "the agent cannot watch a folder of policy files");
         }
     }
     Some(watcher)

@@ -72,7 +72,7 @@ impl WorkloadMetrics {
             if pods > 0 {
                 tracing::error!(
                     pods,
-                    "pods that are to be enforced run in no cgroup below kernel.cgroupRoot, so that nothing enforces them"
+                    "pods that must be enforced run in no cgroup below kernel.cgroupRoot; nothing enforces them"
                 );
             }
             before = now.no_cgroup;

@@ -187,7 +187,7 @@ impl Told {
                 std::collections::hash_map::Entry::Occupied(mut taken) => {
                     tracing::warn!(
                         one = %taken.get().pod.name, other = %pod.pod.name, cgroup = %pod.cgroup_uid.0,
-                        "two pods claim one cgroup, the older one is believed"
+                        "two pods name one cgroup; the agent takes the older pod for its owner"
                     );
                     if pod.created < taken.get().created {
                         taken.insert(pod.clone());

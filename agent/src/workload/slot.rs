@@ -17,11 +17,12 @@ use super::netns::NetnsId;
 use super::pods::{NodePod, PodMap};
 use super::{Pod, Selection};
 use crate::kernel::{CgroupId, FailMode};
+use crate::runtime::backoff::Backoff;
 
-/// Pauses while a namespace is not there: short at first, since a sandbox has its own within milliseconds.
-pub(super) const NETNS_PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(500));
+/// The first and the longest pause while a namespace is not there: short at first, since a sandbox has its own within milliseconds.
+const NETNS_PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(500));
 
-/// Pauses after a failure; at the longest, a pod still works soon after what it failed by is mended.
+/// The same after a failure; at the longest, a pod still works soon after what it failed by is mended.
 pub(super) const FAILURE_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
 /// How often an enforced pod is looked after again though nothing changed in its cgroup.
@@ -49,6 +50,56 @@ impl Default for Pace {
             again: CHECK_AGAIN,
             every: CHECK_EVERY,
             patience: PATIENCE,
+        }
+    }
+}
+
+/// Why an attempt has to be repeated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Retry {
+    /// The pod's network namespace is not there yet.
+    NoNetns,
+    /// It failed.
+    Failure,
+}
+
+/// Attempts in a row without success, and the pauses between them.
+pub(super) struct Attempts {
+    count: u32,
+    no_netns: Backoff,
+    failure: Backoff,
+}
+
+impl Default for Attempts {
+    fn default() -> Self {
+        let pauses = |(first, longest)| Backoff::exact(first, longest);
+        Self {
+            count: 0,
+            no_netns: pauses(NETNS_PAUSE),
+            failure: pauses(FAILURE_PAUSE),
+        }
+    }
+}
+
+impl Attempts {
+    /// How many there were in a row.
+    pub(super) fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// The next one is a first one again.
+    pub(super) fn reset(&mut self) {
+        self.count = 0;
+        self.no_netns.reset();
+        self.failure.reset();
+    }
+
+    /// Counts one more; gives the pause until the next.
+    fn pause(&mut self, retry: Retry) -> Duration {
+        self.count = self.count.saturating_add(1);
+        match retry {
+            Retry::NoNetns => self.no_netns.pause(),
+            Retry::Failure => self.failure.pause(),
         }
     }
 }
@@ -115,7 +166,7 @@ pub(super) struct Slot<H> {
     /// Something about the cgroup changed since the namespace was looked at.
     pub(super) stale: bool,
     /// Attempts in a row without success, whether they failed or found no namespace yet, and when the next is due.
-    pub(super) tries: u32,
+    pub(super) attempts: Attempts,
     pub(super) failing: bool,
     pub(super) due: Option<Instant>,
     /// What was last aimed at; a new aim does not wait for the pause that an old one's failure set.
@@ -167,7 +218,7 @@ impl<H> Slot<H> {
             enforced_before: inherited && redirected,
             unheard: None,
             stale: false,
-            tries: 0,
+            attempts: Attempts::default(),
             failing: false,
             due: None,
             aim: discriminant(&Wanted::Same),
@@ -196,7 +247,7 @@ impl<H> Slot<H> {
             Wanted::AssumedExempt => {
                 if !matches!(self.applied, Applied::Exempt | Applied::AssumedExempt) {
                     enforcer.exempt(id)?;
-                    tracing::info!(cgroup = %id, pod = %self.found.uid.0, "a static pod is left alone until the API server tells of it");
+                    tracing::info!(cgroup = %id, pod = %self.found.uid.0, "a static pod is exempt until the API server reports it");
                 }
                 self.settle(Applied::AssumedExempt);
             }
@@ -292,7 +343,7 @@ impl<H> Slot<H> {
         *said = true;
         tracing::warn!(
             cgroup = %id, pod = %self.found.uid.0,
-            "a static pod is closed until the API server tells of it; where it is what runs the API server, set \
+            "a static pod reaches no protected endpoint until the API server reports it; if the pod runs the API server, set \
              enforce.staticPods to failOpen"
         );
         None
@@ -301,13 +352,13 @@ impl<H> Slot<H> {
     /// Notes what is in force now; a listener that was there ends here, after the kernel stopped leading to it.
     pub(super) fn settle(&mut self, applied: Applied<H>) {
         self.applied = applied;
-        self.tries = 0;
+        self.attempts.reset();
     }
 
     /// Notes a look after an enforced pod, and when the next is due. `None` where the pod has no process that could be
     /// looked at.
     pub(super) fn looked(&mut self, now: Instant, pace: Pace, found: Option<CoverageReport>) {
-        self.tries = 0;
+        self.attempts.reset();
         if let Applied::Enforced {
             check,
             looks,
@@ -325,7 +376,7 @@ impl<H> Slot<H> {
 
     /// Sets the next look after one that failed. What is in force stays, so nothing else waits for it.
     pub(super) fn recheck(&mut self, now: Instant) {
-        self.later(FAILURE_PAUSE, now);
+        self.later(Retry::Failure, now);
         let due = self.due.take();
         if let Applied::Enforced { check, covered, .. } = &mut self.applied {
             *check = due.unwrap_or(now);
@@ -340,11 +391,9 @@ impl<H> Slot<H> {
         facts
     }
 
-    /// Sets the next attempt, each pause twice the last.
-    pub(super) fn later(&mut self, (first, longest): (Duration, Duration), now: Instant) {
-        let pause = first.saturating_mul(1 << self.tries.min(16)).min(longest);
-        self.tries = self.tries.saturating_add(1);
-        self.due = Some(now + pause);
+    /// Sets the next attempt.
+    pub(super) fn later(&mut self, retry: Retry, now: Instant) {
+        self.due = Some(now + self.attempts.pause(retry));
     }
 }
 

@@ -71,7 +71,7 @@ impl Tree {
         let (scans, receiver) = watch::channel(Arc::new(scan(&root, level)?));
         let watches = Watches::new()
             .inspect_err(
-                |error| tracing::warn!(%error, "no inotify: the cgroup tree is read twice a second instead"),
+                |error| tracing::warn!(%error, "the agent cannot use inotify, and reads the cgroup tree twice a second"),
             )
             .ok();
         let tree = Self {
@@ -106,7 +106,7 @@ impl Tree {
             let found = match scan(&self.root, self.level) {
                 Ok(found) => found,
                 Err(error) => {
-                    tracing::warn!(%error, "keeping what was last seen of the cgroup tree");
+                    tracing::warn!(%error, "the agent cannot read the cgroup tree, and keeps the last reading");
                     return false;
                 }
             };
@@ -205,7 +205,7 @@ impl Watches {
                 // Gone already; its parent's watch tells.
                 Err(Errno::ENOENT) => {}
                 Err(error) => {
-                    tracing::debug!(path = %path.display(), %error, "cannot watch a cgroup's folder");
+                    tracing::debug!(path = %path.display(), %error, "the agent cannot watch a cgroup folder");
                     outcome = Cover::Partial;
                 }
             }

@@ -30,7 +30,7 @@ pub(in crate::audit) fn open(directory: &Path) -> [u8; 32] {
         read => read,
     };
     opened.unwrap_or_else(|error| {
-        tracing::warn!(path = %path.display(), %error, "the key of redaction marks cannot be kept; marks of this run match each other alone");
+        tracing::warn!(path = %path.display(), %error, "the agent cannot store the key of redaction marks; marks of this run match no marks of other runs");
         random().unwrap_or_default()
     })
 }

@@ -277,7 +277,7 @@ impl Drop for Trial {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        tracing::warn!(cgroup = %self.path.display(), "the test cgroup could not be removed");
+        tracing::warn!(cgroup = %self.path.display(), "the doctor cannot remove its test cgroup");
     }
 }
 

@@ -12,9 +12,8 @@ use super::super::pods::NodePod;
 use super::super::slot::{CHECK_AGAIN, CHECK_EVERY, PATIENCE};
 use super::super::{CoverageReport, EnforceError, Enforcement, Netns, Pod, PodNetwork, PodUid};
 use super::*;
-use crate::kernel::LEVELS;
 use crate::metrics::MetricsRegistry;
-use crate::notify::NotifyMetrics;
+use crate::notify::{KubeEvent, NotifyMetrics, Reason};
 use crate::runtime::phase::PhaseControl;
 use releases::Listener;
 
@@ -527,34 +526,6 @@ async fn failures_are_tried_again_and_hold_nobody_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pod_deeper_than_the_kernel_programs_look_is_never_said_to_be_enforced() {
-    let mut node = Node::start(&[], &[], None);
-    for (id, level) in [(10, LEVELS), (11, LEVELS - 1)] {
-        let mut pod = group(id);
-        pod.group.level = level;
-        node.scan.pods.push(pod);
-        node.told(id, agent);
-    }
-    node.scans.send_replace(Arc::new(node.scan.clone()));
-    node.until_class(11, "enforced").await;
-    node.until_status("the deep pod is counted", |status| {
-        (status.enforced, status.pending, status.too_deep) == (1, 1, 1) && status.failures > 0
-    })
-    .await;
-    assert!(!node.calls(10).contains(&"enforced"));
-    let event = node.to_post.recv().await.unwrap();
-    assert_eq!(event.reason, Reason::EnforcementFailed);
-    assert!(
-        event.note.contains("reaches protected endpoints"),
-        "{}",
-        event.note
-    );
-    node.told(10, |_| {});
-    node.until_status("an exempt pod needs no class", |status| status.too_deep == 0)
-        .await;
-}
-
-#[tokio::test(start_paused = true)]
 async fn the_folder_of_all_pods_is_closed_in_the_end() {
     let node = Node::start(&[], &[], None);
     node.fake.fail_classes.store(2, Ordering::SeqCst);
@@ -808,6 +779,9 @@ async fn a_pod_that_cannot_be_enforced_again_and_again_is_told_of_where_it_is_lo
     assert_eq!((notice.about, notice.reason), (about, Reason::EnforcementFailed));
     assert!(notice.note.ends_with("the listener: no port"), "{}", notice.note);
 }
+
+#[path = "depth_tests.rs"]
+mod depth;
 
 #[path = "static_tests.rs"]
 mod statics;
