@@ -19,7 +19,7 @@ use nix::sys::socket::SockProtocol;
 use picket_common::Address;
 
 use super::namespace::within;
-use super::netlink::{ListError, Netlink, array, attributes, u64_at};
+use super::netlink::{ListError, Listing, Netlink, array, attributes, u64_at};
 use crate::kernel::CgroupId;
 
 /// `SOCK_DIAG_BY_FAMILY` and `SOCK_DESTROY` (include/uapi/linux/sock_diag.h).
@@ -157,7 +157,7 @@ fn inside(
     }
 }
 
-/// Ends the connections of one family and protocol; those that were listed also where others may be missing.
+/// Ends the connections of one family and protocol.
 fn destroy_kind(
     netlink: &mut Netlink,
     family: u8,
@@ -168,6 +168,18 @@ fn destroy_kind(
 ) -> Result<(), ListError> {
     let body = request(family, protocol, &[0; SOCKET_ID_BYTES]);
     let sockets = netlink.list(BY_FAMILY, &body, Socket::read)?;
+    destroy_listed(netlink, protocol, &sockets, is_protected, only, sum)
+}
+
+/// Ends those that were listed, also where others may be missing.
+fn destroy_listed(
+    netlink: &mut Netlink,
+    protocol: Protocol,
+    sockets: &Listing<Socket>,
+    is_protected: &dyn Fn(SocketAddr) -> bool,
+    only: Option<&HashSet<CgroupId>>,
+    sum: &mut DestroyedSockets,
+) -> Result<(), ListError> {
     for socket in sockets
         .entries
         .iter()
@@ -282,5 +294,26 @@ mod tests {
             "not connected"
         );
         assert!(Socket::read(&[2; MESSAGE - 1]).is_none(), "cut short");
+    }
+
+    #[test]
+    fn of_an_incomplete_list_the_known_connections_are_destroyed_and_the_rest_is_an_error() {
+        let mut netlink = Netlink::open(SockProtocol::NetlinkSockDiag).unwrap();
+        let other_pods = Socket::read(&message(libc::AF_INET, &[10, 96, 0, 1], 443, &[])).unwrap();
+        let sockets = Listing {
+            entries: vec![other_pods],
+            interrupted: true,
+        };
+        let mut sum = DestroyedSockets::default();
+        let listed = destroy_listed(
+            &mut netlink,
+            Protocol::Tcp,
+            &sockets,
+            &|_| true,
+            Some(&HashSet::new()),
+            &mut sum,
+        );
+        assert!(matches!(listed, Err(ListError::Interrupted)));
+        assert_eq!(sum.unknown, 1, "the socket was looked at");
     }
 }
