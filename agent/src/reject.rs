@@ -83,7 +83,7 @@ pub enum Rejection {
     Upstream(#[from] SendError),
     /// The API server's answer makes no sense here.
     #[error("the API server changed the protocol of a request that asked for no upgrade")]
-    Unasked,
+    UnexpectedUpgrade,
     /// The pod is another agent now than the one that began the session.
     #[error("the pod is agent {is} now; it was agent {was} when this began")]
     IdentityChanged {
@@ -180,7 +180,7 @@ impl Rejection {
             Rejection::Approval(error) => error.code(),
             Rejection::Audit(_) => "audit",
             Rejection::Upstream(error) => error.code(),
-            Rejection::Unasked => "upstream_protocol",
+            Rejection::UnexpectedUpgrade => "upstream_protocol",
             Rejection::IdentityChanged { .. } => "identity_changed",
             Rejection::UserChanged { .. } => "user_changed",
             Rejection::ApprovalMissing => "approval_missing",
@@ -251,7 +251,7 @@ impl Rejection {
                 }
             },
             Rejection::Stalled => class(StatusCode::REQUEST_TIMEOUT, "Timeout", false),
-            Rejection::Unasked => class(StatusCode::BAD_GATEWAY, "BadGateway", false),
+            Rejection::UnexpectedUpgrade => class(StatusCode::BAD_GATEWAY, "BadGateway", false),
             Rejection::Unjudged => class(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", false),
         }
     }

@@ -15,24 +15,24 @@ use super::event::{Alarm, Connection, DecisionFacts, Event, KernelFacts, Outcome
 use super::redact::Redactor;
 use super::sinks;
 use super::spool::mark_key;
-use super::spool::queue::{Item, Queue, Room};
+use super::spool::queue::{Item, Queue, Reservation};
 use super::spool::view::SpoolView;
 use super::spool::{Clock, SpoolDirectory, writer};
 use super::stats::{Stats, WAITING_BYTES};
 use super::{AuditConfig, AuditError};
 
 /// How long a request waits for room: long enough for a slow disk to catch up, short against kubectl's patience.
-const ROOM_PATIENCE: Duration = Duration::from_secs(2);
+const SPACE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How often a request that waits for room looks whether enough bytes have been written.
-const BYTES_LOOK: Duration = Duration::from_millis(10);
+const SPACE_CHECK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// How often a log that closes looks whether every thread has queued the records that ended on it: they do when they rest.
 const BATCHES_LOOK: Duration = Duration::from_millis(1);
 
 /// How long a request waits for its record to be on disk. A disk that takes longer counts as one that takes nothing; clients
 /// give up soon after.
-const COMMIT_PATIENCE: Duration = Duration::from_secs(5);
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Told of each request's end, once, wherever it ended: how metrics cannot be forgotten either.
 pub type Observer = Arc<dyn Fn(&Summary<'_>) + Send + Sync>;
@@ -217,21 +217,21 @@ impl AuditLog {
     }
 
     /// Room for one line of a request, which is refused where there is none.
-    pub(super) async fn room(&self) -> Result<OwnedSemaphorePermit, AuditError> {
-        self.or_refused(self.find_room().await)
+    pub(super) async fn reserve(&self) -> Result<OwnedSemaphorePermit, AuditError> {
+        self.or_refused(self.reserve_in_time().await)
     }
 
     /// Room for one line, where there is some now.
-    pub(super) fn free_room(&self) -> Option<OwnedSemaphorePermit> {
+    pub(super) fn try_reserve(&self) -> Option<OwnedSemaphorePermit> {
         let room = || Arc::clone(&self.inner.stats.requests).try_acquire_owned().ok();
         self.has_bytes().then(room).flatten()
     }
 
-    async fn find_room(&self) -> Result<OwnedSemaphorePermit, AuditError> {
+    async fn reserve_in_time(&self) -> Result<OwnedSemaphorePermit, AuditError> {
         if !self.has_bytes() {
-            let room = Box::pin(tokio::time::timeout(ROOM_PATIENCE, async {
+            let room = Box::pin(tokio::time::timeout(SPACE_TIMEOUT, async {
                 while !self.has_bytes() {
-                    tokio::time::sleep(BYTES_LOOK).await;
+                    tokio::time::sleep(SPACE_CHECK_INTERVAL).await;
                 }
             }));
             room.await.map_err(|_| AuditError::Full)?;
@@ -242,7 +242,7 @@ impl AuditLog {
         }
         // Boxed: a full log is rare, and this would be part of every request's future.
         let room = Box::pin(tokio::time::timeout(
-            ROOM_PATIENCE,
+            SPACE_TIMEOUT,
             Arc::clone(requests).acquire_owned(),
         ));
         match room.await {
@@ -256,8 +256,8 @@ impl AuditLog {
         self.inner.stats.waiting_bytes.load(Relaxed) < WAITING_BYTES
     }
 
-    fn weighed(&self, event: &Event, room: OwnedSemaphorePermit) -> Room {
-        Room::of(room, event.size(), &self.inner.stats.waiting_bytes)
+    fn weighed(&self, event: &Event, room: OwnedSemaphorePermit) -> Reservation {
+        Reservation::of(room, event.size(), &self.inner.stats.waiting_bytes)
     }
 
     /// Queues a line without waiting for it.
@@ -322,7 +322,7 @@ impl AuditLog {
             },
             true,
         );
-        let outcome = match tokio::time::timeout(COMMIT_PATIENCE, written).await {
+        let outcome = match tokio::time::timeout(COMMIT_TIMEOUT, written).await {
             Ok(answer) => answer.unwrap_or(Err(AuditError::Closed)),
             Err(_) => Err(AuditError::Slow),
         };

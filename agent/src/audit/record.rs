@@ -24,7 +24,7 @@ impl AuditLog {
     /// # Errors
     /// [`AuditError::Full`] when there is no room: the request must be refused.
     pub async fn begin(&self, received: Received) -> Result<Record, AuditError> {
-        let permit = self.room().await?;
+        let permit = self.reserve().await?;
         let redactor = self.redactor();
         let mut query = received.query;
         let uri = match redactor.uri(&received.uri) {
@@ -214,7 +214,7 @@ impl Record {
             return Ok(());
         };
         let line = event.clone();
-        let room = self.log.room().await?;
+        let room = self.log.reserve().await?;
         self.log.commit(line, room).await
     }
 
@@ -345,7 +345,7 @@ impl Record {
         if last {
             line.reach(Stage::ResponseComplete);
         }
-        let room = self.log.room().await?;
+        let room = self.log.reserve().await?;
         self.log.commit(line, room).await?;
         if last && let Some((mut event, _)) = self.open.take() {
             event.reach(Stage::ResponseComplete);
@@ -364,7 +364,7 @@ impl Record {
         };
         let mut line = event.clone();
         line.reach(Stage::ResponseStarted);
-        let room = self.log.room().await?;
+        let room = self.log.reserve().await?;
         self.log.commit(line, room).await
     }
 
@@ -373,7 +373,7 @@ impl Record {
         let Some((event, _)) = &self.open else {
             return true;
         };
-        let Some(room) = self.log.free_room() else {
+        let Some(room) = self.log.try_reserve() else {
             return false;
         };
         let mut line = event.clone();

@@ -14,24 +14,24 @@ use crate::workload::Names;
 use crate::workload::escapes::{CgroupEscape, EscapeTracker, ProcessKey};
 
 /// How often all processes are looked at; what such a process dials is seen at once.
-const EVERY: Duration = Duration::from_secs(30);
+const SCAN_INTERVAL: Duration = Duration::from_secs(30);
 
 /// How long one has to stay to count.
-const STAYS: Duration = Duration::from_secs(2);
+const MIN_STAY: Duration = Duration::from_secs(2);
 
 /// Looks at the pods' processes again and again, for as long as it is polled.
 pub(crate) async fn watch(pods: EnforcedPods, names: Arc<Names>, denials: Denials) {
     let mut reported: HashSet<ProcessKey> = HashSet::new();
     let mut escapes = EscapeTracker::default();
     loop {
-        tokio::time::sleep(EVERY - STAYS).await;
-        let first: HashSet<_> = look(&pods, &mut escapes)
+        tokio::time::sleep(SCAN_INTERVAL - MIN_STAY).await;
+        let first: HashSet<_> = find_escapes(&pods, &mut escapes)
             .await
             .iter()
             .map(CgroupEscape::key)
             .collect();
-        tokio::time::sleep(STAYS).await;
-        let mut found = look(&pods, &mut escapes).await;
+        tokio::time::sleep(MIN_STAY).await;
+        let mut found = find_escapes(&pods, &mut escapes).await;
         found.retain(|escape| first.contains(&escape.key()));
         let now: HashSet<_> = found.iter().map(CgroupEscape::key).collect();
         for escape in found.iter().filter(|escape| !reported.contains(&escape.key())) {
@@ -52,17 +52,17 @@ pub(crate) async fn watch(pods: EnforcedPods, names: Arc<Names>, denials: Denial
     }
 }
 
-async fn look(pods: &EnforcedPods, escapes: &mut EscapeTracker) -> Vec<CgroupEscape> {
+async fn find_escapes(pods: &EnforcedPods, escapes: &mut EscapeTracker) -> Vec<CgroupEscape> {
     let pods = pods.processes();
     let mut taken = std::mem::take(escapes);
-    let looked = tokio::task::spawn_blocking(move || (taken.look(&pods), taken)).await;
-    match looked {
+    let found = tokio::task::spawn_blocking(move || (taken.find(&pods), taken)).await;
+    match found {
         Ok((found, taken)) => {
             *escapes = taken;
             found
         }
         Err(error) => {
-            tracing::error!(%error, "processes could not be looked at");
+            tracing::error!(%error, "the agent cannot look for processes outside the cgroups of their pods");
             Vec::new()
         }
     }

@@ -14,13 +14,13 @@ use super::projections::{Key, Projection};
 
 /// Addresses, ports and names kept of one kind of object, of all objects together: several times what the largest
 /// clusters have (150,000 pods), and tens of megabytes. Whoever may make objects could otherwise fill the node's memory.
-const ROOM: usize = 1_000_000;
+const CAPACITY: usize = 1_000_000;
 
 /// The same of one namespace's objects, so that who fills one takes no room from the others.
-const NAMESPACE_ROOM: usize = ROOM / 4;
+const NAMESPACE_CAPACITY: usize = CAPACITY / 4;
 
 /// The same with what leads to a protected endpoint.
-const ESSENTIAL_ROOM: usize = 2 * ROOM;
+const ESSENTIAL_CAPACITY: usize = 2 * CAPACITY;
 
 /// Objects without room that are known by name, so that their number follows their updates and ends: some megabytes.
 const OMITTED_NAMED: usize = 10_000;
@@ -116,7 +116,7 @@ impl<F: Projection> Kept<F> {
         }
         let essential = essential(&key, &facts);
         if let Some(essential) = essential
-            && self.size - self.objects.get(&key).map_or(0, cost) + cost(&essential) <= ESSENTIAL_ROOM
+            && self.size - self.objects.get(&key).map_or(0, cost) + cost(&essential) <= ESSENTIAL_CAPACITY
         {
             self.omitted.remove(&key);
             return self.replace(key, Some(essential));
@@ -124,8 +124,8 @@ impl<F: Projection> Kept<F> {
         tracing::error!(
             namespace = key.0,
             name = key.1,
-            limit = ROOM,
-            namespace_limit = NAMESPACE_ROOM,
+            limit = CAPACITY,
+            namespace_limit = NAMESPACE_CAPACITY,
             "the agent has no room for an object's addresses: enforced pods can reach a protected endpoint through the object once it \
              leads to one"
         );
@@ -139,8 +139,8 @@ impl<F: Projection> Kept<F> {
         let before = self.objects.get(key).map_or(0, cost);
         let of_namespace = self.by_namespace.get(&key.0).copied().unwrap_or_default();
         // Objects without a namespace are nodes, which no agent makes.
-        let shared = key.0.is_empty() || of_namespace - before + cost(facts) <= NAMESPACE_ROOM;
-        shared && self.size - before + cost(facts) <= ROOM
+        let shared = key.0.is_empty() || of_namespace - before + cost(facts) <= NAMESPACE_CAPACITY;
+        shared && self.size - before + cost(facts) <= CAPACITY
     }
 
     fn replace(&mut self, key: Key, facts: Option<F>) -> Option<F> {

@@ -134,7 +134,7 @@ pub(super) struct Sources<'a> {
     /// This node's name.
     pub(super) node: &'a str,
     /// Its addresses, from its kernel.
-    pub(super) own: &'a BTreeSet<IpAddr>,
+    pub(super) node_addresses: &'a BTreeSet<IpAddr>,
     /// Where the configuration says that the API server is.
     pub(super) redirect: &'a [EndpointTarget],
     /// What the configuration denies.
@@ -468,7 +468,7 @@ fn nodes(from: &Sources<'_>) -> Vec<NodeProjection> {
         .iter()
         .map(|((_, name), facts)| (name.as_str(), facts.clone()));
     let mut nodes: BTreeMap<&str, NodeProjection> = told.collect();
-    let own = from.own.iter().copied().map(by_link);
+    let own = from.node_addresses.iter().copied().map(by_link);
     nodes.entry(from.node).or_default().addresses.extend(own);
     nodes.into_values().collect()
 }

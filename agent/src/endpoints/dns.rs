@@ -17,7 +17,7 @@ use super::grace::GracePeriods;
 
 /// How long an address counts after DNS stopped naming it: longer than the minute or so for which resolvers keep an
 /// answer of a load balancer.
-const STAYS: Duration = Duration::from_secs(600);
+const GRACE_PERIOD: Duration = Duration::from_secs(600);
 
 /// Names that are looked up. The API server has a handful; more come from Services that anyone may have made.
 pub(super) const NAMES_MAX: usize = 256;
@@ -87,7 +87,7 @@ impl DnsNames {
             self.known.entry(host.clone()).or_insert_with(|| {
                 new = true;
                 Known {
-                    addresses: GracePeriods::new(STAYS),
+                    addresses: GracePeriods::new(GRACE_PERIOD),
                     answered: false,
                     omitted: 0,
                 }
@@ -124,7 +124,7 @@ impl DnsNames {
         }
         known.omitted = omitted;
         let named = old.into_iter().chain(new.into_iter().take(room));
-        known.addresses.look(now, named.map(|address| (address, ())));
+        known.addresses.refresh(now, named.map(|address| (address, ())));
     }
 
     /// A name's addresses, none before its first answer.

@@ -26,7 +26,7 @@ impl<K: Ord, V> GracePeriods<K, V> {
     }
 
     /// Takes in all that is named now: the rest is withdrawn from now on, and what was withdrawn long ago goes.
-    pub(super) fn look(&mut self, now: Instant, named: impl IntoIterator<Item = (K, V)>) {
+    pub(super) fn refresh(&mut self, now: Instant, named: impl IntoIterator<Item = (K, V)>) {
         for (_, withdrawn) in self.held.values_mut() {
             withdrawn.get_or_insert(now);
         }
@@ -65,7 +65,7 @@ impl<K: Ord, V> GracePeriods<K, V> {
 mod tests {
     use super::*;
 
-    const STAYS: Duration = Duration::from_secs(300);
+    const GRACE_PERIOD: Duration = Duration::from_secs(300);
 
     fn keys(grace: &GracePeriods<char>) -> String {
         grace.keys().collect()
@@ -75,31 +75,31 @@ mod tests {
     fn the_withdrawn_stay_for_their_time_and_no_longer() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let mut grace = GracePeriods::new(STAYS);
-        grace.look(at(0), [('a', ()), ('b', ())]);
-        grace.look(at(1000), [('a', ())]);
+        let mut grace = GracePeriods::new(GRACE_PERIOD);
+        grace.refresh(at(0), [('a', ()), ('b', ())]);
+        grace.refresh(at(1000), [('a', ())]);
         assert_eq!(
             keys(&grace),
             "ab",
             "withdrawn just now, however long it was named"
         );
-        grace.look(at(1299), [('a', ())]);
+        grace.refresh(at(1299), [('a', ())]);
         assert_eq!(keys(&grace), "ab");
-        grace.look(at(1300), [('a', ())]);
+        grace.refresh(at(1300), [('a', ())]);
         assert_eq!(keys(&grace), "a");
-        grace.look(at(1301), []);
-        grace.look(at(1400), [('a', ())]);
-        grace.look(at(1650), []);
+        grace.refresh(at(1301), []);
+        grace.refresh(at(1400), [('a', ())]);
+        grace.refresh(at(1650), []);
         assert_eq!(keys(&grace), "a", "named again, its time begins anew");
     }
 
     #[test]
     fn the_inherited_are_withdrawn_from_the_start_and_do_not_replace() {
         let start = Instant::now();
-        let mut grace = GracePeriods::new(STAYS);
-        grace.look(start, [('a', 1)]);
+        let mut grace = GracePeriods::new(GRACE_PERIOD);
+        grace.refresh(start, [('a', 1)]);
         grace.inherit(start, [('a', 2), ('b', 2)]);
-        grace.look(start + STAYS / 2, [('a', 1)]);
+        grace.refresh(start + GRACE_PERIOD / 2, [('a', 1)]);
         assert_eq!(
             grace
                 .iter()
@@ -107,7 +107,7 @@ mod tests {
                 .collect::<Vec<_>>(),
             [('a', 1), ('b', 2)]
         );
-        grace.look(start + STAYS, [('a', 1)]);
+        grace.refresh(start + GRACE_PERIOD, [('a', 1)]);
         assert_eq!(grace.len(), 1);
     }
 }

@@ -23,7 +23,7 @@ use super::{ProtectedEndpoints, ProtectedEndpointsConfig};
 /// How long an address stays a protected endpoint when nothing makes it one any more: an API server that was taken out of its endpoints
 /// still answers, and a deleted Service is still translated until the node's proxy has heard. The ways to a withdrawn
 /// endpoint count as withdrawn when its own time is over, so that it is twice as long in all.
-const STAYS: Duration = Duration::from_secs(300);
+const GRACE_PERIOD: Duration = Duration::from_secs(300);
 
 /// What is known.
 #[derive(Debug)]
@@ -38,7 +38,7 @@ pub(super) struct EndpointIndex {
     services: ObjectCache<ServiceProjection>,
     slices: ObjectCache<SliceProjection>,
     nodes: ObjectCache<NodeProjection>,
-    own: BTreeSet<IpAddr>,
+    node_addresses: BTreeSet<IpAddr>,
     names: DnsNames,
     /// What was found last.
     found: EndpointSet,
@@ -54,14 +54,14 @@ impl EndpointIndex {
             config,
             limit,
             service: None,
-            api_servers: GracePeriods::new(STAYS),
+            api_servers: GracePeriods::new(GRACE_PERIOD),
             services: ObjectCache::default(),
             slices: ObjectCache::default(),
             nodes: ObjectCache::default(),
-            own: BTreeSet::new(),
+            node_addresses: BTreeSet::new(),
             names: DnsNames::default(),
             found: EndpointSet::default(),
-            endpoints: GracePeriods::new(STAYS),
+            endpoints: GracePeriods::new(GRACE_PERIOD),
             whole: false,
         }
     }
@@ -108,9 +108,9 @@ impl EndpointIndex {
     }
 
     /// The node's own addresses; says whether they are others than before.
-    pub(super) fn own(&mut self, addresses: BTreeSet<IpAddr>) -> bool {
-        let changed = self.own != addresses;
-        self.own = addresses;
+    pub(super) fn set_node_addresses(&mut self, addresses: BTreeSet<IpAddr>) -> bool {
+        let changed = self.node_addresses != addresses;
+        self.node_addresses = addresses;
         changed
     }
 
@@ -125,12 +125,12 @@ impl EndpointIndex {
     }
 
     /// The protected endpoints at this time, and whether there are names that were not wanted before.
-    pub(super) fn look(&mut self, now: Instant) -> (ProtectedEndpoints, bool) {
-        self.learn_own(now);
+    pub(super) fn refresh(&mut self, now: Instant) -> (ProtectedEndpoints, bool) {
+        self.learn_api_server(now);
         let api_servers: BTreeSet<SocketAddr> = self.api_servers.keys().copied().collect();
         self.found = EndpointSet::new(&Sources {
             node: &self.config.node,
-            own: &self.own,
+            node_addresses: &self.node_addresses,
             redirect: &self.config.redirect,
             deny: &self.config.deny,
             allow: &self.config.allow,
@@ -160,13 +160,13 @@ impl EndpointIndex {
             self.endpoints
                 .inherit(now, before.chain(deny.map(endpoint(Action::Deny))));
         }
-        self.endpoints.look(now, self.found.endpoints());
+        self.endpoints.refresh(now, self.found.endpoints());
         (self.choose(), new_names)
     }
 
     /// Takes the API server's own Service and endpoints out of all of them. A cluster that names no address at all is
     /// one that has lost its mind, and the last ones stand.
-    fn learn_own(&mut self, now: Instant) {
+    fn learn_api_server(&mut self, now: Instant) {
         if let Some(facts) = self.services.get(&own_service()) {
             self.service = Some(facts.clone());
         }
@@ -185,7 +185,7 @@ impl EndpointIndex {
             .collect();
         if !endpoints.is_empty() {
             self.api_servers
-                .look(now, endpoints.into_iter().map(|address| (address, ())));
+                .refresh(now, endpoints.into_iter().map(|address| (address, ())));
         }
     }
 

@@ -22,7 +22,7 @@ fn beyond_the_limit_the_most_important_are_kept_and_the_others_counted() {
         json!({"clusterIP": "10.96.7.7", "ports": [{"port": 8443}]}),
     ));
     told.slice(slice("x", "s", "hand", &["10.1.0.1"], json!([{"port": 6443}])));
-    let endpoints = told.look();
+    let endpoints = told.refresh();
     assert_eq!(endpoints.redirect.len() + endpoints.deny.len(), 30);
     assert_eq!(
         endpoints.redirect,
@@ -43,7 +43,7 @@ fn beyond_the_limit_the_most_important_are_kept_and_the_others_counted() {
         told.service(service("x", &name, json!({"clusterIP": "10.96.8.8", "ports": [{"port": 1000 + number, "nodePort": 30_000 + number}]})));
         told.slice(slice("x", &name, &name, &["10.1.0.1"], json!([{"port": 6443}])));
     }
-    let endpoints = told.look();
+    let endpoints = told.refresh();
     assert_eq!(endpoints.redirect.len() + endpoints.deny.len(), 30);
     assert!(
         has(&endpoints.redirect, &["10.96.0.1:443", "10.1.0.1:6443"])
@@ -69,7 +69,7 @@ fn namespaces_full_of_slices_hide_no_way_to_the_api_server() {
     for count in [7_000, 700, 200, 50, 20, 10, 5, 1] {
         told.slice(slice("z", &count.to_string(), "junk", &junk[..count], ports()));
     }
-    told.look();
+    told.refresh();
     assert!(told.index.slices.omitted() > 4, "there is room left");
     told.slice(own_slice(&[
         "10.0.0.1", "10.0.0.7", "10.0.0.8", "10.0.0.9", "10.0.1.1",
@@ -81,7 +81,7 @@ fn namespaces_full_of_slices_hide_no_way_to_the_api_server() {
         json!({"clusterIP": "10.96.7.7", "ports": [{"name": "https", "port": 8443}]}),
     ));
     told.slice(slice("x", "hand", "hand", &mixed, ports()));
-    let endpoints = told.look();
+    let endpoints = told.refresh();
     assert!(has(
         &endpoints.redirect,
         &["10.0.0.1:6443", "10.0.1.1:6443", "10.96.7.7:8443"]
@@ -145,13 +145,13 @@ fn services_beyond_the_longest_chain_are_counted() {
     for number in 0..ROUNDS {
         lead(&mut told, number);
     }
-    let endpoints = told.look();
+    let endpoints = told.refresh();
     assert_eq!(endpoints.omitted, 0);
     assert!(has(&endpoints.redirect, &["10.97.0.63:2063"]));
     for number in ROUNDS..ROUNDS + 3 {
         lead(&mut told, number);
     }
-    let endpoints = told.look();
+    let endpoints = told.refresh();
     assert_eq!(endpoints.omitted, 1, "what one more round would find");
     assert!(!has(&endpoints.redirect, &["10.97.0.64:2064"]));
 }
@@ -164,8 +164,8 @@ fn links_of_many_pods_make_no_more_endpoints_than_one() {
             .map(|ip| ip.parse().unwrap())
             .into();
         own.extend((1..=links).map(|link| IpAddr::from([0xfe80, 0, 0, 0, 0x1234, 0, 0, link])));
-        told.index.own(own);
-        told.look()
+        told.index.set_node_addresses(own);
+        told.refresh()
     };
     let (few, many) = (with_links(2), with_links(54));
     assert_eq!(few, many);

@@ -63,7 +63,7 @@ impl Told {
     /// A cluster of two nodes: this one runs the API server, the other has pods alone.
     fn cluster() -> Self {
         let mut told = Self::nothing(config(), LIMIT);
-        told.index.own(
+        told.index.set_node_addresses(
             ["10.0.0.1", "10.244.1.1", "127.0.0.1", "::1", "fe80::1"]
                 .iter()
                 .map(|ip| ip.parse().unwrap())
@@ -95,15 +95,15 @@ impl Told {
             .slice(watcher::Event::Delete(serde_json::from_value(object).unwrap()))
     }
 
-    fn look(&mut self) -> ProtectedEndpoints {
-        let endpoints = self.index.look(self.now).0;
+    fn refresh(&mut self) -> ProtectedEndpoints {
+        let endpoints = self.index.refresh(self.now).0;
         assert!(endpoints.redirect.is_disjoint(&endpoints.deny));
         endpoints
     }
 
     fn after(&mut self, seconds: u64) -> ProtectedEndpoints {
         self.now += Duration::from_secs(seconds);
-        self.look()
+        self.refresh()
     }
 }
 
@@ -140,8 +140,9 @@ fn without_the_cluster_only_what_is_known_anyway_is_told() {
         ..config()
     };
     let mut told = Told::nothing(config, LIMIT);
-    told.index.own(["10.0.0.1".parse().unwrap()].into());
-    let endpoints = told.look();
+    told.index
+        .set_node_addresses(["10.0.0.1".parse().unwrap()].into());
+    let endpoints = told.refresh();
     assert!(!endpoints.whole);
     assert_eq!(endpoints.redirect, addresses(&["192.0.2.9:443"]));
     assert!(has(
@@ -163,9 +164,9 @@ fn without_the_cluster_only_what_is_known_anyway_is_told() {
     ));
     // Each list alone is not all.
     told.lists(&[own_service()], &[], &[]);
-    assert!(!told.look().whole, "no endpoint is known");
+    assert!(!told.refresh().whole, "no endpoint is known");
     told.lists(&[], &[own_slice(&["10.0.0.1"])], &[]);
-    assert!(told.look().whole, "the Service stands as it was");
+    assert!(told.refresh().whole, "the Service stands as it was");
 }
 
 #[test]
@@ -173,7 +174,7 @@ fn whole_waits_for_every_list() {
     let mut told = Told::nothing(config(), LIMIT);
     told.service(own_service());
     told.slice(own_slice(&["10.0.0.1"]));
-    assert!(!told.look().whole);
+    assert!(!told.refresh().whole);
     told.index.service(watcher::Event::Init);
     told.index.service(watcher::Event::InitApply(
         serde_json::from_value(own_service()).unwrap(),
@@ -184,15 +185,15 @@ fn whole_waits_for_every_list() {
         serde_json::from_value(own_slice(&["10.0.0.1"])).unwrap(),
     ));
     told.index.slice(watcher::Event::InitDone);
-    assert!(!told.look().whole, "other nodes are not known");
+    assert!(!told.refresh().whole, "other nodes are not known");
     told.index.node(watcher::Event::Init);
     told.index.node(watcher::Event::InitDone);
-    assert!(told.look().whole);
+    assert!(told.refresh().whole);
 }
 
 #[test]
 fn every_address_of_a_node_with_an_api_server_is_one() {
-    let endpoints = Told::cluster().look();
+    let endpoints = Told::cluster().refresh();
     assert!(endpoints.whole);
     let all = [
         "10.96.0.1:443",
@@ -240,7 +241,7 @@ fn a_node_of_the_control_plane_has_one_by_its_label() {
         told.index
             .node(watcher::Event::Apply(serde_json::from_value(marked).unwrap()))
     );
-    let endpoints = told.look();
+    let endpoints = told.refresh();
     assert!(has(&endpoints.redirect, &["10.0.0.2:6443", "10.244.2.1:6443"]));
     assert!(has(
         &endpoints.deny,
@@ -252,7 +253,7 @@ fn a_node_of_the_control_plane_has_one_by_its_label() {
 fn an_api_server_behind_a_local_balancer_is_known_by_the_configuration() {
     let mut told = Told::cluster();
     told.index.config.redirect = targets(&["127.0.0.1:7443"]);
-    let endpoints = told.look();
+    let endpoints = told.refresh();
     assert!(has(
         &endpoints.redirect,
         &["127.0.0.1:7443", "10.244.1.1:7443", "[fe80::]:7443"]
@@ -263,7 +264,7 @@ fn an_api_server_behind_a_local_balancer_is_known_by_the_configuration() {
 #[test]
 fn a_service_that_leads_to_an_endpoint_is_one() {
     let mut told = Told::cluster();
-    told.look();
+    told.refresh();
     let spec = json!({"clusterIP": "10.96.7.7", "externalIPs": ["192.0.2.7"], "type": "NodePort",
         "ports": [{"name": "a", "port": 8443, "nodePort": 30_443}, {"name": "b", "port": 9443}, {"name": "c", "port": 53, "protocol": "UDP"}]});
     assert!(!told.service(service("x", "hand", spec)), "it leads nowhere yet");
@@ -276,7 +277,7 @@ fn a_service_that_leads_to_an_endpoint_is_one() {
     );
     made["endpoints"][0]["conditions"] = json!({"ready": false});
     assert!(told.slice(made.clone()));
-    let endpoints = told.look();
+    let endpoints = told.refresh();
     let by = [
         "10.96.7.7:8443",
         "192.0.2.7:8443",
@@ -306,7 +307,7 @@ fn a_service_that_leads_to_an_endpoint_is_one() {
 #[test]
 fn a_service_of_another_protocol_that_leads_to_an_endpoint_is_one_too() {
     let mut told = Told::cluster();
-    told.look();
+    told.refresh();
     let ports = json!([
         {"name": "dns", "port": 53, "nodePort": 30_053, "protocol": "UDP"}, {"name": "dns-tcp", "port": 53, "nodePort": 30_053},
         {"name": "vxlan", "port": 5000, "nodePort": 30_500, "protocol": "UDP"}, {"name": "web", "port": 80},
@@ -319,7 +320,7 @@ fn a_service_of_another_protocol_that_leads_to_an_endpoint_is_one_too() {
     let pods = json!([{"name": "dns", "port": 53, "protocol": "UDP"}, {"name": "dns-tcp", "port": 53},
         {"name": "web", "port": 8080}]);
     assert!(!told.slice(slice("x", "udp-1", "udp", &["10.244.2.9"], pods)));
-    let before = told.look();
+    let before = told.refresh();
     // By hand, as a slice's own Service would not lead to a node.
     for (name, port, protocol) in [
         ("vxlan", 4789, "UDP"),
@@ -329,7 +330,7 @@ fn a_service_of_another_protocol_that_leads_to_an_endpoint_is_one_too() {
         let port = json!([{"name": name, "port": port, "protocol": protocol}]);
         assert!(told.slice(slice("x", name, "udp", &["10.0.0.1"], port)), "{name}");
     }
-    let endpoints = told.look();
+    let endpoints = told.refresh();
     let denied = addresses(&[
         "10.96.7.7:5000",
         "192.0.2.7:5000",
@@ -350,7 +351,7 @@ fn a_service_of_another_protocol_that_leads_to_an_endpoint_is_one_too() {
 #[test]
 fn names_of_ports_and_namespaces_tie_a_slice_to_its_service() {
     let mut told = Told::cluster();
-    told.look();
+    told.refresh();
     told.service(service(
         "x",
         "hand",
@@ -370,13 +371,13 @@ fn names_of_ports_and_namespaces_tie_a_slice_to_its_service() {
     ));
     told.slice(slice("y", "s", "hand", &["10.0.0.1"], json!([{"port": 6443}])));
     assert_eq!(
-        told.look().redirect,
-        Told::cluster().look().redirect,
+        told.refresh().redirect,
+        Told::cluster().refresh().redirect,
         "the ports' names differ"
     );
     assert!(told.slice(slice("x", "s", "hand", &["10.0.0.1"], json!([{"port": 6443}]))));
-    assert!(has(&told.look().redirect, &["10.96.7.7:1"]));
-    assert!(!has(&told.look().redirect, &["10.96.7.8:2"]));
+    assert!(has(&told.refresh().redirect, &["10.96.7.7:1"]));
+    assert!(!has(&told.refresh().redirect, &["10.96.7.8:2"]));
 }
 
 #[test]
@@ -398,7 +399,7 @@ fn services_are_followed_through_services_whatever_their_order() {
         ));
         before = ("10.0.0.2".to_owned(), node_port);
     }
-    let endpoints = told.look();
+    let endpoints = told.refresh();
     assert!(has(
         &endpoints.redirect,
         &[
@@ -433,7 +434,7 @@ fn services_are_followed_through_services_whatever_their_order() {
         &["10.96.9.9"],
         json!([{"port": 443}]),
     ));
-    assert!(has(&told.look().redirect, &["10.96.9.8:443", "10.96.9.9:443"]));
+    assert!(has(&told.refresh().redirect, &["10.96.9.8:443", "10.96.9.9:443"]));
     told.slice(slice(
         "x",
         "loop-1",
@@ -441,7 +442,7 @@ fn services_are_followed_through_services_whatever_their_order() {
         &["10.96.9.8"],
         json!([{"port": 443}]),
     ));
-    told.look();
+    told.refresh();
     let endpoints = told.after(300);
     assert!(!has(&endpoints.redirect, &["10.96.9.8:443"]) && !has(&endpoints.redirect, &["10.96.9.9:443"]));
 }
@@ -489,7 +490,7 @@ fn where_both_would_hold_refusal_does_but_at_the_api_servers_own() {
         &["10.0.0.2"],
         json!([{"port": 10_250}]),
     ));
-    let endpoints = told.look();
+    let endpoints = told.refresh();
     assert!(has(
         &endpoints.redirect,
         &["10.96.0.1:443", "10.0.0.1:6443", "10.0.0.2:10250"]
@@ -498,7 +499,7 @@ fn where_both_would_hold_refusal_does_but_at_the_api_servers_own() {
     told.index.slice(watcher::Event::Delete(
         serde_json::from_value(slice("default", "more", "kubernetes", &[], json!([]))).unwrap(),
     ));
-    told.look();
+    told.refresh();
     // Its endpoint's time first, then that of the address.
     told.after(300);
     let endpoints = told.after(300);
@@ -519,7 +520,7 @@ fn what_is_allowed_is_no_refused_endpoint_and_stays_one_that_is_redirected() {
     let mut told = Told::cluster();
     told.index.config.allow = addresses(&["169.254.169.254:80", "10.0.0.2:10250", "10.0.0.1:6443"]);
     told.index.config.inherited.deny = addresses(&["169.254.169.254:80"]);
-    let endpoints = told.look();
+    let endpoints = told.refresh();
     assert!(!has(&endpoints.deny, &["169.254.169.254:80"]) && !has(&endpoints.deny, &["10.0.0.2:10250"]));
     assert!(has(&endpoints.deny, &["[fd00:ec2::254]:80"]) && has(&endpoints.redirect, &["10.0.0.1:6443"]));
 }
@@ -528,9 +529,9 @@ fn what_is_allowed_is_no_refused_endpoint_and_stays_one_that_is_redirected() {
 fn a_withdrawn_api_server_stays_an_endpoint_and_so_do_the_ways_to_it() {
     let mut told = Told::cluster();
     told.slice(own_slice(&["10.0.0.1", "10.0.0.3"]));
-    told.look();
+    told.refresh();
     assert!(told.slice(own_slice(&["10.0.0.1"])));
-    assert!(has(&told.look().redirect, &["10.0.0.3:6443"]));
+    assert!(has(&told.refresh().redirect, &["10.0.0.3:6443"]));
     // Somebody leads a Service there now.
     told.service(service(
         "x",
@@ -547,7 +548,7 @@ fn a_withdrawn_api_server_stays_an_endpoint_and_so_do_the_ways_to_it() {
     assert!(!has(&told.after(300).redirect, &["10.0.0.3:6443"]));
     // A cluster that names no endpoint and no Service at all changes nothing, however long.
     told.lists(&[], &[], &[]);
-    told.look();
+    told.refresh();
     told.after(100_000);
     let endpoints = told.after(100_000);
     assert!(endpoints.whole && has(&endpoints.redirect, &["10.96.0.1:443", "10.0.0.1:6443"]));
@@ -567,13 +568,13 @@ fn endpoints_of_an_agent_before_stay_for_their_time() {
         },
         LIMIT,
     );
-    let endpoints = told.look();
+    let endpoints = told.refresh();
     assert!(
         endpoints.redirect.is_empty(),
         "until the cluster has told, the kernel has them as they were"
     );
     told.lists(&[own_service()], &[own_slice(&["10.0.0.1"])], &[]);
-    let endpoints = told.look();
+    let endpoints = told.refresh();
     assert!(endpoints.whole && has(&endpoints.deny, &["10.0.0.9:10250"]));
     assert!(has(
         &endpoints.redirect,
@@ -602,19 +603,19 @@ fn names_are_endpoints_where_they_lead() {
         &[own_slice(&["10.0.0.1"])],
         &[node("a", "10.0.0.1", "10.244.1.0/24")],
     );
-    let (endpoints, new) = told.index.look(told.now);
+    let (endpoints, new) = told.index.refresh(told.now);
     assert!(new && !endpoints.whole, "the configured names have no answer yet");
     assert_eq!(told.index.wanted(), ["api.example", "etcd.example", "lb.example"]);
     told.index.answer("api.example", &ip("192.0.2.1"), told.now);
     assert_eq!(told.index.waiting_for_name(), Some("etcd.example"));
     told.index.answer("etcd.example", &ip("192.0.2.2"), told.now);
-    let endpoints = told.look();
+    let endpoints = told.refresh();
     assert!(
         endpoints.whole,
         "a balancer's name that has no answer holds up nothing"
     );
     told.index.answer("lb.example", &ip("192.0.2.3"), told.now);
-    let endpoints = told.look();
+    let endpoints = told.refresh();
     assert!(
         has(&endpoints.redirect, &["192.0.2.1:6443", "192.0.2.3:443"])
             && has(&endpoints.deny, &["192.0.2.2:2379"])
@@ -629,10 +630,10 @@ fn names_are_endpoints_where_they_lead() {
         json!({"loadBalancer": {"ingress": [{"hostname": "hand.example"}, {"ip": "192.0.2.4"}]}});
     told.service(made);
     told.slice(slice("x", "s", "hand", &["192.0.2.1"], json!([{"port": 6443}])));
-    assert!(told.index.look(told.now).1);
+    assert!(told.index.refresh(told.now).1);
     told.index.answer("hand.example", &ip("192.0.2.5"), told.now);
     assert!(has(
-        &told.look().redirect,
+        &told.refresh().redirect,
         &["10.96.7.7:8443", "192.0.2.4:8443", "192.0.2.5:8443"]
     ));
 }
@@ -640,7 +641,7 @@ fn names_are_endpoints_where_they_lead() {
 #[test]
 fn changes_that_do_not_matter_ask_for_no_look() {
     let mut told = Told::cluster();
-    told.look();
+    told.refresh();
     assert!(!told.slice(slice("x", "s", "app", &["10.244.2.9"], json!([{"port": 8080}]))));
     assert!(!told.slice(slice(
         "x",
@@ -668,11 +669,14 @@ fn changes_that_do_not_matter_ask_for_no_look() {
         "app",
         json!({"clusterIP": "10.96.3.3", "ports": [{"port": 81}]})
     )));
-    told.look();
+    told.refresh();
     assert!(
         told.slice(slice("x", "s", "app", &["10.244.2.9"], json!([{"port": 8080}]))),
         "it led to a protected endpoint before"
     );
-    assert!(!told.index.own(told.index.own.clone()));
-    assert!(told.index.own(["10.0.0.1".parse().unwrap()].into()));
+    assert!(!told.index.set_node_addresses(told.index.node_addresses.clone()));
+    assert!(
+        told.index
+            .set_node_addresses(["10.0.0.1".parse().unwrap()].into())
+    );
 }

@@ -53,19 +53,19 @@ const RESOLVE_AT_ONCE: usize = 8;
 
 /// How often the node's own addresses are read although the kernel told of no change. One reading takes a fraction of a
 /// millisecond.
-const OWN_EVERY: Duration = Duration::from_secs(1);
+const NODE_ADDRESSES_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The shortest time between two readings.
-const OWN_GAP: Duration = Duration::from_millis(10);
+const NODE_ADDRESSES_GAP: Duration = Duration::from_millis(10);
 
 /// How often the protected endpoints are looked at although nothing changed, for those whose time is over.
-const LOOK_EVERY: Duration = Duration::from_secs(10);
+const REFRESH_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The shortest time between two looks: events come in bursts, and a look at the largest clusters takes some 20 ms.
-const LOOK_GAP: Duration = Duration::from_millis(50);
+const REFRESH_GAP: Duration = Duration::from_millis(50);
 
 /// How many addresses of a change go into the log.
-const SHOWN: usize = 16;
+const LOGGED_ADDRESSES: usize = 16;
 
 /// The addresses that are protected endpoints. No address is in both sets.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -111,7 +111,7 @@ pub struct LocalSources<R, O> {
     /// Looks names up.
     pub resolver: R,
     /// The node's own addresses.
-    pub own: O,
+    pub node_addresses: O,
 }
 
 impl LocalSources<SystemResolver, fn() -> io::Result<BTreeSet<IpAddr>>> {
@@ -120,7 +120,7 @@ impl LocalSources<SystemResolver, fn() -> io::Result<BTreeSet<IpAddr>>> {
     pub fn machine() -> Self {
         Self {
             resolver: SystemResolver,
-            own: node_addresses::addresses,
+            node_addresses: node_addresses::addresses,
         }
     }
 }
@@ -141,15 +141,15 @@ impl Shared {
     }
 
     /// Lets `on` take something in; it says whether that may change the protected endpoints.
-    fn tell(&self, on: impl FnOnce(&mut EndpointIndex) -> bool) {
+    fn update(&self, on: impl FnOnce(&mut EndpointIndex) -> bool) {
         if on(&mut self.lock()) {
             self.changed.notify_one();
         }
     }
 
     /// Finds the protected endpoints of now and hands them out.
-    fn look(&self) {
-        let (endpoints, new_names) = self.lock().look(Instant::now());
+    fn refresh(&self) {
+        let (endpoints, new_names) = self.lock().refresh(Instant::now());
         if new_names {
             self.names.notify_one();
         }
@@ -167,7 +167,7 @@ impl Shared {
 /// Begins: the protected endpoints that are known without the cluster, and the part that finds the others when it is run.
 pub fn start<R, O>(
     config: ProtectedEndpointsConfig,
-    surroundings: LocalSources<R, O>,
+    sources: LocalSources<R, O>,
 ) -> (watch::Receiver<ProtectedEndpoints>, Finder<R, O>)
 where
     R: Resolve,
@@ -183,18 +183,18 @@ where
     };
     let finder = Finder {
         shared,
-        surroundings,
+        sources,
         resolve_every: RESOLVE_EVERY,
     };
-    finder.own();
-    finder.shared.look();
+    finder.read_node_addresses();
+    finder.shared.refresh();
     (endpoints, finder)
 }
 
 /// Finds protected endpoints.
 pub struct Finder<R, O> {
     shared: Shared,
-    surroundings: LocalSources<R, O>,
+    sources: LocalSources<R, O>,
     resolve_every: Duration,
 }
 
@@ -211,22 +211,28 @@ where
         let follow_all = async {
             tokio::join!(
                 follow(&connector, "services", Api::all, all(), &cancel, |event| shared
-                    .tell(|index| index.service(event))),
+                    .update(|index| index.service(event))),
                 follow(&connector, "endpoint slices", Api::all, all(), &cancel, |event| {
-                    shared.tell(|index| index.slice(event))
+                    shared.update(|index| index.slice(event))
                 }),
                 follow(&connector, "nodes", Api::all, all(), &cancel, |event| shared
-                    .tell(|index| index.node(event))),
+                    .update(|index| index.node(event))),
             )
         };
-        let here = async { tokio::join!(self.follow_own(), self.follow_names(), self.follow_changes()) };
+        let here = async {
+            tokio::join!(
+                self.follow_node_addresses(),
+                self.follow_names(),
+                self.follow_changes()
+            )
+        };
         tokio::select! {
             () = cancel.cancelled() => {}
             _ = async { tokio::join!(follow_all, here) } => {}
         }
     }
 
-    async fn follow_own(&self) {
+    async fn follow_node_addresses(&self) {
         let changes = node_addresses::Changes::open().inspect_err(|error| {
             tracing::warn!(%error, "the kernel does not report new addresses of the node; the agent reads the addresses every second");
         });
@@ -241,15 +247,15 @@ where
                 }
             };
             // Elapsed or told of: both are reasons to read.
-            let _ = tokio::time::timeout(OWN_EVERY, changed).await;
-            self.own();
-            tokio::time::sleep(OWN_GAP).await;
+            let _ = tokio::time::timeout(NODE_ADDRESSES_INTERVAL, changed).await;
+            self.read_node_addresses();
+            tokio::time::sleep(NODE_ADDRESSES_GAP).await;
         }
     }
 
-    fn own(&self) {
-        match (self.surroundings.own)() {
-            Ok(addresses) => self.shared.tell(|index| index.own(addresses)),
+    fn read_node_addresses(&self) {
+        match (self.sources.node_addresses)() {
+            Ok(addresses) => self.shared.update(|index| index.set_node_addresses(addresses)),
             Err(error) => {
                 tracing::warn!(%error, "the agent cannot read the node's addresses, and keeps the last ones");
             }
@@ -265,15 +271,14 @@ where
             }
             let wanted = self.shared.lock().wanted();
             let lookups = futures::stream::iter(wanted).map(|host| async move {
-                let found =
-                    tokio::time::timeout(RESOLVE_LIMIT, self.surroundings.resolver.resolve(&host)).await;
+                let found = tokio::time::timeout(RESOLVE_LIMIT, self.sources.resolver.resolve(&host)).await;
                 let found = found.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
                 (host, found)
             });
             let mut lookups = lookups.buffer_unordered(RESOLVE_AT_ONCE);
             while let Some((host, found)) = lookups.next().await {
                 match found {
-                    Ok(addresses) => self.shared.tell(|index| {
+                    Ok(addresses) => self.shared.update(|index| {
                         index.answer(&host, &addresses, Instant::now());
                         true
                     }),
@@ -294,9 +299,9 @@ where
     async fn follow_changes(&self) {
         loop {
             // Elapsed or told of: both are reasons to look.
-            let _ = tokio::time::timeout(LOOK_EVERY, self.shared.changed.notified()).await;
-            self.shared.look();
-            tokio::time::sleep(LOOK_GAP).await;
+            let _ = tokio::time::timeout(REFRESH_INTERVAL, self.shared.changed.notified()).await;
+            self.shared.refresh();
+            tokio::time::sleep(REFRESH_GAP).await;
         }
     }
 }
@@ -304,7 +309,7 @@ where
 /// Writes down what changed.
 fn log(last: &ProtectedEndpoints, now: &ProtectedEndpoints) {
     let first = |of: &BTreeSet<SocketAddr>, without: &BTreeSet<SocketAddr>| -> Vec<SocketAddr> {
-        of.difference(without).take(SHOWN).copied().collect()
+        of.difference(without).take(LOGGED_ADDRESSES).copied().collect()
     };
     tracing::info!(
         redirect = now.redirect.len(), deny = now.deny.len(), whole = now.whole,

@@ -117,11 +117,11 @@ async fn lists_names_and_the_nodes_own_addresses_make_endpoints_as_they_change()
         ..ProtectedEndpointsConfig::default()
     };
     let read = Arc::clone(&own);
-    let surroundings = LocalSources {
+    let sources = LocalSources {
         resolver: answers.clone(),
-        own: move || Ok(read.lock().clone()),
+        node_addresses: move || Ok(read.lock().clone()),
     };
-    let (mut endpoints, finder) = start(config, surroundings);
+    let (mut endpoints, finder) = start(config, sources);
     let first = endpoints.borrow().clone();
     assert!(
         !first.whole
@@ -176,11 +176,11 @@ async fn names_are_looked_up_again_and_again() {
         redirect: vec!["api.example:443".parse().unwrap()],
         ..ProtectedEndpointsConfig::default()
     };
-    let surroundings = LocalSources {
+    let sources = LocalSources {
         resolver: answers.clone(),
-        own: || Ok(BTreeSet::new()),
+        node_addresses: || Ok(BTreeSet::new()),
     };
-    let (mut endpoints, mut finder) = start(config, surroundings);
+    let (mut endpoints, mut finder) = start(config, sources);
     finder.resolve_every = Duration::from_millis(100);
     let cancel = CancellationToken::new();
     // No API server there: it is asked in vain.

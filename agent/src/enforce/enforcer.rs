@@ -1,7 +1,7 @@
 //! Puts a pod's class in force: a listener first, the kernel's redirect last, and then what goes with it.
 //!
 //! In: what the reconciler wants. Out: listeners that feed one channel, entries in CLASSES, programs at the pods' cgroups
-//! and interfaces, and connections cut that are older than all of it.
+//! and interfaces, and connections destroyed that are older than all of it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -175,10 +175,10 @@ impl Enforcer for KernelEnforcer {
     type Handle = EnforcedPodHandle;
 
     async fn enforce(&self, wanted: Enforcement) -> Result<EnforcedPodHandle, EnforceError> {
-        let Enforcement { group, home, pod } = wanted.clone();
-        let (kernel, at, held) = (Arc::clone(&self.kernel), home.clone(), group.clone());
+        let Enforcement { group, network, pod } = wanted.clone();
+        let (kernel, at, held) = (Arc::clone(&self.kernel), network.clone(), group.clone());
         let reserved = pod.load().ports.clone();
-        let (taken, number) = self.inherited.claim(group.id, home.own());
+        let (taken, number) = self.inherited.claim(group.id, network.own());
         // Entering a namespace blocks, so it happens on a thread that may.
         let opened = tokio::task::spawn_blocking(move || {
             let listener = match (&at, taken) {
@@ -203,7 +203,7 @@ impl Enforcer for KernelEnforcer {
             .map_or(self.node, |listener| (listener.netns_cookie(), listener.port()));
         let number = number.unwrap_or_else(|| self.next.fetch_add(1, Ordering::Relaxed));
         let descriptors = listener.as_ref().map(InPodListener::descriptors).transpose();
-        let id = home.own();
+        let id = network.own();
         let transferred = TransferredListener {
             cgroup: group.id.0,
             pod: pod.load().uid.0.clone(),
@@ -224,7 +224,7 @@ impl Enforcer for KernelEnforcer {
         let seen = listener.as_ref().map(|listener| listener.addresses().into());
         let owner = Owner {
             pod: Arc::clone(&pod),
-            places: Arc::new(Semaphore::new(CONNECTIONS_PER_POD)),
+            connections: Arc::new(Semaphore::new(CONNECTIONS_PER_POD)),
             share: Arc::default(),
             released: CancellationToken::new(),
             seen: seen.unwrap_or_default(),
@@ -236,7 +236,7 @@ impl Enforcer for KernelEnforcer {
         let entry = EnforcedPod {
             number,
             owner,
-            home,
+            network,
             path: group.path,
             offer: Arc::new(offer.counted()),
         };
@@ -257,7 +257,7 @@ impl Enforcer for KernelEnforcer {
         Ok(listening)
     }
 
-    async fn maintain(&self, pod: Enforcement, cut: bool) -> Result<CoverageReport, EnforceError> {
+    async fn maintain(&self, pod: Enforcement, destroy: bool) -> Result<CoverageReport, EnforceError> {
         // One that was to take over from this agent, and failed, may have changed either. The class comes first: what is held
         // for a pod that is not enforced is released.
         if let Some(class) = self.served.class(pod.group.id) {
@@ -266,14 +266,14 @@ impl Enforcer for KernelEnforcer {
         let (kernel, group, shares) = (
             Arc::clone(&self.kernel),
             pod.group.clone(),
-            pod.home.own().is_none(),
+            pod.network.own().is_none(),
         );
         tokio::task::spawn_blocking(move || kernel.attach_egress_filter(&group.path, group.id, shares))
             .await
             .map_err(EnforceError::at(HOLD))?
             .map_err(EnforceError::at(HOLD))?;
         let maintainer = Arc::clone(&self.maintainer);
-        tokio::task::spawn_blocking(move || maintainer.maintain(&pod, cut))
+        tokio::task::spawn_blocking(move || maintainer.maintain(&pod, destroy))
             .await
             .map_err(EnforceError::at("look after the pod"))?
     }

@@ -1,4 +1,4 @@
-//! What an enforced pod needs besides a listener: older connections cut, and its interfaces covered.
+//! What an enforced pod needs besides a listener: older connections destroyed, and its interfaces covered.
 //!
 //! In: enforced pods and the protected endpoints in force. Out: sockets that the kernel destroys, programs at the node's side of the
 //! pods' interfaces, and counts. All of it blocks, and runs on threads that may.
@@ -34,7 +34,7 @@ pub(crate) struct Maintainer {
     metrics: EnforceMetrics,
     events: EventQueue,
     node: Netns,
-    served: EnforcedPods,
+    enforced: EnforcedPods,
     /// The protected endpoints when they last changed; to read them from the kernel takes long where there are thousands.
     endpoints: ArcSwap<HashSet<SocketAddr>>,
     changed: Notify,
@@ -46,7 +46,7 @@ impl Maintainer {
         metrics: EnforceMetrics,
         events: EventQueue,
         node: Netns,
-        served: EnforcedPods,
+        enforced: EnforcedPods,
     ) -> Result<Arc<Self>, KernelError> {
         let endpoints = ArcSwap::from_pointee(addresses(&kernel)?);
         Ok(Arc::new(Self {
@@ -54,7 +54,7 @@ impl Maintainer {
             metrics,
             events,
             node,
-            served,
+            enforced,
             endpoints,
             changed: Notify::new(),
         }))
@@ -89,8 +89,8 @@ impl Maintainer {
     /// Destroys the connections of every enforced pod to protected endpoints. One pod's failure keeps none of the others'.
     fn destroy_all(&self) -> anyhow::Result<()> {
         let (mut shared, mut failed) = (HashSet::new(), 0_usize);
-        for (home, path) in self.served.places() {
-            match home {
+        for (network, path) in self.enforced.networks() {
+            match network {
                 PodNetwork::Own(netns) => {
                     if let Err(error) = self.destroy_own(&netns) {
                         tracing::warn!(%error, cgroup = %path.display(), "the agent cannot destroy a pod's connections to new protected endpoints");
@@ -153,17 +153,17 @@ impl Maintainer {
         // First, and whether or not connections can be destroyed: a pod's packets are dropped here where all else fails.
         let covered = self.attach_filters(pod)?;
         if first {
-            let cut = match &pod.home {
+            let destroyed = match &pod.network {
                 PodNetwork::Own(netns) => self.destroy_own(netns),
                 PodNetwork::Node => self.destroy_shared(&subtree(&pod.group.path)),
             };
-            let cut = cut.map_err(EnforceError::at("destroy older connections"))?;
-            if cut != DestroyedSockets::default() {
+            let destroyed = destroyed.map_err(EnforceError::at("destroy older connections"))?;
+            if destroyed != DestroyedSockets::default() {
                 let facts = pod.pod.load();
                 tracing::info!(
                     namespace = facts.namespace,
                     pod = facts.name,
-                    ?cut,
+                    ?destroyed,
                     "the agent destroyed connections to protected endpoints that the pod had opened before enforcement"
                 );
             }
@@ -171,7 +171,7 @@ impl Maintainer {
         Ok(CoverageReport { covered })
     }
 
-    fn tell_egress_unfiltered(&self, pod: &Pod) {
+    fn report_egress_unfiltered(&self, pod: &Pod) {
         self.events.report(KubeEvent {
             about: pod.about(),
             reason: Reason::EgressUnfiltered,
@@ -182,7 +182,7 @@ impl Maintainer {
 
     /// Attaches the filter to the interfaces that the pod's packets come out of; says whether all of them have it.
     pub(crate) fn attach_filters(&self, pod: &Enforcement) -> Result<bool, EnforceError> {
-        let PodNetwork::Own(netns) = &pod.home else {
+        let PodNetwork::Own(netns) = &pod.network else {
             // They come out of the node's own interfaces, where nobody can tell them apart.
             return Ok(false);
         };
@@ -196,16 +196,16 @@ impl Maintainer {
         };
         let (cgroup, mut all, facts) = (pod.group.id, side.covers(), pod.pod.load());
         let Pod { namespace, name, .. } = &**facts;
-        if !all && self.served.should_report(cgroup) {
+        if !all && self.enforced.should_report(cgroup) {
             tracing::warn!(namespace, pod = name, others = ?side.others, "the agent cannot filter the packets that leave a pod by these interfaces");
-            self.tell_egress_unfiltered(&facts);
+            self.report_egress_unfiltered(&facts);
         }
         for interface in side.interfaces {
             if let Err(error) = self.kernel.attach_interface_filter(Ifindex(interface), cgroup) {
                 all = false;
-                if self.served.should_report(cgroup) {
+                if self.enforced.should_report(cgroup) {
                     tracing::warn!(namespace, pod = name, interface, %error, "the agent cannot attach the packet filter to a pod's interface");
-                    self.tell_egress_unfiltered(&facts);
+                    self.report_egress_unfiltered(&facts);
                 }
             }
         }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::kernel::{CgroupId, Class};
 use crate::listener::Owner;
 use crate::upgrade::ListenerOffer;
-use crate::workload::escapes::Place;
+use crate::workload::escapes::EnforcedPodRef;
 use crate::workload::{PodChanges, PodNetwork, pod_of};
 use parking_lot::{Mutex, MutexGuard};
 
@@ -19,7 +19,7 @@ pub(crate) struct EnforcedPod {
     /// The number in its class.
     pub(crate) number: u64,
     pub(crate) owner: Owner,
-    pub(crate) home: PodNetwork,
+    pub(crate) network: PodNetwork,
     /// Its cgroup's folder.
     pub(crate) path: PathBuf,
     /// Its listener and number, as they can be handed over.
@@ -83,23 +83,23 @@ impl EnforcedPods {
     }
 
     /// Where the pods' processes should be.
-    pub(crate) fn processes(&self) -> Vec<Place> {
+    pub(crate) fn processes(&self) -> Vec<EnforcedPodRef> {
         let pods = self.lock();
         let places = pods.values().filter_map(|entry| {
-            Some(Place {
+            Some(EnforcedPodRef {
                 uid: pod_of(&entry.pod.path)?,
                 path: entry.pod.path.clone(),
-                netns: entry.pod.home.own(),
+                netns: entry.pod.network.own(),
             })
         });
         places.collect()
     }
 
     /// Where each pod is.
-    pub(crate) fn places(&self) -> Vec<(PodNetwork, PathBuf)> {
+    pub(crate) fn networks(&self) -> Vec<(PodNetwork, PathBuf)> {
         let pods = self.lock();
         pods.values()
-            .map(|entry| (entry.pod.home.clone(), entry.pod.path.clone()))
+            .map(|entry| (entry.pod.network.clone(), entry.pod.path.clone()))
             .collect()
     }
 
@@ -152,12 +152,12 @@ pub(super) mod tests {
             number,
             owner: Owner {
                 pod: Arc::new(ArcSwap::from_pointee(facts)),
-                places: Arc::new(Semaphore::new(1)),
+                connections: Arc::new(Semaphore::new(1)),
                 share: Arc::default(),
                 released: CancellationToken::new(),
                 seen: Arc::default(),
             },
-            home: PodNetwork::Node,
+            network: PodNetwork::Node,
             path: "/kubepods/pod0d5a3c3e-7f3a-4a59-9a5b-0c6f4f0b8f11".into(),
             offer: Arc::new(ListenerOffer {
                 listener: TransferredListener {
@@ -187,7 +187,7 @@ pub(super) mod tests {
         assert!(enforced.owner(POD, 2).is_some(), "the later one stays");
         enforced.remove(POD, 2);
         assert!(enforced.owner(POD, 2).is_none());
-        assert!(enforced.places().is_empty() && enforced.processes().is_empty());
+        assert!(enforced.networks().is_empty() && enforced.processes().is_empty());
     }
 
     #[test]

@@ -179,7 +179,7 @@ impl Kernel {
         let begun = [
             self.remove_unfinished(),
             self.pin_maps(),
-            self.tell_node(),
+            self.write_node(),
             self.release_others(),
         ];
         let mut failure = begun.into_iter().filter_map(Result::err).next_back();
@@ -278,8 +278,8 @@ impl Kernel {
         pins::remove_pin(&self.folder.link(&interface_pin(interface)))
     }
 
-    /// Tells the kernel of the node again.
-    fn tell_node(&self) -> Result<(), KernelError> {
+    /// Writes what the kernel programs have to know of the node again.
+    fn write_node(&self) -> Result<(), KernelError> {
         let told = self.attachments.lock().node;
         told.map_or(Ok(()), |node| self.set_node(node))
     }

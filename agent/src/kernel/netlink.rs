@@ -36,7 +36,7 @@ const BUFFER: usize = 64 * 1024;
 const READINGS: u32 = 3;
 
 /// How long the kernel may take for one answer. It answers within the call that asks.
-const PATIENCE_SECONDS: i64 = 2;
+const REPLY_TIMEOUT_SECONDS: i64 = 2;
 
 /// Why a list is not complete.
 #[derive(Debug, thiserror::Error)]
@@ -100,7 +100,11 @@ impl Netlink {
             SockFlag::SOCK_CLOEXEC,
             protocol,
         )?;
-        setsockopt(&fd, sockopt::ReceiveTimeout, &TimeVal::seconds(PATIENCE_SECONDS))?;
+        setsockopt(
+            &fd,
+            sockopt::ReceiveTimeout,
+            &TimeVal::seconds(REPLY_TIMEOUT_SECONDS),
+        )?;
         Ok(Self {
             fd,
             sequence: 0,

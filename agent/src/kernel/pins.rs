@@ -292,7 +292,7 @@ pub(super) fn remove_layouts(bpffs: &Path, kept: Option<&Path>) -> Result<(), Ke
         let (mut links, maps): (Vec<_>, Vec<_>) = pins.into_iter().partition(|pin| is_link(pin));
         // What redirects goes before what notes flows, as it came after it: a connect that is redirected and not noted is
         // nobody's to its listener, and is closed.
-        links.sort_by_key(|pin| Reverse(place(pin)));
+        links.sort_by_key(|pin| Reverse(attach_order(pin)));
         for link in &links {
             // A pin that goes takes its link along a moment later, in whatever order.
             if let Err(error) = sys::detach(link) {
@@ -314,7 +314,7 @@ fn is_link(pin: &Path) -> bool {
 }
 
 /// When a link is attached, among the root's; the others are attached later.
-fn place(pin: &Path) -> usize {
+fn attach_order(pin: &Path) -> usize {
     let name = pin.file_name().and_then(OsStr::to_str).unwrap_or_default();
     let name = name.strip_prefix(LINK_PREFIX).unwrap_or(name);
     Program::ROOT
@@ -369,10 +369,10 @@ mod tests {
 
     #[test]
     fn flows_are_noted_for_as_long_as_something_redirects() {
-        let place = |name| place(&Path::new("/bpf/v1-0").join(name));
+        let order = |name| attach_order(&Path::new("/bpf/v1-0").join(name));
         for redirecting in ["link_connect4", "link_connect6"] {
-            assert!(place("link_sock_ops") < place(redirecting));
-            assert!(place(redirecting) < place("link_pod_17"));
+            assert!(order("link_sock_ops") < order(redirecting));
+            assert!(order(redirecting) < order("link_pod_17"));
         }
     }
 }

@@ -82,7 +82,7 @@ impl Accepted {
             source: owner.source(flow.origin.ip()),
             process: Process::of(flow, &owner.pod.load()),
             workload: Arc::clone(&owner.pod),
-            place: permit,
+            permit,
             share: Arc::clone(&owner.share),
             released: owner.released.clone(),
         }))

@@ -43,7 +43,7 @@ pub struct Owner {
     /// What is known of it, replaced when it changes.
     pub pod: Arc<ArcSwap<Pod>>,
     /// Places for its connections that are served at once; [`CONNECTIONS_PER_POD`] outside tests.
-    pub places: Arc<Semaphore>,
+    pub connections: Arc<Semaphore>,
     /// Its share of the node beside those.
     pub share: Arc<PodShare>,
     /// Fires when it is released: it is exempt, closed, gone, or in another namespace.
@@ -77,7 +77,7 @@ pub struct Accepted {
     /// The process that dialled.
     pub process: Process,
     /// The connection's place among its pod's; free again when dropped.
-    pub place: OwnedSemaphorePermit,
+    pub permit: OwnedSemaphorePermit,
     /// The pod's share of the node.
     pub share: Arc<PodShare>,
     /// Fires when the pod is released: what it asks for from then on is none of Picket's to answer as its agent's.

@@ -87,7 +87,7 @@ fn accepted(
     stream: TcpStream,
     peer: SocketAddr,
 ) -> Result<Box<Accepted>, UnattributedCause> {
-    let permit = Arc::clone(&owner.places)
+    let permit = Arc::clone(&owner.connections)
         .try_acquire_owned()
         .map_err(|_| UnattributedCause::Full)?;
     Accepted::new(owner, flow, (stream, peer), permit)

@@ -47,12 +47,12 @@ impl Serving {
     pub async fn run(self, sockets: Sockets) {
         loop {
             // Before accepting, so that what has no place is not taken out of the kernel's queue.
-            let place = tokio::select! {
+            let permit = tokio::select! {
                 biased;
                 () = self.cancel.cancelled() => return,
-                place = Arc::clone(&self.owner.places).acquire_owned() => place,
+                permit = Arc::clone(&self.owner.connections).acquire_owned() => permit,
             };
-            let Ok(place) = place else {
+            let Ok(permit) = permit else {
                 // Nobody closes it.
                 return;
             };
@@ -61,7 +61,7 @@ impl Serving {
                 () = self.cancel.cancelled() => return,
                 accepted = sockets.accept() => accepted,
             };
-            let Some(arrival) = self.judge(sockets.netns_cookie(), stream, peer, place) else {
+            let Some(arrival) = self.judge(sockets.netns_cookie(), stream, peer, permit) else {
                 continue;
             };
             // Not given up when the serving ends: who was accepted is served.
@@ -77,12 +77,12 @@ impl Serving {
         cookie: u64,
         stream: TcpStream,
         peer: SocketAddr,
-        place: OwnedSemaphorePermit,
+        permit: OwnedSemaphorePermit,
     ) -> Option<Arrival> {
         let (local, attribution) = attribute(&stream, |local| self.kernel.take_flow(cookie, local, peer));
         let cause = match attribution {
             Attribution::Flow(flow) if flow.cgroup == self.cgroup && flow.pod == self.number => {
-                match Accepted::new(&self.owner, &flow, (stream, peer), place) {
+                match Accepted::new(&self.owner, &flow, (stream, peer), permit) {
                     Ok(accepted) => return Some(Arrival::Accepted(accepted)),
                     Err(cause) => cause,
                 }

@@ -66,10 +66,10 @@ pub(crate) async fn connections(
                 }
                 let (pipeline, metrics) = (Arc::clone(&pipeline), metrics.clone());
                 let open = metrics.connection();
-                let place = workers.place();
-                let runtime = place.runtime().clone();
+                let assignment = workers.assign();
+                let runtime = assignment.runtime().clone();
                 let serving = async move {
-                    if pipeline.serve(*accepted, (open, place)).await == Served::Flooded {
+                    if pipeline.serve(*accepted, (open, assignment)).await == Served::Flooded {
                         metrics.flooded_connection();
                     }
                 };

@@ -280,7 +280,7 @@ impl Pipeline {
     ) -> Result<Handled, Rejection> {
         record.response(response.status().as_u16(), None, None);
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            let client = client.ok_or(Rejection::Unasked)?;
+            let client = client.ok_or(Rejection::UnexpectedUpgrade)?;
             let (response, upgraded) = self.switch(&basis, response, client, credential, record)?;
             Box::pin(record.started()).await?;
             return Ok(Handled::Upgraded(response, upgraded));

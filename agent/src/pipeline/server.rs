@@ -54,7 +54,7 @@ const SEND_BUFFER: usize = 64 * 1024;
 
 /// How long an HTTP/1.1 connection without a request is kept when the drain begins: it may be new, and its first request on
 /// its way. What comes within this time is answered, and told that the connection closes.
-const LINGER: Duration = Duration::from_secs(1);
+const LAST_REQUEST_WAIT: Duration = Duration::from_secs(1);
 
 /// What is told of a pod whose clients do not trust Picket.
 const DISTRUST: &str = "A client in this pod rejects Picket's certificate, so it does not reach the API server. Check that the \
@@ -122,7 +122,7 @@ impl Pipeline {
             Some(_) => CLIENT_STREAMS,
             None => NARROW_STREAMS,
         };
-        let connection = Arc::new(connection.counted(accepted.share, (accepted.place, wide, counted)));
+        let connection = Arc::new(connection.counted(accepted.share, (accepted.permit, wide, counted)));
         let heads = self.heads.of_pod(connection.share());
         let served = match http2 {
             true => {
@@ -185,7 +185,7 @@ impl Pipeline {
         );
         let lingered = async {
             finishing.await;
-            tokio::time::sleep(LINGER).await;
+            tokio::time::sleep(LAST_REQUEST_WAIT).await;
         };
         let outcome = tokio::select! {
             outcome = serving.as_mut() => outcome,
@@ -222,7 +222,7 @@ impl Pipeline {
             finishing.await;
             // One that does not begin to speak is not waited for.
             if !report.has_begun() {
-                tokio::time::sleep(LINGER).await;
+                tokio::time::sleep(LAST_REQUEST_WAIT).await;
             }
         };
         let outcome = tokio::select! {

@@ -25,7 +25,7 @@ use crate::session::{
     StopTunnel, Ticket, Traffic, Upgrade, Upgraded,
 };
 use crate::store::Store;
-use crate::upstream::{StillPermitted, TunnelPlace, UpgradeProtocol, UpstreamBody, UsedCredential};
+use crate::upstream::{StillPermitted, TunnelPermit, UpgradeProtocol, UpstreamBody, UsedCredential};
 
 /// What a permit is judged by again.
 pub(super) struct InForce {
@@ -233,7 +233,7 @@ impl Pipeline {
         let registered = self.register(basis, record.id(), name, credential, stopped, &traffic)?;
         record.session(Some(record.id().to_string()), name);
         let server = hyper::upgrade::on(&mut response);
-        let place = response.extensions_mut().remove::<TunnelPlace>();
+        let permit = response.extensions_mut().remove::<TunnelPermit>();
         let upgraded = Upgraded {
             client,
             server,
@@ -241,7 +241,7 @@ impl Pipeline {
             stop,
             traffic,
             registered,
-            place,
+            permit,
         };
         Ok((response.map(|_| Full::new(Bytes::new())), upgraded))
     }

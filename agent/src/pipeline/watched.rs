@@ -28,7 +28,7 @@ use crate::session::{Ending, SessionBody, Slot, Stop as _};
 use crate::upstream::StillPermitted as _;
 
 /// How often they are looked at, and how old one is before it is noted: most responses are over within milliseconds.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+const BODY_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long a client may take nothing of a response, as with all of a connection (`client`).
 const STALL_LIMIT: Duration = Duration::from_secs(600);
@@ -197,16 +197,16 @@ impl Drop for WatchedBody {
 impl Pipeline {
     /// Looks at the responses under way until the future is dropped.
     pub(super) async fn watch_bodies(self: Arc<Self>) {
-        let mut ticks = tokio::time::interval(LOOK_EVERY);
+        let mut ticks = tokio::time::interval(BODY_CHECK_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            self.look_at_bodies(LOOK_EVERY);
+            self.check_bodies(BODY_CHECK_INTERVAL);
         }
     }
 
     /// One look, at those that are at least so old.
-    pub(super) fn look_at_bodies(&self, age: Duration) {
+    pub(super) fn check_bodies(&self, age: Duration) {
         let mut open = Vec::new();
         for list in &self.watched.0.open {
             open.extend(list.lock().bodies.values().cloned());

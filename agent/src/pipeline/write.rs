@@ -23,7 +23,7 @@ use crate::upstream::{UpstreamBody, UsedCredential};
 
 /// How long a write is awaited after its client left. kube-apiserver gives a request a minute (`--request-timeout`), so its
 /// answer comes within this time or not at all.
-const PATIENCE: Duration = Duration::from_secs(65);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(65);
 
 /// Writes at once that go on without their clients, on the whole node. Each holds a stream to the API server, so a pod that
 /// writes and resets without end must find a bound; beyond it the outcome is recorded as unknown.
@@ -70,7 +70,7 @@ impl AbandonedWrites {
             return;
         }
         self.drain.serve(async move {
-            if let Ok(exchange) = tokio::time::timeout(PATIENCE, sending).await {
+            if let Ok(exchange) = tokio::time::timeout(ANSWER_TIMEOUT, sending).await {
                 exchange.settle(&request);
             }
             drop(slot);

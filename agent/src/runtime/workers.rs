@@ -115,14 +115,14 @@ impl Workers {
         })
     }
 
-    /// A place for one connection, on the thread that has the fewest.
+    /// Assigns a connection to the thread that has the fewest.
     #[must_use]
-    pub fn place(&self) -> WorkerPlace {
+    pub fn assign(&self) -> WorkerAssignment {
         let connections = |worker: &&Arc<Worker>| worker.connections.load(Ordering::Relaxed);
         let workers = &self.inner.workers;
         let least = workers.iter().min_by_key(connections).unwrap_or(&workers[0]);
         least.connections.fetch_add(1, Ordering::Relaxed);
-        WorkerPlace(Arc::clone(least))
+        WorkerAssignment(Arc::clone(least))
     }
 
     /// Waits until a thread has ended. None does while the agent runs.
@@ -131,11 +131,11 @@ impl Workers {
     }
 }
 
-/// A connection's place on one thread, free again when dropped.
+/// A connection that counts as the thread's until this is dropped.
 #[derive(Debug)]
-pub struct WorkerPlace(Arc<Worker>);
+pub struct WorkerAssignment(Arc<Worker>);
 
-impl WorkerPlace {
+impl WorkerAssignment {
     /// The thread's runtime.
     #[must_use]
     pub fn runtime(&self) -> &Handle {
@@ -143,7 +143,7 @@ impl WorkerPlace {
     }
 }
 
-impl Drop for WorkerPlace {
+impl Drop for WorkerAssignment {
     fn drop(&mut self) {
         self.0.connections.fetch_sub(1, Ordering::Relaxed);
     }
@@ -158,19 +158,21 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn connections_spread_and_a_place_comes_free() {
+    async fn connections_spread_and_an_assignment_ends() {
         let workers = two();
-        let (one, other) = (workers.place(), workers.place());
-        let at = async |place: &WorkerPlace| place.runtime().spawn(async { current() }).await.unwrap();
+        let (one, other) = (workers.assign(), workers.assign());
+        let at = async |assignment: &WorkerAssignment| {
+            assignment.runtime().spawn(async { current() }).await.unwrap()
+        };
         assert_eq!((at(&one).await, at(&other).await), (0, 1));
         drop(other);
-        assert_eq!(at(&workers.place()).await, 1);
+        assert_eq!(at(&workers.assign()).await, 1);
     }
 
     #[tokio::test]
     async fn a_task_stays_on_its_thread() {
         let workers = two();
-        let place = workers.place();
+        let assignment = workers.assign();
         let wander = async {
             let began = (current(), thread::current().id());
             for _ in 0..100 {
@@ -179,7 +181,7 @@ mod tests {
                 assert_eq!(spawned.await.unwrap(), began);
             }
         };
-        place.runtime().spawn(wander).await.unwrap();
+        assignment.runtime().spawn(wander).await.unwrap();
     }
 
     #[tokio::test]

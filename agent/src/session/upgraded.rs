@@ -11,7 +11,7 @@ use super::farewell::Farewell;
 use super::registry::Registered;
 use super::tunnel::{StopTunnel, Traffic, TunnelEnd, join};
 use crate::audit::{EndReason, Record};
-use crate::upstream::TunnelPlace;
+use crate::upstream::TunnelPermit;
 
 /// An upgraded request that is about to begin.
 pub struct Upgraded {
@@ -28,7 +28,7 @@ pub struct Upgraded {
     /// Its place in the registry.
     pub registered: Registered,
     /// The place of its connection to the API server.
-    pub place: Option<TunnelPlace>,
+    pub permit: Option<TunnelPermit>,
 }
 
 impl Upgraded {
@@ -50,7 +50,7 @@ impl Upgraded {
                 }
             }
         }
-        drop((self.registered, self.place));
+        drop((self.registered, self.permit));
     }
 }
 

@@ -21,7 +21,7 @@ const LONGEST_BURST: Duration = Duration::from_secs(2);
 
 /// How often the files are looked at without an event: some filesystems send none, and a folder that was replaced is
 /// watched no more.
-const LOOK: Duration = Duration::from_secs(15);
+const READ_INTERVAL: Duration = Duration::from_secs(15);
 
 /// Reloads the store on changes until cancelled.
 pub(super) async fn run(store: Arc<Store>, cancel: CancellationToken) {
@@ -47,7 +47,7 @@ pub(super) async fn run(store: Arc<Store>, cancel: CancellationToken) {
 
 /// Waits for a change and for quiet after it, or for the time of the next look.
 async fn settle(woken: &mut mpsc::Receiver<()>) {
-    if timeout(LOOK, woken.recv()).await.is_err() {
+    if timeout(READ_INTERVAL, woken.recv()).await.is_err() {
         return;
     }
     let end = Instant::now() + LONGEST_BURST;
@@ -76,7 +76,7 @@ fn watch(folders: &BTreeSet<PathBuf>, wake: mpsc::Sender<()>) -> Option<Recommen
     let mut watcher = match notify::recommended_watcher(notice) {
         Ok(watcher) => watcher,
         Err(error) => {
-            tracing::warn!(%error, "the agent gets no file events, and reads the policy files every {} s", LOOK.as_secs());
+            tracing::warn!(%error, "the agent gets no file events, and reads the policy files every {} s", READ_INTERVAL.as_secs());
             return None;
         }
     };

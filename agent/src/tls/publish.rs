@@ -21,7 +21,7 @@ use crate::pki::{LEAF_LIFETIME, Leaf, LeafNames, mint};
 
 /// How often the CA's files are looked at. They are two small files; reading them sees every way in which they are
 /// replaced (the symbolic links of a Secret volume, a rename, a write in place), which file events do not.
-const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Leaves for dialled addresses that are kept; each takes some 2 KB here and a tenth of a millisecond to make. Pods dial one or
 /// two addresses; whoever dials many has the others' minted anew at most.
@@ -106,14 +106,14 @@ impl Certificates {
         loop {
             tokio::select! {
                 () = cancel.cancelled() => return,
-                () = tokio::time::sleep(LOOK_INTERVAL) => {}
+                () = tokio::time::sleep(CHECK_INTERVAL) => {}
             }
-            self.look(SystemTime::now());
+            self.renew_due(SystemTime::now());
         }
     }
 
     /// One look: re-reads changed files and renews what is due. Trouble is logged once and kept in [`Self::status`].
-    pub fn look(&self, now: SystemTime) {
+    pub fn renew_due(&self, now: SystemTime) {
         let outcome = self.refresh(now);
         let mut status = self.status();
         match outcome {
@@ -282,9 +282,9 @@ mod tests {
         let (_folder, files) = files();
         let certificates = Certificates::open(files, &[]).unwrap();
         let first = served(&certificates);
-        certificates.look(now + LEAF_LIFETIME / 2);
+        certificates.renew_due(now + LEAF_LIFETIME / 2);
         assert_eq!(served(&certificates), first);
-        certificates.look(now + LEAF_LIFETIME * 2 / 3 + Duration::from_secs(60));
+        certificates.renew_due(now + LEAF_LIFETIME * 2 / 3 + Duration::from_secs(60));
         assert_ne!(served(&certificates), first);
         assert!(certificates.not_after() > now + LEAF_LIFETIME);
     }
@@ -348,10 +348,10 @@ mod tests {
         assert!(has_own_leaf(&own("fe80::1".parse().unwrap())));
         // Under a new CA, leaves of the old one are not served.
         write(&files, "two");
-        certificates.look(SystemTime::now());
+        certificates.renew_due(SystemTime::now());
         assert!(!Arc::ptr_eq(&last, &own(many[29_999])));
         let last = own(many[29_999]);
-        certificates.look(SystemTime::now() + LEAF_LIFETIME * 2 / 3 + Duration::from_secs(60));
+        certificates.renew_due(SystemTime::now() + LEAF_LIFETIME * 2 / 3 + Duration::from_secs(60));
         assert!(!Arc::ptr_eq(&last, &own(many[29_999])), "renewed with the others");
         for dialled in &many[..SINGLE_LEAVES + 10] {
             own(*dialled);
@@ -365,13 +365,13 @@ mod tests {
         let certificates = Certificates::open(files.clone(), &[]).unwrap();
         let first = served(&certificates);
         std::fs::write(&files.certificate, "broken").unwrap();
-        certificates.look(SystemTime::now());
+        certificates.renew_due(SystemTime::now());
         assert_eq!(served(&certificates), first);
         let error = certificates.status().error.unwrap();
         assert!(error.contains("ca.crt:1: no certificate"), "{error}");
 
         write(&files, "two");
-        certificates.look(SystemTime::now());
+        certificates.renew_due(SystemTime::now());
         assert_ne!(served(&certificates), first);
         assert_eq!(
             certificates.status(),

@@ -46,7 +46,7 @@ use crate::workload::NetnsId;
 const LISTENERS_MAX: usize = 4096;
 
 /// How long a message is waited for, where the other agent has nothing to do but send it.
-const PATIENCE: Duration = Duration::from_secs(2);
+const MESSAGE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long a predecessor may take until it has offered its listeners: an attempt to enforce a pod, which it lets end, takes 5 s
 /// at most.

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::metrics::{Role, UpgradeMetrics};
 use super::protocol::{Message, PER_MESSAGE, ProtocolError, VERSION, receive, send};
-use super::{LISTENERS_MAX, ListenerOffer, OFFER_LIMIT, PATIENCE};
+use super::{LISTENERS_MAX, ListenerOffer, MESSAGE_TIMEOUT, OFFER_LIMIT};
 use crate::admin::PrivateSocket;
 use crate::audit::{AuditError, AuditLog};
 use crate::kernel::lease::KernelWriteLease;
@@ -199,7 +199,7 @@ impl Predecessor {
         }
         // The next successor has to wait until everything is paused anew.
         let mut paused = self.paused.clone();
-        let _told_in_time = timeout(PATIENCE, paused.wait_for(|paused| !*paused)).await;
+        let _told_in_time = timeout(MESSAGE_TIMEOUT, paused.wait_for(|paused| !*paused)).await;
     }
 
     /// Waits until no change is under way; false where the agent is stopping.
@@ -218,7 +218,7 @@ impl Predecessor {
         if peer != 0 && peer != nix::unistd::geteuid().as_raw() {
             return Err(TransferError::Stranger(peer));
         }
-        let (said, _) = timeout(PATIENCE, receive(stream)).await??;
+        let (said, _) = timeout(MESSAGE_TIMEOUT, receive(stream)).await??;
         let Message::Hello {
             version,
             node,
@@ -231,7 +231,7 @@ impl Predecessor {
             let said = Message::Refused {
                 reason: reason.clone(),
             };
-            timeout(PATIENCE, send(stream, &said, &[])).await??;
+            timeout(MESSAGE_TIMEOUT, send(stream, &said, &[])).await??;
             return Err(TransferError::Refused(reason));
         }
         tracing::info!(
@@ -250,7 +250,7 @@ impl Predecessor {
             Err(_) => {
                 let late = TransferError::Late(self.limit);
                 let reason = late.to_string();
-                timeout(PATIENCE, send(stream, &Message::Withdrawn { reason }, &[])).await??;
+                timeout(MESSAGE_TIMEOUT, send(stream, &Message::Withdrawn { reason }, &[])).await??;
                 Err(late)
             }
         }
@@ -259,7 +259,7 @@ impl Predecessor {
     /// Lets the successor detach this agent's programs, and waits until it has. A successor that lives is never given up here,
     /// however long it takes: it could detach them after this agent had detached the successor's.
     async fn agree(&self, stream: &UnixStream) -> Result<(), TransferError> {
-        timeout(PATIENCE, send(stream, &Message::Agreed, &[])).await??;
+        timeout(MESSAGE_TIMEOUT, send(stream, &Message::Agreed, &[])).await??;
         let replaced = receive(stream);
         tokio::pin!(replaced);
         let said = match timeout(self.limit, &mut replaced).await {
@@ -341,7 +341,7 @@ pub(crate) async fn say_stopped_to(successor: &SuccessorConnection) {
 }
 
 async fn say_stopped(stream: &UnixStream) {
-    match timeout(PATIENCE, send(stream, &Message::Stopped, &[])).await {
+    match timeout(MESSAGE_TIMEOUT, send(stream, &Message::Stopped, &[])).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => {
             tracing::warn!(%error, "the successor cannot be told that this agent has stopped serving");

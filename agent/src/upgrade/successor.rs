@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use super::metrics::{Role, UpgradeMetrics};
 use super::protocol::{Message, ProtocolError, VERSION, receive, send};
-use super::{InheritedListeners, LISTENERS_MAX, ListenerOffer, OFFER_LIMIT, PATIENCE};
+use super::{InheritedListeners, LISTENERS_MAX, ListenerOffer, MESSAGE_TIMEOUT, OFFER_LIMIT};
 use crate::audit::AuditLog;
 use crate::runtime::phase::{Phase, PhaseControl};
 
@@ -111,7 +111,7 @@ async fn take(stream: UnixStream, node: &str, layout: u64) -> Result<Successor, 
         node: node.to_owned(),
         layout,
     };
-    timeout(PATIENCE, send(&stream, &hello, &[])).await??;
+    timeout(MESSAGE_TIMEOUT, send(&stream, &hello, &[])).await??;
     let (inherited, mut taken) = (InheritedListeners::default(), 0);
     loop {
         match timeout(OFFER_LIMIT, receive(&stream)).await?? {
@@ -276,7 +276,12 @@ impl Successor {
             // This agent stops, and the predecessor keeps serving.
             return std::future::pending().await;
         }
-        match timeout(PATIENCE, send(&self.stream, &Message::ProgramsReplaced, &[])).await {
+        match timeout(
+            MESSAGE_TIMEOUT,
+            send(&self.stream, &Message::ProgramsReplaced, &[]),
+        )
+        .await
+        {
             Ok(Ok(())) => {}
             Ok(Err(_)) => return PredecessorEnd::Gone,
             Err(_) => return PredecessorEnd::Stuck,

@@ -48,7 +48,7 @@ pub use pool::STREAMS_PER_CONNECTION;
 /// The place of a tunnel's connection among the node's; free again when the last one is dropped. An upgrade's response has it
 /// among its extensions.
 #[derive(Debug, Clone)]
-pub struct TunnelPlace(#[allow(dead_code, reason = "held until it is dropped")] Arc<pool::Counted>);
+pub struct TunnelPermit(#[allow(dead_code, reason = "held until it is dropped")] Arc<pool::Counted>);
 
 /// How often files are read again and unused connections closed.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(5);
@@ -295,7 +295,7 @@ impl Upstream {
         let request = outgoing.http1(&self.connector().authority, body)?;
         let response = sender.send_request(request).await.map_err(SendError::Broken)?;
         let mut response = received(response, None);
-        response.extensions_mut().insert(TunnelPlace(place));
+        response.extensions_mut().insert(TunnelPermit(place));
         Ok(response)
     }
 }

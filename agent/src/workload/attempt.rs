@@ -14,7 +14,7 @@ use super::enforce::{CoverageReport, EnforceError, Enforcement, Enforcer, PodNet
 use super::levels::{self, TooDeep};
 use super::netns::{Netns, NetnsError, NetnsId};
 use super::pods::NodePod;
-use super::slot::{Applied, CUTS, Slot};
+use super::slot::{Applied, DESTROYING_CHECKS, Slot};
 
 /// How long one attempt may take; opening a listener takes milliseconds.
 const ATTEMPT_LIMIT: Duration = Duration::from_secs(5);
@@ -48,7 +48,7 @@ pub(super) fn attempt<E: Enforcer>(
     pod: Arc<NodePod>,
 ) -> impl Future<Output = Outcome<E::Handle>> + Send + use<E> {
     let served = match &slot.applied {
-        Applied::Enforced { own, pod, looks, .. } => Some((*own, pod.clone(), *looks)),
+        Applied::Enforced { own, pod, checks, .. } => Some((*own, pod.clone(), *checks)),
         _ => None,
     };
     let group = slot.found.group.clone();
@@ -58,7 +58,7 @@ pub(super) fn attempt<E: Enforcer>(
         if let Err(error) = reach {
             return Outcome::TooDeep(error);
         }
-        let home = if pod.pod.host_network {
+        let network = if pod.pod.host_network {
             PodNetwork::Node
         } else {
             let path: PathBuf = group.path.clone();
@@ -69,15 +69,17 @@ pub(super) fn attempt<E: Enforcer>(
                 Err(error) => return Outcome::Failed(error.to_string()),
             }
         };
-        let own = home.own();
-        if let Some((_, pod, looks)) = served.filter(|(served, ..)| *served == own) {
-            let enforcement = Enforcement { group, home, pod };
-            let cut = looks < CUTS;
-            return Outcome::Same(guarded(async move { enforcer.maintain(enforcement, cut).await }).await);
+        let own = network.own();
+        if let Some((_, pod, checks)) = served.filter(|(served, ..)| *served == own) {
+            let enforcement = Enforcement { group, network, pod };
+            let destroy = checks < DESTROYING_CHECKS;
+            return Outcome::Same(
+                guarded(async move { enforcer.maintain(enforcement, destroy).await }).await,
+            );
         }
         let enforcement = Enforcement {
             group,
-            home,
+            network,
             pod: facts.clone(),
         };
         match guarded(async move { enforcer.enforce(enforcement).await }).await {

@@ -61,7 +61,7 @@ pub struct Enforcement {
     /// Its cgroup.
     pub group: Group,
     /// Its network namespace.
-    pub home: PodNetwork,
+    pub network: PodNetwork,
     /// What is known of it; replaced when its labels or containers change.
     pub pod: Arc<ArcSwap<Pod>>,
 }
@@ -87,7 +87,7 @@ pub trait Enforcer: Send + Sync + 'static {
     fn enforce(&self, pod: Enforcement) -> impl Future<Output = Result<Self::Handle, EnforceError>> + Send;
 
     /// Looks after an enforced pod: puts in force again what another agent may have changed, covers the interfaces that its
-    /// packets come out of and, if `cut`, ends its connections to protected endpoints that are older than its enforcement. Its listener
+    /// packets come out of and, if `destroy`, ends its connections to protected endpoints that are older than its enforcement. Its listener
     /// stays what it is.
     ///
     /// # Errors
@@ -95,7 +95,7 @@ pub trait Enforcer: Send + Sync + 'static {
     fn maintain(
         &self,
         pod: Enforcement,
-        cut: bool,
+        destroy: bool,
     ) -> impl Future<Output = Result<CoverageReport, EnforceError>> + Send;
 
     /// Lets the cgroup reach the protected endpoints.

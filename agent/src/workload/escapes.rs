@@ -16,7 +16,7 @@ use super::netns::{NetnsId, started};
 
 /// An enforced pod.
 #[derive(Debug, Clone)]
-pub struct Place {
+pub struct EnforcedPodRef {
     /// The UID that its cgroup carries.
     pub uid: PodUid,
     /// Its cgroup's folder.
@@ -63,7 +63,7 @@ pub struct EscapeTracker {
 
 impl EscapeTracker {
     /// Looks at every process once. It blocks, for a few milliseconds per thousand processes.
-    pub fn look(&mut self, pods: &[Place]) -> Vec<CgroupEscape> {
+    pub fn find(&mut self, pods: &[EnforcedPodRef]) -> Vec<CgroupEscape> {
         let namespaces: HashMap<_, _> = pods
             .iter()
             .filter_map(|pod| Some((pod.netns?, &pod.uid)))
@@ -142,8 +142,8 @@ mod tests {
     use super::*;
     use crate::cluster::testing::Folder;
 
-    fn place(folder: &Folder, netns: Option<NetnsId>) -> Place {
-        Place {
+    fn pod_ref(folder: &Folder, netns: Option<NetnsId>) -> EnforcedPodRef {
+        EnforcedPodRef {
             uid: PodUid("0d5a3c3e-7f3a-4a59-9a5b-0c6f4f0b8f11".to_owned()),
             path: folder.path().to_owned(),
             netns,
@@ -161,8 +161,8 @@ mod tests {
             Folder::new(),
         );
         // This very process is in no pod's cgroup.
-        let pod = place(&folder, Some(own));
-        let found = EscapeTracker::default().look(std::slice::from_ref(&pod));
+        let pod = pod_ref(&folder, Some(own));
+        let found = EscapeTracker::default().find(std::slice::from_ref(&pod));
         let escape = this(&found).unwrap();
         assert_eq!(
             (&escape.pod, escape.uid, escape.held),
@@ -174,7 +174,7 @@ mod tests {
             ..own
         };
         assert_eq!(
-            EscapeTracker::default().look(&[place(&folder, Some(elsewhere))]),
+            EscapeTracker::default().find(&[pod_ref(&folder, Some(elsewhere))]),
             []
         );
     }
@@ -182,19 +182,19 @@ mod tests {
     #[test]
     fn a_process_that_was_in_the_pod_and_left_is_found_on_the_nodes_network_too() {
         let folder = Folder::new();
-        let pod = [place(&folder, None)];
+        let pod = [pod_ref(&folder, None)];
         let list = |text: &str| std::fs::write(folder.path().join("cgroup.procs"), text).unwrap();
         let mut escapes = EscapeTracker::default();
         list("");
-        assert_eq!(escapes.look(&pod), [], "never seen inside");
+        assert_eq!(escapes.find(&pod), [], "never seen inside");
         list(&std::process::id().to_string());
-        assert_eq!(escapes.look(&pod), [], "inside");
+        assert_eq!(escapes.find(&pod), [], "inside");
         list("");
         for _ in 0..2 {
-            let found = escapes.look(&pod);
+            let found = escapes.find(&pod);
             assert!(!this(&found).unwrap().held, "it left, and still has");
         }
-        assert_eq!(escapes.look(&[]), [], "the pod is gone");
-        assert_eq!(escapes.look(&pod), [], "and forgotten");
+        assert_eq!(escapes.find(&[]), [], "the pod is gone");
+        assert_eq!(escapes.find(&pod), [], "and forgotten");
     }
 }

@@ -136,7 +136,7 @@ pub async fn start<E: Enforcer>(
         .static_pods(config.static_pods)
         .redirected(config.redirected)
         .pauses_with(config.phase)
-        .tells(config.judged)
+        .reports_to(config.judged)
         .notifies(config.kube_events);
     let paused = reconciler.paused();
     reconciler.close(&scans.borrow());

@@ -25,31 +25,31 @@ const NETNS_PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::f
 /// The same after a failure; at the longest, a pod still works soon after what it failed by is mended.
 pub(super) const FAILURE_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
-/// How often an enforced pod is looked after again though nothing changed in its cgroup.
-pub(super) const CHECK_EVERY: Duration = Duration::from_secs(30);
+/// How often an enforced pod is checked again though nothing changed in its cgroup.
+pub(super) const CHECK_INTERVAL: Duration = Duration::from_secs(30);
 
-/// When an enforced pod is looked after for the second time: a connect that was on its way when the first look listed the
+/// When an enforced pod is checked for the second time: a connect that was on its way when the first check listed the
 /// sockets has ended by then, and the five seconds in which older connections must end have not.
-pub(super) const CHECK_AGAIN: Duration = Duration::from_secs(3);
+pub(super) const SECOND_CHECK: Duration = Duration::from_secs(3);
 
 /// Longer than a list takes where the API server answers, and short against a kubelet's patience with a pod that fails.
-pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const API_SERVER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// When enforced pods are looked after, and static pods left alone.
+/// When enforced pods are checked, and static pods left alone.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Pace {
     pub(super) again: Duration,
     pub(super) every: Duration,
     /// How long the API server has to tell its pods at the start, until static pods that it might have told of are left alone.
-    pub(super) patience: Duration,
+    pub(super) api_server_timeout: Duration,
 }
 
 impl Default for Pace {
     fn default() -> Self {
         Self {
-            again: CHECK_AGAIN,
-            every: CHECK_EVERY,
-            patience: PATIENCE,
+            again: SECOND_CHECK,
+            every: CHECK_INTERVAL,
+            api_server_timeout: API_SERVER_TIMEOUT,
         }
     }
 }
@@ -104,8 +104,8 @@ impl Attempts {
     }
 }
 
-/// How many of an enforced pod's first looks cut its connections.
-pub(super) const CUTS: u32 = 2;
+/// How many of an enforced pod's first checks destroy its older connections.
+pub(super) const DESTROYING_CHECKS: u32 = 2;
 
 /// What is in force for a pod.
 pub(super) enum Applied<H> {
@@ -132,7 +132,7 @@ pub(super) enum Applied<H> {
         released: bool,
         /// When the next look is due, and how many there were.
         check: Instant,
-        looks: u32,
+        checks: u32,
         /// What the last one found.
         covered: Option<bool>,
     },
@@ -162,15 +162,15 @@ pub(super) struct Slot<H> {
     /// It was found redirected, and nothing was told of it since: it is one of the selection's.
     pub(super) enforced_before: bool,
     /// Since when it waits, closed, for the API server to tell of it, and whether that was said.
-    pub(super) unheard: Option<(Instant, bool)>,
-    /// Something about the cgroup changed since the namespace was looked at.
+    pub(super) unreported: Option<(Instant, bool)>,
+    /// Something about the cgroup changed since the namespace was checked at.
     pub(super) stale: bool,
     /// Attempts in a row without success, whether they failed or found no namespace yet, and when the next is due.
     pub(super) attempts: Attempts,
     pub(super) failing: bool,
     pub(super) due: Option<Instant>,
-    /// What was last aimed at; a new aim does not wait for the pause that an old one's failure set.
-    pub(super) aim: Discriminant<Wanted>,
+    /// What was last aimed at; a new goal does not wait for the pause that an old one's failure set.
+    pub(super) goal: Discriminant<Wanted>,
     /// When the cgroup was first seen, until its pod is enforced or left alone; not for those that were before.
     pub(super) since: Option<Instant>,
 }
@@ -216,12 +216,12 @@ impl<H> Slot<H> {
             gone: false,
             last: None,
             enforced_before: inherited && redirected,
-            unheard: None,
+            unreported: None,
             stale: false,
             attempts: Attempts::default(),
             failing: false,
             due: None,
-            aim: discriminant(&Wanted::Same),
+            goal: discriminant(&Wanted::Same),
             since: (!inherited).then(Instant::now),
         }
     }
@@ -322,23 +322,23 @@ impl<H> Slot<H> {
     pub(super) fn check(
         &mut self,
         id: CgroupId,
-        told: bool,
+        known: bool,
         now: Instant,
-        patience: Duration,
+        api_server_timeout: Duration,
     ) -> Option<Instant> {
-        let waits = !told
+        let waits = !known
             && is_manifest_hash(&self.found.uid.0)
             && matches!(self.applied, Applied::Nothing | Applied::Closed);
         if !waits {
-            self.unheard = None;
+            self.unreported = None;
             return None;
         }
-        let (since, said) = self.unheard.get_or_insert((now, false));
+        let (since, said) = self.unreported.get_or_insert((now, false));
         if *said {
             return None;
         }
-        if now < *since + patience {
-            return Some(*since + patience);
+        if now < *since + api_server_timeout {
+            return Some(*since + api_server_timeout);
         }
         *said = true;
         tracing::warn!(
@@ -356,21 +356,26 @@ impl<H> Slot<H> {
     }
 
     /// Notes a look after an enforced pod, and when the next is due. `None` where the pod has no process that could be
-    /// looked at.
-    pub(super) fn looked(&mut self, now: Instant, pace: Pace, found: Option<CoverageReport>) {
+    /// checked at.
+    pub(super) fn checked(&mut self, now: Instant, pace: Pace, found: Option<CoverageReport>) {
         self.attempts.reset();
         if let Applied::Enforced {
             check,
-            looks,
+            checks,
             covered,
             ..
         } = &mut self.applied
         {
             if let Some(found) = found {
-                *looks = looks.saturating_add(1);
+                *checks = checks.saturating_add(1);
                 *covered = Some(found.covered);
             }
-            *check = now + if *looks < CUTS { pace.again } else { pace.every };
+            *check = now
+                + if *checks < DESTROYING_CHECKS {
+                    pace.again
+                } else {
+                    pace.every
+                };
         }
     }
 
@@ -421,20 +426,24 @@ mod tests {
         const HASH: &str = "f0e1d2c3b4a5968778695a4b3c2d1e0f";
         let (id, start) = (CgroupId(7), Instant::now());
         let mut one = slot(HASH);
-        let mut check = |told, after| one.check(id, told, start + after, PATIENCE);
-        assert_eq!(check(false, Duration::ZERO), Some(start + PATIENCE));
-        assert_eq!(check(true, PATIENCE / 2), None, "it is told of");
+        let mut check = |told, after| one.check(id, told, start + after, API_SERVER_TIMEOUT);
+        assert_eq!(check(false, Duration::ZERO), Some(start + API_SERVER_TIMEOUT));
+        assert_eq!(check(true, API_SERVER_TIMEOUT / 2), None, "it is told of");
         assert_eq!(
-            check(false, PATIENCE),
-            Some(start + 2 * PATIENCE),
+            check(false, API_SERVER_TIMEOUT),
+            Some(start + 2 * API_SERVER_TIMEOUT),
             "its mirror is gone"
         );
-        assert_eq!(check(false, 2 * PATIENCE), None);
-        assert_eq!(one.unheard, Some((start + PATIENCE, true)));
+        assert_eq!(check(false, 2 * API_SERVER_TIMEOUT), None);
+        assert_eq!(one.unreported, Some((start + API_SERVER_TIMEOUT, true)));
         one.applied = Applied::AssumedExempt;
-        assert_eq!(one.check(id, false, start, PATIENCE), None);
-        assert_eq!(one.unheard, None, "it waits no more");
+        assert_eq!(one.check(id, false, start, API_SERVER_TIMEOUT), None);
+        assert_eq!(one.unreported, None, "it waits no more");
         let mut other = slot("0d5a3c3e-7f3a-4a59-9a5b-0c6f4f0b8f11");
-        assert_eq!(other.check(id, false, start, PATIENCE), None, "no static pod");
+        assert_eq!(
+            other.check(id, false, start, API_SERVER_TIMEOUT),
+            None,
+            "no static pod"
+        );
     }
 }

@@ -86,7 +86,7 @@ impl Tree {
     /// Follows the tree until it is cancelled.
     pub async fn run(mut self, cancel: CancellationToken) {
         loop {
-            let complete = self.look();
+            let complete = self.read();
             let pause = if complete { BACKSTOP } else { BACKSTOP_UNWATCHED };
             tokio::select! {
                 () = cancel.cancelled() => return,
@@ -97,7 +97,7 @@ impl Tree {
     }
 
     /// Reads the tree until every folder seen was watched before it was read; says whether all could be watched.
-    fn look(&mut self) -> bool {
+    fn read(&mut self) -> bool {
         if let Some(watches) = &self.watches {
             // What is told up to here is seen by the reading that follows.
             watches.drain();

@@ -106,7 +106,7 @@ impl Pod {
             number,
             owner: Owner {
                 pod: Arc::new(ArcSwap::from_pointee(testbed::pod())),
-                places: Arc::new(tokio::sync::Semaphore::new(limit)),
+                connections: Arc::new(tokio::sync::Semaphore::new(limit)),
                 share: Arc::default(),
                 released: CancellationToken::new(),
                 seen: Arc::default(),

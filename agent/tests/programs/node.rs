@@ -24,7 +24,7 @@ struct Shared {
 }
 
 impl Shared {
-    fn enforce(kernel: &Arc<Kernel>, testbed: &Testbed, number: u64, places: usize) -> Self {
+    fn enforce(kernel: &Arc<Kernel>, testbed: &Testbed, number: u64, limit: usize) -> Self {
         let listener = InPodListener::open(&testbed.netns, &Default::default()).unwrap();
         let (netns, port) = (listener.netns_cookie(), listener.port());
         kernel
@@ -43,7 +43,7 @@ impl Shared {
         kernel.set_class(pod, class).unwrap();
         let owner = Owner {
             pod: Arc::new(ArcSwap::from_pointee(testbed::pod())),
-            places: Arc::new(Semaphore::new(places)),
+            connections: Arc::new(Semaphore::new(limit)),
             share: Arc::default(),
             released: CancellationToken::new(),
             seen: Arc::default(),

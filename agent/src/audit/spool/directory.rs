@@ -15,9 +15,9 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::chain::{Chain, Hash};
+use super::lock::{DirectoryLock, is_same};
 use super::rotate::Bounds;
 use super::segment::{self, Position, Segment, SegmentId};
-use super::turn::{Turn, is_same};
 use super::view::SpoolView;
 use crate::audit::event::Event;
 use crate::audit::sinks::checkpoint;
@@ -38,7 +38,7 @@ pub(in crate::audit) struct SpoolDirectory {
     sinks: Vec<String>,
     clock: Clock,
     view: Arc<SpoolView>,
-    turn: Turn,
+    lock: DirectoryLock,
     /// All segments but the current one, the oldest first.
     closed: Vec<Segment>,
     /// The segment that is written to; `None` after a failure that left its end unknown.
@@ -71,7 +71,7 @@ impl SpoolDirectory {
         view: Arc<SpoolView>,
     ) -> Result<Self, AuditError> {
         let mut spool = Self {
-            turn: Turn::open(&config.directory)?,
+            lock: DirectoryLock::open(&config.directory)?,
             path: config.directory.clone(),
             node: config.node.clone(),
             bounds: Bounds {
@@ -117,7 +117,7 @@ impl SpoolDirectory {
         if self.shared == shared {
             return;
         }
-        self.shared = shared || !self.turn.try_take();
+        self.shared = shared || !self.lock.try_take();
         self.rebind = true;
         self.end_turn();
     }
@@ -125,7 +125,7 @@ impl SpoolDirectory {
     /// Ends a turn at a shared directory.
     pub(super) fn end_turn(&mut self) {
         if self.shared
-            && let Err(error) = self.turn.end()
+            && let Err(error) = self.lock.end()
         {
             tracing::warn!(%error, "the audit spool cannot be unlocked; the other agent waits");
         }
@@ -135,7 +135,7 @@ impl SpoolDirectory {
     /// and the current segment can take a batch.
     pub(super) fn begin_turn(&mut self) -> Result<(), AuditError> {
         if self.shared {
-            self.turn.wait()?;
+            self.lock.wait()?;
         }
         if self.is_as_left() {
             self.rebind = self.shared;
@@ -180,8 +180,8 @@ impl SpoolDirectory {
             // The old file gets no more lines, and those it has must not be lost with it.
             left.file.sync_data().map_err(failed)?;
         }
-        if !self.turn.is_there() {
-            self.turn = Turn::open(&self.path)?;
+        if !self.lock.is_there() {
+            self.lock = DirectoryLock::open(&self.path)?;
         }
         let mut segments = segment::segments(&self.path).map_err(failed)?;
         let newest = segments.last().map(|segment| segment.id);
@@ -243,7 +243,7 @@ impl SpoolDirectory {
         for _ in 0..NAMES_TRIED {
             match segment::create(&id.path(&self.path)) {
                 Ok(file) => {
-                    self.turn.sync()?;
+                    self.lock.sync()?;
                     return Ok((id, file));
                 }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {

@@ -29,7 +29,7 @@ pub(in crate::audit) enum Item {
         /// What to write.
         event: Box<Event>,
         /// Its reserved room, and its bytes among those that wait.
-        room: Room,
+        room: Reservation,
         /// Who waits for it.
         done: Option<Done>,
     },
@@ -38,17 +38,21 @@ pub(in crate::audit) enum Item {
 }
 
 /// A line's room, given back when dropped.
-pub(in crate::audit) struct Room {
+pub(in crate::audit) struct Reservation {
     bytes: usize,
     waiting: Arc<AtomicUsize>,
     _slot: OwnedSemaphorePermit,
 }
 
-impl Room {
+impl Reservation {
     /// The room of a line of so many bytes, which count among `waiting` until it is written.
-    pub(in crate::audit) fn of(slot: OwnedSemaphorePermit, bytes: usize, waiting: &Arc<AtomicUsize>) -> Room {
+    pub(in crate::audit) fn of(
+        slot: OwnedSemaphorePermit,
+        bytes: usize,
+        waiting: &Arc<AtomicUsize>,
+    ) -> Reservation {
         waiting.fetch_add(bytes, Relaxed);
-        Room {
+        Reservation {
             bytes,
             waiting: Arc::clone(waiting),
             _slot: slot,
@@ -56,7 +60,7 @@ impl Room {
     }
 }
 
-impl Drop for Room {
+impl Drop for Reservation {
     fn drop(&mut self) {
         self.waiting.fetch_sub(self.bytes, Relaxed);
     }

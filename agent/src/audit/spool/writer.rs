@@ -25,7 +25,7 @@ const SYNC_AFTER: Duration = Duration::from_secs(1);
 const RETRY_AFTER: Duration = Duration::from_millis(250);
 
 /// How often an idle writer looks for another agent's lines in a shared directory, so that its sinks get them.
-const LOOK_AFTER: Duration = Duration::from_secs(1);
+const IDLE_CHECK: Duration = Duration::from_secs(1);
 
 /// Starts the writer's thread. It ends, with everything written, when the queue is closed.
 pub(in crate::audit) fn start(
@@ -68,7 +68,7 @@ impl Writer {
             } else if self.spool.is_dirty() {
                 Some(SYNC_AFTER)
             } else {
-                queue.shared().then_some(LOOK_AFTER)
+                queue.shared().then_some(IDLE_CHECK)
             };
             let work = queue.take(&mut self.waiting, patience);
             self.spool.share(queue.shared());
@@ -76,7 +76,7 @@ impl Writer {
                 Work::Items => self.write(),
                 Work::Idle if self.waiting.is_empty() => {
                     self.sync();
-                    self.look();
+                    self.check();
                 }
                 Work::Idle => self.write(),
                 Work::Closed => {
@@ -100,10 +100,10 @@ impl Writer {
     }
 
     /// Looks what another agent wrote.
-    fn look(&mut self) {
+    fn check(&mut self) {
         if self.spool.is_shared() {
             // A failure shows at the next record.
-            let _looked = self.spool.begin_turn();
+            let _checked = self.spool.begin_turn();
             self.spool.end_turn();
         }
     }

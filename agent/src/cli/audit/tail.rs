@@ -17,7 +17,7 @@ use crate::audit::DEFAULT_DIRECTORY;
 use crate::audit::invisible::escape_json;
 
 /// How often a followed file is looked at: quick for a person, cheap for the node.
-const LOOK_AGAIN: Duration = Duration::from_millis(200);
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Lines shown when nothing says how many.
 const LINES: usize = 20;
@@ -111,7 +111,7 @@ impl Tail {
                 .map_err(failed)?;
             wrote?;
             printer.flush()?;
-            std::thread::sleep(LOOK_AGAIN);
+            std::thread::sleep(POLL_INTERVAL);
         }
     }
 

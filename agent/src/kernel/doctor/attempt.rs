@@ -15,11 +15,11 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::kind::SocketKind;
 use super::passed;
-use super::place::{LOOPBACK, NOBODY, NOBODYS_PORT};
+use super::test_network::{LOOPBACK, NOBODY, NOBODYS_PORT};
 use crate::kernel::sys;
 
 /// How long an answer may take; loopback takes a millisecond.
-pub(super) const PATIENCE: Duration = Duration::from_secs(2);
+pub(super) const REPLY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long to wait for what must not come.
 pub(super) const NOTHING: Duration = Duration::from_millis(400);
@@ -102,7 +102,7 @@ pub fn attempt(kind: SocketKind, cgroup: &Path, address: SocketAddr) -> io::Resu
         },
         SocketKind::NonBlocking => {
             let socket = tcp()?;
-            connected(&socket, socket.connect_timeout(&to, PATIENCE))
+            connected(&socket, socket.connect_timeout(&to, REPLY_TIMEOUT))
         }
         SocketKind::IoUring => {
             let socket = tcp()?;
@@ -249,7 +249,7 @@ fn connected(socket: &Socket, connect: io::Result<()>) -> io::Result<TrialOutcom
 
 /// Who is at the other end.
 fn heard(mut socket: &Socket) -> io::Result<TrialOutcome> {
-    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.set_read_timeout(Some(REPLY_TIMEOUT))?;
     let mut word = [0; LISTENER.len()];
     socket.read_exact(&mut word)?;
     Ok(if &word == LISTENER {
@@ -270,8 +270,8 @@ fn outcome(tried: io::Result<TrialOutcome>) -> io::Result<TrialOutcome> {
 /// Connects while nothing is enforced, waits for a word, and talks on. That it was sent says nothing; the server hears
 /// whether it gets through, and the count of drops tells the rest.
 fn open(address: SocketAddr) -> io::Result<TrialOutcome> {
-    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut stream = TcpStream::connect_timeout(&address, REPLY_TIMEOUT)?;
+    stream.set_read_timeout(Some(REPLY_TIMEOUT))?;
     stream.read_exact(&mut [0; SERVER.len()])?;
     let _ = stream.write_all(b"more");
     std::thread::sleep(NOTHING);

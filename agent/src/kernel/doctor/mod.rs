@@ -6,10 +6,10 @@
 mod attempt;
 mod kind;
 mod passed;
-mod place;
 mod redirect;
 mod sockets;
 mod surroundings;
+mod test_network;
 
 use std::fs::{self, File};
 use std::io;
@@ -191,7 +191,7 @@ fn try_out(program: Program, ebpf: &mut Ebpf, cgroup: &File) -> Result<(), Strin
     if program == Program::Interface {
         // Not at an interface of the node's: it drops whatever is for a loopback address.
         let netns =
-            place::namespace().map_err(|error| format!("cannot make a network namespace: {error}"))?;
+            test_network::namespace().map_err(|error| format!("cannot make a network namespace: {error}"))?;
         within(&netns, || program::attach_interface(ebpf, "lo").map(drop))
             .map_err(|error| error.to_string())?
     } else {

@@ -17,7 +17,7 @@ use crate::kernel::{
 pub(super) const NAME: &str = "redirect";
 
 /// How long the probe may take; loopback takes a millisecond, starting a process some more.
-const PATIENCE: Duration = Duration::from_secs(5);
+const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What the redirected listener says, which nobody else does.
 const WORD: &[u8] = b"picket";
@@ -32,8 +32,8 @@ pub type Probe<'a> = dyn Fn(&Path, SocketAddr) -> io::Result<SocketAddr> + 'a;
 /// When the cgroup cannot be joined, and when the dial fails or ends at the wrong listener.
 pub fn dial(cgroup: &Path, address: SocketAddr) -> io::Result<SocketAddr> {
     fs::write(cgroup.join("cgroup.procs"), "0")?;
-    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut stream = TcpStream::connect_timeout(&address, REPLY_TIMEOUT)?;
+    stream.set_read_timeout(Some(REPLY_TIMEOUT))?;
     let mut answer = [0; WORD.len()];
     stream.read_exact(&mut answer)?;
     if answer != WORD {
@@ -133,7 +133,7 @@ fn answer(listener: &TcpListener, kernel: &Kernel) -> io::Result<Result<Option<F
                 return Ok(flow);
             }
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
-            Err(_) if begun.elapsed() > PATIENCE => {
+            Err(_) if begun.elapsed() > REPLY_TIMEOUT => {
                 return Err(io::Error::other("the connection did not arrive"));
             }
             Err(_) => std::thread::sleep(Duration::from_millis(5)),

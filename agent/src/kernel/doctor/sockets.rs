@@ -11,9 +11,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::attempt::{LISTENER, NOTHING, PATIENCE, SERVER, TrialOutcome};
+use super::attempt::{LISTENER, NOTHING, REPLY_TIMEOUT, SERVER, TrialOutcome};
 use super::kind::{SocketKind, Wanted};
-use super::place::{LOOPBACK, Place};
+use super::test_network::{LOOPBACK, TestNetwork};
 use super::{Check, CheckStatus, NEEDS_BPFFS, Surroundings, Trial};
 use crate::kernel::{
     CgroupId, Class, DenyReason, FailMode, Kernel, KernelConfig, KernelError, NodeState, ProtectedEndpoint,
@@ -63,11 +63,11 @@ struct Ground {
     kernel: Kernel,
     pod: PathBuf,
     id: CgroupId,
-    node: Place,
+    node: TestNetwork,
     /// Where the pod has a network of its own.
-    apart: Place,
+    apart: TestNetwork,
     /// The same, where nothing passes but what is sent past the network stack: whatever else is for loopback counts as dropped.
-    bare: Place,
+    bare: TestNetwork,
 }
 
 impl Ground {
@@ -76,8 +76,8 @@ impl Ground {
         let told = |error: KernelError| error.to_string();
         let pod = cgroup.path.join("pod");
         fs::create_dir(&pod).map_err(said)?;
-        let node = Place::node().map_err(said)?;
-        let [apart, bare] = [Place::apart(), Place::apart()]
+        let node = TestNetwork::node().map_err(said)?;
+        let [apart, bare] = [TestNetwork::apart(), TestNetwork::apart()]
             .map(|made| made.map_err(|error| format!("cannot make a network namespace: {error}")));
         let (apart, bare) = (apart?, bare?);
         let kernel = Kernel::load(&KernelConfig {
@@ -222,12 +222,12 @@ impl Ground {
 
     /// Answers at the listeners and behind the protected endpoints until the attempt is done; `heard` tells that something came to a protected endpoint
     /// which had to stay away.
-    fn serve(&self, place: &Place, kind: SocketKind, done: &AtomicBool, heard: &AtomicBool) {
+    fn serve(&self, place: &TestNetwork, kind: SocketKind, done: &AtomicBool, heard: &AtomicBool) {
         let begun = Instant::now();
         let mut datagram = [0; 16];
         loop {
             // One look more after it is done: what came last would count as the next one's.
-            let last = done.load(Ordering::Relaxed) || begun.elapsed() > 4 * PATIENCE;
+            let last = done.load(Ordering::Relaxed) || begun.elapsed() > 4 * REPLY_TIMEOUT;
             for listener in &place.listeners {
                 if let Ok((mut stream, _)) = listener.accept() {
                     let _ = stream.write_all(LISTENER);
@@ -276,7 +276,7 @@ impl Drop for Ground {
 }
 
 /// Where the attempt goes; `None` where there is no such address.
-fn address(kind: SocketKind, place: &Place) -> Option<SocketAddr> {
+fn address(kind: SocketKind, place: &TestNetwork) -> Option<SocketAddr> {
     match (kind, place.endpoint.ip()) {
         (SocketKind::Tcp6 | SocketKind::Udp6, _) => place.endpoint6,
         (SocketKind::Mapped, IpAddr::V4(endpoint)) => Some(SocketAddr::new(

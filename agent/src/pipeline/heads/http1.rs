@@ -20,7 +20,7 @@ use picket_policy::MAX_HEAD;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::io::poll_read_buf;
 
-use super::{HeldHead, PodHeads, SHORT_HEAD, Turn, set_target};
+use super::{HeldHead, PodHeads, ReadPermit, SHORT_HEAD, set_target};
 use crate::reject::HeadError;
 
 /// Fields that hyper parses without an allocation of its own (its `DEFAULT_MAX_HEADERS`).
@@ -127,7 +127,7 @@ struct Dropping {
 pub(in crate::pipeline) struct Http1Heads<S> {
     stream: S,
     state: State,
-    turn: Option<Turn>,
+    permit: Option<ReadPermit>,
     heads: PodHeads,
     exchange: Arc<Exchange>,
 }
@@ -137,7 +137,7 @@ impl<S> Http1Heads<S> {
         Http1Heads {
             stream,
             state: State::Head,
-            turn: None,
+            permit: None,
             heads,
             exchange: Arc::new(Exchange {
                 body: AtomicU64::new(NO_REQUEST),
@@ -177,7 +177,7 @@ impl<S> Http1Heads<S> {
     /// Bytes for hyper, of which `head` are the head.
     fn give(&mut self, bytes: Bytes, head: usize) {
         let body = (bytes.len() - head) as u64;
-        self.turn = None;
+        self.permit = None;
         self.state = State::Giving { bytes, body };
     }
 
@@ -236,7 +236,11 @@ impl<S: AsyncRead + Unpin> Http1Heads<S> {
             return Poll::Ready(Ok(()));
         };
         if bytes.len() > SHORT_HEAD {
-            ready!(self.turn.get_or_insert_with(|| Turn::wait(&self.heads)).poll(cx))?;
+            ready!(
+                self.permit
+                    .get_or_insert_with(|| ReadPermit::wait(&self.heads))
+                    .poll(cx)
+            )?;
         }
         bytes.reserve(CHUNK);
         if ready!(poll_read_buf(Pin::new(&mut self.stream), cx, bytes))? == 0 {
@@ -268,7 +272,11 @@ impl<S: AsyncRead + Unpin> Http1Heads<S> {
         let State::Dropping(dropping) = &mut self.state else {
             return Poll::Ready(Ok(()));
         };
-        ready!(self.turn.get_or_insert_with(|| Turn::wait(&self.heads)).poll(cx))?;
+        ready!(
+            self.permit
+                .get_or_insert_with(|| ReadPermit::wait(&self.heads))
+                .poll(cx)
+        )?;
         dropping.bytes.reserve(CHUNK);
         let read = ready!(poll_read_buf(Pin::new(&mut self.stream), cx, &mut dropping.bytes))?;
         dropping.dropped += read;

@@ -18,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::io::poll_read_buf;
 
 use super::hpack::move_path;
-use super::{PodHeads, SHORT_HEAD, Turn, set_target};
+use super::{PodHeads, ReadPermit, SHORT_HEAD, set_target};
 use crate::reject::HeadError;
 
 /// The most that h2 decodes of a head: above the API server's limit, so that what is beyond that limit is refused by a stage,
@@ -135,7 +135,7 @@ pub(in crate::pipeline) struct Http2Heads<S> {
     input: BytesMut,
     /// What may pass.
     output: Bytes,
-    turn: Option<Turn>,
+    permit: Option<ReadPermit>,
     heads: PodHeads,
 }
 
@@ -158,7 +158,7 @@ impl<S> Http2Heads<S> {
             walker: Walker { left: PREFACE },
             input: BytesMut::new(),
             output: Bytes::new(),
-            turn: None,
+            permit: None,
             heads,
         }
     }
@@ -188,7 +188,7 @@ impl<S> Http2Heads<S> {
                 self.output = bytes.into();
             }
         }
-        self.turn = None;
+        self.permit = None;
         true
     }
 }
@@ -300,7 +300,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Http2Heads<S> {
                 continue;
             }
             if this.input.len() > SHORT_HEAD {
-                ready!(this.turn.get_or_insert_with(|| Turn::wait(&this.heads)).poll(cx))?;
+                ready!(
+                    this.permit
+                        .get_or_insert_with(|| ReadPermit::wait(&this.heads))
+                        .poll(cx)
+                )?;
             }
             this.input.reserve(FRAME);
             if ready!(poll_read_buf(Pin::new(&mut this.stream), cx, &mut this.input))? == 0 {

@@ -83,7 +83,7 @@ impl PodHeads {
 type Acquiring = Pin<Box<dyn Future<Output = Option<[OwnedSemaphorePermit; 2]>> + Send + Sync>>;
 
 /// The right to read a long head, and how long that may go on.
-enum Turn {
+enum ReadPermit {
     Waiting(Acquiring),
     Reading {
         _permits: [OwnedSemaphorePermit; 2],
@@ -91,14 +91,14 @@ enum Turn {
     },
 }
 
-impl Turn {
-    fn wait(heads: &PodHeads) -> Turn {
+impl ReadPermit {
+    fn wait(heads: &PodHeads) -> ReadPermit {
         // The pod's own first: whoever waits for that one keeps nobody else.
         let (pod, node) = (
             Arc::clone(&heads.share.heads_read),
             Arc::clone(&heads.budget.read),
         );
-        Turn::Waiting(Box::pin(async move {
+        ReadPermit::Waiting(Box::pin(async move {
             let pod = pod.acquire_owned().await.ok()?;
             Some([pod, node.acquire_owned().await.ok()?])
         }))
@@ -106,16 +106,16 @@ impl Turn {
 
     /// Ready once the head may be read on; an error where that has gone on for too long.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        if let Turn::Waiting(acquiring) = self {
+        if let ReadPermit::Waiting(acquiring) = self {
             let Some(permits) = std::task::ready!(acquiring.as_mut().poll(cx)) else {
                 return Poll::Ready(Err(std::io::Error::other("the agent ends")));
             };
-            *self = Turn::Reading {
+            *self = ReadPermit::Reading {
                 _permits: permits,
                 limit: Box::pin(tokio::time::sleep(READING_LIMIT)),
             };
         }
-        if let Turn::Reading { limit, .. } = self
+        if let ReadPermit::Reading { limit, .. } = self
             && limit.as_mut().poll(cx).is_ready()
         {
             let text = "a long head took too long to come";

@@ -36,12 +36,12 @@ async fn a_tunnel_counts_as_a_connection_on_both_sides_until_it_ends() {
     let world = World::new().await;
     let tunnel = exec(&world).await;
     tokio::time::sleep(SETTLED).await;
-    assert_eq!(world.places.available_permits(), CONNECTIONS_PER_POD - 1);
+    assert_eq!(world.connections.available_permits(), CONNECTIONS_PER_POD - 1);
     assert_eq!(world.share.tunnels.available_permits(), TUNNELS_PER_POD - 1);
     assert_eq!(world.upstream.connections(), 1);
     world.sessions.kill(&SessionSelector::default(), "enough");
     tunnel.await.expect("no panic");
-    until(|| world.places.available_permits() == CONNECTIONS_PER_POD).await;
+    until(|| world.connections.available_permits() == CONNECTIONS_PER_POD).await;
     until(|| world.upstream.connections() == 0).await;
     until(|| world.share.tunnels.available_permits() == TUNNELS_PER_POD).await;
 }
@@ -120,7 +120,7 @@ async fn streams(world: &World) -> usize {
 async fn connections_beyond_a_pod_s_share_carry_few_requests_at_once() {
     let world = World::new().await;
     assert_eq!(streams(&world).await, 250);
-    until(|| world.places.available_permits() == CONNECTIONS_PER_POD).await;
+    until(|| world.connections.available_permits() == CONNECTIONS_PER_POD).await;
     let wide: Vec<_> = std::iter::from_fn(|| world.share.wide()).collect();
     assert!(!wide.is_empty());
     assert_eq!(streams(&world).await, 4);
@@ -186,16 +186,16 @@ async fn a_read_that_goes_on_is_noted_once_and_ends_with_its_permission() {
     let mut body = sender.send_request(request).await.expect("an answer").into_body();
     body.frame().await.expect("a frame").expect("data");
     // Young ones are left alone.
-    world.pipeline.look_at_bodies(LIMIT);
+    world.pipeline.check_bodies(LIMIT);
     assert!(stages(&world).await.is_empty());
-    world.pipeline.look_at_bodies(Duration::ZERO);
-    world.pipeline.look_at_bodies(Duration::ZERO);
+    world.pipeline.check_bodies(Duration::ZERO);
+    world.pipeline.check_bodies(Duration::ZERO);
     assert_eq!(stages(&world).await, ["ResponseStarted"]);
     world
         .store
         .replace_for_tests(policies("owner: team-a", "owner: team-a, state: Suspended"));
     world.sessions.sweep(std::time::Instant::now());
-    world.pipeline.look_at_bodies(Duration::ZERO);
+    world.pipeline.check_bodies(Duration::ZERO);
     assert!(
         body.frame().await.is_none_or(|frame| frame.is_err()),
         "it breaks off"
@@ -227,9 +227,9 @@ async fn of_the_responses_that_nobody_takes_a_pod_keeps_so_many() {
         );
     }
     tokio::time::sleep(SETTLED).await;
-    world.pipeline.look_at_bodies(Duration::from_millis(1));
+    world.pipeline.check_bodies(Duration::from_millis(1));
     let ended = world.ended(3).await;
     assert_eq!(ended.len(), 3, "the first three");
-    world.pipeline.look_at_bodies(Duration::from_millis(1));
+    world.pipeline.check_bodies(Duration::from_millis(1));
     assert_eq!(world.ended(3).await.len(), 3, "the others are within the share");
 }

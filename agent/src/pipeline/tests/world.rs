@@ -123,7 +123,7 @@ pub(super) struct World {
     pub(super) upstream: Upstream,
     pub(super) share: Arc<PodShare>,
     /// The places of the pod's connections.
-    pub(super) places: Arc<tokio::sync::Semaphore>,
+    pub(super) connections: Arc<tokio::sync::Semaphore>,
     pub(super) released: CancellationToken,
     api: JoinHandle<()>,
     broken_off: CancellationToken,
@@ -216,7 +216,7 @@ impl World {
             pod: Arc::new(ArcSwap::from_pointee(pod)),
             upstream,
             share: Arc::default(),
-            places: Arc::new(tokio::sync::Semaphore::new(CONNECTIONS_PER_POD)),
+            connections: Arc::new(tokio::sync::Semaphore::new(CONNECTIONS_PER_POD)),
             released: CancellationToken::new(),
             api,
             broken_off,
@@ -310,7 +310,7 @@ impl World {
         let address = listener.local_addr().expect("an address");
         let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
         let (stream, peer) = accepted.expect("accepted");
-        let place = Arc::clone(&self.places);
+        let permit = Arc::clone(&self.connections);
         let accepted = Accepted {
             stream: stream.into_std().expect("a socket"),
             origin: "127.0.0.1:443".parse().expect("an address"),
@@ -327,7 +327,7 @@ impl World {
                 cgroup: None,
                 outside: false,
             },
-            place: place.try_acquire_owned().expect("a place"),
+            permit: permit.try_acquire_owned().expect("a permit"),
             share: Arc::clone(&self.share),
             released: self.released.clone(),
         };

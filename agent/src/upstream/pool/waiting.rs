@@ -60,7 +60,7 @@ impl From<NoStream> for SendError {
 }
 
 /// Where one request waits.
-pub(super) type Turn<T> = oneshot::Sender<Result<T, NoStream>>;
+pub(super) type Waiter<T> = oneshot::Sender<Result<T, NoStream>>;
 
 /// The queue of one pool.
 #[derive(Debug)]
@@ -73,7 +73,7 @@ pub(super) struct Waiting<T = Lease> {
 #[derive(Debug)]
 struct State<T> {
     /// The pods whose requests wait; the first one has the next turn.
-    pods: VecDeque<(PodKey, VecDeque<Turn<T>>)>,
+    pods: VecDeque<(PodKey, VecDeque<Waiter<T>>)>,
     opening: usize,
 }
 
@@ -108,7 +108,7 @@ impl<T> Waiting<T> {
     }
 
     /// Whose turn it is, of those who still wait.
-    pub(super) fn next(&self) -> Option<Turn<T>> {
+    pub(super) fn next(&self) -> Option<Waiter<T>> {
         let mut state = self.state.lock();
         while let Some((pod, mut turns)) = state.pods.pop_front() {
             let turn = turns.pop_front();

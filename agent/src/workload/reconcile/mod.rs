@@ -8,8 +8,8 @@
 //! every other pod of the API server is exempt; a pod that the API server does not know is closed, unless it is a static one
 //! and the operator leaves those alone.
 //!
-//! An enforced pod is looked after once it is enforced, once more soon after, and now and then: what it had open before is
-//! cut in the first two, the interfaces that its packets come out of are covered, and its class is told again.
+//! An enforced pod is checked once it is enforced, once more soon after, and now and then: what it had open before is
+//! destroyed in the first two, the interfaces that its packets come out of are covered, and its class is told again.
 //!
 //! Each pod is brought there by itself: one that fails is tried again later and holds nobody up.
 //!
@@ -122,7 +122,7 @@ impl<E: Enforcer> Reconciler<E> {
     }
 
     /// Says what becomes of static pods that the API server has not told of: closed unless this is said, and for the first
-    /// [`Pace::patience`] without its pods.
+    /// [`Pace::api_server_timeout`] without its pods.
     #[must_use]
     pub fn static_pods(mut self, unclassified: FailMode) -> Self {
         self.static_pods = unclassified;
@@ -139,13 +139,13 @@ impl<E: Enforcer> Reconciler<E> {
     /// Pauses the reconciler while the kernel write lease is lent.
     #[must_use]
     pub fn pauses_with(mut self, phase: PhaseWatch) -> Self {
-        self.pause.asked = Some(phase);
+        self.pause.phase = Some(phase);
         self
     }
 
     /// Says whom to tell how long new pods took.
     #[must_use]
-    pub fn tells(mut self, judged: Judged) -> Self {
+    pub fn reports_to(mut self, judged: Judged) -> Self {
         self.judged = judged;
         self
     }
@@ -153,7 +153,7 @@ impl<E: Enforcer> Reconciler<E> {
     /// Whether it is paused: it changes nothing, and nothing of it is under way.
     #[must_use]
     pub fn paused(&self) -> watch::Receiver<bool> {
-        self.pause.told.subscribe()
+        self.pause.paused.subscribe()
     }
 
     /// The counts, as they change.
@@ -209,7 +209,7 @@ impl<E: Enforcer> Reconciler<E> {
                 changed = scans.changed() => if changed.is_err() { return },
                 changed = pods.changed() => if changed.is_err() { return },
                 Some(ended) = self.attempts.join_next() => self.take_attempt(ended),
-                () = self.pause.called() => {}
+                () = self.pause.requested() => {}
                 () = tokio::time::sleep_until(due) => {}
             }
         }
@@ -217,7 +217,7 @@ impl<E: Enforcer> Reconciler<E> {
     }
 
     /// Lets attempts end, then changes nothing until it is called back. What is in force is then another's: all is brought
-    /// there again. The listeners of enforced pods were served all the while and stay: those pods are looked after as when
+    /// there again. The listeners of enforced pods were served all the while and stay: those pods are checked as when
     /// they were new, since the other may have left them alone. A pod that was released meanwhile is enforced anew.
     async fn pause(
         &mut self,
@@ -231,25 +231,25 @@ impl<E: Enforcer> Reconciler<E> {
                 () = changed(scans, pods) => {}
             }
         }
-        self.pause.told.send_replace(true);
+        self.pause.paused.send_replace(true);
         loop {
             self.observe(scans, pods);
             tokio::select! {
-                () = self.pause.over() => break,
+                () = self.pause.ended() => break,
                 () = changed(scans, pods) => {}
             }
         }
-        self.pause.told.send_replace(false);
+        self.pause.paused.send_replace(false);
         for slot in self.slots.values_mut() {
             match &mut slot.applied {
                 Applied::Enforced {
                     check,
-                    looks,
+                    checks,
                     released: false,
                     ..
                 } => {
                     *check = Instant::now();
-                    *looks = 0;
+                    *checks = 0;
                 }
                 applied => *applied = Applied::Unknown,
             }

@@ -14,7 +14,7 @@ use crate::workload::sandbox;
 use crate::workload::slot::{Applied, Retry};
 
 /// A pod that cannot be enforced is told of when it was tried so often: one that is just ending is no news.
-const PATIENT_TRIES: u32 = 3;
+const ATTEMPTS_BEFORE_EVENT: u32 = 3;
 
 impl<E: Enforcer> Reconciler<E> {
     /// Takes in how an attempt ended.
@@ -28,7 +28,7 @@ impl<E: Enforcer> Reconciler<E> {
         slot.busy = false;
         slot.failing &= matches!(outcome, Outcome::Failed(_));
         match outcome {
-            Outcome::Same(Ok(report)) => slot.looked(now, self.pace, Some(report)),
+            Outcome::Same(Ok(report)) => slot.checked(now, self.pace, Some(report)),
             Outcome::Same(Err(error)) => {
                 tracing::warn!(cgroup = %id, pod = %slot.found.uid.0, error, "the agent cannot check an enforced pod; it tries again");
                 self.failures += 1;
@@ -55,13 +55,13 @@ impl<E: Enforcer> Reconciler<E> {
                     pod,
                     released: false,
                     check: now,
-                    looks: 0,
+                    checks: 0,
                     covered: None,
                 };
             }
             Outcome::NotYet => {
                 if let Applied::Enforced { .. } = &slot.applied {
-                    slot.looked(now, self.pace, None);
+                    slot.checked(now, self.pace, None);
                 } else {
                     slot.later(Retry::NoNetns, now);
                 }
@@ -87,7 +87,7 @@ impl<E: Enforcer> Reconciler<E> {
                 if !std::mem::replace(&mut slot.failing, true) {
                     slot.attempts.reset();
                 }
-                if slot.attempts.count() >= PATIENT_TRIES
+                if slot.attempts.count() >= ATTEMPTS_BEFORE_EVENT
                     && let (Some(kube_events), Some(pod)) = (&self.kube_events, &slot.last)
                 {
                     kube_events.report(KubeEvent {

@@ -79,7 +79,7 @@ impl<E: Enforcer> Reconciler<E> {
     pub(super) fn pass(&mut self, pods: Option<&PodMap>) -> Instant {
         let now = Instant::now();
         let mut next = now + self.pace.every;
-        let (mut static_pods, heard) = (self.static_pods, self.started + self.pace.patience);
+        let (mut static_pods, heard) = (self.static_pods, self.started + self.pace.api_server_timeout);
         if pods.is_none() && now < heard {
             static_pods = FailMode::Closed;
             next = next.min(heard);
@@ -100,11 +100,11 @@ impl<E: Enforcer> Reconciler<E> {
                 _ => wanted(slot, pods, &self.selection, static_pods),
             };
             let told = pods.is_some_and(|pods| pods.contains_key(&slot.found.uid));
-            if let Some(later) = slot.check(*id, told, now, self.pace.patience) {
+            if let Some(later) = slot.check(*id, told, now, self.pace.api_server_timeout) {
                 next = next.min(later);
             }
-            if slot.aim != discriminant(&wanted) {
-                slot.aim = discriminant(&wanted);
+            if slot.goal != discriminant(&wanted) {
+                slot.goal = discriminant(&wanted);
                 slot.attempts.reset();
                 slot.due = None;
             }

@@ -61,10 +61,10 @@ async fn a_static_pod_that_was_enforced_is_never_left_alone_for_want_of_its_mirr
     node.tell();
     node.appears(1);
     node.until_class(1, "pending").await;
-    // It is looked after as before, and no more often.
-    let looks = node.fake.looks.lock().unwrap().len();
+    // It is checked as before, and no more often.
+    let checks = node.fake.checks.lock().unwrap().len();
     let since = Instant::now();
-    until_looked(&node, STATIC, looks + 2).await;
+    until_looked(&node, STATIC, checks + 2).await;
     assert!(since.elapsed() >= PACE.again, "{:?}", since.elapsed());
     assert_eq!(node.fake.class(CgroupId(STATIC)), "enforced");
     assert_eq!(node.fake.listeners(CgroupId(STATIC)), 1);

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use super::super::cgroup::{Group, PodGroup};
 use super::super::netns::NetnsError;
 use super::super::pods::NodePod;
-use super::super::slot::{CHECK_AGAIN, CHECK_EVERY, PATIENCE};
+use super::super::slot::{API_SERVER_TIMEOUT, CHECK_INTERVAL, SECOND_CHECK};
 use super::super::{CoverageReport, EnforceError, Enforcement, Netns, Pod, PodNetwork, PodUid};
 use super::*;
 use crate::metrics::MetricsRegistry;
@@ -27,9 +27,9 @@ const STATIC: u64 = 900;
 
 /// A hundred times as fast, but for what a test has to be in time for.
 const PACE: Pace = Pace {
-    again: CHECK_AGAIN.checked_div(100).unwrap(),
-    every: CHECK_EVERY.checked_div(100).unwrap(),
-    patience: PATIENCE.checked_div(10).unwrap(),
+    again: SECOND_CHECK.checked_div(100).unwrap(),
+    every: CHECK_INTERVAL.checked_div(100).unwrap(),
+    api_server_timeout: API_SERVER_TIMEOUT.checked_div(10).unwrap(),
 };
 
 /// What the enforcer was told last of each cgroup, and what it is to fail at.
@@ -42,7 +42,7 @@ struct Fake {
     /// Which pods were enforced in the node's network.
     shared: Mutex<BTreeMap<CgroupId, bool>>,
     /// Each look after a pod: whether it cut, and when.
-    looks: Mutex<Vec<(CgroupId, bool, Instant)>>,
+    checks: Mutex<Vec<(CgroupId, bool, Instant)>>,
     egress_unfiltered: AtomicBool,
     /// How often it was told that a pod is another one.
     changes: AtomicUsize,
@@ -111,7 +111,7 @@ impl Enforcer for Fake {
         let cgroup = pod.group.id;
         *self.listeners.lock().unwrap().entry(cgroup).or_default() += 1;
         self.facts.lock().unwrap().insert(cgroup, pod.pod);
-        let shares = matches!(pod.home, PodNetwork::Node);
+        let shares = matches!(pod.network, PodNetwork::Node);
         self.shared.lock().unwrap().insert(cgroup, shares);
         self.set(cgroup, "enforced")?;
         Ok(Listener {
@@ -121,9 +121,9 @@ impl Enforcer for Fake {
     }
 
     async fn maintain(&self, pod: Enforcement, cut: bool) -> Result<CoverageReport, EnforceError> {
-        let mut looks = self.looks.lock().unwrap();
-        looks.push((pod.group.id, cut, Instant::now()));
-        drop(looks);
+        let mut checks = self.checks.lock().unwrap();
+        checks.push((pod.group.id, cut, Instant::now()));
+        drop(checks);
         assert!(!self.panic_look.swap(false, Ordering::SeqCst), "as the test asks");
         if take(&self.fail_looks) {
             return Err(EnforceError {
@@ -219,7 +219,7 @@ impl Node {
             .notifies(kube_events)
             .redirected([CgroupId(REDIRECTED), CgroupId(STATIC + REDIRECTED)].into())
             .pauses_with(rest.watch())
-            .tells(Arc::new(move |_| {
+            .reports_to(Arc::new(move |_| {
                 counted.fetch_add(1, Ordering::SeqCst);
             }));
         let paused = reconciler.paused();
@@ -460,7 +460,7 @@ async fn while_it_rests_it_changes_nothing_and_then_everything_is_put_in_force_a
 
     // Whoever took over may have changed everything.
     node.fake.classes.lock().unwrap().clear();
-    node.fake.looks.lock().unwrap().clear();
+    node.fake.checks.lock().unwrap().clear();
     assert!(node.rest.take_back());
     for pod in [11, 13] {
         node.until_class(pod, "enforced").await;
@@ -649,10 +649,10 @@ async fn a_new_sandbox_gets_a_new_listener() {
     assert_eq!(node.calls(10), ["pending", "enforced", "enforced"]);
 }
 
-/// The looks after a pod: whether each cut, and how long after the one before it was.
-fn looks(node: &Node, id: u64) -> Vec<(bool, Duration)> {
-    let looks = node.fake.looks.lock().unwrap();
-    let of_pod: Vec<_> = looks.iter().filter(|look| look.0 == CgroupId(id)).collect();
+/// The checks of a pod: whether each cut, and how long after the one before it was.
+fn checks(node: &Node, id: u64) -> Vec<(bool, Duration)> {
+    let checks = node.fake.checks.lock().unwrap();
+    let of_pod: Vec<_> = checks.iter().filter(|look| look.0 == CgroupId(id)).collect();
     let before = of_pod.first().into_iter().chain(&of_pod);
     of_pod
         .iter()
@@ -662,8 +662,9 @@ fn looks(node: &Node, id: u64) -> Vec<(bool, Duration)> {
 }
 
 async fn until_looked(node: &Node, id: u64, times: usize) -> Vec<bool> {
-    node.until("the looks", |_| looks(node, id).len() >= times).await;
-    looks(node, id).iter().map(|look| look.0).collect()
+    node.until("the checks", |_| checks(node, id).len() >= times)
+        .await;
+    checks(node, id).iter().map(|look| look.0).collect()
 }
 
 #[tokio::test(start_paused = true)]
@@ -707,14 +708,14 @@ async fn an_enforced_pod_is_cut_at_once_and_soon_again_and_looked_at_from_then_o
     node.until_class(10, "enforced").await;
     let cuts = until_looked(&node, 10, 4).await;
     assert_eq!(cuts[..4], [true, true, false, false]);
-    let waited: Vec<_> = looks(&node, 10).iter().map(|look| look.1).collect();
+    let waited: Vec<_> = checks(&node, 10).iter().map(|look| look.1).collect();
     assert!(waited[1] >= PACE.again && waited[1] < PACE.every, "{waited:?}");
     assert!(waited[2] >= PACE.every && waited[3] >= PACE.every, "{waited:?}");
     assert_eq!(node.status.borrow().egress_unfiltered, 0);
     // Enforced anew, what is open then is cut again.
     node.told(10, |_| {});
     node.until_class(10, "exempt").await;
-    node.fake.looks.lock().unwrap().clear();
+    node.fake.checks.lock().unwrap().clear();
     node.told(10, agent);
     node.until_class(10, "enforced").await;
     assert_eq!(until_looked(&node, 10, 2).await, [true, true]);

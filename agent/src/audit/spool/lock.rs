@@ -27,12 +27,12 @@ const TURN_PAUSE: Duration = Duration::from_millis(1);
 
 /// An open directory with a lock that is held or can be taken.
 #[derive(Debug)]
-pub(super) struct Turn {
+pub(super) struct DirectoryLock {
     path: PathBuf,
     directory: File,
 }
 
-impl Turn {
+impl DirectoryLock {
     /// Opens the directory, which is made where it is missing, and locks it.
     pub(super) fn open(path: &Path) -> Result<Self, AuditError> {
         let failed = |reason: String| AuditError::Open {
@@ -43,12 +43,12 @@ impl Turn {
         let directory = File::open(path).map_err(|error| failed(error.to_string()))?;
         let found = directory.metadata().map_err(|error| failed(error.to_string()))?;
         check_private(&found).map_err(|error| failed(error.to_string()))?;
-        let turn = Self {
+        let lock = Self {
             path: path.to_owned(),
             directory,
         };
-        turn.lock()?;
-        Ok(turn)
+        lock.lock()?;
+        Ok(lock)
     }
 
     /// Whether the path still leads to this directory.

@@ -32,7 +32,7 @@ const UP: u32 = 1;
 const LOCAL: u16 = 2;
 
 /// A network with a protected endpoint in it. Its sockets do not block.
-pub(super) struct Place {
+pub(super) struct TestNetwork {
     pub(super) netns: File,
     /// The namespace as the kernel's programs know it.
     pub(super) cookie: u64,
@@ -46,7 +46,7 @@ pub(super) struct Place {
     pub(super) listeners: Vec<TcpListener>,
 }
 
-impl Place {
+impl TestNetwork {
     /// In the network namespace of the calling thread.
     pub(super) fn node() -> io::Result<Self> {
         let mut endpoints = vec![TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?];
