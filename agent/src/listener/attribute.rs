@@ -100,6 +100,7 @@ mod tests {
         // A pipe in a socket's place: the system tells no address of it.
         let (pipe, _other) = io::pipe().unwrap();
         let stream = std::net::TcpStream::from(OwnedFd::from(pipe));
+        stream.set_nonblocking(true).unwrap();
         let stream = TcpStream::from_std(stream).unwrap();
         let (local, attribution) = attribute(&stream, |_| Ok(None));
         assert_eq!(local, None);
