@@ -114,7 +114,7 @@ mod tests {
         let (_folder, log, ends) = log();
         let (workers, seen) = (workers(), Arc::clone(&ends));
         let (one, other) = (log.clone(), log.clone());
-        let during = workers.place().runtime().spawn(async move {
+        let during = workers.assign().runtime().spawn(async move {
             drop(one.begin(received("/api/v1/pods")).await.unwrap());
             let before = seen.load(Ordering::SeqCst);
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -135,7 +135,7 @@ mod tests {
         let (_folder, log, ends) = log();
         let (workers, seen) = (workers(), Arc::clone(&ends));
         let busy = log.clone();
-        let during = workers.place().runtime().spawn(async move {
+        let during = workers.assign().runtime().spawn(async move {
             for _ in 0..MOST + 1 {
                 drop(busy.begin(received("/api/v1/pods")).await.unwrap());
             }
@@ -150,7 +150,7 @@ mod tests {
         let workers = workers();
         let (ended, has_ended) = tokio::sync::oneshot::channel();
         let busy = log.clone();
-        let task = workers.place().runtime().spawn(async move {
+        let task = workers.assign().runtime().spawn(async move {
             drop(busy.begin(received("/api/v1/pods")).await.unwrap());
             ended.send(()).unwrap();
             // Longer than a log needs to close: the thread does not rest.

@@ -191,7 +191,7 @@ mod tests {
             "this is no thread of the data path"
         )));
         let workers = two();
-        let place = workers.place();
+        let assignment = workers.assign();
         let acts = async {
             assert!(before_sleep(|| {
                 ACTS.fetch_add(1, Ordering::Relaxed);
@@ -200,7 +200,7 @@ mod tests {
             tokio::time::sleep(std::time::Duration::from_millis(2)).await;
             ACTS.load(Ordering::Relaxed) - before
         };
-        assert!(place.runtime().spawn(acts).await.unwrap() >= 1);
+        assert!(assignment.runtime().spawn(acts).await.unwrap() >= 1);
     }
 
     #[tokio::test]
