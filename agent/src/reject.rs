@@ -6,7 +6,7 @@
 //! is JSON whatever the client would rather have: all clients take a `Status` by the response's content type.
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WARNING, X_CONTENT_TYPE_OPTIONS};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WARNING, X_CONTENT_TYPE_OPTIONS};
 use http::{Response, StatusCode, Version};
 use http_body_util::Full;
 use picket_policy::{Denial, KubeRequest, MAX_HEAD, ReadError, Target, Verb};
@@ -294,6 +294,9 @@ impl Rejection {
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        // What the API server says of all its answers (pkg/endpoints/filters/cachecontrol.go): a grant may come a moment later,
+        // and another client may get another answer.
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
         if let Some(id) = id.and_then(|id| HeaderValue::try_from(id.to_string()).ok()) {
             headers.insert(AUDIT_ID, id);
         }
@@ -479,6 +482,7 @@ spec:
         let (head, status) = shown(&rejection, "/api/v1/namespaces/x").await;
         assert_eq!((head.status.as_u16(), rejection.code()), (403, "policy"));
         assert_eq!(head.headers["content-type"], "application/json");
+        assert_eq!(head.headers["cache-control"], "no-cache, private");
         assert!(!head.headers.contains_key("retry-after"));
         assert_eq!(
             status,
@@ -489,6 +493,20 @@ spec:
                 "details": {"name": "x", "kind": "namespaces"}, "code": 403,
             })
         );
+    }
+
+    #[test]
+    fn a_method_that_the_api_does_not_use_is_not_allowed() {
+        let uri = http::Uri::from_static("/api/v1/namespaces/n/pods");
+        for method in [http::Method::OPTIONS, http::Method::TRACE] {
+            let error = KubeRequest::read(&method, &uri, &http::HeaderMap::new()).unwrap_err();
+            let status = Rejection::from(error).status(None);
+            assert_eq!(
+                (status.code, status.reason),
+                (405, "MethodNotAllowed"),
+                "{method}"
+            );
+        }
     }
 
     #[tokio::test]

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use crate::Test;
 use crate::world::World;
 use picket_tests::audit::{Since, about};
+use picket_tests::output::Done;
 use picket_tests::running::Running;
 
 pub(crate) const TESTS: &[Test] = tests! {
@@ -19,6 +20,8 @@ pub(crate) const TESTS: &[Test] = tests! {
     a_pod_without_identity_is_refused,
     the_process_is_the_one_that_asked,
     the_right_to_impersonate_is_bounded,
+    the_nodes_credential_speaks_for_its_agents_only,
+    impersonation_costs_the_server_one_check,
 };
 
 /// One request by the in-cluster configuration: arguments are the method, the path, and `NAME=VALUE` for each further header;
@@ -231,7 +234,13 @@ kind: ClusterRole
 metadata: {name: picket-node-robot}
 rules:
 - {apiGroups: [""], resources: [serviceaccounts], resourceNames: [robot], verbs: [impersonate]}
-- {apiGroups: [""], resources: [groups], resourceNames: ["system:serviceaccounts", "system:serviceaccounts:lab"], verbs: [impersonate]}
+- apiGroups: [""]
+  resources: [groups]
+  resourceNames: ["agents:lab", "system:serviceaccounts", "system:serviceaccounts:lab"]
+  verbs: [impersonate]
+- apiGroups: [authentication.k8s.io]
+  resources: [userextras/picket.dev/identity, userextras/picket.dev/pod]
+  verbs: [impersonate]
 ---
 apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRoleBinding
@@ -414,6 +423,87 @@ fn the_right_to_impersonate_is_bounded(world: &mut World) -> Result<()> {
     );
     ensure!(reached[0]["responseStatus"]["code"] == 403, "{:#}", reached[0]);
     Ok(())
+}
+
+/// Whoever holds a node's credential can be the agents of the grants, and nobody else.
+fn the_nodes_credential_speaks_for_its_agents_only(world: &mut World) -> Result<()> {
+    let kubeconfig = world.agent.dir().join("kubeconfig");
+    let ask = |who: &[&str]| -> Result<Done> {
+        let client = world.cluster.kubectl_client();
+        let mut command = client.command(&["get", "configmap", "seed", "-n", "lab"])?;
+        command.args(who).env("KUBECONFIG", &kubeconfig);
+        Ok(command.stdin(std::process::Stdio::null()).output()?.into())
+    };
+    ask(&["--as=agent:worker", "--as-group=agents:lab"])?.good()?;
+    for who in [
+        &["--as=agent:worker", "--as-group=system:masters"][..],
+        &["--as=agent:worker", "--as-group=agents:vault"],
+        &["--as=agent:worker", "--as-uid=1"],
+        &["--as=admin"],
+        &["--as=system:serviceaccount:kube-system:default"],
+        &["--as=system:node:node1"],
+    ] {
+        ask(who)?.refused(&["forbidden", "impersonat"])?;
+    }
+    Ok(())
+}
+
+/// So many reads, each of another object.
+const READS: usize = 40;
+
+/// Reads objects that are not there, over one connection: the API server impersonates before it looks.
+const MANY_READS: &str = r#"
+import http.client, os, ssl, sys
+account = "/var/run/secrets/kubernetes.io/serviceaccount"
+context = ssl.create_default_context(cafile=account + "/ca.crt")
+connection = http.client.HTTPSConnection(os.environ["KUBERNETES_SERVICE_HOST"], 443, context=context, timeout=20)
+for at in range(int(sys.argv[1])):
+    connection.request("GET", "/api/v1/namespaces/lab/configmaps/cost-%d" % at)
+    answer = connection.getresponse()
+    answer.read()
+    assert answer.status == 404, answer.status
+"#;
+
+/// The older verb costs a check for each user, group and extra: five a request here.
+fn impersonation_costs_the_server_one_check(world: &mut World) -> Result<()> {
+    // The first read makes the API server remember the mode and the user.
+    world.worker(crate::life::GET_SEED)?.good()?;
+    let (server, before) = (world.server_log(), impersonation_checks(world)?);
+    world
+        .python("worker", MANY_READS, &[&READS.to_string()])?
+        .good()?;
+    let checks = impersonation_checks(world)? - before;
+    // What is kept expires after 10 s, and other pods ask too: half a check a request more.
+    ensure!(
+        checks <= READS as f64 * 1.5,
+        "{READS} requests cost the API server {checks} checks"
+    );
+    let ours = |record: &Value| {
+        record["requestURI"]
+            .as_str()
+            .is_some_and(|path| path.contains("/configmaps/cost-"))
+            && record["stage"] == "ResponseComplete"
+    };
+    let seen = server.all(ours)?;
+    ensure!(seen.len() == READS, "{} of {READS} records", seen.len());
+    for record in seen {
+        ensure!(
+            record["authenticationMetadata"]["impersonationConstraint"] == "impersonate:user-info",
+            "not constrained: {record:#}"
+        );
+    }
+    Ok(())
+}
+
+/// How often the API server has judged a right to impersonate.
+fn impersonation_checks(world: &World) -> Result<f64> {
+    let text = world.admin(&["get", "--raw", "/metrics"])?;
+    let counts = text
+        .lines()
+        .filter(|line| line.starts_with("apiserver_impersonation_authorization_attempts_total{"));
+    Ok(counts
+        .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+        .sum())
 }
 
 /// The node's certificate is replaced, then broken, while the agent runs.

@@ -19,6 +19,7 @@ mod identity;
 mod life;
 mod nodes;
 mod outages;
+mod parity;
 mod pods;
 mod records;
 mod reports;
@@ -39,6 +40,7 @@ type Test = harness::Test<World>;
 fn main() -> ExitCode {
     harness::run::<World>(picket_tests::suites! {
         clients,
+        parity,
         denial,
         fairness,
         token,

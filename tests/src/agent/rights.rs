@@ -105,7 +105,10 @@ fn impersonation(options: &AgentOptions) -> Value {
     for (resource, names) in [("users", &options.users), ("groups", &options.groups)] {
         // Without names a rule would stand for every user there is.
         if !names.is_empty() {
-            rules.push(json!({"apiGroups": [""], "resources": [resource], "verbs": ["impersonate"], "resourceNames": names}));
+            rules.push(
+                json!({"apiGroups": ["authentication.k8s.io"], "resources": [resource],
+                "verbs": ["impersonate:user-info"], "resourceNames": names}),
+            );
         }
     }
     let api = "rbac.authorization.k8s.io/v1";

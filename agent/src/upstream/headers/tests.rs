@@ -106,6 +106,64 @@ fn who_is_meant_is_set_once() {
     assert_eq!(all("authorization"), ["Bearer node"]);
 }
 
+/// Each of them is a check at the API server, and one that differs by request takes the kept result away.
+#[test]
+fn impersonation_is_the_same_for_all_requests_of_a_pod() {
+    let impersonation = |client: &[(&str, &str)]| -> Vec<(String, HeaderValue)> {
+        let headers = sent(client, None);
+        let mut all: Vec<_> = headers
+            .iter()
+            .filter(|(name, _)| name.as_str().starts_with("impersonate-"))
+            .map(|(name, value)| (name.as_str().to_owned(), value.clone()))
+            .collect();
+        all.sort();
+        all
+    };
+    let plain = impersonation(&[]);
+    assert_eq!(plain.len(), 5, "user, two groups, identity and pod: {plain:?}");
+    let others = [
+        ("User-Agent", "kubectl"),
+        ("Kubectl-Session", "1"),
+        ("Traceparent", "00-1-2-01"),
+    ];
+    assert_eq!(impersonation(&others), plain);
+}
+
+/// Without its verb a request would be refused, or would cost the API server further checks.
+#[test]
+fn deploy_lets_nodes_impersonate_for_each_verb() {
+    let text = include_str!("../../../../deploy/rbac.yaml");
+    let rules: Vec<&str> = text
+        .lines()
+        .filter(|line| !line.trim_start().starts_with('#'))
+        .collect();
+    let rules = rules.join("\n");
+    let (_, rules) = rules.split_once("name: picket-node-impersonate").unwrap();
+    let (_, on_all) = rules.split_once(r#"resources: ["*"]"#).unwrap();
+    let (on_resources, on_paths) = on_all.split_once(r#"nonResourceURLs: ["*"]"#).unwrap();
+    for (rule, verbs) in [
+        (
+            on_resources,
+            picket_policy::Verb::of_resources().collect::<Vec<_>>(),
+        ),
+        (on_paths, picket_policy::Verb::of_paths().collect()),
+    ] {
+        for verb in verbs {
+            let named = format!("\"impersonate-on:user-info:{}\"", verb.as_str());
+            assert!(rule.contains(&named), "{named} is missing");
+        }
+    }
+    for (name, _) in extras(&crate::identity::testing::principal(
+        "triage", "agents", "triage-0",
+    )) {
+        assert!(rules.contains(&format!("userextras/{name}")), "{name} is missing");
+    }
+    assert!(
+        !rules.contains(r#""impersonate""#),
+        "the older verb can be bounded by names alone"
+    );
+}
+
 #[test]
 fn connection_cannot_take_away_what_picket_sets() {
     let connection = "close, Authorization, Impersonate-User, X-Mine, Content-Length, Audit-ID";
