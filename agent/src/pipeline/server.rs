@@ -307,6 +307,8 @@ fn http1_builder() -> http1::Builder {
     builder
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_LIMIT)
+        // As Go writes the names, for clients that compare them with their case.
+        .title_case_headers(true)
         .max_buf_size(BUFFER);
     builder
 }
