@@ -12,8 +12,6 @@ use crate::world::World;
 pub(crate) const TESTS: &[Test] = tests! {
     conditional_requests,
     media_types,
-    methods_that_the_api_does_not_use,
-    offers_of_an_unknown_upgrade,
     names_of_fields_as_go_writes_them,
     field_managers_and_dry_runs,
     warnings_of_the_server,
@@ -112,42 +110,6 @@ for form in ["as=Table", "as=PartialObjectMetadataList"]:
 "#;
     let said = probe(world, program, 23)?;
     ensure!(said.contains(" 406 ") && said.contains(" 200 "), "{said}");
-    Ok(())
-}
-
-/// A preflight of CORS, and methods that HTTP has and Kubernetes has not (openshift/origin#15398, kubernetes/kubernetes#7517).
-fn methods_that_the_api_does_not_use(world: &mut World) -> Result<()> {
-    let program = r#"
-for method in ["OPTIONS", "BREW", "HEAD"]:
-    connection = http.client.HTTPSConnection(host, 443, context=context, timeout=20)
-    connection.request(method, "/api/v1/namespaces/lab/configmaps/seed", headers={"Authorization": "Bearer " + token, "Origin": "http://x"})
-    answer = connection.getresponse()
-    body = answer.read()
-    said = json.loads(body) if body else {}
-    print(method, answer.status, answer.getheader("Content-Type"), answer.getheader("Cache-Control"), said.get("reason"), said.get("code"))
-"#;
-    let said = probe(world, program, 3)?;
-    ensure!(
-        said.contains("OPTIONS 405 application/json no-cache, private MethodNotAllowed 405"),
-        "{said}"
-    );
-    Ok(())
-}
-
-/// Java's clients offer an upgrade with every request that they send by way of `kubectl proxy` (envoyproxy/envoy#7161,
-/// wiremock/wiremock#2861).
-fn offers_of_an_unknown_upgrade(world: &mut World) -> Result<()> {
-    let program = r#"
-for offered in ["h2c", "TLS/1.2"]:
-    headers = {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": offered, "HTTP2-Settings": "AAMAAABkAARAAAAAAAIAAAAA"}
-    ask("GET", "/version", headers)
-    ask("POST", "/api/v1/namespaces/lab/configmaps?dryRun=All", {**headers, "Content-Type": "application/json"}, "{}")
-"#;
-    let said = probe(world, program, 4)?;
-    ensure!(
-        said.matches(" 200 ").count() == 2 && said.matches(" 422 ").count() == 2,
-        "{said}"
-    );
     Ok(())
 }
 
