@@ -107,7 +107,7 @@ impl TokenClaims {
     /// Reads a token that is encoded once more, as WebSocket subprotocols carry it.
     #[must_use]
     pub fn read_encoded(encoded: &[u8]) -> Option<Self> {
-        if encoded.len() > TOKEN_LIMIT * 4 / 3 {
+        if encoded.len() > (TOKEN_LIMIT * 4).div_ceil(3) {
             return None;
         }
         Self::read(&BASE64_URL_SAFE_NO_PAD.decode(encoded).ok()?)
@@ -161,6 +161,28 @@ mod tests {
             ("n", "s")
         );
         assert!(claims.audiences.is_empty() && claims.pod.is_none());
+    }
+
+    #[test]
+    fn the_longest_token_is_read_in_either_form_and_a_longer_one_in_none() {
+        let padded = |length: usize| {
+            // Of the signature alone nothing is read, so that any length can be made.
+            let token = token(PROJECTED);
+            let signature = "s".repeat(length + "c2ln".len() - token.len());
+            token.replace("c2ln", &signature)
+        };
+        for (length, is_read) in [
+            (TOKEN_LIMIT - 1, true),
+            (TOKEN_LIMIT, true),
+            (TOKEN_LIMIT + 1, false),
+        ] {
+            let token = padded(length);
+            assert_eq!(token.len(), length);
+            let encoded = BASE64_URL_SAFE_NO_PAD.encode(token.as_bytes());
+            let read = TokenClaims::read(token.as_bytes());
+            assert_eq!(read.is_some(), is_read, "{length}");
+            assert_eq!(TokenClaims::read_encoded(encoded.as_bytes()), read, "{length}");
+        }
     }
 
     #[test]
