@@ -263,3 +263,119 @@ fn holds(directory: &Path, position: Position, last: &ChainPlace) -> bool {
     position.offset == 0
         || segment::tail(&mut file, position.offset).is_ok_and(|tail| tail.is_some_and(is_last))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use jiff::Timestamp;
+    use parking_lot::Mutex;
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::audit::spool::segment::SegmentId;
+
+    /// What a sink was asked for, with the checkpoint that was there.
+    type Calls = Arc<Mutex<Vec<(&'static str, Option<u64>)>>>;
+
+    struct Fake {
+        directory: PathBuf,
+        calls: Calls,
+        /// How many syncs fail.
+        fails: usize,
+    }
+
+    impl Fake {
+        fn called(&self, what: &'static str) {
+            self.calls.lock().push((what, stored(&self.directory)));
+        }
+    }
+
+    impl Sink for Fake {
+        fn deliver(&mut self, _lines: &[u8]) -> Result<(), SinkError> {
+            self.called("deliver");
+            Ok(())
+        }
+
+        fn sync(&mut self) -> Result<(), SinkError> {
+            self.called("sync");
+            match self.fails.checked_sub(1) {
+                Some(left) => {
+                    self.fails = left;
+                    Err(std::io::Error::other("the disk fails").into())
+                }
+                None => Ok(()),
+            }
+        }
+    }
+
+    fn stored(directory: &Path) -> Option<u64> {
+        let stored = checkpoint::load(directory, "fake").expect("reads");
+        stored.map(|stored| stored.position.offset)
+    }
+
+    /// A spool of one segment, how its writer shows it, and where it begins.
+    fn spool(text: &str) -> (TempDir, Arc<SpoolView>, Position) {
+        let held = tempfile::tempdir().expect("a folder");
+        let id = SegmentId::after(None, Timestamp::UNIX_EPOCH);
+        fs::write(id.path(held.path()), text).expect("a segment");
+        let view = Arc::new(SpoolView::default());
+        view.holds(vec![segment::Segment {
+            id,
+            length: text.len() as u64,
+        }]);
+        (held, view, Position::start_of(id))
+    }
+
+    fn fake(directory: &Path, fails: usize) -> (Box<Fake>, Calls) {
+        let calls = Calls::default();
+        let fake = Fake {
+            directory: directory.to_owned(),
+            calls: Arc::clone(&calls),
+            fails,
+        };
+        (Box::new(fake), calls)
+    }
+
+    #[test]
+    fn a_checkpoint_follows_what_is_durable_at_the_target() {
+        let text = "{\"requestURI\":\"/0\"}\n";
+        let (held, view, oldest) = spool(text);
+        let (sink, calls) = fake(held.path(), 1);
+        start("fake", sink, held.path(), oldest, &view).expect("starts");
+        let ended = Instant::now() + Duration::from_secs(10);
+        while stored(held.path()) != Some(text.len() as u64) {
+            assert!(Instant::now() < ended, "no checkpoint: {:?}", calls.lock());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        view.close();
+        assert!(view.wait_ended(Duration::from_secs(5)));
+        let wanted = [("deliver", Some(0)), ("sync", Some(0)), ("sync", Some(0))];
+        assert_eq!(calls.lock()[..], wanted, "the first sync failed");
+    }
+
+    #[test]
+    fn a_sink_counts_for_whoever_makes_room_as_soon_as_it_is_there() {
+        let (held, view, oldest) = spool("{}\n");
+        let (sink, _calls) = fake(held.path(), 0);
+        start("fake", sink, held.path(), oldest, &view).expect("starts");
+        assert_eq!(checkpoint::claimed(held.path()), ["fake"]);
+        assert_eq!(stored(held.path()), Some(0));
+        view.close();
+        assert!(view.wait_ended(Duration::from_secs(5)));
+    }
+
+    #[test]
+    fn one_that_waits_for_another_agent_ends_with_its_own() {
+        let (held, view, oldest) = spool("{}\n");
+        let _claimed = checkpoint::claim(held.path(), "fake")
+            .expect("claims")
+            .expect("free");
+        let (sink, calls) = fake(held.path(), 0);
+        start("fake", sink, held.path(), oldest, &view).expect("starts");
+        std::thread::sleep(CLAIM_PAUSE * 2);
+        view.close();
+        assert!(view.wait_ended(Duration::from_secs(5)));
+        assert!(calls.lock().is_empty(), "the other agent delivers");
+    }
+}

@@ -77,6 +77,8 @@ mod tests {
     use std::os::fd::OwnedFd;
 
     use nix::fcntl::OFlag;
+    use nix::sys::resource::{UsageWho, getrusage};
+    use nix::sys::time::{TimeVal, TimeValLike as _};
     use nix::unistd::pipe2;
 
     use super::*;
@@ -85,11 +87,19 @@ mod tests {
     struct Stream {
         taken: Vec<u8>,
         takes: Vec<Option<usize>>,
+        /// A signal comes before each write.
+        interrupted: Option<bool>,
         file: File,
     }
 
     impl Write for Stream {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            if let Some(interrupted) = &mut self.interrupted {
+                *interrupted = !*interrupted;
+                if *interrupted {
+                    return Err(ErrorKind::Interrupted.into());
+                }
+            }
             let Some(count) = self.takes.pop().unwrap_or(Some(usize::MAX)) else {
                 return Err(io::Error::other("the reader is gone"));
             };
@@ -114,6 +124,7 @@ mod tests {
         let stream = Stream {
             taken: Vec::new(),
             takes,
+            interrupted: None,
             file: tempfile::tempfile().expect("a file"),
         };
         StreamSink::new(stream, "a stream")
@@ -125,6 +136,40 @@ mod tests {
         sink.deliver(b"one\ntwo\n").expect("taken");
         sink.deliver(b"three\n").expect("taken");
         assert_eq!(sink.stream.taken, b"one\ntwo\nthree\n");
+    }
+
+    #[test]
+    fn a_signal_is_no_failure() {
+        let mut sink = sink(vec![Some(1), Some(2)]);
+        sink.stream.interrupted = Some(false);
+        sink.deliver(b"one\ntwo\n").expect("taken");
+        assert_eq!(sink.stream.taken, b"one\ntwo\n");
+    }
+
+    #[test]
+    fn a_stream_that_stalls_costs_no_time() {
+        let (read, write): (OwnedFd, OwnedFd) = pipe2(OFlag::O_NONBLOCK).expect("a pipe");
+        let stalled = std::time::Duration::from_secs(1);
+        let reader = std::thread::spawn(move || {
+            std::thread::sleep(stalled);
+            rustix::io::ioctl_fionbio(&read, false).expect("it blocks from here on");
+            let mut text = Vec::new();
+            File::from(read).read_to_end(&mut text).expect("reads");
+            text
+        });
+        let lines = b"a line\n".repeat(20_000);
+        let mut sink = StreamSink::new(File::from(write), "a pipe");
+        let time = || {
+            let used = getrusage(UsageWho::RUSAGE_THREAD).expect("usage");
+            let of = |time: TimeVal| std::time::Duration::from_micros(time.num_microseconds().unsigned_abs());
+            of(used.user_time()) + of(used.system_time())
+        };
+        let before = time();
+        sink.deliver(&lines).expect("taken");
+        let used = time() - before;
+        assert!(used < stalled / 20, "{used:?}");
+        drop(sink);
+        assert!(reader.join().expect("the reader") == lines);
     }
 
     #[test]

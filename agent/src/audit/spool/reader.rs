@@ -182,3 +182,82 @@ impl SpoolReader {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use jiff::Timestamp;
+    use tempfile::TempDir;
+
+    use super::*;
+
+    /// A stored line.
+    fn line(number: usize) -> String {
+        format!("{{\"requestURI\":\"/{number}\"}}\n")
+    }
+
+    /// A spool of these segments, and their names.
+    fn spool(segments: &[&str]) -> (TempDir, Vec<SegmentId>) {
+        let held = tempfile::tempdir().expect("a folder");
+        let mut ids = Vec::new();
+        for text in segments {
+            let id = SegmentId::after(ids.last().copied(), Timestamp::UNIX_EPOCH);
+            fs::write(id.path(held.path()), text).expect("a segment");
+            ids.push(id);
+        }
+        (held, ids)
+    }
+
+    fn place(segment: SegmentId, offset: usize) -> Position {
+        Position {
+            segment,
+            offset: offset as u64,
+        }
+    }
+
+    /// All that a reader finds, and how many lines that are.
+    fn all(reader: &mut SpoolReader, limit: Option<Position>) -> (String, u64) {
+        let (mut text, mut count, mut batch) = (String::new(), 0, Batch::default());
+        while reader.read(limit, &mut batch).expect("reads") {
+            text += std::str::from_utf8(&batch.lines).expect("text");
+            count += batch.count;
+        }
+        (text, count)
+    }
+
+    #[test]
+    fn a_last_line_that_is_not_whole_waits_and_a_piece_that_was_ended_is_passed_over() {
+        let second = line(1);
+        let (half, rest) = second.split_at(9);
+        let (held, ids) = spool(&[&(line(0) + half)]);
+        let mut reader = SpoolReader::at(held.path(), Position::start_of(ids[0]));
+        assert_eq!(all(&mut reader, None), (line(0), 1));
+        assert_eq!(reader.position(), place(ids[0], line(0).len()));
+        let written = line(0) + half + rest;
+        fs::write(ids[0].path(held.path()), &written).expect("the rest");
+        assert_eq!(all(&mut reader, None), (line(1), 1));
+        // A crash cut this one short, and the next start ended it.
+        fs::write(ids[0].path(held.path()), written + half + "\n" + &line(2)).expect("more");
+        assert_eq!(all(&mut reader, None), (line(2), 1));
+    }
+
+    #[test]
+    fn nothing_behind_the_limit_is_read_and_the_reader_stays_where_the_limit_is() {
+        let (held, ids) = spool(&[&(line(0) + &line(1)), &line(2)]);
+        let mut reader = SpoolReader::at(held.path(), Position::start_of(ids[0]));
+        let limit = place(ids[0], line(0).len());
+        assert_eq!(all(&mut reader, Some(limit)), (line(0), 1));
+        assert_eq!(reader.position(), limit, "what comes there is not lost");
+        assert_eq!(all(&mut reader, None), (line(1) + &line(2), 2));
+        let end = place(ids[1], line(2).len());
+        assert_eq!(reader.position(), end);
+        // The spool was cut: the limit is before the reader.
+        reader.seek(Position::start_of(ids[1]));
+        assert_eq!(all(&mut reader, Some(limit)), (String::new(), 0));
+        // The line before the limit is not whole.
+        reader.seek(Position::start_of(ids[0]));
+        assert_eq!(all(&mut reader, Some(place(ids[0], 3))), (String::new(), 0));
+        assert_eq!(reader.position(), Position::start_of(ids[0]));
+    }
+}

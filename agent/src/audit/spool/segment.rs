@@ -227,6 +227,16 @@ mod tests {
     }
 
     #[test]
+    fn a_segment_that_is_there_already_is_nobody_s_new_one() {
+        let held = tempfile::tempdir().expect("a folder");
+        let path = held.path().join("audit-20261128T011710.123456Z.jsonl");
+        fs::write(&path, "another agent's").expect("a segment");
+        let error = create(&path).expect_err("it is taken");
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(fs::read_to_string(&path).expect("is there"), "another agent's");
+    }
+
+    #[test]
     fn what_lies_behind_a_position_is_counted_over_segments() {
         let id = |second| SegmentId(Timestamp::from_second(second).expect("a moment"));
         let segments: Vec<Segment> = [(1, 10), (2, 20), (3, 30)]

@@ -42,7 +42,7 @@ impl SpoolView {
     }
 
     /// The spool consists of these segments now.
-    pub(super) fn holds(&self, segments: Vec<Segment>) {
+    pub(in crate::audit) fn holds(&self, segments: Vec<Segment>) {
         self.change(|state| state.segments = segments);
     }
 

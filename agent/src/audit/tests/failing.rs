@@ -106,6 +106,26 @@ async fn records_that_waited_are_written_at_the_end_however_short_ago_the_last_f
     assert_eq!(verify(&scratch.spool()).breaks, []);
 }
 
+#[tokio::test]
+async fn a_response_that_goes_on_is_noted_once_there_is_room() {
+    let scratch = Scratch::new();
+    let log = open(&scratch.spool());
+    let record = log.begin(received("/long")).await.expect("room");
+    let requests = Arc::clone(&log.stats().requests);
+    let all = u32::try_from(requests.available_permits()).expect("a number");
+    let full = requests.acquire_many_owned(all).await.expect("all of the room");
+    assert!(!record.note_started(), "it is noted later");
+    drop(full);
+    assert!(record.note_started());
+    log.flush().await.expect("flushed");
+    let stages: Vec<_> = lines(&scratch.spool())
+        .iter()
+        .map(|line| line["stage"].clone())
+        .collect();
+    assert_eq!(stages, ["ResponseStarted"]);
+    record.finish(EndReason::Completed);
+}
+
 /// As a rotation leaves it that made the segment and then failed, where the clock is set back.
 #[tokio::test]
 async fn a_stray_segment_under_the_next_name_jams_no_rotation() {

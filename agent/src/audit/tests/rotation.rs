@@ -144,6 +144,78 @@ async fn the_oldest_segments_go_where_nobody_has_to_read_them() {
 }
 
 #[tokio::test]
+async fn records_go_into_the_segment_that_has_the_name() {
+    let scratch = Scratch::new();
+    let spool = scratch.spool();
+    let log = open(&spool);
+    reads(&log, 3).await;
+    // A copy in its place, of the same length.
+    let (segment, copy) = (files(&spool).remove(0), scratch.0.path().join("copy.jsonl"));
+    fs::copy(&segment, &copy).expect("copies");
+    fs::rename(&copy, &segment).expect("takes its place");
+    reads(&log, 2).await;
+    let report = verify(&spool);
+    assert_eq!((report.good, report.breaks.len()), (5, 0));
+}
+
+#[tokio::test]
+async fn where_the_newest_segment_was_taken_away_the_one_before_it_gets_no_more() {
+    let scratch = Scratch::new();
+    let spool = scratch.spool();
+    let log = AuditLog::open(&small(&spool), None).expect("opens");
+    let mut number = 0;
+    while log.stats().spool().rotations() < 2 {
+        deny(&log, number).await.expect("on disk");
+        number += 1;
+    }
+    let before = segments(&spool).expect("the spool");
+    fs::remove_file(before[2].id.path(&spool)).expect("is taken away");
+    deny(&log, number).await.expect("on disk");
+    let after = segments(&spool).expect("the spool");
+    assert_eq!(after[..2], before[..2], "they have ended");
+    assert!(after.len() == 3 && after[2].id > before[2].id, "{after:?}");
+}
+
+#[tokio::test]
+async fn a_segment_that_somebody_removed_holds_up_no_other() {
+    let scratch = Scratch::new();
+    let spool = scratch.spool();
+    let log = AuditLog::open(&small(&spool), None).expect("opens");
+    let mut number = 0;
+    while log.stats().spool().removals() < 3 {
+        if number == 50 {
+            fs::remove_file(&files(&spool)[0]).expect("is removed");
+        }
+        deny(&log, number).await.expect("on disk");
+        number += 1;
+        assert!(number < 1_000, "none is removed");
+    }
+    assert!(number > 50);
+}
+
+#[tokio::test]
+async fn a_closed_log_waits_for_a_stalled_sink_for_so_long_only() {
+    let scratch = Scratch::new();
+    let (_pipe, sink) = stalled(&scratch);
+    let config = AuditConfig {
+        sinks: vec![sink],
+        ..config(&scratch.spool())
+    };
+    let log = AuditLog::open(&config, None).expect("opens");
+    // More than the pipe holds.
+    for number in 0..100 {
+        deny(&log, number).await.expect("on disk");
+    }
+    let began = Instant::now();
+    log.close(Duration::from_millis(300)).await;
+    let took = began.elapsed();
+    assert!(
+        (Duration::from_millis(300)..Duration::from_secs(5)).contains(&took),
+        "{took:?}"
+    );
+}
+
+#[tokio::test]
 async fn a_sink_that_takes_nothing_delays_nobody_and_loses_nothing() {
     let scratch = Scratch::new();
     let spool = scratch.spool();
@@ -404,6 +476,35 @@ async fn a_sink_that_was_taken_out_of_the_configuration_holds_no_upgrade_up() {
             number += 1;
         }
     }
+}
+
+#[tokio::test]
+async fn of_two_agents_neither_removes_what_a_sink_of_the_other_has_to_read() {
+    let scratch = Scratch::new();
+    let spool = scratch.spool();
+    let (_pipe, sink) = stalled(&scratch);
+    let without = AuditConfig {
+        max_total_size: 300_000,
+        ..small(&spool)
+    };
+    let with = AuditConfig {
+        sinks: vec![sink],
+        ..without.clone()
+    };
+    let old = AuditLog::open(&without, None).expect("opens");
+    old.share(true).await.expect("shares");
+    let _new = AuditLog::join(&with, None).expect("joins");
+    let mut refused = None;
+    for number in 0..1_000 {
+        refused = deny(&old, number).await.err();
+        if refused.is_some() {
+            break;
+        }
+    }
+    let told = refused
+        .expect("the spool has no bound, or its segments go")
+        .to_string();
+    assert!(told.contains("is full") && told.contains("siem"), "{told}");
 }
 
 #[test]

@@ -287,6 +287,66 @@ async fn a_spool_that_was_cut_is_delivered_again_from_the_segment_on() {
     .await;
 }
 
+#[tokio::test]
+async fn a_spool_that_is_cut_while_its_sink_runs_is_delivered_again_from_the_segment_on() {
+    let scratch = Scratch::new();
+    let (config, copy) = copying(&scratch);
+    let config = AuditConfig {
+        max_segment_size: 1 << 20,
+        ..config
+    };
+    let log = AuditLog::open(&config, None).expect("opens");
+    denies(&log, 0..10).await;
+    copied(&scratch, &copy).await;
+    let stored = stored_text(&scratch.spool());
+    let kept: usize = stored.split_inclusive('\n').take(3).map(str::len).sum();
+    fs::OpenOptions::new()
+        .write(true)
+        .open(&files(&scratch.spool())[0])
+        .and_then(|segment| segment.set_len(kept as u64))
+        .expect("cuts");
+    denies(&log, 10..11).await;
+    let want: Vec<usize> = (0..10).chain(0..3).chain(10..11).collect();
+    eventually("the rest comes again", || {
+        numbers(&fs::read_to_string(&copy).expect("there")) == want
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_spool_that_was_rewritten_is_delivered_again_from_the_segment_on() {
+    let scratch = Scratch::new();
+    let (config, copy) = copying(&scratch);
+    let config = AuditConfig {
+        max_segment_size: 1 << 20,
+        ..config
+    };
+    let log = AuditLog::open(&config, None).expect("opens");
+    denies(&log, 0..10).await;
+    copied(&scratch, &copy).await;
+    log.close(Duration::from_secs(5)).await;
+    drop(log);
+    drop(retry_open(&scratch.spool()));
+    // Other lines stand where the sink was, and there are more of them.
+    let segment = files(&scratch.spool()).remove(0);
+    fs::write(&segment, "").expect("empties it");
+    let without = AuditConfig {
+        sinks: Vec::new(),
+        ..config.clone()
+    };
+    let log = AuditLog::open(&without, None).expect("opens again");
+    denies(&log, 100..130).await;
+    log.close(Duration::from_secs(5)).await;
+    drop(log);
+    drop(retry_open(&scratch.spool()));
+    let _log = AuditLog::open(&config, None).expect("opens with the sink");
+    let want: Vec<usize> = (0..10).chain(100..130).collect();
+    eventually("all of them come", || {
+        numbers(&fs::read_to_string(&copy).expect("there")) == want
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn while_two_agents_share_the_spool_one_of_them_delivers_the_records_of_both() {
     let scratch = Scratch::new();
