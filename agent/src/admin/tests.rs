@@ -321,6 +321,8 @@ async fn sessions_are_listed_and_killed_in_each_agent_of_the_node() {
     );
     // One that was killed.
     drop(std::os::unix::net::UnixListener::bind(draining.path.with_extension("sock.9")).expect("a socket"));
+    // The youngest one runs in the agent that is asked first.
+    let _late = testing::running(&draining.registry, SessionKind::Logs, "late");
     let client = Client::new(draining.path.clone());
     let listed = || async { client.sessions(&SessionQuery::default()).await.expect("a list") };
     let all = listed().await;
@@ -333,7 +335,7 @@ async fn sessions_are_listed_and_killed_in_each_agent_of_the_node() {
             .filter(|session| session.agent.state == state);
         of_state.count()
     };
-    assert_eq!((all.answer.sessions.len(), states(AgentState::Starting)), (9, 3));
+    assert_eq!((all.answer.sessions.len(), states(AgentState::Starting)), (10, 3));
     assert_eq!(all.answer.sessions[0].agent.pid, std::process::id());
     let started: Vec<_> = all
         .answer
@@ -349,7 +351,7 @@ async fn sessions_are_listed_and_killed_in_each_agent_of_the_node() {
     let killed = client.kill_sessions(&triage).await.expect("an answer");
     assert_eq!((killed.answer.ended.len(), killed.failed.len()), (6, 0));
     let left = [&draining, &serving, &starting].map(|agent| agent.registry.count());
-    assert_eq!(left, [1, 1, 1]);
+    assert_eq!(left, [2, 1, 1]);
     for agent in [draining, serving, starting] {
         drop(agent.running);
         agent.cancel.cancel();
@@ -382,17 +384,82 @@ async fn an_id_that_names_sessions_of_two_agents_ends_none() {
     assert_eq!(killed.answer.ended, [id[1].clone()]);
 }
 
+#[tokio::test]
+async fn an_agent_refuses_an_id_that_names_several_of_its_sessions() {
+    let served = served();
+    let beginning = 0xabcd_0000_0000_0000_0000_0000_0000_0000;
+    let _running =
+        [0, 1].map(|last| testing::running_with_id(&served.registry, AuditId::of(beginning + last)));
+    // As a client asks that looked before the second session began.
+    let id = &AuditId::of(beginning).to_string()[..8];
+    let body = format!("{{\"id\":\"{id}\"}}");
+    let request = format!(
+        "POST /v1/sessions/kill HTTP/1.1\r\nHost: picket\r\nConnection: close\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let mut stream = begun(&served.path, &request).await;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("reads");
+    assert!(
+        answer.starts_with("HTTP/1.1 409") && answer.contains("names 2 sessions"),
+        "{answer}"
+    );
+    assert_eq!(served.registry.count(), 5);
+}
+
+#[tokio::test]
+async fn a_session_of_an_agent_that_has_two_names_is_listed_once() {
+    let served = served();
+    let other = served.path.with_file_name("other.sock");
+    fs::rename(
+        own_sockets(&served.path).remove(0),
+        other.with_extension("sock.1"),
+    )
+    .expect("another name");
+    std::os::unix::fs::symlink(&served.path, &other).expect("a link");
+    let sessions = Client::new(other)
+        .sessions(&SessionQuery::default())
+        .await
+        .expect("a list");
+    assert_eq!((sessions.answer.sessions.len(), sessions.failed.len()), (3, 0));
+}
+
+#[tokio::test]
+async fn the_name_is_taken_for_an_agent_s_own_socket_only_and_from_a_socket_only() {
+    let (_held, folder) = folder();
+    let path = folder.join("admin.sock");
+    let (_served, served) = bound(&path);
+    let socket = own_socket(&path, false).expect("beside it");
+    let name = ConfiguredName::of(&socket, &path);
+    let own = folder.join("admin.sock.2");
+    fs::remove_file(&own).expect("somebody removes it");
+    let _another = std::os::unix::net::UnixListener::bind(&own).expect("another process's");
+    let error = name.take().expect_err("it is not the agent's").to_string();
+    assert!(error.contains("another process's socket"), "{error}");
+    assert!(ConfiguredName::of(&socket, &path).take().is_err());
+    drop(served);
+    fs::write(&path, "precious").expect("a file");
+    assert!(matches!(name.take(), Err(SocketError::NotASocket(_))));
+    assert_eq!(fs::read_to_string(&path).expect("is there"), "precious");
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_agent_that_does_not_answer_holds_up_no_other_and_is_said() {
     let one = served();
     let stuck = own_socket(&one.path, false).expect("a socket that nobody accepts from");
+    // It has the configured name too, and is asked once all the same.
+    let name = ConfiguredName::of(&stuck, &one.path);
+    name.take().expect("takes the name");
     let client = Client::new(one.path.clone());
     let request = KillRequest {
         all: true,
         ..KillRequest::default()
     };
+    let began = tokio::time::Instant::now();
     let killed = client.kill_sessions(&request).await.expect("an answer");
     assert_eq!((killed.answer.ended.len(), killed.failed.len()), (3, 1));
+    assert!(began.elapsed() < std::time::Duration::from_secs(16));
     let said = killed.failed[0].to_string();
     assert!(said.contains("admin.sock.2 did not answer within 15 s"), "{said}");
     drop(stuck);

@@ -162,8 +162,12 @@ fn kill(args: &KillArgs) -> anyhow::Result<ExitCode> {
         1 => println!("Ended 1 session."),
         count => println!("Ended {count} sessions."),
     }
-    let code = exit_code(&failed);
-    Ok(if ended.is_empty() { ExitCode::FAILURE } else { code })
+    Ok(exit_code_of_kill(&ended, &failed))
+}
+
+fn exit_code_of_kill(ended: &[String], failed: &[ClientError]) -> ExitCode {
+    let code = exit_code(failed);
+    if ended.is_empty() { ExitCode::FAILURE } else { code }
 }
 
 /// Says which agents did not answer: their sessions are not known, and none of them was ended.
@@ -250,6 +254,19 @@ mod tests {
     use clap::Parser as _;
 
     use super::super::Cli;
+    use super::*;
+
+    #[test]
+    fn success_is_that_every_agent_answered_and_that_a_kill_ended_something() {
+        let slow = || vec![ClientError::Slow(PathBuf::from("/run/picket/admin.sock.2"))];
+        let is = |code: ExitCode, wanted: ExitCode| format!("{code:?}") == format!("{wanted:?}");
+        assert!(is(exit_code(&[]), ExitCode::SUCCESS));
+        assert!(is(exit_code(&slow()), ExitCode::FAILURE));
+        let ended = ["3f2b9c1d".to_owned()];
+        assert!(is(exit_code_of_kill(&ended, &[]), ExitCode::SUCCESS));
+        assert!(is(exit_code_of_kill(&ended, &slow()), ExitCode::FAILURE));
+        assert!(is(exit_code_of_kill(&[], &[]), ExitCode::FAILURE));
+    }
 
     #[test]
     fn a_kill_says_which_sessions_are_meant() {

@@ -343,6 +343,18 @@ mod tests {
             assert_eq!(is_same(&file(one), &file(other)), same, "{one} {other}");
         }
         assert!(is_same(&SinkTarget::Stdout, &SinkTarget::Stdout));
+        let twice = |one: &str, other: &str| {
+            let sink = |name, path| format!("{{name: {name}, file: {{path: {}}}}}", at(path).display());
+            let text = format!(
+                "nodeName: n\naudit: {{sinks: [{}, {}]}}\n",
+                sink("a", one),
+                sink("b", other)
+            );
+            let error = crate::config::Config::parse("f", &text).expect_err("fields are missing");
+            error.to_string().contains("sink `a` writes to")
+        };
+        assert!(twice("logs/copy.jsonl", "old.jsonl") && twice("logs/copy.jsonl", "logs/other.jsonl"));
+        assert!(!twice("logs/copy.jsonl", "logs/new.jsonl"));
         let refused = |path: &str| {
             let text = format!(
                 "nodeName: n\naudit: {{directory: {}, sinks: [{{name: a, file: {{path: {}}}}}]}}\n",

@@ -70,3 +70,60 @@ impl Pump {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, BufWriter, duplex};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_written_is_flushed_once_no_more_comes() {
+        let (mut source, mut from) = duplex(64);
+        let (near, mut far) = duplex(64);
+        let mut to = BufWriter::new(near);
+        source.write_all(b"word").await.expect("written");
+        let mut pump = Pump::new();
+        let mut read = [0; 4];
+        tokio::select! {
+            _ = poll_fn(|cx| pump.poll(cx, &mut from, &mut to)) => panic!("the source is open"),
+            read = far.read_exact(&mut read) => drop(read.expect("bytes")),
+            () = tokio::time::sleep(Duration::from_secs(5)) => panic!("the word stays in a buffer"),
+        }
+        assert_eq!(&read, b"word");
+    }
+
+    /// Takes nothing, and says so.
+    struct Full(usize);
+
+    impl AsyncWrite for Full {
+        fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
+            self.0 += 1;
+            assert!(self.0 < 100, "it is asked for ever");
+            Poll::Ready(Ok(0))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_side_that_takes_no_byte_is_an_error() {
+        let (mut source, mut from) = duplex(64);
+        source.write_all(b"word").await.expect("written");
+        let (mut pump, mut full) = (Pump::new(), Full(0));
+        let error = poll_fn(|cx| pump.poll(cx, &mut from, &mut full)).await;
+        assert_eq!(
+            error.expect_err("nothing is taken").kind(),
+            io::ErrorKind::WriteZero
+        );
+    }
+}

@@ -184,6 +184,51 @@ fn a_sweep_ends_what_would_be_refused_and_nothing_else() {
     assert_eq!(goes.0.lock().len(), 1);
 }
 
+/// Has the session killed while it is judged, and refuses it.
+struct Killing(Registry);
+
+impl Judge for Killing {
+    fn judge(&self, _facts: &Facts, _now: Timestamp) -> Result<Option<Timestamp>, Rejection> {
+        assert_eq!(self.0.kill(&SessionSelector::default(), "enough").len(), 1);
+        Err(refusal())
+    }
+}
+
+#[test]
+fn a_session_that_is_killed_while_it_is_judged_ends_once() {
+    let registry = Registry::default();
+    let (judge, stop) = (Arc::new(Killing(registry.clone())), Arc::new(Stops::default()));
+    let facts = facts(SessionKind::Watch, "fixer");
+    let stopped = Arc::clone(&stop);
+    let _registered = registry
+        .register(registry.ticket(), facts, None, judge, stopped, Arc::default())
+        .expect("permitted");
+    assert_eq!(registry.sweep(Instant::now()), 0, "the kill was first");
+    assert_eq!(*stop.0.lock(), ["session_killed"]);
+}
+
+#[tokio::test]
+async fn a_sweep_finds_the_next_expiry_anew() {
+    let registry = Registry::default();
+    let soon = Timestamp::now() + Duration::from_millis(300);
+    let judge = Arc::new(Fake {
+        until: Some(soon),
+        ..Fake::default()
+    });
+    let stop = Arc::new(Stops::default());
+    let registered = enter(&registry, registry.ticket(), &judge, &stop).expect("permitted");
+    let expires = async |limit| {
+        let limit = Duration::from_millis(limit);
+        tokio::time::timeout(limit, registry.expired()).await.is_ok()
+    };
+    // The session's own moment stands after a sweep too.
+    assert_eq!(registry.sweep(Instant::now()), 0);
+    assert!(expires(5_000).await && Timestamp::now() >= soon);
+    assert_eq!(registry.sweep(Instant::now()), 1);
+    drop(registered);
+    assert!(!expires(50).await, "nothing is left that time ends");
+}
+
 #[test]
 fn who_registers_after_the_sweep_of_a_change_is_judged_by_it() {
     let registry = Registry::default();

@@ -105,6 +105,8 @@ pub async fn run<T>(registry: Registry, mut policy: watch::Receiver<T>, pods: Po
 #[cfg(test)]
 mod tests {
     use jiff::Timestamp;
+    use picket_policy::api::AnyObject;
+    use picket_policy::api::v1alpha1::Action;
 
     use super::super::{SessionKind, testing};
     use super::*;
@@ -160,5 +162,29 @@ spec:
             assert_eq!(judged(from, to, "fixer"), judgement, "{to}");
         }
         assert_eq!(judged("", "", "triage"), Err("identity_changed"));
+    }
+
+    #[test]
+    fn what_a_person_must_approve_by_now_goes_on_where_a_person_did() {
+        let objects = OBJECTS.replace("resources: [secrets]", "resources: [pods]");
+        let mut documents = picket_policy::read_documents("f.yaml", &objects).expect("valid");
+        for document in &mut documents {
+            if let AnyObject::Policy(policy) = &mut document.object {
+                // No file can say so yet.
+                policy.spec.rules[0].action = Action::RequireApproval;
+            }
+        }
+        let policies = PolicySet::compile(documents).expect("a policy set");
+        let pod = resolving::pod("fixer", "fixer");
+        let principal =
+            identity::resolve(&policies, &resolving::evidence(&pod), Timestamp::now()).expect("an agent");
+        for (approved, judgement) in [(true, Ok(())), (false, Err("approval_missing"))] {
+            let facts = Facts {
+                approved,
+                ..testing::facts(SessionKind::Watch, "fixer")
+            };
+            let judged = recheck(&policies, &principal, &facts);
+            assert_eq!(judged.map_err(|rejection| rejection.code()), judgement);
+        }
     }
 }

@@ -331,6 +331,55 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_end_goes_before_bytes_that_are_there_already() {
+        for _ in 0..20 {
+            let (mut client, mut server, stop, running) = tunnel(4096);
+            // Both before the tunnel runs for the first time.
+            server.write_all(&[0x82, 3, 1, b'o', b'k']).await.expect("writes");
+            stop.stop(&Arc::new(testing::ending(Instant::now())));
+            let mut word = Vec::new();
+            client.read_to_end(&mut word).await.expect("an end");
+            assert!(!word.starts_with(&[0x82, 3, 1, b'o', b'k']), "{word:?}");
+            drop(client);
+            assert!(matches!(running.await.expect("no panic"), TunnelEnd::Stopped(_)));
+        }
+    }
+
+    /// A side whose connection was reset.
+    struct Reset;
+
+    impl AsyncRead for Reset {
+        fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()))
+        }
+    }
+
+    impl AsyncWrite for Reset {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
+            Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn the_side_that_broke_off_is_named() {
+        let stop = StopTunnel::default();
+        let (_far, near) = duplex(64);
+        let end = carry(near, Reset, Arc::default(), Farewell::Silent, &stop).await;
+        assert!(matches!(end, TunnelEnd::ServerGone), "{end:?}");
+        let (_far, near) = duplex(64);
+        let end = carry(Reset, near, Arc::default(), Farewell::Silent, &stop).await;
+        assert!(matches!(end, TunnelEnd::ClientGone), "{end:?}");
+    }
+
+    #[tokio::test]
     async fn inside_a_frame_it_is_closed_without_a_word() {
         let (mut client, mut server, stop, running) = tunnel(4096);
         server.write_all(&[0x82, 9, 1, b'h']).await.expect("writes");
