@@ -138,5 +138,11 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line} is missing in\n{text}");
         }
+        metrics.set(&PodCounts::default());
+        let text = registry.encode().expect("text");
+        assert!(
+            text.contains("picket_sandboxed_pods{runtime_class=\"kata-qemu\"} 0\n"),
+            "{text}"
+        );
     }
 }

@@ -75,6 +75,22 @@ fn a_pod_keeps_its_facts_and_every_kind_of_container() {
 }
 
 #[test]
+fn a_runtime_that_costs_memory_beside_its_pod_has_a_stack_of_its_own() {
+    let sandboxed_by = |overhead: Value| {
+        let read = NodePod::read(object(json!({
+            "metadata": {"name": "web", "namespace": "shop", "uid": "u1"},
+            "spec": {"containers": [], "runtimeClassName": "guarded", "overhead": overhead},
+        })));
+        read.unwrap().pod.sandboxed_by
+    };
+    assert_eq!(
+        sandboxed_by(json!({"memory": "160Mi"})),
+        Some("guarded".to_owned())
+    );
+    assert_eq!(sandboxed_by(json!({})), None);
+}
+
+#[test]
 fn a_static_pods_cgroup_carries_its_manifests_hash_and_no_annotation_names_another_pod() {
     let mut told = Told::default();
     told.take(watcher::Event::Init);

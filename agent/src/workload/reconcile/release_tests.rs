@@ -142,6 +142,38 @@ async fn while_the_lease_is_lent_it_learns_of_pods_and_where_the_upgrade_fails_i
 }
 
 #[tokio::test(start_paused = true)]
+async fn pods_are_released_while_the_lease_waits_for_an_attempt_to_end() {
+    let mut node = Node::start(&[], &[10, 11], None);
+    node.enforces(&[10]).await;
+    node.fake.slow.store(true, Ordering::SeqCst);
+    node.told(11, agent);
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    node.rest.lend();
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    node.told(10, |_| {});
+    node.until("released", |fake| {
+        *fake.releases.lock().unwrap() == [CgroupId(10)]
+    })
+    .await;
+    assert!(!*node.paused.borrow(), "the attempt goes on");
+    assert_eq!(node.calls(10), ["pending", "enforced"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_of_which_nothing_is_known_is_not_released() {
+    let mut node = Node::start(&[], &[10], None);
+    node.enforces(&[10]).await;
+    node.cancel.cancel();
+    node.pods.send_replace(None);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(node.released(), [0; 0]);
+    node.tell();
+    node.told(10, |_| {});
+    node.until("released", |fake| fake.releases.lock().unwrap().len() == 1)
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_listener_that_was_opened_as_the_agent_stopped_is_closed() {
     let mut node = Node::start(&[], &[10], None);
     node.fake.slow.store(true, Ordering::SeqCst);

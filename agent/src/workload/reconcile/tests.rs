@@ -789,3 +789,6 @@ mod statics;
 
 #[path = "release_tests.rs"]
 mod releases;
+
+#[path = "sandboxed_tests.rs"]
+mod sandboxed;
