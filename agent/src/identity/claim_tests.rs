@@ -68,6 +68,11 @@ fn what_the_pods_own_client_sends_passes() {
         claims["aud"] = audience;
         assert_eq!(check(&pod, &[bearer(&claims)]), Ok(()), "{claims}");
     }
+    // An API server whose audience is its issuer.
+    let mut claims = own(&pod);
+    claims["iss"] = json!("https://oidc.example/cluster");
+    claims["aud"] = json!(["https://oidc.example/cluster"]);
+    assert_eq!(check(&pod, &[bearer(&claims)]), Ok(()));
     let mut unbound = own(&pod);
     unbound["kubernetes.io"].as_object_mut().unwrap().remove("pod");
     assert_eq!(check(&pod, &[bearer(&unbound)]), Ok(()));

@@ -214,4 +214,25 @@ mod tests {
         }
         writing.await.expect("no panic").expect("written");
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_standstill_has_the_whole_time() {
+        let (mut far, mut client) = pair().await;
+        let mut read = vec![0; 1 << 20];
+        for _ in 0..3 {
+            fill(&mut client).await;
+            let stalled = tokio::time::timeout(STALL_LIMIT / 2, client.write(&[7; 4096])).await;
+            assert!(stalled.is_err(), "nobody reads");
+            // The kernel has room again once most of it was read.
+            let mut written = None;
+            while written.is_none() {
+                tokio::select! {
+                    biased;
+                    one = client.write(&[7; 4096]) => written = Some(one),
+                    some = far.read(&mut read) => drop(some.expect("bytes")),
+                }
+            }
+            written.expect("a write").expect("written");
+        }
+    }
 }

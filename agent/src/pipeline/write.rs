@@ -116,3 +116,38 @@ impl Drop for SentWrite<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, Method, Uri};
+
+    use super::*;
+
+    fn create() -> Arc<KubeRequest> {
+        let uri = Uri::from_static("/api/v1/namespaces/n/configmaps");
+        Arc::new(KubeRequest::read(&Method::POST, &uri, &HeaderMap::new()).expect("reads"))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_write_is_awaited_for_a_minute_after_its_client_left_and_not_for_ever() {
+        let drain = Drain::default();
+        let abandoned = AbandonedWrites::new(drain.clone());
+        drop(abandoned.watch(&create(), Box::pin(std::future::pending())));
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!(drain.open(), 1);
+        tokio::time::sleep(Duration::from_secs(6)).await;
+        assert_eq!(drain.open(), 0);
+        assert_eq!(abandoned.slots.available_permits(), ABANDONED_WRITES);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn so_many_writes_go_on_without_their_clients_and_no_more() {
+        let drain = Drain::default();
+        let abandoned = AbandonedWrites::new(drain.clone());
+        let request = create();
+        for _ in 0..1100 {
+            drop(abandoned.watch(&request, Box::pin(std::future::pending())));
+        }
+        assert_eq!(drain.open(), 1024);
+    }
+}

@@ -305,6 +305,7 @@ mod tests {
             .unwrap();
         drop(source);
         let (_, leaf) = x509_parser::parse_x509_certificate(&leaf.key.cert[0]).unwrap();
+        assert!(!leaf.is_ca());
         let names = leaf.subject_alternative_name().unwrap().unwrap().value;
         let text = format!("{:?}", names.general_names);
         for wanted in [
@@ -328,6 +329,21 @@ mod tests {
     }
 
     #[test]
+    fn a_leaf_does_not_outlive_its_ca() {
+        let (_folder, files) = files();
+        let certificates = Certificates::open(files, &[]).unwrap();
+        let mut source = certificates.source.lock();
+        source.ca.not_after = SystemTime::now() + Duration::from_secs(3600);
+        let leaf = certificates
+            .leaf_for(&source, "10.96.0.1".parse().unwrap())
+            .unwrap();
+        assert_eq!(leaf.not_after, source.ca.not_after);
+        let (_, signed) = x509_parser::parse_x509_certificate(&leaf.key.cert[0]).unwrap();
+        let left = signed.validity().time_to_expiration().unwrap();
+        assert!(left <= Duration::from_secs(3600), "{left}");
+    }
+
+    #[test]
     fn many_dialled_addresses_have_small_leaves_and_a_bounded_cache() {
         let (_folder, files) = files();
         let certificates = Certificates::open(files.clone(), &[]).unwrap();
@@ -340,6 +356,8 @@ mod tests {
         assert!(Arc::ptr_eq(&last, &own(many[29_999])), "minted once");
         let mapped = format!("::ffff:{}", many[29_999]).parse().unwrap();
         assert!(Arc::ptr_eq(&last, &own(mapped)), "by any spelling");
+        let by_mapped = own("::ffff:10.9.8.7".parse().unwrap());
+        assert!(Arc::ptr_eq(&by_mapped, &own("10.9.8.7".parse().unwrap())));
         assert_eq!(
             certificates.status().published,
             1,

@@ -182,6 +182,24 @@ mod tests {
         assert_eq!(socket.tcp_user_timeout().unwrap(), Some(GONE_AFTER));
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_takes_no_session_is_given_up_in_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let (ca, token) = (folder.path().join("ca.crt"), folder.path().join("token"));
+        std::fs::write(&ca, crate::pki::ca::create("api").unwrap().certificate_pem).unwrap();
+        std::fs::write(&token, "t").unwrap();
+        let credentials = Credentials::open(ca, NodeCredential::TokenFile(token)).unwrap();
+        // The kernel accepts, and nobody else does.
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let server = format!("https://{}", listener.local_addr().unwrap());
+        let connector = Connector::new(&server.parse().unwrap(), None, credentials).unwrap();
+        let began = tokio::time::Instant::now();
+        let error = connector.connect(false).await.err().unwrap().to_string();
+        assert!(error.contains("no answer within 5 s"), "{error}");
+        let took = began.elapsed();
+        assert!((CONNECT_LIMIT..CONNECT_LIMIT * 2).contains(&took), "{took:?}");
+    }
+
     #[test]
     fn server_urls() {
         let folder = tempfile::tempdir().unwrap();

@@ -172,6 +172,62 @@ mod tests {
     }
 
     #[test]
+    fn the_pods_together_hold_what_a_node_may_and_no_more() {
+        let budget = HeadBudget::new();
+        let hold_all = || {
+            let heads = budget.of_pod(&Arc::default());
+            let held: Vec<_> = std::iter::from_fn(|| heads.hold(1 << 20)).collect();
+            held
+        };
+        let held = [(); 5].map(|()| hold_all());
+        assert_eq!(held.each_ref().map(Vec::len), [8, 8, 8, 8, 0]);
+        drop(held);
+        assert_eq!(hold_all().len(), 8);
+    }
+
+    /// Whether it may read now.
+    async fn reads(permit: &mut ReadPermit) -> bool {
+        let polled = std::future::poll_fn(|cx| Poll::Ready(permit.poll(cx))).await;
+        matches!(polled, Poll::Ready(Ok(())))
+    }
+
+    #[tokio::test]
+    async fn a_pod_reads_two_long_heads_at_once_and_a_node_eight() {
+        let budget = HeadBudget::new();
+        let mut reading = Vec::new();
+        for _ in 0..4 {
+            let heads = budget.of_pod(&Arc::default());
+            let mut turns = [(); 3].map(|()| ReadPermit::wait(&heads));
+            let mut read = Vec::new();
+            for turn in &mut turns {
+                read.push(reads(turn).await);
+            }
+            assert_eq!(read, [true, true, false], "{} before", reading.len());
+            reading.push(turns);
+        }
+        let mut ninth = ReadPermit::wait(&budget.of_pod(&Arc::default()));
+        assert!(!reads(&mut ninth).await);
+        reading.pop();
+        assert!(reads(&mut ninth).await);
+        let [first, _second, mut third] = reading.swap_remove(0);
+        drop(first);
+        assert!(reads(&mut third).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_long_head_that_does_not_come_keeps_its_place_for_so_long_only() {
+        let mut turn = ReadPermit::wait(&HeadBudget::new().of_pod(&Arc::default()));
+        assert!(reads(&mut turn).await);
+        tokio::time::sleep(READING_LIMIT - Duration::from_millis(10)).await;
+        assert!(reads(&mut turn).await);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let error = std::future::poll_fn(|cx| turn.poll(cx))
+            .await
+            .expect_err("too late");
+        assert_eq!(error.kind(), std::io::ErrorKind::TimedOut);
+    }
+
+    #[test]
     fn a_target_of_any_length_is_put_where_it_is_found() {
         for length in [10, LongTarget::LONGEST_URI, LongTarget::LONGEST_URI + 1, 900_000] {
             let path = format!("/{}", "a".repeat(length - 1));

@@ -155,6 +155,12 @@ async fn a_longer_head_is_refused_with_the_limit_and_one_record() {
     send(&mut stream, &get(&pods(100), &fields)).await;
     let (status, body) = answer(&mut stream).await;
     refused(&world, status, &body).await;
+    // And fields that hyper must have, of which it takes 100.
+    let world = World::new().await;
+    let mut stream = world.stream().await;
+    send(&mut stream, &get(&pods(100), &"connection: x\r\n".repeat(150))).await;
+    let (status, body) = answer(&mut stream).await;
+    refused(&world, status, &body).await;
 }
 
 #[tokio::test]
@@ -285,4 +291,174 @@ async fn a_longer_head_of_http2_is_refused_with_the_limit_and_one_record() {
     let (head, data) = answer2(&mut connection, 1).await;
     assert_ne!(head.first(), Some(&0x88));
     refused(&world, 431, &data).await;
+}
+
+/// A connection of HTTP/2 whose settings are exchanged.
+async fn connect2(world: &World) -> impl AsyncRead + AsyncWrite + Unpin + use<> {
+    let mut connection = world.stream_of(b"h2").await;
+    send(&mut connection, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
+    send(&mut connection, &frame(4, 0, 0, &[])).await;
+    connection
+}
+
+/// Permits of the pod that are free: heads that may be read, and kilobytes.
+fn free(world: &World) -> (usize, usize) {
+    let share = &world.share;
+    (
+        share.heads_read.available_permits(),
+        share.head_kilobytes.available_permits(),
+    )
+}
+
+const KILOBYTES: usize = 8 * 1024;
+
+#[tokio::test]
+async fn a_long_head_counts_by_its_size_until_its_request_ends_in_either_version() {
+    let world = World::new().await;
+    let target = format!("{}&slow=1", pods(900_000));
+    let mut http1 = world.stream().await;
+    send(&mut http1, &get(&target, "")).await;
+    world.seen_are(1).await;
+    let (read, kilobytes) = free(&world);
+    assert_eq!(read, 2, "it was read to its end");
+    assert!(
+        (KILOBYTES - 890..KILOBYTES - 870).contains(&kilobytes),
+        "{kilobytes}"
+    );
+    assert_eq!(answer(&mut http1).await.0, 200);
+    world.ended(1).await;
+    assert_eq!(free(&world), (2, KILOBYTES));
+
+    let mut http2 = connect2(&world).await;
+    send(&mut http2, &get2(1, &target, 0x04)).await;
+    world.seen_are(2).await;
+    let (read, kilobytes) = free(&world);
+    assert_eq!(read, 2, "it was read to its end");
+    assert!(
+        (KILOBYTES - 890..KILOBYTES - 870).contains(&kilobytes),
+        "{kilobytes}"
+    );
+    assert_eq!(answer2(&mut http2, 1).await.1, "done");
+    world.ended(2).await;
+    assert_eq!(free(&world), (2, KILOBYTES));
+}
+
+#[tokio::test]
+async fn where_a_pod_reads_as_many_long_heads_as_it_may_the_next_one_waits() {
+    let world = World::new().await;
+    let places = world.share.heads_read.clone().acquire_many_owned(2).await;
+    let places = places.expect("both are free");
+    let (mut http1, mut http2) = (world.stream().await, connect2(&world).await);
+    send(&mut http1, &get(&pods(300_000), "")).await;
+    send(&mut http2, &get2(1, &pods(300_000), 0x04)).await;
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    assert!(world.seen().is_empty());
+    // Short ones are any connection's own affair.
+    let mut short = world.stream().await;
+    send(&mut short, &get(&pods(100), "")).await;
+    assert_eq!(answer(&mut short).await.0, 200);
+    drop(places);
+    assert_eq!(answer(&mut http1).await.0, 200);
+    assert_eq!(answer2(&mut http2, 1).await.1, "done");
+}
+
+#[tokio::test]
+async fn a_pod_whose_long_heads_fill_its_share_is_refused_the_next_one() {
+    let world = World::new().await;
+    let all = world.share.head_kilobytes.clone();
+    let all = all
+        .acquire_many_owned(KILOBYTES as u32)
+        .await
+        .expect("all are free");
+    let mut http1 = world.stream().await;
+    send(&mut http1, &get(&pods(70_000), "")).await;
+    let refused = answer(&mut http1).await;
+    let mut http2 = connect2(&world).await;
+    send(&mut http2, &get2(1, &pods(70_000), 0x04)).await;
+    let body = answer2(&mut http2, 1).await.1;
+    for body in [&refused.1, &body] {
+        let status: Value = serde_json::from_str(body).expect("a Status");
+        assert_eq!(status["code"], 429, "{status}");
+    }
+    drop(all);
+    assert!(world.seen().is_empty());
+    assert_eq!(world.ended(2).await[0]["decision"]["reason"], "heads_busy");
+}
+
+#[tokio::test]
+async fn a_head_without_an_end_is_answered_and_its_connection_closed() {
+    let world = World::new().await;
+    let (mut reads, mut writes) = tokio::io::split(world.stream().await);
+    let writing = tokio::spawn(async move {
+        let piece = vec![b'a'; 64 * 1024];
+        let begin = get(&pods(100), "x: ");
+        let mut written = writes.write_all(&begin[..begin.len() - 2]).await.map(|()| 0);
+        while let Ok(bytes) = written {
+            if bytes > 64 << 20 {
+                return false;
+            }
+            written = writes.write_all(&piece).await.map(|()| bytes + piece.len());
+        }
+        true
+    });
+    let (status, body) = answer(&mut reads).await;
+    refused(&world, status, &body).await;
+    assert!(writing.await.expect("no panic"), "it is read for ever");
+}
+
+#[tokio::test]
+async fn a_long_target_that_is_none_is_refused_and_no_other_is_judged_in_its_place() {
+    let target = format!("{}<", pods(60_000));
+    let world = World::new().await;
+    let mut http1 = world.stream().await;
+    send(&mut http1, &get(&target, "")).await;
+    assert_eq!(answer(&mut http1).await.0, 400);
+    assert_eq!(world.ended(1).await[0]["decision"]["reason"], "unreadable");
+    let mut http2 = connect2(&world).await;
+    send(&mut http2, &get2(1, &target, 0x04)).await;
+    let status: Value = serde_json::from_str(&answer2(&mut http2, 1).await.1).expect("a Status");
+    assert_eq!(status["code"], 400, "{status}");
+    assert_eq!(world.ended(2).await[1]["decision"]["reason"], "unreadable");
+    assert!(world.seen().is_empty());
+}
+
+#[tokio::test]
+async fn no_client_can_say_that_its_path_is_in_a_field() {
+    let world = World::new().await;
+    let mut connection = connect2(&world).await;
+    let mut block = get2(1, "/long-path/00112233445566778899aabbccddeeff", 0x04).split_off(9);
+    block.push(0);
+    block.extend(text("picket-long-path"));
+    block.extend(text("/api/v1/namespaces/n/pods/x"));
+    send(&mut connection, &frame(1, 5, 1, &block)).await;
+    let (_, body) = answer2(&mut connection, 1).await;
+    assert!(
+        body.contains("unknown-paths") || body.contains("Forbidden"),
+        "{body}"
+    );
+    assert!(world.seen().is_empty());
+    let uri = world.ended(1).await[0]["requestURI"].clone();
+    assert_eq!(uri, "/long-path/00112233445566778899aabbccddeeff");
+}
+
+#[tokio::test]
+async fn a_head_of_http2_without_an_end_closes_its_connection() {
+    let world = World::new().await;
+    let mut connection = connect2(&world).await;
+    // HEADERS that go on, and CONTINUATIONs of a field without an end.
+    send(&mut connection, &frame(1, 0, 1, &[0x82, 0x87])).await;
+    let (mut reads, mut writes) = tokio::io::split(connection);
+    let reading = tokio::spawn(async move {
+        let mut read = vec![0; 1 << 16];
+        while reads.read(&mut read).await.is_ok_and(|count| count > 0) {}
+    });
+    let piece = frame(9, 0, 1, &[0; 16_000]);
+    let (mut written, mut open) = (0, true);
+    while open && written < 64 << 20 {
+        open = writes.write_all(&piece).await.is_ok();
+        written += piece.len();
+    }
+    reading.abort();
+    assert!(!open, "it is read for ever");
+    assert!(world.seen().is_empty());
 }

@@ -1,5 +1,6 @@
 //! Requests through the whole pipeline, from a client's TLS session to an API server's and back.
 
+mod arrivals;
 mod claims;
 mod correlation;
 mod heads;
@@ -238,4 +239,16 @@ fn a_warning_cannot_break_out_of_its_field() {
         "{text}"
     );
     assert!(text.ends_with('"') && text.chars().count() < 300);
+}
+
+#[tokio::test]
+async fn a_client_finds_the_address_that_it_dialled_in_the_certificate_and_no_other() {
+    let world = World::new().await;
+    for (server, is_served) in [("10.96.0.1", true), ("10.96.0.2", false)] {
+        let (client, mut accepted) = world.accepted().await;
+        accepted.origin = "10.96.0.1:443".parse().expect("an address");
+        world.serve(accepted);
+        let session = world.handshake_with(client, b"h2", server).await;
+        assert_eq!(session.is_ok(), is_served, "{server}: {:?}", session.err());
+    }
 }

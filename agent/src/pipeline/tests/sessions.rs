@@ -172,6 +172,38 @@ async fn ends(world: &World) -> Vec<[String; 3]> {
     ends
 }
 
+/// The records of this stage.
+fn of_stage(records: &[Value], stage: &str) -> Vec<Value> {
+    let of_stage = records.iter().filter(|record| record["stage"] == stage);
+    of_stage.cloned().collect()
+}
+
+#[tokio::test]
+async fn a_session_is_on_record_before_its_client_gets_a_byte() {
+    let world = World::new().await;
+    let _watch = follow(&world, WATCH).await;
+    let _exec = exec(&world).await;
+    let started = of_stage(&world.records().await, "ResponseStarted");
+    let mut verbs: Vec<_> = started
+        .iter()
+        .map(|record| (&record["verb"], &record["session"]["protocol"]))
+        .map(|(verb, protocol)| format!("{verb} {protocol}"))
+        .collect();
+    verbs.sort();
+    assert_eq!(verbs, ["\"get\" \"websocket\"", "\"watch\" \"watch\""]);
+}
+
+#[tokio::test]
+async fn an_upgraded_stream_that_ends_with_the_agent_leaves_its_numbers() {
+    let world = World::new().await;
+    let _exec = exec(&world).await;
+    assert!(world.pipeline.drain.drain(Duration::from_millis(10)).await > 0);
+    let ended = of_stage(&world.ended(1).await, "ResponseComplete");
+    let session = &ended[0]["session"];
+    assert_eq!(session["endReason"], "terminated", "{session}");
+    assert_eq!(session["bytes"]["toClient"], FRAME.len(), "{session}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_suspension_ends_what_runs_and_each_client_is_told_as_its_protocol_has_it() {
     let world = World::new().await;
@@ -290,7 +322,7 @@ async fn what_the_agents_end_breaks_off_is_no_clients_doing() {
 async fn the_moment_of_an_expiry_ends_what_runs() {
     let world = World::new().await;
     let _pods = rejudging(&world);
-    let moment = jiff::Timestamp::now() + Duration::from_millis(400);
+    let moment = jiff::Timestamp::now() + Duration::from_millis(1_500);
     let expires = format!("owner: team-a, expiresAt: {moment}");
     world.store.replace_for_tests(policies("owner: team-a", &expires));
     let watch = follow(&world, WATCH).await;

@@ -7,7 +7,10 @@ use http::{Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
 
 use super::sessions::exec;
 use super::world::{World, policies, target};
@@ -66,6 +69,7 @@ async fn a_pod_with_all_its_tunnels_gets_no_further_one_and_still_reads() {
     assert_eq!(answer.json()["reason"], "TooManyRequests");
     let record = &world.ended(1).await[0];
     assert_eq!(record["decision"]["outcome"], "error");
+    assert_eq!(world.kube_events(), [("ShareExceeded", "tunnels".to_owned())]);
     assert_eq!(
         world.ask(Request::get(target(PODS)), "").await.status,
         StatusCode::OK
@@ -126,10 +130,8 @@ async fn connections_beyond_a_pod_s_share_carry_few_requests_at_once() {
     assert_eq!(streams(&world).await, 4);
 }
 
-#[tokio::test]
-async fn a_client_that_sends_control_frames_without_end_is_closed() {
-    let world = World::new().await;
-    let mut client = world.stream_of(b"h2").await;
+/// Sends PINGs without end, until the connection is closed.
+pub(super) async fn flood(mut client: TlsStream<TcpStream>) {
     client
         .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
         .await
@@ -152,6 +154,48 @@ async fn a_client_that_sends_control_frames_without_end_is_closed() {
     let closed = tokio::time::timeout(LIMIT, closed).await;
     flood.abort();
     assert!(closed.is_ok(), "the flood goes on");
+}
+
+#[tokio::test]
+async fn a_client_that_sends_control_frames_without_end_is_closed() {
+    let world = World::new().await;
+    flood(world.stream_of(b"h2").await).await;
+    let mut events = Vec::new();
+    while events.is_empty() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        events = world.kube_events();
+    }
+    assert_eq!(events, [("ShareExceeded", "flood".to_owned())]);
+}
+
+#[tokio::test]
+async fn a_silent_client_of_http1_is_given_up_after_two_minutes() {
+    let world = World::new().await;
+    let mut client = world.stream().await;
+    client
+        .write_all(b"GET /api/v1/pods HTTP/1.1\r\n")
+        .await
+        .expect("sent");
+    tokio::time::pause();
+    let began = tokio::time::Instant::now();
+    let mut read = [0; 64];
+    let closed = tokio::time::timeout(Duration::from_secs(1_000), client.read(&mut read)).await;
+    assert!(closed.is_ok(), "it stays open");
+    let took = began.elapsed();
+    assert!(
+        (Duration::from_secs(100)..Duration::from_secs(130)).contains(&took),
+        "{took:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_client_that_vanished_is_noticed_by_the_kernel() {
+    let world = World::new().await;
+    let (client, accepted) = world.accepted().await;
+    let socket = accepted.stream.try_clone().expect("a descriptor");
+    world.serve(accepted);
+    let _client = world.handshake(client, b"h2").await;
+    assert!(SockRef::from(&socket).keepalive().expect("an option"));
 }
 
 #[tokio::test]
@@ -226,10 +270,17 @@ async fn of_the_responses_that_nobody_takes_a_pod_keeps_so_many() {
                 .into_body(),
         );
     }
-    tokio::time::sleep(SETTLED).await;
-    world.pipeline.check_bodies(Duration::from_millis(1));
-    let ended = world.ended(3).await;
-    assert_eq!(ended.len(), 3, "the first three");
+    let ended = async || {
+        let records = world.records().await;
+        let ended = |record: &&serde_json::Value| record["stage"] == "ResponseComplete";
+        records.iter().filter(ended).count()
+    };
+    // Some may still be given their first bytes.
+    while ended().await < 3 {
+        world.pipeline.check_bodies(Duration::from_millis(1));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(ended().await, 3, "as many as are beyond the share");
     world.pipeline.check_bodies(Duration::from_millis(1));
     assert_eq!(world.ended(3).await.len(), 3, "the others are within the share");
 }

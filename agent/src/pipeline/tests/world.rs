@@ -22,6 +22,7 @@ use picket_policy::api::v1alpha1::Action;
 use rustls_pki_types::ServerName;
 use serde_json::Value;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_rustls::client::TlsStream;
 use tokio_util::sync::CancellationToken;
@@ -33,8 +34,7 @@ use crate::audit::spool::segment::stored_text;
 use crate::audit::{AuditConfig, AuditLog};
 use crate::listener::{Accepted, CONNECTIONS_PER_POD, PodShare, Process};
 use crate::metrics::MetricsRegistry;
-use crate::notify::EventQueue;
-use crate::notify::NotifyMetrics;
+use crate::notify::{EventQueue, KubeEvent, NotifyMetrics};
 use crate::pki::{self, CaFiles};
 use crate::runtime::drain::Drain;
 use crate::session::Registry;
@@ -127,6 +127,7 @@ pub(super) struct World {
     pub(super) released: CancellationToken,
     api: JoinHandle<()>,
     broken_off: CancellationToken,
+    kube_events: Mutex<mpsc::Receiver<KubeEvent>>,
     /// Whoever holds it keeps the API server from accepting a TLS session.
     handshakes: Arc<tokio::sync::Mutex<()>>,
 }
@@ -187,7 +188,8 @@ impl World {
             credential,
         };
         let upstream = Upstream::open(upstream, NonZeroUsize::MIN).expect("an upstream");
-        let (kube_events, _told) = EventQueue::channel(NotifyMetrics::register(&MetricsRegistry::default()));
+        let (kube_events, reported) =
+            EventQueue::channel(NotifyMetrics::register(&MetricsRegistry::default()));
         let store = Arc::new(Store::for_tests(policies("", "")));
         let sessions = Registry::default();
         let drain = Drain::default();
@@ -220,8 +222,16 @@ impl World {
             released: CancellationToken::new(),
             api,
             broken_off,
+            kube_events: Mutex::new(reported),
             handshakes,
         }
+    }
+
+    /// The Events that were reported so far: reason and detail.
+    pub(super) fn kube_events(&self) -> Vec<(&'static str, String)> {
+        let mut reported = self.kube_events.lock();
+        let next = std::iter::from_fn(|| reported.try_recv().ok());
+        next.map(|event| (event.reason.as_str(), event.detail)).collect()
     }
 
     /// The API server accepts no TLS session while this is held.
@@ -304,8 +314,8 @@ impl World {
         self.stream_of(b"http/1.1").await
     }
 
-    /// Likewise, in the version of HTTP that this names.
-    pub(super) async fn stream_of(&self, protocol: &[u8]) -> TlsStream<TcpStream> {
+    /// A connection that the listener accepted, and its client's end.
+    pub(super) async fn accepted(&self) -> (TcpStream, Accepted) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
         let address = listener.local_addr().expect("an address");
         let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
@@ -331,10 +341,37 @@ impl World {
             share: Arc::clone(&self.share),
             released: self.released.clone(),
         };
+        (client.expect("connected"), accepted)
+    }
+
+    /// Serves a connection until it ends or the world does.
+    pub(super) fn serve(&self, accepted: Accepted) {
         let pipeline = Arc::clone(&self.pipeline);
         self.drain.serve(async move {
             pipeline.serve(accepted, ()).await;
         });
+    }
+
+    /// A connection of the pod's, through TLS, in the version of HTTP that this names.
+    pub(super) async fn stream_of(&self, protocol: &[u8]) -> TlsStream<TcpStream> {
+        let (client, accepted) = self.accepted().await;
+        self.serve(accepted);
+        self.handshake(client, protocol).await
+    }
+
+    /// The client's side of TLS, over a connection that somebody serves.
+    pub(super) async fn handshake(&self, client: TcpStream, protocol: &[u8]) -> TlsStream<TcpStream> {
+        let session = self.handshake_with(client, protocol, "127.0.0.1").await;
+        session.expect("a TLS session")
+    }
+
+    /// A TLS session with a server of this name, where there is one.
+    pub(super) async fn handshake_with(
+        &self,
+        client: TcpStream,
+        protocol: &[u8],
+        server: &'static str,
+    ) -> std::io::Result<TlsStream<TcpStream>> {
         let mut roots = rustls::RootCertStore::empty();
         let file = self.folder.write("trust.crt", &self.ca_pem);
         for (_, der) in pki::pem::certificates(&file, self.ca_pem.as_bytes()).expect("PEM") {
@@ -347,11 +384,10 @@ impl World {
             .with_root_certificates(roots)
             .with_no_client_auth();
         config.alpn_protocols = vec![protocol.to_vec()];
-        let name = ServerName::try_from("127.0.0.1").expect("a name");
+        let name = ServerName::try_from(server).expect("a name");
         tokio_rustls::TlsConnector::from(Arc::new(config))
-            .connect(name, client.expect("connected"))
+            .connect(name, client)
             .await
-            .expect("a TLS session")
     }
 
     /// One request over a connection of its own.

@@ -17,6 +17,13 @@ fn post(target: &str, body: &str, length: usize) -> Vec<u8> {
         .into_bytes()
 }
 
+/// Waits until a write is on its way: from then on it has a record, whatever its client does.
+async fn sending(world: &World) {
+    while world.upstream.connections() == 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
 const CONFIGMAPS: &str = "/api/v1/namespaces/n/configmaps?slow=1";
 
 #[tokio::test]
@@ -100,7 +107,7 @@ async fn a_write_whose_body_did_not_come_whole_is_not_sent_on() {
         .await
         .expect("sent");
     client.flush().await.expect("sent");
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    sending(&world).await;
     drop(client);
     let records = world.ended(1).await;
     assert_eq!(outcome(&records[0])[..2], ["ResponseComplete", "error"]);
@@ -125,7 +132,7 @@ async fn half_a_body_of_http2_does_not_pass_for_a_whole_one() {
         .expect("sent");
     body.send_data(Bytes::from_static(b"kind: ConfigMap\n"), false)
         .expect("sent");
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    sending(&world).await;
     // hyper takes this for the body's end.
     body.send_reset(h2::Reason::NO_ERROR);
     let records = world.ended(1).await;
@@ -135,6 +142,33 @@ async fn half_a_body_of_http2_does_not_pass_for_a_whole_one() {
         records[0]
     );
     assert!(world.seen().is_empty(), "{:?}", world.seen());
+}
+
+#[tokio::test]
+async fn a_stream_that_is_reset_behind_its_last_byte_takes_nothing_back() {
+    let world = World::new().await;
+    let stream = world.stream_of(b"h2").await;
+    let (client, connection) = h2::client::handshake(stream).await.expect("HTTP/2");
+    tokio::spawn(async move { connection.await.ok() });
+    let mut client = client.ready().await.expect("ready");
+    let request = Request::post(format!("https://kubernetes{CONFIGMAPS}"))
+        .header(http::header::CONTENT_LENGTH, 2)
+        .body(());
+    let (_response, mut body) = client
+        .send_request(request.expect("a request"), false)
+        .expect("sent");
+    body.send_data(Bytes::from_static(b"{}"), false).expect("sent");
+    sending(&world).await;
+    // Before the frame that would have said that this was all.
+    body.send_reset(h2::Reason::CANCEL);
+    let records = world.ended(1).await;
+    assert_eq!(
+        outcome(&records[0])[..2],
+        ["ResponseComplete", "allow"],
+        "{:#}",
+        records[0]
+    );
+    assert_eq!(world.seen()[0].body, "{}");
 }
 
 #[tokio::test]

@@ -32,6 +32,7 @@ fn nothing_that_speaks_for_others_is_forwarded() {
     for name in [
         "Authorization",
         "Cookie",
+        "Cookie2",
         "Impersonate-User",
         "Impersonate-Group",
         "Impersonate-Uid",
@@ -50,6 +51,7 @@ fn nothing_that_speaks_for_others_is_forwarded() {
         "Host",
         "Proxy-Authorization",
         "Proxy-Connection",
+        "Proxy-Authenticate",
         "Keep-Alive",
         "TE",
         "Transfer-Encoding",
@@ -182,6 +184,50 @@ fn connection_cannot_take_away_what_picket_sets() {
     assert_eq!(headers["content-length"], "3");
     assert_eq!(headers["accept"], "*/*");
     assert!(!headers.contains_key("x-mine") && !headers.contains_key("connection"));
+}
+
+/// What is left of a response's headers.
+fn answered(server: &[(&'static str, &'static str)], switching: bool) -> Vec<String> {
+    let fields = server
+        .iter()
+        .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
+    let mut headers = HeaderMap::from_iter(fields);
+    inbound(&mut headers, switching);
+    let text = |(name, value): (&HeaderName, &HeaderValue)| format!("{name}: {}", value.to_str().unwrap());
+    let mut left: Vec<_> = headers.iter().map(text).collect();
+    left.sort();
+    left
+}
+
+#[test]
+fn what_belongs_to_the_api_server_s_hop_ends_there() {
+    let server = [
+        ("connection", "close, x-mine, content-type"),
+        ("x-mine", "1"),
+        ("keep-alive", "timeout=5"),
+        ("te", "trailers"),
+        ("transfer-encoding", "chunked"),
+        ("upgrade", "h2c"),
+        ("http2-settings", "x"),
+        ("expect", "x"),
+        ("proxy-connection", "x"),
+        ("proxy-authenticate", "Basic"),
+        ("content-type", "text/plain"),
+        ("audit-id", "b0b"),
+    ];
+    assert_eq!(
+        answered(&server, false),
+        ["audit-id: b0b", "content-type: text/plain"]
+    );
+    let switched = [
+        ("connection", "upgrade"),
+        ("upgrade", "websocket"),
+        ("keep-alive", "x"),
+    ];
+    assert_eq!(
+        answered(&switched, true),
+        ["connection: Upgrade", "upgrade: websocket"]
+    );
 }
 
 #[test]

@@ -5,7 +5,7 @@ mod server;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::{Method, Request, Version};
 use http_body_util::BodyExt as _;
@@ -175,12 +175,16 @@ async fn a_write_whose_connection_broke_is_sent_once_and_a_read_is_repeated() {
 async fn a_server_that_takes_nothing_is_asked_a_few_times_only() {
     for does in [Does::GoAway { last: 0 }, Does::Refuse] {
         let server = at_first(usize::MAX, does).await;
+        let began = Instant::now();
         let error = send(&server, Method::POST, received(&["abc"], Some(3)).await)
             .await
             .expect_err("not taken");
         assert!(matches!(error, SendError::NotTaken(_)), "{error}");
         let tries = server.got().len();
         assert!((2..=7).contains(&tries), "{tries} tries");
+        // The second retry waits for 10 ms, and each further one twice as long.
+        let paused = Duration::from_millis((1 << tries.saturating_sub(2)) * 10 - 10);
+        assert!(began.elapsed() >= paused, "{:?}", began.elapsed());
     }
 }
 
@@ -220,6 +224,64 @@ async fn the_node_keeps_so_much_and_gets_it_back() {
         );
     }
     assert_eq!(budget.left(), 5);
+}
+
+#[tokio::test]
+async fn a_try_that_is_superseded_gets_no_more_of_the_body() {
+    let replay = Replay::new(received(&["abc", "def"], None).await, &ReplayBudget::default());
+    let mut first = replay.first();
+    assert!(first.frame().await.expect("a frame").is_ok());
+    let second = replay.again().expect("all of it is kept");
+    let error = first
+        .frame()
+        .await
+        .expect("a frame")
+        .expect_err("another try has it");
+    assert!(error.to_string().contains("sent again"), "{error}");
+    let whole = second.collect().await.expect("a body").to_bytes();
+    assert_eq!(whole, "abcdef");
+}
+
+#[tokio::test]
+async fn what_is_kept_is_given_back_with_the_answer_though_the_body_still_is_there() {
+    let budget = ReplayBudget::with(100);
+    let replay = Replay::new(received(&["abc", "def"], None).await, &budget);
+    let mut body = replay.first();
+    assert!(body.frame().await.expect("a frame").is_ok());
+    assert!(budget.left() < 100);
+    drop(replay);
+    assert_eq!(budget.left(), 100);
+    assert!(body.collect().await.is_ok(), "the rest goes on");
+}
+
+#[tokio::test]
+async fn half_a_body_is_not_sent_again() {
+    let (mut client, mut bodies) = listening();
+    client
+        .write_all(b"POST / HTTP/1.1\r\ncontent-length: 9\r\n\r\nabc")
+        .await
+        .expect("sent");
+    let (body, loss) = RequestBody::of_client(bodies.recv().await.expect("a body"), Version::HTTP_11);
+    let replay = Replay::new(body, &ReplayBudget::default());
+    let mut first = replay.first();
+    assert!(first.frame().await.expect("a frame").is_ok());
+    drop(client);
+    assert!(first.frame().await.expect("a frame").is_err() && loss.is_lost());
+    assert!(replay.again().is_none());
+}
+
+#[tokio::test]
+async fn a_request_that_was_not_permitted_once_is_not_sent_again_where_it_is_later() {
+    let permitted = Arc::new(AtomicUsize::new(1));
+    let asked = Arc::clone(&permitted);
+    let body = received(&["abc"], Some(3)).await;
+    let body = body.guarded(Arc::new(move || asked.load(Ordering::Relaxed) == 1));
+    let replay = Replay::new(body, &ReplayBudget::default());
+    let mut first = replay.first();
+    permitted.store(0, Ordering::Relaxed);
+    assert!(first.frame().await.expect("a frame").is_err());
+    permitted.store(1, Ordering::Relaxed);
+    assert!(replay.again().is_none(), "what was read of it may be incomplete");
 }
 
 #[tokio::test]
@@ -345,7 +407,7 @@ async fn no_request_is_lost_where_a_connection_ends() {
 async fn a_crowd_s_connections_open_side_by_side() {
     let server = Server::http2(|_: &Got| Does::Nothing).await;
     server.greets_after(Duration::from_millis(300));
-    let began = std::time::Instant::now();
+    let began = Instant::now();
     let mut leases = tokio::task::JoinSet::new();
     for _ in 0..400 {
         let pool = Arc::clone(&server.pool);
