@@ -1,4 +1,5 @@
-//! What the agent reads: a change counts soon, a broken file stops the start, and later keeps the last good.
+//! What the agent reads: a change counts soon, a broken file stops the start, and later keeps the last good. Objects that are not
+//! valid at the start do not stop it: until they are, everything is denied.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -17,6 +18,8 @@ pub(crate) const TESTS: &[Test] = tests! {
     a_policy_takes_effect_when_its_file_changes,
     a_broken_policy_keeps_the_last_good,
     a_broken_file_stops_the_start,
+    a_successor_with_broken_objects_leaves_the_predecessor_serving,
+    without_valid_objects_everything_is_denied_until_they_are_corrected,
     an_api_server_out_of_reach_is_503,
     a_token_file_works_too,
 };
@@ -88,16 +91,10 @@ fn a_broken_file_stops_the_start(world: &mut World) -> Result<()> {
         // Never the running agent's socket or pins.
         config["admin"]["socket"] = Value::String(dir.join("admin.sock").display().to_string());
         config["kernel"]["bpffs"] = Value::String(dir.join("bpf").display().to_string());
-        let path = path.display().to_string();
-        if section.is_empty() {
-            config[field] = serde_json::json!([path]);
-        } else {
-            config[section][field] = Value::String(path);
-        }
+        config[section][field] = Value::String(path.display().to_string());
         serde_json::to_string_pretty(&config).map_err(anyhow::Error::from)
     };
 
-    let policy = write("policy.yaml", &NO_SEED.replace("action: Deny", "action: Shrug"))?;
     let certificate = write(
         "node-ca.crt",
         "-----BEGIN CERTIFICATE-----\nnothing\n-----END CERTIFICATE-----\n",
@@ -110,11 +107,6 @@ fn a_broken_file_stops_the_start(world: &mut World) -> Result<()> {
     for (name, text, says) in [
         ("unknown.yaml", unknown, format!("unknown.yaml:{line}:")),
         (
-            "objects.yaml",
-            with("", "objects", &policy)?,
-            "policy.yaml:8:".to_owned(),
-        ),
-        (
             "certificate.yaml",
             with("tls", "caCertificateFile", &certificate)?,
             "node-ca.crt:".to_owned(),
@@ -125,22 +117,86 @@ fn a_broken_file_stops_the_start(world: &mut World) -> Result<()> {
             "/nowhere/ca.crt".to_owned(),
         ),
     ] {
-        let config = write(name, &text)?.display().to_string();
-        let mut command = Command::new("timeout");
-        command
-            .arg("20")
-            .arg(world.agent.binary())
-            .args(["agent", "--config", &config]);
-        let done = Done::from(world.cluster.node().output(command)?);
-        ensure!(
-            done.code != 124,
-            "{name}: it started with a broken file:\n{}{}",
-            done.out,
-            done.err
-        );
-        done.refused(&[&says]).with_context(|| name.to_owned())?;
+        ends_at_once(world, &write(name, &text)?, &says).with_context(|| name.to_owned())?;
     }
     world.worker(GET_SEED)?.good().map(drop)
+}
+
+/// Starts one more agent with this configuration, which must end by itself and say why.
+fn ends_at_once(world: &World, config: &Path, says: &str) -> Result<()> {
+    let config = config.display().to_string();
+    let mut command = Command::new("timeout");
+    command
+        .arg("20")
+        .arg(world.agent.binary())
+        .args(["agent", "--config", &config]);
+    let done = Done::from(world.cluster.node().output(command)?);
+    ensure!(
+        done.code != 124,
+        "it started with a broken file:\n{}{}",
+        done.out,
+        done.err
+    );
+    done.refused(&[says]).map(drop)
+}
+
+/// A policy with a word that no policy has, in line 8.
+fn broken_policy() -> String {
+    NO_SEED.replace("action: Deny", "action: Shrug")
+}
+
+fn a_successor_with_broken_objects_leaves_the_predecessor_serving(world: &mut World) -> Result<()> {
+    let dir = world.agent.dir().join("broken");
+    std::fs::create_dir_all(&dir)?;
+    let policy = dir.join("policy.yaml");
+    std::fs::write(&policy, broken_policy())?;
+    let mut config: Value = serde_json::from_str(&std::fs::read_to_string(world.agent.config_file())?)?;
+    config["objects"] = serde_json::json!([policy]);
+    let file = dir.join("successor.yaml");
+    std::fs::write(&file, serde_json::to_string_pretty(&config)?)?;
+    ends_at_once(world, &file, "policy.yaml:8:")?;
+    world.worker(GET_SEED)?.good()?;
+    let (code, body) = world.agent.admin("/readyz")?;
+    ensure!(code == 200, "{body}");
+    Ok(())
+}
+
+fn without_valid_objects_everything_is_denied_until_they_are_corrected(world: &mut World) -> Result<()> {
+    world.agent.stop()?;
+    world.agent.write_objects("later.yaml", &broken_policy())?;
+    world.agent.begin()?;
+    let denied = is_denied_and_not_ready(world);
+    world.agent.remove_objects("later.yaml")?;
+    denied?;
+    until(|| Ok((world.agent.admin("/readyz")?.0 == 200).then_some(())))?;
+    world.worker(GET_SEED)?.good().map(drop)
+}
+
+fn is_denied_and_not_ready(world: &World) -> Result<()> {
+    let picket = world.picket_log();
+    let server = world.server_log();
+    // Until the listener is open, the kernel denies.
+    let said = until(|| {
+        let said = world.worker(GET_SEED)?;
+        Ok((said.code != 0 && said.err.contains("later.yaml")).then_some(said))
+    })?;
+    said.refused(&["Forbidden", "later.yaml:8:", "Shrug", "Nothing is allowed until"])?;
+    let record = picket.wait("the denial", |record| {
+        record["decision"]["outcome"] == "deny"
+            && record["decision"]["message"]
+                .to_string()
+                .contains("later.yaml:8:")
+    })?;
+    ensure!(record["responseStatus"]["code"] == 403, "{record:#}");
+    let (code, body) = world.agent.admin("/readyz")?;
+    ensure!(
+        code == 503 && body.contains("\"objects\"") && body.contains("later.yaml:8:"),
+        "{code} {body}"
+    );
+    world.admin(&["get", "namespace", "lab"])?;
+    let asked = server.all(|record| about(record, "get", "configmaps", "seed"))?;
+    ensure!(asked.is_empty(), "the API server was asked: {asked:?}");
+    Ok(())
 }
 
 /// Runs `work` with a changed configuration, and puts the old one back whatever came of it.

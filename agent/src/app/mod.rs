@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use picket_common::LAYOUT;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -79,10 +79,11 @@ impl App {
     /// Opens every part. The kernel comes last: it is the one whose effect outlives a start that fails.
     ///
     /// # Errors
-    /// The part that cannot be opened, with file, line and reason where there are any.
+    /// The part that cannot be opened, with file, line and reason where there are any. Objects that are not valid stop the start
+    /// of a successor only; other agents deny every request until the objects are.
     pub async fn build(config: Config) -> anyhow::Result<Self> {
         let metrics = RoomMetrics::register();
-        let store = Arc::new(Store::open(&config.objects)?);
+        let store = Arc::new(Store::open_or_deny_all(&config.objects));
         let files = CaFiles {
             certificate: config.tls.ca_certificate_file.clone(),
             key: config.tls.ca_key_file.clone(),
@@ -95,6 +96,12 @@ impl App {
         let limit = upgrade::REQUEST_LIMIT;
         let successor =
             upgrade::request(&upgrade, &config.node_name, LAYOUT, limit, &metrics.upgrade).await?;
+        // A predecessor has a valid set and keeps serving by that when this connection to it ends.
+        if let (Some(_), Some(reason)) = (&successor, store.why_deny_all()) {
+            bail!(
+                "upgrade failed: the predecessor keeps serving, because the objects are not valid: {reason}"
+            );
+        }
         let audit = match &successor {
             Some(_) => AuditLog::join(&config.audit, Some(metrics.pipeline.observer()))?,
             None => AuditLog::open(&config.audit, Some(metrics.pipeline.observer()))?,

@@ -452,14 +452,20 @@ pub(super) fn admin(
     store: &Arc<Store>,
     phase: &PhaseControl,
 ) -> Admin {
-    let store = Arc::clone(store);
+    let listing = Arc::clone(store);
     let (reported, listed) = (phase.watch(), phase.watch());
     Admin {
         metrics: Arc::clone(metrics),
-        objects: Arc::new(move || ObjectList::from(&*store)),
+        objects: Arc::new(move || ObjectList::from(&*listing)),
         sessions: sessions.clone(),
         state: Arc::new(move || state(&listed)),
-        ready: report(readiness.clone(), audit.clone(), upstream.clone(), reported),
+        ready: report(
+            readiness.clone(),
+            audit.clone(),
+            upstream.clone(),
+            Arc::clone(store),
+            reported,
+        ),
     }
 }
 
@@ -495,6 +501,7 @@ fn report(
     readiness: Readiness,
     audit: AuditLog,
     upstream: Upstream,
+    store: Arc<Store>,
     phase: PhaseWatch,
 ) -> Arc<dyn Fn() -> ReadyReport + Send + Sync> {
     Arc::new(move || {
@@ -502,6 +509,7 @@ fn report(
         let failing = [
             ("audit", audit.stats().failure()),
             ("drain", draining),
+            ("objects", store.why_deny_all()),
             ("upstream", upstream.credential_error()),
         ];
         let failing = failing

@@ -13,6 +13,15 @@ use super::attest::{Attestation, Evidence, SCHEMES};
 /// Why a caller has no usable identity. The text is for the client and the record alike.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum IdentityError {
+    /// The node has had no valid set of objects since the agent's start, so nobody is known.
+    #[error(
+        "Picket denies every request on this node, because its objects are not valid: {reason}. Nothing is allowed until a \
+         cluster operator corrects the files; Picket reads them again by itself"
+    )]
+    NoPolicySet {
+        /// What is wrong, with file and line where there are any.
+        reason: String,
+    },
     /// No AgentIdentity names the pod.
     #[error(
         "pod {pod} (service account {service_account}) is no known agent: no AgentIdentity's attest.pod matches it; ask \
@@ -69,6 +78,7 @@ impl IdentityError {
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
+            Self::NoPolicySet { .. } => "no_policy_set",
             Self::None { .. } => "identity_none",
             Self::Ambiguous { .. } => "identity_ambiguous",
             Self::Suspended { .. } => "identity_suspended",
@@ -81,7 +91,7 @@ impl IdentityError {
     #[must_use]
     pub fn identity(&self) -> Option<&str> {
         match self {
-            Self::None { .. } | Self::Ambiguous { .. } => None,
+            Self::NoPolicySet { .. } | Self::None { .. } | Self::Ambiguous { .. } => None,
             Self::Suspended { identity, .. }
             | Self::Revoked { identity, .. }
             | Self::Expired { identity, .. } => Some(identity),
@@ -92,12 +102,17 @@ impl IdentityError {
 /// Tries every scheme and checks that the identity that they agree on may act at `now`.
 ///
 /// # Errors
-/// An [`IdentityError`] where no scheme proves anything, one fails, two differ, or the identity may not act.
+/// An [`IdentityError`] where there is no valid policy set, no scheme proves anything, one fails, two differ, or the identity may not act.
 pub fn resolve(
     policies: &PolicySet,
     evidence: &Evidence<'_>,
     now: Timestamp,
 ) -> Result<Principal, IdentityError> {
+    if let Some(reason) = policies.invalid() {
+        return Err(IdentityError::NoPolicySet {
+            reason: reason.to_owned(),
+        });
+    }
     let pod = evidence.pod;
     let mut proven: Option<(Arc<Identity>, &'static str)> = None;
     for scheme in &SCHEMES {
@@ -228,6 +243,19 @@ mod tests {
             ("fixer", &["agents".to_owned()][..], "ns", "p")
         );
         assert_eq!(principal.attestation(), "pod");
+    }
+
+    #[test]
+    fn without_a_valid_set_nobody_is_known_and_the_cause_is_said() {
+        let invalid = PolicySet::deny_all("/objects/b.yml:6:3: unknown field `spec.colour`".to_owned());
+        let now = at("2026-12-31T23:59:59Z");
+        let error = resolve(&invalid, &evidence(&pod("fixer", "fixer")), now).expect_err("nobody");
+        assert_eq!((error.code(), error.identity()), ("no_policy_set", None));
+        let said = error.to_string();
+        assert!(
+            said.contains("not valid: /objects/b.yml:6:3: unknown field `spec.colour`. Nothing is allowed"),
+            "{said}"
+        );
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! In: sources. Out: the [`PolicySet`] in force, a [`StoreStatus`] for logs and metrics, and an [`ObjectStatus`] for each
 //! object. A reading that fails changes nothing: the last good set stays in force, and the statuses say so and which object is
-//! at fault.
+//! at fault. Where there has been no good one since the start, a set that denies everything is in force.
 
 pub mod files;
 mod metrics;
@@ -67,10 +67,23 @@ pub enum StoreError {
     },
 }
 
+impl StoreError {
+    /// The first fault, and how many more there are: short enough for the answer to a request.
+    fn brief(&self) -> String {
+        match self {
+            StoreError::Objects { errors } => match &errors[..] {
+                [first, more @ ..] if !more.is_empty() => format!("{first} (errors besides: {})", more.len()),
+                _ => self.to_string(),
+            },
+            _ => self.to_string(),
+        }
+    }
+}
+
 /// How the readings went.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct StoreStatus {
-    /// Counts the sets that came into force, from 1.
+    /// Counts the sets that came into force, from 1; 0 while there has been none and everything is denied.
     pub generation: u64,
     /// Counts the readings that failed since the start.
     pub failures: u64,
@@ -127,33 +140,35 @@ impl Store {
     /// # Errors
     /// A [`StoreError`] where a source cannot be read, or an object cannot stand.
     pub fn of_sources(sources: Vec<Box<dyn Source>>, own_namespace: &str) -> Result<Self, StoreError> {
-        let manifests = read(&sources)?;
-        let readings = parse(&manifests);
-        let set = compile(&readings, own_namespace)?;
-        let generation = 1;
-        let (status, _) = channel::channel(StoreStatus {
-            generation,
-            ..StoreStatus::default()
-        });
-        let mut objects = StatusBoard::default();
-        objects.accepted(&readings, generation, Timestamp::now());
-        let summary = set.summary();
-        tracing::info!(
-            identities = summary.identities,
-            grants = summary.grants,
-            policies = summary.policies,
-            rules = summary.rules,
-            files = manifests.len(),
-            "the policy set is in force"
-        );
-        Ok(Self {
+        let store = Self::unread(sources, own_namespace);
+        store.load()?;
+        Ok(store)
+    }
+
+    /// As [`Store::open`], for an agent that must come up whatever the files say: where they make no set, everything is denied
+    /// until they do. An agent that ended instead would leave a node that it never enforced on open.
+    #[must_use]
+    pub fn open_or_deny_all(paths: &[PathBuf]) -> Self {
+        let store = Self::unread(vec![Box::new(FileSource::new(paths))], builtin::OWN_NAMESPACE);
+        store.reload();
+        store
+    }
+
+    fn unread(sources: Vec<Box<dyn Source>>, own_namespace: &str) -> Self {
+        Self {
             sources,
             own_namespace: own_namespace.to_owned(),
-            current: ArcSwap::from_pointee(set),
-            status,
-            objects: Mutex::new(objects),
-            last: Mutex::new(Some(manifests)),
-        })
+            current: ArcSwap::from_pointee(PolicySet::deny_all("they have not been read yet".to_owned())),
+            status: channel::channel(StoreStatus::default()).0,
+            objects: Mutex::default(),
+            last: Mutex::new(None),
+        }
+    }
+
+    /// Why everything is denied, where no set has been valid since the start.
+    #[must_use]
+    pub fn why_deny_all(&self) -> Option<String> {
+        self.current.load().invalid().map(str::to_owned)
     }
 
     /// The set in force.
@@ -191,29 +206,33 @@ impl Store {
 
     /// Reads the sources again if they changed. What cannot stand leaves the set in force as it is.
     pub fn reload(&self) {
+        if let Err(error) = self.load() {
+            self.refuse(&error);
+        }
+    }
+
+    fn load(&self) -> Result<(), StoreError> {
         let read = read(&self.sources);
         let mut last = self.last.lock();
         let now = Timestamp::now();
         match read {
-            Ok(manifests) if last.as_ref() == Some(&manifests) => {}
+            Ok(manifests) if last.as_ref() == Some(&manifests) => Ok(()),
             Ok(manifests) => {
                 let readings = parse(&manifests);
                 *last = Some(manifests);
-                match compile(&readings, &self.own_namespace) {
-                    Ok(set) => self.accept(set, &readings, now),
-                    Err(error) => {
-                        if let StoreError::Objects { errors } = &error {
-                            self.board().rejected(&readings, errors, now);
-                        }
-                        self.refuse(&error);
+                let set = compile(&readings, &self.own_namespace).inspect_err(|error| {
+                    if let StoreError::Objects { errors } = error {
+                        self.board().rejected(&readings, errors, now);
                     }
-                }
+                })?;
+                self.accept(set, &readings, now);
+                Ok(())
             }
             Err(error) => {
                 // Files that come back as they were must be taken up again.
                 *last = None;
                 self.board().unreadable(&error.to_string(), now);
-                self.refuse(&error);
+                Err(error)
             }
         }
     }
@@ -234,7 +253,8 @@ impl Store {
             grants = summary.grants,
             policies = summary.policies,
             rules = summary.rules,
-            "the agent read the policy set again; it is in force"
+            files = readings.len(),
+            "the policy set is in force"
         );
         if before.policies > 0 && summary.policies == 0 {
             tracing::warn!(
@@ -246,11 +266,22 @@ impl Store {
 
     /// Says that a reading failed, once for each reason.
     fn refuse(&self, error: &StoreError) {
+        let brief = error.brief();
         let error = error.to_string();
-        if self.status.borrow().last_error.as_ref() == Some(&error) {
+        let StoreStatus {
+            generation,
+            last_error,
+            ..
+        } = self.status();
+        if last_error.as_ref() == Some(&error) {
             return;
         }
-        tracing::error!(%error, "the changed policy set is not valid; the last valid one stays in force");
+        if generation == 0 {
+            tracing::error!(%error, "no policy set is valid: every request is denied until the files are corrected");
+            self.current.store(Arc::new(PolicySet::deny_all(brief)));
+        } else {
+            tracing::error!(%error, "the changed policy set is not valid; the last valid one stays in force");
+        }
         self.status.send_modify(|status| {
             status.failures += 1;
             status.last_error = Some(error);

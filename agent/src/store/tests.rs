@@ -68,6 +68,57 @@ fn broken_files_stop_the_start_and_say_where() {
 }
 
 #[test]
+fn an_agent_without_a_valid_set_denies_everything_until_the_files_are_corrected() {
+    let folder = Folder::new();
+    let objects = folder.path().join("objects");
+    let store = Store::open_or_deny_all(std::slice::from_ref(&objects));
+    let why = || store.why_deny_all().expect("nothing is allowed");
+    assert!(why().contains("objects: No such file"), "{}", why());
+    assert_eq!(store.status().generation, 0);
+
+    fs::create_dir(&objects).expect("a folder");
+    let broken = identity("b").replace("owner: team", "owner: team\n  colour: red\n  size: big");
+    fs::write(objects.join("b.yml"), &broken).expect("written");
+    store.reload();
+    assert!(
+        why().contains("b.yml:6:3: unknown field `spec.colour`") && why().ends_with("(errors besides: 1)"),
+        "{}",
+        why()
+    );
+    let [status] = &store.statuses()[..] else {
+        panic!("{:?}", store.statuses())
+    };
+    assert!(
+        !status.ready && status.message.contains("line 6") && status.generation.is_none(),
+        "{status:?}"
+    );
+    assert_eq!((store.status().failures, names(&store)), (2, Vec::new()));
+
+    fs::write(objects.join("b.yml"), identity("b")).expect("written");
+    store.reload();
+    assert_eq!(
+        (store.why_deny_all(), names(&store)),
+        (None, vec!["b".to_owned()])
+    );
+    assert_eq!(
+        store.status(),
+        StoreStatus {
+            generation: 1,
+            failures: 2,
+            last_error: None
+        }
+    );
+
+    // From here on the last good one holds.
+    fs::write(objects.join("b.yml"), &broken).expect("written");
+    store.reload();
+    assert_eq!(
+        (store.why_deny_all(), names(&store)),
+        (None, vec!["b".to_owned()])
+    );
+}
+
+#[test]
 fn a_bad_reload_changes_nothing_and_says_so() {
     let folder = Folder::new();
     folder.write("a.yaml", &identity("a"));

@@ -61,6 +61,8 @@ pub struct PolicySet {
     own_namespace: String,
     /// The namespaces in which labels tell identities apart.
     labelled: BTreeSet<String>,
+    /// Why there is no valid set, where this one only stands in for one.
+    invalid: Option<String>,
 }
 
 impl Default for PolicySet {
@@ -70,6 +72,21 @@ impl Default for PolicySet {
 }
 
 impl PolicySet {
+    /// The set of a node without a valid one: it knows nobody, refuses everyone and says why.
+    #[must_use]
+    pub fn deny_all(reason: String) -> Self {
+        Self {
+            invalid: Some(reason),
+            ..Self::default()
+        }
+    }
+
+    /// Why there is no valid set, where this is one of [`PolicySet::deny_all`].
+    #[must_use]
+    pub fn invalid(&self) -> Option<&str> {
+        self.invalid.as_deref()
+    }
+
     /// Checks documents against each other and compiles them, with [`OWN_NAMESPACE`] as Picket's own.
     ///
     /// # Errors
@@ -101,6 +118,7 @@ impl PolicySet {
             exceptions: Vec::new(),
             own_namespace: own_namespace.to_owned(),
             labelled: BTreeSet::new(),
+            invalid: None,
         };
         for document in documents {
             match document.object {

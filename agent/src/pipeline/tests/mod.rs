@@ -11,11 +11,11 @@ mod world;
 mod writes;
 
 use http::{Method, Request, StatusCode};
-use picket_policy::FiredRule;
+use picket_policy::{FiredRule, PolicySet};
 use serde_json::Value;
 
 use super::warning;
-use world::{World, ask_over, target};
+use world::{World, ask_over, policies, target};
 
 /// Stage, outcome, policy and rule.
 fn outcome(record: &Value) -> [&str; 4] {
@@ -190,6 +190,35 @@ async fn a_pod_that_is_nobodys_or_was_released_is_refused_on_an_open_connection(
     assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(answer.headers["connection"], "close");
     assert_eq!(world.seen().len(), 2);
+}
+
+#[tokio::test]
+async fn without_a_valid_policy_set_every_request_is_denied_and_told_why() {
+    let world = World::new().await;
+    let reason = "/objects/b.yml:6:3: unknown field `spec.colour`";
+    world
+        .store
+        .replace_for_tests(PolicySet::deny_all(reason.to_owned()));
+    for path in ["/api/v1/namespaces/n/pods/x", "/version", "/healthz"] {
+        let answer = world.ask(Request::get(target(path)), "").await;
+        assert_eq!(answer.status, StatusCode::FORBIDDEN, "{path}");
+        let message = answer.json()["message"].to_string();
+        assert!(message.contains(reason), "{message}");
+    }
+    assert!(world.seen().is_empty(), "nothing went upstream");
+    let records = world.records().await;
+    assert!(
+        records
+            .iter()
+            .all(|record| record["decision"]["outcome"] == "deny"
+                && record["annotations"]["authorization.k8s.io/decision"] == "forbid"),
+        "{records:#?}"
+    );
+    world.store.replace_for_tests(policies("", ""));
+    let answer = world
+        .ask(Request::get(target("/api/v1/namespaces/n/pods/x")), "")
+        .await;
+    assert_eq!(answer.status, StatusCode::OK);
 }
 
 #[tokio::test]
