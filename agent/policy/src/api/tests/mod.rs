@@ -138,6 +138,36 @@ fn fields_of_later_versions_are_refused_by_name_and_line() {
             "9:5: field `spec.upstream.serviceAccount` is not supported by this version yet",
         ),
         (
+            IDENTITY,
+            "  attest:",
+            "  exclusive: true\n  attest:",
+            "11:3: field `spec.exclusive` is not supported by this version yet",
+        ),
+        (
+            GRANT,
+            "    impersonate:",
+            "    onBehalfOf: {}\n    impersonate:",
+            "9:5: field `spec.upstream.onBehalfOf` is not supported by this version yet",
+        ),
+        (
+            GRANT,
+            "  - verbs: [get, list]",
+            "  - dryRun: Only\n    verbs: [get, list]",
+            "13:5: field `spec.rules[0].dryRun` is not supported by this version yet",
+        ),
+        (
+            GRANT,
+            "  rules:",
+            "  expiresAt: 2027-01-31T00:00:00Z\n  rules:",
+            "12:3: field `spec.expiresAt` is not supported by this version yet",
+        ),
+        (
+            POLICY,
+            "  rules:",
+            "  limits: {}\n  rules:",
+            "9:3: field `spec.limits` is not supported by this version yet",
+        ),
+        (
             GRANT,
             "  rules:",
             "  window: {}\n  rules:",

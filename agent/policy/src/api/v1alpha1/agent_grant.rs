@@ -123,8 +123,14 @@ fn is_service_account(user: &str) -> bool {
 
 impl Spec for AgentGrantSpec {
     const KIND: &'static str = "AgentGrant";
-    const PLANNED_FIELDS: &'static [&'static str] =
-        &["spec.window", "spec.upstream.serviceAccount", "spec.upstream.eks"];
+    const PLANNED_FIELDS: &'static [&'static str] = &[
+        "spec.expiresAt",
+        "spec.window",
+        "spec.upstream.serviceAccount",
+        "spec.upstream.eks",
+        "spec.upstream.onBehalfOf",
+        "spec.rules[].dryRun",
+    ];
 
     fn validate(&self, path: &FieldPath, errors: &mut FieldErrors) {
         let to = path.field("to");

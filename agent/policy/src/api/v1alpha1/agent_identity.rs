@@ -90,7 +90,8 @@ pub struct PodAttest {
 
 impl Spec for AgentIdentitySpec {
     const KIND: &'static str = "AgentIdentity";
-    const PLANNED_FIELDS: &'static [&'static str] = &["spec.attest.jwt", "spec.attest.spiffe"];
+    const PLANNED_FIELDS: &'static [&'static str] =
+        &["spec.exclusive", "spec.attest.jwt", "spec.attest.spiffe"];
 
     fn validate(&self, path: &FieldPath, errors: &mut FieldErrors) {
         errors.add_each(&path.field("groups"), &self.groups, |group| {

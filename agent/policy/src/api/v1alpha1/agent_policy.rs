@@ -189,7 +189,7 @@ impl AgentPolicySpec {
 
 impl Spec for AgentPolicySpec {
     const KIND: &'static str = "AgentPolicy";
-    const PLANNED_FIELDS: &'static [&'static str] = &["spec.variables", "spec.rules[].when"];
+    const PLANNED_FIELDS: &'static [&'static str] = &["spec.variables", "spec.limits", "spec.rules[].when"];
     const PLANNED_WORDS: &'static [(&'static str, &'static [&'static str])] = &[(
         "spec.rules[].action",
         &["RequireApproval", "Mask", "Filter", "Record"],
