@@ -25,13 +25,16 @@ const RETRY_AFTER_SECONDS: u32 = 1;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum HeadError {
     /// It is longer than the API server takes, or has more fields than are kept.
-    #[error("the request target and the headers are longer than {MAX_HEAD} bytes or have too many fields")]
+    #[error(
+        "the request target and the headers are longer than {MAX_HEAD} bytes or have too many fields. Allowed instead: a \
+         shorter target, and fewer or shorter headers"
+    )]
     TooLong,
     /// Long heads of other requests take all the memory that there is for them.
     #[error("requests with long commands, selectors or headers use all the memory for such; try again")]
     Busy,
     /// It is no HTTP.
-    #[error("Picket cannot read the request: its head is malformed")]
+    #[error("Picket cannot read the request: its head is no valid HTTP/1.1 or HTTP/2")]
     Malformed,
 }
 
@@ -85,7 +88,9 @@ pub enum Rejection {
     #[error("the API server changed the protocol of a request that asked for no upgrade")]
     UnexpectedUpgrade,
     /// The pod is another agent now than the one that began the session.
-    #[error("the pod is agent {is} now; it was agent {was} when this began")]
+    #[error(
+        "the pod is agent {is} now; it was agent {was} when this began. Start it again to run it as agent {is}"
+    )]
     IdentityChanged {
         /// Who began it.
         was: String,
@@ -101,30 +106,37 @@ pub enum Rejection {
         is: String,
     },
     /// A rule wants a person's approval now, and nobody was asked when the session began.
-    #[error("a policy now wants a person to approve it first")]
+    #[error(
+        "a policy now wants a person to approve this request first. Send it again to ask for the approval"
+    )]
     ApprovalMissing,
     /// The client stopped taking the response.
     #[error(
-        "Picket ended the response: its client took nothing of it for long, or the pod has too many such responses"
+        "Picket ended the response: its client took nothing of it for long, or the pod has too many such responses. Read \
+         each response to its end, or close its connection"
     )]
     Stalled,
     /// It is not permitted any more, while its response was under way.
-    #[error("Picket ended the response: its request is no longer permitted")]
+    #[error("Picket ended the response: its request is no longer permitted. Send it again to be told why")]
     NoLongerPermitted,
     /// An operator ended the session.
-    #[error("an operator ended it{}", given(.0))]
+    #[error("an operator ended this session{}", given(.0))]
     Killed(String),
     /// Nobody can tell whether it is still permitted.
-    #[error("Picket failed to judge it again after a change")]
+    #[error(
+        "Picket could not judge this again after a change of policy or pod, and so ended it. Start it again"
+    )]
     Unjudged,
 }
 
 fn user_changed(was: &str, is: &str) -> String {
     if was == is {
         // The same user with other groups has other rights.
-        format!("grants now name other groups for user {is}")
+        format!("grants now name other groups for user {is}. Start this again to run it with those")
     } else {
-        format!("grants now have the agent act as user {is}; this runs as user {was}")
+        format!(
+            "grants now have the agent act as user {is}; this runs as user {was}. Start it again to run it as {is}"
+        )
     }
 }
 
@@ -459,10 +471,13 @@ spec:
             let (was, is) = ("u".to_owned(), is.to_owned());
             Rejection::UserChanged { was, is }.to_string()
         };
-        assert_eq!(changed("u"), "grants now name other groups for user u");
+        assert_eq!(
+            changed("u"),
+            "grants now name other groups for user u. Start this again to run it with those"
+        );
         assert_eq!(
             changed("v"),
-            "grants now have the agent act as user v; this runs as user u"
+            "grants now have the agent act as user v; this runs as user u. Start it again to run it as v"
         );
     }
 

@@ -15,7 +15,7 @@ use super::source::{Manifest, Source};
 /// Most files that are read. A cluster with more agents than this keeps them as objects in the API server.
 const MAX_FILES: usize = 4096;
 
-/// Files, and folders whose files are meant.
+/// Files, and folders whose files are read.
 #[derive(Debug, Clone)]
 pub struct FileSource {
     paths: Vec<PathBuf>,

@@ -71,7 +71,7 @@ impl Reasons<'_> {
 /// Why no grant allows a request.
 pub(super) fn why_not_granted(grants: &[Arc<Grant>], request: &KubeRequest) -> &'static str {
     if grants.is_empty() {
-        "no AgentGrant names this agent"
+        "no AgentGrant names this agent, so nothing is allowed until a cluster operator adds one"
     } else if request.apply {
         "no grant allows it; a server-side apply needs the verbs patch and create"
     } else if may_create(request) {

@@ -25,7 +25,7 @@ Exit codes: 0 the files are valid, 1 they are not, or one cannot be read, 2 wron
 /// Check files.
 #[derive(Debug, Args)]
 pub(super) struct CheckArgs {
-    /// Files, or folders whose .yaml and .yml files are meant.
+    /// Files, or folders whose .yaml and .yml files are read.
     #[arg(required = true, value_name = "FILES")]
     files: Vec<PathBuf>,
     /// How to print the result.
@@ -259,7 +259,7 @@ fn text(report: &Report, out: &mut impl Write, err: &mut impl Write) -> io::Resu
         } = user;
         writeln!(
             out,
-            "AgentGrant {grant}: the API server sees user {user}, groups {}; the node needs to impersonate {}",
+            "AgentGrant {grant}: the API server sees user {user}, groups {}; the node's RBAC must let it impersonate {}",
             groups.join(", "),
             impersonate.join(", ")
         )?;
@@ -341,7 +341,7 @@ mod tests {
         assert_eq!(
             out,
             "FILE: AgentIdentity a, AgentGrant g\nAgentGrant g: the API server sees user system:serviceaccount:ci:bot, groups \
-             readers, system:serviceaccounts, system:serviceaccounts:ci, system:authenticated; the node needs to impersonate \
+             readers, system:serviceaccounts, system:serviceaccounts:ci, system:authenticated; the node's RBAC must let it impersonate \
              serviceaccounts bot in namespace ci, groups readers, groups system:serviceaccounts, groups \
              system:serviceaccounts:ci\nvalid: 1 identity, 1 grant, 0 policies with 0 rules\n"
         );

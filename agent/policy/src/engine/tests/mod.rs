@@ -217,7 +217,8 @@ fn refusals_say_who_what_why_and_what_else() {
     };
     assert_eq!(
         denial.message(),
-        "agent other may not get /api: no AgentGrant names this agent."
+        "agent other may not get /api: no AgentGrant names this agent, so nothing is allowed until a cluster operator \
+         adds one."
     );
     assert_eq!(denial.cause(), Cause::NoGrant);
 
