@@ -16,6 +16,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config::{self, Config, ConfigError};
+use crate::runtime::causes::with_causes;
 
 /// Controls and records the Kubernetes API requests of AI agents.
 #[derive(Debug, Parser)]
@@ -79,17 +80,9 @@ fn fail(error: &anyhow::Error) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// What went wrong with its causes. The agent's own messages tell their cause, since most are shown by themselves, in the log;
-/// what was being done (anyhow's context) does not. So each cause follows after a colon, unless it was told already.
+/// What went wrong with its causes.
 fn told(error: &anyhow::Error) -> String {
-    let mut text = error.to_string();
-    for cause in error.chain().skip(1).map(ToString::to_string) {
-        if !text.contains(&cause) {
-            text.push_str(": ");
-            text.push_str(&cause);
-        }
-    }
-    text
+    with_causes(error.as_ref())
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
 use crate::runtime::backoff::Backoff;
+use crate::runtime::causes::with_causes;
 
 /// A watch that tells nothing for this many seconds is begun anew, so that a connection that died in silence is
 /// noticed; the API server's own default is five to ten minutes.
@@ -145,7 +146,7 @@ pub async fn follow<K>(
                             Err(error) => {
                                 tracing::warn!(
                                     what,
-                                    error = causes(&error),
+                                    error = with_causes(&error),
                                     "the agent cannot watch objects at the API server; it tries again"
                                 );
                                 failures += 1;
@@ -165,21 +166,6 @@ pub async fn follow<K>(
         () = cancel.cancelled() => {}
         () = follow => {}
     }
-}
-
-/// The error with what it comes from: `client error (Connect)` alone helps nobody.
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        // Some tell their source themselves.
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        next = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

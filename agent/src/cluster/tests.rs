@@ -33,7 +33,7 @@ fn an_error_is_told_with_what_it_comes_from() {
         path: "/etc/kubeconfig".into(),
         source: Box::new(kube::Error::Service(Box::new(refused))),
     };
-    let text = causes(&error);
+    let text = with_causes(&error);
     assert_eq!(text.matches("Connection refused").count(), 1, "{text}");
     assert!(
         text.starts_with("/etc/kubeconfig: cannot make a client"),

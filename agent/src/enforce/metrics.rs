@@ -23,7 +23,7 @@ impl EnforceMetrics {
             ["program"],
             "Kernel programs that were detached or replaced from outside; the agent attached each again",
         );
-        for program in Program::ALL {
+        for program in Program::all() {
             reattachments.show([program.name()]);
         }
         Self {

@@ -24,8 +24,8 @@ pub enum IdentityError {
     },
     /// No AgentIdentity names the pod.
     #[error(
-        "pod {pod} (service account {service_account}) is no known agent: no AgentIdentity's attest.pod matches it; ask \
-         a cluster operator to add one"
+        "pod {pod} (service account {service_account}) is no known agent: no AgentIdentity's attest.pod matches it. A \
+         cluster operator can add one"
     )]
     None {
         /// `namespace/name`.
@@ -35,7 +35,7 @@ pub enum IdentityError {
     },
     /// More than one AgentIdentity names the pod.
     #[error(
-        "pod {pod} matches more than one AgentIdentity ({}), and Picket never chooses one; a cluster operator can make \
+        "pod {pod} matches more than one AgentIdentity ({}), and Picket never chooses one. A cluster operator can make \
          their selectors exclude each other, or remove labels from the pod",
         identities.join(", ")
     )]
@@ -54,7 +54,9 @@ pub enum IdentityError {
         owner: String,
     },
     /// The identity's state is Revoked.
-    #[error("agent {identity} is revoked; its owner is {owner}")]
+    #[error(
+        "agent {identity} is revoked; its owner is {owner}. Nothing is allowed, and a revoked agent does not come back"
+    )]
     Revoked {
         /// The identity's name.
         identity: String,
@@ -200,16 +202,7 @@ spec:
 
     /// What the kernel knows of a process in a pod.
     pub(crate) fn evidence(pod: &Arc<Pod>) -> Evidence<'_> {
-        static PROCESS: LazyLock<Process> = LazyLock::new(|| Process {
-            pid: 1,
-            tid: 1,
-            uid: 0,
-            comm: "kubectl".to_owned(),
-            exe: None,
-            container: None,
-            cgroup: None,
-            outside: false,
-        });
+        static PROCESS: LazyLock<Process> = LazyLock::new(Process::for_tests);
         Evidence {
             pod,
             process: &PROCESS,

@@ -57,7 +57,7 @@ pub(super) fn attach_all(
     folder: &Folder,
 ) -> Result<HashSet<Program>, KernelError> {
     let mut kept_out = HashSet::new();
-    for program in Program::ALL {
+    for program in Program::all() {
         match program.load(ebpf) {
             // A kernel that does not take it leaves packet sockets uncovered, which covering tells of each pod.
             Err(error) if program == Program::Interface => {

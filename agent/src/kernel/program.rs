@@ -40,21 +40,6 @@ pub enum Program {
 }
 
 impl Program {
-    /// All of them.
-    pub const ALL: [Self; 11] = [
-        Self::SockOps,
-        Self::GetPeerName4,
-        Self::GetPeerName6,
-        Self::Connect4,
-        Self::Connect6,
-        Self::SendMsg4,
-        Self::SendMsg6,
-        Self::SockCreate,
-        Self::Egress,
-        Self::EgressNode,
-        Self::Interface,
-    ];
-
     /// Those that attach to the cgroup root, in the order they do: nothing is redirected before its flow would be
     /// written.
     pub const ROOT: [Self; 8] = [
@@ -67,6 +52,14 @@ impl Program {
         Self::SendMsg6,
         Self::SockCreate,
     ];
+
+    /// Those that attach to each enforced pod.
+    pub const POD: [Self; 3] = [Self::Egress, Self::EgressNode, Self::Interface];
+
+    /// All of them.
+    pub fn all() -> impl Iterator<Item = Self> + Clone {
+        Self::ROOT.into_iter().chain(Self::POD)
+    }
 
     /// Its name in the object, in the kernel and, at the root, in its pin.
     pub fn name(self) -> &'static str {

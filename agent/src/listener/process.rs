@@ -45,6 +45,21 @@ pub struct Process {
 }
 
 impl Process {
+    /// One of which nothing but its name is known, for tests of what is behind a listener.
+    #[cfg(test)]
+    pub(crate) fn for_tests() -> Self {
+        Self {
+            pid: 1,
+            tid: 1,
+            uid: 0,
+            comm: "kubectl".to_owned(),
+            exe: None,
+            container: None,
+            cgroup: None,
+            outside: false,
+        }
+    }
+
     /// Looks at the process that a flow names.
     #[must_use]
     pub fn of(flow: &Flow, pod: &Pod) -> Self {

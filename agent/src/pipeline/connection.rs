@@ -276,16 +276,7 @@ spec:
     fn a_label_or_a_pod_that_goes_takes_the_identity_of_open_connections_with_it() {
         let documents = picket_policy::read_documents("f.yaml", OBJECTS).unwrap();
         let policies = Arc::new(PolicySet::compile(documents).unwrap());
-        let process = Process {
-            pid: 1,
-            tid: 1,
-            uid: 0,
-            comm: "kubectl".to_owned(),
-            exe: None,
-            container: None,
-            cgroup: None,
-            outside: false,
-        };
+        let process = Process::for_tests();
         let current = Arc::new(ArcSwap::new(pod("fixer")));
         let released = CancellationToken::new();
         let connection = Connection::new(Arc::clone(&current), process, Vec::new(), None, released.clone());
@@ -305,16 +296,7 @@ spec:
     #[test]
     fn a_user_is_made_again_for_another_grant() {
         let principal = Arc::new(crate::identity::testing::principal("fixer", "ns", "p"));
-        let process = Process {
-            pid: 1,
-            tid: 1,
-            uid: 0,
-            comm: String::new(),
-            exe: None,
-            container: None,
-            cgroup: None,
-            outside: false,
-        };
+        let process = Process::for_tests();
         let current = Arc::new(ArcSwap::new(pod("fixer")));
         let connection = Connection::new(current, process, Vec::new(), None, CancellationToken::new());
         let as_user = |user: &str| {

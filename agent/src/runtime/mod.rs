@@ -1,6 +1,7 @@
 //! The process around the stages: its log, its signals, the data path's threads, how far it is, its readiness and its end.
 
 pub mod backoff;
+pub mod causes;
 pub mod drain;
 pub mod limits;
 pub mod on_wake;

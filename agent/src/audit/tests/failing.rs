@@ -1,12 +1,10 @@
 //! A spool that takes nothing, or not yet again: what is refused, what is counted, and what is written in the end.
 
 use std::process::Command;
-use std::sync::atomic::{AtomicI64, Ordering};
-
-use jiff::Timestamp;
+use std::sync::atomic::Ordering;
 
 use super::super::spool::segment::SegmentId;
-use super::rotation::{deny, eventually_ok, numbers};
+use super::rotation::{deny, eventually_ok, numbers, set_clock};
 use super::*;
 
 /// Puts a file in the spool's place, so that nothing can be opened there, and gives the way back.
@@ -131,11 +129,7 @@ async fn a_response_that_goes_on_is_noted_once_there_is_room() {
 async fn a_stray_segment_under_the_next_name_jams_no_rotation() {
     let scratch = Scratch::new();
     let spool = scratch.spool();
-    let seconds = Arc::new(AtomicI64::new(1_800_000_000));
-    let clock: spool::Clock = {
-        let seconds = Arc::clone(&seconds);
-        Arc::new(move || Timestamp::from_second(seconds.load(Ordering::Relaxed)).expect("a moment"))
-    };
+    let (seconds, clock) = set_clock();
     let config = AuditConfig {
         max_segment_size: 1_000,
         ..config(&spool)

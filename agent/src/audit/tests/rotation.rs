@@ -1,7 +1,6 @@
 //! Segments: when they begin, when they go, and when a full spool refuses.
 
-use std::sync::atomic::AtomicI64;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Instant;
 
 use jiff::Timestamp;
@@ -73,15 +72,19 @@ async fn a_full_segment_ends_and_the_chain_goes_on_in_the_next() {
     assert_eq!(report.breaks, []);
 }
 
+/// A clock that shows the seconds in the counter.
+pub(super) fn set_clock() -> (Arc<AtomicI64>, spool::Clock) {
+    let seconds = Arc::new(AtomicI64::new(1_800_000_000));
+    let shown = Arc::clone(&seconds);
+    let clock = move || Timestamp::from_second(shown.load(Ordering::Relaxed)).expect("a moment");
+    (seconds, Arc::new(clock))
+}
+
 #[tokio::test]
 async fn an_old_segment_ends_with_the_next_line_by_the_clock() {
     let scratch = Scratch::new();
     let spool = scratch.spool();
-    let seconds = Arc::new(AtomicI64::new(1_800_000_000));
-    let clock: spool::Clock = {
-        let seconds = Arc::clone(&seconds);
-        Arc::new(move || Timestamp::from_second(seconds.load(Ordering::Relaxed)).expect("a moment"))
-    };
+    let (seconds, clock) = set_clock();
     let open = || AuditLog::start(&config(&spool), None, false, Arc::clone(&clock)).expect("opens");
     let day = 24 * 60 * 60;
     let log = open();

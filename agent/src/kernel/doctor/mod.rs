@@ -150,9 +150,7 @@ fn untried(needs: &str) -> Vec<Check> {
 }
 
 fn untried_programs(needs: &str) -> impl Iterator<Item = Check> {
-    Program::ALL
-        .into_iter()
-        .map(move |program| Check::untried(program.title(), needs))
+    Program::all().map(move |program| Check::untried(program.title(), needs))
 }
 
 /// Loads each program and attaches it, one by one, so that the table names the one that fails.
@@ -169,8 +167,7 @@ fn programs(cgroup: &Trial) -> Vec<Check> {
     };
     let mut checks = vec![Check::ok(MAPS, "created")];
     checks.extend(
-        Program::ALL
-            .into_iter()
+        Program::all()
             .map(|program| match try_out(program, &mut ebpf, &folder) {
                 Ok(()) => Check::ok(program.title(), "loaded and attached"),
                 Err(error) if program == Program::Interface => Check::bad(
@@ -229,8 +226,7 @@ pub struct Cost {
 /// When the kernel denies one.
 pub fn costs() -> Result<Vec<Cost>, KernelError> {
     let mut ebpf = attach::load_object(None)?;
-    Program::ALL
-        .into_iter()
+    Program::all()
         .map(|program| {
             let begun = Instant::now();
             program.load(&mut ebpf)?;
