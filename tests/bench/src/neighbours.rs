@@ -1,8 +1,8 @@
 //! Noisy neighbours: how long one pod's requests take while another pod takes what it can get, beside how long they take when
 //! it is quiet.
 //!
-//! In: a place with two pods and the ways to the upstream. Out: latencies for each kind of noise, and their ratio to the quiet
-//! ones. Both pods go the same way. The noisy pod's process has the lowest priority, as a neighbour's own processor time is
+//! In: a place with two pods and the ways to the upstream. Out: latencies for each kind of noise, their ratio to the quiet
+//! ones, and what the noise adds to the memory of what stands between. Both pods go the same way. The noisy pod's process has the lowest priority, as a neighbour's own processor time is
 //! its own: what is measured is what the way between does to the pod beside it.
 
 use std::fs;
@@ -14,13 +14,15 @@ use picket_tests::sys::Placement;
 
 use crate::load_process;
 use crate::noise::Kind;
-use crate::plan::{Measure, PERCENTILES, Plan, Protocol};
-use crate::process::Guarded;
+use crate::plan::{Measure, PERCENTILES, Plan, Protocol, Target};
+use crate::process::{self, Guarded};
 
 /// Requests a second of the pod that is measured.
 const RATE: u32 = 500;
 /// The percentiles of which the ratio to the quiet ones is reported.
 const RATIOS: [&str; 2] = ["p50", "p99"];
+/// The end of the case for what the noise adds to the target's resident memory.
+const MEMORY: &str = "memory";
 /// The case that the load generator measures.
 const LATENCY: &str = "latency";
 
@@ -31,6 +33,7 @@ pub(crate) fn cases() -> Vec<String> {
         latencies
             .into_iter()
             .chain(RATIOS.map(|end| case(kind, &format!("{end}-ratio"))))
+            .chain([case(kind, MEMORY)])
     };
     Kind::ALL.into_iter().flat_map(of).collect()
 }
@@ -46,21 +49,38 @@ pub(crate) fn measure(quiet: &Placement, noisy: &Placement, dir: &Path, plan: &P
         let asked = cases()
             .iter()
             .any(|name| name.contains(&plan.only) && name.starts_with(&case(kind, "")));
-        for target in plan.targets.iter().filter(|_| asked) {
+        for target in plan.targets.iter().filter(|target| asked && bears(kind, target)) {
             let name = || format!("{} beside noise of kind {}", target.name, kind.name());
             let mut plan = plan.clone();
             plan.targets = vec![target.clone()];
             let before = latency(quiet, dir, &plan).with_context(name)?;
+            let memory = process::resident_bytes(&target.pids)? as f64;
             let mut noise = start(kind, noisy, dir, &plan)?;
             noise.wait_for_line("ready").with_context(name)?;
             let beside = latency(quiet, dir, &plan).with_context(name)?;
+            let added = (process::resident_bytes(&target.pids)? as f64 - memory).max(0.0);
             noise.check()?;
             drop(noise);
             measures.extend(compare(kind, &before, &beside));
+            if !target.pids.is_empty() {
+                measures.push(Measure {
+                    case: case(kind, MEMORY),
+                    protocol: Protocol::Http2,
+                    unit: "KiB".to_owned(),
+                    target: target.name.clone(),
+                    value: added / 1_024.0,
+                });
+            }
         }
     }
     measures.retain(|measure| measure.case.contains(&plan.only));
     Ok(measures)
+}
+
+/// Whether there is something to see: the upstream itself, which is the direct way, has nothing against frames without end and
+/// is busy with them for minutes.
+fn bears(kind: Kind, target: &Target) -> bool {
+    kind != Kind::Frames || !target.pids.is_empty()
 }
 
 /// The latencies beside the noise, and their ratio to those before it.

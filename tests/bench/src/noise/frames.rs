@@ -12,10 +12,13 @@ const HELD: usize = 10;
 const LISTS: u32 = 100;
 /// Connections of HTTP/1.1 that ask for a list and read no byte of it.
 const UNREAD: usize = 64;
-/// Connections that send frames.
-const FLOODS: usize = 8;
-/// Frames that are written at once.
-const AT_ONCE: usize = 64;
+/// Connections that send pings and settings, and connections that send bodies of one byte a frame.
+const CONTROL: usize = 4;
+const BODIES: usize = 4;
+/// Frames that are written at once: about a record of TLS.
+const AT_ONCE: usize = 1_000;
+/// Frames of one body, which the window of a stream takes at once at a proxy that has a large one.
+const BODY_FRAMES: usize = 200_000;
 
 /// What a server may send on a stream of a connection that sends frames.
 const WINDOW: u32 = 65_535;
@@ -48,17 +51,22 @@ pub(super) fn hold(http1: &Dialer, http2: &Dialer, path: &str) {
     }
 }
 
-/// Sends pings, settings and bodies of one byte a frame, as fast as they are taken.
+/// Sends pings and settings without end, and bodies of one byte a frame, as fast as they are taken.
 pub(super) fn flood(dialer: &Dialer, path: &str) {
-    let burst = [http2::ping(), http2::settings(WINDOW), http2::data(1)]
-        .concat()
-        .repeat(AT_ONCE / 3);
-    for _ in 0..FLOODS {
-        let (dialer, path, burst) = (dialer.clone(), path.to_owned(), burst.clone());
+    let begin = http2::preface(WINDOW);
+    let control = [http2::ping(), http2::settings(WINDOW)].concat();
+    let control = control.repeat(AT_ONCE / 2);
+    for _ in 0..CONTROL {
+        let (dialer, begin, control) = (dialer.clone(), begin.clone(), control.clone());
+        again(move || send(dialer.clone(), begin.clone(), Some((control.clone(), usize::MAX))));
+    }
+    for _ in 0..BODIES {
+        let (dialer, begin) = (dialer.clone(), begin.clone());
+        let head = http2::post(1, &dialer.authority(), path);
+        let body = http2::data(1).repeat(AT_ONCE);
         again(move || {
-            let mut begin = http2::preface(WINDOW);
-            begin.extend(http2::post(1, &dialer.authority(), &path));
-            send(dialer.clone(), begin, Some(burst.clone()))
+            let begin = [begin.clone(), head.clone()].concat();
+            send(dialer.clone(), begin, Some((body.clone(), BODY_FRAMES / AT_ONCE)))
         });
     }
 }
@@ -76,8 +84,8 @@ where
     });
 }
 
-/// Writes the beginning, then the burst again and again, and reads whatever is answered.
-async fn send(dialer: Dialer, begin: Vec<u8>, burst: Option<Vec<u8>>) -> Result<()> {
+/// Writes the beginning, then the burst as often as said, and reads whatever is answered. Without a burst it stays.
+async fn send(dialer: Dialer, begin: Vec<u8>, burst: Option<(Vec<u8>, usize)>) -> Result<()> {
     let (mut read, mut write) = tokio::io::split(dialer.session().await?);
     let reading = async {
         let mut buffer = vec![0; BUFFER];
@@ -87,12 +95,13 @@ async fn send(dialer: Dialer, begin: Vec<u8>, burst: Option<Vec<u8>>) -> Result<
     let writing = async {
         write.write_all(&begin).await?;
         write.flush().await?;
-        let Some(burst) = burst else {
+        let Some((burst, times)) = burst else {
             return std::future::pending::<Result<()>>().await;
         };
-        loop {
+        for _ in 0..times {
             write.write_all(&burst).await?;
         }
+        Ok(write.flush().await?)
     };
     tokio::select! {
         ended = reading => ended,
