@@ -407,6 +407,18 @@ async fn a_head_without_an_end_is_answered_and_its_connection_closed() {
 }
 
 #[tokio::test]
+async fn a_connection_whose_head_is_refused_closes_behind_the_answer() {
+    let world = World::new().await;
+    let mut stream = world.stream().await;
+    let fields: String = (0..20_000).map(|number| format!("x-{number}: 1\r\n")).collect();
+    send(&mut stream, &get(&pods(100), &fields)).await;
+    assert_eq!(answer(&mut stream).await.0, 431);
+    let mut more = [0; 16];
+    let end = tokio::time::timeout(std::time::Duration::from_secs(5), stream.read(&mut more)).await;
+    assert!(matches!(end, Ok(Ok(0) | Err(_))), "it goes on: {end:?}");
+}
+
+#[tokio::test]
 async fn a_long_target_that_is_none_is_refused_and_no_other_is_judged_in_its_place() {
     let target = format!("{}<", pods(60_000));
     let world = World::new().await;
