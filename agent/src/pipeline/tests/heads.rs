@@ -474,3 +474,33 @@ async fn a_head_of_http2_without_an_end_closes_its_connection() {
     assert!(!open, "it is read for ever");
     assert!(world.seen().is_empty());
 }
+
+#[tokio::test]
+async fn what_is_typed_into_an_upgraded_stream_is_no_head() {
+    let world = World::new().await;
+    let mut stream = world.stream().await;
+    let upgrade = "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n\
+                   sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-protocol: v5.channel.k8s.io\r\n";
+    send(
+        &mut stream,
+        &get("/api/v1/namespaces/n/pods/x/exec?command=sh&stdin=true", upgrade),
+    )
+    .await;
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).await.expect("an answer");
+    assert_eq!(&answer, b"HTTP/1.1 101");
+    send(&mut stream, b"typed").await;
+    let arrived = async {
+        let all = crate::session::SessionSelector::default();
+        while world
+            .sessions
+            .list(&all)
+            .iter()
+            .all(|session| session.from_client < 5)
+        {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    let arrived = tokio::time::timeout(std::time::Duration::from_secs(10), arrived).await;
+    assert!(arrived.is_ok(), "it is kept back");
+}
