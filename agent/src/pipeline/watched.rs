@@ -121,7 +121,7 @@ impl WatchedBodies {
             let stalled = open.bodies.values().filter_map(|watched| watched.stalled());
             stalled.filter(|time| *time >= age).count()
         };
-        self.open.iter().map(of_list).sum()
+        self.0.open.iter().map(of_list).sum()
     }
 
     /// Watches a response of this pod.
