@@ -287,6 +287,16 @@ mod tests {
     }
 
     #[test]
+    fn what_was_earned_is_worth_one_burst_at_most() {
+        let (mut meter, now) = begun();
+        meter.earn(1e9);
+        let passed = (0..5000)
+            .take_while(|_| meter.take(&frame(PING, 8), || now))
+            .count();
+        assert_eq!(passed, BURST as usize);
+    }
+
+    #[test]
     fn heads_are_found_wherever_the_bytes_are_cut() {
         let now = Instant::now();
         let mut bytes = vec![0; PREFACE_BYTES];

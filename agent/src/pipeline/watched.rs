@@ -113,6 +113,17 @@ impl WatchedBodies {
         }))
     }
 
+    /// How many clients have taken nothing for so long.
+    #[cfg(test)]
+    pub(super) fn stalled(&self, age: Duration) -> usize {
+        let of_list = |list: &Mutex<Open>| {
+            let open = list.lock();
+            let stalled = open.bodies.values().filter_map(|watched| watched.stalled());
+            stalled.filter(|time| *time >= age).count()
+        };
+        self.0.open.iter().map(of_list).sum()
+    }
+
     /// Watches a response of this pod.
     pub(super) fn watch(
         &self,

@@ -407,6 +407,18 @@ async fn a_head_without_an_end_is_answered_and_its_connection_closed() {
 }
 
 #[tokio::test]
+async fn a_connection_whose_head_is_refused_closes_behind_the_answer() {
+    let world = World::new().await;
+    let mut stream = world.stream().await;
+    let fields: String = (0..20_000).map(|number| format!("x-{number}: 1\r\n")).collect();
+    send(&mut stream, &get(&pods(100), &fields)).await;
+    assert_eq!(answer(&mut stream).await.0, 431);
+    let mut more = [0; 16];
+    let end = tokio::time::timeout(std::time::Duration::from_secs(5), stream.read(&mut more)).await;
+    assert!(matches!(end, Ok(Ok(0) | Err(_))), "it goes on: {end:?}");
+}
+
+#[tokio::test]
 async fn a_long_target_that_is_none_is_refused_and_no_other_is_judged_in_its_place() {
     let target = format!("{}<", pods(60_000));
     let world = World::new().await;
@@ -461,4 +473,34 @@ async fn a_head_of_http2_without_an_end_closes_its_connection() {
     reading.abort();
     assert!(!open, "it is read for ever");
     assert!(world.seen().is_empty());
+}
+
+#[tokio::test]
+async fn what_is_typed_into_an_upgraded_stream_is_no_head() {
+    let world = World::new().await;
+    let mut stream = world.stream().await;
+    let upgrade = "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n\
+                   sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-protocol: v5.channel.k8s.io\r\n";
+    send(
+        &mut stream,
+        &get("/api/v1/namespaces/n/pods/x/exec?command=sh&stdin=true", upgrade),
+    )
+    .await;
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).await.expect("an answer");
+    assert_eq!(&answer, b"HTTP/1.1 101");
+    send(&mut stream, b"typed").await;
+    let arrived = async {
+        let all = crate::session::SessionSelector::default();
+        while world
+            .sessions
+            .list(&all)
+            .iter()
+            .all(|session| session.from_client < 5)
+        {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    let arrived = tokio::time::timeout(std::time::Duration::from_secs(10), arrived).await;
+    assert!(arrived.is_ok(), "it is kept back");
 }

@@ -270,17 +270,10 @@ async fn of_the_responses_that_nobody_takes_a_pod_keeps_so_many() {
                 .into_body(),
         );
     }
-    let ended = async || {
-        let records = world.records().await;
-        let ended = |record: &&serde_json::Value| record["stage"] == "ResponseComplete";
-        records.iter().filter(ended).count()
-    };
-    // Some may still be given their first bytes.
-    while ended().await < 3 {
-        world.pipeline.check_bodies(Duration::from_millis(1));
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    assert_eq!(ended().await, 3, "as many as are beyond the share");
+    until(|| world.pipeline.watched.stalled(Duration::from_millis(1)) == 131).await;
+    world.pipeline.check_bodies(Duration::from_millis(1));
+    let ended = world.ended(3).await;
+    assert_eq!(ended.len(), 3, "the first three");
     world.pipeline.check_bodies(Duration::from_millis(1));
     assert_eq!(world.ended(3).await.len(), 3, "the others are within the share");
 }

@@ -50,6 +50,23 @@ async fn no_text_of_a_client_makes_a_record_long() {
 }
 
 #[tokio::test]
+async fn an_exec_has_its_arguments_and_the_digest_of_its_query_however_it_spells_them() {
+    let world = World::new().await;
+    let query = "command=sh&%63ommand=-c&comman%64=id&stdout=true";
+    let target = format!("/api/v1/namespaces/n/pods/x/exec?{query}");
+    let request = Request::get(target.as_str())
+        .header(header::CONNECTION, "Upgrade")
+        .header(header::UPGRADE, "unknown/1");
+    world.ask(request, "").await;
+    let record = &world.ended(1).await[0];
+    let digest = ring::digest::digest(&ring::digest::SHA256, query.as_bytes());
+    let hex: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(record["query"]["bytes"], query.len(), "{record:#}");
+    assert_eq!(record["query"]["sha256"], hex);
+    assert_eq!(record["exec"]["command"], serde_json::json!(["sh", "-c", "id"]));
+}
+
+#[tokio::test]
 async fn a_token_in_a_path_is_in_no_field_of_a_denials_record() {
     let world = World::new().await;
     let token = "eyJhbGciOiJSUzI1NiIsImtpZCI6IngifQ.eyJzdWIiOiJ4In0.c2lnbmF0dXJlLW9mLXRoZS10b2tlbg";

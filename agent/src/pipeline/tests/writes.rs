@@ -172,6 +172,22 @@ async fn a_stream_that_is_reset_behind_its_last_byte_takes_nothing_back() {
 }
 
 #[tokio::test]
+async fn a_write_that_ends_with_the_agent_after_it_was_sent_is_unknown() {
+    let world = World::new().await;
+    let mut client = world.stream().await;
+    client.write_all(&post(CONFIGMAPS, "{}", 2)).await.expect("sent");
+    world.seen_are(1).await;
+    world.drain.drain(Duration::ZERO).await;
+    let records = world.ended(1).await;
+    assert_eq!(
+        outcome(&records[0])[..2],
+        ["ResponseComplete", "unknown"],
+        "{:#}",
+        records[0]
+    );
+}
+
+#[tokio::test]
 async fn a_write_whose_answer_is_lost_is_unknown() {
     let world = World::new().await;
     let mut client = world.stream().await;

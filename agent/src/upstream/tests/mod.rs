@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use http::{Method, Request, Version};
 use http_body_util::BodyExt as _;
+use socket2::SockRef;
 use tokio::io::AsyncWriteExt as _;
 
 use super::outgoing::Outgoing;
@@ -224,6 +225,25 @@ async fn the_node_keeps_so_much_and_gets_it_back() {
         );
     }
     assert_eq!(budget.left(), 5);
+}
+
+#[tokio::test]
+async fn every_connection_is_one_on_which_the_kernel_looks_after_the_server() {
+    let (http1, http2) = (
+        Server::http1(|_| Does::Answer).await,
+        at_first(0, Does::Answer).await,
+    );
+    for (server, upgradable) in [(http1, true), (http2, false)] {
+        let session = server
+            .pool
+            .connector()
+            .connect(upgradable)
+            .await
+            .expect("a session");
+        let socket = SockRef::from(session.stream.get_ref().0);
+        assert!(socket.keepalive().expect("an option"));
+        assert!(socket.tcp_user_timeout().expect("an option").is_some());
+    }
 }
 
 #[tokio::test]
