@@ -26,6 +26,7 @@ pub(crate) const TESTS: &[Test] = tests! {
     options_in_the_body_of_a_delete,
     pipelined_requests,
     large_writes,
+    answers_before_the_end_of_a_body,
     a_client_without_tls,
     a_server_name_with_a_dot,
     absolute_targets,
@@ -34,21 +35,23 @@ pub(crate) const TESTS: &[Test] = tests! {
 
 const CLIENT: &str = include_str!("files/reports.py");
 
+/// What the client sees in a pod.
+fn see(world: &World, namespace: &str, report: &str) -> Result<Value> {
+    let seen = world.run(namespace, "worker", &["python3", "-c", CLIENT, report])?;
+    serde_json::from_str(&seen.good()?).with_context(|| format!("{report} in {namespace}"))
+}
+
 /// What the client sees, directly and through Picket.
 fn both(world: &World, report: &str) -> Result<(Value, Value)> {
-    let see = |namespace: &str| -> Result<Value> {
-        let seen = world.run(namespace, "worker", &["python3", "-c", CLIENT, report])?;
-        serde_json::from_str(&seen.good()?).with_context(|| format!("{report} in {namespace}"))
-    };
     let picket = world.picket_log();
-    let direct = see("direct")?;
+    let direct = see(world, "direct", report)?;
     ensure!(
         picket
             .all(|record| record["agent"]["pod"]["namespace"] == "direct")?
             .is_empty(),
         "the pod that is left alone went through Picket"
     );
-    Ok((direct, see("agents")?))
+    Ok((direct, see(world, "agents", report)?))
 }
 
 /// Compares the two, and with what is right.
@@ -181,6 +184,14 @@ fn large_writes(world: &mut World) -> Result<()> {
     same(world, "large_writes", |seen| {
         seen[0] == 201 && seen[3] == true && seen[6]["what"] == "RequestEntityTooLarge"
     })
+}
+
+/// `https://github.com/python/cpython/issues/110467`: the answer that comes while a body is sent is lost with the connection.
+/// Directly it is so as well, from 8 MB on.
+fn answers_before_the_end_of_a_body(world: &mut World) -> Result<()> {
+    let through = see(world, "agents", "early_answers")?;
+    ensure!(through == json!([413, 413, 403]), "{through:#}");
+    Ok(())
 }
 
 /// `https://github.com/kubernetes/kubernetes/issues/9029`: the client reads an alert of TLS, 'malformed HTTP response

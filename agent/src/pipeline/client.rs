@@ -29,6 +29,12 @@ const PROBES: u32 = 3;
 /// kernel, but it also replaces the count of probes.)
 const STALL_LIMIT: Duration = Duration::from_secs(600);
 
+/// How long, and how many bytes, what a client still sends is read and dropped after the last answer. A socket that is closed over
+/// unread bytes resets its connection, and the client loses the answer: 413, say, while it sends a body. Go's server waits
+/// as long (net/http, `rstAvoidanceDelay`), but reads nothing, so that longer bodies are reset there.
+const LINGER_LIMIT: Duration = Duration::from_millis(500);
+const LINGER_BYTES: usize = 32 * 1024 * 1024;
+
 /// A connection to a client.
 #[derive(Debug)]
 pub(super) struct ClientStream {
@@ -37,6 +43,16 @@ pub(super) struct ClientStream {
     stalled: Option<Pin<Box<Sleep>>>,
     /// Whether something was read.
     begun: bool,
+    closing: Closing,
+}
+
+/// How far the end of a connection is.
+#[derive(Debug)]
+enum Closing {
+    No,
+    /// The client is told. What it sends is dropped, up to so many bytes; the clock runs once there is something.
+    Lingering(usize, Option<Pin<Box<Sleep>>>),
+    Done,
 }
 
 impl ClientStream {
@@ -57,6 +73,31 @@ impl ClientStream {
             socket,
             stalled: None,
             begun: false,
+            closing: Closing::No,
+        }
+    }
+
+    /// Reads and drops what the client still sends; ready when it sends no more, or when it has had its time.
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Closing::Lingering(left, clock) = &mut self.closing else {
+            return Poll::Ready(());
+        };
+        let mut dropped = [0; 16 * 1024];
+        loop {
+            let mut buffer = ReadBuf::new(&mut dropped);
+            match Pin::new(&mut self.socket).poll_read(cx, &mut buffer) {
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() && *left > 0 => {
+                    *left = left.saturating_sub(buffer.filled().len());
+                    clock.get_or_insert_with(|| Box::pin(tokio::time::sleep(LINGER_LIMIT)));
+                }
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => {
+                    // Nothing is unread: the close resets nothing.
+                    return clock
+                        .as_mut()
+                        .map_or(Poll::Ready(()), |clock| clock.as_mut().poll(cx));
+                }
+            }
         }
     }
 
@@ -123,7 +164,14 @@ impl AsyncWrite for ClientStream {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().socket).poll_shutdown(cx)
+        let client = self.get_mut();
+        if let Closing::No = client.closing {
+            ready!(Pin::new(&mut client.socket).poll_shutdown(cx))?;
+            client.closing = Closing::Lingering(LINGER_BYTES, None);
+        }
+        ready!(client.poll_linger(cx));
+        client.closing = Closing::Done;
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -189,6 +237,41 @@ mod tests {
         let mut told = String::new();
         far.read_to_string(&mut told).await.expect("an answer");
         assert!(told.starts_with("HTTP/1.0 400 Bad Request\r\n"), "{told}");
+    }
+
+    #[tokio::test]
+    async fn a_client_that_still_sends_gets_its_answer() {
+        let (far, mut client) = pair().await;
+        let (mut reads, mut writes) = far.into_split();
+        let sending = tokio::spawn(async move { writes.write_all(&vec![7; 20 << 20]).await });
+        client.read_exact(&mut [0; 4096]).await.expect("a head");
+        client.write_all(b"too large").await.expect("an answer");
+        client.shutdown().await.expect("a close");
+        drop(client);
+        sending.await.expect("no panic").expect("sent");
+        let mut answer = String::new();
+        reads.read_to_string(&mut answer).await.expect("no reset");
+        assert_eq!(answer, "too large");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_sends_nothing_is_not_waited_for() {
+        let (far, mut client) = pair().await;
+        let began = Instant::now();
+        client.shutdown().await.expect("a close");
+        assert_eq!(began.elapsed(), Duration::ZERO);
+        drop(far);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_does_not_stop_has_its_time() {
+        let (mut far, mut client) = pair().await;
+        far.write_all(&[7; 4096]).await.expect("sent");
+        let began = Instant::now();
+        client.shutdown().await.expect("a close");
+        assert_eq!(began.elapsed(), LINGER_LIMIT);
+        client.shutdown().await.expect("closed before");
+        drop(far);
     }
 
     #[tokio::test(start_paused = true)]

@@ -359,6 +359,15 @@ def large_writes():
     return seen + [ask("POST", MAPS, body=config_map(name, "x" * 3_200_000))]
 
 
+def early_answers():
+    seen = []
+    for path, size in ((MAPS, 8_000_000), (MAPS, 20_000_000), ("/api/v1/namespaces/vault/secrets", 8_000_000)):
+        connection = Connection()
+        connection.send(request("POST", path, body=config_map("early", "x" * size)))
+        seen.append(connection.answer()["status"])
+    return seen
+
+
 def without_tls():
     connection = socket.create_connection((HOST, PORT), 10)
     connection.sendall(b"GET /version HTTP/1.1\r\nHost: kubernetes\r\n\r\n")
