@@ -76,6 +76,13 @@ impl Address {
         self.words[0] == 0 && self.words[1] == 0 && self.words[2] == MAPPED
     }
 
+    /// Whether both are the same, where a trait's function cannot be asked.
+    #[inline(always)]
+    pub const fn is(self, other: Self) -> bool {
+        let ([a, b, c, d], [e, f, g, h]) = (self.words, other.words);
+        a == e && b == f && c == g && d == h
+    }
+
     /// Whether this is the IPv6 any-address `::`.
     #[inline(always)]
     pub const fn is_v6_any(self) -> bool {

@@ -2,7 +2,9 @@
 //!
 //! The hooks read the kernel's contexts and maps, ask here, and do what they are told.
 
-use crate::{Address, ClassKind, ClassValue, DenyReason, EndpointAction, HEARTBEAT_MAX_NS, NodeValue};
+use crate::{
+    Address, ClassKind, ClassValue, DenyReason, EndpointAction, HEARTBEAT_MAX_NS, LISTENER_PORTS, NodeValue,
+};
 
 /// `SOCK_STREAM`, `SOCK_DGRAM` and `SOCK_RAW` (include/linux/net.h).
 const SOCK_STREAM: u32 = 1;
@@ -98,6 +100,42 @@ const fn listener(class: &ClassValue, node: &NodeValue, netns: u64) -> Verdict {
     }
 }
 
+/// Whether a bind would take the address that the pod's listener has: the same port, on that loopback address or on all
+/// addresses. `class` is the one of the pod whose network namespace `socket` is in.
+#[inline(always)]
+pub const fn takes_listener_port(class: &ClassValue, socket: &Socket, address: Address, port: u16) -> bool {
+    let canonical = address.canonical();
+    is_of_pod(class, socket)
+        && port != 0
+        && (port == class.port || port == class.retiring)
+        && (canonical.is(Address::V4_LOOPBACK) || canonical.is(Address::V6_LOOPBACK))
+}
+
+/// Whether a bind to this port gets by a listener's former connections only with `SO_REUSEADDR`: they keep the port until they
+/// end, and a program that got it would be refused as long.
+#[inline(always)]
+pub const fn was_listener_port(class: &ClassValue, socket: &Socket, port: u16) -> bool {
+    is_of_pod(class, socket) && *LISTENER_PORTS.start() <= port && port <= *LISTENER_PORTS.end()
+}
+
+#[inline(always)]
+const fn is_of_pod(class: &ClassValue, socket: &Socket) -> bool {
+    matches!(ClassKind::from_code(class.kind), ClassKind::Enforced)
+        && socket.kind == SOCK_STREAM
+        && socket.netns == class.netns
+}
+
+/// Whether a listener of Picket's has this port, in this network namespace, for pods of this class: a connection that was
+/// redirected there a moment ago may have been answered by whoever had the port after the listener.
+#[inline(always)]
+pub const fn serves(class: &ClassValue, node: &NodeValue, netns: u64, port: u16) -> bool {
+    if !matches!(ClassKind::from_code(class.kind), ClassKind::Enforced) || port == 0 {
+        return false;
+    }
+    let own = netns == class.netns && (port == class.port || port == class.retiring);
+    own || (node.netns != 0 && netns == node.netns && port == node.port)
+}
+
 /// Whether the agent is gone: its last sign of life, both in nanoseconds of the boot clock, is too old.
 #[inline(always)]
 pub const fn gone(beat_ns: u64, now_ns: u64) -> bool {
@@ -182,7 +220,7 @@ mod tests {
         ClassValue {
             kind: kind.code(),
             port,
-            reserved: 0,
+            retiring: 0,
             pod: 7,
             netns: POD,
         }
@@ -311,6 +349,72 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_bind_takes_the_listeners_port_on_its_address_or_on_all() {
+        let mut enforced = class(ClassKind::Enforced, 64_320);
+        let takes = |class: &ClassValue, netns, address: &str, port| {
+            let address = Address::from(address.parse::<IpAddr>().unwrap());
+            takes_listener_port(class, &socket(netns), address, port)
+        };
+        for address in [
+            "0.0.0.0",
+            "127.0.0.1",
+            "::",
+            "::1",
+            "::ffff:0.0.0.0",
+            "::ffff:127.0.0.1",
+        ] {
+            assert!(takes(&enforced, POD, address, 64_320), "{address}");
+            assert!(!takes(&enforced, POD, address, 64_321), "{address}");
+            assert!(!takes(&enforced, NODE.netns, address, 64_320), "{address}");
+            assert!(!takes(&class(ClassKind::Pending, 64_320), POD, address, 64_320));
+            assert!(!takes(&class(ClassKind::Enforced, 0), POD, address, 0));
+        }
+        for address in ["127.0.0.2", "10.0.0.7", "fd00::7"] {
+            assert!(!takes(&enforced, POD, address, 64_320), "{address}");
+        }
+        enforced.retiring = 64_330;
+        assert!(takes(&enforced, POD, "0.0.0.0", 64_330));
+        let datagrams = Socket {
+            kind: SOCK_DGRAM,
+            ..socket(POD)
+        };
+        assert!(!takes_listener_port(
+            &enforced,
+            &datagrams,
+            Address::V4_LOOPBACK,
+            64_320
+        ));
+        let was = |port| was_listener_port(&enforced, &socket(POD), port);
+        assert_eq!(
+            [64_319, 64_320, 64_351, 64_352].map(was),
+            [false, true, true, false]
+        );
+        assert!(!was_listener_port(&enforced, &socket(1), 64_330));
+    }
+
+    #[test]
+    fn a_port_is_a_listeners_until_the_listener_has_left_it() {
+        let mut enforced = class(ClassKind::Enforced, 64_321);
+        enforced.retiring = 64_320;
+        let port = |class: &ClassValue, netns, port| serves(class, &NODE, netns, port);
+        assert!(port(&enforced, POD, 64_321) && port(&enforced, POD, 64_320));
+        assert!(!port(&enforced, POD, 64_322) && !port(&enforced, 5, 64_321));
+        enforced.retiring = 0;
+        assert!(!port(&enforced, POD, 64_320) && !port(&enforced, POD, 0));
+        assert!(port(&enforced, NODE.netns, NODE.port) && !port(&enforced, NODE.netns, 64_321));
+        assert!(
+            !port(&class(ClassKind::Pending, 64_321), POD, 64_321),
+            "it has none any more"
+        );
+        assert!(!serves(
+            &class(ClassKind::Enforced, 0),
+            &NodeValue::default(),
+            0,
+            0
+        ));
     }
 
     #[test]

@@ -20,6 +20,10 @@ pub enum Hook {
     Interface,
     /// socket(2).
     SockCreate,
+    /// bind(2) to an IPv4 address.
+    Bind4,
+    /// bind(2) to an IPv6 address.
+    Bind6,
 }
 
 impl Hook {
@@ -33,6 +37,8 @@ impl Hook {
             Self::Egress => 5,
             Self::Interface => 6,
             Self::SockCreate => 7,
+            Self::Bind4 => 8,
+            Self::Bind6 => 9,
         }
     }
 
@@ -46,6 +52,8 @@ impl Hook {
             5 => Some(Self::Egress),
             6 => Some(Self::Interface),
             7 => Some(Self::SockCreate),
+            8 => Some(Self::Bind4),
+            9 => Some(Self::Bind6),
             _ => None,
         }
     }
@@ -60,6 +68,8 @@ impl Hook {
             Self::Egress => "egress",
             Self::Interface => "interface",
             Self::SockCreate => "sock_create",
+            Self::Bind4 => "bind4",
+            Self::Bind6 => "bind6",
         }
     }
 }
@@ -85,6 +95,10 @@ pub enum DenyReason {
     Encapsulated,
     /// A kind of socket that no hook could follow.
     Socket,
+    /// A bind to the port of the pod's listener, which the kernel fails: the listener moves away.
+    ListenerPort,
+    /// A redirected connection that would come to a socket other than Picket's.
+    Misdirected,
 }
 
 impl DenyReason {
@@ -100,6 +114,8 @@ impl DenyReason {
             Self::Packet => 7,
             Self::Encapsulated => 8,
             Self::Socket => 9,
+            Self::ListenerPort => 10,
+            Self::Misdirected => 11,
         }
     }
 
@@ -115,6 +131,8 @@ impl DenyReason {
             7 => Some(Self::Packet),
             8 => Some(Self::Encapsulated),
             9 => Some(Self::Socket),
+            10 => Some(Self::ListenerPort),
+            11 => Some(Self::Misdirected),
             _ => None,
         }
     }
@@ -131,6 +149,8 @@ impl DenyReason {
             Self::Packet => "packet",
             Self::Encapsulated => "encapsulated",
             Self::Socket => "socket",
+            Self::ListenerPort => "listener_port",
+            Self::Misdirected => "misdirected",
         }
     }
 
@@ -146,6 +166,8 @@ impl DenyReason {
             Self::Packet => "the packet belongs to no redirected connection",
             Self::Encapsulated => "the packet is encapsulated, so its destination is unknown",
             Self::Socket => "no kernel hook sees what a socket of this kind sends",
+            Self::ListenerPort => "Picket's listener has this port and moves to another one: bind again",
+            Self::Misdirected => "no listener of Picket's would have answered the redirected connection",
         }
     }
 
@@ -162,6 +184,8 @@ impl DenyReason {
             Self::Packet => Counter::DroppedPackets,
             Self::Encapsulated => Counter::DroppedEncapsulated,
             Self::Socket => Counter::DeniedSockets,
+            Self::ListenerPort => Counter::DeniedListenerPorts,
+            Self::Misdirected => Counter::DroppedMisdirected,
         }
     }
 }
@@ -235,10 +259,14 @@ pub enum Counter {
     EventsLimited,
     /// Connects to protected endpoints let through because nobody judged the pod, no agent runs, and the operator wants it so.
     AllowedUnclassified,
+    /// Binds to the port of a pod's listener.
+    DeniedListenerPorts,
+    /// Packets of redirected connections dropped, because no listener of Picket's would have taken them.
+    DroppedMisdirected,
 }
 
 /// How many counters there are.
-pub const COUNTERS: u32 = 15;
+pub const COUNTERS: u32 = 17;
 
 impl Counter {
     /// Every counter, by its index.
@@ -258,6 +286,8 @@ impl Counter {
         Self::DeniedSockets,
         Self::EventsLimited,
         Self::AllowedUnclassified,
+        Self::DeniedListenerPorts,
+        Self::DroppedMisdirected,
     ];
 
     /// A word for metrics.
@@ -278,6 +308,8 @@ impl Counter {
             Self::DeniedSockets => "denied_sockets",
             Self::EventsLimited => "events_limited",
             Self::AllowedUnclassified => "allowed_unclassified",
+            Self::DeniedListenerPorts => "denied_listener_ports",
+            Self::DroppedMisdirected => "dropped_misdirected",
         }
     }
 

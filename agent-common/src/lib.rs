@@ -15,13 +15,16 @@ mod record;
 mod pod;
 
 pub use address::Address;
-pub use decide::{Socket, Verdict, gone, is_followed, judge, judge_unfollowed, looks, rewrite};
+pub use decide::{
+    Socket, Verdict, gone, is_followed, judge, judge_unfollowed, looks, rewrite, serves, takes_listener_port,
+    was_listener_port,
+};
 pub use event::{COUNTERS, Counter, DenyReason, Event, Hook};
 pub use packet::{Destination, PacketBytes, destination, is_tagged};
 pub use record::{
     CLASSES_MAX, ClassKind, ClassValue, DialRecord, DialState, ENDPOINTS_MAX, EVENTS_BYTES,
     EVENTS_PER_SECOND, EndpointAction, EndpointKey, FLOWS_MAX, FlowKey, HEARTBEAT_MAX_NS, INTERFACES_MAX,
-    LAYOUT, LEVELS_MAX, LIMITS_MAX, LimitValue, NETNS_MAX, NodeValue,
+    LAYOUT, LEVELS_MAX, LIMITS_MAX, LISTENER_PORTS, LimitValue, NETNS_MAX, NodeValue,
 };
 
 /// Bytes of a task's name, the terminating zero included (`TASK_COMM_LEN`, include/linux/sched.h).

@@ -37,6 +37,10 @@ pub const HEARTBEAT_MAX_NS: u64 = 10_000_000_000;
 /// Bytes of the event ring: about 2,000 events between two looks of the agent.
 pub const EVENTS_BYTES: u32 = 256 * 1024;
 
+/// The ports that listeners take: outside the range that Linux gives out by itself (32768 to 60999), and above the ports that
+/// programs are known by.
+pub const LISTENER_PORTS: core::ops::RangeInclusive<u16> = 64_320..=64_351;
+
 /// How deep below the cgroup root a classified cgroup may lie. The kubelet's systemd layout nests 4 deep, and
 /// a cluster run inside containers adds its own; a task may sit deeper, its pod may not.
 pub const LEVELS_MAX: i32 = 16;
@@ -138,8 +142,9 @@ pub struct ClassValue {
     pub kind: u32,
     /// The listener's port in host order; zero where there is none.
     pub port: u16,
-    /// Zero.
-    pub reserved: u16,
+    /// A port that the listener is about to leave, in host order: connections redirected there are still taken. Zero where
+    /// there is none.
+    pub retiring: u16,
     /// The agent's own number for the pod.
     pub pod: u64,
     /// The network namespace that the port is in (`SO_NETNS_COOKIE`).
@@ -179,6 +184,10 @@ pub enum DialState {
     Dialling,
     /// Its flow is written. A later connect of the same socket gets none unless it is rewritten again.
     Noted,
+    /// It was established with a socket other than a listener of Picket's: nothing that it sends goes out.
+    Misdirected,
+    /// It is a listener of Picket's, which no program of a pod can say of a socket of its own.
+    Listener,
 }
 
 impl DialState {
@@ -187,12 +196,14 @@ impl DialState {
         match self {
             Self::Dialling => 1,
             Self::Noted => 2,
+            Self::Misdirected => 3,
+            Self::Listener => 4,
         }
     }
 }
 
 /// A redirected connect: kept with its socket (SOCKETS) from the connect on, and copied to FLOWS when the
-/// socket is established.
+/// socket is established. A listener of Picket's has one too, with [`DialState::Listener`] and nothing else in it.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DialRecord {
@@ -222,6 +233,25 @@ pub struct DialRecord {
     pub reserved: u32,
     /// The thread's name, ended by a zero.
     pub comm: [u8; COMM_LEN],
+}
+
+impl DialRecord {
+    /// The record of a listener of Picket's.
+    pub const LISTENER: Self = Self {
+        dialled: Address::NOWHERE,
+        dialled_port: 0,
+        listener_port: 0,
+        state: DialState::Listener.code(),
+        cgroup: 0,
+        pod: 0,
+        netns: 0,
+        dialled_ns: 0,
+        pid: 0,
+        tid: 0,
+        uid: 0,
+        reserved: 0,
+        comm: [0; COMM_LEN],
+    };
 }
 
 /// The key of FLOWS: a connection as the listener sees it when it accepts.
@@ -264,7 +294,7 @@ const _: () = assert!(size_of::<DialRecord>() == 88);
 const _: () = assert!(size_of::<FlowKey>() == 32);
 
 /// What the fields mean. Raised by hand when a meaning changes and no size does.
-const MEANING: u64 = 3;
+const MEANING: u64 = 4;
 
 /// A hash over the shape of every map, for the name of the folder they are pinned in (FNV-1a, 64 bits).
 pub const LAYOUT: u64 = {

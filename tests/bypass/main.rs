@@ -13,6 +13,7 @@ mod foreign;
 mod guards;
 mod kube_events;
 mod life;
+mod listener_port;
 mod metrics;
 mod names;
 mod packet_evasion;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
         startup_race,
         protected_endpoints,
         pods,
+        listener_port,
         static_pods,
         kube_events,
         metrics,

@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use picket_tests::output::Done;
+use picket_tests::port_taker::PortTaker;
 use picket_tests::running::Running;
 use picket_tests::tests;
 use serde_json::{Value, json};
@@ -25,6 +26,7 @@ use crate::world::World;
 
 pub(crate) const TESTS: &[Test] = tests! {
     a_new_process_takes_over_and_refuses_nobody,
+    a_listener_that_has_moved_is_handed_over,
     a_take_over_that_fails_changes_nothing,
     a_take_over_by_another_configuration_fails_at_every_stage,
     an_older_agent_that_is_ended_meanwhile_loses_nothing,
@@ -101,6 +103,42 @@ fn a_new_process_takes_over_and_refuses_nobody(world: &mut World) -> Result<()> 
 
 /// The newer process dies before its initial sync: the older one goes on with the listeners that it had, and what the other
 /// put in the place of links and classes is put back, as nobody's attack.
+fn a_listener_that_has_moved_is_handed_over(world: &mut World) -> Result<()> {
+    let load = Load::enforced(world)?;
+    let (mut program, first) = PortTaker::start(&world.cluster, "agents", "worker")?;
+    let taken = program.take("0.0.0.0")?;
+    ensure!(taken.error.is_none(), "{taken:?}");
+    // Whose sockets, and where; how much waits in their queues changes.
+    let sockets = |world: &World| -> Result<BTreeSet<String>> {
+        let all = listeners(world)?;
+        let facts = |line: &str| line.split_whitespace().skip(3).collect::<Vec<_>>().join(" ");
+        Ok(all.lines().map(facts).collect())
+    };
+    let from = format!("127.0.0.1:{first} ");
+    until("the former listener is closed", LIMIT, || {
+        Ok(!sockets(world)?.iter().any(|socket| socket.starts_with(&from)))
+    })?;
+    let before = sockets(world)?;
+    let start = log_length(world);
+    let mut older = world.agent.succeed()?;
+    until("the older agent stops serving", LIMIT, || {
+        Ok(log_since(world, start)?.contains("a successor has taken over"))
+    })?;
+    until("the older agent ends", LIMIT, || Ok(older.try_wait()?.is_some()))?;
+    older.wait()?;
+    world.agent.wait()?;
+    let after = sockets(world)?;
+    ensure!(
+        before == after,
+        "sockets that listened were {before:?} and are {after:?}"
+    );
+    let (answered, failed) = load.stop()?;
+    ensure!(nothing(&failed), "of {answered} requests some failed: {failed}");
+    let came = program.stop()?;
+    ensure!(came == 0, "{came} connections came to the program");
+    Ok(())
+}
+
 fn a_take_over_that_fails_changes_nothing(world: &mut World) -> Result<()> {
     // An agent that took over does not hand over soon after.
     world.agent.stop()?;

@@ -1,15 +1,17 @@
 //! What a pod brings along: ports that it declares, and a runtime that keeps its sockets to itself.
 
 use anyhow::{Result, ensure};
+use picket_tests::port_taker::PortTaker;
 use picket_tests::tests;
 use serde_json::{Value, json};
 
 use crate::Test;
-use crate::life::until;
+use crate::life::{GET_SEED, until};
 use crate::world::World;
 
 pub(crate) const TESTS: &[Test] = tests! {
     a_declared_port_is_never_the_listeners,
+    a_listener_makes_room_where_a_pod_gives_out_every_port,
     a_pod_of_a_runtime_with_its_own_network_stack_is_told_of,
 };
 
@@ -40,6 +42,37 @@ fn a_declared_port_is_never_the_listeners(world: &mut World) -> Result<()> {
         "--force",
         "--grace-period=0",
     ])?;
+    Ok(())
+}
+
+/// The pod's own range of ports holds Picket's, and one is declared: the listener takes another one, and leaves that too.
+fn a_listener_makes_room_where_a_pod_gives_out_every_port(world: &mut World) -> Result<()> {
+    let name = "wants";
+    let pod = json!({"apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": name, "namespace": "agents", "labels": {"app": "worker"}}, "spec": {
+        "nodeName": world.cluster.node().name, "serviceAccountName": "worker", "terminationGracePeriodSeconds": 0,
+        "securityContext": {"sysctls": [{"name": "net.ipv4.ip_local_port_range", "value": "1024 65535"}]},
+        "containers": [{"name": "main", "image": "picket.test/tools:1", "command": ["sleep", "infinity"],
+            "ports": [{"containerPort": 64_320}], "env": [{"name": "HOME", "value": "/tmp"}]}]}});
+    world.cluster.apply(&pod.to_string())?;
+    world
+        .cluster
+        .wait_ready("agents", name, std::time::Duration::from_secs(60))?;
+    let works = || world.run("agents", name, &["sh", "-c", GET_SEED])?.good();
+    works()?;
+    let (mut program, port) = PortTaker::start(&world.cluster, "agents", name)?;
+    ensure!(port != 64_320, "the listener has a declared port");
+    let declared = program.take_port("0.0.0.0", 64_320)?;
+    ensure!(
+        (declared.tries, declared.error) == (1, None),
+        "a declared port is not free: {declared:?}"
+    );
+    let taken = program.take("0.0.0.0")?;
+    ensure!(taken.error.is_none() && taken.port == port, "{taken:?}");
+    works()?;
+    let came = program.stop()?;
+    ensure!(came == 0, "{came} connections came to the program");
+    world.admin(&["delete", "pod", name, "-n", "agents"])?;
     Ok(())
 }
 

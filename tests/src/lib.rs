@@ -20,6 +20,7 @@ pub mod output;
 pub mod pair;
 pub mod pki;
 pub mod pod;
+pub mod port_taker;
 pub mod running;
 pub mod sim;
 pub mod state;

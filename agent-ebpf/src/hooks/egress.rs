@@ -1,4 +1,5 @@
-//! Packets that leave sockets of an enforced pod.
+//! Packets that leave sockets of an enforced pod: to protected endpoints, and of redirected connections that would come to another
+//! socket than Picket's.
 //!
 //! Two programs, one for pods with a network namespace of their own and one for pods that share the node's: to the first,
 //! loopback is the pod's own.
@@ -8,6 +9,7 @@ use aya_ebpf::macros::cgroup_skb;
 use aya_ebpf::programs::SkBuffContext;
 use picket_common::Hook;
 
+use super::listener::is_misdirected;
 use super::packet::{Loopback, Packet, dropped, forbidden};
 use super::{PASS, REFUSE, classify};
 
@@ -19,19 +21,23 @@ const LOOPBACK: u32 = 1;
 pub(crate) fn egress(ctx: SkBuffContext) -> i32 {
     // SAFETY: the context is valid while the program runs.
     let interface = unsafe { (*ctx.skb.skb).ifindex };
-    leave(
-        &ctx,
-        if interface == LOOPBACK {
-            Loopback::Own
-        } else {
-            Loopback::Never
-        },
-    )
+    if interface != LOOPBACK {
+        leave(&ctx, Loopback::Never)
+    } else if is_misdirected(&Packet(ctx.skb.skb)) {
+        REFUSE
+    } else {
+        leave(&ctx, Loopback::Own)
+    }
 }
 
 /// The same for pods that share the node's network.
 #[cgroup_skb(egress)]
 pub(crate) fn egress_node(ctx: SkBuffContext) -> i32 {
+    // SAFETY: the context is valid while the program runs.
+    let interface = unsafe { (*ctx.skb.skb).ifindex };
+    if interface == LOOPBACK && is_misdirected(&Packet(ctx.skb.skb)) {
+        return REFUSE;
+    }
     leave(&ctx, Loopback::Listed)
 }
 

@@ -7,6 +7,9 @@
     reason = "contexts and map values are raw pointers from the kernel, and programs are found by exported names"
 )]
 
+mod bind;
+mod bind4;
+mod bind6;
 mod connect;
 mod connect4;
 mod connect6;
@@ -14,6 +17,7 @@ mod egress;
 mod getpeername4;
 mod getpeername6;
 mod interface;
+mod listener;
 mod maps;
 mod packet;
 mod report;
@@ -55,7 +59,7 @@ const NOBODY: Classified = Classified {
     class: ClassValue {
         kind: 0,
         port: 0,
-        reserved: 0,
+        retiring: 0,
         pod: 0,
         netns: 0,
     },

@@ -15,15 +15,22 @@ use aya_ebpf::bindings::{
 use aya_ebpf::helpers::generated as helper;
 use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
-use picket_common::{Address, Counter, DialRecord, DialState, FlowKey, rewrite};
+use picket_common::{Address, Counter, DialRecord, DialState, FlowKey, rewrite, serves};
 
-use super::{PASS, count, maps};
+use super::{PASS, class_of, count, maps, node};
 
 /// `TCP_CLOSE` as callbacks have it.
 const TCP_CLOSE: u32 = BPF_TCP_CLOSE;
 
 /// `AF_INET` (include/linux/socket.h).
 const AF_INET: u32 = 2;
+
+/// `IPPROTO_TCP` and `TCP_USER_TIMEOUT` (include/uapi/linux/tcp.h).
+const IPPROTO_TCP: i32 = 6;
+const TCP_USER_TIMEOUT: i32 = 18;
+
+/// How long a socket that reaches nobody tries, in milliseconds.
+const GIVE_UP_MS: i32 = 1000;
 
 /// Attached as `BPF_CGROUP_SOCK_OPS`.
 #[sock_ops]
@@ -49,6 +56,11 @@ fn established(ctx: &SockOpsContext) {
     if remote_port != record.listener_port || remote != rewrite(record.dialled) {
         return;
     }
+    if !is_served(record) {
+        record.state = DialState::Misdirected.code();
+        give_up_soon(ctx);
+        return;
+    }
     let key = FlowKey::new(record.netns, local, ctx.local_port() as u16, record.listener_port);
     record.state = DialState::Noted.code();
     if maps::FLOWS.insert(key, *record, 0).is_ok() {
@@ -58,6 +70,32 @@ fn established(ctx: &SockOpsContext) {
     } else {
         count(Counter::FlowsLost);
     }
+}
+
+/// Whether a listener of Picket's still has the port. The agent closes one only after the class names it no more, so that whoever
+/// else answered there did so after that.
+#[inline(always)]
+fn is_served(record: &DialRecord) -> bool {
+    match class_of(record.cgroup) {
+        Some(class) => serves(class, &node(), record.netns, record.listener_port),
+        None => false,
+    }
+}
+
+/// Nothing that the socket sends goes out any more: it fails after a second (`ETIMEDOUT`) and not after a quarter of an hour.
+#[inline(always)]
+fn give_up_soon(ctx: &SockOpsContext) {
+    let mut limit = GIVE_UP_MS;
+    // SAFETY: the context is the one the kernel called this program with, and the value lives across the call.
+    let _ = unsafe {
+        helper::bpf_setsockopt(
+            ctx.ops.cast(),
+            IPPROTO_TCP,
+            TCP_USER_TIMEOUT,
+            (&raw mut limit).cast(),
+            size_of::<i32>() as i32,
+        )
+    };
 }
 
 /// A flow lives no longer than its socket. Nobody may have accepted: a client that resets its connection before its last ACK

@@ -294,6 +294,7 @@ fn node_listener(successor: Option<&Successor>) -> anyhow::Result<(Netns, InPodL
 
 /// Tells the kernel programs of this agent.
 fn prepare_kernel(kernel: &Kernel, config: &Config, listener: &InPodListener) -> anyhow::Result<()> {
+    kernel.mark_listener(listener.sockets())?;
     kernel.set_node(NodeState {
         netns: listener.netns_cookie(),
         port: Some(listener.port()),

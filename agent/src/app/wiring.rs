@@ -374,9 +374,20 @@ pub(super) fn denied(
         _reading: shutdown.accepting.token(),
     };
     let denials = &shared.denials;
+    let (wanted_ports, to_move) = mpsc::channel(enforce::MOVES_QUEUE);
+    tasks.spawn(
+        "listener moves",
+        enforce::moves(Arc::clone(&shared.enforcer), shared.lease.clone(), to_move),
+    );
     tasks.spawn(
         "kernel events",
-        denied::kernel_events(reader, endpoints, Arc::clone(&names), denials.clone()),
+        denied::kernel_events(
+            reader,
+            endpoints,
+            Arc::clone(&names),
+            wanted_ports,
+            denials.clone(),
+        ),
     );
     let pods = shared.enforcer.enforced().clone();
     tasks.spawn(

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
@@ -17,6 +17,7 @@ use super::write::Denials;
 use crate::audit::{Caller, Connection, KernelFacts, Outcome, PodRef, ProcessRef};
 use crate::endpoints::ProtectedEndpoints;
 use crate::endpoints::denied_as;
+use crate::enforce::WantedPort;
 use crate::kernel::{CgroupId, DenyReason, Kernel, KernelEvent, KernelEvents};
 use crate::listener::{Seen, UnattributedConnection};
 use crate::runtime::phase::{Phase, PhaseWatch};
@@ -48,11 +49,13 @@ impl EventReader {
     }
 }
 
-/// Counts every connect that the kernel denied, and submits it for its record.
+/// Counts every connect that the kernel denied, and submits it for its record. Binds to a listener's port go to `wanted_ports`
+/// too: the listener moves away.
 pub(crate) async fn kernel_events(
     reader: EventReader,
     endpoints: watch::Receiver<ProtectedEndpoints>,
     names: Arc<Names>,
+    wanted_ports: mpsc::Sender<WantedPort>,
     denials: Denials,
 ) {
     let Some(mut events) = reader.opened().await else {
@@ -75,6 +78,14 @@ pub(crate) async fn kernel_events(
                 return;
             }
         };
+        if event.reason == Some(DenyReason::ListenerPort) {
+            // Where there are too many, the pod's program binds again.
+            let _full = wanted_ports.try_send(WantedPort {
+                cgroup: event.cgroup,
+                number: event.pod,
+                port: event.origin.port(),
+            });
+        }
         let cause = DenialCause::Kernel(event.reason);
         denials
             .metrics
@@ -154,7 +165,8 @@ fn denied(event: &KernelEvent, pod: Option<&Pod>, seen: Seen) -> DeniedConnectio
     let address = (event.origin.port() != 0).then_some(event.origin);
     let denied = match event.reason {
         Some(DenyReason::Socket) => "denied a socket".to_owned(),
-        Some(DenyReason::Packet | DenyReason::Encapsulated) => {
+        Some(DenyReason::ListenerPort) => format!("failed a bind to {}", event.origin),
+        Some(DenyReason::Packet | DenyReason::Encapsulated | DenyReason::Misdirected) => {
             format!("dropped a packet to {}", event.origin)
         }
         _ => format!("denied a connect to {}", event.origin),

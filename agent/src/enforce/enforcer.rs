@@ -3,6 +3,7 @@
 //! In: what the reconciler wants. Out: listeners that feed one channel, entries in CLASSES, programs at the pods' cgroups
 //! and interfaces, and connections destroyed that are older than all of it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -14,7 +15,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::maintain::Maintainer;
 use super::metrics::EnforceMetrics;
-use super::table::{EnforcedPod, EnforcedPods};
+use super::table::{Accepting, EnforcedPod, EnforcedPods};
 use crate::kernel::{CgroupId, Class, Kernel};
 use crate::listener::{Arrival, CONNECTIONS_PER_POD, InPodListener, NodeServing, Owner, Serving, Sockets};
 use crate::notify::EventQueue;
@@ -24,16 +25,20 @@ use crate::workload::{CoverageReport, EnforceError, Enforcement, Enforcer, Netns
 /// What an attempt to attach to a pod's cgroup is for.
 const HOLD: &str = "have the pod's packets to protected endpoints dropped";
 
+/// What an attempt to mark a listener is for.
+pub(super) const MARK: &str = "mark a listener as Picket's";
+
 /// The enforcer over the real kernel.
 pub(crate) struct KernelEnforcer {
-    kernel: Arc<Kernel>,
+    pub(super) kernel: Arc<Kernel>,
     sink: mpsc::Sender<Arrival>,
     /// The node's own namespace, and the port of the listener there.
     node: (u64, u16),
     maintainer: Arc<Maintainer>,
     /// Numbers the listeners, so that a flow of an earlier one, an earlier agent's included, is told apart.
     next: AtomicU64,
-    served: EnforcedPods,
+    pub(super) served: EnforcedPods,
+    pub(super) metrics: EnforceMetrics,
     /// The node's listener, as it can be handed over.
     node_offer: Arc<ListenerOffer>,
     /// Listeners and numbers of the agent before this one.
@@ -69,12 +74,19 @@ impl KernelEnforcer {
             descriptors: listener.descriptors()?,
         };
         Ok(Self {
-            maintainer: Maintainer::new(Arc::clone(&kernel), metrics, events, netns, served.clone())?,
+            maintainer: Maintainer::new(
+                Arc::clone(&kernel),
+                metrics.clone(),
+                events,
+                netns,
+                served.clone(),
+            )?,
             kernel,
             sink,
             node: (listener.netns_cookie(), listener.port()),
             next: AtomicU64::new(first_number()),
             served,
+            metrics,
             node_offer: Arc::new(node_offer.counted()),
             inherited,
             accepting,
@@ -122,19 +134,30 @@ impl KernelEnforcer {
             .map_err(EnforceError::at("take a pod's programs away"))
     }
 
-    /// Serves what arrives at a pod's own listener until the guard is dropped.
-    fn listen(&self, sockets: Sockets, cgroup: CgroupId, number: u64, owner: &Owner) -> DropGuard {
-        let cancel = CancellationToken::new();
+    /// Serves what arrives at a pod's own listener until `cancel` fires.
+    pub(super) fn listen(
+        &self,
+        sockets: Sockets,
+        cgroup: CgroupId,
+        number: u64,
+        owner: Owner,
+        cancel: CancellationToken,
+    ) -> Accepting {
+        let leave = CancellationToken::new();
         let serving = Serving {
             kernel: Arc::clone(&self.kernel),
             cgroup,
             number,
-            owner: owner.clone(),
+            owner,
             sink: self.sink.clone(),
             cancel: cancel.clone(),
+            leave: leave.clone(),
         };
-        self.accepting.spawn(serving.run(sockets));
-        cancel.drop_guard()
+        Accepting {
+            cancel,
+            leave,
+            task: self.accepting.spawn(serving.run(sockets)),
+        }
     }
 }
 
@@ -189,6 +212,11 @@ impl Enforcer for KernelEnforcer {
                 ),
                 (PodNetwork::Node, _) => None,
             };
+            if let Some(listener) = &listener {
+                kernel
+                    .mark_listener(listener.sockets())
+                    .map_err(EnforceError::at(MARK))?;
+            }
             // Before anything is redirected: from here on nothing older gets through either.
             kernel
                 .attach_egress_filter(&held.path, held.id, listener.is_none())
@@ -231,7 +259,11 @@ impl Enforcer for KernelEnforcer {
         };
         let sockets = listener.map(Sockets::new).transpose();
         let sockets = sockets.map_err(EnforceError::at("serve a listener"))?;
-        let serving = sockets.map(|sockets| self.listen(sockets, group.id, number, &owner));
+        let accepting = sockets
+            .map(|sockets| self.listen(sockets, group.id, number, owner.clone(), CancellationToken::new()));
+        let serving = accepting
+            .as_ref()
+            .map(|accepting| accepting.cancel.clone().drop_guard());
         let released = owner.released.clone();
         let entry = EnforcedPod {
             number,
@@ -239,6 +271,8 @@ impl Enforcer for KernelEnforcer {
             network,
             path: group.path,
             offer: Arc::new(offer.counted()),
+            accepting,
+            left: BTreeSet::new(),
         };
         self.served.insert(group.id, entry);
         let listening = EnforcedPodHandle {
@@ -260,9 +294,8 @@ impl Enforcer for KernelEnforcer {
     async fn maintain(&self, pod: Enforcement, destroy: bool) -> Result<CoverageReport, EnforceError> {
         // One that was to take over from this agent, and failed, may have changed either. The class comes first: what is held
         // for a pod that is not enforced is released.
-        if let Some(class) = self.served.class(pod.group.id) {
-            self.class(pod.group.id, class)?;
-        }
+        self.served
+            .put_class(pod.group.id, |class| self.class(pod.group.id, class))?;
         let (kernel, group, shares) = (
             Arc::clone(&self.kernel),
             pod.group.clone(),

@@ -11,6 +11,7 @@ use crate::metrics::{CounterFamily, GaugeFamily, MetricsRegistry, count};
 pub(crate) struct EnforceMetrics {
     destroyed: CounterFamily<1>,
     endpoints: GaugeFamily<1>,
+    listener_moves: CounterFamily<1>,
     omitted: Gauge,
     reattachments: CounterFamily<1>,
 }
@@ -26,7 +27,16 @@ impl EnforceMetrics {
         for program in Program::all() {
             reattachments.show([program.name()]);
         }
+        let listener_moves = registry.counters(
+            "listener_moves",
+            ["outcome"],
+            "Programs of pods that bound the port of Picket's listener, by what became of the listener",
+        );
+        for outcome in ["moved", "stayed", "failed"] {
+            listener_moves.show([outcome]);
+        }
         Self {
+            listener_moves,
             destroyed: registry.counters(
                 "connections_destroyed",
                 ["outcome"],
@@ -59,6 +69,12 @@ impl EnforceMetrics {
         self.omitted.set(count(now.omitted));
     }
 
+    /// A program bound a listener's port, and the listener `moved`, `stayed` because it has moved often, or could not move
+    /// (`failed`).
+    pub(super) fn listener(&self, outcome: &'static str) {
+        self.listener_moves.inc([outcome]);
+    }
+
     /// A kernel program was attached again.
     pub(super) fn reattached(&self, program: &'static str) {
         self.reattachments.inc([program]);
@@ -86,6 +102,7 @@ mod tests {
             "picket_protected_endpoints{action=\"redirect\"} 1\n",
             "picket_protected_endpoints{action=\"deny\"} 0\n",
             "picket_protected_endpoints_omitted 1\n",
+            "picket_listener_moves_total{outcome=\"stayed\"} 0\n",
         ] {
             assert!(text.contains(line), "{line} is missing in\n{text}");
         }

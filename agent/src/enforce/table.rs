@@ -3,7 +3,7 @@
 //! In: each pod as it is enforced, and its end. Out: whose a connection at the node's listener is, which namespaces and
 //! cgroups to look into, and what is covered already.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -13,6 +13,8 @@ use crate::upgrade::ListenerOffer;
 use crate::workload::escapes::EnforcedPodRef;
 use crate::workload::{PodChanges, PodNetwork, pod_of};
 use parking_lot::{Mutex, MutexGuard};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 /// A pod that is enforced.
 pub(crate) struct EnforcedPod {
@@ -24,6 +26,20 @@ pub(crate) struct EnforcedPod {
     pub(crate) path: PathBuf,
     /// Its listener and number, as they can be handed over.
     pub(crate) offer: Arc<ListenerOffer>,
+    /// How its own listener is served; none of a pod that the node's listener serves.
+    pub(crate) accepting: Option<Accepting>,
+    /// The ports that its listener has left, because programs of the pod want them.
+    pub(crate) left: BTreeSet<u16>,
+}
+
+/// How a pod's own listener is served.
+pub(crate) struct Accepting {
+    /// Ends it at once.
+    pub(crate) cancel: CancellationToken,
+    /// Ends it once nothing waits at the listener any more.
+    pub(crate) leave: CancellationToken,
+    /// What accepts, until it has closed the listener.
+    pub(crate) task: JoinHandle<()>,
 }
 
 /// What is kept beside it.
@@ -103,9 +119,29 @@ impl EnforcedPods {
             .collect()
     }
 
-    /// The pod's class.
-    pub(crate) fn class(&self, cgroup: CgroupId) -> Option<Class> {
-        Some(self.lock().get(&cgroup)?.pod.offer.listener.class())
+    /// Has the pod's class put in force, if the pod is one. Its listener does not move meanwhile.
+    pub(crate) fn put_class<E>(
+        &self,
+        cgroup: CgroupId,
+        put: impl FnOnce(Class) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let pods = self.lock();
+        match pods.get(&cgroup) {
+            Some(entry) => put(entry.pod.offer.listener.class()),
+            None => Ok(()),
+        }
+    }
+
+    /// Looks at a pod, or changes it, if it is enforced as this number. Nobody else sees or changes the table meanwhile.
+    pub(super) fn with<T>(
+        &self,
+        cgroup: CgroupId,
+        number: u64,
+        work: impl FnOnce(&mut EnforcedPod) -> T,
+    ) -> Option<T> {
+        let mut pods = self.lock();
+        let entry = pods.get_mut(&cgroup).filter(|entry| entry.pod.number == number)?;
+        Some(work(&mut entry.pod))
     }
 
     /// Whether it has to be said that the pod cannot be covered: once is enough.
@@ -125,7 +161,6 @@ pub(super) mod tests {
     use arc_swap::ArcSwap;
     use futures::FutureExt;
     use tokio::sync::Semaphore;
-    use tokio_util::sync::CancellationToken;
 
     use super::*;
     use crate::upgrade::TransferredListener;
@@ -172,6 +207,8 @@ pub(super) mod tests {
                 },
                 descriptors: Vec::new(),
             }),
+            accepting: None,
+            left: BTreeSet::new(),
         }
     }
 

@@ -39,6 +39,9 @@ const SOCKET_ID_BYTES: usize = 48;
 /// Every state (include/net/tcp_states.h) but TIME_WAIT, which sends nothing any more, and LISTEN, which has no peer.
 const STATES: u32 = !((1 << 6) | (1 << 10));
 
+/// SYN_SENT alone: nobody has answered yet.
+const DIALLING: u32 = 1 << 2;
+
 /// What is looked at: a connected UDP socket is a connection too.
 const KINDS: [(u8, Protocol); 4] = [
     (libc::AF_INET as u8, Protocol::Tcp),
@@ -130,10 +133,22 @@ pub fn destroy_sockets(
     is_protected: &(dyn Fn(SocketAddr) -> bool + Sync),
     only: Option<&HashSet<CgroupId>>,
 ) -> Result<DestroyedSockets, DestroySocketsError> {
-    within(netns, || inside(is_protected, only)).map_err(DestroySocketsError::Namespace)?
+    within(netns, || inside(STATES, is_protected, only)).map_err(DestroySocketsError::Namespace)?
+}
+
+/// Ends every dial in the namespace to a port on loopback that nobody has answered yet; the client may dial again at once. For a
+/// listener that is about to close there, whose queue was full: the kernel would send such a dial again to whoever has the port
+/// next. It blocks as [`destroy_sockets`] does.
+///
+/// # Errors
+/// [`DestroySocketsError`], after what could be ended was ended.
+pub fn destroy_dials(netns: &(impl AsFd + Sync), port: u16) -> Result<DestroyedSockets, DestroySocketsError> {
+    let there = |remote: SocketAddr| remote.port() == port && remote.ip().is_loopback();
+    within(netns, || inside(DIALLING, &there, None)).map_err(DestroySocketsError::Namespace)?
 }
 
 fn inside(
+    states: u32,
     is_protected: &dyn Fn(SocketAddr) -> bool,
     only: Option<&HashSet<CgroupId>>,
 ) -> Result<DestroyedSockets, DestroySocketsError> {
@@ -142,7 +157,13 @@ fn inside(
     let mut failed = None;
     for (family, protocol) in KINDS {
         // The other kinds' sockets are destroyed all the same.
-        let listed = destroy_kind(&mut netlink, family, protocol, is_protected, only, &mut sum);
+        let listed = destroy_kind(
+            &mut netlink,
+            (family, protocol, states),
+            is_protected,
+            only,
+            &mut sum,
+        );
         if let Err(source) = listed {
             failed = Some((protocol, source));
         }
@@ -157,16 +178,15 @@ fn inside(
     }
 }
 
-/// Ends the connections of one family and protocol.
+/// Ends the connections of one family and protocol that are in one of these states.
 fn destroy_kind(
     netlink: &mut Netlink,
-    family: u8,
-    protocol: Protocol,
+    (family, protocol, states): (u8, Protocol, u32),
     is_protected: &dyn Fn(SocketAddr) -> bool,
     only: Option<&HashSet<CgroupId>>,
     sum: &mut DestroyedSockets,
 ) -> Result<(), ListError> {
-    let body = request(family, protocol, &[0; SOCKET_ID_BYTES]);
+    let body = request(family, protocol, states, &[0; SOCKET_ID_BYTES]);
     let sockets = netlink.list(BY_FAMILY, &body, Socket::read)?;
     destroy_listed(netlink, protocol, &sockets, is_protected, only, sum)
 }
@@ -206,7 +226,7 @@ fn end(
         _ => {}
     }
     // The cookie in it makes sure that no other socket is meant.
-    let body = request(socket.family, protocol, &socket.id);
+    let body = request(socket.family, protocol, STATES, &socket.id);
     match netlink.one(DESTROY, &body, |_| {}) {
         Ok(()) => cut.destroyed += 1,
         Err(error) if error.raw_os_error() == Some(Errno::ENOENT as i32) => cut.gone += 1,
@@ -219,9 +239,9 @@ fn end(
 }
 
 /// `struct inet_diag_req_v2`.
-fn request(family: u8, protocol: Protocol, id: &[u8; SOCKET_ID_BYTES]) -> Vec<u8> {
+fn request(family: u8, protocol: Protocol, states: u32, id: &[u8; SOCKET_ID_BYTES]) -> Vec<u8> {
     let mut body = vec![family, protocol.number(), 0, 0];
-    body.extend(STATES.to_ne_bytes());
+    body.extend(states.to_ne_bytes());
     body.extend(id);
     body
 }

@@ -13,6 +13,7 @@ mod events;
 mod flows;
 pub mod interface;
 pub(crate) mod lease;
+mod listener_port;
 mod map_usage;
 mod metrics;
 mod mounts;
@@ -30,9 +31,9 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
-use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf};
+use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf, SkStorage};
 use parking_lot::Mutex;
-use picket_common::{ClassValue, EndpointKey, NodeValue};
+use picket_common::{ClassValue, DialRecord, EndpointKey, NodeValue};
 
 pub use attachments::{Ifindex, LinkFault, LinkReport, RepairedLink};
 pub use error::KernelError;
@@ -41,7 +42,7 @@ pub use map_usage::MapUsage;
 pub use metrics::{KernelCounters, KernelMetrics};
 pub use mounts::cgroup_mount;
 pub(crate) use namespace::within;
-pub use picket_common::{Counter, DenyReason, EndpointAction, Hook};
+pub use picket_common::{Counter, DenyReason, EndpointAction, Hook, LISTENER_PORTS};
 pub use program::Program;
 pub use sys::netns_cookie;
 pub use types::{
@@ -71,6 +72,7 @@ pub struct Kernel {
     interfaces: Mutex<HashMap<MapData, u32, u64>>,
     node: Mutex<Array<MapData, NodeValue>>,
     heartbeat: Mutex<Array<MapData, u64>>,
+    sockets: Mutex<SkStorage<MapData, DialRecord>>,
     flows: Flows,
     counters: PerCpuArray<MapData, u64>,
     events: Mutex<Option<RingBuf<MapData>>>,
@@ -97,6 +99,7 @@ impl Kernel {
         let interfaces = HashMap::try_from(attach::take_map(&mut ebpf, "INTERFACES")?)?;
         let node = Array::try_from(attach::take_map(&mut ebpf, "NODE")?)?;
         let heartbeat = Array::try_from(attach::take_map(&mut ebpf, "HEARTBEAT")?)?;
+        let sockets = SkStorage::try_from(attach::take_map(&mut ebpf, "SOCKETS")?)?;
         let counters = PerCpuArray::try_from(attach::take_map(&mut ebpf, "COUNTERS")?)?;
         let events = RingBuf::try_from(attach::take_map(&mut ebpf, "EVENTS")?)?;
         let flows = Flows::open(&folder)?;
@@ -116,6 +119,7 @@ impl Kernel {
             interfaces: Mutex::new(interfaces),
             node: Mutex::new(node),
             heartbeat: Mutex::new(heartbeat),
+            sockets: Mutex::new(sockets),
             flows,
             counters,
             events: Mutex::new(Some(events)),
@@ -183,6 +187,13 @@ impl Kernel {
         if class == Class::Pending {
             // The pod is closed and its namespace is still its own.
             value.netns = before.map_or(0, |before| before.netns);
+        }
+        // A port that the listener is leaving goes on being one that it serves, until it has left.
+        if let Some(before) = before
+            && (before.kind, before.pod, before.netns, before.port)
+                == (value.kind, value.pod, value.netns, value.port)
+        {
+            value.retiring = before.retiring;
         }
         // One that stays what it is is not written: see the programs' `class_of`.
         if before != Some(value) {

@@ -31,6 +31,10 @@ pub enum Program {
     SendMsg6,
     /// Refuses kinds of sockets that no other program follows.
     SockCreate,
+    /// Reports binds to the port of a pod's listener at an IPv4 address.
+    Bind4,
+    /// Reports binds to the port of a pod's listener at an IPv6 address.
+    Bind6,
     /// Drops packets to protected endpoints that leave sockets of an enforced pod.
     Egress,
     /// The same for pods that share the node's network.
@@ -42,7 +46,7 @@ pub enum Program {
 impl Program {
     /// Those that attach to the cgroup root, in the order they do: nothing is redirected before its flow would be
     /// written.
-    pub const ROOT: [Self; 8] = [
+    pub const ROOT: [Self; 10] = [
         Self::SockOps,
         Self::GetPeerName4,
         Self::GetPeerName6,
@@ -51,6 +55,8 @@ impl Program {
         Self::SendMsg4,
         Self::SendMsg6,
         Self::SockCreate,
+        Self::Bind4,
+        Self::Bind6,
     ];
 
     /// Those that attach to each enforced pod.
@@ -72,6 +78,8 @@ impl Program {
             Self::SendMsg4 => "sendmsg4",
             Self::SendMsg6 => "sendmsg6",
             Self::SockCreate => "sock_create",
+            Self::Bind4 => "bind4",
+            Self::Bind6 => "bind6",
             Self::Egress => "egress",
             Self::EgressNode => "egress_node",
             Self::Interface => "interface",
@@ -89,6 +97,8 @@ impl Program {
             Self::SendMsg4 => "hook sendmsg4",
             Self::SendMsg6 => "hook sendmsg6",
             Self::SockCreate => "hook sock_create",
+            Self::Bind4 => "hook bind4",
+            Self::Bind6 => "hook bind6",
             Self::Egress => "hook egress",
             Self::EgressNode => "hook egress_node",
             Self::Interface => "hook interface",
@@ -112,7 +122,9 @@ impl Program {
             | Self::Connect4
             | Self::Connect6
             | Self::SendMsg4
-            | Self::SendMsg6 => as_kind::<&mut CgroupSockAddr>(program).and_then(CgroupSockAddr::load),
+            | Self::SendMsg6
+            | Self::Bind4
+            | Self::Bind6 => as_kind::<&mut CgroupSockAddr>(program).and_then(CgroupSockAddr::load),
         }
         .map_err(denied)
     }
@@ -150,7 +162,9 @@ impl Program {
             | Self::Connect4
             | Self::Connect6
             | Self::SendMsg4
-            | Self::SendMsg6 => as_kind::<&mut CgroupSockAddr>(program).and_then(|program| {
+            | Self::SendMsg6
+            | Self::Bind4
+            | Self::Bind6 => as_kind::<&mut CgroupSockAddr>(program).and_then(|program| {
                 let link = program.attach(cgroup, mode)?;
                 as_fd_link(program.take_link(link)?)
             }),

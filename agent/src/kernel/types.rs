@@ -142,7 +142,7 @@ impl Class {
         ClassValue {
             kind: kind.code(),
             port,
-            reserved: 0,
+            retiring: 0,
             pod,
             netns,
         }

@@ -1,10 +1,12 @@
 //! Opens the listener: one port on the pod's 127.0.0.1 and ::1.
+//!
+//! The port is one of [`LISTENER_PORTS`]. Where a pod has widened its `net.ipv4.ip_local_port_range`, nothing has to be reserved
+//! there: the kernel gives out no port that has a listener, and takes away none from a listener.
 
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
-use std::ops::RangeInclusive;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::ifaddrs::getifaddrs;
@@ -14,14 +16,9 @@ use nix::sys::socket::{
 };
 
 use super::ListenerError;
-use crate::kernel::{netns_cookie, within};
+use crate::kernel::{LISTENER_PORTS, netns_cookie, within};
 
-/// The ports that a listener takes: outside the range that Linux gives out by itself (32768 to 60999), and above the ports that
-/// programs are known by. Where a pod has widened its `net.ipv4.ip_local_port_range`, nothing has to be reserved there: the kernel
-/// gives out no port that has a listener, and takes away none from a listener.
-pub(super) const PORTS: RangeInclusive<u16> = 64_320..=64_351;
-
-/// How many other ports are tried where the programs of the pod have taken all of [`PORTS`]. A second try is rare, since the
+/// How many other ports are tried where the programs of the pod have taken all of [`LISTENER_PORTS`]. A second try is rare, since the
 /// kernel gives out a port that is free in one family and pods have few listeners on the other's loopback.
 const TRIES: u32 = 32;
 
@@ -40,7 +37,7 @@ pub struct InPodListener {
 }
 
 impl InPodListener {
-    /// Opens one on a port of [`PORTS`] that is free and not `reserved`, or on another where there is none. It blocks for about a
+    /// Opens one on a port of [`LISTENER_PORTS`] that is free and not `reserved`, or on another where there is none. It blocks for about a
     /// millisecond. A namespace without IPv6 gets a listener without: connects that the kernel takes to ::1 fail there.
     ///
     /// # Errors
@@ -67,16 +64,20 @@ impl InPodListener {
         &self.addresses
     }
 
+    /// Its sockets.
+    pub fn sockets(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        [Some(&self.v4), self.v6.as_ref()]
+            .into_iter()
+            .flatten()
+            .map(AsFd::as_fd)
+    }
+
     /// Further descriptors of its sockets: what is accepted through them and through this listener comes from one queue.
     ///
     /// # Errors
     /// When the process has no descriptor left.
     pub fn descriptors(&self) -> io::Result<Vec<OwnedFd>> {
-        [Some(&self.v4), self.v6.as_ref()]
-            .into_iter()
-            .flatten()
-            .map(|socket| socket.as_fd().try_clone_to_owned())
-            .collect()
+        self.sockets().map(|socket| socket.try_clone_to_owned()).collect()
     }
 
     /// The listener behind descriptors that an agent before this one handed over, if they are what it says: sockets that
@@ -109,7 +110,7 @@ impl InPodListener {
     }
 
     fn bind(reserved: &BTreeSet<u16>) -> Result<Self, ListenerError> {
-        let wanted = PORTS.filter(|port| !reserved.contains(port));
+        let wanted = LISTENER_PORTS.filter(|port| !reserved.contains(port));
         for port in wanted.chain(std::iter::repeat_n(0, TRIES as usize)) {
             let v4 = match listener(SocketAddr::from((Ipv4Addr::LOCALHOST, port))) {
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse && port != 0 => continue,
@@ -199,6 +200,9 @@ fn listener(address: SocketAddr) -> io::Result<TcpListener> {
     if address.is_ipv6() {
         setsockopt(&fd, sockopt::Ipv6V6Only, &true)?;
     }
+    // Connections that are accepted inherit it: they keep no program of the pod from the port once the listener has moved. Two
+    // listeners still exclude each other.
+    setsockopt(&fd, sockopt::ReuseAddr, &true)?;
     bind(
         std::os::fd::AsRawFd::as_raw_fd(&fd),
         &SockaddrStorage::from(address),
@@ -250,20 +254,23 @@ mod tests {
     fn the_port_is_one_of_few_and_none_that_the_pod_declares_or_has() {
         let outcome = apart(|| {
             let first = InPodListener::bind(&BTreeSet::new()).unwrap();
-            assert_eq!(first.port(), *PORTS.start());
-            let declared: BTreeSet<u16> = (*PORTS.start()..*PORTS.end() - 2).collect();
+            assert_eq!(first.port(), *LISTENER_PORTS.start());
+            let declared: BTreeSet<u16> = (*LISTENER_PORTS.start()..*LISTENER_PORTS.end() - 2).collect();
             let second = InPodListener::bind(&declared).unwrap();
-            assert_eq!(second.port(), *PORTS.end() - 2);
+            assert_eq!(second.port(), *LISTENER_PORTS.end() - 2);
             // A program of the pod's, on all addresses.
-            let _taken = TcpListener::bind(("0.0.0.0", *PORTS.end() - 1)).unwrap();
-            assert_eq!(InPodListener::bind(&declared).unwrap().port(), *PORTS.end());
-            let _others = [PORTS.clone()]
+            let _taken = TcpListener::bind(("0.0.0.0", *LISTENER_PORTS.end() - 1)).unwrap();
+            assert_eq!(
+                InPodListener::bind(&declared).unwrap().port(),
+                *LISTENER_PORTS.end()
+            );
+            let _others = [LISTENER_PORTS.clone()]
                 .into_iter()
                 .flatten()
                 .filter_map(|port| TcpListener::bind(("0.0.0.0", port)).ok());
             let _others: Vec<_> = _others.collect();
             let last = InPodListener::bind(&BTreeSet::new()).unwrap();
-            assert!(!PORTS.contains(&last.port()), "the pod has them all");
+            assert!(!LISTENER_PORTS.contains(&last.port()), "the pod has them all");
         });
         if outcome.is_none() {
             eprintln!("not tried: no right to make a network namespace");

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::attribute::{Attribution, attribute};
@@ -18,6 +19,13 @@ use crate::kernel::{CgroupId, Kernel};
 /// How long to wait after an accept failed for want of descriptors or memory: long enough for some to come
 /// free, short enough that a client does not notice.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// How long nothing must come to a listener that closes until it has taken everything: what was established before is in its
+/// queue, and loopback takes microseconds.
+const QUIET: Duration = Duration::from_millis(5);
+
+/// How long a listener that closes waits for places for those in its queue.
+const DRAIN_LIMIT: Duration = Duration::from_secs(1);
 
 /// Connections of one pod at once. A client that speaks HTTP/1.1 opens one for each watch and a thousand watches have to
 /// work; at some 50 KB each, a pod that holds as many as it can keeps 100 MB of the node, and not the others' descriptors.
@@ -40,6 +48,8 @@ pub struct Serving {
     pub sink: mpsc::Sender<Arrival>,
     /// Ends the serving.
     pub cancel: CancellationToken,
+    /// Ends it once nothing waits any more: the listener has moved, and nothing is redirected here.
+    pub leave: CancellationToken,
 }
 
 impl Serving {
@@ -50,6 +60,7 @@ impl Serving {
             let permit = tokio::select! {
                 biased;
                 () = self.cancel.cancelled() => return,
+                () = self.leave.cancelled() => return self.drain(&sockets).await,
                 permit = Arc::clone(&self.owner.connections).acquire_owned() => permit,
             };
             let Ok(permit) = permit else {
@@ -60,14 +71,46 @@ impl Serving {
                 biased;
                 () = self.cancel.cancelled() => return,
                 accepted = sockets.accept() => accepted,
+                () = self.leave.cancelled() => {
+                    drop(permit);
+                    return self.drain(&sockets).await;
+                }
             };
-            let Some(arrival) = self.judge(sockets.netns_cookie(), stream, peer, permit) else {
-                continue;
-            };
-            // Not given up when the serving ends: who was accepted is served.
-            if self.sink.send(arrival).await.is_err() {
+            if !self.take(&sockets, stream, peer, permit).await {
                 return;
             }
+        }
+    }
+
+    /// Takes what still waits at a listener that closes.
+    async fn drain(&self, sockets: &Sockets) {
+        let end = Instant::now() + DRAIN_LIMIT;
+        loop {
+            let permit = Arc::clone(&self.owner.connections).acquire_owned();
+            let Ok(Ok(permit)) = timeout_at(end, permit).await else {
+                return;
+            };
+            let Ok((stream, peer)) = timeout(QUIET, sockets.accept()).await else {
+                return;
+            };
+            if self.cancel.is_cancelled() || !self.take(sockets, stream, peer, permit).await {
+                return;
+            }
+        }
+    }
+
+    /// Hands a connection on; false where nobody takes any.
+    async fn take(
+        &self,
+        sockets: &Sockets,
+        stream: TcpStream,
+        peer: SocketAddr,
+        permit: OwnedSemaphorePermit,
+    ) -> bool {
+        match self.judge(sockets.netns_cookie(), stream, peer, permit) {
+            // Not given up when the serving ends: who was accepted is served.
+            Some(arrival) => self.sink.send(arrival).await.is_ok(),
+            None => true,
         }
     }
 

@@ -15,6 +15,9 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, Sockaddr
 use crate::PATIENCE;
 use crate::testbed::{self, Dialled};
 
+/// How long a dial waits that most likely reaches nobody; the kernel sends a first packet again after a second.
+const SHORT: Duration = Duration::from_secs(1);
+
 #[test]
 fn dialler() {
     let Ok(order) = std::env::var(testbed::ORDER) else {
@@ -35,6 +38,9 @@ fn dialler() {
             "raw6" => made(AddressFamily::Inet6, SockProtocol::Raw),
             "icmp" => made(AddressFamily::Inet, SockProtocol::Icmp),
             "talk" => talk(address),
+            "says" => says(address),
+            "serve" => crate::listener_port::serves(address),
+            "bind" => crate::listener_port::binds(address),
             "thousand" => thousand(address),
             "brief" => brief(address),
             _ => tcp(address),
@@ -58,8 +64,23 @@ fn tcp(address: SocketAddr) -> Dialled {
     }
 }
 
-fn heard(mut stream: TcpStream) -> Dialled {
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+/// Dials for a short time, says something, and waits for an answer.
+fn says(address: SocketAddr) -> Dialled {
+    match TcpStream::connect_timeout(&address, 4 * SHORT) {
+        Ok(mut stream) => {
+            let _ = stream.write(b"secret");
+            answer(stream, 2 * SHORT)
+        }
+        Err(error) => failed(error),
+    }
+}
+
+fn heard(stream: TcpStream) -> Dialled {
+    answer(stream, PATIENCE)
+}
+
+fn answer(mut stream: TcpStream, patience: Duration) -> Dialled {
+    stream.set_read_timeout(Some(patience)).unwrap();
     let peer = stream.peer_addr();
     let mut answer = [0_u8; 1];
     match (peer, stream.read(&mut answer)) {

@@ -13,6 +13,7 @@ mod destroy_sockets;
 mod dialler;
 mod foreign;
 mod layouts;
+mod listener_port;
 mod node;
 mod testbed;
 
@@ -75,6 +76,8 @@ struct Pod {
     port: u16,
     netns: u64,
     arrivals: mpsc::Receiver<Arrival>,
+    /// Has the listener close once nothing waits there.
+    leave: CancellationToken,
     _cancel: DropGuard,
 }
 
@@ -85,24 +88,40 @@ impl Pod {
 
     /// With a listener that takes flows of the number `number`, and so many connections at once.
     fn limited(kernel: &Arc<Kernel>, testbed: &Testbed, number: u64, limit: usize) -> Self {
-        let listener = InPodListener::open(&testbed.netns, &Default::default()).unwrap();
-        let (port, netns) = (listener.port(), listener.netns_cookie());
-        let cgroup = CgroupId::of(&testbed.pod).unwrap();
+        let pod = Self::listening(kernel, testbed, &BTreeSet::new(), number, limit);
         kernel
             .set_class(
-                cgroup,
+                CgroupId::of(&testbed.pod).unwrap(),
                 Class::Enforced {
                     pod: POD,
-                    port,
-                    netns,
+                    port: pod.port,
+                    netns: pod.netns,
                 },
             )
             .unwrap();
+        pod
+    }
+
+    /// A further listener, on another port, where nothing is redirected to yet.
+    fn beside(kernel: &Arc<Kernel>, testbed: &Testbed, other: &Self) -> Self {
+        Self::listening(kernel, testbed, &[other.port].into(), POD, 16)
+    }
+
+    fn listening(
+        kernel: &Arc<Kernel>,
+        testbed: &Testbed,
+        reserved: &BTreeSet<u16>,
+        number: u64,
+        limit: usize,
+    ) -> Self {
+        let listener = InPodListener::open(&testbed.netns, reserved).unwrap();
+        let (port, netns) = (listener.port(), listener.netns_cookie());
+        kernel.mark_listener(listener.sockets()).unwrap();
         let (sink, arrivals) = mpsc::channel(16);
-        let cancel = CancellationToken::new();
+        let (cancel, leave) = (CancellationToken::new(), CancellationToken::new());
         let serving = Serving {
             kernel: Arc::clone(kernel),
-            cgroup,
+            cgroup: CgroupId::of(&testbed.pod).unwrap(),
             number,
             owner: Owner {
                 pod: Arc::new(ArcSwap::from_pointee(testbed::pod())),
@@ -113,12 +132,14 @@ impl Pod {
             },
             sink,
             cancel: cancel.clone(),
+            leave: leave.clone(),
         };
         tokio::spawn(serving.run(Sockets::new(listener).unwrap()));
         Self {
             port,
             netns,
             arrivals,
+            leave,
             _cancel: cancel.drop_guard(),
         }
     }

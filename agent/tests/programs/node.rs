@@ -27,6 +27,7 @@ impl Shared {
     fn enforce(kernel: &Arc<Kernel>, testbed: &Testbed, number: u64, limit: usize) -> Self {
         let listener = InPodListener::open(&testbed.netns, &Default::default()).unwrap();
         let (netns, port) = (listener.netns_cookie(), listener.port());
+        kernel.mark_listener(listener.sockets()).unwrap();
         kernel
             .set_node(NodeState {
                 netns,

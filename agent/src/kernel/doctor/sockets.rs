@@ -6,6 +6,7 @@
 use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -162,6 +163,9 @@ impl Ground {
         } else {
             place.class()
         };
+        self.kernel
+            .mark_listener(place.listeners.iter().map(AsFd::as_fd))
+            .map_err(told)?;
         self.kernel.set_class(self.id, before).map_err(told)?;
         if kind == SocketKind::OutsideNode {
             self.kernel
