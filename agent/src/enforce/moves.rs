@@ -180,7 +180,7 @@ impl KernelEnforcer {
 
 /// What has to be known to move the pod's listener away from `port`.
 fn plan(pod: &EnforcedPod, port: u16) -> Result<Move, Stays> {
-    let (PodNetwork::Own(netns), Some(accepting)) = (&pod.home, &pod.accepting) else {
+    let (PodNetwork::Own(netns), Some(accepting)) = (&pod.network, &pod.accepting) else {
         return Err(Stays::Elsewhere);
     };
     if pod.offer.listener.port != port {
@@ -225,7 +225,7 @@ mod tests {
     fn listening(port: u16) -> EnforcedPod {
         let plain = pod(1);
         EnforcedPod {
-            home: PodNetwork::Own(Netns::open(Path::new("/proc/self/ns/net")).unwrap()),
+            network: PodNetwork::Own(Netns::open(Path::new("/proc/self/ns/net")).unwrap()),
             accepting: Some(Accepting {
                 cancel: CancellationToken::new(),
                 leave: CancellationToken::new(),
