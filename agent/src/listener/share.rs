@@ -97,6 +97,12 @@ impl PodShare {
         self.note_refusal(bytes as u64, self.now());
     }
 
+    /// Whether a refusal was noted.
+    #[cfg(test)]
+    pub fn has_refused(&self) -> bool {
+        self.refusals_until.load(Ordering::Relaxed) != 0
+    }
+
     fn now(&self) -> u64 {
         self.began.elapsed().as_micros() as u64
     }

@@ -210,6 +210,25 @@ async fn a_pod_whose_refusals_used_its_share_waits_with_its_next_request() {
     assert_eq!(world.records().await.len(), 1);
 }
 
+#[tokio::test]
+async fn a_request_has_its_place_until_its_end_and_a_refusal_is_noted() {
+    let world = World::new().await;
+    let places = || world.share.requests.available_permits();
+    let all = places();
+    let slow = world.ask(Request::get(target("/api/v1/namespaces/n/pods/x?slow=1")), "");
+    let during = async {
+        world.seen_are(1).await;
+        places()
+    };
+    let (answer, during) = tokio::join!(slow, during);
+    assert_eq!((answer.status, during), (StatusCode::OK, all - 1));
+    until(|| places() == all).await;
+    assert!(!world.share.has_refused());
+    let refused = world.ask(Request::delete(target(PODS)), "").await;
+    assert_eq!(refused.status, StatusCode::FORBIDDEN);
+    assert!(world.share.has_refused());
+}
+
 /// A list whose end does not come.
 const LONG: &str = "/api/v1/namespaces/n/pods?long=1";
 
@@ -229,6 +248,9 @@ async fn a_read_that_goes_on_is_noted_once_and_ends_with_its_permission() {
         .expect("a request");
     let mut body = sender.send_request(request).await.expect("an answer").into_body();
     body.frame().await.expect("a frame").expect("data");
+    // The client waits for the API server, and so does not stand still.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(world.pipeline.watched.stalled(Duration::from_millis(10)), 0);
     // Young ones are left alone.
     world.pipeline.check_bodies(LIMIT);
     assert!(stages(&world).await.is_empty());
