@@ -88,7 +88,8 @@ async fn a_connection_that_no_flow_attributes_is_counted_and_on_record() {
     let denied = tokio::time::timeout(LIMIT, node.denied.recv()).await;
     let denied = denied.expect("in time").expect("a record");
     assert_eq!(denied.cause().code(), "unattributed_connection");
-    node.says("picket_unattributed_connections_total 1\n").await;
+    let line = "picket_unattributed_connections_total{cause=\"unattributed_connection\"} 1\n";
+    node.says(line).await;
 }
 
 #[tokio::test]
