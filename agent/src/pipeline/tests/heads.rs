@@ -490,17 +490,8 @@ async fn what_is_typed_into_an_upgraded_stream_is_no_head() {
     stream.read_exact(&mut answer).await.expect("an answer");
     assert_eq!(&answer, b"HTTP/1.1 101");
     send(&mut stream, b"typed").await;
-    let arrived = async {
-        let all = crate::session::SessionSelector::default();
-        while world
-            .sessions
-            .list(&all)
-            .iter()
-            .all(|session| session.from_client < 5)
-        {
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-        }
-    };
-    let arrived = tokio::time::timeout(std::time::Duration::from_secs(10), arrived).await;
-    assert!(arrived.is_ok(), "it is kept back");
+    // The API server closes once it has read something.
+    let ended = tokio::time::timeout(std::time::Duration::from_secs(10), world.ended(1)).await;
+    let ended = ended.expect("it is kept back");
+    assert_eq!(ended[0]["session"]["bytes"]["fromClient"], 5, "{:#}", ended[0]);
 }
