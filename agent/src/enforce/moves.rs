@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::enforcer::{KernelEnforcer, MARK};
@@ -16,7 +17,7 @@ use super::table::{Accepting, EnforcedPod};
 use crate::kernel::destroy_sockets::destroy_dials;
 use crate::kernel::lease::KernelWriteLease;
 use crate::kernel::{CgroupId, KernelError};
-use crate::listener::{InPodListener, Owner, Sockets};
+use crate::listener::{DRAIN_LIMIT, InPodListener, Owner, Sockets};
 use crate::upgrade::{ListenerOffer, TransferredListener};
 use crate::workload::{EnforceError, Netns, PodNetwork};
 
@@ -166,8 +167,10 @@ impl KernelEnforcer {
         }
         let left = self.kernel.leave_port(cgroup, number, port);
         former.leave.cancel();
-        // It fails only where the runtime ends.
-        let _closed = former.task.await;
+        if timeout(2 * DRAIN_LIMIT, former.task).await.is_err() {
+            // It closes by itself once its last connection has been taken; other pods' listeners are not to wait for that.
+            tracing::warn!(port, "a listener that moved takes long to close");
+        }
         self.metrics.listener("moved");
         tracing::info!(
             from = port,

@@ -24,8 +24,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// queue, and loopback takes microseconds.
 const QUIET: Duration = Duration::from_millis(5);
 
-/// How long a listener that closes waits for places for those in its queue.
-const DRAIN_LIMIT: Duration = Duration::from_secs(1);
+/// How long a listener that closes takes connections at most, and waits for places for those in its queue.
+pub const DRAIN_LIMIT: Duration = Duration::from_secs(1);
 
 /// Connections of one pod at once. A client that speaks HTTP/1.1 opens one for each watch and a thousand watches have to
 /// work; at some 50 KB each, a pod that holds as many as it can keeps 100 MB of the node, and not the others' descriptors.
@@ -82,10 +82,10 @@ impl Serving {
         }
     }
 
-    /// Takes what still waits at a listener that closes.
+    /// Takes what still waits at a listener that closes. It ends whether or not somebody goes on dialling the port itself.
     async fn drain(&self, sockets: &Sockets) {
         let end = Instant::now() + DRAIN_LIMIT;
-        loop {
+        while Instant::now() < end {
             let permit = Arc::clone(&self.owner.connections).acquire_owned();
             let Ok(Ok(permit)) = timeout_at(end, permit).await else {
                 return;

@@ -4,6 +4,8 @@
 use std::io::Read as _;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{
@@ -11,6 +13,7 @@ use nix::sys::socket::{
 };
 use picket::kernel::destroy_sockets::destroy_dials;
 use picket::kernel::{CgroupId, Class, DenyReason, Hook, Kernel};
+use picket::listener::Arrival;
 use picket_common::Counter;
 
 use crate::testbed::{Dialled, Testbed};
@@ -240,6 +243,8 @@ async fn a_listener_moves_and_serves_before_during_and_after() {
         .unwrap();
     kernel.leave_port(cgroup, POD, from).unwrap();
     first.leave.cancel();
+    // What dials the port itself meanwhile is closed, as long as somebody takes it.
+    tokio::spawn(async move { while first.arrivals.recv().await.is_some() {} });
 
     // A program that sets no option gets the port, though a connection of the listener's is still open there.
     let wanted = SocketAddr::from((Ipv6Addr::UNSPECIFIED, from));
@@ -290,6 +295,36 @@ async fn a_listener_that_closes_takes_what_waits_there() {
     assert!(soon(pod.arrivals.recv()).await.is_none(), "it is closed");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listener_closes_though_the_pod_goes_on_dialling_its_port() {
+    let testbed = Testbed::new();
+    let kernel = load(&testbed);
+    let mut pod = Pod::enforce(&kernel, &testbed);
+    let port = SocketAddr::from((Ipv4Addr::LOCALHOST, pod.port));
+    let over = Arc::new(AtomicBool::new(false));
+    let flood = {
+        let over = Arc::clone(&over);
+        testbed.inside(|| {
+            // Threads that start here are in the namespace too.
+            std::thread::spawn(move || {
+                let begun = Instant::now();
+                while !over.load(Ordering::Relaxed) && begun.elapsed() < 4 * NEVER {
+                    let _ = TcpStream::connect_timeout(&port, NEVER);
+                }
+            })
+        })
+    };
+    let Arrival::UnattributedConnection(_) = pod.next().await else {
+        panic!("it was not redirected");
+    };
+    pod.leave.cancel();
+    let closes = async { while pod.arrivals.recv().await.is_some() {} };
+    let closed = tokio::time::timeout(2 * NEVER, closes).await;
+    over.store(true, Ordering::Relaxed);
+    flood.join().unwrap();
+    assert!(closed.is_ok(), "it is kept open");
+}
+
 /// A listener whose queue has room for one.
 fn full(address: SocketAddr) -> TcpListener {
     // No child of the test may keep it open.
@@ -317,13 +352,15 @@ fn fill(address: SocketAddr) -> Vec<TcpStream> {
 /// Binds as a program does that sets no option, as soon as it may, and answers until standard input ends.
 pub(crate) fn serves(address: SocketAddr) -> Dialled {
     let begun = Instant::now();
-    let made = socket(AddressFamily::Inet6, SockType::Stream, SockFlag::empty(), None).unwrap();
-    while let Err(error) = bind(made.as_raw_fd(), &SockaddrStorage::from(address)) {
-        if begun.elapsed() > NEVER {
-            return Dialled::failed(&format!("{error:?}"));
+    let made = loop {
+        // A new one for each try, as a program has that is started again.
+        let made = socket(AddressFamily::Inet6, SockType::Stream, SockFlag::empty(), None).unwrap();
+        match bind(made.as_raw_fd(), &SockaddrStorage::from(address)) {
+            Ok(()) => break made,
+            Err(error) if begun.elapsed() > NEVER => return Dialled::failed(&format!("{error:?}")),
+            Err(_) => std::thread::sleep(Duration::from_millis(5)),
         }
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    };
     listen(&made, Backlog::new(8).unwrap()).unwrap();
     let listener = TcpListener::from(made);
     std::thread::spawn(move || crate::answer(&listener));
