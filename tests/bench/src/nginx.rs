@@ -64,7 +64,7 @@ impl Proxy<'_> {
         format!(
             "daemon off;
 user root;
-worker_processes auto;
+worker_processes {workers};
 pid {dir}/nginx.pid;
 worker_rlimit_nofile 16384;
 events {{ worker_connections 8192; }}
@@ -101,6 +101,7 @@ http {{
   }}
 }}
 ",
+            workers = workers(),
             cert = certificate.cert.display(),
             key = certificate.key.display(),
             ca = ca.display(),
@@ -112,7 +113,12 @@ http {{
 /// nginx checks names, not addresses, so the upstream's certificate has this one.
 pub(crate) const UPSTREAM_NAME: &str = "kubernetes.default.svc";
 
-/// Waits until it accepts, and returns the processes that it consists of.
+/// One a core, as nginx itself would choose.
+fn workers() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Waits until it accepts, and returns the processes that it consists of. The first one listens before the workers are there.
 pub(crate) fn wait(nginx: &mut Guarded, netns: &Path, address: SocketAddr) -> Result<Vec<i32>> {
     let until = Instant::now() + START_LIMIT;
     let accepts = || {
@@ -120,14 +126,16 @@ pub(crate) fn wait(nginx: &mut Guarded, netns: &Path, address: SocketAddr) -> Re
             Ok(TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok())
         })
     };
-    while !accepts()? {
+    loop {
+        let mut pids = process::children(nginx.pid())?;
+        if pids.len() == workers() && accepts()? {
+            pids.push(nginx.pid());
+            return Ok(pids);
+        }
         nginx.check()?;
         if Instant::now() > until {
             bail!("nginx does not answer on {address}");
         }
         std::thread::sleep(Duration::from_millis(20));
     }
-    let mut pids = process::children(nginx.pid())?;
-    pids.push(nginx.pid());
-    Ok(pids)
 }
