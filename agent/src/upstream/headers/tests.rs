@@ -3,6 +3,16 @@
 use super::*;
 
 fn sent(client: &[(&str, &str)], upgrade: Option<UpgradeProtocol>) -> HeaderMap {
+    sent_by(client, upgrade, Some("Bearer node"), Some("10.1.0.7"))
+}
+
+/// As [`sent`], by a node with this token, for a pod with this address.
+fn sent_by(
+    client: &[(&str, &str)],
+    upgrade: Option<UpgradeProtocol>,
+    token: Option<&'static str>,
+    source: Option<&str>,
+) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for (name, value) in client {
         headers.append(
@@ -10,7 +20,7 @@ fn sent(client: &[(&str, &str)], upgrade: Option<UpgradeProtocol>) -> HeaderMap 
             HeaderValue::from_str(value).unwrap(),
         );
     }
-    let token = HeaderValue::from_static("Bearer node");
+    let token = token.map(HeaderValue::from_static);
     let impersonate = Impersonate {
         user: "agent:triage".to_owned(),
         groups: vec!["readers".to_owned(), "picket:agents".to_owned()],
@@ -20,9 +30,9 @@ fn sent(client: &[(&str, &str)], upgrade: Option<UpgradeProtocol>) -> HeaderMap 
         principal: &crate::identity::testing::principal("triage", "agents", "triage-0"),
         origin: &RequestOrigin {
             audit_id: "b0b".to_owned(),
-            source: "10.1.0.7".parse().ok(),
+            source: source.and_then(|address| address.parse().ok()),
         },
-        authorization: Some(&token),
+        authorization: token.as_ref(),
     };
     outbound(headers, &identity, upgrade).unwrap()
 }
@@ -66,6 +76,9 @@ fn nothing_that_speaks_for_others_is_forwarded() {
             .filter(|(_, v)| v.as_bytes().starts_with(b"evil"))
             .collect();
         assert!(left.is_empty(), "{name}: {left:?}");
+        // A node with a client certificate sets no `Authorization` that would take the client's place.
+        let bare = sent_by(&[(name, "evil")], None, None, None);
+        assert!(bare.values().all(|value| value != "evil"), "{name}: {bare:?}");
     }
     for name in [
         "Accept",
