@@ -312,7 +312,8 @@ impl Registry {
 
     fn expires(&self, until: Option<Timestamp>) {
         let Some(until) = until else { return };
-        let until = until.as_millisecond();
+        // Up to the next millisecond: a sweep before the moment itself would end nothing.
+        let until = (until.as_microsecond() + 999).div_euclid(1000);
         if until < self.0.expiry.fetch_min(until, Ordering::SeqCst) {
             self.0.sooner.notify_one();
         }

@@ -334,8 +334,8 @@ async fn the_next_expiry_wakes_whoever_waits_also_when_it_comes_closer() {
     let expired = tokio::spawn(async move { waiting.expired().await });
     tokio::time::sleep(Duration::from_millis(20)).await;
     assert!(!expired.is_finished());
-    let soon = in_a(100);
     let began = Instant::now();
+    let soon = in_a(100);
     let _soon = enter(&registry, registry.ticket(), &soon, &stop).expect("permitted");
     expired.await.expect("no panic");
     assert!(
