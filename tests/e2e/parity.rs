@@ -34,7 +34,8 @@ def ask(method, path, headers={}, body=None):
     connection = http.client.HTTPSConnection(host, 443, context=context, timeout=20)
     connection.request(method, path, body=body, headers={"Authorization": "Bearer " + token, **headers})
     answer = connection.getresponse()
-    body = re.sub(rb'"resourceVersion":"[0-9]+"', b"", answer.read())
+    # The revision of a collection, and an object's age in a table.
+    body = re.sub(rb'"resourceVersion":"[0-9]+"|"([0-9]+[smhdy])+"', b"", answer.read())
     fields = sorted((n.lower(), v) for n, v in answer.getheaders() if n.lower() not in CHANGING)
     print(method, path, headers, answer.status, fields, len(body), hashlib.sha256(body).hexdigest()[:16])
     return answer, body
