@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::symlink;
 use std::process::Command;
 use std::sync::Arc;
@@ -62,6 +63,7 @@ fn enforce(testbed: &Testbed, kernel: &Kernel) -> Class {
         port: v4.local_addr().unwrap().port(),
         netns: netns_cookie(&v4).unwrap(),
     };
+    kernel.mark_listener([v4.as_fd(), v6.as_fd()]).unwrap();
     for listener in [v4, v6] {
         // It ends with the process.
         thread::spawn(move || {
