@@ -11,6 +11,7 @@ import ssl
 import struct
 import sys
 import time
+import urllib.parse
 
 ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 HOST, PORT = os.environ["KUBERNETES_SERVICE_HOST"], int(os.environ["KUBERNETES_SERVICE_PORT"])
@@ -236,11 +237,11 @@ def exec_without_name():
 
 
 def exec_resized():
-    line = "command=sh&command=-c&command=read+x%3Bstty+size&stdout=true&stdin=true&tty=true"
-    connection = upgrade(TARGET + "/exec?" + line)
+    # The kubelet takes the channels apart, so the size may come after the line that is typed.
+    waits = 'read x; i=0; while [ "$(stty size)" != "41 133" ] && [ $i -lt 200 ]; do i=$((i+1)); sleep 0.05; done; stty size'
+    line = "command=sh&command=-c&command=" + urllib.parse.quote_plus(waits)
+    connection = upgrade(TARGET + "/exec?" + line + "&stdout=true&stdin=true&tty=true")
     connection.send(frame(4, b'{"Width":133,"Height":41}'))
-    # The kubelet takes the two channels apart, and may see the second first.
-    time.sleep(0.5)
     connection.send(frame(0, b"go\n"))
     return frames(connection)
 
