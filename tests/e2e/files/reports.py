@@ -169,11 +169,13 @@ def upgrade(path, *fields, protocol="v5.channel.k8s.io", name=HOST, **options):
     return connection
 
 
-def frames(connection):
-    """Status, what each channel of the WebSocket said, and whether it was closed in order."""
+def frames(connection, *typed):
+    """Status, what each channel of the WebSocket said, and whether it was closed in order; `typed` is sent once it is open."""
     status, fields = connection.head()
     if status != 101:
         return {"status": status}
+    for sent in typed:
+        connection.send(sent)
     said, closed = {}, False
     while len(head := connection.exact(2)) == 2:
         size = head[1] & 127
@@ -241,9 +243,7 @@ def exec_resized():
     waits = 'read x; i=0; while [ "$(stty size)" != "41 133" ] && [ $i -lt 200 ]; do i=$((i+1)); sleep 0.05; done; stty size'
     line = "command=sh&command=-c&command=" + urllib.parse.quote_plus(waits)
     connection = upgrade(TARGET + "/exec?" + line + "&stdout=true&stdin=true&tty=true")
-    connection.send(frame(4, b'{"Width":133,"Height":41}'))
-    connection.send(frame(0, b"go\n"))
-    return frames(connection)
+    return frames(connection, frame(4, b'{"Width":133,"Height":41}'), frame(0, b"go\n"))
 
 
 def container_twice():
