@@ -240,7 +240,7 @@ def exec_without_name():
 
 def exec_resized():
     # The kubelet takes the channels apart, so the size may come after the line that is typed.
-    waits = 'read x; i=0; while [ "$(stty size)" != "41 133" ] && [ $i -lt 200 ]; do i=$((i+1)); sleep 0.05; done; stty size'
+    waits = 'read x; i=0; while [ "$(stty size 2>/dev/null)" != "41 133" ] && [ $i -lt 200 ]; do i=$((i+1)); sleep 0.05; done; stty size'
     line = "command=sh&command=-c&command=" + urllib.parse.quote_plus(waits)
     connection = upgrade(TARGET + "/exec?" + line + "&stdout=true&stdin=true&tty=true")
     return frames(connection, frame(4, b'{"Width":133,"Height":41}'), frame(0, b"go\n"))
