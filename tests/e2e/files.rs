@@ -180,7 +180,12 @@ fn is_denied_and_not_ready(world: &World) -> Result<()> {
         let said = world.worker(GET_SEED)?;
         Ok((said.code != 0 && said.err.contains("later.yaml")).then_some(said))
     })?;
-    said.refused(&["Forbidden", "later.yaml:8:", "Shrug", "Nothing is allowed until"])?;
+    said.refused(&["Forbidden", "later.yaml:8:", "Nothing is allowed until"])?;
+    ensure!(
+        !said.err.contains("Shrug"),
+        "a pod reads what a file says: {}",
+        said.err
+    );
     let record = picket.wait("the denial", |record| {
         record["decision"]["outcome"] == "deny"
             && record["decision"]["message"]
@@ -190,7 +195,10 @@ fn is_denied_and_not_ready(world: &World) -> Result<()> {
     ensure!(record["responseStatus"]["code"] == 403, "{record:#}");
     let (code, body) = world.agent.admin("/readyz")?;
     ensure!(
-        code == 503 && body.contains("\"objects\"") && body.contains("later.yaml:8:"),
+        code == 503
+            && body.contains("\"objects\"")
+            && body.contains("later.yaml:8:")
+            && body.contains("Shrug"),
         "{code} {body}"
     );
     world.admin(&["get", "namespace", "lab"])?;

@@ -2,15 +2,20 @@
 //!
 //! In: a record's last line, from `Drop`. Out: many lines at once to the log. The log's lock, its metrics and the wake of the
 //! writer's thread come after the response is sent, instead of before its last bytes. On other threads a record is handed to
-//! the log at once.
+//! the log at once. A thread that carries long bodies without a pause, and on which no other request ends, keeps the last few
+//! records until one of these happens; what is written before it takes effect does not go this way.
 
 use std::cell::RefCell;
+use std::time::{Duration, Instant};
 
 use super::log::{AuditLog, Ended};
 use crate::runtime::workers;
 
 /// A thread without a pause hands over so many records at once.
 const MOST: usize = 64;
+
+/// It keeps none for longer while others end: as long as the log itself waits for more (`GATHER` in spool/queue.rs).
+const LONGEST: Duration = Duration::from_millis(5);
 
 thread_local! {
     static THREAD: RefCell<Thread> = const { RefCell::new(Thread { batch: None, rests: None }) };
@@ -26,6 +31,7 @@ struct Thread {
 struct Batch {
     log: AuditLog,
     records: Vec<Ended>,
+    began: Instant,
 }
 
 impl Batch {
@@ -34,6 +40,7 @@ impl Batch {
         Batch {
             log: log.clone(),
             records: Vec::with_capacity(MOST),
+            began: Instant::now(),
         }
     }
 }
@@ -54,7 +61,7 @@ impl Thread {
         let another = self.batch.take_if(|batch| !batch.log.is_same(log));
         let batch = self.batch.get_or_insert_with(|| Batch::begin(log));
         batch.records.push(record);
-        if batch.records.len() < MOST {
+        if batch.records.len() < MOST && batch.began.elapsed() < LONGEST {
             return another;
         }
         // There is one at a time: a batch of another log has just begun.
@@ -87,7 +94,6 @@ mod tests {
     use std::num::NonZeroUsize;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::time::Duration;
 
     use super::*;
     use crate::audit::tests::{config, lines, received};
@@ -142,6 +148,20 @@ mod tests {
             seen.load(Ordering::SeqCst)
         });
         assert_eq!(during.await.unwrap(), MOST);
+    }
+
+    #[tokio::test]
+    async fn a_thread_without_a_rest_keeps_no_record_for_long_while_others_end() {
+        let (_folder, log, ends) = log();
+        let (workers, seen) = (workers(), Arc::clone(&ends));
+        let busy = log.clone();
+        let during = workers.assign().runtime().spawn(async move {
+            drop(busy.begin(received("/api/v1/pods")).await.unwrap());
+            std::thread::sleep(LONGEST);
+            drop(busy.begin(received("/api/v1/pods")).await.unwrap());
+            seen.load(Ordering::SeqCst)
+        });
+        assert_eq!(during.await.unwrap(), 2);
     }
 
     #[tokio::test]

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
@@ -127,10 +127,15 @@ impl AuditLog {
                 tokio::time::sleep(BATCHES_LOOK).await;
             }
         };
-        // A thread that does not come to rest in that time is asked no longer.
-        let _rested = tokio::time::timeout(limit, batches).await;
+        let began = Instant::now();
+        if tokio::time::timeout(limit, batches).await.is_err() {
+            tracing::error!(
+                "a thread of the data path does not rest: the last records that ended on it are lost"
+            );
+        }
         self.inner.queue.close();
         let view = Arc::clone(self.inner.stats.spool());
+        let limit = limit.saturating_sub(began.elapsed());
         let ended = tokio::task::spawn_blocking(move || view.wait_ended(limit)).await;
         if !ended.unwrap_or(false) {
             tracing::warn!("audit sinks still have records to deliver; they go on at the next start");

@@ -68,11 +68,15 @@ pub(crate) async fn moves(
     mut wanted: mpsc::Receiver<WantedPort>,
 ) {
     while let Some(wanted) = wanted.recv().await {
-        let Some(_guard) = lease.acquire().await else {
+        let Some(guard) = lease.acquire().await else {
             break;
         };
-        match enforcer.move_listener(wanted).await {
-            Ok(()) => {}
+        let moved = enforcer.move_listener(wanted).await;
+        // What the former listener still takes changes nothing in the kernel, and nobody else is to wait for it.
+        drop(guard);
+        match moved {
+            Ok(None) => {}
+            Ok(Some(former)) => former.closes(wanted.port).await,
             Err(error) => {
                 enforcer.metrics.listener("failed");
                 tracing::error!(%error, port = wanted.port, "a listener cannot move from a port that a program of its pod wants");
@@ -84,11 +88,11 @@ pub(crate) async fn moves(
 
 impl KernelEnforcer {
     /// Moves the pod's listener away from the port, if it is there.
-    async fn move_listener(&self, wanted: WantedPort) -> Result<(), EnforceError> {
+    async fn move_listener(&self, wanted: WantedPort) -> Result<Option<Accepting>, EnforceError> {
         let WantedPort { cgroup, number, port } = wanted;
         let plan = match self.served.with(cgroup, number, |pod| plan(pod, port)) {
             Some(Ok(plan)) => plan,
-            None | Some(Err(Stays::Elsewhere)) => return Ok(()),
+            None | Some(Err(Stays::Elsewhere)) => return Ok(None),
             Some(Err(Stays::TooOften)) => {
                 self.metrics.listener("stayed");
                 // Its audit records tell of each, as far as the pod has not too many.
@@ -96,7 +100,7 @@ impl KernelEnforcer {
                     port,
                     "a program of a pod wants its listener's port, and the listener has moved {MOVES_MAX} times: it stays"
                 );
-                return Ok(());
+                return Ok(None);
             }
         };
         let (kernel, netns, avoid) = (Arc::clone(&self.kernel), plan.netns.clone(), plan.wanted.clone());
@@ -117,8 +121,8 @@ impl KernelEnforcer {
         let sockets = Sockets::new(listener).map_err(EnforceError::at("serve a listener"))?;
         let new = self.listen(sockets, cgroup, number, plan.owner, plan.cancel);
         match self.replace(wanted, to, offer, new)? {
-            Some(former) => self.close(wanted, to, plan.netns, former).await,
-            None => Ok(()),
+            Some(former) => self.leave(wanted, to, plan.netns, former).await.map(Some),
+            None => Ok(None),
         }
     }
 
@@ -150,34 +154,41 @@ impl KernelEnforcer {
             .flatten())
     }
 
-    /// Closes the former listener once nothing is on its way there.
-    async fn close(
+    /// Leaves the former listener's port once nothing is on its way there, and gives the listener, which closes.
+    async fn leave(
         &self,
         wanted: WantedPort,
         to: u16,
         netns: Netns,
         former: Accepting,
-    ) -> Result<(), EnforceError> {
+    ) -> Result<Accepting, EnforceError> {
         let WantedPort { cgroup, number, port } = wanted;
         tokio::time::sleep(ON_THE_WAY).await;
         let dials = tokio::task::spawn_blocking(move || destroy_dials(&netns, port)).await;
         if let Ok(Err(error)) = dials {
             // Those are dropped where another socket would answer them.
-            tracing::warn!(%error, "dials that a listener has not answered cannot be ended");
+            tracing::warn!(%error, port, "the agent cannot destroy unanswered connections to a listener's former port");
         }
         let left = self.kernel.leave_port(cgroup, number, port);
         former.leave.cancel();
-        if timeout(2 * DRAIN_LIMIT, former.task).await.is_err() {
-            // It closes by itself once its last connection has been taken; other pods' listeners are not to wait for that.
-            tracing::warn!(port, "a listener that moved takes long to close");
-        }
         self.metrics.listener("moved");
         tracing::info!(
             from = port,
             to,
             "a program of a pod wants its listener's port: the listener has moved"
         );
-        left.map_err(EnforceError::at("leave a listener's port"))
+        left.map_err(EnforceError::at("leave a listener's port"))?;
+        Ok(former)
+    }
+}
+
+impl Accepting {
+    /// Waits until a listener that leaves its port has closed.
+    async fn closes(self, port: u16) {
+        if timeout(2 * DRAIN_LIMIT, self.task).await.is_err() {
+            // It closes by itself once its last connection has been taken; other pods' listeners are not to wait for that.
+            tracing::warn!(port, "a listener that moved takes long to close");
+        }
     }
 }
 

@@ -15,11 +15,11 @@ use super::attest::{Attestation, Evidence, SCHEMES};
 pub enum IdentityError {
     /// The node has had no valid set of objects since the agent's start, so nobody is known.
     #[error(
-        "Picket denies every request on this node, because its objects are not valid: {reason}. Nothing is allowed until a \
+        "Picket denies every request on this node, because its objects are not valid ({reason}). Nothing is allowed until a \
          cluster operator corrects the files; Picket reads them again by itself"
     )]
     NoPolicySet {
-        /// What is wrong, with file and line where there are any.
+        /// Where the fault is.
         reason: String,
     },
     /// No AgentIdentity names the pod.
@@ -240,13 +240,13 @@ mod tests {
 
     #[test]
     fn without_a_valid_set_nobody_is_known_and_the_cause_is_said() {
-        let invalid = PolicySet::deny_all("/objects/b.yml:6:3: unknown field `spec.colour`".to_owned());
+        let invalid = PolicySet::deny_all("/objects/b.yml:6:3".to_owned());
         let now = at("2026-12-31T23:59:59Z");
         let error = resolve(&invalid, &evidence(&pod("fixer", "fixer")), now).expect_err("nobody");
         assert_eq!((error.code(), error.identity()), ("no_policy_set", None));
         let said = error.to_string();
         assert!(
-            said.contains("not valid: /objects/b.yml:6:3: unknown field `spec.colour`. Nothing is allowed"),
+            said.contains("not valid (/objects/b.yml:6:3). Nothing is allowed"),
             "{said}"
         );
     }

@@ -1,12 +1,13 @@
 //! The client's end of a connection, and how long it may stand still.
 //!
 //! In: a socket that the listener accepted. Out: the same bytes, or an error once the client is gone, or if it does not begin with
-//! TLS. A client that does not
-//! run for a while (a freezer, a debugger, a CPU limit) is not gone: its kernel still answers. So nothing is asked of the
-//! client itself; the kernel probes a silent connection, and a write that is not taken for long fails.
+//! TLS. A client that does not run for a while (a freezer, a debugger, a CPU limit) is not gone: its kernel still answers. So
+//! nothing is asked of the client itself; the kernel probes a silent connection, and a write that is not taken for long fails.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -30,8 +31,9 @@ const PROBES: u32 = 3;
 const STALL_LIMIT: Duration = Duration::from_secs(600);
 
 /// How long, and how many bytes, what a client still sends is read and dropped after the last answer. A socket that is closed over
-/// unread bytes resets its connection, and the client loses the answer: 413, say, while it sends a body. Go's server waits
-/// as long (net/http, `rstAvoidanceDelay`), but reads nothing, so that longer bodies are reset there.
+/// unread bytes, or before the next ones, resets its connection, and the client loses the answer: 413, say, while it sends a
+/// body. A client that has the end closes within a round trip. Go's server waits as long (net/http, `rstAvoidanceDelay`), but
+/// reads nothing, so that longer bodies are reset there.
 const LINGER_LIMIT: Duration = Duration::from_millis(500);
 const LINGER_BYTES: usize = 32 * 1024 * 1024;
 
@@ -44,14 +46,30 @@ pub(super) struct ClientStream {
     /// Whether something was read.
     begun: bool,
     closing: Closing,
+    tunnel: IsTunnel,
+}
+
+/// Says that a connection carries a tunnel. What its client still sends is TLS that the tunnel reads to its end itself.
+#[derive(Debug, Clone, Default)]
+pub(super) struct IsTunnel(Arc<AtomicBool>);
+
+impl IsTunnel {
+    /// From now on it does.
+    pub(super) fn set(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    fn get(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
 }
 
 /// How far the end of a connection is.
 #[derive(Debug)]
 enum Closing {
     No,
-    /// The client is told. What it sends is dropped, up to so many bytes; the clock runs once there is something.
-    Lingering(usize, Option<Pin<Box<Sleep>>>),
+    /// The client has the end. What it sends is dropped, up to so many bytes, for so long.
+    Lingering(usize, Pin<Box<Sleep>>),
     Done,
 }
 
@@ -74,7 +92,13 @@ impl ClientStream {
             stalled: None,
             begun: false,
             closing: Closing::No,
+            tunnel: IsTunnel::default(),
         }
+    }
+
+    /// For whoever learns that the connection becomes a tunnel.
+    pub(super) fn tunnel(&self) -> IsTunnel {
+        self.tunnel.clone()
     }
 
     /// Reads and drops what the client still sends; ready when it sends no more, or when it has had its time.
@@ -88,15 +112,10 @@ impl ClientStream {
             match Pin::new(&mut self.socket).poll_read(cx, &mut buffer) {
                 Poll::Ready(Ok(())) if !buffer.filled().is_empty() && *left > 0 => {
                     *left = left.saturating_sub(buffer.filled().len());
-                    clock.get_or_insert_with(|| Box::pin(tokio::time::sleep(LINGER_LIMIT)));
                 }
                 Poll::Ready(_) => return Poll::Ready(()),
-                Poll::Pending => {
-                    // Nothing is unread: the close resets nothing.
-                    return clock
-                        .as_mut()
-                        .map_or(Poll::Ready(()), |clock| clock.as_mut().poll(cx));
-                }
+                // Also where nothing is unread: a client pauses while it sends, on a busy machine above all.
+                Poll::Pending => return clock.as_mut().poll(cx),
             }
         }
     }
@@ -167,7 +186,11 @@ impl AsyncWrite for ClientStream {
         let client = self.get_mut();
         if let Closing::No = client.closing {
             ready!(Pin::new(&mut client.socket).poll_shutdown(cx))?;
-            client.closing = Closing::Lingering(LINGER_BYTES, None);
+            if client.tunnel.get() {
+                client.closing = Closing::Done;
+                return Poll::Ready(Ok(()));
+            }
+            client.closing = Closing::Lingering(LINGER_BYTES, Box::pin(tokio::time::sleep(LINGER_LIMIT)));
         }
         ready!(client.poll_linger(cx));
         client.closing = Closing::Done;
@@ -177,8 +200,6 @@ impl AsyncWrite for ClientStream {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
     use tokio::time::Instant;
@@ -254,13 +275,31 @@ mod tests {
         assert_eq!(answer, "too large");
     }
 
+    #[tokio::test]
+    async fn a_client_that_pauses_while_it_sends_gets_its_answer() {
+        let (mut far, mut client) = pair().await;
+        far.write_all(&[7; 4096]).await.expect("sent");
+        client.read_exact(&mut [0; 4096]).await.expect("a head");
+        client.write_all(b"too large").await.expect("an answer");
+        let closing = tokio::spawn(async move { client.shutdown().await });
+        for _ in 0..3 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            far.write_all(&[7; 4096]).await.expect("no reset");
+        }
+        let mut answer = String::new();
+        far.read_to_string(&mut answer).await.expect("no reset");
+        assert_eq!(answer, "too large");
+        drop(far);
+        closing.await.expect("no panic").expect("a close");
+    }
+
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_sends_nothing_is_not_waited_for() {
+    async fn a_client_that_has_closed_is_not_waited_for() {
         let (far, mut client) = pair().await;
+        drop(far);
         let began = Instant::now();
         client.shutdown().await.expect("a close");
-        assert_eq!(began.elapsed(), Duration::ZERO);
-        drop(far);
+        assert!(began.elapsed() < LINGER_LIMIT);
     }
 
     #[tokio::test(start_paused = true)]

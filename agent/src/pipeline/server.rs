@@ -18,7 +18,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 use super::Pipeline;
-use super::client::ClientStream;
+use super::client::{ClientStream, IsTunnel};
 use super::connection::Connection;
 use super::frames::CountedFrames;
 use super::heads::http1::Http1Heads;
@@ -99,7 +99,9 @@ impl Pipeline {
                 return Served::Ended;
             }
         };
-        let session = match tls::accept(config, ClientStream::new(stream)).await {
+        let client = ClientStream::new(stream);
+        let tunnel = client.tunnel();
+        let session = match tls::accept(config, client).await {
             // Boxed: a session is large, and the futures that take it would each have room for it.
             Ok(session) => Box::new(session),
             Err(error) => {
@@ -130,7 +132,11 @@ impl Pipeline {
                     .serve_http2(session, connection, heads, streams)
                     .await
             }
-            false => Arc::clone(&self).serve_http1(session, connection, heads).await,
+            false => {
+                Arc::clone(&self)
+                    .serve_http1(session, tunnel, connection, heads)
+                    .await
+            }
         };
         let (ended, error) = match served {
             Ok(()) => return Served::Ended,
@@ -155,6 +161,7 @@ impl Pipeline {
     async fn serve_http1(
         self: Arc<Self>,
         session: Box<TlsStream<ClientStream>>,
+        tunnel: IsTunnel,
         connection: Arc<Connection>,
         heads: PodHeads,
     ) -> Result<(), (Served, hyper::Error)> {
@@ -162,16 +169,18 @@ impl Pipeline {
         let io = Http1Heads::new(session, heads);
         let whole = io.exchange();
         // One count for both, which no other connection shares.
-        let served = Arc::new((self, connection));
+        let served = Arc::new((self, connection, tunnel));
         let service = service_fn(move |request| {
             let request = whole.restore(request);
             let served = Arc::clone(&served);
             async move {
-                let (pipeline, connection) = &*served;
+                let (pipeline, connection, tunnel) = &*served;
                 let mut response = pipeline.answer(connection, request).await;
                 // Not the API server's: hyper tells clients of HTTP/1.0 that their connection stays for this version alone.
                 *response.version_mut() = Version::HTTP_11;
-                if connection.is_finishing() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                    tunnel.set();
+                } else if connection.is_finishing() {
                     let close = HeaderValue::from_static("close");
                     response.headers_mut().insert(CONNECTION, close);
                 }

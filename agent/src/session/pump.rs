@@ -33,6 +33,11 @@ impl Pump {
         }
     }
 
+    /// Whether the side that is read from has no more.
+    pub(super) fn is_over(&self) -> bool {
+        self.over
+    }
+
     /// Carries bytes for as long as there are any; ready once all are written and the other side was told so.
     pub(super) fn poll<R, W>(
         &mut self,

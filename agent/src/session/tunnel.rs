@@ -192,6 +192,10 @@ where
         if let Poll::Ready(done) = to_client.poll(cx, server, client) {
             return Poll::Ready(done.map(|()| Ended::Server));
         }
+        // The client is being told the end; nobody reads what it still sends, and a failure there is not the session's.
+        if to_client.is_over() {
+            return Poll::Pending;
+        }
         to_server
             .poll(cx, client, server)
             .map(|done| done.map(|()| Ended::Client))
@@ -282,12 +286,20 @@ mod tests {
     use std::time::Instant;
 
     use http::{HeaderMap, HeaderValue};
-    use tokio::io::{DuplexStream, duplex};
+    use tokio::io::{BufWriter, DuplexStream, duplex};
 
     use super::super::farewell::Upgrade;
     use super::super::kind::SessionKind;
     use super::super::registry::testing;
     use super::*;
+
+    fn farewell() -> Farewell {
+        let exec = HeaderMap::from_iter([(
+            http::header::SEC_WEBSOCKET_PROTOCOL,
+            HeaderValue::from_static("v5.channel.k8s.io"),
+        )]);
+        Farewell::of_upgrade(SessionKind::Exec, Upgrade::WebSocket, &exec)
+    }
 
     /// A tunnel that runs, the far ends of client and API server, and the handle that ends it.
     fn tunnel(
@@ -301,17 +313,33 @@ mod tests {
         let (client, near_client) = duplex(room);
         let (server, near_server) = duplex(1024);
         let stop = Arc::new(StopTunnel::default());
-        let exec = HeaderMap::from_iter([(
-            http::header::SEC_WEBSOCKET_PROTOCOL,
-            HeaderValue::from_static("v5.channel.k8s.io"),
-        )]);
-        let farewell = Farewell::of_upgrade(SessionKind::Exec, Upgrade::WebSocket, &exec);
         let stopped = Arc::clone(&stop);
-        let running =
-            tokio::spawn(
-                async move { carry(near_client, near_server, Arc::default(), farewell, &stopped).await },
-            );
+        let running = tokio::spawn(async move {
+            carry(near_client, near_server, Arc::default(), farewell(), &stopped).await
+        });
         (client, server, stop, running)
+    }
+
+    #[tokio::test]
+    async fn what_a_client_types_after_the_end_costs_it_no_output() {
+        let (mut client, near_client) = duplex(16);
+        let (mut server, near_server) = duplex(1024);
+        let running = tokio::spawn(async move {
+            // As with TLS, the end waits for what the client has not taken yet.
+            let near_client = BufWriter::new(near_client);
+            let stop = StopTunnel::default();
+            carry(near_client, near_server, Arc::default(), farewell(), &stop).await
+        });
+        server.write_all(&[0; 100]).await.expect("writes");
+        drop(server);
+        client.write_all(b"typed").await.expect("writes");
+        // The tunnel has its turn with a server that takes nothing any more.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let mut output = Vec::new();
+        client.read_to_end(&mut output).await.expect("an end");
+        assert_eq!(output.len(), 100);
+        drop(client);
+        assert!(matches!(running.await.expect("no panic"), TunnelEnd::Closed));
     }
 
     #[tokio::test]

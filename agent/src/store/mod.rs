@@ -68,14 +68,28 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// The first fault, and how many more there are: short enough for the answer to a request.
-    fn brief(&self) -> String {
+    /// Where the first fault is. A request's answer has no more: any pod reads it, and the files are of all teams.
+    fn place(&self) -> String {
         match self {
             StoreError::Objects { errors } => match &errors[..] {
-                [first, more @ ..] if !more.is_empty() => format!("{first} (errors besides: {})", more.len()),
-                _ => self.to_string(),
+                [] => "an object is not valid".to_owned(),
+                [
+                    Diagnostic {
+                        file, line, column, ..
+                    },
+                    more @ ..,
+                ] => {
+                    let place = format!("{file}:{line}:{column}");
+                    match more.len() {
+                        0 => place,
+                        1 => format!("{place} and 1 more error"),
+                        count => format!("{place} and {count} more errors"),
+                    }
+                }
             },
-            _ => self.to_string(),
+            StoreError::Empty { .. } | StoreError::TooMany { .. } | StoreError::Read { .. } => {
+                "the files cannot be read".to_owned()
+            }
         }
     }
 }
@@ -165,10 +179,11 @@ impl Store {
         }
     }
 
-    /// Why everything is denied, where no set has been valid since the start.
+    /// Why everything is denied, where no set has been valid since the start; for operators, with what the files say.
     #[must_use]
     pub fn why_deny_all(&self) -> Option<String> {
-        self.current.load().invalid().map(str::to_owned)
+        let place = self.current.load().invalid().map(str::to_owned)?;
+        Some(self.status().last_error.unwrap_or(place))
     }
 
     /// The set in force.
@@ -266,7 +281,7 @@ impl Store {
 
     /// Says that a reading failed, once for each reason.
     fn refuse(&self, error: &StoreError) {
-        let brief = error.brief();
+        let place = error.place();
         let error = error.to_string();
         let StoreStatus {
             generation,
@@ -278,7 +293,7 @@ impl Store {
         }
         if generation == 0 {
             tracing::error!(%error, "no policy set is valid: every request is denied until the files are corrected");
-            self.current.store(Arc::new(PolicySet::deny_all(brief)));
+            self.current.store(Arc::new(PolicySet::deny_all(place)));
         } else {
             tracing::error!(%error, "the changed policy set is not valid; the last valid one stays in force");
         }

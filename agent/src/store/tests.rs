@@ -81,9 +81,15 @@ fn an_agent_without_a_valid_set_denies_everything_until_the_files_are_corrected(
     fs::write(objects.join("b.yml"), &broken).expect("written");
     store.reload();
     assert!(
-        why().contains("b.yml:6:3: unknown field `spec.colour`") && why().ends_with("(errors besides: 1)"),
+        why().contains("b.yml:6:3: unknown field `spec.colour`") && why().contains("spec.size"),
         "{}",
         why()
+    );
+    // Any pod reads this: where, and not what.
+    let told = store.current().invalid().map(str::to_owned).expect("a place");
+    assert!(
+        told.ends_with("b.yml:6:3 and 1 more error") && !told.contains("colour"),
+        "{told}"
     );
     let [status] = &store.statuses()[..] else {
         panic!("{:?}", store.statuses())

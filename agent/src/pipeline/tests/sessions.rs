@@ -10,6 +10,7 @@ use http_body::Frame;
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Empty, Full, StreamBody};
 use hyper::body::Incoming;
+use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -25,8 +26,16 @@ const EVENT: &str = "{\"type\":\"ADDED\",\"object\":{}}\n";
 /// An unmasked WebSocket frame: `ok` on channel 1.
 const FRAME: &[u8] = &[0x82, 3, 1, b'o', b'k'];
 
+/// More than a client's kernel takes while the client does not read: empty frames.
+const MUCH: usize = 1 << 20;
+
+/// Another: `no` on channel 1, and the end.
+const LAST_FRAME: &[u8] = &[0x82, 3, 1, b'n', b'o', 0x88, 0];
+
 const WATCH: &str = "/api/v1/namespaces/n/pods?watch=true";
 const LOG: &str = "/api/v1/namespaces/n/pods/x/log?follow=true";
+/// An exec whose command ends while its client still types.
+const HEAD: &str = "/api/v1/namespaces/n/pods/x/exec?command=head&stdin=true&stdout=true";
 const EXEC: &str = "/api/v1/namespaces/n/pods/x/exec?command=sh&stdout=true";
 
 /// The goal from a change to the closed stream is 100 ms; a machine that runs many tests at once gets more.
@@ -42,7 +51,14 @@ pub(super) async fn begin(mut request: Request<Incoming>) -> Response<BoxBody<By
             let Ok(upgraded) = upgrade.await else { return };
             let mut stream = TokioIo::new(upgraded);
             let _sent = stream.write_all(FRAME).await;
-            let _closed = stream.read(&mut [0; 16]).await;
+            let _read = stream.read(&mut [0; 16]).await;
+            if query.contains("command=head") {
+                let _sent = stream.write_all(&vec![0; MUCH]).await;
+                let _sent = stream.write_all(LAST_FRAME).await;
+                let _told = stream.shutdown().await;
+                let mut unread = [0; 4096];
+                while stream.read(&mut unread).await.is_ok_and(|read| read > 0) {}
+            }
         });
         return Response::builder()
             .status(StatusCode::SWITCHING_PROTOCOLS)
@@ -106,8 +122,22 @@ async fn follow(world: &World, path: &'static str) -> JoinHandle<Seen> {
 
 /// Likewise, an exec over a WebSocket.
 pub(super) async fn exec(world: &World) -> JoinHandle<Seen> {
+    let mut stream = upgraded(world, EXEC).await;
+    tokio::spawn(async move {
+        let mut rest = Vec::new();
+        let read = stream.read_to_end(&mut rest).await;
+        Seen {
+            rest,
+            in_order: read.is_ok(),
+            at: Instant::now(),
+        }
+    })
+}
+
+/// The client's end of an exec that has sent its first frame.
+async fn upgraded(world: &World, path: &'static str) -> TokioIo<Upgraded> {
     let mut sender = world.connect().await;
-    let request = Request::get(target(EXEC))
+    let request = Request::get(target(path))
         .header(header::HOST, "kubernetes.default.svc")
         .header(header::CONNECTION, "Upgrade")
         .header(header::UPGRADE, "websocket")
@@ -122,15 +152,7 @@ pub(super) async fn exec(world: &World) -> JoinHandle<Seen> {
     let mut first = [0; FRAME.len()];
     stream.read_exact(&mut first).await.expect("a frame");
     assert_eq!(first, FRAME);
-    tokio::spawn(async move {
-        let mut rest = Vec::new();
-        let read = stream.read_to_end(&mut rest).await;
-        Seen {
-            rest,
-            in_order: read.is_ok(),
-            at: Instant::now(),
-        }
-    })
+    stream
 }
 
 async fn end(running: JoinHandle<Seen>, changed: Instant, kind: &str) -> Seen {
@@ -191,6 +213,27 @@ async fn a_session_is_on_record_before_its_client_gets_a_byte() {
         .collect();
     verbs.sort();
     assert_eq!(verbs, ["\"get\" \"websocket\"", "\"watch\" \"watch\""]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_still_types_gets_what_a_command_said_last() {
+    let world = World::new().await;
+    let (mut reads, mut writes) = tokio::io::split(upgraded(&world, HEAD).await);
+    // Until the connection is closed.
+    let typing = tokio::spawn(async move { while writes.write_all(&[7; 64 * 1024]).await.is_ok() {} });
+    // Longer than a connection of requests would be waited for.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let mut rest = Vec::new();
+    let read = reads.read_to_end(&mut rest).await;
+    assert_eq!(
+        (rest.len(), read.ok()),
+        (MUCH + LAST_FRAME.len(), Some(rest.len()))
+    );
+    assert!(rest.ends_with(LAST_FRAME));
+    typing.abort();
+    drop(reads);
+    let ended = of_stage(&world.ended(1).await, "ResponseComplete");
+    assert_eq!(ended[0]["session"]["endReason"], "completed", "{:#}", ended[0]);
 }
 
 #[tokio::test]
