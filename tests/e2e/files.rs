@@ -180,12 +180,12 @@ fn is_denied_and_not_ready(world: &World) -> Result<()> {
         let said = world.worker(GET_SEED)?;
         Ok((said.code != 0 && said.err.contains("later.yaml")).then_some(said))
     })?;
-    said.refused(&["Forbidden", "later.yaml:8:", "Nothing is allowed until"])?;
     ensure!(
         !said.err.contains("Shrug"),
         "a pod reads what a file says: {}",
         said.err
     );
+    said.refused(&["Forbidden", "later.yaml:8:", "Nothing is allowed until"])?;
     let record = picket.wait("the denial", |record| {
         record["decision"]["outcome"] == "deny"
             && record["decision"]["message"]

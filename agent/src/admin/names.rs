@@ -107,7 +107,7 @@ impl ConfiguredName {
     /// As [`ConfiguredName::take`], however often that has to be tried: pods are served without it too.
     pub async fn take_with_retries(&self) {
         while let Err(error) = self.take() {
-            tracing::error!(%error, "trying again");
+            tracing::error!(%error, "the agent cannot give its admin socket the configured name, and tries again");
             tokio::time::sleep(NAME_PAUSE).await;
         }
     }

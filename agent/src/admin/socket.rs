@@ -83,7 +83,7 @@ impl PrivateSocket {
             match Self::replace(path) {
                 Ok(socket) => return socket,
                 Err(error) => {
-                    tracing::error!(%error, "trying again");
+                    tracing::error!(%error, "the agent cannot make its admin socket, and tries again");
                     tokio::time::sleep(SOCKET_PAUSE).await;
                 }
             }
@@ -152,7 +152,7 @@ impl Drop for PrivateSocket {
 pub(super) fn remove_own(path: &Path, file: (u64, u64)) {
     // Another agent may take the name at this moment.
     let Ok(_lock) = FolderLock::take(path) else {
-        tracing::warn!(path = %path.display(), "the socket is left behind: its folder cannot be locked");
+        tracing::warn!(path = %path.display(), "the agent cannot lock the folder of its socket, so it leaves the socket for the next agent to replace");
         return;
     };
     if file_at(path) == Some(file) {

@@ -165,7 +165,9 @@ fn denied(event: &KernelEvent, pod: Option<&Pod>, seen: Seen) -> DeniedConnectio
     let address = (event.origin.port() != 0).then_some(event.origin);
     let denied = match event.reason {
         Some(DenyReason::Socket) => "denied a socket".to_owned(),
-        Some(DenyReason::ListenerPort) => format!("failed a bind to {}", event.origin),
+        Some(DenyReason::ListenerPort) => {
+            format!("failed a bind to {}, the port of Picket's listener", event.origin)
+        }
         Some(DenyReason::Packet | DenyReason::Encapsulated | DenyReason::Misdirected) => {
             format!("dropped a packet to {}", event.origin)
         }

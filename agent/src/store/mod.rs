@@ -36,7 +36,7 @@ use status::StatusBoard;
 pub enum StoreError {
     /// No file was found where there should be one.
     #[error(
-        "no .yaml or .yml file under {}: without identities and policies every request is refused",
+        "no .yaml or .yml file under {}: without identities and policies every request is denied",
         paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
     )]
     Empty {
