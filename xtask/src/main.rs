@@ -29,7 +29,7 @@ Examples:
   cargo xtask test e2e              the suites in tests/e2e only
   cargo xtask test e2e exec         those suites whose name contains `exec`
   cargo xtask test --keep e2e exec  the same, and the cluster stays up for inspection
-  cargo xtask bench --quick         direct, through Picket and through nginx, in under a minute
+  cargo xtask bench --quick         direct, through Picket and through nginx, in under four minutes
   cargo xtask cluster up            a Kubernetes cluster on this machine, without Picket
   cargo xtask clean                 remove the leftovers of crashed runs";
 

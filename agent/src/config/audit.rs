@@ -10,17 +10,8 @@ use std::time::Duration;
 use picket_policy::yaml::{Decoder, Fields, Value, YamlNode};
 
 use super::read::optional_path;
-use super::reference::fields_of;
+use super::reference::{REPLACED, Replaced, fields_of};
 use crate::audit::{AuditConfig, SinkConfig, SinkTarget};
-
-/// Fields of versions that wrote a single file, with what is written now.
-const REPLACED: [(&str, &str); 2] = [
-    (
-        "file",
-        "records are in segments in `audit.directory`; for a copy in one file write sinks: [{name: copy, file: {path: FILE}}]",
-    ),
-    ("stdout", "write sinks: [{name: stdout, stdout: {}}]"),
-];
 
 /// The kinds of sinks.
 const KINDS: [&str; 2] = ["file", "stdout"];
@@ -60,7 +51,7 @@ pub(super) fn read(decoder: &mut Decoder, top: &Fields<'_>, node_name: &str) -> 
     };
     let known: Vec<&str> = fields_of("audit")
         .into_iter()
-        .chain(REPLACED.map(|(old, _)| old))
+        .chain(REPLACED.map(|field| name_of(&field)))
         .collect();
     let Some(fields) = decoder.fields(section, "audit", &known, &[]) else {
         return audit;
@@ -86,11 +77,15 @@ fn refuse_replaced(decoder: &mut Decoder, section: &YamlNode) {
     for (key, _) in entries {
         let replaced = REPLACED
             .iter()
-            .find(|(old, _)| matches!(&key.value, Value::Text(name) if name == old));
-        if let Some((old, now)) = replaced {
-            decoder.error_at(key, format!("field `audit.{old}` is gone: {now}"));
+            .find(|field| matches!(&key.value, Value::Text(name) if name == name_of(field)));
+        if let Some(Replaced { old, advice, .. }) = replaced {
+            decoder.error_at(key, format!("field `{old}` is gone: {advice}"));
         }
     }
+}
+
+fn name_of(field: &Replaced) -> &'static str {
+    field.old.trim_start_matches("audit.")
 }
 
 fn absolute(decoder: &mut Decoder, fields: &Fields<'_>, name: &str, path: &Path) {

@@ -112,8 +112,29 @@ const OLD: [(&str, &str); 4] = [
     ("enforce.unknownPods", "enforce.unclassifiedPods"),
 ];
 
-/// Fields of versions that wrote a single audit file, and what is written now.
-const REPLACED: [(&str, &str); 2] = [("audit.file", "audit.directory"), ("audit.stdout", "audit.sinks")];
+/// A field that was taken out, because something of another shape does its work.
+pub(super) struct Replaced {
+    /// The whole path of the field.
+    pub(super) old: &'static str,
+    /// The whole path of what does its work now.
+    new: &'static str,
+    /// What to write.
+    pub(super) advice: &'static str,
+}
+
+/// The fields of versions that wrote a single audit file.
+pub(super) const REPLACED: [Replaced; 2] = [
+    Replaced {
+        old: "audit.file",
+        new: "audit.directory",
+        advice: "records are in segments in `audit.directory`; for a copy in one file write sinks: [{name: copy, file: {path: FILE}}]",
+    },
+    Replaced {
+        old: "audit.stdout",
+        new: "audit.sinks",
+        advice: "write sinks: [{name: stdout, stdout: {}}]",
+    },
+];
 
 /// The old names directly inside a section, each with the whole path of the new one.
 pub(super) fn renamed_in(section: &str) -> Vec<(&'static str, &'static str)> {
@@ -169,7 +190,8 @@ pub fn markdown() -> String {
         }
     }
     page.push_str("\n## Keys of older versions\n\n| old key | new key |\n|---|---|\n");
-    for (old, new) in OLD.iter().chain(&REPLACED) {
+    let replaced = REPLACED.map(|field| (field.old, field.new));
+    for (old, new) in OLD.iter().chain(&replaced) {
         let _ = writeln!(page, "| `{old}` | `{new}` |");
     }
     page

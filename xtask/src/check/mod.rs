@@ -8,6 +8,7 @@ mod dependencies;
 mod generated;
 mod modules;
 mod names;
+mod reasons;
 mod size;
 mod source;
 
@@ -45,6 +46,7 @@ pub(crate) fn sources() -> Result<()> {
             found.extend(arrows::check(&tree, package)?);
         }
         found.extend(names::check(&tree));
+        found.extend(reasons::check(&tree));
         found.extend(size::check(&tree));
         found.extend(modules::check(&tree)?);
         found.extend(dependencies::check(&tree));
