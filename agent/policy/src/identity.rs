@@ -31,12 +31,7 @@ impl Identity {
     /// Whether it may act at `now`. Revocation outweighs suspension, and that expiry.
     #[must_use]
     pub fn standing(&self, now: Timestamp) -> Standing {
-        match (self.state, self.expires_at) {
-            (State::Revoked, _) => Standing::Revoked,
-            (State::Suspended, _) => Standing::Suspended,
-            (State::Active, Some(at)) if now >= at => Standing::Expired(at),
-            (State::Active, _) => Standing::Active,
-        }
+        Standing::of(self.state, self.expires_at, now)
     }
 }
 
@@ -65,6 +60,20 @@ pub enum Standing {
     Revoked,
     /// It expired then.
     Expired(Timestamp),
+}
+
+impl Standing {
+    /// The standing at `now` of an identity with this state and this `expiresAt`. Revocation outweighs suspension, and that
+    /// expiry.
+    #[must_use]
+    pub fn of(state: State, expires_at: Option<Timestamp>, now: Timestamp) -> Self {
+        match (state, expires_at) {
+            (State::Revoked, _) => Self::Revoked,
+            (State::Suspended, _) => Self::Suspended,
+            (State::Active, Some(at)) if now >= at => Self::Expired(at),
+            (State::Active, _) => Self::Active,
+        }
+    }
 }
 
 /// The agent that a request comes from: an identity that was active when the principal was made, in one pod.

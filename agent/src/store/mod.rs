@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 pub use files::FileSource;
 pub use metrics::StoreMetrics;
 pub use source::{Manifest, Source};
-pub use status::{ObjectStatus, StatusReason};
+pub use status::{IdentityState, ObjectStatus, StatusReason};
 
 use status::StatusBoard;
 
@@ -201,7 +201,7 @@ impl Store {
     /// Every object that the sources hold or that is in force, in the order of the sources.
     #[must_use]
     pub fn statuses(&self) -> Vec<ObjectStatus> {
-        self.board().statuses()
+        self.board().statuses(Timestamp::now())
     }
 
     /// Wakes whenever the status changes, for what must act on a new set at once.

@@ -2,13 +2,13 @@
 //!
 //! In: what the sources said at a reading, and what became of the reading. Out: [`ObjectStatus`]es in the order of the sources.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use jiff::Timestamp;
 use picket_policy::api::v1alpha1::State;
 use picket_policy::api::{AnyObject, FileReading};
-use picket_policy::{Diagnostic, Document};
+use picket_policy::{Diagnostic, Document, Standing};
 use serde::{Deserialize, Serialize};
 
 /// An object that the sources hold, or that is in force.
@@ -19,7 +19,7 @@ pub struct ObjectStatus {
     pub kind: String,
     /// The name; empty where it cannot be read.
     pub name: String,
-    /// Where it is written, as `file:line`.
+    /// Where its name is written, as `file:line`.
     pub source: String,
     /// Whether it is in force as it is written.
     pub ready: bool,
@@ -30,12 +30,42 @@ pub struct ObjectStatus {
     /// The generation of the set that took up the version in force; absent where no version of it is in force.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generation: Option<u64>,
-    /// Since when all of this holds.
+    /// Whether the agent may act by the AgentIdentity in force; absent where none is, and for other kinds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<IdentityState>,
+    /// When the AgentIdentity in force expires or expired.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
+    /// Since when this version of the object is as its reason says, wherever it is written.
     pub since: Timestamp,
 }
 
-/// Why an object is ready or not.
+/// Whether an agent may act.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum IdentityState {
+    /// It may.
+    Active,
+    /// It may not until its owner says so.
+    Suspended,
+    /// It may never again.
+    Revoked,
+    /// It may not since its `expiresAt`.
+    Expired,
+}
+
+impl From<Standing> for IdentityState {
+    fn from(standing: Standing) -> Self {
+        match standing {
+            Standing::Active => Self::Active,
+            Standing::Suspended => Self::Suspended,
+            Standing::Revoked => Self::Revoked,
+            Standing::Expired(_) => Self::Expired,
+        }
+    }
+}
+
+/// Why an object is ready or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum StatusReason {
     /// It is in force as it is written.
     InForce,
@@ -57,13 +87,41 @@ struct Version {
     source: String,
     file: String,
     generation: u64,
+    /// What an AgentIdentity says of whether its agent may act, and until when.
+    standing: Option<(State, Option<Timestamp>)>,
+}
+
+/// A status, and what of it depends on the time that it is asked at.
+#[derive(Debug, Clone)]
+struct Kept {
+    status: ObjectStatus,
+    standing: Option<(State, Option<Timestamp>)>,
+}
+
+/// What an object's age is counted from: the same object that says the same, and is as it was. Its place is no part of this.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Condition {
+    key: Key,
+    reason: StatusReason,
+    content: Content,
+    generation: Option<u64>,
+}
+
+/// What an object says.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Content {
+    /// The fingerprint of one that can be read.
+    Read(u64),
+    /// What is wrong with one that cannot.
+    Faulty(Vec<String>),
 }
 
 /// Keeps the statuses.
 #[derive(Debug, Default)]
 pub(super) struct StatusBoard {
     in_force: BTreeMap<Key, Version>,
-    statuses: Vec<ObjectStatus>,
+    statuses: Vec<Kept>,
+    since: HashMap<Condition, Timestamp>,
 }
 
 /// What an object says, so that a version can be told from another without being kept.
@@ -78,16 +136,22 @@ fn fingerprint(document: &Document) -> u64 {
     hasher.finish()
 }
 
-/// What is to be known of an object in force: it would look like any other while its agent is shut out.
-fn note(document: &Document) -> &'static str {
+fn standing(document: &Document) -> Option<(State, Option<Timestamp>)> {
     let AnyObject::Identity(identity) = &document.object else {
-        return "";
+        return None;
     };
-    match identity.spec.state {
-        State::Active => "",
-        State::Suspended => "Suspended: every request of this agent is denied",
-        State::Revoked => "Revoked: every request of this agent is denied",
-    }
+    Some((identity.spec.state, identity.spec.expires_at))
+}
+
+/// What is to be known of an object in force: it would look like any other while its agent is shut out.
+fn note(standing: Standing) -> String {
+    let state = match standing {
+        Standing::Active => return String::new(),
+        Standing::Suspended => "Suspended".to_owned(),
+        Standing::Revoked => "Revoked".to_owned(),
+        Standing::Expired(at) => format!("Expired at {at}"),
+    };
+    format!("{state}: every request of this agent is denied")
 }
 
 /// Several errors of one object as one text, each with its line.
@@ -98,16 +162,33 @@ fn told(errors: &[&Diagnostic]) -> String {
     lines.collect::<Vec<_>>().join("; ")
 }
 
+impl Kept {
+    /// The status at `now`.
+    fn at(&self, now: Timestamp) -> ObjectStatus {
+        let mut status = self.status.clone();
+        let Some((state, expires_at)) = self.standing else {
+            return status;
+        };
+        let standing = Standing::of(state, expires_at, now);
+        status.state = Some(standing.into());
+        status.expires_at = expires_at;
+        if status.ready {
+            status.message = note(standing);
+        }
+        status
+    }
+}
+
 impl StatusBoard {
-    /// The statuses, in the order of the sources.
-    pub(super) fn statuses(&self) -> Vec<ObjectStatus> {
-        self.statuses.clone()
+    /// The statuses at `now`, in the order of the sources.
+    pub(super) fn statuses(&self, now: Timestamp) -> Vec<ObjectStatus> {
+        self.statuses.iter().map(|kept| kept.at(now)).collect()
     }
 
     /// Notes that all of a reading came into force, as the set of this generation.
     pub(super) fn accepted(&mut self, files: &[(String, FileReading)], generation: u64, now: Timestamp) {
         let mut in_force = BTreeMap::new();
-        let mut statuses = Vec::new();
+        let mut next = Next::new(now);
         for (file, entry) in entries(files) {
             let Some(document) = &entry.document else { continue };
             let key = (entry.kind.clone(), entry.name.clone());
@@ -119,19 +200,15 @@ impl StatusBoard {
                 source: format!("{file}:{}", entry.line),
                 file: file.to_owned(),
                 generation: same.map_or(generation, |version| version.generation),
+                standing: standing(document),
             };
-            statuses.push(self.status(
-                &key,
-                &version.source,
-                StatusReason::InForce,
-                note(document),
-                Some(&version),
-                now,
-            ));
+            let content = Content::Read(fingerprint);
+            let reason = StatusReason::InForce;
+            next.add(self, &key, &version.source, reason, "", content, Some(&version));
             in_force.insert(key, version);
         }
         self.in_force = in_force;
-        self.statuses = statuses;
+        self.take(next);
     }
 
     /// Notes that a reading came into force in no part, and what is at fault.
@@ -141,30 +218,36 @@ impl StatusBoard {
         errors: &[Diagnostic],
         now: Timestamp,
     ) {
-        let mut statuses = Vec::new();
+        let mut next = Next::new(now);
         let mut seen: Vec<Key> = Vec::new();
         for (file, reading) in files {
             for (index, entry) in reading.entries.iter().enumerate() {
-                let end = reading.entries.get(index + 1).map_or(u32::MAX, |next| next.line);
-                let own = errors
+                let end = reading
+                    .entries
+                    .get(index + 1)
+                    .map_or(u32::MAX, |next| next.first_line);
+                let own: Vec<_> = errors
                     .iter()
-                    .filter(|error| error.file == *file && (entry.line..end).contains(&error.line));
-                let own: Vec<_> = own.collect();
+                    .filter(|error| error.file == *file && (entry.first_line..end).contains(&error.line))
+                    .collect();
                 let key = (entry.kind.clone(), entry.name.clone());
                 let version = self.in_force.get(&key);
-                let unchanged = entry.document.as_ref().filter(|document| {
-                    version.is_some_and(|version| fingerprint(document) == version.fingerprint)
-                });
+                let content = match &entry.document {
+                    Some(document) => Content::Read(fingerprint(document)),
+                    None => Content::Faulty(own.iter().map(|error| error.reason.clone()).collect()),
+                };
+                let unchanged =
+                    version.is_some_and(|version| content == Content::Read(version.fingerprint));
                 let (reason, message) = if !own.is_empty() {
                     (StatusReason::Invalid, told(&own))
-                } else if let Some(document) = unchanged {
-                    (StatusReason::InForce, note(document).to_owned())
+                } else if unchanged {
+                    (StatusReason::InForce, String::new())
                 } else {
                     let message = "another object is invalid, and objects come into force all together";
                     (StatusReason::OthersInvalid, message.to_owned())
                 };
                 let source = format!("{file}:{}", entry.line);
-                statuses.push(self.status(&key, &source, reason, &message, version, now));
+                next.add(self, &key, &source, reason, &message, content, version);
                 seen.push(key);
             }
         }
@@ -184,31 +267,60 @@ impl StatusBoard {
                     "it was removed, and another object is invalid".to_owned(),
                 ),
             };
-            statuses.push(self.status(key, &version.source, reason, &message, Some(version), now));
+            let content = Content::Read(version.fingerprint);
+            next.add(self, key, &version.source, reason, &message, content, Some(version));
         }
-        self.statuses = statuses;
+        self.take(next);
     }
 
     /// Notes that the sources could not be read.
     pub(super) fn unreadable(&mut self, error: &str, now: Timestamp) {
         let reason = StatusReason::SourceUnreadable;
-        let status = |(key, version): (&Key, &Version)| {
-            self.status(key, &version.source, reason, error, Some(version), now)
-        };
-        let mut statuses: Vec<_> = self.in_force.iter().map(status).collect();
-        statuses.sort_by(|one, other| one.source.cmp(&other.source));
-        self.statuses = statuses;
+        let mut next = Next::new(now);
+        for (key, version) in &self.in_force {
+            let content = Content::Read(version.fingerprint);
+            next.add(self, key, &version.source, reason, error, content, Some(version));
+        }
+        next.statuses
+            .sort_by(|one, other| one.status.source.cmp(&other.status.source));
+        self.take(next);
     }
 
-    fn status(
-        &self,
-        (kind, name): &Key,
+    fn take(&mut self, next: Next) {
+        self.statuses = next.statuses;
+        self.since = next.since;
+    }
+}
+
+/// The statuses after a reading.
+#[derive(Debug)]
+struct Next {
+    now: Timestamp,
+    statuses: Vec<Kept>,
+    since: HashMap<Condition, Timestamp>,
+}
+
+impl Next {
+    fn new(now: Timestamp) -> Self {
+        Self {
+            now,
+            statuses: Vec::new(),
+            since: HashMap::new(),
+        }
+    }
+
+    /// Adds the status of an object that says this, and is as it was on the board or is so from now on.
+    #[expect(clippy::too_many_arguments, reason = "each is another part of a status")]
+    fn add(
+        &mut self,
+        board: &StatusBoard,
+        key: &Key,
         source: &str,
         reason: StatusReason,
         message: &str,
+        content: Content,
         in_force: Option<&Version>,
-        now: Timestamp,
-    ) -> ObjectStatus {
+    ) {
         let ready = reason == StatusReason::InForce;
         let instead = match in_force {
             _ if ready => String::new(),
@@ -218,27 +330,31 @@ impl StatusBoard {
             ),
             None => ". No version of it is in force".to_owned(),
         };
-        let mut status = ObjectStatus {
-            kind: kind.clone(),
-            name: name.clone(),
-            source: source.to_owned(),
-            ready,
+        let generation = in_force.map(|version| version.generation);
+        let condition = Condition {
+            key: key.clone(),
             reason,
-            message: format!("{message}{instead}"),
-            generation: in_force.map(|version| version.generation),
-            since: now,
+            content,
+            generation,
         };
-        let same = |before: &&ObjectStatus| {
-            let since = before.since;
-            ObjectStatus {
+        let since = board.since.get(&condition).copied().unwrap_or(self.now);
+        self.since.insert(condition, since);
+        let (kind, name) = key.clone();
+        self.statuses.push(Kept {
+            status: ObjectStatus {
+                kind,
+                name,
+                source: source.to_owned(),
+                ready,
+                reason,
+                message: format!("{message}{instead}"),
+                generation,
+                state: None,
+                expires_at: None,
                 since,
-                ..status.clone()
-            } == **before
-        };
-        if let Some(before) = self.statuses.iter().find(same) {
-            status.since = before.since;
-        }
-        status
+            },
+            standing: in_force.and_then(|version| version.standing),
+        });
     }
 }
 

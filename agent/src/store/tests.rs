@@ -253,7 +253,7 @@ fn every_object_has_a_status_that_names_the_one_at_fault() {
     assert_eq!(told(&store), all);
     let first = &store.statuses()[1];
     assert!(
-        first.source.ends_with("a.yaml:9") && first.message.is_empty(),
+        first.source.ends_with("a.yaml:11") && first.message.is_empty(),
         "{first:?}"
     );
     let since = first.since;
@@ -306,6 +306,45 @@ fn every_object_has_a_status_that_names_the_one_at_fault() {
     store.reload();
     assert!(store.statuses().iter().all(|status| status.ready));
     assert_eq!(store.statuses().len(), 3);
+}
+
+#[test]
+fn an_objects_age_is_of_what_it_says_and_not_of_its_place() {
+    let folder = Folder::new();
+    let age_of = |store: &Store, name: &str| {
+        let mut statuses = store.statuses().into_iter();
+        let found = statuses.find(|status| status.name == name).expect("there");
+        (found.source.rsplit('/').next().map(str::to_owned), found.since)
+    };
+    folder.write("a.yaml", &identity("a"));
+    folder.write("c.yaml", &identity("c"));
+    let store = Store::open(&[folder.path().to_owned()]).expect("valid");
+    let (_, since) = age_of(&store, "a");
+
+    // Another line, and another file.
+    folder.write("a.yaml", &format!("# a comment\n{}", identity("a")));
+    store.reload();
+    assert_eq!(age_of(&store, "a"), (Some("a.yaml:4".to_owned()), since));
+    fs::remove_file(folder.path().join("a.yaml")).expect("removed");
+    folder.write("b.yaml", &identity("a"));
+    store.reload();
+    assert_eq!(age_of(&store, "a"), (Some("b.yaml:3".to_owned()), since));
+
+    // A faulty one that moves is as old as its fault, and an object beside it keeps its own age.
+    let faulty = identity("c").replace("owner: team", "owner: 7");
+    folder.write("c.yaml", &faulty);
+    store.reload();
+    let (_, broken) = age_of(&store, "c");
+    folder.write("c.yaml", &format!("# a comment\n{faulty}"));
+    store.reload();
+    assert_eq!(age_of(&store, "c"), (Some("c.yaml:4".to_owned()), broken));
+    assert_eq!(age_of(&store, "a").1, since);
+
+    // What it says counts.
+    folder.write("c.yaml", &identity("c"));
+    folder.write("b.yaml", &identity("a").replace("owner: team", "owner: other"));
+    store.reload();
+    assert!(age_of(&store, "a").1 > since);
 }
 
 #[test]
@@ -379,6 +418,20 @@ fn objects_that_cannot_be_read_any_more_keep_a_status() {
         "{}",
         message(&store, "b")
     );
+}
+
+#[test]
+fn a_status_and_a_check_name_the_same_line() {
+    let folder = Folder::new();
+    let text = "# who\napiVersion: picket.dev/v1alpha1\nkind: AgentIdentity\nmetadata:\n  name: a\n\
+        spec:\n  owner: team\n  attest:\n    pod: {namespace: ns, serviceAccount: sa}\n";
+    folder.write("a.yaml", text);
+    let store = Store::open(&[folder.path().to_owned()]).expect("valid");
+    let source = &store.statuses()[0].source;
+    let documents = picket_policy::read_documents("a.yaml", text).expect("valid");
+    let place = documents[0].name_location();
+    assert!(source.ends_with(&format!("{}:{}", place.file, place.line)), "{source}");
+    assert_eq!(place.line, 5);
 }
 
 #[test]

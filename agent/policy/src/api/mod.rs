@@ -78,7 +78,7 @@ impl Document {
     /// Where the name stands.
     #[must_use]
     pub fn name_location(&self) -> SourceLocation {
-        self.location(&FieldPath::new("metadata").field("name"))
+        self.location(&name_path())
     }
 
     /// An error at a field.
@@ -86,6 +86,11 @@ impl Document {
     pub fn error_at(&self, path: &FieldPath, reason: impl Into<String>) -> Diagnostic {
         Diagnostic::at(&self.location(path), reason)
     }
+}
+
+/// Where an object's name is.
+pub(crate) fn name_path() -> FieldPath {
+    FieldPath::new("metadata").field("name")
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use super::field::FieldErrors;
 use super::schema::schema_of;
 use super::shape::{OtherNames, Shape, StructureCheck};
 use super::v1alpha1::{AgentGrantSpec, AgentIdentitySpec, AgentPolicySpec, Object, ObjectMeta, Spec};
-use super::{API_VERSION, AnyObject, Document, GROUP};
+use super::{API_VERSION, AnyObject, Document, GROUP, name_path};
 use crate::yaml::{Decoder, Diagnostic, FieldPath, Value, YamlNode, parse};
 
 /// What a file says, as far as it can be read.
@@ -30,8 +30,10 @@ pub struct DocumentEntry {
     pub kind: String,
     /// `metadata.name` as it is written; empty where that cannot be told.
     pub name: String,
-    /// The line that it begins in.
+    /// The line of its name, or of what the name is missing from.
     pub line: u32,
+    /// The line that it begins in.
+    pub first_line: u32,
     /// The object, where nothing is wrong with it by itself.
     pub document: Option<Document>,
 }
@@ -65,14 +67,16 @@ pub fn read_file(file: &str, text: &str) -> FileReading {
     let entries = nodes
         .into_iter()
         .map(|node| {
-            let text = |path| match &node.at(&path).value {
+            let text = |node: &YamlNode| match &node.value {
                 Value::Text(text) => text.clone(),
                 _ => String::new(),
             };
+            let name = node.at(&name_path());
             DocumentEntry {
-                kind: text(FieldPath::new("kind")),
-                name: text(FieldPath::new("metadata").field("name")),
-                line: node.line,
+                kind: text(node.at(&FieldPath::new("kind"))),
+                name: text(name),
+                line: name.line,
+                first_line: node.line,
                 document: document(&mut decoder, node),
             }
         })

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::overlap::could_both_match;
 use crate::api::v1alpha1::{AgentGrant, AgentIdentity};
-use crate::api::{AnyObject, Document};
+use crate::api::{AnyObject, Document, name_path};
 use crate::yaml::{Diagnostic, FieldPath};
 
 /// An object and the document it is from.
@@ -33,10 +33,6 @@ pub(super) fn check(documents: &[Document]) -> Vec<Diagnostic> {
     upstreams(&identities, &grants, &mut errors);
     errors.sort();
     errors
-}
-
-fn name_path() -> FieldPath {
-    FieldPath::new("metadata").field("name")
 }
 
 fn spec(field: &str) -> FieldPath {

@@ -530,7 +530,7 @@ fn a_faulty_document_is_told_apart_from_those_beside_it() {
             (
                 entry.kind.as_str(),
                 entry.name.as_str(),
-                entry.line,
+                (entry.first_line, entry.line),
                 entry.document.is_some(),
             )
         })
@@ -538,10 +538,10 @@ fn a_faulty_document_is_told_apart_from_those_beside_it() {
     assert_eq!(
         entries,
         [
-            ("AgentIdentity", "fixer", 1, true),
-            ("AgentGrant", "fixers", 21, false),
-            ("AgentPolicy", "keep", 39, true),
-            ("", "", 56, false),
+            ("AgentIdentity", "fixer", (1, 4), true),
+            ("AgentGrant", "fixers", (21, 24), false),
+            ("AgentPolicy", "keep", (39, 42), true),
+            ("", "", (56, 56), false),
         ]
     );
     assert_eq!(read.errors[0].line, 33);
