@@ -236,8 +236,7 @@ impl StatusBoard {
                     Some(document) => Content::Read(fingerprint(document)),
                     None => Content::Faulty(own.iter().map(|error| error.reason.clone()).collect()),
                 };
-                let unchanged =
-                    version.is_some_and(|version| content == Content::Read(version.fingerprint));
+                let unchanged = version.is_some_and(|version| content == Content::Read(version.fingerprint));
                 let (reason, message) = if !own.is_empty() {
                     (StatusReason::Invalid, told(&own))
                 } else if unchanged {
@@ -268,7 +267,15 @@ impl StatusBoard {
                 ),
             };
             let content = Content::Read(version.fingerprint);
-            next.add(self, key, &version.source, reason, &message, content, Some(version));
+            next.add(
+                self,
+                key,
+                &version.source,
+                reason,
+                &message,
+                content,
+                Some(version),
+            );
         }
         self.take(next);
     }

@@ -430,7 +430,10 @@ fn a_status_and_a_check_name_the_same_line() {
     let source = &store.statuses()[0].source;
     let documents = picket_policy::read_documents("a.yaml", text).expect("valid");
     let place = documents[0].name_location();
-    assert!(source.ends_with(&format!("{}:{}", place.file, place.line)), "{source}");
+    assert!(
+        source.ends_with(&format!("{}:{}", place.file, place.line)),
+        "{source}"
+    );
     assert_eq!(place.line, 5);
 }
 

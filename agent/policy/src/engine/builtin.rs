@@ -83,12 +83,7 @@ impl Builtin {
     pub fn fires(self, request: &KubeRequest, own_namespace: &str, labelled: &BTreeSet<String>) -> bool {
         let (group, resource, sub, namespace, name) = match &request.target {
             Target::NonResource { path } => {
-                let known = || {
-                    DISCOVERY
-                        .iter()
-                        .chain(&KNOWN_PATHS)
-                        .any(|known| url_matches(known, path))
-                };
+                let known = || known_paths().any(|known| url_matches(known, path));
                 return self == Self::UnknownPaths && !known();
             }
             Target::Resource {
@@ -167,6 +162,11 @@ fn own(name: &str) -> bool {
         .strip_prefix(OWN_NAME)
         .is_some_and(|rest| rest.is_empty() || rest.starts_with(['-', '.']));
     by_prefix || name == crate::api::GROUP || name.ends_with(".picket.dev")
+}
+
+/// Every path that is known for what it is.
+pub(super) fn known_paths() -> impl Iterator<Item = &'static str> {
+    DISCOVERY.into_iter().chain(KNOWN_PATHS)
 }
 
 /// RBAC's comparison of nonResourceURLs: equal, or a prefix before trailing stars.

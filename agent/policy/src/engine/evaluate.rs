@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use super::builtin::{Builtin, implicit_grant};
-use super::explain::{Reasons, allowed_instead, why_not_granted};
+use super::explain::{Reasons, why_not_granted};
 use super::grants::{Grant, needed};
 use super::match_input::MatchInput;
 use super::needs::Inputs;
@@ -35,24 +35,20 @@ impl PolicySet {
     ) -> Verdict {
         let input = MatchInput::new(request);
         let fired = self.fired(principal, request, &input, inputs);
-        let builtin = Builtin::ALL.into_iter().find(|builtin| {
-            builtin.fires(request, &self.own_namespace, &self.labelled)
-                && !self.is_excepted(principal, *builtin)
-        });
-        if let Some(builtin) = builtin {
+        if let Some(builtin) = self.builtin(principal, request) {
             let reasons = Reasons {
                 cause: Cause::Builtin,
                 policy: Some("builtin".to_owned()),
                 rule: Some(builtin.name().to_owned()),
                 by: format!(" ({})", builtin.name()),
                 why: builtin.message(),
-                allowed: String::new(),
+                allowed: self.instead_of_builtin(principal, request, inputs, builtin),
             };
             return Verdict::Refuse(reasons.refusal(principal, request, fired.would_deny));
         }
         let grants = self.grants_of(principal.name());
         if let Some(rule) = fired.denied {
-            let refusal = self.refused_by(rule, principal, request, &input, fired.would_deny);
+            let refusal = self.refused_by(rule, principal, request, (&input, inputs), fired.would_deny);
             return Verdict::Refuse(refusal);
         }
         let Some((grant, rule)) = granted(grants, request) else {
@@ -62,7 +58,7 @@ impl PolicySet {
                 rule: None,
                 by: String::new(),
                 why: why_not_granted(grants, request),
-                allowed: allowed_instead(grants, request, VerbSet::default()),
+                allowed: self.allowed_instead(principal, request, inputs, VerbSet::default()),
             };
             return Verdict::Refuse(reasons.refusal(principal, request, fired.would_deny));
         };
@@ -78,6 +74,22 @@ impl PolicySet {
         } else {
             Verdict::Ask(allowance, fired.asks)
         }
+    }
+
+    /// The built-in that refuses a request.
+    fn builtin(&self, principal: &Principal, request: &KubeRequest) -> Option<Builtin> {
+        Builtin::ALL.into_iter().find(|builtin| {
+            builtin.fires(request, &self.own_namespace, &self.labelled)
+                && !self.is_excepted(principal, *builtin)
+        })
+    }
+
+    /// Whether a request would be permitted, or held for an approval.
+    pub(super) fn may_pass(&self, principal: &Principal, request: &KubeRequest, inputs: Inputs<'_>) -> bool {
+        let input = MatchInput::new(request);
+        self.builtin(principal, request).is_none()
+            && granted(self.grants_of(principal.name()), request).is_some()
+            && self.fired(principal, request, &input, inputs).denied.is_none()
     }
 
     /// Every rule that fires on a request, or on what the request does to its object.
@@ -125,7 +137,7 @@ impl PolicySet {
         rule: &CompiledRule,
         principal: &Principal,
         request: &KubeRequest,
-        input: &MatchInput<'_>,
+        (input, inputs): (&MatchInput<'_>, Inputs<'_>),
         would_deny: Vec<FiredRule>,
     ) -> Box<Refusal> {
         let finding = rule.finding(&self.rules.policies);
@@ -134,20 +146,19 @@ impl PolicySet {
             // It is about what the request does to the object: the request itself is refused with that.
             refused = refused.with(request.verb);
         }
-        let grants = self.grants_of(principal.name());
         let reasons = Reasons {
             cause: Cause::Policy,
             by: format!(" (policy {}, rule {})", finding.policy, finding.rule),
             policy: Some(finding.policy),
             rule: Some(finding.rule),
             why: &finding.message,
-            allowed: allowed_instead(grants, request, refused),
+            allowed: self.allowed_instead(principal, request, inputs, refused),
         };
         reasons.refusal(principal, request, would_deny)
     }
 
     /// Whether a policy about this agent makes an exception from a built-in.
-    fn is_excepted(&self, principal: &Principal, builtin: Builtin) -> bool {
+    pub(super) fn is_excepted(&self, principal: &Principal, builtin: Builtin) -> bool {
         self.exceptions.iter().any(|exceptions| {
             exceptions.builtins.contains(&builtin)
                 && self

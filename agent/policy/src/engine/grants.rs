@@ -36,7 +36,8 @@ pub(super) struct GrantRule {
     pub(super) resources: Vec<String>,
     /// Of these names, if there are any here.
     pub(super) names: Vec<String>,
-    urls: Vec<String>,
+    /// Or on these non-resource paths.
+    pub(super) urls: Vec<String>,
 }
 
 impl GrantRule {

@@ -9,6 +9,7 @@ mod evaluate;
 mod explain;
 mod grants;
 mod index;
+mod instead;
 mod match_input;
 mod needs;
 mod overlap;

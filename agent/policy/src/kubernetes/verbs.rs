@@ -155,6 +155,11 @@ impl VerbSet {
         Self(self.0 | other.0)
     }
 
+    /// The verbs that are not in the other set.
+    pub(crate) const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+
     /// Whether a verb is in the set.
     pub(crate) const fn has(self, verb: Verb) -> bool {
         self.0 & (1 << verb as u16) != 0

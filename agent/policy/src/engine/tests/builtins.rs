@@ -167,3 +167,138 @@ fn everything_that_deploy_installs_is_out_of_agents_reach() {
     }
     assert!(seen >= 6, "{seen} objects in deploy/");
 }
+
+#[test]
+fn a_refused_path_names_the_paths_that_the_agent_may_ask_for() {
+    let discovery =
+        "get /api, /api/*, /apis, /apis/*, /openapi, /openapi/*, /version, /healthz, /livez, /readyz";
+    let pods = "{verbs: [get], apiGroups: [''], resources: [pods]}";
+    let allowed = |set: &PolicySet, line: &str| denied(set, line).allowed().to_owned();
+    // None is granted: those that come with any grant, and the resources.
+    let set = compile(&[&grant(&format!("[{pods}]"))]);
+    for line in ["GET /debug/pprof/profile", "GET /metrics", "POST /version"] {
+        assert_eq!(
+            allowed(&set, line),
+            format!("{discovery}; requests for pods"),
+            "{line}"
+        );
+    }
+    assert!(
+        denied(&set, "GET /logs/").message().ends_with(&format!(
+            "Picket does not know this non-resource path. Allowed instead: {discovery}; requests for pods."
+        )),
+        "{}",
+        denied(&set, "GET /logs/").message()
+    );
+    // Of what a grant names, what a built-in refuses is left out.
+    let rules = "{verbs: [get, post], nonResourceURLs: [/metrics, '/logs/*']}";
+    let granted = grant(&format!("[{pods}, {rules}]"));
+    assert_eq!(
+        allowed(&compile(&[&granted]), "GET /logs/kubelet.log"),
+        format!("get, post /metrics; {discovery}; requests for pods")
+    );
+    let exception = policy(
+        "l",
+        "subjects: {identities: [fixer]}\n  exceptions: [builtin/unknown-paths]",
+    );
+    assert_eq!(
+        allowed(&compile(&[&granted, &exception]), "GET /debug/pprof"),
+        format!("get, post /metrics, /logs/*; {discovery}; requests for pods")
+    );
+    assert!(
+        allowed(&compile(&[&grant(ALL)]), "GET /debug").contains("/healthz/*, /livez/*, /readyz/*, /metrics"),
+        "{}",
+        allowed(&compile(&[&grant(ALL)]), "GET /debug")
+    );
+    // So is what a rule refuses.
+    let denying = compile(&[&granted, &deny("verbs: [get], nonResourceURLs: ['**']")]);
+    assert_eq!(
+        allowed(&denying, "GET /version"),
+        "post /metrics; requests for pods"
+    );
+    let all = compile(&[&granted, &deny("nonResourceURLs: ['**']")]);
+    assert_eq!(
+        allowed(&all, "GET /version"),
+        "no non-resource path; requests for pods"
+    );
+    // Long ones are cut.
+    let many: Vec<_> = (0..200).map(|number| format!("/metrics/{number:04}")).collect();
+    let many = format!("[{{verbs: [get], nonResourceURLs: [{}]}}]", many.join(", "));
+    let cut = allowed(&compile(&[&grant(&many)]), "GET /debug");
+    assert!(cut.len() <= 300 && cut.ends_with("..."), "{cut}");
+}
+
+#[test]
+fn a_request_that_a_builtin_refuses_names_what_is_allowed_instead() {
+    let rules = |resources: &str| {
+        grant(&format!(
+            "[{{verbs: [get, list, create, update, delete, deletecollection], apiGroups: ['*'], resources: [{resources}]}}]"
+        ))
+    };
+    for (resources, line, instead) in [
+        ("nodes/proxy", "GET /api/v1/nodes/n/proxy/pods", ""),
+        (
+            "nodes/proxy, nodes",
+            "GET /api/v1/nodes/n/proxy/pods",
+            "requests for nodes",
+        ),
+        (
+            "pods/proxy, '*'",
+            "GET /api/v1/namespaces/n/pods/x/proxy",
+            "requests for other resources",
+        ),
+        (
+            "pods/portforward",
+            "POST /api/v1/namespaces/kube-system/pods/x/portforward",
+            "create pods/portforward outside namespace \"kube-system\"",
+        ),
+        (
+            "certificatesigningrequests",
+            "POST /apis/certificates.k8s.io/v1/certificatesigningrequests",
+            "get, list certificatesigningrequests",
+        ),
+        (
+            "clusterroles",
+            "DELETE /apis/rbac.authorization.k8s.io/v1/clusterroles/picket",
+            "get, list, create clusterroles",
+        ),
+        (
+            "clusterroles",
+            "DELETE /apis/rbac.authorization.k8s.io/v1/clusterroles",
+            "get, list, create, update, delete clusterroles",
+        ),
+        (
+            "pods",
+            "GET /api/v1/namespaces/picket-system/pods",
+            "get, list, create, update, delete, deletecollection pods outside namespace \"picket-system\"",
+        ),
+        (
+            "secrets",
+            "GET /api/v1/secrets",
+            "get, create, update, delete secrets; list, deletecollection secrets within one namespace",
+        ),
+        (
+            "pods",
+            "PUT /api/v1/namespaces/labelled/pods/p",
+            "get, list, create, delete, deletecollection pods; update pods outside namespace \"labelled\"",
+        ),
+        (
+            "agentgrants, configmaps",
+            "GET /apis/picket.dev/v1alpha1/agentgrants",
+            "requests for configmaps",
+        ),
+    ] {
+        let set = compile(&[&rules(resources), LABELLED]);
+        assert_eq!(denied(&set, line).allowed(), instead, "{line}");
+    }
+    // A grant that is bound to the refused namespace is no way out.
+    let bound = rules("pods").replace("  rules:", "  namespaces: [picket-system, shop]\n  rules:");
+    let only = bound.replace(", shop", "");
+    let line = "GET /api/v1/namespaces/picket-system/pods";
+    let allowed = |grant: &str| denied(&compile(&[grant]), line).allowed().to_owned();
+    assert_eq!(
+        allowed(&bound),
+        "get, list, create, update, delete, deletecollection pods in namespace shop outside namespace \"picket-system\""
+    );
+    assert_eq!(allowed(&only), "");
+}

@@ -1,0 +1,311 @@
+//! What an agent may do instead of what it was refused.
+//!
+//! In: the refused request, what refused it, and the agent's grants. Out: a text of bounded length for the refusal. It claims
+//! nothing that a built-in refuses; of a Deny rule about resources it knows the verbs.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use super::PolicySet;
+use super::builtin::{Builtin, DISCOVERY, known_paths, url_matches};
+use super::grants::Grant;
+use super::needs::Inputs;
+use crate::glob::Glob;
+use crate::identity::Principal;
+use crate::request::{KubeRequest, Target, Verb, VerbSet};
+
+/// Longest text that says what is allowed instead, in bytes.
+const MAX_ALLOWED: usize = 300;
+
+/// A namespace that no rule and no built-in is about, since no namespace has that name.
+const ELSEWHERE: &str = "-";
+
+/// An object that no built-in is about.
+const ANY_NAME: &str = "-";
+
+/// Requests for a resource: these verbs, and where.
+struct Offer<'a> {
+    verbs: VerbSet,
+    /// The namespace that is left out, and how that is said.
+    but: Option<&'a str>,
+    place: String,
+}
+
+impl PolicySet {
+    /// What the grants allow instead of a request that no grant allows, or that a rule about these verbs refuses.
+    pub(super) fn allowed_instead(
+        &self,
+        principal: &Principal,
+        request: &KubeRequest,
+        inputs: Inputs<'_>,
+        refused: VerbSet,
+    ) -> String {
+        let grants = self.grants_of(principal.name());
+        if matches!(request.target, Target::NonResource { .. }) {
+            return self.paths_instead(principal, request, inputs);
+        }
+        let offer = Offer {
+            verbs: VerbSet::ALL.without(refused),
+            but: None,
+            place: String::new(),
+        };
+        of_resources(grants, request, &[offer])
+    }
+
+    /// What the grants allow instead of a request that a built-in refuses.
+    pub(super) fn instead_of_builtin(
+        &self,
+        principal: &Principal,
+        request: &KubeRequest,
+        inputs: Inputs<'_>,
+        builtin: Builtin,
+    ) -> String {
+        let Target::Resource {
+            resource, namespace, ..
+        } = &request.target
+        else {
+            return self.paths_instead(principal, request, inputs);
+        };
+        let passing = |elsewhere: bool| {
+            Verb::of_resources()
+                .filter(|verb| {
+                    let other = with_verb(request, *verb, elsewhere);
+                    !builtin.fires(&other, &self.own_namespace, &self.labelled)
+                })
+                .fold(VerbSet::default(), VerbSet::with)
+        };
+        let here = passing(false);
+        let place = match namespace {
+            Some(namespace) if resource == "namespaces" => format!(" other than {namespace:?}"),
+            Some(namespace) => format!(" outside namespace {namespace:?}"),
+            None => " within one namespace".to_owned(),
+        };
+        let offers = [
+            Offer {
+                verbs: here,
+                but: None,
+                place: String::new(),
+            },
+            Offer {
+                verbs: passing(true).without(here),
+                but: namespace.as_deref(),
+                place,
+            },
+        ];
+        of_resources(self.grants_of(principal.name()), request, &offers)
+    }
+
+    /// The non-resource paths that an agent may ask for, and what its grants are about besides.
+    fn paths_instead(&self, principal: &Principal, request: &KubeRequest, inputs: Inputs<'_>) -> String {
+        let grants = self.grants_of(principal.name());
+        if grants.is_empty() {
+            return String::new();
+        }
+        let open = self.is_excepted(principal, Builtin::UnknownPaths);
+        let mut places: Vec<(String, Vec<&str>)> = Vec::new();
+        let mut length = 0;
+        for url in paths_of(grants, open) {
+            if length > MAX_ALLOWED {
+                break;
+            }
+            let verbs: Vec<_> = Verb::of_paths()
+                .filter(|verb| self.permits_path(principal, request, inputs, *verb, url))
+                .map(Verb::as_str)
+                .collect();
+            let verbs = verbs.join(", ");
+            let said = |(_, urls): &(_, Vec<&str>)| urls.contains(&url);
+            if verbs.is_empty() || places.iter().any(said) {
+                continue;
+            }
+            length += url.len();
+            match places.iter_mut().find(|(with, _)| *with == verbs) {
+                Some((_, urls)) => urls.push(url),
+                None => places.push((verbs, vec![url])),
+            }
+        }
+        let mut texts: Vec<_> = places
+            .into_iter()
+            .map(|(verbs, urls)| format!("{verbs} {}", urls.join(", ")))
+            .collect();
+        if texts.is_empty() {
+            texts.push("no non-resource path".to_owned());
+        }
+        texts.extend(subjects(grants, None, "resources"));
+        shorten(texts.join("; "))
+    }
+
+    /// Whether a request for a path would be permitted, or held for an approval.
+    fn permits_path(
+        &self,
+        principal: &Principal,
+        request: &KubeRequest,
+        inputs: Inputs<'_>,
+        verb: Verb,
+        url: &str,
+    ) -> bool {
+        let path = match url.trim_end_matches('*') {
+            "" => "/",
+            path => path,
+        };
+        let other = KubeRequest {
+            verb,
+            path: path.to_owned(),
+            target: Target::NonResource {
+                path: path.to_owned(),
+            },
+            ..request.clone()
+        };
+        self.may_pass(principal, &other, inputs)
+    }
+}
+
+/// Every path that a grant names, and those that come with any grant: as far as they are known, or as they are where `open`.
+fn paths_of<'g>(grants: &'g [Arc<Grant>], open: bool) -> impl Iterator<Item = &'g str> {
+    let named = grants.iter().flat_map(|grant| grant.rules());
+    let named = named.flat_map(|rule| rule.urls.iter().map(String::as_str));
+    let known = move |url: &'g str| {
+        let whole = open || known_paths().any(|known| url_matches(known, url));
+        let parts = known_paths().filter(move |known| !whole && url_matches(url, known));
+        whole
+            .then_some(url)
+            .into_iter()
+            .chain(parts.map(|part| -> &'g str { part }))
+    };
+    named
+        .flat_map(known)
+        .chain(DISCOVERY)
+        // A path with a slash at its end is said by the one without.
+        .filter(|url| *url == "/" || !url.ends_with('/'))
+}
+
+/// The request with another verb, about one object or a collection as the verb has it, perhaps in another namespace.
+fn with_verb(request: &KubeRequest, verb: Verb, elsewhere: bool) -> KubeRequest {
+    let mut other = request.clone();
+    other.verb = verb;
+    if let Target::Resource {
+        namespace,
+        name,
+        subresource,
+        resource,
+        ..
+    } = &mut other.target
+    {
+        if subresource.is_none() {
+            *name = match verb.is_collection() || verb == Verb::Create {
+                true => None,
+                false => name.take().or_else(|| Some(ANY_NAME.to_owned())),
+            };
+        }
+        if elsewhere {
+            *namespace = Some(ELSEWHERE.to_owned());
+            if resource == "namespaces" && name.is_some() {
+                *name = Some(ELSEWHERE.to_owned());
+            }
+        }
+    }
+    other
+}
+
+/// What the grants allow on the same resource by these offers; where that is nothing, what they are about at all.
+fn of_resources(grants: &[Arc<Grant>], request: &KubeRequest, offers: &[Offer<'_>]) -> String {
+    let Target::Resource {
+        group,
+        resource,
+        subresource,
+        ..
+    } = &request.target
+    else {
+        return String::new();
+    };
+    let mut places: Vec<String> = Vec::new();
+    let mut matched = false;
+    for offer in offers {
+        for grant in grants {
+            let Some(namespaces) = namespaces(grant, offer.but) else {
+                continue;
+            };
+            for rule in grant.rules() {
+                if !rule.group_matches(group) || !rule.resource_matches(resource, subresource.as_deref()) {
+                    continue;
+                }
+                matched = true;
+                let verbs: Vec<_> = Verb::of_resources()
+                    .filter(|verb| rule.verbs.has(*verb) && offer.verbs.has(*verb))
+                    // A session is opened by create, whichever other verbs are granted.
+                    .filter(|verb| !request.is_session() || *verb == Verb::Create)
+                    .map(Verb::as_str)
+                    .collect();
+                if verbs.is_empty() {
+                    continue;
+                }
+                let mut place = format!("{} {}", verbs.join(", "), request.resource_words());
+                if !rule.names.is_empty() {
+                    let _ = write!(place, " named {}", rule.names.join(", "));
+                }
+                place.push_str(&namespaces);
+                place.push_str(&offer.place);
+                places.push(place);
+            }
+        }
+    }
+    if places.is_empty() {
+        // Of the resource itself nothing is left, so that its name must not be said.
+        let itself = request.resource_words();
+        places = subjects(grants, matched.then_some(&*itself), "other resources");
+    }
+    places.dedup();
+    shorten(places.join("; "))
+}
+
+/// Which resources the grants are about, but for one; `all` says that a grant names all.
+fn subjects(grants: &[Arc<Grant>], but: Option<&str>, all: &str) -> Vec<String> {
+    let mut places = Vec::new();
+    for grant in grants {
+        let mut resources: Vec<&str> = grant
+            .rules()
+            .iter()
+            .flat_map(|rule| rule.resources.iter().map(String::as_str))
+            .filter(|resource| Some(*resource) != but)
+            .collect();
+        resources.dedup();
+        if resources.is_empty() {
+            continue;
+        }
+        let mut place = match resources.contains(&"*") {
+            true => format!("requests for {all}"),
+            false => format!("requests for {}", resources.join(", ")),
+        };
+        place.push_str(&namespaces(grant, None).unwrap_or_default());
+        places.push(place);
+    }
+    places.dedup();
+    places
+}
+
+/// The namespaces of a grant in words; `None` where it is bound to the one that is left out.
+fn namespaces(grant: &Grant, but: Option<&str>) -> Option<String> {
+    if grant.namespaces().is_empty() {
+        return Some(String::new());
+    }
+    let is_left_out = |glob: &&Glob| matches!(glob, Glob::Exact(name) if Some(&**name) == but);
+    let names: Vec<_> = grant
+        .namespaces()
+        .iter()
+        .filter(|glob| !is_left_out(glob))
+        .map(|glob| format!("{glob:?}"))
+        .collect();
+    (!names.is_empty()).then(|| format!(" in namespace {}", names.join(", ")))
+}
+
+/// Cuts a text at a character's boundary and says so.
+fn shorten(mut text: String) -> String {
+    if text.len() > MAX_ALLOWED {
+        let mut end = MAX_ALLOWED - "...".len();
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        text.truncate(end);
+        text.push_str("...");
+    }
+    text
+}
