@@ -20,11 +20,11 @@ const MPTCP: u32 = 262;
 
 /// What to do with a connect to a protected endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum KernelVerdict {
     /// Let it go where it goes.
     Pass,
     /// Let it go, and count that nobody judged the pod: the operator wants it so while no agent runs.
-    PassUnknown,
+    PassUnclassified,
     /// Take it to the listener at this port (host order) on loopback.
     Redirect(u16),
     /// Fail it.
@@ -55,26 +55,26 @@ pub const fn judge(
     socket: &Socket,
     loopback: bool,
     gone: bool,
-) -> Verdict {
+) -> KernelVerdict {
     // While nobody has told the node's namespace every loopback counts: too strict, never too lax.
     if loopback && node.netns != 0 && socket.netns != node.netns {
-        return Verdict::Pass;
+        return KernelVerdict::Pass;
     }
     match ClassKind::from_code(class.kind) {
-        ClassKind::Exempt => Verdict::Pass,
-        ClassKind::Pending => Verdict::Deny(DenyReason::Pending),
+        ClassKind::Exempt => KernelVerdict::Pass,
+        ClassKind::Pending => KernelVerdict::Deny(DenyReason::Pending),
         ClassKind::Unclassified => {
             if gone && node.unclassified_open == 1 {
-                Verdict::PassUnknown
+                KernelVerdict::PassUnclassified
             } else {
-                Verdict::Deny(DenyReason::Pending)
+                KernelVerdict::Deny(DenyReason::Pending)
             }
         }
         ClassKind::Enforced => match action {
-            EndpointAction::Deny => Verdict::Deny(DenyReason::DeniedEndpoint),
+            EndpointAction::Deny => KernelVerdict::Deny(DenyReason::DeniedEndpoint),
             EndpointAction::Redirect => {
                 if socket.kind != SOCK_STREAM || (socket.protocol != TCP && socket.protocol != MPTCP) {
-                    Verdict::Deny(DenyReason::Protocol)
+                    KernelVerdict::Deny(DenyReason::Protocol)
                 } else {
                     listener(class, node, socket.netns)
                 }
@@ -85,18 +85,18 @@ pub const fn judge(
 
 /// The listener that a socket of an enforced pod is taken to: the one in its own network namespace.
 #[inline(always)]
-const fn listener(class: &ClassValue, node: &NodeValue, netns: u64) -> Verdict {
+const fn listener(class: &ClassValue, node: &NodeValue, netns: u64) -> KernelVerdict {
     let port = if netns == class.netns {
         class.port
     } else if node.netns != 0 && netns == node.netns {
         node.port
     } else {
-        return Verdict::Deny(DenyReason::Namespace);
+        return KernelVerdict::Deny(DenyReason::Namespace);
     };
     if port == 0 {
-        Verdict::Deny(DenyReason::NoListener)
+        KernelVerdict::Deny(DenyReason::NoListener)
     } else {
-        Verdict::Redirect(port)
+        KernelVerdict::Redirect(port)
     }
 }
 
@@ -163,12 +163,14 @@ pub const fn judge_unfollowed(
     kind: u32,
     protocol: u32,
     gone: bool,
-) -> Verdict {
+) -> KernelVerdict {
     match ClassKind::from_code(class.kind) {
-        ClassKind::Exempt => Verdict::Pass,
-        ClassKind::Unclassified if gone && node.unclassified_open == 1 => Verdict::PassUnknown,
-        ClassKind::Enforced if kind == SOCK_RAW && (protocol == ICMP || protocol == ICMPV6) => Verdict::Pass,
-        _ => Verdict::Deny(DenyReason::Socket),
+        ClassKind::Exempt => KernelVerdict::Pass,
+        ClassKind::Unclassified if gone && node.unclassified_open == 1 => KernelVerdict::PassUnclassified,
+        ClassKind::Enforced if kind == SOCK_RAW && (protocol == ICMP || protocol == ICMPV6) => {
+            KernelVerdict::Pass
+        }
+        _ => KernelVerdict::Deny(DenyReason::Socket),
     }
 }
 
@@ -234,7 +236,7 @@ mod tests {
         }
     }
 
-    fn verdict(class: &ClassValue, socket: Socket) -> Verdict {
+    fn verdict(class: &ClassValue, socket: Socket) -> KernelVerdict {
         judge(EndpointAction::Redirect, class, &NODE, &socket, false, false)
     }
 
@@ -246,10 +248,13 @@ mod tests {
                 protocol,
                 ..socket(POD)
             };
-            assert_eq!(verdict(&class, socket), Verdict::Redirect(4443));
+            assert_eq!(verdict(&class, socket), KernelVerdict::Redirect(4443));
         }
-        assert_eq!(verdict(&class, socket(NODE.netns)), Verdict::Redirect(9443));
-        assert_eq!(verdict(&class, socket(55)), Verdict::Deny(DenyReason::Namespace));
+        assert_eq!(verdict(&class, socket(NODE.netns)), KernelVerdict::Redirect(9443));
+        assert_eq!(
+            verdict(&class, socket(55)),
+            KernelVerdict::Deny(DenyReason::Namespace)
+        );
         // Before anybody told the node's namespace, none is it.
         let told = judge(
             EndpointAction::Redirect,
@@ -259,7 +264,7 @@ mod tests {
             false,
             false,
         );
-        assert_eq!(told, Verdict::Deny(DenyReason::Namespace));
+        assert_eq!(told, KernelVerdict::Deny(DenyReason::Namespace));
     }
 
     #[test]
@@ -278,7 +283,7 @@ mod tests {
             };
             assert_eq!(
                 verdict(&class, socket),
-                Verdict::Deny(DenyReason::Protocol),
+                KernelVerdict::Deny(DenyReason::Protocol),
                 "{kind} {protocol}"
             );
         }
@@ -289,7 +294,7 @@ mod tests {
         let class = class(ClassKind::Enforced, 0);
         assert_eq!(
             verdict(&class, socket(POD)),
-            Verdict::Deny(DenyReason::NoListener)
+            KernelVerdict::Deny(DenyReason::NoListener)
         );
         let node = NodeValue { port: 0, ..NODE };
         let told = judge(
@@ -300,14 +305,14 @@ mod tests {
             false,
             false,
         );
-        assert_eq!(told, Verdict::Deny(DenyReason::NoListener));
+        assert_eq!(told, KernelVerdict::Deny(DenyReason::NoListener));
     }
 
     #[test]
     fn some_endpoints_are_shut_to_all_that_is_enforced() {
         let class = class(ClassKind::Enforced, 4443);
         let told = judge(EndpointAction::Deny, &class, &NODE, &socket(POD), false, false);
-        assert_eq!(told, Verdict::Deny(DenyReason::DeniedEndpoint));
+        assert_eq!(told, KernelVerdict::Deny(DenyReason::DeniedEndpoint));
     }
 
     #[test]
@@ -316,16 +321,19 @@ mod tests {
             judge(EndpointAction::Redirect, class, node, &socket(netns), true, false)
         };
         let enforced = class(ClassKind::Enforced, 4443);
-        assert_eq!(loopback(&enforced, &NODE, POD), Verdict::Pass);
-        assert_eq!(loopback(&enforced, &NODE, NODE.netns), Verdict::Redirect(9443));
+        assert_eq!(loopback(&enforced, &NODE, POD), KernelVerdict::Pass);
+        assert_eq!(
+            loopback(&enforced, &NODE, NODE.netns),
+            KernelVerdict::Redirect(9443)
+        );
         assert_eq!(
             loopback(&enforced, &NodeValue::default(), POD),
-            Verdict::Redirect(4443)
+            KernelVerdict::Redirect(4443)
         );
         let pending = class(ClassKind::Pending, 0);
         assert_eq!(
             loopback(&pending, &NODE, NODE.netns),
-            Verdict::Deny(DenyReason::Pending)
+            KernelVerdict::Deny(DenyReason::Pending)
         );
     }
 
@@ -335,17 +343,17 @@ mod tests {
             let told = |kind, node: &NodeValue, gone| {
                 judge(action, &class(kind, 0), node, &socket(POD), false, gone)
             };
-            assert_eq!(told(ClassKind::Exempt, &NODE, false), Verdict::Pass);
+            assert_eq!(told(ClassKind::Exempt, &NODE, false), KernelVerdict::Pass);
             for (node, gone) in [(NODE, false), (NODE, true), (OPEN, false), (OPEN, true)] {
                 assert_eq!(
                     told(ClassKind::Pending, &node, gone),
-                    Verdict::Deny(DenyReason::Pending)
+                    KernelVerdict::Deny(DenyReason::Pending)
                 );
                 let unknown = told(ClassKind::Unclassified, &node, gone);
                 if gone && node.unclassified_open == 1 {
-                    assert_eq!(unknown, Verdict::PassUnknown);
+                    assert_eq!(unknown, KernelVerdict::PassUnclassified);
                 } else {
-                    assert_eq!(unknown, Verdict::Deny(DenyReason::Pending));
+                    assert_eq!(unknown, KernelVerdict::Deny(DenyReason::Pending));
                 }
             }
         }
@@ -442,16 +450,19 @@ mod tests {
             for kind in [ClassKind::Enforced, ClassKind::Pending, ClassKind::Unclassified] {
                 assert_eq!(
                     told(kind, socket_kind, protocol),
-                    Verdict::Deny(DenyReason::Socket)
+                    KernelVerdict::Deny(DenyReason::Socket)
                 );
             }
-            assert_eq!(told(ClassKind::Exempt, socket_kind, protocol), Verdict::Pass);
+            assert_eq!(
+                told(ClassKind::Exempt, socket_kind, protocol),
+                KernelVerdict::Pass
+            );
         }
         for protocol in [ICMP, ICMPV6] {
-            assert_eq!(told(ClassKind::Enforced, SOCK_RAW, protocol), Verdict::Pass);
+            assert_eq!(told(ClassKind::Enforced, SOCK_RAW, protocol), KernelVerdict::Pass);
             assert_eq!(
                 told(ClassKind::Pending, SOCK_RAW, protocol),
-                Verdict::Deny(DenyReason::Socket)
+                KernelVerdict::Deny(DenyReason::Socket)
             );
         }
         for (kind, protocol) in [

@@ -16,8 +16,8 @@ mod pod;
 
 pub use address::Address;
 pub use decide::{
-    Socket, Verdict, gone, is_followed, judge, judge_unfollowed, looks, rewrite, serves, takes_listener_port,
-    was_listener_port,
+    KernelVerdict, Socket, gone, is_followed, judge, judge_unfollowed, looks, rewrite, serves,
+    takes_listener_port, was_listener_port,
 };
 pub use event::{COUNTERS, Counter, DenyReason, Event, Hook};
 pub use packet::{Destination, PacketBytes, destination, is_tagged};

@@ -2,8 +2,8 @@
 
 use aya_ebpf::programs::SockAddrContext;
 use picket_common::{
-    Address, Counter, DenyReason, DialRecord, DialState, EndpointAction, EndpointKey, Hook, Socket, Verdict,
-    judge, looks, rewrite,
+    Address, Counter, DenyReason, DialRecord, DialState, EndpointAction, EndpointKey, Hook, KernelVerdict,
+    Socket, judge, looks, rewrite,
 };
 
 use super::report::{Denied, report};
@@ -49,13 +49,13 @@ pub(super) fn connect(ctx: &SockAddrContext, hook: Hook, dialled: Address) -> Ou
         loopback,
         agent_gone(),
     ) {
-        Verdict::Pass => Outcome::Pass,
-        Verdict::PassUnknown => {
+        KernelVerdict::Pass => Outcome::Pass,
+        KernelVerdict::PassUnclassified => {
             count(Counter::AllowedUnclassified);
             Outcome::Pass
         }
-        Verdict::Deny(reason) => deny(hook, dialled, port, &socket, &classified, reason),
-        Verdict::Redirect(listener_port) => {
+        KernelVerdict::Deny(reason) => deny(hook, dialled, port, &socket, &classified, reason),
+        KernelVerdict::Redirect(listener_port) => {
             let Classified { cgroup, class } = classified;
             let task = current_task();
             let record = DialRecord {

@@ -3,7 +3,7 @@
 use aya_ebpf::helpers::generated as helper;
 use aya_ebpf::macros::cgroup_sock;
 use aya_ebpf::programs::SockContext;
-use picket_common::{Address, Counter, Hook, Verdict, is_followed, judge_unfollowed};
+use picket_common::{Address, Counter, Hook, KernelVerdict, is_followed, judge_unfollowed};
 
 use super::report::{Denied, report};
 use super::{PASS, REFUSE, agent_gone, classify_current, count, current_task, node};
@@ -21,7 +21,7 @@ pub(crate) fn sock_create(ctx: SockContext) -> i32 {
         return PASS;
     }
     match judge_unfollowed(&classified.class, &node(), kind, protocol, agent_gone()) {
-        Verdict::Deny(reason) => {
+        KernelVerdict::Deny(reason) => {
             // SAFETY: the context is the one the kernel called this program with.
             let netns = unsafe { helper::bpf_get_netns_cookie(ctx.sock.cast()) };
             report(
@@ -38,10 +38,10 @@ pub(crate) fn sock_create(ctx: SockContext) -> i32 {
             );
             REFUSE
         }
-        Verdict::PassUnknown => {
+        KernelVerdict::PassUnclassified => {
             count(Counter::AllowedUnclassified);
             PASS
         }
-        Verdict::Pass | Verdict::Redirect(_) => PASS,
+        KernelVerdict::Pass | KernelVerdict::Redirect(_) => PASS,
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use crate::engine::{Allowance, Cause, FiredRule, Impersonate, Inputs, PolicySet, Refusal, Verdict};
+use crate::engine::{Allowance, Cause, Evaluation, FiredRule, Impersonate, Inputs, PolicySet, Refusal};
 use crate::identity::Principal;
 use crate::request::{CanonicalRequest, KubeRequest};
 
@@ -272,19 +272,19 @@ impl PolicySet {
         inputs: Inputs<'_>,
     ) -> Decision {
         match self.evaluate(&principal, request.kube(), inputs) {
-            Verdict::Allow(allowance) => Decision::Permit(Permit {
+            Evaluation::Allow(allowance) => Decision::Permit(Permit {
                 request,
                 principal,
                 allowance,
                 approver: None,
             }),
-            Verdict::Ask(allowance, rules) => Decision::Ask(Ask {
+            Evaluation::Ask(allowance, rules) => Decision::Ask(Ask {
                 request,
                 principal,
                 allowance,
                 rules,
             }),
-            Verdict::Refuse(refusal) => Decision::Deny(Denial(refusal)),
+            Evaluation::Refuse(refusal) => Decision::Deny(Denial(refusal)),
         }
     }
 
@@ -293,9 +293,9 @@ impl PolicySet {
     #[must_use]
     pub fn recheck(&self, principal: &Principal, request: &KubeRequest, inputs: Inputs<'_>) -> Recheck {
         match self.evaluate(principal, request, inputs) {
-            Verdict::Allow(allowance) => Recheck::Permit(allowance.impersonate),
-            Verdict::Ask(..) => Recheck::Ask,
-            Verdict::Refuse(refusal) => Recheck::Deny(Denial(refusal)),
+            Evaluation::Allow(allowance) => Recheck::Permit(allowance.impersonate),
+            Evaluation::Ask(..) => Recheck::Ask,
+            Evaluation::Refuse(refusal) => Recheck::Deny(Denial(refusal)),
         }
     }
 }

@@ -11,15 +11,15 @@ use std::hash::Hash;
 const AS_THEY_ARE: u32 = 10;
 
 /// How many of one source are written as they are between two ticks, whatever their kinds: 110 pods that do their worst write
-/// some 10,000 records a second then, with the folds.
+/// some 10,000 records a second then, with the tallies.
 const OF_ONE_SOURCE: u32 = 64;
 
 /// How many kinds of one source are told apart between two ticks; a pod that scans a node's endpoints makes about as many.
-/// What goes beyond is folded into one of the source's.
+/// What goes beyond is counted in one tally of the source.
 const KINDS: usize = 64;
 
 /// How many sources are told apart: more pods than a node runs (110 by default, 500 where it was raised). What goes beyond
-/// shares one fold.
+/// shares one tally.
 const SOURCES: usize = 1024;
 
 /// What was seen since the last tick.
@@ -32,21 +32,21 @@ pub(crate) struct EventAggregator<S, K, V> {
 #[derive(Debug)]
 struct Source<K, V> {
     written: u32,
-    kinds: HashMap<K, Fold<V>>,
-    others: Fold<V>,
+    kinds: HashMap<K, Tally<V>>,
+    others: Tally<V>,
 }
 
 #[derive(Debug)]
-struct Fold<V> {
+struct Tally<V> {
     written: u32,
     /// How many were not written, and the last of them.
-    folded: u32,
+    aggregated: u32,
     last: Option<V>,
 }
 
 /// What one record stands for.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Folded<V> {
+pub(crate) enum Aggregated<V> {
     /// So many of the same kind as this one, which is among them.
     Alike(V, u32),
     /// So many of the same source and of several kinds; this one is among them.
@@ -55,17 +55,17 @@ pub(crate) enum Folded<V> {
     Everybodys(V, u32),
 }
 
-impl<V> Default for Fold<V> {
+impl<V> Default for Tally<V> {
     fn default() -> Self {
         Self {
             written: 0,
-            folded: 0,
+            aggregated: 0,
             last: None,
         }
     }
 }
 
-impl<V> Fold<V> {
+impl<V> Tally<V> {
     /// Gives an event back that is to be written; `of_source` counts those of the source.
     fn take(&mut self, event: V, of_source: &mut u32) -> Option<V> {
         if self.written < AS_THEY_ARE && *of_source < OF_ONE_SOURCE {
@@ -73,14 +73,14 @@ impl<V> Fold<V> {
             *of_source += 1;
             return Some(event);
         }
-        self.folded = self.folded.saturating_add(1);
+        self.aggregated = self.aggregated.saturating_add(1);
         self.last = Some(event);
         None
     }
 
     /// The last event that was not written, and how many there were.
     fn end(self) -> Option<(V, u32)> {
-        Some((self.last?, self.folded))
+        Some((self.last?, self.aggregated))
     }
 }
 
@@ -105,30 +105,30 @@ impl<S: Eq + Hash, K: Eq + Hash, V> EventAggregator<S, K, V> {
         } = self.seen.entry(source).or_insert_with(|| Source {
             written: 0,
             kinds: HashMap::new(),
-            others: Fold::default(),
+            others: Tally::default(),
         });
-        let fold = if shared || (kinds.len() >= KINDS && !kinds.contains_key(&kind)) {
+        let tally = if shared || (kinds.len() >= KINDS && !kinds.contains_key(&kind)) {
             others
         } else {
             kinds.entry(kind).or_default()
         };
-        fold.take(event, written)
+        tally.take(event, written)
     }
 
-    /// Ends the interval: what each fold went beyond.
-    pub(crate) fn tick(&mut self) -> Vec<Folded<V>> {
-        let mut folded = Vec::new();
+    /// Ends the interval: what each tally counted beyond its limit.
+    pub(crate) fn tick(&mut self) -> Vec<Aggregated<V>> {
+        let mut aggregated = Vec::new();
         for (name, source) in std::mem::take(&mut self.seen) {
-            let kinds = source.kinds.into_values().filter_map(Fold::end);
-            folded.extend(kinds.map(|(event, count)| Folded::Alike(event, count)));
+            let kinds = source.kinds.into_values().filter_map(Tally::end);
+            aggregated.extend(kinds.map(|(event, count)| Aggregated::Alike(event, count)));
             if let Some((event, count)) = source.others.end() {
-                folded.push(match name {
-                    Some(_) => Folded::Others(event, count),
-                    None => Folded::Everybodys(event, count),
+                aggregated.push(match name {
+                    Some(_) => Aggregated::Others(event, count),
+                    None => Aggregated::Everybodys(event, count),
                 });
             }
         }
-        folded
+        aggregated
     }
 }
 
@@ -144,13 +144,13 @@ mod tests {
             .count();
         assert_eq!(written, 10);
         assert_eq!(aggregator.take("other", "kubelet", 7), Some(7));
-        assert_eq!(aggregator.tick(), [Folded::Alike(999, 990)]);
+        assert_eq!(aggregator.tick(), [Aggregated::Alike(999, 990)]);
         assert_eq!(aggregator.tick(), []);
         assert_eq!(aggregator.take("pod", "kubelet", 1), Some(1));
     }
 
     #[test]
-    fn many_kinds_share_their_sources_fold_and_take_nothing_from_another() {
+    fn many_kinds_share_their_sources_tally_and_take_nothing_from_another() {
         let mut aggregator = EventAggregator::default();
         let written = (0..100_000)
             .filter_map(|kind| aggregator.take("loud", kind, kind))
@@ -161,18 +161,18 @@ mod tests {
             assert_eq!(aggregator.take("quiet", kind, kind), Some(kind), "of another pod");
         }
         let beyond = u32::try_from(100_000 - written).expect("a count");
-        assert_eq!(aggregator.tick(), [Folded::Others(99_999, beyond)]);
+        assert_eq!(aggregator.tick(), [Aggregated::Others(99_999, beyond)]);
     }
 
     #[test]
-    fn many_sources_share_one_fold() {
+    fn many_sources_share_one_tally() {
         let mut aggregator = EventAggregator::default();
         let written = (0..100_000)
             .filter_map(|source| aggregator.take(source, "kubelet", source))
             .count();
         assert_eq!(written, SOURCES + 10);
-        let [Folded::Everybodys(..)] = aggregator.tick()[..] else {
-            panic!("one fold")
+        let [Aggregated::Everybodys(..)] = aggregator.tick()[..] else {
+            panic!("one tally")
         };
     }
 }

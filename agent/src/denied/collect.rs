@@ -19,7 +19,7 @@ use crate::endpoints::ProtectedEndpoints;
 use crate::endpoints::denied_as;
 use crate::enforce::WantedPort;
 use crate::kernel::{CgroupId, DenyReason, Kernel, KernelEvent, KernelEvents};
-use crate::listener::{Seen, UnattributedConnection};
+use crate::listener::{ProcessView, UnattributedConnection};
 use crate::runtime::phase::{Phase, PhaseWatch};
 use crate::workload::escapes::CgroupEscape;
 use crate::workload::{Names, Pod, container_of, source_for};
@@ -91,9 +91,9 @@ pub(crate) async fn kernel_events(
             .metrics
             .denied(cause.code(), endpoint(event.origin, &endpoints.borrow()));
         let seen = if event.pid != 0 && lookups.take(event.cgroup, Instant::now()) {
-            Seen::of(event.pid, event.at_ns).unwrap_or_default()
+            ProcessView::of(event.pid, event.at_ns).unwrap_or_default()
         } else {
-            Seen::default()
+            ProcessView::default()
         };
         let pod = names.find(event.cgroup, seen.cgroup.as_deref().map(Path::new));
         let pod = pod.as_ref().map(|pod| &pod.pod);
@@ -149,7 +149,7 @@ impl ProcessLookups {
     }
 }
 
-fn denied(event: &KernelEvent, pod: Option<&Pod>, seen: Seen) -> DeniedConnection {
+fn denied(event: &KernelEvent, pod: Option<&Pod>, seen: ProcessView) -> DeniedConnection {
     let cause = DenialCause::Kernel(event.reason);
     let container = pod
         .zip(seen.cgroup.as_deref())

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::aggregate::{EventAggregator, Folded};
+use super::aggregate::{Aggregated, EventAggregator};
 use super::cause::{DenialCause, DeniedConnection};
 use super::metrics::DeniedMetrics;
 use crate::audit::{AuditLog, Caller, Connection, KernelFacts, PodRef};
@@ -118,16 +118,16 @@ fn notify(events: &EventQueue, denied: &DeniedConnection) {
 }
 
 async fn write_aggregated(aggregator: &mut Gathered, audit: &AuditLog) {
-    for folded in aggregator.tick() {
-        write_one(audit, summary(folded)).await;
+    for aggregated in aggregator.tick() {
+        write_one(audit, summary(aggregated)).await;
     }
 }
 
-/// The record of what was folded. It says of nobody what others did: an address or a process stands in it only where all that
-/// were folded have it.
-fn summary(folded: Folded<DeniedConnection>) -> DeniedConnection {
-    let (cause, connection) = match folded {
-        Folded::Alike(denied, more) => {
+/// The record of what was aggregated. It says of nobody what others did: an address or a process stands in it only where all that
+/// were aggregated have it.
+fn summary(aggregated: Aggregated<DeniedConnection>) -> DeniedConnection {
+    let (cause, connection) = match aggregated {
+        Aggregated::Alike(denied, more) => {
             let cause = denied.cause();
             let connection = denied.into_connection();
             let message = format!(
@@ -142,8 +142,8 @@ fn summary(folded: Folded<DeniedConnection>) -> DeniedConnection {
                 },
             )
         }
-        Folded::Others(denied, count) => (DenialCause::Several, others(denied.connection(), count)),
-        Folded::Everybodys(denied, count) => {
+        Aggregated::Others(denied, count) => (DenialCause::Several, others(denied.connection(), count)),
+        Aggregated::Everybodys(denied, count) => {
             let message =
                 format!("{count} denied connections within a second, of more pods than are told apart");
             (DenialCause::Several, several(denied.connection(), message))
@@ -277,9 +277,9 @@ mod tests {
         let (source, kind) = key(&connection);
         let written = aggregator.take(source, kind, connection).expect("as it is");
         assert_eq!(written.connection().kernel.address, "10.0.0.7:10250".parse().ok());
-        let folded: Vec<_> = aggregator.tick().into_iter().map(summary).collect();
-        let [others] = &folded[..] else {
-            panic!("{folded:#?}")
+        let aggregated: Vec<_> = aggregator.tick().into_iter().map(summary).collect();
+        let [others] = &aggregated[..] else {
+            panic!("{aggregated:#?}")
         };
         let others = others.connection();
         let caller = others.caller.as_ref().expect("the pod");

@@ -1,4 +1,4 @@
-//! The index told of small clusters.
+//! The index, fed with small clusters.
 
 #[path = "index_limit_tests.rs"]
 mod limits;
@@ -22,13 +22,13 @@ fn targets(texts: &[&str]) -> Vec<EndpointTarget> {
     texts.iter().map(|text| text.parse().unwrap()).collect()
 }
 
-/// A index and a clock.
-struct Told {
+/// An index and a clock.
+struct IndexFixture {
     index: EndpointIndex,
     now: Instant,
 }
 
-impl Told {
+impl IndexFixture {
     fn nothing(config: ProtectedEndpointsConfig, limit: usize) -> Self {
         Self {
             index: EndpointIndex::new(config, limit),
@@ -62,14 +62,14 @@ impl Told {
 
     /// A cluster of two nodes: this one runs the API server, the other has pods alone.
     fn cluster() -> Self {
-        let mut told = Self::nothing(config(), LIMIT);
-        told.index.set_node_addresses(
+        let mut fixture = Self::nothing(config(), LIMIT);
+        fixture.index.set_node_addresses(
             ["10.0.0.1", "10.244.1.1", "127.0.0.1", "::1", "fe80::1"]
                 .iter()
                 .map(|ip| ip.parse().unwrap())
                 .collect(),
         );
-        told.lists(
+        fixture.lists(
             &[own_service()],
             &[own_slice(&["10.0.0.1"])],
             &[
@@ -77,7 +77,7 @@ impl Told {
                 node("b", "10.0.0.2", "10.244.2.0/24"),
             ],
         );
-        told
+        fixture
     }
 
     fn service(&mut self, object: Value) -> bool {
@@ -139,10 +139,11 @@ fn without_the_cluster_only_what_is_known_anyway_is_told() {
         deny: targets(&["192.0.2.8:80"]),
         ..config()
     };
-    let mut told = Told::nothing(config, LIMIT);
-    told.index
+    let mut fixture = IndexFixture::nothing(config, LIMIT);
+    fixture
+        .index
         .set_node_addresses(["10.0.0.1".parse().unwrap()].into());
-    let endpoints = told.refresh();
+    let endpoints = fixture.refresh();
     assert!(!endpoints.whole);
     assert_eq!(endpoints.redirect, addresses(&["192.0.2.9:443"]));
     assert!(has(
@@ -163,37 +164,37 @@ fn without_the_cluster_only_what_is_known_anyway_is_told() {
         ]
     ));
     // Each list alone is not all.
-    told.lists(&[own_service()], &[], &[]);
-    assert!(!told.refresh().whole, "no endpoint is known");
-    told.lists(&[], &[own_slice(&["10.0.0.1"])], &[]);
-    assert!(told.refresh().whole, "the Service stands as it was");
+    fixture.lists(&[own_service()], &[], &[]);
+    assert!(!fixture.refresh().whole, "no endpoint is known");
+    fixture.lists(&[], &[own_slice(&["10.0.0.1"])], &[]);
+    assert!(fixture.refresh().whole, "the Service stands as it was");
 }
 
 #[test]
 fn whole_waits_for_every_list() {
-    let mut told = Told::nothing(config(), LIMIT);
-    told.service(own_service());
-    told.slice(own_slice(&["10.0.0.1"]));
-    assert!(!told.refresh().whole);
-    told.index.service(watcher::Event::Init);
-    told.index.service(watcher::Event::InitApply(
+    let mut fixture = IndexFixture::nothing(config(), LIMIT);
+    fixture.service(own_service());
+    fixture.slice(own_slice(&["10.0.0.1"]));
+    assert!(!fixture.refresh().whole);
+    fixture.index.service(watcher::Event::Init);
+    fixture.index.service(watcher::Event::InitApply(
         serde_json::from_value(own_service()).unwrap(),
     ));
-    told.index.service(watcher::Event::InitDone);
-    told.index.slice(watcher::Event::Init);
-    told.index.slice(watcher::Event::InitApply(
+    fixture.index.service(watcher::Event::InitDone);
+    fixture.index.slice(watcher::Event::Init);
+    fixture.index.slice(watcher::Event::InitApply(
         serde_json::from_value(own_slice(&["10.0.0.1"])).unwrap(),
     ));
-    told.index.slice(watcher::Event::InitDone);
-    assert!(!told.refresh().whole, "other nodes are not known");
-    told.index.node(watcher::Event::Init);
-    told.index.node(watcher::Event::InitDone);
-    assert!(told.refresh().whole);
+    fixture.index.slice(watcher::Event::InitDone);
+    assert!(!fixture.refresh().whole, "other nodes are not known");
+    fixture.index.node(watcher::Event::Init);
+    fixture.index.node(watcher::Event::InitDone);
+    assert!(fixture.refresh().whole);
 }
 
 #[test]
 fn every_address_of_a_node_with_an_api_server_is_one() {
-    let endpoints = Told::cluster().refresh();
+    let endpoints = IndexFixture::cluster().refresh();
     assert!(endpoints.whole);
     let all = [
         "10.96.0.1:443",
@@ -233,15 +234,16 @@ fn every_address_of_a_node_with_an_api_server_is_one() {
 
 #[test]
 fn a_node_of_the_control_plane_has_one_by_its_label() {
-    let mut told = Told::cluster();
+    let mut fixture = IndexFixture::cluster();
     let mut marked = node("b", "10.0.0.2", "10.244.2.0/24");
     marked["metadata"]["labels"] = json!({"node-role.kubernetes.io/control-plane": ""});
     marked["status"]["daemonEndpoints"] = json!({"kubeletEndpoint": {"Port": 10_260}});
     assert!(
-        told.index
+        fixture
+            .index
             .node(watcher::Event::Apply(serde_json::from_value(marked).unwrap()))
     );
-    let endpoints = told.refresh();
+    let endpoints = fixture.refresh();
     assert!(has(&endpoints.redirect, &["10.0.0.2:6443", "10.244.2.1:6443"]));
     assert!(has(
         &endpoints.deny,
@@ -251,9 +253,9 @@ fn a_node_of_the_control_plane_has_one_by_its_label() {
 
 #[test]
 fn an_api_server_behind_a_local_balancer_is_known_by_the_configuration() {
-    let mut told = Told::cluster();
-    told.index.config.redirect = targets(&["127.0.0.1:7443"]);
-    let endpoints = told.refresh();
+    let mut fixture = IndexFixture::cluster();
+    fixture.index.config.redirect = targets(&["127.0.0.1:7443"]);
+    let endpoints = fixture.refresh();
     assert!(has(
         &endpoints.redirect,
         &["127.0.0.1:7443", "10.244.1.1:7443", "[fe80::]:7443"]
@@ -263,11 +265,14 @@ fn an_api_server_behind_a_local_balancer_is_known_by_the_configuration() {
 
 #[test]
 fn a_service_that_leads_to_an_endpoint_is_one() {
-    let mut told = Told::cluster();
-    told.refresh();
+    let mut fixture = IndexFixture::cluster();
+    fixture.refresh();
     let spec = json!({"clusterIP": "10.96.7.7", "externalIPs": ["192.0.2.7"], "type": "NodePort",
         "ports": [{"name": "a", "port": 8443, "nodePort": 30_443}, {"name": "b", "port": 9443}, {"name": "c", "port": 53, "protocol": "UDP"}]});
-    assert!(!told.service(service("x", "hand", spec)), "it leads nowhere yet");
+    assert!(
+        !fixture.service(service("x", "hand", spec)),
+        "it leads nowhere yet"
+    );
     let mut made = slice(
         "x",
         "hand-1",
@@ -276,8 +281,8 @@ fn a_service_that_leads_to_an_endpoint_is_one() {
         json!([{"name": "a", "port": 6443}, {"name": "b", "port": 80}]),
     );
     made["endpoints"][0]["conditions"] = json!({"ready": false});
-    assert!(told.slice(made.clone()));
-    let endpoints = told.refresh();
+    assert!(fixture.slice(made.clone()));
+    let endpoints = fixture.refresh();
     let by = [
         "10.96.7.7:8443",
         "192.0.2.7:8443",
@@ -298,29 +303,29 @@ fn a_service_that_leads_to_an_endpoint_is_one() {
         assert!(!has(&endpoints.redirect, &[other]), "{other}");
     }
     // It goes, and what it led by goes when its time is over.
-    assert!(told.unslice(made));
-    assert!(has(&told.after(299).redirect, &by));
-    assert!(!has(&told.after(301).redirect, &["10.96.7.7:8443"]));
+    assert!(fixture.unslice(made));
+    assert!(has(&fixture.after(299).redirect, &by));
+    assert!(!has(&fixture.after(301).redirect, &["10.96.7.7:8443"]));
 }
 
 /// Names of ports differ within a Service, whatever the protocols; numbers need not.
 #[test]
 fn a_service_of_another_protocol_that_leads_to_an_endpoint_is_one_too() {
-    let mut told = Told::cluster();
-    told.refresh();
+    let mut fixture = IndexFixture::cluster();
+    fixture.refresh();
     let ports = json!([
         {"name": "dns", "port": 53, "nodePort": 30_053, "protocol": "UDP"}, {"name": "dns-tcp", "port": 53, "nodePort": 30_053},
         {"name": "vxlan", "port": 5000, "nodePort": 30_500, "protocol": "UDP"}, {"name": "web", "port": 80},
         {"name": "quic", "port": 443, "protocol": "UDP"}, {"name": "sctp", "port": 9000, "protocol": "SCTP"}]);
-    told.service(service(
+    fixture.service(service(
         "x",
         "udp",
         json!({"clusterIP": "10.96.7.7", "externalIPs": ["192.0.2.7"], "type": "NodePort", "ports": ports}),
     ));
     let pods = json!([{"name": "dns", "port": 53, "protocol": "UDP"}, {"name": "dns-tcp", "port": 53},
         {"name": "web", "port": 8080}]);
-    assert!(!told.slice(slice("x", "udp-1", "udp", &["10.244.2.9"], pods)));
-    let before = told.refresh();
+    assert!(!fixture.slice(slice("x", "udp-1", "udp", &["10.244.2.9"], pods)));
+    let before = fixture.refresh();
     // By hand, as a slice's own Service would not lead to a node.
     for (name, port, protocol) in [
         ("vxlan", 4789, "UDP"),
@@ -328,9 +333,12 @@ fn a_service_of_another_protocol_that_leads_to_an_endpoint_is_one_too() {
         ("sctp", 10_250, "SCTP"),
     ] {
         let port = json!([{"name": name, "port": port, "protocol": protocol}]);
-        assert!(told.slice(slice("x", name, "udp", &["10.0.0.1"], port)), "{name}");
+        assert!(
+            fixture.slice(slice("x", name, "udp", &["10.0.0.1"], port)),
+            "{name}"
+        );
     }
-    let endpoints = told.refresh();
+    let endpoints = fixture.refresh();
     let denied = addresses(&[
         "10.96.7.7:5000",
         "192.0.2.7:5000",
@@ -350,47 +358,47 @@ fn a_service_of_another_protocol_that_leads_to_an_endpoint_is_one_too() {
 
 #[test]
 fn names_of_ports_and_namespaces_tie_a_slice_to_its_service() {
-    let mut told = Told::cluster();
-    told.refresh();
-    told.service(service(
+    let mut fixture = IndexFixture::cluster();
+    fixture.refresh();
+    fixture.service(service(
         "x",
         "hand",
         json!({"clusterIP": "10.96.7.7", "ports": [{"port": 1}]}),
     ));
-    told.service(service(
+    fixture.service(service(
         "y",
         "hand",
         json!({"clusterIP": "10.96.7.8", "ports": [{"name": "a", "port": 2}]}),
     ));
-    told.slice(slice(
+    fixture.slice(slice(
         "x",
         "s",
         "hand",
         &["10.0.0.1"],
         json!([{"name": "a", "port": 6443}]),
     ));
-    told.slice(slice("y", "s", "hand", &["10.0.0.1"], json!([{"port": 6443}])));
+    fixture.slice(slice("y", "s", "hand", &["10.0.0.1"], json!([{"port": 6443}])));
     assert_eq!(
-        told.refresh().redirect,
-        Told::cluster().refresh().redirect,
+        fixture.refresh().redirect,
+        IndexFixture::cluster().refresh().redirect,
         "the ports' names differ"
     );
-    assert!(told.slice(slice("x", "s", "hand", &["10.0.0.1"], json!([{"port": 6443}]))));
-    assert!(has(&told.refresh().redirect, &["10.96.7.7:1"]));
-    assert!(!has(&told.refresh().redirect, &["10.96.7.8:2"]));
+    assert!(fixture.slice(slice("x", "s", "hand", &["10.0.0.1"], json!([{"port": 6443}]))));
+    assert!(has(&fixture.refresh().redirect, &["10.96.7.7:1"]));
+    assert!(!has(&fixture.refresh().redirect, &["10.96.7.8:2"]));
 }
 
 #[test]
 fn services_are_followed_through_services_whatever_their_order() {
-    let mut told = Told::cluster();
+    let mut fixture = IndexFixture::cluster();
     // z leads to the API server, y to z's node port on the other node, and so on.
     let chain = ["z", "y", "x", "w"];
     let mut before = ("10.0.0.1".to_owned(), 6443);
     for (number, name) in chain.iter().enumerate() {
         let node_port = 30_000 + number;
         let spec = json!({"clusterIP": format!("10.96.9.{number}"), "ports": [{"port": 443, "nodePort": node_port}]});
-        told.service(service("x", name, spec));
-        told.slice(slice(
+        fixture.service(service("x", name, spec));
+        fixture.slice(slice(
             "x",
             &format!("{name}-1"),
             name,
@@ -399,7 +407,7 @@ fn services_are_followed_through_services_whatever_their_order() {
         ));
         before = ("10.0.0.2".to_owned(), node_port);
     }
-    let endpoints = told.refresh();
+    let endpoints = fixture.refresh();
     assert!(has(
         &endpoints.redirect,
         &[
@@ -410,72 +418,75 @@ fn services_are_followed_through_services_whatever_their_order() {
         ]
     ));
     // Two that lead to each other do not keep each other up.
-    told.service(service(
+    fixture.service(service(
         "x",
         "loop",
         json!({"clusterIP": "10.96.9.9", "ports": [{"port": 443}]}),
     ));
-    told.slice(slice(
+    fixture.slice(slice(
         "x",
         "loop-1",
         "loop",
         &["10.96.9.8", "10.0.0.1"],
         json!([{"port": 443}, {"name": "", "port": 6443}]),
     ));
-    told.service(service(
+    fixture.service(service(
         "x",
         "pool",
         json!({"clusterIP": "10.96.9.8", "ports": [{"port": 443}]}),
     ));
-    told.slice(slice(
+    fixture.slice(slice(
         "x",
         "pool-1",
         "pool",
         &["10.96.9.9"],
         json!([{"port": 443}]),
     ));
-    assert!(has(&told.refresh().redirect, &["10.96.9.8:443", "10.96.9.9:443"]));
-    told.slice(slice(
+    assert!(has(
+        &fixture.refresh().redirect,
+        &["10.96.9.8:443", "10.96.9.9:443"]
+    ));
+    fixture.slice(slice(
         "x",
         "loop-1",
         "loop",
         &["10.96.9.8"],
         json!([{"port": 443}]),
     ));
-    told.refresh();
-    let endpoints = told.after(300);
+    fixture.refresh();
+    let endpoints = fixture.after(300);
     assert!(!has(&endpoints.redirect, &["10.96.9.8:443"]) && !has(&endpoints.redirect, &["10.96.9.9:443"]));
 }
 
 #[test]
 fn where_both_would_hold_refusal_does_but_at_the_api_servers_own() {
-    let mut told = Told::cluster();
-    told.index.config.deny = targets(&["10.96.0.1:443", "10.0.0.1:6443", "192.0.2.5:443"]);
-    told.service(service(
+    let mut fixture = IndexFixture::cluster();
+    fixture.index.config.deny = targets(&["10.96.0.1:443", "10.0.0.1:6443", "192.0.2.5:443"]);
+    fixture.service(service(
         "x",
         "mixed",
         json!({"clusterIP": "10.96.7.7", "ports": [{"port": 443}]}),
     ));
-    told.slice(slice(
+    fixture.slice(slice(
         "x",
         "mixed-1",
         "mixed",
         &["10.0.0.1"],
         json!([{"port": 6443}]),
     ));
-    told.slice(slice(
+    fixture.slice(slice(
         "x",
         "mixed-2",
         "mixed",
         &["10.0.0.2"],
         json!([{"port": 10_250}]),
     ));
-    told.service(service(
+    fixture.service(service(
         "x",
         "kubelets",
         json!({"clusterIP": "10.96.7.8", "ports": [{"port": 443, "nodePort": 30_250}]}),
     ));
-    told.slice(slice(
+    fixture.slice(slice(
         "x",
         "kubelets-1",
         "kubelets",
@@ -483,26 +494,26 @@ fn where_both_would_hold_refusal_does_but_at_the_api_servers_own() {
         json!([{"port": 10_250}]),
     ));
     // An endpoint of the API server's own Service that is a kubelet: no pod gets there, and none is sent away from Picket.
-    told.slice(slice(
+    fixture.slice(slice(
         "default",
         "more",
         "kubernetes",
         &["10.0.0.2"],
         json!([{"port": 10_250}]),
     ));
-    let endpoints = told.refresh();
+    let endpoints = fixture.refresh();
     assert!(has(
         &endpoints.redirect,
         &["10.96.0.1:443", "10.0.0.1:6443", "10.0.0.2:10250"]
     ));
     assert!(has(&endpoints.deny, &["192.0.2.5:443"]));
-    told.index.slice(watcher::Event::Delete(
+    fixture.index.slice(watcher::Event::Delete(
         serde_json::from_value(slice("default", "more", "kubernetes", &[], json!([]))).unwrap(),
     ));
-    told.refresh();
+    fixture.refresh();
     // Its endpoint's time first, then that of the address.
-    told.after(300);
-    let endpoints = told.after(300);
+    fixture.after(300);
+    let endpoints = fixture.after(300);
     assert!(has(
         &endpoints.deny,
         &[
@@ -517,40 +528,43 @@ fn where_both_would_hold_refusal_does_but_at_the_api_servers_own() {
 
 #[test]
 fn what_is_allowed_is_no_refused_endpoint_and_stays_one_that_is_redirected() {
-    let mut told = Told::cluster();
-    told.index.config.allow = addresses(&["169.254.169.254:80", "10.0.0.2:10250", "10.0.0.1:6443"]);
-    told.index.config.inherited.deny = addresses(&["169.254.169.254:80"]);
-    let endpoints = told.refresh();
+    let mut fixture = IndexFixture::cluster();
+    fixture.index.config.allow = addresses(&["169.254.169.254:80", "10.0.0.2:10250", "10.0.0.1:6443"]);
+    fixture.index.config.inherited.deny = addresses(&["169.254.169.254:80"]);
+    let endpoints = fixture.refresh();
     assert!(!has(&endpoints.deny, &["169.254.169.254:80"]) && !has(&endpoints.deny, &["10.0.0.2:10250"]));
     assert!(has(&endpoints.deny, &["[fd00:ec2::254]:80"]) && has(&endpoints.redirect, &["10.0.0.1:6443"]));
 }
 
 #[test]
 fn a_withdrawn_api_server_stays_an_endpoint_and_so_do_the_ways_to_it() {
-    let mut told = Told::cluster();
-    told.slice(own_slice(&["10.0.0.1", "10.0.0.3"]));
-    told.refresh();
-    assert!(told.slice(own_slice(&["10.0.0.1"])));
-    assert!(has(&told.refresh().redirect, &["10.0.0.3:6443"]));
+    let mut fixture = IndexFixture::cluster();
+    fixture.slice(own_slice(&["10.0.0.1", "10.0.0.3"]));
+    fixture.refresh();
+    assert!(fixture.slice(own_slice(&["10.0.0.1"])));
+    assert!(has(&fixture.refresh().redirect, &["10.0.0.3:6443"]));
     // Somebody leads a Service there now.
-    told.service(service(
+    fixture.service(service(
         "x",
         "old",
         json!({"clusterIP": "10.96.7.7", "ports": [{"port": 443}]}),
     ));
-    assert!(told.slice(slice("x", "old-1", "old", &["10.0.0.3"], json!([{"port": 6443}]))));
+    assert!(fixture.slice(slice("x", "old-1", "old", &["10.0.0.3"], json!([{"port": 6443}]))));
     assert!(has(
-        &told.after(299).redirect,
+        &fixture.after(299).redirect,
         &["10.0.0.3:6443", "10.96.7.7:443"]
     ));
     // What leads there counts as withdrawn when its time is over, and so does the address itself.
-    assert!(has(&told.after(1).redirect, &["10.0.0.3:6443", "10.96.7.7:443"]));
-    assert!(!has(&told.after(300).redirect, &["10.0.0.3:6443"]));
+    assert!(has(
+        &fixture.after(1).redirect,
+        &["10.0.0.3:6443", "10.96.7.7:443"]
+    ));
+    assert!(!has(&fixture.after(300).redirect, &["10.0.0.3:6443"]));
     // A cluster that names no endpoint and no Service at all changes nothing, however long.
-    told.lists(&[], &[], &[]);
-    told.refresh();
-    told.after(100_000);
-    let endpoints = told.after(100_000);
+    fixture.lists(&[], &[], &[]);
+    fixture.refresh();
+    fixture.after(100_000);
+    let endpoints = fixture.after(100_000);
     assert!(endpoints.whole && has(&endpoints.redirect, &["10.96.0.1:443", "10.0.0.1:6443"]));
 }
 
@@ -561,26 +575,26 @@ fn endpoints_of_an_agent_before_stay_for_their_time() {
         deny: addresses(&["10.0.0.9:10250", "10.0.0.1:6443"]),
         ..ProtectedEndpoints::default()
     };
-    let mut told = Told::nothing(
+    let mut fixture = IndexFixture::nothing(
         ProtectedEndpointsConfig {
             inherited,
             ..config()
         },
         LIMIT,
     );
-    let endpoints = told.refresh();
+    let endpoints = fixture.refresh();
     assert!(
         endpoints.redirect.is_empty(),
-        "until the cluster has told, the kernel has them as they were"
+        "until the cluster has answered, the kernel has them as they were"
     );
-    told.lists(&[own_service()], &[own_slice(&["10.0.0.1"])], &[]);
-    let endpoints = told.refresh();
+    fixture.lists(&[own_service()], &[own_slice(&["10.0.0.1"])], &[]);
+    let endpoints = fixture.refresh();
     assert!(endpoints.whole && has(&endpoints.deny, &["10.0.0.9:10250"]));
     assert!(has(
         &endpoints.redirect,
         &["10.0.0.3:6443", "10.96.0.1:443", "10.0.0.1:6443"]
     ));
-    let endpoints = told.after(300);
+    let endpoints = fixture.after(300);
     assert!(!has(&endpoints.redirect, &["10.0.0.3:6443"]) && !has(&endpoints.deny, &["10.0.0.9:10250"]));
     assert!(has(&endpoints.redirect, &["10.96.0.1:443", "10.0.0.1:6443"]));
 }
@@ -588,7 +602,7 @@ fn endpoints_of_an_agent_before_stay_for_their_time() {
 #[test]
 fn names_are_endpoints_where_they_lead() {
     let ip = |text: &str| -> Vec<IpAddr> { vec![text.parse().unwrap()] };
-    let mut told = Told::nothing(
+    let mut fixture = IndexFixture::nothing(
         ProtectedEndpointsConfig {
             redirect: targets(&["api.example:6443"]),
             deny: targets(&["etcd.example:2379"]),
@@ -598,24 +612,29 @@ fn names_are_endpoints_where_they_lead() {
     );
     let mut own = own_service();
     own["status"] = json!({"loadBalancer": {"ingress": [{"hostname": "lb.example"}]}});
-    told.lists(
+    fixture.lists(
         &[own],
         &[own_slice(&["10.0.0.1"])],
         &[node("a", "10.0.0.1", "10.244.1.0/24")],
     );
-    let (endpoints, new) = told.index.refresh(told.now);
+    let (endpoints, new) = fixture.index.refresh(fixture.now);
     assert!(new && !endpoints.whole, "the configured names have no answer yet");
-    assert_eq!(told.index.wanted(), ["api.example", "etcd.example", "lb.example"]);
-    told.index.answer("api.example", &ip("192.0.2.1"), told.now);
-    assert_eq!(told.index.waiting_for_name(), Some("etcd.example"));
-    told.index.answer("etcd.example", &ip("192.0.2.2"), told.now);
-    let endpoints = told.refresh();
+    assert_eq!(
+        fixture.index.wanted(),
+        ["api.example", "etcd.example", "lb.example"]
+    );
+    fixture.index.answer("api.example", &ip("192.0.2.1"), fixture.now);
+    assert_eq!(fixture.index.waiting_for_name(), Some("etcd.example"));
+    fixture
+        .index
+        .answer("etcd.example", &ip("192.0.2.2"), fixture.now);
+    let endpoints = fixture.refresh();
     assert!(
         endpoints.whole,
         "a balancer's name that has no answer holds up nothing"
     );
-    told.index.answer("lb.example", &ip("192.0.2.3"), told.now);
-    let endpoints = told.refresh();
+    fixture.index.answer("lb.example", &ip("192.0.2.3"), fixture.now);
+    let endpoints = fixture.refresh();
     assert!(
         has(&endpoints.redirect, &["192.0.2.1:6443", "192.0.2.3:443"])
             && has(&endpoints.deny, &["192.0.2.2:2379"])
@@ -628,29 +647,31 @@ fn names_are_endpoints_where_they_lead() {
     );
     made["status"] =
         json!({"loadBalancer": {"ingress": [{"hostname": "hand.example"}, {"ip": "192.0.2.4"}]}});
-    told.service(made);
-    told.slice(slice("x", "s", "hand", &["192.0.2.1"], json!([{"port": 6443}])));
-    assert!(told.index.refresh(told.now).1);
-    told.index.answer("hand.example", &ip("192.0.2.5"), told.now);
+    fixture.service(made);
+    fixture.slice(slice("x", "s", "hand", &["192.0.2.1"], json!([{"port": 6443}])));
+    assert!(fixture.index.refresh(fixture.now).1);
+    fixture
+        .index
+        .answer("hand.example", &ip("192.0.2.5"), fixture.now);
     assert!(has(
-        &told.refresh().redirect,
+        &fixture.refresh().redirect,
         &["10.96.7.7:8443", "192.0.2.4:8443", "192.0.2.5:8443"]
     ));
 }
 
 #[test]
 fn changes_that_do_not_matter_ask_for_no_look() {
-    let mut told = Told::cluster();
-    told.refresh();
-    assert!(!told.slice(slice("x", "s", "app", &["10.244.2.9"], json!([{"port": 8080}]))));
-    assert!(!told.slice(slice(
+    let mut fixture = IndexFixture::cluster();
+    fixture.refresh();
+    assert!(!fixture.slice(slice("x", "s", "app", &["10.244.2.9"], json!([{"port": 8080}]))));
+    assert!(!fixture.slice(slice(
         "x",
         "s",
         "app",
         &["10.244.2.9", "10.244.2.10"],
         json!([{"port": 8080}])
     )));
-    assert!(!told.service(service(
+    assert!(!fixture.service(service(
         "x",
         "app",
         json!({"clusterIP": "10.96.3.3", "ports": [{"port": 80}]})
@@ -658,25 +679,30 @@ fn changes_that_do_not_matter_ask_for_no_look() {
     let mut beat = node("b", "10.0.0.2", "10.244.2.0/24");
     beat["status"]["conditions"] = json!([{"type": "Ready", "status": "False"}]);
     assert!(
-        !told
+        !fixture
             .index
             .node(watcher::Event::Apply(serde_json::from_value(beat).unwrap()))
     );
     // These do.
-    assert!(told.slice(slice("x", "s", "app", &["10.0.0.1"], json!([{"port": 6443}]))));
-    assert!(told.service(service(
+    assert!(fixture.slice(slice("x", "s", "app", &["10.0.0.1"], json!([{"port": 6443}]))));
+    assert!(fixture.service(service(
         "x",
         "app",
         json!({"clusterIP": "10.96.3.3", "ports": [{"port": 81}]})
     )));
-    told.refresh();
+    fixture.refresh();
     assert!(
-        told.slice(slice("x", "s", "app", &["10.244.2.9"], json!([{"port": 8080}]))),
+        fixture.slice(slice("x", "s", "app", &["10.244.2.9"], json!([{"port": 8080}]))),
         "it led to a protected endpoint before"
     );
-    assert!(!told.index.set_node_addresses(told.index.node_addresses.clone()));
     assert!(
-        told.index
+        !fixture
+            .index
+            .set_node_addresses(fixture.index.node_addresses.clone())
+    );
+    assert!(
+        fixture
+            .index
             .set_node_addresses(["10.0.0.1".parse().unwrap()].into())
     );
 }

@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use node::{FindOwner, NodeServing};
 pub use open::InPodListener;
-pub use process::{Process, Seen};
+pub use process::{Process, ProcessView};
 pub use serve::{CONNECTIONS_PER_POD, DRAIN_LIMIT, Serving, Sockets};
 pub use share::{PodShare, TUNNELS_PER_POD};
 

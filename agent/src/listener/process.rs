@@ -63,7 +63,7 @@ impl Process {
     /// Looks at the process that a flow names.
     #[must_use]
     pub fn of(flow: &Flow, pod: &Pod) -> Self {
-        let seen = Seen::of(flow.pid, flow.dialled_ns).unwrap_or_default();
+        let seen = ProcessView::of(flow.pid, flow.dialled_ns).unwrap_or_default();
         let outside = seen.cgroup.as_deref().is_some_and(|cgroup| outside(pod, cgroup));
         Self {
             pid: flow.pid,
@@ -90,14 +90,14 @@ fn outside(pod: &Pod, cgroup: &str) -> bool {
 
 /// What /proc says of a process.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Seen {
+pub struct ProcessView {
     /// The file it runs, as it is called inside its container.
     pub exe: Option<String>,
     /// Its cgroup v2 path.
     pub cgroup: Option<String>,
 }
 
-impl Seen {
+impl ProcessView {
     /// Looks at the process with this number, if it is the one that had it at that moment of the boot clock.
     ///
     /// Everything is read through one handle to the process's folder, which leads nowhere once that process is

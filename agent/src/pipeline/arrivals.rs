@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::server::Served;
+use super::server::ConnectionEnd;
 use super::{Pipeline, PipelineMetrics};
 use crate::denied::{self, Denials, DeniedMetrics};
 use crate::listener::{Accepted, Arrival};
@@ -69,7 +69,7 @@ pub(crate) async fn connections(
                 let assignment = workers.assign();
                 let runtime = assignment.runtime().clone();
                 let serving = async move {
-                    if pipeline.serve(*accepted, (open, assignment)).await == Served::Flooded {
+                    if pipeline.serve(*accepted, (open, assignment)).await == ConnectionEnd::Flooded {
                         metrics.flooded_connection();
                     }
                 };

@@ -70,7 +70,7 @@ const LOG_HANDSHAKES_EVERY: Duration = Duration::from_secs(1);
 
 /// How a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Served {
+pub enum ConnectionEnd {
     /// By itself, or for any other reason.
     Ended,
     /// It was closed, since its client sent control frames without end.
@@ -81,7 +81,11 @@ impl Pipeline {
     /// Serves one connection to its end. When the drain begins, or the pod is released, requests under way end first:
     /// HTTP/2 clients are told by GOAWAY, HTTP/1.1 connections close after the response. Dropping the future closes the
     /// connection at once. `counted` is held until the connection and its tunnel have ended.
-    pub async fn serve(self: Arc<Self>, accepted: Accepted, counted: impl Send + Sync + 'static) -> Served {
+    pub async fn serve(
+        self: Arc<Self>,
+        accepted: Accepted,
+        counted: impl Send + Sync + 'static,
+    ) -> ConnectionEnd {
         let pod = accepted.workload.load_full();
         let config = self
             .certificates
@@ -96,7 +100,7 @@ impl Pipeline {
             Ok(stream) => stream,
             Err(error) => {
                 tracing::error!(%error, namespace = pod.namespace, pod = pod.name, "a connection cannot be served");
-                return Served::Ended;
+                return ConnectionEnd::Ended;
             }
         };
         let client = ClientStream::new(stream);
@@ -106,7 +110,7 @@ impl Pipeline {
             Ok(session) => Box::new(session),
             Err(error) => {
                 self.report_handshake(&error, &pod);
-                return Served::Ended;
+                return ConnectionEnd::Ended;
             }
         };
         let certificates = session.get_ref().1.peer_certificates().unwrap_or_default();
@@ -139,11 +143,11 @@ impl Pipeline {
             }
         };
         let (ended, error) = match served {
-            Ok(()) => return Served::Ended,
+            Ok(()) => return ConnectionEnd::Ended,
             Err((ended, error)) => (ended, error),
         };
         tracing::debug!(%error, namespace = pod.namespace, pod = pod.name, "a client connection ended");
-        if ended == Served::Flooded {
+        if ended == ConnectionEnd::Flooded {
             self.report_share(&pod, "flood", FLOOD);
         }
         ended
@@ -164,7 +168,7 @@ impl Pipeline {
         tunnel: IsTunnel,
         connection: Arc<Connection>,
         heads: PodHeads,
-    ) -> Result<(), (Served, hyper::Error)> {
+    ) -> Result<(), (ConnectionEnd, hyper::Error)> {
         let finishing = self.finishing(&connection);
         let io = Http1Heads::new(session, heads);
         let whole = io.exchange();
@@ -203,7 +207,7 @@ impl Pipeline {
                 serving.await
             }
         };
-        outcome.map_err(|error| (Served::Ended, error))
+        outcome.map_err(|error| (ConnectionEnd::Ended, error))
     }
 
     async fn serve_http2(
@@ -212,7 +216,7 @@ impl Pipeline {
         connection: Arc<Connection>,
         heads: PodHeads,
         streams: u32,
-    ) -> Result<(), (Served, hyper::Error)> {
+    ) -> Result<(), (ConnectionEnd, hyper::Error)> {
         let parts = self.drain.parts();
         let finishing = self.finishing(&connection);
         let restoring = heads.clone();
@@ -245,8 +249,8 @@ impl Pipeline {
             }
         };
         outcome.map_err(|error| match report.was_flooded() {
-            true => (Served::Flooded, error),
-            false => (Served::Ended, error),
+            true => (ConnectionEnd::Flooded, error),
+            false => (ConnectionEnd::Ended, error),
         })
     }
 

@@ -83,7 +83,7 @@ impl State {
 
 /// The kernel write lease at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Lease {
+pub struct KernelLease {
     /// Another agent has it.
     pub lent: bool,
     /// How often it was lent or taken back.
@@ -184,11 +184,11 @@ impl PhaseWatch {
 
     /// The kernel write lease now.
     #[must_use]
-    pub fn lease(&self) -> Lease {
+    pub fn lease(&self) -> KernelLease {
         let State {
             lent, moves, ended, ..
         } = *self.0.borrow();
-        Lease { lent, moves, ended }
+        KernelLease { lent, moves, ended }
     }
 
     /// Waits until the lease is lent, or held.

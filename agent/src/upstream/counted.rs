@@ -10,7 +10,7 @@ use bytes::{Buf as _, Bytes};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::pool::Lease;
+use super::pool::ConnectionLease;
 
 /// How a body ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,7 +128,7 @@ pub type UpstreamBody = CountedBody<Incoming, HeldLease>;
 
 /// The lease behind a response; none for a connection that serves this one request.
 #[derive(Debug)]
-pub struct HeldLease(pub(super) Option<Lease>);
+pub struct HeldLease(pub(super) Option<ConnectionLease>);
 
 impl OnEnd for HeldLease {
     fn ended(self, how: BodyEnd, _bytes: u64) {

@@ -32,7 +32,7 @@ use connect::Connector;
 use credential::Credentials;
 use headers::OutboundIdentity;
 use outgoing::Outgoing;
-use pool::{Lease, PodKey, Pool};
+use pool::{ConnectionLease, PodKey, Pool};
 use replay::{Replay, ReplayBudget};
 
 use crate::runtime::workers;
@@ -300,7 +300,7 @@ impl Upstream {
     }
 }
 
-fn received(response: Response<Incoming>, lease: Option<Lease>) -> Response<UpstreamBody> {
+fn received(response: Response<Incoming>, lease: Option<ConnectionLease>) -> Response<UpstreamBody> {
     let mut response = response.map(|body| UpstreamBody::new(body, HeldLease(lease)));
     let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     headers::inbound(response.headers_mut(), switching);

@@ -12,7 +12,7 @@ use super::body::RequestBody;
 use super::counted::UpstreamBody;
 use super::credential::UsedCredential;
 use super::outgoing::{Failure, Outgoing};
-use super::pool::{Lease, PodKey, Pool};
+use super::pool::{ConnectionLease, PodKey, Pool};
 use super::replay::Replay;
 use super::{SendError, received};
 
@@ -72,19 +72,19 @@ pub(super) async fn send(
 /// One try over one lease. What is no longer permitted is not sent: a lease may have taken a while.
 async fn exchange(
     pool: &Pool,
-    mut lease: Lease,
+    mut lease: ConnectionLease,
     outgoing: Outgoing,
     body: RequestBody,
     replay: &Replay,
 ) -> Result<Response<UpstreamBody>, Failure> {
     let authority = &pool.connector().authority;
     let answer = match &mut lease {
-        Lease::Http2(stream) => {
+        ConnectionLease::Http2(stream) => {
             let request = outgoing.http2(authority, body)?;
             permitted(replay)?;
             stream.sender().try_send_request(request).await
         }
-        Lease::Http1(connection) => {
+        ConnectionLease::Http1(connection) => {
             let request = outgoing.http1(authority, body)?;
             let sender = connection.sender();
             sender.ready().await.map_err(Failure::NotTaken)?;

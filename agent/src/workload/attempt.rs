@@ -26,8 +26,8 @@ pub(super) type FindNetns = Arc<dyn Fn(&Path) -> Result<Netns, NetnsError> + Sen
 pub(super) enum Outcome<H> {
     /// It is served already where it should be; how the look after it ended.
     Same(Result<CoverageReport, String>),
-    /// A listener serves it.
-    Served {
+    /// A listener serves the pod: it is enforced.
+    Enforced {
         handle: H,
         own: Option<NetnsId>,
         pod: Arc<ArcSwap<Pod>>,
@@ -83,7 +83,7 @@ pub(super) fn attempt<E: Enforcer>(
             pod: facts.clone(),
         };
         match guarded(async move { enforcer.enforce(enforcement).await }).await {
-            Ok(handle) => Outcome::Served {
+            Ok(handle) => Outcome::Enforced {
                 handle,
                 own,
                 pod: facts,

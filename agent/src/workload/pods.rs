@@ -136,9 +136,9 @@ fn addresses(status: &core::PodStatus, host_network: bool) -> Vec<IpAddr> {
     addresses
 }
 
-/// The pods told of so far, by their own UID.
+/// The pods reported so far, by their own UID.
 #[derive(Debug, Default)]
-struct Told {
+struct PodCache {
     known: BTreeMap<PodUid, Arc<NodePod>>,
     /// A new list while it is coming in.
     coming: BTreeMap<PodUid, Arc<NodePod>>,
@@ -146,7 +146,7 @@ struct Told {
     whole: bool,
 }
 
-impl Told {
+impl PodCache {
     /// Takes an event in; says whether the known pods changed.
     fn take(&mut self, event: watcher::Event<core::Pod>) -> bool {
         match event {
@@ -207,10 +207,10 @@ pub(super) async fn follow_pods(
     cancel: CancellationToken,
 ) {
     let config = watcher::Config::default().fields(&format!("spec.nodeName={node}"));
-    let mut told = Told::default();
+    let mut cache = PodCache::default();
     follow(&connector, "pods", Api::all, config, &cancel, |event| {
-        if told.take(event) && told.whole {
-            pods.send_replace(Some(Arc::new(told.by_cgroup())));
+        if cache.take(event) && cache.whole {
+            pods.send_replace(Some(Arc::new(cache.by_cgroup())));
         }
     })
     .await;

@@ -92,33 +92,33 @@ fn a_runtime_that_costs_memory_beside_its_pod_has_a_stack_of_its_own() {
 
 #[test]
 fn a_static_pods_cgroup_carries_its_manifests_hash_and_no_annotation_names_another_pod() {
-    let mut told = Told::default();
-    told.take(watcher::Event::Init);
+    let mut cache = PodCache::default();
+    cache.take(watcher::Event::Init);
     let later = "2026-01-02T00:00:00Z";
-    told.take(watcher::Event::InitApply(pod(
+    cache.take(watcher::Event::InitApply(pod(
         "forged-mirror",
         later,
         json!({MIRROR_ANNOTATION: HASH}),
     )));
-    told.take(watcher::Event::InitApply(pod(
+    cache.take(watcher::Event::InitApply(pod(
         "mirror",
         "2026-01-01T00:00:00Z",
         json!({MIRROR_ANNOTATION: HASH}),
     )));
     let victim = "0d5a3c3e-7f3a-4a59-9a5b-0c6f4f0b8f11";
-    told.take(watcher::Event::InitApply(pod(
+    cache.take(watcher::Event::InitApply(pod(
         "liar",
         later,
         json!({MIRROR_ANNOTATION: victim}),
     )));
-    told.take(watcher::Event::InitApply(pod(
+    cache.take(watcher::Event::InitApply(pod(
         "plain",
         later,
         json!({"kubernetes.io/config.hash": HASH}),
     )));
-    assert!(!told.whole);
-    assert!(told.take(watcher::Event::InitDone));
-    let map = told.by_cgroup();
+    assert!(!cache.whole);
+    assert!(cache.take(watcher::Event::InitDone));
+    let map = cache.by_cgroup();
     assert_eq!(
         uids(&map),
         [(HASH, "mirror"), ("liar", "liar"), ("plain", "plain")]
@@ -129,18 +129,18 @@ fn a_static_pods_cgroup_carries_its_manifests_hash_and_no_annotation_names_anoth
 fn a_new_list_replaces_the_old_one_at_once_and_the_same_again_is_no_change() {
     let one = || pod("one", "2026-01-01T00:00:00Z", json!({}));
     let two = || pod("two", "2026-01-01T00:00:00Z", json!({}));
-    let mut told = Told::default();
-    told.take(watcher::Event::Init);
-    assert!(told.take(watcher::Event::InitDone), "an empty node is known too");
-    assert!(told.take(watcher::Event::Apply(one())));
-    assert!(!told.take(watcher::Event::Apply(one())));
-    told.take(watcher::Event::Init);
-    assert!(!told.take(watcher::Event::InitApply(two())));
-    assert_eq!(uids(&told.by_cgroup()), [("one", "one")]);
-    assert!(told.take(watcher::Event::InitDone));
-    assert_eq!(uids(&told.by_cgroup()), [("two", "two")]);
-    assert!(told.take(watcher::Event::Delete(two())));
-    assert!(!told.take(watcher::Event::Delete(two())));
+    let mut cache = PodCache::default();
+    cache.take(watcher::Event::Init);
+    assert!(cache.take(watcher::Event::InitDone), "an empty node is known too");
+    assert!(cache.take(watcher::Event::Apply(one())));
+    assert!(!cache.take(watcher::Event::Apply(one())));
+    cache.take(watcher::Event::Init);
+    assert!(!cache.take(watcher::Event::InitApply(two())));
+    assert_eq!(uids(&cache.by_cgroup()), [("one", "one")]);
+    assert!(cache.take(watcher::Event::InitDone));
+    assert_eq!(uids(&cache.by_cgroup()), [("two", "two")]);
+    assert!(cache.take(watcher::Event::Delete(two())));
+    assert!(!cache.take(watcher::Event::Delete(two())));
 }
 
 /// A server that answers lists with one pod, and watches with what it is fed; each answer may be denied first.
@@ -223,9 +223,9 @@ async fn pods_are_listed_and_watched_through_failures() {
         }
     });
     let (_folder, connector) = Connector::for_tests(&format!("http://{address}"));
-    let (told, mut known) = watch::channel(None);
+    let (cache, mut known) = watch::channel(None);
     let cancel = CancellationToken::new();
-    let following = tokio::spawn(follow_pods(connector, "node-1".into(), told, cancel.clone()));
+    let following = tokio::spawn(follow_pods(connector, "node-1".into(), cache, cancel.clone()));
     let mut names = async |want: &[&str]| {
         let same = |map: &Option<Arc<PodMap>>| {
             map.as_ref()
@@ -234,7 +234,7 @@ async fn pods_are_listed_and_watched_through_failures() {
         let found = tokio::time::timeout(Duration::from_secs(10), known.wait_for(same)).await;
         assert!(
             found.is_ok(),
-            "{want:?} was not told; asked {:?}",
+            "{want:?} was not cache; asked {:?}",
             server.asked.lock().unwrap()
         );
     };

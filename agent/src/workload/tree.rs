@@ -119,9 +119,9 @@ impl Tree {
                 changed
             });
             match outcome {
-                Some(Cover::New) => {}
-                Some(Cover::Same) => return true,
-                Some(Cover::Partial) | None => return false,
+                Some(WatchOutcome::New) => {}
+                Some(WatchOutcome::Same) => return true,
+                Some(WatchOutcome::Partial) | None => return false,
             }
         }
     }
@@ -142,7 +142,7 @@ async fn changed(watches: Option<&mut Watches>) {
 
 /// What became of watching all folders of a scan.
 #[derive(Debug, PartialEq, Eq)]
-enum Cover {
+enum WatchOutcome {
     /// Each was watched already.
     Same,
     /// Some are watched from now on: what happened in them before has to be read.
@@ -182,7 +182,7 @@ impl Watches {
     }
 
     /// Watches the scan's folders. The kernel drops a watch with its folder, so none is removed here.
-    fn cover(&mut self, found: &Scan) -> Cover {
+    fn cover(&mut self, found: &Scan) -> WatchOutcome {
         let folders: HashMap<_, _> = found
             .above
             .iter()
@@ -190,7 +190,7 @@ impl Watches {
             .map(|Group { id, path, .. }| (path, *id))
             .collect();
         self.watched.retain(|path, id| folders.get(path) == Some(id));
-        let mut outcome = Cover::Same;
+        let mut outcome = WatchOutcome::Same;
         for (path, id) in folders {
             if self.watched.contains_key(path) {
                 continue;
@@ -198,15 +198,15 @@ impl Watches {
             match self.inotify.get_ref().0.add_watch(path, MASK) {
                 Ok(_) => {
                     self.watched.insert(path.clone(), id);
-                    if outcome == Cover::Same {
-                        outcome = Cover::New;
+                    if outcome == WatchOutcome::Same {
+                        outcome = WatchOutcome::New;
                     }
                 }
                 // Gone already; its parent's watch tells.
                 Err(Errno::ENOENT) => {}
                 Err(error) => {
                     tracing::debug!(path = %path.display(), %error, "the agent cannot watch a cgroup folder");
-                    outcome = Cover::Partial;
+                    outcome = WatchOutcome::Partial;
                 }
             }
         }

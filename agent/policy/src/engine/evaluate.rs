@@ -1,6 +1,6 @@
 //! One evaluation: every rule is asked, and the strictest answer holds whatever the order of files and rules.
 //!
-//! In: a principal, a request, and the inputs that were named as needed. Out: a [`Verdict`].
+//! In: a principal, a request, and the inputs that were named as needed. Out: a [`Evaluation`].
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use super::grants::{Grant, needed};
 use super::match_input::MatchInput;
 use super::needs::Inputs;
 use super::rules::CompiledRule;
-use super::{Allowance, PolicySet, Refusal, Verdict};
+use super::{Allowance, Evaluation, PolicySet, Refusal};
 use super::{Cause, FiredRule};
 use crate::api::v1alpha1::{Action, Mode};
 use crate::identity::Principal;
@@ -32,7 +32,7 @@ impl PolicySet {
         principal: &Principal,
         request: &KubeRequest,
         inputs: Inputs<'_>,
-    ) -> Verdict {
+    ) -> Evaluation {
         let input = MatchInput::new(request);
         let fired = self.fired(principal, request, &input, inputs);
         if let Some(builtin) = self.builtin(principal, request) {
@@ -44,12 +44,12 @@ impl PolicySet {
                 why: builtin.message(),
                 allowed: self.instead_of_builtin(principal, request, inputs, builtin),
             };
-            return Verdict::Refuse(reasons.refusal(principal, request, fired.would_deny));
+            return Evaluation::Refuse(reasons.refusal(principal, request, fired.would_deny));
         }
         let grants = self.grants_of(principal.name());
         if let Some(rule) = fired.denied {
             let refusal = self.refused_by(rule, principal, request, (&input, inputs), fired.would_deny);
-            return Verdict::Refuse(refusal);
+            return Evaluation::Refuse(refusal);
         }
         let Some((grant, rule)) = granted(grants, request) else {
             let reasons = Reasons {
@@ -60,7 +60,7 @@ impl PolicySet {
                 why: why_not_granted(grants, request),
                 allowed: self.allowed_instead(principal, request, inputs, VerbSet::default()),
             };
-            return Verdict::Refuse(reasons.refusal(principal, request, fired.would_deny));
+            return Evaluation::Refuse(reasons.refusal(principal, request, fired.would_deny));
         };
         let allowance = Allowance {
             impersonate: grant.shared_impersonate(),
@@ -70,9 +70,9 @@ impl PolicySet {
             would_deny: fired.would_deny,
         };
         if fired.asks.is_empty() {
-            Verdict::Allow(allowance)
+            Evaluation::Allow(allowance)
         } else {
-            Verdict::Ask(allowance, fired.asks)
+            Evaluation::Ask(allowance, fired.asks)
         }
     }
 

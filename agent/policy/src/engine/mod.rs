@@ -27,7 +27,7 @@ use crate::yaml::Diagnostic;
 
 pub use grants::Grant;
 pub use needs::{BODY_LIMIT, BodyInput, Inputs, Needs};
-pub(crate) use verdict::{Allowance, Refusal, Verdict};
+pub(crate) use verdict::{Allowance, Evaluation, Refusal};
 pub use verdict::{Cause, FiredRule, Impersonate, service_account};
 
 /// How much a policy set holds, for logs and metrics.

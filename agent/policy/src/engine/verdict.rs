@@ -93,7 +93,7 @@ impl Cause {
 }
 
 /// What the rules and grants come to, before [`crate::decision`] makes a proof of it.
-pub(crate) enum Verdict {
+pub(crate) enum Evaluation {
     /// A grant allows the request and no rule stops it.
     Allow(Allowance),
     /// Likewise, but these rules want a person to approve it.

@@ -44,7 +44,7 @@ const RINGS_DISABLED: &str = "/proc/sys/kernel/io_uring_disabled";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TrialOutcome {
     /// The listener answered.
-    Taken,
+    Redirected,
     /// The server behind the protected endpoint answered, or the kernel let it go there.
     Past,
     /// The call failed with `EPERM`.
@@ -59,7 +59,7 @@ impl TrialOutcome {
     /// The word the probe tells it by.
     pub fn as_str(&self) -> &'static str {
         match self {
-            Self::Taken => "taken",
+            Self::Redirected => "redirected",
             Self::Past => "past",
             Self::Denied => "denied",
             Self::Dropped => "dropped",
@@ -69,9 +69,15 @@ impl TrialOutcome {
 
     /// Reads the word.
     pub fn from_word(word: &str) -> Option<Self> {
-        [Self::Taken, Self::Past, Self::Denied, Self::Dropped, Self::Absent]
-            .into_iter()
-            .find(|attempt| attempt.as_str() == word)
+        [
+            Self::Redirected,
+            Self::Past,
+            Self::Denied,
+            Self::Dropped,
+            Self::Absent,
+        ]
+        .into_iter()
+        .find(|attempt| attempt.as_str() == word)
     }
 }
 
@@ -253,7 +259,7 @@ fn heard(mut socket: &Socket) -> io::Result<TrialOutcome> {
     let mut word = [0; LISTENER.len()];
     socket.read_exact(&mut word)?;
     Ok(if &word == LISTENER {
-        TrialOutcome::Taken
+        TrialOutcome::Redirected
     } else {
         TrialOutcome::Past
     })

@@ -59,7 +59,7 @@ pub enum SocketKind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wanted {
     /// Picket gets it.
-    Taken,
+    Redirected,
     /// It is denied.
     Denied,
     /// Its packets are dropped.
@@ -180,7 +180,7 @@ impl SocketKind {
             | Self::Earlier
             | Self::Received
             | Self::Outside
-            | Self::Smc => Wanted::Taken,
+            | Self::Smc => Wanted::Redirected,
             Self::Udp
             | Self::UdpUnconnected
             | Self::Udp6

@@ -34,10 +34,10 @@ pub(super) fn checks(surroundings: &Surroundings, cgroup: &Trial, try_socket: &T
         let advice = "run as root, and remove other programs that attach to the same cgroup exclusively";
         Check::bad("sockets", CheckStatus::Missing, reason, advice)
     };
-    let mut checks = match Ground::new(&bpffs, cgroup) {
-        Ok(ground) => SocketKind::ALL
+    let mut checks = match TrialSetup::new(&bpffs, cgroup) {
+        Ok(setup) => SocketKind::ALL
             .into_iter()
-            .map(|kind| ground.check(kind, try_socket))
+            .map(|kind| setup.check(kind, try_socket))
             .collect(),
         Err(reason) => {
             let mut checks = vec![failed(reason)];
@@ -59,8 +59,8 @@ pub(super) fn untried(needs: &str) -> Vec<Check> {
         .collect()
 }
 
-/// What the trials stand on.
-struct Ground {
+/// What the trials need: a loaded kernel, a cgroup and test networks.
+struct TrialSetup {
     kernel: Kernel,
     pod: PathBuf,
     id: CgroupId,
@@ -71,7 +71,7 @@ struct Ground {
     bare: TestNetwork,
 }
 
-impl Ground {
+impl TrialSetup {
     fn new(bpffs: &Path, cgroup: &Trial) -> Result<Self, String> {
         let said = |error: io::Error| error.to_string();
         let told = |error: KernelError| error.to_string();
@@ -127,21 +127,23 @@ impl Ground {
         let title = kind.title();
         match (self.outcome(kind, try_socket), kind.wanted()) {
             (Ok(TrialOutcome::Absent), _) => Check::ok(title, "this kernel has no such sockets"),
-            (Ok(TrialOutcome::Taken), Wanted::Taken) => Check::ok(title, "redirected to Picket"),
+            (Ok(TrialOutcome::Redirected), Wanted::Redirected) => Check::ok(title, "redirected to Picket"),
             (Ok(TrialOutcome::Denied), Wanted::Denied | Wanted::Dropped) => Check::ok(title, REFUSED),
             (Ok(TrialOutcome::Dropped), Wanted::Denied | Wanted::Dropped) => Check::ok(title, DROPPED),
             // Stricter than wanted: nothing gets out, and clients that need it do not work.
-            (Ok(stricter @ (TrialOutcome::Denied | TrialOutcome::Dropped)), Wanted::Taken) => Check::bad(
-                title,
-                CheckStatus::Degraded,
-                if stricter == TrialOutcome::Denied {
-                    REFUSED
-                } else {
-                    DROPPED
-                },
-                "clients with such sockets do not work here",
-            ),
-            (Ok(TrialOutcome::Past | TrialOutcome::Taken), _) => {
+            (Ok(stricter @ (TrialOutcome::Denied | TrialOutcome::Dropped)), Wanted::Redirected) => {
+                Check::bad(
+                    title,
+                    CheckStatus::Degraded,
+                    if stricter == TrialOutcome::Denied {
+                        REFUSED
+                    } else {
+                        DROPPED
+                    },
+                    "clients with such sockets do not work here",
+                )
+            }
+            (Ok(TrialOutcome::Past | TrialOutcome::Redirected), _) => {
                 Check::bad(title, CheckStatus::Open, "bypassed Picket", advice)
             }
             (Err(reason), _) => Check::bad(title, CheckStatus::Open, format!("not known: {reason}"), advice),
@@ -268,7 +270,7 @@ impl Ground {
     }
 }
 
-impl Drop for Ground {
+impl Drop for TrialSetup {
     fn drop(&mut self) {
         for _ in 0..50 {
             if fs::remove_dir(&self.pod).is_ok() {
@@ -301,7 +303,7 @@ mod tests {
             assert_eq!(SocketKind::from_word(kind.as_str()), Some(kind));
         }
         for attempt in [
-            TrialOutcome::Taken,
+            TrialOutcome::Redirected,
             TrialOutcome::Past,
             TrialOutcome::Denied,
             TrialOutcome::Dropped,

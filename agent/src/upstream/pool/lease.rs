@@ -14,7 +14,7 @@ use crate::upstream::body::RequestBody;
 use crate::upstream::credential::UsedCredential;
 
 /// One stream of a connection, or a whole one; given back when dropped.
-pub(in crate::upstream) enum Lease {
+pub(in crate::upstream) enum ConnectionLease {
     Http2(Http2Lease),
     Http1(Http1Lease),
 }
@@ -29,18 +29,18 @@ pub(in crate::upstream) struct Http1Lease {
     pub(super) connection: Http1,
 }
 
-impl Lease {
+impl ConnectionLease {
     /// The credential that the connection was made with.
     pub(in crate::upstream) fn credential(&self) -> &UsedCredential {
         match self {
-            Lease::Http2(slot) => &slot.connection.credential,
-            Lease::Http1(slot) => &slot.connection.credential,
+            ConnectionLease::Http2(slot) => &slot.connection.credential,
+            ConnectionLease::Http1(slot) => &slot.connection.credential,
         }
     }
 
     /// The response has ended as it should; the connection can serve another.
     pub(in crate::upstream) fn finished(self) {
-        if let Lease::Http1(Http1Lease { pool, mut connection }) = self
+        if let ConnectionLease::Http1(Http1Lease { pool, mut connection }) = self
             && !connection.sender.is_closed()
         {
             connection.idle_since = Instant::now();
@@ -71,11 +71,11 @@ impl Http1Lease {
     }
 }
 
-impl fmt::Debug for Lease {
+impl fmt::Debug for ConnectionLease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Lease::Http2(_) => "Http2",
-            Lease::Http1(_) => "Http1",
+            ConnectionLease::Http2(_) => "Http2",
+            ConnectionLease::Http1(_) => "Http1",
         })
     }
 }

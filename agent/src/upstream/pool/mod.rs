@@ -31,7 +31,7 @@ use super::connect::{Connector, Protocol};
 use super::credential::UsedCredential;
 use super::retarget::Retarget;
 
-pub(in crate::upstream) use lease::Lease;
+pub(in crate::upstream) use lease::ConnectionLease;
 pub(in crate::upstream) use waiting::PodKey;
 
 use lease::{Http1Lease, Http2Lease};
@@ -182,7 +182,10 @@ impl Pool {
     }
 
     /// A stream or connection for one request of this pod.
-    pub(in crate::upstream) async fn lease(self: &Arc<Pool>, pod: PodKey) -> Result<Lease, SendError> {
+    pub(in crate::upstream) async fn lease(
+        self: &Arc<Pool>,
+        pod: PodKey,
+    ) -> Result<ConnectionLease, SendError> {
         // Where somebody waits already, it is not this one's turn.
         if self.waiting.is_empty()
             && let Some(lease) = self.free()
@@ -194,7 +197,7 @@ impl Pool {
     }
 
     /// A lease where no connection has one free: of one that opens, or that somebody else gives back meanwhile.
-    async fn lease_in_turn(self: &Arc<Pool>, pod: PodKey) -> Result<Lease, SendError> {
+    async fn lease_in_turn(self: &Arc<Pool>, pod: PodKey) -> Result<ConnectionLease, SendError> {
         if self.speaks_http1.load(Ordering::Relaxed) {
             return self.open().await;
         }
@@ -246,7 +249,7 @@ impl Pool {
     }
 
     /// A lease on a connection that is there.
-    fn free(self: &Arc<Pool>) -> Option<Lease> {
+    fn free(self: &Arc<Pool>) -> Option<ConnectionLease> {
         let generation = self.connector.credentials.current().generation;
         let connections = self.http2.load();
         // Two tries: between looking and taking, another request may have had the last stream.
@@ -262,7 +265,7 @@ impl Pool {
             };
             if connection.take() {
                 let connection = Arc::clone(connection);
-                return Some(Lease::Http2(Http2Lease {
+                return Some(ConnectionLease::Http2(Http2Lease {
                     pool: Arc::clone(self),
                     connection,
                 }));
@@ -275,14 +278,14 @@ impl Pool {
         idle.retain(|connection| connection.usable(generation));
         // One whose last request was answered before its body had come is not ready, perhaps for long.
         let ready = idle.iter().rposition(|connection| connection.sender.is_ready())?;
-        Some(Lease::Http1(Http1Lease {
+        Some(ConnectionLease::Http1(Http1Lease {
             pool: Arc::clone(self),
             connection: idle.swap_remove(ready),
         }))
     }
 
     /// Makes a connection, with a lease on it.
-    async fn open(self: &Arc<Pool>) -> Result<Lease, SendError> {
+    async fn open(self: &Arc<Pool>) -> Result<ConnectionLease, SendError> {
         let counted = Counted::of(&self.connections, MAX_CONNECTIONS)?;
         let session = self.connector.connect(false).await?;
         let (generation, credential) = (session.generation, session.credential);
@@ -330,7 +333,7 @@ impl Pool {
                     connections.push(Arc::clone(&connection));
                     connections
                 });
-                Ok(Lease::Http2(Http2Lease {
+                Ok(ConnectionLease::Http2(Http2Lease {
                     pool: Arc::clone(self),
                     connection,
                 }))
@@ -352,7 +355,7 @@ impl Pool {
                     credential,
                     idle_since: Instant::now(),
                 };
-                Ok(Lease::Http1(Http1Lease {
+                Ok(ConnectionLease::Http1(Http1Lease {
                     pool: Arc::clone(self),
                     connection,
                 }))

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use picket_policy::Principal;
 use tokio::sync::oneshot;
 
-use super::Lease;
+use super::ConnectionLease;
 use crate::upstream::SendError;
 
 /// Connections that open at once for those who wait. A crowd of 3,000 watches needs 30, and one handshake after another would
@@ -64,7 +64,7 @@ pub(super) type Waiter<T> = oneshot::Sender<Result<T, NoStream>>;
 
 /// The queue of one pool.
 #[derive(Debug)]
-pub(super) struct Waiting<T = Lease> {
+pub(super) struct Waiting<T = ConnectionLease> {
     /// How many wait, for whoever only wants to know whether anybody does.
     count: AtomicUsize,
     state: Mutex<State<T>>,

@@ -34,7 +34,7 @@ impl<E: Enforcer> Reconciler<E> {
                 self.failures += 1;
                 slot.recheck(now);
             }
-            Outcome::Served { handle, own, pod } => {
+            Outcome::Enforced { handle, own, pod } => {
                 slot.attempts.reset();
                 if let Some(since) = slot.since.take() {
                     (self.judged)(since.elapsed());
