@@ -374,10 +374,14 @@ pub(super) fn denied(
         _reading: shutdown.accepting.token(),
     };
     let denials = &shared.denials;
-    let (wanted_ports, to_move) = mpsc::channel(enforce::MOVES_QUEUE);
+    let wanted_ports = enforce::WantedPorts::new(handles.metrics.enforce.clone());
     tasks.spawn(
         "listener moves",
-        enforce::moves(Arc::clone(&shared.enforcer), shared.lease.clone(), to_move),
+        enforce::moves(
+            Arc::clone(&shared.enforcer),
+            shared.lease.clone(),
+            wanted_ports.clone(),
+        ),
     );
     tasks.spawn(
         "kernel events",

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
@@ -17,7 +17,7 @@ use super::write::Denials;
 use crate::audit::{Caller, Connection, KernelFacts, Outcome, PodRef, ProcessRef};
 use crate::endpoints::ProtectedEndpoints;
 use crate::endpoints::denied_as;
-use crate::enforce::WantedPort;
+use crate::enforce::{WantedPort, WantedPorts};
 use crate::kernel::{CgroupId, DenyReason, Kernel, KernelEvent, KernelEvents};
 use crate::listener::{ProcessView, UnattributedConnection};
 use crate::runtime::phase::{Phase, PhaseWatch};
@@ -55,7 +55,7 @@ pub(crate) async fn kernel_events(
     reader: EventReader,
     endpoints: watch::Receiver<ProtectedEndpoints>,
     names: Arc<Names>,
-    wanted_ports: mpsc::Sender<WantedPort>,
+    wanted_ports: WantedPorts,
     denials: Denials,
 ) {
     let Some(mut events) = reader.opened().await else {
@@ -79,8 +79,7 @@ pub(crate) async fn kernel_events(
             }
         };
         if event.reason == Some(DenyReason::ListenerPort) {
-            // Where there are too many, the pod's program binds again.
-            let _full = wanted_ports.try_send(WantedPort {
+            wanted_ports.report(WantedPort {
                 cgroup: event.cgroup,
                 number: event.pod,
                 port: event.origin.port(),

@@ -32,7 +32,7 @@ impl EnforceMetrics {
             ["outcome"],
             "Programs of pods that bound the port of Picket's listener, by what became of the listener",
         );
-        for outcome in ["moved", "stayed", "failed"] {
+        for outcome in ["moved", "stayed", "failed", "lost"] {
             listener_moves.show([outcome]);
         }
         Self {
@@ -70,7 +70,7 @@ impl EnforceMetrics {
     }
 
     /// A program bound a listener's port, and the listener `moved`, `stayed` because it has moved often, or could not move
-    /// (`failed`).
+    /// (`failed`); or the report gave way to others (`lost`).
     pub(super) fn listener(&self, outcome: &'static str) {
         self.listener_moves.inc([outcome]);
     }

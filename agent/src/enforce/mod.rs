@@ -10,10 +10,12 @@ mod metrics;
 mod moves;
 mod new_endpoints;
 mod table;
+mod wanted_ports;
 pub(crate) mod watchdog;
 
 pub(crate) use endpoints::{Start, endpoints, in_kernel};
 pub(crate) use enforcer::{KernelEnforcer, NodeListener, node_listener};
 pub(crate) use metrics::EnforceMetrics;
-pub(crate) use moves::{QUEUE as MOVES_QUEUE, WantedPort, moves};
+pub(crate) use moves::moves;
 pub(crate) use table::EnforcedPods;
+pub(crate) use wanted_ports::{WantedPort, WantedPorts};

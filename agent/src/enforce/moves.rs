@@ -8,38 +8,25 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::enforcer::{KernelEnforcer, MARK};
 use super::table::{Accepting, EnforcedPod};
+use super::wanted_ports::{WantedPort, WantedPorts};
 use crate::kernel::destroy_sockets::destroy_dials;
 use crate::kernel::lease::KernelWriteLease;
-use crate::kernel::{CgroupId, KernelError};
+use crate::kernel::KernelError;
 use crate::listener::{DRAIN_LIMIT, InPodListener, Owner, Sockets};
 use crate::upgrade::{ListenerOffer, TransferredListener};
 use crate::workload::{EnforceError, Netns, PodNetwork};
-
-/// Reports between the reader of kernel events and the moves: of each pod one counts, and the others are of ports that were left.
-pub(crate) const QUEUE: usize = 64;
 
 /// How often one pod's listener moves: a pod has a few ports, and one that tries all of them has no right to each.
 const MOVES_MAX: usize = 16;
 
 /// How long a connect may take from its redirect to its first packet; it takes microseconds where its process is not held up.
 const ON_THE_WAY: Duration = Duration::from_millis(20);
-
-/// A program of a pod bound the port of the pod's listener.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct WantedPort {
-    /// The pod's cgroup.
-    pub(crate) cgroup: CgroupId,
-    /// The number in its class.
-    pub(crate) number: u64,
-    /// The port.
-    pub(crate) port: u16,
-}
 
 /// What has to be known to move a listener.
 struct Move {
@@ -65,18 +52,24 @@ enum Stays {
 pub(crate) async fn moves(
     enforcer: Arc<KernelEnforcer>,
     mut lease: KernelWriteLease,
-    mut wanted: mpsc::Receiver<WantedPort>,
+    wanted_ports: WantedPorts,
 ) {
-    while let Some(wanted) = wanted.recv().await {
+    let mut closing = JoinSet::new();
+    loop {
+        let wanted = tokio::select! {
+            wanted = wanted_ports.next() => wanted,
+            Some(_) = closing.join_next() => continue,
+        };
         let Some(guard) = lease.acquire().await else {
             break;
         };
         let moved = enforcer.move_listener(wanted).await;
-        // What the former listener still takes changes nothing in the kernel, and nobody else is to wait for it.
         drop(guard);
         match moved {
             Ok(None) => {}
-            Ok(Some(former)) => former.closes(wanted.port).await,
+            // What the former listener still takes changes nothing in the kernel, and no other pod is to wait for it. A pod has
+            // MOVES_MAX of them at most.
+            Ok(Some(former)) => drop(closing.spawn(former.closes(wanted.port))),
             Err(error) => {
                 enforcer.metrics.listener("failed");
                 tracing::error!(%error, port = wanted.port, "a listener cannot move from a port that a program of its pod wants");
@@ -232,6 +225,7 @@ mod tests {
     use std::path::Path;
 
     use super::super::table::EnforcedPods;
+    use crate::kernel::CgroupId;
     use super::super::table::tests::{POD, pod};
     use super::*;
 
