@@ -37,7 +37,7 @@
 //! | room | holds | imports |
 //! |---|---|---|
 //! | [`config`] | the node's configuration file | `admin`, `audit`, `cluster`, `endpoints`, `kernel`, `runtime`, `store` |
-//! | [`store`] | identities, grants and policies from files, with a status for each object | `metrics` |
+//! | [`store`] | identities, grants and policies from files, with a status for each object | `metrics`, `runtime` |
 //! | [`pki`] | PEM files, the node's CA, leaf certificates | - |
 //! | [`metrics`] | the metrics registry | - |
 //! | [`admin`] | the administrators' socket | `metrics`, `runtime`, `session`, `store` |

@@ -515,3 +515,48 @@ async fn changes_come_into_force_by_themselves() {
         .expect("in time")
         .expect("no panic");
 }
+
+/// A source without events, whose first readings fail as those of a file system do that comes back by itself.
+#[derive(Debug)]
+struct Flaky {
+    failures: std::sync::atomic::AtomicU32,
+}
+
+impl Source for Flaky {
+    fn manifests(&self) -> Result<Vec<Manifest>, StoreError> {
+        use std::sync::atomic::Ordering;
+        let path = PathBuf::from("a.yaml");
+        let fails = |left: u32| left.checked_sub(1);
+        if self
+            .failures
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, fails)
+            .is_ok()
+        {
+            let source = std::io::Error::from_raw_os_error(libc::EIO);
+            return Err(StoreError::Read { path, source });
+        }
+        let text = identity("a");
+        Ok(vec![Manifest { path, text }])
+    }
+
+    fn folders(&self) -> BTreeSet<PathBuf> {
+        BTreeSet::new()
+    }
+}
+
+#[tokio::test]
+async fn files_that_cannot_be_read_for_a_moment_do_not_deny_everything_for_long() {
+    let flaky = Flaky { failures: 3.into() };
+    let store = Arc::new(Store::unread(vec![Box::new(flaky)], builtin::OWN_NAMESPACE));
+    store.reload();
+    assert!(store.why_deny_all().is_some(), "at first");
+    let cancel = CancellationToken::new();
+    let watching = tokio::spawn(store.clone().watch(cancel.clone()));
+    let mut changes = store.changes();
+    let valid = changes.wait_for(|status| status.generation == 1);
+    let in_time = tokio::time::timeout(Duration::from_secs(5), valid).await;
+    assert!(in_time.is_ok(), "{:?}", store.status());
+    assert_eq!((names(&store), store.why_deny_all()), (vec!["a".to_owned()], None));
+    cancel.cancel();
+    watching.await.expect("ends");
+}
