@@ -113,6 +113,10 @@ pub const fn takes_listener_port(class: &ClassValue, socket: &Socket, address: A
 
 /// Whether a bind to this port gets by a listener's former connections only with `SO_REUSEADDR`: they keep the port until they
 /// end, and a program that got it would be refused as long.
+///
+/// These are all ports of [`LISTENER_PORTS`], not only those that the class names: connections outlive the listener's move, the agent
+/// that accepted them, and (TIME-WAIT) their process. No agent after it knows their ports. It gives a program nothing that it could
+/// not set by itself: with `SO_REUSEADDR` too, a port that a socket listens on is taken.
 #[inline(always)]
 pub const fn was_listener_port(class: &ClassValue, socket: &Socket, port: u16) -> bool {
     is_of_pod(class, socket) && *LISTENER_PORTS.start() <= port && port <= *LISTENER_PORTS.end()

@@ -179,6 +179,7 @@ fn adopted(
         return Err(ListenerError::Foreign("a socket with another address"));
     }
     socket.set_nonblocking(true).map_err(ListenerError::Serve)?;
+    share_port(&socket).map_err(|error| ListenerError::Serve(error.into()))?;
     Ok(Some(socket))
 }
 
@@ -186,6 +187,12 @@ fn adopted(
 fn without_ipv6(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::AddrNotAvailable
         || error.raw_os_error() == Some(Errno::EAFNOSUPPORT as i32)
+}
+
+/// Sets `SO_REUSEADDR`. Connections that are accepted inherit it: they keep no program of the pod from the port once the listener has
+/// moved. Two listeners still exclude each other. A listener of an agent before this one may have been opened without it.
+fn share_port(socket: &impl AsFd) -> nix::Result<()> {
+    setsockopt(socket, sockopt::ReuseAddr, &true)
 }
 
 /// A listening socket; the standard library sets neither the backlog nor the family's limits.
@@ -200,9 +207,7 @@ fn listener(address: SocketAddr) -> io::Result<TcpListener> {
     if address.is_ipv6() {
         setsockopt(&fd, sockopt::Ipv6V6Only, &true)?;
     }
-    // Connections that are accepted inherit it: they keep no program of the pod from the port once the listener has moved. Two
-    // listeners still exclude each other.
-    setsockopt(&fd, sockopt::ReuseAddr, &true)?;
+    share_port(&fd)?;
     bind(
         std::os::fd::AsRawFd::as_raw_fd(&fd),
         &SockaddrStorage::from(address),
@@ -305,6 +310,28 @@ mod tests {
         assert!(foreign(three, port, cookie));
         drop(listener);
         assert!(adopted.v4.accept().is_ok());
+    }
+
+    #[test]
+    fn a_transferred_listener_shares_its_port_with_programs_as_a_new_one_does() {
+        let listener = InPodListener::bind(&BTreeSet::new()).unwrap();
+        let (port, cookie) = (listener.port(), listener.netns_cookie());
+        for socket in listener.sockets() {
+            // As an agent of before opened it.
+            setsockopt(&socket, sockopt::ReuseAddr, &false).unwrap();
+        }
+        let adopted = InPodListener::adopt(listener.descriptors().unwrap(), port, cookie).unwrap();
+        drop(listener);
+        for socket in adopted.sockets() {
+            assert!(getsockopt(&socket, sockopt::ReuseAddr).unwrap());
+        }
+        // A connection that is left from before the listener moved.
+        let client = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+        let (accepted, _) = adopted.v4.accept().unwrap();
+        drop(adopted);
+        let program = TcpListener::bind(("127.0.0.1", port));
+        assert!(program.is_ok(), "{program:?}");
+        drop((client, accepted));
     }
 
     #[test]
