@@ -12,7 +12,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::lock::FolderLock;
+use super::lock::{FolderLock, blocking};
 use super::socket::{
     PrivateSocket, SocketError, beside, failed_at, file_at, is_served, is_socket, make_folder, remove_own,
     remove_socket,
@@ -25,7 +25,7 @@ pub(super) const AGENTS_MAX: u32 = 99;
 /// The pause after the configured name could not be taken.
 const NAME_PAUSE: Duration = Duration::from_secs(1);
 
-/// An agent's own socket.
+/// An agent's own socket. It blocks the thread for up to two seconds where another process holds the folder's lock.
 ///
 /// # Errors
 /// When it cannot be made. Where the agent is `alone` on its node: when another process serves the configured name.
@@ -66,7 +66,11 @@ fn numbered(configured: &Path, number: u32) -> PathBuf {
 
 /// The configured name, for an agent that serves; it goes with what holds it, unless another agent has taken it.
 #[derive(Debug)]
-pub struct ConfiguredName {
+pub struct ConfiguredName(Names);
+
+/// The configured name, and the agent's own socket.
+#[derive(Debug, Clone)]
+struct Names {
     path: PathBuf,
     own: PathBuf,
     file: (u64, u64),
@@ -76,11 +80,11 @@ impl ConfiguredName {
     /// Not taken yet.
     #[must_use]
     pub fn of(socket: &PrivateSocket, configured: &Path) -> Self {
-        Self {
+        Self(Names {
             path: configured.to_owned(),
             own: socket.path().to_owned(),
             file: socket.file(),
-        }
+        })
     }
 
     /// Has the name lead to this agent's socket: who dials it from then on comes here. At no time does it lead nowhere.
@@ -88,6 +92,24 @@ impl ConfiguredName {
     /// # Errors
     /// When the name cannot be made, or a file that is no socket has it.
     pub fn take(&self) -> Result<(), SocketError> {
+        self.0.take()
+    }
+
+    /// As [`ConfiguredName::take`], however often that has to be tried: pods are served without it too.
+    pub async fn take_with_retries(&self) {
+        loop {
+            let names = self.0.clone();
+            let Err(error) = blocking(&self.0.path, move || names.take()).await else {
+                return;
+            };
+            tracing::error!(%error, "the agent cannot give its admin socket the configured name, and tries again");
+            tokio::time::sleep(NAME_PAUSE).await;
+        }
+    }
+}
+
+impl Names {
+    fn take(&self) -> Result<(), SocketError> {
         is_socket(&self.path)?;
         let lock = FolderLock::take(&self.path)?;
         // A rename between two names of one socket would leave both.
@@ -103,18 +125,10 @@ impl ConfiguredName {
         }
         fs::rename(&beside, &self.path).map_err(failed_at(&self.path))
     }
-
-    /// As [`ConfiguredName::take`], however often that has to be tried: pods are served without it too.
-    pub async fn take_with_retries(&self) {
-        while let Err(error) = self.take() {
-            tracing::error!(%error, "the agent cannot give its admin socket the configured name, and tries again");
-            tokio::time::sleep(NAME_PAUSE).await;
-        }
-    }
 }
 
 impl Drop for ConfiguredName {
     fn drop(&mut self) {
-        remove_own(&self.path, self.file);
+        remove_own(&self.0.path, self.0.file);
     }
 }

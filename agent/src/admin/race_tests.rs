@@ -151,7 +151,31 @@ fn a_folder_that_somebody_keeps_locked_is_an_error_and_no_removal() {
     let second = FolderLock::take_within(&path, Duration::from_millis(20));
     let said = second.expect_err("held").to_string();
     assert!(said.contains("sockets.lock is locked"), "{said}");
+    let holder = format!("process {} ", std::process::id());
+    assert!(said.contains(&holder) && said.contains("kill -9"), "{said}");
     drop(lock);
     assert!(matches!(remove_left(socket.path()), Err(SocketError::Taken(_))));
     assert!(leads_to(socket.path(), &socket));
+}
+
+/// One thread serves everything here, as each of the data path's does: what it is kept from by the lock is all that it serves.
+#[test]
+fn who_waits_for_the_lock_holds_up_nobody_on_its_thread() {
+    let (_held, path) = socket_path();
+    runtime().block_on(async {
+        let own = own_socket(&path, false).expect("binds");
+        let name = ConfiguredName::of(&own, &path);
+        let upgrade = path.with_file_name("upgrade.sock");
+        let lock = FolderLock::take(&path).expect("the lock");
+        let served = async {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            drop(lock);
+        };
+        let waiting = async {
+            tokio::join!(name.take_with_retries(), PrivateSocket::replace_with_retries(&upgrade))
+        };
+        let began = std::time::Instant::now();
+        let (((), _socket), ()) = tokio::join!(waiting, served);
+        assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    });
 }

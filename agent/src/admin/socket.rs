@@ -3,6 +3,7 @@
 //! In: a path. Out: a bound socket of mode 0600, whose file goes with it; unless another agent has put its own in the
 //! place, which then stays. Whatever makes or removes a socket holds the lock of the folder (lock.rs).
 
+use std::fmt;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
@@ -13,7 +14,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use tokio::net::{UnixListener, UnixSocket, UnixStream};
 
-use super::lock::FolderLock;
+use super::lock::{FolderLock, blocking};
 use super::names::AGENTS_MAX;
 use crate::runtime::private_folder::{NotPrivate, check_private};
 
@@ -39,10 +40,13 @@ pub enum SocketError {
     #[error("socket {0}: {AGENTS_MAX} agents serve sockets beside it; end those that should not run")]
     Agents(PathBuf),
     /// Another process makes or removes a socket in its folder, and does not come to an end.
-    #[error(
-        "{0} is locked: another process makes or removes a socket in this folder and has not ended in time"
-    )]
-    Locked(PathBuf),
+    #[error("{path} is locked: {holder}")]
+    Locked {
+        /// The lock file.
+        path: PathBuf,
+        /// Who holds the lock, and what to do.
+        holder: LockHolder,
+    },
     /// Something that is no socket has its name.
     #[error("socket {0}: there is a file of this name that is no socket")]
     NotASocket(PathBuf),
@@ -67,6 +71,26 @@ pub enum SocketError {
     },
 }
 
+/// The process that holds the lock of a socket's folder, where it is known.
+#[derive(Debug, Clone, Copy)]
+pub struct LockHolder(pub(super) Option<i32>);
+
+impl fmt::Display for LockHolder {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(pid) => write!(
+                out,
+                "process {pid} makes or removes a socket in this folder and does not end; if it is stopped or stuck, end it \
+                 (kill -9 {pid}) and start the agent again"
+            ),
+            None => out.write_str(
+                "another process makes or removes a socket in this folder and does not end; find it with `lslocks` on the \
+                 node, end it, and start the agent again",
+            ),
+        }
+    }
+}
+
 /// The bound socket. Its file is removed when it is dropped.
 #[derive(Debug)]
 pub struct PrivateSocket {
@@ -80,7 +104,8 @@ impl PrivateSocket {
     /// Makes the socket in the place of whoever had it, however often that has to be tried: pods are served without it too.
     pub(crate) async fn replace_with_retries(path: &Path) -> Self {
         loop {
-            match Self::replace(path) {
+            let place = path.to_owned();
+            match blocking(path, move || Self::replace(&place)).await {
                 Ok(socket) => return socket,
                 Err(error) => {
                     tracing::error!(%error, "the agent cannot make its admin socket, and tries again");

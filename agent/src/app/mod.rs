@@ -116,7 +116,8 @@ impl App {
         let mut tasks = Tasks::default();
         let phase = PhaseControl::new(successor.is_some());
         // Served from here on, since loading the kernel programs may have to wait.
-        let socket = admin::own_socket(&config.admin.socket, successor.is_none())?;
+        let (place, alone) = (config.admin.socket.clone(), successor.is_none());
+        let socket = tokio::task::spawn_blocking(move || admin::own_socket(&place, alone)).await??;
         let name = ConfiguredName::of(&socket, &config.admin.socket);
         let shown = wiring::admin(
             &metrics.registry,
