@@ -15,6 +15,7 @@ use super::cause::{DenialCause, DeniedConnection};
 use super::metrics::DeniedMetrics;
 use crate::audit::{AuditLog, Caller, Connection, KernelFacts, PodRef};
 use crate::kernel::DenyReason;
+use crate::listener::UnattributedCause;
 use crate::notify::{About, EventQueue, KubeEvent, Reason};
 
 /// Records between those who see denied connections and the one who writes them; each is below 1 KB.
@@ -22,6 +23,10 @@ const QUEUE_LENGTH: usize = 1024;
 
 /// How long connections that are alike are aggregated.
 const INTERVAL: Duration = Duration::from_secs(1);
+
+/// What a pod that has its share of connections is told, which counts on the node's network only: elsewhere they wait.
+const TOO_MANY_CONNECTIONS: &str = "Picket closed a connection of this pod: the pod has as many open connections as one pod may have. \
+     Close connections that nothing uses, or have one HTTP/2 connection carry many watches";
 
 /// Whose connection was denied: the pod's UID, where it is known.
 type Source = Option<String>;
@@ -87,6 +92,7 @@ pub(crate) async fn write(
 /// Reports the connection at its pod. A pod that is not classified yet retries by itself, and is most often no agent's.
 fn notify(events: &EventQueue, denied: &DeniedConnection) {
     let reason = match denied.cause() {
+        DenialCause::Unattributed(UnattributedCause::Full) => Reason::ShareExceeded,
         DenialCause::Kernel(Some(DenyReason::Pending)) | DenialCause::Unattributed(_) => return,
         DenialCause::CgroupEscape => Reason::CgroupEscape,
         DenialCause::Kernel(_) | DenialCause::Several => Reason::AccessDenied,
@@ -102,17 +108,22 @@ fn notify(events: &EventQueue, denied: &DeniedConnection) {
         format!(" (process {}, {program:?})", process.pid)
     });
     let said = match reason {
+        Reason::ShareExceeded => TOO_MANY_CONNECTIONS,
         // The cgroup's path stays in the audit log.
         Reason::CgroupEscape => "A process of this pod is outside the pod's cgroup",
         _ => &connection.message,
     };
-    events.report(KubeEvent {
-        about: About::Pod { namespace, name, uid },
-        reason,
-        detail: connection
+    let detail = match reason {
+        Reason::ShareExceeded => denied.cause().code().to_owned(),
+        _ => connection
             .kernel
             .address
             .map_or(String::new(), |address| address.to_string()),
+    };
+    events.report(KubeEvent {
+        about: About::Pod { namespace, name, uid },
+        reason,
+        detail,
         note: format!("{said}{by}"),
     });
 }
@@ -206,7 +217,6 @@ mod tests {
     use super::*;
     use crate::audit::spool::segment::stored_text;
     use crate::audit::{AuditConfig, ProcessRef};
-    use crate::listener::UnattributedCause;
     use crate::metrics::MetricsRegistry;
     use crate::notify::NotifyMetrics;
 
@@ -330,6 +340,10 @@ mod tests {
         ] {
             notify(&events, &DeniedConnection::new(cause, connection()));
         }
+        let full = DenialCause::Unattributed(UnattributedCause::Full);
+        for _ in 0..20 {
+            notify(&events, &DeniedConnection::new(full, connection()));
+        }
         let mut next = || {
             reported
                 .try_recv()
@@ -342,6 +356,9 @@ mod tests {
         assert_eq!(next(), Some((Reason::AccessDenied, which.clone(), denied)));
         let escaped = format!("A process of this pod is outside the pod's cgroup {words}");
         assert_eq!(next(), Some((Reason::CgroupEscape, which, escaped)));
+        let share = format!("{TOO_MANY_CONNECTIONS} {words}");
+        let which = "too_many_connections".to_owned();
+        assert_eq!(next(), Some((Reason::ShareExceeded, which, share)), "and once a minute");
         assert_eq!(next(), None);
     }
 }
