@@ -172,7 +172,10 @@ fn who_waits_for_the_lock_holds_up_nobody_on_its_thread() {
             drop(lock);
         };
         let waiting = async {
-            tokio::join!(name.take_with_retries(), PrivateSocket::replace_with_retries(&upgrade))
+            tokio::join!(
+                name.take_with_retries(),
+                PrivateSocket::replace_with_retries(&upgrade)
+            )
         };
         let began = std::time::Instant::now();
         let (((), _socket), ()) = tokio::join!(waiting, served);

@@ -358,7 +358,11 @@ mod tests {
         assert_eq!(next(), Some((Reason::CgroupEscape, which, escaped)));
         let share = format!("{TOO_MANY_CONNECTIONS} {words}");
         let which = "too_many_connections".to_owned();
-        assert_eq!(next(), Some((Reason::ShareExceeded, which, share)), "and once a minute");
+        assert_eq!(
+            next(),
+            Some((Reason::ShareExceeded, which, share)),
+            "and once a minute"
+        );
         assert_eq!(next(), None);
     }
 }

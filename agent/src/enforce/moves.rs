@@ -15,9 +15,9 @@ use tokio_util::sync::CancellationToken;
 use super::enforcer::{KernelEnforcer, MARK};
 use super::table::{Accepting, EnforcedPod};
 use super::wanted_ports::{WantedPort, WantedPorts};
+use crate::kernel::KernelError;
 use crate::kernel::destroy_sockets::destroy_dials;
 use crate::kernel::lease::KernelWriteLease;
-use crate::kernel::KernelError;
 use crate::listener::{DRAIN_LIMIT, InPodListener, Owner, Sockets};
 use crate::upgrade::{ListenerOffer, TransferredListener};
 use crate::workload::{EnforceError, Netns, PodNetwork};
@@ -225,9 +225,9 @@ mod tests {
     use std::path::Path;
 
     use super::super::table::EnforcedPods;
-    use crate::kernel::CgroupId;
     use super::super::table::tests::{POD, pod};
     use super::*;
+    use crate::kernel::CgroupId;
 
     /// A pod with a listener of its own at this port, as far as the table goes.
     fn listening(port: u16) -> EnforcedPod {

@@ -556,7 +556,10 @@ async fn files_that_cannot_be_read_for_a_moment_do_not_deny_everything_for_long(
     let valid = changes.wait_for(|status| status.generation == 1);
     let in_time = tokio::time::timeout(Duration::from_secs(5), valid).await;
     assert!(in_time.is_ok(), "{:?}", store.status());
-    assert_eq!((names(&store), store.why_deny_all()), (vec!["a".to_owned()], None));
+    assert_eq!(
+        (names(&store), store.why_deny_all()),
+        (vec!["a".to_owned()], None)
+    );
     cancel.cancel();
     watching.await.expect("ends");
 }
