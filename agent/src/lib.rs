@@ -1,13 +1,16 @@
 //! Picket's agent as a library, so that the binary and the tests compose the same parts.
 //!
+//! In: redirected connections of enforced pods, the node's pods and cgroups, and the files that people write. Out: requests to
+//! the API server that policy permits, refusals, audit records, and the kernel programs' state.
+//!
 //! # Code map
 //!
-//! A room is one of the modules below. The table names the rooms that each room imports; `cargo xtask check` compares the last
-//! column with the sources and refuses a circle.
+//! The tables name the modules that each module imports. `cargo xtask check` compares the last column with the sources and
+//! refuses a circle.
 //!
 //! The way of a request, in its order:
 //!
-//! | room | holds | imports |
+//! | module | holds | imports |
 //! |---|---|---|
 //! | [`listener`] | the end of a redirected connection in the pod's network namespace; attributes each connection to a pod and a process (`judge` in serve.rs) | `kernel`, `workload` |
 //! | [`tls`] | the server side of TLS that pods see, and what pods trust | `metrics`, `pki` |
@@ -21,7 +24,7 @@
 //!
 //! The node:
 //!
-//! | room | holds | imports |
+//! | module | holds | imports |
 //! |---|---|---|
 //! | [`kernel`] | the eBPF programs, their maps and pins, `doctor`'s trials | `metrics`, `runtime` |
 //! | [`cluster`] | the client of the Kubernetes API, and list-and-watch | `runtime` |
@@ -34,7 +37,7 @@
 //!
 //! The process:
 //!
-//! | room | holds | imports |
+//! | module | holds | imports |
 //! |---|---|---|
 //! | [`config`] | the node's configuration file | `admin`, `audit`, `cluster`, `endpoints`, `kernel`, `runtime`, `store` |
 //! | [`store`] | identities, grants and policies from files, with a status for each object | `metrics`, `runtime` |

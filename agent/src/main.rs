@@ -1,4 +1,6 @@
-//! The `picket` binary: reads the arguments and hands over to the library.
+//! The `picket` binary: the allocator, and a call of the library.
+//!
+//! In: the process's arguments. Out: the exit code of [`picket::cli`].
 
 use std::process::ExitCode;
 

@@ -5,10 +5,10 @@
 //!
 //! # Code map
 //!
-//! A room is one of the modules below. The table names the rooms that each room imports; `cargo xtask check` compares the last
-//! column with the sources and refuses a circle.
+//! The table names the modules that each module imports. `cargo xtask check` compares the last column with the sources and
+//! refuses a circle.
 //!
-//! | room | holds | imports |
+//! | module | holds | imports |
 //! |---|---|---|
 //! | [`request`] | the canonical reading of an HTTP request | `kubernetes` |
 //! | [`token`] | what a service account token says of itself, unverified | - |

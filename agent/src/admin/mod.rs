@@ -1,6 +1,16 @@
-//! The administrators' socket: metrics, health, readiness, version and sessions, as HTTP/1.1 on a unix socket of mode 0600.
+//! The administrators' socket: HTTP/1.1 on a unix socket of mode 0600, with its server and its client.
 //!
-//! There is no port: a pod has the node's network in reach and not its files, so no agent comes near it.
+//! In: the configured path, and what the parts show: metrics, readiness, objects, sessions. Out: [`Admin`], which serves them,
+//! and [`Client`], by which the commands of `picket` ask.
+//!
+//! There is no port: a pod can reach the node's network, but not its files. So no agent pod reaches this socket.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `api` | the requests and answers, as types of both sides |
+//! | `server`, `client` | the agent's side and the command line's side |
+//! | `socket`, `lock` | a socket that only root can open, and the lock of its folder |
+//! | `names` | the socket names of several agents on one node |
 
 pub mod api;
 mod client;

@@ -1,6 +1,7 @@
-//! The metrics of all rooms.
+//! The metrics of all modules.
 //!
-//! In: the registry. Out: each room's own metrics, and the page of the manual that describes them all.
+//! In: the metrics type of each module. Out: a registry with all of them registered, and the reference page that
+//! describes them.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -18,9 +19,9 @@ use crate::tls::CertificateMetrics;
 use crate::upgrade::UpgradeMetrics;
 use crate::workload::WorkloadMetrics;
 
-/// The metrics of the rooms that an agent has from its start on; cheap to clone.
+/// The metrics of the modules that an agent has from its start on; cheap to clone.
 #[derive(Debug, Clone)]
-pub(super) struct RoomMetrics {
+pub(super) struct ModuleMetrics {
     pub(super) registry: Arc<MetricsRegistry>,
     pub(super) certificates: CertificateMetrics,
     pub(super) denied: DeniedMetrics,
@@ -33,7 +34,7 @@ pub(super) struct RoomMetrics {
     pub(super) workload: WorkloadMetrics,
 }
 
-impl RoomMetrics {
+impl ModuleMetrics {
     /// Registers them.
     pub(super) fn register() -> Self {
         let registry = Arc::new(MetricsRegistry::default());
@@ -55,13 +56,13 @@ impl RoomMetrics {
 /// The page of the manual that describes every metric.
 #[must_use]
 pub fn metrics_reference() -> String {
-    let rooms = RoomMetrics::register();
-    audit::register_metrics(&rooms.registry, Arc::new(Stats::default()));
-    KernelMetrics::register(&rooms.registry, KernelCounters::none());
+    let modules = ModuleMetrics::register();
+    audit::register_metrics(&modules.registry, Arc::new(Stats::default()));
+    KernelMetrics::register(&modules.registry, KernelCounters::none());
     let mut page = String::from(
         "# Metrics reference\n\nThe admin socket serves these metrics as OpenMetrics text at `/metrics`. Names in labels are constants of the program, or come\nfrom the configuration.\n\n| metric | type | labels | meaning |\n|---|---|---|---|\n",
     );
-    for metric in rooms.registry.reference() {
+    for metric in modules.registry.reference() {
         let labels: Vec<_> = metric.labels.iter().map(|label| format!("`{label}`")).collect();
         // Writing to a String cannot fail.
         let _ = writeln!(
@@ -82,10 +83,10 @@ mod tests {
 
     #[test]
     fn the_reference_has_every_metric_that_is_shown_without_a_label() {
-        let rooms = RoomMetrics::register();
-        audit::register_metrics(&rooms.registry, Arc::new(Stats::default()));
-        KernelMetrics::register(&rooms.registry, KernelCounters::none());
-        let (page, text) = (metrics_reference(), rooms.registry.encode().expect("text"));
+        let modules = ModuleMetrics::register();
+        audit::register_metrics(&modules.registry, Arc::new(Stats::default()));
+        KernelMetrics::register(&modules.registry, KernelCounters::none());
+        let (page, text) = (metrics_reference(), modules.registry.encode().expect("text"));
         let described = text
             .lines()
             .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());

@@ -39,7 +39,7 @@ use crate::workload::Netns;
 
 pub use metrics::metrics_reference;
 
-use metrics::RoomMetrics;
+use metrics::ModuleMetrics;
 use settings::{cgroup_root, server_names, upstream_config};
 use shutdown::Shutdown;
 use wiring::{Handles, Tasks};
@@ -82,7 +82,7 @@ impl App {
     /// The part that cannot be opened, with file, line and reason where there are any. Objects that are not valid stop the start
     /// of a successor only; other agents deny every request until the objects are.
     pub async fn build(config: Config) -> anyhow::Result<Self> {
-        let metrics = RoomMetrics::register();
+        let metrics = ModuleMetrics::register();
         let store = Arc::new(Store::open_or_deny_all(&config.objects));
         let files = CaFiles {
             certificate: config.tls.ca_certificate_file.clone(),

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::initial_sync::InitialSync;
-use super::metrics::RoomMetrics;
+use super::metrics::ModuleMetrics;
 use super::settings::{api_servers, cgroup_root};
 use super::shutdown::Shutdown;
 use crate::admin::api::ObjectList;
@@ -50,7 +50,7 @@ const DRAINING: &str = "the agent is stopping and accepts no more connections";
 #[derive(Clone)]
 pub(super) struct Handles {
     pub(super) config: Arc<Config>,
-    pub(super) metrics: RoomMetrics,
+    pub(super) metrics: ModuleMetrics,
     pub(super) store: Arc<Store>,
     pub(super) certificates: Arc<Certificates>,
     pub(super) workers: Workers,
@@ -332,7 +332,7 @@ pub(super) fn files(tasks: &mut Tasks, handles: &Handles) {
 
 /// Metrics that are read from the parts.
 pub(super) fn metrics(tasks: &mut Tasks, handles: &Handles, status: watch::Receiver<PodCounts>) {
-    let RoomMetrics {
+    let ModuleMetrics {
         certificates,
         store,
         workload,

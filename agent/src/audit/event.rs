@@ -1,5 +1,6 @@
-//! What a record is made of: the facts of one request or connection, in the words of `audit.k8s.io/v1` where it has
-//! them. `line` gives them their JSON shape.
+//! What a record is made of: the facts of one request or connection, in the words of `audit.k8s.io/v1` where it has them.
+//!
+//! In: facts that the pipeline's stages and the kernel know. Out: an [`Event`], whose JSON shape `line` gives.
 
 use std::borrow::Cow;
 use std::cell::RefCell;

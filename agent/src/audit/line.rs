@@ -1,4 +1,7 @@
-//! The JSON shape of a record: an `audit.k8s.io/v1` Event with Picket's facts beside it. Absent facts are left out.
+//! The JSON shape of a record: an `audit.k8s.io/v1` Event with Picket's facts beside it.
+//!
+//! In: an [`Event`], the node's name, and its place in the hash chain. Out: a serde type that renders the stored line. Absent
+//! facts are left out.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -1,7 +1,10 @@
-//! The handle on the audit log: reserves room for records, queues them, and reports how the log is doing.
+//! The handle on the audit log: reserves capacity for records, queues them, and reports how the log is doing.
 //!
-//! Room is reserved when a record begins, so that its end (which happens in `Drop`, where nothing may wait) always
-//! has a place. When there is no room a request waits for a moment and is then refused; nothing is ever dropped.
+//! In: an [`AuditConfig`], then events of requests, refused connections and alarms. Out: queued lines for the spool's writer,
+//! an [`AuditError`] where the log takes nothing, and [`Stats`].
+//!
+//! Capacity is reserved when a record begins. A record ends in `Drop`, where nothing may wait, so its last line must have a
+//! place. A request without capacity waits for a moment and is then refused; no record is ever dropped.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;

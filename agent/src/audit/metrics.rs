@@ -1,4 +1,6 @@
-//! What is counted of the audit log, its spool and its sinks: read at each scrape.
+//! Metrics of the audit log, its spool and its sinks, read at each scrape.
+//!
+//! In: the log's [`Stats`]. Out: the `picket_audit_*` metrics in the registry.
 
 use std::fmt;
 use std::sync::Arc;

@@ -1,11 +1,22 @@
-//! The audit log: what every request and every refused connection left behind.
+//! The audit log: one record for every request, and one for every refused connection.
 //!
-//! The pipeline begins a [`Record`] when a request arrives, adds each stage's facts as they are known, and the
-//! record's `Drop` writes it, so no path can forget it. What must be on disk before it takes effect (writes, sessions,
-//! denials) goes through [`Record::commit_before_effect`]. One thread writes the spool ([`spool`]): a directory of
-//! segments whose lines form a hash chain. [`sinks`] copy them to other places, each at its own pace.
+//! In: what the pipeline's stages know of a request, refused connections from `denied`, and alarms. Out: JSON lines in the
+//! spool, which form a hash chain and which each sink copies.
 //!
-//! The lines are `audit.k8s.io/v1` Events with more fields, so that existing consumers read them as they are.
+//! The pipeline begins a [`Record`] when a request arrives, and each stage adds its facts. The record's `Drop` writes it, so no
+//! path can forget it. Writes, sessions and denials are on disk before they take effect: [`Record::commit_before_effect`].
+//!
+//! The lines are `audit.k8s.io/v1` Events with more fields, so existing consumers read them as they are.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `log` | the handle that every request begins its record with: capacity, queue, flush |
+//! | `record`, `ended` | the record of one request, and how it is written when it ends |
+//! | `event`, `line`, `exec` | the facts of a record, and their JSON shape |
+//! | `redact`, `invisible`, `bounds` | secrets, characters that hide text, and texts that are too long |
+//! | `spool` | one thread that writes segments; the hash chain and its verification |
+//! | `sinks` | the copies, each at its own pace |
+//! | `stats`, `metrics` | how the log is doing |
 
 mod bounds;
 mod ended;

@@ -1,4 +1,9 @@
-//! The record of one request: stages add facts, `Drop` writes it.
+//! The record of one request, from its arrival to its end.
+//!
+//! In: a [`Received`] request, then the facts of each stage: caller, target, decision, response. Out: lines in the log: one
+//! where something must be on disk before it takes effect, and the last one from `Drop`.
+//!
+//! A record that is dropped without an answer says so: aborted, unanswered, or a panic.
 
 use std::any::Any;
 use std::borrow::Cow;

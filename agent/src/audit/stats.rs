@@ -1,4 +1,6 @@
-//! How the log is doing: its rooms, its counters, and why it takes nothing.
+//! How the log is doing: its capacity, its counters, and why it takes nothing.
+//!
+//! In: what the log, the writer and the sinks count. Out: [`Stats`], which metrics, readiness and the log's own limits read.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};

@@ -1,4 +1,6 @@
 //! `picket agent`: reads the configuration and runs the composition root.
+//!
+//! In: the path of the configuration file. Out: a running agent, and the process's exit code.
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -1,4 +1,6 @@
 //! `picket ca create`: a node CA for people without a controller that makes one.
+//!
+//! In: a folder, and the CA's name. Out: `ca.crt` and `ca.key` in the folder; existing ones are never overwritten.
 
 use std::fs::OpenOptions;
 use std::io::Write;

@@ -1,4 +1,7 @@
-//! `picket doctor`: what this machine can do for Picket, tried, as a table.
+//! `picket doctor`: what this machine can do for Picket, tried, as a table or JSON.
+//!
+//! In: the configuration file, and folders that replace its own. Out: a [`Check`] for each thing that the agent needs, and an
+//! exit code that tells whether Picket works here.
 
 use std::ffi::OsStr;
 use std::io::{self, Write as _};

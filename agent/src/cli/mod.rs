@@ -1,4 +1,6 @@
 //! The command line: arguments only. Each command's work is in its own file or in the library's modules.
+//!
+//! In: the process's arguments. Out: the command's exit code, and errors on standard error with their causes.
 
 mod agent;
 mod audit;

@@ -1,4 +1,7 @@
-//! `picket sessions`: lists the watches, followed logs and upgraded streams of this node's agents, and ends them.
+//! `picket sessions`: lists the watches, followed logs and upgraded streams of this node's agents, and kills them.
+//!
+//! In: which sessions are meant, and the admin sockets of all agents on the node. Out: a table, JSON or YAML on standard
+//! output.
 //!
 //! During an upgrade or a drain the node has several agent processes with sessions. All of them are asked.
 

@@ -1,4 +1,6 @@
 //! `picket uninstall`: takes this node's pinned links and maps out of the kernel, and removes sockets that a killed agent left.
+//!
+//! In: the configuration's BPF folder and sockets. Out: a node without them, or an error while an agent still runs.
 
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;

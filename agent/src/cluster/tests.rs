@@ -1,3 +1,5 @@
+//! Tests of the client: its pauses before it asks again, and what its errors say.
+
 use super::*;
 
 #[test]

@@ -1,4 +1,4 @@
-//! Why a connection never became a request: one enum over the kernel's reasons, the listeners' and this room's own.
+//! Why a connection never became a request: one enum over the kernel's reasons, the listeners' and this module's own.
 //!
 //! In: where the connection ended. Out: a code for metrics and records, and what the code means to a person.
 

@@ -1,4 +1,6 @@
-//! What is counted of connections that never became requests.
+//! Metrics of connections that never became requests.
+//!
+//! In: each denied connection with its cause, and each cgroup escape. Out: counters in the registry.
 
 use prometheus_client::metrics::counter::Counter;
 

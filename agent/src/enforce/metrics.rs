@@ -1,4 +1,7 @@
-//! What is counted of enforcement.
+//! Metrics of enforcement.
+//!
+//! In: connections destroyed, listeners moved, programs attached again, and the protected endpoints in force. Out: counters and
+//! gauges in the registry.
 
 use prometheus_client::metrics::gauge::Gauge;
 

@@ -1,7 +1,7 @@
 //! What is decided about pods and protected endpoints, put in force in the kernel and kept so.
 //!
-//! In: what the reconciler wants of each pod, and the protected endpoints. Out: listeners, classes, programs and protected endpoints in the kernel, and
-//! who is told when somebody takes them away.
+//! In: what the reconciler wants of each pod, and the protected endpoints. Out: listeners; classes, programs and protected
+//! endpoints in the kernel; and alarms when somebody takes one of them away.
 
 mod endpoints;
 mod enforcer;

@@ -1,4 +1,6 @@
 //! A principal with what is derived from it once, for all requests of its connection.
+//!
+//! In: a [`Principal`] that identity resolved. Out: a [`ResolvedPrincipal`], which records and requests share.
 
 use std::sync::Arc;
 

@@ -1,4 +1,7 @@
 //! Loads the object that the build script made, and attaches the root's programs to a cgroup.
+//!
+//! In: the object in the binary, the folder of pinned maps, a cgroup v2 folder. Out: loaded programs, pinned links, and the
+//! programs that another's exclusive program keeps out.
 
 use std::collections::HashSet;
 use std::fs::File;

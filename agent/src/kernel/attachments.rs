@@ -1,7 +1,7 @@
 //! What is attached to each enforced pod, and that everything stays attached.
 //!
-//! In come the cgroups and interfaces of enforced pods; out go pinned links that drop packets to protected endpoints, and a list of what
-//! had to be put back.
+//! In: the cgroups and interfaces of enforced pods. Out: pinned links that drop packets to protected endpoints, and a
+//! [`LinkReport`] of the links that had to be put back.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ffi::CString;

@@ -1,4 +1,7 @@
 //! What can go wrong between the agent and the kernel.
+//!
+//! In: errors of aya, the system and the BPF filesystem. Out: a [`KernelError`], which says what was tried, where, and what to
+//! do.
 
 use std::io;
 use std::path::PathBuf;

@@ -1,4 +1,6 @@
 //! The ring buffer of denied connects, as an asynchronous stream.
+//!
+//! In: the ring that the kernel programs write to. Out: each [`KernelEvent`], for the module `denied`.
 
 use aya::maps::{MapData, RingBuf};
 use picket_common::Event;

@@ -1,7 +1,10 @@
 //! FLOWS, read by every listener at once.
 //!
-//! aya asks for exclusive access to remove an entry, though the kernel needs none. A handful of handles to the
-//! same map, picked by source port, keeps accepts on different cores from waiting for each other.
+//! In: the namespace and the two addresses of an accepted connection. Out: its [`Flow`], which is removed from the map, or
+//! none.
+//!
+//! aya asks for exclusive access to remove an entry, though the kernel needs none. So there are several handles to the same
+//! map, picked by source port: accepts on different cores seldom wait for each other.
 
 use parking_lot::Mutex;
 use std::net::SocketAddr;

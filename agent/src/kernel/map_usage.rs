@@ -1,4 +1,6 @@
 //! How full the maps are that could run full.
+//!
+//! In: the maps of a [`Kernel`]. Out: the entries and the capacity of each as [`MapUsage`], for metrics.
 
 use aya::maps::MapError;
 use picket_common::{CLASSES_MAX, ENDPOINTS_MAX, FLOWS_MAX, NETNS_MAX};

@@ -1,4 +1,7 @@
-//! What the kernel programs count, and how full their maps are.
+//! Metrics of the kernel programs and their maps.
+//!
+//! In: the counters and the map usage of a [`Kernel`]. Out: counters that are read at each scrape, and gauges that are set from
+//! time to time.
 
 use std::fmt;
 use std::sync::Arc;

@@ -1,8 +1,10 @@
-//! The kernel's part of the way: the programs that redirect connects to protected endpoints, and the maps behind them.
+//! The eBPF programs that redirect or deny connects to protected endpoints, and the maps behind them.
 //!
-//! In come the protected endpoints and the class of each pod's cgroup; out come the flow of each redirected connection, the
-//! denied connects as they happen, and counters. Everything is pinned, so that the programs go on refusing and
-//! redirecting while no agent runs; the next agent adopts what it finds and replaces the programs without a gap.
+//! In: the protected endpoints ([`ProtectedEndpoint`]), and the [`Class`] of each pod's cgroup. Out: the [`Flow`] of each
+//! redirected connection, the denied connects ([`KernelEvents`]), and counters.
+//!
+//! Links and maps are pinned, so that the programs go on redirecting and denying while no agent runs. The next agent adopts
+//! them and replaces the programs without a gap.
 
 mod attach;
 mod attachments;

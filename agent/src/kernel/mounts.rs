@@ -1,4 +1,6 @@
-//! Finds mounts, the cgroup v2 one above all: /sys/fs/cgroup on a unified machine, /sys/fs/cgroup/unified on a hybrid one.
+//! Finds mounts, above all that of cgroup v2: /sys/fs/cgroup on a unified machine, /sys/fs/cgroup/unified on a hybrid one.
+//!
+//! In: the text of /proc/mounts. Out: the paths where a kind of filesystem is mounted.
 
 use std::fs;
 use std::io;

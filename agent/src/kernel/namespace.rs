@@ -1,8 +1,10 @@
 //! Work inside another network namespace.
 //!
-//! A namespace belongs to a thread, so the work runs on a thread of its own that ends with it. The guard leaves
-//! the namespace however the work ends; where it cannot, the process ends, because a thread in the wrong
-//! namespace would open sockets in a pod on behalf of the node.
+//! In: the namespace and a function. Out: what the function gives.
+//!
+//! A namespace belongs to a thread, so the work runs on a thread of its own that ends with it. The guard leaves the namespace
+//! however the work ends. Where it cannot, the process ends: a thread in the wrong namespace would open sockets in a pod on
+//! behalf of the node.
 
 use std::fs::File;
 use std::io;

@@ -1,8 +1,10 @@
-//! The folder on the BPF filesystem: where maps and links are pinned, checked before they are adopted, and
+//! The folder on the BPF filesystem where maps and links are pinned.
+//!
+//! In: the configured folder, and links and maps to pin. Out: pins that were checked before they are adopted, and older ones
 //! removed.
 //!
-//! The folder's name carries the hash of the maps' layout, so an agent finds only maps it can read. Links are
-//! exchanged by renaming over the old pin, which is one step for the kernel.
+//! The folder's name carries the hash of the maps' layout, so an agent finds only maps it can read. A link is replaced by
+//! renaming the new pin over the old one, which is one step for the kernel.
 
 use std::cmp::Reverse;
 use std::ffi::OsStr;

@@ -1,4 +1,6 @@
-//! One of the programs: its names, how it is loaded, and where it attaches.
+//! One of the kernel programs: its names, how it is loaded, and where it attaches.
+//!
+//! In: the loaded object, and a cgroup or an interface. Out: a [`Program`] and its link.
 
 use std::os::fd::AsFd;
 

@@ -1,4 +1,6 @@
 //! What the standard library and nix do not wrap: this package's one module with `unsafe`.
+//!
+//! In: descriptors, paths of pins, packets. Out: the results of system calls as safe types.
 #![expect(
     unsafe_code,
     reason = "SO_NETNS_COOKIE, bpf(2) for links, tokio's AsyncFd, and some of what the doctor tries have no safe wrapper"

@@ -1,7 +1,7 @@
 //! The kernel's side in the agent's own words.
 //!
-//! In come plain numbers from `picket_common`; out go types the rest of the agent can read without knowing how
-//! the maps lie.
+//! In: plain numbers from `picket_common`. Out: types that the rest of the agent reads without knowing how the maps are laid
+//! out.
 
 use std::io;
 use std::net::SocketAddr;

@@ -1,9 +1,8 @@
-//! Picket's end of a redirected connection: a listener inside the pod's own network namespace, and one in the node's for
-//! the pods that share it.
+//! Picket's end of a redirected connection: a listener inside the pod's own network namespace, and one in the node's for the
+//! pods that share it.
 //!
-//! In come connections that the kernel took here; out go an [`Accepted`] for each, with the address the client
-//! dialled and the process that dialled it, or a [`UnattributedConnection`] for a connection that the kernel knows nothing of and
-//! that is closed.
+//! In: connections that the kernel redirected, and their flows. Out: an [`Accepted`] for each, with the address that the client
+//! dialled and the process that dialled it. A connection without a flow is closed and becomes an [`UnattributedConnection`].
 //!
 //! | file | holds |
 //! |---|---|

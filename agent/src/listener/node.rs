@@ -1,8 +1,11 @@
 //! Accepts on the node's own loopback, for every pod that shares the node's network.
 //!
-//! A pod without a network namespace of its own has no loopback of its own either, so one listener serves all such pods,
-//! and sockets that a pod's process was handed from the node's namespace. Anybody on the node can dial it: whose a
-//! connection is, the kernel's flow alone tells.
+//! In: connections at the node's listener, and a function that finds a cgroup's [`Owner`]. Out: an [`Arrival`] for each, as
+//! from a pod's own listener.
+//!
+//! A pod that shares the node's network has no loopback of its own, so one listener serves all such pods. It also serves
+//! sockets that a pod's process got from the node's namespace. Anybody on the node can dial it: only the kernel's flow tells
+//! whose a connection is.
 
 use std::fmt;
 use std::net::SocketAddr;

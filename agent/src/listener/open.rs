@@ -1,7 +1,9 @@
 //! Opens the listener: one port on the pod's 127.0.0.1 and ::1.
 //!
-//! The port is one of [`LISTENER_PORTS`]. Where a pod has widened its `net.ipv4.ip_local_port_range`, nothing has to be reserved
-//! there: the kernel gives out no port that has a listener, and takes away none from a listener.
+//! In: a network namespace and the ports that are taken, or descriptors from a predecessor. Out: an [`InPodListener`].
+//!
+//! The port is one of [`LISTENER_PORTS`]. Nothing has to be reserved where a pod has widened its
+//! `net.ipv4.ip_local_port_range`: the kernel gives out no port that has a listener.
 
 use std::collections::BTreeSet;
 use std::io;

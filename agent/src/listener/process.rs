@@ -1,8 +1,9 @@
 //! The process behind a connection.
 //!
-//! In comes the kernel's flow; out goes what /proc adds to it. The kernel's facts are of the moment of the
-//! connect and hold in any case; /proc speaks of now, so it is believed only while the process id still means the
-//! process that dialled.
+//! In: the kernel's [`Flow`], and /proc. Out: a [`Process`] with executable and container.
+//!
+//! The kernel's facts are of the moment of the connect and hold in any case. /proc speaks of now, so it is believed only while
+//! the process id still means the process that dialled.
 
 use std::fs::File;
 use std::io::{self, Read};

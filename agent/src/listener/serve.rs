@@ -1,4 +1,7 @@
-//! Accepts on one pod's listener until it is told to stop.
+//! Accepts on one pod's listener, and attributes each connection to the pod and its process.
+//!
+//! In: the listener's sockets, the pod's [`Owner`], and the flows of the kernel. Out: an [`Arrival`] for each connection, until
+//! the serving is cancelled or the listener has moved.
 
 use std::io;
 use std::net::SocketAddr;

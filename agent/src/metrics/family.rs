@@ -1,4 +1,7 @@
 //! Metrics with labels: one value for each combination of the labels' values.
+//!
+//! In: label names, and values from the program's constants. Out: families of counters, gauges and points in time, which the
+//! registry encodes.
 
 use std::hash::{Hash, Hasher};
 use std::sync::atomic::AtomicU64;

@@ -1,10 +1,10 @@
-//! The registry of metrics. Each room has metrics of its own and registers them here.
+//! The registry of metrics. Each module has metrics of its own and registers them here.
 //!
-//! In: a name, label names and a meaning for each metric. Out: a counter, gauge or histogram for the room, OpenMetrics text for
-//! the admin socket, and the reference page of the manual, which names nothing that is not registered.
+//! In: a name, label names and a meaning for each metric. Out: a counter, gauge or histogram for the module, OpenMetrics text
+//! for the admin socket, and the manual's reference page.
 //!
-//! Labels are of low cardinality: constants of the program and names from the configuration, never names from requests, pods or
-//! policies.
+//! The reference page names nothing that is not registered. Labels are of low cardinality: constants of the program and names
+//! from the configuration, never names from requests, pods or policies.
 
 mod family;
 mod reference;

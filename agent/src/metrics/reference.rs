@@ -1,4 +1,6 @@
 //! The description of a metric, for the manual.
+//!
+//! In: a metric's name, kind, labels and meaning. Out: a [`MetricReference`], from which the reference page is generated.
 
 use super::PREFIX;
 

@@ -1,4 +1,6 @@
-//! What is counted of Kubernetes Events.
+//! Metrics of Kubernetes Events.
+//!
+//! In: each Event that was posted, failed or omitted. Out: counters in the registry.
 
 use crate::metrics::{CounterFamily, MetricsRegistry};
 

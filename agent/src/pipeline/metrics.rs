@@ -1,4 +1,7 @@
-//! What is counted of connections and requests.
+//! Metrics of connections and requests.
+//!
+//! In: the [`Summary`] of each audit record that ends, and connections that open and close. Out: counters, gauges and
+//! histograms in the registry.
 
 use std::sync::Arc;
 

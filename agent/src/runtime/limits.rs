@@ -1,7 +1,10 @@
 //! The process's limit of open descriptors, raised as far as the system lets it.
 //!
-//! Each connection takes one, and its way to the API server a share of another. The usual soft limit of 1,024 is for
-//! programs that use select(2), which this is not.
+//! In: the limits that the process was started with. Out: a soft limit as high as the hard one, and a warning where that is
+//! low.
+//!
+//! Each connection takes one descriptor, and a share of another to the API server. The usual soft limit of 1,024 is for
+//! programs that use select(2), which the agent does not.
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 

@@ -1,4 +1,7 @@
-//! The process around the stages: its log, its signals, the data path's threads, how far it is, its readiness and its end.
+//! The process around the stages, in modules that know nothing of pods or requests.
+//!
+//! In: what the system gives a process: signals, descriptors, threads, standard error. Out: its log, phase, readiness and data
+//! path threads, and its drain at the end.
 
 pub mod backoff;
 pub mod causes;

@@ -1,4 +1,6 @@
-//! Signals between the process and who supervises it: SIGTERM and SIGINT ask it to stop, once, and it tells when it is at work.
+//! Signals between the process and its supervisor.
+//!
+//! In: SIGTERM or SIGINT, which ask the process to stop. Out: the signal's name, once; and to systemd, that the agent is ready.
 
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};

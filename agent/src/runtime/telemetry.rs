@@ -1,5 +1,6 @@
-//! The agent's own log, to standard error: text for people, JSON for collectors. The audit log is another thing and
-//! does not pass here.
+//! The agent's own log, to standard error: text for people, JSON for collectors. Audit records do not go here.
+//!
+//! In: a [`LogConfig`] with format and filter. Out: a subscriber for every event of `tracing`, or a [`TelemetryError`].
 
 use std::io::{self, IsTerminal};
 

@@ -1,4 +1,6 @@
-//! Which kinds of session there are, by what was asked.
+//! The kinds of session.
+//!
+//! In: the [`KubeRequest`] that began one. Out: its [`SessionKind`], which lists, metrics and records name.
 
 use std::fmt;
 

@@ -1,4 +1,6 @@
-//! What is counted of sessions.
+//! Metrics of sessions.
+//!
+//! In: each session that opens or ends, with its kind and cause. Out: counters, gauges and a histogram in the registry.
 
 use std::time::Duration;
 
@@ -10,7 +12,7 @@ use crate::metrics::{CounterFamily, GaugeFamily, MetricsRegistry};
 /// Upper bounds in seconds: the goal is 0.1.
 const BUCKETS: [f64; 10] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 10.0];
 
-/// The room's metrics; cheap to clone.
+/// The metrics of sessions; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct SessionMetrics {
     open: GaugeFamily<1>,

@@ -1,4 +1,4 @@
-//! Tests of the registry, and what other tests of the room begin with.
+//! Tests of the registry, and what other tests of the module begin with.
 
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -83,7 +83,7 @@ pub(in crate::session) fn ending(since: Instant) -> Ending {
     )
 }
 
-/// Likewise, for tests of other rooms: of this agent, with bytes that went both ways.
+/// Likewise, for tests of other modules: of this agent, with bytes that went both ways.
 pub(crate) fn running(registry: &Registry, kind: SessionKind, identity: &str) -> Registered {
     running_as(registry, facts(kind, identity))
 }

@@ -1,4 +1,6 @@
 //! Objects in files: what is a file of objects, in which order, and how much of it is read.
+//!
+//! In: configured files and folders. Out: their [`Manifest`]s, and the objects and diagnostics of each.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};

@@ -1,4 +1,6 @@
-//! What is counted of the objects' files.
+//! Metrics of the objects' files.
+//!
+//! In: the status that the [`Store`] has after each reading. Out: a counter and a gauge in the registry.
 
 use std::sync::Arc;
 

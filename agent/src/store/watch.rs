@@ -1,4 +1,7 @@
-//! Noticing that files changed: events of the folders they are in, gathered for a moment, and a slow look besides.
+//! Notices that files changed, and reads them again.
+//!
+//! In: file events of the sources' folders, gathered for a moment, and a timer for filesystems that send none. Out:
+//! [`Store::reload`].
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;

@@ -1,4 +1,7 @@
-//! When certificates expire.
+//! When certificates expire, as metrics.
+//!
+//! In: the [`Certificates`] that pods see, and the client certificate that the API server sees. Out: points in time in the
+//! registry.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

@@ -1,4 +1,6 @@
-//! What is counted of upgrades.
+//! Metrics of upgrades.
+//!
+//! In: the role of this agent in an upgrade, and how the upgrade ended. Out: counters in the registry.
 
 use crate::metrics::{CounterFamily, MetricsRegistry};
 

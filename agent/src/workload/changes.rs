@@ -1,4 +1,6 @@
-//! Tells that a pod changed, to whoever judges by pods what goes on for long.
+//! Tells sessions that a pod changed, so that they are judged again.
+//!
+//! In: a pod whose facts were replaced, or that was released. Out: a wake of whoever waits at [`PodChanges::next`].
 
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
-//! What the reconciler asks of whoever puts classes in force: the kernel's maps, the listeners, and what goes with them.
+//! The trait between the reconciler, which decides, and `enforce`, which acts: [`Enforcer`].
 //!
-//! The reconciler decides; an [`Enforcer`] does. Between them goes which cgroup is meant, where its listener belongs, and
-//! what is known of the pod.
+//! In: the reconciler's decision on one cgroup: enforce (with an [`Enforcement`]), exempt, pending, close or forget. Out: the
+//! kernel's class and a listener, as a handle; a [`CoverageReport`] of an enforced pod; or an [`EnforceError`].
 
 use std::sync::Arc;
 

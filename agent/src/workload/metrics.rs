@@ -1,4 +1,6 @@
-//! What is counted of the pods on this node.
+//! Metrics of the pods on this node.
+//!
+//! In: the reconciler's [`PodCounts`], and how long a pod took to be classified. Out: gauges and a histogram in the registry.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

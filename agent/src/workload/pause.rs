@@ -1,4 +1,7 @@
 //! Whether the reconciler is to pause, and whether it does.
+//!
+//! In: the agent's phase, which says that the kernel's lease is lent to a successor. Out: a wait for the pause or its end, and
+//! a watch that says the reconciler pauses.
 
 use tokio::sync::watch;
 

@@ -1,4 +1,7 @@
 //! A pod as the rest of the agent sees it: plain facts, no handles.
+//!
+//! In: what the API server and the cgroup tree say of a pod. Out: a [`Pod`], and its address of the family that a client
+//! dialled.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

@@ -1,3 +1,5 @@
+//! The list and watch of this node's pods, against an API server that the test plays.
+
 use std::convert::Infallible;
 use std::sync::Mutex;
 use std::time::Duration;

@@ -1,4 +1,6 @@
-//! Which agent answers: there are several on a node while one upgrades or drains.
+//! Which agent answers: during an upgrade or a drain a node has several.
+//!
+//! In: the agent's phase and process id. Out: [`AgentProcess`], which the list of sessions and the answer to a kill carry.
 
 use std::fmt;
 

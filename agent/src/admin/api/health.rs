@@ -1,4 +1,6 @@
-//! Whether the agent serves.
+//! Whether the agent serves, and which version it is.
+//!
+//! In: what each part says of its readiness. Out: [`ReadyReport`] and [`Version`], the answers to `/readyz` and `/version`.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,5 +1,7 @@
 //! Requests and answers of the admin API, as types that server and client share.
 //!
+//! In: a path and a typed request. Out: the typed answer of that path, or an [`ApiError`].
+//!
 //! | request | answer |
 //! |---|---|
 //! | `GET /healthz` | `ok` |
@@ -9,8 +11,6 @@
 //! | `GET /v1/objects` | [`ObjectList`] |
 //! | `GET /v1/sessions` with [`SessionQuery`] | [`SessionList`] |
 //! | `POST /v1/sessions/kill` with [`KillRequest`] | [`KillAnswer`] |
-//!
-//! Anything that goes wrong is answered with an [`ApiError`].
 
 mod agent;
 mod health;

@@ -1,4 +1,6 @@
 //! The objects that the agent read, and which of them are in force.
+//!
+//! In: the [`Store`]. Out: [`ObjectList`], the answer to `/v1/objects`, with an [`ObjectStatus`] for each object.
 
 use serde::{Deserialize, Serialize};
 

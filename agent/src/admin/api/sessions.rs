@@ -1,4 +1,7 @@
-//! Sessions that run, and their end.
+//! Sessions that run: how they are listed and killed.
+//!
+//! In: a [`SessionQuery`] or [`KillRequest`], which becomes a [`SessionSelector`] of the registry. Out: a [`SessionList`] of
+//! the registry's snapshots, or a [`KillAnswer`].
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};

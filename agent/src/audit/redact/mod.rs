@@ -1,17 +1,20 @@
-//! Takes secrets out of what is written down: request URIs, commands, free text.
+//! Takes secrets out of what is written down.
 //!
-//! What is found, and replaced by a mark:
-//! * the value of a query parameter, flag or assignment whose name speaks of a secret (`access_token=`, `--password=`,
-//!   `--token x`, `PGPASSWORD=`, `"client_secret": "x"`, `Authorization: ...`);
+//! In: request URIs, commands and free text that a client chose, and the node's key. Out: the same text with a mark in place of
+//! each secret that was found.
+//!
+//! These are found:
+//! * the value of a query parameter, flag or assignment whose name speaks of a secret (`access_token=`, `--password=`, `--token
+//!   x`, `PGPASSWORD=`, `"client_secret": "x"`, `Authorization: ...`);
 //! * tokens known by their shape: JWTs, AWS access keys, and the prefixes of well-known issuers;
 //! * what follows `Bearer` and `Basic`, the password in `scheme://user:password@host`, the lines of private keys in PEM;
 //! * `-p` of the database clients and `sshpass`, `-u user:password` of `curl` and its like.
 //!
-//! A mark is `***LENGTH:DIGEST***`. The digest is keyed, so that equal secrets of one node have equal marks and nobody without
-//! the key can try out what a secret was.
+//! A mark is `***LENGTH:DIGEST***`. The digest is keyed: equal secrets of one node have equal marks, and nobody without the key
+//! can try out what a secret was.
 //!
-//! It is a detector, not a proof: a secret without a name or a shape passes. A command must not be able to hide by looking
-//! like a secret, so where the detector is unsure it takes nothing, and never a character that means something to a shell
+//! It is a detector, not a proof: a secret without a name or a shape passes. A command must not be able to hide by looking like
+//! a secret. So where the detector is unsure it takes nothing, and it never takes a character that means something to a shell
 //! ([`scan`]).
 
 mod names;

@@ -1,4 +1,7 @@
-//! What secrets are called and look like: names of parameters and variables, and the shapes of tokens.
+//! What secrets are called and look like.
+//!
+//! In: the name of a parameter or variable, or a word of a text. Out: whether the name speaks of a secret, and how long a known
+//! token at the word's start is.
 
 /// Parts of names whose values are secrets, in lower case without `-` and `_`.
 const SECRET_NAMES: [&str; 12] = [

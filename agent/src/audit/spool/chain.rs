@@ -1,18 +1,21 @@
 //! The hash chain that binds each stored line to the one before, and its verification.
 //!
-//! A line ends with `"integrity":{"bootID":B,"seq":N,"prevHash":P,"hash":H}}` and a newline. `H` is the lower-case hex
-//! SHA-256 of the line's stored bytes before `,"hash":"` (which is the line without its last 76 bytes and newline), so
-//! a shell can recompute it: `printf %s "$line" | head -c -76 | sha256sum`. `P` is the `H` of the line before, and is
-//! among the hashed bytes, so that no line can be changed, moved or taken out without a break.
+//! In: events to store, or the lines of a spool. Out: lines that carry their place in the chain, or a [`Report`] of whole lines
+//! and each [`Break`].
 //!
-//! A chain is one life of the writer: `B` is the kernel's boot id, `/`, and the chain's start in microseconds since
-//! 1970; `N` counts from 1. The first line of a chain carries the hash of the last whole line that was in the spool, so
-//! chains are bound to each other too; sixty-four zeros where there was none. A chain goes on over the ends of segments: the
-//! first line of a segment carries the hash of the last line of the one before.
-//! What the chain alone cannot show is lines cut off at the very end, or segments that are gone from the beginning.
+//! A line ends with `"integrity":{"bootID":B,"seq":N,"prevHash":P,"hash":H}}` and a newline. `H` is the lower-case hex SHA-256
+//! of the line's stored bytes before `,"hash":"`: the line without its last 76 bytes and newline. A shell can recompute it:
+//! `printf %s "$line" | head -c -76 | sha256sum`. `P` is the `H` of the line before. It is among the hashed bytes, so that no
+//! line can be changed, moved or taken out without a break.
 //!
-//! What stands between the lines is told apart: a piece that a crash left is the beginning of a line and so no whole
-//! JSON. Whatever a reader of JSON would take for a record and no chain holds was put there, and is a break.
+//! A chain is one life of the writer. `B` is the kernel's boot id, `/`, and the chain's start in microseconds since 1970; `N`
+//! counts from 1. The first line of a chain carries the hash of the last whole line in the spool, so chains are bound to each
+//! other too. Where there was none it carries sixty-four zeros. A chain goes on over the ends of segments: the first line of a
+//! segment carries the hash of the last line of the one before. The chain alone cannot show that lines are missing at the very
+//! end, or segments at the beginning.
+//!
+//! A piece that a crash left is the beginning of a line, and so no whole JSON. Anything else between the lines that a reader of
+//! JSON would take for a record is a break.
 
 use std::fmt;
 use std::io::{self, BufRead};

@@ -76,7 +76,7 @@ pub(in crate::audit) enum Work {
     Closed,
 }
 
-/// A queue that many push to and one thread empties. Its length is bounded by the rooms handed out.
+/// A queue that many push to and one thread empties. Its length is bounded by the capacity that the log reserves.
 #[derive(Default)]
 pub(in crate::audit) struct Queue {
     state: Mutex<QueueState>,

@@ -1,7 +1,10 @@
-//! The spool's writer: a thread that renders queued records, chains them, writes many at once, syncs when somebody waits.
+//! The spool's writer: one thread that renders queued records, chains them, writes many at once, and syncs when somebody waits.
 //!
-//! Records nobody waits for are kept where they cannot be stored, and tried again; those somebody waits for fail at once, so
-//! that their requests are refused.
+//! In: the queue's records. Out: chained lines in the spool's directory, and the outcome to each request that waits for its
+//! line.
+//!
+//! Records that cannot be stored and that nobody waits for are kept and tried again. A record that somebody waits for fails at
+//! once, so that its request is refused.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;

@@ -1,4 +1,7 @@
 //! Which events `picket audit tail` shows.
+//!
+//! In: the command's options, and stored lines. Out: a [`Verdict`] for each line: shown, skipped, forged, or older than asked
+//! for.
 
 use clap::{Args, ValueEnum};
 use jiff::{SpanRelativeTo, Timestamp};

@@ -1,4 +1,6 @@
 //! Reads an audit log from its end, and follows it: a spool across its segments, a file across renames.
+//!
+//! In: the path of a spool, or of a file with records. Out: its whole lines, backwards from the end or as they come.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom};

@@ -1,7 +1,9 @@
 //! How an event looks to people: a line of aligned columns that a terminal of 120 columns holds.
 //!
-//! What an agent chose itself (names, paths, commands) is printed with what cannot be seen escaped, so that an event cannot
-//! move the cursor, pretend to be another one or hide a part of itself.
+//! In: an event as JSON. Out: a line of text, with colours for a terminal.
+//!
+//! Names, paths and commands that an agent chose are printed with invisible characters escaped. So an event cannot move the
+//! cursor, pretend to be another one or hide a part of itself.
 
 use std::borrow::Cow;
 

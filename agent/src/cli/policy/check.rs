@@ -1,4 +1,7 @@
-//! `picket policy check`: reads identity, grant and policy files as the agent would, and says what is wrong where.
+//! `picket policy check`: reads identity, grant and policy files as the agent would.
+//!
+//! In: files and folders. Out: a line for each file and diagnostic or one JSON document, and an exit code that tells whether
+//! the files are valid.
 
 use std::io::{self, Write};
 use std::path::PathBuf;

@@ -1,4 +1,6 @@
 //! `picket policy`: identity, grant and policy files, and what of them is in force.
+//!
+//! In: the arguments of `check`, `schema` and `status`. Out: the exit code of the one that was asked for.
 
 mod check;
 mod schema;

@@ -1,4 +1,6 @@
 //! `picket policy schema`: the JSON Schema of the objects, for editors and for checks without Picket.
+//!
+//! In: a kind, or none for all kinds. Out: its schema on standard output.
 
 use std::io::{self, Write};
 use std::process::ExitCode;

@@ -1,4 +1,6 @@
 //! `picket policy status`: the objects that this node's agent read, and whether each is in force as it is written.
+//!
+//! In: the admin socket's list of objects. Out: a table, JSON or YAML on standard output.
 
 use std::process::ExitCode;
 use std::time::Duration;

@@ -1,4 +1,7 @@
 //! Attestation by the kernel: the connection was attributed to a pod, and an AgentIdentity's `attest.pod` names that pod.
+//!
+//! In: the pod of the [`Evidence`], and the AgentIdentities of the policy set. Out: an [`Attestation`]: the agent, that no
+//! AgentIdentity is about the pod, or why the pod is refused.
 
 use picket_policy::PolicySet;
 

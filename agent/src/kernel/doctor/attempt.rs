@@ -1,6 +1,6 @@
-//! One attempt at a protected endpoint with one kind of socket, as the process makes it that stands for a pod.
+//! One attempt at a protected endpoint with one kind of socket, made by a process that stands for a pod.
 //!
-//! In comes the kind, a cgroup to join and an address; out goes an [`TrialOutcome`].
+//! In: the kind, a cgroup to join and an address. Out: a [`TrialOutcome`].
 
 use std::fs;
 use std::io::{self, ErrorKind, Read as _, Write as _};

@@ -1,4 +1,6 @@
-//! The kinds of sockets that a pod may try a protected endpoint with, and what should become of each.
+//! The kinds of sockets that a pod may try a protected endpoint with.
+//!
+//! In: a kind, by its word on the command line. Out: its title in the table, and what the kernel should do with it.
 
 /// A way to use a socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

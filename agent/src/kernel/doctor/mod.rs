@@ -1,7 +1,7 @@
 //! What this kernel can do for Picket, found out by trying.
 //!
-//! In come the folders the agent would use; out comes one [`Check`] for each thing it needs, with what was seen and
-//! what to do about it. Everything that is tried is tried in a cgroup of its own that is gone afterwards.
+//! In: the folders that the agent would use. Out: one [`Check`] for each thing that the agent needs, with what was seen and
+//! what to do about it. Everything is tried in a cgroup of its own that is gone afterwards.
 
 mod attempt;
 mod kind;

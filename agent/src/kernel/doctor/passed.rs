@@ -1,4 +1,6 @@
 //! A socket that passes from a process outside the pod to one of the pod's, by a unix socket (`SCM_RIGHTS`, unix(7)).
+//!
+//! In: the pod's cgroup, and a unix socket between the two processes. Out: a TCP socket that was made outside the pod.
 
 use std::fs;
 use std::io::{self, IoSlice, IoSliceMut};

@@ -1,5 +1,7 @@
-//! The whole way through the kernel, once: a dial of one loopback port ends at another, the client does not
-//! notice, and the flow is there.
+//! The redirect of one connection, tried from end to end.
+//!
+//! In: a trial cgroup, and a probe process that dials one loopback port. Out: a [`Check`]: the connection ends at another port,
+//! the client does not notice, and the flow is there.
 
 use std::fs;
 use std::io::{self, Read as _, Write as _};

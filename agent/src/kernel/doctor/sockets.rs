@@ -1,7 +1,7 @@
 //! Every kind of socket that a pod may try a protected endpoint with, tried.
 //!
-//! In comes a cgroup to try in; out comes a [`Check`] for each kind: taken to Picket, denied, dropped, or past it. A trial
-//! protected endpoint stands on loopback with a server of its own behind it, which says whether anything got there.
+//! In: a cgroup to try in. Out: a [`Check`] for each kind: redirected to Picket, denied, dropped, or past it. The trial's
+//! protected endpoint is on loopback, and a server behind it says whether anything got there.
 
 use std::fs;
 use std::io::{self, Read as _, Write as _};

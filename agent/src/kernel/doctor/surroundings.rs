@@ -1,4 +1,6 @@
 //! What can be seen without trying: versions, mounts, privileges.
+//!
+//! In: the cgroup and BPF folders that the agent would use, and /proc. Out: a [`Check`] for each of these.
 
 use std::fs;
 use std::path::{Path, PathBuf};

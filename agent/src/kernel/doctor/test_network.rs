@@ -1,7 +1,8 @@
 //! Where the trials are made: a protected endpoint with a server of its own behind it, and a listener that stands for Picket's.
 //!
-//! Out come the node's own network, whose protected endpoints are on loopback, and network namespaces such as most pods have. What drops
-//! packets by interface is tried in one of these alone: on the node's loopback it would drop everybody's.
+//! In: the node's network, or a new namespace. Out: a [`TestNetwork`]: the node's own, whose protected endpoints are on
+//! loopback, or one such as most pods have. Interface filters are tried in the latter alone: on the node's loopback they would
+//! drop everybody's packets.
 
 use std::fs::File;
 use std::io::{self, ErrorKind};

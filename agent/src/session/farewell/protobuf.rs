@@ -1,8 +1,10 @@
 //! Watches in Kubernetes' protobuf: where a message ends, and an `ERROR` event as one.
 //!
-//! A message is four bytes of length, big-endian, then a `WatchEvent` without envelope whose object has one: `k8s\0` and a
-//! `runtime.Unknown` (k8s.io/apimachinery pkg/runtime/serializer/protobuf). Few fields of fixed numbers are needed, so they
-//! are written by hand; empty ones too, as the API server does.
+//! In: the bytes sent to the client, and a [`Status`]. Out: whether the stream is between two messages, and the event's bytes.
+//!
+//! A message is four bytes of length, big-endian, then a `WatchEvent` without envelope. Its object has one: `k8s\0` and a
+//! `runtime.Unknown` (k8s.io/apimachinery pkg/runtime/serializer/protobuf). Few fields of fixed numbers are needed, so they are
+//! written by hand; empty ones too, as the API server does.
 
 use crate::reject::Status;
 

@@ -1,8 +1,10 @@
 //! SPDY/3.1 frames of exec and attach: where one ends, and a `Status` on the error stream.
 //!
-//! The error stream is the first that the client opens: client-go does so in every version of the protocol
-//! (k8s.io/client-go tools/remotecommand/v2.go and v4.go, `createStreams`), and no other client speaks SPDY. Its headers
-//! are compressed, so it is known by being first. A stream that the server has not answered gets nothing.
+//! In: the bytes of both directions, and an [`Ending`]. Out: the frames of the last word, or none where no frame fits.
+//!
+//! The error stream is the first that the client opens. client-go does so in every version of the protocol (k8s.io/client-go
+//! tools/remotecommand/v2.go and v4.go, `createStreams`), and no other client speaks SPDY. Its headers are compressed, so it is
+//! known by being first. A stream that the server has not answered gets nothing.
 
 use super::super::end::Ending;
 

@@ -1,4 +1,7 @@
 //! WebSocket frames (RFC 6455) on their way to the client: where one ends, and last words as frames.
+//!
+//! In: the bytes sent to the client, what kind of last word the session takes ([`Says`]), and an [`Ending`]. Out: the frames of
+//! the last word, or none where no frame fits.
 
 use super::super::end::Ending;
 

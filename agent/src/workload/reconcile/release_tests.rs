@@ -1,3 +1,5 @@
+//! When the reconciler releases a pod's listener, and when it keeps it.
+
 use super::*;
 
 /// A listener that counts while it is open.

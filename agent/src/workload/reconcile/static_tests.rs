@@ -1,3 +1,5 @@
+//! Static pods, whose class does not wait for the API server.
+
 use super::*;
 
 /// Two static pods and another; the API server has told nothing, then that it knows none of them.

@@ -1,3 +1,5 @@
+//! The reconciler on a node that the test makes up: classes, changes of pods, failures and restarts.
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
