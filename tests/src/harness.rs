@@ -1,9 +1,11 @@
 //! Suites that share one world: a cluster with agents and pods, brought up by the first test that runs.
 //!
-//! What comes in: the suites of an area, by name. What goes out: a line per test and a last one with the counts, as cargo's
-//! own harness prints them. The world is taken down after the last test, whatever became of them; tests run one after
+//! What comes in: the suites of an area, by name. What goes out: a line per test and one with the counts, as cargo's own
+//! harness prints them, and last a line for each test that failed, since a log is often cut to its end. The world is taken down after the last test, whatever became of them; tests run one after
 //! another, since some take the agent away.
 
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -15,6 +17,12 @@ pub type Test<W> = (&'static str, fn(&mut W) -> Result<()>);
 
 /// Set by `cargo xtask test --keep`: the world stays up after the last test.
 pub const KEEP: &str = "PICKET_TESTS_KEEP";
+
+/// How much of a failure's cause its last line has, in characters.
+const CAUSE: usize = 300;
+
+/// The tests that failed and why, in their order.
+type Failures = Arc<Mutex<Vec<(String, String)>>>;
 
 /// The list of a file's tests, each called as its function is: `pub(crate) const TESTS: &[Test] = tests! { one, another };`
 ///
@@ -80,22 +88,32 @@ pub fn run<W: World>(suites: &[(&str, &[Test<W>])]) -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
     let shared = Arc::new(Mutex::new(Shared::Untouched));
+    let failures = Failures::default();
     let mut trials = Vec::new();
     for (suite, tests) in suites {
         for &(name, test) in *tests {
-            let shared = Arc::clone(&shared);
-            trials.push(Trial::test(format!("{suite}::{name}"), move || {
-                one(&shared, test)
+            let (shared, failures) = (Arc::clone(&shared), Arc::clone(&failures));
+            let name = format!("{suite}::{name}");
+            trials.push(Trial::test(name.clone(), move || {
+                one(&shared, test).map_err(|failure| failure.noted(name, &failures))
             }));
         }
     }
     let conclusion = libtest_mimic::run(&arguments, trials);
+    let code = end(&shared, conclusion.exit_code());
+    let failures = failures.lock().unwrap_or_else(PoisonError::into_inner);
+    eprint!("{}", summary(&failures));
+    code
+}
+
+/// Takes the world down, or keeps it. The exit code is the tests' own where that works.
+fn end<W: World>(shared: &Mutex<Shared<W>>, code: ExitCode) -> ExitCode {
     let world = std::mem::replace(
         &mut *shared.lock().unwrap_or_else(PoisonError::into_inner),
         Shared::Untouched,
     );
     let Shared::Up(world) = world else {
-        return conclusion.exit_code();
+        return code;
     };
     let (kept, ended) = match std::env::var_os(KEEP) {
         Some(_) => ("kept", world.keep()),
@@ -105,7 +123,20 @@ pub fn run<W: World>(suites: &[(&str, &[Test<W>])]) -> ExitCode {
         eprintln!("the cluster is not {kept}: {error:#}; try `cargo xtask clean`");
         return ExitCode::FAILURE;
     }
-    conclusion.exit_code()
+    code
+}
+
+/// A line for each test that failed, with the beginning of its cause.
+fn summary(failures: &[(String, String)]) -> String {
+    let line = |(name, cause): &(String, String)| {
+        let words = cause.split_whitespace().collect::<Vec<_>>().join(" ");
+        let mut line: String = words.chars().take(CAUSE).collect();
+        if line.len() < words.len() {
+            line.push_str("...");
+        }
+        format!("FAILED {name}: {line}\n")
+    };
+    failures.iter().map(line).collect()
 }
 
 /// The world all tests share.
@@ -116,7 +147,39 @@ enum Shared<W> {
     Failed(String),
 }
 
-fn one<W: World>(shared: &Mutex<Shared<W>>, test: fn(&mut W) -> Result<()>) -> Result<(), Failed> {
+/// Why a test failed.
+struct Failure {
+    cause: String,
+    /// What helps to understand it, which can be long.
+    context: String,
+}
+
+impl Failure {
+    fn new(cause: impl Into<String>) -> Failure {
+        Failure {
+            cause: cause.into(),
+            context: String::new(),
+        }
+    }
+
+    /// The failure for the harness, with its cause noted for the last lines.
+    fn noted(self, name: String, failures: &Failures) -> Failed {
+        let Failure { cause, context } = self;
+        let text = format!("{cause}\n{context}");
+        let mut failures = failures.lock().unwrap_or_else(PoisonError::into_inner);
+        failures.push((name, cause));
+        Failed::from(text)
+    }
+}
+
+/// What a panic says. Where it happened is in what the panic printed itself.
+fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+    format!("it panicked: {}", text.unwrap_or("without a text"))
+}
+
+fn one<W: World>(shared: &Mutex<Shared<W>>, test: fn(&mut W) -> Result<()>) -> Result<(), Failure> {
     let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
     if let Shared::Untouched = *shared {
         *shared = match W::up() {
@@ -125,8 +188,67 @@ fn one<W: World>(shared: &Mutex<Shared<W>>, test: fn(&mut W) -> Result<()>) -> R
         };
     }
     match &mut *shared {
-        Shared::Up(world) => test(world).map_err(|error| Failed::from(format!("{error:#}\n{}", world.say()))),
-        Shared::Failed(why) => Err(Failed::from(why.as_str())),
-        Shared::Untouched => Err(Failed::from("no cluster")),
+        Shared::Up(world) => {
+            let cause = match catch_unwind(AssertUnwindSafe(|| test(world))) {
+                Ok(Ok(())) => return Ok(()),
+                Ok(Err(error)) => format!("{error:#}"),
+                Err(panic) => panic_text(&*panic),
+            };
+            let context = world.say();
+            Err(Failure { cause, context })
+        }
+        Shared::Failed(why) => Err(Failure::new(why.as_str())),
+        Shared::Untouched => Err(Failure::new("no cluster")),
+    }
+}
+
+#[cfg(test)]
+mod unit {
+    use anyhow::bail;
+
+    use super::*;
+
+    struct Nothing;
+
+    impl World for Nothing {
+        fn up() -> Result<Self> {
+            Ok(Nothing)
+        }
+
+        fn down(self) -> Result<()> {
+            Ok(())
+        }
+
+        fn keep(self) -> Result<()> {
+            Ok(())
+        }
+
+        fn say(&self) -> String {
+            "a long log".repeat(1000)
+        }
+    }
+
+    #[test]
+    fn each_failed_test_has_a_last_line_with_the_beginning_of_its_cause() {
+        let shared = Mutex::new(Shared::Untouched);
+        let failures = Failures::default();
+        let tests: [Test<Nothing>; 4] = [
+            ("fine", |_| Ok(())),
+            ("wrong", |_| bail!("it was 7\n  and not 8")),
+            ("long", |_| bail!("x".repeat(1000))),
+            ("panics", |_| panic!("no {}", "more")),
+        ];
+        for (name, test) in tests {
+            let outcome = one(&shared, test).map_err(|failure| failure.noted(name.to_owned(), &failures));
+            assert_eq!(outcome.is_ok(), name == "fine", "{name}");
+        }
+        let failures = failures.lock().expect("the failures");
+        assert_eq!(
+            summary(&failures),
+            format!(
+                "FAILED wrong: it was 7 and not 8\nFAILED long: {}...\nFAILED panics: it panicked: no more\n",
+                "x".repeat(CAUSE)
+            )
+        );
     }
 }
