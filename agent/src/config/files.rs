@@ -11,6 +11,7 @@ use nix::unistd::{AccessFlags, eaccess};
 use super::Config;
 use crate::audit::SinkTarget;
 use crate::cluster::Connector;
+use crate::runtime::private_folder::check_private;
 use crate::store::Store;
 
 impl Config {
@@ -68,7 +69,10 @@ impl Config {
         // Its folder is made where it is missing.
         let above = self.admin.socket.ancestors().skip(1);
         if let Some(folder) = above.into_iter().find(|folder| folder.exists())
-            && let Err(fault) = writable_folder(folder)
+            && let Err(fault) = match self.admin.socket.parent() == Some(folder) {
+                true => private_folder(folder),
+                false => writable_folder(folder),
+            }
         {
             note("admin.socket", fault);
         }
@@ -92,17 +96,27 @@ fn log(file: &Path) -> Result<(), String> {
     if !folder.exists() {
         return Err(format!("there is no folder {}: make it", folder.display()));
     }
-    writable_folder(folder)?;
+    private_folder(folder)?;
     if file.exists() { writable(file) } else { Ok(()) }
 }
 
 /// Whether a directory can be used, or made where it is missing.
 fn spool(directory: &Path) -> Result<(), String> {
     if directory.exists() {
-        writable_folder(directory)
-    } else {
-        log(directory)
+        return private_folder(directory);
     }
+    match directory.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        // The directory is made with rights of its own.
+        Some(folder) if folder.exists() => writable_folder(folder),
+        _ => log(directory),
+    }
+}
+
+/// Whether a folder can be used, and nobody else can change what is in it.
+fn private_folder(path: &Path) -> Result<(), String> {
+    writable_folder(path)?;
+    let found = fs::metadata(path).map_err(|error| told(path, &error))?;
+    check_private(&found).map_err(|reason| format!("{}: {reason}", path.display()))
 }
 
 fn writable_folder(path: &Path) -> Result<(), String> {

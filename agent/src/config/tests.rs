@@ -509,3 +509,27 @@ async fn all_that_cannot_be_used_is_told_at_once() {
         ]
     );
 }
+
+#[tokio::test]
+async fn a_folder_that_all_users_share_is_told_with_one_that_is_private() {
+    let kept = tempfile::tempdir().unwrap();
+    let shared = kept.path().join("shared");
+    std::fs::create_dir(&shared).unwrap();
+    std::fs::set_permissions(&shared, std::os::unix::fs::PermissionsExt::from_mode(0o1777)).unwrap();
+    let text = GOOD.replace("/etc/picket", &kept.path().display().to_string())
+        + &format!(
+            "audit: {{directory: {}, sinks: [{{name: copy, file: {{path: /tmp/picket.jsonl}}}}]}}\nadmin: {{socket: \
+             /tmp/admin.sock}}\n",
+            shared.display()
+        );
+    let faults = Config::parse("f", &text).unwrap().unusable().await;
+    for field in ["audit.directory", "audit.sinks: copy", "admin.socket"] {
+        let told = faults.iter().find(|fault| fault.starts_with(field)).expect(field);
+        assert!(
+            told.contains("all users share it")
+                && told.contains("/var/log/picket")
+                && !told.contains("chmod"),
+            "{told}"
+        );
+    }
+}

@@ -13,6 +13,9 @@ const WRITABLE_BY_OTHERS: u32 = 0o022;
 /// Rights that would let everybody read a file, or others change it. A group may read along, as log collectors do.
 const OPEN_TO_OTHERS: u32 = 0o027;
 
+/// Whoever may write to the folder may take away own files only: the mark of a folder that users share.
+const STICKY: u32 = 0o1000;
+
 /// Why a folder or a file is not private.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NotPrivate {
@@ -20,13 +23,22 @@ pub enum NotPrivate {
     #[error("it is no directory")]
     NotAFolder,
     /// Its group or everybody may write to it.
-    #[error("others may write to it: chmod 700")]
+    #[error(
+        "others may write to it: chmod 700 where it is Picket's own, else use a folder that only root may write, such as \
+         /var/log/picket or /run/picket"
+    )]
     Writable,
+    /// Everybody may write to it, and its sticky bit says that this is meant so.
+    #[error(
+        "others may write to it, as all users share it (it is sticky, as /tmp is): use a folder that only root may write, such \
+         as /var/log/picket or /run/picket"
+    )]
+    Shared,
     /// Everybody may read it, or its group or everybody may write to it.
     #[error("others may read or write it: chmod 600")]
     Open,
     /// Its owner could write to it, whatever the rights say.
-    #[error("it belongs to user {0}: chown root")]
+    #[error("it belongs to user {0}: chown root where it is Picket's own, else use another")]
     Owner(u32),
 }
 
@@ -38,8 +50,15 @@ pub fn check_private(folder: &Metadata) -> Result<(), NotPrivate> {
     if !folder.is_dir() {
         return Err(NotPrivate::NotAFolder);
     }
-    if folder.permissions().mode() & WRITABLE_BY_OTHERS != 0 {
-        return Err(NotPrivate::Writable);
+    let mode = folder.permissions().mode();
+    if mode & WRITABLE_BY_OTHERS != 0 {
+        // A shared folder must stay as it is, or other programs fail.
+        let shared = mode & STICKY != 0;
+        return Err(if shared {
+            NotPrivate::Shared
+        } else {
+            NotPrivate::Writable
+        });
     }
     check_owner(folder)
 }
@@ -61,4 +80,33 @@ fn check_owner(found: &Metadata) -> Result<(), NotPrivate> {
         return Err(NotPrivate::Owner(owner));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, Permissions};
+
+    use super::*;
+
+    #[test]
+    fn nobody_is_told_to_shut_a_shared_folder() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let told = |mode| {
+            fs::set_permissions(folder.path(), Permissions::from_mode(mode)).expect("rights");
+            let found = fs::metadata(folder.path()).expect("there");
+            check_private(&found).err().map(|error| error.to_string())
+        };
+        for mode in [0o1777, 0o1770, 0o1775] {
+            let told = told(mode).expect("shared");
+            assert!(
+                !told.contains("chmod") && told.contains("/var/log/picket"),
+                "{told}"
+            );
+        }
+        let open = told(0o777).expect("open");
+        assert!(open.contains("chmod 700 where it is Picket's own"), "{open}");
+        assert_eq!(told(0o755), None);
+        let system = check_private(&fs::metadata("/tmp").expect("there"));
+        assert_eq!(system, Err(NotPrivate::Shared));
+    }
 }
