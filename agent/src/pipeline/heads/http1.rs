@@ -20,7 +20,7 @@ use picket_policy::MAX_HEAD;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::io::poll_read_buf;
 
-use super::{HeldHead, PodHeads, ReadPermit, SHORT_HEAD, set_target};
+use super::{HeldHead, PodHeads, ReadPermit, SHORT_HEAD, SHOWN_TARGET, set_target};
 use crate::reject::HeadError;
 
 /// Fields that hyper parses without an allocation of its own (its `DEFAULT_MAX_HEADERS`).
@@ -38,9 +38,6 @@ const DROPPED: usize = 8 << 20;
 
 /// Read at once of a head that is held: what one TLS record carries.
 const CHUNK: usize = 16 * 1024;
-
-/// What a record has of a target that was not read.
-const SHOWN_TARGET: usize = 8 * 1024;
 
 /// Fields that say how the message goes on, which hyper must have.
 const FRAMING: [&str; 8] = [
@@ -159,7 +156,7 @@ impl<S> Http1Heads<S> {
 
     /// A whole head of `length` bytes, with what came behind it. hyper gets it as it is, or another in its place.
     fn complete(&mut self, mut bytes: BytesMut, length: usize) {
-        if is_short(&bytes[..length]) {
+        if passes(&bytes[..length]) {
             return self.give(bytes.freeze(), length);
         }
         let head = bytes.split_to(length).freeze();
@@ -214,7 +211,7 @@ impl<S: AsyncRead + Unpin> Http1Heads<S> {
         }
         let length = end(bytes, 0);
         if let Some(length) = length
-            && is_short(&bytes[..length])
+            && passes(&bytes[..length])
         {
             self.state = State::Passing {
                 body: (bytes.len() - length) as u64,
@@ -389,6 +386,18 @@ fn end(bytes: &[u8], seen: usize) -> Option<usize> {
             _ => None,
         }
     })
+}
+
+/// Whether hyper takes the head, and hands on the target as it is.
+fn passes(head: &[u8]) -> bool {
+    is_short(head) && !has_fragment(head)
+}
+
+/// Whether there is a `#` in the request line.
+fn has_fragment(head: &[u8]) -> bool {
+    let begin = head.iter().position(|byte| !matches!(byte, b'\r' | b'\n'));
+    let line = &head[begin.unwrap_or(0)..];
+    memchr::memchr2(b'#', b'\n', line).is_some_and(|at| line[at] == b'#')
 }
 
 /// Whether hyper takes the head.

@@ -3,7 +3,8 @@
 //! In: a client's bytes. Out: the same bytes, but for a header block whose `:path` may be longer than a URI, for which hyper
 //! would reset the stream: the path's value is moved into a field of its own ([`hpack`](super::hpack)), and the request gets
 //! it back before anybody sees it. Only a block that needs more than one frame can hold such a path, so all others pass where
-//! they lie.
+//! they lie, unless the path has a fragment. hyper would drop that: its path is moved too, and the request refused. A `:path`
+//! whose name a client takes from its own table is not looked at; no client needs that.
 
 use std::fmt::Write as _;
 use std::io::{self, IoSlice};
@@ -17,7 +18,7 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::io::poll_read_buf;
 
-use super::hpack::move_path;
+use super::hpack::{Destination, has_fragment, move_path};
 use super::{PodHeads, ReadPermit, SHORT_HEAD, set_target};
 use crate::reject::HeadError;
 
@@ -44,21 +45,38 @@ const FRAME: usize = 16 * 1024;
 const FIELD: &str = "picket-long-path";
 
 /// The path in its place. Nobody can send it: it has a random part, of this process alone.
-static STAND_IN: LazyLock<String> = LazyLock::new(|| {
+static STAND_IN: LazyLock<String> = LazyLock::new(|| secret("/long-path/"));
+
+/// The field that a path with a fragment travels in; nobody can send this one either.
+static FRAGMENTS: LazyLock<String> = LazyLock::new(|| secret("picket-fragment-"));
+
+/// What stands in the place of such a path begins so.
+const UNREADABLE: &str = "/\\";
+
+/// A text with a random part.
+fn secret(begin: &str) -> String {
     let mut random = [0; 16];
     // Without random bytes nothing works, TLS first of all.
     let _filled = SystemRandom::new().fill(&mut random);
-    let mut path = String::from("/long-path/");
+    let mut text = begin.to_owned();
     for byte in random {
-        let _infallible = write!(path, "{byte:02x}");
+        let _infallible = write!(text, "{byte:02x}");
     }
-    path
-});
+    text
+}
 
 /// Gives a request its path back, and counts its head where that is long.
 pub(in crate::pipeline) fn restore<B>(mut request: Request<B>, heads: &PodHeads) -> Request<B> {
-    if request.uri().path().starts_with(STAND_IN.as_str()) {
-        let value = request.headers_mut().remove(FIELD);
+    let path = request.uri().path();
+    let field = if path.starts_with(STAND_IN.as_str()) {
+        Some(FIELD)
+    } else if path.starts_with(UNREADABLE) && request.headers().contains_key(FRAGMENTS.as_str()) {
+        Some(FRAGMENTS.as_str())
+    } else {
+        None
+    };
+    if let Some(field) = field {
+        let value = request.headers_mut().remove(field);
         let path = value.as_ref().map_or(&[][..], |value| value.as_bytes());
         if set_target(&mut request, path).is_none() {
             request.extensions_mut().insert(HeadError::Malformed);
@@ -85,7 +103,8 @@ struct Walker {
 }
 
 impl Walker {
-    /// How many of the bytes pass as they are: all but a frame's head that is not whole, or headers that go on in another frame.
+    /// How many of the bytes pass as they are: all but a frame's head that is not whole, headers that are not whole or go on in
+    /// another frame, and those with a fragment in their path.
     fn pass(&mut self, bytes: &[u8]) -> usize {
         let mut at = 0;
         loop {
@@ -96,7 +115,7 @@ impl Walker {
                 return at;
             }
             match frame(&bytes[at..]) {
-                Some(frame) if !frame.is_open() => self.left = FRAME_HEAD + frame.length,
+                Some(frame) if frame.passes(&bytes[at..]) => self.left = FRAME_HEAD + frame.length,
                 _ => return at,
             }
         }
@@ -114,6 +133,21 @@ struct Frame {
 impl Frame {
     fn is_open(&self) -> bool {
         self.kind == HEADERS && self.flags & END_HEADERS == 0
+    }
+
+    /// Whether it passes as it is; the bytes begin with it.
+    fn passes(&self, bytes: &[u8]) -> bool {
+        if self.kind != HEADERS || self.length > FRAME {
+            return !self.is_open();
+        }
+        let whole = bytes.get(FRAME_HEAD..FRAME_HEAD + self.length);
+        let block = whole.map(|payload| unpadded(self, payload));
+        match block {
+            _ if self.is_open() => false,
+            None => false,
+            // h2 refuses headers whose padding is longer than they are.
+            Some(block) => !block.is_some_and(has_fragment),
+        }
     }
 }
 
@@ -220,7 +254,11 @@ fn block(bytes: &[u8]) -> Block {
     let Some(block) = fragments(&first, &bytes[..end]) else {
         return Block::Refused;
     };
-    match move_path(&block, FIELD, &STAND_IN) {
+    let long = Destination {
+        name: FIELD,
+        path: &STAND_IN,
+    };
+    match move_path(&block, &long, &FRAGMENTS) {
         Some(moved) => Block::Replace(end, frames(&first, &moved)),
         None => Block::Pass(end),
     }

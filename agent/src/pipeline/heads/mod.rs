@@ -6,6 +6,9 @@
 //! hyper's buffers, its 100 fields and a URI's 65,534 bytes do for nearly all heads, and a connection costs no more than that
 //! at rest. A longer head is read here: [`http1`] reads it whole and gives hyper a short one in its place; [`http2`] moves a
 //! long `:path` into a field of its own. What such heads take is bounded a pod and a node ([`HeadBudget`]).
+//!
+//! A target with a fragment (`#`) goes the same way, however short. It is none (RFC 9112 section 3.2), and `http::Uri` would drop
+//! the fragment: `DELETE .../seed#x` would delete `seed`, where the API server looks for an object `seed#x`.
 
 mod hpack;
 pub(super) mod http1;
@@ -37,6 +40,9 @@ const KILOBYTE: usize = 1024;
 
 /// How long a client may take over a long head once it is one, so that nobody keeps others from reading theirs.
 const READING_LIMIT: Duration = Duration::from_secs(20);
+
+/// What a record has of a target that was not read, in bytes.
+const SHOWN_TARGET: usize = 8 * 1024;
 
 /// What long heads may take, on the whole node.
 pub(super) struct HeadBudget {
@@ -135,6 +141,15 @@ pub(super) fn target<B>(request: &Request<B>) -> &str {
 
 /// Puts a target into a request; `None` where it is none.
 fn set_target<B>(request: &mut Request<B>, target: &[u8]) -> Option<()> {
+    if memchr::memchr(b'#', target).is_some() {
+        // The record shows what was asked for.
+        let shown = String::from_utf8_lossy(target).replace('#', "%23");
+        let shown = shown.get(..SHOWN_TARGET).unwrap_or(&shown);
+        if let Ok(shown) = Uri::try_from(shown) {
+            *request.uri_mut() = shown;
+        }
+        return None;
+    }
     if target.len() <= LongTarget::LONGEST_URI {
         let path = Uri::try_from(target).ok()?;
         if path.authority().is_none() && request.uri().authority().is_some() {

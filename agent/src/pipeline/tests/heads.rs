@@ -495,3 +495,43 @@ async fn what_is_typed_into_an_upgraded_stream_is_no_head() {
     let ended = ended.expect("it is kept back");
     assert_eq!(ended[0]["session"]["bytes"]["fromClient"], 5, "{:#}", ended[0]);
 }
+
+#[tokio::test]
+async fn a_target_with_a_fragment_is_refused_and_no_other_object_is_reached() {
+    let seed = "/api/v1/namespaces/n/configmaps/seed";
+    let targets = ["#x", "#", "?pretty=1#x", "#/../other?a=b"].map(|end| format!("{seed}{end}"));
+    for target in &targets {
+        let world = World::new().await;
+        let refused = async |status: Value, records: usize| {
+            assert_eq!(status["code"], 400, "{target}: {status}");
+            assert!(world.seen().is_empty(), "{target}: {:?}", world.seen());
+            let records = world.ended(records).await;
+            let record = records.last().expect("a record");
+            assert_eq!(record["decision"]["reason"], "unreadable", "{target}");
+            assert_eq!(record["requestURI"], target.replace('#', "%23"));
+        };
+        let mut http1 = world.stream().await;
+        let request = format!("DELETE {target} HTTP/1.1\r\nhost: kubernetes\r\n\r\n");
+        send(&mut http1, request.as_bytes()).await;
+        let (_, body) = answer(&mut http1).await;
+        refused(serde_json::from_str(&body).expect("a Status"), 1).await;
+        // Byte by byte, and as a reference to the table of what came before.
+        let mut http2 = connect2(&world).await;
+        for byte in get2(1, target, 0x44) {
+            send(&mut http2, &[byte]).await;
+        }
+        let (_, body) = answer2(&mut http2, 1).await;
+        refused(serde_json::from_str(&body).expect("a Status"), 2).await;
+        send(&mut http2, &frame(1, 5, 3, &[0x82, 0x87, 0xbf, 0xbe])).await;
+        let status: Value = serde_json::from_str(&answer2(&mut http2, 3).await.1).expect("a Status");
+        assert_eq!(status["code"], 400, "{status}");
+        // The connection goes on, and its table is as the client has it.
+        send(&mut http2, &get2(5, seed, 0x44)).await;
+        assert_eq!(answer2(&mut http2, 5).await.1, "done");
+        send(&mut http2, &frame(1, 5, 7, &[0x82, 0x87, 0xbf, 0xbe])).await;
+        assert_eq!(answer2(&mut http2, 7).await.1, "done");
+        let seen = world.seen();
+        assert_eq!(seen.len(), 2);
+        assert!(seen.iter().all(|seen| seen.target == seed), "{seen:?}");
+    }
+}
