@@ -285,6 +285,26 @@ mod tests {
     }
 
     #[test]
+    fn a_port_that_the_kernel_gives_out_is_none_that_the_pod_declares() {
+        let outcome = apart(|| {
+            let _all: Vec<_> = LISTENER_PORTS
+                .filter_map(|port| TcpListener::bind(("0.0.0.0", port)).ok())
+                .collect();
+            // Three ports, of which the pod declares two: a try in three finds the other one.
+            std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "40000 40002").unwrap();
+            let declared = BTreeSet::from([40_000, 40_002]);
+            for _ in 0..8 {
+                assert_eq!(InPodListener::bind(&declared).unwrap().port(), 40_001);
+            }
+            let all = (40_000..=40_002).collect();
+            assert!(matches!(InPodListener::bind(&all), Err(ListenerError::NoPort(_))));
+        });
+        if outcome.is_none() {
+            eprintln!("not tried: no right to make a network namespace");
+        }
+    }
+
+    #[test]
     fn what_is_handed_over_is_the_same_listener_or_is_refused() {
         let listener = InPodListener::bind(&BTreeSet::new()).unwrap();
         let (port, cookie) = (listener.port(), listener.netns_cookie());
