@@ -92,6 +92,8 @@ fn doctor(world: &mut World) -> Result<()> {
     let out = done.good()?;
     for check in [
         "configuration",
+        "cluster credential",
+        "upstream credential",
         "hook connect4",
         "hook connect6",
         "hook sock_ops",

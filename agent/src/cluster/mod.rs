@@ -1,7 +1,9 @@
 //! The agent's client of the Kubernetes API, and the list-and-watch of objects through failures.
 //!
-//! In: a kubeconfig that may change with time. Out: clients ([`Connector`]), and each event of a watch ([`follow`]). While the
-//! API server is away whoever follows keeps what was told last.
+//! In: a kubeconfig that may change with time. Out: clients ([`Connector`]), each event of a watch ([`follow`]), and what a
+//! credential may do ([`rights`]). While the API server is away whoever follows keeps what was told last.
+
+pub mod rights;
 
 use std::fmt::Debug;
 use std::path::{Path, PathBuf};
@@ -48,6 +50,14 @@ pub enum ClusterError {
         path: PathBuf,
         /// What is wrong.
         source: Box<kube::config::KubeconfigError>,
+    },
+    /// A file of a credential cannot be read.
+    #[error("{}: {source}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
     },
     /// What it says makes no client.
     #[error("{}: cannot make a client: {source}", path.display())]

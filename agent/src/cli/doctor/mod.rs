@@ -1,7 +1,9 @@
 //! `picket doctor`: what this machine can do for Picket, tried, as a table or JSON.
 //!
-//! In: the configuration file, and folders that replace its own. Out: a [`Check`] for each thing that the agent needs, and an
-//! exit code that tells whether Picket works here.
+//! In: the configuration file, and folders that replace its own. Out: a [`Check`] for each thing that the agent needs
+//! (credentials.rs has those at the API server), and an exit code that tells whether Picket works here.
+
+mod credentials;
 
 use std::ffi::OsStr;
 use std::io::{self, Write as _};
@@ -89,9 +91,9 @@ pub(super) fn run(args: &DoctorArgs) -> ExitCode {
             );
             return show(args.output, &[check]);
         }
-        Err(error) => return super::fail(&error.into()),
+        Err(error) => return crate::cli::fail(&error.into()),
     };
-    let mut checks: Vec<_> = config.iter().map(configuration).collect();
+    let mut checks: Vec<_> = config.iter().flat_map(of_configuration).collect();
     checks.extend(config.as_ref().and_then(static_pods));
     let kernel = config.map(|config| config.kernel).unwrap_or_default();
     let surroundings = Surroundings::new(
@@ -126,16 +128,23 @@ fn configured(args: &DoctorArgs) -> Result<Option<Config>, ConfigError> {
     if args.config.is_none() && args.cgroup_root.is_some() && args.bpffs.is_some() {
         return Ok(None);
     }
-    super::configuration(args.config.as_deref())
+    crate::cli::configuration(args.config.as_deref())
+}
+
+/// What a configuration names: files and folders, and the API server with what the node's credentials may do there.
+fn of_configuration(config: &Config) -> Vec<Check> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let (faults, credentials) = match runtime {
+        Ok(runtime) => {
+            runtime.block_on(async { (config.unusable().await, credentials::checks(config).await) })
+        }
+        Err(error) => (vec![format!("not tested: {error}")], Vec::new()),
+    };
+    [vec![configuration(&faults)], credentials].concat()
 }
 
 /// Whether the files and folders that it names can be used.
-fn configuration(config: &Config) -> Check {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let faults = match runtime {
-        Ok(runtime) => runtime.block_on(config.unusable()),
-        Err(error) => vec![format!("not tested: {error}")],
-    };
+fn configuration(faults: &[String]) -> Check {
     if faults.is_empty() {
         return Check::ok(CONFIGURATION, "its files and folders are usable");
     }

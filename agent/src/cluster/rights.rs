@@ -1,0 +1,184 @@
+//! What a credential may do at the API server, asked of the API server itself.
+//!
+//! In: a client, and rights in RBAC's words. Out: those of them that it lacks, or why the API server did not say.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use k8s_openapi::api::authorization::v1::{
+    ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
+};
+use kube::api::PostParams;
+use kube::{Api, Client};
+
+use super::ClusterError;
+
+use crate::runtime::causes::with_causes;
+
+/// How long all questions together may take.
+const LIMIT: Duration = Duration::from_secs(8);
+
+/// Questions under way at once.
+const AT_ONCE: usize = 8;
+
+/// Most rights that are asked about. A node with more grants gets an answer about the first.
+pub const MAX_RIGHTS: usize = 256;
+
+/// A credential in files of its own, as the agent uses it for the requests of AI agents.
+#[derive(Debug, Clone)]
+pub struct CredentialFiles<'a> {
+    /// The bundle that the server's certificate is checked against.
+    pub ca: &'a Path,
+    /// The client certificate.
+    pub certificate: Option<&'a Path>,
+    /// Its key.
+    pub key: Option<&'a Path>,
+    /// The bearer token instead.
+    pub token: Option<&'a Path>,
+}
+
+impl CredentialFiles<'_> {
+    /// A client with this credential. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// [`ClusterError`] with the file that cannot be read, or makes no client.
+    pub fn client(&self, server: &http::Uri) -> Result<Client, ClusterError> {
+        let text = |path: Option<&Path>| path.map(|path| path.display().to_string());
+        for path in [Some(self.ca), self.certificate, self.key, self.token]
+            .into_iter()
+            .flatten()
+        {
+            File::open(path).map_err(|source| ClusterError::File {
+                path: path.to_owned(),
+                source,
+            })?;
+        }
+        let mut config = kube::Config::new(server.clone());
+        config.root_cert_file = Some(PathBuf::from(self.ca));
+        config.auth_info.client_certificate = text(self.certificate);
+        config.auth_info.client_key = text(self.key);
+        config.auth_info.token_file = text(self.token);
+        Client::try_from(config).map_err(|source| ClusterError::Client {
+            path: self.certificate.or(self.token).unwrap_or(self.ca).to_owned(),
+            source: Box::new(source),
+        })
+    }
+}
+
+/// Why the API server did not say.
+#[derive(Debug, thiserror::Error)]
+pub enum ReviewError {
+    /// It does not take the credential for anybody.
+    #[error("the API server does not accept the credential: {0}")]
+    Unauthorized(String),
+    /// It cannot be reached, or makes no sense.
+    #[error("the API server cannot be asked: {0}")]
+    Unreachable(String),
+    /// It took too long.
+    #[error("the API server did not answer within {} s", LIMIT.as_secs())]
+    Silent,
+}
+
+/// A verb on a resource, perhaps of one object alone.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Right {
+    /// The verb.
+    pub verb: &'static str,
+    /// The API group, or the empty string.
+    pub group: &'static str,
+    /// The resource.
+    pub resource: &'static str,
+    /// Its subresource.
+    pub subresource: Option<&'static str>,
+    /// The namespace of the object.
+    pub namespace: Option<String>,
+    /// The object's name.
+    pub name: Option<String>,
+}
+
+impl Right {
+    /// A verb on every object of a resource.
+    #[must_use]
+    pub fn on(verb: &'static str, group: &'static str, resource: &'static str) -> Self {
+        Self {
+            verb,
+            group,
+            resource,
+            ..Self::default()
+        }
+    }
+
+    /// The same on one object.
+    #[must_use]
+    pub fn named(mut self, name: &str) -> Self {
+        self.name = Some(name.to_owned());
+        self
+    }
+
+    fn review(&self) -> SelfSubjectAccessReview {
+        SelfSubjectAccessReview {
+            spec: SelfSubjectAccessReviewSpec {
+                resource_attributes: Some(ResourceAttributes {
+                    group: Some(self.group.to_owned()),
+                    name: self.name.clone(),
+                    namespace: self.namespace.clone(),
+                    resource: Some(self.resource.to_owned()),
+                    subresource: self.subresource.map(str::to_owned),
+                    verb: Some(self.verb.to_owned()),
+                    ..ResourceAttributes::default()
+                }),
+                ..SelfSubjectAccessReviewSpec::default()
+            },
+            ..SelfSubjectAccessReview::default()
+        }
+    }
+}
+
+/// Something that one of several rights is enough for, such as the verb of an older release.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Need {
+    /// What it is, for people.
+    pub what: String,
+    /// The rights.
+    pub any_of: Vec<Right>,
+}
+
+/// Those of the needs that a client's credential does not meet.
+///
+/// # Errors
+/// [`ReviewError`] where the API server does not say; at least one question is asked, so that it is tried in any case.
+pub async fn lacking<'n>(client: &Client, needs: &'n [Need]) -> Result<Vec<&'n Need>, ReviewError> {
+    let api: Api<SelfSubjectAccessReview> = Api::all(client.clone());
+    let asking = stream::iter(needs.iter().take(MAX_RIGHTS))
+        .map(|need| {
+            let api = &api;
+            async move {
+                for right in &need.any_of {
+                    if is_allowed(api, right).await? {
+                        return Ok(None);
+                    }
+                }
+                Ok(Some(need))
+            }
+        })
+        .buffered(AT_ONCE)
+        .try_filter_map(async |lacks| Ok(lacks))
+        .try_collect();
+    match tokio::time::timeout(LIMIT, asking).await {
+        Ok(answered) => answered,
+        Err(_) => Err(ReviewError::Silent),
+    }
+}
+
+async fn is_allowed(api: &Api<SelfSubjectAccessReview>, right: &Right) -> Result<bool, ReviewError> {
+    let answer = api.create(&PostParams::default(), &right.review()).await;
+    match answer {
+        Ok(review) => Ok(review.status.is_some_and(|status| status.allowed)),
+        Err(kube::Error::Api(status)) if status.code == 401 => {
+            Err(ReviewError::Unauthorized(status.message.clone()))
+        }
+        Err(error) => Err(ReviewError::Unreachable(with_causes(&error))),
+    }
+}
