@@ -18,7 +18,7 @@
 //! | [`identity`] | from the evidence of a connection to a principal: schemes, a file each in attest/, and what they agree on; claims of a client's that are refused (claim.rs) | `listener`, `workload` |
 //! | [`approval`] | an ask, held until a person decides | - |
 //! | [`upstream`] | connections to the API server, the credential, and the headers that are stripped (headers/) | `identity`, `pki`, `runtime` |
-//! | [`session`] | watches, log follows and upgraded streams while they run: listed and killed (registry.rs), judged again (rejudge.rs) | `audit`, `metrics`, `reject`, `upstream`, `workload` |
+//! | [`session`] | watches, log follows and upgraded streams while they run: listed and killed (registry.rs), judged again (rejudge.rs) | `audit`, `metrics`, `reject`, `runtime`, `upstream`, `workload` |
 //! | [`reject`] | the status of each denial, as the client reads it; the policy engine (explain.rs, builtin.rs) and `identity` word theirs | `approval`, `audit`, `identity`, `upstream` |
 //! | [`audit`] | the audit log: records, the hash chain, the spool, and the sinks that copy it (sinks/mod.rs says how to add one) | `metrics`, `runtime` |
 //!

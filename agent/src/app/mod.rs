@@ -33,7 +33,7 @@ use crate::runtime::workers::{self, Workers};
 use crate::session::Registry;
 use crate::store::Store;
 use crate::tls::Certificates;
-use crate::upgrade::{self, Successor, SuccessorConnection};
+use crate::upgrade::{self, Successor, SuccessorConnection, UpgradeMetrics};
 use crate::upstream::Upstream;
 use crate::workload::Netns;
 
@@ -92,22 +92,14 @@ impl App {
         let threads = workers::count();
         let workers = Workers::start(threads).context("cannot start the threads of the data path")?;
         let upstream = Upstream::open(upstream_config(&config)?, threads)?;
-        let upgrade = config.admin.upgrade_socket();
-        let limit = upgrade::REQUEST_LIMIT;
-        let successor =
-            upgrade::request(&upgrade, &config.node_name, LAYOUT, limit, &metrics.upgrade).await?;
-        // A predecessor has a valid set and keeps serving by that when this connection to it ends.
-        if let (Some(_), Some(reason)) = (&successor, store.why_deny_all()) {
-            bail!(
-                "upgrade failed: the predecessor keeps serving, because the objects are not valid: {reason}"
-            );
-        }
+        let cgroup_root = cgroup_root(&config)?;
+        let successor = successor(&config, &store, &metrics.upgrade).await?;
         let audit = match &successor {
             Some(_) => AuditLog::join(&config.audit, Some(metrics.pipeline.observer()))?,
             None => AuditLog::open(&config.audit, Some(metrics.pipeline.observer()))?,
         };
         audit::register_metrics(&metrics.registry, Arc::clone(audit.stats()));
-        let sessions = Registry::new(metrics.session.clone());
+        let sessions = Registry::new(metrics.session.clone(), store.epoch().clone());
         let cancel = CancellationToken::new();
         let readiness = Readiness::default();
         // Before anybody can ask.
@@ -132,7 +124,7 @@ impl App {
         tasks.spawn("admin socket", served);
         let kernel = watchdog::load(
             &KernelConfig {
-                cgroup_root: cgroup_root(&config)?,
+                cgroup_root,
                 bpffs: config.kernel.bpffs.clone(),
             },
             &readiness,
@@ -279,6 +271,26 @@ impl App {
         );
         Ok(tasks)
     }
+}
+
+/// Begins an upgrade, where another agent runs on the node.
+///
+/// # Errors
+/// Where the other agent refuses; and where the objects are not valid, since it keeps serving by a set that is. It is not asked for
+/// anything then: a start that is tried again and again would have it pause each time.
+async fn successor(
+    config: &Config,
+    store: &Store,
+    metrics: &UpgradeMetrics,
+) -> anyhow::Result<Option<Successor>> {
+    let (socket, limit) = (config.admin.upgrade_socket(), upgrade::REQUEST_LIMIT);
+    let Some(reason) = store.why_deny_all() else {
+        return Ok(upgrade::request(&socket, &config.node_name, LAYOUT, limit, metrics).await?);
+    };
+    if upgrade::has_predecessor(&socket, limit).await {
+        bail!("upgrade failed: the predecessor keeps serving, because the objects are not valid: {reason}");
+    }
+    Ok(None)
 }
 
 /// The node's own network namespace, with the listener of the predecessor there or a new one.

@@ -137,6 +137,7 @@ pub(super) fn shared(
         inherited.unwrap_or_default(),
         shutdown.accepting.clone(),
     )?;
+    enforcer.enforced().changes().raise(handles.sessions.epoch());
     let shared = Shared {
         enforcer: Arc::new(enforcer),
         lease: KernelWriteLease::new(handles.phase.watch()),

@@ -6,6 +6,7 @@
 pub mod backoff;
 pub mod causes;
 pub mod drain;
+pub mod epoch;
 pub mod limits;
 pub mod on_wake;
 pub mod phase;

@@ -4,8 +4,8 @@
 //! lists; ends by selection and by judging again. Memory is bounded by the limits of connections and streams.
 //!
 //! **No session outlives a change.** A request takes a [`Ticket`], which holds the epoch, before it reads policy, pod or
-//! time. Whoever changes one of these does so first and has a sweep run after: [`Registry::sweep`] raises the epoch, then
-//! judges every entry it finds. A session registers first and compares its ticket's epoch afterwards. So either the sweep
+//! time. Whoever changes one of these does so first, then raises the epoch, and has a sweep run after: [`Registry::sweep`] raises
+//! the epoch too, then judges every entry it finds. A session registers first and compares its ticket's epoch afterwards. So either the sweep
 //! finds the entry, or the entry was put into its shard after the sweep left that shard; the shard's lock then makes the
 //! raised epoch visible, the ticket is older, and the session is judged by what holds now. A ticket taken after the raise
 //! is no exception: what was read after it, was read after the change.
@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Instant;
 
 use jiff::Timestamp;
@@ -28,6 +28,7 @@ use super::metrics::SessionMetrics;
 use super::tunnel::Traffic;
 use crate::audit::{AuditId, Caller};
 use crate::reject::Rejection;
+use crate::runtime::epoch::Epoch;
 use crate::upstream::UsedCredential;
 
 /// Parts of the table, each with a lock of its own: sessions begin and end on every core.
@@ -130,7 +131,7 @@ type Shard = Mutex<HashMap<AuditId, Arc<Entry>>>;
 struct Inner {
     shards: [Shard; SHARDS],
     hasher: RandomState,
-    epoch: AtomicU64,
+    epoch: Epoch,
     /// The earliest moment, in milliseconds since 1970, at which time alone ends a session.
     expiry: AtomicI64,
     /// Wakes whoever waits for that moment when it moves closer.
@@ -144,7 +145,7 @@ pub struct Registry(Arc<Inner>);
 
 impl Default for Registry {
     fn default() -> Registry {
-        Registry::new(SessionMetrics::default())
+        Registry::new(SessionMetrics::default(), Epoch::default())
     }
 }
 
@@ -157,29 +158,35 @@ impl std::fmt::Debug for Registry {
 }
 
 impl Registry {
-    /// An empty one that counts in `metrics`.
+    /// An empty one that counts in `metrics`. Whoever changes what judgements depend on raises `epoch`.
     #[must_use]
-    pub fn new(metrics: SessionMetrics) -> Registry {
+    pub fn new(metrics: SessionMetrics, epoch: Epoch) -> Registry {
         Registry(Arc::new(Inner {
             shards: std::array::from_fn(|_| Mutex::default()),
             hasher: RandomState::new(),
-            epoch: AtomicU64::new(0),
+            epoch,
             expiry: AtomicI64::new(NEVER),
             sooner: Notify::new(),
             metrics,
         }))
     }
 
+    /// What is raised by each change that judgements depend on.
+    #[must_use]
+    pub fn epoch(&self) -> &Epoch {
+        &self.0.epoch
+    }
+
     /// Taken before a request's policy, pod and time are read.
     #[must_use]
     pub fn ticket(&self) -> Ticket {
-        Ticket(self.0.epoch.load(Ordering::SeqCst))
+        Ticket(self.0.epoch.now())
     }
 
     /// Whether something changed since the ticket was taken.
     #[must_use]
     pub fn is_stale(&self, ticket: Ticket) -> bool {
-        self.0.epoch.load(Ordering::SeqCst) != ticket.0
+        self.0.epoch.now() != ticket.0
     }
 
     /// Puts a session in, and judges it again where something changed since its ticket was taken. `until` is when time
@@ -263,7 +270,7 @@ impl Registry {
     /// Judges every session again and ends those that would be refused now; gives how many. Called after each change of
     /// what judgements depend on; `since` is when that was seen.
     pub fn sweep(&self, since: Instant) -> usize {
-        self.0.epoch.fetch_add(1, Ordering::SeqCst);
+        self.0.epoch.raise();
         // Before the entries are read: one that comes from here on moves it closer itself.
         self.0.expiry.store(NEVER, Ordering::SeqCst);
         let mut ended = 0;

@@ -1,6 +1,6 @@
 //! Tests of the registry, and what other tests of the module begin with.
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
 use http::{HeaderMap, Method, Uri};
@@ -455,7 +455,7 @@ fn thousands_are_judged_and_ended_well_within_the_goal() {
 #[test]
 fn what_is_open_and_how_sessions_ended_is_counted() {
     let all = MetricsRegistry::default();
-    let registry = Registry::new(SessionMetrics::register(&all));
+    let registry = Registry::new(SessionMetrics::register(&all), Epoch::default());
     let (judge, stop) = (Arc::new(Fake::default()), Arc::new(Stops::default()));
     let first = enter(&registry, registry.ticket(), &judge, &stop).expect("permitted");
     let second = enter(&registry, registry.ticket(), &judge, &stop).expect("permitted");

@@ -29,6 +29,7 @@ pub use metrics::StoreMetrics;
 pub use source::{Manifest, Source};
 pub use status::{IdentityState, ObjectStatus, StatusReason};
 
+use crate::runtime::epoch::Epoch;
 use status::StatusBoard;
 
 /// Why the sources make no set.
@@ -111,6 +112,7 @@ pub struct Store {
     sources: Vec<Box<dyn Source>>,
     own_namespace: String,
     current: ArcSwap<PolicySet>,
+    epoch: Epoch,
     status: channel::Sender<StoreStatus>,
     objects: Mutex<StatusBoard>,
     /// What was read last, good or not, so that nothing is done or said twice about the same text.
@@ -128,6 +130,7 @@ impl Store {
             sources: Vec::new(),
             own_namespace: builtin::OWN_NAMESPACE.to_owned(),
             current: ArcSwap::from_pointee(policies),
+            epoch: Epoch::default(),
             status: channel::channel(StoreStatus::default()).0,
             objects: Mutex::default(),
             last: Mutex::new(None),
@@ -138,6 +141,7 @@ impl Store {
     #[cfg(test)]
     pub(crate) fn replace_for_tests(&self, policies: PolicySet) {
         self.current.store(Arc::new(policies));
+        self.epoch.raise();
         self.status.send_modify(|status| status.generation += 1);
     }
 
@@ -173,6 +177,7 @@ impl Store {
             sources,
             own_namespace: own_namespace.to_owned(),
             current: ArcSwap::from_pointee(PolicySet::deny_all("they have not been read yet".to_owned())),
+            epoch: Epoch::default(),
             status: channel::channel(StoreStatus::default()).0,
             objects: Mutex::default(),
             last: Mutex::new(None),
@@ -190,6 +195,12 @@ impl Store {
     #[must_use]
     pub fn current(&self) -> Arc<PolicySet> {
         self.current.load_full()
+    }
+
+    /// What each new set raises, before anybody is told of the set.
+    #[must_use]
+    pub fn epoch(&self) -> &Epoch {
+        &self.epoch
     }
 
     /// How the readings went.
@@ -257,6 +268,8 @@ impl Store {
         let summary = set.summary();
         let generation = self.status.borrow().generation + 1;
         let before = self.current.swap(Arc::new(set)).summary();
+        // At once: a request that was judged by the set before, and is not sent yet, is judged again.
+        self.epoch.raise();
         self.board().accepted(readings, generation, now);
         self.status.send_modify(|status| {
             status.generation = generation;

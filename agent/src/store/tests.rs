@@ -563,3 +563,17 @@ async fn files_that_cannot_be_read_for_a_moment_do_not_deny_everything_for_long(
     cancel.cancel();
     watching.await.expect("ends");
 }
+
+#[test]
+fn a_new_set_counts_before_anybody_is_told_of_it_and_an_invalid_one_never() {
+    let folder = Folder::new();
+    folder.write("a.yaml", &identity("a"));
+    let store = Store::open(&[folder.path().to_owned()]).expect("valid");
+    let before = store.epoch().now();
+    folder.write("a.yaml", "kind: [");
+    store.reload();
+    assert_eq!(store.epoch().now(), before);
+    folder.write("a.yaml", &identity("b"));
+    store.reload();
+    assert_ne!(store.epoch().now(), before);
+}

@@ -14,6 +14,8 @@
 //!    PredecessorStopped         <------------------- Stopped   drains its streams and exits with 0
 //! ```
 //!
+//! A successor whose objects are not valid sends `Probe` alone. An agent that serves answers and goes on, and the successor ends.
+//!
 //! A connection goes to whichever of the two accepts it, and its flow with it. Each message but the first answers one: never do
 //! both detach the other's programs. Where the successor ends before `ProgramsReplaced`, the predecessor keeps serving as before.
 //!
@@ -36,7 +38,7 @@ use parking_lot::Mutex;
 pub(crate) use metrics::UpgradeMetrics;
 pub(crate) use predecessor::{Predecessor, SYNC_LIMIT, SuccessorConnection, say_stopped_to};
 pub(crate) use protocol::TransferredListener;
-pub(crate) use successor::{REQUEST_LIMIT, Successor, request};
+pub(crate) use successor::{REQUEST_LIMIT, Successor, has_predecessor, request};
 
 use crate::kernel::CgroupId;
 use crate::listener::InPodListener;

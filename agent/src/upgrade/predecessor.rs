@@ -45,6 +45,9 @@ enum TransferError {
     /// The successor was refused, and told so.
     #[error("this agent refused the upgrade: {0}")]
     Refused(String),
+    /// The successor only asked whether this agent runs: this agent has changed nothing for it.
+    #[error("the successor's objects are not valid; its log names them")]
+    Unprepared,
     /// The successor took too long to sync.
     #[error("the successor was not synced within {} s", _0.as_secs())]
     Late(Duration),
@@ -219,13 +222,17 @@ impl Predecessor {
             return Err(TransferError::Stranger(peer));
         }
         let (said, _) = timeout(MESSAGE_TIMEOUT, receive(stream)).await??;
-        let Message::Hello {
-            version,
-            node,
-            layout,
-        } = said
-        else {
-            return Err(TransferError::Unexpected(said));
+        let (version, node, layout) = match said {
+            Message::Hello {
+                version,
+                node,
+                layout,
+            } => (version, node, layout),
+            Message::Probe => {
+                timeout(MESSAGE_TIMEOUT, send(stream, &Message::Running, &[])).await??;
+                return Err(TransferError::Unprepared);
+            }
+            said => return Err(TransferError::Unexpected(said)),
         };
         if let Some(reason) = self.refuses(version, &node) {
             let said = Message::Refused {

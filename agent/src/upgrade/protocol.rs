@@ -56,7 +56,8 @@ pub(crate) enum ProtocolError {
 }
 
 /// Every message, in this order: the successor's `Hello`; `Refused`, or `Listeners` as often as needed and `Offered`; the
-/// successor's `Synced` and the predecessor's `Agreed`, or its `Withdrawn`; the successor's `ProgramsReplaced`; and `Stopped`.
+/// successor's `Synced` and the predecessor's `Agreed`, or its `Withdrawn`; the successor's `ProgramsReplaced`; and `Stopped`. Instead
+/// of all these, `Probe` and its answer `Running`; an agent that is older than they are closes the connection upon `Probe`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "say", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub(crate) enum Message {
@@ -70,6 +71,10 @@ pub(crate) enum Message {
         /// are of no use.
         layout: u64,
     },
+    /// Asks whether an agent runs, for one that cannot replace it.
+    Probe,
+    /// An agent runs, and goes on as before.
+    Running,
     /// The predecessor refuses the upgrade.
     Refused {
         /// Why, for the log.

@@ -105,6 +105,24 @@ pub(crate) async fn request(
     }
 }
 
+/// Whether an agent that serves is behind the socket, for one that cannot replace it: the agent there is not disturbed, however often
+/// it is asked. One that does not answer within the limit is stuck and counts as none.
+pub(crate) async fn has_predecessor(socket: &Path, limit: Duration) -> bool {
+    let asked = timeout(limit, async {
+        let Ok(stream) = UnixStream::connect(socket).await else {
+            return false;
+        };
+        let sent = send(&stream, &Message::Probe, &[]).await;
+        // Whatever comes is a sign of life, and the end of the connection too: an agent before this message ends it.
+        let _answer = receive(&stream).await;
+        sent.is_ok()
+    });
+    asked.await.unwrap_or_else(|_| {
+        tracing::warn!("the predecessor did not answer within {limit:?}, and counts as none");
+        false
+    })
+}
+
 async fn take(stream: UnixStream, node: &str, layout: u64) -> Result<Successor, RequestError> {
     let hello = Message::Hello {
         version: VERSION,

@@ -489,3 +489,37 @@ async fn whatever_becomes_of_its_tasks_a_newer_agent_is_there_until_its_process_
     tokio::time::sleep(SYNC / 5).await;
     assert!(older.has_lent(), "it goes on beside the newer one");
 }
+
+/// As in a crash loop.
+#[tokio::test]
+async fn a_successor_that_cannot_replace_the_older_agent_asks_without_pausing_it() {
+    let older = Older::start(1, false).await;
+    for _ in 0..20 {
+        assert!(has_predecessor(&older.socket(), REQUEST_LIMIT).await);
+    }
+    assert_eq!((*older.rests.borrow(), older.has_lent()), (0, false));
+    // The next one is served as any.
+    let _successor = older.transfers(LAYOUT).await;
+}
+
+#[tokio::test]
+async fn an_agent_counts_as_running_if_it_shows_a_sign_of_life() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("upgrade.sock");
+    let short = Duration::from_millis(200);
+    assert!(!has_predecessor(&socket, short).await, "there is no socket");
+    let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+    assert!(!has_predecessor(&socket, short).await, "nobody answers");
+    // As an agent does that is older than the message.
+    let closing = async {
+        // The one that waited before is still in the queue.
+        for _ in 0..2 {
+            let (stream, _) = listener.accept().await.unwrap();
+            let _said = receive(&stream).await;
+        }
+    };
+    let (runs, ()) = tokio::join!(has_predecessor(&socket, REQUEST_LIMIT), closing);
+    assert!(runs);
+    drop(listener);
+    assert!(!has_predecessor(&socket, short).await, "a socket that was left");
+}

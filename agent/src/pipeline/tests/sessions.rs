@@ -589,3 +589,21 @@ async fn what_is_no_longer_permitted_when_it_could_be_sent_is_not_sent() {
         assert!(world.seen().is_empty(), "{:?}", world.seen());
     }
 }
+
+/// The sweep that a change has run may have to wait for the one before it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_no_longer_permitted_is_not_sent_though_no_sweep_has_begun() {
+    let world = World::new().await;
+    let held = world.hold_server().await;
+    let changing = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        world
+            .store
+            .replace_for_tests(policies("owner: team-a", "owner: team-a, state: Suspended"));
+        drop(held);
+    };
+    let read = Request::get(target("/api/v1/namespaces/n/pods/x"));
+    let (answer, ()) = tokio::join!(world.ask(read, ""), changing);
+    assert_eq!(answer.status, StatusCode::FORBIDDEN);
+    assert!(world.seen().is_empty(), "{:?}", world.seen());
+}

@@ -37,7 +37,7 @@ use crate::metrics::MetricsRegistry;
 use crate::notify::{EventQueue, KubeEvent, NotifyMetrics};
 use crate::pki::{self, CaFiles};
 use crate::runtime::drain::Drain;
-use crate::session::Registry;
+use crate::session::{Registry, SessionMetrics};
 use crate::store::Store;
 use crate::tls::Certificates;
 use crate::upstream::{NodeCredential, Upstream, UpstreamConfig};
@@ -191,7 +191,7 @@ impl World {
         let (kube_events, reported) =
             EventQueue::channel(NotifyMetrics::register(&MetricsRegistry::default()));
         let store = Arc::new(Store::for_tests(policies("", "")));
-        let sessions = Registry::default();
+        let sessions = Registry::new(SessionMetrics::default(), store.epoch().clone());
         let drain = Drain::default();
         let pipeline = Pipeline::new(
             &certificates,
