@@ -1,7 +1,9 @@
-//! Builds the kernel programs and leaves them in `OUT_DIR/picket-ebpf.o`, where `kernel::object` embeds them.
+//! Builds the kernel programs.
 //!
-//! Stable Rust is enough: `RUSTC_BOOTSTRAP` opens `-Z build-std`, which compiles `core` for the kernel's
-//! target from the standard library's source.
+//! In: the sources of agent-ebpf and agent-common. Out: `OUT_DIR/picket-ebpf.o`, which `kernel::attach` embeds.
+//!
+//! Stable Rust is enough: `RUSTC_BOOTSTRAP` opens `-Z build-std`, which compiles `core` for the kernel's target from the
+//! standard library's source.
 
 use std::env;
 use std::path::{Path, PathBuf};

@@ -1,7 +1,7 @@
-//! One form for every address the programs compare.
+//! One form for every address that the kernel programs compare.
 //!
-//! In comes an address as a socket call named it; out goes 16 bytes in network order, IPv4 in the mapped form
-//! of RFC 4291 section 2.5.5.2. One form means that a protected endpoint is found whichever spelling a client dials.
+//! In: an address as a socket call named it. Out: an [`Address`]: 16 bytes in network order, IPv4 in the mapped form of RFC
+//! 4291 section 2.5.5.2. With one form a protected endpoint is found whichever spelling a client dials.
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

@@ -1,6 +1,7 @@
 //! What happens to a connect, decided from plain values.
 //!
-//! The hooks read the kernel's contexts and maps, ask here, and do what they are told.
+//! In: what the hooks read from the kernel's contexts and maps: class, socket, address, time. Out: a [`KernelVerdict`] and the
+//! address to rewrite to, which the hooks carry out.
 
 use crate::{
     Address, ClassKind, ClassValue, DenyReason, EndpointAction, HEARTBEAT_MAX_NS, LISTENER_PORTS, NodeValue,

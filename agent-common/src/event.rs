@@ -1,5 +1,6 @@
-//! What the programs report: what they deny one by one, as far as a pod has not too much of it, and everything else
-//! by the count.
+//! What the kernel programs report: denied connects one by one, within a limit for each pod, and everything else by count.
+//!
+//! In: hooks and reasons as codes. Out: an [`Event`] as it lies in the ring buffer, and the [`Counter`] of each outcome.
 
 use crate::{Address, COMM_LEN};
 

@@ -1,8 +1,9 @@
 //! Map keys, values, events and decisions that Picket's kernel programs and its agent share.
 //!
-//! In come plain numbers as the kernel hands them over; out go the shapes that lie in the maps. Everything is
-//! `repr(C)` without implicit padding, because the kernel compares map keys byte by byte, and nothing here
-//! calls the kernel: the decisions are plain functions, which the host's tests run as they are.
+//! In: plain numbers as the kernel gives them. Out: the types that lie in the maps, and decisions as plain functions.
+//!
+//! Every type is `repr(C)` without implicit padding, because the kernel compares map keys byte by byte. Nothing here calls the
+//! kernel, so the host's tests run the decisions as they are.
 #![cfg_attr(not(test), no_std)]
 
 mod address;

@@ -1,7 +1,9 @@
 //! Where a packet goes, read from its headers.
 //!
-//! In come bytes from the network header on; out goes the address and port it is for, or that it hides them. Reading is
-//! bounded, so that the kernel's verifier follows it, and what cannot be read in that bound counts as hidden.
+//! In: bytes from the network header on. Out: a [`Destination`]: the address and port that the packet is for, or that it hides
+//! them.
+//!
+//! Reading is bounded, so that the kernel's verifier follows it. Whatever cannot be read in that bound counts as hidden.
 
 use crate::Address;
 

@@ -1,4 +1,6 @@
 //! The shared types as `aya` takes them: this package's one module with `unsafe`.
+//!
+//! In: the map types, and bytes of the ring buffer. Out: `aya::Pod` for the types, and [`Event::read`].
 #![expect(
     unsafe_code,
     reason = "aya::Pod is an unsafe marker trait, and only the types' own package may implement it"
@@ -10,19 +12,19 @@ use crate::{ClassValue, DialRecord, EndpointKey, Event, FlowKey, LimitValue, Nod
 // bit pattern is a value.
 unsafe impl aya::Pod for EndpointKey {}
 
-// SAFETY: as for DoorKey.
+// SAFETY: as for `EndpointKey`.
 unsafe impl aya::Pod for ClassValue {}
 
-// SAFETY: as for DoorKey.
+// SAFETY: as for `EndpointKey`.
 unsafe impl aya::Pod for DialRecord {}
 
-// SAFETY: as for DoorKey.
+// SAFETY: as for `EndpointKey`.
 unsafe impl aya::Pod for FlowKey {}
 
-// SAFETY: as for DoorKey.
+// SAFETY: as for `EndpointKey`.
 unsafe impl aya::Pod for NodeValue {}
 
-// SAFETY: as for DoorKey.
+// SAFETY: as for `EndpointKey`.
 unsafe impl aya::Pod for LimitValue {}
 
 impl Event {

@@ -1,8 +1,10 @@
-//! What lies in the maps.
+//! The keys and values of the maps.
 //!
-//! Each type is written by one side and read by the other, so each asserts its size; [`LAYOUT`] hashes them
-//! all and names the folder that the maps are pinned in. An agent therefore never adopts maps whose shape it
-//! does not share.
+//! In: addresses, classes and ports of either side. Out: `repr(C)` types that one side writes and the other reads, and the
+//! limits of each map.
+//!
+//! Each type asserts its size. [`LAYOUT`] hashes them all and names the folder that the maps are pinned in. So an agent never
+//! adopts maps whose layout it does not share.
 
 use crate::{Address, COMM_LEN, COUNTERS, Event};
 

@@ -1,8 +1,10 @@
 //! Picket's kernel programs: one file per hook.
 //!
-//! In come connects of every task below the cgroup the programs are attached to; out go connects that end at
-//! the pod's own listener, or fail. The agent's build script compiles this for `bpfel-unknown-none`; for any
-//! other target it is an empty program, but for clippy, which reads it there too.
+//! In: connects, binds and packets of every task below the cgroup that the programs are attached to. Out: connects that end at
+//! the pod's own listener or fail, packets that are dropped, and events and counts for the agent.
+//!
+//! The agent's build script compiles this for `bpfel-unknown-none`. For any other target it is an empty program; clippy reads
+//! it there too.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
 #[cfg(any(target_arch = "bpf", clippy))]

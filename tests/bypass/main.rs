@@ -1,8 +1,7 @@
 //! Attempts to bypass Picket: pods try every kind of socket and every form of a protected endpoint's address.
 //!
-//! What comes in: a built `picket`, root, and what `cargo xtask setup` installs. What goes out: a line per test and a last
-//! one with the counts. All suites share one cluster. Each counter-measure is shown to be what holds: with it off, the same
-//! attack arrives.
+//! In: a built `picket`, root, and what `cargo xtask setup` installs. Out: a line per test and a last one with the counts. All
+//! suites share one cluster. Each counter-measure is shown to be what holds: with it off, the same attack arrives.
 
 // A test that no list names is never called.
 #![deny(dead_code)]

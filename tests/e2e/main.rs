@@ -1,8 +1,8 @@
 //! A request end to end: clients in real pods, the redirect, Picket, a real API server.
 //!
-//! What comes in: a built `picket`, root, and what `cargo xtask setup` installs. What goes out: a line per test and a last
-//! one with the counts, as cargo's own harness prints them. All suites share one cluster, brought up by the first test that
-//! runs and taken down after the last, whatever became of them; tests run one after another, since some take the agent away.
+//! In: a built `picket`, root, and what `cargo xtask setup` installs. Out: a line per test and a last one with the counts, as
+//! cargo's own harness prints them. All suites share one cluster, brought up by the first test that runs and taken down after
+//! the last, whatever became of them; tests run one after another, since some take the agent away.
 
 // A test that no list names is never called.
 #![deny(dead_code)]

@@ -1,11 +1,11 @@
 //! The real `picket agent` on a node of a test cluster, as an operator would set it up.
 //!
-//! What comes in: a cluster, one of its nodes, and [`AgentOptions`] with the identity, grant and policy files. What goes
-//! out: an [`Agent`] that serves, with handles to its files, its audit log and its administrators' socket, and ways to
-//! kill, restart and stop it; and [`enrol`], which makes namespaces whose pods trust Picket.
+//! In: a cluster, one of its nodes, and [`AgentOptions`] with the identity, grant and policy files. Out: an [`Agent`] that
+//! serves, with handles to its files, its audit log and its administrators' socket, and ways to kill, restart and stop it; and
+//! [`enrol`], which makes namespaces whose pods trust Picket.
 //!
-//! The agent's folder lies in the cluster's, its process in the node's cgroup and its bpf file system in the node's mount
-//! namespace, so that taking the cluster down takes all of it along, whatever became of the process that started it.
+//! The agent's folder is in the cluster's, its process in the node's cgroup, its bpf file system in the node's mount namespace.
+//! So taking the cluster down takes all of it along, whatever became of the process that started it.
 
 mod rights;
 

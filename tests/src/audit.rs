@@ -1,4 +1,7 @@
-//! Reading an audit log that grows: Picket's, which is a directory of segments, or the API server's, which is a file.
+//! Reading an audit log that grows.
+//!
+//! In: Picket's log, which is a directory of segments, or the API server's, which is a file. Out: its whole records as JSON,
+//! those since a place in it ([`Since`]).
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};

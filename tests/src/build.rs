@@ -1,7 +1,7 @@
 //! Building the Go programs of the test cluster, once.
 //!
-//! What comes in: the Go modules beside this package. What goes out: static programs under target/cluster/bin, named by a
-//! hash of their sources, and a line on stderr while a build runs, since the first one takes minutes.
+//! In: the Go modules beside this package. Out: static programs under target/cluster/bin, named by a hash of their sources. A
+//! line on stderr says that a build runs, since the first one takes minutes.
 
 use std::fs::{self, File};
 use std::io::{IsTerminal, Write};

@@ -1,7 +1,7 @@
 //! Cgroups in every hierarchy the machine has: version 1 controllers and the unified one, wherever they are mounted.
 //!
-//! What comes in: a name relative to the hierarchies' roots. What goes out: folders made, killed or removed. Only folders
-//! that the caller names are touched.
+//! In: a name relative to the hierarchies' roots. Out: folders made, killed or removed. Only folders that the caller names are
+//! touched.
 
 use std::fs;
 use std::io::ErrorKind;

@@ -1,8 +1,10 @@
 //! Suites that share one world: a cluster with agents and pods, brought up by the first test that runs.
 //!
-//! What comes in: the suites of an area, by name. What goes out: a line per test and one with the counts, as cargo's own
-//! harness prints them, and last a line for each test that failed, since a log is often cut to its end. The world is taken down after the last test, whatever became of them; tests run one after
-//! another, since some take the agent away.
+//! In: the suites of an area, by name. Out: a line per test and one with the counts, as cargo's own harness prints them, and
+//! last a line for each test that failed, since a log is often cut to its end.
+//!
+//! The world is taken down after the last test, whatever became of them. Tests run one after another, since some take the agent
+//! away.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};

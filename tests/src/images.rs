@@ -1,8 +1,8 @@
 //! Container images for the cluster, made from this machine's own files.
 //!
-//! What comes in: programs, and for the tools image the host's Python and one package from PyPI. What goes out:
-//! docker-archive tars under target/cluster/images, named by a hash of what is in them. Every reference is under
-//! `picket.test/`, which resolves nowhere: with imagePullPolicy IfNotPresent nothing is ever pulled.
+//! In: programs, and for the tools image the host's Python and one package from PyPI. Out: docker-archive tars under
+//! target/cluster/images, named by a hash of what is in them. Every reference is under `picket.test/`, which resolves nowhere:
+//! with imagePullPolicy IfNotPresent nothing is ever pulled.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fs;

@@ -1,12 +1,12 @@
 //! A real cluster and simulated pods for Picket's tests and its demo.
 //!
-//! What comes in: Debian's containerd, runc, CNI plugins and iproute2, the Go sources beside this package, and root.
-//! What goes out: [`cluster::Cluster`], one or two Kubernetes nodes in network namespaces without uplink;
-//! [`sim::SimNode`], pods by the hundred without a kubelet; [`pod::TestPod`], the small API both kinds share; and
-//! [`state::clean`], which removes what a crash left.
+//! In: Debian's containerd, runc, CNI plugins and iproute2, the Go sources beside this package, and root. Out:
+//! [`cluster::Cluster`], one or two Kubernetes nodes in network namespaces without uplink; [`sim::SimNode`], pods by the
+//! hundred without a kubelet; [`pod::TestPod`], the small API both kinds share; and [`state::clean`], which removes what a
+//! crash left.
 //!
-//! Everything one cluster makes is written down in its state folder before it is made, and every process it starts sits
-//! in its own cgroup from the first instruction, so that taking it down never depends on the process that brought it up.
+//! Everything one cluster makes is written down in its state folder before it is made. Every process it starts is in its own
+//! cgroup from the first instruction. So taking it down never depends on the process that brought it up.
 
 pub mod agent;
 pub mod audit;

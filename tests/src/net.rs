@@ -1,7 +1,7 @@
 //! Network namespaces that a test makes, and links in them.
 //!
-//! What comes in: names and lines for `ip -batch`. What goes out: namespaces under /run/netns, without uplink. They are
-//! made in this process, without a fork, because simulated pods come by the hundred.
+//! In: names and lines for `ip -batch`. Out: namespaces under /run/netns, without uplink. They are made in this process,
+//! without a fork, because simulated pods come by the hundred.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write};

@@ -1,4 +1,6 @@
 //! What a program that ran in a pod printed, and how it ended.
+//!
+//! In: a finished process. Out: a [`Done`] with its text and exit code.
 
 use std::process::Output;
 

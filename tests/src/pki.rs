@@ -1,6 +1,6 @@
 //! The cluster's certificates: one authority, what each part serves and calls with, and client certificates on demand.
 //!
-//! What comes in: names and addresses. What goes out: PEM files under the cluster's `pki` folder.
+//! In: names and addresses. Out: PEM files under the cluster's `pki` folder.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,6 +1,6 @@
 //! Real and simulated pods behind one small API.
 //!
-//! What comes in: a pod. What goes out: who it is, where it is, and programs run inside it.
+//! In: a pod. Out: who it is, where it is, and programs run inside it.
 
 use std::path::{Path, PathBuf};
 use std::process::Output;

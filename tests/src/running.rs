@@ -1,4 +1,7 @@
 //! Programs in pods whose output is read while they run.
+//!
+//! In: a command that runs in a pod. Out: [`Running`], which gives the output line by line and ends the command when it is
+//! dropped.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, Stdio};

@@ -1,8 +1,8 @@
 //! Simulated pods: a cgroup in the kubelet's layout, a network namespace joined by veth, a service-account folder.
 //!
-//! What comes in: how a pod shall look. What goes out: a pod that the kernel cannot tell from a kubelet's, in a few
-//! milliseconds, for kernel and load tests by the hundred. The node they hang on is a network namespace without uplink with a
-//! bridge; a test runs its agent and its fake API server there.
+//! In: how a pod shall look. Out: a pod that the kernel cannot tell from a kubelet's, in a few milliseconds, for kernel and
+//! load tests by the hundred. The node they hang on is a network namespace without uplink with a bridge; a test runs its agent
+//! and its fake API server there.
 
 use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr};

@@ -1,7 +1,7 @@
 //! What one cluster or simulated node has made, written down before it is made, and how all of it goes away again.
 //!
-//! What comes in: things as they are about to be made. What goes out: `manifest.jsonl` in the state folder, and one
-//! teardown that a cluster's end and `cargo xtask clean` share. It needs the folder alone, so it works after any crash.
+//! In: things as they are about to be made. Out: `manifest.jsonl` in the state folder, and one teardown that a cluster's end
+//! and `cargo xtask clean` share. It needs the folder alone, so it works after any crash.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{ErrorKind, Write};

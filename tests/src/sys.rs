@@ -1,7 +1,7 @@
 //! Starting a process in another place: a cgroup, a network namespace, a mount namespace. The one module with `unsafe`.
 //!
-//! What comes in: a command and the place it shall run in. What goes out: the same command, changed so that its process
-//! is there before its first instruction. Beside it, [`bpf`].
+//! In: a command and the place it shall run in. Out: the same command, changed so that its process is there before its first
+//! instruction. Beside it, [`bpf`].
 #![expect(
     unsafe_code,
     reason = "a child can be moved between fork and exec only through pre_exec, and bpf(2) is called by hand"

@@ -1,7 +1,7 @@
 //! The testbed of the other suites: the cluster and simulated pods work, and nothing of either is left.
 //!
-//! What comes in: root, and what `cargo xtask setup` installs. What goes out: a line per test, as cargo's own harness prints
-//! them. Tests run one after another, since they look at what is on the whole machine.
+//! In: root, and what `cargo xtask setup` installs. Out: a line per test, as cargo's own harness prints them. Tests run one
+//! after another, since they look at what is on the whole machine.
 
 // A test that no list names is never called.
 #![deny(dead_code)]

@@ -1,4 +1,6 @@
 //! Building the `picket` binary, once, with the features that the tests' build uses too.
+//!
+//! In: a [`Profile`], and other programs to build beside it. Out: the path of the binary, or of its folder.
 
 use std::path::PathBuf;
 

@@ -1,7 +1,8 @@
 //! `cargo xtask bench`: the same requests direct, through Picket and through nginx.
 //!
-//! Builds everything as shipped, runs criterion's benches of the pure parts, then the bench program, which measures and
-//! writes the table, target/bench/latest.json and target/bench/latest.md.
+//! In: which measurements are meant. Out: the bench program's table, target/bench/latest.json and target/bench/latest.md.
+//!
+//! Everything is built as shipped. criterion's benches of the pure parts run first, then the bench program.
 
 use std::fs;
 use std::io::ErrorKind;

@@ -1,6 +1,6 @@
 //! `cargo xtask clean`: removes what crashed runs left.
 //!
-//! Comes in: nothing. Goes out: a line for each thing removed, or left because a running process owns it.
+//! In: nothing. Out: a line for each thing removed, or left because a running process owns it.
 
 use anyhow::Result;
 use picket_tests::state::{Cleaned, clean};

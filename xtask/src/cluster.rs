@@ -1,7 +1,7 @@
 //! `cargo xtask cluster`: a Kubernetes cluster on this machine, for people who want to play.
 //!
-//! Comes in: up, down or shell, and the cluster's name. Goes out: a cluster that stays up when the command ends, its end, or
-//! a shell with kubectl in it.
+//! In: up, down or shell, and the cluster's name. Out: a cluster that stays up when the command ends, its end, or a shell with
+//! kubectl in it.
 
 use std::os::unix::process::CommandExt;
 use std::process::Command;

@@ -1,7 +1,8 @@
 //! `cargo xtask`: the commands people and CI use to build, try, test and measure Picket.
 //!
-//! Comes in: a subcommand. Goes out: what the subcommand prints, and a non-zero exit when it did not succeed. Only light
-//! crates are used here, so that this builds on a machine which lacks everything that `setup` puts there.
+//! In: a subcommand. Out: what the subcommand prints, and a non-zero exit when it did not succeed.
+//!
+//! Only light crates are used here, so that this builds on a machine which lacks everything that `setup` installs.
 
 mod agent;
 mod bench;
@@ -48,7 +49,7 @@ enum Command {
     Demo(demo::Args),
     /// Run formatting, clippy, unit tests and the end-to-end suites, or one area of them
     Test(test::Args),
-    /// Check the source tree: imports between rooms, names, sizes, dependencies, generated files
+    /// Check the source tree: imports between modules, headers, names, sizes, dependencies, generated files
     Check,
     /// Write the generated files anew: JSON Schemas and the reference pages of the manual
     Generate,

@@ -1,4 +1,7 @@
-//! Running other programs: where the repository is, which environment they get, and errors that name the command.
+//! Running other programs.
+//!
+//! In: a program and its arguments. Out: its output or exit, in the root of the checkout and with a complete PATH; or an error
+//! that names the command.
 
 use std::env;
 use std::ffi::OsString;

@@ -1,7 +1,10 @@
-//! `cargo xtask test [AREA]`: the source tree's rules, formatting, clippy, unit tests, then the end-to-end suites of every area.
+//! `cargo xtask test [AREA]`: the source tree's rules, formatting, clippy, unit tests, then the end-to-end suites of every
+//! area.
 //!
-//! An area is a folder tests/AREA with a main.rs, a test target of the package picket-tests with the same name. Cargo's own
-//! result lines go to stdout as they are: CI counts them.
+//! In: an area and filters, or neither. Out: cargo's own result lines on stdout as they are, since CI counts them; and an error
+//! at the first failure.
+//!
+//! An area is a folder tests/AREA with a main.rs, which is a test target of the package picket-tests with the same name.
 
 use std::fs;
 

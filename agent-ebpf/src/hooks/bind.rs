@@ -1,7 +1,10 @@
-//! What bind4 and bind6 share: a program of a pod that binds the port of the pod's listener is reported, and the listener moves.
+//! What bind4 and bind6 share: a program of a pod that binds the port of the pod's listener is reported, and the listener
+//! moves.
 //!
-//! The kernel itself fails such a bind (`EADDRINUSE`) while the listener is there, so nothing is refused here. That no redirected
-//! connection comes to whoever has the port later is what `listener` sees to.
+//! In: the socket, its address and the pod's class. Out: an event to the agent; the bind itself always passes.
+//!
+//! While the listener is there, the kernel itself fails such a bind (`EADDRINUSE`), so nothing is refused here. `listener` sees
+//! to it that no redirected connection comes to whoever has the port later.
 
 use aya_ebpf::helpers::generated as helper;
 use aya_ebpf::programs::SockAddrContext;

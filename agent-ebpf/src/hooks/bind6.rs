@@ -1,4 +1,6 @@
 //! bind(2) to an IPv6 address, mapped IPv4 ones included.
+//!
+//! In: the kernel's context of the call. Out: what [`bind`](super::bind) makes of it.
 
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;

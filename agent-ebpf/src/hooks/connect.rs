@@ -1,4 +1,7 @@
-//! What connect4 and connect6, and sendmsg4 and sendmsg6, share: find the protected endpoint, judge, note, report.
+//! What connect4, connect6, sendmsg4 and sendmsg6 share: find the protected endpoint, judge, note, report.
+//!
+//! In: the socket, the dialled address, the task's class and the map of protected endpoints. Out: an [`Outcome`], a dial record
+//! in the socket's storage, and an event for a denied connect.
 
 use aya_ebpf::programs::SockAddrContext;
 use picket_common::{

@@ -1,4 +1,6 @@
 //! connect(2) with an IPv4 address.
+//!
+//! In: the kernel's context of the call. Out: pass, refuse, or the listener's address in place of the dialled one.
 
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;

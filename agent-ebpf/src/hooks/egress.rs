@@ -1,8 +1,10 @@
-//! Packets that leave sockets of an enforced pod: to protected endpoints, and of redirected connections that would come to another
-//! socket than Picket's.
+//! Packets that leave sockets of an enforced pod.
 //!
-//! Two programs, one for pods with a network namespace of their own and one for pods that share the node's: to the first,
-//! loopback is the pod's own.
+//! In: each packet on its way out, and its destination. Out: refuse for packets to protected endpoints, and for redirected
+//! connections that would come to another socket than Picket's.
+//!
+//! There are two programs: one for pods with a network namespace of their own, one for pods that share the node's. To the
+//! first, loopback is the pod's own.
 
 use aya_ebpf::helpers::generated as helper;
 use aya_ebpf::macros::cgroup_skb;

@@ -1,4 +1,6 @@
 //! getpeername(2) on an IPv6 socket: a redirected client sees the address it dialled.
+//!
+//! In: the kernel's context, and the socket's dial record. Out: the dialled address in place of the listener's.
 
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;

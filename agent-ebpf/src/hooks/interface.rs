@@ -1,5 +1,8 @@
-//! Packets that reach the node from an enforced pod's interface, whatever sent them: packet sockets, AF_XDP, sockets that
-//! were made in another cgroup.
+//! Packets that reach the node from an enforced pod's interface, whatever sent them: packet sockets, AF_XDP, sockets made in
+//! another cgroup.
+//!
+//! In: each packet at the node's end of the interface, and its destination. Out: the packet goes on, or is dropped and
+//! reported.
 
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;

@@ -1,9 +1,12 @@
-//! That a redirected connection comes to a listener of Picket's, and to no socket that a program of the pod has on its port.
+//! A redirected connection comes to a listener of Picket's, and to no socket that a program of the pod has on its port.
 //!
-//! A listener moves and an agent ends, and then the port is anybody's in the pod. The agent marks each listener in the socket's own
-//! storage, where no program of a pod can write. The first packet of a redirected connection leaves only where such a socket has
-//! the port, or nobody. The listener may close while that packet is on its way, so `sock_ops` looks at the class once more
-//! before anything else is sent.
+//! In: the first packet of a redirected connection, and the mark in the listener's own storage. Out: whether the packet is
+//! misdirected, and must not leave.
+//!
+//! After a listener moves or an agent ends, any program of the pod can take the port. The agent marks each listener in the
+//! socket's own storage, where no program of a pod can write. The first packet leaves only where such a socket has the port, or
+//! nobody. The listener may close while that packet is on its way, so `sock_ops` looks at the class once more before anything
+//! else is sent.
 
 use aya_ebpf::bindings::{BPF_F_CURRENT_NETNS, bpf_sock};
 use aya_ebpf::helpers::generated as helper;

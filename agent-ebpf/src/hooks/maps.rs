@@ -1,5 +1,10 @@
-//! The maps. The agent pins each under its name here; none asks for it itself, so that the programs can be tried
-//! without leaving anything.
+//! The maps.
+//!
+//! In: what the agent writes: protected endpoints, classes, namespaces, interfaces, the node's state, the heartbeat. Out: what
+//! the programs write: flows, events, counters and socket storage.
+//!
+//! The agent pins each map under its name here. No map asks to be pinned itself, so that the programs can be tried without
+//! leaving anything.
 
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::btf_maps::SkStorage;

@@ -1,7 +1,7 @@
 //! The hooks, and what they share: reading contexts, looking into maps, reporting.
 //!
-//! Every value that comes from the kernel is read here or in a hook's own file, and judged by the plain
-//! functions of `picket_common`.
+//! In: the kernel's contexts and the maps. Out: plain values for the functions of `picket_common`, which judge them, and the
+//! codes that the kernel takes.
 #![expect(
     unsafe_code,
     reason = "contexts and map values are raw pointers from the kernel, and programs are found by exported names"

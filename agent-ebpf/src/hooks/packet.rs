@@ -1,8 +1,10 @@
 //! What the programs share that see packets: find out where one goes, and whether it may.
 //!
-//! A connection that was redirected goes to loopback, so no packet of an enforced pod has business at a protected endpoint: those that
-//! are for one come from a raw or packet socket, from a connection older than the enforcement, or from a socket that no
-//! hook saw.
+//! In: a packet, and the map of protected endpoints. Out: why the packet is forbidden, or none; and the report of a dropped
+//! one.
+//!
+//! A redirected connection goes to loopback, so no packet of an enforced pod has business at a protected endpoint. Such a
+//! packet comes from a raw or packet socket, a connection older than the enforcement, or a socket that no hook saw.
 
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated as helper;

@@ -1,6 +1,7 @@
-//! Tells the agent what was denied, and counts it.
+//! Reports to the agent what was denied, and counts it.
 //!
-//! Every reason is counted; of one pod so many a second are told.
+//! In: a [`Denied`] connect, bind or packet. Out: a count of its reason, and an event in the ring buffer, within a limit per
+//! second for each pod.
 
 use picket_common::{Address, Counter, DenyReason, EVENTS_PER_SECOND, Event, Hook, LimitValue};
 

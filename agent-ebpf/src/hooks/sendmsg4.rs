@@ -1,4 +1,6 @@
 //! sendto(2) and sendmsg(2) of UDP to an IPv4 address, mapped ones included, without a connect before.
+//!
+//! In: the kernel's context of the call. Out: pass or refuse; a datagram is never redirected.
 
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;

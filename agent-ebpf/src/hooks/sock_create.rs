@@ -1,4 +1,6 @@
 //! socket(2) of the internet families: kinds of sockets that no other hook follows are not made.
+//!
+//! In: the kind and protocol of a new socket, and the task's class. Out: pass, or refuse with a report.
 
 use aya_ebpf::helpers::generated as helper;
 use aya_ebpf::macros::cgroup_sock;

@@ -1,13 +1,14 @@
 //! TCP's own moments: a redirected socket becomes established, and its flow is written.
 //!
-//! Of the callbacks, `ACTIVE_ESTABLISHED_CB` is the right one. It runs when the client has the SYN-ACK and
-//! before it sends the ACK (net/ipv4/tcp_input.c, `tcp_rcv_synsent_state_process`: `tcp_finish_connect` comes
-//! before `tcp_send_ack`), so the flow lies there before the listener's accept can return. `TCP_CONNECT_CB`
-//! would leave flows of connects that never come about. The one case where a server accepts earlier is TCP Fast
-//! Open; Picket's listeners do not offer it, and where a node forces it on, the flow is missing and the
-//! connection is closed: too strict, never too lax.
+//! In: the kernel's callback, and the socket's dial record. Out: an entry in FLOWS for the listener.
 //!
-//! It runs in softirq on behalf of nobody in particular, which is why the task's facts were noted at connect.
+//! Of the callbacks, `ACTIVE_ESTABLISHED_CB` is the right one. It runs when the client has the SYN-ACK and before it sends the
+//! ACK (net/ipv4/tcp_input.c, `tcp_rcv_synsent_state_process`). There `tcp_finish_connect` comes before `tcp_send_ack`, so the
+//! flow is written before the listener's accept can return. `TCP_CONNECT_CB` would leave flows of connects that never come
+//! about. A server accepts earlier in one case only: TCP Fast Open, which Picket's listeners do not offer. Where a node forces
+//! it on, the flow is missing and the connection is closed: too strict, never too lax.
+//!
+//! It runs in softirq on behalf of nobody in particular, so the task's facts are noted at connect.
 
 use aya_ebpf::bindings::{
     BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_TCP_CLOSE,

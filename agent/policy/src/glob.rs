@@ -1,5 +1,8 @@
-//! Globs with two wildcards: `*` for any run of characters, `?` for one. Matching takes at most len(pattern) x
-//! len(text) steps, so that no pattern or text can stall a decision.
+//! Globs with two wildcards: `*` for any run of characters, `?` for one.
+//!
+//! In: a pattern of a document, then names and texts of requests. Out: whether the glob matches.
+//!
+//! Matching takes at most len(pattern) x len(text) steps, so that no pattern or text can stall a decision.
 
 use std::fmt;
 

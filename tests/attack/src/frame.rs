@@ -1,6 +1,6 @@
 //! Packets written by hand.
 //!
-//! What comes in: addresses. What goes out: bytes with right checksums, so that whoever gets them takes them as real.
+//! In: addresses. Out: bytes with right checksums, so that whoever gets them takes them as real.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

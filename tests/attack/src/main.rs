@@ -1,7 +1,8 @@
-//! Dials a protected endpoint by every kind of socket there is, and says what came of it; and watches, on the other side, what arrives.
+//! Dials a protected endpoint by every kind of socket there is, and says what came of it; and watches, on the other side, what
+//! arrives.
 //!
-//! What comes in: a way to dial and the address, and where the socket comes from. What goes out: one line of JSON with the
-//! [`report::Report`]. It knows nothing of Picket: that an answer is Picket's, its reader sees by the certificate's issuer.
+//! In: a way to dial and the address, and where the socket comes from. Out: one line of JSON with the [`report::Report`]. It
+//! knows nothing of Picket: that an answer is Picket's, its reader sees by the certificate's issuer.
 
 mod datagram;
 mod descriptor;

@@ -1,7 +1,7 @@
 //! `picket agent` on a simulated node, with the fast upstream as its API server.
 //!
-//! Comes in: the node, the pod that will be enforced, the upstream's address. Goes out: an agent that serves. Its bpf file
-//! system is in a mount namespace of its own, so that what it pins ends with it.
+//! In: the node, the pod that will be enforced, the upstream's address. Out: an agent that serves. Its bpf file system is in a
+//! mount namespace of its own, so that what it pins ends with it.
 
 use std::fs;
 use std::io::{Read, Write};

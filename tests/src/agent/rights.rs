@@ -1,6 +1,6 @@
 //! What the cluster must hold for an agent: the files of deploy/, the node's credential, and the authority that pods trust.
 //!
-//! What comes in: a cluster. What goes out: objects applied to it, and files in its folder.
+//! In: a cluster. Out: objects applied to it, and files in its folder.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,6 +1,6 @@
 //! The configuration files of the cluster's parts.
 //!
-//! What comes in: paths and addresses. What goes out: text. What is unusual in it, and why, stands beside it.
+//! In: paths and addresses. Out: text. What is unusual in it, and why, stands beside it.
 
 use std::net::Ipv4Addr;
 use std::path::Path;

@@ -1,6 +1,6 @@
 //! The control plane: etcd, kube-apiserver, kube-controller-manager and kube-scheduler on the first node.
 //!
-//! What comes in: a cluster whose first node has its namespaces. What goes out: an API server that is ready.
+//! In: a cluster whose first node has its namespaces. Out: an API server that is ready.
 
 use std::fs;
 use std::process::Command;

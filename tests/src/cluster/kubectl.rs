@@ -1,6 +1,6 @@
 //! kubectl as the cluster's administrator, from the first node.
 //!
-//! What comes in: arguments. What goes out: what kubectl printed.
+//! In: arguments. Out: what kubectl printed.
 
 use std::io::Write;
 use std::path::PathBuf;

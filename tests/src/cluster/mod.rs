@@ -1,11 +1,11 @@
 //! A real Kubernetes cluster of one or two nodes on this machine.
 //!
-//! What comes in: a name, the number of nodes, images to load. What goes out: a control plane with RBAC and an audit log on
-//! the first node, nodes that are Ready, and handles to all of it.
+//! In: a name, the number of nodes, images to load. Out: a control plane with RBAC and an audit log on the first node, nodes
+//! that are Ready, and handles to all of it.
 //!
 //! Nodes are network namespaces on a bridge in an outer namespace that has no uplink, so that nothing dialled from inside
-//! reaches the machine's network. There is no DNS: a client that dials `kubernetes.default.svc` needs
-//! `hostAliases: [{ip: 10.96.0.1, hostnames: [kubernetes.default.svc]}]` in its pod.
+//! reaches the machine's network. There is no DNS: a client that dials `kubernetes.default.svc` needs `hostAliases: [{ip:
+//! 10.96.0.1, hostnames: [kubernetes.default.svc]}]` in its pod.
 
 mod config;
 mod control;

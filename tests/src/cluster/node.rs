@@ -1,6 +1,6 @@
 //! One node: a network namespace, a mount namespace, a cgroup, and containerd, kubelet and kube-proxy in them.
 //!
-//! What comes in: its number and the cluster's state. What goes out: a running node, and commands started inside it.
+//! In: its number and the cluster's state. Out: a running node, and commands started inside it.
 
 use std::fs::{self, File};
 use std::net::Ipv4Addr;

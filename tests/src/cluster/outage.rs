@@ -1,7 +1,7 @@
 //! An API server that is away for a while: its process stands still, or nothing reaches it.
 //!
-//! What comes in: a running cluster. What goes out: guards; the API server is back when they are dropped. What runs by `kubectl
-//! exec` goes through the API server too, so programs that shall outlast an outage run in the background of their pods.
+//! In: a running cluster. Out: guards; the API server is back when they are dropped. What runs by `kubectl exec` goes through
+//! the API server too, so programs that shall outlast an outage run in the background of their pods.
 
 use std::process::Command;
 

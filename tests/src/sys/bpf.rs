@@ -1,5 +1,7 @@
-//! bpf(2) by hand: a program that is attached to a cgroup for itself alone, as another's may be beside which ours cannot, and
-//! links that are taken away. No library does either.
+//! bpf(2) by hand, for what no library does.
+//!
+//! In: a cgroup and a kind of program. Out: a program that is attached for itself alone, so that no other can be attached
+//! beside it; and links that are taken away.
 //!
 //! The tests of the kernel programs in `agent/tests` take this file too, which is why it uses nothing but libc.
 

@@ -1,18 +1,18 @@
-//! Rooms import only what the code map declares.
+//! Modules import only what the code map declares.
 //!
-//! A room is a module that a library's root file declares. The code map is the table in that file's documentation whose last
-//! column is `imports`:
+//! The modules are those that a library's root file declares; a module inside one of them belongs to it. The code map is the
+//! table in that file's documentation whose last column is `imports`:
 //!
 //! ```text
-//! //! | room | holds | imports |
+//! //! | module | holds | imports |
 //! //! |---|---|---|
 //! //! | [`tls`] | the handshake with a pod's client | `listener`, `pki` |
 //! //! | [`pki`] | certificates and keys | - |
 //! ```
 //!
-//! In: the code map, and each path in the room's sources that leads to another room. Out: a finding for an import that is not
-//! declared, a declared one that is not used, a room without a row, a row without a room, and rooms that import each other in
-//! a circle. What is compiled for tests only may import anything.
+//! In: the code map, and each path in a module's sources that leads to another module. Out: a finding for an import that is not
+//! declared, a declared one that is not used, a module without a row, a row without a module, and modules that import each
+//! other in a circle. What is compiled for tests only may import anything.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -29,7 +29,7 @@ pub(crate) fn check(tree: &Tree, package: &str) -> Result<Vec<Finding>> {
     let root = format!("{package}/src/lib.rs");
     let modules = tree.modules(&root)?;
     ensure!(!modules.is_empty(), "{root} has no modules");
-    let rooms: BTreeSet<String> = modules
+    let names: BTreeSet<String> = modules
         .iter()
         .filter(|module| module.path.len() == 1 && !module.test)
         .map(|module| module.path[0].clone())
@@ -43,8 +43,8 @@ pub(crate) fn check(tree: &Tree, package: &str) -> Result<Vec<Finding>> {
         .iter()
         .filter(|module| !module.test && !module.path.is_empty())
     {
-        let room = module.path[0].as_str();
-        let declared = map.get(room);
+        let name = module.path[0].as_str();
+        let declared = map.get(name);
         let mut paths = Paths::default();
         for item in module
             .items
@@ -54,15 +54,15 @@ pub(crate) fn check(tree: &Tree, package: &str) -> Result<Vec<Finding>> {
             paths.visit_item(item);
         }
         for (line, path) in paths.0 {
-            let Some(other) = target(&module.path, &path, &rooms, &exported) else {
+            let Some(other) = target(&module.path, &path, &names, &exported) else {
                 continue;
             };
-            if other == room {
+            if other == name {
                 continue;
             }
             let place = format!("{}:{line}", module.file);
             let is_new = used
-                .entry(room.to_owned())
+                .entry(name.to_owned())
                 .or_default()
                 .insert(other.clone(), place)
                 .is_none();
@@ -71,38 +71,38 @@ pub(crate) fn check(tree: &Tree, package: &str) -> Result<Vec<Finding>> {
                     file: module.file.clone(),
                     line,
                     message: format!(
-                        "room `{room}` imports `{other}`, which the code map in {root} does not declare"
+                        "module `{name}` imports `{other}`, which the code map in {root} does not declare"
                     ),
                 });
             }
         }
     }
-    for (room, row) in &map {
+    for (name, row) in &map {
         for import in &row.imports {
-            if rooms.contains(room)
-                && rooms.contains(import)
-                && !used.get(room).is_some_and(|all| all.contains_key(import))
+            if names.contains(name)
+                && names.contains(import)
+                && !used.get(name).is_some_and(|all| all.contains_key(import))
             {
                 found.push(Finding {
                     file: root.clone(),
                     line: row.line,
-                    message: format!("room `{room}` declares the import of `{import}` and does not use it"),
+                    message: format!("module `{name}` declares the import of `{import}` and does not use it"),
                 });
             }
         }
     }
-    found.extend(rows(&root, &rooms, &map, &used));
+    found.extend(rows(&root, &names, &map, &used));
     if let Some(circle) = circle(&used) {
         found.push(Finding {
             file: root,
             line: 1,
-            message: format!("rooms import each other in a circle: {}", circle.join(" -> ")),
+            message: format!("modules import each other in a circle: {}", circle.join(" -> ")),
         });
     }
     Ok(found)
 }
 
-/// The rooms that each room imports, and where it does so first.
+/// The modules that each module imports, and where it does so first.
 type Imports = BTreeMap<String, BTreeMap<String, String>>;
 
 /// A row of the code map.
@@ -145,15 +145,15 @@ fn code_map(tree: &Tree, root: &str) -> BTreeMap<String, Row> {
     rows
 }
 
-fn rows(root: &str, rooms: &BTreeSet<String>, map: &BTreeMap<String, Row>, used: &Imports) -> Vec<Finding> {
+fn rows(root: &str, names: &BTreeSet<String>, map: &BTreeMap<String, Row>, used: &Imports) -> Vec<Finding> {
     let at = |line: usize, message: String| Finding {
         file: root.to_owned(),
         line,
         message,
     };
     let mut found = Vec::new();
-    for room in rooms.iter().filter(|room| !map.contains_key(*room)) {
-        let imports = used.get(room).into_iter().flat_map(BTreeMap::keys);
+    for name in names.iter().filter(|name| !map.contains_key(*name)) {
+        let imports = used.get(name).into_iter().flat_map(BTreeMap::keys);
         let imports: Vec<String> = imports.map(|other| format!("`{other}`")).collect();
         let imports = if imports.is_empty() {
             "-".to_owned()
@@ -162,45 +162,45 @@ fn rows(root: &str, rooms: &BTreeSet<String>, map: &BTreeMap<String, Row>, used:
         };
         found.push(at(
             1,
-            format!("room `{room}` has no row in the code map; its imports are: {imports}"),
+            format!("module `{name}` has no row in the code map; its imports are: {imports}"),
         ));
     }
-    for (room, row) in map {
-        if !rooms.contains(room) {
+    for (name, row) in map {
+        if !names.contains(name) {
             found.push(at(
                 row.line,
-                format!("the code map has a row for `{room}`, which is no room"),
+                format!("the code map has a row for `{name}`, which is no module"),
             ));
         }
-        for import in row.imports.iter().filter(|import| !rooms.contains(*import)) {
+        for import in row.imports.iter().filter(|import| !names.contains(*import)) {
             found.push(at(
                 row.line,
-                format!("room `{room}` declares the import of `{import}`, which is no room"),
+                format!("module `{name}` declares the import of `{import}`, which is no module"),
             ));
         }
     }
     found
 }
 
-/// The names that the root file exports, and the rooms they come from.
+/// The names that the root file exports, and the modules they come from.
 fn exports(items: &[syn::Item]) -> BTreeMap<String, String> {
     let mut names = BTreeMap::new();
     for item in items {
         let syn::Item::Use(used) = item else { continue };
         for path in use_paths(&used.tree) {
-            if let [room, .., name] = path.as_slice() {
-                names.insert(name.clone(), room.clone());
+            if let [module, .., name] = path.as_slice() {
+                names.insert(name.clone(), module.clone());
             }
         }
     }
     names
 }
 
-/// The room that a path leads to from the module `from`.
+/// The module that a path leads to from the module `from`.
 fn target(
     from: &[String],
     path: &[String],
-    rooms: &BTreeSet<String>,
+    names: &BTreeSet<String>,
     exported: &BTreeMap<String, String>,
 ) -> Option<String> {
     let mut base: Vec<&String> = from.iter().collect();
@@ -222,7 +222,7 @@ fn target(
     }
     base.extend(rest);
     let first = base.first()?;
-    if rooms.contains(*first) {
+    if names.contains(*first) {
         return Some((*first).clone());
     }
     exported.get(*first).cloned()
@@ -333,19 +333,19 @@ fn use_paths(tree: &syn::UseTree) -> Vec<Vec<String>> {
     }
 }
 
-/// Rooms that import each other, the first one again at the end, and where.
+/// Modules that import each other, the first one again at the end, and where.
 fn circle(used: &Imports) -> Option<Vec<String>> {
-    fn follow(room: &str, used: &Imports, done: &mut BTreeSet<String>, way: &mut Vec<String>) -> bool {
-        if let Some(start) = way.iter().position(|before| before == room) {
+    fn follow(name: &str, used: &Imports, done: &mut BTreeSet<String>, way: &mut Vec<String>) -> bool {
+        if let Some(start) = way.iter().position(|before| before == name) {
             way.drain(..start);
-            way.push(room.to_owned());
+            way.push(name.to_owned());
             return true;
         }
-        if !done.insert(room.to_owned()) {
+        if !done.insert(name.to_owned()) {
             return false;
         }
-        way.push(room.to_owned());
-        let others = used.get(room).into_iter().flat_map(BTreeMap::keys);
+        way.push(name.to_owned());
+        let others = used.get(name).into_iter().flat_map(BTreeMap::keys);
         if others.into_iter().any(|other| follow(other, used, done, way)) {
             return true;
         }
@@ -353,7 +353,7 @@ fn circle(used: &Imports) -> Option<Vec<String>> {
         false
     }
     let (mut done, mut way) = (BTreeSet::new(), Vec::new());
-    if !used.keys().any(|room| follow(room, used, &mut done, &mut way)) {
+    if !used.keys().any(|name| follow(name, used, &mut done, &mut way)) {
         return None;
     }
     let mut shown = vec![way[0].clone()];
@@ -368,22 +368,22 @@ mod tests {
     use super::super::source::fixture::tree;
     use super::check;
 
-    /// The library of `map` and these rooms, and what is found there.
-    fn found(map: &str, rooms: &str) -> Vec<String> {
+    /// The library of `map` and these modules, and what is found there.
+    fn found(map: &str, modules: &str) -> Vec<String> {
         let declared = "pub mod kernel;\nmod listener;\npub mod tls;\npub use kernel::Kernel;\n";
-        let text = format!("=== a/src/lib.rs\n{map}\n{declared}{rooms}");
+        let text = format!("=== a/src/lib.rs\n{map}\n{declared}{modules}");
         let found = check(&tree(&text), "a").unwrap();
         found.iter().map(ToString::to_string).collect()
     }
 
     const MAP: &str = "\
-//! | room | holds | imports |
+//! | module | holds | imports |
 //! |---|---|---|
 //! | [`kernel`] | programs | - |
 //! | [`listener`] | sockets | `kernel` |
 //! | [`tls`] | certificates | `kernel`, `listener` |";
 
-    const ROOMS: &str = "\
+    const MODULES: &str = "\
 === a/src/kernel.rs
 pub struct Kernel;
 #[cfg(test)]
@@ -402,7 +402,7 @@ use crate::Kernel;
 
     #[test]
     fn what_is_declared_and_used_is_in_order() {
-        assert_eq!(found(MAP, ROOMS), [""; 0]);
+        assert_eq!(found(MAP, MODULES), [""; 0]);
     }
 
     #[test]
@@ -411,36 +411,36 @@ use crate::Kernel;
             .replace("`kernel` |", "- |")
             .replace("`kernel`, `listener`", "`kernel`");
         assert_eq!(
-            found(&map, ROOMS),
+            found(&map, MODULES),
             [
-                "a/src/listener/mod.rs:2: room `listener` imports `kernel`, which the code map in a/src/lib.rs does not declare",
-                "a/src/tls.rs:1: room `tls` imports `listener`, which the code map in a/src/lib.rs does not declare",
+                "a/src/listener/mod.rs:2: module `listener` imports `kernel`, which the code map in a/src/lib.rs does not declare",
+                "a/src/tls.rs:1: module `tls` imports `listener`, which the code map in a/src/lib.rs does not declare",
             ]
         );
-        let rooms = ROOMS.replace("super::Thing", "super::super::tls::Thing");
+        let modules = MODULES.replace("super::Thing", "super::super::tls::Thing");
         assert_eq!(
-            found(MAP, &rooms)[0],
-            "a/src/listener/deep.rs:1: room `listener` imports `tls`, which the code map in a/src/lib.rs does not declare"
+            found(MAP, &modules)[0],
+            "a/src/listener/deep.rs:1: module `listener` imports `tls`, which the code map in a/src/lib.rs does not declare"
         );
     }
 
     #[test]
     fn a_declared_import_that_nobody_uses_is_found() {
-        let rooms = ROOMS.replace("use crate::Kernel;", "");
+        let modules = MODULES.replace("use crate::Kernel;", "");
         assert_eq!(
-            found(MAP, &rooms),
-            ["a/src/lib.rs:5: room `tls` declares the import of `kernel` and does not use it"]
+            found(MAP, &modules),
+            ["a/src/lib.rs:5: module `tls` declares the import of `kernel` and does not use it"]
         );
     }
 
     #[test]
-    fn rooms_and_rows_belong_together() {
+    fn modules_and_rows_belong_together() {
         let map = MAP.replace("[`tls`] | certificates", "[`http`] | requests");
         assert_eq!(
-            found(&map, ROOMS),
+            found(&map, MODULES),
             [
-                "a/src/lib.rs:1: room `tls` has no row in the code map; its imports are: `kernel`, `listener`",
-                "a/src/lib.rs:5: the code map has a row for `http`, which is no room",
+                "a/src/lib.rs:1: module `tls` has no row in the code map; its imports are: `kernel`, `listener`",
+                "a/src/lib.rs:5: the code map has a row for `http`, which is no module",
             ]
         );
     }
@@ -448,10 +448,10 @@ use crate::Kernel;
     #[test]
     fn a_circle_is_found_though_it_is_declared() {
         let map = MAP.replace("programs | -", "programs | `tls`");
-        let rooms = ROOMS.replace("pub struct Kernel;", "use crate::tls::Tls;");
+        let modules = MODULES.replace("pub struct Kernel;", "use crate::tls::Tls;");
         assert_eq!(
-            found(&map, &rooms),
-            ["a/src/lib.rs:1: rooms import each other in a circle: \
+            found(&map, &modules),
+            ["a/src/lib.rs:1: modules import each other in a circle: \
                  kernel -> tls (a/src/kernel.rs:1) -> kernel (a/src/tls.rs:2)"]
         );
     }

@@ -6,6 +6,7 @@
 mod arrows;
 mod dependencies;
 mod generated;
+mod headers;
 mod modules;
 mod names;
 mod reasons;
@@ -34,7 +35,7 @@ impl fmt::Display for Finding {
     }
 }
 
-/// The libraries whose rooms are declared in a code map, by the folder of their package.
+/// The libraries whose modules are declared in a code map, by the folder of their package.
 const CODE_MAPS: [&str; 2] = ["agent", "agent/policy"];
 
 /// Checks what can be told from the sources alone.
@@ -45,6 +46,7 @@ pub(crate) fn sources() -> Result<()> {
         for package in CODE_MAPS {
             found.extend(arrows::check(&tree, package)?);
         }
+        found.extend(headers::check(&tree)?);
         found.extend(names::check(&tree));
         found.extend(reasons::check(&tree));
         found.extend(size::check(&tree));

@@ -1,6 +1,6 @@
 //! Files and functions are of a size that can be read.
 //!
-//! In: every text file, and the functions of the room that wires the agent up. Out: a finding for each that is too long. Lock
+//! In: every text file, and the functions of the module that wires the agent up. Out: a finding for each that is too long. Lock
 //! files and generated files have whatever length they have.
 
 use std::path::Path;

@@ -1,7 +1,7 @@
 //! `cargo xtask demo`: a cluster, two agents, and what Picket lets through and what not, on about one screen.
 //!
-//! Comes in: `--keep`. Goes out: each step with what it shows; the exit code is non-zero when any step is not as it should
-//! be. The cluster and everything in it is gone at the end, unless it was to be kept.
+//! In: `--keep`. Out: each step with what it shows; the exit code is non-zero when any step is not as it should be. The cluster
+//! and everything in it is gone at the end, unless it was to be kept.
 
 mod step;
 

@@ -1,6 +1,6 @@
 //! One step of the demo: what it shows, the command, what came of it, and whether that is as it should be.
 //!
-//! Comes in: a command to run in an agent's pod, or a check. Goes out: a few lines on stdout and the list of failures.
+//! In: a command to run in an agent's pod, or a check. Out: a few lines on stdout and the list of failures.
 
 use std::io::IsTerminal;
 use std::process::Output;

@@ -1,4 +1,6 @@
 //! Debian packages: which are missing, and installing them without starting the services they bring.
+//!
+//! In: the machine's files and programs. Out: the packages of the list installed, or an error that names what apt said.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

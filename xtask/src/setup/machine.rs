@@ -1,4 +1,6 @@
-//! What setup cannot put there: root, the kernel, cgroup v2, Go, disk space. Each is checked and explained.
+//! What setup cannot install: root, the kernel, cgroup v2, Go, disk space.
+//!
+//! In: the machine as it is. Out: nothing where it suffices, or an error with what is missing and what to do.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;

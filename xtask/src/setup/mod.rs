@@ -1,8 +1,9 @@
 //! `cargo xtask setup`: what Picket needs on a Debian 12 machine that has Rust, Go and root.
 //!
-//! Comes in: the machine as it is. Goes out: the same machine with what was missing put there, each step named and timed,
-//! or an error that names what is missing and what to do about it. What is there is left alone, so that a second run takes
-//! well under a second; `demo`, `test` and `bench` start with one.
+//! In: the machine as it is. Out: the same machine with what was missing installed, each step named and timed. Otherwise an
+//! error names what is missing and what to do about it.
+//!
+//! What is there is left alone, so that a second run takes well under a second; `demo`, `test` and `bench` start with one.
 
 mod apt;
 mod machine;

@@ -1,4 +1,6 @@
 //! Rust's parts that a plain installation lacks: rustfmt and clippy, the standard library's source, and the BPF linker.
+//!
+//! In: the Rust that builds this, as a [`Toolchain`]. Out: the parts installed, or an error that says what to do by hand.
 
 use std::fs;
 use std::net::{TcpStream, ToSocketAddrs};

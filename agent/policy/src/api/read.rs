@@ -1,7 +1,9 @@
 //! From a file's text to documents.
 //!
-//! A document is read in three steps, and the errors of all three are told at once: its structure by the schema of its kind
-//! ([`shape`](super::shape)), its typed object by serde, and what no schema can say by [`Spec::validate`].
+//! In: a file's name and text. Out: its [`Document`]s, or every [`Diagnostic`]; as [`FileReading`] both, entry by entry.
+//!
+//! A document is read in three steps, and the errors of all three are reported at once. Its structure is checked by the schema
+//! of its kind ([`shape`](super::shape)), its typed object by serde. [`Spec::validate`] checks what no schema can say.
 
 use std::sync::{Arc, LazyLock};
 

@@ -1,9 +1,9 @@
-//! What every agent is refused unless a policy excepts it by name: ways around Picket, or around the API server's audit
-//! of who acts, as far as a request's head shows them.
+//! What every agent is refused unless a policy excepts it by name: ways around Picket, or around the API server's own audit.
 //!
-//! Not told from the head, and so not here: verbs that only RBAC knows (escalate, bind, impersonate: the API server
-//! checks them against the impersonated user, and impersonation headers never travel upstream); the port of a
-//! port-forward, which is in the stream; names of objects in a body.
+//! In: a [`KubeRequest`] and the agent's own namespace. Out: whether a [`Builtin`] fires, and the message of its denial.
+//!
+//! Only the head of a request is judged here. Verbs that only RBAC knows (escalate, bind, impersonate) are checked by the API
+//! server against the impersonated user. A port-forward's port is in the stream, and names of objects may be in a body.
 
 use std::collections::BTreeSet;
 

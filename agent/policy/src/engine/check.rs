@@ -1,4 +1,7 @@
 //! What documents must not say together.
+//!
+//! In: all documents of a policy set. Out: a [`Diagnostic`] for each name that is taken twice, each reference to nothing, and
+//! each pair of identities that one pod could have.
 
 use std::collections::{BTreeMap, BTreeSet};
 

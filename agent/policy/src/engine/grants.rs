@@ -1,5 +1,7 @@
-//! Grants, compiled: RBAC's rule matching (pkg/apis/rbac/v1/evaluation_helpers.go), exact and case-sensitive, so that
-//! an odd spelling is not granted.
+//! Grants, compiled: RBAC's rule matching (pkg/apis/rbac/v1/evaluation_helpers.go), exact and case-sensitive, so that an odd
+//! spelling is not granted.
+//!
+//! In: an [`AgentGrant`], then requests. Out: whether the grant allows a request, and as whom the API server is asked.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,5 +1,7 @@
-//! The index that finds the few rules that can be about a request. It may offer a rule that does not fire, and never
-//! keeps one back that does.
+//! The index that finds the few rules that can be about a request.
+//!
+//! In: each rule with what it is about, then a [`MatchInput`]. Out: the numbers of rules to evaluate. It may offer a rule that
+//! does not fire, and never keeps one back that does.
 
 use std::collections::HashMap;
 

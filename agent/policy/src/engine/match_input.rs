@@ -1,4 +1,6 @@
-//! A request as rules compare it: names in lower case, verbs as sets, unknowns made explicit. Made once a decision.
+//! A request as rules compare it: names in lower case, verbs as sets, unknowns made explicit.
+//!
+//! In: a [`KubeRequest`]. Out: a [`MatchInput`], made once for each decision.
 
 use std::borrow::Cow;
 

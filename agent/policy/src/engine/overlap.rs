@@ -1,4 +1,6 @@
 //! Label selectors: whether one matches a pod, and whether two could match the same one.
+//!
+//! In: selectors, and the labels of a pod. Out: yes or no, exactly: each label key is tested by itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 

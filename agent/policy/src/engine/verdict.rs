@@ -1,4 +1,7 @@
 //! What an evaluation comes to: the parts of which [`crate::decision`] makes a permit, an ask or a denial.
+//!
+//! In: the grant that allows the request, and the rules that fired. Out: a [`Verdict`], with the user to impersonate or the
+//! [`Cause`] of a refusal.
 
 use std::sync::Arc;
 

@@ -1,4 +1,6 @@
 //! The one table of verbs, as the API server names them, and sets of verbs as one machine word.
+//!
+//! In: a verb's name. Out: a [`Verb`], the verbs of equal effect, and sets of them.
 
 use std::fmt;
 

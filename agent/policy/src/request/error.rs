@@ -1,4 +1,6 @@
-//! Why a request cannot be read: what each of the readers can find wrong.
+//! Why a request cannot be read.
+//!
+//! In: what each of the readers finds wrong. Out: a [`ReadError`], whose message the client gets.
 
 use http::Method;
 use thiserror::Error;

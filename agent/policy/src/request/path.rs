@@ -1,4 +1,7 @@
-//! A path as the API server takes it: decoded once, split at slashes; whatever could be taken otherwise is refused.
+//! A path as the API server takes it: decoded once, split at slashes.
+//!
+//! In: the raw path of a request's target. Out: the decoded path, or a [`ReadError`] where another parser could read it
+//! otherwise.
 
 use super::error::ReadError;
 

@@ -1,4 +1,6 @@
-//! The query as Go's `net/url.ParseQuery` reads it, with what it would drop or read twice refused instead.
+//! The query as Go's `net/url.ParseQuery` reads it.
+//!
+//! In: the raw query of a request's target. Out: its pairs, or a [`ReadError`] for what Go would drop or read twice.
 
 use super::error::ReadError;
 

@@ -1,4 +1,7 @@
-//! Decoding helpers: each wants one shape, and notes an error with the field's path where it finds another.
+//! Decoding helpers: each wants one shape.
+//!
+//! In: [`YamlNode`]s of a file. Out: plain values with their places, and a [`Diagnostic`] with the field's path where a node
+//! has another shape.
 
 use std::sync::Arc;
 

@@ -1,4 +1,6 @@
 //! The way to a value in a document.
+//!
+//! In: field names and indexes. Out: a [`FieldPath`], as messages show it and as [`YamlNode`](super::YamlNode) follows it.
 
 use std::fmt;
 

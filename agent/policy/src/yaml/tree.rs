@@ -1,4 +1,7 @@
 //! YAML as a tree in which every node knows its line and column.
+//!
+//! In: a file's name and text. Out: a [`YamlNode`] for each document, or a [`Diagnostic`] where the text is no YAML that is
+//! taken.
 
 use std::fmt;
 

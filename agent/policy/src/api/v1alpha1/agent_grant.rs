@@ -1,4 +1,6 @@
 //! AgentGrant: what agents may do, and as whom the API server is asked.
+//!
+//! In: the `spec` of a document. Out: an [`AgentGrantSpec`], its part of the schema, and errors that no schema can express.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

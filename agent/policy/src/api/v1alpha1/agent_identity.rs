@@ -1,4 +1,6 @@
 //! AgentIdentity: who an agent is, who answers for it, and how its workload is recognised.
+//!
+//! In: the `spec` of a document. Out: an [`AgentIdentitySpec`], its part of the schema, and errors that no schema can express.
 
 use jiff::Timestamp;
 use schemars::JsonSchema;

@@ -1,4 +1,6 @@
 //! AgentPolicy: what agents must not do, whatever they were granted.
+//!
+//! In: the `spec` of a document. Out: an [`AgentPolicySpec`], its part of the schema, and errors that no schema can express.
 
 use std::collections::BTreeSet;
 

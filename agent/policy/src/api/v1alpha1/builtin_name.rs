@@ -1,4 +1,6 @@
-//! The built-in denies by name, as a policy's `exceptions` name them. What each is about is the engine's.
+//! The built-in denies by name, as a policy's `exceptions` name them. The engine says what each is about.
+//!
+//! In: a name in a document. Out: a [`Builtin`].
 
 /// A built-in deny.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

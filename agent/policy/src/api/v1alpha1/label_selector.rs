@@ -1,4 +1,6 @@
 //! A label selector in Kubernetes' words.
+//!
+//! In: a `selector` in a document. Out: a [`LabelSelector`], and errors where Kubernetes would refuse it.
 
 use std::collections::BTreeMap;
 

@@ -1,7 +1,9 @@
 //! Version `v1alpha1` of the objects: the one source that files are read from and that JSON Schema is generated from.
 //!
-//! A type's fields, what of them is required, defaults, words and lengths are its schema, which both readers share; what a
-//! schema cannot say is in its [`Spec::validate`].
+//! In: documents, by serde. Out: [`AgentIdentity`], [`AgentGrant`] and [`AgentPolicy`], and the schema of each.
+//!
+//! The schema holds a type's fields, which of them are required, and their defaults, words and lengths. What a schema cannot
+//! express is in the type's [`Spec::validate`].
 
 mod agent_grant;
 mod agent_identity;

@@ -1,4 +1,6 @@
 //! What every object has: `apiVersion`, `kind`, `metadata` and a `spec`.
+//!
+//! In: a document of one kind. Out: an [`Object`] with a typed [`Spec`], and errors in its metadata.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

@@ -1,4 +1,6 @@
 //! An RBAC PolicyRule, with the checks of Kubernetes' own validation (pkg/apis/rbac/validation) and stricter verbs.
+//!
+//! In: a rule of an AgentGrant. Out: a [`PolicyRule`], and errors where no request could match the rule.
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};

@@ -1,4 +1,6 @@
 //! The requests that a rule of a policy is about.
+//!
+//! In: the `match` of an AgentPolicy's rule. Out: a [`Match`], and errors where no request could match.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

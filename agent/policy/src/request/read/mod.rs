@@ -1,5 +1,7 @@
-//! From an HTTP request's head to a [`KubeRequest`], by the rules of `RequestInfoFactory.NewRequestInfo`
-//! (k8s.io/apiserver, pkg/endpoints/request/requestinfo.go, release 1.36).
+//! The reading of a request, by the rules of `RequestInfoFactory.NewRequestInfo` (k8s.io/apiserver,
+//! pkg/endpoints/request/requestinfo.go, release 1.36).
+//!
+//! In: an HTTP request's method, target and headers. Out: a [`KubeRequest`], or a [`ReadError`].
 
 use http::{HeaderMap, Method, Uri};
 
