@@ -22,7 +22,7 @@ Examples:
   cargo xtask bench --case latency           the cases with `latency` in their name
   cargo xtask bench --upstream fast          without a cluster
   cargo xtask bench --upstream kernel        what the kernel programs cost, in seconds")]
-pub(crate) struct Args {
+pub(crate) struct BenchArgs {
     /// Fewer and shorter measurements: under four minutes
     #[arg(long)]
     quick: bool,
@@ -41,7 +41,7 @@ pub(crate) struct Args {
 }
 
 /// Builds the bench programs and runs them.
-pub(crate) fn run(args: &Args) -> Result<()> {
+pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     let programs = sh::timed("release build", || {
         build_beside(Profile::Release, &["picket-bench"])
     })?;
@@ -59,7 +59,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     sh::timed("requests", || sh::run(&mut bench))
 }
 
-fn pass_on(bench: &mut Command, args: &Args) {
+fn pass_on(bench: &mut Command, args: &BenchArgs) {
     if args.quick {
         bench.arg("--quick");
     }
@@ -77,7 +77,7 @@ fn pass_on(bench: &mut Command, args: &Args) {
 }
 
 /// Criterion's own table goes nowhere: its figures are in the common one.
-fn criterion(args: &Args) -> Result<()> {
+fn criterion(args: &BenchArgs) -> Result<()> {
     // Figures of benches that are no more would be reported with the others.
     match fs::remove_dir_all(sh::target().join("criterion")) {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error).context("old figures"),

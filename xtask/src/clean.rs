@@ -15,10 +15,10 @@ Example:
 /// What it can be told.
 #[derive(clap::Args)]
 #[command(after_help = HELP)]
-pub(crate) struct Args {}
+pub(crate) struct CleanArgs {}
 
 /// Runs it.
-pub(crate) fn run(_args: Args) -> Result<()> {
+pub(crate) fn run(_args: CleanArgs) -> Result<()> {
     let done = clean(|_| true)?;
     if done.is_empty() {
         println!("nothing to remove");

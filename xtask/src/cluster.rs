@@ -30,7 +30,7 @@ An agent of your own runs inside a node: `up` prints the command that enters it.
 /// What it can be told.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLE)]
-pub(crate) struct Args {
+pub(crate) struct ClusterArgs {
     #[command(subcommand)]
     action: Action,
 }
@@ -72,7 +72,7 @@ struct Which {
 }
 
 /// Runs it.
-pub(crate) fn run(args: Args) -> Result<()> {
+pub(crate) fn run(args: ClusterArgs) -> Result<()> {
     let started = Instant::now();
     match args.action {
         Action::Up {

@@ -46,19 +46,19 @@ enum Command {
     /// Install missing packages for builds, tests and the demo; skip those that are installed
     Setup,
     /// Start a cluster with Picket and show permitted and denied requests of two agents
-    Demo(demo::Args),
+    Demo(demo::DemoArgs),
     /// Run formatting, clippy, unit tests and the end-to-end suites, or one area of them
-    Test(test::Args),
+    Test(test::TestArgs),
     /// Check the source tree: imports between modules, headers, names, sizes, dependencies, generated files
     Check,
     /// Write the generated files anew: JSON Schemas and the reference pages of the manual
     Generate,
     /// Measure the same requests sent directly, through Picket and through nginx
-    Bench(bench::Args),
+    Bench(bench::BenchArgs),
     /// Start or stop a cluster of one or two nodes, or open a shell in it
-    Cluster(cluster::Args),
+    Cluster(cluster::ClusterArgs),
     /// Remove the leftovers of crashed runs: processes, mounts, namespaces, cgroups, sysctls
-    Clean(clean::Args),
+    Clean(clean::CleanArgs),
 }
 
 fn main() -> ExitCode {

@@ -23,7 +23,7 @@ const RENAMED: [(&str, &str); 3] = [("way", "e2e"), ("kernel", "bypass"), ("grou
 
 /// What to test.
 #[derive(clap::Args)]
-pub(crate) struct Args {
+pub(crate) struct TestArgs {
     /// Leave the cluster of the suites up at the end, and print how to use it
     #[arg(long, requires = "area")]
     keep: bool,
@@ -35,14 +35,14 @@ pub(crate) struct Args {
 }
 
 #[cfg(test)]
-impl Args {
+impl TestArgs {
     pub(crate) fn filter(&self) -> &[String] {
         &self.filter
     }
 }
 
 /// Runs what was asked for; the first part that fails ends it.
-pub(crate) fn run(args: &Args) -> Result<()> {
+pub(crate) fn run(args: &TestArgs) -> Result<()> {
     let areas = areas()?;
     match args.area.as_deref() {
         None => {

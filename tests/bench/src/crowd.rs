@@ -36,7 +36,7 @@ const CPU: &str = "many-pods-cpu";
 
 /// One pod's part.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Args {
+pub(crate) struct CrowdArgs {
     /// Where, as JSON
     plan: PathBuf,
     /// The pod's number, from 0 on
@@ -151,7 +151,7 @@ fn all(pods: &[SimPod], plan: &Path, target: &Target) -> Result<Found> {
 }
 
 /// Opens a pod's connections, says so, and sends requests from the instant that is told.
-pub(crate) fn run(args: &Args) -> Result<()> {
+pub(crate) fn run(args: &CrowdArgs) -> Result<()> {
     let text = fs::read(&args.plan).with_context(|| format!("cannot read {}", args.plan.display()))?;
     let plan: Plan = serde_json::from_slice(&text)?;
     let target = plan.targets.first().context("nobody to ask")?;

@@ -38,7 +38,7 @@ const QUICK_TURNS: usize = 61;
 
 /// What is asked of the process that measures.
 #[derive(clap::Args)]
-pub(crate) struct Args {
+pub(crate) struct KernelArgs {
     /// The cgroup to make other cgroups in
     folder: PathBuf,
     /// A folder on a bpf file system
@@ -97,7 +97,7 @@ fn child(folder: &Path, bpffs: &Path, quick: bool) -> Result<Vec<Row>> {
 }
 
 /// The measuring process; the figures go to stdout as JSON.
-pub(crate) fn run(args: &Args) -> Result<()> {
+pub(crate) fn run(args: &KernelArgs) -> Result<()> {
     let turns = if args.quick { QUICK_TURNS } else { TURNS };
     let mut rows = Vec::new();
     for cost in doctor::costs()? {

@@ -33,15 +33,15 @@ use clap::Parser;
 #[derive(Parser)]
 enum Command {
     /// Set up, measure, report
-    Run(run::Args),
+    Run(run::RunArgs),
     /// The fast upstream
-    Upstream(upstream::Args),
+    Upstream(upstream::UpstreamArgs),
     /// What the kernel programs cost
-    Kernel(kernel::Args),
+    Kernel(kernel::KernelArgs),
     /// A pod that takes what it can get
-    Noise(noise::Args),
+    Noise(noise::NoiseArgs),
     /// One of many pods with a few connections each
-    Crowd(crowd::Args),
+    Crowd(crowd::CrowdArgs),
     /// The load generator
     Load {
         /// What to measure, as JSON; the measures go to stdout

@@ -24,7 +24,7 @@ enum Upstream {
 
 /// What to measure.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Args {
+pub(crate) struct RunArgs {
     /// The agent to measure; only the other two ways, and no kube-apiserver, when it is not given
     #[arg(long)]
     picket: Option<PathBuf>,
@@ -55,7 +55,7 @@ pub(crate) struct Args {
 }
 
 /// Runs it all.
-pub(crate) fn run(args: &Args) -> Result<()> {
+pub(crate) fn run(args: &RunArgs) -> Result<()> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     if soft < OPEN_FILES {
         setrlimit(Resource::RLIMIT_NOFILE, OPEN_FILES, hard.max(OPEN_FILES))

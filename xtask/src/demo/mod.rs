@@ -31,14 +31,14 @@ const TOKEN_FILE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 /// What the demo can be told.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  cargo xtask demo\n  cargo xtask demo --keep")]
-pub(crate) struct Args {
+pub(crate) struct DemoArgs {
     /// Leave the cluster and the agent up at the end, and print how to use them
     #[arg(long)]
     pub(crate) keep: bool,
 }
 
 /// Runs it.
-pub(crate) fn run(args: Args) -> Result<()> {
+pub(crate) fn run(args: DemoArgs) -> Result<()> {
     let start = Instant::now();
     let binary = sh::timed("build picket", || build(Profile::Dev))?;
     let kubectl = sh::timed("images", images::kubectl)?;

@@ -46,7 +46,7 @@ impl Ask {
 }
 
 /// TLS on a connection of TCP.
-pub(crate) type Session = TlsStream<TcpStream>;
+pub(crate) type TlsSession = TlsStream<TcpStream>;
 
 /// Makes connections to one target with one protocol.
 #[derive(Clone)]
@@ -90,7 +90,7 @@ impl Dialer {
     }
 
     /// A connection on which nothing was sent yet.
-    pub(crate) async fn session(&self) -> Result<Session> {
+    pub(crate) async fn session(&self) -> Result<TlsSession> {
         let stream = TcpStream::connect(self.target.address).await?;
         stream.set_nodelay(true)?;
         let name = match &self.target.server_name {

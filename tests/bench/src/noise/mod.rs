@@ -60,7 +60,7 @@ impl Kind {
 
 /// What noise to make.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Args {
+pub(crate) struct NoiseArgs {
     /// The kind
     kind: Kind,
     /// Where, as JSON
@@ -68,7 +68,7 @@ pub(crate) struct Args {
 }
 
 /// Makes noise until it is ended.
-pub(crate) fn run(args: &Args) -> Result<()> {
+pub(crate) fn run(args: &NoiseArgs) -> Result<()> {
     let text = std::fs::read(&args.plan).with_context(|| format!("cannot read {}", args.plan.display()))?;
     let plan: Plan = serde_json::from_slice(&text)?;
     let target = plan.targets.first().context("nobody to make noise at")?;

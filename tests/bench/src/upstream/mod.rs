@@ -45,7 +45,7 @@ const POD_BYTES: usize = 2_000;
 
 /// Where to listen and what to answer.
 #[derive(Debug, Clone, clap::Args)]
-pub(crate) struct Args {
+pub(crate) struct UpstreamArgs {
     /// Addresses to listen on; all answer alike
     #[arg(long, required = true)]
     listen: Vec<SocketAddr>,
@@ -66,7 +66,7 @@ pub(crate) struct Args {
 type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 struct Upstream {
-    args: Args,
+    args: UpstreamArgs,
     answer: Bytes,
     list: Bytes,
     list_path: String,
@@ -75,7 +75,7 @@ struct Upstream {
 }
 
 /// Serves until it is killed. Prints `ready` when it listens.
-pub(crate) fn run(args: Args) -> Result<()> {
+pub(crate) fn run(args: UpstreamArgs) -> Result<()> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -83,7 +83,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
         .block_on(serve(args))
 }
 
-async fn serve(args: Args) -> Result<()> {
+async fn serve(args: UpstreamArgs) -> Result<()> {
     let acceptor = TlsAcceptor::from(Arc::new(tls::server(&args.cert, &args.key)?));
     let mut listeners = Vec::new();
     for address in &args.listen {

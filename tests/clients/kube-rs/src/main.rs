@@ -25,9 +25,9 @@ enum Command {
         namespace: String,
     },
     /// Opens many watches on one ConfigMap and waits until each has seen it change.
-    Watches(watches::Args),
+    Watches(watches::WatchesArgs),
     /// Makes many writes, each of which must succeed once.
-    Writes(writes::Args),
+    Writes(writes::WritesArgs),
 }
 
 #[tokio::main]

@@ -17,7 +17,7 @@ use crate::server::Server;
 
 /// What to watch, and how often.
 #[derive(clap::Args)]
-pub(crate) struct Args {
+pub(crate) struct WatchesArgs {
     /// The ConfigMap's namespace.
     namespace: String,
     /// The ConfigMap that somebody else changes once all watches are open.
@@ -37,7 +37,7 @@ pub(crate) struct Args {
 }
 
 /// Opens the watches, says so, and waits until each has seen the changes.
-pub(crate) async fn run(args: &Args) -> Result<()> {
+pub(crate) async fn run(args: &WatchesArgs) -> Result<()> {
     let limit = Duration::from_secs(args.seconds);
     let progressed = Arc::new(AtomicUsize::new(0));
     match tokio::time::timeout(limit, all(args, &progressed)).await {
@@ -50,7 +50,7 @@ pub(crate) async fn run(args: &Args) -> Result<()> {
     }
 }
 
-async fn all(args: &Args, progressed: &Arc<AtomicUsize>) -> Result<()> {
+async fn all(args: &WatchesArgs, progressed: &Arc<AtomicUsize>) -> Result<()> {
     let started = Instant::now();
     let server = Server::from_pod()?;
     let mut responses = Vec::with_capacity(args.count);
@@ -98,8 +98,12 @@ async fn all(args: &Args, progressed: &Arc<AtomicUsize>) -> Result<()> {
 }
 
 /// Opens one watch, and is done when the server's answer has begun.
-async fn open(server: &Server, mut sender: SendRequest<Empty<Bytes>>, args: &Args) -> Result<Incoming> {
-    let Args { namespace, name, .. } = args;
+async fn open(
+    server: &Server,
+    mut sender: SendRequest<Empty<Bytes>>,
+    args: &WatchesArgs,
+) -> Result<Incoming> {
+    let WatchesArgs { namespace, name, .. } = args;
     let path =
         format!("/api/v1/namespaces/{namespace}/configmaps?watch=true&fieldSelector=metadata.name%3D{name}");
     let request = Request::get(format!("https://{}{path}", server.authority))

@@ -22,7 +22,7 @@ const CHANGE_EVERY: usize = 4;
 
 /// What to write.
 #[derive(clap::Args)]
-pub(crate) struct Args {
+pub(crate) struct WritesArgs {
     /// The namespace of the ConfigMaps.
     namespace: String,
     /// The start of their names.
@@ -39,7 +39,7 @@ pub(crate) struct Args {
 }
 
 /// Creates, updates, patches and deletes the ConfigMaps, and says how that went.
-pub(crate) async fn run(args: &Args) -> Result<()> {
+pub(crate) async fn run(args: &WritesArgs) -> Result<()> {
     let began = Instant::now();
     let server = Server::from_pod()?;
     let workers = (0..args.at_once).map(|worker| worker_run(&server, args, worker, Phase::Create));
@@ -74,7 +74,7 @@ enum Phase {
 }
 
 /// Does one worker's share; gives how many requests were to come again later.
-async fn worker_run(server: &Server, args: &Args, worker: usize, phase: Phase) -> Result<usize> {
+async fn worker_run(server: &Server, args: &WritesArgs, worker: usize, phase: Phase) -> Result<usize> {
     let mut client = Client::connect(server, args.http).await?;
     let mut later = 0;
     for number in (worker..args.count).step_by(args.at_once) {
@@ -93,13 +93,13 @@ async fn worker_run(server: &Server, args: &Args, worker: usize, phase: Phase) -
     Ok(later)
 }
 
-fn path(args: &Args, name: &str) -> String {
+fn path(args: &WritesArgs, name: &str) -> String {
     format!("/api/v1/namespaces/{}/configmaps/{name}", args.namespace)
 }
 
 async fn create(
     client: &mut Client,
-    args: &Args,
+    args: &WritesArgs,
     name: &str,
     number: usize,
     later: &mut usize,
@@ -124,7 +124,7 @@ async fn create(
     }
 }
 
-async fn change(client: &mut Client, args: &Args, name: &str) -> Result<()> {
+async fn change(client: &mut Client, args: &WritesArgs, name: &str) -> Result<()> {
     let path = path(args, name);
     // A patch that holds once.
     let patch = json!([{"op": "test", "path": "/data/count", "value": "0"},
@@ -139,7 +139,7 @@ async fn change(client: &mut Client, args: &Args, name: &str) -> Result<()> {
 }
 
 /// The objects that are there.
-async fn count(server: &Server, args: &Args) -> Result<usize> {
+async fn count(server: &Server, args: &WritesArgs) -> Result<usize> {
     let mut client = Client::connect(server, args.http).await?;
     let path = format!(
         "/api/v1/namespaces/{}/configmaps?labelSelector=written%3D{}",
