@@ -184,7 +184,7 @@ pub const fn judge_unfollowed(
 /// The kernel takes a connect to `::` to `::1`, or to `127.0.0.1` when the socket is bound to a mapped address
 /// (net/ipv6/tcp_ipv6.c, `tcp_v6_connect`); which of the two, a program cannot see. A link-local address stands for its link.
 #[inline(always)]
-pub const fn looks(dialled: Address) -> Option<Address> {
+pub const fn alternative(dialled: Address) -> Option<Address> {
     if dialled.is_v6_any() {
         Some(Address::V4_LOOPBACK)
     } else if dialled.is_link_local() {
@@ -487,8 +487,8 @@ mod tests {
         assert_eq!(rewrite(address("::ffff:10.96.0.1")), Address::V4_LOOPBACK);
         assert_eq!(rewrite(address("fd00:10:96::1")), Address::V6_LOOPBACK);
         assert_eq!(rewrite(address("64:ff9b::10.96.0.1")), Address::V6_LOOPBACK);
-        assert_eq!(looks(address("::")), Some(Address::V4_LOOPBACK));
-        assert_eq!(looks(address("::1")), None);
-        assert_eq!(looks(address("fe80::a:b")), Some(Address::LINK_LOCAL));
+        assert_eq!(alternative(address("::")), Some(Address::V4_LOOPBACK));
+        assert_eq!(alternative(address("::1")), None);
+        assert_eq!(alternative(address("fe80::a:b")), Some(Address::LINK_LOCAL));
     }
 }

@@ -17,7 +17,7 @@ mod pod;
 
 pub use address::Address;
 pub use decide::{
-    KernelVerdict, Socket, gone, is_followed, judge, judge_unfollowed, looks, rewrite, serves,
+    KernelVerdict, Socket, alternative, gone, is_followed, judge, judge_unfollowed, rewrite, serves,
     takes_listener_port, was_listener_port,
 };
 pub use event::{COUNTERS, Counter, DenyReason, Event, Hook};

@@ -256,7 +256,7 @@ impl Rejection {
                 SendError::NoLongerPermitted => {
                     class(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", true)
                 }
-                // It may have been carried out; a client must not be told to send it again.
+                // It may have been carried out; the answer must not ask the client to send it again.
                 SendError::Broken(_) => class(StatusCode::BAD_GATEWAY, "BadGateway", false),
                 SendError::Unsendable(_) | SendError::Malformed(_) => {
                     class(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", false)
@@ -343,7 +343,7 @@ pub(crate) fn warning_value(text: &str) -> HeaderValue {
         .unwrap_or_else(|_| HeaderValue::from_static("299 - \"policy warning\""))
 }
 
-/// A `Status` of kind `Failure`: what clients are told.
+/// A `Status` of kind `Failure`: the answer that clients get.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Status {
     /// For people.

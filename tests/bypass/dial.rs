@@ -37,7 +37,7 @@ pub(crate) struct Report {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// Picket answered.
-    Interposed,
+    Redirected,
     /// Whom the protected endpoint belongs to answered.
     Reached,
     /// A call failed with EPERM.
@@ -75,7 +75,7 @@ impl Report {
     pub(crate) fn verdict(&self) -> Verdict {
         match (self.outcome.as_str(), &self.issuer) {
             ("answered", Some(issuer)) if issuer == SERVERS_ISSUER => Verdict::Reached,
-            ("answered", Some(_)) => Verdict::Interposed,
+            ("answered", Some(_)) => Verdict::Redirected,
             ("answered", None) if matches!(self.first.as_deref(), Some(GREETING | "echo")) => {
                 Verdict::Reached
             }

@@ -44,7 +44,7 @@ fn while_another_is_alone_at_the_root_pods_are_closed(world: &mut World) -> Resu
     outcome?;
     eprintln!("ready {took:?} after the other's program went");
     ensure!(took < READY_LIMIT, "ready only {took:?} after");
-    dial_endpoints(world, &[Verdict::Interposed], false)?;
+    dial_endpoints(world, &[Verdict::Redirected], false)?;
     asks(world)?.good().map(drop)
 }
 

@@ -106,7 +106,7 @@ fn while_no_agent_runs_a_program_on_the_listeners_port_gets_nothing(world: &mut 
         "{came} connections came to the program, and one is its own pod's"
     );
     let report = world.dial(&worker, &["tcp", SERVER])?;
-    report.expect("a dial once an agent runs", Verdict::Interposed)?;
+    report.expect("a dial once an agent runs", Verdict::Redirected)?;
     let dropped = world
         .agent
         .metric("picket_kernel_events_total", &["event=\"dropped_misdirected\""])?;

@@ -71,7 +71,7 @@ fn what_the_kernel_does_to_pods_is_counted(world: &mut World) -> Result<()> {
     let worker = Stand::pod(&world.pod("agents", "worker")?)?;
     let kubelet = format!("{}:10250", world.cluster.node().address);
     for (endpoint, verdict) in [
-        ("10.96.0.1:443", Verdict::Interposed),
+        ("10.96.0.1:443", Verdict::Redirected),
         (&kubelet, Verdict::Forbidden),
         ("169.254.169.254:80", Verdict::Forbidden),
         ("169.254.169.254:80", Verdict::Forbidden),

@@ -36,9 +36,9 @@ fn every_form_of_an_address(world: &mut World) -> Result<()> {
         // Before the pods' own packets were seen, these are a connection's and a datagram's verdicts alone.
         prove(world, pod, &endpoints).context(pod)?;
     }
-    // Nothing translates to version 4 for the API server here, so this one is only seen to be interposed.
+    // Nothing translates to version 4 for the API server here, so this one is only seen to be redirected.
     let worker = Stand::pod(&world.pod("agents", "worker")?)?;
-    let wanted = Verdict::Interposed;
+    let wanted = Verdict::Redirected;
     world
         .expecting(wanted, |world| {
             world.dial(&worker, &["tcp", "[64:ff9b::10.96.0.1]:443"])
@@ -64,7 +64,7 @@ fn every_form_of_the_nodes_own(world: &mut World) -> Result<()> {
     prove(world, "hosted", &endpoints)
 }
 
-/// Each is interposed by TCP and refused by UDP, and with no guard leads to whom it names.
+/// Each is redirected by TCP and refused by UDP, and with no guard leads to whom it names.
 fn prove(world: &mut World, pod: &str, endpoints: &[String]) -> Result<()> {
     let pod = Stand::pod(&world.pod("agents", pod)?)?;
     let server = world.server_log();
@@ -72,7 +72,7 @@ fn prove(world: &mut World, pod: &str, endpoints: &[String]) -> Result<()> {
     let mut wrong = Vec::new();
     for endpoint in endpoints {
         for (way, wanted) in [
-            ("tcp", Verdict::Interposed),
+            ("tcp", Verdict::Redirected),
             ("udp-sendto", Verdict::Forbidden),
             ("udp-connected", Verdict::Forbidden),
         ] {

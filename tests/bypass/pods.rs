@@ -22,16 +22,16 @@ use crate::world::World;
 
 pub(crate) const TESTS: &[Test] = tests! {
     a_pod_on_the_nodes_network_is_served_and_refused,
-    every_container_is_interposed_from_its_start,
+    every_container_is_redirected_from_its_start,
     a_pod_that_nobody_judged_is_refused_by_name,
-    an_escaped_process_is_interposed_and_reported,
+    an_escaped_process_is_redirected_and_reported,
     what_was_open_before_is_destroyed_and_nothing_else,
     connections_to_a_new_endpoint_are_destroyed_too,
     a_released_pod_loses_its_open_connections,
 };
 
 /// How long connections from before may go on.
-const CUT_LIMIT: Duration = Duration::from_secs(5);
+const DESTROY_LIMIT: Duration = Duration::from_secs(5);
 
 /// How long a gauge may be behind; the agent brings them up to date every five seconds.
 const GAUGES_LIMIT: Duration = Duration::from_secs(15);
@@ -172,7 +172,7 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
     Ok(())
 }
 
-fn every_container_is_interposed_from_its_start(world: &mut World) -> Result<()> {
+fn every_container_is_redirected_from_its_start(world: &mut World) -> Result<()> {
     const CLIENTS: [&str; 5] = [
         "first-init",
         "first-app",
@@ -266,13 +266,13 @@ struct Sibling(PathBuf);
 impl Drop for Sibling {
     fn drop(&mut self) {
         let begun = Instant::now();
-        while fs::remove_dir(&self.0).is_err() && begun.elapsed() < CUT_LIMIT {
+        while fs::remove_dir(&self.0).is_err() && begun.elapsed() < DESTROY_LIMIT {
             thread::sleep(Duration::from_millis(50));
         }
     }
 }
 
-fn an_escaped_process_is_interposed_and_reported(world: &mut World) -> Result<()> {
+fn an_escaped_process_is_redirected_and_reported(world: &mut World) -> Result<()> {
     let (picket, server) = (world.picket_log(), world.server_log());
     let program = format!(
         "import sys\nfor line in sys.stdin:\n{}",
@@ -338,7 +338,7 @@ fn what_was_open_before_is_destroyed_and_nothing_else(world: &mut World) -> Resu
     world.agent.restart()?;
     let ready = Instant::now();
     let mut clients = begun?;
-    thread::sleep(CUT_LIMIT.saturating_sub(ready.elapsed()));
+    thread::sleep(DESTROY_LIMIT.saturating_sub(ready.elapsed()));
     for (name, client) in &mut clients {
         client.send("after")?;
         let line = client.line()?;
@@ -358,8 +358,8 @@ fn what_was_open_before_is_destroyed_and_nothing_else(world: &mut World) -> Resu
             .count();
         ensure!(seen == times, "the API server was asked {seen} times by {name}");
     }
-    let cut = destroyed(world)?;
-    ensure!(cut >= 2.0, "{cut} connections were cut");
+    let closed = destroyed(world)?;
+    ensure!(closed >= 2.0, "{closed} connections were destroyed");
     Ok(())
 }
 
@@ -396,7 +396,7 @@ fn connections_to_a_new_endpoint_are_destroyed_too(world: &mut World) -> Result<
             "metadata": {"name": "twin", "namespace": "lab", "labels": {"kubernetes.io/service-name": "twin"}},
             "endpoints": [{"addresses": [api]}], "ports": [{"port": 6443}]}]});
     world.cluster.apply(&objects.to_string())?;
-    thread::sleep(CUT_LIMIT);
+    thread::sleep(DESTROY_LIMIT);
     client.send("after")?;
     let line = client.line()?;
     beside.send("and beside")?;
@@ -406,8 +406,8 @@ fn connections_to_a_new_endpoint_are_destroyed_too(world: &mut World) -> Result<
     ensure!(other.starts_with("answered"), "the other's: {other}");
     let got = server.line()?;
     ensure!(got == "got and beside", "the server {got}");
-    let cut = destroyed(world)? - before;
-    ensure!(cut >= 1.0, "{cut} connections were cut");
+    let closed = destroyed(world)? - before;
+    ensure!(closed >= 1.0, "{closed} connections were destroyed");
     for mut client in [client, beside] {
         client.close_input();
         client.wait()?;

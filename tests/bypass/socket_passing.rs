@@ -94,7 +94,7 @@ fn of_the_pods_network(world: &mut World, hand: Hand) -> Result<()> {
     prove(
         world,
         &[Guard::Connect, Guard::SendMsg, Guard::Interface],
-        Verdict::Interposed,
+        Verdict::Redirected,
         |world, way| hand(world, &outside, &pod, way),
     )
 }
@@ -106,7 +106,7 @@ fn of_the_nodes_network(world: &mut World, hand: Hand) -> Result<()> {
     prove(
         world,
         &[Guard::Connect, Guard::SendMsg],
-        Verdict::Interposed,
+        Verdict::Redirected,
         |world, way| hand(world, &outside, &pod, way),
     )
 }
@@ -133,7 +133,7 @@ fn a_pods_socket_used_outside(world: &mut World) -> Result<()> {
     prove(
         world,
         &[Guard::Connect, Guard::SendMsg, Guard::Egress, Guard::Interface],
-        Verdict::Interposed,
+        Verdict::Redirected,
         |world, way| passed(world, &pod, &outside, way),
     )
 }
@@ -179,7 +179,7 @@ fn a_child_cgroup(world: &mut World) -> Result<()> {
         let pod = Stand::pod(&world.pod("agents", name)?)?;
         let child = Cgroup::make(pod.cgroup.join("child"))?;
         let guards = [Guard::Connect, Guard::SendMsg, Guard::Egress, Guard::Interface];
-        prove(world, &guards, Verdict::Interposed, |world, way| {
+        prove(world, &guards, Verdict::Redirected, |world, way| {
             moved(world, &pod, &child.0, way)
         })
         .context(name)?;
@@ -193,7 +193,7 @@ fn a_sibling_cgroup(world: &mut World) -> Result<()> {
     let pod = Stand::pod(&world.pod("agents", "worker")?)?;
     for (folder, wanted) in [
         ("kubepods/besteffort/aside", Verdict::Forbidden),
-        ("aside", Verdict::Interposed),
+        ("aside", Verdict::Redirected),
     ] {
         let sibling = Cgroup::make(world.cluster.node().cgroup.join(folder))?;
         let guards = [Guard::Connect, Guard::SendMsg, Guard::Interface];
@@ -222,7 +222,7 @@ fn a_made_up_pods_cgroup(world: &mut World) -> Result<()> {
 fn a_new_network_namespace_with_an_old_socket(world: &mut World) -> Result<()> {
     let pod = Stand::pod(&world.pod("agents", "worker")?)?;
     let guards = [Guard::Connect, Guard::SendMsg, Guard::Egress, Guard::Interface];
-    prove(world, &guards, Verdict::Interposed, |world, way| {
+    prove(world, &guards, Verdict::Redirected, |world, way| {
         world.dial(&pod, &[way, &endpoint(), "--new-net"])
     })
 }
@@ -285,7 +285,7 @@ impl Drop for Inner {
 fn a_new_user_namespace(world: &mut World) -> Result<()> {
     let pod = Stand::pod(&world.pod("agents", "worker")?)?;
     let guards = [Guard::Connect, Guard::SendMsg, Guard::Egress, Guard::Interface];
-    prove(world, &guards, Verdict::Interposed, |world, way| {
+    prove(world, &guards, Verdict::Redirected, |world, way| {
         world.dial(&pod, &[way, &endpoint(), "--new-user"])
     })?;
     // Whoever makes both namespaces has every right in them; the kinds of sockets stay forbidden.

@@ -13,7 +13,7 @@ use crate::target::{DNS, ENDPOINT, HOST, HOST6};
 use crate::world::World;
 
 pub(crate) const TESTS: &[Test] = tests! {
-    connections_are_interposed,
+    connections_are_redirected,
     datagrams_are_refused,
     raw_sockets_are_not_made,
     raw_icmp_sockets_send_nothing_else,
@@ -116,7 +116,7 @@ impl Group {
     }
 }
 
-fn connections_are_interposed(world: &mut World) -> Result<()> {
+fn connections_are_redirected(world: &mut World) -> Result<()> {
     let picket = world.picket_log();
     let group = Group {
         cases: &[
@@ -131,11 +131,11 @@ fn connections_are_interposed(world: &mut World) -> Result<()> {
             ("uring-sqpoll", BOTH),
             ("uring-fastopen", FOUR),
         ],
-        verdict: Verdict::Interposed,
+        verdict: Verdict::Redirected,
         guards: &[Guard::Connect, Guard::Egress, Guard::Interface],
     };
     group.prove(world)?;
-    // Interposed is more than a certificate: the request is on record.
+    // Redirected is more than a certificate: the request is on record.
     picket
         .wait("the attacker's request", |record| {
             record["userAgent"] == "picket-attack" && record["agent"]["pod"]["name"] == "worker"
@@ -275,7 +275,7 @@ fn what_the_client_sees_is_what_it_dialled(world: &mut World) -> Result<()> {
     for way in ["tcp", "fastopen-sendto", "uring-sqpoll"] {
         for family in BOTH {
             let endpoint = family.endpoint();
-            let report = world.expecting(Verdict::Interposed, |world| {
+            let report = world.expecting(Verdict::Redirected, |world| {
                 world.dial(&worker, &[way, &endpoint])
             })?;
             ensure!(

@@ -15,7 +15,7 @@ use crate::dial::{NewPod, Stand, Verdict};
 use crate::world::World;
 
 pub(crate) const TESTS: &[Test] = tests! {
-    one_is_interposed_as_its_mirror_says_and_another_is_left_alone,
+    one_is_redirected_as_its_mirror_says_and_another_is_left_alone,
     one_that_nobody_tells_of_is_closed_unless_the_operator_wants_it_open,
 };
 
@@ -50,8 +50,8 @@ impl Drop for Manifest {
     }
 }
 
-fn one_is_interposed_as_its_mirror_says_and_another_is_left_alone(world: &mut World) -> Result<()> {
-    for (namespace, wanted) in [("agents", Verdict::Interposed), ("direct", Verdict::Reached)] {
+fn one_is_redirected_as_its_mirror_says_and_another_is_left_alone(world: &mut World) -> Result<()> {
+    for (namespace, wanted) in [("agents", Verdict::Redirected), ("direct", Verdict::Reached)] {
         let manifest = Manifest::of_pod(world, namespace)?;
         // The mirror comes after the pod.
         let begun = Instant::now();

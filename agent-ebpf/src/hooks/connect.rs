@@ -6,7 +6,7 @@
 use aya_ebpf::programs::SockAddrContext;
 use picket_common::{
     Address, Counter, DenyReason, DialRecord, DialState, EndpointAction, EndpointKey, Hook, KernelVerdict,
-    Socket, judge, looks, rewrite,
+    Socket, alternative, judge, rewrite,
 };
 
 use super::report::{Denied, report};
@@ -88,14 +88,14 @@ pub(super) fn connect(ctx: &SockAddrContext, hook: Hook, dialled: Address) -> Ou
 
 #[inline(always)]
 fn endpoint(dialled: Address, port: u16) -> Option<EndpointAction> {
-    if let Some(action) = look(dialled, port) {
+    if let Some(action) = lookup(dialled, port) {
         return Some(action);
     }
-    look(looks(dialled)?, port)
+    lookup(alternative(dialled)?, port)
 }
 
 #[inline(always)]
-fn look(address: Address, port: u16) -> Option<EndpointAction> {
+fn lookup(address: Address, port: u16) -> Option<EndpointAction> {
     // SAFETY: the number is copied at once, and the agent never changes one in place.
     unsafe { maps::ENDPOINTS.get(EndpointKey::new(address, port)) }
         .map(|code| EndpointAction::from_code(*code))

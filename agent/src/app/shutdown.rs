@@ -10,7 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::runtime::drain::Drain;
 
-/// How long listeners may take to stop, and what they accepted to be handed on: both take microseconds.
+/// How long listeners may take to stop, and what they accepted to reach the pipeline: both take microseconds.
 const STOP_LIMIT: Duration = Duration::from_secs(2);
 
 /// What an end in order passes through: accepting, handing on, draining.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::log::{AuditLog, Ended};
 use crate::runtime::workers;
 
-/// A thread without a pause hands over so many records at once.
+/// A thread without a pause gives the log so many records at once.
 const MOST: usize = 64;
 
 /// It keeps none for longer while others end: as long as the log itself waits for more (`GATHER` in spool/queue.rs).
@@ -53,10 +53,12 @@ impl Drop for Batch {
 
 impl Thread {
     fn rests(&mut self) -> bool {
-        *self.rests.get_or_insert_with(|| workers::before_sleep(hand_over))
+        *self
+            .rests
+            .get_or_insert_with(|| workers::before_sleep(flush_thread_batch))
     }
 
-    /// Adds a record; gives what is to be handed over now.
+    /// Adds a record; gives the batch that the log is to get now.
     fn add(&mut self, log: &AuditLog, record: Ended) -> Option<Batch> {
         let another = self.batch.take_if(|batch| !batch.log.is_same(log));
         let batch = self.batch.get_or_insert_with(|| Batch::begin(log));
@@ -84,7 +86,7 @@ pub(super) fn add(log: &AuditLog, record: Ended) {
     }
 }
 
-fn hand_over() {
+fn flush_thread_batch() {
     let batch = THREAD.with_borrow_mut(|thread| thread.batch.take());
     drop(batch);
 }
@@ -99,7 +101,7 @@ mod tests {
     use crate::audit::tests::{config, lines, received};
     use crate::runtime::workers::Workers;
 
-    /// A log in a folder of its own, and how many ends its observer was told of.
+    /// A log in a folder of its own, and how many ends its observer has learned of.
     fn log() -> (tempfile::TempDir, AuditLog, Arc<AtomicUsize>) {
         let folder = tempfile::tempdir().unwrap();
         let ends = Arc::new(AtomicUsize::new(0));

@@ -292,7 +292,7 @@ pub struct DecisionFacts {
     pub policy: Option<String>,
     /// Its rule.
     pub rule: Option<String>,
-    /// What the caller was told.
+    /// The text that the caller got.
     pub message: Option<String>,
     /// Rules in audit mode that would have refused.
     pub would_deny: Vec<Finding>,
@@ -331,7 +331,7 @@ pub struct Session {
     pub from_client: u64,
     /// Bytes the client was sent after the response's head.
     pub to_client: u64,
-    /// Why Picket ended it, where it did: a cause of low cardinality, and what the client was told.
+    /// Why Picket ended it, where it did: a cause of low cardinality, and the text that the client got.
     pub ended: Option<(&'static str, String)>,
 }
 

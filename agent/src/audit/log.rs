@@ -37,7 +37,7 @@ const BATCHES_LOOK: Duration = Duration::from_millis(1);
 /// give up soon after.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Told of each request's end, once, wherever it ended: how metrics cannot be forgotten either.
+/// Learns of each request's end, once, wherever it ended: how metrics cannot be forgotten either.
 pub type Observer = Arc<dyn Fn(&Summary<'_>) + Send + Sync>;
 
 /// A record's last line, with its room.
@@ -74,7 +74,7 @@ impl AuditLog {
         Self::start(config, observer, false, Arc::new(Timestamp::now))
     }
 
-    /// As [`AuditLog::open`], beside another process that writes to the spool and was told to [`AuditLog::share`] it.
+    /// As [`AuditLog::open`], beside another process that writes to the spool and has to [`AuditLog::share`] it.
     ///
     /// # Errors
     /// As [`AuditLog::open`].

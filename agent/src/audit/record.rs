@@ -73,7 +73,7 @@ const UNANSWERED: (Outcome, &str, &str) = (
 #[must_use = "dropping the record ends it"]
 pub struct Record {
     log: AuditLog,
-    /// `None` once the last line was handed over.
+    /// `None` once the log has the last line.
     open: Option<(Box<Event>, OwnedSemaphorePermit)>,
     id: AuditId,
     /// What the request needs for as long as it lasts.
@@ -336,7 +336,7 @@ impl Record {
         self.finish(EndReason::Terminated);
     }
 
-    /// Puts the record on disk before what it tells of happens, and waits for it. A refusal's record is thereby
+    /// Puts the record on disk before the effect that it reports happens, and waits for it. A refusal's record is thereby
     /// final; for anything else this is a first line of stage `RequestReceived` and the end writes another one.
     ///
     /// # Errors

@@ -78,12 +78,12 @@ fn configuration(given: Option<&Path>) -> Result<Option<Config>, ConfigError> {
 
 /// Says on standard error what went wrong, and gives the exit code for it.
 fn fail(error: &anyhow::Error) -> ExitCode {
-    eprintln!("picket: {}", told(error));
+    eprintln!("picket: {}", error_chain(error));
     ExitCode::FAILURE
 }
 
 /// What went wrong with its causes.
-fn told(error: &anyhow::Error) -> String {
+fn error_chain(error: &anyhow::Error) -> String {
     with_causes(error.as_ref())
 }
 
@@ -101,16 +101,16 @@ mod tests {
         const SYSTEM: &str = "No such file or directory (os error 2)";
         let nothing = Path::new("/nonexistent/x");
         let objects = Store::open(&[nothing.to_owned()]).unwrap_err();
-        assert_eq!(told(&objects.into()), format!("/nonexistent/x: {SYSTEM}"));
+        assert_eq!(error_chain(&objects.into()), format!("/nonexistent/x: {SYSTEM}"));
         assert_eq!(
-            told(&Config::read(nothing).unwrap_err().into()),
+            error_chain(&Config::read(nothing).unwrap_err().into()),
             format!("/nonexistent/x: cannot read the configuration: {SYSTEM}")
         );
         let opened = std::fs::File::open(nothing).map(drop);
         assert_eq!(
-            told(&opened.context("cannot start").unwrap_err()),
+            error_chain(&opened.context("cannot start").unwrap_err()),
             format!("cannot start: {SYSTEM}")
         );
-        assert_eq!(told(&io::Error::other("alone").into()), "alone");
+        assert_eq!(error_chain(&io::Error::other("alone").into()), "alone");
     }
 }

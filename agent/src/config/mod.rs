@@ -31,7 +31,7 @@ pub const DEFAULT_PATH: &str = "/etc/picket/agent.yaml";
 /// The largest configuration file read; a node's has a few dozen lines, so more is a mistake.
 const MAX_BYTES: u64 = 1024 * 1024;
 
-/// The longest that an agent drains. One that hands over stays for as long, and two on a node should not for hours.
+/// The longest that an agent drains. One that transferred its listeners stays for as long, and two on a node should not for hours.
 pub const MAX_DRAIN_SECONDS: u64 = 3600;
 
 /// Why a configuration file was refused.
@@ -148,7 +148,7 @@ pub struct EnforceSection {
     pub match_labels: BTreeMap<String, String>,
     /// What becomes of pods that no agent has judged yet while none runs: protected endpoints are closed to them, or open.
     pub unclassified_pods: FailMode,
-    /// What becomes of static pods that the API server has not told of, while an agent runs.
+    /// What becomes of static pods that the API server has not reported, while an agent runs.
     pub static_pods: FailMode,
 }
 

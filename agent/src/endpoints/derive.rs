@@ -61,7 +61,7 @@ const RUNTIME: [u16; 2] = [2375, 2376];
 const TUNNELS: [u16; 3] = [4789, 8472, 6081];
 
 /// Services that lead to Services that lead to a protected endpoint are followed so far. A packet is translated at most once on each node
-/// that it passes, and does not pass more than its hop limit, 64 where a system has not been told otherwise.
+/// that it passes, and does not pass more than its hop limit, 64 unless a system is configured otherwise.
 pub(super) const ROUNDS: usize = 64;
 
 /// What is kept of a slice's addresses that lead to protected endpoints where there is no room for all: more than an API server has,

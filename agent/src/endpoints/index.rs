@@ -189,7 +189,7 @@ impl EndpointIndex {
         }
     }
 
-    /// Whether everything has been told once: all lists, the API server's own addresses among them, and an answer for each
+    /// Whether everything has been reported once: all lists, the API server's own addresses among them, and an answer for each
     /// name of the configuration. What the kernel holds already must stand until then.
     fn is_whole(&self) -> bool {
         let lists = self.services.whole() && self.slices.whole() && self.nodes.whole();

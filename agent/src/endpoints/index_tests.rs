@@ -676,12 +676,12 @@ fn changes_that_do_not_matter_ask_for_no_look() {
         "app",
         json!({"clusterIP": "10.96.3.3", "ports": [{"port": 80}]})
     )));
-    let mut beat = node("b", "10.0.0.2", "10.244.2.0/24");
-    beat["status"]["conditions"] = json!([{"type": "Ready", "status": "False"}]);
+    let mut heartbeat = node("b", "10.0.0.2", "10.244.2.0/24");
+    heartbeat["status"]["conditions"] = json!([{"type": "Ready", "status": "False"}]);
     assert!(
         !fixture
             .index
-            .node(watcher::Event::Apply(serde_json::from_value(beat).unwrap()))
+            .node(watcher::Event::Apply(serde_json::from_value(heartbeat).unwrap()))
     );
     // These do.
     assert!(fixture.slice(slice("x", "s", "app", &["10.0.0.1"], json!([{"port": 6443}]))));

@@ -51,7 +51,7 @@ const RESOLVE_LIMIT: Duration = Duration::from_secs(15);
 /// Lookups at a time; each may hold a thread.
 const RESOLVE_AT_ONCE: usize = 8;
 
-/// How often the node's own addresses are read although the kernel told of no change. One reading takes a fraction of a
+/// How often the node's own addresses are read although the kernel reported no change. One reading takes a fraction of a
 /// millisecond.
 const NODE_ADDRESSES_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -91,7 +91,7 @@ impl ProtectedEndpoints {
     }
 }
 
-/// What this part is told.
+/// The settings of this part.
 #[derive(Debug, Clone, Default)]
 pub struct ProtectedEndpointsConfig {
     /// This node's name.
@@ -106,7 +106,7 @@ pub struct ProtectedEndpointsConfig {
     pub inherited: ProtectedEndpoints,
 }
 
-/// Where the protected endpoints are made known, and what tells of them beside the API server.
+/// Where the protected endpoints are made known, and their sources beside the API server.
 pub struct LocalSources<R, O> {
     /// Looks names up.
     pub resolver: R,
@@ -246,7 +246,7 @@ where
                     std::future::pending::<()>().await;
                 }
             };
-            // Elapsed or told of: both are reasons to read.
+            // Elapsed or reported: both are reasons to read.
             let _ = tokio::time::timeout(NODE_ADDRESSES_INTERVAL, changed).await;
             self.read_node_addresses();
             tokio::time::sleep(NODE_ADDRESSES_GAP).await;
@@ -298,7 +298,7 @@ where
 
     async fn follow_changes(&self) {
         loop {
-            // Elapsed or told of: both are reasons to look.
+            // Elapsed or reported: both are reasons to look.
             let _ = tokio::time::timeout(REFRESH_INTERVAL, self.shared.changed.notified()).await;
             self.shared.refresh();
             tokio::time::sleep(REFRESH_GAP).await;

@@ -29,7 +29,7 @@ pub(super) fn addresses() -> io::Result<BTreeSet<IpAddr>> {
         .collect())
 }
 
-/// Told by the kernel when an address comes or goes (rtnetlink(7)). Which one is of no interest: all are read anew.
+/// The kernel reports here that an address comes or goes (rtnetlink(7)). Which one is of no interest: all are read anew.
 ///
 /// The socket is a netlink one; to a runtime that waits and receives it is a datagram socket like any other.
 #[derive(Debug)]
@@ -89,7 +89,7 @@ mod tests {
                 let changes = Changes::open().unwrap();
                 let second = std::time::Duration::from_secs(1);
                 let none = tokio::time::timeout(second / 4, changes.next()).await;
-                assert!(none.is_err(), "told of nothing");
+                assert!(none.is_err(), "nothing was reported");
                 for line in [
                     "addr add 192.0.2.1/32 dev lo",
                     "addr add fd00::1/128 dev lo",

@@ -10,7 +10,7 @@ use serde_json::json;
 use super::testing::{node, service, slice};
 use super::*;
 
-/// Answers as it is told, and counts the questions.
+/// Answers as the test set it, and counts the questions.
 #[derive(Clone, Default)]
 struct Answers {
     addresses: Arc<Mutex<Vec<IpAddr>>>,

@@ -39,7 +39,7 @@ pub(crate) struct KernelEnforcer {
     next: AtomicU64,
     pub(super) served: EnforcedPods,
     pub(super) metrics: EnforceMetrics,
-    /// The node's listener, as it can be handed over.
+    /// The node's listener, as it can be transferred.
     node_offer: Arc<ListenerOffer>,
     /// Listeners and numbers of the agent before this one.
     inherited: Arc<InheritedListeners>,
@@ -93,7 +93,7 @@ impl KernelEnforcer {
         })
     }
 
-    /// The listeners, as they can be handed over, and the numbers of pods that the node's listener serves.
+    /// The listeners, as they can be transferred, and the numbers of pods that the node's listener serves.
     pub(crate) fn offers(&self) -> Vec<Arc<ListenerOffer>> {
         let mut offers = self.served.offers();
         offers.push(Arc::clone(&self.node_offer));

@@ -24,7 +24,7 @@ use crate::workload::{CoverageReport, EnforceError, Enforcement, Netns, Pod, Pod
 /// What an attempt to list a pod's interfaces is for.
 const FIND_INTERFACES: &str = "find the pod's interfaces";
 
-/// What is told of a pod that is not covered.
+/// The Event's text about a pod that is not covered.
 const EGRESS_UNFILTERED: &str = "Picket cannot drop this pod's packet sockets' packets where they come out of it: give it neither \
      NET_RAW nor NET_ADMIN";
 
@@ -121,7 +121,7 @@ impl Maintainer {
         self.count(destroy_sockets(netns, &is_protected, None))
     }
 
-    /// Ends those of pods in the node's namespace, which are told from the node's own by their cgroups.
+    /// Ends those of pods in the node's namespace, which differ from the node's own by their cgroups.
     fn destroy_shared(&self, cgroups: &HashSet<CgroupId>) -> Result<DestroyedSockets, DestroySocketsError> {
         let endpoints = self.endpoints.load_full();
         let is_protected = |address: SocketAddr| is_endpoint(&endpoints, address);

@@ -208,7 +208,7 @@ fn plan(pod: &EnforcedPod, port: u16) -> Result<Move, Stays> {
     })
 }
 
-/// The new listener, as it can be handed over.
+/// The new listener, as it can be transferred.
 fn offer(from: &TransferredListener, listener: &InPodListener) -> std::io::Result<ListenerOffer> {
     Ok(ListenerOffer {
         listener: TransferredListener {

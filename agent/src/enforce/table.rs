@@ -24,7 +24,7 @@ pub(crate) struct EnforcedPod {
     pub(crate) network: PodNetwork,
     /// Its cgroup's folder.
     pub(crate) path: PathBuf,
-    /// Its listener and number, as they can be handed over.
+    /// Its listener and number, as they can be transferred.
     pub(crate) offer: Arc<ListenerOffer>,
     /// How its own listener is served; none of a pod that the node's listener serves.
     pub(crate) accepting: Option<Accepting>,
@@ -72,7 +72,7 @@ impl EnforcedPods {
         }
     }
 
-    /// Tells of releases, and of what [`Enforcer::changed`](crate::workload::Enforcer::changed) says.
+    /// Reports releases, and what [`Enforcer::changed`](crate::workload::Enforcer::changed) says.
     pub(crate) fn changes(&self) -> &PodChanges {
         &self.changes
     }
@@ -92,7 +92,7 @@ impl EnforcedPods {
         Some(entry.pod.owner.clone())
     }
 
-    /// What can be handed over.
+    /// What can be transferred.
     pub(crate) fn offers(&self) -> Vec<Arc<ListenerOffer>> {
         let pods = self.lock();
         pods.values().map(|entry| Arc::clone(&entry.pod.offer)).collect()

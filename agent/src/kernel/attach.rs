@@ -62,7 +62,7 @@ pub(super) fn attach_all(
     let mut kept_out = HashSet::new();
     for program in Program::all() {
         match program.load(ebpf) {
-            // A kernel that does not take it leaves packet sockets uncovered, which covering tells of each pod.
+            // A kernel that does not take it leaves packet sockets uncovered, which each pod's coverage report says.
             Err(error) if program == Program::Interface => {
                 tracing::warn!(%error, "the kernel does not load the interface program; no packet filter is attached to pods' interfaces")
             }
@@ -73,7 +73,7 @@ pub(super) fn attach_all(
         match program.attach(ebpf, cgroup) {
             Ok(link) => folder.pin(link, program.name(), program)?,
             // Without it enforced pods are closed, not open: what is attached to each of them drops their packets to protected endpoints.
-            // Those that were not judged yet have nothing of the kind. Looking at the links tells of it, and attaches it
+            // Those that were not judged yet have nothing of the kind. Looking at the links reports it, and attaches it
             // once it can.
             Err(error @ KernelError::Exclusive { .. }) => {
                 tracing::error!(%error, "another program keeps a kernel program out; enforced pods reach no protected endpoint by its hook, and pods that are not classified yet reach all of them");

@@ -24,7 +24,7 @@ use crate::kernel::CgroupId;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Ifindex(pub u32);
 
-/// What is attached to pods, and what the kernel was told of the node.
+/// What is attached to pods, and the node's state in the kernel.
 #[derive(Debug, Default)]
 pub(super) struct Attachments {
     pub(super) node: Option<NodeState>,
@@ -168,7 +168,7 @@ impl Kernel {
         pins::remove_pin(&self.folder.link(&pod_pin(cgroup)))
     }
 
-    /// Looks at every link, and puts back what is not as it was left, pins of maps too; what the kernel was told of the node is
+    /// Looks at every link, and puts back what is not as it was left, pins of maps too; the node's state in the kernel is
     /// told again. Once all are attached, programs of another layout go that were to be retired.
     /// Interfaces that are gone are forgotten, for a pod may have a new one with each of its sandboxes; links of pods that are
     /// gone are left to [`Self::release`]; a pod that is not enforced any more, nor about to be, is released here: an attempt
@@ -372,7 +372,7 @@ fn is_gone(interface: Ifindex) -> bool {
 
 fn name_of(interface: Ifindex) -> Result<CString, Errno> {
     let name = if_indextoname(interface.0)?;
-    // nix tells of no failure here: it leaves the name empty.
+    // nix reports no failure here: it leaves the name empty.
     if name.is_empty() {
         return Err(Errno::last());
     }

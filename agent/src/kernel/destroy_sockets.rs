@@ -216,26 +216,26 @@ fn end(
     socket: &Socket,
     only: Option<&HashSet<CgroupId>>,
 ) -> DestroyedSockets {
-    let mut cut = DestroyedSockets::default();
+    let mut destroyed = DestroyedSockets::default();
     match (only, socket.cgroup) {
-        (Some(only), Some(cgroup)) if !only.contains(&cgroup) => return cut,
+        (Some(only), Some(cgroup)) if !only.contains(&cgroup) => return destroyed,
         (Some(_), None) => {
-            cut.unknown += 1;
-            return cut;
+            destroyed.unknown += 1;
+            return destroyed;
         }
         _ => {}
     }
     // The cookie in it makes sure that no other socket is meant.
     let body = request(socket.family, protocol, STATES, &socket.id);
     match netlink.one(DESTROY, &body, |_| {}) {
-        Ok(()) => cut.destroyed += 1,
-        Err(error) if error.raw_os_error() == Some(Errno::ENOENT as i32) => cut.gone += 1,
+        Ok(()) => destroyed.destroyed += 1,
+        Err(error) if error.raw_os_error() == Some(Errno::ENOENT as i32) => destroyed.gone += 1,
         Err(error) => {
             tracing::warn!(remote = %socket.remote, %error, "the kernel cannot destroy a connection to a protected endpoint");
-            cut.left += 1;
+            destroyed.left += 1;
         }
     }
-    cut
+    destroyed
 }
 
 /// `struct inet_diag_req_v2`.

@@ -131,7 +131,7 @@ impl Program {
         .map_err(denied)
     }
 
-    /// What the kernel tells of it, once it is loaded.
+    /// What the kernel reports of it, once it is loaded.
     pub(super) fn info(self, ebpf: &mut Ebpf) -> Result<ProgramInfo, KernelError> {
         let denied = self.denied("look at");
         self.find(ebpf)?.info().map_err(denied)

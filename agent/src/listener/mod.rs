@@ -138,7 +138,7 @@ impl UnattributedCause {
     }
 }
 
-/// What a listener hands on.
+/// What a listener passes to the pipeline.
 #[derive(Debug)]
 pub enum Arrival {
     /// A connection to serve.
@@ -162,8 +162,8 @@ pub enum ListenerError {
     /// The kernel does not tell the namespace's cookie.
     #[error("cannot read the network namespace's cookie (SO_NETNS_COOKIE, Linux 5.14): {0}")]
     Cookie(#[source] io::Error),
-    /// What another agent handed over as a listener is none of this port and namespace.
-    #[error("what was handed over is {0}")]
+    /// A descriptor that another agent transferred as a listener is none of this port and namespace.
+    #[error("a transferred descriptor is not this pod's listener: {0}")]
     Foreign(&'static str),
     /// The runtime did not take the socket.
     #[error("cannot serve the listener: {0}")]

@@ -60,7 +60,7 @@ impl InPodListener {
         self.netns_cookie
     }
 
-    /// The namespace's own addresses when it was opened; none of a listener that was handed over.
+    /// The namespace's own addresses when it was opened; none of a transferred listener.
     #[must_use]
     pub fn addresses(&self) -> &[IpAddr] {
         &self.addresses
@@ -82,7 +82,7 @@ impl InPodListener {
         self.sockets().map(|socket| socket.try_clone_to_owned()).collect()
     }
 
-    /// The listener behind descriptors that an agent before this one handed over, if they are what it says: sockets that
+    /// The listener behind descriptors that an agent before this one transferred, if they are what it says: sockets that
     /// listen on `port` of 127.0.0.1, and of ::1 where there is a second, in the namespace with this cookie.
     ///
     /// # Errors

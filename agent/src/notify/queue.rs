@@ -251,7 +251,7 @@ mod tests {
         assert!(limiter.passes(&moved, start), "it hides nothing else by that");
         assert!(limiter.passes(&about(1, 0), start));
         assert!(limiter.passes(&about(2, 0), start + SAME_EVERY));
-        assert_eq!(limiter.seen.len(), 1, "what was told long ago is forgotten");
+        assert_eq!(limiter.seen.len(), 1, "what was reported long ago is forgotten");
     }
 
     #[test]

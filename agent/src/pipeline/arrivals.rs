@@ -33,7 +33,7 @@ pub(crate) struct DataPath {
 }
 
 /// Gives each accepted connection a task of its own on one of the data path's threads, and writes down those that came by no
-/// redirect. Once nobody accepts any more, which `last` says, those that wait are still served, and `done` is told.
+/// redirect. Once nobody accepts any more, which `last` says, those that wait are still served, and `done` is cancelled.
 pub(crate) async fn connections(
     mut arrivals: mpsc::Receiver<Arrival>,
     path: DataPath,

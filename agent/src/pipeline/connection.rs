@@ -206,7 +206,7 @@ impl Connection {
         Ok(check_claims(headers, &self.pod.load(), agent, &self.own_token)?)
     }
 
-    /// The user the API server is asked as, with the extras that it is told of the principal.
+    /// The user the API server is asked as, with the extras that describe the principal.
     pub(super) fn impersonated(
         &self,
         principal: &Arc<Principal>,

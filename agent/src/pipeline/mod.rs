@@ -390,7 +390,7 @@ fn read_upgrade(request: &CanonicalRequest) -> Result<Option<UpgradeProtocol>, R
     Ok(requested_upgrade(&head.headers))
 }
 
-/// What a client is told of a rule that fired.
+/// The warning that a client gets of a rule that fired.
 fn warning(finding: &FiredRule) -> HeaderValue {
     warning_value(&format!(
         "policy {}, rule {}: {}",

@@ -56,12 +56,12 @@ const SEND_BUFFER: usize = 64 * 1024;
 /// its way. What comes within this time is answered, and told that the connection closes.
 const LAST_REQUEST_WAIT: Duration = Duration::from_secs(1);
 
-/// What is told of a pod whose clients do not trust Picket.
+/// The Event's text about a pod whose clients do not trust Picket.
 const DISTRUST: &str = "A client in this pod rejects Picket's certificate, so it does not reach the API server. Check that the \
      namespace has the label picket.dev/enrolled=true and that the pod was created after the label. A client with a CA \
      bundle of its own needs Picket's CA in that bundle";
 
-/// What is told of a pod whose client was closed for its frames.
+/// The Event's text about a pod whose client was closed for its frames.
 const FLOOD: &str = "A client in this pod sends HTTP/2 control frames without end, so Picket closed its connection. Find the program \
      that does so; no common client of Kubernetes does";
 
@@ -79,7 +79,7 @@ pub enum ConnectionEnd {
 
 impl Pipeline {
     /// Serves one connection to its end. When the drain begins, or the pod is released, requests under way end first:
-    /// HTTP/2 clients are told by GOAWAY, HTTP/1.1 connections close after the response. Dropping the future closes the
+    /// HTTP/2 clients learn of it by GOAWAY, HTTP/1.1 connections close after the response. Dropping the future closes the
     /// connection at once. `counted` is held until the connection and its tunnel have ended.
     pub async fn serve(
         self: Arc<Self>,

@@ -5,7 +5,7 @@
 use std::error::Error;
 
 /// The error with its causes: `client error (Connect)` alone helps nobody. Most of the agent's own messages tell their cause, so
-/// each cause is told once.
+/// each cause is named once.
 #[must_use]
 pub fn with_causes(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();

@@ -23,7 +23,7 @@ pub async fn stop() -> std::io::Result<&'static str> {
 pub fn at_work() {
     std::thread::spawn(|| {
         if let Err(error) = sd_notify::notify(&[NotifyState::Ready]) {
-            tracing::warn!(%error, "the supervisor cannot be told that the agent is at work");
+            tracing::warn!(%error, "the agent cannot report to its supervisor that it is at work");
         }
     });
 }

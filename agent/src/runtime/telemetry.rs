@@ -9,7 +9,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 /// `h2` warns of each stream that a client takes back too early, which any pod could make it do without end; `kube_client` tells
-/// of failures that whoever asked tells of too.
+/// of failures that the caller reports too.
 const DEFAULT_FILTER: &str = "info,h2=error,kube_client=off";
 
 /// What can be asked for, from nothing to everything.

@@ -37,7 +37,7 @@ enum State<B> {
     /// The body is still to come.
     Empty,
     Running(B),
-    /// Ended by Picket; the client has not been told.
+    /// Ended by Picket; the client has not learned of it.
     Ended(Arc<Ending>),
     Over,
 }

@@ -15,7 +15,7 @@ use crate::reject::{Rejection, Status};
 pub struct Ending {
     /// A word of low cardinality: the refusal's own, such as `identity_suspended`, or `session_killed`.
     pub cause: &'static str,
-    /// What the client is told.
+    /// The text for the client.
     pub status: Status,
     /// When the change was seen that ended it.
     pub since: Instant,

@@ -38,7 +38,7 @@ impl Pump {
         self.over
     }
 
-    /// Carries bytes for as long as there are any; ready once all are written and the other side was told so.
+    /// Carries bytes for as long as there are any; ready once all are written and the other side has learned so.
     pub(super) fn poll<R, W>(
         &mut self,
         cx: &mut Context<'_>,

@@ -74,7 +74,7 @@ pub trait Judge: Send + Sync {
 /// Ends a session's bytes.
 pub trait Stop: Send + Sync {
     /// Called once at most, and perhaps before the first byte. The API server's side is to be closed at once; the client's
-    /// as soon as it has been told.
+    /// as soon as it has learned of it.
     fn stop(&self, ending: &Arc<Ending>);
 }
 

@@ -9,7 +9,7 @@ use super::*;
 use crate::audit::PodRef;
 use crate::metrics::MetricsRegistry;
 
-/// Permits while it is told to, and until a moment.
+/// Permits while the test wants it to, and until a moment.
 #[derive(Default)]
 struct Fake {
     refuses: AtomicBool,

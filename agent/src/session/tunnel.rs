@@ -108,7 +108,7 @@ impl StopTunnel {
     }
 }
 
-/// Joins a client's upgraded connection with the API server's until one of them is done or `stop` is told. Dropping the
+/// Joins a client's upgraded connection with the API server's until one of them is done or `stop` ends it. Dropping the
 /// future closes both.
 pub(super) async fn join(
     client: OnUpgrade,
@@ -192,7 +192,7 @@ where
         if let Poll::Ready(done) = to_client.poll(cx, server, client) {
             return Poll::Ready(done.map(|()| Ended::Server));
         }
-        // The client is being told the end; nobody reads what it still sends, and a failure there is not the session's.
+        // The client is learning of the end; nobody reads what it still sends, and a failure there is not the session's.
         if to_client.is_over() {
             return Poll::Pending;
         }

@@ -19,7 +19,7 @@ pub struct Upgraded {
     pub client: OnUpgrade,
     /// The API server's side.
     pub server: OnUpgrade,
-    /// How its end is told.
+    /// How its client learns of the end.
     pub farewell: Farewell,
     /// How it is ended.
     pub stop: Arc<StopTunnel>,

@@ -155,7 +155,7 @@ fn note(standing: Standing) -> String {
 }
 
 /// Several errors of one object as one text, each with its line.
-fn told(errors: &[&Diagnostic]) -> String {
+fn joined(errors: &[&Diagnostic]) -> String {
     let lines = errors
         .iter()
         .map(|error| format!("line {}: {}", error.line, error.reason));
@@ -238,7 +238,7 @@ impl StatusBoard {
                 };
                 let unchanged = version.is_some_and(|version| content == Content::Read(version.fingerprint));
                 let (reason, message) = if !own.is_empty() {
-                    (StatusReason::Invalid, told(&own))
+                    (StatusReason::Invalid, joined(&own))
                 } else if unchanged {
                     (StatusReason::InForce, String::new())
                 } else {
@@ -259,7 +259,7 @@ impl StatusBoard {
             let (reason, message) = match broken {
                 Some((_, reading)) => (
                     StatusReason::SourceUnreadable,
-                    told(&reading.errors.iter().collect::<Vec<_>>()),
+                    joined(&reading.errors.iter().collect::<Vec<_>>()),
                 ),
                 None => (
                     StatusReason::OthersInvalid,

@@ -294,7 +294,7 @@ fn every_object_has_a_status_that_names_the_one_at_fault() {
     );
     assert!(message(&store, "d").ends_with(". No version of it is in force"));
 
-    // What is invalid beside others is told at the one that the message is about.
+    // What is invalid beside others is reported at the one that the message is about.
     folder.write("a.yaml", &format!("{}---\n{}", identity("a"), identity("b")));
     folder.write("d.yaml", &identity("a"));
     store.reload();

@@ -22,10 +22,10 @@ pub use publish::{CertificateReload, Certificates};
 /// keeps silent connections from piling up.
 pub const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 
-/// How long a client may take for what it is told instead of a session. It fits into the socket's buffer.
+/// How long a client may take for the answer that it gets instead of a session. It fits into the socket's buffer.
 const TELL_LIMIT: Duration = Duration::from_secs(1);
 
-/// What a client without TLS is told, in kube-apiserver's words (net/http, `tlsRecordHeaderLooksLikeHTTP`).
+/// The answer to a client without TLS, in kube-apiserver's words (net/http, `tlsRecordHeaderLooksLikeHTTP`).
 const PLAIN_HTTP_ANSWER: &[u8] =
     b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
 

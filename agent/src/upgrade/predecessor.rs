@@ -351,7 +351,7 @@ async fn say_stopped(stream: &UnixStream) {
     match timeout(MESSAGE_TIMEOUT, send(stream, &Message::Stopped, &[])).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => {
-            tracing::warn!(%error, "the successor cannot be told that this agent has stopped serving");
+            tracing::warn!(%error, "the agent cannot report to its successor that it has stopped serving");
         }
         Err(_) => tracing::warn!("the successor does not read that this agent has stopped serving"),
     }

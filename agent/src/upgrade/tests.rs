@@ -266,8 +266,8 @@ async fn where_the_newer_agent_dies_the_older_one_goes_on() {
     older.audit.flush().await.unwrap();
 }
 
-/// It changes nothing more in the kernel once it is told, though its streams may take long to end and write to the log; the
-/// older one looks after everything when it has ended, too: it may have stood still before it was told.
+/// It changes nothing more in the kernel once it has learned of that, though its streams may take long to end and write to the log; the
+/// older one looks after everything when it has ended, too: it may have stood still before it learned of that.
 #[test]
 fn where_the_newer_agent_is_late_the_older_one_goes_on_and_restores_again_at_its_end() {
     let mut older = {

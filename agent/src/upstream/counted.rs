@@ -191,7 +191,7 @@ mod tests {
         assert_eq!(*log.0.borrow(), [(BodyEnd::Completed, 0)]);
         let second = Log::default();
         let body = body.ending(|first| {
-            assert!(first.is_none(), "it has been told");
+            assert!(first.is_none(), "it has been reported");
             second.clone()
         });
         assert_eq!(*second.0.borrow(), [(BodyEnd::Completed, 0)]);

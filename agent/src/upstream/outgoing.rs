@@ -115,7 +115,7 @@ impl Failure {
         }
     }
 
-    /// What the client of this request is told.
+    /// What the client of this request learns.
     pub(super) fn into_error(self, outgoing: &Outgoing) -> SendError {
         match self {
             Failure::NotTaken(error) => SendError::NotTaken(error),

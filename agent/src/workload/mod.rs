@@ -51,7 +51,7 @@ use crate::kernel::{CgroupId, FailMode};
 use crate::notify::EventQueue;
 use crate::runtime::phase::PhaseWatch;
 
-/// What this part is told of the node.
+/// The settings of this part.
 #[derive(Clone)]
 pub struct WorkloadConfig {
     /// The node's name, as the pods' `spec.nodeName` has it.
@@ -62,7 +62,7 @@ pub struct WorkloadConfig {
     pub kubeconfig: PathBuf,
     /// Which pods are enforced.
     pub selection: Selection,
-    /// What becomes of static pods that the API server has not told of.
+    /// What becomes of static pods that the API server has not reported.
     pub static_pods: FailMode,
     /// Which addresses are protected endpoints besides those that the cluster names.
     pub endpoints: ProtectedEndpointsConfig,
@@ -72,7 +72,7 @@ pub struct WorkloadConfig {
     pub redirected: BTreeSet<CgroupId>,
     /// How far the agent is: while the kernel write lease is lent, nothing is changed.
     pub phase: PhaseWatch,
-    /// Told how long a new pod took until it was enforced or left alone.
+    /// Learns how long a new pod took until it was enforced or left alone.
     pub judged: Judged,
     /// Where to tell of pods that cannot be enforced.
     pub kube_events: EventQueue,
@@ -142,7 +142,7 @@ pub async fn start<E: Enforcer>(
     reconciler.close(&scans.borrow());
     let status = reconciler.status();
     let names = reconciler.names();
-    // Who tells of pods is not ended with the others: what pods have open while the agent drains is judged by their changes.
+    // The source of pods does not end with the others: what pods have open while the agent drains is judged by their changes.
     let never = CancellationToken::new();
     let tasks = vec![
         ("cgroup tree", tree.run(never.clone()).boxed()),

@@ -120,7 +120,7 @@ fn ports(spec: &core::PodSpec) -> BTreeSet<u16> {
 }
 
 /// A pod's addresses as its status has them. The kubelet gives pods on the node's network the node's addresses, and tells
-/// of the node's before it tells of the pod's.
+/// of the node's before it reports the pod's.
 fn addresses(status: &core::PodStatus, host_network: bool) -> Vec<IpAddr> {
     let list = status.pod_ips.iter().flatten().map(|entry| entry.ip.as_str());
     let of_pod = list.chain(status.pod_ip.as_deref());

@@ -33,7 +33,7 @@ pub(super) fn has_own_stack(class: &str, has_overhead: bool) -> bool {
     has_overhead || NAMES.iter().any(|name| class.contains(name))
 }
 
-/// What is told of such a pod.
+/// The message about such a pod.
 pub(super) fn note(class: &str) -> String {
     format!(
         "This pod's RuntimeClass {class:?} gives it a network stack of its own, so Picket cannot redirect its connections: they \

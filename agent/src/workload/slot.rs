@@ -40,7 +40,7 @@ pub(super) const API_SERVER_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) struct Pace {
     pub(super) again: Duration,
     pub(super) every: Duration,
-    /// How long the API server has to tell its pods at the start, until static pods that it might have told of are left alone.
+    /// How long the API server has to tell its pods at the start, until static pods that it might have reported are left alone.
     pub(super) api_server_timeout: Duration,
 }
 
@@ -157,9 +157,9 @@ pub(super) struct Slot<H> {
     pub(super) busy: bool,
     /// The cgroup vanished while an attempt was under way.
     pub(super) gone: bool,
-    /// The pod as the API server told of it last, where the selection named it then.
+    /// The pod as the API server reported it last, where the selection named it then.
     pub(super) last: Option<Arc<NodePod>>,
-    /// It was found redirected, and nothing was told of it since: it is one of the selection's.
+    /// It was found redirected, and nothing was reported of it since: it is one of the selection's.
     pub(super) enforced_before: bool,
     /// Since when it waits, closed, for the API server to tell of it, and whether that was said.
     pub(super) unreported: Option<(Instant, bool)>,
@@ -389,7 +389,7 @@ impl<H> Slot<H> {
         }
     }
 
-    /// What the listener is told of the pod.
+    /// The pod as the listener sees it.
     pub(super) fn facts(&self, pod: &NodePod) -> Pod {
         let mut facts = pod.pod.clone();
         facts.cgroup = Some(self.found.group.path.clone());
@@ -428,7 +428,7 @@ mod tests {
         let mut one = slot(HASH);
         let mut check = |told, after| one.check(id, told, start + after, API_SERVER_TIMEOUT);
         assert_eq!(check(false, Duration::ZERO), Some(start + API_SERVER_TIMEOUT));
-        assert_eq!(check(true, API_SERVER_TIMEOUT / 2), None, "it is told of");
+        assert_eq!(check(true, API_SERVER_TIMEOUT / 2), None, "it is reported");
         assert_eq!(
             check(false, API_SERVER_TIMEOUT),
             Some(start + 2 * API_SERVER_TIMEOUT),

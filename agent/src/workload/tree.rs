@@ -22,7 +22,7 @@ use super::cgroup::{CgroupError, Group, Scan, check_root, scan};
 use super::levels;
 use crate::kernel::CgroupId;
 
-/// How often the tree is read although nothing was told; a read of a node's tree costs a few milliseconds.
+/// How often the tree is read although inotify reported nothing; a read of a node's tree costs a few milliseconds.
 const BACKSTOP: Duration = Duration::from_secs(10);
 
 /// The same while some folder could not be watched.
@@ -99,7 +99,7 @@ impl Tree {
     /// Reads the tree until every folder seen was watched before it was read; says whether all could be watched.
     fn read(&mut self) -> bool {
         if let Some(watches) = &self.watches {
-            // What is told up to here is seen by the reading that follows.
+            // What is reported up to here is seen by the reading that follows.
             watches.drain();
         }
         loop {
@@ -213,13 +213,13 @@ impl Watches {
         outcome
     }
 
-    /// Waits until something is told. To be followed by [`Self::drain`], after which it waits for what is told then.
+    /// Waits until something is reported. To be followed by [`Self::drain`], after which it waits for later reports.
     async fn readable(&mut self) -> std::io::Result<()> {
         self.inotify.readable().await?.clear_ready();
         Ok(())
     }
 
-    /// Forgets what was told so far: all of it, for the runtime is told of what is added to nothing alone.
+    /// Forgets all reports so far: the runtime notices only a report that is added to none.
     fn drain(&self) {
         while self
             .inotify
@@ -262,7 +262,7 @@ mod tests {
         for round in 0..3 {
             std::fs::create_dir(folder.path().join(format!("{round}"))).unwrap();
             let told = tokio::time::timeout(Duration::from_secs(2), watches.readable()).await;
-            assert!(told.is_ok(), "a new folder is told");
+            assert!(told.is_ok(), "a new folder is reported");
             watches.drain();
             let again = tokio::time::timeout(Duration::from_millis(50), watches.readable()).await;
             assert!(again.is_err(), "and then nothing is");

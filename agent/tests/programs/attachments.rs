@@ -457,29 +457,29 @@ fn what_another_agent_let_go_is_held_again_and_then_released() {
         format!("link_interface_{LOOPBACK}"),
     ];
     let there = || links.each_ref().map(|link| testbed.layout().join(link).exists());
-    let tend = || {
+    let maintain = || {
         kernel.set_class(cgroup, class).unwrap();
         kernel.attach_egress_filter(&testbed.pod, cgroup, false).unwrap();
         testbed
             .inside(|| kernel.attach_interface_filter(Ifindex(LOOPBACK), cgroup))
             .unwrap();
     };
-    tend();
+    maintain();
     assert_eq!(there(), [true, true]);
-    for tends_first in [true, false] {
+    for maintain_first in [true, false] {
         let other = load(&testbed);
         other.set_class(cgroup, Class::Exempt).unwrap();
         other.release(cgroup).unwrap();
         drop(other);
         assert_eq!(there(), [false, false]);
-        if tends_first {
-            tend();
+        if maintain_first {
+            maintain();
         }
         testbed.inside(|| kernel.verify());
-        if !tends_first {
-            tend();
+        if !maintain_first {
+            maintain();
         }
-        assert_eq!(there(), [true, true], "{tends_first}");
+        assert_eq!(there(), [true, true], "{maintain_first}");
         assert_eq!(testbed.inside(|| verified(&kernel)), vec![]);
     }
     kernel.set_class(cgroup, Class::Exempt).unwrap();

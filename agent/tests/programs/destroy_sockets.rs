@@ -237,7 +237,7 @@ fn in_a_shared_namespace_only_the_pods_own_connections_end() {
 }
 
 /// Moves an interface of this thread's namespace; `ip` wants a process in the other one.
-fn hand_over(interface: &str, to: &File) {
+fn move_interface(interface: &str, to: &File) {
     let mut held = inside(to, || Command::new("sleep").arg("30").spawn().unwrap());
     ip(&format!("link set {interface} netns {}", held.id()));
     let _ = held.kill();
@@ -255,7 +255,7 @@ fn the_nodes_side_of_each_interface_is_found() {
         // So that the pod's index and the node's differ.
         ip("link add h1 type veth peer name h2");
         ip("link add h0 type veth peer name eth0");
-        hand_over("eth0", &pod);
+        move_interface("eth0", &pod);
         nix::net::if_::if_nametoindex("h0").unwrap()
     });
     let found = inside(&node, || host_side(&pod).unwrap());
@@ -267,7 +267,7 @@ fn the_nodes_side_of_each_interface_is_found() {
 
     inside(&node, || {
         ip("link add link h0 name mv0 type macvlan");
-        hand_over("mv0", &pod);
+        move_interface("mv0", &pod);
     });
     let found = inside(&node, || host_side(&pod).unwrap());
     assert_eq!(found.interfaces, [index]);

@@ -16,11 +16,11 @@ pub(crate) fn give(path: &Path, socket: &OwnedFd) -> Result<()> {
     let listener = UnixListener::bind(path).with_context(|| format!("listen at {}", path.display()))?;
     println!("made");
     io::stdout().flush()?;
-    let (taker, _) = listener.accept()?;
+    let (receiver, _) = listener.accept()?;
     let rights = [socket.as_raw_fd()];
     let message = [ControlMessage::ScmRights(&rights)];
     sendmsg::<UnixAddr>(
-        taker.as_raw_fd(),
+        receiver.as_raw_fd(),
         &[IoSlice::new(b"x")],
         &message,
         MsgFlags::empty(),
@@ -32,10 +32,15 @@ pub(crate) fn give(path: &Path, socket: &OwnedFd) -> Result<()> {
 
 /// Takes a socket from whoever listens at `path`.
 pub(crate) fn take(path: &Path) -> io::Result<OwnedFd> {
-    let giver = UnixStream::connect(path)?;
+    let sender = UnixStream::connect(path)?;
     let (mut byte, mut space) = ([0], cmsg_space!([i32; 1]));
     let mut parts = [IoSliceMut::new(&mut byte)];
-    let message = recvmsg::<UnixAddr>(giver.as_raw_fd(), &mut parts, Some(&mut space), MsgFlags::empty())?;
+    let message = recvmsg::<UnixAddr>(
+        sender.as_raw_fd(),
+        &mut parts,
+        Some(&mut space),
+        MsgFlags::empty(),
+    )?;
     for part in message.cmsgs()? {
         if let ControlMessageOwned::ScmRights(received) = part
             && let Some(&socket) = received.first()

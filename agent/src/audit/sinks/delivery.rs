@@ -174,7 +174,7 @@ impl Delivery {
             if !self.reader.read(self.view.end(), &mut self.batch)? {
                 break;
             }
-            if let Err(error) = self.hand_on() {
+            if let Err(error) = self.deliver_batch() {
                 self.reader.seek(from);
                 return Err(error);
             }
@@ -189,7 +189,7 @@ impl Delivery {
     }
 
     /// Delivers the batch, but for what the target has of its first line.
-    fn hand_on(&mut self) -> Result<(), SinkError> {
+    fn deliver_batch(&mut self) -> Result<(), SinkError> {
         let lines = &self.batch.lines;
         match self.partial.as_deref() {
             None | Some([]) => self.sink.deliver(lines),

@@ -23,7 +23,7 @@ use crate::audit::event::Event;
 use crate::audit::sinks::checkpoint;
 use crate::audit::{AuditConfig, AuditError};
 
-/// Names that are tried for a new segment. A failed rotation leaves one stray segment at most, and each start takes stray ones in.
+/// Names that are tried for a new segment. A failed rotation leaves one segment without lines at most, and each start takes such segments in.
 const NAMES_TRIED: u32 = 64;
 
 /// Tells the time, for the age of segments; tests bring their own.

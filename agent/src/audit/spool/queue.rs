@@ -24,7 +24,7 @@ pub(in crate::audit) type Done = oneshot::Sender<Result<(), AuditError>>;
 
 /// One piece of work for the writer.
 pub(in crate::audit) enum Item {
-    /// A line; `room` is given back once it is written, `done` is told once it is on disk.
+    /// A line; `room` is given back once it is written, `done` is called once it is on disk.
     Line {
         /// What to write.
         event: Box<Event>,

@@ -139,8 +139,8 @@ async fn a_stray_segment_under_the_next_name_jams_no_rotation() {
     deny(&log, 1).await.expect("on disk");
     let last = segments(&spool).expect("the spool").pop().expect("one").id;
     seconds.fetch_sub(60, Ordering::Relaxed);
-    let stray = SegmentId::after(Some(last), last.begun());
-    fs::write(stray.path(&spool), "").expect("a stray segment");
+    let left_over = SegmentId::after(Some(last), last.begun());
+    fs::write(left_over.path(&spool), "").expect("a left-over segment");
     for number in 2..10 {
         deny(&log, number).await.expect("on disk");
     }
@@ -175,7 +175,7 @@ async fn a_request_that_waited_and_was_approved_says_no_more_why_it_waited() {
 /// The spool of the child whose files may not grow; without it [`limited`] is a test that does nothing.
 const LIMITED: &str = "PICKET_TEST_AUDIT_LIMITED";
 
-/// Runs where a file may have 4 KB or 8 KB: denies until that is refused, and tells of each denial that is on disk.
+/// Runs where a file may have 4 KB or 8 KB: denies until that is refused, and reports each denial that is on disk.
 #[tokio::test]
 async fn limited() {
     let Some(spool) = std::env::var_os(LIMITED) else {

@@ -30,7 +30,7 @@ fn copy_of(spool: &Path) -> PathBuf {
     spool.with_file_name("copy.jsonl")
 }
 
-/// Is killed: denies requests, four at a time, and tells of each that it is on disk. Reads stand between them.
+/// Is killed: denies requests, four at a time, and reports each that is on disk. Reads stand between them.
 #[tokio::test]
 async fn writer() {
     let Some(spool) = std::env::var_os(SPOOL) else {

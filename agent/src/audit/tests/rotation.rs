@@ -368,7 +368,7 @@ async fn a_directory_that_is_gone_or_takes_nothing_refuses_until_it_is_back() {
     let log = open(&spool);
     deny(&log, 0).await.expect("on disk");
     fs::remove_dir_all(&spool).expect("removes");
-    // It is made again, and the chain tells of what is gone.
+    // It is made again, and the chain shows what is gone.
     deny(&log, 1).await.expect("on disk");
     assert_eq!(numbers(&stored_text(&spool)), [1]);
     assert_eq!(verify(&spool).first_seq, Some(2));

@@ -183,7 +183,7 @@ struct Printer<'a> {
     view: Option<View>,
     /// Whether a person looks: a stored line of an older agent may hold what cannot be seen.
     terminal: bool,
-    /// Lines left out, since the agent did not store them so, and not told of yet.
+    /// Lines left out, since the agent did not store them so, and not reported yet.
     forged: u64,
 }
 

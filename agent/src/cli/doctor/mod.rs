@@ -229,9 +229,9 @@ fn start_probe(cgroup: &Path, address: SocketAddr) -> io::Result<SocketAddr> {
 
 fn start_attempt(kind: SocketKind, cgroup: &Path, address: SocketAddr) -> io::Result<TrialOutcome> {
     let stdin = if kind.is_given() {
-        let (giver, taker) = UnixStream::pair()?;
-        start("--give", &[cgroup.as_os_str()], OwnedFd::from(giver).into())?;
-        OwnedFd::from(taker).into()
+        let (outside, inside) = UnixStream::pair()?;
+        start("--give", &[cgroup.as_os_str()], OwnedFd::from(outside).into())?;
+        OwnedFd::from(inside).into()
     } else {
         Stdio::null()
     };

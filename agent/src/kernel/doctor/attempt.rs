@@ -56,7 +56,7 @@ pub enum TrialOutcome {
 }
 
 impl TrialOutcome {
-    /// The word the probe tells it by.
+    /// Its word in the probe's output.
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Redirected => "redirected",

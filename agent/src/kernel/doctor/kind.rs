@@ -100,7 +100,7 @@ impl SocketKind {
         Self::OutsideNode,
     ];
 
-    /// The word the probe is told it by.
+    /// Its word on the probe's command line.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Tcp => "tcp",

@@ -97,7 +97,7 @@ impl Check {
         }
     }
 
-    /// What could not be tried is not known to work, and is told like what does not.
+    /// What could not be tried is not known to work, and is reported like a failure.
     fn untried(name: &'static str, needs: &str) -> Self {
         Self {
             name,
@@ -214,13 +214,13 @@ fn trial_pins(surroundings: &Surroundings, name: &str) -> Option<PathBuf> {
 pub struct Cost {
     /// Its name.
     pub program: &'static str,
-    /// Instructions that the verifier looked at; `None` where the kernel does not tell (before Linux 5.16).
+    /// Instructions that the verifier looked at; `None` where the kernel does not report it (before Linux 5.16).
     pub verified: Option<u32>,
     /// How long loading it took, most of which is the verifier's.
     pub load: Duration,
 }
 
-/// Loads each program once, in none of anybody's cgroups, and tells what that costs.
+/// Loads each program once, in none of anybody's cgroups, and reports what that costs.
 ///
 /// # Errors
 /// When the kernel denies one.

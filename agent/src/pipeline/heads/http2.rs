@@ -23,7 +23,7 @@ use super::{PodHeads, ReadPermit, SHORT_HEAD, set_target};
 use crate::reject::HeadError;
 
 /// The most that h2 decodes of a head: above the API server's limit, so that what is beyond that limit is refused by a stage,
-/// with a `Status` and a record. Clients are told and do not send more.
+/// with a `Status` and a record. Clients learn the limit and do not send more.
 pub(in crate::pipeline) const LIST_BYTES: u32 = 2 << 20;
 
 /// A client begins with so many bytes (RFC 9113 section 3.4).

@@ -79,7 +79,7 @@ fn is_forwarded(name: &HeaderName) -> bool {
     !banned
 }
 
-/// What the API server is told of a request's way, beside whose it is.
+/// What the API server learns of a request's way, beside whose it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestOrigin {
     /// The audit record's id.
@@ -88,7 +88,7 @@ pub struct RequestOrigin {
     pub source: Option<IpAddr>,
 }
 
-/// Who a request comes from, as the API server is told in place of what the client said.
+/// Who a request comes from, as the API server learns it in place of what the client said.
 pub(in crate::upstream) struct OutboundIdentity<'a> {
     pub(in crate::upstream) impersonate: &'a Impersonate,
     pub(in crate::upstream) principal: &'a Principal,

@@ -19,7 +19,7 @@ pub struct PodCounts {
     pub enforced: usize,
     /// Pods left alone.
     pub exempt: usize,
-    /// Those of them that are static and that the API server has not told of: nobody knows whether they should be.
+    /// Those of them that are static and that the API server has not reported: nobody knows whether they should be.
     pub assumed_exempt: usize,
     /// Pods that are closed until they can be judged or enforced.
     pub pending: usize,

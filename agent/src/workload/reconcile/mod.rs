@@ -47,7 +47,7 @@ use crate::kernel::{CgroupId, FailMode};
 use crate::notify::EventQueue;
 use crate::runtime::phase::PhaseWatch;
 
-/// Told how long a new pod took until it was enforced or left alone.
+/// Learns how long a new pod took until it was enforced or left alone.
 pub type Judged = Arc<dyn Fn(Duration) + Send + Sync>;
 
 /// Brings what is in force to what should be.
@@ -57,7 +57,7 @@ pub struct Reconciler<E: Enforcer> {
     find: FindNetns,
     /// The agent's own pod, which is always exempt.
     own: Option<CgroupId>,
-    /// What becomes of static pods that the API server has not told of.
+    /// What becomes of static pods that the API server has not reported.
     static_pods: FailMode,
     started: Instant,
     kube_events: Option<EventQueue>,
@@ -121,7 +121,7 @@ impl<E: Enforcer> Reconciler<E> {
         self
     }
 
-    /// Says what becomes of static pods that the API server has not told of: closed unless this is said, and for the first
+    /// Says what becomes of static pods that the API server has not reported: closed unless this is said, and for the first
     /// [`Pace::api_server_timeout`] without its pods.
     #[must_use]
     pub fn static_pods(mut self, unclassified: FailMode) -> Self {
@@ -261,7 +261,7 @@ impl<E: Enforcer> Reconciler<E> {
     }
 
     /// Accepts no more and leaves the kernel as it is. What enforced pods have open is judged for as long as there is anybody who
-    /// tells of pods, which is until the process ends.
+    /// reports pods, which is until the process ends.
     async fn drain(
         mut self,
         scans: &mut watch::Receiver<Arc<Scan>>,
@@ -300,7 +300,7 @@ impl<E: Enforcer> Reconciler<E> {
     }
 }
 
-/// Waits until the tree or the pods have changed; for ever where nobody tells of one of them any more.
+/// Waits until the tree or the pods have changed; for ever where nobody reports one of them any more.
 async fn changed(scans: &mut watch::Receiver<Arc<Scan>>, pods: &mut watch::Receiver<Option<Arc<PodMap>>>) {
     let told = tokio::select! {
         told = scans.changed() => told,

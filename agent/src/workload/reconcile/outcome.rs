@@ -13,7 +13,7 @@ use crate::workload::enforce::Enforcer;
 use crate::workload::sandbox;
 use crate::workload::slot::{Applied, Retry};
 
-/// A pod that cannot be enforced is told of when it was tried so often: one that is just ending is no news.
+/// A pod that cannot be enforced gets an Event after so many tries: one that is just ending is no news.
 const ATTEMPTS_BEFORE_EVENT: u32 = 3;
 
 impl<E: Enforcer> Reconciler<E> {

@@ -28,7 +28,7 @@ async fn static_pods_wait_for_no_api_server_where_the_operator_wants_it_so() {
     assert_eq!(
         open.fake.class(CgroupId(STATIC)),
         "nothing",
-        "it may be told of yet"
+        "it may be reported yet"
     );
     nobody_tells_of(&mut open, "exempt").await;
     open.until_status("both counted", |now| now.exempt == 2 && now.assumed_exempt == 2)
@@ -39,8 +39,10 @@ async fn static_pods_wait_for_no_api_server_where_the_operator_wants_it_so() {
         drop(pod.labels.insert("agent".into(), "yes".into()))
     });
     open.until_class(STATIC + 1, "enforced").await;
-    open.until_status("one is told of", |now| now.exempt == 1 && now.assumed_exempt == 0)
-        .await;
+    open.until_status("one is reported", |now| {
+        now.exempt == 1 && now.assumed_exempt == 0
+    })
+    .await;
     let calls = open.fake.calls.lock().unwrap().clone();
     let exempted = calls.iter().filter(|call| **call == (CgroupId(STATIC), "exempt"));
     assert_eq!(exempted.count(), 1, "its class is what it was: {calls:?}");

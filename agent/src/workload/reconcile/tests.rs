@@ -34,7 +34,7 @@ const PACE: Pace = Pace {
     api_server_timeout: API_SERVER_TIMEOUT.checked_div(10).unwrap(),
 };
 
-/// What the enforcer was told last of each cgroup, and what it is to fail at.
+/// What the enforcer learned last of each cgroup, and what it is to fail at.
 #[derive(Default)]
 struct Fake {
     classes: Mutex<BTreeMap<CgroupId, &'static str>>,
@@ -43,10 +43,10 @@ struct Fake {
     facts: Mutex<HashMap<CgroupId, Arc<ArcSwap<Pod>>>>,
     /// Which pods were enforced in the node's network.
     shared: Mutex<BTreeMap<CgroupId, bool>>,
-    /// Each look after a pod: whether it cut, and when.
+    /// Each look after a pod: whether it destroyed sockets, and when.
     checks: Mutex<Vec<(CgroupId, bool, Instant)>>,
     egress_unfiltered: AtomicBool,
-    /// How often it was told that a pod is another one.
+    /// How often it learned that a pod is another one.
     changes: AtomicUsize,
     /// The pods whose connections were released without a change of the kernel.
     releases: Mutex<Vec<CgroupId>>,
@@ -122,9 +122,9 @@ impl Enforcer for Fake {
         })
     }
 
-    async fn maintain(&self, pod: Enforcement, cut: bool) -> Result<CoverageReport, EnforceError> {
+    async fn maintain(&self, pod: Enforcement, destroys: bool) -> Result<CoverageReport, EnforceError> {
         let mut checks = self.checks.lock().unwrap();
-        checks.push((pod.group.id, cut, Instant::now()));
+        checks.push((pod.group.id, destroys, Instant::now()));
         drop(checks);
         assert!(!self.panic_look.swap(false, Ordering::SeqCst), "as the test asks");
         if take(&self.fail_looks) {
@@ -439,7 +439,7 @@ async fn while_it_rests_it_changes_nothing_and_then_everything_is_put_in_force_a
     node.told(10, agent);
     node.until_class(10, "enforced").await;
     node.until_class(11, "exempt").await;
-    assert_eq!(node.judged.load(Ordering::SeqCst), 2, "each is told of once");
+    assert_eq!(node.judged.load(Ordering::SeqCst), 2, "each is reported once");
     assert!(until_looked(&node, 10, 3).await.contains(&false));
     node.fake.slow.store(true, Ordering::SeqCst);
     node.told(12, agent);
@@ -472,7 +472,7 @@ async fn while_it_rests_it_changes_nothing_and_then_everything_is_put_in_force_a
     assert_eq!(
         until_looked(&node, 10, 2).await[..2],
         [true, true],
-        "the other may have left it alone: what it opened is cut"
+        "the other may have left it alone: what it opened is destroyed"
     );
     assert_eq!(
         node.calls(10),
@@ -651,7 +651,7 @@ async fn a_new_sandbox_gets_a_new_listener() {
     assert_eq!(node.calls(10), ["pending", "enforced", "enforced"]);
 }
 
-/// The checks of a pod: whether each cut, and how long after the one before it was.
+/// The checks of a pod: whether each destroyed sockets, and how long after the one before it was.
 fn checks(node: &Node, id: u64) -> Vec<(bool, Duration)> {
     let checks = node.fake.checks.lock().unwrap();
     let of_pod: Vec<_> = checks.iter().filter(|look| look.0 == CgroupId(id)).collect();
@@ -659,7 +659,7 @@ fn checks(node: &Node, id: u64) -> Vec<(bool, Duration)> {
     of_pod
         .iter()
         .zip(before)
-        .map(|((_, cut, at), before)| (*cut, *at - before.2))
+        .map(|((_, destroys, at), before)| (*destroys, *at - before.2))
         .collect()
 }
 
@@ -708,13 +708,13 @@ async fn an_enforced_pod_is_cut_at_once_and_soon_again_and_looked_at_from_then_o
     let mut node = Node::start(&[], &[10], None);
     node.told(10, agent);
     node.until_class(10, "enforced").await;
-    let cuts = until_looked(&node, 10, 4).await;
-    assert_eq!(cuts[..4], [true, true, false, false]);
+    let destroyed = until_looked(&node, 10, 4).await;
+    assert_eq!(destroyed[..4], [true, true, false, false]);
     let waited: Vec<_> = checks(&node, 10).iter().map(|look| look.1).collect();
     assert!(waited[1] >= PACE.again && waited[1] < PACE.every, "{waited:?}");
     assert!(waited[2] >= PACE.every && waited[3] >= PACE.every, "{waited:?}");
     assert_eq!(node.status.borrow().egress_unfiltered, 0);
-    // Enforced anew, what is open then is cut again.
+    // Enforced anew, what is open then is destroyed again.
     node.told(10, |_| {});
     node.until_class(10, "exempt").await;
     node.fake.checks.lock().unwrap().clear();
