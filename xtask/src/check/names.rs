@@ -171,8 +171,8 @@ pub(crate) struct World;
         assert_eq!(
             found,
             [
-                "a/src/pool/lease.rs:1: the package's type `Lease` has the name of another one, at a/src/phase.rs:1",
                 "a/src/phase.rs:1: the public type `Lease` has the name of another one, at a/src/pool/lease.rs:1",
+                "a/src/pool/lease.rs:1: the package's type `Lease` has the name of another one, at a/src/phase.rs:1",
                 "b/suite/one.rs:2: the package's type `World` has the name of another one, at b/suite/two.rs:1",
                 "b/suite/two.rs:1: the package's type `World` has the name of another one, at b/suite/one.rs:2",
             ]
