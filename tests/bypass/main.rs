@@ -1,7 +1,7 @@
 //! Attempts to bypass Picket: pods try every kind of socket and every form of a protected endpoint's address.
 //!
 //! In: a built `picket`, root, and what `cargo xtask setup` installs. Out: a line per test and a last one with the counts. All
-//! suites share one cluster. Each counter-measure is shown to be what holds: with it off, the same attack arrives.
+//! tests share one cluster. Each counter-measure is shown to be what holds: with it off, the same attack arrives.
 
 // A test that no list names is never called.
 #![deny(dead_code)]
@@ -37,7 +37,7 @@ use world::World;
 type Test = harness::Test<World>;
 
 fn main() -> ExitCode {
-    harness::run::<World>(picket_tests::suites! {
+    harness::run::<World>(picket_tests::modules! {
         sockets,
         socket_passing,
         names,

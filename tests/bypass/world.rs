@@ -1,4 +1,4 @@
-//! What all suites share: one cluster of two nodes, an agent on each, the pods, and a counting target outside.
+//! What all tests of the suite share: one cluster of two nodes, an agent on each, the pods, and a counting target outside.
 //!
 //! Namespaces: `agents` is enrolled and enforced, with the pods `worker`, `hosted` (on its node's network) and `remote` (on
 //! the second node); `direct` is left alone, with a pod `worker` whose dials show that what is refused here works elsewhere.

@@ -1,7 +1,7 @@
 //! A request end to end: clients in real pods, the redirect, Picket, a real API server.
 //!
 //! In: a built `picket`, root, and what `cargo xtask setup` installs. Out: a line per test and a last one with the counts, as
-//! cargo's own harness prints them. All suites share one cluster, brought up by the first test that runs and taken down after
+//! cargo's own harness prints them. All tests share one cluster, brought up by the first test that runs and taken down after
 //! the last, whatever became of them; tests run one after another, since some take the agent away.
 
 // A test that no list names is never called.
@@ -38,7 +38,7 @@ use world::World;
 type Test = harness::Test<World>;
 
 fn main() -> ExitCode {
-    harness::run::<World>(picket_tests::suites! {
+    harness::run::<World>(picket_tests::modules! {
         clients,
         parity,
         denial,

@@ -1,4 +1,4 @@
-//! What all suites share: one cluster of two nodes, an agent on each, the pods, and the objects that say who may do what.
+//! What all tests of the suite share: one cluster of two nodes, an agent on each, the pods, and the objects that say who may do what.
 //!
 //! Namespaces: `agents` is enrolled and enforced, with the pod `worker`; `direct` is left alone, with a pod of the same name
 //! and rights, whose answers the others are compared with; `lab` holds what both work on; `vault` is outside every grant.

@@ -1,6 +1,6 @@
-//! Suites that share one world: a cluster with agents and pods, brought up by the first test that runs.
+//! The tests of a suite, which share one world: a cluster with agents and pods, brought up by the first test that runs.
 //!
-//! In: the suites of an area, by name. Out: a line per test and one with the counts, as cargo's own harness prints them, and
+//! In: the modules of a suite, by name. Out: a line per test and one with the counts, as cargo's own harness prints them, and
 //! last a line for each test that failed, since a log is often cut to its end.
 //!
 //! The world is taken down after the last test, whatever became of them. Tests run one after another, since some take the agent
@@ -28,7 +28,7 @@ type Failures = Arc<Mutex<Vec<(String, String)>>>;
 
 /// The list of a file's tests, each called as its function is: `pub(crate) const TESTS: &[Test] = tests! { one, another };`
 ///
-/// A test that is in no list is a function that nobody calls, and every suite denies `dead_code`: it does not compile.
+/// A test that is in no list is a function that nobody calls, and each suite denies `dead_code`: it does not compile.
 ///
 /// ```compile_fail
 /// #![deny(dead_code)]
@@ -53,20 +53,20 @@ macro_rules! tests {
     };
 }
 
-/// The list of an area's files in the order in which they run, each called as its module is: `suites! { clients, denial }`.
+/// The list of a suite's modules in the order in which they run: `modules! { clients, denial }`.
 #[macro_export]
-macro_rules! suites {
-    ($($suite:ident),+ $(,)?) => {
-        &[$((stringify!($suite), $suite::TESTS)),+]
+macro_rules! modules {
+    ($($module:ident),+ $(,)?) => {
+        &[$((stringify!($module), $module::TESTS)),+]
     };
 }
 
-/// What the suites of an area share.
+/// What the tests of a suite share.
 pub trait World: Sized + Send + 'static {
     /// Brings it all up.
     ///
     /// # Errors
-    /// Something does not start; every test of the area then fails with this error.
+    /// Something does not start; every test of the suite then fails with this error.
     fn up() -> Result<Self>;
 
     /// Takes it all down.
@@ -86,16 +86,16 @@ pub trait World: Sized + Send + 'static {
 }
 
 /// Runs the tests that the program's arguments select.
-pub fn run<W: World>(suites: &[(&str, &[Test<W>])]) -> ExitCode {
+pub fn run<W: World>(modules: &[(&str, &[Test<W>])]) -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
     let shared = Arc::new(Mutex::new(Shared::Untouched));
     let failures = Failures::default();
     let mut trials = Vec::new();
-    for (suite, tests) in suites {
+    for (module, tests) in modules {
         for &(name, test) in *tests {
             let (shared, failures) = (Arc::clone(&shared), Arc::clone(&failures));
-            let name = format!("{suite}::{name}");
+            let name = format!("{module}::{name}");
             trials.push(Trial::test(name.clone(), move || {
                 one(&shared, test).map_err(|failure| failure.noted(name, &failures))
             }));

@@ -24,11 +24,11 @@ fn main() -> ExitCode {
     }
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
-    let suites: &[(&str, &[Test])] = picket_tests::suites! { sim, cluster };
+    let modules: &[(&str, &[Test])] = picket_tests::modules! { sim, cluster };
     let mut trials = Vec::new();
-    for (suite, tests) in suites {
+    for (module, tests) in modules {
         for &(name, test) in *tests {
-            trials.push(Trial::test(format!("{suite}::{name}"), move || {
+            trials.push(Trial::test(format!("{module}::{name}"), move || {
                 test().map_err(|error| Failed::from(format!("{error:#}")))
             }));
         }

@@ -24,11 +24,11 @@ Examples:
   cargo xtask setup                 install missing packages (Debian 12, root)
   cargo xtask demo                  a cluster with two agents: permitted and denied requests
   cargo xtask demo --keep           the same, and the cluster stays up for your own tries
-  cargo xtask test                  everything: check, clippy, unit tests, end-to-end suites
+  cargo xtask test                  everything: check, clippy, unit tests, the suites
   cargo xtask check                 the rules of the source tree alone
   cargo xtask generate              write schemas and reference pages from the types
-  cargo xtask test e2e              the suites in tests/e2e only
-  cargo xtask test e2e exec         those suites whose name contains `exec`
+  cargo xtask test e2e              the suite tests/e2e only
+  cargo xtask test e2e exec         its tests whose name contains `exec`
   cargo xtask test --keep e2e exec  the same, and the cluster stays up for inspection
   cargo xtask bench --quick         direct, through Picket and through nginx, in under four minutes
   cargo xtask cluster up            a Kubernetes cluster on this machine, without Picket
@@ -47,7 +47,7 @@ enum Command {
     Setup,
     /// Start a cluster with Picket and show permitted and denied requests of two agents
     Demo(demo::DemoArgs),
-    /// Run formatting, clippy, unit tests and the end-to-end suites, or one area of them
+    /// Run formatting, clippy, unit tests and the suites, or one part of them
     Test(test::TestArgs),
     /// Check the source tree: imports between modules, headers, names, sizes, dependencies, generated files
     Check,

@@ -1,10 +1,10 @@
-//! `cargo xtask test [AREA]`: the source tree's rules, formatting, clippy, unit tests, then the end-to-end suites of every
-//! area.
+//! `cargo xtask test [AREA]`: the source tree's rules, formatting, clippy, unit tests, then the suites.
 //!
 //! In: an area and filters, or neither. Out: cargo's own result lines on stdout as they are, since CI counts them; and an error
 //! at the first failure.
 //!
-//! An area is a folder tests/AREA with a main.rs, which is a test target of the package picket-tests with the same name.
+//! An area is one of these parts. A suite is a folder tests/SUITE with a main.rs, and a test target of the same name in the
+//! package picket-tests.
 
 use std::fs;
 
@@ -15,7 +15,7 @@ use serde_json::Value;
 use crate::agent::{self, Profile, WORKSPACE};
 use crate::{check, sh};
 
-/// The package whose integration tests are the end-to-end suites.
+/// The package whose integration tests are the suites.
 const SUITES: &str = "picket-tests";
 
 /// What areas were called before, and what they are called.
@@ -24,10 +24,10 @@ const RENAMED: [(&str, &str); 3] = [("way", "e2e"), ("kernel", "bypass"), ("grou
 /// What to test.
 #[derive(clap::Args)]
 pub(crate) struct TestArgs {
-    /// Leave the cluster of the suites up at the end, and print how to use it
+    /// Leave the cluster of the suite up at the end, and print how to use it
     #[arg(long, requires = "area")]
     keep: bool,
-    /// One area: a folder of suites under tests/, or `check`, `lint` or `unit`; all of them when it is not given
+    /// One part: a suite (a folder under tests/ with a main.rs), or `check`, `lint` or `unit`; all of them when it is not given
     area: Option<String>,
     /// Passed on to the test programs: a part of the names of tests, then their flags
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -76,7 +76,7 @@ fn unknown(area: &str, areas: &[String]) -> String {
     }
 }
 
-/// The folders of suites under tests/.
+/// The suites: folders under tests/ with a main.rs.
 fn areas() -> Result<Vec<String>> {
     let mut areas = Vec::new();
     for entry in fs::read_dir(sh::root().join("tests"))? {
@@ -141,14 +141,14 @@ fn integration_tests() -> Result<Vec<String>> {
         .collect())
 }
 
-/// Builds the agent, then runs each area's suites with its path in `PICKET_BIN`.
+/// Builds the agent, then runs each suite with its path in `PICKET_BIN`.
 fn suites(areas: &[String], filter: &[String], keep: bool) -> Result<()> {
     if areas.is_empty() {
         return Ok(());
     }
     let picket = sh::timed("agent", || agent::build(Profile::Dev))?;
     for area in areas {
-        sh::timed(&format!("suites in tests/{area}"), || {
+        sh::timed(&format!("suite tests/{area}"), || {
             let mut cargo = sh::cargo(&["test"]);
             cargo
                 .args(WORKSPACE)

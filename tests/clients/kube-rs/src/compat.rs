@@ -1,4 +1,4 @@
-//! The calls that the `clients` suite compares: list, get, create, patch, watch, delete, exec.
+//! The calls that the module `clients` of e2e compares: list, get, create, patch, watch, delete, exec.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 
 const NAME: &str = "made-by-kube-rs";
-/// No single step takes seconds; a step that hangs must say so before the suite's own limit.
+/// No single step takes seconds; a step that hangs must say so before the test's own limit.
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// Makes the calls in order and prints each answer.

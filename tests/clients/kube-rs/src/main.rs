@@ -19,7 +19,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Makes the calls that the `clients` suite compares.
+    /// Makes the calls that the module `clients` of e2e compares.
     Compat {
         /// A namespace with a ConfigMap `seed` and a pod `target`.
         namespace: String,
