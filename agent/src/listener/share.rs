@@ -26,6 +26,13 @@ const WIDE_CONNECTIONS: usize = 32;
 const REFUSALS_PER_SECOND: u64 = 256 * 1024;
 const REFUSALS_AT_ONCE: u64 = 4 * 1024 * 1024;
 
+/// Responses of one pod that may have a large flow-control window (256 KB) on the API server's side. Further ones have 16 KB each,
+/// so that 1,000 lists of which their clients read nothing hold 32 MB of the node's memory.
+const LARGE_WINDOWS: usize = 64;
+
+/// Likewise of watches and followed logs, apart: their events are small, and a list has its window beside a thousand watches.
+const LARGE_WINDOWS_FOLLOWING: usize = 32;
+
 /// Long heads of one pod that are read at once, and their kilobytes while their requests are under way; a node reads 8 and
 /// holds 32 MB.
 const HEADS_READ: usize = 2;
@@ -39,6 +46,9 @@ pub struct PodShare {
     pub tunnels: Arc<Semaphore>,
     /// Places for requests; given in the order in which they were asked for.
     pub requests: Arc<Semaphore>,
+    /// Large windows of responses that end by themselves, and of watches and followed logs.
+    windows: Arc<Semaphore>,
+    windows_following: Arc<Semaphore>,
     /// Long heads that are being read.
     pub heads_read: Arc<Semaphore>,
     /// Kilobytes of long heads whose requests are under way.
@@ -54,6 +64,8 @@ impl Default for PodShare {
             wide: Arc::new(Semaphore::new(WIDE_CONNECTIONS)),
             tunnels: Arc::new(Semaphore::new(TUNNELS_PER_POD)),
             requests: Arc::new(Semaphore::new(REQUESTS_PER_POD)),
+            windows: Arc::new(Semaphore::new(LARGE_WINDOWS)),
+            windows_following: Arc::new(Semaphore::new(LARGE_WINDOWS_FOLLOWING)),
             heads_read: Arc::new(Semaphore::new(HEADS_READ)),
             head_kilobytes: Arc::new(Semaphore::new(HEAD_KILOBYTES)),
             began: Instant::now(),
@@ -77,6 +89,16 @@ impl PodShare {
     #[must_use]
     pub fn tunnel(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.tunnels).try_acquire_owned().ok()
+    }
+
+    /// The right of one more response to have a large window, where one is left. `follow` is of a watch or a followed log.
+    #[must_use]
+    pub fn large_window(&self, follow: bool) -> Option<OwnedSemaphorePermit> {
+        let windows = match follow {
+            true => &self.windows_following,
+            false => &self.windows,
+        };
+        Arc::clone(windows).try_acquire_owned().ok()
     }
 
     /// A place for a request, at once where one is left, and else when it is its turn.

@@ -58,7 +58,7 @@ use crate::session::{Farewell, Registry, SessionBody, SessionKind, Slot, Traffic
 use crate::store::Store;
 use crate::tls::Certificates;
 use crate::upstream::{
-    BodyLoss, RequestBody, RequestOrigin, SendError, StillPermitted, UpgradeProtocol, Upstream, UpstreamBody,
+    BodyLoss, RequestBody, RequestOrigin, ResponseWindow, SendError, StillPermitted, UpgradeProtocol, Upstream, UpstreamBody,
     UsedCredential, requested_upgrade,
 };
 
@@ -249,12 +249,17 @@ impl Pipeline {
         if kube.is_mutating() {
             record.sent();
         }
+        let window = match upgrade {
+            // Its connection is its own, and its bytes wait in two buffers.
+            Some(_) => ResponseWindow::Large,
+            None => response_window(connection.share(), kube.follow, record),
+        };
         let (body, taken) = ((body, loss), record.take());
         let exchange = if kube.is_mutating() {
-            let sending = send(self.upstream.clone(), permit, body, taken, upgrade);
+            let sending = send(self.upstream.clone(), permit, body, taken, (upgrade, window));
             self.abandoned.watch(kube, Box::pin(sending)).await
         } else {
-            send(&self.upstream, permit, body, taken, upgrade).await
+            send(&self.upstream, permit, body, taken, (upgrade, window)).await
         };
         *record = exchange.record;
         let (mut response, credential) = exchange.response.map_err(|rejection| match rejection {
@@ -319,14 +324,14 @@ async fn send<U: Borrow<Upstream>>(
     permit: Permit,
     (body, loss): (RequestBody, BodyLoss),
     mut record: Record,
-    upgrade: Option<UpgradeProtocol>,
+    (upgrade, window): (Option<UpgradeProtocol>, ResponseWindow),
 ) -> Exchange {
     let sent = Instant::now();
     let origin = RequestOrigin {
         audit_id: record.id().to_string(),
         source: record.source(),
     };
-    let attempt = upstream.borrow().send(permit, body, &origin, upgrade).await;
+    let attempt = upstream.borrow().send(permit, body, &origin, upgrade, window).await;
     if let Some(used) = &attempt.credential {
         record.credential(used.method, used.id.clone());
     }
@@ -339,6 +344,17 @@ async fn send<U: Borrow<Upstream>>(
         Err(error) => Err(Rejection::Upstream(error)),
     };
     Exchange { record, response }
+}
+
+/// How much of the response may wait for its client. The record holds the pod's right to a large window until the response ends.
+fn response_window(share: &PodShare, follow: bool, record: &mut Record) -> ResponseWindow {
+    let large = share.large_window(follow);
+    let window = match large {
+        Some(_) => ResponseWindow::Large,
+        None => ResponseWindow::Small,
+    };
+    record.holds(large);
+    window
 }
 
 /// Asks the policies what they need, reads that, and has them decide.

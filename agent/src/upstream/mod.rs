@@ -32,7 +32,7 @@ use connect::Connector;
 use credential::Credentials;
 use headers::OutboundIdentity;
 use outgoing::Outgoing;
-use pool::{ConnectionLease, PodKey, Pool};
+use pool::{ConnectionLease, PodKey, Pool, Pools};
 use replay::{Replay, ReplayBudget};
 
 use crate::runtime::workers;
@@ -43,7 +43,7 @@ pub use connect::CONNECT_LIMIT;
 pub use counted::{BodyEnd, CountedBody, HeldLease, OnEnd, UpstreamBody};
 pub use credential::{CredentialError, NodeCredential, UsedCredential};
 pub use headers::{AUDIT_ID, RequestOrigin, UpgradeProtocol, extras, requested_upgrade};
-pub use pool::STREAMS_PER_CONNECTION;
+pub use pool::{ResponseWindow, STREAMS_PER_CONNECTION};
 
 /// The place of a tunnel's connection among the node's; free again when the last one is dropped. An upgrade's response has it
 /// among its extensions.
@@ -142,7 +142,7 @@ pub struct Attempt {
 #[derive(Debug, Clone)]
 pub struct Upstream {
     /// One for each thread of the data path, so that a request and its answer stay on one core.
-    pools: Arc<[Arc<Pool>]>,
+    pools: Arc<[Pools]>,
     replays: ReplayBudget,
 }
 
@@ -156,18 +156,18 @@ impl Upstream {
         let credentials = Credentials::open(config.ca, config.credential)?;
         let connector = Connector::new(&config.server, config.server_name.as_deref(), credentials)?;
         Ok(Upstream {
-            pools: Pool::for_threads(connector, threads),
+            pools: Pools::for_threads(connector, threads),
             replays: ReplayBudget::default(),
         })
     }
 
-    /// The pool of the thread that calls.
-    fn pool(&self) -> &Arc<Pool> {
-        &self.pools[workers::current() % self.pools.len()]
+    /// The pool of the thread that calls, for responses with this window.
+    fn pool(&self, window: ResponseWindow) -> &Arc<Pool> {
+        self.pools[workers::current() % self.pools.len()].of(window)
     }
 
     fn connector(&self) -> &Connector {
-        self.pools[0].connector()
+        self.pools[0].large.connector()
     }
 
     /// Follows rotated files and closes unused connections until cancelled.
@@ -184,14 +184,14 @@ impl Upstream {
     /// One round of [`Upstream::run`].
     pub fn refresh(&self) {
         self.connector().credentials.refresh();
-        for pool in &*self.pools {
-            pool.sweep();
+        for pools in &*self.pools {
+            pools.sweep();
         }
     }
 
     /// How many connections to the API server are open.
     pub fn connections(&self) -> usize {
-        self.pools[0].connections()
+        self.pools[0].large.connections()
     }
 
     /// Why the credential's files as they are now cannot be used; the last good ones are in use.
@@ -208,41 +208,42 @@ impl Upstream {
     /// that nothing but the request that was judged can be sent.
     ///
     /// ```compile_fail,E0308
-    /// # use picket::upstream::{Attempt, RequestBody, RequestOrigin, Upstream};
+    /// # use picket::upstream::{Attempt, RequestBody, RequestOrigin, ResponseWindow, Upstream};
     /// async fn unasked(upstream: &Upstream, ask: picket_policy::Ask, origin: RequestOrigin) -> Attempt {
-    ///     upstream.send(ask, RequestBody::Empty, &origin, None).await
+    ///     upstream.send(ask, RequestBody::Empty, &origin, None, ResponseWindow::Large).await
     /// }
     /// ```
     ///
     /// ```compile_fail,E0382
-    /// # use picket::upstream::{Attempt, RequestBody, RequestOrigin, Upstream};
+    /// # use picket::upstream::{Attempt, RequestBody, RequestOrigin, ResponseWindow, Upstream};
     /// async fn twice(upstream: &Upstream, permit: picket_policy::Permit, origin: RequestOrigin) -> Attempt {
-    ///     upstream.send(permit, RequestBody::Empty, &origin, None).await;
-    ///     upstream.send(permit, RequestBody::Empty, &origin, None).await
+    ///     upstream.send(permit, RequestBody::Empty, &origin, None, ResponseWindow::Large).await;
+    ///     upstream.send(permit, RequestBody::Empty, &origin, None, ResponseWindow::Large).await
     /// }
     /// ```
     ///
     /// ```
-    /// # use picket::upstream::{Attempt, RequestBody, RequestOrigin, Upstream};
+    /// # use picket::upstream::{Attempt, RequestBody, RequestOrigin, ResponseWindow, Upstream};
     /// async fn once(upstream: &Upstream, permit: picket_policy::Permit, origin: RequestOrigin) -> Attempt {
-    ///     upstream.send(permit, RequestBody::Empty, &origin, None).await
+    ///     upstream.send(permit, RequestBody::Empty, &origin, None, ResponseWindow::Large).await
     /// }
     /// ```
     ///
     /// An upgrade goes over a connection of its own, as does a request whose target is longer than a URI; with status 101 the
     /// response carries `hyper::upgrade::OnUpgrade`. Any other response is passed as it is. Dropping the future or the response's
     /// body takes the request back at once. What the API server surely did not take is sent again, if its body is small enough
-    /// to be kept.
+    /// to be kept. `window` bounds what of the response waits for its client; an upgrade has no such window.
     pub async fn send(
         &self,
         permit: Permit,
         body: RequestBody,
         origin: &RequestOrigin,
         upgrade: Option<UpgradeProtocol>,
+        window: ResponseWindow,
     ) -> Attempt {
         let mut credential = None;
         let response = self
-            .try_send(permit, body, origin, upgrade, &mut credential)
+            .try_send(permit, body, origin, (upgrade, window), &mut credential)
             .await;
         Attempt { credential, response }
     }
@@ -252,7 +253,7 @@ impl Upstream {
         permit: Permit,
         body: RequestBody,
         origin: &RequestOrigin,
-        upgrade: Option<UpgradeProtocol>,
+        (upgrade, window): (Option<UpgradeProtocol>, ResponseWindow),
         used: &mut Option<UsedCredential>,
     ) -> Result<Response<UpstreamBody>, SendError> {
         let (impersonate, principal) = (Arc::clone(permit.impersonate()), Arc::clone(permit.principal()));
@@ -276,7 +277,7 @@ impl Upstream {
             Box::pin(self.send_own(outgoing, body, long, used)).await
         } else {
             let (pod, replay) = (PodKey::of(&principal), Replay::new(body, &self.replays));
-            retry::send(self.pool(), pod, outgoing, replay, used).await
+            retry::send(self.pool(window), pod, outgoing, replay, used).await
         }
     }
 
@@ -287,7 +288,7 @@ impl Upstream {
         target: Option<LongTarget>,
         used: &mut Option<UsedCredential>,
     ) -> Result<Response<UpstreamBody>, SendError> {
-        let (mut sender, place, credential) = self.pool().open_own(target).await?;
+        let (mut sender, place, credential) = self.pool(ResponseWindow::Large).open_own(target).await?;
         *used = Some(credential);
         if !body.is_permitted() {
             return Err(SendError::NoLongerPermitted);

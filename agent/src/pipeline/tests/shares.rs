@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
 use super::sessions::exec;
-use super::world::{World, policies, target};
+use super::world::{BULK, BULK_FRAME, World, policies, target};
 use crate::listener::{CONNECTIONS_PER_POD, TUNNELS_PER_POD};
 use crate::session::SessionSelector;
 
@@ -267,6 +267,64 @@ async fn a_read_that_goes_on_is_noted_once_and_ends_with_its_permission() {
         "it breaks off"
     );
     assert_eq!(world.ended(1).await.len(), 1);
+}
+
+/// Asks for so many answers with this query over one HTTP/2 connection, and lets nothing of them come.
+async fn ask_and_take_nothing(world: &World, count: usize, query: &str) -> Vec<hyper::body::Incoming> {
+    let stream = TokioIo::new(world.stream_of(b"h2").await);
+    let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(0)
+        .handshake::<_, Empty<Bytes>>(stream)
+        .await
+        .expect("HTTP/2");
+    tokio::spawn(connection);
+    let mut bodies = Vec::new();
+    for _ in 0..count {
+        let uri = format!("https://kubernetes.default.svc/api/v1/namespaces/n/pods?{query}");
+        let request = Request::get(uri).body(Empty::new()).expect("a request");
+        let answer = sender.clone().send_request(request).await;
+        bodies.push(answer.expect("an answer").into_body());
+    }
+    bodies
+}
+
+#[tokio::test]
+async fn lists_that_nobody_takes_hold_so_much_of_the_node_s_memory_and_another_pod_s_goes_on() {
+    const LARGE: usize = 64;
+    const ALL: usize = 200;
+    let world = World::new().await;
+    let unread = ask_and_take_nothing(&world, ALL, "bulk=1").await;
+    let most = LARGE * (256 * 1024 + BULK_FRAME) + (ALL - LARGE) * 2 * BULK_FRAME;
+    until(|| world.bulk() == most).await;
+    tokio::time::sleep(SETTLED).await;
+    assert_eq!(world.bulk(), most, "each has its window's worth, and a frame that is ready");
+    // Another pod's list comes whole over the same connections.
+    let (client, mut accepted) = world.accepted().await;
+    accepted.share = std::sync::Arc::default();
+    world.serve(accepted);
+    let stream = TokioIo::new(world.handshake(client, b"http/1.1").await);
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(stream)
+        .await
+        .expect("HTTP");
+    tokio::spawn(connection);
+    let request = Request::get("/api/v1/namespaces/n/pods?bulk=1").header(header::HOST, "kubernetes.default.svc");
+    let request = request.body(Empty::<Bytes>::new()).expect("a request");
+    let answer = sender.send_request(request).await.expect("an answer");
+    let whole = tokio::time::timeout(LIMIT, answer.into_body().collect()).await;
+    assert_eq!(whole.expect("in time").expect("a body").to_bytes().len(), BULK);
+    // And the pod's own windows are free again once its clients have gone.
+    drop(unread);
+    until(|| std::iter::from_fn(|| world.share.large_window(false)).count() == LARGE).await;
+}
+
+#[tokio::test]
+async fn watches_leave_large_windows_to_lists() {
+    let world = World::new().await;
+    let watches = ask_and_take_nothing(&world, 100, "watch=true").await;
+    assert_eq!(std::iter::from_fn(|| world.share.large_window(true)).count(), 0);
+    let unread = ask_and_take_nothing(&world, 1, "bulk=1").await;
+    until(|| world.bulk() == 256 * 1024 + BULK_FRAME).await;
+    drop((watches, unread));
 }
 
 #[tokio::test]

@@ -4,13 +4,15 @@ use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::combinators::BoxBody;
-use http_body_util::{BodyExt as _, Full};
+use http_body::Frame;
+use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper::service::service_fn;
@@ -106,6 +108,10 @@ impl Answer {
     }
 }
 
+/// The length of an answer to a target with `bulk` in its query, and of each frame that it is made of.
+pub(super) const BULK: usize = 4 << 20;
+pub(super) const BULK_FRAME: usize = 16 * 1024;
+
 /// How long the API server takes over a target with `slow` in its query, after it was carried out.
 const SLOW: Duration = Duration::from_millis(200);
 
@@ -119,6 +125,8 @@ pub(super) struct World {
     pub(super) sessions: Registry,
     pub(super) drain: Drain,
     seen: Arc<Mutex<Vec<Seen>>>,
+    /// Bytes of bulky answers that the API server has sent or holds ready to be sent.
+    bulk: Arc<AtomicUsize>,
     pod: Arc<ArcSwap<Pod>>,
     pub(super) upstream: Upstream,
     pub(super) share: Arc<PodShare>,
@@ -167,8 +175,10 @@ impl World {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let broken_off = CancellationToken::new();
         let handshakes = Arc::default();
+        let bulk = Arc::default();
         let api = Api {
             seen: Arc::clone(&seen),
+            bulk: Arc::clone(&bulk),
             broken_off: broken_off.clone(),
             handshakes: Arc::clone(&handshakes),
         };
@@ -215,6 +225,7 @@ impl World {
             sessions,
             drain,
             seen,
+            bulk,
             pod: Arc::new(ArcSwap::from_pointee(pod)),
             upstream,
             share: Arc::default(),
@@ -284,6 +295,11 @@ impl World {
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+    }
+
+    /// Bytes of bulky answers that the API server has sent, or holds ready: up to [`BULK_FRAME`] for each.
+    pub(super) fn bulk(&self) -> usize {
+        self.bulk.load(Ordering::Relaxed)
     }
 
     /// What the API server got so far.
@@ -440,6 +456,7 @@ pub(super) fn policies(from: &str, to: &str) -> PolicySet {
 #[derive(Clone)]
 struct Api {
     seen: Arc<Mutex<Vec<Seen>>>,
+    bulk: Arc<AtomicUsize>,
     broken_off: CancellationToken,
     handshakes: Arc<tokio::sync::Mutex<()>>,
 }
@@ -462,10 +479,14 @@ async fn serve_api(certificates: &Arc<Certificates>, api: Api) -> (SocketAddr, J
                 let exchange = io.exchange();
                 let service = service_fn(move |request| {
                     let request = if http1 { exchange.restore(request) } else { request };
-                    note(request, Arc::clone(&api.seen))
+                    note(request, Arc::clone(&api.seen), Arc::clone(&api.bulk))
                 });
                 let mut builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
-                builder.http2().max_header_list_size(2 << 20);
+                builder
+                    .http2()
+                    .max_header_list_size(2 << 20)
+                    .max_concurrent_streams(None)
+                    .max_send_buf_size(BULK_FRAME);
                 // The pool goes with its test, in the middle of whatever it does.
                 let serving = async {
                     match http1 {
@@ -492,8 +513,12 @@ async fn serve_api(certificates: &Arc<Certificates>, api: Api) -> (SocketAddr, J
 async fn note(
     request: Request<Incoming>,
     seen: Arc<Mutex<Vec<Seen>>>,
+    bulk: Arc<AtomicUsize>,
 ) -> Result<Response<BoxBody<Bytes, std::convert::Infallible>>, std::convert::Infallible> {
     let target = whole_target(&request).to_owned();
+    if target.contains("bulk=") {
+        return Ok(Response::new(bulky(bulk)));
+    }
     if target.contains("long=")
         || target.contains("watch=true")
         || target.contains("follow=true")
@@ -523,6 +548,16 @@ async fn note(
         tokio::time::sleep(SLOW).await;
     }
     Ok(Response::new(Full::new(Bytes::from_static(b"done")).boxed()))
+}
+
+/// A bulky answer: [`BULK`] bytes, counted when they are to be sent.
+fn bulky(count: Arc<AtomicUsize>) -> BoxBody<Bytes, std::convert::Infallible> {
+    static FRAME: [u8; BULK_FRAME] = [b'x'; BULK_FRAME];
+    let frames = (0..BULK / BULK_FRAME).map(move |_| {
+        count.fetch_add(BULK_FRAME, Ordering::Relaxed);
+        Ok(Frame::data(Bytes::from_static(&FRAME)))
+    });
+    StreamBody::new(futures::stream::iter(frames)).boxed()
 }
 
 /// A request target.

@@ -4,7 +4,7 @@
 //! many as the API server serves at once; when all are full, another connection is made, so that a thousand watches all
 //! progress. Over HTTP/1.1 a lease is a whole connection. Finding a free stream takes no lock when HTTP/2 is spoken.
 //!
-//! Each thread of the data path has a pool of its own, and no other thread may send over its connections. A request that
+//! Each thread of the data path has pools of its own, one for each size of flow-control window, and no other thread may send over its connections. A request that
 //! is handed to hyper while another thread ends that connection can stay in hyper's channel for ever (tokio's
 //! sync/mpsc/chan.rs, `Rx::drop`: what a sender has half sent is not drained); and a request that was begun at that moment may be
 //! told of a GOAWAY that lets it go on.
@@ -42,14 +42,34 @@ use waiting::{NoStream, Waiting};
 /// its limit waits unseen. A server that announces less is given less.
 pub const STREAMS_PER_CONNECTION: usize = 100;
 
-/// What one stream may send before the client has taken it: 2 ms of a 1 Gbit/s line, so an API server within 4 ms
-/// is never slowed to less than half of that line for one response.
-const STREAM_WINDOW: u32 = 256 * 1024;
+/// How much of a response the API server may send before the client has taken it (the flow-control window of its stream). So much
+/// lies in the node's memory while a client reads nothing. All streams of a connection have the same window, so that each size
+/// has connections of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ResponseWindow {
+    /// 256 KB: 2 ms of a 1 Gbit/s line, so an API server within 4 ms is never slowed to less than half of that line for one
+    /// response.
+    Large,
+    /// 16 KB, for a pod that has many responses under way: a window each round trip, 32 MB/s where one takes 0.5 ms.
+    Small,
+}
 
-/// Capacity for every stream's window at once, so that a client that does not read holds up itself alone and not the other
-/// pods on the connection. (A window that adapts to the line's delay would be shared, and one stalled watch could fill it;
-/// k8s.io/apiserver sizes its own side by the same rule.)
-const CONNECTION_WINDOW: u32 = STREAM_WINDOW * STREAMS_PER_CONNECTION as u32;
+impl ResponseWindow {
+    /// In bytes.
+    const fn bytes(self) -> u32 {
+        match self {
+            ResponseWindow::Large => 256 * 1024,
+            ResponseWindow::Small => 16 * 1024,
+        }
+    }
+
+    /// Capacity for every stream's window at once, so that a client that does not read holds up itself alone and not the other
+    /// pods on the connection. (A window that adapts to the line's delay would be shared, and one stalled watch could fill it;
+    /// k8s.io/apiserver sizes its own side by the same rule.)
+    const fn of_connection(self) -> u32 {
+        self.bytes() * STREAMS_PER_CONNECTION as u32
+    }
+}
 
 /// What is buffered per stream towards the API server; beyond it the client is made to wait.
 const SEND_BUFFER: usize = 64 * 1024;
@@ -114,6 +134,8 @@ impl Http1 {
 /// The pool.
 pub(in crate::upstream) struct Pool {
     connector: Arc<Connector>,
+    /// Of each stream.
+    window: ResponseWindow,
     http2: ArcSwap<Vec<Arc<Http2>>>,
     http1: Mutex<Vec<Http1>>,
     /// Those who found no free stream, while connections open.
@@ -154,13 +176,21 @@ impl Drop for Opening {
     }
 }
 
-impl Pool {
-    /// A pool for each of so many threads; what they may have is bounded for all together.
-    pub(in crate::upstream) fn for_threads(connector: Connector, threads: NonZeroUsize) -> Arc<[Arc<Pool>]> {
+/// The pools of one thread.
+#[derive(Debug)]
+pub(in crate::upstream) struct Pools {
+    pub(in crate::upstream) large: Arc<Pool>,
+    pub(in crate::upstream) small: Arc<Pool>,
+}
+
+impl Pools {
+    /// Those of each of so many threads; what they may have is bounded for all together.
+    pub(in crate::upstream) fn for_threads(connector: Connector, threads: NonZeroUsize) -> Arc<[Pools]> {
         let (connector, connections) = (Arc::new(connector), Arc::new(AtomicUsize::new(0)));
         let tunnels = Arc::new(AtomicUsize::new(0));
-        let pool = || Pool {
+        let pool = |window| Pool {
             connector: Arc::clone(&connector),
+            window,
             http2: ArcSwap::from_pointee(Vec::new()),
             http1: Mutex::new(Vec::new()),
             waiting: Waiting::default(),
@@ -169,14 +199,34 @@ impl Pool {
             tunnels: Arc::clone(&tunnels),
             began: Instant::now(),
         };
-        (0..threads.get()).map(|_| Arc::new(pool())).collect()
+        let pools = || Pools {
+            large: Arc::new(pool(ResponseWindow::Large)),
+            small: Arc::new(pool(ResponseWindow::Small)),
+        };
+        (0..threads.get()).map(|_| pools()).collect()
     }
 
+    /// The one whose streams have this window.
+    pub(in crate::upstream) fn of(&self, window: ResponseWindow) -> &Arc<Pool> {
+        match window {
+            ResponseWindow::Large => &self.large,
+            ResponseWindow::Small => &self.small,
+        }
+    }
+
+    /// Closes what has been unused for long, is broken, or was made with a credential that has been replaced.
+    pub(in crate::upstream) fn sweep(&self) {
+        self.large.sweep();
+        self.small.sweep();
+    }
+}
+
+impl Pool {
     pub(in crate::upstream) fn connector(&self) -> &Connector {
         &self.connector
     }
 
-    /// How many connections are open now, with those of the other threads' pools and those that tunnels have.
+    /// How many connections are open now, with those of the other pools and those that tunnels have.
     pub(in crate::upstream) fn connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed) + self.tunnels.load(Ordering::Relaxed)
     }
@@ -294,8 +344,8 @@ impl Pool {
             Protocol::Http2 => {
                 let (sender, connection) = http2::Builder::new(TokioExecutor::new())
                     .timer(TokioTimer::new())
-                    .initial_stream_window_size(STREAM_WINDOW)
-                    .initial_connection_window_size(CONNECTION_WINDOW)
+                    .initial_stream_window_size(self.window.bytes())
+                    .initial_connection_window_size(self.window.of_connection())
                     .max_send_buf_size(SEND_BUFFER)
                     .keep_alive_interval(PING_INTERVAL)
                     .keep_alive_timeout(PING_TIMEOUT)
@@ -385,8 +435,7 @@ impl Pool {
         Ok((sender, place, session.credential))
     }
 
-    /// Closes what has been unused for long, is broken, or was made with a credential that has been replaced.
-    pub(in crate::upstream) fn sweep(&self) {
+    fn sweep(&self) {
         let generation = self.connector.credentials.current().generation;
         let now = self.began.elapsed().as_millis() as u64;
         let keep = |connection: &Arc<Http2>| {

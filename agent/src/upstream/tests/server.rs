@@ -16,7 +16,7 @@ use tokio_rustls::server::TlsStream;
 use super::super::NodeCredential;
 use super::super::connect::Connector;
 use super::super::credential::Credentials;
-use super::super::pool::Pool;
+use super::super::pool::{Pool, Pools};
 use crate::pki::ca::{self, CaFiles, CaSource, NodeCa};
 use crate::pki::{LeafNames, mint};
 
@@ -118,7 +118,7 @@ impl Server {
         let url = format!("https://{address}").parse().expect("a URL");
         let connector = Connector::new(&url, None, credentials).expect("a connector");
         let server = Server {
-            pool: Arc::clone(&Pool::for_threads(connector, NonZeroUsize::MIN)[0]),
+            pool: Arc::clone(&Pools::for_threads(connector, NonZeroUsize::MIN)[0].large),
             got: Arc::default(),
             connections: Arc::default(),
             pause: Arc::default(),
