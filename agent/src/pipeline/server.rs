@@ -177,7 +177,8 @@ impl Pipeline {
         let service = service_fn(move |request| {
             let request = whole.restore(request);
             let served = Arc::clone(&served);
-            async move {
+            // Boxed: hyper holds room for it in each connection, also while no request is under way.
+            Box::pin(async move {
                 let (pipeline, connection, tunnel) = &*served;
                 let mut response = pipeline.answer(connection, request).await;
                 // Not the API server's: hyper tells clients of HTTP/1.0 that their connection stays for this version alone.
@@ -189,7 +190,7 @@ impl Pipeline {
                     response.headers_mut().insert(CONNECTION, close);
                 }
                 Ok::<_, Infallible>(response)
-            }
+            })
         });
         let mut serving = pin!(
             http1_builder()

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use hyper::rt::Executor;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -44,12 +45,8 @@ impl Drain {
     /// Likewise, on another runtime.
     pub fn serve_on(&self, runtime: &Handle, connection: impl Future<Output = ()> + Send + 'static) {
         let close = OnWake::new(self.close.clone().cancelled_owned());
-        let served = async move {
-            tokio::select! {
-                () = connection => {}
-                () = close => {}
-            }
-        };
+        // Boxed: an async block would have room for the connection twice, where it is captured and where it is polled.
+        let served = futures::future::select(Box::pin(connection), close).map(drop);
         self.tracker.spawn_on(served, runtime);
     }
 

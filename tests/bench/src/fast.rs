@@ -42,10 +42,11 @@ struct World {
 
 /// Every case by its whole name.
 pub(crate) fn cases() -> Vec<String> {
-    [load::cases(), crowd::cases(), neighbours::cases()].concat()
+    [load::memory_cases(), load::cases(), crowd::cases(), neighbours::cases()].concat()
 }
 
-/// Sets it all up and measures: one pod, then two of which one is noisy, then very many.
+/// Sets it all up and measures: one pod, then two of which one is noisy, then very many. Memory is measured in fresh processes for
+/// each protocol: what connections of another protocol have left free would be taken before anything new.
 pub(crate) fn measure(picket: Option<&Path>, extent: Extent, rate: u32, only: &str) -> Result<Vec<Measure>> {
     let mut measures = Vec::new();
     let plan = |world: &World| Plan {
@@ -61,9 +62,22 @@ pub(crate) fn measure(picket: Option<&Path>, extent: Extent, rate: u32, only: &s
         only: only.to_owned(),
     };
     let wanted = |cases: &[String]| cases.iter().any(|case| case.contains(only));
+    if extent.connections > 0 && wanted(&load::memory_cases()) {
+        for protocol in Protocol::BOTH {
+            let world = World::up(picket, 1)?;
+            let mut plan = plan(&world);
+            plan.protocols = vec![protocol];
+            load::MEMORY.clone_into(&mut plan.only);
+            let found = load_process::send(&world.pods[0].place(), world.node.dir(), &plan);
+            measures.extend(found.with_context(|| world.told())?);
+        }
+        measures.retain(|measure| measure.case.contains(only));
+    }
     if wanted(&load::cases()) {
         let world = World::up(picket, 1)?;
-        let found = load_process::send(&world.pods[0].place(), world.node.dir(), &plan(&world));
+        let mut plan = plan(&world);
+        plan.extent.connections = 0;
+        let found = load_process::send(&world.pods[0].place(), world.node.dir(), &plan);
         measures.extend(found.with_context(|| world.told())?);
     }
     if extent.noise_ms > 0 && wanted(&neighbours::cases()) {
@@ -73,9 +87,13 @@ pub(crate) fn measure(picket: Option<&Path>, extent: Extent, rate: u32, only: &s
         measures.extend(found.with_context(|| world.told())?);
     }
     if extent.pods > 0 && wanted(&crowd::cases()) {
-        let world = World::up(picket, extent.pods)?;
-        let found = crowd::measure(&world.pods, world.node.dir(), &plan(&world));
-        measures.extend(found.with_context(|| world.told())?);
+        for protocol in Protocol::BOTH {
+            let world = World::up(picket, extent.pods)?;
+            let mut plan = plan(&world);
+            plan.protocols = vec![protocol];
+            let found = crowd::measure(&world.pods, world.node.dir(), &plan);
+            measures.extend(found.with_context(|| world.told())?);
+        }
     }
     Ok(measures)
 }

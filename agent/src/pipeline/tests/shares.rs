@@ -294,10 +294,11 @@ async fn lists_that_nobody_takes_hold_so_much_of_the_node_s_memory_and_another_p
     const ALL: usize = 200;
     let world = World::new().await;
     let unread = ask_and_take_nothing(&world, ALL, "bulk=1").await;
-    let most = LARGE * (256 * 1024 + BULK_FRAME) + (ALL - LARGE) * 2 * BULK_FRAME;
-    until(|| world.bulk() == most).await;
+    // Each has its window's worth, and what the API server holds ready.
+    let most = LARGE * 256 * 1024 + (ALL - LARGE) * 16 * 1024 + ALL * 2 * BULK_FRAME;
+    until(|| world.bulk() > most - ALL * 2 * BULK_FRAME).await;
     tokio::time::sleep(SETTLED).await;
-    assert_eq!(world.bulk(), most, "each has its window's worth, and a frame that is ready");
+    assert!(world.bulk() <= most, "{} of {most} bytes", world.bulk());
     // Another pod's list comes whole over the same connections.
     let (client, mut accepted) = world.accepted().await;
     accepted.share = std::sync::Arc::default();
@@ -314,16 +315,16 @@ async fn lists_that_nobody_takes_hold_so_much_of_the_node_s_memory_and_another_p
     assert_eq!(whole.expect("in time").expect("a body").to_bytes().len(), BULK);
     // And the pod's own windows are free again once its clients have gone.
     drop(unread);
-    until(|| std::iter::from_fn(|| world.share.large_window(false)).count() == LARGE).await;
+    until(|| (0..=LARGE).map_while(|_| world.share.large_window(false)).collect::<Vec<_>>().len() == LARGE).await;
 }
 
 #[tokio::test]
 async fn watches_leave_large_windows_to_lists() {
     let world = World::new().await;
     let watches = ask_and_take_nothing(&world, 100, "watch=true").await;
-    assert_eq!(std::iter::from_fn(|| world.share.large_window(true)).count(), 0);
+    assert!(world.share.large_window(true).is_none());
     let unread = ask_and_take_nothing(&world, 1, "bulk=1").await;
-    until(|| world.bulk() == 256 * 1024 + BULK_FRAME).await;
+    until(|| world.bulk() >= 256 * 1024).await;
     drop((watches, unread));
 }
 

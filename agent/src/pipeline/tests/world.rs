@@ -110,7 +110,7 @@ impl Answer {
 
 /// The length of an answer to a target with `bulk` in its query, and of each frame that it is made of.
 pub(super) const BULK: usize = 4 << 20;
-pub(super) const BULK_FRAME: usize = 16 * 1024;
+pub(super) const BULK_FRAME: usize = 4 * 1024;
 
 /// How long the API server takes over a target with `slow` in its query, after it was carried out.
 const SLOW: Duration = Duration::from_millis(200);
@@ -297,7 +297,7 @@ impl World {
         }
     }
 
-    /// Bytes of bulky answers that the API server has sent, or holds ready: up to [`BULK_FRAME`] for each.
+    /// Bytes of bulky answers that the API server has sent, or holds ready: up to two of [`BULK_FRAME`] for each.
     pub(super) fn bulk(&self) -> usize {
         self.bulk.load(Ordering::Relaxed)
     }

@@ -17,8 +17,8 @@ const SETTLE: Duration = Duration::from_millis(300);
 /// Before the first look: what a start took and needs no more goes back to the machine a while later.
 const REST: Duration = Duration::from_secs(3);
 
-const IDLE: &str = "memory-idle";
-const PER_CONNECTION: &str = "memory-per-connection";
+pub(super) const IDLE: &str = "memory-idle";
+pub(super) const PER_CONNECTION: &str = "memory-per-connection";
 
 /// Opens many connections to each target that has processes, and looks at its memory before and after.
 pub(crate) fn measure(session: &mut Session) -> Result<()> {
