@@ -33,8 +33,9 @@ const BODY_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a client may take nothing of a response, as with all of a connection (`client`).
 const STALL_LIMIT: Duration = Duration::from_secs(600);
 
-/// Responses of one pod that their clients have stopped taking. Each holds a window of 256 KB on the API server's side and
-/// 64 KB on the client's, so that these are 40 MB at most; the ones that have stood still for longest are ended first.
+/// Responses of one pod that their clients have stopped taking. Each holds a window on the API server's side (256 KB, and 16 KB beyond
+/// the pod's share of large ones) and 64 KB on the client's, so that these are 33 MB at most; the ones that have stood still for
+/// longest are ended first.
 const STALLED_PER_POD: usize = 128;
 
 /// All responses under way; cheap to clone. Each thread of the data path has a list of its own, whose lock nobody else takes but
