@@ -58,8 +58,8 @@ use crate::session::{Farewell, Registry, SessionBody, SessionKind, Slot, Traffic
 use crate::store::Store;
 use crate::tls::Certificates;
 use crate::upstream::{
-    BodyLoss, RequestBody, RequestOrigin, ResponseWindow, SendError, StillPermitted, UpgradeProtocol, Upstream, UpstreamBody,
-    UsedCredential, requested_upgrade,
+    BodyLoss, RequestBody, RequestOrigin, ResponseWindow, SendError, StillPermitted, UpgradeProtocol,
+    Upstream, UpstreamBody, UsedCredential, requested_upgrade,
 };
 
 pub use metrics::{OpenConnection, PipelineMetrics};
@@ -331,7 +331,10 @@ async fn send<U: Borrow<Upstream>>(
         audit_id: record.id().to_string(),
         source: record.source(),
     };
-    let attempt = upstream.borrow().send(permit, body, &origin, upgrade, window).await;
+    let attempt = upstream
+        .borrow()
+        .send(permit, body, &origin, upgrade, window)
+        .await;
     if let Some(used) = &attempt.credential {
         record.credential(used.method, used.id.clone());
     }

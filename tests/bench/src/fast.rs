@@ -42,7 +42,13 @@ struct World {
 
 /// Every case by its whole name.
 pub(crate) fn cases() -> Vec<String> {
-    [load::memory_cases(), load::cases(), crowd::cases(), neighbours::cases()].concat()
+    [
+        load::memory_cases(),
+        load::cases(),
+        crowd::cases(),
+        neighbours::cases(),
+    ]
+    .concat()
 }
 
 /// Sets it all up and measures: one pod, then two of which one is noisy, then very many. Memory is measured in fresh processes for

@@ -304,18 +304,24 @@ async fn lists_that_nobody_takes_hold_so_much_of_the_node_s_memory_and_another_p
     accepted.share = std::sync::Arc::default();
     world.serve(accepted);
     let stream = TokioIo::new(world.handshake(client, b"http/1.1").await);
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(stream)
-        .await
-        .expect("HTTP");
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await.expect("HTTP");
     tokio::spawn(connection);
-    let request = Request::get("/api/v1/namespaces/n/pods?bulk=1").header(header::HOST, "kubernetes.default.svc");
+    let request =
+        Request::get("/api/v1/namespaces/n/pods?bulk=1").header(header::HOST, "kubernetes.default.svc");
     let request = request.body(Empty::<Bytes>::new()).expect("a request");
     let answer = sender.send_request(request).await.expect("an answer");
     let whole = tokio::time::timeout(LIMIT, answer.into_body().collect()).await;
     assert_eq!(whole.expect("in time").expect("a body").to_bytes().len(), BULK);
     // And the pod's own windows are free again once its clients have gone.
     drop(unread);
-    until(|| (0..=LARGE).map_while(|_| world.share.large_window(false)).collect::<Vec<_>>().len() == LARGE).await;
+    until(|| {
+        (0..=LARGE)
+            .map_while(|_| world.share.large_window(false))
+            .collect::<Vec<_>>()
+            .len()
+            == LARGE
+    })
+    .await;
 }
 
 #[tokio::test]
