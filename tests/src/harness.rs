@@ -1,7 +1,7 @@
 //! The tests of a suite, which share one world: a cluster with agents and pods, brought up by the first test that runs.
 //!
-//! In: the modules of a suite, by name. Out: a line per test and one with the counts, as cargo's own harness prints them, and
-//! last a line for each test that failed, since a log is often cut to its end.
+//! In: the modules of a suite, by name. Out: a line per test and one with the counts, as cargo's own harness prints them. Last
+//! comes a line for each test that failed, since often only a log's end is read.
 //!
 //! The world is taken down after the last test, whatever became of them. Tests run one after another, since some take the agent
 //! away.

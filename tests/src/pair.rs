@@ -1,7 +1,7 @@
 //! A cluster of two nodes with an agent on each, and pods: what the worlds of the suites stand on.
 //!
-//! In: the pods, what their image holds beside the usual, and what the agents are told beside the usual. Out: a [`Pair`]. Its
-//! namespace `agents` is enrolled and enforced, by the objects of `e2e/files/objects.yaml`.
+//! In: the pods, what their image holds beside the usual, and the agents' further options. Out: a [`Pair`]. Its namespace
+//! `agents` is enrolled and enforced, by the objects of `e2e/files/objects.yaml`.
 
 use std::time::{Duration, Instant};
 

@@ -1,11 +1,11 @@
 //! The names of the admin sockets on a node. Each agent has a socket of its own from its start to its end; the configured name
 //! leads to the socket of the agent that serves.
 //!
-//! In: the configured name, such as `admin.sock`. Out: a socket at `admin.sock.1`, or the next number that is free, and a second
-//! name for it, `admin.sock`, once the agent takes that.
+//! In: the configured name, such as `admin.sock`. Out: a socket at `admin.sock.1`, or the next number that is free, and a
+//! second name for it, `admin.sock`, once the agent takes that.
 //!
-//! So an operator reaches an agent that drains, and one that takes over, as well as the one that serves: sessions run in each of
-//! them.
+//! So an operator reaches an agent that drains, and one that takes over, as well as the one that serves: sessions run in each
+//! of them.
 
 use std::fs;
 use std::io;

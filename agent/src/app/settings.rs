@@ -1,6 +1,7 @@
-//! What the parts are told, out of the configuration.
+//! The settings of the parts, out of the configuration.
 //!
-//! In: a checked [`Config`]. Out: the upstream's settings, the protected endpoints and names of the API server, the cgroup folder.
+//! In: a checked [`Config`]. Out: the upstream's settings, the protected endpoints and names of the API server, the cgroup
+//! folder.
 
 use std::path::PathBuf;
 

@@ -1,7 +1,7 @@
-//! What an exec runs, as the record keeps it: every argument, without secrets, and cut only where it is very long.
+//! What an exec runs, as the record keeps it: every argument, without secrets, and truncated only where it is very long.
 //!
-//! In: the arguments as they were judged. Out: the same within a bound, with the length and digest of the whole where
-//! something was left out.
+//! In: the arguments as they were judged. Out: the same within a bound, with the length and digest of the whole where something
+//! was left out.
 
 use ring::digest;
 use serde::Serialize;

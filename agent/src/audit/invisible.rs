@@ -1,7 +1,7 @@
 //! Characters that a reader does not see, or that change how others are shown, and how they are written instead.
 //!
-//! In: text that an agent chose, or a stored line. Out: the same with such characters escaped, so that no text can hide a part
-//! of itself, turn the direction of writing, begin a line or move the cursor.
+//! In: text that an agent chose, or a stored line. Out: the same with such characters escaped. So no text can hide a part of
+//! itself, turn the direction of writing, begin a line or move the cursor.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;

@@ -1,7 +1,7 @@
 //! The agent's client of the Kubernetes API, and the list-and-watch of objects through failures.
 //!
 //! In: a kubeconfig that may change with time. Out: clients ([`Connector`]), each event of a watch ([`follow`]), and what a
-//! credential may do ([`rights`]). While the API server is away whoever follows keeps what was told last.
+//! credential may do ([`rights`]). While the API server is away, whoever follows keeps the last objects.
 
 pub mod rights;
 

@@ -1,6 +1,7 @@
 //! Connections that never became requests: each is counted and recorded.
 //!
-//! In: what the kernel denied, what listeners closed, processes that escaped their pods' cgroups. Out: counts, and audit records to write.
+//! In: what the kernel denied, what listeners closed, processes that escaped their pods' cgroups. Out: counts, and audit
+//! records to write.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};

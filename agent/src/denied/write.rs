@@ -1,7 +1,7 @@
 //! Writes the records of connections that never became requests, aggregated where a pod makes many.
 //!
-//! In: denied connections, of the kernel and of listeners. Out: audit records, and events at the pods. Nothing here holds up connections
-//! that are served: while the audit log takes nothing, such records are lost, which is counted.
+//! In: denied connections, of the kernel and of listeners. Out: audit records, and events at the pods. Nothing here holds up
+//! connections that are served: while the audit log takes nothing, such records are lost, which is counted.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -1,10 +1,10 @@
-//! What the cluster told of one kind of object.
+//! The objects of one kind, as the API server's watch gives them.
 //!
-//! In: events of a watch. Out: the facts of every object, and what each event changed. While a new list comes in the old
-//! one stands; objects that nobody told of again go with its end.
+//! In: events of a watch. Out: the facts of every object, and what each event changed. While a new list comes in the old one
+//! stands. Objects that are not in the new list go with its end.
 //!
-//! Agents may be able to make such objects. So what is kept is bounded, for all namespaces and for each; what leads to a
-//! protected endpoint is kept where the bound is reached too, and what is known is never given up for want of room.
+//! Agents may be able to make such objects. So what is kept is bounded, for all namespaces and for each. At the bound, what
+//! leads to a protected endpoint is still kept, and what is known is never given up.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 

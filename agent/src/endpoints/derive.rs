@@ -1,11 +1,11 @@
 //! Which addresses are protected endpoints, from all that is known at one moment.
 //!
-//! In: what the cluster told, the node's own addresses, names' addresses, and the configuration. Out: [`EndpointSet`]. A plain
-//! function of these; what was a protected endpoint a moment ago is another part's matter.
+//! In: the cluster's objects, the node's own addresses, names' addresses, and the configuration. Out: an [`EndpointSet`], by a
+//! plain function. `grace` keeps what was a protected endpoint a moment ago.
 //!
-//! An address that is both: the API server's own addresses are always redirected, for an API server that is denied is of
-//! no use to anybody, and a redirect lets nothing past either. Of others, denied ones stay denied: no one who may make a
-//! Service can open them to Picket's listener by mixing its endpoints.
+//! An address can be both redirected and denied. The API server's own addresses are always redirected: a denied API server is
+//! of no use, and a redirect lets nothing past either. Other addresses stay denied, so nobody can open them to Picket's
+//! listener by a Service with mixed endpoints.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};

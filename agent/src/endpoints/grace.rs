@@ -1,7 +1,7 @@
 //! What is remembered for a while after nobody names it any more.
 //!
-//! In: at each look, what is named now. Out: that, and what was named a short time ago. An API server that is taken out of
-//! its endpoints still answers, and an address that DNS has left out of this answer may be in the next.
+//! In: at each look, what is named now. Out: that, and what was named a short time ago. An API server that is taken out of its
+//! endpoints still answers. An address that DNS left out of this answer may be in the next.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! All that is known about protected endpoints, kept up, and what follows from it at any time.
 //!
-//! In: events of the watches, the node's own addresses, answers of lookups. Out: [`ProtectedEndpoints`] when asked, and whether it is
-//! worth asking again. Nothing here waits for anything, and time is told.
+//! In: events of the watches, the node's own addresses, answers of lookups. Out: [`ProtectedEndpoints`] when asked, and whether
+//! it is worth asking again. Nothing here waits for anything, and callers pass the time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};

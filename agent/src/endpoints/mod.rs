@@ -1,8 +1,8 @@
 //! The addresses that are protected endpoints: the API server's, by whatever name, and those that no enforced pod may reach.
 //!
 //! In: Services, endpoint slices and nodes of the whole cluster, the node's own addresses, DNS, and addresses from the
-//! configuration. Out: [`ProtectedEndpoints`] through a watch channel. While the API server is away, or says that it has no address at
-//! all, the last ones stand.
+//! configuration. Out: [`ProtectedEndpoints`] through a watch channel. While the API server is away, or says that it has no
+//! address at all, the last ones stand.
 //!
 //! - [`projections`] reads objects, [`cache`] keeps them; [`dns`] does so for names, [`node_addresses`] for this node's interfaces;
 //! - [`derive`] (derive.rs) says which addresses are protected endpoints: an API server's, those to be denied, and Services

@@ -1,7 +1,7 @@
 //! What an enforced pod needs besides a listener: older connections destroyed, and its interfaces covered.
 //!
-//! In: enforced pods and the protected endpoints in force. Out: sockets that the kernel destroys, programs at the node's side of the
-//! pods' interfaces, and counts. All of it blocks, and runs on threads that may.
+//! In: enforced pods and the protected endpoints in force. Out: sockets that the kernel destroys, programs at the node's side
+//! of the pods' interfaces, and counts. All of it blocks, and runs on threads that may.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;

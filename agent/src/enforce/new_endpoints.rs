@@ -1,7 +1,7 @@
 //! Destroys connections that were open to an address before that address became a protected endpoint.
 //!
-//! In: notifications that other protected endpoints are in force. Out: calls that read the protected endpoints and destroy connections
-//! to new ones. A notification stays due until both calls have succeeded; later notifications join in.
+//! In: notifications that other protected endpoints are in force. Out: calls that read the protected endpoints and destroy
+//! connections to new ones. A notification stays due until both calls have succeeded; later notifications join in.
 
 use std::future::Future;
 use std::time::Duration;

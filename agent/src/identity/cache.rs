@@ -1,7 +1,7 @@
 //! The principal of one connection, kept between its requests.
 //!
-//! In: the policies in force, the evidence, the time. Out: the principal; found anew whenever the policies or what is known
-//! of the pod were replaced, or the identity's time is over, so that a change holds on connections that are open already.
+//! In: the policies in force, the evidence, the time. Out: the principal. It is resolved again when the policies or the pod's
+//! facts were replaced, or when the identity has expired. So a change holds on connections that are open already.
 
 use std::sync::Arc;
 

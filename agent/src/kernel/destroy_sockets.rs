@@ -1,12 +1,12 @@
 //! Ends connections that were open to a protected endpoint before they could be judged.
 //!
-//! In: a network namespace, what a protected endpoint is, and, where the namespace is shared, whose sockets are meant. Out: how many
-//! sockets the kernel destroyed (`SOCK_DESTROY`, sock_diag(7)). The client reads ECONNABORTED, the server a reset, and
+//! In: a network namespace, what a protected endpoint is, and, where the namespace is shared, whose sockets are meant. Out: how
+//! many sockets the kernel destroyed (`SOCK_DESTROY`, sock_diag(7)). The client reads ECONNABORTED, the server a reset, and
 //! what was still to be sent is dropped.
 //!
 //! The list is not of one moment: a socket that connects while it is read may be missing, so the caller comes again. Where the
-//! kernel says that entries are missing, those that were listed are destroyed and the rest is an error. A
-//! kernel without CONFIG_INET_DIAG_DESTROY says so; the pod's egress program drops those sockets' packets in any case.
+//! kernel says that entries are missing, those that were listed are destroyed and the rest is an error. A kernel without
+//! CONFIG_INET_DIAG_DESTROY says so; the pod's egress program drops those sockets' packets in any case.
 
 use std::collections::HashSet;
 use std::io;

@@ -1,12 +1,12 @@
 //! Finds the node's side of a pod's network interfaces.
 //!
-//! In: the pod's network namespace. Out: the interfaces in the caller's own namespace, the node's, that the pod's packets
-//! come out of, for the program that drops there what never passed a socket hook; and those of the pod's that have no such
-//! side, so that a hole is known of.
+//! In: the pod's network namespace. Out: the interfaces in the node's namespace that the pod's packets come out of, and the
+//! pod's interfaces that have no such side. The `interface` program drops packets at the former; the latter are reported as not
+//! covered.
 //!
-//! A pair (veth, netkit) names its other end by index and namespace (rtnetlink(7), `IFLA_LINK` and
-//! `IFLA_LINK_NETNSID`). An ipvlan or macvlan names its lower device in the same way, which is the node's own and
-//! nobody's to filter; a device that was moved into the pod (SR-IOV) names none.
+//! A pair (veth, netkit) names its other end by index and namespace (rtnetlink(7), `IFLA_LINK` and `IFLA_LINK_NETNSID`). An
+//! ipvlan or macvlan names its lower device in the same way, which is the node's own and nobody's to filter; a device that was
+//! moved into the pod (SR-IOV) names none.
 
 use std::fs::File;
 use std::io;

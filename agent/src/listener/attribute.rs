@@ -1,6 +1,7 @@
 //! Attributes an accepted connection to the socket that dialled, by the kernel's flow.
 //!
-//! In: a connection, and the kernel's flows. Out: the flow, or why there is none; every connection that is closed for it gets a record.
+//! In: a connection, and the kernel's flows. Out: the flow, or why there is none; every connection that is closed for it gets a
+//! record.
 
 use std::io;
 use std::mem::MaybeUninit;

@@ -1,4 +1,4 @@
-//! What the audit record is told at each stage, in the record's own types.
+//! The facts that each stage adds to the audit record, in the record's own types.
 //!
 //! In: requests, decisions and rejections. Out: the same facts in a [`Record`].
 

@@ -1,9 +1,8 @@
 //! Responses that go on: a watch's or a log's frames, until they end or are ended.
 //!
-//! In: the body that ends the request's record, and the session's place in the registry. Out: the same frames. The body
-//! lies in a [`Slot`] that whoever ends the session empties: the stream from the API server is reset and the record written
-//! at that moment, also where the client reads nothing and so nobody asks for a frame. What the client gets next is the
-//! last word, or a reset where none fits.
+//! In: the body that ends the request's record, and the session's place in the registry. Out: the same frames. The body is in a
+//! [`Slot`], which is emptied to end the session. At that moment the API server's stream is reset and the record is written,
+//! even while the client reads nothing. What the client gets next is the last word, or a reset where none fits.
 
 use std::error::Error;
 use std::pin::Pin;

@@ -1,7 +1,7 @@
-//! How an end is told: one text for the client, the record and the log.
+//! Why a session ended: one text for the client, the record and the log.
 //!
-//! In: the refusal that a session met when it was judged again, or an operator's reason. Out: an [`Ending`], which holds
-//! the cause as a word of low cardinality and the `Status` as it goes to the client.
+//! In: the refusal that a session met when it was judged again, or an operator's reason. Out: an [`Ending`], which holds the
+//! cause as a word of low cardinality and the `Status` as it goes to the client.
 
 use std::time::Instant;
 

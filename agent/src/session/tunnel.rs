@@ -1,12 +1,11 @@
-//! Upgraded connections (exec, attach, port-forward, watches by WebSocket): bytes both ways until both sides are done, or
-//! until the session is ended.
+//! Upgraded connections (exec, attach, port-forward, watches by WebSocket): bytes both ways until both sides are done, or until
+//! the session is ended.
 //!
-//! In: the two upgrades. Out: how many bytes went each way and why it ended. The end of the API server's side is the
-//! session's: the client gets what is left and the end, and both sides are closed soon after, whatever the client does.
-//! (kube-apiserver itself closes both as soon as either ends: k8s.io/apimachinery pkg/util/proxy/upgradeaware.go.) When the
-//! client has no more to send, the API server is told so and may go on. When one side is gone, the other is closed at once.
-//! When Picket ends the session the API server's side is closed first; the client gets the last word and a limited time to
-//! take it.
+//! In: the two upgrades. Out: how many bytes went each way and why it ended. The end of the API server's side is the session's:
+//! the client gets what is left and the end, and both sides are closed soon after, whatever the client does. (kube-apiserver
+//! itself closes both as soon as either ends: k8s.io/apimachinery pkg/util/proxy/upgradeaware.go.) When the client has no more
+//! to send, the API server gets that end and may go on. When one side is gone, the other is closed at once. When Picket ends
+//! the session the API server's side is closed first; the client gets the last word and a limited time to take it.
 
 use std::future::poll_fn;
 use std::io;

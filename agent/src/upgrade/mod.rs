@@ -1,4 +1,5 @@
-//! An upgrade: a newer agent, the successor, takes the listeners of the running one, its predecessor, so that no connect is refused.
+//! An upgrade: a newer agent, the successor, takes the listeners of the running one, its predecessor, so that no connect is
+//! refused.
 //!
 //! In: the configuration's upgrade socket, beside the admin socket. Out: listeners that two agents accept from, and the
 //! predecessor's track of the agent's [phase](crate::runtime::phase).
@@ -14,10 +15,12 @@
 //!    PredecessorStopped         <------------------- Stopped   drains its streams and exits with 0
 //! ```
 //!
-//! A successor whose objects are not valid sends `Probe` alone. An agent that serves answers and goes on, and the successor ends.
+//! A successor whose objects are not valid sends `Probe` alone. An agent that serves answers and goes on, and the successor
+//! ends.
 //!
 //! A connection goes to whichever of the two accepts it, and its flow with it. Each message but the first answers one: never do
-//! both detach the other's programs. Where the successor ends before `ProgramsReplaced`, the predecessor keeps serving as before.
+//! both detach the other's programs. Where the successor ends before `ProgramsReplaced`, the predecessor keeps serving as
+//! before.
 //!
 //! How the predecessor stops accepting, drains and exits is in app/mod.rs: [`App::run`](crate::app::App::run).
 //!

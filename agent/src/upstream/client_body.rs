@@ -1,9 +1,9 @@
 //! The body of a client's request as it comes, with word of whether all of it came.
 //!
-//! In: what a client's connection receives. Out: the same data, and an error where the client left before the end. Trailers
-//! are dropped: a field of theirs could speak for somebody else as a header could, and the API server reads none. hyper ends a
-//! body of HTTP/2 without an error when the client resets its stream with NO_ERROR, so that half a body would pass for
-//! a whole one; and it ends one with an error that was whole when the client reset the stream.
+//! In: what a client's connection receives. Out: the same data, and an error where the client left before the end. Trailers are
+//! dropped: a field of theirs could speak for somebody else as a header could, and the API server reads none. When the client
+//! resets a stream of HTTP/2 with NO_ERROR, hyper ends the body without an error: half a body would pass for a whole one. When
+//! the client resets the stream after a whole body, hyper ends the body with an error.
 
 use std::error::Error;
 use std::pin::Pin;

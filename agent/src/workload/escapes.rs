@@ -1,9 +1,9 @@
 //! Processes that left their pod's cgroup.
 //!
-//! In: the enforced pods, again and again. Out: the processes that are in a pod's network namespace and not in its cgroup,
-//! and those that were seen in its cgroup before and are not any more. A process that is root in its pod and may write the
-//! cgroup tree can move itself to a sibling or to the root. The kernel still judges sockets of the pod's namespace as the
-//! pod's; one that shares the node's network gets away, and is told of if it was seen inside before.
+//! In: the enforced pods, again and again. Out: the processes in a pod's network namespace that are not in its cgroup, and
+//! those that have left its cgroup since. A process that is root in its pod and may write the cgroup tree can move itself to a
+//! sibling or to the root. The kernel still judges sockets of the pod's namespace as the pod's. A process of a pod in the
+//! node's network gets away; it is reported if it was seen in the cgroup before.
 
 use std::collections::{HashMap, HashSet};
 use std::os::unix::fs::MetadataExt as _;

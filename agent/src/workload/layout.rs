@@ -2,10 +2,10 @@
 //!
 //! In: one component of a cgroup's path. Out: what it stands for: the folder of all pods, a pod, a container.
 //!
-//! The kubelet's names are those of `pkg/kubelet/cm/cgroup_manager_linux.go` (`CgroupName`, `ToSystemd`,
-//! `ToCgroupfs`): with the cgroupfs driver `kubepods/burstable/pod<UID>`, with systemd
-//! `kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod<UID with _ for ->.slice`, both below a cgroup root
-//! that may add folders (`/kubelet` on kind) and, with systemd, parts to each name (`kubelet-kubepods-…`).
+//! The kubelet's names are those of `pkg/kubelet/cm/cgroup_manager_linux.go` (`CgroupName`, `ToSystemd`, `ToCgroupfs`): with
+//! the cgroupfs driver `kubepods/burstable/pod<UID>`, with systemd
+//! `kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod<UID with _ for ->.slice`. Both are below a cgroup root,
+//! which may add folders (`/kubelet` on kind) and, with systemd, parts to each name (`kubelet-kubepods-…`).
 
 use std::path::{Component, Path};
 

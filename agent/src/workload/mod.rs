@@ -1,10 +1,10 @@
 //! The pods on this node: which there are, where they are, and that each is treated as it should be.
 //!
-//! In: the API server's pods, Services, endpoint slices and nodes, and the node's cgroup tree and addresses. Out: each
-//! pod's class through an [`Enforcer`], and the addresses that are protected endpoints.
+//! In: the API server's pods, Services, endpoint slices and nodes, and the node's cgroup tree and addresses. Out: each pod's
+//! class through an [`Enforcer`], and the addresses that are protected endpoints.
 //!
-//! [`start`] puts the parts together: [`api`] and [`endpoints`] follow the API server, [`tree`] the cgroups, and
-//! [`reconcile`] makes of both what the enforcer is told.
+//! [`start`] puts the parts together: [`api`] and [`endpoints`] follow the API server, [`tree`] the cgroups, and [`reconcile`]
+//! makes of both the calls to the enforcer.
 
 mod attempt;
 pub mod cgroup;

@@ -11,8 +11,8 @@
 //! ```
 //!
 //! In: the code map, and each path in a module's sources that leads to another module. Out: a finding for an import that is not
-//! declared, a declared one that is not used, a module without a row, a row without a module, and modules that import each
-//! other in a circle. What is compiled for tests only may import anything.
+//! declared, a declared one that is not used, a module without a row, or a row without a module. Modules that import each other
+//! in a circle are a finding too. What is compiled for tests only may import anything.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,7 +1,7 @@
 //! Files that `picket reference` writes: JSON Schemas of the objects, and the reference pages of the manual.
 //!
-//! In: the built agent, whose types are their source. Out: `cargo xtask generate` writes them below `deploy/`, and the check
-//! has a finding for each that differs from what would be written, is missing, or is written no more.
+//! In: the built agent, whose types are their source. Out: with `cargo xtask generate`, the files below `deploy/`; in the
+//! check, a finding for each file that differs, is missing, or is written no more.
 
 use std::collections::BTreeMap;
 use std::fs;

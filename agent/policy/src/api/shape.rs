@@ -1,8 +1,8 @@
 //! The structure of a document, checked by the schema of its type.
 //!
 //! In: a node of a file and a schema. Out: the value as JSON, and a diagnostic for each field that is unknown, missing or of
-//! the wrong kind. Where a value cannot stand a harmless one takes its place, so that the rest of the document is checked in
-//! the same reading and a person sees everything at once. A derived reader would end at the first fault.
+//! the wrong kind. A harmless value takes the place of one that cannot stand. So the rest of the document is checked in the
+//! same reading, and a person sees every error at once. A derived reader would end at the first error.
 //!
 //! The names, the words and the lengths are the schema's: nothing of an object is written down twice.
 

@@ -1,7 +1,7 @@
-//! What every API server serves by itself, so that a rule about what cannot be is told when it is read.
+//! What every API server serves by itself, so that a rule that no request can match is an error when it is read.
 //!
-//! In: the words of rules. Out: what is wrong with one and what to write instead, only where it is certain that no request
-//! can have it. Custom and aggregated resources may be called anything, so a group that is not here is never at fault for its
+//! In: the words of rules. Out: what is wrong with one and what to write instead, only where it is certain that no request can
+//! have it. Custom and aggregated resources may be called anything, so a group that is not here is never at fault for its
 //! resources.
 
 /// The groups that Kubernetes keeps for itself, with the resources of every version that is still in use.

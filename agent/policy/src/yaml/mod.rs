@@ -1,7 +1,7 @@
-//! YAML whose every value knows its file, line and column, and how it is decoded with all that is wrong told at once.
+//! YAML whose every value knows its file, line and column, and how it is decoded with all errors reported at once.
 //!
-//! In: a file's name and text. Out: [`YamlNode`]s, and a [`Decoder`] that takes values out of them and collects a [`Diagnostic`]
-//! for each that cannot stand.
+//! In: a file's name and text. Out: [`YamlNode`]s, and a [`Decoder`] that takes values out of them and collects a
+//! [`Diagnostic`] for each that cannot stand.
 
 mod decoder;
 mod path;

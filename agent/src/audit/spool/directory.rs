@@ -1,7 +1,7 @@
 //! The spool's directory as its writer has it: the segment that is written to, and the chain that its lines are on.
 //!
-//! In: rendered lines. Out: the same lines on disk, in segments that begin and go by [`rotate`](super::rotate). A line is stored
-//! whole or not at all: what a failed write left behind is cut off again; where that fails too, the segment is opened anew.
+//! In: rendered lines. Out: the same lines on disk, in segments that begin and go by [`rotate`](super::rotate). A line is
+//! stored whole or not at all: what a failed write left behind is truncated. Where that fails too, the segment is opened anew.
 //!
 //! Each batch looks first whether the spool is as it was left. Where another agent writes to it in turns (an upgrade), a chain
 //! behind the other's lines begins anew and is bound to them. Where none does, lines that were changed, added or removed are

@@ -1,7 +1,7 @@
 //! What the spool's writer tells everybody else: which segments there are, how far they are written, and what holds them up.
 //!
-//! In: the writer's word after each batch. Out: the end that sinks may read to, and numbers for metrics. What stands behind that
-//! end may be cut off again, so nobody reads it.
+//! In: the writer's word after each batch. Out: the end that sinks may read to, and numbers for metrics. What is behind that
+//! end may be truncated, so nobody reads it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};

@@ -1,9 +1,8 @@
 //! Finds a `:path` in a block of HPACK that h2 would not hand on as it is, and moves its value into a field of its own.
 //!
 //! In: a header block (RFC 7541). Out: a block that decodes to the same fields, but for the path. Such a path is long, or has a
-//! fragment ([`fragment`]). Each representation says where
-//! it ends, so none has to be understood; and since an entry that is larger than the table empties it (section 4.4), a path
-//! of as little as the table's size has the same effect on it as the one it stands for.
+//! fragment ([`fragment`]). Each representation says where it ends, so none has to be understood. An entry that is larger than
+//! the table empties it (section 4.4). So a path of the table's size has the same effect on the table as the longer one.
 
 /// From here on a value may be too long for a URI when it is decoded: 65,534 characters of at least 5 bits each.
 const LONG_VALUE: usize = 40_000;

@@ -1,14 +1,14 @@
 //! Heads that are longer than hyper takes, of up to the API server's 1 MB.
 //!
-//! In: what a client sends. Out: requests with their whole heads, or with word of why a head is refused, so that the stages
-//! answer with a `Status` and a record where hyper would close the connection.
+//! In: what a client sends. Out: requests with their whole heads, or with the reason why a head is refused. The stages answer
+//! that with a `Status` and a record; hyper would close the connection.
 //!
 //! hyper's buffers, its 100 fields and a URI's 65,534 bytes do for nearly all heads, and a connection costs no more than that
 //! at rest. A longer head is read here: [`http1`] reads it whole and gives hyper a short one in its place; [`http2`] moves a
 //! long `:path` into a field of its own. What such heads take is bounded a pod and a node ([`HeadBudget`]).
 //!
-//! A target with a fragment (`#`) goes the same way, however short. It is none (RFC 9112 section 3.2), and `http::Uri` would drop
-//! the fragment: `DELETE .../seed#x` would delete `seed`, where the API server looks for an object `seed#x`.
+//! A target with a fragment (`#`) goes the same way, however short. It is none (RFC 9112 section 3.2), and `http::Uri` would
+//! drop the fragment: `DELETE .../seed#x` would delete `seed`, where the API server looks for an object `seed#x`.
 
 mod hpack;
 pub(super) mod http1;

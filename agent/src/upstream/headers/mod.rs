@@ -1,7 +1,7 @@
 //! The headers of a request on its way to the API server, and of the response on its way back.
 //!
-//! In: what the client sent and what was decided. Out: the client's headers without anything that could speak for
-//! somebody else or belong to one hop only, with the impersonation, the credential and the audit id put in.
+//! In: what the client sent and what was decided. Out: the client's headers without those that could speak for somebody else or
+//! belong to one hop only. The impersonation, the credential and the audit id are put in.
 //!
 //! # What the node's own account needs at the API server
 //!

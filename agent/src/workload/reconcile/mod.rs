@@ -1,15 +1,15 @@
 //! Brings what is in force to what should be, pod by pod.
 //!
-//! In: the cgroup tree and the API server's pods, whenever one of them changes. Out: calls to an [`Enforcer`], and
-//! counts in a [`PodCounts`].
+//! In: the cgroup tree and the API server's pods, whenever one of them changes. Out: calls to an [`Enforcer`], and counts in a
+//! [`PodCounts`].
 //!
-//! What should be: the folders of all pods are closed to the protected endpoints, so that a pod nobody judged yet is closed; a pod
-//! that the selection names is enforced as soon as its network namespace is there, or at once where it shares the node's;
+//! What should be: the folders of all pods are closed to the protected endpoints, so that a pod nobody judged yet is closed; a
+//! pod that the selection names is enforced as soon as its network namespace is there, or at once where it shares the node's;
 //! every other pod of the API server is exempt; a pod that the API server does not know is closed, unless it is a static one
 //! and the operator leaves those alone.
 //!
-//! An enforced pod is checked once it is enforced, once more soon after, and now and then: what it had open before is
-//! destroyed in the first two, the interfaces that its packets come out of are covered, and its class is told again.
+//! An enforced pod is checked once it is enforced, once more soon after, and now and then: its older connections are destroyed
+//! in the first two checks, its interfaces are covered, and its class is set in the kernel again.
 //!
 //! Each pod is brought there by itself: one that fails is tried again later and holds nobody up.
 //!

@@ -1,7 +1,7 @@
 //! One pass over the pods: which cgroups there are, and one step for each pod.
 //!
-//! In: a reading of the cgroup tree, and the pods that the API server knows. Out: calls to the [`Enforcer`], attempts that run beside the
-//! others, and when the next pass is due.
+//! In: a reading of the cgroup tree, and the pods that the API server knows. Out: calls to the [`Enforcer`], attempts that run
+//! beside the others, and when the next pass is due.
 
 use std::collections::BTreeSet;
 use std::mem::discriminant;
