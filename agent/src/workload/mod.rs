@@ -3,7 +3,7 @@
 //! In: the API server's pods, Services, endpoint slices and nodes, and the node's cgroup tree and addresses. Out: each pod's
 //! class through an [`Enforcer`], and the addresses that are protected endpoints.
 //!
-//! [`start`] puts the parts together: [`api`] and [`endpoints`] follow the API server, [`tree`] the cgroups, and [`reconcile`]
+//! [`start`] puts the parts together: [`pods`] and [`endpoints`] follow the API server, [`tree`] the cgroups, and [`reconcile`]
 //! makes of both the calls to the enforcer.
 
 mod attempt;

@@ -1,6 +1,6 @@
 //! The objects people write (group `picket.dev`), and how their YAML is read.
 //!
-//! In: a file's name and text. Out: [`Document`]s, or every [`Diagnostic`](crate::yaml::Diagnostic) in it with file, line and
+//! In: a file's name and text. Out: [`Document`]s, or every [`Diagnostic`] in it with file, line and
 //! column. A field that is unknown, or known to the design but not built yet, is an error: nothing that is written is ignored.
 //!
 //! The types in [`v1alpha1`] are the one source: files are decoded by the schema that is generated from them, and so is JSON

@@ -1,6 +1,6 @@
 //! What an evaluation comes to: the parts of which [`crate::decision`] makes a permit, an ask or a denial.
 //!
-//! In: the grant that allows the request, and the rules that fired. Out: a [`Verdict`], with the user to impersonate or the
+//! In: the grant that allows the request, and the rules that fired. Out: a [`Evaluation`], with the user to impersonate or the
 //! [`Cause`] of a refusal.
 
 use std::sync::Arc;

@@ -19,7 +19,7 @@ pub const MAX_FILE: usize = 1024 * 1024;
 /// Where something stands in a file.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SourceLocation {
-    /// The file as it was named to [`read_documents`].
+    /// The file as it was named to [`read_documents`](crate::api::read_documents).
     pub file: Arc<str>,
     /// Line, from 1.
     pub line: u32,
