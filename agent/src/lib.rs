@@ -12,7 +12,7 @@
 //!
 //! | module | holds | imports |
 //! |---|---|---|
-//! | [`listener`] | the end of a redirected connection in the pod's network namespace; attributes each connection to a pod and a process (`judge` in serve.rs) | `kernel`, `workload` |
+//! | [`listener`] | the end of a redirected connection in the pod's network namespace; attributes each connection to a pod and a process (attribute.rs) | `kernel`, `workload` |
 //! | [`tls`] | the server side of TLS that pods see, and what pods trust | `metrics`, `pki` |
 //! | [`pipeline`] | the stages from a connection to its last answer | `approval`, `audit`, `denied`, `identity`, `listener`, `metrics`, `notify`, `pki`, `reject`, `runtime`, `session`, `store`, `tls`, `upstream`, `workload` |
 //! | [`identity`] | from the evidence of a connection to a principal: schemes, a file each in attest/, and what they agree on; claims of a client's that are refused (claim.rs) | `listener`, `workload` |

@@ -1,4 +1,4 @@
-//! Attributes an accepted connection to the socket that dialled, by the kernel's flow.
+//! Attributes an accepted connection to a pod and a process, by the kernel's flow.
 //!
 //! In: a connection, and the kernel's flows. Out: the flow, or why there is none; every connection that is closed for it gets a
 //! record.
@@ -12,12 +12,87 @@ use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{Accepted, Owner, Process, UnattributedCause};
-use crate::kernel::{Flow, KernelError};
+use super::{Accepted, Arrival, Owner, Process, UnattributedCause, UnattributedConnection};
+use crate::kernel::{CgroupId, Flow, Kernel, KernelError};
 
-/// Who made a connection.
+/// A connection that a listener has accepted and that is nobody's yet.
 #[derive(Debug)]
-pub(super) enum Attribution {
+pub(super) struct Incoming<'a> {
+    /// Where flows are looked up.
+    pub(super) kernel: &'a Kernel,
+    /// The cookie of the listener's network namespace.
+    pub(super) netns_cookie: u64,
+    pub(super) stream: TcpStream,
+    pub(super) peer: SocketAddr,
+}
+
+impl Incoming<'_> {
+    /// Attributes a connection at a pod's own listener. Its flow must be of the pod's cgroup, and of the number in the pod's
+    /// class. `None` for a client that hung up before it could be asked.
+    pub(super) fn at_pod(
+        self,
+        (cgroup, number): (CgroupId, u64),
+        owner: &Owner,
+        permit: OwnedSemaphorePermit,
+    ) -> Option<Arrival> {
+        let (local, attribution) = self.attribute();
+        let cause = match attribution {
+            Attribution::Flow(flow) if flow.cgroup == cgroup && flow.pod == number => {
+                match Accepted::new(owner, &flow, (self.stream, self.peer), permit) {
+                    Ok(accepted) => return Some(Arrival::Accepted(accepted)),
+                    Err(cause) => cause,
+                }
+            }
+            Attribution::Flow(_) => UnattributedCause::OtherPod,
+            Attribution::HungUp => return None,
+            Attribution::Unattributed(cause) => cause,
+        };
+        Some(unattributed(Some(owner), self.peer, local, cause))
+    }
+
+    /// Attributes a connection at the node's listener to the pod that `find` knows by the flow's cgroup and number. `None` for
+    /// a client that hung up before it could be asked.
+    pub(super) fn at_node(self, find: &dyn Fn(CgroupId, u64) -> Option<Owner>) -> Option<Arrival> {
+        let (local, attribution) = self.attribute();
+        let (owner, cause) = match attribution {
+            Attribution::Flow(flow) => match find(flow.cgroup, flow.pod) {
+                Some(owner) => match with_permit(&owner, &flow, self.stream, self.peer) {
+                    Ok(accepted) => return Some(Arrival::Accepted(accepted)),
+                    Err(cause) => (Some(owner), cause),
+                },
+                None => (None, UnattributedCause::OtherPod),
+            },
+            Attribution::HungUp => return None,
+            Attribution::Unattributed(cause) => (None, cause),
+        };
+        Some(unattributed(owner.as_ref(), self.peer, local, cause))
+    }
+
+    fn attribute(&self) -> (Option<SocketAddr>, Attribution) {
+        attribute(&self.stream, |local| {
+            self.kernel.take_flow(self.netns_cookie, local, self.peer)
+        })
+    }
+}
+
+/// The record's facts of a connection that is closed.
+fn unattributed(
+    owner: Option<&Owner>,
+    peer: SocketAddr,
+    local: Option<SocketAddr>,
+    cause: UnattributedCause,
+) -> Arrival {
+    Arrival::UnattributedConnection(UnattributedConnection {
+        workload: owner.map(|owner| owner.pod.load_full()),
+        peer,
+        local,
+        cause,
+    })
+}
+
+/// The socket that made a connection, as the kernel knows it.
+#[derive(Debug)]
+enum Attribution {
     /// The socket that this flow is of.
     Flow(Flow),
     /// A client that hung up before it could be asked.
@@ -28,7 +103,7 @@ pub(super) enum Attribution {
 
 /// Finds the flow of a connection; `take_flow` looks it up by the listener's end of the connection. Gives that end too, where the
 /// system tells it.
-pub(super) fn attribute(
+fn attribute(
     stream: &TcpStream,
     take_flow: impl FnOnce(SocketAddr) -> Result<Option<Flow>, KernelError>,
 ) -> (Option<SocketAddr>, Attribution) {
@@ -61,12 +136,26 @@ fn hung_up(stream: &TcpStream) -> bool {
     }
 }
 
+/// The connection with a permit among its pod's. Where none is free it is closed: to wait for one here would hold up the
+/// other pods.
+fn with_permit(
+    owner: &Owner,
+    flow: &Flow,
+    stream: TcpStream,
+    peer: SocketAddr,
+) -> Result<Box<Accepted>, UnattributedCause> {
+    let permit = Arc::clone(&owner.connections)
+        .try_acquire_owned()
+        .map_err(|_| UnattributedCause::Full)?;
+    Accepted::new(owner, flow, (stream, peer), permit)
+}
+
 impl Accepted {
     /// The connection of a pod's, with its permit among the pod's connections.
     ///
     /// # Errors
     /// [`UnattributedCause::Internal`] where the runtime does not give the socket back.
-    pub(super) fn new(
+    fn new(
         owner: &Owner,
         flow: &Flow,
         (stream, peer): (TcpStream, SocketAddr),

@@ -6,8 +6,8 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `serve` | a pod's own listener: each connection is attributed to its pod and process by the kernel's flow |
-//! | `attribute` | the flow of a connection, or why there is none |
+//! | `serve` | a pod's own listener |
+//! | `attribute` | attributes each connection to its pod and process by the kernel's flow, or says why it cannot |
 //! | `node` | the same for pods that share the node's network, by their cgroup |
 //! | `open` | the sockets of a listener, opened in a network namespace or inherited from a predecessor |
 //! | `process` | what /proc adds to the process that dialled |

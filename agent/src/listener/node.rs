@@ -8,17 +8,15 @@
 //! whose a connection is.
 
 use std::fmt;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
-use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::attribute::{Attribution, attribute};
+use super::attribute::Incoming;
 use super::serve::Sockets;
-use super::{Accepted, Arrival, Owner, UnattributedCause, UnattributedConnection};
-use crate::kernel::{CgroupId, Flow, Kernel};
+use super::{Arrival, Owner};
+use crate::kernel::{CgroupId, Kernel};
 
 /// Finds the pod that a cgroup and the number in its class stand for, while it is enforced.
 pub type FindOwner = Arc<dyn Fn(CgroupId, u64) -> Option<Owner> + Send + Sync>;
@@ -50,7 +48,13 @@ impl NodeServing {
                 () = self.cancel.cancelled() => return,
                 accepted = sockets.accept() => accepted,
             };
-            let Some(arrival) = self.judge(sockets.netns_cookie(), stream, peer) else {
+            let incoming = Incoming {
+                kernel: &self.kernel,
+                netns_cookie: sockets.netns_cookie(),
+                stream,
+                peer,
+            };
+            let Some(arrival) = incoming.at_node(&*self.find) else {
                 continue;
             };
             if self.sink.send(arrival).await.is_err() {
@@ -58,40 +62,4 @@ impl NodeServing {
             }
         }
     }
-
-    /// Finds out who is there. `None` for a client that hung up before it could be asked.
-    fn judge(&self, cookie: u64, stream: TcpStream, peer: SocketAddr) -> Option<Arrival> {
-        let (local, attribution) = attribute(&stream, |local| self.kernel.take_flow(cookie, local, peer));
-        let (workload, cause) = match attribution {
-            Attribution::Flow(flow) => match (self.find)(flow.cgroup, flow.pod) {
-                Some(owner) => match accepted(&owner, &flow, stream, peer) {
-                    Ok(accepted) => return Some(Arrival::Accepted(accepted)),
-                    Err(cause) => (Some(owner.pod.load_full()), cause),
-                },
-                None => (None, UnattributedCause::OtherPod),
-            },
-            Attribution::HungUp => return None,
-            Attribution::Unattributed(cause) => (None, cause),
-        };
-        Some(Arrival::UnattributedConnection(UnattributedConnection {
-            workload,
-            peer,
-            local,
-            cause,
-        }))
-    }
-}
-
-/// The connection with a permit among its pod's. Where none is free it is closed: to wait for one here would hold up the
-/// other pods.
-fn accepted(
-    owner: &Owner,
-    flow: &Flow,
-    stream: TcpStream,
-    peer: SocketAddr,
-) -> Result<Box<Accepted>, UnattributedCause> {
-    let permit = Arc::clone(&owner.connections)
-        .try_acquire_owned()
-        .map_err(|_| UnattributedCause::Full)?;
-    Accepted::new(owner, flow, (stream, peer), permit)
 }

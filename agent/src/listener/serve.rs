@@ -13,10 +13,8 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::attribute::{Attribution, attribute};
-use super::{
-    Accepted, Arrival, InPodListener, ListenerError, Owner, UnattributedCause, UnattributedConnection,
-};
+use super::attribute::Incoming;
+use super::{Arrival, InPodListener, ListenerError, Owner};
 use crate::kernel::{CgroupId, Kernel};
 
 /// How long to wait after an accept failed for want of descriptors or memory: long enough for some to come
@@ -102,7 +100,7 @@ impl Serving {
         }
     }
 
-    /// Hands a connection on; false where nobody takes any.
+    /// Passes a connection on; false where nobody takes any.
     async fn take(
         &self,
         sockets: &Sockets,
@@ -110,39 +108,17 @@ impl Serving {
         peer: SocketAddr,
         permit: OwnedSemaphorePermit,
     ) -> bool {
-        match self.judge(sockets.netns_cookie(), stream, peer, permit) {
+        let incoming = Incoming {
+            kernel: &self.kernel,
+            netns_cookie: sockets.netns_cookie(),
+            stream,
+            peer,
+        };
+        match incoming.at_pod((self.cgroup, self.number), &self.owner, permit) {
             // Not given up when the serving ends: who was accepted is served.
             Some(arrival) => self.sink.send(arrival).await.is_ok(),
             None => true,
         }
-    }
-
-    /// Finds out who is there. `None` for a client that hung up before it could be asked.
-    fn judge(
-        &self,
-        cookie: u64,
-        stream: TcpStream,
-        peer: SocketAddr,
-        permit: OwnedSemaphorePermit,
-    ) -> Option<Arrival> {
-        let (local, attribution) = attribute(&stream, |local| self.kernel.take_flow(cookie, local, peer));
-        let cause = match attribution {
-            Attribution::Flow(flow) if flow.cgroup == self.cgroup && flow.pod == self.number => {
-                match Accepted::new(&self.owner, &flow, (stream, peer), permit) {
-                    Ok(accepted) => return Some(Arrival::Accepted(accepted)),
-                    Err(cause) => cause,
-                }
-            }
-            Attribution::Flow(_) => UnattributedCause::OtherPod,
-            Attribution::HungUp => return None,
-            Attribution::Unattributed(cause) => cause,
-        };
-        Some(Arrival::UnattributedConnection(UnattributedConnection {
-            workload: Some(self.owner.pod.load_full()),
-            peer,
-            local,
-            cause,
-        }))
     }
 }
 

@@ -64,7 +64,8 @@ pub enum Reason {
     CertificateRejected,
     /// A process of the pod is outside the pod's cgroup.
     CgroupEscape,
-    /// The pod should be enforced and cannot be; it reaches no protected endpoint.
+    /// The pod should be enforced and cannot be. It reaches no protected endpoint, unless its cgroup lies too deep for the
+    /// kernel programs, which the note says.
     EnforcementFailed,
     /// Packets of the pod that pass no socket hook are not filtered.
     EgressUnfiltered,
@@ -122,7 +123,6 @@ impl EventQueue {
 
     /// Queues an event, or omits it and counts that.
     pub fn report(&self, event: KubeEvent) {
-        // A poisoned limiter is a plain table, which no panic could have left half done.
         let mut limiter = self.limiter.lock();
         if !limiter.passes(&event, Instant::now()) || self.sender.try_send(event).is_err() {
             self.metrics.omitted();

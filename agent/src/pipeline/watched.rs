@@ -197,7 +197,7 @@ impl Body for WatchedBody {
 impl Drop for WatchedBody {
     fn drop(&mut self) {
         if self.all.0.drain.has_closed() {
-            // Its connection was closed, and its client did not leave.
+            // The agent closed the connection as it stopped; the client did not.
             self.watched.slot.while_running(AuditedBody::end_with_agent);
         }
         let gone = self.all.0.open[self.list].lock().bodies.remove(&self.number);

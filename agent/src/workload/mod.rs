@@ -126,12 +126,12 @@ pub async fn start<E: Enforcer>(
     let own = cgroup::own_pod(&scans.borrow());
     let node = NodeNetns::current()?;
     let find = Arc::new(move |cgroup: &std::path::Path| netns::of_pod(cgroup, &node));
-    let (pods_told, pods) = watch::channel(None);
-    let mut told = config.endpoints;
+    let (pod_sender, pods) = watch::channel(None);
+    let mut configured = config.endpoints;
     // The address by which this agent reads is an API server's too.
-    told.redirect
+    configured.redirect
         .extend(EndpointTarget::of_url(&connector.server().await?));
-    let (endpoints, finder) = endpoints::start(told, endpoints::LocalSources::machine());
+    let (endpoints, finder) = endpoints::start(configured, endpoints::LocalSources::machine());
     let mut reconciler = reconcile::Reconciler::new(enforcer, config.selection, find, own, config.known)
         .static_pods(config.static_pods)
         .redirected(config.redirected)
@@ -148,7 +148,7 @@ pub async fn start<E: Enforcer>(
         ("cgroup tree", tree.run(never.clone()).boxed()),
         (
             "pods",
-            pods::follow_pods(connector.clone(), config.node, pods_told, never).boxed(),
+            pods::follow_pods(connector.clone(), config.node, pod_sender, never).boxed(),
         ),
         (
             "protected endpoints",
