@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use nix::sys::stat::{major, minor};
 use procfs::LockType;
 
-use super::socket::{LockHolder, SocketError, failed_at, folder_of};
+use super::error::{LockHolder, SocketError, failed_at, folder_of};
 
 /// The file that is locked (flock(2)). It stays in the folder: whoever removed it could remove a lock that somebody holds.
 pub(super) const LOCK_FILE: &str = "sockets.lock";

@@ -11,9 +11,11 @@
 //! | `server`, `client` | the agent's side and the command line's side |
 //! | `socket`, `lock` | a socket that only root can open, and the lock of its folder |
 //! | `names` | the socket names of several agents on one node |
+//! | `error` | why a socket cannot be had |
 
 pub mod api;
 mod client;
+mod error;
 mod lock;
 mod names;
 mod server;
@@ -21,9 +23,10 @@ mod socket;
 
 pub use api::{AgentState, Failing, ReadyReport};
 pub use client::{Answers, Client, ClientError};
+pub use error::SocketError;
 pub use names::{ConfiguredName, own_socket, own_sockets};
 pub use server::Admin;
-pub use socket::{PrivateSocket, SOCKET_PATH_MAX, SocketError, remove_left};
+pub use socket::{PrivateSocket, SOCKET_PATH_MAX, remove_left};
 
 #[cfg(test)]
 mod tests;

@@ -12,15 +12,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::error::{AGENTS_MAX, SocketError, failed_at};
 use super::lock::{FolderLock, blocking};
 use super::socket::{
-    PrivateSocket, SocketError, beside, failed_at, file_at, is_served, is_socket, make_folder, remove_own,
+    PrivateSocket, beside, file_at, is_served, is_socket, make_folder, remove_own,
     remove_socket,
 };
-
-/// Agents of a node at once. An upgrade starts one a minute at most, and each drains for an hour at most. Two digits keep the
-/// name shorter than the one that a socket has until it is in its place.
-pub(super) const AGENTS_MAX: u32 = 99;
 
 /// The pause after the configured name could not be taken.
 const NAME_PAUSE: Duration = Duration::from_secs(1);

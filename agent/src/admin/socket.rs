@@ -14,9 +14,9 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use tokio::net::{UnixListener, UnixSocket, UnixStream};
 
+use super::error::{SocketError, failed_at, folder_of};
 use super::lock::{FolderLock, blocking};
-use super::names::AGENTS_MAX;
-use crate::runtime::private_folder::{NotPrivate, check_private};
+use crate::runtime::private_folder::check_private;
 
 /// What a socket's name ends with until it is in its place.
 const NEW_SUFFIX: &str = ".new";
@@ -29,67 +29,6 @@ const BACKLOG: u32 = 32;
 
 /// The pause after a socket could not be made.
 const SOCKET_PAUSE: Duration = Duration::from_secs(1);
-
-/// Why the socket cannot be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum SocketError {
-    /// Another process answers on it.
-    #[error("socket {0}: another process serves it")]
-    Taken(PathBuf),
-    /// Each name that an agent's own socket could have is in use.
-    #[error("socket {0}: {AGENTS_MAX} agents serve sockets beside it; end those that should not run")]
-    Agents(PathBuf),
-    /// Another process makes or removes a socket in its folder, and does not come to an end.
-    #[error("{path} is locked: {holder}")]
-    Locked {
-        /// The lock file.
-        path: PathBuf,
-        /// Who holds the lock, and what to do.
-        holder: LockHolder,
-    },
-    /// Something that is no socket has its name.
-    #[error("socket {0}: there is a file of this name that is no socket")]
-    NotASocket(PathBuf),
-    /// Others could put something else in its place.
-    #[error("socket {path}: its folder {folder} is not private: {reason}")]
-    Folder {
-        /// The socket.
-        path: PathBuf,
-        /// Its folder.
-        folder: PathBuf,
-        /// What is wrong with the folder, and what to do.
-        #[source]
-        reason: NotPrivate,
-    },
-    /// It cannot be made, or removed.
-    #[error("socket {path}: {source}")]
-    Bind {
-        /// The socket.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-}
-
-/// The process that holds the lock of a socket's folder, where it is known.
-#[derive(Debug, Clone, Copy)]
-pub struct LockHolder(pub(super) Option<i32>);
-
-impl fmt::Display for LockHolder {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Some(pid) => write!(
-                out,
-                "process {pid} makes or removes a socket in this folder and does not end; if it is stopped or stuck, end it \
-                 (kill -9 {pid}) and start the agent again"
-            ),
-            None => out.write_str(
-                "another process makes or removes a socket in this folder and does not end; find it with `lslocks` on the \
-                 node, end it, and start the agent again",
-            ),
-        }
-    }
-}
 
 /// The bound socket. Its file is removed when it is dropped.
 #[derive(Debug)]
@@ -209,24 +148,11 @@ pub(super) fn make_folder(path: &Path) -> Result<(), SocketError> {
     })
 }
 
-/// The folder that a socket is in.
-pub(super) fn folder_of(path: &Path) -> &Path {
-    let above = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    above.unwrap_or(Path::new("."))
-}
-
 /// The name that a socket has until it is in its place.
 pub(super) fn beside(path: &Path) -> PathBuf {
     let mut beside = path.as_os_str().to_owned();
     beside.push(NEW_SUFFIX);
     PathBuf::from(beside)
-}
-
-pub(super) fn failed_at(path: &Path) -> impl FnOnce(io::Error) -> SocketError {
-    move |source| SocketError::Bind {
-        path: path.to_owned(),
-        source,
-    }
 }
 
 /// Removes the socket that a killed agent left, if there is one.

@@ -11,11 +11,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use ring::digest;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use serde::Serialize;
 use uuid::{Builder, Uuid};
 
+use super::digest::sha256;
 use super::exec::Exec;
 
 /// Text that is often a constant.
@@ -215,14 +215,9 @@ impl RawQuery {
         let (_, query) = uri.split_once('?')?;
         Some(RawQuery {
             bytes: query.len(),
-            sha256: hex(digest::digest(&digest::SHA256, query.as_bytes()).as_ref()),
+            sha256: sha256([query.as_bytes()]),
         })
     }
-}
-
-/// Bytes in hex.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The pod a connection came from.

@@ -3,10 +3,9 @@
 //! In: the arguments as they were judged. Out: the same within a bound, with the length and digest of the whole where something
 //! was left out.
 
-use ring::digest;
 use serde::Serialize;
 
-use super::event::hex;
+use super::digest::sha256;
 use super::redact::Redactor;
 
 /// What is kept whole. Beyond it the first and the last half of as much are: what hides in a long command stands at its end as
@@ -51,20 +50,16 @@ impl Exec {
             container: container.map(str::to_owned),
             command: if cut { ends(&clean) } else { clean },
             command_bytes: command.iter().map(String::len).sum(),
-            command_sha256: cut.then(|| sha256(command)),
+            command_sha256: cut.then(|| digest(command)),
             stdin,
             tty,
         }
     }
 }
 
-fn sha256(command: &[String]) -> String {
-    let mut context = digest::Context::new(&digest::SHA256);
-    for argument in command {
-        context.update(argument.as_bytes());
-        context.update(&[0]);
-    }
-    hex(context.finish().as_ref())
+/// The digest of all arguments, each followed by a zero byte.
+fn digest(command: &[String]) -> String {
+    sha256(command.iter().flat_map(|argument| [argument.as_bytes(), &[0]]))
 }
 
 /// The beginning and the end of a command, with word of how much is missing between them. Each argument that is kept in part
@@ -149,7 +144,7 @@ mod tests {
         assert!(kept.len() < KEPT_BYTES + 100 && kept.len() > KEPT_BYTES - 100);
         assert_eq!(long.command_bytes, 4 + script.len());
         let whole = format!("sh\0-c\0{script}\0");
-        let sha = hex(digest::digest(&digest::SHA256, whole.as_bytes()).as_ref());
+        let sha = sha256([whole.as_bytes()]);
         assert_eq!(long.command_sha256, Some(sha));
     }
 

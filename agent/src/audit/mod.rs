@@ -12,13 +12,14 @@
 //! |---|---|
 //! | `log` | the handle that every request begins its record with: capacity, queue, flush |
 //! | `record`, `ended` | the record of one request, and how it is written when it ends |
-//! | `event`, `line`, `exec` | the facts of a record, and their JSON shape |
+//! | `event`, `line`, `exec`, `digest` | the facts of a record, and their JSON shape |
 //! | `redact`, `invisible`, `bounds` | secrets, characters that hide text, and texts that are too long |
 //! | `spool` | one thread that writes segments; the hash chain and its verification |
 //! | `sinks` | the copies, each at its own pace |
 //! | `stats`, `metrics` | how the log is doing |
 
 mod bounds;
+mod digest;
 mod ended;
 mod event;
 mod exec;

@@ -17,8 +17,8 @@ use parking_lot::Mutex;
 use super::end::Ending;
 use super::farewell::Farewell;
 use super::kind::SessionKind;
-use super::registry::{Registered, Stop};
-use super::tunnel::Traffic;
+use super::registry::Registered;
+use super::running::{Stop, Traffic};
 
 /// What a session's body does when it is ended.
 pub trait Terminate {

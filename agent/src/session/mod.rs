@@ -10,7 +10,8 @@
 //! | file | holds |
 //! |---|---|
 //! | `registry` | the entries, which are listed and killed here; the proof that none escapes a change |
-//! | `rejudge` | the task that judges entries again |
+//! | `running` | the traffic of an entry, and the handle that ends it |
+| `rejudge` | the task that judges entries again |
 //! | `end` | why a session ended, as the client and the record get it |
 //! | `farewell` | where in a byte stream a last word fits, and the last word itself |
 //! | `body` | responses that go on: watches and logs over HTTP |
@@ -24,6 +25,7 @@ mod metrics;
 mod pump;
 mod registry;
 mod rejudge;
+mod running;
 mod tunnel;
 mod upgraded;
 
@@ -34,7 +36,8 @@ pub use kind::SessionKind;
 pub use metrics::SessionMetrics;
 #[cfg(test)]
 pub(crate) use registry::testing;
-pub use registry::{Facts, Judge, Registered, Registry, SessionSelector, Snapshot, Stop, Ticket};
+pub use registry::{Facts, Judge, Registered, Registry, SessionSelector, Snapshot, Ticket};
 pub use rejudge::{Permitted, recheck, recheck_request, run as rejudge};
-pub use tunnel::{StopTunnel, Traffic};
+pub use running::{Stop, Traffic};
+pub use tunnel::StopTunnel;
 pub use upgraded::Upgraded;

@@ -25,7 +25,7 @@ use tokio::sync::Notify;
 use super::end::Ending;
 use super::kind::SessionKind;
 use super::metrics::SessionMetrics;
-use super::tunnel::Traffic;
+use super::running::{Stop, Traffic};
 use crate::audit::{AuditId, Caller};
 use crate::reject::Rejection;
 use crate::runtime::epoch::Epoch;
@@ -69,13 +69,6 @@ pub trait Judge: Send + Sync {
     /// # Errors
     /// Why the request would be refused now.
     fn judge(&self, facts: &Facts, now: Timestamp) -> Result<Option<Timestamp>, Rejection>;
-}
-
-/// Ends a session's bytes.
-pub trait Stop: Send + Sync {
-    /// Called once at most, and perhaps before the first byte. The API server's side is to be closed at once; the client's
-    /// as soon as it has learned of it.
-    fn stop(&self, ending: &Arc<Ending>);
 }
 
 /// What holds when a request is read; see the module's invariant.

@@ -10,7 +10,6 @@
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -24,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use super::end::Ending;
 use super::farewell::Farewell;
 use super::pump::Pump;
-use super::registry::Stop;
+use super::running::{Stop, Traffic};
 
 /// How long a client may take to close its side once it has everything and the end. A client that reads closes within a round
 /// trip; five seconds are for one that is busy, and the session and its record end by then. (What the client has not taken
@@ -38,33 +37,6 @@ const SILENCE_LIMIT: Duration = Duration::from_secs(30);
 /// How long a client may take for the last word and its own close. Half of what an end may take in all: a client that does
 /// not read must not hold its session.
 const PARTING_LIMIT: Duration = Duration::from_millis(50);
-
-/// What went through a session so far.
-#[derive(Debug, Default)]
-pub struct Traffic {
-    from_client: AtomicU64,
-    to_client: AtomicU64,
-}
-
-impl Traffic {
-    /// Bytes the client sent.
-    pub fn from_client(&self) -> u64 {
-        self.from_client.load(Ordering::Relaxed)
-    }
-
-    /// Bytes the client was sent.
-    pub fn to_client(&self) -> u64 {
-        self.to_client.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn sent(&self, bytes: usize) {
-        self.to_client.fetch_add(bytes as u64, Ordering::Relaxed);
-    }
-
-    fn received(&self, bytes: usize) {
-        self.from_client.fetch_add(bytes as u64, Ordering::Relaxed);
-    }
-}
 
 /// Why a session ended.
 #[derive(Debug)]

@@ -9,7 +9,8 @@ use hyper::upgrade::OnUpgrade;
 
 use super::farewell::Farewell;
 use super::registry::Registered;
-use super::tunnel::{StopTunnel, Traffic, TunnelEnd, join};
+use super::running::Traffic;
+use super::tunnel::{StopTunnel, TunnelEnd, join};
 use crate::audit::{EndReason, Record};
 use crate::upstream::TunnelPermit;
 
