@@ -2,6 +2,7 @@
 //!
 //! In: what failed, and the path. Out: a [`SocketError`], whose text names the path and what to do.
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 

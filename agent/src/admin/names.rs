@@ -15,8 +15,7 @@ use std::time::Duration;
 use super::error::{AGENTS_MAX, SocketError, failed_at};
 use super::lock::{FolderLock, blocking};
 use super::socket::{
-    PrivateSocket, beside, file_at, is_served, is_socket, make_folder, remove_own,
-    remove_socket,
+    PrivateSocket, beside, file_at, is_served, is_socket, make_folder, remove_own, remove_socket,
 };
 
 /// The pause after the configured name could not be taken.

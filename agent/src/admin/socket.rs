@@ -3,7 +3,6 @@
 //! In: a path. Out: a bound socket of mode 0600, whose file goes with it; unless another agent has put its own in the
 //! place, which then stays. Whatever makes or removes a socket holds the lock of the folder (lock.rs).
 
-use std::fmt;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};

@@ -4,14 +4,14 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::unistd::{AccessFlags, eaccess};
 
 use super::Config;
 use crate::audit::SinkTarget;
 use crate::cluster::Connector;
-use crate::runtime::private_folder::check_private;
+use crate::runtime::private_folder::{NotPrivate, check_private};
 use crate::store::Store;
 
 impl Config {
@@ -27,7 +27,7 @@ impl Config {
                     note("cluster.kubeconfig", error.to_string());
                 }
             }
-            Err(fault) => note("cluster.kubeconfig", fault),
+            Err(error) => note("cluster.kubeconfig", error.to_string()),
         }
         let upstream = &self.upstream;
         let files = [
@@ -42,66 +42,90 @@ impl Config {
             ("tls.caKeyFile", Some(&self.tls.ca_key_file)),
         ];
         for (field, file) in files {
-            if let Some(Err(fault)) = file.map(|file| readable(file)) {
-                note(field, fault);
+            if let Some(Err(error)) = file.map(|file| readable(file)) {
+                note(field, error.to_string());
             }
         }
         let mut all_there = true;
         for path in &self.objects {
-            if let Err(error) = fs::metadata(path) {
+            if let Err(error) = fs::metadata(path).map_err(Unusable::at(path)) {
                 all_there = false;
-                note("objects", told(path, &error));
+                note("objects", error.to_string());
             }
         }
         if all_there && let Err(error) = Store::open(&self.objects) {
             note("objects", error.to_string());
         }
-        if let Err(fault) = spool(&self.audit.directory) {
-            note("audit.directory", fault);
+        if let Err(error) = spool(&self.audit.directory) {
+            note("audit.directory", error.to_string());
         }
         for sink in &self.audit.sinks {
             if let SinkTarget::File { path } = &sink.target
-                && let Err(fault) = log(path)
+                && let Err(error) = log(path)
             {
-                note(&format!("audit.sinks: {}", sink.name), fault);
+                note(&format!("audit.sinks: {}", sink.name), error.to_string());
             }
         }
         // Its folder is made where it is missing.
         let above = self.admin.socket.ancestors().skip(1);
         if let Some(folder) = above.into_iter().find(|folder| folder.exists())
-            && let Err(fault) = match self.admin.socket.parent() == Some(folder) {
+            && let Err(error) = match self.admin.socket.parent() == Some(folder) {
                 true => private_folder(folder),
                 false => writable_folder(folder),
             }
         {
-            note("admin.socket", fault);
+            note("admin.socket", error.to_string());
         }
         faults
     }
 }
 
-fn readable(path: &Path) -> Result<(), String> {
-    let told = |error| told(path, &error);
-    // A pipe of that name would never open.
-    if !fs::metadata(path).map_err(told)?.is_file() {
-        return Err(format!("{}: it is no regular file", path.display()));
+/// Why a file or folder cannot be used.
+#[derive(Debug, thiserror::Error)]
+enum Unusable {
+    #[error("{path}: {source}")]
+    System { path: PathBuf, source: io::Error },
+    #[error("{0}: it is no regular file")]
+    NotAFile(PathBuf),
+    #[error("{0} is no folder")]
+    NotAFolder(PathBuf),
+    #[error("{path}: {source}")]
+    NotPrivate { path: PathBuf, source: NotPrivate },
+    #[error("there is no folder {0}: make it")]
+    NoFolder(PathBuf),
+}
+
+impl Unusable {
+    /// The system's refusal at a path.
+    fn at(path: &Path) -> impl Fn(io::Error) -> Self {
+        move |source| Self::System {
+            path: path.to_owned(),
+            source,
+        }
     }
-    File::open(path).map(drop).map_err(told)
+}
+
+fn readable(path: &Path) -> Result<(), Unusable> {
+    // A pipe of that name would never open.
+    if !fs::metadata(path).map_err(Unusable::at(path))?.is_file() {
+        return Err(Unusable::NotAFile(path.to_owned()));
+    }
+    File::open(path).map(drop).map_err(Unusable::at(path))
 }
 
 /// Whether lines can be added to a file, which is made where it is missing, but its folder is not.
-fn log(file: &Path) -> Result<(), String> {
+fn log(file: &Path) -> Result<(), Unusable> {
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
     let folder = folder.unwrap_or(Path::new("."));
     if !folder.exists() {
-        return Err(format!("there is no folder {}: make it", folder.display()));
+        return Err(Unusable::NoFolder(folder.to_owned()));
     }
     private_folder(folder)?;
     if file.exists() { writable(file) } else { Ok(()) }
 }
 
 /// Whether a directory can be used, or made where it is missing.
-fn spool(directory: &Path) -> Result<(), String> {
+fn spool(directory: &Path) -> Result<(), Unusable> {
     if directory.exists() {
         return private_folder(directory);
     }
@@ -113,23 +137,22 @@ fn spool(directory: &Path) -> Result<(), String> {
 }
 
 /// Whether a folder can be used, and nobody else can change what is in it.
-fn private_folder(path: &Path) -> Result<(), String> {
+fn private_folder(path: &Path) -> Result<(), Unusable> {
     writable_folder(path)?;
-    let found = fs::metadata(path).map_err(|error| told(path, &error))?;
-    check_private(&found).map_err(|reason| format!("{}: {reason}", path.display()))
+    let found = fs::metadata(path).map_err(Unusable::at(path))?;
+    check_private(&found).map_err(|source| Unusable::NotPrivate {
+        path: path.to_owned(),
+        source,
+    })
 }
 
-fn writable_folder(path: &Path) -> Result<(), String> {
+fn writable_folder(path: &Path) -> Result<(), Unusable> {
     if !path.is_dir() {
-        return Err(format!("{} is no folder", path.display()));
+        return Err(Unusable::NotAFolder(path.to_owned()));
     }
     writable(path)
 }
 
-fn writable(path: &Path) -> Result<(), String> {
-    eaccess(path, AccessFlags::W_OK).map_err(|error| told(path, &error.into()))
-}
-
-fn told(path: &Path, error: &io::Error) -> String {
-    format!("{}: {error}", path.display())
+fn writable(path: &Path) -> Result<(), Unusable> {
+    eaccess(path, AccessFlags::W_OK).map_err(|error| Unusable::at(path)(error.into()))
 }

@@ -11,7 +11,7 @@
 //! |---|---|
 //! | `registry` | the entries, which are listed and killed here; the proof that none escapes a change |
 //! | `running` | the traffic of an entry, and the handle that ends it |
-| `rejudge` | the task that judges entries again |
+//! | `rejudge` | the task that judges entries again |
 //! | `end` | why a session ended, as the client and the record get it |
 //! | `farewell` | where in a byte stream a last word fits, and the last word itself |
 //! | `body` | responses that go on: watches and logs over HTTP |

@@ -129,7 +129,8 @@ pub async fn start<E: Enforcer>(
     let (pod_sender, pods) = watch::channel(None);
     let mut configured = config.endpoints;
     // The address by which this agent reads is an API server's too.
-    configured.redirect
+    configured
+        .redirect
         .extend(EndpointTarget::of_url(&connector.server().await?));
     let (endpoints, finder) = endpoints::start(configured, endpoints::LocalSources::machine());
     let mut reconciler = reconcile::Reconciler::new(enforcer, config.selection, find, own, config.known)

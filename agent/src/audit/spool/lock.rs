@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::audit::AuditError;
-use crate::runtime::private_folder::check_private;
+use crate::runtime::private_folder::{NotPrivate, check_private};
 
 /// How often a directory that another process holds is tried at start: a killed agent's lock may outlive it a little.
 const LOCK_TRIES: u32 = 20;
@@ -35,14 +35,10 @@ pub(super) struct DirectoryLock {
 impl DirectoryLock {
     /// Opens the directory, which is made where it is missing, and locks it.
     pub(super) fn open(path: &Path) -> Result<Self, AuditError> {
-        let failed = |reason: String| AuditError::Open {
+        let directory = opened(path).map_err(|error| AuditError::Open {
             path: path.to_owned(),
-            reason,
-        };
-        make(path).map_err(failed)?;
-        let directory = File::open(path).map_err(|error| failed(error.to_string()))?;
-        let found = directory.metadata().map_err(|error| failed(error.to_string()))?;
-        check_private(&found).map_err(|error| failed(error.to_string()))?;
+            reason: error.to_string(),
+        })?;
         let lock = Self {
             path: path.to_owned(),
             directory,
@@ -108,19 +104,36 @@ pub(super) fn is_same(one: &fs::Metadata, other: &fs::Metadata) -> bool {
     (one.dev(), one.ino()) == (other.dev(), other.ino())
 }
 
+/// Why the directory cannot be had.
+#[derive(Debug, thiserror::Error)]
+enum DirectoryError {
+    #[error(transparent)]
+    System(#[from] io::Error),
+    #[error(transparent)]
+    NotPrivate(#[from] NotPrivate),
+    #[error("there is no directory {0}: make it")]
+    NoParent(PathBuf),
+}
+
+/// Opens the directory, which is made where it is missing and must be root's alone.
+fn opened(path: &Path) -> Result<File, DirectoryError> {
+    make(path)?;
+    let directory = File::open(path)?;
+    check_private(&directory.metadata()?)?;
+    Ok(directory)
+}
+
 /// Makes the directory, for root alone. The folder above it must be there: where a volume is missing, the records would
 /// otherwise land beside it.
-fn make(path: &Path) -> Result<(), String> {
+fn make(path: &Path) -> Result<(), DirectoryError> {
     let above = path.parent().filter(|above| !above.as_os_str().is_empty());
     let above = above.unwrap_or(Path::new("."));
     match DirBuilder::new().mode(0o700).create(path) {
-        Ok(()) => File::open(above)
-            .and_then(|above| above.sync_all())
-            .map_err(|error| error.to_string()),
+        Ok(()) => Ok(File::open(above)?.sync_all()?),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            Err(format!("there is no directory {}: make it", above.display()))
+            Err(DirectoryError::NoParent(above.to_owned()))
         }
-        Err(error) => Err(error.to_string()),
+        Err(error) => Err(error.into()),
     }
 }

@@ -86,137 +86,166 @@ impl TrialOutcome {
 /// # Errors
 /// When the cgroup cannot be joined, or something fails that says nothing about the kind.
 pub fn attempt(kind: SocketKind, cgroup: &Path, address: SocketAddr) -> io::Result<TrialOutcome> {
-    let join = |cgroup: &Path| fs::write(cgroup.join("cgroup.procs"), "0");
-    let tcp = || Socket::new(Domain::for_address(address), Type::STREAM, None);
-    let to = SockAddr::from(address);
     // Where a socket of the pod's is made or used by somebody else, that is below the cgroup that the programs are
     // attached to too.
     if kind == SocketKind::Earlier {
         join(passed::outside(cgroup))?;
-        let socket = tcp()?;
+        let socket = tcp_socket(address)?;
         join(cgroup)?;
-        return connected(&socket, socket.connect(&to));
+        return connected(&socket, socket.connect(&address.into()));
     }
     join(cgroup)?;
+    let to = SockAddr::from(address);
     match kind {
-        SocketKind::Tcp | SocketKind::Earlier | SocketKind::Mapped | SocketKind::Tcp6 => match tcp() {
-            Err(error) if is_absent(&error) => Ok(TrialOutcome::Absent),
-            socket => {
-                let socket = socket?;
-                connected(&socket, socket.connect(&to))
-            }
-        },
-        SocketKind::NonBlocking => {
-            let socket = tcp()?;
-            connected(&socket, socket.connect_timeout(&to, REPLY_TIMEOUT))
-        }
-        SocketKind::IoUring => {
-            let socket = tcp()?;
-            match sys::connect_by_ring(&socket, &to) {
-                Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EINVAL)) => {
-                    Ok(TrialOutcome::Absent)
-                }
-                // Nobody has it (Documentation/admin-guide/sysctl/kernel.rst).
-                Err(_) if fs::read_to_string(RINGS_DISABLED).is_ok_and(|disabled| disabled.trim() == "2") => {
-                    Ok(TrialOutcome::Absent)
-                }
-                outcome => connected(&socket, outcome),
-            }
-        }
-        SocketKind::FastOpen => {
-            let socket = tcp()?;
-            let flags = MsgFlags::from_bits_retain(MSG_FASTOPEN);
-            let sent = sendto(socket.as_raw_fd(), b"f", &SockaddrStorage::from(address), flags);
-            match sent {
-                Err(Errno::EOPNOTSUPP) => Ok(TrialOutcome::Absent),
-                sent => connected(&socket, sent.map(drop).map_err(io::Error::from)),
-            }
-        }
-        SocketKind::FastOpenConnect => {
-            let socket = tcp()?;
-            match setsockopt(&socket, sockopt::TcpFastOpenConnect, &true) {
-                Err(Errno::EOPNOTSUPP) => Ok(TrialOutcome::Absent),
-                set => {
-                    set?;
-                    // Where the kernel knows a cookie of the server's, nothing goes out before the first bytes do.
-                    let sent = socket.connect(&to).and_then(|()| socket.send(b"f"));
-                    connected(&socket, sent.map(drop))
-                }
-            }
-        }
-        SocketKind::Again => {
-            let elsewhere = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-            let socket = tcp()?;
-            socket.connect(&SockAddr::from(elsewhere.local_addr()?))?;
-            rustix::net::connect_unspec(&socket)?;
-            connected(&socket, socket.connect(&to))
-        }
+        SocketKind::Tcp
+        | SocketKind::Earlier
+        | SocketKind::Mapped
+        | SocketKind::Tcp6
+        | SocketKind::NonBlocking
+        | SocketKind::Again => tcp(kind, address),
+        SocketKind::IoUring => io_uring(address),
+        SocketKind::FastOpen => fast_open(address),
+        SocketKind::FastOpenConnect => fast_open_connect(address),
         SocketKind::Received => {
             let socket = passed::take(io::stdin())?;
             connected(&socket, socket.connect(&to))
         }
-        SocketKind::Outside => {
-            let socket = tcp()?;
-            join(passed::outside(cgroup))?;
-            connected(&socket, socket.connect(&to))
-        }
-        SocketKind::OutsideNode => {
-            let socket = tcp()?;
-            join(passed::outside(cgroup))?;
-            match socket.connect_timeout(&to, NOTHING) {
-                Err(error) if error.kind() == ErrorKind::TimedOut => Ok(TrialOutcome::Past),
-                outcome => connected(&socket, outcome),
-            }
-        }
+        SocketKind::Outside | SocketKind::OutsideNode => used_outside(kind, cgroup, address),
         SocketKind::Mptcp => stream(Domain::IPV4, Type::STREAM, MPTCP, &to),
         SocketKind::Smc => stream(Domain::from(AF_SMC), Type::STREAM, 0, &to),
         SocketKind::Sctp => stream(Domain::IPV4, Type::STREAM, SCTP, &to),
         SocketKind::Dccp => stream(Domain::IPV4, Type::from(SOCK_DCCP), DCCP, &to),
-        SocketKind::Raw | SocketKind::RawHeader => {
-            let protocol = if kind == SocketKind::Raw {
-                libc::IPPROTO_RAW
-            } else {
-                libc::IPPROTO_TCP
-            };
-            made(Domain::IPV4, Type::RAW, protocol, |socket| {
-                socket.set_header_included_v4(true)?;
-                socket.send_to(&syn(), &to).map(|_| TrialOutcome::Past)
-            })
-        }
+        SocketKind::Raw => raw(libc::IPPROTO_RAW, &to),
+        SocketKind::RawHeader => raw(libc::IPPROTO_TCP, &to),
         SocketKind::UdpLite => made(Domain::IPV4, Type::DGRAM, libc::IPPROTO_UDPLITE, |socket| {
             socket.connect(&to)?;
             socket.send(b"u").map(|_| TrialOutcome::Past)
         }),
-        SocketKind::Udp => {
-            let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
-            outcome(
-                socket
-                    .connect(address)
-                    .and_then(|()| socket.send(b"u"))
-                    .map(|_| TrialOutcome::Past),
-            )
-        }
-        SocketKind::UdpUnconnected | SocketKind::Udp6 => {
-            let own: IpAddr = if address.is_ipv4() {
-                Ipv4Addr::LOCALHOST.into()
-            } else {
-                Ipv6Addr::LOCALHOST.into()
-            };
-            let socket = UdpSocket::bind((own, 0))?;
-            outcome(socket.send_to(b"u", address).map(|_| TrialOutcome::Past))
-        }
+        SocketKind::Udp | SocketKind::UdpUnconnected | SocketKind::Udp6 => udp(kind, address),
         SocketKind::Open => open(address),
-        SocketKind::Packet => made(Domain::PACKET, Type::DGRAM, 0, |socket| {
-            sys::send_by_interface(socket, LOOPBACK.0, &syn()).map(|()| TrialOutcome::Past)
-        }),
-        SocketKind::Xdp => made(Domain::from(libc::AF_XDP), Type::RAW, 0, |socket| {
-            // Loopback has no hardware addresses.
-            let mut frame = vec![0; 12];
-            frame.extend((libc::ETH_P_IP as u16).to_be_bytes());
-            frame.extend(syn());
-            sys::send_by_xdp(socket, LOOPBACK.0, &frame).map(|()| TrialOutcome::Past)
-        }),
+        SocketKind::Packet => packet(),
+        SocketKind::Xdp => xdp(),
     }
+}
+
+/// Moves this process to a cgroup.
+fn join(cgroup: &Path) -> io::Result<()> {
+    fs::write(cgroup.join("cgroup.procs"), "0")
+}
+
+fn tcp_socket(address: SocketAddr) -> io::Result<Socket> {
+    Socket::new(Domain::for_address(address), Type::STREAM, None)
+}
+
+/// TCP by `connect`.
+fn tcp(kind: SocketKind, address: SocketAddr) -> io::Result<TrialOutcome> {
+    let to = SockAddr::from(address);
+    let socket = match tcp_socket(address) {
+        // IPv6 may be switched off.
+        Err(error) if is_absent(&error) => return Ok(TrialOutcome::Absent),
+        socket => socket?,
+    };
+    match kind {
+        SocketKind::NonBlocking => connected(&socket, socket.connect_timeout(&to, REPLY_TIMEOUT)),
+        SocketKind::Again => {
+            let elsewhere = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+            socket.connect(&SockAddr::from(elsewhere.local_addr()?))?;
+            rustix::net::connect_unspec(&socket)?;
+            connected(&socket, socket.connect(&to))
+        }
+        _ => connected(&socket, socket.connect(&to)),
+    }
+}
+
+/// TCP by io_uring.
+fn io_uring(address: SocketAddr) -> io::Result<TrialOutcome> {
+    let socket = tcp_socket(address)?;
+    match sys::connect_by_ring(&socket, &address.into()) {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EINVAL)) => {
+            Ok(TrialOutcome::Absent)
+        }
+        // Nobody has it (Documentation/admin-guide/sysctl/kernel.rst).
+        Err(_) if fs::read_to_string(RINGS_DISABLED).is_ok_and(|disabled| disabled.trim() == "2") => {
+            Ok(TrialOutcome::Absent)
+        }
+        outcome => connected(&socket, outcome),
+    }
+}
+
+/// TCP whose first bytes go with the connect, by a flag of the call.
+fn fast_open(address: SocketAddr) -> io::Result<TrialOutcome> {
+    let socket = tcp_socket(address)?;
+    let flags = MsgFlags::from_bits_retain(MSG_FASTOPEN);
+    match sendto(socket.as_raw_fd(), b"f", &SockaddrStorage::from(address), flags) {
+        Err(Errno::EOPNOTSUPP) => Ok(TrialOutcome::Absent),
+        sent => connected(&socket, sent.map(drop).map_err(io::Error::from)),
+    }
+}
+
+/// The same by an option of the socket's.
+fn fast_open_connect(address: SocketAddr) -> io::Result<TrialOutcome> {
+    let socket = tcp_socket(address)?;
+    match setsockopt(&socket, sockopt::TcpFastOpenConnect, &true) {
+        Err(Errno::EOPNOTSUPP) => Ok(TrialOutcome::Absent),
+        set => {
+            set?;
+            // Where the kernel knows a cookie of the server's, nothing goes out before the first bytes do.
+            let sent = socket.connect(&address.into()).and_then(|()| socket.send(b"f"));
+            connected(&socket, sent.map(drop))
+        }
+    }
+}
+
+/// The pod's socket, used by a process outside; on the node's network the packets are dropped, so nothing answers.
+fn used_outside(kind: SocketKind, cgroup: &Path, address: SocketAddr) -> io::Result<TrialOutcome> {
+    let socket = tcp_socket(address)?;
+    join(passed::outside(cgroup))?;
+    let to = SockAddr::from(address);
+    if kind == SocketKind::Outside {
+        return connected(&socket, socket.connect(&to));
+    }
+    match socket.connect_timeout(&to, NOTHING) {
+        Err(error) if error.kind() == ErrorKind::TimedOut => Ok(TrialOutcome::Past),
+        outcome => connected(&socket, outcome),
+    }
+}
+
+fn udp(kind: SocketKind, address: SocketAddr) -> io::Result<TrialOutcome> {
+    let own: IpAddr = if address.is_ipv4() {
+        Ipv4Addr::LOCALHOST.into()
+    } else {
+        Ipv6Addr::LOCALHOST.into()
+    };
+    let socket = UdpSocket::bind((own, 0))?;
+    let sent = if kind == SocketKind::Udp {
+        socket.connect(address).and_then(|()| socket.send(b"u"))
+    } else {
+        socket.send_to(b"u", address)
+    };
+    outcome(sent.map(|_| TrialOutcome::Past))
+}
+
+fn raw(protocol: i32, to: &SockAddr) -> io::Result<TrialOutcome> {
+    made(Domain::IPV4, Type::RAW, protocol, |socket| {
+        socket.set_header_included_v4(true)?;
+        socket.send_to(&syn(), to).map(|_| TrialOutcome::Past)
+    })
+}
+
+fn packet() -> io::Result<TrialOutcome> {
+    made(Domain::PACKET, Type::DGRAM, 0, |socket| {
+        sys::send_by_interface(socket, LOOPBACK.0, &syn()).map(|()| TrialOutcome::Past)
+    })
+}
+
+fn xdp() -> io::Result<TrialOutcome> {
+    made(Domain::from(libc::AF_XDP), Type::RAW, 0, |socket| {
+        // Loopback has no hardware addresses.
+        let mut frame = vec![0; 12];
+        frame.extend((libc::ETH_P_IP as u16).to_be_bytes());
+        frame.extend(syn());
+        sys::send_by_xdp(socket, LOOPBACK.0, &frame).map(|()| TrialOutcome::Past)
+    })
 }
 
 /// Makes a socket of a kind that the kernel may not have, and connects it.

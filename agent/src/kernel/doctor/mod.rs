@@ -4,6 +4,7 @@
 //! what to do about it. Everything is tried in a cgroup of its own that is gone afterwards.
 
 mod attempt;
+mod error;
 mod kind;
 mod passed;
 mod redirect;
@@ -19,6 +20,7 @@ use std::time::{Duration, Instant};
 use aya::Ebpf;
 use nix::sys::statfs::BPF_FS_MAGIC;
 
+use self::error::TrialError;
 use super::attach;
 use super::error::KernelError;
 use super::pins;
@@ -173,28 +175,25 @@ fn programs(cgroup: &Trial) -> Vec<Check> {
                 Err(error) if program == Program::Interface => Check::bad(
                     program.title(),
                     CheckStatus::Open,
-                    error,
+                    error.to_string(),
                     "TCX needs Linux 6.6; before that, pods with NET_RAW can bypass Picket by packet sockets: forbid NET_RAW",
                 ),
-                Err(error) => Check::bad(program.title(), CheckStatus::Missing, error, ADVICE),
+                Err(error) => Check::bad(program.title(), CheckStatus::Missing, error.to_string(), ADVICE),
             }),
     );
     checks
 }
 
-fn try_out(program: Program, ebpf: &mut Ebpf, cgroup: &File) -> Result<(), String> {
-    let told = |error: KernelError| error.to_string();
-    program.load(ebpf).map_err(told)?;
+fn try_out(program: Program, ebpf: &mut Ebpf, cgroup: &File) -> Result<(), TrialError> {
+    program.load(ebpf)?;
     if program == Program::Interface {
         // Not at an interface of the node's: it drops whatever is for a loopback address.
-        let netns =
-            test_network::namespace().map_err(|error| format!("cannot make a network namespace: {error}"))?;
-        within(&netns, || program::attach_interface(ebpf, "lo").map(drop))
-            .map_err(|error| error.to_string())?
+        let netns = test_network::namespace().map_err(TrialError::Namespace)?;
+        within(&netns, || program::attach_interface(ebpf, "lo").map(drop))??;
     } else {
-        program.attach(ebpf, cgroup).map(drop)
+        program.attach(ebpf, cgroup)?;
     }
-    .map_err(told)
+    Ok(())
 }
 
 /// Where a trial pins what it loads: beside the agent's folder, or in it where that is the mount itself. `None` without a

@@ -9,6 +9,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use super::error::TrialError;
 use super::{Check, CheckStatus, NEEDS_BPFFS, Surroundings, Trial, trial_pins};
 use crate::kernel::{
     CgroupId, Class, FailMode, Flow, Kernel, KernelConfig, KernelError, NodeState, ProtectedEndpoint,
@@ -64,61 +65,57 @@ pub(super) fn check(surroundings: &Surroundings, cgroup: &Trial, probe: &Probe<'
             NAME,
             "a connection was redirected, the client saw the dialled address, the kernel recorded the connection",
         ),
-        Err(reason) => Check::bad(NAME, CheckStatus::Missing, reason, ADVICE),
+        Err(error) => Check::bad(NAME, CheckStatus::Missing, error.to_string(), ADVICE),
     }
 }
 
-/// The reason in words when it does not work.
-fn attempt(bpffs: &Path, cgroup: &Path, probe: &Probe<'_>) -> Result<(), String> {
-    let said = |error: io::Error| error.to_string();
-    let endpoint = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(said)?;
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(said)?;
-    listener.set_nonblocking(true).map_err(said)?;
-    let address = endpoint.local_addr().map_err(said)?;
-    let port = listener.local_addr().map_err(said)?.port();
+/// One dial, redirected.
+fn attempt(bpffs: &Path, cgroup: &Path, probe: &Probe<'_>) -> Result<(), TrialError> {
+    let endpoint = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    listener.set_nonblocking(true)?;
+    let address = endpoint.local_addr()?;
+    let port = listener.local_addr()?.port();
 
     let config = KernelConfig {
         cgroup_root: cgroup.to_owned(),
         bpffs: bpffs.to_owned(),
     };
-    let kernel = Kernel::load(&config).map_err(|error| error.to_string())?;
-    let id = CgroupId::of(cgroup).map_err(said)?;
-    let netns = netns_cookie(&listener).map_err(said)?;
+    let kernel = Kernel::load(&config)?;
+    let id = CgroupId::of(cgroup)?;
+    let netns = netns_cookie(&listener)?;
     // The dial is of this namespace's own loopback, which is a protected endpoint where the namespace is the node's.
-    kernel
-        .set_node(NodeState {
-            netns,
-            port: Some(port),
-            unclassified: FailMode::Closed,
-        })
-        .map_err(|error| error.to_string())?;
-    kernel
-        .set_class(id, Class::Enforced { pod: 1, port, netns })
-        .map_err(|error| error.to_string())?;
-    kernel
-        .set_endpoints(&[ProtectedEndpoint::redirect(address)].into())
-        .map_err(|error| error.to_string())?;
+    kernel.set_node(NodeState {
+        netns,
+        port: Some(port),
+        unclassified: FailMode::Closed,
+    })?;
+    kernel.set_class(id, Class::Enforced { pod: 1, port, netns })?;
+    kernel.set_endpoints(&[ProtectedEndpoint::redirect(address)].into())?;
 
     let peer = std::thread::scope(|scope| {
         let answering = scope.spawn(|| answer(&listener, &kernel));
-        let peer = probe(cgroup, address).map_err(|error| format!("the connection failed: {error}"));
+        let peer = probe(cgroup, address).map_err(TrialError::Connect);
         let accepted = answering
             .join()
             .unwrap_or_else(|_| Err(io::Error::other("the listener panicked")));
-        let found = match (&peer, accepted) {
-            (_, Ok(found)) => found,
-            (Err(reason), Err(_)) => return Err(reason.clone()),
-            (Ok(_), Err(error)) => return Err(error.to_string()),
+        let found = match (peer.is_ok(), accepted) {
+            (_, Ok(found)) => found?,
+            // The probe's failure is the cause of the listener's.
+            (false, Err(_)) => return peer,
+            (true, Err(error)) => return Err(error.into()),
         };
         match found {
-            Ok(Some(flow)) if flow.origin == address && flow.cgroup == id => peer,
-            Ok(Some(flow)) => Err(format!("the kernel recorded another connection: {flow:?}")),
-            Ok(None) => Err("the connection was redirected, and the kernel recorded nothing".to_owned()),
-            Err(error) => Err(error.to_string()),
+            Some(flow) if flow.origin == address && flow.cgroup == id => peer,
+            Some(flow) => Err(TrialError::OtherFlow(flow)),
+            None => Err(TrialError::NoFlow),
         }
     })?;
     if peer != address {
-        return Err(format!("the client dialled {address} and sees {peer}"));
+        return Err(TrialError::OtherPeer {
+            dialled: address,
+            seen: peer,
+        });
     }
     Ok(())
 }

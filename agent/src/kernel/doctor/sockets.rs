@@ -13,12 +13,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::attempt::{LISTENER, NOTHING, REPLY_TIMEOUT, SERVER, TrialOutcome};
+use super::error::TrialError;
 use super::kind::{SocketKind, Wanted};
 use super::test_network::{LOOPBACK, TestNetwork};
 use super::{Check, CheckStatus, NEEDS_BPFFS, Surroundings, Trial};
 use crate::kernel::{
-    CgroupId, Class, DenyReason, FailMode, Kernel, KernelConfig, KernelError, NodeState, ProtectedEndpoint,
-    within,
+    CgroupId, Class, DenyReason, FailMode, Kernel, KernelConfig, NodeState, ProtectedEndpoint, within,
 };
 
 /// Starts a process that makes an attempt, in the network namespace of the calling thread; [`super::attempt`] is what it has to
@@ -39,8 +39,8 @@ pub(super) fn checks(surroundings: &Surroundings, cgroup: &Trial, try_socket: &T
             .into_iter()
             .map(|kind| setup.check(kind, try_socket))
             .collect(),
-        Err(reason) => {
-            let mut checks = vec![failed(reason)];
+        Err(error) => {
+            let mut checks = vec![failed(error.to_string())];
             checks.extend(untried("the check `sockets` above to pass"));
             checks
         }
@@ -72,38 +72,31 @@ struct TrialSetup {
 }
 
 impl TrialSetup {
-    fn new(bpffs: &Path, cgroup: &Trial) -> Result<Self, String> {
-        let said = |error: io::Error| error.to_string();
-        let told = |error: KernelError| error.to_string();
+    fn new(bpffs: &Path, cgroup: &Trial) -> Result<Self, TrialError> {
         let pod = cgroup.path.join("pod");
-        fs::create_dir(&pod).map_err(said)?;
-        let node = TestNetwork::node().map_err(said)?;
-        let [apart, bare] = [TestNetwork::apart(), TestNetwork::apart()]
-            .map(|made| made.map_err(|error| format!("cannot make a network namespace: {error}")));
+        fs::create_dir(&pod)?;
+        let node = TestNetwork::node()?;
+        let [apart, bare] =
+            [TestNetwork::apart(), TestNetwork::apart()].map(|made| made.map_err(TrialError::Namespace));
         let (apart, bare) = (apart?, bare?);
         let kernel = Kernel::load(&KernelConfig {
             cgroup_root: cgroup.path.clone(),
             bpffs: bpffs.to_owned(),
-        })
-        .map_err(told)?;
-        kernel
-            .set_node(NodeState {
-                netns: node.cookie,
-                port: Some(node.port),
-                unclassified: FailMode::Closed,
-            })
-            .map_err(told)?;
+        })?;
+        kernel.set_node(NodeState {
+            netns: node.cookie,
+            port: Some(node.port),
+            unclassified: FailMode::Closed,
+        })?;
         let endpoints = [Some(node.endpoint), node.endpoint6, Some(apart.endpoint)];
-        kernel
-            .set_endpoints(
-                &endpoints
-                    .into_iter()
-                    .flatten()
-                    .map(ProtectedEndpoint::redirect)
-                    .collect(),
-            )
-            .map_err(told)?;
-        let id = CgroupId::of(&pod).map_err(said)?;
+        kernel.set_endpoints(
+            &endpoints
+                .into_iter()
+                .flatten()
+                .map(ProtectedEndpoint::redirect)
+                .collect(),
+        )?;
+        let id = CgroupId::of(&pod)?;
         Ok(Self {
             kernel,
             pod,
@@ -146,12 +139,11 @@ impl TrialSetup {
             (Ok(TrialOutcome::Past | TrialOutcome::Redirected), _) => {
                 Check::bad(title, CheckStatus::Open, "bypassed Picket", advice)
             }
-            (Err(reason), _) => Check::bad(title, CheckStatus::Open, format!("not known: {reason}"), advice),
+            (Err(error), _) => Check::bad(title, CheckStatus::Open, format!("not known: {error}"), advice),
         }
     }
 
-    fn outcome(&self, kind: SocketKind, try_socket: &TrySocket<'_>) -> Result<TrialOutcome, String> {
-        let told = |error: KernelError| error.to_string();
+    fn outcome(&self, kind: SocketKind, try_socket: &TrySocket<'_>) -> Result<TrialOutcome, TrialError> {
         let place = match kind {
             SocketKind::Outside => &self.apart,
             SocketKind::Packet | SocketKind::Xdp => &self.bare,
@@ -166,20 +158,15 @@ impl TrialSetup {
             place.class()
         };
         self.kernel
-            .mark_listener(place.listeners.iter().map(AsFd::as_fd))
-            .map_err(told)?;
-        self.kernel.set_class(self.id, before).map_err(told)?;
+            .mark_listener(place.listeners.iter().map(AsFd::as_fd))?;
+        self.kernel.set_class(self.id, before)?;
         if kind == SocketKind::OutsideNode {
-            self.kernel
-                .attach_egress_filter(&self.pod, self.id, true)
-                .map_err(told)?;
+            self.kernel.attach_egress_filter(&self.pod, self.id, true)?;
         }
         if kind.passes_stack() {
             within(&place.netns, || {
                 self.kernel.attach_interface_filter(LOOPBACK, self.id)
-            })
-            .map_err(|error| error.to_string())?
-            .map_err(told)?;
+            })??;
         }
         let before = self.stopped()?;
         let (done, heard) = (AtomicBool::new(false), AtomicBool::new(false));
@@ -187,35 +174,31 @@ impl TrialSetup {
             scope.spawn(|| self.serve(place, kind, &done, &heard));
             let attempt = within(&place.netns, || try_socket(kind, &self.pod, address));
             done.store(true, Ordering::Relaxed);
-            attempt.flatten().map_err(|error| error.to_string())
+            attempt.flatten()
         });
-        let silent = kind.wanted() == Wanted::Dropped && attempt == Ok(TrialOutcome::Past);
+        let silent = kind.wanted() == Wanted::Dropped && matches!(attempt, Ok(TrialOutcome::Past));
         let stopped = self.stopped_since(before, if silent { NOTHING } else { Duration::ZERO })?;
         if heard.load(Ordering::Relaxed) {
             return Ok(TrialOutcome::Past);
         }
         match attempt? {
             TrialOutcome::Past if silent && stopped => Ok(TrialOutcome::Dropped),
-            TrialOutcome::Past if silent && !kind.passes_stack() => {
-                Err("nothing arrived, and nothing was dropped".to_owned())
-            }
+            TrialOutcome::Past if silent && !kind.passes_stack() => Err(TrialError::Lost),
             // Somebody else's refusal, for want of a capability for instance, is none where that somebody is not.
-            TrialOutcome::Denied if !stopped => {
-                Err("denied with EPERM, and not by Picket: run as root, with CAP_NET_RAW".to_owned())
-            }
+            TrialOutcome::Denied if !stopped => Err(TrialError::DeniedElsewhere),
             attempt => Ok(attempt),
         }
     }
 
     /// How often Picket's programs have denied something or dropped a packet.
-    fn stopped(&self) -> Result<u64, String> {
-        let counters = self.kernel.counters().map_err(|error| error.to_string())?;
+    fn stopped(&self) -> Result<u64, TrialError> {
+        let counters = self.kernel.counters()?;
         let refusals = (1..=u8::MAX).map_while(DenyReason::from_code);
         Ok(refusals.map(|refusal| counters.get(refusal.counter())).sum())
     }
 
     /// Whether that is more than `before`. A packet that nobody waits for may take a moment on a busy machine.
-    fn stopped_since(&self, before: u64, patience: Duration) -> Result<bool, String> {
+    fn stopped_since(&self, before: u64, patience: Duration) -> Result<bool, TrialError> {
         let begun = Instant::now();
         loop {
             let stopped = self.stopped()? > before;
