@@ -28,6 +28,7 @@ pub(crate) const TESTS: &[Test] = tests! {
     a_new_process_takes_over_and_refuses_nobody,
     a_listener_that_has_moved_is_handed_over,
     a_take_over_that_fails_changes_nothing,
+    a_successor_whose_objects_are_not_valid_pauses_nobody,
     a_take_over_by_another_configuration_fails_at_every_stage,
     an_older_agent_that_is_ended_meanwhile_loses_nothing,
     another_map_layout_stays_closed_until_its_classes_are_in_force,
@@ -184,6 +185,32 @@ fn a_take_over_that_fails_changes_nothing(world: &mut World) -> Result<()> {
     let alarms = picket.all(|record| record["decision"]["reason"] == "link_replaced")?;
     ensure!(alarms.is_empty(), "alarms: {alarms:?}");
     verify_audit(world)
+}
+
+/// A supervisor starts it again and again, and the agent that serves by the last valid objects does not notice.
+fn a_successor_whose_objects_are_not_valid_pauses_nobody(world: &mut World) -> Result<()> {
+    let start = log_length(world);
+    world.agent.write_objects("broken.yaml", "kind: [")?;
+    let outcome = (1..=3).try_for_each(|attempt| {
+        let before = world.agent.succeed()?;
+        let ended = until("the successor gives up", LIMIT, || {
+            let said = log_since(world, start)?;
+            Ok(said
+                .matches("the predecessor keeps serving, because the objects are not valid")
+                .count()
+                == attempt)
+        });
+        world.agent.fall_back(before)?;
+        ended.map(drop)
+    });
+    world.agent.remove_objects("broken.yaml")?;
+    outcome?;
+    ensure!(asks(world)?.code == 0, "the pod is not served");
+    let said = log_since(world, start)?;
+    for line in ["a successor has connected", "restored the kernel programs"] {
+        ensure!(!said.contains(line), "{line}: {said}");
+    }
+    Ok(())
 }
 
 /// The newer agent enforces whom the older one leaves alone, and leaves alone whom that enforces; it never settles, for a protected endpoint's

@@ -21,6 +21,7 @@ pub(crate) const TESTS: &[Test] = tests! {
     the_process_is_the_one_that_asked,
     the_right_to_impersonate_is_bounded,
     the_nodes_credential_speaks_for_its_agents_only,
+    no_rule_lets_the_nodes_credential_be_a_master_a_node_or_a_service_account,
     impersonation_costs_the_server_one_check,
 };
 
@@ -427,13 +428,7 @@ fn the_right_to_impersonate_is_bounded(world: &mut World) -> Result<()> {
 
 /// Whoever holds a node's credential can be the agents of the grants, and nobody else.
 fn the_nodes_credential_speaks_for_its_agents_only(world: &mut World) -> Result<()> {
-    let kubeconfig = world.agent.dir().join("kubeconfig");
-    let ask = |who: &[&str]| -> Result<Done> {
-        let client = world.cluster.kubectl_client();
-        let mut command = client.command(&["get", "configmap", "seed", "-n", "lab"])?;
-        command.args(who).env("KUBECONFIG", &kubeconfig);
-        Ok(command.stdin(std::process::Stdio::null()).output()?.into())
-    };
+    let ask = |who: &[&str]| as_the_node(world, who);
     ask(&["--as=agent:worker", "--as-group=agents:lab"])?.good()?;
     for who in [
         &["--as=agent:worker", "--as-group=system:masters"][..],
@@ -444,6 +439,76 @@ fn the_nodes_credential_speaks_for_its_agents_only(world: &mut World) -> Result<
         &["--as=system:node:node1"],
     ] {
         ask(who)?.refused(&["forbidden", "impersonat"])?;
+    }
+    Ok(())
+}
+
+/// A read with the node's own credential, as somebody else.
+fn as_the_node(world: &World, who: &[&str]) -> Result<Done> {
+    let client = world.cluster.kubectl_client();
+    let mut command = client.command(&["get", "configmap", "seed", "-n", "lab"])?;
+    command
+        .args(who)
+        .env("KUBECONFIG", world.agent.dir().join("kubeconfig"));
+    Ok(command.stdin(std::process::Stdio::null()).output()?.into())
+}
+
+/// What an operator may add to deploy/rbac.yaml by mistake, in its verbs; and a group that it may add.
+const TOO_POWERFUL: &str = r#"
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: picket-node-too-powerful}
+rules:
+- apiGroups: [authentication.k8s.io]
+  resources: [groups]
+  resourceNames: ["system:masters", "agents:late"]
+  verbs: ["impersonate:user-info"]
+- apiGroups: [authentication.k8s.io]
+  resources: [users]
+  resourceNames: ["system:node:node1", "system:serviceaccount:kube-system:default"]
+  verbs: ["impersonate:user-info"]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: picket-node-too-powerful}
+roleRef: {kind: ClusterRole, name: picket-node-too-powerful, apiGroup: rbac.authorization.k8s.io}
+subjects: [{kind: Group, name: "picket:nodes", apiGroup: rbac.authorization.k8s.io}]
+"#;
+
+/// The API server itself (Kubernetes 1.36, constrained impersonation) refuses these under the verbs of deploy/rbac.yaml, even where
+/// a rule names them.
+fn no_rule_lets_the_nodes_credential_be_a_master_a_node_or_a_service_account(
+    world: &mut World,
+) -> Result<()> {
+    world.cluster.apply(TOO_POWERFUL)?;
+    let outcome = never_more_than_an_agent(world);
+    world.admin(&[
+        "delete",
+        "clusterrole,clusterrolebinding",
+        "picket-node-too-powerful",
+    ])?;
+    outcome
+}
+
+fn never_more_than_an_agent(world: &World) -> Result<()> {
+    // The rule that lists `system:masters` is in force, and its other group is given.
+    let late = [
+        "--as=agent:worker",
+        "--as-group=agents:lab",
+        "--as-group=agents:late",
+    ];
+    crate::life::until(|| Ok(as_the_node(world, &late)?.good().ok()))?;
+    for who in [
+        &["--as=agent:worker", "--as-group=system:masters"][..],
+        &[
+            "--as=agent:worker",
+            "--as-group=agents:lab",
+            "--as-group=system:masters",
+        ],
+        &["--as=system:node:node1"],
+        &["--as=system:serviceaccount:kube-system:default"],
+    ] {
+        as_the_node(world, who)?.refused(&["forbidden", "impersonat"])?;
     }
     Ok(())
 }

@@ -27,7 +27,7 @@ use arc_swap::ArcSwap;
 use picket::kernel::CgroupId;
 use picket::kernel::{Class, DenyReason, Hook, Kernel, KernelConfig, KernelError, ProtectedEndpoint};
 use picket::listener::{Accepted, Arrival, InPodListener, Owner, Serving, Sockets, UnattributedCause};
-use picket_common::Counter;
+use picket_common::{Counter, LEVELS_MAX};
 
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -293,6 +293,43 @@ async fn the_nearest_class_decides_and_without_one_everything_passes() {
     kernel.remove_class(CgroupId::of(&testbed.pod).unwrap()).unwrap();
     assert_eq!(dial(), Dialled::failed("PermissionDenied"), "pending again");
     kernel.remove_class(CgroupId::of(&testbed.pod).unwrap()).unwrap();
+}
+
+/// The folder of all pods is closed, and lies where the programs look: so a class of its own that they do not find opens nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_deeper_than_the_programs_look_is_refused_by_the_class_of_the_folder_above() {
+    let testbed = Testbed::new();
+    let kernel = load(&testbed);
+    let _server = testbed.serve(ENDPOINT4);
+    let below: Vec<_> = (0..LEVELS_MAX)
+        .scan(testbed.container.clone(), |folder, _| {
+            folder.push("d");
+            Some(folder.clone())
+        })
+        .collect();
+    let deep = below.last().unwrap();
+    std::fs::create_dir_all(deep).unwrap();
+    let dial = || testbed.dial(deep, "tcp", ENDPOINT4).outcome();
+    let unclassified = dial();
+    let class = |path: &std::path::Path, class| kernel.set_class(CgroupId::of(path).unwrap(), class);
+    class(&testbed.cgroup, Class::Unclassified).unwrap();
+    let closed = dial();
+    class(deep, Class::Exempt).unwrap();
+    let exempt = dial();
+    let begun = std::time::Instant::now();
+    for folder in below.iter().rev() {
+        // A child's exit reaches the cgroup a moment after it is waited for.
+        while std::fs::remove_dir(folder).is_err() && begun.elapsed() < PATIENCE {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+    assert_eq!(unclassified, reached(ENDPOINT4, 's'), "no folder above is closed");
+    assert_eq!(closed, Dialled::failed("PermissionDenied"));
+    assert_eq!(
+        exempt,
+        Dialled::failed("PermissionDenied"),
+        "its own class is not found"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
