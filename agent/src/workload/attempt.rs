@@ -34,7 +34,7 @@ pub(super) enum Outcome<H> {
     },
     /// There is no namespace yet.
     NotYet,
-    /// The kernel programs do not look as deep as its cgroup lies, so that nothing holds the pod.
+    /// The kernel programs do not look as deep as its cgroup lies: they find the class of a folder above it at most.
     TooDeep(TooDeep),
     /// It failed; what the kernel holds may have changed.
     Failed(String),

@@ -1,8 +1,8 @@
 //! How deep a cgroup lies in the kernel's hierarchy, and whether the kernel programs look that deep.
 //!
 //! In: a cgroup v2 folder. Out: its level, counted from the hierarchy's root, which is level 0. The kernel programs find a
-//! task's class among the cgroups at the first [`LEVELS`] levels: a pod whose own cgroup lies deeper is a process of the node's
-//! to them.
+//! task's class among the cgroups at the first [`LEVELS`] levels: a pod whose own cgroup lies deeper has the class of the
+//! folder of all pods, which is closed; and where that lies deeper too, the pod is a process of the node's to them.
 //!
 //! Where the agent has a cgroup namespace of its own and the mount ends at it, nobody tells how many levels lie above. They
 //! then count as one, so that the level is the least that it can be.

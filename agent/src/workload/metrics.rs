@@ -37,7 +37,7 @@ impl WorkloadMetrics {
             pods: registry.gauges(
                 "pods",
                 ["class"],
-                "Pods on this node, by class; `exempt` includes `assumed_exempt`, `enforced` includes `egress_unfiltered`, `pending` includes `too_deep`",
+                "Pods on this node, by class; `exempt` includes `assumed_exempt`, `enforced` includes `egress_unfiltered`, pods that are `too_deep` are in another class too",
             ),
             sandboxed: registry.gauges(
                 "sandboxed_pods",

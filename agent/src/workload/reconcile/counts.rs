@@ -29,7 +29,8 @@ pub struct PodCounts {
     /// Selected pods that run, the kubelet says, and have no cgroup below the configured folder: nothing holds them. A pod
     /// that ends is counted for a moment.
     pub no_cgroup: usize,
-    /// Pods whose cgroup lies deeper than the kernel programs look, and that are not exempt: nothing holds them.
+    /// Pods whose cgroup lies deeper than the kernel programs look. These find the class of the folder of all pods, which is closed:
+    /// such a pod reaches no protected endpoint, and an exempt one neither.
     pub too_deep: usize,
     /// Enforced pods whose connections cannot be redirected, by their RuntimeClass: it gives them a network stack of their own.
     pub sandboxed: BTreeMap<String, usize>,
@@ -46,8 +47,7 @@ impl<E: Enforcer> Reconciler<E> {
             ..PodCounts::default()
         };
         for slot in self.slots.values() {
-            let exempt = matches!(slot.applied, Applied::Exempt | Applied::AssumedExempt);
-            status.too_deep += usize::from(!exempt && levels::check(slot.found.group.level).is_err());
+            status.too_deep += usize::from(levels::check(slot.found.group.level).is_err());
             match &slot.applied {
                 Applied::Enforced { covered, pod, .. } => {
                     status.enforced += 1;

@@ -64,6 +64,8 @@ pub struct Reconciler<E: Enforcer> {
     slots: HashMap<CgroupId, Slot<E::Handle>>,
     /// Folders of all pods, and whether each is closed.
     roots: HashMap<CgroupId, bool>,
+    /// A folder of all pods lies deeper than the kernel programs look, so that nothing holds the pods below it.
+    deep_root: bool,
     /// What the kernel may hold for cgroups that are gone.
     forget: BTreeSet<CgroupId>,
     /// Inherited cgroups that were not seen in the tree yet.
@@ -100,6 +102,7 @@ impl<E: Enforcer> Reconciler<E> {
             kube_events: None,
             slots: HashMap::new(),
             roots: HashMap::new(),
+            deep_root: false,
             forget: BTreeSet::new(),
             known,
             redirected: BTreeSet::new(),

@@ -68,14 +68,17 @@ impl<E: Enforcer> Reconciler<E> {
             }
             Outcome::TooDeep(error) => {
                 self.failures += 1;
+                // The kernel programs find the class of the folder of all pods, which is closed, if that lies higher.
+                let reaches = match self.deep_root {
+                    true => "protected endpoints",
+                    false => "no API server",
+                };
                 if let (Some(kube_events), Some(pod)) = (&self.kube_events, &slot.last) {
                     kube_events.report(KubeEvent {
                         about: pod.pod.about(),
                         reason: Reason::EnforcementFailed,
                         detail: String::new(),
-                        note: format!(
-                            "Picket cannot enforce this pod, which reaches protected endpoints: {error}"
-                        ),
+                        note: format!("Picket cannot enforce this pod, which reaches {reaches}: {error}"),
                     });
                 }
                 // It lies as deep the next time; the attempt repeats what is said.

@@ -59,6 +59,7 @@ impl<E: Enforcer> Reconciler<E> {
                 tracing::error!(cgroup = %root.id, path = %root.path.display(), %error, "the kernel programs cannot deny protected endpoints to the pods of a cgroup folder");
             }
         }
+        self.deep_root = scan.roots.iter().any(|root| levels::check(root.level).is_err());
         let roots: BTreeSet<_> = scan.roots.iter().map(|root| root.id).collect();
         self.roots.retain(|root, _| {
             let here = roots.contains(root);
