@@ -164,12 +164,7 @@ impl Pipeline {
             }),
             Ok(Handled::Upgraded(response, upgraded)) => {
                 // The drain's limit ends it.
-                let connection = Arc::clone(connection);
-                self.drain.serve(async move {
-                    upgraded.carry(record).await;
-                    // To here it counts among its pod's connections: HTTP ends with the answer.
-                    drop(connection);
-                });
+                self.drain.serve(upgraded.carry(record));
                 response.map(ResponseBody::Local)
             }
             Err(rejection) => {

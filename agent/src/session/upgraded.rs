@@ -26,7 +26,8 @@ pub struct Upgraded {
     pub stop: Arc<StopTunnel>,
     /// What it carries.
     pub traffic: Arc<Traffic>,
-    /// Its place in the registry.
+    /// Its place in the registry. The client's connection is held with it: HTTP ends with the answer, and the connection counts
+    /// among its pod's until the tunnel has ended.
     pub registered: Registered,
     /// The place of its connection to the API server.
     pub permit: Option<TunnelPermit>,
