@@ -8,8 +8,7 @@ use std::net::SocketAddr;
 use picket_policy::yaml::{Decoder, Fields, Spanned};
 
 use super::UpstreamSection;
-use super::read::optional_section;
-use super::texts::{texts, values};
+use super::texts::{optional_section, texts, values};
 use crate::endpoints::{EndpointTarget, EndpointTargetError};
 
 /// The addresses of `protectedEndpoints`, and what becomes of connections there.

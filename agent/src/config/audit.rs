@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use picket_policy::yaml::{Decoder, Fields, Value, YamlNode};
 
-use super::read::optional_path;
 use super::reference::{REPLACED, Replaced, fields_of};
+use super::texts::optional_path;
 use crate::audit::{AuditConfig, SinkConfig, SinkTarget};
 
 /// The kinds of sinks.

@@ -10,7 +10,7 @@ use http::Uri;
 use picket_policy::yaml::{Decoder, Diagnostic, Fields, Spanned, Value, YamlNode, parse};
 
 use super::reference::{fields_of, renamed_in};
-use super::texts::{texts, values};
+use super::texts::{optional_path, optional_section, optional_text, texts, values};
 use super::{
     AdminSection, ClusterSection, Config, EnforceSection, KernelSection, MAX_DRAIN_SECONDS, ShutdownSection,
     TlsSection, UpstreamSection, addresses, audit,
@@ -299,26 +299,8 @@ fn section<'n>(decoder: &mut Decoder, top: &Fields<'n>, name: &str) -> Option<Fi
     decoder.fields(node, name, &fields_of(name), &[])
 }
 
-/// A mapping that may be left out.
-pub(super) fn optional_section<'n>(
-    decoder: &mut Decoder,
-    top: &Fields<'n>,
-    name: &str,
-) -> Option<Fields<'n>> {
-    decoder.fields(top.get(name)?, name, &fields_of(name), &[])
-}
-
 fn path(decoder: &mut Decoder, fields: &Fields<'_>, name: &str) -> Option<PathBuf> {
     Some(PathBuf::from(decoder.required_text(fields, name)?.value))
-}
-
-pub(super) fn optional_path(decoder: &mut Decoder, fields: &Fields<'_>, name: &str) -> Option<PathBuf> {
-    optional_text(decoder, fields, name).map(PathBuf::from)
-}
-
-fn optional_text(decoder: &mut Decoder, fields: &Fields<'_>, name: &str) -> Option<String> {
-    fields.get(name)?;
-    Some(decoder.required_text(fields, name)?.value)
 }
 
 /// Names of namespaces. One that no namespace can have would enforce nothing: `*` is no glob here.
