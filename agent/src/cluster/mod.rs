@@ -3,6 +3,7 @@
 //! In: a kubeconfig that may change with time. Out: clients ([`Connector`]), each event of a watch ([`follow`]), and what a
 //! credential may do ([`rights`]). While the API server is away, whoever follows keeps the last objects.
 
+mod faults;
 pub mod rights;
 
 use std::fmt::Debug;
@@ -18,7 +19,8 @@ use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
 use crate::runtime::backoff::Backoff;
-use crate::runtime::causes::with_causes;
+
+pub use faults::{ClientFault, DataFault, KubeconfigFault, printable};
 
 /// A watch that tells nothing for this many seconds is begun anew, so that a connection that died in silence is
 /// noticed; the API server's own default is five to ten minutes.
@@ -49,7 +51,7 @@ pub enum ClusterError {
         /// The file.
         path: PathBuf,
         /// What is wrong.
-        source: Box<kube::config::KubeconfigError>,
+        source: KubeconfigFault,
     },
     /// A file of a credential cannot be read.
     #[error("{}: {source}", path.display())]
@@ -65,7 +67,7 @@ pub enum ClusterError {
         /// The kubeconfig.
         path: PathBuf,
         /// What is wrong.
-        source: Box<kube::Error>,
+        source: ClientFault,
     },
 }
 
@@ -91,9 +93,9 @@ impl Connector {
     pub async fn connect(&self) -> Result<Client, ClusterError> {
         let mut config = self.read().await?;
         config.read_timeout = Some(READ_LIMIT);
-        Client::try_from(config).map_err(|source| ClusterError::Client {
+        Client::try_from(config).map_err(|error| ClusterError::Client {
             path: self.kubeconfig.clone(),
-            source: Box::new(source),
+            source: ClientFault::from(&error),
         })
     }
 
@@ -108,12 +110,13 @@ impl Connector {
     async fn read(&self) -> Result<kube::Config, ClusterError> {
         let bad = |source| ClusterError::Kubeconfig {
             path: self.kubeconfig.clone(),
-            source: Box::new(source),
+            source,
         };
-        let file = Kubeconfig::read_from(&self.kubeconfig).map_err(bad)?;
+        let bad_by_kube = |error| bad(KubeconfigFault::from(&error));
+        let file = Kubeconfig::read_from(&self.kubeconfig).map_err(bad_by_kube)?;
         kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
             .await
-            .map_err(bad)
+            .map_err(bad_by_kube)
     }
 }
 
@@ -156,7 +159,7 @@ pub async fn follow<K>(
                             Err(error) => {
                                 tracing::warn!(
                                     what,
-                                    error = with_causes(&error),
+                                    error = printable(&error),
                                     "the agent cannot watch objects at the API server; it tries again"
                                 );
                                 failures += 1;

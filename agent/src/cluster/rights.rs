@@ -13,9 +13,7 @@ use k8s_openapi::api::authorization::v1::{
 use kube::api::PostParams;
 use kube::{Api, Client};
 
-use super::ClusterError;
-
-use crate::runtime::causes::with_causes;
+use super::{ClientFault, ClusterError, printable};
 
 /// How long all questions together may take.
 const LIMIT: Duration = Duration::from_secs(8);
@@ -60,9 +58,9 @@ impl CredentialFiles<'_> {
         config.auth_info.client_certificate = text(self.certificate);
         config.auth_info.client_key = text(self.key);
         config.auth_info.token_file = text(self.token);
-        Client::try_from(config).map_err(|source| ClusterError::Client {
+        Client::try_from(config).map_err(|error| ClusterError::Client {
             path: self.certificate.or(self.token).unwrap_or(self.ca).to_owned(),
-            source: Box::new(source),
+            source: ClientFault::from(&error),
         })
     }
 }
@@ -179,6 +177,6 @@ async fn is_allowed(api: &Api<SelfSubjectAccessReview>, right: &Right) -> Result
         Err(kube::Error::Api(status)) if status.code == 401 => {
             Err(ReviewError::Unauthorized(status.message.clone()))
         }
-        Err(error) => Err(ReviewError::Unreachable(with_causes(&error))),
+        Err(error) => Err(ReviewError::Unreachable(printable(&error))),
     }
 }

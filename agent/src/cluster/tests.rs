@@ -1,6 +1,7 @@
 //! Tests of the client: its pauses before it asks again, and what its errors say.
 
 use super::*;
+use crate::runtime::causes::with_causes;
 
 #[test]
 fn nodes_come_back_within_ten_seconds_and_not_all_at_once() {
@@ -33,7 +34,7 @@ fn an_error_is_told_with_what_it_comes_from() {
     let refused = std::io::Error::from_raw_os_error(111);
     let error = ClusterError::Client {
         path: "/etc/kubeconfig".into(),
-        source: Box::new(kube::Error::Service(Box::new(refused))),
+        source: ClientFault::from(&kube::Error::Service(Box::new(refused))),
     };
     let text = with_causes(&error);
     assert_eq!(text.matches("Connection refused").count(), 1, "{text}");
@@ -41,4 +42,86 @@ fn an_error_is_told_with_what_it_comes_from() {
         text.starts_with("/etc/kubeconfig: cannot make a client"),
         "{text}"
     );
+}
+
+/// What must be in no message.
+const SECRET: &str = "hunter2hunter2";
+
+/// The error of a kubeconfig with this text, in each form that may be printed.
+async fn messages_of(text: &str) -> String {
+    let folder = testing::Folder::new();
+    let file = folder.path().join("kubeconfig");
+    std::fs::write(&file, text).unwrap();
+    let error = Connector::new(&file).connect().await.err().unwrap();
+    format!("{error}\n{error:?}\n{}", with_causes(&error))
+}
+
+/// A kubeconfig with these lines in its cluster and its user.
+fn kubeconfig(cluster: &str, user: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Config\ncurrent-context: c\ncontexts: [{{name: c, context: {{cluster: c, user: u}}}}]\n\
+         clusters:\n- name: c\n  cluster:\n    {cluster}\nusers:\n- name: u\n  user:\n    {user}\n"
+    )
+}
+
+#[tokio::test]
+async fn no_message_about_a_kubeconfig_has_a_secret_of_it() {
+    let server = "server: https://127.0.0.1:1";
+    let proxied = |url: &str| kubeconfig(&format!("{server}\n    proxy-url: '{url}'"), "{}");
+    let texts = [
+        ("the token file in its place", SECRET.to_owned()),
+        (
+            "a key that is misplaced",
+            kubeconfig(server, &format!("token: {SECRET}\n   x: [1")),
+        ),
+        (
+            "a value of another type",
+            kubeconfig(server, &format!("token: [{SECRET}]")),
+        ),
+        (
+            "an unknown context",
+            format!("current-context: {SECRET}\nclusters: []\n"),
+        ),
+        ("a proxy", proxied(&format!("http://me:{SECRET}@127.0.0.1:1"))),
+        (
+            "another proxy",
+            proxied(&format!("socks5://me:{SECRET}@127.0.0.1:1")),
+        ),
+        ("an odd proxy", proxied(&format!("ftp://me:{SECRET}@127.0.0.1:1"))),
+        ("no proxy", proxied(&format!("http://me:{SECRET}@ x"))),
+        (
+            "no server",
+            kubeconfig(&format!("server: 'https://me:{SECRET}@ x'"), "{}"),
+        ),
+        (
+            "a key as a file",
+            kubeconfig(
+                server,
+                &format!("client-certificate: /{SECRET}\n    client-key: /{SECRET}"),
+            ),
+        ),
+        (
+            "a token as a file",
+            kubeconfig(server, &format!("tokenFile: /{SECRET}")),
+        ),
+        (
+            "a plugin",
+            kubeconfig(
+                server,
+                &format!(
+                    "exec: {{apiVersion: client.authentication.k8s.io/v1, command: sh, args: [-c, 'echo {SECRET}; exit 1'], interactiveMode: Never}}"
+                ),
+            ),
+        ),
+    ];
+    for (place, text) in texts {
+        let messages = messages_of(&text).await;
+        assert!(!messages.contains(SECRET), "{place}: {messages}");
+    }
+}
+
+#[tokio::test]
+async fn a_fault_in_a_kubeconfig_is_found_by_its_line() {
+    let messages = messages_of(&kubeconfig("server: https://127.0.0.1:1", "token: [x]")).await;
+    assert!(messages.contains("line 12 column"), "{messages}");
 }

@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout};
 
 use super::metrics::NotifyMetrics;
 use super::queue::{About, KubeEvent};
-use crate::cluster::{ClusterError, Connector};
+use crate::cluster::{ClusterError, Connector, printable};
 
 /// Who posts, as Events name it.
 const CONTROLLER: &str = "picket.dev/agent";
@@ -46,7 +46,7 @@ const FIELD_BYTES: usize = 128;
 enum PostError {
     #[error(transparent)]
     Connect(#[from] ClusterError),
-    #[error(transparent)]
+    #[error("{}", printable(.0))]
     Post(#[from] kube::Error),
     #[error("the API server does not answer")]
     Timeout,

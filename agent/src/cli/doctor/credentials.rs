@@ -70,14 +70,14 @@ async fn cluster(config: &Config) -> Reached {
     let connector = Connector::new(&config.cluster.kubeconfig);
     let client = connector.connect().await.map_err(|error| unusable(&error))?;
     let server = connector.server().await.map_err(|error| unusable(&error))?;
-    Ok((client, server.to_string()))
+    Ok((client, bare(&server)))
 }
 
 /// By the files of `upstream`.
 fn upstream(config: &Config) -> Reached {
     let upstream = &config.upstream;
-    let server: Uri = upstream.server.parse().map_err(|error| {
-        let detail = format!("upstream.server: {}: {error}", upstream.server);
+    let server: Uri = upstream.server.parse().map_err(|error: http::uri::InvalidUri| {
+        let detail = format!("upstream.server: {error}");
         (detail, "write it as https://host:port".to_owned())
     })?;
     let files = CredentialFiles {
@@ -87,7 +87,17 @@ fn upstream(config: &Config) -> Reached {
         token: upstream.token_file.as_deref(),
     };
     let client = files.client(&server).map_err(|error| unusable(&error))?;
-    Ok((client, upstream.server.clone()))
+    Ok((client, bare(&server)))
+}
+
+/// A server's scheme, host and port. Its URL may have a name and a password too, which nobody is shown.
+fn bare(server: &Uri) -> String {
+    let scheme = server.scheme_str().unwrap_or("https");
+    let host = server.host().unwrap_or_default();
+    match server.port_u16() {
+        Some(port) => format!("{scheme}://{host}:{port}"),
+        None => format!("{scheme}://{host}"),
+    }
 }
 
 fn unusable(error: &ClusterError) -> (String, String) {
@@ -201,6 +211,15 @@ mod tests {
     use crate::cluster::rights::MAX_RIGHTS;
     use crate::cluster::testing::reviewing;
 
+    const SMALLEST: &str = "\
+nodeName: n
+cluster: {kubeconfig: /nonexistent/k}
+upstream: {server: 'https://127.0.0.1:1', caFile: /nonexistent/ca, tokenFile: /nonexistent/t}
+tls: {caCertificateFile: /nonexistent/c, caKeyFile: /nonexistent/y}
+enforce: {namespaces: [a]}
+objects: [/nonexistent/o]
+";
+
     const ACCOUNT: &str = "system:serviceaccount:ci:bot";
 
     fn users() -> BTreeSet<(String, Vec<String>)> {
@@ -301,6 +320,23 @@ mod tests {
         let check = asked(&nobody, |_| Err(403)).await;
         assert!(check.detail.contains("cannot be asked"), "{}", check.detail);
         assert!(needs.len() < MAX_RIGHTS);
+    }
+
+    #[tokio::test]
+    async fn the_password_in_a_server_is_not_printed() {
+        const SECRET: &str = "hunter2hunter2";
+        let server = reviewing(|_| Ok(true)).await;
+        let named = server.replace("http://", &format!("http://me:{SECRET}@"));
+        let (_folder, connector) = Connector::for_tests(&named);
+        let reached = connector.server().await.expect("a server");
+        assert_eq!(bare(&reached), server);
+        let client = connector.connect().await.expect("a client");
+        let check = check(CLUSTER, Ok((client, bare(&reached))), &followed(), String::new()).await;
+        assert!(!format!("{check:?}").contains(SECRET), "{check:?}");
+        let mut config = Config::parse("f", SMALLEST).expect("a configuration");
+        config.upstream.server = format!("https://me:{SECRET}@ x");
+        let (detail, advice) = upstream(&config).err().expect("no server");
+        assert!(!format!("{detail}{advice}").contains(SECRET), "{detail}");
     }
 
     #[tokio::test]
