@@ -17,6 +17,12 @@ pub enum KubeconfigFault {
     /// The file cannot be read.
     #[error("{0}")]
     Read(io::ErrorKind),
+    /// It is a pipe, a socket, a device or a folder.
+    #[error("it is not a regular file")]
+    NotAFile,
+    /// A file that it names is one of these.
+    #[error("{0} names what is not a regular file")]
+    NamesNoFile(&'static str),
     /// It is no kubeconfig.
     #[error("it is not a kubeconfig in YAML: line {line} column {column}")]
     Yaml {

@@ -113,11 +113,60 @@ impl Connector {
             source,
         };
         let bad_by_kube = |error| bad(KubeconfigFault::from(&error));
+        // A pipe of that name would never open.
+        if is_irregular(&self.kubeconfig) {
+            return Err(bad(KubeconfigFault::NotAFile));
+        }
         let file = Kubeconfig::read_from(&self.kubeconfig).map_err(bad_by_kube)?;
+        if let Some(field) = irregular(&file) {
+            return Err(bad(KubeconfigFault::NamesNoFile(field)));
+        }
         kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
             .await
             .map_err(bad_by_kube)
     }
+}
+
+/// Whether a path leads to a pipe, a socket, a device or a folder. What is not there is found when it is read.
+fn is_irregular(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|found| !found.is_file())
+}
+
+/// The first field of the current context whose file is irregular.
+fn irregular(file: &Kubeconfig) -> Option<&'static str> {
+    let current = file.current_context.as_deref();
+    let context = file
+        .contexts
+        .iter()
+        .find(|context| Some(context.name.as_str()) == current)?;
+    let context = context.context.as_ref()?;
+    let cluster = file
+        .clusters
+        .iter()
+        .find(|cluster| cluster.name == context.cluster);
+    let cluster = cluster.and_then(|cluster| cluster.cluster.as_ref());
+    let user = file
+        .auth_infos
+        .iter()
+        .find(|user| Some(&user.name) == context.user.as_ref());
+    let user = user.and_then(|user| user.auth_info.as_ref());
+    let named = [
+        (
+            "certificate-authority",
+            cluster.and_then(|cluster| cluster.certificate_authority.as_ref()),
+        ),
+        (
+            "client-certificate",
+            user.and_then(|user| user.client_certificate.as_ref()),
+        ),
+        ("client-key", user.and_then(|user| user.client_key.as_ref())),
+        ("tokenFile", user.and_then(|user| user.token_file.as_ref())),
+    ];
+    let is_bad = |path: Option<&String>| path.is_some_and(|path| is_irregular(Path::new(path)));
+    named
+        .into_iter()
+        .find(|(_, path)| is_bad(*path))
+        .map(|(field, _)| field)
 }
 
 /// Follows objects until it is cancelled, whatever fails meanwhile; `on` gets each event.

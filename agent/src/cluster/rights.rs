@@ -48,10 +48,15 @@ impl CredentialFiles<'_> {
             .into_iter()
             .flatten()
         {
-            File::open(path).map_err(|source| ClusterError::File {
+            let fault = |source| ClusterError::File {
                 path: path.to_owned(),
                 source,
-            })?;
+            };
+            // A pipe of that name would never open.
+            if super::is_irregular(path) {
+                return Err(fault(std::io::Error::other("it is not a regular file")));
+            }
+            File::open(path).map_err(fault)?;
         }
         let mut config = kube::Config::new(server.clone());
         config.root_cert_file = Some(PathBuf::from(self.ca));

@@ -125,3 +125,79 @@ async fn a_fault_in_a_kubeconfig_is_found_by_its_line() {
     let messages = messages_of(&kubeconfig("server: https://127.0.0.1:1", "token: [x]")).await;
     assert!(messages.contains("line 12 column"), "{messages}");
 }
+
+/// A pipe in a folder, to which nobody writes.
+fn pipe(folder: &testing::Folder, name: &str) -> PathBuf {
+    let path = folder.path().join(name);
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    path
+}
+
+/// What a function says of a file, which must not wait for a writer.
+fn without_waiting(say: impl FnOnce() -> String + Send + 'static) -> String {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    std::thread::spawn(move || sender.send(say()));
+    receiver
+        .recv_timeout(Duration::from_secs(5))
+        .expect("the pipe was opened")
+}
+
+#[test]
+fn a_pipe_in_the_place_of_a_kubeconfig_or_of_a_file_that_it_names_is_refused() {
+    let folder = testing::Folder::new();
+    let fifo = pipe(&folder, "pipe").display().to_string();
+    let server = "server: https://127.0.0.1:1";
+    let certificate = format!("client-certificate: {fifo}\n    client-key: {fifo}");
+    let texts = [
+        kubeconfig(&format!("{server}\n    certificate-authority: {fifo}"), "{}"),
+        kubeconfig(server, &certificate),
+        kubeconfig(server, &format!("tokenFile: {fifo}")),
+    ];
+    let mut files = vec![fifo.into()];
+    for (number, text) in texts.iter().enumerate() {
+        let file = folder.path().join(number.to_string());
+        std::fs::write(&file, text).unwrap();
+        files.push(file);
+    }
+    for file in files {
+        let said = without_waiting(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let connector = Connector::new(&file);
+            runtime
+                .unwrap()
+                .block_on(connector.connect())
+                .err()
+                .unwrap()
+                .to_string()
+        });
+        assert!(said.contains("not a regular file"), "{said}");
+    }
+}
+
+#[test]
+fn a_pipe_in_the_place_of_a_credential_is_refused() {
+    for place in 0..4 {
+        let folder = testing::Folder::new();
+        let fifo = pipe(&folder, "pipe");
+        let file = folder.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        let said = without_waiting(move || {
+            let at = |number| {
+                if number == place {
+                    fifo.as_path()
+                } else {
+                    file.as_path()
+                }
+            };
+            let files = rights::CredentialFiles {
+                ca: at(0),
+                certificate: Some(at(1)),
+                key: Some(at(2)),
+                token: Some(at(3)),
+            };
+            let client = files.client(&http::Uri::from_static("https://127.0.0.1:1"));
+            client.err().unwrap().to_string()
+        });
+        assert!(said.contains("not a regular file"), "{said}");
+    }
+}
