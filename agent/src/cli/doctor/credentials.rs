@@ -4,11 +4,13 @@
 //! whom the grants let agents act as.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use http::Uri;
 use kube::Client;
 use picket_policy::{Impersonate, service_account};
 
+use super::{in_time, slow};
 use crate::cluster::rights::{CredentialFiles, MAX_RIGHTS, Need, ReviewError, Right, lacking};
 use crate::cluster::{ClusterError, Connector};
 use crate::config::Config;
@@ -31,7 +33,7 @@ const AUTHENTICATION: &str = "authentication.k8s.io";
 const EXTRAS: [&str; 2] = ["picket.dev/identity", "picket.dev/pod"];
 
 /// Both checks. Must be called within a tokio runtime.
-pub(super) async fn checks(config: &Config) -> Vec<Check> {
+pub(super) async fn checks(config: &Config, limit: Duration) -> Vec<Check> {
     // What objects cannot be read is the configuration's check.
     let users: BTreeSet<_> = match Store::open(&config.objects) {
         Ok(store) => {
@@ -48,11 +50,20 @@ pub(super) async fn checks(config: &Config) -> Vec<Check> {
          the credential in {}",
         config.cluster.kubeconfig.display()
     );
+    let (of_cluster, of_upstream) = (config.clone(), config.clone());
     let (cluster, upstream) = tokio::join!(
-        check(CLUSTER, cluster(config).await, &followed, advice),
+        in_time(limit, async move { cluster(&of_cluster).await }),
+        in_time(limit, async move { upstream(&of_upstream) })
+    );
+    let late = || {
+        let advice = "correct the files that the configuration names, or the plugin of the kubeconfig";
+        Err((format!("not tested: {}", slow(limit)), advice.to_owned()))
+    };
+    let (cluster, upstream) = tokio::join!(
+        check(CLUSTER, cluster.unwrap_or_else(late), &followed, advice),
         check(
             UPSTREAM,
-            upstream(config),
+            upstream.unwrap_or_else(late),
             &impersonated,
             "list these users and groups under resourceNames in ClusterRole picket-node-impersonate of deploy/rbac.yaml, apply \
              the file, and bind the role to the credential's group"
@@ -322,6 +333,39 @@ objects: [/nonexistent/o]
         assert!(needs.len() < MAX_RIGHTS);
     }
 
+    #[test]
+    fn a_plugin_that_does_not_end_holds_nobody() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let kubeconfig = folder.path().join("kubeconfig");
+        let text = serde_json::json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "c",
+            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+            "clusters": [{"name": "c", "cluster": {"server": "https://127.0.0.1:1"}}],
+            "users": [{"name": "u", "user": {"exec": {
+                "apiVersion": "client.authentication.k8s.io/v1", "command": "sleep", "args": ["20"],
+                "interactiveMode": "Never",
+            }}}],
+        });
+        std::fs::write(&kubeconfig, text.to_string()).expect("written");
+        let mut config = Config::parse("f", SMALLEST).expect("a configuration");
+        config.cluster.kubeconfig = kubeconfig;
+        let began = std::time::Instant::now();
+        let checks = super::super::of_configuration(&config, Duration::from_secs(1));
+        assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+        let late: Vec<_> = checks
+            .iter()
+            .filter(|check| check.detail.contains("did not answer within 1 s"))
+            .map(|check| (check.name, check.status))
+            .collect();
+        assert_eq!(
+            late,
+            [
+                (super::super::CONFIGURATION, CheckStatus::Missing),
+                (CLUSTER, CheckStatus::Missing)
+            ]
+        );
+    }
+
     #[tokio::test]
     async fn the_password_in_a_server_is_not_printed() {
         const SECRET: &str = "hunter2hunter2";
@@ -347,7 +391,7 @@ objects: [/nonexistent/o]
         let began = std::time::Instant::now();
         let check = check(CLUSTER, Ok((client, gone)), &followed(), String::new()).await;
         assert!(check.detail.contains("Connection refused"), "{}", check.detail);
-        assert!(began.elapsed() < std::time::Duration::from_secs(10));
+        assert!(began.elapsed() < Duration::from_secs(10));
         let nothing = std::path::Path::new("/nonexistent/node.crt");
         let folder = tempfile::tempdir().expect("a folder");
         let ca = folder.path().join("ca.crt");

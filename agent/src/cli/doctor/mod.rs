@@ -12,6 +12,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
@@ -27,6 +28,9 @@ const CONFIGURATION: &str = "configuration";
 /// The name of the check of static pods, and the programs that it looks for in them.
 const STATIC_PODS: &str = "static pods";
 const CONTROL_PLANE: [&str; 2] = ["kube-apiserver", "etcd"];
+
+/// How long the files that a configuration names may take, with a plugin of the kubeconfig.
+const LIMIT: Duration = Duration::from_secs(8);
 
 /// How the outcome is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -93,7 +97,10 @@ pub(super) fn run(args: &DoctorArgs) -> ExitCode {
         }
         Err(error) => return crate::cli::fail(&error.into()),
     };
-    let mut checks: Vec<_> = config.iter().flat_map(of_configuration).collect();
+    let mut checks: Vec<_> = config
+        .iter()
+        .flat_map(|config| of_configuration(config, LIMIT))
+        .collect();
     checks.extend(config.as_ref().and_then(static_pods));
     let kernel = config.map(|config| config.kernel).unwrap_or_default();
     let surroundings = Surroundings::new(
@@ -132,15 +139,41 @@ fn configured(args: &DoctorArgs) -> Result<Option<Config>, ConfigError> {
 }
 
 /// What a configuration names: files and folders, and the API server with what the node's credentials may do there.
-fn of_configuration(config: &Config) -> Vec<Check> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let (faults, credentials) = match runtime {
-        Ok(runtime) => {
-            runtime.block_on(async { (config.unusable().await, credentials::checks(config).await) })
-        }
-        Err(error) => (vec![format!("not tested: {error}")], Vec::new()),
+fn of_configuration(config: &Config, limit: Duration) -> Vec<Check> {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return vec![configuration(&[format!("not tested: {error}")])],
     };
+    let looked_at = config.clone();
+    let (faults, credentials) = runtime.block_on(async {
+        tokio::join!(
+            in_time(limit, async move { looked_at.unusable().await }),
+            credentials::checks(config, limit)
+        )
+    });
+    // What still waits is left to end with the process.
+    runtime.shutdown_background();
+    let faults = faults.unwrap_or_else(|| vec![format!("not tested: {}", slow(limit))]);
     [vec![configuration(&faults)], credentials].concat()
+}
+
+/// What a future brings, on a thread of its own, unless it takes longer: a plugin of a kubeconfig and a filesystem on the network
+/// hold the thread that asks them.
+async fn in_time<T: Send + 'static>(
+    limit: Duration,
+    work: impl Future<Output = T> + Send + 'static,
+) -> Option<T> {
+    let handle = tokio::runtime::Handle::current();
+    let working = tokio::task::spawn_blocking(move || handle.block_on(work));
+    tokio::time::timeout(limit, working).await.ok()?.ok()
+}
+
+/// What is said of what took longer.
+fn slow(limit: Duration) -> String {
+    format!(
+        "the files, or the plugin of the kubeconfig, did not answer within {} s",
+        limit.as_secs()
+    )
 }
 
 /// Whether the files and folders that it names can be used.
