@@ -17,6 +17,9 @@ use crate::request::{KubeRequest, Target, Verb, VerbSet};
 /// Longest text that says what is allowed instead, in bytes.
 const MAX_ALLOWED: usize = 300;
 
+/// How many URLs of grants are looked at for that text. Each costs a decision for every verb, and more would not fit anyway.
+const MAX_URLS: usize = 32;
+
 /// A namespace that no rule and no built-in is about, since no namespace has that name.
 const ELSEWHERE: &str = "-";
 
@@ -104,17 +107,22 @@ impl PolicySet {
         let open = self.is_excepted(principal, Builtin::UnknownPaths);
         let mut places: Vec<(String, Vec<&str>)> = Vec::new();
         let mut length = 0;
+        // Several grants may name one URL, and each costs a decision for every verb.
+        let mut looked: Vec<&str> = Vec::new();
         for url in paths_of(grants, open) {
-            if length > MAX_ALLOWED {
+            if length > MAX_ALLOWED || looked.len() == MAX_URLS {
                 break;
             }
+            if looked.contains(&url) {
+                continue;
+            }
+            looked.push(url);
             let verbs: Vec<_> = Verb::of_paths()
                 .filter(|verb| self.permits_path(principal, request, inputs, *verb, url))
                 .map(Verb::as_str)
                 .collect();
             let verbs = verbs.join(", ");
-            let said = |(_, urls): &(_, Vec<&str>)| urls.contains(&url);
-            if verbs.is_empty() || places.iter().any(said) {
+            if verbs.is_empty() {
                 continue;
             }
             length += url.len();

@@ -69,6 +69,14 @@ impl ResponseWindow {
     const fn of_connection(self) -> u32 {
         self.bytes() * STREAMS_PER_CONNECTION as u32
     }
+
+    /// How many connections of this size all threads together have at most.
+    const fn connections(self) -> usize {
+        match self {
+            ResponseWindow::Large => MAX_CONNECTIONS,
+            ResponseWindow::Small => MAX_SMALL_CONNECTIONS,
+        }
+    }
 }
 
 /// What is buffered per stream towards the API server; beyond it the client is made to wait.
@@ -76,6 +84,10 @@ const SEND_BUFFER: usize = 64 * 1024;
 
 /// All connections together: 25,600 watches. Beyond it requests are refused; the node has other things to do.
 const MAX_CONNECTIONS: usize = 256;
+
+/// Those of [`ResponseWindow::Small`] among them. Only pods with many responses under way use them, so 96 stay for the others,
+/// however many such pods there are.
+const MAX_SMALL_CONNECTIONS: usize = 160;
 
 /// Connections of tunnels (exec, attach, port-forward), apart from the others: a node full of tunnels still answers requests.
 const MAX_TUNNELS: usize = 1024;
@@ -142,6 +154,8 @@ pub(in crate::upstream) struct Pool {
     waiting: Waiting,
     speaks_http1: AtomicBool,
     connections: Arc<AtomicUsize>,
+    /// Those among them that have this pool's window.
+    alike: Arc<AtomicUsize>,
     tunnels: Arc<AtomicUsize>,
     began: Instant,
 }
@@ -188,7 +202,8 @@ impl Pools {
     pub(in crate::upstream) fn for_threads(connector: Connector, threads: NonZeroUsize) -> Arc<[Pools]> {
         let (connector, connections) = (Arc::new(connector), Arc::new(AtomicUsize::new(0)));
         let tunnels = Arc::new(AtomicUsize::new(0));
-        let pool = |window| Pool {
+        let (large, small) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let pool = |window, alike| Pool {
             connector: Arc::clone(&connector),
             window,
             http2: ArcSwap::from_pointee(Vec::new()),
@@ -196,12 +211,13 @@ impl Pools {
             waiting: Waiting::default(),
             speaks_http1: AtomicBool::new(false),
             connections: Arc::clone(&connections),
+            alike: Arc::clone(alike),
             tunnels: Arc::clone(&tunnels),
             began: Instant::now(),
         };
         let pools = || Pools {
-            large: Arc::new(pool(ResponseWindow::Large)),
-            small: Arc::new(pool(ResponseWindow::Small)),
+            large: Arc::new(pool(ResponseWindow::Large, &large)),
+            small: Arc::new(pool(ResponseWindow::Small, &small)),
         };
         (0..threads.get()).map(|_| pools()).collect()
     }
@@ -336,7 +352,10 @@ impl Pool {
 
     /// Makes a connection, with a lease on it.
     async fn open(self: &Arc<Pool>) -> Result<ConnectionLease, SendError> {
-        let counted = Counted::of(&self.connections, MAX_CONNECTIONS)?;
+        let counted = (
+            Counted::of(&self.connections, MAX_CONNECTIONS)?,
+            Counted::of(&self.alike, self.window.connections())?,
+        );
         let session = self.connector.connect(false).await?;
         let (generation, credential) = (session.generation, session.credential);
         let io = TokioIo::new(session.stream);

@@ -495,3 +495,19 @@ async fn a_connection_with_an_unfinished_body_serves_nobody_else() {
     assert_eq!(server.connections(), 2);
     drop(near);
 }
+
+/// Were all connections theirs, nobody else could send: no stream of theirs is for a response with a large window.
+#[tokio::test]
+async fn pods_with_many_responses_leave_connections_to_the_others() {
+    let server = Server::http2(|_: &Got| Does::Answer).await;
+    let mut held = Vec::new();
+    for number in 0..16_000 {
+        // Each pod has as many as one may have.
+        let lease = tokio::time::timeout(LIMIT, server.small.lease(PodKey(number / 8192))).await;
+        held.push(lease.expect("in time").expect("a stream"));
+    }
+    let further = tokio::time::timeout(LIMIT, server.small.lease(PodKey(2))).await;
+    assert!(matches!(further.expect("in time"), Err(SendError::Exhausted)));
+    let other = tokio::time::timeout(LIMIT, server.pool.lease(PodKey(99))).await;
+    assert!(other.expect("in time").is_ok());
+}

@@ -55,6 +55,8 @@ type Script = dyn Fn(&Got) -> Does + Send + Sync;
 /// The server, and the pool that leads to it.
 pub(super) struct Server {
     pub(super) pool: Arc<Pool>,
+    /// The pool beside it, whose streams have a small window.
+    pub(super) small: Arc<Pool>,
     got: Arc<Mutex<Vec<Got>>>,
     connections: Arc<AtomicUsize>,
     pause: Arc<Mutex<Duration>>,
@@ -117,8 +119,10 @@ impl Server {
         let credentials = Credentials::open(files.certificate, token).expect("credentials");
         let url = format!("https://{address}").parse().expect("a URL");
         let connector = Connector::new(&url, None, credentials).expect("a connector");
+        let pools = Pools::for_threads(connector, NonZeroUsize::MIN);
         let server = Server {
-            pool: Arc::clone(&Pools::for_threads(connector, NonZeroUsize::MIN)[0].large),
+            pool: Arc::clone(&pools[0].large),
+            small: Arc::clone(&pools[0].small),
             got: Arc::default(),
             connections: Arc::default(),
             pause: Arc::default(),
