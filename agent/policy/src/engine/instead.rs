@@ -69,10 +69,13 @@ impl PolicySet {
         else {
             return self.paths_instead(principal, request, inputs);
         };
+        // No built-in reads the command, which may be long and would be copied for each verb.
+        let mut bare = request.clone();
+        bare.exec = None;
         let passing = |elsewhere: bool| {
             Verb::of_resources()
                 .filter(|verb| {
-                    let other = with_verb(request, *verb, elsewhere);
+                    let other = with_verb(&bare, *verb, elsewhere);
                     !builtin.fires(&other, &self.own_namespace, &self.labelled)
                 })
                 .fold(VerbSet::default(), VerbSet::with)

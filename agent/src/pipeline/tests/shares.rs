@@ -269,8 +269,8 @@ async fn a_read_that_goes_on_is_noted_once_and_ends_with_its_permission() {
     assert_eq!(world.ended(1).await.len(), 1);
 }
 
-/// Asks for so many answers with this query over one HTTP/2 connection, and lets nothing of them come.
-async fn ask_and_take_nothing(world: &World, count: usize, query: &str) -> Vec<hyper::body::Incoming> {
+/// An HTTP/2 client that lets nothing of an answer's body come.
+async fn that_takes_nothing(world: &World) -> http2::SendRequest<Empty<Bytes>> {
     let stream = TokioIo::new(world.stream_of(b"h2").await);
     let (sender, connection) = http2::Builder::new(TokioExecutor::new())
         .initial_stream_window_size(0)
@@ -278,6 +278,12 @@ async fn ask_and_take_nothing(world: &World, count: usize, query: &str) -> Vec<h
         .await
         .expect("HTTP/2");
     tokio::spawn(connection);
+    sender
+}
+
+/// Asks for so many answers with this query over one HTTP/2 connection, and lets nothing of them come.
+async fn ask_and_take_nothing(world: &World, count: usize, query: &str) -> Vec<hyper::body::Incoming> {
+    let sender = that_takes_nothing(world).await;
     let mut bodies = Vec::new();
     for _ in 0..count {
         let uri = format!("https://kubernetes.default.svc/api/v1/namespaces/n/pods?{query}");
@@ -337,13 +343,7 @@ async fn watches_leave_large_windows_to_lists() {
 #[tokio::test]
 async fn of_the_responses_that_nobody_takes_a_pod_keeps_so_many() {
     let world = World::new().await;
-    let stream = TokioIo::new(world.stream_of(b"h2").await);
-    let (sender, connection) = http2::Builder::new(TokioExecutor::new())
-        .initial_stream_window_size(0)
-        .handshake::<_, Empty<Bytes>>(stream)
-        .await
-        .expect("HTTP/2");
-    tokio::spawn(connection);
+    let sender = that_takes_nothing(&world).await;
     let mut bodies = Vec::new();
     for _ in 0..131 {
         let request = Request::get(format!("https://kubernetes.default.svc{LONG}"));
