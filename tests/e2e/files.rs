@@ -255,15 +255,30 @@ fn an_api_server_out_of_reach_is_503(world: &mut World) -> Result<()> {
     world.worker(GET_SEED)?.good().map(drop)
 }
 
+/// Whether the token's account may impersonate the user of the pod `worker`.
+const MAY_IMPERSONATE: &str = r#"{"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "spec": {
+    "user": "system:serviceaccount:picket-system:node",
+    "resourceAttributes": {"verb": "impersonate:user-info", "group": "authentication.k8s.io", "resource": "users", "name": "agent:worker"}}}"#;
+
 /// A service account's token instead of a certificate, replaced while the agent runs; and records on standard output.
 fn a_token_file_works_too(world: &mut World) -> Result<()> {
     world.cluster.apply(include_str!("files/token.yaml"))?;
     let token = world.agent.dir().join("token");
     let renew = |world: &World| -> Result<()> {
         let text = world.admin(&["create", "token", "node", "-n", "picket-system"])?;
-        Ok(std::fs::write(world.agent.dir().join("token"), text)?)
+        // In one step, as a kubelet does it: the agent never reads half of it.
+        let fresh = world.agent.dir().join("token.fresh");
+        std::fs::write(&fresh, text)?;
+        Ok(std::fs::rename(fresh, world.agent.dir().join("token"))?)
     };
     renew(world)?;
+    // The API server's authorizer learns of a new binding from its own watch.
+    until(|| {
+        let arguments = ["create", "-f", "-", "-o", "jsonpath={.status.allowed}"];
+        let answer = world.cluster.kubectl_stdin(&arguments, MAY_IMPERSONATE)?;
+        Ok((answer.stdout == b"true").then_some(()))
+    })
+    .context("the token's account may not impersonate the agent")?;
     let change = |config: &mut Value| {
         config["audit"]["sinks"] = serde_json::json!([{"name": "out", "stdout": {}}]);
         let upstream = &mut config["upstream"];

@@ -203,7 +203,8 @@ fn lists(log: &Since, agent: &str) -> Result<usize> {
     Ok(listed.len())
 }
 
-/// Fifty informers of client-go, through Picket and direct, while the API server is cut off for 40 s.
+/// Fifty informers of client-go, through Picket and direct, while the API server is cut off for 40 s. Those through Picket never
+/// list anew; those that go direct are the measure beside them.
 fn informers_do_not_list_anew_after_an_outage(world: &mut World) -> Result<()> {
     const WHO: [(&str, &str); 2] = [("agents", "informers-picket"), ("direct", "informers-direct")];
     let has = |namespace: &str, what: &str| -> Result<Option<()>> {
@@ -250,9 +251,7 @@ fn informers_do_not_list_anew_after_an_outage(world: &mut World) -> Result<()> {
     let [through, direct] = counts;
     let (through, direct) = (through?, direct?);
     eprintln!("new lists of 50 informers: {through} through Picket, {direct} direct");
-    ensure!(
-        through == 0 && direct == 0,
-        "{through} new lists, {direct} direct"
-    );
+    // Direct, client-go lists anew now and then: where a dial ends in another error than a refused connection.
+    ensure!(through == 0, "{through} new lists, {direct} direct");
     follows_its_objects(world)
 }
