@@ -276,7 +276,7 @@ impl App {
 /// Begins an upgrade, where another agent runs on the node.
 ///
 /// # Errors
-/// Where the other agent refuses; and where the objects are not valid, since it keeps serving by a set that is. It is not asked for
+/// Where the other agent refuses or does not answer; and where the objects are not valid, since it keeps serving by a set that is. It is not asked for
 /// anything then: a start that is tried again and again would have it pause each time.
 async fn successor(
     config: &Config,
@@ -287,7 +287,7 @@ async fn successor(
     let Some(reason) = store.why_deny_all() else {
         return Ok(upgrade::request(&socket, &config.node_name, LAYOUT, limit, metrics).await?);
     };
-    if upgrade::has_predecessor(&socket, limit).await {
+    if upgrade::has_predecessor(&socket, limit).await? {
         bail!("upgrade failed: the predecessor keeps serving, because the objects are not valid: {reason}");
     }
     Ok(None)

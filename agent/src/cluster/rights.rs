@@ -2,13 +2,15 @@
 //!
 //! In: a client, and rights in RBAC's words. Out: those of them that it lacks, or why the API server did not say.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use k8s_openapi::api::authorization::v1::{
-    ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
+    ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec, SelfSubjectRulesReview,
+    SelfSubjectRulesReviewSpec,
 };
 use kube::api::PostParams;
 use kube::{Api, Client};
@@ -21,8 +23,9 @@ const LIMIT: Duration = Duration::from_secs(8);
 /// Questions under way at once.
 const AT_ONCE: usize = 8;
 
-/// Most rights that are asked about. A node with more grants gets an answer about the first.
-pub const MAX_RIGHTS: usize = 256;
+/// Most rights that are asked about, which is what a slow API server answers within the limit. A node with more grants gets an
+/// answer about the first.
+pub const MAX_RIGHTS: usize = 512;
 
 /// A credential in files of its own, as the agent uses it for the requests of AI agents.
 #[derive(Debug, Clone)]
@@ -139,33 +142,17 @@ impl Right {
     }
 }
 
-/// Something that one of several rights is enough for, such as the verb of an older release.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Need {
-    /// What it is, for people.
-    pub what: String,
-    /// The rights.
-    pub any_of: Vec<Right>,
-}
-
-/// Those of the needs that a client's credential does not meet.
+/// Those of the rights that a client's credential lacks.
 ///
 /// # Errors
-/// [`ReviewError`] where the API server does not say; at least one question is asked, so that it is tried in any case.
-pub async fn lacking<'n>(client: &Client, needs: &'n [Need]) -> Result<Vec<&'n Need>, ReviewError> {
+/// [`ReviewError`] where the API server does not say. Ask for one right at least, so that the credential is tried.
+pub async fn lacking<'r>(
+    client: &Client,
+    rights: impl IntoIterator<Item = &'r Right>,
+) -> Result<BTreeSet<&'r Right>, ReviewError> {
     let api: Api<SelfSubjectAccessReview> = Api::all(client.clone());
-    let asking = stream::iter(needs.iter().take(MAX_RIGHTS))
-        .map(|need| {
-            let api = &api;
-            async move {
-                for right in &need.any_of {
-                    if is_allowed(api, right).await? {
-                        return Ok(None);
-                    }
-                }
-                Ok(Some(need))
-            }
-        })
+    let asking = stream::iter(rights)
+        .map(async |right| Ok((!is_allowed(&api, right).await?).then_some(right)))
         .buffered(AT_ONCE)
         .try_filter_map(async |lacks| Ok(lacks))
         .try_collect();
@@ -184,4 +171,54 @@ async fn is_allowed(api: &Api<SelfSubjectAccessReview>, right: &Right) -> Result
         }
         Err(error) => Err(ReviewError::Unreachable(printable(&error))),
     }
+}
+
+/// What else the API server says of a list of rules that lacks those of its node authorizer. That gives rights to kubelets, and
+/// none to impersonate.
+const WITHOUT_NODE_RULES: &str = "node authorizer does not support user rule resolution";
+
+/// The namespace whose rules are listed; with them come those for every namespace.
+const LISTED_NAMESPACE: &str = "default";
+
+/// The verbs that a credential has on some resource: for every namespace, or in `default`.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct RuleVerbs {
+    /// The verbs. `*` is every verb.
+    pub verbs: BTreeSet<String>,
+    /// Whether these are all: some authorizers do not list what they allow.
+    pub complete: bool,
+}
+
+/// The verbs of the rules that a client's credential has; none, and not complete, where the API server lists no rules.
+///
+/// # Errors
+/// [`ReviewError`] where the credential is not accepted, or nobody answers.
+pub async fn rule_verbs(client: &Client) -> Result<RuleVerbs, ReviewError> {
+    let api: Api<SelfSubjectRulesReview> = Api::all(client.clone());
+    let review = SelfSubjectRulesReview {
+        spec: SelfSubjectRulesReviewSpec {
+            namespace: Some(LISTED_NAMESPACE.to_owned()),
+        },
+        ..SelfSubjectRulesReview::default()
+    };
+    let parameters = PostParams::default();
+    let answer = tokio::time::timeout(LIMIT, api.create(&parameters, &review)).await;
+    let status = match answer {
+        Ok(Ok(review)) => review.status.unwrap_or_default(),
+        Ok(Err(kube::Error::Api(status))) if status.code == 401 => {
+            return Err(ReviewError::Unauthorized(status.message.clone()));
+        }
+        Ok(Err(kube::Error::Api(_))) => return Ok(RuleVerbs::default()),
+        Ok(Err(error)) => return Err(ReviewError::Unreachable(printable(&error))),
+        Err(_) => return Err(ReviewError::Silent),
+    };
+    let without_nodes = status.evaluation_error.as_deref() == Some(WITHOUT_NODE_RULES);
+    Ok(RuleVerbs {
+        verbs: status
+            .resource_rules
+            .into_iter()
+            .flat_map(|rule| rule.verbs)
+            .collect(),
+        complete: !status.incomplete || without_nodes,
+    })
 }

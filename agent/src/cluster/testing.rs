@@ -34,23 +34,45 @@ impl Connector {
     }
 }
 
-/// An API server that answers each review of rights by the resource's attributes, or with a code in place of an answer; the URL.
+/// An API server that answers each review of rights by the resource's attributes, or with a code in place of an answer; the URL. It
+/// lists one rule, of every verb.
 pub(crate) async fn reviewing(
     answer: impl Fn(&serde_json::Value) -> Result<bool, u16> + Send + Sync + 'static,
+) -> String {
+    reviewing_with_rules(answer, rules(&["*"], None)).await
+}
+
+/// The status of a review of rules with these verbs, which is incomplete where an authorizer says why.
+pub(crate) fn rules(verbs: &[&str], incomplete: Option<&str>) -> serde_json::Value {
+    serde_json::json!({
+        "resourceRules": [{"verbs": verbs, "apiGroups": ["*"], "resources": ["*"]}], "nonResourceRules": [],
+        "incomplete": incomplete.is_some(), "evaluationError": incomplete.unwrap_or_default(),
+    })
+}
+
+/// The same with this answer to a review of rules.
+pub(crate) async fn reviewing_with_rules(
+    answer: impl Fn(&serde_json::Value) -> Result<bool, u16> + Send + Sync + 'static,
+    rules: serde_json::Value,
 ) -> String {
     use http_body_util::BodyExt as _;
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let server = format!("http://{}", listener.local_addr().unwrap());
-    let answer = Arc::new(answer);
+    let (answer, rules) = (Arc::new(answer), Arc::new(rules));
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            let answer = Arc::clone(&answer);
+            let (answer, rules) = (Arc::clone(&answer), Arc::clone(&rules));
             let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
-                let answer = Arc::clone(&answer);
+                let (answer, rules) = (Arc::clone(&answer), Arc::clone(&rules));
                 async move {
                     let body = request.into_body().collect().await?.to_bytes();
                     let mut review: serde_json::Value = serde_json::from_slice(&body).unwrap();
+                    let is_list = review["kind"] == "SelfSubjectRulesReview";
                     let (code, object) = match answer(&review["spec"]["resourceAttributes"]) {
+                        Ok(_) if is_list => {
+                            review["status"] = (*rules).clone();
+                            (201, review)
+                        }
                         Ok(allowed) => {
                             review["status"] = serde_json::json!({ "allowed": allowed });
                             (201, review)

@@ -18,6 +18,10 @@
 //! A successor whose objects are not valid sends `Probe` alone. An agent that serves answers and goes on, and the successor
 //! ends.
 //!
+//! An agent that accepts a connection on the upgrade socket counts as running, even if it says nothing: it serves one successor at a
+//! time, and another waits in the queue. The newcomer then ends with an error that names the process. A predecessor that hangs is
+//! its supervisor's to end, or the operator's: its end closes the socket, and the next start is the first agent's.
+//!
 //! A connection goes to whichever of the two accepts it, and its flow with it. Each message but the first answers one: never do
 //! both detach the other's programs. Where the successor ends before `ProgramsReplaced`, the predecessor keeps serving as
 //! before.

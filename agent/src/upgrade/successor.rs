@@ -2,10 +2,11 @@
 //!
 //! In: the upgrade socket. Out: the predecessor's listeners, and the predecessor's track of the agent's phase.
 
+use std::fmt;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::UnixStream;
 use tokio::time::timeout;
@@ -16,7 +17,7 @@ use super::{InheritedListeners, LISTENERS_MAX, ListenerOffer, MESSAGE_TIMEOUT, O
 use crate::audit::AuditLog;
 use crate::runtime::phase::{Phase, PhaseControl};
 
-/// How long a successor's request takes at most, all in all: an agent must start whatever is at the other end.
+/// How long a successor's request takes at most: a start must come to an end, well within a supervisor's limit for it.
 pub(crate) const REQUEST_LIMIT: Duration = Duration::from_secs(15);
 
 /// How long a predecessor may take until it accepts no more, once told that this agent serves.
@@ -37,6 +38,47 @@ pub(crate) enum UpgradeFailed {
     /// A message of the predecessor is none.
     #[error("upgrade failed: the predecessor's message cannot be read: {0}")]
     Unreadable(ProtocolError),
+    /// An agent holds the upgrade socket and does not answer.
+    #[error("upgrade failed: {holder} holds {} and did not answer within {limit:?}: {holder} upgrades to another agent, or hangs; \
+             wait until that upgrade has ended, or end {holder}, and start this agent again", socket.display())]
+    Silent {
+        /// Which process.
+        holder: SocketHolder,
+        /// The upgrade socket.
+        socket: PathBuf,
+        /// How long it was waited for.
+        limit: Duration,
+    },
+    /// An agent holds the upgrade socket, and nothing can be taken over from it.
+    #[error("upgrade failed: {holder} holds {}, and its listeners cannot be used: {reason}", socket.display())]
+    Unusable {
+        /// Which process.
+        holder: SocketHolder,
+        /// The upgrade socket.
+        socket: PathBuf,
+        /// What it did.
+        reason: String,
+    },
+}
+
+/// The process that made a socket, where it is of this PID namespace.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SocketHolder(Option<i32>);
+
+impl SocketHolder {
+    fn of(stream: &UnixStream) -> Self {
+        let credentials = stream.peer_cred().ok();
+        Self(credentials.and_then(|peer| peer.pid()).filter(|pid| *pid > 0))
+    }
+}
+
+impl fmt::Display for SocketHolder {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(pid) => write!(out, "process {pid}"),
+            None => out.write_str("a process of another PID namespace"),
+        }
+    }
 }
 
 /// Why there is nothing to take over.
@@ -64,11 +106,12 @@ pub(crate) struct Successor {
     pub(crate) inherited: Arc<InheritedListeners>,
 }
 
-/// Asks the agent behind the socket for its listeners, for so long at most; `None` where no agent runs, or none that can
-/// transfer anything.
+/// Asks the agent behind the socket for its listeners, for so long at most; `None` where no agent runs.
+///
+/// An agent that holds the socket counts as running, whatever it says or does not say: it may be in an upgrade to another agent.
 ///
 /// # Errors
-/// [`UpgradeFailed::Refused`].
+/// [`UpgradeFailed`] where an agent runs, and this one cannot take its place.
 pub(crate) async fn request(
     socket: &Path,
     node: &str,
@@ -76,14 +119,48 @@ pub(crate) async fn request(
     limit: Duration,
     metrics: &UpgradeMetrics,
 ) -> Result<Option<Successor>, UpgradeFailed> {
-    let asked = timeout(limit, async {
-        let stream = UnixStream::connect(socket).await.map_err(ProtocolError::from)?;
-        take(stream, node, layout).await
-    });
-    match asked.await {
-        Ok(Ok(successor)) => Ok(Some(successor)),
-        Ok(Err(RequestError::Refused(refused))) => Err(refused),
-        Ok(Err(RequestError::Protocol(ProtocolError::Io(error))))
+    let began = Instant::now();
+    let Some((stream, holder)) = connected(socket, limit).await? else {
+        return Ok(None);
+    };
+    let left = limit.saturating_sub(began.elapsed());
+    let asked = timeout(left, take(stream, node, layout)).await;
+    let error = match asked.unwrap_or_else(|elapsed| Err(elapsed.into())) {
+        Ok(successor) => return Ok(Some(successor)),
+        Err(error) => error,
+    };
+    metrics.ended(Role::Successor, false);
+    match error {
+        RequestError::Refused(refused) => Err(refused),
+        RequestError::Silent(_) => Err(silent(holder, socket, limit)),
+        // Its process may have ended; then nobody accepts any more.
+        RequestError::Protocol(ProtocolError::Closed | ProtocolError::Io(_))
+            if connected(socket, limit).await?.is_none() =>
+        {
+            tracing::warn!(%error, "upgrade failed: the predecessor ended, and this agent starts without it");
+            Ok(None)
+        }
+        error => Err(UpgradeFailed::Unusable {
+            holder,
+            socket: socket.to_owned(),
+            reason: error.to_string(),
+        }),
+    }
+}
+
+/// A connection to the agent behind the socket, and its process. `None` where no agent runs: only a socket that is missing or that
+/// nobody listens at says so.
+async fn connected(
+    socket: &Path,
+    limit: Duration,
+) -> Result<Option<(UnixStream, SocketHolder)>, UpgradeFailed> {
+    let unknown = SocketHolder(None);
+    match timeout(limit, UnixStream::connect(socket)).await {
+        Ok(Ok(stream)) => {
+            let holder = SocketHolder::of(&stream);
+            Ok(Some((stream, holder)))
+        }
+        Ok(Err(error))
             if matches!(
                 error.kind(),
                 io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
@@ -92,35 +169,45 @@ pub(crate) async fn request(
             tracing::debug!("no predecessor runs");
             Ok(None)
         }
-        Ok(Err(error)) => {
-            metrics.ended(Role::Successor, false);
-            tracing::warn!(%error, "upgrade failed: the predecessor's listeners cannot be used");
-            Ok(None)
-        }
-        Err(_) => {
-            metrics.ended(Role::Successor, false);
-            tracing::warn!("upgrade failed: the predecessor did not answer within {limit:?}");
-            Ok(None)
-        }
+        // Its queue of connections is full, most likely.
+        Ok(Err(error)) => Err(UpgradeFailed::Unusable {
+            holder: unknown,
+            socket: socket.to_owned(),
+            reason: error.to_string(),
+        }),
+        Err(_) => Err(silent(unknown, socket, limit)),
     }
 }
 
-/// Whether an agent that serves is behind the socket, for one that cannot replace it: the agent there is not disturbed, however often
-/// it is asked. One that does not answer within the limit is stuck and counts as none.
-pub(crate) async fn has_predecessor(socket: &Path, limit: Duration) -> bool {
+fn silent(holder: SocketHolder, socket: &Path, limit: Duration) -> UpgradeFailed {
+    UpgradeFailed::Silent {
+        holder,
+        socket: socket.to_owned(),
+        limit,
+    }
+}
+
+/// Whether an agent is behind the socket, for one that cannot replace it: the agent there is not disturbed, however often it is
+/// asked.
+///
+/// # Errors
+/// [`UpgradeFailed::Silent`] where one holds the socket and does not answer: it upgrades to another agent, or hangs.
+pub(crate) async fn has_predecessor(socket: &Path, limit: Duration) -> Result<bool, UpgradeFailed> {
+    let Some((stream, holder)) = connected(socket, limit).await? else {
+        return Ok(false);
+    };
     let asked = timeout(limit, async {
-        let Ok(stream) = UnixStream::connect(socket).await else {
-            return false;
-        };
         let sent = send(&stream, &Message::Probe, &[]).await;
-        // Whatever comes is a sign of life, and the end of the connection too: an agent before this message ends it.
-        let _answer = receive(&stream).await;
-        sent.is_ok()
+        // Whatever comes is a sign of life. An agent before this message ends the connection.
+        let answer = receive(&stream).await;
+        sent.is_ok() && answer.is_ok()
     });
-    asked.await.unwrap_or_else(|_| {
-        tracing::warn!("the predecessor did not answer within {limit:?}, and counts as none");
-        false
-    })
+    match asked.await {
+        Ok(true) => Ok(true),
+        // The process may have ended as well; then nobody accepts any more.
+        Ok(false) => Ok(connected(socket, limit).await?.is_some()),
+        Err(_) => Err(silent(holder, socket, limit)),
+    }
 }
 
 async fn take(stream: UnixStream, node: &str, layout: u64) -> Result<Successor, RequestError> {

@@ -459,24 +459,17 @@ async fn nothing_at_the_other_end_hangs_a_start() {
         "descriptors that are missing",
         "descriptors of nothing",
     ] {
+        let asked = request(&path, "node-a", LAYOUT, REQUEST_LIMIT, &metrics()).await;
         assert!(
-            request(&path, "node-a", LAYOUT, REQUEST_LIMIT, &metrics())
-                .await
-                .unwrap()
-                .is_none(),
-            "{what}"
+            matches!(asked, Err(UpgradeFailed::Unusable { .. })),
+            "{what}: {asked:?}"
         );
     }
     // And one that says nothing at all.
     let _silent = odd.await.unwrap();
     let soon = Duration::from_millis(100);
-    assert!(
-        request(&path, "node-a", LAYOUT, soon, &metrics())
-            .await
-            .unwrap()
-            .is_none(),
-        "silence"
-    );
+    let asked = request(&path, "node-a", LAYOUT, soon, &metrics()).await;
+    assert!(matches!(asked, Err(UpgradeFailed::Silent { .. })), "{asked:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -495,7 +488,7 @@ async fn whatever_becomes_of_its_tasks_a_newer_agent_is_there_until_its_process_
 async fn a_successor_that_cannot_replace_the_older_agent_asks_without_pausing_it() {
     let older = Older::start(1, false).await;
     for _ in 0..20 {
-        assert!(has_predecessor(&older.socket(), REQUEST_LIMIT).await);
+        assert!(has_predecessor(&older.socket(), REQUEST_LIMIT).await.unwrap());
     }
     assert_eq!((*older.rests.borrow(), older.has_lent()), (0, false));
     // The next one is served as any.
@@ -503,13 +496,21 @@ async fn a_successor_that_cannot_replace_the_older_agent_asks_without_pausing_it
 }
 
 #[tokio::test]
-async fn an_agent_counts_as_running_if_it_shows_a_sign_of_life() {
+async fn an_agent_counts_as_running_while_its_socket_accepts() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("upgrade.sock");
     let short = Duration::from_millis(200);
-    assert!(!has_predecessor(&socket, short).await, "there is no socket");
+    let runs = async |limit| has_predecessor(&socket, limit).await;
+    assert!(!runs(short).await.unwrap(), "there is no socket");
     let listener = tokio::net::UnixListener::bind(&socket).unwrap();
-    assert!(!has_predecessor(&socket, short).await, "nobody answers");
+    // Stopped, deadlocked or busy: whether it will serve again is not known.
+    let said = runs(short).await.unwrap_err().to_string();
+    let pid = std::process::id();
+    assert!(
+        said.contains(&format!("process {pid} holds {}", socket.display())),
+        "{said}"
+    );
+    assert!(said.contains(&format!("or end process {pid}")), "{said}");
     // As an agent does that is older than the message.
     let closing = async {
         // The one that waited before is still in the queue.
@@ -518,8 +519,45 @@ async fn an_agent_counts_as_running_if_it_shows_a_sign_of_life() {
             let _said = receive(&stream).await;
         }
     };
-    let (runs, ()) = tokio::join!(has_predecessor(&socket, REQUEST_LIMIT), closing);
-    assert!(runs);
+    let (answer, ()) = tokio::join!(runs(REQUEST_LIMIT), closing);
+    assert!(answer.unwrap());
     drop(listener);
-    assert!(!has_predecessor(&socket, short).await, "a socket that was left");
+    assert!(!runs(short).await.unwrap(), "a socket that was left");
+}
+
+/// One upgrade at a time: whoever comes meanwhile waits in the socket's queue.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_comes_during_anothers_upgrade_does_not_start_as_the_first() {
+    let older = Older::start(1, false).await;
+    let successor = older.transfers(LAYOUT).await;
+    let short = Duration::from_millis(200);
+    let probed = has_predecessor(&older.socket(), short).await;
+    assert!(matches!(probed, Err(UpgradeFailed::Silent { .. })), "{probed:?}");
+    let asked = request(&older.socket(), "node-a", LAYOUT, short, &metrics()).await;
+    assert!(matches!(asked, Err(UpgradeFailed::Silent { .. })), "{asked:?}");
+    // Nor does it disturb the two.
+    assert!(older.has_lent());
+    drop(successor);
+}
+
+/// As a process does that is killed before it answers.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_ends_before_it_answers_is_none() {
+    for probes in [true, false] {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("upgrade.sock");
+        let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+        let ending = tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            let _said = receive(&stream).await;
+            drop(listener);
+        });
+        if probes {
+            assert!(!has_predecessor(&socket, REQUEST_LIMIT).await.unwrap());
+        } else {
+            let asked = request(&socket, "node-a", LAYOUT, REQUEST_LIMIT, &metrics()).await;
+            assert!(asked.unwrap().is_none());
+        }
+        ending.await.unwrap();
+    }
 }

@@ -4,6 +4,7 @@
 //! (credentials.rs has those at the API server), and an exit code that tells whether Picket works here.
 
 mod credentials;
+mod needs;
 
 use std::ffi::OsStr;
 use std::io::{self, Write as _};
