@@ -521,6 +521,12 @@ async fn an_agent_counts_as_running_while_its_socket_accepts() {
     };
     let (answer, ()) = tokio::join!(runs(REQUEST_LIMIT), closing);
     assert!(answer.unwrap());
+    let closing = async { drop(listener.accept().await.unwrap()) };
+    let metrics = metrics();
+    let asking = request(&socket, "node-a", LAYOUT, REQUEST_LIMIT, &metrics);
+    // The probe's second look waits in the queue as well.
+    let (asked, (), ()) = tokio::join!(asking, async { drop(listener.accept().await) }, closing);
+    assert!(matches!(asked, Err(UpgradeFailed::Unusable { .. })), "{asked:?}");
     drop(listener);
     assert!(!runs(short).await.unwrap(), "a socket that was left");
 }
