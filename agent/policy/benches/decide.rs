@@ -9,7 +9,7 @@ use std::sync::Arc;
 use criterion::{Criterion, criterion_group, criterion_main};
 use http::{HeaderMap, Method, Uri};
 use jiff::Timestamp;
-use picket_policy::{Inputs, KubeRequest, PolicySet, Principal, Recheck, read_documents};
+use picket_policy::{Inputs, KubeRequest, PolicySet, Principal, PrincipalOrigin, Recheck, read_documents};
 
 const RULES: usize = 1000;
 
@@ -48,7 +48,12 @@ impl Setting {
         let documents = read_documents("bench.yaml", &text).expect("valid documents");
         let set = PolicySet::compile(documents).expect("a policy set");
         let identity = Arc::clone(&set.identities()[0]);
-        let principal = Principal::new(identity, "ns", "p", "pod", Timestamp::UNIX_EPOCH);
+        let principal = Principal::new(
+            identity,
+            PrincipalOrigin::pod("ns", "p"),
+            "pod",
+            Timestamp::UNIX_EPOCH,
+        );
         Self {
             principal: principal.expect("an active identity"),
             set,

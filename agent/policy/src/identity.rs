@@ -1,12 +1,13 @@
 //! Agents: an identity as it was read and checked, and the principal that a request comes from.
 //!
-//! In: an AgentIdentity, the pod that was attested as it, the time. Out: a [`Principal`], or why it may not act now.
+//! In: an AgentIdentity, the caller that was attested as it, the time. Out: a [`Principal`], or why it may not act now.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use crate::api::v1alpha1::{AgentIdentity, PodAttest, State};
+use crate::api::v1alpha1::{AgentIdentity, Attest, State};
 
 /// An AgentIdentity that was read and checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,8 +24,8 @@ pub struct Identity {
     pub expires_at: Option<Timestamp>,
     /// By this moment someone should look at it again.
     pub review_by: Option<Timestamp>,
-    /// The pods that are this agent.
-    pub pod: PodAttest,
+    /// How its workload is recognised; all that is given must hold.
+    pub attest: Attest,
 }
 
 impl Identity {
@@ -44,7 +45,7 @@ impl From<AgentIdentity> for Identity {
             state: object.spec.state,
             expires_at: object.spec.expires_at,
             review_by: object.spec.review_by,
-            pod: object.spec.attest.pod,
+            attest: object.spec.attest,
         }
     }
 }
@@ -76,32 +77,57 @@ impl Standing {
     }
 }
 
-/// The agent that a request comes from: an identity that was active when the principal was made, in one pod.
+/// Where a principal's requests come from.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum PrincipalOrigin {
+    /// A pod that Picket enforces on this node.
+    Pod {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+    },
+    /// A client of the gateway, which is no enforced pod.
+    Gateway {
+        /// Its address.
+        peer: IpAddr,
+    },
+}
+
+impl PrincipalOrigin {
+    /// A pod's.
+    #[must_use]
+    pub fn pod(namespace: &str, name: &str) -> Self {
+        Self::Pod {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+        }
+    }
+}
+
+/// The agent that a request comes from: an identity that was active when the principal was made, in one pod or at the gateway.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Principal {
     identity: Arc<Identity>,
-    namespace: String,
-    pod: String,
+    origin: PrincipalOrigin,
     attestation: &'static str,
 }
 
 impl Principal {
-    /// The principal of an identity in a pod; `attestation` says how the identity was proven.
+    /// The principal of an identity at its origin; `attestation` says how the identity was proven.
     ///
     /// # Errors
     /// The identity's standing, where the identity may not act at `now`.
     pub fn new(
         identity: Arc<Identity>,
-        namespace: &str,
-        pod: &str,
+        origin: PrincipalOrigin,
         attestation: &'static str,
         now: Timestamp,
     ) -> Result<Self, Standing> {
         match identity.standing(now) {
             Standing::Active => Ok(Self {
                 identity,
-                namespace: namespace.to_owned(),
-                pod: pod.to_owned(),
+                origin,
                 attestation,
             }),
             standing => Err(standing),
@@ -126,16 +152,28 @@ impl Principal {
         &self.identity.groups
     }
 
-    /// The namespace that the agent's pod runs in.
+    /// Where its requests come from.
     #[must_use]
-    pub fn namespace(&self) -> &str {
-        &self.namespace
+    pub fn origin(&self) -> &PrincipalOrigin {
+        &self.origin
     }
 
-    /// The agent's pod.
+    /// The namespace that the agent's pod runs in; `None` for a client of the gateway.
     #[must_use]
-    pub fn pod(&self) -> &str {
-        &self.pod
+    pub fn namespace(&self) -> Option<&str> {
+        match &self.origin {
+            PrincipalOrigin::Pod { namespace, .. } => Some(namespace),
+            PrincipalOrigin::Gateway { .. } => None,
+        }
+    }
+
+    /// The agent's pod; `None` for a client of the gateway.
+    #[must_use]
+    pub fn pod(&self) -> Option<&str> {
+        match &self.origin {
+            PrincipalOrigin::Pod { name, .. } => Some(name),
+            PrincipalOrigin::Gateway { .. } => None,
+        }
     }
 
     /// How the identity was proven, such as `pod`.

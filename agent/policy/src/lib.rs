@@ -37,7 +37,7 @@ pub use engine::{
     BODY_LIMIT, BodyInput, Cause, FiredRule, Grant, Impersonate, Inputs, Needs, PolicyCounts, PolicySet,
     builtin, service_account,
 };
-pub use identity::{Identity, Principal, Standing};
+pub use identity::{Identity, Principal, PrincipalOrigin, Standing};
 pub use request::{CanonicalRequest, Exec, KubeRequest, LongTarget, MAX_HEAD, ReadError, Target, Verb};
 pub use token::TokenClaims;
 pub use yaml::Diagnostic;

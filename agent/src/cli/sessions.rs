@@ -225,7 +225,12 @@ impl Row for SessionItem {
         vec![
             self.id.chars().take(shown).collect(),
             self.identity.clone(),
-            format!("{}/{}", self.namespace, self.pod),
+            dash(
+                self.namespace
+                    .as_ref()
+                    .zip(self.pod.as_ref())
+                    .map(|(namespace, pod)| format!("{namespace}/{pod}")),
+            ),
             dash(self.container.clone()),
             dash(
                 self.process

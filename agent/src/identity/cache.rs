@@ -17,11 +17,19 @@ use crate::workload::Pod;
 #[derive(Debug, Default)]
 pub struct PrincipalCache(Mutex<Option<Known>>);
 
+fn is_same(known: Option<&Arc<Pod>>, pod: Option<&Arc<Pod>>) -> bool {
+    match (known, pod) {
+        (Some(known), Some(pod)) => Arc::ptr_eq(known, pod),
+        (None, None) => true,
+        _ => false,
+    }
+}
+
 /// A principal and what it was found by.
 #[derive(Debug)]
 struct Known {
     policies: Arc<PolicySet>,
-    pod: Arc<Pod>,
+    pod: Option<Arc<Pod>>,
     principal: Arc<ResolvedPrincipal>,
 }
 
@@ -39,7 +47,7 @@ impl PrincipalCache {
         let mut known = self.0.lock();
         if let Some(known) = &*known
             && Arc::ptr_eq(&known.policies, policies)
-            && Arc::ptr_eq(&known.pod, evidence.pod)
+            && is_same(known.pod.as_ref(), evidence.pod)
             && known.principal.principal.identity().standing(now) == Standing::Active
         {
             return Ok(Arc::clone(&known.principal));
@@ -48,7 +56,7 @@ impl PrincipalCache {
         let principal = Arc::new(ResolvedPrincipal::from(resolve(policies, evidence, now)?));
         *known = Some(Known {
             policies: Arc::clone(policies),
-            pod: Arc::clone(evidence.pod),
+            pod: evidence.pod.cloned(),
             principal: Arc::clone(&principal),
         });
         Ok(principal)

@@ -109,11 +109,16 @@ fn hash(bytes: &[u8]) -> u64 {
     KEY.hash_one(bytes).max(1)
 }
 
-/// Checks that a request names nobody but its pod.
+/// Checks that a request names nobody but its pod. Without a pod every credential is somebody else's.
 ///
 /// # Errors
 /// A [`ClaimError`] for the first field that does.
-pub fn check_claims(headers: &HeaderMap, pod: &Pod, agent: &str, own: &OwnToken) -> Result<(), ClaimError> {
+pub fn check_claims(
+    headers: &HeaderMap,
+    pod: Option<&Pod>,
+    agent: &str,
+    own: &OwnToken,
+) -> Result<(), ClaimError> {
     for claim in client_claims(headers) {
         let judged = match claim {
             ClientClaim::Impersonation(name) => {
@@ -148,7 +153,7 @@ fn family(name: &HeaderName) -> &'static str {
     }
 }
 
-fn judge_authorization(value: &[u8], pod: &Pod) -> Result<(), ForeignCredential> {
+fn judge_authorization(value: &[u8], pod: Option<&Pod>) -> Result<(), ForeignCredential> {
     let end = value
         .iter()
         .position(u8::is_ascii_whitespace)
@@ -164,8 +169,8 @@ fn judge_authorization(value: &[u8], pod: &Pod) -> Result<(), ForeignCredential>
     }
 }
 
-fn judge_token(claims: Option<TokenClaims>, pod: &Pod) -> Result<(), ForeignCredential> {
-    let Some(claims) = claims else {
+fn judge_token(claims: Option<TokenClaims>, pod: Option<&Pod>) -> Result<(), ForeignCredential> {
+    let (Some(claims), Some(pod)) = (claims, pod) else {
         return Err(ForeignCredential::Token);
     };
     if (&claims.namespace, &claims.service_account) != (&pod.namespace, &pod.service_account) {

@@ -33,7 +33,7 @@ pub(crate) mod testing {
     use base64::Engine as _;
     use base64::prelude::BASE64_URL_SAFE_NO_PAD;
     use jiff::Timestamp;
-    use picket_policy::{PolicySet, Principal};
+    use picket_policy::{PolicySet, Principal, PrincipalOrigin};
 
     /// A token of these claims, with a signature that nobody checks.
     pub(crate) fn token(claims: &serde_json::Value) -> String {
@@ -44,13 +44,18 @@ pub(crate) mod testing {
 
     /// An agent of that name in a pod of that name.
     pub(crate) fn principal(name: &str, namespace: &str, pod: &str) -> Principal {
+        principal_of(name, PrincipalOrigin::pod(namespace, pod))
+    }
+
+    /// An agent of that name that comes from there.
+    pub(crate) fn principal_of(name: &str, origin: PrincipalOrigin) -> Principal {
         let text = format!(
             "apiVersion: picket.dev/v1alpha1\nkind: AgentIdentity\nmetadata: {{name: {name}}}\nspec: {{owner: o, \
-             attest: {{pod: {{namespace: {namespace}, serviceAccount: s}}}}}}\n"
+             attest: {{pod: {{namespace: n, serviceAccount: s}}}}}}\n"
         );
         let documents = picket_policy::read_documents("f.yaml", &text).expect("valid");
         let policies = PolicySet::compile(documents).expect("a policy set");
         let identity = Arc::clone(&policies.identities()[0]);
-        Principal::new(identity, namespace, pod, "pod", Timestamp::UNIX_EPOCH).expect("an active identity")
+        Principal::new(identity, origin, "pod", Timestamp::UNIX_EPOCH).expect("an active identity")
     }
 }

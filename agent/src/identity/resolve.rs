@@ -2,6 +2,7 @@
 //!
 //! In: the policies, the evidence, the time. Out: a [`Principal`] or an [`IdentityError`].
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -33,15 +34,24 @@ pub enum IdentityError {
         /// Its service account.
         service_account: String,
     },
-    /// More than one AgentIdentity names the pod.
+    /// A client of the gateway shows nothing by which an AgentIdentity is recognised.
     #[error(
-        "pod {pod} matches more than one AgentIdentity ({}), and Picket never chooses one. A cluster operator can make \
-         their selectors exclude each other, or remove labels from the pod",
+        "the gateway's client {peer} is no known agent: it shows no credential that an AgentIdentity names. A cluster operator \
+         can add an identity"
+    )]
+    Anonymous {
+        /// Its address.
+        peer: IpAddr,
+    },
+    /// More than one AgentIdentity names the caller.
+    #[error(
+        "{caller} matches more than one AgentIdentity ({}), and Picket never chooses one. A cluster operator can make \
+         their `attest` exclude each other, such as by the labels of their selectors",
         identities.join(", ")
     )]
     Ambiguous {
-        /// `namespace/name`.
-        pod: String,
+        /// The caller in words.
+        caller: String,
         /// The identities' names.
         identities: Vec<String>,
     },
@@ -81,7 +91,7 @@ impl IdentityError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::NoPolicySet { .. } => "no_policy_set",
-            Self::None { .. } => "identity_none",
+            Self::None { .. } | Self::Anonymous { .. } => "identity_none",
             Self::Ambiguous { .. } => "identity_ambiguous",
             Self::Suspended { .. } => "identity_suspended",
             Self::Revoked { .. } => "identity_revoked",
@@ -93,7 +103,10 @@ impl IdentityError {
     #[must_use]
     pub fn identity(&self) -> Option<&str> {
         match self {
-            Self::NoPolicySet { .. } | Self::None { .. } | Self::Ambiguous { .. } => None,
+            Self::NoPolicySet { .. }
+            | Self::None { .. }
+            | Self::Anonymous { .. }
+            | Self::Ambiguous { .. } => None,
             Self::Suspended { identity, .. }
             | Self::Revoked { identity, .. }
             | Self::Expired { identity, .. } => Some(identity),
@@ -115,7 +128,6 @@ pub fn resolve(
             reason: reason.to_owned(),
         });
     }
-    let pod = evidence.pod;
     let mut proven: Option<(Arc<Identity>, &'static str)> = None;
     for scheme in &SCHEMES {
         match ((scheme.attest)(policies, evidence), &proven) {
@@ -123,7 +135,7 @@ pub fn resolve(
             (Attestation::Failed(error), _) => return Err(error),
             (Attestation::Authenticated(identity), Some((other, _))) if identity.name != other.name => {
                 return Err(IdentityError::Ambiguous {
-                    pod: format!("{}/{}", pod.namespace, pod.name),
+                    caller: evidence.caller(),
                     identities: vec![other.name.clone(), identity.name.clone()],
                 });
             }
@@ -131,13 +143,16 @@ pub fn resolve(
         }
     }
     let Some((identity, attestation)) = proven else {
-        return Err(IdentityError::None {
-            pod: format!("{}/{}", pod.namespace, pod.name),
-            service_account: pod.service_account.clone(),
+        return Err(match evidence.pod {
+            Some(pod) => IdentityError::None {
+                pod: format!("{}/{}", pod.namespace, pod.name),
+                service_account: pod.service_account.clone(),
+            },
+            None => IdentityError::Anonymous { peer: evidence.peer },
         });
     };
     let (name, owner) = (identity.name.clone(), identity.owner.clone());
-    Principal::new(identity, &pod.namespace, &pod.name, attestation, now).map_err(|standing| match standing {
+    Principal::new(identity, evidence.origin(), attestation, now).map_err(|standing| match standing {
         Standing::Revoked => IdentityError::Revoked {
             identity: name,
             owner,
@@ -158,6 +173,7 @@ pub fn resolve(
 #[cfg(test)]
 pub(crate) mod testing {
     use std::collections::BTreeMap;
+    use std::net::Ipv4Addr;
     use std::sync::LazyLock;
 
     use super::*;
@@ -204,8 +220,9 @@ spec:
     pub(crate) fn evidence(pod: &Arc<Pod>) -> Evidence<'_> {
         static PROCESS: LazyLock<Process> = LazyLock::new(Process::for_tests);
         Evidence {
-            pod,
-            process: &PROCESS,
+            pod: Some(pod),
+            process: Some(&PROCESS),
+            peer: Ipv4Addr::LOCALHOST.into(),
             peer_certificates: &[],
             bearer: None,
         }
@@ -214,6 +231,8 @@ spec:
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::testing::{at, evidence, pod, policies};
     use super::*;
 
@@ -233,9 +252,26 @@ mod tests {
                 principal.namespace(),
                 principal.pod()
             ),
-            ("fixer", &["agents".to_owned()][..], "ns", "p")
+            ("fixer", &["agents".to_owned()][..], Some("ns"), Some("p"))
         );
         assert_eq!(principal.attestation(), "pod");
+    }
+
+    #[test]
+    fn a_client_of_the_gateway_is_nobody_by_its_connection_alone() {
+        let fixer = pod("fixer", "fixer");
+        let evidence = Evidence {
+            pod: None,
+            process: None,
+            peer: Ipv4Addr::new(192, 0, 2, 7).into(),
+            ..evidence(&fixer)
+        };
+        let error = resolve(&policies("", ""), &evidence, at("2026-12-31T23:59:59Z")).expect_err("nobody");
+        assert_eq!((error.code(), error.identity()), ("identity_none", None));
+        assert!(
+            error.to_string().contains("client 192.0.2.7 is no known agent"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -39,12 +39,56 @@ const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const KUBECTL_SESSION: HeaderName = HeaderName::from_static("kubectl-session");
 const KUBECTL_COMMAND: HeaderName = HeaderName::from_static("kubectl-command");
 
+/// Who is at the other end of a connection, as far as the listener knows.
+pub(super) struct Client {
+    /// What is known of the pod, replaced when it changes; `None` at the gateway, whose clients are no enforced pods.
+    pub(super) pod: Option<Arc<ArcSwap<Pod>>>,
+    /// The process that dialled, where the kernel knows it.
+    pub(super) process: Option<Process>,
+    /// The client's end of the connection; a pod's is its own loopback.
+    pub(super) peer: IpAddr,
+    /// The client's address as a server outside would see it.
+    pub(super) source: Option<IpAddr>,
+}
+
+impl Client {
+    /// The facts of audit records.
+    fn caller(&self) -> audit::Caller {
+        let pod = self.pod.as_ref().map(|pod| pod.load());
+        audit::Caller {
+            pod: pod.as_ref().map(|pod| PodRef {
+                namespace: pod.namespace.clone(),
+                name: pod.name.clone(),
+                uid: pod.uid.0.clone(),
+            }),
+            service_account: pod.as_ref().map(|pod| pod.service_account.clone()),
+            container: self
+                .process
+                .as_ref()
+                .and_then(|process| process.container.clone()),
+            process: self.process.as_ref().map(|process| ProcessRef {
+                pid: process.pid,
+                exe: process.exe.clone(),
+                comm: process.comm.clone(),
+                uid: process.uid,
+                escaped_to: process.cgroup.clone().filter(|_| process.outside),
+            }),
+        }
+    }
+
+    /// The user that a pod is to the API server; a client of the gateway is none.
+    fn user(&self) -> User {
+        self.pod.as_ref().map_or_else(User::default, |pod| {
+            let pod = pod.load();
+            User::service_account(&pod.namespace, &pod.service_account)
+        })
+    }
+}
+
 /// One client connection.
 pub(super) struct Connection {
-    pod: Arc<ArcSwap<Pod>>,
-    process: Process,
+    client: Client,
     certificates: Vec<CertificateDer<'static>>,
-    source: Option<IpAddr>,
     caller: Arc<audit::Caller>,
     user: Arc<User>,
     released: CancellationToken,
@@ -67,36 +111,15 @@ struct Impersonated {
 
 impl Connection {
     pub(super) fn new(
-        current: Arc<ArcSwap<Pod>>,
-        process: Process,
+        client: Client,
         certificates: Vec<CertificateDer<'static>>,
-        source: Option<IpAddr>,
         released: CancellationToken,
     ) -> Connection {
-        let pod = current.load();
-        let caller = audit::Caller {
-            pod: Some(PodRef {
-                namespace: pod.namespace.clone(),
-                name: pod.name.clone(),
-                uid: pod.uid.0.clone(),
-            }),
-            container: process.container.clone(),
-            service_account: Some(pod.service_account.clone()),
-            process: Some(ProcessRef {
-                pid: process.pid,
-                exe: process.exe.clone(),
-                comm: process.comm.clone(),
-                uid: process.uid,
-                escaped_to: process.cgroup.clone().filter(|_| process.outside),
-            }),
-        };
         Connection {
-            user: Arc::new(User::service_account(&pod.namespace, &pod.service_account)),
-            pod: current,
-            process,
+            user: Arc::new(client.user()),
+            caller: Arc::new(client.caller()),
+            client,
             certificates,
-            source,
-            caller: Arc::new(caller),
             released,
             finishing: AtomicBool::new(false),
             share: Arc::default(),
@@ -116,9 +139,9 @@ impl Connection {
         }
     }
 
-    /// What is known of the pod now.
-    pub(super) fn pod(&self) -> Arc<Pod> {
-        self.pod.load_full()
+    /// What is known of the pod now, where there is one.
+    pub(super) fn pod(&self) -> Option<Arc<Pod>> {
+        self.client.pod.as_ref().map(|pod| pod.load_full())
     }
 
     /// The pod's share of the node.
@@ -126,7 +149,7 @@ impl Connection {
         &self.share
     }
 
-    /// The pod's service account.
+    /// The pod's service account, where there is a pod.
     pub(super) fn user(&self) -> Arc<User> {
         Arc::clone(&self.user)
     }
@@ -163,7 +186,7 @@ impl Connection {
                 .then(|| RawQuery::of(uri))
                 .flatten(),
             verb: verb(request.method()),
-            source: self.source,
+            source: self.client.source,
             user_agent: field(USER_AGENT, USER_AGENT_BYTES),
             trace: Trace {
                 traceparent: field(TRACEPARENT, TRACE_BYTES),
@@ -186,13 +209,15 @@ impl Connection {
         bearer: Option<&HeaderValue>,
         now: Timestamp,
     ) -> Result<Arc<ResolvedPrincipal>, Rejection> {
-        let pod = self.pod.load();
+        let pod = self.client.pod.as_ref().map(|pod| pod.load());
         if self.released.is_cancelled() {
-            return Err(Rejection::Released(format!("{}/{}", pod.namespace, pod.name)));
+            let name = pod.map(|pod| format!("{}/{}", pod.namespace, pod.name));
+            return Err(Rejection::Released(name.unwrap_or_default()));
         }
         let evidence = Evidence {
-            pod: &pod,
-            process: &self.process,
+            pod: pod.as_deref(),
+            process: self.client.process.as_ref(),
+            peer: self.client.peer,
             peer_certificates: &self.certificates,
             bearer,
         };
@@ -201,9 +226,15 @@ impl Connection {
             .map_err(Rejection::Identity)
     }
 
-    /// Checks that a request says of itself nothing else than that it comes from this connection's pod.
+    /// Checks that a request says of itself nothing else than that it comes from this connection's client.
     pub(super) fn check_claims(&self, headers: &HeaderMap, agent: &str) -> Result<(), Rejection> {
-        Ok(check_claims(headers, &self.pod.load(), agent, &self.own_token)?)
+        let pod = self.client.pod.as_ref().map(|pod| pod.load());
+        Ok(check_claims(
+            headers,
+            pod.as_deref().map(|pod| &**pod),
+            agent,
+            &self.own_token,
+        )?)
     }
 
     /// The user the API server is asked as, with the extras that describe the principal.
@@ -219,11 +250,13 @@ impl Connection {
         {
             return Arc::clone(&last.user);
         }
-        let extra = extras(principal).map(|(name, value)| (name.to_owned(), vec![value]));
+        let extra = extras(principal)
+            .map(|extra| (extra.name.to_owned(), vec![extra.value]))
+            .collect();
         let user = Arc::new(User {
             username: impersonate.user.clone(),
             groups: impersonate.effective_groups(),
-            extra: extra.into(),
+            extra,
             uid: None,
         });
         *last = Some(Impersonated {
@@ -252,6 +285,7 @@ fn verb(method: &http::Method) -> audit::Text {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::net::Ipv4Addr;
 
     use super::*;
 
@@ -272,14 +306,23 @@ spec:
         })
     }
 
+    /// A client in a pod.
+    fn client(pod: &Arc<ArcSwap<Pod>>) -> Client {
+        Client {
+            pod: Some(Arc::clone(pod)),
+            process: Some(Process::for_tests()),
+            peer: Ipv4Addr::LOCALHOST.into(),
+            source: None,
+        }
+    }
+
     #[test]
     fn a_label_or_a_pod_that_goes_takes_the_identity_of_open_connections_with_it() {
         let documents = picket_policy::read_documents("f.yaml", OBJECTS).unwrap();
         let policies = Arc::new(PolicySet::compile(documents).unwrap());
-        let process = Process::for_tests();
         let current = Arc::new(ArcSwap::new(pod("fixer")));
         let released = CancellationToken::new();
-        let connection = Connection::new(Arc::clone(&current), process, Vec::new(), None, released.clone());
+        let connection = Connection::new(client(&current), Vec::new(), released.clone());
         let principal = || connection.principal(&policies, None, Timestamp::now());
         assert_eq!(
             principal().map(|agent| agent.name.to_string()).ok().as_deref(),
@@ -296,9 +339,8 @@ spec:
     #[test]
     fn a_user_is_made_again_for_another_grant() {
         let principal = Arc::new(crate::identity::testing::principal("fixer", "ns", "p"));
-        let process = Process::for_tests();
         let current = Arc::new(ArcSwap::new(pod("fixer")));
-        let connection = Connection::new(current, process, Vec::new(), None, CancellationToken::new());
+        let connection = Connection::new(client(&current), Vec::new(), CancellationToken::new());
         let as_user = |user: &str| {
             Arc::new(Impersonate {
                 user: user.to_owned(),

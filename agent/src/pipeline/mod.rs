@@ -168,8 +168,8 @@ impl Pipeline {
                 response.map(ResponseBody::Local)
             }
             Err(rejection) => {
-                if let Rejection::TunnelShare(_) = rejection {
-                    self.report_share(&connection.pod(), "tunnels", &rejection.to_string());
+                if let (Rejection::TunnelShare(_), Some(pod)) = (&rejection, connection.pod()) {
+                    self.report_share(&pod, "tunnels", &rejection.to_string());
                 }
                 refuse(rejection, record, kube.as_deref(), connection.share()).await
             }

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Pipeline;
 use super::client::{ClientStream, IsTunnel};
-use super::connection::Connection;
+use super::connection::{Client, Connection};
 use super::frames::CountedFrames;
 use super::heads::http1::Http1Heads;
 use super::heads::http2::Http2Heads;
@@ -114,13 +114,13 @@ impl Pipeline {
             }
         };
         let certificates = session.get_ref().1.peer_certificates().unwrap_or_default();
-        let connection = Connection::new(
-            accepted.workload,
-            accepted.process,
-            certificates.to_vec(),
-            accepted.source,
-            accepted.released,
-        );
+        let client = Client {
+            pod: Some(accepted.workload),
+            process: Some(accepted.process),
+            peer: accepted.peer.ip(),
+            source: accepted.source,
+        };
+        let connection = Connection::new(client, certificates.to_vec(), accepted.released);
         let http2 = session.get_ref().1.alpn_protocol() == Some(b"h2");
         // Over HTTP/1.1 a connection has one request at once and needs no such place.
         let wide = http2.then(|| accepted.share.wide()).flatten();

@@ -48,7 +48,7 @@ fn request() -> KubeRequest {
     KubeRequest::read(&Method::GET, &uri, &HeaderMap::new()).expect("reads")
 }
 
-pub(in crate::session) fn facts(kind: SessionKind, identity: &str) -> Facts {
+pub(crate) fn facts(kind: SessionKind, identity: &str) -> Facts {
     Facts {
         id: AuditId::random(),
         kind,

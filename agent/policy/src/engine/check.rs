@@ -64,13 +64,15 @@ fn names(documents: &[Document], errors: &mut Vec<Diagnostic>) {
 fn workloads(identities: &[From<'_, AgentIdentity>], errors: &mut Vec<Diagnostic>) {
     let mut by_workload: BTreeMap<(&str, &str), Vec<From<'_, AgentIdentity>>> = BTreeMap::new();
     for (document, identity) in identities {
-        let pod = &identity.spec.attest.pod;
+        let Some(pod) = &identity.spec.attest.pod else {
+            continue;
+        };
         let key = (pod.namespace.as_str(), pod.service_account.as_str());
         let others = by_workload.entry(key).or_default();
-        if let Some((other, _)) = others
-            .iter()
-            .find(|(_, other)| could_both_match(&other.spec.attest.pod, pod))
-        {
+        if let Some((other, _)) = others.iter().find(|(_, other)| {
+            let other = other.spec.attest.pod.as_ref();
+            other.is_some_and(|other| could_both_match(other, pod))
+        }) {
             let reason = format!(
                 "AgentIdentity {:?} and {:?} ({}) could match one pod of service account {}/{}: make their selectors \
                  exclude each other by one label",

@@ -125,18 +125,7 @@ impl PolicySet {
             match document.object {
                 AnyObject::Identity(object) => {
                     let identity = Identity::from(object);
-                    let workload = (
-                        identity.pod.namespace.clone(),
-                        identity.pod.service_account.clone(),
-                    );
-                    if identity.pod.selector.is_some() {
-                        set.labelled.insert(identity.pod.namespace.clone());
-                    }
-                    set.by_workload
-                        .entry(workload)
-                        .or_default()
-                        .push(set.identities.len());
-                    set.identities.push(Arc::new(identity));
+                    set.add_identity(Arc::new(identity));
                 }
                 AnyObject::Grant(object) => set.grants.push(Arc::new(Grant::new(&object))),
                 AnyObject::Policy(object) => set.add_policy(&object),
@@ -151,6 +140,18 @@ impl PolicySet {
                 .insert(identity.name.clone(), reaching.cloned().collect());
         }
         set
+    }
+
+    fn add_identity(&mut self, identity: Arc<Identity>) {
+        if let Some(pod) = &identity.attest.pod {
+            let workload = (pod.namespace.clone(), pod.service_account.clone());
+            if pod.selector.is_some() {
+                self.labelled.insert(pod.namespace.clone());
+            }
+            let place = self.identities.len();
+            self.by_workload.entry(workload).or_default().push(place);
+        }
+        self.identities.push(identity);
     }
 
     fn add_policy(&mut self, policy: &AgentPolicy) {
@@ -193,7 +194,7 @@ impl PolicySet {
         }
     }
 
-    /// The identities whose attestation a pod satisfies; more than one is the caller's error to report.
+    /// The identities whose `attest.pod` a pod satisfies, whatever else they ask for; more than one is the caller's error to report.
     #[must_use]
     pub fn identities_of_pod(
         &self,
@@ -207,7 +208,10 @@ impl PolicySet {
             .into_iter()
             .flatten()
             .filter_map(|place| self.identities.get(*place))
-            .filter(|identity| overlap::matches(identity.pod.selector.as_ref(), labels))
+            .filter(|identity| {
+                let pod = identity.attest.pod.as_ref();
+                pod.is_some_and(|pod| overlap::matches(pod.selector.as_ref(), labels))
+            })
             .cloned()
             .collect()
     }

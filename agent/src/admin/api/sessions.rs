@@ -55,10 +55,12 @@ pub struct SessionItem {
     pub protocol: String,
     /// The agent.
     pub identity: String,
-    /// The namespace of the agent's pod.
-    pub namespace: String,
-    /// The agent's pod.
-    pub pod: String,
+    /// The namespace of the agent's pod; absent for a client of the gateway.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// The agent's pod; absent for a client of the gateway.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<String>,
     /// The container that the client runs in, where it is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub container: Option<String>,
@@ -112,8 +114,8 @@ impl SessionItem {
             kind: facts.kind,
             protocol: facts.protocol.to_owned(),
             identity: facts.identity.to_string(),
-            namespace: pod.map(|pod| pod.namespace.clone()).unwrap_or_default(),
-            pod: pod.map(|pod| pod.name.clone()).unwrap_or_default(),
+            namespace: pod.map(|pod| pod.namespace.clone()),
+            pod: pod.map(|pod| pod.name.clone()),
             container: facts.caller.container.clone(),
             process: facts.caller.process.as_ref().map(|process| SessionProcess {
                 pid: process.pid,
@@ -159,4 +161,44 @@ pub struct KillRequest {
 pub struct KillAnswer {
     /// Their ids.
     pub ended: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::admin::api::agent::AgentState;
+    use crate::audit::Caller;
+    use crate::session::{Facts, testing};
+
+    #[test]
+    fn a_session_of_the_gateway_has_no_pod_and_no_empty_one() {
+        let facts = |caller| Facts {
+            caller: Arc::new(caller),
+            ..testing::facts(SessionKind::Watch, "triage")
+        };
+        let item = |facts| {
+            let snapshot = Snapshot {
+                facts: Arc::new(facts),
+                from_client: 0,
+                to_client: 0,
+            };
+            let agent = AgentProcess {
+                pid: 1,
+                state: AgentState::Serving,
+            };
+            serde_json::to_value(SessionItem::new(&snapshot, agent)).expect("JSON")
+        };
+        let in_pod = item(testing::facts(SessionKind::Watch, "triage"));
+        assert_eq!(
+            (&in_pod["namespace"], &in_pod["pod"]),
+            (&"agents".into(), &"fixer-1".into())
+        );
+        let at_gateway = item(facts(Caller::default()));
+        assert!(
+            at_gateway.get("namespace").is_none() && at_gateway.get("pod").is_none(),
+            "{at_gateway}"
+        );
+    }
 }

@@ -8,10 +8,11 @@
 
 pub mod pod;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::HeaderValue;
-use picket_policy::{Identity, PolicySet};
+use picket_policy::{Identity, PolicySet, PrincipalOrigin};
 use rustls_pki_types::CertificateDer;
 
 use super::IdentityError;
@@ -21,14 +22,36 @@ use crate::workload::Pod;
 /// What is known of a caller.
 #[derive(Debug, Clone, Copy)]
 pub struct Evidence<'a> {
-    /// The pod that the kernel attributed the connection to.
-    pub pod: &'a Arc<Pod>,
-    /// The process that dialled.
-    pub process: &'a Process,
+    /// The pod that the kernel attributed the connection to; `None` at the gateway, whose clients are no enforced pods.
+    pub pod: Option<&'a Arc<Pod>>,
+    /// The process that dialled, where the kernel knows it.
+    pub process: Option<&'a Process>,
+    /// The client's end of the connection; a pod's is its own loopback.
+    pub peer: IpAddr,
     /// The client's certificate chain, leaf first; empty where it showed none.
     pub peer_certificates: &'a [CertificateDer<'static>],
     /// The `Authorization` header of the request.
     pub bearer: Option<&'a HeaderValue>,
+}
+
+impl Evidence<'_> {
+    /// Where the caller's requests come from.
+    #[must_use]
+    pub fn origin(&self) -> PrincipalOrigin {
+        match self.pod {
+            Some(pod) => PrincipalOrigin::pod(&pod.namespace, &pod.name),
+            None => PrincipalOrigin::Gateway { peer: self.peer },
+        }
+    }
+
+    /// The caller in words, for refusals.
+    #[must_use]
+    pub fn caller(&self) -> String {
+        match self.pod {
+            Some(pod) => format!("pod {}/{}", pod.namespace, pod.name),
+            None => format!("the gateway's client {}", self.peer),
+        }
+    }
 }
 
 /// What one scheme says of a caller.

@@ -1,6 +1,6 @@
 //! Attestation by the kernel: the connection was attributed to a pod, and an AgentIdentity's `attest.pod` names that pod.
 //!
-//! In: the pod of the [`Evidence`], and the AgentIdentities of the policy set. Out: an [`Attestation`]: the agent, that no
+//! In: the pod of the [`Evidence`], if there is one, and the AgentIdentities of the policy set. Out: an [`Attestation`]: the agent, that no
 //! AgentIdentity is about the pod, or why the pod is refused.
 
 use picket_policy::PolicySet;
@@ -10,11 +10,13 @@ use crate::identity::IdentityError;
 
 /// Finds the one identity whose `attest.pod` the pod satisfies.
 pub fn attest(policies: &PolicySet, evidence: &Evidence<'_>) -> Attestation {
-    let pod = evidence.pod;
+    let Some(pod) = evidence.pod else {
+        return Attestation::NotRequested;
+    };
     let mut found = policies.identities_of_pod(&pod.namespace, &pod.service_account, &pod.labels);
     if found.len() > 1 {
         return Attestation::Failed(IdentityError::Ambiguous {
-            pod: format!("{}/{}", pod.namespace, pod.name),
+            caller: evidence.caller(),
             identities: found.iter().map(|identity| identity.name.clone()).collect(),
         });
     }

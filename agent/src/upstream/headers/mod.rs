@@ -27,7 +27,7 @@
 use std::net::IpAddr;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use picket_policy::{Impersonate, Principal};
+use picket_policy::{Impersonate, Principal, PrincipalOrigin};
 
 use crate::identity::{bearer_of, normalized};
 
@@ -96,15 +96,31 @@ pub(in crate::upstream) struct OutboundIdentity<'a> {
     pub(in crate::upstream) authorization: Option<&'a HeaderValue>,
 }
 
-/// A principal's facts that go upstream with each request as the user's extras: the identity and the pod.
-pub fn extras(principal: &Principal) -> [(&'static str, String); 2] {
-    [
-        ("picket.dev/identity", principal.name().to_owned()),
-        (
-            "picket.dev/pod",
-            format!("{}/{}", principal.namespace(), principal.pod()),
-        ),
-    ]
+/// A fact of a principal that goes upstream with each request as an extra of the user.
+pub struct Extra {
+    /// Its key.
+    pub name: &'static str,
+    header: HeaderName,
+    /// What it says.
+    pub value: String,
+}
+
+/// A principal's facts for the API server: the identity, and the pod where there is one.
+pub fn extras(principal: &Principal) -> impl Iterator<Item = Extra> {
+    let pod = match principal.origin() {
+        PrincipalOrigin::Pod { namespace, name } => Some(Extra {
+            name: "picket.dev/pod",
+            header: EXTRA_POD,
+            value: format!("{namespace}/{name}"),
+        }),
+        PrincipalOrigin::Gateway { .. } => None,
+    };
+    let identity = Extra {
+        name: "picket.dev/identity",
+        header: EXTRA_IDENTITY,
+        value: principal.name().to_owned(),
+    };
+    std::iter::once(identity).chain(pod)
 }
 
 /// The upgrade a request asks for; the API server knows these two.
@@ -194,9 +210,9 @@ pub(in crate::upstream) fn outbound(
     for group in &identity.impersonate.groups {
         headers.append(IMPERSONATE_GROUP, HeaderValue::from_str(group)?);
     }
-    let [(_, name), (_, pod)] = extras(identity.principal);
-    headers.insert(EXTRA_IDENTITY, HeaderValue::try_from(name)?);
-    headers.insert(EXTRA_POD, HeaderValue::try_from(pod)?);
+    for extra in extras(identity.principal) {
+        headers.insert(extra.header, HeaderValue::try_from(extra.value)?);
+    }
     headers.insert(AUDIT_ID, HeaderValue::from_str(&identity.origin.audit_id)?);
     if let Some(source) = identity.origin.source {
         headers.insert(FORWARDED_FOR, HeaderValue::try_from(source.to_string())?);

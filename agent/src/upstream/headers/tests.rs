@@ -168,7 +168,7 @@ fn deploy_lets_nodes_impersonate_for_each_verb() {
             assert!(rule.contains(&named), "{named} is missing");
         }
     }
-    for (name, _) in extras(&crate::identity::testing::principal(
+    for Extra { name, .. } in extras(&crate::identity::testing::principal(
         "triage", "agents", "triage-0",
     )) {
         assert!(rules.contains(&format!("userextras/{name}")), "{name} is missing");
@@ -177,6 +177,18 @@ fn deploy_lets_nodes_impersonate_for_each_verb() {
         !rules.contains(r#""impersonate""#),
         "the older verb can be bounded by names alone"
     );
+}
+
+#[test]
+fn a_client_of_the_gateway_has_no_pod_upstream_and_no_empty_one() {
+    let origin = PrincipalOrigin::Gateway {
+        peer: std::net::Ipv4Addr::LOCALHOST.into(),
+    };
+    let principal = crate::identity::testing::principal_of("triage", origin);
+    let names: Vec<_> = extras(&principal)
+        .map(|extra| (extra.name, extra.value))
+        .collect();
+    assert_eq!(names, [("picket.dev/identity", "triage".to_owned())]);
 }
 
 #[test]

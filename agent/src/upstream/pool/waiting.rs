@@ -19,14 +19,14 @@ use crate::upstream::SendError;
 /// take seconds; the API server should not meet all of them in one moment.
 const OPENING_AT_ONCE: usize = 8;
 
-/// The pod that a request comes from, as far as turns go.
+/// The pod or the gateway's client that a request comes from, as far as turns go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::upstream) struct PodKey(pub(in crate::upstream) u64);
 
 impl PodKey {
     pub(in crate::upstream) fn of(principal: &Principal) -> PodKey {
         let mut hasher = DefaultHasher::new();
-        (principal.namespace(), principal.pod()).hash(&mut hasher);
+        principal.origin().hash(&mut hasher);
         PodKey(hasher.finish())
     }
 }

@@ -95,7 +95,8 @@ fn the_three_kinds_are_read_from_one_file() {
         identity.spec.expires_at.expect("given").to_string(),
         "2027-01-31T00:00:00Z"
     );
-    let selector = identity.spec.attest.pod.selector.expect("given");
+    let pod = identity.spec.attest.pod.expect("given");
+    let selector = pod.selector.expect("given");
     assert_eq!(
         (selector.match_labels.len(), selector.match_expressions.len()),
         (1, 2)
@@ -287,6 +288,12 @@ fn what_cannot_stand_is_refused_with_its_place() {
             "namespace: team-a",
             "namespace: '*'",
             "13:18: field `spec.attest.pod.namespace` is \"*\"",
+        ),
+        (
+            IDENTITY,
+            "  attest:\n",
+            "  attest: {}\n  other:\n",
+            "11:11: field `spec.attest` names nothing: say by which pod the agent is recognised",
         ),
         (
             IDENTITY,

@@ -61,12 +61,23 @@ impl std::fmt::Display for State {
     }
 }
 
-/// How an agent's workload is recognised.
+/// How an agent's workload is recognised. All that is given must hold; at least one is needed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("minProperties" = 1))]
 pub struct Attest {
     /// The pods that are this agent, as the node's kernel and kubelet know them.
-    pub pod: PodAttest,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<PodAttest>,
+}
+
+impl Attest {
+    /// Whether it names nothing, so that every caller would satisfy it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        let Self { pod } = self;
+        pod.is_none()
+    }
 }
 
 /// The pods that are an agent. Names are compared exactly: a glob would widen who an agent is.
@@ -101,11 +112,23 @@ impl Spec for AgentIdentitySpec {
             reserved
                 .then(|| format!("group {group:?}: Picket's groups are names of your own, without `system:`"))
         });
-        let path = path.field("attest").field("pod");
-        let pod = &self.attest.pod;
+        let path = path.field("attest");
+        if self.attest.is_empty() {
+            // Every caller would be this agent.
+            let reason = format!("field `{path}` names nothing: say by which pod the agent is recognised");
+            errors.add(path.clone(), reason);
+        }
+        if let Some(pod) = &self.attest.pod {
+            pod.validate(&path.field("pod"), errors);
+        }
+    }
+}
+
+impl PodAttest {
+    fn validate(&self, path: &FieldPath, errors: &mut FieldErrors) {
         for (field, name) in [
-            ("namespace", &pod.namespace),
-            ("serviceAccount", &pod.service_account),
+            ("namespace", &self.namespace),
+            ("serviceAccount", &self.service_account),
         ] {
             if !is_subdomain(name) {
                 let path = path.field(field);
@@ -113,7 +136,7 @@ impl Spec for AgentIdentitySpec {
                 errors.add(path, reason);
             }
         }
-        if let Some(selector) = &pod.selector {
+        if let Some(selector) = &self.selector {
             selector.validate(&path.field("selector"), errors);
         }
     }

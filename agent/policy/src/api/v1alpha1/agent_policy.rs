@@ -57,7 +57,8 @@ pub struct Subjects {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1), inner(regex(pattern = r".")))]
     pub groups: Vec<String>,
-    /// Namespaces that the agents' own pods run in (globs).
+    /// Namespaces that the agents' own pods run in (globs). No glob matches a client of the gateway, which is no pod: name
+    /// such an agent by `identities` or `groups`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1), inner(regex(pattern = r"^[-a-z0-9*?]+$")))]
     pub namespaces: Vec<String>,

@@ -72,10 +72,11 @@ impl CompiledPolicy {
                 .groups
                 .iter()
                 .any(|glob| principal.groups().iter().any(|group| glob.matches(group)))
-            || subjects
-                .namespaces
-                .iter()
-                .any(|glob| glob.matches(principal.namespace()))
+            || subjects.namespaces.iter().any(|glob| {
+                principal
+                    .namespace()
+                    .is_some_and(|namespace| glob.matches(namespace))
+            })
     }
 }
 

@@ -14,7 +14,7 @@ use super::*;
 use crate::api::read_documents;
 use crate::api::v1alpha1::{Action, State};
 use crate::decision::{Ask, Decision, Denial, Permit};
-use crate::identity::{Principal, Standing};
+use crate::identity::{Principal, PrincipalOrigin, Standing};
 use crate::request::{CanonicalRequest, KubeRequest};
 
 const BASE: &str = r#"
@@ -94,8 +94,9 @@ fn principal(set: &PolicySet, name: &str) -> Arc<Principal> {
         .iter()
         .find(|identity| identity.name == name)
         .expect("an identity");
-    let namespace = &identity.pod.namespace;
-    let principal = Principal::new(Arc::clone(identity), namespace, "p", "pod", Timestamp::UNIX_EPOCH);
+    let pod = identity.attest.pod.as_ref().expect("recognised by its pod");
+    let origin = PrincipalOrigin::pod(&pod.namespace, "p");
+    let principal = Principal::new(Arc::clone(identity), origin, "pod", Timestamp::UNIX_EPOCH);
     Arc::new(principal.expect("an active identity"))
 }
 

@@ -188,3 +188,42 @@ fn subjects_say_whom_a_policy_is_about() {
         assert_eq!(!passes(&set, "GET /api/v1/pods"), fires, "{subjects}");
     }
 }
+
+#[test]
+fn a_policy_on_namespaces_is_about_pods_there_and_never_about_a_client_of_the_gateway() {
+    let of_namespaces = policy(
+        "guard",
+        "subjects: {namespaces: ['*']}\n  rules: [{name: r, action: Deny, match: {resources: [pods]}}]",
+    );
+    let of_identity = policy(
+        "named",
+        "subjects: {identities: [fixer]}\n  rules: [{name: r, action: Deny, match: {resources: [services]}}]",
+    );
+    let set = compile(&[&grant(ALL), &of_namespaces, &of_identity]);
+    let in_pod = principal(&set, "fixer");
+    let origin = PrincipalOrigin::Gateway {
+        peer: std::net::Ipv4Addr::LOCALHOST.into(),
+    };
+    let at_gateway = Principal::new(
+        Arc::clone(in_pod.identity()),
+        origin,
+        "jwt",
+        Timestamp::UNIX_EPOCH,
+    );
+    let at_gateway = Arc::new(at_gateway.expect("an active identity"));
+    assert_eq!((at_gateway.namespace(), at_gateway.pod()), (None, None));
+    let code = |principal: &Arc<Principal>, line: &str| {
+        let decision = set.decide(Arc::clone(principal), canonical(line), Inputs::default());
+        match decision {
+            Decision::Deny(denial) => denial.cause().code(),
+            _ => "permitted",
+        }
+    };
+    for (line, from_pod, from_gateway) in [
+        ("GET /api/v1/pods", "policy", "permitted"),
+        ("GET /api/v1/services", "policy", "policy"),
+    ] {
+        assert_eq!(code(&in_pod, line), from_pod, "{line}");
+        assert_eq!(code(&at_gateway, line), from_gateway, "{line}");
+    }
+}
