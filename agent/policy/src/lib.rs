@@ -16,15 +16,19 @@
 //! | [`engine`] | all objects compiled for decisions, what a decision needs, and what it comes to | `api`, `glob`, `identity`, `kubernetes`, `request`, `yaml` |
 //! | [`decision`] | permits, asks and denials; nothing else makes one | `engine`, `identity`, `request` |
 //! | [`api`] | the objects that people write, and their JSON Schema (schema.rs); no CRD exists yet | `glob`, `kubernetes`, `yaml` |
+//! | [`jwt`] | JWT issuers, and what their verified tokens say | `cel`, `kubernetes`, `token`, `yaml` |
+//! | [`cel`] | expressions that people write, compiled with limits | - |
 //! | [`yaml`] | YAML whose every value knows its file, line and column | - |
 //! | `kubernetes` | the verbs and resources of Kubernetes | - |
 //! | `glob` | globs with `*` and `?` | - |
 
 pub mod api;
+pub mod cel;
 pub mod decision;
 pub mod engine;
 mod glob;
 pub mod identity;
+pub mod jwt;
 mod kubernetes;
 pub mod request;
 pub mod token;

@@ -7,6 +7,7 @@
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
 /// The longest token that is read. Real ones have 1 to 2 KB.
 pub const TOKEN_LIMIT: usize = 16 * 1024;
@@ -87,7 +88,17 @@ impl TokenClaims {
         if parts.next().is_some() || header.is_empty() || signature.is_empty() {
             return None;
         }
-        let payload: Payload = serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(payload).ok()?).ok()?;
+        let payload = serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(payload).ok()?).ok()?;
+        Self::from_payload(payload)
+    }
+
+    /// Whom the token of these claims is for, where it is one of a service account.
+    #[must_use]
+    pub fn of(claims: &Map<String, Value>) -> Option<Self> {
+        Self::from_payload(Payload::deserialize(claims).ok()?)
+    }
+
+    fn from_payload(payload: Payload) -> Option<Self> {
         let (namespace, service_account, pod) = match payload.bound {
             Some(bound) => (bound.namespace, bound.serviceaccount.name, bound.pod),
             None => (payload.legacy_namespace?, payload.legacy_service_account?, None),
