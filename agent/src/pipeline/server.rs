@@ -176,7 +176,7 @@ impl Pipeline {
         let served = Arc::new((self, connection, tunnel));
         let service = service_fn(move |request| {
             let request = whole.restore(request);
-            let served = Arc::clone(&served);
+            let (served, whole) = (Arc::clone(&served), Arc::clone(&whole));
             // Boxed: hyper holds room for it in each connection, also while no request is under way.
             Box::pin(async move {
                 let (pipeline, connection, tunnel) = &*served;
@@ -185,7 +185,7 @@ impl Pipeline {
                 *response.version_mut() = Version::HTTP_11;
                 if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                     tunnel.set();
-                } else if connection.is_finishing() {
+                } else if connection.is_finishing() || whole.is_last() {
                     let close = HeaderValue::from_static("close");
                     response.headers_mut().insert(CONNECTION, close);
                 }

@@ -4,6 +4,10 @@
 //! parsed here, and hyper gets a short head with the fields that frame the message. The request that hyper makes of it is
 //! given its real head before anybody sees it. A head that is complete in the first bytes that come, as nearly all are, is
 //! passed on where it lies.
+//!
+//! hyper gets a head and no more, and then as much of a body as it says that there is: each head is read here, also one that is
+//! pipelined. A body whose length is unknown, and one that may become another protocol, are the last of a connection: their
+//! answer closes it ([`Exchange::is_last`]), and a request behind them is refused.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -13,14 +17,14 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use http::header::UPGRADE;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
 use http_body::Body;
 use parking_lot::Mutex;
 use picket_policy::MAX_HEAD;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::io::poll_read_buf;
 
-use super::{HeldHead, PodHeads, ReadPermit, SHORT_HEAD, SHOWN_TARGET, set_target};
+use super::{HeldHead, PodHeads, ReadPermit, SHORT_HEAD, set_target, shown};
 use crate::reject::HeadError;
 
 /// Fields that hyper parses without an allocation of its own (its `DEFAULT_MAX_HEADERS`).
@@ -61,19 +65,24 @@ struct LongHead {
 
 /// What the connection's reader and its requests tell each other.
 pub(in crate::pipeline) struct Exchange {
-    /// Bytes of the body of the request that hyper read last; [`NO_REQUEST`] and [`ENDLESS`] beside.
+    /// Bytes of the body of the request that hyper read last; [`NO_REQUEST`] and [`LAST`] beside.
     body: AtomicU64,
     head: Mutex<Option<Result<LongHead, HeadError>>>,
 }
 
 /// hyper has not read the head yet.
 const NO_REQUEST: u64 = u64::MAX;
-/// No other head will come that is looked for: the length is unknown, or the connection changes its protocol.
-const ENDLESS: u64 = u64::MAX - 1;
+/// No other head is looked for: the length is unknown, or the connection may change its protocol.
+const LAST: u64 = u64::MAX - 1;
 
 impl Exchange {
     /// Gives a request that hyper made its real head, and notes where the next head begins.
     pub(in crate::pipeline) fn restore<B: Body>(&self, mut request: Request<B>) -> Request<B> {
+        if self.is_last() {
+            // Nobody looked at its head.
+            request.extensions_mut().insert(HeadError::Malformed);
+            return request;
+        }
         match self.head.lock().take() {
             Some(Ok(long)) => {
                 *request.method_mut() = long.method;
@@ -89,12 +98,17 @@ impl Exchange {
             None => {}
         }
         let body = match request.body().size_hint().exact() {
-            _ if request.headers().contains_key(UPGRADE) || request.method() == Method::CONNECT => ENDLESS,
-            Some(length) => length.min(ENDLESS),
-            None => ENDLESS,
+            _ if request.headers().contains_key(UPGRADE) || request.method() == Method::CONNECT => LAST,
+            Some(length) => length.min(LAST),
+            None => LAST,
         };
         self.body.store(body, Ordering::Release);
         request
+    }
+
+    /// Whether the request that hyper read last is the connection's last one, unless the connection changes its protocol.
+    pub(in crate::pipeline) fn is_last(&self) -> bool {
+        self.body.load(Ordering::Acquire) == LAST
     }
 }
 
@@ -105,9 +119,9 @@ enum State {
     Holding { bytes: BytesMut, seen: usize },
     /// It is too long: the rest is read before hyper gets the stand-in.
     Dropping(Box<Dropping>),
-    /// These bytes are for hyper; so many of the body are among them.
-    Giving { bytes: Bytes, body: u64 },
-    /// hyper reads the rest of the message; so much of its body has passed.
+    /// This head is for hyper.
+    Giving(Bytes),
+    /// hyper has the head and reads the body, of which so much has passed.
     Passing { body: u64 },
     /// Nothing is looked for any more.
     Through,
@@ -124,6 +138,8 @@ struct Dropping {
 pub(in crate::pipeline) struct Http1Heads<S> {
     stream: S,
     state: State,
+    /// What came behind a head or body in one read, and hyper is not to have yet.
+    rest: Bytes,
     permit: Option<ReadPermit>,
     heads: PodHeads,
     exchange: Arc<Exchange>,
@@ -134,6 +150,7 @@ impl<S> Http1Heads<S> {
         Http1Heads {
             stream,
             state: State::Head,
+            rest: Bytes::new(),
             permit: None,
             heads,
             exchange: Arc::new(Exchange {
@@ -156,46 +173,47 @@ impl<S> Http1Heads<S> {
 
     /// A whole head of `length` bytes, with what came behind it. hyper gets it as it is, or another in its place.
     fn complete(&mut self, mut bytes: BytesMut, length: usize) {
-        if passes(&bytes[..length]) {
-            return self.give(bytes.freeze(), length);
-        }
         let head = bytes.split_to(length).freeze();
+        // A copy, so that little does not keep the memory of a long head.
+        self.rest = Bytes::copy_from_slice(&bytes);
+        if passes(&head) {
+            return self.give(head);
+        }
         match parse(&head, &self.heads) {
-            Ok((long, mut stand_in)) => {
-                let begin = stand_in.len();
-                stand_in.extend_from_slice(&bytes);
+            Ok((long, stand_in)) => {
                 *self.exchange.head.lock() = Some(Ok(long));
-                self.give(stand_in.into(), begin);
+                self.give(stand_in.freeze());
             }
-            Err(error) => self.refuse(error, &head),
+            Err(error) => {
+                // The connection closes after the answer.
+                let stand_in = self.refusal(error, &head);
+                self.give(stand_in);
+            }
         }
     }
 
-    /// Bytes for hyper, of which `head` are the head.
-    fn give(&mut self, bytes: Bytes, head: usize) {
-        let body = (bytes.len() - head) as u64;
+    /// A head for hyper.
+    fn give(&mut self, head: Bytes) {
         self.permit = None;
-        self.state = State::Giving { bytes, body };
-    }
-
-    /// Has hyper make a request of a head that is refused. The connection closes after the answer.
-    fn refuse(&mut self, error: HeadError, head: &[u8]) {
-        let stand_in = self.refusal(error, head);
-        let length = stand_in.len();
-        self.give(stand_in, length);
+        self.state = State::Giving(head);
     }
 
     /// Notes the refusal and makes the head that stands for the one that is refused; its record has the method, and the target
     /// as far as it can be shown.
     fn refusal(&mut self, error: HeadError, head: &[u8]) -> Bytes {
+        let begin = head.iter().position(|byte| !matches!(byte, b'\r' | b'\n'));
+        let head = &head[begin.unwrap_or(0)..];
         let end = memchr::memchr2(b'\r', b'\n', head).unwrap_or(head.len());
-        let mut words = head[..end].split(|byte| *byte == b' ');
-        let method = words.next().and_then(|word| Method::from_bytes(word).ok());
-        let target = words.next().unwrap_or_default();
-        let target = std::str::from_utf8(&target[..target.len().min(SHOWN_TARGET)]).ok();
-        let target = target.filter(|target| target.starts_with('/') && target.parse::<Uri>().is_ok());
+        let first = memchr::memchr(b' ', &head[..end]).unwrap_or(end);
+        let method = Method::from_bytes(&head[..first]).ok();
+        // A target may hold spaces; HTTP's name ends the line.
+        let target = head[..end].get(first + 1..).unwrap_or_default();
+        let target = target
+            .strip_suffix(b" HTTP/1.1")
+            .or(target.strip_suffix(b" HTTP/1.0"))
+            .unwrap_or(target);
         *self.exchange.head.lock() = Some(Err(error));
-        let (method, target) = (method.unwrap_or(Method::GET), target.unwrap_or("/"));
+        let (method, target) = (method.unwrap_or(Method::GET), shown(target));
         format!("{method} {target} HTTP/1.1\r\nconnection: close\r\n\r\n").into()
     }
 }
@@ -203,6 +221,11 @@ impl<S> Http1Heads<S> {
 impl<S: AsyncRead + Unpin> Http1Heads<S> {
     /// Reads the beginning of a head to where hyper wants it, and takes it back where it is not all there or not short.
     fn poll_head(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<bool>> {
+        if !self.rest.is_empty() {
+            let bytes = BytesMut::from(std::mem::take(&mut self.rest));
+            self.begin(bytes);
+            return Poll::Ready(Ok(false));
+        }
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
         let bytes = &buffer.filled()[before..];
@@ -213,18 +236,49 @@ impl<S: AsyncRead + Unpin> Http1Heads<S> {
         if let Some(length) = length
             && passes(&bytes[..length])
         {
-            self.state = State::Passing {
-                body: (bytes.len() - length) as u64,
-            };
+            self.rest = Bytes::copy_from_slice(&bytes[length..]);
+            buffer.set_filled(before + length);
+            self.state = State::Passing { body: 0 };
             return Poll::Ready(Ok(true));
         }
-        let (bytes, seen) = (BytesMut::from(bytes), bytes.len());
+        let bytes = BytesMut::from(bytes);
         buffer.set_filled(before);
-        match length {
-            Some(length) => self.complete(bytes, length),
-            None => self.state = State::Holding { bytes, seen },
-        }
+        self.begin(bytes);
         Poll::Ready(Ok(false))
+    }
+
+    /// Bytes with which a head begins, and which hyper does not get as they lie.
+    fn begin(&mut self, bytes: BytesMut) {
+        match end(&bytes, 0) {
+            Some(length) => self.complete(bytes, length),
+            None => {
+                let seen = bytes.len();
+                self.state = State::Holding { bytes, seen };
+            }
+        }
+    }
+
+    /// Reads on, at most so many bytes.
+    fn poll_body(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+        most: u64,
+    ) -> Poll<io::Result<u64>> {
+        let most = usize::try_from(most).unwrap_or(usize::MAX);
+        if !self.rest.is_empty() {
+            let fits = self.rest.len().min(buffer.remaining()).min(most);
+            buffer.put_slice(&self.rest.split_to(fits));
+            return Poll::Ready(Ok(fits as u64));
+        }
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
+        let read = buffer.filled().len() - before;
+        if read > most {
+            self.rest = Bytes::copy_from_slice(&buffer.filled()[before + most..]);
+            buffer.set_filled(before + most);
+        }
+        Poll::Ready(Ok(read.min(most) as u64))
     }
 
     /// Reads on at a head that has not come whole.
@@ -243,8 +297,7 @@ impl<S: AsyncRead + Unpin> Http1Heads<S> {
         if ready!(poll_read_buf(Pin::new(&mut self.stream), cx, bytes))? == 0 {
             // hyper says what it thinks of half a head.
             let bytes = std::mem::take(bytes).freeze();
-            let length = bytes.len();
-            self.give(bytes, length);
+            self.give(bytes);
             return Poll::Ready(Ok(()));
         }
         let length = end(bytes, *seen);
@@ -279,27 +332,12 @@ impl<S: AsyncRead + Unpin> Http1Heads<S> {
         dropping.dropped += read;
         if read == 0 || dropping.dropped > DROPPED || end(&dropping.bytes, 3).is_some() {
             let stand_in = dropping.stand_in.clone();
-            let length = stand_in.len();
-            self.give(stand_in, length);
+            self.give(stand_in);
         } else {
             let kept = dropping.bytes.len().saturating_sub(3);
             dropping.bytes.advance(kept);
         }
         Poll::Ready(Ok(()))
-    }
-
-    /// Whether the next head is due, or none that is looked for.
-    fn next_state(&self, body: u64) -> Option<State> {
-        match self.exchange.body.load(Ordering::Acquire) {
-            NO_REQUEST => None,
-            length if length == body => {
-                self.exchange.body.store(NO_REQUEST, Ordering::Release);
-                Some(State::Head)
-            }
-            // Another request came with this one, or none is looked for.
-            length if length < body || length == ENDLESS => Some(State::Through),
-            _ => None,
-        }
     }
 }
 
@@ -312,7 +350,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Http1Heads<S> {
         let this = self.get_mut();
         loop {
             match &mut this.state {
-                State::Through => return Pin::new(&mut this.stream).poll_read(cx, buffer),
+                State::Through => return this.poll_body(cx, buffer, u64::MAX).map_ok(drop),
                 State::Head => {
                     if ready!(this.poll_head(cx, buffer))? {
                         return Poll::Ready(Ok(()));
@@ -320,28 +358,29 @@ impl<S: AsyncRead + Unpin> AsyncRead for Http1Heads<S> {
                 }
                 State::Holding { .. } => ready!(this.poll_hold(cx))?,
                 State::Dropping(_) => ready!(this.poll_drop(cx))?,
-                State::Giving { bytes, body } => {
+                State::Giving(bytes) => {
                     let fits = bytes.len().min(buffer.remaining());
-                    buffer.put_slice(&bytes[..fits]);
-                    bytes.advance(fits);
+                    buffer.put_slice(&bytes.split_to(fits));
                     if bytes.is_empty() {
-                        this.state = State::Passing { body: *body };
+                        this.state = State::Passing { body: 0 };
                     }
                     return Poll::Ready(Ok(()));
                 }
-                State::Passing { body } => {
-                    let passed = *body;
-                    if let Some(next) = this.next_state(passed) {
-                        this.state = next;
-                        continue;
+                State::Passing { body } => match this.exchange.body.load(Ordering::Acquire) {
+                    // hyper wants more of what is a whole head, or all that came of one.
+                    NO_REQUEST => return Poll::Ready(Ok(())),
+                    LAST => this.state = State::Through,
+                    length if length == *body => {
+                        this.exchange.body.store(NO_REQUEST, Ordering::Release);
+                        this.state = State::Head;
                     }
-                    let before = buffer.filled().len();
-                    ready!(Pin::new(&mut this.stream).poll_read(cx, buffer))?;
-                    this.state = State::Passing {
-                        body: passed + (buffer.filled().len() - before) as u64,
-                    };
-                    return Poll::Ready(Ok(()));
-                }
+                    length => {
+                        let passed = *body;
+                        let read = ready!(this.poll_body(cx, buffer, length.saturating_sub(passed)))?;
+                        this.state = State::Passing { body: passed + read };
+                        return Poll::Ready(Ok(()));
+                    }
+                },
             }
         }
     }

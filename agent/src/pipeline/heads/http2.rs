@@ -3,8 +3,10 @@
 //! In: a client's bytes. Out: the same bytes, but for a header block whose `:path` may be longer than a URI, for which hyper
 //! would reset the stream: the path's value is moved into a field of its own ([`hpack`](super::hpack)), and the request gets
 //! it back before anybody sees it. Only a block that needs more than one frame can hold such a path, so all others pass where
-//! they lie, unless the path has a fragment. hyper would drop that: its path is moved too, and the request refused. A `:path`
-//! whose name a client takes from its own table is not looked at; no client needs that.
+//! they lie, unless the path has a fragment. hyper would drop that: its path is moved too, and the request refused.
+//!
+//! Headers that cannot be followed, such as those that h2 refuses without a look at their block, are the last of a connection.
+//! What comes behind them could refer to a table that is another one here than in h2.
 
 use std::fmt::Write as _;
 use std::io::{self, IoSlice};
@@ -18,7 +20,7 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::io::poll_read_buf;
 
-use super::hpack::{Destination, has_fragment, move_path};
+use super::hpack::{Destination, Names, move_paths};
 use super::{PodHeads, ReadPermit, SHORT_HEAD, set_target};
 use crate::reject::HeadError;
 
@@ -32,6 +34,7 @@ const PREFACE: usize = 24;
 /// The head of a frame (section 4.1), the types that carry header blocks, and their flags (sections 6.2 and 6.10).
 const FRAME_HEAD: usize = 9;
 const HEADERS: u8 = 1;
+const PUSH_PROMISE: u8 = 5;
 const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 0x01;
 const END_HEADERS: u8 = 0x04;
@@ -100,11 +103,13 @@ pub(in crate::pipeline) fn restore<B>(mut request: Request<B>, heads: &PodHeads)
 struct Walker {
     /// Bytes that pass before the next frame's head.
     left: usize,
+    /// The dynamic table behind the headers that passed.
+    names: Names,
 }
 
 impl Walker {
     /// How many of the bytes pass as they are: all but a frame's head that is not whole, headers that are not whole or go on in
-    /// another frame, and those with a fragment in their path.
+    /// another frame, those with a fragment in their path, and those that cannot be followed.
     fn pass(&mut self, bytes: &[u8]) -> usize {
         let mut at = 0;
         loop {
@@ -115,7 +120,9 @@ impl Walker {
                 return at;
             }
             match frame(&bytes[at..]) {
-                Some(frame) if frame.passes(&bytes[at..]) => self.left = FRAME_HEAD + frame.length,
+                Some(frame) if frame.passes(&bytes[at..], &mut self.names) => {
+                    self.left = FRAME_HEAD + frame.length
+                }
                 _ => return at,
             }
         }
@@ -131,23 +138,25 @@ struct Frame {
 }
 
 impl Frame {
-    fn is_open(&self) -> bool {
-        self.kind == HEADERS && self.flags & END_HEADERS == 0
-    }
-
-    /// Whether it passes as it is; the bytes begin with it.
-    fn passes(&self, bytes: &[u8]) -> bool {
-        if self.kind != HEADERS || self.length > FRAME {
-            return !self.is_open();
+    /// Whether it passes as it is; the bytes begin with it. The names are those behind it then.
+    fn passes(&self, bytes: &[u8], names: &mut Names) -> bool {
+        match self.kind {
+            HEADERS if self.flags & END_HEADERS == 0 || self.length > FRAME => return false,
+            HEADERS => {}
+            // No client may send the one, nor the other without headers that are open (RFC 9113 sections 8.4 and 6.10).
+            PUSH_PROMISE | CONTINUATION => return false,
+            _ => return true,
         }
         let whole = bytes.get(FRAME_HEAD..FRAME_HEAD + self.length);
-        let block = whole.map(|payload| unpadded(self, payload));
-        match block {
-            _ if self.is_open() => false,
-            None => false,
-            // h2 refuses headers whose padding is longer than they are.
-            Some(block) => !block.is_some_and(has_fragment),
+        let Some(block) = whole.and_then(|payload| unpadded(self, payload)) else {
+            return false;
+        };
+        let mut behind = names.clone();
+        let passes = behind.follow(block).is_some_and(|paths| paths.is_empty());
+        if passes {
+            *names = behind;
         }
+        passes
     }
 }
 
@@ -169,6 +178,8 @@ pub(in crate::pipeline) struct Http2Heads<S> {
     input: BytesMut,
     /// What may pass.
     output: Bytes,
+    /// Nothing is read behind that.
+    ended: bool,
     permit: Option<ReadPermit>,
     heads: PodHeads,
 }
@@ -181,7 +192,7 @@ enum Block {
     Pass(usize),
     /// So many bytes are replaced by these.
     Replace(usize, Vec<u8>),
-    /// They break the protocol or are larger than h2 takes, which is h2's to refuse.
+    /// They break the protocol or are larger than h2 takes, which is h2's to refuse. Nothing behind them is read.
     Refused,
 }
 
@@ -189,18 +200,22 @@ impl<S> Http2Heads<S> {
     pub(in crate::pipeline) fn new(stream: S, heads: PodHeads) -> Http2Heads<S> {
         Http2Heads {
             stream,
-            walker: Walker { left: PREFACE },
+            walker: Walker {
+                left: PREFACE,
+                names: Names::new(),
+            },
             input: BytesMut::new(),
             output: Bytes::new(),
+            ended: false,
             permit: None,
             heads,
         }
     }
 
-    /// Passes everything from here on.
-    fn give_up(&mut self) {
-        self.output = self.input.split().freeze();
-        self.walker.left = usize::MAX;
+    /// Passes what has come, and then the connection's end.
+    fn end(&mut self) {
+        self.output = std::mem::take(&mut self.input).freeze();
+        self.ended = true;
     }
 
     /// Moves what may pass to the output. Whether there is any.
@@ -213,10 +228,10 @@ impl<S> Http2Heads<S> {
         if self.input.len() < FRAME_HEAD {
             return false;
         }
-        match block(&self.input) {
+        match block(&self.input, &mut self.walker.names) {
             Block::Open => return false,
             Block::Pass(length) => self.output = self.input.split_to(length).freeze(),
-            Block::Refused => self.give_up(),
+            Block::Refused => self.end(),
             Block::Replace(length, bytes) => {
                 self.input.advance(length);
                 self.output = bytes.into();
@@ -227,11 +242,14 @@ impl<S> Http2Heads<S> {
     }
 }
 
-/// Reads headers and their continuations.
-fn block(bytes: &[u8]) -> Block {
+/// Reads headers and their continuations. The names are those behind them then.
+fn block(bytes: &[u8], names: &mut Names) -> Block {
     let Some(first) = frame(bytes) else {
         return Block::Open;
     };
+    if first.kind != HEADERS {
+        return Block::Refused;
+    }
     let mut end = 0;
     loop {
         let Some(next) = frame(&bytes[end..]) else {
@@ -241,7 +259,7 @@ fn block(bytes: &[u8]) -> Block {
             return Block::Refused;
         }
         end += FRAME_HEAD + next.length;
-        if end > LIST_BYTES as usize {
+        if next.length > FRAME || end > LIST_BYTES as usize {
             return Block::Refused;
         }
         if end > bytes.len() {
@@ -258,9 +276,13 @@ fn block(bytes: &[u8]) -> Block {
         name: FIELD,
         path: &STAND_IN,
     };
-    match move_path(&block, &long, &FRAGMENTS) {
-        Some(moved) => Block::Replace(end, frames(&first, &moved)),
-        None => Block::Pass(end),
+    match names.follow(&block) {
+        Some(paths) if paths.is_empty() => Block::Pass(end),
+        Some(paths) => {
+            let moved = move_paths(&block, &paths, &long, &FRAGMENTS);
+            Block::Replace(end, frames(&first, &moved))
+        }
+        None => Block::Refused,
     }
 }
 
@@ -277,7 +299,8 @@ fn fragments(first: &Frame, bytes: &[u8]) -> Option<Vec<u8>> {
     Some(block)
 }
 
-/// The fragment in the payload of HEADERS, without padding and priority.
+/// The fragment in the payload of HEADERS, without padding and priority. `None` where h2 does not read it: it is longer than its
+/// frame, or its stream depends on itself.
 fn unpadded<'a>(head: &Frame, payload: &'a [u8]) -> Option<&'a [u8]> {
     let (mut begin, mut end) = (0, payload.len());
     if head.flags & PADDED != 0 {
@@ -285,6 +308,10 @@ fn unpadded<'a>(head: &Frame, payload: &'a [u8]) -> Option<&'a [u8]> {
         end = end.checked_sub(usize::from(*payload.first()?))?;
     }
     if head.flags & PRIORITY != 0 {
+        let stream = |bytes: [u8; 4]| u32::from_be_bytes(bytes) << 1;
+        if stream(*payload.get(begin..)?.first_chunk()?) == stream(head.stream) {
+            return None;
+        }
         begin += 5;
     }
     payload.get(begin..end)
@@ -321,6 +348,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Http2Heads<S> {
                 buffer.put_slice(&this.output.split_to(fits));
                 return Poll::Ready(Ok(()));
             }
+            if this.ended {
+                return Poll::Ready(Ok(()));
+            }
             if this.input.is_empty() {
                 let before = buffer.filled().len();
                 ready!(Pin::new(&mut this.stream).poll_read(cx, buffer))?;
@@ -347,7 +377,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Http2Heads<S> {
             this.input.reserve(FRAME);
             if ready!(poll_read_buf(Pin::new(&mut this.stream), cx, &mut this.input))? == 0 {
                 // h2 says what it thinks of half a frame.
-                this.give_up();
+                this.end();
             }
         }
     }

@@ -14,6 +14,7 @@ mod hpack;
 pub(super) mod http1;
 pub(super) mod http2;
 
+use std::fmt::Write as _;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -41,7 +42,8 @@ const KILOBYTE: usize = 1024;
 /// How long a client may take over a long head once it is one, so that nobody keeps others from reading theirs.
 const READING_LIMIT: Duration = Duration::from_secs(20);
 
-/// What a record has of a target that was not read, in bytes.
+/// What a record has of a target that was not read, in bytes. A client may make each of its bytes three in the record; this shows
+/// any target that somebody meant, and keeps refusals small in the log.
 const SHOWN_TARGET: usize = 8 * 1024;
 
 /// What long heads may take, on the whole node.
@@ -139,15 +141,41 @@ pub(super) fn target<B>(request: &Request<B>) -> &str {
     }
 }
 
-/// Puts a target into a request; `None` where it is none.
-fn set_target<B>(request: &mut Request<B>, target: &[u8]) -> Option<()> {
-    if memchr::memchr(b'#', target).is_some() {
-        // The record shows what was asked for.
-        let shown = String::from_utf8_lossy(target).replace('#', "%23");
-        let shown = shown.get(..SHOWN_TARGET).unwrap_or(&shown);
-        if let Ok(shown) = Uri::try_from(shown) {
-            *request.uri_mut() = shown;
+/// A target for the record, as it was sent: bytes that a URI does not hold are written as `%` and two digits. One that is no path
+/// gets a `/` before it.
+fn shown(target: &[u8]) -> String {
+    let mut text = String::new();
+    if !target.starts_with(b"/") {
+        text.push('/');
+    }
+    for byte in target {
+        if text.len() + 3 > SHOWN_TARGET {
+            break;
         }
+        match byte {
+            // `http::Uri` takes these in a path and in a query (`scan_path_and_query`).
+            b'!' | b'$'..=b';' | b'=' | b'?'..=b'_' | b'a'..=b'~' => {
+                text.push(char::from(*byte));
+            }
+            _ => {
+                let _infallible = write!(text, "%{byte:02X}");
+            }
+        }
+    }
+    text
+}
+
+/// Puts a target into a request; `None` where it is none. The request has it as the record shows it then.
+fn set_target<B>(request: &mut Request<B>, target: &[u8]) -> Option<()> {
+    let set = try_target(request, target);
+    if set.is_none() {
+        *request.uri_mut() = Uri::try_from(shown(target)).unwrap_or_default();
+    }
+    set
+}
+
+fn try_target<B>(request: &mut Request<B>, target: &[u8]) -> Option<()> {
+    if memchr::memchr(b'#', target).is_some() {
         return None;
     }
     if target.len() <= LongTarget::LONGEST_URI {
@@ -257,5 +285,31 @@ mod tests {
         let mut request = Request::new(());
         let long = format!("https://x/{}", "a".repeat(70_000));
         assert_eq!(set_target(&mut request, long.as_bytes()), None);
+    }
+
+    #[test]
+    fn a_refused_target_is_shown_as_it_was_sent() {
+        for (sent, text) in [
+            (&b"/a<#x"[..], "/a%3C%23x"),
+            (b"/a b#", "/a%20b%23"),
+            (b"/a?b=\"`\x7f\xff%2f\\#", "/a?b=%22%60%7F%FF%2f\\%23"),
+            (b"*#", "/*%23"),
+            (b"", "/"),
+        ] {
+            let mut request = Request::new(());
+            assert_eq!(set_target(&mut request, sent), None);
+            assert_eq!(target(&request), text);
+        }
+        let every: Vec<u8> = (0..=255).collect();
+        for begin in ["/", "/?"] {
+            let text = shown(&[begin.as_bytes(), &every].concat());
+            assert!(text.is_ascii() && text.parse::<Uri>().is_ok_and(|uri| uri.to_string() == text));
+        }
+        for byte in [b'a', b'#', 0xff] {
+            let text = shown(&vec![byte; 1 << 20]);
+            assert!(
+                text.len() <= SHOWN_TARGET && text.len() > SHOWN_TARGET - 4 && text.parse::<Uri>().is_ok()
+            );
+        }
     }
 }

@@ -13,12 +13,12 @@ fn pods(length: usize) -> String {
     format!("{path}{}", "a".repeat(length - path.len()))
 }
 
-fn get(target: &str, fields: &str) -> Vec<u8> {
+pub(super) fn get(target: &str, fields: &str) -> Vec<u8> {
     format!("GET {target} HTTP/1.1\r\nhost: kubernetes\r\n{fields}\r\n").into_bytes()
 }
 
 /// Status and body of the next answer.
-async fn answer(stream: &mut (impl AsyncRead + Unpin)) -> (u16, String) {
+pub(super) async fn answer(stream: &mut (impl AsyncRead + Unpin)) -> (u16, String) {
     let mut read = Vec::new();
     loop {
         let mut fields = [httparse::EMPTY_HEADER; 64];
@@ -47,7 +47,7 @@ async fn answer(stream: &mut (impl AsyncRead + Unpin)) -> (u16, String) {
     }
 }
 
-async fn send(stream: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) {
+pub(super) async fn send(stream: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) {
     stream.write_all(bytes).await.expect("sent");
     stream.flush().await.expect("sent");
 }
@@ -179,7 +179,7 @@ async fn what_is_no_http_is_refused_however_long_it_is() {
 }
 
 /// A frame of HTTP/2.
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub(super) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let mut frame = (payload.len() as u32).to_be_bytes()[1..].to_vec();
     frame.extend_from_slice(&[kind, flags]);
     frame.extend_from_slice(&stream.to_be_bytes());
@@ -188,7 +188,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 }
 
 /// A string of HPACK without Huffman coding.
-fn text(text: &str) -> Vec<u8> {
+pub(super) fn text(text: &str) -> Vec<u8> {
     let mut out = Vec::new();
     let mut length = text.len();
     if length < 127 {
@@ -206,7 +206,7 @@ fn text(text: &str) -> Vec<u8> {
 }
 
 /// HEADERS and CONTINUATIONs of a GET; `first` is how the path is indexed.
-fn get2(stream: u32, target: &str, first: u8) -> Vec<u8> {
+pub(super) fn get2(stream: u32, target: &str, first: u8) -> Vec<u8> {
     // :method GET, :scheme https, and an authority that goes into the table.
     let block = [
         &[0x82, 0x87, 0x41][..],
@@ -226,7 +226,10 @@ fn get2(stream: u32, target: &str, first: u8) -> Vec<u8> {
 }
 
 /// The first octet of the header block that answers a stream, and the data behind it.
-async fn answer2(connection: &mut (impl AsyncRead + AsyncWrite + Unpin), stream: u32) -> (Vec<u8>, String) {
+pub(super) async fn answer2(
+    connection: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    stream: u32,
+) -> (Vec<u8>, String) {
     let (mut head, mut data) = (Vec::new(), Vec::new());
     loop {
         let mut begin = [0; 9];
@@ -294,7 +297,7 @@ async fn a_longer_head_of_http2_is_refused_with_the_limit_and_one_record() {
 }
 
 /// A connection of HTTP/2 whose settings are exchanged.
-async fn connect2(world: &World) -> impl AsyncRead + AsyncWrite + Unpin + use<> {
+pub(super) async fn connect2(world: &World) -> impl AsyncRead + AsyncWrite + Unpin + use<> {
     let mut connection = world.stream_of(b"h2").await;
     send(&mut connection, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
     send(&mut connection, &frame(4, 0, 0, &[])).await;

@@ -3,6 +3,7 @@
 mod arrivals;
 mod claims;
 mod correlation;
+mod fragments;
 mod heads;
 mod sessions;
 mod shares;
