@@ -459,7 +459,7 @@ spec:
         let request = http::Request::delete(path).body(()).unwrap();
         let request = CanonicalRequest::read(request.into_parts().0).unwrap();
         let principal = crate::identity::testing::principal("triage", "n", "p").into();
-        match policies.decide(principal, request, Inputs::default()) {
+        match policies.decide(principal, request, Inputs::at(jiff::Timestamp::now())) {
             Decision::Deny(denial) => denial,
             other => panic!("{other:?}"),
         }

@@ -13,6 +13,9 @@ use picket_policy::{Inputs, KubeRequest, PolicySet, Principal, PrincipalOrigin, 
 
 const RULES: usize = 1000;
 
+/// A moment in the middle of the day.
+const NOW: Timestamp = Timestamp::constant(1_800_000_000, 0);
+
 const BASE: &str = "
 apiVersion: picket.dev/v1alpha1
 kind: AgentIdentity
@@ -48,12 +51,7 @@ impl Setting {
         let documents = read_documents("bench.yaml", &text).expect("valid documents");
         let set = PolicySet::compile(documents).expect("a policy set");
         let identity = Arc::clone(&set.identities()[0]);
-        let principal = Principal::new(
-            identity,
-            PrincipalOrigin::pod("ns", "p"),
-            "pod",
-            Timestamp::UNIX_EPOCH,
-        );
+        let principal = Principal::new(identity, PrincipalOrigin::pod("ns", "p"), "pod", NOW);
         Self {
             principal: principal.expect("an active identity"),
             set,
@@ -63,7 +61,7 @@ impl Setting {
     /// What a decision costs but for making the permit, which takes the request and leaves none for the next round.
     fn decide(&self, request: &KubeRequest) -> Recheck {
         self.set
-            .recheck(&self.principal, black_box(request), Inputs::default())
+            .recheck(&self.principal, black_box(request), Inputs::at(NOW))
     }
 }
 
@@ -99,7 +97,10 @@ fn benches(criterion: &mut Criterion) {
             Setting::new("groups: [agents]", globs),
         ),
     ] {
-        assert!(matches!(setting.decide(&request), Recheck::Permit(_)), "{name}");
+        assert!(
+            matches!(setting.decide(&request), Recheck::Permit { .. }),
+            "{name}"
+        );
         criterion.bench_function(name, |bencher| bencher.iter(|| setting.decide(&request)));
     }
 }

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use thiserror::Error;
 
 use crate::engine::{Allowance, Cause, Evaluation, FiredRule, Impersonate, Inputs, PolicySet, Refusal};
@@ -117,6 +118,12 @@ impl Permit {
     #[must_use]
     pub fn rule(&self) -> &str {
         &self.allowance.rule
+    }
+
+    /// The first moment at which time alone may end what the grants give; judge again then.
+    #[must_use]
+    pub fn until(&self) -> Option<Timestamp> {
+        self.allowance.until
     }
 
     /// Who approved the request, where a rule asked for that.
@@ -253,17 +260,25 @@ impl Denial {
 /// What a policy set says of a request that is under way already.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Recheck {
-    /// It would be let through, as this user.
-    Permit(Arc<Impersonate>),
+    /// It would be let through.
+    Permit {
+        /// As this user.
+        impersonate: Arc<Impersonate>,
+        /// The first moment at which time alone may end that.
+        until: Option<Timestamp>,
+    },
     /// A person would be asked.
-    Ask,
+    Ask {
+        /// The first moment at which time alone may end that.
+        until: Option<Timestamp>,
+    },
     /// It would be refused.
     Deny(Denial),
 }
 
 impl PolicySet {
     /// Judges a request: built-in denies, then Deny rules, then grants, then rules that ask. The order decides only
-    /// which reason is given. `inputs` holds what [`PolicySet::needs`] named; a rule whose input is missing fires.
+    /// which reason is given. `inputs` holds the time and what [`PolicySet::needs`] named; a rule whose input is missing fires.
     #[must_use]
     pub fn decide(
         &self,
@@ -293,8 +308,13 @@ impl PolicySet {
     #[must_use]
     pub fn recheck(&self, principal: &Principal, request: &KubeRequest, inputs: Inputs<'_>) -> Recheck {
         match self.evaluate(principal, request, inputs) {
-            Evaluation::Allow(allowance) => Recheck::Permit(allowance.impersonate),
-            Evaluation::Ask(..) => Recheck::Ask,
+            Evaluation::Allow(allowance) => Recheck::Permit {
+                impersonate: allowance.impersonate,
+                until: allowance.until,
+            },
+            Evaluation::Ask(allowance, _) => Recheck::Ask {
+                until: allowance.until,
+            },
             Evaluation::Refuse(refusal) => Recheck::Deny(Denial(refusal)),
         }
     }

@@ -367,6 +367,7 @@ async fn decide(
         Box::pin(body.buffer(limit)).await.map_err(Rejection::Body)?;
     }
     let inputs = Inputs {
+        now: Timestamp::now(),
         body: body.buffered(),
     };
     Ok(policies.decide(Arc::clone(principal), request, inputs))

@@ -62,7 +62,8 @@ impl Basis {
         principal: &Arc<ResolvedPrincipal>,
         permit: &Permit,
     ) -> Arc<Basis> {
-        let until = principal.principal.identity().expires_at;
+        let expires_at = principal.principal.identity().expires_at;
+        let until = [expires_at, permit.until()].into_iter().flatten().min();
         Arc::new(Basis {
             connection: Arc::clone(connection),
             principal: Arc::clone(principal),
@@ -109,15 +110,15 @@ impl Basis {
     fn judge_until(&self) -> Result<Option<Timestamp>, Rejection> {
         let policies = self.in_force.store.current();
         // Only the pod attests an agent, so the request's headers are not kept for this.
-        let agent = self.connection.principal(&policies, None, Timestamp::now())?;
+        let now = Timestamp::now();
+        let agent = self.connection.principal(&policies, None, now)?;
         let permitted = Permitted {
             identity: &self.principal.name,
             request: &self.request,
             impersonate: &self.impersonate,
             approved: self.approved,
         };
-        session::recheck_request(&policies, &agent.principal, &permitted)?;
-        Ok(agent.principal.identity().expires_at)
+        session::recheck_request(&policies, &agent.principal, now, &permitted)
     }
 }
 
@@ -183,8 +184,7 @@ impl Judge for ByConnection {
         let policies = self.store.current();
         // Only the pod attests an agent, so the request's headers are not kept for this.
         let agent = self.connection.principal(&policies, None, now)?;
-        session::recheck(&policies, &agent.principal, facts)?;
-        Ok(agent.principal.identity().expires_at)
+        session::recheck(&policies, &agent.principal, facts, now)
     }
 }
 

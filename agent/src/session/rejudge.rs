@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use picket_policy::{Impersonate, Inputs, KubeRequest, PolicySet, Principal, Recheck};
 use tokio::sync::watch;
 
@@ -23,14 +24,21 @@ pub(super) fn nap(milliseconds: i64) -> Duration {
     Duration::from_millis(u64::try_from(milliseconds).unwrap_or(0)).min(NAP)
 }
 
-/// Whether a session may go on, as its pod's principal and the policy set are now.
+/// Whether a session may go on, as its pod's principal and the policy set are now; gives the moment at which time alone may
+/// end it.
 ///
 /// # Errors
 /// Why it may not: its request would be refused, the pod is another agent, or the request would be sent as another user.
-pub fn recheck(policies: &PolicySet, principal: &Principal, facts: &Facts) -> Result<(), Rejection> {
+pub fn recheck(
+    policies: &PolicySet,
+    principal: &Principal,
+    facts: &Facts,
+    now: Timestamp,
+) -> Result<Option<Timestamp>, Rejection> {
     recheck_request(
         policies,
         principal,
+        now,
         &Permitted {
             identity: &facts.identity,
             request: &facts.request,
@@ -60,22 +68,25 @@ pub struct Permitted<'a> {
 pub fn recheck_request(
     policies: &PolicySet,
     principal: &Principal,
+    now: Timestamp,
     permitted: &Permitted<'_>,
-) -> Result<(), Rejection> {
+) -> Result<Option<Timestamp>, Rejection> {
     if principal.name() != permitted.identity {
         return Err(Rejection::IdentityChanged {
             was: permitted.identity.to_owned(),
             is: principal.name().to_owned(),
         });
     }
-    match policies.recheck(principal, permitted.request, Inputs::default()) {
-        Recheck::Permit(impersonate) if impersonate == *permitted.impersonate => Ok(()),
-        Recheck::Permit(impersonate) => Err(Rejection::UserChanged {
+    let expires_at = principal.identity().expires_at;
+    let sooner = |until| [expires_at, until].into_iter().flatten().min();
+    match policies.recheck(principal, permitted.request, Inputs::at(now)) {
+        Recheck::Permit { impersonate, until } if impersonate == *permitted.impersonate => Ok(sooner(until)),
+        Recheck::Permit { impersonate, .. } => Err(Rejection::UserChanged {
             was: permitted.impersonate.user.clone(),
             is: impersonate.user.clone(),
         }),
-        Recheck::Ask if permitted.approved => Ok(()),
-        Recheck::Ask => Err(Rejection::ApprovalMissing),
+        Recheck::Ask { until } if permitted.approved => Ok(sooner(until)),
+        Recheck::Ask { .. } => Err(Rejection::ApprovalMissing),
         Recheck::Deny(denial) => Err(Rejection::Denied(denial)),
     }
 }
@@ -104,7 +115,6 @@ pub async fn run<T>(registry: Registry, mut policy: watch::Receiver<T>, pods: Po
 
 #[cfg(test)]
 mod tests {
-    use jiff::Timestamp;
     use picket_policy::api::AnyObject;
     use picket_policy::api::v1alpha1::Action;
 
@@ -143,7 +153,9 @@ spec:
         let principal =
             identity::resolve(&policies, &resolving::evidence(&pod), Timestamp::now()).expect("an agent");
         let facts = testing::facts(SessionKind::Watch, identity);
-        recheck(&policies, &principal, &facts).map_err(|rejection| rejection.code())
+        recheck(&policies, &principal, &facts, Timestamp::now())
+            .map(drop)
+            .map_err(|rejection| rejection.code())
     }
 
     #[test]
@@ -183,8 +195,8 @@ spec:
                 approved,
                 ..testing::facts(SessionKind::Watch, "fixer")
             };
-            let judged = recheck(&policies, &principal, &facts);
-            assert_eq!(judged.map_err(|rejection| rejection.code()), judgement);
+            let judged = recheck(&policies, &principal, &facts, Timestamp::now());
+            assert_eq!(judged.map(drop).map_err(|rejection| rejection.code()), judgement);
         }
     }
 }

@@ -4,6 +4,8 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
+
 use super::builtin::{Builtin, implicit_grant};
 use super::explain::{Reasons, why_not_granted};
 use super::grants::{Grant, needed};
@@ -14,7 +16,7 @@ use super::{Allowance, Evaluation, PolicySet, Refusal};
 use super::{Cause, FiredRule};
 use crate::api::v1alpha1::{Action, Mode};
 use crate::identity::Principal;
-use crate::request::{KubeRequest, VerbSet};
+use crate::request::{KubeRequest, Verb, VerbSet};
 
 /// The rules that fired, by what they do.
 #[derive(Default)]
@@ -51,21 +53,22 @@ impl PolicySet {
             let refusal = self.refused_by(rule, principal, request, (&input, inputs), fired.would_deny);
             return Evaluation::Refuse(refusal);
         }
-        let Some((grant, rule)) = granted(grants, request) else {
+        let Some(given) = granted(grants, request, inputs.now) else {
             let reasons = Reasons {
                 cause: Cause::NoGrant,
                 policy: None,
                 rule: None,
                 by: String::new(),
-                why: why_not_granted(grants, request),
+                why: &why_not_granted(grants, request, inputs.now),
                 allowed: self.allowed_instead(principal, request, inputs, VerbSet::default()),
             };
             return Evaluation::Refuse(reasons.refusal(principal, request, fired.would_deny));
         };
         let allowance = Allowance {
-            impersonate: grant.shared_impersonate(),
-            grant: grant.shared_name(),
-            rule,
+            impersonate: given.grant.shared_impersonate(),
+            grant: given.grant.shared_name(),
+            rule: given.rule,
+            until: given.until,
             warnings: fired.warnings,
             would_deny: fired.would_deny,
         };
@@ -88,7 +91,7 @@ impl PolicySet {
     pub(super) fn may_pass(&self, principal: &Principal, request: &KubeRequest, inputs: Inputs<'_>) -> bool {
         let input = MatchInput::new(request);
         self.builtin(principal, request).is_none()
-            && granted(self.grants_of(principal.name()), request).is_some()
+            && granted(self.grants_of(principal.name()), request, inputs.now).is_some()
             && self.fired(principal, request, &input, inputs).denied.is_none()
     }
 
@@ -170,21 +173,59 @@ impl PolicySet {
     }
 }
 
-/// The grant and rule that allow a request. Where two verbs are needed, grants may give one each.
-fn granted<'g>(grants: &'g [Arc<Grant>], request: &KubeRequest) -> Option<(&'g Arc<Grant>, Arc<str>)> {
+/// What gives a request.
+pub(super) struct Given<'g> {
+    grant: &'g Arc<Grant>,
+    rule: Arc<str>,
+    /// The first moment at which it may be given no longer.
+    until: Option<Timestamp>,
+}
+
+/// The grant in force and the rule that allow a request. Where two verbs are needed, grants may give one each.
+fn granted<'g>(grants: &'g [Arc<Grant>], request: &KubeRequest, now: Timestamp) -> Option<Given<'g>> {
     let (verbs, count) = needed(request);
-    let mut found = None;
+    let mut found: Option<Given<'g>> = None;
     for verb in &verbs[..count] {
-        let rule = grants
-            .iter()
-            .find_map(|grant| Some((grant, grant.rule_for(*verb, request)?)));
-        match rule {
-            Some(rule) => found = found.or(Some(rule)),
-            None => {
-                // What every client needs to work at all comes with any grant.
-                return Some((grants.first()?, implicit_grant(request)?.into()));
-            }
-        }
+        let Some(given) = given(grants, *verb, request, now) else {
+            return implicitly_granted(grants, request, now);
+        };
+        found = Some(match found {
+            Some(first) => Given {
+                until: [first.until, given.until].into_iter().flatten().min(),
+                ..first
+            },
+            None => given,
+        });
     }
     found
+}
+
+/// The grant in force that gives one verb.
+pub(super) fn given<'g>(
+    grants: &'g [Arc<Grant>],
+    verb: Verb,
+    request: &KubeRequest,
+    now: Timestamp,
+) -> Option<Given<'g>> {
+    grants.iter().find_map(|grant| {
+        let rule = grant.rule_for(verb, request)?;
+        let until = grant.in_force(now)?;
+        Some(Given { grant, rule, until })
+    })
+}
+
+/// What every client needs to work at all comes with any grant in force.
+fn implicitly_granted<'g>(
+    grants: &'g [Arc<Grant>],
+    request: &KubeRequest,
+    now: Timestamp,
+) -> Option<Given<'g>> {
+    let rule = implicit_grant(request)?;
+    grants.iter().find_map(|grant| {
+        Some(Given {
+            grant,
+            rule: rule.into(),
+            until: grant.in_force(now)?,
+        })
+    })
 }

@@ -2,10 +2,15 @@
 //!
 //! In: the refusal's parts, and what is allowed instead (instead.rs). Out: the text that the agent and the record get.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
+use jiff::Timestamp;
+
 use super::Refusal;
-use super::grants::Grant;
+use super::builtin::implicit_grant;
+use super::evaluate::given;
+use super::grants::{Grant, needed};
 use super::match_input::may_create;
 use super::{Cause, FiredRule};
 use crate::identity::Principal;
@@ -65,14 +70,54 @@ impl Reasons<'_> {
 }
 
 /// Why no grant allows a request.
-pub(super) fn why_not_granted(grants: &[Arc<Grant>], request: &KubeRequest) -> &'static str {
+pub(super) fn why_not_granted(
+    grants: &[Arc<Grant>],
+    request: &KubeRequest,
+    now: Timestamp,
+) -> Cow<'static, str> {
     if grants.is_empty() {
-        "no AgentGrant names this agent, so nothing is allowed until a cluster operator adds one"
+        "no AgentGrant names this agent, so nothing is allowed until a cluster operator adds one".into()
+    } else if let Some(reason) = at_another_time(grants, request, now) {
+        reason.into()
     } else if request.apply {
-        "no grant allows it; a server-side apply needs the verbs patch and create"
+        "no grant allows it; a server-side apply needs the verbs patch and create".into()
     } else if may_create(request) {
         "no grant allows it; an update can create this resource, so it needs the verbs update and create"
+            .into()
     } else {
-        "no grant allows it"
+        "no grant allows it".into()
     }
+}
+
+/// Which grant allows the request at another time: the one that does so first from now on, else the last that did.
+fn at_another_time(grants: &[Arc<Grant>], request: &KubeRequest, now: Timestamp) -> Option<String> {
+    let (verbs, count) = needed(request);
+    let missing = verbs[..count]
+        .iter()
+        .find(|verb| given(grants, **verb, request, now).is_none())?;
+    let gives = |grant: &&Arc<Grant>| {
+        implicit_grant(request).is_some() || grant.rule_for(*missing, request).is_some()
+    };
+    let closed = || grants.iter().filter(gives);
+    let opening = |grant: &'_ Arc<Grant>| grant.window().next_opening(now);
+    let next = closed()
+        .filter_map(|grant| Some((opening(grant)?, grant)))
+        .min_by(|one, other| (one.0, one.1.name()).cmp(&(other.0, other.1.name())));
+    if let Some((next, grant)) = next {
+        let window = grant.window();
+        let next = window.local(next);
+        return Some(format!(
+            "grant {} gives this{window}; next at {next}",
+            grant.name()
+        ));
+    }
+    let ended = closed().max_by(|one, other| {
+        let key = |grant: &'_ Arc<Grant>| (grant.window().end(), std::cmp::Reverse(grant.name().to_owned()));
+        key(one).cmp(&key(other))
+    })?;
+    Some(format!(
+        "grant {} gave this{}; that time is over",
+        ended.name(),
+        ended.window()
+    ))
 }

@@ -6,8 +6,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use jiff::Timestamp;
+
 use super::Impersonate;
 use super::match_input::may_create;
+use super::window::{Window, Zones};
 use crate::api::v1alpha1::{AgentGrant, AgentGrantSpec, PolicyRule};
 use crate::engine::builtin::url_matches;
 use crate::glob::Glob;
@@ -21,6 +24,7 @@ pub struct Grant {
     identities: Vec<String>,
     groups: Vec<String>,
     namespaces: Box<[Glob]>,
+    window: Window,
     rules: Vec<GrantRule>,
     by_resource: HashMap<Box<str>, Vec<u32>>,
     wild: Vec<u32>,
@@ -84,12 +88,14 @@ impl GrantRule {
 }
 
 impl Grant {
-    pub(super) fn new(grant: &AgentGrant) -> Self {
+    pub(super) fn new(grant: &AgentGrant, zones: &mut Zones) -> Self {
         let AgentGrantSpec {
             to,
             upstream,
             namespaces,
             rules,
+            expires_at,
+            window,
         } = &grant.spec;
         let rules: Vec<_> = rules
             .iter()
@@ -109,6 +115,7 @@ impl Grant {
                 .iter()
                 .map(|text| Glob::name(text).unwrap_or(Glob::Exact("".into())))
                 .collect(),
+            window: Window::new(*expires_at, window.as_ref(), zones),
             rules: Vec::new(),
             by_resource: HashMap::new(),
             wild: Vec::new(),
@@ -161,6 +168,17 @@ impl Grant {
     /// The namespaces it is bound to; none for no bound.
     pub(super) fn namespaces(&self) -> &[Glob] {
         &self.namespaces
+    }
+
+    /// Until when it gives what it says; `None` where it gives nothing now, and no moment where no end is in sight.
+    pub(super) fn in_force(&self, now: Timestamp) -> Option<Option<Timestamp>> {
+        let phase = self.window.phase(now);
+        phase.open.then_some(phase.until)
+    }
+
+    /// When it holds.
+    pub(super) fn window(&self) -> &Window {
+        &self.window
     }
 
     /// Whether it reaches an identity with these groups.

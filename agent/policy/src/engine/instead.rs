@@ -6,6 +6,8 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use jiff::Timestamp;
+
 use super::PolicySet;
 use super::builtin::{Builtin, DISCOVERY, known_paths, url_matches};
 use super::grants::Grant;
@@ -43,7 +45,7 @@ impl PolicySet {
         inputs: Inputs<'_>,
         refused: VerbSet,
     ) -> String {
-        let grants = self.grants_of(principal.name());
+        let grants = &self.grants_in_force(principal, inputs.now);
         if matches!(request.target, Target::NonResource { .. }) {
             return self.paths_instead(principal, request, inputs);
         }
@@ -53,6 +55,15 @@ impl PolicySet {
             place: String::new(),
         };
         of_resources(grants, request, &[offer])
+    }
+
+    /// The grants of an agent that give something now.
+    fn grants_in_force(&self, principal: &Principal, now: Timestamp) -> Vec<Arc<Grant>> {
+        let grants = self.grants_of(principal.name()).iter();
+        grants
+            .filter(|grant| grant.in_force(now).is_some())
+            .cloned()
+            .collect()
     }
 
     /// What the grants allow instead of a request that a built-in refuses.
@@ -98,12 +109,12 @@ impl PolicySet {
                 place,
             },
         ];
-        of_resources(self.grants_of(principal.name()), request, &offers)
+        of_resources(&self.grants_in_force(principal, inputs.now), request, &offers)
     }
 
     /// The non-resource paths that an agent may ask for, and what its grants are about besides.
     fn paths_instead(&self, principal: &Principal, request: &KubeRequest, inputs: Inputs<'_>) -> String {
-        let grants = self.grants_of(principal.name());
+        let grants = &self.grants_in_force(principal, inputs.now);
         if grants.is_empty() {
             return String::new();
         }

@@ -15,6 +15,7 @@ mod needs;
 mod overlap;
 mod rules;
 mod verdict;
+mod window;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -121,13 +122,14 @@ impl PolicySet {
             labelled: BTreeSet::new(),
             invalid: None,
         };
+        let mut zones = window::Zones::default();
         for document in documents {
             match document.object {
                 AnyObject::Identity(object) => {
                     let identity = Identity::from(object);
                     set.add_identity(Arc::new(identity));
                 }
-                AnyObject::Grant(object) => set.grants.push(Arc::new(Grant::new(&object))),
+                AnyObject::Grant(object) => set.grants.push(Arc::new(Grant::new(&object, &mut zones))),
                 AnyObject::Policy(object) => set.add_policy(&object),
             }
         }

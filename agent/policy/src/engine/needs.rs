@@ -2,6 +2,8 @@
 //!
 //! In: the rules that could fire. Out: [`Needs`] for who reads the request, and [`Inputs`] from there.
 
+use jiff::Timestamp;
+
 use super::PolicySet;
 use super::match_input::MatchInput;
 use crate::identity::Principal;
@@ -19,10 +21,23 @@ pub struct Needs {
 }
 
 /// What a decision is given besides the head.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Inputs<'a> {
+    /// The moment of the decision.
+    pub now: Timestamp,
     /// The request's body.
     pub body: BodyInput<'a>,
+}
+
+impl Inputs<'_> {
+    /// The moment alone.
+    #[must_use]
+    pub fn at(now: Timestamp) -> Self {
+        Self {
+            now,
+            body: BodyInput::Unread,
+        }
+    }
 }
 
 /// A request's body as far as it was read.

@@ -5,6 +5,8 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
+
 /// The group of every user but the anonymous one; the API server adds it by itself.
 const AUTHENTICATED: &str = "system:authenticated";
 
@@ -111,6 +113,8 @@ pub(crate) struct Allowance {
     pub(crate) impersonate: Arc<Impersonate>,
     pub(crate) grant: Arc<str>,
     pub(crate) rule: Arc<str>,
+    /// The first moment at which time alone may end what the grant gives.
+    pub(crate) until: Option<Timestamp>,
     pub(crate) warnings: Vec<FiredRule>,
     pub(crate) would_deny: Vec<FiredRule>,
 }

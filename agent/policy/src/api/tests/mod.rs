@@ -4,6 +4,7 @@ use super::v1alpha1::{Action, Mode, Object, State};
 use super::*;
 
 mod resources;
+mod windows;
 
 const IDENTITY: &str = r"apiVersion: picket.dev/v1alpha1
 kind: AgentIdentity
@@ -157,22 +158,10 @@ fn fields_of_later_versions_are_refused_by_name_and_line() {
             "13:5: field `spec.rules[0].dryRun` is not supported by this version yet",
         ),
         (
-            GRANT,
-            "  rules:",
-            "  expiresAt: 2027-01-31T00:00:00Z\n  rules:",
-            "12:3: field `spec.expiresAt` is not supported by this version yet",
-        ),
-        (
             POLICY,
             "  rules:",
             "  limits: {}\n  rules:",
             "9:3: field `spec.limits` is not supported by this version yet",
-        ),
-        (
-            GRANT,
-            "  rules:",
-            "  window: {}\n  rules:",
-            "12:3: field `spec.window` is not supported by this version yet",
         ),
         (
             POLICY,

@@ -2,9 +2,11 @@
 //!
 //! In: the `spec` of a document. Out: an [`AgentGrantSpec`], its part of the schema, and errors that no schema can express.
 
+use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::grant_window::GrantWindow;
 use super::object::Spec;
 use super::policy_rule::PolicyRule;
 use crate::api::field::FieldErrors;
@@ -31,6 +33,13 @@ pub struct AgentGrantSpec {
     /// What is granted, as RBAC PolicyRules with RBAC's meaning.
     #[schemars(length(min = 1))]
     pub rules: Vec<PolicyRule>,
+    /// From this moment on the grant gives nothing, and watches and sessions by it end. A grant with this field is a just-in-time
+    /// grant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
+    /// The times at which the grant holds. Watches and sessions by it end with them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<GrantWindow>,
 }
 
 /// Whom a grant is for.
@@ -126,8 +135,6 @@ fn is_service_account(user: &str) -> bool {
 impl Spec for AgentGrantSpec {
     const KIND: &'static str = "AgentGrant";
     const PLANNED_FIELDS: &'static [&'static str] = &[
-        "spec.expiresAt",
-        "spec.window",
         "spec.upstream.serviceAccount",
         "spec.upstream.eks",
         "spec.upstream.onBehalfOf",
@@ -154,6 +161,9 @@ impl Spec for AgentGrantSpec {
                 Ok(_) => namespace_error(namespace, false),
             }
         });
+        if let Some(window) = &self.window {
+            window.validate(&path.field("window"), self.expires_at, errors);
+        }
         let rules = path.field("rules");
         for (index, rule) in self.rules.iter().enumerate() {
             rule.validate(&rules.index(index), !self.namespaces.is_empty(), errors);

@@ -72,7 +72,7 @@ fn grants_are_looked_up_by_the_principals_name_alone() {
     ));
     // A principal of a set that has been replaced finds no grant in one that does not know it.
     let fixer = principal(&set, "fixer");
-    let decision = PolicySet::default().decide(fixer, canonical("GET /api/v1/pods"), Inputs::default());
+    let decision = PolicySet::default().decide(fixer, canonical("GET /api/v1/pods"), NOW);
     assert!(matches!(decision, Decision::Deny(_)));
 }
 
@@ -121,12 +121,19 @@ fn nobody_is_asked_about_what_is_denied_or_not_granted() {
 #[test]
 fn a_recheck_says_what_a_decision_would() {
     let line = "GET /api/v1/namespaces/n/secrets/x";
-    let recheck = |set: &PolicySet| set.recheck(&principal(set, "fixer"), &request(line), Inputs::default());
-    let Recheck::Permit(as_user) = recheck(&compile(&[&grant(ALL)])) else {
+    let recheck = |set: &PolicySet| set.recheck(&principal(set, "fixer"), &request(line), NOW);
+    let Recheck::Permit {
+        impersonate: as_user,
+        until: None,
+    } = recheck(&compile(&[&grant(ALL)]))
+    else {
         panic!("not permitted")
     };
     assert_eq!(as_user.user, "u");
-    assert_eq!(recheck(&asking(&[&grant(ALL), &ask_rule("a", "")])), Recheck::Ask);
+    assert_eq!(
+        recheck(&asking(&[&grant(ALL), &ask_rule("a", "")])),
+        Recheck::Ask { until: None }
+    );
     let deny = deny("resources: [secrets]");
     let Recheck::Deny(denial) = recheck(&compile(&[&grant(ALL), &deny])) else {
         panic!("not denied")
@@ -178,7 +185,7 @@ fn a_rule_whose_body_cannot_be_seen_fires() {
         (BodyInput::Unread, true),
     ] {
         let request = canonical("POST /api/v1/namespaces/n/configmaps");
-        let decision = set.decide(principal(&set, "fixer"), request, Inputs { body });
+        let decision = set.decide(principal(&set, "fixer"), request, Inputs { body, ..NOW });
         assert_eq!(matches!(decision, Decision::Deny(_)), fires, "{body:?}");
     }
 }

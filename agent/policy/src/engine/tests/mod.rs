@@ -5,6 +5,7 @@ mod decisions;
 mod examples;
 mod grants;
 mod rules;
+mod windows;
 
 use std::collections::BTreeMap;
 
@@ -16,6 +17,12 @@ use crate::api::v1alpha1::{Action, State};
 use crate::decision::{Ask, Decision, Denial, Permit};
 use crate::identity::{Principal, PrincipalOrigin, Standing};
 use crate::request::{CanonicalRequest, KubeRequest};
+
+/// The moment of the decisions that are about no time.
+const NOW: Inputs<'static> = Inputs {
+    now: Timestamp::UNIX_EPOCH,
+    body: BodyInput::Unread,
+};
 
 const BASE: &str = r#"
 apiVersion: picket.dev/v1alpha1
@@ -101,7 +108,7 @@ fn principal(set: &PolicySet, name: &str) -> Arc<Principal> {
 }
 
 fn decide_as(set: &PolicySet, name: &str, line: &str) -> Decision {
-    set.decide(principal(set, name), canonical(line), Inputs::default())
+    set.decide(principal(set, name), canonical(line), NOW)
 }
 
 fn permitted(set: &PolicySet, line: &str) -> Permit {
