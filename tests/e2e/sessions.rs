@@ -18,6 +18,7 @@ pub(crate) const TESTS: &[Test] = tests! {
     a_suspended_identity_ends_all_that_runs,
     a_revoked_identity_ends_all_that_runs,
     an_expiry_ends_all_that_runs,
+    the_end_of_a_grants_hours_ends_all_it_gave,
     a_narrowed_grant_ends_what_it_gave,
     a_new_deny_rule_ends_what_it_refuses,
     a_pod_that_is_no_longer_the_agent_ends_what_it_runs,
@@ -294,6 +295,30 @@ fn an_expiry_ends_all_that_runs(world: &mut World) -> Result<()> {
         std::thread::sleep(Duration::from_secs(2));
         Ok(())
     })
+}
+
+fn the_end_of_a_grants_hours_ends_all_it_gave(world: &mut World) -> Result<()> {
+    ended_by(
+        world,
+        &ALL,
+        "grant guest-work gives this from",
+        "no_grant",
+        |world| {
+            let now = jiff::Timestamp::now();
+            let clock = |moment: jiff::Timestamp| moment.strftime("%H:%M:%S").to_string();
+            let (from, to) = (
+                clock(now - Duration::from_secs(12 * 3600)),
+                clock(now + Duration::from_secs(3)),
+            );
+            let hours =
+                format!("  window: {{daily: {{from: '{from}', to: '{to}', timezone: UTC}}}}\n  rules:");
+            world
+                .agent
+                .write_objects(FILE, &GUEST.replacen("  rules:", &hours, 1))?;
+            std::thread::sleep(Duration::from_secs(2));
+            Ok(())
+        },
+    )
 }
 
 fn a_narrowed_grant_ends_what_it_gave(world: &mut World) -> Result<()> {

@@ -12,6 +12,7 @@ use http_body_util::{BodyExt, Empty, Full, StreamBody};
 use hyper::body::Incoming;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
+use picket_policy::PolicySet;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::task::JoinHandle;
@@ -363,17 +364,38 @@ async fn what_the_agents_end_breaks_off_is_no_clients_doing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_moment_of_an_expiry_ends_what_runs() {
-    let world = World::new().await;
-    let _pods = rejudging(&world);
-    let moment = jiff::Timestamp::now() + Duration::from_millis(1_500);
-    let expires = format!("owner: team-a, expiresAt: {moment}");
-    world.store.replace_for_tests(policies("owner: team-a", &expires));
-    let watch = follow(&world, WATCH).await;
-    let left = moment.duration_since(jiff::Timestamp::now()).unsigned_abs();
-    let at = Instant::now() + left;
-    let seen = end(watch, at, "expiry").await;
-    assert!(seen.at >= at, "{:?} too early", at - seen.at);
-    assert_eq!(ends(&world).await[0][2], "identity_expired");
+    let owner = |moment: jiff::Timestamp| {
+        let expires = format!("owner: team-a, expiresAt: {moment}");
+        policies("owner: team-a", &expires)
+    };
+    let grant = |fields: &str| policies("  upstream:", &format!("  {fields}\n  upstream:"));
+    let expiring = |moment: jiff::Timestamp| grant(&format!("expiresAt: {moment}"));
+    let hours = |moment: jiff::Timestamp| {
+        let to = moment.strftime("%H:%M:%S");
+        let from = (moment - Duration::from_secs(12 * 3600)).strftime("%H:%M:%S");
+        grant(&format!(
+            "window: {{daily: {{from: '{from}', to: '{to}', timezone: UTC}}}}"
+        ))
+    };
+    let cases: [(&dyn Fn(jiff::Timestamp) -> PolicySet, &str); 3] = [
+        (&owner, "identity_expired"),
+        (&expiring, "no_grant"),
+        (&hours, "no_grant"),
+    ];
+    for (objects, cause) in cases {
+        let world = World::new().await;
+        let _pods = rejudging(&world);
+        // Hours of the day end at a whole second.
+        let second = jiff::Timestamp::now().as_second() + 2;
+        let moment = jiff::Timestamp::from_second(second).expect("a moment");
+        world.store.replace_for_tests(objects(moment));
+        let watch = follow(&world, WATCH).await;
+        let left = moment.duration_since(jiff::Timestamp::now()).unsigned_abs();
+        let at = Instant::now() + left;
+        let seen = end(watch, at, "expiry").await;
+        assert!(seen.at >= at, "{cause}: {:?} too early", at - seen.at);
+        assert_eq!(ends(&world).await[0][2], cause);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -517,22 +539,27 @@ async fn held_back(world: &World, after: Duration) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_write_whose_body_is_held_back_does_not_outlive_its_identity() {
+async fn a_write_whose_body_is_held_back_does_not_outlive_its_identity_or_grant() {
     for (lives, arrives) in [
         (Duration::from_millis(400), false),
         (Duration::from_secs(100), true),
     ] {
-        let world = World::new().await;
-        // Nothing runs that the moment would wake a sweep for.
-        let _pods = rejudging(&world);
-        let moment = jiff::Timestamp::now() + lives;
-        let expires = format!("owner: team-a, expiresAt: {moment}");
-        world.store.replace_for_tests(policies("owner: team-a", &expires));
-        assert_eq!(
-            held_back(&world, Duration::from_millis(700)).await,
-            arrives,
-            "{lives:?}"
-        );
+        for before in ["owner: team-a", "  upstream:"] {
+            let world = World::new().await;
+            // Nothing runs that the moment would wake a sweep for.
+            let _pods = rejudging(&world);
+            let moment = jiff::Timestamp::now() + lives;
+            let expiring = match before {
+                "  upstream:" => format!("  expiresAt: {moment}\n  upstream:"),
+                owner => format!("{owner}, expiresAt: {moment}"),
+            };
+            world.store.replace_for_tests(policies(before, &expiring));
+            assert_eq!(
+                held_back(&world, Duration::from_millis(700)).await,
+                arrives,
+                "{lives:?} {before}"
+            );
+        }
     }
 }
 
