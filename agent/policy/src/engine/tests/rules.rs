@@ -213,7 +213,7 @@ fn a_policy_on_namespaces_is_about_pods_there_and_never_about_a_client_of_the_ga
     let at_gateway = Arc::new(at_gateway.expect("an active identity"));
     assert_eq!((at_gateway.namespace(), at_gateway.pod()), (None, None));
     let code = |principal: &Arc<Principal>, line: &str| {
-        let decision = set.decide(Arc::clone(principal), canonical(line), Inputs::default());
+        let decision = set.decide(Arc::clone(principal), canonical(line), NOW);
         match decision {
             Decision::Deny(denial) => denial.cause().code(),
             _ => "permitted",
