@@ -484,3 +484,22 @@ fn parse(head: &Bytes, heads: &PodHeads) -> Result<(LongHead, BytesMut), HeadErr
     };
     Ok((long, stand_in))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_whose_head_nobody_looked_at_is_refused() {
+        for (body, refused) in [(NO_REQUEST, false), (LAST, true)] {
+            let exchange = Exchange {
+                body: AtomicU64::new(body),
+                head: Mutex::new(None),
+            };
+            let request = exchange.restore(Request::new(String::new()));
+            let error = request.extensions().get::<HeadError>();
+            assert_eq!(matches!(error, Some(HeadError::Malformed)), refused);
+            assert_eq!(exchange.is_last(), refused);
+        }
+    }
+}
