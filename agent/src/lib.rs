@@ -15,7 +15,7 @@
 //! | [`listener`] | the end of a redirected connection in the pod's network namespace; attributes each connection to a pod and a process (attribute.rs) | `kernel`, `workload` |
 //! | [`tls`] | the server side of TLS that pods see, and what pods trust | `metrics`, `pki` |
 //! | [`pipeline`] | the stages from a connection to its last answer | `approval`, `audit`, `denied`, `identity`, `listener`, `metrics`, `notify`, `pki`, `reject`, `runtime`, `session`, `store`, `tls`, `upstream`, `workload` |
-//! | [`identity`] | from the evidence of a connection to a principal: schemes, a file each in attest/, and what they agree on; claims of a client's that are refused (claim.rs) | `listener`, `workload` |
+//! | [`identity`] | from the evidence of a connection to a principal: schemes, a file each in attest/, and what they agree on; claims of a client's that are refused (claim.rs) | `listener`, `pki`, `workload` |
 //! | [`approval`] | an ask, held until a person decides | - |
 //! | [`upstream`] | connections to the API server, the credential, and the headers that are stripped (headers/) | `identity`, `pki`, `runtime` |
 //! | [`session`] | watches, log follows and upgraded streams while they run: listed and killed (registry.rs), judged again (rejudge.rs) | `audit`, `metrics`, `reject`, `runtime`, `upstream`, `workload` |
@@ -39,9 +39,9 @@
 //!
 //! | module | holds | imports |
 //! |---|---|---|
-//! | [`config`] | the node's configuration file | `admin`, `audit`, `cluster`, `endpoints`, `kernel`, `runtime`, `store` |
+//! | [`config`] | the node's configuration file | `admin`, `audit`, `cluster`, `endpoints`, `kernel`, `pki`, `runtime`, `store` |
 //! | [`store`] | identities, grants and policies from files, with a status for each object | `metrics`, `runtime` |
-//! | [`pki`] | PEM files, the node's CA, leaf certificates | - |
+//! | [`pki`] | PEM files, the node's CA, leaf certificates, trust bundles for clients' certificates | - |
 //! | [`metrics`] | the metrics registry | - |
 //! | [`admin`] | the administrators' socket | `metrics`, `runtime`, `session`, `store` |
 //! | [`runtime`] | logging, signals, the agent's phase, readiness, the data path's threads, drain | - |

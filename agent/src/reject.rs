@@ -235,6 +235,9 @@ impl Rejection {
             | Rejection::Upgrade(_)
             | Rejection::Body(_)
             | Rejection::BodyLost => class(StatusCode::BAD_REQUEST, "BadRequest", false),
+            Rejection::Identity(error) if error.is_unauthenticated() => {
+                class(StatusCode::UNAUTHORIZED, "Unauthorized", false)
+            }
             Rejection::Identity(_)
             | Rejection::Claim(_)
             | Rejection::Denied(_)

@@ -15,11 +15,12 @@
 //! | [`identity`] | an agent that may act now: the principal of a request | `api` |
 //! | [`engine`] | all objects compiled for decisions, what a decision needs, and what it comes to | `api`, `glob`, `identity`, `kubernetes`, `request`, `yaml` |
 //! | [`decision`] | permits, asks and denials; nothing else makes one | `engine`, `identity`, `request` |
-//! | [`api`] | the objects that people write, and their JSON Schema (schema.rs); no CRD exists yet | `glob`, `kubernetes`, `yaml` |
+//! | [`api`] | the objects that people write, and their JSON Schema (schema.rs); no CRD exists yet | `glob`, `kubernetes`, `spiffe`, `yaml` |
 //! | [`jwt`] | JWT issuers, and what their verified tokens say | `cel`, `kubernetes`, `token`, `yaml` |
 //! | [`cel`] | expressions that people write, compiled with limits | - |
 //! | [`yaml`] | YAML whose every value knows its file, line and column | - |
 //! | `kubernetes` | the verbs and resources of Kubernetes | - |
+//! | [`spiffe`] | SPIFFE IDs: the names in client certificates | - |
 //! | `glob` | globs with `*` and `?` | - |
 
 pub mod api;
@@ -31,6 +32,7 @@ pub mod identity;
 pub mod jwt;
 mod kubernetes;
 pub mod request;
+pub mod spiffe;
 pub mod token;
 pub mod yaml;
 
@@ -43,5 +45,6 @@ pub use engine::{
 };
 pub use identity::{Identity, Principal, PrincipalOrigin, Standing};
 pub use request::{CanonicalRequest, Exec, KubeRequest, LongTarget, MAX_HEAD, ReadError, Target, Verb};
+pub use spiffe::SpiffeId;
 pub use token::TokenClaims;
 pub use yaml::Diagnostic;

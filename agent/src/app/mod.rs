@@ -25,7 +25,7 @@ use crate::enforce::watchdog;
 use crate::kernel::{Kernel, KernelConfig, KernelCounters, KernelMetrics, NodeState};
 use crate::listener::InPodListener;
 use crate::notify::{EventQueue, KubeEvent};
-use crate::pki::CaFiles;
+use crate::pki::{CaFiles, TrustBundles};
 use crate::runtime::phase::PhaseControl;
 use crate::runtime::readiness::{Pending, Readiness};
 use crate::runtime::signals;
@@ -88,7 +88,8 @@ impl App {
             certificate: config.tls.ca_certificate_file.clone(),
             key: config.tls.ca_key_file.clone(),
         };
-        let certificates = Certificates::open(files, &server_names(&config))?;
+        let trust_bundles = TrustBundles::open(config.tls.trust_bundles.clone())?;
+        let certificates = Certificates::open(files, &server_names(&config), trust_bundles)?;
         let threads = workers::count();
         let workers = Workers::start(threads).context("cannot start the threads of the data path")?;
         let upstream = Upstream::open(upstream_config(&config)?, threads)?;
@@ -256,7 +257,7 @@ impl App {
         );
         wiring::node_listener(&mut tasks, &handles, &shared, shutdown, self.node_listener)?;
         wiring::initial_sync(&mut tasks, &handles, &shared, pods.clone(), self.pods_ready);
-        wiring::files(&mut tasks, &handles);
+        wiring::files(&mut tasks, &handles, &shared);
         wiring::metrics(&mut tasks, &handles, pods);
         wiring::notify(&mut tasks, &handles, self.to_post);
         wiring::denied(&mut tasks, &handles, &shared, shutdown, endpoints, workload.names);

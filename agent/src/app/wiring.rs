@@ -316,8 +316,8 @@ pub(super) fn initial_sync(
     tasks.spawn("initial sync", sync.run(move || Ok(kernel.retire_others()?)));
 }
 
-/// What is read from files again while the agent runs: policies, certificates, the credential.
-pub(super) fn files(tasks: &mut Tasks, handles: &Handles) {
+/// What is read from files again while the agent runs: policies, certificates, trust bundles, the credential.
+pub(super) fn files(tasks: &mut Tasks, handles: &Handles, shared: &Shared) {
     let Handles {
         store,
         certificates,
@@ -328,6 +328,13 @@ pub(super) fn files(tasks: &mut Tasks, handles: &Handles) {
     // Not ended with the others: requests and sessions go on while the agent drains, and are judged by the files.
     tasks.spawn("policy files", Arc::clone(store).watch(CancellationToken::new()));
     tasks.spawn("certificates", Arc::clone(certificates).run(cancel.clone()));
+    // Sessions are judged by these too.
+    let (bundles, pods) = (certificates.trust_bundles(), shared.enforcer.enforced().clone());
+    let changed = move || pods.changes().changed();
+    tasks.spawn(
+        "trust bundles",
+        Arc::clone(bundles).run(CancellationToken::new(), changed),
+    );
     tasks.spawn("upstream", upstream.clone().run(cancel.clone()));
 }
 

@@ -11,6 +11,7 @@ use nix::unistd::{AccessFlags, eaccess};
 use super::Config;
 use crate::audit::SinkTarget;
 use crate::cluster::Connector;
+use crate::pki::TrustBundles;
 use crate::runtime::private_folder::{NotPrivate, check_private};
 use crate::store::Store;
 
@@ -44,6 +45,11 @@ impl Config {
         for (field, file) in files {
             if let Some(Err(error)) = file.map(|file| readable(file)) {
                 note(field, error.to_string());
+            }
+        }
+        for bundle in &self.tls.trust_bundles {
+            if let Err(error) = TrustBundles::open(vec![bundle.clone()]) {
+                note("tls.trustBundles", error.to_string());
             }
         }
         let mut all_there = true;

@@ -12,6 +12,7 @@ mod reference;
 #[cfg(test)]
 mod tests;
 mod texts;
+mod trust;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -23,6 +24,7 @@ pub use reference::markdown as reference;
 
 use crate::audit::AuditConfig;
 use crate::kernel::FailMode;
+use crate::pki::TrustBundle;
 use crate::runtime::telemetry::LogConfig;
 
 /// Where `picket` looks for its configuration when no `--config` is given.
@@ -119,6 +121,8 @@ pub struct TlsSection {
     pub ca_key_file: PathBuf,
     /// DNS names that clients dial besides `kubernetes`, `kubernetes.default` and so on.
     pub extra_names: Vec<String>,
+    /// The CAs of each trust domain whose client certificates count.
+    pub trust_bundles: Vec<TrustBundle>,
 }
 
 /// The kernel programs' surroundings.

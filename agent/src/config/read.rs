@@ -13,7 +13,7 @@ use super::reference::{fields_of, renamed_in};
 use super::texts::{optional_path, optional_section, optional_text, texts, values};
 use super::{
     AdminSection, ClusterSection, Config, EnforceSection, KernelSection, MAX_DRAIN_SECONDS, ShutdownSection,
-    TlsSection, UpstreamSection, addresses, audit,
+    TlsSection, UpstreamSection, addresses, audit, trust,
 };
 use crate::admin::SOCKET_PATH_MAX;
 use crate::endpoints::EndpointTarget;
@@ -138,6 +138,7 @@ fn tls(decoder: &mut Decoder, top: &Fields<'_>) -> Option<TlsSection> {
     let ca_key_file = path(decoder, &fields, "caKeyFile");
     Some(TlsSection {
         extra_names: values(texts(decoder, &fields, "extraNames")),
+        trust_bundles: trust::bundles(decoder, &fields),
         ca_certificate_file: ca_certificate_file?,
         ca_key_file: ca_key_file?,
     })

@@ -74,7 +74,7 @@ fn reads_every_field() {
 nodeName: n
 cluster: {kubeconfig: /k}
 upstream: {server: 'https://api.example', caFile: /ca, clientCertificateFile: /crt, clientKeyFile: /key}
-tls: {caCertificateFile: /c, caKeyFile: /y, extraNames: [api.example]}
+tls: {caCertificateFile: /c, caKeyFile: /y, extraNames: [api.example], trustBundles: [{trustDomain: example.org, file: /td}]}
 kernel: {cgroupRoot: /g, bpffs: /b}
 enforce: {namespaces: [a, b], matchLabels: {app: agent, x: ''}, unclassifiedPods: failOpen, staticPods: failOpen}
 protectedEndpoints:
@@ -102,6 +102,11 @@ shutdown: {drainSeconds: 0}
     assert_eq!(config.tls.ca_certificate_file, Path::new("/c"));
     assert_eq!(config.tls.ca_key_file, Path::new("/y"));
     assert_eq!(config.tls.extra_names, ["api.example"]);
+    let bundle = TrustBundle {
+        trust_domain: "example.org".to_owned(),
+        file: PathBuf::from("/td"),
+    };
+    assert_eq!(config.tls.trust_bundles, [bundle]);
     assert_eq!(config.kernel.cgroup_root, Some(PathBuf::from("/g")));
     assert_eq!(config.kernel.bpffs, Path::new("/b"));
     assert_eq!(config.enforce.namespaces, ["a", "b"]);
@@ -296,6 +301,13 @@ const REFUSED: &str = r#"
 = 12:16: field `enforce.namespaces`: "*" is no namespace's name, which has lower-case letters, digits and -; for pods of all namespaces give matchLabels alone
 
 - enforce:
++   trustBundles: [{trustDomain: Example.org, file: /x}, {trustDomain: a, file: /x}, {trustDomain: a, file: /y}, {file: /z}]
++ enforce:
+= 11:32: field `tls.trustBundles[0].trustDomain` is "Example.org"; a trust domain has lower-case letters, digits, `.`, `-` and `_`
+= 11:98: field `tls.trustBundles[2].trustDomain`: "a" has a bundle already; put all its CAs into one file
+= 11:112: field `tls.trustBundles[3].trustDomain` is required
+
+- enforce:
 + log: {filter: picket=loud}
 + enforce:
 = 11:15: field `log.filter`: "loud" is no level, which is off, error, warn, info, debug or trace; write a level, or target=level, or several such as info,picket::kernel=debug
@@ -435,7 +447,7 @@ const REFUSED: &str = r#"
 #[test]
 fn what_makes_no_sense_is_refused_with_its_line() {
     let cases = cases(REFUSED);
-    assert_eq!(cases.len(), 36);
+    assert_eq!(cases.len(), 37);
     for [from, to, says] in cases {
         let text = GOOD.replacen(&from, &to, 1);
         assert_ne!(text, GOOD, "{from}");

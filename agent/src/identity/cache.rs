@@ -1,7 +1,7 @@
 //! The principal of one connection, kept between its requests.
 //!
-//! In: the policies in force, the evidence, the time. Out: the principal. It is resolved again when the policies or the pod's
-//! facts were replaced, or when the identity has expired. So a change holds on connections that are open already.
+//! In: the policies in force, the evidence, the time. Out: the principal. It is resolved again when the policies, the pod's facts or
+//! the certificate's verification were replaced, or when the identity has expired. So a change holds on connections that are open already.
 
 use std::sync::Arc;
 
@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use picket_policy::{PolicySet, Standing};
 
 use super::attest::Evidence;
+use super::attest::x509::Svid;
 use super::{IdentityError, ResolvedPrincipal, resolve};
 use crate::workload::Pod;
 
@@ -17,9 +18,9 @@ use crate::workload::Pod;
 #[derive(Debug, Default)]
 pub struct PrincipalCache(Mutex<Option<Known>>);
 
-fn is_same(known: Option<&Arc<Pod>>, pod: Option<&Arc<Pod>>) -> bool {
-    match (known, pod) {
-        (Some(known), Some(pod)) => Arc::ptr_eq(known, pod),
+fn is_same<T>(known: Option<&Arc<T>>, now: Option<&Arc<T>>) -> bool {
+    match (known, now) {
+        (Some(known), Some(now)) => Arc::ptr_eq(known, now),
         (None, None) => true,
         _ => false,
     }
@@ -30,6 +31,7 @@ fn is_same(known: Option<&Arc<Pod>>, pod: Option<&Arc<Pod>>) -> bool {
 struct Known {
     policies: Arc<PolicySet>,
     pod: Option<Arc<Pod>>,
+    certificate: Option<Arc<Svid>>,
     principal: Arc<ResolvedPrincipal>,
 }
 
@@ -44,19 +46,28 @@ impl PrincipalCache {
         evidence: &Evidence<'_>,
         now: Timestamp,
     ) -> Result<Arc<ResolvedPrincipal>, IdentityError> {
+        // A connection may outlive its certificate, or the trust in it.
+        let certificate = match evidence.certificate {
+            Some(certificate) => Some(certificate.check(now)?),
+            None => None,
+        };
         let mut known = self.0.lock();
         if let Some(known) = &*known
             && Arc::ptr_eq(&known.policies, policies)
             && is_same(known.pod.as_ref(), evidence.pod)
+            && is_same(known.certificate.as_ref(), certificate.as_ref())
             && known.principal.principal.identity().standing(now) == Standing::Active
         {
             return Ok(Arc::clone(&known.principal));
         }
         *known = None;
-        let principal = Arc::new(ResolvedPrincipal::from(resolve(policies, evidence, now)?));
+        let until = certificate.as_ref().map(|certificate| certificate.until);
+        let principal = resolve(policies, evidence, now)?;
+        let principal = Arc::new(ResolvedPrincipal::new(principal, until));
         *known = Some(Known {
             policies: Arc::clone(policies),
             pod: evidence.pod.cloned(),
+            certificate,
             principal: Arc::clone(&principal),
         });
         Ok(principal)

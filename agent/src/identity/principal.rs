@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use picket_policy::Principal;
 
 /// A principal and its name as records share it.
@@ -13,11 +14,16 @@ pub struct ResolvedPrincipal {
     pub principal: Arc<Principal>,
     /// The identity's name.
     pub name: Arc<str>,
+    /// When time alone ends this, unless something else does before: the identity's end, or its certificate's.
+    pub until: Option<Timestamp>,
 }
 
-impl From<Principal> for ResolvedPrincipal {
-    fn from(principal: Principal) -> Self {
+impl ResolvedPrincipal {
+    /// A principal whose credentials hold until then.
+    pub(super) fn new(principal: Principal, credentials: Option<Timestamp>) -> Self {
+        let identity = principal.identity().expires_at;
         Self {
+            until: identity.into_iter().chain(credentials).min(),
             name: principal.name().into(),
             principal: Arc::new(principal),
         }

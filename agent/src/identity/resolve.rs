@@ -9,7 +9,8 @@ use jiff::Timestamp;
 use picket_policy::{Identity, PolicySet, Principal, Standing};
 use thiserror::Error;
 
-use super::attest::{Attestation, Evidence, SCHEMES};
+use super::attest::x509::CertificateError;
+use super::attest::{Attestation, Evidence, SCHEMES, Scheme, attestation_of};
 
 /// Why a caller has no usable identity. The text is for the client and the record alike.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -55,6 +56,46 @@ pub enum IdentityError {
         /// The identities' names.
         identities: Vec<String>,
     },
+    /// A client certificate that does not count.
+    #[error("{0}. Allowed instead: the same request with a certificate of this node's trust domains")]
+    Certificate(#[from] CertificateError),
+    /// A client certificate that counts, of nobody who is known.
+    #[error(
+        "{caller} shows a client certificate of {id}, which no AgentIdentity's attest.spiffe names. A cluster operator can add \
+         one"
+    )]
+    UnknownCertificate {
+        /// The caller in words.
+        caller: String,
+        /// The certificate's SPIFFE ID.
+        id: String,
+    },
+    /// An AgentIdentity matches, and asks for more than the caller shows.
+    #[error(
+        "{caller} is agent {identity} only with {missing}, and shows none that the AgentIdentity names. All that its `attest` \
+         has must hold"
+    )]
+    Incomplete {
+        /// The caller in words.
+        caller: String,
+        /// The identity's name.
+        identity: String,
+        /// What is missing.
+        missing: &'static str,
+    },
+    /// The caller shows a credential that its identity does not ask for.
+    #[error(
+        "{caller} is agent {identity} and shows {credential} that is not the agent's. Allowed instead: the same request \
+         without it"
+    )]
+    ForeignCredential {
+        /// The caller in words.
+        caller: String,
+        /// The identity's name.
+        identity: String,
+        /// What it shows.
+        credential: &'static str,
+    },
     /// The identity's state is Suspended.
     #[error("agent {identity} is suspended; its owner {owner} can set its state to Active again")]
     Suspended {
@@ -93,6 +134,10 @@ impl IdentityError {
             Self::NoPolicySet { .. } => "no_policy_set",
             Self::None { .. } | Self::Anonymous { .. } => "identity_none",
             Self::Ambiguous { .. } => "identity_ambiguous",
+            Self::Certificate(error) => error.code(),
+            Self::UnknownCertificate { .. } => "identity_none",
+            Self::Incomplete { .. } => "identity_incomplete",
+            Self::ForeignCredential { .. } => "foreign_credential",
             Self::Suspended { .. } => "identity_suspended",
             Self::Revoked { .. } => "identity_revoked",
             Self::Expired { .. } => "identity_expired",
@@ -106,18 +151,47 @@ impl IdentityError {
             Self::NoPolicySet { .. }
             | Self::None { .. }
             | Self::Anonymous { .. }
-            | Self::Ambiguous { .. } => None,
+            | Self::Ambiguous { .. }
+            | Self::Certificate(_)
+            | Self::UnknownCertificate { .. } => None,
             Self::Suspended { identity, .. }
             | Self::Revoked { identity, .. }
-            | Self::Expired { identity, .. } => Some(identity),
+            | Self::Expired { identity, .. }
+            | Self::Incomplete { identity, .. }
+            | Self::ForeignCredential { identity, .. } => Some(identity),
         }
+    }
+
+    /// Whether the caller did not prove who it is, as opposed to one who is known and may not act.
+    #[must_use]
+    pub fn is_unauthenticated(&self) -> bool {
+        matches!(
+            self,
+            Self::Anonymous { .. }
+                | Self::Certificate(_)
+                | Self::Incomplete { .. }
+                | Self::ForeignCredential { .. }
+        )
     }
 }
 
-/// Tries every scheme and checks that the identity that they agree on may act at `now`.
+/// What a caller shows by one scheme, and the identities that name it.
+struct Shown {
+    scheme: &'static Scheme,
+    identities: Vec<Arc<Identity>>,
+}
+
+impl Shown {
+    fn has(&self, identity: &Identity) -> bool {
+        self.identities.iter().any(|named| named.name == identity.name)
+    }
+}
+
+/// Tries every scheme and checks that the one identity whose every demand the caller meets may act at `now`.
 ///
 /// # Errors
-/// An [`IdentityError`] where there is no valid policy set, no scheme proves anything, one fails, two differ, or the identity may not act.
+/// An [`IdentityError`] where there is no valid policy set, what is shown fails, no identity's demands are all met or several
+/// identities' are, a credential is shown that the identity does not ask for, or the identity may not act.
 pub fn resolve(
     policies: &PolicySet,
     evidence: &Evidence<'_>,
@@ -128,30 +202,17 @@ pub fn resolve(
             reason: reason.to_owned(),
         });
     }
-    let mut proven: Option<(Arc<Identity>, &'static str)> = None;
+    let mut shown = Vec::with_capacity(SCHEMES.len());
     for scheme in &SCHEMES {
-        match ((scheme.attest)(policies, evidence), &proven) {
-            (Attestation::NotRequested, _) => {}
-            (Attestation::Failed(error), _) => return Err(error),
-            (Attestation::Authenticated(identity), Some((other, _))) if identity.name != other.name => {
-                return Err(IdentityError::Ambiguous {
-                    caller: evidence.caller(),
-                    identities: vec![other.name.clone(), identity.name.clone()],
-                });
-            }
-            (Attestation::Authenticated(identity), _) => proven = Some((identity, scheme.name)),
+        match (scheme.attest)(policies, evidence, now) {
+            Attestation::NotRequested => {}
+            Attestation::Failed(error) => return Err(error),
+            Attestation::Authenticated(identities) => shown.push(Shown { scheme, identities }),
         }
     }
-    let Some((identity, attestation)) = proven else {
-        return Err(match evidence.pod {
-            Some(pod) => IdentityError::None {
-                pod: format!("{}/{}", pod.namespace, pod.name),
-                service_account: pod.service_account.clone(),
-            },
-            None => IdentityError::Anonymous { peer: evidence.peer },
-        });
-    };
+    let identity = one_identity(&shown, evidence, now)?;
     let (name, owner) = (identity.name.clone(), identity.owner.clone());
+    let attestation = attestation_of(&identity.attest);
     Principal::new(identity, evidence.origin(), attestation, now).map_err(|standing| match standing {
         Standing::Revoked => IdentityError::Revoked {
             identity: name,
@@ -167,6 +228,82 @@ pub fn resolve(
             owner,
         },
     })
+}
+
+/// What an identity asks for that the caller does not show, or that is another one's.
+fn missing(identity: &Identity, shown: &[Shown]) -> Option<&'static str> {
+    let met = |scheme: &Scheme| {
+        shown
+            .iter()
+            .any(|shown| shown.scheme.shows == scheme.shows && shown.has(identity))
+    };
+    let unmet = SCHEMES
+        .iter()
+        .find(|scheme| (scheme.asked_by)(&identity.attest) && !met(scheme));
+    unmet.map(|scheme| scheme.shows)
+}
+
+/// The one identity that the caller is by all that it shows.
+fn one_identity(
+    shown: &[Shown],
+    evidence: &Evidence<'_>,
+    now: Timestamp,
+) -> Result<Arc<Identity>, IdentityError> {
+    let mut whole: Vec<&Arc<Identity>> = Vec::new();
+    let mut partial = None;
+    for identity in shown.iter().flat_map(|shown| &shown.identities) {
+        match missing(identity, shown) {
+            None if whole.iter().any(|known| known.name == identity.name) => {}
+            None => whole.push(identity),
+            Some(missing) => partial = partial.or(Some((identity, missing))),
+        }
+    }
+    let caller = evidence.caller();
+    match whole[..] {
+        [identity] => {
+            let foreign = shown
+                .iter()
+                .find(|shown| shown.scheme.is_credential && !(shown.scheme.asked_by)(&identity.attest));
+            match foreign {
+                None => Ok(Arc::clone(identity)),
+                Some(shown) => Err(IdentityError::ForeignCredential {
+                    caller,
+                    identity: identity.name.clone(),
+                    credential: shown.scheme.shows,
+                }),
+            }
+        }
+        [] => Err(match partial {
+            Some((identity, missing)) => IdentityError::Incomplete {
+                caller,
+                identity: identity.name.clone(),
+                missing,
+            },
+            None => nobody(evidence, now),
+        }),
+        _ => Err(IdentityError::Ambiguous {
+            caller,
+            identities: whole.iter().map(|identity| identity.name.clone()).collect(),
+        }),
+    }
+}
+
+/// Why a caller whom no identity names is nobody.
+fn nobody(evidence: &Evidence<'_>, now: Timestamp) -> IdentityError {
+    let svid = evidence
+        .certificate
+        .and_then(|certificate| certificate.check(now).ok());
+    match (svid, evidence.pod) {
+        (Some(svid), _) => IdentityError::UnknownCertificate {
+            caller: evidence.caller(),
+            id: svid.id.to_string(),
+        },
+        (None, Some(pod)) => IdentityError::None {
+            pod: format!("{}/{}", pod.namespace, pod.name),
+            service_account: pod.service_account.clone(),
+        },
+        (None, None) => IdentityError::Anonymous { peer: evidence.peer },
+    }
 }
 
 /// Callers for tests.
@@ -223,7 +360,7 @@ spec:
             pod: Some(pod),
             process: Some(&PROCESS),
             peer: Ipv4Addr::LOCALHOST.into(),
-            peer_certificates: &[],
+            certificate: None,
             bearer: None,
         }
     }

@@ -12,12 +12,12 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use picket_policy::{Impersonate, PolicySet, Principal};
-use rustls_pki_types::CertificateDer;
 use tokio_util::sync::CancellationToken;
 
 use super::heads::target;
 use crate::audit::{self, PodRef, ProcessRef, RawQuery, Received, Trace, User, truncate};
-use crate::identity::attest::Evidence;
+use crate::identity::attest::x509::ClientCertificate;
+use crate::identity::attest::{Evidence, attestation_by};
 use crate::identity::{OwnToken, PrincipalCache, ResolvedPrincipal, check_claims};
 use crate::listener::{PodShare, Process};
 use crate::reject::Rejection;
@@ -88,7 +88,7 @@ impl Client {
 /// One client connection.
 pub(super) struct Connection {
     client: Client,
-    certificates: Vec<CertificateDer<'static>>,
+    certificate: Option<ClientCertificate>,
     caller: Arc<audit::Caller>,
     user: Arc<User>,
     released: CancellationToken,
@@ -112,14 +112,14 @@ struct Impersonated {
 impl Connection {
     pub(super) fn new(
         client: Client,
-        certificates: Vec<CertificateDer<'static>>,
+        certificate: Option<ClientCertificate>,
         released: CancellationToken,
     ) -> Connection {
         Connection {
             user: Arc::new(client.user()),
             caller: Arc::new(client.caller()),
             client,
-            certificates,
+            certificate,
             released,
             finishing: AtomicBool::new(false),
             share: Arc::default(),
@@ -218,12 +218,17 @@ impl Connection {
             pod: pod.as_deref(),
             process: self.client.process.as_ref(),
             peer: self.client.peer,
-            peer_certificates: &self.certificates,
+            certificate: self.certificate.as_ref(),
             bearer,
         };
         self.principal
             .principal(policies, &evidence, now)
             .map_err(Rejection::Identity)
+    }
+
+    /// By what the client is to be known: what it shows, whether or not that counts.
+    pub(super) fn attestation(&self) -> &'static str {
+        attestation_by(self.client.pod.is_some(), self.certificate.is_some())
     }
 
     /// Checks that a request says of itself nothing else than that it comes from this connection's client.
@@ -322,7 +327,7 @@ spec:
         let policies = Arc::new(PolicySet::compile(documents).unwrap());
         let current = Arc::new(ArcSwap::new(pod("fixer")));
         let released = CancellationToken::new();
-        let connection = Connection::new(client(&current), Vec::new(), released.clone());
+        let connection = Connection::new(client(&current), None, released.clone());
         let principal = || connection.principal(&policies, None, Timestamp::now());
         assert_eq!(
             principal().map(|agent| agent.name.to_string()).ok().as_deref(),
@@ -340,7 +345,7 @@ spec:
     fn a_user_is_made_again_for_another_grant() {
         let principal = Arc::new(crate::identity::testing::principal("fixer", "ns", "p"));
         let current = Arc::new(ArcSwap::new(pod("fixer")));
-        let connection = Connection::new(client(&current), Vec::new(), CancellationToken::new());
+        let connection = Connection::new(client(&current), None, CancellationToken::new());
         let as_user = |user: &str| {
             Arc::new(Impersonate {
                 user: user.to_owned(),

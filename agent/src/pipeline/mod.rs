@@ -225,7 +225,15 @@ impl Pipeline {
         let ticket = self.in_force.sessions.ticket();
         let policies = self.in_force.store.current();
         let bearer = request.head().headers.get(AUTHORIZATION);
-        let agent = connection.principal(&policies, bearer, Timestamp::now())?;
+        let agent = connection
+            .principal(&policies, bearer, Timestamp::now())
+            .inspect_err(|rejection| {
+                if let Rejection::Identity(error) = rejection
+                    && let Some(name) = error.identity()
+                {
+                    record.identity(name, connection.attestation());
+                }
+            })?;
         record.identity(Arc::clone(&agent.name), agent.principal.attestation());
         connection.check_claims(&request.head().headers, &agent.name)?;
 

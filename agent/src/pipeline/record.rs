@@ -41,13 +41,7 @@ pub(super) fn record_rejection(record: &mut Record, rejection: &Rejection, reque
             let rule = error.rule().clone();
             record.deny(rejection.code(), Some(rule.policy), Some(rule.rule), message);
         }
-        Rejection::Identity(error) => {
-            if let Some(name) = error.identity() {
-                record.identity(name, "pod");
-            }
-            record.deny(rejection.code(), None, None, message);
-        }
-        Rejection::Claim(_) => record.deny(rejection.code(), None, None, message),
+        Rejection::Identity(_) | Rejection::Claim(_) => record.deny(rejection.code(), None, None, message),
         _ if leaves_open(rejection, request) => record.unknown(rejection.code(), message),
         _ => record.error(rejection.code(), message),
     }

@@ -24,6 +24,7 @@ use super::frames::CountedFrames;
 use super::heads::http1::Http1Heads;
 use super::heads::http2::Http2Heads;
 use super::heads::{self, PodHeads};
+use crate::identity::attest::x509::ClientCertificate;
 use crate::listener::Accepted;
 use crate::notify::{KubeEvent, Reason};
 use crate::runtime::drain::Parts;
@@ -113,14 +114,15 @@ impl Pipeline {
                 return ConnectionEnd::Ended;
             }
         };
-        let certificates = session.get_ref().1.peer_certificates().unwrap_or_default();
+        let chain = session.get_ref().1.peer_certificates().unwrap_or_default();
+        let certificate = ClientCertificate::of(chain, self.certificates.trust_bundles());
         let client = Client {
             pod: Some(accepted.workload),
             process: Some(accepted.process),
             peer: accepted.peer.ip(),
             source: accepted.source,
         };
-        let connection = Connection::new(client, certificates.to_vec(), accepted.released);
+        let connection = Connection::new(client, certificate, accepted.released);
         let http2 = session.get_ref().1.alpn_protocol() == Some(b"h2");
         // Over HTTP/1.1 a connection has one request at once and needs no such place.
         let wide = http2.then(|| accepted.share.wide()).flatten();

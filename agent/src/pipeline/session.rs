@@ -62,8 +62,7 @@ impl Basis {
         principal: &Arc<ResolvedPrincipal>,
         permit: &Permit,
     ) -> Arc<Basis> {
-        let expires_at = principal.principal.identity().expires_at;
-        let until = [expires_at, permit.until()].into_iter().flatten().min();
+        let until = [principal.until, permit.until()].into_iter().flatten().min();
         Arc::new(Basis {
             connection: Arc::clone(connection),
             principal: Arc::clone(principal),
@@ -118,7 +117,8 @@ impl Basis {
             impersonate: &self.impersonate,
             approved: self.approved,
         };
-        session::recheck_request(&policies, &agent.principal, now, &permitted)
+        let until = session::recheck_request(&policies, &agent.principal, now, &permitted)?;
+        Ok([agent.until, until].into_iter().flatten().min())
     }
 }
 
@@ -184,7 +184,8 @@ impl Judge for ByConnection {
         let policies = self.store.current();
         // Only the pod attests an agent, so the request's headers are not kept for this.
         let agent = self.connection.principal(&policies, None, now)?;
-        session::recheck(&policies, &agent.principal, facts, now)
+        let until = session::recheck(&policies, &agent.principal, facts, now)?;
+        Ok([agent.until, until].into_iter().flatten().min())
     }
 }
 

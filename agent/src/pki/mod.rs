@@ -1,4 +1,4 @@
-//! Certificates: reading PEM files, the node's CA, and the leaf certificates it signs.
+//! Certificates: reading PEM files, the node's CA, the leaf certificates it signs, and the CAs of clients' certificates.
 //!
 //! In: the node CA's files, and the names and addresses that clients dial. Out: a [`ca::NodeCa`], and [`Leaf`] certificates in
 //! memory. Nothing here is served; `tls` does that.
@@ -6,11 +6,13 @@
 pub mod ca;
 mod leaf;
 pub(crate) mod pem;
+mod trust_bundles;
 
 pub use ca::CaFiles;
 pub use leaf::{LEAF_LIFETIME, LeafNames};
 pub(crate) use leaf::{Leaf, mint};
 pub use pem::PemError;
+pub use trust_bundles::{ChainError, TrustBundle, TrustBundles, TrustedRoots};
 
 /// What goes wrong around certificates.
 #[derive(Debug, thiserror::Error)]

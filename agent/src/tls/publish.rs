@@ -15,9 +15,10 @@ use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use tokio_util::sync::CancellationToken;
 
+use super::client_certificate::ProofOfKey;
 use crate::pki::PkiError;
 use crate::pki::ca::{CaFiles, CaSource, NodeCa};
-use crate::pki::{LEAF_LIFETIME, Leaf, LeafNames, mint};
+use crate::pki::{LEAF_LIFETIME, Leaf, LeafNames, TrustBundles, mint};
 
 /// How often the CA's files are looked at. They are two small files; reading them sees every way in which they are
 /// replaced (the symbolic links of a Secret volume, a rename, a write in place), which file events do not.
@@ -36,10 +37,11 @@ pub struct CertificateReload {
     pub error: Option<String>,
 }
 
-/// The node's server certificates.
+/// The node's server certificates, and the trust bundles that clients' certificates are judged by.
 #[derive(Debug)]
 pub struct Certificates {
     files: CaFiles,
+    trust_bundles: Arc<TrustBundles>,
     base: LeafNames,
     source: Mutex<Source>,
     /// The names alone, for clients whose dialled address is among the configured names.
@@ -67,7 +69,11 @@ impl Certificates {
     ///
     /// # Errors
     /// Whatever is wrong with the files, with file and line: nothing is served without a good CA.
-    pub fn open(files: CaFiles, extra: &[String]) -> Result<Arc<Certificates>, PkiError> {
+    pub fn open(
+        files: CaFiles,
+        extra: &[String],
+        trust_bundles: Arc<TrustBundles>,
+    ) -> Result<Arc<Certificates>, PkiError> {
         let now = SystemTime::now();
         let base = LeafNames::new(extra)?;
         let bytes = CaSource::read(&files)?;
@@ -75,6 +81,7 @@ impl Certificates {
         let first = mint(&ca, base.clone(), now)?;
         Ok(Arc::new(Certificates {
             files,
+            trust_bundles,
             base,
             source: Mutex::new(Source { bytes, ca }),
             current: ArcSwap::from_pointee(first),
@@ -84,6 +91,11 @@ impl Certificates {
                 error: None,
             }),
         }))
+    }
+
+    /// The CAs of clients' certificates.
+    pub fn trust_bundles(&self) -> &Arc<TrustBundles> {
+        &self.trust_bundles
     }
 
     /// When the leaf that is served now expires.
@@ -178,17 +190,21 @@ impl Certificates {
         Ok(())
     }
 
-    /// The configuration for [`super::accept`]. Make it once; it follows every change.
+    /// The configuration for [`super::accept`]. Make it once; it follows every change. Where there are trust bundles,
+    /// clients are asked for a certificate, and may have none.
     pub fn server_config(self: &Arc<Self>) -> Result<Arc<ServerConfig>, PkiError> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut config = ServerConfig::builder_with_provider(provider)
+        let builder = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
-            .map_err(PkiError::Rustls)?
-            .with_no_client_auth()
-            .with_cert_resolver(Arc::new(Resolver(Arc::clone(self))));
+            .map_err(PkiError::Rustls)?;
+        let builder = match self.trust_bundles.is_empty() {
+            true => builder.with_no_client_auth(),
+            false => builder.with_client_cert_verifier(ProofOfKey::new()),
+        };
+        let mut config = builder.with_cert_resolver(Arc::new(Resolver(Arc::clone(self))));
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        // Go and Python clients do not resume, and a session must not outlive what was attested for its connection:
-        // no tickets, and no memory for them.
+        // Go and Python clients do not resume, and a session must not outlive what was attested for its connection: a resumed
+        // one would show the certificate of an earlier connection without a proof of its key. So no tickets, and no memory.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
         Ok(Arc::new(config))
@@ -280,7 +296,7 @@ mod tests {
     fn renewed_at_two_thirds_and_not_before() {
         let now = SystemTime::now();
         let (_folder, files) = files();
-        let certificates = Certificates::open(files, &[]).unwrap();
+        let certificates = Certificates::open(files, &[], Arc::default()).unwrap();
         let first = served(&certificates);
         certificates.renew_due(now + LEAF_LIFETIME / 2);
         assert_eq!(served(&certificates), first);
@@ -297,7 +313,8 @@ mod tests {
     #[test]
     fn a_leaf_has_the_names_and_the_dialled_address() {
         let (_folder, files) = files();
-        let certificates = Certificates::open(files, &["api.example".into(), "192.0.2.7".into()]).unwrap();
+        let certificates =
+            Certificates::open(files, &["api.example".into(), "192.0.2.7".into()], Arc::default()).unwrap();
         let shared = certificates.server_config().unwrap();
         let source = certificates.source.lock();
         let leaf = certificates
@@ -331,7 +348,7 @@ mod tests {
     #[test]
     fn a_leaf_does_not_outlive_its_ca() {
         let (_folder, files) = files();
-        let certificates = Certificates::open(files, &[]).unwrap();
+        let certificates = Certificates::open(files, &[], Arc::default()).unwrap();
         let mut source = certificates.source.lock();
         source.ca.not_after = SystemTime::now() + Duration::from_secs(3600);
         let leaf = certificates
@@ -346,7 +363,7 @@ mod tests {
     #[test]
     fn many_dialled_addresses_have_small_leaves_and_a_bounded_cache() {
         let (_folder, files) = files();
-        let certificates = Certificates::open(files.clone(), &[]).unwrap();
+        let certificates = Certificates::open(files.clone(), &[], Arc::default()).unwrap();
         let shared = certificates.server_config().unwrap();
         let many: Vec<IpAddr> = (1..=30_000_u32)
             .map(|number| IpAddr::from(number.to_be_bytes()))
@@ -380,7 +397,7 @@ mod tests {
     #[test]
     fn a_new_ca_signs_at_once_and_a_broken_one_is_reported() {
         let (_folder, files) = files();
-        let certificates = Certificates::open(files.clone(), &[]).unwrap();
+        let certificates = Certificates::open(files.clone(), &[], Arc::default()).unwrap();
         let first = served(&certificates);
         std::fs::write(&files.certificate, "broken").unwrap();
         certificates.renew_due(SystemTime::now());

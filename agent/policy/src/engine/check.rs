@@ -1,12 +1,12 @@
 //! What documents must not say together.
 //!
 //! In: all documents of a policy set. Out: a [`Diagnostic`] for each name that is taken twice, each reference to nothing, and
-//! each pair of identities that one pod could have.
+//! each pair of identities that one caller could have.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::overlap::could_both_match;
-use crate::api::v1alpha1::{AgentGrant, AgentIdentity};
+use crate::api::v1alpha1::{AgentGrant, AgentIdentity, Attest};
 use crate::api::{AnyObject, Document, name_path};
 use crate::yaml::{Diagnostic, FieldPath};
 
@@ -60,32 +60,46 @@ fn names(documents: &[Document], errors: &mut Vec<Diagnostic>) {
     }
 }
 
-/// Two identities that one pod could have.
+/// Two identities that one caller could have.
 fn workloads(identities: &[From<'_, AgentIdentity>], errors: &mut Vec<Diagnostic>) {
-    let mut by_workload: BTreeMap<(&str, &str), Vec<From<'_, AgentIdentity>>> = BTreeMap::new();
-    for (document, identity) in identities {
-        let Some(pod) = &identity.spec.attest.pod else {
-            continue;
-        };
-        let key = (pod.namespace.as_str(), pod.service_account.as_str());
-        let others = by_workload.entry(key).or_default();
-        if let Some((other, _)) = others.iter().find(|(_, other)| {
-            let other = other.spec.attest.pod.as_ref();
-            other.is_some_and(|other| could_both_match(other, pod))
-        }) {
-            let reason = format!(
-                "AgentIdentity {:?} and {:?} ({}) could match one pod of service account {}/{}: make their selectors \
-                 exclude each other by one label",
-                document.name(),
-                other.name(),
-                where_is(other, &name_path()),
-                key.0,
-                key.1
-            );
-            errors.push(document.error_at(&name_path(), reason));
+    let pod = |attest: &Attest| {
+        let pod = attest.pod.as_ref()?;
+        Some(format!(
+            "pod of service account {}/{}",
+            pod.namespace, pod.service_account
+        ))
+    };
+    let spiffe = |attest: &Attest| Some(format!("certificate of {:?}", attest.spiffe.as_ref()?.id));
+    let keys: [&dyn Fn(&Attest) -> Option<String>; 2] = [&pod, &spiffe];
+    for key in keys {
+        let mut by_key: HashMap<String, Vec<From<'_, AgentIdentity>>> = HashMap::new();
+        for (document, identity) in identities {
+            let attest = &identity.spec.attest;
+            let Some(key) = key(attest) else { continue };
+            let others = by_key.entry(key.clone()).or_default();
+            if let Some((other, _)) = others
+                .iter()
+                .find(|(_, other)| could_both_hold(&other.spec.attest, attest))
+            {
+                let reason = format!(
+                    "AgentIdentity {:?} and {:?} ({}) could match one {key}: make their selectors exclude each other by one label",
+                    document.name(),
+                    other.name(),
+                    where_is(other, &name_path()),
+                );
+                errors.push(document.error_at(&name_path(), reason));
+            }
+            others.push((document, identity));
         }
-        others.push((document, identity));
     }
+}
+
+/// Whether one caller could satisfy both, as far as both ask for the same.
+fn could_both_hold(one: &Attest, other: &Attest) -> bool {
+    let pods = one.pod.as_ref().zip(other.pod.as_ref());
+    let certificates = one.spiffe.as_ref().zip(other.spiffe.as_ref());
+    pods.is_none_or(|(one, other)| could_both_match(one, other))
+        && certificates.is_none_or(|(one, other)| one.id == other.id)
 }
 
 /// Names of identities that are nowhere: a grant would give nothing, a deny would stop nobody.

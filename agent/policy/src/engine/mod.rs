@@ -56,6 +56,7 @@ struct Exceptions {
 pub struct PolicySet {
     identities: Vec<Arc<Identity>>,
     by_workload: HashMap<(String, String), Vec<usize>>,
+    by_spiffe_id: HashMap<String, Vec<usize>>,
     grants: Vec<Arc<Grant>>,
     grants_by_identity: HashMap<String, Vec<Arc<Grant>>>,
     rules: rules::RuleSet,
@@ -114,6 +115,7 @@ impl PolicySet {
         let mut set = Self {
             identities: Vec::new(),
             by_workload: HashMap::new(),
+            by_spiffe_id: HashMap::new(),
             grants: Vec::new(),
             grants_by_identity: HashMap::new(),
             rules: rules::RuleSet::default(),
@@ -145,13 +147,17 @@ impl PolicySet {
     }
 
     fn add_identity(&mut self, identity: Arc<Identity>) {
+        let place = self.identities.len();
         if let Some(pod) = &identity.attest.pod {
             let workload = (pod.namespace.clone(), pod.service_account.clone());
             if pod.selector.is_some() {
                 self.labelled.insert(pod.namespace.clone());
             }
-            let place = self.identities.len();
             self.by_workload.entry(workload).or_default().push(place);
+        }
+        if let Some(spiffe) = &identity.attest.spiffe {
+            let places = self.by_spiffe_id.entry(spiffe.id.clone()).or_default();
+            places.push(place);
         }
         self.identities.push(identity);
     }
@@ -196,7 +202,13 @@ impl PolicySet {
         }
     }
 
-    /// The identities whose `attest.pod` a pod satisfies, whatever else they ask for; more than one is the caller's error to report.
+    /// The identities whose `attest.spiffe` names this ID, whatever else they ask for.
+    pub fn identities_of_spiffe_id(&self, id: &str) -> impl Iterator<Item = &Arc<Identity>> {
+        let places = self.by_spiffe_id.get(id).into_iter().flatten();
+        places.filter_map(|place| self.identities.get(*place))
+    }
+
+    /// The identities whose `attest.pod` a pod satisfies, whatever else they ask for.
     #[must_use]
     pub fn identities_of_pod(
         &self,

@@ -7,14 +7,17 @@
 //! reads the bearer (a JWT) needs the header kept for that first.
 
 pub mod pod;
+pub mod x509;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::HeaderValue;
+use jiff::Timestamp;
+use picket_policy::api::v1alpha1::Attest;
 use picket_policy::{Identity, PolicySet, PrincipalOrigin};
-use rustls_pki_types::CertificateDer;
 
+use self::x509::ClientCertificate;
 use super::IdentityError;
 use crate::listener::Process;
 use crate::workload::Pod;
@@ -28,8 +31,8 @@ pub struct Evidence<'a> {
     pub process: Option<&'a Process>,
     /// The client's end of the connection; a pod's is its own loopback.
     pub peer: IpAddr,
-    /// The client's certificate chain, leaf first; empty where it showed none.
-    pub peer_certificates: &'a [CertificateDer<'static>],
+    /// The client's certificate, where it showed one.
+    pub certificate: Option<&'a ClientCertificate>,
     /// The `Authorization` header of the request.
     pub bearer: Option<&'a HeaderValue>,
 }
@@ -57,10 +60,10 @@ impl Evidence<'_> {
 /// What one scheme says of a caller.
 #[derive(Debug)]
 pub enum Attestation {
-    /// No identity asks for this scheme as far as this caller is concerned.
+    /// The caller shows nothing that this scheme is about.
     NotRequested,
-    /// The caller is this agent.
-    Authenticated(Arc<Identity>),
+    /// What the caller shows is proven. These identities name it, whatever else they ask for.
+    Authenticated(Vec<Arc<Identity>>),
     /// The evidence contradicts itself or the policies; the caller is nobody.
     Failed(IdentityError),
 }
@@ -68,14 +71,43 @@ pub enum Attestation {
 /// One way of proving.
 #[derive(Debug, Clone, Copy)]
 pub struct Scheme {
-    /// The name in the record's `agent.attestation`.
-    pub name: &'static str,
+    /// What a caller shows, in words.
+    pub shows: &'static str,
+    /// Whether an identity asks for it.
+    pub asked_by: fn(&Attest) -> bool,
+    /// Whether the caller chooses to show it: one whose identity does not ask for it claims to be somebody else.
+    pub is_credential: bool,
     /// Tries it.
-    pub attest: fn(&PolicySet, &Evidence<'_>) -> Attestation,
+    pub attest: fn(&PolicySet, &Evidence<'_>, Timestamp) -> Attestation,
 }
 
 /// Every scheme there is.
-pub const SCHEMES: [Scheme; 1] = [Scheme {
-    name: "pod",
-    attest: pod::attest,
-}];
+pub const SCHEMES: [Scheme; 2] = [
+    Scheme {
+        shows: "its pod",
+        asked_by: |attest| attest.pod.is_some(),
+        is_credential: false,
+        attest: pod::attest,
+    },
+    Scheme {
+        shows: "a client certificate",
+        asked_by: |attest| attest.spiffe.is_some(),
+        is_credential: true,
+        attest: x509::attest,
+    },
+];
+
+/// How an identity is proven: the schemes that it asks for, as the record's `agent.attestation` names them.
+#[must_use]
+pub fn attestation_of(attest: &Attest) -> &'static str {
+    attestation_by(attest.pod.is_some(), attest.spiffe.is_some())
+}
+
+/// Likewise, by the schemes themselves.
+pub(crate) fn attestation_by(pod: bool, certificate: bool) -> &'static str {
+    match (pod, certificate) {
+        (true, true) => "pod+x509",
+        (false, true) => "x509",
+        (_, false) => "pod",
+    }
+}

@@ -171,7 +171,8 @@ impl World {
             key: folder.write("ca.key", &ca.key_pem),
         };
         let ca_file = files.certificate.clone();
-        let certificates = Certificates::open(files, &["127.0.0.1".to_owned()]).expect("certificates");
+        let certificates =
+            Certificates::open(files, &["127.0.0.1".to_owned()], Arc::default()).expect("certificates");
         let seen = Arc::new(Mutex::new(Vec::new()));
         let broken_off = CancellationToken::new();
         let handshakes = Arc::default();

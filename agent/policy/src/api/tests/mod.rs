@@ -122,12 +122,6 @@ fn fields_of_later_versions_are_refused_by_name_and_line() {
             "12:5: field `spec.attest.jwt` is not supported by this version yet",
         ),
         (
-            IDENTITY,
-            "    pod:",
-            "    spiffe: {id: x}\n    pod:",
-            "12:5: field `spec.attest.spiffe` is not supported by this version yet",
-        ),
-        (
             GRANT,
             "    impersonate:",
             "    eks: {}\n    impersonate:",
@@ -282,7 +276,13 @@ fn what_cannot_stand_is_refused_with_its_place() {
             IDENTITY,
             "  attest:\n",
             "  attest: {}\n  other:\n",
-            "11:11: field `spec.attest` names nothing: say by which pod the agent is recognised",
+            "11:11: field `spec.attest` names nothing: say by which pod or certificate the agent is recognised",
+        ),
+        (
+            IDENTITY,
+            "    pod:",
+            "    spiffe: {id: 'spiffe://example.org'}\n    pod:",
+            "12:18: field `spec.attest.spiffe.id` is \"spiffe://example.org\": it must have a path",
         ),
         (
             IDENTITY,

@@ -10,6 +10,7 @@ use super::label_selector::LabelSelector;
 use super::object::Spec;
 use crate::api::field::FieldErrors;
 use crate::kubernetes::resources::is_subdomain;
+use crate::spiffe::SpiffeId;
 use crate::yaml::FieldPath;
 
 /// Who an agent is, who answers for it, and how its workload is recognised.
@@ -69,14 +70,29 @@ pub struct Attest {
     /// The pods that are this agent, as the node's kernel and kubelet know them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod: Option<PodAttest>,
+    /// The client certificate that the agent shows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spiffe: Option<SpiffeAttest>,
+}
+
+/// A client certificate that is an agent's: an X.509 SVID that the node's trust bundles prove.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SpiffeAttest {
+    /// The certificate's SPIFFE ID, exactly: `spiffe://TRUST-DOMAIN/PATH`.
+    #[schemars(
+        length(min = 1, max = 2048),
+        regex(pattern = r"^spiffe://[a-z0-9._-]{1,255}(/[A-Za-z0-9._-]+)+$")
+    )]
+    pub id: String,
 }
 
 impl Attest {
     /// Whether it names nothing, so that every caller would satisfy it.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        let Self { pod } = self;
-        pod.is_none()
+        let Self { pod, spiffe } = self;
+        pod.is_none() && spiffe.is_none()
     }
 }
 
@@ -103,8 +119,7 @@ pub struct PodAttest {
 
 impl Spec for AgentIdentitySpec {
     const KIND: &'static str = "AgentIdentity";
-    const PLANNED_FIELDS: &'static [&'static str] =
-        &["spec.exclusive", "spec.attest.jwt", "spec.attest.spiffe"];
+    const PLANNED_FIELDS: &'static [&'static str] = &["spec.exclusive", "spec.attest.jwt"];
 
     fn validate(&self, path: &FieldPath, errors: &mut FieldErrors) {
         errors.add_each(&path.field("groups"), &self.groups, |group| {
@@ -115,11 +130,19 @@ impl Spec for AgentIdentitySpec {
         let path = path.field("attest");
         if self.attest.is_empty() {
             // Every caller would be this agent.
-            let reason = format!("field `{path}` names nothing: say by which pod the agent is recognised");
+            let reason = format!(
+                "field `{path}` names nothing: say by which pod or certificate the agent is recognised"
+            );
             errors.add(path.clone(), reason);
         }
         if let Some(pod) = &self.attest.pod {
             pod.validate(&path.field("pod"), errors);
+        }
+        if let Some(SpiffeAttest { id }) = &self.attest.spiffe
+            && let Err(error) = SpiffeId::parse(id)
+        {
+            let path = path.field("spiffe").field("id");
+            errors.add(path.clone(), format!("field `{path}` is {id:?}: {error}"));
         }
     }
 }

@@ -16,7 +16,7 @@ mod policy_rule;
 mod rule_match;
 
 pub use agent_grant::{AgentGrantSpec, GrantTo, GrantUpstream, ImpersonatedUser};
-pub use agent_identity::{AgentIdentitySpec, Attest, PodAttest, State};
+pub use agent_identity::{AgentIdentitySpec, Attest, PodAttest, SpiffeAttest, State};
 pub use agent_policy::{Action, AgentPolicySpec, Mode, Rule, Subjects};
 pub use builtin_name::Builtin;
 pub(crate) use grant_window::{ClockTime, zone_data};

@@ -262,7 +262,27 @@ fn documents_are_checked_against_each_other() {
         let rules = "rules: [{name: r, action: Deny, match: {verbs: [get]}}]";
         policy("p", &format!("subjects: {{{subjects}}}\n  {rules}"))
     };
+    let certificate = |name: &str, attest: &str| {
+        format!(
+            "---\napiVersion: picket.dev/v1alpha1\nkind: AgentIdentity\nmetadata: {{name: {name}}}\nspec:\n  owner: t\n  \
+             attest: {{{attest}}}\n"
+        )
+    };
+    let (ci, cd) = ("spiffe: {id: 'spiffe://d/ci'}", "spiffe: {id: 'spiffe://d/cd'}");
+    let with_pod = |spiffe: &str| format!("pod: {{namespace: ns, serviceAccount: s}}, {spiffe}");
     for (extra, fault) in [
+        (
+            certificate("x", ci) + &certificate("y", ci),
+            "could match one certificate of \"spiffe://d/ci\"",
+        ),
+        (
+            certificate("x", ci) + &certificate("y", &with_pod(ci)),
+            "could match one certificate of \"spiffe://d/ci\"",
+        ),
+        (
+            identity("x", "{a: b}") + &certificate("y", &with_pod(ci)),
+            "could match one pod of service account ns/s",
+        ),
         (
             format!("{}{}", grant(ALL), grant(ALL)),
             "AgentGrant \"g\" is already at f.yaml:",
@@ -299,6 +319,17 @@ fn documents_are_checked_against_each_other() {
         );
     }
     compile(&[&identity("x", "{a: b}"), &identity("y", "{a: c}")]);
+    compile(&[&certificate("x", &with_pod(ci)), &certificate("y", &with_pod(cd))]);
+    let set = compile(&[&certificate("x", ci), &certificate("y", cd)]);
+    let named = |id: &str| -> Vec<_> {
+        set.identities_of_spiffe_id(id)
+            .map(|identity| identity.name.clone())
+            .collect()
+    };
+    assert_eq!(
+        (named("spiffe://d/ci"), named("spiffe://d/c")),
+        (vec!["x".to_owned()], vec![])
+    );
     compile(&[&grant(ALL), &second("u").replace("[a, b]", "[b, a]")]);
 }
 

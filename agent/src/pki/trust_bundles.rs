@@ -1,0 +1,201 @@
+//! Trust bundles: the CAs of each trust domain whose client certificates count.
+//!
+//! In: a PEM file for each trust domain, looked at again while the agent runs. Out: [`TrustedRoots`], which verify a chain up to the
+//! CAs of its own trust domain. A file that cannot be used leaves its domain as the last good one had it, and is reported.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use rustls::RootCertStore;
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
+use rustls_pki_types::{CertificateDer, UnixTime};
+use tokio_util::sync::CancellationToken;
+
+use super::pem::{self, PemError};
+
+/// How often the files are looked at. Reading them sees every way in which they are replaced, which file events do not.
+const CHECK_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Certificates of a chain, the leaf included. SPIRE sends two or three; each costs a parse, and a signature check.
+const CHAIN_LIMIT: usize = 8;
+
+/// Where the CAs of a trust domain lie.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TrustBundle {
+    /// The trust domain, as SPIFFE IDs name it.
+    pub trust_domain: String,
+    /// PEM certificates of its CAs.
+    pub file: PathBuf,
+}
+
+/// Why a chain does not lead to a CA of its trust domain.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ChainError {
+    /// No trust bundle is of that domain.
+    #[error("this node has no trust bundle of trust domain {0}")]
+    UnknownTrustDomain(String),
+    /// It has more than [`CHAIN_LIMIT`] certificates.
+    #[error("its chain has more than {CHAIN_LIMIT} certificates")]
+    TooLong,
+    /// No CA of the trust domain signed it, or another check of RFC 5280 failed.
+    #[error("its chain does not lead to a CA of trust domain {trust_domain}: {reason}")]
+    Untrusted {
+        /// The domain.
+        trust_domain: String,
+        /// What the verifier said.
+        reason: String,
+    },
+}
+
+/// The CAs of all trust domains, as their files had them.
+#[derive(Debug, Default)]
+pub struct TrustedRoots(BTreeMap<String, Domain>);
+
+#[derive(Debug, Clone)]
+struct Domain {
+    bytes: Arc<[u8]>,
+    verifier: Arc<dyn ClientCertVerifier>,
+}
+
+impl Domain {
+    fn read(bundle: &TrustBundle) -> Result<Self, PemError> {
+        let bytes = pem::read(&bundle.file)?;
+        let mut roots = RootCertStore::empty();
+        let fault = |line, reason| PemError::content(&bundle.file, line, reason);
+        for (line, certificate) in pem::certificates(&bundle.file, &bytes)? {
+            roots
+                .add(certificate)
+                .map_err(|error| fault(line, format!("not a CA that can be trusted: {error}")))?;
+        }
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+            .build()
+            .map_err(|error| fault(1, error.to_string()))?;
+        Ok(Self {
+            bytes: bytes.into(),
+            verifier,
+        })
+    }
+}
+
+impl TrustedRoots {
+    /// Verifies a chain, leaf first, up to a CA of the trust domain.
+    ///
+    /// # Errors
+    /// Where it does not lead there.
+    pub fn verify(
+        &self,
+        trust_domain: &str,
+        chain: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), ChainError> {
+        let domain = self
+            .0
+            .get(trust_domain)
+            .ok_or_else(|| ChainError::UnknownTrustDomain(trust_domain.to_owned()))?;
+        let untrusted = |reason: String| ChainError::Untrusted {
+            trust_domain: trust_domain.to_owned(),
+            reason,
+        };
+        if chain.len() > CHAIN_LIMIT {
+            return Err(ChainError::TooLong);
+        }
+        let (leaf, between) = chain
+            .split_first()
+            .ok_or_else(|| untrusted("it is empty".to_owned()))?;
+        match domain.verifier.verify_client_cert(leaf, between, now) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(untrusted(error.to_string())),
+        }
+    }
+}
+
+/// The trust bundles of a node; by default none.
+#[derive(Debug, Default)]
+pub struct TrustBundles {
+    bundles: Vec<TrustBundle>,
+    current: ArcSwap<TrustedRoots>,
+    /// Why a file cannot be used as it is now, as the log has it already.
+    reported: Mutex<BTreeMap<PathBuf, String>>,
+}
+
+impl TrustBundles {
+    /// Reads every file.
+    ///
+    /// # Errors
+    /// Whatever is wrong with one of them, with file and line.
+    pub fn open(bundles: Vec<TrustBundle>) -> Result<Arc<Self>, PemError> {
+        let read = |bundle: &TrustBundle| Ok((bundle.trust_domain.clone(), Domain::read(bundle)?));
+        let roots: BTreeMap<_, _> = bundles.iter().map(read).collect::<Result<_, PemError>>()?;
+        Ok(Arc::new(Self {
+            bundles,
+            current: ArcSwap::from_pointee(TrustedRoots(roots)),
+            reported: Mutex::default(),
+        }))
+    }
+
+    /// Whether there is none, so that no client certificate counts.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.bundles.is_empty()
+    }
+
+    /// The CAs as they are now.
+    #[must_use]
+    pub fn current(&self) -> Arc<TrustedRoots> {
+        self.current.load_full()
+    }
+
+    /// Looks after the files until cancelled. `changed` is called after each change.
+    pub async fn run(self: Arc<Self>, cancel: CancellationToken, changed: impl Fn() + Send) {
+        loop {
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                () = tokio::time::sleep(CHECK_INTERVAL) => {}
+            }
+            if self.refresh() {
+                changed();
+            }
+        }
+    }
+
+    /// One look. True where a file has changed and counts as it is now.
+    pub fn refresh(&self) -> bool {
+        let before = self.current.load_full();
+        let mut roots = before.0.clone();
+        let mut changed = false;
+        let mut reported = self.reported.lock();
+        for bundle in &self.bundles {
+            match Domain::read(bundle) {
+                Ok(domain) => {
+                    let same = roots
+                        .get(&bundle.trust_domain)
+                        .is_some_and(|known| known.bytes == domain.bytes);
+                    if reported.remove(&bundle.file).is_some() || !same {
+                        tracing::info!(file = %bundle.file.display(), "trust bundle read");
+                    }
+                    if !same {
+                        roots.insert(bundle.trust_domain.clone(), domain);
+                        changed = true;
+                    }
+                }
+                Err(error) => {
+                    let error = error.to_string();
+                    if reported.get(&bundle.file) != Some(&error) {
+                        tracing::error!(%error, "cannot use a trust bundle as it is now; the last good one still counts");
+                        reported.insert(bundle.file.clone(), error);
+                    }
+                }
+            }
+        }
+        if changed {
+            self.current.store(Arc::new(TrustedRoots(roots)));
+        }
+        changed
+    }
+}
