@@ -60,6 +60,9 @@ fn names(documents: &[Document], errors: &mut Vec<Diagnostic>) {
     }
 }
 
+/// What an identity is told apart by, in words.
+type KeyOf = fn(&Attest) -> Option<String>;
+
 /// Two identities that one caller could have.
 fn workloads(identities: &[From<'_, AgentIdentity>], errors: &mut Vec<Diagnostic>) {
     let pod = |attest: &Attest| {
@@ -70,8 +73,7 @@ fn workloads(identities: &[From<'_, AgentIdentity>], errors: &mut Vec<Diagnostic
         ))
     };
     let spiffe = |attest: &Attest| Some(format!("certificate of {:?}", attest.spiffe.as_ref()?.id));
-    let keys: [&dyn Fn(&Attest) -> Option<String>; 2] = [&pod, &spiffe];
-    for key in keys {
+    for key in [pod as KeyOf, spiffe as KeyOf] {
         let mut by_key: HashMap<String, Vec<From<'_, AgentIdentity>>> = HashMap::new();
         for (document, identity) in identities {
             let attest = &identity.spec.attest;

@@ -97,7 +97,7 @@ pub(in crate::upstream) struct OutboundIdentity<'a> {
 }
 
 /// A fact of a principal that goes upstream with each request as an extra of the user.
-pub struct Extra {
+pub struct PrincipalExtra {
     /// Its key.
     pub name: &'static str,
     header: HeaderName,
@@ -106,16 +106,16 @@ pub struct Extra {
 }
 
 /// A principal's facts for the API server: the identity, and the pod where there is one.
-pub fn extras(principal: &Principal) -> impl Iterator<Item = Extra> {
+pub fn extras(principal: &Principal) -> impl Iterator<Item = PrincipalExtra> {
     let pod = match principal.origin() {
-        PrincipalOrigin::Pod { namespace, name } => Some(Extra {
+        PrincipalOrigin::Pod { namespace, name } => Some(PrincipalExtra {
             name: "picket.dev/pod",
             header: EXTRA_POD,
             value: format!("{namespace}/{name}"),
         }),
         PrincipalOrigin::Gateway { .. } => None,
     };
-    let identity = Extra {
+    let identity = PrincipalExtra {
         name: "picket.dev/identity",
         header: EXTRA_IDENTITY,
         value: principal.name().to_owned(),

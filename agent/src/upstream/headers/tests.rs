@@ -46,12 +46,12 @@ fn nothing_that_speaks_for_others_is_forwarded() {
         "Impersonate-User",
         "Impersonate-Group",
         "Impersonate-Uid",
-        "Impersonate-Extra-scopes",
-        "Impersonate-Extra-picket.dev%2fidentity",
+        "Impersonate-PrincipalExtra-scopes",
+        "Impersonate-PrincipalExtra-picket.dev%2fidentity",
         "Impersonate_User",
         "X-Remote-User",
         "X-Remote-Group",
-        "X-Remote-Extra-a",
+        "X-Remote-PrincipalExtra-a",
         "x_remote_user",
         "X-Forwarded-For",
         "X-Real-Ip",
@@ -168,7 +168,7 @@ fn deploy_lets_nodes_impersonate_for_each_verb() {
             assert!(rule.contains(&named), "{named} is missing");
         }
     }
-    for Extra { name, .. } in extras(&crate::identity::testing::principal(
+    for PrincipalExtra { name, .. } in extras(&crate::identity::testing::principal(
         "triage", "agents", "triage-0",
     )) {
         assert!(rules.contains(&format!("userextras/{name}")), "{name} is missing");
