@@ -4,12 +4,14 @@
 //! [`Diagnostic`] for each that cannot stand.
 
 mod decoder;
+mod edit;
 mod path;
 mod tree;
 
 use std::sync::Arc;
 
 pub use decoder::{Decoder, Fields};
+pub use edit::{EditError, remove_document, set_text};
 pub use path::FieldPath;
 pub use tree::{Value, YamlNode, parse};
 
