@@ -4,6 +4,7 @@
 //! object. A reading that fails changes nothing: the last good set stays in force, and the statuses say so and which object is
 //! at fault. Where there has been no good one since the start, a set that denies everything is in force.
 
+pub mod edit;
 pub mod files;
 mod metrics;
 mod source;

@@ -1,0 +1,435 @@
+//! Changes of objects in files by a command: one object at a time, and nothing else in the file.
+//!
+//! In: the files and folders that an agent reads, and a change. Out: a file that was replaced in one step, or an
+//! [`ObjectEditError`]. All objects are read and checked together with the change before anything is written, as the agent
+//! will do: a change that the agent would refuse is refused here.
+
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use picket_policy::api::FileReading;
+use picket_policy::yaml::{EditError, remove_document, set_text};
+use picket_policy::{Document, PolicySet, builtin};
+use thiserror::Error;
+
+use super::files::read_all;
+use super::source::Manifest;
+use super::{StoreError, compile, parse};
+
+/// Why an object is not changed. Nothing was written then.
+#[derive(Debug, Error)]
+pub enum ObjectEditError {
+    /// The files cannot be read, or are not valid with the change.
+    #[error(transparent)]
+    Objects(#[from] StoreError),
+    /// No object of that kind and name is in the files.
+    #[error("no {kind} {name:?} is in {}; there: {}", paths(places), known(names))]
+    NotFound {
+        /// The kind.
+        kind: String,
+        /// The name.
+        name: String,
+        /// Where it was looked.
+        places: Vec<PathBuf>,
+        /// The names of that kind that are there.
+        names: Vec<String>,
+    },
+    /// There is one already.
+    #[error("{kind} {name:?} exists already, in {place}")]
+    Exists {
+        /// The kind.
+        kind: String,
+        /// The name.
+        name: String,
+        /// `file:line`.
+        place: String,
+    },
+    /// It is not known in which file a new object belongs.
+    #[error("{} paths hold objects; say with --files in which folder or file a new object belongs", .0)]
+    WhereTo(usize),
+    /// The file is a link, such as those of a mounted ConfigMap: its source is to be changed.
+    #[error("{}: is a symbolic link, as in a mounted ConfigMap; change the file that it comes from", .0.display())]
+    Link(PathBuf),
+    /// The text is in a form that is not edited.
+    #[error("{}: {source}", path.display())]
+    Text {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: EditError,
+    },
+    /// Somebody else changed the file meanwhile.
+    #[error("{}: the file changed while it was edited; run the command again", .0.display())]
+    Raced(PathBuf),
+    /// The system refused.
+    #[error("{}: {source}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+}
+
+fn paths(places: &[PathBuf]) -> String {
+    let places: Vec<_> = places.iter().map(|path| path.display().to_string()).collect();
+    places.join(", ")
+}
+
+/// At most this many names are told: a terminal's screen.
+const NAMES_TOLD: usize = 20;
+
+fn known(names: &[String]) -> String {
+    match names.len() {
+        0 => "none".to_owned(),
+        count if count > NAMES_TOLD => format!("{} and {} more", names[..NAMES_TOLD].join(", "), count - NAMES_TOLD),
+        _ => names.join(", "),
+    }
+}
+
+/// Where an object is kept.
+#[derive(Debug, Clone)]
+struct Place {
+    /// The file's place among those that were read.
+    file: usize,
+    /// The document's place in the file.
+    document: usize,
+}
+
+/// The objects in the files that an agent reads, for a command that changes one.
+#[derive(Debug)]
+pub struct ObjectFiles {
+    paths: Vec<PathBuf>,
+    manifests: Vec<Manifest>,
+    readings: Vec<(String, FileReading)>,
+    set: PolicySet,
+}
+
+impl ObjectFiles {
+    /// Reads them. A folder without files is no error here: the first object may be on its way.
+    ///
+    /// # Errors
+    /// Where they cannot be read, or are not valid.
+    pub fn read(paths: &[PathBuf]) -> Result<Self, ObjectEditError> {
+        let manifests = match read_all(paths) {
+            Err(StoreError::Empty { .. }) => Vec::new(),
+            read => read?,
+        };
+        let readings = parse(&manifests);
+        let set = compile(&readings, builtin::OWN_NAMESPACE)?;
+        Ok(Self {
+            paths: paths.to_vec(),
+            manifests,
+            readings,
+            set,
+        })
+    }
+
+    /// The objects, in the order of the files.
+    pub fn documents(&self) -> impl Iterator<Item = &Document> {
+        let entries = self.readings.iter().flat_map(|(_, reading)| &reading.entries);
+        entries.filter_map(|entry| entry.document.as_ref())
+    }
+
+    /// What the agent would make of them.
+    #[must_use]
+    pub fn set(&self) -> &PolicySet {
+        &self.set
+    }
+
+    /// An object.
+    ///
+    /// # Errors
+    /// Where there is none of that kind and name.
+    pub fn find(&self, kind: &str, name: &str) -> Result<&Document, ObjectEditError> {
+        let place = self.place(kind, name)?;
+        let entry = &self.readings[place.file].1.entries[place.document];
+        entry.document.as_ref().ok_or_else(|| self.not_found(kind, name))
+    }
+
+    /// Sets text fields of an object, each by its path. `dry_run` writes nothing.
+    ///
+    /// # Errors
+    /// Where there is no such object, or the change cannot be made or cannot stand.
+    pub fn set_fields(
+        &self,
+        kind: &str,
+        name: &str,
+        fields: &[(&[&str], &str)],
+        dry_run: bool,
+    ) -> Result<PathBuf, ObjectEditError> {
+        let place = self.place(kind, name)?;
+        let manifest = &self.manifests[place.file];
+        let text = fields.iter().try_fold(manifest.text.clone(), |text, (path, value)| {
+            set_text(&text, place.document, path, value)
+        });
+        self.replace(place.file, Some(in_file(&manifest.path, text)?), dry_run)
+    }
+
+    /// Takes an object out, and its file where nothing else is in it.
+    ///
+    /// # Errors
+    /// As [`ObjectFiles::set_fields`].
+    pub fn remove(&self, kind: &str, name: &str, dry_run: bool) -> Result<PathBuf, ObjectEditError> {
+        let place = self.place(kind, name)?;
+        let manifest = &self.manifests[place.file];
+        let text = in_file(&manifest.path, remove_document(&manifest.text, place.document))?;
+        self.replace(place.file, text, dry_run)
+    }
+
+    /// Adds an object: to the one file that was named, or as a file of its own to the one folder.
+    ///
+    /// # Errors
+    /// Where there is one of that kind and name, or it cannot stand beside the others.
+    pub fn add(&self, kind: &str, name: &str, yaml: &str, dry_run: bool) -> Result<PathBuf, ObjectEditError> {
+        if let Ok(place) = self.place(kind, name) {
+            let (file, reading) = &self.readings[place.file];
+            return Err(ObjectEditError::Exists {
+                kind: kind.to_owned(),
+                name: name.to_owned(),
+                place: format!("{file}:{}", reading.entries[place.document].line),
+            });
+        }
+        let [path] = &self.paths[..] else {
+            return Err(ObjectEditError::WhereTo(self.paths.len()));
+        };
+        if !path.is_dir() {
+            let file = self.manifests.iter().position(|manifest| manifest.path == *path);
+            let file = file.ok_or_else(|| self.not_found(kind, name))?;
+            let before = self.manifests[file].text.trim_end();
+            return self.replace(file, Some(format!("{before}\n---\n{yaml}")), dry_run);
+        }
+        let manifest = Manifest {
+            path: path.join(format!("{}-{name}.yaml", kind.to_ascii_lowercase())),
+            text: yaml.to_owned(),
+        };
+        let mut manifests = self.manifests.clone();
+        manifests.push(manifest.clone());
+        compile(&parse(&manifests), builtin::OWN_NAMESPACE)?;
+        if !dry_run {
+            let _lock = lock(path)?;
+            // Not to be replaced: what has that name is no file of objects that was read.
+            write(&manifest.path, None, &manifest.text)?;
+        }
+        Ok(manifest.path)
+    }
+
+    fn place(&self, kind: &str, name: &str) -> Result<Place, ObjectEditError> {
+        let places = self.readings.iter().enumerate().find_map(|(file, (_, reading))| {
+            let is = |entry: &picket_policy::api::DocumentEntry| entry.kind == kind && entry.name == name;
+            let document = reading.entries.iter().position(is)?;
+            Some(Place { file, document })
+        });
+        places.ok_or_else(|| self.not_found(kind, name))
+    }
+
+    fn not_found(&self, kind: &str, name: &str) -> ObjectEditError {
+        let of_kind = self.documents().filter(|document| document.kind() == kind);
+        ObjectEditError::NotFound {
+            kind: kind.to_owned(),
+            name: name.to_owned(),
+            places: self.paths.clone(),
+            names: of_kind.map(|document| document.name().to_owned()).collect(),
+        }
+    }
+
+    /// Replaces a file's text, or removes the file, where all objects can stand then.
+    fn replace(&self, file: usize, text: Option<String>, dry_run: bool) -> Result<PathBuf, ObjectEditError> {
+        let before = &self.manifests[file];
+        let path = &before.path;
+        let link = fs::symlink_metadata(path).map_err(failed_at(path))?.is_symlink();
+        if link {
+            return Err(ObjectEditError::Link(path.clone()));
+        }
+        let mut manifests = self.manifests.clone();
+        match &text {
+            Some(text) => manifests[file].text.clone_from(text),
+            None => drop(manifests.remove(file)),
+        }
+        compile(&parse(&manifests), builtin::OWN_NAMESPACE)?;
+        if dry_run {
+            return Ok(path.clone());
+        }
+        let _lock = lock(path.parent().unwrap_or(Path::new(".")))?;
+        if fs::read_to_string(path).map_err(failed_at(path))? != before.text {
+            return Err(ObjectEditError::Raced(path.clone()));
+        }
+        match text {
+            Some(text) => write(path, Some(path), &text)?,
+            None => fs::remove_file(path).map_err(failed_at(path))?,
+        }
+        Ok(path.clone())
+    }
+}
+
+fn in_file<T>(path: &Path, edited: Result<T, EditError>) -> Result<T, ObjectEditError> {
+    edited.map_err(|source| ObjectEditError::Text {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn failed_at(path: &Path) -> impl Fn(io::Error) -> ObjectEditError + use<> {
+    let path = path.to_owned();
+    move |source| ObjectEditError::Write {
+        path: path.clone(),
+        source,
+    }
+}
+
+/// Locks a folder (flock(2)), so that two commands do not write one file at once; whoever edits by hand is met by the
+/// comparison with what was read.
+fn lock(folder: &Path) -> Result<File, ObjectEditError> {
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    let file = File::open(folder).map_err(failed_at(folder))?;
+    file.lock().map_err(failed_at(folder))?;
+    Ok(file)
+}
+
+/// Writes a file in one step, so that the agent reads the old text or the new one. Where it replaces one, its owner and mode
+/// stay; where it does not, nothing may have its name.
+fn write(path: &Path, replaced: Option<&Path>, text: &str) -> Result<(), ObjectEditError> {
+    let failed = failed_at(path);
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    // A name that begins with a dot is no file of objects.
+    let mut file = tempfile::Builder::new()
+        .prefix(".picket-")
+        .tempfile_in(folder.unwrap_or(Path::new(".")))
+        .map_err(&failed)?;
+    file.write_all(text.as_bytes()).map_err(&failed)?;
+    match replaced {
+        Some(replaced) => {
+            let before = fs::metadata(replaced).map_err(&failed)?;
+            file.as_file().set_permissions(before.permissions()).map_err(&failed)?;
+            let is_ours = file.as_file().metadata().map_err(&failed)?;
+            if (is_ours.uid(), is_ours.gid()) != (before.uid(), before.gid()) {
+                std::os::unix::fs::fchown(file.as_file(), Some(before.uid()), Some(before.gid())).map_err(&failed)?;
+            }
+            file.as_file().sync_all().map_err(&failed)?;
+            file.persist(path).map_err(|error| failed(error.error))?;
+        }
+        None => {
+            use std::os::unix::fs::PermissionsExt as _;
+            let readable = fs::Permissions::from_mode(0o644);
+            file.as_file().set_permissions(readable).map_err(&failed)?;
+            file.as_file().sync_all().map_err(&failed)?;
+            file.persist_noclobber(path).map_err(|error| failed(error.error))?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const IDENTITY: &str = "apiVersion: picket.dev/v1alpha1\nkind: AgentIdentity\nmetadata: {name: NAME}\nspec:\n  owner: team  # ours\n  \
+        attest: {pod: {namespace: ns, serviceAccount: NAME}}\n";
+    const STATE: &[&str] = &["spec", "state"];
+
+    fn folder() -> tempfile::TempDir {
+        let folder = tempfile::tempdir().expect("a folder");
+        let both = format!("{}---\n{}", IDENTITY.replace("NAME", "a"), IDENTITY.replace("NAME", "b"));
+        fs::write(folder.path().join("both.yaml"), both).expect("written");
+        folder
+    }
+
+    fn read(folder: &tempfile::TempDir) -> ObjectFiles {
+        ObjectFiles::read(&[folder.path().to_owned()]).expect("valid")
+    }
+
+    fn text(folder: &tempfile::TempDir, name: &str) -> String {
+        fs::read_to_string(folder.path().join(name)).expect("text")
+    }
+
+    #[test]
+    fn one_field_changes_and_the_file_keeps_its_mode() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = folder();
+        let path = folder.path().join("both.yaml");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).expect("set");
+        let before = text(&folder, "both.yaml");
+        let changed = read(&folder).set_fields("AgentIdentity", "b", &[(STATE, "Revoked")], false);
+        assert_eq!(changed.expect("changed"), path);
+        let (first, second) = before.split_once("---\n").expect("two");
+        let second = second.replace("  owner", "  state: Revoked\n  owner");
+        assert_eq!(text(&folder, "both.yaml"), format!("{first}---\n{second}"));
+        assert_eq!(fs::metadata(&path).expect("there").mode() & 0o777, 0o640);
+        assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 1);
+    }
+
+    #[test]
+    fn a_dry_run_writes_nothing_and_what_the_agent_would_refuse_is_refused() {
+        let folder = folder();
+        let before = text(&folder, "both.yaml");
+        let files = read(&folder);
+        files.set_fields("AgentIdentity", "b", &[(STATE, "Revoked")], true).expect("valid");
+        files.remove("AgentIdentity", "b", true).expect("valid");
+        files.add("AgentIdentity", "c", &IDENTITY.replace("NAME", "c"), true).expect("valid");
+        let error = files.set_fields("AgentIdentity", "b", &[(STATE, "Gone")], false).expect_err("no state");
+        assert!(error.to_string().contains("Gone"), "{error}");
+        let twice = IDENTITY.replace("name: NAME", "name: c").replace("NAME", "a");
+        let error = files.add("AgentIdentity", "c", &twice, false).expect_err("the pods of a");
+        assert!(error.to_string().contains("match"), "{error}");
+        assert_eq!(text(&folder, "both.yaml"), before);
+        assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 1);
+    }
+
+    #[test]
+    fn an_object_is_added_as_a_file_of_its_own_and_taken_out_with_it() {
+        let folder = folder();
+        let yaml = IDENTITY.replace("NAME", "c");
+        read(&folder).add("AgentIdentity", "c", &yaml, false).expect("added");
+        assert_eq!(text(&folder, "agentidentity-c.yaml"), yaml);
+        let error = read(&folder).add("AgentIdentity", "c", &yaml, false).expect_err("exists");
+        assert!(error.to_string().ends_with("agentidentity-c.yaml:3"), "{error}");
+        read(&folder).remove("AgentIdentity", "c", false).expect("removed");
+        assert!(!folder.path().join("agentidentity-c.yaml").exists());
+        read(&folder).remove("AgentIdentity", "a", false).expect("removed");
+        assert_eq!(text(&folder, "both.yaml"), IDENTITY.replace("NAME", "b"));
+    }
+
+    #[test]
+    fn an_object_is_added_to_the_file_that_is_named() {
+        let folder = folder();
+        let path = folder.path().join("both.yaml");
+        let before = text(&folder, "both.yaml");
+        let files = ObjectFiles::read(&[path]).expect("valid");
+        files.add("AgentIdentity", "c", &IDENTITY.replace("NAME", "c"), false).expect("added");
+        assert_eq!(text(&folder, "both.yaml"), format!("{before}---\n{}", IDENTITY.replace("NAME", "c")));
+        let other = folder.path().join("other");
+        fs::create_dir(&other).expect("a folder");
+        let two = ObjectFiles::read(&[folder.path().join("both.yaml"), other]).expect("valid");
+        let error = two.add("AgentIdentity", "d", &IDENTITY.replace("NAME", "d"), false).expect_err("where?");
+        assert!(matches!(error, ObjectEditError::WhereTo(2)), "{error}");
+    }
+
+    #[test]
+    fn nothing_is_written_over_another_change_or_through_a_link() {
+        let folder = folder();
+        let files = read(&folder);
+        let path = folder.path().join("both.yaml");
+        let meanwhile = format!("{}# mine\n", text(&folder, "both.yaml"));
+        fs::write(&path, &meanwhile).expect("written");
+        let error = files.set_fields("AgentIdentity", "b", &[(STATE, "Revoked")], false).expect_err("raced");
+        assert!(matches!(error, ObjectEditError::Raced(_)), "{error}");
+        assert_eq!(text(&folder, "both.yaml"), meanwhile);
+        fs::rename(&path, folder.path().join("..data")).expect("moved");
+        std::os::unix::fs::symlink("..data", &path).expect("a link");
+        let error = read(&folder).remove("AgentIdentity", "b", false).expect_err("a link");
+        assert!(matches!(error, ObjectEditError::Link(_)), "{error}");
+    }
+
+    #[test]
+    fn an_object_that_is_not_there_is_told_with_those_that_are() {
+        let folder = folder();
+        let error = read(&folder).remove("AgentIdentity", "z", false).expect_err("none");
+        assert!(error.to_string().starts_with("no AgentIdentity \"z\" is in "), "{error}");
+        assert!(error.to_string().ends_with("; there: a, b"), "{error}");
+        let empty = tempfile::tempdir().expect("a folder");
+        let error = read(&empty).remove("AgentIdentity", "z", false).expect_err("none");
+        assert!(error.to_string().ends_with("; there: none"), "{error}");
+    }
+}
