@@ -6,10 +6,13 @@ mod agent;
 mod audit;
 mod ca;
 mod doctor;
+mod grant;
+mod identity;
 mod output;
 mod policy;
 mod reference;
 mod sessions;
+mod target;
 mod uninstall;
 
 use std::path::Path;
@@ -35,6 +38,10 @@ enum Command {
     Agent(agent::Args),
     /// Tests whether this node can run Picket.
     Doctor(doctor::DoctorArgs),
+    /// Names agents, shows them, and switches them off.
+    Identity(identity::IdentityArgs),
+    /// Gives agents rights, shows them, and takes them back.
+    Grant(grant::GrantArgs),
     /// Checks identity, grant and policy files, and shows what is in force.
     Policy(policy::PolicyArgs),
     /// Reads and verifies audit records.
@@ -57,6 +64,8 @@ impl Cli {
         match self.command {
             Command::Agent(args) => agent::run(&args),
             Command::Doctor(args) => doctor::run(&args),
+            Command::Identity(args) => identity::run(&args),
+            Command::Grant(args) => grant::run(&args),
             Command::Policy(args) => policy::run(&args),
             Command::Audit(args) => args.run(),
             Command::Sessions(args) => sessions::run(&args),

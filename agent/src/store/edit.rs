@@ -84,7 +84,11 @@ const NAMES_TOLD: usize = 20;
 fn known(names: &[String]) -> String {
     match names.len() {
         0 => "none".to_owned(),
-        count if count > NAMES_TOLD => format!("{} and {} more", names[..NAMES_TOLD].join(", "), count - NAMES_TOLD),
+        count if count > NAMES_TOLD => format!(
+            "{} and {} more",
+            names[..NAMES_TOLD].join(", "),
+            count - NAMES_TOLD
+        ),
         _ => names.join(", "),
     }
 }
@@ -162,9 +166,11 @@ impl ObjectFiles {
     ) -> Result<PathBuf, ObjectEditError> {
         let place = self.place(kind, name)?;
         let manifest = &self.manifests[place.file];
-        let text = fields.iter().try_fold(manifest.text.clone(), |text, (path, value)| {
-            set_text(&text, place.document, path, value)
-        });
+        let text = fields
+            .iter()
+            .try_fold(manifest.text.clone(), |text, (path, value)| {
+                set_text(&text, place.document, path, value)
+            });
         self.replace(place.file, Some(in_file(&manifest.path, text)?), dry_run)
     }
 
@@ -282,7 +288,11 @@ fn failed_at(path: &Path) -> impl Fn(io::Error) -> ObjectEditError + use<> {
 /// Locks a folder (flock(2)), so that two commands do not write one file at once; whoever edits by hand is met by the
 /// comparison with what was read.
 fn lock(folder: &Path) -> Result<File, ObjectEditError> {
-    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    let folder = if folder.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        folder
+    };
     let file = File::open(folder).map_err(failed_at(folder))?;
     file.lock().map_err(failed_at(folder))?;
     Ok(file)
@@ -302,10 +312,13 @@ fn write(path: &Path, replaced: Option<&Path>, text: &str) -> Result<(), ObjectE
     match replaced {
         Some(replaced) => {
             let before = fs::metadata(replaced).map_err(&failed)?;
-            file.as_file().set_permissions(before.permissions()).map_err(&failed)?;
+            file.as_file()
+                .set_permissions(before.permissions())
+                .map_err(&failed)?;
             let is_ours = file.as_file().metadata().map_err(&failed)?;
             if (is_ours.uid(), is_ours.gid()) != (before.uid(), before.gid()) {
-                std::os::unix::fs::fchown(file.as_file(), Some(before.uid()), Some(before.gid())).map_err(&failed)?;
+                std::os::unix::fs::fchown(file.as_file(), Some(before.uid()), Some(before.gid()))
+                    .map_err(&failed)?;
             }
             file.as_file().sync_all().map_err(&failed)?;
             file.persist(path).map_err(|error| failed(error.error))?;
@@ -315,7 +328,8 @@ fn write(path: &Path, replaced: Option<&Path>, text: &str) -> Result<(), ObjectE
             let readable = fs::Permissions::from_mode(0o644);
             file.as_file().set_permissions(readable).map_err(&failed)?;
             file.as_file().sync_all().map_err(&failed)?;
-            file.persist_noclobber(path).map_err(|error| failed(error.error))?;
+            file.persist_noclobber(path)
+                .map_err(|error| failed(error.error))?;
         }
     }
     Ok(())
@@ -331,7 +345,11 @@ mod tests {
 
     fn folder() -> tempfile::TempDir {
         let folder = tempfile::tempdir().expect("a folder");
-        let both = format!("{}---\n{}", IDENTITY.replace("NAME", "a"), IDENTITY.replace("NAME", "b"));
+        let both = format!(
+            "{}---\n{}",
+            IDENTITY.replace("NAME", "a"),
+            IDENTITY.replace("NAME", "b")
+        );
         fs::write(folder.path().join("both.yaml"), both).expect("written");
         folder
     }
@@ -365,13 +383,21 @@ mod tests {
         let folder = folder();
         let before = text(&folder, "both.yaml");
         let files = read(&folder);
-        files.set_fields("AgentIdentity", "b", &[(STATE, "Revoked")], true).expect("valid");
+        files
+            .set_fields("AgentIdentity", "b", &[(STATE, "Revoked")], true)
+            .expect("valid");
         files.remove("AgentIdentity", "b", true).expect("valid");
-        files.add("AgentIdentity", "c", &IDENTITY.replace("NAME", "c"), true).expect("valid");
-        let error = files.set_fields("AgentIdentity", "b", &[(STATE, "Gone")], false).expect_err("no state");
+        files
+            .add("AgentIdentity", "c", &IDENTITY.replace("NAME", "c"), true)
+            .expect("valid");
+        let error = files
+            .set_fields("AgentIdentity", "b", &[(STATE, "Gone")], false)
+            .expect_err("no state");
         assert!(error.to_string().contains("Gone"), "{error}");
         let twice = IDENTITY.replace("name: NAME", "name: c").replace("NAME", "a");
-        let error = files.add("AgentIdentity", "c", &twice, false).expect_err("the pods of a");
+        let error = files
+            .add("AgentIdentity", "c", &twice, false)
+            .expect_err("the pods of a");
         assert!(error.to_string().contains("match"), "{error}");
         assert_eq!(text(&folder, "both.yaml"), before);
         assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 1);
@@ -381,13 +407,21 @@ mod tests {
     fn an_object_is_added_as_a_file_of_its_own_and_taken_out_with_it() {
         let folder = folder();
         let yaml = IDENTITY.replace("NAME", "c");
-        read(&folder).add("AgentIdentity", "c", &yaml, false).expect("added");
+        read(&folder)
+            .add("AgentIdentity", "c", &yaml, false)
+            .expect("added");
         assert_eq!(text(&folder, "agentidentity-c.yaml"), yaml);
-        let error = read(&folder).add("AgentIdentity", "c", &yaml, false).expect_err("exists");
+        let error = read(&folder)
+            .add("AgentIdentity", "c", &yaml, false)
+            .expect_err("exists");
         assert!(error.to_string().ends_with("agentidentity-c.yaml:3"), "{error}");
-        read(&folder).remove("AgentIdentity", "c", false).expect("removed");
+        read(&folder)
+            .remove("AgentIdentity", "c", false)
+            .expect("removed");
         assert!(!folder.path().join("agentidentity-c.yaml").exists());
-        read(&folder).remove("AgentIdentity", "a", false).expect("removed");
+        read(&folder)
+            .remove("AgentIdentity", "a", false)
+            .expect("removed");
         assert_eq!(text(&folder, "both.yaml"), IDENTITY.replace("NAME", "b"));
     }
 
@@ -397,12 +431,19 @@ mod tests {
         let path = folder.path().join("both.yaml");
         let before = text(&folder, "both.yaml");
         let files = ObjectFiles::read(&[path]).expect("valid");
-        files.add("AgentIdentity", "c", &IDENTITY.replace("NAME", "c"), false).expect("added");
-        assert_eq!(text(&folder, "both.yaml"), format!("{before}---\n{}", IDENTITY.replace("NAME", "c")));
+        files
+            .add("AgentIdentity", "c", &IDENTITY.replace("NAME", "c"), false)
+            .expect("added");
+        assert_eq!(
+            text(&folder, "both.yaml"),
+            format!("{before}---\n{}", IDENTITY.replace("NAME", "c"))
+        );
         let other = folder.path().join("other");
         fs::create_dir(&other).expect("a folder");
         let two = ObjectFiles::read(&[folder.path().join("both.yaml"), other]).expect("valid");
-        let error = two.add("AgentIdentity", "d", &IDENTITY.replace("NAME", "d"), false).expect_err("where?");
+        let error = two
+            .add("AgentIdentity", "d", &IDENTITY.replace("NAME", "d"), false)
+            .expect_err("where?");
         assert!(matches!(error, ObjectEditError::WhereTo(2)), "{error}");
     }
 
@@ -413,23 +454,34 @@ mod tests {
         let path = folder.path().join("both.yaml");
         let meanwhile = format!("{}# mine\n", text(&folder, "both.yaml"));
         fs::write(&path, &meanwhile).expect("written");
-        let error = files.set_fields("AgentIdentity", "b", &[(STATE, "Revoked")], false).expect_err("raced");
+        let error = files
+            .set_fields("AgentIdentity", "b", &[(STATE, "Revoked")], false)
+            .expect_err("raced");
         assert!(matches!(error, ObjectEditError::Raced(_)), "{error}");
         assert_eq!(text(&folder, "both.yaml"), meanwhile);
         fs::rename(&path, folder.path().join("..data")).expect("moved");
         std::os::unix::fs::symlink("..data", &path).expect("a link");
-        let error = read(&folder).remove("AgentIdentity", "b", false).expect_err("a link");
+        let error = read(&folder)
+            .remove("AgentIdentity", "b", false)
+            .expect_err("a link");
         assert!(matches!(error, ObjectEditError::Link(_)), "{error}");
     }
 
     #[test]
     fn an_object_that_is_not_there_is_told_with_those_that_are() {
         let folder = folder();
-        let error = read(&folder).remove("AgentIdentity", "z", false).expect_err("none");
-        assert!(error.to_string().starts_with("no AgentIdentity \"z\" is in "), "{error}");
+        let error = read(&folder)
+            .remove("AgentIdentity", "z", false)
+            .expect_err("none");
+        assert!(
+            error.to_string().starts_with("no AgentIdentity \"z\" is in "),
+            "{error}"
+        );
         assert!(error.to_string().ends_with("; there: a, b"), "{error}");
         let empty = tempfile::tempdir().expect("a folder");
-        let error = read(&empty).remove("AgentIdentity", "z", false).expect_err("none");
+        let error = read(&empty)
+            .remove("AgentIdentity", "z", false)
+            .expect_err("none");
         assert!(error.to_string().ends_with("; there: none"), "{error}");
     }
 }

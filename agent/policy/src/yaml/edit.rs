@@ -60,8 +60,8 @@ pub fn remove_document(text: &str, document: usize) -> Result<Option<String>, Ed
     let lines: Vec<&str> = text.split_inclusive('\n').collect();
     let first = usize::try_from(line).unwrap_or(usize::MAX).saturating_sub(1);
     let is_end = |line: &&str| line.trim_end() == "---";
-    let before = lines.iter().take(first).rposition(is_end);
-    let after = lines.iter().skip(first).position(|line| is_end(&line));
+    let before = lines[..first.min(lines.len())].iter().rposition(is_end);
+    let after = lines.iter().skip(first).position(is_end);
     let (from, to) = match (before, after) {
         // The separator before goes with it, that after it stays and begins the next document.
         (Some(before), after) => (before, after.map_or(lines.len(), |after| first + after)),
@@ -171,11 +171,8 @@ fn replace_scalar(text: &str, node: &YamlNode, value: &str) -> Option<String> {
     let begin = offset(text, node)?;
     let rest = text.get(begin..)?;
     let length = match (rest.chars().next()?, &node.value) {
-        (quote @ ('"' | '\''), Value::Text(_)) => {
-            let line = rest.lines().next()?;
-            // An escape or a doubled quote within shows when the result is read.
-            line.get(1..)?.find(quote)? + 2
-        }
+        ('"', Value::Text(_)) => quoted(rest, |rest| if rest.starts_with('\\') { 2 } else { 0 })?,
+        ('\'', Value::Text(_)) => quoted(rest, |rest| if rest.starts_with("''") { 2 } else { 0 })?,
         (_, Value::Text(old)) if rest.starts_with(old.as_str()) => old.len(),
         _ => return None,
     };
@@ -185,6 +182,22 @@ fn replace_scalar(text: &str, node: &YamlNode, value: &str) -> Option<String> {
         scalar(value),
         rest.get(length..)?
     ))
+}
+
+/// The length of a text in quotes on one line. `escape` tells how long an escape is that stands there.
+fn quoted(text: &str, escape: impl Fn(&str) -> usize) -> Option<usize> {
+    let line = text.lines().next()?;
+    let quote = line.chars().next()?;
+    let mut at = quote.len_utf8();
+    loop {
+        let rest = line.get(at..)?;
+        let next = rest.chars().next()?;
+        match escape(rest) {
+            0 if next == quote => return Some(at + quote.len_utf8()),
+            0 => at += next.len_utf8(),
+            escaped => at += escaped,
+        }
+    }
 }
 
 /// Puts a field first into a mapping.
@@ -261,10 +274,15 @@ mod tests {
         let path = ["metadata", "annotations", "picket.dev/reason"];
         let reason = "said: \"no\" # twice\nö";
         let edited = set_text(FILE, 0, &path, reason).expect("edited");
-        let line = "  annotations: {picket.dev/reason: \"said: \\\"no\\\" # twice\\nö\"}\n  name: a   # the first";
+        let line =
+            "  annotations: {picket.dev/reason: \"said: \\\"no\\\" # twice\\nö\"}\n  name: a   # the first";
         assert_eq!(edited, FILE.replace("  name: a   # the first", line));
-        let again = set_text(&edited, 0, &path, "other").expect_err("an escaped quote is within");
-        assert_eq!(again, EditError::Unsure { line: 4 });
+        let again = set_text(&edited, 0, &path, "other").expect("edited");
+        let line = "  annotations: {picket.dev/reason: other}\n  name: a   # the first";
+        assert_eq!(again, FILE.replace("  name: a   # the first", line));
+        let single = again.replace("reason: other", "reason: 'it''s', x: \"\\\\\"");
+        let edited = set_text(&single, 0, &path, "other").expect("edited");
+        assert_eq!(edited, single.replace("'it''s'", "other"));
         let plain = set_text(FILE, 0, &path, "x y").expect("edited");
         let other = set_text(&plain, 0, &path, "other").expect("edited");
         assert_eq!(other, plain.replace("\"x y\"", "other"));
@@ -288,10 +306,7 @@ mod tests {
             set_text("a: [", 0, &["a"], "x").unwrap_err(),
             EditError::Unreadable
         );
-        assert_eq!(
-            set_text(FILE, 3, &["a"], "x").unwrap_err(),
-            EditError::Unreadable
-        );
+        assert_eq!(set_text(FILE, 3, &["a"], "x").unwrap_err(), EditError::Unreadable);
     }
 
     #[test]

@@ -1,0 +1,30 @@
+//! `picket grant delete`: takes a grant back.
+//!
+//! In: an AgentGrant's name. Out: a file without it, or no file where nothing else was in it.
+
+use clap::Args;
+
+use super::KIND;
+use crate::cli::target::{ChangeArgs, wait};
+
+/// Shown below the options.
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  picket grant delete triage-incident-1234
+  picket grant delete readers --files objects/ --dry-run
+
+Exit codes: 0 the grant is gone, 1 it is not, such as where none has that name, 2 wrong usage.";
+
+/// Take a grant back.
+#[derive(Debug, Args)]
+pub(super) struct DeleteArgs {
+    /// The grant's name.
+    name: String,
+    #[command(flatten)]
+    change: ChangeArgs,
+}
+
+pub(super) fn run(args: &DeleteArgs) -> anyhow::Result<()> {
+    args.change
+        .remove(KIND, &args.name, wait::is_gone(KIND, &args.name))
+}

@@ -1,0 +1,149 @@
+//! `picket identity list`: every agent, who answers for it, and whether it may act.
+//!
+//! In: the objects. Out: a table, a List as JSON, YAML documents, or names.
+
+use clap::Args;
+use jiff::Timestamp;
+use picket_policy::api::v1alpha1::{AgentIdentity, State};
+use picket_policy::api::{AnyObject, Document};
+use picket_policy::{PolicySet, Standing};
+
+use crate::cli::output::{Column, Format, Row};
+use crate::cli::target::Target;
+use crate::cli::target::print::{self, ObjectFormat};
+
+/// Shown below the options.
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  picket identity list
+  picket identity list --files objects/ --state Suspended
+  picket identity list -o json | jq -r '.items[] | select(.spec.owner == \"sre@example.com\") | .metadata.name'
+
+STATE says whether the agent may act: Active, Suspended, Revoked or Expired. REVIEW says by when somebody should look at it again;
+`overdue` where that moment has passed. GRANTS counts the AgentGrants that name the identity or one of its groups.
+
+Exit codes: 0 success, also where there is no identity, 1 the objects cannot be read, 2 wrong usage.";
+
+/// List agents.
+#[derive(Debug, Args)]
+pub(super) struct ListArgs {
+    /// Only agents of this state: Active, Suspended, Revoked or Expired.
+    #[arg(long, value_name = "STATE", value_parser = ["Active", "Suspended", "Revoked", "Expired"], ignore_case = true)]
+    state: Option<String>,
+    /// Only agents of this owner.
+    #[arg(long, value_name = "TEXT")]
+    owner: Option<String>,
+    /// How to print them.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: ObjectFormat,
+    #[command(flatten)]
+    target: Target,
+}
+
+struct IdentityRow {
+    identity: AgentIdentity,
+    grants: usize,
+    now: Timestamp,
+}
+
+impl IdentityRow {
+    fn of(document: &Document, set: &PolicySet, now: Timestamp) -> Option<Self> {
+        let AnyObject::Identity(identity) = &document.object else {
+            return None;
+        };
+        Some(Self {
+            grants: set.grants_of(&identity.metadata.name).len(),
+            identity: identity.clone(),
+            now,
+        })
+    }
+
+    fn state(&self) -> &'static str {
+        let spec = &self.identity.spec;
+        match Standing::of(spec.state, spec.expires_at, self.now) {
+            Standing::Expired(_) => "Expired",
+            Standing::Active => "Active",
+            Standing::Suspended => "Suspended",
+            Standing::Revoked => "Revoked",
+        }
+    }
+
+    /// A review matters while the agent could act.
+    fn review(&self) -> String {
+        match self.identity.spec.review_by {
+            None => "-".to_owned(),
+            Some(at) if at <= self.now && self.identity.spec.state != State::Revoked => "overdue".to_owned(),
+            Some(at) => day(at),
+        }
+    }
+
+    fn workload(&self) -> String {
+        match &self.identity.spec.attest.pod {
+            Some(pod) => format!("{}/{}", pod.namespace, pod.service_account),
+            None => "-".to_owned(),
+        }
+    }
+}
+
+fn day(moment: Timestamp) -> String {
+    moment.strftime("%Y-%m-%d").to_string()
+}
+
+impl Row for IdentityRow {
+    const COLUMNS: &'static [Column] = &[
+        Column::text("NAME"),
+        Column::text("OWNER"),
+        Column::text("STATE"),
+        Column::text("WORKLOAD"),
+        Column::text("GROUPS"),
+        Column::text("EXPIRES"),
+        Column::text("REVIEW"),
+        Column::number("GRANTS"),
+        Column::text("REASON").wide(),
+    ];
+
+    fn cells(&self, _: Format) -> Vec<String> {
+        let spec = &self.identity.spec;
+        let reason = self.identity.metadata.annotations.get(super::state::REASON);
+        vec![
+            self.identity.metadata.name.clone(),
+            spec.owner.clone(),
+            self.state().to_owned(),
+            self.workload(),
+            if spec.groups.is_empty() {
+                "-".to_owned()
+            } else {
+                spec.groups.join(",")
+            },
+            spec.expires_at.map_or_else(|| "-".to_owned(), day),
+            self.review(),
+            self.grants.to_string(),
+            reason.cloned().unwrap_or_else(|| "-".to_owned()),
+        ]
+    }
+}
+
+pub(super) fn run(args: &ListArgs) -> anyhow::Result<()> {
+    let files = args.target.read()?;
+    let now = Timestamp::now();
+    let (mut documents, mut rows) = (Vec::new(), Vec::new());
+    for document in files.documents() {
+        let Some(row) = IdentityRow::of(document, files.set(), now) else {
+            continue;
+        };
+        let is_state = args
+            .state
+            .as_ref()
+            .is_none_or(|state| state.eq_ignore_ascii_case(row.state()));
+        let is_owner = args
+            .owner
+            .as_ref()
+            .is_none_or(|owner| *owner == row.identity.spec.owner);
+        if is_state && is_owner {
+            documents.push(document);
+            rows.push(row);
+        }
+    }
+    print::print(args.output, &documents, &rows, "No AgentIdentity is there.")?;
+    Ok(())
+}

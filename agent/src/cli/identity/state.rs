@@ -1,0 +1,250 @@
+//! `picket identity suspend`, `resume` and `revoke`: switches an agent off and on.
+//!
+//! In: an AgentIdentity's name. Out: its state in its file, with who changed it, when and why as annotations; and when that is
+//! in force on this node.
+
+use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
+
+use anyhow::bail;
+use clap::Args;
+use jiff::Timestamp;
+use picket_policy::api::AnyObject;
+use picket_policy::api::v1alpha1::{AgentIdentity, State};
+
+use crate::cli::target::{ChangeArgs, wait};
+use crate::store::IdentityState;
+
+/// The kind of the object.
+const KIND: &str = "AgentIdentity";
+
+/// Why the state was changed, who did it and when, for whoever looks later.
+pub(super) const REASON: &str = "picket.dev/state-reason";
+const CHANGED_BY: &str = "picket.dev/state-changed-by";
+const CHANGED_AT: &str = "picket.dev/state-changed-at";
+
+/// Shown below the options of `suspend`.
+pub(super) const SUSPEND_EXAMPLES: &str = "\
+Examples:
+  picket identity suspend triage --reason 'deletes too much; INC-1234'
+  picket identity suspend triage --files objects/ --dry-run
+
+Every request of the agent is denied from then on, with a message that names its owner, and its watches, logs and sessions end.
+`picket identity resume` takes it back.
+
+Exit codes: 0 the identity is suspended, 1 it is not, 2 wrong usage.";
+
+/// Shown below the options of `resume`.
+pub(super) const RESUME_EXAMPLES: &str = "\
+Example:
+  picket identity resume triage --reason 'INC-1234 is closed'
+
+A revoked agent does not come back: make a new identity for it.
+
+Exit codes: 0 the agent may act, 1 it may not, such as where it is revoked or expired, 2 wrong usage.";
+
+/// Shown below the options of `revoke`.
+pub(super) const REVOKE_EXAMPLES: &str = "\
+Examples:
+  picket identity revoke triage --reason 'retired'
+  picket identity revoke triage --reason 'compromised; INC-1234' --yes
+
+No secret has to be found and changed: the agent never had a credential of the cluster. Its grants stay; `picket grant list`
+shows them. To switch an agent off for a while, suspend it.
+
+Exit codes: 0 the identity is revoked, 1 it is not, 2 wrong usage.";
+
+/// Change whether an agent may act.
+#[derive(Debug, Args)]
+pub(super) struct StateArgs {
+    /// The identity's name.
+    name: String,
+    /// Why, for whoever looks at the identity later.
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+    #[command(flatten)]
+    change: ChangeArgs,
+}
+
+/// End an agent for good.
+#[derive(Debug, Args)]
+pub(super) struct RevokeArgs {
+    /// Do not ask on a terminal.
+    #[arg(short, long)]
+    yes: bool,
+    #[command(flatten)]
+    state: StateArgs,
+}
+
+pub(super) fn suspend(args: &StateArgs) -> anyhow::Result<()> {
+    match identity(args)?.spec.state {
+        State::Revoked => bail!("{} is revoked already; nothing is allowed to it", args.name),
+        State::Suspended => {
+            println!("{} is suspended already.", args.name);
+            Ok(())
+        }
+        State::Active => change(args, State::Suspended, "suspended"),
+    }
+}
+
+pub(super) fn resume(args: &StateArgs) -> anyhow::Result<()> {
+    let identity = identity(args)?;
+    if identity.spec.state == State::Revoked {
+        bail!(
+            "{} is revoked, and a revoked agent does not come back. Make another identity with `picket identity create`",
+            args.name
+        );
+    }
+    if let Some(at) = identity.spec.expires_at.filter(|at| *at <= Timestamp::now()) {
+        bail!(
+            "{} expired at {at}. Set a later spec.expiresAt in its file",
+            args.name
+        );
+    }
+    if identity.spec.state == State::Active {
+        println!("{} may act already.", args.name);
+        return Ok(());
+    }
+    change(args, State::Active, "resumed")
+}
+
+pub(super) fn revoke(args: &RevokeArgs) -> anyhow::Result<()> {
+    let (asked, args) = (args.yes || args.state.change.dry_run, &args.state);
+    let identity = identity(args)?;
+    if identity.spec.state == State::Revoked {
+        println!("{} is revoked already.", args.name);
+        return Ok(());
+    }
+    if !asked && io::stdin().is_terminal() {
+        eprint!(
+            "Revoke {} of {}? All its requests are denied and its sessions end, for good. [y/N] ",
+            args.name, identity.spec.owner
+        );
+        io::stderr().flush()?;
+        let mut answer = String::new();
+        io::stdin().lock().read_line(&mut answer)?;
+        if !matches!(answer.trim(), "y" | "Y" | "yes") {
+            bail!("{} is not revoked", args.name);
+        }
+    }
+    change(args, State::Revoked, "revoked")
+}
+
+fn identity(args: &StateArgs) -> anyhow::Result<AgentIdentity> {
+    let files = args.change.target.read()?;
+    match &files.find(KIND, &args.name)?.object {
+        AnyObject::Identity(identity) => Ok(identity.clone()),
+        AnyObject::Grant(_) | AnyObject::Policy(_) => bail!("{} is no AgentIdentity", args.name),
+    }
+}
+
+/// Who runs the command, as far as the machine knows: behind sudo, the person.
+fn whoami() -> String {
+    let name = |variable| std::env::var(variable).ok().filter(|name| !name.is_empty());
+    name("SUDO_USER")
+        .or_else(|| name("USER"))
+        .unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw()))
+}
+
+fn change(args: &StateArgs, state: State, done: &str) -> anyhow::Result<()> {
+    let word = state.to_string();
+    let moment = Timestamp::now().round(jiff::Unit::Second)?.to_string();
+    let who = whoami();
+    let annotation = |name: &'static str| ["metadata", "annotations", name];
+    let (by, at, why) = (annotation(CHANGED_BY), annotation(CHANGED_AT), annotation(REASON));
+    let mut fields: Vec<(&[&str], &str)> = vec![(&["spec", "state"], &word), (&by, &who), (&at, &moment)];
+    // A reason of before is no reason of this change.
+    let reason = args.reason.as_deref().unwrap_or("not given");
+    fields.push((&why, reason));
+    let wanted = match state {
+        State::Active => IdentityState::Active,
+        State::Suspended => IdentityState::Suspended,
+        State::Revoked => IdentityState::Revoked,
+    };
+    args.change.set(
+        KIND,
+        &args.name,
+        &fields,
+        done,
+        wait::has_state(&args.name, wanted),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: RevokeArgs,
+    }
+
+    const IDENTITY: &str = "apiVersion: picket.dev/v1alpha1\nkind: AgentIdentity\nmetadata: {name: a}\nspec:\n  owner: team\n  \
+        attest: {pod: {namespace: ns, serviceAccount: sa}}\n";
+
+    /// A folder with the identity, and the arguments of a command on it.
+    fn identity_in(folder: &tempfile::TempDir, text: &str) -> RevokeArgs {
+        std::fs::write(folder.path().join("a.yaml"), text).expect("written");
+        let folder = folder.path().to_str().expect("a path");
+        let line = [
+            "revoke",
+            "a",
+            "--yes",
+            "--wait",
+            "0",
+            "--reason",
+            "INC-1: \"x\"",
+            "--files",
+            folder,
+        ];
+        Line::try_parse_from(line).expect("parses").args
+    }
+
+    fn read(args: &RevokeArgs) -> AgentIdentity {
+        identity(&args.state).expect("valid")
+    }
+
+    #[test]
+    fn an_agent_is_suspended_resumed_and_revoked_for_good() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let args = identity_in(&folder, IDENTITY);
+        suspend(&args.state).expect("suspended");
+        let identity = read(&args);
+        assert_eq!(identity.spec.state, State::Suspended);
+        assert_eq!(identity.metadata.annotations[REASON], "INC-1: \"x\"");
+        assert!(
+            identity.metadata.annotations[CHANGED_AT]
+                .parse::<Timestamp>()
+                .is_ok()
+        );
+        assert!(!identity.metadata.annotations[CHANGED_BY].is_empty());
+        resume(&args.state).expect("resumed");
+        assert_eq!(read(&args).spec.state, State::Active);
+        revoke(&args).expect("revoked");
+        assert_eq!(read(&args).spec.state, State::Revoked);
+        for error in [resume(&args.state), suspend(&args.state)] {
+            assert!(
+                error
+                    .expect_err("for good")
+                    .to_string()
+                    .starts_with("a is revoked")
+            );
+        }
+        revoke(&args).expect("revoked already");
+    }
+
+    #[test]
+    fn an_expired_agent_is_not_resumed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let expired = IDENTITY.replace(
+            "  owner",
+            "  state: Suspended\n  expiresAt: 2020-01-01T00:00:00Z\n  owner",
+        );
+        let args = identity_in(&folder, &expired);
+        let error = resume(&args.state).expect_err("expired").to_string();
+        assert!(error.contains("expired at 2020-01-01T00:00:00Z"), "{error}");
+        assert_eq!(read(&args).spec.state, State::Suspended);
+    }
+}
