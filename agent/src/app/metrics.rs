@@ -9,6 +9,7 @@ use std::sync::Arc;
 use crate::audit::{self, Stats};
 use crate::denied::DeniedMetrics;
 use crate::enforce::EnforceMetrics;
+use crate::identity::jwt::JwtMetrics;
 use crate::kernel::{KernelCounters, KernelMetrics};
 use crate::metrics::MetricsRegistry;
 use crate::notify::NotifyMetrics;
@@ -26,6 +27,7 @@ pub(super) struct ModuleMetrics {
     pub(super) certificates: CertificateMetrics,
     pub(super) denied: DeniedMetrics,
     pub(super) enforce: EnforceMetrics,
+    pub(super) jwt: JwtMetrics,
     pub(super) notify: NotifyMetrics,
     pub(super) pipeline: PipelineMetrics,
     pub(super) session: SessionMetrics,
@@ -42,6 +44,7 @@ impl ModuleMetrics {
             certificates: CertificateMetrics::register(&registry),
             denied: DeniedMetrics::register(&registry),
             enforce: EnforceMetrics::register(&registry),
+            jwt: JwtMetrics::register(&registry),
             notify: NotifyMetrics::register(&registry),
             pipeline: PipelineMetrics::register(&registry),
             session: SessionMetrics::register(&registry),

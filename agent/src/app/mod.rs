@@ -22,6 +22,7 @@ use crate::admin::{self, ConfiguredName};
 use crate::audit::{self, AuditLog};
 use crate::config::Config;
 use crate::enforce::watchdog;
+use crate::identity::jwt::Issuers;
 use crate::kernel::{Kernel, KernelConfig, KernelCounters, KernelMetrics, NodeState};
 use crate::listener::InPodListener;
 use crate::notify::{EventQueue, KubeEvent};
@@ -84,6 +85,7 @@ impl App {
     pub async fn build(config: Config) -> anyhow::Result<Self> {
         let metrics = ModuleMetrics::register();
         let store = Arc::new(Store::open_or_deny_all(&config.objects));
+        let issuers = Issuers::open(config.authentication.config_file.clone(), metrics.jwt.clone())?;
         let files = CaFiles {
             certificate: config.tls.ca_certificate_file.clone(),
             key: config.tls.ca_key_file.clone(),
@@ -140,6 +142,7 @@ impl App {
             config: Arc::new(config),
             metrics,
             store,
+            issuers,
             certificates,
             workers,
             upstream,

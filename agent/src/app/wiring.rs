@@ -24,6 +24,7 @@ use crate::config::Config;
 use crate::denied::{self, Denials, DeniedConnection};
 use crate::endpoints::{ProtectedEndpoints, ProtectedEndpointsConfig};
 use crate::enforce::{self, KernelEnforcer, NodeListener, watchdog};
+use crate::identity::jwt::Issuers;
 use crate::kernel::lease::KernelWriteLease;
 use crate::kernel::{Class, Kernel, KernelMetrics};
 use crate::listener::{Arrival, InPodListener, Sockets};
@@ -52,6 +53,7 @@ pub(super) struct Handles {
     pub(super) config: Arc<Config>,
     pub(super) metrics: ModuleMetrics,
     pub(super) store: Arc<Store>,
+    pub(super) issuers: Issuers,
     pub(super) certificates: Arc<Certificates>,
     pub(super) workers: Workers,
     pub(super) upstream: Upstream,
@@ -320,13 +322,16 @@ pub(super) fn initial_sync(
 pub(super) fn files(tasks: &mut Tasks, handles: &Handles, shared: &Shared) {
     let Handles {
         store,
+        issuers,
         certificates,
         upstream,
         cancel,
         ..
     } = handles;
+
     // Not ended with the others: requests and sessions go on while the agent drains, and are judged by the files.
     tasks.spawn("policy files", Arc::clone(store).watch(CancellationToken::new()));
+    tasks.spawn("token issuers", issuers.clone().run());
     tasks.spawn("certificates", Arc::clone(certificates).run(cancel.clone()));
     // Sessions are judged by these too.
     let (bundles, pods) = (certificates.trust_bundles(), shared.enforcer.enforced().clone());

@@ -11,6 +11,7 @@ use nix::unistd::{AccessFlags, eaccess};
 use super::Config;
 use crate::audit::SinkTarget;
 use crate::cluster::Connector;
+use crate::identity::jwt::check as check_authentication;
 use crate::pki::TrustBundles;
 use crate::runtime::private_folder::{NotPrivate, check_private};
 use crate::store::Store;
@@ -51,6 +52,11 @@ impl Config {
             if let Err(error) = TrustBundles::open(vec![bundle.clone()]) {
                 note("tls.trustBundles", error.to_string());
             }
+        }
+        if let Some(file) = &self.authentication.config_file
+            && let Err(error) = check_authentication(file)
+        {
+            note("authentication.configFile", error.to_string());
         }
         let mut all_there = true;
         for path in &self.objects {

@@ -80,6 +80,8 @@ pub struct Config {
     pub protected_endpoints: ConfiguredEndpoints,
     /// Files or folders with AgentIdentity, AgentGrant and AgentPolicy objects.
     pub objects: Vec<PathBuf>,
+    /// Whose tokens are verified.
+    pub authentication: AuthenticationSection,
     /// Where audit records go.
     pub audit: AuditConfig,
     /// The administrators' socket.
@@ -123,6 +125,13 @@ pub struct TlsSection {
     pub extra_names: Vec<String>,
     /// The CAs of each trust domain whose client certificates count.
     pub trust_bundles: Vec<TrustBundle>,
+}
+
+/// Whose tokens are verified.
+#[derive(Debug, Clone, Default)]
+pub struct AuthenticationSection {
+    /// An `AuthenticationConfiguration` of the API server's form.
+    pub config_file: Option<PathBuf>,
 }
 
 /// The kernel programs' surroundings.

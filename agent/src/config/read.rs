@@ -12,8 +12,8 @@ use picket_policy::yaml::{Decoder, Diagnostic, Fields, Spanned, Value, YamlNode,
 use super::reference::{fields_of, renamed_in};
 use super::texts::{optional_path, optional_section, optional_text, texts, values};
 use super::{
-    AdminSection, ClusterSection, Config, EnforceSection, KernelSection, MAX_DRAIN_SECONDS, ShutdownSection,
-    TlsSection, UpstreamSection, addresses, audit, trust,
+    AdminSection, AuthenticationSection, ClusterSection, Config, EnforceSection, KernelSection,
+    MAX_DRAIN_SECONDS, ShutdownSection, TlsSection, UpstreamSection, addresses, audit, trust,
 };
 use crate::admin::SOCKET_PATH_MAX;
 use crate::endpoints::EndpointTarget;
@@ -55,6 +55,7 @@ fn top(decoder: &mut Decoder, document: &YamlNode) -> Option<Config> {
     let enforce = enforce(decoder, &top);
     let protected_endpoints = addresses::read(decoder, &top, upstream.as_ref());
     let objects = objects(decoder, &top);
+    let authentication = authentication(decoder, &top);
     let kernel = kernel(decoder, &top);
     let node = node_name.as_ref().map_or("", |name| name.value.as_str());
     let audit = audit::read(decoder, &top, node);
@@ -70,6 +71,7 @@ fn top(decoder: &mut Decoder, document: &YamlNode) -> Option<Config> {
         enforce: enforce?,
         protected_endpoints,
         objects,
+        authentication,
         audit,
         admin,
         log,
@@ -111,6 +113,15 @@ fn upstream(decoder: &mut Decoder, top: &Fields<'_>) -> Option<UpstreamSection> 
         client_key_file,
         token_file,
     })
+}
+
+fn authentication(decoder: &mut Decoder, top: &Fields<'_>) -> AuthenticationSection {
+    let Some(fields) = optional_section(decoder, top, "authentication") else {
+        return AuthenticationSection::default();
+    };
+    AuthenticationSection {
+        config_file: optional_path(decoder, &fields, "configFile"),
+    }
 }
 
 fn server(decoder: &mut Decoder, fields: &Fields<'_>) -> Option<String> {

@@ -80,6 +80,8 @@ const FIELDS: &[Field] = &[
         "Addresses that would be denied and are open to every enforced pod."),
     field("objects", "list of paths", Required,
         "Files, or folders of files, with AgentIdentity, AgentGrant and AgentPolicy objects; at least one."),
+    field("authentication.configFile", "path", Absent("absent; then no JWT is verified"),
+        "An AuthenticationConfiguration of the API server's form, with the issuers whose JWTs are verified."),
     field("kernel.cgroupRoot", "path", Absent("the first cgroup v2 mount of /proc/mounts"),
         "The cgroup v2 folder below which this node's pods are."),
     field("kernel.bpffs", "absolute path", Value("/sys/fs/bpf/picket"),

@@ -10,12 +10,14 @@
 //! | `claim` | what a client says of itself: refused where that is somebody else than its pod |
 //! | `claim_fields` | the header fields by which a client says who it is |
 //! | `cache` | the principal of a connection, found again only when something changed |
+//! | `jwt` | tokens of configured issuers, verified |
 //! | `principal` | a principal with what is derived from it once |
 
 pub mod attest;
 mod cache;
 mod claim;
 mod claim_fields;
+pub mod jwt;
 mod principal;
 pub(crate) mod resolve;
 

@@ -1,0 +1,213 @@
+//! JWTs of configured issuers: verified with the issuers' keys, and kept for a while.
+//!
+//! In: bearer tokens, and the `AuthenticationConfiguration` that `authentication.configFile` names. Out: a
+//! [`VerifiedToken`], or a [`JwtError`]. A token's text is never kept, logged or part of an error.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `signature` | the algorithms, and their check by ring |
+//! | `keys` | the keys of an issuer, as its JWKS has them |
+//! | `fetch` | a GET of an issuer's document, bounded in time and size |
+//! | `remote` | one issuer's keys, fetched again and again by a task of their own |
+//! | `cache` | tokens that were verified |
+//! | `file` | the configuration's file, read again when it changes |
+//! | `metrics` | what operators see |
+
+mod cache;
+mod fetch;
+mod file;
+mod keys;
+mod metrics;
+mod remote;
+mod signature;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use http::HeaderValue;
+use jiff::Timestamp;
+use picket_policy::jwt::{AuthenticationConfiguration, TokenError, VerifiedToken};
+use picket_policy::token::TOKEN_LIMIT;
+use thiserror::Error;
+
+use crate::metrics::MetricsRegistry;
+
+pub use file::AuthenticationError;
+pub use metrics::JwtMetrics;
+
+use cache::{KeyGeneration, TokenCache, TokenHash};
+use fetch::IssuerClient;
+use remote::{IssuerKeys, Limits};
+use signature::UnverifiedToken;
+
+/// Why a token is not taken.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum JwtError {
+    /// It is refused.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// Its issuer's keys are not at hand, so nobody knows yet.
+    #[error("the token cannot be checked now: its issuer {issuer} does not answer with its keys")]
+    Unavailable {
+        /// The issuer's URL.
+        issuer: String,
+    },
+}
+
+impl JwtError {
+    /// A stable name of low cardinality, for metrics and records.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Token(error) => error.code(),
+            Self::Unavailable { .. } => "jwt_issuer_unavailable",
+        }
+    }
+}
+
+/// The issuers in force, and the tokens of theirs that were verified. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Issuers(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    file: Option<PathBuf>,
+    loaded: ArcSwap<LoadedIssuers>,
+    cache: TokenCache,
+    generation: KeyGeneration,
+    limits: Limits,
+    metrics: JwtMetrics,
+}
+
+/// The issuers of one reading of the file.
+#[derive(Debug, Default)]
+struct LoadedIssuers {
+    text: String,
+    issuers: Vec<Arc<IssuerKeys>>,
+}
+
+impl Issuers {
+    /// Reads the configuration's file, if there is one. Nothing is fetched before [`Issuers::run`].
+    ///
+    /// # Errors
+    /// An [`AuthenticationError`] with all that is wrong in the file.
+    pub fn open(file: Option<PathBuf>, metrics: JwtMetrics) -> Result<Self, AuthenticationError> {
+        Self::open_with(file, metrics, Limits::default())
+    }
+
+    fn open_with(
+        file: Option<PathBuf>,
+        metrics: JwtMetrics,
+        limits: Limits,
+    ) -> Result<Self, AuthenticationError> {
+        let inner = Inner {
+            loaded: ArcSwap::default(),
+            cache: TokenCache::default(),
+            generation: KeyGeneration::default(),
+            limits,
+            file,
+            metrics,
+        };
+        if let Some(file) = &inner.file {
+            let text = file::text(file)?;
+            let issuers = inner.issuers_of(file, &text)?;
+            inner.loaded.store(Arc::new(LoadedIssuers { text, issuers }));
+        }
+        Ok(Self(Arc::new(inner)))
+    }
+
+    /// Whether tokens of any issuer can be verified.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.loaded.load().issuers.is_empty()
+    }
+
+    /// Verifies the bearer token of an `Authorization` header. `None` where it holds none, or another scheme than `Bearer`.
+    ///
+    /// # Errors
+    /// A [`JwtError`].
+    pub async fn verify(
+        &self,
+        authorization: &HeaderValue,
+        now: Timestamp,
+    ) -> Option<Result<Arc<VerifiedToken>, JwtError>> {
+        let token = bearer(authorization.as_bytes())?;
+        let verified = self.verify_token(token, now).await;
+        if let Err(error) = &verified {
+            self.0.metrics.failed(error);
+        }
+        Some(verified)
+    }
+
+    async fn verify_token(&self, token: &[u8], now: Timestamp) -> Result<Arc<VerifiedToken>, JwtError> {
+        if token.len() > TOKEN_LIMIT {
+            return Err(TokenError::TooLong.into());
+        }
+        let inner = &*self.0;
+        let hash = TokenHash::of(token);
+        // Taken before the keys are, so that a token is never kept for keys that are newer than those it was verified with.
+        let generation = inner.generation.current();
+        if let Some(verified) = inner.cache.get(hash, generation) {
+            verified.check_times(now)?;
+            return Ok(verified);
+        }
+        let unverified = UnverifiedToken::read(token)?;
+        let loaded = inner.loaded.load_full();
+        let issuer = loaded
+            .issuers
+            .iter()
+            .find(|issuer| issuer.issuer.url == unverified.issuer)
+            .ok_or(TokenError::UnknownIssuer)?;
+        let claims = issuer.verify(&unverified).await?;
+        let verified = Arc::new(issuer.issuer.judge(claims, now)?);
+        inner
+            .cache
+            .put(hash, generation, Arc::clone(&verified), token.len());
+        Ok(verified)
+    }
+
+    /// Fetches the issuers' keys, and reads the file again when it changes, as long as it is polled.
+    pub async fn run(self) {
+        file::follow(&self.0).await;
+    }
+}
+
+/// Whether a file can be used, for a look before an agent is started.
+///
+/// # Errors
+/// An [`AuthenticationError`] with all that is wrong.
+pub fn check(file: &Path) -> Result<(), AuthenticationError> {
+    let metrics = JwtMetrics::register(&MetricsRegistry::default());
+    Issuers::open(Some(file.to_owned()), metrics).map(drop)
+}
+
+impl Inner {
+    fn issuers_of(&self, file: &Path, text: &str) -> Result<Vec<Arc<IssuerKeys>>, AuthenticationError> {
+        let name = file.display().to_string();
+        let read = AuthenticationConfiguration::read(&name, text);
+        let configuration = read.map_err(|errors| AuthenticationError::Invalid { errors })?;
+        let issuers = configuration.issuers.into_iter();
+        issuers
+            .map(|issuer| {
+                let client = IssuerClient::new(&issuer, file)?;
+                let seen = (self.metrics.clone(), self.generation.clone());
+                let keys = IssuerKeys::new(issuer, client, seen, self.limits);
+                Ok(Arc::new(keys))
+            })
+            .collect()
+    }
+}
+
+/// The token of an `Authorization` of scheme `Bearer`, unless it is empty.
+fn bearer(value: &[u8]) -> Option<&[u8]> {
+    let value = value.trim_ascii();
+    let end = value.iter().position(u8::is_ascii_whitespace)?;
+    let (scheme, token) = value.split_at(end);
+    let token = token.trim_ascii();
+    (scheme.eq_ignore_ascii_case(b"bearer") && !token.is_empty()).then_some(token)
+}
