@@ -15,7 +15,7 @@
 //! | [`listener`] | the end of a redirected connection in the pod's network namespace; attributes each connection to a pod and a process (attribute.rs) | `kernel`, `workload` |
 //! | [`tls`] | the server side of TLS that pods see, and what pods trust | `metrics`, `pki` |
 //! | [`pipeline`] | the stages from a connection to its last answer | `approval`, `audit`, `denied`, `identity`, `listener`, `metrics`, `notify`, `pki`, `reject`, `runtime`, `session`, `store`, `tls`, `upstream`, `workload` |
-//! | [`identity`] | from the evidence of a connection to a principal: schemes, a file each in attest/, and what they agree on; claims of a client's that are refused (claim.rs) | `listener`, `pki`, `workload` |
+//! | [`identity`] | from the evidence of a connection to a principal: schemes, a file each in attest/, and what they agree on; claims of a client's that are refused (claim.rs); tokens of configured issuers (jwt/) | `listener`, `metrics`, `pki`, `runtime`, `workload` |
 //! | [`approval`] | an ask, held until a person decides | - |
 //! | [`upstream`] | connections to the API server, the credential, and the headers that are stripped (headers/) | `identity`, `pki`, `runtime` |
 //! | [`session`] | watches, log follows and upgraded streams while they run: listed and killed (registry.rs), judged again (rejudge.rs) | `audit`, `metrics`, `reject`, `runtime`, `upstream`, `workload` |
@@ -39,13 +39,13 @@
 //!
 //! | module | holds | imports |
 //! |---|---|---|
-//! | [`config`] | the node's configuration file | `admin`, `audit`, `cluster`, `endpoints`, `kernel`, `pki`, `runtime`, `store` |
+//! | [`config`] | the node's configuration file | `admin`, `audit`, `cluster`, `endpoints`, `identity`, `kernel`, `pki`, `runtime`, `store` |
 //! | [`store`] | identities, grants and policies from files, with a status for each object | `metrics`, `runtime` |
 //! | [`pki`] | PEM files, the node's CA, leaf certificates, trust bundles for clients' certificates | - |
 //! | [`metrics`] | the metrics registry | - |
 //! | [`admin`] | the administrators' socket | `metrics`, `runtime`, `session`, `store` |
 //! | [`runtime`] | logging, signals, the agent's phase, readiness, the data path's threads, drain | - |
-//! | [`app`] | the composition root: makes the parts and joins them | `admin`, `audit`, `cluster`, `config`, `denied`, `endpoints`, `enforce`, `kernel`, `listener`, `metrics`, `notify`, `pipeline`, `pki`, `runtime`, `session`, `store`, `tls`, `upgrade`, `upstream`, `workload` |
+//! | [`app`] | the composition root: makes the parts and joins them | `admin`, `audit`, `cluster`, `config`, `denied`, `endpoints`, `enforce`, `identity`, `kernel`, `listener`, `metrics`, `notify`, `pipeline`, `pki`, `runtime`, `session`, `store`, `tls`, `upgrade`, `upstream`, `workload` |
 //! | [`cli`] | the commands of `picket` | `admin`, `app`, `audit`, `cluster`, `config`, `kernel`, `pki`, `runtime`, `session`, `store`, `workload` |
 //!
 //! Three more crates: `picket-policy` (agent/policy) reads requests and objects and decides, with a code map of its own;
