@@ -29,6 +29,8 @@ pub enum GoProgram {
     KubectlOld,
     /// Informers of client-go.
     Informers,
+    /// The API server's own reading of requests and its RBAC authorizer.
+    RbacOracle,
     /// What a pod's sandbox runs.
     Pause,
 }
@@ -40,6 +42,7 @@ impl GoProgram {
             Self::Kubectl => "kubectl",
             Self::KubectlOld => "kubectl-old",
             Self::Informers => "informers",
+            Self::RbacOracle => "rbac-oracle",
             Self::Pause => "pause",
         }
     }
@@ -48,6 +51,7 @@ impl GoProgram {
         let folder = match self {
             Self::KubectlOld => "kubectl-old",
             Self::Informers => "informers",
+            Self::RbacOracle => "rbac-oracle",
             Self::Cluster | Self::Kubectl | Self::Pause => "cluster",
         };
         Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)
@@ -55,7 +59,7 @@ impl GoProgram {
 
     fn package(self) -> &'static str {
         match self {
-            Self::Cluster | Self::KubectlOld | Self::Informers => ".",
+            Self::Cluster | Self::KubectlOld | Self::Informers | Self::RbacOracle => ".",
             Self::Kubectl => "k8s.io/kubernetes/cmd/kubectl",
             Self::Pause => "./pause",
         }
