@@ -67,11 +67,16 @@ fn question(random: &mut Random, role: &Role, namespaces: Vec<String>, count: us
 }
 
 fn compare(questions: &[Question], about: &str) -> Result<()> {
-    let mut tally = Tally::default();
+    let (mut tally, mut refused) = (Tally::default(), Vec::new());
     judge(questions, |question, verdicts| {
-        let agents = Agents::with_grant(&question.rules, &question.namespaces)?;
-        tally.compare(&agents, question, verdicts)
+        match Agents::with_grant(&question.rules, &question.namespaces) {
+            Ok(agents) => tally.compare(&agents, question, verdicts)?,
+            // All of them are told at once.
+            Err(error) => refused.push(format!("{error:#}")),
+        }
+        Ok(())
     })?;
+    ensure!(refused.is_empty(), "roles that are no grants: {refused:#?}");
     eprintln!("{about}: {tally}");
     Ok(())
 }

@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
+use jiff::Timestamp;
 use picket_policy::{CanonicalRequest, Cause, Decision, Inputs, KubeRequest, Principal, Target};
 
 use crate::judge::{Question, RequestLine, Verdict};
@@ -91,7 +92,7 @@ fn difference(agents: &Agents, line: &RequestLine, verdict: &Verdict) -> Result<
     let decide = |principal: &Arc<Principal>, request| {
         agents
             .set
-            .decide(Arc::clone(principal), request, Inputs::default())
+            .decide(Arc::clone(principal), request, Inputs::at(Timestamp::UNIX_EPOCH))
     };
     let again = read(line)?.map_err(|reason| anyhow::anyhow!("read once, and then not: {reason}"))?;
     let excepted = decide(&agents.excepted, request);

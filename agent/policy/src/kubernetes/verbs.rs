@@ -82,6 +82,21 @@ const TABLE: [Row; 12] = {
     ]
 };
 
+/// Verbs of roles that no request has, in the order of the alphabet. The API server asks its authorizer for them besides the
+/// request's own verb: for `escalate` when a role is written, say. It does so for the impersonated user, and Picket for nobody.
+/// `proxy` was a verb of requests up to Kubernetes 1.9, and Kubernetes' own roles still have it.
+pub(crate) const ROLE_VERBS: [&str; 9] = [
+    "approve",
+    "attest",
+    "bind",
+    "escalate",
+    "impersonate",
+    "proxy",
+    "request-serviceaccounts-token-audience",
+    "sign",
+    "use",
+];
+
 impl Verb {
     /// Every verb there is.
     pub fn all() -> impl Iterator<Item = Self> {

@@ -335,8 +335,8 @@ fn what_cannot_stand_is_refused_with_its_place() {
         (
             GRANT,
             "[get, list]",
-            "[get, impersonate]",
-            "verb \"impersonate\": no request has it",
+            "[get, impersonates]",
+            "verb \"impersonates\": no request has it",
         ),
         (
             GRANT,

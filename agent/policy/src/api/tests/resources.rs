@@ -189,6 +189,7 @@ fn what_some_request_could_have_stays() {
         "apiGroups: [example.com], resources: [pods]",
         "apiGroups: ['*'], resources: [deploymnets], resourceNames: [Any]",
         "apiGroups: [rbac.authorization.k8s.io], resources: [roles], resourceNames: ['a:b']",
+        "apiGroups: [certificates.k8s.io], resources: [signers], resourceNames: [kubernetes.io/kubelet-serving]",
     ] {
         read(&grant("", rule));
     }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::field::FieldErrors;
 use crate::kubernetes::resources::{group_error, misspelt, name_error, resource_error, scope_error};
-use crate::kubernetes::verbs::Verb;
+use crate::kubernetes::verbs::{ROLE_VERBS, Verb};
 use crate::yaml::FieldPath;
 
 /// An RBAC PolicyRule, with RBAC's meaning (k8s.io/api/rbac/v1). It is about resources or about other paths.
@@ -15,8 +15,9 @@ use crate::yaml::FieldPath;
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PolicyRule {
     /// The verbs, or `*` for all. get, list, watch, create, update, patch, delete and deletecollection are of resources;
-    /// get, head, post, put, patch, delete and options are of other paths.
-    #[schemars(schema_with = "verbs_schema")]
+    /// get, head, post, put, patch, delete and options are of other paths. Other verbs of Kubernetes' own roles, such as escalate
+    /// or impersonate, may stand here and grant nothing: the API server checks them itself.
+    #[schemars(schema_with = "role_verbs_schema")]
     pub verbs: Vec<String>,
     /// The API groups, or `*` for all. The core group is the empty string. Required with resources.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -31,7 +32,7 @@ pub struct PolicyRule {
     pub resources: Vec<String>,
     /// The names of objects, without globs. Without this field the rule is about every name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(min = 1), inner(regex(pattern = r"^[^*?/%]+$")))]
+    #[schemars(length(min = 1), inner(regex(pattern = r"^[^*?]+$")))]
     pub resource_names: Vec<String>,
     /// The paths, each whole or with a `*` at its end that stands for any rest.
     #[serde(default, rename = "nonResourceURLs", skip_serializing_if = "Vec::is_empty")]
@@ -41,7 +42,16 @@ pub struct PolicyRule {
 
 /// The words are refused by [`check_verbs`], which says of what they are no verbs.
 pub(super) fn verbs_schema(_: &mut SchemaGenerator) -> Schema {
-    let words: Vec<_> = Verb::all().map(Verb::as_str).chain(["*"]).collect();
+    schema_of_words(Verb::all().map(Verb::as_str).chain(["*"]))
+}
+
+/// Likewise for rules that roles are copied into.
+fn role_verbs_schema(_: &mut SchemaGenerator) -> Schema {
+    schema_of_words(Verb::all().map(Verb::as_str).chain(ROLE_VERBS).chain(["*"]))
+}
+
+fn schema_of_words<'w>(words: impl Iterator<Item = &'w str>) -> Schema {
+    let words: Vec<_> = words.collect();
     json_schema!({
         "type": "array",
         "minItems": 1,
@@ -55,7 +65,13 @@ impl PolicyRule {
         let verbs = path.field("verbs");
         if !self.non_resource_urls.is_empty() {
             self.validate_paths(path, namespaced, errors);
-            return check_verbs(errors, &verbs, &self.verbs, Verb::of_paths(), "nonResourceURLs");
+            return check_verbs(
+                errors,
+                &verbs,
+                &self.verbs,
+                (Verb::of_paths(), &[]),
+                "nonResourceURLs",
+            );
         }
         if self.api_groups.is_empty() {
             let reason =
@@ -66,7 +82,8 @@ impl PolicyRule {
             let reason = format!("field `{path}.resources` or `{path}.nonResourceURLs` is required");
             errors.add(path.field("resources"), reason);
         }
-        check_verbs(errors, &verbs, &self.verbs, Verb::of_resources(), "resources");
+        let known = (Verb::of_resources(), &ROLE_VERBS[..]);
+        check_verbs(errors, &verbs, &self.verbs, known, "resources");
         errors.add_each(&path.field("apiGroups"), &self.api_groups, api_group);
         errors.add_each(&path.field("resources"), &self.resources, |resource| {
             self.resource(resource, namespaced)
@@ -76,6 +93,10 @@ impl PolicyRule {
                 return Some(format!(
                     "resourceNames {name:?}: RBAC compares names exactly, without globs"
                 ));
+            }
+            // No request is for a signer, and roles name it by its domain and a path: `kubernetes.io/kubelet-serving`.
+            if self.resources.iter().all(|resource| resource == "signers") {
+                return None;
             }
             name_error(self.resources.iter().map(String::as_str), name)
         });
@@ -128,17 +149,18 @@ fn api_group(text: &str) -> Option<String> {
     })
 }
 
-/// Notes verbs that no request of that kind has: a misspelt one would match nothing.
+/// Notes verbs that no request of that kind has: a misspelt one would match nothing. `known` are those that requests have, and
+/// those that may stand there all the same.
 pub(super) fn check_verbs(
     errors: &mut FieldErrors,
     path: &FieldPath,
     verbs: &[String],
-    known: impl Iterator<Item = Verb>,
+    (known, others): (impl Iterator<Item = Verb>, &[&str]),
     about: &str,
 ) {
     let known: Vec<_> = known.map(Verb::as_str).collect();
     errors.add_each(path, verbs, |verb| {
-        (verb != "*" && !known.contains(&verb)).then(|| {
+        (verb != "*" && !known.contains(&verb) && !others.contains(&verb)).then(|| {
             let known = known.join(", ");
             format!("verb {verb:?}: no request has it; verbs of {about}: {known}, *")
         })

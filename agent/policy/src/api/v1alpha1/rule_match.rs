@@ -139,7 +139,7 @@ impl Match {
             errors,
             &path.field("verbs"),
             verbs,
-            Verb::of_paths(),
+            (Verb::of_paths(), &[]),
             "nonResourceURLs",
         );
     }
@@ -155,7 +155,7 @@ impl Match {
             errors,
             &path.field("verbs"),
             verbs,
-            Verb::of_resources(),
+            (Verb::of_resources(), &[]),
             "resources",
         );
         let resources = texts(&self.resources);

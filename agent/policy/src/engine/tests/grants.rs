@@ -61,6 +61,10 @@ no  | PUT /apis/rbac.authorization.k8s.io/v1/namespaces/n/rolebindings/x | {verb
 yes | PUT /api/v1/namespaces/n/configmaps/x | {verbs: [update], apiGroups: [''], resources: [configmaps]}
 yes | PUT /apis/example.com/v1/namespaces/n/services/x | {verbs: [update], apiGroups: [example.com], resources: [services]}
 yes | PATCH /api/v1/namespaces/n/services/x | {verbs: [patch], apiGroups: [''], resources: [services]}
+# Verbs of roles that no request has may stand in a rule, and grant nothing.
+no  | GET /api/v1/namespaces/n/serviceaccounts/x | {verbs: [impersonate, use], apiGroups: [''], resources: [serviceaccounts]}
+yes | GET /api/v1/namespaces/n/serviceaccounts/x | {verbs: [impersonate, get], apiGroups: [''], resources: [serviceaccounts]}
+no  | PATCH /apis/rbac.authorization.k8s.io/v1/clusterroles/x | {verbs: [escalate, bind], apiGroups: [rbac.authorization.k8s.io], resources: [clusterroles]}
 # What every client needs comes with any grant.
 yes | GET /api                  | {verbs: [get], apiGroups: [''], resources: [pods]}
 yes | GET /apis/apps/v1         | {verbs: [get], apiGroups: [''], resources: [pods]}
