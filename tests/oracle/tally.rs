@@ -150,7 +150,9 @@ fn is_session(verdict: &Verdict) -> bool {
 fn is_put_that_creates(verdict: &Verdict) -> bool {
     verdict.verb == "update"
         && ["", "status"].contains(&verdict.subresource.as_str())
-        && CREATED_BY_PUT.contains(&(verdict.group.as_str(), verdict.resource.as_str()))
+        // Picket compares without case here, so that no spelling slips by.
+        && CREATED_BY_PUT
+            .contains(&(verdict.group.as_str(), verdict.resource.to_ascii_lowercase().as_str()))
 }
 
 /// Picket's reading, or why there is none.
