@@ -104,7 +104,7 @@ fn could_both_hold(one: &Attest, other: &Attest) -> bool {
         && certificates.is_none_or(|(one, other)| one.id == other.id)
 }
 
-/// Names of identities that are nowhere: a grant would give nothing, a deny would stop nobody.
+/// Names of identities and groups that are nowhere: a grant would give nothing, a deny would stop nobody.
 fn references(documents: &[Document], identities: &[From<'_, AgentIdentity>], errors: &mut Vec<Diagnostic>) {
     let known: BTreeSet<&str> = identities.iter().map(|(document, _)| document.name()).collect();
     let groups: BTreeSet<&str> = identities
@@ -114,7 +114,11 @@ fn references(documents: &[Document], identities: &[From<'_, AgentIdentity>], er
     for document in documents {
         let (path, named, named_groups) = match &document.object {
             AnyObject::Identity(_) => continue,
-            AnyObject::Grant(grant) => (spec("to"), grant.spec.to.identities.as_slice(), &[][..]),
+            AnyObject::Grant(grant) => (
+                spec("to"),
+                grant.spec.to.identities.as_slice(),
+                grant.spec.to.groups.as_slice(),
+            ),
             AnyObject::Policy(policy) => match &policy.spec.subjects {
                 Some(subjects) => (
                     spec("subjects"),

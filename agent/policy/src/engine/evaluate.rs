@@ -155,7 +155,7 @@ impl PolicySet {
             policy: Some(finding.policy),
             rule: Some(finding.rule),
             why: &finding.message,
-            allowed: self.allowed_instead(principal, request, inputs, refused),
+            allowed: self.allowed_instead_of_rule(rule, principal, request, (input, inputs), refused),
         };
         reasons.refusal(principal, request, would_deny)
     }
@@ -182,7 +182,11 @@ pub(super) struct Given<'g> {
 }
 
 /// The grant in force and the rule that allow a request. Where two verbs are needed, grants may give one each.
-fn granted<'g>(grants: &'g [Arc<Grant>], request: &KubeRequest, now: Timestamp) -> Option<Given<'g>> {
+pub(super) fn granted<'g>(
+    grants: &'g [Arc<Grant>],
+    request: &KubeRequest,
+    now: Timestamp,
+) -> Option<Given<'g>> {
     let (verbs, count) = needed(request);
     let mut found: Option<Given<'g>> = None;
     for verb in &verbs[..count] {

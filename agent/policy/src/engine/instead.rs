@@ -10,8 +10,12 @@ use jiff::Timestamp;
 
 use super::PolicySet;
 use super::builtin::{Builtin, DISCOVERY, known_paths, url_matches};
+use super::evaluate::granted;
 use super::grants::Grant;
+use super::match_input::MatchInput;
 use super::needs::Inputs;
+use super::rules::CompiledRule;
+use crate::api::v1alpha1::{Action, Mode};
 use crate::glob::Glob;
 use crate::identity::Principal;
 use crate::request::{KubeRequest, Target, Verb, VerbSet};
@@ -55,6 +59,31 @@ impl PolicySet {
             place: String::new(),
         };
         of_resources(grants, request, &[offer])
+    }
+
+    /// The same where a Deny rule refuses: the command too may be another one, where rules about commands alone are in the way.
+    pub(super) fn allowed_instead_of_rule(
+        &self,
+        rule: &CompiledRule,
+        principal: &Principal,
+        request: &KubeRequest,
+        (input, inputs): (&MatchInput<'_>, Inputs<'_>),
+        refused: VerbSet,
+    ) -> String {
+        let in_the_way = |(rule, mode): &(&CompiledRule, Mode)| {
+            rule.action == Action::Deny && *mode == Mode::Enforce && !rule.is_about_commands()
+        };
+        if rule.is_about_commands()
+            && input.has_known_command()
+            && granted(self.grants_of(principal.name()), request, inputs.now).is_some()
+            && !self
+                .rules
+                .firing(principal, input)
+                .any(|found| in_the_way(&found))
+        {
+            return format!("{} with another command", request.resource_words());
+        }
+        self.allowed_instead(principal, request, inputs, refused)
     }
 
     /// The grants of an agent that give something now.
@@ -152,7 +181,7 @@ impl PolicySet {
         if texts.is_empty() {
             texts.push("no non-resource path".to_owned());
         }
-        texts.extend(subjects(grants, None, "resources"));
+        texts.extend(subjects(grants, None, Some("resources")));
         shorten(texts.join("; "))
     }
 
@@ -273,14 +302,15 @@ fn of_resources(grants: &[Arc<Grant>], request: &KubeRequest, offers: &[Offer<'_
     if places.is_empty() {
         // Of the resource itself nothing is left, so that its name must not be said.
         let itself = request.resource_words();
-        places = subjects(grants, matched.then_some(&*itself), "other resources");
+        places = subjects(grants, matched.then_some(&*itself), None);
     }
     places.dedup();
     shorten(places.join("; "))
 }
 
-/// Which resources the grants are about, but for one; `all` says that a grant names all.
-fn subjects(grants: &[Arc<Grant>], but: Option<&str>, all: &str) -> Vec<String> {
+/// Which resources the grants are about, but for one; `all` says that a grant names all, of which nothing is said without it:
+/// "other resources" helps nobody.
+fn subjects(grants: &[Arc<Grant>], but: Option<&str>, all: Option<&str>) -> Vec<String> {
     let mut places = Vec::new();
     for grant in grants {
         let mut resources: Vec<&str> = grant
@@ -293,9 +323,10 @@ fn subjects(grants: &[Arc<Grant>], but: Option<&str>, all: &str) -> Vec<String> 
         if resources.is_empty() {
             continue;
         }
-        let mut place = match resources.contains(&"*") {
-            true => format!("requests for {all}"),
-            false => format!("requests for {}", resources.join(", ")),
+        let mut place = match (resources.contains(&"*"), all) {
+            (true, None) => continue,
+            (true, Some(all)) => format!("requests for {all}"),
+            (false, _) => format!("requests for {}", resources.join(", ")),
         };
         place.push_str(&namespaces(grant, None).unwrap_or_default());
         places.push(place);

@@ -127,6 +127,14 @@ fn lower(text: &str) -> Cow<'_, str> {
 }
 
 impl<'r> MatchInput<'r> {
+    /// Whether it has a command line, and that is known.
+    pub(super) fn has_known_command(&self) -> bool {
+        let MatchTarget::Resource { command, .. } = &self.target else {
+            return false;
+        };
+        matches!(command, Some(Command::Line { .. }))
+    }
+
     /// Prepares a request.
     pub(super) fn new(request: &'r KubeRequest) -> Self {
         let mut verbs = VerbSet::default().with(request.verb);

@@ -142,6 +142,11 @@ impl CompiledRule {
         }
     }
 
+    /// Whether the rule names commands, so that it may refuse one and not another.
+    pub(in crate::engine) fn is_about_commands(&self) -> bool {
+        self.commands.is_some() || self.except_commands.is_some()
+    }
+
     /// Whether the rule is about a request.
     pub(in crate::engine) fn fires(&self, input: &MatchInput<'_>) -> bool {
         if !self.verbs.meets(input.verbs) {

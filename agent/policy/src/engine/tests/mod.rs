@@ -207,12 +207,32 @@ fn refusals_say_who_what_why_and_what_else() {
         "agent fixer may not get secrets \"y\" in namespace \"x\": no grant allows it. Allowed instead: requests for \
          namespaces, pods."
     );
-    let all = compile(&[&grant(ALL), &deny("resources: [pods/exec], commands: ['sh*']")]);
-    assert_eq!(
-        denied(&all, "POST /api/v1/namespaces/x/pods/y/exec?command=sh").message(),
-        "agent fixer may not create pods/exec \"y\" in namespace \"x\" (policy p, rule r): Not so. Allowed instead: requests \
-         for other resources."
-    );
+    let on_exec = "agent fixer may not create pods/exec \"y\" in namespace \"x\" (policy p, rule r): Not so.";
+    let exec = "POST /api/v1/namespaces/x/pods/y/exec?command=sh";
+    for commands in ["commands: ['sh*']", "exceptCommands: [ls]"] {
+        let rule = deny(&format!("resources: [pods/exec], {commands}"));
+        let all = compile(&[&grant(ALL), &rule]);
+        assert_eq!(
+            denied(&all, exec).message(),
+            format!("{on_exec} Allowed instead: pods/exec with another command.")
+        );
+        // Where no other command passes either, nothing is said.
+        let any = policy(
+            "q",
+            "rules: [{name: s, action: Deny, match: {resources: [pods/exec]}}]",
+        );
+        let none = compile(&[&grant(ALL), &rule, &any]);
+        assert_eq!(denied(&none, exec).message(), on_exec);
+        let reads = grant("[{verbs: [get], apiGroups: [''], resources: [pods/exec]}]");
+        assert_eq!(denied(&compile(&[&reads, &rule]), exec).message(), on_exec);
+        // What an attach joins is unknown, so that no other command can be named.
+        let attach = deny(&format!("resources: [pods/attach], {commands}"));
+        let denial = denied(
+            &compile(&[&grant(ALL), &attach]),
+            "POST /api/v1/namespaces/x/pods/y/attach",
+        );
+        assert_eq!(denial.allowed(), "");
+    }
     let denial = denied(&set, "PUT /apis/apps/v1/namespaces/x/deployments/y/scale");
     assert!(
         denial
@@ -290,6 +310,10 @@ fn documents_are_checked_against_each_other() {
         (
             grant(ALL).replace("[fixer]", "[nobody]"),
             "no AgentIdentity is named \"nobody\"",
+        ),
+        (
+            grant(ALL).replace("identities: [fixer]", "groups: [nobodies]"),
+            "no AgentIdentity is in a group \"nobodies\"",
         ),
         (
             about("identities: [nobody]"),
