@@ -131,8 +131,10 @@ pub enum Rejection {
 
 fn user_changed(was: &str, is: &str) -> String {
     if was == is {
-        // The same user with other groups has other rights.
-        format!("grants now name other groups for user {is}. Start this again to run it with those")
+        // The same user with other groups, or by another credential, has other rights.
+        format!(
+            "grants now name other groups, or another credential, for user {is}. Start this again to run it with those"
+        )
     } else {
         format!(
             "grants now have the agent act as user {is}; this runs as user {was}. Start it again to run it as {is}"
@@ -256,6 +258,9 @@ impl Rejection {
                 | SendError::Exhausted
                 | SendError::NotTaken(_)
                 | SendError::Interrupted(_) => outage(asked),
+                SendError::Token(error) if error.is_transient() => outage(asked),
+                // Until an operator acts, another try goes no better.
+                SendError::Token(_) => class(StatusCode::FORBIDDEN, "Forbidden", false),
                 SendError::NoLongerPermitted => {
                     class(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", true)
                 }
@@ -476,7 +481,7 @@ spec:
         };
         assert_eq!(
             changed("u"),
-            "grants now name other groups for user u. Start this again to run it with those"
+            "grants now name other groups, or another credential, for user u. Start this again to run it with those"
         );
         assert_eq!(
             changed("v"),

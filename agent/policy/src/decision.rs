@@ -8,7 +8,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use thiserror::Error;
 
-use crate::engine::{Allowance, Cause, Evaluation, FiredRule, Impersonate, Inputs, PolicySet, Refusal};
+use crate::engine::{Allowance, Cause, Evaluation, FiredRule, Inputs, PolicySet, Refusal, UpstreamUser};
 use crate::identity::Principal;
 use crate::request::{CanonicalRequest, KubeRequest};
 
@@ -90,10 +90,10 @@ impl Permit {
         &self.principal
     }
 
-    /// Whom the API server is asked to act as.
+    /// As whom the API server is asked.
     #[must_use]
-    pub fn impersonate(&self) -> &Arc<Impersonate> {
-        &self.allowance.impersonate
+    pub fn user(&self) -> &Arc<UpstreamUser> {
+        &self.allowance.user
     }
 
     /// Rules with the action Warn that fired; the client gets each as a `Warning` header.
@@ -263,7 +263,7 @@ pub enum Recheck {
     /// It would be let through.
     Permit {
         /// As this user.
-        impersonate: Arc<Impersonate>,
+        user: Arc<UpstreamUser>,
         /// The first moment at which time alone may end that.
         until: Option<Timestamp>,
     },
@@ -309,7 +309,7 @@ impl PolicySet {
     pub fn recheck(&self, principal: &Principal, request: &KubeRequest, inputs: Inputs<'_>) -> Recheck {
         match self.evaluate(principal, request, inputs) {
             Evaluation::Allow(allowance) => Recheck::Permit {
-                impersonate: allowance.impersonate,
+                user: allowance.user,
                 until: allowance.until,
             },
             Evaluation::Ask(allowance, _) => Recheck::Ask {

@@ -41,7 +41,7 @@ pub use api::{Document, read_documents};
 pub use decision::{Approval, ApprovalMismatch, Ask, Decision, Denial, Permit, Recheck};
 pub use engine::{
     BODY_LIMIT, BodyInput, Cause, FiredRule, Grant, Impersonate, Inputs, Needs, PolicyCounts, PolicySet,
-    builtin, service_account,
+    ServiceAccount, UpstreamUser, builtin, service_account,
 };
 pub use identity::{Identity, Principal, PrincipalOrigin, Standing};
 pub use request::{CanonicalRequest, Exec, KubeRequest, LongTarget, MAX_HEAD, ReadError, Target, Verb};

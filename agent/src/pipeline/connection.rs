@@ -11,7 +11,7 @@ use http::header::USER_AGENT;
 use http::{HeaderMap, HeaderName, HeaderValue, Request};
 use jiff::Timestamp;
 use parking_lot::Mutex;
-use picket_policy::{Impersonate, PolicySet, Principal};
+use picket_policy::{PolicySet, Principal, UpstreamUser};
 use tokio_util::sync::CancellationToken;
 
 use super::heads::target;
@@ -99,14 +99,14 @@ pub(super) struct Connection {
     _counted: Option<Box<dyn Send + Sync>>,
     principal: PrincipalCache,
     own_token: OwnToken,
-    impersonated: Mutex<Option<Impersonated>>,
+    upstream_user: Mutex<Option<RecordedUser>>,
 }
 
 /// The user that the API server was last asked as, made for records once.
-struct Impersonated {
+struct RecordedUser {
     principal: Arc<Principal>,
-    impersonate: Arc<Impersonate>,
-    user: Arc<User>,
+    user: Arc<UpstreamUser>,
+    recorded: Arc<User>,
 }
 
 impl Connection {
@@ -126,7 +126,7 @@ impl Connection {
             _counted: None,
             principal: PrincipalCache::default(),
             own_token: OwnToken::default(),
-            impersonated: Mutex::new(None),
+            upstream_user: Mutex::new(None),
         }
     }
 
@@ -242,34 +242,32 @@ impl Connection {
         )?)
     }
 
-    /// The user the API server is asked as, with the extras that describe the principal.
-    pub(super) fn impersonated(
-        &self,
-        principal: &Arc<Principal>,
-        impersonate: &Arc<Impersonate>,
-    ) -> Arc<User> {
-        let mut last = self.impersonated.lock();
+    /// The user the API server is asked as, with the extras that are sent with one who is impersonated.
+    pub(super) fn upstream_user(&self, principal: &Arc<Principal>, user: &Arc<UpstreamUser>) -> Arc<User> {
+        let mut last = self.upstream_user.lock();
         if let Some(last) = &*last
             && Arc::ptr_eq(&last.principal, principal)
-            && Arc::ptr_eq(&last.impersonate, impersonate)
+            && Arc::ptr_eq(&last.user, user)
         {
-            return Arc::clone(&last.user);
+            return Arc::clone(&last.recorded);
         }
-        let extra = extras(principal)
-            .map(|extra| (extra.name.to_owned(), vec![extra.value]))
-            .collect();
-        let user = Arc::new(User {
-            username: impersonate.user.clone(),
-            groups: impersonate.effective_groups(),
-            extra,
+        let extra = user.impersonate().map(|_| extras(principal));
+        let recorded = Arc::new(User {
+            username: user.username().to_owned(),
+            groups: user.effective_groups(),
+            extra: extra
+                .into_iter()
+                .flatten()
+                .map(|extra| (extra.name.to_owned(), vec![extra.value]))
+                .collect(),
             uid: None,
         });
-        *last = Some(Impersonated {
+        *last = Some(RecordedUser {
             principal: Arc::clone(principal),
-            impersonate: Arc::clone(impersonate),
-            user: Arc::clone(&user),
+            user: Arc::clone(user),
+            recorded: Arc::clone(&recorded),
         });
-        user
+        recorded
     }
 }
 
@@ -291,6 +289,8 @@ fn verb(method: &http::Method) -> audit::Text {
 mod tests {
     use std::collections::BTreeMap;
     use std::net::Ipv4Addr;
+
+    use picket_policy::{Impersonate, ServiceAccount};
 
     use super::*;
 
@@ -347,16 +347,21 @@ spec:
         let current = Arc::new(ArcSwap::new(pod("fixer")));
         let connection = Connection::new(client(&current), None, CancellationToken::new());
         let as_user = |user: &str| {
-            Arc::new(Impersonate {
+            Arc::new(UpstreamUser::Impersonated(Impersonate {
                 user: user.to_owned(),
                 groups: Vec::new(),
-            })
+            }))
         };
         let (one, other) = (as_user("one"), as_user("other"));
-        let first = connection.impersonated(&principal, &one);
+        let first = connection.upstream_user(&principal, &one);
         assert_eq!(first.extra["picket.dev/pod"], ["ns/p"]);
-        assert!(Arc::ptr_eq(&first, &connection.impersonated(&principal, &one)));
-        assert_eq!(connection.impersonated(&principal, &other).username, "other");
-        assert_eq!(connection.impersonated(&principal, &one).username, "one");
+        assert!(Arc::ptr_eq(&first, &connection.upstream_user(&principal, &one)));
+        assert_eq!(connection.upstream_user(&principal, &other).username, "other");
+        assert_eq!(connection.upstream_user(&principal, &one).username, "one");
+        // A token says nothing of the pod.
+        let account = Arc::new(UpstreamUser::ServiceAccount(ServiceAccount::new("ci", "bot")));
+        let account = connection.upstream_user(&principal, &account);
+        assert_eq!(account.username, "system:serviceaccount:ci:bot");
+        assert!(account.extra.is_empty());
     }
 }

@@ -20,7 +20,7 @@ pub(super) fn record_request(record: &mut Record, request: &KubeRequest) {
 /// The request may pass: by which grant, as whom, and what rules had to say.
 pub(super) fn record_decision(record: &mut Record, permit: &Permit, connection: &Connection) {
     record.allow(Some(permit.policy().to_owned()), Some(permit.rule().to_owned()));
-    record.impersonated(connection.impersonated(permit.principal(), permit.impersonate()));
+    record.impersonated(connection.upstream_user(permit.principal(), permit.user()));
     if !permit.warnings().is_empty() || !permit.would_deny().is_empty() {
         record.findings(findings(permit.warnings()), findings(permit.would_deny()));
     }

@@ -11,7 +11,7 @@ use http_body_util::Full;
 use hyper::upgrade::OnUpgrade;
 use jiff::Timestamp;
 use parking_lot::Mutex;
-use picket_policy::{Impersonate, KubeRequest, Permit};
+use picket_policy::{KubeRequest, Permit, UpstreamUser};
 
 use super::Pipeline;
 use super::body::{AuditedBody, audited};
@@ -37,7 +37,7 @@ pub(super) struct InForce {
 pub(super) struct Basis {
     connection: Arc<Connection>,
     principal: Arc<ResolvedPrincipal>,
-    impersonate: Arc<Impersonate>,
+    user: Arc<UpstreamUser>,
     approved: bool,
     request: Arc<KubeRequest>,
     in_force: Arc<InForce>,
@@ -66,7 +66,7 @@ impl Basis {
         Arc::new(Basis {
             connection: Arc::clone(connection),
             principal: Arc::clone(principal),
-            impersonate: Arc::clone(permit.impersonate()),
+            user: Arc::clone(permit.user()),
             approved: permit.approver().is_some(),
             request: Arc::clone(permit.request()),
             in_force: Arc::clone(in_force),
@@ -91,7 +91,7 @@ impl Basis {
             identity: Arc::clone(&self.principal.name),
             caller: self.connection.caller(),
             request: Arc::clone(&self.request),
-            impersonate: Arc::clone(&self.impersonate),
+            user: Arc::clone(&self.user),
             approved: self.approved,
             credential,
             started: Timestamp::now(),
@@ -114,7 +114,7 @@ impl Basis {
         let permitted = Permitted {
             identity: &self.principal.name,
             request: &self.request,
-            impersonate: &self.impersonate,
+            user: &self.user,
             approved: self.approved,
         };
         let until = session::recheck_request(&policies, &agent.principal, now, &permitted)?;

@@ -19,7 +19,7 @@ use std::time::Instant;
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
-use picket_policy::{Impersonate, KubeRequest};
+use picket_policy::{KubeRequest, UpstreamUser};
 use tokio::sync::Notify;
 
 use super::end::Ending;
@@ -53,7 +53,7 @@ pub struct Facts {
     /// What was asked.
     pub request: Arc<KubeRequest>,
     /// The user that the API server was asked as.
-    pub impersonate: Arc<Impersonate>,
+    pub user: Arc<UpstreamUser>,
     /// Whether a person approved it.
     pub approved: bool,
     /// How the node proved itself to the API server, and by which certificate or token.

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
 use http::{HeaderMap, Method, Uri};
+use picket_policy::Impersonate;
 
 use super::*;
 use crate::audit::PodRef;
@@ -63,10 +64,10 @@ pub(crate) fn facts(kind: SessionKind, identity: &str) -> Facts {
             ..Caller::default()
         }),
         request: Arc::new(request()),
-        impersonate: Arc::new(Impersonate {
+        user: Arc::new(UpstreamUser::Impersonated(Impersonate {
             user: "agent:fixer".to_owned(),
             groups: Vec::new(),
-        }),
+        })),
         approved: false,
         credential: None,
         started: Timestamp::now(),

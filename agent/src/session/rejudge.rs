@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use picket_policy::{Impersonate, Inputs, KubeRequest, PolicySet, Principal, Recheck};
+use picket_policy::{Inputs, KubeRequest, PolicySet, Principal, Recheck, UpstreamUser};
 use tokio::sync::watch;
 
 use super::{Facts, Registry};
@@ -42,7 +42,7 @@ pub fn recheck(
         &Permitted {
             identity: &facts.identity,
             request: &facts.request,
-            impersonate: &facts.impersonate,
+            user: &facts.user,
             approved: facts.approved,
         },
     )
@@ -56,7 +56,7 @@ pub struct Permitted<'a> {
     /// What was asked.
     pub request: &'a KubeRequest,
     /// The user that the API server was asked as.
-    pub impersonate: &'a Arc<Impersonate>,
+    pub user: &'a Arc<UpstreamUser>,
     /// Whether a person approved it.
     pub approved: bool,
 }
@@ -80,10 +80,10 @@ pub fn recheck_request(
     let expires_at = principal.identity().expires_at;
     let sooner = |until| [expires_at, until].into_iter().flatten().min();
     match policies.recheck(principal, permitted.request, Inputs::at(now)) {
-        Recheck::Permit { impersonate, until } if impersonate == *permitted.impersonate => Ok(sooner(until)),
-        Recheck::Permit { impersonate, .. } => Err(Rejection::UserChanged {
-            was: permitted.impersonate.user.clone(),
-            is: impersonate.user.clone(),
+        Recheck::Permit { user, until } if user == *permitted.user => Ok(sooner(until)),
+        Recheck::Permit { user, .. } => Err(Rejection::UserChanged {
+            was: permitted.user.username().to_owned(),
+            is: user.username().to_owned(),
         }),
         Recheck::Ask { until } if permitted.approved => Ok(sooner(until)),
         Recheck::Ask { .. } => Err(Rejection::ApprovalMissing),
@@ -168,6 +168,11 @@ spec:
             (
                 "'agent:fixer'",
                 "'agent:fixer', groups: [more]",
+                Err("user_changed"),
+            ),
+            (
+                "impersonate: {user: 'agent:fixer'}",
+                "serviceAccount: {namespace: ns, name: fixer}",
                 Err("user_changed"),
             ),
         ] {

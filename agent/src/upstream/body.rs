@@ -101,6 +101,15 @@ impl RequestBody {
         (RequestBody::Incoming(body), loss)
     }
 
+    /// A body of Picket's own.
+    pub(super) fn of_bytes(bytes: Bytes) -> RequestBody {
+        RequestBody::Buffered(Box::new(Buffered {
+            whole: Some(bytes.clone()),
+            frames: VecDeque::from([Frame::data(bytes)]),
+            rest: None,
+        }))
+    }
+
     /// Reads the body as long as it keeps to `limit` bytes. Nothing of it is lost: it is sent as it came.
     ///
     /// # Errors

@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::credential::{Credentials, UsedCredential};
+use super::credential::{ConnectionIdentity, Credentials, UsedCredential};
 use super::{SendError, UpstreamError};
 
 /// The longest one address may take, TLS included. The API server is near; a longer wait would outlast client-go's own
@@ -98,16 +98,15 @@ impl Connector {
         })
     }
 
-    /// A session for shared connections, or one that can be upgraded.
-    pub(super) async fn connect(&self, upgradable: bool) -> Result<TlsSession, SendError> {
+    /// A session for shared connections, or one that can be upgraded, that shows no more than this.
+    pub(super) async fn connect(
+        &self,
+        identity: ConnectionIdentity,
+        upgradable: bool,
+    ) -> Result<TlsSession, SendError> {
         self.credentials.refresh();
         let credential = Arc::clone(&self.credentials.current());
-        let config = if upgradable {
-            &credential.http1
-        } else {
-            &credential.shared
-        };
-        let tls = TlsConnector::from(Arc::clone(config));
+        let tls = TlsConnector::from(Arc::clone(credential.tls(identity, upgradable)));
         let mut failure = format!("{} has no address", self.host);
         for address in self.addresses().await? {
             let attempt = async {
@@ -125,7 +124,7 @@ impl Connector {
                         stream,
                         protocol,
                         generation: credential.generation,
-                        credential: credential.used.clone(),
+                        credential: credential.used(identity),
                     });
                 }
                 Ok(Err(error)) => failure = format!("{address}: {error}"),
@@ -194,7 +193,7 @@ mod tests {
         let server = format!("https://{}", listener.local_addr().unwrap());
         let connector = Connector::new(&server.parse().unwrap(), None, credentials).unwrap();
         let began = tokio::time::Instant::now();
-        let error = connector.connect(false).await.err().unwrap().to_string();
+        let error = connector.connect(ConnectionIdentity::Node, false).await.err().unwrap().to_string();
         assert!(error.contains("no answer within 5 s"), "{error}");
         let took = began.elapsed();
         assert!((CONNECT_LIMIT..CONNECT_LIMIT * 2).contains(&took), "{took:?}");

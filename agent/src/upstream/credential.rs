@@ -11,6 +11,7 @@ use std::time::SystemTime;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use http::HeaderValue;
 use parking_lot::Mutex;
+use rustls::client::Resumption;
 use rustls::{ClientConfig, RootCertStore};
 
 use crate::pki::PemError;
@@ -50,26 +51,82 @@ pub enum CredentialError {
 /// How the node showed itself on one connection, for the audit record; never the secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UsedCredential {
-    /// `token` or `client-certificate`.
+    /// `token` or `client-certificate` for the node's own, or `service-account-token`.
     pub method: &'static str,
-    /// The client certificate as the API server's own audit names it (`authentication.kubernetes.io/credential-id`).
+    /// The client certificate or the token as the API server's own audit names it
+    /// (`authentication.kubernetes.io/credential-id`).
     pub id: Option<Arc<str>>,
+}
+
+/// What a connection to the API server shows of its client.
+///
+/// The API server looks at a client certificate before it looks at a token (k8s.io/kubernetes pkg/kubeapiserver/authenticator),
+/// so that a token on a connection with the node's certificate would act as the node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ConnectionIdentity {
+    /// The node's client certificate, where it has one.
+    Node,
+    /// Nothing.
+    Bare,
+}
+
+/// Both ways to begin a session.
+#[derive(Clone)]
+struct TlsConfigs {
+    /// For shared connections: HTTP/2, or HTTP/1.1 where the server has no other.
+    shared: Arc<ClientConfig>,
+    /// For upgrades, which HTTP/2 does not carry here.
+    http1: Arc<ClientConfig>,
+}
+
+impl TlsConfigs {
+    fn new(mut config: ClientConfig) -> TlsConfigs {
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let http1 = Arc::new(config.clone());
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        TlsConfigs {
+            shared: Arc::new(config),
+            http1,
+        }
+    }
 }
 
 /// One consistent reading of all files.
 pub(super) struct Loaded {
     /// Counts changes of what a connection is made with; connections of an older one take no new requests.
     pub(super) generation: u64,
-    /// For shared connections: HTTP/2, or HTTP/1.1 where the server has no other.
-    pub(super) shared: Arc<ClientConfig>,
-    /// For upgrades, which HTTP/2 does not carry here.
-    pub(super) http1: Arc<ClientConfig>,
-    /// `Authorization` for each request.
+    /// For connections that show the node's credential.
+    node: TlsConfigs,
+    /// For connections that show nothing: each of their requests has a token of its own.
+    bare: TlsConfigs,
+    /// `Authorization` for each request of the node's.
     pub(super) authorization: Option<HeaderValue>,
     /// When the client certificate expires.
     pub(super) not_after: Option<SystemTime>,
     /// What the record says of it.
-    pub(super) used: UsedCredential,
+    used: UsedCredential,
+}
+
+impl Loaded {
+    /// How a connection that shows this begins.
+    pub(super) fn tls(&self, identity: ConnectionIdentity, upgradable: bool) -> &Arc<ClientConfig> {
+        let configs = match identity {
+            ConnectionIdentity::Node => &self.node,
+            ConnectionIdentity::Bare => &self.bare,
+        };
+        if upgradable { &configs.http1 } else { &configs.shared }
+    }
+
+    /// What the record says of such a connection. The requests of a bare one have each their own.
+    pub(super) fn used(&self, identity: ConnectionIdentity) -> UsedCredential {
+        match identity {
+            ConnectionIdentity::Node => self.used.clone(),
+            ConnectionIdentity::Bare => UsedCredential {
+                method: "none",
+                id: None,
+            },
+        }
+    }
 }
 
 /// The bytes of the files, to tell changes.
@@ -189,8 +246,8 @@ fn load(
     if let Some((previous, true)) = previous {
         return Ok(Loaded {
             generation: previous.generation,
-            shared: Arc::clone(&previous.shared),
-            http1: Arc::clone(&previous.http1),
+            node: previous.node.clone(),
+            bare: previous.bare.clone(),
             authorization,
             not_after: previous.not_after,
             used: previous.used.clone(),
@@ -212,7 +269,10 @@ fn load(
         .with_safe_default_protocol_versions()
         .map_err(rustls_error(ca))?
         .with_root_certificates(roots);
-    let (mut config, not_after, used) = match credential {
+    let mut bare = builder.clone().with_no_client_auth();
+    // A session that was resumed would show what the first one did.
+    bare.resumption = Resumption::disabled();
+    let (config, not_after, used) = match credential {
         NodeCredential::ClientCertificate { certificate, key } => {
             let chain = pem::certificates(certificate, &source.certificate)?;
             let not_after = x509_parser::parse_x509_certificate(&chain[0].1)
@@ -240,13 +300,10 @@ fn load(
             (builder.with_no_client_auth(), None, used)
         }
     };
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    let http1 = Arc::new(config.clone());
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Loaded {
         generation: previous.map_or(0, |(loaded, _)| loaded.generation + 1),
-        shared: Arc::new(config),
-        http1,
+        node: TlsConfigs::new(config),
+        bare: TlsConfigs::new(bare),
         authorization,
         not_after,
         used,
@@ -265,15 +322,18 @@ fn fingerprint(certificate: &[u8]) -> Arc<str> {
 }
 
 fn bearer(file: &std::path::Path, token: &[u8]) -> Result<HeaderValue, PemError> {
-    let token = token.trim_ascii();
+    bearer_value(token.trim_ascii()).ok_or_else(|| PemError::content(file, 1, "not a bearer token"))
+}
+
+/// A token as `Authorization`, which no debug output shows.
+pub(super) fn bearer_value(token: &[u8]) -> Option<HeaderValue> {
     // RFC 6750 section 2.1: a token has neither spaces nor control characters.
     if token.is_empty() || !token.iter().all(u8::is_ascii_graphic) {
-        return Err(PemError::content(file, 1, "not a bearer token"));
+        return None;
     }
-    let mut value = HeaderValue::from_bytes(&[b"Bearer ", token].concat())
-        .map_err(|_| PemError::content(file, 1, "not a bearer token"))?;
+    let mut value = HeaderValue::from_bytes(&[b"Bearer ", token].concat()).ok()?;
     value.set_sensitive(true);
-    Ok(value)
+    Some(value)
 }
 
 #[cfg(test)]

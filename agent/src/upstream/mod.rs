@@ -15,6 +15,7 @@ mod pool;
 mod replay;
 mod retarget;
 mod retry;
+mod token;
 #[cfg(test)]
 mod tests;
 
@@ -23,17 +24,18 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use http::{Response, StatusCode, Uri};
+use http::{Response, StatusCode, Uri, request};
 use hyper::body::Incoming;
-use picket_policy::{LongTarget, Permit};
+use picket_policy::{LongTarget, Permit, Principal, UpstreamUser};
 use tokio_util::sync::CancellationToken;
 
 use connect::Connector;
-use credential::Credentials;
-use headers::OutboundIdentity;
+use credential::{ConnectionIdentity, Credentials};
+use headers::{OutboundCredential, OutboundIdentity};
 use outgoing::Outgoing;
 use pool::{ConnectionLease, PodKey, Pool, Pools};
 use replay::{Replay, ReplayBudget};
+use token::{Token, Tokens};
 
 use crate::runtime::workers;
 
@@ -44,6 +46,7 @@ pub use counted::{BodyEnd, CountedBody, HeldLease, OnEnd, UpstreamBody};
 pub use credential::{CredentialError, NodeCredential, UsedCredential};
 pub use headers::{AUDIT_ID, RequestOrigin, UpgradeProtocol, extras, requested_upgrade};
 pub use pool::{ResponseWindow, STREAMS_PER_CONNECTION};
+pub use token::TokenError;
 
 /// The place of a tunnel's connection among the node's; free again when the last one is dropped. An upgrade's response has it
 /// among its extensions.
@@ -105,6 +108,9 @@ pub enum SendError {
     /// Something changed between the decision and the sending; the request was not sent.
     #[error("policy, identity or pod changed before the request was sent, so it was not sent; try again")]
     NoLongerPermitted,
+    /// There is no token of the grant's service account, or the API server refuses it; the request was not carried out.
+    #[error(transparent)]
+    Token(#[from] TokenError),
     /// A name in the grant cannot stand in a header.
     #[error("the user or a group of the AgentGrant cannot be sent as a header: {0}")]
     Unsendable(#[from] http::header::InvalidHeaderValue),
@@ -124,6 +130,7 @@ impl SendError {
             SendError::Interrupted(_) => "upstream_interrupted",
             SendError::Broken(_) => "upstream_broken",
             SendError::NoLongerPermitted => "no_longer_permitted",
+            SendError::Token(error) => error.code(),
             SendError::Unsendable(_) | SendError::Malformed(_) => "unsendable",
         }
     }
@@ -132,7 +139,7 @@ impl SendError {
 /// One request sent, or tried to be.
 #[derive(Debug)]
 pub struct Attempt {
-    /// The credential of the connection that was used last; none where there was no connection.
+    /// The token of the request, or the credential of the connection that was used last; none where there was no connection.
     pub credential: Option<UsedCredential>,
     /// The response.
     pub response: Result<Response<UpstreamBody>, SendError>,
@@ -144,6 +151,7 @@ pub struct Upstream {
     /// One for each thread of the data path, so that a request and its answer stay on one core.
     pools: Arc<[Pools]>,
     replays: ReplayBudget,
+    tokens: Tokens,
 }
 
 impl Upstream {
@@ -158,12 +166,13 @@ impl Upstream {
         Ok(Upstream {
             pools: Pools::for_threads(connector, threads),
             replays: ReplayBudget::default(),
+            tokens: Tokens::default(),
         })
     }
 
-    /// The pool of the thread that calls, for responses with this window.
-    fn pool(&self, window: ResponseWindow) -> &Arc<Pool> {
-        self.pools[workers::current() % self.pools.len()].of(window)
+    /// The pool of the thread that calls, whose connections show this, for responses with this window.
+    fn pool(&self, identity: ConnectionIdentity, window: ResponseWindow) -> &Arc<Pool> {
+        self.pools[workers::current() % self.pools.len()].of(identity, window)
     }
 
     fn connector(&self) -> &Connector {
@@ -187,6 +196,19 @@ impl Upstream {
         for pools in &*self.pools {
             pools.sweep();
         }
+        self.tokens.sweep();
+    }
+
+    /// Forgets every token.
+    #[cfg(test)]
+    pub(crate) fn forget_tokens(&self) {
+        self.tokens.forget();
+    }
+
+    /// Makes every token this much older.
+    #[cfg(test)]
+    pub(crate) fn age_tokens(&self, by: Duration) {
+        self.tokens.age(by);
     }
 
     /// How many connections to the API server are open.
@@ -256,39 +278,106 @@ impl Upstream {
         (upgrade, window): (Option<UpgradeProtocol>, ResponseWindow),
         used: &mut Option<UsedCredential>,
     ) -> Result<Response<UpstreamBody>, SendError> {
-        let (impersonate, principal) = (Arc::clone(permit.impersonate()), Arc::clone(permit.principal()));
-        let mut head = permit.into_head();
-        let credential = self.connector().credentials.current();
-        let identity = OutboundIdentity {
-            impersonate: &impersonate,
-            principal: &principal,
-            origin,
-            authorization: credential.authorization.as_ref(),
+        let (user, principal) = (Arc::clone(permit.user()), Arc::clone(permit.principal()));
+        // What is behind a proxy may answer 401 by itself.
+        let by_server = !permit.request().is_proxied();
+        let token = self.token(&user).await?;
+        let head = self.head(permit, (&user, token.as_deref()), &principal, origin, upgrade)?;
+        let identity = match token {
+            Some(_) => ConnectionIdentity::Bare,
+            None => ConnectionIdentity::Node,
         };
+        let route = Route {
+            identity,
+            window,
+            pod: PodKey::of(&principal),
+            upgrade: upgrade.is_some(),
+        };
+        let response = self.send_head(head, body, route, used).await;
+        let (Some(token), Some(account)) = (token, user.service_account()) else {
+            return response;
+        };
+        if let Some(used) = used {
+            *used = token.used.clone();
+        }
+        match response {
+            Ok(response) if response.status() == StatusCode::UNAUTHORIZED && by_server => {
+                // The client's own credential is in order, so that the answer would mislead it.
+                match self.tokens.refused(account, &token) {
+                    Some(refused) => Err(refused.into()),
+                    None => Ok(response),
+                }
+            }
+            response => response,
+        }
+    }
+
+    /// The token of a user who acts by one. Boxed: it is seldom that one has to be asked for.
+    async fn token(&self, user: &UpstreamUser) -> Result<Option<Arc<Token>>, TokenError> {
+        let Some(account) = user.service_account() else {
+            return Ok(None);
+        };
+        let node = self.pool(ConnectionIdentity::Node, ResponseWindow::Large);
+        Box::pin(self.tokens.get(account, node)).await.map(Some)
+    }
+
+    /// The head that goes upstream.
+    fn head(
+        &self,
+        permit: Permit,
+        (user, token): (&UpstreamUser, Option<&Token>),
+        principal: &Principal,
+        origin: &RequestOrigin,
+        upgrade: Option<UpgradeProtocol>,
+    ) -> Result<request::Parts, SendError> {
+        let node = self.connector().credentials.current();
+        let credential = match (user, token) {
+            (UpstreamUser::Impersonated(user), _) => OutboundCredential::Node(node.authorization.as_ref(), user),
+            (UpstreamUser::ServiceAccount(_), Some(token)) => OutboundCredential::Token(&token.authorization),
+            (UpstreamUser::ServiceAccount(account), None) => return Err(TokenError::absent(account).into()),
+        };
+        let identity = OutboundIdentity {
+            credential,
+            principal,
+            origin,
+        };
+        let mut head = permit.into_head();
         head.headers = headers::outbound(std::mem::take(&mut head.headers), &identity, upgrade)?;
-        drop(credential);
+        Ok(head)
+    }
+
+    async fn send_head(
+        &self,
+        mut head: request::Parts,
+        body: RequestBody,
+        route: Route,
+        used: &mut Option<UsedCredential>,
+    ) -> Result<Response<UpstreamBody>, SendError> {
         let long = head.extensions.remove::<LongTarget>();
         if long.is_some() {
             head.uri = Uri::from_static(retarget::STAND_IN);
         }
         let outgoing = Outgoing::new(head);
-        if upgrade.is_some() || long.is_some() {
+        if route.upgrade || long.is_some() {
             // Boxed, as such requests are few and a handshake's state is large.
-            Box::pin(self.send_own(outgoing, body, long, used)).await
+            Box::pin(self.send_own(route.identity, outgoing, body, long, used)).await
         } else {
-            let (pod, replay) = (PodKey::of(&principal), Replay::new(body, &self.replays));
-            retry::send(self.pool(window), pod, outgoing, replay, used).await
+            let pool = self.pool(route.identity, route.window);
+            let replay = Replay::new(body, &self.replays);
+            retry::send(pool, route.pod, outgoing, replay, used).await
         }
     }
 
     async fn send_own(
         &self,
+        identity: ConnectionIdentity,
         outgoing: Outgoing,
         body: RequestBody,
         target: Option<LongTarget>,
         used: &mut Option<UsedCredential>,
     ) -> Result<Response<UpstreamBody>, SendError> {
-        let (mut sender, place, credential) = self.pool(ResponseWindow::Large).open_own(target).await?;
+        let pool = self.pool(identity, ResponseWindow::Large);
+        let (mut sender, place, credential) = pool.open_own(target).await?;
         *used = Some(credential);
         if !body.is_permitted() {
             return Err(SendError::NoLongerPermitted);
@@ -299,6 +388,15 @@ impl Upstream {
         response.extensions_mut().insert(TunnelPermit(place));
         Ok(response)
     }
+}
+
+/// Over which connections a request goes.
+#[derive(Clone, Copy)]
+struct Route {
+    identity: ConnectionIdentity,
+    window: ResponseWindow,
+    pod: PodKey,
+    upgrade: bool,
 }
 
 fn received(response: Response<Incoming>, lease: Option<ConnectionLease>) -> Response<UpstreamBody> {

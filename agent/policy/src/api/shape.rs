@@ -58,13 +58,14 @@ pub(crate) struct UnknownKeyword(String);
 
 /// Keywords that say nothing about structure, or what [`Spec::validate`](super::v1alpha1::Spec::validate) says in its own
 /// words. The table of cases in the tests holds both to the same verdict.
-const OTHER_KEYWORDS: [&str; 11] = [
+const OTHER_KEYWORDS: &[&str] = &[
     "$schema",
     "anyOf",
     "default",
     "description",
     "format",
     "maxLength",
+    "maxProperties",
     "minProperties",
     "not",
     "pattern",

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::overlap::could_both_match;
+use super::{Impersonate, UpstreamUser};
 use crate::api::v1alpha1::{AgentGrant, AgentIdentity, Attest};
 use crate::api::{AnyObject, Document, name_path};
 use crate::yaml::{Diagnostic, FieldPath};
@@ -147,7 +148,7 @@ fn upstreams(
     grants: &[From<'_, AgentGrant>],
     errors: &mut Vec<Diagnostic>,
 ) {
-    let path = spec("upstream").field("impersonate");
+    let path = spec("upstream");
     for (_, identity) in identities {
         let name = &identity.metadata.name;
         let reaching = grants.iter().filter(|(_, grant)| {
@@ -160,22 +161,41 @@ fn upstreams(
                 first = Some(grant);
                 continue;
             };
-            let as_whom = |grant: &From<'_, AgentGrant>| {
-                let impersonate = &grant.1.spec.upstream.impersonate;
-                let groups: BTreeSet<_> = impersonate.groups.iter().cloned().collect();
-                (impersonate.user.clone(), groups)
-            };
             if as_whom(before) != as_whom(grant) {
                 let reason = format!(
-                    "identity {name:?} would act as user {:?} by this grant and as {:?} by grant {:?} ({}): all grants of \
-                     one identity must name the same upstream user and groups",
-                    as_whom(grant).0,
-                    as_whom(before).0,
+                    "identity {name:?} would act as {} by this grant and as {} by grant {:?} ({}): all grants of one \
+                     identity must name the same upstream user and groups",
+                    in_words(grant),
+                    in_words(before),
                     before.0.name(),
                     where_is(before.0, &path)
                 );
                 errors.push(grant.0.error_at(&path, reason));
             }
+        }
+    }
+}
+
+/// Whom a grant names, however its groups are ordered.
+fn as_whom(grant: &From<'_, AgentGrant>) -> (UpstreamUser, BTreeSet<String>) {
+    match UpstreamUser::of(&grant.1.spec.upstream) {
+        UpstreamUser::Impersonated(Impersonate { user, groups }) => {
+            let groups = groups.into_iter().collect();
+            let bare = Impersonate {
+                user,
+                groups: Vec::new(),
+            };
+            (UpstreamUser::Impersonated(bare), groups)
+        }
+        account @ UpstreamUser::ServiceAccount(_) => (account, BTreeSet::new()),
+    }
+}
+
+fn in_words(grant: &From<'_, AgentGrant>) -> String {
+    match UpstreamUser::of(&grant.1.spec.upstream) {
+        UpstreamUser::Impersonated(impersonate) => format!("user {:?}", impersonate.user),
+        UpstreamUser::ServiceAccount(account) => {
+            format!("service account {:?}", format!("{}/{}", account.namespace(), account.name()))
         }
     }
 }

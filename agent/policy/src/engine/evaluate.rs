@@ -65,7 +65,7 @@ impl PolicySet {
             return Evaluation::Refuse(reasons.refusal(principal, request, fired.would_deny));
         };
         let allowance = Allowance {
-            impersonate: given.grant.shared_impersonate(),
+            user: given.grant.shared_user(),
             grant: given.grant.shared_name(),
             rule: given.rule,
             until: given.until,

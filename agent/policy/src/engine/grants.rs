@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::Impersonate;
+use super::UpstreamUser;
 use super::match_input::may_create;
 use super::window::{Window, Zones};
 use crate::api::v1alpha1::{AgentGrant, AgentGrantSpec, PolicyRule};
@@ -20,7 +20,7 @@ use crate::request::{KubeRequest, Target, Verb, VerbSet};
 #[derive(Debug)]
 pub struct Grant {
     name: Arc<str>,
-    impersonate: Arc<Impersonate>,
+    user: Arc<UpstreamUser>,
     identities: Vec<String>,
     groups: Vec<String>,
     namespaces: Box<[Glob]>,
@@ -104,10 +104,7 @@ impl Grant {
             .collect();
         let mut compiled = Self {
             name: grant.metadata.name.as_str().into(),
-            impersonate: Arc::new(Impersonate::new(
-                &upstream.impersonate.user,
-                &upstream.impersonate.groups,
-            )),
+            user: Arc::new(UpstreamUser::of(upstream)),
             identities: to.identities.clone(),
             groups: to.groups.clone(),
             // A namespace glob that fails here all the same must grant nothing.
@@ -146,14 +143,14 @@ impl Grant {
         &self.name
     }
 
-    /// Whom the API server is asked to act as.
+    /// As whom the API server is asked.
     #[must_use]
-    pub fn impersonate(&self) -> &Impersonate {
-        &self.impersonate
+    pub fn user(&self) -> &UpstreamUser {
+        &self.user
     }
 
-    pub(super) fn shared_impersonate(&self) -> Arc<Impersonate> {
-        self.impersonate.clone()
+    pub(super) fn shared_user(&self) -> Arc<UpstreamUser> {
+        self.user.clone()
     }
 
     pub(super) fn shared_name(&self) -> Arc<str> {

@@ -14,6 +14,7 @@ mod match_input;
 mod needs;
 mod overlap;
 mod rules;
+mod upstream_user;
 mod verdict;
 mod window;
 
@@ -28,8 +29,9 @@ use crate::yaml::Diagnostic;
 
 pub use grants::Grant;
 pub use needs::{BODY_LIMIT, BodyInput, Inputs, Needs};
+pub use upstream_user::{Impersonate, ServiceAccount, UpstreamUser, service_account};
 pub(crate) use verdict::{Allowance, Evaluation, Refusal};
-pub use verdict::{Cause, FiredRule, Impersonate, service_account};
+pub use verdict::{Cause, FiredRule};
 
 /// How much a policy set holds, for logs and metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

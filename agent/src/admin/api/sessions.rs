@@ -123,7 +123,7 @@ impl SessionItem {
                 comm: process.comm.clone(),
             }),
             request: facts.request.words(),
-            user: facts.impersonate.user.clone(),
+            user: facts.user.username().to_owned(),
             credential: facts.credential.as_ref().map(|used| Credential {
                 method: used.method.to_owned(),
                 id: used.id.as_ref().map(ToString::to_string),

@@ -33,7 +33,7 @@ pub(super) async fn checks(config: &Config, limit: Duration) -> Vec<Check> {
             let policies = store.current();
             let grants = policies.grants().iter();
             let user = |impersonate: &Impersonate| (impersonate.user.clone(), impersonate.groups.clone());
-            grants.map(|grant| user(grant.impersonate())).collect()
+            grants.filter_map(|grant| grant.user().impersonate().map(user)).collect()
         }
         Err(_) => BTreeSet::new(),
     };

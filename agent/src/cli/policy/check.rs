@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
-use picket_policy::{Diagnostic, Document, Grant, PolicyCounts, PolicySet, builtin, service_account};
+use picket_policy::{Diagnostic, Document, Grant, PolicyCounts, PolicySet, UpstreamUser, builtin, service_account};
 use serde::Serialize;
 
 use crate::store::StoreError;
@@ -68,22 +68,36 @@ struct UserReport {
     grant: String,
     user: String,
     groups: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     impersonate: Vec<String>,
+    /// The service account whose token the node requests.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token_of: Option<String>,
 }
 
 impl From<&Grant> for UserReport {
     fn from(grant: &Grant) -> Self {
-        let impersonate = grant.impersonate();
-        let user = match service_account(&impersonate.user) {
-            Some((namespace, name)) => format!("serviceaccounts {name} in namespace {namespace}"),
-            None => format!("users {}", impersonate.user),
+        let user = grant.user();
+        let (impersonate, token_of) = match user {
+            UpstreamUser::Impersonated(impersonate) => {
+                let first = match service_account(&impersonate.user) {
+                    Some((namespace, name)) => format!("serviceaccounts {name} in namespace {namespace}"),
+                    None => format!("users {}", impersonate.user),
+                };
+                let groups = impersonate.groups.iter().map(|group| format!("groups {group}"));
+                ([first].into_iter().chain(groups).collect(), None)
+            }
+            UpstreamUser::ServiceAccount(account) => {
+                let account = format!("{} in namespace {}", account.name(), account.namespace());
+                (Vec::new(), Some(account))
+            }
         };
-        let groups = impersonate.groups.iter().map(|group| format!("groups {group}"));
         Self {
             grant: grant.name().to_owned(),
-            user: impersonate.user.clone(),
-            groups: impersonate.effective_groups(),
-            impersonate: [user].into_iter().chain(groups).collect(),
+            user: user.username().to_owned(),
+            groups: user.effective_groups(),
+            impersonate,
+            token_of,
         }
     }
 }
@@ -259,12 +273,16 @@ fn text(report: &Report, out: &mut impl Write, err: &mut impl Write) -> io::Resu
             user,
             groups,
             impersonate,
+            token_of,
         } = user;
+        let must = match token_of {
+            Some(account) => format!("create tokens (serviceaccounts/token) of {account}"),
+            None => format!("impersonate {}", impersonate.join(", ")),
+        };
         writeln!(
             out,
-            "AgentGrant {grant}: the API server sees user {user}, groups {}; the node's RBAC must let it impersonate {}",
+            "AgentGrant {grant}: the API server sees user {user}, groups {}; the node's RBAC must let it {must}",
             groups.join(", "),
-            impersonate.join(", ")
         )?;
     }
     out.flush()?;

@@ -5,9 +5,11 @@ mod claims;
 mod correlation;
 mod fragments;
 mod heads;
+mod issuer;
 mod sessions;
 mod shares;
 mod texts;
+mod tokens;
 mod world;
 mod writes;
 

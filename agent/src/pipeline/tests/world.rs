@@ -32,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 use super::super::Pipeline;
 use super::super::heads::http1::Http1Heads;
 use super::super::heads::{HeadBudget, target as whole_target};
+use super::issuer::{Issuer, any_client};
 use crate::audit::spool::segment::stored_text;
 use crate::audit::{AuditConfig, AuditLog};
 use crate::listener::{Accepted, CONNECTIONS_PER_POD, PodShare, Process};
@@ -77,6 +78,8 @@ pub(super) struct Seen {
     pub(super) target: String,
     pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
+    /// Whether it came over a connection with a client certificate.
+    pub(super) certificate: bool,
 }
 
 /// A fresh folder, gone with the test.
@@ -138,6 +141,8 @@ pub(super) struct World {
     kube_events: Mutex<mpsc::Receiver<KubeEvent>>,
     /// Whoever holds it keeps the API server from accepting a TLS session.
     handshakes: Arc<tokio::sync::Mutex<()>>,
+    /// Who issues tokens of service accounts.
+    pub(super) issuer: Arc<Issuer>,
 }
 
 impl World {
@@ -177,8 +182,10 @@ impl World {
         let broken_off = CancellationToken::new();
         let handshakes = Arc::default();
         let bulk = Arc::default();
+        let issuer = Arc::<Issuer>::default();
         let api = Api {
             seen: Arc::clone(&seen),
+            issuer: Arc::clone(&issuer),
             bulk: Arc::clone(&bulk),
             broken_off: broken_off.clone(),
             handshakes: Arc::clone(&handshakes),
@@ -236,6 +243,7 @@ impl World {
             broken_off,
             kube_events: Mutex::new(reported),
             handshakes,
+            issuer,
         }
     }
 
@@ -460,11 +468,12 @@ struct Api {
     bulk: Arc<AtomicUsize>,
     broken_off: CancellationToken,
     handshakes: Arc<tokio::sync::Mutex<()>>,
+    issuer: Arc<Issuer>,
 }
 
 /// An API server that says `done` to everything and keeps what it got. It speaks both versions of HTTP.
 async fn serve_api(certificates: &Arc<Certificates>, api: Api) -> (SocketAddr, JoinHandle<()>) {
-    let config = certificates.server_config().expect("a configuration");
+    let config = any_client(&certificates.server_config().expect("a configuration"));
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
     let address = listener.local_addr().expect("an address");
     let serving = tokio::spawn(async move {
@@ -475,12 +484,14 @@ async fn serve_api(certificates: &Arc<Certificates>, api: Api) -> (SocketAddr, J
                 let stream = tokio_rustls::TlsAcceptor::from(config).accept(stream).await;
                 let stream = stream.expect("a TLS session");
                 let http1 = stream.get_ref().1.alpn_protocol() != Some(b"h2");
+                let certificate = stream.get_ref().1.peer_certificates().is_some();
                 // hyper alone would not take all that kube-apiserver does.
                 let io = Http1Heads::new(stream, HeadBudget::new().of_pod(&Arc::default()));
                 let exchange = io.exchange();
+                let noting = api.clone();
                 let service = service_fn(move |request| {
                     let request = if http1 { exchange.restore(request) } else { request };
-                    note(request, Arc::clone(&api.seen), Arc::clone(&api.bulk))
+                    note(request, noting.clone(), certificate)
                 });
                 let mut builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
                 builder
@@ -513,12 +524,13 @@ async fn serve_api(certificates: &Arc<Certificates>, api: Api) -> (SocketAddr, J
 
 async fn note(
     request: Request<Incoming>,
-    seen: Arc<Mutex<Vec<Seen>>>,
-    bulk: Arc<AtomicUsize>,
+    api: Api,
+    certificate: bool,
 ) -> Result<Response<BoxBody<Bytes, std::convert::Infallible>>, std::convert::Infallible> {
+    let seen = &api.seen;
     let target = whole_target(&request).to_owned();
     if target.contains("bulk=") {
-        return Ok(Response::new(bulky(bulk)));
+        return Ok(Response::new(bulky(Arc::clone(&api.bulk))));
     }
     if target.contains("long=")
         || target.contains("watch=true")
@@ -530,6 +542,7 @@ async fn note(
             target,
             headers: request.headers().clone(),
             body: Bytes::new(),
+            certificate,
         });
         return Ok(super::sessions::begin(request).await);
     }
@@ -539,12 +552,23 @@ async fn note(
         return Ok(Response::new(Full::new(Bytes::new()).boxed()));
     };
     let slow = target.contains("slow");
+    let issued = target.contains("/serviceaccounts/") && target.ends_with("/token");
+    let refused = api.issuer.refuses(&head.headers);
     seen.lock().push(Seen {
         method: head.method,
         target,
         headers: head.headers,
         body: body.to_bytes(),
+        certificate,
     });
+    if issued {
+        return Ok(api.issuer.issue().await.map(|body| Full::new(body).boxed()));
+    }
+    if refused {
+        let mut response = Response::new(Full::new(Bytes::from_static(b"Unauthorized")).boxed());
+        *response.status_mut() = StatusCode::UNAUTHORIZED;
+        return Ok(response);
+    }
     if slow {
         tokio::time::sleep(SLOW).await;
     }

@@ -90,10 +90,18 @@ pub struct RequestOrigin {
 
 /// Who a request comes from, as the API server learns it in place of what the client said.
 pub(in crate::upstream) struct OutboundIdentity<'a> {
-    pub(in crate::upstream) impersonate: &'a Impersonate,
+    pub(in crate::upstream) credential: OutboundCredential<'a>,
     pub(in crate::upstream) principal: &'a Principal,
     pub(in crate::upstream) origin: &'a RequestOrigin,
-    pub(in crate::upstream) authorization: Option<&'a HeaderValue>,
+}
+
+/// By whose credential a request goes, and as whom.
+#[derive(Clone, Copy)]
+pub(in crate::upstream) enum OutboundCredential<'a> {
+    /// The node's, which is an `Authorization` or what the connection shows, as this user.
+    Node(Option<&'a HeaderValue>, &'a Impersonate),
+    /// A token of the user's own, as `Authorization`. The user may impersonate nobody, so that nothing else is said of it.
+    Token(&'a HeaderValue),
 }
 
 /// A fact of a principal that goes upstream with each request as an extra of the user.
@@ -178,7 +186,7 @@ pub(in crate::upstream) fn outbound(
 ) -> Result<HeaderMap, header::InvalidHeaderValue> {
     let named = named_by_connection(&client);
     let trailers = wants_trailers(&client);
-    let mut headers = HeaderMap::with_capacity(client.len() + identity.impersonate.groups.len() + 6);
+    let mut headers = HeaderMap::with_capacity(client.len() + 8);
     let mut last: Option<HeaderName> = None;
     for (name, value) in client {
         // A repeated field comes without its name.
@@ -203,24 +211,37 @@ pub(in crate::upstream) fn outbound(
         headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.insert(header::UPGRADE, HeaderValue::from_static(protocol.as_str()));
     }
-    headers.insert(
-        IMPERSONATE_USER,
-        HeaderValue::from_str(&identity.impersonate.user)?,
-    );
-    for group in &identity.impersonate.groups {
-        headers.append(IMPERSONATE_GROUP, HeaderValue::from_str(group)?);
-    }
-    for extra in extras(identity.principal) {
-        headers.insert(extra.header, HeaderValue::try_from(extra.value)?);
-    }
+    let authorization = match identity.credential {
+        OutboundCredential::Node(authorization, user) => {
+            impersonate(&mut headers, user, identity.principal)?;
+            authorization
+        }
+        OutboundCredential::Token(authorization) => Some(authorization),
+    };
     headers.insert(AUDIT_ID, HeaderValue::from_str(&identity.origin.audit_id)?);
     if let Some(source) = identity.origin.source {
         headers.insert(FORWARDED_FOR, HeaderValue::try_from(source.to_string())?);
     }
-    if let Some(authorization) = identity.authorization {
+    if let Some(authorization) = authorization {
         headers.insert(header::AUTHORIZATION, authorization.clone());
     }
     Ok(headers)
+}
+
+/// Puts in as whom the node asks, with what describes the principal.
+fn impersonate(
+    headers: &mut HeaderMap,
+    user: &Impersonate,
+    principal: &Principal,
+) -> Result<(), header::InvalidHeaderValue> {
+    headers.insert(IMPERSONATE_USER, HeaderValue::from_str(&user.user)?);
+    for group in &user.groups {
+        headers.append(IMPERSONATE_GROUP, HeaderValue::from_str(group)?);
+    }
+    for extra in extras(principal) {
+        headers.insert(extra.header, HeaderValue::try_from(extra.value)?);
+    }
+    Ok(())
 }
 
 /// Takes from a response what belongs to the upstream hop alone; a switch of protocols keeps what the client waits for.

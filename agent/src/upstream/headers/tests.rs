@@ -26,13 +26,12 @@ fn sent_by(
         groups: vec!["readers".to_owned(), "picket:agents".to_owned()],
     };
     let identity = OutboundIdentity {
-        impersonate: &impersonate,
+        credential: OutboundCredential::Node(token.as_ref(), &impersonate),
         principal: &crate::identity::testing::principal("triage", "agents", "triage-0"),
         origin: &RequestOrigin {
             audit_id: "b0b".to_owned(),
             source: source.and_then(|address| address.parse().ok()),
         },
-        authorization: token.as_ref(),
     };
     outbound(headers, &identity, upgrade).unwrap()
 }

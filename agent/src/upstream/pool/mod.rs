@@ -4,7 +4,7 @@
 //! many as the API server serves at once; when all are full, another connection is made, so that a thousand watches all
 //! progress. Over HTTP/1.1 a lease is a whole connection. Finding a free stream takes no lock when HTTP/2 is spoken.
 //!
-//! Each thread of the data path has pools of its own, one for each size of flow-control window, and no other thread may send
+//! Each thread of the data path has pools of its own, one for each size of flow-control window and for what the connections show, and no other thread may send
 //! over its connections. A request that is handed to hyper while another thread ends that connection can stay in hyper's channel for ever (tokio's
 //! sync/mpsc/chan.rs, `Rx::drop`: what a sender has half sent is not drained); and a request that was begun at that moment may be
 //! told of a GOAWAY that lets it go on.
@@ -28,7 +28,7 @@ use picket_policy::LongTarget;
 use super::SendError;
 use super::body::RequestBody;
 use super::connect::{Connector, Protocol};
-use super::credential::UsedCredential;
+use super::credential::{ConnectionIdentity, UsedCredential};
 use super::retarget::Retarget;
 
 pub(in crate::upstream) use lease::ConnectionLease;
@@ -146,6 +146,8 @@ impl Http1 {
 /// The pool.
 pub(in crate::upstream) struct Pool {
     connector: Arc<Connector>,
+    /// What its connections show.
+    identity: ConnectionIdentity,
     /// Of each stream.
     window: ResponseWindow,
     http2: ArcSwap<Vec<Arc<Http2>>>,
@@ -195,6 +197,9 @@ impl Drop for Opening {
 pub(in crate::upstream) struct Pools {
     pub(in crate::upstream) large: Arc<Pool>,
     pub(in crate::upstream) small: Arc<Pool>,
+    /// For requests with a token of their own.
+    bare_large: Arc<Pool>,
+    bare_small: Arc<Pool>,
 }
 
 impl Pools {
@@ -203,8 +208,9 @@ impl Pools {
         let (connector, connections) = (Arc::new(connector), Arc::new(AtomicUsize::new(0)));
         let tunnels = Arc::new(AtomicUsize::new(0));
         let (large, small) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-        let pool = |window, alike| Pool {
+        let pool = |identity, window, alike| Pool {
             connector: Arc::clone(&connector),
+            identity,
             window,
             http2: ArcSwap::from_pointee(Vec::new()),
             http1: Mutex::new(Vec::new()),
@@ -215,25 +221,44 @@ impl Pools {
             tunnels: Arc::clone(&tunnels),
             began: Instant::now(),
         };
-        let pools = || Pools {
-            large: Arc::new(pool(ResponseWindow::Large, &large)),
-            small: Arc::new(pool(ResponseWindow::Small, &small)),
+        let of = |identity| {
+            (
+                Arc::new(pool(identity, ResponseWindow::Large, &large)),
+                Arc::new(pool(identity, ResponseWindow::Small, &small)),
+            )
+        };
+        let pools = || {
+            let (large, small) = of(ConnectionIdentity::Node);
+            let (bare_large, bare_small) = of(ConnectionIdentity::Bare);
+            Pools {
+                large,
+                small,
+                bare_large,
+                bare_small,
+            }
         };
         (0..threads.get()).map(|_| pools()).collect()
     }
 
-    /// The one whose streams have this window.
-    pub(in crate::upstream) fn of(&self, window: ResponseWindow) -> &Arc<Pool> {
-        match window {
-            ResponseWindow::Large => &self.large,
-            ResponseWindow::Small => &self.small,
+    /// The one whose connections show this, and whose streams have this window.
+    pub(in crate::upstream) fn of(
+        &self,
+        identity: ConnectionIdentity,
+        window: ResponseWindow,
+    ) -> &Arc<Pool> {
+        match (identity, window) {
+            (ConnectionIdentity::Node, ResponseWindow::Large) => &self.large,
+            (ConnectionIdentity::Node, ResponseWindow::Small) => &self.small,
+            (ConnectionIdentity::Bare, ResponseWindow::Large) => &self.bare_large,
+            (ConnectionIdentity::Bare, ResponseWindow::Small) => &self.bare_small,
         }
     }
 
     /// Closes what has been unused for long, is broken, or was made with a credential that has been replaced.
     pub(in crate::upstream) fn sweep(&self) {
-        self.large.sweep();
-        self.small.sweep();
+        for pool in [&self.large, &self.small, &self.bare_large, &self.bare_small] {
+            pool.sweep();
+        }
     }
 }
 
@@ -356,7 +381,7 @@ impl Pool {
             Counted::of(&self.connections, MAX_CONNECTIONS)?,
             Counted::of(&self.alike, self.window.connections())?,
         );
-        let session = self.connector.connect(false).await?;
+        let session = self.connector.connect(self.identity, false).await?;
         let (generation, credential) = (session.generation, session.credential);
         let io = TokioIo::new(session.stream);
         match session.protocol {
@@ -440,7 +465,7 @@ impl Pool {
     ) -> Result<(http1::SendRequest<RequestBody>, Arc<Counted>, UsedCredential), SendError> {
         let counted = Arc::new(Counted::of(&self.tunnels, MAX_TUNNELS)?);
         let place = Arc::clone(&counted);
-        let session = self.connector.connect(true).await?;
+        let session = self.connector.connect(self.identity, true).await?;
         let stream = Retarget::new(session.stream, target);
         let (sender, connection) = http1::handshake(TokioIo::new(stream))
             .await

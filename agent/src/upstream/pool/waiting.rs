@@ -9,7 +9,7 @@ use std::hash::{Hash as _, Hasher as _};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
-use picket_policy::Principal;
+use picket_policy::{Principal, ServiceAccount};
 use tokio::sync::oneshot;
 
 use super::ConnectionLease;
@@ -27,6 +27,13 @@ impl PodKey {
     pub(in crate::upstream) fn of(principal: &Principal) -> PodKey {
         let mut hasher = DefaultHasher::new();
         principal.origin().hash(&mut hasher);
+        PodKey(hasher.finish())
+    }
+
+    /// Of requests for this account's tokens, which take turns as a pod of their own does.
+    pub(in crate::upstream) fn of_account(account: &ServiceAccount) -> PodKey {
+        let mut hasher = DefaultHasher::new();
+        account.hash(&mut hasher);
         PodKey(hasher.finish())
     }
 }

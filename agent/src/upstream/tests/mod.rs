@@ -12,6 +12,7 @@ use http_body_util::BodyExt as _;
 use socket2::SockRef;
 use tokio::io::AsyncWriteExt as _;
 
+use super::credential::ConnectionIdentity;
 use super::outgoing::Outgoing;
 use super::pool::PodKey;
 use super::replay::{KEPT_PER_REQUEST, Replay, ReplayBudget};
@@ -237,7 +238,7 @@ async fn every_connection_is_one_on_which_the_kernel_looks_after_the_server() {
         let session = server
             .pool
             .connector()
-            .connect(upgradable)
+            .connect(ConnectionIdentity::Node, upgradable)
             .await
             .expect("a session");
         let socket = SockRef::from(session.stream.get_ref().0);

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::grant_upstream::GrantUpstream;
 use super::grant_window::GrantWindow;
 use super::object::Spec;
 use super::policy_rule::PolicyRule;
@@ -14,16 +15,13 @@ use crate::glob::Glob;
 use crate::kubernetes::resources::namespace_error;
 use crate::yaml::FieldPath;
 
-/// The one `system:` group a grant may name: the API server adds it by itself, so it gives nothing more.
-const AUTHENTICATED: &str = "system:authenticated";
-
 /// What agents may do, and as whom. What is not granted is refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AgentGrantSpec {
     /// Whom the grant is for: identities, groups or both.
     pub to: GrantTo,
-    /// As whom the API server is asked. Kubernetes RBAC decides last, as that user.
+    /// As whom the API server is asked: exactly one of the fields. Kubernetes RBAC decides last, as that user.
     pub upstream: GrantUpstream,
     /// Namespaces (globs) that the rules hold in. Without this field the rules hold everywhere, for cluster-scoped and
     /// non-resource requests too.
@@ -57,85 +55,9 @@ pub struct GrantTo {
     pub groups: Vec<String>,
 }
 
-/// As whom the API server is asked.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct GrantUpstream {
-    /// The user and groups that the API server is asked to act as.
-    pub impersonate: ImpersonatedUser,
-}
-
-/// The user and groups that the API server is asked to act as.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct ImpersonatedUser {
-    /// The user. Of the `system:` users only `system:serviceaccount:NAMESPACE:NAME` can be impersonated.
-    #[schemars(
-        length(min = 1),
-        regex(pattern = r"^[!-~]([ -~]*[!-~])?$"),
-        extend("anyOf" = [{"pattern": "^system:serviceaccount:[^:]+:[^:]+$"}, {"not": {"pattern": "^system:"}}])
-    )]
-    pub user: String,
-    /// The groups. Of the `system:` groups only `system:authenticated` can be impersonated.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(
-        length(min = 1),
-        extend("items" = {
-            "type": "string",
-            "pattern": r"^[!-~]([ -~]*[!-~])?$",
-            "anyOf": [{"pattern": "^system:authenticated$"}, {"not": {"pattern": "^system:"}}],
-        })
-    )]
-    pub groups: Vec<String>,
-}
-
-/// Whether a header can carry a text, so that what it cannot hold is refused here and not at the first request.
-fn fits_header(text: &str) -> bool {
-    text.trim() == text && !text.is_empty() && text.bytes().all(|b| (0x20..0x7f).contains(&b))
-}
-
-impl ImpersonatedUser {
-    fn validate(&self, path: &FieldPath, errors: &mut FieldErrors) {
-        let user = &self.user;
-        if !fits_header(user) {
-            let reason = "the user must be printable ASCII without blanks around it";
-            errors.add(path.field("user"), reason);
-        }
-        if user.starts_with("system:") && !is_service_account(user) {
-            let reason = format!(
-                "user {user:?}: of the `system:` users only system:serviceaccount:NAMESPACE:NAME can be impersonated"
-            );
-            errors.add(path.field("user"), reason);
-        }
-        errors.add_each(&path.field("groups"), &self.groups, |group| {
-            if group == "system:masters" {
-                let reason =
-                    "group \"system:masters\" passes every check of the API server and is never impersonated";
-                Some(reason.to_owned())
-            } else if group.starts_with("system:") && group != AUTHENTICATED {
-                Some(format!(
-                    "group {group:?}: of the `system:` groups only {AUTHENTICATED} can be impersonated; the API \
-                     server's own groups carry rights that no grant should hand out"
-                ))
-            } else {
-                let reason = "a group must be printable ASCII without blanks around it";
-                (!fits_header(group)).then(|| reason.to_owned())
-            }
-        });
-    }
-}
-
-/// `system:serviceaccount:NAMESPACE:NAME`.
-fn is_service_account(user: &str) -> bool {
-    user.strip_prefix("system:serviceaccount:").is_some_and(|rest| {
-        matches!(rest.split(':').collect::<Vec<_>>()[..], [namespace, name] if !namespace.is_empty() && !name.is_empty())
-    })
-}
-
 impl Spec for AgentGrantSpec {
     const KIND: &'static str = "AgentGrant";
     const PLANNED_FIELDS: &'static [&'static str] = &[
-        "spec.upstream.serviceAccount",
         "spec.upstream.eks",
         "spec.upstream.onBehalfOf",
         "spec.rules[].dryRun",
@@ -152,8 +74,7 @@ impl Spec for AgentGrantSpec {
                 .contains(['*', '?'])
                 .then(|| format!("group {group:?}: a grant names groups without globs"))
         });
-        let impersonate = path.field("upstream").field("impersonate");
-        self.upstream.impersonate.validate(&impersonate, errors);
+        self.upstream.validate(&path.field("upstream"), errors);
         let namespaces = path.field("namespaces");
         errors.add_each(&namespaces, &self.namespaces, |namespace| {
             match Glob::name(namespace) {

@@ -123,13 +123,13 @@ fn a_recheck_says_what_a_decision_would() {
     let line = "GET /api/v1/namespaces/n/secrets/x";
     let recheck = |set: &PolicySet| set.recheck(&principal(set, "fixer"), &request(line), NOW);
     let Recheck::Permit {
-        impersonate: as_user,
+        user: as_user,
         until: None,
     } = recheck(&compile(&[&grant(ALL)]))
     else {
         panic!("not permitted")
     };
-    assert_eq!(as_user.user, "u");
+    assert_eq!(as_user.username(), "u");
     assert_eq!(
         recheck(&asking(&[&grant(ALL), &ask_rule("a", "")])),
         Recheck::Ask { until: None }

@@ -154,8 +154,9 @@ fn audit_notes_and_warn_warns_and_neither_refuses() {
     );
     let set = compile(&[&grant(ALL), &audit, &warn]);
     let permit = permitted(&set, "GET /api/v1/pods");
-    assert_eq!(permit.impersonate().user, "u");
-    assert_eq!(permit.impersonate().groups, ["a", "b"]);
+    let impersonate = permit.user().impersonate().expect("a user");
+    assert_eq!(impersonate.user, "u");
+    assert_eq!(impersonate.groups, ["a", "b"]);
     assert_eq!((permit.policy(), permit.rule()), ("g", "rules[0]"));
     let [finding] = permit.would_deny() else {
         panic!("{permit:?}")
@@ -329,11 +330,19 @@ fn documents_are_checked_against_each_other() {
         ),
         (
             grant(ALL) + &second("v"),
-            "identity \"fixer\" would act as user \"v\" by this grant and as \"u\" by grant",
+            "identity \"fixer\" would act as user \"v\" by this grant and as user \"u\" by grant",
         ),
         (
             grant(ALL) + &second("u").replace("[a, b]", "[a]"),
             "must name the same upstream user and groups",
+        ),
+        (
+            grant(ALL)
+                + &second("u").replace(
+                    "impersonate: {user: u, groups: [a, b]}",
+                    "serviceAccount: {namespace: ci, name: bot}",
+                ),
+            "would act as service account \"ci/bot\" by this grant and as user \"u\" by grant",
         ),
     ] {
         let errors = try_compile(&format!("{BASE}{extra}")).expect_err("a fault");
