@@ -16,6 +16,7 @@ pub(crate) const TESTS: &[Test] = tests! {
     the_source_is_the_pod_in_both_logs,
     what_only_a_proxy_may_say_is_dropped,
     a_service_account_has_its_groups,
+    a_service_account_acts_by_its_own_token,
     a_suspended_identity_is_refused,
     a_pod_without_identity_is_refused,
     the_process_is_the_one_that_asked,
@@ -240,7 +241,7 @@ rules:
   resourceNames: ["agents:lab", "system:serviceaccounts", "system:serviceaccounts:lab"]
   verbs: [impersonate]
 - apiGroups: [authentication.k8s.io]
-  resources: [userextras/picket.dev/identity, userextras/picket.dev/pod]
+  resources: [userextras/picket.dev/identity, userextras/picket.dev/pod, userextras/picket.dev/session]
   verbs: [impersonate]
 ---
 apiVersion: rbac.authorization.k8s.io/v1
@@ -303,6 +304,115 @@ fn as_a_robot(world: &World) -> Result<[Vec<String>; 2]> {
         })?;
     }
     Ok(seen)
+}
+
+/// The right to request tokens of that account in that namespace, and what the account itself may do.
+const TOKEN_RIGHTS: &str = r#"
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: deployer, namespace: lab}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {name: picket-node-tokens, namespace: lab}
+rules:
+- {apiGroups: [""], resources: [serviceaccounts/token], resourceNames: [deployer], verbs: [create]}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: picket-node-tokens, namespace: lab}
+roleRef: {kind: Role, name: picket-node-tokens, apiGroup: rbac.authorization.k8s.io}
+subjects: [{kind: Group, name: "picket:nodes", apiGroup: rbac.authorization.k8s.io}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: deployer-views, namespace: lab}
+roleRef: {kind: ClusterRole, name: view, apiGroup: rbac.authorization.k8s.io}
+subjects: [{kind: ServiceAccount, name: deployer, namespace: lab}]
+"#;
+
+/// The API server's own log has the account as the user, and the token's id; the node is nowhere in it.
+fn a_service_account_acts_by_its_own_token(world: &mut World) -> Result<()> {
+    let objects = ROBOT.replace(
+        "impersonate: {user: \"system:serviceaccount:lab:robot\"}",
+        "serviceAccount: {namespace: lab, name: deployer}",
+    );
+    world.agent.write_objects("deployer.yaml", &objects)?;
+    let outcome = as_the_deployer(world);
+    world.agent.remove_objects("deployer.yaml")?;
+    world
+        .cluster
+        .kubectl_stdin(&["delete", "--ignore-not-found", "-f", "-"], TOKEN_RIGHTS)?;
+    outcome
+}
+
+fn as_the_deployer(world: &World) -> Result<()> {
+    const SEED: &str = "/api/v1/namespaces/lab/configmaps/seed";
+    let ask = || -> Result<Value> {
+        let answer = world.python("stranger", REQUEST, &["GET", SEED])?.good()?;
+        Ok(serde_json::from_str(&answer)?)
+    };
+    // The account is not there, and nobody may have its tokens.
+    let answer = crate::life::until(|| {
+        let answer = ask()?;
+        let told = answer.to_string().contains("service account lab/deployer");
+        Ok(told.then_some(answer))
+    })?;
+    ensure!(
+        answer["code"] == 403 && answer["retryAfter"].is_null(),
+        "{answer:#}"
+    );
+    let message = answer["body"]["message"].as_str().unwrap_or_default();
+    ensure!(message.contains("serviceaccounts/token"), "{message}");
+
+    world.cluster.apply(TOKEN_RIGHTS)?;
+    let (picket, server) = (world.picket_log(), world.server_log());
+    let answer = crate::life::until(|| {
+        let answer = ask()?;
+        Ok((answer["code"] == 200).then_some(answer))
+    })?;
+    let last =
+        |record: &Value| record["auditID"] == answer["auditID"] && record["stage"] == "ResponseComplete";
+    let ours = picket.wait("the get", last)?;
+    let theirs = server.wait("the get", last)?;
+    let user = &theirs["user"];
+    ensure!(
+        user["username"] == "system:serviceaccount:lab:deployer",
+        "{theirs:#}"
+    );
+    ensure!(theirs["impersonatedUser"].is_null(), "{theirs:#}");
+    for fact in ["username", "groups"] {
+        ensure!(
+            ours["impersonatedUser"][fact] == user[fact],
+            "{ours:#} {theirs:#}"
+        );
+    }
+    ensure!(
+        ours["credential"]["method"] == "service-account-token",
+        "{ours:#}"
+    );
+    let id = &user["extra"]["authentication.kubernetes.io/credential-id"][0];
+    ensure!(
+        ours["credential"]["id"] == *id && id.as_str().is_some_and(|id| id.starts_with("JTI=")),
+        "{ours:#} {theirs:#}"
+    );
+    // The node asked for the token as itself, once for all requests.
+    let issued = server.all(|record| {
+        about(record, "create", "serviceaccounts", "deployer")
+            && record["stage"] == "ResponseComplete"
+            && record["responseStatus"]["code"] == 201
+    })?;
+    ensure!(issued.len() == 1, "{issued:#?}");
+    let node = format!("picket:{}", world.cluster.node().name);
+    ensure!(issued[0]["user"]["username"] == node.as_str(), "{:#}", issued[0]);
+    // What the account may not do, the node's rights do not help with.
+    let path = "/api/v1/namespaces/vault/configmaps/seed";
+    let answer = world.python("stranger", REQUEST, &["GET", path])?.good()?;
+    ensure!(
+        answer.contains("403") && answer.contains("system:serviceaccount:lab:deployer"),
+        "{answer}"
+    );
+    Ok(())
 }
 
 fn sorted(groups: &Value) -> Vec<String> {

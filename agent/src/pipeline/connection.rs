@@ -242,8 +242,17 @@ impl Connection {
         )?)
     }
 
-    /// The user the API server is asked as, with the extras that are sent with one who is impersonated.
-    pub(super) fn upstream_user(&self, principal: &Arc<Principal>, user: &Arc<UpstreamUser>) -> Arc<User> {
+    /// The user the API server is asked as, with the extras that are sent with one who is impersonated. A request that may become
+    /// a session has the session's id among them.
+    pub(super) fn upstream_user(
+        &self,
+        principal: &Arc<Principal>,
+        user: &Arc<UpstreamUser>,
+        session: Option<&str>,
+    ) -> Arc<User> {
+        if session.is_some() {
+            return Arc::new(recorded(principal, user, session));
+        }
         let mut last = self.upstream_user.lock();
         if let Some(last) = &*last
             && Arc::ptr_eq(&last.principal, principal)
@@ -251,23 +260,28 @@ impl Connection {
         {
             return Arc::clone(&last.recorded);
         }
-        let extra = user.impersonate().map(|_| extras(principal));
-        let recorded = Arc::new(User {
-            username: user.username().to_owned(),
-            groups: user.effective_groups(),
-            extra: extra
-                .into_iter()
-                .flatten()
-                .map(|extra| (extra.name.to_owned(), vec![extra.value]))
-                .collect(),
-            uid: None,
-        });
+        let recorded = Arc::new(recorded(principal, user, None));
         *last = Some(RecordedUser {
             principal: Arc::clone(principal),
             user: Arc::clone(user),
             recorded: Arc::clone(&recorded),
         });
         recorded
+    }
+}
+
+/// The user as a record has it. Nothing is said of one whose token the request carries.
+fn recorded(principal: &Principal, user: &UpstreamUser, session: Option<&str>) -> User {
+    let extra = user.impersonate().map(|_| extras(principal, session));
+    User {
+        username: user.username().to_owned(),
+        groups: user.effective_groups(),
+        extra: extra
+            .into_iter()
+            .flatten()
+            .map(|extra| (extra.name.to_owned(), vec![extra.value]))
+            .collect(),
+        uid: None,
     }
 }
 
@@ -353,14 +367,24 @@ spec:
             }))
         };
         let (one, other) = (as_user("one"), as_user("other"));
-        let first = connection.upstream_user(&principal, &one);
+        let first = connection.upstream_user(&principal, &one, None);
         assert_eq!(first.extra["picket.dev/pod"], ["ns/p"]);
-        assert!(Arc::ptr_eq(&first, &connection.upstream_user(&principal, &one)));
-        assert_eq!(connection.upstream_user(&principal, &other).username, "other");
-        assert_eq!(connection.upstream_user(&principal, &one).username, "one");
+        assert!(Arc::ptr_eq(
+            &first,
+            &connection.upstream_user(&principal, &one, None)
+        ));
+        assert_eq!(
+            connection.upstream_user(&principal, &other, None).username,
+            "other"
+        );
+        assert_eq!(connection.upstream_user(&principal, &one, None).username, "one");
+        let session = connection.upstream_user(&principal, &one, Some("b0b"));
+        assert_eq!(session.extra["picket.dev/session"], ["b0b"]);
+        let next = connection.upstream_user(&principal, &one, None);
+        assert!(!next.extra.contains_key("picket.dev/session"));
         // A token says nothing of the pod.
         let account = Arc::new(UpstreamUser::ServiceAccount(ServiceAccount::new("ci", "bot")));
-        let account = connection.upstream_user(&principal, &account);
+        let account = connection.upstream_user(&principal, &account, None);
         assert_eq!(account.username, "system:serviceaccount:ci:bot");
         assert!(account.extra.is_empty());
     }

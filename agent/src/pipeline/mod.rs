@@ -69,7 +69,7 @@ use connection::Connection;
 use heads::{HeadBudget, HeldHead};
 use record::{findings, record_decision, record_rejection, record_request, record_status};
 use server::FailedHandshakes;
-use session::{Basis, Following, InForce};
+use session::{Basis, Following, InForce, may_be_session};
 use watched::WatchedBodies;
 use write::{AbandonedWrites, Exchange};
 
@@ -332,6 +332,7 @@ async fn send<U: Borrow<Upstream>>(
     let sent = Instant::now();
     let origin = RequestOrigin {
         audit_id: record.id().to_string(),
+        session: may_be_session(permit.request()),
         source: record.source(),
     };
     let attempt = upstream

@@ -5,6 +5,7 @@
 use picket_policy::{FiredRule, KubeRequest, Permit, Target};
 
 use super::connection::Connection;
+use super::session::may_be_session;
 use crate::audit::{self, ObjectRef, Record};
 use crate::reject::{Rejection, Status};
 use crate::upstream::SendError;
@@ -20,7 +21,8 @@ pub(super) fn record_request(record: &mut Record, request: &KubeRequest) {
 /// The request may pass: by which grant, as whom, and what rules had to say.
 pub(super) fn record_decision(record: &mut Record, permit: &Permit, connection: &Connection) {
     record.allow(Some(permit.policy().to_owned()), Some(permit.rule().to_owned()));
-    record.impersonated(connection.upstream_user(permit.principal(), permit.user()));
+    let session = may_be_session(permit.request()).then(|| record.id().to_string());
+    record.impersonated(connection.upstream_user(permit.principal(), permit.user(), session.as_deref()));
     if !permit.warnings().is_empty() || !permit.would_deny().is_empty() {
         record.findings(findings(permit.warnings()), findings(permit.would_deny()));
     }

@@ -27,6 +27,11 @@ use crate::session::{
 use crate::store::Store;
 use crate::upstream::{StillPermitted, TunnelPermit, UpgradeProtocol, UpstreamBody, UsedCredential};
 
+/// Whether a request becomes a session, if the API server answers it as one.
+pub(super) fn may_be_session(request: &KubeRequest) -> bool {
+    request.follow || request.upgrade
+}
+
 /// What a permit is judged by again.
 pub(super) struct InForce {
     pub(super) store: Arc<Store>,

@@ -193,7 +193,12 @@ mod tests {
         let server = format!("https://{}", listener.local_addr().unwrap());
         let connector = Connector::new(&server.parse().unwrap(), None, credentials).unwrap();
         let began = tokio::time::Instant::now();
-        let error = connector.connect(ConnectionIdentity::Node, false).await.err().unwrap().to_string();
+        let error = connector
+            .connect(ConnectionIdentity::Node, false)
+            .await
+            .err()
+            .unwrap()
+            .to_string();
         assert!(error.contains("no answer within 5 s"), "{error}");
         let took = began.elapsed();
         assert!((CONNECT_LIMIT..CONNECT_LIMIT * 2).contains(&took), "{took:?}");

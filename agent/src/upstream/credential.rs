@@ -114,7 +114,11 @@ impl Loaded {
             ConnectionIdentity::Node => &self.node,
             ConnectionIdentity::Bare => &self.bare,
         };
-        if upgradable { &configs.http1 } else { &configs.shared }
+        if upgradable {
+            &configs.http1
+        } else {
+            &configs.shared
+        }
     }
 
     /// What the record says of such a connection. The requests of a bare one have each their own.

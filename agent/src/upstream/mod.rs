@@ -15,9 +15,9 @@ mod pool;
 mod replay;
 mod retarget;
 mod retry;
-mod token;
 #[cfg(test)]
 mod tests;
+mod token;
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -46,7 +46,7 @@ pub use counted::{BodyEnd, CountedBody, HeldLease, OnEnd, UpstreamBody};
 pub use credential::{CredentialError, NodeCredential, UsedCredential};
 pub use headers::{AUDIT_ID, RequestOrigin, UpgradeProtocol, extras, requested_upgrade};
 pub use pool::{ResponseWindow, STREAMS_PER_CONNECTION};
-pub use token::TokenError;
+pub use token::AccountTokenError;
 
 /// The place of a tunnel's connection among the node's; free again when the last one is dropped. An upgrade's response has it
 /// among its extensions.
@@ -110,7 +110,7 @@ pub enum SendError {
     NoLongerPermitted,
     /// There is no token of the grant's service account, or the API server refuses it; the request was not carried out.
     #[error(transparent)]
-    Token(#[from] TokenError),
+    Token(#[from] AccountTokenError),
     /// A name in the grant cannot stand in a header.
     #[error("the user or a group of the AgentGrant cannot be sent as a header: {0}")]
     Unsendable(#[from] http::header::InvalidHeaderValue),
@@ -313,7 +313,7 @@ impl Upstream {
     }
 
     /// The token of a user who acts by one. Boxed: it is seldom that one has to be asked for.
-    async fn token(&self, user: &UpstreamUser) -> Result<Option<Arc<Token>>, TokenError> {
+    async fn token(&self, user: &UpstreamUser) -> Result<Option<Arc<Token>>, AccountTokenError> {
         let Some(account) = user.service_account() else {
             return Ok(None);
         };
@@ -332,9 +332,11 @@ impl Upstream {
     ) -> Result<request::Parts, SendError> {
         let node = self.connector().credentials.current();
         let credential = match (user, token) {
-            (UpstreamUser::Impersonated(user), _) => OutboundCredential::Node(node.authorization.as_ref(), user),
+            (UpstreamUser::Impersonated(user), _) => {
+                OutboundCredential::Node(node.authorization.as_ref(), user)
+            }
             (UpstreamUser::ServiceAccount(_), Some(token)) => OutboundCredential::Token(&token.authorization),
-            (UpstreamUser::ServiceAccount(account), None) => return Err(TokenError::absent(account).into()),
+            (UpstreamUser::ServiceAccount(account), None) => return Err(AccountTokenError::absent(account).into()),
         };
         let identity = OutboundIdentity {
             credential,

@@ -195,7 +195,10 @@ fn in_words(grant: &From<'_, AgentGrant>) -> String {
     match UpstreamUser::of(&grant.1.spec.upstream) {
         UpstreamUser::Impersonated(impersonate) => format!("user {:?}", impersonate.user),
         UpstreamUser::ServiceAccount(account) => {
-            format!("service account {:?}", format!("{}/{}", account.namespace(), account.name()))
+            format!(
+                "service account {:?}",
+                format!("{}/{}", account.namespace(), account.name())
+            )
         }
     }
 }

@@ -4,14 +4,16 @@
 //! whom the grants let agents act as.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::Uri;
 use kube::Client;
-use picket_policy::Impersonate;
+use picket_policy::{Grant, Impersonate, UpstreamUser};
 
 use super::needs::{
-    Need, OnRights, Verdict, first, followed, impersonated, judge, narrowed, on_samples, on_verbs,
+    Need, OnRights, Verdict, at_least, first, followed, impersonated, judge, narrowed, on_samples, on_verbs,
+    tokens,
 };
 use super::{in_time, slow};
 use crate::cluster::rights::{CredentialFiles, ReviewError, RuleVerbs, lacking, rule_verbs};
@@ -28,16 +30,11 @@ const UPSTREAM: &str = "upstream credential";
 /// Both checks. Must be called within a tokio runtime.
 pub(super) async fn checks(config: &Config, limit: Duration) -> Vec<Check> {
     // What objects cannot be read is the configuration's check.
-    let users: BTreeSet<_> = match Store::open(&config.objects) {
-        Ok(store) => {
-            let policies = store.current();
-            let grants = policies.grants().iter();
-            let user = |impersonate: &Impersonate| (impersonate.user.clone(), impersonate.groups.clone());
-            grants.filter_map(|grant| grant.user().impersonate().map(user)).collect()
-        }
-        Err(_) => BTreeSet::new(),
+    let granted = match Store::open(&config.objects) {
+        Ok(store) => granted(store.current().grants()),
+        Err(_) => at_least(),
     };
-    let (followed, impersonated) = (followed(), impersonated(&users));
+    let followed = followed();
     let advice = format!(
         "give the credential the rights of deploy/rbac.yaml: apply the file, and bind ClusterRole picket-node to the group of \
          the credential in {}",
@@ -57,13 +54,23 @@ pub(super) async fn checks(config: &Config, limit: Duration) -> Vec<Check> {
         check(
             UPSTREAM,
             upstream.unwrap_or_else(late),
-            &impersonated,
-            "list these users and groups under resourceNames in ClusterRole picket-node-impersonate of deploy/rbac.yaml, apply \
+            &granted,
+            "list these users, groups and service accounts under resourceNames in ClusterRole picket-node-impersonate of deploy/rbac.yaml, apply \
              the file, and bind the role to the credential's group; one verb must do for a user and all its groups"
                 .to_owned()
         ),
     );
     vec![cluster, upstream]
+}
+
+/// What the grants take upstream.
+fn granted(grants: &[Arc<Grant>]) -> Vec<Need> {
+    let users = grants.iter().map(|grant| grant.user());
+    let user = |impersonate: &Impersonate| (impersonate.user.clone(), impersonate.groups.clone());
+    let acting = users.clone().filter_map(UpstreamUser::impersonate).map(user);
+    let tokens = tokens(users.filter_map(UpstreamUser::service_account));
+    let needs = [impersonated(&acting.collect()), tokens].concat();
+    if needs.is_empty() { at_least() } else { needs }
 }
 
 /// A client and the server that it asks, or what is to be told of it.
@@ -251,6 +258,7 @@ objects: [/nonexistent/o]
         let extras = [
             "impersonate userextras/picket.dev/identity",
             "impersonate userextras/picket.dev/pod",
+            "impersonate userextras/picket.dev/session",
         ];
         let user = [
             "impersonate group agents",
@@ -283,13 +291,48 @@ objects: [/nonexistent/o]
         };
         let check = asked(&needs, given).await;
         assert_eq!(check.status, CheckStatus::Ok, "{check:?}");
-        assert!(check.detail.contains("all 8 rights"), "{}", check.detail);
+        assert!(check.detail.contains("all 10 rights"), "{}", check.detail);
         let narrow = "narrow: impersonate-on:user-info:VERB for get alone";
         assert!(check.detail.ends_with(narrow), "{}", check.detail);
         // The older verb does, where the release has no other.
         let plain = |of: &serde_json::Value| Ok(of["verb"] == "impersonate");
         let check = asked_with_rules(&needs, plain, rules(&["impersonate"], None)).await;
         assert_eq!(check.status, CheckStatus::Ok, "{check:?}");
+    }
+
+    #[tokio::test]
+    async fn the_right_to_request_tokens_is_asked_about_by_name() {
+        const OBJECTS: &str = "
+apiVersion: picket.dev/v1alpha1
+kind: AgentIdentity
+metadata: {name: bot}
+spec: {owner: o, attest: {pod: {namespace: n, serviceAccount: s}}}
+---
+apiVersion: picket.dev/v1alpha1
+kind: AgentGrant
+metadata: {name: bot}
+spec:
+  to: {identities: [bot]}
+  upstream: {serviceAccount: {namespace: ci, name: bot}}
+  rules: [{verbs: [get], apiGroups: [''], resources: [pods]}]
+";
+        let documents = picket_policy::read_documents("f", OBJECTS).expect("valid");
+        let policies = picket_policy::PolicySet::compile(documents).expect("a policy set");
+        let needs = granted(policies.grants());
+        let given = |of: &serde_json::Value| {
+            let token = of["resource"] == "serviceaccounts" && of["subresource"] == "token";
+            Ok(token && of["verb"] == "create" && of["namespace"] == "ci" && of["name"] == "bot")
+        };
+        let check = asked(&needs, given).await;
+        assert_eq!(check.status, CheckStatus::Ok, "{check:?}");
+        let check = asked(&needs, |_| Ok(false)).await;
+        assert_eq!(
+            (check.status, &*check.detail),
+            (
+                CheckStatus::Missing,
+                "may not create serviceaccounts/token of service account ci/bot"
+            )
+        );
     }
 
     #[tokio::test]
@@ -345,7 +388,7 @@ objects: [/nonexistent/o]
         assert!(
             check
                 .detail
-                .ends_with("nor impersonate userextras/picket.dev/pod"),
+                .ends_with("nor impersonate userextras/picket.dev/session"),
             "{check:?}"
         );
         let check = asked(&needs, |_| Ok(false)).await;
@@ -406,7 +449,7 @@ objects: [/nonexistent/o]
         let needs = impersonated(&users);
         let check = asked(&needs, |of| Ok(of["verb"] != "impersonate")).await;
         assert!(
-            check.detail.contains("254 of 512 are asked about"),
+            check.detail.contains("253 of 512 are asked about"),
             "{}",
             check.detail
         );
@@ -435,7 +478,7 @@ objects: [/nonexistent/o]
         .await;
         assert_eq!(check.detail, "may not watch nodes");
         // Without any grant the credential is tried all the same.
-        let nobody = impersonated(&BTreeSet::new());
+        let nobody = granted(&[]);
         let check = asked(&nobody, |_| Err(401)).await;
         assert!(
             check

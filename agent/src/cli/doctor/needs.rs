@@ -9,7 +9,7 @@
 
 use std::collections::BTreeSet;
 
-use picket_policy::service_account;
+use picket_policy::{ServiceAccount, service_account};
 
 use crate::cluster::rights::{MAX_RIGHTS, Right, RuleVerbs};
 
@@ -36,7 +36,7 @@ const VERBS: [&str; 8] = [
 pub(super) const AUTHENTICATION: &str = "authentication.k8s.io";
 
 /// What the agent adds to each impersonated user.
-pub(super) const EXTRAS: [&str; 2] = ["picket.dev/identity", "picket.dev/pod"];
+pub(super) const EXTRAS: [&str; 3] = ["picket.dev/identity", "picket.dev/pod", "picket.dev/session"];
 
 /// A right, with what it is for people.
 #[derive(Debug, Clone)]
@@ -309,15 +309,16 @@ fn only(step: Step) -> Need {
     Need::Rights(Way(vec![step]))
 }
 
+/// What is asked where no grant needs anything: nobody can act yet, and the credential is tried all the same.
+pub(super) fn at_least() -> Vec<Need> {
+    vec![only(Step {
+        what: "ask for its own rights".to_owned(),
+        right: Right::on("create", "authorization.k8s.io", "selfsubjectaccessreviews"),
+    })]
+}
+
 /// What it takes to act as these users with their groups.
 pub(super) fn impersonated(users: &BTreeSet<(String, Vec<String>)>) -> Vec<Need> {
-    if users.is_empty() {
-        // Nobody can act yet; the credential is tried all the same.
-        return vec![only(Step {
-            what: "ask for its own rights".to_owned(),
-            right: Right::on("create", "authorization.k8s.io", "selfsubjectaccessreviews"),
-        })];
-    }
     let need = |(user, groups): &(String, Vec<String>)| match service_account(user) {
         // The API server lets nobody act as one by the constrained verb for users.
         Some(_) => Need::Rights(acting(PLAIN, user, groups)),
@@ -328,6 +329,25 @@ pub(super) fn impersonated(users: &BTreeSet<(String, Vec<String>)>) -> Vec<Need>
         },
     };
     users.iter().map(need).collect()
+}
+
+/// What it takes to get tokens of these service accounts.
+pub(super) fn tokens<'g>(accounts: impl IntoIterator<Item = &'g ServiceAccount>) -> Vec<Need> {
+    let names: BTreeSet<_> = accounts
+        .into_iter()
+        .map(|account| (account.namespace(), account.name()))
+        .collect();
+    let need = |(namespace, name): (&str, &str)| {
+        only(Step {
+            what: format!("create serviceaccounts/token of service account {namespace}/{name}"),
+            right: Right {
+                subresource: Some("token"),
+                namespace: Some(namespace.to_owned()),
+                ..Right::on("create", "", "serviceaccounts").named(name)
+            },
+        })
+    };
+    names.into_iter().map(need).collect()
 }
 
 /// The rights that a request as this user takes, where the API server lets it by this verb.

@@ -77,7 +77,7 @@ impl Row for GrantRow {
             self.0.metadata.name.clone(),
             list(&spec.to.identities, "-"),
             list(&spec.to.groups, "-"),
-            spec.upstream.impersonate.user.clone(),
+            spec.upstream.username(),
             list(&spec.namespaces, "*"),
             spec.rules.len().to_string(),
             gives.join("; "),

@@ -8,7 +8,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
-use picket_policy::{Diagnostic, Document, Grant, PolicyCounts, PolicySet, UpstreamUser, builtin, service_account};
+use picket_policy::{
+    Diagnostic, Document, Grant, PolicyCounts, PolicySet, UpstreamUser, builtin, service_account,
+};
 use serde::Serialize;
 
 use crate::store::StoreError;

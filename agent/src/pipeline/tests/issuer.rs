@@ -58,7 +58,12 @@ impl Issuer {
     /// Whether a request has a token that is not taken any more.
     pub(super) fn refuses(&self, headers: &HeaderMap) -> bool {
         let authorization = headers.get(header::AUTHORIZATION);
-        authorization.is_some_and(|value| self.refused.lock().iter().any(|refused| value == refused.as_str()))
+        authorization.is_some_and(|value| {
+            self.refused
+                .lock()
+                .iter()
+                .any(|refused| value == refused.as_str())
+        })
     }
 }
 
@@ -108,7 +113,12 @@ impl ClientCertVerifier for AnyClient {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
+        verify_tls12_signature(
+            message,
+            certificate,
+            signed,
+            &self.0.signature_verification_algorithms,
+        )
     }
 
     fn verify_tls13_signature(
@@ -117,7 +127,12 @@ impl ClientCertVerifier for AnyClient {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
+        verify_tls13_signature(
+            message,
+            certificate,
+            signed,
+            &self.0.signature_verification_algorithms,
+        )
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

@@ -46,14 +46,20 @@ async fn the_token_is_the_only_credential_of_a_request() {
         panic!("{requests:?} {others:?}")
     };
     // The node asks for the token as itself.
-    assert!(asked.certificate && !asked.headers.contains_key(header::AUTHORIZATION), "{asked:?}");
+    assert!(
+        asked.certificate && !asked.headers.contains_key(header::AUTHORIZATION),
+        "{asked:?}"
+    );
     let body: Value = serde_json::from_slice(&asked.body).expect("JSON");
     assert_eq!(body["spec"], serde_json::json!({"expirationSeconds": 600}));
     // A certificate would win over the token.
     assert!(!got.certificate, "{got:?}");
     assert_eq!(got.headers["authorization"], format!("Bearer {}", token(1, 600)));
     for seen in [asked, got] {
-        let claims = seen.headers.keys().filter(|name| name.as_str().starts_with("impersonate"));
+        let claims = seen
+            .headers
+            .keys()
+            .filter(|name| name.as_str().starts_with("impersonate"));
         assert_eq!(claims.count(), 0, "{seen:?}");
         assert!(!seen.headers.contains_key("x-remote-user"), "{seen:?}");
     }
@@ -69,10 +75,17 @@ async fn the_token_is_the_only_credential_of_a_request() {
     assert_eq!(user["username"], "system:serviceaccount:ci:bot");
     assert_eq!(
         user["groups"],
-        serde_json::json!(["system:serviceaccounts", "system:serviceaccounts:ci", "system:authenticated"])
+        serde_json::json!([
+            "system:serviceaccounts",
+            "system:serviceaccounts:ci",
+            "system:authenticated"
+        ])
     );
     assert!(user["extra"].is_null(), "{user}");
-    assert!(!format!("{records:?}").contains(&token(1, 600)), "a token is in a record");
+    assert!(
+        !format!("{records:?}").contains(&token(1, 600)),
+        "a token is in a record"
+    );
 }
 
 #[tokio::test]
@@ -94,12 +107,18 @@ async fn an_upgrade_has_the_token_alone_too() {
         .header("sec-websocket-version", "13")
         .header("sec-websocket-protocol", "v5.channel.k8s.io");
     let mut sender = world.connect().await;
-    let request = request.header(header::HOST, "k").body(Default::default()).expect("a request");
+    let request = request
+        .header(header::HOST, "k")
+        .body(Default::default())
+        .expect("a request");
     let answer = sender.send_request(request).await.expect("an answer");
     assert_eq!(answer.status(), StatusCode::SWITCHING_PROTOCOLS);
     let (_, others) = seen(&world);
     assert!(!others[0].certificate, "{others:?}");
-    assert_eq!(others[0].headers["authorization"], format!("Bearer {}", token(1, 600)));
+    assert_eq!(
+        others[0].headers["authorization"],
+        format!("Bearer {}", token(1, 600))
+    );
 }
 
 /// The API server ends no stream with the token that it began by.
@@ -122,8 +141,15 @@ async fn a_watch_outlives_its_token() {
     world.upstream.refresh();
     let (requests, others) = seen(&world);
     assert_eq!(requests.len(), 2);
-    assert_eq!(others[1].headers["authorization"], format!("Bearer {}", token(2, 11)));
-    let more = tokio::time::timeout(Duration::from_millis(100), http_body_util::BodyExt::frame(&mut watch)).await;
+    assert_eq!(
+        others[1].headers["authorization"],
+        format!("Bearer {}", token(2, 11))
+    );
+    let more = tokio::time::timeout(
+        Duration::from_millis(100),
+        http_body_util::BodyExt::frame(&mut watch),
+    )
+    .await;
     assert!(more.is_err(), "the watch ended: {more:?}");
     assert_eq!(world.sessions.list(&Default::default()).len(), 1);
 }
@@ -132,29 +158,78 @@ async fn a_watch_outlives_its_token() {
 async fn a_node_that_may_not_request_tokens_says_which_right_is_missing() {
     let world = world().await;
     for (status, code, reason, retry, words) in [
-        (403, "token_request_forbidden", StatusCode::FORBIDDEN, false, "lacks the right to create serviceaccounts/token"),
-        (404, "service_account_missing", StatusCode::FORBIDDEN, false, "the account does not exist"),
-        (500, "token_unavailable", StatusCode::SERVICE_UNAVAILABLE, true, "status 500"),
-        (429, "token_unavailable", StatusCode::SERVICE_UNAVAILABLE, true, "status 429"),
-        (401, "token_unavailable", StatusCode::SERVICE_UNAVAILABLE, true, "does not accept the node's credential"),
-        (200, "token_unavailable", StatusCode::SERVICE_UNAVAILABLE, true, "cannot be read"),
+        (
+            403,
+            "token_request_forbidden",
+            StatusCode::FORBIDDEN,
+            false,
+            "lacks the right to create serviceaccounts/token",
+        ),
+        (
+            404,
+            "service_account_missing",
+            StatusCode::FORBIDDEN,
+            false,
+            "the account does not exist",
+        ),
+        (
+            500,
+            "token_unavailable",
+            StatusCode::SERVICE_UNAVAILABLE,
+            true,
+            "status 500",
+        ),
+        (
+            429,
+            "token_unavailable",
+            StatusCode::SERVICE_UNAVAILABLE,
+            true,
+            "status 429",
+        ),
+        (
+            401,
+            "token_unavailable",
+            StatusCode::SERVICE_UNAVAILABLE,
+            true,
+            "does not accept the node's credential",
+        ),
+        (
+            200,
+            "token_unavailable",
+            StatusCode::SERVICE_UNAVAILABLE,
+            true,
+            "cannot be read",
+        ),
     ] {
         world.issuer.status.store(status, Ordering::Relaxed);
         world.upstream.forget_tokens();
-        let answer = world.ask(Request::post(target("/api/v1/namespaces/n/pods")), "{}").await;
+        let answer = world
+            .ask(Request::post(target("/api/v1/namespaces/n/pods")), "{}")
+            .await;
         assert_eq!(answer.status, reason, "{status}");
         let said = answer.json();
         let message = said["message"].as_str().unwrap_or_default();
-        assert!(message.contains("service account ci/bot") && message.contains(words), "{message}");
+        assert!(
+            message.contains("service account ci/bot") && message.contains(words),
+            "{message}"
+        );
         assert!(!message.contains("picket:node"), "{message}");
-        assert_eq!(answer.headers.contains_key(header::RETRY_AFTER), retry, "{status}");
+        assert_eq!(
+            answer.headers.contains_key(header::RETRY_AFTER),
+            retry,
+            "{status}"
+        );
         let records = world.ended(1).await;
         let record = records.last().expect("a record");
         assert_eq!(record["decision"]["outcome"], "error", "{record:#}");
         assert!(record.to_string().contains(code), "{record:#}");
     }
     let (requests, others) = seen(&world);
-    assert_eq!((requests.len(), others.len()), (6, 0), "nothing goes without a token");
+    assert_eq!(
+        (requests.len(), others.len()),
+        (6, 0),
+        "nothing goes without a token"
+    );
 }
 
 #[tokio::test]
@@ -173,8 +248,15 @@ async fn a_failure_is_remembered_for_a_moment() {
 async fn a_refused_token_is_replaced_unless_it_is_fresh() {
     let world = world().await;
     let mut sender = world.connect().await;
-    assert_eq!(ask_over(&mut sender, Request::get(target(GET)), "").await.status, StatusCode::OK);
-    world.issuer.refused.lock().push(format!("Bearer {}", token(1, 600)));
+    assert_eq!(
+        ask_over(&mut sender, Request::get(target(GET)), "").await.status,
+        StatusCode::OK
+    );
+    world
+        .issuer
+        .refused
+        .lock()
+        .push(format!("Bearer {}", token(1, 600)));
     let answer = ask_over(&mut sender, Request::get(target(GET)), "").await;
     assert_eq!(answer.status, StatusCode::UNAUTHORIZED);
     world.upstream.age_tokens(Duration::from_secs(10));
@@ -182,7 +264,12 @@ async fn a_refused_token_is_replaced_unless_it_is_fresh() {
     assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
     assert!(answer.headers.contains_key(header::RETRY_AFTER));
     let said = answer.json();
-    assert!(said["message"].as_str().is_some_and(|said| said.contains("no longer accepts the token of")), "{said}");
+    assert!(
+        said["message"]
+            .as_str()
+            .is_some_and(|said| said.contains("no longer accepts the token of")),
+        "{said}"
+    );
     let answer = ask_over(&mut sender, Request::get(target(GET)), "").await;
     assert_eq!(answer.status, StatusCode::OK);
     assert_eq!(seen(&world).0.len(), 2);

@@ -9,8 +9,8 @@
 //! impersonation, in the API group `authentication.k8s.io`:
 //!
 //! * `impersonate:user-info` on `users` and `groups` with the users and groups that grants name;
-//! * `impersonate:user-info` on `userextras/picket.dev/identity` and `userextras/picket.dev/pod`, without `resourceNames` for
-//!   the second, as pods come and go;
+//! * `impersonate:user-info` on `userextras/picket.dev/identity`, `userextras/picket.dev/pod` and `userextras/picket.dev/session`,
+//!   without `resourceNames`, as pods and sessions come and go;
 //! * `impersonate-on:user-info:VERB` on what the agents may use, for each verb.
 //!
 //! A service account as user needs the older verb: `impersonate` on `serviceaccounts` of that name and on `userextras` as
@@ -20,7 +20,8 @@
 //!
 //! `impersonate` costs one check for each user, group and extra of each request, and each check walks the bindings of the
 //! cluster. Constrained impersonation costs one check a request, and none where the same request came within 10 s: the API
-//! server keeps the rest by requester and impersonated user with its extras. So extras stay the same for all requests of a pod.
+//! server keeps the rest by requester and impersonated user with its extras. So extras stay the same for all requests of a pod, but for those
+//! that may become sessions: each of these has an id of its own.
 //!
 //! Sources: k8s.io/apiserver pkg/endpoints/filters/impersonation, KEP-5284.
 
@@ -35,6 +36,7 @@ const IMPERSONATE_USER: HeaderName = HeaderName::from_static("impersonate-user")
 const IMPERSONATE_GROUP: HeaderName = HeaderName::from_static("impersonate-group");
 // Keys of extras are percent-encoded in the header's name (authentication/v1, ImpersonateUserExtraHeaderPrefix).
 const EXTRA_IDENTITY: HeaderName = HeaderName::from_static("impersonate-extra-picket.dev%2fidentity");
+const EXTRA_SESSION: HeaderName = HeaderName::from_static("impersonate-extra-picket.dev%2fsession");
 const EXTRA_POD: HeaderName = HeaderName::from_static("impersonate-extra-picket.dev%2fpod");
 /// Names a request's record: sent to the API server, which answers with it, and part of Picket's own answers.
 pub const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
@@ -82,8 +84,10 @@ fn is_forwarded(name: &HeaderName) -> bool {
 /// What the API server learns of a request's way, beside whose it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestOrigin {
-    /// The audit record's id.
+    /// The audit record's id, which is the session's too.
     pub audit_id: String,
+    /// Whether the request may become a session.
+    pub session: bool,
     /// The pod's address, where it is known.
     pub source: Option<IpAddr>,
 }
@@ -113,8 +117,9 @@ pub struct PrincipalExtra {
     pub value: String,
 }
 
-/// A principal's facts for the API server: the identity, and the pod where there is one.
-pub fn extras(principal: &Principal) -> impl Iterator<Item = PrincipalExtra> {
+/// A principal's facts for the API server: the identity, and the pod where there is one. A request that may become a session has
+/// the session's id as well.
+pub fn extras(principal: &Principal, session: Option<&str>) -> impl Iterator<Item = PrincipalExtra> {
     let pod = match principal.origin() {
         PrincipalOrigin::Pod { namespace, name } => Some(PrincipalExtra {
             name: "picket.dev/pod",
@@ -128,7 +133,12 @@ pub fn extras(principal: &Principal) -> impl Iterator<Item = PrincipalExtra> {
         header: EXTRA_IDENTITY,
         value: principal.name().to_owned(),
     };
-    std::iter::once(identity).chain(pod)
+    let session = session.map(|id| PrincipalExtra {
+        name: "picket.dev/session",
+        header: EXTRA_SESSION,
+        value: id.to_owned(),
+    });
+    std::iter::once(identity).chain(pod).chain(session)
 }
 
 /// The upgrade a request asks for; the API server knows these two.
@@ -213,7 +223,8 @@ pub(in crate::upstream) fn outbound(
     }
     let authorization = match identity.credential {
         OutboundCredential::Node(authorization, user) => {
-            impersonate(&mut headers, user, identity.principal)?;
+            let session = identity.origin.session.then_some(&*identity.origin.audit_id);
+            impersonate(&mut headers, user, identity.principal, session)?;
             authorization
         }
         OutboundCredential::Token(authorization) => Some(authorization),
@@ -233,12 +244,13 @@ fn impersonate(
     headers: &mut HeaderMap,
     user: &Impersonate,
     principal: &Principal,
+    session: Option<&str>,
 ) -> Result<(), header::InvalidHeaderValue> {
     headers.insert(IMPERSONATE_USER, HeaderValue::from_str(&user.user)?);
     for group in &user.groups {
         headers.append(IMPERSONATE_GROUP, HeaderValue::from_str(group)?);
     }
-    for extra in extras(principal) {
+    for extra in extras(principal, session) {
         headers.insert(extra.header, HeaderValue::try_from(extra.value)?);
     }
     Ok(())

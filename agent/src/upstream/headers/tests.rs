@@ -30,6 +30,7 @@ fn sent_by(
         principal: &crate::identity::testing::principal("triage", "agents", "triage-0"),
         origin: &RequestOrigin {
             audit_id: "b0b".to_owned(),
+            session: upgrade.is_some(),
             source: source.and_then(|address| address.parse().ok()),
         },
     };
@@ -143,6 +144,22 @@ fn impersonation_is_the_same_for_all_requests_of_a_pod() {
     assert_eq!(impersonation(&others), plain);
 }
 
+/// An operator finds the session by its id in the API server's log, and an admission policy sees it.
+#[test]
+fn a_request_that_may_become_a_session_has_its_id() {
+    let of = |upgrade| {
+        sent(&[], upgrade)
+            .get("impersonate-extra-picket.dev%2fsession")
+            .cloned()
+    };
+    assert_eq!(of(None), None);
+    assert_eq!(
+        of(Some(UpgradeProtocol::WebSocket)).as_ref(),
+        sent(&[], None).get(AUDIT_ID)
+    );
+    assert!(of(Some(UpgradeProtocol::Spdy)).is_some_and(|id| id == "b0b"));
+}
+
 /// Without its verb a request would be refused, or would cost the API server further checks.
 #[test]
 fn deploy_lets_nodes_impersonate_for_each_verb() {
@@ -167,9 +184,8 @@ fn deploy_lets_nodes_impersonate_for_each_verb() {
             assert!(rule.contains(&named), "{named} is missing");
         }
     }
-    for PrincipalExtra { name, .. } in extras(&crate::identity::testing::principal(
-        "triage", "agents", "triage-0",
-    )) {
+    let principal = crate::identity::testing::principal("triage", "agents", "triage-0");
+    for PrincipalExtra { name, .. } in extras(&principal, Some("b0b")) {
         assert!(rules.contains(&format!("userextras/{name}")), "{name} is missing");
     }
     assert!(
@@ -184,7 +200,7 @@ fn a_client_of_the_gateway_has_no_pod_upstream_and_no_empty_one() {
         peer: std::net::Ipv4Addr::LOCALHOST.into(),
     };
     let principal = crate::identity::testing::principal_of("triage", origin);
-    let names: Vec<_> = extras(&principal)
+    let names: Vec<_> = extras(&principal, None)
         .map(|extra| (extra.name, extra.value))
         .collect();
     assert_eq!(names, [("picket.dev/identity", "triage".to_owned())]);

@@ -241,11 +241,7 @@ impl Pools {
     }
 
     /// The one whose connections show this, and whose streams have this window.
-    pub(in crate::upstream) fn of(
-        &self,
-        identity: ConnectionIdentity,
-        window: ResponseWindow,
-    ) -> &Arc<Pool> {
+    pub(in crate::upstream) fn of(&self, identity: ConnectionIdentity, window: ResponseWindow) -> &Arc<Pool> {
         match (identity, window) {
             (ConnectionIdentity::Node, ResponseWindow::Large) => &self.large,
             (ConnectionIdentity::Node, ResponseWindow::Small) => &self.small,

@@ -57,7 +57,9 @@ pub(super) struct Token {
 
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Token").field("used", &self.used).finish_non_exhaustive()
+        f.debug_struct("Token")
+            .field("used", &self.used)
+            .finish_non_exhaustive()
     }
 }
 
@@ -86,7 +88,7 @@ impl Token {
 
 /// Why there is no token.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum TokenError {
+pub enum AccountTokenError {
     /// The node's credential may not ask for it.
     #[error(
         "Picket has no token of service account {0}: the node's credential lacks the right to create serviceaccounts/token of \
@@ -94,7 +96,9 @@ pub enum TokenError {
     )]
     Forbidden(String),
     /// There is no such account.
-    #[error("Picket has no token of service account {0}: the account does not exist. Create it, or correct the AgentGrant")]
+    #[error(
+        "Picket has no token of service account {0}: the account does not exist. Create it, or correct the AgentGrant"
+    )]
     NoAccount(String),
     /// The API server cannot be asked now, or does not answer as it should.
     #[error("Picket has no token of service account {account}: {reason}; try again")]
@@ -105,24 +109,26 @@ pub enum TokenError {
         reason: String,
     },
     /// The API server took a token before and does not take it any more.
-    #[error("the API server no longer accepts the token of service account {0}; Picket requests a new one, try again")]
+    #[error(
+        "the API server no longer accepts the token of service account {0}; Picket requests a new one, try again"
+    )]
     Refused(String),
 }
 
-impl TokenError {
+impl AccountTokenError {
     /// A stable name of low cardinality, for metrics and records.
     pub(super) fn code(&self) -> &'static str {
         match self {
-            TokenError::Forbidden(_) => "token_request_forbidden",
-            TokenError::NoAccount(_) => "service_account_missing",
-            TokenError::Unavailable { .. } => "token_unavailable",
-            TokenError::Refused(_) => "token_refused",
+            AccountTokenError::Forbidden(_) => "token_request_forbidden",
+            AccountTokenError::NoAccount(_) => "service_account_missing",
+            AccountTokenError::Unavailable { .. } => "token_unavailable",
+            AccountTokenError::Refused(_) => "token_refused",
         }
     }
 
     /// Nobody asked for the account's token.
-    pub(super) fn absent(account: &ServiceAccount) -> TokenError {
-        TokenError::Unavailable {
+    pub(super) fn absent(account: &ServiceAccount) -> AccountTokenError {
+        AccountTokenError::Unavailable {
             account: name_of(account),
             reason: "nobody asked for one".to_owned(),
         }
@@ -131,7 +137,7 @@ impl TokenError {
     /// Whether another try may go better before somebody changes anything.
     #[must_use]
     pub fn is_transient(&self) -> bool {
-        matches!(self, TokenError::Unavailable { .. } | TokenError::Refused(_))
+        matches!(self, AccountTokenError::Unavailable { .. } | AccountTokenError::Refused(_))
     }
 }
 
@@ -140,7 +146,7 @@ pub(super) fn name_of(account: &ServiceAccount) -> String {
     format!("{}/{}", account.namespace(), account.name())
 }
 
-type Outcome = Result<Arc<Token>, TokenError>;
+type Outcome = Result<Arc<Token>, AccountTokenError>;
 
 /// What is known of one account.
 #[derive(Default)]
@@ -148,7 +154,7 @@ struct Entry {
     token: Option<Arc<Token>>,
     /// The request that is under way.
     request: Option<watch::Receiver<Option<Outcome>>>,
-    failed: Option<(Instant, TokenError)>,
+    failed: Option<(Instant, AccountTokenError)>,
 }
 
 impl Entry {
@@ -156,7 +162,7 @@ impl Entry {
         self.token.as_ref().filter(|token| now < token.ends)
     }
 
-    fn paused(&self, now: Instant) -> Option<&TokenError> {
+    fn paused(&self, now: Instant) -> Option<&AccountTokenError> {
         let (at, error) = self.failed.as_ref()?;
         (now.saturating_duration_since(*at) < PAUSE).then_some(error)
     }
@@ -204,7 +210,7 @@ impl Tokens {
         match outcome.as_deref() {
             Ok(Some(outcome)) => outcome.clone(),
             // The thread that asked has ended.
-            _ => Err(TokenError::Unavailable {
+            _ => Err(AccountTokenError::Unavailable {
                 account: name_of(account),
                 reason: "the request for it was broken off".to_owned(),
             }),
@@ -212,7 +218,11 @@ impl Tokens {
     }
 
     /// Asks for a token, in a task of its own: whoever waits for it may go away.
-    fn begin(&self, account: &ServiceAccount, requester: &dyn TokenRequester) -> watch::Receiver<Option<Outcome>> {
+    fn begin(
+        &self,
+        account: &ServiceAccount,
+        requester: &dyn TokenRequester,
+    ) -> watch::Receiver<Option<Outcome>> {
         let (sender, receiver) = watch::channel(None);
         let asked = Instant::now();
         let issuing = requester.request(account, LIFETIME);
@@ -224,7 +234,13 @@ impl Tokens {
             let spread = RandomState::new().hash_one(asked);
             let outcome = issuing.await.map(|issued| {
                 let lifetime = issued.lifetime.min(LIFETIME);
-                Arc::new(Token::new(issued.authorization, issued.id, asked, lifetime, spread))
+                Arc::new(Token::new(
+                    issued.authorization,
+                    issued.id,
+                    asked,
+                    lifetime,
+                    spread,
+                ))
             });
             request.ended(&outcome);
             sender.send_replace(Some(outcome));
@@ -233,16 +249,19 @@ impl Tokens {
     }
 
     /// The API server did not accept this token. What it refused right after the issue is no matter of the token.
-    pub(super) fn refused(&self, account: &ServiceAccount, token: &Arc<Token>) -> Option<TokenError> {
+    pub(super) fn refused(&self, account: &ServiceAccount, token: &Arc<Token>) -> Option<AccountTokenError> {
         if token.issued.elapsed() < FRESH {
             return None;
         }
         if let Some(entry) = self.0.lock().get_mut(account)
-            && entry.token.as_ref().is_some_and(|current| Arc::ptr_eq(current, token))
+            && entry
+                .token
+                .as_ref()
+                .is_some_and(|current| Arc::ptr_eq(current, token))
         {
             entry.token = None;
         }
-        Some(TokenError::Refused(name_of(account)))
+        Some(AccountTokenError::Refused(name_of(account)))
     }
 
     #[cfg(test)]
@@ -300,7 +319,10 @@ impl Request {
             Ok(token) => {
                 entry.token = Some(Arc::clone(token));
                 if before.is_some() {
-                    tracing::info!(account = name_of(&self.account), "the token of a service account is there again");
+                    tracing::info!(
+                        account = name_of(&self.account),
+                        "the token of a service account is there again"
+                    );
                 }
             }
             Err(error) => {
@@ -320,7 +342,6 @@ impl Drop for Request {
         }
     }
 }
-
 
 #[cfg(test)]
 mod tests;

@@ -17,7 +17,7 @@ use http_body_util::{BodyExt as _, Limited};
 use picket_policy::ServiceAccount;
 use serde::Deserialize;
 
-use super::{TokenError, name_of};
+use super::{AccountTokenError, name_of};
 use crate::upstream::body::RequestBody;
 use crate::upstream::credential::bearer_value;
 use crate::upstream::outgoing::Outgoing;
@@ -41,7 +41,7 @@ pub(in crate::upstream) struct Issued {
 }
 
 /// A request for a token, under way.
-pub(in crate::upstream) type Issuing = Pin<Box<dyn Future<Output = Result<Issued, TokenError>> + Send>>;
+pub(in crate::upstream) type Issuing = Pin<Box<dyn Future<Output = Result<Issued, AccountTokenError>> + Send>>;
 
 /// Asks for tokens.
 pub(in crate::upstream) trait TokenRequester: Sync {
@@ -54,13 +54,17 @@ impl TokenRequester for Arc<Pool> {
     fn request(&self, account: &ServiceAccount, lifetime: Duration) -> Issuing {
         let (pool, account) = (Arc::clone(self), account.clone());
         Box::pin(async move {
-            let unavailable = |reason: String| TokenError::Unavailable {
+            let unavailable = |reason: String| AccountTokenError::Unavailable {
                 account: name_of(&account),
                 reason,
             };
             match tokio::time::timeout(LIMIT, ask(&pool, &account, lifetime)).await {
-                Ok(Err(Failure::Status(StatusCode::FORBIDDEN))) => Err(TokenError::Forbidden(name_of(&account))),
-                Ok(Err(Failure::Status(StatusCode::NOT_FOUND))) => Err(TokenError::NoAccount(name_of(&account))),
+                Ok(Err(Failure::Status(StatusCode::FORBIDDEN))) => {
+                    Err(AccountTokenError::Forbidden(name_of(&account)))
+                }
+                Ok(Err(Failure::Status(StatusCode::NOT_FOUND))) => {
+                    Err(AccountTokenError::NoAccount(name_of(&account)))
+                }
                 Ok(answer) => answer.map_err(|failure| unavailable(failure.to_string())),
                 Err(_) => Err(unavailable(format!(
                     "the API server did not answer within {} s",

@@ -24,7 +24,7 @@ impl TokenRequester for Fake {
         Box::pin(async move {
             tokio::time::sleep(Duration::from_millis(20)).await;
             match fails {
-                true => Err(TokenError::Forbidden(account)),
+                true => Err(AccountTokenError::Forbidden(account)),
                 false => Ok(Issued {
                     authorization: bearer_value(format!("{account}-{number}").as_bytes()).expect("a token"),
                     id: "JTI=1".into(),
@@ -120,7 +120,7 @@ async fn a_failure_is_not_repeated_at_once_and_spoils_no_token_that_is_good() {
     );
     for _ in 0..5 {
         let error = tokens.get(&bot(), &failing).await.expect_err("no token");
-        assert_eq!(error, TokenError::Forbidden("ci/bot".to_owned()));
+        assert_eq!(error, AccountTokenError::Forbidden("ci/bot".to_owned()));
     }
     assert_eq!(failing.requests(), 1);
     tokio::time::sleep(PAUSE).await;

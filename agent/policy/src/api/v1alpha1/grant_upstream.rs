@@ -73,13 +73,24 @@ fn fits_header(text: &str) -> bool {
 }
 
 impl GrantUpstream {
+    /// The user's name at the API server; empty where none is named.
+    #[must_use]
+    pub fn username(&self) -> String {
+        match (&self.impersonate, &self.service_account) {
+            (Some(user), _) => user.user.clone(),
+            (None, Some(account)) => format!("system:serviceaccount:{}:{}", account.namespace, account.name),
+            (None, None) => String::new(),
+        }
+    }
+
     /// Notes what no schema can express.
     pub(super) fn validate(&self, path: &FieldPath, errors: &mut FieldErrors) {
         match (&self.impersonate, &self.service_account) {
             (Some(user), None) => user.validate(&path.field("impersonate"), errors),
             (None, Some(account)) => account.validate(&path.field("serviceAccount"), errors),
             (None, None) => {
-                let reason = format!("field `{path}` names nobody: give one of impersonate and serviceAccount");
+                let reason =
+                    format!("field `{path}` names nobody: give one of impersonate and serviceAccount");
                 errors.add(path.clone(), reason);
             }
             (Some(_), Some(_)) => {
