@@ -398,7 +398,7 @@ fn as_the_deployer(world: &World) -> Result<()> {
     );
     // The node asked for the token as itself, once for all requests.
     let issued = server.all(|record| {
-        about(record, "create", "serviceaccounts", "deployer")
+        about(record, "create", "serviceaccounts/token", "deployer")
             && record["stage"] == "ResponseComplete"
             && record["responseStatus"]["code"] == 201
     })?;
