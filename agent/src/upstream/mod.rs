@@ -336,7 +336,9 @@ impl Upstream {
                 OutboundCredential::Node(node.authorization.as_ref(), user)
             }
             (UpstreamUser::ServiceAccount(_), Some(token)) => OutboundCredential::Token(&token.authorization),
-            (UpstreamUser::ServiceAccount(account), None) => return Err(AccountTokenError::absent(account).into()),
+            (UpstreamUser::ServiceAccount(account), None) => {
+                return Err(AccountTokenError::absent(account).into());
+            }
         };
         let identity = OutboundIdentity {
             credential,

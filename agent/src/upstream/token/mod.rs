@@ -137,7 +137,10 @@ impl AccountTokenError {
     /// Whether another try may go better before somebody changes anything.
     #[must_use]
     pub fn is_transient(&self) -> bool {
-        matches!(self, AccountTokenError::Unavailable { .. } | AccountTokenError::Refused(_))
+        matches!(
+            self,
+            AccountTokenError::Unavailable { .. } | AccountTokenError::Refused(_)
+        )
     }
 }
 

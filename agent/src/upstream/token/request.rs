@@ -41,7 +41,8 @@ pub(in crate::upstream) struct Issued {
 }
 
 /// A request for a token, under way.
-pub(in crate::upstream) type Issuing = Pin<Box<dyn Future<Output = Result<Issued, AccountTokenError>> + Send>>;
+pub(in crate::upstream) type Issuing =
+    Pin<Box<dyn Future<Output = Result<Issued, AccountTokenError>> + Send>>;
 
 /// Asks for tokens.
 pub(in crate::upstream) trait TokenRequester: Sync {
