@@ -8,6 +8,7 @@
 mod judge;
 mod random;
 mod rbac;
+mod request_info;
 mod requests;
 mod roles;
 mod tally;
@@ -22,7 +23,7 @@ type Test = (&'static str, fn() -> anyhow::Result<()>);
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let modules: &[(&str, &[Test])] = picket_tests::modules! { rbac };
+    let modules: &[(&str, &[Test])] = picket_tests::modules! { rbac, request_info };
     let mut trials = Vec::new();
     for (module, tests) in modules {
         for &(name, test) in *tests {

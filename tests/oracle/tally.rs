@@ -198,6 +198,11 @@ pub(crate) fn same_reading(picket: &KubeRequest, server: &Verdict) -> Result<()>
                 && text(namespace) == server.namespace
                 && text(name) == server.name;
             ensure!(same, "the resource differs: {picket:?}");
+            let selects =
+                |server: &str, picket: &Option<String>| server.is_empty() || *server == text(picket);
+            let same = selects(&server.field_selector, &picket.field_selector)
+                && selects(&server.label_selector, &picket.label_selector);
+            ensure!(same, "a selector differs: {picket:?}");
         }
     }
     Ok(())

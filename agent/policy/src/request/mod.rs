@@ -9,6 +9,7 @@ mod long_target;
 mod path;
 mod query;
 mod read;
+mod selector;
 
 pub use error::{MAX_HEAD, ReadError};
 pub use head::CanonicalRequest;

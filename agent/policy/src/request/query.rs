@@ -137,93 +137,9 @@ fn unescape(text: &str) -> Result<String, ReadError> {
     String::from_utf8(out).map_err(|_| ReadError::Query("is not UTF-8"))
 }
 
-/// The name that a field selector asks for exactly, as `fields.ParseSelector` and `RequiresExactMatch("metadata.name")`
-/// of k8s.io/apimachinery find it; `None` where there is none or the selector does not parse.
-pub(super) fn selected_name(selector: &str) -> Option<String> {
-    let mut terms = split_terms(selector);
-    // The API server sorts the terms and takes the first exact match.
-    terms.sort_unstable();
-    let mut found = None;
-    for term in terms.into_iter().filter(|term| !term.is_empty()) {
-        // A term without an operator makes the whole selector invalid, and then no name is taken from it.
-        let at = term.char_indices().map(|(at, _)| at).find(|at| {
-            let rest = &term[*at..];
-            rest.starts_with("!=") || rest.starts_with('=')
-        })?;
-        let (field, rest) = term.split_at(at);
-        let (equal, value) = if let Some(value) = rest.strip_prefix("!=") {
-            (false, value)
-        } else {
-            (true, rest.strip_prefix("==").or_else(|| rest.strip_prefix('='))?)
-        };
-        let value = unescape_value(value)?;
-        if equal && field == "metadata.name" && found.is_none() {
-            found = Some(value);
-        }
-    }
-    found.filter(|name| !name.is_empty() && name != "." && name != ".." && !name.contains(['/', '%']))
-}
-
-/// Splits at commas that no backslash protects.
-fn split_terms(selector: &str) -> Vec<&str> {
-    let mut terms = Vec::new();
-    let (mut start, mut escaped) = (0, false);
-    for (at, char) in selector.char_indices() {
-        match char {
-            _ if escaped => escaped = false,
-            '\\' => escaped = true,
-            ',' => {
-                terms.push(&selector[start..at]);
-                start = at + 1;
-            }
-            _ => {}
-        }
-    }
-    terms.push(&selector[start..]);
-    terms
-}
-
-/// Undoes `\\`, `\,` and `\=`; anything else after a backslash, or a bare `,` or `=`, is invalid.
-fn unescape_value(value: &str) -> Option<String> {
-    let mut out = String::with_capacity(value.len());
-    let mut chars = value.chars();
-    while let Some(char) = chars.next() {
-        match char {
-            '\\' => out.push(chars.next().filter(|next| matches!(next, '\\' | ',' | '='))?),
-            ',' | '=' => return None,
-            other => out.push(other),
-        }
-    }
-    Some(out)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn field_selectors_name_what_the_api_server_says_they_name() {
-        for (selector, name) in [
-            ("metadata.name=web", Some("web")),
-            ("metadata.name==web", Some("web")),
-            ("status.phase=Running,metadata.name=web", Some("web")),
-            ("metadata.name=b,metadata.name=a", Some("a")),
-            ("metadata.name!=web", None),
-            ("metadata.name!=web,metadata.name=db", Some("db")),
-            ("metadata.name=a\\,b", Some("a,b")),
-            ("metadata.name=a\\x", None),
-            ("metadata.name=a=b", None),
-            ("metadata.name=web,nonsense", None),
-            ("metadata.name=", None),
-            ("metadata.name=..", None),
-            ("metadata.name=a/b", None),
-            ("", None),
-            ("spec!x=y,metadata.name=web", Some("web")),
-            ("Metadata.name=web", None),
-        ] {
-            assert_eq!(selected_name(selector).as_deref(), name, "{selector}");
-        }
-    }
 
     #[test]
     fn flags_follow_the_api_servers_conversion() {

@@ -7,7 +7,8 @@ use http::{HeaderMap, Method, Uri};
 
 use super::error::ReadError;
 use super::head;
-use super::query::{Pairs, Query, selected_name};
+use super::query::{Pairs, Query};
+use super::selector::listed_name;
 use super::{Exec, KubeRequest, LongTarget, Target, Verb, path};
 
 /// Subresources of a namespace itself; any other third segment is a resource in the namespace.
@@ -143,7 +144,7 @@ impl KubeRequest {
                     } else {
                         Verb::List
                     };
-                    name = field_selector.and_then(selected_name);
+                    name = listed_name(query)?;
                 }
                 Verb::Delete => verb = Verb::DeleteCollection,
                 _ => {}
