@@ -36,7 +36,7 @@ pub(crate) struct Tally {
     pub(crate) roles: usize,
     pub(crate) requests: usize,
     pub(crate) allowed: usize,
-    /// Both gave the same verdict.
+    /// Both came to the same.
     pub(crate) agreed: usize,
     /// They differ, by the difference's name.
     pub(crate) differences: BTreeMap<String, usize>,
@@ -44,11 +44,14 @@ pub(crate) struct Tally {
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} roles, {} requests, {} of them allowed by RBAC; {} judged alike",
-            self.roles, self.requests, self.allowed, self.agreed
-        )?;
+        if self.roles > 0 {
+            write!(
+                f,
+                "{} roles, {} requests that RBAC allows among ",
+                self.roles, self.allowed
+            )?;
+        }
+        write!(f, "{} requests; {} alike", self.requests, self.agreed)?;
         for (name, count) in &self.differences {
             write!(f, "\n  {count:>6} {name}")?;
         }

@@ -189,6 +189,11 @@ fn what_could_be_read_otherwise_is_refused() {
             "/api/v1/pods?fieldSelector=metadata.name=a&fieldSelector=metadata.name=b",
         ),
         ("GET", "/api/v1/pods?limit=%"),
+        ("GET", "/api/v1/pods?fieldSelector=metadata.name=a&limit=x"),
+        (
+            "GET",
+            "/api/v1/pods?labelSelector=(&fieldSelector=metadata.name=a",
+        ),
         ("GET", "/api/v1/pods?watch=1&a;b"),
         ("GET", "/api/v1/proxy/namespaces/x/pods/y"),
         ("GET", "/api/v1/watch"),
