@@ -40,7 +40,7 @@
 //! | module | holds | imports |
 //! |---|---|---|
 //! | [`config`] | the node's configuration file | `admin`, `audit`, `cluster`, `endpoints`, `identity`, `kernel`, `pki`, `runtime`, `store` |
-//! | [`store`] | identities, grants and policies from files, with a status for each object | `metrics`, `runtime` |
+//! | [`store`] | identities, grants and policies from files and from the cluster, with a status for each object | `cluster`, `metrics`, `runtime` |
 //! | [`pki`] | PEM files, the node's CA, leaf certificates, trust bundles for clients' certificates | - |
 //! | [`metrics`] | the metrics registry | - |
 //! | [`admin`] | the administrators' socket | `metrics`, `runtime`, `session`, `store` |

@@ -10,6 +10,8 @@
 mod claims;
 mod cli;
 mod clients;
+mod cluster_objects;
+mod crds;
 mod denial;
 mod drain;
 mod fairness;
@@ -23,6 +25,8 @@ mod parity;
 mod pods;
 mod records;
 mod reports;
+#[path = "../../agent/policy/src/api/schema_cases.rs"]
+mod schema_cases;
 mod sessions;
 mod streams;
 mod token;
@@ -53,6 +57,8 @@ fn main() -> ExitCode {
         records,
         reports,
         nodes,
+        crds,
+        cluster_objects,
         pods,
         outages,
         files,

@@ -49,6 +49,9 @@ use wiring::{Handles, Tasks};
 /// established within a round on the loopback.
 const LAST_REDIRECTS: Duration = Duration::from_millis(500);
 
+/// How long a successor waits for the API server to list the cluster's objects. The predecessor serves meanwhile.
+const LIST_LIMIT: Duration = Duration::from_secs(20);
+
 /// How long audit sinks may take at the end. What they do not deliver stays in the spool for the next agent.
 const LAST_DELIVERIES: Duration = Duration::from_secs(2);
 
@@ -84,7 +87,13 @@ impl App {
     /// of a successor only; other agents deny every request until the objects are.
     pub async fn build(config: Config) -> anyhow::Result<Self> {
         let metrics = ModuleMetrics::register();
-        let store = Arc::new(Store::open_or_deny_all(&config.objects));
+        let store = Arc::new(Store::open_or_deny_all(
+            &config.objects.files,
+            config.objects.cluster,
+        ));
+        let mut tasks = Tasks::default();
+        // Before anything that takes time: until the objects are listed, every request is denied.
+        tasks.spawn("objects of the cluster", wiring::cluster_objects(&config, &store));
         let issuers = Issuers::open(config.authentication.config_file.clone(), metrics.jwt.clone())?;
         let files = CaFiles {
             certificate: config.tls.ca_certificate_file.clone(),
@@ -108,7 +117,6 @@ impl App {
         // Before anybody can ask.
         let pods_ready = readiness.register("pods");
         let endpoints_ready = readiness.register("protected-endpoints");
-        let mut tasks = Tasks::default();
         let phase = PhaseControl::new(successor.is_some());
         // Served from here on, since loading the kernel programs may have to wait.
         let (place, alone) = (config.admin.socket.clone(), successor.is_none());
@@ -262,6 +270,7 @@ impl App {
         wiring::initial_sync(&mut tasks, &handles, &shared, pods.clone(), self.pods_ready);
         wiring::files(&mut tasks, &handles, &shared);
         wiring::metrics(&mut tasks, &handles, pods);
+        wiring::object_status(&mut tasks, &handles);
         wiring::notify(&mut tasks, &handles, self.to_post);
         wiring::denied(&mut tasks, &handles, &shared, shutdown, endpoints, workload.names);
         wiring::connections(&mut tasks, &handles, shared, receivers, shutdown)?;
@@ -288,6 +297,9 @@ async fn successor(
     metrics: &UpgradeMetrics,
 ) -> anyhow::Result<Option<Successor>> {
     let (socket, limit) = (config.admin.upgrade_socket(), upgrade::REQUEST_LIMIT);
+    if store.why_deny_all().is_some() && upgrade::has_predecessor(&socket, limit).await? {
+        store.listed(LIST_LIMIT).await;
+    }
     let Some(reason) = store.why_deny_all() else {
         return Ok(upgrade::request(&socket, &config.node_name, LAYOUT, limit, metrics).await?);
     };

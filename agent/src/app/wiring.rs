@@ -318,6 +318,16 @@ pub(super) fn initial_sync(
     tasks.spawn("initial sync", sync.run(move || Ok(kernel.retire_others()?)));
 }
 
+/// The objects that the cluster keeps. Not ended with the others: requests and sessions go on while the agent drains, and are
+/// judged by them.
+pub(super) fn cluster_objects(
+    config: &Config,
+    store: &Arc<Store>,
+) -> impl Future<Output = ()> + Send + use<> {
+    let connector = Connector::new(&config.cluster.kubeconfig);
+    Arc::clone(store).follow_cluster(connector, CancellationToken::new())
+}
+
 /// What is read from files again while the agent runs: policies, certificates, trust bundles, the credential.
 pub(super) fn files(tasks: &mut Tasks, handles: &Handles, shared: &Shared) {
     let Handles {
@@ -357,6 +367,16 @@ pub(super) fn metrics(tasks: &mut Tasks, handles: &Handles, status: watch::Recei
     tasks.spawn("certificate metrics", certificates.follow(served, expiry));
     tasks.spawn("pod metrics", workload.follow(status));
     tasks.spawn("policy metrics", store.follow(Arc::clone(&handles.store)));
+}
+
+/// The status of the cluster's objects.
+pub(super) fn object_status(tasks: &mut Tasks, handles: &Handles) {
+    let written = Arc::clone(&handles.store).report_conditions(
+        Connector::new(&handles.config.cluster.kubeconfig),
+        handles.metrics.store.clone(),
+        CancellationToken::new(),
+    );
+    tasks.spawn("status of objects", written);
 }
 
 /// Kubernetes Events.

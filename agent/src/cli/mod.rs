@@ -5,6 +5,7 @@
 mod agent;
 mod audit;
 mod ca;
+mod crds;
 mod doctor;
 mod grant;
 mod identity;
@@ -50,6 +51,8 @@ enum Command {
     Sessions(sessions::SessionsArgs),
     /// Makes a certificate authority for nodes.
     Ca(ca::Args),
+    /// Prints the CustomResourceDefinitions of the objects, for `kubectl apply --server-side -f -`.
+    Crds,
     /// Removes Picket's programs, links and maps from the kernel.
     Uninstall(uninstall::Args),
     /// Writes the generated pages of the manual into a folder.
@@ -70,6 +73,7 @@ impl Cli {
             Command::Audit(args) => args.run(),
             Command::Sessions(args) => sessions::run(&args),
             Command::Ca(args) => ca::run(&args),
+            Command::Crds => crds::run(),
             Command::Uninstall(args) => uninstall::run(&args),
             Command::Reference(args) => reference::run(&args),
         }

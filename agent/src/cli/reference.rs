@@ -1,6 +1,6 @@
-//! `picket reference`: the generated pages of the manual and the JSON Schemas of the objects, written from their types.
+//! `picket reference`: the generated pages of the manual, and the JSON Schemas and CRDs of the objects, written from their types.
 //!
-//! In: a folder. Out: Markdown below `docs/reference` in it, and JSON below `schemas`. `cargo xtask generate` calls this for
+//! In: a folder. Out: Markdown below `docs/reference` in it, JSON below `schemas`, and YAML below `crds`. `cargo xtask generate` calls this for
 //! `deploy`, and `cargo xtask check` compares.
 
 use std::fmt::Write as _;
@@ -48,6 +48,8 @@ fn files() -> Vec<(String, String)> {
     ];
     let schemas = picket_policy::api::schemas().into_iter();
     files.extend(schemas.map(|(name, text)| (format!("schemas/{name}"), text)));
+    let crds = picket_policy::api::crd_files().into_iter();
+    files.extend(crds.map(|(name, text)| (format!("crds/{name}"), text)));
     files
 }
 

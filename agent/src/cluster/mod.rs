@@ -176,7 +176,22 @@ pub async fn follow<K>(
     scope: impl Fn(Client) -> Api<K>,
     config: watcher::Config,
     cancel: &CancellationToken,
+    on: impl FnMut(watcher::Event<K>),
+) where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+{
+    follow_with(connector, what, scope, config, cancel, on, |_| {}).await;
+}
+
+/// As [`follow`]; `on_error` gets each failure, which is tried again all the same.
+pub async fn follow_with<K>(
+    connector: &Connector,
+    what: &'static str,
+    scope: impl Fn(Client) -> Api<K>,
+    config: watcher::Config,
+    cancel: &CancellationToken,
     mut on: impl FnMut(watcher::Event<K>),
+    mut on_error: impl FnMut(&watcher::Error),
 ) where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
 {
@@ -206,6 +221,7 @@ pub async fn follow<K>(
                                 on(event);
                             }
                             Err(error) => {
+                                on_error(&error);
                                 tracing::warn!(
                                     what,
                                     error = printable(&error),

@@ -59,13 +59,16 @@ impl Config {
             note("authentication.configFile", error.to_string());
         }
         let mut all_there = true;
-        for path in &self.objects {
+        for path in &self.objects.files {
             if let Err(error) = fs::metadata(path).map_err(Unusable::at(path)) {
                 all_there = false;
                 note("objects", error.to_string());
             }
         }
-        if all_there && let Err(error) = Store::open(&self.objects) {
+        if all_there
+            && !self.objects.files.is_empty()
+            && let Err(error) = Store::open_beside(&self.objects.files, self.objects.cluster)
+        {
             note("objects", error.to_string());
         }
         if let Err(error) = spool(&self.audit.directory) {

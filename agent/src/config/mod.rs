@@ -78,8 +78,8 @@ pub struct Config {
     pub enforce: EnforceSection,
     /// Addresses whose connections are redirected or denied, besides those that the cluster itself names.
     pub protected_endpoints: ConfiguredEndpoints,
-    /// Files or folders with AgentIdentity, AgentGrant and AgentPolicy objects.
-    pub objects: Vec<PathBuf>,
+    /// Where AgentIdentity, AgentGrant and AgentPolicy objects are.
+    pub objects: ObjectsSection,
     /// Whose tokens are verified.
     pub authentication: AuthenticationSection,
     /// Where audit records go.
@@ -90,6 +90,15 @@ pub struct Config {
     pub log: LogConfig,
     /// How it stops.
     pub shutdown: ShutdownSection,
+}
+
+/// Where the objects are; in files, in the cluster, or both.
+#[derive(Debug, Clone, Default)]
+pub struct ObjectsSection {
+    /// Files, and folders of files.
+    pub files: Vec<PathBuf>,
+    /// Whether the agent follows the objects that the API server keeps.
+    pub cluster: bool,
 }
 
 /// How Picket's own client reaches the API server.

@@ -13,7 +13,7 @@ use super::reference::{fields_of, renamed_in};
 use super::texts::{optional_path, optional_section, optional_text, texts, values};
 use super::{
     AdminSection, AuthenticationSection, ClusterSection, Config, EnforceSection, KernelSection,
-    MAX_DRAIN_SECONDS, ShutdownSection, TlsSection, UpstreamSection, addresses, audit, trust,
+    MAX_DRAIN_SECONDS, ObjectsSection, ShutdownSection, TlsSection, UpstreamSection, addresses, audit, trust,
 };
 use crate::admin::SOCKET_PATH_MAX;
 use crate::endpoints::EndpointTarget;
@@ -210,18 +210,51 @@ fn labels(decoder: &mut Decoder, enforce: &Fields<'_>) -> BTreeMap<String, Strin
     entries.iter().filter_map(label).collect()
 }
 
-fn objects(decoder: &mut Decoder, top: &Fields<'_>) -> Vec<PathBuf> {
+fn objects(decoder: &mut Decoder, top: &Fields<'_>) -> ObjectsSection {
     let Some(node) = decoder.required(top, "objects") else {
-        return Vec::new();
+        return ObjectsSection::default();
     };
-    if matches!(&node.value, Value::List(items) if items.is_empty()) {
+    let paths =
+        |texts: Vec<Spanned<String>>| texts.into_iter().map(|path| PathBuf::from(path.value)).collect();
+    // A list is the short form of `files`.
+    if let Value::List(items) = &node.value {
+        if items.is_empty() {
+            decoder.error_at(
+                node,
+                "field `objects` is empty; name the files or folders with identities, grants and policies",
+            );
+        }
+        return ObjectsSection {
+            files: paths(texts(decoder, top, "objects")),
+            cluster: false,
+        };
+    }
+    let Some(fields) = decoder.fields(node, "objects", &fields_of("objects"), &[]) else {
+        return ObjectsSection::default();
+    };
+    let cluster = match fields.get("cluster").map(|node| (node, &node.value)) {
+        None => false,
+        Some((_, Value::Bool(cluster))) => *cluster,
+        Some((at, value)) => {
+            let reason = format!(
+                "field `objects.cluster` must be true or false, not {}",
+                value.describe()
+            );
+            decoder.error_at(at, reason);
+            false
+        }
+    };
+    let section = ObjectsSection {
+        files: paths(texts(decoder, &fields, "files")),
+        cluster,
+    };
+    if section.files.is_empty() && !cluster {
         decoder.error_at(
             node,
-            "field `objects` is empty; name the files or folders with identities, grants and policies",
+            "field `objects` names no objects; give `files`, or `cluster: true`, or both",
         );
     }
-    let paths = texts(decoder, top, "objects");
-    paths.into_iter().map(|path| PathBuf::from(path.value)).collect()
+    section
 }
 
 fn kernel(decoder: &mut Decoder, top: &Fields<'_>) -> KernelSection {

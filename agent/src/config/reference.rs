@@ -78,8 +78,10 @@ const FIELDS: &[Field] = &[
         "Further addresses that enforced pods may not reach."),
     field("protectedEndpoints.allow", "list of `address:port`", Value("[]"),
         "Addresses that would be denied and are open to every enforced pod."),
-    field("objects", "list of paths", Required,
-        "Files, or folders of files, with AgentIdentity, AgentGrant and AgentPolicy objects; at least one."),
+    field("objects.files", "list of paths", Absent("absent; then `cluster: true` is required"),
+        "Files, or folders of files, with AgentIdentity, AgentGrant and AgentPolicy objects. `objects: [PATH]` is short for `objects: {files: [PATH]}`."),
+    field("objects.cluster", "`true` or `false`", Value("false"),
+        "Whether the agent follows the objects that the API server keeps. The cluster needs the CRDs that `picket crds` prints."),
     field("authentication.configFile", "path", Absent("absent; then no JWT is verified"),
         "An AuthenticationConfiguration of the API server's form, with the issuers whose JWTs are verified."),
     field("kernel.cgroupRoot", "path", Absent("the first cgroup v2 mount of /proc/mounts"),
@@ -216,7 +218,7 @@ cluster: {kubeconfig: /k}
 upstream: {server: 'https://api.example', caFile: /ca, tokenFile: /t}
 tls: {caCertificateFile: /c, caKeyFile: /y}
 enforce: {namespaces: [a]}
-objects: [/o]
+objects: {files: [/o]}
 ";
 
     #[test]

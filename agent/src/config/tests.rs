@@ -126,7 +126,8 @@ shutdown: {drainSeconds: 0}
         config.protected_endpoints.allow,
         ["169.254.169.254:80".parse().unwrap()]
     );
-    assert_eq!(config.objects, [Path::new("/o"), Path::new("/p")]);
+    assert_eq!(config.objects.files, [Path::new("/o"), Path::new("/p")]);
+    assert!(!config.objects.cluster);
     let sink = |name: &str, target| SinkConfig {
         name: name.to_owned(),
         target,

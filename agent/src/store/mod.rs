@@ -1,12 +1,17 @@
-//! Where identities, grants and policies come from: sources, read whole or not at all.
+//! Where identities, grants and policies come from: files, read whole or not at all, and the objects of the cluster, each judged by
+//! itself.
 //!
 //! In: sources. Out: the [`PolicySet`] in force, a [`StoreStatus`] for logs and metrics, and an [`ObjectStatus`] for each
 //! object. A reading that fails changes nothing: the last good set stays in force, and the statuses say so and which object is
 //! at fault. Where there has been no good one since the start, a set that denies everything is in force.
 
+mod cluster;
 pub mod edit;
 pub mod files;
+mod follow;
+mod judged;
 mod metrics;
+mod report;
 mod source;
 mod status;
 mod watch;
@@ -20,17 +25,19 @@ use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use parking_lot::{Mutex, MutexGuard};
 use picket_policy::api::FileReading;
-use picket_policy::{Diagnostic, PolicySet, builtin};
+use picket_policy::{Diagnostic, Document, PolicySet, builtin};
 use thiserror::Error;
 use tokio::sync::watch as channel;
 use tokio_util::sync::CancellationToken;
 
+pub use cluster::ClusterObjects;
 pub use files::FileSource;
 pub use metrics::StoreMetrics;
 pub use source::{Manifest, Source};
 pub use status::{IdentityState, ObjectStatus, StatusReason};
 
 use crate::runtime::epoch::Epoch;
+use judged::Judged;
 use status::StatusBoard;
 
 /// Why the sources make no set.
@@ -61,6 +68,12 @@ pub enum StoreError {
         /// The system's reason.
         source: std::io::Error,
     },
+    /// The cluster's objects are not known yet.
+    #[error("{reason}")]
+    Unlisted {
+        /// Which are not, and why.
+        reason: String,
+    },
     /// The files say something that cannot stand.
     #[error("{}", errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Objects {
@@ -89,6 +102,7 @@ impl StoreError {
                     }
                 }
             },
+            StoreError::Unlisted { reason } => reason.clone(),
             StoreError::Empty { .. } | StoreError::TooMany { .. } | StoreError::Read { .. } => {
                 "the files cannot be read".to_owned()
             }
@@ -116,8 +130,21 @@ pub struct Store {
     epoch: Epoch,
     status: channel::Sender<StoreStatus>,
     objects: Mutex<StatusBoard>,
-    /// What was read last, good or not, so that nothing is done or said twice about the same text.
-    last: Mutex<Option<Vec<Manifest>>>,
+    last: Mutex<LastReading>,
+    /// The objects of the cluster, where the agent follows them.
+    cluster: Option<Arc<ClusterObjects>>,
+    judged: Mutex<Arc<Judged>>,
+}
+
+/// What the files said last.
+#[derive(Debug, Default)]
+struct LastReading {
+    /// Their texts, good or not, so that nothing is done or said twice about the same text.
+    manifests: Option<Vec<Manifest>>,
+    /// Why those make no set.
+    error: Option<String>,
+    /// The last ones that stood together, which the cluster's objects are judged beside.
+    good: Option<(Readings, Vec<Document>)>,
 }
 
 /// What sources said, each text's with its file's name.
@@ -134,7 +161,9 @@ impl Store {
             epoch: Epoch::default(),
             status: channel::channel(StoreStatus::default()).0,
             objects: Mutex::default(),
-            last: Mutex::new(None),
+            last: Mutex::default(),
+            cluster: None,
+            judged: Mutex::default(),
         }
     }
 
@@ -154,26 +183,52 @@ impl Store {
         Self::of_sources(vec![Box::new(FileSource::new(paths))], builtin::OWN_NAMESPACE)
     }
 
+    /// As [`Store::open`], for files that may name what is in the cluster where `of_cluster`.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn open_beside(paths: &[PathBuf], of_cluster: bool) -> Result<Self, StoreError> {
+        let cluster = of_cluster.then(|| {
+            let cluster = ClusterObjects::new(true);
+            cluster.assume_empty();
+            cluster
+        });
+        let sources: Vec<Box<dyn Source>> = vec![Box::new(FileSource::new(paths))];
+        let store = Self::unread(sources, builtin::OWN_NAMESPACE, cluster);
+        store.load()?;
+        Ok(store)
+    }
+
     /// Reads every source once, for a Picket that runs in this namespace.
     ///
     /// # Errors
     /// A [`StoreError`] where a source cannot be read, or an object cannot stand.
     pub fn of_sources(sources: Vec<Box<dyn Source>>, own_namespace: &str) -> Result<Self, StoreError> {
-        let store = Self::unread(sources, own_namespace);
+        let store = Self::unread(sources, own_namespace, None);
         store.load()?;
         Ok(store)
     }
 
     /// As [`Store::open`], for an agent that must come up whatever the files say: where they make no set, everything is denied
-    /// until they do. An agent that ended instead would leave a node that it never enforced on open.
+    /// until they do. An agent that ended instead would leave a node that it never enforced on open. Where `of_cluster`,
+    /// everything is denied until [`Store::follow_cluster`] has listed the cluster's objects.
     #[must_use]
-    pub fn open_or_deny_all(paths: &[PathBuf]) -> Self {
-        let store = Self::unread(vec![Box::new(FileSource::new(paths))], builtin::OWN_NAMESPACE);
+    pub fn open_or_deny_all(paths: &[PathBuf], of_cluster: bool) -> Self {
+        let mut sources: Vec<Box<dyn Source>> = Vec::new();
+        if !paths.is_empty() {
+            sources.push(Box::new(FileSource::new(paths)));
+        }
+        let cluster = of_cluster.then(|| ClusterObjects::new(!paths.is_empty()));
+        let store = Self::unread(sources, builtin::OWN_NAMESPACE, cluster);
         store.reload();
         store
     }
 
-    fn unread(sources: Vec<Box<dyn Source>>, own_namespace: &str) -> Self {
+    fn unread(
+        sources: Vec<Box<dyn Source>>,
+        own_namespace: &str,
+        cluster: Option<Arc<ClusterObjects>>,
+    ) -> Self {
         Self {
             sources,
             own_namespace: own_namespace.to_owned(),
@@ -181,7 +236,9 @@ impl Store {
             epoch: Epoch::default(),
             status: channel::channel(StoreStatus::default()).0,
             objects: Mutex::default(),
-            last: Mutex::new(None),
+            last: Mutex::default(),
+            cluster,
+            judged: Mutex::default(),
         }
     }
 
@@ -216,6 +273,18 @@ impl Store {
         self.board().statuses(Timestamp::now())
     }
 
+    /// How many kinds of the cluster's objects the API server has not listed.
+    fn unlisted(&self) -> usize {
+        let listed = self.cluster.as_ref().map(|cluster| cluster.listed());
+        let unlisted = |listed: &[cluster::Listed; 3]| {
+            listed
+                .iter()
+                .filter(|listed| **listed != cluster::Listed::Yes)
+                .count()
+        };
+        listed.as_ref().map_or(0, unlisted)
+    }
+
     /// Wakes whenever the status changes, for what must act on a new set at once.
     #[must_use]
     pub fn changes(&self) -> channel::Receiver<StoreStatus> {
@@ -243,35 +312,94 @@ impl Store {
         let mut last = self.last.lock();
         let now = Timestamp::now();
         match read {
-            Ok(manifests) if last.as_ref() == Some(&manifests) => Ok(()),
+            Ok(manifests) if last.manifests.as_ref() == Some(&manifests) => Ok(()),
             Ok(manifests) => {
                 let readings = parse(&manifests);
-                *last = Some(manifests);
-                let set = compile(&readings, &self.own_namespace).inspect_err(|error| {
-                    if let StoreError::Objects { errors } = error {
-                        self.board().rejected(&readings, errors, now);
+                last.manifests = Some(manifests);
+                let (documents, composed) = match documents_of(&readings) {
+                    Ok(documents) => (documents.clone(), self.compose(documents)),
+                    Err(error) => (Vec::new(), Err(error)),
+                };
+                match composed {
+                    Ok((set, judged)) => {
+                        self.accept(set, Some(&readings), judged, now);
+                        (last.error, last.good) = (None, Some((readings, documents)));
+                        Ok(())
                     }
-                })?;
-                self.accept(set, &readings, now);
-                Ok(())
+                    // The files are good, and the cluster's objects come later.
+                    Err(error @ StoreError::Unlisted { .. }) => {
+                        (last.error, last.good) = (None, Some((readings, documents)));
+                        Err(error)
+                    }
+                    Err(error) => {
+                        if let StoreError::Objects { errors } = &error {
+                            self.board().rejected(&readings, errors, now);
+                        }
+                        last.error = Some(error.to_string());
+                        Err(error)
+                    }
+                }
             }
             Err(error) => {
                 // Files that come back as they were must be taken up again.
-                *last = None;
+                last.manifests = None;
+                last.error = Some(error.to_string());
                 self.board().unreadable(&error.to_string(), now);
                 Err(error)
             }
         }
     }
 
+    /// Judges the cluster's objects again, beside the files that stood together last.
+    fn judge_cluster(&self) {
+        let last = self.last.lock();
+        let Some((readings, documents)) = &last.good else {
+            return;
+        };
+        match self.compose(documents.clone()) {
+            Ok((set, judged)) => {
+                // Of files that are faulty now the statuses say so already.
+                let readings = last.error.is_none().then_some(readings);
+                self.accept(set, readings, judged, Timestamp::now());
+                if let Some(error) = &last.error {
+                    self.status
+                        .send_modify(|status| status.last_error = Some(error.clone()));
+                }
+            }
+            Err(error) => self.refuse(&error),
+        }
+    }
+
+    /// Makes a set of the files' documents and the cluster's objects.
+    fn compose(&self, documents: Vec<Document>) -> Result<(PolicySet, Judged), StoreError> {
+        let invalid = |errors| StoreError::Objects { errors };
+        let Some(cluster) = &self.cluster else {
+            let set = PolicySet::compile_in(documents, &self.own_namespace).map_err(invalid)?;
+            return Ok((set, Judged::default()));
+        };
+        if let Some(reason) = cluster.why_unlisted() {
+            return Err(StoreError::Unlisted { reason });
+        }
+        let snapshot = cluster.snapshot();
+        let (set, verdicts) =
+            PolicySet::compile_each(documents, &snapshot.objects, &self.own_namespace).map_err(invalid)?;
+        cluster.came_into_force(&snapshot, &verdicts);
+        Ok((set, Judged { snapshot, verdicts }))
+    }
+
     /// Puts a set in force.
-    fn accept(&self, set: PolicySet, readings: &Readings, now: Timestamp) {
+    fn accept(&self, set: PolicySet, readings: Option<&Readings>, judged: Judged, now: Timestamp) {
         let summary = set.summary();
         let generation = self.status.borrow().generation + 1;
         let before = self.current.swap(Arc::new(set)).summary();
         // At once: a request that was judged by the set before, and is not sent yet, is judged again.
         self.epoch.raise();
-        self.board().accepted(readings, generation, now);
+        if let Some(readings) = readings {
+            self.board().accepted(readings, generation, now);
+        }
+        self.board().judged(&judged, generation, now);
+        let of_cluster = judged.verdicts.len();
+        *self.judged.lock() = Arc::new(judged);
         self.status.send_modify(|status| {
             status.generation = generation;
             status.last_error = None;
@@ -282,7 +410,8 @@ impl Store {
             grants = summary.grants,
             policies = summary.policies,
             rules = summary.rules,
-            files = readings.len(),
+            files = readings.map(Vec::len),
+            of_cluster,
             "the policy set is in force"
         );
         if before.policies > 0 && summary.policies == 0 {
@@ -336,7 +465,8 @@ fn parse(manifests: &[Manifest]) -> Readings {
     manifests.iter().map(reading).collect()
 }
 
-fn compile(readings: &Readings, own_namespace: &str) -> Result<PolicySet, StoreError> {
+/// The documents of files, where each is valid by itself.
+fn documents_of(readings: &Readings) -> Result<Vec<Document>, StoreError> {
     let errors: Vec<_> = readings
         .iter()
         .flat_map(|(_, reading)| reading.errors.iter().cloned())
@@ -346,9 +476,15 @@ fn compile(readings: &Readings, own_namespace: &str) -> Result<PolicySet, StoreE
         return Err(StoreError::Objects { errors });
     }
     let documents = readings.iter().flat_map(|(_, reading)| &reading.entries);
-    let documents = documents.filter_map(|entry| entry.document.clone()).collect();
-    PolicySet::compile_in(documents, own_namespace).map_err(|errors| StoreError::Objects { errors })
+    Ok(documents.filter_map(|entry| entry.document.clone()).collect())
 }
 
+fn compile(readings: &Readings, own_namespace: &str) -> Result<PolicySet, StoreError> {
+    PolicySet::compile_in(documents_of(readings)?, own_namespace)
+        .map_err(|errors| StoreError::Objects { errors })
+}
+
+#[cfg(test)]
+mod cluster_tests;
 #[cfg(test)]
 mod tests;

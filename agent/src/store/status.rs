@@ -11,6 +11,8 @@ use picket_policy::api::{AnyObject, FileReading};
 use picket_policy::{Diagnostic, Document, Standing};
 use serde::{Deserialize, Serialize};
 
+use super::judged::Judged;
+
 /// An object that the sources hold, or that is in force.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -122,6 +124,8 @@ pub(super) struct StatusBoard {
     in_force: BTreeMap<Key, Version>,
     statuses: Vec<Kept>,
     since: HashMap<Condition, Timestamp>,
+    /// Those of the cluster's objects, which follow the files'.
+    of_cluster: Vec<Kept>,
 }
 
 /// What an object says, so that a version can be told from another without being kept.
@@ -172,7 +176,7 @@ impl Kept {
         let standing = Standing::of(state, expires_at, now);
         status.state = Some(standing.into());
         status.expires_at = expires_at;
-        if status.ready {
+        if status.ready && standing != Standing::Active {
             status.message = note(standing);
         }
         status
@@ -182,7 +186,53 @@ impl Kept {
 impl StatusBoard {
     /// The statuses at `now`, in the order of the sources.
     pub(super) fn statuses(&self, now: Timestamp) -> Vec<ObjectStatus> {
-        self.statuses.iter().map(|kept| kept.at(now)).collect()
+        let all = self.statuses.iter().chain(&self.of_cluster);
+        all.map(|kept| kept.at(now)).collect()
+    }
+
+    /// Notes what became of the cluster's objects in the set of this generation.
+    pub(super) fn judged(&mut self, judged: &Judged, generation: u64, now: Timestamp) {
+        let known = std::mem::take(&mut self.of_cluster);
+        let known: HashMap<_, _> = known
+            .iter()
+            .map(|kept| {
+                (
+                    (kept.status.kind.as_str(), kept.status.name.as_str()),
+                    &kept.status,
+                )
+            })
+            .collect();
+        let kept = judged.objects().map(|object| {
+            let ready = object.is_ready();
+            let (reason, message) = match ready {
+                true => (StatusReason::InForce, object.message()),
+                false => (StatusReason::Invalid, object.message()),
+            };
+            // The API server's number of the version tells whether it is the same.
+            let source = format!("cluster, generation {}", object.entry.generation);
+            let before = known.get(&(object.kind(), object.entry.name.as_str()));
+            let same = before.filter(|before| (before.reason, &before.source) == (reason, &source));
+            let first = same.and_then(|before| before.generation).unwrap_or(generation);
+            let last = before.and_then(|before| before.generation);
+            let in_force = object.in_force();
+            let status = ObjectStatus {
+                kind: object.kind().to_owned(),
+                name: object.entry.name.clone(),
+                source,
+                ready,
+                reason,
+                message,
+                generation: in_force.map(|_| if ready { first } else { last.unwrap_or(generation) }),
+                state: None,
+                expires_at: None,
+                since: same.map_or(now, |before| before.since),
+            };
+            Kept {
+                status,
+                standing: in_force.and_then(standing),
+            }
+        });
+        self.of_cluster = kept.collect();
     }
 
     /// Notes that all of a reading came into force, as the set of this generation.

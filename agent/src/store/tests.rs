@@ -71,7 +71,7 @@ fn broken_files_stop_the_start_and_say_where() {
 fn an_agent_without_a_valid_set_denies_everything_until_the_files_are_corrected() {
     let folder = Folder::new();
     let objects = folder.path().join("objects");
-    let store = Store::open_or_deny_all(std::slice::from_ref(&objects));
+    let store = Store::open_or_deny_all(std::slice::from_ref(&objects), false);
     let why = || store.why_deny_all().expect("nothing is allowed");
     assert!(why().contains("objects: No such file"), "{}", why());
     assert_eq!(store.status().generation, 0);
@@ -547,7 +547,7 @@ impl Source for Flaky {
 #[tokio::test]
 async fn files_that_cannot_be_read_for_a_moment_do_not_deny_everything_for_long() {
     let flaky = Flaky { failures: 3.into() };
-    let store = Arc::new(Store::unread(vec![Box::new(flaky)], builtin::OWN_NAMESPACE));
+    let store = Arc::new(Store::unread(vec![Box::new(flaky)], builtin::OWN_NAMESPACE, None));
     store.reload();
     assert!(store.why_deny_all().is_some(), "at first");
     let cancel = CancellationToken::new();

@@ -1,4 +1,4 @@
-//! Files that `picket reference` writes: JSON Schemas of the objects, and the reference pages of the manual.
+//! Files that `picket reference` writes: JSON Schemas and CRDs of the objects, and the reference pages of the manual.
 //!
 //! In: the built agent, whose types are their source. Out: with `cargo xtask generate`, the files below `deploy/`; in the
 //! check, a finding for each file that differs, is missing, or is written no more.
@@ -14,7 +14,7 @@ use crate::agent::{Profile, build};
 use crate::sh;
 
 /// Where they are; nothing else is there.
-const FOLDERS: [&str; 2] = ["deploy/schemas", "deploy/docs/reference"];
+const FOLDERS: [&str; 3] = ["deploy/schemas", "deploy/crds", "deploy/docs/reference"];
 
 /// Whether a file is one of them.
 pub(crate) fn owns(path: &str) -> bool {
@@ -147,6 +147,7 @@ mod tests {
     #[test]
     fn only_whole_folders_are_generated() {
         assert!(owns("deploy/docs/reference/cli.md") && owns("deploy/schemas/agentpolicy.json"));
+        assert!(owns("deploy/crds/picket.dev_agentpolicies.yaml"));
         assert!(!owns("deploy/docs/policy.md") && !owns("deploy/docs/reference.md"));
     }
 }

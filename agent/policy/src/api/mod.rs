@@ -3,9 +3,10 @@
 //! In: a file's name and text. Out: [`Document`]s, or every [`Diagnostic`] in it with file, line and
 //! column. A field that is unknown, or known to the design but not built yet, is an error: nothing that is written is ignored.
 //!
-//! The types in [`v1alpha1`] are the one source: files are decoded by the schema that is generated from them, and so is JSON
-//! Schema.
+//! The types in [`v1alpha1`] are the one source: files are decoded by the schema that is generated from them. JSON Schema and
+//! CRDs are generated from the same.
 
+mod crd;
 mod field;
 mod read;
 mod schema;
@@ -14,6 +15,7 @@ pub mod v1alpha1;
 
 use std::sync::Arc;
 
+pub use crd::{crd_files, custom_resource_definitions};
 pub use field::{FieldError, FieldErrors};
 pub use read::{DocumentEntry, FileReading, read_documents, read_file};
 pub use schema::{any_object_schema, object_schema, object_schemas, schemas};
@@ -34,7 +36,8 @@ pub struct Document {
     /// The object.
     pub object: AnyObject,
     file: Arc<str>,
-    node: YamlNode,
+    /// Shared, since a set of thousands of objects is compiled anew at each change of one.
+    node: Arc<YamlNode>,
 }
 
 /// An object of any kind.
@@ -94,6 +97,8 @@ pub(crate) fn name_path() -> FieldPath {
 }
 
 #[cfg(test)]
-mod schema_tests;
+mod schema_cases;
+#[cfg(test)]
+mod schema_checks;
 #[cfg(test)]
 mod tests;

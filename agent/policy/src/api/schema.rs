@@ -1,8 +1,7 @@
 //! JSON Schema of the objects, generated from their types.
 //!
 //! In: the types. Out: the schema of a kind, which files are decoded by, and the same as documents for editors and checks.
-//! Every schema is whole in itself (no references), as CRDs want it. No CRD exists yet. A CRD's structural schema also refuses
-//! `$schema`, and `additionalProperties: false` beside `properties`: both must be taken out for one.
+//! Every schema is whole in itself (no references), as CRDs want it; [`crd`](super::crd) makes CRDs of them.
 
 use schemars::generate::SchemaSettings;
 use schemars::transform::{Transform, transform_subschemas};
@@ -14,6 +13,54 @@ use super::v1alpha1::{AgentGrantSpec, AgentIdentitySpec, AgentPolicySpec, Object
 
 /// Marks words that [`Spec::validate`] refuses, since it can say more than that they are none of the listed.
 pub(crate) const VALIDATED: &str = "x-picket-validated";
+
+/// Most items of a list of texts, where its field sets no bound of its own. An API server refuses a CRD whose CEL rules could cost
+/// too much, and the cost grows with what they may have to read. RBAC's largest bootstrap role has 40 resources in a list.
+const MAX_TEXTS: u64 = 256;
+
+/// Most items of a list of mappings, such as rules. A cluster has more rules than this in several policies.
+const MAX_MAPPINGS: u64 = 512;
+
+/// Most entries of a mapping with names of the writer's own, such as labels.
+const MAX_ENTRIES: u64 = 64;
+
+/// Most characters of a text. Names have 253 at most; messages and command lines are longer.
+const MAX_TEXT: u64 = 1024;
+
+/// The schema of a kind's spec. All in it has a bound, for objects in files and in a cluster alike.
+pub(crate) fn spec_schema<S: Spec>() -> Value {
+    let mut schema = schema_of::<S>();
+    bound(&mut schema);
+    schema
+}
+
+/// Sets a bound on all that has none.
+fn bound(schema: &mut Value) {
+    let Value::Object(map) = schema else { return };
+    let of_mappings = map
+        .get("items")
+        .is_some_and(|items| items.get("properties").is_some());
+    let limit = match map.get("type").and_then(Value::as_str) {
+        Some("array") if of_mappings => Some(("maxItems", MAX_MAPPINGS)),
+        Some("array") => Some(("maxItems", MAX_TEXTS)),
+        Some("string") if !map.contains_key("enum") && !map.contains_key("format") => {
+            Some(("maxLength", MAX_TEXT))
+        }
+        Some("object") if !map.contains_key("properties") => Some(("maxProperties", MAX_ENTRIES)),
+        _ => None,
+    };
+    if let Some((keyword, limit)) = limit {
+        map.entry(keyword).or_insert_with(|| json!(limit));
+    }
+    if let Some(Value::Object(fields)) = map.get_mut("properties") {
+        fields.values_mut().for_each(bound);
+    }
+    for inner in ["items", "additionalProperties"] {
+        if let Some(schema) = map.get_mut(inner) {
+            bound(schema);
+        }
+    }
+}
 
 /// The schema of a type, with its enumerations as lists of words.
 pub(crate) fn schema_of<T: JsonSchema>() -> Value {
@@ -121,19 +168,20 @@ fn gather_words(schema: &mut Schema) {
 #[must_use]
 pub fn object_schema<S: Spec>() -> Value {
     let mut schema = schema_of::<Object<S>>();
-    let description = schema_of::<S>()["description"].clone();
-    schema["properties"]["spec"]["description"] = description.clone();
+    let spec = spec_schema::<S>();
+    let description = spec["description"].clone();
+    schema["properties"]["spec"] = spec;
     schema["description"] = description;
     schema["title"] = json!(S::KIND);
     publish(&mut schema);
     schema
 }
 
-/// Takes out what is for the decoder alone, and orders the keys whatever features serde_json was built with.
+/// Takes out what is for the decoder or for CRDs alone, and orders the keys whatever features serde_json was built with.
 fn publish(schema: &mut Value) {
     match schema {
         Value::Object(map) => {
-            map.remove(VALIDATED);
+            map.retain(|keyword, _| !keyword.starts_with("x-"));
             map.values_mut().for_each(publish);
             map.sort_keys();
         }

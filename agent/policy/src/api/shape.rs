@@ -6,7 +6,7 @@
 //!
 //! The names, the words and the lengths are the schema's: nothing of an object is written down twice.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
 
@@ -30,6 +30,8 @@ pub(crate) enum Shape {
         moment: bool,
         /// The words that it can be; empty where it can be any.
         words: Vec<String>,
+        /// Most characters.
+        most: Option<usize>,
     },
     /// A list.
     List {
@@ -39,9 +41,18 @@ pub(crate) enum Shape {
         filled: bool,
         /// It must be there.
         needed: bool,
+        /// Most items.
+        most: Option<usize>,
+        /// No two items are the same.
+        distinct: bool,
     },
     /// A mapping with names of the writer's own.
-    Map(Box<Self>),
+    Map {
+        /// What its values are.
+        values: Box<Self>,
+        /// Most entries.
+        most: Option<usize>,
+    },
     /// A mapping with fields.
     Fields {
         /// Its fields.
@@ -64,12 +75,12 @@ const OTHER_KEYWORDS: &[&str] = &[
     "default",
     "description",
     "format",
-    "maxLength",
-    "maxProperties",
     "minProperties",
     "not",
     "pattern",
     "title",
+    "x-kubernetes-list-map-keys",
+    "x-kubernetes-list-type",
     VALIDATED,
 ];
 
@@ -83,10 +94,19 @@ impl Shape {
             None => (&[], Self::Any),
             Some("boolean") => (&["type"], Self::Bool),
             Some("integer") => (&["type"], Self::Integer),
-            Some("string") => (&["type", "minLength", "enum"], Self::text(keywords)),
-            Some("array") => (&["type", "items", "minItems"], Self::list(keywords)?),
+            Some("string") => (&["type", "minLength", "maxLength", "enum"], Self::text(keywords)),
+            Some("array") => (
+                &["type", "items", "minItems", "maxItems", "uniqueItems"],
+                Self::list(keywords)?,
+            ),
             Some("object") => (
-                &["type", "properties", "required", "additionalProperties"],
+                &[
+                    "type",
+                    "properties",
+                    "required",
+                    "additionalProperties",
+                    "maxProperties",
+                ],
                 Self::mapping(keywords)?,
             ),
             Some(other) => return Err(UnknownKeyword(format!("type: {other}"))),
@@ -105,6 +125,7 @@ impl Shape {
             filled: at_least_one(keywords, "minLength"),
             moment: keywords.get("format").and_then(Value::as_str) == Some("date-time"),
             words: words.into_iter().flatten().filter_map(text_of).collect(),
+            most: at_most(keywords, "maxLength"),
         }
     }
 
@@ -113,15 +134,18 @@ impl Shape {
             items: Box::new(keywords.get("items").map_or(Ok(Self::Any), Self::of_schema)?),
             filled: at_least_one(keywords, "minItems"),
             needed: false,
+            most: at_most(keywords, "maxItems"),
+            distinct: keywords.get("uniqueItems") == Some(&json!(true)),
         })
     }
 
     fn mapping(keywords: &Map<String, Value>) -> Result<Self, UnknownKeyword> {
         let Some(Value::Object(properties)) = keywords.get("properties") else {
             let values = keywords.get("additionalProperties");
-            return Ok(Self::Map(Box::new(
-                values.map_or(Ok(Self::Any), Self::of_schema)?,
-            )));
+            return Ok(Self::Map {
+                values: Box::new(values.map_or(Ok(Self::Any), Self::of_schema)?),
+                most: at_most(keywords, "maxProperties"),
+            });
         };
         let required = keywords.get("required").and_then(Value::as_array);
         let required: Vec<_> = required.into_iter().flatten().filter_map(text_of).collect();
@@ -147,7 +171,7 @@ impl Shape {
             Self::Text { moment: true, .. } => json!("1970-01-01T00:00:00Z"),
             Self::Text { words, .. } => json!(words.first().map_or("", String::as_str)),
             Self::List { .. } => json!([]),
-            Self::Map(_) => json!({}),
+            Self::Map { .. } => json!({}),
             Self::Fields { fields, required } => required
                 .iter()
                 .filter_map(|name| Some((name.clone(), fields.get(name)?.stand_in())))
@@ -162,6 +186,11 @@ fn at_least_one(keywords: &Map<String, Value>, name: &str) -> bool {
         .get(name)
         .and_then(Value::as_u64)
         .is_some_and(|least| least > 0)
+}
+
+fn at_most(keywords: &Map<String, Value>, name: &str) -> Option<usize> {
+    let most = keywords.get(name).and_then(Value::as_u64)?;
+    usize::try_from(most).ok()
 }
 
 fn text_of(value: &Value) -> Option<String> {
@@ -202,7 +231,9 @@ impl StructureCheck<'_> {
             Shape::Any => Some(plain(node)),
             Shape::Bool | Shape::Integer => self.scalar(shape, node, path),
             Shape::Text { words, .. } if !words.is_empty() => self.word(words, node, path),
-            Shape::Text { filled, moment, .. } => {
+            Shape::Text {
+                filled, moment, most, ..
+            } => {
                 let path = path.to_string();
                 let text = if *moment {
                     let text = self.decoder.text(node, &path)?;
@@ -213,12 +244,15 @@ impl StructureCheck<'_> {
                 } else {
                     self.decoder.text(node, &path)?
                 };
+                self.fits(node, &path, text.value.chars().count(), *most, "characters")?;
                 Some(Value::String(text.value))
             }
             Shape::List {
                 items,
                 filled,
                 needed,
+                most,
+                distinct,
             } => {
                 let nodes = self.decoder.items(node, &path.to_string())?;
                 if *filled && nodes.is_empty() {
@@ -232,18 +266,52 @@ impl StructureCheck<'_> {
                     self.decoder.error_at(node, reason);
                     return None;
                 }
+                self.fits(node, &path.to_string(), nodes.len(), *most, "items")?;
+                if *distinct {
+                    self.refuse_repeated(nodes, path);
+                }
                 let values = nodes.iter().enumerate();
                 let values = values.map(|(index, node)| self.value(items, node, &path.index(index)));
                 Some(Value::Array(values.collect()))
             }
-            Shape::Map(values) => {
+            Shape::Map { values, most } => {
                 let entries = self.decoder.entries(node, &path.to_string())?;
+                self.fits(node, &path.to_string(), entries.len(), *most, "entries")?;
                 let values = entries
                     .into_iter()
                     .map(|(name, node)| (name.clone(), self.value(values, node, &path.field(&name))));
                 Some(Value::Object(values.collect()))
             }
             Shape::Fields { fields, required } => self.fields(fields, required, node, path),
+        }
+    }
+
+    /// Notes a value that is larger than its bound; `None` then.
+    fn fits(
+        &mut self,
+        node: &YamlNode,
+        path: &str,
+        has: usize,
+        most: Option<usize>,
+        what: &str,
+    ) -> Option<()> {
+        let most = most.filter(|most| has > *most);
+        let Some(most) = most else { return Some(()) };
+        let reason = format!("field `{path}` has {has} {what}; it can have {most}");
+        self.decoder.error_at(node, reason);
+        None
+    }
+
+    /// Notes texts that a list has twice.
+    fn refuse_repeated(&mut self, nodes: &[YamlNode], path: &FieldPath) {
+        let mut seen = BTreeSet::new();
+        for node in nodes {
+            if let yaml::Value::Text(text) = &node.value
+                && !seen.insert(text)
+            {
+                let reason = format!("field `{path}` has {text:?} twice");
+                self.decoder.error_at(node, reason);
+            }
         }
     }
 

@@ -14,10 +14,34 @@ use crate::yaml::{Diagnostic, FieldPath};
 /// An object and the document it is from.
 type From<'d, T> = (&'d Document, &'d T);
 
+/// What is wrong with documents together.
+#[derive(Debug, Default)]
+pub(super) struct CrossErrors {
+    /// What can be no part of a set: names that are taken, and grants by which one identity would be two users.
+    pub(super) blocking: Vec<Diagnostic>,
+    /// Identities that one pod could have: the error at the later one, and what there is to say at the earlier.
+    pub(super) conflicts: Vec<(Diagnostic, Diagnostic)>,
+    /// References to nothing.
+    pub(super) dangling: Vec<Diagnostic>,
+}
+
 /// Finds everything wrong, in the order of the files.
 pub(super) fn check(documents: &[Document]) -> Vec<Diagnostic> {
-    let mut errors = Vec::new();
-    names(documents, &mut errors);
+    let CrossErrors {
+        blocking,
+        conflicts,
+        dangling,
+    } = cross_errors(documents);
+    let conflicts = conflicts.into_iter().map(|(later, _)| later);
+    let mut errors: Vec<_> = blocking.into_iter().chain(conflicts).chain(dangling).collect();
+    errors.sort();
+    errors
+}
+
+/// Likewise, by what must follow.
+pub(super) fn cross_errors(documents: &[Document]) -> CrossErrors {
+    let mut errors = CrossErrors::default();
+    names(documents, &mut errors.blocking);
     let identities: Vec<From<'_, AgentIdentity>> = documents
         .iter()
         .filter_map(|document| match &document.object {
@@ -32,10 +56,9 @@ pub(super) fn check(documents: &[Document]) -> Vec<Diagnostic> {
             _ => None,
         })
         .collect();
-    workloads(&identities, &mut errors);
-    references(documents, &identities, &mut errors);
-    upstreams(&identities, &grants, &mut errors);
-    errors.sort();
+    workloads(&identities, &mut errors.conflicts);
+    references(documents, &identities, &mut errors.dangling);
+    upstreams(&identities, &grants, &mut errors.blocking);
     errors
 }
 
@@ -65,7 +88,7 @@ fn names(documents: &[Document], errors: &mut Vec<Diagnostic>) {
 type KeyOf = fn(&Attest) -> Option<String>;
 
 /// Two identities that one caller could have.
-fn workloads(identities: &[From<'_, AgentIdentity>], errors: &mut Vec<Diagnostic>) {
+fn workloads(identities: &[From<'_, AgentIdentity>], errors: &mut Vec<(Diagnostic, Diagnostic)>) {
     let pod = |attest: &Attest| {
         let pod = attest.pod.as_ref()?;
         Some(format!(
@@ -84,13 +107,16 @@ fn workloads(identities: &[From<'_, AgentIdentity>], errors: &mut Vec<Diagnostic
                 .iter()
                 .find(|(_, other)| could_both_hold(&other.spec.attest, attest))
             {
-                let reason = format!(
-                    "AgentIdentity {:?} and {:?} ({}) could match one {key}: make their selectors exclude each other by one label",
-                    document.name(),
-                    other.name(),
-                    where_is(other, &name_path()),
-                );
-                errors.push(document.error_at(&name_path(), reason));
+                let said = |one: &Document, other: &Document| {
+                    let reason = format!(
+                        "AgentIdentity {:?} and {:?} ({}) could match one {key}: make their selectors exclude each other by one label",
+                        one.name(),
+                        other.name(),
+                        where_is(other, &name_path()),
+                    );
+                    one.error_at(&name_path(), reason)
+                };
+                errors.push((said(document, other), said(other, document)));
             }
             others.push((document, identity));
         }

@@ -5,6 +5,7 @@
 
 pub mod builtin;
 mod check;
+mod each;
 mod evaluate;
 mod explain;
 mod grants;
@@ -27,6 +28,7 @@ use crate::api::{AnyObject, Document};
 use crate::identity::Identity;
 use crate::yaml::Diagnostic;
 
+pub use each::{ClusterObject, ObjectVerdict};
 pub use grants::Grant;
 pub use needs::{BODY_LIMIT, BodyInput, Inputs, Needs};
 pub use upstream_user::{Impersonate, ServiceAccount, UpstreamUser, service_account};

@@ -18,6 +18,15 @@ pub use tree::{Value, YamlNode, parse};
 /// Largest file that is read, in bytes: what a ConfigMap or an object in etcd can hold.
 pub const MAX_FILE: usize = 1024 * 1024;
 
+/// A value as a YAML document.
+///
+/// In: what JSON can hold. Out: text that [`parse`] reads as the same value. A text that YAML cannot write comes out as JSON,
+/// which YAML reads too.
+#[must_use]
+pub fn to_yaml(value: &serde_json::Value) -> String {
+    serde_saphyr::to_string(value).unwrap_or_else(|_| format!("{value:#}\n"))
+}
+
 /// Where something stands in a file.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SourceLocation {

@@ -12,8 +12,8 @@ use kube::Client;
 use picket_policy::{Grant, Impersonate, UpstreamUser};
 
 use super::needs::{
-    Need, OnRights, Verdict, at_least, first, followed, impersonated, judge, narrowed, on_samples, on_verbs,
-    tokens,
+    Need, OnRights, Verdict, at_least, first, followed, impersonated, judge, kept_objects, narrowed, on_samples,
+    on_verbs, tokens,
 };
 use super::{in_time, slow};
 use crate::cluster::rights::{CredentialFiles, ReviewError, RuleVerbs, lacking, rule_verbs};
@@ -30,11 +30,14 @@ const UPSTREAM: &str = "upstream credential";
 /// Both checks. Must be called within a tokio runtime.
 pub(super) async fn checks(config: &Config, limit: Duration) -> Vec<Check> {
     // What objects cannot be read is the configuration's check.
-    let granted = match Store::open(&config.objects) {
+    let granted = match Store::open(&config.objects.files) {
         Ok(store) => granted(store.current().grants()),
         Err(_) => at_least(),
     };
-    let followed = followed();
+    let mut followed = followed();
+    if config.objects.cluster {
+        followed.extend(kept_objects());
+    }
     let advice = format!(
         "give the credential the rights of deploy/rbac.yaml: apply the file, and bind ClusterRole picket-node to the group of \
          the credential in {}",

@@ -9,6 +9,8 @@
 
 use std::collections::BTreeSet;
 
+use picket_policy::api::GROUP;
+use picket_policy::api::v1alpha1::{AgentGrantSpec, AgentIdentitySpec, AgentPolicySpec, Spec};
 use picket_policy::{ServiceAccount, service_account};
 
 use crate::cluster::rights::{MAX_RIGHTS, Right, RuleVerbs};
@@ -302,6 +304,29 @@ pub(super) fn followed() -> Vec<Need> {
         })
     };
     resources.into_iter().flat_map(follow).collect()
+}
+
+/// What it takes besides, where the agent follows the objects that the cluster keeps.
+pub(super) fn kept_objects() -> Vec<Need> {
+    let right = |verb: &'static str, plural: &'static str| Right::on(verb, GROUP, plural);
+    let needs = |plural: &'static str| {
+        let status = Right {
+            subresource: Some("status"),
+            ..right("patch", plural)
+        };
+        [
+            (format!("list {plural}"), right("list", plural)),
+            (format!("watch {plural}"), right("watch", plural)),
+            (format!("patch {plural}/status"), status),
+        ]
+    };
+    let plurals = [
+        AgentIdentitySpec::PLURAL,
+        AgentGrantSpec::PLURAL,
+        AgentPolicySpec::PLURAL,
+    ];
+    let all = plurals.into_iter().flat_map(needs);
+    all.map(|(what, right)| only(Step { what, right })).collect()
 }
 
 /// A need of one right.

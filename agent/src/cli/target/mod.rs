@@ -50,7 +50,7 @@ impl Target {
                 config::DEFAULT_PATH
             )
         })?;
-        Ok(ObjectFiles::read(&config.objects)?)
+        Ok(ObjectFiles::read(&config.objects.files)?)
     }
 
     /// The socket of this node's agent, as far as the configuration tells.

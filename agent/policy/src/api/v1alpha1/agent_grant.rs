@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::grant_upstream::GrantUpstream;
 use super::grant_window::GrantWindow;
-use super::object::Spec;
+use super::object::{CelRule, Spec};
 use super::policy_rule::PolicyRule;
 use crate::api::field::FieldErrors;
 use crate::glob::Glob;
@@ -26,7 +26,7 @@ pub struct AgentGrantSpec {
     /// Namespaces (globs) that the rules hold in. Without this field the rules hold everywhere, for cluster-scoped and
     /// non-resource requests too.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(min = 1))]
+    #[schemars(length(min = 1), extend("uniqueItems" = true))]
     pub namespaces: Vec<String>,
     /// What is granted, as RBAC PolicyRules with RBAC's meaning.
     #[schemars(length(min = 1))]
@@ -47,16 +47,44 @@ pub struct AgentGrantSpec {
 pub struct GrantTo {
     /// AgentIdentities by name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(min = 1))]
+    #[schemars(length(min = 1), extend("uniqueItems" = true))]
     pub identities: Vec<String>,
     /// Groups of AgentIdentities, without globs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(min = 1), inner(regex(pattern = r"^[^*?]*$")))]
+    #[schemars(length(min = 1), inner(regex(pattern = r"^[^*?]*$")), extend("uniqueItems" = true))]
     pub groups: Vec<String>,
 }
 
 impl Spec for AgentGrantSpec {
     const KIND: &'static str = "AgentGrant";
+    const PLURAL: &'static str = "agentgrants";
+    const CEL_RULES: &'static [CelRule] = &[
+        CelRule {
+            path: "spec",
+            rule: "!has(self.namespaces) || self.rules.all(rule, !has(rule.nonResourceURLs))",
+            message: "nonResourceURLs have no place in a grant with namespaces",
+        },
+        CelRule {
+            path: "spec.rules[]",
+            rule: "has(self.nonResourceURLs) || has(self.apiGroups)",
+            message: "apiGroups is required with resources; the core group is \"\"",
+        },
+        CelRule {
+            path: "spec.rules[]",
+            rule: "has(self.nonResourceURLs) || has(self.resources)",
+            message: "resources or nonResourceURLs is required",
+        },
+        CelRule {
+            path: "spec.rules[]",
+            rule: "!has(self.nonResourceURLs) || !(has(self.apiGroups) || has(self.resources) || has(self.resourceNames))",
+            message: "resources and nonResourceURLs are mixed: make two rules of it",
+        },
+        CelRule {
+            path: "spec.rules[]",
+            rule: "has(self.nonResourceURLs) ? self.verbs.all(verb, verb in ['get', 'head', 'post', 'put', 'patch', 'delete', 'options', '*']) : self.verbs.all(verb, verb in ['get', 'list', 'watch', 'create', 'update', 'patch', 'delete', 'deletecollection', '*'])",
+            message: "a verb that no request has: resources have get, list, watch, create, update, patch, delete and deletecollection; nonResourceURLs have get, head, post, put, patch, delete and options",
+        },
+    ];
     const PLANNED_FIELDS: &'static [&'static str] = &[
         "spec.upstream.eks",
         "spec.upstream.onBehalfOf",

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::label_selector::LabelSelector;
-use super::object::Spec;
+use super::object::{CelRule, Spec};
 use crate::api::field::FieldErrors;
 use crate::kubernetes::resources::is_subdomain;
 use crate::spiffe::SpiffeId;
@@ -24,6 +24,7 @@ pub struct AgentIdentitySpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(min = 1),
+        extend("uniqueItems" = true),
         extend("items" = {"type": "string", "not": {"pattern": r"^system:|^\s|\s$|^$"}})
     )]
     pub groups: Vec<String>,
@@ -119,6 +120,19 @@ pub struct PodAttest {
 
 impl Spec for AgentIdentitySpec {
     const KIND: &'static str = "AgentIdentity";
+    const PLURAL: &'static str = "agentidentities";
+    const CEL_RULES: &'static [CelRule] = &[
+        CelRule {
+            path: "spec",
+            rule: "oldSelf.state != 'Revoked' || self.state == 'Revoked'",
+            message: "a revoked identity stays revoked: make another one",
+        },
+        CelRule {
+            path: "spec.attest.pod.selector.matchExpressions[]",
+            rule: "self.operator in ['In', 'NotIn'] == has(self.values)",
+            message: "values are required with In and NotIn, and have no place with Exists and DoesNotExist",
+        },
+    ];
     const PLANNED_FIELDS: &'static [&'static str] = &["spec.exclusive", "spec.attest.jwt"];
 
     fn validate(&self, path: &FieldPath, errors: &mut FieldErrors) {

@@ -8,7 +8,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use super::builtin_name::Builtin;
-use super::object::Spec;
+use super::object::{CelRule, Spec};
 use super::rule_match::{Match, check_globs};
 use crate::api::field::FieldErrors;
 use crate::glob::Glob;
@@ -31,6 +31,7 @@ pub struct AgentPolicySpec {
     pub exceptions: Vec<String>,
     /// The rules. A policy has rules, exceptions or both.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub rules: Vec<Rule>,
 }
 
@@ -40,6 +41,7 @@ fn exceptions_schema(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "array",
         "minItems": 1,
+        "uniqueItems": true,
         "items": {"type": "string", "enum": names, "x-picket-validated": true},
     })
 }
@@ -51,16 +53,16 @@ fn exceptions_schema(_: &mut SchemaGenerator) -> Schema {
 pub struct Subjects {
     /// AgentIdentities by name (globs).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(min = 1), inner(regex(pattern = r".")))]
+    #[schemars(length(min = 1), inner(regex(pattern = r".")), extend("uniqueItems" = true))]
     pub identities: Vec<String>,
     /// Groups of AgentIdentities (globs).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(min = 1), inner(regex(pattern = r".")))]
+    #[schemars(length(min = 1), inner(regex(pattern = r".")), extend("uniqueItems" = true))]
     pub groups: Vec<String>,
     /// Namespaces that the agents' own pods run in (globs). No glob matches a client of the gateway, which is no pod: name
     /// such an agent by `identities` or `groups`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(min = 1), inner(regex(pattern = r"^[-a-z0-9*?]+$")))]
+    #[schemars(length(min = 1), inner(regex(pattern = r"^[-a-z0-9*?]+$")), extend("uniqueItems" = true))]
     pub namespaces: Vec<String>,
 }
 
@@ -88,6 +90,7 @@ pub struct Rule {
     pub action: Action,
     /// What the agent is told, on one line.
     #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(regex(pattern = r"^[^\x00-\x09\x0b-\x1f\x7f-\x9f]*$"))]
     pub message: String,
 }
 
@@ -192,6 +195,59 @@ impl AgentPolicySpec {
 
 impl Spec for AgentPolicySpec {
     const KIND: &'static str = "AgentPolicy";
+    const PLURAL: &'static str = "agentpolicies";
+    const CEL_RULES: &'static [CelRule] = &[
+        CelRule {
+            path: "spec",
+            rule: "has(self.exceptions) || has(self.rules) && size(self.rules) > 0",
+            message: "rules are required: a policy without rules forbids nothing",
+        },
+        CelRule {
+            path: "spec",
+            rule: "!has(self.exceptions) || has(self.subjects)",
+            message: "exceptions need subjects: no exception is for all agents",
+        },
+        CelRule {
+            path: "spec",
+            rule: "!has(self.exceptions) || !has(self.subjects) || !has(self.subjects.namespaces)",
+            message: "exceptions need subjects by name: no namespaces",
+        },
+        CelRule {
+            path: "spec",
+            rule: "!has(self.exceptions) || !has(self.subjects) || !has(self.subjects.identities) || self.subjects.identities.all(name, !name.contains('*') && !name.contains('?'))",
+            message: "exceptions need subjects by name: identities without globs",
+        },
+        CelRule {
+            path: "spec",
+            rule: "!has(self.exceptions) || !has(self.subjects) || !has(self.subjects.groups) || self.subjects.groups.all(name, !name.contains('*') && !name.contains('?'))",
+            message: "exceptions need subjects by name: groups without globs",
+        },
+        CelRule {
+            path: "spec",
+            rule: "!has(self.exceptions) || self.mode != 'Audit'",
+            message: "exceptions have no effect in mode Audit",
+        },
+        CelRule {
+            path: "spec.rules[].match",
+            rule: "!has(self.nonResourceURLs) || !(has(self.apiGroups) || has(self.resources) || has(self.namespaces) || has(self.names) || has(self.commands) || has(self.exceptCommands))",
+            message: "resources and nonResourceURLs are mixed: make two rules of it",
+        },
+        CelRule {
+            path: "spec.rules[].match",
+            rule: "!has(self.verbs) || (has(self.nonResourceURLs) ? self.verbs.all(verb, verb in ['get', 'head', 'post', 'put', 'patch', 'delete', 'options', '*']) : self.verbs.all(verb, verb in ['get', 'list', 'watch', 'create', 'update', 'patch', 'delete', 'deletecollection', '*']))",
+            message: "a verb that no request has: resources have get, list, watch, create, update, patch, delete and deletecollection; nonResourceURLs have get, head, post, put, patch, delete and options",
+        },
+        CelRule {
+            path: "spec.rules[].match",
+            rule: "!(has(self.commands) || has(self.exceptCommands)) || has(self.resources) && self.resources.all(resource, resource in ['pods/exec', 'pods/attach'])",
+            message: "commands need resources: [pods/exec], pods/attach or both, and no others",
+        },
+        CelRule {
+            path: "spec.rules[].match",
+            rule: "!has(self.names) || !has(self.verbs) || !('create' in self.verbs) || has(self.resources) && self.resources.all(resource, resource.contains('/'))",
+            message: "names cannot be told on create: the new object's name is in the body, not in the request",
+        },
+    ];
     const PLANNED_FIELDS: &'static [&'static str] = &["spec.variables", "spec.limits", "spec.rules[].when"];
     const PLANNED_WORDS: &'static [(&'static str, &'static [&'static str])] = &[(
         "spec.rules[].action",

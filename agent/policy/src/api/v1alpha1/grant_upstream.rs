@@ -40,6 +40,7 @@ pub struct ImpersonatedUser {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(min = 1),
+        extend("uniqueItems" = true),
         extend("items" = {
             "type": "string",
             "pattern": r"^[!-~]([ -~]*[!-~])?$",

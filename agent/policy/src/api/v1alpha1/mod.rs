@@ -15,6 +15,7 @@ mod label_selector;
 mod object;
 mod policy_rule;
 mod rule_match;
+mod status;
 
 pub use agent_grant::{AgentGrantSpec, GrantTo};
 pub use agent_identity::{AgentIdentitySpec, Attest, PodAttest, SpiffeAttest, State};
@@ -24,9 +25,10 @@ pub use grant_upstream::{GrantUpstream, ImpersonatedUser, UpstreamServiceAccount
 pub(crate) use grant_window::{ClockTime, zone_data};
 pub use grant_window::{DailyWindow, Day, GrantWindow};
 pub use label_selector::{LabelOperator, LabelRequirement, LabelSelector};
-pub use object::{ApiVersion, KindName, Object, ObjectMeta, Spec};
+pub use object::{ApiVersion, CelRule, KindName, Object, ObjectMeta, Spec};
 pub use policy_rule::PolicyRule;
 pub use rule_match::Match;
+pub use status::{ConditionStatus, GrantStatus, IdentityStatus, ObjectCondition, PolicyStatus};
 
 /// Who an agent is.
 pub type AgentIdentity = Object<AgentIdentitySpec>;

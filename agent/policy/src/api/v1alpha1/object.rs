@@ -35,6 +35,10 @@ pub struct Object<S: Spec> {
 pub trait Spec: fmt::Debug + Clone + PartialEq + Eq + Serialize + DeserializeOwned + JsonSchema {
     /// The kind as it is written.
     const KIND: &'static str;
+    /// The kind in URLs.
+    const PLURAL: &'static str;
+    /// What [`Spec::validate`] refuses and an API server can refuse too, though its schema cannot say it.
+    const CEL_RULES: &'static [CelRule] = &[];
     /// Fields of the design that this version does not have, each by its path with `[]` for an index.
     const PLANNED_FIELDS: &'static [&'static str] = &[];
     /// Words of the design that this version does not have, each with its field's path.
@@ -44,6 +48,17 @@ pub trait Spec: fmt::Debug + Clone + PartialEq + Eq + Serialize + DeserializeOwn
 
     /// Notes what is wrong that the schema cannot say. `path` is that of the spec.
     fn validate(&self, path: &FieldPath, errors: &mut FieldErrors);
+}
+
+/// A rule that an API server holds objects to, in CEL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CelRule {
+    /// The field that it is about, by its path with `[]` for an index.
+    pub path: &'static str,
+    /// What must be true of the field, which is `self`.
+    pub rule: &'static str,
+    /// What a person is told where it is not.
+    pub message: &'static str,
 }
 
 impl<S: Spec> Object<S> {

@@ -10,6 +10,9 @@ use crate::kubernetes::resources::{group_error, misspelt, name_error, resource_e
 use crate::kubernetes::verbs::{ROLE_VERBS, Verb};
 use crate::yaml::FieldPath;
 
+/// Most characters of a resource: two DNS labels with a slash. Rules in CEL read each, so that no more is a bound on their cost.
+pub(super) const MAX_RESOURCE: usize = 128;
+
 /// An RBAC PolicyRule, with RBAC's meaning (k8s.io/api/rbac/v1). It is about resources or about other paths.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -27,7 +30,7 @@ pub struct PolicyRule {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(min = 1),
-        inner(regex(pattern = r"^(\*|[^*?/A-Z]+|(\*|[^*?/A-Z]+)/[^*?/A-Z]+)$"))
+        inner(length(max = MAX_RESOURCE), regex(pattern = r"^(\*|[^*?/A-Z]+|(\*|[^*?/A-Z]+)/[^*?/A-Z]+)$"))
     )]
     pub resources: Vec<String>,
     /// The names of objects, without globs. Without this field the rule is about every name.

@@ -5,7 +5,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::policy_rule::{check_verbs, verbs_schema};
+use super::policy_rule::{MAX_RESOURCE, check_verbs, verbs_schema};
 use crate::api::field::FieldErrors;
 use crate::glob::{Glob, GlobError};
 use crate::kubernetes::resources::{
@@ -33,7 +33,10 @@ pub struct Match {
     pub api_groups: Option<Vec<String>>,
     /// The resources (globs on either side of the slash): `pods`, `pods/exec`, `*/scale`, `pods/*`, or `*` for all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1), inner(regex(pattern = r"^[^/A-Z]+(/[^/A-Z]+)?$")))]
+    #[schemars(
+        length(min = 1),
+        inner(length(max = MAX_RESOURCE), regex(pattern = r"^[^/A-Z]+(/[^/A-Z]+)?$"))
+    )]
     pub resources: Option<Vec<String>>,
     /// The namespaces of the request (globs).
     #[serde(default, skip_serializing_if = "Option::is_none")]

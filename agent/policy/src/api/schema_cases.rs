@@ -1,62 +1,11 @@
-//! The schemas are current, hold for the examples, and refuse what the reader refuses where a schema can say it.
+//! Objects with one thing changed: what each part that judges objects must say of them.
+//!
+//! In: nothing. Out: tables, for the tests of schema and reader here, and for those of the CRDs at an API server (tests/e2e).
 
-use std::path::Path;
-
-use jsonschema::Validator;
 use serde_json::{Value, json};
 
-use super::{any_object_schema, object_schema, read_documents, schemas};
-use crate::api::v1alpha1::AgentGrantSpec;
-use crate::yaml::parse;
-
-fn deploy(folder: &str) -> std::path::PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../../deploy")
-        .join(folder)
-}
-
-fn validator() -> Validator {
-    jsonschema::options()
-        .should_validate_formats(true)
-        .build(&any_object_schema())
-        .expect("a valid schema")
-}
-
-/// A document as a schema sees it.
-fn as_json(text: &str) -> Vec<Value> {
-    let nodes = parse("f.yaml", text).unwrap_or_else(|error| panic!("{error}"));
-    nodes.iter().map(super::shape::plain).collect()
-}
-
-#[test]
-fn the_schemas_under_deploy_are_current() {
-    for (file, text) in schemas() {
-        let path = deploy("schemas").join(&file);
-        let kept = std::fs::read_to_string(&path).unwrap_or_default();
-        assert!(
-            kept == text,
-            "deploy/schemas/{file} is not what the types say: run `cargo xtask generate`"
-        );
-    }
-}
-
-#[test]
-fn the_examples_hold_by_the_schema() {
-    let (validator, mut objects) = (validator(), 0);
-    for entry in std::fs::read_dir(deploy("examples")).expect("examples") {
-        let path = entry.expect("an entry").path();
-        let text = std::fs::read_to_string(&path).expect("text");
-        for document in as_json(&text) {
-            let errors: Vec<_> = validator.iter_errors(&document).map(|e| e.to_string()).collect();
-            assert!(errors.is_empty(), "{}: {errors:#?}\n{document:#}", path.display());
-            objects += 1;
-        }
-    }
-    assert!(objects >= 6, "{objects}");
-}
-
 /// An object with one thing changed, by its JSON pointer; `null` takes it away.
-fn changed(object: &Value, pointer: &str, value: Value) -> Value {
+pub(crate) fn changed(object: &Value, pointer: &str, value: Value) -> Value {
     let mut object = object.clone();
     let (parent, name) = pointer.rsplit_once('/').expect("a pointer");
     match object.pointer_mut(parent) {
@@ -68,7 +17,7 @@ fn changed(object: &Value, pointer: &str, value: Value) -> Value {
     object
 }
 
-fn objects() -> [Value; 3] {
+pub(crate) fn objects() -> [Value; 3] {
     let object = |kind: &str, spec: Value| json!({"apiVersion": "picket.dev/v1alpha1", "kind": kind, "metadata": {"name": "a"}, "spec": spec});
     [
         object(
@@ -108,7 +57,7 @@ fn objects() -> [Value; 3] {
 }
 
 /// What both refuse: the object's number, where, and what is put there.
-fn refused_by_both() -> Vec<(usize, &'static str, Value)> {
+pub(crate) fn refused_by_both() -> Vec<(usize, &'static str, Value)> {
     vec![
         (0, "/apiVersion", json!("picket.dev/v1")),
         (0, "/kind", json!("Agent")),
@@ -202,6 +151,15 @@ fn refused_by_both() -> Vec<(usize, &'static str, Value)> {
         (1, "/spec/rules/0/resourceNames", json!([""])),
         (1, "/spec/rules/1/nonResourceURLs", json!(["metrics"])),
         (1, "/spec/rules/1/nonResourceURLs", json!(["/a*b"])),
+        (0, "/spec/groups", json!(["g", "g"])),
+        (0, "/spec/groups", json!(vec!["g"; 257])),
+        (0, "/spec/owner", json!("o".repeat(1025))),
+        (1, "/spec/to/identities", json!(["a", "a"])),
+        (1, "/spec/rules/0/resources", json!(many("r", 257))),
+        (1, "/spec/rules/0/resources", json!(["r".repeat(129)])),
+        (1, "/spec/rules/0/resourceNames", json!(many("n", 257))),
+        (2, "/spec/subjects/groups", json!(["g", "g"])),
+        (2, "/spec/rules/0/message", json!("a\u{1b}[31m")),
         (2, "/spec/lift", json!(["builtin/nodes-proxy"])),
         (2, "/spec/mode", json!("Adit")),
         (2, "/spec/subjects", json!({})),
@@ -225,8 +183,8 @@ fn refused_by_both() -> Vec<(usize, &'static str, Value)> {
     ]
 }
 
-/// What only the reader can refuse, since it takes two fields, or knowledge that no schema has.
-fn refused_by_the_reader() -> Vec<(usize, &'static str, Value)> {
+/// What the reader refuses and no schema can, since it takes two fields. An API server refuses it by a CRD's rules in CEL.
+pub(crate) fn refused_by_the_reader() -> Vec<(usize, &'static str, Value)> {
     vec![
         (
             0,
@@ -245,17 +203,40 @@ fn refused_by_the_reader() -> Vec<(usize, &'static str, Value)> {
         ),
         (1, "/spec/namespaces", json!(["prod-*"])),
         (1, "/spec/rules/0/apiGroups", Value::Null),
-        (1, "/spec/rules/0/resources", json!(["pod"])),
         (1, "/spec/rules/1/apiGroups", json!([""])),
         (2, "/spec/subjects", Value::Null),
         (2, "/spec/mode", json!("Audit")),
-        (2, "/spec/rules/0/match/apiGroups", json!(["v1"])),
         (2, "/spec/rules/0/match/commands", json!(["x"])),
+        (2, "/spec/rules/0/match/nonResourceURLs", json!(["/x"])),
+        (
+            2,
+            "/spec/rules/0/match",
+            json!({"nonResourceURLs": ["/x"], "verbs": ["list"]}),
+        ),
+        (
+            2,
+            "/spec/rules/0/match",
+            json!({"resources": ["pods"], "names": ["a"], "verbs": ["create"]}),
+        ),
+        (2, "/spec/subjects/groups", json!(["g*"])),
+        (2, "/spec/subjects", json!({"namespaces": ["a"]})),
+        (1, "/spec/rules/0/verbs", json!(["post"])),
+        (1, "/spec/rules/1/verbs", json!(["list"])),
+        (1, "/spec/rules/1/resourceNames", json!(["a"])),
+        (1, "/spec/rules/0/resources", Value::Null),
+    ]
+}
+
+/// What the reader alone refuses, since it takes knowledge that neither a schema nor a rule in CEL has.
+pub(crate) fn refused_by_knowledge() -> Vec<(usize, &'static str, Value)> {
+    vec![
+        (1, "/spec/rules/0/resources", json!(["pod"])),
+        (2, "/spec/rules/0/match/apiGroups", json!(["v1"])),
     ]
 }
 
 /// What both admit.
-fn admitted() -> Vec<(usize, &'static str, Value)> {
+pub(crate) fn admitted() -> Vec<(usize, &'static str, Value)> {
     vec![
         (0, "/metadata/labels", json!({"a": "b"})),
         (0, "/metadata/name", json!("a.b-1")),
@@ -285,8 +266,10 @@ fn admitted() -> Vec<(usize, &'static str, Value)> {
         (1, "/spec/rules/0/verbs", json!(["*", "deletecollection"])),
         (1, "/spec/rules/0/resources", json!(["*"])),
         (1, "/spec/rules/1/nonResourceURLs", json!(["*", "/a/*"])),
+        (1, "/spec/rules/0/resourceNames", json!(many("n", 256))),
         (2, "/spec/exceptions", Value::Null),
         (2, "/spec/rules/0/message", Value::Null),
+        (2, "/spec/rules/0/message", json!("two\nlines")),
         (2, "/spec/rules/0/action", json!("Warn")),
         (
             2,
@@ -297,68 +280,7 @@ fn admitted() -> Vec<(usize, &'static str, Value)> {
     ]
 }
 
-/// Whether schema and reader admit an object. YAML reads JSON as it is.
-fn verdicts(validator: &Validator, object: &Value) -> (bool, bool, String) {
-    let read = read_documents("f.yaml", &object.to_string());
-    let said = format!("{read:?}");
-    (validator.is_valid(object), read.is_ok(), said)
-}
-
-#[test]
-fn schema_and_reader_agree() {
-    let (validator, objects) = (validator(), objects());
-    for object in &objects {
-        let (schema, reader, said) = verdicts(&validator, object);
-        assert!(schema && reader, "{object:#}\n{said}");
-    }
-    let cases = [
-        (refused_by_both(), (false, false)),
-        (refused_by_the_reader(), (true, false)),
-        (admitted(), (true, true)),
-    ];
-    for (cases, expected) in cases {
-        for (number, pointer, value) in cases {
-            let object = changed(&objects[number], pointer, value.clone());
-            let (schema, reader, said) = verdicts(&validator, &object);
-            assert_eq!((schema, reader), expected, "{pointer} {value}\n{said}");
-        }
-    }
-}
-
-#[test]
-fn a_schema_is_whole_and_plain_and_says_what_each_field_is() {
-    fn check(at: &str, schema: &Value) {
-        let Value::Object(map) = schema else { return };
-        for keyword in ["$ref", "$defs", "oneOf", "nullable"] {
-            assert!(!map.contains_key(keyword), "{at} has {keyword}");
-        }
-        assert!(map.keys().all(|keyword| !keyword.starts_with("x-")), "{at}");
-        assert!(map.get("type").is_none_or(Value::is_string), "{at}");
-        if let Some(Value::Object(fields)) = map.get("properties") {
-            assert_eq!(map.get("additionalProperties"), Some(&json!(false)), "{at}");
-            for (name, field) in fields {
-                let at = format!("{at}.{name}");
-                let said = field
-                    .get("description")
-                    .and_then(Value::as_str)
-                    .unwrap_or_default();
-                assert!(said.len() > 10 && !said.contains("[`"), "{at}: {said:?}");
-                check(&at, field);
-            }
-        }
-        for inner in ["items", "additionalProperties"] {
-            if let Some(schema) = map.get(inner) {
-                check(&format!("{at}[]"), schema);
-            }
-        }
-    }
-    for (kind, schema) in super::object_schemas() {
-        check(kind, &schema);
-    }
-    let grant = object_schema::<AgentGrantSpec>();
-    assert_eq!(grant["properties"]["kind"]["enum"], json!(["AgentGrant"]));
-    assert_eq!(
-        grant.pointer("/properties/spec/required"),
-        Some(&json!(["to", "upstream", "rules"]))
-    );
+/// So many different texts.
+fn many(text: &str, count: usize) -> Vec<String> {
+    (0..count).map(|index| format!("{text}{index}")).collect()
 }

@@ -1,0 +1,325 @@
+//! CustomResourceDefinitions of the objects, generated from their types.
+//!
+//! In: the schema of each kind, and its [`CelRule`]s. Out: a CRD a kind, and the files of `deploy/crds`.
+//!
+//! A CRD takes a structural schema, which has fewer keywords than JSON Schema. [`structural`] translates, and takes out what an
+//! API server does by itself: it drops unknown fields, or refuses them where the client asks for strict validation, as kubectl
+//! does.
+
+use serde_json::{Map, Value, json};
+
+use super::GROUP;
+use super::schema::{VALIDATED, schema_of, spec_schema};
+use super::v1alpha1::{
+    AgentGrantSpec, AgentIdentitySpec, AgentPolicySpec, CelRule, GrantStatus, IdentityStatus, PolicyStatus,
+    Spec,
+};
+use crate::yaml::to_yaml;
+
+/// The version that is served and stored.
+const VERSION: &str = "v1alpha1";
+
+/// The condition that `kubectl get` shows as Ready.
+const READY: &str = r#".status.conditions[?(@.type=="Ready")].status"#;
+
+/// A column of `kubectl get`: its name, its type, and the path of what it shows.
+type Column = (&'static str, &'static str, &'static str);
+
+/// What people call a kind.
+struct Names {
+    plural: &'static str,
+    singular: &'static str,
+    short: &'static str,
+}
+
+const IDENTITY_COLUMNS: [Column; 6] = [
+    ("Owner", "string", ".spec.owner"),
+    ("State", "string", ".spec.state"),
+    // Text and not a date: kubectl shows dates as an age, and these lie ahead.
+    ("Expires", "string", ".spec.expiresAt"),
+    ("Review", "string", ".spec.reviewBy"),
+    ("Ready", "string", READY),
+    ("Age", "date", ".metadata.creationTimestamp"),
+];
+
+const GRANT_COLUMNS: [Column; 5] = [
+    ("Identities", "string", ".spec.to.identities"),
+    ("Groups", "string", ".spec.to.groups"),
+    ("User", "string", ".spec.upstream.impersonate.user"),
+    ("Ready", "string", READY),
+    ("Age", "date", ".metadata.creationTimestamp"),
+];
+
+const POLICY_COLUMNS: [Column; 3] = [
+    ("Mode", "string", ".spec.mode"),
+    ("Ready", "string", READY),
+    ("Age", "date", ".metadata.creationTimestamp"),
+];
+
+/// Every CRD with its kind.
+#[must_use]
+pub fn custom_resource_definitions() -> Vec<(&'static str, Value)> {
+    let identity = Names {
+        plural: AgentIdentitySpec::PLURAL,
+        singular: "agentidentity",
+        short: "agid",
+    };
+    let grant = Names {
+        plural: AgentGrantSpec::PLURAL,
+        singular: "agentgrant",
+        short: "aggr",
+    };
+    let policy = Names {
+        plural: AgentPolicySpec::PLURAL,
+        singular: "agentpolicy",
+        short: "agpol",
+    };
+    vec![
+        definition::<AgentIdentitySpec>(&identity, &IDENTITY_COLUMNS, schema_of::<IdentityStatus>()),
+        definition::<AgentGrantSpec>(&grant, &GRANT_COLUMNS, schema_of::<GrantStatus>()),
+        definition::<AgentPolicySpec>(&policy, &POLICY_COLUMNS, schema_of::<PolicyStatus>()),
+    ]
+}
+
+/// The files under `deploy/crds` and what they hold.
+#[must_use]
+pub fn crd_files() -> Vec<(String, String)> {
+    let file = |(_, definition): &(&str, Value)| {
+        let plural = definition["spec"]["names"]["plural"].as_str().unwrap_or_default();
+        (format!("{GROUP}_{plural}.yaml"), to_yaml(definition))
+    };
+    custom_resource_definitions().iter().map(file).collect()
+}
+
+fn definition<S: Spec>(names: &Names, columns: &[Column], mut status: Value) -> (&'static str, Value) {
+    let mut spec = spec_schema::<S>();
+    let description = spec["description"].clone();
+    structural(&mut spec);
+    structural(&mut status);
+    let column = |(name, kind, path): &Column| json!({"name": name, "type": kind, "jsonPath": path});
+    let mut schema = json!({
+        "type": "object",
+        "description": description,
+        "required": ["spec"],
+        "properties": {
+            "apiVersion": {"type": "string", "description": "The group and version of the object."},
+            "kind": {"type": "string", "description": "The kind of the object."},
+            "metadata": {"type": "object"},
+            "spec": spec,
+            "status": status,
+        },
+    });
+    for rule in S::CEL_RULES {
+        if let Some(schema) = field(&mut schema, rule.path) {
+            add_rule(schema, rule);
+        }
+    }
+    let mut definition = json!({
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": format!("{}.{GROUP}", names.plural)},
+        "spec": {
+            "group": GROUP,
+            "names": {
+                "kind": S::KIND,
+                "listKind": format!("{}List", S::KIND),
+                "plural": names.plural,
+                "singular": names.singular,
+                "shortNames": [names.short],
+                "categories": ["picket"],
+            },
+            "scope": "Cluster",
+            "versions": [{
+                "name": VERSION,
+                "served": true,
+                "storage": true,
+                "additionalPrinterColumns": columns.iter().map(column).collect::<Vec<_>>(),
+                "subresources": {"status": {}},
+                "schema": {"openAPIV3Schema": schema},
+            }],
+        },
+    });
+    definition.sort_all_objects();
+    (S::KIND, definition)
+}
+
+/// Makes a schema one that a CRD takes.
+fn structural(schema: &mut Value) {
+    let Value::Object(map) = schema else { return };
+    for keyword in [VALIDATED, "title", "$schema"] {
+        map.remove(keyword);
+    }
+    if map.contains_key("properties") {
+        map.remove("additionalProperties");
+    }
+    if map.remove("uniqueItems").is_some() {
+        map.insert("x-kubernetes-list-type".to_owned(), json!("set"));
+    }
+    match map.get("type").and_then(Value::as_str) {
+        Some("integer") => drop(map.insert("format".to_owned(), json!("int64"))),
+        None => drop(map.insert("x-kubernetes-preserve-unknown-fields".to_owned(), json!(true))),
+        Some(_) => {}
+    }
+    if let Some(Value::Object(fields)) = map.get_mut("properties") {
+        fields.values_mut().for_each(structural);
+    }
+    for inner in ["items", "additionalProperties"] {
+        if let Some(schema) = map.get_mut(inner) {
+            structural(schema);
+        }
+    }
+}
+
+/// The schema of a field, by its path with `[]` for an index.
+fn field<'s>(schema: &'s mut Value, path: &str) -> Option<&'s mut Value> {
+    path.split('.').try_fold(schema, |schema, step| {
+        let (name, lists) = step.split_once("[]").map_or((step, 0), |(name, _)| (name, 1));
+        let found = schema.get_mut("properties")?.get_mut(name)?;
+        if lists == 0 {
+            Some(found)
+        } else {
+            found.get_mut("items")
+        }
+    })
+}
+
+fn add_rule(schema: &mut Value, rule: &CelRule) {
+    let Value::Object(map) = schema else { return };
+    let rules = map.entry("x-kubernetes-validations").or_insert_with(|| json!([]));
+    if let Value::Array(rules) = rules {
+        let mut entry = Map::new();
+        entry.insert("rule".to_owned(), json!(rule.rule));
+        entry.insert("message".to_owned(), json!(rule.message));
+        rules.push(entry.into());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kubernetes::verbs::Verb;
+    use crate::yaml::parse;
+
+    fn check(at: &str, schema: &Value) {
+        let Value::Object(map) = schema else { return };
+        let known = [
+            "anyOf",
+            "default",
+            "description",
+            "enum",
+            "format",
+            "items",
+            "maxItems",
+            "maxLength",
+            "maxProperties",
+            "minItems",
+            "minLength",
+            "minProperties",
+            "minimum",
+            "maximum",
+            "not",
+            "pattern",
+            "properties",
+            "additionalProperties",
+            "required",
+            "type",
+            "x-kubernetes-list-type",
+            "x-kubernetes-list-map-keys",
+            "x-kubernetes-preserve-unknown-fields",
+            "x-kubernetes-validations",
+        ];
+        for keyword in map.keys() {
+            assert!(known.contains(&keyword.as_str()), "{at} has {keyword}");
+        }
+        assert!(
+            !(map.contains_key("properties") && map.contains_key("additionalProperties")),
+            "{at} has both properties and additionalProperties"
+        );
+        if let Some(Value::Object(fields)) = map.get("properties") {
+            for (name, field) in fields {
+                check(&format!("{at}.{name}"), field);
+            }
+        }
+        for inner in ["items", "additionalProperties"] {
+            if let Some(schema) = map.get(inner) {
+                check(&format!("{at}[]"), schema);
+            }
+        }
+        // The API server refuses a CRD whose CEL rules could cost too much, which bounds on what they read keep small.
+        let bound = match (map.get("type").and_then(Value::as_str), map.contains_key("enum")) {
+            (Some("array"), _) => Some("maxItems"),
+            (Some("string"), false) if !map.contains_key("format") => Some("maxLength"),
+            (Some("object"), _) if !map.contains_key("properties") => Some("maxProperties"),
+            _ => None,
+        };
+        if let (Some(bound), true) = (bound, at.contains(".spec.")) {
+            assert!(map.contains_key(bound), "{at} has no {bound}");
+        }
+    }
+
+    #[test]
+    fn a_crd_has_structural_keywords_alone_and_a_bound_on_everything() {
+        for (kind, definition) in custom_resource_definitions() {
+            check(
+                kind,
+                &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"],
+            );
+        }
+    }
+
+    #[test]
+    fn every_rule_in_cel_has_its_field() {
+        let mut rules = 0;
+        for (kind, mut definition) in custom_resource_definitions() {
+            let (all, schema) = (
+                match kind {
+                    AgentIdentitySpec::KIND => AgentIdentitySpec::CEL_RULES,
+                    AgentGrantSpec::KIND => AgentGrantSpec::CEL_RULES,
+                    _ => AgentPolicySpec::CEL_RULES,
+                },
+                &mut definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"],
+            );
+            for rule in all {
+                let schema = field(schema, rule.path).unwrap_or_else(|| panic!("{kind}: {}", rule.path));
+                let said = schema["x-kubernetes-validations"].to_string();
+                assert!(said.contains(&json!(rule.rule).to_string()), "{kind}: {said}");
+                rules += 1;
+            }
+        }
+        assert!(rules > 10, "{rules}");
+    }
+
+    #[test]
+    fn the_verbs_in_cel_are_those_that_requests_have() {
+        let list = |verbs: &mut dyn Iterator<Item = Verb>| {
+            let words: Vec<_> = verbs.map(|verb| format!("'{}'", verb.as_str())).collect();
+            format!("[{}, '*']", words.join(", "))
+        };
+        for rules in [AgentGrantSpec::CEL_RULES, AgentPolicySpec::CEL_RULES] {
+            let said: String = rules.iter().map(|rule| rule.rule).collect();
+            assert!(said.contains(&list(&mut Verb::of_resources())), "{said}");
+            assert!(said.contains(&list(&mut Verb::of_paths())), "{said}");
+        }
+    }
+
+    #[test]
+    fn the_text_of_a_crd_is_the_crd() {
+        for ((_, definition), (file, text)) in custom_resource_definitions().iter().zip(crd_files()) {
+            let nodes = parse(&file, &text).unwrap_or_else(|error| panic!("{error}"));
+            assert_eq!(nodes.len(), 1, "{file}");
+            assert_eq!(super::super::shape::plain(&nodes[0]), *definition, "{file}");
+        }
+    }
+
+    #[test]
+    fn the_crds_under_deploy_are_current() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/crds");
+        for (file, text) in crd_files() {
+            let kept = std::fs::read_to_string(folder.join(&file)).unwrap_or_default();
+            assert!(
+                kept == text,
+                "deploy/crds/{file} is not what the types say: run `cargo xtask generate`"
+            );
+        }
+    }
+}

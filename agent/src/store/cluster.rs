@@ -1,0 +1,402 @@
+//! Objects that the cluster keeps, as its API server told of them last.
+//!
+//! In: the lists and watches of the three kinds. Out: the [`Snapshot`] of all objects, once every kind was listed, and a number that
+//! grows with each change.
+//!
+//! Of an object that is not valid the last version that was in force stays. An AgentPolicy that the agent never saw valid, and that was
+//! changed since it was made, may have denied something before: a policy that denies everything to its subjects takes its place.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use kube::api::DynamicObject;
+use kube::runtime::watcher::Event;
+use parking_lot::Mutex;
+use picket_policy::Document;
+use picket_policy::api::v1alpha1::{
+    AgentGrantSpec, AgentIdentitySpec, AgentPolicySpec, ConditionStatus, ObjectCondition, Spec,
+};
+use picket_policy::api::{API_VERSION, read_documents};
+use picket_policy::{ClusterObject, ObjectVerdict};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+/// A kind that the cluster keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ClusterKind {
+    /// The kind as it is written.
+    pub(crate) kind: &'static str,
+    /// The kind in URLs.
+    pub(crate) plural: &'static str,
+}
+
+/// The kinds.
+pub(crate) const KINDS: [ClusterKind; 3] = [
+    ClusterKind {
+        kind: AgentIdentitySpec::KIND,
+        plural: AgentIdentitySpec::PLURAL,
+    },
+    ClusterKind {
+        kind: AgentGrantSpec::KIND,
+        plural: AgentGrantSpec::PLURAL,
+    },
+    ClusterKind {
+        kind: AgentPolicySpec::KIND,
+        plural: AgentPolicySpec::PLURAL,
+    },
+];
+
+/// Whether the API server has told of all objects of a kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Listed {
+    /// It has not yet.
+    #[default]
+    No,
+    /// It has.
+    Yes,
+    /// It does not know the kind: the CRD is not installed.
+    NotInstalled,
+}
+
+/// One object.
+#[derive(Debug, Clone)]
+struct Entry {
+    uid: String,
+    generation: i64,
+    created: i64,
+    /// The latest version, or what is wrong with it by itself.
+    latest: Result<Document, Vec<String>>,
+    /// The last version that was in force.
+    good: Option<Document>,
+    /// What denies everything to the subjects of a policy of which no version is known to be good.
+    barrier: Option<Document>,
+    conditions: Vec<ObjectCondition>,
+}
+
+/// The objects of one kind.
+#[derive(Debug, Default)]
+struct KindObjects {
+    objects: BTreeMap<String, Entry>,
+    /// What a list that is under way has told so far.
+    listing: Option<BTreeMap<String, Entry>>,
+    listed: Listed,
+}
+
+/// The objects of the cluster.
+#[derive(Debug)]
+pub struct ClusterObjects {
+    kinds: Mutex<[KindObjects; 3]>,
+    changes: watch::Sender<u64>,
+    /// Whether there are files beside the cluster, which serve where the CRDs are not installed.
+    beside_files: bool,
+}
+
+/// An object at a moment.
+#[derive(Debug, Clone)]
+pub(super) struct SnapshotEntry {
+    /// Which of [`KINDS`] it is.
+    pub(super) place: usize,
+    pub(super) name: String,
+    pub(super) uid: String,
+    pub(super) generation: i64,
+    /// What is wrong with the latest version by itself.
+    pub(super) errors: Vec<String>,
+    /// Whether a version in force can only be one that denies everything.
+    pub(super) has_barrier: bool,
+}
+
+/// All objects at a moment, in an order that every node has: the older first.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Snapshot {
+    pub(super) entries: Vec<SnapshotEntry>,
+    pub(super) objects: Vec<ClusterObject>,
+}
+
+impl ClusterObjects {
+    /// None yet. `beside_files` says that files have objects too.
+    pub(crate) fn new(beside_files: bool) -> Arc<Self> {
+        Arc::new(Self {
+            kinds: Mutex::default(),
+            changes: watch::channel(0).0,
+            beside_files,
+        })
+    }
+
+    /// Wakes at each change that may matter.
+    pub(super) fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// How far each kind is.
+    pub(super) fn listed(&self) -> [Listed; 3] {
+        let kinds = self.kinds.lock();
+        [kinds[0].listed, kinds[1].listed, kinds[2].listed]
+    }
+
+    /// Why the objects cannot be judged yet.
+    pub(super) fn why_unlisted(&self) -> Option<String> {
+        let listed = self.listed();
+        let of = |wanted: Listed| {
+            let kinds = KINDS.iter().zip(listed).filter(|(_, listed)| *listed == wanted);
+            kinds.map(|(kind, _)| kind.kind).collect::<Vec<_>>().join(", ")
+        };
+        let missing = of(Listed::NotInstalled);
+        if !missing.is_empty() && !self.beside_files {
+            return Some(format!(
+                "the API server does not know {missing}: install the CRDs with `picket crds | kubectl apply --server-side -f -`"
+            ));
+        }
+        let unlisted = of(Listed::No);
+        (!unlisted.is_empty()).then(|| format!("the API server has not listed {unlisted} yet"))
+    }
+
+    /// Takes the cluster for one without objects, to look at files alone.
+    pub(super) fn assume_empty(&self) {
+        for kind in &mut *self.kinds.lock() {
+            kind.listed = Listed::Yes;
+        }
+    }
+
+    /// Takes up an event of a kind's watch.
+    pub(super) fn event(&self, place: usize, event: Event<DynamicObject>) {
+        let mut kinds = self.kinds.lock();
+        let kind = &mut kinds[place];
+        let changed = match event {
+            Event::Init => {
+                kind.listing = Some(BTreeMap::new());
+                false
+            }
+            Event::InitApply(object) => {
+                if let Some((name, entry)) = Entry::read(place, object, &kind.objects) {
+                    kind.listing.get_or_insert_default().insert(name, entry);
+                }
+                false
+            }
+            Event::InitDone => {
+                let listed = kind.listing.take().unwrap_or_default();
+                let same = kind.listed == Listed::Yes && same_versions(&kind.objects, &listed);
+                kind.objects = listed;
+                kind.listed = Listed::Yes;
+                !same
+            }
+            Event::Apply(object) => match Entry::read(place, object, &kind.objects) {
+                Some((name, entry)) => {
+                    let before = kind.objects.insert(name.clone(), entry);
+                    let now = &kind.objects[&name];
+                    before.is_none_or(|before| before.version() != now.version())
+                }
+                None => false,
+            },
+            Event::Delete(object) => {
+                let name = object.metadata.name.unwrap_or_default();
+                kind.objects.remove(&name).is_some()
+            }
+        };
+        drop(kinds);
+        if changed {
+            self.changes.send_modify(|count| *count += 1);
+        }
+    }
+
+    /// Notes that the API server does not know a kind. What it told before stays.
+    pub(super) fn not_installed(&self, place: usize) {
+        let mut kinds = self.kinds.lock();
+        let first = kinds[place].listed == Listed::No;
+        if first {
+            kinds[place].listed = Listed::NotInstalled;
+        }
+        drop(kinds);
+        if first {
+            tracing::error!(
+                kind = KINDS[place].kind,
+                "the API server does not know this kind; install the CRDs with `picket crds | kubectl apply --server-side -f -`"
+            );
+            self.changes.send_modify(|count| *count += 1);
+        }
+    }
+
+    /// All objects as they are now.
+    pub(super) fn snapshot(&self) -> Snapshot {
+        let kinds = self.kinds.lock();
+        let all = kinds.iter().enumerate();
+        let mut all: Vec<_> = all
+            .flat_map(|(place, kind)| kind.objects.iter().map(move |(name, entry)| (place, name, entry)))
+            .collect();
+        all.sort_by_key(|(place, name, entry)| (entry.created, *place, *name));
+        let mut snapshot = Snapshot::default();
+        for (place, name, entry) in all {
+            let latest = entry.latest.as_ref().ok();
+            let mut versions: Vec<_> = latest.into_iter().chain(&entry.good).cloned().collect();
+            if versions.is_empty() {
+                versions.extend(entry.barrier.clone());
+            }
+            snapshot.objects.push(ClusterObject {
+                file: file_of(place, name).into(),
+                versions,
+            });
+            snapshot.entries.push(SnapshotEntry {
+                place,
+                name: name.clone(),
+                uid: entry.uid.clone(),
+                generation: entry.generation,
+                errors: entry.latest.as_ref().err().cloned().unwrap_or_default(),
+                has_barrier: latest.is_none() && entry.good.is_none() && entry.barrier.is_some(),
+            });
+        }
+        snapshot
+    }
+
+    /// Remembers the versions that came into force.
+    pub(super) fn came_into_force(&self, snapshot: &Snapshot, verdicts: &[ObjectVerdict]) {
+        let mut kinds = self.kinds.lock();
+        for (shown, verdict) in snapshot.entries.iter().zip(verdicts) {
+            let entry = kinds[shown.place].objects.get_mut(&shown.name);
+            if let Some(entry) = entry
+                && (verdict.in_force, &entry.uid, entry.generation) == (Some(0), &shown.uid, shown.generation)
+                && let Ok(latest) = &entry.latest
+            {
+                entry.good = Some(latest.clone());
+            }
+        }
+    }
+
+    /// The conditions that the API server shows of an object of this version.
+    pub(super) fn shown_conditions(
+        &self,
+        place: usize,
+        name: &str,
+        uid: &str,
+    ) -> Option<Vec<ObjectCondition>> {
+        let kinds = self.kinds.lock();
+        let entry = kinds[place].objects.get(name).filter(|entry| entry.uid == uid)?;
+        Some(entry.conditions.clone())
+    }
+}
+
+/// What stands for a file in messages about an object of the cluster.
+pub(super) fn file_of(place: usize, name: &str) -> String {
+    format!("cluster/{}/{name}", KINDS[place].kind)
+}
+
+fn same_versions(one: &BTreeMap<String, Entry>, other: &BTreeMap<String, Entry>) -> bool {
+    let versions = |objects: &BTreeMap<String, Entry>| {
+        let version = |(name, entry): (&String, &Entry)| (name.clone(), entry.uid.clone(), entry.generation);
+        objects.iter().map(version).collect::<Vec<_>>()
+    };
+    versions(one) == versions(other)
+}
+
+impl Entry {
+    /// What tells a version from another. A change of the status is none.
+    fn version(&self) -> (&str, i64) {
+        (&self.uid, self.generation)
+    }
+
+    /// Reads an object. `known` are those that were told of before.
+    fn read(place: usize, object: DynamicObject, known: &BTreeMap<String, Self>) -> Option<(String, Self)> {
+        let (name, uid) = (object.metadata.name?, object.metadata.uid?);
+        let generation = object.metadata.generation.unwrap_or_default();
+        let created = object
+            .metadata
+            .creation_timestamp
+            .map_or(0, |time| time.0.as_second());
+        let conditions = object.data.pointer("/status/conditions").cloned();
+        let conditions = conditions.and_then(|conditions| serde_json::from_value(conditions).ok());
+        let before = known.get(&name).filter(|before| before.uid == uid);
+        if let Some(before) = before.filter(|before| before.generation == generation) {
+            let conditions = conditions.unwrap_or_default();
+            return Some((
+                name,
+                Self {
+                    conditions,
+                    ..before.clone()
+                },
+            ));
+        }
+        let spec = object.data.get("spec").cloned().unwrap_or_default();
+        let latest = document(place, &name, &spec);
+        let barrier = (latest.is_err() && KINDS[place].kind == AgentPolicySpec::KIND && generation > 1)
+            .then(|| barrier(place, &name, &spec));
+        let entry = Self {
+            uid,
+            generation,
+            created,
+            good: before.and_then(|before| before.good.clone()),
+            barrier: barrier.flatten(),
+            latest,
+            conditions: conditions.unwrap_or_default(),
+        };
+        Some((name, entry))
+    }
+}
+
+/// An object as a document, by the reader of files: the same is refused for the same reasons.
+fn document(place: usize, name: &str, spec: &Value) -> Result<Document, Vec<String>> {
+    let object = json!({
+        "apiVersion": API_VERSION, "kind": KINDS[place].kind, "metadata": {"name": name}, "spec": spec,
+    });
+    match read_documents(&file_of(place, name), &object.to_string()) {
+        Ok(documents) => documents
+            .into_iter()
+            .next()
+            .ok_or_else(|| vec!["it is empty".to_owned()]),
+        Err(errors) => Err(errors.into_iter().map(|error| error.reason).collect()),
+    }
+}
+
+/// A policy that denies everything to the subjects of a faulty one, or to every agent where they cannot be read either.
+fn barrier(place: usize, name: &str, spec: &Value) -> Option<Document> {
+    let message = "the AgentPolicy is not valid, and no valid version of it is known: everything is denied until it is corrected";
+    let policy = |subjects: Option<&Value>| {
+        let rule = |rule: &str, matched: Value| json!({"name": rule, "match": matched, "action": "Deny", "message": message});
+        let mut spec = json!({"rules": [
+            rule("invalid-policy", json!({"resources": ["*"]})),
+            rule("invalid-policy-paths", json!({"nonResourceURLs": ["*"]})),
+        ]});
+        if let Some(subjects) = subjects {
+            spec["subjects"] = subjects.clone();
+        }
+        document(place, name, &spec).ok()
+    };
+    let subjects = spec.get("subjects");
+    policy(subjects).or_else(|| policy(None))
+}
+
+/// What a condition says, but for its time.
+pub(super) fn same_condition(one: &ObjectCondition, other: &ObjectCondition) -> bool {
+    let said = |condition: &ObjectCondition| {
+        let ObjectCondition {
+            kind,
+            status,
+            observed_generation,
+            reason,
+            ..
+        } = condition.clone();
+        (kind, status, observed_generation, reason)
+    };
+    said(one) == said(other)
+}
+
+/// A condition of now.
+pub(super) fn condition(
+    kind: &str,
+    holds: bool,
+    generation: i64,
+    reason: &str,
+    message: String,
+    now: Timestamp,
+) -> ObjectCondition {
+    ObjectCondition {
+        kind: kind.to_owned(),
+        status: if holds {
+            ConditionStatus::True
+        } else {
+            ConditionStatus::False
+        },
+        observed_generation: generation,
+        last_transition_time: now,
+        reason: reason.to_owned(),
+        message,
+    }
+}

@@ -1,0 +1,274 @@
+//! Objects of the cluster, as its API server tells of them.
+
+use std::sync::Arc;
+
+use kube::api::DynamicObject;
+use kube::runtime::watcher::Event;
+use picket_policy::api::v1alpha1::State;
+use serde_json::{Value, json};
+
+use super::cluster::KINDS;
+use super::*;
+
+const IDENTITY: usize = 0;
+const GRANT: usize = 1;
+const POLICY: usize = 2;
+
+/// An object of this version.
+fn object(place: usize, name: &str, generation: i64, spec: Value) -> DynamicObject {
+    serde_json::from_value(json!({
+        "apiVersion": "picket.dev/v1alpha1", "kind": KINDS[place].kind,
+        "metadata": {
+            "name": name, "uid": format!("uid-{name}"), "generation": generation, "resourceVersion": "1",
+            "managedFields": [], "finalizers": ["a/b"], "creationTimestamp": "2026-01-01T00:00:00Z",
+        },
+        "spec": spec, "status": {"conditions": []},
+    }))
+    .expect("an object")
+}
+
+fn identity(name: &str, generation: i64, account: &str) -> DynamicObject {
+    let spec = json!({"owner": "o", "attest": {"pod": {"namespace": "n", "serviceAccount": account}}});
+    object(IDENTITY, name, generation, spec)
+}
+
+fn denial(name: &str, generation: i64, subjects: Value, resource: &str) -> DynamicObject {
+    let rule = json!({"name": "r", "action": "Deny", "match": {"resources": [resource]}});
+    object(
+        POLICY,
+        name,
+        generation,
+        json!({"subjects": subjects, "rules": [rule]}),
+    )
+}
+
+fn store(paths: &[PathBuf]) -> (Store, Arc<ClusterObjects>) {
+    let store = Store::open_or_deny_all(paths, true);
+    let cluster = store.cluster.clone().expect("a cluster");
+    (store, cluster)
+}
+
+/// The API server lists these objects of a kind.
+fn list(cluster: &ClusterObjects, place: usize, objects: Vec<DynamicObject>) {
+    cluster.event(place, Event::Init);
+    for object in objects {
+        cluster.event(place, Event::InitApply(object));
+    }
+    cluster.event(place, Event::InitDone);
+}
+
+fn list_all(store: &Store, cluster: &ClusterObjects, mut objects: [Vec<DynamicObject>; 3]) {
+    for place in [IDENTITY, GRANT, POLICY] {
+        list(cluster, place, std::mem::take(&mut objects[place]));
+    }
+    store.judge_cluster();
+}
+
+fn names(store: &Store) -> Vec<String> {
+    let set = store.current();
+    set.identities()
+        .iter()
+        .map(|identity| identity.name.clone())
+        .collect()
+}
+
+fn status(store: &Store, name: &str) -> ObjectStatus {
+    let statuses = store.statuses();
+    let found = statuses.iter().find(|status| status.name == name);
+    found.unwrap_or_else(|| panic!("{statuses:#?}")).clone()
+}
+
+#[test]
+fn everything_is_denied_until_every_kind_was_listed() {
+    let (store, cluster) = store(&[]);
+    list(&cluster, IDENTITY, vec![identity("a", 1, "x")]);
+    list(&cluster, GRANT, Vec::new());
+    store.judge_cluster();
+    let reason = store.why_deny_all().expect("everything is denied");
+    assert_eq!(reason, "the API server has not listed AgentPolicy yet");
+    list(&cluster, POLICY, Vec::new());
+    store.judge_cluster();
+    assert_eq!(store.why_deny_all(), None);
+    assert_eq!(names(&store), ["a"]);
+    assert_eq!(status(&store, "a").reason, StatusReason::InForce);
+}
+
+#[test]
+fn files_alone_do_not_serve_before_the_cluster_is_listed_and_serve_where_it_has_no_crds() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let text = "apiVersion: picket.dev/v1alpha1\nkind: AgentIdentity\nmetadata: {name: f}\nspec: {owner: o, attest: {pod: \
+                {namespace: n, serviceAccount: f}}}\n";
+    std::fs::write(folder.path().join("a.yaml"), text).expect("a file");
+    let (store, cluster) = store(&[folder.path().to_owned()]);
+    assert!(store.why_deny_all().is_some());
+    for place in [IDENTITY, GRANT, POLICY] {
+        cluster.not_installed(place);
+    }
+    store.judge_cluster();
+    assert_eq!(names(&store), ["f"]);
+}
+
+#[test]
+fn without_files_missing_crds_are_named_and_everything_is_denied() {
+    let (store, cluster) = store(&[]);
+    for place in [IDENTITY, GRANT, POLICY] {
+        cluster.not_installed(place);
+    }
+    store.judge_cluster();
+    let reason = store.why_deny_all().expect("everything is denied");
+    assert!(
+        reason.contains("AgentIdentity, AgentGrant, AgentPolicy: install the CRDs"),
+        "{reason}"
+    );
+}
+
+#[test]
+fn a_faulty_version_leaves_the_last_good_one_in_force_and_stops_no_other_object() {
+    let (store, cluster) = store(&[]);
+    list_all(
+        &store,
+        &cluster,
+        [vec![identity("a", 1, "x"), identity("b", 1, "y")], vec![], vec![]],
+    );
+    cluster.event(
+        IDENTITY,
+        Event::Apply(object(IDENTITY, "a", 2, json!({"owner": "o", "colour": "red"}))),
+    );
+    let mut suspended = identity("b", 2, "y");
+    suspended.data["spec"]["state"] = json!("Suspended");
+    cluster.event(IDENTITY, Event::Apply(suspended));
+    store.judge_cluster();
+    let set = store.current();
+    let states: Vec<_> = set.identities().iter().map(|identity| identity.state).collect();
+    assert_eq!(states, [State::Active, State::Suspended]);
+    let faulty = status(&store, "a");
+    assert!(
+        !faulty.ready && faulty.reason == StatusReason::Invalid,
+        "{faulty:?}"
+    );
+    assert!(
+        faulty.message.contains("unknown field `spec.colour`"),
+        "{faulty:?}"
+    );
+    assert!(
+        faulty.message.ends_with("The last valid version stays in force"),
+        "{faulty:?}"
+    );
+    assert_eq!(
+        status(&store, "b").message,
+        "Suspended: every request of this agent is denied"
+    );
+    cluster.event(IDENTITY, Event::Apply(identity("a", 3, "z")));
+    store.judge_cluster();
+    assert!(status(&store, "a").ready);
+}
+
+#[test]
+fn deleting_takes_an_object_out_of_force_at_once() {
+    let (store, cluster) = store(&[]);
+    list_all(&store, &cluster, [vec![identity("a", 1, "x")], vec![], vec![]]);
+    let epoch = store.epoch().now();
+    cluster.event(IDENTITY, Event::Delete(identity("a", 1, "x")));
+    store.judge_cluster();
+    assert_eq!(names(&store), [""; 0]);
+    assert!(store.epoch().now() > epoch);
+}
+
+#[test]
+fn an_object_that_is_missing_in_a_later_list_is_gone_and_a_list_under_way_takes_nothing_away() {
+    let (store, cluster) = store(&[]);
+    list_all(
+        &store,
+        &cluster,
+        [vec![identity("a", 1, "x"), identity("b", 1, "y")], vec![], vec![]],
+    );
+    cluster.event(IDENTITY, Event::Init);
+    cluster.event(IDENTITY, Event::InitApply(identity("b", 1, "y")));
+    store.judge_cluster();
+    assert_eq!(names(&store), ["a", "b"]);
+    cluster.event(IDENTITY, Event::InitDone);
+    store.judge_cluster();
+    assert_eq!(names(&store), ["b"]);
+}
+
+#[test]
+fn a_change_of_the_status_alone_judges_nothing_again() {
+    let (store, cluster) = store(&[]);
+    list_all(&store, &cluster, [vec![identity("a", 1, "x")], vec![], vec![]]);
+    let mut changes = cluster.changes();
+    changes.mark_unchanged();
+    cluster.event(IDENTITY, Event::Apply(identity("a", 1, "x")));
+    list(&cluster, IDENTITY, vec![identity("a", 1, "x")]);
+    assert!(!changes.has_changed().expect("it lives"));
+    cluster.event(IDENTITY, Event::Apply(identity("a", 2, "x")));
+    assert!(changes.has_changed().expect("it lives"));
+}
+
+#[test]
+fn a_faulty_policy_that_was_never_seen_valid_denies_everything_to_its_subjects_if_it_was_changed() {
+    let (store, cluster) = store(&[]);
+    let subjects = json!({"identities": ["a"]});
+    let policies = vec![
+        denial("changed", 2, subjects.clone(), "Pods"),
+        denial("fresh", 1, subjects, "Pods"),
+        denial("good", 1, json!({"identities": ["b"]}), "pods"),
+    ];
+    list_all(&store, &cluster, [vec![identity("a", 1, "x")], vec![], policies]);
+    let summary = store.current().summary();
+    // The barrier's two rules, and the good one's.
+    assert_eq!((summary.policies, summary.rules), (2, 3));
+    let said = status(&store, "changed").message;
+    assert!(
+        said.ends_with("every request of the policy's subjects is denied"),
+        "{said}"
+    );
+    let said = status(&store, "fresh").message;
+    assert!(said.ends_with("No version of it is in force"), "{said}");
+}
+
+#[test]
+fn a_faulty_file_keeps_no_revocation_of_the_cluster_from_its_effect() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("a.yaml");
+    let text = "apiVersion: picket.dev/v1alpha1\nkind: AgentIdentity\nmetadata: {name: f}\nspec: {owner: o, attest: {pod: \
+                {namespace: n, serviceAccount: f}}}\n";
+    std::fs::write(&file, text).expect("a file");
+    let (store, cluster) = store(&[folder.path().to_owned()]);
+    list_all(&store, &cluster, [vec![identity("a", 1, "x")], vec![], vec![]]);
+    std::fs::write(&file, text.replace("owner: o", "colour: o")).expect("a file");
+    store.reload();
+    let mut revoked = identity("a", 2, "x");
+    revoked.data["spec"]["state"] = json!("Revoked");
+    cluster.event(IDENTITY, Event::Apply(revoked));
+    store.judge_cluster();
+    let set = store.current();
+    let states: Vec<_> = set.identities().iter().map(|identity| identity.state).collect();
+    assert_eq!(states, [State::Active, State::Revoked]);
+    assert!(
+        store
+            .status()
+            .last_error
+            .is_some_and(|error| error.contains("colour"))
+    );
+    assert!(!status(&store, "f").ready);
+}
+
+#[test]
+fn an_object_of_a_file_stays_where_the_cluster_has_one_of_the_same_name() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let text = "apiVersion: picket.dev/v1alpha1\nkind: AgentIdentity\nmetadata: {name: a}\nspec: {owner: file, attest: {pod: \
+                {namespace: n, serviceAccount: f}}}\n";
+    std::fs::write(folder.path().join("a.yaml"), text).expect("a file");
+    let (store, cluster) = store(&[folder.path().to_owned()]);
+    list_all(&store, &cluster, [vec![identity("a", 1, "x")], vec![], vec![]]);
+    assert_eq!(store.current().identities()[0].owner, "file");
+    let statuses = store.statuses();
+    let of_cluster = statuses
+        .iter()
+        .find(|status| status.source.starts_with("cluster"))
+        .expect("it");
+    assert!(
+        of_cluster.message.contains("is already at") && !of_cluster.ready,
+        "{of_cluster:?}"
+    );
+}

@@ -1,0 +1,112 @@
+//! What became of the objects of the cluster, when they were last judged.
+//!
+//! In: a [`Snapshot`] and the policy engine's verdict on each of its objects. Out: for each object whether its latest version is in
+//! force, and why not, as its status and as its conditions at the API server.
+
+use jiff::Timestamp;
+use picket_policy::api::v1alpha1::ObjectCondition;
+use picket_policy::{Document, ObjectVerdict};
+
+use super::cluster::{KINDS, Snapshot, SnapshotEntry, condition};
+
+/// Most characters of a condition's message, as the CRDs have it.
+const MAX_MESSAGE: usize = 4096;
+
+/// The condition that says whether the latest version is in force.
+const READY: &str = "Ready";
+
+/// The condition that says that one pod could be this agent and another one.
+const CONFLICT: &str = "Conflict";
+
+/// The objects of the cluster with their verdicts.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Judged {
+    pub(super) snapshot: Snapshot,
+    pub(super) verdicts: Vec<ObjectVerdict>,
+}
+
+/// One object with its verdict.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct JudgedObject<'j> {
+    pub(super) entry: &'j SnapshotEntry,
+    verdict: &'j ObjectVerdict,
+    versions: &'j [Document],
+}
+
+impl Judged {
+    /// Each object.
+    pub(super) fn objects(&self) -> impl Iterator<Item = JudgedObject<'_>> {
+        let all = self.snapshot.entries.iter().zip(&self.snapshot.objects);
+        let all = all.zip(&self.verdicts);
+        all.map(|((entry, object), verdict)| JudgedObject {
+            entry,
+            verdict,
+            versions: &object.versions,
+        })
+    }
+}
+
+impl<'j> JudgedObject<'j> {
+    pub(super) fn kind(&self) -> &'static str {
+        KINDS[self.entry.place].kind
+    }
+
+    /// Whether the latest version is in force.
+    pub(super) fn is_ready(&self) -> bool {
+        self.entry.errors.is_empty() && self.verdict.in_force == Some(0)
+    }
+
+    /// The version in force.
+    pub(super) fn in_force(&self) -> Option<&'j Document> {
+        self.versions.get(self.verdict.in_force?)
+    }
+
+    /// Why the latest version is not in force and what is instead, or what is worth knowing of it.
+    pub(super) fn message(&self) -> String {
+        let ObjectVerdict {
+            faults,
+            conflicts,
+            dangling,
+            ..
+        } = self.verdict;
+        let reasons: Vec<_> = if self.is_ready() {
+            conflicts.iter().chain(dangling).collect()
+        } else {
+            self.entry.errors.iter().chain(faults).collect()
+        };
+        let reasons: Vec<_> = reasons.into_iter().map(String::as_str).collect();
+        let instead = match self.in_force() {
+            _ if self.is_ready() => "",
+            Some(_) if self.entry.has_barrier => {
+                ". No valid version is known, so every request of the policy's subjects is denied"
+            }
+            Some(_) => ". The last valid version stays in force",
+            None => ". No version of it is in force",
+        };
+        let mut message = reasons.join("; ");
+        if let Some((end, _)) = message.char_indices().nth(MAX_MESSAGE - instead.len()) {
+            message.truncate(end);
+        }
+        message + instead
+    }
+
+    /// The conditions that the object should have.
+    pub(super) fn conditions(&self, now: Timestamp) -> Vec<ObjectCondition> {
+        let ready = self.is_ready();
+        let reason = if ready { "InForce" } else { "Invalid" };
+        let generation = self.entry.generation;
+        let mut conditions = vec![condition(READY, ready, generation, reason, self.message(), now)];
+        if !self.verdict.conflicts.is_empty() {
+            let message = self.verdict.conflicts.join("; ");
+            conditions.push(condition(
+                CONFLICT,
+                true,
+                generation,
+                "OnePodTwoIdentities",
+                message,
+                now,
+            ));
+        }
+        conditions
+    }
+}
