@@ -12,8 +12,8 @@ use kube::Client;
 use picket_policy::{Grant, Impersonate, UpstreamUser};
 
 use super::needs::{
-    Need, OnRights, Verdict, at_least, first, followed, impersonated, judge, kept_objects, narrowed, on_samples,
-    on_verbs, tokens,
+    Need, OnRights, Verdict, at_least, first, followed, impersonated, judge, kept_objects, narrowed,
+    on_samples, on_verbs, tokens,
 };
 use super::{in_time, slow};
 use crate::cluster::rights::{CredentialFiles, ReviewError, RuleVerbs, lacking, rule_verbs};
