@@ -19,6 +19,7 @@ mod files;
 mod flows;
 mod identity;
 mod life;
+mod life_cycle;
 mod nodes;
 mod outages;
 mod parity;
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
         flows,
         streams,
         sessions,
+        life_cycle,
         cli,
         records,
         reports,

@@ -1,0 +1,178 @@
+//! An agent's life from the command line, as an operator leads it, from files alone: create, scope, operate, review, revoke.
+//!
+//! The pod `stranger` is the agent `intern` here. The pod `worker` is another agent, whose watch goes on through all of it.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use picket_tests::output::Done;
+use picket_tests::running::Running;
+use picket_tests::tests;
+use serde_json::Value;
+
+use crate::Test;
+use crate::world::World;
+
+pub(crate) const TESTS: &[Test] = tests! {
+    an_agent_from_create_to_revoke_in_files,
+    a_change_that_the_agent_would_refuse_is_not_written,
+};
+
+/// How long an end may take from the command to the closed stream, this machine's load and kubectl's own end included.
+const LIMIT: Duration = Duration::from_secs(5);
+
+const WATCH: &str = "kubectl get --raw '/api/v1/namespaces/lab/configmaps?watch=true&fieldSelector=metadata.name%3Dtick' \
+    2>&1; echo over $?";
+const GET: &str = "kubectl get configmap tick -n lab -o name";
+
+/// Runs `picket` on the agent's node, by its configuration.
+fn picket(world: &World, line: &str) -> Result<Done> {
+    let config = world.agent.config_file().display().to_string();
+    let words: Vec<&str> = line.split(' ').chain(["--config", &config]).collect();
+    world.agent.picket(&words).map(Done::from)
+}
+
+/// As [`picket`], for a change that must be in force before the command ends.
+fn change(world: &World, line: &str) -> Result<()> {
+    let said = picket(world, line)?.good().with_context(|| line.to_owned())?;
+    ensure!(said.contains("In force on this node after "), "{line}: {said}");
+    Ok(())
+}
+
+fn stranger(world: &World, line: &str) -> Result<Done> {
+    world.run("agents", "stranger", &["sh", "-c", line])
+}
+
+fn watch(world: &World, pod: &str) -> Result<Running> {
+    let watch = Running::start(
+        &world.cluster.kubectl_client(),
+        "agents",
+        pod,
+        &["sh", "-c", WATCH],
+    )?;
+    watch.line_with("ADDED")?;
+    Ok(watch)
+}
+
+/// Reads a watch to its end, which must say these words.
+fn ends(watch: &Running, words: &str) -> Result<()> {
+    let (began, mut said) = (Instant::now(), Vec::new());
+    loop {
+        let line = watch
+            .line()
+            .with_context(|| format!("the end of the watch; before: {said:?}"))?;
+        if line.starts_with("over ") {
+            break;
+        }
+        said.push(line);
+    }
+    let took = began.elapsed();
+    let said = said.join("\n");
+    ensure!(said.contains(words), "the watch ended with {said}");
+    ensure!(took < LIMIT, "the watch took {took:?} to end");
+    Ok(())
+}
+
+fn an_agent_from_create_to_revoke_in_files(world: &mut World) -> Result<()> {
+    let lived = life(world);
+    for file in ["agentidentity-intern.yaml", "agentgrant-intern-reads.yaml"] {
+        if world.agent.objects_dir().join(file).exists() {
+            world.agent.remove_objects(file)?;
+        }
+    }
+    lived
+}
+
+fn life(world: &World) -> Result<()> {
+    // Create: named, and nothing is allowed yet.
+    change(
+        world,
+        "identity create intern --owner lab@example.test --namespace agents --service-account stranger --selector \
+         app=stranger --review-by 30d",
+    )?;
+    stranger(world, GET)?.refused(&["agent intern"])?;
+    // Scope.
+    change(
+        world,
+        "grant create intern-reads --to intern --user agent:worker --as-group agents:lab,picket:agents --verb \
+         get,list,watch --resource configmaps",
+    )?;
+    // Operate.
+    stranger(world, GET)?.good()?;
+    stranger(world, "kubectl delete configmap tick -n lab")?.refused(&["agent intern", "get"])?;
+    let others = watch(world, "worker")?;
+    let first = watch(world, "stranger")?;
+    // Review.
+    let list = picket(world, "identity list -o json")?.good()?;
+    let list: Value = serde_json::from_str(&list)?;
+    let of_name = |item: &&Value| item["metadata"]["name"] == "intern";
+    let intern = list["items"]
+        .as_array()
+        .and_then(|items| items.iter().find(of_name));
+    ensure!(
+        intern.is_some_and(|intern| intern["spec"]["owner"] == "lab@example.test"),
+        "{list:#}"
+    );
+    let grants = picket(world, "grant list --identity intern -o name")?.good()?;
+    ensure!(
+        grants.trim() == "agentgrant.picket.dev/intern-reads",
+        "{grants:?}"
+    );
+    // Switched off and on.
+    change(world, "identity suspend intern --reason INC-1")?;
+    ends(&first, "agent intern is suspended")?;
+    stranger(world, GET)?.refused(&["agent intern is suspended; its owner lab@example.test"])?;
+    change(world, "identity resume intern --reason INC-1-is-closed")?;
+    stranger(world, GET)?.good()?;
+    // Revoke: for good, and nobody else's.
+    let second = watch(world, "stranger")?;
+    change(world, "identity revoke intern --reason retired --yes")?;
+    ends(&second, "agent intern is revoked")?;
+    stranger(world, GET)?.refused(&["agent intern is revoked"])?;
+    let again = picket(world, "identity resume intern")?;
+    ensure!(
+        again.code == 1 && again.err.contains("a revoked agent does not come back"),
+        "{again:?}"
+    );
+    stranger(world, GET)?.refused(&["agent intern is revoked"])?;
+    ensure!(others.silent(), "the worker's watch ended too");
+    change(world, "grant delete intern-reads")
+}
+
+/// The agent's files of objects.
+fn texts(world: &World) -> Result<BTreeMap<String, String>> {
+    let entries = std::fs::read_dir(world.agent.objects_dir())?;
+    entries
+        .map(|entry| {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            Ok((name, std::fs::read_to_string(entry.path())?))
+        })
+        .collect()
+}
+
+fn a_change_that_the_agent_would_refuse_is_not_written(world: &mut World) -> Result<()> {
+    let before = texts(world)?;
+    for (line, words) in [
+        (
+            "identity create twin --owner lab --namespace agents --service-account worker",
+            "worker",
+        ),
+        (
+            "grant create nobody --to intern --user agent:worker --verb get --resource configmaps",
+            "intern",
+        ),
+        (
+            "grant create odd --to worker --user agent:worker --verb gt --resource configmaps",
+            "verb \"gt\"",
+        ),
+        ("grant delete nothing", "no AgentGrant \"nothing\""),
+    ] {
+        let done = picket(world, line)?;
+        ensure!(done.code == 1 && done.err.contains(words), "{line}: {done:?}");
+    }
+    let after = texts(world)?;
+    ensure!(before == after, "{before:#?} {after:#?}");
+    world.worker(GET)?.good().map(drop)
+}
