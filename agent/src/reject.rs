@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use crate::approval::ApprovalError;
 use crate::audit::{AuditError, AuditId};
+use crate::identity::jwt::JwtError;
 use crate::identity::{ClaimError, IdentityError};
 use crate::upstream::{AUDIT_ID, SendError};
 
@@ -205,6 +206,12 @@ impl Rejection {
 
     /// Whether identity, grants or policy said no, as opposed to something that failed.
     pub fn is_denial(&self) -> bool {
+        if matches!(
+            self,
+            Rejection::Identity(IdentityError::Token(JwtError::Unavailable { .. }))
+        ) {
+            return false;
+        }
         matches!(
             self,
             Rejection::Identity(_)
@@ -237,6 +244,9 @@ impl Rejection {
             | Rejection::Upgrade(_)
             | Rejection::Body(_)
             | Rejection::BodyLost => class(StatusCode::BAD_REQUEST, "BadRequest", false),
+            Rejection::Identity(IdentityError::Token(JwtError::Unavailable { .. })) => {
+                class(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", true)
+            }
             Rejection::Identity(error) if error.is_unauthenticated() => {
                 class(StatusCode::UNAUTHORIZED, "Unauthorized", false)
             }

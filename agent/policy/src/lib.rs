@@ -13,7 +13,7 @@
 //! | [`request`] | the canonical reading of an HTTP request | `kubernetes` |
 //! | [`token`] | what a service account token says of itself, unverified | - |
 //! | [`identity`] | an agent that may act now: the principal of a request | `api` |
-//! | [`engine`] | all objects compiled for decisions, what a decision needs, and what it comes to | `api`, `glob`, `identity`, `kubernetes`, `request`, `yaml` |
+//! | [`engine`] | all objects compiled for decisions, what a decision needs, and what it comes to | `api`, `glob`, `identity`, `jwt`, `kubernetes`, `request`, `yaml` |
 //! | [`decision`] | permits, asks and denials; nothing else makes one | `engine`, `identity`, `request` |
 //! | [`api`] | the objects that people write, and their JSON Schema (schema.rs); no CRD exists yet | `glob`, `kubernetes`, `spiffe`, `yaml` |
 //! | [`jwt`] | JWT issuers, and what their verified tokens say | `cel`, `kubernetes`, `token`, `yaml` |

@@ -446,6 +446,7 @@ pub(super) fn connections(
 ) -> anyhow::Result<()> {
     let pipeline = Pipeline::new(
         &handles.certificates,
+        handles.issuers.clone(),
         Arc::clone(&handles.store),
         handles.upstream.clone(),
         handles.audit.clone(),

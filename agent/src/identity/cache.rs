@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
+use picket_policy::jwt::VerifiedToken;
 use picket_policy::{PolicySet, Standing};
 
 use super::attest::Evidence;
@@ -31,6 +32,7 @@ fn is_same<T>(known: Option<&Arc<T>>, now: Option<&Arc<T>>) -> bool {
 struct Known {
     policies: Arc<PolicySet>,
     pod: Option<Arc<Pod>>,
+    token: Option<Arc<VerifiedToken>>,
     certificate: Option<Arc<Svid>>,
     principal: Arc<ResolvedPrincipal>,
 }
@@ -51,10 +53,17 @@ impl PrincipalCache {
             Some(certificate) => Some(certificate.check(now)?),
             None => None,
         };
+        // One that is refused is never one that is known.
+        let token = match evidence.token {
+            Some(Ok(token)) => Some(token),
+            Some(Err(_)) | None => None,
+        };
         let mut known = self.0.lock();
         if let Some(known) = &*known
             && Arc::ptr_eq(&known.policies, policies)
             && is_same(known.pod.as_ref(), evidence.pod)
+            && !matches!(evidence.token, Some(Err(_)))
+            && is_same(known.token.as_ref(), token)
             && is_same(known.certificate.as_ref(), certificate.as_ref())
             && known.principal.principal.identity().standing(now) == Standing::Active
         {
@@ -63,10 +72,11 @@ impl PrincipalCache {
         *known = None;
         let until = certificate.as_ref().map(|certificate| certificate.until);
         let principal = resolve(policies, evidence, now)?;
-        let principal = Arc::new(ResolvedPrincipal::new(principal, until));
+        let principal = Arc::new(ResolvedPrincipal::new(principal, until, token.cloned()));
         *known = Some(Known {
             policies: Arc::clone(policies),
             pod: evidence.pod.cloned(),
+            token: token.cloned(),
             certificate,
             principal: Arc::clone(&principal),
         });

@@ -16,7 +16,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use picket_policy::TokenClaims;
 use thiserror::Error;
 
@@ -109,7 +109,8 @@ fn hash(bytes: &[u8]) -> u64 {
     KEY.hash_one(bytes).max(1)
 }
 
-/// Checks that a request names nobody but its pod. Without a pod every credential is somebody else's.
+/// Checks that a request names nobody but its pod. Without a pod every credential is somebody else's. `proof` is the
+/// `Authorization` whose token proved the caller's identity: it names that identity.
 ///
 /// # Errors
 /// A [`ClaimError`] for the first field that does.
@@ -118,6 +119,7 @@ pub fn check_claims(
     pod: Option<&Pod>,
     agent: &str,
     own: &OwnToken,
+    proof: Option<&HeaderValue>,
 ) -> Result<(), ClaimError> {
     for claim in client_claims(headers) {
         let judged = match claim {
@@ -126,6 +128,11 @@ pub fn check_claims(
                     header: family(name),
                     agent: agent.to_owned(),
                 });
+            }
+            ClientClaim::Authorization(value)
+                if proof.is_some_and(|proof| proof.as_bytes().trim_ascii() == value) =>
+            {
+                Ok(())
             }
             ClientClaim::Authorization(value) if own.is(value) => Ok(()),
             ClientClaim::Authorization(value) => {

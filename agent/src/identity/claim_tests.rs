@@ -29,7 +29,7 @@ fn check(pod: &Pod, headers: &[(&'static str, String)]) -> Result<(), ClaimError
     for (name, value) in headers {
         map.append(*name, HeaderValue::from_str(value).unwrap());
     }
-    check_claims(&map, Some(pod), "fixer", &OwnToken::default())
+    check_claims(&map, Some(pod), "fixer", &OwnToken::default(), None)
 }
 
 fn bearer(claims: &Value) -> (&'static str, String) {
@@ -188,7 +188,7 @@ fn a_token_is_read_once_a_connection_and_another_one_again() {
     let mut headers = HeaderMap::new();
     let mut shows = |value: &str| {
         headers.insert("authorization", value.parse().unwrap());
-        check_claims(&headers, Some(&pod), "fixer", &kept)
+        check_claims(&headers, Some(&pod), "fixer", &kept, None)
     };
     let (_, own) = bearer(&own(&pod));
     assert_eq!(shows(&own), Ok(()));

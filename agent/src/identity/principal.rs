@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use picket_policy::Principal;
+use picket_policy::jwt::VerifiedToken;
 
 /// A principal and its name as records share it.
 #[derive(Debug)]
@@ -16,14 +17,22 @@ pub struct ResolvedPrincipal {
     pub name: Arc<str>,
     /// When time alone ends this, unless something else does before: the identity's end, or its certificate's.
     pub until: Option<Timestamp>,
+    /// The token that proved the identity, for what is judged again without the request's headers.
+    pub token: Option<Arc<VerifiedToken>>,
 }
 
 impl ResolvedPrincipal {
     /// A principal whose credentials hold until then.
-    pub(super) fn new(principal: Principal, credentials: Option<Timestamp>) -> Self {
+    pub(super) fn new(
+        principal: Principal,
+        credentials: Option<Timestamp>,
+        token: Option<Arc<VerifiedToken>>,
+    ) -> Self {
+        let asks = principal.identity().attest.jwt.is_some();
         let identity = principal.identity().expires_at;
         Self {
             until: identity.into_iter().chain(credentials).min(),
+            token: token.filter(|_| asks),
             name: principal.name().into(),
             principal: Arc::new(principal),
         }

@@ -11,6 +11,7 @@ use thiserror::Error;
 
 use super::attest::x509::CertificateError;
 use super::attest::{Attestation, Evidence, SCHEMES, Scheme, attestation_of};
+use super::jwt::JwtError;
 
 /// Why a caller has no usable identity. The text is for the client and the record alike.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -96,6 +97,20 @@ pub enum IdentityError {
         /// What it shows.
         credential: &'static str,
     },
+    /// The caller's token does not count, or nobody could look.
+    #[error("{0}")]
+    Token(#[from] JwtError),
+    /// The caller's token is another pod's, or is bound to no pod.
+    #[error(
+        "{caller} shows a token of agent {identity} that is bound to another pod, or to none. Allowed instead: the same request \
+         with the token that is mounted into the pod"
+    )]
+    TokenOfAnother {
+        /// The caller in words.
+        caller: String,
+        /// The identity's name.
+        identity: String,
+    },
     /// The identity's state is Suspended.
     #[error("agent {identity} is suspended; its owner {owner} can set its state to Active again")]
     Suspended {
@@ -138,6 +153,8 @@ impl IdentityError {
             Self::UnknownCertificate { .. } => "identity_none",
             Self::Incomplete { .. } => "identity_incomplete",
             Self::ForeignCredential { .. } => "foreign_credential",
+            Self::Token(error) => error.code(),
+            Self::TokenOfAnother { .. } => "jwt_pod",
             Self::Suspended { .. } => "identity_suspended",
             Self::Revoked { .. } => "identity_revoked",
             Self::Expired { .. } => "identity_expired",
@@ -153,6 +170,8 @@ impl IdentityError {
             | Self::Anonymous { .. }
             | Self::Ambiguous { .. }
             | Self::Certificate(_)
+            | Self::Token(_)
+            | Self::TokenOfAnother { .. }
             | Self::UnknownCertificate { .. } => None,
             Self::Suspended { identity, .. }
             | Self::Revoked { identity, .. }
@@ -169,6 +188,8 @@ impl IdentityError {
             self,
             Self::Anonymous { .. }
                 | Self::Certificate(_)
+                | Self::Token(JwtError::Token(_))
+                | Self::TokenOfAnother { .. }
                 | Self::Incomplete { .. }
                 | Self::ForeignCredential { .. }
         )
@@ -361,7 +382,7 @@ spec:
             process: Some(&PROCESS),
             peer: Ipv4Addr::LOCALHOST.into(),
             certificate: None,
-            bearer: None,
+            token: None,
         }
     }
 }

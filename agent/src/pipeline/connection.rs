@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
-use http::header::USER_AGENT;
+use http::header::{AUTHORIZATION, USER_AGENT};
 use http::{HeaderMap, HeaderName, HeaderValue, Request};
 use jiff::Timestamp;
 use parking_lot::Mutex;
+use picket_policy::jwt::VerifiedToken;
 use picket_policy::{PolicySet, Principal, UpstreamUser};
 use tokio_util::sync::CancellationToken;
 
@@ -18,6 +19,7 @@ use super::heads::target;
 use crate::audit::{self, PodRef, ProcessRef, RawQuery, Received, Trace, User, truncate};
 use crate::identity::attest::x509::ClientCertificate;
 use crate::identity::attest::{Evidence, attestation_by};
+use crate::identity::jwt::{Issuers, JwtError};
 use crate::identity::{OwnToken, PrincipalCache, ResolvedPrincipal, check_claims};
 use crate::listener::{PodShare, Process};
 use crate::reject::Rejection;
@@ -202,11 +204,28 @@ impl Connection {
         Arc::clone(&self.caller)
     }
 
-    /// The agent behind a request that showed this `Authorization`, as the policies have it now.
+    /// The bearer token of a request, where it matters who the caller is by it: verified, or refused.
+    pub(super) async fn token(
+        &self,
+        issuers: &Issuers,
+        policies: &PolicySet,
+        authorization: Option<&HeaderValue>,
+    ) -> Option<Result<Arc<VerifiedToken>, JwtError>> {
+        let authorization = authorization?;
+        if let Some(pod) = self.pod()
+            && !policies.reads_token_of_pod(&pod.namespace, &pod.service_account, &pod.labels)
+        {
+            return None;
+        }
+        // Boxed: most requests need no such thing.
+        Box::pin(issuers.verify(authorization, Timestamp::now())).await
+    }
+
+    /// The agent behind a request that showed this token, as the policies have it now.
     pub(super) fn principal(
         &self,
         policies: &Arc<PolicySet>,
-        bearer: Option<&HeaderValue>,
+        token: Option<Result<&Arc<VerifiedToken>, &JwtError>>,
         now: Timestamp,
     ) -> Result<Arc<ResolvedPrincipal>, Rejection> {
         let pod = self.client.pod.as_ref().map(|pod| pod.load());
@@ -219,7 +238,7 @@ impl Connection {
             process: self.client.process.as_ref(),
             peer: self.client.peer,
             certificate: self.certificate.as_ref(),
-            bearer,
+            token,
         };
         self.principal
             .principal(policies, &evidence, now)
@@ -227,18 +246,25 @@ impl Connection {
     }
 
     /// By what the client is to be known: what it shows, whether or not that counts.
-    pub(super) fn attestation(&self) -> &'static str {
-        attestation_by(self.client.pod.is_some(), self.certificate.is_some())
+    pub(super) fn attestation(&self, shows_token: bool) -> &'static str {
+        attestation_by(self.client.pod.is_some(), shows_token, self.certificate.is_some())
     }
 
     /// Checks that a request says of itself nothing else than that it comes from this connection's client.
-    pub(super) fn check_claims(&self, headers: &HeaderMap, agent: &str) -> Result<(), Rejection> {
+    pub(super) fn check_claims(
+        &self,
+        headers: &HeaderMap,
+        agent: &ResolvedPrincipal,
+    ) -> Result<(), Rejection> {
+        // The first, where there are several: that one was verified.
+        let proof = headers.get(AUTHORIZATION).filter(|_| agent.token.is_some());
         let pod = self.client.pod.as_ref().map(|pod| pod.load());
         Ok(check_claims(
             headers,
             pod.as_deref().map(|pod| &**pod),
-            agent,
+            &agent.name,
             &self.own_token,
+            proof,
         )?)
     }
 

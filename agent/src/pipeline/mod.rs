@@ -49,6 +49,7 @@ use rustls::ServerConfig;
 
 use crate::approval::{self, Approvals};
 use crate::audit::{AuditLog, EndReason, Record};
+use crate::identity::jwt::Issuers;
 use crate::listener::{PodShare, TUNNELS_PER_POD};
 use crate::notify::EventQueue;
 use crate::pki::PkiError;
@@ -75,6 +76,7 @@ use write::{AbandonedWrites, Exchange};
 
 /// All stages, put together.
 pub struct Pipeline {
+    issuers: Issuers,
     tls: Arc<ServerConfig>,
     certificates: Arc<Certificates>,
     in_force: Arc<InForce>,
@@ -104,6 +106,7 @@ impl Pipeline {
     /// When rustls refuses its configuration.
     pub fn new(
         certificates: &Arc<Certificates>,
+        issuers: Issuers,
         store: Arc<Store>,
         upstream: Upstream,
         audit: AuditLog,
@@ -114,6 +117,7 @@ impl Pipeline {
         Ok(Arc::new(Pipeline {
             tls: certificates.server_config()?,
             certificates: Arc::clone(certificates),
+            issuers,
             in_force: Arc::new(InForce { store, sessions }),
             approvals: Approvals::default(),
             upstream,
@@ -224,18 +228,24 @@ impl Pipeline {
         // Before anything is read that may change.
         let ticket = self.in_force.sessions.ticket();
         let policies = self.in_force.store.current();
-        let bearer = request.head().headers.get(AUTHORIZATION);
+        let authorization = request.head().headers.get(AUTHORIZATION);
+        let token = connection.token(&self.issuers, &policies, authorization).await;
+        let shown = token.as_ref().map(Result::as_ref);
         let agent = connection
-            .principal(&policies, bearer, Timestamp::now())
+            .principal(&policies, shown, Timestamp::now())
             .inspect_err(|rejection| {
-                if let Rejection::Identity(error) = rejection
-                    && let Some(name) = error.identity()
-                {
-                    record.identity(name, connection.attestation());
+                let Rejection::Identity(error) = rejection else {
+                    return;
+                };
+                if error.is_unauthenticated() {
+                    self.issuers.count_failure(error.code());
+                }
+                if let Some(name) = error.identity() {
+                    record.identity(name, connection.attestation(token.is_some()));
                 }
             })?;
         record.identity(Arc::clone(&agent.name), agent.principal.attestation());
-        connection.check_claims(&request.head().headers, &agent.name)?;
+        connection.check_claims(&request.head().headers, &agent)?;
 
         let (mut body, loss) = RequestBody::of_client(body, request.head().version);
         let decision = decide(&policies, &agent.principal, request, &mut body).await?;

@@ -11,6 +11,7 @@ use http_body_util::Full;
 use hyper::upgrade::OnUpgrade;
 use jiff::Timestamp;
 use parking_lot::Mutex;
+use picket_policy::jwt::VerifiedToken;
 use picket_policy::{KubeRequest, Permit, UpstreamUser};
 
 use super::Pipeline;
@@ -113,9 +114,11 @@ impl Basis {
 
     fn judge_until(&self) -> Result<Option<Timestamp>, Rejection> {
         let policies = self.in_force.store.current();
-        // Only the pod attests an agent, so the request's headers are not kept for this.
+        // By the token that the request showed: the session outlives it, as the API server's do.
         let now = Timestamp::now();
-        let agent = self.connection.principal(&policies, None, now)?;
+        let agent = self
+            .connection
+            .principal(&policies, self.principal.token.as_ref().map(Ok), now)?;
         let permitted = Permitted {
             identity: &self.principal.name,
             request: &self.request,
@@ -181,14 +184,17 @@ impl Following {
 /// Judges a session by the policies in force and its pod as it is now.
 struct ByConnection {
     connection: Arc<Connection>,
+    token: Option<Arc<VerifiedToken>>,
     store: Arc<Store>,
 }
 
 impl Judge for ByConnection {
     fn judge(&self, facts: &Facts, now: Timestamp) -> Result<Option<Timestamp>, Rejection> {
         let policies = self.store.current();
-        // Only the pod attests an agent, so the request's headers are not kept for this.
-        let agent = self.connection.principal(&policies, None, now)?;
+        // By the token that the request showed: the session outlives it, as the API server's do.
+        let agent = self
+            .connection
+            .principal(&policies, self.token.as_ref().map(Ok), now)?;
         let until = session::recheck(&policies, &agent.principal, facts, now)?;
         Ok([agent.until, until].into_iter().flatten().min())
     }
@@ -263,6 +269,7 @@ impl Pipeline {
     ) -> Result<Registered, Rejection> {
         let judge = Arc::new(ByConnection {
             connection: Arc::clone(&basis.connection),
+            token: basis.principal.token.clone(),
             store: Arc::clone(&self.in_force.store),
         });
         let Judged { ticket, until } = *basis.judged.lock();

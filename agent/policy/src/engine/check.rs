@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::overlap::could_both_match;
-use super::{Impersonate, UpstreamUser};
+use super::{Impersonate, UpstreamUser, tokens};
 use crate::api::v1alpha1::{AgentGrant, AgentIdentity, Attest};
 use crate::api::{AnyObject, Document, name_path};
 use crate::yaml::{Diagnostic, FieldPath};
@@ -97,7 +97,14 @@ fn workloads(identities: &[From<'_, AgentIdentity>], errors: &mut Vec<(Diagnosti
         ))
     };
     let spiffe = |attest: &Attest| Some(format!("certificate of {:?}", attest.spiffe.as_ref()?.id));
-    for key in [pod as KeyOf, spiffe as KeyOf] {
+    let jwt = |attest: &Attest| {
+        let jwt = attest.jwt.as_ref()?;
+        Some(format!(
+            "token of issuer {} and subject {:?}",
+            jwt.issuer, jwt.subject
+        ))
+    };
+    for key in [pod as KeyOf, jwt as KeyOf, spiffe as KeyOf] {
         let mut by_key: HashMap<String, Vec<From<'_, AgentIdentity>>> = HashMap::new();
         for (document, identity) in identities {
             let attest = &identity.spec.attest;
@@ -109,7 +116,7 @@ fn workloads(identities: &[From<'_, AgentIdentity>], errors: &mut Vec<(Diagnosti
             {
                 let said = |one: &Document, other: &Document| {
                     let reason = format!(
-                        "AgentIdentity {:?} and {:?} ({}) could match one {key}: make their selectors exclude each other by one label",
+                        "AgentIdentity {:?} and {:?} ({}) could match one {key}: make their selectors exclude each other by one label, or their claims by one value",
                         one.name(),
                         other.name(),
                         where_is(other, &name_path()),
@@ -127,7 +134,9 @@ fn workloads(identities: &[From<'_, AgentIdentity>], errors: &mut Vec<(Diagnosti
 fn could_both_hold(one: &Attest, other: &Attest) -> bool {
     let pods = one.pod.as_ref().zip(other.pod.as_ref());
     let certificates = one.spiffe.as_ref().zip(other.spiffe.as_ref());
+    let jwts = one.jwt.as_ref().zip(other.jwt.as_ref());
     pods.is_none_or(|(one, other)| could_both_match(one, other))
+        && jwts.is_none_or(|(one, other)| tokens::could_both_match(one, other))
         && certificates.is_none_or(|(one, other)| one.id == other.id)
 }
 

@@ -15,6 +15,7 @@ mod match_input;
 mod needs;
 mod overlap;
 mod rules;
+mod tokens;
 mod upstream_user;
 mod verdict;
 mod window;
@@ -26,6 +27,7 @@ use self::builtin::{Builtin, OWN_NAMESPACE};
 use crate::api::v1alpha1::AgentPolicy;
 use crate::api::{AnyObject, Document};
 use crate::identity::Identity;
+use crate::jwt::VerifiedToken;
 use crate::yaml::Diagnostic;
 
 pub use each::{ClusterObject, ObjectVerdict};
@@ -60,6 +62,7 @@ struct Exceptions {
 pub struct PolicySet {
     identities: Vec<Arc<Identity>>,
     by_workload: HashMap<(String, String), Vec<usize>>,
+    by_subject: HashMap<(String, String), Vec<usize>>,
     by_spiffe_id: HashMap<String, Vec<usize>>,
     grants: Vec<Arc<Grant>>,
     grants_by_identity: HashMap<String, Vec<Arc<Grant>>>,
@@ -119,6 +122,7 @@ impl PolicySet {
         let mut set = Self {
             identities: Vec::new(),
             by_workload: HashMap::new(),
+            by_subject: HashMap::new(),
             by_spiffe_id: HashMap::new(),
             grants: Vec::new(),
             grants_by_identity: HashMap::new(),
@@ -158,6 +162,10 @@ impl PolicySet {
                 self.labelled.insert(pod.namespace.clone());
             }
             self.by_workload.entry(workload).or_default().push(place);
+        }
+        if let Some(jwt) = &identity.attest.jwt {
+            let subject = (jwt.issuer.clone(), jwt.subject.clone());
+            self.by_subject.entry(subject).or_default().push(place);
         }
         if let Some(spiffe) = &identity.attest.spiffe {
             let places = self.by_spiffe_id.entry(spiffe.id.clone()).or_default();
@@ -204,6 +212,34 @@ impl PolicySet {
             policies: self.rules.policies.len(),
             rules: self.rules.rules.len(),
         }
+    }
+
+    /// The identities whose `attest.jwt` names this token, whatever else they ask for.
+    #[must_use]
+    pub fn identities_of_token(&self, token: &VerifiedToken) -> Vec<Arc<Identity>> {
+        let subject = (token.issuer().to_owned(), token.subject().to_owned());
+        let places = self.by_subject.get(&subject).into_iter().flatten();
+        let identities = places.filter_map(|place| self.identities.get(*place));
+        let names = |identity: &&Arc<Identity>| {
+            let jwt = identity.attest.jwt.as_ref();
+            jwt.is_some_and(|jwt| tokens::satisfies(token, jwt))
+        };
+        identities.filter(names).cloned().collect()
+    }
+
+    /// Whether a pod's token matters: the pod's identity asks for one, or the pod has no identity but by its token.
+    #[must_use]
+    pub fn reads_token_of_pod(
+        &self,
+        namespace: &str,
+        service_account: &str,
+        labels: &BTreeMap<String, String>,
+    ) -> bool {
+        if self.by_subject.is_empty() {
+            return false;
+        }
+        let found = self.identities_of_pod(namespace, service_account, labels);
+        found.is_empty() || found.iter().any(|identity| identity.attest.jwt.is_some())
     }
 
     /// The identities whose `attest.spiffe` names this ID, whatever else they ask for.

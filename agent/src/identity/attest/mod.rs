@@ -3,22 +3,24 @@
 //! In: [`Evidence`], all that is known of a caller. Out: from each scheme an [`Attestation`]. A scheme is one file; another
 //! one gets a file beside [`pod`], a name in [`SCHEMES`], and its part of the cache's comparison.
 //!
-//! pipeline/session.rs judges sessions again without a request's headers, so [`Evidence::bearer`] is `None` there. A scheme that
-//! reads the bearer (a JWT) needs the header kept for that first.
+//! pipeline/session.rs judges sessions again by the verified token that their request showed: its text is not kept. As with the
+//! API server, a session goes on when its token expires, until something else about the identity changes.
 
+pub mod jwt;
 pub mod pod;
 pub mod x509;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use http::HeaderValue;
 use jiff::Timestamp;
 use picket_policy::api::v1alpha1::Attest;
+use picket_policy::jwt::VerifiedToken;
 use picket_policy::{Identity, PolicySet, PrincipalOrigin};
 
 use self::x509::ClientCertificate;
 use super::IdentityError;
+use super::jwt::JwtError;
 use crate::listener::Process;
 use crate::workload::Pod;
 
@@ -33,8 +35,8 @@ pub struct Evidence<'a> {
     pub peer: IpAddr,
     /// The client's certificate, where it showed one.
     pub certificate: Option<&'a ClientCertificate>,
-    /// The `Authorization` header of the request.
-    pub bearer: Option<&'a HeaderValue>,
+    /// The request's bearer token, verified or refused; `None` where there is none, or nobody asks for it.
+    pub token: Option<Result<&'a Arc<VerifiedToken>, &'a JwtError>>,
 }
 
 impl Evidence<'_> {
@@ -82,12 +84,18 @@ pub struct Scheme {
 }
 
 /// Every scheme there is.
-pub const SCHEMES: [Scheme; 2] = [
+pub const SCHEMES: [Scheme; 3] = [
     Scheme {
         shows: "its pod",
         asked_by: |attest| attest.pod.is_some(),
         is_credential: false,
         attest: pod::attest,
+    },
+    Scheme {
+        shows: "a token",
+        asked_by: |attest| attest.jwt.is_some(),
+        is_credential: true,
+        attest: jwt::attest,
     },
     Scheme {
         shows: "a client certificate",
@@ -100,14 +108,22 @@ pub const SCHEMES: [Scheme; 2] = [
 /// How an identity is proven: the schemes that it asks for, as the record's `agent.attestation` names them.
 #[must_use]
 pub fn attestation_of(attest: &Attest) -> &'static str {
-    attestation_by(attest.pod.is_some(), attest.spiffe.is_some())
+    attestation_by(
+        attest.pod.is_some(),
+        attest.jwt.is_some(),
+        attest.spiffe.is_some(),
+    )
 }
 
 /// Likewise, by the schemes themselves.
-pub(crate) fn attestation_by(pod: bool, certificate: bool) -> &'static str {
-    match (pod, certificate) {
-        (true, true) => "pod+x509",
-        (false, true) => "x509",
-        (_, false) => "pod",
+pub(crate) fn attestation_by(pod: bool, token: bool, certificate: bool) -> &'static str {
+    match (pod, token, certificate) {
+        (true, true, true) => "pod+jwt+x509",
+        (true, true, false) => "pod+jwt",
+        (true, false, true) => "pod+x509",
+        (false, true, true) => "jwt+x509",
+        (false, true, false) => "jwt",
+        (false, false, true) => "x509",
+        (_, false, false) => "pod",
     }
 }

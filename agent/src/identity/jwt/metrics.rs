@@ -2,7 +2,6 @@
 //!
 //! In: what verification, fetches and readings of the file came to. Out: counters in the registry.
 
-use super::JwtError;
 use crate::metrics::{CounterFamily, MetricsRegistry};
 
 /// The metrics of tokens; cheap to clone.
@@ -20,7 +19,7 @@ impl JwtMetrics {
         let failures = registry.counters(
             "attestation_failures",
             ["reason"],
-            "Requests whose token does not prove what it must, by reason",
+            "Requests refused because the caller did not prove who it is, by reason",
         );
         let fetches = registry.counters(
             "jwt_key_fetches",
@@ -43,12 +42,7 @@ impl JwtMetrics {
         }
     }
 
-    pub(super) fn failed(&self, error: &JwtError) {
-        self.failures.inc([error.code()]);
-    }
-
-    /// Counts a caller whose token contradicts what the kernel or the identity says.
-    pub fn contradicted(&self, reason: &'static str) {
+    pub(super) fn failed(&self, reason: &'static str) {
         self.failures.inc([reason]);
     }
 

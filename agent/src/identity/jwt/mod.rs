@@ -100,6 +100,13 @@ impl Issuers {
         Self::open_with(file, metrics, Limits::default())
     }
 
+    /// None, which verify no token.
+    #[cfg(test)]
+    pub(crate) fn none() -> Self {
+        let metrics = JwtMetrics::register(&MetricsRegistry::default());
+        Self::open(None, metrics).expect("no file")
+    }
+
     fn open_with(
         file: Option<PathBuf>,
         metrics: JwtMetrics,
@@ -137,11 +144,7 @@ impl Issuers {
         now: Timestamp,
     ) -> Option<Result<Arc<VerifiedToken>, JwtError>> {
         let token = bearer(authorization.as_bytes())?;
-        let verified = self.verify_token(token, now).await;
-        if let Err(error) = &verified {
-            self.0.metrics.failed(error);
-        }
-        Some(verified)
+        Some(self.verify_token(token, now).await)
     }
 
     async fn verify_token(&self, token: &[u8], now: Timestamp) -> Result<Arc<VerifiedToken>, JwtError> {
@@ -169,6 +172,11 @@ impl Issuers {
             .cache
             .put(hash, generation, Arc::clone(&verified), token.len());
         Ok(verified)
+    }
+
+    /// Counts a caller that did not prove who it is.
+    pub fn count_failure(&self, reason: &'static str) {
+        self.0.metrics.failed(reason);
     }
 
     /// Fetches the issuers' keys, and reads the file again when it changes, as long as it is polled.

@@ -35,6 +35,7 @@ use super::super::heads::{HeadBudget, target as whole_target};
 use super::issuer::{Issuer, any_client};
 use crate::audit::spool::segment::stored_text;
 use crate::audit::{AuditConfig, AuditLog};
+use crate::identity::jwt::Issuers;
 use crate::listener::{Accepted, CONNECTIONS_PER_POD, PodShare, Process};
 use crate::metrics::MetricsRegistry;
 use crate::notify::{EventQueue, KubeEvent, NotifyMetrics};
@@ -213,6 +214,7 @@ impl World {
         let drain = Drain::default();
         let pipeline = Pipeline::new(
             &certificates,
+            Issuers::none(),
             Arc::clone(&store),
             upstream.clone(),
             audit.clone(),

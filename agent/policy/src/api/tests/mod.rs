@@ -117,12 +117,6 @@ fn the_three_kinds_are_read_from_one_file() {
 fn fields_of_later_versions_are_refused_by_name_and_line() {
     for (text, from, to, fault) in [
         (
-            IDENTITY,
-            "    pod:",
-            "    jwt: {issuer: x}\n    pod:",
-            "12:5: field `spec.attest.jwt` is not supported by this version yet",
-        ),
-        (
             GRANT,
             "    impersonate:",
             "    eks: {}\n    impersonate:",
@@ -209,6 +203,18 @@ fn what_cannot_stand_is_refused_with_its_place() {
     for (text, from, to, fault) in [
         (
             IDENTITY,
+            "    pod:",
+            "    jwt: {issuer: x, subject: s}\n    pod:",
+            "12:19: field `spec.attest.jwt.issuer` is \"x\"; it must be the issuer's URL, https://...",
+        ),
+        (
+            IDENTITY,
+            "    pod:",
+            "    jwt: {issuer: 'https://x', subject: ''}\n    pod:",
+            "12:41: field `spec.attest.jwt.subject` must not be empty",
+        ),
+        (
+            IDENTITY,
             "owner: team-a",
             "colour: red",
             "6:3: unknown field `spec.colour`; known here: owner",
@@ -271,7 +277,7 @@ fn what_cannot_stand_is_refused_with_its_place() {
             IDENTITY,
             "  attest:\n",
             "  attest: {}\n  other:\n",
-            "11:11: field `spec.attest` names nothing: say by which pod or certificate the agent is recognised",
+            "11:11: field `spec.attest` names nothing: say by which pod, token or certificate the agent is recognised",
         ),
         (
             IDENTITY,

@@ -2,6 +2,8 @@
 //!
 //! In: the `spec` of a document. Out: an [`AgentIdentitySpec`], its part of the schema, and errors that no schema can express.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -71,9 +73,31 @@ pub struct Attest {
     /// The pods that are this agent, as the node's kernel and kubelet know them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod: Option<PodAttest>,
+    /// The token that the agent sends as its bearer token. Its issuer is one of the node's `authentication.configFile`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jwt: Option<JwtAttest>,
     /// The client certificate that the agent shows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spiffe: Option<SpiffeAttest>,
+}
+
+/// A token, by what its issuer signed. Everything is compared exactly: a glob would widen who an agent is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct JwtAttest {
+    /// The token's issuer (`iss`), as the AuthenticationConfiguration has its URL.
+    #[schemars(length(min = 1, max = 2048), regex(pattern = r"^https://"))]
+    pub issuer: String,
+    /// The token's subject (`sub`).
+    #[schemars(length(min = 1, max = 1024))]
+    pub subject: String,
+    /// One of the token's audiences (`aud`), beside what the issuer's own audiences demand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 2048))]
+    pub audience: Option<String>,
+    /// Further claims, each with the text that it has.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub claims: BTreeMap<String, String>,
 }
 
 /// A client certificate that is an agent's: an X.509 SVID that the node's trust bundles prove.
@@ -92,8 +116,8 @@ impl Attest {
     /// Whether it names nothing, so that every caller would satisfy it.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        let Self { pod, spiffe } = self;
-        pod.is_none() && spiffe.is_none()
+        let Self { pod, jwt, spiffe } = self;
+        pod.is_none() && jwt.is_none() && spiffe.is_none()
     }
 }
 
@@ -133,7 +157,7 @@ impl Spec for AgentIdentitySpec {
             message: "values are required with In and NotIn, and have no place with Exists and DoesNotExist",
         },
     ];
-    const PLANNED_FIELDS: &'static [&'static str] = &["spec.exclusive", "spec.attest.jwt"];
+    const PLANNED_FIELDS: &'static [&'static str] = &["spec.exclusive"];
 
     fn validate(&self, path: &FieldPath, errors: &mut FieldErrors) {
         errors.add_each(&path.field("groups"), &self.groups, |group| {
@@ -145,18 +169,45 @@ impl Spec for AgentIdentitySpec {
         if self.attest.is_empty() {
             // Every caller would be this agent.
             let reason = format!(
-                "field `{path}` names nothing: say by which pod or certificate the agent is recognised"
+                "field `{path}` names nothing: say by which pod, token or certificate the agent is recognised"
             );
             errors.add(path.clone(), reason);
         }
         if let Some(pod) = &self.attest.pod {
             pod.validate(&path.field("pod"), errors);
         }
+        if let Some(jwt) = &self.attest.jwt {
+            jwt.validate(&path.field("jwt"), errors);
+        }
         if let Some(SpiffeAttest { id }) = &self.attest.spiffe
             && let Err(error) = SpiffeId::parse(id)
         {
             let path = path.field("spiffe").field("id");
             errors.add(path.clone(), format!("field `{path}` is {id:?}: {error}"));
+        }
+    }
+}
+
+impl JwtAttest {
+    fn validate(&self, path: &FieldPath, errors: &mut FieldErrors) {
+        if !self.issuer.starts_with("https://") {
+            let path = path.field("issuer");
+            let reason = format!(
+                "field `{path}` is {:?}; it must be the issuer's URL, https://...",
+                self.issuer
+            );
+            errors.add(path, reason);
+        }
+        let texts = [
+            ("subject", Some(&self.subject)),
+            ("audience", self.audience.as_ref()),
+        ];
+        for (field, text) in texts {
+            if text.is_some_and(String::is_empty) {
+                let path = path.field(field);
+                let reason = format!("field `{path}` must not be empty");
+                errors.add(path, reason);
+            }
         }
     }
 }

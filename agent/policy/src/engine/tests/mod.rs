@@ -388,3 +388,35 @@ fn pods_find_their_identities_and_time_their_standing() {
     assert_eq!(identity.standing(at), Standing::Revoked);
     assert_eq!(PolicySet::default().summary(), PolicyCounts::default());
 }
+
+#[test]
+fn identities_that_one_token_could_have_are_refused_and_those_that_a_claim_or_a_pod_tells_apart_are_not() {
+    let identity = |name: &str, attest: &str| {
+        format!(
+            "apiVersion: picket.dev/v1alpha1\nkind: AgentIdentity\nmetadata: {{name: {name}}}\nspec: {{owner: o, attest: \
+             {{{attest}}}}}\n---\n"
+        )
+    };
+    let jwt = |more: &str| format!("jwt: {{issuer: 'https://i', subject: s{more}}}");
+    let pod = |account: &str| format!("pod: {{namespace: n, serviceAccount: {account}}}, ");
+    for (one, other, is_refused) in [
+        (jwt(""), jwt(""), true),
+        (jwt(", audience: a"), jwt(", audience: b"), true),
+        (jwt(", claims: {a: x}"), jwt(""), true),
+        (jwt(", claims: {a: x}"), jwt(", claims: {b: y}"), true),
+        (jwt(", claims: {a: x}"), jwt(", claims: {a: y}"), false),
+        (pod("a") + &jwt(""), pod("b") + &jwt(""), false),
+        (pod("a") + &jwt(""), jwt(""), true),
+    ] {
+        let text = identity("one", &one) + &identity("other", &other);
+        let compiled = PolicySet::compile(read_documents("f.yaml", &text).expect("valid"));
+        assert_eq!(compiled.is_err(), is_refused, "{one} and {other}");
+        if let Err(errors) = compiled {
+            let said = errors[0].to_string();
+            assert!(
+                said.contains("could match one token of issuer https://i and subject \"s\""),
+                "{said}"
+            );
+        }
+    }
+}
