@@ -30,7 +30,7 @@ use crate::kernel::{Class, Kernel, KernelMetrics};
 use crate::listener::{Arrival, InPodListener, Sockets};
 use crate::metrics::MetricsRegistry;
 use crate::notify::{self, EventQueue, KubeEvent};
-use crate::pipeline::{Pipeline, arrivals};
+use crate::pipeline::{IdentitySources, Pipeline, arrivals};
 use crate::runtime::phase::{Phase, PhaseControl, PhaseWatch};
 use crate::runtime::readiness::{Pending, Readiness};
 use crate::runtime::workers::Workers;
@@ -446,8 +446,10 @@ pub(super) fn connections(
 ) -> anyhow::Result<()> {
     let pipeline = Pipeline::new(
         &handles.certificates,
-        handles.issuers.clone(),
-        Arc::clone(&handles.store),
+        IdentitySources {
+            store: Arc::clone(&handles.store),
+            issuers: handles.issuers.clone(),
+        },
         handles.upstream.clone(),
         handles.audit.clone(),
         shutdown.drain.clone(),

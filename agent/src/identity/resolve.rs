@@ -279,6 +279,13 @@ fn one_identity(
             Some(missing) => partial = partial.or(Some((identity, missing))),
         }
     }
+    // The kernel's word comes first: a pod that identities name is none but one of these, whatever else it shows.
+    if let Some(pod) = shown.iter().find(|shown| !shown.scheme.is_credential)
+        && !pod.identities.is_empty()
+        && !whole.iter().any(|identity| pod.has(identity))
+    {
+        whole.clear();
+    }
     let caller = evidence.caller();
     match whole[..] {
         [identity] => {

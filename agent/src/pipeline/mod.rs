@@ -99,6 +99,15 @@ enum Handled {
     Upgraded(Response<Full<Bytes>>, Upgraded),
 }
 
+/// What says who a caller is, and what the caller may do.
+#[derive(Debug)]
+pub struct IdentitySources {
+    /// Identities, grants and policies.
+    pub store: Arc<Store>,
+    /// The issuers of tokens.
+    pub issuers: Issuers,
+}
+
 impl Pipeline {
     /// Puts the stages together.
     ///
@@ -106,8 +115,7 @@ impl Pipeline {
     /// When rustls refuses its configuration.
     pub fn new(
         certificates: &Arc<Certificates>,
-        issuers: Issuers,
-        store: Arc<Store>,
+        IdentitySources { store, issuers }: IdentitySources,
         upstream: Upstream,
         audit: AuditLog,
         drain: Drain,

@@ -131,7 +131,7 @@ fn pod_and_token_must_be_of_one_another() {
     assert_eq!(who(Some(&other), Some(Ok(&bound))), "jwt_pod");
     // Another identity's token from this pod.
     let ci = token(&json!({"sub": "ci", "repository": "org/a"}));
-    assert_eq!(who(Some(&own), Some(Ok(&ci))), "CI_FROM_BOTH");
+    assert_eq!(who(Some(&own), Some(Ok(&ci))), "identity_incomplete");
     // At the gateway there is no pod.
     assert_eq!(who(None, Some(Ok(&bound))), "identity_incomplete");
 }

@@ -21,6 +21,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
+use super::{Issuers, JwtMetrics};
+use crate::metrics::MetricsRegistry;
+
 /// An RSA key of 2048 bits for tests alone (PKCS#8); ring makes none.
 const RSA_KEY: &str = include_str!("testing_rsa_key.txt");
 
@@ -277,5 +280,30 @@ async fn send_without_end(mut stream: tokio_rustls::server::TlsStream<TcpStream>
     let chunk = vec![b' '; 64 * 1024];
     while stream.write_all(&chunk).await.is_ok() {
         shared.sent.fetch_add(chunk.len(), Ordering::Relaxed);
+    }
+}
+
+/// The issuers of a file with one of them, whose keys are fetched.
+pub(crate) struct TestIssuers {
+    /// They.
+    pub(crate) issuers: Issuers,
+    _folder: tempfile::TempDir,
+    _running: tokio_util::task::AbortOnDropHandle<()>,
+}
+
+impl TestIssuers {
+    /// Those with this one.
+    pub(crate) fn of(issuer: &TestIssuer) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("auth.yaml");
+        std::fs::write(&file, issuer.configuration()).expect("written");
+        let metrics = JwtMetrics::register(&MetricsRegistry::default());
+        let issuers = Issuers::open(Some(file), metrics).expect("a configuration");
+        let running = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(issuers.clone().run()));
+        Self {
+            issuers,
+            _folder: folder,
+            _running: running,
+        }
     }
 }

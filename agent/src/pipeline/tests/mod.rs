@@ -1,6 +1,7 @@
 //! Requests through the whole pipeline, from a client's TLS session to an API server's and back.
 
 mod arrivals;
+mod bearer;
 mod claims;
 mod correlation;
 mod fragments;

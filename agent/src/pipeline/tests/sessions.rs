@@ -166,7 +166,7 @@ async fn end(running: JoinHandle<Seen>, changed: Instant, kind: &str) -> Seen {
 }
 
 /// Has sessions judged again, as the agent does.
-fn rejudging(world: &World) -> PodChanges {
+pub(super) fn rejudging(world: &World) -> PodChanges {
     let pods = PodChanges::default();
     let changes = world.store.changes();
     tokio::spawn(session::rejudge(world.sessions.clone(), changes, pods.clone()));

@@ -29,9 +29,9 @@ use tokio::task::JoinHandle;
 use tokio_rustls::client::TlsStream;
 use tokio_util::sync::CancellationToken;
 
-use super::super::Pipeline;
 use super::super::heads::http1::Http1Heads;
 use super::super::heads::{HeadBudget, target as whole_target};
+use super::super::{IdentitySources, Pipeline};
 use super::issuer::{Issuer, any_client};
 use crate::audit::spool::segment::stored_text;
 use crate::audit::{AuditConfig, AuditLog};
@@ -151,7 +151,20 @@ impl World {
     pub(super) async fn new() -> World {
         let folder = Folder::new();
         let token = folder.write("token", "node-token");
-        World::with(folder, NodeCredential::TokenFile(token)).await
+        World::with(folder, NodeCredential::TokenFile(token), Issuers::none()).await
+    }
+
+    /// Likewise, with issuers of tokens.
+    pub(super) async fn with_issuers(issuers: Issuers) -> World {
+        let folder = Folder::new();
+        let token = folder.write("token", "node-token");
+        World::with(folder, NodeCredential::TokenFile(token), issuers).await
+    }
+
+    /// Name and UID of the pod of the next connection.
+    pub(super) fn pod_of_next(&self) -> (String, String) {
+        let pod = self.pod.load();
+        (pod.name.clone(), pod.uid.0.clone())
     }
 
     /// Likewise, where the node shows a certificate, which is given back as the record names it.
@@ -162,7 +175,7 @@ impl World {
             certificate: folder.0.path().join("client.crt"),
             key: folder.0.path().join("client.key"),
         };
-        (World::with(folder, credential).await, id)
+        (World::with(folder, credential, Issuers::none()).await, id)
     }
 
     /// Replaces the node's certificate on disk, and names the new one.
@@ -170,7 +183,7 @@ impl World {
         write_certificate(&self.folder)
     }
 
-    async fn with(folder: Folder, credential: NodeCredential) -> World {
+    async fn with(folder: Folder, credential: NodeCredential, issuers: Issuers) -> World {
         let ca = pki::ca::create("test").expect("a CA");
         let files = CaFiles {
             certificate: folder.write("ca.crt", &ca.certificate_pem),
@@ -214,8 +227,10 @@ impl World {
         let drain = Drain::default();
         let pipeline = Pipeline::new(
             &certificates,
-            Issuers::none(),
-            Arc::clone(&store),
+            IdentitySources {
+                store: Arc::clone(&store),
+                issuers,
+            },
             upstream.clone(),
             audit.clone(),
             drain.clone(),
