@@ -37,7 +37,6 @@ impl InitialSync {
         if !classified || phase.reached(Phase::EndpointsEnforced).await.is_err() {
             return;
         }
-        self.warn_of_a_foreign_node();
         self.phase.reach(Phase::Synced);
         if phase.reached(Phase::PredecessorAgreed).await.is_err() {
             return;
@@ -63,16 +62,6 @@ impl InitialSync {
         self.phase.reach(Phase::Established);
         // A core task does not end by itself; this one's work is done.
         std::future::pending::<()>().await;
-    }
-
-    fn warn_of_a_foreign_node(&self) {
-        let now = self.status.borrow().clone();
-        if now.enforced + now.exempt == now.assumed_exempt && now.pending + now.assumed_exempt > 0 {
-            tracing::warn!(
-                pending = now.pending + now.assumed_exempt,
-                "the API server has none of this node's pods: is nodeName the name that `kubectl get nodes` shows?"
-            );
-        }
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod initial_sync;
 mod metrics;
+mod node_name;
 mod settings;
 mod shutdown;
 mod wiring;
@@ -268,6 +269,7 @@ impl App {
         );
         wiring::node_listener(&mut tasks, &handles, &shared, shutdown, self.node_listener)?;
         wiring::initial_sync(&mut tasks, &handles, &shared, pods.clone(), self.pods_ready);
+        wiring::node_name(&mut tasks, &handles, pods.clone());
         wiring::files(&mut tasks, &handles, &shared);
         wiring::metrics(&mut tasks, &handles, pods);
         wiring::object_status(&mut tasks, &handles);

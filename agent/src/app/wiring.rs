@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::initial_sync::InitialSync;
 use super::metrics::ModuleMetrics;
+use super::node_name;
 use super::settings::{api_servers, cgroup_root};
 use super::shutdown::Shutdown;
 use crate::admin::api::ObjectList;
@@ -39,7 +40,7 @@ use crate::store::Store;
 use crate::tls::Certificates;
 use crate::upgrade::{self, Predecessor, Successor, SuccessorConnection};
 use crate::upstream::Upstream;
-use crate::workload::{self, Names, Netns, PodCounts, Selection, Workload, WorkloadConfig};
+use crate::workload::{self, Names, Netns, Pod, PodCounts, Selection, Workload, WorkloadConfig};
 
 /// Connections between accept and their own task; each holds a few hundred bytes, and handing one on takes microseconds.
 const ARRIVALS: usize = 1024;
@@ -128,7 +129,13 @@ pub(super) fn shared(
     listener: &InPodListener,
 ) -> anyhow::Result<(Shared, Receivers)> {
     let (sink, arrivals) = mpsc::channel(ARRIVALS);
-    let (denials, to_write) = Denials::channel(handles.metrics.denied.clone());
+    let store = Arc::clone(&handles.store);
+    let identify = move |pod: &Pod| {
+        let policies = store.current();
+        let identity = policies.sole_identity_of_pod(&pod.namespace, &pod.service_account, &pod.labels)?;
+        Some(Arc::<str>::from(&*identity.name))
+    };
+    let (denials, to_write) = Denials::channel(handles.metrics.denied.clone(), identify);
     let inherited = successor.map(|successor| Arc::clone(&successor.inherited));
     let enforcer = KernelEnforcer::new(
         Arc::clone(&handles.kernel),
@@ -326,6 +333,12 @@ pub(super) fn cluster_objects(
 ) -> impl Future<Output = ()> + Send + use<> {
     let connector = Connector::new(&config.cluster.kubeconfig);
     Arc::clone(store).follow_cluster(connector, CancellationToken::new())
+}
+
+/// Whether the configured node name is this node's.
+pub(super) fn node_name(tasks: &mut Tasks, handles: &Handles, status: watch::Receiver<PodCounts>) {
+    let (node, readiness) = (handles.config.node_name.clone(), handles.readiness.clone());
+    tasks.spawn("node name", node_name::watch(status, node, readiness));
 }
 
 /// What is read from files again while the agent runs: policies, certificates, trust bundles, the credential.

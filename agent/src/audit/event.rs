@@ -368,6 +368,8 @@ pub struct Alarm {
 pub struct Connection {
     /// Who dialled, as far as known.
     pub caller: Option<Arc<Caller>>,
+    /// The AgentIdentity that the pod is by itself, where it is exactly one.
+    pub identity: Option<Arc<str>>,
     /// The pod's address, where it is known.
     pub source: Option<IpAddr>,
     /// What the kernel saw.

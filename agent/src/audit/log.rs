@@ -160,6 +160,7 @@ impl AuditLog {
         };
         let mut event = Event::new("connect".into(), uri);
         event.caller = connection.caller;
+        event.identity = connection.identity;
         event.source = connection.source;
         event.kernel = Some(connection.kernel);
         event.decision = DecisionFacts {

@@ -64,7 +64,7 @@ fn write_new(path: &Path, mode: u32, content: &[u8]) -> anyhow::Result<()> {
         .open(path)
         .with_context(|| {
             format!(
-                "cannot create {}; an existing CA is never overwritten",
+                "cannot create {}; an existing CA is never overwritten: choose another folder with --out",
                 path.display()
             )
         })?;

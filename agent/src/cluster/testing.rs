@@ -97,3 +97,36 @@ pub(crate) async fn reviewing_with_rules(
     });
     server
 }
+
+/// An API server that lists these objects of each resource, or refuses to; the URL.
+pub(crate) async fn listing(
+    objects: impl Fn(&str) -> Option<Vec<serde_json::Value>> + Send + Sync + 'static,
+) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let server = format!("http://{}", listener.local_addr().unwrap());
+    let objects = Arc::new(objects);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let objects = Arc::clone(&objects);
+            let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
+                let resource = request.uri().path().rsplit('/').next().unwrap_or_default();
+                let (code, object) = match objects(resource) {
+                    Some(items) => (200, serde_json::json!({"metadata": {}, "items": items})),
+                    None => {
+                        let status = serde_json::json!({
+                            "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 403, "message": "not for you",
+                        });
+                        (403, status)
+                    }
+                };
+                let response = http::Response::builder().status(code);
+                let response = response.header("content-type", "application/json");
+                let body = http_body_util::Full::new(bytes::Bytes::from(object.to_string()));
+                std::future::ready(Ok::<_, std::convert::Infallible>(response.body(body).unwrap()))
+            });
+            let stream = hyper_util::rt::TokioIo::new(stream);
+            tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(stream, service));
+        }
+    });
+    server
+}

@@ -2,6 +2,8 @@
 //!
 //! In: where the connection ended. Out: a code for metrics and records, and what the code means to a person.
 
+use std::sync::Arc;
+
 use crate::audit::Connection;
 use crate::kernel::DenyReason;
 use crate::listener::UnattributedCause;
@@ -69,6 +71,12 @@ impl DeniedConnection {
     /// What the record says.
     pub(crate) fn connection(&self) -> &Connection {
         &self.connection
+    }
+
+    /// The same, of a pod that is this AgentIdentity.
+    pub(crate) fn of(mut self, identity: Option<Arc<str>>) -> Self {
+        self.connection.identity = identity;
+        self
     }
 
     /// The record itself.

@@ -97,7 +97,7 @@ pub(crate) async fn kernel_events(
         };
         let pod = names.find(event.cgroup, seen.cgroup.as_deref().map(Path::new));
         let pod = pod.as_ref().map(|pod| &pod.pod);
-        denials.submit(denied(&event, pod, seen));
+        denials.submit(denied(&event, pod, seen), pod);
     }
 }
 

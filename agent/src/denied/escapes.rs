@@ -46,7 +46,7 @@ pub(crate) async fn watch(pods: EnforcedPods, names: Arc<Names>, denials: Denial
                 "a process of a pod is outside the pod's cgroup"
             );
             denials.metrics.cgroup_escape();
-            denials.submit(collect::escaped(escape, pod.as_ref()));
+            denials.submit(collect::escaped(escape, pod.as_ref()), pod.as_ref());
         }
         reported = now;
     }

@@ -17,6 +17,7 @@ use crate::audit::{AuditLog, Caller, Connection, KernelFacts, PodRef};
 use crate::kernel::DenyReason;
 use crate::listener::UnattributedCause;
 use crate::notify::{About, EventQueue, KubeEvent, Reason};
+use crate::workload::Pod;
 
 /// Records between those who see denied connections and the one who writes them; each is below 1 KB.
 const QUEUE_LENGTH: usize = 1024;
@@ -37,23 +38,36 @@ type Kind = (DenialCause, Option<SocketAddr>);
 /// Denied connections as they are aggregated.
 type Gathered = EventAggregator<Source, Kind, DeniedConnection>;
 
+/// The name of the AgentIdentity that a pod is, where it is exactly one.
+type Identify = dyn Fn(&Pod) -> Option<Arc<str>> + Send + Sync;
+
 /// Takes denied connections to be written down; cheap to clone.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Denials {
     queue: mpsc::Sender<DeniedConnection>,
+    identify: Arc<Identify>,
     pub(crate) metrics: DeniedMetrics,
 }
 
 impl Denials {
     /// The entrance, and the exit for [`write`].
-    pub(crate) fn channel(metrics: DeniedMetrics) -> (Self, mpsc::Receiver<DeniedConnection>) {
+    pub(crate) fn channel(
+        metrics: DeniedMetrics,
+        identify: impl Fn(&Pod) -> Option<Arc<str>> + Send + Sync + 'static,
+    ) -> (Self, mpsc::Receiver<DeniedConnection>) {
         let (queue, denied) = mpsc::channel(QUEUE_LENGTH);
-        (Self { queue, metrics }, denied)
+        let denials = Self {
+            queue,
+            identify: Arc::new(identify),
+            metrics,
+        };
+        (denials, denied)
     }
 
-    /// Hands a denied connection on without waiting.
-    pub(crate) fn submit(&self, denied: DeniedConnection) {
-        if self.queue.try_send(denied).is_err() {
+    /// Hands a denied connection of a pod on without waiting.
+    pub(crate) fn submit(&self, denied: DeniedConnection, pod: Option<&Pod>) {
+        let identity = pod.and_then(|pod| (self.identify)(pod));
+        if self.queue.try_send(denied.of(identity)).is_err() {
             self.metrics.unrecorded();
         }
     }
@@ -229,12 +243,18 @@ mod tests {
             ..AuditConfig::default()
         };
         let audit = AuditLog::open(&config, None).unwrap();
-        let (sender, denied) = Denials::channel(DeniedMetrics::register(&MetricsRegistry::default()));
-        for _ in 0..15 {
-            sender.submit(DeniedConnection::new(
-                DenialCause::Kernel(None),
-                Connection::default(),
-            ));
+        let (sender, denied) = Denials::channel(
+            DeniedMetrics::register(&MetricsRegistry::default()),
+            |pod| (pod.namespace == "agents").then(|| "fixer".into()),
+        );
+        let denied_of = |pod: Option<&Pod>| {
+            let connection = DeniedConnection::new(DenialCause::Kernel(None), Connection::default());
+            sender.submit(connection, pod);
+        };
+        denied_of(Some(&Pod::for_tests("agents", "one")));
+        denied_of(Some(&Pod::for_tests("shop", "web")));
+        for _ in 2..15 {
+            denied_of(None);
         }
         let (last, done) = (CancellationToken::new(), CancellationToken::new());
         let (events, _none) = EventQueue::channel(NotifyMetrics::register(&MetricsRegistry::default()));
@@ -249,6 +269,12 @@ mod tests {
             text.lines().count() == 11 && aggregated.contains("stands for 5 more"),
             "{text}"
         );
+        let records: Vec<serde_json::Value> = text
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        assert_eq!(records[0]["agent"]["identity"], "fixer", "{text}");
+        assert!(records[1..].iter().all(|record| record["agent"]["identity"].is_null()), "{text}");
     }
 
     /// One pod dials thousands of addresses; another dials one.

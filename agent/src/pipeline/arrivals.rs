@@ -77,7 +77,8 @@ pub(crate) async fn connections(
             }
             Arrival::UnattributedConnection(unattributed_connection) => {
                 metrics.unattributed_connection(unattributed_connection.cause);
-                denials.submit(denied::closed(&unattributed_connection));
+                let pod = unattributed_connection.workload.as_deref();
+                denials.submit(denied::closed(&unattributed_connection), pod);
             }
         }
     }

@@ -24,7 +24,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use self::builtin::{Builtin, OWN_NAMESPACE};
-use crate::api::v1alpha1::AgentPolicy;
+use crate::api::v1alpha1::{AgentPolicy, Attest};
 use crate::api::{AnyObject, Document};
 use crate::identity::Identity;
 use crate::jwt::VerifiedToken;
@@ -246,6 +246,25 @@ impl PolicySet {
     pub fn identities_of_spiffe_id(&self, id: &str) -> impl Iterator<Item = &Arc<Identity>> {
         let places = self.by_spiffe_id.get(id).into_iter().flatten();
         places.filter_map(|place| self.identities.get(*place))
+    }
+
+    /// The identity that a pod is by itself; nothing where another could be meant, or the pod alone does not prove it.
+    #[must_use]
+    pub fn sole_identity_of_pod(
+        &self,
+        namespace: &str,
+        service_account: &str,
+        labels: &BTreeMap<String, String>,
+    ) -> Option<Arc<Identity>> {
+        let mut identities = self.identities_of_pod(namespace, service_account, labels);
+        let only = identities.pop().filter(|_| identities.is_empty());
+        only.filter(|identity| {
+            let pod_alone = Attest {
+                pod: identity.attest.pod.clone(),
+                ..Attest::default()
+            };
+            identity.attest == pod_alone
+        })
     }
 
     /// The identities whose `attest.pod` a pod satisfies, whatever else they ask for.

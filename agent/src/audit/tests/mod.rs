@@ -407,6 +407,7 @@ async fn refused_connects_are_events_too() {
         verdict: "deny".into(),
     };
     log.connection(Connection {
+        identity: None,
         caller: None,
         source: "10.1.0.7".parse().ok(),
         kernel,

@@ -1,7 +1,7 @@
 //! Whether the node's credentials reach the API server, and have there what deploy/rbac.yaml gives.
 //!
 //! In: a configuration. Out: a check of each credential: the kubeconfig's, for what the agent follows, and the upstream's, for
-//! whom the grants let agents act as.
+//! whom the grants let agents act as; and what the API server says of the configuration by the kubeconfig's (node.rs).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use super::needs::{
     Need, OnRights, Verdict, at_least, first, followed, impersonated, judge, kept_objects, narrowed,
     on_samples, on_verbs, tokens,
 };
+use super::node::{self, Server};
 use super::{in_time, slow};
 use crate::cluster::rights::{CredentialFiles, ReviewError, RuleVerbs, lacking, rule_verbs};
 use crate::cluster::{ClusterError, Connector};
@@ -27,7 +28,7 @@ use crate::store::Store;
 const CLUSTER: &str = "cluster credential";
 const UPSTREAM: &str = "upstream credential";
 
-/// Both checks. Must be called within a tokio runtime.
+/// All of them. Must be called within a tokio runtime.
 pub(super) async fn checks(config: &Config, limit: Duration) -> Vec<Check> {
     // What objects cannot be read is the configuration's check.
     let granted = match Store::open(&config.objects.files) {
@@ -52,8 +53,10 @@ pub(super) async fn checks(config: &Config, limit: Duration) -> Vec<Check> {
         let advice = "correct the files that the configuration names, or the plugin of the kubeconfig";
         Err((format!("not tested: {}", slow(limit)), advice.to_owned()))
     };
-    let (cluster, upstream) = tokio::join!(
-        check(CLUSTER, cluster.unwrap_or_else(late), &followed, advice),
+    let cluster = cluster.unwrap_or_else(late);
+    let asked = cluster.as_ref().ok().cloned();
+    let (cluster, upstream, of_node) = tokio::join!(
+        check(CLUSTER, cluster, &followed, advice),
         check(
             UPSTREAM,
             upstream.unwrap_or_else(late),
@@ -62,8 +65,29 @@ pub(super) async fn checks(config: &Config, limit: Duration) -> Vec<Check> {
              the file, and bind the role to the credential's group; one verb must do for a user and all its groups"
                 .to_owned()
         ),
+        of_node(config, asked),
     );
-    vec![cluster, upstream]
+    // A credential that may not ask is told of once.
+    let may_ask = cluster.status != CheckStatus::Missing;
+    let of_node = of_node
+        .into_iter()
+        .filter_map(|tried| tried.map_or_else(|untried| may_ask.then_some(untried), Some));
+    [cluster, upstream].into_iter().chain(of_node).collect()
+}
+
+/// What the API server says of the configuration, where the kubeconfig makes a client.
+async fn of_node(config: &Config, asked: Option<(Client, String)>) -> Vec<node::Tried> {
+    let Some((client, kubeconfig)) = asked else {
+        return Vec::new();
+    };
+    let upstream = config.upstream.server.parse().map(|server| bare(&server));
+    let upstream = upstream.unwrap_or_default();
+    let servers = [
+        ("upstream.server", &upstream),
+        ("the server of cluster.kubeconfig", &kubeconfig),
+    ];
+    let servers = servers.map(|(field, url)| Server { field, url });
+    node::checks(config, &client, &servers).await
 }
 
 /// What the grants take upstream.
@@ -220,6 +244,8 @@ tls: {caCertificateFile: /nonexistent/c, caKeyFile: /nonexistent/y}
 enforce: {namespaces: [a]}
 objects: [/nonexistent/o]
 ";
+
+    const LIMIT: Duration = Duration::from_secs(10);
 
     const ACCOUNT: &str = "system:serviceaccount:ci:bot";
 
@@ -497,6 +523,48 @@ spec:
         );
         let check = asked(&nobody, |_| Err(403)).await;
         assert!(check.detail.contains("cannot be asked"), "{}", check.detail);
+    }
+
+    /// Key files that are not those of their certificates.
+    #[test]
+    fn a_key_of_another_certificate_is_found_before_the_start() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let made = ["one", "other"].map(|name| crate::pki::ca::create(name).expect("a CA"));
+        let write = |name: &str, text: &str| {
+            let file = folder.path().join(name);
+            std::fs::write(&file, text).expect("written");
+            file
+        };
+        let certificate = write("one.crt", &made[0].certificate_pem);
+        let [own, foreign] = [("one.key", 0), ("other.key", 1)].map(|(name, at): (&str, usize)| write(name, &made[at].key_pem));
+        let text = SMALLEST.replace("tokenFile: /nonexistent/t", "clientCertificateFile: /n, clientKeyFile: /n");
+        let mut config = Config::parse("f", &text).expect("a configuration");
+        let kubeconfig = |key: &std::path::Path| {
+            let text = serde_json::json!({
+                "apiVersion": "v1", "kind": "Config", "current-context": "c",
+                "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+                "clusters": [{"name": "c", "cluster": {"server": "https://127.0.0.1:1"}}],
+                "users": [{"name": "u", "user": {"client-certificate": certificate, "client-key": key}}],
+            });
+            write("kubeconfig", &text.to_string())
+        };
+        for (key, found) in [(&own, false), (&foreign, true)] {
+            config.tls.ca_certificate_file = certificate.clone();
+            config.tls.ca_key_file = key.clone();
+            config.upstream.ca_file = certificate.clone();
+            config.upstream.client_certificate_file = Some(certificate.clone());
+            config.upstream.client_key_file = Some(key.clone());
+            config.cluster.kubeconfig = kubeconfig(key);
+            let checks = super::super::of_configuration(&config, LIMIT);
+            let said = |name: &str, words: &str| {
+                let check = checks.iter().find(|check| check.name == name).expect(name);
+                check.status == CheckStatus::Missing && check.detail.contains(words)
+            };
+            let ca = format!("{}:1: this is not the key of the certificate in", key.display());
+            assert_eq!(said(super::super::CONFIGURATION, &ca), found, "{checks:#?}");
+            assert_eq!(said(CLUSTER, "cannot make a client"), found, "{checks:#?}");
+            assert_eq!(said(UPSTREAM, "cannot make a client"), found, "{checks:#?}");
+        }
     }
 
     #[test]

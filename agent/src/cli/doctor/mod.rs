@@ -1,10 +1,12 @@
 //! `picket doctor`: what this machine can do for Picket, tried, as a table or JSON.
 //!
-//! In: the configuration file, and folders that replace its own. Out: a [`Check`] for each thing that the agent needs
-//! (credentials.rs has those at the API server), and an exit code that tells whether Picket works here.
+//! In: the configuration file, and folders that replace its own. Out: a [`Check`] for each thing that the agent needs, and an
+//! exit code that tells whether Picket works here. The API server is asked about the credentials and their rights
+//! (credentials.rs), and whether the configuration is this node's (node.rs).
 
 mod credentials;
 mod needs;
+mod node;
 
 use std::ffi::OsStr;
 use std::io::{self, Write as _};
@@ -13,13 +15,15 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use clap::{Args, ValueEnum};
 
 use crate::config::{Config, ConfigError};
 use crate::kernel::doctor::{self, Check, CheckStatus, SocketKind, Surroundings, TrialOutcome};
 use crate::kernel::{FailMode, cgroup_mount};
+use crate::pki::ca::{CaSource, NodeCa};
+use crate::pki::{CaFiles, LeafNames};
 use crate::workload::cgroup::{processes, scan};
 use crate::workload::layout::is_manifest_hash;
 
@@ -148,7 +152,11 @@ fn of_configuration(config: &Config, limit: Duration) -> Vec<Check> {
     let looked_at = config.clone();
     let (faults, credentials) = runtime.block_on(async {
         tokio::join!(
-            in_time(limit, async move { looked_at.unusable().await }),
+            in_time(limit, async move {
+                let mut faults = looked_at.unusable().await;
+                faults.extend(served(&looked_at));
+                faults
+            }),
             credentials::checks(config, limit)
         )
     });
@@ -177,6 +185,24 @@ fn slow(limit: Duration) -> String {
     )
 }
 
+/// What the agent would find wrong with the certificates that pods see. Files that cannot be read are found by others.
+fn served(config: &Config) -> Vec<String> {
+    let tls = &config.tls;
+    let files = CaFiles {
+        certificate: tls.ca_certificate_file.clone(),
+        key: tls.ca_key_file.clone(),
+    };
+    let are_files = [&files.certificate, &files.key].iter().all(|file| file.is_file());
+    let source = are_files.then(|| CaSource::read(&files).ok()).flatten();
+    let ca = source.map(|source| NodeCa::parse(&files, &source, SystemTime::now()).map(drop));
+    let names = LeafNames::new(&tls.extra_names).map(drop);
+    [ca.map(|ca| ("tls", ca)), Some(("tls.extraNames", names))]
+        .into_iter()
+        .flatten()
+        .filter_map(|(field, found)| Some(format!("{field}: {}", found.err()?)))
+        .collect()
+}
+
 /// Whether the files and folders that it names can be used.
 fn configuration(faults: &[String]) -> Check {
     if faults.is_empty() {
@@ -186,7 +212,7 @@ fn configuration(faults: &[String]) -> Check {
         CONFIGURATION,
         CheckStatus::Missing,
         faults.join("\n"),
-        "create the missing files, or correct the configuration",
+        "correct the named lines, or create the missing files",
     )
 }
 

@@ -36,7 +36,7 @@ impl Node {
     fn start(world: &World) -> Node {
         let metrics = MetricsRegistry::default();
         let (arrivals, arriving) = mpsc::channel(8);
-        let (denials, denied) = Denials::channel(DeniedMetrics::register(&metrics));
+        let (denials, denied) = Denials::channel(DeniedMetrics::register(&metrics), |_| None);
         let path = DataPath {
             pipeline: Arc::clone(&world.pipeline),
             workers: Workers::start(NonZeroUsize::MIN).expect("a thread"),

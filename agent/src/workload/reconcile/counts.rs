@@ -15,6 +15,8 @@ use crate::workload::slot::Applied;
 pub struct PodCounts {
     /// Whether the API server's pods are known and every pod there was then has been judged.
     pub synced: bool,
+    /// Pods that run here and that the API server has, as pods of this node.
+    pub reported: usize,
     /// Pods whose protected endpoints lead to the agent.
     pub enforced: usize,
     /// Pods left alone.
@@ -36,6 +38,14 @@ pub struct PodCounts {
     pub sandboxed: BTreeMap<String, usize>,
     /// Attempts that failed since the start.
     pub failures: u64,
+}
+
+impl PodCounts {
+    /// Whether pods run here that nobody can judge, and the API server has none of this node's: the agent follows another's.
+    #[must_use]
+    pub fn is_foreign(&self) -> bool {
+        self.synced && self.reported == 0 && self.pending + self.assumed_exempt > 0
+    }
 }
 
 impl<E: Enforcer> Reconciler<E> {
@@ -70,6 +80,7 @@ impl<E: Enforcer> Reconciler<E> {
         }
         if let Some(pods) = pods {
             let seen: BTreeSet<_> = self.slots.values().map(|slot| &slot.found.uid).collect();
+            status.reported = pods.values().filter(|known| seen.contains(&known.cgroup_uid)).count();
             status.no_cgroup = pods
                 .values()
                 .filter(|known| known.running && self.selection.enforces(&known.pod))

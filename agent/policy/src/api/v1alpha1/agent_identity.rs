@@ -66,7 +66,7 @@ impl std::fmt::Display for State {
 }
 
 /// How an agent's workload is recognised. All that is given must hold; at least one is needed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(extend("minProperties" = 1))]
 pub struct Attest {
