@@ -117,20 +117,26 @@ pub struct StateFolder {
     dir: PathBuf,
 }
 
+/// Whether a state may have this name.
+///
+/// # Errors
+/// The name is too long or odd.
+pub fn check_name(name: &str) -> Result<()> {
+    let fits = (1..=NAME_MAX).contains(&name.len());
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    if !fits || !name.bytes().all(plain) {
+        bail!("a name is 1 to {NAME_MAX} lower-case letters and digits, not {name:?}");
+    }
+    Ok(())
+}
+
 impl StateFolder {
     /// Starts a new state called `name`, after removing what a crashed one of that name left.
     ///
     /// # Errors
     /// The name is too long or odd, or a living process or a kept cluster has it.
     pub fn create(name: &str) -> Result<Self> {
-        let fits = (1..=NAME_MAX).contains(&name.len());
-        if !fits
-            || !name
-                .bytes()
-                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
-        {
-            bail!("a name is 1 to {NAME_MAX} lower-case letters and digits, not {name:?}");
-        }
+        check_name(name)?;
         let _lock = lock()?;
         let state = Self {
             name: name.to_owned(),

@@ -6,7 +6,7 @@ use anyhow::Result;
 use picket_tests::state::{Cleaned, clean};
 
 const HELP: &str = "\
-Clusters that were kept on purpose (`cargo xtask cluster up`, `demo --keep`) are removed too. Clusters of a running test or demo
+Clusters that were kept on purpose (`cargo xtask cluster up`, `demo --keep`) are removed too. Clusters of a running test or demo \
 stay.
 
 Example:

@@ -12,7 +12,7 @@ use clap::Subcommand;
 use picket_tests::build::GoProgram;
 use picket_tests::cluster::{Cluster, ClusterOptions};
 use picket_tests::images;
-use picket_tests::state::StateFolder;
+use picket_tests::state::{StateFolder, check_name};
 use picket_tests::sys::Placement;
 
 const EXAMPLE: &str = "\
@@ -23,8 +23,8 @@ Example:
   exit
   cargo xtask cluster down
 
-An agent of your own runs inside a node: `up` prints the command that enters it. Give the agent's configuration
-`kernel: {cgroupRoot: FOLDER}` with the node's cgroup folder that `up` prints. /run, /var/lib and /var/log are the node's own;
+An agent of your own runs inside a node: `up` prints the command that enters it. Give the agent's configuration \
+`kernel: {cgroupRoot: FOLDER}` with the node's cgroup folder that `up` prints. /run, /var/lib and /var/log are the node's own; \
 /etc and /opt are this machine's.";
 
 /// What it can be told.
@@ -45,7 +45,7 @@ enum Action {
         /// How many nodes
         #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
         nodes: u8,
-        /// Leave out the image picket.test/tools:1 (kubectl, Python, a shell)
+        /// Leave out the image picket.test/tools:1 (kubectl, Python, busybox's shell, nc and wget; no curl)
         #[arg(long)]
         without_tools: bool,
     },
@@ -66,9 +66,15 @@ enum Action {
 
 #[derive(clap::Args)]
 struct Which {
-    /// The cluster's name, for more than one side by side
-    #[arg(long, default_value = "play")]
+    /// The cluster's name, for more than one side by side: 1 to 8 lower-case letters and digits
+    #[arg(long, default_value = "play", value_parser = name)]
     name: String,
+}
+
+/// A name that is refused before anything is built for it.
+fn name(text: &str) -> Result<String> {
+    check_name(text)?;
+    Ok(text.to_owned())
 }
 
 /// Runs it.
@@ -167,4 +173,37 @@ fn shell(name: &str, command: &[String]) -> Result<()> {
     Placement::new().net(&cluster.node().netns).apply(&mut child)?;
     // Only comes back if it cannot be run.
     Err(child.exec()).with_context(|| format!("run {program}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        cluster: ClusterArgs,
+    }
+
+    #[test]
+    fn a_name_that_cannot_be_is_refused_before_the_build() {
+        for (name, fits) in [
+            ("play2", true),
+            ("my-cluster", false),
+            ("abcdefghi", false),
+            ("", false),
+        ] {
+            for action in ["up", "down", "shell"] {
+                let line = Line::try_parse_from(["cluster", action, "--name", name]);
+                assert_eq!(line.is_ok(), fits, "{action} --name {name}");
+                let said = line.err().map(|error| error.to_string()).unwrap_or_default();
+                assert!(
+                    fits || said.contains("1 to 8 lower-case letters and digits"),
+                    "{said}"
+                );
+            }
+        }
+    }
 }

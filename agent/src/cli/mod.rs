@@ -109,6 +109,30 @@ mod tests {
     use super::*;
     use crate::store::Store;
 
+    /// A line that the source breaks is broken a second time on a narrow terminal.
+    #[test]
+    fn paragraphs_of_help_are_one_line_each() {
+        fn look(command: &clap::Command, found: &mut Vec<String>) {
+            let texts = [
+                command.get_after_help(),
+                command.get_after_long_help(),
+                command.get_long_about(),
+            ];
+            for text in texts.into_iter().flatten().map(ToString::to_string) {
+                let lines: Vec<_> = text.lines().collect();
+                let of_paragraph = |line: &str| !line.is_empty() && !line.starts_with(' ');
+                let pairs = lines
+                    .windows(2)
+                    .filter(|pair| pair.iter().all(|line| of_paragraph(line)));
+                found.extend(pairs.map(|pair| format!("{}: {}", command.get_name(), pair[0])));
+            }
+            command.get_subcommands().for_each(|below| look(below, found));
+        }
+        let mut found = Vec::new();
+        look(&<Cli as clap::CommandFactory>::command(), &mut found);
+        assert!(found.is_empty(), "{found:#?}");
+    }
+
     #[test]
     fn a_cause_is_told_once() {
         const SYSTEM: &str = "No such file or directory (os error 2)";

@@ -27,9 +27,9 @@ Examples:
   picket sessions list --identity triage --kind exec
   picket sessions list -o json | jq '.sessions[].request'
 
-RECEIVED is what the client sent, SENT is what the client was sent, both after the heads of request and response.
-The ID is the beginning of the audit record's auditID; -o wide shows the whole.
-AGENT is the state of the agent process that carries the session: serving, draining (it ends once its sessions have ended, or
+RECEIVED is what the client sent, SENT is what the client was sent, both after the heads of request and response. \
+The ID is the beginning of the audit record's auditID; -o wide shows the whole. \
+AGENT is the state of the agent process that carries the session: serving, draining (it ends once its sessions have ended, or \
 shutdown.drainSeconds have passed), or starting (it takes over from another one). -o wide adds its process id.
 
 Exit codes: 0 success, also where no session runs; 1 an agent does not answer; 2 wrong usage.";
@@ -40,8 +40,8 @@ Examples:
   picket sessions kill --identity triage --kind exec
   picket sessions kill --all --reason 'maintenance'
 
-Sessions are ended in every agent process of the node, in one that drains too.
-A killed session may be started again where policy permits it. To keep an agent out, suspend or revoke its AgentIdentity:
+Sessions are ended in every agent process of the node, in one that drains too. \
+A killed session may be started again where policy permits it. To keep an agent out, suspend or revoke its AgentIdentity: \
 that ends its sessions too.
 
 Exit codes: 0 a session was ended; 1 none matched, or an agent does not answer; 2 wrong usage.";

@@ -243,10 +243,10 @@ mod tests {
             ..AuditConfig::default()
         };
         let audit = AuditLog::open(&config, None).unwrap();
-        let (sender, denied) = Denials::channel(
-            DeniedMetrics::register(&MetricsRegistry::default()),
-            |pod| (pod.namespace == "agents").then(|| "fixer".into()),
-        );
+        let (sender, denied) =
+            Denials::channel(DeniedMetrics::register(&MetricsRegistry::default()), |pod| {
+                (pod.namespace == "agents").then(|| "fixer".into())
+            });
         let denied_of = |pod: Option<&Pod>| {
             let connection = DeniedConnection::new(DenialCause::Kernel(None), Connection::default());
             sender.submit(connection, pod);
@@ -274,7 +274,12 @@ mod tests {
             .map(|line| serde_json::from_str(line).unwrap())
             .collect();
         assert_eq!(records[0]["agent"]["identity"], "fixer", "{text}");
-        assert!(records[1..].iter().all(|record| record["agent"]["identity"].is_null()), "{text}");
+        assert!(
+            records[1..]
+                .iter()
+                .all(|record| record["agent"]["identity"].is_null()),
+            "{text}"
+        );
     }
 
     /// One pod dials thousands of addresses; another dials one.

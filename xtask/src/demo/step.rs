@@ -8,10 +8,10 @@ use std::process::Output;
 use anyhow::Result;
 use picket_tests::cluster::Cluster;
 
-/// A refusal is a sentence or three; longer output is cut so that the demo stays on a screen.
+/// A refusal is a sentence or three; of longer output the first lines are shown, so that the demo stays on a screen.
 const MAX_LINES: usize = 9;
-/// A longer line is cut: the whole text is in the audit log.
-const MAX_WIDTH: usize = 170;
+/// A longer line is wrapped: a refusal's last words say what is allowed instead.
+const MAX_WIDTH: usize = 110;
 
 /// How a step should come out.
 pub(super) struct Want {
@@ -106,8 +106,8 @@ impl<'a> Steps<'a> {
         if let Some(command) = command {
             println!("   {}", self.paint("36", command));
         }
-        for line in &lines[..lines.len().min(MAX_LINES)] {
-            println!("     {}", cut(line));
+        for line in lines.iter().take(MAX_LINES).flat_map(|line| wrap(line)) {
+            println!("     {line}");
         }
         if lines.len() > MAX_LINES {
             println!("     ... {} more lines", lines.len() - MAX_LINES);
@@ -126,9 +126,41 @@ impl<'a> Steps<'a> {
     }
 }
 
-fn cut(line: &str) -> String {
-    match line.char_indices().nth(MAX_WIDTH) {
-        Some((end, _)) => format!("{}...", &line[..end]),
-        None => line.to_owned(),
+/// A line in pieces, broken at spaces. A line that is short enough stays as it is.
+fn wrap(line: &str) -> Vec<String> {
+    if line.chars().count() <= MAX_WIDTH {
+        return vec![line.to_owned()];
+    }
+    let mut pieces = vec![String::new()];
+    for word in line.split_whitespace() {
+        let last = pieces.last_mut().filter(|piece| {
+            piece.is_empty() || piece.chars().count() + 1 + word.chars().count() <= MAX_WIDTH
+        });
+        match last {
+            Some(piece) if piece.is_empty() => piece.push_str(word),
+            Some(piece) => {
+                piece.push(' ');
+                piece.push_str(word);
+            }
+            None => pieces.push(word.to_owned()),
+        }
+    }
+    pieces
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_shown_to_its_last_word() {
+        let refusal = "Error from server (Forbidden): agent janitor may not delete namespaces \"shop\" (policy guardrails, rule \
+                       keep-namespaces): Namespaces are removed by the platform team; ask in its channel. Allowed instead: get, \
+                       list namespaces.";
+        let pieces = wrap(refusal);
+        assert!(pieces.len() > 1 && pieces.iter().all(|piece| piece.chars().count() <= MAX_WIDTH));
+        assert_eq!(pieces.join(" "), refusal);
+        let row = "NAME    READY   STATUS";
+        assert_eq!(wrap(row), [row]);
     }
 }

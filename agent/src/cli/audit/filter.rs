@@ -12,7 +12,7 @@ use crate::audit::spool::chain::is_record;
 /// Options that choose events. All that are given must hold; an option given twice, or with commas, is a choice.
 #[derive(Debug, Default, Args)]
 pub(super) struct Filter {
-    /// Only requests of these agent identities.
+    /// Only requests of these agent identities, and denied connections of pods that are one by themselves.
     #[arg(long, value_delimiter = ',', value_name = "NAME")]
     identity: Vec<String>,
     /// Only these outcomes; `allow` finds `unknown` too, which is what was sent and has no known result.

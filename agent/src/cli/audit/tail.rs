@@ -31,7 +31,7 @@ const LINES: usize = 20;
   picket audit tail --namespace prod -o json | jq .     whole records
   zcat old/*.jsonl.gz | picket audit tail -             copies that were kept
 
-Writes and sessions have a first line too, stored before they took effect; --all-stages shows it.
+Writes and sessions have a first line too, stored before they took effect; --all-stages shows it. \
 Lines that are not as the agent stored them are left out.
 
 Exit codes: 0 done, 1 the log cannot be read, 2 wrong usage.")]

@@ -29,7 +29,7 @@ const BREAKS_SHOWN: usize = 20;
   picket audit verify old.jsonl copy.jsonl              copies, the oldest first
   picket audit verify -o json | jq .whole
 
-Give the files of one node in the order they were written, the oldest first. The piece of a line
+Give the files of one node in the order they were written, the oldest first. The piece of a line \
 that a crash left is counted and breaks nothing; a file of such pieces alone is no audit log.
 
 Exit codes: 0 every chain is whole, 1 one is broken or a file cannot be read, 2 wrong usage.")]

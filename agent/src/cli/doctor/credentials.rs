@@ -536,8 +536,12 @@ spec:
             file
         };
         let certificate = write("one.crt", &made[0].certificate_pem);
-        let [own, foreign] = [("one.key", 0), ("other.key", 1)].map(|(name, at): (&str, usize)| write(name, &made[at].key_pem));
-        let text = SMALLEST.replace("tokenFile: /nonexistent/t", "clientCertificateFile: /n, clientKeyFile: /n");
+        let [own, foreign] = [("one.key", 0), ("other.key", 1)]
+            .map(|(name, at): (&str, usize)| write(name, &made[at].key_pem));
+        let text = SMALLEST.replace(
+            "tokenFile: /nonexistent/t",
+            "clientCertificateFile: /n, clientKeyFile: /n",
+        );
         let mut config = Config::parse("f", &text).expect("a configuration");
         let kubeconfig = |key: &std::path::Path| {
             let text = serde_json::json!({

@@ -226,9 +226,13 @@ mod tests {
                 }}}),
                 json!({"metadata": {"name": "node2"}}),
             ],
-            "pods" => vec![json!({"metadata": {"name": "p", "namespace": "agents", "labels": {"app": "agent"}}})],
+            "pods" => {
+                vec![json!({"metadata": {"name": "p", "namespace": "agents", "labels": {"app": "agent"}}})]
+            }
             "services" => {
-                vec![json!({"metadata": {"name": "kubernetes"}, "spec": {"clusterIPs": ["10.96.0.1", "fd00::1"]}})]
+                vec![
+                    json!({"metadata": {"name": "kubernetes"}, "spec": {"clusterIPs": ["10.96.0.1", "fd00::1"]}}),
+                ]
             }
             "endpointslices" => vec![json!({
                 "metadata": {"name": "kubernetes"}, "addressType": "IPv4", "ports": [{"port": 6443}],
@@ -259,7 +263,10 @@ mod tests {
         // A Node of that name, of another machine.
         let check = name(&client, "node1", "boot-2").await.expect("an answer");
         assert_eq!(check.status, CheckStatus::Missing, "{check:?}");
-        assert!(check.detail.starts_with("Node node1 is another machine"), "{check:?}");
+        assert!(
+            check.detail.starts_with("Node node1 is another machine"),
+            "{check:?}"
+        );
     }
 
     #[test]
@@ -268,7 +275,10 @@ mod tests {
         assert_eq!(few(names(2), false), "n0, n1");
         assert_eq!(few(names(2), true), "n0, n1, ...");
         assert_eq!(few(names(NAMED), false), "n0, n1, n2, n3, n4, n5, n6, n7");
-        assert_eq!(few(names(NAMED + 5), false), "n0, n1, n2, n3, n4, n5, n6, n7, ...");
+        assert_eq!(
+            few(names(NAMED + 5), false),
+            "n0, n1, n2, n3, n4, n5, n6, n7, ..."
+        );
     }
 
     #[tokio::test]
@@ -286,7 +296,11 @@ mod tests {
         for (namespaces, labels, detail) in [
             (&["agents"][..], &[][..], "1 of the pods on this node"),
             (&[], &[("app", "agent")], "1 of the pods on this node"),
-            (&["agents", "agent"], &[], "no pod on this node is in namespace agent"),
+            (
+                &["agents", "agent"],
+                &[],
+                "no pod on this node is in namespace agent",
+            ),
             (
                 &["agents"],
                 &[("app", "web")],
@@ -308,13 +322,23 @@ mod tests {
             field: "upstream.server",
             url: "https://10.0.0.1:6443",
         };
-        for url in ["https://10.96.0.1", "https://10.96.0.1:443", "https://[fd00::1]:443"] {
+        for url in [
+            "https://10.96.0.1",
+            "https://10.96.0.1:443",
+            "https://[fd00::1]:443",
+        ] {
             let field = "the server of cluster.kubeconfig";
             let service = Server { field, url };
-            let check = address(&client, &[own.clone(), service]).await.expect("an answer");
+            let check = address(&client, &[own.clone(), service])
+                .await
+                .expect("an answer");
             assert_eq!(check.status, CheckStatus::Missing, "{check:?}");
-            assert!(check.detail.starts_with(&format!("{field} {url} leads to ")), "{check:?}");
-            let advice = "write the API server's own address, such as: https://10.0.0.1:6443, https://10.0.0.2:6443";
+            assert!(
+                check.detail.starts_with(&format!("{field} {url} leads to ")),
+                "{check:?}"
+            );
+            let advice =
+                "write the API server's own address, such as: https://10.0.0.1:6443, https://10.0.0.2:6443";
             assert_eq!(check.advice.as_deref(), Some(advice));
         }
         let check = address(&client, &[own]).await.expect("an answer");

@@ -19,8 +19,8 @@ Examples:
     --resource-name checkout
   picket grant create health --to triage --user agent:triage --verb get --non-resource-url '/healthz*'
 
-Resources are written as in `kubectl create role`: NAME.GROUP, with the subresource after a slash (`deployments.apps/scale`).
-The core group has none. Kubernetes RBAC decides last, as the user that the grant names, and the node's credential must be allowed
+Resources are written as in `kubectl create role`: NAME.GROUP, with the subresource after a slash (`deployments.apps/scale`). \
+The core group has none. Kubernetes RBAC decides last, as the user that the grant names, and the node's credential must be allowed \
 to impersonate that user.
 
 Exit codes: 0 the grant is written, 1 it is not, such as where one of that name exists, 2 wrong usage.";

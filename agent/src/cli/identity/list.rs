@@ -19,7 +19,7 @@ Examples:
   picket identity list --files objects/ --state Suspended
   picket identity list -o json | jq -r '.items[] | select(.spec.owner == \"sre@example.com\") | .metadata.name'
 
-STATE says whether the agent may act: Active, Suspended, Revoked or Expired. REVIEW says by when somebody should look at it again;
+STATE says whether the agent may act: Active, Suspended, Revoked or Expired. REVIEW says by when somebody should look at it again; \
 `overdue` where that moment has passed. GRANTS counts the AgentGrants that name the identity or one of its groups.
 
 Exit codes: 0 success, also where there is no identity, 1 the objects cannot be read, 2 wrong usage.";

@@ -28,7 +28,7 @@ Examples:
   picket identity suspend triage --reason 'deletes too much; INC-1234'
   picket identity suspend triage --files objects/ --dry-run
 
-Every request of the agent is denied from then on, with a message that names its owner, and its watches, logs and sessions end.
+Every request of the agent is denied from then on, with a message that names its owner, and its watches, logs and sessions end. \
 `picket identity resume` takes it back.
 
 Exit codes: 0 the identity is suspended, 1 it is not, 2 wrong usage.";
@@ -48,7 +48,7 @@ Examples:
   picket identity revoke triage --reason 'retired'
   picket identity revoke triage --reason 'compromised; INC-1234' --yes
 
-No secret has to be found and changed: the agent never had a credential of the cluster. Its grants stay; `picket grant list`
+No secret has to be found and changed: the agent never had a credential of the cluster. Its grants stay; `picket grant list` \
 shows them. To switch an agent off for a while, suspend it.
 
 Exit codes: 0 the identity is revoked, 1 it is not, 2 wrong usage.";

@@ -80,7 +80,7 @@ impl<E: Enforcer> Reconciler<E> {
         }
         if let Some(pods) = pods {
             let seen: BTreeSet<_> = self.slots.values().map(|slot| &slot.found.uid).collect();
-            status.reported = pods.values().filter(|known| seen.contains(&known.cgroup_uid)).count();
+            status.reported = pods.keys().filter(|uid| seen.contains(uid)).count();
             status.no_cgroup = pods
                 .values()
                 .filter(|known| known.running && self.selection.enforces(&known.pod))

@@ -354,6 +354,8 @@ async fn pods_are_closed_until_judged_then_enforced_or_exempt() {
         status.synced && status.enforced == 1 && status.exempt == 1 && status.pending == 1
     })
     .await;
+    assert_eq!(node.status.borrow().reported, 2);
+    assert!(!node.status.borrow().is_foreign());
     assert_eq!(
         node.calls(10),
         ["pending", "enforced"],
@@ -362,6 +364,24 @@ async fn pods_are_closed_until_judged_then_enforced_or_exempt() {
     assert_eq!(node.fake.listeners(CgroupId(10)), 1);
     let facts = node.fake.facts.lock().unwrap()[&CgroupId(10)].load_full();
     assert_eq!(facts.cgroup.as_deref(), Some(group(10).group.path.as_path()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_is_foreign_while_its_pods_are_none_of_the_api_servers() {
+    let mut node = Node::start(&[], &[10, 11], None);
+    node.until_class(ROOT.0, "closed").await;
+    assert!(!node.status.borrow().is_foreign(), "nobody was asked yet");
+    // The pods of another node, by whose name the agent asks.
+    node.told(77, agent);
+    node.until_status("no pod is reported", |status| {
+        status.is_foreign() && status.reported == 0 && status.pending == 2
+    })
+    .await;
+    node.told(10, agent);
+    node.until_status("one is reported", |status| {
+        !status.is_foreign() && status.reported == 1
+    })
+    .await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -375,6 +375,18 @@ fn pods_find_their_identities_and_time_their_standing() {
         set.identities_of_pod("ns", "default", &BTreeMap::new())
             .is_empty()
     );
+    let sole = |set: &PolicySet| {
+        let sole = set.sole_identity_of_pod("ns", "fixer", &BTreeMap::new());
+        sole.map(|identity| identity.name.clone())
+    };
+    assert_eq!(sole(&set), Some(found[0].name.clone()));
+    // A pod that must show a certificate too is not known by itself.
+    let pod = "pod: {namespace: ns, serviceAccount: fixer}";
+    assert!(BASE.contains(pod), "{BASE}");
+    let both = BASE.replace(pod, &format!("{pod}, spiffe: {{id: 'spiffe://d/fixer'}}"));
+    let both = try_compile(&both).expect("a set");
+    assert_eq!(both.identities_of_pod("ns", "fixer", &BTreeMap::new()).len(), 1);
+    assert_eq!(sole(&both), None);
     let mut identity = (*found[0]).clone();
     let at: Timestamp = "2027-01-01T00:00:00Z".parse().expect("a moment");
     let before: Timestamp = "2026-12-31T23:59:59Z".parse().expect("a moment");
