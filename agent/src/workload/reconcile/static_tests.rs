@@ -1,4 +1,4 @@
-//! Static pods, whose class does not wait for the API server.
+//! Static pods, whose class does not wait for the API server; and a node of whose pods the API server has none.
 
 use super::*;
 
@@ -102,4 +102,22 @@ async fn a_static_pod_that_was_found_redirected_is_not_opened_by_a_take_over_tha
     node.until_class(inherited, "pending").await;
     node.told(inherited, |_| ());
     node.until_class(inherited, "exempt").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_is_foreign_while_its_pods_are_none_of_the_api_servers() {
+    let mut node = Node::start(&[], &[10, 11], None);
+    node.until_class(ROOT.0, "closed").await;
+    assert!(!node.status.borrow().is_foreign(), "nobody was asked yet");
+    // The pods of another node, by whose name the agent asks.
+    node.told(77, agent);
+    node.until_status("no pod is reported", |status| {
+        status.is_foreign() && status.reported == 0 && status.pending == 2
+    })
+    .await;
+    node.told(10, agent);
+    node.until_status("one is reported", |status| {
+        !status.is_foreign() && status.reported == 1
+    })
+    .await;
 }

@@ -367,24 +367,6 @@ async fn pods_are_closed_until_judged_then_enforced_or_exempt() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_node_is_foreign_while_its_pods_are_none_of_the_api_servers() {
-    let mut node = Node::start(&[], &[10, 11], None);
-    node.until_class(ROOT.0, "closed").await;
-    assert!(!node.status.borrow().is_foreign(), "nobody was asked yet");
-    // The pods of another node, by whose name the agent asks.
-    node.told(77, agent);
-    node.until_status("no pod is reported", |status| {
-        status.is_foreign() && status.reported == 0 && status.pending == 2
-    })
-    .await;
-    node.told(10, agent);
-    node.until_status("one is reported", |status| {
-        !status.is_foreign() && status.reported == 1
-    })
-    .await;
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_selected_pod_that_runs_outside_the_tree_is_counted() {
     let mut node = Node::start(&[], &[10], None);
     let mut elsewhere = Pod::for_tests("default", "elsewhere");
