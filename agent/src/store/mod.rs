@@ -424,6 +424,7 @@ impl Store {
 
     /// Says that a reading failed, once for each reason.
     fn refuse(&self, error: &StoreError) {
+        let is_early = matches!(error, StoreError::Unlisted { .. });
         let place = error.place();
         let error = error.to_string();
         let StoreStatus {
@@ -434,7 +435,10 @@ impl Store {
         if last_error.as_ref() == Some(&error) {
             return;
         }
-        if generation == 0 {
+        if generation == 0 && is_early {
+            tracing::info!(%error, "every request is denied until the API server has listed the objects");
+            self.current.store(Arc::new(PolicySet::deny_all(place)));
+        } else if generation == 0 {
             tracing::error!(%error, "no policy set is valid: every request is denied until the files are corrected");
             self.current.store(Arc::new(PolicySet::deny_all(place)));
         } else {
