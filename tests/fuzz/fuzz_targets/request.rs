@@ -29,6 +29,12 @@ fuzz_target!(|data: &[u8]| {
     let query = uri.query().unwrap_or_default();
     let most = if request.exec.is_some() { 10_000 } else { 1_000 };
     assert!(!query.contains(';') && query.matches('&').count() < most);
+    // What is behind a proxy is the end of the path, and no query changes it.
+    if let Some(behind) = &request.proxy_path {
+        assert!(behind.is_empty() || behind.starts_with('/'));
+        let whole = format!("{}{}", request.path, if behind.ends_with('/') { "/" } else { "" });
+        assert!(whole.ends_with(&format!("/proxy{behind}")));
+    }
     if let Target::Resource {
         resource, namespace, ..
     } = &request.target

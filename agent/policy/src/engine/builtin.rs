@@ -78,6 +78,11 @@ impl Builtin {
         }
     }
 
+    /// Whether it is about what is behind a proxy, which a grant can name paths of.
+    pub(super) fn is_of_proxies(self) -> bool {
+        matches!(self, Self::NodesProxy | Self::PodsProxy | Self::ServicesProxy)
+    }
+
     /// Whether it is about a request. Labels tell the identities of the namespaces in `labelled` apart.
     #[must_use]
     pub fn fires(self, request: &KubeRequest, own_namespace: &str, labelled: &BTreeSet<String>) -> bool {

@@ -37,17 +37,13 @@ impl PolicySet {
     ) -> Evaluation {
         let input = MatchInput::new(request);
         let fired = self.fired(principal, request, &input, inputs);
-        if let Some(builtin) = self.builtin(principal, request) {
-            let reasons = Reasons {
-                cause: Cause::Builtin,
-                policy: Some("builtin".to_owned()),
-                rule: Some(builtin.name().to_owned()),
-                by: format!(" ({})", builtin.name()),
-                why: builtin.message(),
-                allowed: self.instead_of_builtin(principal, request, inputs, builtin),
-            };
-            return Evaluation::Refuse(reasons.refusal(principal, request, fired.would_deny));
-        }
+        let lifted = match self.builtin(principal, request, inputs.now) {
+            Ok(lifted) => lifted,
+            Err(builtin) => {
+                let refusal = self.refused_by_builtin(builtin, principal, request, inputs, fired.would_deny);
+                return Evaluation::Refuse(refusal);
+            }
+        };
         let grants = self.grants_of(principal.name());
         if let Some(rule) = fired.denied {
             let refusal = self.refused_by(rule, principal, request, (&input, inputs), fired.would_deny);
@@ -68,7 +64,7 @@ impl PolicySet {
             user: given.grant.shared_user(),
             grant: given.grant.shared_name(),
             rule: given.rule,
-            until: given.until,
+            until: sooner(given.until, lifted.and_then(|lifted| lifted.until)),
             warnings: fired.warnings,
             would_deny: fired.would_deny,
         };
@@ -79,18 +75,67 @@ impl PolicySet {
         }
     }
 
-    /// The built-in that refuses a request.
-    fn builtin(&self, principal: &Principal, request: &KubeRequest) -> Option<Builtin> {
-        Builtin::ALL.into_iter().find(|builtin| {
-            builtin.fires(request, &self.own_namespace, &self.labelled)
-                && !self.is_excepted(principal, *builtin)
+    /// The built-in that refuses a request; else how long a grant lifts one, if it has to.
+    fn builtin(
+        &self,
+        principal: &Principal,
+        request: &KubeRequest,
+        now: Timestamp,
+    ) -> Result<Option<Lifted>, Builtin> {
+        let mut lifted = None;
+        for builtin in Builtin::ALL {
+            if !builtin.fires(request, &self.own_namespace, &self.labelled)
+                || self.is_excepted(principal, builtin)
+            {
+                continue;
+            }
+            lifted = Some(self.lifted(principal, builtin, request, now).ok_or(builtin)?);
+        }
+        Ok(lifted)
+    }
+
+    /// Whether a grant in force names the very path behind a proxy that a built-in refuses.
+    fn lifted(
+        &self,
+        principal: &Principal,
+        builtin: Builtin,
+        request: &KubeRequest,
+        now: Timestamp,
+    ) -> Option<Lifted> {
+        if !builtin.is_of_proxies() {
+            return None;
+        }
+        let mut grants = self.grants_of(principal.name()).iter();
+        grants.find_map(|grant| {
+            let until = grant.in_force(now)?;
+            grant.gives_proxied(request).then_some(Lifted { until })
         })
+    }
+
+    /// The refusal by a built-in.
+    fn refused_by_builtin(
+        &self,
+        builtin: Builtin,
+        principal: &Principal,
+        request: &KubeRequest,
+        inputs: Inputs<'_>,
+        would_deny: Vec<FiredRule>,
+    ) -> Box<Refusal> {
+        let reasons = Reasons {
+            cause: Cause::Builtin,
+            policy: Some("builtin".to_owned()),
+            rule: Some(builtin.name().to_owned()),
+            by: format!(" ({})", builtin.name()),
+            why: builtin.message(),
+            allowed: self.instead_of_builtin(principal, request, inputs, builtin),
+        };
+        reasons.refusal(principal, request, would_deny)
     }
 
     /// Whether a request would be permitted, or held for an approval.
     pub(super) fn may_pass(&self, principal: &Principal, request: &KubeRequest, inputs: Inputs<'_>) -> bool {
         let input = MatchInput::new(request);
-        self.builtin(principal, request).is_none()
+        self.builtin(principal, request, inputs.now).is_ok()
             && granted(self.grants_of(principal.name()), request, inputs.now).is_some()
             && self.fired(principal, request, &input, inputs).denied.is_none()
     }
@@ -173,6 +218,16 @@ impl PolicySet {
     }
 }
 
+/// That a grant lifts a built-in for a request.
+struct Lifted {
+    /// The first moment at which it may no longer.
+    until: Option<Timestamp>,
+}
+
+fn sooner(one: Option<Timestamp>, other: Option<Timestamp>) -> Option<Timestamp> {
+    [one, other].into_iter().flatten().min()
+}
+
 /// What gives a request.
 pub(super) struct Given<'g> {
     grant: &'g Arc<Grant>,
@@ -195,13 +250,18 @@ pub(super) fn granted<'g>(
         };
         found = Some(match found {
             Some(first) => Given {
-                until: [first.until, given.until].into_iter().flatten().min(),
+                until: sooner(first.until, given.until),
                 ..first
             },
             None => given,
         });
     }
     found
+}
+
+/// Whether grants in force allow a request.
+pub(super) fn is_given(grants: &[Arc<Grant>], request: &KubeRequest, now: Timestamp) -> bool {
+    granted(grants, request, now).is_some()
 }
 
 /// The grant in force that gives one verb.

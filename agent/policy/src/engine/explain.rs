@@ -9,8 +9,8 @@ use jiff::Timestamp;
 
 use super::Refusal;
 use super::builtin::implicit_grant;
-use super::evaluate::given;
-use super::grants::{Grant, needed};
+use super::evaluate::{given, is_given};
+use super::grants::{Grant, as_dry_run, needed};
 use super::match_input::may_create;
 use super::{Cause, FiredRule};
 use crate::identity::Principal;
@@ -79,6 +79,8 @@ pub(super) fn why_not_granted(
         "no AgentGrant names this agent, so nothing is allowed until a cluster operator adds one".into()
     } else if let Some(reason) = at_another_time(grants, request, now) {
         reason.into()
+    } else if as_dry_run(request).is_some_and(|dry| is_given(grants, &dry, now)) {
+        "a grant allows it as a dry run only".into()
     } else if request.apply {
         "no grant allows it; a server-side apply needs the verbs patch and create".into()
     } else if may_create(request) {

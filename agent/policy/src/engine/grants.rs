@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use super::UpstreamUser;
 use super::match_input::may_create;
 use super::window::{Window, Zones};
-use crate::api::v1alpha1::{AgentGrant, AgentGrantSpec, PolicyRule};
+use crate::api::v1alpha1::{AgentGrant, AgentGrantSpec, PolicyRule, STORED_SUBRESOURCES};
 use crate::engine::builtin::url_matches;
 use crate::glob::Glob;
 use crate::request::{KubeRequest, Target, Verb, VerbSet};
@@ -44,6 +44,10 @@ pub(super) struct GrantRule {
     pub(super) names: Vec<String>,
     /// Or on these non-resource paths.
     pub(super) urls: Vec<String>,
+    /// Only in dry runs.
+    pub(super) dry_run_only: bool,
+    /// Only on these paths behind a proxy, if there are any here.
+    pub(super) proxy_paths: Vec<String>,
 }
 
 impl GrantRule {
@@ -62,7 +66,46 @@ impl GrantRule {
             resources: rule.resources.clone(),
             names: rule.resource_names.clone(),
             urls: rule.non_resource_urls.clone(),
+            dry_run_only: rule.dry_run.is_some(),
+            proxy_paths: rule.proxy_paths.clone(),
         }
+    }
+
+    /// Whether it is about a request's target.
+    fn is_about(&self, request: &KubeRequest) -> bool {
+        match &request.target {
+            Target::NonResource { path } => self.urls.iter().any(|url| url_matches(url, path)),
+            Target::Resource {
+                group,
+                resource,
+                subresource,
+                name,
+                ..
+            } => {
+                self.group_matches(group)
+                    && self.resource_matches(resource, subresource.as_deref())
+                    && self.name_matches(name.as_deref())
+            }
+        }
+    }
+
+    /// Whether it gives requests of its verbs that are like this one, or only others.
+    fn gives_such(&self, request: &KubeRequest) -> bool {
+        (!self.dry_run_only || is_dry_run(request))
+            && (self.proxy_paths.is_empty() || self.gives_proxied(request))
+    }
+
+    /// Whether it names the path behind a proxy that a request reads.
+    fn gives_proxied(&self, request: &KubeRequest) -> bool {
+        // A scheme or port in the name may lead to another server of the node.
+        let plain = |name: &str| !name.contains(':') || !self.names.is_empty();
+        request.verb == Verb::Get
+            && !request.upgrade
+            && request.name().is_some_and(plain)
+            && request
+                .proxy_path
+                .as_deref()
+                .is_some_and(|path| self.proxy_paths.iter().any(|rule| url_matches(rule, path)))
     }
 
     /// Whether it is about an API group.
@@ -184,6 +227,14 @@ impl Grant {
             || self.groups.iter().any(|group| groups.contains(group))
     }
 
+    /// Whether it gives a request by a path behind a proxy.
+    pub(super) fn gives_proxied(&self, request: &KubeRequest) -> bool {
+        request.proxy_path.is_some()
+            && self
+                .rules_for(request.verb, request)
+                .any(|rule| !rule.proxy_paths.is_empty())
+    }
+
     fn holds_in(&self, namespace: Option<&str>) -> bool {
         self.namespaces.is_empty()
             || namespace.is_some_and(|namespace| self.namespaces.iter().any(|glob| glob.matches(namespace)))
@@ -191,48 +242,69 @@ impl Grant {
 
     /// The rule that gives a verb on what a request is about.
     pub(super) fn rule_for(&self, verb: Verb, request: &KubeRequest) -> Option<Arc<str>> {
-        let rule = |number: &u32| {
-            self.rules
-                .get(*number as usize)
-                .filter(|rule| rule.verbs.has(verb))
-        };
+        self.rules_for(verb, request)
+            .next()
+            .map(|rule| rule.label.clone())
+    }
+
+    /// Every rule that gives a verb on what a request is about.
+    fn rules_for<'g>(&'g self, verb: Verb, request: &'g KubeRequest) -> impl Iterator<Item = &'g GrantRule> {
+        let (exact, others) = self.candidates(request);
+        let rules = exact.iter().chain(others);
+        rules
+            .filter_map(|number| self.rules.get(*number as usize))
+            .filter(move |rule| rule.verbs.has(verb) && rule.is_about(request) && rule.gives_such(request))
+    }
+
+    /// The numbers of the rules that can be about a request.
+    fn candidates(&self, request: &KubeRequest) -> (&[u32], &[u32]) {
         match &request.target {
-            Target::NonResource { path } => self
-                .paths
-                .iter()
-                .filter_map(rule)
-                .find(|rule| self.namespaces.is_empty() && rule.urls.iter().any(|url| url_matches(url, path)))
-                .map(|rule| rule.label.clone()),
+            Target::NonResource { .. } if self.namespaces.is_empty() => (&self.paths, &[]),
+            Target::NonResource { .. } => (&[], &[]),
+            Target::Resource { namespace, .. } if !self.holds_in(namespace.as_deref()) => (&[], &[]),
             Target::Resource {
-                group,
                 resource,
                 subresource,
-                namespace,
-                name,
                 ..
             } => {
-                if !self.holds_in(namespace.as_deref()) {
-                    return None;
-                }
-                let sub = subresource.as_deref();
-                let exact = match sub {
+                let exact = match subresource {
                     Some(sub) => self.by_resource.get(format!("{resource}/{sub}").as_str()),
                     None => self.by_resource.get(resource.as_str()),
                 };
-                exact
-                    .into_iter()
-                    .flatten()
-                    .chain(&self.wild)
-                    .filter_map(rule)
-                    .find(|rule| {
-                        rule.group_matches(group)
-                            && rule.resource_matches(resource, sub)
-                            && rule.name_matches(name.as_deref())
-                    })
-                    .map(|rule| rule.label.clone())
+                (exact.map_or(&[], Vec::as_slice), &self.wild)
             }
         }
     }
+}
+
+/// Whether the API server carries a write out and stores nothing. Only of what it stores: a review is answered and a token
+/// issued in a dry run as well.
+fn is_dry_run(request: &KubeRequest) -> bool {
+    const ANSWERED: [&str; 2] = ["authentication.k8s.io", "authorization.k8s.io"];
+    let stored = match &request.target {
+        Target::Resource {
+            group, subresource, ..
+        } => {
+            !ANSWERED.contains(&group.as_str())
+                && subresource
+                    .as_deref()
+                    .is_none_or(|sub| STORED_SUBRESOURCES.contains(&sub))
+        }
+        Target::NonResource { .. } => false,
+    };
+    stored && request.dry_run && matches!(request.verb, Verb::Create | Verb::Update | Verb::Patch)
+}
+
+/// The request as a dry run, where rules can give that alone.
+pub(super) fn as_dry_run(request: &KubeRequest) -> Option<KubeRequest> {
+    if request.dry_run || request.exec.is_some() {
+        return None;
+    }
+    let dry = KubeRequest {
+        dry_run: true,
+        ..request.clone()
+    };
+    is_dry_run(&dry).then_some(dry)
 }
 
 /// The verbs a request needs granted. A session needs `create` by whichever method it is asked for, so that read rights

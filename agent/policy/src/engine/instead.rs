@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use super::PolicySet;
 use super::builtin::{Builtin, DISCOVERY, known_paths, url_matches};
 use super::evaluate::granted;
-use super::grants::Grant;
+use super::grants::{Grant, as_dry_run};
 use super::match_input::MatchInput;
 use super::needs::Inputs;
 use super::rules::CompiledRule;
@@ -35,6 +35,8 @@ const ANY_NAME: &str = "-";
 /// Requests for a resource: these verbs, and where.
 struct Offer<'a> {
     verbs: VerbSet,
+    /// Whether paths that are named behind a proxy are offered beside them.
+    named_paths: bool,
     /// The namespace that is left out, and how that is said.
     but: Option<&'a str>,
     place: String,
@@ -55,10 +57,13 @@ impl PolicySet {
         }
         let offer = Offer {
             verbs: VerbSet::ALL.without(refused),
+            named_paths: false,
             but: None,
             place: String::new(),
         };
-        of_resources(grants, request, &[offer])
+        let dry = as_dry_run(request).filter(|dry| self.may_pass(principal, dry, inputs));
+        let first = dry.map(|_| "the same request with dryRun=All (kubectl --dry-run=server)".to_owned());
+        of_resources(grants, request, &[offer], first)
     }
 
     /// The same where a Deny rule refuses: the command too may be another one, where rules about commands alone are in the way.
@@ -129,16 +134,23 @@ impl PolicySet {
         let offers = [
             Offer {
                 verbs: here,
+                named_paths: builtin.is_of_proxies(),
                 but: None,
                 place: String::new(),
             },
             Offer {
                 verbs: passing(true).without(here),
+                named_paths: false,
                 but: namespace.as_deref(),
                 place,
             },
         ];
-        of_resources(&self.grants_in_force(principal, inputs.now), request, &offers)
+        of_resources(
+            &self.grants_in_force(principal, inputs.now),
+            request,
+            &offers,
+            None,
+        )
     }
 
     /// The non-resource paths that an agent may ask for, and what its grants are about besides.
@@ -258,7 +270,12 @@ fn with_verb(request: &KubeRequest, verb: Verb, elsewhere: bool) -> KubeRequest 
 }
 
 /// What the grants allow on the same resource by these offers; where that is nothing, what they are about at all.
-fn of_resources(grants: &[Arc<Grant>], request: &KubeRequest, offers: &[Offer<'_>]) -> String {
+fn of_resources(
+    grants: &[Arc<Grant>],
+    request: &KubeRequest,
+    offers: &[Offer<'_>],
+    first: Option<String>,
+) -> String {
     let Target::Resource {
         group,
         resource,
@@ -268,7 +285,7 @@ fn of_resources(grants: &[Arc<Grant>], request: &KubeRequest, offers: &[Offer<'_
     else {
         return String::new();
     };
-    let mut places: Vec<String> = Vec::new();
+    let mut places: Vec<String> = first.into_iter().collect();
     let mut matched = false;
     for offer in offers {
         for grant in grants {
@@ -281,7 +298,11 @@ fn of_resources(grants: &[Arc<Grant>], request: &KubeRequest, offers: &[Offer<'_
                 }
                 matched = true;
                 let verbs: Vec<_> = Verb::of_resources()
-                    .filter(|verb| rule.verbs.has(*verb) && offer.verbs.has(*verb))
+                    .filter(|verb| rule.verbs.has(*verb))
+                    // What a rule names behind a proxy it gives, whatever the built-ins say of the rest.
+                    .filter(|verb| {
+                        offer.verbs.has(*verb) || (offer.named_paths && !rule.proxy_paths.is_empty())
+                    })
                     // A session is opened by create, whichever other verbs are granted.
                     .filter(|verb| !request.is_session() || *verb == Verb::Create)
                     .map(Verb::as_str)
@@ -292,6 +313,12 @@ fn of_resources(grants: &[Arc<Grant>], request: &KubeRequest, offers: &[Offer<'_
                 let mut place = format!("{} {}", verbs.join(", "), request.resource_words());
                 if !rule.names.is_empty() {
                     let _ = write!(place, " named {}", rule.names.join(", "));
+                }
+                if rule.dry_run_only {
+                    place.push_str(" with dryRun=All");
+                }
+                if !rule.proxy_paths.is_empty() {
+                    let _ = write!(place, " at {}", rule.proxy_paths.join(", "));
                 }
                 place.push_str(&namespaces);
                 place.push_str(&offer.place);

@@ -72,11 +72,14 @@ pub struct KubeRequest {
     pub target: Target,
     /// Command and streams of `pods/exec` and `pods/attach`.
     pub exec: Option<Exec>,
-    /// Whether every `dryRun` value of the query is `All`. A delete with a body takes its options from there instead,
-    /// so this is what was asked for, and no reason to let anything pass.
+    /// Whether the query has `dryRun` once and it is `All`. A delete with a body takes its options from there instead, so of a
+    /// delete this is what was asked for, and no reason to let anything pass.
     pub dry_run: bool,
     /// Whether a patch is a server-side apply, which creates the object where there is none.
     pub apply: bool,
+    /// What the API server asks for behind `nodes/proxy`, `services/proxy` or `pods/proxy`: the path after `proxy`, with a slash
+    /// at its end where the request has one. `None` elsewhere.
+    pub proxy_path: Option<String>,
     /// Whether the client asks to switch protocols (exec, attach, port-forward, a watch over WebSocket).
     pub upgrade: bool,
     /// Whether the response goes on until someone ends it: a watch or `logs -f`.

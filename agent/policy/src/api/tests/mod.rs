@@ -4,6 +4,7 @@ use super::v1alpha1::{Action, Mode, Object, State};
 use super::*;
 
 mod resources;
+mod rules;
 mod windows;
 
 const IDENTITY: &str = r"apiVersion: picket.dev/v1alpha1
@@ -133,12 +134,6 @@ fn fields_of_later_versions_are_refused_by_name_and_line() {
             "    impersonate:",
             "    onBehalfOf: {}\n    impersonate:",
             "9:5: field `spec.upstream.onBehalfOf` is not supported by this version yet",
-        ),
-        (
-            GRANT,
-            "  - verbs: [get, list]",
-            "  - dryRun: Only\n    verbs: [get, list]",
-            "13:5: field `spec.rules[0].dryRun` is not supported by this version yet",
         ),
         (
             POLICY,

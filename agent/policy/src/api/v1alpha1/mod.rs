@@ -26,7 +26,8 @@ pub(crate) use grant_window::{ClockTime, zone_data};
 pub use grant_window::{DailyWindow, Day, GrantWindow};
 pub use label_selector::{LabelOperator, LabelRequirement, LabelSelector};
 pub use object::{ApiVersion, CelRule, KindName, Object, ObjectMeta, Spec};
-pub use policy_rule::PolicyRule;
+pub(crate) use policy_rule::STORED_SUBRESOURCES;
+pub use policy_rule::{DryRun, PolicyRule};
 pub use rule_match::Match;
 pub use status::{ConditionStatus, GrantStatus, IdentityStatus, ObjectCondition, PolicyStatus};
 

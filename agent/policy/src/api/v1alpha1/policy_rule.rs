@@ -33,7 +33,8 @@ pub struct PolicyRule {
         inner(length(max = MAX_RESOURCE), regex(pattern = r"^(\*|[^*?/A-Z]+|(\*|[^*?/A-Z]+)/[^*?/A-Z]+)$"))
     )]
     pub resources: Vec<String>,
-    /// The names of objects, without globs. Without this field the rule is about every name.
+    /// The names of objects, without globs. Without this field the rule is about every name. A list or watch has the name that
+    /// its `fieldSelector=metadata.name=NAME` says.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1), inner(regex(pattern = r"^[^*?]+$")))]
     pub resource_names: Vec<String>,
@@ -41,7 +42,33 @@ pub struct PolicyRule {
     #[serde(default, rename = "nonResourceURLs", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1), inner(regex(pattern = r"^(\*|/[^*?]*\**)$")))]
     pub non_resource_urls: Vec<String>,
+    /// Which requests of these verbs the rule gives. Without this field it gives all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dry_run: Option<DryRun>,
+    /// Of `nodes/proxy`, `services/proxy` and `pods/proxy`: the paths behind the proxy that may be read, each whole or with a `*`
+    /// at its end that stands for any rest. The built-in denies of these resources leave such requests alone. Only GET and HEAD
+    /// pass, without an upgrade. A name with a scheme or a port must be in resourceNames.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1), inner(regex(pattern = r"^/[^*?#%/\\][^*?#%\\]*\*?$")))]
+    pub proxy_paths: Vec<String>,
 }
+
+/// Which requests a rule gives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum DryRun {
+    /// Only create, update and patch with `dryRun=All` in the query, once: the API server answers and stores nothing.
+    Only,
+}
+
+/// The resources that proxyPaths is about.
+const PROXIES: [&str; 3] = ["nodes/proxy", "services/proxy", "pods/proxy"];
+
+/// The verbs that `dryRun: Only` is about. A delete takes its options from its body, which may say otherwise.
+const DRY_RUNS: [Verb; 3] = [Verb::Create, Verb::Update, Verb::Patch];
+
+/// Subresources whose writes the API server stores as those of an object, and so not in a dry run. Others act at once: a token
+/// is issued, a command runs, an eviction's own options may say otherwise.
+pub(crate) const STORED_SUBRESOURCES: [&str; 2] = ["status", "scale"];
 
 /// The words are refused by [`check_verbs`], which says of what they are no verbs.
 pub(super) fn verbs_schema(_: &mut SchemaGenerator) -> Schema {
@@ -66,6 +93,8 @@ impl PolicyRule {
     /// Notes what cannot stand. `namespaced` says that the grant holds in some namespaces only.
     pub(super) fn validate(&self, path: &FieldPath, namespaced: bool, errors: &mut FieldErrors) {
         let verbs = path.field("verbs");
+        self.validate_dry_run(path, errors);
+        self.validate_proxy_paths(path, errors);
         if !self.non_resource_urls.is_empty() {
             self.validate_paths(path, namespaced, errors);
             return check_verbs(
@@ -105,6 +134,55 @@ impl PolicyRule {
         });
     }
 
+    fn validate_dry_run(&self, path: &FieldPath, errors: &mut FieldErrors) {
+        if self.dry_run.is_none() {
+            return;
+        }
+        let field = path.field("dryRun");
+        if !self.non_resource_urls.is_empty() {
+            errors.add(
+                field,
+                "dryRun is of requests for resources; paths have no dry run",
+            );
+            return;
+        }
+        errors.add_each(&path.field("verbs"), &self.verbs, |verb| {
+            let known = Verb::parse(verb).is_some_and(|verb| DRY_RUNS.contains(&verb));
+            (!known).then(|| format!("verb {verb:?}: a rule with dryRun is about create, update and patch"))
+        });
+        errors.add_each(&path.field("resources"), &self.resources, |resource| {
+            let (_, sub) = resource.split_once('/')?;
+            (!STORED_SUBRESOURCES.contains(&sub)).then(|| {
+                format!(
+                    "resource {resource:?}: a rule with dryRun is about objects, their status and their scale"
+                )
+            })
+        });
+    }
+
+    fn validate_proxy_paths(&self, path: &FieldPath, errors: &mut FieldErrors) {
+        if self.proxy_paths.is_empty() {
+            return;
+        }
+        let of_proxies = self.api_groups == [""]
+            && !self.resources.is_empty()
+            && self
+                .resources
+                .iter()
+                .all(|resource| PROXIES.contains(&resource.as_str()));
+        let field = path.field("proxyPaths");
+        if !of_proxies {
+            let reason =
+                "proxyPaths is of nodes/proxy, services/proxy and pods/proxy of the core group (\"\") alone";
+            errors.add(field.clone(), reason);
+        }
+        errors.add_each(&path.field("verbs"), &self.verbs, |verb| {
+            (verb != "get")
+                .then(|| format!("verb {verb:?}: a rule with proxyPaths is about get, which HEAD is too"))
+        });
+        errors.add_each(&field, &self.proxy_paths, |text| proxy_path_error(text));
+    }
+
     fn validate_paths(&self, path: &FieldPath, namespaced: bool, errors: &mut FieldErrors) {
         if !(self.api_groups.is_empty() && self.resources.is_empty() && self.resource_names.is_empty()) {
             let reason = format!("`{path}` mixes resources and nonResourceURLs: make two rules of it");
@@ -140,6 +218,28 @@ impl PolicyRule {
             .or_else(|| resource_error(&self.api_groups, text))
             .or_else(|| scope_error(&self.api_groups, text).filter(|_| namespaced))
     }
+}
+
+/// What is wrong with a path behind a proxy: one that no request that Picket passes on can have, or that names all of them.
+fn proxy_path_error(text: &str) -> Option<String> {
+    let stem = text.strip_suffix('*').unwrap_or(text);
+    let Some(inner) = stem.strip_prefix('/') else {
+        return Some(format!("path {text:?} must start with /"));
+    };
+    let reason = if inner.is_empty() {
+        "names everything behind the proxy: make an exception from the built-in deny where that is meant"
+    } else if stem.contains(['*', '?', '#', '%', '\\']) || stem.bytes().any(|byte| byte.is_ascii_control()) {
+        "is written decoded, without a query, and with a * at the end alone"
+    } else if inner
+        .trim_end_matches('/')
+        .split('/')
+        .any(|part| matches!(part, "" | "." | ".."))
+    {
+        "has an empty segment or one of dots, which no request has"
+    } else {
+        return None;
+    };
+    Some(format!("path {text:?} {reason}"))
 }
 
 fn api_group(text: &str) -> Option<String> {

@@ -24,6 +24,55 @@ no  | GET /api/v1/namespaces/n/pods    | {verbs: ['*'], apiGroups: [''], resourc
 no  | POST /api/v1/namespaces/n/pods   | {verbs: ['*'], apiGroups: [''], resources: [pods], resourceNames: [x]}
 yes | GET /api/v1/namespaces/n/pods?watch=1&fieldSelector=metadata.name=x | {verbs: [watch], apiGroups: [''], resources: [pods], resourceNames: [x]}
 no  | DELETE /api/v1/namespaces/n/pods?fieldSelector=metadata.name=x | {verbs: ['*'], apiGroups: [''], resources: [pods], resourceNames: [x]}
+yes | GET /api/v1/namespaces/n/pods?fieldSelector=metadata.name%3Dx | {verbs: [list], apiGroups: [''], resources: [pods], resourceNames: [x]}
+yes | GET /api/v1/namespaces/n/pods?fieldSelector=metadata.name%3D%3Dx&limit=500 | {verbs: [list], apiGroups: [''], resources: [pods], resourceNames: [x]}
+yes | GET /api/v1/namespaces/n/pods?fieldSelector=status.phase%3DRunning,metadata.name%3Dx | {verbs: [list], apiGroups: [''], resources: [pods], resourceNames: [x]}
+no  | GET /api/v1/namespaces/n/pods?fieldSelector=metadata.name%3Dx | {verbs: [get], apiGroups: [''], resources: [pods], resourceNames: [x]}
+no  | GET /api/v1/namespaces/n/pods?fieldSelector=metadata.name%3Dx | {verbs: [watch], apiGroups: [''], resources: [pods], resourceNames: [x]}
+no  | GET /api/v1/namespaces/n/pods?fieldSelector=metadata.name%3Dy | {verbs: [list], apiGroups: [''], resources: [pods], resourceNames: [x]}
+no  | GET /api/v1/namespaces/n/pods?fieldSelector=metadata.name!%3Dx | {verbs: [list], apiGroups: [''], resources: [pods], resourceNames: [x]}
+no  | GET /api/v1/namespaces/n/pods?labelSelector=metadata.name%3Dx | {verbs: [list], apiGroups: [''], resources: [pods], resourceNames: [x]}
+no  | GET /api/v1/watch/namespaces/n/pods?fieldSelector=metadata.name%3Dx | {verbs: ['*'], apiGroups: [''], resources: [pods], resourceNames: [x]}
+# Dry runs of what is stored, and nothing else.
+yes | POST /api/v1/namespaces/n/pods?dryRun=All | {verbs: [create], apiGroups: [''], resources: [pods], dryRun: Only}
+yes | PUT /api/v1/namespaces/n/services/x?dryRun=All | {verbs: [create, update], apiGroups: [''], resources: [services], dryRun: Only}
+no  | PUT /api/v1/namespaces/n/services/x?dryRun=All | {verbs: [update], apiGroups: [''], resources: [services], dryRun: Only}
+yes | PATCH /apis/apps/v1/namespaces/n/deployments/x/scale?dryRun=All&fieldManager=k | {verbs: [patch], apiGroups: [apps], resources: [deployments/scale], dryRun: Only}
+yes | PATCH /apis/apps/v1/namespaces/n/deployments/x?dryRun=All content-type:application/apply-patch+yaml | {verbs: [create, patch], apiGroups: [apps], resources: [deployments], dryRun: Only}
+no  | POST /api/v1/namespaces/n/pods | {verbs: [create], apiGroups: [''], resources: [pods], dryRun: Only}
+no  | POST /api/v1/namespaces/n/pods?dryRun=all | {verbs: [create], apiGroups: [''], resources: [pods], dryRun: Only}
+no  | POST /api/v1/namespaces/n/pods?dryRun= | {verbs: [create], apiGroups: [''], resources: [pods], dryRun: Only}
+no  | POST /api/v1/namespaces/n/pods?DryRun=All | {verbs: [create], apiGroups: [''], resources: [pods], dryRun: Only}
+no  | POST /api/v1/namespaces/n/pods?dryRun=All&dryRun=All | {verbs: [create], apiGroups: [''], resources: [pods], dryRun: Only}
+no  | POST /api/v1/namespaces/n/pods?dryRun=All&dryRun= | {verbs: [create], apiGroups: [''], resources: [pods], dryRun: Only}
+no  | POST /api/v1/namespaces/n/pods?dryRun=All,All | {verbs: [create], apiGroups: [''], resources: [pods], dryRun: Only}
+no  | GET /api/v1/namespaces/n/pods/x?dryRun=All | {verbs: [update], apiGroups: [''], resources: [pods], dryRun: Only}
+no  | DELETE /api/v1/namespaces/n/pods/x?dryRun=All | {verbs: [update], apiGroups: [''], resources: [pods], dryRun: Only}
+no  | POST /api/v1/namespaces/n/pods/x/eviction?dryRun=All | {verbs: [create], apiGroups: [''], resources: ['*'], dryRun: Only}
+no  | POST /api/v1/namespaces/n/pods/x/binding?dryRun=All | {verbs: [create], apiGroups: [''], resources: ['*'], dryRun: Only}
+no  | POST /api/v1/namespaces/n/pods/x/exec?command=id&dryRun=All | {verbs: [create], apiGroups: [''], resources: ['*'], dryRun: Only}
+no  | PATCH /api/v1/namespaces/n/pods/x/resize?dryRun=All | {verbs: [patch], apiGroups: [''], resources: ['*'], dryRun: Only}
+no  | POST /apis/authorization.k8s.io/v1/subjectaccessreviews?dryRun=All | {verbs: [create], apiGroups: ['*'], resources: ['*'], dryRun: Only}
+no  | POST /apis/authentication.k8s.io/v1/tokenreviews?dryRun=All | {verbs: [create], apiGroups: ['*'], resources: ['*'], dryRun: Only}
+# Paths behind a proxy, to read.
+yes | GET /api/v1/nodes/x/proxy/stats/summary | {verbs: [get], apiGroups: [''], resources: [nodes/proxy], proxyPaths: [/stats/summary]}
+yes | HEAD /api/v1/nodes/x/proxy/stats/summary?only_cpu_and_memory=true | {verbs: [get], apiGroups: [''], resources: [nodes/proxy], proxyPaths: [/stats/summary]}
+no  | POST /api/v1/nodes/x/proxy/stats/summary | {verbs: [get], apiGroups: [''], resources: [nodes/proxy], proxyPaths: [/stats/summary]}
+no  | GET /api/v1/nodes/x/proxy/stats/summary/ | {verbs: [get], apiGroups: [''], resources: [nodes/proxy], proxyPaths: [/stats/summary]}
+no  | GET /api/v1/nodes/x/proxy/stats | {verbs: [get], apiGroups: [''], resources: [nodes/proxy], proxyPaths: [/stats/summary]}
+no  | GET /api/v1/nodes/x/proxy/stats/summary/more | {verbs: [get], apiGroups: [''], resources: [nodes/proxy], proxyPaths: [/stats/summary]}
+no  | GET /api/v1/nodes/x/proxy/Stats/summary | {verbs: [get], apiGroups: [''], resources: [nodes/proxy], proxyPaths: [/stats/summary]}
+no  | GET /api/v1/nodes/x/proxy?path=/stats/summary | {verbs: [get], apiGroups: [''], resources: [nodes/proxy], proxyPaths: [/stats/summary]}
+no  | GET /api/v1/nodes/x/proxy/ | {verbs: [get], apiGroups: [''], resources: [nodes/proxy], proxyPaths: [/stats/summary]}
+no  | GET /api/v1/nodes/x:2379/proxy/metrics | {verbs: [get], apiGroups: [''], resources: [nodes/proxy], proxyPaths: [/metrics]}
+no  | GET /api/v1/nodes/https:x:10250/proxy/metrics | {verbs: [get], apiGroups: [''], resources: [nodes/proxy], proxyPaths: [/metrics]}
+no  | GET /api/v1/nodes/x:2379/proxy/metrics | {verbs: [get], apiGroups: [''], resources: [nodes/proxy], resourceNames: [x], proxyPaths: [/metrics]}
+yes | GET /api/v1/namespaces/n/services/web:http/proxy/metrics | {verbs: [get], apiGroups: [''], resources: [services/proxy], resourceNames: ['web:http'], proxyPaths: [/metrics]}
+yes | GET /api/v1/namespaces/n/pods/x/proxy/metrics/cadvisor | {verbs: [get], apiGroups: [''], resources: [pods/proxy], proxyPaths: ['/metrics/*']}
+no  | GET /api/v1/namespaces/n/pods/x/proxy/metrics | {verbs: [get], apiGroups: [''], resources: [pods/proxy], proxyPaths: ['/metrics/*']}
+no  | GET /api/v1/namespaces/n/pods/x/proxy/metrics | {verbs: [get], apiGroups: [''], resources: [services/proxy], proxyPaths: ['/metrics*']}
+no  | GET /api/v1/namespaces/n/pods/x/proxy/metrics connection:upgrade upgrade:websocket | {verbs: [get], apiGroups: [''], resources: [pods/proxy], proxyPaths: ['/metrics*']}
+no  | GET /api/v1/nodes/x/proxy/run | {verbs: [get], apiGroups: [''], resources: [nodes/proxy], proxyPaths: [/metrics]}, {verbs: ['*'], apiGroups: ['*'], resources: ['*']}
 yes | GET /metrics                                 | {verbs: [get], nonResourceURLs: [/metrics]}
 no  | GET /metrics/slis                            | {verbs: [get], nonResourceURLs: [/metrics]}
 yes | GET /metrics/slis                            | {verbs: [get], nonResourceURLs: ['/metrics/*']}
@@ -106,4 +155,80 @@ fn a_grants_namespaces_bound_its_rules() {
         "{}",
         denial.message()
     );
+}
+
+#[test]
+fn a_refusal_names_the_dry_run_that_would_pass() {
+    let set = compile(&[&grant(
+        "[{verbs: [create, patch], apiGroups: [''], resources: [configmaps], dryRun: Only}]",
+    )]);
+    let denial = denied(&set, "POST /api/v1/namespaces/n/configmaps");
+    assert_eq!(
+        denial.message(),
+        "agent fixer may not create configmaps in namespace \"n\": a grant allows it as a dry run only. Allowed instead: the \
+         same request with dryRun=All (kubectl --dry-run=server); create, patch configmaps with dryRun=All."
+    );
+    let denial = denied(&set, "GET /api/v1/namespaces/n/configmaps/c");
+    assert!(
+        denial
+            .message()
+            .ends_with("no grant allows it. Allowed instead: create, patch configmaps with dryRun=All."),
+        "{}",
+        denial.message()
+    );
+    // Where a rule refuses the dry run too, it is not offered.
+    let set = compile(&[
+        &grant("[{verbs: [create], apiGroups: [''], resources: [configmaps], dryRun: Only}]"),
+        &deny("resources: [configmaps]"),
+    ]);
+    let denial = denied(&set, "POST /api/v1/namespaces/n/configmaps");
+    assert!(
+        !denial.message().contains("the same request"),
+        "{}",
+        denial.message()
+    );
+}
+
+#[test]
+fn a_grant_lifts_the_built_in_of_a_proxy_for_its_paths_and_as_long_as_it_holds() {
+    let paths = "[{verbs: [get], apiGroups: [''], resources: [nodes/proxy], proxyPaths: [/stats/summary]}]";
+    let stats = "GET /api/v1/nodes/x/proxy/stats/summary";
+    let ends = grant(paths).replace("  to:", "  expiresAt: 1970-01-02T00:00:00Z\n  to:");
+    let all = grant(ALL).replace("name: g", "name: all");
+    // What else gives the resource does not outlast what lifts the built-in.
+    let set = compile(&[&all, &ends]);
+    let until = permitted(&set, stats).until().expect("an end");
+    assert_eq!(until.to_string(), "1970-01-02T00:00:00Z");
+    let later = set.recheck(&principal(&set, "fixer"), &request(stats), Inputs::at(until));
+    assert!(matches!(later, crate::decision::Recheck::Deny(_)), "{later:?}");
+    let denial = denied(&set, "GET /api/v1/nodes/x/proxy/pods");
+    assert_eq!(denial.rule(), Some("builtin/nodes-proxy"));
+    assert!(
+        denial
+            .message()
+            .ends_with("Allowed instead: get nodes/proxy at /stats/summary."),
+        "{}",
+        denial.message()
+    );
+    // A Deny rule holds all the same.
+    let set = compile(&[&ends, &deny("resources: [nodes/proxy]")]);
+    assert_eq!(denied(&set, stats).cause(), Cause::Policy);
+    // An exception from the built-in does not widen the grant.
+    let exception = policy(
+        "e",
+        "subjects: {identities: [fixer]}\n  exceptions: [builtin/nodes-proxy]",
+    );
+    let set = compile(&[&ends, &exception]);
+    assert_eq!(
+        denied(&set, "GET /api/v1/nodes/x/proxy/pods").cause(),
+        Cause::NoGrant
+    );
+    // Nor does a path lift what Picket's own namespace is kept by.
+    let own = "[{verbs: [get], apiGroups: [''], resources: [services/proxy], proxyPaths: [/metrics]}]";
+    let set = compile(&[&grant(own)]);
+    let denial = denied(
+        &set,
+        "GET /api/v1/namespaces/picket-system/services/picket/proxy/metrics",
+    );
+    assert_eq!(denial.rule(), Some("builtin/picket-namespace"));
 }

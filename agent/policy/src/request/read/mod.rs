@@ -47,7 +47,12 @@ impl KubeRequest {
         let query = Query::read(query, if runs { Pairs::Exec } else { Pairs::Any })?;
 
         let mut request = match split_group(&parts) {
-            Some((group, version, rest)) => Self::resource(method, group, version, rest, &query)?,
+            Some((group, version, rest)) => {
+                let mut request = Self::resource(method, group, version, rest, &query)?;
+                let slash = if path.ends_with('/') { "/" } else { "" };
+                request.proxy_path = request.proxy_path.map(|path| path + slash);
+                request
+            }
             None => Self::non_resource(method, &path)?,
         };
         request.path = match &request.target {
@@ -68,6 +73,7 @@ impl KubeRequest {
             exec: None,
             dry_run: false,
             apply: false,
+            proxy_path: None,
             upgrade: false,
             follow: false,
             resource_version: None,
@@ -160,8 +166,14 @@ impl KubeRequest {
             Some("proxy") => true,
             _ => false,
         };
-        let mut dry_runs = query.all("dryRun").peekable();
-        let dry_run = dry_runs.peek().is_some() && dry_runs.all(|value| value == "All");
+        let mut dry_runs = query.all("dryRun");
+        let dry_run = dry_runs.next() == Some("All") && dry_runs.next().is_none();
+        // As `getRequestOptions` of k8s.io/apiserver, pkg/endpoints/handlers/rest.go, has it. The key `path` of the query, which
+        // that overwrites, is no path here either.
+        let proxy_path = (subresource.as_deref() == Some("proxy")).then(|| match parts.get(3..) {
+            Some(rest) if !rest.is_empty() => format!("/{}", rest.join("/")),
+            _ => String::new(),
+        });
 
         let mut request = Self::blank(
             verb,
@@ -177,6 +189,7 @@ impl KubeRequest {
         request.exec = exec;
         request.follow = follow;
         request.dry_run = dry_run;
+        request.proxy_path = proxy_path;
         request.resource_version = query.get("resourceVersion").map(str::to_owned);
         request.field_selector = field_selector.map(str::to_owned);
         request.label_selector = query.get("labelSelector").map(str::to_owned);

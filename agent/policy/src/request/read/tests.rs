@@ -243,6 +243,21 @@ fn the_queries_facts_are_kept() {
     assert!(read("DELETE", "/api/v1/namespaces/n/pods/p?dryRun=All").dry_run);
     assert!(!read("DELETE", "/api/v1/namespaces/n/pods/p?dryRun=All&dryRun=No").dry_run);
     assert!(!read("DELETE", "/api/v1/namespaces/n/pods/p").dry_run);
+    assert!(!read("POST", "/api/v1/namespaces/n/pods?dryRun=All&dryRun=All").dry_run);
+    let behind = |target| read("GET", target).proxy_path;
+    assert_eq!(
+        behind("/api/v1/nodes/n/proxy/a/b?path=/c").as_deref(),
+        Some("/a/b")
+    );
+    assert_eq!(behind("/api/v1/nodes/n/proxy/a/").as_deref(), Some("/a/"));
+    assert_eq!(
+        behind("/api/v1/namespaces/n/pods/p/proxy/%61").as_deref(),
+        Some("/a")
+    );
+    assert_eq!(behind("/api/v1/nodes/n/proxy?path=/c").as_deref(), Some(""));
+    assert_eq!(behind("/api/v1/nodes/n/proxy/").as_deref(), Some("/"));
+    assert_eq!(behind("/api/v1/nodes/n/status"), None);
+    assert_eq!(behind("/proxy/a"), None);
     let watch = read(
         "GET",
         "/api/v1/pods?watch=1&resourceVersion=7&labelSelector=a%3Db&fieldSelector=spec.x=y",
