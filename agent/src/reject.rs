@@ -6,7 +6,9 @@
 //! is JSON whatever the client would rather have: all clients take a `Status` by the response's content type.
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WARNING, X_CONTENT_TYPE_OPTIONS};
+use http::header::{
+    CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WARNING, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
+};
 use http::{Response, StatusCode, Version};
 use http_body_util::Full;
 use picket_policy::{Denial, KubeRequest, MAX_HEAD, ReadError, Target, Verb};
@@ -329,6 +331,9 @@ impl Rejection {
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
         if let Some(id) = id.and_then(|id| HeaderValue::try_from(id.to_string()).ok()) {
             headers.insert(AUDIT_ID, id);
+        }
+        if class.code == StatusCode::UNAUTHORIZED {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         if class.retry {
             headers.insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));

@@ -17,6 +17,7 @@ mod drain;
 mod fairness;
 mod files;
 mod flows;
+mod gateway;
 mod identity;
 mod life;
 mod life_cycle;
@@ -64,6 +65,7 @@ fn main() -> ExitCode {
         pods,
         outages,
         files,
+        gateway,
         drain,
         // Last: what it does to the agent would show in the others if it went wrong.
         life,

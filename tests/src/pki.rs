@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
+    KeyUsagePurpose, SanType,
 };
 
 /// A certificate and its key, as files.
@@ -97,6 +97,25 @@ impl Authority {
             params.distinguished_name.push(DnType::OrganizationName, group);
         }
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        self.sign(file, params)
+    }
+
+    /// A client certificate with these URI names, as a SPIFFE workload has one; `change` makes it another one than it should be.
+    ///
+    /// # Errors
+    /// A name is none, or a file cannot be written.
+    pub fn svid(
+        &self,
+        file: &str,
+        uris: &[&str],
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> Result<CertificateFiles> {
+        let mut params = CertificateParams::new(Vec::new())?;
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        for uri in uris {
+            params.subject_alt_names.push(SanType::URI((*uri).try_into()?));
+        }
+        change(&mut params);
         self.sign(file, params)
     }
 

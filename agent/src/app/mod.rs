@@ -268,6 +268,7 @@ impl App {
             ready,
         );
         wiring::node_listener(&mut tasks, &handles, &shared, shutdown, self.node_listener)?;
+        wiring::gateway(&mut tasks, &handles, &shared, shutdown)?;
         wiring::initial_sync(&mut tasks, &handles, &shared, pods.clone(), self.pods_ready);
         wiring::node_name(&mut tasks, &handles, pods.clone());
         wiring::files(&mut tasks, &handles, &shared);

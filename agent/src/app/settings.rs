@@ -57,7 +57,20 @@ pub(super) fn server_names(config: &Config) -> Vec<String> {
             EndpointTarget::Name { host, .. } => Some(host),
             EndpointTarget::Address(_) => None,
         });
-    config.tls.extra_names.iter().cloned().chain(endpoints).collect()
+    let gateway = config
+        .gateway
+        .iter()
+        .flat_map(|gateway| gateway.names.iter().cloned());
+    let extra = config.tls.extra_names.iter().cloned();
+    extra.chain(endpoints).chain(gateway).collect()
+}
+
+/// What enforced pods may not reach, besides what is denied everywhere: the gateway's own address too.
+pub(super) fn denied(config: &Config) -> Vec<EndpointTarget> {
+    let gateway = config.gateway.as_ref().map(|gateway| gateway.listen);
+    let gateway = gateway.filter(|address| !address.ip().is_unspecified());
+    let configured = config.protected_endpoints.deny.iter().cloned();
+    configured.chain(gateway.map(EndpointTarget::Address)).collect()
 }
 
 /// The configured cgroup folder, or the cgroup v2 mount.

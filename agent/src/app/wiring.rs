@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::initial_sync::InitialSync;
 use super::metrics::ModuleMetrics;
 use super::node_name;
-use super::settings::{api_servers, cgroup_root};
+use super::settings::{api_servers, cgroup_root, denied as denied_endpoints};
 use super::shutdown::Shutdown;
 use crate::admin::api::ObjectList;
 use crate::admin::{Admin, AgentState, ConfiguredName, Failing, PrivateSocket, ReadyReport};
@@ -28,7 +28,7 @@ use crate::enforce::{self, KernelEnforcer, NodeListener, watchdog};
 use crate::identity::jwt::Issuers;
 use crate::kernel::lease::KernelWriteLease;
 use crate::kernel::{Class, Kernel, KernelMetrics};
-use crate::listener::{Arrival, InPodListener, Sockets};
+use crate::listener::{Arrival, GatewayListener, GatewayServing, InPodListener, Sockets};
 use crate::metrics::MetricsRegistry;
 use crate::notify::{self, EventQueue, KubeEvent};
 use crate::pipeline::{IdentitySources, Pipeline, arrivals};
@@ -107,6 +107,8 @@ pub(super) struct Shared {
     enforcer: Arc<KernelEnforcer>,
     lease: KernelWriteLease,
     denials: Denials,
+    /// Where the gateway's connections go, as the pods' do.
+    arrivals: mpsc::Sender<Arrival>,
     /// When this agent became another one's successor.
     succeeded: Option<Instant>,
 }
@@ -141,7 +143,7 @@ pub(super) fn shared(
         Arc::clone(&handles.kernel),
         handles.metrics.enforce.clone(),
         handles.kube_events.clone(),
-        sink,
+        sink.clone(),
         NodeListener { netns, listener },
         inherited.unwrap_or_default(),
         shutdown.accepting.clone(),
@@ -151,6 +153,7 @@ pub(super) fn shared(
         enforcer: Arc::new(enforcer),
         lease: KernelWriteLease::new(handles.phase.watch()),
         denials,
+        arrivals: sink,
         succeeded: successor.map(|_| Instant::now()),
     };
     let receivers = Receivers {
@@ -180,7 +183,12 @@ pub(super) async fn workload(handles: &Handles, shared: &Shared) -> anyhow::Resu
         endpoints: ProtectedEndpointsConfig {
             node: config.node_name.clone(),
             redirect: api_servers(config),
-            deny: config.protected_endpoints.deny.clone(),
+            deny: denied_endpoints(config),
+            deny_on_nodes: config
+                .gateway
+                .iter()
+                .map(|gateway| gateway.listen.port())
+                .collect(),
             allow: config.protected_endpoints.allow.iter().copied().collect(),
             inherited: enforce::in_kernel(kernel)?,
         },
@@ -304,6 +312,39 @@ pub(super) fn node_listener(
         handles.cancel.clone(),
     );
     tasks.spawn("node listener", served);
+    Ok(())
+}
+
+/// The gateway, where there is one. It is served once the enforced pods are known, since it serves none of them.
+///
+/// # Errors
+/// Where its address cannot be listened at.
+pub(super) fn gateway(
+    tasks: &mut Tasks,
+    handles: &Handles,
+    shared: &Shared,
+    shutdown: &Shutdown,
+) -> anyhow::Result<()> {
+    let Some(gateway) = &handles.config.gateway else {
+        return Ok(());
+    };
+    let address = gateway.listen;
+    let listener = GatewayListener::open(address)
+        .with_context(|| format!("gateway.listen: the agent cannot listen at {address}"))?;
+    let pods = shared.enforcer.enforced().clone();
+    let serving = GatewayServing {
+        is_enforced: Arc::new(move |address| pods.has_address(address)),
+        sink: shared.arrivals.clone(),
+        cancel: handles.cancel.clone(),
+    };
+    let (phase, accepting) = (handles.phase.watch(), shutdown.accepting.token());
+    tasks.spawn("gateway", async move {
+        if phase.reached(Phase::Established).await.is_ok() {
+            serving.run(listener).await;
+        }
+        drop(accepting);
+        std::future::pending::<()>().await;
+    });
     Ok(())
 }
 

@@ -9,6 +9,7 @@ mod crds;
 mod doctor;
 mod grant;
 mod identity;
+mod kubeconfig;
 mod output;
 mod policy;
 mod reference;
@@ -49,6 +50,8 @@ enum Command {
     Audit(audit::Audit),
     /// Lists and ends the watches, logs and sessions that run on this node.
     Sessions(sessions::SessionsArgs),
+    /// Writes a kubeconfig for the gateway.
+    Kubeconfig(kubeconfig::KubeconfigArgs),
     /// Makes a certificate authority for nodes.
     Ca(ca::Args),
     /// Prints the CustomResourceDefinitions of the objects, for `kubectl apply --server-side -f -`.
@@ -72,6 +75,7 @@ impl Cli {
             Command::Policy(args) => policy::run(&args),
             Command::Audit(args) => args.run(),
             Command::Sessions(args) => sessions::run(&args),
+            Command::Kubeconfig(args) => kubeconfig::run(&args),
             Command::Ca(args) => ca::run(&args),
             Command::Crds => crds::run(),
             Command::Uninstall(args) => uninstall::run(&args),

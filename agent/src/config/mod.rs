@@ -15,6 +15,7 @@ mod texts;
 mod trust;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use picket_policy::Diagnostic;
@@ -72,6 +73,8 @@ pub struct Config {
     pub upstream: UpstreamSection,
     /// The certificates that the pods' clients see.
     pub tls: TlsSection,
+    /// The port for callers that are no enforced pods, if there is one.
+    pub gateway: Option<GatewaySection>,
     /// The kernel programs' surroundings.
     pub kernel: KernelSection,
     /// Which pods are enforced.
@@ -141,6 +144,15 @@ pub struct TlsSection {
 pub struct AuthenticationSection {
     /// An `AuthenticationConfiguration` of the API server's form.
     pub config_file: Option<PathBuf>,
+}
+
+/// The port for callers that are no enforced pods.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GatewaySection {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// DNS names and addresses by which callers dial it, besides the address that they dial.
+    pub names: Vec<String>,
 }
 
 /// The kernel programs' surroundings.

@@ -4,6 +4,7 @@
 //! derived reader, which would end at the first thing it does not like.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use http::Uri;
@@ -12,8 +13,9 @@ use picket_policy::yaml::{Decoder, Diagnostic, Fields, Spanned, Value, YamlNode,
 use super::reference::{fields_of, renamed_in};
 use super::texts::{optional_path, optional_section, optional_text, texts, values};
 use super::{
-    AdminSection, AuthenticationSection, ClusterSection, Config, EnforceSection, KernelSection,
-    MAX_DRAIN_SECONDS, ObjectsSection, ShutdownSection, TlsSection, UpstreamSection, addresses, audit, trust,
+    AdminSection, AuthenticationSection, ClusterSection, Config, EnforceSection, GatewaySection,
+    KernelSection, MAX_DRAIN_SECONDS, ObjectsSection, ShutdownSection, TlsSection, UpstreamSection,
+    addresses, audit, trust,
 };
 use crate::admin::SOCKET_PATH_MAX;
 use crate::endpoints::EndpointTarget;
@@ -52,6 +54,7 @@ fn top(decoder: &mut Decoder, document: &YamlNode) -> Option<Config> {
     let cluster = cluster(decoder, &top);
     let upstream = upstream(decoder, &top);
     let tls = tls(decoder, &top);
+    let gateway = gateway(decoder, &top);
     let enforce = enforce(decoder, &top);
     let protected_endpoints = addresses::read(decoder, &top, upstream.as_ref());
     let objects = objects(decoder, &top);
@@ -67,6 +70,7 @@ fn top(decoder: &mut Decoder, document: &YamlNode) -> Option<Config> {
         cluster: cluster?,
         upstream: upstream?,
         tls: tls?,
+        gateway,
         kernel,
         enforce: enforce?,
         protected_endpoints,
@@ -153,6 +157,28 @@ fn tls(decoder: &mut Decoder, top: &Fields<'_>) -> Option<TlsSection> {
         ca_certificate_file: ca_certificate_file?,
         ca_key_file: ca_key_file?,
     })
+}
+
+fn gateway(decoder: &mut Decoder, top: &Fields<'_>) -> Option<GatewaySection> {
+    let fields = optional_section(decoder, top, "gateway")?;
+    let listen = decoder.required_text(&fields, "listen")?;
+    let names = values(texts(decoder, &fields, "names"));
+    match listen.value.parse::<SocketAddr>() {
+        Ok(address) if address.port() != 0 => Some(GatewaySection {
+            listen: address,
+            names,
+        }),
+        _ => {
+            decoder.error_at(
+                &listen.at,
+                format!(
+                    "field `gateway.listen` is {:?}; write address:port, such as 0.0.0.0:6444 or '[::]:6444'",
+                    listen.value
+                ),
+            );
+            None
+        }
+    }
 }
 
 fn enforce(decoder: &mut Decoder, top: &Fields<'_>) -> Option<EnforceSection> {

@@ -75,6 +75,7 @@ nodeName: n
 cluster: {kubeconfig: /k}
 upstream: {server: 'https://api.example', caFile: /ca, clientCertificateFile: /crt, clientKeyFile: /key}
 tls: {caCertificateFile: /c, caKeyFile: /y, extraNames: [api.example], trustBundles: [{trustDomain: example.org, file: /td}]}
+gateway: {listen: '192.0.2.9:6444', names: [gate.example]}
 kernel: {cgroupRoot: /g, bpffs: /b}
 enforce: {namespaces: [a, b], matchLabels: {app: agent, x: ''}, unclassifiedPods: failOpen, staticPods: failOpen}
 protectedEndpoints:
@@ -107,6 +108,11 @@ shutdown: {drainSeconds: 0}
         file: PathBuf::from("/td"),
     };
     assert_eq!(config.tls.trust_bundles, [bundle]);
+    let gateway = GatewaySection {
+        listen: "192.0.2.9:6444".parse().unwrap(),
+        names: vec!["gate.example".to_owned()],
+    };
+    assert_eq!(config.gateway, Some(gateway));
     assert_eq!(config.kernel.cgroup_root, Some(PathBuf::from("/g")));
     assert_eq!(config.kernel.bpffs, Path::new("/b"));
     assert_eq!(config.enforce.namespaces, ["a", "b"]);
@@ -302,6 +308,11 @@ const REFUSED: &str = r#"
 = 12:16: field `enforce.namespaces`: "*" is no namespace's name, which has lower-case letters, digits and -; for pods of all namespaces give matchLabels alone
 
 - enforce:
++ gateway: {listen: '6444'}
++ enforce:
+= 11:19: field `gateway.listen` is "6444"; write address:port, such as 0.0.0.0:6444 or '[::]:6444'
+
+- enforce:
 +   trustBundles: [{trustDomain: Example.org, file: /x}, {trustDomain: a, file: /x}, {trustDomain: a, file: /y}, {file: /z}]
 + enforce:
 = 11:32: field `tls.trustBundles[0].trustDomain` is "Example.org"; a trust domain has lower-case letters, digits, `.`, `-` and `_`
@@ -448,7 +459,7 @@ const REFUSED: &str = r#"
 #[test]
 fn what_makes_no_sense_is_refused_with_its_line() {
     let cases = cases(REFUSED);
-    assert_eq!(cases.len(), 37);
+    assert_eq!(cases.len(), 38);
     for [from, to, says] in cases {
         let text = GOOD.replacen(&from, &to, 1);
         assert_ne!(text, GOOD, "{from}");

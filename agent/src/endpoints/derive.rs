@@ -139,6 +139,8 @@ pub(super) struct Sources<'a> {
     pub(super) redirect: &'a [EndpointTarget],
     /// What the configuration denies.
     pub(super) deny: &'a [EndpointTarget],
+    /// Ports that are denied on every node.
+    pub(super) deny_on_nodes: &'a [u16],
     /// What the configuration leaves open of what would be denied.
     pub(super) allow: &'a BTreeSet<SocketAddr>,
     /// The API server's endpoints.
@@ -290,6 +292,7 @@ impl EndpointSet {
                     ports(&ETCD, Rank::Etcd);
                 }
                 ports(&KUBELET, Rank::Kubelet);
+                ports(from.deny_on_nodes, Rank::Kubelet);
                 ports(node.kubelet.as_slice(), Rank::Kubelet);
                 ports(&RUNTIME, Rank::Runtime);
                 ports(&NODE_METADATA, Rank::Kubelet);

@@ -133,6 +133,7 @@ impl EndpointIndex {
             node_addresses: &self.node_addresses,
             redirect: &self.config.redirect,
             deny: &self.config.deny,
+            deny_on_nodes: &self.config.deny_on_nodes,
             allow: &self.config.allow,
             api_servers: &api_servers,
             service: self.service.as_ref(),

@@ -100,6 +100,8 @@ pub struct ProtectedEndpointsConfig {
     pub redirect: Vec<EndpointTarget>,
     /// What enforced pods may not reach, besides kubelets, etcd, container runtimes and cloud metadata.
     pub deny: Vec<EndpointTarget>,
+    /// Ports that they may not reach on any node: the gateways'.
+    pub deny_on_nodes: Vec<u16>,
     /// What of all that they may reach after all.
     pub allow: BTreeSet<SocketAddr>,
     /// The protected endpoints that the kernel has already, from an agent before this one.

@@ -4,6 +4,7 @@
 //! cgroups to look into, and what is covered already.
 
 use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -90,6 +91,15 @@ impl EnforcedPods {
         let pods = self.lock();
         let entry = pods.get(&cgroup).filter(|entry| entry.pod.number == number)?;
         Some(entry.pod.owner.clone())
+    }
+
+    /// Whether an enforced pod has this address.
+    pub(crate) fn has_address(&self, address: IpAddr) -> bool {
+        let pods = self.lock();
+        pods.values().any(|entry| {
+            let owner = &entry.pod.owner;
+            owner.seen.contains(&address) || owner.pod.load().addresses.contains(&address)
+        })
     }
 
     /// What can be transferred.

@@ -43,6 +43,17 @@ pub enum ClaimError {
         /// The agent that it is.
         agent: String,
     },
+    /// It shows the gateway a token, and is known by something else.
+    #[error(
+        "the request carries {credential}, and agent {agent} is known by its client certificate. Allowed instead: the same \
+         request without it (kubectl: no --token and no --username)"
+    )]
+    AtGateway {
+        /// What it shows.
+        credential: ForeignCredential,
+        /// The agent that it is.
+        agent: String,
+    },
     /// It shows a credential that is not its pod's.
     #[error(
         "the request carries {credential}; a pod acts as itself only. Allowed instead: the same request with the pod's \
@@ -65,6 +76,9 @@ pub enum ForeignCredential {
     /// Not a token of a service account, or not one that can be read.
     #[error("a bearer token that is no token of this pod")]
     Token,
+    /// A bearer token where none counts.
+    #[error("a bearer token")]
+    AnyToken,
     /// A token of another service account.
     #[error("a token of service account {0}")]
     ServiceAccount(String),
@@ -82,7 +96,7 @@ impl ClaimError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Impersonation { .. } => "client_impersonation",
-            Self::Credential { .. } => "client_credential",
+            Self::AtGateway { .. } | Self::Credential { .. } => "client_credential",
         }
     }
 }
@@ -140,9 +154,12 @@ pub fn check_claims(
             }
             ClientClaim::Subprotocol(encoded) => judge_token(TokenClaims::read_encoded(encoded), pod),
         };
-        judged.map_err(|credential| ClaimError::Credential {
-            credential,
-            agent: agent.to_owned(),
+        judged.map_err(|credential| {
+            let agent = agent.to_owned();
+            match pod {
+                Some(_) => ClaimError::Credential { credential, agent },
+                None => ClaimError::AtGateway { credential, agent },
+            }
         })?;
     }
     Ok(())
@@ -177,7 +194,10 @@ fn judge_authorization(value: &[u8], pod: Option<&Pod>) -> Result<(), ForeignCre
 }
 
 fn judge_token(claims: Option<TokenClaims>, pod: Option<&Pod>) -> Result<(), ForeignCredential> {
-    let (Some(claims), Some(pod)) = (claims, pod) else {
+    let Some(pod) = pod else {
+        return Err(ForeignCredential::AnyToken);
+    };
+    let Some(claims) = claims else {
         return Err(ForeignCredential::Token);
     };
     if (&claims.namespace, &claims.service_account) != (&pod.namespace, &pod.service_account) {

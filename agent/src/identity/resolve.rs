@@ -45,6 +45,15 @@ pub enum IdentityError {
         /// Its address.
         peer: IpAddr,
     },
+    /// A client of the gateway has the address of an enforced pod.
+    #[error(
+        "{peer} is the address of a pod that Picket enforces, and the gateway serves no such pod. Allowed instead: the same \
+         request to the API server's own address, which reaches Picket as the pod's agent"
+    )]
+    EnforcedPod {
+        /// Its address.
+        peer: IpAddr,
+    },
     /// More than one AgentIdentity names the caller.
     #[error(
         "{caller} matches more than one AgentIdentity ({}), and Picket never chooses one. A cluster operator can make \
@@ -148,6 +157,7 @@ impl IdentityError {
         match self {
             Self::NoPolicySet { .. } => "no_policy_set",
             Self::None { .. } | Self::Anonymous { .. } => "identity_none",
+            Self::EnforcedPod { .. } => "enforced_pod",
             Self::Ambiguous { .. } => "identity_ambiguous",
             Self::Certificate(error) => error.code(),
             Self::UnknownCertificate { .. } => "identity_none",
@@ -168,6 +178,7 @@ impl IdentityError {
             Self::NoPolicySet { .. }
             | Self::None { .. }
             | Self::Anonymous { .. }
+            | Self::EnforcedPod { .. }
             | Self::Ambiguous { .. }
             | Self::Certificate(_)
             | Self::Token(_)

@@ -170,9 +170,11 @@ impl Accepted {
             origin: flow.origin,
             peer,
             source: owner.source(flow.origin.ip()),
-            process: Process::of(flow, &owner.pod.load()),
-            workload: Arc::clone(&owner.pod),
+            process: Some(Process::of(flow, &owner.pod.load())),
+            workload: Some(Arc::clone(&owner.pod)),
+            of_enforced_pod: false,
             permit,
+            gateway: None,
             share: Arc::clone(&owner.share),
             released: owner.released.clone(),
         }))

@@ -9,10 +9,12 @@
 //! | `serve` | a pod's own listener |
 //! | `attribute` | attributes each connection to its pod and process by the kernel's flow, or says why it cannot |
 //! | `node` | the same for pods that share the node's network, by their cgroup |
+//! | `gateway` | the node's port for callers that are no enforced pods |
 //! | `open` | the sockets of a listener, opened in a network namespace or inherited from a predecessor |
 //! | `process` | what /proc adds to the process that dialled |
 
 mod attribute;
+mod gateway;
 mod node;
 mod open;
 mod process;
@@ -27,6 +29,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
+pub use gateway::{GatewayListener, GatewayServing, IsEnforced};
 pub use node::{FindOwner, NodeServing};
 pub use open::InPodListener;
 pub use process::{Process, ProcessView};
@@ -59,25 +62,29 @@ impl Owner {
     }
 }
 
-/// A connection whose beginning the kernel saw.
+/// A connection whose beginning the kernel saw, or one at the gateway.
 #[derive(Debug)]
 pub struct Accepted {
     /// The bytes, of no runtime yet: another thread than the one that accepted may serve them.
     pub stream: TcpStream,
     /// The address the client dialled.
     pub origin: SocketAddr,
-    /// The client's end of the connection, inside the pod: its loopback.
+    /// The client's end of the connection: inside a pod its loopback, at the gateway the client's address.
     pub peer: SocketAddr,
-    /// The pod's address, once one is known.
+    /// The client's address as other machines see it, once one is known.
     pub source: Option<IpAddr>,
     /// What is known of the pod, replaced when it changes: an identity that goes by labels must see them change on
-    /// connections that are open already.
-    pub workload: Arc<ArcSwap<Pod>>,
-    /// The process that dialled.
-    pub process: Process,
-    /// The connection's place among its pod's; free again when dropped.
+    /// connections that are open already. `None` at the gateway.
+    pub workload: Option<Arc<ArcSwap<Pod>>>,
+    /// The process that dialled, where the kernel knows it.
+    pub process: Option<Process>,
+    /// Whether it came to the gateway from an address of an enforced pod, which has no business there.
+    pub of_enforced_pod: bool,
+    /// The connection's place among its pod's, or among those of its address; free again when dropped.
     pub permit: OwnedSemaphorePermit,
-    /// The pod's share of the node.
+    /// Its place among all connections of the gateway.
+    pub gateway: Option<OwnedSemaphorePermit>,
+    /// The client's share of the node.
     pub share: Arc<PodShare>,
     /// Fires when the pod is released: what it asks for from then on is none of Picket's to answer as its agent's.
     pub released: CancellationToken,
@@ -103,7 +110,7 @@ pub enum UnattributedCause {
     Unknown,
     /// The kernel redirected it for another pod, or for one that is not enforced any more.
     OtherPod,
-    /// The pod has as many connections open as one may have.
+    /// The pod, or the gateway's client, has as many connections open as one may have.
     Full,
     /// The kernel could not be asked, or the connection not be taken over.
     Internal,
@@ -132,7 +139,7 @@ impl UnattributedCause {
             Self::OtherPod => {
                 "the kernel redirected the connection for another pod, or for an enforcement that has ended"
             }
-            Self::Full => "the pod has as many open connections as one pod may have",
+            Self::Full => "the pod, or the gateway's client, has as many open connections as one may have",
             Self::Internal => "the agent could not find out which process made the connection",
         }
     }

@@ -19,7 +19,7 @@ use crate::kernel::{CgroupId, Kernel};
 
 /// How long to wait after an accept failed for want of descriptors or memory: long enough for some to come
 /// free, short enough that a client does not notice.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// How long nothing must come to a listener that closes until it has taken everything: what was established before is in its
 /// queue, and loopback takes microseconds.

@@ -13,9 +13,10 @@ use tokio_util::task::AbortOnDropHandle;
 use super::server::ConnectionEnd;
 use super::{Pipeline, PipelineMetrics};
 use crate::denied::{self, Denials, DeniedMetrics};
-use crate::listener::{Accepted, Arrival};
+use crate::listener::{Arrival, Process};
 use crate::runtime::drain::Drain;
 use crate::runtime::workers::Workers;
+use crate::workload::Pod;
 
 /// Dials from outside a pod's cgroup are logged no more often than that.
 const OUTSIDE_EVERY: Duration = Duration::from_secs(1);
@@ -61,8 +62,10 @@ pub(crate) async fn connections(
         let Some(arrival) = arrival else { break };
         match arrival {
             Arrival::Accepted(accepted) => {
-                if accepted.process.outside {
-                    outside(&accepted, &denials.metrics, &mut told);
+                if let (Some(process), Some(pod)) = (&accepted.process, &accepted.workload)
+                    && process.outside
+                {
+                    outside((process, &pod.load()), &denials.metrics, &mut told);
                 }
                 let (pipeline, metrics) = (Arc::clone(&pipeline), metrics.clone());
                 let open = metrics.connection();
@@ -89,8 +92,7 @@ pub(crate) async fn connections(
 
 /// Says that a connection of a pod's was made from outside the pod's cgroup, once in a while: each request's record has it, and
 /// a pod can bring it about without end. It is judged as the pod's all the same.
-fn outside(accepted: &Accepted, metrics: &DeniedMetrics, told: &mut Option<Instant>) {
-    let (pod, process) = (accepted.workload.load(), &accepted.process);
+fn outside((process, pod): (&Process, &Pod), metrics: &DeniedMetrics, told: &mut Option<Instant>) {
     metrics.cgroup_escape();
     if told.is_some_and(|told| told.elapsed() < OUTSIDE_EVERY) {
         return;

@@ -20,7 +20,7 @@ use crate::audit::{self, PodRef, ProcessRef, RawQuery, Received, Trace, User, tr
 use crate::identity::attest::x509::ClientCertificate;
 use crate::identity::attest::{Evidence, attestation_by};
 use crate::identity::jwt::{Issuers, JwtError};
-use crate::identity::{OwnToken, PrincipalCache, ResolvedPrincipal, check_claims};
+use crate::identity::{IdentityError, OwnToken, PrincipalCache, ResolvedPrincipal, check_claims};
 use crate::listener::{PodShare, Process};
 use crate::reject::Rejection;
 use crate::upstream::extras;
@@ -51,6 +51,8 @@ pub(super) struct Client {
     pub(super) peer: IpAddr,
     /// The client's address as a server outside would see it.
     pub(super) source: Option<IpAddr>,
+    /// Whether it came to the gateway from an address of an enforced pod.
+    pub(super) of_enforced_pod: bool,
 }
 
 impl Client {
@@ -233,6 +235,10 @@ impl Connection {
             let name = pod.map(|pod| format!("{}/{}", pod.namespace, pod.name));
             return Err(Rejection::Released(name.unwrap_or_default()));
         }
+        if self.client.of_enforced_pod {
+            let peer = self.client.peer;
+            return Err(Rejection::Identity(IdentityError::EnforcedPod { peer }));
+        }
         let evidence = Evidence {
             pod: pod.as_deref(),
             process: self.client.process.as_ref(),
@@ -243,6 +249,16 @@ impl Connection {
         self.principal
             .principal(policies, &evidence, now)
             .map_err(Rejection::Identity)
+    }
+
+    /// Whom the client's certificate names, where that counts and there is no pod.
+    pub(super) fn certified_user(&self) -> Option<Arc<User>> {
+        let certificate = self.certificate.as_ref().filter(|_| self.client.pod.is_none())?;
+        let svid = certificate.check(Timestamp::now()).ok()?;
+        Some(Arc::new(User {
+            username: svid.id.to_string(),
+            ..User::default()
+        }))
     }
 
     /// By what the client is to be known: what it shows, whether or not that counts.
@@ -358,6 +374,7 @@ spec:
             process: Some(Process::for_tests()),
             peer: Ipv4Addr::LOCALHOST.into(),
             source: None,
+            of_enforced_pod: false,
         }
     }
 

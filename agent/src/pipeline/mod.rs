@@ -253,6 +253,9 @@ impl Pipeline {
                 }
             })?;
         record.identity(Arc::clone(&agent.name), agent.principal.attestation());
+        if let Some(user) = connection.certified_user() {
+            record.user(user);
+        }
         connection.check_claims(&request.head().headers, &agent)?;
 
         let (mut body, loss) = RequestBody::of_client(body, request.head().version);

@@ -3,6 +3,8 @@
 //! In: a connection that the listener accepted. Out: each of its requests handed to the stages, and its answer sent.
 
 use std::convert::Infallible;
+use std::fmt;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -87,7 +89,8 @@ impl Pipeline {
         accepted: Accepted,
         counted: impl Send + Sync + 'static,
     ) -> ConnectionEnd {
-        let pod = accepted.workload.load_full();
+        let pod = accepted.workload.as_ref().map(|pod| pod.load_full());
+        let client = ClientName::new(pod.as_deref(), accepted.peer);
         let config = self
             .certificates
             .config_for(&self.tls, accepted.origin.ip())
@@ -100,29 +103,30 @@ impl Pipeline {
         let stream = match TcpStream::from_std(accepted.stream) {
             Ok(stream) => stream,
             Err(error) => {
-                tracing::error!(%error, namespace = pod.namespace, pod = pod.name, "a connection cannot be served");
+                tracing::error!(%error, %client, "a connection cannot be served");
                 return ConnectionEnd::Ended;
             }
         };
-        let client = ClientStream::new(stream);
-        let tunnel = client.tunnel();
-        let session = match tls::accept(config, client).await {
+        let stream = ClientStream::new(stream);
+        let tunnel = stream.tunnel();
+        let session = match tls::accept(config, stream).await {
             // Boxed: a session is large, and the futures that take it would each have room for it.
             Ok(session) => Box::new(session),
             Err(error) => {
-                self.report_handshake(&error, &pod);
+                self.report_handshake(&error, pod.as_deref(), &client);
                 return ConnectionEnd::Ended;
             }
         };
         let chain = session.get_ref().1.peer_certificates().unwrap_or_default();
         let certificate = ClientCertificate::of(chain, self.certificates.trust_bundles());
-        let client = Client {
-            pod: Some(accepted.workload),
-            process: Some(accepted.process),
+        let origin = Client {
+            pod: accepted.workload,
+            process: accepted.process,
             peer: accepted.peer.ip(),
             source: accepted.source,
+            of_enforced_pod: accepted.of_enforced_pod,
         };
-        let connection = Connection::new(client, certificate, accepted.released);
+        let connection = Connection::new(origin, certificate, accepted.released);
         let http2 = session.get_ref().1.alpn_protocol() == Some(b"h2");
         // Over HTTP/1.1 a connection has one request at once and needs no such place.
         let wide = http2.then(|| accepted.share.wide()).flatten();
@@ -130,7 +134,8 @@ impl Pipeline {
             Some(_) => CLIENT_STREAMS,
             None => NARROW_STREAMS,
         };
-        let connection = Arc::new(connection.counted(accepted.share, (accepted.permit, wide, counted)));
+        let connection =
+            Arc::new(connection.counted(accepted.share, (accepted.permit, accepted.gateway, wide, counted)));
         let heads = self.heads.of_pod(connection.share());
         let served = match http2 {
             true => {
@@ -148,9 +153,9 @@ impl Pipeline {
             Ok(()) => return ConnectionEnd::Ended,
             Err((ended, error)) => (ended, error),
         };
-        tracing::debug!(%error, namespace = pod.namespace, pod = pod.name, "a client connection ended");
-        if ended == ConnectionEnd::Flooded {
-            self.report_share(&pod, "flood", FLOOD);
+        tracing::debug!(%error, %client, "a client connection ended");
+        if let (ConnectionEnd::Flooded, Some(pod)) = (ended, &pod) {
+            self.report_share(pod, "flood", FLOOD);
         }
         ended
     }
@@ -269,11 +274,13 @@ impl Pipeline {
 
     /// Says that a client got no TLS session. Most often the client does not trust Picket's bundle, which the pod's owner
     /// has to hear of.
-    fn report_handshake(&self, error: &HandshakeError, pod: &Pod) {
+    fn report_handshake(&self, error: &HandshakeError, pod: Option<&Pod>, client: &ClientName) {
         if self.handshakes.may_log() {
-            tracing::warn!(%error, namespace = pod.namespace, pod = pod.name, "the TLS handshake with a client failed");
+            tracing::warn!(%error, %client, "the TLS handshake with a client failed");
         }
-        if error.is_distrust() {
+        if let Some(pod) = pod
+            && error.is_distrust()
+        {
             self.kube_events.report(KubeEvent {
                 about: pod.about(),
                 reason: Reason::CertificateRejected,
@@ -281,6 +288,24 @@ impl Pipeline {
                 note: DISTRUST.to_owned(),
             });
         }
+    }
+}
+
+/// A client in the agent's own log.
+struct ClientName(String);
+
+impl ClientName {
+    fn new(pod: Option<&Pod>, peer: SocketAddr) -> Self {
+        Self(match pod {
+            Some(pod) => format!("{}/{}", pod.namespace, pod.name),
+            None => peer.to_string(),
+        })
+    }
+}
+
+impl fmt::Display for ClientName {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.0)
     }
 }
 

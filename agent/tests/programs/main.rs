@@ -186,7 +186,7 @@ async fn an_enforced_pods_dials_reach_its_listener_and_the_client_sees_what_it_d
             origin.parse::<SocketAddr>().unwrap(),
             "{dialled}"
         );
-        let process = &accepted.process;
+        let process = accepted.process.as_ref().unwrap();
         assert_eq!(process.pid, dial.pid(), "{dialled}");
         assert_eq!(process.comm, "dialler::dialle", "{dialled}");
         assert_eq!(process.uid, 0, "{dialled}");
@@ -411,7 +411,7 @@ async fn who_hangs_up_at_once_is_no_alarm() {
     );
     // The last one is behind all others.
     let dial = testbed.dial(&testbed.pod, "tcp", ENDPOINT4);
-    while pod.accepted().await.process.pid != dial.pid() {}
+    while pod.accepted().await.process.unwrap().pid != dial.pid() {}
     assert_eq!(dial.outcome(), reached(ENDPOINT4, 'p'));
 }
 

@@ -88,8 +88,8 @@ async fn a_pod_in_the_nodes_network_is_served_there_by_its_cgroup() {
             panic!("{endpoint} was closed");
         };
         assert_eq!(accepted.origin, endpoint.parse().unwrap());
-        assert_eq!(accepted.workload.load().name, "one");
-        assert_eq!(accepted.process.pid, dial.pid());
+        assert_eq!(accepted.workload.unwrap().load().name, "one");
+        assert_eq!(accepted.process.unwrap().pid, dial.pid());
         accepted.stream.write_all(b"p").unwrap();
         assert_eq!(dial.outcome(), reached(endpoint, 'p'));
     }

@@ -98,7 +98,7 @@ async fn a_process_outside_its_pod_s_cgroup_is_counted_and_served_as_the_pod() {
     let node = Node::start(&world);
     for outside in [false, true] {
         let (client, mut accepted) = world.accepted().await;
-        accepted.process.outside = outside;
+        accepted.process.as_mut().expect("of a pod").outside = outside;
         node.arrives(Arrival::Accepted(Box::new(accepted))).await;
         let stream = TokioIo::new(world.handshake(client, b"http/1.1").await);
         let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await.expect("HTTP");

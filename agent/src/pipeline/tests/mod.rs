@@ -5,6 +5,7 @@ mod bearer;
 mod claims;
 mod correlation;
 mod fragments;
+mod gateway;
 mod heads;
 mod issuer;
 mod sessions;

@@ -1,0 +1,241 @@
+//! `picket kubeconfig`: a kubeconfig for the gateway.
+//!
+//! In: an identity, the gateway's address, the CA that signs the gateway's certificate, and how the caller proves itself. Out: a
+//! kubeconfig on standard output or in a file. No secret is written into it: a certificate is named by its files, and a token comes
+//! from a program.
+
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, ensure};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use clap::Args;
+use http::Uri;
+use serde_json::{Value, json};
+
+use super::configuration;
+use crate::pki::pem;
+
+const HELP: &str = "\
+Examples:
+  picket kubeconfig --identity deploy --server https://gate.example:6444 \\
+    --client-certificate /run/spire/svid.pem --client-key /run/spire/svid.key > deploy.kubeconfig
+  picket kubeconfig --identity deploy --server https://gate.example:6444 --ca /etc/picket/ca.crt \\
+    --exec-command kubectl --exec-arg oidc-login --exec-arg get-token -o deploy.kubeconfig
+
+The identity is a name in the file for people; what the caller shows decides who the caller is.
+The CA is the one in --ca, or the node CA of this node's configuration. It is written into the kubeconfig.
+-o writes a new file of mode 0600, and refuses to overwrite one.
+
+Exit codes: 0 success, 1 the kubeconfig cannot be made or written, 2 wrong usage.";
+
+/// Writes a kubeconfig.
+#[derive(Debug, Args)]
+#[command(after_help = HELP)]
+pub(super) struct KubeconfigArgs {
+    /// The AgentIdentity that the caller is.
+    #[arg(long, value_name = "NAME")]
+    identity: String,
+    /// The gateway, as callers dial it.
+    #[arg(long, value_name = "https://HOST:PORT")]
+    server: String,
+    /// The CA that the gateway's certificate leads to (PEM).
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// The configuration whose node CA is taken where --ca is not given.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The caller's client certificate (PEM).
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "client_key",
+        required_unless_present = "exec_command",
+        conflicts_with = "exec_command"
+    )]
+    client_certificate: Option<PathBuf>,
+    /// The client certificate's key (PEM).
+    #[arg(long, value_name = "FILE", requires = "client_certificate")]
+    client_key: Option<PathBuf>,
+    /// The program that prints the caller's token, as a client-go credential plugin.
+    #[arg(long, value_name = "PROGRAM")]
+    exec_command: Option<String>,
+    /// An argument of that program; may be repeated.
+    #[arg(
+        long,
+        value_name = "ARGUMENT",
+        requires = "exec_command",
+        allow_hyphen_values = true
+    )]
+    exec_arg: Vec<String>,
+    /// The file to write; standard output where it is not given.
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+pub(super) fn run(args: &KubeconfigArgs) -> ExitCode {
+    match made(args).and_then(|text| written(args.output.as_deref(), &text)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => super::fail(&error),
+    }
+}
+
+fn made(args: &KubeconfigArgs) -> anyhow::Result<String> {
+    let url = args.server.parse::<Uri>().ok();
+    let is_server = url.is_some_and(|url| url.scheme_str() == Some("https") && url.host().is_some());
+    ensure!(is_server, "--server {:?}: write https://HOST:PORT", args.server);
+    let ca = match &args.ca {
+        Some(file) => file.clone(),
+        None => {
+            let config = configuration(args.config.as_deref())?;
+            let config = config.context("give --ca: this machine has no configuration of Picket's")?;
+            config.tls.ca_certificate_file
+        }
+    };
+    let bytes = pem::read(&ca)?;
+    let ca: String = pem::certificates(&ca, &bytes)?
+        .iter()
+        .map(|(_, der)| {
+            format!(
+                "-----BEGIN CERTIFICATE-----\n{}-----END CERTIFICATE-----\n",
+                folded(der)
+            )
+        })
+        .collect();
+    serde_saphyr::to_string(&document(args, &ca)).context("the kubeconfig cannot be written as YAML")
+}
+
+/// The base64 of a PEM block.
+fn folded(der: &[u8]) -> String {
+    let text = BASE64_STANDARD.encode(der);
+    let lines = text.as_bytes().chunks(64).map(String::from_utf8_lossy);
+    lines.map(|line| format!("{line}\n")).collect()
+}
+
+fn document(args: &KubeconfigArgs, ca: &str) -> Value {
+    let user = match &args.exec_command {
+        Some(command) => json!({"exec": {
+            "apiVersion": "client.authentication.k8s.io/v1",
+            "command": command,
+            "args": args.exec_arg,
+            "interactiveMode": "IfAvailable",
+            "provideClusterInfo": false,
+        }}),
+        None => json!({
+            "client-certificate": args.client_certificate,
+            "client-key": args.client_key,
+        }),
+    };
+    let name = &args.identity;
+    json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": name,
+        "clusters": [{"name": "picket", "cluster": {
+            "server": args.server,
+            "certificate-authority-data": BASE64_STANDARD.encode(ca),
+        }}],
+        "users": [{"name": name, "user": user}],
+        "contexts": [{"name": name, "context": {"cluster": "picket", "user": name}}],
+    })
+}
+
+fn written(file: Option<&Path>, text: &str) -> anyhow::Result<()> {
+    let Some(file) = file else {
+        print!("{text}");
+        return Ok(());
+    };
+    std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(file)
+        .and_then(|mut opened| opened.write_all(text.as_bytes()))
+        .with_context(|| {
+            format!(
+                "cannot write {}; an existing file is never overwritten",
+                file.display()
+            )
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: KubeconfigArgs,
+    }
+
+    fn parsed(line: &str) -> Option<KubeconfigArgs> {
+        let words = std::iter::once("kubeconfig").chain(line.split(' '));
+        Line::try_parse_from(words).ok().map(|line| line.args)
+    }
+
+    #[test]
+    fn a_kubeconfig_holds_the_ca_and_no_secret() {
+        let folder = tempfile::tempdir().unwrap();
+        let ca = folder.path().join("ca.crt");
+        let pem = crate::pki::ca::create("test").unwrap().certificate_pem;
+        std::fs::write(&ca, &pem).unwrap();
+        let of = |rest: &str| {
+            let args = parsed(&format!(
+                "--identity ci --server https://gate:6444 --ca {} {rest}",
+                ca.display()
+            ));
+            let text = made(&args.expect("arguments")).unwrap();
+            let read: kube::config::Kubeconfig = serde_saphyr::from_str(&text).unwrap();
+            read
+        };
+        let by_certificate = of("--client-certificate /c --client-key /k");
+        let user = by_certificate.auth_infos[0].auth_info.as_ref().unwrap();
+        assert_eq!(user.client_certificate.as_deref(), Some("/c"));
+        assert!(user.client_key_data.is_none() && user.exec.is_none());
+        let cluster = by_certificate.clusters[0].cluster.as_ref().unwrap();
+        let data = cluster.certificate_authority_data.as_ref().unwrap();
+        let held = String::from_utf8(BASE64_STANDARD.decode(data).unwrap()).unwrap();
+        assert_eq!(
+            held.replace("\r\n", "\n").trim(),
+            pem.replace("\r\n", "\n").trim()
+        );
+
+        let by_token =
+            of("--exec-command kubectl --exec-arg oidc-login --exec-arg --oidc-issuer-url=https://i");
+        let exec = by_token.auth_infos[0]
+            .auth_info
+            .as_ref()
+            .unwrap()
+            .exec
+            .as_ref()
+            .unwrap();
+        assert_eq!(exec.command.as_deref(), Some("kubectl"));
+        assert_eq!(exec.args.as_ref().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn what_would_not_work_is_refused() {
+        for line in [
+            "--identity ci --server https://g:1",
+            "--identity ci --server https://g:1 --client-certificate /c",
+            "--identity ci --server https://g:1 --client-certificate /c --client-key /k --exec-command x",
+            "--server https://g:1 --exec-command x",
+        ] {
+            assert!(parsed(line).is_none(), "{line}");
+        }
+        let args = parsed("--identity ci --server http://g:1 --exec-command x --ca /nonexistent")
+            .expect("arguments");
+        assert!(
+            made(&args)
+                .unwrap_err()
+                .to_string()
+                .contains("write https://HOST:PORT")
+        );
+    }
+}

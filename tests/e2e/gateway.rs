@@ -1,0 +1,234 @@
+//! The gateway: callers that are no pods, by client certificates.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, Result, ensure};
+use picket_tests::audit::about;
+use picket_tests::output::Done;
+use picket_tests::pki::{Authority, CertificateFiles};
+use picket_tests::tests;
+use rcgen::{CertificateParams, IsCa};
+use serde_json::{Value, json};
+
+use crate::Test;
+use crate::world::World;
+
+pub(crate) const TESTS: &[Test] = tests! {
+    a_client_certificate_opens_the_gateway_and_nothing_else_does,
+};
+
+const PORT: u16 = 6444;
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// Two callers, and what they may do: what `worker` may.
+const OBJECTS: &str = "apiVersion: picket.dev/v1alpha1\nkind: AgentIdentity\nmetadata: {name: ci-one}\nspec: {owner: o, groups: [ci], attest: \
+                       {spiffe: {id: 'spiffe://one.test/ci/one'}}}\n---\napiVersion: picket.dev/v1alpha1\nkind: AgentIdentity\n\
+                       metadata: {name: ci-two}\nspec: {owner: o, groups: [ci], attest: {spiffe: {id: 'spiffe://one.test/ci/two'}}}\n\
+                       ---\napiVersion: picket.dev/v1alpha1\nkind: AgentGrant\nmetadata: {name: ci}\nspec:\n  to: {groups: [ci]}\n  \
+                       upstream: {impersonate: {user: 'agent:worker', groups: ['agents:lab', 'picket:agents']}}\n  rules:\n  - \
+                       {apiGroups: [''], resources: [pods, pods/log], verbs: [get, list, watch]}\n  - {apiGroups: [''], resources: \
+                       [pods/exec], verbs: [get, create]}\n";
+
+/// The agent of the first node with a gateway, until this is given up.
+struct Gateway {
+    folder: tempfile::TempDir,
+    server: String,
+    before: String,
+}
+
+impl Gateway {
+    fn open(world: &mut World) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let before = std::fs::read_to_string(world.agent.config_file())?;
+        for domain in ["one", "two"] {
+            Authority::create(&folder.path().join(domain))?;
+        }
+        let mut config: Value = serde_json::from_str(&before)?;
+        config["gateway"] = json!({"listen": format!("0.0.0.0:{PORT}")});
+        config["tls"]["trustBundles"] = json!([
+            {"trustDomain": "one.test", "file": folder.path().join("one/ca.crt")},
+            {"trustDomain": "two.test", "file": folder.path().join("two/ca.crt")},
+        ]);
+        let gateway = Self {
+            server: format!("https://{}:{PORT}", world.cluster.node().address),
+            folder,
+            before,
+        };
+        world.agent.write_objects("gateway.yaml", OBJECTS)?;
+        gateway.configure(world, &config.to_string())?;
+        Ok(gateway)
+    }
+
+    fn configure(&self, world: &mut World, config: &str) -> Result<()> {
+        std::fs::write(world.agent.config_file(), config)?;
+        world.agent.stop()?;
+        world.agent.restart()?;
+        Ok(())
+    }
+
+    fn close(self, world: &mut World) -> Result<()> {
+        world.agent.remove_objects("gateway.yaml")?;
+        let before = self.before.clone();
+        self.configure(world, &before)
+    }
+
+    /// A certificate of trust domain `one.test` or `two.test`, by the CA in the folder of that name.
+    fn certificate(
+        &self,
+        ca: &str,
+        file: &str,
+        uris: &[&str],
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> Result<CertificateFiles> {
+        Authority::open(&self.folder.path().join(ca)).svid(file, uris, change)
+    }
+
+    /// A kubeconfig for the gateway, as `picket kubeconfig` writes it.
+    fn kubeconfig(&self, world: &World, shown: &CertificateFiles) -> Result<PathBuf> {
+        let file = shown.cert.with_extension("kubeconfig");
+        let (certificate, key) = (shown.cert.display().to_string(), shown.key.display().to_string());
+        let config = world.agent.config_file().display().to_string();
+        let done = Done::from(world.agent.picket(&[
+            "kubeconfig",
+            "--identity",
+            "ci",
+            "--server",
+            &self.server,
+            "--config",
+            &config,
+            "--client-certificate",
+            &certificate,
+            "--client-key",
+            &key,
+            "-o",
+            &file.display().to_string(),
+        ])?);
+        done.good()?;
+        Ok(file)
+    }
+
+    /// kubectl on the second node, through the gateway of the first.
+    fn kubectl(&self, world: &World, kubeconfig: &Path, arguments: &[&str]) -> Result<Done> {
+        let mut command = Command::new(world.cluster.bin().join("kubectl"));
+        command
+            .args(arguments)
+            .env("KUBECONFIG", kubeconfig)
+            .env("KUBECACHEDIR", self.folder.path().join("cache"));
+        let node = world.cluster.nodes().get(1).context("a second node")?;
+        Ok(Done::from(node.output(command)?))
+    }
+}
+
+fn a_client_certificate_opens_the_gateway_and_nothing_else_does(world: &mut World) -> Result<()> {
+    let gateway = Gateway::open(world)?;
+    let done = works(world, &gateway).and_then(|()| refused(world, &gateway));
+    gateway.close(world)?;
+    done
+}
+
+/// A program that succeeded and printed this.
+fn says(done: Done, word: &str) -> Result<()> {
+    let out = done.good()?;
+    ensure!(out.contains(word), "no {word:?} in:\n{out}");
+    Ok(())
+}
+
+/// Get, watch and exec by kubectl.
+fn works(world: &World, gateway: &Gateway) -> Result<()> {
+    let good = gateway.certificate("one", "good", &["spiffe://one.test/ci/one"], |_| ())?;
+    let kubeconfig = gateway.kubeconfig(world, &good)?;
+    let log = world.picket_log();
+    let kubectl = |arguments: &[&str]| gateway.kubectl(world, &kubeconfig, arguments);
+    says(kubectl(&["-n", "lab", "get", "pod", "target"])?, "target")?;
+    let record = log.wait("the get", |record| about(record, "get", "pods", "target"))?;
+    let agent = &record["agent"];
+    ensure!(
+        agent["identity"] == "ci-one"
+            && agent["attestation"] == "x509"
+            && agent.get("pod").is_none()
+            && record["user"]["username"] == "spiffe://one.test/ci/one"
+            && record["sourceIPs"][0] == world.cluster.nodes()[1].address.to_string(),
+        "{record:#}"
+    );
+    says(
+        kubectl(&["-n", "lab", "exec", "target", "--", "echo", "hello"])?,
+        "hello",
+    )?;
+    let watched = kubectl(&[
+        "-n",
+        "lab",
+        "get",
+        "pod",
+        "target",
+        "--watch",
+        "--request-timeout=3s",
+    ])?;
+    // However it ends.
+    ensure!(watched.out.contains("target"), "{watched:?}");
+    log.wait("the watch", |record| {
+        record["verb"] == "watch" && record["agent"]["identity"] == "ci-one"
+    })?;
+    kubectl(&["-n", "vault", "get", "secrets"])?
+        .refused(&["Forbidden", "agent ci-one may not list secrets"])?;
+    Ok(())
+}
+
+/// Certificates that do not count.
+fn refused(world: &World, gateway: &Gateway) -> Result<()> {
+    let one = "spiffe://one.test/ci/one";
+    let past = |params: &mut CertificateParams| params.not_after = (SystemTime::now() - DAY / 2).into();
+    let future = |params: &mut CertificateParams| params.not_before = (SystemTime::now() + DAY / 2).into();
+    let cases = [
+        (
+            "expired",
+            gateway.certificate("one", "expired", &[one], past)?,
+            "certificate_expired",
+        ),
+        (
+            "early",
+            gateway.certificate("one", "early", &[one], future)?,
+            "certificate_not_yet_valid",
+        ),
+        (
+            "foreign",
+            gateway.certificate("two", "foreign", &[one], |_| ())?,
+            "certificate_untrusted",
+        ),
+        (
+            "ca",
+            gateway.certificate("one", "leaf-ca", &[one], |params| {
+                params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+            })?,
+            "certificate_ca",
+        ),
+        (
+            "nameless",
+            gateway.certificate("one", "nameless", &[], |_| ())?,
+            "certificate_spiffe_id",
+        ),
+        (
+            "double",
+            gateway.certificate("one", "double", &[one, "spiffe://one.test/ci/two"], |_| ())?,
+            "certificate_spiffe_id",
+        ),
+        (
+            "unknown",
+            gateway.certificate("one", "unknown", &["spiffe://one.test/ci/three"], |_| ())?,
+            "identity_none",
+        ),
+    ];
+    for (name, shown, reason) in cases {
+        let kubeconfig = gateway.kubeconfig(world, &shown)?;
+        let log = world.picket_log();
+        let said = gateway.kubectl(
+            world,
+            &kubeconfig,
+            &["get", "--raw", "/api/v1/namespaces/lab/pods/target"],
+        )?;
+        ensure!(said.code != 0, "{name} came through: {said:?}");
+        log.wait(name, |record| record["decision"]["reason"] == reason)?;
+    }
+    Ok(())
+}
