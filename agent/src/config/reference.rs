@@ -66,7 +66,7 @@ const FIELDS: &[Field] = &[
         "The CAs of the trust domain (PEM). The file is read again when it changes."),
     field("gateway.listen", "`address:port`", Absent("absent; then there is no gateway"),
         "Where the gateway listens, for callers that are no enforced pods. The port is denied to enforced pods on every node."),
-    field("gateway.names", "list of DNS names and addresses", Value("[]"),
+    field("gateway.names", "list of DNS names and addresses", Absent("none"),
         "Names by which callers dial the gateway, besides the address of the node that they dial."),
     field("enforce.namespaces", "list of names", Absent("every namespace; then `matchLabels` is required"),
         "Namespaces whose pods are enforced, by exact name."),
