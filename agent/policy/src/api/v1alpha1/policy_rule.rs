@@ -180,7 +180,7 @@ impl PolicyRule {
             (verb != "get")
                 .then(|| format!("verb {verb:?}: a rule with proxyPaths is about get, which HEAD is too"))
         });
-        errors.add_each(&field, &self.proxy_paths, |text| proxy_path_error(text));
+        errors.add_each(&field, &self.proxy_paths, proxy_path_error);
     }
 
     fn validate_paths(&self, path: &FieldPath, namespaced: bool, errors: &mut FieldErrors) {
