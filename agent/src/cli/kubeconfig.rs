@@ -27,7 +27,9 @@ Examples:
     --exec-command kubectl --exec-arg oidc-login --exec-arg get-token -o deploy.kubeconfig
 
 The identity is a name in the file for people; what the caller shows decides who the caller is.
+
 The CA is the one in --ca, or the node CA of this node's configuration. It is written into the kubeconfig.
+
 -o writes a new file of mode 0600, and refuses to overwrite one.
 
 Exit codes: 0 success, 1 the kubeconfig cannot be made or written, 2 wrong usage.";
