@@ -90,6 +90,7 @@ class Connection:
         while status == 100:
             continues += 1
             status, fields = self.head()
+        self.ended = "close" in fields.get("connection", [])
         body, whole = self.body(status, fields)
         try:
             read = json.loads(body)
@@ -329,6 +330,9 @@ def delete_options():
     ):
         connection.send(text)
         seen.append(connection.answer()["status"])
+        # Picket ends the connection after a chunked body, as it says in the answer (RFC 9112 section 9.6).
+        if connection.ended:
+            connection = Connection()
     return seen
 
 
