@@ -86,6 +86,16 @@ pub(crate) fn refused_by_both() -> Vec<(usize, &'static str, Value)> {
         (0, "/spec/attest/spiffe", json!({"id": "triage"})),
         (0, "/spec/attest/spiffe", json!({"id": "spiffe://example.org"})),
         (0, "/spec/attest/spiffe", json!({"id": "spiffe://example.org/*"})),
+        (
+            0,
+            "/spec/attest/spiffe",
+            json!({"id": "spiffe://example.org/a/.."}),
+        ),
+        (
+            0,
+            "/spec/attest/spiffe",
+            json!({"id": "spiffe://example.org/./a"}),
+        ),
         (0, "/spec/attest/pod/namespace", json!("*")),
         (0, "/spec/attest/pod/serviceAccount", json!("A")),
         (0, "/spec/attest/pod/selector/matchLabels", json!({"a": true})),
@@ -195,11 +205,6 @@ pub(crate) fn refused_by_the_reader() -> Vec<(usize, &'static str, Value)> {
             0,
             "/spec/attest/pod/selector/matchExpressions/0/operator",
             json!("Exists"),
-        ),
-        (
-            0,
-            "/spec/attest/spiffe",
-            json!({"id": "spiffe://example.org/a/.."}),
         ),
         (1, "/spec/namespaces", json!(["prod-*"])),
         (1, "/spec/rules/0/apiGroups", Value::Null),

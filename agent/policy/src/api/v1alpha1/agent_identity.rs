@@ -107,7 +107,10 @@ pub struct SpiffeAttest {
     /// The certificate's SPIFFE ID, exactly: `spiffe://TRUST-DOMAIN/PATH`.
     #[schemars(
         length(min = 1, max = 2048),
-        regex(pattern = r"^spiffe://[a-z0-9._-]{1,255}(/[A-Za-z0-9._-]+)+$")
+        // No segment is `.` or `..`, without a look ahead, which the API server's regular expressions lack.
+        regex(
+            pattern = r"^spiffe://[a-z0-9._-]{1,255}(/([A-Za-z0-9_-][A-Za-z0-9._-]*|[.][A-Za-z0-9_-][A-Za-z0-9._-]*|[.][.][A-Za-z0-9._-]+))+$"
+        )
     )]
     pub id: String,
 }
