@@ -1,6 +1,6 @@
 //! Picket's agent as a library, so that the binary and the tests compose the same parts.
 //!
-//! In: redirected connections of enforced pods, the node's pods and cgroups, and the files that people write. Out: requests to
+//! In: redirected connections of enforced pods, the node's pods and cgroups, and the objects that people write. Out: requests to
 //! the API server that policy permits, refusals, audit records, and the kernel programs' state.
 //!
 //! # Code map
@@ -50,7 +50,7 @@
 //!
 //! Three more crates: `picket-policy` (agent/policy) reads requests and objects and decides, with a code map of its own;
 //! `picket-common` (agent-common) holds what agent and kernel programs share; `picket-ebpf` (agent-ebpf) holds the kernel programs.
-//! The objects' types and JSON Schema are in agent/policy/src/api; `cargo xtask generate` writes deploy/schemas from them.
+//! The objects' types and JSON Schema are in agent/policy/src/api; `cargo xtask generate` writes deploy/schemas and deploy/crds from them.
 //!
 //! # Invariants
 //!

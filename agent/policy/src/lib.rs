@@ -15,7 +15,7 @@
 //! | [`identity`] | an agent that may act now: the principal of a request | `api` |
 //! | [`engine`] | all objects compiled for decisions, what a decision needs, and what it comes to | `api`, `glob`, `identity`, `jwt`, `kubernetes`, `request`, `yaml` |
 //! | [`decision`] | permits, asks and denials; nothing else makes one | `engine`, `identity`, `request` |
-//! | [`api`] | the objects that people write, and their JSON Schema (schema.rs); no CRD exists yet | `glob`, `kubernetes`, `spiffe`, `yaml` |
+//! | [`api`] | the objects that people write, their JSON Schema (schema.rs) and their CRDs (crd.rs) | `glob`, `kubernetes`, `spiffe`, `yaml` |
 //! | [`jwt`] | JWT issuers, and what their verified tokens say | `cel`, `kubernetes`, `token`, `yaml` |
 //! | [`cel`] | expressions that people write, compiled with limits | - |
 //! | [`yaml`] | YAML whose every value knows its file, line and column | - |
