@@ -14,10 +14,10 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 
 /// Asks for a certificate, and takes a client without one.
 #[derive(Debug)]
-pub(super) struct ProofOfKey(WebPkiSupportedAlgorithms);
+pub(crate) struct ProofOfKey(WebPkiSupportedAlgorithms);
 
 impl ProofOfKey {
-    pub(super) fn new() -> Arc<Self> {
+    pub(crate) fn new() -> Arc<Self> {
         let provider = rustls::crypto::ring::default_provider();
         Arc::new(Self(provider.signature_verification_algorithms))
     }

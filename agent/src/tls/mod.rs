@@ -4,7 +4,7 @@
 //! the API server. Leaf certificates live in memory, one for each address that clients dial, and are replaced before they
 //! expire and when the CA's files do; a broken CA file is reported and the last good one kept.
 
-mod client_certificate;
+pub(crate) mod client_certificate;
 mod metrics;
 mod publish;
 
