@@ -21,6 +21,7 @@ Examples:
   cargo xtask bench --quick                  shorter and coarser, under four minutes
   cargo xtask bench --case latency           the cases with `latency` in their name
   cargo xtask bench --upstream fast          without a cluster
+  cargo xtask bench --upstream issuer        what the check of a token costs, in seconds
   cargo xtask bench --upstream kernel        what the kernel programs cost, in seconds")]
 pub(crate) struct BenchArgs {
     /// Fewer and shorter measurements: under four minutes
@@ -29,7 +30,7 @@ pub(crate) struct BenchArgs {
     /// Only the cases whose name contains this
     #[arg(long, value_name = "NAME")]
     case: Option<String>,
-    /// Only against this upstream: kernel (none at all), fast or kube-apiserver
+    /// Only against this upstream: kernel or issuer (none at all), fast or kube-apiserver
     #[arg(long, value_name = "NAME")]
     upstream: Option<String>,
     /// Requests per second at which latency is measured

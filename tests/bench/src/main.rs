@@ -9,6 +9,7 @@ mod clock;
 mod crowd;
 mod fast;
 mod http2;
+mod issuer;
 mod kernel;
 mod load;
 mod load_process;

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::plan::Extent;
-use crate::{fast, kernel, load, real, report};
+use crate::{fast, issuer, kernel, load, real, report};
 
 /// A pod with 1,000 connections takes as many here, and twice as many in what stands between.
 const OPEN_FILES: u64 = 16_384;
@@ -16,6 +16,8 @@ const OPEN_FILES: u64 = 16_384;
 enum Upstream {
     /// None: the system calls that the kernel programs look at
     Kernel,
+    /// None: the check of tokens, with the keys of an issuer
+    Issuer,
     /// A server that answers from memory
     Fast,
     /// The API server of a cluster
@@ -66,6 +68,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
     let wanted = |upstream: Upstream| {
         let cases = match upstream {
             Upstream::Kernel => Vec::new(),
+            Upstream::Issuer => issuer::cases(),
             Upstream::Fast => fast::cases(),
             Upstream::KubeApiserver => load::cases(),
         };
@@ -75,6 +78,10 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
     if args.picket.is_some() && args.upstream.is_none_or(|only| only == Upstream::Kernel) {
         eprintln!("[bench] kernel programs ...");
         rows.extend(kernel::measure(args.quick, &args.case)?);
+    }
+    if wanted(Upstream::Issuer) {
+        eprintln!("[bench] checks of tokens ...");
+        rows.extend(issuer::measure(args.quick, &args.case)?);
     }
     if wanted(Upstream::Fast) {
         let extent = if args.quick { Extent::QUICK } else { Extent::FULL };
