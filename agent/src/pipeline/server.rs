@@ -192,7 +192,7 @@ impl Pipeline {
                 *response.version_mut() = Version::HTTP_11;
                 if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                     tunnel.set();
-                } else if connection.is_finishing() || whole.is_last() {
+                } else if connection.is_finishing() || whole.closes() {
                     let close = HeaderValue::from_static("close");
                     response.headers_mut().insert(CONNECTION, close);
                 }

@@ -7,7 +7,7 @@
 //!
 //! hyper gets a head and no more, and then as much of a body as it says that there is: each head is read here, also one that is
 //! pipelined. A body whose length is unknown, and one that may become another protocol, are the last of a connection: their
-//! answer closes it ([`Exchange::is_last`]), and a request behind them is refused.
+//! answer closes it ([`Exchange::closes`]), and a request behind them is refused.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -65,7 +65,7 @@ struct LongHead {
 
 /// What the connection's reader and its requests tell each other.
 pub(in crate::pipeline) struct Exchange {
-    /// Bytes of the body of the request that hyper read last; [`NO_REQUEST`] and [`LAST`] beside.
+    /// Bytes that hyper has still to get of the body of the request that it read last; [`NO_REQUEST`] and [`LAST`] beside.
     body: AtomicU64,
     head: Mutex<Option<Result<LongHead, HeadError>>>,
 }
@@ -107,8 +107,15 @@ impl Exchange {
     }
 
     /// Whether the request that hyper read last is the connection's last one, unless the connection changes its protocol.
-    pub(in crate::pipeline) fn is_last(&self) -> bool {
+    fn is_last(&self) -> bool {
         self.body.load(Ordering::Acquire) == LAST
+    }
+
+    /// Whether an answer that is given now closes the connection: after the last request, and where the client still sends the
+    /// body. Nobody may be left to read that, and hyper then closes the connection without a word in the answer: the client's
+    /// next request would find it closed.
+    pub(in crate::pipeline) fn closes(&self) -> bool {
+        !matches!(self.body.load(Ordering::Acquire), 0 | NO_REQUEST)
     }
 }
 
@@ -121,8 +128,8 @@ enum State {
     Dropping(Box<Dropping>),
     /// This head is for hyper.
     Giving(Bytes),
-    /// hyper has the head and reads the body, of which so much has passed.
-    Passing { body: u64 },
+    /// hyper has the head and reads the body.
+    Passing,
     /// Nothing is looked for any more.
     Through,
 }
@@ -238,7 +245,7 @@ impl<S: AsyncRead + Unpin> Http1Heads<S> {
         {
             self.rest = Bytes::copy_from_slice(&bytes[length..]);
             buffer.set_filled(before + length);
-            self.state = State::Passing { body: 0 };
+            self.state = State::Passing;
             return Poll::Ready(Ok(true));
         }
         let bytes = BytesMut::from(bytes);
@@ -362,22 +369,21 @@ impl<S: AsyncRead + Unpin> AsyncRead for Http1Heads<S> {
                     let fits = bytes.len().min(buffer.remaining());
                     buffer.put_slice(&bytes.split_to(fits));
                     if bytes.is_empty() {
-                        this.state = State::Passing { body: 0 };
+                        this.state = State::Passing;
                     }
                     return Poll::Ready(Ok(()));
                 }
-                State::Passing { body } => match this.exchange.body.load(Ordering::Acquire) {
+                State::Passing => match this.exchange.body.load(Ordering::Acquire) {
                     // hyper wants more of what is a whole head, or all that came of one.
                     NO_REQUEST => return Poll::Ready(Ok(())),
                     LAST => this.state = State::Through,
-                    length if length == *body => {
+                    0 => {
                         this.exchange.body.store(NO_REQUEST, Ordering::Release);
                         this.state = State::Head;
                     }
-                    length => {
-                        let passed = *body;
-                        let read = ready!(this.poll_body(cx, buffer, length.saturating_sub(passed)))?;
-                        this.state = State::Passing { body: passed + read };
+                    left => {
+                        let read = ready!(this.poll_body(cx, buffer, left))?;
+                        this.exchange.body.store(left - read, Ordering::Release);
                         return Poll::Ready(Ok(()));
                     }
                 },

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::Request;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::Value;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::outcome;
 use super::world::World;
@@ -203,4 +203,43 @@ async fn a_write_whose_answer_is_lost_is_unknown() {
         records[0]["annotations"]["authorization.k8s.io/decision"],
         "allow"
     );
+}
+
+/// The head of the next answer, in lower case.
+async fn head(client: &mut (impl AsyncRead + Unpin)) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(client.read_u8().await.expect("a head"));
+    }
+    String::from_utf8(head).expect("text").to_ascii_lowercase()
+}
+
+/// A client that is answered before it has sent its whole body learns from the answer that the connection closes. Without that
+/// word its next request fails.
+#[tokio::test]
+async fn an_answer_before_the_end_of_the_body_says_that_the_connection_closes() {
+    let mut world = World::new().await;
+    // Refused by policy, and then where the body is let go together with the answer.
+    for status in [403, 503] {
+        if status == 503 {
+            world.lose_server().await;
+        }
+        for (length, closes) in [(2, false), (3, true), (400_000, true)] {
+            let mut client = world.stream().await;
+            let denied = post("/api/v1/namespaces/n/pods/x", "{}", length);
+            let denied = String::from_utf8(denied).expect("text").replace("POST", "DELETE");
+            let request = match status {
+                403 => denied.into_bytes(),
+                _ => post("/api/v1/namespaces/n/configmaps", "{}", length),
+            };
+            client.write_all(&request).await.expect("sent");
+            let head = head(&mut client).await;
+            assert!(head.starts_with(&format!("http/1.1 {status}")), "{head}");
+            assert_eq!(
+                head.contains("\r\nconnection: close\r\n"),
+                closes,
+                "{length}: {head}"
+            );
+        }
+    }
 }

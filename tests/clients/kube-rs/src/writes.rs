@@ -211,11 +211,20 @@ impl Client {
             }
         };
         let (head, body) = response.into_parts();
-        Ok(Answer {
+        let answer = Answer {
             status: head.status.as_u16(),
             retry_after: head.headers.contains_key(header::RETRY_AFTER),
             body: String::from_utf8_lossy(&body.collect().await?.to_bytes()).into_owned(),
-        })
+        };
+        // As every client does; one that closes without this word fails the next request.
+        if head
+            .headers
+            .get(header::CONNECTION)
+            .is_some_and(|value| value == "close")
+        {
+            self.sender = Self::connect(&self.server, 1).await?.sender;
+        }
+        Ok(answer)
     }
 
     async fn expect(
