@@ -31,6 +31,9 @@ pub(super) const MAX_DOCUMENT: usize = 1024 * 1024;
 /// The longest head of a response.
 const MAX_HEAD: usize = 64 * 1024;
 
+/// The types of both documents. The API server has its key set as the second (RFC 7517, 8.5.2) only, and answers 406 to others.
+const ACCEPTED: &str = "application/json, application/jwk-set+json";
+
 /// Why a document was not got.
 #[derive(Debug, Error)]
 pub(super) enum FetchError {
@@ -123,7 +126,7 @@ impl IssuerClient {
         let (mut sender, connection) = handshake.await.map_err(http)?;
         let request = Request::get(uri.path_and_query().map_or("/", |path| path.as_str()))
             .header(header::HOST, authority.as_str())
-            .header(header::ACCEPT, "application/json")
+            .header(header::ACCEPT, ACCEPTED)
             .header(header::USER_AGENT, "picket")
             .body(Empty::new())
             .map_err(|_| wrong())?;

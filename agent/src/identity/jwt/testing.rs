@@ -247,6 +247,7 @@ async fn serve(acceptor: TlsAcceptor, stream: TcpStream, shared: Arc<Shared>, ur
     }
     let wants_keys = request.starts_with(b"GET /keys ");
     let behaviour = *shared.behaviour.lock();
+    let head = String::from_utf8_lossy(&request).to_ascii_lowercase();
     if wants_keys || behaviour != IssuerBehaviour::Good {
         shared.asked.fetch_add(1, Ordering::Relaxed);
     }
@@ -254,6 +255,8 @@ async fn serve(acceptor: TlsAcceptor, stream: TcpStream, shared: Arc<Shared>, ur
         IssuerBehaviour::Silent => return std::future::pending().await,
         IssuerBehaviour::Failing => ("503 Service Unavailable", json!({})),
         IssuerBehaviour::Endless if wants_keys => return send_without_end(stream, &shared).await,
+        // As the API server does.
+        _ if wants_keys && !head.contains("application/jwk-set+json") => ("406 Not Acceptable", json!({})),
         _ if wants_keys => ("200 OK", json!({"keys": *shared.keys.lock()})),
         IssuerBehaviour::Other => (
             "200 OK",
