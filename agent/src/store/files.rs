@@ -7,6 +7,7 @@ use std::fs::{self, File};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
+use parking_lot::Mutex;
 use picket_policy::Diagnostic;
 use picket_policy::api::{FileReading, read_file};
 use picket_policy::yaml::MAX_FILE;
@@ -18,9 +19,11 @@ use super::source::{Manifest, Source};
 const MAX_FILES: usize = 4096;
 
 /// Files, and folders whose files are read.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct FileSource {
     paths: Vec<PathBuf>,
+    /// What was passed over at the last reading, so that the log has it once.
+    passed_over: Mutex<Vec<PathBuf>>,
 }
 
 impl FileSource {
@@ -29,12 +32,26 @@ impl FileSource {
     pub fn new(paths: &[PathBuf]) -> Self {
         Self {
             paths: paths.to_vec(),
+            passed_over: Mutex::default(),
         }
+    }
+
+    fn tell_passed_over(&self) {
+        let now = passed_over(&self.paths);
+        let mut before = self.passed_over.lock();
+        for path in now.iter().filter(|path| !before.contains(path)) {
+            tracing::warn!(
+                path = %path.display(),
+                "it is among the objects and is not read: only .yaml and .yml files right in a folder are"
+            );
+        }
+        *before = now;
     }
 }
 
 impl Source for FileSource {
     fn manifests(&self) -> Result<Vec<Manifest>, StoreError> {
+        self.tell_passed_over();
         read_all(&self.paths)
     }
 
@@ -90,6 +107,31 @@ pub fn read_all(paths: &[PathBuf]) -> Result<Vec<Manifest>, StoreError> {
         .collect()
 }
 
+/// What in the folders among these paths is not read, and may be meant to be: files of other endings, and folders. A policy in
+/// `deny.json` or in a folder below denies nothing, and nobody would know.
+#[must_use]
+pub fn passed_over(paths: &[PathBuf]) -> Vec<PathBuf> {
+    let folders = paths.iter().filter(|path| path.is_dir());
+    let entries = folders.filter_map(|folder| fs::read_dir(folder).ok()).flatten();
+    let mut left: Vec<_> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| !is_hidden(path) && (!is_yaml(path) || path.is_dir()))
+        .take(MAX_FILES)
+        .collect();
+    left.sort();
+    left
+}
+
+fn is_hidden(path: &Path) -> bool {
+    path.file_name()
+        .is_none_or(|name| name.as_encoded_bytes().starts_with(b"."))
+}
+
+fn is_yaml(path: &Path) -> bool {
+    path.extension()
+        .is_some_and(|extension| extension == "yaml" || extension == "yml")
+}
+
 fn in_folder(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
     let fault = |source| StoreError::Read {
         path: folder.to_owned(),
@@ -98,13 +140,7 @@ fn in_folder(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder).map_err(fault)? {
         let path = entry.map_err(fault)?.path();
-        let hidden = path
-            .file_name()
-            .is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
-        let yaml = path
-            .extension()
-            .is_some_and(|extension| extension == "yaml" || extension == "yml");
-        if yaml && !hidden && !path.is_dir() {
+        if is_yaml(&path) && !is_hidden(&path) && !path.is_dir() {
             files.push(path);
         }
     }

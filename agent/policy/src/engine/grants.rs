@@ -31,6 +31,28 @@ pub struct Grant {
     paths: Vec<u32>,
 }
 
+/// Whether a grant holds at a moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GrantState {
+    /// It does.
+    Active,
+    /// It does not, and will.
+    Waiting,
+    /// It never will again.
+    Expired,
+}
+
+/// When a grant holds, as people read it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GrantHours {
+    /// Whether it holds now.
+    pub state: GrantState,
+    /// The moment at which that changes, if it ever does.
+    pub until: Option<Timestamp>,
+    /// Its hours in words; none where it always holds.
+    pub window: Option<String>,
+}
+
 /// One of its rules.
 #[derive(Debug)]
 pub(super) struct GrantRule {
@@ -214,6 +236,25 @@ impl Grant {
     pub(super) fn in_force(&self, now: Timestamp) -> Option<Option<Timestamp>> {
         let phase = self.window.phase(now);
         phase.open.then_some(phase.until)
+    }
+
+    /// Whether it holds at a moment, for lists that people read.
+    #[must_use]
+    pub fn hours(&self, now: Timestamp) -> GrantHours {
+        let phase = self.window.phase(now);
+        let words = self.window.to_string();
+        GrantHours {
+            state: match (phase.open, self.window.next_opening(now)) {
+                (true, _) => GrantState::Active,
+                (false, Some(_)) => GrantState::Waiting,
+                (false, None) => GrantState::Expired,
+            },
+            until: match phase.open {
+                true => phase.until,
+                false => self.window.next_opening(now),
+            },
+            window: (!words.is_empty()).then(|| words.trim_start().to_owned()),
+        }
     }
 
     /// When it holds.

@@ -31,7 +31,7 @@ use crate::jwt::VerifiedToken;
 use crate::yaml::Diagnostic;
 
 pub use each::{ClusterObject, ObjectVerdict};
-pub use grants::Grant;
+pub use grants::{Grant, GrantHours, GrantState};
 pub use needs::{BODY_LIMIT, BodyInput, Inputs, Needs};
 pub use upstream_user::{Impersonate, ServiceAccount, UpstreamUser, service_account};
 pub(crate) use verdict::{Allowance, Evaluation, Refusal};

@@ -77,11 +77,16 @@ impl IdentityRow {
         }
     }
 
+    /// All that attests the agent: its pods' namespace and service account, its token's issuer and subject, its SPIFFE ID.
     fn workload(&self) -> String {
-        match &self.identity.spec.attest.pod {
-            Some(pod) => format!("{}/{}", pod.namespace, pod.service_account),
-            None => "-".to_owned(),
-        }
+        let attest = &self.identity.spec.attest;
+        let pod = attest.pod.as_ref();
+        let pod = pod.map(|pod| format!("{}/{}", pod.namespace, pod.service_account));
+        let jwt = attest.jwt.as_ref();
+        let jwt = jwt.map(|jwt| format!("{} at {}", jwt.subject, jwt.issuer));
+        let spiffe = attest.spiffe.as_ref().map(|spiffe| spiffe.id.clone());
+        let all: Vec<_> = [pod, jwt, spiffe].into_iter().flatten().collect();
+        all.join(" and ")
     }
 }
 

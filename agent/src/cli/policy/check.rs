@@ -14,7 +14,7 @@ use picket_policy::{
 use serde::Serialize;
 
 use crate::store::StoreError;
-use crate::store::files::{objects, read_all};
+use crate::store::files::{objects, passed_over, read_all};
 
 /// Shown below the options.
 pub(super) const EXAMPLES: &str = "\
@@ -57,6 +57,9 @@ struct Report {
     valid: bool,
     files: Vec<FileReport>,
     errors: Vec<ErrorReport>,
+    /// Files and folders in the folders that no agent reads.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    not_read: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     users: Vec<UserReport>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -195,6 +198,8 @@ pub(super) fn run(check: &CheckArgs) -> ExitCode {
 
 fn examine(args: &CheckArgs) -> Report {
     let mut report = Report::default();
+    let not_read = passed_over(&args.files).into_iter();
+    report.not_read = not_read.map(|path| path.display().to_string()).collect();
     let sources = match read_all(&args.files) {
         Ok(sources) => sources,
         Err(StoreError::Objects { errors }) => {
@@ -288,6 +293,12 @@ fn text(report: &Report, out: &mut impl Write, err: &mut impl Write) -> io::Resu
         )?;
     }
     out.flush()?;
+    for path in &report.not_read {
+        writeln!(
+            err,
+            "warning: {path} is not read: an agent reads the .yaml and .yml files right in a folder"
+        )?;
+    }
     for error in &report.errors {
         writeln!(err, "{error}")?;
     }
@@ -407,6 +418,33 @@ mod tests {
                 "FILE:1:1: no object is in this file: write one, or remove the file\nnot valid: 1 error\n"
             );
         }
+    }
+
+    #[test]
+    fn what_an_agent_does_not_read_is_named_and_is_no_error() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = |name: &str| folder.path().join(name);
+        for name in ["a.yaml", "deny.json", "deny.YAML", ".hidden.json"] {
+            std::fs::write(path(name), IDENTITY).expect("written");
+        }
+        std::fs::create_dir(path("team.yaml")).expect("a folder");
+        std::fs::create_dir(path("..data")).expect("a folder");
+        let report = examine(&CheckArgs {
+            files: vec![folder.path().to_owned()],
+            output: Output::Text,
+            own_namespace: builtin::OWN_NAMESPACE.to_owned(),
+        });
+        let names = ["deny.YAML", "deny.json", "team.yaml"].map(|name| path(name).display().to_string());
+        assert!(report.valid, "{report:?}");
+        assert_eq!(report.not_read, names);
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        text(&report, &mut out, &mut err).expect("printed");
+        let err = String::from_utf8(err).expect("text");
+        assert_eq!(err.lines().count(), 3, "{err}");
+        assert!(
+            err.starts_with(&format!("warning: {} is not read", names[0])),
+            "{err}"
+        );
     }
 
     #[test]
