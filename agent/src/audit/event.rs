@@ -17,6 +17,7 @@ use uuid::{Builder, Uuid};
 
 use super::digest::sha256;
 use super::exec::Exec;
+use super::token::TokenFacts;
 
 /// Text that is often a constant.
 pub type Text = Cow<'static, str>;
@@ -464,6 +465,7 @@ pub(super) struct Event {
     pub(super) annotations: BTreeMap<Text, String>,
     pub(super) identity: Option<Arc<str>>,
     pub(super) attestation: Text,
+    pub(super) token: Option<Arc<TokenFacts>>,
     pub(super) caller: Option<Arc<Caller>>,
     pub(super) decision: DecisionFacts,
     pub(super) credential: Option<(Text, Option<Arc<str>>)>,
@@ -491,6 +493,7 @@ impl Event {
                 .as_ref()
                 .map_or(0, |response| text(&response.message))
             + self.exec.as_ref().map_or(0, |exec| exec.size())
+            + self.token.as_ref().map_or(0, |token| token.size())
     }
 
     pub(super) fn new(verb: Text, uri: String) -> Self {
@@ -515,6 +518,7 @@ impl Event {
             annotations: BTreeMap::new(),
             identity: None,
             attestation: Text::Borrowed(""),
+            token: None,
             caller: None,
             decision: DecisionFacts::default(),
             credential: None,

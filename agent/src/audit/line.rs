@@ -17,6 +17,7 @@ use super::event::{
     RawQuery, ResponseStatus, Stage, Text, Trace, User,
 };
 use super::exec::Exec;
+use super::token::TokenFacts;
 
 /// One line, borrowed from the event. `integrity` stays last: the chain cuts the line there.
 #[derive(Serialize)]
@@ -156,6 +157,8 @@ struct Agent<'a> {
     process: Option<&'a ProcessRef>,
     #[serde(skip_serializing_if = "str::is_empty")]
     attestation: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token: Option<&'a TokenFacts>,
 }
 
 #[derive(Serialize)]
@@ -278,6 +281,7 @@ impl<'a> Line<'a> {
                 node,
                 process: caller.and_then(|caller| caller.process.as_ref()),
                 attestation: &event.attestation,
+                token: event.token.as_deref(),
             },
             decision: Decision {
                 outcome: decision.outcome,

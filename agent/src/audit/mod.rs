@@ -12,7 +12,7 @@
 //! |---|---|
 //! | `log` | the handle that every request begins its record with: capacity, queue, flush |
 //! | `record`, `ended` | the record of one request, and how it is written when it ends |
-//! | `event`, `line`, `exec`, `digest` | the facts of a record, and their JSON shape |
+//! | `event`, `line`, `exec`, `token`, `digest` | the facts of a record, and their JSON shape |
 //! | `redact`, `invisible`, `bounds` | secrets, characters that hide text, and texts that are too long |
 //! | `spool` | one thread that writes segments; the hash chain and its verification |
 //! | `sinks` | the copies, each at its own pace |
@@ -34,6 +34,7 @@ pub mod spool;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod token;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -49,6 +50,7 @@ pub use record::Record;
 pub use redact::Redactor;
 pub use sinks::{SinkConfig, SinkTarget};
 pub use stats::Stats;
+pub use token::TokenFacts;
 
 /// Where the spool is, and what `picket audit` reads, when nothing else is said.
 pub const DEFAULT_DIRECTORY: &str = "/var/log/picket/audit";

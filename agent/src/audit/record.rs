@@ -22,6 +22,7 @@ use super::event::{
 };
 use super::exec::Exec;
 use super::log::AuditLog;
+use super::token::TokenFacts;
 
 impl AuditLog {
     /// Begins the record of a request that has just arrived.
@@ -160,6 +161,18 @@ impl Record {
             event.identity = Some(name);
             event.attestation = attestation;
         });
+    }
+
+    /// Whose token the request shows. What is kept of that can be given to the records of further requests.
+    pub fn token(&mut self, facts: TokenFacts) -> Arc<TokenFacts> {
+        let facts = Arc::new(facts.kept(self.log.redactor()));
+        self.same_token(&facts);
+        facts
+    }
+
+    /// Likewise, of a token that another record was told of.
+    pub fn same_token(&mut self, facts: &Arc<TokenFacts>) {
+        self.edit(|event| event.token = Some(Arc::clone(facts)));
     }
 
     /// The user the API server is asked as.

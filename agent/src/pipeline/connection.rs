@@ -16,10 +16,10 @@ use picket_policy::{PolicySet, Principal, UpstreamUser};
 use tokio_util::sync::CancellationToken;
 
 use super::heads::target;
-use crate::audit::{self, PodRef, ProcessRef, RawQuery, Received, Trace, User, truncate};
+use crate::audit::{self, PodRef, ProcessRef, RawQuery, Received, Record, TokenFacts, Trace, User, truncate};
 use crate::identity::attest::x509::ClientCertificate;
 use crate::identity::attest::{Evidence, attestation_by};
-use crate::identity::jwt::{Issuers, JwtError};
+use crate::identity::jwt::{Issuers, JwtError, RefusedToken};
 use crate::identity::{IdentityError, OwnToken, PrincipalCache, ResolvedPrincipal, check_claims};
 use crate::listener::{PodShare, Process};
 use crate::reject::Rejection;
@@ -104,6 +104,7 @@ pub(super) struct Connection {
     principal: PrincipalCache,
     own_token: OwnToken,
     upstream_user: Mutex<Option<RecordedUser>>,
+    token: Mutex<Option<RecordedToken>>,
 }
 
 /// The user that the API server was last asked as, made for records once.
@@ -111,6 +112,13 @@ struct RecordedUser {
     principal: Arc<Principal>,
     user: Arc<UpstreamUser>,
     recorded: Arc<User>,
+}
+
+/// The token that was shown last, made for records once.
+struct RecordedToken {
+    token: Arc<VerifiedToken>,
+    facts: Arc<TokenFacts>,
+    user: Arc<User>,
 }
 
 impl Connection {
@@ -131,6 +139,7 @@ impl Connection {
             principal: PrincipalCache::default(),
             own_token: OwnToken::default(),
             upstream_user: Mutex::new(None),
+            token: Mutex::new(None),
         }
     }
 
@@ -212,7 +221,7 @@ impl Connection {
         issuers: &Issuers,
         policies: &PolicySet,
         authorization: Option<&HeaderValue>,
-    ) -> Option<Result<Arc<VerifiedToken>, JwtError>> {
+    ) -> Option<Result<Arc<VerifiedToken>, RefusedToken>> {
         let authorization = authorization?;
         if let Some(pod) = self.pod()
             && !policies.reads_token_of_pod(&pod.namespace, &pod.service_account, &pod.labels)
@@ -259,6 +268,36 @@ impl Connection {
             username: svid.id.to_string(),
             ..User::default()
         }))
+    }
+
+    /// Tells the record whose token a request shows that its issuer signed. Where there is no pod, the token's user is who asks.
+    pub(super) fn record_token(&self, record: &mut Record, token: &Arc<VerifiedToken>) {
+        let mut last = self.token.lock();
+        let (facts, user) = match &*last {
+            Some(last) if Arc::ptr_eq(&last.token, token) => (Arc::clone(&last.facts), Arc::clone(&last.user)),
+            _ => {
+                let facts = record.token(TokenFacts {
+                    issuer: Some(token.issuer().to_owned()),
+                    subject: Some(token.subject().to_owned()),
+                    username: Some(token.user().username.clone()),
+                    verified: true,
+                });
+                let user = Arc::new(User {
+                    username: facts.username.clone().unwrap_or_default(),
+                    ..User::default()
+                });
+                *last = Some(RecordedToken {
+                    token: Arc::clone(token),
+                    facts: Arc::clone(&facts),
+                    user: Arc::clone(&user),
+                });
+                (facts, user)
+            }
+        };
+        record.same_token(&facts);
+        if self.client.pod.is_none() {
+            record.user(user);
+        }
     }
 
     /// By what the client is to be known: what it shows, whether or not that counts.

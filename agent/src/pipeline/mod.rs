@@ -68,7 +68,10 @@ pub use metrics::{OpenConnection, PipelineMetrics};
 use body::{ResponseBody, audited};
 use connection::Connection;
 use heads::{HeadBudget, HeldHead};
-use record::{findings, record_decision, record_rejection, record_request, record_status};
+use record::{
+    findings, record_decision, record_principal, record_rejection, record_request, record_status,
+    record_unknown_caller,
+};
 use server::FailedHandshakes;
 use session::{Basis, Following, InForce, may_be_session};
 use watched::WatchedBodies;
@@ -238,7 +241,8 @@ impl Pipeline {
         let policies = self.in_force.store.current();
         let authorization = request.head().headers.get(AUTHORIZATION);
         let token = connection.token(&self.issuers, &policies, authorization).await;
-        let shown = token.as_ref().map(Result::as_ref);
+        let token = token.as_ref().map(Result::as_ref);
+        let shown = token.map(|token| token.map_err(|refused| &refused.error));
         let agent = connection
             .principal(&policies, shown, Timestamp::now())
             .inspect_err(|rejection| {
@@ -248,14 +252,9 @@ impl Pipeline {
                 if error.is_unauthenticated() {
                     self.issuers.count_failure(error.code());
                 }
-                if let Some(name) = error.identity() {
-                    record.identity(name, connection.attestation(token.is_some()));
-                }
+                record_unknown_caller(record, error, connection, token);
             })?;
-        record.identity(Arc::clone(&agent.name), agent.principal.attestation());
-        if let Some(user) = connection.certified_user() {
-            record.user(user);
-        }
+        record_principal(record, &agent, connection);
         connection.check_claims(&request.head().headers, &agent)?;
 
         let (mut body, loss) = RequestBody::of_client(body, request.head().version);

@@ -2,11 +2,16 @@
 //!
 //! In: requests, decisions and rejections. Out: the same facts in a [`Record`].
 
+use std::sync::Arc;
+
+use picket_policy::jwt::VerifiedToken;
 use picket_policy::{FiredRule, KubeRequest, Permit, Target};
 
 use super::connection::Connection;
 use super::session::may_be_session;
-use crate::audit::{self, ObjectRef, Record};
+use crate::audit::{self, ObjectRef, Record, TokenFacts};
+use crate::identity::jwt::RefusedToken;
+use crate::identity::{IdentityError, ResolvedPrincipal};
 use crate::reject::{Rejection, Status};
 use crate::upstream::SendError;
 
@@ -15,6 +20,41 @@ pub(super) fn record_request(record: &mut Record, request: &KubeRequest) {
     record.target(request.verb.as_str(), object(request));
     if let Some(exec) = &request.exec {
         record.exec(exec.container.as_deref(), &exec.command, exec.stdin, exec.tty);
+    }
+}
+
+/// Who asks, and by what that is known.
+pub(super) fn record_principal(record: &mut Record, agent: &ResolvedPrincipal, connection: &Connection) {
+    record.identity(Arc::clone(&agent.name), agent.principal.attestation());
+    if let Some(user) = connection.certified_user() {
+        record.user(user);
+    }
+    if let Some(token) = &agent.token {
+        connection.record_token(record, token);
+    }
+}
+
+/// Who asks is not known, or may not act: the identity where one was found, and whose token was shown.
+pub(super) fn record_unknown_caller(
+    record: &mut Record,
+    error: &IdentityError,
+    connection: &Connection,
+    token: Option<Result<&Arc<VerifiedToken>, &RefusedToken>>,
+) {
+    if let Some(name) = error.identity() {
+        record.identity(name, connection.attestation(token.is_some()));
+    }
+    match token {
+        Some(Ok(token)) => connection.record_token(record, token),
+        Some(Err(refused)) => {
+            record.token(TokenFacts {
+                issuer: refused.issuer.clone(),
+                subject: refused.subject.clone(),
+                username: None,
+                verified: refused.subject.is_some(),
+            });
+        }
+        None => {}
     }
 }
 

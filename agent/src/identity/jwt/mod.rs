@@ -1,7 +1,7 @@
 //! JWTs of configured issuers: verified with the issuers' keys, and kept for a while.
 //!
 //! In: bearer tokens, and the `AuthenticationConfiguration` that `authentication.configFile` names. Out: a
-//! [`VerifiedToken`], or a [`JwtError`]. A token's text is never kept, logged or part of an error.
+//! [`VerifiedToken`], or a [`RefusedToken`]. A token's text is never kept, logged or part of an error.
 //!
 //! | file | holds |
 //! |---|---|
@@ -25,6 +25,7 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -33,6 +34,7 @@ use http::HeaderValue;
 use jiff::Timestamp;
 use picket_policy::jwt::{AuthenticationConfiguration, TokenError, VerifiedToken};
 use picket_policy::token::TOKEN_LIMIT;
+use serde_json::Value;
 use thiserror::Error;
 
 use crate::metrics::MetricsRegistry;
@@ -66,6 +68,38 @@ impl JwtError {
         match self {
             Self::Token(error) => error.code(),
             Self::Unavailable { .. } => "jwt_issuer_unavailable",
+        }
+    }
+}
+
+/// A token that is not taken: why, and what is known of whose it is. Its text and its other claims are not kept.
+#[derive(Clone, PartialEq, Eq, Error)]
+#[error("{error}")]
+pub struct RefusedToken {
+    /// Why.
+    pub error: JwtError,
+    /// The claim `iss`, where the token could be read so far. Anybody may have written it, unless there is a subject.
+    pub issuer: Option<String>,
+    /// The claim `sub`, which is kept only of a token that its issuer signed; empty where there is none.
+    pub subject: Option<String>,
+}
+
+impl fmt::Debug for RefusedToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Who a person is belongs into the record, not into a log.
+        f.debug_struct("RefusedToken")
+            .field("error", &self.error)
+            .finish_non_exhaustive()
+    }
+}
+
+impl RefusedToken {
+    /// One of which nothing is known.
+    fn unreadable(error: TokenError) -> Self {
+        Self {
+            error: error.into(),
+            issuer: None,
+            subject: None,
         }
     }
 }
@@ -137,41 +171,69 @@ impl Issuers {
     /// Verifies the bearer token of an `Authorization` header. `None` where it holds none, or another scheme than `Bearer`.
     ///
     /// # Errors
-    /// A [`JwtError`].
+    /// A [`RefusedToken`].
     pub async fn verify(
         &self,
         authorization: &HeaderValue,
         now: Timestamp,
-    ) -> Option<Result<Arc<VerifiedToken>, JwtError>> {
+    ) -> Option<Result<Arc<VerifiedToken>, RefusedToken>> {
         let token = bearer(authorization.as_bytes())?;
         Some(self.verify_token(token, now).await)
     }
 
-    async fn verify_token(&self, token: &[u8], now: Timestamp) -> Result<Arc<VerifiedToken>, JwtError> {
+    async fn verify_token(&self, token: &[u8], now: Timestamp) -> Result<Arc<VerifiedToken>, RefusedToken> {
         if token.len() > TOKEN_LIMIT {
-            return Err(TokenError::TooLong.into());
+            return Err(RefusedToken::unreadable(TokenError::TooLong));
         }
         let inner = &*self.0;
         let hash = TokenHash::of(token);
         // Taken before the keys are, so that a token is never kept for keys that are newer than those it was verified with.
         let generation = inner.generation.current();
         if let Some(verified) = inner.cache.get(hash, generation) {
-            verified.check_times(now)?;
-            return Ok(verified);
+            return match verified.check_times(now) {
+                Ok(()) => Ok(verified),
+                Err(error) => Err(RefusedToken {
+                    error: error.into(),
+                    issuer: Some(verified.issuer().to_owned()),
+                    subject: Some(verified.subject().to_owned()),
+                }),
+            };
         }
         let unverified = UnverifiedToken::read(token)?;
-        let loaded = inner.loaded.load_full();
+        let mut subject = None;
+        match self.judge(&unverified, now, &mut subject).await {
+            Ok(verified) => {
+                let verified = Arc::new(verified);
+                inner
+                    .cache
+                    .put(hash, generation, Arc::clone(&verified), token.len());
+                Ok(verified)
+            }
+            Err(error) => Err(RefusedToken {
+                error,
+                issuer: Some(unverified.issuer),
+                subject,
+            }),
+        }
+    }
+
+    /// Checks signature, times, audience and rules. `subject` gets the claim `sub` once the signature holds.
+    async fn judge(
+        &self,
+        unverified: &UnverifiedToken<'_>,
+        now: Timestamp,
+        subject: &mut Option<String>,
+    ) -> Result<VerifiedToken, JwtError> {
+        let loaded = self.0.loaded.load_full();
         let issuer = loaded
             .issuers
             .iter()
             .find(|issuer| issuer.issuer.url == unverified.issuer)
             .ok_or(TokenError::UnknownIssuer)?;
-        let claims = issuer.verify(&unverified).await?;
-        let verified = Arc::new(issuer.issuer.judge(claims, now)?);
-        inner
-            .cache
-            .put(hash, generation, Arc::clone(&verified), token.len());
-        Ok(verified)
+        let claims = issuer.verify(unverified).await?;
+        let signed = claims.get("sub").and_then(Value::as_str).unwrap_or_default();
+        *subject = Some(signed.to_owned());
+        Ok(issuer.issuer.judge(claims, now)?)
     }
 
     /// Counts a caller that did not prove who it is.

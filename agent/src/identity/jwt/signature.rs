@@ -18,6 +18,8 @@ use ring::signature::{
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::RefusedToken;
+
 /// The algorithms that count: those of the API server but for ES512, which ring has not, and EdDSA.
 const ALGORITHMS: [(&str, Algorithm); 9] = [
     ("RS256", Algorithm::RS256),
@@ -59,22 +61,27 @@ struct Issuer {
 
 impl<'t> UnverifiedToken<'t> {
     /// Takes a token apart.
-    pub(super) fn read(token: &'t [u8]) -> Result<Self, TokenError> {
+    pub(super) fn read(token: &'t [u8]) -> Result<Self, RefusedToken> {
         let mut parts = token.split(|byte| *byte == b'.');
         let (Some(header), Some(payload), Some(_), None) =
             (parts.next(), parts.next(), parts.next(), parts.next())
         else {
-            return Err(TokenError::Malformed);
+            return Err(RefusedToken::unreadable(TokenError::Malformed));
         };
-        let header: Header = json(header)?;
-        let algorithm = algorithm(&header.alg).ok_or(TokenError::Algorithm)?;
-        let Issuer { iss } = json(payload)?;
-        Ok(Self {
-            token,
-            algorithm,
-            key_id: header.kid,
-            issuer: iss,
-        })
+        let header: Header = json(header).map_err(RefusedToken::unreadable)?;
+        let Issuer { iss } = json(payload).map_err(RefusedToken::unreadable)?;
+        match algorithm(&header.alg) {
+            Some(algorithm) => Ok(Self {
+                token,
+                algorithm,
+                key_id: header.kid,
+                issuer: iss,
+            }),
+            None => Err(RefusedToken {
+                issuer: Some(iss),
+                ..RefusedToken::unreadable(TokenError::Algorithm)
+            }),
+        }
     }
 
     /// The claims, where this key made the signature. Times, audience and issuer are the issuer's rules to judge.

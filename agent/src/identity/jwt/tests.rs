@@ -56,19 +56,19 @@ impl Bed {
         json!({"iss": self.issuer.url(), "sub": "jane", "aud": "picket", "exp": NOW + 100})
     }
 
-    async fn verify(&self, token: &str) -> Result<Arc<VerifiedToken>, JwtError> {
+    async fn verify(&self, token: &str) -> Result<Arc<VerifiedToken>, RefusedToken> {
         self.verify_at(token, NOW).await
     }
 
-    async fn verify_at(&self, token: &str, second: i64) -> Result<Arc<VerifiedToken>, JwtError> {
+    async fn verify_at(&self, token: &str, second: i64) -> Result<Arc<VerifiedToken>, RefusedToken> {
         let header = HeaderValue::from_str(&format!("Bearer {token}")).expect("a header");
         let now = Timestamp::from_second(second).expect("a moment");
         self.issuers.verify(&header, now).await.expect("a bearer token")
     }
 }
 
-fn code<T>(result: Result<T, JwtError>) -> &'static str {
-    result.map_or_else(|error| error.code(), |_| "taken")
+fn code<T>(result: Result<T, RefusedToken>) -> &'static str {
+    result.map_or_else(|refused| refused.error.code(), |_| "taken")
 }
 
 #[tokio::test]

@@ -150,6 +150,80 @@ async fn a_token_that_the_identity_asks_for_is_evidence_and_one_that_contradicts
     }
 }
 
+/// What a record says of the token, for each of these.
+#[tokio::test]
+async fn a_record_says_whose_token_was_shown_and_what_of_that_the_issuer_signed() {
+    let bed = Bed::new().await;
+    let change = |name: &str, value: Value| {
+        let mut claims = bed.claims();
+        claims[name] = value;
+        bed.key.token("k", &claims)
+    };
+    let now = Timestamp::now().as_second();
+    let signed = json!({"issuer": bed.issuer.url(), "subject": SUBJECT, "verified": true});
+    let taken = |subject: &str| json!({"issuer": bed.issuer.url(), "subject": subject, "username": subject, "verified": true});
+    let unproven = |issuer: &str| json!({"issuer": issuer, "verified": false});
+    let own = bed.issuer.url();
+    let stranger = TestKey::new("ES256");
+    let good = bed.key.token("k", &bed.claims());
+    let (message, _) = good.rsplit_once('.').expect("parts");
+    let (_, payload) = message.split_once('.').expect("parts");
+    let long = format!("https://{}", "i".repeat(3000));
+    let cases = [
+        ("", good.clone(), taken(SUBJECT)),
+        ("", good.clone(), taken(SUBJECT)),
+        ("jwt_expired", change("exp", (now - 61).into()), signed.clone()),
+        ("jwt_audience", change("aud", "x".into()), signed),
+        ("identity_incomplete", change("sub", "somebody".into()), taken("somebody")),
+        ("jwt_unknown_key", stranger.token("new", &bed.claims()), unproven(&own)),
+        ("jwt_signature", format!("{message}.AAAA"), unproven(&own)),
+        ("jwt_algorithm", format!("eyJhbGciOiJub25lIn0.{payload}."), unproven(&own)),
+        (
+            "jwt_unknown_issuer",
+            change("iss", long.clone().into()),
+            unproven(&format!("{}...TRUNCATED", &long[..512])),
+        ),
+        ("jwt_malformed", "nonsense".to_owned(), json!({"verified": false})),
+    ];
+    for (_, token, _) in &cases {
+        bed.ask(token).await;
+    }
+    let records = bed.world.ended(cases.len()).await;
+    for (record, (reason, _, token)) in records.iter().zip(&cases) {
+        assert_eq!(record["decision"]["reason"].as_str().unwrap_or_default(), *reason, "{record:#}");
+        assert_eq!(record["agent"]["token"], *token, "{reason}: {record:#}");
+        assert_eq!(record["user"]["username"], SUBJECT, "the pod's account: {record:#}");
+    }
+    // Nothing is said of a token that nobody asks for.
+    bed.world.store.replace_for_tests(policies("", ""));
+    assert_eq!(bed.ask(&bed.world.token()).await.status, StatusCode::OK);
+    let records = bed.world.ended(cases.len() + 1).await;
+    assert!(records.last().expect("a record")["agent"]["token"].is_null(), "{records:#?}");
+}
+
+#[tokio::test]
+async fn the_tokens_user_is_who_asks_at_the_gateway() {
+    let bed = Bed::new().await;
+    let claims = json!({"iss": bed.issuer.url(), "sub": "ci:deploy", "aud": "picket", "exp": Timestamp::now().as_second() + 600});
+    let token = bed.key.token("k", &claims);
+    let attest = |subject: &str| {
+        let jwt = format!("attest: {{jwt: {{issuer: '{}', subject: '{subject}'}}}}", bed.issuer.url());
+        policies("attest: {pod: {namespace: ns, serviceAccount: fixer}}", &jwt)
+    };
+    for (named, status) in [("ci:deploy", 200), ("ci:other", 401)] {
+        bed.world.store.replace_for_tests(attest(named));
+        let request = Request::get(target(PODS)).header(header::AUTHORIZATION, format!("Bearer {token}"));
+        let answer = super::gateway::ask(&bed.world, request, false).await;
+        assert_eq!(answer.status.as_u16(), status);
+    }
+    let records = bed.world.ended(2).await;
+    for record in &records {
+        assert_eq!(record["user"]["username"], "ci:deploy", "{record:#}");
+        assert_eq!(record["agent"]["token"]["subject"], "ci:deploy", "{record:#}");
+    }
+    assert_eq!(records[0]["agent"]["attestation"], "jwt");
+}
+
 #[tokio::test]
 async fn each_request_of_a_connection_is_held_to_the_token_that_it_shows() {
     let bed = Bed::new().await;

@@ -5,12 +5,18 @@ use http::{Request, StatusCode};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 
-use super::world::{World, ask_over, target};
+use super::world::{Answer, World, ask_over, target};
 
 const PATH: &str = "/api/v1/namespaces/ns/pods";
 
-/// The answer to one request at the gateway.
-async fn asked(world: &World, of_enforced_pod: bool) -> super::world::Answer {
+/// The answer to one request at the gateway, which shows no bearer token.
+async fn asked(world: &World, of_enforced_pod: bool) -> Answer {
+    let request = Request::get(target(PATH)).header("authorization", world.token());
+    ask(world, request, of_enforced_pod).await
+}
+
+/// The answer to a request at the gateway.
+pub(super) async fn ask(world: &World, request: http::request::Builder, of_enforced_pod: bool) -> Answer {
     let (client, mut accepted) = world.accepted().await;
     accepted.workload = None;
     accepted.process = None;
@@ -19,7 +25,6 @@ async fn asked(world: &World, of_enforced_pod: bool) -> super::world::Answer {
     let stream = world.handshake(client, b"http/1.1").await;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.expect("HTTP");
     tokio::spawn(connection);
-    let request = Request::get(target(PATH)).header("authorization", world.token());
     ask_over(&mut sender, request, "").await
 }
 
