@@ -13,6 +13,8 @@
 //! | `file` | the configuration's file, read again when it changes |
 //! | `metrics` | what operators see |
 
+#[cfg(test)]
+mod bad_input_tests;
 mod cache;
 mod fetch;
 mod file;

@@ -145,6 +145,8 @@ pub(crate) enum IssuerBehaviour {
     Failing,
     /// Sends a key set without end.
     Endless,
+    /// Sends a head without end.
+    EndlessHead,
     /// Names another issuer.
     Other,
 }
@@ -220,7 +222,7 @@ impl TestIssuer {
         self.shared.asked.load(Ordering::Relaxed)
     }
 
-    /// How many bytes of an endless key set were sent.
+    /// How many bytes of an endless answer were sent.
     pub(crate) fn sent(&self) -> usize {
         self.shared.sent.load(Ordering::Relaxed)
     }
@@ -254,7 +256,11 @@ async fn serve(acceptor: TlsAcceptor, stream: TcpStream, shared: Arc<Shared>, ur
     let (status, body) = match behaviour {
         IssuerBehaviour::Silent => return std::future::pending().await,
         IssuerBehaviour::Failing => ("503 Service Unavailable", json!({})),
-        IssuerBehaviour::Endless if wants_keys => return send_without_end(stream, &shared).await,
+        IssuerBehaviour::Endless if wants_keys => {
+            let head = "content-type: application/json\r\ncontent-length: 104857600\r\n\r\n{\"keys\": [";
+            return send_without_end(stream, &shared, head, " ").await;
+        }
+        IssuerBehaviour::EndlessHead => return send_without_end(stream, &shared, "", "x-more: 1\r\n").await,
         // As the API server does.
         _ if wants_keys && !head.contains("application/jwk-set+json") => ("406 Not Acceptable", json!({})),
         _ if wants_keys => ("200 OK", json!({"keys": *shared.keys.lock()})),
@@ -276,12 +282,17 @@ async fn serve(acceptor: TlsAcceptor, stream: TcpStream, shared: Arc<Shared>, ur
     let _ = stream.shutdown().await;
 }
 
-async fn send_without_end(mut stream: tokio_rustls::server::TlsStream<TcpStream>, shared: &Shared) {
-    let head =
-        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 104857600\r\n\r\n{\"keys\": [";
-    let _ = stream.write_all(head.as_bytes()).await;
-    let chunk = vec![b' '; 64 * 1024];
-    while stream.write_all(&chunk).await.is_ok() {
+async fn send_without_end(
+    mut stream: tokio_rustls::server::TlsStream<TcpStream>,
+    shared: &Shared,
+    head: &str,
+    more: &str,
+) {
+    let _ = stream
+        .write_all(format!("HTTP/1.1 200 OK\r\n{head}").as_bytes())
+        .await;
+    let chunk = more.repeat(64 * 1024 / more.len());
+    while stream.write_all(chunk.as_bytes()).await.is_ok() {
         shared.sent.fetch_add(chunk.len(), Ordering::Relaxed);
     }
 }

@@ -174,10 +174,22 @@ async fn a_record_says_whose_token_was_shown_and_what_of_that_the_issuer_signed(
         ("", good.clone(), taken(SUBJECT)),
         ("jwt_expired", change("exp", (now - 61).into()), signed.clone()),
         ("jwt_audience", change("aud", "x".into()), signed),
-        ("identity_incomplete", change("sub", "somebody".into()), taken("somebody")),
-        ("jwt_unknown_key", stranger.token("new", &bed.claims()), unproven(&own)),
+        (
+            "identity_incomplete",
+            change("sub", "somebody".into()),
+            taken("somebody"),
+        ),
+        (
+            "jwt_unknown_key",
+            stranger.token("new", &bed.claims()),
+            unproven(&own),
+        ),
         ("jwt_signature", format!("{message}.AAAA"), unproven(&own)),
-        ("jwt_algorithm", format!("eyJhbGciOiJub25lIn0.{payload}."), unproven(&own)),
+        (
+            "jwt_algorithm",
+            format!("eyJhbGciOiJub25lIn0.{payload}."),
+            unproven(&own),
+        ),
         (
             "jwt_unknown_issuer",
             change("iss", long.clone().into()),
@@ -190,15 +202,58 @@ async fn a_record_says_whose_token_was_shown_and_what_of_that_the_issuer_signed(
     }
     let records = bed.world.ended(cases.len()).await;
     for (record, (reason, _, token)) in records.iter().zip(&cases) {
-        assert_eq!(record["decision"]["reason"].as_str().unwrap_or_default(), *reason, "{record:#}");
+        assert_eq!(
+            record["decision"]["reason"].as_str().unwrap_or_default(),
+            *reason,
+            "{record:#}"
+        );
         assert_eq!(record["agent"]["token"], *token, "{reason}: {record:#}");
-        assert_eq!(record["user"]["username"], SUBJECT, "the pod's account: {record:#}");
+        assert_eq!(
+            record["user"]["username"], SUBJECT,
+            "the pod's account: {record:#}"
+        );
     }
     // Nothing is said of a token that nobody asks for.
     bed.world.store.replace_for_tests(policies("", ""));
     assert_eq!(bed.ask(&bed.world.token()).await.status, StatusCode::OK);
     let records = bed.world.ended(cases.len() + 1).await;
-    assert!(records.last().expect("a record")["agent"]["token"].is_null(), "{records:#?}");
+    assert!(
+        records.last().expect("a record")["agent"]["token"].is_null(),
+        "{records:#?}"
+    );
+}
+
+/// Longer heads are refused before anybody looks at them: tests/heads.rs.
+#[tokio::test]
+async fn a_huge_token_and_ten_thousand_headers_are_answered_and_fill_no_record() {
+    let bed = Bed::new().await;
+    let good = format!("Bearer {}", bed.key.token("k", &bed.claims()));
+    let huge = format!("{good}{}", "a".repeat(900_000));
+    let crowd = |name: &str, value: &str| {
+        let request = Request::get(target(PODS)).header(header::AUTHORIZATION, &good);
+        (0..10_000).fold(request, |request, _| request.header(name, value))
+    };
+    let cases = [
+        (
+            Request::get(target(PODS)).header(header::AUTHORIZATION, &huge),
+            401,
+            "longer than 16384 bytes",
+        ),
+        (crowd("authorization", "Bearer other"), 403, "Allowed instead"),
+        (crowd("x-more", "1"), 200, "done"),
+    ];
+    let count = cases.len();
+    for (request, status, words) in cases {
+        let answer = bed.world.ask(request, "").await;
+        let said = String::from_utf8_lossy(&answer.body).into_owned();
+        assert_eq!(answer.status.as_u16(), status, "{said}");
+        assert!(said.contains(words) && said.len() < 2048, "{said}");
+    }
+    let records = bed.world.ended(count).await;
+    assert_eq!(records[0]["decision"]["reason"], "jwt_too_long");
+    assert_eq!(records[0]["agent"]["token"], json!({"verified": false}));
+    let longest = records.iter().map(|record| record.to_string().len()).max();
+    assert!(longest < Some(4096), "{longest:?}");
 }
 
 #[tokio::test]
@@ -207,7 +262,10 @@ async fn the_tokens_user_is_who_asks_at_the_gateway() {
     let claims = json!({"iss": bed.issuer.url(), "sub": "ci:deploy", "aud": "picket", "exp": Timestamp::now().as_second() + 600});
     let token = bed.key.token("k", &claims);
     let attest = |subject: &str| {
-        let jwt = format!("attest: {{jwt: {{issuer: '{}', subject: '{subject}'}}}}", bed.issuer.url());
+        let jwt = format!(
+            "attest: {{jwt: {{issuer: '{}', subject: '{subject}'}}}}",
+            bed.issuer.url()
+        );
         policies("attest: {pod: {namespace: ns, serviceAccount: fixer}}", &jwt)
     };
     for (named, status) in [("ci:deploy", 200), ("ci:other", 401)] {
