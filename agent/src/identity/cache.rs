@@ -34,10 +34,26 @@ struct Known {
     pod: Option<Arc<Pod>>,
     token: Option<Arc<VerifiedToken>>,
     certificate: Option<Arc<Svid>>,
+    reads_token: bool,
     principal: Arc<ResolvedPrincipal>,
 }
 
+fn reads_token(policies: &PolicySet, pod: Option<&Arc<Pod>>) -> bool {
+    pod.is_none_or(|pod| policies.reads_token_of_pod(&pod.namespace, &pod.service_account, &pod.labels))
+}
+
 impl PrincipalCache {
+    /// Whether it matters which token a request shows: always where there is no pod.
+    #[must_use]
+    pub fn reads_token(&self, policies: &Arc<PolicySet>, pod: Option<&Arc<Pod>>) -> bool {
+        match &*self.0.lock() {
+            Some(known) if Arc::ptr_eq(&known.policies, policies) && is_same(known.pod.as_ref(), pod) => {
+                known.reads_token
+            }
+            _ => reads_token(policies, pod),
+        }
+    }
+
     /// The agent behind the connection, as the policy set has it now.
     ///
     /// # Errors
@@ -78,6 +94,7 @@ impl PrincipalCache {
             pod: evidence.pod.cloned(),
             token: token.cloned(),
             certificate,
+            reads_token: reads_token(policies, evidence.pod),
             principal: Arc::clone(&principal),
         });
         Ok(principal)
@@ -88,6 +105,25 @@ impl PrincipalCache {
 mod tests {
     use super::*;
     use crate::identity::resolve::testing::{at, evidence, pod, policies};
+
+    #[test]
+    fn whether_a_token_matters_is_remembered_for_as_long_as_the_policies_and_the_pod_stay() {
+        let cache = PrincipalCache::default();
+        let asks = "attest: {jwt: {issuer: 'https://issuer.test', subject: s}, pod";
+        let (without, with) = (
+            Arc::new(policies("", "")),
+            Arc::new(policies("attest: {pod", asks)),
+        );
+        let (fixer, before) = (pod("fixer", "fixer"), at("2026-12-31T23:59:59Z"));
+        assert!(!cache.reads_token(&without, Some(&fixer)));
+        cache.principal(&without, &evidence(&fixer), before).expect("one");
+        assert!(!cache.reads_token(&without, Some(&fixer)));
+        assert!(cache.reads_token(&with, Some(&fixer)), "other policies");
+        assert!(cache.reads_token(&without, None), "no pod");
+        // Of a pod that nobody knows the token may say who it is.
+        let unknown = pod("unknown", "fixer");
+        assert!(cache.reads_token(&with, Some(&unknown)), "another pod");
+    }
 
     #[test]
     fn a_principal_is_found_once_and_again_after_each_change() {

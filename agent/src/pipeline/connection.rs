@@ -19,7 +19,7 @@ use super::heads::target;
 use crate::audit::{self, PodRef, ProcessRef, RawQuery, Received, Record, TokenFacts, Trace, User, truncate};
 use crate::identity::attest::x509::ClientCertificate;
 use crate::identity::attest::{Evidence, attestation_by};
-use crate::identity::jwt::{Issuers, JwtError, RefusedToken};
+use crate::identity::jwt::{Issuers, JwtError, LastToken, RefusedToken};
 use crate::identity::{IdentityError, OwnToken, PrincipalCache, ResolvedPrincipal, check_claims};
 use crate::listener::{PodShare, Process};
 use crate::reject::Rejection;
@@ -104,6 +104,7 @@ pub(super) struct Connection {
     principal: PrincipalCache,
     own_token: OwnToken,
     upstream_user: Mutex<Option<RecordedUser>>,
+    last_token: LastToken,
     token: Mutex<Option<RecordedToken>>,
 }
 
@@ -139,6 +140,7 @@ impl Connection {
             principal: PrincipalCache::default(),
             own_token: OwnToken::default(),
             upstream_user: Mutex::new(None),
+            last_token: LastToken::default(),
             token: Mutex::new(None),
         }
     }
@@ -219,17 +221,20 @@ impl Connection {
     pub(super) async fn token(
         &self,
         issuers: &Issuers,
-        policies: &PolicySet,
+        policies: &Arc<PolicySet>,
         authorization: Option<&HeaderValue>,
     ) -> Option<Result<Arc<VerifiedToken>, RefusedToken>> {
         let authorization = authorization?;
-        if let Some(pod) = self.pod()
-            && !policies.reads_token_of_pod(&pod.namespace, &pod.service_account, &pod.labels)
-        {
+        let pod = self.pod();
+        if !self.principal.reads_token(policies, pod.as_ref()) {
             return None;
         }
-        // Boxed: most requests need no such thing.
-        Box::pin(issuers.verify(authorization, Timestamp::now())).await
+        let now = Timestamp::now();
+        if let Some(known) = issuers.known(authorization, &self.last_token, now) {
+            return Some(Ok(known));
+        }
+        // Boxed: few requests need this.
+        Box::pin(issuers.verify(authorization, now)).await
     }
 
     /// The agent behind a request that showed this token, as the policies have it now.
@@ -274,7 +279,9 @@ impl Connection {
     pub(super) fn record_token(&self, record: &mut Record, token: &Arc<VerifiedToken>) {
         let mut last = self.token.lock();
         let (facts, user) = match &*last {
-            Some(last) if Arc::ptr_eq(&last.token, token) => (Arc::clone(&last.facts), Arc::clone(&last.user)),
+            Some(last) if Arc::ptr_eq(&last.token, token) => {
+                (Arc::clone(&last.facts), Arc::clone(&last.user))
+            }
             _ => {
                 let facts = record.token(TokenFacts {
                     issuer: Some(token.issuer().to_owned()),

@@ -8,7 +8,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use picket_policy::jwt::VerifiedToken;
 
 /// How many tokens one half of the cache holds, and how many bytes of tokens. What tokens say takes several times their length.
@@ -39,6 +39,31 @@ impl TokenHash {
     pub(super) fn of(token: &[u8]) -> Self {
         static KEYS: LazyLock<(RandomState, RandomState)> = LazyLock::new(Default::default);
         Self(KEYS.0.hash_one(token), KEYS.1.hash_one(token))
+    }
+}
+
+/// The token that a connection showed last: found again without the lock that all connections share.
+#[derive(Debug, Default)]
+pub struct LastToken(Mutex<Option<(TokenHash, u64, Arc<VerifiedToken>)>>);
+
+impl LastToken {
+    /// The token, where it is this one and was verified with the keys of this generation; else what is known of this one by
+    /// `tokens`, which is kept.
+    pub(super) fn find(
+        &self,
+        tokens: &TokenCache,
+        hash: TokenHash,
+        generation: u64,
+    ) -> Option<Arc<VerifiedToken>> {
+        let mut last = self.0.lock();
+        if let Some((of, with, token)) = &*last
+            && (*of, *with) == (hash, generation)
+        {
+            return Some(Arc::clone(token));
+        }
+        let token = tokens.get(hash, generation)?;
+        *last = Some((hash, generation, Arc::clone(&token)));
+        Some(token)
     }
 }
 
@@ -91,6 +116,12 @@ impl TokenCache {
         if halves.young.insert(hash, (token, length)).is_none() {
             halves.young_bytes += length;
         }
+    }
+
+    /// Keeps everybody out for as long as the result lives.
+    #[cfg(test)]
+    pub(super) fn hold(&self) -> impl Drop + '_ {
+        self.0.write()
     }
 
     /// How many tokens are kept.

@@ -41,6 +41,7 @@ use thiserror::Error;
 
 use crate::metrics::MetricsRegistry;
 
+pub use cache::LastToken;
 pub use file::AuthenticationError;
 pub use metrics::JwtMetrics;
 
@@ -168,6 +169,24 @@ impl Issuers {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.loaded.load().issuers.is_empty()
+    }
+
+    /// What is known of the bearer token of an `Authorization` header, where that suffices and its times hold: at no cost but for
+    /// a hash. `last` is of the connection.
+    #[must_use]
+    pub fn known(
+        &self,
+        authorization: &HeaderValue,
+        last: &LastToken,
+        now: Timestamp,
+    ) -> Option<Arc<VerifiedToken>> {
+        let token = bearer(authorization.as_bytes())?;
+        if token.len() > TOKEN_LIMIT {
+            return None;
+        }
+        let inner = &*self.0;
+        let known = last.find(&inner.cache, TokenHash::of(token), inner.generation.current())?;
+        known.check_times(now).is_ok().then_some(known)
     }
 
     /// Verifies the bearer token of an `Authorization` header. `None` where it holds none, or another scheme than `Bearer`.

@@ -237,6 +237,30 @@ async fn a_token_that_is_known_is_held_to_its_times_again() {
 }
 
 #[tokio::test]
+async fn a_connection_finds_its_last_token_without_the_lock_of_all_and_only_while_it_counts() {
+    let key = TestKey::new("ES256");
+    let bed = Bed::start(vec![key.published("k")], quick()).await;
+    let token = key.token("k", &bed.claims());
+    let header = HeaderValue::from_str(&format!("Bearer {token}")).expect("a header");
+    let last = LastToken::default();
+    let known = |second: i64| {
+        let now = Timestamp::from_second(second).expect("a moment");
+        bed.issuers.known(&header, &last, now)
+    };
+    assert!(known(NOW).is_none(), "nobody verified it");
+    // The first one waits for the keys, and is not kept: they came after it.
+    assert!(bed.verify(&token).await.is_ok());
+    let verified = bed.verify(&token).await.expect("taken");
+    assert!(known(NOW).is_some_and(|known| Arc::ptr_eq(&known, &verified)));
+    let held = bed.issuers.0.cache.hold();
+    assert!(known(NOW).is_some_and(|known| Arc::ptr_eq(&known, &verified)));
+    assert!(known(NOW + 161).is_none(), "it expired");
+    drop(held);
+    bed.issuers.0.generation.advance();
+    assert!(known(NOW).is_none(), "other keys are in force");
+}
+
+#[tokio::test]
 async fn a_key_that_is_new_is_fetched_once_for_all_and_one_that_was_taken_back_counts_no_more() {
     let (old, new) = (TestKey::new("ES256"), TestKey::new("ES256"));
     let bed = Bed::start(vec![old.published("old")], quick()).await;
