@@ -8,6 +8,7 @@
 //! part of it.
 
 mod check;
+mod cost;
 mod value;
 
 use std::collections::BTreeSet;
@@ -19,7 +20,8 @@ use serde_json::Value as Json;
 use thiserror::Error;
 
 pub use check::{MAX_DEPTH, MAX_EXPRESSION, MAX_LOOPS};
-pub use value::{CelOutcome, MAX_VALUES};
+pub use cost::{MAX_PATTERN, MAX_REPETITION, MAX_SIZE, MAX_STEPS};
+pub use value::{CelOutcome, MAX_OUTCOME, MAX_TEXT, MAX_VALUES};
 
 /// Why an expression is refused.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -53,6 +55,26 @@ pub enum CelError {
     /// It makes an object of a type.
     #[error("objects of a type, such as T{{field: 1}}, are not supported")]
     Struct,
+    /// It could make a value larger than [`MAX_SIZE`].
+    #[error(
+        "the expression could make a value of more than {MAX_SIZE} bytes, such as by `replace` with a text that is not written \
+         down, or by doubling a text again and again"
+    )]
+    TooLargeValue,
+    /// It could take more than [`MAX_STEPS`].
+    #[error(
+        "the expression could take more than {MAX_STEPS} steps: loops in each other over long lists or texts"
+    )]
+    TooManySteps,
+    /// Its `format` is computed.
+    #[error("the text before .format() must be written down")]
+    Format,
+    /// Its pattern is computed, or too long, or repeats too much.
+    #[error(
+        "the pattern of matches must be written down, with at most {MAX_PATTERN} bytes, and its numbers of repetitions, multiplied, \
+         must not exceed {MAX_REPETITION}"
+    )]
+    Pattern,
 }
 
 /// Why an expression has no outcome for some values.
@@ -61,9 +83,12 @@ pub enum EvaluationError {
     /// A field is missing, a type does not fit, or the like. Values are not repeated: they may be secret.
     #[error("the expression failed")]
     Failed,
-    /// The values are more than [`MAX_VALUES`].
-    #[error("the values are more than {MAX_VALUES}")]
+    /// The values are more than [`MAX_VALUES`], or their texts longer than [`MAX_TEXT`].
+    #[error("the values are more than {MAX_VALUES}, or their texts have more than {MAX_TEXT} bytes")]
     TooManyValues,
+    /// What it came to is larger than [`MAX_OUTCOME`].
+    #[error("the expression came to more than {MAX_OUTCOME} bytes")]
+    LargeOutcome,
 }
 
 /// An expression that was compiled.
@@ -114,6 +139,7 @@ impl Expression {
             Err(_) => return Err(CelError::Syntax("unreadable".to_owned())),
         };
         let selected = check::tree(program.expression(), variables)?;
+        cost::check(program.expression())?;
         Ok(Self {
             text: text.to_owned(),
             program,
@@ -141,7 +167,7 @@ impl Expression {
     /// An [`EvaluationError`].
     pub fn evaluate(&self, variables: &[(&str, &Json)]) -> Result<CelOutcome, EvaluationError> {
         let mut context = ::cel::Context::with_env(Arc::clone(&ENVIRONMENT));
-        let mut left = MAX_VALUES;
+        let mut left = value::Room::default();
         for (name, json) in variables {
             let value = value::of_json(json, &mut left).ok_or(EvaluationError::TooManyValues)?;
             context.add_variable_from_value(*name, value);
@@ -149,7 +175,12 @@ impl Expression {
         // As with the parser: a fault of the interpreter refuses what is judged, and no more.
         let evaluated = catch_unwind(AssertUnwindSafe(|| self.program.execute(&context)));
         match evaluated {
-            Ok(Ok(value)) => Ok(CelOutcome::from(value)),
+            Ok(Ok(value)) => {
+                let outcome = Some(CelOutcome::from(value));
+                outcome
+                    .filter(CelOutcome::is_small)
+                    .ok_or(EvaluationError::LargeOutcome)
+            }
             Ok(Err(_)) | Err(_) => Err(EvaluationError::Failed),
         }
     }

@@ -139,6 +139,96 @@ fn the_variables_have_a_limited_number_of_values() {
     );
 }
 
+/// A text of a few hundred letters that would fill a machine, or hold a thread for minutes.
+#[test]
+fn what_could_make_large_values_or_take_long_is_refused_where_it_is_read() {
+    let refused = |text: &str| Expression::compile(text, &["claims"]).err();
+    let doubled = |list: &str| (0..30).fold(format!("[{list}]"), |text, _| format!("{text}.map(a, a + a)"));
+    let grown = (0..12).fold("claims.a".to_owned(), |text, _| {
+        format!("{text}.replace('', 'xxxxxxxx')")
+    });
+    for bomb in [
+        "claims.a.replace('', claims.b)",
+        &grown,
+        "claims.l.map(x, claims.a.replace('', [1].map(y, x)[0]))[0]",
+        "claims.l.map(x, claims.l).map(y, claims.l)",
+        "'%s'.format([claims.a]).split('').join('%s'.format([claims.a]))",
+        &format!("{}[0]", doubled("claims.a")),
+        &format!("{}[0]", doubled("claims.l")),
+        &format!("{}[0]", doubled("'a'")),
+    ] {
+        assert_eq!(refused(bomb), Some(CelError::TooLargeValue), "{bomb}");
+    }
+    for slow in [
+        "claims.a.split('').all(x, claims.a.split('').all(y, x != y))",
+        "claims.l.all(x, claims.l.all(y, claims.a.contains(x + y)))",
+        "claims.l.all(x, claims.l.all(y, x in claims.l))",
+        "claims.l.all(x, claims.l.all(y, x.matches('a+')))",
+        r"claims.l.all(x, x.matches('(\\w{10}){10}'))",
+    ] {
+        assert_eq!(refused(slow), Some(CelError::TooManySteps), "{slow}");
+    }
+    for pattern in [
+        "claims.a.matches(claims.b)",
+        "matches(claims.a, claims.b)",
+        "claims.a.matches('(a{1000}){1000}')",
+        "claims.a.matches('(a{11}){10,}')",
+        &format!("claims.a.matches('{}')", "a".repeat(MAX_PATTERN + 1)),
+    ] {
+        assert_eq!(refused(pattern), Some(CelError::Pattern), "{pattern}");
+    }
+    assert_eq!(refused("claims.a.format([claims.b])"), Some(CelError::Format));
+}
+
+#[test]
+fn what_people_write_is_not_refused_for_its_cost() {
+    for text in [
+        "claims.groups.filter(g, g.startsWith('a:')).map(g, g.replace('a:', 'b:')).map(g, 'oidc:' + g)",
+        "claims.groups.map(g, g.split(':')[0]).filter(g, g != '')",
+        "claims.roles.split(',').map(r, 'role:' + r.trim())",
+        "claims.groups.all(x, claims.others.all(y, x != y))",
+        "claims.groups.exists(g, g in claims.allowed)",
+        "claims.groups.all(g, claims.scope.contains(g))",
+        "claims.groups.all(g, g.matches('^[a-z]{1,63}$'))",
+        "'%s:%s'.format([claims.iss, claims.sub])",
+        "claims.groups.map(g, '%s/%s'.format([claims.tenant.lowerAscii(), g]))[0]",
+        "claims.groups.join(',')",
+        "claims.groups.map(g, claims.tenant + ':' + g)",
+    ] {
+        assert_eq!(Expression::compile(text, &["claims"]).err(), None, "{text}");
+    }
+}
+
+#[test]
+fn an_outcome_has_a_limited_length() {
+    let claims = |length: usize| json!({"a": "a".repeat(length), "l": vec!["b"; 100]});
+    let text = "claims.l.map(x, claims.a + x)";
+    assert!(of_claims(text, &claims(100)).is_ok());
+    assert_eq!(of_claims(text, &claims(1000)), Err(EvaluationError::LargeOutcome));
+    assert_eq!(
+        of_claims("claims.l.map(x, claims.a + x).join('')", &claims(1000)),
+        Err(EvaluationError::LargeOutcome)
+    );
+    // Each of these numbers has 309 digits.
+    let numbers = |count: usize| json!({"l": vec![1e308; count]});
+    assert!(of_claims("claims.l.map(x, string(x)).size() > 0", &numbers(70)).is_ok());
+    assert_eq!(
+        of_claims("claims.l.size() > 0", &numbers(80)),
+        Err(EvaluationError::TooManyValues)
+    );
+}
+
+#[test]
+fn the_variables_have_a_limited_length() {
+    let claims = |length: usize| json!({"sub": "s".repeat(length)});
+    assert_eq!(
+        of_claims("claims.sub != ''", &claims(MAX_TEXT - 3)),
+        Ok(CelOutcome::Bool(true))
+    );
+    let refused = of_claims("claims.sub != ''", &claims(MAX_TEXT - 2));
+    assert_eq!(refused, Err(EvaluationError::TooManyValues));
+}
+
 #[test]
 fn fields_that_are_selected_by_name_are_known() {
     for text in [
