@@ -46,7 +46,7 @@
 //! | [`admin`] | the administrators' socket | `metrics`, `runtime`, `session`, `store` |
 //! | [`runtime`] | logging, signals, the agent's phase, readiness, the data path's threads, drain | - |
 //! | [`app`] | the composition root: makes the parts and joins them | `admin`, `audit`, `cluster`, `config`, `denied`, `endpoints`, `enforce`, `identity`, `kernel`, `listener`, `metrics`, `notify`, `pipeline`, `pki`, `runtime`, `session`, `store`, `tls`, `upgrade`, `upstream`, `workload` |
-//! | [`cli`] | the commands of `picket` | `admin`, `app`, `audit`, `cluster`, `config`, `kernel`, `pki`, `runtime`, `session`, `store`, `workload` |
+//! | [`cli`] | the commands of `picket` | `admin`, `app`, `audit`, `cluster`, `config`, `identity`, `kernel`, `pki`, `runtime`, `session`, `store`, `workload` |
 //!
 //! Three more crates: `picket-policy` (agent/policy) reads requests and objects and decides, with a code map of its own;
 //! `picket-common` (agent-common) holds what agent and kernel programs share; `picket-ebpf` (agent-ebpf) holds the kernel programs.

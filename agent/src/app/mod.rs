@@ -8,6 +8,7 @@ mod metrics;
 mod node_name;
 mod settings;
 mod shutdown;
+mod unknown_issuers;
 mod wiring;
 
 use std::path::Path;

@@ -17,6 +17,7 @@ use super::metrics::ModuleMetrics;
 use super::node_name;
 use super::settings::{api_servers, cgroup_root, denied as denied_endpoints};
 use super::shutdown::Shutdown;
+use super::unknown_issuers;
 use crate::admin::api::ObjectList;
 use crate::admin::{Admin, AgentState, ConfiguredName, Failing, PrivateSocket, ReadyReport};
 use crate::audit::AuditLog;
@@ -396,6 +397,10 @@ pub(super) fn files(tasks: &mut Tasks, handles: &Handles, shared: &Shared) {
     // Not ended with the others: requests and sessions go on while the agent drains, and are judged by the files.
     tasks.spawn("policy files", Arc::clone(store).watch(CancellationToken::new()));
     tasks.spawn("token issuers", issuers.clone().run());
+    tasks.spawn(
+        "unknown issuers",
+        unknown_issuers::warn(Arc::clone(store), issuers.clone()),
+    );
     tasks.spawn("certificates", Arc::clone(certificates).run(cancel.clone()));
     // Sessions are judged by these too.
     let (bundles, pods) = (certificates.trust_bundles(), shared.enforcer.enforced().clone());

@@ -36,12 +36,13 @@ pub enum IdentityError {
         /// Its service account.
         service_account: String,
     },
-    /// A client of the gateway shows nothing by which an AgentIdentity is recognised.
+    /// A client of the gateway shows nothing by which anybody could be recognised. The text has no word that a record would take for
+    /// the name of a secret.
     #[error(
-        "the gateway's client {peer} is no known agent: it shows no credential that an AgentIdentity names. A cluster operator \
-         can add an identity"
+        "the gateway's client {peer} shows neither a bearer token nor a client certificate, so nobody knows who it is. Allowed \
+         instead: the same request with one of them; `picket kubeconfig` writes a kubeconfig for either"
     )]
-    Anonymous {
+    NoCredential {
         /// Its address.
         peer: IpAddr,
     },
@@ -79,6 +80,19 @@ pub enum IdentityError {
         caller: String,
         /// The certificate's SPIFFE ID.
         id: String,
+    },
+    /// A token that counts, of nobody who is known.
+    #[error(
+        "{caller} shows a token of subject {subject} of issuer {issuer}, which no AgentIdentity's attest.jwt names (issuer, subject, \
+         audience and claims must all be equal). A cluster operator can add one"
+    )]
+    UnknownToken {
+        /// The caller in words.
+        caller: String,
+        /// The token's issuer.
+        issuer: String,
+        /// As much of its subject as a message has.
+        subject: String,
     },
     /// An AgentIdentity matches, and asks for more than the caller shows.
     #[error(
@@ -156,7 +170,8 @@ impl IdentityError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::NoPolicySet { .. } => "no_policy_set",
-            Self::None { .. } | Self::Anonymous { .. } => "identity_none",
+            Self::NoCredential { .. } => "no_credential",
+            Self::None { .. } | Self::UnknownToken { .. } => "identity_none",
             Self::EnforcedPod { .. } => "enforced_pod",
             Self::Ambiguous { .. } => "identity_ambiguous",
             Self::Certificate(error) => error.code(),
@@ -177,7 +192,8 @@ impl IdentityError {
         match self {
             Self::NoPolicySet { .. }
             | Self::None { .. }
-            | Self::Anonymous { .. }
+            | Self::NoCredential { .. }
+            | Self::UnknownToken { .. }
             | Self::EnforcedPod { .. }
             | Self::Ambiguous { .. }
             | Self::Certificate(_)
@@ -197,7 +213,7 @@ impl IdentityError {
     pub fn is_unauthenticated(&self) -> bool {
         matches!(
             self,
-            Self::Anonymous { .. }
+            Self::NoCredential { .. }
                 | Self::Certificate(_)
                 | Self::Token(JwtError::Token(_))
                 | Self::TokenOfAnother { .. }
@@ -206,6 +222,9 @@ impl IdentityError {
         )
     }
 }
+
+/// How much of a token's subject a message has; OpenID Connect allows 255 (Core 1.0, section 2).
+const SUBJECT_LETTERS: usize = 255;
 
 /// What a caller shows by one scheme, and the identities that name it.
 struct Shown {
@@ -332,16 +351,22 @@ fn nobody(evidence: &Evidence<'_>, now: Timestamp) -> IdentityError {
     let svid = evidence
         .certificate
         .and_then(|certificate| certificate.check(now).ok());
-    match (svid, evidence.pod) {
-        (Some(svid), _) => IdentityError::UnknownCertificate {
+    match (svid, evidence.pod, evidence.token) {
+        (Some(svid), ..) => IdentityError::UnknownCertificate {
             caller: evidence.caller(),
             id: svid.id.to_string(),
         },
-        (None, Some(pod)) => IdentityError::None {
+        (None, Some(pod), _) => IdentityError::None {
             pod: format!("{}/{}", pod.namespace, pod.name),
             service_account: pod.service_account.clone(),
         },
-        (None, None) => IdentityError::Anonymous { peer: evidence.peer },
+        (None, None, Some(Ok(token))) => IdentityError::UnknownToken {
+            caller: evidence.caller(),
+            issuer: token.issuer().to_owned(),
+            subject: token.subject().chars().take(SUBJECT_LETTERS).collect(),
+        },
+        // A token that is refused has failed before.
+        (None, None, _) => IdentityError::NoCredential { peer: evidence.peer },
     }
 }
 
@@ -443,10 +468,15 @@ mod tests {
             ..evidence(&fixer)
         };
         let error = resolve(&policies("", ""), &evidence, at("2026-12-31T23:59:59Z")).expect_err("nobody");
-        assert_eq!((error.code(), error.identity()), ("identity_none", None));
+        assert_eq!((error.code(), error.identity()), ("no_credential", None));
+        let said = error.to_string();
         assert!(
-            error.to_string().contains("client 192.0.2.7 is no known agent"),
-            "{error}"
+            said.contains("client 192.0.2.7 shows neither a bearer token"),
+            "{said}"
+        );
+        assert!(
+            said.contains("Allowed instead: the same request with one"),
+            "{said}"
         );
     }
 

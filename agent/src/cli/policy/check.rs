@@ -8,11 +8,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
+use picket_policy::api::AnyObject;
 use picket_policy::{
     Diagnostic, Document, Grant, PolicyCounts, PolicySet, UpstreamUser, builtin, service_account,
 };
 use serde::Serialize;
 
+use crate::identity::jwt::{self, Issuers};
 use crate::store::StoreError;
 use crate::store::files::{objects, passed_over, read_all};
 
@@ -21,9 +23,12 @@ pub(super) const EXAMPLES: &str = "\
 Examples:
   picket policy check deploy/examples/
   picket policy check identities.yaml grants.yaml policies.yaml -o json
+  picket policy check objects/ --authentication /etc/picket/issuers.yaml
   picket policy check deploy/examples/ -o json | jq -r '.errors[] | \"\\(.file):\\(.line): \\(.reason)\"'
 
 Name every file and folder that a node reads: grants and policies are checked against the identities they name.
+
+A warning changes nothing about the exit code.
 
 Exit codes: 0 the files are valid, 1 they are not, or one cannot be read, 2 wrong usage.";
 
@@ -33,6 +38,10 @@ pub(super) struct CheckArgs {
     /// Files, or folders whose .yaml and .yml files are read.
     #[arg(required = true, value_name = "FILES")]
     files: Vec<PathBuf>,
+    /// The AuthenticationConfiguration that authentication.configFile names on the nodes. Identities whose attest.jwt names an issuer
+    /// that it does not have are warned of.
+    #[arg(long, value_name = "FILE")]
+    authentication: Option<PathBuf>,
     /// How to print the result.
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     output: Output,
@@ -60,6 +69,8 @@ struct Report {
     /// Files and folders in the folders that no agent reads.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     not_read: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<ErrorReport>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     users: Vec<UserReport>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -216,6 +227,18 @@ fn examine(args: &CheckArgs) -> Report {
             return report;
         }
     };
+    let issuers = match args.authentication.as_deref().map(jwt::check).transpose() {
+        Ok(issuers) => issuers,
+        Err(error) => {
+            report.errors.push(ErrorReport {
+                file: None,
+                line: None,
+                column: None,
+                reason: error.to_string(),
+            });
+            return report;
+        }
+    };
     let mut all = Vec::new();
     for source in &sources {
         let reading = objects(source);
@@ -229,6 +252,13 @@ fn examine(args: &CheckArgs) -> Report {
                 file: source.path.display().to_string(),
                 objects: read.iter().map(ObjectReport::from).collect(),
             });
+            if let Some(issuers) = &issuers {
+                let file = source.path.display().to_string();
+                let warnings = read
+                    .iter()
+                    .filter_map(|document| unknown_issuer(&file, document, issuers));
+                report.warnings.extend(warnings);
+            }
             all.extend(read);
         } else {
             report
@@ -248,6 +278,31 @@ fn examine(args: &CheckArgs) -> Report {
         Err(errors) => report.errors.extend(errors.into_iter().map(ErrorReport::from)),
     }
     report
+}
+
+/// That an identity's tokens are of an issuer that the nodes do not have.
+fn unknown_issuer(file: &str, document: &Document, issuers: &Issuers) -> Option<ErrorReport> {
+    let AnyObject::Identity(identity) = &document.object else {
+        return None;
+    };
+    let issuer = &identity
+        .spec
+        .attest
+        .jwt
+        .as_ref()
+        .filter(|jwt| !issuers.has(&jwt.issuer))?
+        .issuer;
+    let place = document.name_location();
+    Some(ErrorReport {
+        file: Some(file.to_owned()),
+        line: Some(place.line),
+        column: Some(place.column),
+        reason: format!(
+            "warning: the attest.jwt of AgentIdentity {} names the issuer {issuer}, which the authentication configuration does not \
+             have: its tokens are refused",
+            document.name()
+        ),
+    })
 }
 
 impl From<&Document> for ObjectReport {
@@ -299,8 +354,8 @@ fn text(report: &Report, out: &mut impl Write, err: &mut impl Write) -> io::Resu
             "warning: {path} is not read: an agent reads the .yaml and .yml files right in a folder"
         )?;
     }
-    for error in &report.errors {
-        writeln!(err, "{error}")?;
+    for said in report.errors.iter().chain(&report.warnings) {
+        writeln!(err, "{said}")?;
     }
     match &report.summary {
         Some(counts) => writeln!(
@@ -328,11 +383,21 @@ mod tests {
     use super::*;
 
     fn check(text_of_file: &str) -> (Report, String, String) {
+        check_with(text_of_file, None)
+    }
+
+    fn check_with(text_of_file: &str, authentication: Option<&str>) -> (Report, String, String) {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("objects.yaml");
         std::fs::write(&path, text_of_file).expect("written");
+        let authentication = authentication.map(|text| {
+            let file = folder.path().join("issuers.yaml");
+            std::fs::write(&file, text).expect("written");
+            file
+        });
         let report = examine(&CheckArgs {
             files: vec![path.clone()],
+            authentication,
             output: Output::Text,
             own_namespace: builtin::OWN_NAMESPACE.to_owned(),
         });
@@ -408,6 +473,36 @@ mod tests {
     }
 
     #[test]
+    fn an_identity_of_an_issuer_that_the_nodes_do_not_have_is_warned_of() {
+        let identity = IDENTITY.replace(
+            "pod: {namespace: ns, serviceAccount: sa}",
+            "jwt: {issuer: 'https://issuer.test', subject: s}",
+        );
+        let configuration = |url: &str| {
+            format!(
+                "apiVersion: apiserver.config.k8s.io/v1\nkind: AuthenticationConfiguration\njwt:\n- issuer: {{url: '{url}', audiences: [a]}}\n  \
+                 claimMappings: {{username: {{claim: sub, prefix: ''}}}}\n"
+            )
+        };
+        let (report, _, err) = check_with(&identity, Some(&configuration("https://other.test")));
+        assert!(report.valid);
+        assert!(
+            err.starts_with(
+                "FILE:4:9: warning: the attest.jwt of AgentIdentity a names the issuer https://issuer.test"
+            ),
+            "{err}"
+        );
+        let (_, _, err) = check_with(&identity, Some(&configuration("https://issuer.test")));
+        assert_eq!(err, "");
+        assert_eq!(check(&identity).2, "", "nobody said which issuers there are");
+        let (report, _, err) = check_with(&identity, Some("kind: Nothing"));
+        assert!(
+            !report.valid && err.contains("authentication configuration is not valid"),
+            "{err}"
+        );
+    }
+
+    #[test]
     fn a_file_without_objects_is_an_error() {
         for empty in ["", "# later\n", "---\n"] {
             let (report, out, err) = check(empty);
@@ -431,6 +526,7 @@ mod tests {
         std::fs::create_dir(path("..data")).expect("a folder");
         let report = examine(&CheckArgs {
             files: vec![folder.path().to_owned()],
+            authentication: None,
             output: Output::Text,
             own_namespace: builtin::OWN_NAMESPACE.to_owned(),
         });
@@ -451,6 +547,7 @@ mod tests {
     fn a_missing_file_is_an_error() {
         let report = examine(&CheckArgs {
             files: vec![PathBuf::from("/nonexistent/x.yaml")],
+            authentication: None,
             output: Output::Text,
             own_namespace: builtin::OWN_NAMESPACE.to_owned(),
         });

@@ -102,7 +102,7 @@ fn a_token_alone_proves_an_identity_whose_every_demand_it_meets() {
     assert_eq!(ci(json!({"repository": ["org/a"]})), "identity_none");
     assert_eq!(ci(json!({"repository": null})), "identity_none");
     assert_eq!(ci(json!({"aud": ["picket"]})), "identity_none");
-    assert_eq!(who(None, None), "identity_none");
+    assert_eq!(who(None, None), "no_credential");
     // From a pod that no identity names by itself as well.
     let good = token(&json!({"sub": "ci", "repository": "org/a"}));
     assert_eq!(who(Some(&pod("unknown")), Some(Ok(&good))), "ci by jwt");

@@ -263,7 +263,7 @@ fn all_that_an_identity_asks_for_must_hold_and_nothing_else_be_shown() {
     for (attest, pod, shown, found) in [
         (spiffe, None, Some(&deploy), Ok("x509")),
         (spiffe, None, Some(&other), Err("identity_none")),
-        (spiffe, None, None, Err("identity_none")),
+        (spiffe, None, None, Err("no_credential")),
         (spiffe, Some(&fixer), Some(&deploy), Ok("x509")),
         (&both_named, Some(&fixer), Some(&deploy), Ok("pod+x509")),
         (&both_named, Some(&fixer), None, Err("identity_incomplete")),

@@ -100,6 +100,7 @@ pub(super) async fn follow(inner: &Arc<Inner>) {
                 );
                 inner.loaded.store(Arc::new(loaded));
                 inner.generation.advance();
+                inner.changed.send_replace(());
                 inner.metrics.reloaded(true);
             }
             Ok(Err(error)) => {

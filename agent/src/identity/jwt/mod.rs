@@ -38,6 +38,7 @@ use picket_policy::jwt::{AuthenticationConfiguration, TokenError, VerifiedToken}
 use picket_policy::token::TOKEN_LIMIT;
 use serde_json::Value;
 use thiserror::Error;
+use tokio::sync::watch;
 
 use crate::metrics::MetricsRegistry;
 
@@ -119,6 +120,7 @@ struct Inner {
     generation: KeyGeneration,
     limits: Limits,
     metrics: JwtMetrics,
+    changed: watch::Sender<()>,
 }
 
 /// The issuers of one reading of the file.
@@ -156,6 +158,7 @@ impl Issuers {
             limits,
             file,
             metrics,
+            changed: watch::Sender::new(()),
         };
         if let Some(file) = &inner.file {
             let text = file::text(file)?;
@@ -163,6 +166,19 @@ impl Issuers {
             inner.loaded.store(Arc::new(LoadedIssuers { text, issuers }));
         }
         Ok(Self(Arc::new(inner)))
+    }
+
+    /// Wakes whenever other issuers are in force.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.0.changed.subscribe()
+    }
+
+    /// Whether there is an issuer of this URL.
+    #[must_use]
+    pub fn has(&self, url: &str) -> bool {
+        let loaded = self.0.loaded.load();
+        loaded.issuers.iter().any(|issuer| issuer.issuer.url == url)
     }
 
     /// Whether tokens of any issuer can be verified.
@@ -268,13 +284,13 @@ impl Issuers {
     }
 }
 
-/// Whether a file can be used, for a look before an agent is started.
+/// The issuers of a file, whose keys nobody fetches: for a look before an agent is started.
 ///
 /// # Errors
 /// An [`AuthenticationError`] with all that is wrong.
-pub fn check(file: &Path) -> Result<(), AuthenticationError> {
+pub fn check(file: &Path) -> Result<Issuers, AuthenticationError> {
     let metrics = JwtMetrics::register(&MetricsRegistry::default());
-    Issuers::open(Some(file.to_owned()), metrics).map(drop)
+    Issuers::open(Some(file.to_owned()), metrics)
 }
 
 impl Inner {

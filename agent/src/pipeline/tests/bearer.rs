@@ -268,7 +268,7 @@ async fn the_tokens_user_is_who_asks_at_the_gateway() {
         );
         policies("attest: {pod: {namespace: ns, serviceAccount: fixer}}", &jwt)
     };
-    for (named, status) in [("ci:deploy", 200), ("ci:other", 401)] {
+    for (named, status) in [("ci:deploy", 200), ("ci:other", 403)] {
         bed.world.store.replace_for_tests(attest(named));
         let request = Request::get(target(PODS)).header(header::AUTHORIZATION, format!("Bearer {token}"));
         let answer = super::gateway::ask(&bed.world, request, false).await;
@@ -280,6 +280,14 @@ async fn the_tokens_user_is_who_asks_at_the_gateway() {
         assert_eq!(record["agent"]["token"]["subject"], "ci:deploy", "{record:#}");
     }
     assert_eq!(records[0]["agent"]["attestation"], "jwt");
+    // A credential that counts, of nobody: that is no matter of the credential's.
+    assert_eq!(records[1]["decision"]["reason"], "identity_none");
+    let message = records[1]["decision"]["message"].as_str().expect("text");
+    assert!(
+        message.contains("a token of subject ci:deploy of issuer https://127.0.0.1")
+            && message.contains("A cluster operator can add one"),
+        "{message}"
+    );
 }
 
 #[tokio::test]

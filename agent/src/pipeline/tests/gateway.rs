@@ -38,7 +38,12 @@ async fn a_client_of_the_gateway_without_a_credential_is_told_to_show_one() {
     let [record] = &records[..] else {
         panic!("{records:#?}")
     };
-    assert_eq!(record["decision"]["reason"], "identity_none");
+    assert_eq!(record["decision"]["reason"], "no_credential");
+    let message = record["decision"]["message"].as_str().expect("text");
+    assert!(
+        message.contains("neither a bearer token nor a client certificate, so") && !message.contains("***"),
+        "{message}"
+    );
     assert_eq!(record["sourceIPs"][0], "10.1.0.7");
     let agent = record["agent"].as_object().expect("an agent");
     for absent in ["pod", "process", "serviceAccount", "identity"] {
