@@ -210,7 +210,9 @@ impl Rejection {
     pub fn is_denial(&self) -> bool {
         if matches!(
             self,
-            Rejection::Identity(IdentityError::Token(JwtError::Unavailable { .. }))
+            Rejection::Identity(
+                IdentityError::Unlisted { .. } | IdentityError::Token(JwtError::Unavailable { .. })
+            )
         ) {
             return false;
         }
@@ -246,6 +248,8 @@ impl Rejection {
             | Rejection::Upgrade(_)
             | Rejection::Body(_)
             | Rejection::BodyLost => class(StatusCode::BAD_REQUEST, "BadRequest", false),
+            // A watch is answered as in an outage: an agent's restart must not make every informer list anew.
+            Rejection::Identity(IdentityError::Unlisted { .. }) => outage(asked),
             Rejection::Identity(IdentityError::Token(JwtError::Unavailable { .. })) => {
                 class(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", true)
             }
@@ -474,6 +478,21 @@ metadata: {name: guard}
 spec:
   rules: [{name: keep-namespaces, action: Deny, message: Ask SRE., match: {verbs: [delete]}}]
 ";
+
+    #[test]
+    fn before_the_objects_are_listed_clients_are_told_to_try_again() {
+        let reason = "the API server has not listed AgentPolicy yet".to_owned();
+        let refused = Rejection::Identity(IdentityError::Unlisted { reason });
+        assert!(!refused.is_denial());
+        assert_eq!(refused.code(), "objects_unlisted");
+        for (path, code) in [("/api/v1/pods", 503), ("/api/v1/pods?watch=true", 429)] {
+            let request = http::Request::get(path).body(()).unwrap();
+            let request = CanonicalRequest::read(request.into_parts().0).unwrap();
+            let response = refused.response(Some(request.kube()), None);
+            assert_eq!(response.status(), code);
+            assert_eq!(response.headers()[RETRY_AFTER], "1");
+        }
+    }
 
     /// The refusal of a DELETE.
     fn denial(path: &str) -> Denial {

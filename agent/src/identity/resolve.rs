@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use picket_policy::{Identity, PolicySet, Principal, Standing};
+use picket_policy::{Absence, Identity, PolicySet, Principal, Standing};
 use thiserror::Error;
 
 use super::attest::x509::CertificateError;
@@ -23,6 +23,14 @@ pub enum IdentityError {
     )]
     NoPolicySet {
         /// Where the fault is.
+        reason: String,
+    },
+    /// The API server has not told of the objects since the agent's start, so nobody is known yet.
+    #[error(
+        "Picket cannot tell yet what is allowed on this node: {reason}. Try again; Picket asks the API server by itself"
+    )]
+    Unlisted {
+        /// Which objects are missing, and what to do where nothing will change by itself.
         reason: String,
     },
     /// No AgentIdentity names the pod.
@@ -170,6 +178,7 @@ impl IdentityError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::NoPolicySet { .. } => "no_policy_set",
+            Self::Unlisted { .. } => "objects_unlisted",
             Self::NoCredential { .. } => "no_credential",
             Self::None { .. } | Self::UnknownToken { .. } => "identity_none",
             Self::EnforcedPod { .. } => "enforced_pod",
@@ -191,6 +200,7 @@ impl IdentityError {
     pub fn identity(&self) -> Option<&str> {
         match self {
             Self::NoPolicySet { .. }
+            | Self::Unlisted { .. }
             | Self::None { .. }
             | Self::NoCredential { .. }
             | Self::UnknownToken { .. }
@@ -248,10 +258,10 @@ pub fn resolve(
     evidence: &Evidence<'_>,
     now: Timestamp,
 ) -> Result<Principal, IdentityError> {
-    if let Some(reason) = policies.invalid() {
-        return Err(IdentityError::NoPolicySet {
-            reason: reason.to_owned(),
-        });
+    match policies.absent().cloned() {
+        None => {}
+        Some(Absence::Invalid(reason)) => return Err(IdentityError::NoPolicySet { reason }),
+        Some(Absence::Unlisted(reason)) => return Err(IdentityError::Unlisted { reason }),
     }
     let mut shown = Vec::with_capacity(SCHEMES.len());
     for scheme in &SCHEMES {
@@ -482,7 +492,7 @@ mod tests {
 
     #[test]
     fn without_a_valid_set_nobody_is_known_and_the_cause_is_said() {
-        let invalid = PolicySet::deny_all("/objects/b.yml:6:3".to_owned());
+        let invalid = PolicySet::deny_all(Absence::Invalid("/objects/b.yml:6:3".to_owned()));
         let now = at("2026-12-31T23:59:59Z");
         let error = resolve(&invalid, &evidence(&pod("fixer", "fixer")), now).expect_err("nobody");
         assert_eq!((error.code(), error.identity()), ("no_policy_set", None));
@@ -491,6 +501,9 @@ mod tests {
             said.contains("not valid (/objects/b.yml:6:3). Nothing is allowed"),
             "{said}"
         );
+        let unlisted = PolicySet::deny_all(Absence::Unlisted("nobody has listed them".to_owned()));
+        let error = resolve(&unlisted, &evidence(&pod("fixer", "fixer")), now).expect_err("nobody");
+        assert_eq!((error.code(), error.identity()), ("objects_unlisted", None));
     }
 
     #[test]

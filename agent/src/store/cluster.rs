@@ -3,11 +3,12 @@
 //! In: the lists and watches of the three kinds. Out: the [`Snapshot`] of all objects, once every kind was listed, and a number that
 //! grows with each change.
 //!
-//! Of an object that is not valid the last version that was in force stays. An AgentPolicy that the agent never saw valid, and that was
-//! changed since it was made, may have denied something before: a policy that denies everything to its subjects takes its place.
+//! Of an object that is not valid the last version that was in force stays, or what stands in for it ([`super::stand_in`]).
 
 use std::collections::BTreeMap;
+use std::iter;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use kube::api::DynamicObject;
@@ -21,6 +22,9 @@ use picket_policy::api::{API_VERSION, read_documents};
 use picket_policy::{ClusterObject, ObjectVerdict};
 use serde_json::{Value, json};
 use tokio::sync::watch;
+
+use super::judged::READY;
+use super::stand_in;
 
 /// A kind that the cluster keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,8 +73,10 @@ struct Entry {
     latest: Result<Document, Vec<String>>,
     /// The last version that was in force.
     good: Option<Document>,
-    /// What denies everything to the subjects of a policy of which no version is known to be good.
-    barrier: Option<Document>,
+    /// What takes effect while the latest version is not valid, where that is not the last good one.
+    stand_in: Option<Document>,
+    /// Whether the latest version was in force: here, or by its condition on some node.
+    known: bool,
     conditions: Vec<ObjectCondition>,
 }
 
@@ -81,6 +87,16 @@ struct KindObjects {
     /// What a list that is under way has told so far.
     listing: Option<BTreeMap<String, Entry>>,
     listed: Listed,
+    watch: WatchState,
+}
+
+/// How the list and watch of a kind goes.
+#[derive(Debug, Clone, Copy, Default)]
+struct WatchState {
+    /// When it told something last; `None` before the first list was complete.
+    heard: Option<Instant>,
+    /// Whether it failed since.
+    failing: bool,
 }
 
 /// The objects of the cluster.
@@ -102,7 +118,7 @@ pub(super) struct SnapshotEntry {
     pub(super) generation: i64,
     /// What is wrong with the latest version by itself.
     pub(super) errors: Vec<String>,
-    /// Whether a version in force can only be one that denies everything.
+    /// Whether what is in force denies everything to a policy's subjects, in place of a valid version.
     pub(super) has_barrier: bool,
 }
 
@@ -134,6 +150,25 @@ impl ClusterObjects {
         [kinds[0].listed, kinds[1].listed, kinds[2].listed]
     }
 
+    /// How long ago the watch of each kind worked last: now, while it does not fail. `None` where it never did.
+    pub(super) fn heard(&self, now: Instant) -> [Option<Duration>; 3] {
+        let kinds = self.kinds.lock();
+        let heard = |kind: &KindObjects| {
+            let ago = now.saturating_duration_since(kind.watch.heard?);
+            Some(if kind.watch.failing { ago } else { Duration::ZERO })
+        };
+        [heard(&kinds[0]), heard(&kinds[1]), heard(&kinds[2])]
+    }
+
+    /// Notes that a kind's list or watch failed.
+    pub(super) fn failed(&self, place: usize) {
+        let watch = &mut self.kinds.lock()[place].watch;
+        // Up to this moment it worked.
+        if !std::mem::replace(&mut watch.failing, true) && watch.heard.is_some() {
+            watch.heard = Some(Instant::now());
+        }
+    }
+
     /// Why the objects cannot be judged yet.
     pub(super) fn why_unlisted(&self) -> Option<String> {
         let listed = self.listed();
@@ -162,6 +197,13 @@ impl ClusterObjects {
     pub(super) fn event(&self, place: usize, event: Event<DynamicObject>) {
         let mut kinds = self.kinds.lock();
         let kind = &mut kinds[place];
+        // The mark of a new list is made before the API server was asked, and a list counts when it is complete.
+        if !matches!(event, Event::Init | Event::InitApply(_)) {
+            kind.watch = WatchState {
+                heard: Some(Instant::now()),
+                failing: false,
+            };
+        }
         let changed = match event {
             Event::Init => {
                 kind.listing = Some(BTreeMap::new());
@@ -226,14 +268,11 @@ impl ClusterObjects {
         all.sort_by_key(|(place, name, entry)| (entry.created, *place, *name));
         let mut snapshot = Snapshot::default();
         for (place, name, entry) in all {
-            let latest = entry.latest.as_ref().ok();
-            let mut versions: Vec<_> = latest.into_iter().chain(&entry.good).cloned().collect();
-            if versions.is_empty() {
-                versions.extend(entry.barrier.clone());
-            }
+            let (versions, known_from) = entry.versions();
             snapshot.objects.push(ClusterObject {
                 file: file_of(place, name).into(),
                 versions,
+                known_from,
             });
             snapshot.entries.push(SnapshotEntry {
                 place,
@@ -241,7 +280,7 @@ impl ClusterObjects {
                 uid: entry.uid.clone(),
                 generation: entry.generation,
                 errors: entry.latest.as_ref().err().cloned().unwrap_or_default(),
-                has_barrier: latest.is_none() && entry.good.is_none() && entry.barrier.is_some(),
+                has_barrier: entry.good.is_none() && entry.stand_in.is_some(),
             });
         }
         snapshot
@@ -257,6 +296,7 @@ impl ClusterObjects {
                 && let Ok(latest) = &entry.latest
             {
                 entry.good = Some(latest.clone());
+                entry.known = true;
             }
         }
     }
@@ -293,6 +333,18 @@ impl Entry {
         (&self.uid, self.generation)
     }
 
+    /// The versions that may come into force, the best one first, and the first of them that was in force before.
+    fn versions(&self) -> (Vec<Document>, usize) {
+        match (&self.latest, &self.stand_in, &self.good) {
+            (Ok(latest), _, good) => {
+                let versions = iter::once(latest).chain(good).cloned();
+                (versions.collect(), usize::from(!self.known))
+            }
+            (Err(_), Some(stand_in), _) => (vec![stand_in.clone()], 0),
+            (Err(_), None, good) => (good.iter().cloned().collect(), 0),
+        }
+    }
+
     /// Reads an object. `known` are those that were told of before.
     fn read(place: usize, object: DynamicObject, known: &BTreeMap<String, Self>) -> Option<(String, Self)> {
         let (name, uid) = (object.metadata.name?, object.metadata.uid?);
@@ -303,29 +355,37 @@ impl Entry {
             .map_or(0, |time| time.0.as_second());
         let conditions = object.data.pointer("/status/conditions").cloned();
         let conditions = conditions.and_then(|conditions| serde_json::from_value(conditions).ok());
+        let conditions: Vec<ObjectCondition> = conditions.unwrap_or_default();
         let before = known.get(&name).filter(|before| before.uid == uid);
         if let Some(before) = before.filter(|before| before.generation == generation) {
-            let conditions = conditions.unwrap_or_default();
-            return Some((
-                name,
-                Self {
-                    conditions,
-                    ..before.clone()
-                },
-            ));
+            let known = before.known || conditions.iter().any(|shown| is_ready(shown, generation));
+            let entry = Self {
+                conditions,
+                known,
+                ..before.clone()
+            };
+            return Some((name, entry));
         }
         let spec = object.data.get("spec").cloned().unwrap_or_default();
         let latest = document(place, &name, &spec);
-        let barrier = (latest.is_err() && KINDS[place].kind == AgentPolicySpec::KIND && generation > 1)
-            .then(|| barrier(place, &name, &spec));
+        let good = before.and_then(|before| before.good.clone());
+        let stand_in = match (&latest, &good, KINDS[place].kind) {
+            (Ok(_), ..) => None,
+            (Err(_), None, AgentPolicySpec::KIND) => {
+                stand_in::barrier(&spec, |spec| document(place, &name, spec).ok())
+            }
+            (Err(_), Some(good), AgentIdentitySpec::KIND) => stand_in::shut_out(good, &spec),
+            (Err(_), ..) => None,
+        };
         let entry = Self {
             uid,
             generation,
             created,
-            good: before.and_then(|before| before.good.clone()),
-            barrier: barrier.flatten(),
+            good,
+            stand_in,
             latest,
-            conditions: conditions.unwrap_or_default(),
+            known: conditions.iter().any(|shown| is_ready(shown, generation)),
+            conditions,
         };
         Some((name, entry))
     }
@@ -345,22 +405,9 @@ fn document(place: usize, name: &str, spec: &Value) -> Result<Document, Vec<Stri
     }
 }
 
-/// A policy that denies everything to the subjects of a faulty one, or to every agent where they cannot be read either.
-fn barrier(place: usize, name: &str, spec: &Value) -> Option<Document> {
-    let message = "the AgentPolicy is not valid, and no valid version of it is known: everything is denied until it is corrected";
-    let policy = |subjects: Option<&Value>| {
-        let rule = |rule: &str, matched: Value| json!({"name": rule, "match": matched, "action": "Deny", "message": message});
-        let mut spec = json!({"rules": [
-            rule("invalid-policy", json!({"resources": ["*"]})),
-            rule("invalid-policy-paths", json!({"nonResourceURLs": ["*"]})),
-        ]});
-        if let Some(subjects) = subjects {
-            spec["subjects"] = subjects.clone();
-        }
-        document(place, name, &spec).ok()
-    };
-    let subjects = spec.get("subjects");
-    policy(subjects).or_else(|| policy(None))
+/// Whether a condition says that the version of this generation is in force.
+fn is_ready(shown: &ObjectCondition, generation: i64) -> bool {
+    shown.kind == READY && shown.status == ConditionStatus::True && shown.observed_generation == generation
 }
 
 /// What a condition says, but for its time.

@@ -205,25 +205,210 @@ fn a_change_of_the_status_alone_judges_nothing_again() {
 }
 
 #[test]
-fn a_faulty_policy_that_was_never_seen_valid_denies_everything_to_its_subjects_if_it_was_changed() {
+fn a_faulty_policy_of_which_no_version_is_known_to_be_good_denies_everything_to_its_subjects() {
     let (store, cluster) = store(&[]);
-    let subjects = json!({"identities": ["a"]});
+    let unknown_field = {
+        let mut policy = denial("newer", 1, json!({"groups": ["g"]}), "pods");
+        policy.data["spec"]["limits"] = json!({"requests": 1});
+        policy
+    };
     let policies = vec![
-        denial("changed", 2, subjects.clone(), "Pods"),
-        denial("fresh", 1, subjects, "Pods"),
-        denial("good", 1, json!({"identities": ["b"]}), "pods"),
+        denial("changed", 2, json!({"identities": ["a"]}), "Pods"),
+        denial("fresh", 1, json!({"identities": ["b"]}), "Pods"),
+        unknown_field,
+        denial("good", 1, json!({"identities": ["c"]}), "pods"),
     ];
     list_all(&store, &cluster, [vec![identity("a", 1, "x")], vec![], policies]);
+    // Three barriers of two rules, and the good one's.
     let summary = store.current().summary();
-    // The barrier's two rules, and the good one's.
-    assert_eq!((summary.policies, summary.rules), (2, 3));
-    let said = status(&store, "changed").message;
-    assert!(
-        said.ends_with("every request of the policy's subjects is denied"),
-        "{said}"
+    assert_eq!((summary.policies, summary.rules), (4, 7));
+    for name in ["changed", "fresh", "newer"] {
+        let said = status(&store, name).message;
+        assert!(
+            said.ends_with("every request of the policy's subjects is denied"),
+            "{said}"
+        );
+    }
+    // Also where the agent sees it being made, and until it is gone or corrected.
+    cluster.event(
+        POLICY,
+        Event::Apply(denial("born", 1, json!({"identities": ["a"]}), "Pods")),
     );
-    let said = status(&store, "fresh").message;
-    assert!(said.ends_with("No version of it is in force"), "{said}");
+    store.judge_cluster();
+    assert_eq!(store.current().summary().rules, 9);
+    cluster.event(
+        POLICY,
+        Event::Apply(denial("born", 2, json!({"identities": ["a"]}), "pods")),
+    );
+    store.judge_cluster();
+    assert_eq!(store.current().summary().rules, 8);
+    cluster.event(
+        POLICY,
+        Event::Apply(denial("born", 3, json!({"identities": ["a"]}), "Pods")),
+    );
+    store.judge_cluster();
+    // The last good version, with its one rule.
+    assert_eq!(store.current().summary().rules, 8);
+}
+
+#[test]
+fn a_faulty_policy_whose_subjects_cannot_be_read_is_about_everybody_and_in_mode_audit_denies_nothing() {
+    let of = |spec: Value| {
+        let (store, cluster) = store(&[]);
+        list_all(
+            &store,
+            &cluster,
+            [
+                vec![identity("a", 1, "x")],
+                vec![],
+                vec![object(POLICY, "p", 1, spec)],
+            ],
+        );
+        assert_eq!(store.current().summary().policies, 1);
+        status(&store, "p").message
+    };
+    let everybody = "every request of every agent is denied";
+    for spec in [
+        json!({"subjects": {"labels": {"a": "b"}}, "rules": []}),
+        json!({"subjects": ["a"], "rules": []}),
+        json!({"subjects": {"identities": ["a"], "teams": ["b"]}}),
+        json!({"rules": "none"}),
+        json!("text"),
+        json!(null),
+    ] {
+        let said = of(spec.clone());
+        assert!(said.ends_with(everybody), "{spec}: {said}");
+    }
+    let said = of(json!({"mode": "Audit", "rules": "none"}));
+    assert!(said.ends_with("in mode Audit it denies nothing"), "{said}");
+    let said = of(json!({"mode": "audit", "rules": "none"}));
+    assert!(said.ends_with(everybody), "{said}");
+}
+
+#[test]
+fn a_policy_that_was_made_anew_under_its_name_has_no_good_version_from_before() {
+    let (store, cluster) = store(&[]);
+    let subjects = json!({"identities": ["a"]});
+    list_all(
+        &store,
+        &cluster,
+        [
+            vec![identity("a", 1, "x")],
+            vec![],
+            vec![denial("p", 1, subjects.clone(), "pods")],
+        ],
+    );
+    assert_eq!(store.current().summary().rules, 1);
+    let mut anew = denial("p", 1, subjects, "Pods");
+    anew.metadata.uid = Some("another".to_owned());
+    cluster.event(POLICY, Event::Apply(anew));
+    store.judge_cluster();
+    assert_eq!(store.current().summary().rules, 2);
+}
+
+#[test]
+fn a_faulty_version_that_shuts_its_agent_out_does_so() {
+    for (field, value, wanted) in [
+        ("state", json!("Revoked"), (State::Revoked, None)),
+        ("state", json!("Suspended"), (State::Suspended, None)),
+        ("state", json!("Quarantined"), (State::Suspended, None)),
+        ("state", json!("Active"), (State::Active, None)),
+        ("owner", json!("p"), (State::Active, None)),
+        (
+            "expiresAt",
+            json!("2020-01-01T00:00:00Z"),
+            (State::Active, Some("2020-01-01T00:00:00Z")),
+        ),
+    ] {
+        let (store, cluster) = store(&[]);
+        list_all(&store, &cluster, [vec![identity("a", 1, "x")], vec![], vec![]]);
+        let mut faulty = identity("a", 2, "y");
+        faulty.data["spec"]["colour"] = json!("red");
+        faulty.data["spec"][field] = value.clone();
+        cluster.event(IDENTITY, Event::Apply(faulty));
+        store.judge_cluster();
+        let set = store.current();
+        let identity = &set.identities()[0];
+        let expires = identity.expires_at.map(|at| at.to_string());
+        assert_eq!((identity.state, expires.as_deref()), wanted, "{field}: {value}");
+        assert_eq!(identity.owner, "o");
+        assert!(
+            !set.identities_of_pod("n", "x", &std::collections::BTreeMap::new())
+                .is_empty()
+        );
+        assert!(!status(&store, "a").ready);
+    }
+}
+
+#[test]
+fn an_identity_that_would_be_two_users_is_refused_and_all_three_have_the_condition() {
+    let (store, cluster) = store(&[]);
+    let grant = |name: &str, group: &str, user: &str| {
+        let rules = json!([{"verbs": ["get"], "apiGroups": [""], "resources": ["pods"]}]);
+        let upstream = json!({"impersonate": {"user": user}});
+        object(
+            GRANT,
+            name,
+            1,
+            json!({"to": {"groups": [group]}, "upstream": upstream, "rules": rules}),
+        )
+    };
+    let in_groups = |generation: i64, groups: &[&str]| {
+        let mut identity = identity("a", generation, "x");
+        identity.data["spec"]["groups"] = json!(groups);
+        identity
+    };
+    let grants = vec![grant("one", "g1", "u"), grant("two", "g2", "v")];
+    list_all(&store, &cluster, [vec![in_groups(1, &["g1"])], grants, vec![]]);
+    cluster.event(IDENTITY, Event::Apply(in_groups(2, &["g1", "g2"])));
+    store.judge_cluster();
+    assert_eq!(store.current().grants_of("a").len(), 1);
+    let judged = Arc::clone(&store.judged.lock());
+    for object in judged.objects() {
+        let conditions = object.conditions(Timestamp::UNIX_EPOCH);
+        let reasons: Vec<_> = conditions
+            .iter()
+            .map(|condition| condition.reason.as_str())
+            .collect();
+        let ready = if object.entry.name == "a" {
+            "Invalid"
+        } else {
+            "InForce"
+        };
+        assert_eq!(reasons, [ready, "TwoUpstreamUsers"], "{conditions:#?}");
+    }
+}
+
+#[test]
+fn a_version_that_another_node_has_in_force_is_known_to_an_agent_that_has_just_started() {
+    let ready = json!({"conditions": [{
+        "type": "Ready", "status": "True", "observedGeneration": 1, "reason": "InForce", "message": "",
+        "lastTransitionTime": "2026-01-01T00:00:00Z",
+    }]});
+    let (store, cluster) = store(&[]);
+    let mut shown = identity("a", 1, "x");
+    shown.data["status"] = ready;
+    list_all(
+        &store,
+        &cluster,
+        [vec![shown, identity("b", 1, "y")], vec![], vec![]],
+    );
+    let known: Vec<_> = cluster
+        .snapshot()
+        .objects
+        .iter()
+        .map(|object| object.known_from)
+        .collect();
+    // What came into force here is known too, from then on.
+    assert_eq!(known, [0, 0]);
+    cluster.event(IDENTITY, Event::Apply(identity("b", 2, "y")));
+    let known: Vec<_> = cluster
+        .snapshot()
+        .objects
+        .iter()
+        .map(|object| object.known_from)
+        .collect();
+    assert_eq!(known, [0, 1]);
 }
 
 #[test]
@@ -271,4 +456,22 @@ fn an_object_of_a_file_stays_where_the_cluster_has_one_of_the_same_name() {
         of_cluster.message.contains("is already at") && !of_cluster.ready,
         "{of_cluster:?}"
     );
+}
+
+#[test]
+fn a_watch_that_fails_ages_and_one_that_is_silent_does_not() {
+    use std::time::{Duration, Instant};
+    let (store, cluster) = store(&[]);
+    assert_eq!(cluster.heard(Instant::now()), [None; 3]);
+    list_all(&store, &cluster, Default::default());
+    cluster.failed(GRANT);
+    let later = Instant::now() + Duration::from_secs(60);
+    let [identities, grants, _] = cluster.heard(later);
+    assert_eq!(identities, Some(Duration::ZERO));
+    assert!(grants >= Some(Duration::from_secs(60)), "{grants:?}");
+    // A list under way is no success yet.
+    cluster.event(GRANT, Event::Init);
+    assert!(cluster.heard(later)[GRANT] >= Some(Duration::from_secs(60)));
+    cluster.event(GRANT, Event::InitDone);
+    assert_eq!(cluster.heard(later)[GRANT], Some(Duration::ZERO));
 }

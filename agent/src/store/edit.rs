@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use picket_policy::api::FileReading;
 use picket_policy::yaml::{EditError, remove_document, set_text};
-use picket_policy::{Document, PolicySet, builtin};
+use picket_policy::{Absence, Diagnostic, Document, PolicySet, builtin};
 use thiserror::Error;
 
 use super::files::read_all;
@@ -109,6 +109,8 @@ pub struct ObjectFiles {
     manifests: Vec<Manifest>,
     readings: Vec<(String, FileReading)>,
     set: PolicySet,
+    /// What was wrong before the change, where that is no reason against it.
+    faults: Vec<Diagnostic>,
 }
 
 impl ObjectFiles {
@@ -128,7 +130,49 @@ impl ObjectFiles {
             manifests,
             readings,
             set,
+            faults: Vec::new(),
         })
+    }
+
+    /// Likewise, to shut an agent out, which faults of other objects must not keep anybody from. A change may leave such faults as
+    /// they are, and add none.
+    ///
+    /// # Errors
+    /// Where the files cannot be read.
+    pub fn read_faulty(paths: &[PathBuf]) -> Result<Self, ObjectEditError> {
+        let manifests = read_all(paths)?;
+        let readings = parse(&manifests);
+        let (set, faults) = match compile(&readings, builtin::OWN_NAMESPACE) {
+            Ok(set) => (set, Vec::new()),
+            Err(StoreError::Objects { errors }) => {
+                let absent = Absence::Invalid("the files are not valid".to_owned());
+                (PolicySet::deny_all(absent), errors)
+            }
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Self {
+            paths: paths.to_vec(),
+            manifests,
+            readings,
+            set,
+            faults,
+        })
+    }
+
+    /// Checks files that are to be written.
+    fn check(&self, manifests: &[Manifest]) -> Result<(), StoreError> {
+        let Err(error) = compile(&parse(manifests), builtin::OWN_NAMESPACE) else {
+            return Ok(());
+        };
+        // Lines may have moved.
+        let was_there = |error: &Diagnostic| {
+            let same = |fault: &Diagnostic| (&fault.file, &fault.reason) == (&error.file, &error.reason);
+            self.faults.iter().any(same)
+        };
+        match &error {
+            StoreError::Objects { errors } if errors.iter().all(was_there) => Ok(()),
+            _ => Err(error),
+        }
     }
 
     /// The objects, in the order of the files.
@@ -213,7 +257,7 @@ impl ObjectFiles {
         };
         let mut manifests = self.manifests.clone();
         manifests.push(manifest.clone());
-        compile(&parse(&manifests), builtin::OWN_NAMESPACE)?;
+        self.check(&manifests)?;
         if !dry_run {
             let _lock = lock(path)?;
             // Not to be replaced: what has that name is no file of objects that was read.
@@ -254,7 +298,7 @@ impl ObjectFiles {
             Some(text) => manifests[file].text.clone_from(text),
             None => drop(manifests.remove(file)),
         }
-        compile(&parse(&manifests), builtin::OWN_NAMESPACE)?;
+        self.check(&manifests)?;
         if dry_run {
             return Ok(path.clone());
         }
@@ -483,5 +527,26 @@ mod tests {
             .remove("AgentIdentity", "z", false)
             .expect_err("none");
         assert!(error.to_string().ends_with("; there: none"), "{error}");
+    }
+
+    #[test]
+    fn a_fault_of_another_object_keeps_nobody_from_shutting_an_agent_out() {
+        let folder = folder();
+        fs::write(
+            folder.path().join("c.yaml"),
+            IDENTITY.replace("NAME", "c").replace("owner", "colour"),
+        )
+        .expect("written");
+        let paths = [folder.path().to_owned()];
+        assert!(ObjectFiles::read(&paths).is_err());
+        let files = ObjectFiles::read_faulty(&paths).expect("read");
+        files
+            .set_fields("AgentIdentity", "b", &[(STATE, "Revoked")], false)
+            .expect("changed");
+        assert!(text(&folder, "both.yaml").contains("state: Revoked"));
+        // A fault of its own is one.
+        let files = ObjectFiles::read_faulty(&paths).expect("read");
+        let error = files.set_fields("AgentIdentity", "b", &[(STATE, "Gone")], false);
+        assert!(error.is_err_and(|error| error.to_string().contains("Gone")));
     }
 }

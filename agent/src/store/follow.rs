@@ -79,6 +79,7 @@ async fn kind(connector: &Connector, cluster: Arc<ClusterObjects>, place: usize,
         cancel,
         |event| cluster.event(place, event),
         |error| {
+            cluster.failed(place);
             if let watcher::Error::InitialListFailed(kube::Error::Api(status)) = error
                 && status.code == 404
             {

@@ -4,7 +4,8 @@
 //! force, and why not, as its status and as its conditions at the API server.
 
 use jiff::Timestamp;
-use picket_policy::api::v1alpha1::ObjectCondition;
+use picket_policy::api::AnyObject;
+use picket_policy::api::v1alpha1::{Mode, ObjectCondition};
 use picket_policy::{Document, ObjectVerdict};
 
 use super::cluster::{KINDS, Snapshot, SnapshotEntry, condition};
@@ -13,9 +14,9 @@ use super::cluster::{KINDS, Snapshot, SnapshotEntry, condition};
 const MAX_MESSAGE: usize = 4096;
 
 /// The condition that says whether the latest version is in force.
-const READY: &str = "Ready";
+pub(super) const READY: &str = "Ready";
 
-/// The condition that says that one pod could be this agent and another one.
+/// The condition that says that one pod could be this agent and another one, or that one agent would be two users.
 const CONFLICT: &str = "Conflict";
 
 /// The objects of the cluster with their verdicts.
@@ -66,20 +67,19 @@ impl<'j> JudgedObject<'j> {
         let ObjectVerdict {
             faults,
             conflicts,
+            two_users,
             dangling,
             ..
         } = self.verdict;
         let reasons: Vec<_> = if self.is_ready() {
-            conflicts.iter().chain(dangling).collect()
+            conflicts.iter().chain(two_users).chain(dangling).collect()
         } else {
             self.entry.errors.iter().chain(faults).collect()
         };
         let reasons: Vec<_> = reasons.into_iter().map(String::as_str).collect();
         let instead = match self.in_force() {
             _ if self.is_ready() => "",
-            Some(_) if self.entry.has_barrier => {
-                ". No valid version is known, so every request of the policy's subjects is denied"
-            }
+            Some(barrier) if self.entry.has_barrier => denied_instead(barrier),
             Some(_) => ". The last valid version stays in force",
             None => ". No version of it is in force",
         };
@@ -96,17 +96,34 @@ impl<'j> JudgedObject<'j> {
         let reason = if ready { "InForce" } else { "Invalid" };
         let generation = self.entry.generation;
         let mut conditions = vec![condition(READY, ready, generation, reason, self.message(), now)];
-        if !self.verdict.conflicts.is_empty() {
-            let message = self.verdict.conflicts.join("; ");
-            conditions.push(condition(
-                CONFLICT,
-                true,
-                generation,
-                "OnePodTwoIdentities",
-                message,
-                now,
-            ));
+        let ObjectVerdict {
+            conflicts, two_users, ..
+        } = self.verdict;
+        let reason = match (conflicts.is_empty(), two_users.is_empty()) {
+            (true, true) => return conditions,
+            (_, false) => "TwoUpstreamUsers",
+            (false, true) => "OnePodTwoIdentities",
+        };
+        let all: Vec<_> = two_users.iter().chain(conflicts).map(String::as_str).collect();
+        let mut message = all.join("; ");
+        if let Some((end, _)) = message.char_indices().nth(MAX_MESSAGE) {
+            message.truncate(end);
         }
+        conditions.push(condition(CONFLICT, true, generation, reason, message, now));
         conditions
+    }
+}
+
+/// What a policy denies in place of a faulty one.
+fn denied_instead(barrier: &Document) -> &'static str {
+    let AnyObject::Policy(policy) = &barrier.object else {
+        return "";
+    };
+    match (&policy.spec.subjects, policy.spec.mode) {
+        (_, Mode::Audit) => ". No valid version is known, and in mode Audit it denies nothing",
+        (Some(_), Mode::Enforce) => {
+            ". No valid version is known, so every request of the policy's subjects is denied"
+        }
+        (None, Mode::Enforce) => ". No valid version is known, so every request of every agent is denied",
     }
 }

@@ -1,13 +1,15 @@
-//! Metrics of the objects' files.
+//! Metrics of the objects: how many there are and in which state, and whether files and API server are read.
 //!
-//! In: the status that the [`Store`] has after each reading. Out: a counter and a gauge in the registry.
+//! In: the status that the [`Store`] has after each reading. Out: counters and gauges in the registry.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use prometheus_client::metrics::gauge::Gauge;
 
 use super::Store;
-use crate::metrics::{CounterFamily, MetricsRegistry, count};
+use super::cluster::KINDS;
+use crate::metrics::{CounterFamily, GaugeFamily, MetricsRegistry, TimeFamily, count};
 
 /// The metrics of the store; cheap to clone.
 #[derive(Debug, Clone)]
@@ -17,7 +19,15 @@ pub struct StoreMetrics {
     invalid: Gauge,
     unlisted: Gauge,
     status_writes: CounterFamily<1>,
+    objects: GaugeFamily<2>,
+    heard: TimeFamily<1>,
 }
+
+/// What became of an object, as a label: in force as it is written, in force as it was before, or not in force at all.
+const STATES: [&str; 3] = ["in_force", "last_good", "refused"];
+
+/// How often the time of the last success is set while a watch goes on in silence.
+const SILENT: Duration = Duration::from_secs(15);
 
 impl StoreMetrics {
     /// Registers them.
@@ -38,9 +48,25 @@ impl StoreMetrics {
         for result in ["success", "failure"] {
             status_writes.show([result]);
         }
+        let objects = registry.gauges(
+            "objects",
+            ["kind", "state"],
+            "Objects by kind and state: `in_force` as it is written, `last_good` where a version from before is in force, or what denies everything in its place, `refused` where none is",
+        );
+        for kind in KINDS {
+            for state in STATES {
+                objects.show([kind.kind, state]);
+            }
+        }
         Self {
             reloads,
             status_writes,
+            objects,
+            heard: registry.times(
+                "objects_watch_last_success_timestamp",
+                ["kind"],
+                "Moment at which the list and watch of a kind of the cluster's objects worked last; a silent watch counts as working for up to 3 minutes after its connection died",
+            ),
             invalid: registry.gauge(
                 "invalid_objects",
                 "Objects whose latest version is not in force",
@@ -66,8 +92,35 @@ impl StoreMetrics {
         let statuses = store.statuses();
         let invalid = statuses.iter().filter(|status| !status.ready).count();
         self.invalid.set(i64::try_from(invalid).unwrap_or(i64::MAX));
+        for kind in KINDS {
+            let mut counts = [0_usize; STATES.len()];
+            for status in statuses.iter().filter(|status| status.kind == kind.kind) {
+                let state = match (status.ready, status.generation) {
+                    (true, _) => 0,
+                    (false, Some(_)) => 1,
+                    (false, None) => 2,
+                };
+                counts[state] += 1;
+            }
+            for (state, count) in STATES.into_iter().zip(counts) {
+                self.objects.set([kind.kind, state], count);
+            }
+        }
         self.unlisted
             .set(i64::try_from(store.unlisted()).unwrap_or(i64::MAX));
+    }
+
+    fn show_heard(&self, store: &Store) {
+        let heard = store
+            .cluster
+            .as_ref()
+            .map(|cluster| cluster.heard(Instant::now()));
+        for (kind, heard) in KINDS.iter().zip(heard.into_iter().flatten()) {
+            if let Some(ago) = heard {
+                let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+                self.heard.set([kind.kind], now.saturating_sub(ago));
+            }
+        }
     }
 
     /// Counts each reading of the policy files, for as long as it is polled.
@@ -75,7 +128,14 @@ impl StoreMetrics {
         let mut changes = store.changes();
         self.generation.set(count(changes.borrow_and_update().generation));
         self.show(&store);
-        while changes.changed().await.is_ok() {
+        loop {
+            self.show_heard(&store);
+            let changed = tokio::time::timeout(SILENT, changes.changed()).await;
+            match changed {
+                Err(_) => continue,
+                Ok(Err(_)) => return,
+                Ok(Ok(())) => {}
+            }
             let now = changes.borrow_and_update().clone();
             let result = if now.last_error.is_none() {
                 "success"

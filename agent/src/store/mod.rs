@@ -12,7 +12,9 @@ mod follow;
 mod judged;
 mod metrics;
 mod report;
+mod shut_out;
 mod source;
+mod stand_in;
 mod status;
 mod watch;
 
@@ -25,7 +27,7 @@ use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use parking_lot::{Mutex, MutexGuard};
 use picket_policy::api::FileReading;
-use picket_policy::{Diagnostic, Document, PolicySet, builtin};
+use picket_policy::{Absence, Diagnostic, Document, PolicySet, builtin};
 use thiserror::Error;
 use tokio::sync::watch as channel;
 use tokio_util::sync::CancellationToken;
@@ -38,6 +40,7 @@ pub use status::{IdentityState, ObjectStatus, StatusReason};
 
 use crate::runtime::epoch::Epoch;
 use judged::Judged;
+use shut_out::ShutOut;
 use status::StatusBoard;
 
 /// Why the sources make no set.
@@ -145,6 +148,16 @@ struct LastReading {
     error: Option<String>,
     /// The last ones that stood together, which the cluster's objects are judged beside.
     good: Option<(Readings, Vec<Document>)>,
+    /// The agents that faulty files shut out all the same.
+    shut_out: ShutOut,
+}
+
+impl LastReading {
+    /// The documents that count now.
+    fn documents(&self) -> Option<Vec<Document>> {
+        let (_, documents) = self.good.as_ref()?;
+        Some(shut_out::with_states(documents, &self.shut_out))
+    }
 }
 
 /// What sources said, each text's with its file's name.
@@ -232,7 +245,9 @@ impl Store {
         Self {
             sources,
             own_namespace: own_namespace.to_owned(),
-            current: ArcSwap::from_pointee(PolicySet::deny_all("they have not been read yet".to_owned())),
+            current: ArcSwap::from_pointee(PolicySet::deny_all(Absence::Unlisted(
+                "its objects have not been read".to_owned(),
+            ))),
             epoch: Epoch::default(),
             status: channel::channel(StoreStatus::default()).0,
             objects: Mutex::default(),
@@ -245,7 +260,7 @@ impl Store {
     /// Why everything is denied, where no set has been valid since the start; for operators, with what the files say.
     #[must_use]
     pub fn why_deny_all(&self) -> Option<String> {
-        let place = self.current.load().invalid().map(str::to_owned)?;
+        let place = self.current.load().absent()?.reason().to_owned();
         Some(self.status().last_error.unwrap_or(place))
     }
 
@@ -323,11 +338,13 @@ impl Store {
                 match composed {
                     Ok((set, judged)) => {
                         self.accept(set, Some(&readings), judged, now);
+                        last.shut_out.clear();
                         (last.error, last.good) = (None, Some((readings, documents)));
                         Ok(())
                     }
                     // The files are good, and the cluster's objects come later.
                     Err(error @ StoreError::Unlisted { .. }) => {
+                        last.shut_out.clear();
                         (last.error, last.good) = (None, Some((readings, documents)));
                         Err(error)
                     }
@@ -336,6 +353,7 @@ impl Store {
                             self.board().rejected(&readings, errors, now);
                         }
                         last.error = Some(error.to_string());
+                        self.shut_out(&mut last, &readings, now);
                         Err(error)
                     }
                 }
@@ -350,16 +368,33 @@ impl Store {
         }
     }
 
+    /// Puts the last good set in force anew where faulty files shut other agents out of it, or shut them out no more.
+    fn shut_out(&self, last: &mut LastReading, readings: &Readings, now: Timestamp) {
+        let Some((_, good)) = &last.good else { return };
+        let shut_out = shut_out::shut_out(good, readings);
+        if shut_out == last.shut_out {
+            return;
+        }
+        last.shut_out = shut_out;
+        let composed = last.documents().map(|documents| self.compose(documents));
+        if let Some(Ok((set, judged))) = composed {
+            tracing::warn!(agents = ?last.shut_out, "the files are not valid, and shut these agents out all the same");
+            self.board().shut_out(&last.shut_out);
+            self.accept(set, None, judged, now);
+        }
+    }
+
     /// Judges the cluster's objects again, beside the files that stood together last.
     fn judge_cluster(&self) {
         let last = self.last.lock();
-        let Some((readings, documents)) = &last.good else {
+        let Some(documents) = last.documents() else {
             return;
         };
-        match self.compose(documents.clone()) {
+        match self.compose(documents) {
             Ok((set, judged)) => {
                 // Of files that are faulty now the statuses say so already.
-                let readings = last.error.is_none().then_some(readings);
+                let readings = last.good.as_ref().map(|(readings, _)| readings);
+                let readings = readings.filter(|_| last.error.is_none());
                 self.accept(set, readings, judged, Timestamp::now());
                 if let Some(error) = &last.error {
                     self.status
@@ -382,7 +417,7 @@ impl Store {
         }
         let snapshot = cluster.snapshot();
         let (set, verdicts) =
-            PolicySet::compile_each(documents, &snapshot.objects, &self.own_namespace).map_err(invalid)?;
+            PolicySet::compile_each(&documents, &snapshot.objects, &self.own_namespace).map_err(invalid)?;
         cluster.came_into_force(&snapshot, &verdicts);
         Ok((set, Judged { snapshot, verdicts }))
     }
@@ -437,10 +472,12 @@ impl Store {
         }
         if generation == 0 && is_early {
             tracing::info!(%error, "every request is denied until the API server has listed the objects");
-            self.current.store(Arc::new(PolicySet::deny_all(place)));
+            self.current
+                .store(Arc::new(PolicySet::deny_all(Absence::Unlisted(place))));
         } else if generation == 0 {
             tracing::error!(%error, "no policy set is valid: every request is denied until the files are corrected");
-            self.current.store(Arc::new(PolicySet::deny_all(place)));
+            self.current
+                .store(Arc::new(PolicySet::deny_all(Absence::Invalid(place))));
         } else {
             tracing::error!(%error, "the changed policy set is not valid; the last valid one stays in force");
         }

@@ -6,12 +6,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use jiff::Timestamp;
-use picket_policy::api::v1alpha1::State;
+use picket_policy::api::v1alpha1::{AgentIdentitySpec, Spec as _, State};
 use picket_policy::api::{AnyObject, FileReading};
 use picket_policy::{Diagnostic, Document, Standing};
 use serde::{Deserialize, Serialize};
 
 use super::judged::Judged;
+use super::shut_out::ShutOut;
 
 /// An object that the sources hold, or that is in force.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -126,6 +127,8 @@ pub(super) struct StatusBoard {
     since: HashMap<Condition, Timestamp>,
     /// Those of the cluster's objects, which follow the files'.
     of_cluster: Vec<Kept>,
+    /// The agents that faulty files shut out all the same.
+    shut_out: ShutOut,
 }
 
 /// What an object says, so that a version can be told from another without being kept.
@@ -181,13 +184,32 @@ impl Kept {
         }
         status
     }
+
+    /// The status of an agent that is shut out though the version that says so is not in force.
+    fn shut_out(&self, state: State) -> Self {
+        let mut shut = self.clone();
+        if let Some((of, _)) = &mut shut.standing {
+            *of = state;
+        }
+        shut.status
+            .message
+            .push_str(". The agent is shut out all the same");
+        shut
+    }
 }
 
 impl StatusBoard {
     /// The statuses at `now`, in the order of the sources.
     pub(super) fn statuses(&self, now: Timestamp) -> Vec<ObjectStatus> {
-        let all = self.statuses.iter().chain(&self.of_cluster);
-        all.map(|kept| kept.at(now)).collect()
+        let of_files = self
+            .statuses
+            .iter()
+            .map(|kept| match self.shut_out.get(&kept.status.name) {
+                Some(state) if kept.status.kind == AgentIdentitySpec::KIND => kept.shut_out(*state).at(now),
+                _ => kept.at(now),
+            });
+        let of_cluster = self.of_cluster.iter().map(|kept| kept.at(now));
+        of_files.chain(of_cluster).collect()
     }
 
     /// Notes what became of the cluster's objects in the set of this generation.
@@ -237,6 +259,7 @@ impl StatusBoard {
 
     /// Notes that all of a reading came into force, as the set of this generation.
     pub(super) fn accepted(&mut self, files: &[(String, FileReading)], generation: u64, now: Timestamp) {
+        self.shut_out.clear();
         let mut in_force = BTreeMap::new();
         let mut next = Next::new(now);
         for (file, entry) in entries(files) {
@@ -341,6 +364,11 @@ impl StatusBoard {
         next.statuses
             .sort_by(|one, other| one.status.source.cmp(&other.status.source));
         self.take(next);
+    }
+
+    /// Notes which agents are shut out though the files did not come into force.
+    pub(super) fn shut_out(&mut self, states: &ShutOut) {
+        self.shut_out.clone_from(states);
     }
 
     fn take(&mut self, next: Next) {

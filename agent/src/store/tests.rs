@@ -5,6 +5,8 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::Duration;
 
+use picket_policy::api::v1alpha1::State;
+
 use super::*;
 
 const IDENTITY: &str = "apiVersion: picket.dev/v1alpha1\nkind: AgentIdentity\nmetadata: {name: NAME}\n\
@@ -86,7 +88,11 @@ fn an_agent_without_a_valid_set_denies_everything_until_the_files_are_corrected(
         why()
     );
     // Any pod reads this: where, and not what.
-    let told = store.current().invalid().map(str::to_owned).expect("a place");
+    let told = store
+        .current()
+        .absent()
+        .map(|absent| absent.reason().to_owned())
+        .expect("a place");
     assert!(
         told.ends_with("b.yml:6:3 and 1 more error") && !told.contains("colour"),
         "{told}"
@@ -576,4 +582,98 @@ fn a_new_set_counts_before_anybody_is_told_of_it_and_an_invalid_one_never() {
     folder.write("a.yaml", &identity("b"));
     store.reload();
     assert_ne!(store.epoch().now(), before);
+}
+
+/// The states of the identities in force, by name.
+fn states(store: &Store) -> Vec<(String, State)> {
+    let set = store.current();
+    let states = set.identities().iter();
+    states
+        .map(|identity| (identity.name.clone(), identity.state))
+        .collect()
+}
+
+#[test]
+fn an_agent_is_shut_out_while_another_object_of_the_files_is_faulty() {
+    let folder = Folder::new();
+    for name in ["a", "b", "c"] {
+        folder.write(&format!("{name}.yaml"), &identity(name));
+    }
+    let store = Store::open(&[folder.path().to_owned()]).expect("valid");
+    let faulty = identity("c").replace("owner: team", "owner: team\n  colour: red\n  state: Revoked");
+    folder.write("c.yaml", &faulty);
+    folder.write(
+        "a.yaml",
+        &identity("a").replace("owner: team", "owner: other\n  state: Revoked"),
+    );
+    store.reload();
+    let of = |states: [State; 3]| {
+        ["a", "b", "c"]
+            .map(str::to_owned)
+            .into_iter()
+            .zip(states)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(states(&store), of([State::Revoked, State::Active, State::Active]));
+    // The rest of its new version waits.
+    assert_eq!(store.current().identities()[0].owner, "team");
+    assert!(
+        store
+            .status()
+            .last_error
+            .is_some_and(|error| error.contains("colour"))
+    );
+    let status = store
+        .statuses()
+        .into_iter()
+        .find(|status| status.name == "a")
+        .expect("it");
+    assert_eq!(
+        (status.ready, status.state),
+        (false, Some(IdentityState::Revoked))
+    );
+    assert!(
+        status.message.ends_with("The agent is shut out all the same"),
+        "{status:?}"
+    );
+    // A reading that says the same puts nothing in force anew; a file that is gone shuts its agent out.
+    let generation = store.status().generation;
+    folder.write("c.yaml", &faulty.replace("red", "blue"));
+    store.reload();
+    assert_eq!(store.status().generation, generation);
+    fs::remove_file(folder.path().join("b.yaml")).expect("removed");
+    store.reload();
+    assert_eq!(
+        states(&store),
+        of([State::Revoked, State::Revoked, State::Active])
+    );
+    // Back as it was, and then all is good again.
+    folder.write("b.yaml", &identity("b"));
+    store.reload();
+    assert_eq!(states(&store), of([State::Revoked, State::Active, State::Active]));
+    folder.write("c.yaml", &identity("c"));
+    store.reload();
+    assert_eq!(states(&store), of([State::Revoked, State::Active, State::Active]));
+    assert_eq!(store.status().last_error, None);
+    let status = store
+        .statuses()
+        .into_iter()
+        .find(|status| status.name == "a")
+        .expect("it");
+    assert!(status.ready, "{status:?}");
+}
+
+#[test]
+fn what_a_broken_file_may_still_have_is_not_taken_for_removed() {
+    let folder = Folder::new();
+    folder.write("a.yaml", &format!("{}---\n{}", identity("a"), identity("b")));
+    let store = Store::open(&[folder.path().to_owned()]).expect("valid");
+    for broken in ["kind: [", &identity("a").replace("owner", "colour")] {
+        folder.write("a.yaml", broken);
+        store.reload();
+        assert!(
+            states(&store).iter().all(|(_, state)| *state == State::Active),
+            "{broken}"
+        );
+    }
 }

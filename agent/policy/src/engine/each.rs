@@ -5,15 +5,21 @@
 //!
 //! Objects of a cluster change one at a time and arrive in any order, so that a fault of one must not stop another. A reference to
 //! nothing is no fault there: the object may come a moment later. Two identities that one pod could have both stay, since a request of such
-//! a pod is refused as long as they match it.
+//! a pod is refused as long as they match it. Of the objects that would make one identity two users the newer is refused, and all
+//! are told.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::PolicySet;
 use super::check::{CrossErrors, cross_errors};
+use super::one_user::Rank;
 use crate::api::Document;
 use crate::yaml::Diagnostic;
+
+/// After so many rounds an object that is refused falls to none of its versions. An older version may exclude another object,
+/// whose older version excludes a third: without an end, objects made to do that would cost a round each.
+const ROUNDS: usize = 8;
 
 /// An object that a cluster keeps, with the versions that may come into force, the best one first.
 #[derive(Debug, Clone)]
@@ -22,6 +28,8 @@ pub struct ClusterObject {
     pub file: Arc<str>,
     /// The latest version where it is valid by itself, and the last one that was in force.
     pub versions: Vec<Document>,
+    /// The first of the versions that was in force before. Such a version stands against a newer object.
+    pub known_from: usize,
 }
 
 /// What became of an object.
@@ -33,191 +41,150 @@ pub struct ObjectVerdict {
     pub faults: Vec<String>,
     /// Which identities one pod could have beside this one.
     pub conflicts: Vec<String>,
+    /// By which objects, this one among them, an identity would be two users.
+    pub two_users: Vec<String>,
     /// What it names that is not there.
     pub dangling: Vec<String>,
 }
 
+/// The objects and what became of them so far.
+struct Judging<'o> {
+    objects: &'o [ClusterObject],
+    places: BTreeMap<&'o str, usize>,
+    verdicts: Vec<ObjectVerdict>,
+}
+
 impl PolicySet {
     /// Compiles files, which must stand together, and of a cluster's objects what can stand beside them. Of two objects that
-    /// exclude each other the one in a file stays, or the one that comes first in the list.
+    /// exclude each other the one in a file stays, then the one that was in force, then the one that comes first in the list.
     ///
     /// # Errors
     /// What is wrong with the files by themselves. A name that only the cluster could have is no error.
     pub fn compile_each(
-        files: Vec<Document>,
+        files: &[Document],
         objects: &[ClusterObject],
         own_namespace: &str,
     ) -> Result<(Self, Vec<ObjectVerdict>), Vec<Diagnostic>> {
+        let of_files: Vec<_> = files.iter().collect();
         let CrossErrors {
             mut blocking,
+            two_users,
             conflicts,
             ..
-        } = cross_errors(&files);
+        } = cross_errors(&of_files, |place| Rank { class: 0, place });
         blocking.extend(conflicts.into_iter().map(|(later, _)| later));
+        blocking.extend(two_users.into_iter().map(|found| found.refused));
         if !blocking.is_empty() {
             blocking.sort();
             return Err(blocking);
         }
-        let mut verdicts: Vec<_> = objects
-            .iter()
-            .map(|object| ObjectVerdict {
-                in_force: (!object.versions.is_empty()).then_some(0),
-                ..ObjectVerdict::default()
-            })
-            .collect();
-        let places: BTreeMap<&str, usize> = objects
-            .iter()
-            .enumerate()
-            .map(|(place, object)| (object.file.as_ref(), place))
-            .collect();
+        let mut judging = Judging::new(objects);
+        let mut round = 0;
         loop {
-            let chosen = objects.iter().zip(&verdicts);
-            let chosen = chosen.filter_map(|(object, verdict)| object.versions.get(verdict.in_force?));
-            let documents: Vec<_> = files.iter().chain(chosen).cloned().collect();
-            let errors = cross_errors(&documents);
-            let mut demoted = BTreeSet::new();
-            for error in &errors.blocking {
-                if let Some(&place) = places.get(error.file.as_str()) {
-                    let verdict = &mut verdicts[place];
-                    verdict.faults.push(error.reason.clone());
-                    if demoted.insert(place) {
-                        let next = verdict.in_force.map_or(0, |version| version + 1);
-                        verdict.in_force = (next < objects[place].versions.len()).then_some(next);
-                    }
-                }
+            let (chosen, ranks) = judging.chosen(files.len());
+            let documents: Vec<_> = files.iter().chain(chosen).collect();
+            let rank = |place: usize| {
+                let of_file = Rank { class: 0, place };
+                place
+                    .checked_sub(files.len())
+                    .map_or(of_file, |chosen| ranks[chosen])
+            };
+            let errors = cross_errors(&documents, rank);
+            if errors.blocking.is_empty() && errors.two_users.is_empty() {
+                judging.note(errors);
+                return Ok((Self::build(documents, own_namespace), judging.verdicts));
             }
-            if demoted.is_empty() {
-                note(&mut verdicts, &places, errors);
-                return Ok((Self::build(documents, own_namespace), verdicts));
+            if !judging.refuse(&errors, round < ROUNDS) {
+                // No object of the cluster is at fault, and then files would be, which stand by themselves.
+                blocking.extend(errors.blocking);
+                blocking.extend(errors.two_users.into_iter().map(|found| found.refused));
+                return Err(blocking);
             }
+            round += 1;
         }
     }
 }
 
-/// Writes down at each object what is worth knowing of it.
-fn note(verdicts: &mut [ObjectVerdict], places: &BTreeMap<&str, usize>, errors: CrossErrors) {
-    for said in errors
-        .conflicts
-        .into_iter()
-        .flat_map(|(later, earlier)| [later, earlier])
-    {
-        if let Some(&place) = places.get(said.file.as_str()) {
-            verdicts[place].conflicts.push(said.reason);
+impl<'o> Judging<'o> {
+    fn new(objects: &'o [ClusterObject]) -> Self {
+        let verdict = |object: &ClusterObject| ObjectVerdict {
+            in_force: (!object.versions.is_empty()).then_some(0),
+            ..ObjectVerdict::default()
+        };
+        let places = objects.iter().enumerate();
+        Self {
+            objects,
+            places: places
+                .map(|(place, object)| (object.file.as_ref(), place))
+                .collect(),
+            verdicts: objects.iter().map(verdict).collect(),
         }
     }
-    for said in errors.dangling {
-        if let Some(&place) = places.get(said.file.as_str()) {
-            verdicts[place].dangling.push(said.reason);
+
+    /// The versions that are tried, each with its rank behind so many documents of files.
+    fn chosen(&self, files: usize) -> (Vec<&'o Document>, Vec<Rank>) {
+        let chosen = self.objects.iter().zip(&self.verdicts);
+        let chosen = chosen.filter_map(|(object, verdict)| {
+            let version = verdict.in_force?;
+            let class = if version >= object.known_from { 1 } else { 2 };
+            Some((object.versions.get(version)?, class))
+        });
+        let ranked = chosen.enumerate().map(|(place, (document, class))| {
+            let place = files + place;
+            (document, Rank { class, place })
+        });
+        ranked.unzip()
+    }
+
+    /// Has each object at fault fall to its next version, or to none; says whether there was one.
+    fn refuse(&mut self, errors: &CrossErrors, to_next: bool) -> bool {
+        let mut demoted = BTreeSet::new();
+        for found in &errors.two_users {
+            if let Some(&place) = self.places.get(found.refused.file.as_str()) {
+                self.verdicts[place].two_users.push(found.refused.reason.clone());
+            }
+            for told in &found.told {
+                if let Some(&place) = self.places.get(told.file.as_str()) {
+                    let said = &mut self.verdicts[place].two_users;
+                    // A group of thousands is told once at the grant that stays.
+                    if said.is_empty() {
+                        said.push(told.reason.clone());
+                    }
+                }
+            }
+        }
+        let two_users = errors.two_users.iter().map(|found| &found.refused);
+        for error in errors.blocking.iter().chain(two_users) {
+            let Some(&place) = self.places.get(error.file.as_str()) else {
+                continue;
+            };
+            let verdict = &mut self.verdicts[place];
+            verdict.faults.push(error.reason.clone());
+            if demoted.insert(place) {
+                let next = verdict.in_force.map_or(0, |version| version + 1);
+                let is_there = to_next && next < self.objects[place].versions.len();
+                verdict.in_force = is_there.then_some(next);
+            }
+        }
+        !demoted.is_empty()
+    }
+
+    /// Writes down at each object what is worth knowing of it.
+    fn note(&mut self, errors: CrossErrors) {
+        let conflicts = errors.conflicts.into_iter();
+        for said in conflicts.flat_map(|(later, earlier)| [later, earlier]) {
+            if let Some(&place) = self.places.get(said.file.as_str()) {
+                self.verdicts[place].conflicts.push(said.reason);
+            }
+        }
+        for said in errors.dangling {
+            if let Some(&place) = self.places.get(said.file.as_str()) {
+                self.verdicts[place].dangling.push(said.reason);
+            }
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::api::read_documents;
-    use crate::engine::OWN_NAMESPACE;
-
-    fn document(file: &str, kind: &str, name: &str, spec: &str) -> Document {
-        let text = format!(
-            "apiVersion: picket.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec: {spec}\n"
-        );
-        read_documents(file, &text)
-            .unwrap_or_else(|errors| panic!("{errors:?}"))
-            .remove(0)
-    }
-
-    fn identity(file: &str, name: &str, account: &str) -> Document {
-        let spec = format!(
-            "{{owner: o, groups: [g], attest: {{pod: {{namespace: n, serviceAccount: {account}}}}}}}"
-        );
-        document(file, "AgentIdentity", name, &spec)
-    }
-
-    fn grant(file: &str, name: &str, user: &str) -> Document {
-        let rules = "[{verbs: [get], apiGroups: [''], resources: [pods]}]";
-        let spec =
-            format!("{{to: {{groups: [g]}}, upstream: {{impersonate: {{user: {user}}}}}, rules: {rules}}}");
-        document(file, "AgentGrant", name, &spec)
-    }
-
-    fn object(versions: Vec<Document>) -> ClusterObject {
-        let file = versions
-            .first()
-            .map_or("none".into(), |version| version.name_location().file);
-        ClusterObject { file, versions }
-    }
-
-    fn compile(files: Vec<Document>, objects: &[ClusterObject]) -> (PolicySet, Vec<ObjectVerdict>) {
-        PolicySet::compile_each(files, objects, OWN_NAMESPACE).unwrap_or_else(|errors| panic!("{errors:?}"))
-    }
-
-    #[test]
-    fn an_object_in_a_file_stays_and_the_clusters_of_that_name_is_at_fault() {
-        let (set, verdicts) = compile(
-            vec![identity("f", "a", "one")],
-            &[
-                object(vec![identity("c1", "a", "two")]),
-                object(vec![identity("c2", "b", "three")]),
-            ],
-        );
-        let accounts: Vec<_> = set
-            .identities()
-            .iter()
-            .map(|identity| identity.name.as_str())
-            .collect();
-        assert_eq!(accounts, ["a", "b"]);
-        assert!(set.identities_of_pod("n", "two", &BTreeMap::new()).is_empty());
-        assert_eq!(verdicts[0].in_force, None);
-        assert!(
-            verdicts[0].faults[0].contains("is already at f:3"),
-            "{verdicts:?}"
-        );
-        assert_eq!(verdicts[1].in_force, Some(0));
-    }
-
-    #[test]
-    fn two_identities_of_one_pod_both_stay_and_both_are_told() {
-        let objects = [
-            object(vec![identity("c1", "a", "x")]),
-            object(vec![identity("c2", "b", "x")]),
-        ];
-        let (set, verdicts) = compile(Vec::new(), &objects);
-        assert_eq!(set.identities_of_pod("n", "x", &BTreeMap::new()).len(), 2);
-        assert!(verdicts[0].conflicts[0].contains("\"b\" (c2:3)"), "{verdicts:?}");
-        assert!(verdicts[1].conflicts[0].contains("\"a\" (c1:3)"), "{verdicts:?}");
-        assert!(verdicts.iter().all(|verdict| verdict.faults.is_empty()));
-    }
-
-    #[test]
-    fn a_grant_that_would_make_one_agent_two_users_falls_back_to_its_last_version() {
-        let objects = [
-            object(vec![identity("c1", "a", "x")]),
-            object(vec![grant("c2", "first", "u")]),
-            object(vec![grant("c3", "second", "v"), grant("c3", "second", "u")]),
-            object(vec![grant("c4", "third", "w")]),
-        ];
-        let (set, verdicts) = compile(Vec::new(), &objects);
-        let in_force: Vec<_> = verdicts.iter().map(|verdict| verdict.in_force).collect();
-        assert_eq!(in_force, [Some(0), Some(0), Some(1), None]);
-        assert_eq!(set.grants_of("a").len(), 2);
-        assert!(verdicts[2].faults[0].contains("as user \"v\""), "{verdicts:?}");
-    }
-
-    #[test]
-    fn a_reference_to_nothing_is_told_and_no_fault_of_files_either() {
-        let spec =
-            "{subjects: {identities: [nobody]}, rules: [{name: r, action: Deny, match: {resources: ['*']}}]}";
-        let objects = [object(vec![document("c1", "AgentPolicy", "p", spec)])];
-        let (set, verdicts) = compile(vec![document("f", "AgentPolicy", "q", spec)], &objects);
-        assert_eq!(set.summary().policies, 2);
-        assert_eq!(verdicts[0].dangling, ["no AgentIdentity is named \"nobody\""]);
-    }
-
-    #[test]
-    fn files_that_cannot_stand_are_an_error() {
-        let files = vec![identity("f", "a", "x"), identity("g", "b", "x")];
-        let errors = PolicySet::compile_each(files, &[], OWN_NAMESPACE).unwrap_err();
-        assert_eq!(errors.len(), 1, "{errors:?}");
-    }
-}
+#[path = "each_tests.rs"]
+mod tests;

@@ -14,6 +14,7 @@ use super::window::{Window, Zones};
 use crate::api::v1alpha1::{AgentGrant, AgentGrantSpec, PolicyRule, STORED_SUBRESOURCES};
 use crate::engine::builtin::url_matches;
 use crate::glob::Glob;
+use crate::identity::Identity;
 use crate::request::{KubeRequest, Target, Verb, VerbSet};
 
 /// An AgentGrant that was read and checked.
@@ -262,12 +263,6 @@ impl Grant {
         &self.window
     }
 
-    /// Whether it reaches an identity with these groups.
-    pub(super) fn reaches(&self, identity: &str, groups: &[String]) -> bool {
-        self.identities.iter().any(|name| name == identity)
-            || self.groups.iter().any(|group| groups.contains(group))
-    }
-
     /// Whether it gives a request by a path behind a proxy.
     pub(super) fn gives_proxied(&self, request: &KubeRequest) -> bool {
         request.proxy_path.is_some()
@@ -316,6 +311,48 @@ impl Grant {
             }
         }
     }
+}
+
+/// Grants, shared by the identities that they all reach.
+pub(super) type GrantList = Arc<[Arc<Grant>]>;
+
+/// The grants that name each identity or one of its groups, in the order of `grants`. Identities that are reached by their groups
+/// alone, and have the same, share one list.
+pub(super) fn by_identity(identities: &[Arc<Identity>], grants: &[Arc<Grant>]) -> HashMap<String, GrantList> {
+    let (mut by_name, mut by_group): (HashMap<&str, Vec<usize>>, HashMap<&str, Vec<usize>>) =
+        Default::default();
+    for (place, grant) in grants.iter().enumerate() {
+        for name in &grant.identities {
+            by_name.entry(name).or_default().push(place);
+        }
+        for group in &grant.groups {
+            by_group.entry(group).or_default().push(place);
+        }
+    }
+    let mut of_groups: HashMap<Vec<&str>, GrantList> = HashMap::new();
+    let list = |own: &[usize], groups: &[&str]| -> GrantList {
+        let of_groups = groups.iter().filter_map(|group| by_group.get(group));
+        let mut places: Vec<_> = of_groups.flatten().chain(own).copied().collect();
+        places.sort_unstable();
+        places.dedup();
+        places.iter().map(|place| Arc::clone(&grants[*place])).collect()
+    };
+    let reaching = identities.iter().map(|identity| {
+        let mut groups: Vec<_> = identity.groups.iter().map(String::as_str).collect();
+        groups.sort_unstable();
+        let grants = match by_name.get(identity.name.as_str()) {
+            Some(own) => list(own, &groups),
+            None => match of_groups.get(&groups) {
+                Some(shared) => Arc::clone(shared),
+                None => {
+                    let shared = list(&[], &groups);
+                    Arc::clone(of_groups.entry(groups).or_insert(shared))
+                }
+            },
+        };
+        (identity.name.clone(), grants)
+    });
+    reaching.collect()
 }
 
 /// Whether the API server carries a write out and stores nothing. Only of what it stores: a review is answered and a token

@@ -13,6 +13,8 @@ mod index;
 mod instead;
 mod match_input;
 mod needs;
+mod one_user;
+mod one_workload;
 mod overlap;
 mod rules;
 mod tokens;
@@ -65,14 +67,32 @@ pub struct PolicySet {
     by_subject: HashMap<(String, String), Vec<usize>>,
     by_spiffe_id: HashMap<String, Vec<usize>>,
     grants: Vec<Arc<Grant>>,
-    grants_by_identity: HashMap<String, Vec<Arc<Grant>>>,
+    grants_by_identity: HashMap<String, grants::GrantList>,
     rules: rules::RuleSet,
     exceptions: Vec<Exceptions>,
     own_namespace: String,
     /// The namespaces in which labels tell identities apart.
     labelled: BTreeSet<String>,
-    /// Why there is no valid set, where this one only stands in for one.
-    invalid: Option<String>,
+    /// Why there is no set, where this one only stands in for one.
+    absent: Option<Absence>,
+}
+
+/// Why a node has no set, so that nobody is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Absence {
+    /// Objects are not valid, or cannot be read. The place of the fault, or what cannot be read.
+    Invalid(String),
+    /// The API server has not listed the objects yet. Which of them.
+    Unlisted(String),
+}
+
+impl Absence {
+    /// The reason.
+    #[must_use]
+    pub fn reason(&self) -> &str {
+        let (Self::Invalid(reason) | Self::Unlisted(reason)) = self;
+        reason
+    }
 }
 
 impl Default for PolicySet {
@@ -84,17 +104,17 @@ impl Default for PolicySet {
 impl PolicySet {
     /// The set of a node without a valid one: it knows nobody, refuses everyone and says why.
     #[must_use]
-    pub fn deny_all(reason: String) -> Self {
+    pub fn deny_all(absent: Absence) -> Self {
         Self {
-            invalid: Some(reason),
+            absent: Some(absent),
             ..Self::default()
         }
     }
 
     /// Why there is no valid set, where this is one of [`PolicySet::deny_all`].
     #[must_use]
-    pub fn invalid(&self) -> Option<&str> {
-        self.invalid.as_deref()
+    pub fn absent(&self) -> Option<&Absence> {
+        self.absent.as_ref()
     }
 
     /// Checks documents against each other and compiles them, with [`OWN_NAMESPACE`] as Picket's own.
@@ -112,13 +132,13 @@ impl PolicySet {
     pub fn compile_in(documents: Vec<Document>, own_namespace: &str) -> Result<Self, Vec<Diagnostic>> {
         let errors = check::check(&documents);
         if errors.is_empty() {
-            Ok(Self::build(documents, own_namespace))
+            Ok(Self::build(&documents, own_namespace))
         } else {
             Err(errors)
         }
     }
 
-    fn build(documents: Vec<Document>, own_namespace: &str) -> Self {
+    fn build<'d>(documents: impl IntoIterator<Item = &'d Document>, own_namespace: &str) -> Self {
         let mut set = Self {
             identities: Vec::new(),
             by_workload: HashMap::new(),
@@ -130,27 +150,20 @@ impl PolicySet {
             exceptions: Vec::new(),
             own_namespace: own_namespace.to_owned(),
             labelled: BTreeSet::new(),
-            invalid: None,
+            absent: None,
         };
         let mut zones = window::Zones::default();
         for document in documents {
-            match document.object {
+            match &document.object {
                 AnyObject::Identity(object) => {
-                    let identity = Identity::from(object);
+                    let identity = Identity::from(object.clone());
                     set.add_identity(Arc::new(identity));
                 }
-                AnyObject::Grant(object) => set.grants.push(Arc::new(Grant::new(&object, &mut zones))),
-                AnyObject::Policy(object) => set.add_policy(&object),
+                AnyObject::Grant(object) => set.grants.push(Arc::new(Grant::new(object, &mut zones))),
+                AnyObject::Policy(object) => set.add_policy(object),
             }
         }
-        for identity in &set.identities {
-            let reaching = set
-                .grants
-                .iter()
-                .filter(|grant| grant.reaches(&identity.name, &identity.groups));
-            set.grants_by_identity
-                .insert(identity.name.clone(), reaching.cloned().collect());
-        }
+        set.grants_by_identity = grants::by_identity(&set.identities, &set.grants);
         set
     }
 
@@ -292,7 +305,7 @@ impl PolicySet {
     /// The grants that name an identity or one of its groups.
     #[must_use]
     pub fn grants_of(&self, identity: &str) -> &[Arc<Grant>] {
-        self.grants_by_identity.get(identity).map_or(&[], Vec::as_slice)
+        self.grants_by_identity.get(identity).map_or(&[], |grants| grants)
     }
 }
 

@@ -53,6 +53,16 @@ fn tests(selector: Option<&LabelSelector>) -> impl Iterator<Item = (&str, LabelT
     })
 }
 
+/// The labels that a selector binds to certain values, with those. Two selectors that bind one label to different values match no pod
+/// together.
+pub(super) fn pinned_labels(selector: Option<&LabelSelector>) -> impl Iterator<Item = (&str, &[String])> {
+    tests(selector).filter_map(|(key, test)| match test {
+        LabelTest::Is(value) => Some((key, std::slice::from_ref(value))),
+        LabelTest::In(values) => Some((key, values)),
+        LabelTest::NotIn(_) | LabelTest::Exists | LabelTest::DoesNotExist => None,
+    })
+}
+
 /// Whether some pod could satisfy both. Exact: each key stands for itself, so the tests of one key can hold together or
 /// not whatever the other keys say.
 pub(super) fn could_both_match(one: &PodAttest, other: &PodAttest) -> bool {

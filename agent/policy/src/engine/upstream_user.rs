@@ -11,7 +11,7 @@ const SERVICE_ACCOUNT: &str = "system:serviceaccount:";
 const AUTHENTICATED: &str = "system:authenticated";
 
 /// As whom a request goes upstream, from the grant that allows it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum UpstreamUser {
     /// The node's credential asks to act as this user.
     Impersonated(Impersonate),
@@ -110,7 +110,7 @@ impl ServiceAccount {
 }
 
 /// The user that the API server is asked to act as.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Impersonate {
     /// Sent as `Impersonate-User`.
     pub user: String,

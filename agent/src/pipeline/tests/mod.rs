@@ -203,7 +203,9 @@ async fn without_a_valid_policy_set_every_request_is_denied_and_told_why() {
     let reason = "/objects/b.yml:6:3: unknown field `spec.colour`";
     world
         .store
-        .replace_for_tests(PolicySet::deny_all(reason.to_owned()));
+        .replace_for_tests(PolicySet::deny_all(picket_policy::Absence::Invalid(
+            reason.to_owned(),
+        )));
     for path in ["/api/v1/namespaces/n/pods/x", "/version", "/healthz"] {
         let answer = world.ask(Request::get(target(path)), "").await;
         assert_eq!(answer.status, StatusCode::FORBIDDEN, "{path}");

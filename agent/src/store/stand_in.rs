@@ -1,0 +1,68 @@
+//! What takes effect while the latest version of a cluster's object is not valid, where its last good version is none or would
+//! allow too much.
+//!
+//! In: the object as the API server has it, and the last version that was in force. Out: for an AgentPolicy a policy that denies
+//! everything to its subjects; for an AgentIdentity its last good version, shut out as the faulty one says.
+
+use jiff::Timestamp;
+use picket_policy::Document;
+use picket_policy::api::AnyObject;
+use picket_policy::api::v1alpha1::State;
+use serde_json::{Value, json};
+
+/// What a refused agent reads.
+const MESSAGE: &str = "the AgentPolicy is not valid, and no valid version of it is known: everything is denied until it is corrected or deleted";
+
+/// A policy that denies everything to the subjects of a faulty one of which no version is known to be good, or to every agent where
+/// the subjects cannot be read either. `read` makes a document of a spec.
+///
+/// It does not matter whether there ever was a good version. An agent that has just started cannot know, and what one version of
+/// Picket cannot read another one may have in force.
+pub(super) fn barrier(spec: &Value, read: impl Fn(&Value) -> Option<Document>) -> Option<Document> {
+    let rule = |rule: &str, matched: Value| json!({"name": rule, "match": matched, "action": "Deny", "message": MESSAGE});
+    let mut everyone = json!({"rules": [
+        rule("invalid-policy", json!({"resources": ["*"]})),
+        rule("invalid-policy-paths", json!({"nonResourceURLs": ["*"]})),
+    ]});
+    // Such a policy refuses nothing when it is valid either.
+    if spec.get("mode").is_some_and(|mode| mode == "Audit") {
+        everyone["mode"] = json!("Audit");
+    }
+    let of_subjects = spec.get("subjects").and_then(|subjects| {
+        let mut spec = everyone.clone();
+        spec["subjects"] = subjects.clone();
+        read(&spec)
+    });
+    of_subjects.or_else(|| read(&everyone))
+}
+
+/// The last good version of an identity, where the faulty version shuts its agent out: suspended, revoked, in a state that is not
+/// known here, or expiring sooner. A fault elsewhere in the object must not keep the agent going.
+pub(super) fn shut_out(good: &Document, spec: &Value) -> Option<Document> {
+    let mut shut = good.clone();
+    let AnyObject::Identity(identity) = &mut shut.object else {
+        return None;
+    };
+    let said = match spec.get("state") {
+        None => State::Active,
+        Some(state) if state == "Active" => State::Active,
+        Some(state) if state == "Revoked" => State::Revoked,
+        Some(_) => State::Suspended,
+    };
+    let (state, expires_at) = (identity.spec.state, identity.spec.expires_at);
+    identity.spec.state = stricter(state, said);
+    let expires = spec.get("expiresAt").and_then(Value::as_str);
+    let expires = expires.and_then(|text| text.parse::<Timestamp>().ok());
+    identity.spec.expires_at = expires_at.into_iter().chain(expires).min();
+    let is_shut = (identity.spec.state, identity.spec.expires_at) != (state, expires_at);
+    is_shut.then_some(shut)
+}
+
+/// The state that allows less.
+pub(super) fn stricter(one: State, other: State) -> State {
+    match (one, other) {
+        (State::Revoked, _) | (_, State::Revoked) => State::Revoked,
+        (State::Suspended, _) | (_, State::Suspended) => State::Suspended,
+        (State::Active, State::Active) => State::Active,
+    }
+}
