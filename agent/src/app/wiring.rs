@@ -405,6 +405,7 @@ pub(super) fn files(tasks: &mut Tasks, handles: &Handles, shared: &Shared) {
     // Sessions are judged by these too.
     let (bundles, pods) = (certificates.trust_bundles(), shared.enforcer.enforced().clone());
     let changed = move || pods.changes().changed();
+    issuers.when_changed(changed.clone());
     tasks.spawn(
         "trust bundles",
         Arc::clone(bundles).run(CancellationToken::new(), changed),

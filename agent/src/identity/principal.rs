@@ -15,7 +15,8 @@ pub struct ResolvedPrincipal {
     pub principal: Arc<Principal>,
     /// The identity's name.
     pub name: Arc<str>,
-    /// When time alone ends this, unless something else does before: the identity's end, or its certificate's.
+    /// When time alone ends this, unless something else does before: the identity's end, its certificate's or
+    /// its token's.
     pub until: Option<Timestamp>,
     /// The token that proved the identity, for what is judged again without the request's headers.
     pub token: Option<Arc<VerifiedToken>>,
@@ -29,10 +30,12 @@ impl ResolvedPrincipal {
         token: Option<Arc<VerifiedToken>>,
     ) -> Self {
         let asks = principal.identity().attest.jwt.is_some();
+        let token = token.filter(|_| asks);
         let identity = principal.identity().expires_at;
+        let of_token = token.as_ref().and_then(|token| token.until());
         Self {
-            until: identity.into_iter().chain(credentials).min(),
-            token: token.filter(|_| asks),
+            until: identity.into_iter().chain(credentials).chain(of_token).min(),
+            token,
             name: principal.name().into(),
             principal: Arc::new(principal),
         }

@@ -79,7 +79,6 @@ use write::{AbandonedWrites, Exchange};
 
 /// All stages, put together.
 pub struct Pipeline {
-    issuers: Issuers,
     tls: Arc<ServerConfig>,
     certificates: Arc<Certificates>,
     in_force: Arc<InForce>,
@@ -128,8 +127,11 @@ impl Pipeline {
         Ok(Arc::new(Pipeline {
             tls: certificates.server_config()?,
             certificates: Arc::clone(certificates),
-            issuers,
-            in_force: Arc::new(InForce { store, sessions }),
+            in_force: Arc::new(InForce {
+                store,
+                issuers,
+                sessions,
+            }),
             approvals: Approvals::default(),
             upstream,
             audit,
@@ -240,7 +242,7 @@ impl Pipeline {
         let ticket = self.in_force.sessions.ticket();
         let policies = self.in_force.store.current();
         let authorization = request.head().headers.get(AUTHORIZATION);
-        let token = connection.token(&self.issuers, &policies, authorization).await;
+        let token = connection.token(&self.in_force.issuers, &policies, authorization).await;
         let token = token.as_ref().map(Result::as_ref);
         let shown = token.map(|token| token.map_err(|refused| &refused.error));
         let agent = connection
@@ -250,7 +252,7 @@ impl Pipeline {
                     return;
                 };
                 if error.is_unauthenticated() {
-                    self.issuers.count_failure(error.code());
+                    self.in_force.issuers.count_failure(error.code());
                 }
                 record_unknown_caller(record, error, connection, token);
             })?;

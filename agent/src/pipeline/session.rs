@@ -12,13 +12,14 @@ use hyper::upgrade::OnUpgrade;
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use picket_policy::jwt::VerifiedToken;
-use picket_policy::{KubeRequest, Permit, UpstreamUser};
+use picket_policy::{KubeRequest, Permit, PolicySet, UpstreamUser};
 
 use super::Pipeline;
 use super::body::{AuditedBody, audited};
 use super::connection::Connection;
 use crate::audit::{AuditId, Record};
 use crate::identity::ResolvedPrincipal;
+use crate::identity::jwt::Issuers;
 use crate::listener::PodShare;
 use crate::reject::Rejection;
 use crate::session::{
@@ -36,7 +37,25 @@ pub(super) fn may_be_session(request: &KubeRequest) -> bool {
 /// What a permit is judged by again.
 pub(super) struct InForce {
     pub(super) store: Arc<Store>,
+    pub(super) issuers: Issuers,
     pub(super) sessions: Registry,
+}
+
+impl InForce {
+    /// The agent behind a connection as all is now, by the token that its request showed.
+    fn principal(
+        &self,
+        policies: &Arc<PolicySet>,
+        connection: &Connection,
+        token: Option<&Arc<VerifiedToken>>,
+        now: Timestamp,
+    ) -> Result<Arc<ResolvedPrincipal>, Rejection> {
+        if let Some(token) = token {
+            let taken = self.issuers.verify_again(token, now);
+            taken.map_err(|error| Rejection::Identity(error.into()))?;
+        }
+        connection.principal(policies, token.map(Ok), now)
+    }
 }
 
 /// What is kept of a permit that was sent, for as long as its answer may go on.
@@ -114,11 +133,9 @@ impl Basis {
 
     fn judge_until(&self) -> Result<Option<Timestamp>, Rejection> {
         let policies = self.in_force.store.current();
-        // By the token that the request showed: the session outlives it, as the API server's do.
         let now = Timestamp::now();
-        let agent = self
-            .connection
-            .principal(&policies, self.principal.token.as_ref().map(Ok), now)?;
+        let token = self.principal.token.as_ref();
+        let agent = self.in_force.principal(&policies, &self.connection, token, now)?;
         let permitted = Permitted {
             identity: &self.principal.name,
             request: &self.request,
@@ -185,16 +202,15 @@ impl Following {
 struct ByConnection {
     connection: Arc<Connection>,
     token: Option<Arc<VerifiedToken>>,
-    store: Arc<Store>,
+    in_force: Arc<InForce>,
 }
 
 impl Judge for ByConnection {
     fn judge(&self, facts: &Facts, now: Timestamp) -> Result<Option<Timestamp>, Rejection> {
-        let policies = self.store.current();
-        // By the token that the request showed: the session outlives it, as the API server's do.
+        let policies = self.in_force.store.current();
         let agent = self
-            .connection
-            .principal(&policies, self.token.as_ref().map(Ok), now)?;
+            .in_force
+            .principal(&policies, &self.connection, self.token.as_ref(), now)?;
         let until = session::recheck(&policies, &agent.principal, facts, now)?;
         Ok([agent.until, until].into_iter().flatten().min())
     }
@@ -270,7 +286,7 @@ impl Pipeline {
         let judge = Arc::new(ByConnection {
             connection: Arc::clone(&basis.connection),
             token: basis.principal.token.clone(),
-            store: Arc::clone(&self.in_force.store),
+            in_force: Arc::clone(&self.in_force),
         });
         let Judged { ticket, until } = *basis.judged.lock();
         let facts = basis.facts(id, protocol, credential);

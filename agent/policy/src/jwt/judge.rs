@@ -47,6 +47,7 @@ impl JwtIssuer {
             user,
             expires_at,
             not_before,
+            key: None,
         })
     }
 

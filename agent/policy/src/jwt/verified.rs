@@ -34,6 +34,7 @@ pub struct VerifiedToken {
     pub(super) user: TokenUser,
     pub(super) expires_at: i64,
     pub(super) not_before: Option<i64>,
+    pub(super) key: Option<u64>,
 }
 
 impl fmt::Debug for VerifiedToken {
@@ -86,6 +87,39 @@ impl VerifiedToken {
     #[must_use]
     pub fn service_account(&self) -> Option<TokenClaims> {
         TokenClaims::of(&self.claims)
+    }
+
+    /// The same token, with what the verifier knows the key by that signed it.
+    #[must_use]
+    pub fn signed_by(self, key: u64) -> Self {
+        Self {
+            key: Some(key),
+            ..self
+        }
+    }
+
+    /// What the verifier knows the key by that signed it.
+    #[must_use]
+    pub fn key(&self) -> Option<u64> {
+        self.key
+    }
+
+    /// When the token's time is over, with the skew that clocks may have; `None` where no clock will show it.
+    #[must_use]
+    pub fn until(&self) -> Option<Timestamp> {
+        Timestamp::from_second(self.expires_at.saturating_add(CLOCK_SKEW_SECONDS)).ok()
+    }
+
+    /// Whether the token would be taken from its issuer as the issuer's rules are now. That one of the issuer's keys signed it is
+    /// the caller's to know.
+    ///
+    /// # Errors
+    /// A [`TokenError`].
+    pub fn judge_again(&self, issuer: &Arc<JwtIssuer>, now: Timestamp) -> Result<(), TokenError> {
+        if Arc::ptr_eq(&self.issuer, issuer) || self.issuer == *issuer {
+            return self.check_times(now);
+        }
+        issuer.judge(self.claims.clone(), now).map(drop)
     }
 
     /// Whether the token's times hold, with the skew that clocks may have.

@@ -3,8 +3,8 @@
 //! In: [`Evidence`], all that is known of a caller. Out: from each scheme an [`Attestation`]. A scheme is one file; another
 //! one gets a file beside [`pod`], a name in [`SCHEMES`], and its part of the cache's comparison.
 //!
-//! pipeline/session.rs judges sessions again by the verified token that their request showed: its text is not kept. As with the
-//! API server, a session goes on when its token expires, until something else about the identity changes.
+//! pipeline/session.rs judges sessions again by the verified token that their request showed: its text is not kept. A session ends
+//! with its credential: when that expires, and when the trust in its issuer or in its key ends.
 
 pub mod jwt;
 pub mod pod;

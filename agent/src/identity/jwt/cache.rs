@@ -4,9 +4,10 @@
 //! caller checks again. A token is found again while the keys stay as they were; its text is not kept.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 
 use parking_lot::{Mutex, RwLock};
 use picket_policy::jwt::VerifiedToken;
@@ -16,18 +17,38 @@ const HALF_ENTRIES: usize = 2048;
 const HALF_BYTES: usize = 2 * 1024 * 1024;
 
 /// Counts the changes of the issuers and of their keys. Cheap to clone.
-#[derive(Debug, Clone, Default)]
-pub(super) struct KeyGeneration(Arc<AtomicU64>);
+#[derive(Clone, Default)]
+pub(super) struct KeyGeneration(Arc<Generation>);
+
+#[derive(Default)]
+struct Generation {
+    count: AtomicU64,
+    act: OnceLock<Box<dyn Fn() + Send + Sync>>,
+}
+
+impl fmt::Debug for KeyGeneration {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_tuple("KeyGeneration").field(&self.current()).finish()
+    }
+}
 
 impl KeyGeneration {
     /// Which keys are in force.
     pub(super) fn current(&self) -> u64 {
-        self.0.load(Ordering::Acquire)
+        self.0.count.load(Ordering::Acquire)
     }
 
-    /// Other keys are in force now: what was verified before is forgotten.
+    /// Has `act` called after each change from now on. The first such act stays.
+    pub(super) fn when_advanced(&self, act: impl Fn() + Send + Sync + 'static) {
+        self.0.act.get_or_init(|| Box::new(act));
+    }
+
+    /// Other keys are in force now: what was verified before is forgotten. To be called after the change.
     pub(super) fn advance(&self) {
-        self.0.fetch_add(1, Ordering::AcqRel);
+        self.0.count.fetch_add(1, Ordering::AcqRel);
+        if let Some(act) = self.0.act.get() {
+            act();
+        }
     }
 }
 

@@ -2,6 +2,9 @@
 //!
 //! In: a JWKS document. Out: a [`KeySet`] of the keys that can be used, or that there is none.
 
+use std::hash::{BuildHasher, RandomState};
+use std::sync::LazyLock;
+
 use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey};
 use serde::Deserialize;
 
@@ -26,6 +29,7 @@ struct IssuerKey {
     published: PublishedKey,
     algorithms: Algorithms,
     key: DecodingKey,
+    fingerprint: u64,
 }
 
 impl PartialEq for IssuerKey {
@@ -57,7 +61,7 @@ struct Document {
     keys: Vec<serde_json::Value>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize)]
 struct PublishedKey {
     kty: String,
     #[serde(default)]
@@ -94,18 +98,33 @@ impl KeySet {
         self.0.len()
     }
 
-    /// The keys that may have signed a token with this header.
+    /// Whether a key is still published as it was.
+    pub(super) fn has(&self, fingerprint: u64) -> bool {
+        self.0.iter().any(|key| key.fingerprint == fingerprint)
+    }
+
+    /// The keys that may have signed a token with this header, each with its fingerprint.
     pub(super) fn candidates(
         &self,
         key_id: Option<&str>,
         algorithm: Algorithm,
-    ) -> impl Iterator<Item = &DecodingKey> {
+    ) -> impl Iterator<Item = (&DecodingKey, u64)> {
         let fits = move |key: &&IssuerKey| {
             let is_named = key_id.is_none_or(|id| key.published.kid.as_deref() == Some(id));
             is_named && key.algorithms.has(algorithm)
         };
-        self.0.iter().filter(fits).map(|key| &key.key).take(MAX_TRIES)
+        self.0
+            .iter()
+            .filter(fits)
+            .map(|key| (&key.key, key.fingerprint))
+            .take(MAX_TRIES)
     }
+}
+
+/// A key by 64 bits, with keys that nobody outside knows.
+fn fingerprint(published: &PublishedKey) -> u64 {
+    static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+    KEY.hash_one(published)
 }
 
 impl IssuerKey {
@@ -150,6 +169,7 @@ impl IssuerKey {
             }
         };
         Some(Self {
+            fingerprint: fingerprint(&published),
             published,
             algorithms,
             key,

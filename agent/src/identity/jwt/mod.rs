@@ -130,6 +130,13 @@ struct LoadedIssuers {
     issuers: Vec<Arc<IssuerKeys>>,
 }
 
+impl LoadedIssuers {
+    fn find(&self, url: &str) -> Result<&Arc<IssuerKeys>, TokenError> {
+        let issuer = self.issuers.iter().find(|issuer| issuer.issuer.url == url);
+        issuer.ok_or(TokenError::UnknownIssuer)
+    }
+}
+
 impl Issuers {
     /// Reads the configuration's file, if there is one. Nothing is fetched before [`Issuers::run`].
     ///
@@ -262,15 +269,28 @@ impl Issuers {
         subject: &mut Option<String>,
     ) -> Result<VerifiedToken, JwtError> {
         let loaded = self.0.loaded.load_full();
-        let issuer = loaded
-            .issuers
-            .iter()
-            .find(|issuer| issuer.issuer.url == unverified.issuer)
-            .ok_or(TokenError::UnknownIssuer)?;
-        let claims = issuer.verify(unverified).await?;
+        let issuer = loaded.find(&unverified.issuer)?;
+        let (claims, key) = issuer.verify(unverified).await?;
         let signed = claims.get("sub").and_then(Value::as_str).unwrap_or_default();
         *subject = Some(signed.to_owned());
-        Ok(issuer.issuer.judge(claims, now)?)
+        Ok(issuer.issuer.judge(claims, now)?.signed_by(key))
+    }
+
+    /// Whether a token that was verified would be taken now: its issuer is configured, its key published, and its time not over. What a
+    /// token permitted lasts no longer than that.
+    ///
+    /// # Errors
+    /// A [`JwtError`].
+    pub fn verify_again(&self, token: &VerifiedToken, now: Timestamp) -> Result<(), JwtError> {
+        let loaded = self.0.loaded.load();
+        let issuer = loaded.find(token.issuer())?;
+        issuer.still_has_key_of(token)?;
+        Ok(token.judge_again(&issuer.issuer, now)?)
+    }
+
+    /// Has `act` called after each change of the issuers and of their keys. The first such act stays.
+    pub fn when_changed(&self, act: impl Fn() + Send + Sync + 'static) {
+        self.0.generation.when_advanced(act);
     }
 
     /// Counts a caller that did not prove who it is.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt as _;
-use picket_policy::jwt::{JwtIssuer, TokenError};
+use picket_policy::jwt::{JwtIssuer, TokenError, VerifiedToken};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use tokio::sync::{Notify, watch};
@@ -20,6 +20,9 @@ use super::keys::KeySet;
 use super::metrics::JwtMetrics;
 use super::signature::UnverifiedToken;
 use crate::runtime::backoff::Backoff;
+
+/// The claims of a token, and the fingerprint of the key that signed it.
+type SignedClaims = (Map<String, Value>, u64);
 
 /// How long things may take.
 #[derive(Debug, Clone, Copy)]
@@ -102,8 +105,8 @@ impl IssuerKeys {
         *self.issuer == *other
     }
 
-    /// The claims of a token that this issuer signed.
-    pub(super) async fn verify(&self, token: &UnverifiedToken<'_>) -> Result<Map<String, Value>, JwtError> {
+    /// The claims of a token that this issuer signed, and the key's fingerprint.
+    pub(super) async fn verify(&self, token: &UnverifiedToken<'_>) -> Result<SignedClaims, JwtError> {
         let known = self.state.borrow().clone();
         if let Some(claims) = known.try_keys(token) {
             return Ok(claims?);
@@ -122,15 +125,23 @@ impl IssuerKeys {
     }
 
     /// A key that nobody publishes, or one that nobody can ask for.
-    fn conclude(
-        &self,
-        state: &KeyState,
-        token: &UnverifiedToken<'_>,
-    ) -> Result<Map<String, Value>, JwtError> {
+    fn conclude(&self, state: &KeyState, token: &UnverifiedToken<'_>) -> Result<SignedClaims, JwtError> {
         match state.try_keys(token) {
             Some(claims) => Ok(claims?),
             None if state.failed || state.keys.is_none() => Err(self.unavailable()),
             None => Err(TokenError::UnknownKey.into()),
+        }
+    }
+
+    /// Whether the key that signed a token is still the issuer's.
+    pub(super) fn still_has_key_of(&self, token: &VerifiedToken) -> Result<(), JwtError> {
+        let state = self.state.borrow();
+        match &state.keys {
+            Some(keys) if token.key().is_some_and(|key| keys.has(key)) => Ok(()),
+            Some(_) => Err(TokenError::UnknownKey.into()),
+            // The file has the issuer since a moment ago, and the first fetch is under way. Its end is looked at again.
+            None if state.fetches == 0 => Ok(()),
+            None => Err(self.unavailable()),
         }
     }
 
@@ -173,19 +184,18 @@ impl IssuerKeys {
             return Err(KeysError::OtherIssuer);
         }
         let keys = self.client.get(&discovery.jwks_uri).await?;
-        let keys = KeySet::read(&keys).ok_or(KeysError::Keys)?;
-        if keys.len() == 0 {
-            return Err(KeysError::NoKeys);
-        }
-        Ok(keys)
+        // An empty one is believed: so an issuer takes back all its keys.
+        KeySet::read(&keys).ok_or(KeysError::Keys)
     }
 
     fn note(&self, fetched: Result<KeySet, KeysError>) {
         let now = Instant::now();
         let issuer = &self.issuer.url;
         self.metrics.fetched(fetched.is_ok());
+        let mut is_changed = false;
         self.state.send_modify(|state| {
             state.fetches += 1;
+            is_changed = state.fetches == 1;
             state.ended = Some(now);
             let failed_before = std::mem::replace(&mut state.failed, fetched.is_err());
             match fetched {
@@ -195,14 +205,17 @@ impl IssuerKeys {
                         tracing::info!(issuer, keys = keys.len(), "the issuer's keys are at hand");
                     }
                     if state.keys.as_deref() != Some(&keys) {
+                        if keys.len() == 0 {
+                            tracing::warn!(issuer, "the issuer publishes no key that can be used: none of its tokens counts");
+                        }
                         state.keys = Some(Arc::new(keys));
-                        self.generation.advance();
+                        is_changed = true;
                     }
                 }
                 Err(error) => {
                     let is_over = state.succeeded.is_some_and(|last| now.duration_since(last) >= self.limits.keys);
                     if is_over && state.keys.take().is_some() {
-                        self.generation.advance();
+                        is_changed = true;
                         tracing::error!(issuer, %error, "the issuer has been away for too long: its tokens are refused with 503");
                     } else if !failed_before {
                         let at_hand = state.keys.is_some();
@@ -215,20 +228,23 @@ impl IssuerKeys {
                 }
             }
         });
+        if is_changed {
+            self.generation.advance();
+        }
     }
 }
 
 impl KeyState {
     /// What the keys say of a token; `None` where none of them fits it.
-    fn try_keys(&self, token: &UnverifiedToken<'_>) -> Option<Result<Map<String, Value>, TokenError>> {
+    fn try_keys(&self, token: &UnverifiedToken<'_>) -> Option<Result<SignedClaims, TokenError>> {
         let keys = self.keys.as_deref()?;
         let mut last = None;
-        for key in keys.candidates(token.key_id.as_deref(), token.algorithm) {
+        for (key, fingerprint) in keys.candidates(token.key_id.as_deref(), token.algorithm) {
             match token.claims(key) {
                 Err(TokenError::Signature) if token.key_id.is_none() => {
                     last = Some(Err(TokenError::Signature))
                 }
-                judged => return Some(judged),
+                judged => return Some(judged.map(|claims| (claims, fingerprint))),
             }
         }
         last
@@ -246,6 +262,4 @@ enum KeysError {
     OtherIssuer,
     #[error("its key set is no JSON with keys")]
     Keys,
-    #[error("its key set has no key that can be used")]
-    NoKeys,
 }

@@ -301,7 +301,8 @@ async fn send_without_end(
 pub(crate) struct TestIssuers {
     /// They.
     pub(crate) issuers: Issuers,
-    _folder: tempfile::TempDir,
+    registry: MetricsRegistry,
+    folder: tempfile::TempDir,
     _running: tokio_util::task::AbortOnDropHandle<()>,
 }
 
@@ -311,13 +312,30 @@ impl TestIssuers {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("auth.yaml");
         std::fs::write(&file, issuer.configuration()).expect("written");
-        let metrics = JwtMetrics::register(&MetricsRegistry::default());
+        let registry = MetricsRegistry::default();
+        let metrics = JwtMetrics::register(&registry);
         let issuers = Issuers::open(Some(file), metrics).expect("a configuration");
         let running = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(issuers.clone().run()));
         Self {
             issuers,
-            _folder: folder,
+            registry,
+            folder,
             _running: running,
         }
+    }
+
+    /// Changes the configuration's file.
+    pub(crate) fn rewrite(&self, change: impl FnOnce(String) -> String) {
+        let file = self.folder.path().join("auth.yaml");
+        let text = std::fs::read_to_string(&file).expect("a file");
+        std::fs::write(&file, change(text)).expect("written");
+    }
+
+    /// How many callers did not prove who they are for this reason.
+    pub(crate) fn failures(&self, reason: &str) -> u64 {
+        let text = self.registry.encode().expect("text");
+        let label = format!("attestation_failures_total{{reason=\"{reason}\"}} ");
+        let count = text.lines().find_map(|line| line.split_once(&label));
+        count.map_or(0, |(_, count)| count.parse().expect("a number"))
     }
 }

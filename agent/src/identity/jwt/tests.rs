@@ -1,5 +1,6 @@
 //! Tokens of an issuer with real keys: which are taken, what rotation and outages do, and what no error repeats.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -274,6 +275,76 @@ async fn a_key_that_is_new_is_fetched_once_for_all_and_one_that_was_taken_back_c
     assert_eq!(bed.issuer.asked(), before + 1, "one fetch for all");
     assert_eq!(code(bed.verify(&of_old).await), "jwt_unknown_key");
     assert_eq!(code(bed.verify(&of_new).await), "taken");
+}
+
+#[tokio::test]
+async fn what_a_token_permitted_lasts_as_long_as_its_issuer_and_its_key_are_trusted() {
+    let (key, next) = (TestKey::new("ES256"), TestKey::new("ES256"));
+    let limits = Limits {
+        refresh: Duration::from_millis(50),
+        ..quick()
+    };
+    let bed = Bed::start(vec![key.published("k")], limits).await;
+    let changes = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&changes);
+    bed.issuers.when_changed(move || {
+        counted.fetch_add(1, Ordering::SeqCst);
+    });
+    let token = bed.verify(&key.token("k", &bed.claims())).await.expect("taken");
+    let again = |second: i64| {
+        let now = Timestamp::from_second(second).expect("a moment");
+        match bed.issuers.verify_again(&token, now) {
+            Ok(()) => "taken",
+            Err(error) => error.code(),
+        }
+    };
+    // Waits until the token is judged so, and wants that a change was told since.
+    let judged = async |expected: &str, before: usize| {
+        let waiting = async {
+            while changes.load(Ordering::SeqCst) == before || again(NOW) != expected {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let waited = tokio::time::timeout(Duration::from_secs(20), waiting).await;
+        assert!(waited.is_ok(), "{} and not {expected}", again(NOW));
+    };
+    assert_eq!(again(NOW), "taken");
+    assert_eq!((again(NOW + 159), again(NOW + 160)), ("taken", "jwt_expired"));
+    let until = Timestamp::from_second(NOW + 160).expect("a moment");
+    assert_eq!(token.until(), Some(until));
+    // A further key, and none beside it.
+    for (keys, code) in [
+        (vec![key.published("k"), next.published("next")], "taken"),
+        (vec![next.published("next")], "jwt_unknown_key"),
+        (vec![key.published("k")], "taken"),
+        // An empty set takes all back.
+        (vec![], "jwt_unknown_key"),
+        (vec![key.published("k")], "taken"),
+    ] {
+        let before = changes.load(Ordering::SeqCst);
+        bed.issuer.publish(keys);
+        judged(code, before).await;
+    }
+    // An issuer that fails has taken nothing back.
+    bed.issuer.behave(IssuerBehaviour::Failing);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(again(NOW), "taken");
+    // Other audiences, and no such issuer.
+    let file = bed.folder.path().join("auth.yaml");
+    let configuration = bed.issuer.configuration();
+    bed.issuer.behave(IssuerBehaviour::Good);
+    for (text, code) in [
+        (configuration.replace("[picket]", "[other]"), "jwt_audience"),
+        (configuration.replace("[picket]", "[picket, other]"), "taken"),
+        (
+            configuration.replace(&bed.issuer.url(), "https://other.example"),
+            "jwt_unknown_issuer",
+        ),
+    ] {
+        let before = changes.load(Ordering::SeqCst);
+        std::fs::write(&file, text).expect("written");
+        judged(code, before).await;
+    }
 }
 
 #[tokio::test]

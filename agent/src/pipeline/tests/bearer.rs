@@ -1,6 +1,6 @@
 //! Tokens as evidence, through the whole pipeline: who is let through, what the client reads, and what the record holds.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{Request, StatusCode, header};
@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use picket_policy::PolicySet;
 use serde_json::{Value, json};
 
+use super::sessions::{Seen, WATCH, end, ends, follow_as, rejudging};
 use super::world::{Answer, World, policies, target};
 use crate::identity::jwt::testing::{IssuerBehaviour, TestIssuer, TestIssuers, TestKey};
 
@@ -28,7 +29,7 @@ struct Bed {
     world: World,
     issuer: TestIssuer,
     key: TestKey,
-    _issuers: TestIssuers,
+    issuers: TestIssuers,
 }
 
 impl Bed {
@@ -42,7 +43,7 @@ impl Bed {
             world,
             issuer,
             key,
-            _issuers: issuers,
+            issuers,
         }
     }
 
@@ -341,7 +342,7 @@ async fn an_issuer_that_is_away_is_answered_with_503_and_hinders_nobody_who_need
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_session_is_judged_again_by_the_token_that_began_it() {
     let bed = Bed::new().await;
-    let _pods = super::sessions::rejudging(&bed.world);
+    let _pods = rejudging(&bed.world);
     let authorization = format!("Bearer {}", bed.key.token("k", &bed.claims()));
     let mut sender = bed.world.connect().await;
     let request = Request::get(target("/api/v1/namespaces/n/pods?watch=true"))
@@ -361,4 +362,61 @@ async fn a_session_is_judged_again_by_the_token_that_began_it() {
     bed.world.store.replace_for_tests(objects(&bed.issuer, "another"));
     let ended = tokio::time::timeout(Duration::from_secs(5), reading).await;
     assert!(ended.is_ok(), "the identity no longer names its token");
+}
+
+/// A watch by this token.
+async fn watch(bed: &Bed, token: &str) -> tokio::task::JoinHandle<Seen> {
+    let request = Request::get(target(WATCH))
+        .header(header::HOST, "kubernetes.default.svc")
+        .header(header::AUTHORIZATION, format!("Bearer {token}"));
+    follow_as(&bed.world, request).await
+}
+
+#[tokio::test]
+async fn a_watch_ends_with_its_token_its_key_and_its_issuer() {
+    let bed = Bed::new().await;
+    let pods = rejudging(&bed.world);
+    pods.raise(bed.world.store.epoch());
+    bed.issuers.issuers.when_changed(move || pods.changed());
+    // The token's time, with the skew that clocks may have.
+    let mut claims = bed.claims();
+    let over = Timestamp::now().as_second() + 2;
+    claims["exp"] = (over - 60).into();
+    let brief = watch(&bed, &bed.key.token("k", &claims)).await;
+    let lasting = watch(&bed, &bed.key.token("k", &bed.claims())).await;
+    let at = Timestamp::from_second(over).expect("a moment");
+    let left = at.duration_since(Timestamp::now()).unsigned_abs();
+    let seen = end(brief, Instant::now() + left, "expiry").await;
+    let last = String::from_utf8_lossy(&seen.rest).into_owned();
+    assert!(last.contains("the token has expired"), "{last}");
+    assert!(!lasting.is_finished());
+    // The issuer's keys are fetched again for a token of another one.
+    let other = TestKey::new("RS256");
+    bed.issuer.publish(vec![other.published("other")]);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(
+        bed.ask(&other.token("other", &bed.claims())).await.status,
+        StatusCode::OK
+    );
+    end(lasting, Instant::now(), "key").await;
+    let last = watch(&bed, &other.token("other", &bed.claims())).await;
+    bed.issuers
+        .rewrite(|text| text.replace(&bed.issuer.url(), "https://other.example"));
+    end_within(last, Duration::from_secs(10)).await;
+    let causes: Vec<_> = ends(&bed.world)
+        .await
+        .into_iter()
+        .map(|[.., cause]| cause)
+        .collect();
+    for cause in ["jwt_expired", "jwt_unknown_key", "jwt_unknown_issuer"] {
+        assert_eq!(causes.iter().filter(|one| *one == cause).count(), 1, "{causes:?}");
+    }
+}
+
+/// The file of the issuers is read every two seconds.
+async fn end_within(running: tokio::task::JoinHandle<Seen>, limit: Duration) {
+    tokio::time::timeout(limit, running)
+        .await
+        .expect("it goes on")
+        .expect("no panic");
 }

@@ -33,7 +33,7 @@ const MUCH: usize = 1 << 20;
 /// Another: `no` on channel 1, and the end.
 const LAST_FRAME: &[u8] = &[0x82, 3, 1, b'n', b'o', 0x88, 0];
 
-const WATCH: &str = "/api/v1/namespaces/n/pods?watch=true";
+pub(super) const WATCH: &str = "/api/v1/namespaces/n/pods?watch=true";
 const LOG: &str = "/api/v1/namespaces/n/pods/x/log?follow=true";
 /// An exec whose command ends while its client still types.
 const HEAD: &str = "/api/v1/namespaces/n/pods/x/exec?command=head&stdin=true&stdout=true";
@@ -82,18 +82,21 @@ pub(super) async fn begin(mut request: Request<Incoming>) -> Response<BoxBody<By
 
 /// What a client saw: all that came after the first message, whether the stream ended in order, and when.
 pub(super) struct Seen {
-    rest: Vec<u8>,
+    pub(super) rest: Vec<u8>,
     in_order: bool,
     at: Instant,
 }
 
 /// Opens a watch or a log and takes its first message; what follows comes with the end.
 async fn follow(world: &World, path: &'static str) -> JoinHandle<Seen> {
+    let request = Request::get(target(path)).header(header::HOST, "kubernetes.default.svc");
+    follow_as(world, request).await
+}
+
+/// Likewise, by this request.
+pub(super) async fn follow_as(world: &World, request: http::request::Builder) -> JoinHandle<Seen> {
     let mut sender = world.connect().await;
-    let request = Request::get(target(path))
-        .header(header::HOST, "kubernetes.default.svc")
-        .body(Full::new(Bytes::new()))
-        .expect("a request");
+    let request = request.body(Full::new(Bytes::new())).expect("a request");
     let mut body = sender.send_request(request).await.expect("an answer").into_body();
     let first = body
         .frame()
@@ -156,7 +159,7 @@ async fn upgraded(world: &World, path: &'static str) -> TokioIo<Upgraded> {
     stream
 }
 
-async fn end(running: JoinHandle<Seen>, changed: Instant, kind: &str) -> Seen {
+pub(super) async fn end(running: JoinHandle<Seen>, changed: Instant, kind: &str) -> Seen {
     let seen = tokio::time::timeout(LIMIT, running).await;
     let seen = seen
         .unwrap_or_else(|_| panic!("the {kind} goes on"))
@@ -174,7 +177,7 @@ pub(super) fn rejudging(world: &World) -> PodChanges {
 }
 
 /// The records that sessions ended with: what was asked, how they ended and why.
-async fn ends(world: &World) -> Vec<[String; 3]> {
+pub(super) async fn ends(world: &World) -> Vec<[String; 3]> {
     let text = |record: &Value, at: &str| {
         record
             .pointer(at)
