@@ -332,9 +332,8 @@ pub(super) fn gateway(
     let address = gateway.listen;
     let listener = GatewayListener::open(address)
         .with_context(|| format!("gateway.listen: the agent cannot listen at {address}"))?;
-    let pods = shared.enforcer.enforced().clone();
     let serving = GatewayServing {
-        is_enforced: Arc::new(move |address| pods.has_address(address)),
+        pods: Arc::new(shared.enforcer.enforced().clone()),
         sink: shared.arrivals.clone(),
         cancel: handles.cancel.clone(),
     };

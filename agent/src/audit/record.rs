@@ -117,6 +117,11 @@ impl Record {
         }
     }
 
+    /// Holds a place in place of the one that was held first.
+    pub fn exchanges(&mut self, place: Option<OwnedSemaphorePermit>) {
+        self.places[0] = place;
+    }
+
     /// Takes the open record out, for whoever goes on with the request; what stays behind writes nothing.
     pub fn take(&mut self) -> Record {
         Record {
@@ -131,6 +136,11 @@ impl Record {
     /// Keeps something until the request has ended, such as the memory that it takes.
     pub fn keep(&mut self, kept: Arc<dyn Any + Send + Sync>) {
         self.kept = Some(kept);
+    }
+
+    /// What is kept so, if it is a `T`.
+    pub fn keeps<T: Any>(&self) -> Option<&T> {
+        self.kept.as_deref()?.downcast_ref()
     }
 
     fn edit(&mut self, change: impl FnOnce(&mut Event)) {

@@ -337,7 +337,7 @@ impl Enforcer for KernelEnforcer {
     }
 
     fn changed(&self) {
-        self.served.changes().changed();
+        self.served.changed();
     }
 
     fn release(&self, handle: &EnforcedPodHandle) {

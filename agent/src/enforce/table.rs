@@ -3,13 +3,14 @@
 //! In: each pod as it is enforced, and its end. Out: whose a connection at the node's listener is, which namespaces and
 //! cgroups to look into, and what is covered already.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::kernel::{CgroupId, Class};
-use crate::listener::Owner;
+use crate::listener::{EnforcedPodIndex, Owner};
 use crate::upgrade::ListenerOffer;
 use crate::workload::escapes::EnforcedPodRef;
 use crate::workload::{PodChanges, PodNetwork, pod_of};
@@ -54,7 +55,24 @@ struct Entry {
 #[derive(Default, Clone)]
 pub(crate) struct EnforcedPods {
     pods: Arc<Mutex<HashMap<CgroupId, Entry>>>,
+    names: Arc<Mutex<Names>>,
     changes: PodChanges,
+}
+
+/// Addresses and UIDs of the enforced pods, for whoever comes to the gateway. They are collected when somebody asks after a change:
+/// a pod changes some times in its life, and connections come by the thousand.
+#[derive(Default)]
+struct Names {
+    /// Counts the changes; what was collected before the last one does not count.
+    changes: u64,
+    collected: Option<CollectedNames>,
+}
+
+#[derive(Default)]
+struct CollectedNames {
+    at: u64,
+    addresses: HashSet<IpAddr>,
+    uids: HashSet<String>,
 }
 
 impl EnforcedPods {
@@ -62,6 +80,7 @@ impl EnforcedPods {
     pub(crate) fn insert(&self, cgroup: CgroupId, pod: EnforcedPod) {
         self.release(cgroup);
         self.lock().insert(cgroup, Entry { pod, reported: false });
+        self.names.lock().changes += 1;
     }
 
     /// The pod of this cgroup, if there is one, is not to be asked for any more by the connections it has. Not called where the
@@ -71,6 +90,12 @@ impl EnforcedPods {
             entry.pod.owner.released.cancel();
             self.changes.changed();
         }
+    }
+
+    /// What is known of a pod was replaced.
+    pub(crate) fn changed(&self) {
+        self.names.lock().changes += 1;
+        self.changes.changed();
     }
 
     /// Reports releases, and what [`Enforcer::changed`](crate::workload::Enforcer::changed) says.
@@ -83,6 +108,7 @@ impl EnforcedPods {
         let mut pods = self.lock();
         if pods.get(&cgroup).is_some_and(|entry| entry.pod.number == number) {
             pods.remove(&cgroup);
+            self.names.lock().changes += 1;
         }
     }
 
@@ -93,13 +119,36 @@ impl EnforcedPods {
         Some(entry.pod.owner.clone())
     }
 
-    /// Whether an enforced pod has this address.
-    pub(crate) fn has_address(&self, address: IpAddr) -> bool {
-        let pods = self.lock();
-        pods.values().any(|entry| {
+    fn with_names<T>(&self, look: impl FnOnce(&CollectedNames) -> T) -> T {
+        let mut names = self.names.lock();
+        let at = names.changes;
+        if names
+            .collected
+            .as_ref()
+            .is_none_or(|collected| collected.at != at)
+        {
+            // The table's lock comes before this one elsewhere, so this one is let go. A change meanwhile counts as a later one.
+            drop(names);
+            let collected = self.collect_names(at);
+            names = self.names.lock();
+            names.collected = Some(collected);
+        }
+        look(names.collected.get_or_insert_default())
+    }
+
+    fn collect_names(&self, at: u64) -> CollectedNames {
+        let mut collected = CollectedNames {
+            at,
+            ..CollectedNames::default()
+        };
+        for entry in self.lock().values() {
             let owner = &entry.pod.owner;
-            owner.seen.contains(&address) || owner.pod.load().addresses.contains(&address)
-        })
+            let facts = owner.pod.load();
+            let addresses = owner.seen.iter().chain(&facts.addresses);
+            collected.addresses.extend(addresses);
+            collected.uids.insert(facts.uid.0.clone());
+        }
+        collected
     }
 
     /// What can be transferred.
@@ -163,6 +212,22 @@ impl EnforcedPods {
 
     fn lock(&self) -> MutexGuard<'_, HashMap<CgroupId, Entry>> {
         self.pods.lock()
+    }
+}
+
+impl fmt::Debug for EnforcedPods {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("EnforcedPods").finish_non_exhaustive()
+    }
+}
+
+impl EnforcedPodIndex for EnforcedPods {
+    fn has_address(&self, address: IpAddr) -> bool {
+        self.with_names(|names| names.addresses.contains(&address))
+    }
+
+    fn has_uid(&self, uid: &str) -> bool {
+        self.with_names(|names| names.uids.contains(uid))
     }
 }
 
@@ -270,6 +335,31 @@ pub(super) mod tests {
         assert!(woken());
         enforced.remove(POD, 2);
         assert!(!woken(), "what it has open goes on");
+    }
+
+    #[test]
+    fn addresses_and_uids_are_those_of_the_pods_as_they_are_now() {
+        let enforced = EnforcedPods::default();
+        let (one, other) = (IpAddr::from([10, 1, 0, 7]), IpAddr::from([10, 1, 0, 8]));
+        assert!(!enforced.has_address(one));
+        let mut first = pod(1);
+        first.owner.seen = [one].into();
+        let facts = Arc::clone(&first.owner.pod);
+        let uid = facts.load().uid.0.clone();
+        enforced.insert(POD, first);
+        assert!(enforced.has_address(one) && !enforced.has_address(other));
+        assert!(enforced.has_uid(&uid) && !enforced.has_uid("another"));
+        // The API server told a second one.
+        let mut later = Pod::clone(&facts.load());
+        later.addresses = vec![other];
+        facts.store(Arc::new(later));
+        enforced.changed();
+        assert!(enforced.has_address(one) && enforced.has_address(other));
+        enforced.insert(POD, pod(2));
+        assert!(!enforced.has_address(one) && !enforced.has_address(other));
+        assert!(enforced.has_uid(&uid));
+        enforced.remove(POD, 2);
+        assert!(!enforced.has_uid(&uid));
     }
 
     #[test]

@@ -24,7 +24,7 @@ use super::claim_fields::{ClientClaim, client_claims};
 use crate::workload::Pod;
 
 /// The audience that enrolment gives to pods' tokens (deploy/enrolment.yaml).
-const ENROLLED_AUDIENCE: &str = "picket.dev";
+pub(super) const ENROLLED_AUDIENCE: &str = "picket.dev";
 
 /// How the API server's own audience begins on kubeadm, kind and EKS. On others it is the issuer.
 const API_SERVER_AUDIENCE: &str = "https://kubernetes.default.svc";
@@ -43,9 +43,9 @@ pub enum ClaimError {
         /// The agent that it is.
         agent: String,
     },
-    /// It shows the gateway a token, and is known by something else.
+    /// It shows the gateway a token beside the credential that it is known by.
     #[error(
-        "the request carries {credential}, and agent {agent} is known by its client certificate. Allowed instead: the same \
+        "the request carries {credential} beside the credential that agent {agent} is known by. Allowed instead: the same \
          request without it (kubectl: no --token and no --username)"
     )]
     AtGateway {
@@ -227,7 +227,7 @@ fn judge_token(claims: Option<TokenClaims>, pod: Option<&Pod>) -> Result<(), For
 const NAME_LIMIT: usize = 253;
 
 /// Names as they may stand in a message: what cannot be a name is not repeated.
-fn named(namespace: &str, name: &str) -> Option<String> {
+pub(super) fn named(namespace: &str, name: &str) -> Option<String> {
     let is_name = |text: &str| {
         !text.is_empty()
             && text.len() <= NAME_LIMIT

@@ -211,3 +211,32 @@ fn the_message_fits_a_warning_and_says_what_to_do() {
         assert!("cannot list namespaces: ".len() + said.len() <= 300, "{said}");
     }
 }
+
+#[test]
+fn a_second_credential_at_the_gateway_is_refused_in_words_for_callers_without_a_pod() {
+    let check = |name: &'static str, value: &str, proof: Option<&HeaderValue>| {
+        let mut map = HeaderMap::new();
+        map.append(name, HeaderValue::from_str(value).unwrap());
+        check_claims(&map, None, "ci", &OwnToken::default(), proof)
+    };
+    let (_, shown) = bearer(&own(&pod()));
+    for (value, credential) in [
+        (shown.as_str(), ForeignCredential::AnyToken),
+        ("Basic x", ForeignCredential::Scheme),
+    ] {
+        let refused = check("authorization", value, None).unwrap_err();
+        assert_eq!(refused.code(), "client_credential");
+        let said = refused.to_string();
+        assert!(
+            said.contains("beside the credential that agent ci is known by") && !said.contains("pod"),
+            "{said}"
+        );
+        let agent = "ci".to_owned();
+        assert_eq!(refused, ClaimError::AtGateway { credential, agent });
+    }
+    // The token that proved who calls is none, and nobody is named by an empty one.
+    let proof = HeaderValue::from_str(&shown).unwrap();
+    assert_eq!(check("authorization", &shown, Some(&proof)), Ok(()));
+    assert_eq!(check("authorization", "Bearer", None), Ok(()));
+    assert!(check("impersonate-user", "someone", Some(&proof)).is_err());
+}

@@ -142,6 +142,15 @@ pub enum IdentityError {
         /// The identity's name.
         identity: String,
     },
+    /// A client of the gateway shows the token of an enforced pod.
+    #[error(
+        "the token is of pod {pod}, which Picket enforces, and the gateway serves no such pod. Allowed instead: the same request \
+         from inside the pod to https://kubernetes.default.svc, which reaches Picket as the pod's agent"
+    )]
+    TokenOfEnforcedPod {
+        /// `namespace/name`.
+        pod: String,
+    },
     /// The identity's state is Suspended.
     #[error("agent {identity} is suspended; its owner {owner} can set its state to Active again")]
     Suspended {
@@ -189,6 +198,7 @@ impl IdentityError {
             Self::ForeignCredential { .. } => "foreign_credential",
             Self::Token(error) => error.code(),
             Self::TokenOfAnother { .. } => "jwt_pod",
+            Self::TokenOfEnforcedPod { .. } => "jwt_enforced_pod",
             Self::Suspended { .. } => "identity_suspended",
             Self::Revoked { .. } => "identity_revoked",
             Self::Expired { .. } => "identity_expired",
@@ -209,6 +219,7 @@ impl IdentityError {
             | Self::Certificate(_)
             | Self::Token(_)
             | Self::TokenOfAnother { .. }
+            | Self::TokenOfEnforcedPod { .. }
             | Self::UnknownCertificate { .. } => None,
             Self::Suspended { identity, .. }
             | Self::Revoked { identity, .. }
@@ -227,6 +238,7 @@ impl IdentityError {
                 | Self::Certificate(_)
                 | Self::Token(JwtError::Token(_))
                 | Self::TokenOfAnother { .. }
+                | Self::TokenOfEnforcedPod { .. }
                 | Self::Incomplete { .. }
                 | Self::ForeignCredential { .. }
         )

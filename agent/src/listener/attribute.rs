@@ -173,7 +173,7 @@ impl Accepted {
             process: Some(Process::of(flow, &owner.pod.load())),
             workload: Some(Arc::clone(&owner.pod)),
             of_enforced_pod: false,
-            permit,
+            permit: Some(permit),
             gateway: None,
             share: Arc::clone(&owner.share),
             released: owner.released.clone(),

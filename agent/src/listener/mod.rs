@@ -9,7 +9,7 @@
 //! | `serve` | a pod's own listener |
 //! | `attribute` | attributes each connection to its pod and process by the kernel's flow, or says why it cannot |
 //! | `node` | the same for pods that share the node's network, by their cgroup |
-//! | `gateway` | the node's port for callers that are no enforced pods |
+//! | `gateway` | the node's port for callers that are no enforced pods, and what strangers may have (strangers.rs) |
 //! | `open` | the sockets of a listener, opened in a network namespace or inherited from a predecessor |
 //! | `process` | what /proc adds to the process that dialled |
 
@@ -29,7 +29,10 @@ use arc_swap::ArcSwap;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-pub use gateway::{GatewayListener, GatewayServing, IsEnforced};
+pub use gateway::{
+    EnforcedPodIndex, GatewayCaller, GatewayCallers, GatewayListener, GatewayServing, REFUSED_STRANGER_LIMIT,
+    STRANGER_HANDSHAKE_LIMIT, STRANGER_LIMIT,
+};
 pub use node::{FindOwner, NodeServing};
 pub use open::InPodListener;
 pub use process::{Process, ProcessView};
@@ -80,11 +83,11 @@ pub struct Accepted {
     pub process: Option<Process>,
     /// Whether it came to the gateway from an address of an enforced pod, which has no business there.
     pub of_enforced_pod: bool,
-    /// The connection's place among its pod's, or among those of its address; free again when dropped.
-    pub permit: OwnedSemaphorePermit,
-    /// Its place among all connections of the gateway.
-    pub gateway: Option<OwnedSemaphorePermit>,
-    /// The client's share of the node.
+    /// The connection's place among its pod's, free again when dropped; `None` at the gateway.
+    pub permit: Option<OwnedSemaphorePermit>,
+    /// Its caller, with the connection's places, where it came to the gateway.
+    pub gateway: Option<GatewayCaller>,
+    /// The client's share of the node; at the gateway until it is known who the client is.
     pub share: Arc<PodShare>,
     /// Fires when the pod is released: what it asks for from then on is none of Picket's to answer as its agent's.
     pub released: CancellationToken,

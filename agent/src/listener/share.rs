@@ -38,7 +38,32 @@ const LARGE_WINDOWS_FOLLOWING: usize = 32;
 const HEADS_READ: usize = 2;
 const HEAD_KILOBYTES: usize = 8 * 1024;
 
-/// One pod's share.
+/// How much of each a share has.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ShareLimits {
+    pub(super) wide: usize,
+    pub(super) tunnels: usize,
+    pub(super) requests: usize,
+    pub(super) windows: usize,
+    pub(super) windows_following: usize,
+    pub(super) heads_read: usize,
+    pub(super) head_kilobytes: usize,
+}
+
+impl ShareLimits {
+    /// A pod's.
+    pub(super) const POD: Self = Self {
+        wide: WIDE_CONNECTIONS,
+        tunnels: TUNNELS_PER_POD,
+        requests: REQUESTS_PER_POD,
+        windows: LARGE_WINDOWS,
+        windows_following: LARGE_WINDOWS_FOLLOWING,
+        heads_read: HEADS_READ,
+        head_kilobytes: HEAD_KILOBYTES,
+    };
+}
+
+/// The share of one pod, or of one caller of the gateway.
 #[derive(Debug)]
 pub struct PodShare {
     wide: Arc<Semaphore>,
@@ -60,17 +85,7 @@ pub struct PodShare {
 
 impl Default for PodShare {
     fn default() -> PodShare {
-        PodShare {
-            wide: Arc::new(Semaphore::new(WIDE_CONNECTIONS)),
-            tunnels: Arc::new(Semaphore::new(TUNNELS_PER_POD)),
-            requests: Arc::new(Semaphore::new(REQUESTS_PER_POD)),
-            windows: Arc::new(Semaphore::new(LARGE_WINDOWS)),
-            windows_following: Arc::new(Semaphore::new(LARGE_WINDOWS_FOLLOWING)),
-            heads_read: Arc::new(Semaphore::new(HEADS_READ)),
-            head_kilobytes: Arc::new(Semaphore::new(HEAD_KILOBYTES)),
-            began: Instant::now(),
-            refusals_until: AtomicU64::new(0),
-        }
+        PodShare::with(ShareLimits::POD)
     }
 }
 
@@ -79,6 +94,21 @@ fn micros(bytes: u64) -> u64 {
 }
 
 impl PodShare {
+    pub(super) fn with(limits: ShareLimits) -> PodShare {
+        let places = |count| Arc::new(Semaphore::new(count));
+        PodShare {
+            wide: places(limits.wide),
+            tunnels: places(limits.tunnels),
+            requests: places(limits.requests),
+            windows: places(limits.windows),
+            windows_following: places(limits.windows_following),
+            heads_read: places(limits.heads_read),
+            head_kilobytes: places(limits.head_kilobytes),
+            began: Instant::now(),
+            refusals_until: AtomicU64::new(0),
+        }
+    }
+
     /// The right of one more HTTP/2 connection to carry many requests at once, until it is dropped.
     #[must_use]
     pub fn wide(&self) -> Option<OwnedSemaphorePermit> {

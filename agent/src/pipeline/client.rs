@@ -251,7 +251,7 @@ mod tests {
         far.write_all(b"GET /version HTTP/1.1\r\nHost: kubernetes\r\n\r\n")
             .await
             .expect("sent");
-        let error = crate::tls::accept(Arc::new(config), client)
+        let error = crate::tls::accept(Arc::new(config), client, crate::tls::HANDSHAKE_LIMIT)
             .await
             .expect_err("no TLS");
         assert!(error.to_string().contains("HTTP without TLS"), "{error}");

@@ -16,12 +16,14 @@ use picket_policy::{PolicySet, Principal, UpstreamUser};
 use tokio_util::sync::CancellationToken;
 
 use super::heads::target;
+use super::newcomer::Newcomer;
 use crate::audit::{self, PodRef, ProcessRef, RawQuery, Received, Record, TokenFacts, Trace, User, truncate};
+use crate::identity::attest::jwt::enforced_pod_of;
 use crate::identity::attest::x509::ClientCertificate;
 use crate::identity::attest::{Evidence, attestation_by};
 use crate::identity::jwt::{Issuers, JwtError, LastToken, RefusedToken};
 use crate::identity::{IdentityError, OwnToken, PrincipalCache, ResolvedPrincipal, check_claims};
-use crate::listener::{PodShare, Process};
+use crate::listener::{GatewayCaller, PodShare, Process};
 use crate::reject::Rejection;
 use crate::upstream::extras;
 use crate::workload::Pod;
@@ -99,6 +101,7 @@ pub(super) struct Connection {
     /// Beside the cancellations that bring it about, as those take a lock that every connection takes.
     finishing: AtomicBool,
     share: Arc<PodShare>,
+    newcomer: Option<Newcomer>,
     /// What counts the connection. A tunnel keeps it after HTTP has ended.
     _counted: Option<Box<dyn Send + Sync>>,
     principal: PrincipalCache,
@@ -136,6 +139,7 @@ impl Connection {
             released,
             finishing: AtomicBool::new(false),
             share: Arc::default(),
+            newcomer: None,
             _counted: None,
             principal: PrincipalCache::default(),
             own_token: OwnToken::default(),
@@ -154,14 +158,41 @@ impl Connection {
         }
     }
 
+    /// The same connection, which came to the gateway.
+    pub(super) fn at_gateway(self, caller: Option<GatewayCaller>) -> Connection {
+        Connection {
+            newcomer: caller.map(Newcomer::new),
+            ..self
+        }
+    }
+
+    /// Who came to the gateway by the connection.
+    pub(super) fn newcomer(&self) -> Option<&Newcomer> {
+        self.newcomer.as_ref()
+    }
+
+    /// Likewise, while it is unknown who that is.
+    pub(super) fn stranger(&self) -> Option<&Newcomer> {
+        self.newcomer().filter(|newcomer| newcomer.is_stranger())
+    }
+
+    /// A request was answered. Where that did not make a stranger known, the answer is the connection's last one.
+    pub(super) fn answered(&self) {
+        if let Some(stranger) = self.stranger() {
+            self.finish();
+            stranger.refuse();
+        }
+    }
+
     /// What is known of the pod now, where there is one.
     pub(super) fn pod(&self) -> Option<Arc<Pod>> {
         self.client.pod.as_ref().map(|pod| pod.load_full())
     }
 
-    /// The pod's share of the node.
+    /// The client's share of the node: its pod's, or at the gateway its identity's once that is known.
     pub(super) fn share(&self) -> &Arc<PodShare> {
-        &self.share
+        let known = self.newcomer.as_ref().and_then(Newcomer::share);
+        known.unwrap_or(&self.share)
     }
 
     /// The pod's service account, where there is a pod.
@@ -252,6 +283,11 @@ impl Connection {
         if self.client.of_enforced_pod {
             let peer = self.client.peer;
             return Err(Rejection::Identity(IdentityError::EnforcedPod { peer }));
+        }
+        if let (Some(newcomer), Some(Ok(token))) = (&self.newcomer, token)
+            && let Some(pod) = enforced_pod_of(token, newcomer.enforced_pods())
+        {
+            return Err(Rejection::Identity(IdentityError::TokenOfEnforcedPod { pod }));
         }
         let evidence = Evidence {
             pod: pod.as_deref(),

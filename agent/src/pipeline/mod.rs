@@ -12,6 +12,7 @@
 //! | `frames` | the frames of an HTTP/2 client, counted |
 //! | `server` | HTTP to the client: handshake, limits, the end of a connection |
 //! | `heads` | heads that are longer than hyper takes |
+//! | `newcomer` | connections of the gateway until it is known who calls |
 //! | `connection` | what is the same for all requests of a connection |
 //! | `record` | what the audit record is told |
 //! | `body`, `session` | answers that are streamed, and connections that change their protocol |
@@ -25,6 +26,7 @@ mod connection;
 mod frames;
 mod heads;
 mod metrics;
+mod newcomer;
 mod record;
 mod server;
 mod session;
@@ -90,6 +92,7 @@ pub struct Pipeline {
     kube_events: EventQueue,
     handshakes: FailedHandshakes,
     heads: Arc<HeadBudget>,
+    strangers_heads: Arc<HeadBudget>,
     watched: WatchedBodies,
 }
 
@@ -141,6 +144,7 @@ impl Pipeline {
             kube_events,
             handshakes: FailedHandshakes::new(),
             heads: HeadBudget::new(),
+            strangers_heads: HeadBudget::of_strangers(),
         }))
     }
 
@@ -229,20 +233,14 @@ impl Pipeline {
         let kube = &*kube.insert(Arc::clone(request.kube()));
         record_request(record, kube);
         let upgrade = read_upgrade(&request)?;
-        if upgrade.is_some() {
-            record.holds(Some(
-                connection
-                    .share()
-                    .tunnel()
-                    .ok_or(Rejection::TunnelShare(TUNNELS_PER_POD))?,
-            ));
-        }
 
         // Before anything is read that may change.
         let ticket = self.in_force.sessions.ticket();
         let policies = self.in_force.store.current();
         let authorization = request.head().headers.get(AUTHORIZATION);
-        let token = connection.token(&self.in_force.issuers, &policies, authorization).await;
+        let token = connection
+            .token(&self.in_force.issuers, &policies, authorization)
+            .await;
         let token = token.as_ref().map(Result::as_ref);
         let shown = token.map(|token| token.map_err(|refused| &refused.error));
         let agent = connection
@@ -257,7 +255,15 @@ impl Pipeline {
                 record_unknown_caller(record, error, connection, token);
             })?;
         record_principal(record, &agent, connection);
+        if let Some(stranger) = connection.stranger() {
+            // Boxed: that is once a connection, and of few connections.
+            Box::pin(self.became_known(stranger, &agent.name, record)).await?;
+        }
         connection.check_claims(&request.head().headers, &agent)?;
+        if upgrade.is_some() {
+            let tunnel = connection.share().tunnel();
+            record.holds(Some(tunnel.ok_or(Rejection::TunnelShare(TUNNELS_PER_POD))?));
+        }
 
         let (mut body, loss) = RequestBody::of_client(body, request.head().version);
         let decision = decide(&policies, &agent.principal, request, &mut body).await?;

@@ -26,8 +26,9 @@ use super::frames::CountedFrames;
 use super::heads::http1::Http1Heads;
 use super::heads::http2::Http2Heads;
 use super::heads::{self, PodHeads};
+use super::newcomer::Newcomer;
 use crate::identity::attest::x509::ClientCertificate;
-use crate::listener::Accepted;
+use crate::listener::{Accepted, STRANGER_HANDSHAKE_LIMIT};
 use crate::notify::{KubeEvent, Reason};
 use crate::runtime::drain::Parts;
 use crate::runtime::on_wake::OnWake;
@@ -51,6 +52,9 @@ const HEAD_LIMIT: Duration = Duration::from_secs(120);
 /// What a client may send on one stream, and in all, before the API server has taken it.
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
+
+/// Likewise on one stream at the gateway: so much of a body a stranger may send before it is known who asks.
+const GATEWAY_STREAM_WINDOW: u32 = 64 * 1024;
 
 /// What is buffered per stream towards a client; beyond it the API server is made to wait.
 const SEND_BUFFER: usize = 64 * 1024;
@@ -109,7 +113,11 @@ impl Pipeline {
         };
         let stream = ClientStream::new(stream);
         let tunnel = stream.tunnel();
-        let session = match tls::accept(config, stream).await {
+        let limit = match accepted.gateway {
+            Some(_) => STRANGER_HANDSHAKE_LIMIT,
+            None => tls::HANDSHAKE_LIMIT,
+        };
+        let session = match tls::accept(config, stream, limit).await {
             // Boxed: a session is large, and the futures that take it would each have room for it.
             Ok(session) => Box::new(session),
             Err(error) => {
@@ -134,19 +142,30 @@ impl Pipeline {
             Some(_) => CLIENT_STREAMS,
             None => NARROW_STREAMS,
         };
-        let connection =
-            Arc::new(connection.counted(accepted.share, (accepted.permit, accepted.gateway, wide, counted)));
-        let heads = self.heads.of_pod(connection.share());
-        let served = match http2 {
-            true => {
-                Arc::clone(&self)
-                    .serve_http2(session, connection, heads, streams)
-                    .await
+        let connection = Arc::new(
+            connection
+                .counted(accepted.share, (accepted.permit, wide, counted))
+                .at_gateway(accepted.gateway),
+        );
+        let heads = match connection.newcomer() {
+            Some(newcomer) => newcomer.heads(self.strangers_heads.of_pod(connection.share())),
+            None => self.heads.of_pod(connection.share()),
+        };
+        let at_gateway = connection.newcomer().map(|_| Arc::clone(&connection));
+        let serving = async {
+            let pipeline = Arc::clone(&self);
+            match http2 {
+                true => pipeline.serve_http2(session, connection, heads, streams).await,
+                false => pipeline.serve_http1(session, tunnel, connection, heads).await,
             }
-            false => {
-                Arc::clone(&self)
-                    .serve_http1(session, tunnel, connection, heads)
-                    .await
+        };
+        let served = match at_gateway.as_deref().and_then(Connection::newcomer) {
+            None => serving.await,
+            Some(newcomer) => {
+                tokio::select! {
+                    served = serving => served,
+                    () = newcomer.overdue() => return ConnectionEnd::Ended,
+                }
             }
         };
         let (ended, error) = match served {
@@ -164,7 +183,10 @@ impl Pipeline {
     fn finishing(&self, connection: &Arc<Connection>) -> impl Future<Output = ()> + use<> {
         let (drain, ending) = (self.drain.finishing(), Arc::clone(connection));
         OnWake::new(async move {
-            either(drain, ending.released()).await;
+            let refused = ending
+                .newcomer()
+                .map_or_else(CancellationToken::new, Newcomer::refused);
+            any([drain, ending.released(), refused]).await;
             ending.finish();
         })
     }
@@ -188,6 +210,7 @@ impl Pipeline {
             Box::pin(async move {
                 let (pipeline, connection, tunnel) = &*served;
                 let mut response = pipeline.answer(connection, request).await;
+                connection.answered();
                 // Not the API server's: hyper tells clients of HTTP/1.0 that their connection stays for this version alone.
                 *response.version_mut() = Version::HTTP_11;
                 if response.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -228,17 +251,27 @@ impl Pipeline {
         let parts = self.drain.parts();
         let finishing = self.finishing(&connection);
         let restoring = heads.clone();
+        let gate = connection.newcomer().map(Newcomer::gate);
+        let window = match gate {
+            Some(_) => GATEWAY_STREAM_WINDOW,
+            None => STREAM_WINDOW,
+        };
         // One count for both, which no other connection shares.
         let served = Arc::new((self, connection));
         let service = service_fn(move |request| {
             let request = heads::http2::restore(request, &restoring);
             let served = Arc::clone(&served);
-            async move { Ok::<_, Infallible>(served.0.answer(&served.1, request).await) }
+            async move {
+                let (pipeline, connection) = &*served;
+                let response = pipeline.answer(connection, request).await;
+                connection.answered();
+                Ok::<_, Infallible>(response)
+            }
         });
         let frames = CountedFrames::new(session);
         let report = frames.report();
-        let io = TokioIo::new(Http2Heads::new(frames, heads));
-        let mut serving = pin!(http2_builder(parts, streams).serve_connection(io, service));
+        let io = TokioIo::new(Http2Heads::new(frames, heads, gate));
+        let mut serving = pin!(http2_builder(parts, (streams, window)).serve_connection(io, service));
         let finishing = async {
             finishing.await;
             // One that does not begin to speak is not waited for.
@@ -309,10 +342,11 @@ impl fmt::Display for ClientName {
     }
 }
 
-async fn either(one: CancellationToken, other: CancellationToken) {
+async fn any([one, other, third]: [CancellationToken; 3]) {
     tokio::select! {
         () = one.cancelled() => {}
         () = other.cancelled() => {}
+        () = third.cancelled() => {}
     }
 }
 
@@ -354,13 +388,13 @@ fn http1_builder() -> http1::Builder {
     builder
 }
 
-fn http2_builder(parts: Parts, streams: u32) -> http2::Builder<Parts> {
+fn http2_builder(parts: Parts, (streams, window): (u32, u32)) -> http2::Builder<Parts> {
     let mut builder = http2::Builder::new(parts);
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(streams)
         .max_header_list_size(heads::http2::LIST_BYTES)
-        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_stream_window_size(window)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(SEND_BUFFER);
     builder

@@ -19,7 +19,7 @@ use tokio_rustls::server::TlsStream;
 pub use metrics::CertificateMetrics;
 pub use publish::{CertificateReload, Certificates};
 
-/// The longest a client may take for the handshake. It runs on the pod's loopback, so seconds are plenty; the limit
+/// The longest a pod's client may take for the handshake. It runs on the pod's loopback, so seconds are plenty; the limit
 /// keeps silent connections from piling up.
 pub const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 
@@ -48,9 +48,9 @@ impl PlainHttp {
 /// Why a client got no session.
 #[derive(Debug, thiserror::Error)]
 pub enum HandshakeError {
-    /// It took longer than [`HANDSHAKE_LIMIT`].
-    #[error("the TLS handshake took longer than {} s", HANDSHAKE_LIMIT.as_secs())]
-    Timeout,
+    /// It took longer than this.
+    #[error("the TLS handshake took longer than {} s", .0.as_secs())]
+    Timeout(Duration),
     /// It failed; often a client that does not trust Picket's bundle.
     #[error("the TLS handshake failed: {0}")]
     Failed(std::io::Error),
@@ -74,13 +74,14 @@ impl HandshakeError {
     }
 }
 
-/// Shakes hands with a client.
+/// Shakes hands with a client, which may take so long.
 pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
     config: Arc<ServerConfig>,
     stream: S,
+    limit: Duration,
 ) -> Result<TlsStream<S>, HandshakeError> {
     let accepting = TlsAcceptor::from(config).accept(stream).into_fallible();
-    match tokio::time::timeout(HANDSHAKE_LIMIT, accepting).await {
+    match tokio::time::timeout(limit, accepting).await {
         Ok(Ok(session)) => Ok(session),
         Ok(Err((error, mut stream))) => {
             if error.get_ref().is_some_and(|inner| inner.is::<PlainHttp>()) {
@@ -93,6 +94,6 @@ pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
             }
             Err(HandshakeError::Failed(error))
         }
-        Err(_) => Err(HandshakeError::Timeout),
+        Err(_) => Err(HandshakeError::Timeout(limit)),
     }
 }

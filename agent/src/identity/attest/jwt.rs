@@ -10,7 +10,9 @@ use picket_policy::jwt::VerifiedToken;
 
 use super::{Attestation, Evidence};
 use crate::identity::IdentityError;
+use crate::identity::claim::{ENROLLED_AUDIENCE, named};
 use crate::identity::jwt::JwtError;
+use crate::listener::EnforcedPodIndex;
 use crate::workload::Pod;
 
 /// Finds the identities that name the token.
@@ -46,6 +48,22 @@ fn refused(policies: &PolicySet, evidence: &Evidence<'_>, error: &JwtError) -> A
     } else {
         Attestation::NotRequested
     }
+}
+
+/// The enforced pod whose token a caller of the gateway shows, as `namespace/name`: a pod of this node, or one whose token enrolment
+/// gave Picket's audience. A pod's requests come from the pod, where the kernel attests it.
+#[must_use]
+pub fn enforced_pod_of(token: &VerifiedToken, pods: &dyn EnforcedPodIndex) -> Option<String> {
+    // Most tokens at the gateway are of no pod, and this is asked for each request.
+    token.claim("kubernetes.io")?.get("pod")?;
+    let account = token.service_account()?;
+    let bound = account.pod?;
+    let is_enrolled = account
+        .audiences
+        .iter()
+        .any(|audience| audience == ENROLLED_AUDIENCE);
+    (is_enrolled || pods.has_uid(&bound.uid))
+        .then(|| named(&account.namespace, &bound.name).unwrap_or_else(|| "unknown".to_owned()))
 }
 
 /// Whether a token names no other pod than this one. A service account's token must be bound to the pod itself, since whoever

@@ -22,6 +22,7 @@ use tokio_util::io::poll_read_buf;
 
 use super::hpack::{Destination, Names, move_paths};
 use super::{PodHeads, ReadPermit, SHORT_HEAD, set_target};
+use crate::pipeline::newcomer::Gate;
 use crate::reject::HeadError;
 
 /// The most that h2 decodes of a head: above the API server's limit, so that what is beyond that limit is refused by a stage,
@@ -109,8 +110,8 @@ struct Walker {
 
 impl Walker {
     /// How many of the bytes pass as they are: all but a frame's head that is not whole, headers that are not whole or go on in
-    /// another frame, those with a fragment in their path, and those that cannot be followed.
-    fn pass(&mut self, bytes: &[u8]) -> usize {
+    /// another frame, those with a fragment in their path, those that cannot be followed, and those that the gate holds back.
+    fn pass(&mut self, bytes: &[u8], gate: &mut Option<Gate>) -> usize {
         let mut at = 0;
         loop {
             let step = self.left.min(bytes.len() - at);
@@ -120,7 +121,9 @@ impl Walker {
                 return at;
             }
             match frame(&bytes[at..]) {
+                Some(frame) if frame.is_held(gate) => return at,
                 Some(frame) if frame.passes(&bytes[at..], &mut self.names) => {
+                    frame.passed(gate);
                     self.left = FRAME_HEAD + frame.length
                 }
                 _ => return at,
@@ -138,6 +141,17 @@ struct Frame {
 }
 
 impl Frame {
+    /// Whether it begins a request that has to wait, or ends one with trailers.
+    fn is_held(&self, gate: &Option<Gate>) -> bool {
+        self.kind == HEADERS && gate.as_ref().is_some_and(Gate::is_shut)
+    }
+
+    fn passed(&self, gate: &mut Option<Gate>) {
+        if let (HEADERS, Some(gate)) = (self.kind, gate) {
+            gate.pass();
+        }
+    }
+
     /// Whether it passes as it is; the bytes begin with it. The names are those behind it then.
     fn passes(&self, bytes: &[u8], names: &mut Names) -> bool {
         match self.kind {
@@ -182,6 +196,8 @@ pub(in crate::pipeline) struct Http2Heads<S> {
     ended: bool,
     permit: Option<ReadPermit>,
     heads: PodHeads,
+    /// Holds a stranger's further requests back.
+    gate: Option<Gate>,
 }
 
 /// What is to be done with headers that go on in other frames.
@@ -197,7 +213,7 @@ enum Block {
 }
 
 impl<S> Http2Heads<S> {
-    pub(in crate::pipeline) fn new(stream: S, heads: PodHeads) -> Http2Heads<S> {
+    pub(in crate::pipeline) fn new(stream: S, heads: PodHeads, gate: Option<Gate>) -> Http2Heads<S> {
         Http2Heads {
             stream,
             walker: Walker {
@@ -209,7 +225,13 @@ impl<S> Http2Heads<S> {
             ended: false,
             permit: None,
             heads,
+            gate,
         }
+    }
+
+    /// Whether what comes next has to wait at the gate.
+    fn is_held(&self) -> bool {
+        frame(&self.input).is_some_and(|frame| frame.is_held(&self.gate))
     }
 
     /// Passes what has come, and then the connection's end.
@@ -220,14 +242,14 @@ impl<S> Http2Heads<S> {
 
     /// Moves what may pass to the output. Whether there is any.
     fn advance(&mut self) -> bool {
-        let passed = self.walker.pass(&self.input);
+        let passed = self.walker.pass(&self.input, &mut self.gate);
         if passed > 0 {
             self.output = self.input.split_to(passed).freeze();
             return true;
         }
-        if self.input.len() < FRAME_HEAD {
+        let Some(next) = frame(&self.input).filter(|next| !next.is_held(&self.gate)) else {
             return false;
-        }
+        };
         match block(&self.input, &mut self.walker.names) {
             Block::Open => return false,
             Block::Pass(length) => self.output = self.input.split_to(length).freeze(),
@@ -237,6 +259,7 @@ impl<S> Http2Heads<S> {
                 self.output = bytes.into();
             }
         }
+        next.passed(&mut self.gate);
         self.permit = None;
         true
     }
@@ -355,7 +378,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Http2Heads<S> {
                 let before = buffer.filled().len();
                 ready!(Pin::new(&mut this.stream).poll_read(cx, buffer))?;
                 let bytes = &buffer.filled()[before..];
-                let (read, passed) = (bytes.len(), this.walker.pass(bytes));
+                let (read, passed) = (bytes.len(), this.walker.pass(bytes, &mut this.gate));
                 if passed < read {
                     this.input.extend_from_slice(&bytes[passed..]);
                     buffer.set_filled(before + passed);
@@ -365,6 +388,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for Http2Heads<S> {
                 }
             }
             if this.advance() {
+                continue;
+            }
+            if this.is_held()
+                && let Some(gate) = &mut this.gate
+            {
+                ready!(gate.poll(cx));
                 continue;
             }
             if this.input.len() > SHORT_HEAD {

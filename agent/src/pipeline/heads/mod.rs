@@ -16,7 +16,7 @@ pub(super) mod http2;
 
 use std::fmt::Write as _;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -39,6 +39,11 @@ const HEADS_READ: usize = 8;
 const HEAD_KILOBYTES: usize = 32 * 1024;
 const KILOBYTE: usize = 1024;
 
+/// Likewise of all strangers at the gateway together, who have nothing of the node's: long commands and selectors are seldom the
+/// first request of a connection.
+const STRANGERS_HEADS_READ: usize = 4;
+const STRANGERS_HEAD_KILOBYTES: usize = 4 * 1024;
+
 /// How long a client may take over a long head once it is one, so that nobody keeps others from reading theirs.
 const READING_LIMIT: Duration = Duration::from_secs(20);
 
@@ -46,27 +51,40 @@ const READING_LIMIT: Duration = Duration::from_secs(20);
 /// any target that somebody meant, and keeps refusals small in the log.
 const SHOWN_TARGET: usize = 8 * 1024;
 
-/// What long heads may take, on the whole node.
+/// What long heads may take, of all of a node's pods or of all strangers.
+#[derive(Debug)]
 pub(super) struct HeadBudget {
     read: Arc<Semaphore>,
     kilobytes: Arc<Semaphore>,
 }
 
 /// What the long heads of one connection may take.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub(super) struct PodHeads {
     budget: Arc<HeadBudget>,
     share: Arc<PodShare>,
+    /// At the gateway: what counts instead once it is known who the client is.
+    known: Option<Arc<OnceLock<PodHeads>>>,
 }
 
 /// The memory of a long head, until its request has ended.
 pub(super) type HeldHead = [OwnedSemaphorePermit; 2];
 
 impl HeadBudget {
+    /// The node's.
     pub(super) fn new() -> Arc<HeadBudget> {
+        Self::with(HEADS_READ, HEAD_KILOBYTES)
+    }
+
+    /// That of all strangers at the gateway.
+    pub(super) fn of_strangers() -> Arc<HeadBudget> {
+        Self::with(STRANGERS_HEADS_READ, STRANGERS_HEAD_KILOBYTES)
+    }
+
+    fn with(read: usize, kilobytes: usize) -> Arc<HeadBudget> {
         Arc::new(HeadBudget {
-            read: Arc::new(Semaphore::new(HEADS_READ)),
-            kilobytes: Arc::new(Semaphore::new(HEAD_KILOBYTES)),
+            read: Arc::new(Semaphore::new(read)),
+            kilobytes: Arc::new(Semaphore::new(kilobytes)),
         })
     }
 
@@ -75,16 +93,35 @@ impl HeadBudget {
         PodHeads {
             budget: Arc::clone(self),
             share: Arc::clone(share),
+            known: None,
         }
     }
 }
 
 impl PodHeads {
+    /// The same, until `known` is set.
+    pub(super) fn until(self, known: &Arc<OnceLock<PodHeads>>) -> PodHeads {
+        PodHeads {
+            known: Some(Arc::clone(known)),
+            ..self
+        }
+    }
+
+    fn current(&self) -> &PodHeads {
+        self.known.as_ref().and_then(|known| known.get()).unwrap_or(self)
+    }
+
+    /// The memory of a head that was held from another share, where there is some left here.
+    pub(super) fn hold_instead(&self, held: &HeldHead) -> Option<HeldHead> {
+        self.hold(held[0].num_permits() * KILOBYTE)
+    }
+
     /// The memory of a head of so many bytes, where there is some left.
     pub(super) fn hold(&self, bytes: usize) -> Option<HeldHead> {
         let kilobytes = u32::try_from(bytes.div_ceil(KILOBYTE)).ok()?;
         let take = |from: &Arc<Semaphore>| Arc::clone(from).try_acquire_many_owned(kilobytes).ok();
-        Some([take(&self.share.head_kilobytes)?, take(&self.budget.kilobytes)?])
+        let heads = self.current();
+        Some([take(&heads.share.head_kilobytes)?, take(&heads.budget.kilobytes)?])
     }
 }
 
@@ -101,6 +138,7 @@ enum ReadPermit {
 
 impl ReadPermit {
     fn wait(heads: &PodHeads) -> ReadPermit {
+        let heads = heads.current();
         // The pod's own first: whoever waits for that one keeps nobody else.
         let (pod, node) = (
             Arc::clone(&heads.share.heads_read),

@@ -10,6 +10,7 @@ mod heads;
 mod issuer;
 mod sessions;
 mod shares;
+mod strangers;
 mod texts;
 mod tokens;
 mod world;

@@ -372,7 +372,7 @@ impl World {
             process: Some(Process::for_tests()),
             of_enforced_pod: false,
             gateway: None,
-            permit: permit.try_acquire_owned().expect("a permit"),
+            permit: Some(permit.try_acquire_owned().expect("a permit")),
             share: Arc::clone(&self.share),
             released: self.released.clone(),
         };

@@ -1,34 +1,27 @@
 //! The gateway: a port of the node for callers that are no enforced pods, such as a CI job or a person.
 //!
 //! In: connections from the network. Out: an [`Arrival`] for each that has a place. The kernel attests nobody here, so that the stages
-//! behind want a credential for each request. Until then a caller is a stranger, and strangers are counted by their addresses: none
-//! takes what the others need, and all of them together leave the node's pods theirs.
+//! behind want a credential for each request. Until then a caller is a stranger ([`strangers`]).
 
-use std::collections::HashMap;
+mod strangers;
+
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use parking_lot::Mutex;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::serve::ACCEPT_PAUSE;
-use super::{Accepted, Arrival, PodShare, UnattributedCause, UnattributedConnection};
+use super::{Accepted, Arrival, UnattributedCause, UnattributedConnection};
 
-/// Connections of the gateway at once, from everywhere: as many as one pod may have. Further ones wait in the kernel's queue.
-const CONNECTIONS: usize = 2048;
-
-/// Connections from one address at once. A client that speaks HTTP/1.1 has one for each watch, and some callers are behind one
-/// address; eight such addresses fill the gateway.
-const CONNECTIONS_PER_ADDRESS: usize = 256;
-
-/// Addresses whose share is remembered after their last connection, so that who comes again does not begin anew. Each is some 500
-/// bytes; beyond this many those without a connection are forgotten.
-const ADDRESSES: usize = 8192;
+use strangers::FreePlace;
+pub use strangers::{
+    GatewayCaller, GatewayCallers, REFUSED_STRANGER_LIMIT, STRANGER_HANDSHAKE_LIMIT, STRANGER_LIMIT,
+};
 
 /// Connections that wait to be accepted; the kernel's own limit is 4096.
 const BACKLOG: i32 = 1024;
@@ -56,13 +49,19 @@ impl GatewayListener {
     }
 }
 
-/// Whether an enforced pod of this node has an address.
-pub type IsEnforced = Arc<dyn Fn(IpAddr) -> bool + Send + Sync>;
+/// The node's enforced pods, which the gateway does not serve.
+pub trait EnforcedPodIndex: fmt::Debug + Send + Sync {
+    /// Whether one of them has this address.
+    fn has_address(&self, address: IpAddr) -> bool;
+
+    /// Whether one of them has this UID.
+    fn has_uid(&self, uid: &str) -> bool;
+}
 
 /// What the gateway needs to serve.
 pub struct GatewayServing {
     /// The node's enforced pods.
-    pub is_enforced: IsEnforced,
+    pub pods: Arc<dyn EnforcedPodIndex>,
     /// Where connections go. While it is full nothing is accepted, and clients wait in the kernel.
     pub sink: mpsc::Sender<Arrival>,
     /// Ends the serving.
@@ -85,16 +84,15 @@ impl GatewayServing {
                 return;
             }
         };
-        let (total, strangers) = (Arc::new(Semaphore::new(CONNECTIONS)), Strangers::default());
+        let callers = GatewayCallers::new(Arc::clone(&self.pods));
         loop {
             // Before accepting, so that what has no place is not taken out of the kernel's queue.
             let place = tokio::select! {
                 biased;
                 () = self.cancel.cancelled() => return,
-                place = Arc::clone(&total).acquire_owned() => place,
+                place = callers.place() => place,
             };
-            // Nobody closes it.
-            let Ok(place) = place else { return };
+            let Some(place) = place else { return };
             let accepted = tokio::select! {
                 biased;
                 () = self.cancel.cancelled() => return,
@@ -108,7 +106,7 @@ impl GatewayServing {
                     continue;
                 }
             };
-            let arrival = self.arrival(&strangers, stream, peer, place);
+            let arrival = self.arrival(&callers, stream, peer, place);
             if self.sink.send(arrival).await.is_err() {
                 return;
             }
@@ -117,10 +115,10 @@ impl GatewayServing {
 
     fn arrival(
         &self,
-        strangers: &Strangers,
+        callers: &GatewayCallers,
         stream: TcpStream,
         peer: SocketAddr,
-        place: OwnedSemaphorePermit,
+        place: FreePlace,
     ) -> Arrival {
         let local = stream.local_addr().ok();
         let closed = |cause| {
@@ -132,7 +130,7 @@ impl GatewayServing {
             })
         };
         let address = peer.ip().to_canonical();
-        let Some((share, permit)) = strangers.place(address) else {
+        let Some((caller, share)) = callers.admit(place, address) else {
             return closed(UnattributedCause::Full);
         };
         let (Some(local), Ok(stream)) = (local, stream.into_std()) else {
@@ -145,46 +143,12 @@ impl GatewayServing {
             source: Some(address),
             workload: None,
             process: None,
-            of_enforced_pod: (self.is_enforced)(address),
-            permit,
-            gateway: Some(place),
+            of_enforced_pod: self.pods.has_address(address),
+            permit: None,
+            gateway: Some(caller),
             share,
             released: CancellationToken::new(),
         }))
-    }
-}
-
-/// The shares of the gateway's callers, by their addresses.
-#[derive(Debug, Default)]
-struct Strangers(Mutex<HashMap<IpAddr, Stranger>>);
-
-#[derive(Debug)]
-struct Stranger {
-    share: Arc<PodShare>,
-    connections: Arc<Semaphore>,
-}
-
-impl Strangers {
-    /// A place for one more connection from an address, where one is left.
-    fn place(&self, address: IpAddr) -> Option<(Arc<PodShare>, OwnedSemaphorePermit)> {
-        let mut known = self.0.lock();
-        if known.len() >= ADDRESSES {
-            known.retain(|_, stranger| stranger.connections.available_permits() < CONNECTIONS_PER_ADDRESS);
-        }
-        let stranger = known.entry(network(address)).or_insert_with(|| Stranger {
-            share: Arc::default(),
-            connections: Arc::new(Semaphore::new(CONNECTIONS_PER_ADDRESS)),
-        });
-        let permit = Arc::clone(&stranger.connections).try_acquire_owned().ok()?;
-        Some((Arc::clone(&stranger.share), permit))
-    }
-}
-
-/// What counts as one address: of IPv6 the network of 64 bits, since one machine has as many addresses of it as it likes.
-fn network(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
     }
 }
 
@@ -192,41 +156,21 @@ fn network(address: IpAddr) -> IpAddr {
 mod tests {
     use std::time::Duration;
 
+    use super::strangers::STRANGERS_PER_ADDRESS;
     use super::*;
 
-    #[test]
-    fn an_address_has_its_share_and_takes_no_other_one_s() {
-        let strangers = Strangers::default();
-        let address = |text: &str| text.parse::<IpAddr>().unwrap();
-        let places: Vec<_> = (0..CONNECTIONS_PER_ADDRESS)
-            .map(|_| strangers.place(address("192.0.2.1")).expect("a place"))
-            .collect();
-        assert!(strangers.place(address("192.0.2.1")).is_none());
-        let (other, _place) = strangers.place(address("192.0.2.2")).expect("a place");
-        assert!(!Arc::ptr_eq(&other, &places[0].0));
-        // One machine has all addresses of an IPv6 network.
-        let one = strangers.place(address("2001:db8::1")).expect("a place");
-        let same = strangers.place(address("2001:db8::ffff:1")).expect("a place");
-        let next = strangers.place(address("2001:db8:0:1::1")).expect("a place");
-        assert!(Arc::ptr_eq(&one.0, &same.0) && !Arc::ptr_eq(&one.0, &next.0));
-        // Who comes again is the same stranger.
-        let share = Arc::clone(&places[0].0);
-        drop(places);
-        let (again, _place) = strangers.place(address("192.0.2.1")).expect("a place");
-        assert!(Arc::ptr_eq(&share, &again));
-    }
+    /// One enforced pod.
+    #[derive(Debug)]
+    struct PodAt(IpAddr);
 
-    #[test]
-    fn strangers_without_a_connection_are_forgotten_before_they_fill_the_memory() {
-        let strangers = Strangers::default();
-        let kept = strangers.place(IpAddr::from([192, 0, 2, 1])).expect("a place");
-        for number in 0..ADDRESSES as u32 * 3 {
-            let address = std::net::Ipv4Addr::from_bits(0x0a00_0000 + number);
-            drop(strangers.place(address.into()).expect("a place"));
+    impl EnforcedPodIndex for PodAt {
+        fn has_address(&self, address: IpAddr) -> bool {
+            address == self.0
         }
-        assert!(strangers.0.lock().len() <= ADDRESSES);
-        let (share, _place) = strangers.place(IpAddr::from([192, 0, 2, 1])).expect("a place");
-        assert!(Arc::ptr_eq(&share, &kept.0));
+
+        fn has_uid(&self, _: &str) -> bool {
+            false
+        }
     }
 
     #[tokio::test]
@@ -235,21 +179,21 @@ mod tests {
         let address = listener.0.local_addr().unwrap();
         // A successor listens beside its predecessor.
         drop(GatewayListener::open(address).unwrap());
-        let (sink, mut arrivals) = mpsc::channel(2 * CONNECTIONS_PER_ADDRESS);
+        let (sink, mut arrivals) = mpsc::channel(2 * STRANGERS_PER_ADDRESS);
         let cancel = CancellationToken::new();
         let serving = GatewayServing {
-            is_enforced: Arc::new(|address| address == IpAddr::from([127, 0, 0, 2])),
+            pods: Arc::new(PodAt(IpAddr::from([127, 0, 0, 2]))),
             sink,
             cancel: cancel.clone(),
         };
         let running = tokio::spawn(serving.run(listener));
         let mut clients = Vec::new();
         let mut accepted = Vec::new();
-        for number in 0..=CONNECTIONS_PER_ADDRESS {
+        for number in 0..=STRANGERS_PER_ADDRESS {
             clients.push(TcpStream::connect(address).await.unwrap());
             match arrivals.recv().await.expect("an arrival") {
-                Arrival::Accepted(one) if number < CONNECTIONS_PER_ADDRESS => accepted.push(one),
-                Arrival::UnattributedConnection(one) if number == CONNECTIONS_PER_ADDRESS => {
+                Arrival::Accepted(one) if number < STRANGERS_PER_ADDRESS => accepted.push(one),
+                Arrival::UnattributedConnection(one) if number == STRANGERS_PER_ADDRESS => {
                     assert_eq!(one.cause, UnattributedCause::Full);
                 }
                 other => panic!("{number}: {other:?}"),
