@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, ensure};
 use picket_tests::audit::about;
@@ -13,10 +13,13 @@ use rcgen::{CertificateParams, IsCa};
 use serde_json::{Value, json};
 
 use crate::Test;
+use crate::port_reuse::{self, CLIENT, CONNECTIONS, PORTS, all_right};
 use crate::world::World;
 
 pub(crate) const TESTS: &[Test] = tests! {
     a_client_certificate_opens_the_gateway_and_nothing_else_does,
+    ten_thousand_connections_of_two_callers_have_their_identities,
+    a_pod_cannot_dial_the_gateway,
 };
 
 const PORT: u16 = 6444;
@@ -126,6 +129,100 @@ fn a_client_certificate_opens_the_gateway_and_nothing_else_does(world: &mut Worl
     let done = works(world, &gateway).and_then(|()| refused(world, &gateway));
     gateway.close(world)?;
     done
+}
+
+/// Another user for the second caller, so that an answer tells whose it is.
+const USERS: &str = "apiVersion: picket.dev/v1alpha1\nkind: AgentGrant\nmetadata: {name: ci-one-who}\nspec:\n  to: {identities: \
+                     [ci-one]}\n  upstream: {impersonate: {user: 'agent:worker', groups: ['picket:agents']}}\n  rules:\n  - \
+                     {apiGroups: [authentication.k8s.io], resources: [selfsubjectreviews], verbs: [create]}\n---\n\
+                     apiVersion: picket.dev/v1alpha1\nkind: AgentGrant\nmetadata: {name: ci-two-who}\nspec:\n  to: {identities: \
+                     [ci-two]}\n  upstream: {impersonate: {user: 'agent:sleeper', groups: ['picket:agents']}}\n  rules:\n  - \
+                     {apiGroups: [authentication.k8s.io], resources: [selfsubjectreviews], verbs: [create]}\n";
+
+fn ten_thousand_connections_of_two_callers_have_their_identities(world: &mut World) -> Result<()> {
+    let gateway = Gateway::open(world)?;
+    world.agent.write_objects("who.yaml", USERS)?;
+    let done = two_callers(world, &gateway);
+    world.agent.remove_objects("who.yaml")?;
+    gateway.close(world)?;
+    done
+}
+
+/// Two callers with certificates of their own, at one address and from the same ports.
+fn two_callers(world: &World, gateway: &Gateway) -> Result<()> {
+    let log = world.picket_log();
+    let node = world.cluster.nodes().get(1).context("a second node")?;
+    let address = world.cluster.node().address.to_string();
+    let config: Value = serde_json::from_str(&gateway.before)?;
+    let ca = config["tls"]["caCertificateFile"].as_str().context("a CA")?;
+    let began = Instant::now();
+    let run = |name: &str, user: &str| {
+        let uri = format!("spiffe://one.test/ci/{name}");
+        let shown = gateway.certificate("one", name, &[&uri], |_| ())?;
+        let (count, first, end) = (CONNECTIONS.to_string(), PORTS.0.to_string(), PORTS.1.to_string());
+        let mut command = Command::new("python3");
+        command
+            .args(["-c", CLIENT, &address, &PORT.to_string(), &address, ca])
+            .args([&count, &first, &end, user])
+            .args([&shown.cert, &shown.key]);
+        all_right(&Done::from(node.output(command)?).good()?).with_context(|| format!("caller {name}"))
+    };
+    let (one, other) = std::thread::scope(|scope| {
+        let one = scope.spawn(|| run("one", "agent:worker"));
+        let other = run("two", "agent:sleeper");
+        (one.join(), other)
+    });
+    one.map_err(|_| anyhow::anyhow!("the first caller panicked"))??;
+    other?;
+    println!("{} connections in {:?}", 2 * CONNECTIONS, began.elapsed());
+    port_reuse::records(&log, ["ci-one", "ci-two"], |record| {
+        let name = record["agent"]["identity"].as_str().unwrap_or_default();
+        let id = format!("spiffe://one.test/ci/{}", name.trim_start_matches("ci-"));
+        record["agent"]["attestation"] == "x509"
+            && record["impersonatedUser"]["username"]
+                == if name == "ci-one" {
+                    "agent:worker"
+                } else {
+                    "agent:sleeper"
+                }
+            && record["agent"].get("pod").is_none()
+            && record["user"]["username"] == id.as_str()
+    })
+}
+
+fn a_pod_cannot_dial_the_gateway(world: &mut World) -> Result<()> {
+    let gateway = Gateway::open(world)?;
+    let done = denied(world);
+    gateway.close(world)?;
+    done
+}
+
+/// The kernel denies the port on every node, and the record says which connection it was.
+fn denied(world: &World) -> Result<()> {
+    let dial = |namespace: &str, address: &str| {
+        let line =
+            format!("import socket; socket.create_connection(('{address}', {PORT}), 5); print('connected')");
+        world.run(namespace, "worker", &["python3", "-c", &line])
+    };
+    for node in world.cluster.nodes() {
+        let address = node.address.to_string();
+        let log = world.picket_log();
+        let said = dial("agents", &address)?;
+        ensure!(said.code != 0 && said.err.contains("PermissionError"), "{said:?}");
+        let record = log.wait("the denied connection", |record| {
+            record["kernel"]["address"] == format!("{address}:{PORT}").as_str()
+        })?;
+        ensure!(
+            record["decision"]["outcome"] == "deny"
+                && record["decision"]["reason"] == "denied_endpoint"
+                && record["kernel"]["verdict"] == "deny"
+                && record["agent"]["pod"]["name"] == "worker",
+            "{record:#}"
+        );
+    }
+    // A pod that is not enforced gets a connection.
+    let address = world.cluster.node().address.to_string();
+    says(dial("direct", &address)?, "connected")
 }
 
 /// A program that succeeded and printed this.

@@ -25,6 +25,7 @@ mod nodes;
 mod outages;
 mod parity;
 mod pods;
+mod port_reuse;
 mod records;
 mod reports;
 #[path = "../../agent/policy/src/api/schema_cases.rs"]
@@ -65,6 +66,7 @@ fn main() -> ExitCode {
         pods,
         outages,
         files,
+        port_reuse,
         gateway,
         drain,
         // Last: what it does to the agent would show in the others if it went wrong.
