@@ -35,7 +35,7 @@ use crate::runtime::signals;
 use crate::runtime::workers::{self, Workers};
 use crate::session::Registry;
 use crate::store::Store;
-use crate::tls::Certificates;
+use crate::tls::{Certificates, GatewayCertificate};
 use crate::upgrade::{self, Successor, SuccessorConnection, UpgradeMetrics};
 use crate::upstream::Upstream;
 use crate::workload::Netns;
@@ -102,7 +102,11 @@ impl App {
             key: config.tls.ca_key_file.clone(),
         };
         let trust_bundles = TrustBundles::open(config.tls.trust_bundles.clone())?;
-        let certificates = Certificates::open(files, &server_names(&config), trust_bundles)?;
+        let own = config.gateway.as_ref().and_then(|gateway| gateway.tls.as_ref());
+        let gateway = own.map(|own| GatewayCertificate::open(own.files.clone()));
+        let gateway = gateway.transpose().context("gateway.tls")?;
+        let certificates =
+            Certificates::open_with_gateway(files, &server_names(&config), trust_bundles, gateway)?;
         let threads = workers::count();
         let workers = Workers::start(threads).context("cannot start the threads of the data path")?;
         let upstream = Upstream::open(upstream_config(&config)?, threads)?;

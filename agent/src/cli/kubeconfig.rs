@@ -17,6 +17,7 @@ use http::Uri;
 use serde_json::{Value, json};
 
 use super::configuration;
+use crate::config::Config;
 use crate::pki::pem;
 
 const HELP: &str = "\
@@ -28,7 +29,9 @@ Examples:
 
 The identity is a name in the file for people; what the caller shows decides who the caller is.
 
-The CA is the one in --ca, or the node CA of this node's configuration. It is written into the kubeconfig.
+The CA is the one in --ca. Without --ca this node's configuration says it: the CA of gateway.tls, where the gateway has a certificate of
+its own, and else the node CA. It is written into the kubeconfig. Where gateway.tls names no CA, the kubeconfig names none, and the
+client checks the gateway against the CAs of its system.
 
 -o writes a new file of mode 0600, and refuses to overwrite one.
 
@@ -90,24 +93,36 @@ fn made(args: &KubeconfigArgs) -> anyhow::Result<String> {
     let is_server = url.is_some_and(|url| url.scheme_str() == Some("https") && url.host().is_some());
     ensure!(is_server, "--server {:?}: write https://HOST:PORT", args.server);
     let ca = match &args.ca {
-        Some(file) => file.clone(),
+        Some(file) => Some(file.clone()),
         None => {
             let config = configuration(args.config.as_deref())?;
-            let config = config.context("give --ca: this machine has no configuration of Picket's")?;
-            config.tls.ca_certificate_file
+            ca_of(&config.context("give --ca: this machine has no configuration of Picket's")?)
         }
     };
-    let bytes = pem::read(&ca)?;
-    let ca: String = pem::certificates(&ca, &bytes)?
-        .iter()
-        .map(|(_, der)| {
-            format!(
-                "-----BEGIN CERTIFICATE-----\n{}-----END CERTIFICATE-----\n",
-                folded(der)
-            )
-        })
-        .collect();
-    serde_saphyr::to_string(&document(args, &ca)).context("the kubeconfig cannot be written as YAML")
+    let ca = ca.as_deref().map(certificates).transpose()?;
+    serde_saphyr::to_string(&document(args, ca.as_deref()))
+        .context("the kubeconfig cannot be written as YAML")
+}
+
+/// The CA that callers check this node's gateway against; none where that is their system's to know.
+fn ca_of(config: &Config) -> Option<PathBuf> {
+    match config.gateway.as_ref().and_then(|gateway| gateway.tls.as_ref()) {
+        Some(own) => own.ca_file.clone(),
+        None => Some(config.tls.ca_certificate_file.clone()),
+    }
+}
+
+/// The certificates of a file and nothing else of it, as PEM.
+fn certificates(file: &Path) -> anyhow::Result<String> {
+    let bytes = pem::read(file)?;
+    let block = |der: &[u8]| {
+        format!(
+            "-----BEGIN CERTIFICATE-----\n{}-----END CERTIFICATE-----\n",
+            folded(der)
+        )
+    };
+    let all = pem::certificates(file, &bytes)?;
+    Ok(all.iter().map(|(_, der)| block(der)).collect())
 }
 
 /// The base64 of a PEM block.
@@ -117,7 +132,11 @@ fn folded(der: &[u8]) -> String {
     lines.map(|line| format!("{line}\n")).collect()
 }
 
-fn document(args: &KubeconfigArgs, ca: &str) -> Value {
+fn document(args: &KubeconfigArgs, ca: Option<&str>) -> Value {
+    let mut cluster = json!({"server": args.server});
+    if let Some(ca) = ca {
+        cluster["certificate-authority-data"] = BASE64_STANDARD.encode(ca).into();
+    }
     let user = match &args.exec_command {
         Some(command) => json!({"exec": {
             "apiVersion": "client.authentication.k8s.io/v1",
@@ -136,10 +155,7 @@ fn document(args: &KubeconfigArgs, ca: &str) -> Value {
         "apiVersion": "v1",
         "kind": "Config",
         "current-context": name,
-        "clusters": [{"name": "picket", "cluster": {
-            "server": args.server,
-            "certificate-authority-data": BASE64_STANDARD.encode(ca),
-        }}],
+        "clusters": [{"name": "picket", "cluster": cluster}],
         "users": [{"name": name, "user": user}],
         "contexts": [{"name": name, "context": {"cluster": "picket", "user": name}}],
     })
@@ -219,6 +235,29 @@ mod tests {
             .unwrap();
         assert_eq!(exec.command.as_deref(), Some("kubectl"));
         assert_eq!(exec.args.as_ref().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn the_ca_is_the_one_that_the_gateway_s_certificate_leads_to() {
+        let of = |gateway: &str| {
+            let text = format!(
+                "nodeName: n\ncluster: {{kubeconfig: /k}}\nupstream: {{server: 'https://api.example', caFile: /ca, tokenFile: /t}}\n\
+                 tls: {{caCertificateFile: /node-ca, caKeyFile: /y}}\nenforce: {{namespaces: [a]}}\nobjects: [/o]\n{gateway}"
+            );
+            ca_of(&Config::parse("f", &text).unwrap())
+        };
+        let own = |more: &str| {
+            format!("gateway: {{listen: '0.0.0.0:1', tls: {{certificateFile: /c, keyFile: /k{more}}}}}\n")
+        };
+        assert_eq!(of("gateway: {listen: '0.0.0.0:1'}\n"), Some("/node-ca".into()));
+        assert_eq!(of(&own(", caFile: /gateway-ca")), Some("/gateway-ca".into()));
+        assert_eq!(of(&own("")), None);
+        let line = "--identity ci --server https://gate:6444 --client-certificate /c --client-key /k";
+        let document = document(&parsed(line).unwrap(), None);
+        assert_eq!(
+            document["clusters"][0]["cluster"],
+            json!({"server": "https://gate:6444"})
+        );
     }
 
     #[test]

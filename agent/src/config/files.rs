@@ -12,7 +12,7 @@ use super::Config;
 use crate::audit::SinkTarget;
 use crate::cluster::Connector;
 use crate::identity::jwt::check as check_authentication;
-use crate::pki::TrustBundles;
+use crate::pki::{TrustBundles, check_server_certificate};
 use crate::runtime::private_folder::{NotPrivate, check_private};
 use crate::store::Store;
 
@@ -46,6 +46,14 @@ impl Config {
         for (field, file) in files {
             if let Some(Err(error)) = file.map(|file| readable(file)) {
                 note(field, error.to_string());
+            }
+        }
+        if let Some(own) = self.gateway.as_ref().and_then(|gateway| gateway.tls.as_ref()) {
+            if let Err(error) = check_server_certificate(&own.files) {
+                note("gateway.tls", error.to_string());
+            }
+            if let Some(Err(error)) = own.ca_file.as_ref().map(|file| readable(file)) {
+                note("gateway.tls.caFile", error.to_string());
             }
         }
         for bundle in &self.tls.trust_bundles {

@@ -25,7 +25,7 @@ pub use reference::markdown as reference;
 
 use crate::audit::AuditConfig;
 use crate::kernel::FailMode;
-use crate::pki::TrustBundle;
+use crate::pki::{ServerCertificateFiles, TrustBundle};
 use crate::runtime::telemetry::LogConfig;
 
 /// Where `picket` looks for its configuration when no `--config` is given.
@@ -153,6 +153,17 @@ pub struct GatewaySection {
     pub listen: SocketAddr,
     /// DNS names and addresses by which callers dial it, besides the address that they dial.
     pub names: Vec<String>,
+    /// A certificate of its own, in place of one that the node CA signs.
+    pub tls: Option<GatewayTlsSection>,
+}
+
+/// The gateway's own certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GatewayTlsSection {
+    /// The certificate and its key.
+    pub files: ServerCertificateFiles,
+    /// The CA that callers check it against, for the kubeconfigs that are made; the system's own where it is not given.
+    pub ca_file: Option<PathBuf>,
 }
 
 /// The kernel programs' surroundings.

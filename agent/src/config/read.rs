@@ -14,12 +14,13 @@ use super::reference::{fields_of, renamed_in};
 use super::texts::{optional_path, optional_section, optional_text, texts, values};
 use super::{
     AdminSection, AuthenticationSection, ClusterSection, Config, EnforceSection, GatewaySection,
-    KernelSection, MAX_DRAIN_SECONDS, ObjectsSection, ShutdownSection, TlsSection, UpstreamSection,
-    addresses, audit, trust,
+    GatewayTlsSection, KernelSection, MAX_DRAIN_SECONDS, ObjectsSection, ShutdownSection, TlsSection,
+    UpstreamSection, addresses, audit, trust,
 };
 use crate::admin::SOCKET_PATH_MAX;
 use crate::endpoints::EndpointTarget;
 use crate::kernel::FailMode;
+use crate::pki::ServerCertificateFiles;
 use crate::runtime::telemetry::{self, LogConfig, LogFormat};
 
 pub(super) fn config(file: &str, text: &str) -> Result<Config, Vec<Diagnostic>> {
@@ -163,10 +164,12 @@ fn gateway(decoder: &mut Decoder, top: &Fields<'_>) -> Option<GatewaySection> {
     let fields = optional_section(decoder, top, "gateway")?;
     let listen = decoder.required_text(&fields, "listen")?;
     let names = values(texts(decoder, &fields, "names"));
+    let tls = gateway_tls(decoder, &fields);
     match listen.value.parse::<SocketAddr>() {
         Ok(address) if address.port() != 0 => Some(GatewaySection {
             listen: address,
             names,
+            tls,
         }),
         _ => {
             decoder.error_at(
@@ -179,6 +182,20 @@ fn gateway(decoder: &mut Decoder, top: &Fields<'_>) -> Option<GatewaySection> {
             None
         }
     }
+}
+
+fn gateway_tls(decoder: &mut Decoder, gateway: &Fields<'_>) -> Option<GatewayTlsSection> {
+    let node = gateway.get("tls")?;
+    let fields = decoder.fields(node, "gateway.tls", &fields_of("gateway.tls"), &[])?;
+    let certificate = path(decoder, &fields, "certificateFile");
+    let key = path(decoder, &fields, "keyFile");
+    Some(GatewayTlsSection {
+        ca_file: optional_path(decoder, &fields, "caFile"),
+        files: ServerCertificateFiles {
+            certificate: certificate?,
+            key: key?,
+        },
+    })
 }
 
 fn enforce(decoder: &mut Decoder, top: &Fields<'_>) -> Option<EnforceSection> {

@@ -75,7 +75,7 @@ nodeName: n
 cluster: {kubeconfig: /k}
 upstream: {server: 'https://api.example', caFile: /ca, clientCertificateFile: /crt, clientKeyFile: /key}
 tls: {caCertificateFile: /c, caKeyFile: /y, extraNames: [api.example], trustBundles: [{trustDomain: example.org, file: /td}]}
-gateway: {listen: '192.0.2.9:6444', names: [gate.example]}
+gateway: {listen: '192.0.2.9:6444', names: [gate.example], tls: {certificateFile: /g.crt, keyFile: /g.key, caFile: /g.ca}}
 kernel: {cgroupRoot: /g, bpffs: /b}
 enforce: {namespaces: [a, b], matchLabels: {app: agent, x: ''}, unclassifiedPods: failOpen, staticPods: failOpen}
 protectedEndpoints:
@@ -111,6 +111,13 @@ shutdown: {drainSeconds: 0}
     let gateway = GatewaySection {
         listen: "192.0.2.9:6444".parse().unwrap(),
         names: vec!["gate.example".to_owned()],
+        tls: Some(GatewayTlsSection {
+            files: ServerCertificateFiles {
+                certificate: "/g.crt".into(),
+                key: "/g.key".into(),
+            },
+            ca_file: Some("/g.ca".into()),
+        }),
     };
     assert_eq!(config.gateway, Some(gateway));
     assert_eq!(config.kernel.cgroup_root, Some(PathBuf::from("/g")));
@@ -311,6 +318,11 @@ const REFUSED: &str = r#"
 + gateway: {listen: '6444'}
 + enforce:
 = 11:19: field `gateway.listen` is "6444"; write address:port, such as 0.0.0.0:6444 or '[::]:6444'
+
+- enforce:
++ gateway: {listen: '0.0.0.0:6444', tls: {certificateFile: /x}}
++ enforce:
+= 11:39: field `gateway.tls.keyFile` is required
 
 - enforce:
 +   trustBundles: [{trustDomain: Example.org, file: /x}, {trustDomain: a, file: /x}, {trustDomain: a, file: /y}, {file: /z}]

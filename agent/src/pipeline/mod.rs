@@ -82,6 +82,7 @@ use write::{AbandonedWrites, Exchange};
 /// All stages, put together.
 pub struct Pipeline {
     tls: Arc<ServerConfig>,
+    gateway_tls: Option<Arc<ServerConfig>>,
     certificates: Arc<Certificates>,
     in_force: Arc<InForce>,
     approvals: Approvals,
@@ -127,8 +128,10 @@ impl Pipeline {
         sessions: Registry,
         kube_events: EventQueue,
     ) -> Result<Arc<Pipeline>, PkiError> {
+        let tls = certificates.server_config()?;
         Ok(Arc::new(Pipeline {
-            tls: certificates.server_config()?,
+            gateway_tls: certificates.gateway_config(&tls),
+            tls,
             certificates: Arc::clone(certificates),
             in_force: Arc::new(InForce {
                 store,

@@ -15,6 +15,7 @@ use http::{HeaderValue, StatusCode, Version};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::ServerConfig;
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
@@ -95,14 +96,7 @@ impl Pipeline {
     ) -> ConnectionEnd {
         let pod = accepted.workload.as_ref().map(|pod| pod.load_full());
         let client = ClientName::new(pod.as_deref(), accepted.peer);
-        let config = self
-            .certificates
-            .config_for(&self.tls, accepted.origin.ip())
-            .unwrap_or_else(|error| {
-                // The shared one may do: a client may have dialled a name.
-                tracing::error!(%error, dialled = %accepted.origin, "no certificate for the address that was dialled");
-                Arc::clone(&self.tls)
-            });
+        let config = self.tls_config(&accepted);
         // From here on this thread's runtime polls it.
         let stream = match TcpStream::from_std(accepted.stream) {
             Ok(stream) => stream,
@@ -177,6 +171,21 @@ impl Pipeline {
             self.report_share(pod, "flood", FLOOD);
         }
         ended
+    }
+
+    /// What the client is shown: a certificate for what it dialled, or the gateway's own.
+    fn tls_config(&self, accepted: &Accepted) -> Arc<ServerConfig> {
+        if let (Some(_), Some(own)) = (&accepted.gateway, &self.gateway_tls) {
+            return Arc::clone(own);
+        }
+        let dialled = accepted.origin.ip();
+        self.certificates
+            .config_for(&self.tls, dialled)
+            .unwrap_or_else(|error| {
+                // The shared one may do: a client may have dialled a name.
+                tracing::error!(%error, %dialled, "no certificate for the address that was dialled");
+                Arc::clone(&self.tls)
+            })
     }
 
     /// Fires when the connection is to end after what it carries.

@@ -6,12 +6,15 @@
 pub mod ca;
 mod leaf;
 pub(crate) mod pem;
+mod server_certificate;
 mod trust_bundles;
 
 pub use ca::CaFiles;
 pub use leaf::{LEAF_LIFETIME, LeafNames};
 pub(crate) use leaf::{Leaf, mint};
 pub use pem::PemError;
+pub(crate) use server_certificate::{ServerCertificate, ServerCertificateSource};
+pub use server_certificate::{ServerCertificateFiles, check_server_certificate};
 pub use trust_bundles::{ChainError, TrustBundle, TrustBundles, TrustedRoots};
 
 /// What goes wrong around certificates.

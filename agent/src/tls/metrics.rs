@@ -25,7 +25,7 @@ impl CertificateMetrics {
             expiry: registry.times(
                 "certificate_expiry",
                 ["certificate"],
-                "When a certificate in use expires, in seconds since 1970: `node-ca`, `leaf`, `upstream`",
+                "When a certificate in use expires, in seconds since 1970: `node-ca`, `leaf`, `gateway`, `upstream`",
             ),
         }
     }
@@ -41,6 +41,9 @@ impl CertificateMetrics {
             tick.tick().await;
             self.set("leaf", certificates.not_after());
             self.set("node-ca", certificates.ca_not_after());
+            if let Some(end) = certificates.gateway_not_after() {
+                self.set("gateway", end);
+            }
             if let Some(end) = upstream() {
                 self.set("upstream", end);
             }

@@ -5,6 +5,7 @@
 //! expire and when the CA's files do; a broken CA file is reported and the last good one kept.
 
 pub(crate) mod client_certificate;
+mod gateway;
 mod metrics;
 mod publish;
 
@@ -16,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+pub use gateway::GatewayCertificate;
 pub use metrics::CertificateMetrics;
 pub use publish::{CertificateReload, Certificates};
 

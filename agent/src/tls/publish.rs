@@ -16,6 +16,7 @@ use rustls::sign::CertifiedKey;
 use tokio_util::sync::CancellationToken;
 
 use super::client_certificate::ProofOfKey;
+use super::gateway::GatewayCertificate;
 use crate::pki::PkiError;
 use crate::pki::ca::{CaFiles, CaSource, NodeCa};
 use crate::pki::{LEAF_LIFETIME, Leaf, LeafNames, TrustBundles, mint};
@@ -49,6 +50,7 @@ pub struct Certificates {
     /// Leaves for dialled addresses; emptied when the current one is replaced, so that they are renewed with it.
     single: Mutex<HashMap<IpAddr, Arc<ServerConfig>>>,
     status: ArcSwapOption<CertificateReload>,
+    gateway: Option<Arc<GatewayCertificate>>,
 }
 
 struct Source {
@@ -74,6 +76,19 @@ impl Certificates {
         extra: &[String],
         trust_bundles: Arc<TrustBundles>,
     ) -> Result<Arc<Certificates>, PkiError> {
+        Self::open_with_gateway(files, extra, trust_bundles, None)
+    }
+
+    /// Likewise, where the gateway has a certificate of its own.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_with_gateway(
+        files: CaFiles,
+        extra: &[String],
+        trust_bundles: Arc<TrustBundles>,
+        gateway: Option<GatewayCertificate>,
+    ) -> Result<Arc<Certificates>, PkiError> {
         let now = SystemTime::now();
         let base = LeafNames::new(extra)?;
         let bytes = CaSource::read(&files)?;
@@ -90,7 +105,22 @@ impl Certificates {
                 published: 1,
                 error: None,
             }),
+            gateway: gateway.map(Arc::new),
         }))
+    }
+
+    /// When the gateway's own certificate expires, where there is one.
+    pub fn gateway_not_after(&self) -> Option<SystemTime> {
+        self.gateway.as_ref().map(|gateway| gateway.not_after())
+    }
+
+    /// A configuration that serves the gateway's own certificate, where there is one; `shared` is what [`Self::server_config`]
+    /// made.
+    pub fn gateway_config(&self, shared: &ServerConfig) -> Option<Arc<ServerConfig>> {
+        let gateway = self.gateway.as_ref()?;
+        let mut config = shared.clone();
+        config.cert_resolver = Arc::clone(gateway) as Arc<dyn ResolvesServerCert>;
+        Some(Arc::new(config))
     }
 
     /// The CAs of clients' certificates.
@@ -121,6 +151,9 @@ impl Certificates {
                 () = tokio::time::sleep(CHECK_INTERVAL) => {}
             }
             self.renew_due(SystemTime::now());
+            if let Some(gateway) = &self.gateway {
+                gateway.renew(SystemTime::now());
+            }
         }
     }
 
