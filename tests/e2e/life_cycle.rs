@@ -17,6 +17,7 @@ use crate::world::World;
 pub(crate) const TESTS: &[Test] = tests! {
     an_agent_from_create_to_revoke_in_files,
     a_change_that_the_agent_would_refuse_is_not_written,
+    a_change_that_no_agent_here_reads_is_not_confirmed,
 };
 
 /// How long an end may take from the command to the closed stream, this machine's load and kubectl's own end included.
@@ -175,4 +176,31 @@ fn a_change_that_the_agent_would_refuse_is_not_written(world: &mut World) -> Res
     let after = texts(world)?;
     ensure!(before == after, "{before:#?} {after:#?}");
     world.worker(GET)?.good().map(drop)
+}
+
+/// The code says that the file is written and that nobody here is known to read it.
+fn a_change_that_no_agent_here_reads_is_not_confirmed(world: &mut World) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let files = folder.path().display().to_string();
+    let create = |name: &str, more: &str| {
+        let line = format!(
+            "identity create {name} --owner o --namespace elsewhere --service-account {name} --files {files}{more}"
+        );
+        picket(world, &line)
+    };
+    for (name, more, code, printed) in [
+        ("one", "", 3, "created in"),
+        ("two", " --wait 0 -o name", 0, "agentidentity.picket.dev/two"),
+        ("three", " --dry-run -o json", 0, "\"name\": \"three\""),
+        ("one", "", 1, ""),
+    ] {
+        let done = create(name, more)?;
+        ensure!(
+            done.code == code && done.out.contains(printed),
+            "{name}{more}: {done:?}"
+        );
+    }
+    let written = std::fs::read_dir(folder.path())?.count();
+    ensure!(written == 2, "{written} files");
+    Ok(())
 }

@@ -28,7 +28,10 @@ use crate::runtime::causes::with_causes;
 /// Controls and records the Kubernetes API requests of AI agents.
 #[derive(Debug, Parser)]
 #[command(name = "picket", version, propagate_version = true, max_term_width = 110)]
-#[command(after_help = "Exit codes: 0 success, 1 the command failed or found a fault, 2 wrong usage.")]
+#[command(
+    after_help = "Exit codes: 0 success, 1 the command failed or found a fault, 2 wrong usage, 3 a change of an object is written, and no \
+agent of this node is known to have it in force."
+)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,

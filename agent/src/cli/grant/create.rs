@@ -8,7 +8,7 @@ use picket_policy::api::API_VERSION;
 use serde_json::{Value, json};
 
 use super::KIND;
-use crate::cli::target::{ChangeArgs, print, wait};
+use crate::cli::target::{ChangeArgs, Changed, wait};
 
 /// Shown below the options.
 pub(super) const EXAMPLES: &str = "\
@@ -23,7 +23,8 @@ Resources are written as in `kubectl create role`: NAME.GROUP, with the subresou
 The core group has none. Kubernetes RBAC decides last, as the user that the grant names, and the node's credential must be allowed \
 to impersonate that user.
 
-Exit codes: 0 the grant is written, 1 it is not, such as where one of that name exists, 2 wrong usage.";
+Exit codes: 0 the grant is in force on this node, 1 nothing is written, such as where one of that name exists, 2 wrong usage, 3 the grant \
+is written, and no agent of this node is known to have it in force. With --dry-run or --wait 0 nothing is waited for.";
 
 /// Give agents a right.
 #[derive(Debug, Args)]
@@ -125,10 +126,9 @@ fn object(args: &CreateArgs) -> Value {
     json!({"apiVersion": API_VERSION, "kind": KIND, "metadata": {"name": args.name}, "spec": spec})
 }
 
-pub(super) fn run(args: &CreateArgs) -> anyhow::Result<()> {
-    let yaml = print::new_yaml(&object(args))?;
+pub(super) fn run(args: &CreateArgs) -> anyhow::Result<Changed> {
     args.change
-        .add(KIND, &args.name, &yaml, wait::is_there(KIND, &args.name))
+        .add(KIND, &args.name, &object(args), wait::is_there(KIND, &args.name))
 }
 
 #[cfg(test)]
@@ -136,6 +136,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
+    use crate::cli::target::print;
 
     #[derive(Parser)]
     struct Line {

@@ -5,7 +5,7 @@
 use clap::Args;
 
 use super::KIND;
-use crate::cli::target::{ChangeArgs, wait};
+use crate::cli::target::{ChangeArgs, Changed, wait};
 
 /// Shown below the options.
 pub(super) const EXAMPLES: &str = "\
@@ -13,7 +13,8 @@ Examples:
   picket grant delete triage-incident-1234
   picket grant delete readers --files objects/ --dry-run
 
-Exit codes: 0 the grant is gone, 1 it is not, such as where none has that name, 2 wrong usage.";
+Exit codes: 0 the grant is gone on this node, 1 nothing is written, such as where none has that name, 2 wrong usage, 3 the grant is out \
+of its file, and no agent of this node is known to have let it go. With --dry-run or --wait 0 nothing is waited for.";
 
 /// Take a grant back.
 #[derive(Debug, Args)]
@@ -24,7 +25,7 @@ pub(super) struct DeleteArgs {
     change: ChangeArgs,
 }
 
-pub(super) fn run(args: &DeleteArgs) -> anyhow::Result<()> {
+pub(super) fn run(args: &DeleteArgs) -> anyhow::Result<Changed> {
     args.change
         .remove(KIND, &args.name, wait::is_gone(KIND, &args.name))
 }

@@ -45,12 +45,12 @@ enum GrantCommand {
 #[must_use]
 pub(super) fn run(args: &GrantArgs) -> ExitCode {
     let outcome = match &args.command {
-        GrantCommand::Create(args) => create::run(args),
-        GrantCommand::List(args) => list::run(args),
-        GrantCommand::Delete(args) => delete::run(args),
+        GrantCommand::Create(args) => create::run(args).map(ExitCode::from),
+        GrantCommand::List(args) => list::run(args).map(|()| ExitCode::SUCCESS),
+        GrantCommand::Delete(args) => delete::run(args).map(ExitCode::from),
     };
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) if output::reader_went(&error) => ExitCode::SUCCESS,
         Err(error) => super::fail(&error),
     }

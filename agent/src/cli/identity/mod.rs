@@ -27,9 +27,9 @@ pub(super) struct IdentityArgs {
 
 #[derive(Debug, Subcommand)]
 enum IdentityCommand {
-    /// Names an agent: who answers for it, and which pods it is.
+    /// Names an agent: who answers for it, and how it is recognised.
     #[command(after_help = create::EXAMPLES)]
-    Create(create::CreateArgs),
+    Create(Box<create::CreateArgs>),
     /// Lists the agents and whether each may act.
     #[command(after_help = list::EXAMPLES, visible_alias = "ls")]
     List(list::ListArgs),
@@ -48,14 +48,14 @@ enum IdentityCommand {
 #[must_use]
 pub(super) fn run(args: &IdentityArgs) -> ExitCode {
     let outcome = match &args.command {
-        IdentityCommand::Create(args) => create::run(args),
-        IdentityCommand::List(args) => list::run(args),
-        IdentityCommand::Suspend(args) => state::suspend(args),
-        IdentityCommand::Resume(args) => state::resume(args),
-        IdentityCommand::Revoke(args) => state::revoke(args),
+        IdentityCommand::Create(args) => create::run(args).map(ExitCode::from),
+        IdentityCommand::List(args) => list::run(args).map(|()| ExitCode::SUCCESS),
+        IdentityCommand::Suspend(args) => state::suspend(args).map(ExitCode::from),
+        IdentityCommand::Resume(args) => state::resume(args).map(ExitCode::from),
+        IdentityCommand::Revoke(args) => state::revoke(args).map(ExitCode::from),
     };
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) if output::reader_went(&error) => ExitCode::SUCCESS,
         Err(error) => super::fail(&error),
     }

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use picket_policy::api::AnyObject;
 use picket_policy::api::v1alpha1::{AgentIdentity, State};
 
-use crate::cli::target::{ChangeArgs, wait};
+use crate::cli::target::{ChangeArgs, Changed, wait};
 use crate::store::IdentityState;
 
 /// The kind of the object.
@@ -31,7 +31,8 @@ Examples:
 Every request of the agent is denied from then on, with a message that names its owner, and its watches, logs and sessions end. \
 `picket identity resume` takes it back.
 
-Exit codes: 0 the identity is suspended, 1 it is not, 2 wrong usage.";
+Exit codes: 0 the identity is suspended on this node, 1 nothing is written, 2 wrong usage, 3 the state is written, and no agent of this node \
+is known to have it in force. With --dry-run or --wait 0 nothing is waited for.";
 
 /// Shown below the options of `resume`.
 pub(super) const RESUME_EXAMPLES: &str = "\
@@ -40,7 +41,8 @@ Example:
 
 A revoked agent does not come back: make a new identity for it.
 
-Exit codes: 0 the agent may act, 1 it may not, such as where it is revoked or expired, 2 wrong usage.";
+Exit codes: 0 the agent may act on this node, 1 nothing is written, such as where it is revoked or expired, 2 wrong usage, 3 the state is \
+written, and no agent of this node is known to have it in force. With --dry-run or --wait 0 nothing is waited for.";
 
 /// Shown below the options of `revoke`.
 pub(super) const REVOKE_EXAMPLES: &str = "\
@@ -51,7 +53,8 @@ Examples:
 No secret has to be found and changed: the agent never had a credential of the cluster. Its grants stay; `picket grant list` \
 shows them. To switch an agent off for a while, suspend it.
 
-Exit codes: 0 the identity is revoked, 1 it is not, 2 wrong usage.";
+Exit codes: 0 the identity is revoked on this node, 1 nothing is written, 2 wrong usage, 3 the state is written, and no agent of this node \
+is known to have it in force. With --dry-run or --wait 0 nothing is waited for.";
 
 /// Change whether an agent may act.
 #[derive(Debug, Args)]
@@ -75,18 +78,15 @@ pub(super) struct RevokeArgs {
     state: StateArgs,
 }
 
-pub(super) fn suspend(args: &StateArgs) -> anyhow::Result<()> {
+pub(super) fn suspend(args: &StateArgs) -> anyhow::Result<Changed> {
     match identity(args)?.spec.state {
         State::Revoked => bail!("{} is revoked already; nothing is allowed to it", args.name),
-        State::Suspended => {
-            println!("{} is suspended already.", args.name);
-            Ok(())
-        }
+        State::Suspended => args.change.is_so_already(KIND, &args.name, "is suspended"),
         State::Active => change(args, State::Suspended, "suspended"),
     }
 }
 
-pub(super) fn resume(args: &StateArgs) -> anyhow::Result<()> {
+pub(super) fn resume(args: &StateArgs) -> anyhow::Result<Changed> {
     let identity = identity(args)?;
     if identity.spec.state == State::Revoked {
         bail!(
@@ -101,18 +101,16 @@ pub(super) fn resume(args: &StateArgs) -> anyhow::Result<()> {
         );
     }
     if identity.spec.state == State::Active {
-        println!("{} may act already.", args.name);
-        return Ok(());
+        return args.change.is_so_already(KIND, &args.name, "may act");
     }
     change(args, State::Active, "resumed")
 }
 
-pub(super) fn revoke(args: &RevokeArgs) -> anyhow::Result<()> {
+pub(super) fn revoke(args: &RevokeArgs) -> anyhow::Result<Changed> {
     let (asked, args) = (args.yes || args.state.change.dry_run, &args.state);
     let identity = identity(args)?;
     if identity.spec.state == State::Revoked {
-        println!("{} is revoked already.", args.name);
-        return Ok(());
+        return args.change.is_so_already(KIND, &args.name, "is revoked");
     }
     if !asked && io::stdin().is_terminal() {
         eprint!(
@@ -145,7 +143,7 @@ fn whoami() -> String {
         .unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw()))
 }
 
-fn change(args: &StateArgs, state: State, done: &str) -> anyhow::Result<()> {
+fn change(args: &StateArgs, state: State, done: &str) -> anyhow::Result<Changed> {
     let word = state.to_string();
     let moment = Timestamp::now().round(jiff::Unit::Second)?.to_string();
     let who = whoami();
