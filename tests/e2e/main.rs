@@ -26,6 +26,7 @@ mod outages;
 mod parity;
 mod pods;
 mod port_reuse;
+mod rbac;
 mod records;
 mod reports;
 #[path = "../../agent/policy/src/api/schema_cases.rs"]
@@ -57,6 +58,7 @@ fn main() -> ExitCode {
         streams,
         sessions,
         life_cycle,
+        rbac,
         cli,
         records,
         reports,

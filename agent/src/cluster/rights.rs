@@ -177,10 +177,10 @@ async fn is_allowed(api: &Api<SelfSubjectAccessReview>, right: &Right) -> Result
 /// none to impersonate.
 const WITHOUT_NODE_RULES: &str = "node authorizer does not support user rule resolution";
 
-/// The namespace whose rules are listed; with them come those for every namespace.
-const LISTED_NAMESPACE: &str = "default";
+/// The namespace whose rules are listed in any case; with them come those for every namespace.
+pub const LISTED_NAMESPACE: &str = "default";
 
-/// The verbs that a credential has on some resource: for every namespace, or in `default`.
+/// The verbs that a credential has on some resource: for every namespace, or in one that was asked about.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct RuleVerbs {
     /// The verbs. `*` is every verb.
@@ -189,15 +189,15 @@ pub struct RuleVerbs {
     pub complete: bool,
 }
 
-/// The verbs of the rules that a client's credential has; none, and not complete, where the API server lists no rules.
+/// The verbs of the rules that a client's credential has in a namespace; none, and not complete, where the API server lists no rules.
 ///
 /// # Errors
 /// [`ReviewError`] where the credential is not accepted, or nobody answers.
-pub async fn rule_verbs(client: &Client) -> Result<RuleVerbs, ReviewError> {
+pub async fn rule_verbs(client: &Client, namespace: &str) -> Result<RuleVerbs, ReviewError> {
     let api: Api<SelfSubjectRulesReview> = Api::all(client.clone());
     let review = SelfSubjectRulesReview {
         spec: SelfSubjectRulesReviewSpec {
-            namespace: Some(LISTED_NAMESPACE.to_owned()),
+            namespace: Some(namespace.to_owned()),
         },
         ..SelfSubjectRulesReview::default()
     };

@@ -215,6 +215,14 @@ impl Grant {
         &self.user
     }
 
+    /// The namespaces that it is bound to by name, without globs.
+    pub fn named_namespaces(&self) -> impl Iterator<Item = &str> {
+        self.namespaces.iter().filter_map(|glob| match glob {
+            Glob::Exact(name) => Some(&**name),
+            _ => None,
+        })
+    }
+
     pub(super) fn shared_user(&self) -> Arc<UpstreamUser> {
         self.user.clone()
     }

@@ -17,7 +17,9 @@ use super::needs::{
 };
 use super::node::{self, Server};
 use super::{in_time, slow};
-use crate::cluster::rights::{CredentialFiles, ReviewError, RuleVerbs, lacking, rule_verbs};
+use crate::cluster::rights::{
+    CredentialFiles, LISTED_NAMESPACE, ReviewError, RuleVerbs, lacking, rule_verbs,
+};
 use crate::cluster::{ClusterError, Connector};
 use crate::config::Config;
 use crate::kernel::doctor::{Check, CheckStatus};
@@ -31,9 +33,12 @@ const UPSTREAM: &str = "upstream credential";
 /// All of them. Must be called within a tokio runtime.
 pub(super) async fn checks(config: &Config, limit: Duration) -> Vec<Check> {
     // What objects cannot be read is the configuration's check.
-    let granted = match Store::open(&config.objects.files) {
-        Ok(store) => granted(store.current().grants()),
-        Err(_) => at_least(),
+    let (granted, namespaces) = match Store::open(&config.objects.files) {
+        Ok(store) => {
+            let set = store.current();
+            (granted(set.grants()), bound_to(set.grants()))
+        }
+        Err(_) => (at_least(), Vec::new()),
     };
     let mut followed = followed();
     if config.objects.cluster {
@@ -56,13 +61,14 @@ pub(super) async fn checks(config: &Config, limit: Duration) -> Vec<Check> {
     let cluster = cluster.unwrap_or_else(late);
     let asked = cluster.as_ref().ok().cloned();
     let (cluster, upstream, of_node) = tokio::join!(
-        check(CLUSTER, cluster, &followed, advice),
+        check(CLUSTER, cluster, &followed, &[], advice),
         check(
             UPSTREAM,
             upstream.unwrap_or_else(late),
             &granted,
-            "list these users, groups and service accounts under resourceNames in ClusterRole picket-node-impersonate of deploy/rbac.yaml, apply \
-             the file, and bind the role to the credential's group; one verb must do for a user and all its groups"
+            &namespaces,
+            "apply what `picket grant rbac` prints, with --group or --service-account as the credential has it; one verb must do for a \
+             user and all its groups"
                 .to_owned()
         ),
         of_node(config, asked),
@@ -102,6 +108,26 @@ fn granted(grants: &[Arc<Grant>]) -> Vec<Need> {
 
 /// A client and the server that it asks, or what is to be told of it.
 type Reached = Result<(Client, String), (String, String)>;
+
+/// Most namespaces whose rules are listed, one question each. Grants of one kind share rights, so that a few stand for the others.
+const MAX_LISTED: usize = 4;
+
+/// Namespaces that grants are bound to: the rights for those may be in Roles there.
+fn bound_to(grants: &[Arc<Grant>]) -> Vec<String> {
+    let names: BTreeSet<_> = grants.iter().flat_map(|grant| grant.named_namespaces()).collect();
+    names.into_iter().take(MAX_LISTED).map(str::to_owned).collect()
+}
+
+/// The verbs of the rules that hold everywhere, and of those in these namespaces.
+async fn all_rule_verbs(client: &Client, namespaces: &[String]) -> Result<RuleVerbs, ReviewError> {
+    let mut all = rule_verbs(client, LISTED_NAMESPACE).await?;
+    for namespace in namespaces {
+        let more = rule_verbs(client, namespace).await?;
+        all.verbs.extend(more.verbs);
+        all.complete &= more.complete;
+    }
+    Ok(all)
+}
 
 /// By the kubeconfig.
 async fn cluster(config: &Config) -> Reached {
@@ -143,13 +169,19 @@ fn unusable(error: &ClusterError) -> (String, String) {
     (format!("not tested: {}", with_causes(error)), advice.to_owned())
 }
 
-async fn check(name: &'static str, reached: Reached, needs: &[Need], advice: String) -> Check {
+async fn check(
+    name: &'static str,
+    reached: Reached,
+    needs: &[Need],
+    namespaces: &[String],
+    advice: String,
+) -> Check {
     let (client, server) = match reached {
         Ok(reached) => reached,
         Err((detail, advice)) => return Check::bad(name, CheckStatus::Missing, detail, advice),
     };
     let missing = |detail: String, advice: String| Check::bad(name, CheckStatus::Missing, detail, advice);
-    match asked(&client, needs).await {
+    match asked(&client, needs, namespaces).await {
         Ok(answers) if answers.verdict.missing.is_empty() => answers.unless_missing(name, &server),
         Ok(answers) => {
             let Verdict {
@@ -178,12 +210,12 @@ struct Answers {
 }
 
 /// Asks for the rights that the needs take, and of users for those of constrained impersonation.
-async fn asked(client: &Client, needs: &[Need]) -> Result<Answers, ReviewError> {
+async fn asked(client: &Client, needs: &[Need], namespaces: &[String]) -> Result<Answers, ReviewError> {
     let asked = first(needs);
     let rights: BTreeSet<_> = asked.iter().flat_map(Need::rights).collect();
     let lacks = lacking(client, rights).await?;
     let rules = match asked.iter().any(|need| matches!(need, Need::User { .. })) {
-        true => rule_verbs(client).await?,
+        true => all_rule_verbs(client, namespaces).await?,
         false => RuleVerbs::default(),
     };
     let verbs = on_verbs(&rules);
@@ -274,7 +306,7 @@ objects: [/nonexistent/o]
         let server = reviewing_with_rules(answer, rules).await;
         let (_folder, connector) = Connector::for_tests(&server);
         let client = connector.connect().await.expect("a client");
-        check(UPSTREAM, Ok((client, server)), needs, "do this".to_owned()).await
+        check(UPSTREAM, Ok((client, server)), needs, &[], "do this".to_owned()).await
     }
 
     #[tokio::test]
@@ -613,7 +645,14 @@ spec:
         let reached = connector.server().await.expect("a server");
         assert_eq!(bare(&reached), server);
         let client = connector.connect().await.expect("a client");
-        let check = check(CLUSTER, Ok((client, bare(&reached))), &followed(), String::new()).await;
+        let check = check(
+            CLUSTER,
+            Ok((client, bare(&reached))),
+            &followed(),
+            &[],
+            String::new(),
+        )
+        .await;
         assert!(!format!("{check:?}").contains(SECRET), "{check:?}");
         let mut config = Config::parse("f", SMALLEST).expect("a configuration");
         config.upstream.server = format!("https://me:{SECRET}@ x");
@@ -627,7 +666,7 @@ spec:
         let (_folder, connector) = Connector::for_tests(&gone);
         let client = connector.connect().await.expect("a client");
         let began = std::time::Instant::now();
-        let check = check(CLUSTER, Ok((client, gone)), &followed(), String::new()).await;
+        let check = check(CLUSTER, Ok((client, gone)), &followed(), &[], String::new()).await;
         assert!(check.detail.contains("Connection refused"), "{}", check.detail);
         assert!(began.elapsed() < Duration::from_secs(10));
         let nothing = std::path::Path::new("/nonexistent/node.crt");

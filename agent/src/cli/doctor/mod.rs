@@ -5,7 +5,7 @@
 //! (credentials.rs), and whether the configuration is this node's (node.rs).
 
 mod credentials;
-mod needs;
+pub(super) mod needs;
 mod node;
 
 use std::ffi::OsStr;

@@ -16,11 +16,11 @@ use picket_policy::{ServiceAccount, service_account};
 use crate::cluster::rights::{MAX_RIGHTS, Right, RuleVerbs};
 
 /// The verb of constrained impersonation, and of releases before it and of service accounts.
-pub(super) const CONSTRAINED: &str = "impersonate:user-info";
-const PLAIN: &str = "impersonate";
+pub(in crate::cli) const CONSTRAINED: &str = "impersonate:user-info";
+pub(in crate::cli) const PLAIN: &str = "impersonate";
 
 /// What constrained impersonation takes besides, for each request: this with the request's verb, on its resource.
-pub(super) const CONSTRAINED_ON: &str = "impersonate-on:user-info:";
+pub(in crate::cli) const CONSTRAINED_ON: &str = "impersonate-on:user-info:";
 
 /// The verbs of requests for objects, as deploy/rbac.yaml lists them.
 const VERBS: [&str; 8] = [
@@ -35,10 +35,10 @@ const VERBS: [&str; 8] = [
 ];
 
 /// The API group of impersonated users and groups.
-pub(super) const AUTHENTICATION: &str = "authentication.k8s.io";
+pub(in crate::cli) const AUTHENTICATION: &str = "authentication.k8s.io";
 
 /// What the agent adds to each impersonated user.
-pub(super) const EXTRAS: [&str; 3] = ["picket.dev/identity", "picket.dev/pod", "picket.dev/session"];
+pub(in crate::cli) const EXTRAS: [&str; 3] = ["picket.dev/identity", "picket.dev/pod", "picket.dev/session"];
 
 /// A right, with what it is for people.
 #[derive(Debug, Clone)]

@@ -7,10 +7,13 @@
 //! | `create` | a new AgentGrant with one rule |
 //! | `list` | every AgentGrant: whom it is for, and what it gives |
 //! | `delete` | takes an AgentGrant back |
+//! | `rbac` | the RBAC objects that the grants take at the API server, derived in `rights` |
 
 mod create;
 mod delete;
 mod list;
+mod rbac;
+mod rights;
 
 use std::process::ExitCode;
 
@@ -39,6 +42,9 @@ enum GrantCommand {
     /// Takes a grant back, and ends the sessions that nothing else permits.
     #[command(after_help = delete::EXAMPLES)]
     Delete(delete::DeleteArgs),
+    /// Prints the RBAC objects that the node needs for the grants, and that give no more.
+    #[command(after_help = rbac::EXAMPLES)]
+    Rbac(rbac::RbacArgs),
 }
 
 /// Runs the command.
@@ -48,6 +54,7 @@ pub(super) fn run(args: &GrantArgs) -> ExitCode {
         GrantCommand::Create(args) => create::run(args).map(ExitCode::from),
         GrantCommand::List(args) => list::run(args).map(|()| ExitCode::SUCCESS),
         GrantCommand::Delete(args) => delete::run(args).map(ExitCode::from),
+        GrantCommand::Rbac(args) => rbac::run(args).map(|()| ExitCode::SUCCESS),
     };
     match outcome {
         Ok(code) => code,

@@ -1,0 +1,332 @@
+//! `picket grant rbac`: what the node's credential must be let do at the API server, as RBAC objects to apply.
+//!
+//! In: the objects in files. Out: a ClusterRole and Roles with their bindings, as YAML, JSON or names; and as comments whatever
+//! a reader should know of them.
+
+use std::io::{self, Write as _};
+
+use clap::{Args, ValueEnum};
+use jiff::Timestamp;
+use picket_policy::Standing;
+use picket_policy::api::AnyObject;
+use picket_policy::api::v1alpha1::{AgentGrant, AgentIdentity, State};
+use serde_json::{Value, json};
+
+use super::rights::{Mode, Rights};
+use crate::cli::target::Target;
+use crate::store::edit::ObjectFiles;
+
+/// Shown below the options.
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  picket grant rbac | kubectl diff -f -
+  picket grant rbac | kubectl apply -f -
+  picket grant rbac --files objects/ --plain > node-rbac.yaml
+
+The objects let the node's credential do what the present grants take, and no more: impersonate their users and groups by name, \
+send what their rules give while it does so, and request tokens of the service accounts that they name. ClusterRole picket-node of \
+deploy/rbac.yaml gives the rest; the output takes the place of ClusterRole picket-node-impersonate there.
+
+Print and apply the objects again when grants change: a new user, group, resource or verb is refused by the API server until then. \
+Grants that nobody can use are left out, and so are those that have expired; comments name them.
+
+Roles that a grant no longer takes stay in their namespaces. This removes them too:
+  picket grant rbac | kubectl apply -f - --prune -l picket.dev/generated-by=grant-rbac \\
+    --prune-allowlist=rbac.authorization.k8s.io/v1/Role --prune-allowlist=rbac.authorization.k8s.io/v1/RoleBinding
+
+Exit codes: 0 success, 1 the objects cannot be read, 2 wrong usage.";
+
+/// Print the rights that the grants take at the API server.
+#[derive(Debug, Args)]
+pub(super) struct RbacArgs {
+    /// The name of the roles and their bindings.
+    #[arg(long, value_name = "NAME", default_value = "picket-node-impersonate")]
+    name: String,
+    /// The group that the nodes' credentials are in.
+    #[arg(
+        long,
+        value_name = "GROUP",
+        default_value = "picket:nodes",
+        conflicts_with = "service_account"
+    )]
+    group: String,
+    /// The service account whose token the node shows, in place of a group.
+    #[arg(long, value_name = "NAMESPACE/NAME", value_parser = account)]
+    service_account: Option<(String, String)>,
+    /// Use the verb `impersonate` alone: for API servers without constrained impersonation, which is on by default from
+    /// Kubernetes 1.36.
+    #[arg(long)]
+    plain: bool,
+    /// How to print them.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: RbacFormat,
+    #[command(flatten)]
+    target: Target,
+}
+
+/// How to print the objects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+enum RbacFormat {
+    /// YAML documents with comments.
+    #[default]
+    Yaml,
+    /// One JSON document, a List.
+    Json,
+    /// One KIND.GROUP/NAME a line.
+    Name,
+}
+
+fn account(text: &str) -> Result<(String, String), String> {
+    match text.split_once('/') {
+        Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
+            Ok((namespace.to_owned(), name.to_owned()))
+        }
+        _ => Err(format!("{text:?} is no NAMESPACE/NAME")),
+    }
+}
+
+/// The objects, and what there is to say of them.
+struct Printed {
+    objects: Vec<Value>,
+    remarks: Vec<String>,
+}
+
+impl RbacArgs {
+    fn subject(&self) -> Value {
+        match &self.service_account {
+            Some((namespace, name)) => {
+                json!({"kind": "ServiceAccount", "namespace": namespace, "name": name})
+            }
+            None => json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": self.group}),
+        }
+    }
+
+    fn mode(&self) -> Mode {
+        if self.plain {
+            Mode::Plain
+        } else {
+            Mode::Constrained
+        }
+    }
+}
+
+/// Why a grant gives nobody anything from now on.
+fn is_idle(grant: &AgentGrant, identities: &[&AgentIdentity], now: Timestamp) -> Option<String> {
+    if let Some(at) = grant.spec.expires_at.filter(|at| *at <= now) {
+        return Some(format!("it expired at {at}"));
+    }
+    let to = &grant.spec.to;
+    let reached = identities.iter().filter(|identity| {
+        to.identities.contains(&identity.metadata.name)
+            || to.groups.iter().any(|group| identity.spec.groups.contains(group))
+    });
+    // A suspended one may be resumed, and needs its rights then.
+    let may_act = |identity: &&&AgentIdentity| {
+        let spec = &identity.spec;
+        spec.state != State::Revoked
+            && !matches!(
+                Standing::of(spec.state, spec.expires_at, now),
+                Standing::Expired(_)
+            )
+    };
+    (!reached.into_iter().any(|identity| may_act(&identity)))
+        .then(|| "no AgentIdentity that it names, or that is in its groups, can act".to_owned())
+}
+
+fn printed(args: &RbacArgs, files: &ObjectFiles, now: Timestamp) -> Printed {
+    let objects = || files.documents().map(|document| &document.object);
+    let identities: Vec<_> = objects()
+        .filter_map(|object| match object {
+            AnyObject::Identity(identity) => Some(identity),
+            AnyObject::Grant(_) | AnyObject::Policy(_) => None,
+        })
+        .collect();
+    let (mut rights, mut remarks) = (Rights::new(args.mode()), Vec::new());
+    for object in objects() {
+        let AnyObject::Grant(grant) = object else { continue };
+        match is_idle(grant, &identities, now) {
+            Some(reason) => remarks.push(format!(
+                "AgentGrant {} is left out: {reason}",
+                grant.metadata.name
+            )),
+            None => rights.add(&grant.metadata.name, &grant.spec),
+        }
+    }
+    remarks.extend_from_slice(rights.wider());
+    Printed {
+        objects: rights.objects(&args.name, &args.subject()),
+        remarks,
+    }
+}
+
+/// One object's name as kubectl prints it: `clusterrole.rbac.authorization.k8s.io/NAME`.
+fn reference(object: &Value) -> String {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let (group, _version) = match text(&object["apiVersion"]).split_once('/') {
+        Some((group, version)) => (group.to_owned(), version.to_owned()),
+        None => (String::new(), String::new()),
+    };
+    let kind = text(&object["kind"]).to_ascii_lowercase();
+    format!("{kind}.{group}/{}", text(&object["metadata"]["name"]))
+}
+
+pub(super) fn run(args: &RbacArgs) -> anyhow::Result<()> {
+    let files = args.target.read()?;
+    let Printed { objects, remarks } = printed(args, &files, Timestamp::now());
+    let mut out = io::stdout().lock();
+    if args.output != RbacFormat::Yaml {
+        for remark in &remarks {
+            eprintln!("{remark}.");
+        }
+    }
+    match args.output {
+        RbacFormat::Yaml => out.write_all(yaml(&objects, &remarks)?.as_bytes())?,
+        RbacFormat::Json => {
+            let list = json!({"apiVersion": "v1", "kind": "List", "items": objects});
+            serde_json::to_writer_pretty(&mut out, &list)?;
+            writeln!(out)?;
+        }
+        RbacFormat::Name => {
+            for object in &objects {
+                writeln!(out, "{}", reference(object))?;
+            }
+        }
+    }
+    Ok(out.flush()?)
+}
+
+/// The documents, with what there is to say before them.
+fn yaml(objects: &[Value], remarks: &[String]) -> anyhow::Result<String> {
+    let mut text = String::from(
+        "# What the present AgentGrants take at the API server: the output of `picket grant rbac`.\n",
+    );
+    for remark in remarks {
+        text.push_str(&format!("# {remark}.\n"));
+    }
+    let documents: Result<Vec<_>, _> = objects.iter().map(serde_saphyr::to_string).collect();
+    let documents: Vec<_> = documents?
+        .iter()
+        .map(|document| format!("{}\n", document.trim_end()))
+        .collect();
+    text.push_str(&documents.join("---\n"));
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: RbacArgs,
+    }
+
+    fn read(folder: &tempfile::TempDir, line: &str) -> (RbacArgs, ObjectFiles) {
+        let line = format!("rbac {line} --files {}", folder.path().display());
+        let args = Line::try_parse_from(line.split_whitespace())
+            .expect("parses")
+            .args;
+        let files = args.target.read().expect("valid");
+        (args, files)
+    }
+
+    const OBJECTS: &str = "\
+apiVersion: picket.dev/v1alpha1
+kind: AgentIdentity
+metadata: {name: a}
+spec: {owner: o, groups: [readers], attest: {pod: {namespace: n, serviceAccount: a}}}
+---
+apiVersion: picket.dev/v1alpha1
+kind: AgentIdentity
+metadata: {name: off}
+spec: {owner: o, state: Suspended, attest: {pod: {namespace: n, serviceAccount: off}}}
+---
+apiVersion: picket.dev/v1alpha1
+kind: AgentIdentity
+metadata: {name: gone}
+spec: {owner: o, groups: [old], state: Revoked, attest: {pod: {namespace: n, serviceAccount: gone}}}
+---
+apiVersion: picket.dev/v1alpha1
+kind: AgentGrant
+metadata: {name: GRANT}
+spec:
+  to: TO
+  upstream: {impersonate: {user: agent:x}}
+  EXPIRES
+  rules: [{apiGroups: [''], resources: [pods], verbs: [get]}]
+";
+
+    fn of_grant(to: &str, expires: &str) -> Printed {
+        let folder = tempfile::tempdir().expect("a folder");
+        let text = OBJECTS
+            .replace("GRANT", "g")
+            .replace("TO", to)
+            .replace("EXPIRES", expires);
+        std::fs::write(folder.path().join("o.yaml"), text).expect("written");
+        let (args, files) = read(&folder, "");
+        printed(&args, &files, "2026-06-01T00:00:00Z".parse().expect("a moment"))
+    }
+
+    #[test]
+    fn a_grant_that_nobody_can_use_gives_the_node_nothing() {
+        for (to, expires, left_out) in [
+            ("{identities: [a]}", "", None),
+            ("{groups: [readers]}", "", None),
+            ("{identities: [off]}", "", None),
+            ("{identities: [gone, a]}", "expiresAt: 2026-06-01T00:00:01Z", None),
+            ("{identities: [gone]}", "", Some("can act")),
+            ("{groups: [old]}", "", Some("can act")),
+            (
+                "{identities: [a]}",
+                "expiresAt: 2026-06-01T00:00:00Z",
+                Some("expired at"),
+            ),
+        ] {
+            let Printed { objects, remarks } = of_grant(to, expires);
+            let rules = objects[0]["rules"].as_array().expect("rules").len();
+            assert_eq!(objects.len(), 2, "{to}: {objects:?}");
+            match left_out {
+                None => assert!(
+                    rules == 7 && remarks.is_empty(),
+                    "{to} {expires}: {objects:?} {remarks:?}"
+                ),
+                Some(words) => {
+                    assert!(
+                        rules == 0 && remarks[0].contains(words),
+                        "{to} {expires}: {objects:?} {remarks:?}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_output_is_yaml_with_remarks_as_comments() {
+        let Printed { objects, remarks } = of_grant("{identities: [gone]}", "");
+        let text = yaml(&objects, &remarks).expect("YAML");
+        assert!(text.contains("# AgentGrant g is left out: "), "{text}");
+        assert_eq!(text.matches("\n---\n").count(), 1, "{text}");
+        let names: Vec<_> = objects.iter().map(reference).collect();
+        assert_eq!(
+            names,
+            [
+                "clusterrole.rbac.authorization.k8s.io/picket-node-impersonate",
+                "clusterrolebinding.rbac.authorization.k8s.io/picket-node-impersonate"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_service_account_can_be_the_subject() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (args, _) = read(&folder, "--service-account picket-system/node-1");
+        let subject = json!({"kind": "ServiceAccount", "namespace": "picket-system", "name": "node-1"});
+        assert_eq!(args.subject(), subject);
+        for wrong in ["a", "a/", "/b", "a/b/c"] {
+            assert!(account(wrong).is_err(), "{wrong}");
+        }
+    }
+}
