@@ -12,6 +12,7 @@ use picket_tests::tests;
 use serde_json::Value;
 
 use crate::Test;
+use crate::life::until;
 use crate::world::World;
 
 pub(crate) const TESTS: &[Test] = tests! {
@@ -120,6 +121,8 @@ fn life(world: &World) -> Result<()> {
         grants.trim() == "agentgrant.picket.dev/intern-reads",
         "{grants:?}"
     );
+    described(world)?;
+    narrowed(world)?;
     // Switched off and on.
     change(world, "identity suspend intern --reason INC-1")?;
     ends(&first, "agent intern is suspended")?;
@@ -139,6 +142,59 @@ fn life(world: &World) -> Result<()> {
     stranger(world, GET)?.refused(&["agent intern is revoked"])?;
     ensure!(others.silent(), "the worker's watch ended too");
     change(world, "grant delete intern-reads")
+}
+
+/// What the agent may do, does and did is told in one place.
+fn described(world: &World) -> Result<()> {
+    let described = until(|| {
+        let said = picket(world, "identity describe intern -o json")?.good()?;
+        let said: Value = serde_json::from_str(&said)?;
+        // Records of reads are on disk a moment after the answer.
+        let has = |list: &Value, verb: &str| {
+            list.as_array()
+                .is_some_and(|records| records.iter().any(|record| record["verb"] == verb))
+        };
+        let complete = has(&said["log"]["last"], "get") && has(&said["log"]["refused"], "delete");
+        Ok(complete.then_some(said))
+    })?;
+    ensure!(
+        described["state"] == "Active"
+            && described["identity"]["spec"]["owner"] == "lab@example.test"
+            && described["grants"][0]["metadata"]["name"] == "intern-reads"
+            && described["sessions"][0]["kind"] == "watch",
+        "{described:#}"
+    );
+    let text = picket(world, "identity describe intern")?.good()?;
+    for words in [
+        "lab@example.test",
+        "intern-reads",
+        "agents/stranger on ",
+        "It was read back to ",
+    ] {
+        ensure!(text.contains(words), "{words:?} is not in\n{text}");
+    }
+    Ok(())
+}
+
+/// The proposal of a review is put in the grant's place: what was used goes on, and the rest is refused.
+fn narrowed(world: &World) -> Result<()> {
+    let elsewhere = "kubectl get configmaps -n agents -o name";
+    let review = picket(world, "identity review intern -o json")?.good()?;
+    let review: Value = serde_json::from_str(&review)?;
+    let grant = &review["grants"][0];
+    ensure!(
+        grant["proposal"] == "narrow" && grant["proposed"]["namespaces"] == serde_json::json!(["lab"]),
+        "{review:#}"
+    );
+    let proposed = picket(world, "identity review intern -o yaml")?.good()?;
+    let file = "agentgrant-intern-reads.yaml";
+    let before = std::fs::read_to_string(world.agent.objects_dir().join(file))?;
+    world.agent.write_objects(file, &proposed)?;
+    let refused = until(|| Ok(stranger(world, elsewhere)?.refused(&["agent intern"]).ok()));
+    let used = stranger(world, GET)?;
+    world.agent.write_objects(file, &before)?;
+    refused?;
+    used.good().with_context(|| proposed).map(drop)
 }
 
 /// The agent's files of objects.

@@ -97,6 +97,35 @@ pub(super) fn print<R: Row>(
     out.flush()
 }
 
+/// Prints what stands before tables: a name and a value a line.
+pub(super) fn fields(fields: &[(&str, String)]) -> io::Result<()> {
+    let width = fields
+        .iter()
+        .map(|(name, _)| name.len())
+        .max()
+        .unwrap_or_default()
+        + 1;
+    let mut out = io::stdout().lock();
+    for (name, value) in fields {
+        writeln!(out, "{:<width$}  {}", format!("{name}:"), clean(value))?;
+    }
+    out.flush()
+}
+
+/// Prints a table under its title, or `none` in its place.
+pub(super) fn section<R: Row>(title: &str, rows: &[R], none: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    let body = match rows.is_empty() {
+        true => format!("{}\n", clean(none)),
+        false => table(Format::Table, rows, colours()),
+    };
+    writeln!(out, "\n{title}:")?;
+    for line in body.lines() {
+        writeln!(out, "  {line}")?;
+    }
+    out.flush()
+}
+
 /// Whether standard output is a terminal that is to have colours (https://no-color.org).
 pub(super) fn colours() -> bool {
     io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty())

@@ -7,7 +7,7 @@
 //! CRDs are generated from the same.
 
 mod crd;
-mod field;
+pub(crate) mod field;
 mod read;
 mod schema;
 mod shape;

@@ -291,6 +291,14 @@ impl Grant {
             .map(|rule| rule.label.clone())
     }
 
+    /// The first rule that gives a verb on what a request is about, and its place.
+    pub(super) fn first_rule(&self, verb: Verb, request: &KubeRequest) -> Option<(usize, &GrantRule)> {
+        self.rules.iter().enumerate().find(|(_, rule)| {
+            self.rules_for(verb, request)
+                .any(|giving| std::ptr::eq(giving, *rule))
+        })
+    }
+
     /// Every rule that gives a verb on what a request is about.
     fn rules_for<'g>(&'g self, verb: Verb, request: &'g KubeRequest) -> impl Iterator<Item = &'g GrantRule> {
         let (exact, others) = self.candidates(request);

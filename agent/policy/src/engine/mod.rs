@@ -16,6 +16,7 @@ mod needs;
 mod one_user;
 mod one_workload;
 mod overlap;
+mod review;
 mod rules;
 mod tokens;
 mod upstream_user;
@@ -35,6 +36,7 @@ use crate::yaml::Diagnostic;
 pub use each::{ClusterObject, ObjectVerdict};
 pub use grants::{Grant, GrantHours, GrantState};
 pub use needs::{BODY_LIMIT, BodyInput, Inputs, Needs};
+pub use review::{GrantUse, narrow, uses};
 pub use upstream_user::{Impersonate, ServiceAccount, UpstreamUser, service_account};
 pub(crate) use verdict::{Allowance, Evaluation, Refusal};
 pub use verdict::{Cause, FiredRule};
@@ -300,6 +302,17 @@ impl PolicySet {
             })
             .cloned()
             .collect()
+    }
+
+    /// The policies that are about an identity, whose pods run in this namespace.
+    pub fn policies_of(&self, identity: &Identity, namespace: Option<&str>) -> impl Iterator<Item = &str> {
+        let about =
+            move |policy: &&rules::CompiledPolicy| policy.names(&identity.name, &identity.groups, namespace);
+        self.rules
+            .policies
+            .iter()
+            .filter(about)
+            .map(|policy| &*policy.name)
     }
 
     /// The grants that name an identity or one of its groups.

@@ -186,7 +186,11 @@ fn among(choices: &[String], holds: impl Fn(&str) -> bool) -> bool {
     choices.is_empty() || choices.iter().any(|choice| holds(choice))
 }
 
-fn parse_since(text: &str) -> Result<Timestamp, String> {
+/// A moment in the past, or a time before now.
+///
+/// # Errors
+/// Where the text is neither.
+pub(in crate::cli) fn parse_since(text: &str) -> Result<Timestamp, String> {
     if let Ok(time) = text.parse::<Timestamp>() {
         return Ok(time);
     }

@@ -2,12 +2,13 @@
 //!
 //! In: the spool that the agent writes (`crate::audit`), or files with records. Out: a line per event on standard output.
 
-mod filter;
+pub(super) mod filter;
+pub(super) mod history;
 mod read;
 mod sinks;
 mod tail;
 mod verify;
-mod view;
+pub(super) mod view;
 
 use std::io;
 use std::path::{Path, PathBuf};

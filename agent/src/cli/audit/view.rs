@@ -156,7 +156,7 @@ fn took(micros: u64) -> String {
 }
 
 /// What the request is about: `pods/exec prod/web`, `deployments.apps prod/`, a path, or the address dialled.
-fn object(event: &Value) -> String {
+pub(in crate::cli) fn object(event: &Value) -> String {
     let text = |at: &str| clean(event.pointer(at).and_then(Value::as_str).unwrap_or(""));
     let resource = text("/objectRef/resource");
     if resource.is_empty() {
@@ -185,7 +185,7 @@ fn object(event: &Value) -> String {
 }
 
 /// The last column: rule and message of a refusal, findings, a session's state, an exec's command.
-fn why(event: &Value) -> String {
+pub(in crate::cli) fn why(event: &Value) -> String {
     let text = |at: &str| event.pointer(at).and_then(Value::as_str).unwrap_or("");
     let mut parts = Vec::new();
     let outcome = text("/decision/outcome");

@@ -44,7 +44,7 @@ struct GrantRow {
 
 /// A rule in one line: `get,list pods,pods/log (apps) named checkout`. It says what bounds the rule, so that no right is read
 /// from it that the grant does not give.
-fn words(rule: &PolicyRule) -> String {
+pub(in crate::cli) fn words(rule: &PolicyRule) -> String {
     let mut verbs = rule.verbs.join(",");
     if rule.dry_run.is_some() {
         verbs = format!("dry-run {verbs}");

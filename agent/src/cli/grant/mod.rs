@@ -11,7 +11,7 @@
 
 mod create;
 mod delete;
-mod list;
+pub(super) mod list;
 mod rbac;
 mod rights;
 

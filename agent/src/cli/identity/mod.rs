@@ -5,12 +5,17 @@
 //! | file | holds |
 //! |---|---|
 //! | `create` | a new AgentIdentity |
+//! | `describe` | one AgentIdentity: what it may do, does and did |
 //! | `list` | every AgentIdentity, with its owner and whether its agent may act |
+//! | `review` | which grants were not used, and narrower ones; from `usage`, which reads audit logs |
 //! | `state` | suspend, resume, revoke |
 
 mod create;
+mod describe;
 mod list;
+mod review;
 mod state;
+mod usage;
 
 use std::process::ExitCode;
 
@@ -33,6 +38,12 @@ enum IdentityCommand {
     /// Lists the agents and whether each may act.
     #[command(after_help = list::EXAMPLES, visible_alias = "ls")]
     List(list::ListArgs),
+    /// Shows one agent: its owner and state, what it may do, what it does now, and what it did last.
+    #[command(after_help = describe::EXAMPLES)]
+    Describe(describe::DescribeArgs),
+    /// Shows which rights were not used, and proposes narrower grants.
+    #[command(after_help = review::EXAMPLES)]
+    Review(review::ReviewArgs),
     /// Denies an agent every request until it is resumed, and ends its sessions.
     #[command(after_help = state::SUSPEND_EXAMPLES)]
     Suspend(state::StateArgs),
@@ -50,6 +61,8 @@ pub(super) fn run(args: &IdentityArgs) -> ExitCode {
     let outcome = match &args.command {
         IdentityCommand::Create(args) => create::run(args).map(ExitCode::from),
         IdentityCommand::List(args) => list::run(args).map(|()| ExitCode::SUCCESS),
+        IdentityCommand::Describe(args) => describe::run(args).map(|()| ExitCode::SUCCESS),
+        IdentityCommand::Review(args) => review::run(args).map(|()| ExitCode::SUCCESS),
         IdentityCommand::Suspend(args) => state::suspend(args).map(ExitCode::from),
         IdentityCommand::Resume(args) => state::resume(args).map(ExitCode::from),
         IdentityCommand::Revoke(args) => state::revoke(args).map(ExitCode::from),

@@ -19,8 +19,8 @@ const KIND: &str = "AgentIdentity";
 
 /// Why the state was changed, who did it and when, for whoever looks later.
 pub(super) const REASON: &str = "picket.dev/state-reason";
-const CHANGED_BY: &str = "picket.dev/state-changed-by";
-const CHANGED_AT: &str = "picket.dev/state-changed-at";
+pub(super) const CHANGED_BY: &str = "picket.dev/state-changed-by";
+pub(super) const CHANGED_AT: &str = "picket.dev/state-changed-at";
 
 /// Shown below the options of `suspend`.
 pub(super) const SUSPEND_EXAMPLES: &str = "\

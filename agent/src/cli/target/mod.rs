@@ -23,6 +23,7 @@ use clap::{Args, ValueEnum};
 use serde_json::Value;
 
 use super::sessions::block_on;
+use crate::audit::DEFAULT_DIRECTORY;
 use crate::config;
 use crate::store::edit::ObjectFiles;
 use wait::{InForce, Waited};
@@ -54,6 +55,21 @@ impl Target {
             )
         })?;
         Ok(ObjectFiles::read(&config.objects.files)?)
+    }
+
+    /// The audit logs that were named, or else this node's.
+    ///
+    /// # Errors
+    /// Where the configuration cannot be read.
+    pub(in crate::cli) fn audit_logs(&self, named: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
+        if !named.is_empty() {
+            return Ok(named.to_vec());
+        }
+        let config = super::configuration(self.config.as_deref())?;
+        Ok(vec![config.map_or_else(
+            || DEFAULT_DIRECTORY.into(),
+            |config| config.audit.directory,
+        )])
     }
 
     /// The socket of this node's agent, as far as the configuration tells.

@@ -91,7 +91,7 @@ fn schema_of_words<'w>(words: impl Iterator<Item = &'w str>) -> Schema {
 
 impl PolicyRule {
     /// Notes what cannot stand. `namespaced` says that the grant holds in some namespaces only.
-    pub(super) fn validate(&self, path: &FieldPath, namespaced: bool, errors: &mut FieldErrors) {
+    pub(crate) fn validate(&self, path: &FieldPath, namespaced: bool, errors: &mut FieldErrors) {
         let verbs = path.field("verbs");
         self.validate_dry_run(path, errors);
         self.validate_proxy_paths(path, errors);

@@ -61,22 +61,24 @@ impl CompiledPolicy {
 
     /// Whether an agent is one of those the policy is about.
     pub(in crate::engine) fn is_about(&self, principal: &Principal) -> bool {
+        self.names(principal.name(), principal.groups(), principal.namespace())
+    }
+
+    /// Likewise, by what an agent has.
+    pub(in crate::engine) fn names(
+        &self,
+        identity: &str,
+        groups: &[String],
+        namespace: Option<&str>,
+    ) -> bool {
         let Some(subjects) = &self.subjects else {
             return true;
         };
-        subjects
-            .identities
-            .iter()
-            .any(|glob| glob.matches(principal.name()))
-            || subjects
-                .groups
-                .iter()
-                .any(|glob| principal.groups().iter().any(|group| glob.matches(group)))
-            || subjects.namespaces.iter().any(|glob| {
-                principal
-                    .namespace()
-                    .is_some_and(|namespace| glob.matches(namespace))
-            })
+        let is_of_group = |glob: &Glob| groups.iter().any(|group| glob.matches(group));
+        let is_there = |glob: &Glob| namespace.is_some_and(|namespace| glob.matches(namespace));
+        subjects.identities.iter().any(|glob| glob.matches(identity))
+            || subjects.groups.iter().any(is_of_group)
+            || subjects.namespaces.iter().any(is_there)
     }
 }
 
