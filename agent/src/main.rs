@@ -4,7 +4,6 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use tikv_jemallocator::Jemalloc;
 
 /// A request's futures and headers are pieces of some KB that come and go, which glibc's allocator takes from lists under a lock.
@@ -12,5 +11,5 @@ use tikv_jemallocator::Jemalloc;
 static ALLOCATOR: Jemalloc = Jemalloc;
 
 fn main() -> ExitCode {
-    picket::cli::Cli::parse().run()
+    picket::cli::main()
 }

@@ -19,6 +19,7 @@ pub(crate) const TESTS: &[Test] = tests! {
     an_agent_from_create_to_revoke_in_files,
     a_change_that_the_agent_would_refuse_is_not_written,
     a_change_that_no_agent_here_reads_is_not_confirmed,
+    kubectl_finds_the_plugin_and_its_completions,
 };
 
 /// How long an end may take from the command to the closed stream, this machine's load and kubectl's own end included.
@@ -258,5 +259,35 @@ fn a_change_that_no_agent_here_reads_is_not_confirmed(world: &mut World) -> Resu
     }
     let written = std::fs::read_dir(folder.path())?.count();
     ensure!(written == 2, "{written} files");
+    Ok(())
+}
+
+/// By the names that kubectl looks for on its PATH.
+fn kubectl_finds_the_plugin_and_its_completions(world: &mut World) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    for name in ["kubectl-picket", "kubectl_complete-picket"] {
+        std::os::unix::fs::symlink(world.agent.binary(), folder.path().join(name))?;
+    }
+    let path = std::env::var("PATH").unwrap_or_default();
+    let path = format!("{}:{path}", folder.path().display());
+    let kubectl = |line: &str| -> Result<Done> {
+        let words: Vec<&str> = line.split(' ').collect();
+        let mut command = world.cluster.kubectl_client().command(&words)?;
+        Ok(command.env("PATH", &path).output()?.into())
+    };
+    let config = world.agent.config_file().display().to_string();
+    let list = kubectl(&format!("picket identity list --config {config}"))?.good()?;
+    ensure!(list.contains("lab@example.test"), "{list}");
+    let help = kubectl("picket identity revoke --help")?.good()?;
+    ensure!(help.contains("Usage: kubectl picket identity revoke"), "{help}");
+    let wrong = kubectl("picket identity describe nobody-is-called-so")?;
+    ensure!(wrong.code != 0, "{wrong:?}");
+    let offered = kubectl("__complete picket identity re")?.good()?;
+    for word in ["review", "resume", "revoke", ":4"] {
+        ensure!(
+            offered.lines().any(|line| line.starts_with(word)),
+            "{word}: {offered}"
+        );
+    }
     Ok(())
 }

@@ -1,16 +1,18 @@
 //! The command line: arguments only. Each command's work is in its own file or in the library's modules.
 //!
-//! In: the process's arguments. Out: the command's exit code, and errors on standard error with their causes.
+//! In: the process's name and arguments. Out: the command's exit code, and errors on standard error with their causes.
 
 mod agent;
 mod audit;
 mod ca;
+mod completion;
 mod crds;
 mod doctor;
 mod grant;
 mod identity;
 mod kubeconfig;
 mod output;
+mod plugin;
 mod policy;
 mod reference;
 mod sessions;
@@ -20,10 +22,11 @@ mod uninstall;
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::config::{self, Config, ConfigError};
 use crate::runtime::causes::with_causes;
+use plugin::Invocation;
 
 /// Controls and records the Kubernetes API requests of AI agents.
 #[derive(Debug, Parser)]
@@ -59,11 +62,37 @@ enum Command {
     Ca(ca::Args),
     /// Prints the CustomResourceDefinitions of the objects, for `kubectl apply --server-side -f -`.
     Crds,
+    /// Prints a completion script for a shell.
+    Completion(completion::CompletionArgs),
     /// Removes Picket's programs, links and maps from the kernel.
     Uninstall(uninstall::Args),
     /// Writes the generated pages of the manual into a folder.
     #[command(hide = true)]
     Reference(reference::Args),
+}
+
+/// Reads the process's arguments and runs the command that was asked for.
+#[must_use]
+pub fn main() -> ExitCode {
+    match Invocation::of(std::env::args_os().next().as_ref()) {
+        Invocation::Picket => {
+            completion::answer();
+            Cli::parse().run()
+        }
+        Invocation::Plugin => {
+            let matches = plugin::typed(Cli::command()).get_matches();
+            Cli::from_arg_matches(&matches)
+                .unwrap_or_else(|error| error.exit())
+                .run()
+        }
+        Invocation::Complete => {
+            let words: Vec<_> = std::env::args_os().skip(1).collect();
+            match plugin::complete(Cli::command(), &words, &mut std::io::stdout().lock()) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => fail(&error.into()),
+            }
+        }
+    }
 }
 
 impl Cli {
@@ -81,6 +110,7 @@ impl Cli {
             Command::Kubeconfig(args) => kubeconfig::run(&args),
             Command::Ca(args) => ca::run(&args),
             Command::Crds => crds::run(),
+            Command::Completion(args) => completion::run(&args),
             Command::Uninstall(args) => uninstall::run(&args),
             Command::Reference(args) => reference::run(&args),
         }

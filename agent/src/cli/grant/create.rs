@@ -8,6 +8,7 @@ use picket_policy::api::API_VERSION;
 use serde_json::{Value, json};
 
 use super::KIND;
+use crate::cli::completion;
 use crate::cli::target::{ChangeArgs, Changed, wait};
 
 /// Shown below the options.
@@ -34,7 +35,7 @@ pub(super) struct CreateArgs {
     /// The grant's name.
     name: String,
     /// An AgentIdentity that the grant is for. May be given again, or with commas.
-    #[arg(long, value_name = "IDENTITY", value_delimiter = ',')]
+    #[arg(long, value_name = "IDENTITY", value_delimiter = ',', add = completion::identities())]
     to: Vec<String>,
     /// A group of AgentIdentities that the grant is for.
     #[arg(long, value_name = "GROUP", value_delimiter = ',')]

@@ -5,6 +5,7 @@
 use clap::Args;
 
 use super::KIND;
+use crate::cli::completion;
 use crate::cli::target::{ChangeArgs, Changed, wait};
 
 /// Shown below the options.
@@ -20,6 +21,7 @@ of its file, and no agent of this node is known to have let it go. With --dry-ru
 #[derive(Debug, Args)]
 pub(super) struct DeleteArgs {
     /// The grant's name.
+    #[arg(add = completion::grants())]
     name: String,
     #[command(flatten)]
     change: ChangeArgs,

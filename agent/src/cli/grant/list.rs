@@ -8,6 +8,7 @@ use picket_policy::api::AnyObject;
 use picket_policy::api::v1alpha1::{AgentGrant, PolicyRule};
 use picket_policy::{GrantHours, GrantState};
 
+use crate::cli::completion;
 use crate::cli::output::{Column, Format, Row};
 use crate::cli::target::Target;
 use crate::cli::target::print::{self, ObjectFormat};
@@ -28,7 +29,7 @@ Exit codes: 0 success, also where there is no grant, 1 the objects cannot be rea
 #[derive(Debug, Args)]
 pub(super) struct ListArgs {
     /// Only grants of this AgentIdentity.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", add = completion::identities())]
     identity: Option<String>,
     /// How to print them.
     #[arg(short, long, value_enum, default_value_t)]

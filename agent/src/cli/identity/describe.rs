@@ -20,6 +20,7 @@ use crate::admin::api::{SessionItem, SessionQuery};
 use crate::cli::audit::filter::parse_since;
 use crate::cli::audit::history::{self, Reach};
 use crate::cli::audit::view;
+use crate::cli::completion;
 use crate::cli::grant::list::words;
 use crate::cli::output::{self, Column, Format, Row};
 use crate::cli::sessions::block_on;
@@ -43,6 +44,7 @@ Exit codes: 0 success, 1 there is no such identity, or the objects or a named lo
 #[derive(Debug, Args)]
 pub(super) struct DescribeArgs {
     /// The identity's name.
+    #[arg(add = completion::identities())]
     name: String,
     /// How many of the last requests, and of the last refused ones, are shown.
     #[arg(short = 'n', long, value_name = "COUNT", default_value_t = 10)]

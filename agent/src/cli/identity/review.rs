@@ -13,6 +13,7 @@ use picket_policy::api::v1alpha1::{AgentGrant, AgentIdentity, State};
 use serde_json::{Value, json};
 
 use super::usage::{self, GrantUsage, Proposal, Usage};
+use crate::cli::completion;
 use crate::cli::grant::list::words;
 use crate::cli::output::{self, Column, Format, Row};
 use crate::cli::target::{Target, print};
@@ -40,6 +41,7 @@ Exit codes: 0 success, 1 there is no such identity, or the objects or a log cann
 #[derive(Debug, Args)]
 pub(super) struct ReviewArgs {
     /// The identity's name. Default: all.
+    #[arg(add = completion::identities())]
     name: Option<String>,
     /// How many days a right may go unused.
     #[arg(long, value_name = "DAYS", default_value_t = 30, value_parser = clap::value_parser!(u16).range(1..=3650))]

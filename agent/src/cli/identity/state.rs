@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use picket_policy::api::AnyObject;
 use picket_policy::api::v1alpha1::{AgentIdentity, State};
 
+use crate::cli::completion;
 use crate::cli::target::{ChangeArgs, Changed, wait};
 use crate::store::IdentityState;
 
@@ -60,6 +61,7 @@ is known to have it in force. With --dry-run or --wait 0 nothing is waited for."
 #[derive(Debug, Args)]
 pub(super) struct StateArgs {
     /// The identity's name.
+    #[arg(add = completion::identities())]
     name: String,
     /// Why, for whoever looks at the identity later.
     #[arg(long, value_name = "TEXT")]
