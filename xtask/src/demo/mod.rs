@@ -1,4 +1,4 @@
-//! `cargo xtask demo`: a cluster, two agents, and what Picket lets through and what not, on about one screen.
+//! `cargo xtask demo`: a cluster, two agents, and an agent's life in five steps, with what Picket lets through and what not.
 //!
 //! In: `--keep`. Out: each step with what it shows; the exit code is non-zero when any step is not as it should be. The cluster
 //! and everything in it is gone at the end, unless it was to be kept.
@@ -83,9 +83,72 @@ fn set_up(cluster: &Cluster, binary: std::path::PathBuf) -> Result<Agent> {
     Ok(agent)
 }
 
-/// The steps; gives the titles of those that were not as they should be.
+/// The steps of an agent's life; gives the titles of those that were not as they should be.
 fn show(cluster: &Cluster, agent: &Agent) -> Result<Vec<String>> {
     let mut steps = Steps::new(cluster);
+    create(&mut steps, agent)?;
+    scope(&mut steps, agent)?;
+    operate(&mut steps, cluster)?;
+    review(&mut steps, agent)?;
+    revoke(&mut steps, agent)?;
+    Ok(steps.end())
+}
+
+/// A command of `picket` on the agent's node.
+fn picket(steps: &mut Steps<'_>, agent: &Agent, title: &str, line: &str, want: &Want) -> Result<()> {
+    let config = agent.config_file().display().to_string();
+    let words: Vec<&str> = line.split(' ').chain(["--config", &config]).collect();
+    let output = agent.picket(&words)?;
+    steps.output(title, &format!("picket {line}"), &output, want);
+    Ok(())
+}
+
+fn create(steps: &mut Steps<'_>, agent: &Agent) -> Result<()> {
+    steps.chapter(
+        "Create",
+        "An agent gets a name and an owner. It may do nothing yet, and it never gets a credential.",
+    );
+    picket(
+        steps,
+        agent,
+        "The pods of a service account become the agent triage",
+        "identity create triage --owner sre@example.test --namespace agents --service-account triage --review-by 90d",
+        &Want::works("In force on this node"),
+    )?;
+    steps.in_pod(
+        "A read before anything is granted",
+        "triage",
+        "kubectl -n shop get pods",
+        &Want::refused("triage"),
+    )
+}
+
+fn scope(steps: &mut Steps<'_>, agent: &Agent) -> Result<()> {
+    steps.chapter(
+        "Scope",
+        "Grants say what the agent may do, in RBAC's words. Whatever they do not say is denied.",
+    );
+    for (title, line) in [
+        (
+            "Reads of pods, their logs and events",
+            "grant create triage-reads --to triage --user agent:triage --as-group agents:shop --verb get,list,watch --resource \
+             pods,pods/log,events",
+        ),
+        (
+            "Commands in pods",
+            "grant create triage-exec --to triage --user agent:triage --as-group agents:shop --verb create --resource pods/exec",
+        ),
+    ] {
+        picket(steps, agent, title, line, &Want::works("In force on this node"))?;
+    }
+    Ok(())
+}
+
+fn operate(steps: &mut Steps<'_>, cluster: &Cluster) -> Result<()> {
+    steps.chapter(
+        "Operate",
+        "The agent runs plain kubectl. Picket passes on what is granted, unless a policy denies it.",
+    );
     steps.in_pod(
         "A read that the grant allows",
         "triage",
@@ -106,10 +169,10 @@ fn show(cluster: &Cluster, agent: &Agent) -> Result<Vec<String>> {
         Ok((phase == "Active", format!("namespace shop is {phase}")))
     })?;
     steps.in_pod(
-        "A read outside the grant",
+        "An exec that works",
         "triage",
-        "kubectl -n shop get secret payment-key",
-        &Want::refused("no grant allows it"),
+        "kubectl -n shop exec web -- hostname",
+        &Want::works("web"),
     )?;
     steps.in_pod(
         "An exec that a rule denies by its command",
@@ -117,31 +180,58 @@ fn show(cluster: &Cluster, agent: &Agent) -> Result<Vec<String>> {
         "kubectl -n shop exec web -- apk add curl",
         &Want::refused("rule no-package-managers"),
     )?;
-    steps.in_pod(
-        "An exec that works",
-        "triage",
-        "kubectl -n shop exec web -- hostname",
-        &Want::works("web"),
-    )?;
     let address = &cluster.node().address;
     steps.in_pod(
-        "The API server's own address instead of its Service's: redirected too",
+        "A read outside the grant, by the API server's own address instead of its Service's: redirected too",
         "triage",
         &format!(
             "env KUBERNETES_SERVICE_HOST={address} KUBERNETES_SERVICE_PORT=6443 kubectl -n shop get secret payment-key"
         ),
         &Want::refused("no grant allows it"),
     )?;
-    token(&mut steps, cluster)?;
+    token(steps, cluster)
+}
+
+fn review(steps: &mut Steps<'_>, agent: &Agent) -> Result<()> {
+    steps.chapter(
+        "Review",
+        "The audit log says what the agent did, and which of its rights it did not use.",
+    );
     let spool = agent.audit_directory().display().to_string();
     let tail = agent.picket(&["audit", "tail", "--outcome", "deny", "-n", "6", &spool])?;
     steps.output(
-        "Picket's audit records",
-        "picket audit tail --outcome deny",
+        "What was denied",
+        "picket audit tail --outcome deny -n 6",
         &tail,
         &Want::works("guardrails/keep-namespaces"),
     );
-    Ok(steps.end())
+    picket(
+        steps,
+        agent,
+        "Narrower grants, from what was used",
+        "identity review triage -o wide",
+        &Want::works("narrow"),
+    )
+}
+
+fn revoke(steps: &mut Steps<'_>, agent: &Agent) -> Result<()> {
+    steps.chapter(
+        "Revoke",
+        "One command ends the agent. There is no secret to find and change.",
+    );
+    picket(
+        steps,
+        agent,
+        "The agent's end",
+        "identity revoke triage --reason retired --yes",
+        &Want::works("In force on this node"),
+    )?;
+    steps.in_pod(
+        "The same read as before, as the agent sees it now",
+        "triage",
+        "kubectl -n shop get pods",
+        &Want::refused("agent triage is revoked"),
+    )
 }
 
 /// The pod's token, stolen and shown to the API server from the node, where nothing is redirected.

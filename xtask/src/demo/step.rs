@@ -54,6 +54,11 @@ impl<'a> Steps<'a> {
         }
     }
 
+    /// Begins a part of the demo, with a line on what it is about.
+    pub(super) fn chapter(&mut self, title: &str, line: &str) {
+        println!("\n{}: {line}", self.paint("1;34", title));
+    }
+
     /// Runs `line` in the pod `pod` of the namespace `agents`.
     pub(super) fn in_pod(&mut self, title: &str, pod: &str, line: &str, want: &Want) -> Result<()> {
         let argv: Vec<&str> = line.split(' ').collect();
