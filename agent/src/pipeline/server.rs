@@ -183,7 +183,9 @@ impl Pipeline {
             .config_for(&self.tls, dialled)
             .unwrap_or_else(|error| {
                 // The shared one may do: a client may have dialled a name.
-                tracing::error!(%error, %dialled, "no certificate for the address that was dialled");
+                if self.handshakes.may_log() {
+                    tracing::error!(%error, %dialled, "no certificate for the address that was dialled");
+                }
                 Arc::clone(&self.tls)
             })
     }

@@ -1,13 +1,14 @@
 //! The gateway's own server certificate, where an operator brings one.
 //!
 //! In: its files, which are read again when they change. Out: the certificate for each handshake. Files that cannot be used change
-//! nothing: the last good certificate serves on, and the log says so.
+//! nothing: the last good certificate serves on, and the log says so. Where none was good since the start, handshakes at the gateway
+//! fail, and nothing else does.
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use arc_swap::ArcSwap;
+use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
@@ -17,8 +18,8 @@ use crate::pki::{PkiError, ServerCertificate, ServerCertificateFiles, ServerCert
 /// The gateway's certificate.
 pub struct GatewayCertificate {
     files: ServerCertificateFiles,
-    source: Mutex<ServerCertificateSource>,
-    current: ArcSwap<ServerCertificate>,
+    source: Mutex<Option<ServerCertificateSource>>,
+    current: ArcSwapOption<ServerCertificate>,
     /// What was last said of files that cannot be used.
     told: Mutex<Option<String>>,
 }
@@ -33,23 +34,25 @@ impl fmt::Debug for GatewayCertificate {
 
 impl GatewayCertificate {
     /// Reads the files.
-    ///
-    /// # Errors
-    /// What is wrong with them, with file and line: without a certificate there is no gateway.
-    pub fn open(files: ServerCertificateFiles) -> Result<Self, PkiError> {
-        let source = ServerCertificateSource::read(&files)?;
-        let current = source.parse(&files, SystemTime::now())?;
-        Ok(Self {
+    pub fn open(files: ServerCertificateFiles) -> Self {
+        let gateway = Self {
             files,
-            source: Mutex::new(source),
-            current: ArcSwap::from_pointee(current),
+            source: Mutex::default(),
+            current: ArcSwapOption::empty(),
             told: Mutex::default(),
-        })
+        };
+        gateway.renew(SystemTime::now());
+        gateway
     }
 
-    /// When the certificate that is served now expires.
-    pub fn not_after(&self) -> SystemTime {
-        self.current.load().not_after
+    /// When the certificate that is served now expires, where there is one.
+    pub fn not_after(&self) -> Option<SystemTime> {
+        self.current.load().as_ref().map(|current| current.not_after)
+    }
+
+    /// Why no caller gets a session: what is wrong with the files, where they were never good.
+    pub fn fault(&self) -> Option<String> {
+        self.told.lock().clone().filter(|_| self.current.load().is_none())
     }
 
     /// One look at the files. Trouble is logged once.
@@ -66,7 +69,8 @@ impl GatewayCertificate {
             Err(error) => {
                 let error = error.to_string();
                 if told.as_ref() != Some(&error) {
-                    tracing::error!(%error, "the gateway's certificate cannot be used; the last good one still serves");
+                    let serves = self.current.load().is_some();
+                    tracing::error!(%error, last_good_serves = serves, "the gateway's certificate cannot be used");
                 }
                 *told = Some(error);
             }
@@ -76,18 +80,18 @@ impl GatewayCertificate {
     fn read_again(&self, now: SystemTime) -> Result<bool, PkiError> {
         let read = ServerCertificateSource::read(&self.files)?;
         let mut source = self.source.lock();
-        if *source == read {
+        if source.as_ref() == Some(&read) {
             return Ok(false);
         }
-        self.current.store(Arc::new(read.parse(&self.files, now)?));
-        *source = read;
+        self.current.store(Some(Arc::new(read.parse(&self.files, now)?)));
+        *source = Some(read);
         Ok(true)
     }
 }
 
 impl ResolvesServerCert for GatewayCertificate {
     fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(Arc::clone(&self.current.load().key))
+        Some(Arc::clone(&self.current.load().as_ref()?.key))
     }
 }
 
@@ -107,14 +111,14 @@ mod tests {
     }
 
     fn served(gateway: &GatewayCertificate) -> Vec<u8> {
-        gateway.current.load().key.cert[0].to_vec()
+        gateway.current.load().as_ref().unwrap().key.cert[0].to_vec()
     }
 
     #[test]
     fn a_new_pair_is_served_and_half_a_pair_is_not() {
         let folder = tempfile::tempdir().unwrap();
         let files = write(folder.path(), "one");
-        let gateway = GatewayCertificate::open(files.clone()).unwrap();
+        let gateway = GatewayCertificate::open(files.clone());
         let (first, now) = (served(&gateway), SystemTime::now());
         gateway.renew(now);
         assert_eq!(served(&gateway), first);
@@ -140,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn files_that_cannot_be_served_are_refused_at_the_start_with_their_place() {
+    fn files_that_cannot_be_served_are_told_with_their_place_and_serve_once_they_can() {
         let folder = tempfile::tempdir().unwrap();
         let files = write(folder.path(), "one");
         let said = |now| {
@@ -152,6 +156,13 @@ mod tests {
         std::fs::write(&files.key, "nothing").unwrap();
         assert!(said(SystemTime::now()).contains("gateway.key:1: no private key in it"));
         std::fs::write(&files.certificate, "nothing").unwrap();
-        assert!(GatewayCertificate::open(files).is_err());
+        let gateway = GatewayCertificate::open(files);
+        let fault = gateway.fault().expect("nothing serves");
+        assert!(fault.contains("gateway.crt:1: "), "{fault}");
+        assert_eq!(gateway.not_after(), None);
+        write(folder.path(), "two");
+        gateway.renew(SystemTime::now());
+        assert_eq!(gateway.fault(), None);
+        assert!(gateway.not_after().is_some());
     }
 }

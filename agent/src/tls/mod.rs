@@ -19,7 +19,7 @@ use tokio_rustls::server::TlsStream;
 
 pub use gateway::GatewayCertificate;
 pub use metrics::CertificateMetrics;
-pub use publish::{CertificateReload, Certificates};
+pub use publish::{CertificateReload, Certificates, LeafError};
 
 /// The longest a pod's client may take for the handshake. It runs on the pod's loopback, so seconds are plenty; the limit
 /// keeps silent connections from piling up.

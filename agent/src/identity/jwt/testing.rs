@@ -314,7 +314,7 @@ impl TestIssuers {
         std::fs::write(&file, issuer.configuration()).expect("written");
         let registry = MetricsRegistry::default();
         let metrics = JwtMetrics::register(&registry);
-        let issuers = Issuers::open(Some(file), metrics).expect("a configuration");
+        let issuers = Issuers::open(Some(file), metrics);
         let running = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(issuers.clone().run()));
         Self {
             issuers,
