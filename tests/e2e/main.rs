@@ -18,6 +18,7 @@ mod fairness;
 mod files;
 mod flows;
 mod gateway;
+mod gateway_socket;
 mod identity;
 mod life;
 mod life_cycle;
@@ -70,6 +71,7 @@ fn main() -> ExitCode {
         files,
         port_reuse,
         gateway,
+        gateway_socket,
         drain,
         // Last: what it does to the agent would show in the others if it went wrong.
         life,

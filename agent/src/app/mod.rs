@@ -266,7 +266,7 @@ impl App {
             ready,
         );
         wiring::node_listener(&mut tasks, &handles, &shared, shutdown, self.node_listener)?;
-        wiring::gateway(&mut tasks, &handles, &shared, shutdown)?;
+        wiring::gateway(&mut tasks, &handles, &shared, shutdown);
         wiring::initial_sync(&mut tasks, &handles, &shared, pods.clone(), self.pods_ready);
         wiring::kubeconfig(&mut tasks, &handles);
         wiring::node_name(&mut tasks, &handles, pods.clone());

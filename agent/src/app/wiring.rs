@@ -2,6 +2,7 @@
 //!
 //! In: every part, opened. Out: [`Tasks`] that run until the process ends.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,6 +35,7 @@ use crate::listener::{Arrival, GatewayListener, GatewayServing, InPodListener, S
 use crate::metrics::MetricsRegistry;
 use crate::notify::{self, EventQueue, KubeEvent};
 use crate::pipeline::{IdentitySources, Pipeline, arrivals};
+use crate::runtime::backoff::Backoff;
 use crate::runtime::phase::{Phase, PhaseControl, PhaseWatch};
 use crate::runtime::readiness::{Pending, Readiness};
 use crate::runtime::workers::Workers;
@@ -44,6 +46,12 @@ use crate::workload::{self, Names, Netns, Pod, PodCounts, Selection, Workload, W
 
 /// Connections between accept and their own task; each holds a few hundred bytes, and handing one on takes microseconds.
 const ARRIVALS: usize = 1024;
+
+/// The name in `/readyz` of the gateway.
+const GATEWAY: &str = "gateway";
+
+/// The first and the longest pause after the gateway's address could not be listened at.
+const GATEWAY_PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
 /// The name in `/readyz` of the kubeconfig.
 const CLUSTER: &str = "cluster";
@@ -308,36 +316,51 @@ pub(super) fn node_listener(
     Ok(())
 }
 
-/// The gateway, where there is one. It is served once the enforced pods are known, since it serves none of them.
-///
-/// # Errors
-/// Where its address cannot be listened at.
-pub(super) fn gateway(
-    tasks: &mut Tasks,
-    handles: &Handles,
-    shared: &Shared,
-    shutdown: &Shutdown,
-) -> anyhow::Result<()> {
+/// The gateway, where there is one. It listens once the enforced pods are known, since it serves none of them. Not before: the kernel
+/// gives a part of the connections to each agent that listens, and a successor's would wait until its sync.
+pub(super) fn gateway(tasks: &mut Tasks, handles: &Handles, shared: &Shared, shutdown: &Shutdown) {
     let Some(gateway) = &handles.config.gateway else {
-        return Ok(());
+        return;
     };
     let address = gateway.listen;
-    let listener = GatewayListener::open(address)
-        .with_context(|| format!("gateway.listen: the agent cannot listen at {address}"))?;
     let serving = GatewayServing {
         pods: Arc::new(shared.enforcer.enforced().clone()),
         sink: shared.arrivals.clone(),
         cancel: handles.cancel.clone(),
     };
     let (phase, accepting) = (handles.phase.watch(), shutdown.accepting.token());
+    let (readiness, cancel) = (handles.readiness.clone(), handles.cancel.clone());
     tasks.spawn("gateway", async move {
         if phase.reached(Phase::Established).await.is_ok() {
-            serving.run(listener).await;
+            let opened = cancel.run_until_cancelled(gateway_listener(address, &readiness));
+            if let Some(listener) = opened.await {
+                serving.run(listener).await;
+            }
         }
         drop(accepting);
         std::future::pending::<()>().await;
     });
-    Ok(())
+}
+
+/// Listens at the gateway's address, however often that has to be tried: another program may have the port for a time, and an address
+/// may come after the boot. Pods are served meanwhile.
+async fn gateway_listener(address: SocketAddr, readiness: &Readiness) -> GatewayListener {
+    let mut pauses = Backoff::exact(GATEWAY_PAUSES.0, GATEWAY_PAUSES.1);
+    loop {
+        let error = match GatewayListener::open(address) {
+            Ok(listener) => {
+                if readiness.works(GATEWAY) {
+                    tracing::info!(%address, "the gateway listens");
+                }
+                return listener;
+            }
+            Err(error) => error,
+        };
+        if readiness.fails(GATEWAY, format!("gateway.listen: {address}: {error}")) {
+            tracing::error!(%address, %error, "the gateway cannot listen, and tries again");
+        }
+        tokio::time::sleep(pauses.pause()).await;
+    }
 }
 
 /// The initial sync.

@@ -30,7 +30,7 @@
 //! |---|---|
 //! | `upgrade::successor` | Synced, and says so to the predecessor; Established, and has the predecessor stop |
 //! | `app::initial_sync` | EndpointsEnforced, then PredecessorAgreed |
-//! | the node's listener of a successor | Established |
+//! | the node's listener of a successor; the gateway | Established |
 //! | the configured name of the admin socket, the reader of the kernel's events | PredecessorStopped |
 //! | the upgrade socket | Established and PredecessorStopped |
 //! | `kernel::lease`, and by it all that change the kernel; `workload::pause` | the lease to be held |
