@@ -13,6 +13,7 @@ mod clients;
 mod cluster_objects;
 mod crds;
 mod denial;
+mod doctor;
 mod drain;
 mod fairness;
 mod files;
@@ -61,6 +62,7 @@ fn main() -> ExitCode {
         life_cycle,
         rbac,
         cli,
+        doctor,
         records,
         reports,
         nodes,
