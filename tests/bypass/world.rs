@@ -75,6 +75,10 @@ impl harness::World for World {
         })
     }
 
+    fn inspect(&mut self) -> Result<()> {
+        self.pair.search()
+    }
+
     fn down(self) -> Result<()> {
         self.pair.down()
     }

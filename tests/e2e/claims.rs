@@ -2,6 +2,7 @@
 //! otherwise be answered with the agent's rights; a direct client is refused too, or gets that other one's rights.
 
 use anyhow::{Result, ensure};
+use picket_tests::secrets::Reach;
 use picket_tests::tests;
 use serde_json::Value;
 
@@ -20,6 +21,10 @@ pub(crate) const TESTS: &[Test] = tests! {
 const SEED: &str = "account=/var/run/secrets/kubernetes.io/serviceaccount; kubectl get configmap seed -n lab \
                     -o jsonpath={.data.colour} -s https://$KUBERNETES_SERVICE_HOST:$KUBERNETES_SERVICE_PORT \
                     --certificate-authority=$account/ca.crt";
+
+/// A bearer token and a password that open nothing.
+const NOBODYS: &str = "a-bearer-of-nobodys";
+const PASSWORD: &str = "a-password-of-nobodys";
 
 /// A token of the worker's service account as Secrets hold them.
 const SECRET: &str = "apiVersion: v1\nkind: Secret\ntype: kubernetes.io/service-account-token\nmetadata:\n  name: worker-token\n  \
@@ -56,19 +61,27 @@ fn picket_id(log: &picket_tests::audit::Since, reason: &str) -> Value {
 fn token(world: &World, account: &str, options: &[&str]) -> Result<String> {
     let mut arguments = vec!["create", "token", account, "-n", "agents"];
     arguments.extend(options);
-    Ok(world.admin(&arguments)?.trim().to_owned())
+    let token = world.admin(&arguments)?.trim().to_owned();
+    let name = format!("a token of {account} by TokenRequest");
+    world.secrets.add(&name, &token, Reach::Everywhere)?;
+    Ok(token)
 }
 
 fn kubectl_with_another_token_is_refused(world: &mut World) -> Result<()> {
+    for secret in [NOBODYS, PASSWORD, "bm9ib2R5cyB0b2tlbg"] {
+        world
+            .secrets
+            .add("a credential of nobody", secret, Reach::Everywhere)?;
+    }
     let direct = world.run(
         "direct",
         "worker",
-        &["sh", "-c", &format!("{SEED} --token=nobodys")],
+        &["sh", "-c", &format!("{SEED} --token={NOBODYS}")],
     )?;
     direct.refused(&["logged in to the server"])?;
     refused(
         world,
-        "--token=nobodys",
+        &format!("--token={NOBODYS}"),
         "client_credential",
         &["no token of this pod"],
     )?;
@@ -94,8 +107,13 @@ fn kubectl_with_another_token_is_refused(world: &mut World) -> Result<()> {
         "client_credential",
         &["for another audience"],
     )?;
-    let basic = "--username=admin --password=admin";
-    refused(world, basic, "client_credential", &["another scheme than Bearer"])
+    let basic = format!("--username=admin --password={PASSWORD}");
+    refused(
+        world,
+        &basic,
+        "client_credential",
+        &["another scheme than Bearer"],
+    )
 }
 
 fn kubectl_as_another_user_is_refused(world: &mut World) -> Result<()> {
@@ -148,10 +166,14 @@ fn the_pods_own_tokens_pass(world: &mut World) -> Result<()> {
         Ok(Some(world.admin(&arguments)?).filter(|token| token.starts_with("ey")))
     });
     world.admin(&["delete", "secret", "worker-token", "-n", "agents"])?;
+    let from_secret = from_secret?;
+    world
+        .secrets
+        .add("the token of a Secret", &from_secret, Reach::Everywhere)?;
     for options in [
         "--token=$(cat $account/token)".to_owned(),
         format!("--token={unbound}"),
-        format!("--token={}", from_secret?),
+        format!("--token={from_secret}"),
     ] {
         let colour = world.worker(&format!("{SEED} {options}"))?.good()?;
         ensure!(colour == "green", "{options}: {colour}");
@@ -173,8 +195,7 @@ fn the_pods_own_tokens_pass(world: &mut World) -> Result<()> {
 
 fn a_token_among_websocket_protocols_is_refused(world: &mut World) -> Result<()> {
     let path = "/api/v1/namespaces/lab/configmaps?watch=1";
-    let protocol =
-        "Sec-WebSocket-Protocol=base64url.bearer.authorization.k8s.io.bm9ib2R5cw, base64.binary.k8s.io";
+    let protocol = "Sec-WebSocket-Protocol=base64url.bearer.authorization.k8s.io.bm9ib2R5cyB0b2tlbg, base64.binary.k8s.io";
     let upgrade = [
         "Connection=Upgrade",
         "Upgrade=websocket",

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use picket_tests::secrets::Reach;
 use picket_tests::tests;
 use serde_json::Value;
 
@@ -266,6 +267,9 @@ fn a_token_file_works_too(world: &mut World) -> Result<()> {
     let token = world.agent.dir().join("token");
     let renew = |world: &World| -> Result<()> {
         let text = world.admin(&["create", "token", "node", "-n", "picket-system"])?;
+        world
+            .secrets
+            .add("the node's token", text.trim(), Reach::Everywhere)?;
         // In one step, as a kubelet does it: the agent never reads half of it.
         let fresh = world.agent.dir().join("token.fresh");
         std::fs::write(&fresh, text)?;

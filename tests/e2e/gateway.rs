@@ -80,12 +80,18 @@ impl Gateway {
     /// A certificate of trust domain `one.test` or `two.test`, by the CA in the folder of that name.
     fn certificate(
         &self,
+        world: &World,
         ca: &str,
         file: &str,
         uris: &[&str],
         change: impl FnOnce(&mut CertificateParams),
     ) -> Result<CertificateFiles> {
-        Authority::open(&self.folder.path().join(ca)).svid(file, uris, change)
+        let made = Authority::open(&self.folder.path().join(ca)).svid(file, uris, change)?;
+        let name = format!("the key of the client certificate {file}");
+        world
+            .secrets
+            .add_key(&name, &std::fs::read_to_string(&made.key)?)?;
+        Ok(made)
     }
 
     /// A kubeconfig for the gateway, as `picket kubeconfig` writes it.
@@ -234,7 +240,7 @@ fn says(done: Done, word: &str) -> Result<()> {
 
 /// Get, watch and exec by kubectl.
 fn works(world: &World, gateway: &Gateway) -> Result<()> {
-    let good = gateway.certificate("one", "good", &["spiffe://one.test/ci/one"], |_| ())?;
+    let good = gateway.certificate(world, "one", "good", &["spiffe://one.test/ci/one"], |_| ())?;
     let kubeconfig = gateway.kubeconfig(world, &good)?;
     let log = world.picket_log();
     let kubectl = |arguments: &[&str]| gateway.kubectl(world, &kubeconfig, arguments);
@@ -280,39 +286,39 @@ fn refused(world: &World, gateway: &Gateway) -> Result<()> {
     let cases = [
         (
             "expired",
-            gateway.certificate("one", "expired", &[one], past)?,
+            gateway.certificate(world, "one", "expired", &[one], past)?,
             "certificate_expired",
         ),
         (
             "early",
-            gateway.certificate("one", "early", &[one], future)?,
+            gateway.certificate(world, "one", "early", &[one], future)?,
             "certificate_not_yet_valid",
         ),
         (
             "foreign",
-            gateway.certificate("two", "foreign", &[one], |_| ())?,
+            gateway.certificate(world, "two", "foreign", &[one], |_| ())?,
             "certificate_untrusted",
         ),
         (
             "ca",
-            gateway.certificate("one", "leaf-ca", &[one], |params| {
+            gateway.certificate(world, "one", "leaf-ca", &[one], |params| {
                 params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
             })?,
             "certificate_ca",
         ),
         (
             "nameless",
-            gateway.certificate("one", "nameless", &[], |_| ())?,
+            gateway.certificate(world, "one", "nameless", &[], |_| ())?,
             "certificate_spiffe_id",
         ),
         (
             "double",
-            gateway.certificate("one", "double", &[one, "spiffe://one.test/ci/two"], |_| ())?,
+            gateway.certificate(world, "one", "double", &[one, "spiffe://one.test/ci/two"], |_| ())?,
             "certificate_spiffe_id",
         ),
         (
             "unknown",
-            gateway.certificate("one", "unknown", &["spiffe://one.test/ci/three"], |_| ())?,
+            gateway.certificate(world, "one", "unknown", &["spiffe://one.test/ci/three"], |_| ())?,
             "identity_none",
         ),
     ];

@@ -332,7 +332,7 @@ subjects: [{kind: ServiceAccount, name: deployer, namespace: lab}]
 "#;
 
 /// The API server's own log has the account as the user, and the token's id; the node is nowhere in it.
-fn a_service_account_acts_by_its_own_token(world: &mut World) -> Result<()> {
+pub(crate) fn a_service_account_acts_by_its_own_token(world: &mut World) -> Result<()> {
     let objects = ROBOT.replace(
         "impersonate: {user: \"system:serviceaccount:lab:robot\"}",
         "serviceAccount: {namespace: lab, name: deployer}",

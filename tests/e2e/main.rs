@@ -21,6 +21,7 @@ mod flows;
 mod gateway;
 mod gateway_socket;
 mod identity;
+mod leaks;
 mod life;
 mod life_cycle;
 mod nodes;
@@ -64,6 +65,7 @@ fn main() -> ExitCode {
         cli,
         doctor,
         records,
+        leaks,
         reports,
         nodes,
         crds,

@@ -76,6 +76,10 @@ impl harness::World for World {
         Pair::up(&options).map(Self)
     }
 
+    fn inspect(&mut self) -> Result<()> {
+        self.0.search()
+    }
+
     fn down(self) -> Result<()> {
         self.0.down()
     }

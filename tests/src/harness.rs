@@ -69,6 +69,14 @@ pub trait World: Sized + Send + 'static {
     /// Something does not start; every test of the suite then fails with this error.
     fn up() -> Result<Self>;
 
+    /// Checks what must hold after the last test, while all is still up.
+    ///
+    /// # Errors
+    /// It does not hold.
+    fn inspect(&mut self) -> Result<()> {
+        Ok(())
+    }
+
     /// Takes it all down.
     ///
     /// # Errors
@@ -102,21 +110,27 @@ pub fn run<W: World>(modules: &[(&str, &[Test<W>])]) -> ExitCode {
         }
     }
     let conclusion = libtest_mimic::run(&arguments, trials);
-    let code = end(&shared, conclusion.exit_code());
+    let code = end(&shared, &failures, conclusion.exit_code());
     let failures = failures.lock().unwrap_or_else(PoisonError::into_inner);
     eprint!("{}", summary(&failures));
     code
 }
 
-/// Takes the world down, or keeps it. The exit code is the tests' own where that works.
-fn end<W: World>(shared: &Mutex<Shared<W>>, code: ExitCode) -> ExitCode {
+/// Inspects the world, and takes it down or keeps it. The exit code is the tests' own where that works.
+fn end<W: World>(shared: &Mutex<Shared<W>>, failures: &Failures, code: ExitCode) -> ExitCode {
     let world = std::mem::replace(
         &mut *shared.lock().unwrap_or_else(PoisonError::into_inner),
         Shared::Untouched,
     );
-    let Shared::Up(world) = world else {
+    let Shared::Up(mut world) = world else {
         return code;
     };
+    let inspected = world.inspect();
+    if let Err(error) = &inspected {
+        eprintln!("after the last test: {error:#}");
+        let mut failures = failures.lock().unwrap_or_else(PoisonError::into_inner);
+        failures.push(("after the last test".to_owned(), format!("{error:#}")));
+    }
     let (kept, ended) = match std::env::var_os(KEEP) {
         Some(_) => ("kept", world.keep()),
         None => ("down", world.down()),
@@ -125,7 +139,7 @@ fn end<W: World>(shared: &Mutex<Shared<W>>, code: ExitCode) -> ExitCode {
         eprintln!("the cluster is not {kept}: {error:#}; try `cargo xtask clean`");
         return ExitCode::FAILURE;
     }
-    code
+    inspected.map_or(ExitCode::FAILURE, |()| code)
 }
 
 /// A line for each test that failed, with the beginning of its cause.
@@ -217,6 +231,10 @@ mod unit {
             Ok(Nothing)
         }
 
+        fn inspect(&mut self) -> Result<()> {
+            bail!("a password is in the log")
+        }
+
         fn down(self) -> Result<()> {
             Ok(())
         }
@@ -251,6 +269,20 @@ mod unit {
                 "FAILED wrong: it was 7 and not 8\nFAILED long: {}...\nFAILED panics: it panicked: no more\n",
                 "x".repeat(CAUSE)
             )
+        );
+    }
+
+    #[test]
+    fn a_world_that_is_not_as_it_should_be_at_the_end_fails_the_suite() {
+        let failures = Failures::default();
+        let shared = Mutex::new(Shared::Up(Nothing));
+        let code = end(&shared, &failures, ExitCode::SUCCESS);
+        // An exit code can be compared by its text alone.
+        assert_eq!(format!("{code:?}"), format!("{:?}", ExitCode::FAILURE));
+        let failures = failures.lock().expect("the failures");
+        assert_eq!(
+            summary(&failures),
+            "FAILED after the last test: a password is in the log\n"
         );
     }
 }

@@ -12,7 +12,9 @@ use crate::agent::{self, Agent, AgentOptions};
 use crate::audit::Since;
 use crate::cluster::{Cluster, ClusterOptions};
 use crate::images::{self, ExtraFile};
+use crate::leaks;
 use crate::output::Done;
+use crate::secrets::Secrets;
 
 /// How long a pod may take to be Ready; two seconds is usual.
 const POD_LIMIT: Duration = Duration::from_secs(90);
@@ -49,6 +51,8 @@ pub struct Pair {
     pub agent: Agent,
     /// The agent of the second node, on the same kernel.
     pub other: Agent,
+    /// What nobody may find in anything that is written; tests add the secrets that they make.
+    pub secrets: Secrets,
 }
 
 impl Pair {
@@ -94,7 +98,16 @@ impl Pair {
             cluster,
             agent,
             other,
+            secrets: Secrets::default(),
         })
+    }
+
+    /// Searches all that was written for the suite's secrets, as the last test does and any may.
+    ///
+    /// # Errors
+    /// One is found.
+    pub fn search(&self) -> Result<()> {
+        leaks::search(self)
     }
 
     /// Takes it all down.
