@@ -15,6 +15,7 @@ mod crds;
 mod denial;
 mod doctor;
 mod drain;
+mod examples;
 mod fairness;
 mod files;
 mod flows;
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
         clients,
         parity,
         denial,
+        examples,
         fairness,
         token,
         identity,
