@@ -223,6 +223,16 @@ pub(crate) fn refused_by_the_reader() -> Vec<(usize, &'static str, Value)> {
             "/spec/rules/0/match",
             json!({"resources": ["pods"], "names": ["a"], "verbs": ["create"]}),
         ),
+        (
+            2,
+            "/spec/rules/0/match",
+            json!({"resources": ["pods"], "names": ["a"], "verbs": ["*"]}),
+        ),
+        (
+            2,
+            "/spec/rules/0/match",
+            json!({"resources": ["pods", "pods/exec"], "names": ["a"]}),
+        ),
         (2, "/spec/subjects/groups", json!(["g*"])),
         (2, "/spec/subjects", json!({"namespaces": ["a"]})),
         (1, "/spec/rules/0/verbs", json!(["post"])),

@@ -421,6 +421,18 @@ fn what_cannot_stand_is_refused_with_its_place() {
         ),
         (
             POLICY,
+            "verbs: [delete]",
+            "names: [x]",
+            "`names` needs verbs that are listed",
+        ),
+        (
+            POLICY,
+            "verbs: [delete]",
+            "verbs: ['*']\n      names: [x]",
+            "`names` needs verbs that are listed",
+        ),
+        (
+            POLICY,
             "apiGroups: [\"\"]",
             "nonResourceURLs: [/x]",
             "mixes resources and nonResourceURLs",

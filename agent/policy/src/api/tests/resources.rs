@@ -89,7 +89,7 @@ const BOTH: [(&str, &str); 14] = [
 fn rules_and_grants_are_told_what_to_write_instead() {
     for (words, reason) in BOTH {
         assert_eq!(
-            reasons(&policy(&words.replace("NAMES", "names"))),
+            reasons(&policy(&words.replace("NAMES", "verbs: [get], names"))),
             reason,
             "{words}"
         );
@@ -102,14 +102,17 @@ fn rules_and_grants_are_told_what_to_write_instead() {
 fn a_rule_that_can_never_fire_is_refused() {
     for (words, reason) in [
         (
-            "resources: [namespaces], names: ['^shop.*$']",
+            "verbs: [get], resources: [namespaces], names: ['^shop.*$']",
             "name \"^shop.*$\": regular expressions are not understood: write \"shop*\"",
         ),
         (
-            "names: ['prod/*']",
+            "verbs: [get], names: ['prod/*']",
             "name \"prod/*\": no name has a /: write names: [\"*\"], and what \"prod\" says as resources or namespaces",
         ),
-        ("names: ['a%2fb']", "name \"a%2fb\": no name has a %"),
+        (
+            "verbs: [get], names: ['a%2fb']",
+            "name \"a%2fb\": no name has a %",
+        ),
         (
             "namespaces: ['Prod Env']",
             "namespace \"Prod Env\": no namespace can be called so: names are of a-z, 0-9 and -, globs have * and ? too",
@@ -177,11 +180,11 @@ fn what_some_request_could_have_stays() {
         "resources: [nodes], namespaces: [longhorn-system]",
         "resources: ['*'], namespaces: ['PROD-?']",
         "apiGroups: [''], resources: [namespaces], namespaces: [prod]",
-        "resources: [namespaces], names: ['shop-*', 'a.b']",
-        "apiGroups: [rbac.authorization.k8s.io], resources: [roles], names: ['System:Node']",
-        "resources: ['*'], names: [Shop]",
+        "verbs: [get], resources: [namespaces], names: ['shop-*', 'a.b']",
+        "verbs: [get], apiGroups: [rbac.authorization.k8s.io], resources: [roles], names: ['System:Node']",
+        "verbs: [get], resources: ['*'], names: [Shop]",
         "resources: [services/proxy], names: ['https:web:443']",
-        "names: [Shop]",
+        "verbs: [get], names: [Shop]",
     ] {
         read(&policy(words));
     }

@@ -244,8 +244,8 @@ impl Spec for AgentPolicySpec {
         },
         CelRule {
             path: "spec.rules[].match",
-            rule: "!has(self.names) || !has(self.verbs) || !('create' in self.verbs) || has(self.resources) && self.resources.all(resource, resource.contains('/'))",
-            message: "names cannot be told on create: the new object's name is in the body, not in the request",
+            rule: "!has(self.names) || has(self.verbs) && !self.verbs.exists(verb, verb in ['create', '*']) || has(self.resources) && self.resources.all(resource, resource.contains('/'))",
+            message: "names needs verbs that are listed, without create: a new object's name is in the body, not in the request",
         },
     ];
     const PLANNED_FIELDS: &'static [&'static str] = &["spec.variables", "spec.limits", "spec.rules[].when"];
