@@ -40,9 +40,9 @@ pub use api::v1alpha1::{AgentGrant, AgentIdentity, AgentPolicy};
 pub use api::{Document, read_documents};
 pub use decision::{Approval, ApprovalMismatch, Ask, Decision, Denial, Permit, Recheck};
 pub use engine::{
-    Absence, BODY_LIMIT, BodyInput, Cause, ClusterObject, FiredRule, Grant, GrantHours, GrantState, GrantUse,
-    Impersonate, Inputs, Needs, ObjectVerdict, PolicyCounts, PolicySet, ServiceAccount, UpstreamUser,
-    builtin, narrow, service_account, uses,
+    Absence, BODY_LIMIT, BodyInput, Cause, Caution, CautionCause, ClusterObject, FiredRule, Grant,
+    GrantHours, GrantState, GrantUse, Impersonate, Inputs, Needs, ObjectVerdict, PolicyCounts, PolicySet,
+    ServiceAccount, UpstreamUser, builtin, narrow, service_account, uses,
 };
 pub use identity::{Identity, Principal, PrincipalOrigin, Standing};
 pub use request::{CanonicalRequest, Exec, KubeRequest, LongTarget, MAX_HEAD, ReadError, Target, Verb};

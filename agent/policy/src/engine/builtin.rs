@@ -1,12 +1,12 @@
 //! What every agent is refused unless a policy excepts it by name: ways around Picket, or around the API server's own audit.
 //!
-//! In: a [`KubeRequest`] and the agent's own namespace. Out: whether a [`Builtin`] fires, and the message of its denial.
+//! In: a [`KubeRequest`], who sent it, Picket's own namespace and those of agents. Out: whether a [`Builtin`] fires, and the
+//! message of its denial.
 //!
 //! Only the head of a request is judged here. Verbs that only RBAC knows (escalate, bind, impersonate) are checked by the API
 //! server against the impersonated user. A port-forward's port is in the stream, and names of objects may be in a body.
 
-use std::collections::BTreeSet;
-
+use super::agent_namespaces::AgentNamespaces;
 pub use crate::api::v1alpha1::Builtin;
 use crate::request::{KubeRequest, Target, Verb};
 
@@ -57,6 +57,36 @@ const KNOWN_PATHS: [&str; 9] = [
     "/openid/v1/jwks/",
 ];
 
+/// Resources that pods are made from, besides pods themselves: by their controllers of Kubernetes. A ControllerRevision is what
+/// a StatefulSet or DaemonSet makes pods from after a rollback.
+const WORKLOADS: [(&str, &str); 8] = [
+    ("", "replicationcontrollers"),
+    ("apps", "controllerrevisions"),
+    ("apps", "daemonsets"),
+    ("apps", "deployments"),
+    ("apps", "replicasets"),
+    ("apps", "statefulsets"),
+    ("batch", "cronjobs"),
+    ("batch", "jobs"),
+];
+
+/// What the names of namespaces that Kubernetes keeps for itself begin with.
+const RESERVED_NAMESPACES: &str = "kube-";
+
+/// Subresources of pods through which a request runs something in the pod.
+const RUN_IN_POD: [&str; 2] = ["exec", "attach"];
+
+/// What a built-in is judged by besides the request.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Surroundings<'a> {
+    /// The namespace that Picket runs in.
+    pub(super) own_namespace: &'a str,
+    /// The namespaces whose pods are agents.
+    pub(super) agents: &'a AgentNamespaces,
+    /// The name of the AgentIdentity that asks.
+    pub(super) caller: &'a str,
+}
+
 impl Builtin {
     /// What an agent is told.
     #[must_use]
@@ -67,13 +97,20 @@ impl Builtin {
             Self::ServicesProxy => {
                 "requests through services/proxy would reach services without policy or audit"
             }
-            Self::ApiserverPortforward => "a port-forward into kube-system can bypass Picket",
+            Self::ApiserverPortforward => "a port-forward into a kube-* namespace can bypass Picket",
             Self::TokenRequest => "a service account token would work without Picket",
             Self::CertificateRequests => "a client certificate would work without Picket",
             Self::PicketObjects => "an agent may not reach the objects that limit it",
-            Self::PicketAdmission => "an agent may not change the admission rules that enrol it",
+            Self::PicketAdmission => {
+                "an agent may not change what enrols agents' pods: admission rules, namespaces with agents, Picket's ConfigMaps"
+            }
             Self::PicketNamespace => "an agent may not reach Picket's own namespace",
-            Self::AgentLabels => "the labels of pods in this namespace say which agent a pod is",
+            Self::AgentLabels => {
+                "pods in this namespace act as agents, and their labels and images say which agent a pod is and what it runs"
+            }
+            Self::AgentPods => {
+                "pods in this namespace act as other agents, and so would whoever runs something in them or makes them"
+            }
             Self::UnknownPaths => "Picket does not know this non-resource path",
         }
     }
@@ -83,9 +120,13 @@ impl Builtin {
         matches!(self, Self::NodesProxy | Self::PodsProxy | Self::ServicesProxy)
     }
 
-    /// Whether it is about a request. Labels tell the identities of the namespaces in `labelled` apart.
-    #[must_use]
-    pub fn fires(self, request: &KubeRequest, own_namespace: &str, labelled: &BTreeSet<String>) -> bool {
+    /// Whether it is about a request.
+    pub(super) fn fires(self, request: &KubeRequest, around: Surroundings<'_>) -> bool {
+        let Surroundings {
+            own_namespace,
+            agents,
+            caller,
+        } = around;
         let (group, resource, sub, namespace, name) = match &request.target {
             Target::NonResource { path } => {
                 let known = || known_paths().any(|known| url_matches(known, path));
@@ -120,8 +161,13 @@ impl Builtin {
             Self::ServicesProxy => is("", "services") && sub_is("proxy"),
             Self::ApiserverPortforward => {
                 // The port is in the stream and not in the request, and a pod that shares the node's network forwards to all
-                // of the node's ports; kube-system is where such pods are.
-                let inside = namespace.is_some_and(|namespace| namespace.eq_ignore_ascii_case("kube-system"));
+                // of the node's ports. Kubernetes keeps namespaces with this prefix for itself; such pods elsewhere are a limit,
+                // since without port-forward to any pod agents could not do their work.
+                let reserved = |namespace: &str| {
+                    let prefix = namespace.get(..RESERVED_NAMESPACES.len());
+                    prefix.is_some_and(|prefix| prefix.eq_ignore_ascii_case(RESERVED_NAMESPACES))
+                };
+                let inside = namespace.is_some_and(reserved);
                 is("", "pods") && sub_is("portforward") && inside
             }
             Self::TokenRequest => is("", "serviceaccounts") && sub_is("token"),
@@ -140,7 +186,13 @@ impl Builtin {
                     || (writes && group.eq_ignore_ascii_case("flowcontrol.apiserver.k8s.io") && named(&own))
             }
             Self::PicketAdmission => {
-                writes && group.eq_ignore_ascii_case("admissionregistration.k8s.io") && named(&own)
+                let configures = group.eq_ignore_ascii_case("admissionregistration.k8s.io") && named(&own);
+                // The label of a namespace enrols its pods, and its subresources change labels too.
+                let enrols = is("", "namespaces") && name.is_some_and(|name| agents.has_agents(name));
+                // New pods mount Picket's CA bundle from the ConfigMap `picket-ca.crt` of their namespace.
+                let in_reach = || namespace.is_none_or(|namespace| agents.has_agents(namespace));
+                let trusts = is("", "configmaps") && name.map_or_else(|| named(&own) && in_reach(), own);
+                writes && (configures || enrols || trusts)
             }
             Self::PicketNamespace => {
                 let inside = namespace.is_some_and(|namespace| namespace.eq_ignore_ascii_case(own_namespace));
@@ -149,11 +201,25 @@ impl Builtin {
                 inside || everywhere() || (is("", "namespaces") && named(&|_| false))
             }
             Self::AgentLabels => {
-                // Subresources change labels too: a status has its object's metadata, and a binding brings its own labels.
-                let changes = matches!(request.verb, Verb::Update | Verb::Patch)
-                    || (request.verb == Verb::Create && sub_is("binding"));
-                let here = |namespace: &str| labelled.contains(&namespace.to_ascii_lowercase());
-                changes && is("", "pods") && namespace.is_some_and(here)
+                // Subresources change labels too: a status has its object's metadata, and a binding brings its own labels. Of
+                // these two the API server takes no labels (pkg/registry/core/pod/strategy.go).
+                let of_spec = sub_is("resize") || sub_is("ephemeralcontainers");
+                let changes = matches!(request.verb, Verb::Update | Verb::Patch) && !of_spec;
+                let binds = request.verb == Verb::Create && (sub_is("binding") || is("", "bindings"));
+                let is_pod = is("", "pods") || is("", "bindings");
+                (changes || binds)
+                    && is_pod
+                    && namespace.is_some_and(|namespace| agents.has_agents(namespace))
+            }
+            Self::AgentPods => {
+                let runs = || RUN_IN_POD.into_iter().any(sub_is) || (writes && sub_is("ephemeralcontainers"));
+                let makes = sub.is_none() && (request.verb == Verb::Create || request.apply);
+                // A changed template makes new pods. A changed pod is what `AgentLabels` is about.
+                let shapes =
+                    sub.is_none() && matches!(request.verb, Verb::Create | Verb::Update | Verb::Patch);
+                let fires = (is("", "pods") && (makes || runs()))
+                    || (shapes && WORKLOADS.into_iter().any(|(group, resource)| is(group, resource)));
+                fires && namespace.is_some_and(|namespace| agents.has_others(namespace, caller))
             }
             Self::UnknownPaths => false,
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::builtin::{Builtin, implicit_grant};
+use super::builtin::{Builtin, Surroundings, implicit_grant};
 use super::explain::{Reasons, why_not_granted};
 use super::grants::{Grant, needed};
 use super::match_input::MatchInput;
@@ -83,15 +83,23 @@ impl PolicySet {
         now: Timestamp,
     ) -> Result<Option<Lifted>, Builtin> {
         let mut lifted = None;
+        let around = self.surroundings(principal);
         for builtin in Builtin::ALL {
-            if !builtin.fires(request, &self.own_namespace, &self.labelled)
-                || self.is_excepted(principal, builtin)
-            {
+            if !builtin.fires(request, around) || self.is_excepted(principal, builtin) {
                 continue;
             }
             lifted = Some(self.lifted(principal, builtin, request, now).ok_or(builtin)?);
         }
         Ok(lifted)
+    }
+
+    /// What the built-ins are judged by besides a request of this agent.
+    pub(super) fn surroundings<'a>(&'a self, principal: &'a Principal) -> Surroundings<'a> {
+        Surroundings {
+            own_namespace: &self.own_namespace,
+            agents: &self.agent_namespaces,
+            caller: principal.name(),
+        }
     }
 
     /// Whether a grant in force names the very path behind a proxy that a built-in refuses.

@@ -117,12 +117,17 @@ impl PolicySet {
         // No built-in reads the command, which may be long and would be copied for each verb.
         let mut bare = request.clone();
         bare.exec = None;
+        let around = self.surroundings(principal);
+        // Another built-in may refuse what this one would leave alone.
+        let refused = |other: &KubeRequest| {
+            let mut firing = Builtin::ALL
+                .into_iter()
+                .filter(|known| known.fires(other, around));
+            firing.any(|known| known == builtin || !self.is_excepted(principal, known))
+        };
         let passing = |elsewhere: bool| {
             Verb::of_resources()
-                .filter(|verb| {
-                    let other = with_verb(&bare, *verb, elsewhere);
-                    !builtin.fires(&other, &self.own_namespace, &self.labelled)
-                })
+                .filter(|verb| !refused(&with_verb(&bare, *verb, elsewhere)))
                 .fold(VerbSet::default(), VerbSet::with)
         };
         let here = passing(false);

@@ -3,7 +3,9 @@
 //! In: the documents of all files. Out: a [`PolicySet`] that says what each request needs to be judged ([`needs`]) and
 //! how it is judged ([`evaluate`]); [`crate::decision`] turns that into the permit, the ask or the denial.
 
+mod agent_namespaces;
 pub mod builtin;
+mod cautions;
 mod check;
 mod each;
 mod evaluate;
@@ -26,6 +28,7 @@ mod window;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use self::agent_namespaces::AgentNamespaces;
 use self::builtin::{Builtin, OWN_NAMESPACE};
 use crate::api::v1alpha1::{AgentPolicy, Attest};
 use crate::api::{AnyObject, Document};
@@ -33,6 +36,7 @@ use crate::identity::Identity;
 use crate::jwt::VerifiedToken;
 use crate::yaml::Diagnostic;
 
+pub use cautions::{Caution, CautionCause};
 pub use each::{ClusterObject, ObjectVerdict};
 pub use grants::{Grant, GrantHours, GrantState};
 pub use needs::{BODY_LIMIT, BodyInput, Inputs, Needs};
@@ -65,7 +69,8 @@ struct Exceptions {
 #[derive(Debug)]
 pub struct PolicySet {
     identities: Vec<Arc<Identity>>,
-    by_workload: HashMap<(String, String), Vec<usize>>,
+    /// By namespace, then by service account.
+    by_workload: HashMap<String, HashMap<String, Vec<usize>>>,
     by_subject: HashMap<(String, String), Vec<usize>>,
     by_spiffe_id: HashMap<String, Vec<usize>>,
     grants: Vec<Arc<Grant>>,
@@ -73,8 +78,8 @@ pub struct PolicySet {
     rules: rules::RuleSet,
     exceptions: Vec<Exceptions>,
     own_namespace: String,
-    /// The namespaces in which labels tell identities apart.
-    labelled: BTreeSet<String>,
+    /// The namespaces whose pods are agents.
+    agent_namespaces: AgentNamespaces,
     /// Why there is no set, where this one only stands in for one.
     absent: Option<Absence>,
 }
@@ -151,7 +156,7 @@ impl PolicySet {
             rules: rules::RuleSet::default(),
             exceptions: Vec::new(),
             own_namespace: own_namespace.to_owned(),
-            labelled: BTreeSet::new(),
+            agent_namespaces: AgentNamespaces::default(),
             absent: None,
         };
         let mut zones = window::Zones::default();
@@ -171,12 +176,13 @@ impl PolicySet {
 
     fn add_identity(&mut self, identity: Arc<Identity>) {
         let place = self.identities.len();
+        self.agent_namespaces.add(&identity);
         if let Some(pod) = &identity.attest.pod {
-            let workload = (pod.namespace.clone(), pod.service_account.clone());
-            if pod.selector.is_some() {
-                self.labelled.insert(pod.namespace.clone());
-            }
-            self.by_workload.entry(workload).or_default().push(place);
+            let accounts = self.by_workload.entry(pod.namespace.clone()).or_default();
+            accounts
+                .entry(pod.service_account.clone())
+                .or_default()
+                .push(place);
         }
         if let Some(jwt) = &identity.attest.jwt {
             let subject = (jwt.issuer.clone(), jwt.subject.clone());
@@ -253,8 +259,9 @@ impl PolicySet {
         if self.by_subject.is_empty() {
             return false;
         }
-        let found = self.identities_of_pod(namespace, service_account, labels);
-        found.is_empty() || found.iter().any(|identity| identity.attest.jwt.is_some())
+        // Asked for each request: nothing is allocated.
+        let mut found = self.of_pod(namespace, service_account, labels).peekable();
+        found.peek().is_none() || found.any(|identity| identity.attest.jwt.is_some())
     }
 
     /// The identities whose `attest.spiffe` names this ID, whatever else they ask for.
@@ -290,18 +297,24 @@ impl PolicySet {
         service_account: &str,
         labels: &BTreeMap<String, String>,
     ) -> Vec<Arc<Identity>> {
-        let workload = (namespace.to_owned(), service_account.to_owned());
-        self.by_workload
-            .get(&workload)
-            .into_iter()
-            .flatten()
+        self.of_pod(namespace, service_account, labels).cloned().collect()
+    }
+
+    fn of_pod<'s>(
+        &'s self,
+        namespace: &str,
+        service_account: &str,
+        labels: &'s BTreeMap<String, String>,
+    ) -> impl Iterator<Item = &'s Arc<Identity>> {
+        let accounts = self.by_workload.get(namespace);
+        let places = accounts.and_then(|accounts| accounts.get(service_account));
+        let identities = places.into_iter().flatten();
+        identities
             .filter_map(|place| self.identities.get(*place))
             .filter(|identity| {
                 let pod = identity.attest.pod.as_ref();
                 pod.is_some_and(|pod| overlap::matches(pod.selector.as_ref(), labels))
             })
-            .cloned()
-            .collect()
     }
 
     /// The policies that are about an identity, whose pods run in this namespace.

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use clap::{Args, ValueEnum};
 use picket_policy::api::AnyObject;
 use picket_policy::{
-    Diagnostic, Document, Grant, PolicyCounts, PolicySet, UpstreamUser, builtin, service_account,
+    Caution, Diagnostic, Document, Grant, PolicyCounts, PolicySet, UpstreamUser, builtin, service_account,
 };
 use serde::Serialize;
 
@@ -73,6 +73,8 @@ struct Report {
     warnings: Vec<ErrorReport>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     users: Vec<UserReport>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    cautions: Vec<CautionReport>,
     #[serde(skip_serializing_if = "Option::is_none")]
     summary: Option<Counts>,
 }
@@ -114,6 +116,38 @@ impl From<&Grant> for UserReport {
             groups: user.effective_groups(),
             impersonate,
             token_of,
+        }
+    }
+}
+
+/// A right that leads past Picket. The files are valid all the same.
+#[derive(Debug, Serialize)]
+struct CautionReport {
+    grants: Vec<String>,
+    code: &'static str,
+    reason: &'static str,
+}
+
+impl From<Caution> for CautionReport {
+    fn from(caution: Caution) -> Self {
+        Self {
+            code: caution.cause.code(),
+            reason: caution.cause.explain(),
+            grants: caution.grants.into_iter().collect(),
+        }
+    }
+}
+
+impl std::fmt::Display for CautionReport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.grants.as_slice() {
+            [grant] => write!(f, "warning: AgentGrant {grant} gives {}", self.reason),
+            grants => write!(
+                f,
+                "warning: AgentGrants {} give {}",
+                grants.join(", "),
+                self.reason
+            ),
         }
     }
 }
@@ -273,6 +307,7 @@ fn examine(args: &CheckArgs) -> Report {
         Ok(set) => {
             report.valid = true;
             report.users = set.grants().iter().map(|grant| (&**grant).into()).collect();
+            report.cautions = set.cautions().into_iter().map(CautionReport::from).collect();
             report.summary = Some(set.summary().into());
         }
         Err(errors) => report.errors.extend(errors.into_iter().map(ErrorReport::from)),
@@ -348,6 +383,9 @@ fn text(report: &Report, out: &mut impl Write, err: &mut impl Write) -> io::Resu
         )?;
     }
     out.flush()?;
+    for caution in &report.cautions {
+        writeln!(err, "{caution}")?;
+    }
     for path in &report.not_read {
         writeln!(
             err,
@@ -452,6 +490,24 @@ mod tests {
             value["users"][0]["impersonate"][0],
             "serviceaccounts bot in namespace ci"
         );
+    }
+
+    #[test]
+    fn a_grant_that_leads_past_picket_is_valid_and_warned_of() {
+        let grant = "---\napiVersion: picket.dev/v1alpha1\nkind: AgentGrant\nmetadata: {name: g}\nspec:\n  to: {identities: [a]}\n  \
+            upstream: {impersonate: {user: u}}\n  rules: [{verbs: [create, get], apiGroups: [''], resources: [secrets]}]\n";
+        let (report, out, err) = check(&format!("{IDENTITY}{grant}"));
+        assert!(report.valid, "{report:?}");
+        assert!(
+            err.contains("warning: AgentGrant g gives create and read of Secrets: ")
+                && out.contains("\nvalid: "),
+            "{out}"
+        );
+        let mut printed = Vec::new();
+        json(&report, &mut printed).expect("printed");
+        let value: serde_json::Value = serde_json::from_slice(&printed).expect("json");
+        assert_eq!(value["cautions"][0]["grants"][0], "g");
+        assert_eq!(value["cautions"][0]["code"], "token_secrets");
     }
 
     #[test]

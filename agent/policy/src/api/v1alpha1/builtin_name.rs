@@ -12,7 +12,7 @@ pub enum Builtin {
     PodsProxy,
     /// `services/proxy`: likewise to a service.
     ServicesProxy,
-    /// Port-forward to a pod of kube-system, where the API server's own and others that share a node's network are.
+    /// Port-forward to a pod of kube-system and other `kube-*` namespaces, where the API server's own and others that share a node's network are.
     ApiserverPortforward,
     /// TokenRequest: a token that works without Picket.
     TokenRequest,
@@ -20,19 +20,21 @@ pub enum Builtin {
     CertificateRequests,
     /// Objects of the group picket.dev, its CRDs and API service, and the RBAC objects that Picket's nodes live by.
     PicketObjects,
-    /// Picket's admission configuration.
+    /// What enrols agents' pods: Picket's admission configuration, the namespaces of agents, ConfigMaps with Picket's names.
     PicketAdmission,
     /// Picket's namespace and all in it.
     PicketNamespace,
-    /// Labels of pods where labels say which agent a pod is.
+    /// Changes of pods in the namespaces of agents: labels say which agent a pod is, and which pods are enforced.
     AgentLabels,
+    /// Running something in pods that act as other agents, and making such pods.
+    AgentPods,
     /// Non-resource paths that are not known.
     UnknownPaths,
 }
 
 impl Builtin {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::NodesProxy,
         Self::PodsProxy,
         Self::ServicesProxy,
@@ -43,6 +45,7 @@ impl Builtin {
         Self::PicketAdmission,
         Self::PicketNamespace,
         Self::AgentLabels,
+        Self::AgentPods,
         Self::UnknownPaths,
     ];
 
@@ -60,6 +63,7 @@ impl Builtin {
             Self::PicketAdmission => "builtin/picket-admission",
             Self::PicketNamespace => "builtin/picket-namespace",
             Self::AgentLabels => "builtin/agent-labels",
+            Self::AgentPods => "builtin/agent-pods",
             Self::UnknownPaths => "builtin/unknown-paths",
         }
     }

@@ -25,6 +25,7 @@ no | DELETE /apis/rbac.authorization.k8s.io/v1/namespaces/n/rolebindings        
 no | DELETE /apis/flowcontrol.apiserver.k8s.io/v1/flowschemas                         | builtin/picket-objects
 no | DELETE /apis/admissionregistration.k8s.io/v1/mutatingadmissionpolicies/picket   | builtin/picket-admission
 no | GET /api/v1/namespaces/kube-system/pods/kube-proxy-x/portforward                 | builtin/apiserver-portforward
+no | GET /api/v1/namespaces/Kube-flannel/pods/flannel-x/portforward                  | builtin/apiserver-portforward
 no | PATCH /apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/picket-enrol | builtin/picket-admission
 no | DELETE /apis/admissionregistration.k8s.io/v1/mutatingadmissionpolicybindings    | builtin/picket-admission
 no | GET /api/v1/namespaces/picket-system/pods           | builtin/picket-namespace
@@ -35,15 +36,45 @@ no | GET /api/v1/namespaces/picket-system/pods/x/exec?command=sh | builtin/picke
 no | PATCH /api/v1/namespaces/labelled/pods/p             | builtin/agent-labels
 no | PUT /api/v1/namespaces/labelled/pods/p               | builtin/agent-labels
 no | PUT /api/v1/namespaces/Labelled/Pods/p/Status        | builtin/agent-labels
-no | PATCH /api/v1/namespaces/labelled/pods/p/ephemeralcontainers | builtin/agent-labels
 no | POST /api/v1/namespaces/labelled/pods/p/binding      | builtin/agent-labels
+no | POST /api/v1/namespaces/labelled/bindings           | builtin/agent-labels
+no | PATCH /api/v1/namespaces/ns/pods/p                  | builtin/agent-labels
+no | POST /api/v1/namespaces/ns/pods                     | builtin/agent-pods
+no | POST /api/v1/namespaces/ns/pods?dryRun=All          | builtin/agent-pods
+no | POST /api/v1/namespaces/ns/pods/x/exec?command=sh   | builtin/agent-pods
+no | GET /api/v1/namespaces/ns/pods/x/exec?command=sh    | builtin/agent-pods
+no | GET /api/v1/namespaces/ns/pods/x/attach             | builtin/agent-pods
+no | POST /api/v1/namespaces/NS/Pods/x/Attach            | builtin/agent-pods
+no | PATCH /api/v1/namespaces/ns/pods/x/ephemeralcontainers | builtin/agent-pods
+no | PUT /api/v1/namespaces/labelled/pods/p/ephemeralcontainers | builtin/agent-pods
+no | POST /api/v1/namespaces/ns/replicationcontrollers   | builtin/agent-pods
+no | POST /apis/apps/v1/namespaces/ns/deployments        | builtin/agent-pods
+no | PATCH /apis/apps/v1/namespaces/ns/deployments/d     | builtin/agent-pods
+no | PATCH /apis/apps/v1/namespaces/ns/deployments/d?fieldManager=x Content-Type:application/apply-patch+yaml | builtin/agent-pods
+no | PUT /apis/apps/v1/namespaces/ns/replicasets/r       | builtin/agent-pods
+no | POST /apis/apps/v1/namespaces/ns/statefulsets       | builtin/agent-pods
+no | PUT /apis/apps/v1/namespaces/ns/daemonsets/d        | builtin/agent-pods
+no | POST /apis/apps/v1/namespaces/ns/controllerrevisions | builtin/agent-pods
+no | POST /apis/batch/v1/namespaces/ns/jobs              | builtin/agent-pods
+no | PATCH /apis/batch/v1/namespaces/ns/cronjobs/c       | builtin/agent-pods
+no | POST /apis/batch/v1/namespaces/by-token/jobs        | builtin/agent-pods
+no | POST /api/v1/namespaces/by-certificate/pods/x/exec?command=sh | builtin/agent-pods
+no | PATCH /api/v1/namespaces/ns                         | builtin/picket-admission
+no | PUT /api/v1/namespaces/ns                           | builtin/picket-admission
+no | PUT /api/v1/namespaces/NS/finalize                  | builtin/picket-admission
+no | PATCH /api/v1/namespaces/by-token/status            | builtin/picket-admission
+no | DELETE /api/v1/namespaces/ns                        | builtin/picket-admission
+no | DELETE /api/v1/namespaces/n/configmaps/picket-ca.crt | builtin/picket-admission
+no | PUT /api/v1/namespaces/n/ConfigMaps/picket-ca.crt   | builtin/picket-admission
+no | PATCH /api/v1/namespaces/n/configmaps/picket-x      | builtin/picket-admission
+no | DELETE /api/v1/namespaces/ns/configmaps?labelSelector=a%3Db | builtin/picket-admission
 no | GET /debug/pprof/profile                            | builtin/unknown-paths
 no | GET /logs/                                          | builtin/unknown-paths
 no | GET /API/v1/pods                                    | builtin/unknown-paths
 no | GET /apiv1                                          | builtin/unknown-paths
 ";
 
-/// An identity that labels tell from another one of its service account.
+/// Identities of three namespaces: by the labels of a pod, by a service account's token, and by the certificate of one.
 const LABELLED: &str = "---
 apiVersion: picket.dev/v1alpha1
 kind: AgentIdentity
@@ -51,6 +82,20 @@ metadata: {name: labelled}
 spec:
   owner: team-c
   attest: {pod: {namespace: labelled, serviceAccount: s, selector: {matchLabels: {app: a}}}}
+---
+apiVersion: picket.dev/v1alpha1
+kind: AgentIdentity
+metadata: {name: by-token}
+spec:
+  owner: team-c
+  attest: {jwt: {issuer: 'https://kubernetes', subject: 'system:serviceaccount:by-token:s'}}
+---
+apiVersion: picket.dev/v1alpha1
+kind: AgentIdentity
+metadata: {name: by-certificate}
+spec:
+  owner: team-c
+  attest: {spiffe: {id: 'spiffe://example.org/ns/by-certificate/sa/s'}}
 ";
 
 #[test]
@@ -88,6 +133,22 @@ fn what_harms_nothing_stays_open() {
         "DELETE /api/v1/namespaces/labelled/pods/p",
         "POST /api/v1/namespaces/labelled/pods/p/eviction",
         "PATCH /api/v1/namespaces/labelled/configmaps/p",
+        "PATCH /api/v1/namespaces/ns/pods/p/resize",
+        "GET /api/v1/namespaces/ns/pods/p/ephemeralcontainers",
+        "GET /api/v1/namespaces/ns/pods/p/log",
+        "DELETE /api/v1/namespaces/ns/pods/p",
+        "PATCH /apis/apps/v1/namespaces/ns/deployments/d/scale",
+        "DELETE /apis/apps/v1/namespaces/ns/deployments/d",
+        "GET /apis/apps/v1/namespaces/ns/deployments/d",
+        "POST /apis/apps/v1/namespaces/n/deployments",
+        "POST /api/v1/namespaces/n/pods",
+        "POST /api/v1/namespaces/n/pods/p/exec?command=sh",
+        "PATCH /api/v1/namespaces/n",
+        "GET /api/v1/namespaces/ns",
+        "POST /api/v1/namespaces",
+        "GET /api/v1/namespaces/ns/configmaps/picket-ca.crt",
+        "POST /api/v1/namespaces/ns/configmaps",
+        "PATCH /api/v1/namespaces/ns/configmaps/picketfence",
         "GET /api/v1/pods",
         "GET /api/v1/namespaces/n/secrets",
         "DELETE /api/v1/namespaces/n/configmaps",
@@ -100,10 +161,41 @@ fn what_harms_nothing_stays_open() {
         "DELETE /apis/admissionregistration.k8s.io/v1/mutatingadmissionpolicies/picketfence",
         "PATCH /apis/apiextensions.k8s.io/v1/customresourcedefinitions/things.example.com",
         "GET /api/v1/namespaces/n/pods/x/portforward",
+        "GET /api/v1/namespaces/kubeflow/pods/x/portforward",
         "GET /livez/ping",
     ] {
         assert!(passes(&set, line), "{line}");
     }
+}
+
+#[test]
+fn an_agent_may_run_and_make_what_acts_as_itself() {
+    let own = grant(ALL).replace("[fixer]", "[labelled]");
+    let alone = compile(&[LABELLED, &own]);
+    let neighbour = LABELLED
+        .split_inclusive("app: a}}}}\n")
+        .next()
+        .expect("the first identity")
+        .replace("name: labelled", "name: neighbour")
+        .replace("app: a", "app: b");
+    let shared = compile(&[LABELLED, &own, &neighbour]);
+    for line in [
+        "POST /api/v1/namespaces/labelled/pods",
+        "POST /apis/batch/v1/namespaces/labelled/jobs",
+        "PATCH /apis/apps/v1/namespaces/labelled/deployments/d",
+        "GET /api/v1/namespaces/labelled/pods/x/exec?command=sh",
+        "PATCH /api/v1/namespaces/labelled/pods/x/ephemeralcontainers",
+    ] {
+        let decided = decide_as(&alone, "labelled", line);
+        assert!(matches!(decided, Decision::Permit(_)), "{line}: {decided:?}");
+        let Decision::Deny(denial) = decide_as(&shared, "labelled", line) else {
+            panic!("{line}: let through beside another agent")
+        };
+        assert_eq!(denial.rule(), Some("builtin/agent-pods"), "{line}");
+    }
+    // Its own labels are another matter: they say whether it is enforced at all.
+    let relabel = decide_as(&alone, "labelled", "PATCH /api/v1/namespaces/labelled/pods/x");
+    assert!(matches!(&relabel, Decision::Deny(denial) if denial.rule() == Some("builtin/agent-labels")));
 }
 
 #[test]
@@ -276,7 +368,27 @@ fn a_request_that_a_builtin_refuses_names_what_is_allowed_instead() {
         (
             "pods",
             "PUT /api/v1/namespaces/labelled/pods/p",
-            "get, list, create, delete, deletecollection pods; update pods outside namespace \"labelled\"",
+            "get, list, delete, deletecollection pods; create, update pods outside namespace \"labelled\"",
+        ),
+        (
+            "pods/exec",
+            "POST /api/v1/namespaces/ns/pods/x/exec?command=sh",
+            "create pods/exec outside namespace \"ns\"",
+        ),
+        (
+            "jobs",
+            "POST /apis/batch/v1/namespaces/ns/jobs",
+            "get, list, delete, deletecollection jobs; create, update jobs outside namespace \"ns\"",
+        ),
+        (
+            "namespaces",
+            "PUT /api/v1/namespaces/ns",
+            "get, list, create namespaces; update, delete namespaces other than \"ns\"",
+        ),
+        (
+            "configmaps",
+            "DELETE /api/v1/namespaces/n/configmaps/picket-ca.crt",
+            "get, list, create, deletecollection configmaps",
         ),
         (
             "agentgrants, configmaps",

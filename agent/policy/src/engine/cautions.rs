@@ -1,0 +1,216 @@
+//! What is in grants and a reader may not see: rights that lead past Picket, though no rule is wrong.
+//!
+//! In: a [`PolicySet`]. Out: a [`Caution`] for each such right. Policies may deny it all the same, and RBAC decides last; neither is
+//! looked at here.
+
+use std::collections::BTreeSet;
+
+use super::PolicySet;
+use super::grants::{Grant, GrantRule};
+use crate::glob::Glob;
+use crate::request::Verb;
+
+/// Why a caution is given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum CautionCause {
+    /// It gives creation and reading of Secrets.
+    TokenSecrets,
+    /// It gives port-forward to pods of every namespace.
+    PortForward,
+    /// It gives creation of pods or workloads in every namespace.
+    PodsAnywhere,
+}
+
+/// A right that grants give and that leads past Picket.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Caution {
+    /// The grants that give it, one or two.
+    pub grants: BTreeSet<String>,
+    /// What it is.
+    pub cause: CautionCause,
+}
+
+impl CautionCause {
+    /// A stable name.
+    #[must_use]
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::TokenSecrets => "token_secrets",
+            Self::PortForward => "port_forward",
+            Self::PodsAnywhere => "pods_anywhere",
+        }
+    }
+
+    /// What follows from it, and what to do.
+    #[must_use]
+    pub fn explain(self) -> &'static str {
+        match self {
+            Self::TokenSecrets => {
+                "create and read of Secrets: a Secret of type kubernetes.io/service-account-token holds a token that works without \
+                 Picket. Apply deploy/token-secrets.yaml, or take one of the two away"
+            }
+            Self::PortForward => {
+                "port-forward in every namespace: by a pod on the node's network it reaches all ports of its node. Set the grant's \
+                 namespaces to ones without such pods"
+            }
+            Self::PodsAnywhere => {
+                "creation of pods or workloads in every namespace: pods in a namespace that is not enforced reach the API server \
+                 without Picket. Set the grant's namespaces"
+            }
+        }
+    }
+}
+
+/// Resources whose creation makes pods, each with its API group.
+const MAKE_PODS: [(&str, &str); 8] = [
+    ("", "pods"),
+    ("", "replicationcontrollers"),
+    ("apps", "daemonsets"),
+    ("apps", "deployments"),
+    ("apps", "replicasets"),
+    ("apps", "statefulsets"),
+    ("batch", "cronjobs"),
+    ("batch", "jobs"),
+];
+
+impl PolicySet {
+    /// The rights that lead past Picket, by grant.
+    #[must_use]
+    pub fn cautions(&self) -> Vec<Caution> {
+        let mut found = BTreeSet::new();
+        let one = |grant: &Grant, cause| Caution {
+            grants: [grant.name().to_owned()].into(),
+            cause,
+        };
+        for grant in self.grants() {
+            if is_everywhere(grant) && gives(grant, Verb::Create, "", "pods", Some("portforward")) {
+                found.insert(one(grant, CautionCause::PortForward));
+            }
+            let makes = |(group, resource): &(&str, &str)| gives(grant, Verb::Create, group, resource, None);
+            if is_everywhere(grant) && MAKE_PODS.iter().any(makes) {
+                found.insert(one(grant, CautionCause::PodsAnywhere));
+            }
+        }
+        for identity in self.identities() {
+            let grants = self.grants_of(&identity.name);
+            let with = |verbs: &'static [Verb]| {
+                let gives = |grant: &Grant| verbs.iter().any(|verb| gives(grant, *verb, "", "secrets", None));
+                grants.iter().filter(move |grant| gives(grant))
+            };
+            // One grant that gives both says it best.
+            let both = with(&[Verb::Create]).find(|grant| {
+                with(&[Verb::Get, Verb::List, Verb::Watch]).any(|reader| reader.name() == grant.name())
+            });
+            let create = both.or_else(|| with(&[Verb::Create]).next());
+            let read = both.or_else(|| with(&[Verb::Get, Verb::List, Verb::Watch]).next());
+            if let (Some(create), Some(read)) = (create, read) {
+                found.insert(Caution {
+                    grants: [create.name().to_owned(), read.name().to_owned()].into(),
+                    cause: CautionCause::TokenSecrets,
+                });
+            }
+        }
+        found.into_iter().collect()
+    }
+}
+
+/// Whether a grant holds in every namespace.
+fn is_everywhere(grant: &Grant) -> bool {
+    grant.namespaces().is_empty() || grant.namespaces().iter().any(|glob| matches!(glob, Glob::Any))
+}
+
+/// Whether a grant gives a verb on some object of a resource, and not in dry runs alone.
+fn gives(grant: &Grant, verb: Verb, group: &str, resource: &str, subresource: Option<&str>) -> bool {
+    // A new object has a name of the rule by server-side apply, so that names are no bound but for what exists already.
+    let unbound = |rule: &GrantRule| rule.names.is_empty() || subresource.is_none();
+    grant.rules().iter().any(|rule| {
+        rule.urls.is_empty()
+            && !rule.dry_run_only
+            && rule.verbs.has(verb)
+            && rule.group_matches(group)
+            && rule.resource_matches(resource, subresource)
+            && unbound(rule)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::read_documents;
+
+    /// The codes of the cautions about grants of these rules, which hold in these namespaces, all to one identity.
+    fn codes(grants: &[(&str, &str)]) -> Vec<String> {
+        let mut text = "apiVersion: picket.dev/v1alpha1\nkind: AgentIdentity\nmetadata: {name: a}\nspec: {owner: o, attest: \
+                        {pod: {namespace: n, serviceAccount: s}}}\n"
+            .to_owned();
+        for (number, (namespaces, rule)) in grants.iter().enumerate() {
+            text += &format!(
+                "---\napiVersion: picket.dev/v1alpha1\nkind: AgentGrant\nmetadata: {{name: g{number}}}\nspec:\n  to: {{identities: \
+                 [a]}}\n  upstream: {{impersonate: {{user: u}}}}\n{namespaces}  rules: [{{{rule}}}]\n"
+            );
+        }
+        let documents = read_documents("f.yaml", &text).unwrap_or_else(|errors| panic!("{errors:?}"));
+        let set = PolicySet::compile(documents).unwrap_or_else(|errors| panic!("{errors:?}"));
+        let said = |caution: Caution| {
+            let grants: Vec<_> = caution.grants.into_iter().collect();
+            format!("{} {}", grants.join("+"), caution.cause.code())
+        };
+        set.cautions().into_iter().map(said).collect()
+    }
+
+    #[test]
+    fn rights_that_lead_past_picket_are_told() {
+        let secrets = |verbs: &str| format!("apiGroups: [''], resources: [secrets], verbs: [{verbs}]");
+        for (rule, code) in [
+            (secrets("create, get"), "g0 token_secrets"),
+            (secrets("create, list"), "g0 token_secrets"),
+            (secrets("create, watch"), "g0 token_secrets"),
+            (
+                secrets("create, patch, get") + ", resourceNames: [x]",
+                "g0 token_secrets",
+            ),
+            (
+                "apiGroups: [''], resources: [pods/portforward], verbs: [create]".to_owned(),
+                "g0 port_forward",
+            ),
+            (
+                "apiGroups: [batch], resources: [jobs], verbs: ['*']".to_owned(),
+                "g0 pods_anywhere",
+            ),
+        ] {
+            assert_eq!(codes(&[("", &rule)]), [code], "{rule}");
+        }
+        for rule in [
+            secrets("create"),
+            secrets("get, list, watch, update, patch, delete"),
+            secrets("create, get").replace("''", "example.com"),
+            "apiGroups: [''], resources: [pods/portforward], resourceNames: [web], verbs: [create]"
+                .to_owned(),
+            secrets("create") + ", dryRun: Only",
+            "apiGroups: [''], resources: [pods], verbs: [get, list, delete]".to_owned(),
+            "apiGroups: [''], resources: [pods/log, pods/exec], verbs: [get, create]".to_owned(),
+        ] {
+            assert_eq!(codes(&[("", &rule)]), [""; 0], "{rule}");
+        }
+        assert_eq!(
+            codes(&[("", "apiGroups: ['*'], resources: ['*'], verbs: ['*']")]),
+            ["g0 token_secrets", "g0 port_forward", "g0 pods_anywhere"]
+        );
+    }
+
+    #[test]
+    fn two_grants_of_one_agent_are_read_together() {
+        let (create, get) = (
+            "apiGroups: [''], resources: [secrets], verbs: [create]",
+            "apiGroups: [''], resources: [secrets], verbs: [get]",
+        );
+        assert_eq!(codes(&[("", create), ("", get)]), ["g0+g1 token_secrets"]);
+    }
+
+    #[test]
+    fn a_grant_of_some_namespaces_is_no_grant_of_all() {
+        let rule = "apiGroups: ['', batch], resources: [pods, jobs, pods/portforward], verbs: [create]";
+        assert_eq!(codes(&[("  namespaces: [shop, 'dev-*']\n", rule)]), [""; 0]);
+        assert_eq!(codes(&[("  namespaces: ['*']\n", rule)]).len(), 2);
+    }
+}
