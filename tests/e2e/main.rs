@@ -15,6 +15,7 @@ mod crds;
 mod denial;
 mod doctor;
 mod drain;
+mod escalation;
 mod examples;
 mod fairness;
 mod files;
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
         clients,
         parity,
         denial,
+        escalation,
         examples,
         fairness,
         token,

@@ -235,6 +235,7 @@ fn everything_that_deploy_installs_is_out_of_agents_reach() {
         include_str!("../../../../../deploy/enrolment.yaml"),
         include_str!("../../../../../deploy/rbac.yaml"),
         include_str!("../../../../../deploy/flow-control.yaml"),
+        include_str!("../../../../../deploy/token-secrets.yaml"),
     ];
     let mut seen = 0;
     for object in files.iter().flat_map(|file| file.split("\n---\n")) {
@@ -257,7 +258,7 @@ fn everything_that_deploy_installs_is_out_of_agents_reach() {
         assert_eq!(denied(&plain, &line).cause(), Cause::Builtin, "{line}");
         seen += 1;
     }
-    assert!(seen >= 6, "{seen} objects in deploy/");
+    assert!(seen >= 8, "{seen} objects in deploy/");
 }
 
 #[test]
