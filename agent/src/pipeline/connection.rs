@@ -3,8 +3,8 @@
 //! In: what the listener and the handshake found out. Out: the facts of audit records, and the principal.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use http::header::{AUTHORIZATION, USER_AGENT};
@@ -95,6 +95,8 @@ impl Client {
 pub(super) struct Connection {
     client: Client,
     certificate: Option<ClientCertificate>,
+    /// Whom the certificate names, made with the first record: the name stays with the certificate.
+    certified_user: OnceLock<Arc<User>>,
     caller: Arc<audit::Caller>,
     user: Arc<User>,
     released: CancellationToken,
@@ -136,6 +138,7 @@ impl Connection {
             caller: Arc::new(client.caller()),
             client,
             certificate,
+            certified_user: OnceLock::new(),
             released,
             finishing: AtomicBool::new(false),
             share: Arc::default(),
@@ -305,10 +308,13 @@ impl Connection {
     pub(super) fn certified_user(&self) -> Option<Arc<User>> {
         let certificate = self.certificate.as_ref().filter(|_| self.client.pod.is_none())?;
         let svid = certificate.check(Timestamp::now()).ok()?;
-        Some(Arc::new(User {
-            username: svid.id.to_string(),
-            ..User::default()
-        }))
+        let user = || {
+            Arc::new(User {
+                username: svid.id.to_string(),
+                ..User::default()
+            })
+        };
+        Some(Arc::clone(self.certified_user.get_or_init(user)))
     }
 
     /// Tells the record whose token a request shows that its issuer signed. Where there is no pod, the token's user is who asks.

@@ -1,7 +1,7 @@
 //! The frames of an HTTP/2 client, counted before they are read.
 //!
 //! In: a client's bytes. Out: the same bytes, or an error once the client sends frames without end that ask for nothing. Such
-//! frames are PING, SETTINGS, WINDOW_UPDATE, PRIORITY, RST_STREAM and empty DATA. They cost the node time that other pods'
+//! frames are PING, SETTINGS, WINDOW_UPDATE, PRIORITY, RST_STREAM, and DATA that is empty or padding alone. They cost the node time that other pods'
 //! requests need, and hyper answers them for as long as they come (CVE-2019-9512 to 9518). Requests and what is sent to the
 //! client earn further ones, so that clients that work never meet the limit.
 //!
@@ -35,6 +35,9 @@ const BYTES_PER_FRAME: f64 = 512.0;
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+
+/// The flag of a frame whose payload begins with the length of the padding at its end (RFC 9113 section 6.1).
+const PADDED: u8 = 0x8;
 
 /// Why a connection was closed.
 #[derive(Debug, thiserror::Error)]
@@ -101,6 +104,8 @@ struct Meter {
     head: [u8; 9],
     /// Bytes of the head that have come.
     have: usize,
+    /// Whether the next byte is the padding's length of a DATA frame.
+    padded: bool,
     in_hand: f64,
     refilled: Instant,
 }
@@ -112,6 +117,7 @@ impl Meter {
             begun: false,
             head: [0; 9],
             have: 0,
+            padded: false,
             in_hand: BURST,
             refilled: now,
         }
@@ -124,6 +130,17 @@ impl Meter {
     /// Counts the frames that begin in these bytes; false once there are too many.
     fn take(&mut self, mut bytes: &[u8], now: impl Fn() -> Instant) -> bool {
         while !bytes.is_empty() {
+            if self.padded {
+                self.padded = false;
+                // The padding ends the payload, so that nothing is left for data where the padding is as long as the rest.
+                self.skip -= 1;
+                let is_data = usize::from(bytes[0]) < self.skip;
+                bytes = &bytes[1..];
+                if !is_data && !self.spend(&now) {
+                    return false;
+                }
+                continue;
+            }
             if self.skip > 0 {
                 let skipped = self.skip.min(bytes.len());
                 self.skip -= skipped;
@@ -148,19 +165,23 @@ impl Meter {
 
     /// Counts the frame whose head has come.
     fn count(&mut self, now: impl Fn() -> Instant) -> bool {
-        let [a, b, c, kind, ..] = self.head;
+        let [a, b, c, kind, flags, ..] = self.head;
         self.skip = u32::from_be_bytes([0, a, b, c]) as usize;
         match kind {
             HEADERS => self.earn(PER_REQUEST),
-            DATA if self.skip > 0 => {}
-            _ => {
-                self.in_hand -= 1.0;
-                if self.in_hand < 0.0 {
-                    let now = now();
-                    self.earn((now - self.refilled).as_secs_f64() * PER_SECOND);
-                    self.refilled = now;
-                }
-            }
+            DATA if self.skip > 0 => self.padded = flags & PADDED != 0,
+            _ => return self.spend(now),
+        }
+        true
+    }
+
+    /// Takes one control frame; false where none is in hand.
+    fn spend(&mut self, now: impl Fn() -> Instant) -> bool {
+        self.in_hand -= 1.0;
+        if self.in_hand < 0.0 {
+            let now = now();
+            self.earn((now - self.refilled).as_secs_f64() * PER_SECOND);
+            self.refilled = now;
         }
         self.in_hand >= 0.0
     }
@@ -263,6 +284,37 @@ mod tests {
         }
         assert_eq!(pass(DATA, 1, 5000), 5000);
         assert_eq!(pass(HEADERS, 30, 5000), 5000);
+    }
+
+    /// A DATA frame with this many bytes of padding and of data.
+    fn padded(padding: u8, data: usize) -> Vec<u8> {
+        let mut frame = frame(DATA, 1 + data + usize::from(padding));
+        frame[4] = PADDED;
+        frame[9] = padding;
+        frame
+    }
+
+    #[test]
+    fn data_that_is_padding_alone_is_a_control_frame() {
+        let passed = |frame: &[u8], piece: usize| {
+            let (mut meter, now) = begun();
+            let takes = |_: &usize| frame.chunks(piece).all(|piece| meter.take(piece, || now));
+            (0..5000).take_while(takes).count()
+        };
+        for piece in [1, 9, 10, 1000] {
+            for padding in [0, 1, 255] {
+                assert_eq!(passed(&padded(padding, 0), piece), BURST as usize, "{padding}");
+                assert_eq!(passed(&padded(padding, 1), piece), 5000, "{padding}");
+            }
+            // One whose padding is longer than its payload is an error of the protocol.
+            let mut wrong = padded(0, 3);
+            wrong[9] = 200;
+            assert_eq!(passed(&wrong, piece), BURST as usize);
+        }
+        // The flag means nothing of other frames.
+        let mut headers = frame(HEADERS, 30);
+        headers[4] = PADDED;
+        assert_eq!(passed(&headers, 7), 5000);
     }
 
     #[test]
