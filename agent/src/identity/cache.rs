@@ -15,7 +15,7 @@ use super::attest::x509::Svid;
 use super::{IdentityError, ResolvedPrincipal, resolve};
 use crate::workload::Pod;
 
-/// A connection's principal. A scheme that reads more than the pod adds what it read to what is compared here.
+/// A connection's principal.
 #[derive(Debug, Default)]
 pub struct PrincipalCache(Mutex<Option<Known>>);
 

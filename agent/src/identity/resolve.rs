@@ -19,7 +19,7 @@ pub enum IdentityError {
     /// The node has had no valid set of objects since the agent's start, so nobody is known.
     #[error(
         "Picket denies every request on this node, because its objects are not valid ({reason}). Nothing is allowed until a \
-         cluster operator corrects the files; Picket reads them again by itself"
+         cluster operator corrects the objects; Picket reads them again by itself"
     )]
     NoPolicySet {
         /// Where the fault is.
@@ -104,8 +104,8 @@ pub enum IdentityError {
     },
     /// An AgentIdentity matches, and asks for more than the caller shows.
     #[error(
-        "{caller} is agent {identity} only with {missing}, and shows none that the AgentIdentity names. All that its `attest` \
-         has must hold"
+        "{caller} is agent {identity} only with {missing}, and shows none that the AgentIdentity names. Allowed instead: the \
+         same request with it, since all that the AgentIdentity's `attest` has must hold"
     )]
     Incomplete {
         /// The caller in words.
@@ -129,7 +129,7 @@ pub enum IdentityError {
         credential: &'static str,
     },
     /// The caller's token does not count, or nobody could look.
-    #[error("{0}")]
+    #[error("{0}. {remedy}", remedy = .0.remedy())]
     Token(#[from] JwtError),
     /// The caller's token is another pod's, or is bound to no pod.
     #[error(

@@ -80,7 +80,10 @@ impl PipelineMetrics {
                 SECONDS,
                 "Time from the arrival of a request until its last byte, without watches and sessions",
             ),
-            connections_open: registry.gauge("connections_open", "Connections from pods that are open"),
+            connections_open: registry.gauge(
+                "connections_open",
+                "Open connections from pods, and from clients of the gateway",
+            ),
             unattributed,
             flooded: registry.counter(
                 "flooded_connections",

@@ -16,7 +16,7 @@ const MAX_MESSAGE: usize = 4096;
 /// The condition that says whether the latest version is in force.
 pub(super) const READY: &str = "Ready";
 
-/// The condition that says that one pod could be this agent and another one, or that one agent would be two users.
+/// The condition that says that one caller could be this agent and another one, or that one agent would be two users.
 const CONFLICT: &str = "Conflict";
 
 /// The objects of the cluster with their verdicts.
@@ -102,7 +102,7 @@ impl<'j> JudgedObject<'j> {
         let reason = match (conflicts.is_empty(), two_users.is_empty()) {
             (true, true) => return conditions,
             (_, false) => "TwoUpstreamUsers",
-            (false, true) => "OnePodTwoIdentities",
+            (false, true) => "AmbiguousIdentity",
         };
         let all: Vec<_> = two_users.iter().chain(conflicts).map(String::as_str).collect();
         let mut message = all.join("; ");

@@ -86,12 +86,10 @@ pub(super) fn text(text: &str) -> Result<(), CelError> {
         }
         deepest = deepest.max(depth);
     }
-    // Signs and negations in a row are one level each.
-    let longest_row = text
-        .split(|letter: char| !matches!(letter, '!' | '-' | ' '))
-        .map(str::len)
-        .max();
-    if deepest > MAX_DEPTH || longest_row > Some(MAX_DEPTH) {
+    // Signs and negations in a row are one level each, whatever white space is between them.
+    let rows = text.split(|letter: char| !matches!(letter, '!' | '-') && !letter.is_whitespace());
+    let signs = |row: &str| row.bytes().filter(|byte| matches!(byte, b'!' | b'-')).count();
+    if deepest > MAX_DEPTH || rows.map(signs).max() > Some(MAX_DEPTH) {
         return Err(CelError::TooDeep);
     }
     Ok(())

@@ -118,6 +118,7 @@ fn depth_has_a_limit_in_every_form() {
         format!("{}claims{}", "[".repeat(deep), "]".repeat(deep)),
         format!("{}true", "!".repeat(deep)),
         format!("{}1", "-".repeat(deep)),
+        format!("{}1", "- \n".repeat(deep)),
         format!("claims{}", ".a".repeat(deep)),
         format!("{}1", "1-".repeat(deep)),
         format!("{}1", "true?1:".repeat(deep / 4)),
@@ -125,6 +126,16 @@ fn depth_has_a_limit_in_every_form() {
     ] {
         let refused = Expression::compile(&text, &["claims"]);
         assert_eq!(refused.err(), Some(CelError::TooDeep), "{}", &text[..20]);
+    }
+}
+
+#[test]
+fn white_space_is_no_depth() {
+    for text in [
+        format!("1{}+ 1", " ".repeat(200)),
+        format!("1{}+ 1", "\n".repeat(200)),
+    ] {
+        assert!(Expression::compile(&text, &[]).is_ok());
     }
 }
 

@@ -60,6 +60,41 @@ pub enum TokenError {
 }
 
 impl TokenError {
+    /// What to do about it: one sentence for each class, which ends without a full stop.
+    #[must_use]
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            Self::TooLong
+            | Self::Malformed
+            | Self::UnknownKey
+            | Self::Signature
+            | Self::Expired
+            | Self::NotYetValid => {
+                "Allowed instead: the same request with a new token of a configured issuer"
+            }
+            Self::Algorithm => {
+                "Allowed instead: the same request with a token that is signed by one of these"
+            }
+            Self::UnknownIssuer => {
+                "Allowed instead: the same request with a token of a configured issuer. A cluster operator can add the issuer to \
+                 authentication.configFile of the node"
+            }
+            Self::Audience => {
+                "Allowed instead: the same request with a token for an audience of its issuer. A cluster operator has the audiences \
+                 in authentication.configFile of the node"
+            }
+            Self::MissingClaim(_)
+            | Self::ClaimType(_)
+            | Self::EmailNotVerified
+            | Self::RequiredClaim(_)
+            | Self::Expression(_)
+            | Self::Rule(_) => {
+                "Allowed instead: the same request with a token that fulfils its issuer's rules. A cluster operator has the rules in \
+                 authentication.configFile of the node"
+            }
+        }
+    }
+
     /// A stable name of low cardinality, for metrics and records.
     #[must_use]
     pub fn code(&self) -> &'static str {

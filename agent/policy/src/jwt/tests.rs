@@ -434,3 +434,31 @@ fn a_service_accounts_token_names_its_pod_and_no_debug_output_names_claims() {
     assert!(judge_now(&json!({})).expect("good").service_account().is_none());
     assert!(!format!("{token:?}").contains("jane"), "{token:?}");
 }
+
+#[test]
+fn every_refusal_of_a_token_says_what_to_do() {
+    let name = || "c".to_owned();
+    for error in [
+        TokenError::TooLong,
+        TokenError::Malformed,
+        TokenError::Algorithm,
+        TokenError::UnknownIssuer,
+        TokenError::UnknownKey,
+        TokenError::Signature,
+        TokenError::Expired,
+        TokenError::NotYetValid,
+        TokenError::Audience,
+        TokenError::MissingClaim(name()),
+        TokenError::ClaimType(name()),
+        TokenError::EmailNotVerified,
+        TokenError::RequiredClaim(name()),
+        TokenError::Expression("e"),
+        TokenError::Rule(name()),
+    ] {
+        let remedy = error.remedy();
+        assert!(
+            remedy.starts_with("Allowed instead: the same request with a ") && !remedy.ends_with('.'),
+            "{error}: {remedy}"
+        );
+    }
+}

@@ -3,6 +3,8 @@
 //! In: the token of the [`Evidence`], verified or refused, if there is one; the AgentIdentities of the policy set. Out: an
 //! [`Attestation`]: the identities that name the token, or why it does not count. Whether a pod's token matters at all is
 //! [`PolicySet::reads_token_of_pod`]'s to say: most pods send a token that nobody asks for.
+//!
+//! The token was checked before: its signature and keys by identity/jwt, its times, audience and claims by jwt/judge.rs of picket-policy.
 
 use jiff::Timestamp;
 use picket_policy::PolicySet;

@@ -156,6 +156,12 @@ fn a_token_that_is_refused_refuses_whoever_is_asked_for_one() {
         who(Some(&pod("unknown")), Some(Err(&JwtError::NoConfiguration))),
         "jwt_no_configuration"
     );
+    let said = IdentityError::from(expired.clone()).to_string();
+    assert!(
+        said.ends_with("Allowed instead: the same request with a new token of a configured issuer"),
+        "{said}"
+    );
+    assert!(IdentityError::from(away.clone()).to_string().contains("later"));
     assert!(IdentityError::from(expired).is_unauthenticated());
     assert!(!IdentityError::from(away).is_unauthenticated());
 }

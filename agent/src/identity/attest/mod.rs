@@ -1,7 +1,7 @@
 //! Schemes: the ways in which a caller is proven to be an agent.
 //!
 //! In: [`Evidence`], all that is known of a caller. Out: from each scheme an [`Attestation`]. A scheme is one file; another
-//! one gets a file beside [`pod`], a name in [`SCHEMES`], and its part of the cache's comparison.
+//! one gets a file beside [`pod`], a name in [`SCHEMES`], and what it reads in the comparison of cache.rs.
 //!
 //! pipeline/session.rs judges sessions again by the verified token that their request showed: its text is not kept. A session ends
 //! with its credential: when that expires, and when the trust in its issuer or in its key ends.

@@ -72,6 +72,18 @@ pub enum JwtError {
 }
 
 impl JwtError {
+    /// What to do about it, as in [`TokenError::remedy`].
+    #[must_use]
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            Self::Token(error) => error.remedy(),
+            Self::Unavailable { .. } => {
+                "Allowed instead: the same request later; Picket asks the issuer again by itself. A cluster operator finds the cause in \
+                 the agent's log"
+            }
+        }
+    }
+
     /// A stable name of low cardinality, for metrics and records.
     #[must_use]
     pub fn code(&self) -> &'static str {
