@@ -13,6 +13,7 @@ mod clients;
 mod cluster_objects;
 mod crds;
 mod denial;
+mod doctor;
 mod drain;
 mod fairness;
 mod files;
@@ -57,6 +58,7 @@ fn main() -> ExitCode {
         sessions,
         life_cycle,
         cli,
+        doctor,
         records,
         reports,
         nodes,

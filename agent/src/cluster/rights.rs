@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use k8s_openapi::api::authorization::v1::{
-    ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec, SelfSubjectRulesReview,
-    SelfSubjectRulesReviewSpec,
+    ResourceAttributes, ResourceRule, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
+    SelfSubjectRulesReview, SelfSubjectRulesReviewSpec,
 };
 use kube::api::PostParams;
 use kube::{Api, Client};
@@ -189,15 +189,36 @@ pub struct RuleVerbs {
     pub complete: bool,
 }
 
+/// The rules that a client's credential has in a namespace.
+#[derive(Debug, Default, Clone)]
+pub struct Rules {
+    /// The rules: those of its roles for every namespace, and those for this one.
+    pub rules: Vec<ResourceRule>,
+    /// Whether these are all: some authorizers do not list what they allow.
+    pub complete: bool,
+}
+
 /// The verbs of the rules that a client's credential has; none, and not complete, where the API server lists no rules.
 ///
 /// # Errors
 /// [`ReviewError`] where the credential is not accepted, or nobody answers.
 pub async fn rule_verbs(client: &Client) -> Result<RuleVerbs, ReviewError> {
+    let Rules { rules, complete } = rules_in(client, LISTED_NAMESPACE).await?;
+    Ok(RuleVerbs {
+        verbs: rules.into_iter().flat_map(|rule| rule.verbs).collect(),
+        complete,
+    })
+}
+
+/// The rules that a client's credential has in a namespace; none, and not complete, where the API server lists no rules.
+///
+/// # Errors
+/// [`ReviewError`] where the credential is not accepted, or nobody answers.
+pub async fn rules_in(client: &Client, namespace: &str) -> Result<Rules, ReviewError> {
     let api: Api<SelfSubjectRulesReview> = Api::all(client.clone());
     let review = SelfSubjectRulesReview {
         spec: SelfSubjectRulesReviewSpec {
-            namespace: Some(LISTED_NAMESPACE.to_owned()),
+            namespace: Some(namespace.to_owned()),
         },
         ..SelfSubjectRulesReview::default()
     };
@@ -208,17 +229,13 @@ pub async fn rule_verbs(client: &Client) -> Result<RuleVerbs, ReviewError> {
         Ok(Err(kube::Error::Api(status))) if status.code == 401 => {
             return Err(ReviewError::Unauthorized(status.message.clone()));
         }
-        Ok(Err(kube::Error::Api(_))) => return Ok(RuleVerbs::default()),
+        Ok(Err(kube::Error::Api(_))) => return Ok(Rules::default()),
         Ok(Err(error)) => return Err(ReviewError::Unreachable(printable(&error))),
         Err(_) => return Err(ReviewError::Silent),
     };
     let without_nodes = status.evaluation_error.as_deref() == Some(WITHOUT_NODE_RULES);
-    Ok(RuleVerbs {
-        verbs: status
-            .resource_rules
-            .into_iter()
-            .flat_map(|rule| rule.verbs)
-            .collect(),
+    Ok(Rules {
+        rules: status.resource_rules,
         complete: !status.incomplete || without_nodes,
     })
 }

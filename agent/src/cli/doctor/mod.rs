@@ -2,9 +2,10 @@
 //!
 //! In: the configuration file, and folders that replace its own. Out: a [`Check`] for each thing that the agent needs, and an
 //! exit code that tells whether Picket works here. The API server is asked about the credentials and their rights
-//! (credentials.rs), and whether the configuration is this node's (node.rs).
+//! (credentials.rs; excess.rs), and whether the configuration is this node's (node.rs).
 
 mod credentials;
+mod excess;
 mod needs;
 mod node;
 

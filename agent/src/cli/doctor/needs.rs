@@ -17,7 +17,7 @@ use crate::cluster::rights::{MAX_RIGHTS, Right, RuleVerbs};
 
 /// The verb of constrained impersonation, and of releases before it and of service accounts.
 pub(super) const CONSTRAINED: &str = "impersonate:user-info";
-const PLAIN: &str = "impersonate";
+pub(super) const PLAIN: &str = "impersonate";
 
 /// What constrained impersonation takes besides, for each request: this with the request's verb, on its resource.
 pub(super) const CONSTRAINED_ON: &str = "impersonate-on:user-info:";

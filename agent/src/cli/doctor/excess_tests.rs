@@ -1,0 +1,186 @@
+//! Unit tests: rules that are too wide are named, and those of deploy/rbac.yaml are not.
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::cluster::Connector;
+use crate::cluster::testing::reviewing_with_rules;
+
+const RBAC: &str = include_str!("../../../../deploy/rbac.yaml");
+
+fn set(names: &[&str]) -> BTreeSet<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+/// What the example's grants name.
+fn granted() -> Granted {
+    Granted {
+        users: set(&["agent:triage", "agent:janitor"]),
+        groups: set(&["agents:readers", "agents:writers", "picket:agents"]),
+        accounts: set(&["bot"]),
+        tokens: set(&["deployer"]),
+        namespaces: set(&["ci"]),
+        is_complete: true,
+    }
+}
+
+fn rule(rule: Value) -> ResourceRule {
+    serde_json::from_value(rule).expect("a rule")
+}
+
+/// What `rule` gives too much.
+fn much(value: Value) -> String {
+    of_rule(&rule(value), &granted()).join(", and ")
+}
+
+#[test]
+fn the_rules_of_the_deployment_are_not_too_wide() {
+    let mut seen = 0;
+    for document in serde_saphyr::from_multiple::<Value>(RBAC).expect("YAML") {
+        for value in document["rules"].as_array().into_iter().flatten() {
+            if value.get("nonResourceURLs").is_none() {
+                assert_eq!(much(value.clone()), "", "{value}");
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen > 8, "{seen} rules");
+}
+
+#[test]
+fn each_rule_that_is_too_wide_is_said_in_words() {
+    let constrained = ["authentication.k8s.io"];
+    for (value, said) in [
+        (
+            json!({"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}),
+            "do everything",
+        ),
+        (
+            json!({"verbs": ["impersonate"], "apiGroups": [""], "resources": ["users", "groups", "serviceaccounts"]}),
+            "impersonate every user, and impersonate every group, and impersonate every service account",
+        ),
+        (
+            json!({"verbs": ["impersonate:user-info"], "apiGroups": constrained, "resources": ["users"]}),
+            "impersonate every user",
+        ),
+        (
+            json!({"verbs": ["impersonate:user-info"], "apiGroups": constrained, "resources": ["groups"],
+                "resourceNames": ["agents:readers", "system:masters"]}),
+            "impersonate group system:masters, which no AgentGrant names",
+        ),
+        (
+            json!({"verbs": ["impersonate:user-info"], "apiGroups": constrained, "resources": ["users"],
+                "resourceNames": ["agent:triage", "agent:gone"]}),
+            "impersonate user agent:gone, which no AgentGrant names",
+        ),
+        (
+            json!({"verbs": ["impersonate"], "apiGroups": constrained, "resources": ["userextras/scopes"]}),
+            "impersonate every userextra",
+        ),
+        (
+            json!({"verbs": ["impersonate"], "apiGroups": constrained, "resources": ["uids"], "resourceNames": ["7"]}),
+            "impersonate UID 7, which no AgentGrant names",
+        ),
+        (
+            json!({"verbs": ["impersonate:arbitrary-node"], "apiGroups": constrained, "resources": ["nodes"]}),
+            "impersonate by the verb impersonate:arbitrary-node, which Picket does not use",
+        ),
+        (
+            json!({"verbs": ["create"], "apiGroups": [""], "resources": ["serviceaccounts/token"]}),
+            "request tokens of every service account",
+        ),
+        (
+            json!({"verbs": ["create"], "apiGroups": [""], "resources": ["serviceaccounts/token"],
+                "resourceNames": ["deployer", "admin"]}),
+            "request tokens of service account admin, which no AgentGrant names",
+        ),
+        (
+            json!({"verbs": ["get", "list"], "apiGroups": [""], "resources": ["secrets", "pods"]}),
+            "get, list pods, secrets",
+        ),
+    ] {
+        assert_eq!(much(value.clone()), said, "{value}");
+    }
+    // Names that no grant has may be another store's.
+    let elsewhere = Granted {
+        is_complete: false,
+        ..granted()
+    };
+    let value = json!({"verbs": ["impersonate"], "apiGroups": [""], "resources": ["users"], "resourceNames": ["agent:gone"]});
+    assert_eq!(of_rule(&rule(value), &elsewhere), Vec::<String>::new());
+}
+
+/// The check of a credential with these rules in every namespace, to whose reviews the server answers so.
+async fn checked(
+    answer: impl Fn(&Value) -> Result<bool, u16> + Send + Sync + 'static,
+    rules: Value,
+    fault: Option<&str>,
+) -> Check {
+    let status = json!({"resourceRules": rules, "nonResourceRules": [],
+        "incomplete": fault.is_some(), "evaluationError": fault.unwrap_or_default()});
+    let server = reviewing_with_rules(answer, status).await;
+    let (_folder, connector) = Connector::for_tests(&server);
+    let client = connector.connect().await.expect("a client");
+    check(&client, &granted()).await
+}
+
+#[tokio::test]
+async fn a_rule_is_shown_as_it_stands_in_its_role() {
+    let rules = json!([{"verbs": ["impersonate"], "apiGroups": [""], "resources": ["users"]}]);
+    let check = checked(|_| Ok(false), rules, None).await;
+    assert_eq!(check.status, CheckStatus::Degraded);
+    assert_eq!(
+        check.detail,
+        r#"may impersonate every user, by the rule {"apiGroups":[""],"resources":["users"],"verbs":["impersonate"]} of a ClusterRole"#
+    );
+    // A listed rule explains what the API server allows, so that nothing is told twice.
+    let all = json!([{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}]);
+    let check = checked(|_| Ok(true), all, None).await;
+    assert_eq!(check.detail.lines().count(), 1, "{}", check.detail);
+    let check = checked(|_| Ok(false), json!([]), None).await;
+    assert_eq!(check.status, CheckStatus::Ok, "{check:?}");
+    let check = checked(|_| Err(401), json!([]), None).await;
+    assert!(check.detail.starts_with("not tested: "), "{check:?}");
+}
+
+#[tokio::test]
+async fn what_an_authorizer_does_not_list_is_asked_about_without_a_name() {
+    for (resource, said) in [
+        ("users", "every user"),
+        ("groups", "every group"),
+        ("serviceaccounts", "every service account"),
+        ("uids", "every UID"),
+        ("userextras", "every userextra"),
+    ] {
+        for verb in ["impersonate", "impersonate:user-info"] {
+            let answer = move |of: &Value| {
+                Ok(of["resource"] == resource && of["verb"] == verb && of["name"].is_null())
+            };
+            let check = checked(answer, json!([]), Some("a webhook does not list its rules")).await;
+            assert_eq!(check.status, CheckStatus::Degraded, "{check:?}");
+            assert_eq!(
+                check.detail,
+                format!(
+                    "may impersonate {said} by the verb {verb}, by an authorizer that does not list the rule"
+                )
+            );
+        }
+    }
+    let check = checked(
+        |_| Ok(false),
+        json!([]),
+        Some("a webhook does not list its rules"),
+    )
+    .await;
+    assert_eq!(check.status, CheckStatus::Ok);
+    assert!(check.detail.contains("does not list its own"), "{check:?}");
+}
+
+#[tokio::test]
+async fn many_rules_are_counted() {
+    let rules: Vec<_> = (0..MAX_RULES + 3)
+        .map(|number| json!({"verbs": ["get"], "apiGroups": [""], "resources": [format!("kind-{number}")]}))
+        .collect();
+    let check = checked(|_| Ok(false), json!(rules), None).await;
+    assert!(check.detail.ends_with("\nand 3 more"), "{}", check.detail);
+}
