@@ -148,10 +148,14 @@ fn resources_rule(random: &mut Random, namespaced: bool) -> RoleRule {
 
 fn verbs(random: &mut Random, all: &[&'static str]) -> Vec<String> {
     if random.once_in(6) {
-        vec!["*".to_owned()]
-    } else {
-        owned(random.some(all, 4).into_iter().copied())
+        return vec!["*".to_owned()];
     }
+    let mut verbs = owned(random.some(all, 4).into_iter().copied());
+    // Of no request, and in roles of those who impersonate.
+    if random.once_in(8) {
+        verbs.push(format!("impersonate-on:user-info:{}", random.of(all)));
+    }
+    verbs
 }
 
 fn owned<'a>(words: impl Iterator<Item = &'a str>) -> Vec<String> {

@@ -85,7 +85,7 @@ const TABLE: [Row; 12] = {
 /// Verbs of roles that no request has, in the order of the alphabet. The API server asks its authorizer for them besides the
 /// request's own verb: for `escalate` when a role is written, say. It does so for the impersonated user, and Picket for nobody.
 /// `proxy` was a verb of requests up to Kubernetes 1.9, and Kubernetes' own roles still have it.
-pub(crate) const ROLE_VERBS: [&str; 9] = [
+const ROLE_VERBS: [&str; 9] = [
     "approve",
     "attest",
     "bind",
@@ -96,6 +96,32 @@ pub(crate) const ROLE_VERBS: [&str; 9] = [
     "sign",
     "use",
 ];
+
+/// The modes of constrained impersonation (KEP-5284). A credential that may impersonate has `impersonate:MODE`, and for each request
+/// `impersonate-on:MODE:VERB`. Like [`ROLE_VERBS`] they are verbs of no request.
+const IMPERSONATION_MODES: [&str; 4] = ["arbitrary-node", "associated-node", "serviceaccount", "user-info"];
+
+/// Whether roles have a verb that no request has, in a rule about resources or, where `paths` says so, about other paths.
+pub(crate) fn is_role_verb(word: &str, paths: bool) -> bool {
+    let is_mode = |mode: &str| IMPERSONATION_MODES.contains(&mode);
+    if let Some(on) = word.strip_prefix("impersonate-on:") {
+        return on.split_once(':').is_some_and(|(mode, verb)| {
+            let verb = Verb::parse(verb).map(Verb::row);
+            is_mode(mode) && verb.is_some_and(|row| if paths { row.paths } else { row.resources })
+        });
+    }
+    !paths && (ROLE_VERBS.contains(&word) || word.strip_prefix("impersonate:").is_some_and(is_mode))
+}
+
+/// Every word that [`is_role_verb`] knows.
+pub(crate) fn role_verbs() -> impl Iterator<Item = String> {
+    let modes = IMPERSONATION_MODES.into_iter();
+    let constrained = modes.flat_map(|mode| {
+        let on = Verb::all().map(move |verb| format!("impersonate-on:{mode}:{}", verb.as_str()));
+        std::iter::once(format!("impersonate:{mode}")).chain(on)
+    });
+    ROLE_VERBS.into_iter().map(str::to_owned).chain(constrained)
+}
 
 impl Verb {
     /// Every verb there is.

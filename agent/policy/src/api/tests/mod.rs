@@ -336,6 +336,24 @@ fn what_cannot_stand_is_refused_with_its_place() {
         ),
         (
             GRANT,
+            "[get, list]",
+            "[get, 'impersonate:everybody']",
+            "verb \"impersonate:everybody\": no request has it",
+        ),
+        (
+            GRANT,
+            "[get, list]",
+            "[get, 'impersonate-on:user-info:fly']",
+            "verb \"impersonate-on:user-info:fly\": no request has it",
+        ),
+        (
+            GRANT,
+            "[get, list]",
+            "[get, 'impersonate-on:user-info:post']",
+            "verb \"impersonate-on:user-info:post\": no request has it",
+        ),
+        (
+            GRANT,
             "    apiGroups: [\"\"]\n",
             "",
             "13:5: field `spec.rules[0].apiGroups` is required",

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::field::FieldErrors;
 use crate::kubernetes::resources::{group_error, misspelt, name_error, resource_error, scope_error};
-use crate::kubernetes::verbs::{ROLE_VERBS, Verb};
+use crate::kubernetes::verbs::{Verb, is_role_verb, role_verbs};
 use crate::yaml::FieldPath;
 
 /// Most characters of a resource: two DNS labels with a slash. Rules in CEL read each, so that no more is a bound on their cost.
@@ -18,8 +18,8 @@ pub(super) const MAX_RESOURCE: usize = 128;
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PolicyRule {
     /// The verbs, or `*` for all. get, list, watch, create, update, patch, delete and deletecollection are of resources;
-    /// get, head, post, put, patch, delete and options are of other paths. Other verbs of Kubernetes' own roles, such as escalate
-    /// or impersonate, may stand here and grant nothing: the API server checks them itself.
+    /// get, head, post, put, patch, delete and options are of other paths. Other verbs of Kubernetes' own roles, such as escalate,
+    /// impersonate or impersonate:user-info, may stand here and grant nothing: the API server checks them itself.
     #[schemars(schema_with = "role_verbs_schema")]
     pub verbs: Vec<String>,
     /// The API groups, or `*` for all. The core group is the empty string. Required with resources.
@@ -72,16 +72,20 @@ pub(crate) const STORED_SUBRESOURCES: [&str; 2] = ["status", "scale"];
 
 /// The words are refused by [`check_verbs`], which says of what they are no verbs.
 pub(super) fn verbs_schema(_: &mut SchemaGenerator) -> Schema {
-    schema_of_words(Verb::all().map(Verb::as_str).chain(["*"]))
+    schema_of_words(Verb::all().map(|verb| verb.as_str().to_owned()))
 }
 
 /// Likewise for rules that roles are copied into.
 fn role_verbs_schema(_: &mut SchemaGenerator) -> Schema {
-    schema_of_words(Verb::all().map(Verb::as_str).chain(ROLE_VERBS).chain(["*"]))
+    schema_of_words(
+        Verb::all()
+            .map(|verb| verb.as_str().to_owned())
+            .chain(role_verbs()),
+    )
 }
 
-fn schema_of_words<'w>(words: impl Iterator<Item = &'w str>) -> Schema {
-    let words: Vec<_> = words.collect();
+fn schema_of_words(words: impl Iterator<Item = String>) -> Schema {
+    let words: Vec<_> = words.chain(["*".to_owned()]).collect();
     json_schema!({
         "type": "array",
         "minItems": 1,
@@ -101,7 +105,7 @@ impl PolicyRule {
                 errors,
                 &verbs,
                 &self.verbs,
-                (Verb::of_paths(), &[]),
+                (Verb::of_paths(), |verb| is_role_verb(verb, true)),
                 "nonResourceURLs",
             );
         }
@@ -114,8 +118,13 @@ impl PolicyRule {
             let reason = format!("field `{path}.resources` or `{path}.nonResourceURLs` is required");
             errors.add(path.field("resources"), reason);
         }
-        let known = (Verb::of_resources(), &ROLE_VERBS[..]);
-        check_verbs(errors, &verbs, &self.verbs, known, "resources");
+        check_verbs(
+            errors,
+            &verbs,
+            &self.verbs,
+            (Verb::of_resources(), |verb| is_role_verb(verb, false)),
+            "resources",
+        );
         errors.add_each(&path.field("apiGroups"), &self.api_groups, api_group);
         errors.add_each(&path.field("resources"), &self.resources, |resource| {
             self.resource(resource, namespaced)
@@ -207,6 +216,8 @@ impl PolicyRule {
         let plain = |part: &str| !part.is_empty() && !part.contains(['*', '?', '/']);
         let good = match text.split_once('/') {
             None => text == "*" || plain(text),
+            // Roles of impersonation name an extra by its key, which may be a domain and a path.
+            Some(("userextras", key)) => !key.is_empty() && !key.contains(['*', '?']),
             Some((resource, sub)) => (resource == "*" || plain(resource)) && plain(sub),
         };
         if !good {
@@ -214,8 +225,11 @@ impl PolicyRule {
                 "resource {text:?}: RBAC knows `pods`, `pods/log`, `*/scale` and `*`"
             ));
         }
+        // What can be impersonated is a resource of no request: `users`, or `nodes` of the group authentication.k8s.io.
+        let of_requests = !self.verbs.iter().all(|verb| is_role_verb(verb, false));
+        let wrong_group = || resource_error(&self.api_groups, text).filter(|_| of_requests);
         misspelt(text)
-            .or_else(|| resource_error(&self.api_groups, text))
+            .or_else(wrong_group)
             .or_else(|| scope_error(&self.api_groups, text).filter(|_| namespaced))
     }
 }
@@ -258,12 +272,12 @@ pub(super) fn check_verbs(
     errors: &mut FieldErrors,
     path: &FieldPath,
     verbs: &[String],
-    (known, others): (impl Iterator<Item = Verb>, &[&str]),
+    (known, others): (impl Iterator<Item = Verb>, fn(&str) -> bool),
     about: &str,
 ) {
     let known: Vec<_> = known.map(Verb::as_str).collect();
     errors.add_each(path, verbs, |verb| {
-        (verb != "*" && !known.contains(&verb) && !others.contains(&verb)).then(|| {
+        (verb != "*" && !known.contains(&verb) && !others(verb)).then(|| {
             let known = known.join(", ");
             format!("verb {verb:?}: no request has it; verbs of {about}: {known}, *")
         })

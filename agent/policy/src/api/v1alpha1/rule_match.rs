@@ -142,7 +142,7 @@ impl Match {
             errors,
             &path.field("verbs"),
             verbs,
-            (Verb::of_paths(), &[]),
+            (Verb::of_paths(), |_| false),
             "nonResourceURLs",
         );
     }
@@ -158,7 +158,7 @@ impl Match {
             errors,
             &path.field("verbs"),
             verbs,
-            (Verb::of_resources(), &[]),
+            (Verb::of_resources(), |_| false),
             "resources",
         );
         let resources = texts(&self.resources);

@@ -114,6 +114,11 @@ yes | PATCH /api/v1/namespaces/n/services/x | {verbs: [patch], apiGroups: [''], 
 no  | GET /api/v1/namespaces/n/serviceaccounts/x | {verbs: [impersonate, use], apiGroups: [''], resources: [serviceaccounts]}
 yes | GET /api/v1/namespaces/n/serviceaccounts/x | {verbs: [impersonate, get], apiGroups: [''], resources: [serviceaccounts]}
 no  | PATCH /apis/rbac.authorization.k8s.io/v1/clusterroles/x | {verbs: [escalate, bind], apiGroups: [rbac.authorization.k8s.io], resources: [clusterroles]}
+no  | GET /api/v1/namespaces/n/pods/x | {verbs: ['impersonate:user-info'], apiGroups: [authentication.k8s.io], resources: [users], resourceNames: ['agent:triage']}, {verbs: ['impersonate-on:user-info:get'], apiGroups: ['*'], resources: ['*']}
+yes | GET /api/v1/namespaces/n/pods/x | {verbs: ['impersonate-on:user-info:get', get], apiGroups: ['*'], resources: ['*']}
+no  | GET /metrics | {verbs: ['impersonate-on:user-info:get'], nonResourceURLs: ['*']}
+yes | GET /metrics | {verbs: ['impersonate-on:serviceaccount:post', get], nonResourceURLs: [/metrics]}
+no  | GET /api/v1/nodes/x | {verbs: ['impersonate:associated-node', 'impersonate:arbitrary-node', 'impersonate:serviceaccount'], apiGroups: [authentication.k8s.io], resources: [nodes, serviceaccounts, userextras/picket.dev/pod]}
 # What every client needs comes with any grant.
 yes | GET /api                  | {verbs: [get], apiGroups: [''], resources: [pods]}
 yes | GET /apis/apps/v1         | {verbs: [get], apiGroups: [''], resources: [pods]}
