@@ -16,7 +16,6 @@ use serde::Serialize;
 
 use crate::approval::ApprovalError;
 use crate::audit::{AuditError, AuditId};
-use crate::identity::jwt::JwtError;
 use crate::identity::{ClaimError, IdentityError};
 use crate::upstream::{AUDIT_ID, SendError};
 
@@ -208,12 +207,9 @@ impl Rejection {
 
     /// Whether identity, grants or policy said no, as opposed to something that failed.
     pub fn is_denial(&self) -> bool {
-        if matches!(
-            self,
-            Rejection::Identity(
-                IdentityError::Unlisted { .. } | IdentityError::Token(JwtError::Unavailable { .. })
-            )
-        ) {
+        if matches!(self, Rejection::Identity(IdentityError::Unlisted { .. }))
+            || matches!(self, Rejection::Identity(IdentityError::Token(error)) if error.is_transient())
+        {
             return false;
         }
         matches!(
@@ -250,7 +246,7 @@ impl Rejection {
             | Rejection::BodyLost => class(StatusCode::BAD_REQUEST, "BadRequest", false),
             // A watch is answered as in an outage: an agent's restart must not make every informer list anew.
             Rejection::Identity(IdentityError::Unlisted { .. }) => outage(asked),
-            Rejection::Identity(IdentityError::Token(JwtError::Unavailable { .. })) => {
+            Rejection::Identity(IdentityError::Token(error)) if error.is_transient() => {
                 class(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", true)
             }
             Rejection::Identity(error) if error.is_unauthenticated() => {
@@ -271,6 +267,7 @@ impl Rejection {
             }
             Rejection::Upstream(error) => match error {
                 SendError::Unreachable(_)
+                | SendError::NoCredential
                 | SendError::Exhausted
                 | SendError::NotTaken(_)
                 | SendError::Interrupted(_) => outage(asked),

@@ -7,6 +7,7 @@
 #![deny(dead_code)]
 
 mod agent_down;
+mod boot;
 mod dial;
 mod foreign;
 mod guards;
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
         metrics,
         // Last: what they do to the agent would show in the others if it went wrong.
         agent_down,
+        boot,
         foreign,
         upgrade,
         life,

@@ -1,8 +1,11 @@
 //! The composition root: opens every part, joins the parts, and serves until the process is asked to stop.
 //!
-//! In: a checked [`Config`]. Out: nothing but the process's end. A part that cannot be opened stops the start; a part that ends
-//! while the others run ends the process, since a node with half an agent would look enforced and not be.
+//! In: a checked [`Config`]. Out: nothing but the process's end. What others write to files, objects among it, stops no start: what
+//! cannot be used refuses what depends on it (files.rs). A part that cannot be opened stops the start, after the kernel programs
+//! have closed the node. A part that ends while the others run ends the process, since a node with half an agent would look enforced
+//! and not be.
 
+mod files;
 mod initial_sync;
 mod metrics;
 mod node_name;
@@ -20,30 +23,30 @@ use picket_common::LAYOUT;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::admin::{self, ConfiguredName};
+use crate::admin::{self, ConfiguredName, SocketError};
 use crate::audit::{self, AuditLog};
+use crate::cluster::Connector;
 use crate::config::Config;
-use crate::enforce::watchdog;
-use crate::identity::jwt::Issuers;
+use crate::endpoints::{self, EndpointTarget};
+use crate::enforce::{self, watchdog};
 use crate::kernel::{Kernel, KernelConfig, KernelCounters, KernelMetrics, NodeState};
 use crate::listener::InPodListener;
 use crate::notify::{EventQueue, KubeEvent};
-use crate::pki::{CaFiles, TrustBundles};
 use crate::runtime::phase::PhaseControl;
 use crate::runtime::readiness::{Pending, Readiness};
 use crate::runtime::signals;
 use crate::runtime::workers::{self, Workers};
 use crate::session::Registry;
 use crate::store::Store;
-use crate::tls::Certificates;
 use crate::upgrade::{self, Successor, SuccessorConnection, UpgradeMetrics};
-use crate::upstream::Upstream;
 use crate::workload::Netns;
+use crate::workload::tree::Tree;
 
 pub use metrics::metrics_reference;
 
+use files::FileParts;
 use metrics::ModuleMetrics;
-use settings::{cgroup_root, server_names, upstream_config};
+use settings::{cgroup_root, endpoints_config};
 use shutdown::Shutdown;
 use wiring::{Handles, Tasks};
 
@@ -82,11 +85,12 @@ impl std::fmt::Debug for App {
 }
 
 impl App {
-    /// Opens every part. The kernel comes last: it is the one whose effect outlives a start that fails.
+    /// Opens every part. The kernel comes as early as may be: after a boot the node is open until its programs are loaded, and
+    /// stays closed once they are, whatever fails later.
     ///
     /// # Errors
-    /// The part that cannot be opened, with file, line and reason where there are any. Objects that are not valid stop the start
-    /// of a successor only; other agents deny every request until the objects are.
+    /// The part that cannot be opened, with file, line and reason where there are any. Objects and other files that cannot be used
+    /// stop the start of a successor only; other agents refuse what depends on them until they can.
     pub async fn build(config: Config) -> anyhow::Result<Self> {
         let metrics = ModuleMetrics::register();
         let store = Arc::new(Store::open_or_deny_all(
@@ -96,55 +100,50 @@ impl App {
         let mut tasks = Tasks::default();
         // Before anything that takes time: until the objects are listed, every request is denied.
         tasks.spawn("objects of the cluster", wiring::cluster_objects(&config, &store));
-        let issuers = Issuers::open(config.authentication.config_file.clone(), metrics.jwt.clone())?;
-        let files = CaFiles {
-            certificate: config.tls.ca_certificate_file.clone(),
-            key: config.tls.ca_key_file.clone(),
-        };
-        let trust_bundles = TrustBundles::open(config.tls.trust_bundles.clone())?;
-        let certificates = Certificates::open(files, &server_names(&config), trust_bundles)?;
         let threads = workers::count();
+        let files = FileParts::open(&config, &metrics, threads)?;
+        let successor = successor(&config, &store, &files, &metrics.upgrade).await?;
+        let readiness = Readiness::default();
+        let (place, alone) = (config.admin.socket.clone(), successor.is_none());
+        let socket = tokio::task::spawn_blocking(move || admin::own_socket(&place, alone)).await?;
+        // What fails beside another agent fails before the kernel programs are replaced: that agent's hold the node.
+        let socket = match socket {
+            Err(error) if !alone || matches!(error, SocketError::Taken(_)) => return Err(error.into()),
+            socket => socket,
+        };
+        let observer = || Some(metrics.pipeline.observer());
+        let joined = successor
+            .as_ref()
+            .map(|_| AuditLog::join(&config.audit, observer()));
+        let joined = joined.transpose()?;
+        let kernel = load_kernel(&config, &readiness, alone).await?;
+        let (node, node_listener) = node_listener(successor.as_ref())?;
+        prepare_kernel(&kernel, &config, &node_listener)?;
+        let socket = socket?;
         let workers = Workers::start(threads).context("cannot start the threads of the data path")?;
-        let upstream = Upstream::open(upstream_config(&config)?, threads)?;
-        let cgroup_root = cgroup_root(&config)?;
-        let successor = successor(&config, &store, &metrics.upgrade).await?;
-        let audit = match &successor {
-            Some(_) => AuditLog::join(&config.audit, Some(metrics.pipeline.observer()))?,
-            None => AuditLog::open(&config.audit, Some(metrics.pipeline.observer()))?,
+        let audit = match joined {
+            Some(joined) => joined,
+            None => AuditLog::open(&config.audit, observer())?,
         };
         audit::register_metrics(&metrics.registry, Arc::clone(audit.stats()));
         let sessions = Registry::new(metrics.session.clone(), store.epoch().clone());
         let cancel = CancellationToken::new();
-        let readiness = Readiness::default();
         // Before anybody can ask.
         let pods_ready = readiness.register("pods");
         let endpoints_ready = readiness.register("protected-endpoints");
         let phase = PhaseControl::new(successor.is_some());
-        // Served from here on, since loading the kernel programs may have to wait.
-        let (place, alone) = (config.admin.socket.clone(), successor.is_none());
-        let socket = tokio::task::spawn_blocking(move || admin::own_socket(&place, alone)).await??;
         let name = ConfiguredName::of(&socket, &config.admin.socket);
         let shown = wiring::admin(
             &metrics.registry,
             &readiness,
             &audit,
-            &upstream,
+            &files,
             &sessions,
             &store,
             &phase,
         );
         let served = wiring::admin_socket(socket, name, shown, phase.watch());
         tasks.spawn("admin socket", served);
-        let kernel = watchdog::load(
-            &KernelConfig {
-                cgroup_root,
-                bpffs: config.kernel.bpffs.clone(),
-            },
-            &readiness,
-            successor.is_none(),
-        )?;
-        let (node, node_listener) = node_listener(successor.as_ref())?;
-        prepare_kernel(&kernel, &config, &node_listener)?;
         let kernel_metrics =
             KernelMetrics::register(&metrics.registry, KernelCounters::of(Arc::clone(&kernel)));
         let (kube_events, to_post) = EventQueue::channel(metrics.notify.clone());
@@ -152,10 +151,8 @@ impl App {
             config: Arc::new(config),
             metrics,
             store,
-            issuers,
-            certificates,
+            files,
             workers,
-            upstream,
             audit,
             sessions,
             kernel,
@@ -271,6 +268,7 @@ impl App {
         wiring::node_listener(&mut tasks, &handles, &shared, shutdown, self.node_listener)?;
         wiring::gateway(&mut tasks, &handles, &shared, shutdown)?;
         wiring::initial_sync(&mut tasks, &handles, &shared, pods.clone(), self.pods_ready);
+        wiring::kubeconfig(&mut tasks, &handles);
         wiring::node_name(&mut tasks, &handles, pods.clone());
         wiring::files(&mut tasks, &handles, &shared);
         wiring::metrics(&mut tasks, &handles, pods);
@@ -293,24 +291,58 @@ impl App {
 /// Begins an upgrade, where another agent runs on the node.
 ///
 /// # Errors
-/// Where the other agent refuses or does not answer; and where the objects are not valid, since it keeps serving by a set that is. It is not asked for
-/// anything then: a start that is tried again and again would have it pause each time.
+/// Where the other agent refuses or does not answer; and where the objects are not valid or another file cannot be used, since it
+/// keeps serving by those that can. It is not asked for anything then: a start that is tried again and again would have it pause each time.
 async fn successor(
     config: &Config,
     store: &Store,
+    files: &FileParts,
     metrics: &UpgradeMetrics,
 ) -> anyhow::Result<Option<Successor>> {
     let (socket, limit) = (config.admin.upgrade_socket(), upgrade::REQUEST_LIMIT);
     if store.why_deny_all().is_some() && upgrade::has_predecessor(&socket, limit).await? {
         store.listed(LIST_LIMIT).await;
     }
-    let Some(reason) = store.why_deny_all() else {
+    let Some(reason) = unfit(config, store, files).await else {
         return Ok(upgrade::request(&socket, &config.node_name, LAYOUT, limit, metrics).await?);
     };
     if upgrade::has_predecessor(&socket, limit).await? {
-        bail!("upgrade failed: the predecessor keeps serving, because the objects are not valid: {reason}");
+        bail!("upgrade failed: the predecessor keeps serving, because {reason}");
     }
     Ok(None)
+}
+
+/// Why an agent would serve worse than one that has read good files: what others wrote that cannot be used now.
+async fn unfit(config: &Config, store: &Store, files: &FileParts) -> Option<String> {
+    if let Some(reason) = store.why_deny_all() {
+        return Some(format!("the objects are not valid: {reason}"));
+    }
+    if let Some((part, fault)) = files.faults().into_iter().next() {
+        return Some(format!("the files of `{part}` cannot be used: {fault}"));
+    }
+    let connected = Connector::new(&config.cluster.kubeconfig).connect().await;
+    connected.err().map(|error| error.to_string())
+}
+
+/// Loads the kernel programs. `alone`, they close the node at once; otherwise the predecessor's hold its pods.
+async fn load_kernel(config: &Config, readiness: &Readiness, alone: bool) -> anyhow::Result<Arc<Kernel>> {
+    let cgroup_root = cgroup_root(config)?;
+    let settings = KernelConfig {
+        cgroup_root: cgroup_root.clone(),
+        bpffs: config.kernel.bpffs.clone(),
+    };
+    let kernel = watchdog::load(&settings, readiness, alone)?;
+    if alone {
+        let mut known = endpoints_config(config, Default::default());
+        // The API server that the agent itself asks.
+        if let Ok(server) = Connector::new(&config.cluster.kubeconfig).server().await {
+            known.redirect.extend(EndpointTarget::of_url(&server));
+        }
+        let (_, scan) = Tree::open(cgroup_root)?;
+        enforce::close_node(&kernel, &endpoints::known_at_start(known), &scan.borrow())
+            .context("the node cannot be closed")?;
+    }
+    Ok(kernel)
 }
 
 /// The node's own network namespace, with the listener of the predecessor there or a new one.

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use anyhow::{Context, bail};
 
 use crate::config::Config;
-use crate::endpoints::EndpointTarget;
+use crate::endpoints::{EndpointTarget, ProtectedEndpoints, ProtectedEndpointsConfig};
 use crate::kernel;
 use crate::upstream::{NodeCredential, UpstreamConfig};
 
@@ -37,7 +37,7 @@ pub(super) fn upstream_config(config: &Config) -> anyhow::Result<UpstreamConfig>
 }
 
 /// Where the API server is, as the configuration says.
-pub(super) fn api_servers(config: &Config) -> Vec<EndpointTarget> {
+fn api_servers(config: &Config) -> Vec<EndpointTarget> {
     let upstream = config.upstream.server.parse().ok();
     let upstream = upstream.and_then(|url| EndpointTarget::of_url(&url));
     config
@@ -65,8 +65,21 @@ pub(super) fn server_names(config: &Config) -> Vec<String> {
     extra.chain(endpoints).chain(gateway).collect()
 }
 
+/// The protected endpoints as the configuration has them, and those that the kernel has already.
+pub(super) fn endpoints_config(config: &Config, inherited: ProtectedEndpoints) -> ProtectedEndpointsConfig {
+    let gateway = config.gateway.iter();
+    ProtectedEndpointsConfig {
+        node: config.node_name.clone(),
+        redirect: api_servers(config),
+        deny: denied(config),
+        deny_on_nodes: gateway.map(|gateway| gateway.listen.port()).collect(),
+        allow: config.protected_endpoints.allow.iter().copied().collect(),
+        inherited,
+    }
+}
+
 /// What enforced pods may not reach, besides what is denied everywhere: the gateway's own address too.
-pub(super) fn denied(config: &Config) -> Vec<EndpointTarget> {
+fn denied(config: &Config) -> Vec<EndpointTarget> {
     let gateway = config.gateway.as_ref().map(|gateway| gateway.listen);
     let gateway = gateway.filter(|address| !address.ip().is_unspecified());
     let configured = config.protected_endpoints.deny.iter().cloned();

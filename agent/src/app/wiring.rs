@@ -3,6 +3,7 @@
 //! In: every part, opened. Out: [`Tasks`] that run until the process ends.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use futures::FutureExt;
@@ -12,10 +13,11 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::files::FileParts;
 use super::initial_sync::InitialSync;
 use super::metrics::ModuleMetrics;
 use super::node_name;
-use super::settings::{api_servers, cgroup_root, denied as denied_endpoints};
+use super::settings::{cgroup_root, endpoints_config};
 use super::shutdown::Shutdown;
 use super::unknown_issuers;
 use crate::admin::api::ObjectList;
@@ -24,9 +26,8 @@ use crate::audit::AuditLog;
 use crate::cluster::Connector;
 use crate::config::Config;
 use crate::denied::{self, Denials, DeniedConnection};
-use crate::endpoints::{ProtectedEndpoints, ProtectedEndpointsConfig};
+use crate::endpoints::ProtectedEndpoints;
 use crate::enforce::{self, KernelEnforcer, NodeListener, watchdog};
-use crate::identity::jwt::Issuers;
 use crate::kernel::lease::KernelWriteLease;
 use crate::kernel::{Class, Kernel, KernelMetrics};
 use crate::listener::{Arrival, GatewayListener, GatewayServing, InPodListener, Sockets};
@@ -38,13 +39,17 @@ use crate::runtime::readiness::{Pending, Readiness};
 use crate::runtime::workers::Workers;
 use crate::session::{self, Registry};
 use crate::store::Store;
-use crate::tls::Certificates;
 use crate::upgrade::{self, Predecessor, Successor, SuccessorConnection};
-use crate::upstream::Upstream;
 use crate::workload::{self, Names, Netns, Pod, PodCounts, Selection, Workload, WorkloadConfig};
 
 /// Connections between accept and their own task; each holds a few hundred bytes, and handing one on takes microseconds.
 const ARRIVALS: usize = 1024;
+
+/// The name in `/readyz` of the kubeconfig.
+const CLUSTER: &str = "cluster";
+
+/// How often a kubeconfig is read that could not be used at the start.
+const KUBECONFIG_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What `/readyz` says of an agent that drains.
 const DRAINING: &str = "the agent is stopping and accepts no more connections";
@@ -55,10 +60,8 @@ pub(super) struct Handles {
     pub(super) config: Arc<Config>,
     pub(super) metrics: ModuleMetrics,
     pub(super) store: Arc<Store>,
-    pub(super) issuers: Issuers,
-    pub(super) certificates: Arc<Certificates>,
+    pub(super) files: FileParts,
     pub(super) workers: Workers,
-    pub(super) upstream: Upstream,
     pub(super) audit: AuditLog,
     pub(super) sessions: Registry,
     pub(super) kernel: Arc<Kernel>,
@@ -181,18 +184,7 @@ pub(super) async fn workload(handles: &Handles, shared: &Shared) -> anyhow::Resu
         kubeconfig: config.cluster.kubeconfig.clone(),
         selection: Selection::with_labels(config.enforce.namespaces.clone(), &config.enforce.match_labels)?,
         static_pods: config.enforce.static_pods,
-        endpoints: ProtectedEndpointsConfig {
-            node: config.node_name.clone(),
-            redirect: api_servers(config),
-            deny: denied_endpoints(config),
-            deny_on_nodes: config
-                .gateway
-                .iter()
-                .map(|gateway| gateway.listen.port())
-                .collect(),
-            allow: config.protected_endpoints.allow.iter().copied().collect(),
-            inherited: enforce::in_kernel(kernel)?,
-        },
+        endpoints: endpoints_config(config, enforce::in_kernel(kernel)?),
         redirected: redirected.map(|(cgroup, _)| *cgroup).collect(),
         known: classes.iter().map(|(cgroup, _)| *cgroup).collect(),
         phase: handles.phase.watch(),
@@ -377,6 +369,22 @@ pub(super) fn cluster_objects(
     Arc::clone(store).follow_cluster(connector, CancellationToken::new())
 }
 
+/// The kubeconfig, where it could not be used at the start: `/readyz` says so until it can.
+pub(super) fn kubeconfig(tasks: &mut Tasks, handles: &Handles) {
+    let connector = Connector::new(&handles.config.cluster.kubeconfig);
+    let readiness = handles.readiness.clone();
+    tasks.spawn("kubeconfig", async move {
+        while let Err(error) = connector.connect().await {
+            readiness.fails(CLUSTER, error.to_string());
+            tokio::time::sleep(KUBECONFIG_INTERVAL).await;
+        }
+        if readiness.works(CLUSTER) {
+            tracing::info!("the kubeconfig can be used");
+        }
+        std::future::pending::<()>().await;
+    });
+}
+
 /// Whether the configured node name is this node's.
 pub(super) fn node_name(tasks: &mut Tasks, handles: &Handles, status: watch::Receiver<PodCounts>) {
     let (node, readiness) = (handles.config.node_name.clone(), handles.readiness.clone());
@@ -386,13 +394,13 @@ pub(super) fn node_name(tasks: &mut Tasks, handles: &Handles, status: watch::Rec
 /// What is read from files again while the agent runs: policies, certificates, trust bundles, the credential.
 pub(super) fn files(tasks: &mut Tasks, handles: &Handles, shared: &Shared) {
     let Handles {
-        store,
+        store, files, cancel, ..
+    } = handles;
+    let FileParts {
         issuers,
         certificates,
         upstream,
-        cancel,
-        ..
-    } = handles;
+    } = files;
 
     // Not ended with the others: requests and sessions go on while the agent drains, and are judged by the files.
     tasks.spawn("policy files", Arc::clone(store).watch(CancellationToken::new()));
@@ -420,9 +428,9 @@ pub(super) fn metrics(tasks: &mut Tasks, handles: &Handles, status: watch::Recei
         workload,
         ..
     } = handles.metrics.clone();
-    let upstream = handles.upstream.clone();
+    let upstream = handles.files.upstream.clone();
     let expiry = move || upstream.credential_not_after();
-    let served = Arc::clone(&handles.certificates);
+    let served = Arc::clone(&handles.files.certificates);
     tasks.spawn("certificate metrics", certificates.follow(served, expiry));
     tasks.spawn("pod metrics", workload.follow(status));
     tasks.spawn("policy metrics", store.follow(Arc::clone(&handles.store)));
@@ -504,12 +512,12 @@ pub(super) fn connections(
     shutdown: &Shutdown,
 ) -> anyhow::Result<()> {
     let pipeline = Pipeline::new(
-        &handles.certificates,
+        &handles.files.certificates,
         IdentitySources {
             store: Arc::clone(&handles.store),
-            issuers: handles.issuers.clone(),
+            issuers: handles.files.issuers.clone(),
         },
-        handles.upstream.clone(),
+        handles.files.upstream.clone(),
         handles.audit.clone(),
         shutdown.drain.clone(),
         handles.sessions.clone(),
@@ -557,7 +565,7 @@ pub(super) fn admin(
     metrics: &Arc<MetricsRegistry>,
     readiness: &Readiness,
     audit: &AuditLog,
-    upstream: &Upstream,
+    files: &FileParts,
     sessions: &Registry,
     store: &Arc<Store>,
     phase: &PhaseControl,
@@ -572,7 +580,7 @@ pub(super) fn admin(
         ready: report(
             readiness.clone(),
             audit.clone(),
-            upstream.clone(),
+            files.clone(),
             Arc::clone(store),
             reported,
         ),
@@ -610,7 +618,7 @@ pub(super) async fn admin_socket(
 fn report(
     readiness: Readiness,
     audit: AuditLog,
-    upstream: Upstream,
+    files: FileParts,
     store: Arc<Store>,
     phase: PhaseWatch,
 ) -> Arc<dyn Fn() -> ReadyReport + Send + Sync> {
@@ -620,11 +628,11 @@ fn report(
             ("audit", audit.stats().failure()),
             ("drain", draining),
             ("objects", store.why_deny_all()),
-            ("upstream", upstream.credential_error()),
         ];
         let failing = failing
             .into_iter()
-            .filter_map(|(part, reason)| reason.map(|reason| (part, reason)));
+            .filter_map(|(part, reason)| reason.map(|reason| (part, reason)))
+            .chain(files.failing());
         ReadyReport {
             waiting: readiness.waiting().into_iter().map(str::to_owned).collect(),
             failing: readiness

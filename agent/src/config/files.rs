@@ -49,7 +49,7 @@ impl Config {
             }
         }
         for bundle in &self.tls.trust_bundles {
-            if let Err(error) = TrustBundles::open(vec![bundle.clone()]) {
+            if let Err(error) = TrustBundles::check(bundle) {
                 note("tls.trustBundles", error.to_string());
             }
         }

@@ -114,6 +114,12 @@ impl EndpointIndex {
         changed
     }
 
+    /// An API server's address that was not known at the start.
+    pub(super) fn redirect_too(&mut self, target: EndpointTarget) -> bool {
+        self.config.redirect.push(target);
+        true
+    }
+
     /// The answer to a lookup.
     pub(super) fn answer(&mut self, host: &str, found: &[IpAddr], now: Instant) {
         self.names.answer(host, found, now);

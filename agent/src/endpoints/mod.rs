@@ -64,6 +64,9 @@ const REFRESH_INTERVAL: Duration = Duration::from_secs(10);
 /// The shortest time between two looks: events come in bursts, and a look at the largest clusters takes some 20 ms.
 const REFRESH_GAP: Duration = Duration::from_millis(50);
 
+/// How often a kubeconfig is read that could not be used at the start.
+const KUBECONFIG_INTERVAL: Duration = Duration::from_secs(1);
+
 /// How many addresses of a change go into the log.
 const LOGGED_ADDRESSES: usize = 16;
 
@@ -166,6 +169,22 @@ impl Shared {
     }
 }
 
+/// The protected endpoints that are known without the cluster and without DNS, at this moment.
+#[must_use]
+pub fn known_at_start(config: ProtectedEndpointsConfig) -> ProtectedEndpoints {
+    let mut index = EndpointIndex::new(config, kernel_limit());
+    match node_addresses::addresses() {
+        Ok(addresses) => drop(index.set_node_addresses(addresses)),
+        Err(error) => tracing::warn!(%error, "the agent cannot read the node's addresses at its start"),
+    }
+    index.refresh(Instant::now()).0
+}
+
+/// How many protected endpoints the kernel holds.
+fn kernel_limit() -> usize {
+    usize::try_from(picket_common::ENDPOINTS_MAX).unwrap_or(usize::MAX)
+}
+
 /// Begins: the protected endpoints that are known without the cluster, and the part that finds the others when it is run.
 pub fn start<R, O>(
     config: ProtectedEndpointsConfig,
@@ -175,10 +194,9 @@ where
     R: Resolve,
     O: Fn() -> io::Result<BTreeSet<IpAddr>> + Send + Sync,
 {
-    let limit = usize::try_from(picket_common::ENDPOINTS_MAX).unwrap_or(usize::MAX);
     let (sender, endpoints) = watch::channel(ProtectedEndpoints::default());
     let shared = Shared {
-        index: Mutex::new(EndpointIndex::new(config, limit)),
+        index: Mutex::new(EndpointIndex::new(config, kernel_limit())),
         changed: Notify::new(),
         names: Notify::new(),
         endpoints: sender,
@@ -187,6 +205,7 @@ where
         shared,
         sources,
         resolve_every: RESOLVE_EVERY,
+        learns_server: false,
     };
     finder.read_node_addresses();
     finder.shared.refresh();
@@ -198,6 +217,7 @@ pub struct Finder<R, O> {
     shared: Shared,
     sources: LocalSources<R, O>,
     resolve_every: Duration,
+    learns_server: bool,
 }
 
 impl<R, O> Finder<R, O>
@@ -205,12 +225,23 @@ where
     R: Resolve,
     O: Fn() -> io::Result<BTreeSet<IpAddr>> + Send + Sync,
 {
+    /// Takes the API server of the connector's kubeconfig in once that can be read. Until then nothing is asked of the cluster, so
+    /// that the set is not whole.
+    #[must_use]
+    pub fn learning_server(mut self) -> Self {
+        self.learns_server = true;
+        self
+    }
+
     /// Follows everything until it is cancelled.
     pub async fn run(self, connector: Connector, cancel: CancellationToken) {
         let shared = &self.shared;
         // The API server's lists are of the whole cluster: anyone's Service may lead to a protected endpoint.
         let all = watcher::Config::default;
         let follow_all = async {
+            if self.learns_server {
+                self.learn_server(&connector).await;
+            }
             tokio::join!(
                 follow(&connector, "services", Api::all, all(), &cancel, |event| shared
                     .update(|index| index.service(event))),
@@ -231,6 +262,18 @@ where
         tokio::select! {
             () = cancel.cancelled() => {}
             _ = async { tokio::join!(follow_all, here) } => {}
+        }
+    }
+
+    async fn learn_server(&self, connector: &Connector) {
+        let server = loop {
+            if let Ok(server) = connector.server().await {
+                break server;
+            }
+            tokio::time::sleep(KUBECONFIG_INTERVAL).await;
+        };
+        if let Some(target) = EndpointTarget::of_url(&server) {
+            self.shared.update(|index| index.redirect_too(target));
         }
     }
 

@@ -100,7 +100,8 @@ pub(crate) async fn endpoints(
     }
 }
 
-fn put_in_force(kernel: &Kernel, now: &ProtectedEndpoints) -> anyhow::Result<()> {
+/// Puts the whole set in the place of the last one; adds to the last one what is not whole.
+pub(super) fn put_in_force(kernel: &Kernel, now: &ProtectedEndpoints) -> anyhow::Result<()> {
     let redirect = now.redirect.iter().copied().map(ProtectedEndpoint::redirect);
     let endpoints: BTreeSet<ProtectedEndpoint> = redirect
         .chain(now.deny.iter().copied().map(ProtectedEndpoint::deny))

@@ -3,6 +3,7 @@
 //! In: what the reconciler wants of each pod, and the protected endpoints. Out: listeners; classes, programs and protected
 //! endpoints in the kernel; and alarms when somebody takes one of them away.
 
+mod close_node;
 mod endpoints;
 mod enforcer;
 mod maintain;
@@ -13,6 +14,7 @@ mod table;
 mod wanted_ports;
 pub(crate) mod watchdog;
 
+pub(crate) use close_node::close_node;
 pub(crate) use endpoints::{Start, endpoints, in_kernel};
 pub(crate) use enforcer::{KernelEnforcer, NodeListener, node_listener};
 pub(crate) use metrics::EnforceMetrics;

@@ -96,7 +96,9 @@ impl Pipeline {
             .config_for(&self.tls, accepted.origin.ip())
             .unwrap_or_else(|error| {
                 // The shared one may do: a client may have dialled a name.
-                tracing::error!(%error, dialled = %accepted.origin, "no certificate for the address that was dialled");
+                if self.handshakes.may_log() {
+                    tracing::error!(%error, dialled = %accepted.origin, "no certificate for the address that was dialled");
+                }
                 Arc::clone(&self.tls)
             });
         // From here on this thread's runtime polls it.

@@ -1,7 +1,8 @@
 //! Trust bundles: the CAs of each trust domain whose client certificates count.
 //!
 //! In: a PEM file for each trust domain, looked at again while the agent runs. Out: [`TrustedRoots`], which verify a chain up to the
-//! CAs of its own trust domain. A file that cannot be used leaves its domain as the last good one had it, and is reported.
+//! CAs of its own trust domain. A file that cannot be used leaves its domain as the last good one had it, and is reported; without a
+//! last good one, the domain trusts nobody.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -39,6 +40,12 @@ pub enum ChainError {
     /// No trust bundle is of that domain.
     #[error("this node has no trust bundle of trust domain {0}")]
     UnknownTrustDomain(String),
+    /// The file of that domain's trust bundle could not be used since the agent's start.
+    #[error(
+        "the trust bundle of trust domain {0} on this node cannot be used; a cluster operator can correct its file, which Picket \
+         reads again by itself"
+    )]
+    NoBundle(String),
     /// It has more than [`CHAIN_LIMIT`] certificates.
     #[error("its chain has more than {CHAIN_LIMIT} certificates")]
     TooLong,
@@ -52,9 +59,9 @@ pub enum ChainError {
     },
 }
 
-/// The CAs of all trust domains, as their files had them.
+/// The CAs of all trust domains, as their files had them; none of a domain whose file was never good.
 #[derive(Debug, Default)]
-pub struct TrustedRoots(BTreeMap<String, Domain>);
+pub struct TrustedRoots(BTreeMap<String, Option<Domain>>);
 
 #[derive(Debug, Clone)]
 struct Domain {
@@ -97,7 +104,9 @@ impl TrustedRoots {
         let domain = self
             .0
             .get(trust_domain)
-            .ok_or_else(|| ChainError::UnknownTrustDomain(trust_domain.to_owned()))?;
+            .ok_or_else(|| ChainError::UnknownTrustDomain(trust_domain.to_owned()))?
+            .as_ref()
+            .ok_or_else(|| ChainError::NoBundle(trust_domain.to_owned()))?;
         let untrusted = |reason: String| ChainError::Untrusted {
             trust_domain: trust_domain.to_owned(),
             reason,
@@ -125,18 +134,41 @@ pub struct TrustBundles {
 }
 
 impl TrustBundles {
-    /// Reads every file.
+    /// Reads every file. A domain whose file cannot be used trusts nobody until it can: see [`TrustBundles::fault`].
+    #[must_use]
+    pub fn open(bundles: Vec<TrustBundle>) -> Arc<Self> {
+        let none = bundles.iter().map(|bundle| (bundle.trust_domain.clone(), None));
+        let read = Arc::new(Self {
+            current: ArcSwap::from_pointee(TrustedRoots(none.collect())),
+            bundles,
+            reported: Mutex::default(),
+        });
+        read.refresh();
+        read
+    }
+
+    /// Whether a file can be used, for a look before an agent is started.
     ///
     /// # Errors
-    /// Whatever is wrong with one of them, with file and line.
-    pub fn open(bundles: Vec<TrustBundle>) -> Result<Arc<Self>, PemError> {
-        let read = |bundle: &TrustBundle| Ok((bundle.trust_domain.clone(), Domain::read(bundle)?));
-        let roots: BTreeMap<_, _> = bundles.iter().map(read).collect::<Result<_, PemError>>()?;
-        Ok(Arc::new(Self {
-            bundles,
-            current: ArcSwap::from_pointee(TrustedRoots(roots)),
-            reported: Mutex::default(),
-        }))
+    /// Whatever is wrong with it, with file and line.
+    pub fn check(bundle: &TrustBundle) -> Result<(), PemError> {
+        Domain::read(bundle).map(drop)
+    }
+
+    /// Why there are domains that trust nobody: what is wrong with their files.
+    #[must_use]
+    pub fn fault(&self) -> Option<String> {
+        let roots = self.current.load();
+        let reported = self.reported.lock();
+        let without = self.bundles.iter().filter(|bundle| {
+            let domain = roots.0.get(&bundle.trust_domain);
+            domain.is_some_and(Option::is_none)
+        });
+        let faults: Vec<&str> = without
+            .filter_map(|bundle| reported.get(&bundle.file))
+            .map(String::as_str)
+            .collect();
+        (!faults.is_empty()).then(|| faults.join("; "))
     }
 
     /// Whether there is none, so that no client certificate counts.
@@ -173,21 +205,25 @@ impl TrustBundles {
         for bundle in &self.bundles {
             match Domain::read(bundle) {
                 Ok(domain) => {
-                    let same = roots
-                        .get(&bundle.trust_domain)
-                        .is_some_and(|known| known.bytes == domain.bytes);
+                    let known = roots.get(&bundle.trust_domain).and_then(Option::as_ref);
+                    let same = known.is_some_and(|known| known.bytes == domain.bytes);
                     if reported.remove(&bundle.file).is_some() || !same {
                         tracing::info!(file = %bundle.file.display(), "trust bundle read");
                     }
                     if !same {
-                        roots.insert(bundle.trust_domain.clone(), domain);
+                        roots.insert(bundle.trust_domain.clone(), Some(domain));
                         changed = true;
                     }
                 }
                 Err(error) => {
                     let error = error.to_string();
                     if reported.get(&bundle.file) != Some(&error) {
-                        tracing::error!(%error, "cannot use a trust bundle as it is now; the last good one still counts");
+                        let has_last = roots.get(&bundle.trust_domain).is_some_and(Option::is_some);
+                        let effect = match has_last {
+                            true => "the last good one still counts",
+                            false => "no certificate of its trust domain counts until it can be used",
+                        };
+                        tracing::error!(%error, effect, "cannot use a trust bundle as it is now");
                         reported.insert(bundle.file.clone(), error);
                     }
                 }

@@ -39,10 +39,15 @@ impl CertificateMetrics {
         let mut tick = tokio::time::interval(EVERY);
         loop {
             tick.tick().await;
-            self.set("leaf", certificates.not_after());
-            self.set("node-ca", certificates.ca_not_after());
-            if let Some(end) = upstream() {
-                self.set("upstream", end);
+            let ends = [
+                ("leaf", certificates.not_after()),
+                ("node-ca", certificates.ca_not_after()),
+                ("upstream", upstream()),
+            ];
+            for (certificate, end) in ends {
+                if let Some(end) = end {
+                    self.set(certificate, end);
+                }
             }
         }
     }

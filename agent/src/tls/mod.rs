@@ -17,7 +17,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 pub use metrics::CertificateMetrics;
-pub use publish::{CertificateReload, Certificates};
+pub use publish::{CertificateReload, Certificates, LeafError};
 
 /// The longest a client may take for the handshake. It runs on the pod's loopback, so seconds are plenty; the limit
 /// keeps silent connections from piling up.

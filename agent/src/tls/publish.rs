@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::ArcSwapOption;
 use parking_lot::{Mutex, MutexGuard};
 use rustls::ServerConfig;
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
@@ -31,10 +31,21 @@ const SINGLE_LEAVES: usize = 1024;
 /// How the last look at the files went.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CertificateReload {
-    /// How many leaves have been published since the start.
+    /// How many leaves have been published since the start. None before the first good CA: no client gets a session then.
     pub published: u64,
-    /// Why the files as they are now cannot be used; the last good ones still serve.
+    /// Why the files as they are now cannot be used; the last good ones still serve, where there are such.
     pub error: Option<String>,
+}
+
+/// Why there is no leaf for a client.
+#[derive(Debug, thiserror::Error)]
+pub enum LeafError {
+    /// The CA's files could not be used since the agent's start.
+    #[error("the node has had no usable CA since the agent's start")]
+    NoCa,
+    /// It could not be made.
+    #[error(transparent)]
+    Pki(#[from] PkiError),
 }
 
 /// The node's server certificates, and the trust bundles that clients' certificates are judged by.
@@ -43,9 +54,10 @@ pub struct Certificates {
     files: CaFiles,
     trust_bundles: Arc<TrustBundles>,
     base: LeafNames,
-    source: Mutex<Source>,
-    /// The names alone, for clients whose dialled address is among the configured names.
-    current: ArcSwap<Leaf>,
+    /// The last good CA.
+    source: Mutex<Option<Source>>,
+    /// The names alone, for clients whose dialled address is among the configured names; none before the first good CA.
+    current: ArcSwapOption<Leaf>,
     /// Leaves for dialled addresses; emptied when the current one is replaced, so that they are renewed with it.
     single: Mutex<HashMap<IpAddr, Arc<ServerConfig>>>,
     status: ArcSwapOption<CertificateReload>,
@@ -65,32 +77,32 @@ impl std::fmt::Debug for Source {
 }
 
 impl Certificates {
-    /// Reads the CA and mints the first leaf for the service's names and `extra` ones.
+    /// Reads the CA and mints the first leaf for the service's names and `extra` ones. Where the files cannot be used no client
+    /// gets a session until they can: see [`Certificates::fault`].
     ///
     /// # Errors
-    /// Whatever is wrong with the files, with file and line: nothing is served without a good CA.
+    /// A name that is none.
     pub fn open(
         files: CaFiles,
         extra: &[String],
         trust_bundles: Arc<TrustBundles>,
     ) -> Result<Arc<Certificates>, PkiError> {
-        let now = SystemTime::now();
-        let base = LeafNames::new(extra)?;
-        let bytes = CaSource::read(&files)?;
-        let ca = NodeCa::parse(&files, &bytes, now)?;
-        let first = mint(&ca, base.clone(), now)?;
-        Ok(Arc::new(Certificates {
+        let certificates = Arc::new(Certificates {
             files,
             trust_bundles,
-            base,
-            source: Mutex::new(Source { bytes, ca }),
-            current: ArcSwap::from_pointee(first),
+            base: LeafNames::new(extra)?,
+            source: Mutex::new(None),
+            current: ArcSwapOption::empty(),
             single: Mutex::default(),
-            status: ArcSwapOption::from_pointee(CertificateReload {
-                published: 1,
-                error: None,
-            }),
-        }))
+            status: ArcSwapOption::empty(),
+        });
+        certificates.renew_due(SystemTime::now());
+        Ok(certificates)
+    }
+
+    /// Why no client gets a session: what is wrong with the CA's files, where they were never good.
+    pub fn fault(&self) -> Option<String> {
+        self.status().error.filter(|_| self.current.load().is_none())
     }
 
     /// The CAs of clients' certificates.
@@ -99,13 +111,13 @@ impl Certificates {
     }
 
     /// When the leaf that is served now expires.
-    pub fn not_after(&self) -> SystemTime {
-        self.current.load().not_after
+    pub fn not_after(&self) -> Option<SystemTime> {
+        self.current.load().as_ref().map(|leaf| leaf.not_after)
     }
 
     /// When the node CA itself expires.
-    pub fn ca_not_after(&self) -> SystemTime {
-        self.source.lock().ca.not_after
+    pub fn ca_not_after(&self) -> Option<SystemTime> {
+        self.source.lock().as_ref().map(|source| source.ca.not_after)
     }
 
     /// How the last look at the files went.
@@ -139,7 +151,11 @@ impl Certificates {
                 if status.error.as_deref() == Some(&error) {
                     return;
                 }
-                tracing::error!(%error, "cannot use the node CA as it is now; the last good one still serves");
+                let effect = match self.current.load().is_some() {
+                    true => "the last good one still serves",
+                    false => "no client gets a session until it can be used",
+                };
+                tracing::error!(%error, effect, "cannot use the node CA as it is now");
                 status.error = Some(error);
             }
         }
@@ -150,17 +166,19 @@ impl Certificates {
         let bytes = CaSource::read(&self.files);
         let mut source = self.source.lock();
         let changed = match bytes {
-            Ok(bytes) if bytes != source.bytes => NodeCa::parse(&self.files, &bytes, now).map(|ca| {
-                source.bytes = bytes;
-                source.ca = ca;
-                true
-            }),
+            Ok(bytes) if source.as_ref().is_none_or(|known| known.bytes != bytes) => {
+                NodeCa::parse(&self.files, &bytes, now).map(|ca| {
+                    *source = Some(Source { bytes, ca });
+                    true
+                })
+            }
             Ok(_) => Ok(false),
             Err(error) => Err(error.into()),
         };
-        let renewal = match changed {
-            Ok(true) => self.replace(&source, now),
-            _ => self.publish(&source, now),
+        let renewal = match (&changed, &*source) {
+            (Ok(true), Some(source)) => self.replace(source, now),
+            (_, Some(source)) => self.publish(source, now),
+            (_, None) => Ok(()),
         };
         changed.and(renewal)
     }
@@ -168,6 +186,9 @@ impl Certificates {
     /// Publishes a new leaf when it is time.
     fn publish(&self, source: &Source, now: SystemTime) -> Result<(), PkiError> {
         let current = self.current.load();
+        let Some(current) = &*current else {
+            return self.replace(source, now);
+        };
         // A clock that was set back far would otherwise keep a leaf that is not valid yet.
         let early = current
             .not_after
@@ -182,7 +203,7 @@ impl Certificates {
     fn replace(&self, source: &Source, now: SystemTime) -> Result<(), PkiError> {
         let leaf = mint(&source.ca, self.base.clone(), now)?;
         tracing::info!(names = %leaf.names, "published a server certificate");
-        self.current.store(Arc::new(leaf));
+        self.current.store(Some(Arc::new(leaf)));
         self.lock_single().clear();
         let mut status = self.status();
         status.published += 1;
@@ -214,21 +235,23 @@ impl Certificates {
     /// that is a configured name. The kernel tells the address, so it is a protected endpoint's.
     ///
     /// # Errors
-    /// When a leaf cannot be made.
+    /// When a leaf cannot be made, and where there never was a good CA.
     pub fn config_for(
         &self,
         shared: &Arc<ServerConfig>,
         dialled: IpAddr,
-    ) -> Result<Arc<ServerConfig>, PkiError> {
-        if self.current.load().names.has(dialled) {
-            return Ok(Arc::clone(shared));
+    ) -> Result<Arc<ServerConfig>, LeafError> {
+        match &*self.current.load() {
+            None => return Err(LeafError::NoCa),
+            Some(leaf) if leaf.names.has(dialled) => return Ok(Arc::clone(shared)),
+            Some(_) => {}
         }
         if let Some(config) = self.lock_single().get(&dialled.to_canonical()) {
             return Ok(Arc::clone(config));
         }
         // Made and kept under the lock of what it is made from: a leaf of the CA before this one must not come to be kept.
         let source = self.source.lock();
-        let leaf = self.leaf_for(&source, dialled)?;
+        let leaf = self.leaf_for(source.as_ref().ok_or(LeafError::NoCa)?, dialled)?;
         let mut config = ServerConfig::clone(shared);
         config.cert_resolver = Arc::new(Single(leaf.key));
         let config = Arc::new(config);
@@ -264,7 +287,9 @@ struct Resolver(Arc<Certificates>);
 impl ResolvesServerCert for Resolver {
     fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         // The name asked for does not matter: the kernel sends only dials of a protected endpoint here, and the client checks.
-        Some(Arc::clone(&self.0.current.load().key))
+        // Without one rustls answers by the alert access_denied.
+        let current = self.0.current.load();
+        current.as_ref().map(|leaf| Arc::clone(&leaf.key))
     }
 }
 
@@ -289,7 +314,7 @@ mod tests {
     }
 
     fn served(certificates: &Certificates) -> Vec<u8> {
-        certificates.current.load().key.cert[0].to_vec()
+        certificates.current.load().as_ref().unwrap().key.cert[0].to_vec()
     }
 
     #[test]
@@ -302,7 +327,7 @@ mod tests {
         assert_eq!(served(&certificates), first);
         certificates.renew_due(now + LEAF_LIFETIME * 2 / 3 + Duration::from_secs(60));
         assert_ne!(served(&certificates), first);
-        assert!(certificates.not_after() > now + LEAF_LIFETIME);
+        assert!(certificates.not_after().unwrap() > now + LEAF_LIFETIME);
     }
 
     /// Whether a configuration serves the leaf of one dialled address.
@@ -318,7 +343,7 @@ mod tests {
         let shared = certificates.server_config().unwrap();
         let source = certificates.source.lock();
         let leaf = certificates
-            .leaf_for(&source, "::ffff:10.96.0.1".parse().unwrap())
+            .leaf_for(source.as_ref().unwrap(), "::ffff:10.96.0.1".parse().unwrap())
             .unwrap();
         drop(source);
         let (_, leaf) = x509_parser::parse_x509_certificate(&leaf.key.cert[0]).unwrap();
@@ -350,9 +375,10 @@ mod tests {
         let (_folder, files) = files();
         let certificates = Certificates::open(files, &[], Arc::default()).unwrap();
         let mut source = certificates.source.lock();
+        let source = source.as_mut().unwrap();
         source.ca.not_after = SystemTime::now() + Duration::from_secs(3600);
         let leaf = certificates
-            .leaf_for(&source, "10.96.0.1".parse().unwrap())
+            .leaf_for(source, "10.96.0.1".parse().unwrap())
             .unwrap();
         assert_eq!(leaf.not_after, source.ca.not_after);
         let (_, signed) = x509_parser::parse_x509_certificate(&leaf.key.cert[0]).unwrap();
@@ -392,6 +418,27 @@ mod tests {
             own(*dialled);
         }
         assert!(certificates.lock_single().len() <= SINGLE_LEAVES);
+    }
+
+    #[test]
+    fn without_a_good_ca_there_is_no_leaf_until_there_is_one() {
+        let (_folder, files) = files();
+        std::fs::write(&files.certificate, "broken").unwrap();
+        let certificates = Certificates::open(files.clone(), &["192.0.2.7".into()], Arc::default()).unwrap();
+        let shared = certificates.server_config().unwrap();
+        let config = |dialled: &str| certificates.config_for(&shared, dialled.parse().unwrap());
+        for dialled in ["10.96.0.1", "192.0.2.7"] {
+            assert!(matches!(config(dialled), Err(LeafError::NoCa)), "{dialled}");
+        }
+        let fault = certificates.fault().unwrap();
+        assert!(fault.contains("ca.crt:1: no certificate"), "{fault}");
+        write(&files, "one");
+        certificates.renew_due(SystemTime::now());
+        assert_eq!((certificates.fault(), certificates.status().published), (None, 1));
+        assert!(config("10.96.0.1").is_ok() && config("192.0.2.7").is_ok());
+        std::fs::write(&files.certificate, "broken").unwrap();
+        certificates.renew_due(SystemTime::now());
+        assert_eq!(certificates.fault(), None, "the last good one serves");
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! How the node shows itself to the API server: a client certificate or a token file, and the CA it trusts there.
 //!
 //! In: file paths. Out: rustls client configurations and, for tokens, the header. Files are looked at before each new
-//! connection and at an interval; what cannot be used is reported, and the last good set stays.
+//! connection and at an interval; what cannot be used is reported, and the last good set stays. Without a last good set nothing is
+//! sent: there is no CA that a server could be trusted by.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -11,8 +12,8 @@ use std::time::SystemTime;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use http::HeaderValue;
 use parking_lot::Mutex;
-use rustls::client::Resumption;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::client::{Resumption, WantsClientCert};
+use rustls::{ClientConfig, ConfigBuilder, RootCertStore};
 
 use crate::pki::PemError;
 use crate::pki::ca::validity;
@@ -105,9 +106,28 @@ pub(super) struct Loaded {
     pub(super) not_after: Option<SystemTime>,
     /// What the record says of it.
     used: UsedCredential,
+    /// Whether files were read. Before the first that can be used there is no credential, and no CA: no session comes about.
+    is_usable: bool,
 }
 
 impl Loaded {
+    /// Before the first files that can be used.
+    fn none() -> Result<Loaded, rustls::Error> {
+        let tls = TlsConfigs::new(trusting(RootCertStore::empty())?.with_no_client_auth());
+        Ok(Loaded {
+            generation: 0,
+            node: tls.clone(),
+            bare: tls,
+            authorization: None,
+            not_after: None,
+            used: UsedCredential {
+                method: "none",
+                id: None,
+            },
+            is_usable: false,
+        })
+    }
+
     /// How a connection that shows this begins.
     pub(super) fn tls(&self, identity: ConnectionIdentity, upgradable: bool) -> &Arc<ClientConfig> {
         let configs = match identity {
@@ -134,7 +154,7 @@ impl Loaded {
 }
 
 /// The bytes of the files, to tell changes.
-#[derive(PartialEq, Eq)]
+#[derive(Default, PartialEq, Eq)]
 struct Source {
     ca: Vec<u8>,
     certificate: Vec<u8>,
@@ -152,16 +172,32 @@ pub(super) struct Credentials {
 }
 
 impl Credentials {
+    /// Reads the files. Where they cannot be used nothing can be sent until they can: see [`Credentials::fault`].
+    ///
+    /// # Errors
+    /// Where TLS cannot be set up at all.
     pub(super) fn open(ca: PathBuf, credential: NodeCredential) -> Result<Credentials, CredentialError> {
-        let source = read(&ca, &credential)?;
-        let loaded = load(&ca, &credential, &source, None)?;
-        Ok(Credentials {
+        let none = Loaded::none().map_err(|source| CredentialError::Rustls {
+            file: ca.clone(),
+            source,
+        })?;
+        let credentials = Credentials {
             ca,
             credential,
-            source: Mutex::new(source),
-            current: ArcSwap::from_pointee(loaded),
+            source: Mutex::default(),
+            current: ArcSwap::from_pointee(none),
             error: ArcSwapOption::empty(),
-        })
+        };
+        credentials.refresh();
+        Ok(credentials)
+    }
+
+    /// Why nothing can be sent: what is wrong with the files, where they were never good.
+    pub(super) fn fault(&self) -> Option<String> {
+        match self.current.load().is_usable {
+            true => None,
+            false => Some(self.error().unwrap_or_default()),
+        }
     }
 
     pub(super) fn current(&self) -> arc_swap::Guard<Arc<Loaded>> {
@@ -184,7 +220,11 @@ impl Credentials {
             Err(error) => {
                 let error = error.to_string();
                 if self.error.load().as_deref() != Some(&error) {
-                    tracing::error!(%error, "cannot use the API server credential as it is now; keeping the last good one");
+                    let effect = match self.current.load().is_usable {
+                        true => "the last good one stays in use",
+                        false => "every request is refused until it can be used",
+                    };
+                    tracing::error!(%error, effect, "cannot use the API server credential as it is now");
                     self.error.store(Some(Arc::new(error)));
                 }
             }
@@ -197,10 +237,12 @@ impl Credentials {
         if *source == fresh {
             return Ok(());
         }
-        let same_tls =
-            source.ca == fresh.ca && source.certificate == fresh.certificate && source.key == fresh.key;
         let current = self.current.load_full();
-        let loaded = load(&self.ca, &self.credential, &fresh, Some((&current, same_tls)))?;
+        let same_tls = current.is_usable
+            && source.ca == fresh.ca
+            && source.certificate == fresh.certificate
+            && source.key == fresh.key;
+        let loaded = load(&self.ca, &self.credential, &fresh, (&current, same_tls))?;
         tracing::info!(
             generation = loaded.generation,
             "read a changed API server credential"
@@ -241,13 +283,13 @@ fn load(
     ca: &PathBuf,
     credential: &NodeCredential,
     source: &Source,
-    previous: Option<(&Loaded, bool)>,
+    (previous, same_tls): (&Loaded, bool),
 ) -> Result<Loaded, CredentialError> {
     let authorization = match credential {
         NodeCredential::TokenFile(file) => Some(bearer(file, &source.token)?),
         NodeCredential::ClientCertificate { .. } => None,
     };
-    if let Some((previous, true)) = previous {
+    if same_tls {
         return Ok(Loaded {
             generation: previous.generation,
             node: previous.node.clone(),
@@ -255,6 +297,7 @@ fn load(
             authorization,
             not_after: previous.not_after,
             used: previous.used.clone(),
+            is_usable: true,
         });
     }
 
@@ -268,11 +311,7 @@ fn load(
             .add(der)
             .map_err(|error| PemError::content(ca, line, error.to_string()))?;
     }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(rustls_error(ca))?
-        .with_root_certificates(roots);
+    let builder = trusting(roots).map_err(rustls_error(ca))?;
     let mut bare = builder.clone().with_no_client_auth();
     // A session that was resumed would show what the first one did.
     bare.resumption = Resumption::disabled();
@@ -305,13 +344,21 @@ fn load(
         }
     };
     Ok(Loaded {
-        generation: previous.map_or(0, |(loaded, _)| loaded.generation + 1),
+        generation: previous.generation + u64::from(previous.is_usable),
         node: TlsConfigs::new(config),
         bare: TlsConfigs::new(bare),
         authorization,
         not_after,
         used,
+        is_usable: true,
     })
+}
+
+/// A client that takes servers which these roots vouch for.
+fn trusting(roots: RootCertStore) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, rustls::Error> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    Ok(builder.with_root_certificates(roots))
 }
 
 /// As k8s.io/apiserver pkg/authentication/request/x509 writes it.
@@ -398,12 +445,19 @@ mod tests {
             certificate: at("client.crt"),
             key: at("client.key"),
         };
-        let error = Credentials::open(at("ca.crt"), credential.clone())
-            .unwrap_err()
-            .to_string();
-        assert!(error.contains("client.key"), "{error}");
-        std::fs::write(at("client.key"), &one.key_pem).unwrap();
         let credentials = Credentials::open(at("ca.crt"), credential).unwrap();
+        let fault = credentials.fault().unwrap();
+        assert!(fault.contains("client.key"), "{fault}");
+        assert!(credentials.current().not_after.is_none());
+        std::fs::write(at("client.key"), &one.key_pem).unwrap();
+        credentials.refresh();
+        assert_eq!((credentials.fault(), credentials.error()), (None, None));
         assert!(credentials.current().not_after.is_some());
+        std::fs::write(at("client.key"), &other.key_pem).unwrap();
+        credentials.refresh();
+        assert!(
+            credentials.fault().is_none() && credentials.error().is_some(),
+            "the last good one"
+        );
     }
 }

@@ -91,6 +91,12 @@ pub enum SendError {
     /// No connection could be made; the request was not sent.
     #[error("the API server cannot be reached: {0}")]
     Unreachable(String),
+    /// The node has had no usable credential or CA since the agent's start; the request was not sent.
+    #[error(
+        "the credential of this node for the API server cannot be used; the request was not sent. A cluster operator can correct \
+         its files, which Picket reads again by itself"
+    )]
+    NoCredential,
     /// As many connections as may be are open and full; the request was not sent.
     #[error("all connections to the API server are in use; try again")]
     Exhausted,
@@ -125,6 +131,7 @@ impl SendError {
     pub fn code(&self) -> &'static str {
         match self {
             SendError::Unreachable(_) => "upstream_unreachable",
+            SendError::NoCredential => "upstream_no_credential",
             SendError::Exhausted => "upstream_exhausted",
             SendError::NotTaken(_) => "upstream_not_taken",
             SendError::Interrupted(_) => "upstream_interrupted",
@@ -155,11 +162,11 @@ pub struct Upstream {
 }
 
 impl Upstream {
-    /// Reads and checks the files; connects with the first request. Each of `threads` of the data path gets connections of its
-    /// own.
+    /// Reads the files; connects with the first request. Each of `threads` of the data path gets connections of its own. Where a
+    /// file cannot be used every request is refused until it can: see [`Upstream::credential_fault`].
     ///
     /// # Errors
-    /// A URL that does not fit, or a file that cannot be used, with its line.
+    /// A URL that does not fit.
     pub fn open(config: UpstreamConfig, threads: NonZeroUsize) -> Result<Upstream, UpstreamError> {
         let credentials = Credentials::open(config.ca, config.credential)?;
         let connector = Connector::new(&config.server, config.server_name.as_deref(), credentials)?;
@@ -216,7 +223,12 @@ impl Upstream {
         self.pools[0].large.connections()
     }
 
-    /// Why the credential's files as they are now cannot be used; the last good ones are in use.
+    /// Why every request is refused: what is wrong with the credential's files, where they were never good.
+    pub fn credential_fault(&self) -> Option<String> {
+        self.connector().credentials.fault()
+    }
+
+    /// Why the credential's files as they are now cannot be used; the last good ones are in use, where there are such.
     pub fn credential_error(&self) -> Option<String> {
         self.connector().credentials.error()
     }
@@ -278,6 +290,10 @@ impl Upstream {
         (upgrade, window): (Option<UpgradeProtocol>, ResponseWindow),
         used: &mut Option<UsedCredential>,
     ) -> Result<Response<UpstreamBody>, SendError> {
+        if let Some(fault) = self.credential_fault() {
+            tracing::debug!(fault, "a request is refused for want of a credential");
+            return Err(SendError::NoCredential);
+        }
         let (user, principal) = (Arc::clone(permit.user()), Arc::clone(permit.principal()));
         // What is behind a proxy may answer 401 by itself.
         let by_server = !permit.request().is_proxied();

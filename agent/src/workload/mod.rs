@@ -87,9 +87,6 @@ pub enum WorkloadError {
     /// The node's network namespace cannot be looked at.
     #[error(transparent)]
     Netns(#[from] netns::NetnsError),
-    /// The kubeconfig cannot be used.
-    #[error(transparent)]
-    Api(#[from] crate::cluster::ClusterError),
 }
 
 /// A task that runs until it is cancelled; one that ends before is an error of the process.
@@ -120,19 +117,23 @@ pub async fn start<E: Enforcer>(
     cancel: &CancellationToken,
 ) -> Result<Workload, WorkloadError> {
     let connector = crate::cluster::Connector::new(&config.kubeconfig);
-    // Made once to find out whether the file makes sense; each watch makes its own.
-    connector.connect().await?;
     let (tree, scans) = tree::Tree::open(config.cgroup_root)?;
     let own = cgroup::own_pod(&scans.borrow());
     let node = NodeNetns::current()?;
     let find = Arc::new(move |cgroup: &std::path::Path| netns::of_pod(cgroup, &node));
     let (pod_sender, pods) = watch::channel(None);
     let mut configured = config.endpoints;
-    // The address by which this agent reads is an API server's too.
-    configured
-        .redirect
-        .extend(EndpointTarget::of_url(&connector.server().await?));
+    // The address by which this agent reads is an API server's too. A kubeconfig that cannot be used must not end the agent, which
+    // would leave the pods unjudged for good; it is read again.
+    let server = connector.server().await;
+    if let Ok(server) = &server {
+        configured.redirect.extend(EndpointTarget::of_url(server));
+    }
     let (endpoints, finder) = endpoints::start(configured, endpoints::LocalSources::machine());
+    let finder = match server {
+        Ok(_) => finder,
+        Err(_) => finder.learning_server(),
+    };
     let mut reconciler = reconcile::Reconciler::new(enforcer, config.selection, find, own, config.known)
         .static_pods(config.static_pods)
         .redirected(config.redirected)

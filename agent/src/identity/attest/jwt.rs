@@ -41,7 +41,7 @@ fn refused(policies: &PolicySet, evidence: &Evidence<'_>, error: &JwtError) -> A
         let named = policies.identities_of_pod(&pod.namespace, &pod.service_account, &pod.labels);
         named.iter().any(|identity| identity.attest.jwt.is_some())
     });
-    if is_asked || matches!(error, JwtError::Unavailable { .. }) {
+    if is_asked || error.is_transient() {
         Attestation::Failed(error.clone().into())
     } else {
         Attestation::NotRequested

@@ -152,6 +152,10 @@ fn a_token_that_is_refused_refuses_whoever_is_asked_for_one() {
         who(Some(&pod("unknown")), Some(Err(&away))),
         "jwt_issuer_unavailable"
     );
+    assert_eq!(
+        who(Some(&pod("unknown")), Some(Err(&JwtError::NoConfiguration))),
+        "jwt_no_configuration"
+    );
     assert!(IdentityError::from(expired).is_unauthenticated());
     assert!(!IdentityError::from(away).is_unauthenticated());
 }

@@ -94,7 +94,7 @@ impl World {
                 file,
             }
         };
-        let bundles = TrustBundles::open(vec![bundle("one", &one), bundle("two", &two)]).unwrap();
+        let bundles = TrustBundles::open(vec![bundle("one", &one), bundle("two", &two)]);
         Self {
             file: folder.path().join("one"),
             _folder: folder,
@@ -233,6 +233,48 @@ fn a_connection_outlives_neither_its_certificate_nor_the_trust_in_it() {
     );
     std::fs::write(&world.file, format!("{}{}", world.two.pem, world.one.pem)).unwrap();
     assert!(world.bundles.refresh() && shown.check(now).is_ok());
+}
+
+#[test]
+fn a_domain_whose_bundle_was_never_good_trusts_nobody_until_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let (one, two) = (Ca::root("one"), Ca::root("two"));
+    let bundle = |name: &str, text: &str| {
+        let file = folder.path().join(name);
+        std::fs::write(&file, text).unwrap();
+        TrustBundle {
+            trust_domain: name.to_owned(),
+            file,
+        }
+    };
+    let bundles = TrustBundles::open(vec![bundle("one", "no certificate"), bundle("two", &two.pem)]);
+    let check = |ca: &Ca, id: &str| {
+        let shown = ClientCertificate::of(&[ca.leaf(&[id], |_| ())], &bundles).unwrap();
+        shown.check(Timestamp::now()).map(drop)
+    };
+    let fault = bundles.fault().unwrap();
+    assert!(fault.contains("one:1: no certificate in it"), "{fault}");
+    let refused = check(&one, ID).unwrap_err();
+    assert_eq!(refused.code(), "certificate_untrusted");
+    assert!(
+        refused.to_string().contains("a cluster operator can correct"),
+        "{refused}"
+    );
+    assert_eq!(
+        check(&two, "spiffe://two/x"),
+        Ok(()),
+        "the other domain's is good"
+    );
+    bundle("one", &one.pem);
+    assert!(bundles.refresh());
+    assert_eq!((check(&one, ID), bundles.fault()), (Ok(()), None));
+    bundle("one", "no certificate");
+    assert!(!bundles.refresh());
+    assert_eq!(
+        (check(&one, ID), bundles.fault()),
+        (Ok(()), None),
+        "the last good one"
+    );
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! The file of the issuers, read again when it changes.
 //!
 //! In: the path of an `AuthenticationConfiguration`. Out: the issuers in force, with a task each. A file that cannot be used
-//! changes nothing: the last good one stays in force, and the log and a metric say so.
+//! changes nothing: the last good one stays in force, and the log and a metric say so. Without a last good one no token can be
+//! verified.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -81,7 +82,6 @@ pub(super) async fn follow(inner: &Arc<Inner>) {
     let Some(file) = &inner.file else {
         return std::future::pending().await;
     };
-    let mut failed = None;
     loop {
         tokio::time::sleep(READ_INTERVAL).await;
         let read = tokio::task::spawn_blocking({
@@ -89,9 +89,9 @@ pub(super) async fn follow(inner: &Arc<Inner>) {
             move || read(&inner, &file)
         });
         match read.await {
-            Ok(Ok(None)) => failed = None,
+            Ok(Ok(None)) => inner.fault.store(None),
             Ok(Ok(Some(loaded))) => {
-                failed = None;
+                inner.fault.store(None);
                 running.shutdown().await;
                 start(&mut running, &loaded.issuers);
                 tracing::info!(
@@ -103,24 +103,17 @@ pub(super) async fn follow(inner: &Arc<Inner>) {
                 inner.changed.send_replace(());
                 inner.metrics.reloaded(true);
             }
-            Ok(Err(error)) => {
-                let error = error.to_string();
-                if failed.as_ref() != Some(&error) {
-                    inner.metrics.reloaded(false);
-                    tracing::error!(%error, "the authentication configuration cannot be used; the last good one stays in force");
-                }
-                failed = Some(error);
-            }
+            Ok(Err(error)) => inner.report(&error),
             Err(error) => tracing::error!(%error, "the authentication configuration was not read"),
         }
     }
 }
 
 /// The file's issuers, where it changed. One that stayed as it was keeps its keys.
-fn read(inner: &Inner, file: &Path) -> Result<Option<LoadedIssuers>, AuthenticationError> {
+pub(super) fn read(inner: &Inner, file: &Path) -> Result<Option<LoadedIssuers>, AuthenticationError> {
     let text = text(file)?;
     let before = inner.loaded.load();
-    if text == before.text {
+    if before.text.as_ref() == Some(&text) {
         return Ok(None);
     }
     let issuers = inner.issuers_of(file, &text)?;
@@ -129,7 +122,10 @@ fn read(inner: &Inner, file: &Path) -> Result<Option<LoadedIssuers>, Authenticat
         same.map_or(issuer, Arc::clone)
     };
     let issuers = issuers.into_iter().map(kept).collect();
-    Ok(Some(LoadedIssuers { text, issuers }))
+    Ok(Some(LoadedIssuers {
+        text: Some(text),
+        issuers,
+    }))
 }
 
 fn start(running: &mut JoinSet<()>, issuers: &[Arc<IssuerKeys>]) {

@@ -31,7 +31,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use http::HeaderValue;
 use jiff::Timestamp;
 use picket_policy::jwt::{AuthenticationConfiguration, TokenError, VerifiedToken};
@@ -57,6 +57,12 @@ pub enum JwtError {
     /// It is refused.
     #[error(transparent)]
     Token(#[from] TokenError),
+    /// The node's authentication configuration could not be used since the agent's start, so no issuer is known.
+    #[error(
+        "the token cannot be checked: the authentication configuration of this node cannot be used. A cluster operator can \
+         correct the file; Picket reads it again by itself"
+    )]
+    NoConfiguration,
     /// Its issuer's keys are not at hand, so nobody knows yet.
     #[error("the token cannot be checked now: its issuer {issuer} does not answer with its keys")]
     Unavailable {
@@ -71,8 +77,15 @@ impl JwtError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Token(error) => error.code(),
+            Self::NoConfiguration => "jwt_no_configuration",
             Self::Unavailable { .. } => "jwt_issuer_unavailable",
         }
+    }
+
+    /// Whether nobody could look, so that another try may go better.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::NoConfiguration | Self::Unavailable { .. })
     }
 }
 
@@ -99,7 +112,7 @@ impl fmt::Debug for RefusedToken {
 
 impl RefusedToken {
     /// One of which nothing is known.
-    fn unreadable(error: TokenError) -> Self {
+    fn unreadable(error: impl Into<JwtError>) -> Self {
         Self {
             error: error.into(),
             issuer: None,
@@ -116,6 +129,8 @@ pub struct Issuers(Arc<Inner>);
 struct Inner {
     file: Option<PathBuf>,
     loaded: ArcSwap<LoadedIssuers>,
+    /// Why the file as it is now cannot be used.
+    fault: ArcSwapOption<String>,
     cache: TokenCache,
     generation: KeyGeneration,
     limits: Limits,
@@ -126,16 +141,16 @@ struct Inner {
 /// The issuers of one reading of the file.
 #[derive(Debug, Default)]
 struct LoadedIssuers {
-    text: String,
+    /// The file's text; none where it was never good.
+    text: Option<String>,
     issuers: Vec<Arc<IssuerKeys>>,
 }
 
 impl Issuers {
-    /// Reads the configuration's file, if there is one. Nothing is fetched before [`Issuers::run`].
-    ///
-    /// # Errors
-    /// An [`AuthenticationError`] with all that is wrong in the file.
-    pub fn open(file: Option<PathBuf>, metrics: JwtMetrics) -> Result<Self, AuthenticationError> {
+    /// Reads the configuration's file, if there is one. Nothing is fetched before [`Issuers::run`]. Where the file cannot be used
+    /// no token can be verified until it can: see [`Issuers::fault`].
+    #[must_use]
+    pub fn open(file: Option<PathBuf>, metrics: JwtMetrics) -> Self {
         Self::open_with(file, metrics, Limits::default())
     }
 
@@ -143,16 +158,13 @@ impl Issuers {
     #[cfg(test)]
     pub(crate) fn none() -> Self {
         let metrics = JwtMetrics::register(&MetricsRegistry::default());
-        Self::open(None, metrics).expect("no file")
+        Self::open(None, metrics)
     }
 
-    fn open_with(
-        file: Option<PathBuf>,
-        metrics: JwtMetrics,
-        limits: Limits,
-    ) -> Result<Self, AuthenticationError> {
+    fn open_with(file: Option<PathBuf>, metrics: JwtMetrics, limits: Limits) -> Self {
         let inner = Inner {
             loaded: ArcSwap::default(),
+            fault: ArcSwapOption::default(),
             cache: TokenCache::default(),
             generation: KeyGeneration::default(),
             limits,
@@ -161,11 +173,13 @@ impl Issuers {
             changed: watch::Sender::new(()),
         };
         if let Some(file) = &inner.file {
-            let text = file::text(file)?;
-            let issuers = inner.issuers_of(file, &text)?;
-            inner.loaded.store(Arc::new(LoadedIssuers { text, issuers }));
+            match file::read(&inner, file) {
+                Ok(Some(loaded)) => inner.loaded.store(Arc::new(loaded)),
+                Ok(None) => {}
+                Err(error) => inner.report(&error),
+            }
         }
-        Ok(Self(Arc::new(inner)))
+        Self(Arc::new(inner))
     }
 
     /// Wakes whenever other issuers are in force.
@@ -181,10 +195,11 @@ impl Issuers {
         loaded.issuers.iter().any(|issuer| issuer.issuer.url == url)
     }
 
-    /// Whether tokens of any issuer can be verified.
+    /// Why no token can be verified: what is wrong with the file, where it was never good.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.0.loaded.load().issuers.is_empty()
+    pub fn fault(&self) -> Option<String> {
+        let fault = self.0.fault.load();
+        fault.as_deref().filter(|_| self.0.is_without()).cloned()
     }
 
     /// What is known of the bearer token of an `Authorization` header, where that suffices and its times hold: at no cost but for
@@ -223,6 +238,9 @@ impl Issuers {
             return Err(RefusedToken::unreadable(TokenError::TooLong));
         }
         let inner = &*self.0;
+        if inner.is_without() {
+            return Err(RefusedToken::unreadable(JwtError::NoConfiguration));
+        }
         let hash = TokenHash::of(token);
         // Taken before the keys are, so that a token is never kept for keys that are newer than those it was verified with.
         let generation = inner.generation.current();
@@ -290,10 +308,34 @@ impl Issuers {
 /// An [`AuthenticationError`] with all that is wrong.
 pub fn check(file: &Path) -> Result<Issuers, AuthenticationError> {
     let metrics = JwtMetrics::register(&MetricsRegistry::default());
-    Issuers::open(Some(file.to_owned()), metrics)
+    let issuers = Issuers::open(None, metrics);
+    if let Some(loaded) = file::read(&issuers.0, file)? {
+        issuers.0.loaded.store(Arc::new(loaded));
+    }
+    Ok(issuers)
 }
 
 impl Inner {
+    /// Whether there is a file, and it was never good.
+    fn is_without(&self) -> bool {
+        self.file.is_some() && self.loaded.load().text.is_none()
+    }
+
+    /// Says once that the file cannot be used as it is now.
+    fn report(&self, error: &AuthenticationError) {
+        let error = error.to_string();
+        if self.fault.load().as_deref() == Some(&error) {
+            return;
+        }
+        self.metrics.reloaded(false);
+        let effect = match self.is_without() {
+            true => "tokens are refused with 503 until it can be used",
+            false => "the last good one stays in force",
+        };
+        tracing::error!(%error, effect, "the authentication configuration cannot be used");
+        self.fault.store(Some(Arc::new(error)));
+    }
+
     fn issuers_of(&self, file: &Path, text: &str) -> Result<Vec<Arc<IssuerKeys>>, AuthenticationError> {
         let name = file.display().to_string();
         let read = AuthenticationConfiguration::read(&name, text);

@@ -312,7 +312,7 @@ impl TestIssuers {
         let file = folder.path().join("auth.yaml");
         std::fs::write(&file, issuer.configuration()).expect("written");
         let metrics = JwtMetrics::register(&MetricsRegistry::default());
-        let issuers = Issuers::open(Some(file), metrics).expect("a configuration");
+        let issuers = Issuers::open(Some(file), metrics);
         let running = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(issuers.clone().run()));
         Self {
             issuers,

@@ -38,11 +38,16 @@ impl Bed {
     }
 
     fn of(issuer: TestIssuer, limits: Limits) -> Self {
+        let configuration = issuer.configuration();
+        Self::with(issuer, &configuration, limits)
+    }
+
+    fn with(issuer: TestIssuer, configuration: &str, limits: Limits) -> Self {
         let folder = TempDir::new().expect("a folder");
         let file = folder.path().join("auth.yaml");
-        std::fs::write(&file, issuer.configuration()).expect("written");
+        std::fs::write(&file, configuration).expect("written");
         let metrics = JwtMetrics::register(&MetricsRegistry::default());
-        let issuers = Issuers::open_with(Some(file), metrics, limits).expect("a configuration");
+        let issuers = Issuers::open_with(Some(file), metrics, limits);
         let running = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(issuers.clone().run()));
         Self {
             issuer,
@@ -365,7 +370,29 @@ async fn the_file_is_read_again_and_a_bad_one_changes_nothing() {
     std::fs::write(&file, none).expect("written");
     settle().await;
     assert_eq!(code(bed.verify(&token).await), "jwt_unknown_issuer");
-    assert!(bed.issuers.is_empty());
+    assert_eq!(bed.issuers.fault(), None);
+}
+
+#[tokio::test]
+async fn a_file_that_was_never_good_has_no_token_verified_until_it_is() {
+    let key = TestKey::new("ES256");
+    let issuer = TestIssuer::start(vec![key.published("k")]).await;
+    let good = issuer.configuration();
+    let bed = Bed::with(issuer, "jwt: [{}]\n", quick());
+    let token = key.token("k", &bed.claims());
+    assert_eq!(code(bed.verify(&token).await), "jwt_no_configuration");
+    let fault = bed.issuers.fault().expect("a fault");
+    assert!(fault.contains("auth.yaml:1:"), "{fault}");
+    std::fs::write(bed.folder.path().join("auth.yaml"), good).expect("written");
+    let verified = async {
+        while bed.verify(&token).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), verified)
+        .await
+        .expect("the file is read again");
+    assert_eq!(bed.issuers.fault(), None);
 }
 
 #[test]

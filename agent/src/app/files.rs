@@ -1,0 +1,73 @@
+//! What the agent reads from files that others write, and that requests are judged by: issuers of tokens, the node CA, trust
+//! bundles, and the credential for the API server.
+//!
+//! In: the configuration. Out: each part, whatever its files say. A file that cannot be used refuses what depends on it, and is
+//! read again; none of them stops a start. An agent that ended instead would leave a node open that it never enforced on.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use super::metrics::ModuleMetrics;
+use super::settings::{server_names, upstream_config};
+use crate::config::Config;
+use crate::identity::jwt::Issuers;
+use crate::pki::{CaFiles, TrustBundles};
+use crate::tls::Certificates;
+use crate::upstream::Upstream;
+
+/// The name in `/readyz` of the credential for the API server.
+const UPSTREAM: &str = "upstream";
+
+/// The parts that are read from files; cheap to clone.
+#[derive(Clone)]
+pub(super) struct FileParts {
+    pub(super) issuers: Issuers,
+    pub(super) certificates: Arc<Certificates>,
+    pub(super) upstream: Upstream,
+}
+
+impl FileParts {
+    /// Reads the files, for a data path of so many threads.
+    ///
+    /// # Errors
+    /// What is wrong with the configuration itself.
+    pub(super) fn open(
+        config: &Config,
+        metrics: &ModuleMetrics,
+        threads: NonZeroUsize,
+    ) -> anyhow::Result<Self> {
+        let ca = CaFiles {
+            certificate: config.tls.ca_certificate_file.clone(),
+            key: config.tls.ca_key_file.clone(),
+        };
+        let trust_bundles = TrustBundles::open(config.tls.trust_bundles.clone());
+        Ok(Self {
+            issuers: Issuers::open(config.authentication.config_file.clone(), metrics.jwt.clone()),
+            certificates: Certificates::open(ca, &server_names(config), trust_bundles)?,
+            upstream: Upstream::open(upstream_config(config)?, threads)?,
+        })
+    }
+
+    /// What no good file was read of since the start, with the file and what is wrong with it.
+    pub(super) fn faults(&self) -> Vec<(&'static str, String)> {
+        let faults = [
+            ("authentication", self.issuers.fault()),
+            ("node-ca", self.certificates.fault()),
+            ("trust-bundles", self.certificates.trust_bundles().fault()),
+            (UPSTREAM, self.upstream.credential_fault()),
+        ];
+        let faults = faults.into_iter();
+        faults.filter_map(|(part, fault)| Some((part, fault?))).collect()
+    }
+
+    /// What `/readyz` says of them. A changed credential that cannot be used counts too, since the last good one expires.
+    pub(super) fn failing(&self) -> Vec<(&'static str, String)> {
+        let mut failing = self.faults();
+        if failing.iter().all(|(part, _)| *part != UPSTREAM)
+            && let Some(error) = self.upstream.credential_error()
+        {
+            failing.push((UPSTREAM, error));
+        }
+        failing
+    }
+}

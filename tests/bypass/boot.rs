@@ -1,0 +1,218 @@
+//! The agent's start on a node without kernel programs, as after a boot: files that cannot be used leave no protected endpoint open,
+//! and are read again.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use picket_tests::tests;
+use serde_json::{Value, json};
+
+use crate::Test;
+use crate::dial::{Stand, Verdict};
+use crate::traffic::{asks, until};
+use crate::world::World;
+
+pub(crate) const TESTS: &[Test] = tests! {
+    an_authentication_file_that_cannot_be_used_leaves_the_node_closed,
+    a_trust_bundle_that_cannot_be_used_leaves_the_node_closed,
+    a_node_ca_that_cannot_be_used_leaves_the_node_closed,
+    a_credential_that_cannot_be_used_leaves_the_node_closed,
+    a_kubeconfig_that_cannot_be_used_leaves_the_node_closed,
+    a_start_that_fails_leaves_the_node_closed,
+};
+
+/// How long the agent may take until it says what is wrong.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// A file of the configuration that cannot be used.
+struct Faulty {
+    /// Puts the file's path into the configuration.
+    put: fn(&mut Value, &Path),
+    /// The part that `/readyz` names.
+    part: &'static str,
+    /// The file's text once it is mended; where it is none, what the key held before.
+    mended: Option<&'static str>,
+    /// What a dial of the API server gives meanwhile.
+    dials: Verdict,
+    /// Whether requests are served meanwhile.
+    serves: bool,
+}
+
+fn an_authentication_file_that_cannot_be_used_leaves_the_node_closed(world: &mut World) -> Result<()> {
+    let put = |config: &mut Value, file: &Path| config["authentication"] = json!({"configFile": file});
+    Faulty {
+        put,
+        part: "authentication",
+        mended: Some("apiVersion: apiserver.config.k8s.io/v1\nkind: AuthenticationConfiguration\n"),
+        dials: Verdict::Redirected,
+        serves: true,
+    }
+    .is_survived(world)
+}
+
+fn a_trust_bundle_that_cannot_be_used_leaves_the_node_closed(world: &mut World) -> Result<()> {
+    let put = |config: &mut Value, file: &Path| {
+        config["tls"]["trustBundles"] = json!([{"trustDomain": "example.org", "file": file}]);
+    };
+    Faulty {
+        put,
+        part: "trust-bundles",
+        mended: None,
+        dials: Verdict::Redirected,
+        serves: true,
+    }
+    .is_survived(world)
+}
+
+fn a_node_ca_that_cannot_be_used_leaves_the_node_closed(world: &mut World) -> Result<()> {
+    Faulty {
+        put: |config, file| config["tls"]["caCertificateFile"] = json!(file),
+        part: "node-ca",
+        mended: None,
+        // No certificate is sent.
+        dials: Verdict::Nothing,
+        serves: false,
+    }
+    .is_survived(world)
+}
+
+fn a_credential_that_cannot_be_used_leaves_the_node_closed(world: &mut World) -> Result<()> {
+    Faulty {
+        put: |config, file| config["upstream"]["caFile"] = json!(file),
+        part: "upstream",
+        mended: None,
+        dials: Verdict::Redirected,
+        serves: false,
+    }
+    .is_survived(world)
+}
+
+fn a_kubeconfig_that_cannot_be_used_leaves_the_node_closed(world: &mut World) -> Result<()> {
+    Faulty {
+        put: |config, file| config["cluster"]["kubeconfig"] = json!(file),
+        part: "cluster",
+        mended: None,
+        // Nobody knows which pods are enforced.
+        dials: Verdict::Forbidden,
+        serves: false,
+    }
+    .is_survived(world)
+}
+
+impl Faulty {
+    /// Starts the agent on a node without its programs. The protected endpoints are closed, `/readyz` names the file, and the agent
+    /// serves once the file is mended.
+    fn is_survived(&self, world: &mut World) -> Result<()> {
+        let file = world.agent.dir().join("faulty");
+        fs::write(&file, "jwt: [{}]\n")?;
+        let mended = match self.mended {
+            Some(text) => text.to_owned(),
+            None => fs::read_to_string(self.was_before(world)?)?,
+        };
+        booted(
+            world,
+            |config| (self.put)(config, &file),
+            |world| {
+                self.is_named(world, &file)?;
+                dials(world, self.dials)?;
+                let said = asks(world)?;
+                ensure!((said.code == 0) == self.serves, "a request: {said:?}");
+                fs::write(&file, mended)?;
+                world.agent.wait().context("the mended file is not taken")?;
+                dials(world, Verdict::Redirected)?;
+                asks(world)?.good().map(drop)
+            },
+        )
+    }
+
+    /// The file that the configuration names now; for a trust bundle any CA.
+    fn was_before(&self, world: &World) -> Result<String> {
+        let config: Value = serde_json::from_str(&fs::read_to_string(world.agent.config_file())?)?;
+        let file = match self.part {
+            "upstream" => &config["upstream"]["caFile"],
+            "cluster" => &config["cluster"]["kubeconfig"],
+            _ => &config["tls"]["caCertificateFile"],
+        };
+        Ok(file.as_str().context("no such file")?.to_owned())
+    }
+
+    /// Waits until all else is up and `/readyz` names the part and its file.
+    fn is_named(&self, world: &World, file: &Path) -> Result<()> {
+        let file = file.display().to_string();
+        let mut last = String::new();
+        let named = until("the fault is named", LIMIT, || {
+            let Ok((code, body)) = world.agent.admin("/readyz") else {
+                return Ok(false);
+            };
+            let report: Value = serde_json::from_str(&body)?;
+            last = body;
+            let failing = report["failing"].as_array().into_iter().flatten();
+            let mut failing = failing.filter(|one| one["part"] == self.part);
+            let reason = failing.next().and_then(|one| one["reason"].as_str());
+            let waits = report["waiting"]
+                .as_array()
+                .is_some_and(|waiting| !waiting.is_empty());
+            Ok(code == 503
+                && reason.is_some_and(|reason| reason.contains(&file))
+                && waits == (self.dials == Verdict::Forbidden))
+        });
+        named
+            .map(drop)
+            .with_context(|| format!("{last}\n{}", world.agent.log_end()))
+    }
+}
+
+/// The agent cannot start at all: its audit directory is a file.
+fn a_start_that_fails_leaves_the_node_closed(world: &mut World) -> Result<()> {
+    let file = world.agent.dir().join("no-directory");
+    fs::write(&file, "")?;
+    booted(
+        world,
+        |config| config["audit"]["directory"] = json!(file),
+        |world| {
+            let ended = world.agent.wait();
+            ensure!(
+                ended.is_err_and(|error| error.to_string().contains("the agent ended")),
+                "it serves without an audit log"
+            );
+            dials(world, Verdict::Forbidden)
+        },
+    )
+}
+
+/// Begins the agent with another configuration on a node that has none of its programs, does something, and puts all back.
+fn booted(
+    world: &mut World,
+    change: impl FnOnce(&mut Value),
+    act: impl FnOnce(&mut World) -> Result<()>,
+) -> Result<()> {
+    let file = world.agent.config_file();
+    let before = fs::read_to_string(&file)?;
+    let mut config = serde_json::from_str(&before)?;
+    change(&mut config);
+    world.agent.stop()?;
+    world.agent.uninstall()?;
+    fs::write(&file, config.to_string())?;
+    world.agent.begin()?;
+    let outcome = act(world);
+    if world.agent.pid().is_some() {
+        world.agent.stop()?;
+    }
+    fs::write(&file, before)?;
+    world.agent.restart()?;
+    outcome
+}
+
+/// An enforced pod dials the node's kubelet, and the API server by its own address: the Service's is known once the cluster has told it.
+fn dials(world: &World, server: Verdict) -> Result<()> {
+    let worker = Stand::pod(&world.pod("agents", "worker")?)?;
+    let kubelet = format!("{}:10250", world.cluster.node().address);
+    let report = world.dial(&worker, &["tcp", &kubelet])?;
+    report.expect("a dial of the kubelet", Verdict::Forbidden)?;
+    let own = world.cluster.server().trim_start_matches("https://");
+    world
+        .dial(&worker, &["tcp", own])?
+        .expect("a dial of the API server", server)
+}
