@@ -12,6 +12,7 @@ mod node_name;
 mod settings;
 mod shutdown;
 mod unknown_issuers;
+mod unknown_trust_domains;
 mod wiring;
 
 use std::path::Path;
@@ -271,6 +272,7 @@ impl App {
         wiring::kubeconfig(&mut tasks, &handles);
         wiring::node_name(&mut tasks, &handles, pods.clone());
         wiring::files(&mut tasks, &handles, &shared);
+        wiring::unknown_trust_domains(&mut tasks, &handles);
         wiring::metrics(&mut tasks, &handles, pods);
         wiring::object_status(&mut tasks, &handles);
         wiring::notify(&mut tasks, &handles, self.to_post);

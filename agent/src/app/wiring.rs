@@ -20,6 +20,7 @@ use super::node_name;
 use super::settings::{cgroup_root, endpoints_config};
 use super::shutdown::Shutdown;
 use super::unknown_issuers;
+use super::unknown_trust_domains;
 use crate::admin::api::ObjectList;
 use crate::admin::{Admin, AgentState, ConfiguredName, Failing, PrivateSocket, ReadyReport};
 use crate::audit::AuditLog;
@@ -418,6 +419,15 @@ pub(super) fn files(tasks: &mut Tasks, handles: &Handles, shared: &Shared) {
         Arc::clone(bundles).run(CancellationToken::new(), changed),
     );
     tasks.spawn("upstream", upstream.clone().run(cancel.clone()));
+}
+
+/// Identities that no caller can be on this node.
+pub(super) fn unknown_trust_domains(tasks: &mut Tasks, handles: &Handles) {
+    let bundles = Arc::clone(handles.files.certificates.trust_bundles());
+    tasks.spawn(
+        "identities without a trust bundle",
+        unknown_trust_domains::warn(Arc::clone(&handles.store), bundles),
+    );
 }
 
 /// Metrics that are read from the parts.

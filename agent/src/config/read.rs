@@ -159,10 +159,30 @@ fn tls(decoder: &mut Decoder, top: &Fields<'_>) -> Option<TlsSection> {
     })
 }
 
+/// Whether a field of a section holds something.
+fn is_given(top: &Fields<'_>, section: &str, field: &str) -> bool {
+    let Some(Value::Map(entries)) = top.get(section).map(|node| &node.value) else {
+        return false;
+    };
+    let is_field = |key: &Value| matches!(key, Value::Text(name) if name == field);
+    let found = entries.iter().find(|(key, _)| is_field(&key.value));
+    found.is_some_and(|(_, node)| match &node.value {
+        Value::Null => false,
+        Value::List(items) => !items.is_empty(),
+        _ => true,
+    })
+}
+
 fn gateway(decoder: &mut Decoder, top: &Fields<'_>) -> Option<GatewaySection> {
     let fields = optional_section(decoder, top, "gateway")?;
     let listen = decoder.required_text(&fields, "listen")?;
     let names = values(texts(decoder, &fields, "names"));
+    if !is_given(top, "authentication", "configFile") && !is_given(top, "tls", "trustBundles") {
+        decoder.error_at(
+            fields.node,
+            "field `gateway` without `tls.trustBundles` and `authentication.configFile`: no caller could show who it is; give one of them",
+        );
+    }
     match listen.value.parse::<SocketAddr>() {
         Ok(address) if address.port() != 0 => Some(GatewaySection {
             listen: address,

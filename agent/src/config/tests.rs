@@ -310,6 +310,7 @@ const REFUSED: &str = r#"
 - enforce:
 + gateway: {listen: '6444'}
 + enforce:
+= 11:10: field `gateway` without `tls.trustBundles` and `authentication.configFile`: no caller could show who it is; give one of them
 = 11:19: field `gateway.listen` is "6444"; write address:port, such as 0.0.0.0:6444 or '[::]:6444'
 
 - enforce:

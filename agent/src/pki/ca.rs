@@ -153,7 +153,8 @@ impl fmt::Debug for NodeCa {
     }
 }
 
-fn may_sign(certificate: &X509Certificate<'_>) -> bool {
+/// Whether it is a CA's that may sign certificates. One of version 1 is not: it cannot say so.
+pub(super) fn may_sign(certificate: &X509Certificate<'_>) -> bool {
     // RFC 5280 section 4.2.1.3: with a keyUsage extension the keyCertSign bit decides, without one it is implied.
     certificate.is_ca()
         && certificate

@@ -17,6 +17,7 @@ use rustls::server::danger::ClientCertVerifier;
 use rustls_pki_types::{CertificateDer, UnixTime};
 use tokio_util::sync::CancellationToken;
 
+use super::ca::may_sign;
 use super::pem::{self, PemError};
 
 /// How often the files are looked at. Reading them sees every way in which they are replaced, which file events do not.
@@ -75,6 +76,13 @@ impl Domain {
         let mut roots = RootCertStore::empty();
         let fault = |line, reason| PemError::content(&bundle.file, line, reason);
         for (line, certificate) in pem::certificates(&bundle.file, &bytes)? {
+            // rustls takes any certificate for a CA: a workload's own would let that workload name itself as it likes.
+            let (_, parsed) = x509_parser::parse_x509_certificate(&certificate)
+                .map_err(|error| fault(line, format!("not a certificate: {error}")))?;
+            if !may_sign(&parsed) {
+                let reason = "not a CA: its basicConstraints have no CA:TRUE, or its keyUsage no keyCertSign";
+                return Err(fault(line, reason.to_owned()));
+            }
             roots
                 .add(certificate)
                 .map_err(|error| fault(line, format!("not a CA that can be trusted: {error}")))?;
@@ -175,6 +183,13 @@ impl TrustBundles {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.bundles.is_empty()
+    }
+
+    /// Whether a trust domain has a bundle, good or not.
+    #[must_use]
+    pub fn has(&self, trust_domain: &str) -> bool {
+        let mut bundles = self.bundles.iter();
+        bundles.any(|bundle| bundle.trust_domain == trust_domain)
     }
 
     /// The CAs as they are now.

@@ -278,6 +278,53 @@ fn a_domain_whose_bundle_was_never_good_trusts_nobody_until_it_is() {
 }
 
 #[test]
+fn a_workloads_own_certificate_in_a_bundle_makes_its_key_no_ca() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("bundle.pem");
+    let one = Ca::root("one");
+    let usage = |usages: &[KeyUsagePurpose], is_ca: IsCa| {
+        let mut params = CertificateParams::default();
+        params.key_usages = usages.to_vec();
+        params.is_ca = is_ca;
+        let key = KeyPair::generate().unwrap();
+        (params.self_signed(&key).unwrap().pem(), params, key)
+    };
+    let (workload, params, key) = usage(&[KeyUsagePurpose::DigitalSignature], IsCa::ExplicitNoCa);
+    let minted = Ca {
+        pem: String::new(),
+        der: vec![0_u8].into(),
+        issuer: Issuer::new(params, key),
+    };
+    for (not_a_ca, why) in [
+        (workload, "no CA:TRUE"),
+        (usage(&[], IsCa::NoCa).0, "no constraints"),
+        (
+            usage(
+                &[KeyUsagePurpose::CrlSign],
+                IsCa::Ca(BasicConstraints::Unconstrained),
+            )
+            .0,
+            "no keyCertSign",
+        ),
+    ] {
+        std::fs::write(&file, format!("{}{not_a_ca}", one.pem)).unwrap();
+        let bundles = TrustBundles::open(vec![TrustBundle {
+            trust_domain: "one".to_owned(),
+            file: file.clone(),
+        }]);
+        let line = one.pem.lines().count() + 1;
+        let fault = bundles.fault().unwrap_or_default();
+        assert!(
+            fault.contains(&format!("bundle.pem:{line}: not a CA")),
+            "{why}: {fault}"
+        );
+        let shown = ClientCertificate::of(&[minted.leaf(&[ID], |_| ())], &bundles).unwrap();
+        let refused = shown.check(Timestamp::now()).map_err(|error| error.code());
+        assert_eq!(refused.map(drop), Err("certificate_untrusted"), "{why}");
+    }
+}
+
+#[test]
 fn all_that_an_identity_asks_for_must_hold_and_nothing_else_be_shown() {
     let world = World::new();
     let both = "pod: {namespace: ns, serviceAccount: fixer, selector: {matchLabels: {app: fixer}}}";
