@@ -232,8 +232,9 @@ impl Credentials {
     }
 
     fn reload(&self) -> Result<(), CredentialError> {
-        let fresh = read(&self.ca, &self.credential)?;
+        // Read under the lock: of two readings at once, the older one must not be the last that is taken.
         let mut source = self.source.lock();
+        let fresh = read(&self.ca, &self.credential)?;
         if *source == fresh {
             return Ok(());
         }

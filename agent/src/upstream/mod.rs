@@ -32,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 use connect::Connector;
 use credential::{ConnectionIdentity, Credentials};
 use headers::{OutboundCredential, OutboundIdentity};
-use outgoing::Outgoing;
+use outgoing::{Failure, Outgoing};
 use pool::{ConnectionLease, PodKey, Pool, Pools};
 use replay::{Replay, ReplayBudget};
 use token::{Token, Tokens};
@@ -380,34 +380,39 @@ impl Upstream {
         let outgoing = Outgoing::new(head);
         if route.upgrade || long.is_some() {
             // Boxed, as such requests are few and a handshake's state is large.
-            Box::pin(self.send_own(route.identity, outgoing, body, long, used)).await
+            let pool = self.pool(route.identity, ResponseWindow::Large);
+            Box::pin(send_own(pool, outgoing, body, (long, route.upgrade), used)).await
         } else {
             let pool = self.pool(route.identity, route.window);
             let replay = Replay::new(body, &self.replays);
             retry::send(pool, route.pod, outgoing, replay, used).await
         }
     }
+}
 
-    async fn send_own(
-        &self,
-        identity: ConnectionIdentity,
-        outgoing: Outgoing,
-        body: RequestBody,
-        target: Option<LongTarget>,
-        used: &mut Option<UsedCredential>,
-    ) -> Result<Response<UpstreamBody>, SendError> {
-        let pool = self.pool(identity, ResponseWindow::Large);
-        let (mut sender, place, credential) = pool.open_own(target).await?;
-        *used = Some(credential);
-        if !body.is_permitted() {
-            return Err(SendError::NoLongerPermitted);
-        }
-        let request = outgoing.http1(&self.connector().authority, body)?;
-        let response = sender.send_request(request).await.map_err(SendError::Broken)?;
-        let mut response = received(response, None);
-        response.extensions_mut().insert(TunnelPermit(place));
-        Ok(response)
+/// Sends over a connection of its own what no shared one carries: an upgrade, or a target that is longer than a URI.
+async fn send_own(
+    pool: &Arc<Pool>,
+    outgoing: Outgoing,
+    body: RequestBody,
+    (target, upgrade): (Option<LongTarget>, bool),
+    used: &mut Option<UsedCredential>,
+) -> Result<Response<UpstreamBody>, SendError> {
+    let (mut sender, place, credential) = pool.open_own(target).await?;
+    *used = Some(credential);
+    if !body.is_permitted() {
+        return Err(SendError::NoLongerPermitted);
     }
+    let request = outgoing.clone().http1(&pool.connector().authority, body)?;
+    let response = match sender.send_request(request).await {
+        Ok(response) => response,
+        // An exec over WebSocket is a GET, and its command may run.
+        Err(error) if upgrade => return Err(SendError::Broken(error)),
+        Err(error) => return Err(Failure::of(error).into_error(&outgoing)),
+    };
+    let mut response = received(response, None);
+    response.extensions_mut().insert(TunnelPermit(place));
+    Ok(response)
 }
 
 /// Over which connections a request goes.

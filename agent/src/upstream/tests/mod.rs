@@ -173,6 +173,25 @@ async fn a_write_whose_connection_broke_is_sent_once_and_a_read_is_repeated() {
     assert_eq!(server.got().len(), 2);
 }
 
+/// Over a connection of its own, as for a target that is longer than a URI.
+#[tokio::test]
+async fn only_what_changes_nothing_is_said_to_have_changed_nothing_where_its_own_connection_broke() {
+    for (method, upgrade, code) in [
+        (Method::GET, false, "upstream_interrupted"),
+        (Method::DELETE, false, "upstream_broken"),
+        // An exec.
+        (Method::GET, true, "upstream_broken"),
+    ] {
+        let server = Server::http1(|_| Does::Close).await;
+        let request = Request::builder().method(&method).uri("/api/v1/pods");
+        let (head, ()) = request.body(()).expect("a request").into_parts();
+        let (outgoing, kind) = (Outgoing::new(head), (None, upgrade));
+        let sent = super::send_own(&server.pool, outgoing, RequestBody::Empty, kind, &mut None).await;
+        let error = sent.map(drop).expect_err("broken");
+        assert_eq!(error.code(), code, "{method} {upgrade}: {error}");
+    }
+}
+
 #[tokio::test]
 async fn a_server_that_takes_nothing_is_asked_a_few_times_only() {
     for does in [Does::GoAway { last: 0 }, Does::Refuse] {
