@@ -109,7 +109,7 @@ pub(super) async fn follow(inner: &Arc<Inner>) {
     }
 }
 
-/// The file's issuers, where it changed. One that stayed as it was keeps its keys.
+/// The file's issuers, where it changed. One whose keys come from where they came from keeps them.
 pub(super) fn read(inner: &Inner, file: &Path) -> Result<Option<LoadedIssuers>, AuthenticationError> {
     let text = text(file)?;
     let before = inner.loaded.load();
@@ -118,8 +118,13 @@ pub(super) fn read(inner: &Inner, file: &Path) -> Result<Option<LoadedIssuers>, 
     }
     let issuers = inner.issuers_of(file, &text)?;
     let kept = |issuer: Arc<IssuerKeys>| {
-        let same = before.issuers.iter().find(|known| known.is_like(&issuer.issuer));
-        same.map_or(issuer, Arc::clone)
+        if let Some(same) = before.issuers.iter().find(|known| known.is_like(&issuer.issuer)) {
+            return Arc::clone(same);
+        }
+        for known in &before.issuers {
+            issuer.take_keys_of(known);
+        }
+        issuer
     };
     let issuers = issuers.into_iter().map(kept).collect();
     Ok(Some(LoadedIssuers {

@@ -18,7 +18,16 @@ const MAX_NUMBER: usize = 1400;
 
 /// The keys of an issuer.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct KeySet(Vec<IssuerKey>);
+pub(super) struct KeySet(Vec<IssuerKey>, LeftOut);
+
+/// How many keys of a document are not used: tokens that they signed are refused as of an unknown key.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct LeftOut {
+    /// Of another purpose than signatures, of a kind or algorithm that does not count, or malformed.
+    pub(super) unusable: usize,
+    /// Beyond [`MAX_KEYS`].
+    pub(super) beyond_limit: usize,
+}
 
 /// One key, as it was published and as it is used.
 #[derive(Debug)]
@@ -79,14 +88,28 @@ struct PublishedKey {
 }
 
 impl KeySet {
-    /// Reads a JWKS. Keys for something else, and of kinds that do not count, are left out.
+    /// Reads a JWKS. Keys for something else, of kinds that do not count, and beyond the limit are left out.
     pub(super) fn read(document: &[u8]) -> Option<Self> {
         let document: Document = serde_json::from_slice(document).ok()?;
-        let keys = document.keys.into_iter().filter_map(|key| {
-            let published: PublishedKey = serde_json::from_value(key).ok()?;
-            IssuerKey::of(published)
-        });
-        Some(Self(keys.take(MAX_KEYS).collect()))
+        let mut set = Self::default();
+        for key in document.keys {
+            let Self(keys, left_out) = &mut set;
+            if keys.len() == MAX_KEYS {
+                left_out.beyond_limit += 1;
+                continue;
+            }
+            let published = serde_json::from_value(key).ok();
+            match published.and_then(IssuerKey::of) {
+                Some(key) => keys.push(key),
+                None => left_out.unusable += 1,
+            }
+        }
+        Some(set)
+    }
+
+    /// How many keys of the document are not among them.
+    pub(super) fn left_out(&self) -> LeftOut {
+        self.1
     }
 
     /// How many keys there are.

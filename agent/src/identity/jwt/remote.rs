@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::JwtError;
 use super::cache::KeyGeneration;
 use super::fetch::{FetchError, IssuerClient};
-use super::keys::KeySet;
+use super::keys::{KeySet, LeftOut, MAX_KEYS};
 use super::metrics::JwtMetrics;
 use super::signature::UnverifiedToken;
 use crate::runtime::backoff::Backoff;
@@ -97,9 +97,25 @@ impl IssuerKeys {
         }
     }
 
-    /// Whether another issuer has the same keys by the same means, so that what is known of them can stay.
+    /// Whether another issuer is the same one by the same rules.
     pub(super) fn is_like(&self, other: &JwtIssuer) -> bool {
         *self.issuer == *other
+    }
+
+    /// Takes the keys of an issuer over that another one by other rules has, if they come from the same place by the same CA. An
+    /// issuer that is away would otherwise lose them with each change of a rule.
+    pub(super) fn take_keys_of(&self, known: &Self) {
+        let source = |issuer: &JwtIssuer| {
+            let ca = issuer.certificate_authority.as_ref();
+            (
+                issuer.url.clone(),
+                issuer.discovery(),
+                ca.map(|ca| ca.value.clone()),
+            )
+        };
+        if source(&self.issuer) == source(&known.issuer) {
+            self.state.send_replace(known.state.borrow().clone());
+        }
     }
 
     /// The claims of a token that this issuer signed.
@@ -195,6 +211,14 @@ impl IssuerKeys {
                         tracing::info!(issuer, keys = keys.len(), "the issuer's keys are at hand");
                     }
                     if state.keys.as_deref() != Some(&keys) {
+                        let left_out = keys.left_out();
+                        if left_out != LeftOut::default() {
+                            tracing::warn!(
+                                issuer, left_out.unusable, left_out.beyond_limit, limit = MAX_KEYS,
+                                "keys of the issuer are not used: those for other purposes than signatures or of algorithms that do not \
+                                 count, and those beyond the limit; tokens that they signed are refused"
+                            );
+                        }
                         state.keys = Some(Arc::new(keys));
                         self.generation.advance();
                     }

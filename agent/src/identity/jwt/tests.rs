@@ -396,6 +396,53 @@ async fn a_file_that_was_never_good_has_no_token_verified_until_it_is() {
 }
 
 #[test]
+fn keys_that_are_not_used_are_counted() {
+    let key = TestKey::new("ES256");
+    let mut published: Vec<_> = (0..keys::MAX_KEYS + 2)
+        .map(|number| key.published(&number.to_string()))
+        .collect();
+    for (member, value) in [("use", "enc"), ("crv", "P-521"), ("alg", "ES512")] {
+        let mut other = key.published("other");
+        other[member] = value.into();
+        published.insert(0, other);
+    }
+    let document = json!({"keys": published}).to_string();
+    let set = keys::KeySet::read(document.as_bytes()).expect("a key set");
+    let left_out = keys::LeftOut {
+        unusable: 3,
+        beyond_limit: 2,
+    };
+    assert_eq!((set.len(), set.left_out()), (keys::MAX_KEYS, left_out));
+}
+
+#[tokio::test]
+async fn a_changed_rule_leaves_the_keys_of_an_issuer_that_is_away() {
+    let key = TestKey::new("ES256");
+    let bed = Bed::start(vec![key.published("k")], quick()).await;
+    let token = key.token("k", &bed.claims());
+    assert_eq!(code(bed.verify(&token).await), "taken");
+    bed.issuer.behave(IssuerBehaviour::Failing);
+    let file = bed.folder.path().join("auth.yaml");
+    let rule = |claim: &str| {
+        let rule = format!("  claimValidationRules: [{{claim: {claim}, requiredValue: jane}}]\n");
+        std::fs::write(&file, bed.issuer.configuration() + &rule).expect("written");
+    };
+    for (claim, expected) in [("sub", "taken"), ("aud2", "jwt_claim"), ("sub", "taken")] {
+        rule(claim);
+        tokio::time::sleep(Duration::from_millis(2500)).await;
+        assert_eq!(code(bed.verify(&token).await), expected, "{claim}");
+    }
+    // From elsewhere they are not the same keys.
+    let elsewhere = bed.issuer.configuration().replace(
+        "    audiences:",
+        "    discoveryURL: https://127.0.0.1:9/.well-known/openid-configuration\n    audiences:",
+    );
+    std::fs::write(&file, elsewhere).expect("written");
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    assert_eq!(code(bed.verify(&token).await), "jwt_issuer_unavailable");
+}
+
+#[test]
 fn a_file_that_cannot_be_used_says_where() {
     let folder = TempDir::new().expect("a folder");
     let file = folder.path().join("auth.yaml");
