@@ -319,6 +319,17 @@ fn led_from_the_command_line(world: &World) -> Result<()> {
     for pod in ["stranger", "traveller"] {
         until(|| Ok((get(pod)?.code == 0).then_some(())))?;
     }
+    for (node, pod) in [("node1", "stranger"), ("node2", "traveller")] {
+        let entry = entry_of(world, node, |entry| entry["lastUsed"].is_string())?;
+        ensure!(
+            entry["pods"] == 1 && entry["podNames"] == json!([format!("agents/{pod}")]),
+            "{entry:#}"
+        );
+        ensure!(
+            entry["reviewDue"] == false && entry["conflicts"].is_null(),
+            "{entry:#}"
+        );
+    }
     // Review.
     let list = picket(world, "identity list -o name")?.good()?;
     ensure!(list.trim() == "agentidentity.picket.dev/roamer", "{list}");
@@ -353,6 +364,26 @@ fn led_from_the_command_line(world: &World) -> Result<()> {
         "the grant is there"
     );
     Ok(())
+}
+
+/// What the identity's status says of a node, once it is as `wanted`. An entry is written again after 30 to 40 s.
+fn entry_of(world: &World, node: &str, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
+    let began = Instant::now();
+    loop {
+        let shown = world.admin(&["get", "agid", "roamer", "-o", "json"])?;
+        let shown: Value = serde_json::from_str(&shown)?;
+        let nodes = shown["status"]["nodes"].as_array();
+        let entry = nodes.into_iter().flatten().find(|entry| entry["node"] == node);
+        if let Some(entry) = entry.filter(|entry| wanted(entry)) {
+            return Ok(entry.clone());
+        }
+        ensure!(
+            began.elapsed() < Duration::from_secs(60),
+            "the status has {:#}",
+            shown["status"]["nodes"]
+        );
+        std::thread::sleep(Duration::from_millis(500));
+    }
 }
 
 /// Watches on both nodes end with a Status that says why, each in time, and another agent's goes on.
@@ -394,5 +425,6 @@ fn revoked_on_both_nodes(world: &World) -> Result<()> {
         said.refused(&["agent roamer is revoked; its owner is lab@example.test"])?;
     }
     ensure!(others.silent(), "another agent's watch ended too");
+    entry_of(world, "node2", |entry| entry["lastDenied"].is_string())?;
     Ok(())
 }

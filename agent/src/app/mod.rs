@@ -94,6 +94,7 @@ impl App {
             config.objects.cluster,
         ));
         let mut tasks = Tasks::default();
+        store.set_node(&config.node_name);
         // Before anything that takes time: until the objects are listed, every request is denied.
         tasks.spawn("objects of the cluster", wiring::cluster_objects(&config, &store));
         let issuers = Issuers::open(config.authentication.config_file.clone(), metrics.jwt.clone())?;
@@ -109,8 +110,8 @@ impl App {
         let cgroup_root = cgroup_root(&config)?;
         let successor = successor(&config, &store, &metrics.upgrade).await?;
         let audit = match &successor {
-            Some(_) => AuditLog::join(&config.audit, Some(metrics.pipeline.observer()))?,
-            None => AuditLog::open(&config.audit, Some(metrics.pipeline.observer()))?,
+            Some(_) => AuditLog::join(&config.audit, Some(wiring::observer(&metrics, &store)))?,
+            None => AuditLog::open(&config.audit, Some(wiring::observer(&metrics, &store)))?,
         };
         audit::register_metrics(&metrics.registry, Arc::clone(audit.stats()));
         let sessions = Registry::new(metrics.session.clone(), store.epoch().clone());
@@ -274,7 +275,7 @@ impl App {
         wiring::node_name(&mut tasks, &handles, pods.clone());
         wiring::files(&mut tasks, &handles, &shared);
         wiring::metrics(&mut tasks, &handles, pods);
-        wiring::object_status(&mut tasks, &handles);
+        wiring::object_status(&mut tasks, &handles, &shared);
         wiring::notify(&mut tasks, &handles, self.to_post);
         wiring::denied(&mut tasks, &handles, &shared, shutdown, endpoints, workload.names);
         wiring::connections(&mut tasks, &handles, shared, receivers, shutdown)?;

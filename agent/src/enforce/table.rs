@@ -12,7 +12,7 @@ use crate::kernel::{CgroupId, Class};
 use crate::listener::Owner;
 use crate::upgrade::ListenerOffer;
 use crate::workload::escapes::EnforcedPodRef;
-use crate::workload::{PodChanges, PodNetwork, pod_of};
+use crate::workload::{Pod, PodChanges, PodNetwork, pod_of};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -100,6 +100,14 @@ impl EnforcedPods {
             let owner = &entry.pod.owner;
             owner.seen.contains(&address) || owner.pod.load().addresses.contains(&address)
         })
+    }
+
+    /// The pods.
+    pub(crate) fn pods(&self) -> Vec<Arc<Pod>> {
+        let pods = self.lock();
+        pods.values()
+            .map(|entry| entry.pod.owner.pod.load_full())
+            .collect()
     }
 
     /// What can be transferred.
