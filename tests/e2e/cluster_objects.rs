@@ -20,6 +20,7 @@ use crate::world::World;
 pub(crate) const TESTS: &[Test] = tests! {
     an_identity_of_the_cluster_lives_by_kubectl,
     an_agent_on_two_nodes_from_create_to_revoke_by_the_command_line,
+    without_the_api_server_the_last_objects_decide_and_a_restarted_agent_serves_nobody,
 };
 
 /// An identity for a pod that no file names, with a grant by which it acts as a user that the node may impersonate.
@@ -428,3 +429,83 @@ fn revoked_on_both_nodes(world: &World) -> Result<()> {
     entry_of(world, "node2", |entry| entry["lastDenied"].is_string())?;
     Ok(())
 }
+
+/// Asks for what the identity's grant gives and for what it does not, again and again, and prints nothing: what comes of it is in
+/// Picket's records, which are there without an API server too.
+const ASK_ON: &str = r#"
+import os, ssl, time, urllib.request
+account = "/var/run/secrets/kubernetes.io/serviceaccount"
+base = "https://%s:%s" % (os.environ["KUBERNETES_SERVICE_HOST"], os.environ["KUBERNETES_SERVICE_PORT"])
+token = open(account + "/token").read().strip()
+while True:
+    for path in ["configmaps/seed", "secrets/crown"]:
+        request = urllib.request.Request(base + "/api/v1/namespaces/lab/" + path, headers={"Authorization": "Bearer " + token})
+        try:
+            context = ssl.create_default_context(cafile=account + "/ca.crt")
+            urllib.request.urlopen(request, timeout=10, context=context).read()
+        except Exception:
+            pass
+    time.sleep(0.2)
+"#;
+
+fn without_the_api_server_the_last_objects_decide_and_a_restarted_agent_serves_nobody(
+    world: &mut World,
+) -> Result<()> {
+    install(world)?;
+    let before = follow_cluster(&mut world.agent)?;
+    world.cluster.apply(OBJECTS)?;
+    let line = format!("python3 -c '{ASK_ON}' > /dev/null 2>&1 < /dev/null & echo $!");
+    let pid = world.run("agents", "stranger", &["sh", "-c", &line])?.good()?;
+    let lived = away(world);
+    world.run("agents", "stranger", &["kill", pid.trim()])?.good()?;
+    world.cluster.kubectl(&["delete", "agid,aggr", "--all"])?;
+    with_config(&mut world.agent, &before)?;
+    lived
+}
+
+fn away(world: &mut World) -> Result<()> {
+    let of = |record: &Value, resource: &str, outcome: &str| {
+        record["agent"]["pod"]["name"] == "stranger"
+            && record["objectRef"]["resource"] == resource
+            && record["decision"]["outcome"] == outcome
+    };
+    world
+        .picket_log()
+        .wait("a permitted get", |record| of(record, "configmaps", "allow"))?;
+    {
+        let cut = world.cluster.cut_api_server_off()?;
+        let log = world.picket_log();
+        // Both are judged as before; what is permitted finds nobody to ask.
+        let tried = log.wait("a permitted get without an answer", |record| {
+            of(record, "configmaps", "error")
+        })?;
+        let reason = tried["decision"]["reason"].as_str().unwrap_or_default();
+        ensure!(reason.starts_with("upstream_"), "{tried:#}");
+        let refused = log.wait("a refused get", |record| of(record, "secrets", "deny"))?;
+        ensure!(refused["decision"]["reason"] == "no_grant", "{refused:#}");
+        // An agent that has just started knows no object, and keeps none on disk.
+        world.agent.kill9()?;
+        let log = world.picket_log();
+        world.agent.begin()?;
+        until(|| Ok(world.agent.admin("/readyz").is_ok().then_some(())))?;
+        let (code, said) = world.agent.admin("/readyz")?;
+        ensure!(code != 200 && said.contains("has not listed"), "{code}: {said}");
+        std::thread::sleep(CLOSED_FOR);
+        let served = log.all(|record| record["agent"]["pod"]["name"] == "stranger")?;
+        let unlisted = |record: &Value| record["decision"]["reason"] == "objects_unlisted";
+        ensure!(served.iter().all(unlisted), "{served:#?}");
+        drop(cut);
+    }
+    world.agent.wait()?;
+    let log = world.picket_log();
+    log.wait("a permitted get after the outage", |record| {
+        of(record, "configmaps", "allow")
+    })?;
+    log.wait("a refused get after the outage", |record| {
+        of(record, "secrets", "deny")
+    })
+    .map(drop)
+}
+
+/// How long a restarted agent is watched: the pod asks ten times and more.
+const CLOSED_FOR: Duration = Duration::from_secs(5);
