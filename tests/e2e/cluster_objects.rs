@@ -6,6 +6,8 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use picket_tests::agent::Agent;
+use picket_tests::output::Done;
 use picket_tests::running::Running;
 use picket_tests::tests;
 use serde_json::{Value, json};
@@ -17,6 +19,8 @@ use crate::world::World;
 
 pub(crate) const TESTS: &[Test] = tests! {
     an_identity_of_the_cluster_lives_by_kubectl,
+    an_agent_on_two_nodes_from_create_to_revoke_by_the_command_line,
+    without_the_api_server_the_last_objects_decide_and_a_restarted_agent_serves_nobody,
 };
 
 /// An identity for a pod that no file names, with a grant by which it acts as a user that the node may impersonate.
@@ -47,21 +51,27 @@ const ENDED: Duration = Duration::from_secs(2);
 
 fn an_identity_of_the_cluster_lives_by_kubectl(world: &mut World) -> Result<()> {
     install(world)?;
-    let before = std::fs::read_to_string(world.agent.config_file())?;
-    let mut config: Value = serde_json::from_str(&before)?;
-    config["objects"] = json!({"files": [world.agent.objects_dir()], "cluster": true});
-    with_config(world, &config.to_string())?;
+    let before = follow_cluster(&mut world.agent)?;
     let lived = life(world);
     world.cluster.kubectl(&["delete", "agid,aggr", "--all"])?;
-    with_config(world, &before)?;
+    with_config(&mut world.agent, &before)?;
     lived
 }
 
-/// Starts the agent anew with this configuration.
-fn with_config(world: &mut World, text: &str) -> Result<()> {
-    world.agent.stop()?;
-    std::fs::write(world.agent.config_file(), text)?;
-    world.agent.restart().map(drop)
+/// Starts an agent anew that follows the objects of the cluster beside its files; gives the configuration from before.
+fn follow_cluster(agent: &mut Agent) -> Result<String> {
+    let before = std::fs::read_to_string(agent.config_file())?;
+    let mut config: Value = serde_json::from_str(&before)?;
+    config["objects"] = json!({"files": [agent.objects_dir()], "cluster": true});
+    with_config(agent, &config.to_string())?;
+    Ok(before)
+}
+
+/// Starts an agent anew with this configuration.
+fn with_config(agent: &mut Agent, text: &str) -> Result<()> {
+    agent.stop()?;
+    std::fs::write(agent.config_file(), text)?;
+    agent.restart().map(drop)
 }
 
 fn patch(world: &World, object: [&str; 2], patch: &Value) -> Result<()> {
@@ -176,3 +186,326 @@ fn suspended_ends_what_runs(world: &World) -> Result<()> {
     let said = world.run("agents", "stranger", &["sh", "-c", GET])?;
     said.refused(&["cluster-stranger is suspended"]).map(drop)
 }
+
+/// A second pod of the agent `roamer`, on the other node.
+const TRAVELLER: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: traveller, namespace: agents, labels: {app: stranger}}
+spec:
+  nodeName: node2
+  serviceAccountName: stranger
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: main
+    image: picket.test/tools:1
+    imagePullPolicy: IfNotPresent
+    command: [sleep, infinity]
+    env: [{name: HOME, value: /tmp}]
+"#;
+
+/// How long the revocation may take across nodes, from the command's end.
+const ACROSS: Duration = Duration::from_secs(2);
+
+/// What an agent's part of an end may take at most, from the notice of the change.
+const ON_NODE: f64 = 0.1;
+
+const WATCH: &str = "kubectl get --raw '/api/v1/namespaces/lab/configmaps?watch=true&fieldSelector=metadata.name%3Dtick' \
+    2>&1; echo over $?";
+
+fn an_agent_on_two_nodes_from_create_to_revoke_by_the_command_line(world: &mut World) -> Result<()> {
+    install(world)?;
+    let first = follow_cluster(&mut world.agent)?;
+    let second = follow_cluster(&mut world.other)?;
+    world.cluster.apply(TRAVELLER)?;
+    let lived = led_from_the_command_line(world);
+    world.cluster.kubectl(&["delete", "agid,aggr", "--all"])?;
+    world.admin(&["delete", "pod", "traveller", "-n", "agents"])?;
+    with_config(&mut world.agent, &first)?;
+    with_config(&mut world.other, &second)?;
+    lived
+}
+
+/// Runs `picket` on the first node as a person with a kubeconfig; that the cluster is meant is in the node's configuration.
+fn picket(world: &World, line: &str) -> Result<Done> {
+    let config = world.agent.config_file().display().to_string();
+    let mut command = world
+        .agent
+        .command(&line.split(' ').chain(["--config", &config]).collect::<Vec<_>>());
+    command.env("KUBECONFIG", world.cluster.kubeconfig());
+    world.agent.node().output(command).map(Done::from)
+}
+
+fn change(world: &World, line: &str) -> Result<()> {
+    let said = picket(world, line)?.good().with_context(|| line.to_owned())?;
+    ensure!(said.contains("In force in the cluster after "), "{line}: {said}");
+    Ok(())
+}
+
+fn watch(world: &World, pod: &str) -> Result<Running> {
+    let watch = Running::start(
+        &world.cluster.kubectl_client(),
+        "agents",
+        pod,
+        &["sh", "-c", WATCH],
+    )?;
+    watch.line_with("ADDED")?;
+    Ok(watch)
+}
+
+/// Reads a watch to its end, which must say these words; gives the moment.
+fn end_of(watch: &Running, words: &str) -> Result<Instant> {
+    let mut said = Vec::new();
+    loop {
+        let line = watch
+            .line()
+            .with_context(|| format!("the end of the watch; before: {said:?}"))?;
+        if line.starts_with("over ") {
+            break;
+        }
+        said.push(line);
+    }
+    let end = Instant::now();
+    let said = said.join("\n");
+    ensure!(said.contains(words), "the watch ended with {said}");
+    Ok(end)
+}
+
+/// How many sessions an agent has ended after changes, and the seconds that took.
+fn ends(agent: &Agent) -> Result<(f64, f64)> {
+    let of = |part: &str| agent.metric(&format!("picket_session_end_duration_seconds_{part}"), &[]);
+    Ok((of("count")?, of("sum")?))
+}
+
+fn led_from_the_command_line(world: &World) -> Result<()> {
+    const GET_TICK: &str = "kubectl get configmap tick -n lab -o name";
+    let get = |pod: &str| world.run("agents", pod, &["sh", "-c", GET_TICK]);
+    world.admin(&[
+        "wait",
+        "pod/traveller",
+        "-n",
+        "agents",
+        "--for=condition=Ready",
+        "--timeout=60s",
+    ])?;
+    // Create and scope.
+    change(
+        world,
+        "identity create roamer --owner lab@example.test --namespace agents --service-account stranger",
+    )?;
+    change(
+        world,
+        "grant create roamer-reads --to roamer --user agent:worker --as-group agents:lab,picket:agents --verb \
+         get,list,watch --resource configmaps",
+    )?;
+    // What is there is not made a second time, and what the API server refuses is not made at all.
+    for (line, words) in [
+        (
+            "grant create roamer-reads --to roamer --user u --verb get --resource pods",
+            "already exists",
+        ),
+        (
+            "grant create odd --to roamer --user u --verb get --resource configmap",
+            "did you mean `configmaps`",
+        ),
+        (
+            "identity suspend nobody",
+            "no AgentIdentity \"nobody\" is in the cluster; there: roamer",
+        ),
+    ] {
+        let done = picket(world, line)?;
+        ensure!(done.code == 1 && done.err.contains(words), "{line}: {done:?}");
+    }
+    // Operate, on both nodes.
+    for pod in ["stranger", "traveller"] {
+        until(|| Ok((get(pod)?.code == 0).then_some(())))?;
+    }
+    for (node, pod) in [("node1", "stranger"), ("node2", "traveller")] {
+        let entry = entry_of(world, node, |entry| entry["lastUsed"].is_string())?;
+        ensure!(
+            entry["pods"] == 1 && entry["podNames"] == json!([format!("agents/{pod}")]),
+            "{entry:#}"
+        );
+        ensure!(
+            entry["reviewDue"] == false && entry["conflicts"].is_null(),
+            "{entry:#}"
+        );
+    }
+    // Review.
+    let list = picket(world, "identity list -o name")?.good()?;
+    ensure!(list.trim() == "agentidentity.picket.dev/roamer", "{list}");
+    let grants = picket(world, "grant list --identity roamer")?.good()?;
+    ensure!(
+        grants.contains("roamer-reads") && grants.contains("agent:worker"),
+        "{grants}"
+    );
+    // Off and on.
+    let said = picket(world, "identity suspend roamer --dry-run")?.good()?;
+    ensure!(said.contains("suspended (dry run)"), "{said}");
+    get("stranger")?.good()?;
+    change(world, "identity suspend roamer --reason INC-1")?;
+    get("stranger")?.refused(&["agent roamer is suspended"])?;
+    change(world, "identity resume roamer")?;
+    for pod in ["stranger", "traveller"] {
+        until(|| Ok((get(pod)?.code == 0).then_some(())))?;
+    }
+    revoked_on_both_nodes(world)?;
+    let again = picket(world, "identity resume roamer")?;
+    ensure!(
+        again.code == 1 && again.err.contains("a revoked agent does not come back"),
+        "{again:?}"
+    );
+    let said = picket(world, "grant delete roamer-reads")?.good()?;
+    ensure!(
+        said.contains("agentgrant.picket.dev/roamer-reads deleted"),
+        "{said}"
+    );
+    ensure!(
+        picket(world, "grant list -o name")?.good()?.trim().is_empty(),
+        "the grant is there"
+    );
+    Ok(())
+}
+
+/// What the identity's status says of a node, once it is as `wanted`. An entry is written again after 30 to 40 s.
+fn entry_of(world: &World, node: &str, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
+    let began = Instant::now();
+    loop {
+        let shown = world.admin(&["get", "agid", "roamer", "-o", "json"])?;
+        let shown: Value = serde_json::from_str(&shown)?;
+        let nodes = shown["status"]["nodes"].as_array();
+        let entry = nodes.into_iter().flatten().find(|entry| entry["node"] == node);
+        if let Some(entry) = entry.filter(|entry| wanted(entry)) {
+            return Ok(entry.clone());
+        }
+        ensure!(
+            began.elapsed() < Duration::from_secs(60),
+            "the status has {:#}",
+            shown["status"]["nodes"]
+        );
+        std::thread::sleep(Duration::from_millis(500));
+    }
+}
+
+/// Watches on both nodes end with a Status that says why, each in time, and another agent's goes on.
+fn revoked_on_both_nodes(world: &World) -> Result<()> {
+    let watches = [watch(world, "stranger")?, watch(world, "traveller")?];
+    let others = watch(world, "worker")?;
+    let before = [ends(&world.agent)?, ends(&world.other)?];
+    let began = Instant::now();
+    change(world, "identity revoke roamer --reason retired --yes")?;
+    let told = began.elapsed();
+    for (watch, node) in watches.iter().zip(["its node", "the other node"]) {
+        let end = end_of(watch, "agent roamer is revoked")?;
+        eprintln!(
+            "the watch on {node} was over {:?} after the command began",
+            end - began
+        );
+        ensure!(end - began < told + ACROSS, "on {node} after {:?}", end - began);
+    }
+    for (agent, (count, seconds)) in [&world.agent, &world.other].into_iter().zip(before) {
+        let (ended, took) = ends(agent)?;
+        let each = (took - seconds) / (ended - count);
+        eprintln!(
+            "{} sessions, each ended {:.1} ms after its agent saw the change",
+            ended - count,
+            each * 1000.0
+        );
+        ensure!(
+            ended > count && each <= ON_NODE,
+            "{} sessions in {each} s each",
+            ended - count
+        );
+    }
+    for pod in ["stranger", "traveller"] {
+        let said = world.run(
+            "agents",
+            pod,
+            &["sh", "-c", "kubectl get configmap tick -n lab -o name"],
+        )?;
+        said.refused(&["agent roamer is revoked; its owner is lab@example.test"])?;
+    }
+    ensure!(others.silent(), "another agent's watch ended too");
+    entry_of(world, "node2", |entry| entry["lastDenied"].is_string())?;
+    Ok(())
+}
+
+/// Asks for what the identity's grant gives and for what it does not, again and again, and prints nothing: what comes of it is in
+/// Picket's records, which are there without an API server too.
+const ASK_ON: &str = r#"
+import os, ssl, time, urllib.request
+account = "/var/run/secrets/kubernetes.io/serviceaccount"
+base = "https://%s:%s" % (os.environ["KUBERNETES_SERVICE_HOST"], os.environ["KUBERNETES_SERVICE_PORT"])
+token = open(account + "/token").read().strip()
+while True:
+    for path in ["configmaps/seed", "secrets/crown"]:
+        request = urllib.request.Request(base + "/api/v1/namespaces/lab/" + path, headers={"Authorization": "Bearer " + token})
+        try:
+            context = ssl.create_default_context(cafile=account + "/ca.crt")
+            urllib.request.urlopen(request, timeout=10, context=context).read()
+        except Exception:
+            pass
+    time.sleep(0.2)
+"#;
+
+fn without_the_api_server_the_last_objects_decide_and_a_restarted_agent_serves_nobody(
+    world: &mut World,
+) -> Result<()> {
+    install(world)?;
+    let before = follow_cluster(&mut world.agent)?;
+    world.cluster.apply(OBJECTS)?;
+    let line = format!("python3 -c '{ASK_ON}' > /dev/null 2>&1 < /dev/null & echo $!");
+    let pid = world.run("agents", "stranger", &["sh", "-c", &line])?.good()?;
+    let lived = away(world);
+    world.run("agents", "stranger", &["kill", pid.trim()])?.good()?;
+    world.cluster.kubectl(&["delete", "agid,aggr", "--all"])?;
+    with_config(&mut world.agent, &before)?;
+    lived
+}
+
+fn away(world: &mut World) -> Result<()> {
+    let of = |record: &Value, resource: &str, outcome: &str| {
+        record["agent"]["pod"]["name"] == "stranger"
+            && record["objectRef"]["resource"] == resource
+            && record["decision"]["outcome"] == outcome
+    };
+    world
+        .picket_log()
+        .wait("a permitted get", |record| of(record, "configmaps", "allow"))?;
+    {
+        let cut = world.cluster.cut_api_server_off()?;
+        let log = world.picket_log();
+        // Both are judged as before; what is permitted finds nobody to ask.
+        let tried = log.wait("a permitted get without an answer", |record| {
+            of(record, "configmaps", "error")
+        })?;
+        let reason = tried["decision"]["reason"].as_str().unwrap_or_default();
+        ensure!(reason.starts_with("upstream_"), "{tried:#}");
+        let refused = log.wait("a refused get", |record| of(record, "secrets", "deny"))?;
+        ensure!(refused["decision"]["reason"] == "no_grant", "{refused:#}");
+        // An agent that has just started knows no object, and keeps none on disk.
+        world.agent.kill9()?;
+        let log = world.picket_log();
+        world.agent.begin()?;
+        until(|| Ok(world.agent.admin("/readyz").is_ok().then_some(())))?;
+        let (code, said) = world.agent.admin("/readyz")?;
+        ensure!(code != 200 && said.contains("has not listed"), "{code}: {said}");
+        std::thread::sleep(CLOSED_FOR);
+        let served = log.all(|record| record["agent"]["pod"]["name"] == "stranger")?;
+        let unlisted = |record: &Value| record["decision"]["reason"] == "objects_unlisted";
+        ensure!(served.iter().all(unlisted), "{served:#?}");
+        drop(cut);
+    }
+    world.agent.wait()?;
+    let log = world.picket_log();
+    log.wait("a permitted get after the outage", |record| {
+        of(record, "configmaps", "allow")
+    })?;
+    log.wait("a refused get after the outage", |record| {
+        of(record, "secrets", "deny")
+    })
+    .map(drop)
+}
+
+/// How long a restarted agent is watched: the pod asks ten times and more.
+const CLOSED_FOR: Duration = Duration::from_secs(5);

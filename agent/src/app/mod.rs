@@ -99,6 +99,7 @@ impl App {
             config.objects.cluster,
         ));
         let mut tasks = Tasks::default();
+        store.set_node(&config.node_name);
         // Before anything that takes time: until the objects are listed, every request is denied.
         tasks.spawn("objects of the cluster", wiring::cluster_objects(&config, &store));
         let threads = workers::count();
@@ -112,7 +113,7 @@ impl App {
             Err(error) if !alone || matches!(error, SocketError::Taken(_)) => return Err(error.into()),
             socket => socket,
         };
-        let observer = || Some(metrics.pipeline.observer());
+        let observer = || Some(wiring::observer(&metrics, &store));
         let joined = successor
             .as_ref()
             .map(|_| AuditLog::join(&config.audit, observer()));
@@ -274,7 +275,7 @@ impl App {
         wiring::files(&mut tasks, &handles, &shared);
         wiring::unknown_trust_domains(&mut tasks, &handles);
         wiring::metrics(&mut tasks, &handles, pods);
-        wiring::object_status(&mut tasks, &handles);
+        wiring::object_status(&mut tasks, &handles, &shared);
         wiring::notify(&mut tasks, &handles, self.to_post);
         wiring::denied(&mut tasks, &handles, &shared, shutdown, endpoints, workload.names);
         wiring::connections(&mut tasks, &handles, shared, receivers, shutdown)?;

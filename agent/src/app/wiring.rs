@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use futures::FutureExt;
+use jiff::Timestamp;
 use picket_common::LAYOUT;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -24,7 +25,7 @@ use super::unknown_issuers;
 use super::unknown_trust_domains;
 use crate::admin::api::ObjectList;
 use crate::admin::{Admin, AgentState, ConfiguredName, Failing, PrivateSocket, ReadyReport};
-use crate::audit::AuditLog;
+use crate::audit::{AuditLog, Observer, Outcome, Summary};
 use crate::cluster::Connector;
 use crate::config::Config;
 use crate::denied::{self, Denials, DeniedConnection};
@@ -41,7 +42,7 @@ use crate::runtime::phase::{Phase, PhaseControl, PhaseWatch};
 use crate::runtime::readiness::{Pending, Readiness};
 use crate::runtime::workers::Workers;
 use crate::session::{self, Registry};
-use crate::store::Store;
+use crate::store::{PodFacts, Store};
 use crate::upgrade::{self, Predecessor, Successor, SuccessorConnection};
 use crate::workload::{self, Names, Netns, Pod, PodCounts, Selection, Workload, WorkloadConfig};
 
@@ -469,8 +470,41 @@ pub(super) fn metrics(tasks: &mut Tasks, handles: &Handles, status: watch::Recei
     tasks.spawn("policy metrics", store.follow(Arc::clone(&handles.store)));
 }
 
+/// What learns of each request's end.
+pub(super) fn observer(metrics: &ModuleMetrics, store: &Arc<Store>) -> Observer {
+    let (counted, store) = (metrics.pipeline.observer(), Arc::clone(store));
+    Arc::new(move |summary: &Summary<'_>| {
+        counted(summary);
+        let denied = match summary.outcome {
+            Outcome::Allow | Outcome::Unknown => false,
+            Outcome::Deny => true,
+            _ => return,
+        };
+        if let Some(identity) = summary.identity {
+            store.usage().note(identity, denied, Timestamp::now());
+        }
+    })
+}
+
 /// The status of the cluster's objects.
-pub(super) fn object_status(tasks: &mut Tasks, handles: &Handles) {
+pub(super) fn object_status(tasks: &mut Tasks, handles: &Handles, shared: &Shared) {
+    let enforced = shared.enforcer.enforced().clone();
+    let pods = move || {
+        let of = |pod: Arc<Pod>| PodFacts {
+            namespace: pod.namespace.clone(),
+            name: pod.name.clone(),
+            service_account: pod.service_account.clone(),
+            labels: pod.labels.clone(),
+        };
+        enforced.pods().into_iter().map(of).collect()
+    };
+    let nodes = Arc::clone(&handles.store).report_nodes(
+        Connector::new(&handles.config.cluster.kubeconfig),
+        handles.metrics.store.clone(),
+        Arc::new(pods),
+        handles.cancel.clone(),
+    );
+    tasks.spawn("nodes in statuses", nodes);
     let written = Arc::clone(&handles.store).report_conditions(
         Connector::new(&handles.config.cluster.kubeconfig),
         handles.metrics.store.clone(),

@@ -424,11 +424,13 @@ pub struct Received {
     pub caller: Option<Arc<Caller>>,
 }
 
-/// What an observer learns when a record ends; the labels are of low cardinality.
+/// What an observer learns when a record ends.
 #[derive(Debug, Clone, Copy)]
 pub struct Summary<'a> {
     /// What was done.
     pub outcome: Outcome,
+    /// Whose request it was, where that is known. No label: there is no bound to names.
+    pub identity: Option<&'a str>,
     /// The Kubernetes verb or HTTP method.
     pub verb: &'a str,
     /// The cause of a refusal or failure, else empty.
@@ -542,6 +544,7 @@ impl Event {
     pub(super) fn summary(&self) -> Summary<'_> {
         Summary {
             outcome: self.decision.outcome.unwrap_or(Outcome::Error),
+            identity: self.identity.as_deref(),
             verb: &self.verb,
             reason: self.decision.reason,
             policy: self.decision.policy_took,

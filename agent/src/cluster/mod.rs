@@ -4,6 +4,7 @@
 //! credential may do ([`rights`]). While the API server is away, whoever follows keeps the last objects.
 
 mod faults;
+mod person;
 pub mod rights;
 
 use std::fmt::Debug;
@@ -21,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::runtime::backoff::Backoff;
 
 pub use faults::{ClientFault, DataFault, KubeconfigFault, printable};
+pub use person::PersonalConfig;
 
 /// A watch that tells nothing for this many seconds is begun anew, so that a connection that died in silence is
 /// noticed; the API server's own default is five to ten minutes.
@@ -53,6 +55,9 @@ pub enum ClusterError {
         /// What is wrong.
         source: KubeconfigFault,
     },
+    /// There is none to use.
+    #[error("there is no kubeconfig: name one with --kubeconfig or KUBECONFIG, or put it at ~/.kube/config")]
+    NoKubeconfig,
     /// A file of a credential cannot be read.
     #[error("{}: {source}", path.display())]
     File {

@@ -13,7 +13,7 @@ use crate::kernel::{CgroupId, Class};
 use crate::listener::{EnforcedPodIndex, Owner};
 use crate::upgrade::ListenerOffer;
 use crate::workload::escapes::EnforcedPodRef;
-use crate::workload::{PodChanges, PodNetwork, pod_of};
+use crate::workload::{Pod, PodChanges, PodNetwork, pod_of};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -149,6 +149,14 @@ impl EnforcedPods {
             collected.uids.insert(facts.uid.0.clone());
         }
         collected
+    }
+
+    /// The pods.
+    pub(crate) fn pods(&self) -> Vec<Arc<Pod>> {
+        let pods = self.lock();
+        pods.values()
+            .map(|entry| entry.pod.owner.pod.load_full())
+            .collect()
     }
 
     /// What can be transferred.

@@ -156,6 +156,7 @@ mod tests {
     fn summary<'a>(verb: &'a str, outcome: Outcome, reason: &'static str, long: bool) -> Summary<'a> {
         let time = Duration::from_micros(40);
         Summary {
+            identity: None,
             outcome,
             verb,
             reason,

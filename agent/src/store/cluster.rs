@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::iter;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -16,7 +16,7 @@ use kube::runtime::watcher::Event;
 use parking_lot::Mutex;
 use picket_policy::Document;
 use picket_policy::api::v1alpha1::{
-    AgentGrantSpec, AgentIdentitySpec, AgentPolicySpec, ConditionStatus, ObjectCondition, Spec,
+    AgentGrantSpec, AgentIdentitySpec, AgentPolicySpec, ConditionStatus, IdentityNode, ObjectCondition, Spec,
 };
 use picket_policy::api::{API_VERSION, read_documents};
 use picket_policy::{ClusterObject, ObjectVerdict};
@@ -78,6 +78,16 @@ struct Entry {
     /// Whether the latest version was in force: here, or by its condition on some node.
     known: bool,
     conditions: Vec<ObjectCondition>,
+    nodes: ShownNodes,
+}
+
+/// What the status of an identity says of nodes.
+#[derive(Debug, Clone, Default)]
+pub(super) struct ShownNodes {
+    /// Of this node.
+    pub(super) own: Option<IdentityNode>,
+    /// How many nodes there are.
+    pub(super) count: usize,
 }
 
 /// The objects of one kind.
@@ -106,6 +116,8 @@ pub struct ClusterObjects {
     changes: watch::Sender<u64>,
     /// Whether there are files beside the cluster, which serve where the CRDs are not installed.
     beside_files: bool,
+    /// This node's name.
+    node: OnceLock<String>,
 }
 
 /// An object at a moment.
@@ -136,7 +148,19 @@ impl ClusterObjects {
             kinds: Mutex::default(),
             changes: watch::channel(0).0,
             beside_files,
+            node: OnceLock::new(),
         })
+    }
+
+    /// Says which node this is.
+    pub(super) fn set_node(&self, node: &str) {
+        // A second name of the node would be of no use to anybody.
+        let _ = self.node.set(node.to_owned());
+    }
+
+    /// This node's name, where it was said.
+    pub(super) fn node(&self) -> Option<&str> {
+        self.node.get().map(String::as_str)
     }
 
     /// Wakes at each change that may matter.
@@ -210,7 +234,7 @@ impl ClusterObjects {
                 false
             }
             Event::InitApply(object) => {
-                if let Some((name, entry)) = Entry::read(place, object, &kind.objects) {
+                if let Some((name, entry)) = Entry::read(place, object, &kind.objects, self.node()) {
                     kind.listing.get_or_insert_default().insert(name, entry);
                 }
                 false
@@ -222,7 +246,7 @@ impl ClusterObjects {
                 kind.listed = Listed::Yes;
                 !same
             }
-            Event::Apply(object) => match Entry::read(place, object, &kind.objects) {
+            Event::Apply(object) => match Entry::read(place, object, &kind.objects, self.node()) {
                 Some((name, entry)) => {
                     let before = kind.objects.insert(name.clone(), entry);
                     let now = &kind.objects[&name];
@@ -301,6 +325,17 @@ impl ClusterObjects {
         }
     }
 
+    /// Each identity by name and UID, with what the API server shows of this node.
+    pub(super) fn shown_nodes(&self) -> Vec<(String, String, ShownNodes)> {
+        let kinds = self.kinds.lock();
+        let identities = kinds.iter().zip(KINDS);
+        let identities = identities.filter(|(_, kind)| kind.kind == AgentIdentitySpec::KIND);
+        let entries = identities.flat_map(|(objects, _)| &objects.objects);
+        entries
+            .map(|(name, entry)| (name.clone(), entry.uid.clone(), entry.nodes.clone()))
+            .collect()
+    }
+
     /// The conditions that the API server shows of an object of this version.
     pub(super) fn shown_conditions(
         &self,
@@ -345,8 +380,13 @@ impl Entry {
         }
     }
 
-    /// Reads an object. `known` are those that were told of before.
-    fn read(place: usize, object: DynamicObject, known: &BTreeMap<String, Self>) -> Option<(String, Self)> {
+    /// Reads an object. `known` are those that were told of before, and `node` is this node.
+    fn read(
+        place: usize,
+        object: DynamicObject,
+        known: &BTreeMap<String, Self>,
+        node: Option<&str>,
+    ) -> Option<(String, Self)> {
         let (name, uid) = (object.metadata.name?, object.metadata.uid?);
         let generation = object.metadata.generation.unwrap_or_default();
         let created = object
@@ -356,11 +396,15 @@ impl Entry {
         let conditions = object.data.pointer("/status/conditions").cloned();
         let conditions = conditions.and_then(|conditions| serde_json::from_value(conditions).ok());
         let conditions: Vec<ObjectCondition> = conditions.unwrap_or_default();
+        let nodes = node
+            .map(|node| shown_nodes(&object.data, node))
+            .unwrap_or_default();
         let before = known.get(&name).filter(|before| before.uid == uid);
         if let Some(before) = before.filter(|before| before.generation == generation) {
             let known = before.known || conditions.iter().any(|shown| is_ready(shown, generation));
             let entry = Self {
                 conditions,
+                nodes,
                 known,
                 ..before.clone()
             };
@@ -386,6 +430,7 @@ impl Entry {
             latest,
             known: conditions.iter().any(|shown| is_ready(shown, generation)),
             conditions,
+            nodes,
         };
         Some((name, entry))
     }
@@ -402,6 +447,16 @@ fn document(place: usize, name: &str, spec: &Value) -> Result<Document, Vec<Stri
             .next()
             .ok_or_else(|| vec!["it is empty".to_owned()]),
         Err(errors) => Err(errors.into_iter().map(|error| error.reason).collect()),
+    }
+}
+
+/// What the status of an identity says of nodes, this one among them.
+fn shown_nodes(object: &Value, node: &str) -> ShownNodes {
+    let nodes = object.pointer("/status/nodes").and_then(Value::as_array);
+    let own = nodes.and_then(|nodes| nodes.iter().find(|entry| entry["node"] == node));
+    ShownNodes {
+        own: own.and_then(|own| serde_json::from_value(own.clone()).ok()),
+        count: nodes.map_or(0, Vec::len),
     }
 }
 

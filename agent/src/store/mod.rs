@@ -11,11 +11,13 @@ pub mod files;
 mod follow;
 mod judged;
 mod metrics;
+mod nodes;
 mod report;
 mod shut_out;
 mod source;
 mod stand_in;
 mod status;
+mod usage;
 mod watch;
 
 use std::collections::BTreeSet;
@@ -35,8 +37,10 @@ use tokio_util::sync::CancellationToken;
 pub use cluster::ClusterObjects;
 pub use files::FileSource;
 pub use metrics::StoreMetrics;
+pub use nodes::{PodFacts, PodsOfNode};
 pub use source::{Manifest, Source};
 pub use status::{IdentityState, ObjectStatus, StatusReason};
+pub use usage::Usage;
 
 use crate::runtime::epoch::Epoch;
 use judged::Judged;
@@ -137,6 +141,7 @@ pub struct Store {
     /// The objects of the cluster, where the agent follows them.
     cluster: Option<Arc<ClusterObjects>>,
     judged: Mutex<Arc<Judged>>,
+    usage: Usage,
 }
 
 /// What the files said last.
@@ -177,6 +182,7 @@ impl Store {
             last: Mutex::default(),
             cluster: None,
             judged: Mutex::default(),
+            usage: Usage::default(),
         }
     }
 
@@ -254,6 +260,7 @@ impl Store {
             last: Mutex::default(),
             cluster,
             judged: Mutex::default(),
+            usage: Usage::default(),
         }
     }
 
@@ -274,6 +281,19 @@ impl Store {
     #[must_use]
     pub fn epoch(&self) -> &Epoch {
         &self.epoch
+    }
+
+    /// When each agent was served and refused last.
+    #[must_use]
+    pub fn usage(&self) -> &Usage {
+        &self.usage
+    }
+
+    /// Says which node this is, for what the node tells of itself in statuses; once, before the objects are followed.
+    pub fn set_node(&self, node: &str) {
+        if let Some(cluster) = &self.cluster {
+            cluster.set_node(node);
+        }
     }
 
     /// How the readings went.

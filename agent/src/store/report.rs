@@ -257,7 +257,7 @@ fn keep_times(wanted: &mut [ObjectCondition], shown: &[ObjectCondition]) {
 }
 
 /// A number from 0 to 1, by chance.
-fn chance() -> f64 {
+pub(super) fn chance() -> f64 {
     f64::from(u32::try_from(uuid::Uuid::new_v4().as_u128() & 0xffff_ffff).unwrap_or_default())
         / f64::from(u32::MAX)
 }

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::one_user::{Rank, TwoUsers, two_users};
+use super::one_user::{Firmness, TwoUsers, two_users};
 use super::one_workload::one_workload;
 use crate::api::v1alpha1::AgentIdentity;
 use crate::api::{AnyObject, Document, name_path};
@@ -16,7 +16,7 @@ use crate::yaml::{Diagnostic, FieldPath};
 pub(super) struct From<'d, T> {
     pub(super) document: &'d Document,
     pub(super) object: &'d T,
-    pub(super) rank: Rank,
+    pub(super) rank: Firmness,
 }
 
 /// What is wrong with documents together.
@@ -36,7 +36,7 @@ pub(super) struct CrossErrors {
 pub(super) fn check(documents: &[Document]) -> Vec<Diagnostic> {
     let documents: Vec<_> = documents.iter().collect();
     // All are read at once, so none is newer. The grant is what a person corrects.
-    let rank = |place: usize| Rank {
+    let rank = |place: usize| Firmness {
         class: u8::from(matches!(documents[place].object, AnyObject::Grant(_))),
         place,
     };
@@ -55,7 +55,7 @@ pub(super) fn check(documents: &[Document]) -> Vec<Diagnostic> {
 }
 
 /// Likewise, by what must follow. `rank` says how firmly the document of a place stands.
-pub(super) fn cross_errors(documents: &[&Document], rank: impl Fn(usize) -> Rank) -> CrossErrors {
+pub(super) fn cross_errors(documents: &[&Document], rank: impl Fn(usize) -> Firmness) -> CrossErrors {
     let mut errors = CrossErrors::default();
     names(documents, &mut errors.blocking);
     let (mut identities, mut grants) = (Vec::new(), Vec::new());

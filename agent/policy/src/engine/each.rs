@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use super::PolicySet;
 use super::check::{CrossErrors, cross_errors};
-use super::one_user::Rank;
+use super::one_user::Firmness;
 use crate::api::Document;
 use crate::yaml::Diagnostic;
 
@@ -71,7 +71,7 @@ impl PolicySet {
             two_users,
             conflicts,
             ..
-        } = cross_errors(&of_files, |place| Rank { class: 0, place });
+        } = cross_errors(&of_files, |place| Firmness { class: 0, place });
         blocking.extend(conflicts.into_iter().map(|(later, _)| later));
         blocking.extend(two_users.into_iter().map(|found| found.refused));
         if !blocking.is_empty() {
@@ -84,7 +84,7 @@ impl PolicySet {
             let (chosen, ranks) = judging.chosen(files.len());
             let documents: Vec<_> = files.iter().chain(chosen).collect();
             let rank = |place: usize| {
-                let of_file = Rank { class: 0, place };
+                let of_file = Firmness { class: 0, place };
                 place
                     .checked_sub(files.len())
                     .map_or(of_file, |chosen| ranks[chosen])
@@ -122,7 +122,7 @@ impl<'o> Judging<'o> {
     }
 
     /// The versions that are tried, each with its rank behind so many documents of files.
-    fn chosen(&self, files: usize) -> (Vec<&'o Document>, Vec<Rank>) {
+    fn chosen(&self, files: usize) -> (Vec<&'o Document>, Vec<Firmness>) {
         let chosen = self.objects.iter().zip(&self.verdicts);
         let chosen = chosen.filter_map(|(object, verdict)| {
             let version = verdict.in_force?;
@@ -131,7 +131,7 @@ impl<'o> Judging<'o> {
         });
         let ranked = chosen.enumerate().map(|(place, (document, class))| {
             let place = files + place;
-            (document, Rank { class, place })
+            (document, Firmness { class, place })
         });
         ranked.unzip()
     }

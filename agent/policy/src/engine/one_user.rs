@@ -16,7 +16,7 @@ use crate::yaml::Diagnostic;
 
 /// How firmly a document stands beside others: the lowest stays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Rank {
+pub(super) struct Firmness {
     /// First what cannot be refused, then what was in force before, then what is new.
     pub(super) class: u8,
     /// The place among all documents, the older first.

@@ -1,7 +1,7 @@
 //! `picket identity create`: names an agent.
 //!
-//! In: who answers for the agent, and how it is recognised. Out: a new AgentIdentity in a file, or on standard output for a dry
-//! run.
+//! In: who answers for the agent, and how it is recognised. Out: a new AgentIdentity in a file or in the cluster, or on standard
+//! output for a dry run.
 
 use clap::{ArgGroup, Args};
 use jiff::Timestamp;

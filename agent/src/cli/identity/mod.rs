@@ -1,4 +1,4 @@
-//! `picket identity`: the life cycle of agents, from the objects in files.
+//! `picket identity`: the life cycle of agents, from the objects in files or in the cluster.
 //!
 //! In: the arguments of a command. Out: the exit code of the one that was asked for.
 //!

@@ -1,7 +1,7 @@
 //! `picket identity suspend`, `resume` and `revoke`: switches an agent off and on.
 //!
-//! In: an AgentIdentity's name. Out: its state in its file, with who changed it, when and why as annotations; and when that is
-//! in force on this node.
+//! In: an AgentIdentity's name. Out: its state in its file or in the cluster, with who changed it, when and why as annotations;
+//! and when that is in force.
 
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 
@@ -12,7 +12,7 @@ use picket_policy::api::AnyObject;
 use picket_policy::api::v1alpha1::{AgentIdentity, State};
 
 use crate::cli::completion;
-use crate::cli::target::{ChangeArgs, Changed, wait};
+use crate::cli::target::{ChangeArgs, Changed, Objects, wait};
 use crate::store::IdentityState;
 
 /// The kind of the object.
@@ -28,6 +28,7 @@ pub(super) const SUSPEND_EXAMPLES: &str = "\
 Examples:
   picket identity suspend triage --reason 'deletes too much; INC-1234'
   picket identity suspend triage --files objects/ --dry-run
+  picket identity suspend triage --context production
 
 Every request of the agent is denied from then on, with a message that names its owner, and its watches, logs and sessions end. \
 `picket identity resume` takes it back.
@@ -81,15 +82,19 @@ pub(super) struct RevokeArgs {
 }
 
 pub(super) fn suspend(args: &StateArgs) -> anyhow::Result<Changed> {
-    match identity(args)?.spec.state {
+    let objects = args.change.target.read_faulty()?;
+    match identity(&objects, args)?.spec.state {
         State::Revoked => bail!("{} is revoked already; nothing is allowed to it", args.name),
-        State::Suspended => args.change.is_so_already(KIND, &args.name, "is suspended"),
-        State::Active => change(args, State::Suspended, "suspended"),
+        State::Suspended => args
+            .change
+            .is_so_already(&objects, KIND, &args.name, "is suspended"),
+        State::Active => change(&objects, args, State::Suspended, "suspended"),
     }
 }
 
 pub(super) fn resume(args: &StateArgs) -> anyhow::Result<Changed> {
-    let identity = identity(args)?;
+    let objects = args.change.target.read()?;
+    let identity = identity(&objects, args)?;
     if identity.spec.state == State::Revoked {
         bail!(
             "{} is revoked, and a revoked agent does not come back. Make another identity with `picket identity create`",
@@ -103,16 +108,19 @@ pub(super) fn resume(args: &StateArgs) -> anyhow::Result<Changed> {
         );
     }
     if identity.spec.state == State::Active {
-        return args.change.is_so_already(KIND, &args.name, "may act");
+        return args.change.is_so_already(&objects, KIND, &args.name, "may act");
     }
-    change(args, State::Active, "resumed")
+    change(&objects, args, State::Active, "resumed")
 }
 
 pub(super) fn revoke(args: &RevokeArgs) -> anyhow::Result<Changed> {
     let (asked, args) = (args.yes || args.state.change.dry_run, &args.state);
-    let identity = identity(args)?;
+    let objects = args.change.target.read_faulty()?;
+    let identity = identity(&objects, args)?;
     if identity.spec.state == State::Revoked {
-        return args.change.is_so_already(KIND, &args.name, "is revoked");
+        return args
+            .change
+            .is_so_already(&objects, KIND, &args.name, "is revoked");
     }
     if !asked && io::stdin().is_terminal() {
         eprint!(
@@ -126,12 +134,11 @@ pub(super) fn revoke(args: &RevokeArgs) -> anyhow::Result<Changed> {
             bail!("{} is not revoked", args.name);
         }
     }
-    change(args, State::Revoked, "revoked")
+    change(&objects, args, State::Revoked, "revoked")
 }
 
-fn identity(args: &StateArgs) -> anyhow::Result<AgentIdentity> {
-    let files = args.change.target.read()?;
-    match &files.find(KIND, &args.name)?.object {
+fn identity(objects: &Objects, args: &StateArgs) -> anyhow::Result<AgentIdentity> {
+    match &objects.find(KIND, &args.name)?.object {
         AnyObject::Identity(identity) => Ok(identity.clone()),
         AnyObject::Grant(_) | AnyObject::Policy(_) => bail!("{} is no AgentIdentity", args.name),
     }
@@ -145,7 +152,7 @@ fn whoami() -> String {
         .unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw()))
 }
 
-fn change(args: &StateArgs, state: State, done: &str) -> anyhow::Result<Changed> {
+fn change(objects: &Objects, args: &StateArgs, state: State, done: &str) -> anyhow::Result<Changed> {
     let word = state.to_string();
     let moment = Timestamp::now().round(jiff::Unit::Second)?.to_string();
     let who = whoami();
@@ -161,6 +168,7 @@ fn change(args: &StateArgs, state: State, done: &str) -> anyhow::Result<Changed>
         State::Revoked => IdentityState::Revoked,
     };
     args.change.set(
+        objects,
         KIND,
         &args.name,
         &fields,
@@ -203,7 +211,8 @@ mod tests {
     }
 
     fn read(args: &RevokeArgs) -> AgentIdentity {
-        identity(&args.state).expect("valid")
+        let objects = args.state.change.target.read().expect("valid");
+        identity(&objects, &args.state).expect("an identity")
     }
 
     #[test]

@@ -1,31 +1,36 @@
 //! The objects that a command is about, and how it prints them: shared by `picket identity` and `picket grant`.
 //!
-//! In: `--files`, or the configuration whose `objects` are meant. Out: [`ObjectFiles`], lists of objects for people and for
-//! programs, and word of when a change is in force on this node.
+//! In: `--files`, `--cluster`, or the configuration whose `objects` are meant. Out: [`Objects`], lists of them for people and for
+//! programs, and word of when a change is in force.
 //!
 //! | file | holds |
 //! |---|---|
+//! | `api` | objects that the cluster keeps: listed, changed, and when they are in force |
 //! | `moment` | moments as people write them: a date, or a time from now |
 //! | `print` | objects as a table, JSON, YAML or names |
 //! | `wait` | when a change is in force on this node |
 
+mod api;
 pub(super) mod moment;
 pub(super) mod print;
 pub(super) mod wait;
 
 use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
+use picket_policy::{Document, PolicySet};
 use serde_json::Value;
 
 use super::sessions::block_on;
 use crate::audit::DEFAULT_DIRECTORY;
+use crate::cluster::PersonalConfig;
 use crate::config;
 use crate::store::edit::ObjectFiles;
+use api::ApiObjects;
 use wait::{InForce, Waited};
 
 /// Which objects a command is about.
@@ -34,9 +39,63 @@ pub(in crate::cli) struct Target {
     /// Files, or folders whose .yaml and .yml files are read. Default: those that `objects` names in the configuration.
     #[arg(short, long, value_name = "PATH")]
     files: Vec<PathBuf>,
+    /// The objects that the cluster keeps. Default where the configuration has `objects: {cluster: true}`.
+    #[arg(long, conflicts_with = "files")]
+    cluster: bool,
+    /// The kubeconfig for --cluster, which it implies. Default: as kubectl has it, then the pod's own account, then the node's.
+    #[arg(long, value_name = "FILE", conflicts_with = "files")]
+    kubeconfig: Option<PathBuf>,
+    /// The kubeconfig's context for --cluster, which it implies. Default: the current one.
+    #[arg(long, value_name = "NAME", conflicts_with = "files")]
+    context: Option<String>,
     /// The node's configuration file. Default: /etc/picket/agent.yaml where that file exists.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+}
+
+/// The objects of a [`Target`].
+#[derive(Debug)]
+pub(in crate::cli) enum Objects {
+    /// In files.
+    Files(ObjectFiles),
+    /// In the cluster.
+    Cluster(Box<ApiObjects>),
+}
+
+impl Objects {
+    /// The objects.
+    pub(in crate::cli) fn documents(&self) -> impl Iterator<Item = &Document> {
+        let (files, cluster) = match self {
+            Self::Files(files) => (Some(files.documents()), None),
+            Self::Cluster(cluster) => (None, Some(cluster.documents())),
+        };
+        files.into_iter().flatten().chain(cluster.into_iter().flatten())
+    }
+
+    /// What the agent would make of them.
+    pub(in crate::cli) fn set(&self) -> &PolicySet {
+        match self {
+            Self::Files(files) => files.set(),
+            Self::Cluster(cluster) => cluster.set(),
+        }
+    }
+
+    /// An object.
+    ///
+    /// # Errors
+    /// Where there is none of that kind and name.
+    pub(in crate::cli) fn find(&self, kind: &str, name: &str) -> anyhow::Result<&Document> {
+        match self {
+            Self::Files(files) => Ok(files.find(kind, name)?),
+            Self::Cluster(cluster) => cluster.find(kind, name),
+        }
+    }
+}
+
+/// Where the objects of a [`Target`] are.
+enum Place {
+    Files(Vec<PathBuf>),
+    Cluster(PersonalConfig),
 }
 
 impl Target {
@@ -44,17 +103,45 @@ impl Target {
     ///
     /// # Errors
     /// Where it is not known which are meant, or they cannot be read, or are not valid.
-    pub(in crate::cli) fn read(&self) -> anyhow::Result<ObjectFiles> {
-        if !self.files.is_empty() {
-            return Ok(ObjectFiles::read(&self.files)?);
+    pub(in crate::cli) fn read(&self) -> anyhow::Result<Objects> {
+        match self.place()? {
+            Place::Files(paths) => Ok(Objects::Files(ObjectFiles::read(&paths)?)),
+            Place::Cluster(person) => Ok(Objects::Cluster(Box::new(ApiObjects::read(&person)?))),
         }
-        let config = super::configuration(self.config.as_deref())?.with_context(|| {
+    }
+
+    /// Reads the objects to shut an agent out, which faults of other objects must not keep anybody from.
+    ///
+    /// # Errors
+    /// Where it is not known which are meant, or they cannot be read.
+    pub(in crate::cli) fn read_faulty(&self) -> anyhow::Result<Objects> {
+        match self.place()? {
+            Place::Files(paths) => Ok(Objects::Files(ObjectFiles::read_faulty(&paths)?)),
+            // Objects of the cluster are judged one by one.
+            Place::Cluster(_) => self.read(),
+        }
+    }
+
+    fn place(&self) -> anyhow::Result<Place> {
+        if !self.files.is_empty() {
+            return Ok(Place::Files(self.files.clone()));
+        }
+        let config = super::configuration(self.config.as_deref())?;
+        let is_cluster = self.cluster || self.kubeconfig.is_some() || self.context.is_some();
+        if is_cluster || config.as_ref().is_some_and(|config| config.objects.cluster) {
+            return Ok(Place::Cluster(PersonalConfig {
+                kubeconfig: self.kubeconfig.clone(),
+                context: self.context.clone(),
+                otherwise: config.map(|config| config.cluster.kubeconfig),
+            }));
+        }
+        let config = config.with_context(|| {
             format!(
-                "which objects are meant? There is no {}, so name files or folders with --files",
+                "which objects are meant? There is no {}, so name files or folders with --files, or the cluster with --cluster",
                 config::DEFAULT_PATH
             )
         })?;
-        Ok(ObjectFiles::read(&config.objects.files)?)
+        Ok(Place::Files(config.objects.files))
     }
 
     /// The audit logs that were named, or else this node's.
@@ -85,7 +172,7 @@ pub(in crate::cli) struct ChangeArgs {
     /// Check and say what would be done, and write nothing.
     #[arg(long)]
     pub(in crate::cli) dry_run: bool,
-    /// How long to wait for this node's agent to have the change in force, in seconds; 0 does not wait.
+    /// How long to wait for the change to be in force, on this node or in the cluster, in seconds; 0 does not wait.
     #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u8).range(0..=60))]
     pub(in crate::cli) wait: u8,
     /// Print the object that was changed, in place of sentences; those go to standard error then.
@@ -140,34 +227,55 @@ impl ChangeArgs {
         in_force: InForce,
     ) -> anyhow::Result<Changed> {
         let yaml = print::new_yaml(object)?;
-        let file = self.target.read()?.add(kind, name, &yaml, self.dry_run)?;
+        let objects = self.target.read()?;
+        let written = match &objects {
+            Objects::Files(files) => Written::File(files.add(kind, name, &yaml, self.dry_run)?),
+            Objects::Cluster(cluster) => Written::Generation(cluster.add(kind, &yaml, self.dry_run)?),
+        };
         if self.dry_run && self.output.is_none() {
             print!("{yaml}");
             return Ok(Changed::Done);
         }
-        self.done(kind, name, "created", &file, object, &in_force)
+        let change = Change {
+            kind,
+            name,
+            done: "created",
+            object,
+        };
+        self.done(&objects, &change, &written, &in_force)
     }
 
-    /// Sets text fields of an object; `done` is what became of it.
+    /// Sets text fields of an object among `objects`; `done` is what became of it.
     ///
     /// # Errors
     /// Where they cannot be set.
     pub(in crate::cli) fn set(
         &self,
+        objects: &Objects,
         kind: &str,
         name: &str,
         fields: &[(&[&str], &str)],
         done: &str,
         in_force: InForce,
     ) -> anyhow::Result<Changed> {
-        let files = self.target.read()?;
-        let mut object = print::object(files.find(kind, name)?);
+        let mut object = print::object(objects.find(kind, name)?);
         for (path, text) in fields {
             let field = path.iter().fold(&mut object, |at, name| &mut at[*name]);
             *field = Value::from(*text);
         }
-        let file = files.set_fields(kind, name, fields, self.dry_run)?;
-        self.done(kind, name, done, &file, &object, &in_force)
+        let written = match objects {
+            Objects::Files(files) => Written::File(files.set_fields(kind, name, fields, self.dry_run)?),
+            Objects::Cluster(cluster) => {
+                Written::Generation(cluster.set_fields(kind, name, fields, self.dry_run)?)
+            }
+        };
+        let change = Change {
+            kind,
+            name,
+            done,
+            object: &object,
+        };
+        self.done(objects, &change, &written, &in_force)
     }
 
     /// Takes an object out.
@@ -180,10 +288,22 @@ impl ChangeArgs {
         name: &str,
         in_force: InForce,
     ) -> anyhow::Result<Changed> {
-        let files = self.target.read()?;
-        let object = print::object(files.find(kind, name)?);
-        let file = files.remove(kind, name, self.dry_run)?;
-        self.done(kind, name, "deleted", &file, &object, &in_force)
+        let objects = self.target.read()?;
+        let object = print::object(objects.find(kind, name)?);
+        let written = match &objects {
+            Objects::Files(files) => Written::File(files.remove(kind, name, self.dry_run)?),
+            Objects::Cluster(cluster) => {
+                cluster.remove(kind, name, self.dry_run)?;
+                Written::Gone
+            }
+        };
+        let change = Change {
+            kind,
+            name,
+            done: "deleted",
+            object: &object,
+        };
+        self.done(&objects, &change, &written, &in_force)
     }
 
     /// Where an object is as it was to become: prints it, or says so.
@@ -192,39 +312,58 @@ impl ChangeArgs {
     /// Where it is not there.
     pub(in crate::cli) fn is_so_already(
         &self,
+        objects: &Objects,
         kind: &str,
         name: &str,
         says: &str,
     ) -> anyhow::Result<Changed> {
-        let object = print::object(self.target.read()?.find(kind, name)?);
+        let object = print::object(objects.find(kind, name)?);
         self.say(&format!("{name} {says} already."));
         self.show(kind, name, &object)?;
         Ok(Changed::Done)
     }
 
-    /// Says what was done, as kubectl does, and when it is in force here.
+    /// Says what was done, as kubectl does, and when it is in force.
     fn done(
         &self,
-        kind: &str,
-        name: &str,
-        done: &str,
-        file: &Path,
-        object: &Value,
+        objects: &Objects,
+        change: &Change<'_>,
+        written: &Written,
         in_force: &InForce,
     ) -> anyhow::Result<Changed> {
+        let Change {
+            kind,
+            name,
+            done,
+            object,
+        } = *change;
         let reference = print::reference(kind, name);
+        let place = match written {
+            Written::File(file) => format!(" in {}", file.display()),
+            Written::Generation(_) | Written::Gone => String::new(),
+        };
         let dry = if self.dry_run { " (dry run)" } else { "" };
-        self.say(&format!("{reference} {done} in {}{dry}", file.display()));
+        self.say(&format!("{reference} {done}{place}{dry}"));
         self.show(kind, name, object)?;
         if self.dry_run || self.wait == 0 {
             return Ok(Changed::Done);
         }
         let limit = Duration::from_secs(self.wait.into());
-        let waited = block_on(wait::wait(&self.target.socket(), file, limit, in_force))?;
+        let waited = match (written, objects) {
+            (Written::File(file), _) => block_on(wait::wait(&self.target.socket(), file, limit, in_force))?,
+            (Written::Generation(generation), Objects::Cluster(cluster)) => {
+                cluster.wait(kind, name, *generation, limit)?
+            }
+            (Written::Generation(_) | Written::Gone, _) => Waited::GoneFromCluster,
+        };
         self.say(&waited.sentence());
         Ok(match waited {
-            Waited::InForce(_) => Changed::Done,
-            Waited::Refused(_) | Waited::Late | Waited::Elsewhere(_) => Changed::Unconfirmed,
+            Waited::InForce(_) | Waited::InCluster(_) | Waited::GoneFromCluster => Changed::Done,
+            Waited::Refused(_)
+            | Waited::Late
+            | Waited::Elsewhere(_)
+            | Waited::RefusedByCluster(_)
+            | Waited::LateInCluster => Changed::Unconfirmed,
         })
     }
 
@@ -250,4 +389,25 @@ impl ChangeArgs {
         }
         Ok(out.flush()?)
     }
+}
+
+/// A change, as people are told of it.
+#[derive(Clone, Copy)]
+struct Change<'a> {
+    kind: &'a str,
+    name: &'a str,
+    /// What became of the object, as kubectl says it.
+    done: &'a str,
+    /// The object with the change.
+    object: &'a Value,
+}
+
+/// What a change left behind.
+enum Written {
+    /// A file that was replaced.
+    File(PathBuf),
+    /// An object of this generation at the API server.
+    Generation(i64),
+    /// An object less there.
+    Gone,
 }

@@ -36,14 +36,15 @@ pub(in crate::cli) fn is_gone(kind: &str, name: &str) -> InForce {
     })
 }
 
-/// Whether an identity is in force with this state.
+/// Whether an identity is in force with this state. One that is shut out is so even where a fault keeps its new version out of
+/// force.
 pub(in crate::cli) fn has_state(name: &str, state: IdentityState) -> InForce {
     let name = name.to_owned();
     Box::new(move |objects| {
         let is = |object: &ObjectStatus| object.kind == "AgentIdentity" && object.name == name;
-        objects
-            .iter()
-            .any(|object| is(object) && object.ready && object.state == Some(state))
+        objects.iter().any(|object| {
+            is(object) && (object.ready || state != IdentityState::Active) && object.state == Some(state)
+        })
     })
 }
 
@@ -58,6 +59,14 @@ pub(in crate::cli) enum Waited {
     Late,
     /// No agent of this node reads that file.
     Elsewhere(PathBuf),
+    /// An agent of the cluster says that it is in force.
+    InCluster(Duration),
+    /// An agent of the cluster says why it is not.
+    RefusedByCluster(String),
+    /// No agent of the cluster said anything in time.
+    LateInCluster,
+    /// It is gone from the API server.
+    GoneFromCluster,
 }
 
 impl Waited {
@@ -73,6 +82,19 @@ impl Waited {
                 "No agent on this node reads {}. Agents that read it take it up within a second or so.",
                 file.display()
             ),
+            Self::InCluster(after) => format!(
+                "In force in the cluster after {} ms; each agent takes it up as soon as the API server tells it.",
+                after.as_millis()
+            ),
+            Self::RefusedByCluster(message) => format!("NOT in force in the cluster: {message}"),
+            Self::LateInCluster => {
+                "NOT known to be in force yet: no agent has written the object's condition Ready. Does one run with \
+                 `objects: {cluster: true}`?"
+                    .to_owned()
+            }
+            Self::GoneFromCluster => {
+                "Agents take it out of force as soon as the API server tells them.".to_owned()
+            }
         }
     }
 }
@@ -108,7 +130,7 @@ pub(in crate::cli) async fn wait(
         if !may_read(&list, &folder) {
             return elsewhere();
         }
-        if list.last_error.is_none() && is_changed(&list.objects) {
+        if is_changed(&list.objects) {
             return Waited::InForce(began.elapsed());
         }
         if began.elapsed() > limit {

@@ -29,7 +29,10 @@ pub use object::{ApiVersion, CelRule, KindName, Object, ObjectMeta, Spec};
 pub(crate) use policy_rule::STORED_SUBRESOURCES;
 pub use policy_rule::{DryRun, PolicyRule};
 pub use rule_match::Match;
-pub use status::{ConditionStatus, GrantStatus, IdentityStatus, ObjectCondition, PolicyStatus};
+pub use status::{
+    ConditionStatus, GrantStatus, IdentityNode, IdentityStatus, MAX_NODE_NAMES, MAX_NODES, ObjectCondition,
+    PolicyStatus,
+};
 
 /// Who an agent is.
 pub type AgentIdentity = Object<AgentIdentitySpec>;

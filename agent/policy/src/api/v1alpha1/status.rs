@@ -9,6 +9,12 @@ use jiff::Timestamp;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
+/// Most nodes in the status of one identity. An entry has about 300 bytes, and each write of one sends the whole object to every node.
+pub const MAX_NODES: usize = 100;
+
+/// Most names in each list of a node's entry: enough to find the others by.
+pub const MAX_NODE_NAMES: usize = 10;
+
 /// Most conditions: there are fewer types.
 const MAX_CONDITIONS: usize = 8;
 
@@ -20,6 +26,38 @@ pub struct IdentityStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "conditions")]
     pub conditions: Vec<ObjectCondition>,
+    /// What each node knows of the agent, of the first 100 nodes that have something to say. A node without a pod of the agent, and
+    /// without a request of it, has nothing to say.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "nodes")]
+    pub nodes: Vec<IdentityNode>,
+}
+
+/// What one node knows of an agent. The node's own agent writes it, at most every 30 s.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct IdentityNode {
+    /// The node's name.
+    #[schemars(length(min = 1, max = 253))]
+    pub node: String,
+    /// How many enforced pods of the node match the identity.
+    pub pods: u32,
+    /// Their names as NAMESPACE/NAME, at most 10.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 10))]
+    pub pod_names: Vec<String>,
+    /// When a request of the agent was permitted here last; up to an hour older than the truth. A watch counts when it ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_used: Option<Timestamp>,
+    /// When a request of the agent was denied here last; up to an hour older than the truth.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_denied: Option<Timestamp>,
+    /// Identities that a pod of the node matches beside this one, at most 10. Every request of such a pod is denied.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 10))]
+    pub conflicts: Vec<String>,
+    /// Whether `spec.reviewBy` is over.
+    pub review_due: bool,
 }
 
 /// What agents say of an AgentGrant.
@@ -80,5 +118,15 @@ fn conditions(generator: &mut SchemaGenerator) -> Schema {
         "items": generator.subschema_for::<ObjectCondition>(),
         "x-kubernetes-list-type": "map",
         "x-kubernetes-list-map-keys": ["type"],
+    })
+}
+
+fn nodes(generator: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "maxItems": MAX_NODES,
+        "items": generator.subschema_for::<IdentityNode>(),
+        "x-kubernetes-list-type": "map",
+        "x-kubernetes-list-map-keys": ["node"],
     })
 }

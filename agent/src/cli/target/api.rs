@@ -1,0 +1,369 @@
+//! The objects that the cluster keeps, for a command that lists them or changes one.
+//!
+//! In: a client of the API server, and a change. Out: the objects; an object that was made, changed or deleted at the API server, and
+//! when the cluster's agents have it in force.
+//!
+//! A change names the version that it is of, so that it never undoes what somebody else wrote meanwhile. Agents write statuses, which
+//! makes a new version too: such a change is sent again.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, anyhow, bail};
+use kube::api::{
+    ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams, PostParams,
+    Preconditions,
+};
+use kube::{Api, Client};
+use picket_policy::api::v1alpha1::{
+    AgentGrantSpec, AgentIdentitySpec, AgentPolicySpec, ConditionStatus, ObjectCondition, Spec as _,
+};
+use picket_policy::api::{API_VERSION, AnyObject, GROUP};
+use picket_policy::{ClusterObject, Document, PolicySet, builtin, read_documents};
+use serde_json::{Value, json};
+use tokio::runtime::Runtime;
+
+use super::wait::Waited;
+use crate::cluster::{PersonalConfig, printable};
+
+/// The field manager of what the commands write.
+const MANAGER: &str = "picket-cli";
+
+/// Objects that one answer lists.
+const PAGE: u32 = 500;
+
+/// How often a change is sent again where only a status changed meanwhile. Each agent of a node writes one at most every 30 s.
+const TRIES: usize = 8;
+
+/// The pause between two looks at a condition.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// How long one request may take.
+const LIMIT: Duration = Duration::from_secs(15);
+
+const KINDS: [(&str, &str); 3] = [
+    (AgentIdentitySpec::KIND, AgentIdentitySpec::PLURAL),
+    (AgentGrantSpec::KIND, AgentGrantSpec::PLURAL),
+    (AgentPolicySpec::KIND, AgentPolicySpec::PLURAL),
+];
+
+/// The objects at the API server.
+pub(in crate::cli) struct ApiObjects {
+    runtime: Runtime,
+    client: Client,
+    documents: Vec<Document>,
+    /// Those that cannot be read, each with what is wrong.
+    faulty: Vec<(&'static str, String, String)>,
+    set: PolicySet,
+}
+
+impl fmt::Debug for ApiObjects {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("ApiObjects").finish_non_exhaustive()
+    }
+}
+
+impl ApiObjects {
+    /// Lists all objects.
+    ///
+    /// # Errors
+    /// Where there is no client, or the API server refuses.
+    pub(in crate::cli) fn read(person: &PersonalConfig) -> anyhow::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("cannot start the runtime")?;
+        // A client's connections belong to the runtime that it was made in.
+        let client = runtime.block_on(person.connect())?;
+        let (mut documents, mut faulty, mut all) = (Vec::new(), Vec::new(), Vec::new());
+        for (kind, plural) in KINDS {
+            for object in runtime.block_on(list(&client, kind, plural))? {
+                let created = object.metadata.creation_timestamp.as_ref();
+                let created = created.map(|time| time.0.as_second());
+                match document(kind, &object) {
+                    Ok(document) => {
+                        all.push((created, document.clone()));
+                        documents.push(document);
+                    }
+                    Err(reason) => {
+                        faulty.push((kind, object.metadata.name.unwrap_or_default(), reason));
+                    }
+                }
+            }
+        }
+        all.sort_by_key(|(created, _)| *created);
+        let objects: Vec<_> = all.into_iter().map(|(_, document)| known(document)).collect();
+        let (set, _) = PolicySet::compile_each(&[], &objects, builtin::OWN_NAMESPACE)
+            .map_err(|errors| anyhow!("{errors:?}"))?;
+        for (kind, name, reason) in &faulty {
+            eprintln!("picket: {kind} {name} is left out, because it is not valid: {reason}");
+        }
+        Ok(Self {
+            runtime,
+            client,
+            documents,
+            faulty,
+            set,
+        })
+    }
+
+    /// The objects that can be read.
+    pub(in crate::cli) fn documents(&self) -> &[Document] {
+        &self.documents
+    }
+
+    /// What an agent would make of them.
+    pub(in crate::cli) fn set(&self) -> &PolicySet {
+        &self.set
+    }
+
+    /// An object.
+    ///
+    /// # Errors
+    /// Where there is none of that kind and name, or it cannot be read.
+    pub(in crate::cli) fn find(&self, kind: &str, name: &str) -> anyhow::Result<&Document> {
+        let is = |document: &&Document| document.kind() == kind && document.name() == name;
+        if let Some(document) = self.documents.iter().find(is) {
+            return Ok(document);
+        }
+        match self
+            .faulty
+            .iter()
+            .find(|(of, named, _)| *of == kind && named == name)
+        {
+            Some((_, _, reason)) => bail!("{kind} {name:?} is not valid: {reason}"),
+            None => {
+                let of_kind = self.documents.iter().filter(|document| document.kind() == kind);
+                let names: Vec<_> = of_kind.map(Document::name).take(20).collect();
+                bail!(
+                    "no {kind} {name:?} is in the cluster; there: {}",
+                    names.join(", ")
+                )
+            }
+        }
+    }
+
+    /// Makes an object that YAML says; gives its generation.
+    ///
+    /// # Errors
+    /// Where there is one of that name, or the API server refuses it.
+    pub(in crate::cli) fn add(&self, kind: &str, yaml: &str, dry_run: bool) -> anyhow::Result<i64> {
+        let document = read_documents("", yaml).map_err(|errors| {
+            let errors: Vec<_> = errors.iter().map(|error| error.reason.clone()).collect();
+            anyhow!(errors.join("\n"))
+        })?;
+        let document = document.first().context("there is no object")?;
+        let object: DynamicObject = serde_json::from_value(super::print::object(document))?;
+        let parameters = PostParams {
+            dry_run,
+            field_manager: Some(MANAGER.to_owned()),
+        };
+        let made = self.ask(async { self.api(kind).create(&parameters, &object).await })?;
+        Ok(made.metadata.generation.unwrap_or_default())
+    }
+
+    /// Sets text fields of an object, each by its path; gives its generation.
+    ///
+    /// # Errors
+    /// Where there is no such object, somebody else changed it, or the API server refuses.
+    pub(in crate::cli) fn set_fields(
+        &self,
+        kind: &str,
+        name: &str,
+        fields: &[(&[&str], &str)],
+        dry_run: bool,
+    ) -> anyhow::Result<i64> {
+        let before = self.find(kind, name)?;
+        let (uid, generation) = version(before);
+        let changed = self.of_version(kind, name, (uid, generation), async |version| {
+            let mut patch = json!({"metadata": {"resourceVersion": version}});
+            for (path, value) in fields {
+                let field = path.iter().fold(&mut patch, |at, name| &mut at[*name]);
+                *field = json!(value);
+            }
+            let parameters = PatchParams {
+                dry_run,
+                field_manager: Some(MANAGER.to_owned()),
+                ..PatchParams::default()
+            };
+            let patched = self
+                .api(kind)
+                .patch(name, &parameters, &Patch::Merge(&patch))
+                .await?;
+            Ok(patched.metadata.generation.unwrap_or_default())
+        })?;
+        Ok(changed)
+    }
+
+    /// Deletes an object.
+    ///
+    /// # Errors
+    /// As [`ApiObjects::set_fields`].
+    pub(in crate::cli) fn remove(&self, kind: &str, name: &str, dry_run: bool) -> anyhow::Result<()> {
+        let (uid, generation) = version(self.find(kind, name)?);
+        self.of_version(kind, name, (uid.clone(), generation), async |version| {
+            let parameters = DeleteParams {
+                dry_run,
+                preconditions: Some(Preconditions {
+                    uid: uid.clone(),
+                    resource_version: Some(version),
+                }),
+                ..DeleteParams::default()
+            };
+            self.api(kind).delete(name, &parameters).await.map(drop)
+        })
+    }
+
+    /// Sends a change of the version that was read, by its `resourceVersion`, and again where only a status made a new one.
+    fn of_version<T>(
+        &self,
+        kind: &str,
+        name: &str,
+        read: (Option<String>, Option<i64>),
+        change: impl AsyncFn(String) -> kube::Result<T>,
+    ) -> anyhow::Result<T> {
+        for _ in 0..TRIES {
+            let now = self.ask(async { self.api(kind).get(name).await })?;
+            if (now.metadata.uid, now.metadata.generation) != read {
+                bail!("{kind} {name:?} changed since it was read; look at it and run the command again");
+            }
+            let version = now.metadata.resource_version.unwrap_or_default();
+            match self.answer(change(version))? {
+                Err(kube::Error::Api(status)) if status.code == 409 => {}
+                changed => return changed.map_err(said),
+            }
+        }
+        bail!("{kind} {name:?} changes all the time; run the command again")
+    }
+
+    /// Waits until an agent of the cluster says what became of a version.
+    ///
+    /// # Errors
+    /// Where the API server refuses.
+    pub(in crate::cli) fn wait(
+        &self,
+        kind: &str,
+        name: &str,
+        generation: i64,
+        limit: Duration,
+    ) -> anyhow::Result<Waited> {
+        let began = Instant::now();
+        loop {
+            let object = self.ask(async { self.api(kind).get(name).await })?;
+            let ready = condition(&object, "Ready").filter(|ready| ready.observed_generation >= generation);
+            match ready {
+                Some(ready) if ready.status == ConditionStatus::True => {
+                    return Ok(Waited::InCluster(began.elapsed()));
+                }
+                Some(ready) => return Ok(Waited::RefusedByCluster(ready.message)),
+                None if began.elapsed() > limit => return Ok(Waited::LateInCluster),
+                None => self.runtime.block_on(tokio::time::sleep(PAUSE)),
+            }
+        }
+    }
+
+    fn api(&self, kind: &str) -> Api<DynamicObject> {
+        let plural = KINDS
+            .iter()
+            .find(|(of, _)| *of == kind)
+            .map_or("", |(_, plural)| plural);
+        api(&self.client, kind, plural)
+    }
+
+    fn answer<T>(&self, request: impl Future<Output = T>) -> anyhow::Result<T> {
+        let limited = async { tokio::time::timeout(LIMIT, request).await };
+        self.runtime
+            .block_on(limited)
+            .map_err(|_| anyhow!("the API server does not answer"))
+    }
+
+    fn ask<T>(&self, request: impl Future<Output = kube::Result<T>>) -> anyhow::Result<T> {
+        self.answer(request)?.map_err(said)
+    }
+}
+
+/// What the API server said, as kubectl prints it.
+fn said(error: kube::Error) -> anyhow::Error {
+    match error {
+        kube::Error::Api(status) if !status.message.is_empty() => anyhow!("{}", status.message),
+        error => anyhow!(printable(&error)),
+    }
+}
+
+fn api(client: &Client, kind: &str, plural: &str) -> Api<DynamicObject> {
+    let version = API_VERSION.rsplit('/').next().unwrap_or(API_VERSION);
+    let resource = ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(GROUP, version, kind), plural);
+    Api::all_with(client.clone(), &resource)
+}
+
+async fn list(client: &Client, kind: &str, plural: &str) -> anyhow::Result<Vec<DynamicObject>> {
+    let api = api(client, kind, plural);
+    let (mut objects, mut next) = (Vec::new(), None);
+    loop {
+        let mut parameters = ListParams::default().limit(PAGE);
+        parameters.continue_token = next;
+        let page = tokio::time::timeout(LIMIT, api.list(&parameters)).await;
+        let page = match page.map_err(|_| anyhow!("the API server does not answer"))? {
+            Err(kube::Error::Api(status)) if status.code == 404 => bail!(
+                "the API server does not know {kind}: install the CRDs with `picket crds | kubectl apply --server-side -f -`"
+            ),
+            page => page.map_err(said)?,
+        };
+        objects.extend(page.items);
+        next = page.metadata.continue_.filter(|token| !token.is_empty());
+        if next.is_none() {
+            return Ok(objects);
+        }
+    }
+}
+
+/// An object as a document, with what a command shows of its metadata, or what is wrong with it.
+fn document(kind: &str, object: &DynamicObject) -> Result<Document, String> {
+    let metadata = &object.metadata;
+    let name = metadata.name.clone().unwrap_or_default();
+    let mut shown = json!({"name": name, "uid": metadata.uid, "generation": metadata.generation});
+    for (field, values) in [
+        ("labels", &metadata.labels),
+        ("annotations", &metadata.annotations),
+    ] {
+        if let Some(values) = values {
+            shown[field] = json!(values);
+        }
+    }
+    let spec = object.data.get("spec").cloned().unwrap_or(Value::Null);
+    let text = json!({"apiVersion": API_VERSION, "kind": kind, "metadata": shown, "spec": spec}).to_string();
+    match read_documents(&format!("cluster/{kind}/{name}"), &text) {
+        Ok(documents) => documents
+            .into_iter()
+            .next()
+            .ok_or_else(|| "it is empty".to_owned()),
+        Err(errors) => {
+            let reasons: Vec<_> = errors.into_iter().map(|error| error.reason).collect();
+            Err(reasons.join("; "))
+        }
+    }
+}
+
+/// UID and generation of the version that a document is of.
+fn version(document: &Document) -> (Option<String>, Option<i64>) {
+    let metadata = match &document.object {
+        AnyObject::Identity(object) => &object.metadata,
+        AnyObject::Grant(object) => &object.metadata,
+        AnyObject::Policy(object) => &object.metadata,
+    };
+    (metadata.uid.clone(), metadata.generation)
+}
+
+fn known(document: Document) -> ClusterObject {
+    ClusterObject {
+        file: document.name_location().file,
+        versions: vec![document],
+        known_from: 0,
+    }
+}
+
+fn condition(object: &DynamicObject, kind: &str) -> Option<ObjectCondition> {
+    let conditions = object.data.pointer("/status/conditions")?.clone();
+    let conditions: Vec<ObjectCondition> = serde_json::from_value(conditions).ok()?;
+    conditions.into_iter().find(|condition| condition.kind == kind)
+}
