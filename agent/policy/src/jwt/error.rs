@@ -60,6 +60,31 @@ pub enum TokenError {
 }
 
 impl TokenError {
+    /// What whoever sent the token can do, or have done.
+    #[must_use]
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            Self::TooLong | Self::Malformed | Self::Algorithm | Self::Signature => {
+                "Allowed instead: the same request with a token as its issuer gave it"
+            }
+            Self::Expired | Self::NotYetValid | Self::UnknownKey => {
+                "Allowed instead: the same request with a new token of its issuer"
+            }
+            Self::Audience => {
+                "Allowed instead: the same request with a token for an audience that authentication.configFile has for its issuer"
+            }
+            Self::UnknownIssuer => "A cluster operator can add the issuer to authentication.configFile",
+            Self::MissingClaim(_)
+            | Self::ClaimType(_)
+            | Self::EmailNotVerified
+            | Self::RequiredClaim(_)
+            | Self::Expression(_)
+            | Self::Rule(_) => {
+                "A cluster operator finds the rules of its issuer in authentication.configFile"
+            }
+        }
+    }
+
     /// A stable name of low cardinality, for metrics and records.
     #[must_use]
     pub fn code(&self) -> &'static str {
