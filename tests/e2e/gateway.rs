@@ -1,22 +1,25 @@
 //! The gateway: callers that are no pods, by client certificates.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, ensure};
 use picket_tests::audit::about;
 use picket_tests::output::Done;
 use picket_tests::pki::{Authority, CertificateFiles};
+use picket_tests::running::Running;
 use picket_tests::tests;
 use rcgen::{CertificateParams, IsCa};
 use serde_json::{Value, json};
 
 use crate::Test;
+use crate::life::until;
 use crate::world::World;
 
 pub(crate) const TESTS: &[Test] = tests! {
     a_client_certificate_opens_the_gateway_and_nothing_else_does,
+    a_ca_that_is_taken_back_ends_its_own_clients_watches_alone,
 };
 
 const PORT: u16 = 6444;
@@ -42,7 +45,7 @@ impl Gateway {
     fn open(world: &mut World) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let before = std::fs::read_to_string(world.agent.config_file())?;
-        for domain in ["one", "two"] {
+        for domain in ["one", "two", "other-of-one"] {
             Authority::create(&folder.path().join(domain))?;
         }
         let mut config: Value = serde_json::from_str(&before)?;
@@ -119,6 +122,19 @@ impl Gateway {
         let node = world.cluster.nodes().get(1).context("a second node")?;
         Ok(Done::from(node.output(command)?))
     }
+
+    /// A watch of pods by kubectl there, to be read while it runs.
+    fn watch(&self, world: &World, kubeconfig: &Path) -> Result<Running> {
+        let mut command = Command::new(world.cluster.bin().join("kubectl"));
+        command
+            .args(["-n", "lab", "get", "pods", "--watch", "-o", "name"])
+            .env("KUBECONFIG", kubeconfig)
+            .env("KUBECACHEDIR", self.folder.path().join("cache"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped());
+        let node = world.cluster.nodes().get(1).context("a second node")?;
+        Running::of(node.spawn(command)?)
+    }
 }
 
 fn a_client_certificate_opens_the_gateway_and_nothing_else_does(world: &mut World) -> Result<()> {
@@ -126,6 +142,57 @@ fn a_client_certificate_opens_the_gateway_and_nothing_else_does(world: &mut Worl
     let done = works(world, &gateway).and_then(|()| refused(world, &gateway));
     gateway.close(world)?;
     done
+}
+
+/// The bundle of a trust domain has two CAs, and loses one of them.
+fn a_ca_that_is_taken_back_ends_its_own_clients_watches_alone(world: &mut World) -> Result<()> {
+    let gateway = Gateway::open(world)?;
+    let done = taken_back(world, &gateway);
+    gateway.close(world)?;
+    done
+}
+
+fn taken_back(world: &World, gateway: &Gateway) -> Result<()> {
+    let file = gateway.folder.path().join("one/ca.crt");
+    let one = std::fs::read_to_string(&file)?;
+    let stays = gateway.certificate("one", "stays", &["spiffe://one.test/ci/one"], |_| ())?;
+    let other = std::fs::read_to_string(gateway.folder.path().join("other-of-one/ca.crt"))?;
+    let ends = gateway.certificate("other-of-one", "ends", &["spiffe://one.test/ci/two"], |_| ())?;
+    std::fs::write(&file, format!("{one}{other}"))?;
+    let (stays, ends) = (
+        gateway.kubeconfig(world, &stays)?,
+        gateway.kubeconfig(world, &ends)?,
+    );
+    let get = ["-n", "lab", "get", "pod", "target", "-o", "name"];
+    until(|| Ok((gateway.kubectl(world, &ends, &get)?.code == 0).then_some(())))
+        .context("the second CA does not count")?;
+    let of_pod = Running::start(
+        &world.cluster.kubectl_client(),
+        "agents",
+        "worker",
+        &["sh", "-c", "kubectl get pods -n lab --watch -o name"],
+    )?;
+    let (stays, mut ends) = (gateway.watch(world, &stays)?, gateway.watch(world, &ends)?);
+    for watch in [&of_pod, &stays, &ends] {
+        watch.line_with("pod/target")?;
+    }
+    let picket = world.picket_log();
+    std::fs::write(&file, one)?;
+    ends.wait().context("the watch by the CA that was taken back")?;
+    picket.wait("the end of the watch", |record| {
+        record["agent"]["identity"] == "ci-two" && record["session"]["endCause"] == "certificate_untrusted"
+    })?;
+    // The others go on: what happens from here on still comes.
+    world.admin(&["label", "pod", "target", "-n", "lab", "taken=back"])?;
+    for (name, watch) in [("the pod", &of_pod), ("the other CA's client", &stays)] {
+        watch
+            .line_with("pod/target")
+            .with_context(|| format!("the watch of {name} ended too"))?;
+    }
+    world.admin(&["label", "pod", "target", "-n", "lab", "taken-"])?;
+    let ended = picket.all(|record| !record["session"]["endCause"].is_null())?;
+    ensure!(ended.len() == 1, "{ended:#?}");
+    Ok(())
 }
 
 /// A program that succeeded and printed this.
