@@ -213,6 +213,15 @@ async fn a_record_says_whose_token_was_shown_and_what_of_that_the_issuer_signed(
             record["user"]["username"], SUBJECT,
             "the pod's account: {record:#}"
         );
+        // Each refusal says what to do, and no word of it is taken for a secret.
+        let message = record["decision"]["message"].as_str().unwrap_or_default();
+        let helps = [
+            "Allowed instead",
+            "A cluster operator",
+            "All that its `attest` has must hold",
+        ];
+        let is_told = reason.is_empty() || helps.iter().any(|words| message.contains(words));
+        assert!(is_told && !message.contains("***"), "{message}");
     }
     // Nothing is said of a token that nobody asks for.
     bed.world.store.replace_for_tests(policies("", ""));
