@@ -13,8 +13,7 @@ use picket_policy::api::v1alpha1::{AgentGrant, AgentIdentity, State};
 use serde_json::{Value, json};
 
 use super::rights::{Mode, Rights};
-use crate::cli::target::Target;
-use crate::store::edit::ObjectFiles;
+use crate::cli::target::{Objects, Target};
 
 /// Shown below the options.
 pub(super) const EXAMPLES: &str = "\
@@ -133,7 +132,7 @@ fn is_idle(grant: &AgentGrant, identities: &[&AgentIdentity], now: Timestamp) ->
         .then(|| "no AgentIdentity that it names, or that is in its groups, can act".to_owned())
 }
 
-fn printed(args: &RbacArgs, files: &ObjectFiles, now: Timestamp) -> Printed {
+fn printed(args: &RbacArgs, files: &Objects, now: Timestamp) -> Printed {
     let objects = || files.documents().map(|document| &document.object);
     let identities: Vec<_> = objects()
         .filter_map(|object| match object {
@@ -224,7 +223,7 @@ mod tests {
         args: RbacArgs,
     }
 
-    fn read(folder: &tempfile::TempDir, line: &str) -> (RbacArgs, ObjectFiles) {
+    fn read(folder: &tempfile::TempDir, line: &str) -> (RbacArgs, Objects) {
         let line = format!("rbac {line} --files {}", folder.path().display());
         let args = Line::try_parse_from(line.split_whitespace())
             .expect("parses")

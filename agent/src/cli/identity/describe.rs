@@ -24,8 +24,7 @@ use crate::cli::completion;
 use crate::cli::grant::list::words;
 use crate::cli::output::{self, Column, Format, Row};
 use crate::cli::sessions::block_on;
-use crate::cli::target::Target;
-use crate::store::edit::ObjectFiles;
+use crate::cli::target::{Objects, Target};
 
 /// Shown below the options.
 pub(super) const EXAMPLES: &str = "\
@@ -103,7 +102,7 @@ pub(super) fn run(args: &DescribeArgs) -> anyhow::Result<()> {
     }
 }
 
-fn describe(args: &DescribeArgs, files: &ObjectFiles, now: Timestamp) -> anyhow::Result<Description> {
+fn describe(args: &DescribeArgs, files: &Objects, now: Timestamp) -> anyhow::Result<Description> {
     let AnyObject::Identity(identity) = &files.find("AgentIdentity", &args.name)?.object else {
         bail!("{} is no AgentIdentity", args.name);
     };

@@ -16,8 +16,7 @@ use super::usage::{self, GrantUsage, Proposal, Usage};
 use crate::cli::completion;
 use crate::cli::grant::list::words;
 use crate::cli::output::{self, Column, Format, Row};
-use crate::cli::target::{Target, print};
-use crate::store::edit::ObjectFiles;
+use crate::cli::target::{Objects, Target, print};
 
 /// Shown below the options.
 pub(super) const EXAMPLES: &str = "\
@@ -93,7 +92,7 @@ pub(super) fn run(args: &ReviewArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn review(args: &ReviewArgs, files: &ObjectFiles, now: Timestamp) -> anyhow::Result<Review> {
+fn review(args: &ReviewArgs, files: &Objects, now: Timestamp) -> anyhow::Result<Review> {
     if let Some(name) = &args.name {
         files.find("AgentIdentity", name)?;
     }

@@ -55,7 +55,7 @@ use signature::UnverifiedToken;
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum JwtError {
     /// It is refused.
-    #[error("{0}. {remedy}", remedy = .0.remedy())]
+    #[error(transparent)]
     Token(#[from] TokenError),
     /// The node's authentication configuration could not be used since the agent's start, so no issuer is known.
     #[error(
