@@ -58,10 +58,7 @@ pub enum JwtError {
     #[error(transparent)]
     Token(#[from] TokenError),
     /// The node's authentication configuration could not be used since the agent's start, so no issuer is known.
-    #[error(
-        "the token cannot be checked: the authentication configuration of this node cannot be used. A cluster operator can \
-         correct the file; Picket reads it again by itself"
-    )]
+    #[error("the token cannot be checked: the authentication configuration of this node cannot be used")]
     NoConfiguration,
     /// Its issuer's keys are not at hand, so nobody knows yet.
     #[error("the token cannot be checked now: its issuer {issuer} does not answer with its keys")]
@@ -77,6 +74,9 @@ impl JwtError {
     pub fn remedy(&self) -> &'static str {
         match self {
             Self::Token(error) => error.remedy(),
+            Self::NoConfiguration => {
+                "A cluster operator can correct the file; Picket reads it again by itself"
+            }
             Self::Unavailable { .. } => {
                 "Allowed instead: the same request later; Picket asks the issuer again by itself. A cluster operator finds the cause in \
                  the agent's log"
