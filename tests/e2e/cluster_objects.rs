@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use picket_tests::agent::Agent;
 use picket_tests::output::Done;
+use picket_tests::pair::Pair;
 use picket_tests::running::Running;
 use picket_tests::tests;
 use serde_json::{Value, json};
@@ -473,8 +474,10 @@ fn away(world: &mut World) -> Result<()> {
         .picket_log()
         .wait("a permitted get", |record| of(record, "configmaps", "allow"))?;
     {
-        let cut = world.cluster.cut_api_server_off()?;
-        let log = world.picket_log();
+        // The cut borrows the cluster alone, so that the agent can be ended meanwhile.
+        let pair: &mut Pair = world;
+        let cut = pair.cluster.cut_api_server_off()?;
+        let log = pair.picket_log();
         // Both are judged as before; what is permitted finds nobody to ask.
         let tried = log.wait("a permitted get without an answer", |record| {
             of(record, "configmaps", "error")
@@ -484,11 +487,11 @@ fn away(world: &mut World) -> Result<()> {
         let refused = log.wait("a refused get", |record| of(record, "secrets", "deny"))?;
         ensure!(refused["decision"]["reason"] == "no_grant", "{refused:#}");
         // An agent that has just started knows no object, and keeps none on disk.
-        world.agent.kill9()?;
-        let log = world.picket_log();
-        world.agent.begin()?;
-        until(|| Ok(world.agent.admin("/readyz").is_ok().then_some(())))?;
-        let (code, said) = world.agent.admin("/readyz")?;
+        pair.agent.kill9()?;
+        let log = pair.picket_log();
+        pair.agent.begin()?;
+        until(|| Ok(pair.agent.admin("/readyz").is_ok().then_some(())))?;
+        let (code, said) = pair.agent.admin("/readyz")?;
         ensure!(code != 200 && said.contains("has not listed"), "{code}: {said}");
         std::thread::sleep(CLOSED_FOR);
         let served = log.all(|record| record["agent"]["pod"]["name"] == "stranger")?;

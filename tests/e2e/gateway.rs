@@ -180,7 +180,7 @@ fn two_callers(world: &World, gateway: &Gateway) -> Result<()> {
     let began = Instant::now();
     let run = |name: &str, user: &str| {
         let uri = format!("spiffe://one.test/ci/{name}");
-        let shown = gateway.certificate("one", name, &[&uri], |_| ())?;
+        let shown = gateway.certificate(world, "one", name, &[&uri], |_| ())?;
         let (count, first, end) = (CONNECTIONS.to_string(), PORTS.0.to_string(), PORTS.1.to_string());
         let mut command = Command::new("python3");
         command
@@ -258,9 +258,9 @@ fn a_ca_that_is_taken_back_ends_its_own_clients_watches_alone(world: &mut World)
 fn taken_back(world: &World, gateway: &Gateway) -> Result<()> {
     let file = gateway.folder.path().join("one/ca.crt");
     let one = std::fs::read_to_string(&file)?;
-    let stays = gateway.certificate("one", "stays", &["spiffe://one.test/ci/one"], |_| ())?;
+    let stays = gateway.certificate(world, "one", "stays", &["spiffe://one.test/ci/one"], |_| ())?;
     let other = std::fs::read_to_string(gateway.folder.path().join("other-of-one/ca.crt"))?;
-    let ends = gateway.certificate("other-of-one", "ends", &["spiffe://one.test/ci/two"], |_| ())?;
+    let ends = gateway.certificate(world, "other-of-one", "ends", &["spiffe://one.test/ci/two"], |_| ())?;
     std::fs::write(&file, format!("{one}{other}"))?;
     let (stays, ends) = (
         gateway.kubeconfig(world, &stays)?,

@@ -335,8 +335,8 @@ pub(super) type GrantList = Arc<[Arc<Grant>]>;
 /// The grants that name each identity or one of its groups, in the order of `grants`. Identities that are reached by their groups
 /// alone, and have the same, share one list.
 pub(super) fn by_identity(identities: &[Arc<Identity>], grants: &[Arc<Grant>]) -> HashMap<String, GrantList> {
-    let (mut by_name, mut by_group): (HashMap<&str, Vec<usize>>, HashMap<&str, Vec<usize>>) =
-        Default::default();
+    let mut by_name: HashMap<&str, Vec<usize>> = HashMap::new();
+    let mut by_group: HashMap<&str, Vec<usize>> = HashMap::new();
     for (place, grant) in grants.iter().enumerate() {
         for name in &grant.identities {
             by_name.entry(name).or_default().push(place);
