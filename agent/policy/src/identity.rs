@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use crate::api::v1alpha1::{AgentIdentity, Attest, State};
+use crate::api::v1alpha1::{AgentIdentity, AgentIdentitySpec, Attest, State};
 
 /// An AgentIdentity that was read and checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +24,8 @@ pub struct Identity {
     pub expires_at: Option<Timestamp>,
     /// By this moment someone should look at it again.
     pub review_by: Option<Timestamp>,
+    /// From this moment on it may not act because nobody looked at it.
+    pub suspended_from: Option<Timestamp>,
     /// How its workload is recognised; all that is given must hold.
     pub attest: Attest,
 }
@@ -32,13 +34,20 @@ impl Identity {
     /// Whether it may act at `now`. Revocation outweighs suspension, and that expiry.
     #[must_use]
     pub fn standing(&self, now: Timestamp) -> Standing {
-        Standing::of(self.state, self.expires_at, now)
+        Standing::of(self.state, self.expires_at, self.suspended_from, now)
+    }
+
+    /// The first moment at which time alone ends what it may do.
+    #[must_use]
+    pub fn ends_at(&self) -> Option<Timestamp> {
+        self.expires_at.into_iter().chain(self.suspended_from).min()
     }
 }
 
 impl From<AgentIdentity> for Identity {
     fn from(object: AgentIdentity) -> Self {
         Self {
+            suspended_from: object.spec.suspended_from(),
             name: object.metadata.name,
             owner: object.spec.owner,
             groups: object.spec.groups,
@@ -61,19 +70,33 @@ pub enum Standing {
     Revoked,
     /// It expired then.
     Expired(Timestamp),
+    /// Its review was due then, and it is suspended until somebody looks at it.
+    Overdue(Timestamp),
 }
 
 impl Standing {
-    /// The standing at `now` of an identity with this state and this `expiresAt`. Revocation outweighs suspension, and that
-    /// expiry.
+    /// The standing at `now` of an identity with this state and this `expiresAt`, which is suspended from a moment on where nobody
+    /// looked at it. Revocation outweighs suspension, that expiry, and that an overdue review.
     #[must_use]
-    pub fn of(state: State, expires_at: Option<Timestamp>, now: Timestamp) -> Self {
-        match (state, expires_at) {
-            (State::Revoked, _) => Self::Revoked,
-            (State::Suspended, _) => Self::Suspended,
-            (State::Active, Some(at)) if now >= at => Self::Expired(at),
-            (State::Active, _) => Self::Active,
+    pub fn of(
+        state: State,
+        expires_at: Option<Timestamp>,
+        suspended_from: Option<Timestamp>,
+        now: Timestamp,
+    ) -> Self {
+        match (state, expires_at, suspended_from) {
+            (State::Revoked, ..) => Self::Revoked,
+            (State::Suspended, ..) => Self::Suspended,
+            (State::Active, Some(at), _) if now >= at => Self::Expired(at),
+            (State::Active, _, Some(at)) if now >= at => Self::Overdue(at),
+            (State::Active, ..) => Self::Active,
         }
+    }
+
+    /// The standing at `now` of an AgentIdentity with this spec.
+    #[must_use]
+    pub fn of_spec(spec: &AgentIdentitySpec, now: Timestamp) -> Self {
+        Self::of(spec.state, spec.expires_at, spec.suspended_from(), now)
     }
 }
 

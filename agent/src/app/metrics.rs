@@ -15,7 +15,7 @@ use crate::metrics::MetricsRegistry;
 use crate::notify::NotifyMetrics;
 use crate::pipeline::PipelineMetrics;
 use crate::session::SessionMetrics;
-use crate::store::StoreMetrics;
+use crate::store::{ReviewMetrics, StoreMetrics};
 use crate::tls::CertificateMetrics;
 use crate::upgrade::UpgradeMetrics;
 use crate::workload::WorkloadMetrics;
@@ -30,6 +30,7 @@ pub(super) struct ModuleMetrics {
     pub(super) jwt: JwtMetrics,
     pub(super) notify: NotifyMetrics,
     pub(super) pipeline: PipelineMetrics,
+    pub(super) reviews: ReviewMetrics,
     pub(super) session: SessionMetrics,
     pub(super) store: StoreMetrics,
     pub(super) upgrade: UpgradeMetrics,
@@ -47,6 +48,7 @@ impl ModuleMetrics {
             jwt: JwtMetrics::register(&registry),
             notify: NotifyMetrics::register(&registry),
             pipeline: PipelineMetrics::register(&registry),
+            reviews: ReviewMetrics::register(&registry),
             session: SessionMetrics::register(&registry),
             store: StoreMetrics::register(&registry),
             upgrade: UpgradeMetrics::register(&registry),

@@ -458,6 +458,7 @@ pub(super) fn unknown_trust_domains(tasks: &mut Tasks, handles: &Handles) {
 pub(super) fn metrics(tasks: &mut Tasks, handles: &Handles, status: watch::Receiver<PodCounts>) {
     let ModuleMetrics {
         certificates,
+        reviews,
         store,
         workload,
         ..
@@ -468,6 +469,8 @@ pub(super) fn metrics(tasks: &mut Tasks, handles: &Handles, status: watch::Recei
     tasks.spawn("certificate metrics", certificates.follow(served, expiry));
     tasks.spawn("pod metrics", workload.follow(status));
     tasks.spawn("policy metrics", store.follow(Arc::clone(&handles.store)));
+    let reviews = reviews.follow(Arc::clone(&handles.store), Timestamp::now);
+    tasks.spawn("overdue reviews", reviews);
 }
 
 /// What learns of each request's end.

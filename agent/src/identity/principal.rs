@@ -31,7 +31,7 @@ impl ResolvedPrincipal {
     ) -> Self {
         let asks = principal.identity().attest.jwt.is_some();
         let token = token.filter(|_| asks);
-        let identity = principal.identity().expires_at;
+        let identity = principal.identity().ends_at();
         let of_token = token.as_ref().and_then(|token| token.until());
         Self {
             until: identity.into_iter().chain(credentials).chain(of_token).min(),

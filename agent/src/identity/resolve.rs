@@ -169,6 +169,18 @@ pub enum IdentityError {
         /// Who answers for it.
         owner: String,
     },
+    /// The identity's review is overdue, and the identity is suspended then.
+    #[error(
+        "agent {identity} is suspended: its review was due at {at}; its owner {owner} can review it and set a later reviewBy"
+    )]
+    Overdue {
+        /// The identity's name.
+        identity: String,
+        /// Who answers for it.
+        owner: String,
+        /// When its review was due.
+        at: Timestamp,
+    },
     /// The identity's time is over.
     #[error("agent {identity} expired at {at}; its owner {owner} can set a later expiresAt")]
     Expired {
@@ -202,6 +214,7 @@ impl IdentityError {
             Self::Suspended { .. } => "identity_suspended",
             Self::Revoked { .. } => "identity_revoked",
             Self::Expired { .. } => "identity_expired",
+            Self::Overdue { .. } => "identity_overdue",
         }
     }
 
@@ -224,6 +237,7 @@ impl IdentityError {
             Self::Suspended { identity, .. }
             | Self::Revoked { identity, .. }
             | Self::Expired { identity, .. }
+            | Self::Overdue { identity, .. }
             | Self::Incomplete { identity, .. }
             | Self::ForeignCredential { identity, .. } => Some(identity),
         }
@@ -292,6 +306,11 @@ pub fn resolve(
             owner,
         },
         Standing::Expired(at) => IdentityError::Expired {
+            identity: name,
+            owner,
+            at,
+        },
+        Standing::Overdue(at) => IdentityError::Overdue {
             identity: name,
             owner,
             at,

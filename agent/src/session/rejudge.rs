@@ -77,8 +77,8 @@ pub fn recheck_request(
             is: principal.name().to_owned(),
         });
     }
-    let expires_at = principal.identity().expires_at;
-    let sooner = |until| [expires_at, until].into_iter().flatten().min();
+    let ends_at = principal.identity().ends_at();
+    let sooner = |until| [ends_at, until].into_iter().flatten().min();
     match policies.recheck(principal, permitted.request, Inputs::at(now)) {
         Recheck::Permit { user, until } if user == *permitted.user => Ok(sooner(until)),
         Recheck::Permit { user, .. } => Err(Rejection::UserChanged {

@@ -54,6 +54,8 @@ pub enum IdentityState {
     Revoked,
     /// It may not since its `expiresAt`.
     Expired,
+    /// It may not since its `reviewBy`, until somebody has looked.
+    Overdue,
 }
 
 impl From<Standing> for IdentityState {
@@ -63,6 +65,7 @@ impl From<Standing> for IdentityState {
             Standing::Suspended => Self::Suspended,
             Standing::Revoked => Self::Revoked,
             Standing::Expired(_) => Self::Expired,
+            Standing::Overdue(_) => Self::Overdue,
         }
     }
 }
@@ -91,14 +94,14 @@ struct Version {
     file: String,
     generation: u64,
     /// What an AgentIdentity says of whether its agent may act, and until when.
-    standing: Option<(State, Option<Timestamp>)>,
+    standing: Option<Limits>,
 }
 
 /// A status, and what of it depends on the time that it is asked at.
 #[derive(Debug, Clone)]
 struct Kept {
     status: ObjectStatus,
-    standing: Option<(State, Option<Timestamp>)>,
+    standing: Option<Limits>,
 }
 
 /// What an object's age is counted from: the same object that says the same, and is as it was. Its place is no part of this.
@@ -143,11 +146,15 @@ fn fingerprint(document: &Document) -> u64 {
     hasher.finish()
 }
 
-fn standing(document: &Document) -> Option<(State, Option<Timestamp>)> {
+/// What decides whether an agent may act at a moment: its state, when it expires, and from when on an overdue review suspends it.
+type Limits = (State, Option<Timestamp>, Option<Timestamp>);
+
+fn standing(document: &Document) -> Option<Limits> {
     let AnyObject::Identity(identity) = &document.object else {
         return None;
     };
-    Some((identity.spec.state, identity.spec.expires_at))
+    let spec = &identity.spec;
+    Some((spec.state, spec.expires_at, spec.suspended_from()))
 }
 
 /// What is to be known of an object in force: it would look like any other while its agent is shut out.
@@ -157,6 +164,7 @@ fn note(standing: Standing) -> String {
         Standing::Suspended => "Suspended".to_owned(),
         Standing::Revoked => "Revoked".to_owned(),
         Standing::Expired(at) => format!("Expired at {at}"),
+        Standing::Overdue(at) => format!("Not reviewed by {at}"),
     };
     format!("{state}: every request of this agent is denied")
 }
@@ -173,10 +181,10 @@ impl Kept {
     /// The status at `now`.
     fn at(&self, now: Timestamp) -> ObjectStatus {
         let mut status = self.status.clone();
-        let Some((state, expires_at)) = self.standing else {
+        let Some((state, expires_at, suspended_from)) = self.standing else {
             return status;
         };
-        let standing = Standing::of(state, expires_at, now);
+        let standing = Standing::of(state, expires_at, suspended_from, now);
         status.state = Some(standing.into());
         status.expires_at = expires_at;
         if status.ready && standing != Standing::Active {
@@ -188,7 +196,7 @@ impl Kept {
     /// The status of an agent that is shut out though the version that says so is not in force.
     fn shut_out(&self, state: State) -> Self {
         let mut shut = self.clone();
-        if let Some((of, _)) = &mut shut.standing {
+        if let Some((of, ..)) = &mut shut.standing {
             *of = state;
         }
         shut.status

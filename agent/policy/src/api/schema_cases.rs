@@ -196,6 +196,7 @@ pub(crate) fn refused_by_both() -> Vec<(usize, &'static str, Value)> {
 /// What the reader refuses and no schema can, since it takes two fields. An API server refuses it by a CRD's rules in CEL.
 pub(crate) fn refused_by_the_reader() -> Vec<(usize, &'static str, Value)> {
     vec![
+        (0, "/spec/whenOverdue", json!("Suspend")),
         (
             0,
             "/spec/attest/pod/selector/matchExpressions/0/values",
@@ -257,6 +258,7 @@ pub(crate) fn admitted() -> Vec<(usize, &'static str, Value)> {
         (0, "/metadata/name", json!("a.b-1")),
         (0, "/spec/state", Value::Null),
         (0, "/spec/reviewBy", json!("2026-12-01T00:00:00+02:00")),
+        (0, "/spec/whenOverdue", json!("Warn")),
         (0, "/spec/attest/pod/selector", Value::Null),
         (
             0,

@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use jiff::Timestamp;
 use picket_policy::Standing;
 use picket_policy::api::AnyObject;
-use picket_policy::api::v1alpha1::{AgentGrant, AgentIdentity, State};
+use picket_policy::api::v1alpha1::{AgentGrant, AgentIdentity};
 use serde_json::{Value, json};
 
 use super::rights::{Mode, Rights};
@@ -120,15 +120,11 @@ fn is_idle(grant: &AgentGrant, identities: &[&AgentIdentity], now: Timestamp) ->
             || to.groups.iter().any(|group| identity.spec.groups.contains(group))
     });
     // A suspended one may be resumed, and needs its rights then.
-    let may_act = |identity: &&&AgentIdentity| {
-        let spec = &identity.spec;
-        spec.state != State::Revoked
-            && !matches!(
-                Standing::of(spec.state, spec.expires_at, now),
-                Standing::Expired(_)
-            )
+    let may_act = |identity: &AgentIdentity| {
+        let standing = Standing::of_spec(&identity.spec, now);
+        !matches!(standing, Standing::Revoked | Standing::Expired(_))
     };
-    (!reached.into_iter().any(|identity| may_act(&identity)))
+    (!reached.into_iter().any(|identity| may_act(identity)))
         .then(|| "no AgentIdentity that it names, or that is in its groups, can act".to_owned())
 }
 

@@ -71,6 +71,9 @@ pub(super) struct CreateArgs {
     /// By when somebody should look at the identity again.
     #[arg(long, value_name = "MOMENT", value_parser = moment::to_come)]
     review_by: Option<Timestamp>,
+    /// Deny every request from that moment on, until --review-by of the identity is later.
+    #[arg(long, requires = "review_by")]
+    suspend_overdue: bool,
     #[command(flatten)]
     change: ChangeArgs,
 }
@@ -124,6 +127,9 @@ fn object(args: &CreateArgs) -> Value {
     }
     if let Some(review_by) = args.review_by {
         spec["reviewBy"] = json!(review_by);
+    }
+    if args.suspend_overdue {
+        spec["whenOverdue"] = json!("Suspend");
     }
     spec["attest"] = attest(args);
     json!({"apiVersion": API_VERSION, "kind": KIND, "metadata": {"name": args.name}, "spec": spec})

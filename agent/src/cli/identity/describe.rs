@@ -130,7 +130,7 @@ fn describe(args: &DescribeArgs, files: &Objects, now: Timestamp) -> anyhow::Res
     }
     Ok(Description {
         identity: identity.clone(),
-        standing: Standing::of(identity.spec.state, identity.spec.expires_at, now),
+        standing: Standing::of_spec(&identity.spec, now),
         grants,
         policies,
         sessions: sessions(args),
@@ -211,6 +211,7 @@ fn state(standing: Standing) -> &'static str {
         Standing::Suspended => "Suspended",
         Standing::Revoked => "Revoked",
         Standing::Expired(_) => "Expired",
+        Standing::Overdue(_) => "Overdue",
     }
 }
 

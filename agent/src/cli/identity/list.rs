@@ -19,16 +19,20 @@ Examples:
   picket identity list --files objects/ --state Suspended
   picket identity list -o json | jq -r '.items[] | select(.spec.owner == \"sre@example.com\") | .metadata.name'
 
-STATE says whether the agent may act: Active, Suspended, Revoked or Expired. REVIEW says by when somebody should look at it again; \
+STATE says whether the agent may act: Active, Suspended, Revoked, Expired, or Overdue where nobody reviewed an identity of `whenOverdue: \
+Suspend`. REVIEW says by when somebody should look at it again; \
 `overdue` where that moment has passed. GRANTS counts the AgentGrants that name the identity or one of its groups.
 
 Exit codes: 0 success, also where there is no identity, 1 the objects cannot be read, 2 wrong usage.";
 
+/// The words of the column STATE.
+const STATES: [&str; 5] = ["Active", "Suspended", "Revoked", "Expired", "Overdue"];
+
 /// List agents.
 #[derive(Debug, Args)]
 pub(super) struct ListArgs {
-    /// Only agents of this state: Active, Suspended, Revoked or Expired.
-    #[arg(long, value_name = "STATE", value_parser = ["Active", "Suspended", "Revoked", "Expired"], ignore_case = true)]
+    /// Only agents of this state.
+    #[arg(long, value_name = "STATE", value_parser = STATES, ignore_case = true)]
     state: Option<String>,
     /// Only agents of this owner.
     #[arg(long, value_name = "TEXT")]
@@ -60,8 +64,9 @@ impl IdentityRow {
 
     fn state(&self) -> &'static str {
         let spec = &self.identity.spec;
-        match Standing::of(spec.state, spec.expires_at, self.now) {
+        match Standing::of_spec(spec, self.now) {
             Standing::Expired(_) => "Expired",
+            Standing::Overdue(_) => "Overdue",
             Standing::Active => "Active",
             Standing::Suspended => "Suspended",
             Standing::Revoked => "Revoked",

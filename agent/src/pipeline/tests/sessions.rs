@@ -312,6 +312,11 @@ async fn each_change_ends_what_it_no_longer_permits_and_nothing_else() {
             "owner: team-a, expiresAt: 2020-01-01T00:00:00Z",
             "identity_expired",
         ),
+        (
+            "owner: team-a",
+            "owner: team-a, reviewBy: 2020-01-01T00:00:00Z, whenOverdue: Suspend",
+            "identity_overdue",
+        ),
         ("resources: [pods, secrets", "resources: [secrets", "no_grant"),
         ("match: {verbs: [delete]}", "match: {verbs: [watch]}", "policy"),
         ("'agent:fixer'", "'agent:other'", "user_changed"),
@@ -380,8 +385,13 @@ async fn the_moment_of_an_expiry_ends_what_runs() {
             "window: {{daily: {{from: '{from}', to: '{to}', timezone: UTC}}}}"
         ))
     };
-    let cases: [(&dyn Fn(jiff::Timestamp) -> PolicySet, &str); 3] = [
+    let review = |moment: jiff::Timestamp| {
+        let overdue = format!("owner: team-a, reviewBy: {moment}, whenOverdue: Suspend");
+        policies("owner: team-a", &overdue)
+    };
+    let cases: [(&dyn Fn(jiff::Timestamp) -> PolicySet, &str); 4] = [
         (&owner, "identity_expired"),
+        (&review, "identity_overdue"),
         (&expiring, "no_grant"),
         (&hours, "no_grant"),
     ];

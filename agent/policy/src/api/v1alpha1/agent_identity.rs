@@ -36,9 +36,13 @@ pub struct AgentIdentitySpec {
     /// From this moment on the agent may not act.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Timestamp>,
-    /// By this moment someone should look at the identity again. Nothing stops then.
+    /// By this moment someone should look at the identity again. `whenOverdue` says what happens then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub review_by: Option<Timestamp>,
+    /// What happens at `reviewBy`: Warn tells it in the agents' logs and metrics, and Suspend denies every request too, until
+    /// `reviewBy` is set to a later moment.
+    #[serde(default, skip_serializing_if = "WhenOverdue::is_default")]
+    pub when_overdue: WhenOverdue,
     /// How the agent's workload is recognised. All that is given must hold.
     pub attest: Attest,
 }
@@ -53,6 +57,31 @@ pub enum State {
     Suspended,
     /// The agent may never act again.
     Revoked,
+}
+
+/// What happens when the review of an identity is overdue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+pub enum WhenOverdue {
+    /// It is told and counted.
+    #[default]
+    Warn,
+    /// The agent may not act until somebody has looked.
+    Suspend,
+}
+
+impl WhenOverdue {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl AgentIdentitySpec {
+    /// From when on the agent may not act because nobody looked at its identity.
+    #[must_use]
+    pub fn suspended_from(&self) -> Option<Timestamp> {
+        self.review_by
+            .filter(|_| self.when_overdue == WhenOverdue::Suspend)
+    }
 }
 
 impl std::fmt::Display for State {
@@ -155,6 +184,11 @@ impl Spec for AgentIdentitySpec {
             message: "a revoked identity stays revoked: make another one",
         },
         CelRule {
+            path: "spec",
+            rule: "!has(self.whenOverdue) || self.whenOverdue != 'Suspend' || has(self.reviewBy)",
+            message: "whenOverdue is Suspend, and there is no reviewBy at which that would be",
+        },
+        CelRule {
             path: "spec.attest.pod.selector.matchExpressions[]",
             rule: "self.operator in ['In', 'NotIn'] == has(self.values)",
             message: "values are required with In and NotIn, and have no place with Exists and DoesNotExist",
@@ -163,6 +197,12 @@ impl Spec for AgentIdentitySpec {
     const PLANNED_FIELDS: &'static [&'static str] = &["spec.exclusive"];
 
     fn validate(&self, path: &FieldPath, errors: &mut FieldErrors) {
+        if self.when_overdue == WhenOverdue::Suspend && self.review_by.is_none() {
+            let field = path.field("whenOverdue");
+            let reason =
+                format!("field `{field}` is Suspend, and there is no reviewBy at which that would be");
+            errors.add(field, reason);
+        }
         errors.add_each(&path.field("groups"), &self.groups, |group| {
             let reserved = group.starts_with("system:") || group.trim() != group || group.is_empty();
             reserved

@@ -394,6 +394,13 @@ fn pods_find_their_identities_and_time_their_standing() {
     identity.expires_at = Some(at);
     assert_eq!(identity.standing(before), Standing::Active);
     assert_eq!(identity.standing(at), Standing::Expired(at));
+    identity.expires_at = None;
+    identity.review_by = Some(at);
+    assert_eq!(identity.standing(at), Standing::Active);
+    identity.suspended_from = Some(at);
+    assert_eq!(identity.standing(before), Standing::Active);
+    assert_eq!(identity.standing(at), Standing::Overdue(at));
+    assert_eq!(identity.ends_at(), Some(at));
     identity.state = State::Suspended;
     assert_eq!(identity.standing(before), Standing::Suspended);
     identity.state = State::Revoked;
