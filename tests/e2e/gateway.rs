@@ -260,7 +260,13 @@ fn taken_back(world: &World, gateway: &Gateway) -> Result<()> {
     let one = std::fs::read_to_string(&file)?;
     let stays = gateway.certificate(world, "one", "stays", &["spiffe://one.test/ci/one"], |_| ())?;
     let other = std::fs::read_to_string(gateway.folder.path().join("other-of-one/ca.crt"))?;
-    let ends = gateway.certificate(world, "other-of-one", "ends", &["spiffe://one.test/ci/two"], |_| ())?;
+    let ends = gateway.certificate(
+        world,
+        "other-of-one",
+        "ends",
+        &["spiffe://one.test/ci/two"],
+        |_| (),
+    )?;
     std::fs::write(&file, format!("{one}{other}"))?;
     let (stays, ends) = (
         gateway.kubeconfig(world, &stays)?,

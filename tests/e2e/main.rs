@@ -23,6 +23,7 @@ mod flows;
 mod gateway;
 mod gateway_socket;
 mod identity;
+mod issuers;
 mod leaks;
 mod life;
 mod life_cycle;
@@ -80,6 +81,7 @@ fn main() -> ExitCode {
         port_reuse,
         gateway,
         gateway_socket,
+        issuers,
         drain,
         // Last: what it does to the agent would show in the others if it went wrong.
         life,

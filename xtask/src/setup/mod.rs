@@ -7,6 +7,7 @@
 
 mod apt;
 mod machine;
+mod node;
 mod rust;
 
 use std::time::Instant;
@@ -39,5 +40,6 @@ fn apply() -> Result<bool> {
     changed |= rust::components(&toolchain)?;
     changed |= rust::source(&toolchain)?;
     changed |= rust::bpf_linker()?;
+    changed |= node::install_missing()?;
     Ok(changed)
 }
