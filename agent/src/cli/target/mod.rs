@@ -57,7 +57,7 @@ pub(in crate::cli) struct Target {
 #[derive(Debug)]
 pub(in crate::cli) enum Objects {
     /// In files.
-    Files(ObjectFiles),
+    Files(Box<ObjectFiles>),
     /// In the cluster.
     Cluster(Box<ApiObjects>),
 }
@@ -105,7 +105,7 @@ impl Target {
     /// Where it is not known which are meant, or they cannot be read, or are not valid.
     pub(in crate::cli) fn read(&self) -> anyhow::Result<Objects> {
         match self.place()? {
-            Place::Files(paths) => Ok(Objects::Files(ObjectFiles::read(&paths)?)),
+            Place::Files(paths) => Ok(Objects::Files(Box::new(ObjectFiles::read(&paths)?))),
             Place::Cluster(person) => Ok(Objects::Cluster(Box::new(ApiObjects::read(&person)?))),
         }
     }
@@ -116,7 +116,7 @@ impl Target {
     /// Where it is not known which are meant, or they cannot be read.
     pub(in crate::cli) fn read_faulty(&self) -> anyhow::Result<Objects> {
         match self.place()? {
-            Place::Files(paths) => Ok(Objects::Files(ObjectFiles::read_faulty(&paths)?)),
+            Place::Files(paths) => Ok(Objects::Files(Box::new(ObjectFiles::read_faulty(&paths)?))),
             // Objects of the cluster are judged one by one.
             Place::Cluster(_) => self.read(),
         }
