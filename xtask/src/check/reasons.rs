@@ -11,8 +11,12 @@ use super::source::Tree;
 /// The folders whose enums have reasons.
 const SOURCES: [&str; 2] = ["agent/src", "agent/policy/src"];
 
-/// The pages that list reasons.
-const PAGES: [&str; 2] = ["deploy/docs/enforcement.md", "deploy/docs/records.md"];
+/// The pages that list reasons: of denied connections, of records, and of what `picket policy check` warns of.
+const PAGES: [&str; 3] = [
+    "deploy/docs/enforcement.md",
+    "deploy/docs/records.md",
+    "deploy/docs/policy.md",
+];
 
 /// Checks every function `code` that answers with a word.
 pub(crate) fn check(tree: &Tree) -> Vec<Finding> {
@@ -33,7 +37,7 @@ pub(crate) fn check(tree: &Tree) -> Vec<Finding> {
             found.extend(missing.map(|(word, line)| Finding {
                 file: path.to_owned(),
                 line,
-                message: format!("reason `{word}` is in neither of {}", PAGES.join(" and ")),
+                message: format!("reason `{word}` is in none of {}", PAGES.join(", ")),
             }));
         }
     }

@@ -1,3 +1,5 @@
+//! Property tests of narrowed grants: they give all that was used, and nothing that the grants before did not.
+
 use http::{HeaderMap, Method, Uri};
 
 use super::*;

@@ -1,3 +1,5 @@
+//! The rights that grants take at the API server, by examples.
+
 use picket_policy::api::AnyObject;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! What an audit log shows as used of each grant, by records.
+
 use picket_policy::api::{AnyObject, read_documents};
 
 use super::*;
