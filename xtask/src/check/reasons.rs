@@ -97,7 +97,7 @@ impl Cause {
         assert_eq!(
             found,
             [
-                "agent/src/reject.rs:7: reason `not_listed` is in neither of deploy/docs/enforcement.md and deploy/docs/records.md"
+                "agent/src/reject.rs:7: reason `not_listed` is in none of deploy/docs/enforcement.md, deploy/docs/records.md, deploy/docs/policy.md"
             ]
         );
     }
