@@ -29,8 +29,8 @@ Examples:
 
 The identity is a name in the file for people; what the caller shows decides who the caller is.
 
-The CA is the one in --ca. Without --ca this node's configuration says it: the CA of gateway.tls, where the gateway has a certificate of
-its own, and else the node CA. It is written into the kubeconfig. Where gateway.tls names no CA, the kubeconfig names none, and the
+The CA is the one in --ca. Without --ca this node's configuration says it: the CA of gateway.tls, where the gateway has a certificate of \
+its own, and else the node CA. It is written into the kubeconfig. Where gateway.tls names no CA, the kubeconfig names none, and the \
 client checks the gateway against the CAs of its system.
 
 -o writes a new file of mode 0600, and refuses to overwrite one.
@@ -242,7 +242,7 @@ mod tests {
         let of = |gateway: &str| {
             let text = format!(
                 "nodeName: n\ncluster: {{kubeconfig: /k}}\nupstream: {{server: 'https://api.example', caFile: /ca, tokenFile: /t}}\n\
-                 tls: {{caCertificateFile: /node-ca, caKeyFile: /y}}\nenforce: {{namespaces: [a]}}\nobjects: [/o]\n{gateway}"
+                 tls: {{caCertificateFile: /node-ca, caKeyFile: /y, trustBundles: [{{trustDomain: one.test, file: /b}}]}}\nenforce: {{namespaces: [a]}}\nobjects: [/o]\n{gateway}"
             );
             ca_of(&Config::parse("f", &text).unwrap())
         };

@@ -21,6 +21,7 @@ Examples:
   picket grant list --identity triage -o yaml
 
 With --identity a grant is listed where it names the AgentIdentity or one of its groups.
+
 STATE says whether the grant holds now: Active, Waiting for its hours, or Expired. UNTIL is when that changes.
 
 Exit codes: 0 success, also where there is no grant, 1 the objects cannot be read, 2 wrong usage.";
