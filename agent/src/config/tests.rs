@@ -321,9 +321,10 @@ const REFUSED: &str = r#"
 = 11:19: field `gateway.listen` is "6444"; write address:port, such as 0.0.0.0:6444 or '[::]:6444'
 
 - enforce:
++ authentication: {configFile: /a}
 + gateway: {listen: '0.0.0.0:6444', tls: {certificateFile: /x}}
 + enforce:
-= 11:39: field `gateway.tls.keyFile` is required
+= 12:40: field `gateway.tls.keyFile` is required
 
 - enforce:
 +   trustBundles: [{trustDomain: Example.org, file: /x}, {trustDomain: a, file: /x}, {trustDomain: a, file: /y}, {file: /z}]
