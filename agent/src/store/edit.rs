@@ -52,6 +52,17 @@ pub enum ObjectEditError {
     /// The file is a link, such as those of a mounted ConfigMap: its source is to be changed.
     #[error("{}: is a symbolic link, as in a mounted ConfigMap; change the file that it comes from", .0.display())]
     Link(PathBuf),
+    /// Without it no object is left, and the agent would keep the last ones in force.
+    #[error(
+        "{kind} {name:?} is the only object: an agent that finds no file keeps the last objects in force. To stop an agent, set the \
+         state of its AgentIdentity to Suspended or Revoked"
+    )]
+    Last {
+        /// The kind.
+        kind: String,
+        /// The name.
+        name: String,
+    },
     /// The text is in a form that is not edited.
     #[error("{}: {source}", path.display())]
     Text {
@@ -226,6 +237,12 @@ impl ObjectFiles {
         let place = self.place(kind, name)?;
         let manifest = &self.manifests[place.file];
         let text = in_file(&manifest.path, remove_document(&manifest.text, place.document))?;
+        if text.is_none() && self.manifests.len() == 1 {
+            return Err(ObjectEditError::Last {
+                kind: kind.to_owned(),
+                name: name.to_owned(),
+            });
+        }
         self.replace(place.file, text, dry_run)
     }
 
@@ -259,9 +276,10 @@ impl ObjectFiles {
         manifests.push(manifest.clone());
         self.check(&manifests)?;
         if !dry_run {
-            let _lock = lock(path)?;
+            let lock = lock(path)?;
             // Not to be replaced: what has that name is no file of objects that was read.
             write(&manifest.path, None, &manifest.text)?;
+            lock.sync_all().map_err(failed_at(&manifest.path))?;
         }
         Ok(manifest.path)
     }
@@ -302,7 +320,7 @@ impl ObjectFiles {
         if dry_run {
             return Ok(path.clone());
         }
-        let _lock = lock(path.parent().unwrap_or(Path::new(".")))?;
+        let lock = lock(path.parent().unwrap_or(Path::new(".")))?;
         if fs::read_to_string(path).map_err(failed_at(path))? != before.text {
             return Err(ObjectEditError::Raced(path.clone()));
         }
@@ -310,6 +328,8 @@ impl ObjectFiles {
             Some(text) => write(path, Some(path), &text)?,
             None => fs::remove_file(path).map_err(failed_at(path))?,
         }
+        // A name is on disk once its folder is: a revocation that was told as done must outlive a loss of power.
+        lock.sync_all().map_err(failed_at(path))?;
         Ok(path.clone())
     }
 }
@@ -467,6 +487,10 @@ mod tests {
             .remove("AgentIdentity", "a", false)
             .expect("removed");
         assert_eq!(text(&folder, "both.yaml"), IDENTITY.replace("NAME", "b"));
+        // An agent that finds no file keeps what it has.
+        let error = read(&folder).remove("AgentIdentity", "b", false);
+        assert!(error.is_err_and(|error| error.to_string().contains("is the only object")));
+        assert!(folder.path().join("both.yaml").exists());
     }
 
     #[test]

@@ -30,7 +30,8 @@ use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use parking_lot::{Mutex, MutexGuard};
 use picket_policy::api::FileReading;
-use picket_policy::{Absence, Diagnostic, Document, PolicySet, builtin};
+use picket_policy::api::v1alpha1::State;
+use picket_policy::{Absence, Diagnostic, Document, Identity, PolicySet, builtin};
 use thiserror::Error;
 use tokio::sync::watch as channel;
 use tokio_util::sync::CancellationToken;
@@ -54,7 +55,7 @@ use status::StatusBoard;
 pub enum StoreError {
     /// No file was found where there should be one.
     #[error(
-        "no .yaml or .yml file under {}: without identities and policies every request is denied",
+        "no .yaml or .yml file under {}",
         paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
     )]
     Empty {
@@ -448,6 +449,7 @@ impl Store {
     fn accept(&self, set: PolicySet, readings: Option<&Readings>, judged: Judged, now: Timestamp) {
         let summary = set.summary();
         let generation = self.status.borrow().generation + 1;
+        let restored = restored(&self.current.load(), &set);
         let before = self.current.swap(Arc::new(set)).summary();
         // At once: a request that was judged by the set before, and is not sent yet, is judged again.
         self.epoch.raise();
@@ -471,6 +473,13 @@ impl Store {
             of_cluster,
             "the policy set is in force"
         );
+        for identity in restored {
+            tracing::warn!(
+                identity,
+                "an agent that was revoked may act again, as its object says now; where a tool distributes the objects, change what it \
+                 distributes"
+            );
+        }
         if before.policies > 0 && summary.policies == 0 {
             tracing::warn!(
                 before = before.policies,
@@ -482,6 +491,7 @@ impl Store {
     /// Says that a reading failed, once for each reason.
     fn refuse(&self, error: &StoreError) {
         let is_early = matches!(error, StoreError::Unlisted { .. });
+        let is_empty = matches!(error, StoreError::Empty { .. });
         let place = error.place();
         let error = error.to_string();
         let StoreStatus {
@@ -500,6 +510,11 @@ impl Store {
             tracing::error!(%error, "no policy set is valid: every request is denied until the files are corrected");
             self.current
                 .store(Arc::new(PolicySet::deny_all(Absence::Invalid(place))));
+        } else if is_empty {
+            tracing::error!(
+                %error,
+                "no object file is left; the last valid policy set stays in force. To stop an agent, set its state to Suspended or Revoked"
+            );
         } else {
             tracing::error!(%error, "the changed policy set is not valid; the last valid one stays in force");
         }
@@ -513,6 +528,18 @@ impl Store {
     pub fn watch(self: Arc<Self>, cancel: CancellationToken) -> impl Future<Output = ()> + Send {
         watch::run(self, cancel)
     }
+}
+
+/// The identities that were revoked and are not any more: with files, a revocation lasts as long as the file says so.
+fn restored(before: &PolicySet, after: &PolicySet) -> Vec<String> {
+    let is_revoked = |identity: &&Arc<Identity>| identity.state == State::Revoked;
+    let revoked = before.identities().iter().filter(is_revoked);
+    let revoked: BTreeSet<_> = revoked.map(|identity| identity.name.as_str()).collect();
+    let now = after
+        .identities()
+        .iter()
+        .filter(|identity| identity.state != State::Revoked && revoked.contains(identity.name.as_str()));
+    now.map(|identity| identity.name.clone()).collect()
 }
 
 fn read(sources: &[Box<dyn Source>]) -> Result<Vec<Manifest>, StoreError> {

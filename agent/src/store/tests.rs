@@ -677,3 +677,36 @@ fn what_a_broken_file_may_still_have_is_not_taken_for_removed() {
         );
     }
 }
+
+#[test]
+fn an_emptied_folder_leaves_the_last_objects_in_force_and_says_nothing_else() {
+    let folder = Folder::new();
+    folder.write("a.yaml", &identity("a"));
+    let store = Store::open(&[folder.path().to_owned()]).expect("valid");
+    fs::remove_file(folder.path().join("a.yaml")).expect("removed");
+    store.reload();
+    assert_eq!(names(&store), ["a"]);
+    let said = store.status().last_error.expect("an error");
+    assert!(
+        said.starts_with("no .yaml or .yml file under ") && !said.contains("denied"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_revoked_agent_that_may_act_again_is_told_of() {
+    let set = |state: &str| {
+        let text = identity("a").replace("owner: team", &format!("owner: team\n  state: {state}"));
+        let documents = picket_policy::read_documents("a.yaml", &text).expect("readable");
+        PolicySet::compile(documents).expect("valid")
+    };
+    assert_eq!(restored(&set("Revoked"), &set("Active")), ["a"]);
+    assert_eq!(restored(&set("Revoked"), &set("Suspended")), ["a"]);
+    for (before, after) in [
+        ("Revoked", "Revoked"),
+        ("Suspended", "Active"),
+        ("Active", "Revoked"),
+    ] {
+        assert!(restored(&set(before), &set(after)).is_empty(), "{before} {after}");
+    }
+}
