@@ -1,6 +1,7 @@
 //! Priority and fairness at the API server: what an agent asks for is queued apart from what people ask for.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use picket_tests::running::Running;
@@ -19,6 +20,9 @@ const LISTS: usize = 300;
 
 /// The ConfigMaps that are listed, some 4 KB each.
 const LISTED: usize = 150;
+
+/// How long the first of the lists may take to be answered, all of them: 180 MB in all, which a busy machine serves slowly.
+const FIRST_LISTS: Duration = Duration::from_mins(2);
 
 /// Asks for a list from many threads at once, round after round until its input ends, and says `ready` once each has had an answer.
 const AGENT: &str = r#"
@@ -145,7 +149,8 @@ fn person_beside_lists(world: &World) -> Result<Vec<f64>> {
         "worker",
         &["python3", "-c", AGENT, &lists],
     )?;
-    agent.line_with("ready")?;
+    let ready = agent.line_within(FIRST_LISTS)?;
+    ensure!(ready == "ready", "the agent's lists: {ready}");
     let said = world
         .run("direct", "worker", &["python3", "-c", PERSON, "10"])?
         .good()?;

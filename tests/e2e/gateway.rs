@@ -28,14 +28,16 @@ pub(crate) const TESTS: &[Test] = tests! {
 const PORT: u16 = 6444;
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-/// Two callers, and what they may do: what `worker` may.
-const OBJECTS: &str = "apiVersion: picket.dev/v1alpha1\nkind: AgentIdentity\nmetadata: {name: ci-one}\nspec: {owner: o, groups: [ci], attest: \
-                       {spiffe: {id: 'spiffe://one.test/ci/one'}}}\n---\napiVersion: picket.dev/v1alpha1\nkind: AgentIdentity\n\
-                       metadata: {name: ci-two}\nspec: {owner: o, groups: [ci], attest: {spiffe: {id: 'spiffe://one.test/ci/two'}}}\n\
-                       ---\napiVersion: picket.dev/v1alpha1\nkind: AgentGrant\nmetadata: {name: ci}\nspec:\n  to: {groups: [ci]}\n  \
-                       upstream: {impersonate: {user: 'agent:worker', groups: ['agents:lab', 'picket:agents']}}\n  rules:\n  - \
-                       {apiGroups: [''], resources: [pods, pods/log], verbs: [get, list, watch]}\n  - {apiGroups: [''], resources: \
-                       [pods/exec], verbs: [get, create]}\n";
+/// Two callers.
+const IDENTITIES: &str = "apiVersion: picket.dev/v1alpha1\nkind: AgentIdentity\nmetadata: {name: ci-one}\nspec: {owner: o, groups: [ci], attest: \
+                          {spiffe: {id: 'spiffe://one.test/ci/one'}}}\n---\napiVersion: picket.dev/v1alpha1\nkind: AgentIdentity\n\
+                          metadata: {name: ci-two}\nspec: {owner: o, groups: [ci], attest: {spiffe: {id: 'spiffe://one.test/ci/two'}}}\n---\n";
+
+/// What they may do: what `worker` may, as one user.
+const GRANT: &str = "apiVersion: picket.dev/v1alpha1\nkind: AgentGrant\nmetadata: {name: ci}\nspec:\n  to: {groups: [ci]}\n  upstream: \
+                     {impersonate: {user: 'agent:worker', groups: ['agents:lab', 'picket:agents']}}\n  rules:\n  - {apiGroups: [''], \
+                     resources: [pods, pods/log], verbs: [get, list, watch]}\n  - {apiGroups: [''], resources: [pods/exec], verbs: \
+                     [get, create]}\n";
 
 /// The agent of the first node with a gateway, until this is given up.
 struct Gateway {
@@ -62,7 +64,9 @@ impl Gateway {
             folder,
             before,
         };
-        world.agent.write_objects("gateway.yaml", OBJECTS)?;
+        world
+            .agent
+            .write_objects("gateway.yaml", &format!("{IDENTITIES}{GRANT}"))?;
         gateway.configure(world, &config.to_string())?;
         Ok(gateway)
     }
@@ -153,7 +157,7 @@ fn a_client_certificate_opens_the_gateway_and_nothing_else_does(world: &mut Worl
     done
 }
 
-/// Another user for the second caller, so that an answer tells whose it is.
+/// In place of [`GRANT`]: a user of its own for each caller, so that an answer tells whose it is.
 const USERS: &str = "apiVersion: picket.dev/v1alpha1\nkind: AgentGrant\nmetadata: {name: ci-one-who}\nspec:\n  to: {identities: \
                      [ci-one]}\n  upstream: {impersonate: {user: 'agent:worker', groups: ['picket:agents']}}\n  rules:\n  - \
                      {apiGroups: [authentication.k8s.io], resources: [selfsubjectreviews], verbs: [create]}\n---\n\
@@ -163,9 +167,10 @@ const USERS: &str = "apiVersion: picket.dev/v1alpha1\nkind: AgentGrant\nmetadata
 
 fn ten_thousand_connections_of_two_callers_have_their_identities(world: &mut World) -> Result<()> {
     let gateway = Gateway::open(world)?;
-    world.agent.write_objects("who.yaml", USERS)?;
+    world
+        .agent
+        .write_objects("gateway.yaml", &format!("{IDENTITIES}{USERS}"))?;
     let done = two_callers(world, &gateway);
-    world.agent.remove_objects("who.yaml")?;
     gateway.close(world)?;
     done
 }

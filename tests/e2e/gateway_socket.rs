@@ -56,27 +56,30 @@ fn with_gateway(config: &mut Value) {
     config["tls"]["trustBundles"] = json!([bundle]);
 }
 
-/// A caller without a credential, on the second node.
+/// A caller whose token nobody issued, on the second node. Without any, kubectl would ask its terminal for one.
 fn asks(world: &World) -> Result<Done> {
     let node = &world.cluster.nodes()[1];
     let mut command = Command::new(world.cluster.bin().join("kubectl"));
     let server = format!("https://{}:{PORT}", world.cluster.node().address);
     let limit = format!("{}s", DIAL_LIMIT.as_secs());
     command
+        .args(["--insecure-skip-tls-verify", "--server", &server])
         .args([
-            "--kubeconfig",
-            "/dev/null",
-            "--insecure-skip-tls-verify",
-            "--server",
-            &server,
+            "--token",
+            "nobody",
+            "--request-timeout",
+            &limit,
+            "get",
+            "--raw",
+            "/version",
         ])
-        .args(["--request-timeout", &limit, "get", "--raw", "/version"]);
+        .env("KUBECONFIG", "/nonexistent/kubeconfig");
     Ok(Done::from(node.output(command)?))
 }
 
-/// The gateway answers: it wants a credential.
+/// The gateway answers: it wants a credential that counts.
 fn answers(world: &World) -> Result<()> {
-    asks(world)?.refused(&["Unauthorized"]).map(drop)
+    asks(world)?.refused(&["You must be logged in"]).map(drop)
 }
 
 /// Takes the gateway's port on the first node.

@@ -97,9 +97,9 @@ fn a_pod_of_a_runtime_with_its_own_network_stack_is_told_of(world: &mut World) -
         let all = world.admin(&["get", "events", "-A", "-o", "json"])?;
         let all: Value = serde_json::from_str(&all)?;
         let items = all["items"].as_array().cloned().unwrap_or_default();
-        Ok(items
-            .into_iter()
-            .find(|event| event["reason"] == "RuntimeUnsupported"))
+        Ok(items.into_iter().find(|event| {
+            event["reason"] == "RuntimeUnsupported" && event["involvedObject"]["name"] == "sandboxed"
+        }))
     })?;
     let note = event["message"].as_str().unwrap_or_default();
     ensure!(event["involvedObject"]["namespace"] == "agents", "{event:#}");

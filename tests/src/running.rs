@@ -54,9 +54,14 @@ impl Running {
 
     /// The next line of its output.
     pub fn line(&self) -> Result<String> {
-        match self.lines.recv_timeout(LIMIT) {
+        self.line_within(LIMIT)
+    }
+
+    /// The next line of a program that first works for longer than the rest.
+    pub fn line_within(&self, limit: Duration) -> Result<String> {
+        match self.lines.recv_timeout(limit) {
             Ok(line) => Ok(line),
-            Err(RecvTimeoutError::Timeout) => bail!("no line within {LIMIT:?}; {}", self.complaints()),
+            Err(RecvTimeoutError::Timeout) => bail!("no line within {limit:?}; {}", self.complaints()),
             Err(RecvTimeoutError::Disconnected) => bail!("it ended; {}", self.complaints()),
         }
     }

@@ -257,7 +257,8 @@ impl ApiObjects {
                 }
                 Some(ready) => return Ok(Waited::RefusedByCluster(ready.message)),
                 None if began.elapsed() > limit => return Ok(Waited::LateInCluster),
-                None => self.runtime.block_on(tokio::time::sleep(PAUSE)),
+                // A timer is made on the runtime that drives it.
+                None => self.runtime.block_on(async { tokio::time::sleep(PAUSE).await }),
             }
         }
     }
