@@ -1,15 +1,17 @@
 //! The tests of a suite, which share one world: a cluster with agents and pods, brought up by the first test that runs.
 //!
-//! In: the modules of a suite, by name. Out: a line per test and one with the counts, as cargo's own harness prints them. Last
-//! comes a line for each test that failed, since often only a log's end is read.
+//! In: the modules of a suite, by name. Out: a line per test and one with the counts, as cargo's own harness prints them, and the
+//! tests that took longest. Last comes a line for each test that failed, since often only a log's end is read.
 //!
 //! The world is taken down after the last test, whatever became of them. Tests run one after another, since some take the agent
 //! away.
 
 use std::any::Any;
+use std::cmp::Reverse;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -22,6 +24,12 @@ pub const KEEP: &str = "PICKET_TESTS_KEEP";
 
 /// How much of a failure's cause its last line has, in characters.
 const CAUSE: usize = 300;
+
+/// How many of the tests that took longest are named at the end, and from what time on a test is one of them.
+const LONGEST: (usize, Duration) = (10, Duration::from_secs(10));
+
+/// How long each test took. The first one's time has the world's start in it.
+type Times = Arc<Mutex<Vec<(String, Duration)>>>;
 
 /// The tests that failed and why, in their order.
 type Failures = Arc<Mutex<Vec<(String, String)>>>;
@@ -98,21 +106,27 @@ pub fn run<W: World>(modules: &[(&str, &[Test<W>])]) -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
     let shared = Arc::new(Mutex::new(Shared::Untouched));
-    let failures = Failures::default();
+    let (failures, times) = (Failures::default(), Times::default());
     let mut trials = Vec::new();
     for (module, tests) in modules {
         for &(name, test) in *tests {
             let (shared, failures) = (Arc::clone(&shared), Arc::clone(&failures));
+            let times = Arc::clone(&times);
             let name = format!("{module}::{name}");
             trials.push(Trial::test(name.clone(), move || {
-                one(&shared, test).map_err(|failure| failure.noted(name, &failures))
+                let begun = Instant::now();
+                let outcome = one(&shared, test);
+                let mut times = times.lock().unwrap_or_else(PoisonError::into_inner);
+                times.push((name.clone(), begun.elapsed()));
+                outcome.map_err(|failure| failure.noted(name, &failures))
             }));
         }
     }
     let conclusion = libtest_mimic::run(&arguments, trials);
     let code = end(&shared, &failures, conclusion.exit_code());
+    let times = times.lock().unwrap_or_else(PoisonError::into_inner);
     let failures = failures.lock().unwrap_or_else(PoisonError::into_inner);
-    eprint!("{}", summary(&failures));
+    eprint!("{}{}", longest(&times), summary(&failures));
     code
 }
 
@@ -140,6 +154,15 @@ fn end<W: World>(shared: &Mutex<Shared<W>>, failures: &Failures, code: ExitCode)
         return ExitCode::FAILURE;
     }
     inspected.map_or(ExitCode::FAILURE, |()| code)
+}
+
+/// A line for each of the tests that took longest, the longest first.
+fn longest(times: &[(String, Duration)]) -> String {
+    let (count, from) = LONGEST;
+    let mut long: Vec<&(String, Duration)> = times.iter().filter(|(_, took)| *took >= from).collect();
+    long.sort_by_key(|(_, took)| Reverse(*took));
+    let line = |(name, took): &&(String, Duration)| format!("{:6.1} s {name}\n", took.as_secs_f64());
+    long.iter().take(count).map(line).collect()
 }
 
 /// A line for each test that failed, with the beginning of its cause.
@@ -270,6 +293,15 @@ mod unit {
                 "x".repeat(CAUSE)
             )
         );
+    }
+
+    #[test]
+    fn the_tests_that_took_longest_come_first_and_quick_ones_not_at_all() {
+        let took = |name: &str, seconds| (name.to_owned(), Duration::from_secs(seconds));
+        let mut times = vec![took("quick", 9), took("long", 61), took("longest", 140)];
+        assert_eq!(longest(&times), " 140.0 s longest\n  61.0 s long\n");
+        times.extend((0..20).map(|_| took("more", 60)));
+        assert_eq!(longest(&times).lines().count(), 10);
     }
 
     #[test]
