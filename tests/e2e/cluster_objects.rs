@@ -211,9 +211,6 @@ const ACROSS: Duration = Duration::from_secs(2);
 /// What an agent's part of an end may take at most, from the notice of the change.
 const ON_NODE: f64 = 0.1;
 
-const WATCH: &str = "kubectl get --raw '/api/v1/namespaces/lab/configmaps?watch=true&fieldSelector=metadata.name%3Dtick' \
-    2>&1; echo over $?";
-
 fn an_agent_on_two_nodes_from_create_to_revoke_by_the_command_line(world: &mut World) -> Result<()> {
     install(world)?;
     let first = follow_cluster(&mut world.agent)?;
@@ -241,17 +238,6 @@ fn change(world: &World, line: &str) -> Result<()> {
     let said = picket(world, line)?.good().with_context(|| line.to_owned())?;
     ensure!(said.contains("In force in the cluster after "), "{line}: {said}");
     Ok(())
-}
-
-fn watch(world: &World, pod: &str) -> Result<Running> {
-    let watch = Running::start(
-        &world.cluster.kubectl_client(),
-        "agents",
-        pod,
-        &["sh", "-c", WATCH],
-    )?;
-    watch.line_with("ADDED")?;
-    Ok(watch)
 }
 
 /// Reads a watch to its end, which must say these words; gives the moment.
@@ -390,8 +376,8 @@ fn entry_of(world: &World, node: &str, wanted: impl Fn(&Value) -> bool) -> Resul
 
 /// Watches on both nodes end with a Status that says why, each in time, and another agent's goes on.
 fn revoked_on_both_nodes(world: &World) -> Result<()> {
-    let watches = [watch(world, "stranger")?, watch(world, "traveller")?];
-    let others = watch(world, "worker")?;
+    let watches = [world.watch_tick("stranger")?, world.watch_tick("traveller")?];
+    let others = world.watch_tick("worker")?;
     let before = [ends(&world.agent)?, ends(&world.other)?];
     let began = Instant::now();
     change(world, "identity revoke roamer --reason retired --yes")?;

@@ -8,7 +8,6 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use picket_tests::output::Done;
-use picket_tests::running::Running;
 use picket_tests::tests;
 use serde_json::Value;
 
@@ -24,9 +23,6 @@ pub(crate) const TESTS: &[Test] = tests! {
 
 /// Far longer than these tests take: what they end must not end by itself.
 const DRAIN_SECONDS: u64 = 60;
-
-/// A watch that says when it has begun and when it is over.
-const WATCH: &str = "kubectl get --raw '/api/v1/namespaces/lab/configmaps?watch=true&fieldSelector=metadata.name%3Dtick' 2>&1; echo over";
 
 /// How long an end may take, this machine's load included.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -47,12 +43,6 @@ fn with_long_drain(world: &mut World, test: impl FnOnce(&mut World) -> Result<()
     stopped?;
     world.agent.restart()?;
     outcome
-}
-
-fn watch(world: &World) -> Result<Running> {
-    let watch = world.start_worker(WATCH)?;
-    watch.line_with("ADDED")?;
-    Ok(watch)
 }
 
 fn sessions(world: &World, arguments: &[&str]) -> Result<Done> {
@@ -94,7 +84,7 @@ fn succeed(world: &mut World) -> Result<Child> {
 
 fn an_agent_that_was_told_to_stop_lists_and_ends_its_sessions(world: &mut World) -> Result<()> {
     with_long_drain(world, |world| {
-        let watch = watch(world)?;
+        let watch = world.watch_tick("worker")?;
         terminate(world.agent.pid())?;
         until(|| Ok((states(world)? == ["draining"]).then_some(())))?;
         let (code, ready) = world.agent.admin("/readyz")?;
@@ -122,9 +112,9 @@ fn an_agent_that_was_told_to_stop_lists_and_ends_its_sessions(world: &mut World)
 
 fn a_predecessor_lists_and_ends_its_sessions(world: &mut World) -> Result<()> {
     with_long_drain(world, |world| {
-        let older = watch(world)?;
+        let older = world.watch_tick("worker")?;
         let mut predecessor = succeed(world)?;
-        let newer = watch(world)?;
+        let newer = world.watch_tick("worker")?;
         let outcome = (|| {
             ensure!(
                 states(world)? == ["draining", "serving"],
@@ -153,7 +143,7 @@ fn a_predecessor_learns_that_a_pod_changed(world: &mut World) -> Result<()> {
             .map(drop)
     };
     let outcome = with_long_drain(world, |world| {
-        let (watch, log) = (watch(world)?, world.picket_log());
+        let (watch, log) = (world.watch_tick("worker")?, world.picket_log());
         let mut predecessor = succeed(world)?;
         let outcome = (|| {
             ensure!(watch.silent(), "the watch ended with the upgrade");

@@ -280,12 +280,7 @@ fn taken_back(world: &World, gateway: &Gateway) -> Result<()> {
     let get = ["-n", "lab", "get", "pod", "target", "-o", "name"];
     until(|| Ok((gateway.kubectl(world, &ends, &get)?.code == 0).then_some(())))
         .context("the second CA does not count")?;
-    let of_pod = Running::start(
-        &world.cluster.kubectl_client(),
-        "agents",
-        "worker",
-        &["sh", "-c", "kubectl get pods -n lab --watch -o name"],
-    )?;
+    let of_pod = world.start_worker("kubectl get pods -n lab --watch -o name")?;
     let (stays, mut ends) = (gateway.watch(world, &stays)?, gateway.watch(world, &ends)?);
     for watch in [&of_pod, &stays, &ends] {
         watch.line_with("pod/target")?;

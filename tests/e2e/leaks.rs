@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use picket_tests::leaks::outputs;
-use picket_tests::running::Running;
 use picket_tests::secrets::{Reach, Secrets};
 use picket_tests::tests;
 use serde_json::{Value, json};
@@ -158,12 +157,7 @@ fn missed(world: &World, word: &str, planted: &Secrets) -> Result<()> {
         .cluster
         .wait_ready("agents", word, Duration::from_secs(60))?;
     let line = "kubectl get configmap seed -n lab -o name && kubectl get configmaps -n lab --watch -o name";
-    let watch = Running::start(
-        &world.cluster.kubectl_client(),
-        "agents",
-        word,
-        &["sh", "-c", line],
-    )?;
+    let watch = world.start(word, line)?;
     watch.line_with("seed")?;
     until(|| {
         let outputs = outputs(world)?;

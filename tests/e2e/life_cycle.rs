@@ -25,8 +25,6 @@ pub(crate) const TESTS: &[Test] = tests! {
 /// How long an end may take from the command to the closed stream, this machine's load and kubectl's own end included.
 const LIMIT: Duration = Duration::from_secs(5);
 
-const WATCH: &str = "kubectl get --raw '/api/v1/namespaces/lab/configmaps?watch=true&fieldSelector=metadata.name%3Dtick' \
-    2>&1; echo over $?";
 const GET: &str = "kubectl get configmap tick -n lab -o name";
 
 /// Runs `picket` on the agent's node, by its configuration.
@@ -45,17 +43,6 @@ fn change(world: &World, line: &str) -> Result<()> {
 
 fn stranger(world: &World, line: &str) -> Result<Done> {
     world.run("agents", "stranger", &["sh", "-c", line])
-}
-
-fn watch(world: &World, pod: &str) -> Result<Running> {
-    let watch = Running::start(
-        &world.cluster.kubectl_client(),
-        "agents",
-        pod,
-        &["sh", "-c", WATCH],
-    )?;
-    watch.line_with("ADDED")?;
-    Ok(watch)
 }
 
 /// Reads a watch to its end, which must say these words.
@@ -104,8 +91,8 @@ fn life(world: &World) -> Result<()> {
     // Operate.
     stranger(world, GET)?.good()?;
     stranger(world, "kubectl delete configmap tick -n lab")?.refused(&["agent intern", "get"])?;
-    let others = watch(world, "worker")?;
-    let first = watch(world, "stranger")?;
+    let others = world.watch_tick("worker")?;
+    let first = world.watch_tick("stranger")?;
     // Review.
     let list = picket(world, "identity list -o json")?.good()?;
     let list: Value = serde_json::from_str(&list)?;
@@ -131,7 +118,7 @@ fn life(world: &World) -> Result<()> {
     change(world, "identity resume intern --reason INC-1-is-closed")?;
     stranger(world, GET)?.good()?;
     // Revoke: for good, and nobody else's.
-    let second = watch(world, "stranger")?;
+    let second = world.watch_tick("stranger")?;
     change(world, "identity revoke intern --reason retired --yes")?;
     ends(&second, "agent intern is revoked")?;
     stranger(world, GET)?.refused(&["agent intern is revoked"])?;

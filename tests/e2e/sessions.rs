@@ -113,12 +113,7 @@ fn start(world: &World, pod: &str, kind: &str) -> Result<Session> {
         .find(|session| session.0 == kind)
         .context("no such session")?;
     let line = format!("{line} 2>&1; echo over $?");
-    let running = Running::start(
-        &world.cluster.kubectl_client(),
-        "agents",
-        pod,
-        &["sh", "-c", &line],
-    )?;
+    let running = world.start(pod, &line)?;
     running
         .line_with(begun)
         .with_context(|| format!("{kind} of {pod}"))?;

@@ -93,6 +93,10 @@ impl harness::World for World {
     }
 }
 
+/// A watch of one object.
+const WATCH_TICK: &str = "kubectl get --raw '/api/v1/namespaces/lab/configmaps?watch=true&fieldSelector=metadata.name%3Dtick' \
+    2>&1; echo over $?";
+
 impl World {
     /// Runs a shell line in the pod whose calls go through Picket.
     pub(crate) fn worker(&self, line: &str) -> Result<Done> {
@@ -101,12 +105,19 @@ impl World {
 
     /// Starts a shell line in that pod, to be read while it runs.
     pub(crate) fn start_worker(&self, line: &str) -> Result<Running> {
-        Running::start(
-            &self.cluster.kubectl_client(),
-            "agents",
-            "worker",
-            &["sh", "-c", line],
-        )
+        self.start("worker", line)
+    }
+
+    /// Starts a shell line in a pod of the agents, to be read while it runs.
+    pub(crate) fn start(&self, pod: &str, line: &str) -> Result<Running> {
+        Running::start(&self.cluster.kubectl_client(), "agents", pod, &["sh", "-c", line])
+    }
+
+    /// Starts a watch in a pod of the agents that ends with `over` and its exit code, and waits for its first event.
+    pub(crate) fn watch_tick(&self, pod: &str) -> Result<Running> {
+        let watch = self.start(pod, WATCH_TICK)?;
+        watch.line_with("ADDED")?;
+        Ok(watch)
     }
 
     /// Runs a Python program in a pod; `arguments` follow it.
