@@ -132,9 +132,11 @@ fn fail(error: &anyhow::Error) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// What went wrong with its causes.
+/// What went wrong with its causes. Faults in files are a line each; nothing in a line can move the terminal's cursor.
 fn error_chain(error: &anyhow::Error) -> String {
-    with_causes(error.as_ref())
+    let text = with_causes(error.as_ref());
+    let lines: Vec<_> = text.split('\n').map(output::clean).collect();
+    lines.join("\n")
 }
 
 #[cfg(test)]
@@ -186,5 +188,7 @@ mod tests {
             format!("cannot start: {SYSTEM}")
         );
         assert_eq!(error_chain(&io::Error::other("alone").into()), "alone");
+        let lines = io::Error::other("one\u{1b}[2J\ntwo");
+        assert_eq!(error_chain(&lines.into()), "one\\u{1b}[2J\ntwo");
     }
 }

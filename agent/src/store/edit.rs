@@ -14,8 +14,8 @@ use picket_policy::yaml::{EditError, remove_document, set_text};
 use picket_policy::{Absence, Diagnostic, Document, PolicySet, builtin};
 use thiserror::Error;
 
-use super::files::read_all;
-use super::source::Manifest;
+use super::files::{FileSource, read_all};
+use super::source::{Manifest, Source as _};
 use super::{StoreError, compile, parse};
 
 /// Why an object is not changed. Nothing was written then.
@@ -120,8 +120,8 @@ pub struct ObjectFiles {
     manifests: Vec<Manifest>,
     readings: Vec<(String, FileReading)>,
     set: PolicySet,
-    /// What was wrong before the change, where that is no reason against it.
-    faults: Vec<Diagnostic>,
+    /// Whether what was wrong before a change is no reason against it.
+    takes_faults: bool,
 }
 
 impl ObjectFiles {
@@ -130,10 +130,7 @@ impl ObjectFiles {
     /// # Errors
     /// Where they cannot be read, or are not valid.
     pub fn read(paths: &[PathBuf]) -> Result<Self, ObjectEditError> {
-        let manifests = match read_all(paths) {
-            Err(StoreError::Empty { .. }) => Vec::new(),
-            read => read?,
-        };
+        let manifests = read_some(paths)?;
         let readings = parse(&manifests);
         let set = compile(&readings, builtin::OWN_NAMESPACE)?;
         Ok(Self {
@@ -141,7 +138,7 @@ impl ObjectFiles {
             manifests,
             readings,
             set,
-            faults: Vec::new(),
+            takes_faults: false,
         })
     }
 
@@ -153,11 +150,10 @@ impl ObjectFiles {
     pub fn read_faulty(paths: &[PathBuf]) -> Result<Self, ObjectEditError> {
         let manifests = read_all(paths)?;
         let readings = parse(&manifests);
-        let (set, faults) = match compile(&readings, builtin::OWN_NAMESPACE) {
-            Ok(set) => (set, Vec::new()),
-            Err(StoreError::Objects { errors }) => {
-                let absent = Absence::Invalid("the files are not valid".to_owned());
-                (PolicySet::deny_all(absent), errors)
+        let set = match compile(&readings, builtin::OWN_NAMESPACE) {
+            Ok(set) => set,
+            Err(StoreError::Objects { .. }) => {
+                PolicySet::deny_all(Absence::Invalid("the files are not valid".to_owned()))
             }
             Err(error) => return Err(error.into()),
         };
@@ -166,19 +162,23 @@ impl ObjectFiles {
             manifests,
             readings,
             set,
-            faults,
+            takes_faults: true,
         })
     }
 
-    /// Checks files that are to be written.
-    fn check(&self, manifests: &[Manifest]) -> Result<(), StoreError> {
-        let Err(error) = compile(&parse(manifests), builtin::OWN_NAMESPACE) else {
+    /// Checks what files are to become.
+    fn check(&self, before: &[Manifest], after: &[Manifest]) -> Result<(), StoreError> {
+        let Err(error) = compile(&parse(after), builtin::OWN_NAMESPACE) else {
             return Ok(());
+        };
+        let faults = match compile(&parse(before), builtin::OWN_NAMESPACE) {
+            Err(StoreError::Objects { errors }) if self.takes_faults => errors,
+            _ => Vec::new(),
         };
         // Lines may have moved.
         let was_there = |error: &Diagnostic| {
             let same = |fault: &Diagnostic| (&fault.file, &fault.reason) == (&error.file, &error.reason);
-            self.faults.iter().any(same)
+            faults.iter().any(same)
         };
         match &error {
             StoreError::Objects { errors } if errors.iter().all(was_there) => Ok(()),
@@ -226,7 +226,8 @@ impl ObjectFiles {
             .try_fold(manifest.text.clone(), |text, (path, value)| {
                 set_text(&text, place.document, path, value)
             });
-        self.replace(place.file, Some(in_file(&manifest.path, text)?), dry_run)
+        let text = in_file(&manifest.path, text)?;
+        self.replace(place.file, Some(text), (kind, name), dry_run)
     }
 
     /// Takes an object out, and its file where nothing else is in it.
@@ -237,13 +238,7 @@ impl ObjectFiles {
         let place = self.place(kind, name)?;
         let manifest = &self.manifests[place.file];
         let text = in_file(&manifest.path, remove_document(&manifest.text, place.document))?;
-        if text.is_none() && self.manifests.len() == 1 {
-            return Err(ObjectEditError::Last {
-                kind: kind.to_owned(),
-                name: name.to_owned(),
-            });
-        }
-        self.replace(place.file, text, dry_run)
+        self.replace(place.file, text, (kind, name), dry_run)
     }
 
     /// Adds an object: to the one file that was named, or as a file of its own to the one folder.
@@ -266,22 +261,20 @@ impl ObjectFiles {
             let file = self.manifests.iter().position(|manifest| manifest.path == *path);
             let file = file.ok_or_else(|| self.not_found(kind, name))?;
             let before = self.manifests[file].text.trim_end();
-            return self.replace(file, Some(format!("{before}\n---\n{yaml}")), dry_run);
+            let text = format!("{before}\n---\n{yaml}");
+            return self.replace(file, Some(text), (kind, name), dry_run);
         }
-        let manifest = Manifest {
-            path: path.join(format!("{}-{name}.yaml", kind.to_ascii_lowercase())),
-            text: yaml.to_owned(),
-        };
-        let mut manifests = self.manifests.clone();
-        manifests.push(manifest.clone());
-        self.check(&manifests)?;
+        let new = path.join(format!("{}-{name}.yaml", kind.to_ascii_lowercase()));
+        let (before, _locks) = self.lock(dry_run)?;
+        let mut after = before.clone();
+        after.push(Manifest::new(new.clone(), yaml.to_owned()));
+        self.check(&before, &after)?;
         if !dry_run {
-            let lock = lock(path)?;
             // Not to be replaced: what has that name is no file of objects that was read.
-            write(&manifest.path, None, &manifest.text)?;
-            lock.sync_all().map_err(failed_at(&manifest.path))?;
+            write(&new, None, yaml)?;
+            sync_folder(&new)?;
         }
-        Ok(manifest.path)
+        Ok(new)
     }
 
     fn place(&self, kind: &str, name: &str) -> Result<Place, ObjectEditError> {
@@ -303,34 +296,67 @@ impl ObjectFiles {
         }
     }
 
-    /// Replaces a file's text, or removes the file, where all objects can stand then.
-    fn replace(&self, file: usize, text: Option<String>, dry_run: bool) -> Result<PathBuf, ObjectEditError> {
-        let before = &self.manifests[file];
-        let path = &before.path;
+    /// Replaces a file's text, or removes the file, where all objects can stand then. The text is for an object of this kind and name.
+    fn replace(
+        &self,
+        file: usize,
+        text: Option<String>,
+        (kind, name): (&str, &str),
+        dry_run: bool,
+    ) -> Result<PathBuf, ObjectEditError> {
+        let read = &self.manifests[file];
+        let path = &read.path;
         let link = fs::symlink_metadata(path).map_err(failed_at(path))?.is_symlink();
         if link {
             return Err(ObjectEditError::Link(path.clone()));
         }
-        let mut manifests = self.manifests.clone();
+        let (before, _locks) = self.lock(dry_run)?;
+        let file = before.iter().position(|manifest| manifest == read);
+        let file = file.ok_or_else(|| ObjectEditError::Raced(path.clone()))?;
+        let mut after = before.clone();
         match &text {
-            Some(text) => manifests[file].text.clone_from(text),
-            None => drop(manifests.remove(file)),
+            Some(text) => after[file].text.clone_from(text),
+            None => drop(after.remove(file)),
         }
-        self.check(&manifests)?;
+        if after.is_empty() {
+            return Err(ObjectEditError::Last {
+                kind: kind.to_owned(),
+                name: name.to_owned(),
+            });
+        }
+        self.check(&before, &after)?;
         if dry_run {
             return Ok(path.clone());
-        }
-        let lock = lock(path.parent().unwrap_or(Path::new(".")))?;
-        if fs::read_to_string(path).map_err(failed_at(path))? != before.text {
-            return Err(ObjectEditError::Raced(path.clone()));
         }
         match text {
             Some(text) => write(path, Some(path), &text)?,
             None => fs::remove_file(path).map_err(failed_at(path))?,
         }
-        // A name is on disk once its folder is: a revocation that was told as done must outlive a loss of power.
-        lock.sync_all().map_err(failed_at(path))?;
+        sync_folder(path)?;
         Ok(path.clone())
+    }
+
+    /// The files as they are now, and kept from other commands until the locks are dropped: changes that each can stand may not
+    /// stand together. A dry run takes what was read, and no lock.
+    fn lock(&self, dry_run: bool) -> Result<(Vec<Manifest>, Vec<File>), ObjectEditError> {
+        if dry_run {
+            return Ok((self.manifests.clone(), Vec::new()));
+        }
+        // In the order of their names, as every command has it, so that no two wait for each other.
+        let folders = FileSource::new(&self.paths).folders();
+        let locks = folders
+            .iter()
+            .map(|folder| lock(folder))
+            .collect::<Result<_, _>>()?;
+        Ok((read_some(&self.paths)?, locks))
+    }
+}
+
+/// Reads the files. A folder without any is no error here: the first object may be on its way.
+fn read_some(paths: &[PathBuf]) -> Result<Vec<Manifest>, StoreError> {
+    match read_all(paths) {
+        Err(StoreError::Empty { .. }) => Ok(Vec::new()),
+        read => read,
     }
 }
 
@@ -349,17 +375,19 @@ fn failed_at(path: &Path) -> impl Fn(io::Error) -> ObjectEditError + use<> {
     }
 }
 
-/// Locks a folder (flock(2)), so that two commands do not write one file at once; whoever edits by hand is met by the
-/// comparison with what was read.
+/// Locks a folder (flock(2)), so that two commands do not write at once; whoever edits by hand is met by the comparison with what was
+/// read.
 fn lock(folder: &Path) -> Result<File, ObjectEditError> {
-    let folder = if folder.as_os_str().is_empty() {
-        Path::new(".")
-    } else {
-        folder
-    };
     let file = File::open(folder).map_err(failed_at(folder))?;
     file.lock().map_err(failed_at(folder))?;
     Ok(file)
+}
+
+/// A name is on disk once its folder is: a revocation that was told as done must outlive a loss of power.
+fn sync_folder(path: &Path) -> Result<(), ObjectEditError> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let synced = File::open(folder.unwrap_or(Path::new("."))).and_then(|folder| folder.sync_all());
+    synced.map_err(failed_at(path))
 }
 
 /// Writes a file in one step, so that the agent reads the old text or the new one. Where it replaces one, its owner and mode
@@ -533,6 +561,52 @@ mod tests {
             .remove("AgentIdentity", "b", false)
             .expect_err("a link");
         assert!(matches!(error, ObjectEditError::Link(_)), "{error}");
+    }
+
+    #[test]
+    fn changes_that_each_can_stand_are_not_written_where_they_cannot_stand_together() {
+        let folder = folder();
+        let (one, other) = (read(&folder), read(&folder));
+        let of_c = |name: &str| {
+            IDENTITY
+                .replace("name: NAME", &format!("name: {name}"))
+                .replace("NAME", "c")
+        };
+        one.add("AgentIdentity", "c", &of_c("c"), false).expect("added");
+        let error = other
+            .add("AgentIdentity", "d", &of_c("d"), false)
+            .expect_err("the pods of c");
+        assert!(error.to_string().contains("match"), "{error}");
+        // What stands beside it is added.
+        other
+            .add("AgentIdentity", "e", &IDENTITY.replace("NAME", "e"), false)
+            .expect("added");
+        assert!(ObjectFiles::read(&[folder.path().to_owned()]).is_ok());
+        // Of two files each is removed by a command that still sees the other.
+        fs::remove_file(folder.path().join("both.yaml")).expect("removed");
+        let (one, other) = (read(&folder), read(&folder));
+        one.remove("AgentIdentity", "c", false).expect("removed");
+        let error = other.remove("AgentIdentity", "e", false).expect_err("the last");
+        assert!(matches!(error, ObjectEditError::Last { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_keeps_nobody_from_shutting_an_agent_out() {
+        let folder = folder();
+        let paths = [folder.path().to_owned()];
+        fs::write(folder.path().join("latin.yaml"), b"a: b\n# M\xfcller\n").expect("written");
+        std::os::unix::fs::symlink("/nonexistent", folder.path().join("link.yaml")).expect("a link");
+        let error = ObjectFiles::read(&paths).expect_err("two files").to_string();
+        assert!(error.contains("latin.yaml:2:4: the file is not UTF-8"), "{error}");
+        assert!(
+            error.contains("link.yaml:1:1: the file cannot be read: "),
+            "{error}"
+        );
+        let files = ObjectFiles::read_faulty(&paths).expect("read");
+        files
+            .set_fields("AgentIdentity", "b", &[(STATE, "Revoked")], false)
+            .expect("changed");
+        assert!(text(&folder, "both.yaml").contains("state: Revoked"));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::Read as _;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use parking_lot::Mutex;
@@ -13,7 +13,7 @@ use picket_policy::api::{FileReading, read_file};
 use picket_policy::yaml::MAX_FILE;
 
 use super::StoreError;
-use super::source::{Manifest, Source};
+use super::source::{Manifest, Source, TextFault};
 
 /// Most files that are read. A cluster with more agents than this keeps them as objects in the API server.
 const MAX_FILES: usize = 4096;
@@ -68,8 +68,10 @@ impl Source for FileSource {
 /// Finds and reads the files that paths name: each file itself, and of each folder the `.yaml` and `.yml` files right
 /// in it. Names that start with a dot are left out: editors and the kubelet (`..data`) keep their own there.
 ///
+/// A file that cannot be read has its fault in its [`Manifest`].
+///
 /// # Errors
-/// A [`StoreError`] where something cannot be read, is too large or too many, or nothing is found.
+/// A [`StoreError`] where a path cannot be looked at, the files are too many, or nothing is found.
 pub fn read_all(paths: &[PathBuf]) -> Result<Vec<Manifest>, StoreError> {
     let mut files = Vec::new();
     for path in paths {
@@ -96,15 +98,7 @@ pub fn read_all(paths: &[PathBuf]) -> Result<Vec<Manifest>, StoreError> {
             limit: MAX_FILES,
         });
     }
-    files
-        .into_iter()
-        .map(|path| {
-            Ok(Manifest {
-                text: read(&path)?,
-                path,
-            })
-        })
-        .collect()
+    Ok(files.into_iter().map(read).collect())
 }
 
 /// What in the folders among these paths is not read, and may be meant to be: files of other endings, and folders. A policy in
@@ -147,21 +141,51 @@ fn in_folder(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
     Ok(files)
 }
 
-fn read(path: &Path) -> Result<String, StoreError> {
-    let fault = |source| StoreError::Read {
-        path: path.to_owned(),
-        source,
-    };
-    // A pipe of that name would hold the start for ever.
-    if !fs::metadata(path).map_err(fault)?.is_file() {
-        return Err(fault(std::io::Error::other("it is not a regular file")));
+fn read(path: PathBuf) -> Manifest {
+    let read = bytes(&path).map_err(|error| TextFault {
+        line: 1,
+        column: 1,
+        reason: format!("the file cannot be read: {error}"),
+    });
+    match read.and_then(text) {
+        Ok(text) => Manifest::new(path, text),
+        Err(fault) => Manifest {
+            path,
+            text: String::new(),
+            fault: Some(fault),
+        },
     }
-    let mut text = String::new();
+}
+
+fn bytes(path: &Path) -> io::Result<Vec<u8>> {
+    // A pipe of that name would hold the start for ever.
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    let mut bytes = Vec::new();
     // One byte more than the limit is enough for the reader of objects to refuse it.
-    File::open(path)
-        .and_then(|file| file.take(MAX_FILE as u64 + 1).read_to_string(&mut text))
-        .map_err(fault)?;
-    Ok(text)
+    File::open(path)?
+        .take(MAX_FILE as u64 + 1)
+        .read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn text(bytes: Vec<u8>) -> Result<String, TextFault> {
+    // It is refused for its size, and not for a character that was cut.
+    if bytes.len() > MAX_FILE {
+        return Ok(String::from_utf8_lossy(&bytes).into_owned());
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let read = String::from_utf8_lossy(valid);
+        let line = read.rsplit('\n').next().unwrap_or_default();
+        let number = |before: usize| u32::try_from(before + 1).unwrap_or(u32::MAX);
+        TextFault {
+            line: number(read.matches('\n').count()),
+            column: number(line.chars().count()),
+            reason: "the file is not UTF-8".to_owned(),
+        }
+    })
 }
 
 /// Reads the objects of one file. A file without any is a slip, such as one that was cut while it was written, and would
@@ -169,6 +193,17 @@ fn read(path: &Path) -> Result<String, StoreError> {
 #[must_use]
 pub fn objects(manifest: &Manifest) -> FileReading {
     let file = manifest.path.display().to_string();
+    if let Some(fault) = manifest.fault.clone() {
+        let TextFault { line, column, reason } = fault;
+        let mut reading = FileReading::default();
+        reading.errors.push(Diagnostic {
+            file,
+            line,
+            column,
+            reason,
+        });
+        return reading;
+    }
     let mut reading = read_file(&file, &manifest.text);
     if reading.entries.is_empty() && reading.errors.is_empty() {
         reading.errors.push(Diagnostic {

@@ -41,7 +41,7 @@ pub use files::FileSource;
 pub use metrics::StoreMetrics;
 pub use nodes::{PodFacts, PodsOfNode};
 pub use reviews::ReviewMetrics;
-pub use source::{Manifest, Source};
+pub use source::{Manifest, Source, TextFault};
 pub use status::{IdentityState, ObjectStatus, StatusReason};
 pub use usage::Usage;
 

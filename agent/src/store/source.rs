@@ -25,6 +25,31 @@ pub trait Source: fmt::Debug + Send + Sync {
 pub struct Manifest {
     /// Its path.
     pub path: PathBuf,
-    /// The text.
+    /// The text; empty where there is a fault.
     pub text: String,
+    /// Why the text cannot be read. The other texts count all the same: they may shut an agent out.
+    pub fault: Option<TextFault>,
+}
+
+/// Why a text cannot be read, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TextFault {
+    /// Line, from 1.
+    pub line: u32,
+    /// Column, from 1.
+    pub column: u32,
+    /// What is wrong.
+    pub reason: String,
+}
+
+impl Manifest {
+    /// A text that was read.
+    #[must_use]
+    pub fn new(path: PathBuf, text: String) -> Self {
+        Self {
+            path,
+            text,
+            fault: None,
+        }
+    }
 }

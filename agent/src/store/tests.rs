@@ -542,7 +542,7 @@ impl Source for Flaky {
             return Err(StoreError::Read { path, source });
         }
         let text = identity("a");
-        Ok(vec![Manifest { path, text }])
+        Ok(vec![Manifest::new(path, text)])
     }
 
     fn folders(&self) -> BTreeSet<PathBuf> {
@@ -591,6 +591,36 @@ fn states(store: &Store) -> Vec<(String, State)> {
     states
         .map(|identity| (identity.name.clone(), identity.state))
         .collect()
+}
+
+#[test]
+fn an_agent_is_shut_out_while_another_file_cannot_be_read() {
+    let folder = Folder::new();
+    folder.write("a.yaml", &identity("a"));
+    folder.write("b.yaml", &identity("b"));
+    let store = Store::open(&[folder.path().to_owned()]).expect("valid");
+    // A letter of another encoding, as editors leave it in a comment.
+    let latin = [identity("b").as_bytes(), b"# M\xfcller\n"].concat();
+    fs::write(folder.path().join("b.yaml"), latin).expect("written");
+    folder.write(
+        "a.yaml",
+        &identity("a").replace("owner: team", "owner: team\n  state: Revoked"),
+    );
+    store.reload();
+    let of = |state: State| vec![("a".to_owned(), state), ("b".to_owned(), State::Active)];
+    assert_eq!(states(&store), of(State::Revoked));
+    let error = store.status().last_error.unwrap_or_default();
+    let line = identity("b").lines().count() + 1;
+    assert!(
+        error.contains(&format!("b.yaml:{line}:4: the file is not UTF-8")),
+        "{error}"
+    );
+    folder.write("b.yaml", &identity("b"));
+    store.reload();
+    assert_eq!(
+        (states(&store), store.status().last_error),
+        (of(State::Revoked), None)
+    );
 }
 
 #[test]

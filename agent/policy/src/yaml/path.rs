@@ -83,15 +83,30 @@ impl FieldPath {
     }
 }
 
+/// Whoever writes a file chooses the names of unknown fields. A name cannot begin a line of its own or move a terminal's cursor.
 impl fmt::Display for FieldPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (number, segment) in self.0.iter().enumerate() {
             match segment {
-                Segment::Field(name) if number == 0 => f.write_str(name)?,
-                Segment::Field(name) => write!(f, ".{name}")?,
+                Segment::Field(name) if number == 0 => write!(f, "{}", name.escape_debug())?,
+                Segment::Field(name) => write!(f, ".{}", name.escape_debug())?,
                 Segment::Index(index) => write!(f, "[{index}]")?,
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_field_that_a_file_made_up_is_shown_in_one_line() {
+        let path = FieldPath::new("spec")
+            .index(1)
+            .field("a\n::error::\u{1b}[2J\u{202e}b");
+        assert_eq!(path.to_string(), "spec[1].a\\n::error::\\u{1b}[2J\\u{202e}b");
+        assert_eq!(FieldPath::new("a/b-c").to_string(), "a/b-c");
     }
 }

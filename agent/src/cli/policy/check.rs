@@ -14,6 +14,7 @@ use picket_policy::{
 };
 use serde::Serialize;
 
+use crate::cli::output::clean;
 use crate::identity::jwt::{self, Issuers};
 use crate::store::StoreError;
 use crate::store::files::{objects, passed_over, read_all};
@@ -362,7 +363,7 @@ fn text(report: &Report, out: &mut impl Write, err: &mut impl Write) -> io::Resu
             .iter()
             .map(|object| format!("{} {}", object.kind, object.name))
             .collect();
-        writeln!(out, "{}: {}", file.file, objects.join(", "))?;
+        writeln!(out, "{}: {}", clean(&file.file), objects.join(", "))?;
     }
     for user in &report.users {
         let UserReport {
@@ -389,11 +390,12 @@ fn text(report: &Report, out: &mut impl Write, err: &mut impl Write) -> io::Resu
     for path in &report.not_read {
         writeln!(
             err,
-            "warning: {path} is not read: an agent reads the .yaml and .yml files right in a folder"
+            "warning: {} is not read: an agent reads the .yaml and .yml files right in a folder",
+            clean(path)
         )?;
     }
     for said in report.errors.iter().chain(&report.warnings) {
-        writeln!(err, "{said}")?;
+        writeln!(err, "{}", clean(&said.to_string()))?;
     }
     match &report.summary {
         Some(counts) => writeln!(
@@ -451,6 +453,29 @@ mod tests {
 
     const IDENTITY: &str = "apiVersion: picket.dev/v1alpha1\nkind: AgentIdentity\nmetadata:\n  name: a\nspec:\n  \
         owner: team\n  attest:\n    pod: {namespace: ns, serviceAccount: sa}\n";
+
+    #[test]
+    fn the_name_of_a_file_cannot_begin_a_line_or_move_the_cursor() {
+        let folder = tempfile::tempdir().expect("a folder");
+        for name in ["a\n::error::\u{1b}[2J.yaml", "b\n::error::\u{1b}[2J.json"] {
+            std::fs::write(folder.path().join(name), "kind: Pod").expect("written");
+        }
+        let report = examine(&CheckArgs {
+            files: vec![folder.path().to_owned()],
+            authentication: None,
+            output: Output::Text,
+            own_namespace: builtin::OWN_NAMESPACE.to_owned(),
+        });
+        let mut err = Vec::new();
+        text(&report, &mut Vec::new(), &mut err).expect("printed");
+        let err = String::from_utf8(err).expect("text");
+        assert_eq!(
+            err.lines().filter(|line| line.starts_with("::")).count(),
+            0,
+            "{err}"
+        );
+        assert!(!err.contains('\u{1b}') && err.contains("a\\n::error::"), "{err}");
+    }
 
     #[test]
     fn valid_files_are_listed() {
