@@ -151,6 +151,29 @@ fn life(world: &World) -> Result<()> {
     until(|| Ok(stranger(world)?.then_some(())))?;
     world.admin(&["delete", "agid", "cluster-stranger"])?;
     ensure!(!stranger(world)?, "it may act after its identity was deleted");
+    what_is_missing_is_told_while_it_is(world)
+}
+
+/// The message of a grant follows its identity, though nobody touches the grant.
+fn what_is_missing_is_told_while_it_is(world: &World) -> Result<()> {
+    let grant = ["aggr", "cluster-grant"];
+    let missing = |is: bool| {
+        let told = || {
+            let condition = ready(world, grant)?.unwrap_or_default();
+            let message = condition["message"].as_str().unwrap_or_default();
+            let named = message.contains("no AgentIdentity is named \"cluster-stranger\"");
+            Ok((condition["status"] == "True" && named == is).then_some(()))
+        };
+        until(told).with_context(|| format!("a message that names it: {is}"))
+    };
+    world.cluster.apply(OBJECTS)?;
+    missing(false)?;
+    for _ in 0..2 {
+        world.admin(&["delete", "agid", "cluster-stranger"])?;
+        missing(true)?;
+        world.cluster.apply(OBJECTS)?;
+        missing(false)?;
+    }
     Ok(())
 }
 

@@ -35,6 +35,15 @@ pub(super) struct JudgedObject<'j> {
 }
 
 impl Judged {
+    /// The object at a place among [`Judged::objects`].
+    pub(super) fn object(&self, place: usize) -> Option<JudgedObject<'_>> {
+        Some(JudgedObject {
+            entry: self.snapshot.entries.get(place)?,
+            verdict: self.verdicts.get(place)?,
+            versions: &self.snapshot.objects.get(place)?.versions,
+        })
+    }
+
     /// Each object.
     pub(super) fn objects(&self) -> impl Iterator<Item = JudgedObject<'_>> {
         let all = self.snapshot.entries.iter().zip(&self.snapshot.objects);

@@ -5,6 +5,7 @@
 //! object. A reading that fails changes nothing: the last good set stays in force, and the statuses say so and which object is
 //! at fault. Where there has been no good one since the start, a set that denies everything is in force.
 
+mod agenda;
 mod cluster;
 pub mod edit;
 pub mod files;

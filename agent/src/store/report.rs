@@ -8,7 +8,7 @@
 //! looks again: mostly another agent was earlier. The chance of a moment grows with time, so that of many agents few come first
 //! together, and a single one is not late.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +21,8 @@ use serde_json::json;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::cluster::{ClusterObjects, KINDS, same_condition};
+use super::agenda::{Agenda, ObjectId};
+use super::cluster::{ClusterObjects, KINDS};
 use super::follow::api_resource;
 use super::judged::Judged;
 use super::{Store, StoreMetrics};
@@ -33,9 +34,6 @@ const MANAGER: &str = "picket";
 /// The longest that an agent waits for another one to write first. A fault is told within 2 s.
 const LONGEST_WAIT: Duration = Duration::from_millis(1200);
 
-/// How often an agent may write the same about one object, where others write otherwise or a write failed.
-const REPEAT: Duration = Duration::from_secs(30);
-
 /// The pause between two writes of one agent: at most 20 a second.
 const PACE: Duration = Duration::from_millis(50);
 
@@ -44,17 +42,6 @@ const COMPARE: Duration = Duration::from_secs(30);
 
 /// How long one write may take.
 const WRITE_LIMIT: Duration = Duration::from_secs(5);
-
-/// An object by kind, name and UID.
-type ObjectId = (usize, String, String);
-
-/// A write that waits for its moment.
-#[derive(Debug, Clone, Copy)]
-struct Planned {
-    due: Instant,
-    generation: i64,
-    ready: bool,
-}
 
 impl Store {
     /// Writes conditions until cancelled.
@@ -67,16 +54,7 @@ impl Store {
         let Some(cluster) = self.cluster.clone() else {
             return cancel.cancelled().await;
         };
-        let reporter = Reporter {
-            store: self,
-            cluster,
-            connector,
-            metrics,
-            client: None,
-            planned: BTreeMap::new(),
-            written: BTreeMap::new(),
-            failing: false,
-        };
+        let mut reporter = Reporter::new(self, cluster, connector, metrics);
         tokio::select! {
             () = cancel.cancelled() => {}
             () = reporter.run() => {}
@@ -90,108 +68,106 @@ struct Reporter {
     connector: Connector,
     metrics: StoreMetrics,
     client: Option<Client>,
-    planned: BTreeMap<ObjectId, Planned>,
-    /// What this agent wrote last, and when.
-    written: BTreeMap<ObjectId, (i64, bool, Instant)>,
+    agenda: Agenda,
+    /// The objects as they were at the last look, and the place of each there.
+    judged: Arc<Judged>,
+    places: HashMap<ObjectId, usize>,
     failing: bool,
 }
 
 impl Reporter {
-    async fn run(mut self) {
+    fn new(
+        store: Arc<Store>,
+        cluster: Arc<ClusterObjects>,
+        connector: Connector,
+        metrics: StoreMetrics,
+    ) -> Self {
+        Self {
+            store,
+            cluster,
+            connector,
+            metrics,
+            client: None,
+            agenda: Agenda::default(),
+            judged: Arc::default(),
+            places: HashMap::new(),
+            failing: false,
+        }
+    }
+
+    /// Looks at all objects when a set comes into force and now and then, and not at each write: after a change of many objects every
+    /// one of them is written.
+    async fn run(&mut self) {
         let mut changes = self.store.changes();
+        self.look();
+        let mut looked = Instant::now();
         loop {
-            self.plan();
-            let next = self.next();
-            let due = next.as_ref().map_or(COMPARE, |(_, planned)| {
-                planned.due.saturating_duration_since(Instant::now())
-            });
+            let again = looked + COMPARE;
+            let next = self.agenda.next().filter(|(_, due)| *due <= again);
             tokio::select! {
-                changed = changes.changed() => if changed.is_err() { return },
-                () = tokio::time::sleep(due) => if let Some((id, _)) = next {
-                    self.planned.remove(&id);
-                    self.write(id).await;
+                biased;
+                changed = changes.changed() => match changed {
+                    Ok(()) => {
+                        self.look();
+                        looked = Instant::now();
+                    }
+                    Err(_) => return,
+                },
+                () = tokio::time::sleep_until(next.as_ref().map_or(again, |(_, due)| *due)) => match next {
+                    Some((id, _)) => {
+                        self.agenda.take(&id);
+                        self.write(id).await;
+                    }
+                    None => {
+                        self.look();
+                        looked = Instant::now();
+                    }
                 }
             }
         }
     }
 
-    /// The write that is due first; of those that are due, faults go before good news.
-    fn next(&self) -> Option<(ObjectId, Planned)> {
-        let now = Instant::now();
-        let order = |planned: &Planned| (planned.due.max(now), planned.ready);
-        let first = self.planned.iter().min_by_key(|(_, planned)| order(planned));
-        first.map(|(id, planned)| (id.clone(), *planned))
-    }
-
     /// Plans a write for each object whose conditions differ, and drops those that differ no more.
-    fn plan(&mut self) {
-        let judged = self.judged();
-        let mut planned = BTreeMap::new();
-        let now = Instant::now();
-        for object in judged.objects() {
+    fn look(&mut self) {
+        self.judged = Arc::clone(&self.store.judged.lock());
+        self.places.clear();
+        let mut look = self.agenda.begin();
+        for (place, object) in self.judged.objects().enumerate() {
             let entry = object.entry;
-            let Some(shown) = self
+            let id = (entry.place, entry.name.clone(), entry.uid.clone());
+            self.places.insert(id.clone(), place);
+            let shown = self
                 .cluster
-                .shown_conditions(entry.place, &entry.name, &entry.uid)
-            else {
-                continue;
-            };
-            if agree(&object.conditions(Timestamp::UNIX_EPOCH), &shown) {
-                continue;
+                .shown_conditions(entry.place, &entry.name, &entry.uid);
+            if let Some(shown) = shown {
+                let wanted = object.conditions(Timestamp::UNIX_EPOCH);
+                look.object(id, &wanted, &shown, object.is_ready(), || wait(chance()));
             }
-            let (id, ready) = (
-                (entry.place, entry.name.clone(), entry.uid.clone()),
-                object.is_ready(),
-            );
-            let wanted = (entry.generation, ready);
-            let earliest = match self.written.get(&id) {
-                Some((generation, was_ready, at)) if (*generation, *was_ready) == wanted => *at + REPEAT,
-                _ => now,
-            };
-            let before = self.planned.get(&id);
-            let before = before.filter(|before| (before.generation, before.ready) == wanted);
-            let due = before.map_or_else(|| earliest + wait(chance()), |before| before.due);
-            planned.insert(
-                id,
-                Planned {
-                    due,
-                    generation: entry.generation,
-                    ready,
-                },
-            );
         }
-        self.planned = planned;
-        self.written.retain(|_, (_, _, at)| at.elapsed() < REPEAT);
-    }
-
-    fn judged(&self) -> Arc<Judged> {
-        Arc::clone(&self.store.judged.lock())
     }
 
     /// Writes an object's conditions, if they still differ.
     async fn write(&mut self, id: ObjectId) {
+        let judged = Arc::clone(&self.judged);
+        let object = self.places.get(&id).and_then(|place| judged.object(*place));
         let (place, name, uid) = &id;
-        let judged = self.judged();
-        let object = judged.objects().find(|object| {
-            (object.entry.place, &object.entry.name, &object.entry.uid) == (*place, name, uid)
-        });
         let shown = self.cluster.shown_conditions(*place, name, uid);
         let (Some(object), Some(shown)) = (object, shown) else {
             return;
         };
-        let mut wanted = object.conditions(Timestamp::now());
-        if agree(&wanted, &shown) {
+        let (mut wanted, ready) = (object.conditions(Timestamp::now()), object.is_ready());
+        if !self.agenda.differs(&id, &wanted, &shown, ready) {
             return;
         }
         keep_times(&mut wanted, &shown);
-        let stamp = (object.entry.generation, object.is_ready(), Instant::now());
         let written = timeout(WRITE_LIMIT, self.apply(*place, name, uid, &wanted)).await;
         let error = match written {
             Ok(Ok(())) => None,
             Ok(Err(error)) => Some(error),
             Err(_) => Some("the API server does not answer".to_owned()),
         };
-        self.metrics.status_written(error.is_none());
+        let done = error.is_none();
+        self.metrics.status_written(done);
         match error {
             None => self.failing = false,
             Some(error) => {
@@ -205,7 +181,7 @@ impl Reporter {
                 }
             }
         }
-        self.written.insert(id, stamp);
+        self.agenda.wrote(id, &wanted, ready, done, wait(chance()));
         tokio::time::sleep(PACE).await;
     }
 
@@ -240,12 +216,6 @@ impl Reporter {
     }
 }
 
-/// Whether conditions say the same, their times and words aside.
-fn agree(wanted: &[ObjectCondition], shown: &[ObjectCondition]) -> bool {
-    let said = |condition: &ObjectCondition| shown.iter().any(|shown| same_condition(condition, shown));
-    wanted.len() == shown.len() && wanted.iter().all(said)
-}
-
 /// A condition that holds as before has the time from before.
 fn keep_times(wanted: &mut [ObjectCondition], shown: &[ObjectCondition]) {
     for condition in wanted {
@@ -269,9 +239,13 @@ fn wait(chance: f64) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use kube::runtime::watcher::Event;
     use picket_policy::api::v1alpha1::ConditionStatus;
 
     use super::*;
+    use crate::metrics::MetricsRegistry;
 
     fn ready(status: ConditionStatus, generation: i64, time: &str) -> ObjectCondition {
         ObjectCondition {
@@ -285,16 +259,6 @@ mod tests {
     }
 
     #[test]
-    fn words_and_times_alone_are_no_difference() {
-        let (one, other) = ("2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z");
-        let wanted = [ready(ConditionStatus::True, 2, one)];
-        assert!(agree(&wanted, &[ready(ConditionStatus::True, 2, other)]));
-        assert!(!agree(&wanted, &[ready(ConditionStatus::True, 1, one)]));
-        assert!(!agree(&wanted, &[ready(ConditionStatus::False, 2, one)]));
-        assert!(!agree(&wanted, &[]));
-    }
-
-    #[test]
     fn a_condition_that_holds_as_before_keeps_its_time() {
         let (old, new) = ("2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z");
         let mut wanted = [ready(ConditionStatus::True, 2, new)];
@@ -302,6 +266,37 @@ mod tests {
         assert_eq!(wanted[0].last_transition_time.to_string(), new);
         keep_times(&mut wanted, &[ready(ConditionStatus::True, 1, old)]);
         assert_eq!(wanted[0].last_transition_time.to_string(), old);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_of_many_objects_is_one_look_at_each_and_not_one_at_each_write() {
+        const COUNT: usize = 200;
+        let store = Arc::new(Store::open_or_deny_all(&[], true));
+        let cluster = store.cluster.clone().expect("a cluster");
+        for kind in 0..KINDS.len() {
+            cluster.event(kind, Event::Init);
+            for number in (0..COUNT).filter(|_| kind == 0) {
+                let name = format!("a{number}");
+                let object = json!({
+                    "apiVersion": API_VERSION, "kind": KINDS[kind].kind, "metadata": {"name": name, "uid": name, "generation": 1},
+                    "spec": {"owner": "o", "attest": {"pod": {"namespace": "n", "serviceAccount": name}}},
+                });
+                let object = serde_json::from_value(object).expect("an object");
+                cluster.event(kind, Event::InitApply(object));
+            }
+            cluster.event(kind, Event::InitDone);
+        }
+        store.judge_cluster();
+        let registry = MetricsRegistry::default();
+        // Every write fails here.
+        let connector = Connector::new(Path::new("/nonexistent/kubeconfig"));
+        let mut reporter = Reporter::new(store, cluster, connector, StoreMetrics::register(&registry));
+        let ran = timeout(COMPARE - Duration::from_secs(1), reporter.run()).await;
+        assert!(ran.is_err());
+        let failures = format!("picket_object_status_writes_total{{result=\"failure\"}} {COUNT}");
+        let shown = registry.encode().expect("metrics");
+        assert!(shown.contains(&failures), "{shown}");
+        assert_eq!(reporter.agenda.looks, 1);
     }
 
     /// Of this many agents, those that come within 100 ms of the first one write too.
