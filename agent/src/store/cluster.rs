@@ -73,7 +73,7 @@ struct Entry {
     latest: Result<Document, Vec<String>>,
     /// The last version that was in force.
     good: Option<Document>,
-    /// What takes effect while the latest version is not valid, where that is not the last good one.
+    /// What takes effect while the latest version is not in force, where that is not the last good one.
     stand_in: Option<Document>,
     /// Whether the latest version was in force: here, or by its condition on some node.
     known: bool,
@@ -320,6 +320,7 @@ impl ClusterObjects {
                 && let Ok(latest) = &entry.latest
             {
                 entry.good = Some(latest.clone());
+                entry.stand_in = None;
                 entry.known = true;
             }
         }
@@ -371,9 +372,9 @@ impl Entry {
     /// The versions that may come into force, the best one first, and the first of them that was in force before.
     fn versions(&self) -> (Vec<Document>, usize) {
         match (&self.latest, &self.stand_in, &self.good) {
-            (Ok(latest), _, good) => {
-                let versions = iter::once(latest).chain(good).cloned();
-                (versions.collect(), usize::from(!self.known))
+            (Ok(latest), stand_in, good) => {
+                let versions = iter::once(latest).chain(stand_in.as_ref().or(good.as_ref()));
+                (versions.cloned().collect(), usize::from(!self.known))
             }
             (Err(_), Some(stand_in), _) => (vec![stand_in.clone()], 0),
             (Err(_), None, good) => (good.iter().cloned().collect(), 0),
@@ -414,12 +415,12 @@ impl Entry {
         let latest = document(place, &name, &spec);
         let good = before.and_then(|before| before.good.clone());
         let stand_in = match (&latest, &good, KINDS[place].kind) {
-            (Ok(_), ..) => None,
             (Err(_), None, AgentPolicySpec::KIND) => {
                 stand_in::barrier(&spec, |spec| document(place, &name, spec).ok())
             }
-            (Err(_), Some(good), AgentIdentitySpec::KIND) => stand_in::shut_out(good, &spec),
-            (Err(_), ..) => None,
+            // A valid version can still be refused beside other objects, and shuts its agent out all the same.
+            (_, Some(good), AgentIdentitySpec::KIND) => stand_in::shut_out(good, &spec),
+            _ => None,
         };
         let entry = Self {
             uid,

@@ -340,8 +340,8 @@ fn a_faulty_version_that_shuts_its_agent_out_does_so() {
     }
 }
 
-#[test]
-fn an_identity_that_would_be_two_users_is_refused_and_all_three_have_the_condition() {
+/// The store with identity `a` in group `g1`. The grants of `g1` and of `g2` name two users.
+fn two_groups() -> (Store, Arc<ClusterObjects>) {
     let (store, cluster) = store(&[]);
     let grant = |name: &str, group: &str, user: &str| {
         let rules = json!([{"verbs": ["get"], "apiGroups": [""], "resources": ["pods"]}]);
@@ -353,13 +353,61 @@ fn an_identity_that_would_be_two_users_is_refused_and_all_three_have_the_conditi
             json!({"to": {"groups": [group]}, "upstream": upstream, "rules": rules}),
         )
     };
-    let in_groups = |generation: i64, groups: &[&str]| {
-        let mut identity = identity("a", generation, "x");
-        identity.data["spec"]["groups"] = json!(groups);
-        identity
-    };
     let grants = vec![grant("one", "g1", "u"), grant("two", "g2", "v")];
     list_all(&store, &cluster, [vec![in_groups(1, &["g1"])], grants, vec![]]);
+    (store, cluster)
+}
+
+/// A version of identity `a`.
+fn in_groups(generation: i64, groups: &[&str]) -> DynamicObject {
+    let mut identity = identity("a", generation, "x");
+    identity.data["spec"]["groups"] = json!(groups);
+    identity
+}
+
+#[test]
+fn an_identity_that_is_refused_beside_other_objects_is_shut_out_all_the_same() {
+    for (field, value, wanted) in [
+        ("state", json!("Revoked"), (State::Revoked, None)),
+        ("state", json!("Suspended"), (State::Suspended, None)),
+        (
+            "expiresAt",
+            json!("2020-01-01T00:00:00Z"),
+            (State::Active, Some("2020-01-01T00:00:00Z")),
+        ),
+        ("owner", json!("p"), (State::Active, None)),
+    ] {
+        let (store, cluster) = two_groups();
+        // At once with the fault, and as a later change of the faulty object.
+        for (generation, before) in [(2, None), (3, Some(in_groups(2, &["g1", "g2"])))] {
+            if let Some(before) = before {
+                cluster.event(IDENTITY, Event::Apply(before));
+                store.judge_cluster();
+            }
+            let mut changed = in_groups(generation, &["g1", "g2"]);
+            changed.data["spec"][field] = value.clone();
+            cluster.event(IDENTITY, Event::Apply(changed));
+            store.judge_cluster();
+            let set = store.current();
+            let identity = &set.identities()[0];
+            let expires = identity.expires_at.map(|at| at.to_string());
+            assert_eq!((identity.state, expires.as_deref()), wanted, "{field}: {value}");
+            assert_eq!(identity.owner, "o");
+            assert_eq!(set.grants_of("a").len(), 1);
+            let told = status(&store, "a");
+            let end = match wanted.0 {
+                State::Active => "stays in force",
+                State::Suspended => "stays in force, and is suspended",
+                State::Revoked => "stays in force, and is revoked",
+            };
+            assert!(!told.ready && told.message.ends_with(end), "{told:?}");
+        }
+    }
+}
+
+#[test]
+fn an_identity_that_would_be_two_users_is_refused_and_all_three_have_the_condition() {
+    let (store, cluster) = two_groups();
     cluster.event(IDENTITY, Event::Apply(in_groups(2, &["g1", "g2"])));
     store.judge_cluster();
     assert_eq!(store.current().grants_of("a").len(), 1);

@@ -5,7 +5,7 @@
 
 use jiff::Timestamp;
 use picket_policy::api::AnyObject;
-use picket_policy::api::v1alpha1::{Mode, ObjectCondition};
+use picket_policy::api::v1alpha1::{Mode, ObjectCondition, State};
 use picket_policy::{Document, ObjectVerdict};
 
 use super::cluster::{KINDS, Snapshot, SnapshotEntry, condition};
@@ -89,7 +89,7 @@ impl<'j> JudgedObject<'j> {
         let instead = match self.in_force() {
             _ if self.is_ready() => "",
             Some(barrier) if self.entry.has_barrier => denied_instead(barrier),
-            Some(_) => ". The last valid version stays in force",
+            Some(last) => last_instead(last),
             None => ". No version of it is in force",
         };
         let mut message = reasons.join("; ");
@@ -124,6 +124,18 @@ impl<'j> JudgedObject<'j> {
 }
 
 /// What a policy denies in place of a faulty one.
+/// What is in force in place of a faulty version that is not the first one.
+fn last_instead(last: &Document) -> &'static str {
+    match &last.object {
+        AnyObject::Identity(identity) => match identity.spec.state {
+            State::Active => ". The last valid version stays in force",
+            State::Suspended => ". The last valid version stays in force, and is suspended",
+            State::Revoked => ". The last valid version stays in force, and is revoked",
+        },
+        AnyObject::Grant(_) | AnyObject::Policy(_) => ". The last valid version stays in force",
+    }
+}
+
 fn denied_instead(barrier: &Document) -> &'static str {
     let AnyObject::Policy(policy) = &barrier.object else {
         return "";

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
 use crate::report::{Failed, Outcome, Report};
-use crate::sys::{self, Uring, address_bytes};
+use crate::sys::{self, Uring, address_bytes, again};
 use crate::way::Way;
 
 /// What is sent.
@@ -46,7 +46,7 @@ pub(crate) fn dial(way: Way, socket: &OwnedFd, address: &SocketAddr) -> Result<R
 /// What comes back, or that nothing does.
 fn answer(socket: &OwnedFd) -> Result<Report, Failed> {
     let mut buffer = [0; 256];
-    match sys::receive(socket, &mut buffer) {
+    match again(|| sys::receive(socket, &mut buffer)) {
         Ok(read) => Ok(Report {
             outcome: Outcome::Answered,
             first: Some(String::from_utf8_lossy(&buffer[..read]).trim().to_owned()),

@@ -11,6 +11,7 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use x509_parser::parse_x509_certificate;
 
 use crate::report::{Failed, Outcome, Report};
+use crate::sys::again;
 
 /// The first byte of a TLS handshake record.
 const HANDSHAKE: u8 = 0x16;
@@ -63,13 +64,13 @@ impl Greeting {
             .write_all(&self.hello[self.sent..])
             .map_err(Failed::at("write"))?;
         let mut first = [0];
-        if stream.peek(&mut first).map_err(Failed::at("read"))? == 0 {
+        if again(|| stream.peek(&mut first)).map_err(Failed::at("read"))? == 0 {
             report.outcome = Outcome::Closed;
             return Ok(report);
         }
         if first[0] != HANDSHAKE {
             let mut buffer = [0; 64];
-            let read = stream.read(&mut buffer).map_err(Failed::at("read"))?;
+            let read = again(|| stream.read(&mut buffer)).map_err(Failed::at("read"))?;
             report.first = Some(String::from_utf8_lossy(&buffer[..read]).trim().to_owned());
             return Ok(report);
         }

@@ -33,6 +33,16 @@ pub(crate) fn patience() -> Duration {
     Duration::from_millis(told.unwrap_or(LIMIT_MILLIS).into())
 }
 
+/// Calls until nothing interrupts it: an io_uring tells of its work, which may come late, by interrupting whatever the thread waits in.
+pub(crate) fn again<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            done => return done,
+        }
+    }
+}
+
 fn checked(result: c_int) -> io::Result<c_int> {
     if result < 0 {
         return Err(io::Error::last_os_error());
@@ -358,7 +368,8 @@ impl Uring {
     unsafe fn wait(&mut self, entry: squeue::Entry) -> io::Result<i32> {
         // SAFETY: the caller's promise.
         unsafe { self.ring.submission().push(&entry) }.map_err(io::Error::other)?;
-        self.ring.submit_and_wait(1)?;
+        // What was submitted before an interruption is submitted once.
+        again(|| self.ring.submit_and_wait(1))?;
         let done = self.ring.completion().next();
         let result = done.ok_or_else(|| io::Error::other("no completion"))?.result();
         if result < 0 {
