@@ -3,6 +3,7 @@
 //! In: the refused request, what refused it, and the agent's grants. Out: a text of bounded length for the refusal. It claims
 //! nothing that a built-in refuses; of a Deny rule about resources it knows the verbs.
 
+use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
@@ -345,13 +346,14 @@ fn of_resources(
 fn subjects(grants: &[Arc<Grant>], but: Option<&str>, all: Option<&str>) -> Vec<String> {
     let mut places = Vec::new();
     for grant in grants {
-        let mut resources: Vec<&str> = grant
+        // Rules about one resource need not stand together, nor name the same group.
+        let mut named = HashSet::new();
+        let resources: Vec<&str> = grant
             .rules()
             .iter()
             .flat_map(|rule| rule.resources.iter().map(String::as_str))
-            .filter(|resource| Some(*resource) != but)
+            .filter(|resource| Some(*resource) != but && named.insert(*resource))
             .collect();
-        resources.dedup();
         if resources.is_empty() {
             continue;
         }

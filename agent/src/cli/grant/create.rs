@@ -37,7 +37,7 @@ pub(super) struct CreateArgs {
     /// An AgentIdentity that the grant is for. May be given again, or with commas.
     #[arg(long, value_name = "IDENTITY", value_delimiter = ',', add = completion::identities())]
     to: Vec<String>,
-    /// A group of AgentIdentities that the grant is for.
+    /// A group of AgentIdentities that the grant is for. May be given again, or with commas, as all that follow but the user.
     #[arg(long, value_name = "GROUP", value_delimiter = ',')]
     to_group: Vec<String>,
     /// The user that the API server is asked as.
@@ -127,9 +127,21 @@ fn object(args: &CreateArgs) -> Value {
     json!({"apiVersion": API_VERSION, "kind": KIND, "metadata": {"name": args.name}, "spec": spec})
 }
 
+/// What a right takes besides: the API server answers 403, and kubectl may show no more of it than `unknown`.
+fn also_needed(args: &CreateArgs) -> String {
+    format!(
+        "The API server must let the nodes act as {}: once for each user and group, apply what `picket grant rbac` prints",
+        args.user
+    )
+}
+
 pub(super) fn run(args: &CreateArgs) -> anyhow::Result<Changed> {
-    args.change
-        .add(KIND, &args.name, &object(args), wait::is_there(KIND, &args.name))
+    let there = wait::is_there(KIND, &args.name);
+    let changed = args.change.add(KIND, &args.name, &object(args), there)?;
+    if !args.change.dry_run {
+        eprintln!("{}.", also_needed(args));
+    }
+    Ok(changed)
 }
 
 #[cfg(test)]

@@ -92,7 +92,7 @@ pub enum AccountTokenError {
     /// The node's credential may not ask for it.
     #[error(
         "Picket has no token of service account {0}: the node's credential lacks the right to create serviceaccounts/token of \
-         that name. Add the right to deploy/rbac.yaml"
+         that name. A cluster operator gives it the right: apply what `picket grant rbac` prints"
     )]
     Forbidden(String),
     /// There is no such account.

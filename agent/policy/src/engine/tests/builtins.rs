@@ -322,6 +322,18 @@ fn a_refused_path_names_the_paths_that_the_agent_may_ask_for() {
 }
 
 #[test]
+fn a_resource_of_several_rules_is_named_once() {
+    let rules = grant(
+        "[{verbs: [get], apiGroups: [''], resources: [pods, nodes]}, {verbs: [get], apiGroups: [apps], resources: [deployments]}, \
+         {verbs: [get], apiGroups: [metrics.k8s.io], resources: [pods, nodes]}]",
+    );
+    assert_eq!(
+        denied(&compile(&[&rules]), "GET /api/v1/namespaces/n/secrets/s").allowed(),
+        "requests for pods, nodes, deployments"
+    );
+}
+
+#[test]
 fn a_request_that_a_builtin_refuses_names_what_is_allowed_instead() {
     let rules = |resources: &str| {
         grant(&format!(
