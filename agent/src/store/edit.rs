@@ -9,14 +9,15 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use picket_policy::api::FileReading;
+use picket_policy::api::{API_VERSION, FileReading};
 use picket_policy::yaml::{EditError, remove_document, set_text};
 use picket_policy::{Absence, Diagnostic, Document, PolicySet, builtin};
+use serde_json::{Value, json};
 use thiserror::Error;
 
 use super::files::{FileSource, read_all};
 use super::source::{Manifest, Source as _};
-use super::{StoreError, compile, parse};
+use super::{StoreError, compile, documents_of, parse};
 
 /// Why an object is not changed. Nothing was written then.
 #[derive(Debug, Error)]
@@ -142,13 +143,13 @@ impl ObjectFiles {
         })
     }
 
-    /// Likewise, to shut an agent out, which faults of other objects must not keep anybody from. A change may leave such faults as
-    /// they are, and add none.
+    /// Likewise, to shut an agent out or take a right back, which no fault must keep anybody from. A change may leave faults as they
+    /// are, and add none.
     ///
     /// # Errors
     /// Where the files cannot be read.
     pub fn read_faulty(paths: &[PathBuf]) -> Result<Self, ObjectEditError> {
-        let manifests = read_all(paths)?;
+        let manifests = read_some(paths)?;
         let readings = parse(&manifests);
         let set = match compile(&readings, builtin::OWN_NAMESPACE) {
             Ok(set) => set,
@@ -171,7 +172,12 @@ impl ObjectFiles {
         let Err(error) = compile(&parse(after), builtin::OWN_NAMESPACE) else {
             return Ok(());
         };
-        let faults = match compile(&parse(before), builtin::OWN_NAMESPACE) {
+        let (before, after) = (parse(before), parse(after));
+        // Of objects beside one that cannot be read it was not known what is wrong with them together.
+        if self.takes_faults && documents_of(&before).is_err() && documents_of(&after).is_ok() {
+            return Ok(());
+        }
+        let faults = match compile(&before, builtin::OWN_NAMESPACE) {
             Err(StoreError::Objects { errors }) if self.takes_faults => errors,
             _ => Vec::new(),
         };
@@ -206,6 +212,22 @@ impl ObjectFiles {
         let place = self.place(kind, name)?;
         let entry = &self.readings[place.file].1.entries[place.document];
         entry.document.as_ref().ok_or_else(|| self.not_found(kind, name))
+    }
+
+    /// An object as it is written, for one that may be faulty.
+    ///
+    /// # Errors
+    /// Where there is none of that kind and name.
+    pub fn written(&self, kind: &str, name: &str) -> Result<Value, ObjectEditError> {
+        let place = self.place(kind, name)?;
+        let state = &self.readings[place.file].1.entries[place.document].state;
+        let all = serde_saphyr::from_multiple::<Value>(&self.manifests[place.file].text);
+        let written = all.ok().and_then(|all| all.into_iter().nth(place.document));
+        let is_it = |written: &Value| written["kind"] == kind && written["metadata"]["name"] == name;
+        // What this reader takes otherwise than the one of objects is shown by what decides.
+        Ok(written.filter(is_it).unwrap_or_else(
+            || json!({"apiVersion": API_VERSION, "kind": kind, "metadata": {"name": name}, "spec": {"state": state}}),
+        ))
     }
 
     /// Sets text fields of an object, each by its path. `dry_run` writes nothing.
@@ -646,5 +668,34 @@ mod tests {
         let files = ObjectFiles::read_faulty(&paths).expect("read");
         let error = files.set_fields("AgentIdentity", "b", &[(STATE, "Gone")], false);
         assert!(error.is_err_and(|error| error.to_string().contains("Gone")));
+    }
+
+    #[test]
+    fn a_fault_of_the_object_itself_keeps_nobody_from_shutting_its_agent_out_or_taking_it_out() {
+        let folder = folder();
+        let paths = [folder.path().to_owned()];
+        let faulty = IDENTITY
+            .replace("NAME", "c")
+            .replace("  owner", "  colour: red\n  state: Quarantined\n  owner");
+        fs::write(folder.path().join("c.yaml"), &faulty).expect("written");
+        // A fault that only shows once that object can be read.
+        let policy = "apiVersion: picket.dev/v1alpha1\nkind: AgentPolicy\nmetadata: {name: p}\nspec:\n  subjects: {identities: [nobody]}\n  \
+            rules: [{name: r, action: Deny, match: {resources: [secrets]}}]\n";
+        fs::write(folder.path().join("p.yaml"), policy).expect("written");
+        let files = ObjectFiles::read_faulty(&paths).expect("read");
+        let written = files.written("AgentIdentity", "c").expect("it");
+        assert_eq!(written["spec"]["state"], "Quarantined");
+        assert_eq!(written["spec"]["owner"], "team");
+        files
+            .set_fields("AgentIdentity", "c", &[(STATE, "Revoked")], false)
+            .expect("changed");
+        assert_eq!(text(&folder, "c.yaml"), faulty.replace("Quarantined", "Revoked"));
+        let files = ObjectFiles::read_faulty(&paths).expect("read");
+        files.remove("AgentIdentity", "c", false).expect("removed");
+        assert!(!folder.path().join("c.yaml").exists());
+        // Nobody else's fault may come in.
+        let files = ObjectFiles::read_faulty(&paths).expect("read");
+        let error = files.set_fields("AgentIdentity", "b", &[(STATE, "Gone")], false);
+        assert!(error.is_err());
     }
 }

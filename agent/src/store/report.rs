@@ -273,18 +273,18 @@ mod tests {
         const COUNT: usize = 200;
         let store = Arc::new(Store::open_or_deny_all(&[], true));
         let cluster = store.cluster.clone().expect("a cluster");
-        for kind in 0..KINDS.len() {
-            cluster.event(kind, Event::Init);
-            for number in (0..COUNT).filter(|_| kind == 0) {
+        for (place, kind) in KINDS.iter().enumerate() {
+            cluster.event(place, Event::Init);
+            for number in (0..COUNT).filter(|_| place == 0) {
                 let name = format!("a{number}");
                 let object = json!({
-                    "apiVersion": API_VERSION, "kind": KINDS[kind].kind, "metadata": {"name": name, "uid": name, "generation": 1},
+                    "apiVersion": API_VERSION, "kind": kind.kind, "metadata": {"name": name, "uid": name, "generation": 1},
                     "spec": {"owner": "o", "attest": {"pod": {"namespace": "n", "serviceAccount": name}}},
                 });
                 let object = serde_json::from_value(object).expect("an object");
-                cluster.event(kind, Event::InitApply(object));
+                cluster.event(place, Event::InitApply(object));
             }
-            cluster.event(kind, Event::InitDone);
+            cluster.event(place, Event::InitDone);
         }
         store.judge_cluster();
         let registry = MetricsRegistry::default();

@@ -11,7 +11,7 @@ use picket_policy::api::v1alpha1::{AgentIdentitySpec, Spec as _, State};
 use picket_policy::api::{AnyObject, FileReading};
 
 use super::Readings;
-use super::stand_in::stricter;
+use super::stand_in::{stated, stricter};
 
 /// The states that must hold at once, by the identities' names.
 pub(super) type ShutOut = BTreeMap<String, State>;
@@ -27,30 +27,24 @@ pub(super) fn shut_out(good: &[Document], readings: &Readings) -> ShutOut {
         let name = document.name();
         let now = match said.get(name) {
             Some(state) => *state,
-            None if is_removed(document, readings) => Some(State::Revoked),
-            None => None,
+            None if is_removed(document, readings) => State::Revoked,
+            None => return None,
         };
-        let state = stricter(identity.spec.state, now?);
+        let state = stricter(identity.spec.state, now);
         (state != identity.spec.state).then(|| (name.to_owned(), state))
     });
     shut.collect()
 }
 
-/// The states that the files give identities; none for an identity that cannot be read.
-fn said(readings: &Readings) -> BTreeMap<&str, Option<State>> {
+/// The states that the files give identities, faulty ones too: a fault elsewhere in an object must not keep its agent going.
+fn said(readings: &Readings) -> BTreeMap<&str, State> {
     let mut said = BTreeMap::new();
     let entries = readings.iter().flat_map(|(_, reading)| &reading.entries);
     for entry in entries.filter(|entry| entry.kind == AgentIdentitySpec::KIND) {
-        let state = entry
-            .document
-            .as_ref()
-            .and_then(|document| match &document.object {
-                AnyObject::Identity(identity) => Some(identity.spec.state),
-                AnyObject::Grant(_) | AnyObject::Policy(_) => None,
-            });
-        let known = said.entry(entry.name.as_str()).or_insert(state);
+        let state = stated(entry.state.as_deref());
         // Two of one name are a fault of their own, and the stricter one counts.
-        *known = known.zip(state).map(|(one, other)| stricter(one, other));
+        let known = said.entry(entry.name.as_str()).or_insert(state);
+        *known = stricter(*known, state);
     }
     said
 }

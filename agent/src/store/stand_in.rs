@@ -43,12 +43,8 @@ pub(super) fn shut_out(good: &Document, spec: &Value) -> Option<Document> {
     let AnyObject::Identity(identity) = &mut shut.object else {
         return None;
     };
-    let said = match spec.get("state") {
-        None => State::Active,
-        Some(state) if state == "Active" => State::Active,
-        Some(state) if state == "Revoked" => State::Revoked,
-        Some(_) => State::Suspended,
-    };
+    let said = spec.get("state");
+    let said = stated(said.map(|state| state.as_str().unwrap_or_default()));
     let (state, expires_at) = (identity.spec.state, identity.spec.expires_at);
     identity.spec.state = stricter(state, said);
     let expires = spec.get("expiresAt").and_then(Value::as_str);
@@ -56,6 +52,15 @@ pub(super) fn shut_out(good: &Document, spec: &Value) -> Option<Document> {
     identity.spec.expires_at = expires_at.into_iter().chain(expires).min();
     let is_shut = (identity.spec.state, identity.spec.expires_at) != (state, expires_at);
     is_shut.then_some(shut)
+}
+
+/// The state that a faulty identity gives its agent. One that is not known here shuts it out.
+pub(super) fn stated(state: Option<&str>) -> State {
+    match state {
+        None | Some("Active") => State::Active,
+        Some("Revoked") => State::Revoked,
+        Some(_) => State::Suspended,
+    }
 }
 
 /// The state that allows less.

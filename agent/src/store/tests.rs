@@ -644,7 +644,9 @@ fn an_agent_is_shut_out_while_another_object_of_the_files_is_faulty() {
             .zip(states)
             .collect::<Vec<_>>()
     };
-    assert_eq!(states(&store), of([State::Revoked, State::Active, State::Active]));
+    // A fault of its own keeps no agent going either.
+    let revoked = of([State::Revoked, State::Active, State::Revoked]);
+    assert_eq!(states(&store), revoked);
     // The rest of its new version waits.
     assert_eq!(store.current().identities()[0].owner, "team");
     assert!(
@@ -675,12 +677,25 @@ fn an_agent_is_shut_out_while_another_object_of_the_files_is_faulty() {
     store.reload();
     assert_eq!(
         states(&store),
-        of([State::Revoked, State::Revoked, State::Active])
+        of([State::Revoked, State::Revoked, State::Revoked])
     );
     // Back as it was, and then all is good again.
     folder.write("b.yaml", &identity("b"));
     store.reload();
-    assert_eq!(states(&store), of([State::Revoked, State::Active, State::Active]));
+    assert_eq!(states(&store), revoked);
+    for (state, counts_as) in [
+        ("Active", State::Active),
+        ("Quarantined", State::Suspended),
+        ("7", State::Suspended),
+    ] {
+        folder.write("c.yaml", &faulty.replace("Revoked", state));
+        store.reload();
+        assert_eq!(
+            states(&store),
+            of([State::Revoked, State::Active, counts_as]),
+            "{state}"
+        );
+    }
     folder.write("c.yaml", &identity("c"));
     store.reload();
     assert_eq!(states(&store), of([State::Revoked, State::Active, State::Active]));

@@ -36,6 +36,8 @@ pub struct DocumentEntry {
     pub line: u32,
     /// The line that it begins in.
     pub first_line: u32,
+    /// `spec.state` as it is written, empty where it is no text: what shuts an agent out counts in a faulty object too.
+    pub state: Option<String>,
     /// The object, where nothing is wrong with it by itself.
     pub document: Option<Document>,
 }
@@ -74,11 +76,14 @@ pub fn read_file(file: &str, text: &str) -> FileReading {
                 _ => String::new(),
             };
             let name = node.at(&name_path());
+            let (state, steps) = node.follow(&state_path());
+            let state = (steps == state_path().segments().len()).then(|| text(state));
             DocumentEntry {
                 kind: text(node.at(&FieldPath::new("kind"))),
                 name: text(name),
                 line: name.line,
                 first_line: node.line,
+                state,
                 document: document(&mut decoder, node),
             }
         })
@@ -87,6 +92,10 @@ pub fn read_file(file: &str, text: &str) -> FileReading {
         entries,
         errors: decoder.finish(()).err().unwrap_or_default(),
     }
+}
+
+fn state_path() -> FieldPath {
+    FieldPath::new("spec").field("state")
 }
 
 /// The kinds that are read.

@@ -10,6 +10,7 @@ use clap::Args;
 use jiff::Timestamp;
 use picket_policy::api::AnyObject;
 use picket_policy::api::v1alpha1::{AgentIdentity, State};
+use serde_json::Value;
 
 use crate::cli::completion;
 use crate::cli::target::{ChangeArgs, Changed, Objects, wait};
@@ -83,7 +84,7 @@ pub(super) struct RevokeArgs {
 
 pub(super) fn suspend(args: &StateArgs) -> anyhow::Result<Changed> {
     let objects = args.change.target.read_faulty()?;
-    match identity(&objects, args)?.spec.state {
+    match state(&objects.written(KIND, &args.name)?) {
         State::Revoked => bail!("{} is revoked already; nothing is allowed to it", args.name),
         State::Suspended => args
             .change
@@ -116,8 +117,8 @@ pub(super) fn resume(args: &StateArgs) -> anyhow::Result<Changed> {
 pub(super) fn revoke(args: &RevokeArgs) -> anyhow::Result<Changed> {
     let (asked, args) = (args.yes || args.state.change.dry_run, &args.state);
     let objects = args.change.target.read_faulty()?;
-    let identity = identity(&objects, args)?;
-    if identity.spec.state == State::Revoked {
+    let object = objects.written(KIND, &args.name)?;
+    if state(&object) == State::Revoked {
         return args
             .change
             .is_so_already(&objects, KIND, &args.name, "is revoked");
@@ -125,7 +126,10 @@ pub(super) fn revoke(args: &RevokeArgs) -> anyhow::Result<Changed> {
     if !asked && io::stdin().is_terminal() {
         eprint!(
             "Revoke {} of {}? All its requests are denied and its sessions end, for good. [y/N] ",
-            args.name, identity.spec.owner
+            args.name,
+            object["spec"]["owner"]
+                .as_str()
+                .unwrap_or("an owner that its object does not say")
         );
         io::stderr().flush()?;
         let mut answer = String::new();
@@ -142,6 +146,17 @@ fn identity(objects: &Objects, args: &StateArgs) -> anyhow::Result<AgentIdentity
         AnyObject::Identity(identity) => Ok(identity.clone()),
         AnyObject::Grant(_) | AnyObject::Policy(_) => bail!("{} is no AgentIdentity", args.name),
     }
+}
+
+/// The state that an object has, which may be faulty. In a state that is unknown its agent may or may not act, so that it is to be
+/// changed.
+fn state(object: &Value) -> State {
+    let state = object["spec"]["state"].as_str();
+    let known = [State::Suspended, State::Revoked].into_iter();
+    known
+        .into_iter()
+        .find(|known| state == Some(&known.to_string()))
+        .unwrap_or(State::Active)
 }
 
 /// Who runs the command, as far as the machine knows: behind sudo, the person.
@@ -242,6 +257,23 @@ mod tests {
             );
         }
         revoke(&args).expect("revoked already");
+    }
+
+    #[test]
+    fn an_agent_of_a_faulty_object_is_suspended_and_revoked() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let faulty = IDENTITY.replace("  owner: team", "  colour: red");
+        let args = identity_in(&folder, &faulty);
+        let text = || std::fs::read_to_string(folder.path().join("a.yaml")).expect("text");
+        suspend(&args.state).expect("suspended");
+        assert!(text().contains("state: Suspended"), "{}", text());
+        suspend(&args.state).expect("suspended already");
+        revoke(&args).expect("revoked");
+        assert!(text().contains("state: Revoked"), "{}", text());
+        revoke(&args).expect("revoked already");
+        let error = suspend(&args.state).expect_err("for good").to_string();
+        assert!(error.starts_with("a is revoked already"), "{error}");
+        assert!(resume(&args.state).is_err(), "the object is not valid");
     }
 
     #[test]

@@ -52,9 +52,18 @@ pub(in crate::cli) struct ApiObjects {
     runtime: Runtime,
     client: Client,
     documents: Vec<Document>,
-    /// Those that cannot be read, each with what is wrong.
-    faulty: Vec<(&'static str, String, String)>,
+    faulty: Vec<FaultyObject>,
     set: PolicySet,
+}
+
+/// An object that cannot be read.
+struct FaultyObject {
+    kind: &'static str,
+    name: String,
+    /// What is wrong.
+    reason: String,
+    version: (Option<String>, Option<i64>),
+    object: Value,
 }
 
 impl fmt::Debug for ApiObjects {
@@ -86,7 +95,14 @@ impl ApiObjects {
                         documents.push(document);
                     }
                     Err(reason) => {
-                        faulty.push((kind, object.metadata.name.unwrap_or_default(), reason));
+                        let metadata = &object.metadata;
+                        faulty.push(FaultyObject {
+                            kind,
+                            name: metadata.name.clone().unwrap_or_default(),
+                            reason,
+                            version: (metadata.uid.clone(), metadata.generation),
+                            object: shown(kind, &object),
+                        });
                     }
                 }
             }
@@ -95,7 +111,10 @@ impl ApiObjects {
         let objects: Vec<_> = all.into_iter().map(|(_, document)| known(document)).collect();
         let (set, _) = PolicySet::compile_each(&[], &objects, builtin::OWN_NAMESPACE)
             .map_err(|errors| anyhow!("{errors:?}"))?;
-        for (kind, name, reason) in &faulty {
+        for FaultyObject {
+            kind, name, reason, ..
+        } in &faulty
+        {
             eprintln!("picket: {kind} {name} is left out, because it is not valid: {reason}");
         }
         Ok(Self {
@@ -126,12 +145,8 @@ impl ApiObjects {
         if let Some(document) = self.documents.iter().find(is) {
             return Ok(document);
         }
-        match self
-            .faulty
-            .iter()
-            .find(|(of, named, _)| *of == kind && named == name)
-        {
-            Some((_, _, reason)) => bail!("{kind} {name:?} is not valid: {reason}"),
+        match self.find_faulty(kind, name) {
+            Some(faulty) => bail!("{kind} {name:?} is not valid: {}", faulty.reason),
             None => {
                 let of_kind = self.documents.iter().filter(|document| document.kind() == kind);
                 let names: Vec<_> = of_kind.map(Document::name).take(20).collect();
@@ -140,6 +155,30 @@ impl ApiObjects {
                     names.join(", ")
                 )
             }
+        }
+    }
+
+    fn find_faulty(&self, kind: &str, name: &str) -> Option<&FaultyObject> {
+        let is = |object: &&FaultyObject| object.kind == kind && object.name == name;
+        self.faulty.iter().find(is)
+    }
+
+    /// An object that cannot be read, as it is written.
+    ///
+    /// # Errors
+    /// Where there is none of that kind and name.
+    pub(in crate::cli) fn written(&self, kind: &str, name: &str) -> anyhow::Result<Value> {
+        match self.find_faulty(kind, name) {
+            Some(faulty) => Ok(faulty.object.clone()),
+            None => Ok(super::print::object(self.find(kind, name)?)),
+        }
+    }
+
+    /// UID and generation of the version that was read, of a faulty object too.
+    fn version(&self, kind: &str, name: &str) -> anyhow::Result<(Option<String>, Option<i64>)> {
+        match self.find_faulty(kind, name) {
+            Some(faulty) => Ok(faulty.version.clone()),
+            None => Ok(version(self.find(kind, name)?)),
         }
     }
 
@@ -173,8 +212,7 @@ impl ApiObjects {
         fields: &[(&[&str], &str)],
         dry_run: bool,
     ) -> anyhow::Result<i64> {
-        let before = self.find(kind, name)?;
-        let (uid, generation) = version(before);
+        let (uid, generation) = self.version(kind, name)?;
         let changed = self.of_version(kind, name, (uid, generation), async |version| {
             let mut patch = json!({"metadata": {"resourceVersion": version}});
             for (path, value) in fields {
@@ -200,7 +238,7 @@ impl ApiObjects {
     /// # Errors
     /// As [`ApiObjects::set_fields`].
     pub(in crate::cli) fn remove(&self, kind: &str, name: &str, dry_run: bool) -> anyhow::Result<()> {
-        let (uid, generation) = version(self.find(kind, name)?);
+        let (uid, generation) = self.version(kind, name)?;
         self.of_version(kind, name, (uid.clone(), generation), async |version| {
             let parameters = DeleteParams {
                 dry_run,
@@ -318,11 +356,10 @@ async fn list(client: &Client, kind: &str, plural: &str) -> anyhow::Result<Vec<D
     }
 }
 
-/// An object as a document, with what a command shows of its metadata, or what is wrong with it.
-fn document(kind: &str, object: &DynamicObject) -> Result<Document, String> {
+/// An object with what a command shows of its metadata.
+fn shown(kind: &str, object: &DynamicObject) -> Value {
     let metadata = &object.metadata;
-    let name = metadata.name.clone().unwrap_or_default();
-    let mut shown = json!({"name": name, "uid": metadata.uid, "generation": metadata.generation});
+    let mut shown = json!({"name": metadata.name, "uid": metadata.uid, "generation": metadata.generation});
     for (field, values) in [
         ("labels", &metadata.labels),
         ("annotations", &metadata.annotations),
@@ -332,7 +369,13 @@ fn document(kind: &str, object: &DynamicObject) -> Result<Document, String> {
         }
     }
     let spec = object.data.get("spec").cloned().unwrap_or(Value::Null);
-    let text = json!({"apiVersion": API_VERSION, "kind": kind, "metadata": shown, "spec": spec}).to_string();
+    json!({"apiVersion": API_VERSION, "kind": kind, "metadata": shown, "spec": spec})
+}
+
+/// An object as a document, with what a command shows of its metadata, or what is wrong with it.
+fn document(kind: &str, object: &DynamicObject) -> Result<Document, String> {
+    let name = object.metadata.name.clone().unwrap_or_default();
+    let text = shown(kind, object).to_string();
     match read_documents(&format!("cluster/{kind}/{name}"), &text) {
         Ok(documents) => documents
             .into_iter()

@@ -23,7 +23,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use picket_policy::{Document, PolicySet};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::sessions::block_on;
 use crate::audit::DEFAULT_DIRECTORY;
@@ -90,6 +90,32 @@ impl Objects {
             Self::Cluster(cluster) => cluster.find(kind, name),
         }
     }
+
+    /// An object as a value, one that is faulty too: whatever is wrong with it, its agent can be shut out.
+    ///
+    /// # Errors
+    /// Where there is none of that kind and name.
+    pub(in crate::cli) fn written(&self, kind: &str, name: &str) -> anyhow::Result<Value> {
+        if let Ok(document) = self.find(kind, name) {
+            return Ok(print::object(document));
+        }
+        match self {
+            Self::Files(files) => Ok(files.written(kind, name)?),
+            Self::Cluster(cluster) => cluster.written(kind, name),
+        }
+    }
+}
+
+/// Sets a text where nothing or anything else is.
+fn put(object: &mut Value, path: &[&str], text: &str) {
+    let mut at = object;
+    for name in path {
+        if !at.is_object() {
+            *at = json!({});
+        }
+        at = &mut at[*name];
+    }
+    *at = Value::from(text);
 }
 
 /// Where the objects of a [`Target`] are.
@@ -110,7 +136,7 @@ impl Target {
         }
     }
 
-    /// Reads the objects to shut an agent out, which faults of other objects must not keep anybody from.
+    /// Reads the objects to shut an agent out or take a right back, which no fault must keep anybody from.
     ///
     /// # Errors
     /// Where it is not known which are meant, or they cannot be read.
@@ -258,10 +284,9 @@ impl ChangeArgs {
         done: &str,
         in_force: InForce,
     ) -> anyhow::Result<Changed> {
-        let mut object = print::object(objects.find(kind, name)?);
+        let mut object = objects.written(kind, name)?;
         for (path, text) in fields {
-            let field = path.iter().fold(&mut object, |at, name| &mut at[*name]);
-            *field = Value::from(*text);
+            put(&mut object, path, text);
         }
         let written = match objects {
             Objects::Files(files) => Written::File(files.set_fields(kind, name, fields, self.dry_run)?),
@@ -288,8 +313,8 @@ impl ChangeArgs {
         name: &str,
         in_force: InForce,
     ) -> anyhow::Result<Changed> {
-        let objects = self.target.read()?;
-        let object = print::object(objects.find(kind, name)?);
+        let objects = self.target.read_faulty()?;
+        let object = objects.written(kind, name)?;
         let written = match &objects {
             Objects::Files(files) => Written::File(files.remove(kind, name, self.dry_run)?),
             Objects::Cluster(cluster) => {
@@ -317,7 +342,7 @@ impl ChangeArgs {
         name: &str,
         says: &str,
     ) -> anyhow::Result<Changed> {
-        let object = print::object(objects.find(kind, name)?);
+        let object = objects.written(kind, name)?;
         self.say(&format!("{name} {says} already."));
         self.show(kind, name, &object)?;
         Ok(Changed::Done)
