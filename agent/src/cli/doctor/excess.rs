@@ -141,7 +141,7 @@ const KINDS: [(&str, &str, &str); 5] = [
 /// The check of a credential. Must be called within a tokio runtime.
 pub(super) async fn check(client: &Client, granted: &Granted) -> Check {
     match found(client, granted).await {
-        Ok((found, complete)) => told(&found, complete),
+        Ok(found) => told(&found),
         Err(error) => Check::bad(
             NAME,
             CheckStatus::Degraded,
@@ -151,25 +151,45 @@ pub(super) async fn check(client: &Client, granted: &Granted) -> Check {
     }
 }
 
-fn told(found: &[String], complete: bool) -> Check {
-    if found.is_empty() {
-        let listed = match complete {
-            true => "as many as the AgentGrants need",
+/// What the rules of a credential give.
+struct Found {
+    /// What is too wide, a line each.
+    lines: Vec<String>,
+    /// Whether all rules are listed.
+    complete: bool,
+    /// Whether a rule lets it send anything while it impersonates, which the rights of the impersonated user bound.
+    sends_anything: bool,
+}
+
+fn told(found: &Found) -> Check {
+    let lines = &found.lines;
+    if lines.is_empty() {
+        let listed = match found.complete {
+            true => "no users, groups, service accounts and tokens beyond what the AgentGrants need",
             false => {
                 "none too wide among those that the API server lists; an authorizer does not list its own"
             }
         };
-        return Check::ok(NAME, listed);
+        let on = match found.sends_anything {
+            true => {
+                "; as those users it may send any request that RBAC gives them: `picket grant rbac` prints rules of the grants' verbs and \
+                 resources alone"
+            }
+            false => "",
+        };
+        return Check::ok(NAME, format!("{listed}{on}"));
     }
-    let mut lines: Vec<_> = found.iter().take(MAX_RULES).cloned().collect();
-    if found.len() > MAX_RULES {
-        lines.push(format!("and {} more", found.len() - MAX_RULES));
+    let (count, mut lines) = (
+        lines.len(),
+        lines.iter().take(MAX_RULES).cloned().collect::<Vec<_>>(),
+    );
+    if count > MAX_RULES {
+        lines.push(format!("and {} more", count - MAX_RULES));
     }
     Check::bad(NAME, CheckStatus::Degraded, lines.join("\n"), ADVICE)
 }
 
-/// What is too wide, a line each, and whether all rules are listed.
-async fn found(client: &Client, granted: &Granted) -> Result<(Vec<String>, bool), ReviewError> {
+async fn found(client: &Client, granted: &Granted) -> Result<Found, ReviewError> {
     let of_grants = granted.namespaces.iter().map(String::as_str);
     let namespaces: Vec<&str> = NAMESPACES.into_iter().chain(of_grants).collect();
     let namespaces = &namespaces[..namespaces.len().min(MAX_NAMESPACES)];
@@ -211,7 +231,11 @@ async fn found(client: &Client, granted: &Granted) -> Result<(Vec<String>, bool)
             ));
         }
     }
-    Ok((lines, complete))
+    Ok(Found {
+        lines,
+        complete,
+        sends_anything: places.values().any(|(rule, _)| sends_anything(rule)),
+    })
 }
 
 /// Whether a rule gives a right, as RBAC compares them.
@@ -281,6 +305,17 @@ fn of_rule(rule: &ResourceRule, granted: &Granted) -> Vec<String> {
     }
     much.extend(unneeded_verbs(rule));
     much
+}
+
+/// Whether a rule lets the credential send requests for every resource while it impersonates.
+fn sends_anything(rule: &ResourceRule) -> bool {
+    let has_all = |list: &Option<Vec<String>>| {
+        list.as_ref()
+            .is_some_and(|list| list.iter().any(|word| word == "*"))
+    };
+    has_all(&rule.resources)
+        && has_all(&rule.api_groups)
+        && rule.verbs.iter().any(|verb| verb.starts_with("impersonate-on:"))
 }
 
 /// Whom a rule lets the credential impersonate, beyond whom the grants name.

@@ -139,6 +139,18 @@ async fn a_rule_is_shown_as_it_stands_in_its_role() {
     assert_eq!(check.detail.lines().count(), 1, "{}", check.detail);
     let check = checked(|_| Ok(false), json!([]), None).await;
     assert_eq!(check.status, CheckStatus::Ok, "{check:?}");
+    assert!(!check.detail.contains("grant rbac"), "{check:?}");
+    // That of deploy/rbac.yaml: the users' own rights bound it, and there is a narrower one.
+    let on = |resource: &str| json!([{"verbs": ["impersonate-on:user-info:get"], "apiGroups": ["*"], "resources": [resource]}]);
+    for (resource, is_told) in [("*", true), ("pods", false)] {
+        let check = checked(|_| Ok(false), on(resource), None).await;
+        assert_eq!(check.status, CheckStatus::Ok, "{check:?}");
+        assert_eq!(
+            check.detail.contains("`picket grant rbac` prints"),
+            is_told,
+            "{check:?}"
+        );
+    }
     let check = checked(|_| Err(401), json!([]), None).await;
     assert!(check.detail.starts_with("not tested: "), "{check:?}");
 }
