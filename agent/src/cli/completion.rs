@@ -23,7 +23,8 @@ Examples:
   picket completion zsh > ~/.zfunc/_picket
   picket completion fish > ~/.config/fish/completions/picket.fish
 
-The names of identities and grants are offered where /etc/picket/agent.yaml and the objects can be read.
+The names of identities and grants are offered where they are in files that /etc/picket/agent.yaml names and that can be read. Names of \
+objects in the cluster are not offered.
 
 Exit codes: 0 success, 2 wrong usage.";
 
@@ -73,7 +74,7 @@ pub(super) fn run(args: &CompletionArgs) -> ExitCode {
     }
 }
 
-/// The names of the identities that the node's configuration leads to; none where it cannot be read.
+/// The names of the identities in the files that the node's configuration names; none where they cannot be read.
 pub(super) fn identities() -> ArgValueCandidates {
     ArgValueCandidates::new(|| names("AgentIdentity"))
 }
@@ -85,7 +86,9 @@ pub(super) fn grants() -> ArgValueCandidates {
 
 fn names(kind: &str) -> Vec<CompletionCandidate> {
     let config = super::configuration(None).ok().flatten();
-    let files = config.and_then(|config| ObjectFiles::read(&config.objects.files).ok());
+    let files = config.and_then(|config| {
+        ObjectFiles::read_faulty_beside(&config.objects.files, config.objects.cluster).ok()
+    });
     let Some(files) = files else {
         return Vec::new();
     };

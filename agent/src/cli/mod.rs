@@ -126,8 +126,16 @@ fn configuration(given: Option<&Path>) -> Result<Option<Config>, ConfigError> {
         .transpose()
 }
 
+/// The exit code for wrong usage, as clap has it.
+const USAGE: u8 = 2;
+
 /// Says on standard error what went wrong, and gives the exit code for it.
 fn fail(error: &anyhow::Error) -> ExitCode {
+    if let Some(usage) = error.downcast_ref::<clap::Error>() {
+        // Where standard error is closed, the exit code is all that is left to say.
+        drop(usage.print());
+        return ExitCode::from(USAGE);
+    }
     eprintln!("picket: {}", error_chain(error));
     ExitCode::FAILURE
 }

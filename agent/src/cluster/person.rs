@@ -22,16 +22,23 @@ pub struct PersonalConfig {
 }
 
 impl PersonalConfig {
-    /// A client.
+    /// A client. `remark` gets a sentence where a kubeconfig of the person's is passed over, by which another cluster may be meant.
     ///
     /// # Errors
     /// A [`ClusterError`] where no kubeconfig is there or can be used.
-    pub async fn connect(&self) -> Result<Client, ClusterError> {
+    pub async fn connect(&self, remark: &dyn Fn(&str)) -> Result<Client, ClusterError> {
         let usual = match &self.kubeconfig {
             Some(path) => self.of_file(path).await?,
             None => match Kubeconfig::read() {
                 Ok(file) => self.of(file, Path::new("kubeconfig")).await?,
-                Err(error) if is_missing(&error) && self.context.is_none() => self.without().await?,
+                Err(error) if is_missing(&error) && self.context.is_none() => {
+                    let (config, used) = self.without().await?;
+                    let is_named = std::env::var_os("KUBECONFIG").is_some();
+                    if let Some(why) = passed_over(&error, is_named) {
+                        remark(&format!("{why}, so that {used} is used"));
+                    }
+                    config
+                }
                 Err(error) => return Err(fault(Path::new("kubeconfig"), &error)),
             },
         };
@@ -55,11 +62,11 @@ impl PersonalConfig {
         config.map_err(|error| fault(path, &error))
     }
 
-    /// Where kubectl would have no kubeconfig.
-    async fn without(&self) -> Result<kube::Config, ClusterError> {
+    /// Where kubectl would have no kubeconfig; and what is used in its place, for people.
+    async fn without(&self) -> Result<(kube::Config, String), ClusterError> {
         match (kube::Config::incluster(), &self.otherwise) {
-            (Ok(config), _) => Ok(config),
-            (Err(_), Some(path)) => self.of_file(path).await,
+            (Ok(config), _) => Ok((config, "the pod's service account".to_owned())),
+            (Err(_), Some(path)) => Ok((self.of_file(path).await?, format!("{}", path.display()))),
             (Err(_), None) => Err(ClusterError::NoKubeconfig),
         }
     }
@@ -70,6 +77,15 @@ fn is_missing(error: &KubeconfigError) -> bool {
         KubeconfigError::ReadConfig(error, _) => error.kind() == io::ErrorKind::NotFound,
         KubeconfigError::FindPath | KubeconfigError::CurrentContextNotSet => true,
         _ => false,
+    }
+}
+
+/// Why a kubeconfig that the person has is not used; none where there is none.
+fn passed_over(error: &KubeconfigError, is_named: bool) -> Option<&'static str> {
+    match error {
+        KubeconfigError::CurrentContextNotSet => Some("the kubeconfig has no current context"),
+        KubeconfigError::ReadConfig(..) if is_named => Some("KUBECONFIG names a file that is not there"),
+        _ => None,
     }
 }
 
@@ -103,10 +119,22 @@ mod tests {
             assert_eq!(config.cluster_url.host(), Some(host));
         }
         let error = of(Some("three"))
-            .connect()
+            .connect(&|_| {})
             .await
             .map(drop)
             .expect_err("no such context");
         assert!(error.to_string().contains("names no context"), "{error}");
+    }
+
+    #[test]
+    fn a_kubeconfig_that_is_passed_over_is_told() {
+        let absent = || {
+            let path = PathBuf::from("/none");
+            KubeconfigError::ReadConfig(io::Error::from(io::ErrorKind::NotFound), path)
+        };
+        assert!(passed_over(&absent(), true).is_some_and(|why| why.contains("KUBECONFIG")));
+        assert_eq!(passed_over(&absent(), false), None);
+        assert!(passed_over(&KubeconfigError::CurrentContextNotSet, false).is_some());
+        assert_eq!(passed_over(&KubeconfigError::FindPath, true), None);
     }
 }

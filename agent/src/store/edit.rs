@@ -17,16 +17,16 @@ use thiserror::Error;
 
 use super::files::{FileSource, read_all};
 use super::source::{Manifest, Source as _};
-use super::{StoreError, compile, documents_of, parse};
+use super::{Readings, StoreError, compile, documents_of, parse};
 
-/// Why an object is not changed. Nothing was written then.
+/// Why an object is not changed. Nothing was written then, but for [`ObjectEditError::Unsynced`].
 #[derive(Debug, Error)]
 pub enum ObjectEditError {
     /// The files cannot be read, or are not valid with the change.
     #[error(transparent)]
     Objects(#[from] StoreError),
     /// No object of that kind and name is in the files.
-    #[error("no {kind} {name:?} is in {}; there: {}", paths(places), known(names))]
+    #[error("no {kind} {name:?} is in {}; there: {}", paths(places), names_told(names))]
     NotFound {
         /// The kind.
         kind: String,
@@ -83,6 +83,14 @@ pub enum ObjectEditError {
         /// The system's reason.
         source: io::Error,
     },
+    /// The change is written, and a loss of power may undo it.
+    #[error("{}: the change is written, and is not known to outlive a loss of power: {source}", path.display())]
+    Unsynced {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
 }
 
 fn paths(places: &[PathBuf]) -> String {
@@ -93,7 +101,8 @@ fn paths(places: &[PathBuf]) -> String {
 /// At most this many names are told: a terminal's screen.
 const NAMES_TOLD: usize = 20;
 
-fn known(names: &[String]) -> String {
+/// Names as an error lists them.
+pub(crate) fn names_told(names: &[String]) -> String {
     match names.len() {
         0 => "none".to_owned(),
         count if count > NAMES_TOLD => format!(
@@ -123,6 +132,8 @@ pub struct ObjectFiles {
     set: PolicySet,
     /// Whether what was wrong before a change is no reason against it.
     takes_faults: bool,
+    /// Whether names that are in no file may be those of objects in the cluster.
+    of_cluster: bool,
 }
 
 impl ObjectFiles {
@@ -131,15 +142,24 @@ impl ObjectFiles {
     /// # Errors
     /// Where they cannot be read, or are not valid.
     pub fn read(paths: &[PathBuf]) -> Result<Self, ObjectEditError> {
+        Self::read_beside(paths, false)
+    }
+
+    /// As [`ObjectFiles::read`], for files that may name what is in the cluster where `of_cluster`.
+    ///
+    /// # Errors
+    /// As [`ObjectFiles::read`].
+    pub fn read_beside(paths: &[PathBuf], of_cluster: bool) -> Result<Self, ObjectEditError> {
         let manifests = read_some(paths)?;
         let readings = parse(&manifests);
-        let set = compile(&readings, builtin::OWN_NAMESPACE)?;
+        let set = together(&readings, of_cluster)?;
         Ok(Self {
             paths: paths.to_vec(),
             manifests,
             readings,
             set,
             takes_faults: false,
+            of_cluster,
         })
     }
 
@@ -149,9 +169,17 @@ impl ObjectFiles {
     /// # Errors
     /// Where the files cannot be read.
     pub fn read_faulty(paths: &[PathBuf]) -> Result<Self, ObjectEditError> {
+        Self::read_faulty_beside(paths, false)
+    }
+
+    /// As [`ObjectFiles::read_faulty`], for files that may name what is in the cluster where `of_cluster`.
+    ///
+    /// # Errors
+    /// As [`ObjectFiles::read_faulty`].
+    pub fn read_faulty_beside(paths: &[PathBuf], of_cluster: bool) -> Result<Self, ObjectEditError> {
         let manifests = read_some(paths)?;
         let readings = parse(&manifests);
-        let set = match compile(&readings, builtin::OWN_NAMESPACE) {
+        let set = match together(&readings, of_cluster) {
             Ok(set) => set,
             Err(StoreError::Objects { .. }) => {
                 PolicySet::deny_all(Absence::Invalid("the files are not valid".to_owned()))
@@ -164,12 +192,13 @@ impl ObjectFiles {
             readings,
             set,
             takes_faults: true,
+            of_cluster,
         })
     }
 
     /// Checks what files are to become.
     fn check(&self, before: &[Manifest], after: &[Manifest]) -> Result<(), StoreError> {
-        let Err(error) = compile(&parse(after), builtin::OWN_NAMESPACE) else {
+        let Err(error) = together(&parse(after), self.of_cluster) else {
             return Ok(());
         };
         let (before, after) = (parse(before), parse(after));
@@ -177,7 +206,7 @@ impl ObjectFiles {
         if self.takes_faults && documents_of(&before).is_err() && documents_of(&after).is_ok() {
             return Ok(());
         }
-        let faults = match compile(&before, builtin::OWN_NAMESPACE) {
+        let faults = match together(&before, self.of_cluster) {
             Err(StoreError::Objects { errors }) if self.takes_faults => errors,
             _ => Vec::new(),
         };
@@ -374,6 +403,16 @@ impl ObjectFiles {
     }
 }
 
+/// What the agent would make of files, which may name what is in the cluster where `of_cluster`.
+fn together(readings: &Readings, of_cluster: bool) -> Result<PolicySet, StoreError> {
+    if !of_cluster {
+        return compile(readings, builtin::OWN_NAMESPACE);
+    }
+    let (set, _) = PolicySet::compile_each(&documents_of(readings)?, &[], builtin::OWN_NAMESPACE)
+        .map_err(|errors| StoreError::Objects { errors })?;
+    Ok(set)
+}
+
 /// Reads the files. A folder without any is no error here: the first object may be on its way.
 fn read_some(paths: &[PathBuf]) -> Result<Vec<Manifest>, StoreError> {
     match read_all(paths) {
@@ -409,7 +448,10 @@ fn lock(folder: &Path) -> Result<File, ObjectEditError> {
 fn sync_folder(path: &Path) -> Result<(), ObjectEditError> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     let synced = File::open(folder.unwrap_or(Path::new("."))).and_then(|folder| folder.sync_all());
-    synced.map_err(failed_at(path))
+    synced.map_err(|source| ObjectEditError::Unsynced {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// Writes a file in one step, so that the agent reads the old text or the new one. Where it replaces one, its owner and mode
@@ -697,5 +739,26 @@ mod tests {
         let files = ObjectFiles::read_faulty(&paths).expect("read");
         let error = files.set_fields("AgentIdentity", "b", &[(STATE, "Gone")], false);
         assert!(error.is_err());
+    }
+
+    #[test]
+    fn files_beside_the_cluster_may_name_what_is_in_it() {
+        let folder = folder();
+        let paths = [folder.path().to_owned()];
+        let policy = "apiVersion: picket.dev/v1alpha1\nkind: AgentPolicy\nmetadata: {name: p}\nspec:\n  subjects: {identities: [elsewhere]}\n  \
+            rules: [{name: r, action: Deny, match: {resources: [secrets]}}]\n";
+        fs::write(folder.path().join("p.yaml"), policy).expect("written");
+        assert!(ObjectFiles::read(&paths).is_err());
+        let files = ObjectFiles::read_beside(&paths, true).expect("valid");
+        files
+            .set_fields("AgentIdentity", "b", &[(STATE, "Active")], false)
+            .expect("resumed");
+        let files = ObjectFiles::read_faulty_beside(&paths, true).expect("valid");
+        files
+            .set_fields("AgentIdentity", "b", &[(STATE, "Suspended")], false)
+            .expect("suspended");
+        let files = ObjectFiles::read_beside(&paths, true).expect("valid");
+        let new = IDENTITY.replace("NAME", "new");
+        files.add("AgentIdentity", "new", &new, false).expect("added");
     }
 }

@@ -1,6 +1,6 @@
 //! `picket grant rbac`: what the node's credential must be let do at the API server, as RBAC objects to apply.
 //!
-//! In: the objects in files. Out: a ClusterRole and Roles with their bindings, as YAML, JSON or names; and as comments whatever
+//! In: the objects in files and in the cluster. Out: a ClusterRole and Roles with their bindings, as YAML, JSON or names; and as comments whatever
 //! a reader should know of them.
 
 use std::io::{self, Write as _};
@@ -28,6 +28,9 @@ deploy/rbac.yaml gives the rest; the output takes the place of ClusterRole picke
 
 Print and apply the objects again when grants change: a new user, group, resource or verb is refused by the API server until then. \
 Grants that nobody can use are left out, and so are those that have expired; comments name them.
+
+On a node whose agent reads files and the objects of the cluster, the grants of both are taken, unless --files, --cluster or --context \
+asks for one place. The roles are the same for all nodes: their files must hold the same grants then.
 
 Roles that a grant no longer takes stay in their namespaces. This removes them too:
   picket grant rbac | kubectl apply -f - --prune -l picket.dev/generated-by=grant-rbac \\
@@ -128,8 +131,9 @@ fn is_idle(grant: &AgentGrant, identities: &[&AgentIdentity], now: Timestamp) ->
         .then(|| "no AgentIdentity that it names, or that is in its groups, can act".to_owned())
 }
 
-fn printed(args: &RbacArgs, files: &Objects, now: Timestamp) -> Printed {
-    let objects = || files.documents().map(|document| &document.object);
+fn printed(args: &RbacArgs, places: &[Objects], now: Timestamp) -> Printed {
+    let documents = || places.iter().flat_map(Objects::documents);
+    let objects = || documents().map(|document| &document.object);
     let identities: Vec<_> = objects()
         .filter_map(|object| match object {
             AnyObject::Identity(identity) => Some(identity),
@@ -166,8 +170,8 @@ fn reference(object: &Value) -> String {
 }
 
 pub(super) fn run(args: &RbacArgs) -> anyhow::Result<()> {
-    let files = args.target.read()?;
-    let Printed { objects, remarks } = printed(args, &files, Timestamp::now());
+    let places = args.target.read_all()?;
+    let Printed { objects, remarks } = printed(args, &places, Timestamp::now());
     let mut out = io::stdout().lock();
     if args.output != RbacFormat::Yaml {
         for remark in &remarks {
@@ -262,7 +266,7 @@ spec:
             .replace("EXPIRES", expires);
         std::fs::write(folder.path().join("o.yaml"), text).expect("written");
         let (args, files) = read(&folder, "");
-        printed(&args, &files, "2026-06-01T00:00:00Z".parse().expect("a moment"))
+        printed(&args, &[files], "2026-06-01T00:00:00Z".parse().expect("a moment"))
     }
 
     #[test]

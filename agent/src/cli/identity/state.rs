@@ -7,9 +7,11 @@ use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 
 use anyhow::bail;
 use clap::Args;
+use clap::error::ErrorKind;
 use jiff::Timestamp;
+use picket_policy::Standing;
 use picket_policy::api::AnyObject;
-use picket_policy::api::v1alpha1::{AgentIdentity, State};
+use picket_policy::api::v1alpha1::{AgentIdentity, AgentIdentitySpec, State};
 use serde_json::Value;
 
 use crate::cli::completion;
@@ -42,9 +44,10 @@ pub(super) const RESUME_EXAMPLES: &str = "\
 Example:
   picket identity resume triage --reason 'INC-1234 is closed'
 
-A revoked agent does not come back: make a new identity for it.
+A revoked agent does not come back: make a new identity for it. One that is expired, or whose review is overdue with `whenOverdue: \
+Suspend`, needs a later `expiresAt` or `reviewBy` first.
 
-Exit codes: 0 the agent may act on this node, 1 nothing is written, such as where it is revoked or expired, 2 wrong usage, 3 the state is \
+Exit codes: 0 the agent may act on this node, 1 nothing is written, such as where it is revoked, expired or overdue, 2 wrong usage, 3 the state is \
 written, and no agent of this node is known to have it in force. With --dry-run or --wait 0 nothing is waited for.";
 
 /// Shown below the options of `revoke`.
@@ -75,7 +78,7 @@ pub(super) struct StateArgs {
 /// End an agent for good.
 #[derive(Debug, Args)]
 pub(super) struct RevokeArgs {
-    /// Do not ask on a terminal.
+    /// Do not ask. Needed without a terminal, where nobody can be asked.
     #[arg(short, long)]
     yes: bool,
     #[command(flatten)]
@@ -83,7 +86,7 @@ pub(super) struct RevokeArgs {
 }
 
 pub(super) fn suspend(args: &StateArgs) -> anyhow::Result<Changed> {
-    let objects = args.change.target.read_faulty()?;
+    let objects = args.change.target.read_faulty(KIND, &args.name)?;
     match state(&objects.written(KIND, &args.name)?) {
         State::Revoked => bail!("{} is revoked already; nothing is allowed to it", args.name),
         State::Suspended => args
@@ -94,7 +97,7 @@ pub(super) fn suspend(args: &StateArgs) -> anyhow::Result<Changed> {
 }
 
 pub(super) fn resume(args: &StateArgs) -> anyhow::Result<Changed> {
-    let objects = args.change.target.read()?;
+    let objects = args.change.target.read_one(KIND, &args.name)?;
     let identity = identity(&objects, args)?;
     if identity.spec.state == State::Revoked {
         bail!(
@@ -102,11 +105,26 @@ pub(super) fn resume(args: &StateArgs) -> anyhow::Result<Changed> {
             args.name
         );
     }
-    if let Some(at) = identity.spec.expires_at.filter(|at| *at <= Timestamp::now()) {
-        bail!(
-            "{} expired at {at}. Set a later spec.expiresAt in its file",
+    let place = match objects {
+        Objects::Files(_) => "in its file",
+        Objects::Cluster(_) => "in the object",
+    };
+    // What stops the agent whatever its state is.
+    let resumed = AgentIdentitySpec {
+        state: State::Active,
+        ..identity.spec.clone()
+    };
+    match Standing::of_spec(&resumed, Timestamp::now()) {
+        Standing::Expired(at) => bail!(
+            "{} expired at {at}. Set a later spec.expiresAt {place}",
             args.name
-        );
+        ),
+        Standing::Overdue(at) => bail!(
+            "the review of {} was due at {at}, and its agent is denied every request until somebody reviews it. Set a later \
+             spec.reviewBy {place}",
+            args.name
+        ),
+        Standing::Active | Standing::Suspended | Standing::Revoked => {}
     }
     if identity.spec.state == State::Active {
         return args.change.is_so_already(&objects, KIND, &args.name, "may act");
@@ -115,15 +133,23 @@ pub(super) fn resume(args: &StateArgs) -> anyhow::Result<Changed> {
 }
 
 pub(super) fn revoke(args: &RevokeArgs) -> anyhow::Result<Changed> {
+    revoke_at(args, io::stdin().is_terminal())
+}
+
+fn revoke_at(args: &RevokeArgs, is_terminal: bool) -> anyhow::Result<Changed> {
     let (asked, args) = (args.yes || args.state.change.dry_run, &args.state);
-    let objects = args.change.target.read_faulty()?;
+    if !asked && !is_terminal {
+        let says = "nobody can be asked here, and a revocation cannot be taken back: say --yes\n";
+        return Err(clap::Error::raw(ErrorKind::MissingRequiredArgument, says).into());
+    }
+    let objects = args.change.target.read_faulty(KIND, &args.name)?;
     let object = objects.written(KIND, &args.name)?;
     if state(&object) == State::Revoked {
         return args
             .change
             .is_so_already(&objects, KIND, &args.name, "is revoked");
     }
-    if !asked && io::stdin().is_terminal() {
+    if !asked {
         eprint!(
             "Revoke {} of {}? All its requests are denied and its sessions end, for good. [y/N] ",
             args.name,
@@ -274,6 +300,41 @@ mod tests {
         let error = suspend(&args.state).expect_err("for good").to_string();
         assert!(error.starts_with("a is revoked already"), "{error}");
         assert!(resume(&args.state).is_err(), "the object is not valid");
+    }
+
+    #[test]
+    fn an_overdue_agent_is_not_resumed() {
+        for state in ["Suspended", "Active"] {
+            let folder = tempfile::tempdir().expect("a folder");
+            let fields = "  reviewBy: 2020-01-01T00:00:00Z\n  whenOverdue: Suspend\n  owner";
+            let overdue = IDENTITY.replace("  owner", &format!("  state: {state}\n{fields}"));
+            let args = identity_in(&folder, &overdue);
+            let error = resume(&args.state).expect_err("overdue").to_string();
+            assert!(
+                error.contains("was due at 2020-01-01T00:00:00Z")
+                    && error.ends_with("a later spec.reviewBy in its file"),
+                "{error}"
+            );
+            // One whose review is overdue and that goes on until somebody looks is resumed.
+            let warned = overdue.replace("  whenOverdue: Suspend\n", "");
+            let args = identity_in(&folder, &warned);
+            resume(&args.state).expect("resumed");
+            assert_eq!(read(&args).spec.state, State::Active);
+        }
+    }
+
+    #[test]
+    fn without_a_terminal_a_revocation_needs_yes() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut args = identity_in(&folder, IDENTITY);
+        args.yes = false;
+        let error = revoke_at(&args, false).expect_err("nobody was asked");
+        assert!(error.to_string().contains("say --yes"), "{error}");
+        let code = error.downcast_ref::<clap::Error>().map(clap::Error::exit_code);
+        assert_eq!(code, Some(2));
+        assert_eq!(read(&args).spec.state, State::Active);
+        args.state.change.dry_run = true;
+        revoke_at(&args, false).expect("nothing is written");
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! makes a new version too: such a change is sent again.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow, bail};
@@ -21,10 +22,13 @@ use picket_policy::api::v1alpha1::{
 use picket_policy::api::{API_VERSION, AnyObject, GROUP};
 use picket_policy::{ClusterObject, Document, PolicySet, builtin, read_documents};
 use serde_json::{Value, json};
+use thiserror::Error;
 use tokio::runtime::Runtime;
 
-use super::wait::Waited;
+use super::wait::{Unsure, Waited};
+use crate::cli::output::clean;
 use crate::cluster::{PersonalConfig, printable};
+use crate::store::edit::{ObjectFiles, names_told};
 
 /// The field manager of what the commands write.
 const MANAGER: &str = "picket-cli";
@@ -54,6 +58,10 @@ pub(in crate::cli) struct ApiObjects {
     documents: Vec<Document>,
     faulty: Vec<FaultyObject>,
     set: PolicySet,
+    /// Files that the node's agent reads besides.
+    beside: Vec<PathBuf>,
+    /// Whether the person may know which objects of the kind there are.
+    is_listed: bool,
 }
 
 /// An object that cannot be read.
@@ -78,36 +86,68 @@ impl ApiObjects {
     /// # Errors
     /// Where there is no client, or the API server refuses.
     pub(in crate::cli) fn read(person: &PersonalConfig) -> anyhow::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .context("cannot start the runtime")?;
-        // A client's connections belong to the runtime that it was made in.
-        let client = runtime.block_on(person.connect())?;
-        let (mut documents, mut faulty, mut all) = (Vec::new(), Vec::new(), Vec::new());
+        let (runtime, client) = connect(person)?;
+        let mut listed = Vec::new();
         for (kind, plural) in KINDS {
-            for object in runtime.block_on(list(&client, kind, plural))? {
-                let created = object.metadata.creation_timestamp.as_ref();
-                let created = created.map(|time| time.0.as_second());
-                match document(kind, &object) {
-                    Ok(document) => {
-                        all.push((created, document.clone()));
-                        documents.push(document);
-                    }
-                    Err(reason) => {
-                        let metadata = &object.metadata;
-                        faulty.push(FaultyObject {
-                            kind,
-                            name: metadata.name.clone().unwrap_or_default(),
-                            reason,
-                            version: (metadata.uid.clone(), metadata.generation),
-                            object: shown(kind, &object),
-                        });
-                    }
+            let objects = runtime.block_on(list(&client, kind, plural))?;
+            listed.extend(objects.into_iter().map(|object| (kind, object)));
+        }
+        Self::of(runtime, client, listed)
+    }
+
+    /// Asks for one object, for which the rights to read and change that one suffice. Where there is none, those of its kind are listed as
+    /// far as the person may, so that the error can name them.
+    ///
+    /// # Errors
+    /// As [`ApiObjects::read`].
+    pub(in crate::cli) fn read_one(person: &PersonalConfig, kind: &str, name: &str) -> anyhow::Result<Self> {
+        let (runtime, client) = connect(person)?;
+        let (kind, plural) = known_kind(kind)?;
+        let got = async { tokio::time::timeout(LIMIT, api(&client, kind, plural).get(name)).await };
+        let got = runtime
+            .block_on(got)
+            .map_err(|_| anyhow!("the API server does not answer"))?;
+        let listed = match got {
+            Err(kube::Error::Api(status)) if status.code == 404 => {
+                match runtime.block_on(list(&client, kind, plural)) {
+                    Err(error) if error.is::<NoSuchKind>() => return Err(error),
+                    listed => listed.ok(),
                 }
             }
+            got => Some(vec![got.map_err(said)?]),
+        };
+        let is_listed = listed.is_some();
+        let listed = listed.into_iter().flatten().map(|object| (kind, object));
+        let objects = Self::of(runtime, client, listed.collect())?;
+        Ok(Self { is_listed, ..objects })
+    }
+
+    fn of(
+        runtime: Runtime,
+        client: Client,
+        listed: Vec<(&'static str, DynamicObject)>,
+    ) -> anyhow::Result<Self> {
+        let (mut documents, mut faulty, mut all) = (Vec::new(), Vec::new(), Vec::new());
+        for (kind, object) in listed {
+            let created = object.metadata.creation_timestamp.as_ref();
+            let created = created.map(|time| time.0.as_second());
+            match document(kind, &object) {
+                Ok(document) => {
+                    let place = KINDS.iter().position(|(of, _)| *of == kind);
+                    all.push(((created, place, document.name().to_owned()), document.clone()));
+                    documents.push(document);
+                }
+                Err(reason) => faulty.push(FaultyObject {
+                    kind,
+                    name: object.metadata.name.clone().unwrap_or_default(),
+                    reason,
+                    version: (object.metadata.uid.clone(), object.metadata.generation),
+                    object: shown(kind, &object),
+                }),
+            }
         }
-        all.sort_by_key(|(created, _)| *created);
+        // As the agents have them: of two that exclude each other the older one stays.
+        all.sort_by(|(one, _), (other, _)| one.cmp(other));
         let objects: Vec<_> = all.into_iter().map(|(_, document)| known(document)).collect();
         let (set, _) = PolicySet::compile_each(&[], &objects, builtin::OWN_NAMESPACE)
             .map_err(|errors| anyhow!("{errors:?}"))?;
@@ -123,7 +163,17 @@ impl ApiObjects {
             documents,
             faulty,
             set,
+            beside: Vec::new(),
+            is_listed: true,
         })
+    }
+
+    /// Likewise, on a node whose agent reads these files too.
+    pub(in crate::cli) fn beside(self, files: Vec<PathBuf>) -> Self {
+        Self {
+            beside: files,
+            ..self
+        }
     }
 
     /// The objects that can be read.
@@ -148,11 +198,19 @@ impl ApiObjects {
         match self.find_faulty(kind, name) {
             Some(faulty) => bail!("{kind} {name:?} is not valid: {}", faulty.reason),
             None => {
+                if let Some(place) = in_files(&self.beside, kind, name) {
+                    bail!(
+                        "{kind} {name:?} is not in the cluster: it is in {place}. Name that with --files {place}"
+                    );
+                }
+                if !self.is_listed {
+                    bail!("no {kind} {name:?} is in the cluster");
+                }
                 let of_kind = self.documents.iter().filter(|document| document.kind() == kind);
-                let names: Vec<_> = of_kind.map(Document::name).take(20).collect();
+                let names: Vec<_> = of_kind.map(|document| document.name().to_owned()).collect();
                 bail!(
                     "no {kind} {name:?} is in the cluster; there: {}",
-                    names.join(", ")
+                    names_told(&names)
                 )
             }
         }
@@ -197,7 +255,8 @@ impl ApiObjects {
             dry_run,
             field_manager: Some(MANAGER.to_owned()),
         };
-        let made = self.ask(async { self.api(kind).create(&parameters, &object).await })?;
+        let made = self.send(async { self.api(kind).create(&parameters, &object).await })?;
+        let made = made.map_err(said)?;
         Ok(made.metadata.generation.unwrap_or_default())
     }
 
@@ -266,7 +325,7 @@ impl ApiObjects {
                 bail!("{kind} {name:?} changed since it was read; look at it and run the command again");
             }
             let version = now.metadata.resource_version.unwrap_or_default();
-            match self.answer(change(version))? {
+            match self.send(change(version))? {
                 Err(kube::Error::Api(status)) if status.code == 409 => {}
                 changed => return changed.map_err(said),
             }
@@ -316,9 +375,59 @@ impl ApiObjects {
             .map_err(|_| anyhow!("the API server does not answer"))
     }
 
+    /// As [`ApiObjects::answer`], for a change, which may be written although no answer came.
+    fn send<T>(&self, change: impl Future<Output = kube::Result<T>>) -> anyhow::Result<kube::Result<T>> {
+        match self.answer(change) {
+            Ok(answer @ (Ok(_) | Err(kube::Error::Api(_)))) => Ok(answer),
+            Ok(Err(error)) => Err(unsure(&printable(&error)).into()),
+            Err(error) => Err(unsure(&error).into()),
+        }
+    }
+
     fn ask<T>(&self, request: impl Future<Output = kube::Result<T>>) -> anyhow::Result<T> {
         self.answer(request)?.map_err(said)
     }
+}
+
+/// The API server does not have the CRD.
+#[derive(Debug, Error)]
+#[error(
+    "the API server does not know {0}: install the CRDs with `picket crds | kubectl apply --server-side -f -`"
+)]
+struct NoSuchKind(&'static str);
+
+fn unsure(error: &dyn fmt::Display) -> Unsure {
+    Unsure(format!(
+        "the change may have been written, or not: {error}. Look at the object, and run the command again"
+    ))
+}
+
+/// The file of this node that holds an object.
+fn in_files(files: &[PathBuf], kind: &str, name: &str) -> Option<String> {
+    let of = |path: &&PathBuf| {
+        let objects = ObjectFiles::read_faulty_beside(std::slice::from_ref(*path), true);
+        objects.is_ok_and(|objects| objects.written(kind, name).is_ok())
+    };
+    files.iter().find(of).map(|path| path.display().to_string())
+}
+
+fn connect(person: &PersonalConfig) -> anyhow::Result<(Runtime, Client)> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    // A client's connections belong to the runtime that it was made in.
+    let remark = |sentence: &str| eprintln!("picket: {}", clean(sentence));
+    let client = runtime.block_on(person.connect(&remark))?;
+    Ok((runtime, client))
+}
+
+/// A kind with its plural.
+fn known_kind(kind: &str) -> anyhow::Result<(&'static str, &'static str)> {
+    let mut known = KINDS.into_iter();
+    known
+        .find(|(of, _)| *of == kind)
+        .with_context(|| format!("{kind} is no kind of Picket's"))
 }
 
 /// What the API server said, as kubectl prints it.
@@ -335,7 +444,7 @@ fn api(client: &Client, kind: &str, plural: &str) -> Api<DynamicObject> {
     Api::all_with(client.clone(), &resource)
 }
 
-async fn list(client: &Client, kind: &str, plural: &str) -> anyhow::Result<Vec<DynamicObject>> {
+async fn list(client: &Client, kind: &'static str, plural: &str) -> anyhow::Result<Vec<DynamicObject>> {
     let api = api(client, kind, plural);
     let (mut objects, mut next) = (Vec::new(), None);
     loop {
@@ -343,9 +452,7 @@ async fn list(client: &Client, kind: &str, plural: &str) -> anyhow::Result<Vec<D
         parameters.continue_token = next;
         let page = tokio::time::timeout(LIMIT, api.list(&parameters)).await;
         let page = match page.map_err(|_| anyhow!("the API server does not answer"))? {
-            Err(kube::Error::Api(status)) if status.code == 404 => bail!(
-                "the API server does not know {kind}: install the CRDs with `picket crds | kubectl apply --server-side -f -`"
-            ),
+            Err(kube::Error::Api(status)) if status.code == 404 => return Err(NoSuchKind(kind).into()),
             page => page.map_err(said)?,
         };
         objects.extend(page.items);
@@ -411,3 +518,7 @@ fn condition(object: &DynamicObject, kind: &str) -> Option<ObjectCondition> {
     let conditions: Vec<ObjectCondition> = serde_json::from_value(conditions).ok()?;
     conditions.into_iter().find(|condition| condition.kind == kind)
 }
+
+#[cfg(test)]
+#[path = "api_tests.rs"]
+mod tests;

@@ -29,9 +29,9 @@ use super::sessions::block_on;
 use crate::audit::DEFAULT_DIRECTORY;
 use crate::cluster::PersonalConfig;
 use crate::config;
-use crate::store::edit::ObjectFiles;
+use crate::store::edit::{ObjectEditError, ObjectFiles};
 use api::ApiObjects;
-use wait::{InForce, Waited};
+use wait::{InForce, Unsure, Waited};
 
 /// Which objects a command is about.
 #[derive(Debug, Args)]
@@ -120,8 +120,18 @@ fn put(object: &mut Value, path: &[&str], text: &str) {
 
 /// Where the objects of a [`Target`] are.
 enum Place {
-    Files(Vec<PathBuf>),
-    Cluster(PersonalConfig),
+    Files {
+        paths: Vec<PathBuf>,
+        /// Whether the node's agent follows the objects of the cluster too, which files may name.
+        of_cluster: bool,
+    },
+    Cluster {
+        person: PersonalConfig,
+        /// Files that the node's agent reads too.
+        beside: Vec<PathBuf>,
+        /// Whether the command line asks for the cluster alone.
+        is_alone: bool,
+    },
 }
 
 impl Target {
@@ -131,35 +141,87 @@ impl Target {
     /// Where it is not known which are meant, or they cannot be read, or are not valid.
     pub(in crate::cli) fn read(&self) -> anyhow::Result<Objects> {
         match self.place()? {
-            Place::Files(paths) => Ok(Objects::Files(Box::new(ObjectFiles::read(&paths)?))),
-            Place::Cluster(person) => Ok(Objects::Cluster(Box::new(ApiObjects::read(&person)?))),
+            Place::Files { paths, of_cluster } => files(&paths, of_cluster),
+            Place::Cluster { person, beside, .. } => {
+                remark(&beside);
+                let objects = ApiObjects::read(&person)?.beside(beside);
+                Ok(Objects::Cluster(Box::new(objects)))
+            }
         }
     }
 
-    /// Reads the objects to shut an agent out or take a right back, which no fault must keep anybody from.
+    /// Reads the objects of every place that the node's agent has them from; of one place where the command line asks for that alone.
+    ///
+    /// # Errors
+    /// As [`Target::read`].
+    pub(in crate::cli) fn read_all(&self) -> anyhow::Result<Vec<Objects>> {
+        match self.place()? {
+            Place::Cluster {
+                person,
+                beside,
+                is_alone: false,
+            } if !beside.is_empty() => {
+                let cluster = ApiObjects::read(&person)?;
+                Ok(vec![files(&beside, true)?, Objects::Cluster(Box::new(cluster))])
+            }
+            _ => Ok(vec![self.read()?]),
+        }
+    }
+
+    /// Reads one object, to let its agent act again: of files all, which are checked together.
+    ///
+    /// # Errors
+    /// As [`Target::read`].
+    pub(in crate::cli) fn read_one(&self, kind: &str, name: &str) -> anyhow::Result<Objects> {
+        match self.place()? {
+            Place::Files { paths, of_cluster } => files(&paths, of_cluster),
+            Place::Cluster { person, beside, .. } => one(&person, beside, kind, name),
+        }
+    }
+
+    /// Likewise, to shut an agent out or take a right back, which no fault must keep anybody from.
     ///
     /// # Errors
     /// Where it is not known which are meant, or they cannot be read.
-    pub(in crate::cli) fn read_faulty(&self) -> anyhow::Result<Objects> {
+    pub(in crate::cli) fn read_faulty(&self, kind: &str, name: &str) -> anyhow::Result<Objects> {
         match self.place()? {
-            Place::Files(paths) => Ok(Objects::Files(Box::new(ObjectFiles::read_faulty(&paths)?))),
+            Place::Files { paths, of_cluster } => {
+                let files = ObjectFiles::read_faulty_beside(&paths, of_cluster)?;
+                Ok(Objects::Files(Box::new(files)))
+            }
             // Objects of the cluster are judged one by one.
-            Place::Cluster(_) => self.read(),
+            Place::Cluster { person, beside, .. } => one(&person, beside, kind, name),
         }
     }
 
     fn place(&self) -> anyhow::Result<Place> {
         if !self.files.is_empty() {
-            return Ok(Place::Files(self.files.clone()));
+            // Without a configuration that can be read nothing is known of a cluster.
+            let config = super::configuration(self.config.as_deref()).ok().flatten();
+            return Ok(Place::Files {
+                paths: self.files.clone(),
+                of_cluster: config.is_some_and(|config| config.objects.cluster),
+            });
         }
         let config = super::configuration(self.config.as_deref())?;
-        let is_cluster = self.cluster || self.kubeconfig.is_some() || self.context.is_some();
-        if is_cluster || config.as_ref().is_some_and(|config| config.objects.cluster) {
-            return Ok(Place::Cluster(PersonalConfig {
-                kubeconfig: self.kubeconfig.clone(),
-                context: self.context.clone(),
-                otherwise: config.map(|config| config.cluster.kubeconfig),
-            }));
+        let is_alone = self.cluster || self.context.is_some();
+        if is_alone
+            || self.kubeconfig.is_some()
+            || config.as_ref().is_some_and(|config| config.objects.cluster)
+        {
+            let (beside, otherwise) = match config {
+                Some(config) => (config.objects.files, Some(config.cluster.kubeconfig)),
+                None => (Vec::new(), None),
+            };
+            return Ok(Place::Cluster {
+                person: PersonalConfig {
+                    kubeconfig: self.kubeconfig.clone(),
+                    context: self.context.clone(),
+                    otherwise,
+                },
+                beside,
+                is_alone,
+            });
         }
         let config = config.with_context(|| {
             format!(
@@ -167,7 +229,10 @@ impl Target {
                 config::DEFAULT_PATH
             )
         })?;
-        Ok(Place::Files(config.objects.files))
+        Ok(Place::Files {
+            paths: config.objects.files,
+            of_cluster: false,
+        })
     }
 
     /// The audit logs that were named, or else this node's.
@@ -189,6 +254,31 @@ impl Target {
     pub(in crate::cli) fn socket(&self) -> PathBuf {
         let config = super::configuration(self.config.as_deref()).ok().flatten();
         config.map(|config| config.admin).unwrap_or_default().socket
+    }
+}
+
+fn files(paths: &[PathBuf], of_cluster: bool) -> anyhow::Result<Objects> {
+    let files = ObjectFiles::read_beside(paths, of_cluster)?;
+    Ok(Objects::Files(Box::new(files)))
+}
+
+fn one(person: &PersonalConfig, beside: Vec<PathBuf>, kind: &str, name: &str) -> anyhow::Result<Objects> {
+    remark(&beside);
+    let objects = ApiObjects::read_one(person, kind, name)?.beside(beside);
+    Ok(Objects::Cluster(Box::new(objects)))
+}
+
+/// Says that a command is about the cluster alone, where the node's agent has objects of files too.
+fn remark(beside: &[PathBuf]) {
+    if !beside.is_empty() {
+        let paths: Vec<_> = beside
+            .iter()
+            .map(|path| format!("--files {}", path.display()))
+            .collect();
+        let paths = super::output::clean(&paths.join(" "));
+        eprintln!(
+            "picket: this is about the objects of the cluster; this node's agent reads files too, which {paths} names"
+        );
     }
 }
 
@@ -224,7 +314,7 @@ enum ChangeFormat {
 pub(in crate::cli) enum Changed {
     /// Whatever was asked for is done.
     Done,
-    /// It is written, and no agent of this node is known to have it in force.
+    /// It is written, or may be, and no agent of this node is known to have it in force.
     Unconfirmed,
 }
 
@@ -255,8 +345,12 @@ impl ChangeArgs {
         let yaml = print::new_yaml(object)?;
         let objects = self.target.read()?;
         let written = match &objects {
-            Objects::Files(files) => Written::File(files.add(kind, name, &yaml, self.dry_run)?),
-            Objects::Cluster(cluster) => Written::Generation(cluster.add(kind, &yaml, self.dry_run)?),
+            Objects::Files(files) => file(files.add(kind, name, &yaml, self.dry_run)),
+            Objects::Cluster(cluster) => cluster.add(kind, &yaml, self.dry_run).map(Written::Generation),
+        };
+        let written = match written {
+            Ok(written) => written,
+            Err(error) => return self.unsure(error),
         };
         if self.dry_run && self.output.is_none() {
             print!("{yaml}");
@@ -289,10 +383,14 @@ impl ChangeArgs {
             put(&mut object, path, text);
         }
         let written = match objects {
-            Objects::Files(files) => Written::File(files.set_fields(kind, name, fields, self.dry_run)?),
-            Objects::Cluster(cluster) => {
-                Written::Generation(cluster.set_fields(kind, name, fields, self.dry_run)?)
-            }
+            Objects::Files(files) => file(files.set_fields(kind, name, fields, self.dry_run)),
+            Objects::Cluster(cluster) => cluster
+                .set_fields(kind, name, fields, self.dry_run)
+                .map(Written::Generation),
+        };
+        let written = match written {
+            Ok(written) => written,
+            Err(error) => return self.unsure(error),
         };
         let change = Change {
             kind,
@@ -313,14 +411,18 @@ impl ChangeArgs {
         name: &str,
         in_force: InForce,
     ) -> anyhow::Result<Changed> {
-        let objects = self.target.read_faulty()?;
+        let objects = self.target.read_faulty(kind, name)?;
         let object = objects.written(kind, name)?;
         let written = match &objects {
-            Objects::Files(files) => Written::File(files.remove(kind, name, self.dry_run)?),
+            Objects::Files(files) => file(files.remove(kind, name, self.dry_run)),
             Objects::Cluster(cluster) => {
-                cluster.remove(kind, name, self.dry_run)?;
-                Written::Gone
+                let removed = cluster.remove(kind, name, self.dry_run);
+                removed.map(|()| Written::Gone)
             }
+        };
+        let written = match written {
+            Ok(written) => written,
+            Err(error) => return self.unsure(error),
         };
         let change = Change {
             kind,
@@ -375,12 +477,14 @@ impl ChangeArgs {
         }
         let limit = Duration::from_secs(self.wait.into());
         let waited = match (written, objects) {
-            (Written::File(file), _) => block_on(wait::wait(&self.target.socket(), file, limit, in_force))?,
+            (Written::File(file), _) => block_on(wait::wait(&self.target.socket(), file, limit, in_force)),
             (Written::Generation(generation), Objects::Cluster(cluster)) => {
-                cluster.wait(kind, name, *generation, limit)?
+                cluster.wait(kind, name, *generation, limit)
             }
-            (Written::Generation(_) | Written::Gone, _) => Waited::GoneFromCluster,
+            (Written::Generation(_) | Written::Gone, _) => Ok(Waited::GoneFromCluster),
         };
+        // It is written, whatever keeps the command from seeing what became of it.
+        let waited = waited.unwrap_or_else(|error| Waited::Unknown(error.to_string()));
         self.say(&waited.sentence());
         Ok(match waited {
             Waited::InForce(_) | Waited::InCluster(_) | Waited::GoneFromCluster => Changed::Done,
@@ -388,8 +492,21 @@ impl ChangeArgs {
             | Waited::Late
             | Waited::Elsewhere(_)
             | Waited::RefusedByCluster(_)
-            | Waited::LateInCluster => Changed::Unconfirmed,
+            | Waited::LateInCluster
+            | Waited::Unknown(_) => Changed::Unconfirmed,
         })
+    }
+
+    /// A change that may be written is no failure, by which nothing is.
+    fn unsure(&self, error: anyhow::Error) -> anyhow::Result<Changed> {
+        match error.downcast::<Unsure>() {
+            Ok(unsure) if !self.dry_run => {
+                eprintln!("picket: {}", super::output::clean(&unsure.to_string()));
+                Ok(Changed::Unconfirmed)
+            }
+            Ok(unsure) => Err(unsure.into()),
+            Err(error) => Err(error),
+        }
     }
 
     /// A sentence for people, on standard error where a program reads the other.
@@ -413,6 +530,15 @@ impl ChangeArgs {
             }
         }
         Ok(out.flush()?)
+    }
+}
+
+/// What a change of a file left behind.
+fn file(edited: Result<PathBuf, ObjectEditError>) -> anyhow::Result<Written> {
+    match edited {
+        Ok(path) => Ok(Written::File(path)),
+        Err(error @ ObjectEditError::Unsynced { .. }) => Err(Unsure(error.to_string()).into()),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -6,6 +6,8 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use thiserror::Error;
+
 use crate::admin::Client;
 use crate::admin::api::ObjectList;
 use crate::store::{IdentityState, ObjectStatus, StatusReason};
@@ -48,6 +50,11 @@ pub(in crate::cli) fn has_state(name: &str, state: IdentityState) -> InForce {
     })
 }
 
+/// A change that may be written, or is and may not stay: no failure, since what it asks for may hold.
+#[derive(Debug, Error)]
+#[error("{0}")]
+pub(in crate::cli) struct Unsure(pub(in crate::cli) String);
+
 /// What became of a change.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::cli) enum Waited {
@@ -67,6 +74,8 @@ pub(in crate::cli) enum Waited {
     LateInCluster,
     /// It is gone from the API server.
     GoneFromCluster,
+    /// It is written, and nobody could be asked whether it is in force.
+    Unknown(String),
 }
 
 impl Waited {
@@ -95,6 +104,7 @@ impl Waited {
             Self::GoneFromCluster => {
                 "Agents take it out of force as soon as the API server tells them.".to_owned()
             }
+            Self::Unknown(error) => format!("Written, and NOT known to be in force: {error}"),
         }
     }
 }

@@ -1,0 +1,248 @@
+//! Unit tests: what a command asks an API server, and what it makes of answers that do not come.
+//!
+//! The server is a fake, for answers that a real one does not give when asked to: a refusal of single rights, and a connection that
+//! ends before the answer. The e2e suite runs the commands against a real one.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpListener;
+use std::path::Path;
+use std::sync::Arc;
+
+use clap::Parser;
+use parking_lot::Mutex;
+
+use super::*;
+use crate::cli::target::{ChangeArgs, Changed, Objects, wait};
+
+#[derive(Parser)]
+struct Line {
+    #[command(flatten)]
+    args: ChangeArgs,
+}
+
+/// An answer: a code and an object, or none at all.
+type Answer = Option<(u16, Value)>;
+
+/// A server, and a folder with a kubeconfig of it.
+struct Fake {
+    folder: tempfile::TempDir,
+    asked: Arc<Mutex<Vec<String>>>,
+}
+
+impl Fake {
+    fn new(answer: impl Fn(&str) -> Answer + Send + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let server = format!("http://{}", listener.local_addr().expect("bound"));
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&asked);
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = BufReader::new(stream.expect("a connection"));
+                let (mut line, mut length) = (String::new(), 0);
+                stream.read_line(&mut line).expect("a request");
+                loop {
+                    let mut header = String::new();
+                    stream.read_line(&mut header).expect("a header");
+                    let header = header.trim().to_ascii_lowercase();
+                    if let Some(value) = header.strip_prefix("content-length:") {
+                        length = value.trim().parse().expect("a length");
+                    }
+                    if header.is_empty() {
+                        break;
+                    }
+                }
+                stream.read_exact(&mut vec![0; length]).expect("a body");
+                let target: Vec<_> = line.split(' ').take(2).collect();
+                let target = target.join(" ").replace("/apis/picket.dev/v1alpha1", "");
+                let target = target.split('?').next().unwrap_or_default().to_owned();
+                seen.lock().push(target.clone());
+                if let Some((code, object)) = answer(&target) {
+                    let text = object.to_string();
+                    let head = format!(
+                        "HTTP/1.1 {code} X\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+                        text.len()
+                    );
+                    let stream = stream.get_mut();
+                    stream.write_all((head + &text).as_bytes()).expect("answered");
+                }
+            }
+        });
+        let folder = tempfile::tempdir().expect("a folder");
+        let config = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "c",
+            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+            "clusters": [{"name": "c", "cluster": {"server": server}}],
+            "users": [{"name": "u", "user": {}}],
+        });
+        std::fs::write(folder.path().join("kubeconfig"), config.to_string()).expect("written");
+        Self { folder, asked }
+    }
+
+    fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The arguments of a command on a node whose agent reads files and the cluster.
+    fn args(&self, more: &str) -> ChangeArgs {
+        let folder = self.path();
+        let objects = folder.join("objects");
+        std::fs::create_dir_all(&objects).expect("a folder");
+        let config = json!({
+            "nodeName": "node-1",
+            "cluster": {"kubeconfig": folder.join("kubeconfig")},
+            "upstream": {"server": "https://10.0.0.1:6443", "caFile": "/none/ca.crt", "tokenFile": "/none/token"},
+            "tls": {"caCertificateFile": "/none/ca.crt", "caKeyFile": "/none/ca.key"},
+            "enforce": {"namespaces": ["agents"]},
+            "objects": {"files": [objects], "cluster": true},
+        });
+        std::fs::write(folder.join("agent.yaml"), config.to_string()).expect("written");
+        let named = |file: &str| folder.join(file).display().to_string();
+        let line = format!(
+            "change --config {} --kubeconfig {} {more}",
+            named("agent.yaml"),
+            named("kubeconfig")
+        );
+        Line::try_parse_from(line.split_whitespace())
+            .unwrap_or_else(|error| panic!("{error}"))
+            .args
+    }
+
+    fn write(&self, text: &str) {
+        let objects = self.path().join("objects");
+        std::fs::create_dir_all(&objects).expect("a folder");
+        std::fs::write(objects.join("a.yaml"), text).expect("written");
+    }
+}
+
+const KIND: &str = "AgentIdentity";
+
+fn identity(name: &str) -> Value {
+    json!({
+        "apiVersion": API_VERSION, "kind": KIND,
+        "metadata": {"name": name, "uid": "u", "generation": 1, "resourceVersion": "7"},
+        "spec": {"owner": "o", "attest": {"pod": {"namespace": "n", "serviceAccount": name}}},
+    })
+}
+
+fn status(code: u16, message: &str) -> Answer {
+    Some((
+        code,
+        json!({"apiVersion": "v1", "kind": "Status", "status": "Failure", "code": code, "message": message, "reason": "X"}),
+    ))
+}
+
+fn listed(items: &[Value]) -> Answer {
+    Some((
+        200,
+        json!({"apiVersion": API_VERSION, "kind": "List", "metadata": {}, "items": items}),
+    ))
+}
+
+/// As `picket identity suspend a` does.
+fn suspend(args: &ChangeArgs) -> anyhow::Result<Changed> {
+    let objects = args.target.read_faulty(KIND, "a")?;
+    let fields: [(&[&str], &str); 1] = [(&["spec", "state"], "Suspended")];
+    args.set(
+        &objects,
+        KIND,
+        "a",
+        &fields,
+        "suspended",
+        wait::is_there(KIND, "a"),
+    )
+}
+
+#[test]
+fn an_agent_is_switched_off_with_the_rights_on_its_object_alone() {
+    let fake = Fake::new(|target| match target {
+        "GET /agentidentities/a" | "PATCH /agentidentities/a" => Some((200, identity("a"))),
+        _ => status(403, "forbidden"),
+    });
+    let changed = suspend(&fake.args("--wait 0")).expect("suspended");
+    assert_eq!(changed, Changed::Done);
+    assert_eq!(
+        *fake.asked.lock(),
+        [
+            "GET /agentidentities/a",
+            "GET /agentidentities/a",
+            "PATCH /agentidentities/a"
+        ]
+    );
+}
+
+#[test]
+fn one_that_is_not_in_the_cluster_is_looked_for_in_the_nodes_files() {
+    let all: Vec<_> = (0..23).map(|number| identity(&format!("i{number:02}"))).collect();
+    for (answer, wanted) in [
+        (listed(&[]), "is in the cluster; there: none"),
+        (listed(&all), "i18, i19 and 3 more"),
+        (
+            status(403, "forbidden"),
+            "no AgentIdentity \"a\" is in the cluster",
+        ),
+        (
+            status(404, "not found"),
+            "does not know AgentIdentity: install the CRDs",
+        ),
+    ] {
+        let fake = Fake::new(move |target| match target {
+            "GET /agentidentities" => answer.clone(),
+            _ => status(404, "not found"),
+        });
+        let args = fake.args("");
+        let error = suspend(&args).expect_err("not there").to_string();
+        assert!(error.contains(wanted), "{error}");
+    }
+    let fake = Fake::new(|target| match target {
+        "GET /agentidentities" => listed(&[]),
+        _ => status(404, "not found"),
+    });
+    fake.write(&identity("a").to_string());
+    let error = suspend(&fake.args("")).expect_err("in a file").to_string();
+    let place = fake.path().join("objects").display().to_string();
+    assert!(
+        error.contains(&format!("it is in {place}. Name that with --files {place}")),
+        "{error}"
+    );
+}
+
+#[test]
+fn the_objects_of_files_and_cluster_are_read_together_unless_one_is_asked_for() {
+    let fake = Fake::new(|target| match target {
+        "GET /agentidentities" => listed(&[identity("c")]),
+        _ => listed(&[]),
+    });
+    fake.write(&identity("f").to_string());
+    let names = |more: &str| -> Vec<String> {
+        let read = fake.args(more).target.read_all().expect("read");
+        let documents = read.iter().flat_map(Objects::documents);
+        documents.map(|document| document.name().to_owned()).collect()
+    };
+    assert_eq!(names(""), ["f", "c"]);
+    assert_eq!(names("--cluster"), ["c"]);
+}
+
+#[test]
+fn what_may_be_written_is_no_failure() {
+    // The connection ends before the answer; the object is gone while the command waits.
+    for ends in [true, false] {
+        let count = Arc::new(Mutex::new(0));
+        let fake = Fake::new(move |target| {
+            let mut count = count.lock();
+            *count += 1;
+            match target {
+                "PATCH /agentidentities/a" if ends => None,
+                "GET /agentidentities/a" if *count > 3 => status(404, "gone"),
+                _ => Some((200, identity("a"))),
+            }
+        });
+        let changed = suspend(&fake.args("")).expect("no failure");
+        assert_eq!(changed, Changed::Unconfirmed, "{ends}");
+    }
+    // What the API server refuses is not written.
+    let fake = Fake::new(|target| match target {
+        "PATCH /agentidentities/a" => status(403, "forbidden"),
+        _ => Some((200, identity("a"))),
+    });
+    assert!(suspend(&fake.args("")).is_err());
+}
