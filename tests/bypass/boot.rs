@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use picket_tests::agent::Agent;
 use picket_tests::tests;
 use serde_json::{Value, json};
 
@@ -20,8 +21,12 @@ pub(crate) const TESTS: &[Test] = tests! {
     a_node_ca_that_cannot_be_used_leaves_the_node_closed,
     a_credential_that_cannot_be_used_leaves_the_node_closed,
     a_kubeconfig_that_cannot_be_used_leaves_the_node_closed,
+    a_node_without_a_checkpoint_tells_that_the_service_is_open,
     a_start_that_fails_leaves_the_node_closed,
 };
+
+/// The address of the Service `kubernetes`.
+const SERVICE: &str = "10.96.0.1:443";
 
 /// How long the agent may take until it says what is wrong.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -164,6 +169,38 @@ impl Faulty {
     }
 }
 
+/// On a node that never had an agent, nobody knows the Service's address while the API server cannot be asked.
+fn a_node_without_a_checkpoint_tells_that_the_service_is_open(world: &mut World) -> Result<()> {
+    let file = world.agent.dir().join("faulty");
+    fs::write(&file, "no kubeconfig")?;
+    let good: Value = serde_json::from_str(&fs::read_to_string(world.agent.config_file())?)?;
+    let good = good["cluster"]["kubeconfig"].as_str().context("no kubeconfig")?.to_owned();
+    let file_name = file.display().to_string();
+    let change = |config: &mut Value| {
+        config["cluster"]["kubeconfig"] = json!(file_name);
+        // Whoever lists addresses there lists the Service's.
+        config["protectedEndpoints"]["apiServer"] = json!([]);
+    };
+    begun_after(world, Agent::uninstall, change, |world| {
+        until("the open Service is named", LIMIT, || {
+            let Ok((_, body)) = world.agent.admin("/readyz") else {
+                return Ok(false);
+            };
+            Ok(body.contains("api-server-service"))
+        })?;
+        dials_server(world, Verdict::Forbidden)?;
+        let worker = Stand::pod(&world.pod("agents", "worker")?)?;
+        world
+            .expecting(Verdict::Reached, |world| world.dial(&worker, &["tcp", SERVICE]))?
+            .expect("a dial of an unknown Service", Verdict::Reached)?;
+        fs::copy(&good, &file)?;
+        world.agent.wait().context("the mended file is not taken")?;
+        let (code, body) = world.agent.admin("/readyz")?;
+        ensure!(code == 200 && !body.contains("api-server-service"), "{body}");
+        dials(world, Verdict::Redirected)
+    })
+}
+
 /// The agent cannot start at all: its audit directory is a file.
 fn a_start_that_fails_leaves_the_node_closed(world: &mut World) -> Result<()> {
     let file = world.agent.dir().join("no-directory");
@@ -182,9 +219,20 @@ fn a_start_that_fails_leaves_the_node_closed(world: &mut World) -> Result<()> {
     )
 }
 
-/// Begins the agent with another configuration on a node that has none of its programs, does something, and puts all back.
+/// Begins the agent with another configuration on a node that has none of its programs, as after a boot, does something, and puts
+/// all back.
 fn booted(
     world: &mut World,
+    change: impl FnOnce(&mut Value),
+    act: impl FnOnce(&mut World) -> Result<()>,
+) -> Result<()> {
+    begun_after(world, Agent::lose_programs, change, act)
+}
+
+/// Likewise, after its programs were taken away in this manner.
+fn begun_after(
+    world: &mut World,
+    take_away: impl FnOnce(&Agent) -> Result<()>,
     change: impl FnOnce(&mut Value),
     act: impl FnOnce(&mut World) -> Result<()>,
 ) -> Result<()> {
@@ -193,7 +241,7 @@ fn booted(
     let mut config = serde_json::from_str(&before)?;
     change(&mut config);
     world.agent.stop()?;
-    world.agent.uninstall()?;
+    take_away(&world.agent)?;
     fs::write(&file, config.to_string())?;
     world.agent.begin()?;
     let outcome = act(world);
@@ -205,8 +253,17 @@ fn booted(
     outcome
 }
 
-/// An enforced pod dials the node's kubelet, and the API server by its own address: the Service's is known once the cluster has told it.
+/// An enforced pod dials the node's kubelet, and the API server by its own address and by its Service's.
 fn dials(world: &World, server: Verdict) -> Result<()> {
+    dials_server(world, server)?;
+    let worker = Stand::pod(&world.pod("agents", "worker")?)?;
+    world
+        .dial(&worker, &["tcp", SERVICE])?
+        .expect("a dial of the Service", server)
+}
+
+/// Likewise, but of addresses that are known without the cluster.
+fn dials_server(world: &World, server: Verdict) -> Result<()> {
     let worker = Stand::pod(&world.pod("agents", "worker")?)?;
     let kubelet = format!("{}:10250", world.cluster.node().address);
     let report = world.dial(&worker, &["tcp", &kubelet])?;

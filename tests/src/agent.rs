@@ -253,6 +253,8 @@ impl Agent {
         let mut command = self.command(&["agent", "--config"]);
         command
             .arg(self.config_file())
+            .arg("--state-directory")
+            .arg(self.state_directory())
             .env("NOTIFY_SOCKET", self.dir.join("supervisor.sock"))
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
@@ -383,13 +385,33 @@ impl Agent {
     pub fn uninstall(&self) -> Result<()> {
         ensure!(self.child.is_none(), "stop the agent first");
         let mut command = self.command(&["uninstall", "--config"]);
-        command.arg(self.config_file());
+        command
+            .arg(self.config_file())
+            .arg("--state-directory")
+            .arg(self.state_directory());
         let done = self.node.output(command)?;
         ensure!(
             done.status.success(),
             "picket uninstall: {}",
             String::from_utf8_lossy(&done.stderr).trim()
         );
+        Ok(())
+    }
+
+    /// Takes the stopped agent's kernel programs away as a boot does: what the agent keeps for its next start stays.
+    ///
+    /// # Errors
+    /// As [`Agent::uninstall`].
+    pub fn lose_programs(&self) -> Result<()> {
+        let (state, kept) = (self.state_directory(), self.dir.join("state.kept"));
+        let exists = state.exists();
+        if exists {
+            fs::rename(&state, &kept)?;
+        }
+        self.uninstall()?;
+        if exists {
+            fs::rename(&kept, &state)?;
+        }
         Ok(())
     }
 
@@ -490,6 +512,11 @@ impl Agent {
     /// Its audit spool: segments with one JSON record a line.
     pub fn audit_directory(&self) -> PathBuf {
         self.dir.join("audit")
+    }
+
+    /// What it keeps for its next start.
+    pub fn state_directory(&self) -> PathBuf {
+        self.dir.join("state")
     }
 
     /// Its administrators' socket.

@@ -5,6 +5,8 @@
 //! have closed the node. A part that ends while the others run ends the process, since a node with half an agent would look enforced
 //! and not be.
 
+mod boot;
+mod checkpoint;
 mod files;
 mod initial_sync;
 mod metrics;
@@ -15,7 +17,6 @@ mod unknown_issuers;
 mod unknown_trust_domains;
 mod wiring;
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,9 +29,7 @@ use crate::admin::{self, ConfiguredName, SocketError};
 use crate::audit::{self, AuditLog};
 use crate::cluster::Connector;
 use crate::config::Config;
-use crate::endpoints::{self, EndpointTarget};
-use crate::enforce::{self, watchdog};
-use crate::kernel::{Kernel, KernelConfig, KernelCounters, KernelMetrics, NodeState};
+use crate::kernel::{KernelCounters, KernelMetrics};
 use crate::listener::InPodListener;
 use crate::notify::{EventQueue, KubeEvent};
 use crate::runtime::phase::PhaseControl;
@@ -41,13 +40,12 @@ use crate::session::Registry;
 use crate::store::Store;
 use crate::upgrade::{self, Successor, SuccessorConnection, UpgradeMetrics};
 use crate::workload::Netns;
-use crate::workload::tree::Tree;
 
+pub use checkpoint::NodeCheckpoint;
 pub use metrics::metrics_reference;
 
 use files::FileParts;
 use metrics::ModuleMetrics;
-use settings::{cgroup_root, endpoints_config};
 use shutdown::Shutdown;
 use wiring::{Handles, Tasks};
 
@@ -92,7 +90,7 @@ impl App {
     /// # Errors
     /// The part that cannot be opened, with file, line and reason where there are any. Objects and other files that cannot be used
     /// stop the start of a successor only; other agents refuse what depends on them until they can.
-    pub async fn build(config: Config) -> anyhow::Result<Self> {
+    pub async fn build(config: Config, checkpoint: NodeCheckpoint) -> anyhow::Result<Self> {
         let metrics = ModuleMetrics::register();
         let store = Arc::new(Store::open_or_deny_all(
             &config.objects.files,
@@ -118,9 +116,9 @@ impl App {
             .as_ref()
             .map(|_| AuditLog::join(&config.audit, observer()));
         let joined = joined.transpose()?;
-        let kernel = load_kernel(&config, &readiness, alone).await?;
-        let (node, node_listener) = node_listener(successor.as_ref())?;
-        prepare_kernel(&kernel, &config, &node_listener)?;
+        let kernel = boot::load_kernel(&config, &checkpoint, &readiness, alone).await?;
+        let (node, node_listener) = boot::node_listener(successor.as_ref())?;
+        boot::prepare_kernel(&kernel, &config, &node_listener)?;
         let socket = socket?;
         let workers = Workers::start(threads).context("cannot start the threads of the data path")?;
         let audit = match joined {
@@ -151,6 +149,7 @@ impl App {
         let (kube_events, to_post) = EventQueue::channel(metrics.notify.clone());
         let handles = Handles {
             config: Arc::new(config),
+            checkpoint,
             metrics,
             store,
             files,
@@ -277,6 +276,7 @@ impl App {
         wiring::metrics(&mut tasks, &handles, pods);
         wiring::object_status(&mut tasks, &handles, &shared);
         wiring::notify(&mut tasks, &handles, self.to_post);
+        wiring::checkpoint(&mut tasks, &handles, endpoints.clone());
         wiring::denied(&mut tasks, &handles, &shared, shutdown, endpoints, workload.names);
         wiring::connections(&mut tasks, &handles, shared, receivers, shutdown)?;
         for (name, part) in workload.tasks {
@@ -325,49 +325,4 @@ async fn unfit(config: &Config, store: &Store, files: &FileParts) -> Option<Stri
     }
     let connected = Connector::new(&config.cluster.kubeconfig).connect().await;
     connected.err().map(|error| error.to_string())
-}
-
-/// Loads the kernel programs. `alone`, they close the node at once; otherwise the predecessor's hold its pods.
-async fn load_kernel(config: &Config, readiness: &Readiness, alone: bool) -> anyhow::Result<Arc<Kernel>> {
-    let cgroup_root = cgroup_root(config)?;
-    let settings = KernelConfig {
-        cgroup_root: cgroup_root.clone(),
-        bpffs: config.kernel.bpffs.clone(),
-    };
-    let kernel = watchdog::load(&settings, readiness, alone)?;
-    if alone {
-        let mut known = endpoints_config(config, Default::default());
-        // The API server that the agent itself asks.
-        if let Ok(server) = Connector::new(&config.cluster.kubeconfig).server().await {
-            known.redirect.extend(EndpointTarget::of_url(&server));
-        }
-        let (_, scan) = Tree::open(cgroup_root)?;
-        enforce::close_node(&kernel, &endpoints::known_at_start(known), &scan.borrow())
-            .context("the node cannot be closed")?;
-    }
-    Ok(kernel)
-}
-
-/// The node's own network namespace, with the listener of the predecessor there or a new one.
-fn node_listener(successor: Option<&Successor>) -> anyhow::Result<(Netns, InPodListener)> {
-    let node = Netns::open(Path::new("/proc/self/ns/net"))?;
-    let inherited = successor.and_then(|successor| successor.inherited.claim_node(node.id()));
-    let listener = match inherited {
-        Some(listener) => listener,
-        None => InPodListener::open(&node, &Default::default())
-            .context("the listener for pods in the node's network")?,
-    };
-    Ok((node, listener))
-}
-
-/// Tells the kernel programs of this agent.
-fn prepare_kernel(kernel: &Kernel, config: &Config, listener: &InPodListener) -> anyhow::Result<()> {
-    kernel.mark_listener(listener.sockets())?;
-    kernel.set_node(NodeState {
-        netns: listener.netns_cookie(),
-        port: Some(listener.port()),
-        unclassified: config.enforce.unclassified_pods,
-    })?;
-    kernel.heartbeat()?;
-    Ok(())
 }

@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::checkpoint::NodeCheckpoint;
 use super::files::FileParts;
 use super::initial_sync::InitialSync;
 use super::metrics::ModuleMetrics;
@@ -68,6 +69,7 @@ const DRAINING: &str = "the agent is stopping and accepts no more connections";
 #[derive(Clone)]
 pub(super) struct Handles {
     pub(super) config: Arc<Config>,
+    pub(super) checkpoint: NodeCheckpoint,
     pub(super) metrics: ModuleMetrics,
     pub(super) store: Arc<Store>,
     pub(super) files: FileParts,
@@ -286,6 +288,19 @@ pub(super) fn endpoints(
     tasks.spawn(
         "connections to new protected endpoints",
         Arc::clone(maintainer).destroy_at_new_endpoints(),
+    );
+}
+
+/// The protected endpoints, kept for the next boot.
+pub(super) fn checkpoint(
+    tasks: &mut Tasks,
+    handles: &Handles,
+    endpoints: watch::Receiver<ProtectedEndpoints>,
+) {
+    let checkpoint = handles.checkpoint.clone();
+    tasks.spawn(
+        "checkpoint",
+        checkpoint.follow(endpoints, handles.readiness.clone()),
     );
 }
 

@@ -7,8 +7,10 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 
+use crate::app::{self, NodeCheckpoint};
 use crate::config::{self, Config};
-use crate::{app, runtime};
+use crate::runtime;
+use crate::runtime::state::{DEFAULT_STATE_DIRECTORY, StateDirectory};
 
 /// Threads for everything but the connections: watches, files and the kernel's events do little and wait much. Two, so that a
 /// long step of one part (a large list that is parsed, say) does not hold up the others.
@@ -23,6 +25,9 @@ pub(super) struct Args {
     /// The node's configuration file.
     #[arg(long, value_name = "FILE", default_value = config::DEFAULT_PATH)]
     config: PathBuf,
+    /// The folder of what this agent knows and the next one needs after a boot: the protected endpoints. Only root may write to it
+    #[arg(long, value_name = "FOLDER", default_value = DEFAULT_STATE_DIRECTORY)]
+    state_directory: PathBuf,
 }
 
 pub(super) fn run(args: &Args) -> ExitCode {
@@ -34,6 +39,7 @@ pub(super) fn run(args: &Args) -> ExitCode {
 
 fn start(args: &Args) -> anyhow::Result<()> {
     let config = Config::read(&args.config)?;
+    let checkpoint = NodeCheckpoint::new(StateDirectory::new(&args.state_directory));
     runtime::telemetry::init(&config.log)?;
     runtime::limits::raise_descriptors();
     // Beside the threads of the data path, which serve the connections.
@@ -42,7 +48,7 @@ fn start(args: &Args) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    let outcome = runtime.block_on(async { app::App::build(config).await?.run().await });
+    let outcome = runtime.block_on(async { app::App::build(config, checkpoint).await?.run().await });
     // Blocking tasks (a file being read, say) do not keep a stopped agent alive.
     runtime.shutdown_background();
     outcome

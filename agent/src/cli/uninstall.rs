@@ -9,9 +9,11 @@ use std::process::ExitCode;
 use anyhow::bail;
 
 use crate::admin;
+use crate::app::NodeCheckpoint;
 use crate::config;
 use crate::kernel::Kernel;
 use crate::kernel::doctor::Surroundings;
+use crate::runtime::state::{DEFAULT_STATE_DIRECTORY, StateDirectory};
 
 /// Arguments of `picket uninstall`.
 #[derive(Debug, clap::Args)]
@@ -28,6 +30,9 @@ pub(super) struct Args {
     /// The folder on the BPF filesystem, instead of the configured one
     #[arg(long, value_name = "FOLDER")]
     bpffs: Option<PathBuf>,
+    /// The agent's state folder. What the agent left there for its next start is removed
+    #[arg(long, value_name = "FOLDER", default_value = DEFAULT_STATE_DIRECTORY)]
+    state_directory: PathBuf,
 }
 
 pub(super) fn run(args: &Args) -> ExitCode {
@@ -78,6 +83,7 @@ fn remove(args: &Args) -> anyhow::Result<()> {
     for socket in sockets.iter().chain([&admin.upgrade_socket()]) {
         admin::remove_left(socket)?;
     }
+    NodeCheckpoint::new(StateDirectory::new(&args.state_directory)).remove()?;
     if !bpffs.exists() {
         println!("nothing of Picket is in {}", bpffs.display());
         return Ok(());
@@ -100,6 +106,7 @@ mod tests {
             let args = Args {
                 config: Some(file.clone()),
                 bpffs: bpffs.map(PathBuf::from),
+                state_directory: folder.path().join("state"),
             };
             remove(&args).unwrap_err().to_string()
         };

@@ -104,32 +104,53 @@ impl Connector {
         })
     }
 
-    /// The URL of the API server that the clients ask.
+    /// The URL of the API server that the clients ask. The kubeconfig alone is needed for it, not the files that it names, nor a
+    /// credential that can be used.
     ///
     /// # Errors
     /// As [`Connector::connect`].
     pub async fn server(&self) -> Result<http::Uri, ClusterError> {
+        if let Some(server) = server_of(&self.file()?) {
+            return Ok(server);
+        }
         Ok(self.read().await?.cluster_url)
     }
 
     async fn read(&self) -> Result<kube::Config, ClusterError> {
-        let bad = |source| ClusterError::Kubeconfig {
-            path: self.kubeconfig.clone(),
-            source,
-        };
-        let bad_by_kube = |error| bad(KubeconfigFault::from(&error));
-        // A pipe of that name would never open.
-        if is_irregular(&self.kubeconfig) {
-            return Err(bad(KubeconfigFault::NotAFile));
-        }
-        let file = Kubeconfig::read_from(&self.kubeconfig).map_err(bad_by_kube)?;
+        let file = self.file()?;
         if let Some(field) = irregular(&file) {
-            return Err(bad(KubeconfigFault::NamesNoFile(field)));
+            return Err(self.bad(KubeconfigFault::NamesNoFile(field)));
         }
         kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
             .await
-            .map_err(bad_by_kube)
+            .map_err(|error| self.bad(KubeconfigFault::from(&error)))
     }
+
+    /// The kubeconfig's own text, without the files that it names.
+    fn file(&self) -> Result<Kubeconfig, ClusterError> {
+        // A pipe of that name would never open.
+        if is_irregular(&self.kubeconfig) {
+            return Err(self.bad(KubeconfigFault::NotAFile));
+        }
+        Kubeconfig::read_from(&self.kubeconfig).map_err(|error| self.bad(KubeconfigFault::from(&error)))
+    }
+
+    fn bad(&self, source: KubeconfigFault) -> ClusterError {
+        ClusterError::Kubeconfig {
+            path: self.kubeconfig.clone(),
+            source,
+        }
+    }
+}
+
+/// The server of the current context's cluster.
+fn server_of(file: &Kubeconfig) -> Option<http::Uri> {
+    let current = file.current_context.as_deref();
+    let mut contexts = file.contexts.iter();
+    let context = contexts.find(|context| Some(context.name.as_str()) == current)?;
+    let name = &context.context.as_ref()?.cluster;
+    let cluster = file.clusters.iter().find(|cluster| cluster.name == *name)?;
+    cluster.cluster.as_ref()?.server.as_ref()?.parse().ok()
 }
 
 /// Whether a path leads to a pipe, a socket, a device or a folder. What is not there is found when it is read.

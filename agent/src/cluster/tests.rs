@@ -29,6 +29,31 @@ async fn a_kubeconfig_that_makes_no_sense_is_named() {
     assert!(error.starts_with("/nothing/here: "), "{error}");
 }
 
+#[tokio::test]
+async fn the_server_is_known_whatever_the_credential_is_worth() {
+    let folder = testing::Folder::new();
+    let file = folder.path().join("kubeconfig");
+    let server = async |user: serde_json::Value| {
+        let config = serde_json::json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "c",
+            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+            "clusters": [{"name": "c", "cluster": {"server": "https://10.0.0.1:6443", "certificate-authority": "/no/ca"}}],
+            "users": [{"name": "u", "user": user}],
+        });
+        std::fs::write(&file, config.to_string()).unwrap();
+        let connector = Connector::new(&file);
+        assert!(connector.connect().await.is_err());
+        connector.server().await.unwrap().to_string()
+    };
+    for user in [
+        serde_json::json!({"client-certificate": "/no/file", "client-key": "/no/key"}),
+        serde_json::json!({"tokenFile": "/dev/null"}),
+        serde_json::json!({"client-certificate-data": "no base64", "client-key-data": "no base64"}),
+    ] {
+        assert_eq!(server(user).await, "https://10.0.0.1:6443/");
+    }
+}
+
 #[test]
 fn an_error_is_told_with_what_it_comes_from() {
     let refused = std::io::Error::from_raw_os_error(111);

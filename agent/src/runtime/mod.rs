@@ -13,5 +13,6 @@ pub mod phase;
 pub mod private_folder;
 pub mod readiness;
 pub mod signals;
+pub mod state;
 pub mod telemetry;
 pub mod workers;

@@ -1,0 +1,167 @@
+//! The node's checkpoint: what the last agent knew that the next one needs before anybody answers it.
+//!
+//! In: the protected endpoints that are in force. Out: a file in the state folder, which a start reads that cannot learn them yet:
+//! after a boot, while the API server cannot be asked.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use crate::endpoints::ProtectedEndpoints;
+use crate::runtime::readiness::Readiness;
+use crate::runtime::state::{StateError, StateDirectory};
+
+/// The file with the protected endpoints.
+const ENDPOINTS: &str = "protected-endpoints.json";
+
+/// The version of that file's form. A file of another version is not used.
+const VERSION: u32 = 1;
+
+/// The part of `/readyz` that names the Service's address.
+const PART: &str = "api-server-service";
+
+/// What `/readyz` says while the Service's address is open.
+const SERVICE_IS_OPEN: &str = "the address of the Service `kubernetes` is not known on this node yet: pods reach the API server by \
+    that address, past Picket, until the API server reports it; list the address under protectedEndpoints.apiServer";
+
+/// The shortest time between two writes: in a large cluster the protected endpoints change with each node that comes or goes.
+const WRITE_GAP: Duration = Duration::from_secs(60);
+
+/// Why a checkpoint is not used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CheckpointError {
+    /// The file itself.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// It holds something else.
+    #[error("{ENDPOINTS} of the state folder: {0}")]
+    Form(#[from] serde_json::Error),
+    /// Another version of Picket wrote it.
+    #[error("{ENDPOINTS} of the state folder has version {0}; this agent reads {VERSION}")]
+    Version(u32),
+}
+
+/// The protected endpoints as the file has them.
+#[derive(Debug, Serialize, Deserialize)]
+struct SavedEndpoints {
+    version: u32,
+    redirect: BTreeSet<SocketAddr>,
+    deny: BTreeSet<SocketAddr>,
+}
+
+/// What is read before the rest, since another version may have other fields.
+#[derive(Deserialize)]
+struct SavedVersion {
+    version: u32,
+}
+
+/// The checkpoint of a node; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct NodeCheckpoint(StateDirectory);
+
+impl NodeCheckpoint {
+    /// The checkpoint in this folder.
+    #[must_use]
+    pub fn new(folder: StateDirectory) -> Self {
+        Self(folder)
+    }
+
+    /// The protected endpoints that were in force last, where an agent has learned them from the cluster.
+    pub(crate) fn endpoints(&self) -> Result<Option<ProtectedEndpoints>, CheckpointError> {
+        let Some(bytes) = self.0.read(ENDPOINTS)? else {
+            return Ok(None);
+        };
+        let SavedVersion { version } = serde_json::from_slice(&bytes)?;
+        if version != VERSION {
+            return Err(CheckpointError::Version(version));
+        }
+        let SavedEndpoints { redirect, deny, .. } = serde_json::from_slice(&bytes)?;
+        Ok(Some(ProtectedEndpoints {
+            redirect,
+            deny,
+            ..ProtectedEndpoints::default()
+        }))
+    }
+
+    fn write_endpoints(&self, endpoints: &ProtectedEndpoints) -> Result<(), CheckpointError> {
+        let saved = SavedEndpoints {
+            version: VERSION,
+            redirect: endpoints.redirect.clone(),
+            deny: endpoints.deny.clone(),
+        };
+        Ok(self.0.write(ENDPOINTS, &serde_json::to_vec(&saved)?)?)
+    }
+
+    /// Removes it: no start closes a node by what an agent knew that is not there any more.
+    ///
+    /// # Errors
+    /// [`StateError`] where a file stays.
+    pub fn remove(&self) -> Result<(), StateError> {
+        self.0.remove(ENDPOINTS)
+    }
+
+    /// Writes the protected endpoints down whenever they have changed, once the cluster has told them all.
+    pub(super) async fn follow(
+        self,
+        mut endpoints: watch::Receiver<ProtectedEndpoints>,
+        readiness: Readiness,
+    ) {
+        let mut failed = false;
+        loop {
+            let now = endpoints.borrow_and_update().clone();
+            if now.whole {
+                readiness.works(PART);
+                let checkpoint = self.clone();
+                let written = tokio::task::spawn_blocking(move || checkpoint.write_endpoints(&now)).await;
+                match written {
+                    Ok(Ok(())) => failed = false,
+                    Ok(Err(error)) if !std::mem::replace(&mut failed, true) => {
+                        tracing::warn!(%error, "the agent cannot keep the protected endpoints for the next boot");
+                    }
+                    Ok(Err(_)) | Err(_) => {}
+                }
+                tokio::time::sleep(WRITE_GAP).await;
+            }
+            if endpoints.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+}
+
+/// Says that nothing closes the Service's address, until [`NodeCheckpoint::follow`] knows better.
+pub(super) fn service_is_open(readiness: &Readiness) {
+    tracing::warn!("{SERVICE_IS_OPEN}");
+    readiness.fails(PART, SERVICE_IS_OPEN.to_owned());
+}
+
+/// The Service's address as a kubelet tells it to each container (KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT), where the
+/// agent runs in one.
+pub(super) fn service_of_environment(variable: impl Fn(&str) -> Option<String>) -> Option<SocketAddr> {
+    let host: IpAddr = variable("KUBERNETES_SERVICE_HOST")?.parse().ok()?;
+    let port = variable("KUBERNETES_SERVICE_PORT")?.parse().ok()?;
+    (port != 0 && !host.is_unspecified()).then(|| SocketAddr::new(host.to_canonical(), port))
+}
+
+/// Adds what was in force last to what is known now. The configuration wins: what it allows is not denied, and what it denies is
+/// not redirected.
+pub(super) fn add_last_known(
+    known: &mut ProtectedEndpoints,
+    last: ProtectedEndpoints,
+    allow: &BTreeSet<SocketAddr>,
+) {
+    let redirect = last.redirect.into_iter();
+    known
+        .redirect
+        .extend(redirect.filter(|address| !known.deny.contains(address)));
+    let is_open = |address: &SocketAddr| !known.redirect.contains(address) && !allow.contains(address);
+    let deny: Vec<_> = last.deny.into_iter().filter(is_open).collect();
+    known.deny.extend(deny);
+}
+
+#[cfg(test)]
+#[path = "checkpoint_tests.rs"]
+mod tests;
