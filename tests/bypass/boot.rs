@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::Test;
 use crate::dial::{Stand, Verdict};
+use crate::static_pods::{Manifest, gone, running};
 use crate::traffic::{asks, until};
 use crate::world::World;
 
@@ -23,6 +24,7 @@ pub(crate) const TESTS: &[Test] = tests! {
     a_kubeconfig_that_cannot_be_used_leaves_the_node_closed,
     a_node_without_a_checkpoint_tells_that_the_service_is_open,
     a_start_that_fails_leaves_the_node_closed,
+    a_start_that_fails_leaves_static_pods_as_the_operator_wants,
 };
 
 /// The address of the Service `kubernetes`.
@@ -201,22 +203,49 @@ fn a_node_without_a_checkpoint_tells_that_the_service_is_open(world: &mut World)
     })
 }
 
-/// The agent cannot start at all: its audit directory is a file.
 fn a_start_that_fails_leaves_the_node_closed(world: &mut World) -> Result<()> {
+    failed_start(world, |_| {}, |world| dials(world, Verdict::Forbidden))
+}
+
+fn a_start_that_fails_leaves_static_pods_as_the_operator_wants(world: &mut World) -> Result<()> {
+    let manifest = Manifest::of_pod(world, "direct")?;
+    let pod = running(world, "direct")?;
+    let stand = Stand::pod(&pod)?;
+    for (word, verdict) in [("failOpen", Verdict::Reached), ("failClosed", Verdict::Forbidden)] {
+        failed_start(
+            world,
+            |config| config["enforce"]["staticPods"] = json!(word),
+            |world| {
+                let report = world.expecting(verdict, |world| world.dial(&stand, &["tcp", SERVICE]))?;
+                report.expect(word, verdict)?;
+                dials(world, Verdict::Forbidden)
+            },
+        )?;
+    }
+    drop(manifest);
+    gone(&pod)
+}
+
+/// The agent cannot start at all: its audit directory is a file.
+fn failed_start(
+    world: &mut World,
+    change: impl FnOnce(&mut Value),
+    act: impl FnOnce(&World) -> Result<()>,
+) -> Result<()> {
     let file = world.agent.dir().join("no-directory");
     fs::write(&file, "")?;
-    booted(
-        world,
-        |config| config["audit"]["directory"] = json!(file),
-        |world| {
-            let ended = world.agent.wait();
-            ensure!(
-                ended.is_err_and(|error| error.to_string().contains("the agent ended")),
-                "it serves without an audit log"
-            );
-            dials(world, Verdict::Forbidden)
-        },
-    )
+    let change = |config: &mut Value| {
+        config["audit"]["directory"] = json!(file);
+        change(config);
+    };
+    booted(world, change, |world| {
+        let ended = world.agent.wait();
+        ensure!(
+            ended.is_err_and(|error| error.to_string().contains("the agent ended")),
+            "it serves without an audit log"
+        );
+        act(world)
+    })
 }
 
 /// Begins the agent with another configuration on a node that has none of its programs, as after a boot, does something, and puts

@@ -27,10 +27,11 @@ const JUDGED: Duration = Duration::from_secs(5);
 const SERVER: &str = "10.96.0.1:443";
 
 /// A manifest in the first node's folder; the pod goes with it.
-struct Manifest(PathBuf);
+pub(crate) struct Manifest(PathBuf);
 
 impl Manifest {
-    fn of_pod(world: &World, namespace: &str) -> Result<Self> {
+    /// Of a pod of this namespace.
+    pub(crate) fn of_pod(world: &World, namespace: &str) -> Result<Self> {
         let text = json!({"apiVersion": "v1", "kind": "Pod",
             "metadata": {"name": "static", "namespace": namespace, "labels": {"app": "worker"}},
             "spec": {"terminationGracePeriodSeconds": 0, "containers": [{"name": "main", "image": "picket.test/tools:1",
@@ -53,14 +54,7 @@ impl Drop for Manifest {
 fn one_is_redirected_as_its_mirror_says_and_another_is_left_alone(world: &mut World) -> Result<()> {
     for (namespace, wanted) in [("agents", Verdict::Redirected), ("direct", Verdict::Reached)] {
         let manifest = Manifest::of_pod(world, namespace)?;
-        // The mirror comes after the pod.
-        let begun = Instant::now();
-        let pod = loop {
-            match world.cluster.wait_ready(namespace, "static-node1", POD_LIMIT) {
-                Err(_) if begun.elapsed() < POD_LIMIT => std::thread::sleep(Duration::from_millis(200)),
-                found => break found?,
-            }
-        };
+        let pod = running(world, namespace)?;
         let stand = Stand::pod(&pod)?;
         let name = stand
             .cgroup
@@ -74,6 +68,17 @@ fn one_is_redirected_as_its_mirror_says_and_another_is_left_alone(world: &mut Wo
         gone(&pod)?;
     }
     Ok(())
+}
+
+/// The pod of a manifest, once it runs. Its mirror comes after the pod.
+pub(crate) fn running(world: &World, namespace: &str) -> Result<RealPod> {
+    let begun = Instant::now();
+    loop {
+        match world.cluster.wait_ready(namespace, "static-node1", POD_LIMIT) {
+            Err(_) if begun.elapsed() < POD_LIMIT => std::thread::sleep(Duration::from_millis(200)),
+            found => return found,
+        }
+    }
 }
 
 fn one_that_nobody_tells_of_is_closed_unless_the_operator_wants_it_open(world: &mut World) -> Result<()> {

@@ -37,7 +37,8 @@ pub(super) async fn load_kernel(
     if alone {
         let known = known_at_start(config, checkpoint, &kernel, readiness).await?;
         let (_, scan) = Tree::open(cgroup_root)?;
-        enforce::close_node(&kernel, &known, &scan.borrow()).context("the node cannot be closed")?;
+        enforce::close_node(&kernel, &known, &scan.borrow(), config.enforce.static_pods)
+            .context("the node cannot be closed")?;
     }
     Ok(kernel)
 }
