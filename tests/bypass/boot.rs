@@ -3,10 +3,12 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use picket_tests::agent::Agent;
+use picket_tests::output::Done;
 use picket_tests::tests;
 use serde_json::{Value, json};
 
@@ -25,6 +27,9 @@ pub(crate) const TESTS: &[Test] = tests! {
     a_node_without_a_checkpoint_tells_that_the_service_is_open,
     a_start_that_fails_leaves_the_node_closed,
     a_start_that_fails_leaves_static_pods_as_the_operator_wants,
+    a_configuration_that_is_not_valid_closes_the_node_as_the_last_good_one_said,
+    a_configuration_that_is_not_valid_leaves_a_node_alone_that_had_no_agent,
+    a_configuration_that_is_not_valid_disturbs_no_agent_that_serves,
 };
 
 /// The address of the Service `kubernetes`.
@@ -176,7 +181,10 @@ fn a_node_without_a_checkpoint_tells_that_the_service_is_open(world: &mut World)
     let file = world.agent.dir().join("faulty");
     fs::write(&file, "no kubeconfig")?;
     let good: Value = serde_json::from_str(&fs::read_to_string(world.agent.config_file())?)?;
-    let good = good["cluster"]["kubeconfig"].as_str().context("no kubeconfig")?.to_owned();
+    let good = good["cluster"]["kubeconfig"]
+        .as_str()
+        .context("no kubeconfig")?
+        .to_owned();
     let file_name = file.display().to_string();
     let change = |config: &mut Value| {
         config["cluster"]["kubeconfig"] = json!(file_name);
@@ -246,6 +254,75 @@ fn failed_start(
         );
         act(world)
     })
+}
+
+/// What is wrong with a configuration that is not valid.
+const NOT_VALID: &str = "field `nodeName` must be text";
+
+fn a_configuration_that_is_not_valid_closes_the_node_as_the_last_good_one_said(
+    world: &mut World,
+) -> Result<()> {
+    booted(
+        world,
+        |config| config["nodeName"] = json!([]),
+        |world| {
+            ends_as_not_valid(world)?;
+            dials(world, Verdict::Forbidden)
+        },
+    )
+}
+
+fn a_configuration_that_is_not_valid_leaves_a_node_alone_that_had_no_agent(world: &mut World) -> Result<()> {
+    begun_after(
+        world,
+        Agent::uninstall,
+        |config| config["nodeName"] = json!([]),
+        |world| {
+            ends_as_not_valid(world)?;
+            let worker = Stand::pod(&world.pod("agents", "worker")?)?;
+            world
+                .expecting(Verdict::Reached, |world| world.dial(&worker, &["tcp", SERVICE]))?
+                .expect("a dial without Picket", Verdict::Reached)
+        },
+    )
+}
+
+fn a_configuration_that_is_not_valid_disturbs_no_agent_that_serves(world: &mut World) -> Result<()> {
+    let file = world.agent.dir().join("not-valid.yaml");
+    fs::write(&file, "nodeName: []\n")?;
+    let (file, state) = (file.display().to_string(), world.agent.state_directory());
+    let state = state.display().to_string();
+    let before = pinned(world)?;
+    let ended = world
+        .agent
+        .picket(&["agent", "--config", &file, "--state-directory", &state])?;
+    let said = Done::from(ended);
+    ensure!(said.code == 1 && said.err.contains(NOT_VALID), "{said:?}");
+    let after = pinned(world)?;
+    ensure!(before == after, "its programs were replaced:\n{before}\n{after}");
+    dials(world, Verdict::Redirected)?;
+    asks(world)?.good().map(drop)
+}
+
+/// The pins of the agent's links and maps with their inodes: a link that is replaced has a new pin.
+fn pinned(world: &World) -> Result<String> {
+    let mut command = Command::new("find");
+    command.arg(world.agent.bpffs()).args(["-printf", "%i %p\n"]);
+    let found = world.agent.node().output(command)?;
+    let text = String::from_utf8(found.stdout)?;
+    ensure!(text.contains("link_"), "no pins: {text}");
+    Ok(text)
+}
+
+/// The agent ends as it does where the configuration is not valid, and says so.
+fn ends_as_not_valid(world: &mut World) -> Result<()> {
+    let ended = world.agent.wait();
+    let said = ended.err().map(|error| error.to_string()).unwrap_or_default();
+    ensure!(
+        said.contains("the agent ended with exit status: 1") && said.contains(NOT_VALID),
+        "{said}"
+    );
+    Ok(())
 }
 
 /// Begins the agent with another configuration on a node that has none of its programs, as after a boot, does something, and puts

@@ -17,7 +17,7 @@ use crate::enforce::{self, watchdog};
 use crate::kernel::{Kernel, KernelConfig, NodeState};
 use crate::listener::InPodListener;
 use crate::runtime::readiness::Readiness;
-use crate::upgrade::Successor;
+use crate::upgrade::{self, Successor};
 use crate::workload::Netns;
 use crate::workload::tree::Tree;
 
@@ -41,6 +41,22 @@ pub(super) async fn load_kernel(
             .context("the node cannot be closed")?;
     }
     Ok(kernel)
+}
+
+/// Closes the node as an agent with this configuration would whose start fails; whether it did: nothing is changed while an agent
+/// serves.
+///
+/// # Errors
+/// The kernel programs cannot be loaded, or an agent is there that does not answer.
+pub async fn close_node(config: &Config, checkpoint: &NodeCheckpoint) -> anyhow::Result<bool> {
+    let socket = config.admin.upgrade_socket();
+    if upgrade::has_predecessor(&socket, upgrade::REQUEST_LIMIT).await? {
+        return Ok(false);
+    }
+    let kernel = load_kernel(config, checkpoint, &Readiness::default(), true).await?;
+    let (_, listener) = node_listener(None)?;
+    prepare_kernel(&kernel, config, &listener)?;
+    Ok(true)
 }
 
 /// The protected endpoints that are known before anybody has answered: those of the configuration and of the node, and those that
@@ -91,7 +107,11 @@ pub(super) fn node_listener(successor: Option<&Successor>) -> anyhow::Result<(Ne
 }
 
 /// Tells the kernel programs of this agent.
-pub(super) fn prepare_kernel(kernel: &Kernel, config: &Config, listener: &InPodListener) -> anyhow::Result<()> {
+pub(super) fn prepare_kernel(
+    kernel: &Kernel,
+    config: &Config,
+    listener: &InPodListener,
+) -> anyhow::Result<()> {
     kernel.mark_listener(listener.sockets())?;
     kernel.set_node(NodeState {
         netns: listener.netns_cookie(),

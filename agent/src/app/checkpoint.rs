@@ -1,15 +1,17 @@
 //! The node's checkpoint: what the last agent knew that the next one needs before anybody answers it.
 //!
-//! In: the protected endpoints that are in force. Out: a file in the state folder, which a start reads that cannot learn them yet:
-//! after a boot, while the API server cannot be asked.
+//! In: the protected endpoints that are in force, and the configuration of an agent that serves. Out: both in the state folder, for a
+//! start that cannot learn them: after a boot, while the API server cannot be asked or the configuration is not valid.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use crate::config::{Config, ConfigError};
 use crate::endpoints::ProtectedEndpoints;
 use crate::runtime::readiness::Readiness;
 use crate::runtime::state::{StateError, StateDirectory};
@@ -17,7 +19,10 @@ use crate::runtime::state::{StateError, StateDirectory};
 /// The file with the protected endpoints.
 const ENDPOINTS: &str = "protected-endpoints.json";
 
-/// The version of that file's form. A file of another version is not used.
+/// The file with the configuration of the last agent that served.
+const CONFIGURATION: &str = "agent.yaml";
+
+/// The version of the first file's form. A file of another version is not used.
 const VERSION: u32 = 1;
 
 /// The part of `/readyz` that names the Service's address.
@@ -32,10 +37,13 @@ const WRITE_GAP: Duration = Duration::from_secs(60);
 
 /// Why a checkpoint is not used.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum CheckpointError {
+pub enum CheckpointError {
     /// The file itself.
     #[error(transparent)]
     State(#[from] StateError),
+    /// Another version of Picket wrote the configuration, or somebody changed it.
+    #[error(transparent)]
+    Configuration(#[from] ConfigError),
     /// It holds something else.
     #[error("{ENDPOINTS} of the state folder: {0}")]
     Form(#[from] serde_json::Error),
@@ -60,18 +68,53 @@ struct SavedVersion {
 
 /// The checkpoint of a node; cheap to clone.
 #[derive(Debug, Clone)]
-pub struct NodeCheckpoint(StateDirectory);
+pub struct NodeCheckpoint {
+    folder: StateDirectory,
+    /// The text of this agent's own configuration.
+    configuration: Option<Arc<str>>,
+}
 
 impl NodeCheckpoint {
     /// The checkpoint in this folder.
     #[must_use]
     pub fn new(folder: StateDirectory) -> Self {
-        Self(folder)
+        Self {
+            folder,
+            configuration: None,
+        }
+    }
+
+    /// Says what configuration is kept once an agent serves by it.
+    #[must_use]
+    pub fn keeping(self, configuration: &str) -> Self {
+        Self {
+            configuration: Some(Arc::from(configuration)),
+            ..self
+        }
+    }
+
+    /// The configuration of the last agent that served; `None` where none did, or nothing is left of it.
+    ///
+    /// # Errors
+    /// [`CheckpointError`] where the file cannot be used.
+    pub fn configuration(&self) -> Result<Option<Config>, CheckpointError> {
+        let Some(bytes) = self.folder.read(CONFIGURATION)? else {
+            return Ok(None);
+        };
+        let file = self.folder.file(CONFIGURATION).display().to_string();
+        Ok(Some(Config::parse(&file, &String::from_utf8_lossy(&bytes))?))
+    }
+
+    fn write_configuration(&self) -> Result<(), CheckpointError> {
+        if let Some(text) = &self.configuration {
+            self.folder.write(CONFIGURATION, text.as_bytes())?;
+        }
+        Ok(())
     }
 
     /// The protected endpoints that were in force last, where an agent has learned them from the cluster.
     pub(crate) fn endpoints(&self) -> Result<Option<ProtectedEndpoints>, CheckpointError> {
-        let Some(bytes) = self.0.read(ENDPOINTS)? else {
+        let Some(bytes) = self.folder.read(ENDPOINTS)? else {
             return Ok(None);
         };
         let SavedVersion { version } = serde_json::from_slice(&bytes)?;
@@ -92,7 +135,7 @@ impl NodeCheckpoint {
             redirect: endpoints.redirect.clone(),
             deny: endpoints.deny.clone(),
         };
-        Ok(self.0.write(ENDPOINTS, &serde_json::to_vec(&saved)?)?)
+        Ok(self.folder.write(ENDPOINTS, &serde_json::to_vec(&saved)?)?)
     }
 
     /// Removes it: no start closes a node by what an agent knew that is not there any more.
@@ -100,15 +143,21 @@ impl NodeCheckpoint {
     /// # Errors
     /// [`StateError`] where a file stays.
     pub fn remove(&self) -> Result<(), StateError> {
-        self.0.remove(ENDPOINTS)
+        self.folder.remove(CONFIGURATION)?;
+        self.folder.remove(ENDPOINTS)
     }
 
-    /// Writes the protected endpoints down whenever they have changed, once the cluster has told them all.
+    /// Keeps the configuration, and writes the protected endpoints down whenever they have changed, once the cluster has told them all.
     pub(super) async fn follow(
         self,
         mut endpoints: watch::Receiver<ProtectedEndpoints>,
         readiness: Readiness,
     ) {
+        let checkpoint = self.clone();
+        let kept = tokio::task::spawn_blocking(move || checkpoint.write_configuration());
+        if let Ok(Err(error)) = kept.await {
+            tracing::warn!(%error, "the agent cannot keep its configuration for a start whose own is not valid");
+        }
         let mut failed = false;
         loop {
             let now = endpoints.borrow_and_update().clone();

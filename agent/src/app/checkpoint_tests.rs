@@ -54,7 +54,10 @@ fn a_checkpoint_of_another_version_or_form_is_not_used() {
     let checkpoint = NodeCheckpoint::new(state.clone());
     for (text, reason) in [
         (r#"{"version":2,"endpoints":[]}"#, "has version 2"),
-        (r#"{"version":1,"redirect":["10.96.0.1:443"]}"#, "missing field `deny`"),
+        (
+            r#"{"version":1,"redirect":["10.96.0.1:443"]}"#,
+            "missing field `deny`",
+        ),
         ("", "EOF"),
     ] {
         state.write(ENDPOINTS, text.as_bytes()).expect("written");
@@ -95,7 +98,41 @@ fn the_service_is_known_from_a_containers_environment() {
     };
     assert_eq!(told("10.96.0.1", "443").as_deref(), Some("10.96.0.1:443"));
     assert_eq!(told("fd00::1", "443").as_deref(), Some("[fd00::1]:443"));
-    for (host, port) in [("", ""), ("api.example", "443"), ("10.96.0.1", "0"), ("10.96.0.1", "")] {
+    for (host, port) in [
+        ("", ""),
+        ("api.example", "443"),
+        ("10.96.0.1", "0"),
+        ("10.96.0.1", ""),
+    ] {
         assert_eq!(told(host, port), None, "{host}:{port}");
     }
+}
+
+#[tokio::test]
+async fn the_configuration_is_kept_by_an_agent_that_serves_and_is_read_by_the_next() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let state = StateDirectory::new(folder.path());
+    let checkpoint = NodeCheckpoint::new(state.clone());
+    assert!(checkpoint.configuration().expect("no fault").is_none());
+    let text = "nodeName: n\ncluster: {kubeconfig: /k}\nupstream: {server: 'https://10.0.0.1:6443', caFile: /ca, tokenFile: /t}\n\
+        tls: {caCertificateFile: /c, caKeyFile: /k}\nenforce: {namespaces: [agents]}\nobjects: [/o]\n";
+    let keeping = checkpoint.clone().keeping(text);
+    let (_sender, receiver) = watch::channel(ProtectedEndpoints::default());
+    let following = tokio::spawn(keeping.follow(receiver, Readiness::default()));
+    let kept = loop {
+        match checkpoint.configuration().expect("no fault") {
+            Some(config) => break config,
+            None => tokio::task::yield_now().await,
+        }
+    };
+    assert_eq!(kept.node_name, "n");
+    following.abort();
+    state.write(CONFIGURATION, b"nodeName: 7\n").expect("written");
+    let error = checkpoint.configuration().expect_err("not valid").to_string();
+    assert!(
+        error.contains(&state.file(CONFIGURATION).display().to_string()),
+        "{error}"
+    );
+    checkpoint.remove().expect("removed");
+    assert!(checkpoint.configuration().expect("no fault").is_none());
 }

@@ -41,7 +41,8 @@ use crate::store::Store;
 use crate::upgrade::{self, Successor, SuccessorConnection, UpgradeMetrics};
 use crate::workload::Netns;
 
-pub use checkpoint::NodeCheckpoint;
+pub use boot::close_node;
+pub use checkpoint::{CheckpointError, NodeCheckpoint};
 pub use metrics::metrics_reference;
 
 use files::FileParts;
@@ -276,9 +277,11 @@ impl App {
         wiring::metrics(&mut tasks, &handles, pods);
         wiring::object_status(&mut tasks, &handles, &shared);
         wiring::notify(&mut tasks, &handles, self.to_post);
-        wiring::checkpoint(&mut tasks, &handles, endpoints.clone());
+        let last = endpoints.clone();
         wiring::denied(&mut tasks, &handles, &shared, shutdown, endpoints, workload.names);
         wiring::connections(&mut tasks, &handles, shared, receivers, shutdown)?;
+        // Nothing stops the start from here on, so that the configuration is a good one.
+        wiring::checkpoint(&mut tasks, &handles, last);
         for (name, part) in workload.tasks {
             tasks.spawn(name, part);
         }

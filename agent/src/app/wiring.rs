@@ -291,7 +291,7 @@ pub(super) fn endpoints(
     );
 }
 
-/// The protected endpoints, kept for the next boot.
+/// The configuration and the protected endpoints, kept for the next boot.
 pub(super) fn checkpoint(
     tasks: &mut Tasks,
     handles: &Handles,

@@ -240,6 +240,14 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] with the file, and the line and the reason of each thing that is wrong.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        Self::parse(&path.display().to_string(), &Self::text(path)?)
+    }
+
+    /// Reads the file without a check of what it says.
+    ///
+    /// # Errors
+    /// [`ConfigError::Read`] and [`ConfigError::TooLarge`].
+    pub fn text(path: &Path) -> Result<String, ConfigError> {
         let file = path.display().to_string();
         let size = std::fs::metadata(path)
             .map_err(|source| ConfigError::Read {
@@ -250,11 +258,7 @@ impl Config {
         if size > MAX_BYTES {
             return Err(ConfigError::TooLarge { file });
         }
-        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
-            file: file.clone(),
-            source,
-        })?;
-        Self::parse(&file, &text)
+        std::fs::read_to_string(path).map_err(|source| ConfigError::Read { file, source })
     }
 
     /// Checks a configuration's text; `file` is the name that errors carry.

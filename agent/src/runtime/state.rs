@@ -81,7 +81,9 @@ impl StateDirectory {
             reason,
         })?;
         let mut bytes = Vec::new();
-        file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(&failed)?;
+        file.take(MAX_BYTES + 1)
+            .read_to_end(&mut bytes)
+            .map_err(&failed)?;
         if bytes.len() as u64 > MAX_BYTES {
             return Err(StateError::TooLarge(path));
         }
