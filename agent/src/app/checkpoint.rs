@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use crate::config::{Config, ConfigError};
 use crate::endpoints::ProtectedEndpoints;
 use crate::runtime::readiness::Readiness;
-use crate::runtime::state::{StateError, StateDirectory};
+use crate::runtime::state::{StateDirectory, StateError};
 
 /// The file with the protected endpoints.
 const ENDPOINTS: &str = "protected-endpoints.json";

@@ -44,6 +44,7 @@ use crate::workload::Netns;
 pub use boot::close_node;
 pub use checkpoint::{CheckpointError, NodeCheckpoint};
 pub use metrics::metrics_reference;
+pub use unknown_trust_domains::without_bundle as without_trust_bundle;
 
 use files::FileParts;
 use metrics::ModuleMetrics;

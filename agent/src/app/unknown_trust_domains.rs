@@ -35,7 +35,8 @@ pub(super) async fn warn(store: Arc<Store>, bundles: Arc<TrustBundles>) {
     }
 }
 
-fn without_bundle(policies: &PolicySet, has: impl Fn(&str) -> bool) -> WithoutBundle {
+/// The identities of `policies` whose `attest.spiffe` is of a trust domain that has no trust bundle.
+pub fn without_bundle(policies: &PolicySet, has: impl Fn(&str) -> bool) -> BTreeSet<(String, String)> {
     let identities = policies.identities().iter();
     let named = identities.filter_map(|identity| {
         let id = SpiffeId::parse(&identity.attest.spiffe.as_ref()?.id).ok()?;

@@ -478,8 +478,16 @@ pub(super) fn metrics(tasks: &mut Tasks, handles: &Handles, status: watch::Recei
         workload,
         ..
     } = handles.metrics.clone();
-    let upstream = handles.files.upstream.clone();
-    let expiry = move || upstream.credential_not_after();
+    let FileParts {
+        upstream, issuers, ..
+    } = handles.files.clone();
+    let expiry = move || {
+        [
+            ("upstream", upstream.credential_not_after()),
+            ("upstream-ca", upstream.ca_not_after()),
+            ("issuer-ca", issuers.ca_not_after()),
+        ]
+    };
     let served = Arc::clone(&handles.files.certificates);
     tasks.spawn("certificate metrics", certificates.follow(served, expiry));
     tasks.spawn("pod metrics", workload.follow(status));

@@ -5,6 +5,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use nix::unistd::{AccessFlags, eaccess};
 
@@ -12,11 +13,35 @@ use super::Config;
 use crate::audit::SinkTarget;
 use crate::cluster::Connector;
 use crate::identity::jwt::check as check_authentication;
-use crate::pki::{TrustBundles, check_server_certificate};
+use crate::pki::{Authorities, TrustBundles, check_server_certificate};
 use crate::runtime::private_folder::{NotPrivate, check_private};
 use crate::store::Store;
 
 impl Config {
+    /// What is doubtful about the CAs that it trusts, with the field that names each. Files that cannot be used are left out:
+    /// [`Config::unusable`] names them.
+    #[must_use]
+    pub fn doubtful_authorities(&self, now: SystemTime) -> Vec<String> {
+        let mut doubts = Vec::new();
+        let mut note = |field: &str, found: Authorities| {
+            doubts.extend(found.doubts.iter().map(|doubt| format!("{field}: {doubt}")));
+        };
+        if let Ok(found) = Authorities::of_file(&self.upstream.ca_file, now) {
+            note("upstream.caFile", found);
+        }
+        for bundle in &self.tls.trust_bundles {
+            if let Ok(found) = Authorities::of_file(&bundle.file, now) {
+                note(&format!("tls.trustBundles of {}", bundle.trust_domain), found);
+            }
+        }
+        let issuers = self.authentication.config_file.as_ref();
+        let issuers = issuers.and_then(|file| check_authentication(file).ok());
+        let of_issuers = issuers.iter().flat_map(|issuers| issuers.doubtful_authorities());
+        doubts
+            .extend(of_issuers.map(|(url, doubt)| format!("certificateAuthority of issuer {url}: {doubt}")));
+        doubts
+    }
+
     /// What of the files and folders that it names cannot be used, with the field that names each. Those of `kernel` are left
     /// out: they are tried by other means. Must be called within a tokio runtime.
     pub async fn unusable(&self) -> Vec<String> {

@@ -3,12 +3,14 @@
 //! In: the node CA's files, and the names and addresses that clients dial. Out: a [`ca::NodeCa`], and [`Leaf`] certificates in
 //! memory. Nothing here is served; `tls` does that.
 
+mod authorities;
 pub mod ca;
 mod leaf;
 pub(crate) mod pem;
 mod server_certificate;
 mod trust_bundles;
 
+pub use authorities::Authorities;
 pub use ca::CaFiles;
 pub use leaf::{LEAF_LIFETIME, LeafNames};
 pub(crate) use leaf::{Leaf, mint};

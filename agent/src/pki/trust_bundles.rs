@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -17,6 +17,7 @@ use rustls::server::danger::ClientCertVerifier;
 use rustls_pki_types::{CertificateDer, UnixTime};
 use tokio_util::sync::CancellationToken;
 
+use super::authorities::Authorities;
 use super::ca::may_sign;
 use super::pem::{self, PemError};
 
@@ -68,6 +69,7 @@ pub struct TrustedRoots(BTreeMap<String, Option<Domain>>);
 struct Domain {
     bytes: Arc<[u8]>,
     verifier: Arc<dyn ClientCertVerifier>,
+    authorities: Authorities,
 }
 
 impl Domain {
@@ -75,7 +77,9 @@ impl Domain {
         let bytes = pem::read(&bundle.file)?;
         let mut roots = RootCertStore::empty();
         let fault = |line, reason| PemError::content(&bundle.file, line, reason);
-        for (line, certificate) in pem::certificates(&bundle.file, &bytes)? {
+        let certificates = pem::certificates(&bundle.file, &bytes)?;
+        let authorities = Authorities::inspect(&bundle.file, &certificates, SystemTime::now());
+        for (line, certificate) in certificates {
             // rustls takes any certificate for a CA: a workload's own would let that workload name itself as it likes.
             let (_, parsed) = x509_parser::parse_x509_certificate(&certificate)
                 .map_err(|error| fault(line, format!("not a certificate: {error}")))?;
@@ -94,6 +98,7 @@ impl Domain {
         Ok(Self {
             bytes: bytes.into(),
             verifier,
+            authorities,
         })
     }
 }
@@ -163,6 +168,14 @@ impl TrustBundles {
         Domain::read(bundle).map(drop)
     }
 
+    /// When the first of the bundles vouches for nobody any more.
+    #[must_use]
+    pub fn not_after(&self) -> Option<SystemTime> {
+        let roots = self.current.load();
+        let domains = roots.0.values().flatten();
+        domains.filter_map(|domain| domain.authorities.not_after).min()
+    }
+
     /// Why there are domains that trust nobody: what is wrong with their files.
     #[must_use]
     pub fn fault(&self) -> Option<String> {
@@ -226,6 +239,7 @@ impl TrustBundles {
                         tracing::info!(file = %bundle.file.display(), "trust bundle read");
                     }
                     if !same {
+                        domain.authorities.warn("tls.trustBundles");
                         roots.insert(bundle.trust_domain.clone(), Some(domain));
                         changed = true;
                     }

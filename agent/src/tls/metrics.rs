@@ -1,6 +1,6 @@
 //! When certificates expire, as metrics.
 //!
-//! In: the [`Certificates`] that pods see, and the client certificate that the API server sees. Out: points in time in the
+//! In: the [`Certificates`] that pods see, the client certificate that the API server sees, and the CAs that others are checked by. Out: points in time in the
 //! registry.
 
 use std::sync::Arc;
@@ -25,16 +25,16 @@ impl CertificateMetrics {
             expiry: registry.times(
                 "certificate_expiry",
                 ["certificate"],
-                "When a certificate in use expires, in seconds since 1970: `node-ca`, `leaf`, `gateway`, `upstream`",
+                "When a certificate in use expires, in seconds since 1970: `node-ca`, `leaf`, `gateway`, `upstream`; of CAs that others are checked against the last of each file, and of several files the first: `upstream-ca`, `issuer-ca`, `trust-bundle`",
             ),
         }
     }
 
-    /// Keeps the gauges current, with the expiry of the client certificate that the API server sees, for as long as it is polled.
-    pub(crate) async fn follow(
+    /// Keeps the gauges current, for as long as it is polled. `others` has the expiry of what is not served.
+    pub(crate) async fn follow<const N: usize>(
         self,
         certificates: Arc<Certificates>,
-        upstream: impl Fn() -> Option<SystemTime> + Send,
+        others: impl Fn() -> [(&'static str, Option<SystemTime>); N] + Send,
     ) {
         let mut tick = tokio::time::interval(EVERY);
         loop {
@@ -43,9 +43,9 @@ impl CertificateMetrics {
                 ("leaf", certificates.not_after()),
                 ("node-ca", certificates.ca_not_after()),
                 ("gateway", certificates.gateway_not_after()),
-                ("upstream", upstream()),
+                ("trust-bundle", certificates.trust_bundles().not_after()),
             ];
-            for (certificate, end) in ends {
+            for (certificate, end) in ends.into_iter().chain(others()) {
                 if let Some(end) = end {
                     self.set(certificate, end);
                 }

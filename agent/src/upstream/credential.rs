@@ -15,9 +15,9 @@ use parking_lot::Mutex;
 use rustls::client::{Resumption, WantsClientCert};
 use rustls::{ClientConfig, ConfigBuilder, RootCertStore};
 
-use crate::pki::PemError;
 use crate::pki::ca::validity;
 use crate::pki::pem;
+use crate::pki::{Authorities, PemError};
 
 /// The node's credential.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,6 +104,8 @@ pub(super) struct Loaded {
     pub(super) authorization: Option<HeaderValue>,
     /// When the client certificate expires.
     pub(super) not_after: Option<SystemTime>,
+    /// When the CAs that the API server's certificate is checked against have all expired.
+    pub(super) ca_not_after: Option<SystemTime>,
     /// What the record says of it.
     used: UsedCredential,
     /// Whether files were read. Before the first that can be used there is no credential, and no CA: no session comes about.
@@ -120,6 +122,7 @@ impl Loaded {
             bare: tls,
             authorization: None,
             not_after: None,
+            ca_not_after: None,
             used: UsedCredential {
                 method: "none",
                 id: None,
@@ -297,6 +300,7 @@ fn load(
             bare: previous.bare.clone(),
             authorization,
             not_after: previous.not_after,
+            ca_not_after: previous.ca_not_after,
             used: previous.used.clone(),
             is_usable: true,
         });
@@ -307,12 +311,15 @@ fn load(
         move |source| CredentialError::Rustls { file, source }
     };
     let mut roots = RootCertStore::empty();
-    for (line, der) in pem::certificates(ca, &source.ca)? {
+    let certificates = pem::certificates(ca, &source.ca)?;
+    let authorities = Authorities::inspect(ca, &certificates, SystemTime::now());
+    for (line, der) in certificates {
         roots
             .add(der)
             .map_err(|error| PemError::content(ca, line, error.to_string()))?;
     }
     let builder = trusting(roots).map_err(rustls_error(ca))?;
+    authorities.warn("upstream.caFile");
     let mut bare = builder.clone().with_no_client_auth();
     // A session that was resumed would show what the first one did.
     bare.resumption = Resumption::disabled();
@@ -350,6 +357,7 @@ fn load(
         bare: TlsConfigs::new(bare),
         authorization,
         not_after,
+        ca_not_after: authorities.not_after,
         used,
         is_usable: true,
     })
@@ -450,10 +458,12 @@ mod tests {
         let fault = credentials.fault().unwrap();
         assert!(fault.contains("client.key"), "{fault}");
         assert!(credentials.current().not_after.is_none());
+        assert!(credentials.current().ca_not_after.is_none());
         std::fs::write(at("client.key"), &one.key_pem).unwrap();
         credentials.refresh();
         assert_eq!((credentials.fault(), credentials.error()), (None, None));
         assert!(credentials.current().not_after.is_some());
+        assert!(credentials.current().ca_not_after.is_some());
         std::fs::write(at("client.key"), &other.key_pem).unwrap();
         credentials.refresh();
         assert!(

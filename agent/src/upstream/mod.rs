@@ -238,6 +238,11 @@ impl Upstream {
         self.connector().credentials.current().not_after
     }
 
+    /// When the CAs that the API server's certificate is checked against have all expired.
+    pub fn ca_not_after(&self) -> Option<SystemTime> {
+        self.connector().credentials.current().ca_not_after
+    }
+
     /// Sends what was permitted, as the user the permit names. The permit is used up: it holds the request's head, so
     /// that nothing but the request that was judged can be sent.
     ///

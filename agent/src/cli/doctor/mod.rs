@@ -4,6 +4,7 @@
 //! exit code that tells whether Picket works here. The API server is asked about the credentials and their rights
 //! (credentials.rs; excess.rs), and whether the configuration is this node's (node.rs).
 
+mod certificates;
 mod credentials;
 mod excess;
 pub(super) mod needs;
@@ -164,7 +165,11 @@ fn of_configuration(config: &Config, limit: Duration) -> Vec<Check> {
     // What still waits is left to end with the process.
     runtime.shutdown_background();
     let faults = faults.unwrap_or_else(|| vec![format!("not tested: {}", slow(limit))]);
-    [vec![configuration(&faults)], credentials].concat()
+    [
+        vec![configuration(&faults), certificates::check(config)],
+        credentials,
+    ]
+    .concat()
 }
 
 /// What a future brings, on a thread of its own, unless it takes longer: a plugin of a kubeconfig and a filesystem on the network

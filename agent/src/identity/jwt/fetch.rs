@@ -5,7 +5,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::{Request, StatusCode, Uri, header};
@@ -20,7 +20,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use super::file::AuthenticationError;
-use crate::pki::pem;
+use crate::pki::{Authorities, pem};
 
 /// The longest that one document may take, from the name's resolution to the last byte.
 pub(super) const FETCH_LIMIT: Duration = Duration::from_secs(4);
@@ -53,12 +53,17 @@ pub(super) enum FetchError {
 
 /// Makes connections to one issuer.
 #[derive(Debug)]
-pub(super) struct IssuerClient(Arc<ClientConfig>);
+pub(super) struct IssuerClient {
+    config: Arc<ClientConfig>,
+    /// The issuer's own CAs; none where the host's count.
+    authorities: Authorities,
+}
 
 impl IssuerClient {
     /// A client that trusts the CAs of the issuer; `file` is the one that names them.
     pub(super) fn new(issuer: &JwtIssuer, file: &Path) -> Result<Self, AuthenticationError> {
         let mut roots = RootCertStore::empty();
+        let mut authorities = Authorities::default();
         if let Some(authority) = &issuer.certificate_authority {
             let wrong = |reason: String| AuthenticationError::CertificateAuthority {
                 file: file.to_owned(),
@@ -69,6 +74,10 @@ impl IssuerClient {
             let certificates = pem::certificates(file, authority.value.as_bytes());
             let certificates =
                 certificates.map_err(|_| wrong("it holds no readable certificate".to_owned()))?;
+            // The file's line is the field's: nobody knows how the text is folded there.
+            let line = usize::try_from(authority.at.line).unwrap_or_default();
+            let certificates: Vec<_> = certificates.into_iter().map(|(_, found)| (line, found)).collect();
+            authorities = Authorities::inspect(file, &certificates, SystemTime::now());
             for (_, certificate) in certificates {
                 roots.add(certificate).map_err(|error| wrong(error.to_string()))?;
             }
@@ -88,7 +97,15 @@ impl IssuerClient {
             .map_err(AuthenticationError::Tls)?
             .with_root_certificates(roots)
             .with_no_client_auth();
-        Ok(Self(Arc::new(config)))
+        Ok(Self {
+            config: Arc::new(config),
+            authorities,
+        })
+    }
+
+    /// The issuer's own CAs.
+    pub(super) fn authorities(&self) -> &Authorities {
+        &self.authorities
     }
 
     /// Gets a document.
@@ -113,7 +130,7 @@ impl IssuerClient {
         };
         let stream = TcpStream::connect((host, authority.port_u16().unwrap_or(443)));
         let stream = stream.await.map_err(connect)?;
-        let stream = TlsConnector::from(Arc::clone(&self.0)).connect(name, stream);
+        let stream = TlsConnector::from(Arc::clone(&self.config)).connect(name, stream);
         let stream = stream.await.map_err(connect)?;
 
         let http = |source| FetchError::Http {

@@ -30,6 +30,7 @@ mod tests;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use http::HeaderValue;
@@ -221,6 +222,25 @@ impl Issuers {
         fault.as_deref().filter(|_| self.0.is_without()).cloned()
     }
 
+    /// When the first issuer's own CAs have all expired.
+    #[must_use]
+    pub fn ca_not_after(&self) -> Option<SystemTime> {
+        let loaded = self.0.loaded.load();
+        let issuers = loaded.issuers.iter();
+        issuers.filter_map(|issuer| issuer.authorities().not_after).min()
+    }
+
+    /// What is doubtful about the issuers' own CAs, by the URL of each.
+    #[must_use]
+    pub fn doubtful_authorities(&self) -> Vec<(String, String)> {
+        let loaded = self.0.loaded.load();
+        let doubts = loaded.issuers.iter().flat_map(|issuer| {
+            let doubts = issuer.authorities().doubts.iter();
+            doubts.map(|doubt| (issuer.issuer.url.clone(), doubt.clone()))
+        });
+        doubts.collect()
+    }
+
     /// What is known of the bearer token of an `Authorization` header, where that suffices and its times hold: at no cost but for
     /// a hash. `last` is of the connection.
     #[must_use]
@@ -376,6 +396,9 @@ impl Inner {
         issuers
             .map(|issuer| {
                 let client = IssuerClient::new(&issuer, file)?;
+                client
+                    .authorities()
+                    .warn(&format!("certificateAuthority of issuer {}", issuer.url));
                 let seen = (self.metrics.clone(), self.generation.clone());
                 let keys = IssuerKeys::new(issuer, client, seen, self.limits);
                 Ok(Arc::new(keys))

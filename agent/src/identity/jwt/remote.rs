@@ -19,6 +19,7 @@ use super::fetch::{FetchError, IssuerClient};
 use super::keys::{KeySet, LeftOut, MAX_KEYS};
 use super::metrics::JwtMetrics;
 use super::signature::UnverifiedToken;
+use crate::pki::Authorities;
 use crate::runtime::backoff::Backoff;
 
 /// The claims of a token, and the fingerprint of the key that signed it.
@@ -98,6 +99,11 @@ impl IssuerKeys {
             generation,
             limits,
         }
+    }
+
+    /// The issuer's own CAs.
+    pub(super) fn authorities(&self) -> &Authorities {
+        self.client.authorities()
     }
 
     /// Whether another issuer is the same one by the same rules.
