@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use kube::api::DynamicObject;
 use kube::runtime::watcher::Event;
+use picket_policy::Standing;
 use picket_policy::api::v1alpha1::State;
 use serde_json::{Value, json};
 
@@ -337,6 +338,58 @@ fn a_faulty_version_that_shuts_its_agent_out_does_so() {
                 .is_empty()
         );
         assert!(!status(&store, "a").ready);
+    }
+}
+
+#[test]
+fn a_faulty_version_whose_review_is_due_sooner_suspends_its_agent_by_then() {
+    let (sooner, later) = ("2026-01-01T00:00:00Z", "2026-06-01T00:00:00Z");
+    let suspend = |at: &str| json!({"reviewBy": at, "whenOverdue": "Suspend"});
+    for (good, faulty, wanted) in [
+        (json!({}), suspend(later), Some(later)),
+        (json!({"reviewBy": sooner}), suspend(later), Some(later)),
+        (suspend(later), suspend(sooner), Some(sooner)),
+        (suspend(sooner), suspend(later), Some(sooner)),
+        (suspend(sooner), json!({}), Some(sooner)),
+        // Its own moment cannot be read, or the word is one that only another version knows.
+        (json!({"reviewBy": later}), suspend("soon"), Some(later)),
+        (
+            json!({}),
+            json!({"reviewBy": later, "whenOverdue": "Revoke"}),
+            Some(later),
+        ),
+        (
+            json!({}),
+            json!({"reviewBy": sooner, "whenOverdue": "Warn"}),
+            None,
+        ),
+        (json!({}), json!({"reviewBy": sooner}), None),
+    ] {
+        let (store, cluster) = store(&[]);
+        let of = |generation: i64, fields: &Value| {
+            let mut object = identity("a", generation, "x");
+            for (field, value) in fields.as_object().expect("fields") {
+                object.data["spec"][field] = value.clone();
+            }
+            object
+        };
+        list_all(&store, &cluster, [vec![of(1, &good)], vec![], vec![]]);
+        let mut object = of(2, &faulty);
+        object.data["spec"]["colour"] = json!("red");
+        cluster.event(IDENTITY, Event::Apply(object));
+        store.judge_cluster();
+        let status = status(&store, "a");
+        assert!(!status.ready, "{good} {faulty}");
+        let set = store.current();
+        let standing = |at: Timestamp| set.identities()[0].standing(at);
+        let Some(wanted) = wanted else {
+            assert_eq!(standing(Timestamp::MAX), Standing::Active, "{good} {faulty}");
+            continue;
+        };
+        let from: Timestamp = wanted.parse().expect("a moment");
+        assert_eq!(standing(from), Standing::Overdue(from), "{good} {faulty}");
+        let before = from - jiff::SignedDuration::from_secs(1);
+        assert_eq!(standing(before), Standing::Active, "{good} {faulty}");
     }
 }
 

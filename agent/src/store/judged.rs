@@ -123,7 +123,6 @@ impl<'j> JudgedObject<'j> {
     }
 }
 
-/// What a policy denies in place of a faulty one.
 /// What is in force in place of a faulty version that is not the first one.
 fn last_instead(last: &Document) -> &'static str {
     match &last.object {
@@ -136,6 +135,7 @@ fn last_instead(last: &Document) -> &'static str {
     }
 }
 
+/// What a policy denies in place of a faulty one.
 fn denied_instead(barrier: &Document) -> &'static str {
     let AnyObject::Policy(policy) = &barrier.object else {
         return "";

@@ -7,7 +7,7 @@
 use jiff::Timestamp;
 use picket_policy::Document;
 use picket_policy::api::AnyObject;
-use picket_policy::api::v1alpha1::State;
+use picket_policy::api::v1alpha1::{AgentIdentitySpec, State, WhenOverdue};
 use serde_json::{Value, json};
 
 /// What a refused agent reads.
@@ -37,7 +37,7 @@ pub(super) fn barrier(spec: &Value, read: impl Fn(&Value) -> Option<Document>) -
 }
 
 /// The last good version of an identity, where the faulty version shuts its agent out: suspended, revoked, in a state that is not
-/// known here, or expiring sooner. A fault elsewhere in the object must not keep the agent going.
+/// known here, expiring sooner, or suspended sooner by an overdue review. A fault elsewhere in the object must not keep the agent going.
 pub(super) fn shut_out(good: &Document, spec: &Value) -> Option<Document> {
     let mut shut = good.clone();
     let AnyObject::Identity(identity) = &mut shut.object else {
@@ -45,13 +45,25 @@ pub(super) fn shut_out(good: &Document, spec: &Value) -> Option<Document> {
     };
     let said = spec.get("state");
     let said = stated(said.map(|state| state.as_str().unwrap_or_default()));
-    let (state, expires_at) = (identity.spec.state, identity.spec.expires_at);
+    let limits = |spec: &AgentIdentitySpec| (spec.state, spec.expires_at, spec.suspended_from());
+    let before = limits(&identity.spec);
+    let (state, expires_at, suspended_from) = before;
     identity.spec.state = stricter(state, said);
-    let expires = spec.get("expiresAt").and_then(Value::as_str);
-    let expires = expires.and_then(|text| text.parse::<Timestamp>().ok());
-    identity.spec.expires_at = expires_at.into_iter().chain(expires).min();
-    let is_shut = (identity.spec.state, identity.spec.expires_at) != (state, expires_at);
-    is_shut.then_some(shut)
+    identity.spec.expires_at = expires_at.into_iter().chain(moment(spec, "expiresAt")).min();
+    // A word that is not known here may shut out too.
+    let suspends = spec.get("whenOverdue").is_some_and(|word| word != "Warn");
+    let review_by = moment(spec, "reviewBy").or(identity.spec.review_by);
+    let suspended = review_by.filter(|_| suspends);
+    if let Some(from) = suspended_from.into_iter().chain(suspended).min() {
+        identity.spec.review_by = Some(from);
+        identity.spec.when_overdue = WhenOverdue::Suspend;
+    }
+    (limits(&identity.spec) != before).then_some(shut)
+}
+
+/// A field's moment, where it can be read.
+fn moment(spec: &Value, field: &str) -> Option<Timestamp> {
+    spec.get(field).and_then(Value::as_str)?.parse().ok()
 }
 
 /// The state that a faulty identity gives its agent. One that is not known here shuts it out.

@@ -18,7 +18,7 @@ mod rule_match;
 mod status;
 
 pub use agent_grant::{AgentGrantSpec, GrantTo};
-pub use agent_identity::{AgentIdentitySpec, Attest, JwtAttest, PodAttest, SpiffeAttest, State};
+pub use agent_identity::{AgentIdentitySpec, Attest, JwtAttest, PodAttest, SpiffeAttest, State, WhenOverdue};
 pub use agent_policy::{Action, AgentPolicySpec, Mode, Rule, Subjects};
 pub use builtin_name::Builtin;
 pub use grant_upstream::{GrantUpstream, ImpersonatedUser, UpstreamServiceAccount};
