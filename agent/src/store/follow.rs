@@ -6,19 +6,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use kube::Api;
-use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
-use kube::runtime::watcher;
+use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams};
+use kube::runtime::watcher::{self, Event};
+use kube::{Api, Client};
 use picket_policy::api::{API_VERSION, GROUP};
 use tokio_util::sync::CancellationToken;
 
 use super::Store;
 use super::cluster::{ClusterObjects, KINDS};
-use crate::cluster::{Connector, follow_with};
+use crate::cluster::{Connector, follow_with, printable};
 
 /// How long changes are gathered. What `kubectl apply` sends of a file comes within milliseconds, and a revoked identity's sessions
 /// run on for as long.
 const QUIET: Duration = Duration::from_millis(5);
+
+/// Objects that one answer lists.
+const PAGE: u32 = 500;
 
 impl Store {
     /// Follows the objects of the cluster until cancelled; ends at once where the configuration has none.
@@ -43,6 +46,36 @@ impl Store {
             _ = async { tokio::join!(identities, grants, policies) } => {}
             () = judge => {}
         }
+    }
+
+    /// Lists the objects of the cluster once, for a command that looks at what an agent would have in force.
+    ///
+    /// # Errors
+    /// Why they cannot be listed, in words for people.
+    pub(crate) async fn list_cluster(&self, client: &Client) -> Result<(), String> {
+        let Some(cluster) = &self.cluster else {
+            return Ok(());
+        };
+        for (place, kind) in KINDS.iter().enumerate() {
+            let api = Api::<DynamicObject>::all_with(client.clone(), &api_resource(place));
+            cluster.event(place, Event::Init);
+            let mut parameters = ListParams::default().limit(PAGE);
+            loop {
+                let page = api.list(&parameters).await;
+                let page = page.map_err(|error| format!("{}: {}", kind.kind, printable(&error)))?;
+                for object in page.items {
+                    cluster.event(place, Event::InitApply(object));
+                }
+                let next = page.metadata.continue_.filter(|token| !token.is_empty());
+                if next.is_none() {
+                    break;
+                }
+                parameters.continue_token = next;
+            }
+            cluster.event(place, Event::InitDone);
+        }
+        self.judge_cluster();
+        Ok(())
     }
 
     /// Waits until the API server has told of all the cluster's objects, or for as long as that may take.

@@ -17,6 +17,7 @@ use super::needs::{
     on_samples, on_verbs, tokens,
 };
 use super::node::{self, Server};
+use super::objects;
 use super::{in_time, slow};
 use crate::cluster::rights::{
     CredentialFiles, LISTED_NAMESPACE, ReviewError, RuleVerbs, lacking, rule_verbs,
@@ -25,7 +26,6 @@ use crate::cluster::{ClusterError, Connector};
 use crate::config::Config;
 use crate::kernel::doctor::{Check, CheckStatus};
 use crate::runtime::causes::with_causes;
-use crate::store::Store;
 
 /// The names of the checks.
 const CLUSTER: &str = "cluster credential";
@@ -33,15 +33,6 @@ const UPSTREAM: &str = "upstream credential";
 
 /// All of them. Must be called within a tokio runtime.
 pub(super) async fn checks(config: &Config, limit: Duration) -> Vec<Check> {
-    // What objects cannot be read is the configuration's check.
-    let store = Store::open(&config.objects.files).ok();
-    let set = store.as_ref().map(|store| store.current());
-    let (granted, namespaces) = match &set {
-        Some(set) => (granted(set.grants()), bound_to(set.grants())),
-        None => (at_least(), Vec::new()),
-    };
-    // Objects of the cluster are not read here, and may name more.
-    let names = Granted::of(set, config.objects.cluster);
     let mut followed = followed();
     if config.objects.cluster {
         followed.extend(kept_objects());
@@ -63,6 +54,12 @@ pub(super) async fn checks(config: &Config, limit: Duration) -> Vec<Check> {
     let cluster = cluster.unwrap_or_else(late);
     let upstream = upstream.unwrap_or_else(late);
     let asked = cluster.as_ref().ok().cloned();
+    let objects = objects::known(config, asked.as_ref().map(|(client, _)| client), limit).await;
+    let (granted, namespaces) = match &objects.set {
+        Some(set) => (granted(set.grants()), bound_to(set.grants())),
+        None => (at_least(), Vec::new()),
+    };
+    let names = Granted::of(objects.set.clone(), objects.unlisted.is_some());
     let upstream_client = upstream.as_ref().ok().map(|(client, _)| client.clone());
     let (cluster, upstream, of_node, excess) = tokio::join!(
         check(CLUSTER, cluster, &followed, &[], advice),
@@ -83,6 +80,7 @@ pub(super) async fn checks(config: &Config, limit: Duration) -> Vec<Check> {
             }
         },
     );
+    let upstream = objects.bound(upstream);
     // A credential that may not ask is told of once.
     let may_ask = cluster.status != CheckStatus::Missing;
     let of_node = of_node

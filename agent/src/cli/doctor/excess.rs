@@ -91,13 +91,13 @@ pub(super) struct Granted {
 }
 
 impl Granted {
-    /// Of the objects in files; the cluster may keep more.
-    pub(super) fn of(policies: Option<Arc<PolicySet>>, in_cluster: bool) -> Self {
+    /// Of these objects; there may be more.
+    pub(super) fn of(policies: Option<Arc<PolicySet>>, more: bool) -> Self {
         let Some(policies) = policies else {
             return Self::default();
         };
         let mut granted = Self {
-            is_complete: !in_cluster,
+            is_complete: !more,
             ..Self::default()
         };
         for grant in policies.grants() {

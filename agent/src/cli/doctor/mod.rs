@@ -2,13 +2,14 @@
 //!
 //! In: the configuration file, and folders that replace its own. Out: a [`Check`] for each thing that the agent needs, and an
 //! exit code that tells whether Picket works here. The API server is asked about the credentials and their rights
-//! (credentials.rs; excess.rs), and whether the configuration is this node's (node.rs).
+//! (credentials.rs; excess.rs; objects.rs says for which grants), and whether the configuration is this node's (node.rs).
 
 mod certificates;
 mod credentials;
 mod excess;
 pub(super) mod needs;
 mod node;
+mod objects;
 
 use std::ffi::OsStr;
 use std::io::{self, Write as _};
