@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::cluster::KINDS;
 use super::*;
+use crate::metrics::MetricsRegistry;
 
 const IDENTITY: usize = 0;
 const GRANT: usize = 1;
@@ -537,6 +538,51 @@ fn a_faulty_file_keeps_no_revocation_of_the_cluster_from_its_effect() {
             .is_some_and(|error| error.contains("colour"))
     );
     assert!(!status(&store, "f").ready);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_in_the_cluster_beside_faulty_files_is_no_reading_of_files() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let write = |text: &str| std::fs::write(folder.path().join("a.yaml"), text).expect("written");
+    let text = "apiVersion: picket.dev/v1alpha1\nkind: AgentIdentity\nmetadata: {name: f}\nspec: {owner: o, attest: {pod: \
+                {namespace: n, serviceAccount: f}}}\n";
+    write(text);
+    let (store, cluster) = store(&[folder.path().to_owned()]);
+    let store = Arc::new(store);
+    list_all(&store, &cluster, [vec![identity("a", 1, "x")], vec![], vec![]]);
+    let registry = MetricsRegistry::default();
+    let following = tokio::spawn(StoreMetrics::register(&registry).follow(Arc::clone(&store)));
+    let settle = || tokio::time::sleep(std::time::Duration::from_secs(20));
+    settle().await;
+    let shown = |successes: u64, failures: u64| {
+        let text = registry.encode().expect("metrics");
+        for (result, number) in [("success", successes), ("failure", failures)] {
+            let line =
+                format!("picket_config_reloads_total{{kind=\"policy\",result=\"{result}\"}} {number}\n");
+            assert!(text.contains(&line), "{line} {text}");
+        }
+    };
+    write(&text.replace("owner", "colour"));
+    store.reload();
+    settle().await;
+    shown(0, 1);
+    for generation in 2..5 {
+        cluster.event(IDENTITY, Event::Apply(identity("a", generation, "x")));
+        store.judge_cluster();
+        settle().await;
+        assert!(store.status().last_error.is_some());
+    }
+    shown(0, 1);
+    // A fault that stays the same is one of another reading all the same, and one that shuts out counts once.
+    write(&text.replace("owner: o", "state: Revoked, colour: o"));
+    store.reload();
+    settle().await;
+    shown(0, 2);
+    write(text);
+    store.reload();
+    settle().await;
+    shown(1, 2);
+    following.abort();
 }
 
 #[test]

@@ -126,10 +126,15 @@ impl StoreMetrics {
     /// Counts each reading of the policy files, for as long as it is polled.
     pub(crate) async fn follow(self, store: Arc<Store>) {
         let mut changes = store.changes();
+        let mut counted = store.file_reads();
         self.generation.set(count(changes.borrow_and_update().generation));
         self.show(&store);
         loop {
             self.show_heard(&store);
+            let reads = store.file_reads();
+            self.reloads.add(["policy", "success"], reads.0 - counted.0);
+            self.reloads.add(["policy", "failure"], reads.1 - counted.1);
+            counted = reads;
             let changed = tokio::time::timeout(SILENT, changes.changed()).await;
             match changed {
                 Err(_) => continue,
@@ -137,12 +142,6 @@ impl StoreMetrics {
                 Ok(Ok(())) => {}
             }
             let now = changes.borrow_and_update().clone();
-            let result = if now.last_error.is_none() {
-                "success"
-            } else {
-                "failure"
-            };
-            self.reloads.inc(["policy", result]);
             self.generation.set(count(now.generation));
             self.show(&store);
         }

@@ -26,6 +26,7 @@ use std::collections::BTreeSet;
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
@@ -146,6 +147,14 @@ pub struct Store {
     cluster: Option<Arc<ClusterObjects>>,
     judged: Mutex<Arc<Judged>>,
     usage: Usage,
+    file_reads: FileReads,
+}
+
+/// How often the files were read since the start because they changed.
+#[derive(Debug, Default)]
+struct FileReads {
+    succeeded: AtomicU64,
+    failed: AtomicU64,
 }
 
 /// What the files said last.
@@ -187,6 +196,7 @@ impl Store {
             cluster: None,
             judged: Mutex::default(),
             usage: Usage::default(),
+            file_reads: FileReads::default(),
         }
     }
 
@@ -265,6 +275,7 @@ impl Store {
             cluster,
             judged: Mutex::default(),
             usage: Usage::default(),
+            file_reads: FileReads::default(),
         }
     }
 
@@ -310,6 +321,12 @@ impl Store {
     #[must_use]
     pub fn statuses(&self) -> Vec<ObjectStatus> {
         self.board().statuses(Timestamp::now())
+    }
+
+    /// How often changed files were read and were valid, and how often they could not be read or were not valid.
+    fn file_reads(&self) -> (u64, u64) {
+        let FileReads { succeeded, failed } = &self.file_reads;
+        (succeeded.load(Ordering::Relaxed), failed.load(Ordering::Relaxed))
     }
 
     /// How many kinds of the cluster's objects the API server has not listed.
@@ -361,31 +378,43 @@ impl Store {
                 };
                 match composed {
                     Ok((set, judged)) => {
-                        self.accept(set, Some(&readings), judged, now);
+                        self.file_reads.succeeded.fetch_add(1, Ordering::Relaxed);
+                        self.accept(set, Some(&readings), judged, (None, now));
                         last.shut_out.clear();
                         (last.error, last.good) = (None, Some((readings, documents)));
                         Ok(())
                     }
                     // The files are good, and the cluster's objects come later.
                     Err(error @ StoreError::Unlisted { .. }) => {
+                        self.file_reads.succeeded.fetch_add(1, Ordering::Relaxed);
                         last.shut_out.clear();
                         (last.error, last.good) = (None, Some((readings, documents)));
                         Err(error)
                     }
                     Err(error) => {
+                        self.file_reads.failed.fetch_add(1, Ordering::Relaxed);
                         if let StoreError::Objects { errors } = &error {
                             self.board().rejected(&readings, errors, now);
                         }
                         last.error = Some(error.to_string());
-                        self.shut_out(&mut last, &readings, now);
+                        if last.good.is_some() {
+                            // Before a set comes into force that the error belongs to.
+                            self.refuse(&error);
+                            self.shut_out(&mut last, &readings, now);
+                        }
                         Err(error)
                     }
                 }
             }
             Err(error) => {
+                let said = Some(error.to_string());
+                // The files are read again and again until they can be.
+                if last.error != said {
+                    self.file_reads.failed.fetch_add(1, Ordering::Relaxed);
+                }
                 // Files that come back as they were must be taken up again.
                 last.manifests = None;
-                last.error = Some(error.to_string());
+                last.error = said;
                 self.board().unreadable(&error.to_string(), now);
                 Err(error)
             }
@@ -404,7 +433,7 @@ impl Store {
         if let Some(Ok((set, judged))) = composed {
             tracing::warn!(agents = ?last.shut_out, "the files are not valid, and shut these agents out all the same");
             self.board().shut_out(&last.shut_out);
-            self.accept(set, None, judged, now);
+            self.accept(set, None, judged, (last.error.clone(), now));
         }
     }
 
@@ -419,11 +448,7 @@ impl Store {
                 // Of files that are faulty now the statuses say so already.
                 let readings = last.good.as_ref().map(|(readings, _)| readings);
                 let readings = readings.filter(|_| last.error.is_none());
-                self.accept(set, readings, judged, Timestamp::now());
-                if let Some(error) = &last.error {
-                    self.status
-                        .send_modify(|status| status.last_error = Some(error.clone()));
-                }
+                self.accept(set, readings, judged, (last.error.clone(), Timestamp::now()));
             }
             Err(error) => self.refuse(&error),
         }
@@ -446,8 +471,14 @@ impl Store {
         Ok((set, Judged { snapshot, verdicts }))
     }
 
-    /// Puts a set in force.
-    fn accept(&self, set: PolicySet, readings: Option<&Readings>, judged: Judged, now: Timestamp) {
+    /// Puts a set in force, with what is wrong with files whose last good version is part of it.
+    fn accept(
+        &self,
+        set: PolicySet,
+        readings: Option<&Readings>,
+        judged: Judged,
+        (error, now): (Option<String>, Timestamp),
+    ) {
         let summary = set.summary();
         let generation = self.status.borrow().generation + 1;
         let restored = restored(&self.current.load(), &set);
@@ -462,7 +493,7 @@ impl Store {
         *self.judged.lock() = Arc::new(judged);
         self.status.send_modify(|status| {
             status.generation = generation;
-            status.last_error = None;
+            status.last_error = error;
         });
         tracing::info!(
             generation,
