@@ -29,7 +29,7 @@ const NOBODY: u16 = 9445;
 /// The URL of the test cluster's API server as an issuer.
 const CLUSTER: &str = "https://kubernetes.default.svc.cluster.local";
 /// The audience of callers of the gateway. The provider wants a URI.
-const AUDIENCE: &str = "https://picket.test";
+pub(crate) const AUDIENCE: &str = "https://picket.test";
 
 /// What everybody here asks for, and may.
 const POD: &str = "/api/v1/namespaces/lab/pods/target";
@@ -49,11 +49,10 @@ print(json.dumps({"status": answer.status, "retry": answer.headers.get("Retry-Af
 "#;
 
 /// The first node's agent with a gateway and issuers, until this is given up.
-struct Bed {
-    /// Gone with this.
-    _folder: tempfile::TempDir,
+pub(crate) struct Bed {
+    folder: tempfile::TempDir,
     before: String,
-    provider: Provider,
+    pub(crate) provider: Provider,
     caller: TestNode,
     host: String,
     ca: PathBuf,
@@ -75,7 +74,7 @@ impl Bed {
             host: node.address.to_string(),
             caller: world.cluster.nodes().get(1).context("a second node")?.clone(),
             provider,
-            _folder: folder,
+            folder,
             before,
         };
         let cluster_ca = std::fs::read_to_string(world.cluster.ca_cert())?;
@@ -110,6 +109,13 @@ impl Bed {
             "apiVersion": "apiserver.config.k8s.io/v1", "kind": "AuthenticationConfiguration",
             "jwt": [cluster, issuer(&self.provider.url(), &ca), issuer(&self.nobody(), &ca)],
         }))
+    }
+
+    /// Changes the issuers' file, which the agent reads again by itself.
+    pub(crate) fn rewrite_issuers(&self, change: impl FnOnce(String) -> String) -> Result<()> {
+        let file = self.folder.path().join("issuers.json");
+        let text = std::fs::read_to_string(&file)?;
+        Ok(std::fs::write(file, change(text))?)
     }
 
     /// The issuer that never answers.
@@ -193,7 +199,10 @@ fn restart(world: &mut World, config: &str) -> Result<()> {
 }
 
 /// Runs a test with the issuers, and puts the agent back.
-fn with_issuers(world: &mut World, test: impl FnOnce(&World, &mut Bed) -> Result<()>) -> Result<()> {
+pub(crate) fn with_issuers(
+    world: &mut World,
+    test: impl FnOnce(&World, &mut Bed) -> Result<()>,
+) -> Result<()> {
     let mut bed = Bed::open(world)?;
     let done = test(world, &mut bed);
     bed.close(world)?;

@@ -28,6 +28,7 @@ mod leaks;
 mod life;
 mod life_cycle;
 mod nodes;
+mod on_behalf_of;
 mod outages;
 mod parity;
 mod pods;
@@ -82,6 +83,7 @@ fn main() -> ExitCode {
         gateway,
         gateway_socket,
         issuers,
+        on_behalf_of,
         drain,
         // Last: what it does to the agent would show in the others if it went wrong.
         life,

@@ -46,6 +46,8 @@ function publish(next) {
       response_types: [],
     })),
     ttl: { ClientCredentials: 600 },
+    // As a token that was exchanged has it (RFC 8693).
+    extraTokenClaims: (_context, { clientId }) => (clientId === 'ci' ? { act: { sub: 'portal' } } : undefined),
     features: {
       devInteractions: { enabled: false },
       clientCredentials: { enabled: true },

@@ -8,9 +8,10 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use thiserror::Error;
 
-use crate::engine::{Allowance, Cause, Evaluation, FiredRule, Inputs, PolicySet, Refusal, UpstreamUser};
+use crate::engine::{Allowance, Cause, Evaluation, FiredRule, Inputs, PolicySet, Refusal};
 use crate::identity::Principal;
 use crate::request::{CanonicalRequest, KubeRequest};
+use crate::upstream_user::UpstreamUser;
 
 /// What becomes of a request.
 #[derive(Debug)]

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use crate::api::v1alpha1::{AgentIdentity, AgentIdentitySpec, Attest, State};
+use crate::person::Person;
 
 /// An AgentIdentity that was read and checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -134,6 +135,7 @@ pub struct Principal {
     identity: Arc<Identity>,
     origin: PrincipalOrigin,
     attestation: &'static str,
+    person: Option<Arc<Person>>,
 }
 
 impl Principal {
@@ -152,9 +154,25 @@ impl Principal {
                 identity,
                 origin,
                 attestation,
+                person: None,
             }),
             standing => Err(standing),
         }
+    }
+
+    /// The same agent, which asks for a person.
+    #[must_use]
+    pub fn on_behalf_of(&self, person: Arc<Person>) -> Self {
+        Self {
+            person: Some(person),
+            ..self.clone()
+        }
+    }
+
+    /// The person for whom the agent asks, where it shows a person's token.
+    #[must_use]
+    pub fn person(&self) -> Option<&Arc<Person>> {
+        self.person.as_ref()
     }
 
     /// The AgentIdentity.

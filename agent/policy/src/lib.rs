@@ -12,9 +12,11 @@
 //! |---|---|---|
 //! | [`request`] | the canonical reading of an HTTP request | `kubernetes` |
 //! | [`token`] | what a service account token says of itself, unverified | - |
-//! | [`identity`] | an agent that may act now: the principal of a request | `api` |
-//! | [`engine`] | all objects compiled for decisions, what a decision needs, and what it comes to | `api`, `glob`, `identity`, `jwt`, `kubernetes`, `request`, `yaml` |
-//! | [`decision`] | permits, asks and denials; nothing else makes one | `engine`, `identity`, `request` |
+//! | `upstream_user` | as whom the API server is asked | `api` |
+//! | [`person`] | a person for whom an agent asks, from a verified token | `jwt`, `upstream_user` |
+//! | [`identity`] | an agent that may act now: the principal of a request | `api`, `person` |
+//! | [`engine`] | all objects compiled for decisions, what a decision needs, and what it comes to | `api`, `glob`, `identity`, `jwt`, `kubernetes`, `person`, `request`, `upstream_user`, `yaml` |
+//! | [`decision`] | permits, asks and denials; nothing else makes one | `engine`, `identity`, `request`, `upstream_user` |
 //! | [`api`] | the objects that people write, their JSON Schema (schema.rs) and their CRDs (crd.rs) | `glob`, `kubernetes`, `spiffe`, `yaml` |
 //! | [`jwt`] | JWT issuers, and what their verified tokens say | `cel`, `kubernetes`, `token`, `yaml` |
 //! | [`cel`] | expressions that people write, compiled with limits | - |
@@ -31,9 +33,11 @@ mod glob;
 pub mod identity;
 pub mod jwt;
 mod kubernetes;
+pub mod person;
 pub mod request;
 pub mod spiffe;
 pub mod token;
+mod upstream_user;
 pub mod yaml;
 
 pub use api::v1alpha1::{AgentGrant, AgentIdentity, AgentPolicy};
@@ -41,11 +45,13 @@ pub use api::{Document, read_documents};
 pub use decision::{Approval, ApprovalMismatch, Ask, Decision, Denial, Permit, Recheck};
 pub use engine::{
     Absence, BODY_LIMIT, BodyInput, Cause, Caution, CautionCause, ClusterObject, FiredRule, Grant,
-    GrantHours, GrantState, GrantUse, Impersonate, Inputs, Needs, ObjectVerdict, PolicyCounts, PolicySet,
-    ServiceAccount, UpstreamUser, builtin, narrow, service_account, uses,
+    GrantHours, GrantState, GrantUse, Inputs, Needs, ObjectVerdict, People, PolicyCounts, PolicySet, builtin,
+    narrow, uses,
 };
 pub use identity::{Identity, Principal, PrincipalOrigin, Standing};
+pub use person::{Person, PersonError};
 pub use request::{CanonicalRequest, Exec, KubeRequest, LongTarget, MAX_HEAD, ReadError, Target, Verb};
 pub use spiffe::SpiffeId;
 pub use token::TokenClaims;
+pub use upstream_user::{Impersonate, ServiceAccount, UpstreamUser, service_account};
 pub use yaml::Diagnostic;

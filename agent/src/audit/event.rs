@@ -17,7 +17,7 @@ use uuid::{Builder, Uuid};
 
 use super::digest::sha256;
 use super::exec::Exec;
-use super::token::TokenFacts;
+use super::token::{PersonFacts, TokenFacts};
 
 /// Text that is often a constant.
 pub type Text = Cow<'static, str>;
@@ -468,6 +468,7 @@ pub(super) struct Event {
     pub(super) identity: Option<Arc<str>>,
     pub(super) attestation: Text,
     pub(super) token: Option<Arc<TokenFacts>>,
+    pub(super) person: Option<Arc<PersonFacts>>,
     pub(super) caller: Option<Arc<Caller>>,
     pub(super) decision: DecisionFacts,
     pub(super) credential: Option<(Text, Option<Arc<str>>)>,
@@ -496,6 +497,7 @@ impl Event {
                 .map_or(0, |response| text(&response.message))
             + self.exec.as_ref().map_or(0, |exec| exec.size())
             + self.token.as_ref().map_or(0, |token| token.size())
+            + self.person.as_ref().map_or(0, |person| person.size())
     }
 
     pub(super) fn new(verb: Text, uri: String) -> Self {
@@ -521,6 +523,7 @@ impl Event {
             identity: None,
             attestation: Text::Borrowed(""),
             token: None,
+            person: None,
             caller: None,
             decision: DecisionFacts::default(),
             credential: None,

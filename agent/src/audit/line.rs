@@ -17,7 +17,7 @@ use super::event::{
     RawQuery, ResponseStatus, Stage, Text, Trace, User,
 };
 use super::exec::Exec;
-use super::token::TokenFacts;
+use super::token::{PersonFacts, TokenFacts};
 
 /// One line, borrowed from the event. `integrity` stays last: the chain cuts the line there.
 #[derive(Serialize)]
@@ -159,6 +159,8 @@ struct Agent<'a> {
     attestation: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     token: Option<&'a TokenFacts>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    on_behalf_of: Option<&'a PersonFacts>,
 }
 
 #[derive(Serialize)]
@@ -282,6 +284,7 @@ impl<'a> Line<'a> {
                 process: caller.and_then(|caller| caller.process.as_ref()),
                 attestation: &event.attestation,
                 token: event.token.as_deref(),
+                on_behalf_of: event.person.as_deref(),
             },
             decision: Decision {
                 outcome: decision.outcome,

@@ -50,7 +50,7 @@ pub use record::Record;
 pub use redact::Redactor;
 pub use sinks::{SinkConfig, SinkTarget};
 pub use stats::Stats;
-pub use token::TokenFacts;
+pub use token::{ActorFacts, PersonFacts, TokenFacts};
 
 /// Where the spool is, and what `picket audit` reads, when nothing else is said.
 pub const DEFAULT_DIRECTORY: &str = "/var/log/picket/audit";

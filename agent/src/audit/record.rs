@@ -22,7 +22,7 @@ use super::event::{
 };
 use super::exec::Exec;
 use super::log::AuditLog;
-use super::token::TokenFacts;
+use super::token::{PersonFacts, TokenFacts};
 
 impl AuditLog {
     /// Begins the record of a request that has just arrived.
@@ -183,6 +183,18 @@ impl Record {
     /// Likewise, of a token that another record was told of.
     pub fn same_token(&mut self, facts: &Arc<TokenFacts>) {
         self.edit(|event| event.token = Some(Arc::clone(facts)));
+    }
+
+    /// For whom the agent asks. What is kept of that can be given to the records of further requests.
+    pub fn person(&mut self, facts: PersonFacts) -> Arc<PersonFacts> {
+        let facts = Arc::new(facts.kept(self.log.redactor()));
+        self.same_person(&facts);
+        facts
+    }
+
+    /// Likewise, as another record was told.
+    pub fn same_person(&mut self, facts: &Arc<PersonFacts>) {
+        self.edit(|event| event.person = Some(Arc::clone(facts)));
     }
 
     /// The user the API server is asked as.

@@ -56,8 +56,9 @@ pub enum ClaimError {
     },
     /// It shows a credential that is not its pod's.
     #[error(
-        "the request carries {credential}; a pod acts as itself only. Allowed instead: the same request with the pod's \
-         mounted token or without any (kubectl: no --token, --username or kubeconfig user). It then runs as agent {agent}"
+        "the request carries {credential}; a pod acts as itself, or for a person by a grant's onBehalfOf. Allowed instead: the same \
+         request with the pod's own token or none (kubectl: no --token, --username or kubeconfig user). It then runs as agent \
+         {agent}"
     )]
     Credential {
         /// What it shows.
@@ -163,6 +164,13 @@ pub fn check_claims(
         })?;
     }
     Ok(())
+}
+
+/// Whether an `Authorization` of a pod's request may be a person's: its bearer token is of no service account. Tokens of service accounts
+/// are no people's, whatever a grant says.
+pub(super) fn may_be_persons(value: &[u8], pod: &Pod, own: &OwnToken) -> bool {
+    let value = value.trim_ascii();
+    !own.is(value) && judge_authorization(value, Some(pod)) == Err(ForeignCredential::Token)
 }
 
 /// The field as people know it. Only names that are known are said, as a client can make up others of any length.

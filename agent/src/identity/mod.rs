@@ -11,6 +11,7 @@
 //! | `claim_fields` | the header fields by which a client says who it is |
 //! | `cache` | the principal of a connection, found again only when something changed |
 //! | `jwt` | tokens of configured issuers, verified |
+//! | `person` | the person for whom an agent asks, by a token that the pod sends |
 //! | `principal` | a principal with what is derived from it once |
 
 pub mod attest;
@@ -18,12 +19,14 @@ mod cache;
 mod claim;
 mod claim_fields;
 pub mod jwt;
+mod person;
 mod principal;
 pub(crate) mod resolve;
 
 pub use cache::PrincipalCache;
 pub use claim::{ClaimError, ForeignCredential, OwnToken, check_claims};
 pub(crate) use claim_fields::{bearer_of, normalized};
+pub use person::{on_behalf_of, shows_person};
 pub use principal::ResolvedPrincipal;
 pub use resolve::{IdentityError, resolve};
 

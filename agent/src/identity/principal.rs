@@ -5,8 +5,8 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use picket_policy::Principal;
 use picket_policy::jwt::VerifiedToken;
+use picket_policy::{Person, Principal};
 
 /// A principal and its name as records share it.
 #[derive(Debug)]
@@ -20,6 +20,8 @@ pub struct ResolvedPrincipal {
     pub until: Option<Timestamp>,
     /// The token that proved the identity, for what is judged again without the request's headers.
     pub token: Option<Arc<VerifiedToken>>,
+    /// The token of the person for whom the agent asks, likewise. It proves nothing of the agent.
+    pub person_token: Option<Arc<VerifiedToken>>,
 }
 
 impl ResolvedPrincipal {
@@ -36,8 +38,20 @@ impl ResolvedPrincipal {
         Self {
             until: identity.into_iter().chain(credentials).chain(of_token).min(),
             token,
+            person_token: None,
             name: principal.name().into(),
             principal: Arc::new(principal),
+        }
+    }
+
+    /// The same agent, which asks for the person of this token.
+    pub(super) fn on_behalf_of(&self, person: Person, token: &Arc<VerifiedToken>) -> Self {
+        Self {
+            principal: Arc::new(self.principal.on_behalf_of(Arc::new(person))),
+            name: Arc::clone(&self.name),
+            until: self.until.into_iter().chain(token.until()).min(),
+            token: self.token.clone(),
+            person_token: Some(Arc::clone(token)),
         }
     }
 }

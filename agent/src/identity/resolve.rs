@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use picket_policy::{Absence, Identity, PolicySet, Principal, Standing};
+use picket_policy::{Absence, Identity, PersonError, PolicySet, Principal, Standing};
 use thiserror::Error;
 
 use super::attest::x509::CertificateError;
@@ -142,6 +142,30 @@ pub enum IdentityError {
         /// The identity's name.
         identity: String,
     },
+    /// The pod sends a verified token of a user for whom nobody may ask.
+    #[error(
+        "agent {identity} cannot ask on behalf of the token's user: {error}. Allowed instead: the same request with a token of a \
+         person, or with the pod's own"
+    )]
+    UnfitPerson {
+        /// The identity's name.
+        identity: String,
+        /// What is wrong with the user.
+        error: PersonError,
+    },
+    /// The pod sends a verified token of a person for whom its agent may not ask.
+    #[error(
+        "agent {identity} may not ask on behalf of {username} of issuer {issuer}: no AgentGrant of the agent has such a person under \
+         upstream.onBehalfOf. Allowed instead: the same request with the pod's own token. A cluster operator can add a grant"
+    )]
+    NotOnBehalfOf {
+        /// The identity's name.
+        identity: String,
+        /// The person's user name.
+        username: String,
+        /// The token's issuer.
+        issuer: String,
+    },
     /// A client of the gateway shows the token of an enforced pod.
     #[error(
         "the token is of pod {pod}, which Picket enforces, and the gateway serves no such pod. Allowed instead: the same request \
@@ -210,6 +234,8 @@ impl IdentityError {
             Self::ForeignCredential { .. } => "foreign_credential",
             Self::Token(error) => error.code(),
             Self::TokenOfAnother { .. } => "jwt_pod",
+            Self::UnfitPerson { .. } => "person_unfit",
+            Self::NotOnBehalfOf { .. } => "not_on_behalf_of",
             Self::TokenOfEnforcedPod { .. } => "jwt_enforced_pod",
             Self::Suspended { .. } => "identity_suspended",
             Self::Revoked { .. } => "identity_revoked",
@@ -239,7 +265,9 @@ impl IdentityError {
             | Self::Expired { identity, .. }
             | Self::Overdue { identity, .. }
             | Self::Incomplete { identity, .. }
-            | Self::ForeignCredential { identity, .. } => Some(identity),
+            | Self::ForeignCredential { identity, .. }
+            | Self::UnfitPerson { identity, .. }
+            | Self::NotOnBehalfOf { identity, .. } => Some(identity),
         }
     }
 

@@ -17,12 +17,16 @@ use tokio_util::sync::CancellationToken;
 
 use super::heads::target;
 use super::newcomer::Newcomer;
-use crate::audit::{self, PodRef, ProcessRef, RawQuery, Received, Record, TokenFacts, Trace, User, truncate};
+use crate::audit::{
+    self, PersonFacts, PodRef, ProcessRef, RawQuery, Received, Record, TokenFacts, Trace, User, truncate,
+};
 use crate::identity::attest::jwt::enforced_pod_of;
 use crate::identity::attest::x509::ClientCertificate;
 use crate::identity::attest::{Evidence, attestation_by};
 use crate::identity::jwt::{Issuers, JwtError, LastToken, RefusedToken};
-use crate::identity::{IdentityError, OwnToken, PrincipalCache, ResolvedPrincipal, check_claims};
+use crate::identity::{
+    IdentityError, OwnToken, PrincipalCache, ResolvedPrincipal, check_claims, on_behalf_of, shows_person,
+};
 use crate::listener::{GatewayCaller, PodShare, Process};
 use crate::reject::Rejection;
 use crate::upstream::extras;
@@ -111,6 +115,7 @@ pub(super) struct Connection {
     upstream_user: Mutex<Option<RecordedUser>>,
     last_token: LastToken,
     token: Mutex<Option<RecordedToken>>,
+    person: Mutex<Option<KnownPerson>>,
 }
 
 /// The user that the API server was last asked as, made for records once.
@@ -125,6 +130,15 @@ struct RecordedToken {
     token: Arc<VerifiedToken>,
     facts: Arc<TokenFacts>,
     user: Arc<User>,
+}
+
+/// For whom the agent asked last, found and made for records once.
+struct KnownPerson {
+    /// Another one where the policies or the pod have changed.
+    agent: Arc<ResolvedPrincipal>,
+    token: Arc<VerifiedToken>,
+    principal: Arc<ResolvedPrincipal>,
+    recorded: Option<Arc<PersonFacts>>,
 }
 
 impl Connection {
@@ -149,6 +163,7 @@ impl Connection {
             upstream_user: Mutex::new(None),
             last_token: LastToken::default(),
             token: Mutex::new(None),
+            person: Mutex::new(None),
         }
     }
 
@@ -304,6 +319,73 @@ impl Connection {
             .map_err(Rejection::Identity)
     }
 
+    /// The bearer token of a request whose agent may ask for people, where the token is not the pod's own: verified, or refused.
+    pub(super) async fn person_token(
+        &self,
+        issuers: &Issuers,
+        policies: &PolicySet,
+        agent: &ResolvedPrincipal,
+        authorization: Option<&HeaderValue>,
+    ) -> Option<Result<Arc<VerifiedToken>, RefusedToken>> {
+        let authorization = authorization?;
+        let pod = self.pod()?;
+        if !shows_person(policies, agent, &pod, &self.own_token, authorization) {
+            return None;
+        }
+        let now = Timestamp::now();
+        if let Some(known) = issuers.known(authorization, &self.last_token, now) {
+            return Some(Ok(known));
+        }
+        // Boxed: few requests need this.
+        Box::pin(issuers.verify(authorization, now)).await
+    }
+
+    /// The agent that asks for the person of a verified token, as the policies have both now.
+    pub(super) fn on_behalf_of(
+        &self,
+        policies: &PolicySet,
+        agent: &Arc<ResolvedPrincipal>,
+        token: &Arc<VerifiedToken>,
+    ) -> Result<Arc<ResolvedPrincipal>, IdentityError> {
+        let mut known = self.person.lock();
+        if let Some(known) = &*known
+            && Arc::ptr_eq(&known.agent, agent)
+            && Arc::ptr_eq(&known.token, token)
+        {
+            return Ok(Arc::clone(&known.principal));
+        }
+        *known = None;
+        let principal = Arc::new(on_behalf_of(policies, agent, token)?);
+        *known = Some(KnownPerson {
+            agent: Arc::clone(agent),
+            token: Arc::clone(token),
+            principal: Arc::clone(&principal),
+            recorded: None,
+        });
+        Ok(principal)
+    }
+
+    /// Tells the record for whom the agent asks.
+    pub(super) fn record_person(&self, record: &mut Record, agent: &Arc<ResolvedPrincipal>) {
+        let Some(person) = agent.principal.person() else {
+            return;
+        };
+        let mut known = self.person.lock();
+        let known = known
+            .as_mut()
+            .filter(|known| Arc::ptr_eq(&known.principal, agent));
+        let recorded = known.as_ref().and_then(|known| known.recorded.clone());
+        match recorded {
+            Some(recorded) => record.same_person(&recorded),
+            None => {
+                let recorded = record.person(PersonFacts::of(person));
+                if let Some(known) = known {
+                    known.recorded = Some(recorded);
+                }
+            }
+        }
+    }
+
     /// Whom the client's certificate names, where that counts and there is no pod.
     pub(super) fn certified_user(&self) -> Option<Arc<User>> {
         let certificate = self.certificate.as_ref().filter(|_| self.client.pod.is_none())?;
@@ -361,7 +443,8 @@ impl Connection {
         agent: &ResolvedPrincipal,
     ) -> Result<(), Rejection> {
         // The first, where there are several: that one was verified.
-        let proof = headers.get(AUTHORIZATION).filter(|_| agent.token.is_some());
+        let was_verified = agent.token.is_some() || agent.person_token.is_some();
+        let proof = headers.get(AUTHORIZATION).filter(|_| was_verified);
         let pod = self.client.pod.as_ref().map(|pod| pod.load());
         Ok(check_claims(
             headers,

@@ -51,6 +51,7 @@ use rustls::ServerConfig;
 
 use crate::approval::{self, Approvals};
 use crate::audit::{AuditLog, EndReason, Record};
+use crate::identity::ResolvedPrincipal;
 use crate::identity::jwt::Issuers;
 use crate::listener::{PodShare, TUNNELS_PER_POD};
 use crate::notify::EventQueue;
@@ -72,7 +73,7 @@ use connection::Connection;
 use heads::{HeadBudget, HeldHead};
 use record::{
     findings, record_decision, record_principal, record_rejection, record_request, record_status,
-    record_unknown_caller,
+    record_token, record_unknown_caller,
 };
 use server::FailedHandshakes;
 use session::{Basis, Following, InForce, may_be_session};
@@ -262,6 +263,9 @@ impl Pipeline {
             // Boxed: that is once a connection, and of few connections.
             Box::pin(self.became_known(stranger, &agent.name, record)).await?;
         }
+        let agent = self
+            .for_person(connection, &policies, agent, authorization, record)
+            .await?;
         connection.check_claims(&request.head().headers, &agent)?;
         if upgrade.is_some() {
             let tunnel = connection.share().tunnel();
@@ -330,6 +334,33 @@ impl Pipeline {
             return Ok(Handled::Following(response, following));
         }
         Ok(Handled::Response(response, basis))
+    }
+
+    /// The agent, with the person for whom it asks where the request shows a person's token.
+    async fn for_person(
+        &self,
+        connection: &Connection,
+        policies: &PolicySet,
+        agent: Arc<ResolvedPrincipal>,
+        authorization: Option<&HeaderValue>,
+        record: &mut Record,
+    ) -> Result<Arc<ResolvedPrincipal>, Rejection> {
+        let issuers = &self.in_force.issuers;
+        let shown = connection.person_token(issuers, policies, &agent, authorization);
+        let Some(shown) = shown.await else {
+            return Ok(agent);
+        };
+        let for_person = match &shown {
+            Ok(token) => connection.on_behalf_of(policies, &agent, token),
+            Err(refused) => Err(refused.error.clone().into()),
+        };
+        let agent = for_person.map_err(|error| {
+            issuers.count_failure(error.code());
+            record_token(record, connection, shown.as_ref());
+            Rejection::Identity(error)
+        })?;
+        connection.record_person(record, &agent);
+        Ok(agent)
     }
 
     /// The permit, where there is one or a person gives it.

@@ -44,9 +44,20 @@ pub(super) fn record_unknown_caller(
     if let Some(name) = error.identity() {
         record.identity(name, connection.attestation(token.is_some()));
     }
+    if let Some(token) = token {
+        record_token(record, connection, token);
+    }
+}
+
+/// Whose token was shown, where the caller is refused for it.
+pub(super) fn record_token(
+    record: &mut Record,
+    connection: &Connection,
+    token: Result<&Arc<VerifiedToken>, &RefusedToken>,
+) {
     match token {
-        Some(Ok(token)) => connection.record_token(record, token),
-        Some(Err(refused)) => {
+        Ok(token) => connection.record_token(record, token),
+        Err(refused) => {
             record.token(TokenFacts {
                 issuer: refused.issuer.clone(),
                 subject: refused.subject.clone(),
@@ -54,7 +65,6 @@ pub(super) fn record_unknown_caller(
                 verified: refused.subject.is_some(),
             });
         }
-        None => {}
     }
 }
 

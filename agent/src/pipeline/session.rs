@@ -42,19 +42,43 @@ pub(super) struct InForce {
 }
 
 impl InForce {
-    /// The agent behind a connection as all is now, by the token that its request showed.
+    /// The agent behind a connection as all is now, and the person for whom it asks, by the tokens that its request showed.
     fn principal(
         &self,
         policies: &Arc<PolicySet>,
         connection: &Connection,
-        token: Option<&Arc<VerifiedToken>>,
+        shown: &ShownTokens,
         now: Timestamp,
     ) -> Result<Arc<ResolvedPrincipal>, Rejection> {
-        if let Some(token) = token {
+        for token in shown.agent.iter().chain(&shown.person) {
             let taken = self.issuers.verify_again(token, now);
             taken.map_err(|error| Rejection::Identity(error.into()))?;
         }
-        connection.principal(policies, token.map(Ok), now)
+        let agent = connection.principal(policies, shown.agent.as_ref().map(Ok), now)?;
+        match &shown.person {
+            None => Ok(agent),
+            Some(token) => {
+                let for_person = connection.on_behalf_of(policies, &agent, token);
+                for_person.map_err(Rejection::Identity)
+            }
+        }
+    }
+}
+
+/// The tokens by which a request was judged, without their texts.
+struct ShownTokens {
+    /// That which proved the agent's identity.
+    agent: Option<Arc<VerifiedToken>>,
+    /// That of the person for whom the agent asks.
+    person: Option<Arc<VerifiedToken>>,
+}
+
+impl ShownTokens {
+    fn of(principal: &ResolvedPrincipal) -> Self {
+        Self {
+            agent: principal.token.clone(),
+            person: principal.person_token.clone(),
+        }
     }
 }
 
@@ -134,8 +158,10 @@ impl Basis {
     fn judge_until(&self) -> Result<Option<Timestamp>, Rejection> {
         let policies = self.in_force.store.current();
         let now = Timestamp::now();
-        let token = self.principal.token.as_ref();
-        let agent = self.in_force.principal(&policies, &self.connection, token, now)?;
+        let shown = ShownTokens::of(&self.principal);
+        let agent = self
+            .in_force
+            .principal(&policies, &self.connection, &shown, now)?;
         let permitted = Permitted {
             identity: &self.principal.name,
             request: &self.request,
@@ -201,7 +227,7 @@ impl Following {
 /// Judges a session by the policies in force and its pod as it is now.
 struct ByConnection {
     connection: Arc<Connection>,
-    token: Option<Arc<VerifiedToken>>,
+    shown: ShownTokens,
     in_force: Arc<InForce>,
 }
 
@@ -210,7 +236,7 @@ impl Judge for ByConnection {
         let policies = self.in_force.store.current();
         let agent = self
             .in_force
-            .principal(&policies, &self.connection, self.token.as_ref(), now)?;
+            .principal(&policies, &self.connection, &self.shown, now)?;
         let until = session::recheck(&policies, &agent.principal, facts, now)?;
         Ok([agent.until, until].into_iter().flatten().min())
     }
@@ -285,7 +311,7 @@ impl Pipeline {
     ) -> Result<Registered, Rejection> {
         let judge = Arc::new(ByConnection {
             connection: Arc::clone(&basis.connection),
-            token: basis.principal.token.clone(),
+            shown: ShownTokens::of(&basis.principal),
             in_force: Arc::clone(&self.in_force),
         });
         let Judged { ticket, until } = *basis.judged.lock();

@@ -127,7 +127,10 @@ fn grant_to(file: &str, name: &str, group: &str, user: &str) -> Document {
 fn assert_one_user(set: &PolicySet) {
     for identity in set.identities() {
         let grants = set.grants_of(&identity.name);
-        let users: Vec<_> = grants.iter().map(|grant| grant.user().username()).collect();
+        let users: Vec<_> = grants
+            .iter()
+            .map(|grant| grant.user().expect("one").username())
+            .collect();
         assert!(
             users.iter().all(|user| *user == users[0]),
             "{} has {users:?}",

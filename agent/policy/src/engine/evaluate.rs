@@ -44,24 +44,26 @@ impl PolicySet {
                 return Evaluation::Refuse(refusal);
             }
         };
-        let grants = self.grants_of(principal.name());
+        let grants = &*self.grants_for(principal);
         if let Some(rule) = fired.denied {
             let refusal = self.refused_by(rule, principal, request, (&input, inputs), fired.would_deny);
             return Evaluation::Refuse(refusal);
         }
-        let Some(given) = granted(grants, request, inputs.now) else {
+        let given = granted(grants, request, inputs.now);
+        let Some((user, given)) = given.and_then(|given| Some((given.grant.user_for(principal)?, given)))
+        else {
             let reasons = Reasons {
                 cause: Cause::NoGrant,
                 policy: None,
                 rule: None,
                 by: String::new(),
-                why: &why_not_granted(grants, request, inputs.now),
+                why: &why_not_granted(principal, grants, request, inputs.now),
                 allowed: self.allowed_instead(principal, request, inputs, VerbSet::default()),
             };
             return Evaluation::Refuse(reasons.refusal(principal, request, fired.would_deny));
         };
         let allowance = Allowance {
-            user: given.grant.shared_user(),
+            user,
             grant: given.grant.shared_name(),
             rule: given.rule,
             until: sooner(given.until, lifted.and_then(|lifted| lifted.until)),
@@ -113,7 +115,8 @@ impl PolicySet {
         if !builtin.is_of_proxies() {
             return None;
         }
-        let mut grants = self.grants_of(principal.name()).iter();
+        let grants = self.grants_for(principal);
+        let mut grants = grants.iter();
         grants.find_map(|grant| {
             let until = grant.in_force(now)?;
             grant.gives_proxied(request).then_some(Lifted { until })
@@ -144,7 +147,7 @@ impl PolicySet {
     pub(super) fn may_pass(&self, principal: &Principal, request: &KubeRequest, inputs: Inputs<'_>) -> bool {
         let input = MatchInput::new(request);
         self.builtin(principal, request, inputs.now).is_ok()
-            && granted(self.grants_of(principal.name()), request, inputs.now).is_some()
+            && granted(&self.grants_for(principal), request, inputs.now).is_some()
             && self.fired(principal, request, &input, inputs).denied.is_none()
     }
 

@@ -40,9 +40,12 @@ impl Reasons<'_> {
         request: &KubeRequest,
         would_deny: Vec<FiredRule>,
     ) -> Box<Refusal> {
+        let person = principal.person();
+        let person = person.map(|person| format!(" on behalf of {}", person.username()));
         let mut message = format!(
-            "agent {} may not {}{}",
+            "agent {}{} may not {}{}",
             principal.name(),
+            person.unwrap_or_default(),
             request.words(),
             self.by
         );
@@ -71,11 +74,18 @@ impl Reasons<'_> {
 
 /// Why no grant allows a request.
 pub(super) fn why_not_granted(
+    principal: &Principal,
     grants: &[Arc<Grant>],
     request: &KubeRequest,
     now: Timestamp,
 ) -> Cow<'static, str> {
-    if grants.is_empty() {
+    if let (true, Some(person)) = (grants.is_empty(), principal.person()) {
+        format!(
+            "no AgentGrant lets this agent ask on behalf of {}",
+            person.username()
+        )
+        .into()
+    } else if grants.is_empty() {
         "no AgentGrant names this agent, so nothing is allowed until a cluster operator adds one".into()
     } else if let Some(reason) = at_another_time(grants, request, now) {
         reason.into()

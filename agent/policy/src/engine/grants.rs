@@ -8,20 +8,22 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::UpstreamUser;
 use super::match_input::may_create;
+use super::people::People;
 use super::window::{Window, Zones};
 use crate::api::v1alpha1::{AgentGrant, AgentGrantSpec, PolicyRule, STORED_SUBRESOURCES};
 use crate::engine::builtin::url_matches;
 use crate::glob::Glob;
-use crate::identity::Identity;
+use crate::identity::{Identity, Principal};
+use crate::person::Person;
 use crate::request::{KubeRequest, Target, Verb, VerbSet};
+use crate::upstream_user::UpstreamUser;
 
 /// An AgentGrant that was read and checked.
 #[derive(Debug)]
 pub struct Grant {
     name: Arc<str>,
-    user: Arc<UpstreamUser>,
+    acts_as: ActsAs,
     identities: Vec<String>,
     groups: Vec<String>,
     namespaces: Box<[Glob]>,
@@ -30,6 +32,15 @@ pub struct Grant {
     by_resource: HashMap<Box<str>, Vec<u32>>,
     wild: Vec<u32>,
     paths: Vec<u32>,
+}
+
+/// As whom the API server is asked by a grant.
+#[derive(Debug)]
+enum ActsAs {
+    /// This user.
+    User(Arc<UpstreamUser>),
+    /// The person whose token the request shows, if it is one of these.
+    People(People),
 }
 
 /// Whether a grant holds at a moment.
@@ -170,7 +181,10 @@ impl Grant {
             .collect();
         let mut compiled = Self {
             name: grant.metadata.name.as_str().into(),
-            user: Arc::new(UpstreamUser::of(upstream)),
+            acts_as: match &upstream.on_behalf_of {
+                None => ActsAs::User(Arc::new(UpstreamUser::of(upstream))),
+                Some(people) => ActsAs::People(People::of(people)),
+            },
             identities: to.identities.clone(),
             groups: to.groups.clone(),
             // A namespace glob that fails here all the same must grant nothing.
@@ -209,10 +223,27 @@ impl Grant {
         &self.name
     }
 
-    /// As whom the API server is asked.
+    /// As whom the API server is asked; `None` where that is the person for whom the agent asks.
     #[must_use]
-    pub fn user(&self) -> &UpstreamUser {
-        &self.user
+    pub fn user(&self) -> Option<&UpstreamUser> {
+        match &self.acts_as {
+            ActsAs::User(user) => Some(user),
+            ActsAs::People(_) => None,
+        }
+    }
+
+    /// On behalf of whom the grant is, where it is not the agent's own.
+    #[must_use]
+    pub fn on_behalf_of(&self) -> Option<&People> {
+        match &self.acts_as {
+            ActsAs::User(_) => None,
+            ActsAs::People(people) => Some(people),
+        }
+    }
+
+    /// Whether the grant is on behalf of this person.
+    pub(super) fn is_for(&self, person: &Person) -> bool {
+        self.on_behalf_of().is_some_and(|people| people.has(person))
     }
 
     /// The namespaces that it is bound to by name, without globs.
@@ -223,8 +254,13 @@ impl Grant {
         })
     }
 
-    pub(super) fn shared_user(&self) -> Arc<UpstreamUser> {
-        self.user.clone()
+    /// As whom the API server is asked for a principal; `None` where the grant gives the principal nothing.
+    pub(super) fn user_for(&self, principal: &Principal) -> Option<Arc<UpstreamUser>> {
+        match (&self.acts_as, principal.person()) {
+            (ActsAs::User(user), None) => Some(user.clone()),
+            (ActsAs::People(people), Some(person)) if people.has(person) => Some(person.user().clone()),
+            _ => None,
+        }
     }
 
     pub(super) fn shared_name(&self) -> Arc<str> {

@@ -81,7 +81,7 @@ impl PolicySet {
         };
         if rule.is_about_commands()
             && input.has_known_command()
-            && granted(self.grants_of(principal.name()), request, inputs.now).is_some()
+            && granted(&self.grants_for(principal), request, inputs.now).is_some()
             && !self
                 .rules
                 .firing(principal, input)
@@ -94,8 +94,9 @@ impl PolicySet {
 
     /// The grants of an agent that give something now.
     fn grants_in_force(&self, principal: &Principal, now: Timestamp) -> Vec<Arc<Grant>> {
-        let grants = self.grants_of(principal.name()).iter();
+        let grants = self.grants_for(principal);
         grants
+            .iter()
             .filter(|grant| grant.in_force(now).is_some())
             .cloned()
             .collect()

@@ -18,13 +18,14 @@ mod needs;
 mod one_user;
 mod one_workload;
 mod overlap;
+mod people;
 mod review;
 mod rules;
 mod tokens;
-mod upstream_user;
 mod verdict;
 mod window;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -32,16 +33,17 @@ use self::agent_namespaces::AgentNamespaces;
 use self::builtin::{Builtin, OWN_NAMESPACE};
 use crate::api::v1alpha1::{AgentPolicy, Attest};
 use crate::api::{AnyObject, Document};
-use crate::identity::Identity;
+use crate::identity::{Identity, Principal};
 use crate::jwt::VerifiedToken;
+use crate::person::Person;
 use crate::yaml::Diagnostic;
 
 pub use cautions::{Caution, CautionCause};
 pub use each::{ClusterObject, ObjectVerdict};
 pub use grants::{Grant, GrantHours, GrantState};
 pub use needs::{BODY_LIMIT, BodyInput, Inputs, Needs};
+pub use people::People;
 pub use review::{GrantUse, narrow, uses};
-pub use upstream_user::{Impersonate, ServiceAccount, UpstreamUser, service_account};
 pub(crate) use verdict::{Allowance, Evaluation, Refusal};
 pub use verdict::{Cause, FiredRule};
 
@@ -75,6 +77,8 @@ pub struct PolicySet {
     by_spiffe_id: HashMap<String, Vec<usize>>,
     grants: Vec<Arc<Grant>>,
     grants_by_identity: HashMap<String, grants::GrantList>,
+    /// The grants by whom they are used, where some are on behalf of people; else each is an agent's own.
+    split: Option<Split>,
     rules: rules::RuleSet,
     exceptions: Vec<Exceptions>,
     own_namespace: String,
@@ -82,6 +86,27 @@ pub struct PolicySet {
     agent_namespaces: AgentNamespaces,
     /// Why there is no set, where this one only stands in for one.
     absent: Option<Absence>,
+}
+
+/// The grants of each identity, apart: a request that shows a person's token is judged by those on behalf of that person alone, so
+/// that nothing of the agent's own is done in a person's name, and nothing of a person's by the agent on its own.
+#[derive(Debug)]
+struct Split {
+    own: HashMap<String, grants::GrantList>,
+    for_people: HashMap<String, grants::GrantList>,
+}
+
+impl Split {
+    fn of(identities: &[Arc<Identity>], grants: &[Arc<Grant>]) -> Option<Self> {
+        let (for_people, own): (Vec<_>, Vec<_>) = grants
+            .iter()
+            .cloned()
+            .partition(|grant| grant.on_behalf_of().is_some());
+        (!for_people.is_empty()).then(|| Self {
+            own: grants::by_identity(identities, &own),
+            for_people: grants::by_identity(identities, &for_people),
+        })
+    }
 }
 
 /// Why a node has no set, so that nobody is known.
@@ -153,6 +178,7 @@ impl PolicySet {
             by_spiffe_id: HashMap::new(),
             grants: Vec::new(),
             grants_by_identity: HashMap::new(),
+            split: None,
             rules: rules::RuleSet::default(),
             exceptions: Vec::new(),
             own_namespace: own_namespace.to_owned(),
@@ -171,6 +197,7 @@ impl PolicySet {
             }
         }
         set.grants_by_identity = grants::by_identity(&set.identities, &set.grants);
+        set.split = Split::of(&set.identities, &set.grants);
         set
     }
 
@@ -328,11 +355,44 @@ impl PolicySet {
             .map(|policy| &*policy.name)
     }
 
-    /// The grants that name an identity or one of its groups.
+    /// The grants that a request of this principal is judged by: the agent's own, or those on behalf of the person for whom it asks.
+    fn grants_for(&self, principal: &Principal) -> Cow<'_, [Arc<Grant>]> {
+        let of = |grants| lookup(grants, principal.name());
+        match (principal.person(), &self.split) {
+            (None, None) => Cow::Borrowed(self.grants_of(principal.name())),
+            (None, Some(split)) => Cow::Borrowed(of(&split.own)),
+            (Some(_), None) => Cow::Borrowed(&[]),
+            (Some(person), Some(split)) => {
+                let grants = of(&split.for_people).iter();
+                Cow::Owned(grants.filter(|grant| grant.is_for(person)).cloned().collect())
+            }
+        }
+    }
+
+    /// Whether an identity has a grant on behalf of somebody, now or at another time.
+    #[must_use]
+    pub fn acts_for_people(&self, identity: &str) -> bool {
+        let split = self.split.as_ref();
+        split.is_some_and(|split| !lookup(&split.for_people, identity).is_empty())
+    }
+
+    /// Whether an identity has a grant on behalf of this person, now or at another time.
+    #[must_use]
+    pub fn acts_for(&self, identity: &str, person: &Person) -> bool {
+        let split = self.split.as_ref();
+        let grants = split.map_or(&[][..], |split| lookup(&split.for_people, identity));
+        grants.iter().any(|grant| grant.is_for(person))
+    }
+
+    /// The grants that name an identity or one of its groups, on behalf of people or not.
     #[must_use]
     pub fn grants_of(&self, identity: &str) -> &[Arc<Grant>] {
-        self.grants_by_identity.get(identity).map_or(&[], |grants| grants)
+        lookup(&self.grants_by_identity, identity)
     }
+}
+
+fn lookup<'g>(grants: &'g HashMap<String, grants::GrantList>, identity: &str) -> &'g [Arc<Grant>] {
+    grants.get(identity).map_or(&[], |grants| grants)
 }
 
 #[cfg(test)]

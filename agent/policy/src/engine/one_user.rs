@@ -3,15 +3,18 @@
 //! In: identities and grants, and how firmly each stands. Out: for each identity that would be two users, the objects that cannot
 //! stand for that reason.
 //!
+//! A grant on behalf of people names no user, and gives nothing to a request that shows no person's token; nor do the others to one
+//! that does. So it never makes an identity two users.
+//!
 //! The user of the firmest grant stays. Of the identity and the other grants the newer is refused: where the identity joined a
 //! group whose grants were there before, it is the identity; else it is each of those grants.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::check::{From, spec, where_is};
-use super::{Impersonate, UpstreamUser};
 use crate::api::v1alpha1::{AgentGrant, AgentIdentity};
 use crate::api::{Document, name_path};
+use crate::upstream_user::{Impersonate, UpstreamUser};
 use crate::yaml::Diagnostic;
 
 /// How firmly a document stands beside others: the lowest stays.
@@ -54,7 +57,8 @@ impl<'d> Reach<'d> {
     fn of(grants: &[From<'d, AgentGrant>]) -> Self {
         let mut users: HashMap<Whom, usize> = HashMap::new();
         let mut reach = Self::default();
-        for (place, grant) in grants.iter().enumerate() {
+        let named = grants.iter().enumerate();
+        for (place, grant) in named.filter(|(_, grant)| grant.object.spec.upstream.on_behalf_of.is_none()) {
             let next = users.len();
             let user = *users.entry(as_whom(grant.object)).or_insert(next);
             let to = &grant.object.spec.to;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::UpstreamUser;
+use crate::upstream_user::UpstreamUser;
 
 /// A rule that fired.
 #[derive(Debug, Clone, PartialEq, Eq)]

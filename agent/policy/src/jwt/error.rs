@@ -57,6 +57,9 @@ pub enum TokenError {
     /// A rule of `claimValidationRules` or `userValidationRules` is not fulfilled.
     #[error("the token does not fulfil a rule of its issuer: {0}")]
     Rule(String),
+    /// The mappings of the issuer have changed, and make another user of the token.
+    #[error("the issuer's claimMappings have changed and make another user of the token")]
+    UserChanged,
 }
 
 impl TokenError {
@@ -88,7 +91,8 @@ impl TokenError {
             | Self::EmailNotVerified
             | Self::RequiredClaim(_)
             | Self::Expression(_)
-            | Self::Rule(_) => {
+            | Self::Rule(_)
+            | Self::UserChanged => {
                 "Allowed instead: the same request with a token that fulfils its issuer's rules. A cluster operator has the rules in \
                  authentication.configFile of the node"
             }
@@ -109,9 +113,11 @@ impl TokenError {
             Self::NotYetValid => "jwt_not_yet_valid",
             Self::Audience => "jwt_audience",
             Self::MissingClaim(_) | Self::ClaimType(_) => "jwt_claim",
-            Self::EmailNotVerified | Self::RequiredClaim(_) | Self::Expression(_) | Self::Rule(_) => {
-                "jwt_rule"
-            }
+            Self::EmailNotVerified
+            | Self::RequiredClaim(_)
+            | Self::Expression(_)
+            | Self::Rule(_)
+            | Self::UserChanged => "jwt_rule",
         }
     }
 }

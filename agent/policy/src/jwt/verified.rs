@@ -110,7 +110,7 @@ impl VerifiedToken {
         Timestamp::from_second(self.expires_at.saturating_add(CLOCK_SKEW_SECONDS)).ok()
     }
 
-    /// Whether the token would be taken from its issuer as the issuer's rules are now. That one of the issuer's keys signed it is
+    /// Whether the token would be taken from its issuer as the issuer's rules are now, for the same user. That one of the issuer's keys signed it is
     /// the caller's to know.
     ///
     /// # Errors
@@ -119,7 +119,12 @@ impl VerifiedToken {
         if Arc::ptr_eq(&self.issuer, issuer) || self.issuer == *issuer {
             return self.check_times(now);
         }
-        issuer.judge(self.claims.clone(), now).map(drop)
+        let judged = issuer.judge(self.claims.clone(), now)?;
+        match judged.user == self.user {
+            true => Ok(()),
+            // What the token permitted was permitted to the user that it was then.
+            false => Err(TokenError::UserChanged),
+        }
     }
 
     /// Whether the token's times hold, with the skew that clocks may have.

@@ -188,6 +188,10 @@ pub(in crate::cli) fn object(event: &Value) -> String {
 pub(in crate::cli) fn why(event: &Value) -> String {
     let text = |at: &str| event.pointer(at).and_then(Value::as_str).unwrap_or("");
     let mut parts = Vec::new();
+    let person = text("/agent/onBehalfOf/username");
+    if !person.is_empty() {
+        parts.push(format!("for {person}"));
+    }
     let outcome = text("/decision/outcome");
     if outcome != "allow" {
         let rule = rule(text("/decision/policy"), text("/decision/rule"));
@@ -320,6 +324,14 @@ mod tests {
             "decision": {"outcome": "deny", "policy": "guard", "rule": "no-delete", "message": "ask a person",
                 "latencyMicros": {"total": 412}},
         })
+    }
+
+    #[test]
+    fn for_whom_an_agent_asked_is_shown() {
+        let mut event = denial();
+        event["agent"]["onBehalfOf"] =
+            json!({"username": "ann", "issuer": "https://i.example", "subject": "1"});
+        assert!(view(false).line(&event).contains("for ann"));
     }
 
     #[test]

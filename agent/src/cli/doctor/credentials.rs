@@ -108,7 +108,8 @@ async fn of_node(config: &Config, asked: Option<(Client, String)>) -> Vec<node::
 
 /// What the grants take upstream.
 fn granted(grants: &[Arc<Grant>]) -> Vec<Need> {
-    let users = grants.iter().map(|grant| grant.user());
+    // Whom grants on behalf of people lead to is not known before a request.
+    let users = grants.iter().filter_map(|grant| grant.user());
     let user = |impersonate: &Impersonate| (impersonate.user.clone(), impersonate.groups.clone());
     let acting = users.clone().filter_map(UpstreamUser::impersonate).map(user);
     let tokens = tokens(users.filter_map(UpstreamUser::service_account));

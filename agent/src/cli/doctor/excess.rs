@@ -101,7 +101,13 @@ impl Granted {
             ..Self::default()
         };
         for grant in policies.grants() {
-            let user = grant.user();
+            if let Some(people) = grant.on_behalf_of() {
+                granted.users.extend(people.named_users().map(str::to_owned));
+                granted.groups.extend(people.named_groups().map(str::to_owned));
+                // A person has groups besides those by which a grant names people, so names that no grant has may be needed.
+                granted.is_complete = false;
+            }
+            let Some(user) = grant.user() else { continue };
             if let Some(acting) = user.impersonate() {
                 match service_account(&acting.user) {
                     Some((namespace, name)) => {

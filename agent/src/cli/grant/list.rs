@@ -102,7 +102,7 @@ impl Row for GrantRow {
             self.grant.metadata.name.clone(),
             list(&spec.to.identities, "-"),
             list(&spec.to.groups, "-"),
-            spec.upstream.username(),
+            spec.upstream.in_words(),
             list(&spec.namespaces, "*"),
             spec.rules.len().to_string(),
             state.to_owned(),

@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use picket_policy::api::v1alpha1::{AgentGrantSpec, PolicyRule};
+use picket_policy::api::v1alpha1::{AgentGrantSpec, OnBehalfOf, PolicyRule};
 use picket_policy::builtin::{DISCOVERY, SELF_REVIEWS};
 use picket_policy::{Impersonate, Verb, service_account};
 use serde_json::{Value, json};
@@ -119,6 +119,8 @@ pub(super) struct Rights {
     mode: Mode,
     users: BTreeSet<String>,
     groups: BTreeSet<String>,
+    /// Whether some grant is on behalf of people, whose names need not be here.
+    has_people: bool,
     /// Groups beside service accounts as users.
     account_groups: BTreeSet<String>,
     /// Service accounts as users, by namespace.
@@ -139,6 +141,7 @@ impl Rights {
             mode,
             users: BTreeSet::new(),
             groups: BTreeSet::new(),
+            has_people: false,
             account_groups: BTreeSet::new(),
             accounts: BTreeMap::new(),
             tokens: BTreeMap::new(),
@@ -154,6 +157,9 @@ impl Rights {
             let names = self.tokens.entry(account.namespace.clone()).or_default();
             names.insert(account.name.clone());
         }
+        if let Some(people) = &grant.upstream.on_behalf_of {
+            self.add_people(name, grant, people);
+        }
         let Some(user) = &grant.upstream.impersonate else {
             return;
         };
@@ -166,6 +172,25 @@ impl Rights {
         }
         self.users.insert(sent.user);
         self.groups.extend(sent.groups);
+        if self.mode == Mode::Constrained {
+            self.add_rules(name, grant);
+        }
+    }
+
+    /// Adds what a grant on behalf of people takes: by name whom it names without globs. Further names are for a person to add.
+    fn add_people(&mut self, name: &str, grant: &AgentGrantSpec, people: &OnBehalfOf) {
+        let named = |names: &[String]| -> Vec<String> {
+            let named = names.iter().filter(|name| !name.contains(['*', '?']));
+            named.cloned().collect()
+        };
+        self.users.extend(named(&people.users));
+        self.groups.extend(named(&people.groups));
+        self.has_people = true;
+        self.wider.push(format!(
+            "AgentGrant {name} is on behalf of {}: only users and groups without globs are named here. The node needs the same right for \
+             each other user and each further group of these people, by a role of your own",
+            people.in_words()
+        ));
         if self.mode == Mode::Constrained {
             self.add_rules(name, grant);
         }
@@ -209,7 +234,7 @@ impl Rights {
         };
         cluster.named(verb, group, "users", &self.users);
         cluster.named(verb, group, "groups", &self.groups);
-        if !self.users.is_empty() {
+        if !self.users.is_empty() || self.has_people {
             cluster.extras(verb);
             if self.mode == Mode::Constrained {
                 cluster.implicit();

@@ -199,3 +199,43 @@ fn grants_of_the_same_rule_share_one() {
     assert_eq!(rules[1]["resourceNames"], json!(["agent:a", "agent:b"]));
     assert_eq!(rules[3]["verbs"].as_array().map(Vec::len), Some(3));
 }
+
+#[test]
+fn people_are_named_where_a_grant_names_them_and_said_where_it_does_not() {
+    let spec = json!({
+        "to": {"identities": ["a"]},
+        "upstream": {"onBehalfOf": {"issuers": ["https://i.example"], "users": ["ann", "*@x"], "groups": ["sre", "d*"]}},
+        "rules": [{"verbs": ["get"], "apiGroups": [""], "resources": ["pods"]}],
+    });
+    let spec: AgentGrantSpec = serde_json::from_value(spec).expect("a grant");
+    for (mode, verb) in [(Mode::Constrained, CONSTRAINED), (Mode::Plain, PLAIN)] {
+        let mut rights = Rights::new(mode);
+        rights.add("people", &spec);
+        let [said] = rights.wider() else {
+            panic!("{:?}", rights.wider())
+        };
+        assert!(
+            said.contains("AgentGrant people") && said.contains("*@x") && said.contains("group d*"),
+            "{said}"
+        );
+        let objects = rights.objects("r", &json!({}));
+        let rules = objects[0]["rules"].as_array().expect("rules");
+        let names = |resource: &str| {
+            let rule = rules
+                .iter()
+                .find(|rule| rule["resources"] == json!([resource]) && rule["verbs"] == json!([verb]));
+            rule.expect("a rule")["resourceNames"].clone()
+        };
+        assert_eq!(
+            (names("users"), names("groups")),
+            (json!(["ann"]), json!(["sre"]))
+        );
+        let text = objects[0].to_string();
+        assert!(text.contains("userextras/picket.dev/identity"), "{text}");
+        assert_eq!(
+            text.contains("impersonate-on:user-info:get"),
+            mode == Mode::Constrained,
+            "{text}"
+        );
+    }
+}

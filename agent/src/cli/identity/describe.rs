@@ -318,7 +318,7 @@ impl Row for GrantLine<'_> {
         let gives: Vec<_> = spec.rules.iter().map(words).collect();
         vec![
             self.0.metadata.name.clone(),
-            spec.upstream.username(),
+            spec.upstream.in_words(),
             if spec.namespaces.is_empty() {
                 "*".to_owned()
             } else {

@@ -96,7 +96,16 @@ struct UserReport {
 
 impl From<&Grant> for UserReport {
     fn from(grant: &Grant) -> Self {
-        let user = grant.user();
+        let Some(user) = grant.user() else {
+            let people = grant.on_behalf_of().map(ToString::to_string);
+            return Self {
+                grant: grant.name().to_owned(),
+                user: format!("of the person's token ({})", people.unwrap_or_default()),
+                groups: vec!["those of the token".to_owned()],
+                impersonate: vec!["the user and the groups of each person".to_owned()],
+                token_of: None,
+            };
+        };
         let (impersonate, token_of) = match user {
             UpstreamUser::Impersonated(impersonate) => {
                 let first = match service_account(&impersonate.user) {

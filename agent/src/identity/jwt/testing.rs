@@ -312,6 +312,11 @@ impl TestIssuers {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("auth.yaml");
         std::fs::write(&file, issuer.configuration()).expect("written");
+        Self::in_folder(folder)
+    }
+
+    fn in_folder(folder: tempfile::TempDir) -> Self {
+        let file = folder.path().join("auth.yaml");
         let registry = MetricsRegistry::default();
         let metrics = JwtMetrics::register(&registry);
         let issuers = Issuers::open(Some(file), metrics);
@@ -322,6 +327,12 @@ impl TestIssuers {
             folder,
             _running: running,
         }
+    }
+
+    /// The same file, read by issuers of their own.
+    pub(crate) fn again(self) -> Self {
+        let Self { folder, .. } = self;
+        Self::in_folder(folder)
     }
 
     /// Changes the configuration's file.

@@ -8,6 +8,7 @@ mod fragments;
 mod gateway;
 mod heads;
 mod issuer;
+mod on_behalf_of;
 mod sessions;
 mod shares;
 mod strangers;

@@ -130,12 +130,6 @@ fn fields_of_later_versions_are_refused_by_name_and_line() {
             "11:3: field `spec.exclusive` is not supported by this version yet",
         ),
         (
-            GRANT,
-            "    impersonate:",
-            "    onBehalfOf: {}\n    impersonate:",
-            "9:5: field `spec.upstream.onBehalfOf` is not supported by this version yet",
-        ),
-        (
             POLICY,
             "  rules:",
             "  limits: {}\n  rules:",

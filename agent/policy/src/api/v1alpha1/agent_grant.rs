@@ -85,7 +85,7 @@ impl Spec for AgentGrantSpec {
             message: "a verb that no request has: resources have get, list, watch, create, update, patch, delete and deletecollection; nonResourceURLs have get, head, post, put, patch, delete and options",
         },
     ];
-    const PLANNED_FIELDS: &'static [&'static str] = &["spec.upstream.eks", "spec.upstream.onBehalfOf"];
+    const PLANNED_FIELDS: &'static [&'static str] = &["spec.upstream.eks"];
 
     fn validate(&self, path: &FieldPath, errors: &mut FieldErrors) {
         let to = path.field("to");

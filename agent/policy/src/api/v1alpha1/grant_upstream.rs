@@ -5,6 +5,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::on_behalf_of::OnBehalfOf;
 use crate::api::field::FieldErrors;
 use crate::kubernetes::resources::is_subdomain;
 use crate::yaml::FieldPath;
@@ -23,6 +24,10 @@ pub struct GrantUpstream {
     /// The service account whose short-lived token the request carries. The node's credential gets the token by a TokenRequest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service_account: Option<UpstreamServiceAccount>,
+    /// The people for whom the agent may ask. Requests by this grant carry a person's token to Picket, and the API server is asked
+    /// to act as that person, by the node's own credential.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_behalf_of: Option<OnBehalfOf>,
 }
 
 /// The user and groups that the API server is asked to act as.
@@ -74,32 +79,55 @@ fn fits_header(text: &str) -> bool {
 }
 
 impl GrantUpstream {
-    /// The user's name at the API server; empty where none is named.
+    /// As whom the API server is asked, for people: the user's name, or for whom the agent asks; empty where nobody is named.
     #[must_use]
-    pub fn username(&self) -> String {
-        match (&self.impersonate, &self.service_account) {
-            (Some(user), _) => user.user.clone(),
-            (None, Some(account)) => format!("system:serviceaccount:{}:{}", account.namespace, account.name),
-            (None, None) => String::new(),
+    pub fn in_words(&self) -> String {
+        match (&self.impersonate, &self.service_account, &self.on_behalf_of) {
+            (Some(user), ..) => user.user.clone(),
+            (None, Some(account), _) => {
+                format!("system:serviceaccount:{}:{}", account.namespace, account.name)
+            }
+            (None, None, Some(people)) => format!("on behalf of {}", people.in_words()),
+            (None, None, None) => String::new(),
         }
     }
 
     /// Notes what no schema can express.
     pub(super) fn validate(&self, path: &FieldPath, errors: &mut FieldErrors) {
-        match (&self.impersonate, &self.service_account) {
-            (Some(user), None) => user.validate(&path.field("impersonate"), errors),
-            (None, Some(account)) => account.validate(&path.field("serviceAccount"), errors),
-            (None, None) => {
-                let reason =
-                    format!("field `{path}` names nobody: give one of impersonate and serviceAccount");
-                errors.add(path.clone(), reason);
-            }
-            (Some(_), Some(_)) => {
+        let given = [
+            ("impersonate", self.impersonate.is_some()),
+            ("serviceAccount", self.service_account.is_some()),
+            ("onBehalfOf", self.on_behalf_of.is_some()),
+        ];
+        let given: Vec<_> = given
+            .iter()
+            .filter(|(_, is_given)| *is_given)
+            .map(|(field, _)| *field)
+            .collect();
+        match given[..] {
+            [_] => {}
+            [] => {
                 let reason = format!(
-                    "field `{path}` has impersonate and serviceAccount: a request has one credential, so give one of them"
+                    "field `{path}` names nobody: give one of impersonate, serviceAccount and onBehalfOf"
                 );
                 errors.add(path.clone(), reason);
             }
+            _ => {
+                let reason = format!(
+                    "field `{path}` has {}: a request is sent as one user, so give one of them",
+                    given.join(" and ")
+                );
+                errors.add(path.clone(), reason);
+            }
+        }
+        if let Some(user) = &self.impersonate {
+            user.validate(&path.field("impersonate"), errors);
+        }
+        if let Some(account) = &self.service_account {
+            account.validate(&path.field("serviceAccount"), errors);
+        }
+        if let Some(people) = &self.on_behalf_of {
+            people.validate(&path.field("onBehalfOf"), errors);
         }
     }
 }

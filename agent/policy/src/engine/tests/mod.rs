@@ -4,6 +4,7 @@ mod builtins;
 mod decisions;
 mod examples;
 mod grants;
+mod on_behalf_of;
 mod rules;
 mod windows;
 

@@ -21,8 +21,8 @@ pub enum UpstreamUser {
 
 impl UpstreamUser {
     /// The user of a grant. Where a grant that was never checked names none, an empty user is sent, which the API server
-    /// refuses.
-    pub(super) fn of(upstream: &GrantUpstream) -> Self {
+    /// refuses; a grant on behalf of people has no user of its own.
+    pub(crate) fn of(upstream: &GrantUpstream) -> Self {
         match (&upstream.impersonate, &upstream.service_account) {
             (Some(user), _) => Self::Impersonated(Impersonate::new(&user.user, &user.groups)),
             (None, Some(UpstreamServiceAccount { namespace, name })) => {
@@ -204,11 +204,11 @@ mod tests {
     #[test]
     fn a_service_account_by_its_token_has_its_own_groups() {
         let upstream = GrantUpstream {
-            impersonate: None,
             service_account: Some(UpstreamServiceAccount {
                 namespace: "ci".to_owned(),
                 name: "bot".to_owned(),
             }),
+            ..GrantUpstream::default()
         };
         let user = UpstreamUser::of(&upstream);
         assert_eq!(user.username(), "system:serviceaccount:ci:bot");
