@@ -121,7 +121,9 @@ mod tests {
 
     fn users(known: &KnownObjects) -> Vec<String> {
         let grants = known.set.iter().flat_map(|set| set.grants());
-        grants.map(|grant| grant.user().username().to_owned()).collect()
+        grants
+            .filter_map(|grant| Some(grant.user()?.username().to_owned()))
+            .collect()
     }
 
     #[tokio::test]
