@@ -3,6 +3,8 @@
 //! In: a path. Out: certificates or a private key, and the bytes they came from so that a later look can tell whether
 //! the file has changed. Used for the node CA here and for the credential of the upstream side.
 
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use rustls_pki_types::pem::PemObject;
@@ -17,7 +19,7 @@ pub enum PemError {
         /// The file.
         file: PathBuf,
         /// What the system said.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// The file's text is not what is asked for.
     #[error("{}:{line}: {reason}", file.display())]
@@ -50,15 +52,26 @@ pub(crate) fn read(file: &Path) -> Result<Vec<u8>, PemError> {
         file: file.to_path_buf(),
         source,
     };
-    let size = std::fs::metadata(file).map_err(fail)?.len();
-    if size > MAX_FILE_BYTES {
-        return Err(PemError::content(
-            file,
-            1,
-            format!("{size} bytes is more than {MAX_FILE_BYTES}"),
-        ));
+    let too_large = |size| PemError::content(file, 1, format!("{size} bytes is more than {MAX_FILE_BYTES}"));
+    let found = std::fs::metadata(file).map_err(fail)?;
+    // A pipe of that name would never end, and the agent reads some of these files before it closes the node.
+    if !found.is_file() {
+        return Err(fail(io::Error::other("it is not a regular file")));
     }
-    std::fs::read(file).map_err(fail)
+    if found.len() > MAX_FILE_BYTES {
+        return Err(too_large(found.len()));
+    }
+    let mut bytes = Vec::new();
+    // What grows meanwhile, or whose size the system does not know, ends as well.
+    let opened = File::open(file).map_err(fail)?;
+    let read = opened
+        .take(MAX_FILE_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .map_err(fail)?;
+    match read as u64 > MAX_FILE_BYTES {
+        true => Err(too_large(read as u64)),
+        false => Ok(bytes),
+    }
 }
 
 /// One `-----BEGIN X-----` block and where it starts.
@@ -145,7 +158,39 @@ pub(crate) fn private_key(file: &Path, bytes: &[u8]) -> Result<(usize, PrivateKe
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+    use std::thread;
+    use std::time::Duration;
+
+    use nix::sys::stat::Mode;
+    use nix::unistd::mkfifo;
+
     use super::*;
+
+    #[test]
+    fn what_would_never_end_is_not_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let (pipe, link) = (folder.path().join("pipe.pem"), folder.path().join("zero.pem"));
+        mkfifo(&pipe, Mode::S_IRWXU).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", &link).unwrap();
+        let (sender, receiver) = mpsc::channel();
+        let paths = [pipe, link];
+        thread::spawn(move || paths.map(|path| sender.send(read(&path).unwrap_err().to_string())));
+        for name in ["pipe.pem", "zero.pem"] {
+            let error = receiver.recv_timeout(Duration::from_secs(5)).expect(name);
+            assert!(
+                error.ends_with(&format!("{name}: it is not a regular file")),
+                "{error}"
+            );
+        }
+        let large = folder.path().join("large.pem");
+        std::fs::write(&large, vec![b'a'; MAX_FILE_BYTES as usize + 1]).unwrap();
+        let error = read(&large).unwrap_err().to_string();
+        assert!(
+            error.ends_with(":1: 1048577 bytes is more than 1048576"),
+            "{error}"
+        );
+    }
 
     #[test]
     fn a_broken_block_is_named_by_file_and_line() {
