@@ -144,8 +144,11 @@ impl EnforcedPods {
         for entry in self.lock().values() {
             let owner = &entry.pod.owner;
             let facts = owner.pod.load();
-            let addresses = owner.seen.iter().chain(&facts.addresses);
-            collected.addresses.extend(addresses);
+            // The node's own addresses are many callers'. The kernel programs deny such a pod the gateway's port by its cgroup.
+            if !facts.host_network {
+                let addresses = owner.seen.iter().chain(&facts.addresses);
+                collected.addresses.extend(addresses);
+            }
             collected.uids.insert(facts.uid.0.clone());
         }
         collected
@@ -353,6 +356,10 @@ pub(super) mod tests {
         let mut first = pod(1);
         first.owner.seen = [one].into();
         let facts = Arc::clone(&first.owner.pod);
+        facts.rcu(|facts| Pod {
+            host_network: false,
+            ..Pod::clone(facts)
+        });
         let uid = facts.load().uid.0.clone();
         enforced.insert(POD, first);
         assert!(enforced.has_address(one) && !enforced.has_address(other));
@@ -368,6 +375,21 @@ pub(super) mod tests {
         assert!(enforced.has_uid(&uid));
         enforced.remove(POD, 2);
         assert!(!enforced.has_uid(&uid));
+    }
+
+    #[test]
+    fn a_pod_on_the_nodes_network_keeps_nobody_at_the_nodes_address_out() {
+        let enforced = EnforcedPods::default();
+        let node = IpAddr::from([10, 1, 0, 1]);
+        let mut hosted = pod(1);
+        hosted.owner.seen = [node].into();
+        let facts = Arc::clone(&hosted.owner.pod);
+        facts.rcu(|facts| Pod {
+            addresses: vec![node],
+            ..Pod::clone(facts)
+        });
+        enforced.insert(POD, hosted);
+        assert!(!enforced.has_address(node) && enforced.has_uid(&facts.load().uid.0));
     }
 
     #[test]
