@@ -10,6 +10,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 
+use super::output;
 use crate::pki::ca;
 
 /// Arguments of `picket ca`.
@@ -48,11 +49,11 @@ fn create(out: &Path, name: &str) -> anyhow::Result<()> {
     // The key first: a certificate without its key would look like a finished CA.
     write_new(&out.join("ca.key"), 0o600, made.key_pem.as_bytes())?;
     write_new(&out.join("ca.crt"), 0o644, made.certificate_pem.as_bytes())?;
-    println!(
+    output::say(format_args!(
         "{} and {} written",
         out.join("ca.crt").display(),
         out.join("ca.key").display()
-    );
+    ));
     Ok(())
 }
 

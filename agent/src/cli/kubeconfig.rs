@@ -16,7 +16,7 @@ use clap::Args;
 use http::Uri;
 use serde_json::{Value, json};
 
-use super::configuration;
+use super::{configuration, output};
 use crate::config::Config;
 use crate::pki::pem;
 
@@ -84,6 +84,7 @@ pub(super) struct KubeconfigArgs {
 pub(super) fn run(args: &KubeconfigArgs) -> ExitCode {
     match made(args).and_then(|text| written(args.output.as_deref(), &text)) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if output::reader_went(&error) => ExitCode::SUCCESS,
         Err(error) => super::fail(&error),
     }
 }
@@ -163,8 +164,7 @@ fn document(args: &KubeconfigArgs, ca: Option<&str>) -> Value {
 
 fn written(file: Option<&Path>, text: &str) -> anyhow::Result<()> {
     let Some(file) = file else {
-        print!("{text}");
-        return Ok(());
+        return Ok(std::io::stdout().lock().write_all(text.as_bytes())?);
     };
     std::fs::OpenOptions::new()
         .write(true)

@@ -2,6 +2,9 @@
 //!
 //! In: the process's name and arguments. Out: the command's exit code, and errors on standard error with their causes.
 
+// These end the process in the middle of a command where the reader of a pipe went: output.rs has what does not.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 mod agent;
 mod audit;
 mod ca;
@@ -136,7 +139,7 @@ fn fail(error: &anyhow::Error) -> ExitCode {
         drop(usage.print());
         return ExitCode::from(USAGE);
     }
-    eprintln!("picket: {}", error_chain(error));
+    output::warn(format_args!("picket: {}", error_chain(error)));
     ExitCode::FAILURE
 }
 

@@ -3,6 +3,7 @@
 //! In: a document, and its rows for people. Out: text on standard output. Cells hold no control characters, since agents
 //! choose many of the names in them; there are colours on a terminal only, and a reader that goes early is no error.
 
+use std::fmt;
 use std::io::{self, IsTerminal as _, Write};
 use std::time::Duration;
 
@@ -91,7 +92,7 @@ pub(super) fn print<R: Row>(
             let text = serde_saphyr::to_string(document).map_err(io::Error::other)?;
             writeln!(out, "{}", text.trim_end())?;
         }
-        Format::Table | Format::Wide if rows.is_empty() => eprintln!("{none}"),
+        Format::Table | Format::Wide if rows.is_empty() => warn(format_args!("{none}")),
         Format::Table | Format::Wide => out.write_all(table(format, rows, colours()).as_bytes())?,
     }
     out.flush()
@@ -124,6 +125,17 @@ pub(super) fn section<R: Row>(title: &str, rows: &[R], none: &str) -> io::Result
         writeln!(out, "  {line}")?;
     }
     out.flush()
+}
+
+/// Prints a line for people on standard output. Whether anybody reads it changes nothing of what the command does: `println!` would
+/// end a command in its middle where the reader of a pipe went.
+pub(super) fn say(line: fmt::Arguments<'_>) {
+    let _unread = writeln!(io::stdout().lock(), "{line}");
+}
+
+/// Likewise on standard error.
+pub(super) fn warn(line: fmt::Arguments<'_>) {
+    let _unread = writeln!(io::stderr().lock(), "{line}");
 }
 
 /// Whether standard output is a terminal that is to have colours (https://no-color.org).

@@ -161,9 +161,9 @@ fn kill(args: &KillArgs) -> anyhow::Result<ExitCode> {
     let Answers { answer, failed } = block_on(client.kill_sessions(&request))??;
     let KillAnswer { ended } = answer;
     match ended.len() {
-        0 => eprintln!("No session matched."),
-        1 => println!("Ended 1 session."),
-        count => println!("Ended {count} sessions."),
+        0 => output::warn(format_args!("No session matched.")),
+        1 => output::say(format_args!("Ended 1 session.")),
+        count => output::say(format_args!("Ended {count} sessions.")),
     }
     Ok(exit_code_of_kill(&ended, &failed))
 }
@@ -176,7 +176,7 @@ fn exit_code_of_kill(ended: &[String], failed: &[ClientError]) -> ExitCode {
 /// Says which agents did not answer: their sessions are not known, and none of them was ended.
 fn exit_code(failed: &[ClientError]) -> ExitCode {
     for error in failed {
-        eprintln!("picket: {error}");
+        output::warn(format_args!("picket: {error}"));
     }
     if failed.is_empty() {
         ExitCode::SUCCESS

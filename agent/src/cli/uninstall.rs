@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use anyhow::bail;
 
+use super::output;
 use crate::admin;
 use crate::app::NodeCheckpoint;
 use crate::config;
@@ -51,10 +52,10 @@ fn remove(args: &Args) -> anyhow::Result<()> {
         // A node is to be rid of Picket whatever became of its configuration.
         (Err(error), Some(_)) => {
             let admin = config::AdminSection::default();
-            eprintln!(
+            output::warn(format_args!(
                 "picket: {error}\npicket: assuming that the agent's socket is {}",
                 admin.socket.display()
-            );
+            ));
             (config::KernelSection::default(), admin)
         }
         (Err(error), None) => {
@@ -85,11 +86,14 @@ fn remove(args: &Args) -> anyhow::Result<()> {
     }
     NodeCheckpoint::new(StateDirectory::new(&args.state_directory)).remove()?;
     if !bpffs.exists() {
-        println!("nothing of Picket is in {}", bpffs.display());
+        output::say(format_args!("nothing of Picket is in {}", bpffs.display()));
         return Ok(());
     }
     Kernel::unload(&bpffs)?;
-    println!("removed Picket's links and maps from {}", bpffs.display());
+    output::say(format_args!(
+        "removed Picket's links and maps from {}",
+        bpffs.display()
+    ));
     Ok(())
 }
 

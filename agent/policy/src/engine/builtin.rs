@@ -73,8 +73,8 @@ const WORKLOADS: [(&str, &str); 8] = [
 /// What the names of namespaces that Kubernetes keeps for itself begin with.
 const RESERVED_NAMESPACES: &str = "kube-";
 
-/// Subresources of pods through which a request runs something in the pod.
-const RUN_IN_POD: [&str; 2] = ["exec", "attach"];
+/// Subresources of pods through which a request runs something in the pod, or reaches what listens on its loopback for itself alone.
+const RUN_IN_POD: [&str; 3] = ["exec", "attach", "portforward"];
 
 /// What a built-in is judged by besides the request.
 #[derive(Debug, Clone, Copy)]

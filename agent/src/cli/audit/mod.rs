@@ -16,6 +16,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
+use super::output;
 use crate::audit::DEFAULT_DIRECTORY;
 
 /// Reads and verifies audit records.
@@ -46,7 +47,7 @@ impl Audit {
             // Who read the output has seen enough, as `head` does.
             Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
             Err(failure) => {
-                eprintln!("picket audit: {failure}");
+                output::warn(format_args!("picket audit: {failure}"));
                 ExitCode::FAILURE
             }
         }

@@ -15,6 +15,7 @@ use super::view::View;
 use super::{Failure, count};
 use crate::audit::DEFAULT_DIRECTORY;
 use crate::audit::invisible::escape_json;
+use crate::cli::output;
 
 /// How often a followed file is looked at: quick for a person, cheap for the node.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
@@ -84,10 +85,10 @@ impl Tail {
         let mut source = match Source::open(&self.path) {
             Ok(source) => source,
             Err(error) if self.follow && error.kind() == io::ErrorKind::NotFound => {
-                eprintln!(
+                output::warn(format_args!(
                     "picket audit: {} is not there yet; waiting for it",
                     self.path.display()
-                );
+                ));
                 Source::waiting(&self.path)
             }
             Err(error) => return Err(failed(error)),
@@ -229,10 +230,10 @@ impl Printer<'_> {
     fn flush(&mut self) -> Result<(), Failure> {
         self.out.flush().map_err(Failure::Output)?;
         if self.forged > 0 {
-            eprintln!(
+            output::warn(format_args!(
                 "picket audit: {} left out: not as the agent stored it; `picket audit verify` says more",
                 count(self.forged, "line", "lines")
-            );
+            ));
             self.forged = 0;
         }
         Ok(())

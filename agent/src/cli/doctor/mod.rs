@@ -22,6 +22,7 @@ use std::time::{Duration, SystemTime};
 
 use clap::{Args, ValueEnum};
 
+use super::output;
 use crate::config::{Config, ConfigError};
 use crate::kernel::doctor::{self, Check, CheckStatus, SocketKind, Surroundings, TrialOutcome};
 use crate::kernel::{FailMode, cgroup_mount};
@@ -276,11 +277,11 @@ fn read(address: &str) -> io::Result<SocketAddr> {
 fn tell(outcome: io::Result<String>) -> ExitCode {
     match outcome {
         Ok(text) => {
-            println!("{text}");
+            output::say(format_args!("{text}"));
             ExitCode::SUCCESS
         }
         Err(error) => {
-            eprintln!("{error}");
+            output::warn(format_args!("{error}"));
             ExitCode::FAILURE
         }
     }

@@ -8,8 +8,8 @@ use picket_policy::api::API_VERSION;
 use serde_json::{Value, json};
 
 use super::KIND;
-use crate::cli::completion;
 use crate::cli::target::{ChangeArgs, Changed, wait};
+use crate::cli::{completion, output};
 
 /// Shown below the options.
 pub(super) const EXAMPLES: &str = "\
@@ -139,7 +139,7 @@ pub(super) fn run(args: &CreateArgs) -> anyhow::Result<Changed> {
     let there = wait::is_there(KIND, &args.name);
     let changed = args.change.add(KIND, &args.name, &object(args), there)?;
     if !args.change.dry_run {
-        eprintln!("{}.", also_needed(args));
+        output::warn(format_args!("{}.", also_needed(args)));
     }
     Ok(changed)
 }

@@ -13,6 +13,7 @@ use picket_policy::api::v1alpha1::{AgentGrant, AgentIdentity};
 use serde_json::{Value, json};
 
 use super::rights::{Mode, Rights};
+use crate::cli::output;
 use crate::cli::target::{Objects, Target};
 
 /// Shown below the options.
@@ -175,7 +176,7 @@ pub(super) fn run(args: &RbacArgs) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     if args.output != RbacFormat::Yaml {
         for remark in &remarks {
-            eprintln!("{remark}.");
+            output::warn(format_args!("{remark}."));
         }
     }
     match args.output {

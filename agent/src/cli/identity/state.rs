@@ -150,13 +150,14 @@ fn revoke_at(args: &RevokeArgs, is_terminal: bool) -> anyhow::Result<Changed> {
             .is_so_already(&objects, KIND, &args.name, "is revoked");
     }
     if !asked {
-        eprint!(
+        write!(
+            io::stderr(),
             "Revoke {} of {}? All its requests are denied and its sessions end, for good. [y/N] ",
             args.name,
             object["spec"]["owner"]
                 .as_str()
                 .unwrap_or("an owner that its object does not say")
-        );
+        )?;
         io::stderr().flush()?;
         let mut answer = String::new();
         io::stdin().lock().read_line(&mut answer)?;

@@ -14,7 +14,7 @@ use picket_policy::{
 };
 use serde::Serialize;
 
-use crate::cli::output::clean;
+use crate::cli::output::{self, clean};
 use crate::identity::jwt::{self, Issuers};
 use crate::store::StoreError;
 use crate::store::files::{objects, passed_over, read_all};
@@ -243,7 +243,7 @@ pub(super) fn run(check: &CheckArgs) -> ExitCode {
     // A reader that went away (`| head`) is no error of the files.
     match printed {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            eprintln!("picket: cannot print the result: {error}");
+            output::warn(format_args!("picket: cannot print the result: {error}"));
             ExitCode::FAILURE
         }
         _ if valid => ExitCode::SUCCESS,

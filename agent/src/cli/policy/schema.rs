@@ -10,6 +10,8 @@ use clap::builder::PossibleValuesParser;
 use picket_policy::api::{any_object_schema, object_schemas};
 use serde_json::Value;
 
+use crate::cli::output;
+
 /// Shown below the options.
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -50,7 +52,7 @@ fn schema(kind: Option<&str>) -> Value {
 pub(super) fn run(args: &SchemaArgs) -> ExitCode {
     match writeln!(io::stdout().lock(), "{:#}", schema(args.kind.as_deref())) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            eprintln!("picket: cannot print the schema: {error}");
+            output::warn(format_args!("picket: cannot print the schema: {error}"));
             ExitCode::FAILURE
         }
         _ => ExitCode::SUCCESS,

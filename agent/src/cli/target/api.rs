@@ -26,7 +26,7 @@ use thiserror::Error;
 use tokio::runtime::Runtime;
 
 use super::wait::{Unsure, Waited};
-use crate::cli::output::clean;
+use crate::cli::output::{self, clean};
 use crate::cluster::{PersonalConfig, printable};
 use crate::store::edit::{ObjectFiles, names_told};
 
@@ -155,7 +155,9 @@ impl ApiObjects {
             kind, name, reason, ..
         } in &faulty
         {
-            eprintln!("picket: {kind} {name} is left out, because it is not valid: {reason}");
+            output::warn(format_args!(
+                "picket: {kind} {name} is left out, because it is not valid: {reason}"
+            ));
         }
         Ok(Self {
             runtime,
@@ -417,7 +419,7 @@ fn connect(person: &PersonalConfig) -> anyhow::Result<(Runtime, Client)> {
         .build()
         .context("cannot start the runtime")?;
     // A client's connections belong to the runtime that it was made in.
-    let remark = |sentence: &str| eprintln!("picket: {}", clean(sentence));
+    let remark = |sentence: &str| output::warn(format_args!("picket: {}", clean(sentence)));
     let client = runtime.block_on(person.connect(&remark))?;
     Ok((runtime, client))
 }

@@ -25,6 +25,7 @@ use clap::{Args, ValueEnum};
 use picket_policy::{Document, PolicySet};
 use serde_json::{Value, json};
 
+use super::output;
 use super::sessions::block_on;
 use crate::audit::DEFAULT_DIRECTORY;
 use crate::cluster::PersonalConfig;
@@ -275,10 +276,10 @@ fn remark(beside: &[PathBuf]) {
             .iter()
             .map(|path| format!("--files {}", path.display()))
             .collect();
-        let paths = super::output::clean(&paths.join(" "));
-        eprintln!(
+        let paths = output::clean(&paths.join(" "));
+        output::warn(format_args!(
             "picket: this is about the objects of the cluster; this node's agent reads files too, which {paths} names"
-        );
+        ));
     }
 }
 
@@ -353,7 +354,7 @@ impl ChangeArgs {
             Err(error) => return self.unsure(error),
         };
         if self.dry_run && self.output.is_none() {
-            print!("{yaml}");
+            io::stdout().lock().write_all(yaml.as_bytes())?;
             return Ok(Changed::Done);
         }
         let change = Change {
@@ -501,7 +502,7 @@ impl ChangeArgs {
     fn unsure(&self, error: anyhow::Error) -> anyhow::Result<Changed> {
         match error.downcast::<Unsure>() {
             Ok(unsure) if !self.dry_run => {
-                eprintln!("picket: {}", super::output::clean(&unsure.to_string()));
+                output::warn(format_args!("picket: {}", output::clean(&unsure.to_string())));
                 Ok(Changed::Unconfirmed)
             }
             Ok(unsure) => Err(unsure.into()),
@@ -512,8 +513,8 @@ impl ChangeArgs {
     /// A sentence for people, on standard error where a program reads the other.
     fn say(&self, sentence: &str) {
         match self.output {
-            None => println!("{sentence}"),
-            Some(_) => eprintln!("{sentence}"),
+            None => output::say(format_args!("{sentence}")),
+            Some(_) => output::warn(format_args!("{sentence}")),
         }
     }
 

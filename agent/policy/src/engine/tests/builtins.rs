@@ -44,6 +44,8 @@ no | POST /api/v1/namespaces/ns/pods?dryRun=All          | builtin/agent-pods
 no | POST /api/v1/namespaces/ns/pods/x/exec?command=sh   | builtin/agent-pods
 no | GET /api/v1/namespaces/ns/pods/x/exec?command=sh    | builtin/agent-pods
 no | GET /api/v1/namespaces/ns/pods/x/attach             | builtin/agent-pods
+no | POST /api/v1/namespaces/ns/pods/x/portforward       | builtin/agent-pods
+no | GET /api/v1/namespaces/ns/pods/x/portforward?ports=80 | builtin/agent-pods
 no | POST /api/v1/namespaces/NS/Pods/x/Attach            | builtin/agent-pods
 no | PATCH /api/v1/namespaces/ns/pods/x/ephemeralcontainers | builtin/agent-pods
 no | PUT /api/v1/namespaces/labelled/pods/p/ephemeralcontainers | builtin/agent-pods
