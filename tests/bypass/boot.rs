@@ -24,6 +24,7 @@ pub(crate) const TESTS: &[Test] = tests! {
     a_node_ca_that_cannot_be_used_leaves_the_node_closed,
     a_credential_that_cannot_be_used_leaves_the_node_closed,
     a_kubeconfig_that_cannot_be_used_leaves_the_node_closed,
+    a_credential_plugin_that_waits_leaves_the_node_closed,
     a_node_without_a_checkpoint_tells_that_the_service_is_open,
     a_start_that_fails_leaves_the_node_closed,
     a_start_that_fails_leaves_static_pods_as_the_operator_wants,
@@ -37,6 +38,9 @@ const SERVICE: &str = "10.96.0.1:443";
 
 /// How long the agent may take until it says what is wrong.
 const LIMIT: Duration = Duration::from_secs(30);
+
+/// How long a credential plugin waits: far longer than the agent's start takes.
+const PLUGIN_WAITS: Duration = Duration::from_secs(16);
 
 /// A file of the configuration that cannot be used.
 struct Faulty {
@@ -111,6 +115,30 @@ fn a_kubeconfig_that_cannot_be_used_leaves_the_node_closed(world: &mut World) ->
         serves: false,
     }
     .is_survived(world)
+}
+
+/// After a boot a plugin may wait for a network that is not there yet.
+fn a_credential_plugin_that_waits_leaves_the_node_closed(world: &mut World) -> Result<()> {
+    let file = world.agent.dir().join("plugin");
+    let plugin = json!({"apiVersion": "client.authentication.k8s.io/v1", "command": "sleep",
+        "args": [PLUGIN_WAITS.as_secs().to_string()], "interactiveMode": "Never"});
+    let cluster = json!({"server": world.cluster.server(), "insecure-skip-tls-verify": true});
+    let kubeconfig = json!({"apiVersion": "v1", "kind": "Config", "current-context": "c",
+        "clusters": [{"name": "c", "cluster": cluster}], "users": [{"name": "u", "user": {"exec": plugin}}],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}]});
+    fs::write(&file, kubeconfig.to_string())?;
+    let file = file.display().to_string();
+    booted(
+        world,
+        |config| config["cluster"]["kubeconfig"] = json!(file),
+        |world| {
+            let limit = PLUGIN_WAITS / 2;
+            until("the node is closed", limit, || {
+                Ok(dials_server(world, Verdict::Forbidden).is_ok())
+            })
+            .map(drop)
+        },
+    )
 }
 
 impl Faulty {

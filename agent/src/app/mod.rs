@@ -307,16 +307,18 @@ async fn successor(
     metrics: &UpgradeMetrics,
 ) -> anyhow::Result<Option<Successor>> {
     let (socket, limit) = (config.admin.upgrade_socket(), upgrade::REQUEST_LIMIT);
-    if store.why_deny_all().is_some() && upgrade::has_predecessor(&socket, limit).await? {
+    // Alone, the agent closes the node before it asks for anything that may take long: the kubeconfig's credential plugin is a program
+    // that can wait for a network.
+    if !upgrade::has_predecessor(&socket, limit).await? {
+        return Ok(None);
+    }
+    if store.why_deny_all().is_some() {
         store.listed(LIST_LIMIT).await;
     }
-    let Some(reason) = unfit(config, store, files).await else {
-        return Ok(upgrade::request(&socket, &config.node_name, LAYOUT, limit, metrics).await?);
-    };
-    if upgrade::has_predecessor(&socket, limit).await? {
+    if let Some(reason) = unfit(config, store, files).await {
         bail!("upgrade failed: the predecessor keeps serving, because {reason}");
     }
-    Ok(None)
+    Ok(upgrade::request(&socket, &config.node_name, LAYOUT, limit, metrics).await?)
 }
 
 /// Why an agent would serve worse than one that has read good files: what others wrote that cannot be used now.

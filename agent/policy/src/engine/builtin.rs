@@ -109,7 +109,7 @@ impl Builtin {
                 "pods in this namespace act as agents, and their labels and images say which agent a pod is and what it runs"
             }
             Self::AgentPods => {
-                "pods in this namespace act as other agents, and so would whoever runs something in them or makes them"
+                "pods in this namespace act as other agents, and so would whoever runs something in them, makes them or forwards a port into them"
             }
             Self::UnknownPaths => "Picket does not know this non-resource path",
         }
