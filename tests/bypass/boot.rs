@@ -136,9 +136,9 @@ fn a_credential_plugin_that_waits_leaves_the_node_closed(world: &mut World) -> R
             let closed = until("the node is closed", limit, || {
                 Ok(dials_server(world, Verdict::Forbidden).is_ok())
             });
-            // It does not end while the plugin holds one of its threads.
-            world.agent.kill9()?;
-            closed.map(drop)
+            // Neither does it keep the agent from ending, which happens while the plugin waits.
+            let stopped = world.agent.stop();
+            closed.and(stopped.map(drop))
         },
     )
 }
@@ -381,12 +381,17 @@ fn begun_after(
     fs::write(&file, config.to_string())?;
     world.agent.begin()?;
     let outcome = act(world);
-    if world.agent.pid().is_some() {
-        world.agent.stop()?;
+    // Whatever fails, the next test finds the agent as it was.
+    let stopped = match world.agent.pid() {
+        Some(_) => world.agent.stop().map(drop),
+        None => Ok(()),
+    };
+    if stopped.is_err() {
+        world.agent.kill9()?;
     }
     fs::write(&file, before)?;
     world.agent.restart()?;
-    outcome
+    outcome.and(stopped)
 }
 
 /// An enforced pod dials the node's kubelet, and the API server by its own address and by its Service's.

@@ -100,6 +100,13 @@ impl From<&KubeconfigError> for KubeconfigFault {
 #[error("{0}")]
 pub struct ClientFault(String);
 
+impl ClientFault {
+    /// Nobody finished it: the runtime ends, or kube panicked.
+    pub(super) fn interrupted() -> Self {
+        Self("making it was interrupted".to_owned())
+    }
+}
+
 impl From<&kube::Error> for ClientFault {
     fn from(error: &kube::Error) -> Self {
         Self(printable(error))

@@ -98,9 +98,17 @@ impl Connector {
     pub async fn connect(&self) -> Result<Client, ClusterError> {
         let mut config = self.read().await?;
         config.read_timeout = Some(READ_LIMIT);
-        Client::try_from(config).map_err(|error| ClusterError::Client {
+        // It runs the kubeconfig's credential plugin and waits for it, however long that takes: on a thread of its own, so that
+        // the caller can be cancelled and nothing beside it stands still.
+        let made = tokio::task::spawn_blocking(move || Client::try_from(config)).await;
+        let fault = match made {
+            Ok(Ok(client)) => return Ok(client),
+            Ok(Err(error)) => ClientFault::from(&error),
+            Err(_) => ClientFault::interrupted(),
+        };
+        Err(ClusterError::Client {
             path: self.kubeconfig.clone(),
-            source: ClientFault::from(&error),
+            source: fault,
         })
     }
 

@@ -278,12 +278,7 @@ impl Connection {
         if !self.principal.reads_token(policies, pod.as_ref()) {
             return None;
         }
-        let now = Timestamp::now();
-        if let Some(known) = issuers.known(authorization, &self.last_token, now) {
-            return Some(Ok(known));
-        }
-        // Boxed: few requests need this.
-        Box::pin(issuers.verify(authorization, now)).await
+        self.verified(issuers, authorization).await
     }
 
     /// The agent behind a request that showed this token, as the policies have it now.
@@ -332,6 +327,15 @@ impl Connection {
         if !shows_person(policies, agent, &pod, &self.own_token, authorization) {
             return None;
         }
+        self.verified(issuers, authorization).await
+    }
+
+    /// The token of this field: as it was verified before, or verified now. `None` where it is no bearer token.
+    async fn verified(
+        &self,
+        issuers: &Issuers,
+        authorization: &HeaderValue,
+    ) -> Option<Result<Arc<VerifiedToken>, RefusedToken>> {
         let now = Timestamp::now();
         if let Some(known) = issuers.known(authorization, &self.last_token, now) {
             return Some(Ok(known));

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use picket_policy::PolicySet;
 use serde_json::{Value, json};
 
-use super::sessions::{Seen, WATCH, end, ends, follow_as, rejudging};
+use super::sessions::{Seen, end, ends, rejudging, watch};
 use super::world::{Answer, World, policies, target};
 use crate::identity::jwt::testing::{IssuerBehaviour, TestIssuer, TestIssuers, TestKey};
 
@@ -373,14 +373,6 @@ async fn a_session_is_judged_again_by_the_token_that_began_it() {
     assert!(ended.is_ok(), "the identity no longer names its token");
 }
 
-/// A watch by this token.
-async fn watch(bed: &Bed, token: &str) -> tokio::task::JoinHandle<Seen> {
-    let request = Request::get(target(WATCH))
-        .header(header::HOST, "kubernetes.default.svc")
-        .header(header::AUTHORIZATION, format!("Bearer {token}"));
-    follow_as(&bed.world, request).await
-}
-
 #[tokio::test]
 async fn a_watch_ends_with_its_token_its_key_and_its_issuer() {
     let bed = Bed::new().await;
@@ -391,8 +383,8 @@ async fn a_watch_ends_with_its_token_its_key_and_its_issuer() {
     let mut claims = bed.claims();
     let over = Timestamp::now().as_second() + 2;
     claims["exp"] = (over - 60).into();
-    let brief = watch(&bed, &bed.key.token("k", &claims)).await;
-    let lasting = watch(&bed, &bed.key.token("k", &bed.claims())).await;
+    let brief = watch(&bed.world, &bed.key.token("k", &claims)).await;
+    let lasting = watch(&bed.world, &bed.key.token("k", &bed.claims())).await;
     let at = Timestamp::from_second(over).expect("a moment");
     let left = at.duration_since(Timestamp::now()).unsigned_abs();
     let seen = end(brief, Instant::now() + left, "expiry").await;
@@ -408,7 +400,7 @@ async fn a_watch_ends_with_its_token_its_key_and_its_issuer() {
         StatusCode::OK
     );
     end(lasting, Instant::now(), "key").await;
-    let last = watch(&bed, &other.token("other", &bed.claims())).await;
+    let last = watch(&bed.world, &other.token("other", &bed.claims())).await;
     bed.issuers
         .rewrite(|text| text.replace(&bed.issuer.url(), "https://other.example"));
     end_within(last, Duration::from_secs(10)).await;

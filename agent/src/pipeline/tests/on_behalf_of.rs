@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use picket_policy::PolicySet;
 use serde_json::{Value, json};
 
-use super::sessions::{Seen, WATCH, end, ends, follow_as, rejudging};
+use super::sessions::{end, ends, rejudging, watch};
 use super::world::{Answer, World, ask_over, policies, target};
 use crate::identity::jwt::testing::{IssuerBehaviour, TestIssuer, TestIssuers, TestKey};
 
@@ -251,14 +251,6 @@ async fn each_request_of_a_connection_is_the_persons_whose_token_it_shows() {
     );
 }
 
-/// A watch by this token.
-async fn watch(bed: &Bed, token: &str) -> tokio::task::JoinHandle<Seen> {
-    let request = Request::get(target(WATCH))
-        .header(header::HOST, "kubernetes.default.svc")
-        .header(header::AUTHORIZATION, format!("Bearer {token}"));
-    follow_as(&bed.world, request).await
-}
-
 #[tokio::test]
 async fn a_persons_watch_ends_with_the_token_the_grant_and_the_issuer() {
     let bed = Bed::new().await;
@@ -269,9 +261,9 @@ async fn a_persons_watch_ends_with_the_token_the_grant_and_the_issuer() {
     let mut claims = bed.claims("ann");
     let over = Timestamp::now().as_second() + 2;
     claims["exp"] = (over - 60).into();
-    let brief = watch(&bed, &bed.key.token("k", &claims)).await;
-    let ann = watch(&bed, &bed.token("ann", &[])).await;
-    let bob = watch(&bed, &bed.token("bob", &[])).await;
+    let brief = watch(&bed.world, &bed.key.token("k", &claims)).await;
+    let ann = watch(&bed.world, &bed.token("ann", &[])).await;
+    let bob = watch(&bed.world, &bed.token("bob", &[])).await;
     let at = Timestamp::from_second(over).expect("a moment");
     let left = at.duration_since(Timestamp::now()).unsigned_abs();
     end(brief, Instant::now() + left, "expiry").await;

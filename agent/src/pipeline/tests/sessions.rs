@@ -93,8 +93,16 @@ async fn follow(world: &World, path: &'static str) -> JoinHandle<Seen> {
     follow_as(world, request).await
 }
 
+/// A watch by this token.
+pub(super) async fn watch(world: &World, token: &str) -> JoinHandle<Seen> {
+    let request = Request::get(target(WATCH))
+        .header(header::HOST, "kubernetes.default.svc")
+        .header(header::AUTHORIZATION, format!("Bearer {token}"));
+    follow_as(world, request).await
+}
+
 /// Likewise, by this request.
-pub(super) async fn follow_as(world: &World, request: http::request::Builder) -> JoinHandle<Seen> {
+async fn follow_as(world: &World, request: http::request::Builder) -> JoinHandle<Seen> {
     let mut sender = world.connect().await;
     let request = request.body(Full::new(Bytes::new())).expect("a request");
     let mut body = sender.send_request(request).await.expect("an answer").into_body();
