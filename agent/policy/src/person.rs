@@ -62,6 +62,9 @@ pub enum PersonError {
     /// The user is one of the API server's own.
     #[error("the token's user is one of the API server's own, whose names begin with `system:`")]
     SystemUser,
+    /// The user is one that grants give to agents.
+    #[error("the token's user is one that an AgentGrant gives to agents under upstream")]
+    AgentsUser,
     /// A group is one of the API server's own.
     #[error("one of the token's groups is the API server's own; the names of those begin with `system:`")]
     SystemGroup,

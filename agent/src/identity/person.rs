@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use http::HeaderValue;
 use picket_policy::jwt::VerifiedToken;
-use picket_policy::{Person, PolicySet};
+use picket_policy::{Person, PersonError, PolicySet};
 
 use super::claim::{OwnToken, may_be_persons};
 use super::{IdentityError, ResolvedPrincipal};
@@ -40,10 +40,14 @@ pub fn on_behalf_of(
     agent: &ResolvedPrincipal,
     token: &Arc<VerifiedToken>,
 ) -> Result<ResolvedPrincipal, IdentityError> {
-    let person = Person::of(token).map_err(|error| IdentityError::UnfitPerson {
+    let unfit = |error| IdentityError::UnfitPerson {
         identity: agent.name.to_string(),
         error,
-    })?;
+    };
+    let person = Person::of(token).map_err(unfit)?;
+    if policies.is_agents_user(person.username()) {
+        return Err(unfit(PersonError::AgentsUser));
+    }
     if !policies.acts_for(&agent.name, &person) {
         return Err(IdentityError::NotOnBehalfOf {
             identity: agent.name.to_string(),

@@ -26,7 +26,7 @@ mod verdict;
 mod window;
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use self::agent_namespaces::AgentNamespaces;
@@ -94,6 +94,8 @@ pub struct PolicySet {
 struct Split {
     own: HashMap<String, grants::GrantList>,
     for_people: HashMap<String, grants::GrantList>,
+    /// The users of the agents' own grants.
+    agents_users: HashSet<Box<str>>,
 }
 
 impl Split {
@@ -103,6 +105,11 @@ impl Split {
             .cloned()
             .partition(|grant| grant.on_behalf_of().is_some());
         (!for_people.is_empty()).then(|| Self {
+            agents_users: own
+                .iter()
+                .filter_map(|grant| grant.user())
+                .map(|user| user.username().into())
+                .collect(),
             own: grants::by_identity(identities, &own),
             for_people: grants::by_identity(identities, &for_people),
         })
@@ -374,6 +381,14 @@ impl PolicySet {
     pub fn acts_for_people(&self, identity: &str) -> bool {
         let split = self.split.as_ref();
         split.is_some_and(|split| !lookup(&split.for_people, identity).is_empty())
+    }
+
+    /// Whether grants give a user to agents. No person is such a user: an issuer's mapping that makes the name, by mistake or by a claim
+    /// that its users choose, would give one agent the rights of another.
+    #[must_use]
+    pub fn is_agents_user(&self, username: &str) -> bool {
+        let split = self.split.as_ref();
+        split.is_some_and(|split| split.agents_users.contains(username))
     }
 
     /// Whether an identity has a grant on behalf of this person, now or at another time.

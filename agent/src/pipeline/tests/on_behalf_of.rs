@@ -134,6 +134,8 @@ async fn a_persons_token_takes_a_grant_on_behalf_of_that_person() {
         (CONFIGMAP, own, 200, ""),
         (POD, bed.token("system:admin", &["sre"]), 403, "person_unfit"),
         (POD, bed.token("ann", &["system:masters"]), 403, "person_unfit"),
+        // By its group a person of the grant, but named as an agent's own user.
+        (POD, bed.token("agent:fixer", &["sre"]), 403, "person_unfit"),
         (POD, change("exp", (now - 61).into()), 401, "jwt_expired"),
         (POD, change("aud", "other".into()), 401, "jwt_audience"),
         (

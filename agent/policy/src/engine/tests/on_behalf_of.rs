@@ -118,6 +118,7 @@ fn an_agents_own_grants_and_those_on_behalf_of_people_are_apart() {
     ] {
         assert_eq!(asked_as(&all, who, resource).as_deref(), user, "{resource}");
     }
+    assert!(all.is_agents_user("u") && !all.is_agents_user("ann"));
     let only_own = set(&[own]);
     assert!(!only_own.acts_for_people("fixer"));
     assert_eq!(asked_as(&only_own, ann(), "services"), None);
