@@ -316,6 +316,7 @@ async fn successor(
         store.listed(LIST_LIMIT).await;
     }
     if let Some(reason) = unfit(config, store, files).await {
+        upgrade::give_up(&socket, &reason, limit).await;
         bail!("upgrade failed: the predecessor keeps serving, because {reason}");
     }
     Ok(upgrade::request(&socket, &config.node_name, LAYOUT, limit, metrics).await?)

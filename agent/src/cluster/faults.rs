@@ -96,7 +96,7 @@ impl From<&KubeconfigError> for KubeconfigFault {
 }
 
 /// Why a client cannot be made, or cannot ask. The text quotes no credential, proxy or plugin.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[error("{0}")]
 pub struct ClientFault(String);
 

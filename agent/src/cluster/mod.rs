@@ -10,13 +10,17 @@ pub mod rights;
 use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::future::{BoxFuture, Shared};
+use futures::{FutureExt as _, StreamExt};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::watcher;
 use kube::{Api, Client, Resource};
+use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::runtime::backoff::Backoff;
@@ -39,6 +43,9 @@ const PAGE: u32 = 100;
 /// server is.
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_LONGEST: Duration = Duration::from_secs(5);
+
+/// How long a credential plugin may take before the log says that the agent waits for it. Those of clouds take under two seconds.
+const PLUGIN_PATIENCE: Duration = Duration::from_secs(5);
 
 /// After so many failures in a row the client is made anew, which reads the kubeconfig and its certificates again: they
 /// may have been rotated.
@@ -80,7 +87,11 @@ pub enum ClusterError {
 #[derive(Debug, Clone)]
 pub struct Connector {
     kubeconfig: PathBuf,
+    attempt: Arc<Mutex<Option<Attempt>>>,
 }
+
+/// The making of a client, which several may wait for.
+type Attempt = Shared<BoxFuture<'static, Result<Client, ClientFault>>>;
 
 impl Connector {
     /// Clients by the current context of this file.
@@ -88,6 +99,7 @@ impl Connector {
     pub fn new(kubeconfig: &Path) -> Self {
         Self {
             kubeconfig: kubeconfig.to_owned(),
+            attempt: Arc::default(),
         }
     }
 
@@ -98,18 +110,24 @@ impl Connector {
     pub async fn connect(&self) -> Result<Client, ClusterError> {
         let mut config = self.read().await?;
         config.read_timeout = Some(READ_LIMIT);
-        // It runs the kubeconfig's credential plugin and waits for it, however long that takes: on a thread of its own, so that
-        // the caller can be cancelled and nothing beside it stands still.
-        let made = tokio::task::spawn_blocking(move || Client::try_from(config)).await;
-        let fault = match made {
-            Ok(Ok(client)) => return Ok(client),
-            Ok(Err(error)) => ClientFault::from(&error),
-            Err(_) => ClientFault::interrupted(),
-        };
-        Err(ClusterError::Client {
+        let client = self.attempt(config).await;
+        client.map_err(|source| ClusterError::Client {
             path: self.kubeconfig.clone(),
-            source: fault,
+            source,
         })
+    }
+
+    /// The making of a client that is under way, or a new one. Callers that give up leave the plugin behind, which cannot be ended:
+    /// whoever comes next waits for the same one, so that a plugin which hangs is not started again and again. A client that everybody
+    /// gave up may be old when it is taken; who cannot use it asks again.
+    fn attempt(&self, config: kube::Config) -> Attempt {
+        let mut last = self.attempt.lock();
+        if let Some(under_way) = last.as_ref().filter(|attempt| attempt.peek().is_none()) {
+            return under_way.clone();
+        }
+        let attempt = make_client(config, self.kubeconfig.clone()).boxed().shared();
+        *last = Some(attempt.clone());
+        attempt
     }
 
     /// The URL of the API server that the clients ask. The kubeconfig alone is needed for it, not the files that it names, nor a
@@ -148,6 +166,25 @@ impl Connector {
             path: self.kubeconfig.clone(),
             source,
         }
+    }
+}
+
+/// Makes a client. That runs the kubeconfig's credential plugin and waits for it, however long it takes: on a thread of its own, so
+/// that the caller can be cancelled and nothing beside it stands still.
+async fn make_client(config: kube::Config, kubeconfig: PathBuf) -> Result<Client, ClientFault> {
+    let mut made = tokio::task::spawn_blocking(move || Client::try_from(config));
+    let made = match timeout(PLUGIN_PATIENCE, &mut made).await {
+        Ok(made) => made,
+        Err(_) => {
+            let kubeconfig = kubeconfig.display();
+            tracing::warn!(%kubeconfig, "the kubeconfig's credential plugin takes long: the agent waits for it");
+            made.await
+        }
+    };
+    match made {
+        Ok(Ok(client)) => Ok(client),
+        Ok(Err(error)) => Err(ClientFault::from(&error)),
+        Err(_) => Err(ClientFault::interrupted()),
     }
 }
 

@@ -355,7 +355,9 @@ impl Pipeline {
             Err(refused) => Err(refused.error.clone().into()),
         };
         let agent = for_person.map_err(|error| {
-            issuers.count_failure(error.code());
+            if error.is_unauthenticated() {
+                issuers.count_failure(error.code());
+            }
             record_token(record, connection, shown.as_ref());
             Rejection::Identity(error)
         })?;

@@ -212,7 +212,9 @@ impl ObjectFiles {
         };
         // Lines may have moved.
         let was_there = |error: &Diagnostic| {
-            let same = |fault: &Diagnostic| (&fault.file, &fault.reason) == (&error.file, &error.reason);
+            let same = |fault: &Diagnostic| {
+                fault.file == error.file && without_places(&fault.reason) == without_places(&error.reason)
+            };
             faults.iter().any(same)
         };
         match &error {
@@ -491,6 +493,17 @@ fn write(path: &Path, replaced: Option<&Path>, text: &str) -> Result<(), ObjectE
     Ok(())
 }
 
+/// A fault's reason without the lines and columns that it names.
+fn without_places(reason: &str) -> String {
+    let mut parts = reason.split(':');
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |text, part| {
+        let rest = part.trim_start_matches(|letter: char| letter.is_ascii_digit());
+        let colon = if rest.len() == part.len() { ":" } else { "" };
+        text + colon + rest
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -710,6 +723,27 @@ mod tests {
         let files = ObjectFiles::read_faulty(&paths).expect("read");
         let error = files.set_fields("AgentIdentity", "b", &[(STATE, "Gone")], false);
         assert!(error.is_err_and(|error| error.to_string().contains("Gone")));
+    }
+
+    #[test]
+    fn the_lines_that_a_fault_names_may_move() {
+        let folder = folder();
+        let paths = [folder.path().to_owned()];
+        let of_one_account = |name: &str| {
+            IDENTITY
+                .replace("serviceAccount: NAME", "serviceAccount: one")
+                .replace("NAME", name)
+        };
+        let alike = [
+            IDENTITY.replace("NAME", "bad"),
+            of_one_account("x"),
+            of_one_account("y"),
+        ];
+        fs::write(folder.path().join("all.yaml"), alike.join("---\n")).expect("written");
+        let files = ObjectFiles::read_faulty(&paths).expect("read");
+        let revoked = files.set_fields("AgentIdentity", "bad", &[(STATE, "Revoked")], false);
+        revoked.expect("the others' fault names another line now");
+        assert!(text(&folder, "all.yaml").contains("state: Revoked"));
     }
 
     #[test]

@@ -20,6 +20,9 @@ use crate::cluster::{Connector, follow_with, printable};
 /// run on for as long.
 const QUIET: Duration = Duration::from_millis(5);
 
+/// The pause after a failure to judge, which only a fault of the agent's own makes.
+const JUDGE_AGAIN: Duration = Duration::from_secs(5);
+
 /// Objects that one answer lists.
 const PAGE: u32 = 500;
 
@@ -36,7 +39,10 @@ impl Store {
                 changes.mark_unchanged();
                 let store = Arc::clone(&self);
                 if let Err(error) = tokio::task::spawn_blocking(move || store.judge_cluster()).await {
-                    tracing::error!(%error, "the agent cannot judge the objects of the cluster; the last set stays in force");
+                    tracing::error!(%error, "the agent cannot judge the objects of the cluster: the last set stays in force, and the agent tries again");
+                    // Else a revocation would wait for somebody's next change.
+                    tokio::time::sleep(JUDGE_AGAIN).await;
+                    changes.mark_changed();
                 }
             }
         };

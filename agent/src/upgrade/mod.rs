@@ -15,8 +15,8 @@
 //!    PredecessorStopped         <------------------- Stopped   drains its streams and exits with 0
 //! ```
 //!
-//! A successor whose objects are not valid sends `Probe` alone. An agent that serves answers and goes on, and the successor
-//! ends.
+//! Each start sends `Probe` first, on a connection of its own. Where an agent answers and the newer one's objects are not valid or
+//! another file of its cannot be used, the newer one sends `Unfit` in place of `Hello` and ends; the older one counts a failed upgrade.
 //!
 //! An agent that accepts a connection on the upgrade socket counts as running, even if it says nothing: it serves one successor at a
 //! time, and another waits in the queue. The newcomer then ends with an error that names the process. A predecessor that hangs is
@@ -45,7 +45,7 @@ use parking_lot::Mutex;
 pub(crate) use metrics::UpgradeMetrics;
 pub(crate) use predecessor::{Predecessor, SYNC_LIMIT, SuccessorConnection, say_stopped_to};
 pub(crate) use protocol::TransferredListener;
-pub(crate) use successor::{REQUEST_LIMIT, Successor, has_predecessor, request};
+pub(crate) use successor::{REQUEST_LIMIT, Successor, give_up, has_predecessor, request};
 
 use crate::kernel::CgroupId;
 use crate::listener::InPodListener;

@@ -46,8 +46,11 @@ enum TransferError {
     #[error("this agent refused the upgrade: {0}")]
     Refused(String),
     /// The successor only asked whether this agent runs: this agent has changed nothing for it.
-    #[error("the successor's objects are not valid; its log names them")]
-    Unprepared,
+    #[error("an agent that starts asked whether this one runs")]
+    Probed,
+    /// The successor cannot serve as well as this agent does.
+    #[error("the successor gave up: {0}")]
+    Unfit(String),
     /// The successor took too long to sync.
     #[error("the successor was not synced within {} s", _0.as_secs())]
     Late(Duration),
@@ -179,6 +182,11 @@ impl Predecessor {
                     let _stopping = self.replaced.send(successor).await;
                     return std::future::pending().await;
                 }
+                // Each start asks, before it upgrades or fails.
+                Err(error @ TransferError::Probed) => {
+                    current.set(None);
+                    tracing::debug!(%error, "this agent keeps serving");
+                }
                 Err(error) => {
                     current.set(None);
                     self.metrics.ended(Role::Predecessor, false);
@@ -230,8 +238,9 @@ impl Predecessor {
             } => (version, node, layout),
             Message::Probe => {
                 timeout(MESSAGE_TIMEOUT, send(stream, &Message::Running, &[])).await??;
-                return Err(TransferError::Unprepared);
+                return Err(TransferError::Probed);
             }
+            Message::Unfit { reason } => return Err(TransferError::Unfit(reason)),
             said => return Err(TransferError::Unexpected(said)),
         };
         if let Some(reason) = self.refuses(version, &node) {

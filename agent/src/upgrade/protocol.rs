@@ -56,8 +56,9 @@ pub(crate) enum ProtocolError {
 }
 
 /// Every message, in this order: the successor's `Hello`; `Refused`, or `Listeners` as often as needed and `Offered`; the
-/// successor's `Synced` and the predecessor's `Agreed`, or its `Withdrawn`; the successor's `ProgramsReplaced`; and `Stopped`. Instead
-/// of all these, `Probe` and its answer `Running`; an agent that is older than they are closes the connection upon `Probe`.
+/// successor's `Synced` and the predecessor's `Agreed`, or its `Withdrawn`; the successor's `ProgramsReplaced`; and `Stopped`. On
+/// connections of their own, `Probe` and its answer `Running`, and `Unfit` without one; an agent that is older than they are closes
+/// the connection.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "say", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub(crate) enum Message {
@@ -71,8 +72,13 @@ pub(crate) enum Message {
         /// are of no use.
         layout: u64,
     },
-    /// Asks whether an agent runs, for one that cannot replace it.
+    /// Asks whether an agent runs, as each start does first.
     Probe,
+    /// The successor does not ask for the listeners, because it would serve worse.
+    Unfit {
+        /// Why, for the log.
+        reason: String,
+    },
     /// An agent runs, and goes on as before.
     Running,
     /// The predecessor refuses the upgrade.

@@ -20,6 +20,9 @@ use crate::runtime::phase::{Phase, PhaseControl};
 /// How long a successor's request takes at most: a start must come to an end, well within a supervisor's limit for it.
 pub(crate) const REQUEST_LIMIT: Duration = Duration::from_secs(15);
 
+/// What is told of why a successor gave up: enough for a path and a place in it; a message holds 64 KiB.
+const REASON_BYTES: usize = 1024;
+
 /// How long a predecessor may take until it accepts no more, once told that this agent serves.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 
@@ -208,6 +211,17 @@ pub(crate) async fn has_predecessor(socket: &Path, limit: Duration) -> Result<bo
         Ok(false) => Ok(connected(socket, limit).await?.is_some()),
         Err(_) => Err(silent(holder, socket, limit)),
     }
+}
+
+/// Tells the running agent that its successor gave up, and why. It goes on whether it hears that or not.
+pub(crate) async fn give_up(socket: &Path, reason: &str, limit: Duration) {
+    let told = async {
+        if let Ok(Some((stream, _))) = connected(socket, limit).await {
+            let reason = reason[..reason.floor_char_boundary(REASON_BYTES)].to_owned();
+            let _told = send(&stream, &Message::Unfit { reason }, &[]).await;
+        }
+    };
+    let _in_time = timeout(limit, told).await;
 }
 
 async fn take(stream: UnixStream, node: &str, layout: u64) -> Result<Successor, RequestError> {

@@ -28,6 +28,7 @@ struct Older {
     phase: PhaseWatch,
     /// How often its parts came to rest.
     rests: watch::Receiver<usize>,
+    counted: MetricsRegistry,
     successors: mpsc::Receiver<SuccessorConnection>,
     cancel: CancellationToken,
     last: CancellationToken,
@@ -68,6 +69,7 @@ impl Older {
         });
         let (replaced, successors) = mpsc::channel(1);
         let last = CancellationToken::new();
+        let registry = MetricsRegistry::default();
         let predecessor = Predecessor {
             node: "node-a".to_owned(),
             layout: LAYOUT,
@@ -76,7 +78,7 @@ impl Older {
             paused,
             offers: Arc::new(move || offers.clone()),
             audit: audit.clone(),
-            metrics: metrics(),
+            metrics: UpgradeMetrics::register(&registry),
             limit: SYNC,
             succeeded: succeeded.then(tokio::time::Instant::now),
             replaced,
@@ -89,6 +91,7 @@ impl Older {
             audit,
             phase: phase.watch(),
             rests,
+            counted: registry,
             successors,
             cancel,
             last,
@@ -107,6 +110,14 @@ impl Older {
     async fn transfers(&self, layout: u64) -> Successor {
         let asked = request(&self.socket(), "node-a", layout, REQUEST_LIMIT, &metrics()).await;
         asked.unwrap().unwrap()
+    }
+
+    /// How many upgrades failed, as it counts them.
+    fn failures(&self) -> u64 {
+        let text = self.counted.encode().unwrap();
+        let line = "picket_upgrades_total{role=\"predecessor\",result=\"failure\"} ";
+        let found = text.lines().find_map(|found| found.strip_prefix(line));
+        found.expect("a counter").parse().unwrap()
     }
 
     /// Whether it has lent the kernel.
@@ -491,8 +502,15 @@ async fn a_successor_that_cannot_replace_the_older_agent_asks_without_pausing_it
         assert!(has_predecessor(&older.socket(), REQUEST_LIMIT).await.unwrap());
     }
     assert_eq!((*older.rests.borrow(), older.has_lent()), (0, false));
+    assert_eq!(older.failures(), 0, "a start that asks is no upgrade");
+    let long = "é".repeat(64 * 1024);
+    for reason in ["the objects are not valid: a.yaml:1:1", &long] {
+        give_up(&older.socket(), reason, REQUEST_LIMIT).await;
+    }
     // The next one is served as any.
     let _successor = older.transfers(LAYOUT).await;
+    assert_eq!(older.failures(), 2, "who gives up has failed");
+    assert_eq!(*older.rests.borrow(), 1);
 }
 
 #[tokio::test]

@@ -1,8 +1,10 @@
-//! Any AuthenticationConfiguration and any claims: no panic, every complaint has a place, and no token's user is empty.
+//! Any AuthenticationConfiguration and any claims: no panic, every complaint has a place, no token's user is empty, and no person is one
+//! of the API server's own or has names that no header carries.
 #![no_main]
 
 use jiff::Timestamp;
 use libfuzzer_sys::fuzz_target;
+use picket_policy::Person;
 use picket_policy::jwt::AuthenticationConfiguration;
 
 /// What makes a fuzzer's expression the mapping and the rules of an otherwise good issuer.
@@ -37,6 +39,10 @@ fuzz_target!(|data: &[u8]| {
             claims.entry("sub").or_insert_with(|| "s".into());
             if let Ok(token) = issuer.judge(claims, Timestamp::UNIX_EPOCH) {
                 assert!(!token.user().username.is_empty());
+                let Ok(person) = Person::of(&token) else { continue };
+                let is_fit = |name: &str| name.bytes().all(|byte| (0x20..0x7f).contains(&byte));
+                assert!(is_fit(person.username()) && !person.username().starts_with("system:"));
+                assert!(person.groups().iter().all(|group| is_fit(group)));
             }
         }
     }

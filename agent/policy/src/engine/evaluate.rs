@@ -57,7 +57,7 @@ impl PolicySet {
                 policy: None,
                 rule: None,
                 by: String::new(),
-                why: &why_not_granted(principal, grants, request, inputs.now),
+                why: &why_not_granted(self, principal, grants, request, inputs.now),
                 allowed: self.allowed_instead(principal, request, inputs, VerbSet::default()),
             };
             return Evaluation::Refuse(reasons.refusal(principal, request, fired.would_deny));

@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::Refusal;
 use super::builtin::implicit_grant;
 use super::evaluate::{given, is_given};
 use super::grants::{Grant, as_dry_run, needed};
 use super::match_input::may_create;
 use super::{Cause, FiredRule};
+use super::{PolicySet, Refusal};
 use crate::identity::Principal;
 use crate::request::KubeRequest;
 
@@ -74,6 +74,7 @@ impl Reasons<'_> {
 
 /// Why no grant allows a request.
 pub(super) fn why_not_granted(
+    set: &PolicySet,
     principal: &Principal,
     grants: &[Arc<Grant>],
     request: &KubeRequest,
@@ -85,6 +86,8 @@ pub(super) fn why_not_granted(
             person.username()
         )
         .into()
+    } else if grants.is_empty() && set.acts_for_people(principal.name()) {
+        "all AgentGrants of this agent are on behalf of people, so nothing is allowed without the bearer token of such a person".into()
     } else if grants.is_empty() {
         "no AgentGrant names this agent, so nothing is allowed until a cluster operator adds one".into()
     } else if let Some(reason) = at_another_time(grants, request, now) {

@@ -88,6 +88,15 @@ pub(super) struct Granted {
     namespaces: BTreeSet<String>,
     /// Whether there are no other grants. A name that none of them has is too much only then.
     is_complete: bool,
+    /// Whether people are among the users, or in the groups, whom no grant names one by one.
+    others: Others,
+}
+
+/// Whether grants need names that they do not say.
+#[derive(Debug, Clone, Copy, Default)]
+struct Others {
+    users: bool,
+    groups: bool,
 }
 
 impl Granted {
@@ -104,8 +113,9 @@ impl Granted {
             if let Some(people) = grant.on_behalf_of() {
                 granted.users.extend(people.named_users().map(str::to_owned));
                 granted.groups.extend(people.named_groups().map(str::to_owned));
-                // A person has groups besides those by which a grant names people, so names that no grant has may be needed.
-                granted.is_complete = false;
+                // A person has groups besides those by which a grant names people.
+                granted.others.groups = true;
+                granted.others.users |= !people.are_named();
             }
             let Some(user) = grant.user() else { continue };
             if let Some(acting) = user.impersonate() {
@@ -126,11 +136,12 @@ impl Granted {
         granted
     }
 
-    /// The names of a rule that no grant has, where all grants are known.
-    fn unneeded<'n>(&self, needed: &BTreeSet<String>, names: &'n [String]) -> Vec<&'n str> {
+    /// The names of a rule that no grant has, where all that grants need is known, but for `others`.
+    fn unneeded<'n>(&self, needed: &BTreeSet<String>, others: bool, names: &'n [String]) -> Vec<&'n str> {
         let names = names.iter().map(String::as_str);
+        let all_known = self.is_complete && !others;
         names
-            .filter(|name| *name == MASTERS || (self.is_complete && !needed.contains(*name)))
+            .filter(|name| *name == MASTERS || (all_known && !needed.contains(*name)))
             .collect()
     }
 }
@@ -300,7 +311,7 @@ fn of_rule(rule: &ResourceRule, granted: &Granted) -> Vec<String> {
         && has(&rule.api_groups, "")
         && self::has(&rule.verbs, "create");
     if gives_tokens {
-        match granted.unneeded(&granted.tokens, names)[..] {
+        match granted.unneeded(&granted.tokens, false, names)[..] {
             _ if names.is_empty() => much.push(EVERY_TOKEN.to_owned()),
             [] => {}
             ref names => much.push(format!(
@@ -357,14 +368,14 @@ fn impersonation(rule: &ResourceRule, granted: &Granted) -> Vec<String> {
             much.push(format!("impersonate {all}"));
             continue;
         }
-        let needed = match kind {
-            "users" => &granted.users,
-            "groups" => &granted.groups,
-            "serviceaccounts" => &granted.accounts,
+        let (needed, others) = match kind {
+            "users" => (&granted.users, granted.others.users),
+            "groups" => (&granted.groups, granted.others.groups),
+            "serviceaccounts" => (&granted.accounts, false),
             // Picket sends neither UIDs nor other extras.
-            _ => &BTreeSet::new(),
+            _ => (&BTreeSet::new(), false),
         };
-        let unneeded = granted.unneeded(needed, names);
+        let unneeded = granted.unneeded(needed, others, names);
         if !unneeded.is_empty() {
             let names = unneeded.join(", ");
             much.push(format!("impersonate {one} {names}, which no AgentGrant names"));

@@ -21,6 +21,7 @@ fn granted() -> Granted {
         tokens: set(&["deployer"]),
         namespaces: set(&["ci"]),
         is_complete: true,
+        others: Others::default(),
     }
 }
 
@@ -108,6 +109,39 @@ fn each_rule_that_is_too_wide_is_said_in_words() {
     };
     let value = json!({"verbs": ["impersonate"], "apiGroups": [""], "resources": ["users"], "resourceNames": ["agent:gone"]});
     assert_eq!(of_rule(&rule(value), &elsewhere), Vec::<String>::new());
+}
+
+/// People who are named one by one are known, whatever their groups are.
+#[test]
+fn a_grant_on_behalf_of_people_hides_no_user_that_is_too_much() {
+    let objects = |people: &str| {
+        let text = format!(
+            "apiVersion: picket.dev/v1alpha1\nkind: AgentIdentity\nmetadata: {{name: a}}\nspec: {{owner: o, attest: {{pod: {{namespace: n, \
+             serviceAccount: a}}}}}}\n---\napiVersion: picket.dev/v1alpha1\nkind: AgentGrant\nmetadata: {{name: g}}\nspec:\n  to: \
+             {{identities: [a]}}\n  upstream: {{onBehalfOf: {{issuers: ['https://i.example'], {people}}}}}\n  rules: [{{verbs: [get], \
+             apiGroups: [''], resources: [pods]}}]\n"
+        );
+        let documents = picket_policy::read_documents("f.yaml", &text).expect("valid");
+        Granted::of(
+            Some(Arc::new(PolicySet::compile(documents).expect("a set"))),
+            false,
+        )
+    };
+    let rule = |resource: &str, name: &str| {
+        rule(
+            json!({"verbs": ["impersonate"], "apiGroups": [""], "resources": [resource], "resourceNames": [name]}),
+        )
+    };
+    for (people, resource, name, is_told) in [
+        ("users: [ann]", "users", "ann", false),
+        ("users: [ann]", "users", "cluster-admin-bot", true),
+        ("users: [ann]", "groups", "sre", false),
+        ("users: ['a*']", "users", "anna", false),
+        ("groups: [sre]", "users", "anna", false),
+    ] {
+        let much = of_rule(&rule(resource, name), &objects(people));
+        assert_eq!(!much.is_empty(), is_told, "{people} {name}: {much:?}");
+    }
 }
 
 /// The check of a credential with these rules in every namespace, to whose reviews the server answers so.

@@ -186,6 +186,10 @@ async fn a_persons_token_takes_a_grant_on_behalf_of_that_person() {
         cases.iter().filter(|(.., status, _)| *status == 200).count()
     );
     assert_eq!(bed.issuers.failures("jwt_unknown_key"), 1);
+    // Who is known and may not act has proved who it is.
+    for reason in ["not_on_behalf_of", "person_unfit"] {
+        assert_eq!(bed.issuers.failures(reason), 0, "{reason}");
+    }
 }
 
 /// Nothing is told of a token to an agent that may ask for nobody: nobody looks at it.

@@ -123,3 +123,24 @@ fn an_agents_own_grants_and_those_on_behalf_of_people_are_apart() {
     assert!(!only_own.acts_for_people("fixer"));
     assert_eq!(asked_as(&only_own, ann(), "services"), None);
 }
+
+/// As the first request of each client does: its pod's own token, or none.
+#[test]
+fn an_agent_of_people_alone_is_told_that_a_persons_token_is_missing() {
+    let refusal = |grants: &[String]| denied(&set(grants), "GET /api/v1/namespaces/n/pods/x");
+    let told = refusal(&[for_people(
+        "g",
+        "issuers: ['https://i.example'], users: [ann]",
+        "pods",
+    )]);
+    assert!(
+        told.message()
+            .contains("without the bearer token of such a person"),
+        "{told:?}"
+    );
+    let told = refusal(&[]);
+    assert!(
+        told.message().contains("no AgentGrant names this agent"),
+        "{told:?}"
+    );
+}
