@@ -107,7 +107,8 @@ pub(super) struct Connection {
     /// Beside the cancellations that bring it about, as those take a lock that every connection takes.
     finishing: AtomicBool,
     share: Arc<PodShare>,
-    newcomer: Option<Newcomer>,
+    // Boxed: connections of pods have no room for it.
+    newcomer: Option<Box<Newcomer>>,
     /// What counts the connection. A tunnel keeps it after HTTP has ended.
     _counted: Option<Box<dyn Send + Sync>>,
     principal: PrincipalCache,
@@ -179,14 +180,14 @@ impl Connection {
     /// The same connection, which came to the gateway.
     pub(super) fn at_gateway(self, caller: Option<GatewayCaller>) -> Connection {
         Connection {
-            newcomer: caller.map(Newcomer::new),
+            newcomer: caller.map(|caller| Box::new(Newcomer::new(caller))),
             ..self
         }
     }
 
     /// Who came to the gateway by the connection.
     pub(super) fn newcomer(&self) -> Option<&Newcomer> {
-        self.newcomer.as_ref()
+        self.newcomer.as_deref()
     }
 
     /// Likewise, while it is unknown who that is.
@@ -209,7 +210,7 @@ impl Connection {
 
     /// The client's share of the node: its pod's, or at the gateway its identity's once that is known.
     pub(super) fn share(&self) -> &Arc<PodShare> {
-        let known = self.newcomer.as_ref().and_then(Newcomer::share);
+        let known = self.newcomer().and_then(Newcomer::share);
         known.unwrap_or(&self.share)
     }
 
@@ -297,7 +298,7 @@ impl Connection {
             let peer = self.client.peer;
             return Err(Rejection::Identity(IdentityError::EnforcedPod { peer }));
         }
-        if let (Some(newcomer), Some(Ok(token))) = (&self.newcomer, token)
+        if let (Some(newcomer), Some(Ok(token))) = (self.newcomer(), token)
             && let Some(pod) = enforced_pod_of(token, newcomer.enforced_pods())
         {
             return Err(Rejection::Identity(IdentityError::TokenOfEnforcedPod { pod }));

@@ -146,19 +146,22 @@ impl Pipeline {
             None => self.heads.of_pod(connection.share()),
         };
         let at_gateway = connection.newcomer().map(|_| Arc::clone(&connection));
-        let serving = async {
+        // Pinned once: a future that is moved to where it is awaited has room in both places, for as long as the connection lasts.
+        let mut serving = pin!(async {
             let pipeline = Arc::clone(&self);
             match http2 {
                 true => pipeline.serve_http2(session, connection, heads, streams).await,
                 false => pipeline.serve_http1(session, tunnel, connection, heads).await,
             }
-        };
+        });
         let served = match at_gateway.as_deref().and_then(Connection::newcomer) {
-            None => serving.await,
+            None => serving.as_mut().await,
             Some(newcomer) => {
+                // Boxed: a pod's connection has no room for it.
+                let overdue = Box::pin(newcomer.overdue());
                 tokio::select! {
-                    served = serving => served,
-                    () = newcomer.overdue() => return ConnectionEnd::Ended,
+                    served = serving.as_mut() => served,
+                    () = overdue => return ConnectionEnd::Ended,
                 }
             }
         };
@@ -194,10 +197,20 @@ impl Pipeline {
     fn finishing(&self, connection: &Arc<Connection>) -> impl Future<Output = ()> + use<> {
         let (drain, ending) = (self.drain.finishing(), Arc::clone(connection));
         OnWake::new(async move {
-            let refused = ending
-                .newcomer()
-                .map_or_else(CancellationToken::new, Newcomer::refused);
-            any([drain, ending.released(), refused]).await;
+            let released = ending.released();
+            match ending.newcomer().map(Newcomer::refused) {
+                None => either(&drain, &released).await,
+                Some(refused) => {
+                    // Boxed: a pod's connection has no room for it.
+                    Box::pin(async move {
+                        tokio::select! {
+                            () = either(&drain, &released) => {}
+                            () = refused.cancelled() => {}
+                        }
+                    })
+                    .await;
+                }
+            }
             ending.finish();
         })
     }
@@ -353,11 +366,10 @@ impl fmt::Display for ClientName {
     }
 }
 
-async fn any([one, other, third]: [CancellationToken; 3]) {
+async fn either(one: &CancellationToken, other: &CancellationToken) {
     tokio::select! {
         () = one.cancelled() => {}
         () = other.cancelled() => {}
-        () = third.cancelled() => {}
     }
 }
 

@@ -37,11 +37,17 @@ struct CompiledSubjects {
     namespaces: Box<[Glob]>,
 }
 
-/// Compiles a list that reading has checked; a glob that fails here all the same becomes `otherwise`.
-fn globs(
+/// Compiles a list of a rule's match that reading has checked; a glob that fails here all the same matches anything, so that a fault
+/// in the checks can only refuse more.
+fn globs(list: &[String], compile: fn(&str) -> Result<Glob, crate::glob::GlobError>) -> Box<[Glob]> {
+    globs_or(&Glob::Any, list, compile)
+}
+
+/// Likewise; a glob that fails becomes `otherwise`.
+fn globs_or(
+    otherwise: &Glob,
     list: &[String],
     compile: fn(&str) -> Result<Glob, crate::glob::GlobError>,
-    otherwise: &Glob,
 ) -> Box<[Glob]> {
     list.iter()
         .map(|text| compile(text).unwrap_or_else(|_| otherwise.clone()))
@@ -50,15 +56,15 @@ fn globs(
 
 impl CompiledPolicy {
     pub(in crate::engine) fn new(policy: &AgentPolicy) -> Self {
-        // A fault in the checks can only refuse more: rules hold for everybody, and exceptions for nobody.
+        // Likewise: rules hold for everybody then, and exceptions for nobody.
         let otherwise = match policy.spec.exceptions.is_empty() {
             true => Glob::Any,
             false => Glob::Exact("".into()),
         };
         let subjects = policy.spec.subjects.as_ref().map(|subjects| CompiledSubjects {
-            identities: globs(&subjects.identities, Glob::name, &otherwise),
-            groups: globs(&subjects.groups, Glob::name, &otherwise),
-            namespaces: globs(&subjects.namespaces, Glob::name, &otherwise),
+            identities: globs_or(&otherwise, &subjects.identities, Glob::name),
+            groups: globs_or(&otherwise, &subjects.groups, Glob::name),
+            namespaces: globs_or(&otherwise, &subjects.namespaces, Glob::name),
         });
         Self {
             name: policy.metadata.name.as_str().into(),
