@@ -17,6 +17,7 @@ mod doctor;
 mod drain;
 mod escalation;
 mod examples;
+mod exclusive;
 mod fairness;
 mod files;
 mod flows;
@@ -62,6 +63,7 @@ fn main() -> ExitCode {
         fairness,
         token,
         identity,
+        exclusive,
         claims,
         flows,
         streams,

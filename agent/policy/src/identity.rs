@@ -27,6 +27,8 @@ pub struct Identity {
     pub review_by: Option<Timestamp>,
     /// From this moment on it may not act because nobody looked at it.
     pub suspended_from: Option<Timestamp>,
+    /// Whether one workload at most may be it at a time.
+    pub exclusive: bool,
     /// How its workload is recognised; all that is given must hold.
     pub attest: Attest,
 }
@@ -55,6 +57,7 @@ impl From<AgentIdentity> for Identity {
             state: object.spec.state,
             expires_at: object.spec.expires_at,
             review_by: object.spec.review_by,
+            exclusive: object.spec.exclusive,
             attest: object.spec.attest,
         }
     }

@@ -44,9 +44,9 @@ pub use api::v1alpha1::{AgentGrant, AgentIdentity, AgentPolicy};
 pub use api::{Document, read_documents};
 pub use decision::{Approval, ApprovalMismatch, Ask, Decision, Denial, Permit, Recheck};
 pub use engine::{
-    Absence, BODY_LIMIT, BodyInput, Cause, Caution, CautionCause, ClusterObject, FiredRule, Grant,
-    GrantHours, GrantState, GrantUse, Inputs, Needs, ObjectVerdict, People, PolicyCounts, PolicySet, builtin,
-    narrow, uses,
+    Absence, BODY_LIMIT, BodyInput, Cause, Caution, CautionCause, Claims, ClusterObject, FiredRule, Grant,
+    GrantHours, GrantState, GrantUse, Inputs, Needs, ObjectVerdict, People, PodClaim, PolicyCounts,
+    PolicySet, builtin, narrow, uses,
 };
 pub use identity::{Identity, Principal, PrincipalOrigin, Standing};
 pub use person::{Person, PersonError};

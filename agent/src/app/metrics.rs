@@ -15,7 +15,7 @@ use crate::metrics::MetricsRegistry;
 use crate::notify::NotifyMetrics;
 use crate::pipeline::PipelineMetrics;
 use crate::session::SessionMetrics;
-use crate::store::{ReviewMetrics, StoreMetrics};
+use crate::store::{ClaimMetrics, ReviewMetrics, StoreMetrics};
 use crate::tls::CertificateMetrics;
 use crate::upgrade::UpgradeMetrics;
 use crate::workload::WorkloadMetrics;
@@ -31,6 +31,7 @@ pub(super) struct ModuleMetrics {
     pub(super) notify: NotifyMetrics,
     pub(super) pipeline: PipelineMetrics,
     pub(super) reviews: ReviewMetrics,
+    pub(super) claims: ClaimMetrics,
     pub(super) session: SessionMetrics,
     pub(super) store: StoreMetrics,
     pub(super) upgrade: UpgradeMetrics,
@@ -49,6 +50,7 @@ impl ModuleMetrics {
             notify: NotifyMetrics::register(&registry),
             pipeline: PipelineMetrics::register(&registry),
             reviews: ReviewMetrics::register(&registry),
+            claims: ClaimMetrics::register(&registry),
             session: SessionMetrics::register(&registry),
             store: StoreMetrics::register(&registry),
             upgrade: UpgradeMetrics::register(&registry),

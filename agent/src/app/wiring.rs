@@ -165,6 +165,9 @@ pub(super) fn shared(
         shutdown.accepting.clone(),
     )?;
     enforcer.enforced().changes().raise(handles.sessions.epoch());
+    let senders = enforcer.enforced().clone();
+    let claimants = move || senders.senders().iter().map(pod_facts).collect();
+    handles.store.set_claimants(Arc::new(claimants));
     let shared = Shared {
         enforcer: Arc::new(enforcer),
         lease: KernelWriteLease::new(handles.phase.watch()),
@@ -473,6 +476,7 @@ pub(super) fn unknown_trust_domains(tasks: &mut Tasks, handles: &Handles) {
 pub(super) fn metrics(tasks: &mut Tasks, handles: &Handles, status: watch::Receiver<PodCounts>) {
     let ModuleMetrics {
         certificates,
+        claims,
         reviews,
         store,
         workload,
@@ -494,6 +498,7 @@ pub(super) fn metrics(tasks: &mut Tasks, handles: &Handles, status: watch::Recei
     tasks.spawn("policy metrics", store.follow(Arc::clone(&handles.store)));
     let reviews = reviews.follow(Arc::clone(&handles.store), Timestamp::now);
     tasks.spawn("overdue reviews", reviews);
+    tasks.spawn("exclusive identities", claims.follow(Arc::clone(&handles.store)));
 }
 
 /// What learns of each request's end.
@@ -512,18 +517,21 @@ pub(super) fn observer(metrics: &ModuleMetrics, store: &Arc<Store>) -> Observer 
     })
 }
 
+/// A pod as the store knows pods.
+fn pod_facts(pod: &Arc<Pod>) -> PodFacts {
+    PodFacts {
+        namespace: pod.namespace.clone(),
+        name: pod.name.clone(),
+        service_account: pod.service_account.clone(),
+        labels: pod.labels.clone(),
+        workload: pod.workload.0.clone(),
+    }
+}
+
 /// The status of the cluster's objects.
 pub(super) fn object_status(tasks: &mut Tasks, handles: &Handles, shared: &Shared) {
     let enforced = shared.enforcer.enforced().clone();
-    let pods = move || {
-        let of = |pod: Arc<Pod>| PodFacts {
-            namespace: pod.namespace.clone(),
-            name: pod.name.clone(),
-            service_account: pod.service_account.clone(),
-            labels: pod.labels.clone(),
-        };
-        enforced.pods().into_iter().map(of).collect()
-    };
+    let pods = move || enforced.pods().iter().map(pod_facts).collect();
     let nodes = Arc::clone(&handles.store).report_nodes(
         Connector::new(&handles.config.cluster.kubeconfig),
         handles.metrics.store.clone(),

@@ -397,6 +397,7 @@ mod tests {
         let served = EnforcedPods::default();
         let changes = || served.changes().next().now_or_never().is_some();
         let (mut handle, released) = handle(&served, 1);
+        assert!(changes(), "of the new pod");
         handle.stop_accepting();
         assert!(served.owner(POD, 1).is_none(), "nothing more is attributed to it");
         assert!(!released.is_cancelled() && !changes());

@@ -9,6 +9,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
+
 use crate::kernel::{CgroupId, Class};
 use crate::listener::{EnforcedPodIndex, Owner};
 use crate::upgrade::ListenerOffer;
@@ -56,7 +58,14 @@ struct Entry {
 pub(crate) struct EnforcedPods {
     pods: Arc<Mutex<HashMap<CgroupId, Entry>>>,
     names: Arc<Mutex<Names>>,
+    senders: Arc<Mutex<Vec<Sender>>>,
     changes: PodChanges,
+}
+
+/// A pod whose requests this agent answers. It is one from its enforcement until it is released, though its entry may go before.
+struct Sender {
+    pod: Arc<ArcSwap<Pod>>,
+    released: CancellationToken,
 }
 
 /// Addresses and UIDs of the enforced pods, for whoever comes to the gateway. They are collected when somebody asks after a change:
@@ -79,8 +88,23 @@ impl EnforcedPods {
     /// The pod is enforced from now on; an earlier entry of its cgroup's goes, and what was accepted for it is released.
     pub(crate) fn insert(&self, cgroup: CgroupId, pod: EnforcedPod) {
         self.release(cgroup);
+        let sender = Sender {
+            pod: Arc::clone(&pod.owner.pod),
+            released: pod.owner.released.clone(),
+        };
         self.lock().insert(cgroup, Entry { pod, reported: false });
-        self.names.lock().changes += 1;
+        let mut senders = self.senders.lock();
+        senders.retain(|sender| !sender.released.is_cancelled());
+        senders.push(sender);
+        drop(senders);
+        self.changed();
+    }
+
+    /// The pods that can send: those whose requests this agent answers, while it drains too.
+    pub(crate) fn senders(&self) -> Vec<Arc<Pod>> {
+        let senders = self.senders.lock();
+        let now = senders.iter().filter(|sender| !sender.released.is_cancelled());
+        now.map(|sender| sender.pod.load_full()).collect()
     }
 
     /// The pod of this cgroup, if there is one, is not to be asked for any more by the connections it has. Not called where the
@@ -92,13 +116,13 @@ impl EnforcedPods {
         }
     }
 
-    /// What is known of a pod was replaced.
+    /// What is known of a pod was replaced, or there is a new one.
     pub(crate) fn changed(&self) {
         self.names.lock().changes += 1;
         self.changes.changed();
     }
 
-    /// Reports releases, and what [`Enforcer::changed`](crate::workload::Enforcer::changed) says.
+    /// Reports new pods, releases, and what [`Enforcer::changed`](crate::workload::Enforcer::changed) says.
     pub(crate) fn changes(&self) -> &PodChanges {
         &self.changes
     }
@@ -244,13 +268,13 @@ impl EnforcedPodIndex for EnforcedPods {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use arc_swap::ArcSwap;
     use futures::FutureExt;
     use tokio::sync::Semaphore;
 
     use super::*;
+    use crate::runtime::epoch::Epoch;
     use crate::upgrade::TransferredListener;
-    use crate::workload::{Pod, PodUid};
+    use crate::workload::{Pod, PodUid, WorkloadName};
 
     pub(in crate::enforce) const POD: CgroupId = CgroupId(7);
 
@@ -260,6 +284,7 @@ pub(super) mod tests {
             namespace: "agents".to_owned(),
             name: "one".to_owned(),
             service_account: "default".to_owned(),
+            workload: WorkloadName("Pod/one".to_owned()),
             labels: Default::default(),
             node: "node-a".to_owned(),
             host_network: true,
@@ -334,10 +359,11 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn whoever_judges_by_pods_is_woken_by_each_release_and_by_nothing_else() {
+    fn whoever_judges_by_pods_is_woken_by_each_new_pod_and_each_release_and_by_nothing_else() {
         let enforced = EnforcedPods::default();
         let woken = || enforced.changes().next().now_or_never().is_some();
         enforced.insert(POD, pod(1));
+        assert!(woken(), "it may claim what another pod is");
         enforced.release(CgroupId(8));
         assert!(!woken(), "nothing was released");
         enforced.insert(POD, pod(2));
@@ -346,6 +372,29 @@ pub(super) mod tests {
         assert!(woken());
         enforced.remove(POD, 2);
         assert!(!woken(), "what it has open goes on");
+    }
+
+    #[test]
+    fn a_pod_can_send_until_it_is_released_though_its_listener_is_gone() {
+        let enforced = EnforcedPods::default();
+        let epoch = Epoch::default();
+        enforced.changes().raise(&epoch);
+        let senders = || enforced.senders().len();
+        let before = epoch.now();
+        enforced.insert(POD, pod(1));
+        assert!(senders() == 1 && epoch.now() != before, "told once it is there");
+        let first = enforced.owner(POD, 1).unwrap().released;
+        enforced.insert(CgroupId(8), pod(2));
+        assert_eq!(senders(), 2);
+        // As where the agent drains.
+        enforced.remove(POD, 1);
+        assert_eq!(senders(), 2, "what it has open goes on");
+        first.cancel();
+        assert_eq!(senders(), 1);
+        enforced.insert(CgroupId(8), pod(3));
+        assert_eq!(senders(), 1, "an earlier enforcement is released");
+        enforced.release(CgroupId(8));
+        assert_eq!(senders(), 0);
     }
 
     #[test]

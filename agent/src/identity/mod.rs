@@ -9,6 +9,7 @@
 //! | `resolve` | what the schemes said, put together; every reason why a caller is no agent |
 //! | `claim` | what a client says of itself: refused where that is somebody else than its pod |
 //! | `claim_fields` | the header fields by which a client says who it is |
+//! | `exclusive` | an exclusive identity that several workloads claim is nobody's |
 //! | `cache` | the principal of a connection, found again only when something changed |
 //! | `jwt` | tokens of configured issuers, verified |
 //! | `person` | the person for whom an agent asks, by a token that the pod sends |
@@ -18,6 +19,7 @@ pub mod attest;
 mod cache;
 mod claim;
 mod claim_fields;
+mod exclusive;
 pub mod jwt;
 mod person;
 mod principal;
@@ -26,6 +28,7 @@ pub(crate) mod resolve;
 pub use cache::PrincipalCache;
 pub use claim::{ClaimError, ForeignCredential, OwnToken, check_claims};
 pub(crate) use claim_fields::{bearer_of, normalized};
+pub use exclusive::check_exclusive;
 pub use person::{on_behalf_of, shows_person};
 pub use principal::ResolvedPrincipal;
 pub use resolve::{IdentityError, resolve};

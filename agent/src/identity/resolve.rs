@@ -75,6 +75,23 @@ pub enum IdentityError {
         /// The identities' names.
         identities: Vec<String>,
     },
+    /// The identity is exclusive, and several workloads of the node claim it.
+    #[error(
+        "agent {identity} is exclusive, and {workload} and {} of this node claim it at once, so nobody can tell which of them is \
+         meant: every request of all of them is denied until one is left. The agent's owner {owner} can remove the others, or a \
+         cluster operator can give each an AgentIdentity of its own",
+        others.join(" and ")
+    )]
+    Contested {
+        /// The identity's name.
+        identity: String,
+        /// Who answers for it.
+        owner: String,
+        /// The caller's workload.
+        workload: String,
+        /// Other workloads that claim the identity.
+        others: Vec<String>,
+    },
     /// A client certificate that does not count.
     #[error("{0}. Allowed instead: the same request with a certificate of this node's trust domains")]
     Certificate(#[from] CertificateError),
@@ -228,6 +245,7 @@ impl IdentityError {
             Self::None { .. } | Self::UnknownToken { .. } => "identity_none",
             Self::EnforcedPod { .. } => "enforced_pod",
             Self::Ambiguous { .. } => "identity_ambiguous",
+            Self::Contested { .. } => "identity_contested",
             Self::Certificate(error) => error.code(),
             Self::UnknownCertificate { .. } => "identity_none",
             Self::Incomplete { .. } => "identity_incomplete",
@@ -264,6 +282,7 @@ impl IdentityError {
             | Self::Revoked { identity, .. }
             | Self::Expired { identity, .. }
             | Self::Overdue { identity, .. }
+            | Self::Contested { identity, .. }
             | Self::Incomplete { identity, .. }
             | Self::ForeignCredential { identity, .. }
             | Self::UnfitPerson { identity, .. }

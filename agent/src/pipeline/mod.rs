@@ -247,8 +247,9 @@ impl Pipeline {
             .await;
         let token = token.as_ref().map(Result::as_ref);
         let shown = token.map(|token| token.map_err(|refused| &refused.error));
-        let agent = connection
-            .principal(&policies, shown, Timestamp::now())
+        let agent = self
+            .in_force
+            .agent(&policies, connection, shown, Timestamp::now())
             .inspect_err(|rejection| {
                 let Rejection::Identity(error) = rejection else {
                     return;

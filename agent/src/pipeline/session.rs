@@ -18,8 +18,8 @@ use super::Pipeline;
 use super::body::{AuditedBody, audited};
 use super::connection::Connection;
 use crate::audit::{AuditId, Record};
-use crate::identity::ResolvedPrincipal;
-use crate::identity::jwt::Issuers;
+use crate::identity::jwt::{Issuers, JwtError};
+use crate::identity::{ResolvedPrincipal, check_exclusive};
 use crate::listener::PodShare;
 use crate::reject::Rejection;
 use crate::session::{
@@ -42,6 +42,24 @@ pub(super) struct InForce {
 }
 
 impl InForce {
+    /// The agent behind a request that showed this token. It is no agent where its identity is exclusive and another workload of the
+    /// node claims it too.
+    pub(super) fn agent(
+        &self,
+        policies: &Arc<PolicySet>,
+        connection: &Connection,
+        token: Option<Result<&Arc<VerifiedToken>, &JwtError>>,
+        now: Timestamp,
+    ) -> Result<Arc<ResolvedPrincipal>, Rejection> {
+        let agent = connection.principal(policies, token, now)?;
+        let identity = agent.principal.identity();
+        if identity.exclusive {
+            let claims = self.store.claims(policies);
+            check_exclusive(identity, connection.pod().as_deref(), &claims).map_err(Rejection::Identity)?;
+        }
+        Ok(agent)
+    }
+
     /// The agent behind a connection as all is now, and the person for whom it asks, by the tokens that its request showed.
     fn principal(
         &self,
@@ -54,7 +72,7 @@ impl InForce {
             let taken = self.issuers.verify_again(token, now);
             taken.map_err(|error| Rejection::Identity(error.into()))?;
         }
-        let agent = connection.principal(policies, shown.agent.as_ref().map(Ok), now)?;
+        let agent = self.agent(policies, connection, shown.agent.as_ref().map(Ok), now)?;
         match &shown.person {
             None => Ok(agent),
             Some(token) => {

@@ -88,6 +88,8 @@ pub(super) struct ShownNodes {
     pub(super) own: Option<IdentityNode>,
     /// How many nodes there are.
     pub(super) count: usize,
+    /// The workloads that claim the identity, by the nodes that say so, each with one of those nodes.
+    pub(super) workloads: BTreeMap<String, String>,
 }
 
 /// The objects of one kind.
@@ -337,6 +339,13 @@ impl ClusterObjects {
             .collect()
     }
 
+    /// The workloads that claim an identity on any node, each with a node that says so. One write of a node says so to every agent.
+    pub(super) fn shown_workloads(&self, place: usize, name: &str, uid: &str) -> BTreeMap<String, String> {
+        let kinds = self.kinds.lock();
+        let entry = kinds[place].objects.get(name).filter(|entry| entry.uid == uid);
+        entry.map_or_else(BTreeMap::new, |entry| entry.nodes.workloads.clone())
+    }
+
     /// The conditions that the API server shows of an object of this version.
     pub(super) fn shown_conditions(
         &self,
@@ -455,9 +464,20 @@ fn document(place: usize, name: &str, spec: &Value) -> Result<Document, Vec<Stri
 fn shown_nodes(object: &Value, node: &str) -> ShownNodes {
     let nodes = object.pointer("/status/nodes").and_then(Value::as_array);
     let own = nodes.and_then(|nodes| nodes.iter().find(|entry| entry["node"] == node));
+    let mut workloads = BTreeMap::new();
+    for entry in nodes.into_iter().flatten() {
+        let claimed = entry["workloads"].as_array().into_iter().flatten();
+        for workload in claimed.filter_map(Value::as_str) {
+            let node = entry["node"].as_str().unwrap_or_default();
+            workloads
+                .entry(workload.to_owned())
+                .or_insert_with(|| node.to_owned());
+        }
+    }
     ShownNodes {
         own: own.and_then(|own| serde_json::from_value(own.clone()).ok()),
         count: nodes.map_or(0, Vec::len),
+        workloads,
     }
 }
 

@@ -1,5 +1,6 @@
 //! Objects of the cluster, as its API server tells of them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use kube::api::DynamicObject;
@@ -467,7 +468,7 @@ fn an_identity_that_would_be_two_users_is_refused_and_all_three_have_the_conditi
     assert_eq!(store.current().grants_of("a").len(), 1);
     let judged = Arc::clone(&store.judged.lock());
     for object in judged.objects() {
-        let conditions = object.conditions(Timestamp::UNIX_EPOCH);
+        let conditions = object.conditions(&BTreeMap::new(), Timestamp::UNIX_EPOCH);
         let reasons: Vec<_> = conditions
             .iter()
             .map(|condition| condition.reason.as_str())

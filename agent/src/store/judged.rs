@@ -3,9 +3,11 @@
 //! In: a [`Snapshot`] and the policy engine's verdict on each of its objects. Out: for each object whether its latest version is in
 //! force, and why not, as its status and as its conditions at the API server.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use picket_policy::api::AnyObject;
-use picket_policy::api::v1alpha1::{Mode, ObjectCondition, State};
+use picket_policy::api::v1alpha1::{MAX_NODE_NAMES, Mode, ObjectCondition, State};
 use picket_policy::{Document, ObjectVerdict};
 
 use super::cluster::{KINDS, Snapshot, SnapshotEntry, condition};
@@ -16,7 +18,8 @@ const MAX_MESSAGE: usize = 4096;
 /// The condition that says whether the latest version is in force.
 pub(super) const READY: &str = "Ready";
 
-/// The condition that says that one caller could be this agent and another one, or that one agent would be two users.
+/// The condition that says that one caller could be this agent and another one, that one agent would be two users, or that several
+/// workloads claim an exclusive one.
 const CONFLICT: &str = "Conflict";
 
 /// The objects of the cluster with their verdicts.
@@ -99,8 +102,18 @@ impl<'j> JudgedObject<'j> {
         message + instead
     }
 
-    /// The conditions that the object should have.
-    pub(super) fn conditions(&self, now: Timestamp) -> Vec<ObjectCondition> {
+    /// Whether the version in force is an exclusive identity.
+    fn is_exclusive(&self) -> bool {
+        let in_force = self.in_force().map(|document| &document.object);
+        matches!(in_force, Some(AnyObject::Identity(identity)) if identity.spec.exclusive)
+    }
+
+    /// The conditions that the object should have, where these workloads claim it, each on that node among others.
+    pub(super) fn conditions(
+        &self,
+        workloads: &BTreeMap<String, String>,
+        now: Timestamp,
+    ) -> Vec<ObjectCondition> {
         let ready = self.is_ready();
         let reason = if ready { "InForce" } else { "Invalid" };
         let generation = self.entry.generation;
@@ -108,12 +121,15 @@ impl<'j> JudgedObject<'j> {
         let ObjectVerdict {
             conflicts, two_users, ..
         } = self.verdict;
-        let reason = match (conflicts.is_empty(), two_users.is_empty()) {
-            (true, true) => return conditions,
-            (_, false) => "TwoUpstreamUsers",
-            (false, true) => "AmbiguousIdentity",
+        let contested = contested(workloads).filter(|_| self.is_exclusive());
+        let reason = match (conflicts.is_empty(), two_users.is_empty(), &contested) {
+            (true, true, None) => return conditions,
+            (_, false, _) => "TwoUpstreamUsers",
+            (false, true, _) => "AmbiguousIdentity",
+            (true, true, Some(_)) => "SeveralWorkloads",
         };
-        let all: Vec<_> = two_users.iter().chain(conflicts).map(String::as_str).collect();
+        let all = two_users.iter().chain(conflicts).chain(&contested);
+        let all: Vec<_> = all.map(String::as_str).collect();
         let mut message = all.join("; ");
         if let Some((end, _)) = message.char_indices().nth(MAX_MESSAGE) {
             message.truncate(end);
@@ -121,6 +137,21 @@ impl<'j> JudgedObject<'j> {
         conditions.push(condition(CONFLICT, true, generation, reason, message, now));
         conditions
     }
+}
+
+/// That several workloads claim an exclusive identity.
+fn contested(workloads: &BTreeMap<String, String>) -> Option<String> {
+    if workloads.len() < 2 {
+        return None;
+    }
+    let named = workloads.iter().take(MAX_NODE_NAMES);
+    let named: Vec<_> = named
+        .map(|(workload, node)| format!("{workload} on node {node}"))
+        .collect();
+    Some(format!(
+        "the identity is exclusive, and several workloads claim it: {}. On a node with two of them every request of the agent is denied",
+        named.join(", ")
+    ))
 }
 
 /// What is in force in place of a faulty version that is not the first one.

@@ -8,6 +8,7 @@
 mod agenda;
 mod cluster;
 pub mod edit;
+mod exclusive;
 pub mod files;
 mod follow;
 mod judged;
@@ -39,6 +40,7 @@ use tokio::sync::watch as channel;
 use tokio_util::sync::CancellationToken;
 
 pub use cluster::ClusterObjects;
+pub use exclusive::ClaimMetrics;
 pub use files::FileSource;
 pub use metrics::StoreMetrics;
 pub use nodes::{PodFacts, PodsOfNode};
@@ -48,6 +50,7 @@ pub use status::{IdentityState, ObjectStatus, StatusReason};
 pub use usage::Usage;
 
 use crate::runtime::epoch::Epoch;
+use exclusive::Exclusive;
 use judged::Judged;
 use shut_out::ShutOut;
 use status::StatusBoard;
@@ -147,6 +150,7 @@ pub struct Store {
     cluster: Option<Arc<ClusterObjects>>,
     judged: Mutex<Arc<Judged>>,
     usage: Usage,
+    exclusive: Exclusive,
     file_reads: FileReads,
 }
 
@@ -196,6 +200,7 @@ impl Store {
             cluster: None,
             judged: Mutex::default(),
             usage: Usage::default(),
+            exclusive: Exclusive::default(),
             file_reads: FileReads::default(),
         }
     }
@@ -275,6 +280,7 @@ impl Store {
             cluster,
             judged: Mutex::default(),
             usage: Usage::default(),
+            exclusive: Exclusive::default(),
             file_reads: FileReads::default(),
         }
     }
@@ -320,7 +326,9 @@ impl Store {
     /// Every object that the sources hold or that is in force, in the order of the sources.
     #[must_use]
     pub fn statuses(&self) -> Vec<ObjectStatus> {
-        self.board().statuses(Timestamp::now())
+        let mut statuses = self.board().statuses(Timestamp::now());
+        self.add_claims(&mut statuses);
+        statuses
     }
 
     /// How often changed files were read and were valid, and how often they could not be read or were not valid.

@@ -16,7 +16,7 @@ use kube::api::{DynamicObject, Patch, PatchParams};
 use kube::{Api, Client};
 use picket_policy::api::API_VERSION;
 use picket_policy::api::v1alpha1::{AgentIdentitySpec, IdentityNode, MAX_NODE_NAMES, MAX_NODES, Spec as _};
-use picket_policy::{Identity, PolicySet};
+use picket_policy::{Identity, PodClaim, PolicySet};
 use serde_json::json;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
@@ -62,6 +62,20 @@ pub struct PodFacts {
     pub service_account: String,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
+    /// What made it, such as `Deployment/fixer`.
+    pub workload: String,
+}
+
+impl PodFacts {
+    /// What it claims of exclusive identities.
+    pub(super) fn claim(&self) -> PodClaim<'_> {
+        PodClaim {
+            namespace: &self.namespace,
+            service_account: &self.service_account,
+            labels: &self.labels,
+            workload: &self.workload,
+        }
+    }
 }
 
 /// The enforced pods of this node, as they are when asked.
@@ -124,10 +138,18 @@ impl NodeReporter {
                 .map(|identity| (identity.name.as_str(), identity.as_ref()))
                 .collect();
             self.store.usage.retain(|name| identities.contains_key(name));
+            let claims = self.store.claims(&set);
             let facts = facts(&set, &(self.pods)());
             let now = Timestamp::now();
             self.next.retain(|_, at| *at > Instant::now());
-            for (name, uid, ShownNodes { own: shown, count }) in self.cluster.shown_nodes() {
+            for (
+                name,
+                uid,
+                ShownNodes {
+                    own: shown, count, ..
+                },
+            ) in self.cluster.shown_nodes()
+            {
                 let is_full = shown.is_none() && count >= MAX_NODES;
                 if is_full || self.next.contains_key(&uid) {
                     continue;
@@ -135,6 +157,7 @@ impl NodeReporter {
                 let wanted = self.wanted(
                     identities.get(name.as_str()).copied(),
                     facts.get(&name),
+                    claims.workloads(&name),
                     &name,
                     (shown.as_ref(), now),
                 );
@@ -150,10 +173,11 @@ impl NodeReporter {
     }
 
     /// This node's entry of an identity; none where the node has nothing to say of it and never had.
-    fn wanted(
+    fn wanted<'w>(
         &self,
         identity: Option<&Identity>,
         pods: Option<&PodsOf>,
+        workloads: impl Iterator<Item = &'w str>,
         name: &str,
         (shown, now): (Option<&IdentityNode>, Timestamp),
     ) -> Option<IdentityNode> {
@@ -173,6 +197,7 @@ impl NodeReporter {
             last_used: later(|shown| shown.last_used, used),
             last_denied: later(|shown| shown.last_denied, denied),
             conflicts: pods.map(|pods| pods.conflicts.clone()).unwrap_or_default(),
+            workloads: workloads.take(MAX_NODE_NAMES).map(str::to_owned).collect(),
             review_due: review_by.is_some_and(|at| at <= now),
         })
     }

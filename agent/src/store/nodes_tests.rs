@@ -29,6 +29,7 @@ fn pod(name: &str, app: &str) -> PodFacts {
         name: name.to_owned(),
         service_account: "s".to_owned(),
         labels: BTreeMap::from([("app".to_owned(), app.to_owned())]),
+        workload: format!("Pod/{name}"),
     }
 }
 
@@ -81,6 +82,7 @@ fn only_what_changed_and_moments_an_hour_later_are_written() {
     assert!(with(&|entry| entry.pods = 2));
     assert!(with(&|entry| entry.review_due = true));
     assert!(with(&|entry| entry.conflicts = vec!["b".to_owned()]));
+    assert!(with(&|entry| entry.workloads = vec!["Job/b".to_owned()]));
 }
 
 #[test]

@@ -140,7 +140,8 @@ impl Reporter {
                 .cluster
                 .shown_conditions(entry.place, &entry.name, &entry.uid);
             if let Some(shown) = shown {
-                let wanted = object.conditions(Timestamp::UNIX_EPOCH);
+                let workloads = self.cluster.shown_workloads(entry.place, &entry.name, &entry.uid);
+                let wanted = object.conditions(&workloads, Timestamp::UNIX_EPOCH);
                 look.object(id, &wanted, &shown, object.is_ready(), || wait(chance()));
             }
         }
@@ -155,7 +156,8 @@ impl Reporter {
         let (Some(object), Some(shown)) = (object, shown) else {
             return;
         };
-        let (mut wanted, ready) = (object.conditions(Timestamp::now()), object.is_ready());
+        let workloads = self.cluster.shown_workloads(*place, name, uid);
+        let (mut wanted, ready) = (object.conditions(&workloads, Timestamp::now()), object.is_ready());
         if !self.agenda.differs(&id, &wanted, &shown, ready) {
             return;
         }

@@ -39,6 +39,9 @@ pub struct ObjectStatus {
     /// When the AgentIdentity in force expires or expired.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Timestamp>,
+    /// The workloads of this node that claim the exclusive AgentIdentity in force, such as `Deployment/fixer`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub workloads: Vec<String>,
     /// Since when this version of the object is as its reason says, wherever it is written.
     pub since: Timestamp,
 }
@@ -255,6 +258,7 @@ impl StatusBoard {
                 generation: in_force.map(|_| if ready { first } else { last.unwrap_or(generation) }),
                 state: None,
                 expires_at: None,
+                workloads: Vec::new(),
                 since: same.map_or(now, |before| before.since),
             };
             Kept {
@@ -444,6 +448,7 @@ impl Next {
                 generation,
                 state: None,
                 expires_at: None,
+                workloads: Vec::new(),
                 since,
             },
             standing: in_force.and_then(|version| version.standing),

@@ -13,6 +13,34 @@ use crate::notify::About;
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PodUid(pub String);
 
+/// What made a pod, as `KIND/NAME` in the pod's namespace, such as `Deployment/fixer`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct WorkloadName(pub String);
+
+/// The label by which a Deployment tells the ReplicaSets of its versions apart. It ends each one's name.
+const TEMPLATE_HASH: &str = "pod-template-hash";
+
+impl WorkloadName {
+    /// The workload of a pod by its controller's kind and name. A ReplicaSet that a Deployment made stands for the Deployment, so that
+    /// a rollout is one workload. A pod without a controller is its own, and so is the mirror of a static pod, whose controller is the
+    /// node.
+    #[must_use]
+    pub fn of(pod: &str, controller: Option<(&str, &str)>, labels: &BTreeMap<String, String>) -> Self {
+        let (kind, name) = match controller {
+            None | Some(("Node", _)) => ("Pod", pod),
+            Some(("ReplicaSet", name)) => {
+                let hash = labels.get(TEMPLATE_HASH).filter(|hash| !hash.is_empty());
+                let deployment = hash
+                    .and_then(|hash| name.strip_suffix(hash.as_str())?.strip_suffix('-'))
+                    .filter(|deployment| !deployment.is_empty());
+                deployment.map_or(("ReplicaSet", name), |deployment| ("Deployment", deployment))
+            }
+            Some((kind, name)) => (kind, name),
+        };
+        Self(format!("{kind}/{name}"))
+    }
+}
+
 /// One pod on this node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pod {
@@ -24,6 +52,8 @@ pub struct Pod {
     pub name: String,
     /// The service account it runs as.
     pub service_account: String,
+    /// What made it, as far as its own facts say.
+    pub workload: WorkloadName,
     /// Its labels at the last look.
     pub labels: BTreeMap<String, String>,
     /// The node it runs on.
@@ -61,6 +91,40 @@ impl Pod {
             namespace: self.namespace.clone(),
             name: self.name.clone(),
             uid: self.uid.0.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rollout_is_one_workload_and_a_pod_that_nobody_made_is_its_own() {
+        let labels = BTreeMap::from([(TEMPLATE_HASH.to_owned(), "7d9f".to_owned())]);
+        let of = |controller, labels: &BTreeMap<_, _>| WorkloadName::of("p", controller, labels).0;
+        let none = BTreeMap::new();
+        for (controller, labels, workload) in [
+            (Some(("ReplicaSet", "fixer-7d9f")), &labels, "Deployment/fixer"),
+            // None that a Deployment made.
+            (Some(("ReplicaSet", "fixer-7d9f")), &none, "ReplicaSet/fixer-7d9f"),
+            (
+                Some(("ReplicaSet", "fixer-1111")),
+                &labels,
+                "ReplicaSet/fixer-1111",
+            ),
+            (Some(("ReplicaSet", "fixer7d9f")), &labels, "ReplicaSet/fixer7d9f"),
+            (Some(("ReplicaSet", "-7d9f")), &labels, "ReplicaSet/-7d9f"),
+            (
+                Some(("StatefulSet", "fixer-7d9f")),
+                &labels,
+                "StatefulSet/fixer-7d9f",
+            ),
+            (Some(("Job", "nightly")), &none, "Job/nightly"),
+            (Some(("Node", "node-1")), &none, "Pod/p"),
+            (None, &labels, "Pod/p"),
+        ] {
+            assert_eq!(of(controller, labels), workload, "{controller:?}");
         }
     }
 }

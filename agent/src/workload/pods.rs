@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::layout::is_manifest_hash;
 use super::sandbox::has_own_stack;
-use super::{Pod, PodUid};
+use super::{Pod, PodUid, WorkloadName};
 use crate::cluster::{Connector, follow};
 
 /// The kubelet's mark on the mirror of a static pod (`pkg/kubelet/types/pod_update.go`).
@@ -81,12 +81,17 @@ impl NodePod {
             Some((id.to_owned(), container.name))
         })
         .collect();
+        let (name, labels) = (meta.name?, meta.labels.unwrap_or_default());
+        let owners = meta.owner_references.unwrap_or_default();
+        let controller = owners.iter().find(|owner| owner.controller == Some(true));
+        let controller = controller.map(|owner| (owner.kind.as_str(), owner.name.as_str()));
         let pod = Pod {
             uid,
             namespace: meta.namespace?,
-            name: meta.name?,
+            workload: WorkloadName::of(&name, controller, &labels),
+            name,
             service_account: spec.service_account_name.unwrap_or_default(),
-            labels: meta.labels.unwrap_or_default(),
+            labels,
             node: spec.node_name.unwrap_or_default(),
             host_network: spec.host_network.unwrap_or_default(),
             addresses,

@@ -42,7 +42,9 @@ fn uids(map: &PodMap) -> Vec<(&str, &str)> {
 #[test]
 fn a_pod_keeps_its_facts_and_every_kind_of_container() {
     let read = NodePod::read(object(json!({
-        "metadata": {"name": "web", "namespace": "shop", "uid": "u1", "labels": {"app": "web"}},
+        "metadata": {"name": "web", "namespace": "shop", "uid": "u1", "labels": {"app": "web"},
+            "ownerReferences": [{"apiVersion": "v1", "kind": "Other", "name": "o", "uid": "1"},
+                                {"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "web", "uid": "2", "controller": true}]},
         "spec": {"nodeName": "node-1", "serviceAccountName": "seller", "hostNetwork": true,
             "runtimeClassName": "gvisor",
             "containers": [{"name": "main", "ports": [{"containerPort": 8080, "hostPort": 30080}, {"containerPort": 64330}]}],
@@ -62,6 +64,7 @@ fn a_pod_keeps_its_facts_and_every_kind_of_container() {
         namespace: "shop".into(),
         name: "web".into(),
         service_account: "seller".into(),
+        workload: WorkloadName("StatefulSet/web".into()),
         labels: [("app".into(), "web".into())].into(),
         node: "node-1".into(),
         host_network: true,

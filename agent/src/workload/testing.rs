@@ -1,7 +1,7 @@
 //! What the tests of this module share.
 
 use super::pods::NodePod;
-use super::{Pod, PodUid};
+use super::{Pod, PodUid, WorkloadName};
 
 impl Pod {
     /// A pod with no more than a name.
@@ -11,6 +11,7 @@ impl Pod {
             namespace: namespace.into(),
             name: name.into(),
             service_account: "default".into(),
+            workload: WorkloadName(format!("Pod/{name}")),
             labels: Default::default(),
             node: "node".into(),
             host_network: false,

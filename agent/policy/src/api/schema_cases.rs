@@ -79,6 +79,7 @@ pub(crate) fn refused_by_both() -> Vec<(usize, &'static str, Value)> {
         (0, "/spec/groups", json!([" g"])),
         (0, "/spec/groups", json!([""])),
         (0, "/spec/state", json!("Gone")),
+        (0, "/spec/exclusive", json!("yes")),
         (0, "/spec/expiresAt", json!("soon")),
         (0, "/spec/attest", json!({})),
         (0, "/spec/attest/jwt", json!({})),
@@ -296,6 +297,8 @@ pub(crate) fn admitted() -> Vec<(usize, &'static str, Value)> {
         (0, "/spec/state", Value::Null),
         (0, "/spec/reviewBy", json!("2026-12-01T00:00:00+02:00")),
         (0, "/spec/whenOverdue", json!("Warn")),
+        (0, "/spec/exclusive", json!(true)),
+        (0, "/spec/exclusive", json!(false)),
         (0, "/spec/attest/pod/selector", Value::Null),
         (
             0,

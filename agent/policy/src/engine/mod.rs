@@ -9,6 +9,7 @@ mod cautions;
 mod check;
 mod each;
 mod evaluate;
+mod exclusive;
 mod explain;
 mod grants;
 mod index;
@@ -40,6 +41,7 @@ use crate::yaml::Diagnostic;
 
 pub use cautions::{Caution, CautionCause};
 pub use each::{ClusterObject, ObjectVerdict};
+pub use exclusive::{Claims, PodClaim};
 pub use grants::{Grant, GrantHours, GrantState};
 pub use needs::{BODY_LIMIT, BodyInput, Inputs, Needs};
 pub use people::People;

@@ -74,6 +74,9 @@ pub(super) struct CreateArgs {
     /// Deny every request from that moment on, until --review-by of the identity is later.
     #[arg(long, requires = "review_by")]
     suspend_overdue: bool,
+    /// Let one workload at most be the agent at a time: while two claim it on a node, every request of both is denied there.
+    #[arg(long, requires = "namespace")]
+    exclusive: bool,
     #[command(flatten)]
     change: ChangeArgs,
 }
@@ -131,6 +134,9 @@ fn object(args: &CreateArgs) -> Value {
     if args.suspend_overdue {
         spec["whenOverdue"] = json!("Suspend");
     }
+    if args.exclusive {
+        spec["exclusive"] = json!(true);
+    }
     spec["attest"] = attest(args);
     json!({"apiVersion": API_VERSION, "kind": KIND, "metadata": {"name": args.name}, "spec": spec})
 }
@@ -183,6 +189,14 @@ mod tests {
     }
 
     #[test]
+    fn an_agent_of_pods_can_be_exclusive() {
+        let spec = |line: &str| object(&parse(line).expect("parses"))["spec"].clone();
+        let pods = "--namespace n --service-account s";
+        assert_eq!(spec(&format!("{pods} --exclusive"))["exclusive"], true);
+        assert_eq!(spec(pods)["exclusive"], Value::Null);
+    }
+
+    #[test]
     fn half_of_a_way_to_recognise_an_agent_is_wrong_usage() {
         for line in [
             "",
@@ -192,6 +206,7 @@ mod tests {
             "--jwt-subject s",
             "--spiffe-id spiffe://d/x --jwt-audience a",
             "--spiffe-id spiffe://d/x --selector app=x",
+            "--spiffe-id spiffe://d/x --exclusive",
         ] {
             assert!(parse(line).is_err(), "{line}");
         }

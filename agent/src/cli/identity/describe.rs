@@ -11,7 +11,9 @@ use clap::{Args, ValueEnum};
 use jiff::Timestamp;
 use picket_policy::Standing;
 use picket_policy::api::AnyObject;
-use picket_policy::api::v1alpha1::{AgentGrant, AgentIdentity, AgentPolicy, Attest, Mode, State};
+use picket_policy::api::v1alpha1::{
+    AgentGrant, AgentIdentity, AgentIdentitySpec, AgentPolicy, Attest, Mode, Spec as _, State,
+};
 use serde_json::{Value, json};
 
 use super::state::{CHANGED_AT, CHANGED_BY, REASON};
@@ -77,6 +79,8 @@ enum DescribeFormat {
 struct Description {
     identity: AgentIdentity,
     standing: Standing,
+    /// The workloads of this node that claim it, where it is exclusive and an agent answers.
+    workloads: Option<Vec<String>>,
     grants: Vec<AgentGrant>,
     policies: Vec<AgentPolicy>,
     sessions: Result<Vec<SessionItem>, String>,
@@ -129,6 +133,7 @@ fn describe(args: &DescribeArgs, files: &Objects, now: Timestamp) -> anyhow::Res
         }
     }
     Ok(Description {
+        workloads: workloads(args, identity),
         identity: identity.clone(),
         standing: Standing::of_spec(&identity.spec, now),
         grants,
@@ -136,6 +141,31 @@ fn describe(args: &DescribeArgs, files: &Objects, now: Timestamp) -> anyhow::Res
         sessions: sessions(args),
         log: log(args)?,
     })
+}
+
+/// The workloads of this node that claim an exclusive identity, where an agent answers.
+fn workloads(args: &DescribeArgs, identity: &AgentIdentity) -> Option<Vec<String>> {
+    if !identity.spec.exclusive {
+        return None;
+    }
+    let client = Client::new(args.target.socket());
+    let list = block_on(client.objects()).ok()?.ok()?;
+    let mut objects = list.objects.into_iter();
+    let status = objects.find(|object| object.kind == AgentIdentitySpec::KIND && object.name == args.name)?;
+    status.state.map(|_| status.workloads)
+}
+
+/// Whether one workload at most may be the agent, and which it is on this node.
+fn exclusive(workloads: Option<&[String]>) -> String {
+    match workloads {
+        None => "yes; no agent of this node says which workload claims it".to_owned(),
+        Some([]) => "yes; no workload of this node claims it".to_owned(),
+        Some([one]) => format!("yes; claimed by {one} on this node"),
+        Some(several) => format!(
+            "yes; contested by {} on this node: every request is denied here until one is left",
+            several.join(" and ")
+        ),
+    }
 }
 
 /// The sessions that run on this node, where an agent answers.
@@ -222,6 +252,9 @@ fn document(described: &Description) -> Value {
         "grants": described.grants,
         "policies": described.policies,
     });
+    if let Some(workloads) = &described.workloads {
+        document["workloads"] = json!(workloads);
+    }
     match &described.sessions {
         Ok(sessions) => document["sessions"] = json!(sessions),
         Err(error) => document["sessionsError"] = json!(error),
@@ -295,6 +328,9 @@ fn fields(described: &Description, now: Timestamp) -> Vec<(&'static str, String)
         ("Groups", groups),
         ("Recognised by", recognised_by(&spec.attest)),
     ]);
+    if spec.exclusive {
+        fields.push(("Exclusive", exclusive(described.workloads.as_deref())));
+    }
     fields
 }
 
@@ -531,6 +567,22 @@ spec: {subjects: {identities: [b]}, rules: [{name: r, match: {verbs: [delete]}, 
             recognised_by(&of_b.identity.spec.attest),
             "a token of https://i with subject \"s\", and a certificate of spiffe://d/x"
         );
+    }
+
+    #[test]
+    fn an_exclusive_identity_says_who_claims_it() {
+        let of = |workloads: &[&str]| {
+            let workloads: Vec<_> = workloads.iter().map(|name| (*name).to_owned()).collect();
+            exclusive(Some(&workloads))
+        };
+        assert_eq!(of(&["Job/a"]), "yes; claimed by Job/a on this node");
+        assert!(of(&["Job/a", "Job/b"]).starts_with("yes; contested by Job/a and Job/b on this node: every"));
+        assert_eq!(of(&[]), "yes; no workload of this node claims it");
+        // No agent answers, and the identity is not exclusive.
+        let plain = described("a", "");
+        assert_eq!(plain.workloads, None);
+        let fields = fields(&plain, Timestamp::now());
+        assert!(fields.iter().all(|(name, _)| *name != "Exclusive"), "{fields:?}");
     }
 
     #[test]

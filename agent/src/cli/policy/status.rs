@@ -20,7 +20,7 @@ Examples:
 
 An object is READY while it is in force as it is written. Objects come into force all together: while one is Invalid, those that \
 changed since wait (OthersInvalid), and the last good set stays in force. STATE says whether the agent of an AgentIdentity may act: \
-Active, Suspended, Revoked or Expired.
+Active, Suspended, Revoked or Expired. MESSAGE says where several workloads of the node claim an exclusive one.
 
 Exit codes: 0 every object is ready, 1 one is not, or the agent does not answer, 2 wrong usage.";
 

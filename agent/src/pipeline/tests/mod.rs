@@ -4,6 +4,7 @@ mod arrivals;
 mod bearer;
 mod claims;
 mod correlation;
+mod exclusive;
 mod fragments;
 mod gateway;
 mod heads;

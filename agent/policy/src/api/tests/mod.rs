@@ -115,6 +115,28 @@ fn the_three_kinds_are_read_from_one_file() {
 }
 
 #[test]
+fn an_exclusive_identity_is_one_of_pods() {
+    let exclusive = |attest: &str| {
+        format!(
+            "apiVersion: picket.dev/v1alpha1\nkind: AgentIdentity\nmetadata: {{name: a}}\nspec:\n  owner: o\n  exclusive: true\n  \
+             attest: {attest}\n"
+        )
+    };
+    let spiffe = "spiffe: {id: 'spiffe://d/x'}";
+    let documents = read(&exclusive(&format!(
+        "{{pod: {{namespace: n, serviceAccount: s}}, {spiffe}}}"
+    )));
+    let AnyObject::Identity(identity) = &documents[0].object else {
+        panic!("{documents:?}")
+    };
+    assert!(identity.spec.exclusive);
+    assert_eq!(
+        faults(&exclusive(&format!("{{{spiffe}}}"))),
+        "6:3: field `spec.exclusive` is about pods: without attest.pod nothing says which workload a caller belongs to"
+    );
+}
+
+#[test]
 fn fields_of_later_versions_are_refused_by_name_and_line() {
     for (text, from, to, fault) in [
         (
@@ -122,12 +144,6 @@ fn fields_of_later_versions_are_refused_by_name_and_line() {
             "    impersonate:",
             "    eks: {}\n    impersonate:",
             "9:5: field `spec.upstream.eks` is not supported by this version yet",
-        ),
-        (
-            IDENTITY,
-            "  attest:",
-            "  exclusive: true\n  attest:",
-            "11:3: field `spec.exclusive` is not supported by this version yet",
         ),
         (
             POLICY,

@@ -43,6 +43,11 @@ pub struct AgentIdentitySpec {
     /// `reviewBy` is set to a later moment.
     #[serde(default, skip_serializing_if = "WhenOverdue::is_default")]
     pub when_overdue: WhenOverdue,
+    /// Whether one workload at most may be the agent at a time. A workload is a Deployment, StatefulSet, DaemonSet, Job or other
+    /// controller with all of its pods, or a pod that no controller made. While enforced pods of two workloads on one node match
+    /// `attest.pod`, every request of all of them is denied there. Needs `attest.pod`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub exclusive: bool,
     /// How the agent's workload is recognised. All that is given must hold.
     pub attest: Attest,
 }
@@ -189,18 +194,29 @@ impl Spec for AgentIdentitySpec {
             message: "whenOverdue is Suspend, and there is no reviewBy at which that would be",
         },
         CelRule {
+            path: "spec",
+            rule: "!has(self.exclusive) || !self.exclusive || has(self.attest.pod)",
+            message: "exclusive is about pods: without attest.pod nothing says which workload a caller belongs to",
+        },
+        CelRule {
             path: "spec.attest.pod.selector.matchExpressions[]",
             rule: "self.operator in ['In', 'NotIn'] == has(self.values)",
             message: "values are required with In and NotIn, and have no place with Exists and DoesNotExist",
         },
     ];
-    const PLANNED_FIELDS: &'static [&'static str] = &["spec.exclusive"];
 
     fn validate(&self, path: &FieldPath, errors: &mut FieldErrors) {
         if self.when_overdue == WhenOverdue::Suspend && self.review_by.is_none() {
             let field = path.field("whenOverdue");
             let reason =
                 format!("field `{field}` is Suspend, and there is no reviewBy at which that would be");
+            errors.add(field, reason);
+        }
+        if self.exclusive && self.attest.pod.is_none() {
+            let field = path.field("exclusive");
+            let reason = format!(
+                "field `{field}` is about pods: without attest.pod nothing says which workload a caller belongs to"
+            );
             errors.add(field, reason);
         }
         errors.add_each(&path.field("groups"), &self.groups, |group| {

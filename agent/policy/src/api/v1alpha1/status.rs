@@ -56,6 +56,11 @@ pub struct IdentityNode {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 10))]
     pub conflicts: Vec<String>,
+    /// The workloads of the node that claim an exclusive identity, such as `Deployment/fixer`, at most 10. While there are two, every
+    /// request of the agent is denied on the node.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 10))]
+    pub workloads: Vec<String>,
     /// Whether `spec.reviewBy` is over.
     pub review_due: bool,
 }

@@ -3,6 +3,7 @@
 mod builtins;
 mod decisions;
 mod examples;
+mod exclusive;
 mod grants;
 mod on_behalf_of;
 mod rules;
