@@ -151,7 +151,9 @@ fn life(world: &World) -> Result<()> {
     until(|| Ok(stranger(world)?.then_some(())))?;
     world.admin(&["delete", "agid", "cluster-stranger"])?;
     ensure!(!stranger(world)?, "it may act after its identity was deleted");
-    what_is_missing_is_told_while_it_is(world)
+    what_is_missing_is_told_while_it_is(world)?;
+    world.admin(&["delete", "agid", "cluster-stranger"])?;
+    a_full_status_gives_this_node_a_place(world)
 }
 
 /// The message of a grant follows its identity, though nobody touches the grant.
@@ -174,6 +176,95 @@ fn what_is_missing_is_told_while_it_is(world: &World) -> Result<()> {
         world.cluster.apply(OBJECTS)?;
         missing(false)?;
     }
+    Ok(())
+}
+
+/// An identity of no pod yet, whose status has as many nodes as it can have.
+const CROWDED: &str = r#"
+apiVersion: picket.dev/v1alpha1
+kind: AgentIdentity
+metadata: {name: crowded}
+spec:
+  owner: lab@example.test
+  attest: {pod: {namespace: agents, serviceAccount: nobody-yet}}
+"#;
+
+/// Applies the entries of nodes as a field manager, the way that an agent does.
+fn apply_nodes(world: &World, manager: &str, nodes: &[Value]) -> Result<()> {
+    let mut object = json!({"apiVersion": "picket.dev/v1alpha1", "kind": "AgentIdentity", "metadata": {"name": "crowded"}});
+    if !nodes.is_empty() {
+        object["status"] = json!({"nodes": nodes});
+    }
+    let manager = format!("--field-manager={manager}");
+    let arguments = [
+        "apply",
+        "--server-side",
+        "--subresource=status",
+        &manager,
+        "-f",
+        "-",
+    ];
+    let done = Done::from(world.cluster.kubectl_stdin(&arguments, &object.to_string())?);
+    done.good().map(drop)
+}
+
+/// The nodes in the status of `crowded`.
+fn crowd(world: &World) -> Result<Vec<String>> {
+    let names = "jsonpath={.status.nodes[*].node}";
+    let shown = world.admin(&["get", "agid", "crowded", "-o", names])?;
+    Ok(shown.split_whitespace().map(str::to_owned).collect())
+}
+
+/// This node takes the place of one without pods that was used before; the entry of another one goes by hand.
+fn a_full_status_gives_this_node_a_place(world: &World) -> Result<()> {
+    world.cluster.apply(CROWDED)?;
+    let now = world.admin(&[
+        "get",
+        "agid",
+        "crowded",
+        "-o",
+        "jsonpath={.metadata.creationTimestamp}",
+    ])?;
+    let entry = |node: &str, pods: u32, used: &str| json!({"node": node, "pods": pods, "lastUsed": used, "reviewDue": false});
+    let busy: Vec<_> = (0..98)
+        .map(|number| entry(&format!("busy-{number}"), 0, &now))
+        .collect();
+    apply_nodes(world, "lab", &busy)?;
+    apply_nodes(
+        world,
+        "picket-node-crashed",
+        &[entry("crashed", 1, "2020-01-01T00:00:00Z")],
+    )?;
+    apply_nodes(
+        world,
+        "picket-node-drained",
+        &[entry("drained", 0, "2021-01-01T00:00:00Z")],
+    )?;
+    let failures = || {
+        world
+            .agent
+            .metric("picket_object_status_writes_total", &["result=\"failure\""])
+    };
+    let before = failures()?;
+    patch(
+        world,
+        ["agid", "crowded"],
+        &json!({"spec": {"attest": {"pod": {"serviceAccount": "stranger"}}}}),
+    )?;
+    let has = |name: &str| Ok::<_, anyhow::Error>(crowd(world)?.iter().any(|node| node == name));
+    until(|| Ok(has("node1")?.then_some(())))?;
+    let nodes = crowd(world)?;
+    ensure!(
+        nodes.len() == 100 && !has("drained")? && has("crashed")? && failures()? == before,
+        "{nodes:?}"
+    );
+    // As operations.md has it.
+    apply_nodes(world, "picket-node-crashed", &[])?;
+    ensure!(
+        !has("crashed")? && crowd(world)?.len() == 99,
+        "{:?}",
+        crowd(world)?
+    );
     Ok(())
 }
 

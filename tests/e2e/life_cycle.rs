@@ -129,7 +129,27 @@ fn life(world: &World) -> Result<()> {
     );
     stranger(world, GET)?.refused(&["agent intern is revoked"])?;
     ensure!(others.silent(), "the worker's watch ended too");
+    taken_back(world)?;
     change(world, "grant delete intern-reads")
+}
+
+/// Somebody distributes a file from before the revocation: the agent is back, and that is told.
+fn taken_back(world: &World) -> Result<()> {
+    let file = world.agent.objects_dir().join("agentidentity-intern.yaml");
+    let revoked = std::fs::read_to_string(&file)?;
+    ensure!(revoked.contains("state: Revoked"), "{revoked}");
+    let counted = || world.agent.metric("picket_revocations_reversed_total", &[]);
+    let (before, log) = (counted()?, world.picket_log());
+    std::fs::write(&file, revoked.replace("state: Revoked", "state: Active"))?;
+    let record = log.wait("the revocation that was taken back", |record| {
+        record["decision"]["reason"] == "revocation_reversed"
+    })?;
+    ensure!(
+        record["agent"]["identity"] == "intern" && record["annotations"]["picket.dev/severity"] == "critical",
+        "{record:#}"
+    );
+    ensure!(counted()? == before + 1.0, "it is not counted");
+    stranger(world, GET)?.good().map(drop)
 }
 
 /// What the agent may do, does and did is told in one place.

@@ -1,4 +1,5 @@
-//! Time of one reading and one decision against 1,000 rules, in the layouts that stress different parts of the index.
+//! Time of one reading and one decision against 1,000 rules, in the layouts that stress different parts of the index, and time to
+//! compile a large set.
 //!
 //! In: policy sets and requests that are made here. Out: criterion's measurements.
 
@@ -6,12 +7,15 @@ use std::fmt::Write as _;
 use std::hint::black_box;
 use std::sync::Arc;
 
-use criterion::{Criterion, criterion_group, criterion_main};
+use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use http::{HeaderMap, Method, Uri};
 use jiff::Timestamp;
 use picket_policy::{Inputs, KubeRequest, PolicySet, Principal, PrincipalOrigin, Recheck, read_documents};
 
 const RULES: usize = 1000;
+
+/// Agents of a large cluster, each with an identity and a grant of its own.
+const AGENTS: usize = 1000;
 
 /// A moment in the middle of the day.
 const NOW: Timestamp = Timestamp::constant(1_800_000_000, 0);
@@ -105,5 +109,27 @@ fn benches(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(decide, benches);
+/// A set of an identity and a grant for each agent, which a node compiles at each change of an object.
+fn compile(criterion: &mut Criterion) {
+    let mut text = String::new();
+    for number in 0..AGENTS {
+        let _ = write!(
+            text,
+            "---\napiVersion: picket.dev/v1alpha1\nkind: AgentIdentity\nmetadata: {{name: a{number}}}\nspec:\n  owner: team\n  groups: \
+             [g{number}]\n  attest: {{pod: {{namespace: n, serviceAccount: s{number}}}}}\n---\napiVersion: picket.dev/v1alpha1\nkind: \
+             AgentGrant\nmetadata: {{name: g{number}}}\nspec:\n  to: {{identities: [a{number}]}}\n  upstream: {{impersonate: {{user: \
+             'agent:{number}'}}}}\n  rules: [{{verbs: [get, list, watch], apiGroups: [''], resources: [pods, configmaps]}}]\n"
+        );
+    }
+    let documents = read_documents("bench.yaml", &text).expect("valid documents");
+    let mut group = criterion.benchmark_group("compile");
+    group.sample_size(10);
+    group.bench_function("1000 identities and 1000 grants", |bencher| {
+        let compiled = |documents| PolicySet::compile(documents).expect("a policy set");
+        bencher.iter_batched(|| documents.clone(), compiled, BatchSize::LargeInput);
+    });
+    group.finish();
+}
+
+criterion_group!(decide, benches, compile);
 criterion_main!(decide);

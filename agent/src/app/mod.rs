@@ -11,10 +11,10 @@ mod files;
 mod initial_sync;
 mod metrics;
 mod node_name;
+mod revocations;
 mod settings;
 mod shutdown;
-mod unknown_issuers;
-mod unknown_trust_domains;
+mod unprovable;
 mod wiring;
 
 use std::sync::Arc;
@@ -44,7 +44,7 @@ use crate::workload::Netns;
 pub use boot::close_node;
 pub use checkpoint::{CheckpointError, NodeCheckpoint};
 pub use metrics::metrics_reference;
-pub use unknown_trust_domains::without_bundle as without_trust_bundle;
+pub use unprovable::without_bundle as without_trust_bundle;
 
 use files::FileParts;
 use metrics::ModuleMetrics;
@@ -274,7 +274,6 @@ impl App {
         wiring::kubeconfig(&mut tasks, &handles);
         wiring::node_name(&mut tasks, &handles, pods.clone());
         wiring::files(&mut tasks, &handles, &shared);
-        wiring::unknown_trust_domains(&mut tasks, &handles);
         wiring::metrics(&mut tasks, &handles, pods);
         wiring::object_status(&mut tasks, &handles, &shared);
         wiring::notify(&mut tasks, &handles, self.to_post);

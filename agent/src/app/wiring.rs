@@ -22,8 +22,7 @@ use super::metrics::ModuleMetrics;
 use super::node_name;
 use super::settings::{cgroup_root, endpoints_config};
 use super::shutdown::Shutdown;
-use super::unknown_issuers;
-use super::unknown_trust_domains;
+use super::{revocations, unprovable};
 use crate::admin::api::ObjectList;
 use crate::admin::{Admin, AgentState, ConfiguredName, Failing, PrivateSocket, ReadyReport};
 use crate::audit::{AuditLog, Observer, Outcome, Summary};
@@ -446,14 +445,22 @@ pub(super) fn files(tasks: &mut Tasks, handles: &Handles, shared: &Shared) {
 
     // Not ended with the others: requests and sessions go on while the agent drains, and are judged by the files.
     tasks.spawn("policy files", Arc::clone(store).watch(CancellationToken::new()));
-    tasks.spawn("token issuers", issuers.clone().run());
     tasks.spawn(
-        "unknown issuers",
-        unknown_issuers::warn(Arc::clone(store), issuers.clone()),
+        "revocations that were taken back",
+        revocations::watch(
+            Arc::clone(store),
+            handles.metrics.store.clone(),
+            handles.audit.clone(),
+        ),
     );
+    tasks.spawn("token issuers", issuers.clone().run());
     tasks.spawn("certificates", Arc::clone(certificates).run(cancel.clone()));
     // Sessions are judged by these too.
     let (bundles, pods) = (certificates.trust_bundles(), shared.enforcer.enforced().clone());
+    tasks.spawn(
+        "identities that nobody can prove",
+        unprovable::warn(Arc::clone(store), issuers.clone(), Arc::clone(bundles)),
+    );
     let changed = move || pods.changes().changed();
     issuers.when_changed(changed.clone());
     tasks.spawn(
@@ -461,15 +468,6 @@ pub(super) fn files(tasks: &mut Tasks, handles: &Handles, shared: &Shared) {
         Arc::clone(bundles).run(CancellationToken::new(), changed),
     );
     tasks.spawn("upstream", upstream.clone().run(cancel.clone()));
-}
-
-/// Identities that no caller can be on this node.
-pub(super) fn unknown_trust_domains(tasks: &mut Tasks, handles: &Handles) {
-    let bundles = Arc::clone(handles.files.certificates.trust_bundles());
-    tasks.spawn(
-        "identities without a trust bundle",
-        unknown_trust_domains::warn(Arc::clone(&handles.store), bundles),
-    );
 }
 
 /// Metrics that are read from the parts.
@@ -744,4 +742,30 @@ fn report(
                 .collect(),
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_gateway_that_cannot_listen_fails_in_readiness_until_it_can() {
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("an address");
+        let address = taken.local_addr().expect("its address");
+        let readiness = Readiness::default();
+        let mut opening = std::pin::pin!(gateway_listener(address, &readiness));
+        tokio::select! {
+            biased;
+            _ = &mut opening => panic!("two listen at {address}"),
+            () = std::future::ready(()) => {}
+        }
+        let failing = readiness.failing();
+        assert!(
+            matches!(&failing[..], [(GATEWAY, reason)] if reason.contains("in use")),
+            "{failing:?}"
+        );
+        drop(taken);
+        let _listener = opening.await;
+        assert!(readiness.failing().is_empty());
+    }
 }

@@ -353,11 +353,20 @@ fn is_empty(text: &Text) -> bool {
     text.is_empty()
 }
 
+/// What an [`Alarm`] is about.
+#[derive(Debug, Clone)]
+pub enum AlarmSubject {
+    /// A kernel program.
+    KernelProgram(&'static str),
+    /// An AgentIdentity, by its name.
+    Identity(Arc<str>),
+}
+
 /// Something that is about no request and calls for a person: somebody interfered with Picket itself.
 #[derive(Debug, Clone)]
 pub struct Alarm {
-    /// The kernel program it is about.
-    pub hook: &'static str,
+    /// What it is about.
+    pub subject: AlarmSubject,
     /// Low-cardinality cause, such as `link_replaced`.
     pub reason: &'static str,
     /// What happened, in a sentence.

@@ -14,7 +14,9 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use super::event::{Alarm, Connection, DecisionFacts, Event, KernelFacts, Outcome, Stage, Summary};
+use super::event::{
+    Alarm, AlarmSubject, Connection, DecisionFacts, Event, KernelFacts, ObjectRef, Outcome, Stage, Summary,
+};
 use super::redact::Redactor;
 use super::sinks;
 use super::spool::mark_key;
@@ -184,12 +186,28 @@ impl AuditLog {
             .acquire_owned()
             .await
             .map_err(|_| AuditError::Closed)?;
-        let mut event = Event::new("alarm".into(), format!("kernel://{}", alarm.hook));
-        event.kernel = Some(KernelFacts {
-            hook: alarm.hook.into(),
-            verdict: "reattach".into(),
-            ..KernelFacts::default()
-        });
+        let mut event = Event::new("alarm".into(), String::new());
+        match alarm.subject {
+            AlarmSubject::KernelProgram(hook) => {
+                event.uri = format!("kernel://{hook}");
+                event.kernel = Some(KernelFacts {
+                    hook: hook.into(),
+                    verdict: "reattach".into(),
+                    ..KernelFacts::default()
+                });
+            }
+            AlarmSubject::Identity(name) => {
+                event.uri = format!("/apis/picket.dev/v1alpha1/agentidentities/{name}");
+                event.object = Some(ObjectRef {
+                    resource: "agentidentities".to_owned(),
+                    name: Some(name.to_string()),
+                    api_group: "picket.dev".to_owned(),
+                    api_version: "v1alpha1".to_owned(),
+                    ..ObjectRef::default()
+                });
+                event.identity = Some(name);
+            }
+        }
         event
             .annotations
             .insert("picket.dev/severity".into(), "critical".to_owned());

@@ -41,8 +41,9 @@ use std::time::Duration;
 
 pub(crate) use bounds::truncate;
 pub use event::{
-    Alarm, AuditId, Caller, Connection, DecisionFacts, EndReason, Finding, KernelFacts, ObjectRef, Outcome,
-    PodRef, ProcessRef, RawQuery, Received, ResponseStatus, Session, Stage, Summary, Text, Trace, User,
+    Alarm, AlarmSubject, AuditId, Caller, Connection, DecisionFacts, EndReason, Finding, KernelFacts,
+    ObjectRef, Outcome, PodRef, ProcessRef, RawQuery, Received, ResponseStatus, Session, Stage, Summary,
+    Text, Trace, User,
 };
 pub use log::{AuditLog, Observer};
 pub(crate) use metrics::register as register_metrics;

@@ -102,23 +102,33 @@ pub(crate) async fn reviewing_with_rules(
 pub(crate) async fn listing(
     objects: impl Fn(&str) -> Option<Vec<serde_json::Value>> + Send + Sync + 'static,
 ) -> String {
+    answering(move |request| {
+        let resource = request.uri().path().rsplit('/').next().unwrap_or_default();
+        match objects(resource) {
+            Some(items) => (200, serde_json::json!({"metadata": {}, "items": items})),
+            None => {
+                let status = serde_json::json!({
+                    "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 403, "message": "not for you",
+                });
+                (403, status)
+            }
+        }
+    })
+    .await
+}
+
+/// An API server that answers each request with a code and an object; the URL.
+pub(crate) async fn answering(
+    answer: impl Fn(&http::Request<hyper::body::Incoming>) -> (u16, serde_json::Value) + Send + Sync + 'static,
+) -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let server = format!("http://{}", listener.local_addr().unwrap());
-    let objects = Arc::new(objects);
+    let answer = Arc::new(answer);
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            let objects = Arc::clone(&objects);
+            let answer = Arc::clone(&answer);
             let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
-                let resource = request.uri().path().rsplit('/').next().unwrap_or_default();
-                let (code, object) = match objects(resource) {
-                    Some(items) => (200, serde_json::json!({"metadata": {}, "items": items})),
-                    None => {
-                        let status = serde_json::json!({
-                            "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 403, "message": "not for you",
-                        });
-                        (403, status)
-                    }
-                };
+                let (code, object) = answer(&request);
                 let response = http::Response::builder().status(code);
                 let response = response.header("content-type", "application/json");
                 let body = http_body_util::Full::new(bytes::Bytes::from(object.to_string()));

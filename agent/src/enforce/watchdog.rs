@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::metrics::EnforceMetrics;
-use crate::audit::{Alarm, AuditLog};
+use crate::audit::{Alarm, AlarmSubject, AuditLog};
 use crate::kernel::lease::KernelWriteLease;
 use crate::kernel::{Kernel, KernelConfig, LinkReport, RepairedLink};
 use crate::notify::{About, EventQueue, KubeEvent, Reason};
@@ -179,7 +179,7 @@ async fn report(audit: &AuditLog, events: &EventQueue, repaired: &RepairedLink) 
         note: message.clone(),
     });
     let alarm = Alarm {
-        hook: repaired.program,
+        subject: AlarmSubject::KernelProgram(repaired.program),
         reason: "link_replaced",
         message,
     };

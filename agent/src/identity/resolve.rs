@@ -201,9 +201,7 @@ pub enum IdentityError {
         owner: String,
     },
     /// The identity's state is Revoked.
-    #[error(
-        "agent {identity} is revoked; its owner is {owner}. Nothing is allowed, and a revoked agent does not come back"
-    )]
+    #[error("agent {identity} is revoked; its owner is {owner}. Nothing is allowed to it")]
     Revoked {
         /// The identity's name.
         identity: String,
@@ -621,7 +619,7 @@ mod tests {
                 pod("fixer", "fixer"),
                 at("2028-01-01T00:00:00Z"),
                 "identity_revoked",
-                "agent fixer is revoked; its owner is team-a",
+                "agent fixer is revoked; its owner is team-a. Nothing is allowed to it",
             ),
         ] {
             let error = resolve(&policies, &evidence(&pod), now).expect_err(reason);

@@ -16,7 +16,8 @@ use kube::runtime::watcher::Event;
 use parking_lot::Mutex;
 use picket_policy::Document;
 use picket_policy::api::v1alpha1::{
-    AgentGrantSpec, AgentIdentitySpec, AgentPolicySpec, ConditionStatus, IdentityNode, ObjectCondition, Spec,
+    AgentGrantSpec, AgentIdentitySpec, AgentPolicySpec, ConditionStatus, IdentityNode, MAX_NODES,
+    ObjectCondition, Spec,
 };
 use picket_policy::api::{API_VERSION, read_documents};
 use picket_policy::{ClusterObject, ObjectVerdict};
@@ -86,8 +87,8 @@ struct Entry {
 pub(super) struct ShownNodes {
     /// Of this node.
     pub(super) own: Option<IdentityNode>,
-    /// How many nodes there are.
-    pub(super) count: usize,
+    /// The entries of other nodes, where they leave no room for this one's.
+    pub(super) others: Arc<[IdentityNode]>,
     /// The workloads that claim the identity, by the nodes that say so, each with one of those nodes.
     pub(super) workloads: BTreeMap<String, String>,
 }
@@ -463,9 +464,12 @@ fn document(place: usize, name: &str, spec: &Value) -> Result<Document, Vec<Stri
 /// What the status of an identity says of nodes, this one among them.
 fn shown_nodes(object: &Value, node: &str) -> ShownNodes {
     let nodes = object.pointer("/status/nodes").and_then(Value::as_array);
-    let own = nodes.and_then(|nodes| nodes.iter().find(|entry| entry["node"] == node));
+    let nodes = nodes.map_or(&[][..], Vec::as_slice);
+    let read = |entry: &Value| serde_json::from_value(entry.clone()).ok();
+    let own = nodes.iter().find(|entry| entry["node"] == node);
+    let is_full = own.is_none() && nodes.len() >= MAX_NODES;
     let mut workloads = BTreeMap::new();
-    for entry in nodes.into_iter().flatten() {
+    for entry in nodes {
         let claimed = entry["workloads"].as_array().into_iter().flatten();
         for workload in claimed.filter_map(Value::as_str) {
             let node = entry["node"].as_str().unwrap_or_default();
@@ -475,8 +479,8 @@ fn shown_nodes(object: &Value, node: &str) -> ShownNodes {
         }
     }
     ShownNodes {
-        own: own.and_then(|own| serde_json::from_value(own.clone()).ok()),
-        count: nodes.map_or(0, Vec::len),
+        own: own.and_then(read),
+        others: nodes.iter().filter(|_| is_full).filter_map(read).collect(),
         workloads,
     }
 }

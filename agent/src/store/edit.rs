@@ -410,7 +410,7 @@ fn together(readings: &Readings, of_cluster: bool) -> Result<PolicySet, StoreErr
     if !of_cluster {
         return compile(readings, builtin::OWN_NAMESPACE);
     }
-    let (set, _) = PolicySet::compile_each(&documents_of(readings)?, &[], builtin::OWN_NAMESPACE)
+    let (set, _) = PolicySet::compile_beside_cluster(&documents_of(readings)?, builtin::OWN_NAMESPACE)
         .map_err(|errors| StoreError::Objects { errors })?;
     Ok(set)
 }

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 
 use super::Store;
@@ -21,6 +22,7 @@ pub struct StoreMetrics {
     status_writes: CounterFamily<1>,
     objects: GaugeFamily<2>,
     heard: TimeFamily<1>,
+    reversed: Counter,
 }
 
 /// What became of an object, as a label: in force as it is written, in force as it was before, or not in force at all.
@@ -67,6 +69,10 @@ impl StoreMetrics {
                 ["kind"],
                 "Moment at which the list and watch of a kind of the cluster's objects worked last; a silent watch counts as working for up to 3 minutes after its connection died",
             ),
+            reversed: registry.counter(
+                "revocations_reversed",
+                "Revocations of AgentIdentities that were taken back while the agent ran: the object says something else now",
+            ),
             invalid: registry.gauge(
                 "invalid_objects",
                 "Objects whose latest version is not in force",
@@ -86,6 +92,11 @@ impl StoreMetrics {
     pub(super) fn status_written(&self, written: bool) {
         self.status_writes
             .inc([if written { "success" } else { "failure" }]);
+    }
+
+    /// Counts a revocation that was taken back.
+    pub(crate) fn revocation_reversed(&self) {
+        self.reversed.inc();
     }
 
     fn show(&self, store: &Store) {

@@ -22,6 +22,7 @@ mod stand_in;
 mod status;
 mod usage;
 mod watch;
+mod writer;
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -52,7 +53,7 @@ pub use usage::Usage;
 use crate::runtime::epoch::Epoch;
 use exclusive::Exclusive;
 use judged::Judged;
-use shut_out::ShutOut;
+use shut_out::{ShutOut, ShutOutBy};
 use status::StatusBoard;
 
 /// Why the sources make no set.
@@ -152,6 +153,8 @@ pub struct Store {
     usage: Usage,
     exclusive: Exclusive,
     file_reads: FileReads,
+    /// Identities that were revoked and are not any more, until [`Store::take_reversed`].
+    reversed: Mutex<Vec<String>>,
 }
 
 /// How often the files were read since the start because they changed.
@@ -202,6 +205,7 @@ impl Store {
             usage: Usage::default(),
             exclusive: Exclusive::default(),
             file_reads: FileReads::default(),
+            reversed: Mutex::default(),
         }
     }
 
@@ -282,6 +286,7 @@ impl Store {
             usage: Usage::default(),
             exclusive: Exclusive::default(),
             file_reads: FileReads::default(),
+            reversed: Mutex::default(),
         }
     }
 
@@ -329,6 +334,11 @@ impl Store {
         let mut statuses = self.board().statuses(Timestamp::now());
         self.add_claims(&mut statuses);
         statuses
+    }
+
+    /// The identities whose revocation was taken back since this was asked last: each may act again as its object says now.
+    pub(crate) fn take_reversed(&self) -> Vec<String> {
+        std::mem::take(&mut self.reversed.lock())
     }
 
     /// How often changed files were read and were valid, and how often they could not be read or were not valid.
@@ -387,7 +397,7 @@ impl Store {
                 match composed {
                     Ok((set, judged)) => {
                         self.file_reads.succeeded.fetch_add(1, Ordering::Relaxed);
-                        self.accept(set, Some(&readings), judged, (None, now));
+                        self.accept(set, Some(&readings), judged, (None, now), &last.shut_out);
                         last.shut_out.clear();
                         (last.error, last.good) = (None, Some((readings, documents)));
                         Ok(())
@@ -436,12 +446,12 @@ impl Store {
         if shut_out == last.shut_out {
             return;
         }
-        last.shut_out = shut_out;
+        let before = std::mem::replace(&mut last.shut_out, shut_out);
         let composed = last.documents().map(|documents| self.compose(documents));
         if let Some(Ok((set, judged))) = composed {
             tracing::warn!(agents = ?last.shut_out, "the files are not valid, and shut these agents out all the same");
             self.board().shut_out(&last.shut_out);
-            self.accept(set, None, judged, (last.error.clone(), now));
+            self.accept(set, None, judged, (last.error.clone(), now), &before);
         }
     }
 
@@ -456,7 +466,8 @@ impl Store {
                 // Of files that are faulty now the statuses say so already.
                 let readings = last.good.as_ref().map(|(readings, _)| readings);
                 let readings = readings.filter(|_| last.error.is_none());
-                self.accept(set, readings, judged, (last.error.clone(), Timestamp::now()));
+                let now = Timestamp::now();
+                self.accept(set, readings, judged, (last.error.clone(), now), &last.shut_out);
             }
             Err(error) => self.refuse(&error),
         }
@@ -479,17 +490,20 @@ impl Store {
         Ok((set, Judged { snapshot, verdicts }))
     }
 
-    /// Puts a set in force, with what is wrong with files whose last good version is part of it.
+    /// Puts a set in force, with what is wrong with files whose last good version is part of it. In the set before, `shut_out` were.
     fn accept(
         &self,
         set: PolicySet,
         readings: Option<&Readings>,
         judged: Judged,
         (error, now): (Option<String>, Timestamp),
+        shut_out: &ShutOut,
     ) {
         let summary = set.summary();
         let generation = self.status.borrow().generation + 1;
-        let restored = restored(&self.current.load(), &set);
+        let mut reversed = reversed(&self.current.load(), &set);
+        // Nobody revoked the one whose file is back.
+        reversed.retain(|identity| shut_out.get(identity) != Some(&ShutOutBy::Removal));
         let before = self.current.swap(Arc::new(set)).summary();
         // At once: a request that was judged by the set before, and is not sent yet, is judged again.
         self.epoch.raise();
@@ -499,6 +513,8 @@ impl Store {
         self.board().judged(&judged, generation, now);
         let of_cluster = judged.verdicts.len();
         *self.judged.lock() = Arc::new(judged);
+        // Before anybody is told of the set.
+        self.reversed.lock().extend_from_slice(&reversed);
         self.status.send_modify(|status| {
             status.generation = generation;
             status.last_error = error;
@@ -513,7 +529,7 @@ impl Store {
             of_cluster,
             "the policy set is in force"
         );
-        for identity in restored {
+        for identity in &reversed {
             tracing::warn!(
                 identity,
                 "an agent that was revoked may act again, as its object says now; where a tool distributes the objects, change what it \
@@ -571,7 +587,7 @@ impl Store {
 }
 
 /// The identities that were revoked and are not any more: with files, a revocation lasts as long as the file says so.
-fn restored(before: &PolicySet, after: &PolicySet) -> Vec<String> {
+fn reversed(before: &PolicySet, after: &PolicySet) -> Vec<String> {
     let is_revoked = |identity: &&Arc<Identity>| identity.state == State::Revoked;
     let revoked = before.identities().iter().filter(is_revoked);
     let revoked: BTreeSet<_> = revoked.map(|identity| identity.name.as_str()).collect();

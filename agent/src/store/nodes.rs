@@ -6,26 +6,30 @@
 //!
 //! Each node writes as a field manager of its own, so that nodes never write over each other. A node without a pod of an identity, and
 //! without a request of it, writes nothing about it: the writes grow with the pods and not with nodes times identities.
+//!
+//! A status has room for [`MAX_NODES`](picket_policy::api::v1alpha1::MAX_NODES) entries, and nobody removes that of a node that is gone. A
+//! node without room takes the place of the entry that was longest without use, where that node has no pod of the identity, or is no
+//! Node of the cluster any more. Only a later use takes a place, by [`COARSE`] or more: two nodes never take turns.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use kube::api::{DynamicObject, Patch, PatchParams};
-use kube::{Api, Client};
-use picket_policy::api::API_VERSION;
-use picket_policy::api::v1alpha1::{AgentIdentitySpec, IdentityNode, MAX_NODE_NAMES, MAX_NODES, Spec as _};
+use k8s_openapi::api::core::v1::Node;
+use kube::Api;
+use kube::api::ListParams;
+use picket_policy::api::v1alpha1::{IdentityNode, MAX_NODE_NAMES};
 use picket_policy::{Identity, PodClaim, PolicySet};
 use serde_json::json;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::cluster::{ClusterObjects, ShownNodes};
-use super::follow::api_resource;
 use super::report::chance;
+use super::writer::StatusWriter;
 use super::{Store, StoreMetrics};
-use crate::cluster::{Connector, printable};
+use crate::cluster::Connector;
 
 /// How often the entries are compared.
 const COMPARE: Duration = Duration::from_secs(2);
@@ -42,8 +46,8 @@ const COARSE: SignedDuration = SignedDuration::from_hours(1);
 /// 50,000 watch events a second.
 const PACE: Duration = Duration::from_secs(5);
 
-/// How long one write may take.
-const WRITE_LIMIT: Duration = Duration::from_secs(5);
+/// How long an entry that could not be replaced is left alone: its node has pods and is there, or somebody else wrote it.
+const LEFT_ALONE: Duration = Duration::from_secs(3600);
 
 /// The place of identities among the kinds.
 const IDENTITIES: usize = 0;
@@ -96,17 +100,8 @@ impl Store {
         else {
             return cancel.cancelled().await;
         };
-        let reporter = NodeReporter {
-            store: self,
-            cluster,
-            node,
-            connector,
-            metrics,
-            pods,
-            client: None,
-            next: HashMap::new(),
-            failing: false,
-        };
+        let writer = StatusWriter::new(connector, metrics, "this node's entry in an identity's status");
+        let reporter = NodeReporter::new(self, cluster, node, writer, pods);
         tokio::select! {
             () = cancel.cancelled() => {}
             () = reporter.run() => {}
@@ -118,16 +113,33 @@ struct NodeReporter {
     store: Arc<Store>,
     cluster: Arc<ClusterObjects>,
     node: String,
-    connector: Connector,
-    metrics: StoreMetrics,
+    writer: StatusWriter,
     pods: PodsOfNode,
-    client: Option<Client>,
     /// Before when nothing is written about an identity, by its UID.
     next: HashMap<String, Instant>,
-    failing: bool,
+    /// Until when an entry is left alone, by the identity's UID and the node.
+    left_alone: HashMap<(String, String), Instant>,
 }
 
 impl NodeReporter {
+    fn new(
+        store: Arc<Store>,
+        cluster: Arc<ClusterObjects>,
+        node: String,
+        writer: StatusWriter,
+        pods: PodsOfNode,
+    ) -> Self {
+        Self {
+            store,
+            cluster,
+            node,
+            writer,
+            pods,
+            next: HashMap::new(),
+            left_alone: HashMap::new(),
+        }
+    }
+
     async fn run(mut self) {
         loop {
             tokio::time::sleep(COMPARE).await;
@@ -142,16 +154,16 @@ impl NodeReporter {
             let facts = facts(&set, &(self.pods)());
             let now = Timestamp::now();
             self.next.retain(|_, at| *at > Instant::now());
+            self.left_alone.retain(|_, at| *at > Instant::now());
             for (
                 name,
                 uid,
                 ShownNodes {
-                    own: shown, count, ..
+                    own: shown, others, ..
                 },
             ) in self.cluster.shown_nodes()
             {
-                let is_full = shown.is_none() && count >= MAX_NODES;
-                if is_full || self.next.contains_key(&uid) {
+                if self.next.contains_key(&uid) {
                     continue;
                 }
                 let wanted = self.wanted(
@@ -164,7 +176,13 @@ impl NodeReporter {
                 let Some(wanted) = wanted.filter(|wanted| differs(wanted, shown.as_ref())) else {
                     continue;
                 };
-                self.write(&name, &uid, &wanted).await;
+                let is_left_alone =
+                    |node: &str| self.left_alone.contains_key(&(uid.clone(), node.to_owned()));
+                match replaceable(&others, &wanted, now, is_left_alone) {
+                    Some(other) => self.replace(&name, &uid, other, &wanted).await,
+                    None if others.is_empty() => self.write(&name, &uid, &wanted).await,
+                    None => continue,
+                }
                 self.next
                     .insert(uid, Instant::now() + REPEAT + SPREAD.mul_f64(chance()));
                 tokio::time::sleep(PACE).await;
@@ -203,50 +221,62 @@ impl NodeReporter {
     }
 
     async fn write(&mut self, name: &str, uid: &str, entry: &IdentityNode) {
-        let written = timeout(WRITE_LIMIT, self.apply(name, uid, entry)).await;
-        let error = match written {
-            Ok(Ok(())) => None,
-            Ok(Err(error)) => Some(error),
-            Err(_) => Some("the API server does not answer".to_owned()),
-        };
-        self.metrics.status_written(error.is_none());
-        match error {
-            None => self.failing = false,
-            Some(error) => {
-                self.client = None;
-                if !std::mem::replace(&mut self.failing, true) {
-                    tracing::warn!(
-                        error,
-                        name,
-                        "the agent cannot write this node's entry in an identity's status; deploy/rbac.yaml has the rights for it"
-                    );
-                }
-            }
+        let status = json!({"nodes": [entry]});
+        let manager = manager(&self.node);
+        self.writer.write((IDENTITIES, name, uid), &manager, status).await;
+    }
+
+    /// Writes this node's entry in place of another one, as the manager of which it is taken out. Of a node with pods only where that is
+    /// gone: one that ended with its pods had no time to say so.
+    async fn replace(&mut self, name: &str, uid: &str, other: &IdentityNode, entry: &IdentityNode) {
+        let until = Instant::now() + LEFT_ALONE;
+        self.left_alone
+            .insert((uid.to_owned(), other.node.clone()), until);
+        if other.pods > 0 && !self.is_gone(&other.node).await {
+            return;
+        }
+        tracing::info!(
+            identity = name,
+            node = other.node,
+            last_used = ?other.last_used,
+            "the identity's status has no room: this node takes the place of the one that was longest without use"
+        );
+        let other = manager(&other.node);
+        if self
+            .writer
+            .write((IDENTITIES, name, uid), &other, json!({}))
+            .await
+        {
+            self.write(name, uid, entry).await;
         }
     }
 
-    async fn apply(&mut self, name: &str, uid: &str, entry: &IdentityNode) -> Result<(), String> {
-        let client = match &self.client {
-            Some(client) => client.clone(),
-            None => {
-                let client = self
-                    .connector
-                    .connect()
-                    .await
-                    .map_err(|error| error.to_string())?;
-                self.client.insert(client).clone()
-            }
-        };
-        let api = Api::<DynamicObject>::all_with(client, &api_resource(IDENTITIES));
-        let patch = json!({
-            "apiVersion": API_VERSION, "kind": AgentIdentitySpec::KIND,
-            "metadata": {"name": name, "uid": uid},
-            "status": {"nodes": [entry]},
-        });
-        let parameters = PatchParams::apply(&manager(&self.node)).force();
-        let applied = api.patch_status(name, &parameters, &Patch::Apply(&patch)).await;
-        applied.map(drop).map_err(|error| printable(&error))
+    /// Whether the cluster has no such Node. The agent may list Nodes, and not get one.
+    async fn is_gone(&mut self, node: &str) -> bool {
+        let wanted = ListParams::default().fields(&format!("metadata.name={node}"));
+        let list = |client| async move { Api::<Node>::all(client).list_metadata(&wanted).await };
+        let listed = self.writer.ask(list).await;
+        listed.is_ok_and(|nodes| nodes.items.is_empty())
     }
+}
+
+/// The entry of a full list whose place one of `wanted` may take: of those that were used earlier, the first without pods, and then the
+/// first of all.
+fn replaceable<'e>(
+    others: &'e [IdentityNode],
+    wanted: &IdentityNode,
+    now: Timestamp,
+    is_left_alone: impl Fn(&str) -> bool,
+) -> Option<&'e IdentityNode> {
+    let last = |entry: &IdentityNode| entry.last_used.max(entry.last_denied);
+    // With a pod here, the agent is at work now.
+    let used = last(wanted).filter(|_| wanted.pods == 0).unwrap_or(now);
+    let earlier = others
+        .iter()
+        .filter(|other| last(other).is_none_or(|last| used.duration_since(last) >= COARSE));
+    earlier
+        .filter(|other| !is_left_alone(&other.node))
+        .min_by_key(|other| (other.pods > 0, last(other)))
 }
 
 /// The field manager of a node. A node's name may be longer than that of a field manager.
@@ -261,7 +291,8 @@ fn manager(node: &str) -> String {
             .take(16)
             .map(|byte| format!("{byte:02x}"))
             .collect();
-        manager.truncate(MAX_MANAGER - own.len());
+        // Of another node the name is what an entry says.
+        manager.truncate(manager.floor_char_boundary(MAX_MANAGER - own.len()));
         manager.push_str(&own);
     }
     manager

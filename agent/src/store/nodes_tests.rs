@@ -1,8 +1,12 @@
 //! Entries of a node: what they say, and when they are worth a write.
 
+use parking_lot::Mutex;
 use picket_policy::read_documents;
+use serde_json::Value;
 
 use super::*;
+use crate::cluster::testing::answering;
+use crate::metrics::MetricsRegistry;
 
 fn set(identities: &[(&str, &str)]) -> PolicySet {
     let text = identities.iter().map(|(name, selector)| {
@@ -93,4 +97,100 @@ fn each_node_has_a_field_manager_of_its_own_that_an_api_server_takes() {
     assert_eq!(one.len(), MAX_MANAGER);
     assert_ne!(one, other);
     assert_eq!(one, manager(&format!("{long}1")));
+    assert!(manager(&"\u{e9}".repeat(200)).len() <= MAX_MANAGER);
+}
+
+/// An entry with so many pods, used so many hours after 1970 and denied two hours before that.
+fn entry(node: &str, pods: u32, used: Option<i64>) -> IdentityNode {
+    IdentityNode {
+        node: node.to_owned(),
+        pods,
+        last_used: used.map(hours),
+        last_denied: used.map(|used| hours(used - 2)),
+        ..IdentityNode::default()
+    }
+}
+
+fn hours(number: i64) -> Timestamp {
+    Timestamp::from_second(number * 3600).expect("a moment")
+}
+
+#[test]
+fn a_full_list_gives_the_place_of_the_entry_that_was_longest_without_use() {
+    let now = hours(100);
+    let found = |others: &[IdentityNode], wanted: &IdentityNode, left_alone: &[&str]| {
+        let found = replaceable(others, wanted, now, |node| left_alone.contains(&node));
+        found.map(|found| found.node.clone())
+    };
+    let others = [
+        entry("busy", 1, Some(100)),
+        entry("crashed", 3, Some(10)),
+        entry("late", 0, Some(90)),
+        entry("early", 0, Some(50)),
+        entry("now", 0, Some(100)),
+    ];
+    let with_pods = entry("n1", 1, None);
+    // Whoever has no pods goes first.
+    assert_eq!(found(&others, &with_pods, &[]).as_deref(), Some("early"));
+    assert_eq!(found(&others, &with_pods, &["early"]).as_deref(), Some("late"));
+    // Then those with pods, whose node may be gone.
+    let left = ["early", "late"];
+    assert_eq!(found(&others, &with_pods, &left).as_deref(), Some("crashed"));
+    let left = ["early", "late", "crashed"];
+    assert_eq!(found(&others, &with_pods, &left), None, "used within the hour");
+    // One that was never used is the first of all.
+    let never = [entry("early", 0, Some(1)), entry("never", 0, None)];
+    assert_eq!(found(&never, &with_pods, &[]).as_deref(), Some("never"));
+    // Without pods a node takes places of earlier uses alone, so that no two take turns.
+    let without = entry("n1", 0, Some(51));
+    assert_eq!(found(&others, &without, &[]).as_deref(), Some("early"));
+    assert_eq!(found(&others, &entry("n1", 0, Some(50)), &["crashed"]), None);
+    assert_eq!(found(&[], &with_pods, &[]), None);
+}
+
+/// What a reporter sends that replaces an entry with so many pods, of a node that is there or not.
+async fn sent(pods: u32, is_there: bool) -> (Vec<String>, NodeReporter) {
+    let sent: Arc<Mutex<Vec<String>>> = Arc::default();
+    let seen = Arc::clone(&sent);
+    let server = answering(move |request| {
+        let line = format!("{} {}", request.method(), request.uri());
+        let is_list = request.uri().path() == "/api/v1/nodes";
+        seen.lock().push(line);
+        let object: Value = match is_list {
+            true if is_there => json!({"metadata": {}, "items": [{"metadata": {"name": "other"}}]}),
+            true => json!({"metadata": {}, "items": []}),
+            false => json!({"metadata": {"name": "a"}}),
+        };
+        (200, object)
+    })
+    .await;
+    let (_folder, connector) = Connector::for_tests(&server);
+    let store = Arc::new(Store::open_or_deny_all(&[], true));
+    let cluster = store.cluster.clone().expect("a cluster");
+    let metrics = StoreMetrics::register(&MetricsRegistry::default());
+    let writer = StatusWriter::new(connector, metrics, "an entry");
+    let mut reporter = NodeReporter::new(store, cluster, "n1".to_owned(), writer, Arc::new(Vec::new));
+    let other = entry("other", pods, Some(1));
+    reporter
+        .replace("a", "uid-a", &other, &entry("n1", 1, None))
+        .await;
+    let sent = sent.lock().clone();
+    (sent, reporter)
+}
+
+#[tokio::test]
+async fn an_entry_goes_by_its_own_manager_and_one_with_pods_only_with_its_node() {
+    let patch = |manager: &str| {
+        format!("PATCH /apis/picket.dev/v1alpha1/agentidentities/a/status?&force=true&fieldManager={manager}")
+    };
+    let both = [patch("picket-node-other"), patch("picket-node-n1")];
+    let asked = "GET /api/v1/nodes?&fieldSelector=metadata.name%3Dother".to_owned();
+    assert_eq!(sent(0, true).await.0, both);
+    let (of_gone, reporter) = sent(1, false).await;
+    assert_eq!(of_gone[0], asked);
+    assert_eq!(of_gone[1..], both);
+    assert_eq!(sent(1, true).await.0, [asked]);
+    // Whatever came of it, another one is next.
+    let of_other = ("uid-a".to_owned(), "other".to_owned());
+    assert!(reporter.left_alone.contains_key(&of_other));
 }

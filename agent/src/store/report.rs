@@ -13,20 +13,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use kube::api::{DynamicObject, Patch, PatchParams};
-use kube::{Api, Client};
-use picket_policy::api::API_VERSION;
 use picket_policy::api::v1alpha1::ObjectCondition;
 use serde_json::json;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::agenda::{Agenda, ObjectId};
-use super::cluster::{ClusterObjects, KINDS};
-use super::follow::api_resource;
+use super::cluster::ClusterObjects;
 use super::judged::Judged;
+use super::writer::StatusWriter;
 use super::{Store, StoreMetrics};
-use crate::cluster::{Connector, printable};
+use crate::cluster::Connector;
 
 /// The field manager of every agent's conditions.
 const MANAGER: &str = "picket";
@@ -40,9 +37,6 @@ const PACE: Duration = Duration::from_millis(50);
 /// How often the conditions are compared without a new set: somebody may have changed or removed them.
 const COMPARE: Duration = Duration::from_secs(30);
 
-/// How long one write may take.
-const WRITE_LIMIT: Duration = Duration::from_secs(5);
-
 impl Store {
     /// Writes conditions until cancelled.
     pub(crate) async fn report_conditions(
@@ -54,7 +48,8 @@ impl Store {
         let Some(cluster) = self.cluster.clone() else {
             return cancel.cancelled().await;
         };
-        let mut reporter = Reporter::new(self, cluster, connector, metrics);
+        let writer = StatusWriter::new(connector, metrics, "an object's status");
+        let mut reporter = Reporter::new(self, cluster, writer);
         tokio::select! {
             () = cancel.cancelled() => {}
             () = reporter.run() => {}
@@ -65,33 +60,22 @@ impl Store {
 struct Reporter {
     store: Arc<Store>,
     cluster: Arc<ClusterObjects>,
-    connector: Connector,
-    metrics: StoreMetrics,
-    client: Option<Client>,
+    writer: StatusWriter,
     agenda: Agenda,
     /// The objects as they were at the last look, and the place of each there.
     judged: Arc<Judged>,
     places: HashMap<ObjectId, usize>,
-    failing: bool,
 }
 
 impl Reporter {
-    fn new(
-        store: Arc<Store>,
-        cluster: Arc<ClusterObjects>,
-        connector: Connector,
-        metrics: StoreMetrics,
-    ) -> Self {
+    fn new(store: Arc<Store>, cluster: Arc<ClusterObjects>, writer: StatusWriter) -> Self {
         Self {
             store,
             cluster,
-            connector,
-            metrics,
-            client: None,
+            writer,
             agenda: Agenda::default(),
             judged: Arc::default(),
             places: HashMap::new(),
-            failing: false,
         }
     }
 
@@ -162,59 +146,10 @@ impl Reporter {
             return;
         }
         keep_times(&mut wanted, &shown);
-        let written = timeout(WRITE_LIMIT, self.apply(*place, name, uid, &wanted)).await;
-        let error = match written {
-            Ok(Ok(())) => None,
-            Ok(Err(error)) => Some(error),
-            Err(_) => Some("the API server does not answer".to_owned()),
-        };
-        let done = error.is_none();
-        self.metrics.status_written(done);
-        match error {
-            None => self.failing = false,
-            Some(error) => {
-                self.client = None;
-                if !std::mem::replace(&mut self.failing, true) {
-                    tracing::warn!(
-                        error,
-                        name,
-                        "the agent cannot write an object's status; deploy/rbac.yaml has the rights for it"
-                    );
-                }
-            }
-        }
+        let status = json!({"conditions": wanted});
+        let done = self.writer.write((*place, name, uid), MANAGER, status).await;
         self.agenda.wrote(id, &wanted, ready, done, wait(chance()));
         tokio::time::sleep(PACE).await;
-    }
-
-    async fn apply(
-        &mut self,
-        place: usize,
-        name: &str,
-        uid: &str,
-        conditions: &[ObjectCondition],
-    ) -> Result<(), String> {
-        let client = match &self.client {
-            Some(client) => client.clone(),
-            None => {
-                let client = self
-                    .connector
-                    .connect()
-                    .await
-                    .map_err(|error| error.to_string())?;
-                self.client.insert(client).clone()
-            }
-        };
-        let api = Api::<DynamicObject>::all_with(client, &api_resource(place));
-        // The UID keeps the status of a removed object from one that was made anew under its name.
-        let patch = json!({
-            "apiVersion": API_VERSION, "kind": KINDS[place].kind,
-            "metadata": {"name": name, "uid": uid},
-            "status": {"conditions": conditions},
-        });
-        let parameters = PatchParams::apply(MANAGER).force();
-        let applied = api.patch_status(name, &parameters, &Patch::Apply(&patch)).await;
-        applied.map(drop).map_err(|error| printable(&error))
     }
 }
 
@@ -244,8 +179,11 @@ mod tests {
     use std::path::Path;
 
     use kube::runtime::watcher::Event;
+    use picket_policy::api::API_VERSION;
     use picket_policy::api::v1alpha1::ConditionStatus;
+    use tokio::time::timeout;
 
+    use super::super::cluster::KINDS;
     use super::*;
     use crate::metrics::MetricsRegistry;
 
@@ -292,7 +230,8 @@ mod tests {
         let registry = MetricsRegistry::default();
         // Every write fails here.
         let connector = Connector::new(Path::new("/nonexistent/kubeconfig"));
-        let mut reporter = Reporter::new(store, cluster, connector, StoreMetrics::register(&registry));
+        let writer = StatusWriter::new(connector, StoreMetrics::register(&registry), "a status");
+        let mut reporter = Reporter::new(store, cluster, writer);
         let ran = timeout(COMPARE - Duration::from_secs(1), reporter.run()).await;
         assert!(ran.is_err());
         let failures = format!("picket_object_status_writes_total{{result=\"failure\"}} {COUNT}");

@@ -58,7 +58,7 @@ impl ReviewMetrics {
             // Whichever comes first; without a store nothing changes any more.
             let changed = tokio::time::timeout(LOOK, changes.changed()).await;
             if matches!(changed, Ok(Err(_))) {
-                return;
+                std::future::pending::<()>().await;
             }
         }
     }

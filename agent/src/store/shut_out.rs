@@ -13,8 +13,27 @@ use picket_policy::api::{AnyObject, FileReading};
 use super::Readings;
 use super::stand_in::{stated, stricter};
 
-/// The states that must hold at once, by the identities' names.
-pub(super) type ShutOut = BTreeMap<String, State>;
+/// Who must be shut out at once, and how, by the identities' names.
+pub(super) type ShutOut = BTreeMap<String, ShutOutBy>;
+
+/// How an agent is shut out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ShutOutBy {
+    /// Its identity says this state.
+    State(State),
+    /// No file has its identity any more.
+    Removal,
+}
+
+impl ShutOutBy {
+    /// The state that the identity has meanwhile.
+    pub(super) fn state(self) -> State {
+        match self {
+            Self::State(state) => state,
+            Self::Removal => State::Revoked,
+        }
+    }
+}
 
 /// Which identities of `good` the files shut out now.
 pub(super) fn shut_out(good: &[Document], readings: &Readings) -> ShutOut {
@@ -25,13 +44,12 @@ pub(super) fn shut_out(good: &[Document], readings: &Readings) -> ShutOut {
     });
     let shut = identities.filter_map(|(document, identity)| {
         let name = document.name();
-        let now = match said.get(name) {
-            Some(state) => *state,
-            None if is_removed(document, readings) => State::Revoked,
+        let by = match said.get(name) {
+            Some(state) => ShutOutBy::State(stricter(identity.spec.state, *state)),
+            None if is_removed(document, readings) => ShutOutBy::Removal,
             None => return None,
         };
-        let state = stricter(identity.spec.state, now);
-        (state != identity.spec.state).then(|| (name.to_owned(), state))
+        (by.state() != identity.spec.state).then(|| (name.to_owned(), by))
     });
     shut.collect()
 }
@@ -61,9 +79,9 @@ pub(super) fn with_states(good: &[Document], shut: &ShutOut) -> Vec<Document> {
     let mut documents = good.to_vec();
     for document in &mut documents {
         if let AnyObject::Identity(identity) = &mut document.object
-            && let Some(state) = shut.get(&identity.metadata.name)
+            && let Some(by) = shut.get(&identity.metadata.name)
         {
-            identity.spec.state = *state;
+            identity.spec.state = by.state();
         }
     }
     documents

@@ -216,7 +216,7 @@ impl StatusBoard {
             .statuses
             .iter()
             .map(|kept| match self.shut_out.get(&kept.status.name) {
-                Some(state) if kept.status.kind == AgentIdentitySpec::KIND => kept.shut_out(*state).at(now),
+                Some(by) if kept.status.kind == AgentIdentitySpec::KIND => kept.shut_out(by.state()).at(now),
                 _ => kept.at(now),
             });
         let of_cluster = self.of_cluster.iter().map(|kept| kept.at(now));

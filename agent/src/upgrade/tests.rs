@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::protocol::{Message, VERSION, receive, send};
 use super::successor::UpgradeFailed;
 use super::*;
-use crate::audit::{Alarm, AuditConfig, AuditLog};
+use crate::audit::{Alarm, AlarmSubject, AuditConfig, AuditLog};
 use crate::kernel::lease::KernelWriteLease;
 use crate::metrics::MetricsRegistry;
 use crate::runtime::phase::{Phase, PhaseControl, PhaseWatch};
@@ -315,7 +315,7 @@ fn where_the_newer_agent_is_late_the_older_one_goes_on_and_restores_again_at_its
         );
         for log in [&audit, &older.audit] {
             let alarm = Alarm {
-                hook: "connect4",
+                subject: AlarmSubject::KernelProgram("connect4"),
                 reason: "link_replaced",
                 message: String::new(),
             };

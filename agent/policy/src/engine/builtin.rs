@@ -59,7 +59,7 @@ const KNOWN_PATHS: [&str; 9] = [
 
 /// Resources that pods are made from, besides pods themselves: by their controllers of Kubernetes. A ControllerRevision is what
 /// a StatefulSet or DaemonSet makes pods from after a rollback.
-const WORKLOADS: [(&str, &str); 8] = [
+pub(super) const WORKLOADS: [(&str, &str); 8] = [
     ("", "replicationcontrollers"),
     ("apps", "controllerrevisions"),
     ("apps", "daemonsets"),
@@ -122,16 +122,8 @@ impl Builtin {
 
     /// Whether it is about a request.
     pub(super) fn fires(self, request: &KubeRequest, around: Surroundings<'_>) -> bool {
-        let Surroundings {
-            own_namespace,
-            agents,
-            caller,
-        } = around;
-        let (group, resource, sub, namespace, name) = match &request.target {
-            Target::NonResource { path } => {
-                let known = || known_paths().any(|known| url_matches(known, path));
-                return self == Self::UnknownPaths && !known();
-            }
+        let asked = match &request.target {
+            Target::NonResource { path } => return self == Self::UnknownPaths && is_unknown_path(path),
             Target::Resource {
                 group,
                 resource,
@@ -139,91 +131,163 @@ impl Builtin {
                 namespace,
                 name,
                 ..
-            } => (
+            } => Asked {
+                request,
                 group,
                 resource,
-                subresource.as_deref(),
-                namespace.as_deref(),
-                name.as_deref(),
-            ),
+                subresource: subresource.as_deref(),
+                namespace: namespace.as_deref(),
+                name: name.as_deref(),
+            },
         };
-        // API servers write these in lower case; comparing without case leaves no spelling that slips by.
-        let is = |wanted_group: &str, wanted: &str| {
-            group.eq_ignore_ascii_case(wanted_group) && resource.eq_ignore_ascii_case(wanted)
-        };
-        let sub_is = |wanted: &str| sub.is_some_and(|sub| sub.eq_ignore_ascii_case(wanted));
-        let writes = request.verb.is_mutating();
-        // A write to a whole collection touches Picket's objects among the rest.
-        let named = |mine: &dyn Fn(&str) -> bool| name.map_or(request.verb == Verb::DeleteCollection, mine);
         match self {
-            Self::NodesProxy => is("", "nodes") && sub_is("proxy"),
-            Self::PodsProxy => is("", "pods") && sub_is("proxy"),
-            Self::ServicesProxy => is("", "services") && sub_is("proxy"),
-            Self::ApiserverPortforward => {
-                // The port is in the stream and not in the request, and a pod that shares the node's network forwards to all
-                // of the node's ports. Kubernetes keeps namespaces with this prefix for itself; such pods elsewhere are a limit,
-                // since without port-forward to any pod agents could not do their work.
-                let reserved = |namespace: &str| {
-                    let prefix = namespace.get(..RESERVED_NAMESPACES.len());
-                    prefix.is_some_and(|prefix| prefix.eq_ignore_ascii_case(RESERVED_NAMESPACES))
-                };
-                let inside = namespace.is_some_and(reserved);
-                is("", "pods") && sub_is("portforward") && inside
-            }
-            Self::TokenRequest => is("", "serviceaccounts") && sub_is("token"),
-            Self::CertificateRequests => {
-                let requests = ["certificatesigningrequests", "podcertificaterequests"];
-                writes
-                    && requests
-                        .iter()
-                        .any(|resource| is("certificates.k8s.io", resource))
-            }
-            Self::PicketObjects => {
-                own(group)
-                    || (writes && is("apiextensions.k8s.io", "customresourcedefinitions") && named(&own))
-                    || (writes && is("apiregistration.k8s.io", "apiservices") && named(&own))
-                    || (writes && group.eq_ignore_ascii_case("rbac.authorization.k8s.io") && named(&own))
-                    || (writes && group.eq_ignore_ascii_case("flowcontrol.apiserver.k8s.io") && named(&own))
-            }
-            Self::PicketAdmission => {
-                let configures = group.eq_ignore_ascii_case("admissionregistration.k8s.io") && named(&own);
-                // The label of a namespace enrols its pods, and its subresources change labels too.
-                let enrols = is("", "namespaces") && name.is_some_and(|name| agents.has_agents(name));
-                // New pods mount Picket's CA bundle from the ConfigMap `picket-ca.crt` of their namespace.
-                let in_reach = || namespace.is_none_or(|namespace| agents.has_agents(namespace));
-                let trusts = is("", "configmaps") && name.map_or_else(|| named(&own) && in_reach(), own);
-                writes && (configures || enrols || trusts)
-            }
-            Self::PicketNamespace => {
-                let inside = namespace.is_some_and(|namespace| namespace.eq_ignore_ascii_case(own_namespace));
-                // Secrets of all namespaces at once would bring Picket's keys along.
-                let everywhere = || namespace.is_none() && is("", "secrets") && request.verb.is_collection();
-                inside || everywhere() || (is("", "namespaces") && named(&|_| false))
-            }
-            Self::AgentLabels => {
-                // Subresources change labels too: a status has its object's metadata, and a binding brings its own labels. Of
-                // these two the API server takes no labels (pkg/registry/core/pod/strategy.go).
-                let of_spec = sub_is("resize") || sub_is("ephemeralcontainers");
-                let changes = matches!(request.verb, Verb::Update | Verb::Patch) && !of_spec;
-                let binds = request.verb == Verb::Create && (sub_is("binding") || is("", "bindings"));
-                let is_pod = is("", "pods") || is("", "bindings");
-                (changes || binds)
-                    && is_pod
-                    && namespace.is_some_and(|namespace| agents.has_agents(namespace))
-            }
-            Self::AgentPods => {
-                let runs = || RUN_IN_POD.into_iter().any(sub_is) || (writes && sub_is("ephemeralcontainers"));
-                let makes = sub.is_none() && (request.verb == Verb::Create || request.apply);
-                // A changed template makes new pods. A changed pod is what `AgentLabels` is about.
-                let shapes =
-                    sub.is_none() && matches!(request.verb, Verb::Create | Verb::Update | Verb::Patch);
-                let fires = (is("", "pods") && (makes || runs()))
-                    || (shapes && WORKLOADS.into_iter().any(|(group, resource)| is(group, resource)));
-                fires && namespace.is_some_and(|namespace| agents.has_others(namespace, caller))
-            }
+            Self::NodesProxy => asked.is("", "nodes") && asked.is_sub("proxy"),
+            Self::PodsProxy => asked.is("", "pods") && asked.is_sub("proxy"),
+            Self::ServicesProxy => asked.is("", "services") && asked.is_sub("proxy"),
+            Self::ApiserverPortforward => asked.forwards_into_reserved_namespace(),
+            Self::TokenRequest => asked.is("", "serviceaccounts") && asked.is_sub("token"),
+            Self::CertificateRequests => asked.requests_certificate(),
+            Self::PicketObjects => asked.reaches_picket_objects(),
+            Self::PicketAdmission => asked.changes_enrolment(around.agents),
+            Self::PicketNamespace => asked.reaches_namespace(around.own_namespace),
+            Self::AgentLabels => asked.changes_labels(around.agents),
+            Self::AgentPods => asked.acts_as_another(around.agents, around.caller),
             Self::UnknownPaths => false,
         }
     }
+}
+
+/// A request for a resource, as the built-ins look at it.
+#[derive(Debug, Clone, Copy)]
+struct Asked<'r> {
+    request: &'r KubeRequest,
+    group: &'r str,
+    resource: &'r str,
+    subresource: Option<&'r str>,
+    namespace: Option<&'r str>,
+    name: Option<&'r str>,
+}
+
+impl Asked<'_> {
+    /// Whether it is for this resource. API servers write these in lower case; comparing without case leaves no spelling that slips by.
+    fn is(self, group: &str, resource: &str) -> bool {
+        self.is_of(group) && self.resource.eq_ignore_ascii_case(resource)
+    }
+
+    /// Whether it is for a resource of this group.
+    fn is_of(self, group: &str) -> bool {
+        self.group.eq_ignore_ascii_case(group)
+    }
+
+    /// Whether it is for this subresource.
+    fn is_sub(self, wanted: &str) -> bool {
+        self.subresource
+            .is_some_and(|sub| sub.eq_ignore_ascii_case(wanted))
+    }
+
+    fn writes(self) -> bool {
+        self.request.verb.is_mutating()
+    }
+
+    /// Whether the object is one of `mine`. A write to a whole collection touches those among the rest.
+    fn is_named(self, mine: impl Fn(&str) -> bool) -> bool {
+        self.name
+            .map_or(self.request.verb == Verb::DeleteCollection, mine)
+    }
+
+    /// The port is in the stream and not in the request, and a pod that shares the node's network forwards to all of the node's ports.
+    /// Kubernetes keeps namespaces with this prefix for itself; such pods elsewhere are a limit, since without port-forward to any pod
+    /// agents could not do their work.
+    fn forwards_into_reserved_namespace(self) -> bool {
+        let is_reserved = |namespace: &str| {
+            let prefix = namespace.get(..RESERVED_NAMESPACES.len());
+            prefix.is_some_and(|prefix| prefix.eq_ignore_ascii_case(RESERVED_NAMESPACES))
+        };
+        self.is("", "pods") && self.is_sub("portforward") && self.namespace.is_some_and(is_reserved)
+    }
+
+    fn requests_certificate(self) -> bool {
+        let requests = ["certificatesigningrequests", "podcertificaterequests"];
+        self.writes()
+            && requests
+                .into_iter()
+                .any(|resource| self.is("certificates.k8s.io", resource))
+    }
+
+    fn reaches_picket_objects(self) -> bool {
+        let holds_own = || {
+            self.is("apiextensions.k8s.io", "customresourcedefinitions")
+                || self.is("apiregistration.k8s.io", "apiservices")
+                || self.is_of("rbac.authorization.k8s.io")
+                || self.is_of("flowcontrol.apiserver.k8s.io")
+        };
+        own(self.group) || (self.writes() && holds_own() && self.is_named(own))
+    }
+
+    fn changes_enrolment(self, agents: &AgentNamespaces) -> bool {
+        let configures = self.is_of("admissionregistration.k8s.io") && self.is_named(own);
+        // The label of a namespace enrols its pods, and its subresources change labels too.
+        let enrols = self.is("", "namespaces") && self.name.is_some_and(|name| agents.has_agents(name));
+        // New pods mount Picket's CA bundle from the ConfigMap `picket-ca.crt` of their namespace.
+        let in_reach = || {
+            self.namespace
+                .is_none_or(|namespace| agents.has_agents(namespace))
+        };
+        let trusts =
+            self.is("", "configmaps") && self.name.map_or_else(|| self.is_named(own) && in_reach(), own);
+        self.writes() && (configures || enrols || trusts)
+    }
+
+    fn reaches_namespace(self, own_namespace: &str) -> bool {
+        let inside = self
+            .namespace
+            .is_some_and(|namespace| namespace.eq_ignore_ascii_case(own_namespace));
+        // Secrets of all namespaces at once would bring Picket's keys along.
+        let everywhere =
+            || self.namespace.is_none() && self.is("", "secrets") && self.request.verb.is_collection();
+        inside || everywhere() || (self.is("", "namespaces") && self.is_named(|_| false))
+    }
+
+    /// Subresources change labels too: a status has its object's metadata, and a binding brings its own labels. Of `resize` and
+    /// `ephemeralcontainers` the API server takes no labels (pkg/registry/core/pod/strategy.go).
+    fn changes_labels(self, agents: &AgentNamespaces) -> bool {
+        let verb = self.request.verb;
+        let of_spec = self.is_sub("resize") || self.is_sub("ephemeralcontainers");
+        let changes = matches!(verb, Verb::Update | Verb::Patch) && !of_spec;
+        let binds = verb == Verb::Create && (self.is_sub("binding") || self.is("", "bindings"));
+        let is_pod = self.is("", "pods") || self.is("", "bindings");
+        (changes || binds)
+            && is_pod
+            && self
+                .namespace
+                .is_some_and(|namespace| agents.has_agents(namespace))
+    }
+
+    fn acts_as_another(self, agents: &AgentNamespaces, caller: &str) -> bool {
+        let verb = self.request.verb;
+        let runs = || {
+            RUN_IN_POD.into_iter().any(|sub| self.is_sub(sub))
+                || (self.writes() && self.is_sub("ephemeralcontainers"))
+        };
+        let makes = || self.subresource.is_none() && (verb == Verb::Create || self.request.apply);
+        // A changed template makes new pods. A changed pod is what `AgentLabels` is about.
+        let shapes =
+            || self.subresource.is_none() && matches!(verb, Verb::Create | Verb::Update | Verb::Patch);
+        let is_workload = || {
+            WORKLOADS
+                .into_iter()
+                .any(|(group, resource)| self.is(group, resource))
+        };
+        let acts = (self.is("", "pods") && (makes() || runs())) || (shapes() && is_workload());
+        acts && self
+            .namespace
+            .is_some_and(|namespace| agents.has_others(namespace, caller))
+    }
+}
+
+/// Whether nothing is known of a path.
+fn is_unknown_path(path: &str) -> bool {
+    !known_paths().any(|known| url_matches(known, path))
 }
 
 /// Whether a cluster-scoped object or a group with this name is Picket's: `picket`, `picket-...`, `....picket.dev`.

@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 
 use super::PolicySet;
+use super::builtin::WORKLOADS;
 use super::grants::{Grant, GrantRule};
 use crate::glob::Glob;
 use crate::request::Verb;
@@ -61,18 +62,6 @@ impl CautionCause {
     }
 }
 
-/// Resources whose creation makes pods, each with its API group.
-const MAKE_PODS: [(&str, &str); 8] = [
-    ("", "pods"),
-    ("", "replicationcontrollers"),
-    ("apps", "daemonsets"),
-    ("apps", "deployments"),
-    ("apps", "replicasets"),
-    ("apps", "statefulsets"),
-    ("batch", "cronjobs"),
-    ("batch", "jobs"),
-];
-
 impl PolicySet {
     /// The rights that lead past Picket, by grant.
     #[must_use]
@@ -86,8 +75,9 @@ impl PolicySet {
             if is_everywhere(grant) && gives(grant, Verb::Create, "", "pods", Some("portforward")) {
                 found.insert(one(grant, CautionCause::PortForward));
             }
-            let makes = |(group, resource): &(&str, &str)| gives(grant, Verb::Create, group, resource, None);
-            if is_everywhere(grant) && MAKE_PODS.iter().any(makes) {
+            let mut make_pods = WORKLOADS.into_iter().chain([("", "pods")]);
+            let makes = |(group, resource)| gives(grant, Verb::Create, group, resource, None);
+            if is_everywhere(grant) && make_pods.any(makes) {
                 found.insert(one(grant, CautionCause::PodsAnywhere));
             }
         }
@@ -175,6 +165,14 @@ mod tests {
             ),
             (
                 "apiGroups: [batch], resources: [jobs], verbs: ['*']".to_owned(),
+                "g0 pods_anywhere",
+            ),
+            (
+                "apiGroups: [''], resources: [pods], verbs: [create]".to_owned(),
+                "g0 pods_anywhere",
+            ),
+            (
+                "apiGroups: [apps], resources: [controllerrevisions], verbs: [create]".to_owned(),
                 "g0 pods_anywhere",
             ),
         ] {

@@ -55,6 +55,22 @@ struct Judging<'o> {
 }
 
 impl PolicySet {
+    /// Compiles files as they stand beside a cluster that has objects too, none of which is known here. Gives what the files name and do
+    /// not have, which the cluster may.
+    ///
+    /// # Errors
+    /// As [`PolicySet::compile_each`].
+    pub fn compile_beside_cluster(
+        files: &[Document],
+        own_namespace: &str,
+    ) -> Result<(Self, Vec<Diagnostic>), Vec<Diagnostic>> {
+        let (set, _) = Self::compile_each(files, &[], own_namespace)?;
+        let of_files: Vec<_> = files.iter().collect();
+        let mut named = cross_errors(&of_files, |place| Firmness { class: 0, place }).dangling;
+        named.sort();
+        Ok((set, named))
+    }
+
     /// Compiles files, which must stand together, and of a cluster's objects what can stand beside them. Of two objects that
     /// exclude each other the one in a file stays, then the one that was in force, then the one that comes first in the list.
     ///

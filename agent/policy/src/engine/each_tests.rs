@@ -288,3 +288,24 @@ fn identities_are_compared_by_values_they_share_and_with_those_that_leave_the_la
     assert!(verdicts[4].conflicts[0].contains("\"d\" (d:3)"), "{verdicts:#?}");
     assert!(verdicts[5].conflicts[0].contains("\"e\" (e:3)"), "{verdicts:#?}");
 }
+
+#[test]
+fn files_beside_a_cluster_may_name_what_they_do_not_have_and_have_no_other_fault() {
+    let policy = |name: &str| {
+        let rules = "[{name: r, action: Deny, match: {resources: [secrets]}}]";
+        let spec = format!("{{subjects: {{identities: [a, {name}]}}, rules: {rules}}}");
+        document("p", "AgentPolicy", "p", &spec)
+    };
+    let compile = |documents: &[Document]| PolicySet::compile_beside_cluster(documents, OWN_NAMESPACE);
+    let (set, named) = compile(&[identity("f", "a", "x"), policy("elsewhere")]).expect("valid");
+    assert_eq!(set.identities().len(), 1);
+    let [named] = &named[..] else { panic!("{named:?}") };
+    assert!(
+        named.file == "p" && named.reason.contains("\"elsewhere\""),
+        "{named:?}"
+    );
+    let (_, named) = compile(&[identity("f", "a", "x"), policy("a")]).expect("valid");
+    assert!(named.is_empty(), "{named:?}");
+    let errors = compile(&[identity("f", "a", "x"), identity("g", "b", "x")]).expect_err("one pod");
+    assert!(errors[0].reason.contains("match"), "{errors:?}");
+}

@@ -16,7 +16,7 @@ const CERTIFICATES: &str = "trusted certificates";
 /// Looks at the files. What cannot be read is found by others.
 pub(super) fn check(config: &Config) -> Check {
     let mut doubts = config.doubtful_authorities(SystemTime::now());
-    if let Ok(store) = Store::open(&config.objects.files) {
+    if let Ok(store) = Store::open_beside(&config.objects.files, config.objects.cluster) {
         let has = |domain: &str| {
             let mut bundles = config.tls.trust_bundles.iter();
             bundles.any(|bundle| bundle.trust_domain == domain)
@@ -133,6 +133,26 @@ mod tests {
         for (line, (whose, reason)) in lines.iter().zip(expected) {
             assert!(line.starts_with(whose) && line.contains(reason), "{line}");
         }
+    }
+
+    #[test]
+    fn identities_of_files_are_looked_at_beside_a_cluster_that_they_name_objects_of() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (now, folder) = (SystemTime::now(), folder.path());
+        let good = pem("good", true, now + DAY);
+        write(folder, (&good, &good, &good), "two.test");
+        let policy = "---\napiVersion: picket.dev/v1alpha1\nkind: AgentPolicy\nmetadata: {name: p}\nspec:\n  subjects: {identities: \
+            [elsewhere]}\n  rules: [{name: r, action: Deny, match: {resources: [secrets]}}]\n";
+        let file = folder.join("objects.yaml");
+        let text = std::fs::read_to_string(&file).expect("read");
+        std::fs::write(&file, text + policy).expect("written");
+        let mut config = config(folder);
+        config.objects.cluster = true;
+        let found = check(&config);
+        assert!(
+            found.detail.contains("no bundle of trust domain two.test"),
+            "{found:?}"
+        );
     }
 
     #[test]

@@ -144,7 +144,7 @@ impl Used {
         let rights = self.rights.values().map(|(verb, request)| (*verb, request));
         match narrow(grant, rights) {
             None => Proposal::Delete,
-            Some(spec) if rights_of(&spec) == rights_of(&grant.spec) => Proposal::Keep,
+            Some(spec) if gives_all(&spec, &grant.spec) => Proposal::Keep,
             Some(spec) => Proposal::Narrow(Box::new(spec)),
         }
     }
@@ -165,40 +165,61 @@ fn right(verb: Verb, request: &KubeRequest, named: bool) -> String {
     }
 }
 
-/// Whatever a grant gives, in the smallest pieces, so that two grants can be compared.
-fn rights_of(spec: &AgentGrantSpec) -> BTreeSet<String> {
-    let mut rights: BTreeSet<_> = spec.rules.iter().flat_map(pieces).collect();
-    rights.extend(spec.namespaces.iter().map(|namespace| format!("in {namespace}")));
-    rights
+/// Whether a narrowed grant gives all that the grant gives. It gives nothing else.
+fn gives_all(narrowed: &AgentGrantSpec, grant: &AgentGrantSpec) -> bool {
+    let namespaces = |spec: &AgentGrantSpec| BTreeSet::from_iter(spec.namespaces.clone());
+    let given: Vec<_> = narrowed.rules.iter().map(words).collect();
+    let mut rules = grant.rules.iter().map(words);
+    namespaces(narrowed) == namespaces(grant) && rules.all(|rule| covers(&given, &rule))
 }
 
-fn pieces(rule: &PolicyRule) -> Vec<String> {
-    fn or_any(list: &[String]) -> Vec<&str> {
-        match list.is_empty() {
-            true => vec!["any"],
-            false => list.iter().map(String::as_str).collect(),
+/// The lists of a rule, each as the words by which a right of the rule is told from another; a list without words gives any.
+type RuleWords<'r> = [BTreeSet<Option<&'r str>>; 7];
+
+fn words(rule: &PolicyRule) -> RuleWords<'_> {
+    fn words(list: &[String]) -> BTreeSet<Option<&str>> {
+        match list {
+            [] => BTreeSet::from([None]),
+            list => list.iter().map(|word| Some(word.as_str())).collect(),
         }
     }
-    let mut pieces = vec![String::new()];
-    for list in [
-        &rule.verbs,
-        &rule.api_groups,
-        &rule.resources,
-        &rule.resource_names,
-        &rule.non_resource_urls,
-        &rule.proxy_paths,
-    ] {
-        let words = or_any(list);
-        pieces = pieces
-            .iter()
-            .flat_map(|piece| words.iter().map(move |word| format!("{piece} {word:?}")))
-            .collect();
+    [
+        words(&rule.verbs),
+        words(&rule.api_groups),
+        words(&rule.resources),
+        words(&rule.resource_names),
+        words(&rule.non_resource_urls),
+        words(&rule.proxy_paths),
+        BTreeSet::from([rule.dry_run.is_some().then_some("dryRun")]),
+    ]
+}
+
+/// Whether `rules` together give each combination of a rule's words. Words that the same rules have are looked at once: the
+/// combinations themselves may be millions.
+fn covers(rules: &[RuleWords<'_>], rule: &RuleWords<'_>) -> bool {
+    fn from_list(at: usize, rules: &[&RuleWords<'_>], rule: &RuleWords<'_>) -> bool {
+        let is_whole =
+            |given: &&RuleWords<'_>| (at..rule.len()).all(|list| rule[list].is_subset(&given[list]));
+        if rules.iter().any(is_whole) {
+            return true;
+        }
+        let Some(list) = rule.get(at).filter(|_| !rules.is_empty()) else {
+            return false;
+        };
+        let having = |word| {
+            let having = rules
+                .iter()
+                .enumerate()
+                .filter(|(_, given)| given[at].contains(word));
+            having.map(|(place, _)| place).collect::<Vec<_>>()
+        };
+        let alike: BTreeSet<_> = list.iter().map(having).collect();
+        alike.into_iter().all(|places| {
+            let having: Vec<_> = places.into_iter().map(|place| rules[place]).collect();
+            from_list(at + 1, &having, rule)
+        })
     }
-    let dry_run = rule.dry_run.is_some();
-    pieces
-        .into_iter()
-        .map(|piece| format!("{piece} {dry_run}"))
-        .collect()
+    from_list(0, &rules.iter().collect::<Vec<_>>(), rule)
 }
 
 #[cfg(test)]

@@ -155,3 +155,86 @@ fn a_record_that_was_cut_is_counted() {
     assert_eq!(usage.unread, 1);
     assert_eq!(usage.grants[0].proposal, Proposal::Delete);
 }
+
+/// A spec of grants with these rules.
+fn spec(rules: &str) -> AgentGrantSpec {
+    let text = format!("{IDENTITIES}{}", grant("g", rules));
+    let documents = read_documents("o.yaml", &text).unwrap_or_else(|errors| panic!("{text}: {errors:?}"));
+    let grants = documents
+        .into_iter()
+        .filter_map(|document| match document.object {
+            AnyObject::Grant(grant) => Some(grant.spec),
+            AnyObject::Identity(_) | AnyObject::Policy(_) => None,
+        });
+    grants.last().expect("a grant")
+}
+
+#[test]
+fn rules_give_all_where_they_do_so_together() {
+    let rule = |verbs: &str, resources: &str| {
+        format!("{{apiGroups: [''], resources: [{resources}], verbs: [{verbs}]}}")
+    };
+    let grant = spec(&rule("get, list", "pods, secrets"));
+    let together = |rules: &[String]| gives_all(&spec(&rules.join(", ")), &grant);
+    // Cut along verbs, along resources, and unevenly.
+    assert!(together(&[rule("list, get", "secrets, pods")]));
+    assert!(together(&[
+        rule("get", "pods, secrets"),
+        rule("list", "secrets, pods")
+    ]));
+    assert!(together(&[
+        rule("get, list", "pods"),
+        rule("get, list", "secrets")
+    ]));
+    let uneven = [
+        rule("get", "pods, secrets"),
+        rule("list", "pods"),
+        rule("list", "secrets"),
+    ];
+    assert!(together(&uneven));
+    assert!(!together(&uneven[..2]));
+    assert!(!together(&[rule("get", "pods"), rule("list", "secrets")]));
+    // A list without words is another right than one with some, and so is a dry run, and another namespace.
+    let named =
+        "{apiGroups: [''], resources: [pods, secrets], resourceNames: [a], verbs: [get, list]}".to_owned();
+    assert!(!together(&[named.clone()]));
+    assert!(!gives_all(&grant, &spec(&named)));
+    let (create, dry) = (
+        rule("create", "pods"),
+        rule("create", "pods").replace('}', ", dryRun: Only}"),
+    );
+    assert!(gives_all(&spec(&dry), &spec(&dry)) && !gives_all(&spec(&dry), &spec(&create)));
+    let bound = AgentGrantSpec {
+        namespaces: vec!["x".to_owned()],
+        ..grant.clone()
+    };
+    assert!(!gives_all(&bound, &grant));
+}
+
+/// Its combinations would be texts for more memory than a node has.
+#[test]
+fn a_rule_of_many_lists_is_compared_without_its_combinations() {
+    let numbered = |what: &str, count: usize| {
+        let words = (0..count).map(|number| format!("{what}{number}"));
+        words.collect::<Vec<_>>().join(", ")
+    };
+    let (groups, resources) = (numbered("group", 50), numbered("things", 200));
+    let names = numbered("name", 2000);
+    let rule = format!(
+        "{{apiGroups: [{groups}], resources: [{resources}], resourceNames: [{names}], verbs: [get, update, patch, delete]}}"
+    );
+    let usage = usage(
+        &[grant("many", &rule)],
+        &[record(
+            1,
+            "allow",
+            "many",
+            "get",
+            "/apis/group1/v1/namespaces/x/things2/name3",
+        )],
+    );
+    let Proposal::Narrow(spec) = &usage.grants[0].proposal else {
+        panic!("{usage:?}")
+    };
+    assert_eq!(spec.rules[0].resource_names, ["name3"]);
+}

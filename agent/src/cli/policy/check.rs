@@ -25,9 +25,11 @@ Examples:
   picket policy check deploy/examples/
   picket policy check identities.yaml grants.yaml policies.yaml -o json
   picket policy check objects/ --authentication /etc/picket/issuers.yaml
+  picket policy check objects/ --beside-cluster
   picket policy check deploy/examples/ -o json | jq -r '.errors[] | \"\\(.file):\\(.line): \\(.reason)\"'
 
-Name every file and folder that a node reads: grants and policies are checked against the identities they name.
+Name every file and folder that a node reads: grants and policies are checked against the identities they name. With --beside-cluster the \
+cluster may have those.
 
 A warning changes nothing about the exit code.
 
@@ -43,6 +45,10 @@ pub(super) struct CheckArgs {
     /// that it does not have are warned of.
     #[arg(long, value_name = "FILE")]
     authentication: Option<PathBuf>,
+    /// Check files for nodes whose configuration has `objects: {cluster: true}`. Identities and groups that no file has are warned of, since
+    /// the cluster may have them.
+    #[arg(long)]
+    beside_cluster: bool,
     /// How to print the result.
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     output: Output,
@@ -313,9 +319,16 @@ fn examine(args: &CheckArgs) -> Report {
     if !report.errors.is_empty() {
         return report;
     }
-    match PolicySet::compile_in(all, &args.own_namespace) {
-        Ok(set) => {
+    let compiled = match args.beside_cluster {
+        true => PolicySet::compile_beside_cluster(&all, &args.own_namespace),
+        false => PolicySet::compile_in(all, &args.own_namespace).map(|set| (set, Vec::new())),
+    };
+    match compiled {
+        Ok((set, not_in_files)) => {
             report.valid = true;
+            report
+                .warnings
+                .extend(not_in_files.into_iter().map(maybe_in_cluster));
             report.users = set.grants().iter().map(|grant| (&**grant).into()).collect();
             report.cautions = set.cautions().into_iter().map(CautionReport::from).collect();
             report.summary = Some(set.summary().into());
@@ -323,6 +336,12 @@ fn examine(args: &CheckArgs) -> Report {
         Err(errors) => report.errors.extend(errors.into_iter().map(ErrorReport::from)),
     }
     report
+}
+
+/// That files name what only the cluster can have.
+fn maybe_in_cluster(named: Diagnostic) -> ErrorReport {
+    let reason = format!("warning: {} in the files; the cluster must have it", named.reason);
+    ErrorReport::from(Diagnostic { reason, ..named })
 }
 
 /// That an identity's tokens are of an issuer that the nodes do not have.
@@ -447,6 +466,7 @@ mod tests {
         let report = examine(&CheckArgs {
             files: vec![path.clone()],
             authentication,
+            beside_cluster: false,
             output: Output::Text,
             own_namespace: builtin::OWN_NAMESPACE.to_owned(),
         });
@@ -472,6 +492,7 @@ mod tests {
         let report = examine(&CheckArgs {
             files: vec![folder.path().to_owned()],
             authentication: None,
+            beside_cluster: false,
             output: Output::Text,
             own_namespace: builtin::OWN_NAMESPACE.to_owned(),
         });
@@ -484,6 +505,39 @@ mod tests {
             "{err}"
         );
         assert!(!err.contains('\u{1b}') && err.contains("a\\n::error::"), "{err}");
+    }
+
+    #[test]
+    fn beside_a_cluster_files_may_name_what_is_in_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("objects.yaml");
+        let policy = "---\napiVersion: picket.dev/v1alpha1\nkind: AgentPolicy\nmetadata: {name: p}\nspec:\n  subjects: {identities: [a, \
+            elsewhere]}\n  rules: [{name: r, action: Deny, match: {resources: [secrets]}}]\n";
+        std::fs::write(&path, format!("{IDENTITY}{policy}")).expect("written");
+        let report = |beside_cluster| {
+            examine(&CheckArgs {
+                files: vec![path.clone()],
+                authentication: None,
+                beside_cluster,
+                output: Output::Text,
+                own_namespace: builtin::OWN_NAMESPACE.to_owned(),
+            })
+        };
+        assert!(!report(false).valid);
+        let beside = report(true);
+        assert!(beside.valid, "{beside:?}");
+        let [warning] = &beside.warnings[..] else {
+            panic!("{beside:?}")
+        };
+        assert!(
+            warning.to_string().ends_with(
+                "objects.yaml:14:29: warning: no AgentIdentity is named \"elsewhere\" in the files; the cluster must have it"
+            ),
+            "{warning}"
+        );
+        // What is wrong by itself is so beside a cluster too.
+        std::fs::write(&path, format!("{IDENTITY}---\n{IDENTITY}")).expect("written");
+        assert!(!report(true).valid);
     }
 
     #[test]
@@ -617,6 +671,7 @@ mod tests {
         let report = examine(&CheckArgs {
             files: vec![folder.path().to_owned()],
             authentication: None,
+            beside_cluster: false,
             output: Output::Text,
             own_namespace: builtin::OWN_NAMESPACE.to_owned(),
         });
@@ -638,6 +693,7 @@ mod tests {
         let report = examine(&CheckArgs {
             files: vec![PathBuf::from("/nonexistent/x.yaml")],
             authentication: None,
+            beside_cluster: false,
             output: Output::Text,
             own_namespace: builtin::OWN_NAMESPACE.to_owned(),
         });

@@ -28,10 +28,11 @@ const BACKLOG: i32 = 1024;
 
 /// The gateway's socket.
 #[derive(Debug)]
-pub struct GatewayListener(std::net::TcpListener);
+pub struct GatewayListener(TcpListener);
 
 impl GatewayListener {
-    /// Listens. A predecessor on the node may listen at the same address until it ends: an upgrade leaves no gap.
+    /// Listens, on the runtime that this is called on. A predecessor on the node may listen at the same address until it ends: an
+    /// upgrade leaves no gap.
     ///
     /// # Errors
     /// Where the address cannot be listened at.
@@ -45,7 +46,7 @@ impl GatewayListener {
         socket.set_nonblocking(true)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
-        Ok(Self(socket.into()))
+        TcpListener::from_std(socket.into()).map(Self)
     }
 }
 
@@ -76,14 +77,7 @@ impl fmt::Debug for GatewayServing {
 
 impl GatewayServing {
     /// Serves until cancelled, or until nobody takes connections any more.
-    pub async fn run(self, listener: GatewayListener) {
-        let listener = match TcpListener::from_std(listener.0) {
-            Ok(listener) => listener,
-            Err(error) => {
-                tracing::error!(%error, "the gateway cannot be served");
-                return;
-            }
-        };
+    pub async fn run(self, GatewayListener(listener): GatewayListener) {
         let callers = GatewayCallers::new(Arc::clone(&self.pods));
         loop {
             // Before accepting, so that what has no place is not taken out of the kernel's queue.

@@ -26,8 +26,8 @@ pub struct IdentityStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "conditions")]
     pub conditions: Vec<ObjectCondition>,
-    /// What each node knows of the agent, of the first 100 nodes that have something to say. A node without a pod of the agent, and
-    /// without a request of it, has nothing to say.
+    /// What each node knows of the agent, of the 100 nodes that had it last. A node without a pod of the agent, and without a request
+    /// of it, has nothing to say.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "nodes")]
     pub nodes: Vec<IdentityNode>,
