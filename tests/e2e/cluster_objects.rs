@@ -432,6 +432,11 @@ fn led_from_the_command_line(world: &World) -> Result<()> {
             "{entry:#}"
         );
     }
+    let described = picket(world, "identity describe roamer --cluster")?.good()?;
+    for (node, pod) in [("node1", "agents/stranger"), ("node2", "agents/traveller")] {
+        let row = described.lines().find(|line| line.trim_start().starts_with(node));
+        ensure!(row.is_some_and(|row| row.contains(pod)), "{described}");
+    }
     // Review.
     let list = picket(world, "identity list -o name")?.good()?;
     ensure!(list.trim() == "agentidentity.picket.dev/roamer", "{list}");

@@ -2,7 +2,7 @@
 //!
 //! For the length of the test they take the place of the impersonation rights of deploy/rbac.yaml, and the agent starts with them.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use picket_tests::output::Done;
 use picket_tests::tests;
 use serde_json::{Value, json};
@@ -142,15 +142,41 @@ fn with_the_printed_rights(world: &mut World) -> Result<()> {
     ] {
         as_the_node(world, &line)?.refused(&["orbidden", words])?;
     }
-    doctor_accepts_them(world, &config)
+    doctor_accepts_them(world, &config)?;
+    doctor_misses_a_role(world, &config)
+}
+
+/// The row of the credential that agents' requests are sent with.
+fn upstream_credential(world: &World, config: &str) -> Result<Value> {
+    let said = Done::from(
+        world
+            .agent
+            .picket(&["doctor", "--config", config, "-o", "json"])?,
+    );
+    let rows: Vec<Value> = serde_json::from_str(&said.out)?;
+    let found = rows.into_iter().find(|row| row["name"] == "upstream credential");
+    found.context("no row about the upstream credential")
 }
 
 fn doctor_accepts_them(world: &World, config: &str) -> Result<()> {
-    let said = Done::from(world.agent.picket(&["doctor", "--config", config])?);
-    let line = said
-        .out
-        .lines()
-        .find(|line| line.starts_with("upstream credential"));
-    ensure!(line.is_some_and(|line| line.contains(" ok ")), "{said:?}");
+    let row = upstream_credential(world, config)?;
+    ensure!(row["status"] == "ok", "{row:#}");
+    Ok(())
+}
+
+/// The rights of a grant in one namespace are a Role there, which may be missing alone.
+fn doctor_misses_a_role(world: &World, config: &str) -> Result<()> {
+    world.admin(&["delete", "role", NAME, "-n", "vault"])?;
+    // The authorizer learns of a role that is gone from its own watch.
+    let row = until(|| {
+        let row = upstream_credential(world, config)?;
+        Ok((row["status"] == "missing").then_some(row))
+    })?;
+    let detail = row["detail"].as_str().unwrap_or_default();
+    ensure!(
+        detail
+            == "may not send in namespace vault, as the grants' users: get secrets; no right impersonate-on:user-info:VERB there",
+        "{row:#}"
+    );
     Ok(())
 }

@@ -66,6 +66,15 @@ pub enum ClientError {
 }
 
 impl ClientError {
+    /// What is wrong, without what to do.
+    #[must_use]
+    pub fn fault(&self) -> String {
+        match self {
+            Self::Connect { path, source } => format!("no agent answers at {}: {source}", path.display()),
+            other => other.to_string(),
+        }
+    }
+
     /// Whether no process is behind the socket, as one that was killed leaves it.
     fn is_nobody(&self) -> bool {
         let Self::Connect { source, .. } = self else {

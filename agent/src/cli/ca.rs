@@ -13,6 +13,13 @@ use anyhow::Context;
 use super::output;
 use crate::pki::ca;
 
+const CREATE_HELP: &str = "\
+Example:
+  picket ca create --out /etc/picket
+  kubectl -n agents create configmap picket-ca.crt --from-file=ca.crt=/etc/picket/ca.crt
+
+Exit codes: 0 both files are written, 1 a file cannot be written or one of the name exists, 2 wrong usage.";
+
 /// Arguments of `picket ca`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -23,8 +30,7 @@ pub(super) struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     /// Writes a new CA's ca.crt and ca.key into a folder; refuses to overwrite.
-    #[command(after_help = "Example:\n  picket ca create --out /etc/picket\n  \
-        kubectl -n agents create configmap picket-ca.crt --from-file=ca.crt=/etc/picket/ca.crt")]
+    #[command(after_help = CREATE_HELP)]
     Create {
         /// The folder.
         #[arg(long, value_name = "DIR")]

@@ -4,7 +4,9 @@
 //! that names of objects are those of the moment.
 
 use std::io::{self, Write as _};
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, CommandFactory as _, ValueEnum};
 use clap_complete::CompleteEnv;
@@ -12,10 +14,15 @@ use clap_complete::engine::{ArgValueCandidates, CompletionCandidate};
 use clap_complete::env::Shells;
 
 use super::Cli;
+use super::target::names::within;
+use crate::cluster::PersonalConfig;
 use crate::store::edit::ObjectFiles;
 
 /// The variable by which a script asks for completions.
 const VARIABLE: &str = "COMPLETE";
+
+/// How long a person waits for names of the cluster.
+const LIMIT: Duration = Duration::from_secs(1);
 
 const HELP: &str = "\
 Examples:
@@ -23,8 +30,9 @@ Examples:
   picket completion zsh > ~/.zfunc/_picket
   picket completion fish > ~/.config/fish/completions/picket.fish
 
-The names of identities and grants are offered where they are in files that /etc/picket/agent.yaml names and that can be read. Names of \
-objects in the cluster are not offered.
+The names of identities and grants are offered: of files that /etc/picket/agent.yaml names and that can be read, and of objects in the \
+cluster where that file has `objects: {cluster: true}` or is not there. The kubeconfig is the one that the commands use. An API server \
+that does not answer within a second gives no names.
 
 Exit codes: 0 success, 2 wrong usage.";
 
@@ -74,7 +82,7 @@ pub(super) fn run(args: &CompletionArgs) -> ExitCode {
     }
 }
 
-/// The names of the identities in the files that the node's configuration names; none where they cannot be read.
+/// The names of the identities, in the files that the node's configuration names and in the cluster; none that cannot be read.
 pub(super) fn identities() -> ArgValueCandidates {
     ArgValueCandidates::new(|| names("AgentIdentity"))
 }
@@ -84,18 +92,36 @@ pub(super) fn grants() -> ArgValueCandidates {
     ArgValueCandidates::new(|| names("AgentGrant"))
 }
 
-fn names(kind: &str) -> Vec<CompletionCandidate> {
+fn names(kind: &'static str) -> Vec<CompletionCandidate> {
+    // A person who may not read the node's configuration has a kubeconfig, or no names.
     let config = super::configuration(None).ok().flatten();
-    let files = config.and_then(|config| {
-        ObjectFiles::read_faulty_beside(&config.objects.files, config.objects.cluster).ok()
-    });
-    let Some(files) = files else {
+    let (files, has_cluster, otherwise) = match config {
+        Some(config) => (
+            config.objects.files,
+            config.objects.cluster,
+            Some(config.cluster.kubeconfig),
+        ),
+        None => (Vec::new(), true, None),
+    };
+    let mut names = in_files(&files, has_cluster, kind);
+    if has_cluster {
+        let person = PersonalConfig {
+            otherwise,
+            ..PersonalConfig::default()
+        };
+        names.extend(within(person, kind, LIMIT));
+    }
+    names.sort();
+    names.dedup();
+    names.into_iter().map(CompletionCandidate::new).collect()
+}
+
+fn in_files(files: &[PathBuf], of_cluster: bool, kind: &str) -> Vec<String> {
+    let Ok(files) = ObjectFiles::read_faulty_beside(files, of_cluster) else {
         return Vec::new();
     };
     let of_kind = files.documents().filter(|document| document.kind() == kind);
-    of_kind
-        .map(|document| CompletionCandidate::new(document.name()))
-        .collect()
+    of_kind.map(|document| document.name().to_owned()).collect()
 }
 
 #[cfg(test)]

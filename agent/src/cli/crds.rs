@@ -7,6 +7,14 @@ use std::process::ExitCode;
 
 use picket_policy::api::crd_files;
 
+/// Shown below the command's meaning.
+pub(super) const HELP: &str = "\
+Examples:
+  picket crds | kubectl apply --server-side -f -
+  picket crds | kubectl diff --server-side -f -
+
+Exit codes: 0 success, 1 the output cannot be written, 2 wrong usage.";
+
 pub(super) fn run() -> ExitCode {
     match std::io::stdout().write_all(text().as_bytes()) {
         // A reader that has seen enough, such as `head`, is no fault.

@@ -1,8 +1,8 @@
 //! `picket kubeconfig`: a kubeconfig for the gateway.
 //!
 //! In: an identity, the gateway's address, the CA that signs the gateway's certificate, and how the caller proves itself. Out: a
-//! kubeconfig on standard output or in a file. No secret is written into it: a certificate is named by its files, and a token comes
-//! from a program.
+//! kubeconfig on standard output or in a file. No secret is written into it: a certificate and a token are named by their files, or a
+//! token comes from a program.
 
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, ensure};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use clap::Args;
+use clap::{ArgGroup, Args};
 use http::Uri;
 use serde_json::{Value, json};
 
@@ -26,12 +26,15 @@ Examples:
     --client-certificate /run/spire/svid.pem --client-key /run/spire/svid.key > deploy.kubeconfig
   picket kubeconfig --identity deploy --server https://gate.example:6444 --ca /etc/picket/ca.crt \\
     --exec-command kubectl --exec-arg oidc-login --exec-arg get-token -o deploy.kubeconfig
+  picket kubeconfig --identity release --server https://gate.example:6444 --token-file /run/ci/token -o release.kubeconfig
 
 The identity is a name in the file for people; what the caller shows decides who the caller is.
 
 The CA is the one in --ca. Without --ca this node's configuration says it: the CA of gateway.tls, where the gateway has a certificate of \
 its own, and else the node CA. It is written into the kubeconfig. Where gateway.tls names no CA, the kubeconfig names none, and the \
 client checks the gateway against the CAs of its system.
+
+A file that is named, for a certificate, a key or a token, is one of the machine that uses the kubeconfig. It is not read here.
 
 -o writes a new file of mode 0600, and refuses to overwrite one.
 
@@ -40,6 +43,7 @@ Exit codes: 0 success, 1 the kubeconfig cannot be made or written, 2 wrong usage
 /// Writes a kubeconfig.
 #[derive(Debug, Args)]
 #[command(after_help = HELP)]
+#[command(group = ArgGroup::new("proof").required(true).args(["client_certificate", "token_file", "exec_command"]))]
 pub(super) struct KubeconfigArgs {
     /// The AgentIdentity that the caller is.
     #[arg(long, value_name = "NAME")]
@@ -54,17 +58,14 @@ pub(super) struct KubeconfigArgs {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// The caller's client certificate (PEM).
-    #[arg(
-        long,
-        value_name = "FILE",
-        requires = "client_key",
-        required_unless_present = "exec_command",
-        conflicts_with = "exec_command"
-    )]
+    #[arg(long, value_name = "FILE", requires = "client_key")]
     client_certificate: Option<PathBuf>,
     /// The client certificate's key (PEM).
     #[arg(long, value_name = "FILE", requires = "client_certificate")]
     client_key: Option<PathBuf>,
+    /// The file that holds the caller's token, such as a CI job's or one that a projected volume renews.
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
     /// The program that prints the caller's token, as a client-go credential plugin.
     #[arg(long, value_name = "PROGRAM")]
     exec_command: Option<String>,
@@ -138,15 +139,16 @@ fn document(args: &KubeconfigArgs, ca: Option<&str>) -> Value {
     if let Some(ca) = ca {
         cluster["certificate-authority-data"] = BASE64_STANDARD.encode(ca).into();
     }
-    let user = match &args.exec_command {
-        Some(command) => json!({"exec": {
+    let user = match (&args.exec_command, &args.token_file) {
+        (Some(command), _) => json!({"exec": {
             "apiVersion": "client.authentication.k8s.io/v1",
             "command": command,
             "args": args.exec_arg,
             "interactiveMode": "IfAvailable",
             "provideClusterInfo": false,
         }}),
-        None => json!({
+        (None, Some(file)) => json!({"tokenFile": file}),
+        (None, None) => json!({
             "client-certificate": args.client_certificate,
             "client-key": args.client_key,
         }),
@@ -224,6 +226,11 @@ mod tests {
             pem.replace("\r\n", "\n").trim()
         );
 
+        let by_file = of("--token-file /run/token");
+        let user = by_file.auth_infos[0].auth_info.as_ref().unwrap();
+        assert_eq!(user.token_file.as_deref(), Some("/run/token"));
+        assert!(user.token.is_none() && user.exec.is_none() && user.client_certificate.is_none());
+
         let by_token =
             of("--exec-command kubectl --exec-arg oidc-login --exec-arg --oidc-issuer-url=https://i");
         let exec = by_token.auth_infos[0]
@@ -266,6 +273,9 @@ mod tests {
             "--identity ci --server https://g:1",
             "--identity ci --server https://g:1 --client-certificate /c",
             "--identity ci --server https://g:1 --client-certificate /c --client-key /k --exec-command x",
+            "--identity ci --server https://g:1 --client-certificate /c --client-key /k --token-file /t",
+            "--identity ci --server https://g:1 --token-file /t --exec-command x",
+            "--identity ci --server https://g:1 --token-file /t --client-key /k",
             "--server https://g:1 --exec-command x",
         ] {
             assert!(parsed(line).is_none(), "{line}");

@@ -64,6 +64,7 @@ enum Command {
     /// Makes a certificate authority for nodes.
     Ca(ca::Args),
     /// Prints the CustomResourceDefinitions of the objects, for `kubectl apply --server-side -f -`.
+    #[command(after_help = crds::HELP)]
     Crds,
     /// Prints a completion script for a shell.
     Completion(completion::CompletionArgs),

@@ -8,6 +8,7 @@ use std::io::{self, IsTerminal as _, Write};
 use std::time::Duration;
 
 use clap::ValueEnum;
+use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::audit::invisible::escape;
@@ -198,6 +199,11 @@ pub(super) fn clean(text: &str) -> String {
     escape(text).into_owned()
 }
 
+/// A moment for people: to the second, in UTC. Programs read the whole of it.
+pub(super) fn moment(at: Timestamp) -> String {
+    at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
 /// A time that passed, as kubectl shows it: `45s`, `12m`, `3h`, `9d`.
 pub(super) fn age(passed: Duration) -> String {
     match passed.as_secs() {
@@ -268,6 +274,17 @@ mod tests {
         let text = table(Format::Table, &[Pair("a\nb\u{1b}[2J", 1)], false);
         assert_eq!(text.lines().count(), 2);
         assert!(!text.contains('\u{1b}'));
+    }
+
+    #[test]
+    fn moments_are_whole_seconds() {
+        for (at, text) in [
+            ("2026-10-30T08:52:32.502914417Z", "2026-10-30T08:52:32Z"),
+            ("2026-10-30T10:52:32.999+02:00", "2026-10-30T08:52:32Z"),
+            ("2026-01-02T03:04:05Z", "2026-01-02T03:04:05Z"),
+        ] {
+            assert_eq!(moment(at.parse().expect("a moment")), text);
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use kube::Client;
-use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
+use kube::config::{ExecInteractiveMode, KubeConfigOptions, Kubeconfig, KubeconfigError};
 
 use super::{ClientFault, ClusterError, KubeconfigFault};
 
@@ -27,22 +27,42 @@ impl PersonalConfig {
     /// # Errors
     /// A [`ClusterError`] where no kubeconfig is there or can be used.
     pub async fn connect(&self, remark: &dyn Fn(&str)) -> Result<Client, ClusterError> {
-        let usual = match &self.kubeconfig {
-            Some(path) => self.of_file(path).await?,
+        self.client(self.config(remark).await?)
+    }
+
+    /// Likewise, where a shell is in the middle of a line: nothing is told, and the plugin of a kubeconfig gets no terminal to ask on.
+    ///
+    /// # Errors
+    /// As [`PersonalConfig::connect`].
+    pub async fn connect_silently(&self) -> Result<Client, ClusterError> {
+        let mut config = self.config(&|_| {}).await?;
+        if let Some(plugin) = &mut config.auth_info.exec {
+            plugin.interactive_mode = Some(ExecInteractiveMode::Never);
+        }
+        self.client(config)
+    }
+
+    async fn config(&self, remark: &dyn Fn(&str)) -> Result<kube::Config, ClusterError> {
+        match &self.kubeconfig {
+            Some(path) => self.of_file(path).await,
             None => match Kubeconfig::read() {
-                Ok(file) => self.of(file, Path::new("kubeconfig")).await?,
+                Ok(file) => self.of(file, Path::new("kubeconfig")).await,
                 Err(error) if is_missing(&error) && self.context.is_none() => {
                     let (config, used) = self.without().await?;
-                    let is_named = std::env::var_os("KUBECONFIG").is_some();
+                    // An empty one counts as none, as kubectl has it.
+                    let is_named = std::env::var_os("KUBECONFIG").is_some_and(|paths| !paths.is_empty());
                     if let Some(why) = passed_over(&error, is_named) {
                         remark(&format!("{why}, so that {used} is used"));
                     }
-                    config
+                    Ok(config)
                 }
-                Err(error) => return Err(fault(Path::new("kubeconfig"), &error)),
+                Err(error) => Err(fault(Path::new("kubeconfig"), &error)),
             },
-        };
-        Client::try_from(usual).map_err(|error| ClusterError::Client {
+        }
+    }
+
+    fn client(&self, config: kube::Config) -> Result<Client, ClusterError> {
+        Client::try_from(config).map_err(|error| ClusterError::Client {
             path: self.kubeconfig.clone().unwrap_or_else(|| "kubeconfig".into()),
             source: ClientFault::from(&error),
         })

@@ -2,7 +2,8 @@
 //!
 //! In: a client, and rights in RBAC's words. Out: those of them that it lacks, or why the API server did not say.
 
-use std::collections::BTreeSet;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -91,13 +92,13 @@ pub enum ReviewError {
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Right {
     /// The verb.
-    pub verb: &'static str,
+    pub verb: Cow<'static, str>,
     /// The API group, or the empty string.
-    pub group: &'static str,
+    pub group: Cow<'static, str>,
     /// The resource.
-    pub resource: &'static str,
+    pub resource: Cow<'static, str>,
     /// Its subresource.
-    pub subresource: Option<&'static str>,
+    pub subresource: Option<Cow<'static, str>>,
     /// The namespace of the object.
     pub namespace: Option<String>,
     /// The object's name.
@@ -107,12 +108,39 @@ pub struct Right {
 impl Right {
     /// A verb on every object of a resource.
     #[must_use]
-    pub fn on(verb: &'static str, group: &'static str, resource: &'static str) -> Self {
+    pub fn on(
+        verb: impl Into<Cow<'static, str>>,
+        group: impl Into<Cow<'static, str>>,
+        resource: impl Into<Cow<'static, str>>,
+    ) -> Self {
         Self {
-            verb,
-            group,
-            resource,
+            verb: verb.into(),
+            group: group.into(),
+            resource: resource.into(),
             ..Self::default()
+        }
+    }
+
+    /// The same on a subresource.
+    #[must_use]
+    pub fn of(mut self, subresource: impl Into<Cow<'static, str>>) -> Self {
+        self.subresource = Some(subresource.into());
+        self
+    }
+
+    /// The same in one namespace.
+    #[must_use]
+    pub fn within(mut self, namespace: &str) -> Self {
+        self.namespace = Some(namespace.to_owned());
+        self
+    }
+
+    /// The resource with its subresource, as a role names them.
+    #[must_use]
+    pub fn resource_words(&self) -> Cow<'_, str> {
+        match &self.subresource {
+            Some(sub) => format!("{}/{sub}", self.resource).into(),
+            None => Cow::Borrowed(&*self.resource),
         }
     }
 
@@ -127,12 +155,12 @@ impl Right {
         SelfSubjectAccessReview {
             spec: SelfSubjectAccessReviewSpec {
                 resource_attributes: Some(ResourceAttributes {
-                    group: Some(self.group.to_owned()),
+                    group: Some(self.group.to_string()),
                     name: self.name.clone(),
                     namespace: self.namespace.clone(),
-                    resource: Some(self.resource.to_owned()),
-                    subresource: self.subresource.map(str::to_owned),
-                    verb: Some(self.verb.to_owned()),
+                    resource: Some(self.resource.to_string()),
+                    subresource: self.subresource.as_ref().map(ToString::to_string),
+                    verb: Some(self.verb.to_string()),
                     ..ResourceAttributes::default()
                 }),
                 ..SelfSubjectAccessReviewSpec::default()
@@ -198,16 +226,34 @@ pub struct Rules {
     pub complete: bool,
 }
 
-/// The verbs of the rules that a client's credential has in a namespace; none, and not complete, where the API server lists no rules.
+impl RuleVerbs {
+    /// Of these lists.
+    pub fn of<'r>(listed: impl IntoIterator<Item = &'r Rules>) -> Self {
+        let mut all = Self {
+            complete: true,
+            ..Self::default()
+        };
+        for Rules { rules, complete } in listed {
+            all.verbs.extend(rules.iter().flat_map(|rule| rule.verbs.clone()));
+            all.complete &= complete;
+        }
+        all
+    }
+}
+
+/// The rules that a client's credential has in each of these namespaces.
 ///
 /// # Errors
 /// [`ReviewError`] where the credential is not accepted, or nobody answers.
-pub async fn rule_verbs(client: &Client, namespace: &str) -> Result<RuleVerbs, ReviewError> {
-    let Rules { rules, complete } = rules_in(client, namespace).await?;
-    Ok(RuleVerbs {
-        verbs: rules.into_iter().flat_map(|rule| rule.verbs).collect(),
-        complete,
-    })
+pub async fn rules_in_all<'n>(
+    client: &Client,
+    namespaces: impl IntoIterator<Item = &'n str>,
+) -> Result<BTreeMap<String, Rules>, ReviewError> {
+    stream::iter(namespaces)
+        .map(async |namespace| Ok((namespace.to_owned(), rules_in(client, namespace).await?)))
+        .buffered(AT_ONCE)
+        .try_collect()
+        .await
 }
 
 /// The rules that a client's credential has in a namespace; none, and not complete, where the API server lists no rules.

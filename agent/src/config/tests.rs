@@ -192,6 +192,18 @@ fn all_that_is_wrong_is_told_at_once_in_the_order_of_the_file() {
     );
 }
 
+#[test]
+fn a_misspelt_key_is_told_before_the_field_that_it_was_to_be() {
+    let text = GOOD
+        .replace("enforce:", "enforc:")
+        .replace("nodeName: node-1", "nodeName: ''");
+    let said = faults(&text);
+    let lines: Vec<_> = said.lines().collect();
+    assert!(lines[0].ends_with("field `nodeName` must not be empty"), "{said}");
+    assert!(lines[1].contains("f:11:1: unknown field `enforc`; "), "{said}");
+    assert_eq!(lines[2..], ["f:1:1: field `enforce` is required"], "{said}");
+}
+
 /// Lists of addresses that are refused.
 const ADDRESSES: &str = r#"
 + allow: [name:443]

@@ -200,7 +200,7 @@ fn review(steps: &mut Steps<'_>, agent: &Agent) -> Result<()> {
     let spool = agent.audit_directory().display().to_string();
     let tail = agent.picket(&["audit", "tail", "--outcome", "deny", "-n", "6", &spool])?;
     steps.output(
-        "What was denied",
+        "What was denied. kubectl asked for the exec twice: by WebSocket (get), and again by SPDY (create)",
         "picket audit tail --outcome deny -n 6",
         &tail,
         &Want::works("guardrails/keep-namespaces"),

@@ -12,6 +12,8 @@ use picket_tests::cluster::Cluster;
 const MAX_LINES: usize = 9;
 /// A longer line is wrapped: a refusal's last words say what is allowed instead.
 const MAX_WIDTH: usize = 110;
+/// Before what goes on from the line above, so that rows of a table can be told apart.
+const CONTINUED: &str = "    ";
 
 /// How a step should come out.
 pub(super) struct Want {
@@ -111,8 +113,11 @@ impl<'a> Steps<'a> {
         if let Some(command) = command {
             println!("   {}", self.paint("36", command));
         }
-        for line in lines.iter().take(MAX_LINES).flat_map(|line| wrap(line)) {
-            println!("     {line}");
+        for line in lines.iter().take(MAX_LINES) {
+            for (number, piece) in wrap(line).into_iter().enumerate() {
+                let indent = if number == 0 { "" } else { CONTINUED };
+                println!("     {indent}{piece}");
+            }
         }
         if lines.len() > MAX_LINES {
             println!("     ... {} more lines", lines.len() - MAX_LINES);
@@ -131,25 +136,19 @@ impl<'a> Steps<'a> {
     }
 }
 
-/// A line in pieces, broken at spaces. A line that is short enough stays as it is.
-fn wrap(line: &str) -> Vec<String> {
-    if line.chars().count() <= MAX_WIDTH {
-        return vec![line.to_owned()];
+/// A line in pieces, broken at spaces. The spaces within a piece stay, so that the columns of a table do.
+fn wrap(line: &str) -> Vec<&str> {
+    let (mut pieces, mut rest) = (Vec::new(), line.trim_end());
+    while let Some((end, _)) = rest.char_indices().nth(MAX_WIDTH) {
+        // A word that is longer than a line has a line of its own.
+        let fits = rest[..end].rfind(' ').filter(|at| !rest[..*at].trim().is_empty());
+        let Some(at) = fits.or_else(|| rest.find(' ')) else {
+            break;
+        };
+        pieces.push(rest[..at].trim_end());
+        rest = rest[at..].trim_start();
     }
-    let mut pieces = vec![String::new()];
-    for word in line.split_whitespace() {
-        let last = pieces.last_mut().filter(|piece| {
-            piece.is_empty() || piece.chars().count() + 1 + word.chars().count() <= MAX_WIDTH
-        });
-        match last {
-            Some(piece) if piece.is_empty() => piece.push_str(word),
-            Some(piece) => {
-                piece.push(' ');
-                piece.push_str(word);
-            }
-            None => pieces.push(word.to_owned()),
-        }
-    }
+    pieces.push(rest);
     pieces
 }
 
@@ -167,5 +166,17 @@ mod tests {
         assert_eq!(pieces.join(" "), refusal);
         let row = "NAME    READY   STATUS";
         assert_eq!(wrap(row), [row]);
+    }
+
+    #[test]
+    fn a_row_that_is_wrapped_keeps_its_columns() {
+        let cells = format!("deny    triage       create  {:<60} 412µs", "pods/exec shop/web");
+        let row = format!("{cells} guardrails/no-package-managers: Images are built, and not changed");
+        let pieces = wrap(&row);
+        assert_eq!(pieces[0], cells);
+        assert!(pieces[1..].concat().starts_with("guardrails/"), "{pieces:?}");
+        let word = "x".repeat(MAX_WIDTH + 1);
+        assert_eq!(wrap(&format!("{word} y")), [word.as_str(), "y"]);
+        assert_eq!(wrap(&word), [word.as_str()]);
     }
 }

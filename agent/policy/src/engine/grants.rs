@@ -254,6 +254,28 @@ impl Grant {
         })
     }
 
+    /// Whether it holds in namespaces alone that it names without globs.
+    #[must_use]
+    pub fn is_bound_by_name(&self) -> bool {
+        let is_name = |glob: &Glob| matches!(glob, Glob::Exact(_));
+        !self.namespaces.is_empty() && self.namespaces.iter().all(is_name)
+    }
+
+    /// Its rules on resources, in RBAC's words. Verbs that no request for a resource has are left out.
+    pub fn rules_on_resources(&self) -> impl Iterator<Item = PolicyRule> {
+        let rules = self.rules.iter().filter(|rule| rule.urls.is_empty());
+        rules.map(|rule| {
+            let verbs = Verb::of_resources().filter(|verb| rule.verbs.has(*verb));
+            PolicyRule {
+                verbs: verbs.map(|verb| verb.as_str().to_owned()).collect(),
+                api_groups: rule.groups.clone(),
+                resources: rule.resources.clone(),
+                resource_names: rule.names.clone(),
+                ..PolicyRule::default()
+            }
+        })
+    }
+
     /// As whom the API server is asked for a principal; `None` where the grant gives the principal nothing.
     pub(super) fn user_for(&self, principal: &Principal) -> Option<Arc<UpstreamUser>> {
         match (&self.acts_as, principal.person()) {

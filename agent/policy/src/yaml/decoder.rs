@@ -15,9 +15,12 @@ use super::{Diagnostic, SourceLocation, Spanned};
 pub struct Decoder {
     /// The file's name.
     pub(crate) file: Arc<str>,
-    /// What was wrong so far.
-    pub(crate) errors: Vec<Diagnostic>,
+    /// What was wrong so far, each with its place among the errors.
+    pub(crate) errors: Vec<(Order, Diagnostic)>,
 }
+
+/// The line and column that an error is told after those before.
+type Order = (u32, u32);
 
 /// What an error can be noted at.
 pub trait Locate {
@@ -44,6 +47,8 @@ pub struct Fields<'n> {
     pub node: &'n YamlNode,
     path: String,
     entries: Vec<(&'n str, &'n YamlNode)>,
+    /// Where its last key of a name that is not known stands.
+    unknown: Option<Order>,
 }
 
 impl<'n> Fields<'n> {
@@ -75,7 +80,8 @@ impl Decoder {
         }
     }
 
-    /// What was read, or everything that is wrong, in the order of the file.
+    /// What was read, or everything that is wrong, in the order of the file. What a mapping lacks follows its unknown keys: one of them
+    /// may be the field that was meant.
     ///
     /// # Errors
     /// Those that were noted.
@@ -83,14 +89,15 @@ impl Decoder {
         if self.errors.is_empty() {
             return Ok(read);
         }
-        self.errors.sort_by_key(|error| (error.line, error.column));
-        Err(self.errors)
+        self.errors.sort_by_key(|(order, _)| *order);
+        Err(self.errors.into_iter().map(|(_, error)| error).collect())
     }
 
     /// Notes an error at a node or a place.
     pub fn error_at(&mut self, at: &impl Locate, reason: impl Into<String>) {
         let location = at.locate(&self.file);
-        self.errors.push(Diagnostic::at(&location, reason));
+        let order = (location.line, location.column);
+        self.errors.push((order, Diagnostic::at(&location, reason)));
     }
 
     /// A mapping with these fields only. `later` names fields of the design that this version does not have.
@@ -129,6 +136,7 @@ impl Decoder {
             node,
             path: path.to_owned(),
             entries: Vec::with_capacity(map.len()),
+            unknown: None,
         };
         for (key, value) in map {
             let Value::Text(name) = &key.value else {
@@ -153,6 +161,7 @@ impl Decoder {
                 self.error_at(key, format!("field `{old}` is called `{new}` now"));
             } else {
                 let known = known.join(", ");
+                fields.unknown = Some((key.line, key.column));
                 self.error_at(
                     key,
                     format!("unknown field `{}`; known here: {known}", fields.path(name)),
@@ -167,6 +176,9 @@ impl Decoder {
         let node = fields.get(name);
         if node.is_none() {
             self.error_at(fields.node, format!("field `{}` is required", fields.path(name)));
+            if let (Some(unknown), Some((order, _))) = (fields.unknown, self.errors.last_mut()) {
+                *order = unknown;
+            }
         }
         node
     }

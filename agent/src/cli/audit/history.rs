@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashSet;
+use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
@@ -13,9 +14,9 @@ use jiff::Timestamp;
 use picket_policy::{KubeRequest, Verb};
 use serde::Deserialize;
 
-use super::Failure;
 use super::read::Source;
 use crate::audit::spool::chain::is_record;
+use crate::cli::output::moment;
 
 /// Most bytes of records that are read of one log: a second or two of work.
 pub(in crate::cli) const READ_LIMIT: u64 = 1 << 30;
@@ -144,6 +145,21 @@ fn method(verb: Verb) -> Method {
     }
 }
 
+/// A log cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {error}{}", .log.display(), super::hint(.log, .error, "--audit names another directory or file"))]
+pub(in crate::cli) struct Unreadable {
+    log: PathBuf,
+    error: io::Error,
+}
+
+impl Unreadable {
+    /// What is wrong, without what to do.
+    pub(in crate::cli) fn fault(&self) -> String {
+        format!("{}: {}", self.log.display(), self.error)
+    }
+}
+
 /// How far a reading went.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(in crate::cli) struct Reach {
@@ -160,7 +176,7 @@ impl Reach {
     pub(in crate::cli) fn sentence(self) -> String {
         let mut sentence = match self.oldest {
             None => "It has no record of that time.".to_owned(),
-            Some(at) => format!("It was read back to {at}."),
+            Some(at) => format!("It was read back to {}.", moment(at)),
         };
         if self.cut {
             sentence.push_str(&format!(
@@ -210,7 +226,10 @@ fn read_log(
     since: Option<Timestamp>,
     each: &mut impl FnMut(&Act<'_>, &[u8]) -> ControlFlow<()>,
 ) -> anyhow::Result<Reach> {
-    let failed = |error| anyhow::Error::msg(Failure::input(log, error).to_string());
+    let failed = |error| Unreadable {
+        log: log.to_owned(),
+        error,
+    };
     let mut source = Source::open(log).map_err(failed)?;
     let (mut reach, mut bytes, mut ended) = (Reach::default(), 0_u64, HashSet::new());
     let read = source.backwards(|line| {
@@ -315,6 +334,23 @@ mod tests {
         assert_eq!(seen, wanted[..2]);
         // Older records are there, so that all since then was seen.
         assert_eq!(reach.oldest, moment("05"));
+    }
+
+    #[test]
+    fn a_log_that_is_not_there_is_told_with_the_option_that_names_another() {
+        let said = |path: &str| {
+            let read = read(&[path.into()], None, |_, _| ControlFlow::Continue(()));
+            read.expect_err("no log").to_string()
+        };
+        assert!(said("/nonexistent/log").ends_with("(os error 2)"));
+        let usual = Unreadable {
+            log: crate::audit::DEFAULT_DIRECTORY.into(),
+            error: io::Error::from(io::ErrorKind::NotFound),
+        };
+        let words =
+            "(does the agent run on this node? If it does not, --audit names another directory or file)";
+        assert!(usual.to_string().ends_with(words), "{usual}");
+        assert!(!usual.fault().contains("--audit"), "{}", usual.fault());
     }
 
     #[test]

@@ -62,7 +62,7 @@ enum Failure {
     Input {
         file: String,
         source: io::Error,
-        hint: &'static str,
+        hint: String,
     },
     #[error("{}: there are no segments; is it the agent's audit.directory?", .0.display())]
     NoSegments(PathBuf),
@@ -70,18 +70,26 @@ enum Failure {
 
 impl Failure {
     fn input(path: &Path, source: io::Error) -> Self {
-        let hint = match source.kind() {
-            io::ErrorKind::NotFound if path == Path::new(DEFAULT_DIRECTORY) => {
-                " (does the agent run on this node? Another directory or file can be named as an argument)"
-            }
-            io::ErrorKind::PermissionDenied => " (the audit log is for root alone)",
-            _ => "",
-        };
         Self::Input {
+            hint: hint(
+                path,
+                &source,
+                "another directory or file can be named as an argument",
+            ),
             file: path.display().to_string(),
             source,
-            hint,
         }
+    }
+}
+
+/// What may be the cause where a log cannot be read; `otherwise` says how another one is named.
+fn hint(path: &Path, error: &io::Error, otherwise: &str) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound if path == Path::new(DEFAULT_DIRECTORY) => {
+            format!(" (does the agent run on this node? If it does not, {otherwise})")
+        }
+        io::ErrorKind::PermissionDenied => " (the audit log is for root alone)".to_owned(),
+        _ => String::new(),
     }
 }
 

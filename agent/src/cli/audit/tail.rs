@@ -30,7 +30,11 @@ const LINES: usize = 20;
   picket audit tail --outcome deny --since 1h           what was denied in the last hour
   picket audit tail --identity reader --verb create,delete -n 100
   picket audit tail --namespace prod -o json | jq .     whole records
+  picket audit tail --since 10m -o wide                 no cell is cut
   zcat old/*.jsonl.gz | picket audit tail -             copies that were kept
+
+FROM is the pod, or the address of a caller without one, as at the gateway. An option that chooses records may be given again, or with \
+commas.
 
 Writes and sessions have a first line too, stored before they took effect; --all-stages shows it. \
 Lines that are not as the agent stored them are left out.
@@ -55,8 +59,10 @@ pub(super) struct Tail {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Output {
-    /// A line for people.
+    /// A line for people, with long cells cut in their middle.
     Text,
+    /// A line for people, with whole cells.
+    Wide,
     /// The stored lines.
     Json,
 }
@@ -65,10 +71,7 @@ impl Tail {
     pub(super) fn run(self, out: &mut dyn Write) -> Result<(), Failure> {
         let view = match self.output {
             Output::Json => None,
-            Output::Text => {
-                let no_colour = std::env::var_os("NO_COLOR").is_some_and(|set| !set.is_empty());
-                Some(View::new(io::stdout().is_terminal() && !no_colour))
-            }
+            Output::Text | Output::Wide => Some(View::new(output::colours(), self.output == Output::Wide)),
         };
         let mut printer = Printer {
             out,
@@ -246,6 +249,7 @@ mod tests {
 
     use super::super::testing::{Scratch, event};
     use super::*;
+    use crate::audit::spool::chain::stored;
 
     #[derive(Debug, Parser)]
     struct Program {
@@ -300,6 +304,17 @@ mod tests {
         let text = shown(&[], &format!("{}\n", event(1, "deny")));
         assert_eq!(text.lines().count(), 2);
         assert!(text.starts_with("TIME ") && !text.contains('\u{1b}'), "{text}");
+    }
+
+    #[test]
+    fn wide_lines_are_whole() {
+        let long = format!("/apis/{}", "x".repeat(60));
+        let event = format!(
+            r#"{{"kind":"Event","verb":"get","requestURI":"{long}","decision":{{"outcome":"deny"}}}}"#
+        );
+        let text = format!("{}\n", stored(&event, 1));
+        assert!(shown(&["-o", "wide"], &text).contains(&long));
+        assert!(!shown(&[], &text).contains(&long));
     }
 
     #[test]

@@ -18,34 +18,37 @@ use crate::cli::output::clean;
 const IDENTITY: usize = 12;
 const VERB: usize = 7;
 const OBJECT: usize = 30;
-const POD: usize = 18;
+const FROM: usize = 18;
 const TOOK: usize = 6;
 const OUTCOME: usize = 7;
 
 /// Formats events.
 pub(super) struct View {
     colour: bool,
+    /// Whether cells are shown whole: longer ones move what follows.
+    wide: bool,
     zone: TimeZone,
 }
 
 impl View {
-    /// `colour` marks outcomes by ANSI colours. Times are of the machine's own zone.
-    pub(super) fn new(colour: bool) -> Self {
+    /// `colour` marks outcomes by ANSI colours, `wide` cuts no cell. Times are of the machine's own zone.
+    pub(super) fn new(colour: bool, wide: bool) -> Self {
         Self {
             colour,
+            wide,
             zone: TimeZone::system(),
         }
     }
 
     /// The columns' names.
     pub(super) fn header(&self) -> String {
-        columns([
+        self.columns([
             "TIME          ",
             &pad("OUTCOME", OUTCOME),
             "IDENTITY",
             "VERB",
             "OBJECT",
-            "POD",
+            "FROM",
             "TOOK",
             "WHY",
         ])
@@ -61,8 +64,9 @@ impl View {
             None => padded,
         };
         let identity = or_dash(text("/agent/identity"));
-        let pod = match (text("/agent/pod/namespace"), text("/agent/pod/name")) {
-            (_, name) if name.is_empty() => "-".to_owned(),
+        // A caller of the gateway is no pod.
+        let from = match (text("/agent/pod/namespace"), text("/agent/pod/name")) {
+            (_, name) if name.is_empty() => or_dash(text("/sourceIPs/0")),
             (namespace, name) => format!("{namespace}/{name}"),
         };
         let took = match event
@@ -72,13 +76,13 @@ impl View {
             Some(micros) => took(micros),
             None => "-".to_owned(),
         };
-        columns([
+        self.columns([
             &self.time(event),
             &outcome,
             &identity,
             &text("/verb"),
             &object(event),
-            &pod,
+            &from,
             &took,
             &clean(&why(event)),
         ])
@@ -97,19 +101,23 @@ impl View {
             Err(_) => pad("-", 14),
         }
     }
-}
 
-/// Joins the cells; those of time and outcome have their width already.
-fn columns([time, outcome, identity, verb, object, pod, took, why]: [&str; 8]) -> String {
-    let line = format!(
-        "{time} {outcome} {} {} {} {} {} {why}",
-        fit(identity, IDENTITY),
-        fit(verb, VERB),
-        fit(object, OBJECT),
-        fit(pod, POD),
-        format_args!("{took:>TOOK$}"),
-    );
-    line.trim_end().to_owned()
+    /// Joins the cells; those of time and outcome have their width already.
+    fn columns(&self, [time, outcome, identity, verb, object, from, took, why]: [&str; 8]) -> String {
+        let cell = match self.wide {
+            true => pad,
+            false => fit,
+        };
+        let line = format!(
+            "{time} {outcome} {} {} {} {} {} {why}",
+            cell(identity, IDENTITY),
+            cell(verb, VERB),
+            cell(object, OBJECT),
+            cell(from, FROM),
+            format_args!("{took:>TOOK$}"),
+        );
+        line.trim_end().to_owned()
+    }
 }
 
 fn pad(text: &str, width: usize) -> String {
@@ -311,6 +319,7 @@ mod tests {
     fn view(colour: bool) -> View {
         View {
             colour,
+            wide: false,
             zone: TimeZone::UTC,
         }
     }
@@ -348,7 +357,7 @@ mod tests {
             ("IDENTITY", "reader"),
             ("VERB", "delete"),
             ("OBJECT", "namespaces"),
-            ("POD", "agents/"),
+            ("FROM", "agents/"),
         ] {
             assert_eq!(header.find(name), line.find(cell), "{name}");
         }
@@ -357,6 +366,39 @@ mod tests {
             line[..before_why].chars().count() <= 101,
             "leaves room for the reason in 120 columns"
         );
+    }
+
+    #[test]
+    fn a_caller_of_the_gateway_has_its_address() {
+        let mut event = denial();
+        event["agent"] = json!({"identity": "ci"});
+        event["sourceIPs"] = json!(["192.0.2.7", "10.0.0.1"]);
+        let line = view(false).line(&event);
+        let header = view(false).header();
+        assert_eq!(header.find("FROM"), line.find("192.0.2.7 "), "{line}");
+        event["sourceIPs"] = json!([]);
+        assert!(view(false).line(&event).contains(" -  "));
+    }
+
+    #[test]
+    fn wide_lines_cut_nothing() {
+        let mut event = denial();
+        event["objectRef"] =
+            json!({"resource": "selfsubjectaccessreviews", "apiGroup": "authorization.k8s.io"});
+        let wide = View {
+            wide: true,
+            ..view(false)
+        };
+        let line = wide.line(&event);
+        for whole in [
+            " selfsubjectaccessreviews.authorization.k8s.io ",
+            " agents/reader-7d9f8b6c5d-x2x4z ",
+        ] {
+            assert!(line.contains(whole), "{line}");
+        }
+        assert!(view(false).line(&event).contains('…'));
+        // What fits stands as it does otherwise.
+        assert_eq!(wide.header(), view(false).header());
     }
 
     #[test]

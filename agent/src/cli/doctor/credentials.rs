@@ -3,15 +3,17 @@
 //! In: a configuration. Out: a check of each credential: the kubeconfig's, for what the agent follows, and the upstream's, for
 //! whom the grants let agents act as; and what the API server says of the configuration by the kubeconfig's (node.rs).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::Uri;
+use jiff::Timestamp;
 use kube::Client;
 use picket_policy::{Grant, Impersonate, UpstreamUser};
 
 use super::excess::{self, Granted};
+use super::namespaced::Bound;
 use super::needs::{
     Need, OnRights, Verdict, at_least, first, followed, impersonated, judge, kept_objects, narrowed,
     on_samples, on_verbs, tokens,
@@ -20,7 +22,7 @@ use super::node::{self, Server};
 use super::objects;
 use super::{in_time, slow};
 use crate::cluster::rights::{
-    CredentialFiles, LISTED_NAMESPACE, ReviewError, RuleVerbs, lacking, rule_verbs,
+    CredentialFiles, LISTED_NAMESPACE, ReviewError, RuleVerbs, lacking, rules_in_all,
 };
 use crate::cluster::{ClusterError, Connector};
 use crate::config::Config;
@@ -55,19 +57,17 @@ pub(super) async fn checks(config: &Config, limit: Duration) -> Vec<Check> {
     let upstream = upstream.unwrap_or_else(late);
     let asked = cluster.as_ref().ok().cloned();
     let objects = objects::known(config, asked.as_ref().map(|(client, _)| client), limit).await;
-    let (granted, namespaces) = match &objects.set {
-        Some(set) => (granted(set.grants()), bound_to(set.grants())),
-        None => (at_least(), Vec::new()),
-    };
+    let grants = objects.usable(Timestamp::now());
+    let (granted, bound, none) = (granted(&grants), Bound::of(&grants), Bound::default());
     let names = Granted::of(objects.set.clone(), objects.unlisted.is_some());
     let upstream_client = upstream.as_ref().ok().map(|(client, _)| client.clone());
     let (cluster, upstream, of_node, excess) = tokio::join!(
-        check(CLUSTER, cluster, &followed, &[], advice),
+        check(CLUSTER, cluster, &followed, &none, advice),
         check(
             UPSTREAM,
             upstream,
             &granted,
-            &namespaces,
+            &bound,
             "apply what `picket grant rbac` prints, with --group or --service-account as the credential has it; one verb must do for a \
              user and all its groups"
                 .to_owned()
@@ -80,7 +80,12 @@ pub(super) async fn checks(config: &Config, limit: Duration) -> Vec<Check> {
             }
         },
     );
-    let upstream = objects.bound(upstream);
+    let mut upstream = objects.bound(upstream);
+    if upstream.status == CheckStatus::Ok && !grants.iter().any(|grant| grant.user().is_some()) {
+        upstream
+            .detail
+            .push_str("; no AgentGrant that somebody can use names a user");
+    }
     // A credential that may not ask is told of once.
     let may_ask = cluster.status != CheckStatus::Missing;
     let of_node = of_node
@@ -119,26 +124,6 @@ fn granted(grants: &[Arc<Grant>]) -> Vec<Need> {
 
 /// A client and the server that it asks, or what is to be told of it.
 type Reached = Result<(Client, String), (String, String)>;
-
-/// Most namespaces whose rules are listed, one question each. Grants of one kind share rights, so that a few stand for the others.
-const MAX_LISTED: usize = 4;
-
-/// Namespaces that grants are bound to: the rights for those may be in Roles there.
-fn bound_to(grants: &[Arc<Grant>]) -> Vec<String> {
-    let names: BTreeSet<_> = grants.iter().flat_map(|grant| grant.named_namespaces()).collect();
-    names.into_iter().take(MAX_LISTED).map(str::to_owned).collect()
-}
-
-/// The verbs of the rules that hold everywhere, and of those in these namespaces.
-async fn all_rule_verbs(client: &Client, namespaces: &[String]) -> Result<RuleVerbs, ReviewError> {
-    let mut all = rule_verbs(client, LISTED_NAMESPACE).await?;
-    for namespace in namespaces {
-        let more = rule_verbs(client, namespace).await?;
-        all.verbs.extend(more.verbs);
-        all.complete &= more.complete;
-    }
-    Ok(all)
-}
 
 /// By the kubeconfig.
 async fn cluster(config: &Config) -> Reached {
@@ -180,19 +165,13 @@ fn unusable(error: &ClusterError) -> (String, String) {
     (format!("not tested: {}", with_causes(error)), advice.to_owned())
 }
 
-async fn check(
-    name: &'static str,
-    reached: Reached,
-    needs: &[Need],
-    namespaces: &[String],
-    advice: String,
-) -> Check {
+async fn check(name: &'static str, reached: Reached, needs: &[Need], bound: &Bound, advice: String) -> Check {
     let (client, server) = match reached {
         Ok(reached) => reached,
         Err((detail, advice)) => return Check::bad(name, CheckStatus::Missing, detail, advice),
     };
     let missing = |detail: String, advice: String| Check::bad(name, CheckStatus::Missing, detail, advice);
-    match asked(&client, needs, namespaces).await {
+    match asked(&client, needs, bound).await {
         Ok(answers) if answers.verdict.missing.is_empty() => answers.unless_missing(name, &server),
         Ok(answers) => {
             let Verdict {
@@ -220,15 +199,20 @@ struct Answers {
     extent: String,
 }
 
-/// Asks for the rights that the needs take, and of users for those of constrained impersonation.
-async fn asked(client: &Client, needs: &[Need], namespaces: &[String]) -> Result<Answers, ReviewError> {
+/// Asks for the rights that the needs take, and of users for those of constrained impersonation, everywhere and in the namespaces that
+/// grants are bound to: the rights for those may be in Roles there.
+async fn asked(client: &Client, needs: &[Need], bound: &Bound) -> Result<Answers, ReviewError> {
     let asked = first(needs);
     let rights: BTreeSet<_> = asked.iter().flat_map(Need::rights).collect();
     let lacks = lacking(client, rights).await?;
-    let rules = match asked.iter().any(|need| matches!(need, Need::User { .. })) {
-        true => all_rule_verbs(client, namespaces).await?,
-        false => RuleVerbs::default(),
+    let listed = match asked.iter().any(|need| matches!(need, Need::User { .. })) {
+        true => {
+            let namespaces = bound.namespaces.iter().map(String::as_str);
+            rules_in_all(client, namespaces.chain([LISTED_NAMESPACE])).await?
+        }
+        false => BTreeMap::new(),
     };
+    let rules = RuleVerbs::of(listed.values());
     let verbs = on_verbs(&rules);
     let samples = on_samples();
     let on = match (verbs.is_empty(), rules.complete) {
@@ -238,14 +222,30 @@ async fn asked(client: &Client, needs: &[Need], namespaces: &[String]) -> Result
         (true, false) => OnRights::Unknown,
     };
     let used: BTreeSet<_> = asked.iter().flat_map(|need| need.used(&lacks)).collect();
-    let mut extent = format!("all {} rights asked for", used.len());
+    let mut extent = match used.len() {
+        1 => "the one right asked for".to_owned(),
+        count => format!("all {count} rights asked for"),
+    };
     if asked.len() < needs.len() {
         extent.push_str(&format!("; {} of {} are asked about", asked.len(), needs.len()));
+    }
+    if bound.namespaces.len() < bound.named {
+        extent.push_str(&format!(
+            "; {} of {} namespaces are asked about",
+            bound.namespaces.len(),
+            bound.named
+        ));
     }
     if let Some(narrow) = narrowed(&verbs) {
         extent.push_str(&format!("; {narrow}"));
     }
-    let verdict = judge(asked, &lacks, on);
+    let mut verdict = judge(asked, &lacks, on);
+    // That there is no right anywhere is told already.
+    if on != OnRights::None {
+        let users = asked.iter().filter_map(|need| need.constrained_user(&lacks));
+        let within = bound.lacked(client, &users.collect(), &listed).await?;
+        verdict.missing.extend(within);
+    }
     Ok(Answers { verdict, extent })
 }
 

@@ -1,5 +1,7 @@
 //! Unit tests of the credentials' checks, against an API server that answers reviews of rights.
 
+use serde_json::json;
+
 use super::*;
 use crate::cli::doctor::needs::{AUTHENTICATION, CONSTRAINED, CONSTRAINED_ON, EXTRAS, Way};
 use crate::cluster::rights::MAX_RIGHTS;
@@ -43,7 +45,14 @@ async fn asked_with_rules(
     let server = reviewing_with_rules(answer, rules).await;
     let (_folder, connector) = Connector::for_tests(&server);
     let client = connector.connect().await.expect("a client");
-    check(UPSTREAM, Ok((client, server)), needs, &[], "do this".to_owned()).await
+    check(
+        UPSTREAM,
+        Ok((client, server)),
+        needs,
+        &Bound::default(),
+        "do this".to_owned(),
+    )
+    .await
 }
 
 #[tokio::test]
@@ -130,6 +139,69 @@ spec:
             CheckStatus::Missing,
             "may not create serviceaccounts/token of service account ci/bot"
         )
+    );
+}
+
+/// The Roles of a grant that names its namespace: the credential may act as the user, and send elsewhere.
+#[tokio::test]
+async fn a_missing_role_of_one_namespace_is_missing() {
+    const OBJECTS: &str = "
+apiVersion: picket.dev/v1alpha1
+kind: AgentIdentity
+metadata: {name: a}
+spec: {owner: o, attest: {pod: {namespace: n, serviceAccount: s}}}
+---
+apiVersion: picket.dev/v1alpha1
+kind: AgentGrant
+metadata: {name: a}
+spec:
+  to: {identities: [a]}
+  namespaces: [vault]
+  upstream: {impersonate: {user: 'agent:a'}}
+  rules: [{verbs: [get], apiGroups: [''], resources: [secrets]}]
+";
+    let documents = picket_policy::read_documents("f", OBJECTS).expect("valid");
+    let policies = picket_policy::PolicySet::compile(documents).expect("a policy set");
+    let needs = granted(policies.grants());
+    for (has_role, status, says) in [
+        (true, CheckStatus::Ok, "accepted by"),
+        (
+            false,
+            CheckStatus::Missing,
+            "may not send in namespace vault, as the grants' users: get secrets",
+        ),
+    ] {
+        let server = reviewing_with_rules(
+            move |of| {
+                let on_secrets = of["resource"] == "secrets" && of["namespace"] == "vault";
+                Ok(of["verb"] == CONSTRAINED || (has_role && on_secrets))
+            },
+            json!({"resourceRules": [{"verbs": [format!("{CONSTRAINED_ON}get")], "apiGroups": [""], "resources": ["pods"]}],
+                "nonResourceRules": [], "incomplete": false}),
+        )
+        .await;
+        let (_folder, connector) = Connector::for_tests(&server);
+        let client = connector.connect().await.expect("a client");
+        let bound = Bound::of(policies.grants());
+        let check = check(
+            UPSTREAM,
+            Ok((client, server)),
+            &needs,
+            &bound,
+            "do this".to_owned(),
+        )
+        .await;
+        assert_eq!(check.status, status, "{check:?}");
+        assert!(check.detail.starts_with(says), "{check:?}");
+    }
+}
+
+#[tokio::test]
+async fn one_right_is_one_right() {
+    let check = asked(&granted(&[]), |_| Ok(true)).await;
+    assert!(
+        check.detail.ends_with("with the one right asked for"),
+        "{check:?}"
     );
 }
 
@@ -386,7 +458,7 @@ async fn the_password_in_a_server_is_not_printed() {
         CLUSTER,
         Ok((client, bare(&reached))),
         &followed(),
-        &[],
+        &Bound::default(),
         String::new(),
     )
     .await;
@@ -403,7 +475,14 @@ async fn a_server_or_a_file_that_is_not_there_is_said() {
     let (_folder, connector) = Connector::for_tests(&gone);
     let client = connector.connect().await.expect("a client");
     let began = std::time::Instant::now();
-    let check = check(CLUSTER, Ok((client, gone)), &followed(), &[], String::new()).await;
+    let check = check(
+        CLUSTER,
+        Ok((client, gone)),
+        &followed(),
+        &Bound::default(),
+        String::new(),
+    )
+    .await;
     assert!(check.detail.contains("Connection refused"), "{}", check.detail);
     assert!(began.elapsed() < Duration::from_secs(10));
     let nothing = std::path::Path::new("/nonexistent/node.crt");

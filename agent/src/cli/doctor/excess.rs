@@ -256,15 +256,13 @@ async fn found(client: &Client, granted: &Granted) -> Result<Found, ReviewError>
 }
 
 /// Whether a rule gives a right, as RBAC compares them.
-fn allows(rule: &ResourceRule, right: &Right) -> bool {
-    let resource = match right.subresource {
-        Some(sub) => format!("{}/{sub}", right.resource),
-        None => right.resource.to_owned(),
-    };
+pub(super) fn allows(rule: &ResourceRule, right: &Right) -> bool {
+    let resources = rule.resources.as_deref().unwrap_or_default();
+    let of_any = right.subresource.as_ref().map(|sub| format!("*/{sub}"));
     let names = rule.resource_names.as_deref().unwrap_or_default();
-    has(&rule.verbs, right.verb)
-        && has(rule.api_groups.as_deref().unwrap_or_default(), right.group)
-        && has(rule.resources.as_deref().unwrap_or_default(), &resource)
+    has(&rule.verbs, &right.verb)
+        && has(rule.api_groups.as_deref().unwrap_or_default(), &right.group)
+        && (has(resources, &right.resource_words()) || of_any.is_some_and(|any| resources.contains(&any)))
         && (names.is_empty() || right.name.as_ref().is_some_and(|name| names.contains(name)))
 }
 
@@ -275,10 +273,7 @@ fn probes() -> Vec<(String, Right)> {
         for (resource, _, all) in KINDS {
             let right = match resource {
                 // One that the agent does not send stands for all.
-                "userextras" => Right {
-                    subresource: Some("picket.dev/doctor"),
-                    ..Right::on(verb, AUTHENTICATION, resource)
-                },
+                "userextras" => Right::on(verb, AUTHENTICATION, resource).of("picket.dev/doctor"),
                 "uids" => Right::on(verb, AUTHENTICATION, resource),
                 _ => Right::on(verb, group, resource),
             };
@@ -287,10 +282,7 @@ fn probes() -> Vec<(String, Right)> {
     }
     let masters = Right::on(PLAIN, "", "groups").named(MASTERS);
     probes.push((format!("impersonate group {MASTERS}"), masters));
-    let token = Right {
-        subresource: Some("token"),
-        ..Right::on("create", "", "serviceaccounts")
-    };
+    let token = Right::on("create", "", "serviceaccounts").of("token");
     probes.push((EVERY_TOKEN.to_owned(), token));
     probes.push(("get secrets".to_owned(), Right::on("get", "", "secrets")));
     probes

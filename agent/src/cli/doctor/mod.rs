@@ -7,6 +7,7 @@
 mod certificates;
 mod credentials;
 mod excess;
+mod namespaced;
 pub(super) mod needs;
 mod node;
 mod objects;
@@ -41,6 +42,15 @@ const CONTROL_PLANE: [&str; 2] = ["kube-apiserver", "etcd"];
 /// How long the files that a configuration names may take, with a plugin of the kubeconfig.
 const LIMIT: Duration = Duration::from_secs(8);
 
+const HELP: &str = "\
+Examples:
+  picket doctor
+  picket doctor --config /etc/picket/agent.yaml.new
+  picket doctor -o json | jq '.[] | select(.status != \"ok\")'
+
+Exit codes: 0 Picket works here, perhaps with restrictions; 1 a check is missing or open, or could not be tested, or the configuration \
+is not valid; 2 wrong usage.";
+
 /// How the outcome is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Output {
@@ -52,10 +62,7 @@ pub(super) enum Output {
 
 /// Loads, attaches and uses each kernel program once, in a cgroup of its own. The running agent is not disturbed.
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Exit codes: 0 Picket works here, perhaps with restrictions; 1 a check is missing or open, or could not be \
-    tested, or the configuration is not valid; 2 wrong usage."
-)]
+#[command(after_help = HELP)]
 pub(super) struct DoctorArgs {
     /// The node's configuration file, whose files and folders are tested too. Default: /etc/picket/agent.yaml where that file
     /// exists, else the agent's own defaults

@@ -124,6 +124,18 @@ impl Need {
         self.nearest(lacks).0.iter().map(|step| &step.right)
     }
 
+    /// The user that the credential may act as by the constrained mode alone.
+    pub(super) fn constrained_user(&self, lacks: &BTreeSet<&Right>) -> Option<&str> {
+        match self {
+            Self::Rights(_) => None,
+            Self::User {
+                user,
+                constrained,
+                plain,
+            } => (constrained.is_met(lacks) && !plain.is_met(lacks)).then_some(user),
+        }
+    }
+
     /// The way of which least is lacking, and the first of such.
     fn nearest(&self, lacks: &BTreeSet<&Right>) -> &Way {
         match self {
@@ -276,7 +288,8 @@ pub(super) fn narrowed(verbs: &BTreeSet<&str>) -> Option<String> {
 /// Rights of [`CONSTRAINED_ON`] that stand for the others where the API server does not list them: a role may be narrowed to
 /// some resources.
 pub(super) fn on_samples() -> [Right; 6] {
-    let on = |verb, group, resource| Right::on(verb, group, resource);
+    let on =
+        |verb: &'static str, group: &'static str, resource: &'static str| Right::on(verb, group, resource);
     [
         on("impersonate-on:user-info:get", "", "pods"),
         on("impersonate-on:user-info:list", "", "pods"),
@@ -310,10 +323,7 @@ pub(super) fn followed() -> Vec<Need> {
 pub(super) fn kept_objects() -> Vec<Need> {
     let right = |verb: &'static str, plural: &'static str| Right::on(verb, GROUP, plural);
     let needs = |plural: &'static str| {
-        let status = Right {
-            subresource: Some("status"),
-            ..right("patch", plural)
-        };
+        let status = right("patch", plural).of("status");
         [
             (format!("list {plural}"), right("list", plural)),
             (format!("watch {plural}"), right("watch", plural)),
@@ -365,11 +375,10 @@ pub(super) fn tokens<'g>(accounts: impl IntoIterator<Item = &'g ServiceAccount>)
     let need = |(namespace, name): (&str, &str)| {
         only(Step {
             what: format!("create serviceaccounts/token of service account {namespace}/{name}"),
-            right: Right {
-                subresource: Some("token"),
-                namespace: Some(namespace.to_owned()),
-                ..Right::on("create", "", "serviceaccounts").named(name)
-            },
+            right: Right::on("create", "", "serviceaccounts")
+                .of("token")
+                .within(namespace)
+                .named(name),
         })
     };
     names.into_iter().map(need).collect()
@@ -391,10 +400,9 @@ fn acting(verb: &'static str, user: &str, groups: &[String]) -> Way {
     steps.sort_by(|one, other| one.what.cmp(&other.what));
     steps.push(match service_account(user) {
         Some((namespace, name)) => {
-            let right = Right {
-                namespace: Some(namespace.to_owned()),
-                ..Right::on(verb, "", "serviceaccounts").named(name)
-            };
+            let right = Right::on(verb, "", "serviceaccounts")
+                .within(namespace)
+                .named(name);
             step(format!("service account {namespace}/{name}"), right)
         }
         None => {
@@ -403,10 +411,7 @@ fn acting(verb: &'static str, user: &str, groups: &[String]) -> Way {
         }
     });
     steps.extend(EXTRAS.map(|extra| {
-        let right = Right {
-            subresource: Some(extra),
-            ..Right::on(verb, AUTHENTICATION, "userextras")
-        };
+        let right = Right::on(verb, AUTHENTICATION, "userextras").of(extra);
         step(format!("userextras/{extra}"), right)
     }));
     Way(steps)

@@ -3,11 +3,13 @@
 //! In: a configuration, and a client by its kubeconfig. Out: the objects as an agent would have them in force, and why they may not be
 //! all of them.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use kube::Client;
-use picket_policy::PolicySet;
+use picket_policy::{Grant, GrantState, Identity, PolicySet, Standing};
 
 use crate::config::Config;
 use crate::kernel::doctor::{Check, CheckStatus};
@@ -56,6 +58,26 @@ pub(super) async fn known(config: &Config, client: Option<&Client>, limit: Durat
 }
 
 impl KnownObjects {
+    /// The grants that somebody can use, now or later: those that `picket grant rbac` prints rights for.
+    pub(super) fn usable(&self, now: Timestamp) -> Vec<Arc<Grant>> {
+        let Some(set) = &self.set else {
+            return Vec::new();
+        };
+        // A suspended one may be resumed, and needs its rights then.
+        let may_act = |identity: &&Arc<Identity>| {
+            !matches!(identity.standing(now), Standing::Revoked | Standing::Expired(_))
+        };
+        let acting = set.identities().iter().filter(may_act);
+        let reached: BTreeSet<_> = acting
+            .flat_map(|identity| set.grants_of(&identity.name))
+            .map(|grant| grant.name())
+            .collect();
+        let is_usable = |grant: &&Arc<Grant>| {
+            reached.contains(grant.name()) && grant.hours(now).state != GrantState::Expired
+        };
+        set.grants().iter().filter(is_usable).cloned().collect()
+    }
+
     /// A check of what grants need is worth less where not all grants are known.
     pub(super) fn bound(&self, check: Check) -> Check {
         let Some(reason) = self

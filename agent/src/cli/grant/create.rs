@@ -37,25 +37,25 @@ pub(super) struct CreateArgs {
     /// An AgentIdentity that the grant is for. May be given again, or with commas.
     #[arg(long, value_name = "IDENTITY", value_delimiter = ',', add = completion::identities())]
     to: Vec<String>,
-    /// A group of AgentIdentities that the grant is for. May be given again, or with commas, as all that follow but the user.
+    /// A group of AgentIdentities that the grant is for. May be given again, or with commas.
     #[arg(long, value_name = "GROUP", value_delimiter = ',')]
     to_group: Vec<String>,
     /// The user that the API server is asked as.
     #[arg(long, value_name = "USER")]
     user: String,
-    /// A group of that user.
+    /// A group of that user. May be given again, or with commas.
     #[arg(long, value_name = "GROUP", value_delimiter = ',')]
     as_group: Vec<String>,
-    /// Namespaces (globs) that the rule holds in. Default: everywhere.
+    /// Namespaces (globs) that the rule holds in. Default: everywhere. May be given again, or with commas.
     #[arg(short, long, value_name = "NAME", value_delimiter = ',')]
     namespace: Vec<String>,
-    /// What may be done.
+    /// What may be done. May be given again, or with commas.
     #[arg(long, value_name = "VERB", value_delimiter = ',', required = true)]
     verb: Vec<String>,
-    /// On which resources, as NAME.GROUP or NAME.GROUP/SUBRESOURCE.
+    /// On which resources, as NAME.GROUP or NAME.GROUP/SUBRESOURCE. May be given again, or with commas.
     #[arg(long, value_name = "RESOURCE", value_delimiter = ',')]
     resource: Vec<String>,
-    /// On objects of these names alone.
+    /// On objects of these names alone. May be given again, or with commas.
     #[arg(
         long,
         value_name = "NAME",
@@ -63,7 +63,7 @@ pub(super) struct CreateArgs {
         conflicts_with = "non_resource_url"
     )]
     resource_name: Vec<String>,
-    /// On which paths outside resources.
+    /// On which paths outside resources. May be given again, or with commas.
     #[arg(long, value_name = "PATH", value_delimiter = ',')]
     non_resource_url: Vec<String>,
     #[command(flatten)]

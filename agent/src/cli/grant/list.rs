@@ -9,7 +9,7 @@ use picket_policy::api::v1alpha1::{AgentGrant, PolicyRule};
 use picket_policy::{GrantHours, GrantState};
 
 use crate::cli::completion;
-use crate::cli::output::{Column, Format, Row};
+use crate::cli::output::{self, Column, Format, Row};
 use crate::cli::target::Target;
 use crate::cli::target::print::{self, ObjectFormat};
 
@@ -106,7 +106,7 @@ impl Row for GrantRow {
             list(&spec.namespaces, "*"),
             spec.rules.len().to_string(),
             state.to_owned(),
-            self.hours.until.map_or_else(none, |until| until.to_string()),
+            self.hours.until.map_or_else(none, output::moment),
             self.hours.window.clone().unwrap_or_else(none),
             gives.join("; "),
         ]

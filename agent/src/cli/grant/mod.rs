@@ -13,7 +13,7 @@ mod create;
 mod delete;
 pub(super) mod list;
 mod rbac;
-mod rights;
+pub(super) mod rights;
 
 use std::process::ExitCode;
 

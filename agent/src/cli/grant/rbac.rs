@@ -116,7 +116,7 @@ impl RbacArgs {
 /// Why a grant gives nobody anything from now on.
 fn is_idle(grant: &AgentGrant, identities: &[&AgentIdentity], now: Timestamp) -> Option<String> {
     if let Some(at) = grant.spec.expires_at.filter(|at| *at <= now) {
-        return Some(format!("it expired at {at}"));
+        return Some(format!("it expired at {}", output::moment(at)));
     }
     let to = &grant.spec.to;
     let reached = identities.iter().filter(|identity| {

@@ -15,6 +15,7 @@ use picket_policy::{Impersonate, Verb, service_account};
 use serde_json::{Value, json};
 
 use crate::cli::doctor::needs::{AUTHENTICATION, CONSTRAINED, CONSTRAINED_ON, EXTRAS, PLAIN};
+use crate::cluster::rights::Right;
 
 const RBAC: &str = "rbac.authorization.k8s.io";
 const RBAC_VERSION: &str = "rbac.authorization.k8s.io/v1";
@@ -322,6 +323,38 @@ fn on_rules(rule: &PolicyRule) -> Vec<(About, Vec<String>)> {
     }
     rules.push((about, verbs.into_iter().map(on).collect()));
     rules
+}
+
+/// What the node must be let do for requests that a rule of a grant gives, in the constrained mode: a right for each verb on each
+/// resource, as the rules of the roles have them.
+pub(in crate::cli) fn on_requests(rule: &PolicyRule) -> Vec<Right> {
+    let mut rights = Vec::new();
+    for (about, verbs) in on_rules(rule) {
+        let names: Vec<_> = match about.names.is_empty() {
+            true => vec![None],
+            false => about.names.iter().map(Some).collect(),
+        };
+        for (group, resource) in about
+            .groups
+            .iter()
+            .flat_map(|group| about.resources.iter().map(move |resource| (group, resource)))
+        {
+            for (verb, name) in verbs
+                .iter()
+                .flat_map(|verb| names.iter().map(move |name| (verb, name)))
+            {
+                let (of, sub) = match resource.split_once('/') {
+                    Some((of, sub)) => (of, Some(sub)),
+                    None => (resource.as_str(), None),
+                };
+                let mut right = Right::on(verb.clone(), group.clone(), of.to_owned());
+                right.subresource = sub.map(|sub| sub.to_owned().into());
+                right.name = name.cloned();
+                rights.push(right);
+            }
+        }
+    }
+    rights
 }
 
 /// Whether a rule is about a subresource of pods.

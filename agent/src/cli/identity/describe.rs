@@ -12,15 +12,16 @@ use jiff::Timestamp;
 use picket_policy::Standing;
 use picket_policy::api::AnyObject;
 use picket_policy::api::v1alpha1::{
-    AgentGrant, AgentIdentity, AgentIdentitySpec, AgentPolicy, Attest, Mode, Spec as _, State,
+    AgentGrant, AgentIdentity, AgentIdentitySpec, AgentPolicy, Attest, IdentityNode, Mode, Spec as _, State,
 };
 use serde_json::{Value, json};
 
+use super::nodes::{self, NodeLine};
 use super::state::{CHANGED_AT, CHANGED_BY, REASON};
-use crate::admin::Client;
 use crate::admin::api::{SessionItem, SessionQuery};
+use crate::admin::{Client, ClientError};
 use crate::cli::audit::filter::parse_since;
-use crate::cli::audit::history::{self, Reach};
+use crate::cli::audit::history::{self, Reach, Unreadable};
 use crate::cli::audit::view;
 use crate::cli::completion;
 use crate::cli::grant::list::words;
@@ -34,10 +35,12 @@ Examples:
   picket identity describe triage
   picket identity describe triage --since 7d --records 50
   picket identity describe triage --audit /mnt/node-1/audit --audit /mnt/node-2/audit
+  picket identity describe triage --cluster
   picket identity describe triage -o json | jq '.log.refused[].requestURI'
 
 The records are those of this node's audit log, or of the logs that --audit names; the last line says how far back they reach. \
-The sessions are those of this node.
+The sessions are those of this node. Of an object in the cluster, a table has what the agent of each node told: its pods, the last use and \
+the last refusal, each up to an hour late.
 
 Exit codes: 0 success, 1 there is no such identity, or the objects or a named log cannot be read, 2 wrong usage.";
 
@@ -83,8 +86,26 @@ struct Description {
     workloads: Option<Vec<String>>,
     grants: Vec<AgentGrant>,
     policies: Vec<AgentPolicy>,
-    sessions: Result<Vec<SessionItem>, String>,
-    log: Result<Log, String>,
+    /// What the nodes say of an object in the cluster.
+    nodes: Option<Vec<IdentityNode>>,
+    sessions: Result<Vec<SessionItem>, NotKnown>,
+    log: Result<Log, NotKnown>,
+}
+
+/// Why something is not known here.
+#[derive(Debug)]
+struct NotKnown {
+    /// With what to do.
+    why: String,
+    /// What is wrong alone.
+    fault: String,
+}
+
+impl NotKnown {
+    fn sentence(&self) -> String {
+        let stop = if self.why.ends_with(['.', '?']) { "" } else { "." };
+        format!("Not known: {}{stop}", self.why)
+    }
 }
 
 /// What audit logs say of it, the newest first.
@@ -138,6 +159,7 @@ fn describe(args: &DescribeArgs, files: &Objects, now: Timestamp) -> anyhow::Res
         standing: Standing::of_spec(&identity.spec, now),
         grants,
         policies,
+        nodes: files.nodes_of(&args.name).map(<[IdentityNode]>::to_vec),
         sessions: sessions(args),
         log: log(args)?,
     })
@@ -169,26 +191,39 @@ fn exclusive(workloads: Option<&[String]>) -> String {
 }
 
 /// The sessions that run on this node, where an agent answers.
-fn sessions(args: &DescribeArgs) -> Result<Vec<SessionItem>, String> {
+fn sessions(args: &DescribeArgs) -> Result<Vec<SessionItem>, NotKnown> {
     let client = Client::new(args.target.socket());
     let query = SessionQuery {
         identity: Some(args.name.clone()),
         kind: None,
     };
-    let asked = block_on(client.sessions(&query)).map_err(|error| error.to_string())?;
-    let answers = asked.map_err(|error| error.to_string())?;
+    let asked = block_on(client.sessions(&query)).map_err(|error| NotKnown {
+        why: error.to_string(),
+        fault: error.to_string(),
+    })?;
+    let unanswered = |error: &ClientError| NotKnown {
+        why: error.to_string(),
+        fault: error.fault(),
+    };
+    let answers = asked.map_err(|error| unanswered(&error))?;
     match answers.failed.first() {
         None => Ok(answers.answer.sessions),
-        Some(error) => Err(error.to_string()),
+        Some(error) => Err(unanswered(error)),
     }
 }
 
 /// A log that was named must be readable; this node's own may be absent, as on a machine that has the objects alone.
-fn log(args: &DescribeArgs) -> anyhow::Result<Result<Log, String>> {
+fn log(args: &DescribeArgs) -> anyhow::Result<Result<Log, NotKnown>> {
     let logs = args.target.audit_logs(&args.audit)?;
     match read_log(args, &logs) {
         Ok(log) => Ok(Ok(log)),
-        Err(error) if args.audit.is_empty() => Ok(Err(error.to_string())),
+        Err(error) if args.audit.is_empty() => Ok(Err(NotKnown {
+            why: error.to_string(),
+            fault: match error.downcast_ref::<Unreadable>() {
+                Some(unreadable) => unreadable.fault(),
+                None => error.to_string(),
+            },
+        })),
         Err(error) => Err(error),
     }
 }
@@ -255,9 +290,12 @@ fn document(described: &Description) -> Value {
     if let Some(workloads) = &described.workloads {
         document["workloads"] = json!(workloads);
     }
+    if let Some(nodes) = &described.nodes {
+        document["nodes"] = json!(nodes);
+    }
     match &described.sessions {
         Ok(sessions) => document["sessions"] = json!(sessions),
-        Err(error) => document["sessionsError"] = json!(error),
+        Err(unknown) => document["sessionsError"] = json!(unknown.why),
     }
     match &described.log {
         Ok(log) => {
@@ -267,7 +305,7 @@ fn document(described: &Description) -> Value {
                 "refused": log.refused,
             });
         }
-        Err(error) => document["logError"] = json!(error),
+        Err(unknown) => document["logError"] = json!(unknown.why),
     }
     document
 }
@@ -308,7 +346,7 @@ fn fields(described: &Description, now: Timestamp) -> Vec<(&'static str, String)
         let why = annotation(REASON).unwrap_or_else(|| "not given".to_owned());
         fields.push(("Changed", format!("by {by} at {at}; reason: {why}")));
     }
-    let moment = |moment: Option<Timestamp>| moment.map_or_else(|| "-".to_owned(), |at| at.to_string());
+    let moment = |at: Option<Timestamp>| at.map_or_else(|| "-".to_owned(), output::moment);
     let overdue = spec.review_by.is_some_and(|at| at <= now) && spec.state != State::Revoked;
     let groups = if spec.groups.is_empty() {
         "-".to_owned()
@@ -348,9 +386,7 @@ impl Row for GrantLine<'_> {
     fn cells(&self, _: Format) -> Vec<String> {
         let spec = &self.0.spec;
         let hours = spec.window.as_ref().map_or("", |_| ", in its hours");
-        let until = spec
-            .expires_at
-            .map_or_else(|| "-".to_owned(), |at| at.to_string());
+        let until = spec.expires_at.map_or_else(|| "-".to_owned(), output::moment);
         let gives: Vec<_> = spec.rules.iter().map(words).collect();
         vec![
             self.0.metadata.name.clone(),
@@ -453,11 +489,17 @@ fn text(described: &Description) -> std::io::Result<()> {
         &policies,
         "None.",
     )?;
+    if let Some(entries) = &described.nodes {
+        let lines: Vec<_> = entries.iter().map(NodeLine).collect();
+        output::section(nodes::TITLE, &lines, nodes::NONE)?;
+    }
+    let sentence = |title: &str, text: &str| output::section::<Record<'_>>(title, &[], text);
+    if let (Err(sessions), Err(log)) = (&described.sessions, &described.log) {
+        return sentence("Sessions and requests", &not_here(sessions, log));
+    }
     match &described.sessions {
         Ok(sessions) => output::section("Runs now on this node", sessions, "No session.")?,
-        Err(error) => {
-            output::section::<Record<'_>>("Runs now on this node", &[], &format!("Not known: {error}."))?
-        }
+        Err(unknown) => sentence("Runs now on this node", &unknown.sentence())?,
     }
     match &described.log {
         Ok(log) => {
@@ -467,10 +509,18 @@ fn text(described: &Description) -> std::io::Result<()> {
                 &records(&log.refused),
                 "Nothing that the log has.",
             )?;
-            output::section::<Record<'_>>("Log", &[], &log.reach.sentence())
+            sentence("Log", &log.reach.sentence())
         }
-        Err(error) => output::section::<Record<'_>>("Did last", &[], &format!("Not known: {error}.")),
+        Err(unknown) => sentence("Did last", &unknown.sentence()),
     }
+}
+
+/// What people are told where neither is known, as away from a node.
+fn not_here(sessions: &NotKnown, log: &NotKnown) -> String {
+    format!(
+        "Not known here: {}, and {}. Run the command as root on a node where the agent's pods run, or name audit logs with --audit.",
+        sessions.fault, log.fault
+    )
 }
 
 #[cfg(test)]
@@ -583,6 +633,47 @@ spec: {subjects: {identities: [b]}, rules: [{name: r, match: {verbs: [delete]}, 
         assert_eq!(plain.workloads, None);
         let fields = fields(&plain, Timestamp::now());
         assert!(fields.iter().all(|(name, _)| *name != "Exclusive"), "{fields:?}");
+    }
+
+    #[test]
+    fn what_is_not_known_here_is_one_sentence() {
+        let path = "/nonexistent/picket/admin.sock";
+        let error = ClientError::Connect {
+            path: path.into(),
+            source: std::io::Error::from_raw_os_error(2),
+        };
+        let sessions = NotKnown {
+            why: error.to_string(),
+            fault: error.fault(),
+        };
+        assert!(
+            sessions.sentence().ends_with("are you root?"),
+            "{}",
+            sessions.sentence()
+        );
+        let log = NotKnown {
+            why: "/var/log/picket/audit: it is no folder (try another)".to_owned(),
+            fault: "/var/log/picket/audit: it is no folder".to_owned(),
+        };
+        assert!(log.sentence().ends_with("(try another)."), "{}", log.sentence());
+        assert_eq!(
+            not_here(&sessions, &log),
+            "Not known here: no agent answers at /nonexistent/picket/admin.sock: No such file or directory (os error 2), and \
+             /var/log/picket/audit: it is no folder. Run the command as root on a node where the agent's pods run, or name audit \
+             logs with --audit."
+        );
+    }
+
+    #[test]
+    fn nodes_are_told_of_objects_in_the_cluster_alone() {
+        let mut of_a = described("a", "");
+        assert!(document(&of_a).get("nodes").is_none());
+        of_a.nodes = Some(vec![IdentityNode {
+            node: "node-1".to_owned(),
+            pods: 2,
+            ..IdentityNode::default()
+        }]);
+        assert_eq!(document(&of_a)["nodes"][0]["pods"], 2);
     }
 
     #[test]

@@ -7,12 +7,14 @@
 //! | `create` | a new AgentIdentity |
 //! | `describe` | one AgentIdentity: what it may do, does and did |
 //! | `list` | every AgentIdentity, with its owner and whether its agent may act |
+//! | `nodes` | what the nodes of a cluster say of one |
 //! | `review` | which grants were not used, and narrower ones; from `usage`, which reads audit logs |
 //! | `state` | suspend, resume, revoke |
 
 mod create;
 mod describe;
 mod list;
+mod nodes;
 mod review;
 mod state;
 mod usage;

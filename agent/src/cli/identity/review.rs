@@ -137,16 +137,16 @@ impl Review {
     /// What a reader should know of the logs.
     fn remarks(&self) -> Vec<String> {
         let Usage { reach, unread, .. } = &self.usage;
+        let since = output::moment(self.since);
         let mut remarks = match reach.oldest {
             None => vec![format!(
-                "The log has no record since {}: nothing follows from it",
-                self.since
+                "The log has no record since {since}: nothing follows from it"
             )],
             Some(at) if at > self.since => vec![format!(
-                "The log reaches back to {at} alone, and not to {}: what was used before is not in it",
-                self.since
+                "The log reaches back to {} alone, and not to {since}: what was used before is not in it",
+                output::moment(at)
             )],
-            Some(_) => vec![format!("The log was read back to {}", self.since)],
+            Some(_) => vec![format!("The log was read back to {since}")],
         };
         if reach.forged > 0 {
             remarks.push(format!(
@@ -209,8 +209,10 @@ fn table(review: &Review, format: Format, now: Timestamp) -> io::Result<()> {
             out,
             "{}",
             output::clean(&format!(
-                "Overdue: {} of {} was to be reviewed by {at}.",
-                identity.metadata.name, identity.spec.owner
+                "Overdue: {} of {} was to be reviewed by {}.",
+                identity.metadata.name,
+                identity.spec.owner,
+                output::moment(at)
             ))
         )?;
     }
@@ -382,11 +384,10 @@ spec: {to: {identities: [b]}, upstream: {impersonate: {user: v}}, rules: [{apiGr
             short.starts_with("The log reaches back to 2026-03-01T00:00:00Z alone"),
             "{short}"
         );
-        let empty = remark("--unused-days 1", "2026-03-10T00:00:00Z");
-        assert!(
-            empty.starts_with("The log was read back to 2026-03-09"),
-            "{empty}"
-        );
+        let empty = remark("--unused-days 1", "2026-03-10T00:00:00.502914417Z");
+        assert_eq!(empty, "The log was read back to 2026-03-09T00:00:00Z");
+        let short = remark("--unused-days 30", "2026-03-10T00:00:00.502914417Z");
+        assert!(short.contains("and not to 2026-02-08T00:00:00Z: "), "{short}");
     }
 
     #[test]

@@ -14,8 +14,8 @@ use picket_policy::api::AnyObject;
 use picket_policy::api::v1alpha1::{AgentIdentity, AgentIdentitySpec, State};
 use serde_json::Value;
 
-use crate::cli::completion;
 use crate::cli::target::{ChangeArgs, Changed, Objects, wait};
+use crate::cli::{completion, output};
 use crate::store::IdentityState;
 
 /// The kind of the object.
@@ -116,13 +116,15 @@ pub(super) fn resume(args: &StateArgs) -> anyhow::Result<Changed> {
     };
     match Standing::of_spec(&resumed, Timestamp::now()) {
         Standing::Expired(at) => bail!(
-            "{} expired at {at}. Set a later spec.expiresAt {place}",
-            args.name
+            "{} expired at {}. Set a later spec.expiresAt {place}",
+            args.name,
+            output::moment(at)
         ),
         Standing::Overdue(at) => bail!(
-            "the review of {} was due at {at}, and its agent is denied every request until somebody reviews it. Set a later \
+            "the review of {} was due at {}, and its agent is denied every request until somebody reviews it. Set a later \
              spec.reviewBy {place}",
-            args.name
+            args.name,
+            output::moment(at)
         ),
         Standing::Active | Standing::Suspended | Standing::Revoked => {}
     }

@@ -6,6 +6,7 @@
 //! A change names the version that it is of, so that it never undoes what somebody else wrote meanwhile. Agents write statuses, which
 //! makes a new version too: such a change is sent again.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -17,7 +18,8 @@ use kube::api::{
 };
 use kube::{Api, Client};
 use picket_policy::api::v1alpha1::{
-    AgentGrantSpec, AgentIdentitySpec, AgentPolicySpec, ConditionStatus, ObjectCondition, Spec as _,
+    AgentGrantSpec, AgentIdentitySpec, AgentPolicySpec, ConditionStatus, IdentityNode, ObjectCondition,
+    Spec as _,
 };
 use picket_policy::api::{API_VERSION, AnyObject, GROUP};
 use picket_policy::{ClusterObject, Document, PolicySet, builtin, read_documents};
@@ -58,6 +60,8 @@ pub(in crate::cli) struct ApiObjects {
     documents: Vec<Document>,
     faulty: Vec<FaultyObject>,
     set: PolicySet,
+    /// What the nodes say of each AgentIdentity, by its name.
+    nodes: BTreeMap<String, Vec<IdentityNode>>,
     /// Files that the node's agent reads besides.
     beside: Vec<PathBuf>,
     /// Whether the person may know which objects of the kind there are.
@@ -128,6 +132,7 @@ impl ApiObjects {
         listed: Vec<(&'static str, DynamicObject)>,
     ) -> anyhow::Result<Self> {
         let (mut documents, mut faulty, mut all) = (Vec::new(), Vec::new(), Vec::new());
+        let mut nodes = BTreeMap::new();
         for (kind, object) in listed {
             let created = object.metadata.creation_timestamp.as_ref();
             let created = created.map(|time| time.0.as_second());
@@ -135,6 +140,9 @@ impl ApiObjects {
                 Ok(document) => {
                     let place = KINDS.iter().position(|(of, _)| *of == kind);
                     all.push(((created, place, document.name().to_owned()), document.clone()));
+                    if kind == AgentIdentitySpec::KIND {
+                        nodes.insert(document.name().to_owned(), nodes_in(&object));
+                    }
                     documents.push(document);
                 }
                 Err(reason) => faulty.push(FaultyObject {
@@ -165,6 +173,7 @@ impl ApiObjects {
             documents,
             faulty,
             set,
+            nodes,
             beside: Vec::new(),
             is_listed: true,
         })
@@ -186,6 +195,11 @@ impl ApiObjects {
     /// What an agent would make of them.
     pub(in crate::cli) fn set(&self) -> &PolicySet {
         &self.set
+    }
+
+    /// What the nodes say of an AgentIdentity.
+    pub(in crate::cli) fn nodes_of(&self, identity: &str) -> &[IdentityNode] {
+        self.nodes.get(identity).map_or(&[], Vec::as_slice)
     }
 
     /// An object.
@@ -425,7 +439,7 @@ fn connect(person: &PersonalConfig) -> anyhow::Result<(Runtime, Client)> {
 }
 
 /// A kind with its plural.
-fn known_kind(kind: &str) -> anyhow::Result<(&'static str, &'static str)> {
+pub(super) fn known_kind(kind: &str) -> anyhow::Result<(&'static str, &'static str)> {
     let mut known = KINDS.into_iter();
     known
         .find(|(of, _)| *of == kind)
@@ -440,7 +454,7 @@ fn said(error: kube::Error) -> anyhow::Error {
     }
 }
 
-fn api(client: &Client, kind: &str, plural: &str) -> Api<DynamicObject> {
+pub(super) fn api(client: &Client, kind: &str, plural: &str) -> Api<DynamicObject> {
     let version = API_VERSION.rsplit('/').next().unwrap_or(API_VERSION);
     let resource = ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(GROUP, version, kind), plural);
     Api::all_with(client.clone(), &resource)
@@ -513,6 +527,15 @@ fn known(document: Document) -> ClusterObject {
         versions: vec![document],
         known_from: 0,
     }
+}
+
+/// The entries of the nodes in a status; one that another version wrote otherwise is left out.
+fn nodes_in(object: &DynamicObject) -> Vec<IdentityNode> {
+    let entries = object.data.pointer("/status/nodes").and_then(Value::as_array);
+    let entries = entries.into_iter().flatten();
+    entries
+        .filter_map(|entry| serde_json::from_value(entry.clone()).ok())
+        .collect()
 }
 
 fn condition(object: &DynamicObject, kind: &str) -> Option<ObjectCondition> {

@@ -223,6 +223,29 @@ fn the_objects_of_files_and_cluster_are_read_together_unless_one_is_asked_for() 
 }
 
 #[test]
+fn what_the_nodes_tell_of_an_identity_is_read() {
+    let fake = Fake::new(|target| match target {
+        "GET /agentidentities" => {
+            let mut object = identity("a");
+            object["status"] = json!({"nodes": [
+                {"node": "n1", "pods": 2, "podNames": ["n/x"], "lastUsed": "2026-01-02T03:04:05Z", "reviewDue": false},
+                {"node": "n2", "pods": "of a version to come"},
+            ]});
+            listed(&[object, identity("b")])
+        }
+        _ => listed(&[]),
+    });
+    let read = fake.args("--cluster").target.read().expect("read");
+    let nodes = read.nodes_of("a").expect("of the cluster");
+    let told: Vec<_> = nodes
+        .iter()
+        .map(|entry| (entry.node.as_str(), entry.pods))
+        .collect();
+    assert_eq!(told, [("n1", 2)]);
+    assert_eq!(read.nodes_of("b").map(<[_]>::len), Some(0));
+}
+
+#[test]
 fn what_may_be_written_is_no_failure() {
     // The connection ends before the answer; the object is gone while the command waits.
     for ends in [true, false] {

@@ -6,12 +6,14 @@
 //! | file | holds |
 //! |---|---|
 //! | `api` | objects that the cluster keeps: listed, changed, and when they are in force |
+//! | `names` | names of objects in the cluster, for a shell that completes a line |
 //! | `moment` | moments as people write them: a date, or a time from now |
 //! | `print` | objects as a table, JSON, YAML or names |
 //! | `wait` | when a change is in force on this node |
 
 mod api;
 pub(super) mod moment;
+pub(super) mod names;
 pub(super) mod print;
 pub(super) mod wait;
 
@@ -22,6 +24,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
+use picket_policy::api::v1alpha1::IdentityNode;
 use picket_policy::{Document, PolicySet};
 use serde_json::{Value, json};
 
@@ -78,6 +81,14 @@ impl Objects {
         match self {
             Self::Files(files) => files.set(),
             Self::Cluster(cluster) => cluster.set(),
+        }
+    }
+
+    /// What each node says of an AgentIdentity; `None` of one in files, which nobody writes into.
+    pub(in crate::cli) fn nodes_of(&self, identity: &str) -> Option<&[IdentityNode]> {
+        match self {
+            Self::Files(_) => None,
+            Self::Cluster(cluster) => Some(cluster.nodes_of(identity)),
         }
     }
 

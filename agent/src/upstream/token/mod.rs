@@ -92,12 +92,13 @@ pub enum AccountTokenError {
     /// The node's credential may not ask for it.
     #[error(
         "Picket has no token of service account {0}: the node's credential lacks the right to create serviceaccounts/token of \
-         that name. A cluster operator gives it the right: apply what `picket grant rbac` prints"
+         that name. A cluster operator gives it the right: picket grant rbac | kubectl apply -f -"
     )]
     Forbidden(String),
     /// There is no such account.
     #[error(
-        "Picket has no token of service account {0}: the account does not exist. Create it, or correct the AgentGrant"
+        "Picket has no token of service account {0}: the account does not exist. A cluster operator creates it, or \
+         corrects the AgentGrant"
     )]
     NoAccount(String),
     /// The API server cannot be asked now, or does not answer as it should.
