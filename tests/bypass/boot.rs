@@ -29,6 +29,7 @@ pub(crate) const TESTS: &[Test] = tests! {
     a_start_that_fails_leaves_the_node_closed,
     a_start_that_fails_leaves_static_pods_as_the_operator_wants,
     a_configuration_that_is_not_valid_closes_the_node_as_the_last_good_one_said,
+    a_name_that_no_certificate_can_have_closes_the_node_as_the_last_good_one_said,
     a_configuration_that_is_not_valid_leaves_a_node_alone_that_had_no_agent,
     a_configuration_that_is_not_valid_disturbs_no_agent_that_serves,
 };
@@ -242,7 +243,10 @@ fn a_node_without_a_checkpoint_tells_that_the_service_is_open(world: &mut World)
 }
 
 fn a_start_that_fails_leaves_the_node_closed(world: &mut World) -> Result<()> {
-    failed_start(world, |_| {}, |world| dials(world, Verdict::Forbidden))
+    for fault in [AUDIT_DIRECTORY, ADMIN_SOCKET] {
+        failed_start(world, fault, |_| {}, |world| dials(world, Verdict::Forbidden))?;
+    }
+    Ok(())
 }
 
 fn a_start_that_fails_leaves_static_pods_as_the_operator_wants(world: &mut World) -> Result<()> {
@@ -252,6 +256,7 @@ fn a_start_that_fails_leaves_static_pods_as_the_operator_wants(world: &mut World
     for (word, verdict) in [("failOpen", Verdict::Reached), ("failClosed", Verdict::Forbidden)] {
         failed_start(
             world,
+            AUDIT_DIRECTORY,
             |config| config["enforce"]["staticPods"] = json!(word),
             |world| {
                 let report = world.expecting(verdict, |world| world.dial(&stand, &["tcp", SERVICE]))?;
@@ -264,23 +269,32 @@ fn a_start_that_fails_leaves_static_pods_as_the_operator_wants(world: &mut World
     gone(&pod)
 }
 
-/// The agent cannot start at all: its audit directory is a file.
+/// Puts a file in the place of a folder that no start goes without.
+type Fault = fn(&mut Value, &Path);
+
+const AUDIT_DIRECTORY: Fault = |config, file| config["audit"]["directory"] = json!(file);
+
+/// Where nobody can look for a predecessor either.
+const ADMIN_SOCKET: Fault = |config, file| config["admin"]["socket"] = json!(file.join("admin.sock"));
+
+/// The agent cannot start at all.
 fn failed_start(
     world: &mut World,
+    fault: Fault,
     change: impl FnOnce(&mut Value),
     act: impl FnOnce(&World) -> Result<()>,
 ) -> Result<()> {
     let file = world.agent.dir().join("no-directory");
     fs::write(&file, "")?;
     let change = |config: &mut Value| {
-        config["audit"]["directory"] = json!(file);
+        fault(config, &file);
         change(config);
     };
     booted(world, change, |world| {
         let ended = world.agent.wait();
         ensure!(
             ended.is_err_and(|error| error.to_string().contains("the agent ended")),
-            "it serves without an audit log"
+            "it serves without a folder"
         );
         act(world)
     })
@@ -296,7 +310,20 @@ fn a_configuration_that_is_not_valid_closes_the_node_as_the_last_good_one_said(
         world,
         |config| config["nodeName"] = json!([]),
         |world| {
-            ends_as_not_valid(world)?;
+            ends_as_not_valid(world, NOT_VALID)?;
+            dials(world, Verdict::Forbidden)
+        },
+    )
+}
+
+fn a_name_that_no_certificate_can_have_closes_the_node_as_the_last_good_one_said(
+    world: &mut World,
+) -> Result<()> {
+    booted(
+        world,
+        |config| config["tls"]["extraNames"] = json!(["*.example.com"]),
+        |world| {
+            ends_as_not_valid(world, "neither a DNS name nor an address")?;
             dials(world, Verdict::Forbidden)
         },
     )
@@ -308,7 +335,7 @@ fn a_configuration_that_is_not_valid_leaves_a_node_alone_that_had_no_agent(world
         Agent::uninstall,
         |config| config["nodeName"] = json!([]),
         |world| {
-            ends_as_not_valid(world)?;
+            ends_as_not_valid(world, NOT_VALID)?;
             let worker = Stand::pod(&world.pod("agents", "worker")?)?;
             world
                 .expecting(Verdict::Reached, |world| world.dial(&worker, &["tcp", SERVICE]))?
@@ -345,11 +372,11 @@ fn pinned(world: &World) -> Result<String> {
 }
 
 /// The agent ends as it does where the configuration is not valid, and says so.
-fn ends_as_not_valid(world: &mut World) -> Result<()> {
+fn ends_as_not_valid(world: &mut World, reason: &str) -> Result<()> {
     let ended = world.agent.wait();
     let said = ended.err().map(|error| error.to_string()).unwrap_or_default();
     ensure!(
-        said.contains("the agent ended with exit status: 1") && said.contains(NOT_VALID),
+        said.contains("the agent ended with exit status: 1") && said.contains(reason),
         "{said}"
     );
     Ok(())
@@ -376,6 +403,11 @@ fn begun_after(
     let before = fs::read_to_string(&file)?;
     let mut config = serde_json::from_str(&before)?;
     change(&mut config);
+    let state = world.agent.state_directory();
+    until("the checkpoint is written", LIMIT, || {
+        let files = ["agent.yaml", "protected-endpoints.json"];
+        Ok(files.iter().all(|file| state.join(file).exists()))
+    })?;
     world.agent.stop()?;
     take_away(&world.agent)?;
     fs::write(&file, config.to_string())?;

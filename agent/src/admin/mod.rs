@@ -24,7 +24,7 @@ mod socket;
 pub use api::{AgentState, Failing, ReadyReport};
 pub use client::{Answers, Client, ClientError};
 pub use error::SocketError;
-pub use names::{ConfiguredName, own_socket, own_sockets};
+pub use names::{ConfiguredName, open_own_socket, own_sockets};
 pub use server::Admin;
 pub use socket::{PrivateSocket, SOCKET_PATH_MAX, remove_left};
 

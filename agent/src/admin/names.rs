@@ -21,17 +21,36 @@ use super::socket::{
 /// The pause after the configured name could not be taken.
 const NAME_PAUSE: Duration = Duration::from_secs(1);
 
+/// An agent's own socket, and the configured name for it, which an agent that is `alone` on its node has from then on.
+///
+/// # Errors
+/// As [`own_socket`].
+pub async fn open_own_socket(
+    configured: &Path,
+    alone: bool,
+) -> Result<(PrivateSocket, ConfiguredName), SocketError> {
+    let place = configured.to_owned();
+    let opened = move || {
+        let socket = own_socket(&place, alone)?;
+        let name = ConfiguredName::of(&socket, &place);
+        Ok((socket, name))
+    };
+    blocking(configured, opened).await
+}
+
 /// An agent's own socket. It blocks the thread for up to two seconds where another process holds the folder's lock.
+///
+/// Where the agent is `alone`, the configured name leads there before the lock is released: of agents that start at once one is the
+/// first, and the others are told so before they load kernel programs.
 ///
 /// # Errors
 /// When it cannot be made. Where the agent is `alone` on its node: when another process serves the configured name.
 ///
 /// Must be called within a tokio runtime.
-pub fn own_socket(configured: &Path, alone: bool) -> Result<PrivateSocket, SocketError> {
-    let found = is_socket(configured)?;
+pub(super) fn own_socket(configured: &Path, alone: bool) -> Result<PrivateSocket, SocketError> {
     make_folder(configured)?;
     let lock = FolderLock::take(configured)?;
-    if found && alone && is_served(configured) {
+    if is_socket(configured)? && alone && is_served(configured) {
         return Err(SocketError::Taken(configured.to_owned()));
     }
     for number in 1..=AGENTS_MAX {
@@ -40,7 +59,12 @@ pub fn own_socket(configured: &Path, alone: bool) -> Result<PrivateSocket, Socke
             continue;
         }
         remove_socket(&lock, &path)?;
-        return PrivateSocket::make(&lock, &path);
+        let socket = PrivateSocket::make(&lock, &path)?;
+        if alone && let Err(error) = Names::of(&socket, configured).link(&lock) {
+            // Pods are served without the name. It is tried again once the agent serves.
+            tracing::warn!(%error, "the agent cannot give its admin socket the configured name yet");
+        }
+        return Ok(socket);
     }
     Err(SocketError::Agents(configured.to_owned()))
 }
@@ -73,14 +97,10 @@ struct Names {
 }
 
 impl ConfiguredName {
-    /// Not taken yet.
+    /// The name for this socket. It is not taken here.
     #[must_use]
     pub fn of(socket: &PrivateSocket, configured: &Path) -> Self {
-        Self(Names {
-            path: configured.to_owned(),
-            own: socket.path().to_owned(),
-            file: socket.file(),
-        })
+        Self(Names::of(socket, configured))
     }
 
     /// Has the name lead to this agent's socket: who dials it from then on comes here. At no time does it lead nowhere.
@@ -105,15 +125,26 @@ impl ConfiguredName {
 }
 
 impl Names {
+    fn of(socket: &PrivateSocket, configured: &Path) -> Self {
+        Self {
+            path: configured.to_owned(),
+            own: socket.path().to_owned(),
+            file: socket.file(),
+        }
+    }
+
     fn take(&self) -> Result<(), SocketError> {
         is_socket(&self.path)?;
-        let lock = FolderLock::take(&self.path)?;
+        self.link(&FolderLock::take(&self.path)?)
+    }
+
+    fn link(&self, lock: &FolderLock) -> Result<(), SocketError> {
         // A rename between two names of one socket would leave both.
         if file_at(&self.path) == Some(self.file) {
             return Ok(());
         }
         let beside = beside(&self.path);
-        remove_socket(&lock, &beside)?;
+        remove_socket(lock, &beside)?;
         fs::hard_link(&self.own, &beside).map_err(failed_at(&self.path))?;
         if file_at(&beside) != Some(self.file) {
             let replaced = io::Error::other(format!("{} is another process's socket", self.own.display()));

@@ -11,6 +11,7 @@ use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
 
 use super::lock::FolderLock;
+use super::names::own_socket;
 use super::socket::file_at;
 use super::*;
 
@@ -75,6 +76,30 @@ fn agents_that_start_at_once_keep_a_socket_each() {
                 "round {round}: {:?} is lost",
                 socket.path()
             );
+        }
+    }
+}
+
+/// None of them would see another's upgrade socket, which comes later.
+#[test]
+fn of_agents_that_start_alone_at_once_one_is_the_first() {
+    let runtime = runtime();
+    for round in 0..ROUNDS {
+        let (_held, path) = socket_path();
+        let sockets = at_once(AGENTS, |_| {
+            let _entered = runtime.enter();
+            own_socket(&path, true)
+        });
+        let (first, refused): (Vec<_>, Vec<_>) = sockets.into_iter().partition(Result::is_ok);
+        assert_eq!(first.len(), 1, "round {round}");
+        for error in refused {
+            assert!(
+                matches!(error, Err(SocketError::Taken(_))),
+                "round {round}: {error:?}"
+            );
+        }
+        for socket in first.into_iter().flatten() {
+            assert!(leads_to(&path, &socket), "round {round}: the name is lost");
         }
     }
 }

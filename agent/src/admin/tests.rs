@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::api::{KillRequest, ObjectList, SessionQuery};
 use super::lock::LOCK_FILE;
+use super::names::own_socket;
 use super::*;
 use crate::audit::AuditId;
 use crate::metrics::MetricsRegistry;

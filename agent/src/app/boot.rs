@@ -1,7 +1,8 @@
 //! The node's first moments: the kernel programs, and what they close before anybody has answered.
 //!
 //! In: the configuration, and the checkpoint of the agent before. Out: kernel programs that know this agent and its listener, and
-//! where no other agent serves, a node that is closed to every protected endpoint that is known.
+//! where no other agent serves, a node that is closed to every protected endpoint that is known. Then nothing ends a start before
+//! the node is closed but another agent, and what closing it takes: the programs themselves and the cgroup folder.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use anyhow::Context;
 
 use super::checkpoint::{self, NodeCheckpoint};
 use super::settings::{cgroup_root, endpoints_config};
+use crate::admin::{self, ConfiguredName, PrivateSocket, SocketError};
 use crate::cluster::Connector;
 use crate::config::Config;
 use crate::endpoints::{self, EndpointTarget, ProtectedEndpoints};
@@ -21,8 +23,77 @@ use crate::upgrade::{self, Successor};
 use crate::workload::Netns;
 use crate::workload::tree::Tree;
 
+/// What an agent has from its first moments on.
+pub(super) struct Beginning {
+    /// Its admin socket. Alone, an agent that cannot make it closes the node before it ends.
+    pub(super) socket: Result<(PrivateSocket, ConfiguredName), SocketError>,
+    pub(super) node: ProgrammedNode,
+}
+
+/// Kernel programs that know this agent.
+pub(super) struct ProgrammedNode {
+    pub(super) kernel: Arc<Kernel>,
+    /// The node's own network namespace, and the listener for pods that share it.
+    pub(super) netns: Netns,
+    pub(super) listener: InPodListener,
+}
+
+impl ProgrammedNode {
+    /// Loads the kernel programs. Without a predecessor they close the node at once; otherwise its programs hold the pods.
+    ///
+    /// # Errors
+    /// They cannot be loaded, or not be told of this agent.
+    pub(super) async fn start(
+        config: &Config,
+        checkpoint: &NodeCheckpoint,
+        readiness: &Readiness,
+        successor: Option<&Successor>,
+    ) -> anyhow::Result<Self> {
+        let kernel = load_kernel(config, checkpoint, readiness, successor.is_none()).await?;
+        let (netns, listener) = node_listener(successor)?;
+        prepare_kernel(&kernel, config, &listener)?;
+        Ok(Self {
+            kernel,
+            netns,
+            listener,
+        })
+    }
+}
+
+/// Begins as the only agent of the node, where that is so; `None` where another one serves. Nothing has been read by then that could
+/// be at fault, and nobody been asked who could take long.
+///
+/// # Errors
+/// Another agent starts at this moment, upgrades or hangs; or as [`ProgrammedNode::start`].
+pub(super) async fn begin_alone(
+    config: &Config,
+    checkpoint: &NodeCheckpoint,
+    readiness: &Readiness,
+) -> anyhow::Result<Option<Beginning>> {
+    let socket = config.admin.upgrade_socket();
+    if upgrade::has_predecessor(&socket, upgrade::REQUEST_LIMIT).await? {
+        return Ok(None);
+    }
+    begin_first(config, checkpoint, readiness).await.map(Some)
+}
+
+/// Likewise, where it is known that nobody serves.
+pub(super) async fn begin_first(
+    config: &Config,
+    checkpoint: &NodeCheckpoint,
+    readiness: &Readiness,
+) -> anyhow::Result<Beginning> {
+    let socket = admin::open_own_socket(&config.admin.socket, true).await;
+    // The other agent closes the node.
+    if let Err(error @ SocketError::Taken(_)) = socket {
+        return Err(error.into());
+    }
+    let node = ProgrammedNode::start(config, checkpoint, readiness, None).await?;
+    Ok(Beginning { socket, node })
+}
+
 /// Loads the kernel programs. `alone`, they close the node at once; otherwise the predecessor's hold its pods.
-pub(super) async fn load_kernel(
+async fn load_kernel(
     config: &Config,
     checkpoint: &NodeCheckpoint,
     readiness: &Readiness,
@@ -53,9 +124,7 @@ pub async fn close_node(config: &Config, checkpoint: &NodeCheckpoint) -> anyhow:
     if upgrade::has_predecessor(&socket, upgrade::REQUEST_LIMIT).await? {
         return Ok(false);
     }
-    let kernel = load_kernel(config, checkpoint, &Readiness::default(), true).await?;
-    let (_, listener) = node_listener(None)?;
-    prepare_kernel(&kernel, config, &listener)?;
+    ProgrammedNode::start(config, checkpoint, &Readiness::default(), None).await?;
     Ok(true)
 }
 
@@ -95,7 +164,7 @@ async fn known_at_start(
 }
 
 /// The node's own network namespace, with the listener of the predecessor there or a new one.
-pub(super) fn node_listener(successor: Option<&Successor>) -> anyhow::Result<(Netns, InPodListener)> {
+fn node_listener(successor: Option<&Successor>) -> anyhow::Result<(Netns, InPodListener)> {
     let node = Netns::open(Path::new("/proc/self/ns/net"))?;
     let inherited = successor.and_then(|successor| successor.inherited.claim_node(node.id()));
     let listener = match inherited {
@@ -107,11 +176,7 @@ pub(super) fn node_listener(successor: Option<&Successor>) -> anyhow::Result<(Ne
 }
 
 /// Tells the kernel programs of this agent.
-pub(super) fn prepare_kernel(
-    kernel: &Kernel,
-    config: &Config,
-    listener: &InPodListener,
-) -> anyhow::Result<()> {
+fn prepare_kernel(kernel: &Kernel, config: &Config, listener: &InPodListener) -> anyhow::Result<()> {
     kernel.mark_listener(listener.sockets())?;
     kernel.set_node(NodeState {
         netns: listener.netns_cookie(),

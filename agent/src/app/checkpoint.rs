@@ -10,9 +10,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use crate::config::{Config, ConfigError};
 use crate::endpoints::ProtectedEndpoints;
+use crate::runtime::phase::{Phase, PhaseWatch};
 use crate::runtime::readiness::Readiness;
 use crate::runtime::state::{StateDirectory, StateError};
 
@@ -25,14 +27,18 @@ const CONFIGURATION: &str = "agent.yaml";
 /// The version of the first file's form. A file of another version is not used.
 const VERSION: u32 = 1;
 
+/// The part of `/readyz` that says whether the checkpoint is written.
+const CHECKPOINT: &str = "checkpoint";
+
 /// The part of `/readyz` that names the Service's address.
-const PART: &str = "api-server-service";
+const SERVICE: &str = "api-server-service";
 
 /// What `/readyz` says while the Service's address is open.
 const SERVICE_IS_OPEN: &str = "the address of the Service `kubernetes` is not known on this node yet: pods reach the API server by \
     that address, past Picket, until the API server reports it; list the address under protectedEndpoints.apiServer";
 
-/// The shortest time between two writes: in a large cluster the protected endpoints change with each node that comes or goes.
+/// The shortest time between two writes: in a large cluster the protected endpoints change with each node that comes or goes. And
+/// the pause after a write that failed.
 const WRITE_GAP: Duration = Duration::from_secs(60);
 
 /// Why a checkpoint is not used.
@@ -105,13 +111,6 @@ impl NodeCheckpoint {
         Ok(Some(Config::parse(&file, &String::from_utf8_lossy(&bytes))?))
     }
 
-    fn write_configuration(&self) -> Result<(), CheckpointError> {
-        if let Some(text) = &self.configuration {
-            self.folder.write(CONFIGURATION, text.as_bytes())?;
-        }
-        Ok(())
-    }
-
     /// The protected endpoints that were in force last, where an agent has learned them from the cluster.
     pub(crate) fn endpoints(&self) -> Result<Option<ProtectedEndpoints>, CheckpointError> {
         let Some(bytes) = self.folder.read(ENDPOINTS)? else {
@@ -129,7 +128,14 @@ impl NodeCheckpoint {
         }))
     }
 
-    fn write_endpoints(&self, endpoints: &ProtectedEndpoints) -> Result<(), CheckpointError> {
+    /// Writes the configuration, and the protected endpoints where the cluster has told them all.
+    fn write(&self, endpoints: &ProtectedEndpoints) -> Result<(), CheckpointError> {
+        if let Some(text) = &self.configuration {
+            self.folder.write(CONFIGURATION, text.as_bytes())?;
+        }
+        if !endpoints.whole {
+            return Ok(());
+        }
         let saved = SavedEndpoints {
             version: VERSION,
             redirect: endpoints.redirect.clone(),
@@ -147,44 +153,82 @@ impl NodeCheckpoint {
         self.folder.remove(ENDPOINTS)
     }
 
-    /// Keeps the configuration, and writes the protected endpoints down whenever they have changed, once the cluster has told them all.
+    /// Writes the checkpoint once this agent serves and no other does, and again whenever the protected endpoints have changed. What
+    /// cannot be written is tried again, and `/readyz` says so meanwhile: the next boot may depend on it.
     pub(super) async fn follow(
         self,
         mut endpoints: watch::Receiver<ProtectedEndpoints>,
+        phase: PhaseWatch,
         readiness: Readiness,
     ) {
-        let checkpoint = self.clone();
-        let kept = tokio::task::spawn_blocking(move || checkpoint.write_configuration());
-        if let Ok(Err(error)) = kept.await {
-            tracing::warn!(%error, "the agent cannot keep its configuration for a start whose own is not valid");
-        }
-        let mut failed = false;
-        loop {
-            let now = endpoints.borrow_and_update().clone();
-            if now.whole {
-                readiness.works(PART);
-                let checkpoint = self.clone();
-                let written = tokio::task::spawn_blocking(move || checkpoint.write_endpoints(&now)).await;
-                match written {
-                    Ok(Ok(())) => failed = false,
-                    Ok(Err(error)) if !std::mem::replace(&mut failed, true) => {
-                        tracing::warn!(%error, "the agent cannot keep the protected endpoints for the next boot");
-                    }
-                    Ok(Err(_)) | Err(_) => {}
+        let service = service_is_known(endpoints.clone(), &readiness);
+        let written = async {
+            let serves = [Phase::Established, Phase::PredecessorStopped];
+            for awaited in serves {
+                if phase.reached(awaited).await.is_err() {
+                    return;
                 }
-                tokio::time::sleep(WRITE_GAP).await;
             }
-            if endpoints.changed().await.is_err() {
-                std::future::pending::<()>().await;
+            // An agent that stops leaves the files to its successor.
+            while !phase.has_ended() {
+                let now = endpoints.borrow_and_update().clone();
+                let whole = now.whole;
+                let failed = self.write_or_tell(now, &readiness).await;
+                if whole {
+                    tokio::time::sleep(WRITE_GAP).await;
+                }
+                if failed && whole {
+                    continue;
+                }
+                let changed = endpoints.changed();
+                let changed = match failed {
+                    true => timeout(WRITE_GAP, changed).await.unwrap_or(Ok(())),
+                    false => changed.await,
+                };
+                if changed.is_err() {
+                    return;
+                }
             }
+        };
+        tokio::join!(service, written);
+        std::future::pending::<()>().await;
+    }
+
+    /// Writes the checkpoint, and tells where that fails; whether it does.
+    async fn write_or_tell(&self, endpoints: ProtectedEndpoints, readiness: &Readiness) -> bool {
+        let checkpoint = self.clone();
+        let written = tokio::task::spawn_blocking(move || checkpoint.write(&endpoints)).await;
+        let error = match written {
+            Ok(Ok(())) => {
+                if readiness.works(CHECKPOINT) {
+                    tracing::info!("the checkpoint is written");
+                }
+                return false;
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        };
+        let reason = format!(
+            "the agent cannot write the checkpoint, which closes the node after a boot; it tries again: {error}"
+        );
+        if readiness.fails(CHECKPOINT, reason.clone()) {
+            tracing::error!("{reason}");
         }
+        true
+    }
+}
+
+/// Waits until the cluster has told the Service's address with the rest.
+async fn service_is_known(mut endpoints: watch::Receiver<ProtectedEndpoints>, readiness: &Readiness) {
+    if endpoints.wait_for(|endpoints| endpoints.whole).await.is_ok() {
+        readiness.works(SERVICE);
     }
 }
 
 /// Says that nothing closes the Service's address, until [`NodeCheckpoint::follow`] knows better.
 pub(super) fn service_is_open(readiness: &Readiness) {
     tracing::warn!("{SERVICE_IS_OPEN}");
-    readiness.fails(PART, SERVICE_IS_OPEN.to_owned());
+    readiness.fails(SERVICE, SERVICE_IS_OPEN.to_owned());
 }
 
 /// The Service's address as a kubelet tells it to each container (KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT), where the

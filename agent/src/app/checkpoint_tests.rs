@@ -3,6 +3,7 @@
 use std::os::unix::fs::PermissionsExt as _;
 
 use super::*;
+use crate::runtime::phase::PhaseControl;
 
 fn addresses(texts: &[&str]) -> BTreeSet<SocketAddr> {
     texts
@@ -19,6 +20,17 @@ fn endpoints(redirect: &[&str], deny: &[&str]) -> ProtectedEndpoints {
     }
 }
 
+const CONFIG: &str = "nodeName: n\ncluster: {kubeconfig: /k}\n\
+    upstream: {server: 'https://10.0.0.1:6443', caFile: /ca, tokenFile: /t}\n\
+    tls: {caCertificateFile: /c, caKeyFile: /k}\nenforce: {namespaces: [agents]}\nobjects: [/o]\n";
+
+/// The phase of an agent that serves.
+fn served() -> (PhaseWatch, PhaseControl) {
+    let control = PhaseControl::new(false);
+    control.reach(Phase::Established);
+    (control.watch(), control)
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_protected_endpoints_are_kept_once_the_cluster_has_told_all_and_read_as_no_whole_set() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -26,7 +38,8 @@ async fn the_protected_endpoints_are_kept_once_the_cluster_has_told_all_and_read
     let readiness = Readiness::default();
     service_is_open(&readiness);
     let (sender, receiver) = watch::channel(endpoints(&["10.0.0.1:6443"], &[]));
-    let following = tokio::spawn(checkpoint.clone().follow(receiver, readiness.clone()));
+    let (phase, _control) = served();
+    let following = tokio::spawn(checkpoint.clone().follow(receiver, phase, readiness.clone()));
     tokio::time::sleep(WRITE_GAP).await;
     assert!(checkpoint.endpoints().expect("no fault").is_none(), "not whole");
     assert_eq!(readiness.failing().len(), 1);
@@ -114,11 +127,10 @@ async fn the_configuration_is_kept_by_an_agent_that_serves_and_is_read_by_the_ne
     let state = StateDirectory::new(folder.path());
     let checkpoint = NodeCheckpoint::new(state.clone());
     assert!(checkpoint.configuration().expect("no fault").is_none());
-    let text = "nodeName: n\ncluster: {kubeconfig: /k}\nupstream: {server: 'https://10.0.0.1:6443', caFile: /ca, tokenFile: /t}\n\
-        tls: {caCertificateFile: /c, caKeyFile: /k}\nenforce: {namespaces: [agents]}\nobjects: [/o]\n";
-    let keeping = checkpoint.clone().keeping(text);
+    let keeping = checkpoint.clone().keeping(CONFIG);
     let (_sender, receiver) = watch::channel(ProtectedEndpoints::default());
-    let following = tokio::spawn(keeping.follow(receiver, Readiness::default()));
+    let (phase, _control) = served();
+    let following = tokio::spawn(keeping.follow(receiver, phase, Readiness::default()));
     let kept = loop {
         match checkpoint.configuration().expect("no fault") {
             Some(config) => break config,
@@ -135,4 +147,88 @@ async fn the_configuration_is_kept_by_an_agent_that_serves_and_is_read_by_the_ne
     );
     checkpoint.remove().expect("removed");
     assert!(checkpoint.configuration().expect("no fault").is_none());
+}
+
+fn whole() -> ProtectedEndpoints {
+    ProtectedEndpoints {
+        whole: true,
+        ..endpoints(&["10.96.0.1:443"], &[])
+    }
+}
+
+/// No address changes meanwhile, as in a quiet cluster.
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_written_is_told_and_tried_again() {
+    for now in [whole(), ProtectedEndpoints::default()] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let rights = |mode| {
+            let rights = std::fs::Permissions::from_mode(mode);
+            std::fs::set_permissions(folder.path(), rights).expect("rights");
+        };
+        rights(0o777);
+        let checkpoint = NodeCheckpoint::new(StateDirectory::new(folder.path()));
+        let is_whole = now.whole;
+        let (_sender, receiver) = watch::channel(now);
+        let readiness = Readiness::default();
+        let (phase, _control) = served();
+        let keeping = checkpoint.clone().keeping(CONFIG);
+        let following = tokio::spawn(keeping.follow(receiver, phase, readiness.clone()));
+        while readiness.failing().is_empty() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let failing = readiness.failing();
+        assert!(
+            failing[0].0 == CHECKPOINT && failing[0].1.contains("others may write to it"),
+            "{failing:?}"
+        );
+        rights(0o700);
+        let mended = async {
+            while !readiness.failing().is_empty() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(WRITE_GAP * 2, mended)
+            .await
+            .expect("it is not tried again");
+        assert!(checkpoint.configuration().expect("no fault").is_some());
+        assert_eq!(checkpoint.endpoints().expect("no fault").is_some(), is_whole);
+        following.abort();
+    }
+}
+
+/// An upgrade may be withdrawn until the predecessor has stopped, and the predecessor then goes on by its own configuration.
+#[tokio::test(start_paused = true)]
+async fn a_successor_leaves_the_checkpoint_alone_until_it_serves_and_an_agent_that_stops_does_too() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let checkpoint = NodeCheckpoint::new(StateDirectory::new(folder.path()));
+    let is_there = || checkpoint.configuration().expect("no fault").is_some();
+    let (sender, receiver) = watch::channel(whole());
+    let control = PhaseControl::new(true);
+    let keeping = checkpoint.clone().keeping(CONFIG);
+    let readiness = Readiness::default();
+    service_is_open(&readiness);
+    let following = tokio::spawn(keeping.follow(receiver, control.watch(), readiness.clone()));
+    for phase in [
+        Phase::Synced,
+        Phase::PredecessorAgreed,
+        Phase::Established,
+        Phase::PredecessorStopped,
+    ] {
+        tokio::time::sleep(WRITE_GAP * 2).await;
+        assert!(!is_there(), "before {phase:?}");
+        assert!(readiness.failing().is_empty(), "the Service is known");
+        control.reach(phase);
+    }
+    tokio::time::sleep(WRITE_GAP * 2).await;
+    assert!(is_there());
+    checkpoint.remove().expect("removed");
+    control.end();
+    sender.send_replace(ProtectedEndpoints {
+        whole: true,
+        ..endpoints(&["10.96.0.2:443"], &[])
+    });
+    tokio::time::sleep(WRITE_GAP * 2).await;
+    assert!(!is_there(), "it overwrites its successor's");
+    assert!(checkpoint.endpoints().expect("no fault").is_none());
+    following.abort();
 }

@@ -25,7 +25,7 @@ use picket_common::LAYOUT;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::admin::{self, ConfiguredName, SocketError};
+use crate::admin;
 use crate::audit::{self, AuditLog};
 use crate::cluster::Connector;
 use crate::config::Config;
@@ -46,6 +46,7 @@ pub use checkpoint::{CheckpointError, NodeCheckpoint};
 pub use metrics::metrics_reference;
 pub use unprovable::without_bundle as without_trust_bundle;
 
+use boot::{Beginning, ProgrammedNode};
 use files::FileParts;
 use metrics::ModuleMetrics;
 use shutdown::Shutdown;
@@ -86,46 +87,38 @@ impl std::fmt::Debug for App {
 }
 
 impl App {
-    /// Opens every part. The kernel comes as early as may be: after a boot the node is open until its programs are loaded, and
-    /// stays closed once they are, whatever fails later.
+    /// Opens every part. Alone, the kernel comes first: after a boot the node is open until its programs are loaded, and stays closed
+    /// once they are, whatever fails later. Beside another agent it comes last, since that one's programs hold the node.
     ///
     /// # Errors
     /// The part that cannot be opened, with file, line and reason where there are any. Objects and other files that cannot be used
     /// stop the start of a successor only; other agents refuse what depends on them until they can.
     pub async fn build(config: Config, checkpoint: NodeCheckpoint) -> anyhow::Result<Self> {
-        let metrics = ModuleMetrics::register();
+        let (metrics, readiness) = (ModuleMetrics::register(), Readiness::default());
+        let alone = boot::begin_alone(&config, &checkpoint, &readiness).await?;
         let store = Arc::new(Store::open_or_deny_all(
             &config.objects.files,
             config.objects.cluster,
         ));
         let mut tasks = Tasks::default();
         store.set_node(&config.node_name);
-        // Before anything that takes time: until the objects are listed, every request is denied.
+        // Until the objects are listed, every request is denied.
         tasks.spawn("objects of the cluster", wiring::cluster_objects(&config, &store));
         let threads = workers::count();
         let files = FileParts::open(&config, &metrics, threads)?;
-        let successor = successor(&config, &store, &files, &metrics.upgrade).await?;
-        let readiness = Readiness::default();
-        let (place, alone) = (config.admin.socket.clone(), successor.is_none());
-        let socket = tokio::task::spawn_blocking(move || admin::own_socket(&place, alone)).await?;
-        // What fails beside another agent fails before the kernel programs are replaced: that agent's hold the node.
-        let socket = match socket {
-            Err(error) if !alone || matches!(error, SocketError::Taken(_)) => return Err(error.into()),
-            socket => socket,
+        let (beginning, upgrade) = match alone {
+            Some(beginning) => (beginning, None),
+            None => begin_beside(&config, &checkpoint, &readiness, &store, &files, &metrics).await?,
         };
-        let observer = || Some(wiring::observer(&metrics, &store));
-        let joined = successor
-            .as_ref()
-            .map(|_| AuditLog::join(&config.audit, observer()));
-        let joined = joined.transpose()?;
-        let kernel = boot::load_kernel(&config, &checkpoint, &readiness, alone).await?;
-        let (node, node_listener) = boot::node_listener(successor.as_ref())?;
-        boot::prepare_kernel(&kernel, &config, &node_listener)?;
-        let socket = socket?;
+        let Beginning { socket, node } = beginning;
+        let (socket, name) = socket?;
         let workers = Workers::start(threads).context("cannot start the threads of the data path")?;
-        let audit = match joined {
-            Some(joined) => joined,
-            None => AuditLog::open(&config.audit, observer())?,
+        let (successor, audit) = match upgrade {
+            Some((successor, audit)) => (Some(successor), audit),
+            None => {
+                let observer = wiring::observer(&metrics, &store);
+                (None, AuditLog::open(&config.audit, Some(observer))?)
+            }
         };
         audit::register_metrics(&metrics.registry, Arc::clone(audit.stats()));
         let sessions = Registry::new(metrics.session.clone(), store.epoch().clone());
@@ -134,7 +127,6 @@ impl App {
         let pods_ready = readiness.register("pods");
         let endpoints_ready = readiness.register("protected-endpoints");
         let phase = PhaseControl::new(successor.is_some());
-        let name = ConfiguredName::of(&socket, &config.admin.socket);
         let shown = wiring::admin(
             &metrics.registry,
             &readiness,
@@ -147,7 +139,7 @@ impl App {
         let served = wiring::admin_socket(socket, name, shown, phase.watch());
         tasks.spawn("admin socket", served);
         let kernel_metrics =
-            KernelMetrics::register(&metrics.registry, KernelCounters::of(Arc::clone(&kernel)));
+            KernelMetrics::register(&metrics.registry, KernelCounters::of(Arc::clone(&node.kernel)));
         let (kube_events, to_post) = EventQueue::channel(metrics.notify.clone());
         let handles = Handles {
             config: Arc::new(config),
@@ -158,7 +150,7 @@ impl App {
             workers,
             audit,
             sessions,
-            kernel,
+            kernel: node.kernel,
             kernel_metrics,
             readiness,
             kube_events,
@@ -170,8 +162,8 @@ impl App {
             tasks,
             to_post,
             successor,
-            node,
-            node_listener,
+            node: node.netns,
+            node_listener: node.listener,
             pods_ready,
             endpoints_ready,
         })
@@ -280,7 +272,6 @@ impl App {
         let last = endpoints.clone();
         wiring::denied(&mut tasks, &handles, &shared, shutdown, endpoints, workload.names);
         wiring::connections(&mut tasks, &handles, shared, receivers, shutdown)?;
-        // Nothing stops the start from here on, so that the configuration is a good one.
         wiring::checkpoint(&mut tasks, &handles, last);
         for (name, part) in workload.tasks {
             tasks.spawn(name, part);
@@ -294,23 +285,41 @@ impl App {
     }
 }
 
-/// Begins an upgrade, where another agent runs on the node.
+/// Begins beside another agent, whose kernel programs hold the node: what fails, fails before they are replaced. Where that agent has
+/// ended meanwhile, begins alone.
+///
+/// # Errors
+/// As [`request_upgrade`]; and where the admin socket, the audit log or the kernel programs cannot be had.
+async fn begin_beside(
+    config: &Config,
+    checkpoint: &NodeCheckpoint,
+    readiness: &Readiness,
+    store: &Arc<Store>,
+    files: &FileParts,
+    metrics: &ModuleMetrics,
+) -> anyhow::Result<(Beginning, Option<(Successor, AuditLog)>)> {
+    let Some(successor) = request_upgrade(config, store, files, &metrics.upgrade).await? else {
+        let beginning = boot::begin_first(config, checkpoint, readiness).await?;
+        return Ok((beginning, None));
+    };
+    let socket = Ok(admin::open_own_socket(&config.admin.socket, false).await?);
+    let audit = AuditLog::join(&config.audit, Some(wiring::observer(metrics, store)))?;
+    let node = ProgrammedNode::start(config, checkpoint, readiness, Some(&successor)).await?;
+    Ok((Beginning { socket, node }, Some((successor, audit))))
+}
+
+/// Begins an upgrade; `None` where the other agent has ended.
 ///
 /// # Errors
 /// Where the other agent refuses or does not answer; and where the objects are not valid or another file cannot be used, since it
 /// keeps serving by those that can. It is not asked for anything then: a start that is tried again and again would have it pause each time.
-async fn successor(
+async fn request_upgrade(
     config: &Config,
     store: &Store,
     files: &FileParts,
     metrics: &UpgradeMetrics,
 ) -> anyhow::Result<Option<Successor>> {
     let (socket, limit) = (config.admin.upgrade_socket(), upgrade::REQUEST_LIMIT);
-    // Alone, the agent closes the node before it asks for anything that may take long: the kubeconfig's credential plugin is a program
-    // that can wait for a network.
-    if !upgrade::has_predecessor(&socket, limit).await? {
-        return Ok(None);
-    }
     if store.why_deny_all().is_some() {
         store.listed(LIST_LIMIT).await;
     }

@@ -302,7 +302,7 @@ pub(super) fn checkpoint(
     let checkpoint = handles.checkpoint.clone();
     tasks.spawn(
         "checkpoint",
-        checkpoint.follow(endpoints, handles.readiness.clone()),
+        checkpoint.follow(endpoints, handles.phase.watch(), handles.readiness.clone()),
     );
 }
 

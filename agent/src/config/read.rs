@@ -20,7 +20,7 @@ use super::{
 use crate::admin::SOCKET_PATH_MAX;
 use crate::endpoints::EndpointTarget;
 use crate::kernel::FailMode;
-use crate::pki::ServerCertificateFiles;
+use crate::pki::{LeafNames, ServerCertificateFiles};
 use crate::runtime::telemetry::{self, LogConfig, LogFormat};
 
 pub(super) fn config(file: &str, text: &str) -> Result<Config, Vec<Diagnostic>> {
@@ -139,6 +139,9 @@ fn server(decoder: &mut Decoder, fields: &Fields<'_>) -> Option<String> {
         Ok(url) if !matches!(url.path(), "" | "/") || url.query().is_some() => {
             "must have no path and no query; write https://host:port"
         }
+        Ok(url) if url.authority().is_some_and(|place| place.as_str().contains('@')) => {
+            "must have no user; write https://host:port"
+        }
         Ok(url) if EndpointTarget::of_url(&url).is_none() => {
             "has no host and port to dial; write https://host:port, a port is 1 to 65535"
         }
@@ -153,11 +156,29 @@ fn tls(decoder: &mut Decoder, top: &Fields<'_>) -> Option<TlsSection> {
     let ca_certificate_file = path(decoder, &fields, "caCertificateFile");
     let ca_key_file = path(decoder, &fields, "caKeyFile");
     Some(TlsSection {
-        extra_names: values(texts(decoder, &fields, "extraNames")),
+        extra_names: server_names(decoder, &fields, "extraNames"),
         trust_bundles: trust::bundles(decoder, &fields),
         ca_certificate_file: ca_certificate_file?,
         ca_key_file: ca_key_file?,
     })
+}
+
+/// Names that a certificate is made for.
+fn server_names(decoder: &mut Decoder, fields: &Fields<'_>, name: &str) -> Vec<String> {
+    let names = texts(decoder, fields, name);
+    for Spanned { value, at } in &names {
+        if LeafNames::new(std::slice::from_ref(value)).is_err() {
+            let path = fields.path(name);
+            decoder.error_at(
+                at,
+                format!(
+                    "field `{path}`: {value:?} is neither a DNS name nor an address; write each name by itself, such as \
+                     api.example.com, without `*`, https:// or a port"
+                ),
+            );
+        }
+    }
+    values(names)
 }
 
 /// Whether a field of a section holds something.
@@ -177,7 +198,7 @@ fn is_given(top: &Fields<'_>, section: &str, field: &str) -> bool {
 fn gateway(decoder: &mut Decoder, top: &Fields<'_>) -> Option<GatewaySection> {
     let fields = optional_section(decoder, top, "gateway")?;
     let listen = decoder.required_text(&fields, "listen")?;
-    let names = values(texts(decoder, &fields, "names"));
+    let names = server_names(decoder, &fields, "names");
     let tls = gateway_tls(decoder, &fields);
     if !is_given(top, "authentication", "configFile") && !is_given(top, "tls", "trustBundles") {
         decoder.error_at(

@@ -466,6 +466,21 @@ const REFUSED: &str = r#"
 + enforce:
 = 11:32: field `audit.sinks[0].file.path` must not be in `audit.directory`, which holds the agent's own files
 
+- 10.0.0.1:6443
++ picket@10.0.0.1:6443
+= 5:11: field `upstream.server` must have no user; write https://host:port
+
+- enforce:
++   extraNames: [api.example, 192.0.2.1, '*.example']
++ enforce:
+= 11:40: field `tls.extraNames`: "*.example" is neither a DNS name nor an address; write each name by itself, such as api.example.com, without `*`, https:// or a port
+
+- enforce:
++   trustBundles: [{trustDomain: example.org, file: /td}]
++ gateway: {listen: '0.0.0.0:6444', names: ['fd00::1', 'https://gw']}
++ enforce:
+= 12:54: field `gateway.names`: "https://gw" is neither a DNS name nor an address; write each name by itself, such as api.example.com, without `*`, https:// or a port
+
 - enforce:
 + log: {format: xml}
 + enforce:
@@ -485,7 +500,7 @@ const REFUSED: &str = r#"
 #[test]
 fn what_makes_no_sense_is_refused_with_its_line() {
     let cases = cases(REFUSED);
-    assert_eq!(cases.len(), 39);
+    assert_eq!(cases.len(), 42);
     for [from, to, says] in cases {
         let text = GOOD.replacen(&from, &to, 1);
         assert_ne!(text, GOOD, "{from}");

@@ -32,7 +32,7 @@
 //! | `app::initial_sync` | EndpointsEnforced, then PredecessorAgreed |
 //! | the node's listener of a successor; the gateway | Established |
 //! | the configured name of the admin socket, the reader of the kernel's events | PredecessorStopped |
-//! | the upgrade socket | Established and PredecessorStopped |
+//! | the upgrade socket, the checkpoint | Established and PredecessorStopped |
 //! | `kernel::lease`, and by it all that change the kernel; `workload::pause` | the lease to be held |
 
 use tokio::sync::watch;

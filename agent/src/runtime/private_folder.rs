@@ -37,6 +37,9 @@ pub enum NotPrivate {
     /// Everybody may read it, or its group or everybody may write to it.
     #[error("others may read or write it: chmod 600")]
     Open,
+    /// Its group or everybody may write to the file.
+    #[error("others may write to it: chmod 600")]
+    WritableFile,
     /// Its owner could write to it, whatever the rights say.
     #[error("it belongs to user {0}: chown root where it is Picket's own, else use another")]
     Owner(u32),
@@ -70,6 +73,17 @@ pub fn check_private(folder: &Metadata) -> Result<(), NotPrivate> {
 pub fn check_private_file(file: &Metadata) -> Result<(), NotPrivate> {
     if file.permissions().mode() & OPEN_TO_OTHERS != 0 {
         return Err(NotPrivate::Open);
+    }
+    check_owner(file)
+}
+
+/// Checks that root and this process's user alone may change a file, whoever may read it.
+///
+/// # Errors
+/// As [`check_private`].
+pub fn check_own_file(file: &Metadata) -> Result<(), NotPrivate> {
+    if file.permissions().mode() & WRITABLE_BY_OTHERS != 0 {
+        return Err(NotPrivate::WritableFile);
     }
     check_owner(file)
 }

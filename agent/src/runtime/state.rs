@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use tempfile::NamedTempFile;
 
-use super::private_folder::{NotPrivate, check_private, check_private_file};
+use super::private_folder::{NotPrivate, check_own_file, check_private};
 
 /// Where the state is when nothing else is said: systemd's `StateDirectory=picket` (systemd.exec(5)).
 pub const DEFAULT_STATE_DIRECTORY: &str = "/var/lib/picket";
@@ -76,7 +76,8 @@ impl StateDirectory {
         };
         self.check_folder()?;
         let found = file.metadata().map_err(&failed)?;
-        check_private_file(&found).map_err(|reason| StateError::NotPrivate {
+        // Who else may read it does not matter: a node that is not closed matters more.
+        check_own_file(&found).map_err(|reason| StateError::NotPrivate {
             path: path.clone(),
             reason,
         })?;
@@ -177,15 +178,27 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let state = StateDirectory::new(folder.path());
         state.write("a", b"one").expect("written");
-        fs::set_permissions(state.file("a"), Permissions::from_mode(0o622)).expect("rights");
-        let error = state.read("a").expect_err("open").to_string();
-        assert!(error.contains("chmod 600"), "{error}");
+        for open in [0o622, 0o664, 0o602] {
+            fs::set_permissions(state.file("a"), Permissions::from_mode(open)).expect("rights");
+            let error = state.read("a").expect_err("open").to_string();
+            assert!(error.contains("chmod 600"), "{open:o}: {error}");
+        }
         fs::set_permissions(state.file("a"), Permissions::from_mode(0o600)).expect("rights");
         fs::set_permissions(folder.path(), Permissions::from_mode(0o777)).expect("rights");
         for error in [state.read("a").map(drop), state.write("a", b"two")] {
             let error = error.expect_err("open").to_string();
             assert!(error.contains("others may write to it"), "{error}");
         }
+    }
+
+    /// As a backup leaves it, or a tool for configurations.
+    #[test]
+    fn what_others_may_read_is_read() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let state = StateDirectory::new(folder.path());
+        state.write("a", b"one").expect("written");
+        fs::set_permissions(state.file("a"), Permissions::from_mode(0o644)).expect("rights");
+        assert_eq!(state.read("a").expect("no fault").as_deref(), Some(&b"one"[..]));
     }
 
     #[test]

@@ -151,8 +151,8 @@ pub(crate) async fn request(
     }
 }
 
-/// A connection to the agent behind the socket, and its process. `None` where no agent runs: only a socket that is missing or that
-/// nobody listens at says so.
+/// A connection to the agent behind the socket, and its process. `None` where nobody can be reached there: a start that ended for
+/// anything but a running agent would leave the node open after a boot.
 async fn connected(
     socket: &Path,
     limit: Duration,
@@ -166,18 +166,22 @@ async fn connected(
         Ok(Err(error))
             if matches!(
                 error.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::ConnectionRefused
             ) =>
         {
             tracing::debug!("no predecessor runs");
             Ok(None)
         }
-        // Its queue of connections is full, most likely.
-        Ok(Err(error)) => Err(UpgradeFailed::Unusable {
+        // Somebody listens, and accepts no more connections.
+        Ok(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => Err(UpgradeFailed::Unusable {
             holder: unknown,
             socket: socket.to_owned(),
-            reason: error.to_string(),
+            reason: format!("its queue of connections is full: {error}"),
         }),
+        Ok(Err(error)) => {
+            tracing::warn!(%error, socket = %socket.display(), "the agent cannot look for a predecessor, and starts as the only agent");
+            Ok(None)
+        }
         Err(_) => Err(silent(unknown, socket, limit)),
     }
 }

@@ -549,6 +549,44 @@ async fn an_agent_counts_as_running_while_its_socket_accepts() {
     assert!(!runs(short).await.unwrap(), "a socket that was left");
 }
 
+/// Its start goes on, to close the node before it ends.
+#[tokio::test]
+async fn an_agent_that_cannot_look_for_another_is_the_only_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = |name: &str| folder.path().join(name);
+    std::fs::write(place("file"), "").unwrap();
+    std::os::unix::fs::symlink(place("circle"), place("circle")).unwrap();
+    let _other_kind = std::os::unix::net::UnixDatagram::bind(place("upgrade.sock")).unwrap();
+    for socket in [
+        place("file").join("upgrade.sock"),
+        place("circle").join("upgrade.sock"),
+        place("upgrade.sock"),
+    ] {
+        let found = has_predecessor(&socket, REQUEST_LIMIT).await;
+        assert!(matches!(found, Ok(false)), "{}: {found:?}", socket.display());
+        let asked = request(&socket, "node-a", LAYOUT, REQUEST_LIMIT, &metrics()).await;
+        assert!(matches!(asked, Ok(None)), "{}: {asked:?}", socket.display());
+    }
+}
+
+#[tokio::test]
+async fn an_agent_whose_queue_is_full_counts_as_running() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("upgrade.sock");
+    let listener = tokio::net::UnixSocket::new_stream().unwrap();
+    listener.bind(&socket).unwrap();
+    let _listener = listener.listen(0).unwrap();
+    let _waits = UnixStream::connect(&socket).await.unwrap();
+    let said = has_predecessor(&socket, REQUEST_LIMIT)
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(
+        said.contains("its queue of connections is full") && said.contains(&socket.display().to_string()),
+        "{said}"
+    );
+}
+
 /// One upgrade at a time: whoever comes meanwhile waits in the socket's queue.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_that_comes_during_anothers_upgrade_does_not_start_as_the_first() {

@@ -27,8 +27,8 @@ use super::output;
 use crate::config::{Config, ConfigError};
 use crate::kernel::doctor::{self, Check, CheckStatus, SocketKind, Surroundings, TrialOutcome};
 use crate::kernel::{FailMode, cgroup_mount};
+use crate::pki::CaFiles;
 use crate::pki::ca::{CaSource, NodeCa};
-use crate::pki::{CaFiles, LeafNames};
 use crate::workload::cgroup::{processes, scan};
 use crate::workload::layout::is_manifest_hash;
 
@@ -210,12 +210,8 @@ fn served(config: &Config) -> Vec<String> {
     let are_files = [&files.certificate, &files.key].iter().all(|file| file.is_file());
     let source = are_files.then(|| CaSource::read(&files).ok()).flatten();
     let ca = source.map(|source| NodeCa::parse(&files, &source, SystemTime::now()).map(drop));
-    let names = LeafNames::new(&tls.extra_names).map(drop);
-    [ca.map(|ca| ("tls", ca)), Some(("tls.extraNames", names))]
-        .into_iter()
-        .flatten()
-        .filter_map(|(field, found)| Some(format!("{field}: {}", found.err()?)))
-        .collect()
+    let fault = ca.and_then(Result::err);
+    fault.map(|error| format!("tls: {error}")).into_iter().collect()
 }
 
 /// Whether the files and folders that it names can be used.
