@@ -249,16 +249,19 @@ impl Config {
     /// [`ConfigError::Read`] and [`ConfigError::TooLarge`].
     pub fn text(path: &Path) -> Result<String, ConfigError> {
         let file = path.display().to_string();
-        let size = std::fs::metadata(path)
-            .map_err(|source| ConfigError::Read {
-                file: file.clone(),
-                source,
-            })?
-            .len();
-        if size > MAX_BYTES {
+        let failed = |source| ConfigError::Read {
+            file: file.clone(),
+            source,
+        };
+        let found = std::fs::metadata(path).map_err(failed)?;
+        // A pipe of that name would hold the start, before anything has closed the node.
+        if !found.is_file() {
+            return Err(failed(std::io::Error::other("it is not a regular file")));
+        }
+        if found.len() > MAX_BYTES {
             return Err(ConfigError::TooLarge { file });
         }
-        std::fs::read_to_string(path).map_err(|source| ConfigError::Read { file, source })
+        std::fs::read_to_string(path).map_err(failed)
     }
 
     /// Checks a configuration's text; `file` is the name that errors carry.

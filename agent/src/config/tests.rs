@@ -598,3 +598,21 @@ async fn a_folder_that_all_users_share_is_told_with_one_that_is_private() {
         );
     }
 }
+
+#[test]
+fn a_pipe_or_a_device_in_the_files_place_holds_nobody() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (pipe, link) = (folder.path().join("pipe.yaml"), folder.path().join("zero.yaml"));
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+    std::os::unix::fs::symlink("/dev/zero", &link).expect("a link");
+    let (sender, receiver) = std::sync::mpsc::channel();
+    std::thread::spawn(move || [pipe, link].map(|path| sender.send(Config::text(&path))));
+    for name in ["pipe.yaml", "zero.yaml"] {
+        let read = receiver.recv_timeout(Duration::from_secs(5)).expect(name);
+        let ConfigError::Read { file, source } = read.expect_err(name) else {
+            panic!("{name}");
+        };
+        assert!(file.ends_with(name), "{file}");
+        assert_eq!(source.to_string(), "it is not a regular file");
+    }
+}

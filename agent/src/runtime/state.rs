@@ -5,7 +5,7 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, ErrorKind, Read as _, Write as _};
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -69,13 +69,21 @@ impl StateDirectory {
     pub fn read(&self, name: &str) -> Result<Option<Vec<u8>>, StateError> {
         let path = self.file(name);
         let failed = failed_at("read", &path);
-        let file = match File::open(&path) {
+        // A pipe of that name does not hold the start, which reads the state before it closes the node.
+        let opened = File::options()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(&path);
+        let file = match opened {
             Ok(file) => file,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(failed(error)),
         };
         self.check_folder()?;
         let found = file.metadata().map_err(&failed)?;
+        if !found.is_file() {
+            return Err(failed(io::Error::other("it is not a regular file")));
+        }
         // Who else may read it does not matter: a node that is not closed matters more.
         check_own_file(&found).map_err(|reason| StateError::NotPrivate {
             path: path.clone(),
@@ -145,6 +153,12 @@ fn failed_at(action: &'static str, path: &Path) -> impl Fn(io::Error) -> StateEr
 mod tests {
     use std::fs::Permissions;
     use std::os::unix::fs::PermissionsExt as _;
+    use std::sync::mpsc;
+    use std::thread;
+    use std::time::Duration;
+
+    use nix::sys::stat::Mode;
+    use nix::unistd::mkfifo;
 
     use super::*;
 
@@ -199,6 +213,25 @@ mod tests {
         state.write("a", b"one").expect("written");
         fs::set_permissions(state.file("a"), Permissions::from_mode(0o644)).expect("rights");
         assert_eq!(state.read("a").expect("no fault").as_deref(), Some(&b"one"[..]));
+    }
+
+    #[test]
+    fn what_would_never_end_is_not_read() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let state = StateDirectory::new(folder.path());
+        mkfifo(&state.file("pipe"), Mode::S_IRUSR | Mode::S_IWUSR).expect("a pipe");
+        std::os::unix::fs::symlink("/dev/zero", state.file("device")).expect("a link");
+        fs::create_dir(state.file("folder")).expect("a folder");
+        fs::set_permissions(state.file("folder"), Permissions::from_mode(0o600)).expect("rights");
+        let (sender, receiver) = mpsc::channel();
+        thread::spawn(move || {
+            ["pipe", "folder", "device"].map(|name| sender.send(state.read(name).map(drop)))
+        });
+        for name in ["pipe", "folder", "device"] {
+            let read = receiver.recv_timeout(Duration::from_secs(5)).expect(name);
+            let error = read.expect_err(name).to_string();
+            assert!(error.ends_with("it is not a regular file"), "{name}: {error}");
+        }
     }
 
     #[test]

@@ -156,10 +156,12 @@ impl ClientCertificate {
         let seconds = u64::try_from(now.as_second()).map_err(|_| CertificateError::Malformed)?;
         let at = UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds));
         roots.verify(leaf.id.trust_domain(), &self.chain, at)?;
-        // One that expired already was not needed for it.
+        // The verifier counts whole seconds, and takes a CA through the second that `notAfter` names (RFC 5280 section 4.1.2.5). One
+        // whose last second is over was not needed.
         let ends = self.chain.iter().skip(1).filter_map(|between| {
             let (_, between) = parse_x509_certificate(between).ok()?;
-            Some(validity(&between)?.1).filter(|end| *end > now)
+            let end = validity(&between)?.1.saturating_add(1.second());
+            end.ok().filter(|end| *end > now)
         });
         Ok(Arc::new(Svid {
             id: leaf.id.clone(),

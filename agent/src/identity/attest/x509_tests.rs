@@ -44,8 +44,14 @@ impl Ca {
     }
 
     fn between(&self, name: &str) -> Self {
+        self.between_with(name, |_| ())
+    }
+
+    /// A CA between; `change` makes it another one than it should be.
+    fn between_with(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> Self {
         let key = KeyPair::generate().unwrap();
-        let params = ca_params(name);
+        let mut params = ca_params(name);
+        change(&mut params);
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         Self {
             pem: certificate.pem(),
@@ -233,6 +239,25 @@ fn a_connection_outlives_neither_its_certificate_nor_the_trust_in_it() {
     );
     std::fs::write(&world.file, format!("{}{}", world.two.pem, world.one.pem)).unwrap();
     assert!(world.bundles.refresh() && shown.check(now).is_ok());
+}
+
+#[test]
+fn a_connection_outlives_no_ca_of_its_chain() {
+    let world = World::new();
+    let now = Timestamp::now();
+    let end = Timestamp::from_second(now.as_second() + 3600).unwrap();
+    let between = world.one.between_with("between", |params| {
+        params.not_after = SystemTime::from(end).into();
+    });
+    let shown = world.shown(&[between.leaf(&[ID], |_| ()), between.der.clone()]);
+    assert!(shown.check(now).is_ok());
+    // Sessions are judged again at the very moment that they were told.
+    let last = shown.check(end + 1.millisecond()).expect("its last second");
+    assert_eq!(last.until, end + 1.second());
+    assert_eq!(
+        shown.check(last.until).map_err(|error| error.code()),
+        Err("certificate_untrusted")
+    );
 }
 
 #[test]
