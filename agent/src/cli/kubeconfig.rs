@@ -61,7 +61,13 @@ pub(super) struct KubeconfigArgs {
     #[arg(long, value_name = "FILE", requires = "client_key")]
     client_certificate: Option<PathBuf>,
     /// The client certificate's key (PEM).
-    #[arg(long, value_name = "FILE", requires = "client_certificate")]
+    // A required option that another one excludes is not asked for, so the exclusion stands here too.
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "client_certificate",
+        conflicts_with_all = ["token_file", "exec_command"]
+    )]
     client_key: Option<PathBuf>,
     /// The file that holds the caller's token, such as a CI job's or one that a projected volume renews.
     #[arg(long, value_name = "FILE")]
@@ -74,6 +80,7 @@ pub(super) struct KubeconfigArgs {
         long,
         value_name = "ARGUMENT",
         requires = "exec_command",
+        conflicts_with_all = ["token_file", "client_certificate"],
         allow_hyphen_values = true
     )]
     exec_arg: Vec<String>,
@@ -276,6 +283,8 @@ mod tests {
             "--identity ci --server https://g:1 --client-certificate /c --client-key /k --token-file /t",
             "--identity ci --server https://g:1 --token-file /t --exec-command x",
             "--identity ci --server https://g:1 --token-file /t --client-key /k",
+            "--identity ci --server https://g:1 --exec-command x --client-key /k",
+            "--identity ci --server https://g:1 --token-file /t --exec-arg y",
             "--server https://g:1 --exec-command x",
         ] {
             assert!(parsed(line).is_none(), "{line}");

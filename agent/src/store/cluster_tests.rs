@@ -335,10 +335,7 @@ fn a_faulty_version_that_shuts_its_agent_out_does_so() {
         let expires = identity.expires_at.map(|at| at.to_string());
         assert_eq!((identity.state, expires.as_deref()), wanted, "{field}: {value}");
         assert_eq!(identity.owner, "o");
-        assert!(
-            !set.identities_of_pod("n", "x", &std::collections::BTreeMap::new())
-                .is_empty()
-        );
+        assert!(!set.identities_of_pod("n", "x", &BTreeMap::new()).is_empty());
         assert!(!status(&store, "a").ready);
     }
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
-use picket::workload::{Pod, PodUid};
+use picket::workload::{Pod, PodUid, WorkloadName};
 
 /// The environment variable that makes a child of this program.
 pub(crate) const ORDER: &str = "PICKET_TEST_DIAL";
@@ -198,6 +198,7 @@ pub(crate) fn pod() -> Pod {
         namespace: "agents".to_owned(),
         name: "one".to_owned(),
         service_account: "default".to_owned(),
+        workload: WorkloadName("Pod/one".to_owned()),
         labels: BTreeMap::new(),
         node: "node-a".to_owned(),
         host_network: false,

@@ -291,13 +291,13 @@ fn identities_are_compared_by_values_they_share_and_with_those_that_leave_the_la
 
 #[test]
 fn files_beside_a_cluster_may_name_what_they_do_not_have_and_have_no_other_fault() {
-    let policy = |name: &str| {
+    let policy = |names: &str| {
         let rules = "[{name: r, action: Deny, match: {resources: [secrets]}}]";
-        let spec = format!("{{subjects: {{identities: [a, {name}]}}, rules: {rules}}}");
+        let spec = format!("{{subjects: {{identities: [{names}]}}, rules: {rules}}}");
         document("p", "AgentPolicy", "p", &spec)
     };
     let compile = |documents: &[Document]| PolicySet::compile_beside_cluster(documents, OWN_NAMESPACE);
-    let (set, named) = compile(&[identity("f", "a", "x"), policy("elsewhere")]).expect("valid");
+    let (set, named) = compile(&[identity("f", "a", "x"), policy("a, elsewhere")]).expect("valid");
     assert_eq!(set.identities().len(), 1);
     let [named] = &named[..] else { panic!("{named:?}") };
     assert!(

@@ -310,7 +310,7 @@ mod tests {
     fn wide_lines_are_whole() {
         let long = format!("/apis/{}", "x".repeat(60));
         let event = format!(
-            r#"{{"kind":"Event","verb":"get","requestURI":"{long}","decision":{{"outcome":"deny"}}}}"#
+            r#"{{"kind":"Event","stage":"ResponseComplete","verb":"get","requestURI":"{long}","decision":{{"outcome":"deny"}}}}"#
         );
         let text = format!("{}\n", stored(&event, 1));
         assert!(shown(&["-o", "wide"], &text).contains(&long));

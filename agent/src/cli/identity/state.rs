@@ -17,6 +17,7 @@ use serde_json::Value;
 use crate::cli::target::{ChangeArgs, Changed, Objects, wait};
 use crate::cli::{completion, output};
 use crate::store::IdentityState;
+use crate::store::edit::ObjectEditError;
 
 /// The kind of the object.
 const KIND: &str = "AgentIdentity";
@@ -85,7 +86,29 @@ pub(super) struct RevokeArgs {
     state: StateArgs,
 }
 
+/// How often a change that shuts an agent out is tried where others change its file meanwhile. Each try takes what they wrote.
+const TRIES: usize = 20;
+
+/// Makes a change that shuts an agent out, and again where somebody else was faster: no other command may keep an agent going.
+fn insist(change: impl Fn() -> anyhow::Result<Changed>) -> anyhow::Result<Changed> {
+    let raced = |error: &anyhow::Error| {
+        let error = error.downcast_ref::<ObjectEditError>();
+        matches!(error, Some(ObjectEditError::Raced(_)))
+    };
+    for _ in 1..TRIES {
+        match change() {
+            Err(error) if raced(&error) => {}
+            done => return done,
+        }
+    }
+    change()
+}
+
 pub(super) fn suspend(args: &StateArgs) -> anyhow::Result<Changed> {
+    insist(|| suspend_once(args))
+}
+
+fn suspend_once(args: &StateArgs) -> anyhow::Result<Changed> {
     let objects = args.change.target.read_faulty(KIND, &args.name)?;
     match state(&objects.written(KIND, &args.name)?) {
         State::Revoked => bail!("{} is revoked already; nothing is allowed to it", args.name),
@@ -144,6 +167,18 @@ fn revoke_at(args: &RevokeArgs, is_terminal: bool) -> anyhow::Result<Changed> {
         let says = "nobody can be asked here, and a revocation cannot be taken back: say --yes\n";
         return Err(clap::Error::raw(ErrorKind::MissingRequiredArgument, says).into());
     }
+    if asked {
+        return insist(|| revoke_once(args, true));
+    }
+    revoke_once(args, false).or_else(|error| match error.downcast_ref::<ObjectEditError>() {
+        // The answer was yes.
+        Some(ObjectEditError::Raced(_)) => insist(|| revoke_once(args, true)),
+        _ => Err(error),
+    })
+}
+
+/// Revokes it as it is now; asks first, unless that was done.
+fn revoke_once(args: &StateArgs, asked: bool) -> anyhow::Result<Changed> {
     let objects = args.change.target.read_faulty(KIND, &args.name)?;
     let object = objects.written(KIND, &args.name)?;
     if state(&object) == State::Revoked {
@@ -223,6 +258,8 @@ fn change(objects: &Objects, args: &StateArgs, state: State, done: &str) -> anyh
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use clap::Parser;
 
     use super::*;
@@ -286,6 +323,27 @@ mod tests {
             );
         }
         revoke(&args).expect("revoked already");
+    }
+
+    #[test]
+    fn an_agent_is_shut_out_though_others_change_its_file_meanwhile() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let args = identity_in(&folder, IDENTITY);
+        let file = folder.path().join("a.yaml");
+        let tries = Cell::new(0);
+        let once = || {
+            let objects = args.state.change.target.read_faulty(KIND, "a")?;
+            tries.set(tries.get() + 1);
+            if tries.get() < 3 {
+                std::fs::write(&file, format!("{IDENTITY}# {}\n", tries.get()))?;
+            }
+            change(&objects, &args.state, State::Revoked, "revoked")
+        };
+        insist(once).expect("revoked");
+        assert_eq!((tries.get(), read(&args).spec.state), (3, State::Revoked));
+        // Not without end.
+        let error = insist(|| Err(ObjectEditError::Raced(file.clone()).into())).expect_err("raced");
+        assert!(error.to_string().contains("run the command again"), "{error}");
     }
 
     #[test]

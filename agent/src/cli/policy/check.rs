@@ -530,9 +530,9 @@ mod tests {
             panic!("{beside:?}")
         };
         assert!(
-            warning.to_string().ends_with(
-                "objects.yaml:14:29: warning: no AgentIdentity is named \"elsewhere\" in the files; the cluster must have it"
-            ),
+            warning.line == Some(14)
+                && warning.reason
+                    == "warning: no AgentIdentity is named \"elsewhere\" in the files; the cluster must have it",
             "{warning}"
         );
         // What is wrong by itself is so beside a cluster too.

@@ -102,7 +102,7 @@ pub(super) async fn watch(world: &World, token: &str) -> JoinHandle<Seen> {
 }
 
 /// Likewise, by this request.
-async fn follow_as(world: &World, request: http::request::Builder) -> JoinHandle<Seen> {
+pub(super) async fn follow_as(world: &World, request: http::request::Builder) -> JoinHandle<Seen> {
     let mut sender = world.connect().await;
     let request = request.body(Full::new(Bytes::new())).expect("a request");
     let mut body = sender.send_request(request).await.expect("an answer").into_body();

@@ -132,7 +132,7 @@ fn an_exclusive_identity_is_one_of_pods() {
     assert!(identity.spec.exclusive);
     assert_eq!(
         faults(&exclusive(&format!("{{{spiffe}}}"))),
-        "6:3: field `spec.exclusive` is about pods: without attest.pod nothing says which workload a caller belongs to"
+        "6:14: field `spec.exclusive` is about pods: without attest.pod nothing says which workload a caller belongs to"
     );
 }
 
