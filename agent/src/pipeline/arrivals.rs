@@ -72,7 +72,7 @@ pub(crate) async fn connections(
                 let assignment = workers.assign();
                 let runtime = assignment.runtime().clone();
                 let serving = async move {
-                    if pipeline.serve(*accepted, (open, assignment)).await == ConnectionEnd::Flooded {
+                    if pipeline.serve(accepted, (open, assignment)).await == ConnectionEnd::Flooded {
                         metrics.flooded_connection();
                     }
                 };

@@ -25,7 +25,8 @@ use crate::identity::attest::x509::ClientCertificate;
 use crate::identity::attest::{Evidence, attestation_by};
 use crate::identity::jwt::{Issuers, JwtError, LastToken, RefusedToken};
 use crate::identity::{
-    IdentityError, OwnToken, PrincipalCache, ResolvedPrincipal, check_claims, on_behalf_of, shows_person,
+    IdentityError, OwnToken, PrincipalCache, ResolvedPrincipal, carries_person_token, check_claims,
+    on_behalf_of,
 };
 use crate::listener::{GatewayCaller, PodShare, Process};
 use crate::reject::Rejection;
@@ -325,7 +326,7 @@ impl Connection {
     ) -> Option<Result<Arc<VerifiedToken>, RefusedToken>> {
         let authorization = authorization?;
         let pod = self.pod()?;
-        if !shows_person(policies, agent, &pod, &self.own_token, authorization) {
+        if !carries_person_token(policies, agent, &pod, &self.own_token, authorization) {
             return None;
         }
         self.verified(issuers, authorization).await

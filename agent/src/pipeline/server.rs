@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use futures::future::Either;
 use http::header::CONNECTION;
 use http::{HeaderValue, StatusCode, Version};
 use hyper::server::conn::{http1, http2};
@@ -91,7 +92,7 @@ impl Pipeline {
     /// connection at once. `counted` is held until the connection and its tunnel have ended.
     pub async fn serve(
         self: Arc<Self>,
-        accepted: Accepted,
+        accepted: Box<Accepted>,
         counted: impl Send + Sync + 'static,
     ) -> ConnectionEnd {
         let pod = accepted.workload.as_ref().map(|pod| pod.load_full());
@@ -111,8 +112,8 @@ impl Pipeline {
             Some(_) => STRANGER_HANDSHAKE_LIMIT,
             None => tls::HANDSHAKE_LIMIT,
         };
-        let session = match tls::accept(config, stream, limit).await {
-            // Boxed: a session is large, and the futures that take it would each have room for it.
+        // Boxed, both: the connection would keep room for the handshake, and each future that takes the session for that.
+        let session = match Box::pin(tls::accept(config, stream, limit)).await {
             Ok(session) => Box::new(session),
             Err(error) => {
                 self.report_handshake(&error, pod.as_deref(), &client);
@@ -146,21 +147,21 @@ impl Pipeline {
             None => self.heads.of_pod(connection.share()),
         };
         let at_gateway = connection.newcomer().map(|_| Arc::clone(&connection));
-        // Pinned once: a future that is moved to where it is awaited has room in both places, for as long as the connection lasts.
-        let mut serving = pin!(async {
-            let pipeline = Arc::clone(&self);
-            match http2 {
-                true => pipeline.serve_http2(session, connection, heads, streams).await,
-                false => pipeline.serve_http1(session, tunnel, connection, heads).await,
-            }
-        });
+        let pipeline = Arc::clone(&self);
+        // Boxed, each: together they would take the larger one's room, twice where they are moved, for as long as the connection lasts.
+        let mut serving = match http2 {
+            true => Either::Left(Box::pin(
+                pipeline.serve_http2(session, connection, heads, streams),
+            )),
+            false => Either::Right(Box::pin(pipeline.serve_http1(session, tunnel, connection, heads))),
+        };
         let served = match at_gateway.as_deref().and_then(Connection::newcomer) {
-            None => serving.as_mut().await,
+            None => serving.await,
             Some(newcomer) => {
                 // Boxed: a pod's connection has no room for it.
                 let overdue = Box::pin(newcomer.overdue());
                 tokio::select! {
-                    served = serving.as_mut() => served,
+                    served = &mut serving => served,
                     () = overdue => return ConnectionEnd::Ended,
                 }
             }

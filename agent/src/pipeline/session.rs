@@ -65,7 +65,7 @@ impl InForce {
         &self,
         policies: &Arc<PolicySet>,
         connection: &Connection,
-        shown: &ShownTokens,
+        shown: &RequestTokens,
         now: Timestamp,
     ) -> Result<Arc<ResolvedPrincipal>, Rejection> {
         for token in shown.agent.iter().chain(&shown.person) {
@@ -84,14 +84,14 @@ impl InForce {
 }
 
 /// The tokens by which a request was judged, without their texts.
-struct ShownTokens {
+struct RequestTokens {
     /// That which proved the agent's identity.
     agent: Option<Arc<VerifiedToken>>,
     /// That of the person for whom the agent asks.
     person: Option<Arc<VerifiedToken>>,
 }
 
-impl ShownTokens {
+impl RequestTokens {
     fn of(principal: &ResolvedPrincipal) -> Self {
         Self {
             agent: principal.token.clone(),
@@ -176,7 +176,7 @@ impl Basis {
     fn judge_until(&self) -> Result<Option<Timestamp>, Rejection> {
         let policies = self.in_force.store.current();
         let now = Timestamp::now();
-        let shown = ShownTokens::of(&self.principal);
+        let shown = RequestTokens::of(&self.principal);
         let agent = self
             .in_force
             .principal(&policies, &self.connection, &shown, now)?;
@@ -245,7 +245,7 @@ impl Following {
 /// Judges a session by the policies in force and its pod as it is now.
 struct ByConnection {
     connection: Arc<Connection>,
-    shown: ShownTokens,
+    shown: RequestTokens,
     in_force: Arc<InForce>,
 }
 
@@ -329,7 +329,7 @@ impl Pipeline {
     ) -> Result<Registered, Rejection> {
         let judge = Arc::new(ByConnection {
             connection: Arc::clone(&basis.connection),
-            shown: ShownTokens::of(&basis.principal),
+            shown: RequestTokens::of(&basis.principal),
             in_force: Arc::clone(&self.in_force),
         });
         let Judged { ticket, until } = *basis.judged.lock();

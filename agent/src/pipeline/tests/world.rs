@@ -383,7 +383,7 @@ impl World {
     pub(super) fn serve(&self, accepted: Accepted) {
         let pipeline = Arc::clone(&self.pipeline);
         self.drain.serve(async move {
-            pipeline.serve(accepted, ()).await;
+            pipeline.serve(Box::new(accepted), ()).await;
         });
     }
 
