@@ -11,6 +11,7 @@ use crate::denied::DeniedMetrics;
 use crate::enforce::EnforceMetrics;
 use crate::identity::jwt::JwtMetrics;
 use crate::kernel::{KernelCounters, KernelMetrics};
+use crate::listener::GatewayMetrics;
 use crate::metrics::MetricsRegistry;
 use crate::notify::NotifyMetrics;
 use crate::pipeline::PipelineMetrics;
@@ -27,6 +28,7 @@ pub(super) struct ModuleMetrics {
     pub(super) certificates: CertificateMetrics,
     pub(super) denied: DeniedMetrics,
     pub(super) enforce: EnforceMetrics,
+    pub(super) gateway: GatewayMetrics,
     pub(super) jwt: JwtMetrics,
     pub(super) notify: NotifyMetrics,
     pub(super) pipeline: PipelineMetrics,
@@ -46,6 +48,7 @@ impl ModuleMetrics {
             certificates: CertificateMetrics::register(&registry),
             denied: DeniedMetrics::register(&registry),
             enforce: EnforceMetrics::register(&registry),
+            gateway: GatewayMetrics::register(&registry),
             jwt: JwtMetrics::register(&registry),
             notify: NotifyMetrics::register(&registry),
             pipeline: PipelineMetrics::register(&registry),

@@ -30,8 +30,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 pub use gateway::{
-    EnforcedPodIndex, GatewayCaller, GatewayCallers, GatewayListener, GatewayServing, REFUSED_STRANGER_LIMIT,
-    STRANGER_HANDSHAKE_LIMIT, STRANGER_LIMIT,
+    EnforcedPodIndex, GatewayCaller, GatewayCallers, GatewayListener, GatewayMetrics, GatewayServing,
+    REFUSED_STRANGER_LIMIT, STRANGER_HANDSHAKE_LIMIT, STRANGER_LIMIT,
 };
 pub use node::{FindOwner, NodeServing};
 pub use open::InPodListener;

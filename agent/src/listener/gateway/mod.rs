@@ -3,6 +3,7 @@
 //! In: connections from the network. Out: an [`Arrival`] for each that has a place. The kernel attests nobody here, so that the stages
 //! behind want a credential for each request. Until then a caller is a stranger ([`strangers`]).
 
+mod metrics;
 mod strangers;
 
 use std::fmt;
@@ -18,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::serve::ACCEPT_PAUSE;
 use super::{Accepted, Arrival, UnattributedCause, UnattributedConnection};
 
+pub use metrics::GatewayMetrics;
 use strangers::FreePlace;
 pub use strangers::{
     GatewayCaller, GatewayCallers, REFUSED_STRANGER_LIMIT, STRANGER_HANDSHAKE_LIMIT, STRANGER_LIMIT,
@@ -63,6 +65,8 @@ pub trait EnforcedPodIndex: fmt::Debug + Send + Sync {
 pub struct GatewayServing {
     /// The node's enforced pods.
     pub pods: Arc<dyn EnforcedPodIndex>,
+    /// What counts how often all places are taken.
+    pub metrics: GatewayMetrics,
     /// Where connections go. While it is full nothing is accepted, and clients wait in the kernel.
     pub sink: mpsc::Sender<Arrival>,
     /// Ends the serving.
@@ -84,7 +88,7 @@ impl GatewayServing {
             let place = tokio::select! {
                 biased;
                 () = self.cancel.cancelled() => return,
-                place = callers.place() => place,
+                place = callers.place(&self.metrics) => place,
             };
             let Some(place) = place else { return };
             let accepted = tokio::select! {
@@ -177,6 +181,7 @@ mod tests {
         let cancel = CancellationToken::new();
         let serving = GatewayServing {
             pods: Arc::new(PodAt(IpAddr::from([127, 0, 0, 2]))),
+            metrics: GatewayMetrics::unread(),
             sink,
             cancel: cancel.clone(),
         };

@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::EnforcedPodIndex;
+use super::metrics::{GatewayLimit, GatewayMetrics};
 use crate::listener::PodShare;
 use crate::listener::share::ShareLimits;
 
@@ -146,14 +147,23 @@ impl GatewayCallers {
     }
 
     /// A place for a stranger, once there is one, and room for one more handshake.
-    pub(super) async fn place(&self) -> Option<FreePlace> {
-        // Nobody closes them.
-        let total = Arc::clone(&self.0.total).acquire_owned().await.ok()?;
-        let stranger = Arc::clone(&self.0.strangers).acquire_owned().await.ok()?;
+    pub(super) async fn place(&self, metrics: &GatewayMetrics) -> Option<FreePlace> {
+        let one = async |of: &Arc<Semaphore>, limit| {
+            if of.available_permits() == 0 {
+                metrics.full(limit);
+            }
+            // Nobody closes them.
+            Arc::clone(of).acquire_owned().await.ok()
+        };
+        let total = one(&self.0.total, GatewayLimit::Connections).await?;
+        let stranger = one(&self.0.strangers, GatewayLimit::Strangers).await?;
         loop {
             let wait = (self.0.addresses.lock().rate).wait(self.0.began.elapsed(), STRANGERS_PER_SECOND);
             match wait {
-                Some(wait) => tokio::time::sleep(wait).await,
+                Some(wait) => {
+                    metrics.full(GatewayLimit::StrangersPerSecond);
+                    tokio::time::sleep(wait).await;
+                }
                 None => return Some(FreePlace([total, stranger])),
             }
         }

@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 
 use super::*;
+use crate::metrics::MetricsRegistry;
 
 fn address(text: &str) -> IpAddr {
     text.parse().expect("an address")
@@ -116,15 +117,30 @@ fn strangers_without_a_connection_are_forgotten_before_they_fill_the_memory() {
 
 #[tokio::test(start_paused = true)]
 async fn beyond_the_rate_of_all_strangers_the_next_waits_a_moment() {
+    let registry = MetricsRegistry::default();
+    let metrics = GatewayMetrics::register(&registry);
+    let counted = |limit: &str| {
+        let line = format!("picket_gateway_full_total{{limit=\"{limit}\"}} 1\n");
+        registry.encode().expect("text").contains(&line)
+    };
     let callers = GatewayCallers::beside_pod("");
-    let place = callers.place().await.expect("a place");
+    let place = callers.place(&metrics).await.expect("a place");
+    assert!(!counted("strangers_per_second"));
     callers.0.addresses.lock().rate = Rate(callers.0.began.elapsed() + Duration::from_secs(3600));
     assert!(
-        tokio::time::timeout(Duration::from_secs(60), callers.place())
+        tokio::time::timeout(Duration::from_secs(60), callers.place(&metrics))
             .await
             .is_err()
     );
     callers.0.addresses.lock().rate = Rate::default();
-    assert!(callers.place().await.is_some());
+    assert!(counted("strangers_per_second"));
+    assert!(callers.place(&metrics).await.is_some());
     drop(place);
+    // Where all places are taken, that shows too.
+    let places = (0..u32::MAX)
+        .map_while(|number| callers.stranger(Ipv4Addr::from_bits(0x0a00_0000 + number / 8).into()));
+    let places: Vec<_> = places.collect();
+    let waiting = tokio::time::timeout(Duration::from_secs(60), callers.place(&metrics));
+    assert!(waiting.await.is_err() && counted("strangers"));
+    drop(places);
 }

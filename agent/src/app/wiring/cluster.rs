@@ -1,0 +1,78 @@
+//! The parts that ask the cluster: objects and their status, the kubeconfig, Kubernetes Events.
+//!
+//! In: the opened parts. Out: their tasks.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::{Handles, Shared, Tasks, pod_facts};
+use crate::cluster::Connector;
+use crate::config::Config;
+use crate::notify::{self, KubeEvent};
+use crate::store::Store;
+
+/// The name in `/readyz` of the kubeconfig.
+const CLUSTER: &str = "cluster";
+
+/// How often a kubeconfig is read that could not be used at the start.
+const KUBECONFIG_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The objects that the cluster keeps. Not ended with the others: requests and sessions go on while the agent drains, and are
+/// judged by them.
+pub(in crate::app) fn cluster_objects(
+    config: &Config,
+    store: &Arc<Store>,
+) -> impl Future<Output = ()> + Send + use<> {
+    let connector = Connector::new(&config.cluster.kubeconfig);
+    Arc::clone(store).follow_cluster(connector, CancellationToken::new())
+}
+
+/// The kubeconfig, where it could not be used at the start: `/readyz` says so until it can.
+pub(in crate::app) fn kubeconfig(tasks: &mut Tasks, handles: &Handles) {
+    let connector = Connector::new(&handles.config.cluster.kubeconfig);
+    let readiness = handles.readiness.clone();
+    tasks.spawn("kubeconfig", async move {
+        while let Err(error) = connector.connect().await {
+            readiness.fails(CLUSTER, error.to_string());
+            tokio::time::sleep(KUBECONFIG_INTERVAL).await;
+        }
+        if readiness.works(CLUSTER) {
+            tracing::info!("the kubeconfig can be used");
+        }
+        std::future::pending::<()>().await;
+    });
+}
+
+/// The status of the cluster's objects.
+pub(in crate::app) fn object_status(tasks: &mut Tasks, handles: &Handles, shared: &Shared) {
+    let enforced = shared.enforcer.enforced().clone();
+    let pods = move || enforced.pods().iter().map(pod_facts).collect();
+    let nodes = Arc::clone(&handles.store).report_nodes(
+        Connector::new(&handles.config.cluster.kubeconfig),
+        handles.metrics.store.clone(),
+        Arc::new(pods),
+        handles.cancel.clone(),
+    );
+    tasks.spawn("nodes in statuses", nodes);
+    let written = Arc::clone(&handles.store).report_conditions(
+        Connector::new(&handles.config.cluster.kubeconfig),
+        handles.metrics.store.clone(),
+        CancellationToken::new(),
+    );
+    tasks.spawn("status of objects", written);
+}
+
+/// Kubernetes Events.
+pub(in crate::app) fn notify(tasks: &mut Tasks, handles: &Handles, events: mpsc::Receiver<KubeEvent>) {
+    let posted = notify::post(
+        Connector::new(&handles.config.cluster.kubeconfig),
+        handles.config.node_name.clone(),
+        events,
+        handles.metrics.notify.clone(),
+        notify::Patience::default(),
+    );
+    tasks.spawn("kubernetes events", posted);
+}
