@@ -42,7 +42,7 @@ pub use layout::{container_of, pod_of};
 pub use metrics::WorkloadMetrics;
 pub use names::Names;
 pub use netns::{Netns, NetnsId, NodeNetns};
-pub use pod::{Pod, PodUid, WorkloadName, source_for};
+pub use pod::{Controller, Pod, PodUid, WorkloadName, source_for};
 pub use reconcile::{Judged, PodCounts};
 pub use selection::Selection;
 

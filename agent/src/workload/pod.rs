@@ -20,22 +20,70 @@ pub struct WorkloadName(pub String);
 /// The label by which a Deployment tells the ReplicaSets of its versions apart. It ends each one's name.
 const TEMPLATE_HASH: &str = "pod-template-hash";
 
+/// Likewise of a Rollout of Argo's (github.com/argoproj/argo-rollouts, `DefaultRolloutUniqueLabelKey`).
+const ROLLOUT_HASH: &str = "rollouts-pod-template-hash";
+
+/// The label with the name of an OpenShift DeploymentConfig, whose ReplicationControllers are that name and a number
+/// (github.com/openshift/api, `DeploymentConfigAnnotation`).
+const DEPLOYMENT_CONFIG: &str = "openshift.io/deployment-config.name";
+
+/// What a pod's metadata says of who controls it.
+#[derive(Debug, Clone, Copy)]
+pub struct Controller<'a> {
+    /// The version of its API, such as `apps/v1`.
+    pub api_version: &'a str,
+    /// Its kind.
+    pub kind: &'a str,
+    /// Its name.
+    pub name: &'a str,
+}
+
+impl<'a> Controller<'a> {
+    /// Its API group; empty for the core's.
+    fn group(self) -> &'a str {
+        self.api_version.split_once('/').map_or("", |(group, _)| group)
+    }
+}
+
 impl WorkloadName {
-    /// The workload of a pod by its controller's kind and name. A ReplicaSet that a Deployment made stands for the Deployment, so that
-    /// a rollout is one workload. A pod without a controller is its own, and so is the mirror of a static pod, whose controller is the
-    /// node.
+    /// The workload of a pod by its controller. A ReplicaSet that a Deployment made stands for the Deployment, so that a rollout is one
+    /// workload. A pod without a controller is its own, and so is the mirror of a static pod, whose controller is the node. Kinds of
+    /// other APIs than Kubernetes' own have their group in the name, since they may have the same names.
     #[must_use]
-    pub fn of(pod: &str, controller: Option<(&str, &str)>, labels: &BTreeMap<String, String>) -> Self {
+    pub fn of(pod: &str, controller: Option<Controller<'_>>, labels: &BTreeMap<String, String>) -> Self {
+        let label = |key| {
+            labels
+                .get(key)
+                .map(String::as_str)
+                .filter(|value| !value.is_empty())
+        };
+        let before = |name: &'_ str, end| {
+            let of = name.strip_suffix(label(end)?)?.strip_suffix('-')?;
+            (!of.is_empty()).then(|| of.to_owned())
+        };
+        let controller = controller.map(|by| (by.group(), by.kind, by.name));
         let (kind, name) = match controller {
-            None | Some(("Node", _)) => ("Pod", pod),
-            Some(("ReplicaSet", name)) => {
-                let hash = labels.get(TEMPLATE_HASH).filter(|hash| !hash.is_empty());
-                let deployment = hash
-                    .and_then(|hash| name.strip_suffix(hash.as_str())?.strip_suffix('-'))
-                    .filter(|deployment| !deployment.is_empty());
-                deployment.map_or(("ReplicaSet", name), |deployment| ("Deployment", deployment))
+            None | Some(("", "Node", _)) => ("Pod", pod),
+            Some(("apps", "ReplicaSet", name)) => {
+                let deployment = before(name, TEMPLATE_HASH).map(|of| format!("Deployment/{of}"));
+                let rollout = || before(name, ROLLOUT_HASH).map(|of| format!("Rollout.argoproj.io/{of}"));
+                return Self(
+                    deployment
+                        .or_else(rollout)
+                        .unwrap_or_else(|| format!("ReplicaSet/{name}")),
+                );
             }
-            Some((kind, name)) => (kind, name),
+            Some(("", "ReplicationController", name)) => {
+                let is_version = |of: &&str| {
+                    let number = name.strip_prefix(of).and_then(|rest| rest.strip_prefix('-'));
+                    number.is_some_and(|number| number.parse::<u32>().is_ok())
+                };
+                let config = label(DEPLOYMENT_CONFIG).filter(is_version);
+                let config = config.map(|of| format!("DeploymentConfig.apps.openshift.io/{of}"));
+                return Self(config.unwrap_or_else(|| format!("ReplicationController/{name}")));
+            }
+            Some(("" | "apps" | "batch", kind, name)) => (kind, name),
+            Some((group, kind, name)) => return Self(format!("{kind}.{group}/{name}")),
         };
         Self(format!("{kind}/{name}"))
     }
@@ -102,7 +150,18 @@ mod tests {
     #[test]
     fn a_rollout_is_one_workload_and_a_pod_that_nobody_made_is_its_own() {
         let labels = BTreeMap::from([(TEMPLATE_HASH.to_owned(), "7d9f".to_owned())]);
-        let of = |controller, labels: &BTreeMap<_, _>| WorkloadName::of("p", controller, labels).0;
+        let of = |controller: Option<(&str, &str)>, labels: &BTreeMap<_, _>| {
+            let controller = controller.map(|(kind, name)| Controller {
+                api_version: match kind {
+                    "Node" => "v1",
+                    "Job" => "batch/v1",
+                    _ => "apps/v1",
+                },
+                kind,
+                name,
+            });
+            WorkloadName::of("p", controller, labels).0
+        };
         let none = BTreeMap::new();
         for (controller, labels, workload) in [
             (Some(("ReplicaSet", "fixer-7d9f")), &labels, "Deployment/fixer"),
@@ -126,5 +185,63 @@ mod tests {
         ] {
             assert_eq!(of(controller, labels), workload, "{controller:?}");
         }
+    }
+
+    #[test]
+    fn versions_of_argos_and_openshifts_workloads_are_one_workload() {
+        let labels = BTreeMap::from([
+            (ROLLOUT_HASH.to_owned(), "7d9f".to_owned()),
+            (DEPLOYMENT_CONFIG.to_owned(), "shop".to_owned()),
+        ]);
+        let of = |api_version, kind, name| {
+            let controller = Controller {
+                api_version,
+                kind,
+                name,
+            };
+            WorkloadName::of("p", Some(controller), &labels).0
+        };
+        assert_eq!(
+            of("apps/v1", "ReplicaSet", "fixer-7d9f"),
+            "Rollout.argoproj.io/fixer"
+        );
+        assert_eq!(of("apps/v1", "ReplicaSet", "fixer-8888"), "ReplicaSet/fixer-8888");
+        let config = "DeploymentConfig.apps.openshift.io/shop";
+        assert_eq!(of("v1", "ReplicationController", "shop-3"), config);
+        for other in ["shop", "shop-", "shop-x", "shop-a-3", "shops-3"] {
+            let name = format!("ReplicationController/{other}");
+            assert_eq!(of("v1", "ReplicationController", other), name);
+        }
+    }
+
+    #[test]
+    fn kinds_of_two_apis_are_two_workloads() {
+        let labels = BTreeMap::from([(TEMPLATE_HASH.to_owned(), "7d9f".to_owned())]);
+        let of = |api_version, kind, name| {
+            let controller = Controller {
+                api_version,
+                kind,
+                name,
+            };
+            WorkloadName::of("p", Some(controller), &labels).0
+        };
+        assert_eq!(of("batch/v1", "Job", "x"), "Job/x");
+        assert_eq!(
+            of("v1", "ReplicationController", "x-1"),
+            "ReplicationController/x-1"
+        );
+        assert_eq!(
+            of("batch.volcano.sh/v1alpha1", "Job", "x"),
+            "Job.batch.volcano.sh/x"
+        );
+        assert_eq!(
+            of("evil.test/v1", "Deployment", "fixer"),
+            "Deployment.evil.test/fixer"
+        );
+        assert_eq!(
+            of("evil.test/v1", "ReplicaSet", "fixer-7d9f"),
+            "ReplicaSet.evil.test/fixer-7d9f"
+        );
+        assert_eq!(of("evil.test/v1", "Node", "n"), "Node.evil.test/n");
     }
 }

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::layout::is_manifest_hash;
 use super::sandbox::has_own_stack;
-use super::{Pod, PodUid, WorkloadName};
+use super::{Controller, Pod, PodUid, WorkloadName};
 use crate::cluster::{Connector, follow};
 
 /// The kubelet's mark on the mirror of a static pod (`pkg/kubelet/types/pod_update.go`).
@@ -84,7 +84,11 @@ impl NodePod {
         let (name, labels) = (meta.name?, meta.labels.unwrap_or_default());
         let owners = meta.owner_references.unwrap_or_default();
         let controller = owners.iter().find(|owner| owner.controller == Some(true));
-        let controller = controller.map(|owner| (owner.kind.as_str(), owner.name.as_str()));
+        let controller = controller.map(|owner| Controller {
+            api_version: &owner.api_version,
+            kind: &owner.kind,
+            name: &owner.name,
+        });
         let pod = Pod {
             uid,
             namespace: meta.namespace?,

@@ -180,7 +180,9 @@ fn workloads(args: &DescribeArgs, identity: &AgentIdentity) -> Option<Vec<String
 /// Whether one workload at most may be the agent, and which it is on this node.
 fn exclusive(workloads: Option<&[String]>) -> String {
     match workloads {
-        None => "yes; no agent of this node says which workload claims it".to_owned(),
+        None => {
+            "yes; no agent answers on this machine; with --cluster, see WORKLOADS of the nodes".to_owned()
+        }
         Some([]) => "yes; no workload of this node claims it".to_owned(),
         Some([one]) => format!("yes; claimed by {one} on this node"),
         Some(several) => format!(

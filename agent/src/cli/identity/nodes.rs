@@ -24,6 +24,7 @@ impl Row for NodeLine<'_> {
         Column::text("LAST REFUSED"),
         Column::text("POD NAMES"),
         Column::text("CONFLICTS"),
+        Column::text("WORKLOADS"),
     ];
 
     fn cells(&self, _: Format) -> Vec<String> {
@@ -39,6 +40,7 @@ impl Row for NodeLine<'_> {
                 usize::try_from(entry.pods).unwrap_or(usize::MAX),
             ),
             listed(&entry.conflicts, entry.conflicts.len()),
+            listed(&entry.workloads, entry.workloads.len()),
         ]
     }
 }
@@ -64,6 +66,7 @@ mod tests {
             pod_names: vec!["agents/a".to_owned(), "agents/b".to_owned()],
             last_used: Some("2026-01-02T03:04:05.678Z".parse().expect("a moment")),
             conflicts: vec!["other".to_owned()],
+            workloads: vec!["Deployment/a".to_owned(), "Pod/b".to_owned()],
             ..IdentityNode::default()
         };
         let cells = NodeLine(&entry).cells(Format::Table);
@@ -75,13 +78,14 @@ mod tests {
                 "2026-01-02T03:04:05Z",
                 "-",
                 "agents/a,agents/b and 1 more",
-                "other"
+                "other",
+                "Deployment/a,Pod/b"
             ]
         );
         let idle = IdentityNode::default();
         assert_eq!(
             NodeLine(&idle).cells(Format::Table),
-            ["", "0", "-", "-", "-", "-"]
+            ["", "0", "-", "-", "-", "-", "-"]
         );
     }
 }

@@ -14,9 +14,10 @@ use picket_policy::api::AnyObject;
 use picket_policy::api::v1alpha1::{AgentIdentity, AgentIdentitySpec, State};
 use serde_json::Value;
 
-use crate::cli::target::{ChangeArgs, Changed, Objects, insist, is_raced, wait};
+use crate::cli::target::{ChangeArgs, Changed, Objects, wait};
 use crate::cli::{completion, output};
 use crate::store::IdentityState;
+use crate::store::edit::ObjectEditError;
 
 /// The kind of the object.
 const KIND: &str = "AgentIdentity";
@@ -85,6 +86,24 @@ pub(super) struct RevokeArgs {
     state: StateArgs,
 }
 
+/// How often a change that shuts an agent out is tried where others change its file meanwhile. Each try takes what they wrote.
+const TRIES: usize = 20;
+
+/// Makes a change that shuts an agent out, and again where somebody else was faster: no other command may keep an agent going.
+fn insist(change: impl Fn() -> anyhow::Result<Changed>) -> anyhow::Result<Changed> {
+    let raced = |error: &anyhow::Error| {
+        let error = error.downcast_ref::<ObjectEditError>();
+        matches!(error, Some(ObjectEditError::Raced(_)))
+    };
+    for _ in 1..TRIES {
+        match change() {
+            Err(error) if raced(&error) => {}
+            done => return done,
+        }
+    }
+    change()
+}
+
 pub(super) fn suspend(args: &StateArgs) -> anyhow::Result<Changed> {
     insist(|| suspend_once(args))
 }
@@ -151,11 +170,11 @@ fn revoke_at(args: &RevokeArgs, is_terminal: bool) -> anyhow::Result<Changed> {
     if asked {
         return insist(|| revoke_once(args, true));
     }
-    match revoke_once(args, false) {
+    revoke_once(args, false).or_else(|error| match error.downcast_ref::<ObjectEditError>() {
         // The answer was yes.
-        Err(error) if is_raced(&error) => insist(|| revoke_once(args, true)),
-        done => done,
-    }
+        Some(ObjectEditError::Raced(_)) => insist(|| revoke_once(args, true)),
+        _ => Err(error),
+    })
 }
 
 /// Revokes it as it is now; asks first, unless that was done.
@@ -244,7 +263,6 @@ mod tests {
     use clap::Parser;
 
     use super::*;
-    use crate::store::edit::ObjectEditError;
 
     #[derive(Parser)]
     struct Line {
