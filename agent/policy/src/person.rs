@@ -2,8 +2,8 @@
 //!
 //! In: a verified token. Out: a [`Person`], or why nobody may ask for such a user.
 //!
-//! The API server's own users and groups begin with `system:`. An issuer whose mappings make such a name, by mistake or by a claim
-//! that its users choose, must not make an agent a part of the cluster: the token is refused.
+//! The API server's own users and groups begin with `system:`, those of Picket's nodes with `picket:`. An issuer whose mappings make
+//! such a name, by mistake or by a claim that its users choose, must not make an agent a part of the cluster: the token is refused.
 
 use std::fmt;
 use std::sync::Arc;
@@ -22,6 +22,9 @@ pub const MAX_ACTORS: usize = 4;
 
 /// What is kept of an actor's names; OpenID Connect allows 255 bytes for a subject (Core 1.0, section 2).
 const ACTOR_BYTES: usize = 255;
+
+/// How users and groups begin that are part of the cluster: the API server's own, and those of Picket's nodes, which may impersonate.
+const RESERVED: [&str; 2] = ["system:", "picket:"];
 
 /// The group of every user but the anonymous one, which gives nothing more.
 const AUTHENTICATED: &str = "system:authenticated";
@@ -59,14 +62,18 @@ pub struct Actor {
 /// Why no agent may ask for a token's user.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum PersonError {
-    /// The user is one of the API server's own.
-    #[error("the token's user is one of the API server's own, whose names begin with `system:`")]
+    /// The user is one of the API server's own or one of Picket's nodes.
+    #[error(
+        "the token's user is a part of the cluster: names that begin with `system:` or `picket:` are kept for those"
+    )]
     SystemUser,
     /// The user is one that grants give to agents.
     #[error("the token's user is one that an AgentGrant gives to agents under upstream")]
     AgentsUser,
-    /// A group is one of the API server's own.
-    #[error("one of the token's groups is the API server's own; the names of those begin with `system:`")]
+    /// A group is one of the API server's own or that of Picket's nodes.
+    #[error(
+        "one of the token's groups is a part of the cluster: names that begin with `system:` or `picket:` are kept for those"
+    )]
     SystemGroup,
     /// A name has letters that no header carries.
     #[error(
@@ -82,6 +89,10 @@ fn fits_header(text: &str) -> bool {
     text.trim() == text && !text.is_empty() && text.bytes().all(|byte| (0x20..0x7f).contains(&byte))
 }
 
+fn is_reserved(name: &str) -> bool {
+    RESERVED.iter().any(|prefix| name.starts_with(prefix))
+}
+
 impl Person {
     /// The person of a verified token.
     ///
@@ -89,12 +100,12 @@ impl Person {
     /// A [`PersonError`].
     pub fn of(token: &VerifiedToken) -> Result<Self, PersonError> {
         let TokenUser { username, groups, .. } = token.user();
-        if username.starts_with("system:") {
+        if is_reserved(username) {
             return Err(PersonError::SystemUser);
         }
         if groups
             .iter()
-            .any(|group| group.starts_with("system:") && group != AUTHENTICATED)
+            .any(|group| is_reserved(group) && group != AUTHENTICATED)
         {
             return Err(PersonError::SystemGroup);
         }

@@ -40,7 +40,7 @@ fn a_person_is_the_user_of_the_issuers_mappings() {
 }
 
 #[test]
-fn no_agent_asks_for_the_api_servers_own_users_and_groups() {
+fn no_agent_asks_for_users_and_groups_of_the_cluster_itself() {
     let many: Vec<_> = (0..=MAX_GROUPS).map(|number| format!("g{number}")).collect();
     for (claims, error) in [
         (json!({"sub": "system:admin"}), PersonError::SystemUser),
@@ -53,6 +53,8 @@ fn no_agent_asks_for_the_api_servers_own_users_and_groups() {
             PersonError::SystemGroup,
         ),
         (json!({"groups": ["system:nodes"]}), PersonError::SystemGroup),
+        (json!({"sub": "picket:node-1"}), PersonError::SystemUser),
+        (json!({"groups": ["picket:nodes"]}), PersonError::SystemGroup),
         (json!({"sub": "añn"}), PersonError::Unprintable),
         (
             json!({"sub": "ann\nImpersonate-Group: x"}),

@@ -44,7 +44,7 @@ fn start(args: &Args) -> anyhow::Result<()> {
     let (config, text) = match read(&args.config) {
         Ok(read) => read,
         Err(error) => {
-            close_as_before(&checkpoint, &error);
+            close_by_last_configuration(&checkpoint, &error);
             return Err(error.into());
         }
     };
@@ -74,7 +74,7 @@ fn control_runtime() -> anyhow::Result<Runtime> {
 
 /// A configuration that is not valid must not leave a node open after a boot that was closed before it: closes the node by the
 /// configuration of the last agent that served. A node on which none did is left alone.
-fn close_as_before(checkpoint: &NodeCheckpoint, error: &ConfigError) {
+fn close_by_last_configuration(checkpoint: &NodeCheckpoint, error: &ConfigError) {
     let (config, why) = match checkpoint.configuration() {
         Ok(config) => (config, None),
         Err(why) => (None, Some(why)),

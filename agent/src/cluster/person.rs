@@ -51,7 +51,7 @@ impl PersonalConfig {
                     let (config, used) = self.without().await?;
                     // An empty one counts as none, as kubectl has it.
                     let is_named = std::env::var_os("KUBECONFIG").is_some_and(|paths| !paths.is_empty());
-                    if let Some(why) = passed_over(&error, is_named) {
+                    if let Some(why) = skip_reason(&error, is_named) {
                         remark(&format!("{why}, so that {used} is used"));
                     }
                     Ok(config)
@@ -101,7 +101,7 @@ fn is_missing(error: &KubeconfigError) -> bool {
 }
 
 /// Why a kubeconfig that the person has is not used; none where there is none.
-fn passed_over(error: &KubeconfigError, is_named: bool) -> Option<&'static str> {
+fn skip_reason(error: &KubeconfigError, is_named: bool) -> Option<&'static str> {
     match error {
         KubeconfigError::CurrentContextNotSet => Some("the kubeconfig has no current context"),
         KubeconfigError::ReadConfig(..) if is_named => Some("KUBECONFIG names a file that is not there"),
@@ -152,9 +152,9 @@ mod tests {
             let path = PathBuf::from("/none");
             KubeconfigError::ReadConfig(io::Error::from(io::ErrorKind::NotFound), path)
         };
-        assert!(passed_over(&absent(), true).is_some_and(|why| why.contains("KUBECONFIG")));
-        assert_eq!(passed_over(&absent(), false), None);
-        assert!(passed_over(&KubeconfigError::CurrentContextNotSet, false).is_some());
-        assert_eq!(passed_over(&KubeconfigError::FindPath, true), None);
+        assert!(skip_reason(&absent(), true).is_some_and(|why| why.contains("KUBECONFIG")));
+        assert_eq!(skip_reason(&absent(), false), None);
+        assert!(skip_reason(&KubeconfigError::CurrentContextNotSet, false).is_some());
+        assert_eq!(skip_reason(&KubeconfigError::FindPath, true), None);
     }
 }

@@ -168,7 +168,7 @@ pub fn check_claims(
 
 /// Whether an `Authorization` of a pod's request may be a person's: its bearer token is of no service account. Tokens of service accounts
 /// are no people's, whatever a grant says.
-pub(super) fn may_be_persons(value: &[u8], pod: &Pod, own: &OwnToken) -> bool {
+pub(super) fn may_be_person_token(value: &[u8], pod: &Pod, own: &OwnToken) -> bool {
     let value = value.trim_ascii();
     !own.is(value) && judge_authorization(value, Some(pod)) == Err(ForeignCredential::Token)
 }

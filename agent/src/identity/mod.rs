@@ -29,7 +29,7 @@ pub use cache::PrincipalCache;
 pub use claim::{ClaimError, ForeignCredential, OwnToken, check_claims};
 pub(crate) use claim_fields::{bearer_of, normalized};
 pub use exclusive::check_exclusive;
-pub use person::{on_behalf_of, shows_person};
+pub use person::{carries_person_token, on_behalf_of};
 pub use principal::ResolvedPrincipal;
 pub use resolve::{IdentityError, resolve};
 

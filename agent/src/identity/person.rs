@@ -12,13 +12,13 @@ use http::HeaderValue;
 use picket_policy::jwt::VerifiedToken;
 use picket_policy::{Person, PersonError, PolicySet};
 
-use super::claim::{OwnToken, may_be_persons};
+use super::claim::{OwnToken, may_be_person_token};
 use super::{IdentityError, ResolvedPrincipal};
 use crate::workload::Pod;
 
 /// Whether a request's bearer token is to be verified as one of a person for whom the agent asks.
 #[must_use]
-pub fn shows_person(
+pub fn carries_person_token(
     policies: &PolicySet,
     agent: &ResolvedPrincipal,
     pod: &Pod,
@@ -28,7 +28,7 @@ pub fn shows_person(
     // An agent that is known by its token has no place for another one.
     agent.token.is_none()
         && policies.acts_for_people(&agent.name)
-        && may_be_persons(authorization.as_bytes(), pod, own)
+        && may_be_person_token(authorization.as_bytes(), pod, own)
 }
 
 /// The agent that asks for the person of a verified token.

@@ -1,5 +1,5 @@
-//! Any AuthenticationConfiguration and any claims: no panic, every complaint has a place, no token's user is empty, and no person is one
-//! of the API server's own or has names that no header carries.
+//! Any AuthenticationConfiguration and any claims: no panic, every complaint has a place, no token's user is empty, and no person is a part
+//! of the cluster or has names that no header carries.
 #![no_main]
 
 use jiff::Timestamp;
@@ -41,8 +41,11 @@ fuzz_target!(|data: &[u8]| {
                 assert!(!token.user().username.is_empty());
                 let Ok(person) = Person::of(&token) else { continue };
                 let is_fit = |name: &str| name.bytes().all(|byte| (0x20..0x7f).contains(&byte));
-                assert!(is_fit(person.username()) && !person.username().starts_with("system:"));
-                assert!(person.groups().iter().all(|group| is_fit(group)));
+                let is_reserved = |name: &str| name.starts_with("system:") || name.starts_with("picket:");
+                assert!(is_fit(person.username()) && !is_reserved(person.username()));
+                let groups = person.groups();
+                assert!(groups.iter().all(|group| is_fit(group)));
+                assert!(!groups.iter().any(|group| is_reserved(group) && group != "system:authenticated"));
             }
         }
     }

@@ -18,8 +18,10 @@ pub enum CautionCause {
     TokenSecrets,
     /// It gives port-forward to pods of every namespace.
     PortForward,
-    /// It gives creation of pods or workloads in every namespace.
+    /// It gives creation of pods, or creation or change of workloads, in every namespace.
     PodsAnywhere,
+    /// It gives commands in the pods of every namespace.
+    ExecAnywhere,
 }
 
 /// A right that grants give and that leads past Picket.
@@ -39,6 +41,7 @@ impl CautionCause {
             Self::TokenSecrets => "token_secrets",
             Self::PortForward => "port_forward",
             Self::PodsAnywhere => "pods_anywhere",
+            Self::ExecAnywhere => "exec_anywhere",
         }
     }
 
@@ -55,8 +58,12 @@ impl CautionCause {
                  namespaces to ones without such pods"
             }
             Self::PodsAnywhere => {
-                "creation of pods or workloads in every namespace: pods in a namespace that is not enforced reach the API server \
-                 without Picket. Set the grant's namespaces"
+                "creation of pods, or creation or change of workloads, in every namespace: pods in a namespace that is not enforced \
+                 reach the API server without Picket. Set the grant's namespaces"
+            }
+            Self::ExecAnywhere => {
+                "exec, attach or ephemeral containers in every namespace: a command in a pod that is not enforced reaches the API \
+                 server without Picket, by that pod's service account. Set the grant's namespaces"
             }
         }
     }
@@ -75,10 +82,11 @@ impl PolicySet {
             if is_everywhere(grant) && gives(grant, Verb::Create, "", "pods", Some("portforward")) {
                 found.insert(one(grant, CautionCause::PortForward));
             }
-            let mut make_pods = WORKLOADS.into_iter().chain([("", "pods")]);
-            let makes = |(group, resource)| gives(grant, Verb::Create, group, resource, None);
-            if is_everywhere(grant) && make_pods.any(makes) {
+            if is_everywhere(grant) && makes_pods(grant) {
                 found.insert(one(grant, CautionCause::PodsAnywhere));
+            }
+            if is_everywhere(grant) && runs_in_pods(grant) {
+                found.insert(one(grant, CautionCause::ExecAnywhere));
             }
         }
         for identity in self.identities() {
@@ -109,10 +117,30 @@ fn is_everywhere(grant: &Grant) -> bool {
     grant.namespaces().is_empty() || grant.namespaces().iter().any(|glob| matches!(glob, Glob::Any))
 }
 
+/// Whether a grant gives pods of any kind: new ones, or a change of what new ones are made from, or of a pod's image.
+fn makes_pods(grant: &Grant) -> bool {
+    let mut resources = WORKLOADS.into_iter().chain([("", "pods")]);
+    resources.any(|(group, resource)| {
+        [Verb::Create, Verb::Update, Verb::Patch]
+            .into_iter()
+            .any(|verb| gives(grant, verb, group, resource, None))
+    })
+}
+
+/// Whether a grant gives commands in pods that run.
+fn runs_in_pods(grant: &Grant) -> bool {
+    let on_pods = |verb, subresource| gives(grant, verb, "", "pods", Some(subresource));
+    on_pods(Verb::Create, "exec")
+        || on_pods(Verb::Create, "attach")
+        || on_pods(Verb::Update, "ephemeralcontainers")
+        || on_pods(Verb::Patch, "ephemeralcontainers")
+}
+
 /// Whether a grant gives a verb on some object of a resource, and not in dry runs alone.
 fn gives(grant: &Grant, verb: Verb, group: &str, resource: &str, subresource: Option<&str>) -> bool {
     // A new object has a name of the rule by server-side apply, so that names are no bound but for what exists already.
-    let unbound = |rule: &GrantRule| rule.names.is_empty() || subresource.is_none();
+    let is_there = subresource.is_some() || matches!(verb, Verb::Update | Verb::Patch);
+    let unbound = |rule: &GrantRule| rule.names.is_empty() || !is_there;
     grant.rules().iter().any(|rule| {
         rule.urls.is_empty()
             && !rule.dry_run_only
@@ -175,6 +203,26 @@ mod tests {
                 "apiGroups: [apps], resources: [controllerrevisions], verbs: [create]".to_owned(),
                 "g0 pods_anywhere",
             ),
+            (
+                "apiGroups: [apps], resources: [deployments], verbs: [get, patch]".to_owned(),
+                "g0 pods_anywhere",
+            ),
+            (
+                "apiGroups: [''], resources: [pods], verbs: [update]".to_owned(),
+                "g0 pods_anywhere",
+            ),
+            (
+                "apiGroups: [''], resources: [pods/exec], verbs: [create]".to_owned(),
+                "g0 exec_anywhere",
+            ),
+            (
+                "apiGroups: [''], resources: ['pods/attach'], verbs: ['*']".to_owned(),
+                "g0 exec_anywhere",
+            ),
+            (
+                "apiGroups: [''], resources: [pods/ephemeralcontainers], verbs: [patch]".to_owned(),
+                "g0 exec_anywhere",
+            ),
         ] {
             assert_eq!(codes(&[("", &rule)]), [code], "{rule}");
         }
@@ -186,13 +234,21 @@ mod tests {
                 .to_owned(),
             secrets("create") + ", dryRun: Only",
             "apiGroups: [''], resources: [pods], verbs: [get, list, delete]".to_owned(),
-            "apiGroups: [''], resources: [pods/log, pods/exec], verbs: [get, create]".to_owned(),
+            "apiGroups: [''], resources: [pods/log, pods/status], verbs: [get, create]".to_owned(),
+            "apiGroups: [''], resources: [pods/exec], resourceNames: [web], verbs: [create]".to_owned(),
+            "apiGroups: [apps], resources: [deployments], resourceNames: [web], verbs: [patch]".to_owned(),
+            "apiGroups: [apps], resources: [deployments/scale], verbs: [patch]".to_owned(),
         ] {
             assert_eq!(codes(&[("", &rule)]), [""; 0], "{rule}");
         }
         assert_eq!(
             codes(&[("", "apiGroups: ['*'], resources: ['*'], verbs: ['*']")]),
-            ["g0 token_secrets", "g0 port_forward", "g0 pods_anywhere"]
+            [
+                "g0 token_secrets",
+                "g0 port_forward",
+                "g0 pods_anywhere",
+                "g0 exec_anywhere"
+            ]
         );
     }
 

@@ -80,7 +80,7 @@ pub struct PolicySet {
     grants: Vec<Arc<Grant>>,
     grants_by_identity: HashMap<String, grants::GrantList>,
     /// The grants by whom they are used, where some are on behalf of people; else each is an agent's own.
-    split: Option<Split>,
+    by_actor: Option<GrantsByActor>,
     rules: rules::RuleSet,
     exceptions: Vec<Exceptions>,
     own_namespace: String,
@@ -93,14 +93,14 @@ pub struct PolicySet {
 /// The grants of each identity, apart: a request that shows a person's token is judged by those on behalf of that person alone, so
 /// that nothing of the agent's own is done in a person's name, and nothing of a person's by the agent on its own.
 #[derive(Debug)]
-struct Split {
+struct GrantsByActor {
     own: HashMap<String, grants::GrantList>,
     for_people: HashMap<String, grants::GrantList>,
     /// The users of the agents' own grants.
     agents_users: HashSet<Box<str>>,
 }
 
-impl Split {
+impl GrantsByActor {
     fn of(identities: &[Arc<Identity>], grants: &[Arc<Grant>]) -> Option<Self> {
         let (for_people, own): (Vec<_>, Vec<_>) = grants
             .iter()
@@ -163,17 +163,17 @@ impl PolicySet {
     /// # Errors
     /// Everything that is wrong, in the order of the files.
     pub fn compile(documents: Vec<Document>) -> Result<Self, Vec<Diagnostic>> {
-        Self::compile_in(&documents, OWN_NAMESPACE)
+        Self::compile_in(documents, OWN_NAMESPACE)
     }
 
     /// Likewise, for a Picket that runs in another namespace.
     ///
     /// # Errors
     /// As [`PolicySet::compile`].
-    pub fn compile_in(documents: &[Document], own_namespace: &str) -> Result<Self, Vec<Diagnostic>> {
-        let errors = check::check(documents);
+    pub fn compile_in(documents: Vec<Document>, own_namespace: &str) -> Result<Self, Vec<Diagnostic>> {
+        let errors = check::check(&documents);
         if errors.is_empty() {
-            Ok(Self::build(documents, own_namespace))
+            Ok(Self::build(&documents, own_namespace))
         } else {
             Err(errors)
         }
@@ -187,7 +187,7 @@ impl PolicySet {
             by_spiffe_id: HashMap::new(),
             grants: Vec::new(),
             grants_by_identity: HashMap::new(),
-            split: None,
+            by_actor: None,
             rules: rules::RuleSet::default(),
             exceptions: Vec::new(),
             own_namespace: own_namespace.to_owned(),
@@ -206,7 +206,7 @@ impl PolicySet {
             }
         }
         set.grants_by_identity = grants::by_identity(&set.identities, &set.grants);
-        set.split = Split::of(&set.identities, &set.grants);
+        set.by_actor = GrantsByActor::of(&set.identities, &set.grants);
         set
     }
 
@@ -367,12 +367,12 @@ impl PolicySet {
     /// The grants that a request of this principal is judged by: the agent's own, or those on behalf of the person for whom it asks.
     fn grants_for(&self, principal: &Principal) -> Cow<'_, [Arc<Grant>]> {
         let of = |grants| lookup(grants, principal.name());
-        match (principal.person(), &self.split) {
+        match (principal.person(), &self.by_actor) {
             (None, None) => Cow::Borrowed(self.grants_of(principal.name())),
-            (None, Some(split)) => Cow::Borrowed(of(&split.own)),
+            (None, Some(by_actor)) => Cow::Borrowed(of(&by_actor.own)),
             (Some(_), None) => Cow::Borrowed(&[]),
-            (Some(person), Some(split)) => {
-                let grants = of(&split.for_people).iter();
+            (Some(person), Some(by_actor)) => {
+                let grants = of(&by_actor.for_people).iter();
                 Cow::Owned(grants.filter(|grant| grant.is_for(person)).cloned().collect())
             }
         }
@@ -381,23 +381,23 @@ impl PolicySet {
     /// Whether an identity has a grant on behalf of somebody, now or at another time.
     #[must_use]
     pub fn acts_for_people(&self, identity: &str) -> bool {
-        let split = self.split.as_ref();
-        split.is_some_and(|split| !lookup(&split.for_people, identity).is_empty())
+        let by_actor = self.by_actor.as_ref();
+        by_actor.is_some_and(|by_actor| !lookup(&by_actor.for_people, identity).is_empty())
     }
 
     /// Whether grants give a user to agents. No person is such a user: an issuer's mapping that makes the name, by mistake or by a claim
     /// that its users choose, would give one agent the rights of another.
     #[must_use]
     pub fn is_agents_user(&self, username: &str) -> bool {
-        let split = self.split.as_ref();
-        split.is_some_and(|split| split.agents_users.contains(username))
+        let by_actor = self.by_actor.as_ref();
+        by_actor.is_some_and(|by_actor| by_actor.agents_users.contains(username))
     }
 
     /// Whether an identity has a grant on behalf of this person, now or at another time.
     #[must_use]
     pub fn acts_for(&self, identity: &str, person: &Person) -> bool {
-        let split = self.split.as_ref();
-        let grants = split.map_or(&[][..], |split| lookup(&split.for_people, identity));
+        let by_actor = self.by_actor.as_ref();
+        let grants = by_actor.map_or(&[][..], |by_actor| lookup(&by_actor.for_people, identity));
         grants.iter().any(|grant| grant.is_for(person))
     }
 

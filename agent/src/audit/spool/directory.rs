@@ -22,6 +22,7 @@ use super::view::SpoolView;
 use crate::audit::event::Event;
 use crate::audit::sinks::checkpoint;
 use crate::audit::{AuditConfig, AuditError};
+use crate::runtime::private_folder::NotPrivate;
 
 /// Names that are tried for a new segment. A failed rotation leaves one segment without lines at most, and each start takes such segments in.
 const NAMES_TRIED: u32 = 64;
@@ -50,6 +51,8 @@ pub(in crate::audit) struct SpoolDirectory {
     shared: bool,
     /// The next look may find lines at the end that this chain does not know, and that are none the worse for it.
     rebind: bool,
+    /// Why others can change what is in the directory, as the last look saw it.
+    exposed: Option<NotPrivate>,
 }
 
 struct Current {
@@ -88,6 +91,7 @@ impl SpoolDirectory {
             dirty: false,
             shared,
             rebind: true,
+            exposed: None,
         };
         spool.reopen()?;
         spool.end_turn();
@@ -137,6 +141,7 @@ impl SpoolDirectory {
         if self.shared {
             self.lock.wait()?;
         }
+        self.look_for_exposure();
         if self.is_as_left() {
             self.rebind = self.shared;
         } else {
@@ -149,6 +154,26 @@ impl SpoolDirectory {
             self.rotate(now)?;
         }
         Ok(())
+    }
+
+    /// Tells where the directory's rights let others change what is in it. Records are written all the same: without them requests
+    /// would fail, and the chain shows what others change.
+    fn look_for_exposure(&mut self) {
+        let exposed = self.lock.exposed();
+        if exposed == self.exposed {
+            return;
+        }
+        match &exposed {
+            Some(reason) => tracing::warn!(
+                directory = %self.path.display(),
+                %reason,
+                "others can remove or replace audit records; the agent goes on writing, and will not start with these rights"
+            ),
+            None => {
+                tracing::info!(directory = %self.path.display(), "the audit directory is Picket's own again")
+            }
+        }
+        self.exposed = exposed;
     }
 
     /// Whether the current segment is at its path, ends where it was left, and is the last one. Nobody else begins segments
@@ -396,5 +421,32 @@ impl SpoolDirectory {
         }
         self.dirty = false;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn rights_that_let_others_change_the_spool_are_seen_at_the_next_turn() {
+        let scratch = tempfile::tempdir().expect("a folder");
+        let config = AuditConfig {
+            directory: scratch.path().join("spool"),
+            ..AuditConfig::default()
+        };
+        let mut spool =
+            SpoolDirectory::open(&config, false, Arc::new(Timestamp::now), Arc::default()).expect("opens");
+        let mut seen_with = |mode| {
+            fs::set_permissions(&config.directory, Permissions::from_mode(mode)).expect("rights");
+            spool.begin_turn().expect("records are still written");
+            spool.exposed.clone()
+        };
+        assert_eq!(seen_with(0o700), None);
+        assert_eq!(seen_with(0o777), Some(NotPrivate::Writable));
+        assert_eq!(seen_with(0o755), None);
     }
 }

@@ -47,6 +47,12 @@ impl DirectoryLock {
         Ok(lock)
     }
 
+    /// Why others can change what is in the directory, where somebody has let them since it was opened.
+    pub(super) fn exposed(&self) -> Option<NotPrivate> {
+        // What cannot be looked at fails with the next write.
+        check_private(&self.directory.metadata().ok()?).err()
+    }
+
     /// Whether the path still leads to this directory.
     pub(super) fn is_there(&self) -> bool {
         match (fs::metadata(&self.path), self.directory.metadata()) {

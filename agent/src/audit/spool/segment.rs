@@ -194,8 +194,17 @@ pub(in crate::audit) fn tail(file: &mut File, length: u64) -> io::Result<Option<
 /// All that is stored in a spool, for tests of those who write to it.
 #[cfg(test)]
 pub(crate) fn stored_text(directory: &Path) -> String {
-    let read = |segment: &Segment| fs::read_to_string(segment.id.path(directory)).expect("a segment");
-    segments(directory).expect("the spool").iter().map(read).collect()
+    let read = |segment: &Segment| fs::read_to_string(segment.id.path(directory));
+    let mut tries = 0;
+    loop {
+        let all = segments(directory).expect("the spool");
+        match all.iter().map(read).collect() {
+            Ok(text) => return text,
+            // The writer removes old segments at any moment.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && tries < 100 => tries += 1,
+            Err(error) => panic!("a segment: {error}"),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -30,7 +30,6 @@ use tokio::runtime::Runtime;
 use super::wait::{Unsure, Waited};
 use crate::cli::output::{self, clean};
 use crate::cluster::{PersonalConfig, printable};
-use crate::store::LIMITS_FILE;
 use crate::store::edit::{ObjectFiles, names_told};
 
 /// The field manager of what the commands write.
@@ -339,10 +338,7 @@ impl ApiObjects {
         for _ in 0..TRIES {
             let now = self.ask(async { self.api(kind).get(name).await })?;
             if (now.metadata.uid, now.metadata.generation) != read {
-                let said = format!(
-                    "{kind} {name:?} changed since it was read; look at it and run the command again"
-                );
-                return Err(Raced(said).into());
+                bail!("{kind} {name:?} changed since it was read; look at it and run the command again");
             }
             let version = now.metadata.resource_version.unwrap_or_default();
             match self.send(change(version))? {
@@ -350,10 +346,7 @@ impl ApiObjects {
                 changed => return changed.map_err(said),
             }
         }
-        Err(Raced(format!(
-            "{kind} {name:?} changes all the time; run the command again"
-        ))
-        .into())
+        bail!("{kind} {name:?} changes all the time; run the command again")
     }
 
     /// Waits until an agent of the cluster says what became of a version.
@@ -374,9 +367,6 @@ impl ApiObjects {
             match ready {
                 Some(ready) if ready.status == ConditionStatus::True => {
                     return Ok(Waited::InCluster(began.elapsed()));
-                }
-                Some(ready) if ready.reason == LIMITS_FILE => {
-                    return Ok(Waited::LimitsInCluster(began.elapsed(), ready.message));
                 }
                 Some(ready) => return Ok(Waited::RefusedByCluster(ready.message)),
                 None if began.elapsed() > limit => return Ok(Waited::LateInCluster),
@@ -414,11 +404,6 @@ impl ApiObjects {
         self.answer(request)?.map_err(said)
     }
 }
-
-/// Somebody else changed the object since it was read.
-#[derive(Debug, Error)]
-#[error("{0}")]
-pub(super) struct Raced(String);
 
 /// The API server does not have the CRD.
 #[derive(Debug, Error)]
