@@ -5,7 +5,6 @@
 //! object. A reading that fails changes nothing: the last good set stays in force, and the statuses say so and which object is
 //! at fault. Where there has been no good one since the start, a set that denies everything is in force.
 
-mod agenda;
 mod cluster;
 pub mod edit;
 mod exclusive;
@@ -20,6 +19,7 @@ mod shut_out;
 mod source;
 mod stand_in;
 mod status;
+mod status_queue;
 mod usage;
 mod watch;
 mod writer;

@@ -18,9 +18,9 @@ use serde_json::json;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::agenda::{Agenda, ObjectId};
 use super::cluster::ClusterObjects;
 use super::judged::Judged;
+use super::status_queue::{ObjectId, StatusQueue};
 use super::writer::StatusWriter;
 use super::{Store, StoreMetrics};
 use crate::cluster::Connector;
@@ -61,7 +61,7 @@ struct Reporter {
     store: Arc<Store>,
     cluster: Arc<ClusterObjects>,
     writer: StatusWriter,
-    agenda: Agenda,
+    queue: StatusQueue,
     /// The objects as they were at the last look, and the place of each there.
     judged: Arc<Judged>,
     places: HashMap<ObjectId, usize>,
@@ -73,7 +73,7 @@ impl Reporter {
             store,
             cluster,
             writer,
-            agenda: Agenda::default(),
+            queue: StatusQueue::default(),
             judged: Arc::default(),
             places: HashMap::new(),
         }
@@ -87,7 +87,7 @@ impl Reporter {
         let mut looked = Instant::now();
         loop {
             let again = looked + COMPARE;
-            let next = self.agenda.next().filter(|(_, due)| *due <= again);
+            let next = self.queue.next().filter(|(_, due)| *due <= again);
             tokio::select! {
                 biased;
                 changed = changes.changed() => match changed {
@@ -99,7 +99,7 @@ impl Reporter {
                 },
                 () = tokio::time::sleep_until(next.as_ref().map_or(again, |(_, due)| *due)) => match next {
                     Some((id, _)) => {
-                        self.agenda.take(&id);
+                        self.queue.take(&id);
                         self.write(id).await;
                     }
                     None => {
@@ -111,11 +111,11 @@ impl Reporter {
         }
     }
 
-    /// Plans a write for each object whose conditions differ, and drops those that differ no more.
+    /// Queues a write for each object whose conditions differ, and drops those that differ no more.
     fn look(&mut self) {
         self.judged = Arc::clone(&self.store.judged.lock());
         self.places.clear();
-        let mut look = self.agenda.begin();
+        let mut look = self.queue.begin();
         for (place, object) in self.judged.objects().enumerate() {
             let entry = object.entry;
             let id = (entry.place, entry.name.clone(), entry.uid.clone());
@@ -142,13 +142,13 @@ impl Reporter {
         };
         let workloads = self.cluster.shown_workloads(*place, name, uid);
         let (mut wanted, ready) = (object.conditions(&workloads, Timestamp::now()), object.is_ready());
-        if !self.agenda.differs(&id, &wanted, &shown, ready) {
+        if !self.queue.differs(&id, &wanted, &shown, ready) {
             return;
         }
         keep_times(&mut wanted, &shown);
         let status = json!({"conditions": wanted});
         let done = self.writer.write((*place, name, uid), MANAGER, status).await;
-        self.agenda.wrote(id, &wanted, ready, done, wait(chance()));
+        self.queue.wrote(id, &wanted, ready, done, wait(chance()));
         tokio::time::sleep(PACE).await;
     }
 }
@@ -237,7 +237,7 @@ mod tests {
         let failures = format!("picket_object_status_writes_total{{result=\"failure\"}} {COUNT}");
         let shown = registry.encode().expect("metrics");
         assert!(shown.contains(&failures), "{shown}");
-        assert_eq!(reporter.agenda.looks, 1);
+        assert_eq!(reporter.queue.scans, 1);
     }
 
     /// Of this many agents, those that come within 100 ms of the first one write too.

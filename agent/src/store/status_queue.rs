@@ -50,7 +50,7 @@ impl Said {
 
 /// A write that waits for its moment.
 #[derive(Debug, Clone, Copy)]
-struct Planned {
+struct QueuedWrite {
     due: Instant,
     generation: i64,
     ready: bool,
@@ -58,32 +58,32 @@ struct Planned {
 
 /// What is known of the objects' conditions.
 #[derive(Debug, Default)]
-pub(super) struct Agenda {
-    planned: BTreeMap<ObjectId, Planned>,
+pub(super) struct StatusQueue {
+    queued: BTreeMap<ObjectId, QueuedWrite>,
     /// What this agent wrote or tried last, and when.
     written: BTreeMap<ObjectId, (Said, Instant)>,
     /// What this agent would have said when it last found the words good, its own or another agent's, and when that was.
     settled: BTreeMap<ObjectId, (Said, Instant)>,
-    /// How many looks at all objects there were.
+    /// How many scans at all objects there were.
     #[cfg(test)]
-    pub(super) looks: usize,
+    pub(super) scans: usize,
 }
 
-impl Agenda {
-    /// Begins a look at all objects.
-    pub(super) fn begin(&mut self) -> AgendaLook<'_> {
+impl StatusQueue {
+    /// Begins a scan of all objects.
+    pub(super) fn begin(&mut self) -> QueueScan<'_> {
         #[cfg(test)]
         {
-            self.looks += 1;
+            self.scans += 1;
         }
         self.written.retain(|_, (_, at)| at.elapsed() < REPEAT);
-        let (planned, settled) = (
-            std::mem::take(&mut self.planned),
+        let (queued, settled) = (
+            std::mem::take(&mut self.queued),
             std::mem::take(&mut self.settled),
         );
-        AgendaLook {
-            agenda: self,
-            planned,
+        QueueScan {
+            queue: self,
+            queued,
             settled,
         }
     }
@@ -116,17 +116,17 @@ impl Agenda {
     /// Takes out the write that is due first; of those that are due, faults go before good news.
     pub(super) fn next(&self) -> Option<(ObjectId, Instant)> {
         let now = Instant::now();
-        let order = |planned: &Planned| (planned.due.max(now), planned.ready);
-        let first = self.planned.iter().min_by_key(|(_, planned)| order(planned));
-        first.map(|(id, planned)| (id.clone(), planned.due))
+        let order = |queued: &QueuedWrite| (queued.due.max(now), queued.ready);
+        let first = self.queued.iter().min_by_key(|(_, queued)| order(queued));
+        first.map(|(id, queued)| (id.clone(), queued.due))
     }
 
     /// Notes that an object's moment has come.
     pub(super) fn take(&mut self, id: &ObjectId) {
-        self.planned.remove(id);
+        self.queued.remove(id);
     }
 
-    /// Notes a write. One that failed is planned again.
+    /// Notes a write. One that failed is queued again.
     pub(super) fn wrote(
         &mut self,
         id: ObjectId,
@@ -140,27 +140,27 @@ impl Agenda {
         if done {
             self.settled.insert(id.clone(), (said.clone(), now));
         } else {
-            let planned = Planned {
+            let queued = QueuedWrite {
                 due: now + REPEAT + wait,
                 generation: said.generation,
                 ready,
             };
-            self.planned.insert(id.clone(), planned);
+            self.queued.insert(id.clone(), queued);
         }
         self.written.insert(id, (said, now));
     }
 }
 
-/// A look at all objects: those that it does not come upon are forgotten.
+/// A scan of all objects: those that it does not come upon are forgotten.
 #[derive(Debug)]
-pub(super) struct AgendaLook<'a> {
-    agenda: &'a mut Agenda,
-    planned: BTreeMap<ObjectId, Planned>,
+pub(super) struct QueueScan<'a> {
+    queue: &'a mut StatusQueue,
+    queued: BTreeMap<ObjectId, QueuedWrite>,
     settled: BTreeMap<ObjectId, (Said, Instant)>,
 }
 
-impl AgendaLook<'_> {
-    /// Plans a write where the conditions differ, after a wait that `wait` chooses. One that is planned already keeps its moment.
+impl QueueScan<'_> {
+    /// Queues a write where the conditions differ, after a wait that `wait` chooses. One that is queued already keeps its moment.
     pub(super) fn object(
         &mut self,
         id: ObjectId,
@@ -170,25 +170,25 @@ impl AgendaLook<'_> {
         wait: impl FnOnce() -> Duration,
     ) {
         if let Some(settled) = self.settled.remove(&id) {
-            self.agenda.settled.insert(id.clone(), settled);
+            self.queue.settled.insert(id.clone(), settled);
         }
-        if !self.agenda.differs(&id, wanted, shown, ready) {
+        if !self.queue.differs(&id, wanted, shown, ready) {
             return;
         }
         let said = Said::of(wanted, ready);
-        let before = self.planned.get(&id);
+        let before = self.queued.get(&id);
         let before = before.filter(|before| (before.generation, before.ready) == (said.generation, ready));
-        let due = match (before, self.agenda.written.get(&id)) {
+        let due = match (before, self.queue.written.get(&id)) {
             (Some(before), _) => before.due,
             (None, Some((last, at))) if *last == said => *at + REPEAT + wait(),
             (None, _) => Instant::now() + wait(),
         };
-        let planned = Planned {
+        let queued = QueuedWrite {
             due,
             generation: said.generation,
             ready,
         };
-        self.agenda.planned.insert(id, planned);
+        self.queue.queued.insert(id, queued);
     }
 }
 
@@ -209,5 +209,5 @@ fn same_words(wanted: &[ObjectCondition], shown: &[ObjectCondition]) -> bool {
 }
 
 #[cfg(test)]
-#[path = "agenda_tests.rs"]
+#[path = "status_queue_tests.rs"]
 mod tests;
