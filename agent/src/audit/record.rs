@@ -360,12 +360,15 @@ impl Record {
         });
     }
 
-    /// Picket ended the long request, for this cause and with this message to the client.
+    /// Picket ended the request while its answer was under way, for this cause and with this message to the client. Of an answer that
+    /// is no session the decision has both: it would look whole.
     pub fn terminated(mut self, cause: &'static str, message: impl Into<String>) {
         let message = self.kept(message);
-        self.edit(|event| {
-            if let Some(session) = &mut event.session {
-                session.ended = Some((cause, message));
+        self.edit(|event| match &mut event.session {
+            Some(session) => session.ended = Some((cause, message)),
+            None => {
+                event.decision.reason = cause;
+                event.decision.message = Some(message);
             }
         });
         self.finish(EndReason::Terminated);

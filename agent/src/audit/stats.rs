@@ -51,6 +51,14 @@ impl Stats {
         }
     }
 
+    /// Takes all room for connection records, as a log does that takes nothing.
+    #[cfg(test)]
+    pub(crate) fn hold_connection_records(&self) -> tokio::sync::OwnedSemaphorePermit {
+        let all = u32::try_from(CONNECTION_SLOTS).expect("few");
+        let held = Arc::clone(&self.connections).try_acquire_many_owned(all);
+        held.expect("nothing waits yet")
+    }
+
     /// What the spool holds.
     pub fn spool(&self) -> &Arc<SpoolView> {
         &self.spool

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::metrics::EnforceMetrics;
@@ -25,6 +26,9 @@ const VERIFY_INTERVAL: Duration = Duration::from_secs(2);
 /// How long after a failed upgrade a link that has to be restored counts as the successor's work, where not all of them could be
 /// restored at once.
 const RESTORE_TIME: Duration = Duration::from_secs(10);
+
+/// Alarms that wait for the audit log. Beyond that many the log and the Events tell of further ones.
+const ALARMS: usize = 64;
 
 /// How often the heartbeat is written. The kernel programs miss ten before they count the agent as gone.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
@@ -80,6 +84,7 @@ pub(crate) async fn watch(
     let mut tick = tokio::time::interval_at(Instant::now() + VERIFY_INTERVAL, VERIFY_INTERVAL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut restoring = Restoring::default();
+    let alarms = alarms(audit);
     loop {
         let turned = tokio::select! {
             biased;
@@ -137,7 +142,7 @@ pub(crate) async fn watch(
         }
         for one in repaired {
             metrics.reattached(one.program);
-            report(&audit, &events, &one).await;
+            report(&alarms, &events, &one);
         }
     }
 }
@@ -161,7 +166,21 @@ impl Restoring {
     }
 }
 
-async fn report(audit: &AuditLog, events: &EventQueue, repaired: &RepairedLink) {
+/// Takes alarms for the audit log until it is dropped. Apart from the watchdog, since a full log holds whoever writes to it: programs are
+/// attached again all the same.
+fn alarms(audit: AuditLog) -> mpsc::Sender<Alarm> {
+    let (alarms, mut to_write) = mpsc::channel(ALARMS);
+    tokio::spawn(async move {
+        while let Some(alarm) = to_write.recv().await {
+            if let Err(error) = audit.alarm(alarm).await {
+                tracing::error!(%error, "the agent cannot write the audit record of a detached kernel program");
+            }
+        }
+    });
+    alarms
+}
+
+fn report(alarms: &mpsc::Sender<Alarm>, events: &EventQueue, repaired: &RepairedLink) {
     let message = format!(
         "the kernel program {} was detached or replaced ({}), and the agent attached it again",
         repaired.link, repaired.fault
@@ -183,14 +202,50 @@ async fn report(audit: &AuditLog, events: &EventQueue, repaired: &RepairedLink) 
         reason: "link_replaced",
         message,
     };
-    if let Err(error) = audit.alarm(alarm).await {
-        tracing::error!(%error, "the agent cannot write the audit record of a detached kernel program");
+    if alarms.try_send(alarm).is_err() {
+        tracing::error!(
+            program = repaired.program,
+            "there is no audit record of a detached kernel program, since the audit log has taken none for long"
+        );
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::audit::AuditConfig;
+    use crate::kernel::LinkFault;
+    use crate::metrics::MetricsRegistry;
+    use crate::notify::NotifyMetrics;
+
+    #[tokio::test]
+    async fn an_audit_log_that_takes_nothing_holds_no_watchdog() {
+        let scratch = tempfile::tempdir().expect("a folder");
+        let config = AuditConfig {
+            directory: scratch.path().join("spool"),
+            ..AuditConfig::default()
+        };
+        let audit = AuditLog::open(&config, None).expect("opens");
+        let held = audit.stats().hold_connection_records();
+        let (events, _posted) = EventQueue::channel(NotifyMetrics::register(&MetricsRegistry::default()));
+        let alarms = alarms(audit);
+        let link = RepairedLink {
+            program: "connect4",
+            link: "root".to_owned(),
+            fault: LinkFault::Detached,
+        };
+        for _ in 0..3 * ALARMS {
+            report(&alarms, &events, &link);
+        }
+        assert_eq!(
+            alarms.capacity(),
+            0,
+            "further ones are told of by the log and the Events"
+        );
+        drop(held);
+        let written = tokio::time::timeout(Duration::from_secs(60), alarms.reserve_many(ALARMS)).await;
+        assert!(written.is_ok(), "those that waited are written");
+    }
 
     #[test]
     fn a_failed_upgrade_hides_no_attack_for_long() {

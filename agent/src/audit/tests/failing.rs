@@ -44,6 +44,34 @@ async fn a_session_is_on_disk_before_the_client_learns_of_it() {
 }
 
 #[tokio::test]
+async fn an_answer_that_picket_ends_does_not_look_whole() {
+    let scratch = Scratch::new();
+    let log = open(&scratch.spool());
+    let mut list = log.begin(received("/api/v1/pods")).await.expect("room");
+    list.allow(None, None);
+    list.response(200, None, None);
+    list.terminated("no_longer_permitted", "the identity is revoked");
+    watch(&log)
+        .await
+        .expect("on disk")
+        .terminated("session_killed", "an operator ended the session");
+    log.flush().await.expect("flushed");
+    let lines = lines(&scratch.spool());
+    let of = |uri: &str, at: &str| {
+        let last = lines.iter().rfind(|line| line["requestURI"] == uri);
+        last.and_then(|line| line.pointer(at))
+            .cloned()
+            .unwrap_or_default()
+    };
+    assert_eq!(of("/api/v1/pods", "/decision/outcome"), "allow");
+    assert_eq!(of("/api/v1/pods", "/decision/reason"), "no_longer_permitted");
+    assert_eq!(of("/api/v1/pods", "/decision/message"), "the identity is revoked");
+    let watch = "/api/v1/pods?watch=true";
+    assert_eq!(of(watch, "/session/endReason"), "terminated");
+    assert_eq!(of(watch, "/decision/reason"), Value::Null);
+}
+
+#[tokio::test]
 async fn sessions_that_begin_together_share_their_wait_for_the_disk() {
     const SESSIONS: usize = 200;
     let scratch = Scratch::new();
