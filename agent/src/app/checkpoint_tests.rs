@@ -187,7 +187,8 @@ async fn what_cannot_be_written_is_told_and_tried_again() {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
-        timeout(WRITE_GAP * 2, mended)
+        // After one pause, and not two.
+        timeout(WRITE_GAP * 3 / 2, mended)
             .await
             .expect("it is not tried again");
         assert!(checkpoint.configuration().expect("no fault").is_some());
@@ -230,5 +231,22 @@ async fn a_successor_leaves_the_checkpoint_alone_until_it_serves_and_an_agent_th
     tokio::time::sleep(WRITE_GAP * 2).await;
     assert!(!is_there(), "it overwrites its successor's");
     assert!(checkpoint.endpoints().expect("no fault").is_none());
+    following.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_is_alone_writes_the_checkpoint_once_it_serves() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let checkpoint = NodeCheckpoint::new(StateDirectory::new(folder.path()));
+    let is_there = || checkpoint.configuration().expect("no fault").is_some();
+    let (_sender, receiver) = watch::channel(whole());
+    let control = PhaseControl::new(false);
+    let keeping = checkpoint.clone().keeping(CONFIG);
+    let following = tokio::spawn(keeping.follow(receiver, control.watch(), Readiness::default()));
+    tokio::time::sleep(WRITE_GAP * 2).await;
+    assert!(!is_there(), "its start may fail yet");
+    control.reach(Phase::Established);
+    tokio::time::sleep(WRITE_GAP * 2).await;
+    assert!(is_there());
     following.abort();
 }

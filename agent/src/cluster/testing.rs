@@ -119,8 +119,9 @@ pub(crate) async fn listing(
 
 /// An API server that answers each request with a code and an object; the URL.
 pub(crate) async fn answering(
-    answer: impl Fn(&http::Request<hyper::body::Incoming>) -> (u16, serde_json::Value) + Send + Sync + 'static,
+    answer: impl Fn(&http::Request<bytes::Bytes>) -> (u16, serde_json::Value) + Send + Sync + 'static,
 ) -> String {
+    use http_body_util::BodyExt as _;
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let server = format!("http://{}", listener.local_addr().unwrap());
     let answer = Arc::new(answer);
@@ -128,11 +129,16 @@ pub(crate) async fn answering(
         while let Ok((stream, _)) = listener.accept().await {
             let answer = Arc::clone(&answer);
             let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
-                let (code, object) = answer(&request);
-                let response = http::Response::builder().status(code);
-                let response = response.header("content-type", "application/json");
-                let body = http_body_util::Full::new(bytes::Bytes::from(object.to_string()));
-                std::future::ready(Ok::<_, std::convert::Infallible>(response.body(body).unwrap()))
+                let answer = Arc::clone(&answer);
+                async move {
+                    let (head, body) = request.into_parts();
+                    let body = body.collect().await?.to_bytes();
+                    let (code, object) = answer(&http::Request::from_parts(head, body));
+                    let response = http::Response::builder().status(code);
+                    let response = response.header("content-type", "application/json");
+                    let body = http_body_util::Full::new(bytes::Bytes::from(object.to_string()));
+                    Ok::<_, hyper::Error>(response.body(body).unwrap())
+                }
             });
             let stream = hyper_util::rt::TokioIo::new(stream);
             tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(stream, service));

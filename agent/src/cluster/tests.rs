@@ -268,3 +268,52 @@ async fn a_credential_plugin_that_hangs_is_started_once() {
     assert!(connector.connect().await.is_ok());
     assert!(runs() > before);
 }
+
+#[test]
+fn rules_of_several_namespaces_are_complete_where_each_list_is() {
+    let list = |verb: &str, complete| {
+        let rule = k8s_openapi::api::authorization::v1::ResourceRule {
+            verbs: vec![verb.to_owned()],
+            ..Default::default()
+        };
+        rights::Rules {
+            rules: vec![rule],
+            complete,
+        }
+    };
+    for (lists, complete) in [
+        ([true, true], true),
+        ([true, false], false),
+        ([false, true], false),
+    ] {
+        let lists = [list("get", lists[0]), list("list", lists[1])];
+        let all = rights::RuleVerbs::of(&lists);
+        assert_eq!((all.verbs.len(), all.complete), (2, complete));
+    }
+}
+
+#[tokio::test]
+async fn a_plugin_is_told_that_a_shell_which_completes_a_line_can_answer_nothing() {
+    let folder = testing::Folder::new();
+    let credential =
+        r#"{"apiVersion":"client.authentication.k8s.io/v1","kind":"ExecCredential","status":{"token":"t"}}"#;
+    std::fs::write(folder.path().join("known"), credential).unwrap();
+    let script = format!(
+        "cd {}; echo $KUBERNETES_EXEC_INFO > told; cat known",
+        folder.path().display()
+    );
+    let exec = format!(
+        "exec: {{apiVersion: client.authentication.k8s.io/v1, command: sh, args: [-c, '{script}'], interactiveMode: IfAvailable}}"
+    );
+    let file = folder.path().join("kubeconfig");
+    std::fs::write(&file, kubeconfig("server: https://127.0.0.1:1", &exec)).unwrap();
+    let person = PersonalConfig {
+        kubeconfig: Some(file),
+        ..PersonalConfig::default()
+    };
+    let told = || std::fs::read_to_string(folder.path().join("told")).unwrap();
+    person.connect_silently().await.unwrap();
+    assert!(told().contains(r#""interactive":false"#), "{}", told());
+    person.connect(&|_| {}).await.unwrap();
+    assert!(told().contains(r#""interactive":true"#), "{}", told());
+}

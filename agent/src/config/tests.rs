@@ -600,6 +600,23 @@ async fn a_folder_that_all_users_share_is_told_with_one_that_is_private() {
 }
 
 #[test]
+fn a_file_without_measure_is_not_read() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("agent.yaml");
+    for (bytes, is_read) in [(MAX_BYTES, true), (MAX_BYTES + 1, false)] {
+        let made = std::fs::File::create(&file).expect("a file");
+        made.set_len(bytes).expect("its size");
+        match Config::text(&file) {
+            Ok(text) => assert!(is_read, "{} bytes", text.len()),
+            Err(error) => assert!(
+                !is_read && matches!(error, ConfigError::TooLarge { .. }),
+                "{error}"
+            ),
+        }
+    }
+}
+
+#[test]
 fn a_pipe_or_a_device_in_the_files_place_holds_nobody() {
     let folder = tempfile::tempdir().expect("a folder");
     let (pipe, link) = (folder.path().join("pipe.yaml"), folder.path().join("zero.yaml"));

@@ -395,6 +395,8 @@ pub(super) mod tests {
         assert_eq!(senders(), 1, "an earlier enforcement is released");
         enforced.release(CgroupId(8));
         assert_eq!(senders(), 0);
+        enforced.insert(POD, pod(4));
+        assert_eq!(enforced.senders.lock().len(), 1, "who was released is not kept");
     }
 
     #[test]

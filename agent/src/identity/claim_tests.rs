@@ -240,3 +240,21 @@ fn a_second_credential_at_the_gateway_is_refused_in_words_for_callers_without_a_
     assert_eq!(check("authorization", "Bearer", None), Ok(()));
     assert!(check("impersonate-user", "someone", Some(&proof)).is_err());
 }
+
+#[test]
+fn a_persons_token_is_of_no_service_account_and_not_the_pods_own() {
+    let (pod, kept) = (pod(), OwnToken::default());
+    let may = |value: &str| may_be_person_token(value.as_bytes(), &pod, &kept);
+    let (_, ann) = bearer(&json!({"iss": "https://i.example", "sub": "ann", "aud": "picket", "exp": 1}));
+    assert!(may(&ann));
+    let mut other = own(&pod);
+    other["kubernetes.io"]["serviceaccount"]["name"] = json!("other");
+    for account in [own(&pod), other] {
+        assert!(!may(&bearer(&account).1), "{account}");
+    }
+    for nobody in ["", "Bearer ", "Basic YTpi"] {
+        assert!(!may(nobody), "{nobody:?}");
+    }
+    kept.keep(ann.as_bytes());
+    assert!(!may(&ann));
+}

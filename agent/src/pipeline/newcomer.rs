@@ -151,3 +151,35 @@ impl Gate {
         waiting.as_mut().poll(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+    use std::time::Duration;
+
+    use tokio::time::{Instant, timeout};
+
+    use super::*;
+    use crate::listener::GatewayCallers;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_strangers_time_is_shorter_after_a_refusal_and_endless_once_it_is_known() {
+        let address = IpAddr::from([192, 0, 2, 1]);
+        let callers = GatewayCallers::beside_pod("u");
+        let newcomer = || Newcomer::new(callers.stranger(address).expect("a place").0);
+        let has = async |newcomer: &Newcomer| {
+            let since = Instant::now();
+            let over = timeout(STRANGER_LIMIT * 10, newcomer.overdue()).await;
+            over.ok().map(|()| since.elapsed().as_secs())
+        };
+        let (stranger, refused, known) = (newcomer(), newcomer(), newcomer());
+        refused.refuse();
+        known.known_as(&"ci".into(), &HeadBudget::new());
+        let seconds = |limit: Duration| Some(limit.as_secs());
+        assert_eq!(has(&stranger).await, seconds(STRANGER_LIMIT));
+        assert_eq!(has(&refused).await, seconds(REFUSED_STRANGER_LIMIT));
+        // What refused it before counts no more.
+        known.refuse();
+        assert_eq!(has(&known).await, None);
+    }
+}

@@ -152,7 +152,7 @@ fn failed_at(action: &'static str, path: &Path) -> impl Fn(io::Error) -> StateEr
 #[cfg(test)]
 mod tests {
     use std::fs::Permissions;
-    use std::os::unix::fs::PermissionsExt as _;
+    use std::os::unix::fs::{PermissionsExt as _, chown};
     use std::sync::mpsc;
     use std::thread;
     use std::time::Duration;
@@ -198,6 +198,12 @@ mod tests {
             assert!(error.contains("chmod 600"), "{open:o}: {error}");
         }
         fs::set_permissions(state.file("a"), Permissions::from_mode(0o600)).expect("rights");
+        // Only root can give a file away.
+        if chown(state.file("a"), Some(65_534), None).is_ok() {
+            let error = state.read("a").expect_err("another's").to_string();
+            assert!(error.contains("user 65534: chown root"), "{error}");
+            chown(state.file("a"), Some(0), None).expect("taken back");
+        }
         fs::set_permissions(folder.path(), Permissions::from_mode(0o777)).expect("rights");
         for error in [state.read("a").map(drop), state.write("a", b"two")] {
             let error = error.expect_err("open").to_string();

@@ -719,10 +719,12 @@ mod tests {
             .set_fields("AgentIdentity", "b", &[(STATE, "Revoked")], false)
             .expect("changed");
         assert!(text(&folder, "both.yaml").contains("state: Revoked"));
-        // A fault of its own is one.
-        let files = ObjectFiles::read_faulty(&paths).expect("read");
-        let error = files.set_fields("AgentIdentity", "b", &[(STATE, "Gone")], false);
-        assert!(error.is_err_and(|error| error.to_string().contains("Gone")));
+        // A fault of its own is one, and so is one that another file has too.
+        for (field, value) in [(STATE, "Gone"), (&["spec", "colour"][..], "colour")] {
+            let files = ObjectFiles::read_faulty(&paths).expect("read");
+            let error = files.set_fields("AgentIdentity", "b", &[(field, value)], false);
+            assert!(error.is_err_and(|error| error.to_string().contains(value)));
+        }
     }
 
     #[test]

@@ -61,6 +61,43 @@ fn claims_are_made_anew_after_a_change_and_not_for_each_request() {
 }
 
 #[test]
+fn a_pod_that_comes_while_claims_are_made_is_among_the_next() {
+    let store = Arc::new(Store::for_tests(set(OBJECTS)));
+    let (asked, epoch) = (AtomicUsize::new(0), store.epoch().clone());
+    store.set_claimants(Arc::new(move || match asked.fetch_add(1, Ordering::Relaxed) {
+        0 => {
+            epoch.raise();
+            vec![pod("Job/a")]
+        }
+        _ => vec![pod("Job/a"), pod("Job/b")],
+    }));
+    let contested = || store.claims(&store.current()).contested().count();
+    assert_eq!((contested(), contested()), (0, 1));
+}
+
+#[test]
+fn claims_are_those_of_the_set_that_is_asked_about() {
+    let store = Store::for_tests(set(OBJECTS));
+    store.set_claimants(Arc::new(|| vec![pod("Job/a"), pod("Job/b")]));
+    let before = store.current();
+    // As where a request began by the set before.
+    let other = Arc::new(set(&OBJECTS.replace("name: a", "name: other")));
+    let contested = |set| {
+        store
+            .claims(set)
+            .contested()
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    for _ in 0..2 {
+        assert_eq!(
+            (contested(&before), contested(&other)),
+            (vec!["a".to_owned()], vec!["other".to_owned()])
+        );
+    }
+}
+
+#[test]
 fn the_status_says_who_claims_the_identity() {
     let status = |text: &str, workloads: &[&str]| {
         let folder = tempfile::tempdir().expect("a folder");
@@ -113,6 +150,7 @@ fn the_condition_says_which_workloads_of_all_nodes_claim_it() {
         store.judge_cluster();
         let judged = Arc::clone(&store.judged.lock());
         let object = judged.object(0).expect("the identity");
+        assert!(cluster.shown_workloads(0, "a", "of-an-earlier-one").is_empty());
         let workloads = cluster.shown_workloads(0, "a", "u");
         let conditions = object.conditions(&workloads, Timestamp::UNIX_EPOCH);
         conditions

@@ -633,4 +633,6 @@ fn compile(readings: &Readings, own_namespace: &str) -> Result<PolicySet, StoreE
 #[cfg(test)]
 mod cluster_tests;
 #[cfg(test)]
+mod shut_out_tests;
+#[cfg(test)]
 mod tests;

@@ -1,9 +1,12 @@
 //! Entries of a node: what they say, and when they are worth a write.
 
+use kube::runtime::watcher::Event;
 use parking_lot::Mutex;
+use picket_policy::api::v1alpha1::MAX_NODES;
 use picket_policy::read_documents;
 use serde_json::Value;
 
+use super::super::cluster::KINDS;
 use super::*;
 use crate::cluster::testing::answering;
 use crate::metrics::MetricsRegistry;
@@ -141,6 +144,11 @@ fn a_full_list_gives_the_place_of_the_entry_that_was_longest_without_use() {
     // One that was never used is the first of all.
     let never = [entry("early", 0, Some(1)), entry("never", 0, None)];
     assert_eq!(found(&never, &with_pods, &[]).as_deref(), Some("never"));
+    // With pods the agent is at work now, whenever it asked last.
+    assert_eq!(
+        found(&others, &entry("n1", 1, Some(10)), &[]).as_deref(),
+        Some("early")
+    );
     // Without pods a node takes places of earlier uses alone, so that no two take turns.
     let without = entry("n1", 0, Some(51));
     assert_eq!(found(&others, &without, &[]).as_deref(), Some("early"));
@@ -148,14 +156,18 @@ fn a_full_list_gives_the_place_of_the_entry_that_was_longest_without_use() {
     assert_eq!(found(&[], &with_pods, &[]), None);
 }
 
-/// What a reporter sends that replaces an entry with so many pods, of a node that is there or not.
-async fn sent(pods: u32, is_there: bool) -> (Vec<String>, NodeReporter) {
+/// What a reporter sends that replaces an entry with so many pods, of a node that is there or not, to an API server that refuses all
+/// requests of one method.
+async fn sent(pods: u32, is_there: bool, refused: &'static str) -> (Vec<String>, NodeReporter) {
     let sent: Arc<Mutex<Vec<String>>> = Arc::default();
     let seen = Arc::clone(&sent);
     let server = answering(move |request| {
         let line = format!("{} {}", request.method(), request.uri());
         let is_list = request.uri().path() == "/api/v1/nodes";
         seen.lock().push(line);
+        if request.method() == refused {
+            return (403, json!({"code": 403, "message": "not for you"}));
+        }
         let object: Value = match is_list {
             true if is_there => json!({"metadata": {}, "items": [{"metadata": {"name": "other"}}]}),
             true => json!({"metadata": {}, "items": []}),
@@ -184,13 +196,100 @@ async fn an_entry_goes_by_its_own_manager_and_one_with_pods_only_with_its_node()
         format!("PATCH /apis/picket.dev/v1alpha1/agentidentities/a/status?&force=true&fieldManager={manager}")
     };
     let both = [patch("picket-node-other"), patch("picket-node-n1")];
-    let asked = "GET /api/v1/nodes?&fieldSelector=metadata.name%3Dother".to_owned();
-    assert_eq!(sent(0, true).await.0, both);
-    let (of_gone, reporter) = sent(1, false).await;
-    assert_eq!(of_gone[0], asked);
+    let asked = ["GET /api/v1/nodes?&fieldSelector=metadata.name%3Dother".to_owned()];
+    assert_eq!(sent(0, true, "").await.0, both);
+    let (of_gone, reporter) = sent(1, false, "").await;
+    assert_eq!(of_gone[..1], asked);
     assert_eq!(of_gone[1..], both);
-    assert_eq!(sent(1, true).await.0, [asked]);
+    assert_eq!(sent(1, true, "").await.0, asked);
+    // What cannot be told is no reason, and who keeps a place leaves none.
+    assert_eq!(sent(1, false, "GET").await.0, asked);
+    assert_eq!(sent(0, true, "PATCH").await.0, both[..1]);
     // Whatever came of it, another one is next.
     let of_other = ("uid-a".to_owned(), "other".to_owned());
     assert!(reporter.left_alone.contains_key(&of_other));
+}
+
+#[test]
+fn an_entry_names_the_workloads_that_claim_the_identity_and_of_many_the_first() {
+    let store = Arc::new(Store::open_or_deny_all(&[], true));
+    let cluster = store.cluster.clone().expect("a cluster");
+    let reporter = NodeReporter::new(
+        store,
+        cluster,
+        "n1".to_owned(),
+        failing(&MetricsRegistry::default()),
+        Arc::new(Vec::new),
+    );
+    let many: Vec<_> = (0..15).map(|number| format!("Job/{number:02}")).collect();
+    let named = |all: &[String]| {
+        let pods = PodsOf::default();
+        let all = all.iter().map(String::as_str);
+        let entry = reporter.wanted(None, Some(&pods), all, "a", (None, hours(1)));
+        entry.expect("an entry").workloads
+    };
+    assert_eq!(named(&many[..2]), many[..2]);
+    assert_eq!(named(&many), many[..MAX_NODE_NAMES]);
+}
+
+/// Every write fails.
+fn failing(registry: &MetricsRegistry) -> StatusWriter {
+    let connector = Connector::new(std::path::Path::new("/nonexistent/kubeconfig"));
+    StatusWriter::new(connector, StoreMetrics::register(registry), "an entry")
+}
+
+/// How many writes a node with a pod of an identity tries in some time, all of which fail, where the status has these entries.
+async fn tried(entries: &[IdentityNode], time: Duration) -> usize {
+    let store = Arc::new(Store::open_or_deny_all(&[], true));
+    store.set_node("n1");
+    let cluster = store.cluster.clone().expect("a cluster");
+    for (place, kind) in KINDS.iter().enumerate() {
+        cluster.event(place, Event::Init);
+        if place == IDENTITIES {
+            let object = json!({
+                "apiVersion": "picket.dev/v1alpha1", "kind": kind.kind, "metadata": {"name": "a", "uid": "u", "generation": 1},
+                "spec": {"owner": "o", "attest": {"pod": {"namespace": "n", "serviceAccount": "s"}}},
+                "status": {"nodes": entries},
+            });
+            let object = serde_json::from_value(object).expect("an object");
+            cluster.event(place, Event::InitApply(object));
+        }
+        cluster.event(place, Event::InitDone);
+    }
+    store.judge_cluster();
+    let registry = MetricsRegistry::default();
+    let writer = failing(&registry);
+    let pods = Arc::new(|| vec![pod("p", "x")]);
+    let reporter = NodeReporter::new(store, cluster, "n1".to_owned(), writer, pods);
+    let ran = tokio::time::timeout(time, reporter.run()).await;
+    assert!(ran.is_err());
+    let shown = registry.encode().expect("metrics");
+    let failures = shown
+        .lines()
+        .find_map(|line| line.strip_prefix("picket_object_status_writes_total{result=\"failure\"} "));
+    failures.map_or(0, |count| count.parse().expect("a count"))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_without_room_writes_nothing_and_one_with_room_not_again_and_again() {
+    let full = |pods, used| {
+        let entries = (0..MAX_NODES).map(|number| IdentityNode {
+            node: format!("other-{number}"),
+            pods,
+            last_used: Some(used),
+            ..IdentityNode::default()
+        });
+        entries.collect::<Vec<_>>()
+    };
+    let (soon, now) = (REPEAT - PACE, Timestamp::now());
+    assert_eq!(tried(&[], soon).await, 1);
+    assert_eq!(tried(&[], REPEAT * 3).await, 3);
+    assert_eq!(tried(&full(0, now), soon).await, 0, "no place is free");
+    assert_eq!(tried(&full(0, hours(1)), soon).await, 1, "the other's entry");
+    // One entry less is room for this node's.
+    assert_eq!(tried(&full(0, now)[1..], soon).await, 1);
+    // Its own entry has its place.
+    let mut own = full(0, now);
+    own[0].node = "n1".to_owned();
+    assert_eq!(tried(&own, soon).await, 1);
 }

@@ -12,23 +12,23 @@ use super::*;
 const IDENTITY: &str = "apiVersion: picket.dev/v1alpha1\nkind: AgentIdentity\nmetadata: {name: NAME}\n\
     spec:\n  owner: team\n  attest:\n    pod: {namespace: ns, serviceAccount: NAME}\n";
 
-fn identity(name: &str) -> String {
+pub(super) fn identity(name: &str) -> String {
     IDENTITY.replace("NAME", name)
 }
 
 /// A folder that goes away with the test.
-struct Folder(tempfile::TempDir);
+pub(super) struct Folder(tempfile::TempDir);
 
 impl Folder {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self(tempfile::tempdir().expect("a new folder"))
     }
 
-    fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         self.0.path()
     }
 
-    fn write(&self, name: &str, text: &str) {
+    pub(super) fn write(&self, name: &str, text: &str) {
         fs::write(self.path().join(name), text).expect("a written file");
     }
 }
@@ -585,7 +585,7 @@ fn a_new_set_counts_before_anybody_is_told_of_it_and_an_invalid_one_never() {
 }
 
 /// The states of the identities in force, by name.
-fn states(store: &Store) -> Vec<(String, State)> {
+pub(super) fn states(store: &Store) -> Vec<(String, State)> {
     let set = store.current();
     let states = set.identities().iter();
     states

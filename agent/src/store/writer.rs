@@ -100,3 +100,7 @@ impl StatusWriter {
         answer
     }
 }
+
+#[cfg(test)]
+#[path = "writer_tests.rs"]
+mod tests;

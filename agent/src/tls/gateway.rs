@@ -132,6 +132,7 @@ mod tests {
             told.contains("gateway.key:1: this is not the key of the certificate in"),
             "{told}"
         );
+        assert_eq!(gateway.fault(), None, "the last good one serves");
         std::fs::write(&files.key, next.key_pem).unwrap();
         gateway.renew(now);
         assert_ne!(served(&gateway), first);

@@ -196,7 +196,13 @@ fn add_rule(schema: &mut Value, rule: &CelRule) {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use super::super::schema_cases::{
+        admitted, changed, objects, refused_by_knowledge, refused_by_the_reader,
+    };
     use super::*;
+    use crate::cel::{CelOutcome, Expression};
     use crate::kubernetes::verbs::Verb;
     use crate::yaml::parse;
 
@@ -287,6 +293,114 @@ mod tests {
             }
         }
         assert!(rules > 10, "{rules}");
+    }
+
+    /// Adds what an API server adds to an object that leaves it out.
+    fn add_defaults(schema: &Value, object: &mut Value) {
+        match (object, schema.get("properties"), schema.get("items")) {
+            (Value::Object(map), Some(Value::Object(fields)), _) => {
+                for (name, field) in fields {
+                    if let Some(default) = field.get("default").filter(|_| !map.contains_key(name)) {
+                        map.insert(name.clone(), default.clone());
+                    }
+                    if let Some(value) = map.get_mut(name) {
+                        add_defaults(field, value);
+                    }
+                }
+            }
+            (Value::Array(list), _, Some(items)) => {
+                list.iter_mut().for_each(|item| add_defaults(items, item))
+            }
+            _ => {}
+        }
+    }
+
+    /// What a rule says of a value, in place of another one where it is about a change.
+    fn holds(rule: &str, value: &Value, old: &Value) -> bool {
+        let compiled = Expression::compile(rule, &["self", "oldSelf"]).expect(rule);
+        match compiled.evaluate(&[("self", value), ("oldSelf", old)]) {
+            Ok(CelOutcome::Bool(holds)) => holds,
+            other => panic!("{rule} of {value}: {other:?}"),
+        }
+    }
+
+    /// The rules of a schema that refuse a new object, by their text.
+    fn refusing(schema: &Value, value: &Value, found: &mut BTreeSet<String>) {
+        let rules = schema.get("x-kubernetes-validations").and_then(Value::as_array);
+        let texts = rules
+            .into_iter()
+            .flatten()
+            .filter_map(|rule| rule["rule"].as_str());
+        for rule in texts.filter(|rule| !rule.contains("oldSelf")) {
+            if !holds(rule, value, &Value::Null) {
+                found.insert(rule.to_owned());
+            }
+        }
+        match (value, schema.get("properties"), schema.get("items")) {
+            (Value::Object(map), Some(Value::Object(fields)), _) => {
+                for (name, value) in map {
+                    if let Some(field) = fields.get(name) {
+                        refusing(field, value, found);
+                    }
+                }
+            }
+            (Value::Array(list), _, Some(items)) => list.iter().for_each(|item| refusing(items, item, found)),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn the_rules_in_cel_refuse_what_the_reader_refuses_and_nothing_else() {
+        let (definitions, objects) = (custom_resource_definitions(), objects());
+        let refused_by = |(number, pointer, value): (usize, &str, Value)| {
+            let schema = &definitions[number].1["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+            let mut object = changed(&objects[number], pointer, value);
+            add_defaults(schema, &mut object);
+            let mut found = BTreeSet::new();
+            refusing(schema, &object, &mut found);
+            found
+        };
+        let mut needed = BTreeSet::new();
+        for case in refused_by_the_reader() {
+            let found = refused_by(case.clone());
+            assert!(!found.is_empty(), "no rule refuses {} {}", case.1, case.2);
+            needed.extend(found);
+        }
+        for case in admitted().into_iter().chain(refused_by_knowledge()) {
+            assert_eq!(refused_by(case.clone()), BTreeSet::new(), "{} {}", case.1, case.2);
+        }
+        let of_kinds = [
+            AgentIdentitySpec::CEL_RULES,
+            AgentGrantSpec::CEL_RULES,
+            AgentPolicySpec::CEL_RULES,
+        ];
+        for rule in of_kinds
+            .into_iter()
+            .flatten()
+            .filter(|rule| !rule.rule.contains("oldSelf"))
+        {
+            assert!(needed.contains(rule.rule), "no case needs {}", rule.rule);
+        }
+    }
+
+    #[test]
+    fn a_rule_in_cel_keeps_a_revoked_identity_revoked() {
+        let of_changes = AgentIdentitySpec::CEL_RULES
+            .iter()
+            .filter(|rule| rule.rule.contains("oldSelf"));
+        let rules: Vec<_> = of_changes.map(|rule| rule.rule).collect();
+        let may = |from: &str, to: &str| {
+            rules
+                .iter()
+                .all(|rule| holds(rule, &json!({"state": to}), &json!({"state": from})))
+        };
+        for to in ["Active", "Suspended"] {
+            assert!(
+                !may("Revoked", to) && may("Active", to) && may("Suspended", to),
+                "{to}"
+            );
+        }
+        assert!(may("Active", "Revoked") && may("Revoked", "Revoked"));
     }
 
     #[test]

@@ -237,6 +237,11 @@ pub(crate) fn refused_by_the_reader() -> Vec<(usize, &'static str, Value)> {
         (0, "/spec/whenOverdue", json!("Suspend")),
         (
             0,
+            "/spec",
+            json!({"owner": "team", "exclusive": true, "attest": {"spiffe": {"id": "spiffe://example.org/ci"}}}),
+        ),
+        (
+            0,
             "/spec/attest/pod/selector/matchExpressions/0/values",
             Value::Null,
         ),
@@ -272,6 +277,13 @@ pub(crate) fn refused_by_the_reader() -> Vec<(usize, &'static str, Value)> {
             "/spec/rules/0/match",
             json!({"resources": ["pods", "pods/exec"], "names": ["a"]}),
         ),
+        (
+            2,
+            "/spec/rules/0/match",
+            json!({"resources": ["pods"], "verbs": ["post"]}),
+        ),
+        (2, "/spec", json!({"subjects": {"groups": ["g"]}})),
+        (2, "/spec/subjects/identities", json!(["a?"])),
         (2, "/spec/subjects/groups", json!(["g*"])),
         (2, "/spec/subjects", json!({"namespaces": ["a"]})),
         (1, "/spec/rules/0/verbs", json!(["post"])),

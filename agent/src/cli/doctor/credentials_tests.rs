@@ -163,20 +163,42 @@ spec:
     let documents = picket_policy::read_documents("f", OBJECTS).expect("valid");
     let policies = picket_policy::PolicySet::compile(documents).expect("a policy set");
     let needs = granted(policies.grants());
-    for (has_role, status, says) in [
-        (true, CheckStatus::Ok, "accepted by"),
+    let on_get = format!("{CONSTRAINED_ON}get");
+    let both: &'static [&str] = &[CONSTRAINED, "impersonate"];
+    for (verbs, has_role, listed, status, says) in [
+        (&both[..1], true, on_get.as_str(), CheckStatus::Ok, "accepted by"),
         (
+            &both[..1],
             false,
+            &on_get,
             CheckStatus::Missing,
             "may not send in namespace vault, as the grants' users: get secrets",
+        ),
+        // By the plain verb it may send whatever the user may, and without one it may not act as the user at all.
+        (
+            both,
+            false,
+            &on_get,
+            CheckStatus::Degraded,
+            "by the plain verb impersonate too",
+        ),
+        (&both[..0], false, &on_get, CheckStatus::Missing, "user agent:a"),
+        // That it may send nothing anywhere is told once.
+        (
+            &both[..1],
+            false,
+            "get",
+            CheckStatus::Missing,
+            "no right impersonate-on:user-info:VERB",
         ),
     ] {
         let server = reviewing_with_rules(
             move |of| {
                 let on_secrets = of["resource"] == "secrets" && of["namespace"] == "vault";
-                Ok(of["verb"] == CONSTRAINED || (has_role && on_secrets))
+                let acts = of["verb"].as_str().is_some_and(|verb| verbs.contains(&verb));
+                Ok(acts || (has_role && on_secrets))
             },
-            json!({"resourceRules": [{"verbs": [format!("{CONSTRAINED_ON}get")], "apiGroups": [""], "resources": ["pods"]}],
+            json!({"resourceRules": [{"verbs": [listed], "apiGroups": [""], "resources": ["pods"]}],
                 "nonResourceRules": [], "incomplete": false}),
         )
         .await;
@@ -192,8 +214,36 @@ spec:
         )
         .await;
         assert_eq!(check.status, status, "{check:?}");
-        assert!(check.detail.starts_with(says), "{check:?}");
+        assert!(check.detail.contains(says), "{check:?}");
+        let names_namespace = check.detail.contains("vault");
+        assert_eq!(names_namespace, says.contains("vault"), "{check:?}");
     }
+}
+
+#[tokio::test]
+async fn namespaces_that_are_not_asked_about_are_counted() {
+    let namespaces: Vec<_> = (0..70).map(|number| format!("n{number}")).collect();
+    let objects = format!(
+        "apiVersion: picket.dev/v1alpha1\nkind: AgentIdentity\nmetadata: {{name: a}}\nspec: {{owner: o, attest: {{pod: {{namespace: n, \
+         serviceAccount: s}}}}}}\n---\napiVersion: picket.dev/v1alpha1\nkind: AgentGrant\nmetadata: {{name: a}}\nspec:\n  to: \
+         {{identities: [a]}}\n  namespaces: [{}]\n  upstream: {{impersonate: {{user: 'agent:a'}}}}\n  rules: [{{verbs: [get], \
+         apiGroups: [''], resources: [pods]}}]\n",
+        namespaces.join(", ")
+    );
+    let documents = picket_policy::read_documents("f", &objects).expect("valid");
+    let policies = picket_policy::PolicySet::compile(documents).expect("a policy set");
+    let bound = Bound::of(policies.grants());
+    let answer = |of: &serde_json::Value| Ok(of["verb"] == CONSTRAINED);
+    let server = reviewing_with_rules(answer, rules(&[&format!("{CONSTRAINED_ON}get")], None)).await;
+    let (_folder, connector) = Connector::for_tests(&server);
+    let client = connector.connect().await.expect("a client");
+    let needs = granted(policies.grants());
+    let check = check(UPSTREAM, Ok((client, server)), &needs, &bound, String::new()).await;
+    assert_eq!(check.status, CheckStatus::Ok, "{check:?}");
+    assert!(
+        check.detail.contains("; 64 of 70 namespaces are asked about"),
+        "{check:?}"
+    );
 }
 
 #[tokio::test]

@@ -114,7 +114,7 @@ fn each_rule_that_is_too_wide_is_said_in_words() {
 /// People who are named one by one are known, whatever their groups are.
 #[test]
 fn a_grant_on_behalf_of_people_hides_no_user_that_is_too_much() {
-    let objects = |people: &str| {
+    let objects = |people: &str, more: bool| {
         let text = format!(
             "apiVersion: picket.dev/v1alpha1\nkind: AgentIdentity\nmetadata: {{name: a}}\nspec: {{owner: o, attest: {{pod: {{namespace: n, \
              serviceAccount: a}}}}}}\n---\napiVersion: picket.dev/v1alpha1\nkind: AgentGrant\nmetadata: {{name: g}}\nspec:\n  to: \
@@ -124,7 +124,7 @@ fn a_grant_on_behalf_of_people_hides_no_user_that_is_too_much() {
         let documents = picket_policy::read_documents("f.yaml", &text).expect("valid");
         Granted::of(
             Some(Arc::new(PolicySet::compile(documents).expect("a set"))),
-            false,
+            more,
         )
     };
     let rule = |resource: &str, name: &str| {
@@ -139,8 +139,13 @@ fn a_grant_on_behalf_of_people_hides_no_user_that_is_too_much() {
         ("users: ['a*']", "users", "anna", false),
         ("groups: [sre]", "users", "anna", false),
     ] {
-        let much = of_rule(&rule(resource, name), &objects(people));
+        let much = of_rule(&rule(resource, name), &objects(people, false));
         assert_eq!(!much.is_empty(), is_told, "{people} {name}: {much:?}");
+        // Grants that are not known may name anybody.
+        let much = of_rule(&rule(resource, name), &objects(people, true));
+        assert!(much.is_empty(), "{people} {name}: {much:?}");
+        let masters = of_rule(&rule("groups", MASTERS), &objects(people, true));
+        assert!(!masters.is_empty(), "no grant can name them");
     }
 }
 

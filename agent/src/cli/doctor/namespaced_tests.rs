@@ -51,6 +51,30 @@ spec:
   namespaces: [attic]
   upstream: {impersonate: {user: 'agent:gone'}}
   rules: [{apiGroups: [''], resources: [pods], verbs: [get]}]
+---
+apiVersion: picket.dev/v1alpha1
+kind: AgentGrant
+metadata: {name: past}
+spec:
+  to: {identities: [a]}
+  expiresAt: '2020-01-01T00:00:00Z'
+  namespaces: [yesterday]
+  upstream: {impersonate: {user: 'agent:a'}}
+  rules: [{apiGroups: [''], resources: [pods], verbs: [get]}]
+---
+apiVersion: picket.dev/v1alpha1
+kind: AgentIdentity
+metadata: {name: resting}
+spec: {owner: o, state: Suspended, attest: {pod: {namespace: n, serviceAccount: resting}}}
+---
+apiVersion: picket.dev/v1alpha1
+kind: AgentGrant
+metadata: {name: of-resting}
+spec:
+  to: {identities: [resting]}
+  namespaces: [rest]
+  upstream: {impersonate: {user: 'agent:resting'}}
+  rules: [{apiGroups: [''], resources: [pods], verbs: [get]}]
 ";
 
 fn grants(text: &str) -> Vec<Arc<Grant>> {
@@ -113,9 +137,49 @@ fn on(verb: &str) -> String {
 fn grants_of_nobody_take_nothing_and_globs_take_no_role() {
     let grants = grants(OBJECTS);
     let bound = Bound::of(&grants);
-    assert_eq!(bound.namespaces, ["other", "shop", "vault"]);
-    assert_eq!(bound.grants.len(), 1);
-    assert_eq!(bound.grants[0].namespaces, ["shop", "vault"]);
+    // One that is suspended may be resumed.
+    assert_eq!(bound.namespaces, ["other", "rest", "shop", "vault"]);
+    let of_grants: Vec<_> = bound
+        .grants
+        .iter()
+        .map(|grant| grant.namespaces.join(" "))
+        .collect();
+    assert_eq!(of_grants, ["shop vault", "rest"]);
+}
+
+#[test]
+fn a_service_accounts_grant_takes_nothing_in_its_namespaces() {
+    let account = OBJECTS.replace("agent:a", "system:serviceaccount:ci:bot");
+    let bound = Bound::of(&grants(&account));
+    let of_grants: Vec<_> = bound
+        .grants
+        .iter()
+        .map(|grant| grant.namespaces.join(" "))
+        .collect();
+    assert_eq!(of_grants, ["rest"]);
+}
+
+#[tokio::test]
+async fn a_grant_on_behalf_of_people_takes_what_it_gives_where_anybody_is_acted_as() {
+    const PEOPLE: &str = "\
+---
+apiVersion: picket.dev/v1alpha1
+kind: AgentGrant
+metadata: {name: people}
+spec:
+  to: {identities: [a]}
+  namespaces: [desk]
+  upstream: {onBehalfOf: {issuers: ['https://i.example'], users: [ann]}}
+  rules: [{apiGroups: [''], resources: [pods], verbs: [get]}]
+";
+    let objects = format!("{OBJECTS}{PEOPLE}");
+    let (lines, asked) = lacked(&objects, &[], &[], |_| false).await;
+    assert!(lines.is_empty() && asked.is_empty(), "{lines:?} {asked:?}");
+    let (lines, _) = lacked(&objects, &[], &["agent:a"], |of| of["namespace"] != "desk").await;
+    assert!(
+        lines.len() == 1 && lines[0].contains("in namespace desk, as the grants' users: get pods; "),
+        "{lines:?}"
+    );
 }
 
 #[tokio::test]
@@ -153,7 +217,11 @@ async fn what_the_listed_rules_give_is_not_asked_about() {
         json!({"verbs": [on("get")], "apiGroups": ["apps"], "resources": ["*"]}),
     ];
     let (lines, _) = lacked(OBJECTS, &other, &["agent:a"], |_| false).await;
-    assert_eq!(lines.len(), 2, "{lines:?}");
+    let both = ": get secrets crown, patch deployments/scale.apps; ";
+    assert!(
+        lines.len() == 2 && lines.iter().all(|line| line.contains(both)),
+        "{lines:?}"
+    );
     // A credential that acts as the user by the plain verb takes none of these.
     let (lines, asked) = lacked(OBJECTS, &[], &[], |_| false).await;
     assert!(lines.is_empty() && asked.is_empty(), "{lines:?} {asked:?}");

@@ -259,6 +259,7 @@ fn change(objects: &Objects, args: &StateArgs, state: State, done: &str) -> anyh
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
+    use std::os::unix::fs::MetadataExt as _;
 
     use clap::Parser;
 
@@ -344,6 +345,40 @@ mod tests {
         // Not without end.
         let error = insist(|| Err(ObjectEditError::Raced(file.clone()).into())).expect_err("raced");
         assert!(error.to_string().contains("run the command again"), "{error}");
+    }
+
+    /// A command reads the files, and then waits for the lock of their folder.
+    #[test]
+    fn suspend_and_revoke_take_what_was_written_while_they_waited() {
+        type Command = fn(&RevokeArgs) -> anyhow::Result<Changed>;
+        let suspended: Command = |args| suspend(&args.state);
+        for (command, state) in [(suspended, State::Suspended), (revoke as Command, State::Revoked)] {
+            let folder = tempfile::tempdir().expect("a folder");
+            let args = identity_in(&folder, IDENTITY);
+            let lock = std::fs::File::open(folder.path()).expect("the folder");
+            lock.lock().expect("locked");
+            let inode = format!(":{} ", lock.metadata().expect("its facts").ino());
+            let waits = || {
+                let locks = std::fs::read_to_string("/proc/locks").expect("locks");
+                locks
+                    .lines()
+                    .any(|line| line.contains("->") && line.contains(&inode))
+            };
+            std::thread::scope(|scope| {
+                let changing = scope.spawn(|| command(&args));
+                while !waits() {
+                    assert!(!changing.is_finished(), "it waits for no lock");
+                    std::thread::yield_now();
+                }
+                let changed = format!("{IDENTITY}# by hand\n");
+                std::fs::write(folder.path().join("a.yaml"), changed).expect("written");
+                drop(lock);
+                changing.join().expect("no panic").expect("done");
+            });
+            assert_eq!(read(&args).spec.state, state);
+            let text = std::fs::read_to_string(folder.path().join("a.yaml")).expect("read");
+            assert!(text.contains("# by hand"), "{text}");
+        }
     }
 
     #[test]

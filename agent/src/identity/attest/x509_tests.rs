@@ -258,6 +258,13 @@ fn a_connection_outlives_no_ca_of_its_chain() {
         shown.check(last.until).map_err(|error| error.code()),
         Err("certificate_untrusted")
     );
+    // One that nobody needs ends nothing, however old it is.
+    let early = Timestamp::from_second(now.as_second() - 3600).unwrap();
+    let unneeded = world.one.between_with("unneeded", |params| {
+        params.not_after = SystemTime::from(early).into();
+    });
+    let shown = world.shown(&[world.one.leaf(&[ID], |_| ()), unneeded.der]);
+    assert!(shown.check(now).expect("by its root").until > now);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use jsonwebtoken::Algorithm;
 use picket_policy::jwt::{AuthenticationConfiguration, JwtIssuer};
 use serde_json::{Value, json};
 
@@ -68,6 +69,22 @@ async fn an_issuer_with_a_certificate_of_another_ca_is_not_asked_anything() {
         "{said}"
     );
     assert_eq!(issuer.asked(), 0);
+}
+
+#[test]
+fn a_token_that_names_no_key_is_tried_with_few_and_each_key_with_its_own_algorithm_alone() {
+    let set =
+        |keys: Vec<Value>| KeySet::read(json!({"keys": keys}).to_string().as_bytes()).expect("a key set");
+    let published = TestKey::new("ES256").published("k");
+    let crowd = set(vec![published.clone(); 20]);
+    assert_eq!(crowd.len(), 20);
+    assert_eq!(crowd.candidates(None, Algorithm::ES256).count(), 8);
+    assert_eq!(crowd.candidates(None, Algorithm::RS256).count(), 0);
+    for algorithm in ["RS256", "ES384", "HS256"] {
+        let mut odd = published.clone();
+        odd["alg"] = algorithm.into();
+        assert_eq!(set(vec![odd]).len(), 0, "{algorithm}");
+    }
 }
 
 #[test]

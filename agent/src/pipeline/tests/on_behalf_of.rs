@@ -73,6 +73,24 @@ impl Bed {
     }
 }
 
+/// Whatever the grants say of whom it names.
+#[tokio::test]
+async fn the_token_that_proves_the_agent_is_no_persons() {
+    let bed = Bed::new().await;
+    let url = bed.issuer.url();
+    let attested = format!(
+        "serviceAccount: fixer}}, jwt: {{issuer: '{url}', subject: ann}}}}}}\n---\napiVersion: picket.dev/v1alpha1\nkind: \
+         AgentGrant\nmetadata: {{name: people}}\nspec:\n  to: {{identities: [fixer]}}\n  upstream: {{onBehalfOf: {{issuers: \
+         ['{url}'], users: [ann]}}}}\n  rules: [{{verbs: [get], apiGroups: [''], resources: [pods]}}]"
+    );
+    let attested = policies("serviceAccount: fixer}}}", &attested);
+    bed.world.store.replace_for_tests(attested);
+    let token = bed.token("ann", &[]);
+    assert_eq!(bed.ask(POD, &token).await.status, StatusCode::OK);
+    let seen = bed.world.seen();
+    assert_eq!(seen[0].headers["impersonate-user"], "agent:fixer");
+}
+
 #[tokio::test]
 async fn the_api_server_is_asked_as_the_person_and_the_record_has_the_chain() {
     let bed = Bed::new().await;

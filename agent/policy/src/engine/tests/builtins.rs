@@ -15,6 +15,7 @@ no | POST /api/v1/namespaces/n/serviceaccounts/default/token                    
 no | POST /apis/certificates.k8s.io/v1/certificatesigningrequests                    | builtin/certificate-requests
 no | PUT /apis/certificates.k8s.io/v1/certificatesigningrequests/x/approval          | builtin/certificate-requests
 no | GET /apis/picket.dev/v1alpha1/agentpolicies                                     | builtin/picket-objects
+no | GET /apis/Picket.Dev/v1alpha1/AgentPolicies                                     | builtin/picket-objects
 no | PATCH /apis/apiextensions.k8s.io/v1/customresourcedefinitions/agentgrants.picket.dev | builtin/picket-objects
 no | DELETE /apis/apiextensions.k8s.io/v1/customresourcedefinitions                  | builtin/picket-objects
 no | DELETE /apis/apiregistration.k8s.io/v1/apiservices/v1alpha1.picket.dev          | builtin/picket-objects
@@ -125,6 +126,19 @@ fn builtin_denies_hold_unless_excepted_by_name() {
     for builtin in Builtin::ALL {
         assert!(TABLE.contains(builtin.name()), "{builtin:?} is not in the table");
     }
+}
+
+#[test]
+fn an_apply_may_make_a_pod_where_pods_may_be_changed() {
+    let labels = policy(
+        "l",
+        "subjects: {identities: [fixer]}\n  exceptions: [builtin/agent-labels]",
+    );
+    let set = compile(&[&grant(ALL), LABELLED, &labels]);
+    let pod = "PATCH /api/v1/namespaces/labelled/pods/p";
+    assert!(passes(&set, pod));
+    let apply = format!("{pod}?fieldManager=x Content-Type:application/apply-patch+yaml");
+    assert_eq!(denied(&set, &apply).rule(), Some("builtin/agent-pods"));
 }
 
 #[test]

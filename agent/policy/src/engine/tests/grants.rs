@@ -237,3 +237,23 @@ fn a_grant_lifts_the_built_in_of_a_proxy_for_its_paths_and_as_long_as_it_holds()
     );
     assert_eq!(denial.rule(), Some("builtin/picket-namespace"));
 }
+
+#[test]
+fn a_grant_is_bound_by_name_where_each_of_its_namespaces_is_a_name() {
+    let rules = "[{verbs: [get], apiGroups: [''], resources: [pods]}, {verbs: [list], apiGroups: [''], resources: [pods]}]";
+    for (namespaces, is_bound) in [("", false), ("[a, b]", true), ("[a, 'b*']", false)] {
+        let bound = match namespaces {
+            "" => grant(rules),
+            list => grant(rules).replace("  rules:", &format!("  namespaces: {list}\n  rules:")),
+        };
+        let set = compile(&[&bound]);
+        let grant = &set.grants()[0];
+        assert_eq!(grant.is_bound_by_name(), is_bound, "{namespaces}");
+        assert_eq!(grant.rules_on_resources().count(), 2);
+    }
+    // Paths are in no namespace.
+    let set = compile(&[&grant(ALL)]);
+    let rules: Vec<_> = set.grants()[0].rules_on_resources().collect();
+    assert_eq!((rules.len(), &rules[0].resources[..]), (1, &["*".to_owned()][..]));
+    assert!(!rules[0].verbs.is_empty() && rules[0].verbs.iter().all(|verb| verb != "*" && verb != "head"));
+}

@@ -1,6 +1,8 @@
 //! Which requests a rule is about, and whom.
 
 use super::*;
+use crate::api::AnyObject;
+use crate::api::v1alpha1::{AgentPolicySpec, Match, Subjects};
 
 /// Whether the rule fires, the request, the match.
 const TABLE: &str = "
@@ -224,5 +226,59 @@ fn a_policy_on_namespaces_is_about_pods_there_and_never_about_a_client_of_the_ga
     ] {
         assert_eq!(code(&in_pod, line), from_pod, "{line}");
         assert_eq!(code(&at_gateway, line), from_gateway, "{line}");
+    }
+}
+
+/// A set whose policies have what reading refuses, as where Picket's own checks are at fault.
+fn unchecked(parts: &[&str], change: impl Fn(&mut AgentPolicySpec)) -> PolicySet {
+    let mut documents = read_documents("f.yaml", &format!("{BASE}{}", parts.concat())).expect("valid");
+    for document in &mut documents {
+        if let AnyObject::Policy(policy) = &mut document.object {
+            change(&mut policy.spec);
+        }
+    }
+    PolicySet::compile(documents).unwrap_or_else(|errors| panic!("{errors:#?}"))
+}
+
+#[test]
+fn a_glob_that_no_check_has_seen_refuses_more_and_excepts_nobody() {
+    let bad = || vec!["fix[er]*".to_owned()];
+    let fields: [fn(&mut Match, Vec<String>); 4] = [
+        |of, list| of.resources = Some(list),
+        |of, list| of.api_groups = Some(list),
+        |of, list| of.namespaces = Some(list),
+        |of, list| of.names = Some(list),
+    ];
+    for (number, field) in fields.into_iter().enumerate() {
+        let set = unchecked(&[&grant(ALL), &deny("resources: [pods]")], |spec| {
+            field(&mut spec.rules[0].matches, bad());
+        });
+        assert!(!passes(&set, "GET /api/v1/namespaces/x/pods/y"), "{number}");
+    }
+    let subjects = |spec: &mut AgentPolicySpec, list: usize| {
+        let mut subjects = Subjects::default();
+        let lists = [
+            &mut subjects.identities,
+            &mut subjects.groups,
+            &mut subjects.namespaces,
+        ];
+        *lists.into_iter().nth(list).expect("a list") = bad();
+        spec.subjects = Some(subjects);
+    };
+    let of_other = policy(
+        "p",
+        "subjects: {identities: [other]}\n  rules: [{name: r, action: Deny, match: {resources: [pods]}}]",
+    );
+    assert!(passes(&compile(&[&grant(ALL), &of_other]), "GET /api/v1/pods"));
+    let excepted = policy(
+        "p",
+        "subjects: {identities: [fixer]}\n  exceptions: [builtin/unknown-paths]",
+    );
+    assert!(passes(&compile(&[&grant(ALL), &excepted]), "GET /elsewhere"));
+    for list in 0..3 {
+        let set = unchecked(&[&grant(ALL), &of_other], |spec| subjects(spec, list));
+        assert!(!passes(&set, "GET /api/v1/pods"), "{list}");
+        let set = unchecked(&[&grant(ALL), &excepted], |spec| subjects(spec, list));
+        assert!(!passes(&set, "GET /elsewhere"), "{list}");
     }
 }
