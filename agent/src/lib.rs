@@ -15,7 +15,7 @@
 //! | [`listener`] | the end of a redirected connection in the pod's network namespace; attributes each connection to a pod and a process (attribute.rs) | `kernel`, `metrics`, `workload` |
 //! | [`tls`] | the server side of TLS that pods see, and what pods trust | `metrics`, `pki` |
 //! | [`pipeline`] | the stages from a connection to its last answer | `approval`, `audit`, `denied`, `identity`, `listener`, `metrics`, `notify`, `pki`, `reject`, `runtime`, `session`, `store`, `tls`, `upstream`, `workload` |
-//! | [`identity`] | from the evidence of a connection to a principal: schemes, a file each in attest/, and what they agree on; claims of a client's that are refused (claim.rs); tokens of configured issuers: signatures in jwt/, claims in `picket-policy`'s jwt/judge.rs | `listener`, `metrics`, `pki`, `runtime`, `workload` |
+//! | [`identity`] | from the evidence of a connection to a principal: schemes, a file each in attest/, and what they agree on; the person for whom an agent asks (person.rs); one workload at a time (exclusive.rs); claims of a client's that are refused (claim.rs); tokens of configured issuers: signatures in jwt/, claims in `picket-policy`'s jwt/judge.rs | `listener`, `metrics`, `pki`, `runtime`, `workload` |
 //! | [`approval`] | an ask, held until a person decides | - |
 //! | [`upstream`] | connections to the API server, the credential, and the headers that are stripped (headers/) | `identity`, `pki`, `runtime` |
 //! | [`session`] | watches, log follows and upgraded streams while they run: listed and killed (registry.rs), judged again (rejudge.rs) | `audit`, `metrics`, `reject`, `runtime`, `upstream`, `workload` |

@@ -16,8 +16,10 @@ pub(super) async fn watch(store: Arc<Store>, metrics: StoreMetrics, audit: Audit
     let mut changes = store.changes();
     loop {
         changes.mark_unchanged();
-        for identity in store.take_reversed() {
-            metrics.revocation_reversed();
+        let reversed = store.take_reversed();
+        // Counted first: a full log holds the alarms.
+        reversed.iter().for_each(|_| metrics.revocation_reversed());
+        for identity in reversed {
             let message =
                 format!("agent {identity} was revoked, and may act again as its AgentIdentity says now");
             let alarm = Alarm {

@@ -20,7 +20,7 @@ use super::newcomer::Newcomer;
 use crate::audit::{
     self, PersonFacts, PodRef, ProcessRef, RawQuery, Received, Record, TokenFacts, Trace, User, truncate,
 };
-use crate::identity::attest::jwt::enforced_pod_of;
+use crate::identity::attest::bearer::enforced_pod_of;
 use crate::identity::attest::x509::ClientCertificate;
 use crate::identity::attest::{Evidence, attestation_by};
 use crate::identity::jwt::{Issuers, JwtError, LastToken, RefusedToken};

@@ -14,7 +14,7 @@ use futures::task::AtomicWaker;
 use http_body::{Body, Frame, SizeHint};
 use parking_lot::Mutex;
 
-use super::end::Ending;
+use super::ending::Ending;
 use super::farewell::Farewell;
 use super::kind::SessionKind;
 use super::registry::Registered;

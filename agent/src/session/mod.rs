@@ -12,13 +12,13 @@
 //! | `registry` | the entries, which are listed and killed here; the proof that none escapes a change |
 //! | `running` | the traffic of an entry, and the handle that ends it |
 //! | `rejudge` | the task that judges entries again |
-//! | `end` | why a session ended, as the client and the record get it |
+//! | `ending` | why a session ended, as the client and the record get it |
 //! | `farewell` | where in a byte stream a last word fits, and the last word itself |
 //! | `body` | responses that go on: watches and logs over HTTP |
 //! | `tunnel`, `upgraded` | connections that changed their protocol |
 
 mod body;
-mod end;
+mod ending;
 mod farewell;
 mod kind;
 mod metrics;
@@ -30,7 +30,7 @@ mod tunnel;
 mod upgraded;
 
 pub use body::{SessionBody, Slot, Terminate};
-pub use end::Ending;
+pub use ending::Ending;
 pub use farewell::{Farewell, Upgrade};
 pub use kind::SessionKind;
 pub use metrics::SessionMetrics;

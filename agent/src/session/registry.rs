@@ -22,7 +22,7 @@ use parking_lot::Mutex;
 use picket_policy::{KubeRequest, UpstreamUser};
 use tokio::sync::Notify;
 
-use super::end::Ending;
+use super::ending::Ending;
 use super::kind::SessionKind;
 use super::metrics::SessionMetrics;
 use super::running::{Stop, Traffic};

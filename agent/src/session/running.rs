@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::end::Ending;
+use super::ending::Ending;
 
 /// What went through a session so far.
 #[derive(Debug, Default)]

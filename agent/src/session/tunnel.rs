@@ -20,7 +20,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, Re
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::end::Ending;
+use super::ending::Ending;
 use super::farewell::Farewell;
 use super::pump::Pump;
 use super::running::{Stop, Traffic};

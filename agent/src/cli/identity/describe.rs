@@ -235,7 +235,8 @@ fn read_log(args: &DescribeArgs, logs: &[PathBuf]) -> anyhow::Result<Log> {
     for path in logs {
         let mut of_one = Log::default();
         let reach = history::read(std::slice::from_ref(path), Some(args.since), |act, line| {
-            if act.identity() != Some(args.name.as_str()) {
+            // Alarms about an agent are no acts of it.
+            if act.identity() != Some(args.name.as_str()) || act.verb == "alarm" {
                 return ControlFlow::Continue(());
             }
             let refused = act.decision.outcome == "deny";

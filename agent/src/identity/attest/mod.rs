@@ -6,7 +6,7 @@
 //! pipeline/session.rs judges sessions again by the verified token that their request showed: its text is not kept. A session ends
 //! with its credential: when that expires, and when the trust in its issuer or in its key ends.
 
-pub mod jwt;
+pub mod bearer;
 pub mod pod;
 pub mod x509;
 
@@ -95,7 +95,7 @@ pub const SCHEMES: [Scheme; 3] = [
         shows: "a token",
         asked_by: |attest| attest.jwt.is_some(),
         is_credential: true,
-        attest: jwt::attest,
+        attest: bearer::attest,
     },
     Scheme {
         shows: "a client certificate",

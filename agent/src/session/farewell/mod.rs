@@ -24,7 +24,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, SEC_WEBSOCKET_PROTOCOL};
 
-use super::end::Ending;
+use super::ending::Ending;
 use super::kind::SessionKind;
 use protobuf::LengthDelimited;
 use spdy::Spdy;

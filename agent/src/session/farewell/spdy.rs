@@ -6,7 +6,7 @@
 //! tools/remotecommand/v2.go and v4.go, `createStreams`), and no other client speaks SPDY. Its headers are compressed, so it is
 //! known by being first. A stream that the server has not answered gets nothing.
 
-use super::super::end::Ending;
+use super::super::ending::Ending;
 
 /// A frame's head: two words, and the first of a control frame's payload, which is the stream's number.
 const HEAD: usize = 8;

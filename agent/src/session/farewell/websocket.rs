@@ -3,7 +3,7 @@
 //! In: the bytes sent to the client, what kind of last word the session takes ([`Says`]), and an [`Ending`]. Out: the frames of
 //! the last word, or none where no frame fits.
 
-use super::super::end::Ending;
+use super::super::ending::Ending;
 
 /// A close frame's code where all was said before (RFC 6455 section 7.4.1). After any other, kubectl shows the close and not
 /// what came on the error channel (k8s.io/client-go tools/remotecommand/websocket.go, `readDemuxLoop`).

@@ -84,5 +84,5 @@ fn is_of_pod(token: &VerifiedToken, pod: &Pod) -> bool {
 }
 
 #[cfg(test)]
-#[path = "jwt_tests.rs"]
+#[path = "bearer_tests.rs"]
 mod tests;
