@@ -9,15 +9,16 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use picket_policy::api::{API_VERSION, FileReading};
+use picket_policy::api::API_VERSION;
 use picket_policy::yaml::{EditError, remove_document, set_text};
 use picket_policy::{Absence, Diagnostic, Document, PolicySet, builtin};
 use serde_json::{Value, json};
 use thiserror::Error;
 
 use super::files::{FileSource, read_all};
+use super::parsed::{parse, parse_beside};
 use super::source::{Manifest, Source as _};
-use super::{Readings, StoreError, compile, documents_of, parse};
+use super::{Readings, StoreError, compile, documents_of};
 
 /// Why an object is not changed. Nothing was written then, but for [`ObjectEditError::Unsynced`].
 #[derive(Debug, Error)]
@@ -128,7 +129,7 @@ struct Place {
 pub struct ObjectFiles {
     paths: Vec<PathBuf>,
     manifests: Vec<Manifest>,
-    readings: Vec<(String, FileReading)>,
+    readings: Readings,
     set: PolicySet,
     /// Whether what was wrong before a change is no reason against it.
     takes_faults: bool,
@@ -198,10 +199,11 @@ impl ObjectFiles {
 
     /// Checks what files are to become.
     fn check(&self, before: &[Manifest], after: &[Manifest]) -> Result<(), StoreError> {
-        let Err(error) = together(&parse(after), self.of_cluster) else {
+        let parse = |manifests: &[Manifest]| parse_beside(manifests, &self.manifests, &self.readings);
+        let (before, after) = (parse(before), parse(after));
+        let Err(error) = together(&after, self.of_cluster) else {
             return Ok(());
         };
-        let (before, after) = (parse(before), parse(after));
         // Of objects beside one that cannot be read it was not known what is wrong with them together.
         if self.takes_faults && documents_of(&before).is_err() && documents_of(&after).is_ok() {
             return Ok(());

@@ -13,6 +13,7 @@ mod follow;
 mod judged;
 mod metrics;
 mod nodes;
+mod parsed;
 mod report;
 mod reviews;
 mod shut_out;
@@ -53,6 +54,7 @@ pub use usage::Usage;
 use crate::runtime::epoch::Epoch;
 use exclusive::Exclusive;
 use judged::Judged;
+use parsed::ParsedFiles;
 use shut_out::{ShutOut, ShutOutBy};
 use status::StatusBoard;
 
@@ -146,6 +148,8 @@ pub struct Store {
     epoch: Epoch,
     status: channel::Sender<StoreStatus>,
     objects: Mutex<StatusBoard>,
+    /// What the files' texts say. Locked for a whole reading, so that a slower one never ends after a newer one.
+    parsed: Mutex<ParsedFiles>,
     last: Mutex<LastReading>,
     /// The objects of the cluster, where the agent follows them.
     cluster: Option<Arc<ClusterObjects>>,
@@ -167,8 +171,8 @@ struct FileReads {
 /// What the files said last.
 #[derive(Debug, Default)]
 struct LastReading {
-    /// Their texts, good or not, so that nothing is done or said twice about the same text.
-    manifests: Option<Vec<Manifest>>,
+    /// Whether their texts were taken up, good or not, so that nothing is done or said twice about the same texts.
+    is_taken_up: bool,
     /// Why those make no set.
     error: Option<String>,
     /// The last ones that stood together, which the cluster's objects are judged beside.
@@ -186,7 +190,7 @@ impl LastReading {
 }
 
 /// What sources said, each text's with its file's name.
-type Readings = Vec<(String, FileReading)>;
+type Readings = Vec<(String, Arc<FileReading>)>;
 
 impl Store {
     /// A store without sources, for tests of those who read it.
@@ -199,6 +203,7 @@ impl Store {
             epoch: Epoch::default(),
             status: channel::channel(StoreStatus::default()).0,
             objects: Mutex::default(),
+            parsed: Mutex::default(),
             last: Mutex::default(),
             cluster: None,
             judged: Mutex::default(),
@@ -280,6 +285,7 @@ impl Store {
             epoch: Epoch::default(),
             status: channel::channel(StoreStatus::default()).0,
             objects: Mutex::default(),
+            parsed: Mutex::default(),
             last: Mutex::default(),
             cluster,
             judged: Mutex::default(),
@@ -382,47 +388,55 @@ impl Store {
     }
 
     fn load(&self) -> Result<(), StoreError> {
-        let read = read(&self.sources);
+        let mut parsed = self.parsed.lock();
+        // Parsed before the rest is locked: the cluster's objects are judged meanwhile.
+        let read = read(&self.sources).map(|manifests| parsed.update(manifests));
         let mut last = self.last.lock();
         let now = Timestamp::now();
         match read {
-            Ok(manifests) if last.manifests.as_ref() == Some(&manifests) => Ok(()),
-            Ok(manifests) => {
-                let readings = parse(&manifests);
-                last.manifests = Some(manifests);
-                let (documents, composed) = match documents_of(&readings) {
-                    Ok(documents) => (documents.clone(), self.compose(documents)),
+            Ok(false) if last.is_taken_up => Ok(()),
+            Ok(_) => {
+                let readings = parsed.readings();
+                // Where judging panics, the next reading judges them again.
+                last.is_taken_up = false;
+                let (documents, composed) = match documents_of(readings) {
+                    Ok(documents) => {
+                        let composed = self.compose(&documents);
+                        (documents, composed)
+                    }
                     Err(error) => (Vec::new(), Err(error)),
                 };
-                match composed {
+                let outcome = match composed {
                     Ok((set, judged)) => {
                         self.file_reads.succeeded.fetch_add(1, Ordering::Relaxed);
-                        self.accept(set, Some(&readings), judged, (None, now), &last.shut_out);
+                        self.accept(set, Some(readings), judged, (None, now), &last.shut_out);
                         last.shut_out.clear();
-                        (last.error, last.good) = (None, Some((readings, documents)));
+                        (last.error, last.good) = (None, Some((readings.clone(), documents)));
                         Ok(())
                     }
                     // The files are good, and the cluster's objects come later.
                     Err(error @ StoreError::Unlisted { .. }) => {
                         self.file_reads.succeeded.fetch_add(1, Ordering::Relaxed);
                         last.shut_out.clear();
-                        (last.error, last.good) = (None, Some((readings, documents)));
+                        (last.error, last.good) = (None, Some((readings.clone(), documents)));
                         Err(error)
                     }
                     Err(error) => {
                         self.file_reads.failed.fetch_add(1, Ordering::Relaxed);
                         if let StoreError::Objects { errors } = &error {
-                            self.board().rejected(&readings, errors, now);
+                            self.board().rejected(readings, errors, now);
                         }
                         last.error = Some(error.to_string());
                         if last.good.is_some() {
                             // Before a set comes into force that the error belongs to.
                             self.refuse(&error);
-                            self.shut_out(&mut last, &readings, now);
+                            self.shut_out(&mut last, readings, now);
                         }
                         Err(error)
                     }
-                }
+                };
+                last.is_taken_up = true;
+                outcome
             }
             Err(error) => {
                 let said = Some(error.to_string());
@@ -431,7 +445,7 @@ impl Store {
                     self.file_reads.failed.fetch_add(1, Ordering::Relaxed);
                 }
                 // Files that come back as they were must be taken up again.
-                last.manifests = None;
+                last.is_taken_up = false;
                 last.error = said;
                 self.board().unreadable(&error.to_string(), now);
                 Err(error)
@@ -447,7 +461,7 @@ impl Store {
             return;
         }
         let before = std::mem::replace(&mut last.shut_out, shut_out);
-        let composed = last.documents().map(|documents| self.compose(documents));
+        let composed = last.documents().map(|documents| self.compose(&documents));
         if let Some(Ok((set, judged))) = composed {
             tracing::warn!(agents = ?last.shut_out, "the files are not valid, and shut these agents out all the same");
             self.board().shut_out(&last.shut_out);
@@ -461,7 +475,7 @@ impl Store {
         let Some(documents) = last.documents() else {
             return;
         };
-        match self.compose(documents) {
+        match self.compose(&documents) {
             Ok((set, judged)) => {
                 // Of files that are faulty now the statuses say so already.
                 let readings = last.good.as_ref().map(|(readings, _)| readings);
@@ -474,7 +488,7 @@ impl Store {
     }
 
     /// Makes a set of the files' documents and the cluster's objects.
-    fn compose(&self, documents: Vec<Document>) -> Result<(PolicySet, Judged), StoreError> {
+    fn compose(&self, documents: &[Document]) -> Result<(PolicySet, Judged), StoreError> {
         let invalid = |errors| StoreError::Objects { errors };
         let Some(cluster) = &self.cluster else {
             let set = PolicySet::compile_in(documents, &self.own_namespace).map_err(invalid)?;
@@ -485,7 +499,7 @@ impl Store {
         }
         let snapshot = cluster.snapshot();
         let (set, verdicts) =
-            PolicySet::compile_each(&documents, &snapshot.objects, &self.own_namespace).map_err(invalid)?;
+            PolicySet::compile_each(documents, &snapshot.objects, &self.own_namespace).map_err(invalid)?;
         cluster.came_into_force(&snapshot, &verdicts);
         Ok((set, Judged { snapshot, verdicts }))
     }
@@ -606,11 +620,6 @@ fn read(sources: &[Box<dyn Source>]) -> Result<Vec<Manifest>, StoreError> {
     Ok(manifests)
 }
 
-fn parse(manifests: &[Manifest]) -> Readings {
-    let reading = |manifest: &Manifest| (manifest.path.display().to_string(), files::objects(manifest));
-    manifests.iter().map(reading).collect()
-}
-
 /// The documents of files, where each is valid by itself.
 fn documents_of(readings: &Readings) -> Result<Vec<Document>, StoreError> {
     let errors: Vec<_> = readings
@@ -626,7 +635,7 @@ fn documents_of(readings: &Readings) -> Result<Vec<Document>, StoreError> {
 }
 
 fn compile(readings: &Readings, own_namespace: &str) -> Result<PolicySet, StoreError> {
-    PolicySet::compile_in(documents_of(readings)?, own_namespace)
+    PolicySet::compile_in(&documents_of(readings)?, own_namespace)
         .map_err(|errors| StoreError::Objects { errors })
 }
 

@@ -7,8 +7,8 @@
 use std::collections::BTreeMap;
 
 use picket_policy::Document;
+use picket_policy::api::AnyObject;
 use picket_policy::api::v1alpha1::{AgentIdentitySpec, Spec as _, State};
-use picket_policy::api::{AnyObject, FileReading};
 
 use super::Readings;
 use super::stand_in::{stated, stricter};
@@ -71,7 +71,7 @@ fn said(readings: &Readings) -> BTreeMap<&str, State> {
 fn is_removed(document: &Document, readings: &Readings) -> bool {
     let file = document.name_location().file;
     let of_file = readings.iter().find(|(name, _)| **name == *file);
-    of_file.is_none_or(|(_, FileReading { errors, .. })| errors.is_empty())
+    of_file.is_none_or(|(_, reading)| reading.errors.is_empty())
 }
 
 /// The objects with these states.

@@ -2,8 +2,9 @@
 //!
 //! In: what the sources said at a reading, and what became of the reading. Out: [`ObjectStatus`]es in the order of the sources.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use picket_policy::api::v1alpha1::{AgentIdentitySpec, Spec as _, State};
@@ -270,7 +271,7 @@ impl StatusBoard {
     }
 
     /// Notes that all of a reading came into force, as the set of this generation.
-    pub(super) fn accepted(&mut self, files: &[(String, FileReading)], generation: u64, now: Timestamp) {
+    pub(super) fn accepted(&mut self, files: &[(String, Arc<FileReading>)], generation: u64, now: Timestamp) {
         self.shut_out.clear();
         let mut in_force = BTreeMap::new();
         let mut next = Next::new(now);
@@ -299,12 +300,12 @@ impl StatusBoard {
     /// Notes that a reading came into force in no part, and what is at fault.
     pub(super) fn rejected(
         &mut self,
-        files: &[(String, FileReading)],
+        files: &[(String, Arc<FileReading>)],
         errors: &[Diagnostic],
         now: Timestamp,
     ) {
         let mut next = Next::new(now);
-        let mut seen: Vec<Key> = Vec::new();
+        let mut seen = HashSet::new();
         for (file, reading) in files {
             for (index, entry) in reading.entries.iter().enumerate() {
                 let end = reading
@@ -332,7 +333,7 @@ impl StatusBoard {
                 };
                 let source = format!("{file}:{}", entry.line);
                 next.add(self, &key, &source, reason, &message, content, version);
-                seen.push(key);
+                seen.insert(key);
             }
         }
         let gone = self.in_force.iter().filter(|(key, _)| !seen.contains(key));
@@ -457,7 +458,7 @@ impl Next {
 }
 
 fn entries(
-    files: &[(String, FileReading)],
+    files: &[(String, Arc<FileReading>)],
 ) -> impl Iterator<Item = (&str, &picket_policy::api::DocumentEntry)> {
     files
         .iter()

@@ -163,17 +163,17 @@ impl PolicySet {
     /// # Errors
     /// Everything that is wrong, in the order of the files.
     pub fn compile(documents: Vec<Document>) -> Result<Self, Vec<Diagnostic>> {
-        Self::compile_in(documents, OWN_NAMESPACE)
+        Self::compile_in(&documents, OWN_NAMESPACE)
     }
 
     /// Likewise, for a Picket that runs in another namespace.
     ///
     /// # Errors
     /// As [`PolicySet::compile`].
-    pub fn compile_in(documents: Vec<Document>, own_namespace: &str) -> Result<Self, Vec<Diagnostic>> {
-        let errors = check::check(&documents);
+    pub fn compile_in(documents: &[Document], own_namespace: &str) -> Result<Self, Vec<Diagnostic>> {
+        let errors = check::check(documents);
         if errors.is_empty() {
-            Ok(Self::build(&documents, own_namespace))
+            Ok(Self::build(documents, own_namespace))
         } else {
             Err(errors)
         }

@@ -321,7 +321,7 @@ fn examine(args: &CheckArgs) -> Report {
     }
     let compiled = match args.beside_cluster {
         true => PolicySet::compile_beside_cluster(&all, &args.own_namespace),
-        false => PolicySet::compile_in(all, &args.own_namespace).map(|set| (set, Vec::new())),
+        false => PolicySet::compile_in(&all, &args.own_namespace).map(|set| (set, Vec::new())),
     };
     match compiled {
         Ok((set, not_in_files)) => {

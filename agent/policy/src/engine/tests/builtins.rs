@@ -217,7 +217,7 @@ fn an_agent_may_run_and_make_what_acts_as_itself() {
 #[test]
 fn picket_can_live_in_another_namespace() {
     let documents = read_documents("f.yaml", &format!("{BASE}{}", grant(ALL))).expect("valid");
-    let set = PolicySet::compile_in(documents, "guard").expect("valid");
+    let set = PolicySet::compile_in(&documents, "guard").expect("valid");
     assert!(!passes(&set, "GET /api/v1/namespaces/guard/pods"));
     assert!(passes(&set, "GET /api/v1/namespaces/picket-system/pods"));
 }
