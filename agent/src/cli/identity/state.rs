@@ -14,10 +14,9 @@ use picket_policy::api::AnyObject;
 use picket_policy::api::v1alpha1::{AgentIdentity, AgentIdentitySpec, State};
 use serde_json::Value;
 
-use crate::cli::target::{ChangeArgs, Changed, Objects, wait};
+use crate::cli::target::{ChangeArgs, Changed, Objects, insist, is_raced, wait};
 use crate::cli::{completion, output};
 use crate::store::IdentityState;
-use crate::store::edit::ObjectEditError;
 
 /// The kind of the object.
 const KIND: &str = "AgentIdentity";
@@ -86,24 +85,6 @@ pub(super) struct RevokeArgs {
     state: StateArgs,
 }
 
-/// How often a change that shuts an agent out is tried where others change its file meanwhile. Each try takes what they wrote.
-const TRIES: usize = 20;
-
-/// Makes a change that shuts an agent out, and again where somebody else was faster: no other command may keep an agent going.
-fn insist(change: impl Fn() -> anyhow::Result<Changed>) -> anyhow::Result<Changed> {
-    let raced = |error: &anyhow::Error| {
-        let error = error.downcast_ref::<ObjectEditError>();
-        matches!(error, Some(ObjectEditError::Raced(_)))
-    };
-    for _ in 1..TRIES {
-        match change() {
-            Err(error) if raced(&error) => {}
-            done => return done,
-        }
-    }
-    change()
-}
-
 pub(super) fn suspend(args: &StateArgs) -> anyhow::Result<Changed> {
     insist(|| suspend_once(args))
 }
@@ -170,11 +151,11 @@ fn revoke_at(args: &RevokeArgs, is_terminal: bool) -> anyhow::Result<Changed> {
     if asked {
         return insist(|| revoke_once(args, true));
     }
-    revoke_once(args, false).or_else(|error| match error.downcast_ref::<ObjectEditError>() {
+    match revoke_once(args, false) {
         // The answer was yes.
-        Some(ObjectEditError::Raced(_)) => insist(|| revoke_once(args, true)),
-        _ => Err(error),
-    })
+        Err(error) if is_raced(&error) => insist(|| revoke_once(args, true)),
+        done => done,
+    }
 }
 
 /// Revokes it as it is now; asks first, unless that was done.
@@ -264,6 +245,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
+    use crate::store::edit::ObjectEditError;
 
     #[derive(Parser)]
     struct Line {

@@ -338,7 +338,10 @@ impl ApiObjects {
         for _ in 0..TRIES {
             let now = self.ask(async { self.api(kind).get(name).await })?;
             if (now.metadata.uid, now.metadata.generation) != read {
-                bail!("{kind} {name:?} changed since it was read; look at it and run the command again");
+                let said = format!(
+                    "{kind} {name:?} changed since it was read; look at it and run the command again"
+                );
+                return Err(Raced(said).into());
             }
             let version = now.metadata.resource_version.unwrap_or_default();
             match self.send(change(version))? {
@@ -346,7 +349,10 @@ impl ApiObjects {
                 changed => return changed.map_err(said),
             }
         }
-        bail!("{kind} {name:?} changes all the time; run the command again")
+        Err(Raced(format!(
+            "{kind} {name:?} changes all the time; run the command again"
+        ))
+        .into())
     }
 
     /// Waits until an agent of the cluster says what became of a version.
@@ -404,6 +410,11 @@ impl ApiObjects {
         self.answer(request)?.map_err(said)
     }
 }
+
+/// Somebody else changed the object since it was read.
+#[derive(Debug, Error)]
+#[error("{0}")]
+pub(super) struct Raced(String);
 
 /// The API server does not have the CRD.
 #[derive(Debug, Error)]

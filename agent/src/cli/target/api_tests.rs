@@ -12,7 +12,7 @@ use clap::Parser;
 use parking_lot::Mutex;
 
 use super::*;
-use crate::cli::target::{ChangeArgs, Changed, Objects, wait};
+use crate::cli::target::{ChangeArgs, Changed, Objects, insist, is_raced, wait};
 
 #[derive(Parser)]
 struct Line {
@@ -268,4 +268,46 @@ fn what_may_be_written_is_no_failure() {
         _ => Some((200, identity("a"))),
     });
     assert!(suspend(&fake.args("")).is_err());
+}
+
+#[test]
+fn an_agent_is_shut_out_though_others_change_its_object_meanwhile() {
+    // Somebody changes it after it was read, and again between the look at its version and the change.
+    let (generation, patches) = (Arc::new(Mutex::new(1)), Arc::new(Mutex::new(0)));
+    let seen = Arc::clone(&patches);
+    let fake = Fake::new(move |target| {
+        let mut generation = generation.lock();
+        let mut object = identity("a");
+        object["metadata"]["generation"] = json!(*generation);
+        match target {
+            "GET /agentidentities/a" if *generation == 1 => *generation = 2,
+            "PATCH /agentidentities/a" => {
+                *patches.lock() += 1;
+                if *generation == 2 {
+                    *generation = 3;
+                    return status(409, "changed");
+                }
+            }
+            _ => {}
+        }
+        Some((200, object))
+    });
+    let args = fake.args("--wait 0");
+    let error = suspend(&args).expect_err("somebody was faster");
+    assert!(
+        is_raced(&error) && error.to_string().contains("changed since"),
+        "{error}"
+    );
+    assert_eq!(*seen.lock(), 0);
+    assert_eq!(insist(|| suspend(&args)).expect("suspended"), Changed::Done);
+    assert_eq!(*seen.lock(), 2, "the first one is refused with 409");
+
+    // What the API server refuses is asked for once.
+    let fake = Fake::new(|target| match target {
+        "PATCH /agentidentities/a" => status(403, "forbidden"),
+        _ => Some((200, identity("a"))),
+    });
+    assert!(insist(|| suspend(&fake.args("--wait 0"))).is_err());
+    let asked = fake.asked.lock();
+    assert_eq!(asked.iter().filter(|asked| asked.starts_with("PATCH")).count(), 1);
 }

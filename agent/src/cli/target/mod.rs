@@ -118,6 +118,25 @@ impl Objects {
     }
 }
 
+/// How often a change that shuts an agent out is tried where others change its object meanwhile. Each try takes what they wrote.
+const TRIES: usize = 20;
+
+/// Makes a change that shuts an agent out, and again where somebody else was faster: no other command may keep an agent going.
+pub(in crate::cli) fn insist(change: impl Fn() -> anyhow::Result<Changed>) -> anyhow::Result<Changed> {
+    for _ in 1..TRIES {
+        match change() {
+            Err(error) if is_raced(&error) => {}
+            done => return done,
+        }
+    }
+    change()
+}
+
+/// Whether nothing is written because somebody else changed the object, in its file or in the cluster.
+pub(in crate::cli) fn is_raced(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(ObjectEditError::Raced(_))) || error.is::<api::Raced>()
+}
+
 /// Sets a text where nothing or anything else is.
 fn put(object: &mut Value, path: &[&str], text: &str) {
     let mut at = object;
